@@ -1,0 +1,593 @@
+//! The client machine: makes calls in one session over one connection after another.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `client.rs` | the type, its commands, its timers, its events |
+//! | `client/entry.rs` | one call, and the timers of all |
+//! | `client/book.rs` | which calls wait, which are unsettled, which slot is whose |
+//! | `client/receive.rs` | frames that come |
+//! | `client/transmit.rs` | frames that go |
+//!
+//! What happens to a call is decided in `fate.rs`.
+
+mod book;
+mod entry;
+mod receive;
+mod transmit;
+
+use core::time::Duration;
+
+pub(crate) use book::Occupant;
+pub(crate) use entry::Entry;
+
+use crate::alive::{Alive, Look};
+use crate::error::{CallError, CloseReason, SessionEnd};
+use crate::ids::{CallId, MethodId, ServerId, SessionId};
+use crate::outcome::{NotExecuted, Outcome, Unknown};
+use crate::storage::{Body, ClientStorage, Payload, Places, Table};
+use crate::time::Instant;
+use crate::wire::{Grants, ServiceName};
+use book::Book;
+use entry::Stage;
+use transmit::Output;
+
+/// What a client wants, and its limits.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct ClientConfig {
+    /// The service that must answer; any if `None`.
+    pub service: Option<ServiceName>,
+    /// The server that must answer; any if `None`.
+    pub server: Option<ServerId>,
+    /// Slots to ask for: calls unsettled at once. At most 65,536.
+    pub slots: u32,
+    /// Bytes of the longest request body to ask for.
+    pub request_len_max: u32,
+    /// Bytes of the longest reply body to take.
+    pub reply_len_max: u32,
+    /// Calls pending at once, unsettled or waiting.
+    pub calls_max: usize,
+    /// Bytes of request bodies pending at once.
+    pub pending_bytes_max: usize,
+    /// How long the handshake may take.
+    pub handshake_timeout: Duration,
+    /// Whether the link loses messages without breaking, and after how long to send again (S27).
+    pub resend_after: Option<Duration>,
+    /// How long an acknowledgement that no request carries may wait.
+    pub ack_delay: Duration,
+    /// Kept bytes at the server above which it does not wait.
+    pub ack_bytes: usize,
+    /// The number before a session's first xid; only tests have a reason to change it from 0.
+    #[doc(hidden)]
+    pub xid_before_first: u64,
+}
+
+impl Default for ClientConfig {
+    fn default() -> Self {
+        ClientConfig {
+            service: None,
+            server: None,
+            slots: 1024,
+            request_len_max: 64 << 20,
+            reply_len_max: 64 << 20,
+            calls_max: 65_536,
+            pending_bytes_max: 256 << 20,
+            handshake_timeout: Duration::from_secs(10),
+            resend_after: None,
+            ack_delay: Duration::from_millis(100),
+            ack_bytes: 64 << 10,
+            xid_before_first: 0,
+        }
+    }
+}
+
+/// One call to be made.
+#[derive(Clone, Debug)]
+pub struct Call<'a> {
+    /// Which procedure.
+    pub method: MethodId,
+    /// Its arguments.
+    pub body: Payload<'a>,
+    /// Time until the caller gives up (S17).
+    pub timeout: Duration,
+    /// The call may run more than once (S22).
+    pub idempotent: bool,
+    /// Nothing is reported of it (S23).
+    pub one_way: bool,
+    /// It ends when the connection breaks (S21).
+    pub fail_fast: bool,
+}
+
+impl<'a> Call<'a> {
+    /// A call with the default timeout of 30 seconds and no flags.
+    pub fn new(method: MethodId, body: impl Into<Payload<'a>>) -> Call<'a> {
+        Call {
+            method,
+            body: body.into(),
+            timeout: Duration::from_secs(30),
+            idempotent: false,
+            one_way: false,
+            fail_fast: false,
+        }
+    }
+}
+
+/// What [`Client::handle_data`] or [`Server::handle_data`](crate::Server::handle_data) took from the bytes it was given.
+#[derive(Debug)]
+pub struct Received<T> {
+    /// Bytes taken; give the others again, with more behind them.
+    pub consumed: usize,
+    /// What came, if anything did. If something did, there may be more in the bytes not taken: call again.
+    pub item: Option<T>,
+    /// Bytes that the frame at the front of those not taken needs in all; 0 if nothing is left.
+    pub wanted: usize,
+}
+
+/// The answer to a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reply<'d> {
+    /// Which call. Its id is not valid any more.
+    pub call: CallId,
+    /// What became of it; its body borrows from the received bytes.
+    pub outcome: Outcome<'d>,
+}
+
+/// What happened at a client that no received data says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ClientEvent {
+    /// The session is open on this connection.
+    Connected {
+        /// Whether it is the same session as before.
+        resumed: bool,
+    },
+    /// The machine has let go of the connection: close it. A later `handle_disconnected` for it is not needed.
+    Disconnect(CloseReason),
+    /// The session is over; what was handed in it is `Unknown` for good, the rest goes on in a new one.
+    SessionLost(SessionEnd),
+    /// A call has an outcome. Unless it is `Unknown` with a ticket, the id is not valid any more.
+    Ended {
+        /// Which call.
+        call: CallId,
+        /// What became of it.
+        outcome: Outcome<'static>,
+    },
+    /// [`Client::close`] is complete: every call is settled and the session is over.
+    Closed,
+}
+
+/// The session that a client has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientSession {
+    /// Its id: a secret.
+    pub id: SessionId,
+    /// The server that opened it.
+    pub server: ServerId,
+    /// What that server calls its service.
+    pub service: ServiceName,
+    /// What the session may use.
+    pub grants: Grants,
+    /// The highest commit number seen (S32).
+    pub commit: u64,
+}
+
+/// Numbers that tell how a client has fared since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClientCounters {
+    /// Requests handed, each resend counted.
+    pub sent: u64,
+    /// Requests handed again.
+    pub resends: u64,
+    /// Questions about calls in doubt.
+    pub asks: u64,
+    /// Answers that came too late to count.
+    pub late_answers: u64,
+    /// Sessions opened.
+    pub sessions: u64,
+    /// Sessions resumed.
+    pub resumes: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Down,
+    /// `Hello` is to be sent or was sent.
+    Greeting,
+    Up,
+}
+
+/// Events that are not about one call.
+#[derive(Debug, Default)]
+struct Notes {
+    connected: Option<bool>,
+    disconnect: Option<CloseReason>,
+    lost: Option<SessionEnd>,
+    closed_told: bool,
+}
+
+/// The client machine.
+///
+/// ```
+/// use oncewire_core::{Call, Client, ClientConfig, InlineClient, Instant, MethodId};
+///
+/// // At most 8 calls pending, 4 of them unsettled, requests of at most 64 bytes.
+/// let mut client: Client<InlineClient<8, 4, 64>> = Client::new(ClientConfig::default());
+/// let now = Instant::ZERO;
+/// client.call(now, Call::new(MethodId::of("toy.add_one"), b"\x64")).unwrap();
+/// client.handle_connected(now);
+/// let mut out = [0; 256];
+/// let hello = client.poll_transmit(now, &mut out).unwrap();
+/// assert_eq!(&out[5..9], b"1wir", "the first frame is a Hello of {hello} bytes");
+/// ```
+pub struct Client<S: ClientStorage> {
+    config: ClientConfig,
+    now: Instant,
+    phase: Phase,
+    /// Number of the connection; calls remember on which one they were carried.
+    epoch: u32,
+    session: Option<ClientSession>,
+    /// h of the current connection's `Welcome`.
+    seen: u64,
+    book: Book<S>,
+    output: Output,
+    alive: Alive,
+    look_at: Instant,
+    /// When a handshake has failed.
+    greeting_until: Instant,
+    /// Whether the last attempt at a connection failed or broke.
+    failed: bool,
+    /// The server said `Goodbye`.
+    server_leaving: bool,
+    /// We said `Goodbye` on this connection.
+    goodbye_sent: bool,
+    closing: bool,
+    refused: Option<CloseReason>,
+    notes: Notes,
+    counters: ClientCounters,
+}
+
+impl<S: ClientStorage> Client<S> {
+    /// A client without a connection.
+    pub fn new(config: ClientConfig) -> Client<S> {
+        let mut book = Book::default();
+        book.start_session(config.xid_before_first);
+        Client {
+            config,
+            now: Instant::ZERO,
+            phase: Phase::Down,
+            epoch: 0,
+            session: None,
+            seen: 0,
+            book,
+            output: Output::default(),
+            alive: Alive::default(),
+            look_at: Instant::FAR_FUTURE,
+            greeting_until: Instant::FAR_FUTURE,
+            failed: false,
+            server_leaving: false,
+            goodbye_sent: false,
+            closing: false,
+            refused: None,
+            notes: Notes::default(),
+            counters: ClientCounters::default(),
+        }
+    }
+
+    /// Takes a call in. It is handed by a later [`poll_transmit`](Client::poll_transmit), when there is a session and
+    /// a free slot; until then it has no xid (S8).
+    ///
+    /// # Errors
+    /// Why nothing was begun.
+    pub fn call(&mut self, now: Instant, call: Call<'_>) -> Result<CallId, CallError> {
+        self.tick(now);
+        let len = call.body.as_slice().len();
+        let max = self.request_len_max();
+        if self.closing || self.refused.is_some() {
+            return Err(CallError::Closed);
+        }
+        if len > max {
+            return Err(CallError::RequestTooLarge { len, max });
+        }
+        if self.book.pending() >= self.config.calls_max {
+            return Err(CallError::TooManyCalls { max: self.config.calls_max });
+        }
+        if self.book.pending_bytes().saturating_add(len) > self.config.pending_bytes_max {
+            return Err(CallError::TooManyBytes { max: self.config.pending_bytes_max });
+        }
+        let deadline = self.now + call.timeout;
+        let id = self
+            .book
+            .admit(call, deadline)
+            .ok_or(CallError::TooManyCalls { max: S::Calls::CAPACITY })?;
+        if self.phase == Phase::Down && self.failed {
+            self.fail_fast(id.0.index);
+        }
+        Ok(id)
+    }
+
+    /// Bytes of the longest request that [`call`](Client::call) takes now.
+    pub fn request_len_max(&self) -> usize {
+        let granted = self.session.map_or(u32::MAX, |session| session.grants.request_len_max);
+        S::Body::LEN_MAX.min(self.config.request_len_max.min(granted) as usize)
+    }
+
+    /// Asks that the call not be started. It still ends with an outcome: the true one (S19).
+    pub fn cancel(&mut self, now: Instant, id: CallId) {
+        self.tick(now);
+        let Some(entry) = self.book.calls.get_mut(id.0) else { return };
+        match entry.stage {
+            Stage::Settled => {}
+            Stage::Waiting => {
+                let outcome = crate::fate::not_executed(entry.handed(), NotExecuted::Cancelled);
+                self.book.end(id.0.index, outcome);
+            }
+            Stage::Unsettled => {
+                entry.unwanted.get_or_insert(NotExecuted::Cancelled);
+                entry.cancelled = true;
+                if self.phase == Phase::Up {
+                    self.book.note_todo(id.0.index, |todo| todo.cancel = true);
+                }
+            }
+        }
+    }
+
+    /// Nobody holds the call or its ticket any more: no outcome of it is reported, and if it was not handed it never
+    /// will be. Its slot is freed when it is settled. The id is not valid any more.
+    pub fn forget(&mut self, now: Instant, id: CallId) {
+        self.tick(now);
+        let Some(entry) = self.book.calls.get_mut(id.0) else { return };
+        entry.listened = false;
+        entry.unwanted.get_or_insert(NotExecuted::Cancelled);
+        let outcome = Outcome::NotExecuted(NotExecuted::Cancelled);
+        match entry.stage {
+            Stage::Waiting => self.book.end(id.0.index, outcome),
+            Stage::Unsettled | Stage::Settled => self.book.drop_event(id.0.index),
+        }
+    }
+
+    /// Takes no more calls; once those pending are settled, ends the session and reports [`ClientEvent::Closed`].
+    pub fn close(&mut self, now: Instant) {
+        self.tick(now);
+        self.closing = true;
+    }
+
+    /// A connection to the server stands. An older one is forgotten, its unread bytes included (S4).
+    pub fn handle_connected(&mut self, now: Instant) {
+        self.tick(now);
+        if self.phase != Phase::Down {
+            self.disconnect();
+        }
+        self.phase = Phase::Greeting;
+        self.failed = false;
+        self.epoch = self.epoch.wrapping_add(1);
+        self.greeting_until = self.now + self.config.handshake_timeout;
+        self.output.greet();
+    }
+
+    /// The connection is gone, or could not be made.
+    pub fn handle_disconnected(&mut self, now: Instant) {
+        self.tick(now);
+        self.disconnect();
+    }
+
+    /// Time has passed. Call it when [`poll_timeout`](Client::poll_timeout)'s moment has come, after everything that
+    /// has arrived was given to [`handle_data`](Client::handle_data); poll events and transmit afterwards.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.tick(now);
+        while let Some(index) = self.book.next_due(self.now) {
+            self.handle_due(index);
+        }
+        match self.phase {
+            Phase::Down => {}
+            Phase::Greeting if self.greeting_until <= self.now => {
+                self.let_go(CloseReason::TooSlow);
+            }
+            Phase::Greeting => {
+                if self.output.hello_again_at <= self.now {
+                    self.output.greet();
+                }
+            }
+            Phase::Up if self.look_at <= self.now => {
+                self.look_at = Alive::next_look(self.now, self.keepalive());
+                match self.alive.look() {
+                    Look::Fine => {}
+                    Look::Ask => self.output.ping(self.config.resend_after.is_some()),
+                    Look::Dead => self.let_go(CloseReason::PeerSilent),
+                }
+            }
+            Phase::Up => {}
+        }
+    }
+
+    /// The next event. Poll until `None` after every `handle_…` call and after [`cancel`](Client::cancel).
+    pub fn poll_event(&mut self) -> Option<ClientEvent> {
+        if let Some(resumed) = self.notes.connected.take() {
+            return Some(ClientEvent::Connected { resumed });
+        }
+        if let Some(reason) = self.notes.disconnect.take() {
+            return Some(ClientEvent::Disconnect(reason));
+        }
+        if let Some(end) = self.notes.lost.take() {
+            return Some(ClientEvent::SessionLost(end));
+        }
+        if let Some((call, outcome)) = self.book.poll_event() {
+            return Some(ClientEvent::Ended { call, outcome });
+        }
+        if self.is_closed() && !core::mem::replace(&mut self.notes.closed_told, true) {
+            return Some(ClientEvent::Closed);
+        }
+        None
+    }
+
+    /// When [`handle_timeout`](Client::handle_timeout) is next to be called; changes only after a `&mut self` call.
+    /// May be earlier than the first thing to do, never later.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let connection = match self.phase {
+            Phase::Down => Instant::FAR_FUTURE,
+            Phase::Greeting => self.greeting_until.min(self.output.hello_again_at),
+            Phase::Up => self.look_at.min(self.output.ack_at),
+        };
+        let at = connection.min(self.book.earliest_timer());
+        (at != Instant::FAR_FUTURE).then_some(at)
+    }
+
+    /// Whether [`close`](Client::close) is complete.
+    pub fn is_closed(&self) -> bool {
+        self.closing && self.book.is_idle() && (self.phase == Phase::Down || self.refused.is_some())
+    }
+
+    /// Whether a connection would serve a purpose: false once the client is closed or refused for good.
+    pub fn wants_connection(&self) -> bool {
+        self.refused.is_none() && !(self.closing && self.book.is_idle())
+    }
+
+    /// Whether the session is open on the current connection.
+    pub fn is_connected(&self) -> bool {
+        self.phase == Phase::Up
+    }
+
+    /// The session, once the first handshake is through.
+    pub fn session(&self) -> Option<&ClientSession> {
+        self.session.as_ref()
+    }
+
+    /// Why the server refuses this client for good, if it does (S7).
+    pub fn refusal(&self) -> Option<CloseReason> {
+        self.refused
+    }
+
+    /// Calls that have not ended.
+    pub fn pending(&self) -> usize {
+        self.book.pending()
+    }
+
+    /// Calls that occupy a slot.
+    pub fn unsettled(&self) -> usize {
+        self.book.unsettled_len()
+    }
+
+    /// How the client has fared.
+    pub fn counters(&self) -> ClientCounters {
+        self.counters
+    }
+
+    fn tick(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+    }
+
+    fn keepalive(&self) -> Duration {
+        let millis = self.session.map_or(10_000, |session| session.grants.keepalive_ms);
+        Duration::from_millis(u64::from(millis))
+    }
+
+    /// A call's timer has come: its deadline, or the time to send it again.
+    fn handle_due(&mut self, index: u32) {
+        let Some(entry) = self.book.calls.at_mut(index) else { return };
+        if entry.deadline > self.now {
+            // S27: unanswered on a link that loses messages.
+            let after = self.config.resend_after.unwrap_or(Duration::MAX);
+            entry.tries = (entry.tries + 1).min(6);
+            entry.again_at = self.now + after * (1 << entry.tries);
+            let asked = matches!(entry.carried, entry::Carried::Asked { .. });
+            self.book.rearm(index);
+            self.book
+                .note_todo(index, |todo| if asked { todo.ask = true } else { todo.send = true });
+            return;
+        }
+        entry.deadline = Instant::FAR_FUTURE;
+        entry.unwanted.get_or_insert(NotExecuted::DeadlinePassed);
+        match entry.stage {
+            Stage::Settled => {}
+            Stage::Waiting => {
+                let outcome =
+                    crate::fate::not_executed(entry.handed(), NotExecuted::DeadlinePassed);
+                self.book.end(index, outcome);
+            }
+            Stage::Unsettled => self.book.report_unknown(index, Unknown::DeadlinePassed),
+        }
+    }
+
+    /// The connection is gone: what was carried on it is in doubt until the resume.
+    fn disconnect(&mut self) {
+        let ended = self.goodbye_sent && self.book.nothing_unsettled();
+        self.phase = Phase::Down;
+        self.failed = true;
+        self.server_leaving = false;
+        self.goodbye_sent = false;
+        self.alive = Alive::default();
+        self.look_at = Instant::FAR_FUTURE;
+        self.greeting_until = Instant::FAR_FUTURE;
+        self.output = Output::default();
+        self.book.break_connection();
+        if ended {
+            self.end_session();
+        }
+        let mut next = self.book.unsettled_after(None);
+        while let Some(index) = next {
+            next = self.book.unsettled_after(Some(index));
+            self.fail_fast(index);
+        }
+        let mut next = self.book.waiting_after(None);
+        while let Some(index) = next {
+            next = self.book.waiting_after(Some(index));
+            self.fail_fast(index);
+        }
+    }
+
+    fn end_session(&mut self) {
+        self.session = None;
+        self.seen = 0;
+        self.book.start_session(self.config.xid_before_first);
+    }
+
+    /// S21: ends a `fail_fast` call at the break.
+    fn fail_fast(&mut self, index: u32) {
+        let Some(entry) = self.book.calls.at_mut(index) else { return };
+        if !entry.fail_fast || entry.unwanted.is_some() {
+            return;
+        }
+        entry.unwanted = Some(NotExecuted::Disconnected);
+        match entry.stage {
+            Stage::Settled => {}
+            Stage::Waiting => {
+                let outcome = crate::fate::not_executed(entry.handed(), NotExecuted::Disconnected);
+                self.book.end(index, outcome);
+            }
+            Stage::Unsettled => self.book.report_unknown(index, Unknown::Disconnected),
+        }
+    }
+
+    /// We end the connection.
+    fn let_go(&mut self, reason: CloseReason) {
+        self.disconnect();
+        self.notes.disconnect = Some(reason);
+    }
+
+    /// S3: the session is over; what was handed in it is in doubt for good.
+    fn lose_session(&mut self, end: SessionEnd, reason: CloseReason) {
+        self.let_go(reason);
+        self.book.lose_session();
+        self.end_session();
+        self.notes.lost = Some(end);
+    }
+
+    /// S7: no connection of this client can do better.
+    fn refuse_for_good(&mut self, reason: CloseReason) {
+        self.refused = Some(reason);
+        self.lose_session(SessionEnd::Refused, reason);
+        self.book.end_waiting(NotExecuted::SessionRefused);
+    }
+}
+
+impl<S: ClientStorage> core::fmt::Debug for Client<S> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Client")
+            .field("phase", &self.phase)
+            .field("session", &self.session)
+            .field("pending", &self.pending())
+            .field("unsettled", &self.unsettled())
+            .field("counters", &self.counters)
+            .finish_non_exhaustive()
+    }
+}

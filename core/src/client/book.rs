@@ -1,0 +1,439 @@
+//! The client's books: which calls wait, which are unsettled, which slot is whose, and what X is.
+
+use super::Call;
+use super::entry::{Carried, EVENT, Entry, QUEUE, Stage, TODO, Timers, Todo};
+use crate::ids::{CallId, Xid};
+use crate::list::{List, NIL};
+use crate::outcome::{NotExecuted, Outcome, Unknown};
+use crate::storage::{Array, Body, ClientStorage, Places, Table};
+use crate::time::Instant;
+
+/// The index of the call that occupies a slot; `NIL` where the slot is free.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct Occupant(u32);
+
+impl Default for Occupant {
+    fn default() -> Self {
+        Occupant(NIL)
+    }
+}
+
+/// All calls of a client.
+///
+/// Invariants: a call is on `waiting` while it has no xid, on `unsettled` from its first byte to its answer, in xid
+/// order; `slots` holds exactly the unsettled calls and those settled ones whose request is still leaving.
+pub(super) struct Book<S: ClientStorage> {
+    pub(super) calls: S::Calls,
+    slots: S::SlotMap,
+    /// Every slot below this one is taken.
+    slot_hint: u32,
+    waiting: List<QUEUE>,
+    unsettled: List<QUEUE>,
+    unsettled_len: usize,
+    todo: List<TODO>,
+    events: List<EVENT>,
+    timers: Timers<S>,
+    /// Bytes of all bodies kept.
+    bytes: usize,
+    /// The highest xid given; 0 before the first.
+    last_xid: u64,
+    /// The highest xid settled.
+    settled_high: u64,
+    /// The slots that this session may use.
+    granted: u32,
+    /// No higher xid can be given.
+    exhausted: bool,
+    /// The next unsettled call to be sent again or asked for after a resume.
+    pub(super) resume_at: Option<u32>,
+    /// The call whose request is leaving.
+    pub(super) leaving: Option<u32>,
+}
+
+impl<S: ClientStorage> Default for Book<S> {
+    fn default() -> Self {
+        Book {
+            calls: S::Calls::default(),
+            slots: S::SlotMap::default(),
+            slot_hint: 0,
+            waiting: List::default(),
+            unsettled: List::default(),
+            unsettled_len: 0,
+            todo: List::default(),
+            events: List::default(),
+            timers: Timers::default(),
+            bytes: 0,
+            last_xid: 0,
+            settled_high: 0,
+            granted: 0,
+            exhausted: false,
+            resume_at: None,
+            leaving: None,
+        }
+    }
+}
+
+impl<S: ClientStorage> Book<S> {
+    /// The most slots that the storage can serve.
+    pub(super) const SLOTS_MAX: usize = S::SlotMap::CAPACITY;
+
+    pub(super) fn pending(&self) -> usize {
+        self.calls.len()
+    }
+
+    pub(super) fn pending_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn unsettled_len(&self) -> usize {
+        self.unsettled_len
+    }
+
+    pub(super) fn nothing_unsettled(&self) -> bool {
+        self.unsettled.is_empty()
+    }
+
+    pub(super) fn nothing_to_do(&self) -> bool {
+        self.todo.is_empty() && self.resume_at.is_none()
+    }
+
+    /// Whether nothing is pending; events not yet polled count as ended.
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.unsettled.is_empty()
+    }
+
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.exhausted
+    }
+
+    pub(super) fn earliest_timer(&self) -> Instant {
+        self.timers.earliest()
+    }
+
+    pub(super) fn next_due(&mut self, now: Instant) -> Option<u32> {
+        self.timers.next_due(now, &self.calls)
+    }
+
+    pub(super) fn rearm(&mut self, index: u32) {
+        if let Some(entry) = self.calls.at(index) {
+            self.timers.set(index, entry.timer());
+        }
+    }
+
+    /// X: everything at or below it is settled (S9). Numbers between settled ones were never used.
+    pub(super) fn acked(&self) -> u64 {
+        match self.unsettled.front().and_then(|index| self.calls.at(index)?.xid) {
+            Some(lowest) => lowest.get() - 1,
+            None => self.last_xid,
+        }
+    }
+
+    /// Whether X says less than what is settled.
+    pub(super) fn settled_above(&self, acked: u64) -> bool {
+        self.settled_high > acked
+    }
+
+    /// Puts a new call at the end of those that wait; `None` when there is no room.
+    pub(super) fn admit(&mut self, call: Call<'_>, deadline: Instant) -> Option<CallId> {
+        let mut entry = Entry::new(&call, S::Body::default(), deadline);
+        if !entry.body.store(call.body) {
+            return None;
+        }
+        let len = entry.body.as_slice().len();
+        let key = self.calls.insert(entry)?;
+        self.bytes += len;
+        self.waiting.push_back(&mut self.calls, key.index);
+        self.timers.set(key.index, deadline);
+        Some(CallId(key))
+    }
+
+    pub(super) fn first_waiting(&self) -> Option<u32> {
+        self.waiting.front()
+    }
+
+    /// Gives the first waiting call its xid, on the lowest free slot (S8). `None` if no slot is free, or if the
+    /// session has run out of numbers.
+    pub(super) fn number_first_waiting(&mut self) -> Option<Xid> {
+        let index = self.waiting.front()?;
+        if self.exhausted {
+            return None;
+        }
+        let slot = self.free_slot()?;
+        let slots = u64::from(self.granted);
+        // The smallest number above all others that falls on the slot.
+        let next = self.last_xid.checked_add(1)?;
+        let ahead = (u64::from(slot) + slots - next % slots) % slots;
+        let Some(xid) = next.checked_add(ahead).and_then(Xid::new) else {
+            self.exhausted = true;
+            return None;
+        };
+        *self.slots.at_or_grow(slot)? = Occupant(index);
+        self.slot_hint = slot + 1;
+        self.last_xid = xid.get();
+        self.waiting.unlink(&mut self.calls, index);
+        self.unsettled.push_back(&mut self.calls, index);
+        self.unsettled_len += 1;
+        let entry = self.calls.at_mut(index)?;
+        entry.stage = Stage::Unsettled;
+        entry.xid = Some(xid);
+        Some(xid)
+    }
+
+    fn free_slot(&self) -> Option<u32> {
+        let from = self.slot_hint;
+        let known = self.slots.len();
+        let slot = match self.slots.as_slice().get(from as usize..) {
+            Some(slots) => {
+                let free = slots.iter().position(|call| call.0 == NIL);
+                free.map_or(known.max(from), |at| from + at as u32)
+            }
+            None => from,
+        };
+        (slot < self.granted).then_some(slot)
+    }
+
+    fn slot_of(&self, xid: Xid) -> u32 {
+        (xid.get() % u64::from(self.granted.max(1))) as u32
+    }
+
+    /// The call that occupies `xid`'s slot under that very number.
+    pub(super) fn find(&self, xid: Xid) -> Option<u32> {
+        let index = self.slots.at(self.slot_of(xid))?.0;
+        let entry = self.calls.at(index)?;
+        (entry.xid == Some(xid)).then_some(index)
+    }
+
+    pub(super) fn was_given(&self, xid: Xid) -> bool {
+        xid.get() <= self.last_xid
+    }
+
+    /// The slots from `base` on everything of which is settled, as the bits of an `Ack`; `None` behind the last one.
+    pub(super) fn settled_bits(&self, base: u32) -> Option<u64> {
+        let slots = self.slots.as_slice().get(base as usize..).filter(|rest| !rest.is_empty())?;
+        let bits = slots.iter().take(64).enumerate();
+        Some(bits.fold(0, |bits, (at, call)| bits | (u64::from(call.0 == NIL) << at)))
+    }
+
+    /// S9: takes an unsettled call's answer. Returns its id if its outcome is to be told.
+    pub(super) fn settle(&mut self, index: u32) -> Option<CallId> {
+        let key = self.calls.key_at(index)?;
+        let told = self.unlink_settled(index)?;
+        self.release(index);
+        told.then_some(CallId(key))
+    }
+
+    /// Settles a call whose outcome no received data brings.
+    pub(super) fn settle_with(&mut self, index: u32, outcome: Outcome<'static>) {
+        if self.unlink_settled(index) == Some(true) {
+            self.push_event(index, outcome);
+        }
+        self.release(index);
+    }
+
+    /// Takes an unsettled call off the lists; says whether somebody listens. `None` if it was not unsettled.
+    fn unlink_settled(&mut self, index: u32) -> Option<bool> {
+        let entry = self.calls.at_mut(index)?;
+        if entry.stage != Stage::Unsettled {
+            return None;
+        }
+        entry.stage = Stage::Settled;
+        entry.event = None;
+        let listened = core::mem::take(&mut entry.listened);
+        let xid = entry.xid.map_or(0, Xid::get);
+        self.settled_high = self.settled_high.max(xid);
+        if self.resume_at == Some(index) {
+            self.advance_resume();
+        }
+        self.unsettled.unlink(&mut self.calls, index);
+        self.unsettled_len -= 1;
+        self.todo.unlink(&mut self.calls, index);
+        self.events.unlink(&mut self.calls, index);
+        Some(listened)
+    }
+
+    /// Ends a call that waits.
+    pub(super) fn end(&mut self, index: u32, outcome: Outcome<'static>) {
+        let Some(entry) = self.calls.at_mut(index) else { return };
+        entry.stage = Stage::Settled;
+        let listened = core::mem::take(&mut entry.listened);
+        self.waiting.unlink(&mut self.calls, index);
+        if listened {
+            self.push_event(index, outcome);
+        }
+        self.release(index);
+    }
+
+    /// Reports that an unsettled call's fate is unknown for now; its id stays valid as a ticket.
+    pub(super) fn report_unknown(&mut self, index: u32, why: Unknown) {
+        let Some(entry) = self.calls.at_mut(index) else { return };
+        if entry.listened && !core::mem::replace(&mut entry.reported, true) {
+            self.push_event(index, Outcome::Unknown { why, ticket: true });
+        }
+    }
+
+    fn push_event(&mut self, index: u32, outcome: Outcome<'static>) {
+        if let Some(entry) = self.calls.at_mut(index) {
+            entry.event = Some(outcome);
+        }
+        self.events.push_back(&mut self.calls, index);
+    }
+
+    /// Forgets an event that was not polled, and the call with it if it is over.
+    pub(super) fn drop_event(&mut self, index: u32) {
+        self.events.unlink(&mut self.calls, index);
+        let Some(entry) = self.calls.at_mut(index) else { return };
+        entry.event = None;
+        if entry.stage == Stage::Settled {
+            self.release(index);
+        }
+    }
+
+    pub(super) fn poll_event(&mut self) -> Option<(CallId, Outcome<'static>)> {
+        let index = self.events.pop_front(&mut self.calls)?;
+        let id = CallId(self.calls.key_at(index)?);
+        let entry = self.calls.at_mut(index)?;
+        let outcome = entry.event.take()?;
+        if entry.stage == Stage::Settled {
+            self.release(index);
+        }
+        Some((id, outcome))
+    }
+
+    /// Frees a settled call's slot and then the call, each as soon as nothing needs it: the slot when its request has
+    /// left, the call when its event was polled as well.
+    fn release(&mut self, index: u32) {
+        if self.leaving == Some(index) {
+            return;
+        }
+        self.free_slot_of(index);
+        if self.calls.at(index).is_some_and(|entry| entry.event.is_none())
+            && let Some(entry) = self.calls.remove(index)
+        {
+            self.bytes -= entry.body.as_slice().len();
+        }
+    }
+
+    fn free_slot_of(&mut self, index: u32) {
+        let Some(xid) = self.calls.at(index).and_then(|entry| entry.xid) else { return };
+        let slot = self.slot_of(xid);
+        if let Some(call) = self.slots.at_mut(slot)
+            && call.0 == index
+        {
+            *call = Occupant::default();
+            self.slot_hint = self.slot_hint.min(slot);
+        }
+    }
+
+    /// The request that was leaving has left, or never will.
+    pub(super) fn left(&mut self) {
+        let Some(index) = self.leaving.take() else { return };
+        if self.calls.at(index).is_some_and(|entry| entry.stage == Stage::Settled) {
+            self.release(index);
+        }
+    }
+
+    /// Notes something to be sent about an unsettled call.
+    pub(super) fn note_todo(&mut self, index: u32, note: impl FnOnce(&mut Todo)) {
+        let Some(entry) = self.calls.at_mut(index) else { return };
+        if entry.stage == Stage::Unsettled {
+            note(&mut entry.todo);
+            self.todo.push_back(&mut self.calls, index);
+        }
+    }
+
+    pub(super) fn first_to_do(&self) -> Option<u32> {
+        self.todo.front()
+    }
+
+    pub(super) fn done(&mut self, index: u32) {
+        self.todo.unlink(&mut self.calls, index);
+    }
+
+    /// Begins the round of S21 after a resume.
+    pub(super) fn start_resume(&mut self) {
+        self.resume_at = self.unsettled.front();
+    }
+
+    pub(super) fn advance_resume(&mut self) {
+        self.resume_at = self.resume_at.and_then(|index| self.unsettled.next(&self.calls, index));
+    }
+
+    /// The connection is gone: nothing is to be done on it, and what it carried is in doubt.
+    pub(super) fn break_connection(&mut self) {
+        self.resume_at = None;
+        while let Some(index) = self.todo.pop_front(&mut self.calls) {
+            if let Some(entry) = self.calls.at_mut(index) {
+                entry.todo = Todo::default();
+            }
+        }
+        self.left();
+        let mut next = self.unsettled.front();
+        while let Some(index) = next {
+            next = self.unsettled.next(&self.calls, index);
+            if let Some(entry) = self.calls.at_mut(index) {
+                entry.broken = true;
+                entry.again_at = Instant::FAR_FUTURE;
+                entry.tries = 0;
+            }
+        }
+    }
+
+    /// S3: calls of the lost session are unknown for good, but for idempotent ones, which are repeated (S22).
+    pub(super) fn lose_session(&mut self) {
+        let mut repeated = List::<QUEUE>::default();
+        while let Some(index) = self.unsettled.front() {
+            let again = self.calls.at(index).is_some_and(|e| e.idempotent && e.unwanted.is_none());
+            if !again {
+                let why = Unknown::SessionEnded;
+                self.settle_with(index, Outcome::Unknown { why, ticket: false });
+                continue;
+            }
+            self.free_slot_of(index);
+            self.unsettled.unlink(&mut self.calls, index);
+            self.unsettled_len -= 1;
+            repeated.push_front(&mut self.calls, index);
+            if let Some(entry) = self.calls.at_mut(index) {
+                entry.stage = Stage::Waiting;
+                entry.xid = None;
+                entry.carried = Carried::Never;
+            }
+        }
+        // Latest first, so that the earliest ends up at the front.
+        while let Some(index) = repeated.pop_front(&mut self.calls) {
+            self.waiting.push_front(&mut self.calls, index);
+        }
+    }
+
+    /// Ends everything that waits, as not executed.
+    pub(super) fn end_waiting(&mut self, why: NotExecuted) {
+        while let Some(index) = self.waiting.front() {
+            let Some(entry) = self.calls.at(index) else { return };
+            let outcome = crate::fate::not_executed(entry.handed(), why);
+            self.end(index, outcome);
+        }
+    }
+
+    /// Numbers start anew; the grant is set by the next `Welcome`. Nothing may be unsettled.
+    pub(super) fn start_session(&mut self, xid_before_first: u64) {
+        debug_assert!(self.unsettled.is_empty());
+        self.last_xid = xid_before_first;
+        self.settled_high = 0;
+        self.exhausted = false;
+        self.slot_hint = 0;
+        self.slots.as_mut_slice().fill(Occupant::default());
+    }
+
+    pub(super) fn grant(&mut self, slots: u32) {
+        self.granted = slots;
+    }
+
+    /// The unsettled call after `after`, in xid order; the first one after `None`.
+    pub(super) fn unsettled_after(&self, after: Option<u32>) -> Option<u32> {
+        after.map_or(self.unsettled.front(), |index| self.unsettled.next(&self.calls, index))
+    }
+
+    /// The waiting call after `after`; the first one after `None`.
+    pub(super) fn waiting_after(&self, after: Option<u32>) -> Option<u32> {
+        after.map_or(self.waiting.front(), |index| self.waiting.next(&self.calls, index))
+    }
+}

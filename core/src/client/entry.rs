@@ -1,0 +1,201 @@
+//! One call at its client, and the timers of all calls.
+
+use crate::fate::Handed;
+use crate::ids::{MethodId, Xid};
+use crate::list::{Linked, Links};
+use crate::outcome::{NotExecuted, Outcome};
+use crate::storage::{Array, ClientStorage, Places, Table};
+use crate::time::Instant;
+
+/// One call; opaque.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Entry<B> {
+    pub(super) body: B,
+    pub(super) method: MethodId,
+    pub(super) xid: Option<Xid>,
+    pub(super) stage: Stage,
+    /// When the caller gives up; `FAR_FUTURE` once it has.
+    pub(super) deadline: Instant,
+    /// When to send it again on a link that loses messages (S27).
+    pub(super) again_at: Instant,
+    pub(super) tries: u8,
+    pub(super) idempotent: bool,
+    pub(super) one_way: bool,
+    pub(super) fail_fast: bool,
+    /// The caller holds the call or its ticket.
+    pub(super) listened: bool,
+    /// The caller was told that its fate is unknown, and may hold a ticket.
+    pub(super) reported: bool,
+    /// Why it is not to be executed any more, if it is not.
+    pub(super) unwanted: Option<NotExecuted>,
+    /// A connection that carried it has broken.
+    pub(super) broken: bool,
+    /// The server is to be told that nobody wants it.
+    pub(super) cancelled: bool,
+    /// The connection on which it was last handed or asked for, and which of the two.
+    pub(super) carried: Carried,
+    pub(super) todo: Todo,
+    /// An outcome that no received data brought.
+    pub(super) event: Option<Outcome<'static>>,
+    /// On the list of waiting or of unsettled calls.
+    queue: Links,
+    /// On the list of calls with something to do on this connection.
+    todo_links: Links,
+    /// On the list of calls with an event.
+    event_links: Links,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// No byte was handed; no xid.
+    Waiting,
+    /// Handed; occupies its slot.
+    Unsettled,
+    /// Over; waits for its event to be polled or its last bytes to leave.
+    Settled,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Carried {
+    Never,
+    Sent,
+    Asked { epoch: u32 },
+}
+
+/// What is to be sent about a call on this connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Todo {
+    pub(super) send: bool,
+    pub(super) ask: bool,
+    pub(super) cancel: bool,
+}
+
+pub(super) const QUEUE: u8 = 0;
+pub(super) const TODO: u8 = 1;
+pub(super) const EVENT: u8 = 2;
+
+impl<B> Linked<QUEUE> for Entry<B> {
+    fn links(&self) -> &Links {
+        &self.queue
+    }
+    fn links_mut(&mut self) -> &mut Links {
+        &mut self.queue
+    }
+}
+
+impl<B> Linked<TODO> for Entry<B> {
+    fn links(&self) -> &Links {
+        &self.todo_links
+    }
+    fn links_mut(&mut self) -> &mut Links {
+        &mut self.todo_links
+    }
+}
+
+impl<B> Linked<EVENT> for Entry<B> {
+    fn links(&self) -> &Links {
+        &self.event_links
+    }
+    fn links_mut(&mut self) -> &mut Links {
+        &mut self.event_links
+    }
+}
+
+impl<B> Entry<B> {
+    pub(super) fn new(call: &super::Call<'_>, body: B, deadline: Instant) -> Entry<B> {
+        Entry {
+            body,
+            method: call.method,
+            xid: None,
+            stage: Stage::Waiting,
+            deadline,
+            again_at: Instant::FAR_FUTURE,
+            tries: 0,
+            idempotent: call.idempotent,
+            one_way: call.one_way,
+            fail_fast: call.fail_fast,
+            listened: !call.one_way,
+            reported: false,
+            unwanted: None,
+            broken: false,
+            cancelled: false,
+            carried: Carried::Never,
+            todo: Todo::default(),
+            event: None,
+            queue: Links::default(),
+            todo_links: Links::default(),
+            event_links: Links::default(),
+        }
+    }
+
+    pub(super) fn handed(&self) -> Handed {
+        Handed { idempotent: self.idempotent, broken: self.broken, wanted: self.unwanted.is_none() }
+    }
+
+    /// Why it would be settled as not executed now.
+    pub(super) fn unwanted_why(&self) -> NotExecuted {
+        self.unwanted.unwrap_or(NotExecuted::Cancelled)
+    }
+
+    pub(super) fn timer(&self) -> Instant {
+        match self.stage {
+            Stage::Waiting | Stage::Unsettled => self.deadline.min(self.again_at),
+            Stage::Settled => Instant::FAR_FUTURE,
+        }
+    }
+}
+
+/// The timers of all calls, by blocks: setting one is constant work, and looking for one that is due visits only the
+/// blocks that may hold one. A block's moment is a lower bound: it is taken anew when it has come.
+pub(super) struct Timers<S: ClientStorage> {
+    blocks: S::Blocks,
+    earliest: Instant,
+}
+
+impl<S: ClientStorage> Default for Timers<S> {
+    fn default() -> Self {
+        Timers { blocks: S::Blocks::default(), earliest: Instant::FAR_FUTURE }
+    }
+}
+
+impl<S: ClientStorage> Timers<S> {
+    /// No timer comes before this.
+    pub(super) fn earliest(&self) -> Instant {
+        self.earliest
+    }
+
+    pub(super) fn set(&mut self, index: u32, at: Instant) {
+        // A block that was just made says "long ago", which costs one look and is true enough for a lower bound.
+        if let Some(block) = self.blocks.at_or_grow(index / S::DEADLINE_BLOCK) {
+            *block = (*block).min(at);
+        }
+        self.earliest = self.earliest.min(at);
+    }
+
+    /// Some call whose timer has come. The caller moves that timer before it asks again.
+    pub(super) fn next_due(&mut self, now: Instant, calls: &S::Calls) -> Option<u32> {
+        if self.earliest > now {
+            return None;
+        }
+        let mut earliest = Instant::FAR_FUTURE;
+        for (number, block) in self.blocks.as_mut_slice().iter_mut().enumerate() {
+            if *block <= now {
+                let first = (number as u32).saturating_mul(S::DEADLINE_BLOCK);
+                let end = first.saturating_add(S::DEADLINE_BLOCK).min(calls.high_water());
+                *block = Instant::FAR_FUTURE;
+                for index in first..end {
+                    let timer = calls.at(index).map_or(Instant::FAR_FUTURE, Entry::timer);
+                    if timer <= now {
+                        *block = Instant::ZERO;
+                        return Some(index);
+                    }
+                    *block = (*block).min(timer);
+                }
+            }
+            earliest = earliest.min(*block);
+        }
+        self.earliest = earliest;
+        None
+    }
+}

@@ -1,0 +1,244 @@
+//! Frames that come to a client.
+
+use super::entry::Carried;
+use super::{Client, ClientSession, Phase, Received, Reply};
+use crate::alive::Alive;
+use crate::error::{CloseReason, ProtocolError, SessionEnd};
+use crate::fate::{self, Answer};
+use crate::outcome::Status;
+use crate::storage::{ClientStorage, Places};
+use crate::time::Instant;
+use crate::wire::{self, Decoded, Frame, Refuse, ReplyHeader, Role, VERSION, Welcome};
+
+impl<S: ClientStorage> Client<S> {
+    /// Takes received bytes, up to the first answer among them.
+    ///
+    /// Give the bytes that were not taken again, with whatever came behind them; while `item` is `Some`, there may be
+    /// more in what is there already. Without a connection, everything is taken and dropped (S4).
+    ///
+    /// # Errors
+    /// The server broke the protocol. The machine has let go of the connection: close it, and connect again.
+    pub fn handle_data<'d>(
+        &mut self,
+        now: Instant,
+        data: &'d [u8],
+    ) -> Result<Received<Reply<'d>>, ProtocolError> {
+        self.tick(now);
+        if !data.is_empty() {
+            self.alive.hear();
+        }
+        let mut consumed = 0;
+        let mut wanted = 0;
+        let mut item = None;
+        while item.is_none() && self.phase != Phase::Down {
+            let rest = &data[consumed..];
+            if rest.is_empty() {
+                return Ok(Received { consumed, item, wanted });
+            }
+            let step = wire::decode(rest, Role::Server, self.config.reply_len_max);
+            match step {
+                Ok(Decoded::Incomplete(len)) => {
+                    wanted = len;
+                    return Ok(Received { consumed, item, wanted });
+                }
+                Ok(Decoded::Frame(frame, len)) => {
+                    consumed += len;
+                    item = self.handle_frame(frame).inspect_err(|_| self.disconnect())?;
+                }
+                Err(error) => {
+                    self.disconnect();
+                    return Err(error);
+                }
+            }
+        }
+        if self.phase == Phase::Down && item.is_none() {
+            consumed = data.len();
+        }
+        Ok(Received { consumed, item, wanted })
+    }
+
+    fn handle_frame<'d>(&mut self, frame: Frame<'d>) -> Result<Option<Reply<'d>>, ProtocolError> {
+        match (frame, self.phase) {
+            (Frame::Reply(header, body), Phase::Up) => return self.handle_reply(header, body),
+            (Frame::Reply(header, _), _) => {
+                return Err(ProtocolError::UnexpectedAnswer { xid: header.xid.get() });
+            }
+            (Frame::Welcome(welcome), Phase::Greeting) => self.handle_welcome(&welcome)?,
+            (Frame::Welcome(welcome), _) => {
+                // S27: the answer to a `Hello` that was sent twice.
+                let again = self.session.is_some_and(|session| session.id == welcome.session);
+                if self.config.resend_after.is_none() || !again {
+                    return Err(ProtocolError::UnexpectedWelcome);
+                }
+            }
+            (Frame::Refuse(refuse), _) => self.handle_refuse(refuse),
+            (Frame::Ping(_), _) => self.output.pong = true,
+            (Frame::Pong(_), _) => {}
+            // S25: the server drains; no new call leaves on this connection.
+            (Frame::Goodbye(_), _) => self.server_leaving = true,
+            // A client's frames never decode as a server's.
+            (
+                Frame::Hello(_)
+                | Frame::Request(..)
+                | Frame::Ask(_)
+                | Frame::Ack(_)
+                | Frame::Cancel(_),
+                _,
+            ) => return Err(ProtocolError::UnexpectedWelcome),
+        }
+        Ok(None)
+    }
+
+    fn handle_reply<'d>(
+        &mut self,
+        header: ReplyHeader,
+        body: &'d [u8],
+    ) -> Result<Option<Reply<'d>>, ProtocolError> {
+        let xid = header.xid;
+        let unexpected = ProtocolError::UnexpectedAnswer { xid: xid.get() };
+        if !self.book.was_given(xid) {
+            return Err(unexpected);
+        }
+        let Some(index) = self.book.find(xid) else {
+            // S9: settled by an earlier answer.
+            self.counters.late_answers += 1;
+            return Ok(None);
+        };
+        let Some(entry) = self.book.calls.at(index) else { return Ok(None) };
+        let asked = entry.carried == Carried::Asked { epoch: self.epoch };
+        if header.status == Status::NotSeen && !asked {
+            // On a lossy link the call may have been sent again since it was asked for.
+            if self.config.resend_after.is_some() {
+                return Ok(None);
+            }
+            return Err(unexpected);
+        }
+        let why = entry.unwanted_why();
+        match fate::answer(entry.handed(), why, header.status, body) {
+            // S25: after our `Goodbye` nothing is sent, so what the server has not seen never runs.
+            Answer::SendAgain if self.goodbye_sent || self.server_leaving => {
+                let why = crate::outcome::NotExecuted::ShuttingDown;
+                let outcome = fate::not_executed(entry.handed(), why);
+                self.book.settle_with(index, outcome);
+                self.note_settled(0);
+                Ok(None)
+            }
+            Answer::SendAgain => {
+                self.book.note_todo(index, |todo| todo.send = true);
+                Ok(None)
+            }
+            Answer::Settle(outcome) => {
+                let call = self.book.settle(index);
+                self.note_settled(body.len());
+                Ok(call.map(|call| Reply { call, outcome }))
+            }
+        }
+    }
+
+    fn handle_welcome(&mut self, welcome: &Welcome) -> Result<(), ProtocolError> {
+        let grants = welcome.grants;
+        let sane = welcome.version == VERSION
+            && welcome.features == 0
+            && (1..=self.slots_max()).contains(&grants.slots)
+            && grants.keepalive_ms > 0;
+        if !sane {
+            return Err(ProtocolError::UnexpectedWelcome);
+        }
+        if let Some(reason) = self.judge_server(welcome) {
+            self.refuse_for_good(reason);
+            return Ok(());
+        }
+        let resumed = self.session.is_some();
+        if let Some(session) = self.session {
+            let end = if welcome.session != session.id || welcome.server != session.server {
+                Some(SessionEnd::SessionUnknown)
+            } else if grants != session.grants {
+                Some(SessionEnd::GrantsChanged)
+            } else if welcome.commit < session.commit {
+                Some(SessionEnd::RolledBack)
+            } else {
+                None
+            };
+            if let Some(end) = end {
+                self.lose_session(end, CloseReason::SessionUnknown);
+                return Ok(());
+            }
+            self.counters.resumes += 1;
+        } else {
+            self.counters.sessions += 1;
+        }
+        self.session = Some(ClientSession {
+            id: welcome.session,
+            server: welcome.server,
+            service: welcome.service,
+            grants,
+            commit: welcome.commit,
+        });
+        self.seen = welcome.seen;
+        self.phase = Phase::Up;
+        self.greeting_until = Instant::FAR_FUTURE;
+        self.output.hello_again_at = Instant::FAR_FUTURE;
+        self.look_at = Alive::next_look(self.now, self.keepalive());
+        self.book.grant(grants.slots);
+        self.book.start_resume();
+        if self.book.settled_above(self.book.acked()) {
+            // S16: what was acknowledged by bits is acknowledged again after a resume.
+            self.output.ack_at = Instant::ZERO;
+        }
+        self.notes.connected = Some(resumed);
+        Ok(())
+    }
+
+    /// S7: whether the server is the one that was demanded.
+    fn judge_server(&self, welcome: &Welcome) -> Option<CloseReason> {
+        self.mismatch(welcome.service, welcome.server)
+    }
+
+    fn mismatch(
+        &self,
+        service: wire::ServiceName,
+        server: crate::ids::ServerId,
+    ) -> Option<CloseReason> {
+        if let Some(wanted) = self.config.service.filter(|wanted| *wanted != service) {
+            return Some(CloseReason::WrongService { wanted, found: service });
+        }
+        let wanted = self.config.server.filter(|wanted| *wanted != server)?;
+        Some(CloseReason::WrongServer { wanted, found: server })
+    }
+
+    fn handle_refuse(&mut self, refuse: Refuse) {
+        let lost = |client: &mut Self, end, reason| {
+            if client.session.is_some() {
+                client.lose_session(end, reason);
+            } else {
+                client.let_go(reason);
+            }
+        };
+        let false_retry = ProtocolError::FalseRetry { xid: 0 }.code();
+        match refuse {
+            Refuse::Protocol(code) if code == false_retry => {
+                lost(self, SessionEnd::FalseRetry, CloseReason::PeerSaysProtocol(code));
+            }
+            Refuse::Protocol(code) => self.let_go(CloseReason::PeerSaysProtocol(code)),
+            Refuse::VersionUnsupported { min, max } => {
+                self.refuse_for_good(CloseReason::VersionUnsupported { min, max });
+            }
+            Refuse::SessionUnknown => {
+                lost(self, SessionEnd::SessionUnknown, CloseReason::SessionUnknown);
+            }
+            Refuse::WrongPrincipal => {
+                lost(self, SessionEnd::Refused, CloseReason::WrongPrincipal);
+            }
+            Refuse::SessionsFull => self.let_go(CloseReason::SessionsFull),
+            Refuse::PrincipalFull => self.let_go(CloseReason::PrincipalFull),
+            Refuse::WrongServer { service, server } => match self.mismatch(service, server) {
+                Some(reason) => self.refuse_for_good(reason),
+                // We demanded nothing that it is not: it is confused, and may not stay so.
+                None => self.let_go(CloseReason::PeerSaysProtocol(0)),
+            },
+            Refuse::ShuttingDown => self.let_go(CloseReason::ShuttingDown),
+            Refuse::Superseded => self.let_go(CloseReason::Superseded),
+            Refuse::TooSlow => self.let_go(CloseReason::TooSlow),
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! Frames that a client sends, in the order in which they must leave.
+
+use core::num::NonZeroUsize;
+
+use super::entry::{Carried, Stage, Todo};
+use super::{Client, Phase};
+use crate::fate::{self, Resumed};
+use crate::outcome::NotExecuted;
+use crate::storage::{Body, ClientStorage, Places};
+use crate::time::Instant;
+use crate::wire::{self, Ack, Frame, Hello, REQUEST_HEADER_LEN, RequestHeader, Resume, Role};
+use crate::write::Writer;
+
+/// What is to be sent on the current connection, apart from requests and questions.
+#[derive(Debug)]
+pub(super) struct Output {
+    hello: bool,
+    /// When an unanswered `Hello` is sent again (S27).
+    pub(super) hello_again_at: Instant,
+    pub(super) pong: bool,
+    ping: bool,
+    /// When what is settled above X is to be acknowledged (S16).
+    pub(super) ack_at: Instant,
+    /// Bytes of the replies so settled.
+    pub(super) ack_owed_bytes: usize,
+    /// The first slot of the next `Ack`, while a round of them is leaving.
+    ack_base: Option<u32>,
+    /// The request that is leaving.
+    partial: Option<Partial>,
+}
+
+#[derive(Debug)]
+struct Partial {
+    header: [u8; REQUEST_HEADER_LEN],
+    /// Bytes of header and body that have left.
+    at: usize,
+}
+
+impl Default for Output {
+    fn default() -> Self {
+        Output {
+            hello: false,
+            hello_again_at: Instant::FAR_FUTURE,
+            pong: false,
+            ping: false,
+            ack_at: Instant::FAR_FUTURE,
+            ack_owed_bytes: 0,
+            ack_base: None,
+            partial: None,
+        }
+    }
+}
+
+impl Output {
+    pub(super) fn greet(&mut self) {
+        self.hello = true;
+        self.hello_again_at = Instant::FAR_FUTURE;
+    }
+
+    /// Asks the server for a byte; on a lossy link acknowledges again, since the last `Ack` may be lost.
+    pub(super) fn ping(&mut self, lossy: bool) {
+        self.ping = true;
+        if lossy {
+            self.ack_at = Instant::ZERO;
+        }
+    }
+}
+
+/// Whether there may be more to send.
+enum Step {
+    More,
+    /// Nothing to send, or no room for it.
+    Stop,
+}
+
+impl<S: ClientStorage> Client<S> {
+    /// Writes what is to be sent at the front of `out` and returns its length; `None` when there is nothing to send.
+    /// Bytes so written count as handed. Poll until `None` after every other `&mut self` call.
+    ///
+    /// `out` must hold at least [`wire::CONTROL_LEN_MAX`] bytes: in a shorter one, some frames never fit.
+    pub fn poll_transmit(&mut self, now: Instant, out: &mut [u8]) -> Option<NonZeroUsize> {
+        self.tick(now);
+        let mut writer = Writer::new(out);
+        while let Step::More = self.transmit_step(&mut writer) {}
+        NonZeroUsize::new(writer.written())
+    }
+
+    fn transmit_step(&mut self, out: &mut Writer<'_>) -> Step {
+        if self.output.partial.is_some() {
+            return self.continue_request(out);
+        }
+        match self.phase {
+            Phase::Down => return Step::Stop,
+            Phase::Greeting | Phase::Up => {}
+        }
+        if self.output.hello {
+            return self.send_hello(out);
+        }
+        if self.output.pong {
+            self.output.pong = !out.control(&Frame::Pong(Role::Client));
+            return if self.output.pong { Step::Stop } else { Step::More };
+        }
+        if self.output.ping {
+            self.output.ping = !out.control(&Frame::Ping(Role::Client));
+            return if self.output.ping { Step::Stop } else { Step::More };
+        }
+        if self.phase != Phase::Up {
+            return Step::Stop;
+        }
+        // S21: calls in doubt come first, in xid order, so that the server lets them in in that order (S13).
+        if let Some(index) = self.book.resume_at {
+            return self.resume_call(index, out);
+        }
+        if let Some(index) = self.book.first_to_do() {
+            return self.do_for_call(index, out);
+        }
+        if !self.goodbye_sent && !self.server_leaving && self.book.first_waiting().is_some() {
+            match self.send_waiting(out) {
+                Step::More => return Step::More,
+                Step::Stop => {}
+            }
+        }
+        if self.wants_ack() {
+            return self.send_ack(out);
+        }
+        if self.wants_goodbye() && out.control(&Frame::Goodbye(Role::Client)) {
+            self.goodbye_sent = true;
+        }
+        Step::Stop
+    }
+
+    fn send_hello(&mut self, out: &mut Writer<'_>) -> Step {
+        let acked = self.book.acked();
+        let resume = self.session.map(|session| Resume { session: session.id, acked });
+        let hello = Hello {
+            magic: wire::MAGIC,
+            version_min: wire::VERSION,
+            version_max: wire::VERSION,
+            features: 0,
+            resume,
+            slots: self.slots_max(),
+            request_len_max: self.config.request_len_max.min(S::Body::LEN_MAX as u32),
+            reply_len_max: self.config.reply_len_max,
+            service: self.config.service,
+            server: self.config.server,
+        };
+        if !out.control(&Frame::Hello(hello)) {
+            return Step::Stop;
+        }
+        self.output.hello = false;
+        if let Some(after) = self.config.resend_after {
+            self.output.hello_again_at = self.now + after;
+        }
+        Step::More
+    }
+
+    pub(super) fn slots_max(&self) -> u32 {
+        let storage = u32::try_from(super::Book::<S>::SLOTS_MAX).unwrap_or(u32::MAX);
+        self.config.slots.clamp(1, 65_536).min(storage)
+    }
+
+    /// S21 for one call.
+    fn resume_call(&mut self, index: u32, out: &mut Writer<'_>) -> Step {
+        let Some(entry) = self.book.calls.at(index) else {
+            self.book.advance_resume();
+            return Step::More;
+        };
+        let above_h = entry.xid.is_some_and(|xid| xid.get() > self.seen);
+        let cancelled = entry.cancelled;
+        let sent = match fate::resumed(entry.handed(), above_h) {
+            Resumed::SendAgain => self.send_request(index, out),
+            Resumed::Ask => self.send_ask(index, out),
+            Resumed::Settle => {
+                let outcome = fate::not_executed(entry.handed(), entry.unwanted_why());
+                self.book.settle_with(index, outcome);
+                self.note_settled(0);
+                return Step::More;
+            }
+        };
+        if !sent {
+            return Step::Stop;
+        }
+        self.book.advance_resume();
+        if cancelled {
+            self.book.note_todo(index, |todo| todo.cancel = true);
+        }
+        Step::More
+    }
+
+    fn do_for_call(&mut self, index: u32, out: &mut Writer<'_>) -> Step {
+        let Some((todo, xid)) = self.book.calls.at(index).map(|entry| (entry.todo, entry.xid))
+        else {
+            self.book.done(index);
+            return Step::More;
+        };
+        let (sent, rest) = if todo.send {
+            (self.send_request(index, out), Todo { send: false, ..todo })
+        } else if todo.ask {
+            (self.send_ask(index, out), Todo { ask: false, ..todo })
+        } else if todo.cancel {
+            let sent = xid.is_some_and(|xid| out.control(&Frame::Cancel(xid)));
+            (sent, Todo { cancel: false, ..todo })
+        } else {
+            self.book.done(index);
+            return Step::More;
+        };
+        if !sent {
+            return Step::Stop;
+        }
+        if let Some(entry) = self.book.calls.at_mut(index) {
+            entry.todo = rest;
+        }
+        Step::More
+    }
+
+    fn send_waiting(&mut self, out: &mut Writer<'_>) -> Step {
+        let Some(index) = self.book.first_waiting() else { return Step::Stop };
+        let Some(entry) = self.book.calls.at(index) else { return Step::Stop };
+        let granted = self.session.map_or(0, |session| session.grants.request_len_max);
+        let len = entry.body.as_slice().len();
+        let unfit = if entry.deadline <= self.now {
+            Some(NotExecuted::DeadlinePassed)
+        } else if len > granted as usize {
+            Some(NotExecuted::RequestTooLarge)
+        } else {
+            None
+        };
+        if let Some(why) = unfit {
+            let outcome = fate::not_executed(entry.handed(), why);
+            self.book.end(index, outcome);
+            return Step::More;
+        }
+        // Numbered only when its first byte leaves (S8).
+        if !out.has_room_for(REQUEST_HEADER_LEN + len, REQUEST_HEADER_LEN) {
+            return Step::Stop;
+        }
+        if self.book.number_first_waiting().is_none() {
+            return Step::Stop;
+        }
+        if self.send_request(index, out) { Step::More } else { Step::Stop }
+    }
+
+    /// Begins to hand a request; false if there is no room for its beginning.
+    fn send_request(&mut self, index: u32, out: &mut Writer<'_>) -> bool {
+        let acked = self.book.acked();
+        let Some(entry) = self.book.calls.at_mut(index) else { return true };
+        let (Some(xid), Stage::Unsettled) = (entry.xid, entry.stage) else { return true };
+        let len = entry.body.as_slice().len();
+        if !out.has_room_for(REQUEST_HEADER_LEN + len, REQUEST_HEADER_LEN) {
+            return false;
+        }
+        let mut flags = 0;
+        if entry.idempotent {
+            flags |= wire::FLAG_IDEMPOTENT;
+        }
+        if entry.one_way {
+            flags |= wire::FLAG_ONE_WAY;
+        }
+        let remaining = entry.deadline.since(self.now).as_nanos().div_ceil(1_000_000);
+        let header = RequestHeader {
+            flags,
+            method: entry.method,
+            remaining_ms: u32::try_from(remaining).unwrap_or(u32::MAX),
+            xid,
+            acked,
+        };
+        let Some(header) = wire::request_header(&header, len) else { return true };
+        self.counters.sent += 1;
+        if entry.carried != Carried::Never || entry.broken {
+            self.counters.resends += 1;
+        }
+        entry.carried = Carried::Sent;
+        self.book.leaving = Some(index);
+        self.output.partial = Some(Partial { header, at: 0 });
+        self.arm_resend(index);
+        self.note_acked(acked);
+        self.continue_request(out);
+        true
+    }
+
+    /// Hands more of the request that is leaving.
+    fn continue_request(&mut self, out: &mut Writer<'_>) -> Step {
+        let Some(partial) = &mut self.output.partial else { return Step::More };
+        let body = match self.book.leaving.and_then(|index| self.book.calls.at(index)) {
+            Some(entry) => entry.body.as_slice(),
+            None => &[],
+        };
+        partial.at = out.split_frame(&partial.header, body, partial.at);
+        if partial.at < REQUEST_HEADER_LEN + body.len() {
+            return Step::Stop;
+        }
+        self.output.partial = None;
+        self.book.left();
+        Step::More
+    }
+
+    fn send_ask(&mut self, index: u32, out: &mut Writer<'_>) -> bool {
+        let Some(entry) = self.book.calls.at_mut(index) else { return true };
+        let Some(xid) = entry.xid else { return true };
+        if !out.control(&Frame::Ask(xid)) {
+            return false;
+        }
+        entry.carried = Carried::Asked { epoch: self.epoch };
+        self.counters.asks += 1;
+        self.arm_resend(index);
+        true
+    }
+
+    /// S27: on a link that loses messages, an unanswered request or question is sent again.
+    fn arm_resend(&mut self, index: u32) {
+        let Some(after) = self.config.resend_after else { return };
+        if let Some(entry) = self.book.calls.at_mut(index) {
+            entry.again_at = self.now + after * (1 << entry.tries);
+            self.book.rearm(index);
+        }
+    }
+
+    /// A frame that carries X is leaving.
+    fn note_acked(&mut self, acked: u64) {
+        if !self.book.settled_above(acked) {
+            self.output.ack_at = Instant::FAR_FUTURE;
+            self.output.ack_owed_bytes = 0;
+        }
+    }
+
+    /// A call was settled whose reply had `len` bytes: S16.
+    pub(super) fn note_settled(&mut self, len: usize) {
+        self.output.ack_owed_bytes = self.output.ack_owed_bytes.saturating_add(len);
+        let soon = self.output.ack_owed_bytes >= self.config.ack_bytes || self.goodbye_sent;
+        let at = if soon { Instant::ZERO } else { self.now + self.config.ack_delay };
+        self.output.ack_at = self.output.ack_at.min(at);
+    }
+
+    fn wants_ack(&self) -> bool {
+        self.output.ack_base.is_some()
+            || self.output.ack_at <= self.now
+            || (self.output.ack_at != Instant::FAR_FUTURE && self.wants_goodbye())
+    }
+
+    /// S9: X, and a bit for each slot of which everything is settled; 64 slots a frame.
+    fn send_ack(&mut self, out: &mut Writer<'_>) -> Step {
+        let acked = self.book.acked();
+        let above = self.book.settled_above(acked);
+        let mut base = self.output.ack_base.unwrap_or(0);
+        loop {
+            let settled = if above { self.book.settled_bits(base) } else { None };
+            let first = self.output.ack_base.is_none();
+            let frame = Ack { acked, base, settled: settled.unwrap_or(0) };
+            if (first || frame.settled != 0) && !out.control(&Frame::Ack(frame)) {
+                return Step::Stop;
+            }
+            base += 64;
+            if settled.is_none() {
+                break;
+            }
+            self.output.ack_base = Some(base);
+        }
+        self.output.ack_base = None;
+        self.output.ack_at = Instant::FAR_FUTURE;
+        self.output.ack_owed_bytes = 0;
+        Step::More
+    }
+
+    /// S25, S6: nothing more will be sent on this connection, or in this session.
+    fn wants_goodbye(&self) -> bool {
+        let done = self.closing && self.book.is_idle()
+            || self.book.is_exhausted() && self.book.nothing_unsettled()
+            || self.server_leaving;
+        self.phase == Phase::Up && !self.goodbye_sent && done && self.book.nothing_to_do()
+    }
+}

@@ -1,0 +1,352 @@
+//! Errors, one type a scope: a call that never began, a connection, a session.
+
+use core::fmt;
+
+use crate::ids::ServerId;
+use crate::outcome::Executed;
+use crate::wire::ServiceName;
+
+/// Why a call was not even begun. Nothing of it has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The client was closed.
+    Closed,
+    /// As many calls are pending as the client's storage or its `calls_max` holds.
+    TooManyCalls {
+        /// That many.
+        max: usize,
+    },
+    /// The request is larger than the storage, the configuration or the session's grant allows.
+    RequestTooLarge {
+        /// Bytes in the request.
+        len: usize,
+        /// Bytes allowed.
+        max: usize,
+    },
+    /// The requests that wait for their answers fill the client's budget.
+    TooManyBytes {
+        /// Bytes allowed.
+        max: usize,
+    },
+}
+
+impl CallError {
+    /// Always [`Executed::No`].
+    pub fn executed(&self) -> Executed {
+        Executed::No
+    }
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CallError::Closed => f.write_str("call not begun: the client is closed"),
+            CallError::TooManyCalls { max } => {
+                write!(f, "call not begun: {max} calls are pending, which is the limit")
+            }
+            CallError::RequestTooLarge { len, max } => {
+                write!(f, "call not begun: the request has {len} bytes, {max} are allowed")
+            }
+            CallError::TooManyBytes { max } => write!(
+                f,
+                "call not begun: pending requests fill the client's budget of {max} bytes"
+            ),
+        }
+    }
+}
+
+impl core::error::Error for CallError {}
+
+/// What a peer did that ends its connection. The session survives, except after a false retry (S24).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ProtocolError {
+    /// A frame announces more bytes than the grants allow.
+    FrameTooLong {
+        /// Bytes announced, without the length field.
+        len: u32,
+        /// Bytes allowed.
+        max: u32,
+    },
+    /// A frame is too short for its kind.
+    FrameTooShort {
+        /// The frame's kind.
+        kind: u8,
+        /// Its length, without the length field.
+        len: u32,
+    },
+    /// No frame has this kind in this direction.
+    UnknownKind(u8),
+    /// The fields of a frame cannot be decoded or have values that the protocol does not know.
+    Malformed {
+        /// The frame's kind.
+        kind: u8,
+    },
+    /// The peer does not speak this protocol: the first frame is not a `Hello`, or its magic is wrong.
+    NotOncewire,
+    /// A frame that needs a session came before the handshake (S2).
+    NoSession,
+    /// A second handshake on a connection that was already bound.
+    SecondHello,
+    /// A `Welcome` or `Refuse` that nothing asked for.
+    UnexpectedWelcome,
+    /// An xid is 0 or above the highest one allowed.
+    XidOutOfRange,
+    /// A new xid fell on a slot whose call still runs (S10).
+    SlotBusy {
+        /// The new xid.
+        xid: u64,
+        /// The one that runs.
+        running: u64,
+    },
+    /// X covers a running call, or the call that carries it (S10).
+    AckAhead {
+        /// The X received.
+        acked: u64,
+    },
+    /// A new xid is below one that was already read, without leave (S13).
+    OutOfOrder {
+        /// The new xid.
+        xid: u64,
+        /// The highest xid read.
+        seen: u64,
+    },
+    /// The same xid came with other arguments (S10); the session ends.
+    FalseRetry {
+        /// The xid.
+        xid: u64,
+    },
+    /// A request came after the client's `Goodbye` (S25).
+    AfterGoodbye,
+    /// An answer came to an xid that was never sent, or of a kind that was not asked for.
+    UnexpectedAnswer {
+        /// The xid.
+        xid: u64,
+    },
+}
+
+impl ProtocolError {
+    /// The number that stands for this error in a `Refuse` frame (PROTOCOL.md, "Refuse").
+    pub const fn code(&self) -> u8 {
+        match self {
+            ProtocolError::FrameTooLong { .. } => 1,
+            ProtocolError::FrameTooShort { .. } => 2,
+            ProtocolError::UnknownKind(_) => 3,
+            ProtocolError::Malformed { .. } => 4,
+            ProtocolError::NotOncewire => 5,
+            ProtocolError::NoSession => 6,
+            ProtocolError::SecondHello => 7,
+            ProtocolError::UnexpectedWelcome => 8,
+            ProtocolError::XidOutOfRange => 9,
+            ProtocolError::SlotBusy { .. } => 10,
+            ProtocolError::AckAhead { .. } => 11,
+            ProtocolError::OutOfOrder { .. } => 12,
+            ProtocolError::FalseRetry { .. } => 13,
+            ProtocolError::AfterGoodbye => 14,
+            ProtocolError::UnexpectedAnswer { .. } => 15,
+        }
+    }
+
+    /// A broken connection leaves every call that it carried [`Executed::Unknown`] until the resume.
+    pub fn executed(&self) -> Executed {
+        Executed::Unknown
+    }
+}
+
+/// What a number in a `Refuse` frame says, for messages.
+pub(crate) fn describe_code(code: u8) -> &'static str {
+    match code {
+        1 => "a frame was longer than the grants allow",
+        2 => "a frame was too short for its kind",
+        3 => "a frame's kind is unknown",
+        4 => "a frame's fields cannot be decoded",
+        5 => "the first frame was not a Hello of this protocol",
+        6 => "a frame that needs a session came before the handshake",
+        7 => "a second Hello came on one connection",
+        8 => "a Welcome came that nothing asked for",
+        9 => "an xid was out of range",
+        10 => "a new xid fell on a slot whose call runs",
+        11 => "X covered a call that runs or the one that carried it",
+        12 => "a new xid was below one already read",
+        13 => "the same xid came with other arguments",
+        14 => "a request came after the client's Goodbye",
+        15 => "an answer came to an xid that was never sent",
+        _ => "a reason this version does not know",
+    }
+}
+
+impl fmt::Display for ProtocolError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("protocol error: ")?;
+        match self {
+            ProtocolError::FrameTooLong { len, max } => {
+                write!(f, "a frame announces {len} bytes, {max} are allowed")
+            }
+            ProtocolError::FrameTooShort { kind, len } => {
+                write!(f, "a frame of kind {kind:#04x} has only {len} bytes")
+            }
+            ProtocolError::UnknownKind(kind) => write!(f, "a frame's kind {kind:#04x} is unknown"),
+            ProtocolError::Malformed { kind } => {
+                write!(f, "the fields of a frame of kind {kind:#04x} cannot be decoded")
+            }
+            ProtocolError::SlotBusy { xid, running } => {
+                write!(f, "xid {xid} fell on the slot of xid {running}, which runs")
+            }
+            ProtocolError::AckAhead { acked } => {
+                write!(f, "X {acked} covers a call that runs or the one that carried it")
+            }
+            ProtocolError::OutOfOrder { xid, seen } => {
+                write!(f, "new xid {xid} is below {seen}, which was already read")
+            }
+            ProtocolError::FalseRetry { xid } => {
+                write!(f, "xid {xid} came again with other arguments")
+            }
+            ProtocolError::UnexpectedAnswer { xid } => {
+                write!(f, "an answer to xid {xid}, which was not asked for")
+            }
+            ProtocolError::NotOncewire
+            | ProtocolError::NoSession
+            | ProtocolError::SecondHello
+            | ProtocolError::UnexpectedWelcome
+            | ProtocolError::XidOutOfRange
+            | ProtocolError::AfterGoodbye => f.write_str(describe_code(self.code())),
+        }
+    }
+}
+
+impl core::error::Error for ProtocolError {}
+
+/// Why a connection is to be closed, or was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// The peer broke the protocol.
+    Protocol(ProtocolError),
+    /// The peer says that we broke the protocol; the number is [`ProtocolError::code`]'s.
+    PeerSaysProtocol(u8),
+    /// No byte came for the keepalive's time (S20).
+    PeerSilent,
+    /// The handshake, or one frame, took too long (C42).
+    TooSlow,
+    /// A newer connection resumed the session (S4).
+    Superseded,
+    /// The session was ended in good order.
+    Goodbye,
+    /// The server is draining and opens no sessions (S25).
+    ShuttingDown,
+    /// The two ends have no protocol version in common.
+    VersionUnsupported {
+        /// Lowest version that the server speaks.
+        min: u8,
+        /// Highest version that the server speaks.
+        max: u8,
+    },
+    /// The server has no such session (S3).
+    SessionUnknown,
+    /// The session belongs to another principal (S5).
+    WrongPrincipal,
+    /// The server's session table is full (S6).
+    SessionsFull,
+    /// The principal's share of the session table is full (S6).
+    PrincipalFull,
+    /// The client demanded another service (S7).
+    WrongService {
+        /// What the client demanded.
+        wanted: ServiceName,
+        /// What answered.
+        found: ServiceName,
+    },
+    /// The client demanded another server (S7).
+    WrongServer {
+        /// What the client demanded.
+        wanted: ServerId,
+        /// What answered.
+        found: ServerId,
+    },
+}
+
+impl CloseReason {
+    /// Whether another attempt with the same configuration can end otherwise.
+    pub fn is_final(&self) -> bool {
+        matches!(
+            self,
+            CloseReason::VersionUnsupported { .. }
+                | CloseReason::WrongPrincipal
+                | CloseReason::WrongService { .. }
+                | CloseReason::WrongServer { .. }
+        )
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CloseReason::Protocol(error) => error.fmt(f),
+            CloseReason::PeerSaysProtocol(code) => {
+                write!(f, "the peer reports a protocol error: {}", describe_code(*code))
+            }
+            CloseReason::PeerSilent => {
+                f.write_str("the peer sent no byte for the keepalive's time")
+            }
+            CloseReason::TooSlow => f.write_str("the handshake or a frame took too long"),
+            CloseReason::Superseded => f.write_str("a newer connection resumed the session"),
+            CloseReason::Goodbye => f.write_str("the session was ended in good order"),
+            CloseReason::ShuttingDown => f.write_str("the server is shutting down"),
+            CloseReason::VersionUnsupported { min, max } => {
+                write!(f, "the server speaks protocol versions {min} to {max} only")
+            }
+            CloseReason::SessionUnknown => f.write_str("the server does not have the session"),
+            CloseReason::WrongPrincipal => f.write_str("the session belongs to another principal"),
+            CloseReason::SessionsFull => f.write_str("the server's session table is full"),
+            CloseReason::PrincipalFull => {
+                f.write_str("the principal's share of the server's session table is full")
+            }
+            CloseReason::WrongService { wanted, found } => {
+                write!(f, "service {wanted} was demanded, but {found} answered")
+            }
+            CloseReason::WrongServer { wanted, found } => {
+                write!(f, "server {wanted} was demanded, but {found} answered")
+            }
+        }
+    }
+}
+
+impl core::error::Error for CloseReason {}
+
+/// Why a session ended before its client ended it. Calls of it that were handed are `Unknown` for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SessionEnd {
+    /// The server no longer has it, or never had (S3).
+    SessionUnknown,
+    /// The server resumed it from records older than those the client has seen (S32).
+    RolledBack,
+    /// The server came back with other grants (S7).
+    GrantsChanged,
+    /// The server found other arguments under a repeated xid (S10).
+    FalseRetry,
+    /// The server refuses the client for good (S5, S7).
+    Refused,
+}
+
+impl SessionEnd {
+    /// What it means for calls of the session that were handed.
+    pub fn executed(&self) -> Executed {
+        Executed::Unknown
+    }
+}
+
+impl fmt::Display for SessionEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SessionEnd::SessionUnknown => "the server does not have the session",
+            SessionEnd::RolledBack => "the server's records are older than those already seen",
+            SessionEnd::GrantsChanged => "the server came back with other grants",
+            SessionEnd::FalseRetry => "the server found other arguments under a repeated xid",
+            SessionEnd::Refused => "the server refuses the client",
+        })
+    }
+}
+
+impl core::error::Error for SessionEnd {}

@@ -1,0 +1,191 @@
+//! Names and numbers, each a type of its own.
+
+use core::fmt;
+use core::num::NonZeroU64;
+
+use serde::{Deserialize, Serialize};
+
+/// The number of a call in its session: grows, is never used twice (S8).
+///
+/// The slot that a call occupies is `xid % slots`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Xid(NonZeroU64);
+
+impl Xid {
+    /// The highest number a session can use; a client ends the session before it would wrap.
+    pub const MAX: u64 = u64::MAX - 1;
+
+    /// `None` for 0 and for numbers above [`Xid::MAX`].
+    pub const fn new(number: u64) -> Option<Xid> {
+        if number > Xid::MAX {
+            return None;
+        }
+        match NonZeroU64::new(number) {
+            Some(number) => Some(Xid(number)),
+            None => None,
+        }
+    }
+
+    /// The number.
+    pub const fn get(self) -> u64 {
+        self.0.get()
+    }
+}
+
+impl fmt::Display for Xid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The 128 random bits that name a session (S1).
+///
+/// Whoever knows them can resume the session, so they are never displayed whole.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SessionId([u8; 16]);
+
+impl SessionId {
+    /// From bits that must be random and unpredictable.
+    pub const fn from_bytes(bytes: [u8; 16]) -> SessionId {
+        SessionId(bytes)
+    }
+
+    /// The secret itself: for ledgers, not for logs.
+    pub const fn to_bytes(self) -> [u8; 16] {
+        self.0
+    }
+
+    /// The first half, by which tables are indexed.
+    pub(crate) fn prefix(self) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        u64::from_le_bytes([a, b, c, d, e, f, g, h])
+    }
+}
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SessionId({:02x}{:02x}…)", self.0[0], self.0[1])
+    }
+}
+
+/// The 128 bits that name one set of completion records: new at every start of a server unless a ledger kept them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ServerId([u8; 16]);
+
+impl ServerId {
+    /// From bits that no other server has.
+    pub const fn from_bytes(bytes: [u8; 16]) -> ServerId {
+        ServerId(bytes)
+    }
+
+    /// The bits.
+    pub const fn to_bytes(self) -> [u8; 16] {
+        self.0
+    }
+}
+
+impl fmt::Display for ServerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for ServerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ServerId({self})")
+    }
+}
+
+/// The number of a procedure: a hash of its full name.
+///
+/// ```
+/// use oncewire_core::MethodId;
+///
+/// const DEDUCT: MethodId = MethodId::of("bank.deduct");
+/// assert_eq!(DEDUCT, MethodId::of("bank.deduct"));
+/// assert_ne!(DEDUCT, MethodId::of("bank.deposit"));
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MethodId(u32);
+
+impl MethodId {
+    /// The number of the method with this full name: 32-bit FNV-1a over its UTF-8 bytes.
+    pub const fn of(name: &str) -> MethodId {
+        let bytes = name.as_bytes();
+        let mut hash: u32 = 0x811c_9dc5;
+        let mut at = 0;
+        while at < bytes.len() {
+            hash = (hash ^ bytes[at] as u32).wrapping_mul(0x0100_0193);
+            at += 1;
+        }
+        MethodId(hash)
+    }
+
+    /// A number that was agreed on by other means.
+    pub const fn from_number(number: u32) -> MethodId {
+        MethodId(number)
+    }
+
+    /// The number.
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+}
+
+impl fmt::Display for MethodId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#010x}", self.0)
+    }
+}
+
+impl fmt::Debug for MethodId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MethodId({self})")
+    }
+}
+
+/// Who the transport says is calling: a stable subject, as a number of the driver's.
+///
+/// Equal numbers are the same subject for as long as the server's sessions live. A unix uid can stand for itself;
+/// names (of certificates, say) are numbered by the driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Principal(pub u64);
+
+impl Principal {
+    /// The transport cannot say who is calling.
+    pub const NOBODY: Principal = Principal(u64::MAX);
+}
+
+/// One place in a table, told from later tenants of the same place by its generation.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
+
+/// One call at the client machine that made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CallId(pub(crate) Key);
+
+impl CallId {
+    /// A small number, unique among the calls that have not ended: an index for tables beside the machine's.
+    pub const fn index(self) -> usize {
+        self.0.index as usize
+    }
+}
+
+/// One connection at the server machine that issued the number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnId(pub(crate) Key);
+
+impl ConnId {
+    /// A small number, unique among the connections that have not ended: an index for tables beside the machine's.
+    pub const fn index(self) -> usize {
+        self.0.index as usize
+    }
+}
+
+/// One session at the server machine that opened it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SessionKey(pub(crate) Key);

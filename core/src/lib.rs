@@ -1,0 +1,95 @@
+//! The Oncewire protocol as a sans-IO state machine: **every call has one truthful outcome**.
+//!
+//! It was executed and here is the reply; or it was not executed; or nobody can know yet, and its id is a ticket to
+//! learn it later. A request that arrives twice runs once; a lost reply is sent again, not computed again; what is kept
+//! is bounded, and nothing that may still be asked for is forgotten. `PROTOCOL.md` beside this crate specifies the wire.
+//!
+//! # Two machines
+//!
+//! [`Client`] makes calls, [`Server`] executes them. Neither does I/O, reads a clock, makes a random number, takes a lock
+//! or (with inline storage) allocates. Each has one owner, who runs this loop:
+//!
+//! 1. Tell it what happened: `handle_connected`, `handle_data`, `handle_disconnected`, `handle_timeout`.
+//! 2. Give it commands: [`Client::call`], [`Client::cancel`]; [`Server::start`], [`Server::reply`].
+//! 3. Ask what it wants: `poll_event`, then `poll_transmit` until `None`, then `poll_timeout`.
+//!
+//! Received data is the return value of the `handle_data` that brought it, borrowed and uncopied. Any method may be
+//! called in any order at any time; none panics.
+//!
+//! # A call, from end to end
+//!
+//! ```
+//! use oncewire_core::*;
+//!
+//! let now = Instant::ZERO;
+//! let add_one = MethodId::of("toy.add_one");
+//! let mut client: Client<InlineClient<4, 4, 16>> = Client::new(ClientConfig::default());
+//! let config = ServerConfig::new(ServerId::from_bytes([7; 16]), ServiceName::new("toy").unwrap());
+//! let mut server: Server<InlineServer<2, 3, 4, 1, 16>> =
+//!     Server::new(config, &[MethodSpec::new(add_one)]).unwrap();
+//!
+//! // A connection: bytes that leave one machine arrive at the other.
+//! client.handle_connected(now);
+//! let secret = SessionId::from_bytes([1; 16]);
+//! let conn = server.handle_connected(now, Principal::NOBODY, secret).unwrap();
+//! let call = client.call(now, Call::new(add_one, &[100])).unwrap();
+//! let mut wire = [0; 512];
+//! loop {
+//!     if let Some(len) = client.poll_transmit(now, &mut wire) {
+//!         let received = server.handle_data(now, conn, &wire[..len.get()]).unwrap();
+//!         if let Some(Incoming::Request(request)) = received.item {
+//!             let reply = [request.body[0] + 1];
+//!             let running = server.start(now, request.admission).unwrap();
+//!             server.reply(now, running, &reply).unwrap();
+//!         }
+//!     }
+//!     if let Some(len) = server.poll_transmit(now, conn, &mut wire) {
+//!         let received = client.handle_data(now, &wire[..len.get()]).unwrap();
+//!         if let Some(reply) = received.item {
+//!             assert_eq!(reply, Reply { call, outcome: Outcome::Reply(&[101]) });
+//!             break;
+//!         }
+//!     }
+//! }
+//! ```
+//!
+//! # Features
+//!
+//! - `alloc` (default): [`Heap`] storage on the `bytes` crate. Without it, the crate needs no allocator.
+
+#![no_std]
+
+#[cfg(feature = "alloc")]
+extern crate alloc;
+
+mod alive;
+mod client;
+mod digest;
+mod error;
+mod fate;
+mod ids;
+mod list;
+mod outcome;
+mod server;
+mod storage;
+mod time;
+pub mod wire;
+mod write;
+
+pub use client::{
+    Call, Client, ClientConfig, ClientCounters, ClientEvent, ClientSession, Received, Reply,
+};
+pub use digest::digest;
+pub use error::{CallError, CloseReason, ProtocolError, SessionEnd};
+pub use ids::{CallId, ConnId, MethodId, Principal, ServerId, SessionId, SessionKey, Xid};
+pub use outcome::{Executed, NoReply, NotExecuted, Outcome, Status, Unknown};
+pub use server::{
+    Admission, CallKey, CallRecord, Incoming, MethodSpec, RecordState, Refused, ReplyTooLarge,
+    Request, Running, Server, ServerConfig, ServerCounters, ServerError, ServerEvent,
+    SessionRecord,
+};
+#[cfg(feature = "alloc")]
+pub use storage::Heap;
+pub use storage::{ClientStorage, InlineClient, InlineServer, Payload, ServerStorage};
+pub use time::Instant;
+pub use wire::ServiceName;

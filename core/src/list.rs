@@ -1,0 +1,202 @@
+//! Doubly linked lists through the entries of a table: constant-time work, no memory of their own.
+
+use crate::storage::Places;
+
+/// No index.
+pub(crate) const NIL: u32 = u32::MAX;
+/// Stands in `prev` of an entry that is on no list.
+const UNLINKED: u32 = u32::MAX - 1;
+
+/// An entry's neighbours on one list.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Links {
+    prev: u32,
+    next: u32,
+}
+
+impl Links {
+    pub(crate) fn is_linked(&self) -> bool {
+        self.prev != UNLINKED
+    }
+}
+
+impl Default for Links {
+    fn default() -> Self {
+        Links { prev: UNLINKED, next: NIL }
+    }
+}
+
+/// An entry that can stand on lists of kind `L`, on one of them at a time.
+pub(crate) trait Linked<const L: u8> {
+    fn links(&self) -> &Links;
+    fn links_mut(&mut self) -> &mut Links;
+}
+
+/// A list of kind `L`. Every method is a no-op for an index that is not there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct List<const L: u8> {
+    head: u32,
+    tail: u32,
+}
+
+impl<const L: u8> Default for List<L> {
+    fn default() -> Self {
+        List { head: NIL, tail: NIL }
+    }
+}
+
+impl<const L: u8> List<L> {
+    pub(crate) fn front(&self) -> Option<u32> {
+        (self.head != NIL).then_some(self.head)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.head == NIL
+    }
+
+    pub(crate) fn next<T: Linked<L>>(&self, places: &impl Places<T>, index: u32) -> Option<u32> {
+        let next = places.at(index)?.links().next;
+        (next != NIL).then_some(next)
+    }
+
+    pub(crate) fn push_back<T: Linked<L>>(&mut self, places: &mut impl Places<T>, index: u32) {
+        self.insert_after(places, index, self.tail);
+    }
+
+    pub(crate) fn push_front<T: Linked<L>>(&mut self, places: &mut impl Places<T>, index: u32) {
+        self.insert_after(places, index, NIL);
+    }
+
+    /// Inserts before the first entry, counted from the back, for which `goes_after` holds.
+    pub(crate) fn insert_sorted<T: Linked<L>>(
+        &mut self,
+        places: &mut impl Places<T>,
+        index: u32,
+        goes_after: impl Fn(&T) -> bool,
+    ) {
+        let mut after = self.tail;
+        while let Some(entry) = places.at(after) {
+            if goes_after(entry) {
+                break;
+            }
+            after = entry.links().prev;
+        }
+        self.insert_after(places, index, after);
+    }
+
+    fn insert_after<T: Linked<L>>(&mut self, places: &mut impl Places<T>, index: u32, after: u32) {
+        let next = match places.at(after) {
+            Some(entry) => entry.links().next,
+            None => self.head,
+        };
+        match places.at_mut(index) {
+            Some(entry) if !entry.links().is_linked() => {
+                *entry.links_mut() = Links { prev: after, next };
+            }
+            _ => return,
+        }
+        match places.at_mut(after) {
+            Some(entry) => entry.links_mut().next = index,
+            None => self.head = index,
+        }
+        match places.at_mut(next) {
+            Some(entry) => entry.links_mut().prev = index,
+            None => self.tail = index,
+        }
+    }
+
+    /// Takes an entry off the list; nothing happens if it is on none.
+    pub(crate) fn unlink<T: Linked<L>>(&mut self, places: &mut impl Places<T>, index: u32) {
+        let Some(entry) = places.at_mut(index) else { return };
+        let links = core::mem::take(entry.links_mut());
+        if !links.is_linked() {
+            return;
+        }
+        match places.at_mut(links.prev) {
+            Some(entry) => entry.links_mut().next = links.next,
+            None => self.head = links.next,
+        }
+        match places.at_mut(links.next) {
+            Some(entry) => entry.links_mut().prev = links.prev,
+            None => self.tail = links.prev,
+        }
+    }
+
+    pub(crate) fn pop_front<T: Linked<L>>(&mut self, places: &mut impl Places<T>) -> Option<u32> {
+        let index = self.front()?;
+        self.unlink(places, index);
+        Some(index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{Array, ClientStorage, InlineClient};
+
+    #[derive(Default)]
+    struct Item(u32, Links);
+
+    impl Linked<0> for Item {
+        fn links(&self) -> &Links {
+            &self.1
+        }
+        fn links_mut(&mut self) -> &mut Links {
+            &mut self.1
+        }
+    }
+
+    struct Items([Item; 8]);
+
+    impl Places<Item> for Items {
+        fn at(&self, index: u32) -> Option<&Item> {
+            self.0.get(index as usize)
+        }
+        fn at_mut(&mut self, index: u32) -> Option<&mut Item> {
+            self.0.get_mut(index as usize)
+        }
+    }
+
+    fn order(list: &List<0>, items: &Items) -> heapless::Vec<u32, 8> {
+        let mut out = heapless::Vec::new();
+        let mut at = list.front();
+        while let Some(index) = at {
+            out.push(index).unwrap();
+            at = list.next(items, index);
+        }
+        out
+    }
+
+    #[test]
+    fn entries_leave_from_anywhere_and_come_back_in_order() {
+        let mut items = Items(core::array::from_fn(|n| Item(n as u32, Links::default())));
+        let mut list = List::<0>::default();
+        for index in [1, 3, 5] {
+            list.push_back(&mut items, index);
+        }
+        list.push_back(&mut items, 3);
+        assert_eq!(order(&list, &items), [1, 3, 5], "a second push is a no-op");
+        list.insert_sorted(&mut items, 4, |other| other.0 < 4);
+        list.insert_sorted(&mut items, 0, |_| false);
+        list.insert_sorted(&mut items, 7, |other| other.0 < 7);
+        assert_eq!(order(&list, &items), [0, 1, 3, 4, 5, 7]);
+        list.unlink(&mut items, 3);
+        list.unlink(&mut items, 3);
+        list.unlink(&mut items, 7);
+        assert_eq!(list.pop_front(&mut items), Some(0));
+        list.push_front(&mut items, 6);
+        assert_eq!(order(&list, &items), [6, 1, 4, 5]);
+        for index in [6, 1, 4, 5] {
+            list.unlink(&mut items, index);
+        }
+        assert!(list.is_empty());
+    }
+
+    #[test]
+    fn an_array_grows_to_its_capacity_and_no_further() {
+        let mut map = <InlineClient<1, 4, 1> as ClientStorage>::SlotMap::default();
+        assert!(map.at_or_grow(3).is_some());
+        assert!(map.at_or_grow(4).is_none());
+        assert_eq!(map.len(), 4);
+    }
+}

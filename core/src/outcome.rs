@@ -1,0 +1,242 @@
+//! What becomes of a call.
+
+use core::fmt;
+
+/// Whether a call was executed, as far as the holder of an outcome or an error can know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Executed {
+    /// It was not executed and never will be.
+    No,
+    /// It was executed, once.
+    Yes,
+    /// Nobody can know yet; a ticket may tell later.
+    Unknown,
+}
+
+/// The one truthful outcome of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome<'d> {
+    /// Executed; here is the reply.
+    Reply(&'d [u8]),
+    /// Executed, perhaps in part, but there is no reply to show.
+    NoReply(NoReply),
+    /// Not executed, and it never will be.
+    NotExecuted(NotExecuted),
+    /// Nobody can know yet.
+    Unknown {
+        /// What took the knowledge away.
+        why: Unknown,
+        /// Whether the answer may still come: the call's id stays valid and a later outcome replaces this one.
+        ticket: bool,
+    },
+}
+
+impl Outcome<'_> {
+    /// Whether the call was executed.
+    pub fn executed(&self) -> Executed {
+        match self {
+            Outcome::Reply(_) | Outcome::NoReply(_) => Executed::Yes,
+            Outcome::NotExecuted(_) => Executed::No,
+            Outcome::Unknown { .. } => Executed::Unknown,
+        }
+    }
+}
+
+/// Why an executed call has no reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum NoReply {
+    /// The handler panicked or passed its time limit: executed, perhaps in part (S14).
+    Aborted,
+    /// The reply was larger than the method declares or the session was granted (S15).
+    ReplyTooLarge,
+    /// An idempotent call that finished earlier, whose reply was not kept (S22).
+    NotKept,
+}
+
+impl fmt::Display for NoReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            NoReply::Aborted => "executed, perhaps in part: the handler panicked or passed its time limit",
+            NoReply::ReplyTooLarge => {
+                "executed, but the reply was larger than the method declares or the session was granted; \
+                 declare a larger reply_len_max"
+            }
+            NoReply::NotKept => "executed, but replies of idempotent calls are not kept",
+        })
+    }
+}
+
+impl core::error::Error for NoReply {}
+
+/// Why a call was not executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum NotExecuted {
+    /// The server had no room to keep the reply (S11), or too many calls at once.
+    Overloaded,
+    /// The server has no such method.
+    UnknownMethod,
+    /// The arguments could not be decoded.
+    BadArguments,
+    /// The deadline passed before the call was started (S17).
+    DeadlinePassed,
+    /// The caller cancelled before the call was started (S19).
+    Cancelled,
+    /// The server was draining (S25).
+    ShuttingDown,
+    /// The call says it is idempotent and the server's method does not (S22).
+    NotIdempotent,
+    /// The transaction was rolled back; nothing of it remains (S14).
+    Aborted,
+    /// The server's ledger cannot write (S31).
+    LedgerFailed,
+    /// The request is larger than the session was granted.
+    RequestTooLarge,
+    /// There was no connection, and the call was to fail fast (S21).
+    Disconnected,
+    /// The server refused the session, and no other attempt can do better (S7).
+    SessionRefused,
+    /// The client was closed before the call left.
+    Closed,
+}
+
+impl fmt::Display for NotExecuted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not executed: ")?;
+        f.write_str(match self {
+            NotExecuted::Overloaded => "the server had no room to keep the reply",
+            NotExecuted::UnknownMethod => "the server has no such method",
+            NotExecuted::BadArguments => "the server could not decode the arguments",
+            NotExecuted::DeadlinePassed => "the deadline passed before the call was started",
+            NotExecuted::Cancelled => "the call was cancelled before it was started",
+            NotExecuted::ShuttingDown => "the server is shutting down",
+            NotExecuted::NotIdempotent => "the server does not declare the method idempotent",
+            NotExecuted::Aborted => "the transaction was rolled back",
+            NotExecuted::LedgerFailed => "the server's ledger cannot write",
+            NotExecuted::RequestTooLarge => "the request is larger than the session was granted",
+            NotExecuted::Disconnected => "there was no connection, and the call was to fail fast",
+            NotExecuted::SessionRefused => "the server refused the session for good",
+            NotExecuted::Closed => "the client was closed before the call left",
+        })
+    }
+}
+
+impl core::error::Error for NotExecuted {}
+
+/// Why nobody can know whether a call was executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Unknown {
+    /// The connection broke after a byte of the request was handed, and the call was to fail fast (S21).
+    Disconnected,
+    /// The deadline passed after a byte of the request was handed (S17).
+    DeadlinePassed,
+    /// The session ended before the answer came (S3, S10).
+    SessionEnded,
+    /// The server crashed while the call ran (S28).
+    Interrupted,
+    /// An earlier copy of an idempotent call may have run; this one was not (S22).
+    Repeated,
+    /// The client was closed before the answer came.
+    Closed,
+}
+
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("unknown whether executed: ")?;
+        f.write_str(match self {
+            Unknown::Disconnected => "the connection broke after the request began to leave",
+            Unknown::DeadlinePassed => "the deadline passed after the request began to leave",
+            Unknown::SessionEnded => "the session ended before the answer came",
+            Unknown::Interrupted => "the server crashed while the call ran",
+            Unknown::Repeated => "an earlier copy of the idempotent call may have run",
+            Unknown::Closed => "the client was closed before the answer came",
+        })
+    }
+}
+
+impl core::error::Error for Unknown {}
+
+/// What a reply frame says of its call: the server's side of an [`Outcome`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Status {
+    /// Executed; the body is the reply.
+    Done,
+    /// Executed, without a body to show.
+    NoReply(NoReply),
+    /// Refused before it was started.
+    Refused(NotExecuted),
+    /// The server has nothing for this xid (S21).
+    NotSeen,
+    /// Started, and interrupted by a crash (S28).
+    Interrupted,
+}
+
+impl Status {
+    /// The byte on the wire (PROTOCOL.md, "Status"). Reasons that only a client can give have none.
+    pub const fn to_byte(self) -> Option<u8> {
+        Some(match self {
+            Status::Done => 0x00,
+            Status::NoReply(NoReply::Aborted) => 0x01,
+            Status::NoReply(NoReply::ReplyTooLarge) => 0x02,
+            Status::NoReply(NoReply::NotKept) => 0x03,
+            Status::Refused(why) => match why {
+                NotExecuted::Overloaded => 0x10,
+                NotExecuted::UnknownMethod => 0x11,
+                NotExecuted::BadArguments => 0x12,
+                NotExecuted::DeadlinePassed => 0x13,
+                NotExecuted::Cancelled => 0x14,
+                NotExecuted::ShuttingDown => 0x15,
+                NotExecuted::NotIdempotent => 0x16,
+                NotExecuted::Aborted => 0x17,
+                NotExecuted::LedgerFailed => 0x18,
+                NotExecuted::RequestTooLarge
+                | NotExecuted::Disconnected
+                | NotExecuted::SessionRefused
+                | NotExecuted::Closed => return None,
+            },
+            Status::NotSeen => 0x20,
+            Status::Interrupted => 0x21,
+        })
+    }
+
+    /// The status that `byte` stands for.
+    pub const fn from_byte(byte: u8) -> Option<Status> {
+        Some(match byte {
+            0x00 => Status::Done,
+            0x01 => Status::NoReply(NoReply::Aborted),
+            0x02 => Status::NoReply(NoReply::ReplyTooLarge),
+            0x03 => Status::NoReply(NoReply::NotKept),
+            0x10 => Status::Refused(NotExecuted::Overloaded),
+            0x11 => Status::Refused(NotExecuted::UnknownMethod),
+            0x12 => Status::Refused(NotExecuted::BadArguments),
+            0x13 => Status::Refused(NotExecuted::DeadlinePassed),
+            0x14 => Status::Refused(NotExecuted::Cancelled),
+            0x15 => Status::Refused(NotExecuted::ShuttingDown),
+            0x16 => Status::Refused(NotExecuted::NotIdempotent),
+            0x17 => Status::Refused(NotExecuted::Aborted),
+            0x18 => Status::Refused(NotExecuted::LedgerFailed),
+            0x20 => Status::NotSeen,
+            0x21 => Status::Interrupted,
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_survives_the_wire() {
+        let mut known = 0;
+        for byte in 0..=u8::MAX {
+            if let Some(status) = Status::from_byte(byte) {
+                assert_eq!(status.to_byte(), Some(byte));
+                known += 1;
+            }
+        }
+        assert_eq!(known, 15);
+    }
+}

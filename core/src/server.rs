@@ -1,0 +1,520 @@
+//! The server machine: executes calls of many sessions over many connections, each call once.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `server.rs` | the type, connections, timers, events, drain |
+//! | `server/parts.rs` | what is kept: connections, sessions, slots, shares |
+//! | `server/handshake.rs` | opening, resuming, restoring and ending sessions |
+//! | `server/receive.rs` | frames that come |
+//! | `server/execute.rs` | from admission to reply |
+//! | `server/keep.rs` | room for replies, and their discard |
+//! | `server/transmit.rs` | frames that go |
+//!
+//! What happens to a call is decided in `fate.rs`.
+
+mod execute;
+mod handshake;
+mod keep;
+mod parts;
+mod receive;
+mod transmit;
+
+use core::time::Duration;
+
+pub use execute::{Admission, CallKey, CallRecord, RecordState, Refused, ReplyTooLarge, Running};
+pub use handshake::SessionRecord;
+pub use parts::MethodSpec;
+pub(crate) use parts::{Calls, Conn, Session, Share, Slot};
+pub use receive::{Incoming, Request};
+
+use crate::alive::{Alive, Look};
+use crate::error::CloseReason;
+use crate::ids::{ConnId, Principal, ServerId, SessionId, SessionKey};
+use crate::list::{List, NIL};
+use crate::storage::{Array, Places, ServerStorage, Table};
+use crate::time::Instant;
+use crate::wire::{Refuse, ServiceName};
+use parts::{CONN_EVENT, End, LEASE, LOOK, PartialBody};
+
+/// Who a server is, what it grants, and its limits.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct ServerConfig {
+    /// Names its set of completion records: random at every start, unless a ledger kept them.
+    pub server: ServerId,
+    /// The service's name.
+    pub service: ServiceName,
+    /// Most slots granted to a session; at most 65,536.
+    pub slots: u32,
+    /// Bytes of the longest request body granted.
+    pub request_len_max: u32,
+    /// Bytes of the longest reply body granted.
+    pub reply_len_max: u32,
+    /// How long a session is kept without a connection (S6).
+    pub lease: Duration,
+    /// The same for a session that never carried a request (S1).
+    pub lease_unused: Duration,
+    /// Silence after which a peer is called dead (S20).
+    pub keepalive: Duration,
+    /// How long a new connection may take to say `Hello` (C42).
+    pub handshake_timeout: Duration,
+    /// How long one frame may take to arrive whole (C42).
+    pub frame_timeout: Duration,
+    /// Connections at once.
+    pub conns_max: usize,
+    /// Sessions at once.
+    pub sessions_max: usize,
+    /// Sessions at once of one principal.
+    pub sessions_per_principal_max: u32,
+    /// Bytes of replies kept or reserved for one session.
+    pub kept_per_session_max: u64,
+    /// Bytes of replies kept or reserved for one principal.
+    pub kept_per_principal_max: u64,
+    /// Bytes of replies kept or reserved in all.
+    pub kept_max: u64,
+    /// Whether links lose messages without breaking (S27).
+    pub lossy: bool,
+    /// How far the ledger has come (S32).
+    pub commit: u64,
+}
+
+impl ServerConfig {
+    /// The defaults, for this server and service.
+    pub const fn new(server: ServerId, service: ServiceName) -> ServerConfig {
+        ServerConfig {
+            server,
+            service,
+            slots: 1024,
+            request_len_max: 16 << 20,
+            reply_len_max: 16 << 20,
+            lease: Duration::from_secs(300),
+            lease_unused: Duration::from_secs(10),
+            keepalive: Duration::from_secs(10),
+            handshake_timeout: Duration::from_secs(10),
+            frame_timeout: Duration::from_secs(60),
+            conns_max: 1 << 20,
+            sessions_max: 1 << 20,
+            sessions_per_principal_max: 1 << 20,
+            kept_per_session_max: 256 << 20,
+            kept_per_principal_max: 1 << 30,
+            kept_max: 1 << 30,
+            lossy: false,
+            commit: 0,
+        }
+    }
+}
+
+/// What happened at a server that no received data says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ServerEvent {
+    /// There is something to send on this connection.
+    Transmit(ConnId),
+    /// The machine has let go of this connection: close it. Its id is not valid any more.
+    Close(ConnId, CloseReason),
+    /// A session is over: a ledger may forget it.
+    SessionEnded(SessionId),
+    /// The drain is complete: nothing runs, nothing is kept, no connection is left.
+    Drained,
+}
+
+/// Numbers that tell what a server holds and has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServerCounters {
+    /// Sessions now.
+    pub sessions: usize,
+    /// Connections now.
+    pub conns: usize,
+    /// Bytes of replies kept or reserved now.
+    pub kept_bytes: u64,
+    /// Calls let in or running now.
+    pub running: u64,
+    /// Calls admitted since the start.
+    pub admitted: u64,
+    /// Calls refused since the start.
+    pub refused: u64,
+    /// Requests recognised as duplicates and not run again.
+    pub duplicates: u64,
+    /// Requests dropped as stale.
+    pub stale: u64,
+    /// Questions answered.
+    pub asks: u64,
+    /// Replies handed, each resend counted.
+    pub replies: u64,
+    /// Sessions resumed.
+    pub resumes: u64,
+}
+
+#[derive(Debug)]
+struct Drain {
+    until: Instant,
+    /// The grace is over: nobody is waited for any more.
+    over: bool,
+    told: bool,
+}
+
+/// The server machine.
+///
+/// ```
+/// use oncewire_core::{
+///     Heap, Instant, MethodId, MethodSpec, Principal, Server, ServerConfig, ServerId, ServiceName, SessionId,
+/// };
+///
+/// let methods = [MethodSpec::new(MethodId::of("toy.add_one"))];
+/// let server = ServerId::from_bytes([7; 16]);
+/// let config = ServerConfig::new(server, ServiceName::new("toy").unwrap());
+/// let mut server: Server<Heap> = Server::new(config, &methods).unwrap();
+/// // In earnest, the secret is 128 random bits.
+/// let secret = SessionId::from_bytes([1; 16]);
+/// let conn = server.handle_connected(Instant::ZERO, Principal::NOBODY, secret).unwrap();
+/// assert!(server.handle_data(Instant::ZERO, conn, b"GET / HTTP/1.1\r\n").is_err());
+/// ```
+pub struct Server<T: ServerStorage> {
+    config: ServerConfig,
+    now: Instant,
+    methods: T::Methods,
+    conns: T::Conns,
+    sessions: T::Sessions,
+    /// Sessions by the first half of their ids.
+    session_index: T::Index,
+    shares: T::Shares,
+    /// Shares by principal.
+    share_index: T::Index,
+    /// Connections by their next look.
+    looks: List<LOOK>,
+    /// Connections with an event to poll.
+    conn_events: List<CONN_EVENT>,
+    /// Sessions without a connection, by the end of their lease.
+    leases: List<LEASE>,
+    /// The same for those that never carried a request.
+    leases_unused: List<LEASE>,
+    /// Sessions that have ended and whose event was not polled.
+    ended: List<LEASE>,
+    /// The longest lease ever granted to a session that lives: leases end in the order in which they began.
+    lease: Duration,
+    drain: Option<Drain>,
+    /// Slots held in all sessions.
+    held: u64,
+    ledger_failed: bool,
+    counters: ServerCounters,
+}
+
+/// Why a [`Server`] could not be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ServerError {
+    /// Two methods have the same number: their names' hashes collide, or one was given twice.
+    MethodTwice(crate::ids::MethodId),
+    /// More methods than the storage holds.
+    TooManyMethods,
+}
+
+impl core::fmt::Display for ServerError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            ServerError::MethodTwice(id) => write!(f, "two methods have the number {id}"),
+            ServerError::TooManyMethods => f.write_str("more methods than the storage holds"),
+        }
+    }
+}
+
+impl core::error::Error for ServerError {}
+
+/// Sessions and connections that one `handle_timeout` looks at, at most.
+const WORK_MAX: usize = 256;
+
+impl<T: ServerStorage> Server<T> {
+    /// A server that offers `methods`.
+    ///
+    /// # Errors
+    /// If two methods have the same number, or there are too many for the storage.
+    pub fn new(config: ServerConfig, methods: &[MethodSpec]) -> Result<Server<T>, ServerError> {
+        let mut table = T::Methods::default();
+        for (at, method) in methods.iter().enumerate() {
+            if methods[..at].iter().any(|other| other.id == method.id) {
+                return Err(ServerError::MethodTwice(method.id));
+            }
+            *table.at_or_grow(at as u32).ok_or(ServerError::TooManyMethods)? = *method;
+        }
+        table.as_mut_slice().sort_unstable_by_key(|method| method.id);
+        Ok(Server {
+            config,
+            now: Instant::ZERO,
+            methods: table,
+            conns: T::Conns::default(),
+            sessions: T::Sessions::default(),
+            session_index: T::Index::default(),
+            shares: T::Shares::default(),
+            share_index: T::Index::default(),
+            looks: List::default(),
+            conn_events: List::default(),
+            leases: List::default(),
+            leases_unused: List::default(),
+            ended: List::default(),
+            lease: config.lease,
+            drain: None,
+            held: 0,
+            ledger_failed: false,
+            counters: ServerCounters::default(),
+        })
+    }
+
+    /// The methods, sorted by number: [`Request::method_index`] counts in this order.
+    pub fn methods(&self) -> &[MethodSpec] {
+        self.methods.as_slice()
+    }
+
+    /// A client has connected, and `principal` is who the transport says it is. `secret` must be 128 fresh random
+    /// bits: they become the id of the session that the connection may open (S1).
+    ///
+    /// `None` if there are as many connections as the configuration or the storage allows; close it then.
+    pub fn handle_connected(
+        &mut self,
+        now: Instant,
+        principal: Principal,
+        secret: SessionId,
+    ) -> Option<ConnId> {
+        self.tick(now);
+        if self.conns.len() >= self.config.conns_max {
+            return None;
+        }
+        let key = self.conns.insert(Conn::new(principal, secret, self.now))?;
+        self.look_later(key.index);
+        Some(ConnId(key))
+    }
+
+    /// The connection is gone. What it left half-sent is dropped; its session waits for a resume.
+    pub fn handle_disconnected(&mut self, now: Instant, conn: ConnId) {
+        self.tick(now);
+        if self.conns.contains(conn.0) {
+            self.unbind(conn.0.index);
+            self.remove_conn(conn.0.index);
+        }
+    }
+
+    /// Time has passed. Call it when [`poll_timeout`](Server::poll_timeout)'s moment has come, after everything that
+    /// has arrived was given to [`handle_data`](Server::handle_data); poll events afterwards. Each call does bounded
+    /// work: if much is due, `poll_timeout` still names the present.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.tick(now);
+        for _ in 0..WORK_MAX {
+            let Some(index) = self.looks.front() else { break };
+            if self.conns.at(index).is_none_or(|conn| conn.look_at > self.now) {
+                break;
+            }
+            self.look(index);
+        }
+        for _ in 0..WORK_MAX {
+            match self.first_lease_over() {
+                Some(index) => self.end_session(index),
+                None => break,
+            }
+        }
+        if self.drain.as_ref().is_some_and(|drain| drain.until <= self.now && !drain.over) {
+            self.end_drain();
+        }
+    }
+
+    /// The next event. Poll until `None` after every other `&mut self` call.
+    pub fn poll_event(&mut self) -> Option<ServerEvent> {
+        while let Some(index) = self.conn_events.pop_front(&mut self.conns) {
+            let key = self.conns.key_at(index)?;
+            if self.has_to_send(index) {
+                return Some(ServerEvent::Transmit(ConnId(key)));
+            }
+            if let Some(reason) = self.conns.at(index).and_then(|conn| conn.closing) {
+                self.remove_conn(index);
+                return Some(ServerEvent::Close(ConnId(key), reason));
+            }
+        }
+        if let Some(index) = self.ended.pop_front(&mut self.sessions) {
+            let session = self.sessions.remove(index)?;
+            return Some(ServerEvent::SessionEnded(session.id));
+        }
+        if self.is_drained()
+            && let Some(drain) = &mut self.drain
+            && !core::mem::replace(&mut drain.told, true)
+        {
+            return Some(ServerEvent::Drained);
+        }
+        None
+    }
+
+    /// When [`handle_timeout`](Server::handle_timeout) is next to be called; changes only after a `&mut self` call.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let look = self.looks.front().and_then(|index| self.conns.at(index)).map(|c| c.look_at);
+        let drain = self.drain.as_ref().filter(|drain| !drain.over).map(|drain| drain.until);
+        let lease = self.lease_end(&self.leases, self.lease);
+        let lease_unused = self.lease_end(&self.leases_unused, self.config.lease_unused);
+        [look, drain, lease, lease_unused].into_iter().flatten().min()
+    }
+
+    /// Says `Goodbye` to every client, refuses what is not started, and waits for clients to acknowledge what is
+    /// kept for them, but no longer than `grace` (S25). [`ServerEvent::Drained`] tells when it is over.
+    pub fn drain(&mut self, now: Instant, grace: Duration) {
+        self.tick(now);
+        if self.drain.is_some() {
+            return;
+        }
+        self.drain = Some(Drain { until: self.now + grace, over: false, told: false });
+        for index in 0..self.conns.high_water() {
+            let Some(conn) = self.conns.at_mut(index) else { continue };
+            if conn.session.is_some() {
+                conn.send.goodbye = true;
+                self.wake(index);
+            } else {
+                self.close_conn(index, Some(Refuse::ShuttingDown), CloseReason::ShuttingDown);
+            }
+        }
+    }
+
+    /// Whether a drain was begun and nothing is left to do.
+    pub fn is_drained(&self) -> bool {
+        let done = |drain: &Drain| drain.over || self.held == 0;
+        self.conns.len() == 0 && self.drain.as_ref().is_some_and(done)
+    }
+
+    /// S31: the ledger cannot write. From now on new calls are refused; the driver leaves the others unanswered.
+    pub fn fail_ledger(&mut self) {
+        self.ledger_failed = true;
+    }
+
+    /// How far the ledger has come, for the `Welcome`s to come (S32).
+    pub fn set_commit(&mut self, commit: u64) {
+        self.config.commit = self.config.commit.max(commit);
+    }
+
+    /// The session to which a connection is bound.
+    pub fn session_of(&self, conn: ConnId) -> Option<SessionKey> {
+        let index = self.conns.at(conn.0.index).filter(|_| self.conns.contains(conn.0))?.session?;
+        self.sessions.key_at(index).map(SessionKey)
+    }
+
+    /// The principal of a connection.
+    pub fn principal_of(&self, conn: ConnId) -> Option<Principal> {
+        let conn = self.conns.at(conn.0.index).filter(|_| self.conns.contains(conn.0))?;
+        Some(conn.principal)
+    }
+
+    /// What the server holds and has done.
+    pub fn counters(&self) -> ServerCounters {
+        ServerCounters { sessions: self.sessions.len(), conns: self.conns.len(), ..self.counters }
+    }
+
+    fn tick(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+    }
+
+    fn lease_end(&self, list: &List<LEASE>, lease: Duration) -> Option<Instant> {
+        let session = self.sessions.at(list.front()?)?;
+        Some(session.alone_since + lease)
+    }
+
+    fn first_lease_over(&self) -> Option<u32> {
+        let over = |list: &List<LEASE>, lease| {
+            let end = self.lease_end(list, lease)?;
+            if end <= self.now { list.front() } else { None }
+        };
+        over(&self.leases_unused, self.config.lease_unused)
+            .or_else(|| over(&self.leases, self.lease))
+    }
+
+    /// S20, C42: is the peer there, and does it get on?
+    fn look(&mut self, index: u32) {
+        let handshake_timeout = self.config.handshake_timeout;
+        let frame_timeout = self.config.frame_timeout;
+        let now = self.now;
+        let Some(conn) = self.conns.at_mut(index) else { return };
+        let too_slow = conn.session.is_none() && now.since(conn.since) >= handshake_timeout
+            || conn.partial_since.is_some_and(|since| now.since(since) >= frame_timeout);
+        let look = conn.alive.look();
+        if too_slow {
+            self.close_conn(index, Some(Refuse::TooSlow), CloseReason::TooSlow);
+        } else if look == Look::Dead {
+            self.close_conn(index, None, CloseReason::PeerSilent);
+        } else {
+            // Before the handshake there is nothing to ask.
+            if look == Look::Ask && conn.session.is_some() {
+                conn.send.ping = true;
+                self.wake(index);
+            }
+            self.look_later(index);
+        }
+    }
+
+    fn look_later(&mut self, index: u32) {
+        self.looks.unlink(&mut self.conns, index);
+        let Some(conn) = self.conns.at_mut(index) else { return };
+        conn.look_at = Alive::next_look(self.now, self.config.keepalive);
+        self.looks.push_back(&mut self.conns, index);
+    }
+
+    /// Puts a connection on the list of those with an event.
+    fn wake(&mut self, index: u32) {
+        self.conn_events.push_back(&mut self.conns, index);
+    }
+
+    /// Ends a connection from our side: `refuse` is still sent, nothing else is, and nothing more is read.
+    fn close_conn(&mut self, index: u32, refuse: Option<Refuse>, reason: CloseReason) {
+        // Into the middle of a reply nothing else can be put.
+        let refuse = refuse.filter(|_| self.conns.at(index).is_some_and(|c| c.partial.is_none()));
+        self.unbind(index);
+        self.looks.unlink(&mut self.conns, index);
+        let Some(conn) = self.conns.at_mut(index) else { return };
+        if conn.closing.is_some() {
+            return;
+        }
+        conn.closing = Some(reason);
+        conn.send = parts::ToSend { refuse, ..parts::ToSend::default() };
+        self.wake(index);
+    }
+
+    fn remove_conn(&mut self, index: u32) {
+        self.looks.unlink(&mut self.conns, index);
+        self.conn_events.unlink(&mut self.conns, index);
+        self.conns.remove(index);
+    }
+
+    /// Parts a session from its connection: its lease begins.
+    fn unbind(&mut self, conn_index: u32) {
+        let Some(conn) = self.conns.at_mut(conn_index) else { return };
+        let partial = conn.partial.take();
+        let Some(session_index) = conn.session.take() else { return };
+        if let Some(PartialBody::Slot(number)) = partial.map(|partial| partial.body) {
+            self.forget_idempotent(session_index, number);
+        }
+        self.drop_routes(session_index);
+        let now = self.now;
+        let Some(session) = self.sessions.at_mut(session_index) else { return };
+        session.conn = NIL;
+        session.alone_since = now;
+        if session.end == End::No {
+            let list = if session.used { &mut self.leases } else { &mut self.leases_unused };
+            list.push_back(&mut self.sessions, session_index);
+        }
+    }
+
+    /// The grace of a drain is over.
+    fn end_drain(&mut self) {
+        for index in 0..self.conns.high_water() {
+            if self.conns.at(index).is_some() {
+                self.close_conn(index, Some(Refuse::ShuttingDown), CloseReason::ShuttingDown);
+            }
+        }
+        if let Some(drain) = &mut self.drain {
+            drain.over = true;
+        }
+    }
+}
+
+impl<T: ServerStorage> core::fmt::Debug for Server<T> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Server")
+            .field("server", &self.config.server)
+            .field("service", &self.config.service)
+            .field("counters", &self.counters())
+            .field("draining", &self.drain.is_some())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,314 @@
+//! From admission to reply: the only way to run a call and to answer it.
+//!
+//! [`Admission`] and [`Running`] are rights that cannot be copied: a call cannot be started twice, nor answered twice.
+//! A driver can write to a ledger before [`Server::start`] and before [`Server::reply`]: until then nothing leaves.
+
+use core::fmt;
+
+use super::Server;
+use super::parts::{End, SlotState};
+use crate::ids::{Key, SessionId, SessionKey, Xid};
+use crate::outcome::{NoReply, NotExecuted, Status};
+use crate::storage::{Array, Body, Lazy, Payload, Places, ServerStorage};
+use crate::time::Instant;
+
+/// Which call at which server: a name, not a right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CallKey {
+    pub(super) session: Key,
+    pub(super) slot: u32,
+    pub(super) xid: Xid,
+}
+
+impl CallKey {
+    /// The session it belongs to.
+    pub fn session(&self) -> SessionKey {
+        SessionKey(self.session)
+    }
+
+    /// Its number in that session.
+    pub fn xid(&self) -> Xid {
+        self.xid
+    }
+}
+
+/// The right to start a call that was let in.
+///
+/// Give it to [`Server::start`] or [`Server::refuse`]: losing it pins the call's slot until its session ends.
+#[derive(Debug)]
+#[must_use = "a call that is neither started nor refused pins its slot"]
+pub struct Admission {
+    pub(super) key: CallKey,
+}
+
+impl Admission {
+    /// Which call.
+    pub fn key(&self) -> CallKey {
+        self.key
+    }
+}
+
+/// The right to answer a call that runs.
+///
+/// Give it to [`Server::reply`], [`Server::abort`] or [`Server::roll_back`]: losing it pins the call's slot, and its
+/// session, for good.
+#[derive(Debug)]
+#[must_use = "a call that is never answered pins its slot and its session"]
+pub struct Running {
+    pub(super) key: CallKey,
+    reply_len_max: u32,
+}
+
+impl Running {
+    /// Which call.
+    pub fn key(&self) -> CallKey {
+        self.key
+    }
+
+    /// Bytes of the longest reply that will be kept; a longer one is recorded as too large (S15).
+    pub fn reply_len_max(&self) -> usize {
+        self.reply_len_max as usize
+    }
+}
+
+/// [`Server::start`] has refused: the call will never run, and its client is told why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused(pub NotExecuted);
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl core::error::Error for Refused {}
+
+/// The reply was recorded as executed without a body (S15).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplyTooLarge {
+    /// Bytes in the reply.
+    pub len: usize,
+    /// Bytes that the method declares and the session was granted, whichever is less.
+    pub max: usize,
+}
+
+impl fmt::Display for ReplyTooLarge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the reply has {} bytes, {} are allowed", self.len, self.max)
+    }
+}
+
+impl core::error::Error for ReplyTooLarge {}
+
+/// What a ledger records of a call (S28, S29).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallRecord<'a> {
+    /// The call's number.
+    pub xid: Xid,
+    /// The digest of its request.
+    pub digest: u64,
+    /// How far it had come.
+    pub state: RecordState<'a>,
+}
+
+/// How far a recorded call had come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordState<'a> {
+    /// Started, and not known to be finished: never run again (S28).
+    Started,
+    /// Finished with this reply.
+    Done(&'a [u8]),
+    /// Finished without a reply to show.
+    NoReply(NoReply),
+}
+
+impl<T: ServerStorage> Server<T> {
+    /// Decides whether an admitted call runs (S17): a passed deadline, a cancel or a drain has it refused, and its
+    /// client told so. Write a started record before, and start only when it is stable (S28).
+    ///
+    /// # Errors
+    /// Why it will never run.
+    pub fn start(&mut self, now: Instant, admission: Admission) -> Result<Running, Refused> {
+        self.tick(now);
+        let key = admission.key;
+        let gone = Refused(NotExecuted::Cancelled);
+        let index = self.live_session(SessionKey(key.session)).ok_or(gone)?;
+        let doomed = self.sessions.at(index).is_none_or(|session| session.end == End::Doomed);
+        let (draining, now) = (self.drain.is_some(), self.now);
+        let ledger_failed = self.ledger_failed;
+        let slot = self.slot_mut(index, key.slot).ok_or(gone)?;
+        if slot.xid != key.xid.get() || slot.state != SlotState::LetIn {
+            return Err(gone);
+        }
+        let refusal = if slot.cancelled || doomed {
+            Some(NotExecuted::Cancelled)
+        } else if slot.deadline <= now {
+            Some(NotExecuted::DeadlinePassed)
+        } else if draining {
+            Some(NotExecuted::ShuttingDown)
+        } else if ledger_failed {
+            Some(NotExecuted::LedgerFailed)
+        } else {
+            None
+        };
+        if let Some(why) = refusal {
+            self.finish(index, key.slot, Status::Refused(why), &[][..]);
+            return Err(Refused(why));
+        }
+        slot.state = SlotState::Running;
+        Ok(Running { key, reply_len_max: slot.bytes })
+    }
+
+    /// Refuses an admitted call. A reason that only a client can have is told as `BadArguments`.
+    pub fn refuse(&mut self, now: Instant, admission: Admission, why: NotExecuted) {
+        self.tick(now);
+        let status = Status::Refused(why);
+        let known = if status.to_byte().is_some() { why } else { NotExecuted::BadArguments };
+        self.conclude(admission.key, SlotState::LetIn, Status::Refused(known), &[][..]);
+    }
+
+    /// Answers a call: its reply is kept until the client has seen it, and sent if it can be. Write the completion
+    /// record before, and reply only when it is stable (S28, S29).
+    ///
+    /// If its session has ended meanwhile, nothing happens.
+    ///
+    /// # Errors
+    /// If the reply is too large; the call is then recorded as executed without a body (S15).
+    pub fn reply<'a>(
+        &mut self,
+        now: Instant,
+        running: Running,
+        body: impl Into<Payload<'a>>,
+    ) -> Result<(), ReplyTooLarge> {
+        self.tick(now);
+        let body = body.into();
+        let key = running.key;
+        let one_way = self
+            .live_session(SessionKey(key.session))
+            .and_then(|index| self.slot_mut(index, key.slot))
+            .is_some_and(|slot| slot.one_way);
+        if one_way {
+            self.conclude(key, SlotState::Running, Status::Done, &[][..]);
+            return Ok(());
+        }
+        let (len, max) = (body.as_slice().len(), running.reply_len_max());
+        if len > max {
+            let status = Status::NoReply(NoReply::ReplyTooLarge);
+            self.conclude(key, SlotState::Running, status, &[][..]);
+            return Err(ReplyTooLarge { len, max });
+        }
+        self.conclude(key, SlotState::Running, Status::Done, body);
+        Ok(())
+    }
+
+    /// The handler panicked or passed its time limit: executed, perhaps in part, and never again (S14).
+    pub fn abort(&mut self, now: Instant, running: Running) {
+        self.tick(now);
+        let status = Status::NoReply(NoReply::Aborted);
+        self.conclude(running.key, SlotState::Running, status, &[][..]);
+    }
+
+    /// The transaction in which the handler ran was rolled back: not executed (S14).
+    pub fn roll_back(&mut self, now: Instant, running: Running) {
+        self.tick(now);
+        let status = Status::Refused(NotExecuted::Aborted);
+        self.conclude(running.key, SlotState::Running, status, &[][..]);
+    }
+
+    /// Whether a client no longer wants a call that is let in or runs.
+    pub fn is_cancelled(&self, key: CallKey) -> bool {
+        self.live_session(key.session())
+            .and_then(|index| self.sessions.at(index)?.calls.get()?.slots.at(key.slot))
+            .is_some_and(|slot| slot.xid == key.xid.get() && slot.cancelled)
+    }
+
+    /// What a ledger writes of a call beside its reply: its session's id and its request's digest.
+    pub fn record_of(&self, key: CallKey) -> Option<(SessionId, u64)> {
+        let session = self.sessions.at(self.live_session(key.session())?)?;
+        let slot = session.calls.get()?.slots.at(key.slot)?;
+        (slot.xid == key.xid.get()).then_some((session.id, slot.digest))
+    }
+
+    /// Puts back what a ledger has kept of a call (S28). A record never replaces one of a later xid on its slot.
+    ///
+    /// False, and nothing done, if a later one stands there, or if the reply does not fit.
+    pub fn restore_call(&mut self, session: SessionKey, record: CallRecord<'_>) -> bool {
+        let Some(index) = self.live_session(session) else { return false };
+        let number = record.xid.get();
+        let Some(session) = self.sessions.at_mut(index) else { return false };
+        let slot_number = session.slot_of(number);
+        let calls = session.calls.get_or_make();
+        let Some(slot) = calls.slots.at_or_grow(slot_number) else { return false };
+        if slot.xid > number || slot.state.is_running() {
+            return false;
+        }
+        self.discard(index, slot_number);
+        let (status, body) = match record.state {
+            RecordState::Started => (Status::Interrupted, &[][..]),
+            RecordState::Done(body) => (Status::Done, body),
+            RecordState::NoReply(why) => (Status::NoReply(why), &[][..]),
+        };
+        let Some(session) = self.sessions.at_mut(index) else { return false };
+        session.seen = session.seen.max(number);
+        let Some(calls) = session.calls.get_mut() else { return false };
+        let Some(slot) = calls.slots.at_mut(slot_number) else { return false };
+        slot.xid = number;
+        slot.digest = record.digest;
+        slot.state = SlotState::LetIn;
+        slot.idempotent = false;
+        slot.one_way = false;
+        calls.held.insert_sorted(&mut calls.slots, slot_number, |other| other.xid < number);
+        calls.running += 1;
+        self.held += 1;
+        self.counters.running += 1;
+        // What was kept before the restart is kept after it, whatever the budget says now (S11).
+        self.count(index, slot_number, body.len() as u32);
+        self.finish(index, slot_number, status, body);
+        true
+    }
+
+    /// Ends a call that is in `state`; nothing happens if it, or its session, is not there any more (C30).
+    fn conclude<'a>(
+        &mut self,
+        key: CallKey,
+        state: SlotState,
+        status: Status,
+        body: impl Into<Payload<'a>>,
+    ) {
+        let Some(index) = self.live_session(key.session()) else { return };
+        let Some(slot) = self.slot_mut(index, key.slot) else { return };
+        if slot.xid == key.xid.get() && slot.state == state {
+            self.finish(index, key.slot, status, body);
+        }
+    }
+
+    /// Records the end of a call that was let in or ran, and sends it if its client listens.
+    pub(super) fn finish<'a>(
+        &mut self,
+        index: u32,
+        slot_number: u32,
+        status: Status,
+        body: impl Into<Payload<'a>>,
+    ) {
+        let body = body.into();
+        let len = body.as_slice().len();
+        let Some(session) = self.sessions.at_mut(index) else { return };
+        let Some(calls) = session.calls.get_mut() else { return };
+        let Some(slot) = calls.slots.at_mut(slot_number) else { return };
+        let kept = slot.body.store(body);
+        let status = if kept { status } else { Status::NoReply(NoReply::ReplyTooLarge) };
+        slot.state = SlotState::Kept(status);
+        calls.running -= 1;
+        self.counters.running -= 1;
+        if let Status::Refused(_) = status {
+            self.counters.refused += 1;
+        }
+        self.shrink(index, slot_number, if kept { len as u32 } else { 0 });
+        self.queue(index, slot_number);
+        let queued = self.sessions.at(index).and_then(|session| session.calls.get());
+        if !queued.is_some_and(|calls| calls.is_queued(slot_number)) {
+            self.forget_idempotent(index, slot_number);
+        }
+        self.end_if_due(index);
+    }
+}

@@ -1,0 +1,355 @@
+//! Opening, resuming, restoring and ending sessions.
+
+use super::parts::{End, Session, Share};
+use super::{Conn, Server};
+use crate::error::{CloseReason, ProtocolError};
+use crate::ids::{Principal, SessionId, SessionKey};
+use crate::list::NIL;
+use crate::storage::{Array, Body, Index, Lazy, Places, ServerStorage, Table};
+use crate::wire::{self, Grants, Hello, Refuse, Resume, Welcome};
+
+/// What a ledger knows of a session (S30).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionRecord {
+    /// Its id.
+    pub id: SessionId,
+    /// Whose it is.
+    pub principal: Principal,
+    /// What it was granted.
+    pub grants: Grants,
+    /// h, or less.
+    pub seen: u64,
+    /// X, or less.
+    pub acked: u64,
+}
+
+/// Which table has no room for another session.
+#[derive(Clone, Copy, Debug)]
+enum Full {
+    Sessions,
+    Principal,
+}
+
+impl<T: ServerStorage> Server<T> {
+    /// Puts back a session that a ledger has kept; its lease is a full one from now (S6). Its calls are put back with
+    /// [`restore_call`](Server::restore_call).
+    ///
+    /// `None`, and nothing done, if it cannot be honoured: the id is taken, the table is full, or the storage has
+    /// fewer slots or shorter bodies than were granted. Its client is told `SessionUnknown` (C67).
+    pub fn restore_session(
+        &mut self,
+        now: crate::time::Instant,
+        record: SessionRecord,
+    ) -> Option<SessionKey> {
+        self.tick(now);
+        let slots = u64::from(record.grants.slots);
+        let fits = slots >= 1
+            && slots <= T::Slots::CAPACITY as u64
+            && record.grants.reply_len_max as usize <= T::Body::LEN_MAX;
+        if !fits {
+            return None;
+        }
+        let index = self.insert_session(record.id, record.principal, record.grants).ok()?;
+        let lease = core::time::Duration::from_millis(u64::from(record.grants.lease_ms));
+        self.lease = self.lease.max(lease);
+        let now = self.now;
+        let session = self.sessions.at_mut(index)?;
+        session.seen = record.seen;
+        session.acked = record.acked;
+        session.used = true;
+        session.alone_since = now;
+        self.leases.push_back(&mut self.sessions, index);
+        self.sessions.key_at(index).map(SessionKey)
+    }
+
+    /// What a ledger should know of a session.
+    pub fn session_record(&self, key: SessionKey) -> Option<SessionRecord> {
+        let session = self.sessions.at(key.0.index).filter(|_| self.sessions.contains(key.0))?;
+        Some(SessionRecord {
+            id: session.id,
+            principal: self.shares.at(session.share)?.principal,
+            grants: session.grants,
+            seen: session.seen,
+            acked: session.acked,
+        })
+    }
+
+    pub(super) fn handle_hello(&mut self, index: u32, hello: &Hello) -> Result<(), ProtocolError> {
+        let bound = self.conns.at(index).and_then(|conn| conn.session);
+        if let Some(session) = bound {
+            return self.handle_hello_again(index, session, hello);
+        }
+        if !(hello.version_min..=hello.version_max).contains(&wire::VERSION) {
+            let (min, max) = (wire::VERSION, wire::VERSION);
+            let reason = CloseReason::VersionUnsupported { min, max };
+            self.close_conn(index, Some(Refuse::VersionUnsupported { min, max }), reason);
+            return Ok(());
+        }
+        if let Some(reason) = self.mismatch(hello) {
+            let refuse =
+                Refuse::WrongServer { service: self.config.service, server: self.config.server };
+            self.close_conn(index, Some(refuse), reason);
+            return Ok(());
+        }
+        match hello.resume {
+            Some(resume) => self.resume(index, &resume),
+            None => {
+                self.open(index, hello);
+                Ok(())
+            }
+        }
+    }
+
+    /// S27: on a lossy link the answer to a `Hello` may be lost, and the `Hello` come again.
+    fn handle_hello_again(
+        &mut self,
+        index: u32,
+        session: u32,
+        hello: &Hello,
+    ) -> Result<(), ProtocolError> {
+        let session = self.sessions.at(session).ok_or(ProtocolError::SecondHello)?;
+        let same = match hello.resume {
+            Some(resume) => resume.session == session.id,
+            None => !session.used,
+        };
+        if !self.config.lossy || !same {
+            return Err(ProtocolError::SecondHello);
+        }
+        if let Some(conn) = self.conns.at_mut(index) {
+            conn.send.welcome = true;
+        }
+        self.wake(index);
+        Ok(())
+    }
+
+    /// S7: whether we are the one that the client demands.
+    fn mismatch(&self, hello: &Hello) -> Option<CloseReason> {
+        if let Some(wanted) = hello.service.filter(|wanted| *wanted != self.config.service) {
+            return Some(CloseReason::WrongService { wanted, found: self.config.service });
+        }
+        let wanted = hello.server.filter(|wanted| *wanted != self.config.server)?;
+        Some(CloseReason::WrongServer { wanted, found: self.config.server })
+    }
+
+    fn open(&mut self, index: u32, hello: &Hello) {
+        if self.drain.is_some() {
+            self.close_conn(index, Some(Refuse::ShuttingDown), CloseReason::ShuttingDown);
+            return;
+        }
+        let Some(conn) = self.conns.at(index) else { return };
+        let grants = self.grant(hello);
+        match self.insert_session(conn.secret, conn.principal, grants) {
+            Ok(session) => self.bind(index, session),
+            Err(Full::Sessions) => {
+                self.close_conn(index, Some(Refuse::SessionsFull), CloseReason::SessionsFull);
+            }
+            Err(Full::Principal) => {
+                self.close_conn(index, Some(Refuse::PrincipalFull), CloseReason::PrincipalFull);
+            }
+        }
+    }
+
+    fn grant(&self, hello: &Hello) -> Grants {
+        let millis = |duration: core::time::Duration| {
+            u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+        };
+        let storage = u32::try_from(T::Slots::CAPACITY).unwrap_or(u32::MAX);
+        let body = u32::try_from(T::Body::LEN_MAX).unwrap_or(u32::MAX);
+        Grants {
+            slots: self.config.slots.min(hello.slots).min(storage).clamp(1, 65_536),
+            request_len_max: self.config.request_len_max.min(hello.request_len_max),
+            reply_len_max: self.config.reply_len_max.min(hello.reply_len_max).min(body),
+            lease_ms: millis(self.config.lease),
+            keepalive_ms: millis(self.config.keepalive).max(1),
+        }
+    }
+
+    /// S6: makes room for a session, or says why there is none.
+    fn insert_session(
+        &mut self,
+        id: SessionId,
+        principal: Principal,
+        grants: Grants,
+    ) -> Result<u32, Full> {
+        let full = Full::Sessions;
+        if self.sessions.len() >= self.config.sessions_max {
+            return Err(full);
+        }
+        let share_max = self.config.sessions_per_principal_max;
+        let share = self.share_of(principal).ok_or(full)?;
+        if self.shares.at(share).is_some_and(|share| share.sessions >= share_max) {
+            return Err(Full::Principal);
+        }
+        let inserted = self.sessions.insert(Session::new(id, share, grants)).filter(|key| {
+            // Two ids with the same first half: as good as never, and the next attempt has another id.
+            self.session_index.insert(id.prefix(), key.index)
+        });
+        match inserted {
+            Some(key) => {
+                if let Some(share) = self.shares.at_mut(share) {
+                    share.sessions += 1;
+                }
+                Ok(key.index)
+            }
+            None => {
+                self.drop_share_if_unused(share);
+                Err(full)
+            }
+        }
+    }
+
+    fn share_of(&mut self, principal: Principal) -> Option<u32> {
+        if let Some(index) = self.share_index.find(principal.0) {
+            return Some(index);
+        }
+        let key = self.shares.insert(Share { principal, sessions: 0, kept_bytes: 0 })?;
+        if !self.share_index.insert(principal.0, key.index) {
+            self.shares.remove(key.index);
+            return None;
+        }
+        Some(key.index)
+    }
+
+    fn drop_share_if_unused(&mut self, index: u32) {
+        if self.shares.at(index).is_some_and(|share| share.sessions == 0)
+            && let Some(share) = self.shares.remove(index)
+        {
+            self.share_index.remove(share.principal.0);
+        }
+    }
+
+    fn resume(&mut self, index: u32, resume: &Resume) -> Result<(), ProtocolError> {
+        let Some(conn) = self.conns.at(index) else { return Ok(()) };
+        let principal = conn.principal;
+        let found = self.session_index.find(resume.session.prefix());
+        let known = found.and_then(|at| self.sessions.at(at).map(|session| (at, session)));
+        let Some((at, session)) = known.filter(|(_, session)| {
+            session.id == resume.session && matches!(session.end, End::No | End::WhenNothingRuns)
+        }) else {
+            self.close_conn(index, Some(Refuse::SessionUnknown), CloseReason::SessionUnknown);
+            return Ok(());
+        };
+        if self.shares.at(session.share).is_none_or(|share| share.principal != principal) {
+            self.close_conn(index, Some(Refuse::WrongPrincipal), CloseReason::WrongPrincipal);
+            return Ok(());
+        }
+        self.acknowledge(at, resume.acked)?;
+        self.counters.resumes += 1;
+        self.bind(index, at);
+        Ok(())
+    }
+
+    /// S4: the newest handshake wins.
+    fn bind(&mut self, conn_index: u32, session_index: u32) {
+        let Some(session) = self.sessions.at(session_index) else { return };
+        if session.conn != NIL {
+            let reason = CloseReason::Superseded;
+            self.close_conn(session.conn, Some(Refuse::Superseded), reason);
+        }
+        let Some(session) = self.sessions.at(session_index) else { return };
+        let list = if session.used { &mut self.leases } else { &mut self.leases_unused };
+        list.unlink(&mut self.sessions, session_index);
+        let draining = self.drain.is_some();
+        let Some(session) = self.sessions.at_mut(session_index) else { return };
+        session.conn = conn_index;
+        session.epoch = session.epoch.wrapping_add(1);
+        session.leaving = false;
+        session.end = End::No;
+        if let Some(conn) = self.conns.at_mut(conn_index) {
+            conn.session = Some(session_index);
+            conn.send.welcome = true;
+            conn.send.goodbye = draining;
+        }
+        self.wake(conn_index);
+    }
+
+    pub(super) fn welcome(&self, conn: &Conn<T::Body>) -> Option<Welcome> {
+        let session = self.sessions.at(conn.session?)?;
+        Some(Welcome {
+            version: wire::VERSION,
+            features: 0,
+            server: self.config.server,
+            service: self.config.service,
+            session: session.id,
+            seen: session.seen,
+            commit: self.config.commit,
+            grants: session.grants,
+        })
+    }
+
+    /// S6: the lease of a session is over, or its client has said `Goodbye` and nothing is left.
+    pub(super) fn end_session(&mut self, index: u32) {
+        self.unlink_lease(index);
+        let Some(session) = self.sessions.at_mut(index) else { return };
+        if session.running() > 0 {
+            session.end = End::WhenNothingRuns;
+        } else {
+            self.drop_session(index);
+        }
+    }
+
+    /// S10: ends a session for cause: it cannot be resumed, but what runs in it finishes first.
+    pub(super) fn doom_session(&mut self, index: u32) {
+        self.unlink_lease(index);
+        let Some(session) = self.sessions.at_mut(index) else { return };
+        self.session_index.remove(session.id.prefix());
+        if session.running() > 0 {
+            session.end = End::Doomed;
+        } else {
+            self.drop_session(index);
+        }
+    }
+
+    fn unlink_lease(&mut self, index: u32) {
+        let Some(session) = self.sessions.at(index).filter(|s| s.end != End::Ended) else { return };
+        let list = if session.used { &mut self.leases } else { &mut self.leases_unused };
+        list.unlink(&mut self.sessions, index);
+    }
+
+    /// A call of the session has finished: an end that waited for it may come.
+    pub(super) fn end_if_due(&mut self, index: u32) {
+        let Some(session) = self.sessions.at(index) else { return };
+        if session.running() > 0 {
+            return;
+        }
+        let waited = matches!(session.end, End::WhenNothingRuns | End::Doomed);
+        if waited || (session.leaving && session.end == End::No && session.holds_nothing()) {
+            self.drop_session(index);
+        }
+    }
+
+    fn drop_session(&mut self, index: u32) {
+        let conn = self.sessions.at(index).map_or(NIL, |session| session.conn);
+        if conn != NIL {
+            self.close_conn(conn, None, CloseReason::Goodbye);
+        }
+        self.unlink_lease(index);
+        let Some(session) = self.sessions.at_mut(index) else { return };
+        if session.end == End::Ended {
+            return;
+        }
+        if session.end != End::Doomed {
+            self.session_index.remove(session.id.prefix());
+        }
+        session.end = End::Ended;
+        let (mut held, mut bytes) = (0, 0);
+        if let Some(calls) = session.calls.get() {
+            bytes = calls.kept_bytes;
+            let mut next = calls.held.front();
+            while let Some(slot) = next {
+                held += 1;
+                next = calls.held.next(&calls.slots, slot);
+            }
+        }
+        session.calls.release();
+        let share_index = session.share;
+        self.held -= held;
+        self.counters.kept_bytes -= bytes;
+        if let Some(share) = self.shares.at_mut(share_index) {
+            share.sessions -= 1;
+            share.kept_bytes -= bytes;
+        }
+        self.drop_share_if_unused(share_index);
+        self.ended.push_back(&mut self.sessions, index);
+    }
+}

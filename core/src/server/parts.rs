@@ -1,0 +1,323 @@
+//! What a server keeps: connections, sessions, slots, and each principal's share of the room.
+
+use crate::alive::Alive;
+use crate::error::CloseReason;
+use crate::fate::SlotView;
+use crate::ids::{MethodId, Principal, SessionId};
+use crate::list::{Linked, Links, List, NIL};
+use crate::outcome::Status;
+use crate::storage::{Lazy, Places, ServerStorage};
+use crate::time::Instant;
+use crate::wire::{Grants, REPLY_HEADER_LEN, Refuse};
+
+/// A procedure that a server offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MethodSpec {
+    /// Its number.
+    pub id: MethodId,
+    /// Whether it may run more than once (S22).
+    pub idempotent: bool,
+    /// Bytes of its longest reply: so much room is reserved before it runs (S11).
+    pub reply_len_max: u32,
+}
+
+impl MethodSpec {
+    /// A method that runs at most once and whose replies have at most 64 KiB.
+    pub const fn new(id: MethodId) -> MethodSpec {
+        MethodSpec { id, idempotent: false, reply_len_max: 64 << 10 }
+    }
+}
+
+impl Default for MethodSpec {
+    fn default() -> Self {
+        MethodSpec::new(MethodId::from_number(0))
+    }
+}
+
+/// One connection; opaque.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Conn<B> {
+    pub(super) principal: Principal,
+    /// Random bits for the session that it may open.
+    pub(super) secret: SessionId,
+    /// The session that it is bound to, by index.
+    pub(super) session: Option<u32>,
+    /// When it was made.
+    pub(super) since: Instant,
+    /// Since when the frame at its front has been incomplete.
+    pub(super) partial_since: Option<Instant>,
+    pub(super) alive: Alive,
+    pub(super) look_at: Instant,
+    pub(super) send: ToSend,
+    /// The reply that is leaving.
+    pub(super) partial: Option<Partial<B>>,
+    /// Why it is to be closed once everything was sent.
+    pub(super) closing: Option<CloseReason>,
+    /// On the list by `look_at`.
+    look_links: Links,
+    /// On the list of those with an event.
+    event_links: Links,
+}
+
+/// Control frames to be sent on a connection, in the order of the fields.
+#[derive(Debug, Default)]
+pub(super) struct ToSend {
+    pub(super) welcome: bool,
+    pub(super) refuse: Option<Refuse>,
+    pub(super) pong: bool,
+    pub(super) ping: bool,
+    pub(super) goodbye: bool,
+}
+
+impl ToSend {
+    pub(super) fn is_empty(&self) -> bool {
+        !self.welcome && self.refuse.is_none() && !self.pong && !self.ping && !self.goodbye
+    }
+}
+
+/// A reply of which a byte was handed.
+#[derive(Debug)]
+pub(super) struct Partial<B> {
+    pub(super) header: [u8; REPLY_HEADER_LEN],
+    /// Bytes of header and body that have left.
+    pub(super) at: usize,
+    pub(super) body: PartialBody<B>,
+}
+
+/// Where the body of a reply that is leaving stands.
+#[derive(Debug)]
+pub(super) enum PartialBody<B> {
+    Slot(u32),
+    /// Its slot has moved on; the frame is finished all the same.
+    Moved(B),
+}
+
+impl<B> Conn<B> {
+    pub(super) fn new(principal: Principal, secret: SessionId, now: Instant) -> Conn<B> {
+        Conn {
+            principal,
+            secret,
+            session: None,
+            since: now,
+            partial_since: None,
+            alive: Alive::default(),
+            look_at: Instant::FAR_FUTURE,
+            send: ToSend::default(),
+            partial: None,
+            closing: None,
+            look_links: Links::default(),
+            event_links: Links::default(),
+        }
+    }
+}
+
+pub(super) const LOOK: u8 = 10;
+pub(super) const CONN_EVENT: u8 = 11;
+pub(super) const LEASE: u8 = 12;
+pub(super) const HELD: u8 = 13;
+pub(super) const OUT: u8 = 14;
+
+macro_rules! linked {
+    ($type:ident<$param:ident $(: $bound:ident)?>, $list:expr, $field:ident) => {
+        impl<$param $(: $bound)?> Linked<{ $list }> for $type<$param> {
+            fn links(&self) -> &Links {
+                &self.$field
+            }
+            fn links_mut(&mut self) -> &mut Links {
+                &mut self.$field
+            }
+        }
+    };
+}
+
+linked!(Conn<B>, LOOK, look_links);
+linked!(Conn<B>, CONN_EVENT, event_links);
+linked!(Session<T: ServerStorage>, LEASE, lease_links);
+linked!(Slot<B>, HELD, held_links);
+linked!(Slot<B>, OUT, out_links);
+
+/// One session; opaque. What an idle one does not need is in `calls`, which comes and goes.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Session<T: ServerStorage> {
+    pub(super) id: SessionId,
+    pub(super) calls: T::LazyCalls,
+    /// X.
+    pub(super) acked: u64,
+    /// h.
+    pub(super) seen: u64,
+    /// When it lost its connection.
+    pub(super) alone_since: Instant,
+    pub(super) grants: Grants,
+    /// Its principal's share.
+    pub(super) share: u32,
+    /// Its connection, by index; `NIL` if it has none.
+    pub(super) conn: u32,
+    /// Number of its connection: a reply goes to the one on which its request or `Ask` last came (S4).
+    pub(super) epoch: u32,
+    lease_links: Links,
+    /// Whether a request ever came.
+    pub(super) used: bool,
+    /// The client said `Goodbye` on this connection.
+    pub(super) leaving: bool,
+    pub(super) end: End,
+}
+
+/// How far a session has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    No,
+    /// Its lease is over, but one of its calls runs (S6); until then it can be resumed.
+    WhenNothingRuns,
+    /// It was ended for cause, but one of its calls runs; it cannot be resumed.
+    Doomed,
+    /// It has ended; its place is freed when the event was polled.
+    Ended,
+}
+
+impl<T: ServerStorage> Session<T> {
+    pub(super) fn new(id: SessionId, share: u32, grants: Grants) -> Session<T> {
+        Session {
+            id,
+            calls: T::LazyCalls::default(),
+            acked: 0,
+            seen: 0,
+            alone_since: Instant::ZERO,
+            grants,
+            share,
+            conn: NIL,
+            epoch: 0,
+            lease_links: Links::default(),
+            used: false,
+            leaving: false,
+            end: End::No,
+        }
+    }
+
+    pub(super) fn slot_of(&self, xid: u64) -> u32 {
+        (xid % u64::from(self.grants.slots.max(1))) as u32
+    }
+
+    pub(super) fn running(&self) -> u32 {
+        self.calls.get().map_or(0, |calls| calls.running)
+    }
+
+    pub(super) fn holds_nothing(&self) -> bool {
+        self.calls.get().is_none_or(|calls| calls.held.is_empty())
+    }
+}
+
+/// The calls of a session that is not idle; opaque.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Calls<T: ServerStorage> {
+    pub(super) slots: T::Slots,
+    /// Slots with a call that is let in, runs, or is kept, by xid.
+    pub(super) held: List<HELD>,
+    /// Slots with something to send.
+    pub(super) out: List<OUT>,
+    /// Calls let in or running.
+    pub(super) running: u32,
+    /// Bytes kept or reserved.
+    pub(super) kept_bytes: u64,
+}
+
+impl<T: ServerStorage> Default for Calls<T> {
+    fn default() -> Self {
+        Calls {
+            slots: T::Slots::default(),
+            held: List::default(),
+            out: List::default(),
+            running: 0,
+            kept_bytes: 0,
+        }
+    }
+}
+
+impl<T: ServerStorage> Calls<T> {
+    /// Whether a slot has something to send.
+    pub(super) fn is_queued(&self, slot_number: u32) -> bool {
+        self.slots.at(slot_number).is_some_and(|slot| slot.out_links.is_linked())
+    }
+}
+
+/// One slot; opaque.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Slot<B> {
+    /// The last xid let in or refused; 0 if none.
+    pub(super) xid: u64,
+    pub(super) digest: u64,
+    /// When the call may no longer be started.
+    pub(super) deadline: Instant,
+    /// The xid that was asked for and not seen; 0 if none.
+    pub(super) not_seen: u64,
+    pub(super) body: B,
+    held_links: Links,
+    out_links: Links,
+    /// The session's connection on which its request or `Ask` last came.
+    pub(super) epoch: u32,
+    /// Bytes counted for it: reserved while it runs, the body's length when it is kept.
+    pub(super) bytes: u32,
+    pub(super) state: SlotState,
+    pub(super) idempotent: bool,
+    pub(super) one_way: bool,
+    pub(super) cancelled: bool,
+}
+
+/// What a slot's call is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SlotState {
+    /// Nothing, and nothing of it is left.
+    Discarded,
+    /// Admitted, not started.
+    LetIn,
+    Running,
+    Kept(Status),
+}
+
+impl SlotState {
+    pub(super) fn is_running(self) -> bool {
+        matches!(self, SlotState::LetIn | SlotState::Running)
+    }
+}
+
+impl<B: Default> Default for Slot<B> {
+    fn default() -> Self {
+        Slot {
+            xid: 0,
+            digest: 0,
+            deadline: Instant::ZERO,
+            not_seen: 0,
+            body: B::default(),
+            held_links: Links::default(),
+            out_links: Links::default(),
+            epoch: 0,
+            bytes: 0,
+            state: SlotState::Discarded,
+            idempotent: false,
+            one_way: false,
+            cancelled: false,
+        }
+    }
+}
+
+impl<B> Slot<B> {
+    pub(super) fn view(&self) -> SlotView {
+        SlotView {
+            xid: self.xid,
+            digest: self.digest,
+            discarded: self.state == SlotState::Discarded,
+        }
+    }
+}
+
+/// One principal's share of the room; opaque.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Share {
+    pub(super) principal: Principal,
+    pub(super) sessions: u32,
+    pub(super) kept_bytes: u64,
+}

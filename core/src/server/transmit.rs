@@ -1,0 +1,147 @@
+//! Frames that a server sends.
+
+use core::num::NonZeroUsize;
+
+use super::Server;
+use super::parts::{Partial, PartialBody, SlotState};
+use crate::ids::{ConnId, Xid};
+use crate::list::NIL;
+use crate::outcome::Status;
+use crate::storage::{Body, Lazy, Places, ServerStorage, Table};
+use crate::time::Instant;
+use crate::wire::{self, Frame, REPLY_HEADER_LEN, ReplyHeader, Role};
+use crate::write::Writer;
+
+/// Whether there may be more to send.
+enum Step {
+    More,
+    /// Nothing to send, or no room for it.
+    Stop,
+}
+
+impl<T: ServerStorage> Server<T> {
+    /// Writes what is to be sent on a connection at the front of `out` and returns its length; `None` when there is
+    /// nothing to send. Poll until `None` when [`ServerEvent::Transmit`](super::ServerEvent::Transmit) names the
+    /// connection, and then poll events again: a connection to be closed is closed after its last frame.
+    ///
+    /// `out` must hold at least [`wire::CONTROL_LEN_MAX`] bytes: in a shorter one, some frames never fit.
+    pub fn poll_transmit(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        out: &mut [u8],
+    ) -> Option<NonZeroUsize> {
+        self.tick(now);
+        if !self.conns.contains(conn.0) {
+            return None;
+        }
+        let index = conn.0.index;
+        let mut out = Writer::new(out);
+        while let Step::More = self.transmit_step(index, &mut out) {}
+        let written = NonZeroUsize::new(out.written());
+        if written.is_none() && self.conns.at(index).is_some_and(|conn| conn.closing.is_some()) {
+            self.wake(index);
+        }
+        written
+    }
+
+    pub(super) fn has_to_send(&self, index: u32) -> bool {
+        let Some(conn) = self.conns.at(index) else { return false };
+        let session = self.sessions.at(conn.session.unwrap_or(NIL));
+        let replies = session.and_then(|session| session.calls.get());
+        conn.partial.is_some()
+            || !conn.send.is_empty()
+            || replies.is_some_and(|calls| !calls.out.is_empty())
+    }
+
+    fn transmit_step(&mut self, index: u32, out: &mut Writer<'_>) -> Step {
+        let Some(conn) = self.conns.at_mut(index) else { return Step::Stop };
+        if conn.partial.is_some() {
+            return self.continue_reply(index, out);
+        }
+        if !conn.send.is_empty() {
+            return self.send_control(index, out);
+        }
+        let Some(session) = conn.session else { return Step::Stop };
+        self.send_reply(index, session, out)
+    }
+
+    fn send_control(&mut self, index: u32, out: &mut Writer<'_>) -> Step {
+        let welcome = self.conns.at(index).and_then(|conn| self.welcome(conn));
+        let Some(conn) = self.conns.at_mut(index) else { return Step::Stop };
+        let send = &mut conn.send;
+        let sent = if send.welcome {
+            send.welcome = !welcome.is_none_or(|welcome| out.control(&Frame::Welcome(welcome)));
+            !send.welcome
+        } else if let Some(refuse) = send.refuse {
+            let sent = out.control(&Frame::Refuse(refuse));
+            send.refuse = if sent { None } else { send.refuse };
+            sent
+        } else if send.pong {
+            send.pong = !out.control(&Frame::Pong(Role::Server));
+            !send.pong
+        } else if send.ping {
+            send.ping = !out.control(&Frame::Ping(Role::Server));
+            !send.ping
+        } else {
+            send.goodbye = !out.control(&Frame::Goodbye(Role::Server));
+            !send.goodbye
+        };
+        if sent { Step::More } else { Step::Stop }
+    }
+
+    fn send_reply(&mut self, index: u32, session_index: u32, out: &mut Writer<'_>) -> Step {
+        let Some(session) = self.sessions.at_mut(session_index) else { return Step::Stop };
+        let Some(calls) = session.calls.get_mut() else { return Step::Stop };
+        let Some(number) = calls.out.front() else { return Step::Stop };
+        let Some(slot) = calls.slots.at(number) else { return Step::Stop };
+        let (status, xid) = match slot.state {
+            SlotState::Kept(status) => (status, slot.xid),
+            _ => (Status::NotSeen, slot.not_seen),
+        };
+        let body = if status == Status::Done { slot.body.as_slice() } else { &[] };
+        let header = Xid::new(xid)
+            .and_then(|xid| wire::reply_header(&ReplyHeader { status, xid }, body.len()));
+        let Some(header) = header else {
+            calls.out.unlink(&mut calls.slots, number);
+            return Step::More;
+        };
+        let len = REPLY_HEADER_LEN + body.len();
+        if !out.has_room_for(len, REPLY_HEADER_LEN) {
+            return Step::Stop;
+        }
+        let at = out.split_frame(&header, body, 0);
+        calls.out.unlink(&mut calls.slots, number);
+        self.counters.replies += 1;
+        if at < len {
+            if let Some(conn) = self.conns.at_mut(index) {
+                conn.partial = Some(Partial { header, at, body: PartialBody::Slot(number) });
+            }
+            return Step::Stop;
+        }
+        self.forget_idempotent(session_index, number);
+        Step::More
+    }
+
+    fn continue_reply(&mut self, index: u32, out: &mut Writer<'_>) -> Step {
+        let Some(conn) = self.conns.at_mut(index) else { return Step::Stop };
+        let session_index = conn.session.unwrap_or(NIL);
+        let Some(partial) = &mut conn.partial else { return Step::More };
+        let body = match &partial.body {
+            PartialBody::Moved(body) => body.as_slice(),
+            PartialBody::Slot(number) => self
+                .sessions
+                .at(session_index)
+                .and_then(|session| session.calls.get()?.slots.at(*number))
+                .map_or(&[][..], |slot| slot.body.as_slice()),
+        };
+        partial.at = out.split_frame(&partial.header, body, partial.at);
+        if partial.at < REPLY_HEADER_LEN + body.len() {
+            return Step::Stop;
+        }
+        if let Some(PartialBody::Slot(number)) = conn.partial.take().map(|partial| partial.body) {
+            self.forget_idempotent(session_index, number);
+        }
+        Step::More
+    }
+}

@@ -1,0 +1,195 @@
+//! Where the machines keep calls, sessions and bodies.
+//!
+//! A machine is generic over one of two families: [`Heap`] (feature `alloc`), whose tables grow up to the configured
+//! limits, and [`InlineClient`] / [`InlineServer`], whose tables are arrays inside the machine. Both can live in one
+//! program. The traits below are the machines' own business: use them as bounds, do not implement them.
+
+#[cfg(feature = "alloc")]
+mod heap;
+mod inline;
+
+#[cfg(feature = "alloc")]
+pub use heap::Heap;
+pub use inline::{InlineClient, InlineServer};
+
+use crate::client::{Entry, Occupant};
+use crate::ids::Key;
+use crate::server::{Calls, Conn, MethodSpec, Session, Share, Slot};
+use crate::time::Instant;
+
+/// A payload on its way into a machine.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Payload<'a> {
+    /// Borrowed: the machine copies it.
+    Slice(&'a [u8]),
+    /// Shared: heap storage keeps a reference to large ones instead of copying.
+    #[cfg(feature = "alloc")]
+    Shared(bytes::Bytes),
+}
+
+impl Payload<'_> {
+    /// The bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        match self {
+            Payload::Slice(slice) => slice,
+            #[cfg(feature = "alloc")]
+            Payload::Shared(bytes) => bytes,
+        }
+    }
+}
+
+impl<'a> From<&'a [u8]> for Payload<'a> {
+    fn from(slice: &'a [u8]) -> Self {
+        Payload::Slice(slice)
+    }
+}
+
+impl<'a, const N: usize> From<&'a [u8; N]> for Payload<'a> {
+    fn from(slice: &'a [u8; N]) -> Self {
+        Payload::Slice(slice)
+    }
+}
+
+#[cfg(feature = "alloc")]
+impl From<bytes::Bytes> for Payload<'_> {
+    fn from(bytes: bytes::Bytes) -> Self {
+        Payload::Shared(bytes)
+    }
+}
+
+#[cfg(feature = "alloc")]
+impl<'a> From<&'a alloc::vec::Vec<u8>> for Payload<'a> {
+    fn from(vec: &'a alloc::vec::Vec<u8>) -> Self {
+        Payload::Slice(vec)
+    }
+}
+
+/// Room for one payload.
+#[doc(hidden)]
+pub trait Body: Default {
+    /// The longest payload it can hold.
+    const LEN_MAX: usize;
+    /// Keeps `payload`; false, and nothing kept, if it is too long.
+    fn store(&mut self, payload: Payload<'_>) -> bool;
+    /// What is kept.
+    fn as_slice(&self) -> &[u8];
+    /// Keeps nothing; may hold on to a little memory for the next payload.
+    fn clear(&mut self);
+}
+
+/// Places that are found by number.
+#[doc(hidden)]
+pub trait Places<T> {
+    fn at(&self, index: u32) -> Option<&T>;
+    fn at_mut(&mut self, index: u32) -> Option<&mut T>;
+}
+
+/// A table whose places are given out and taken back.
+#[doc(hidden)]
+pub trait Table<T>: Places<T> + Default {
+    /// The most entries it can ever hold.
+    const CAPACITY: usize;
+    /// Takes a free place; `None` when full.
+    fn insert(&mut self, value: T) -> Option<Key>;
+    fn remove(&mut self, index: u32) -> Option<T>;
+    fn len(&self) -> usize;
+    /// The key of the entry at `index`, if there is one.
+    fn key_at(&self, index: u32) -> Option<Key>;
+    /// One more than the highest index that was ever used.
+    fn high_water(&self) -> u32;
+
+    /// The entry that `key` names, unless its place has a later tenant.
+    fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+        if self.key_at(key.index) == Some(key) { self.at_mut(key.index) } else { None }
+    }
+    fn contains(&self, key: Key) -> bool {
+        self.key_at(key.index) == Some(key)
+    }
+}
+
+/// An array that grows to the highest index used.
+#[doc(hidden)]
+pub trait Array<T>: Places<T> + Default {
+    /// One more than the highest index it can ever hold.
+    const CAPACITY: usize;
+    /// The entry at `index`, made from defaults if it is not there; `None` beyond the capacity.
+    fn at_or_grow(&mut self, index: u32) -> Option<&mut T>;
+    fn len(&self) -> u32;
+    fn as_slice(&self) -> &[T];
+    fn as_mut_slice(&mut self) -> &mut [T];
+}
+
+/// Finds indices by 64-bit keys: used at handshakes, never on the path of a call.
+#[doc(hidden)]
+pub trait Index: Default {
+    fn find(&self, key: u64) -> Option<u32>;
+    /// False when the key is taken or the index is full.
+    fn insert(&mut self, key: u64, index: u32) -> bool;
+    fn remove(&mut self, key: u64);
+}
+
+/// A value that exists only while it is needed.
+#[doc(hidden)]
+pub trait Lazy<T>: Default {
+    fn get(&self) -> Option<&T>;
+    fn get_mut(&mut self) -> Option<&mut T>;
+    fn get_or_make(&mut self) -> &mut T;
+    fn release(&mut self);
+}
+
+/// The storage of a client: [`Heap`] or [`InlineClient`].
+pub trait ClientStorage: Sized {
+    #[doc(hidden)]
+    type Body: Body;
+    #[doc(hidden)]
+    type Calls: Table<Entry<Self::Body>>;
+    #[doc(hidden)]
+    type SlotMap: Array<Occupant>;
+    /// Earliest deadline of each block of `DEADLINE_BLOCK` calls.
+    #[doc(hidden)]
+    type Blocks: Array<Instant>;
+    #[doc(hidden)]
+    const DEADLINE_BLOCK: u32;
+}
+
+/// The storage of a server: [`Heap`] or [`InlineServer`].
+pub trait ServerStorage: Sized {
+    #[doc(hidden)]
+    type Body: Body;
+    #[doc(hidden)]
+    type Slots: Array<Slot<Self::Body>>;
+    #[doc(hidden)]
+    type LazyCalls: Lazy<Calls<Self>>;
+    #[doc(hidden)]
+    type Sessions: Table<Session<Self>>;
+    #[doc(hidden)]
+    type Conns: Table<Conn<Self::Body>>;
+    #[doc(hidden)]
+    type Shares: Table<Share>;
+    #[doc(hidden)]
+    type Index: Index;
+    #[doc(hidden)]
+    type Methods: Array<MethodSpec>;
+}
+
+/// One place of a table.
+#[derive(Debug)]
+struct Place<T> {
+    generation: u32,
+    value: Option<T>,
+}
+
+impl<T> Place<T> {
+    const EMPTY: Place<T> = Place { generation: 0, value: None };
+
+    fn take(&mut self) -> Option<T> {
+        let value = self.value.take()?;
+        self.generation = self.generation.wrapping_add(1);
+        Some(value)
+    }
+
+    fn key(&self, index: u32) -> Option<Key> {
+        self.value.as_ref().map(|_| Key { index, generation: self.generation })
+    }
+}

@@ -1,0 +1,249 @@
+//! Storage on the heap: tables that grow, and give memory back where it counts.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use bytes::Bytes;
+
+use super::*;
+
+/// Storage on the heap, for clients and servers; the machines' configurations set the limits.
+#[derive(Debug, Default)]
+pub struct Heap;
+
+impl ClientStorage for Heap {
+    type Body = HeapBody;
+    type Calls = HeapTable<Entry<HeapBody>>;
+    type SlotMap = HeapArray<Occupant>;
+    type Blocks = HeapArray<Instant>;
+    const DEADLINE_BLOCK: u32 = 64;
+}
+
+impl ServerStorage for Heap {
+    type Body = HeapBody;
+    type Slots = HeapArray<Slot<HeapBody>>;
+    type LazyCalls = Option<Box<Calls<Heap>>>;
+    type Sessions = HeapTable<Session<Heap>>;
+    type Conns = HeapTable<Conn<HeapBody>>;
+    type Shares = HeapTable<Share>;
+    type Index = BTreeMap<u64, u32>;
+    type Methods = HeapArray<MethodSpec>;
+}
+
+/// Payloads at least this long are shared rather than copied.
+const SHARE_LEN_MIN: usize = 1024;
+/// A cleared body keeps at most this much memory for the next payload.
+const RETAIN_LEN_MAX: usize = 256;
+
+#[doc(hidden)]
+#[derive(Debug)]
+pub enum HeapBody {
+    Own(Vec<u8>),
+    Shared(Bytes),
+}
+
+impl Default for HeapBody {
+    fn default() -> Self {
+        HeapBody::Own(Vec::new())
+    }
+}
+
+impl Body for HeapBody {
+    const LEN_MAX: usize = u32::MAX as usize / 2;
+
+    fn store(&mut self, payload: Payload<'_>) -> bool {
+        let slice = match payload {
+            Payload::Shared(bytes) if bytes.len() >= SHARE_LEN_MIN => {
+                *self = HeapBody::Shared(bytes);
+                return self.as_slice().len() <= Self::LEN_MAX;
+            }
+            ref other => other.as_slice(),
+        };
+        if let HeapBody::Shared(_) = self {
+            *self = HeapBody::default();
+        }
+        if let HeapBody::Own(vec) = self {
+            vec.clear();
+            vec.extend_from_slice(slice);
+        }
+        slice.len() <= Self::LEN_MAX
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            HeapBody::Own(vec) => vec,
+            HeapBody::Shared(bytes) => bytes,
+        }
+    }
+
+    fn clear(&mut self) {
+        match self {
+            HeapBody::Own(vec) if vec.capacity() <= RETAIN_LEN_MAX => vec.clear(),
+            _ => *self = HeapBody::default(),
+        }
+    }
+}
+
+/// Places in chunks, so that growing neither moves entries nor holds twice the memory.
+const CHUNK_LEN: u32 = 64;
+
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct HeapTable<T> {
+    chunks: Vec<Vec<Place<T>>>,
+    free: Vec<u32>,
+    used: u32,
+}
+
+impl<T> Default for HeapTable<T> {
+    fn default() -> Self {
+        HeapTable { chunks: Vec::new(), free: Vec::new(), used: 0 }
+    }
+}
+
+impl<T> HeapTable<T> {
+    fn place(&self, index: u32) -> Option<&Place<T>> {
+        self.chunks.get((index / CHUNK_LEN) as usize)?.get((index % CHUNK_LEN) as usize)
+    }
+
+    fn place_mut(&mut self, index: u32) -> Option<&mut Place<T>> {
+        self.chunks.get_mut((index / CHUNK_LEN) as usize)?.get_mut((index % CHUNK_LEN) as usize)
+    }
+}
+
+impl<T> Places<T> for HeapTable<T> {
+    #[inline]
+    fn at(&self, index: u32) -> Option<&T> {
+        self.place(index)?.value.as_ref()
+    }
+
+    #[inline]
+    fn at_mut(&mut self, index: u32) -> Option<&mut T> {
+        self.place_mut(index)?.value.as_mut()
+    }
+}
+
+impl<T> Table<T> for HeapTable<T> {
+    const CAPACITY: usize = (u32::MAX - 2) as usize;
+
+    fn insert(&mut self, value: T) -> Option<Key> {
+        let index = match self.free.pop() {
+            Some(index) => index,
+            None if (self.used as usize) < Self::CAPACITY => {
+                let chunk = (self.used / CHUNK_LEN) as usize;
+                if self.chunks.len() == chunk {
+                    self.chunks.push(Vec::with_capacity(CHUNK_LEN as usize));
+                }
+                self.chunks[chunk].push(Place::EMPTY);
+                self.used += 1;
+                self.used - 1
+            }
+            None => return None,
+        };
+        self.place_mut(index)?.value = Some(value);
+        self.key_at(index)
+    }
+
+    fn remove(&mut self, index: u32) -> Option<T> {
+        let value = self.place_mut(index)?.take()?;
+        self.free.push(index);
+        Some(value)
+    }
+
+    fn len(&self) -> usize {
+        self.used as usize - self.free.len()
+    }
+
+    fn key_at(&self, index: u32) -> Option<Key> {
+        self.place(index)?.key(index)
+    }
+
+    fn high_water(&self) -> u32 {
+        self.used
+    }
+}
+
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct HeapArray<T>(Vec<T>);
+
+impl<T> Default for HeapArray<T> {
+    fn default() -> Self {
+        HeapArray(Vec::new())
+    }
+}
+
+impl<T> Places<T> for HeapArray<T> {
+    #[inline]
+    fn at(&self, index: u32) -> Option<&T> {
+        self.0.get(index as usize)
+    }
+
+    #[inline]
+    fn at_mut(&mut self, index: u32) -> Option<&mut T> {
+        self.0.get_mut(index as usize)
+    }
+}
+
+impl<T: Default> Array<T> for HeapArray<T> {
+    const CAPACITY: usize = (u32::MAX - 2) as usize;
+
+    fn at_or_grow(&mut self, index: u32) -> Option<&mut T> {
+        let needed = index as usize + 1;
+        if self.0.len() < needed {
+            self.0.resize_with(needed, T::default);
+        }
+        self.0.get_mut(index as usize)
+    }
+
+    fn len(&self) -> u32 {
+        self.0.len() as u32
+    }
+
+    fn as_slice(&self) -> &[T] {
+        &self.0
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [T] {
+        &mut self.0
+    }
+}
+
+impl Index for BTreeMap<u64, u32> {
+    fn find(&self, key: u64) -> Option<u32> {
+        self.get(&key).copied()
+    }
+
+    fn insert(&mut self, key: u64, index: u32) -> bool {
+        match self.entry(key) {
+            alloc::collections::btree_map::Entry::Vacant(place) => {
+                place.insert(index);
+                true
+            }
+            alloc::collections::btree_map::Entry::Occupied(_) => false,
+        }
+    }
+
+    fn remove(&mut self, key: u64) {
+        BTreeMap::remove(self, &key);
+    }
+}
+
+impl<T: Default> Lazy<T> for Option<Box<T>> {
+    fn get(&self) -> Option<&T> {
+        self.as_deref()
+    }
+
+    fn get_mut(&mut self) -> Option<&mut T> {
+        self.as_deref_mut()
+    }
+
+    fn get_or_make(&mut self) -> &mut T {
+        self.get_or_insert_with(Box::default)
+    }
+
+    fn release(&mut self) {
+        *self = None;
+    }
+}

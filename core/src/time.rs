@@ -1,0 +1,58 @@
+//! Time as a number that the caller passes in.
+
+use core::time::Duration;
+
+/// A moment on the caller's monotonic clock, in nanoseconds since an origin of the caller's choice.
+///
+/// The machines never read a clock. Every method that needs the time takes it as its `now`; a `now` that goes
+/// backwards counts as the newest one seen. The two ends of a connection never compare their clocks.
+///
+/// ```
+/// use oncewire_core::Instant;
+/// use core::time::Duration;
+///
+/// let start = Instant::ZERO;
+/// let later = start + Duration::from_millis(5);
+/// assert_eq!(later.as_nanos(), 5_000_000);
+/// assert_eq!(later.since(start), Duration::from_millis(5));
+/// assert_eq!(start.since(later), Duration::ZERO);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Instant(u64);
+
+impl Instant {
+    /// The origin.
+    pub const ZERO: Instant = Instant(0);
+    /// Later than every other moment: "never".
+    pub const FAR_FUTURE: Instant = Instant(u64::MAX);
+
+    /// The moment `nanos` nanoseconds after the origin.
+    pub const fn from_nanos(nanos: u64) -> Instant {
+        Instant(nanos)
+    }
+
+    /// The moment `millis` milliseconds after the origin.
+    pub const fn from_millis(millis: u64) -> Instant {
+        Instant(millis.saturating_mul(1_000_000))
+    }
+
+    /// Nanoseconds since the origin.
+    pub const fn as_nanos(self) -> u64 {
+        self.0
+    }
+
+    /// How long after `earlier` this is; zero if it is not after.
+    pub const fn since(self, earlier: Instant) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl core::ops::Add<Duration> for Instant {
+    type Output = Instant;
+
+    /// Saturates at [`Instant::FAR_FUTURE`].
+    fn add(self, duration: Duration) -> Instant {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        Instant(self.0.saturating_add(nanos))
+    }
+}

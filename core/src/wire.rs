@@ -1,0 +1,533 @@
+//! Frames: what `PROTOCOL.md` specifies, and nothing else.
+//!
+//! A frame is a little-endian `u32` length (of what follows it), a kind, a header by kind, and for requests and
+//! replies a body that is left untouched. [`decode`] borrows from its input, [`encode`] writes to its output; neither
+//! keeps anything. The rule numbers (W1 …) are those of `PROTOCOL.md`.
+
+use core::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::ProtocolError;
+use crate::ids::{MethodId, ServerId, SessionId, Xid};
+use crate::outcome::Status;
+
+/// The one protocol version that this crate speaks.
+pub const VERSION: u8 = 1;
+/// The first bytes of a `Hello`'s payload.
+pub const MAGIC: [u8; 4] = *b"1wir";
+/// Bytes of the length field.
+pub const LEN_FIELD_LEN: usize = 4;
+/// Bytes of a request before its body, the length field included.
+pub const REQUEST_HEADER_LEN: usize = 32;
+/// Bytes of a reply before its body, the length field included.
+pub const REPLY_HEADER_LEN: usize = 16;
+/// The longest control frame, the length field included. An output slice must hold one.
+pub const CONTROL_LEN_MAX: usize = 256;
+/// Bytes of the longest service name.
+pub const SERVICE_NAME_LEN_MAX: usize = 64;
+
+/// Flag of a request: the call may run more than once (S22).
+pub const FLAG_IDEMPOTENT: u8 = 0x01;
+/// Flag of a request: nobody waits for the reply's body (S23).
+pub const FLAG_ONE_WAY: u8 = 0x02;
+
+const KIND_HELLO: u8 = 0x01;
+const KIND_REQUEST: u8 = 0x02;
+const KIND_ASK: u8 = 0x03;
+const KIND_ACK: u8 = 0x04;
+const KIND_CANCEL: u8 = 0x05;
+const KIND_PING: u8 = 0x06;
+const KIND_PONG: u8 = 0x07;
+const KIND_GOODBYE: u8 = 0x08;
+const KIND_WELCOME: u8 = 0x41;
+const KIND_REPLY: u8 = 0x42;
+const KIND_REFUSE: u8 = 0x43;
+/// Bit of a kind that only a server sends.
+const FROM_SERVER: u8 = 0x40;
+
+/// Which of the two machines sent a frame (S26).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// The machine that makes calls.
+    Client,
+    /// The machine that executes them.
+    Server,
+}
+
+impl Role {
+    const fn bit(self) -> u8 {
+        match self {
+            Role::Client => 0,
+            Role::Server => FROM_SERVER,
+        }
+    }
+}
+
+/// The name of a service, at most [`SERVICE_NAME_LEN_MAX`] bytes of UTF-8.
+///
+/// ```
+/// use oncewire_core::ServiceName;
+/// assert_eq!(ServiceName::new("bank").unwrap().as_str(), "bank");
+/// assert!(ServiceName::new(&"x".repeat(65)).is_none());
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ServiceName {
+    bytes: [u8; SERVICE_NAME_LEN_MAX],
+    len: u8,
+}
+
+impl ServiceName {
+    /// `None` if the name is too long.
+    pub const fn new(name: &str) -> Option<ServiceName> {
+        let from = name.as_bytes();
+        if from.len() > SERVICE_NAME_LEN_MAX {
+            return None;
+        }
+        let mut bytes = [0; SERVICE_NAME_LEN_MAX];
+        let mut at = 0;
+        while at < from.len() {
+            bytes[at] = from[at];
+            at += 1;
+        }
+        Some(ServiceName { bytes, len: from.len() as u8 })
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        core::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or("")
+    }
+}
+
+impl fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.as_str())
+    }
+}
+
+impl fmt::Debug for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ServiceName({:?})", self.as_str())
+    }
+}
+
+impl Serialize for ServiceName {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for ServiceName {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = <&str>::deserialize(deserializer)?;
+        ServiceName::new(name).ok_or_else(|| serde::de::Error::custom("service name too long"))
+    }
+}
+
+/// The first frame of a connection: opens a session or resumes one (W20).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`MAGIC`].
+    pub magic: [u8; 4],
+    /// Lowest protocol version that the client speaks.
+    pub version_min: u8,
+    /// Highest protocol version that the client speaks.
+    pub version_max: u8,
+    /// Optional features that the client knows; none is defined yet.
+    pub features: u32,
+    /// The session to resume; `None` opens a new one.
+    pub resume: Option<Resume>,
+    /// The most slots the client can use.
+    pub slots: u32,
+    /// The longest request that the client wants to send, in bytes.
+    pub request_len_max: u32,
+    /// The longest reply that the client can take, in bytes.
+    pub reply_len_max: u32,
+    /// The service that the client demands.
+    pub service: Option<ServiceName>,
+    /// The server that the client demands.
+    pub server: Option<ServerId>,
+}
+
+/// What a client says of the session it resumes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resume {
+    /// Its id, from the `Welcome` that opened it.
+    pub session: SessionId,
+    /// X: the client has seen all replies up to here.
+    pub acked: u64,
+}
+
+/// A server's answer to a `Hello` that it accepts (W21).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The version that both will speak.
+    pub version: u8,
+    /// The optional features that both will use.
+    pub features: u32,
+    /// Who answered.
+    pub server: ServerId,
+    /// What it calls its service.
+    pub service: ServiceName,
+    /// The session's id: a secret.
+    pub session: SessionId,
+    /// h: the highest xid that the server has read in this session; 0 if none.
+    pub seen: u64,
+    /// How far the server's ledger has come; never falls unless an old copy was put back (S32).
+    pub commit: u64,
+    /// What the session may use, fixed for its life.
+    pub grants: Grants,
+}
+
+/// What a session may use, fixed for its life (S7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grants {
+    /// Calls unsettled at once; at least 1.
+    pub slots: u32,
+    /// Bytes of the longest request body.
+    pub request_len_max: u32,
+    /// Bytes of the longest reply body.
+    pub reply_len_max: u32,
+    /// Milliseconds that the server keeps the session without a connection.
+    pub lease_ms: u32,
+    /// Milliseconds of silence after which either side calls the other one dead.
+    pub keepalive_ms: u32,
+}
+
+/// Why a server closes a connection (W22).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refuse {
+    /// The client broke the protocol: a [`ProtocolError::code`].
+    Protocol(u8),
+    /// No version in common.
+    VersionUnsupported {
+        /// Lowest version that the server speaks.
+        min: u8,
+        /// Highest version that the server speaks.
+        max: u8,
+    },
+    /// No such session.
+    SessionUnknown,
+    /// The session is another principal's.
+    WrongPrincipal,
+    /// No room for another session.
+    SessionsFull,
+    /// No room for another session of this principal.
+    PrincipalFull,
+    /// The client demanded another service or server; this is who answers.
+    WrongServer {
+        /// The service's name.
+        service: ServiceName,
+        /// The server's id.
+        server: ServerId,
+    },
+    /// The server is draining.
+    ShuttingDown,
+    /// A newer connection resumed the session.
+    Superseded,
+    /// The handshake, or one frame, took too long.
+    TooSlow,
+}
+
+/// A settled-slots report (W25): X, and one bit for each of 64 slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ack {
+    /// X.
+    pub acked: u64,
+    /// The slot of the lowest bit.
+    pub base: u32,
+    /// Bit `i`: everything that the client ever sent on slot `base + i` is settled.
+    pub settled: u64,
+}
+
+/// A call's header (W10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestHeader {
+    /// [`FLAG_IDEMPOTENT`], [`FLAG_ONE_WAY`].
+    pub flags: u8,
+    /// Which procedure.
+    pub method: MethodId,
+    /// Remaining time in milliseconds, rounded up.
+    pub remaining_ms: u32,
+    /// The call's number.
+    pub xid: Xid,
+    /// X: the client has seen all replies up to here.
+    pub acked: u64,
+}
+
+/// A reply's header (W11).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplyHeader {
+    /// What became of the call.
+    pub status: Status,
+    /// The call's number.
+    pub xid: Xid,
+}
+
+/// One frame. Bodies are borrowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frame<'d> {
+    /// Opens or resumes a session.
+    Hello(Hello),
+    /// Accepts a `Hello`.
+    Welcome(Welcome),
+    /// Says why the server closes.
+    Refuse(Refuse),
+    /// A call.
+    Request(RequestHeader, &'d [u8]),
+    /// The answer to a call.
+    Reply(ReplyHeader, &'d [u8]),
+    /// "What became of this xid?"
+    Ask(Xid),
+    /// "These are settled."
+    Ack(Ack),
+    /// "Nobody wants this xid any more."
+    Cancel(Xid),
+    /// "Are you there?"
+    Ping(Role),
+    /// "I am."
+    Pong(Role),
+    /// From a client: no more requests, the session may end. From a server: please finish.
+    Goodbye(Role),
+}
+
+/// What stands at the front of received bytes, without reading more than the length and the kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Front {
+    /// Bytes of the whole frame, the length field included.
+    pub len: usize,
+    /// Who sent it: on a link with both roles, which machine is to have it (S26).
+    pub from: Role,
+}
+
+/// Looks at the front of `data`: `None` until the length and the kind are there.
+///
+/// ```
+/// use oncewire_core::wire::{self, Frame, Role};
+///
+/// let mut out = [0; wire::CONTROL_LEN_MAX];
+/// let len = wire::encode(&Frame::Ping(Role::Client), &mut out).unwrap();
+/// let front = wire::front(&out[..len]).unwrap();
+/// assert_eq!((front.len, front.from), (5, Role::Client));
+/// ```
+pub fn front(data: &[u8]) -> Option<Front> {
+    let (&[a, b, c, d, kind], _) = data.split_first_chunk()?;
+    let len = u32::from_le_bytes([a, b, c, d]) as usize;
+    let from = if kind & FROM_SERVER == 0 { Role::Client } else { Role::Server };
+    Some(Front { len: len.saturating_add(LEN_FIELD_LEN), from })
+}
+
+/// A decoded frame and its length, or how many bytes are needed before it can be decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decoded<'d> {
+    /// A whole frame.
+    Frame(Frame<'d>, usize),
+    /// The frame at the front needs this many bytes in all.
+    Incomplete(usize),
+}
+
+/// Decodes the frame at the front of `data`, which `from` sent and whose body may have `body_len_max` bytes.
+///
+/// # Errors
+/// What is wrong with the frame. A length is judged as soon as it is there, so that nobody waits for, or makes room
+/// for, a frame that will be refused.
+pub fn decode(data: &[u8], from: Role, body_len_max: u32) -> Result<Decoded<'_>, ProtocolError> {
+    let Some((&len_field, after)) = data.split_first_chunk::<LEN_FIELD_LEN>() else {
+        return Ok(Decoded::Incomplete(LEN_FIELD_LEN));
+    };
+    let len = u32::from_le_bytes(len_field);
+    let max = body_len_max
+        .saturating_add((REQUEST_HEADER_LEN - LEN_FIELD_LEN) as u32)
+        .max((CONTROL_LEN_MAX - LEN_FIELD_LEN) as u32);
+    if len > max {
+        return Err(ProtocolError::FrameTooLong { len, max });
+    }
+    let whole = len as usize + LEN_FIELD_LEN;
+    let Some(payload) = after.get(..len as usize) else {
+        return Ok(Decoded::Incomplete(whole));
+    };
+    let Some((&kind, fields)) = payload.split_first() else {
+        return Err(ProtocolError::FrameTooShort { kind: 0, len });
+    };
+    let frame = decode_payload(kind, fields, from, body_len_max)?;
+    Ok(Decoded::Frame(frame, whole))
+}
+
+fn decode_payload(
+    kind: u8,
+    fields: &[u8],
+    from: Role,
+    body_len_max: u32,
+) -> Result<Frame<'_>, ProtocolError> {
+    match (kind, from) {
+        (KIND_REQUEST, Role::Client) => decode_request(fields, body_len_max),
+        (KIND_REPLY, Role::Server) => decode_reply(fields, body_len_max),
+        _ if fields.len() >= CONTROL_LEN_MAX - LEN_FIELD_LEN => {
+            let max = (CONTROL_LEN_MAX - LEN_FIELD_LEN) as u32;
+            Err(ProtocolError::FrameTooLong { len: fields.len() as u32 + 1, max })
+        }
+        _ => decode_control(kind, fields, from),
+    }
+}
+
+fn decode_control(kind: u8, fields: &[u8], from: Role) -> Result<Frame<'_>, ProtocolError> {
+    let malformed = ProtocolError::Malformed { kind };
+    let empty = |frame| if fields.is_empty() { Ok(frame) } else { Err(malformed) };
+    match (kind, from) {
+        (KIND_HELLO, Role::Client) => {
+            // Judged first, so that a peer of another protocol is told so.
+            if !fields.starts_with(&MAGIC) {
+                return Err(ProtocolError::NotOncewire);
+            }
+            open_fields(fields).map(Frame::Hello).ok_or(malformed)
+        }
+        (KIND_WELCOME, Role::Server) => open_fields(fields).map(Frame::Welcome).ok_or(malformed),
+        (KIND_REFUSE, Role::Server) => open_fields(fields).map(Frame::Refuse).ok_or(malformed),
+        (KIND_ASK, Role::Client) => xid_field(fields, malformed).map(Frame::Ask),
+        (KIND_CANCEL, Role::Client) => xid_field(fields, malformed).map(Frame::Cancel),
+        (KIND_ACK, Role::Client) => closed_fields(fields).map(Frame::Ack).ok_or(malformed),
+        _ if kind == KIND_PING | from.bit() => empty(Frame::Ping(from)),
+        _ if kind == KIND_PONG | from.bit() => empty(Frame::Pong(from)),
+        _ if kind == KIND_GOODBYE | from.bit() => empty(Frame::Goodbye(from)),
+        _ => Err(ProtocolError::UnknownKind(kind)),
+    }
+}
+
+/// Fields that a later version may append to (W4): what follows the known ones is ignored.
+fn open_fields<'d, T: Deserialize<'d>>(fields: &'d [u8]) -> Option<T> {
+    postcard::take_from_bytes(fields).ok().map(|(value, _)| value)
+}
+
+/// Fields that no version appends to (W4).
+fn closed_fields<'d, T: Deserialize<'d>>(fields: &'d [u8]) -> Option<T> {
+    match postcard::take_from_bytes(fields) {
+        Ok((value, [])) => Some(value),
+        _ => None,
+    }
+}
+
+fn xid_field(fields: &[u8], malformed: ProtocolError) -> Result<Xid, ProtocolError> {
+    let number = closed_fields(fields).ok_or(malformed)?;
+    Xid::new(number).ok_or(ProtocolError::XidOutOfRange)
+}
+
+fn decode_request(fields: &[u8], body_len_max: u32) -> Result<Frame<'_>, ProtocolError> {
+    let kind = KIND_REQUEST;
+    let Some((header, body)) = fields.split_first_chunk::<{ REQUEST_HEADER_LEN - 5 }>() else {
+        return Err(ProtocolError::FrameTooShort { kind, len: fields.len() as u32 + 1 });
+    };
+    if body.len() > body_len_max as usize {
+        return Err(ProtocolError::FrameTooLong { len: body.len() as u32, max: body_len_max });
+    }
+    let flags = header[0];
+    if flags & !(FLAG_IDEMPOTENT | FLAG_ONE_WAY) != 0 || header[1] != 0 || header[2] != 0 {
+        return Err(ProtocolError::Malformed { kind });
+    }
+    let xid = Xid::new(u64_at(header, 11)).ok_or(ProtocolError::XidOutOfRange)?;
+    let request = RequestHeader {
+        flags,
+        method: MethodId::from_number(u32_at(header, 3)),
+        remaining_ms: u32_at(header, 7),
+        xid,
+        acked: u64_at(header, 19),
+    };
+    Ok(Frame::Request(request, body))
+}
+
+fn decode_reply(fields: &[u8], body_len_max: u32) -> Result<Frame<'_>, ProtocolError> {
+    let kind = KIND_REPLY;
+    let Some((header, body)) = fields.split_first_chunk::<{ REPLY_HEADER_LEN - 5 }>() else {
+        return Err(ProtocolError::FrameTooShort { kind, len: fields.len() as u32 + 1 });
+    };
+    if body.len() > body_len_max as usize {
+        return Err(ProtocolError::FrameTooLong { len: body.len() as u32, max: body_len_max });
+    }
+    let status = Status::from_byte(header[0]).ok_or(ProtocolError::Malformed { kind })?;
+    // W11: only a finished call has a body.
+    if header[1] != 0 || header[2] != 0 || (status != Status::Done && !body.is_empty()) {
+        return Err(ProtocolError::Malformed { kind });
+    }
+    let xid = Xid::new(u64_at(header, 3)).ok_or(ProtocolError::XidOutOfRange)?;
+    Ok(Frame::Reply(ReplyHeader { status, xid }, body))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    let mut field = [0; 4];
+    field.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_le_bytes(field)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    let mut field = [0; 8];
+    field.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(field)
+}
+
+/// Encodes `frame` at the front of `out` and returns its length; `None` if it does not fit, or if its status is one
+/// that only a client gives.
+pub fn encode(frame: &Frame<'_>, out: &mut [u8]) -> Option<usize> {
+    match frame {
+        Frame::Request(header, body) => {
+            let len = REQUEST_HEADER_LEN.checked_add(body.len())?;
+            let (head, rest) = out.get_mut(..len)?.split_at_mut(REQUEST_HEADER_LEN);
+            head.copy_from_slice(&request_header(header, body.len())?);
+            rest.copy_from_slice(body);
+            Some(len)
+        }
+        Frame::Reply(header, body) => {
+            let len = REPLY_HEADER_LEN.checked_add(body.len())?;
+            let (head, rest) = out.get_mut(..len)?.split_at_mut(REPLY_HEADER_LEN);
+            head.copy_from_slice(&reply_header(header, body.len())?);
+            rest.copy_from_slice(body);
+            Some(len)
+        }
+        Frame::Hello(hello) => control(KIND_HELLO, hello, out),
+        Frame::Welcome(welcome) => control(KIND_WELCOME, welcome, out),
+        Frame::Refuse(refuse) => control(KIND_REFUSE, refuse, out),
+        Frame::Ask(xid) => control(KIND_ASK, &xid.get(), out),
+        Frame::Ack(ack) => control(KIND_ACK, ack, out),
+        Frame::Cancel(xid) => control(KIND_CANCEL, &xid.get(), out),
+        Frame::Ping(role) => control(KIND_PING | role.bit(), &(), out),
+        Frame::Pong(role) => control(KIND_PONG | role.bit(), &(), out),
+        Frame::Goodbye(role) => control(KIND_GOODBYE | role.bit(), &(), out),
+    }
+}
+
+fn control<T: Serialize>(kind: u8, fields: &T, out: &mut [u8]) -> Option<usize> {
+    let head = LEN_FIELD_LEN + 1;
+    let used = postcard::to_slice(fields, out.get_mut(head..)?).ok()?.len();
+    out[..LEN_FIELD_LEN].copy_from_slice(&(used as u32 + 1).to_le_bytes());
+    out[LEN_FIELD_LEN] = kind;
+    Some(head + used)
+}
+
+/// The bytes of a request before its body; `None` if the frame would be too long for its length field.
+pub(crate) fn request_header(
+    header: &RequestHeader,
+    body_len: usize,
+) -> Option<[u8; REQUEST_HEADER_LEN]> {
+    let mut out = [0; REQUEST_HEADER_LEN];
+    let len = u32::try_from(body_len + REQUEST_HEADER_LEN - LEN_FIELD_LEN).ok()?;
+    out[0..4].copy_from_slice(&len.to_le_bytes());
+    out[4] = KIND_REQUEST;
+    out[5] = header.flags;
+    out[8..12].copy_from_slice(&header.method.number().to_le_bytes());
+    out[12..16].copy_from_slice(&header.remaining_ms.to_le_bytes());
+    out[16..24].copy_from_slice(&header.xid.get().to_le_bytes());
+    out[24..32].copy_from_slice(&header.acked.to_le_bytes());
+    Some(out)
+}
+
+/// The bytes of a reply before its body; `None` for a status that has no byte, or a body too long.
+pub(crate) fn reply_header(
+    header: &ReplyHeader,
+    body_len: usize,
+) -> Option<[u8; REPLY_HEADER_LEN]> {
+    let mut out = [0; REPLY_HEADER_LEN];
+    let len = u32::try_from(body_len + REPLY_HEADER_LEN - LEN_FIELD_LEN).ok()?;
+    out[0..4].copy_from_slice(&len.to_le_bytes());
+    out[4] = KIND_REPLY;
+    out[5] = header.status.to_byte()?;
+    out[8..16].copy_from_slice(&header.xid.get().to_le_bytes());
+    Some(out)
+}

@@ -1,0 +1,62 @@
+//! Filling the caller's output slice with frames.
+
+use crate::wire::{self, CONTROL_LEN_MAX, Frame};
+
+/// The caller's output slice, and how much of it is written.
+#[derive(Debug)]
+pub(crate) struct Writer<'o> {
+    out: &'o mut [u8],
+    at: usize,
+}
+
+impl<'o> Writer<'o> {
+    pub(crate) fn new(out: &'o mut [u8]) -> Writer<'o> {
+        Writer { out, at: 0 }
+    }
+
+    pub(crate) fn written(&self) -> usize {
+        self.at
+    }
+
+    fn room(&self) -> usize {
+        self.out.len() - self.at
+    }
+
+    /// Whether a frame of `len` bytes may begin here: it fits, or it fits no slice of this size and at least its
+    /// first `head` bytes fit. A frame that would fit the next slice waits for it.
+    pub(crate) fn has_room_for(&self, len: usize, head: usize) -> bool {
+        len <= self.room() || (len > self.out.len() && head <= self.room())
+    }
+
+    /// Writes a control frame whole; false if there is no room.
+    pub(crate) fn control(&mut self, frame: &Frame<'_>) -> bool {
+        let end = self.out.len().min(self.at + CONTROL_LEN_MAX);
+        match wire::encode(frame, &mut self.out[self.at..end]) {
+            Some(len) => {
+                self.at += len;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Writes what fits of the frame made of `header` and `body`, from its byte `at` on; returns the byte to go on
+    /// from.
+    pub(crate) fn split_frame(&mut self, header: &[u8], body: &[u8], at: usize) -> usize {
+        let mut at = at;
+        if let Some(rest) = header.get(at..) {
+            at += self.copy(rest);
+        }
+        if let Some(rest) = at.checked_sub(header.len()).and_then(|from| body.get(from..)) {
+            at += self.copy(rest);
+        }
+        at
+    }
+
+    fn copy(&mut self, bytes: &[u8]) -> usize {
+        let len = bytes.len().min(self.room());
+        self.out[self.at..self.at + len].copy_from_slice(&bytes[..len]);
+        self.at += len;
+        len
+    }
+}
