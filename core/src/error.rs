@@ -7,7 +7,7 @@ use crate::outcome::Executed;
 use crate::wire::ServiceName;
 
 /// Why a call was not even begun. Nothing of it has left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CallError {
     /// The client was closed.
@@ -29,6 +29,8 @@ pub enum CallError {
         /// Bytes allowed.
         max: usize,
     },
+    /// The arguments cannot be encoded.
+    Unencodable,
 }
 
 impl CallError {
@@ -47,6 +49,9 @@ impl fmt::Display for CallError {
             }
             CallError::RequestTooLarge { len, max } => {
                 write!(f, "call not begun: the request has {len} bytes, {max} are allowed")
+            }
+            CallError::Unencodable => {
+                f.write_str("call not begun: its arguments cannot be encoded")
             }
             CallError::TooManyBytes { max } => write!(
                 f,

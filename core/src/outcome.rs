@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use crate::error::CallError;
+
 /// Whether a call was executed, as far as the holder of an outcome or an error can know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Executed {
@@ -52,6 +54,8 @@ pub enum NoReply {
     ReplyTooLarge,
     /// An idempotent call that finished earlier, whose reply was not kept (S22).
     NotKept,
+    /// A reply came, but its bytes are not what the caller expected: client and server disagree about the method.
+    Undecodable,
 }
 
 impl fmt::Display for NoReply {
@@ -63,6 +67,9 @@ impl fmt::Display for NoReply {
                  declare a larger reply_len_max"
             }
             NoReply::NotKept => "executed, but replies of idempotent calls are not kept",
+            NoReply::Undecodable => {
+                "executed, but the reply cannot be decoded: client and server disagree about the method's types"
+            }
         })
     }
 }
@@ -99,12 +106,15 @@ pub enum NotExecuted {
     SessionRefused,
     /// The client was closed before the call left.
     Closed,
+    /// The client did not even begin it.
+    NotBegun(CallError),
 }
 
 impl fmt::Display for NotExecuted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("not executed: ")?;
         f.write_str(match self {
+            NotExecuted::NotBegun(error) => return error.fmt(f),
             NotExecuted::Overloaded => "the server had no room to keep the reply",
             NotExecuted::UnknownMethod => "the server has no such method",
             NotExecuted::BadArguments => "the server could not decode the arguments",
@@ -181,6 +191,7 @@ impl Status {
             Status::NoReply(NoReply::Aborted) => 0x01,
             Status::NoReply(NoReply::ReplyTooLarge) => 0x02,
             Status::NoReply(NoReply::NotKept) => 0x03,
+            Status::NoReply(NoReply::Undecodable) => return None,
             Status::Refused(why) => match why {
                 NotExecuted::Overloaded => 0x10,
                 NotExecuted::UnknownMethod => 0x11,
@@ -194,7 +205,8 @@ impl Status {
                 NotExecuted::RequestTooLarge
                 | NotExecuted::Disconnected
                 | NotExecuted::SessionRefused
-                | NotExecuted::Closed => return None,
+                | NotExecuted::Closed
+                | NotExecuted::NotBegun(_) => return None,
             },
             Status::NotSeen => 0x20,
             Status::Interrupted => 0x21,

@@ -1,0 +1,126 @@
+//! Time, chance and tasks: everything that the driver takes from outside, in one trait.
+//!
+//! This is the one file of the driver that may read a clock. A simulation passes a runtime of its own, and every run of
+//! it can be repeated.
+
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+
+use oncewire_core::Instant;
+
+use crate::transport::BoxFuture;
+
+/// A clock, timers, random bits, and an executor.
+pub trait Runtime: Send + Sync + 'static {
+    /// The time, on a clock that never goes backwards.
+    fn now(&self) -> Instant;
+    /// A timer that was never set.
+    fn timer(&self) -> Box<dyn Timer>;
+    /// Fills `bytes` with unpredictable bits: session ids are made of them.
+    fn random(&self, bytes: &mut [u8]);
+    /// Runs a task to its end, beside the caller.
+    fn spawn(&self, task: BoxFuture<'static, ()>);
+}
+
+/// A timer that can be set again and again.
+pub trait Timer: Send + 'static {
+    /// The moment at which it is to fire; replaces an earlier one.
+    fn set(&mut self, at: Instant);
+    /// Ready when the moment has come; wakes `cx` then.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+}
+
+/// The default runtime: smol's global executor, async-io's timers, the system's random numbers.
+///
+/// [`SmolRuntime::with_spawner`] takes another executor: the rest needs only async-io's reactor, which starts by itself.
+pub struct SmolRuntime {
+    spawner: Box<dyn Fn(BoxFuture<'static, ()>) + Send + Sync>,
+}
+
+impl std::fmt::Debug for SmolRuntime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SmolRuntime")
+    }
+}
+
+impl SmolRuntime {
+    /// On smol's global executor, whose number of threads `SMOL_THREADS` sets (1 if it does not).
+    pub fn global() -> Arc<SmolRuntime> {
+        static GLOBAL: OnceLock<Arc<SmolRuntime>> = OnceLock::new();
+        let make = || SmolRuntime::with_spawner(|task| smol::spawn(task).detach());
+        GLOBAL.get_or_init(make).clone()
+    }
+
+    /// On any executor.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use oncewire_driver::SmolRuntime;
+    ///
+    /// let executor = Arc::new(smol::Executor::new());
+    /// let spawner = executor.clone();
+    /// let runtime = SmolRuntime::with_spawner(move |task| spawner.spawn(task).detach());
+    /// # let _ = (executor, runtime);
+    /// ```
+    pub fn with_spawner(
+        spawner: impl Fn(BoxFuture<'static, ()>) + Send + Sync + 'static,
+    ) -> Arc<SmolRuntime> {
+        Arc::new(SmolRuntime { spawner: Box::new(spawner) })
+    }
+}
+
+/// The origin of [`Instant`]s: all runtimes of a process share it.
+#[allow(clippy::disallowed_methods)]
+fn since_origin() -> std::time::Duration {
+    static ORIGIN: OnceLock<std::time::Instant> = OnceLock::new();
+    ORIGIN.get_or_init(std::time::Instant::now).elapsed()
+}
+
+impl Runtime for SmolRuntime {
+    fn now(&self) -> Instant {
+        Instant::ZERO + since_origin()
+    }
+
+    fn timer(&self) -> Box<dyn Timer> {
+        Box::new(SmolTimer { at: Instant::FAR_FUTURE, timer: async_io::Timer::never() })
+    }
+
+    fn random(&self, bytes: &mut [u8]) {
+        // Without random numbers no session is safe, and no error would be better than this one.
+        getrandom::fill(bytes).expect("the system has no random numbers");
+    }
+
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        (self.spawner)(task);
+    }
+}
+
+struct SmolTimer {
+    at: Instant,
+    timer: async_io::Timer,
+}
+
+impl Timer for SmolTimer {
+    fn set(&mut self, at: Instant) {
+        if at == self.at {
+            return;
+        }
+        self.at = at;
+        if at == Instant::FAR_FUTURE {
+            self.timer = async_io::Timer::never();
+        } else {
+            let now = Instant::ZERO + since_origin();
+            self.timer.set_after(at.since(now));
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        use std::future::Future;
+        let fired = std::pin::Pin::new(&mut self.timer).poll(cx).is_ready();
+        if fired {
+            self.at = Instant::FAR_FUTURE;
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+}

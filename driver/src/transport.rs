@@ -1,0 +1,78 @@
+//! What a transport supplies: dial once, accept once, and who is calling.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_io::{AsyncRead, AsyncWrite};
+
+/// A boxed future that can move between threads.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// One ordered byte stream in both directions. Dropping it closes the connection.
+///
+/// Implemented for everything that qualifies.
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> ByteStream for T {}
+
+/// A [`ByteStream`] of any kind.
+pub type BoxStream = Box<dyn ByteStream>;
+
+/// Dials a server, once a call. The driver decides when, how often and how long after a failure.
+///
+/// ```
+/// use oncewire_driver::{BoxFuture, BoxStream, Connect};
+/// use std::io;
+///
+/// /// Connects to nothing.
+/// struct Nowhere;
+///
+/// impl Connect for Nowhere {
+///     fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
+///         Box::pin(async { Err(io::ErrorKind::ConnectionRefused.into()) })
+///     }
+///     fn address(&self) -> String {
+///         "nowhere".to_owned()
+///     }
+/// }
+/// ```
+pub trait Connect: Send + Sync + 'static {
+    /// Makes one connection, or says why it could not.
+    fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>>;
+    /// What is dialled, for messages.
+    fn address(&self) -> String;
+}
+
+/// Accepts connections, one a call.
+pub trait Accept: Send + Sync + 'static {
+    /// Waits for the next connection and says who is at its other end. An error is worth a message and a short pause;
+    /// [`io::ErrorKind::BrokenPipe`] says that there will never be another connection.
+    fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>>;
+    /// Where it listens, for messages.
+    fn address(&self) -> String;
+}
+
+/// Who the transport says is calling. Sessions are bound to it (S5).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Subject {
+    /// The transport cannot say.
+    Nobody,
+    /// A unix user.
+    Uid(u32),
+    /// A name that the transport vouches for, of a certificate, say.
+    Name(Arc<str>),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Subject::Nobody => f.write_str("nobody"),
+            Subject::Uid(uid) => write!(f, "uid {uid}"),
+            Subject::Name(name) => name.fmt(f),
+        }
+    }
+}
