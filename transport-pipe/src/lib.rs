@@ -1,0 +1,1 @@
+//! Oncewire over pipe.
