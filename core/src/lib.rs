@@ -58,6 +58,8 @@
 //! - `alloc` (default): [`Heap`] storage on the `bytes` crate. Without it, the crate needs no allocator.
 
 #![no_std]
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
 
 #[cfg(feature = "alloc")]
 extern crate alloc;
