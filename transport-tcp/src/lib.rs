@@ -1,1 +1,12 @@
-//! Oncewire over tcp.
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+mod acceptor;
+mod connector;
+mod resolve;
+mod socket;
+
+pub use acceptor::TcpAcceptor;
+pub use connector::TcpConnector;
+pub use oncewire_driver::*;

@@ -1,0 +1,26 @@
+//! From "host:port" to addresses, and one error for all that were tried.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+
+/// The addresses of "host:port". A name is looked up on a thread of smol's, since the system's resolver blocks.
+pub(crate) async fn resolve(name: &str) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(address) = name.parse() {
+        return Ok(vec![address]);
+    }
+    let owned = name.to_owned();
+    let found = smol::unblock(move || owned.to_socket_addrs().map(Vec::from_iter)).await;
+    let found = found.map_err(|e| io::Error::new(e.kind(), format!("{name}: {e}")))?;
+    if found.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, format!("{name} has no address")));
+    }
+    Ok(found)
+}
+
+/// The error of an attempt at several addresses: it names them all, and its kind is that of the last.
+pub(crate) fn all_failed(what: &str, tried: Vec<(SocketAddr, io::Error)>) -> io::Error {
+    let kind = tried.last().map_or(io::ErrorKind::InvalidInput, |(_, e)| e.kind());
+    let list: Vec<String> = tried.iter().map(|(address, e)| format!("{address}: {e}")).collect();
+    let list = if list.is_empty() { "no address to try".to_owned() } else { list.join("; ") };
+    io::Error::new(kind, format!("{what}: {list}"))
+}

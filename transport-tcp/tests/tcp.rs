@@ -1,0 +1,272 @@
+//! Real sockets on the loopback.
+
+use std::future::Future;
+use std::io::{ErrorKind, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::pin::pin;
+
+use oncewire_tcp::{Accept, BoxStream, Connect, Subject, TcpAcceptor, TcpConnector};
+use rustix::fd::OwnedFd;
+use rustix::net;
+use smol::future::{poll_once, zip};
+use smol::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    smol::block_on(future)
+}
+
+/// An address that refuses: its port is taken, but nobody listens there.
+struct Deaf {
+    address: SocketAddr,
+    _held: OwnedFd,
+}
+
+fn deaf() -> Deaf {
+    let (held, address) = bound();
+    Deaf { address, _held: held }
+}
+
+fn bound() -> (OwnedFd, SocketAddr) {
+    let socket = net::socket(net::AddressFamily::INET, net::SocketType::STREAM, None).unwrap();
+    net::bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let address = net::getsockname(&socket).unwrap().try_into().unwrap();
+    (socket, address)
+}
+
+/// An address that lets nobody in and refuses nobody: its queue of connections is full.
+struct Silent {
+    address: SocketAddr,
+    _held: (OwnedFd, TcpStream),
+}
+
+fn silent() -> Silent {
+    let (listener, address) = bound();
+    // The kernel lets one in beyond the backlog of 0.
+    net::listen(&listener, 0).unwrap();
+    Silent { address, _held: (listener, TcpStream::connect(address).unwrap()) }
+}
+
+async fn connected() -> (BoxStream, BoxStream) {
+    let acceptor = TcpAcceptor::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpConnector::new(acceptor.local_addr()).connect().await.unwrap();
+    let (server, subject) = acceptor.accept().await.unwrap();
+    assert_eq!(subject, Subject::Nobody);
+    (client, server)
+}
+
+/// A connection of ours whose other end is a plain socket.
+async fn beside_a_plain_socket() -> (BoxStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpConnector::new(listener.local_addr().unwrap()).connect().await.unwrap();
+    (client, listener.accept().unwrap().0)
+}
+
+/// Writes `len` bytes and reads as many, at the same time.
+async fn exchange(stream: BoxStream, len: usize) {
+    let (mut reader, mut writer) = smol::io::split(stream);
+    let pattern: Vec<u8> = (0..64 * 1024u32).map(|i| (i % 251) as u8).collect();
+    let write = async {
+        for _ in 0..len / pattern.len() {
+            writer.write_all(&pattern).await.unwrap();
+        }
+        writer.close().await.unwrap();
+    };
+    let read = async {
+        let mut got = vec![0; pattern.len()];
+        for _ in 0..len / pattern.len() {
+            reader.read_exact(&mut got).await.unwrap();
+            assert!(got == pattern);
+        }
+        assert_eq!(reader.read(&mut got).await.unwrap(), 0);
+    };
+    zip(write, read).await;
+}
+
+#[test]
+fn both_ends_send_64_mib_at_once_and_then_end() {
+    block_on(async {
+        let (client, server) = connected().await;
+        let server = smol::spawn(exchange(server, 64 << 20));
+        exchange(client, 64 << 20).await;
+        server.await;
+    });
+}
+
+#[test]
+fn a_vectored_write_arrives_in_order() {
+    block_on(async {
+        let (mut client, mut server) = connected().await;
+        let parts = [std::io::IoSlice::new(b"one "), std::io::IoSlice::new(b"two")];
+        assert_eq!(client.write_vectored(&parts).await.unwrap(), 7);
+        let mut got = [0; 7];
+        server.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"one two");
+    });
+}
+
+#[test]
+fn a_refused_dial_names_the_address() {
+    block_on(async {
+        let deaf = deaf();
+        let error = TcpConnector::new(deaf.address).connect().await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        assert!(error.to_string().contains(&deaf.address.to_string()), "{error}");
+    });
+}
+
+#[test]
+fn the_second_address_is_tried_when_the_first_refuses() {
+    block_on(async {
+        let acceptor = TcpAcceptor::bind("127.0.0.1:0").await.unwrap();
+        let deaf = deaf();
+        let connector = TcpConnector::any_of([deaf.address, acceptor.local_addr()]);
+        for _ in 0..3 {
+            connector.connect().await.unwrap();
+            acceptor.accept().await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_dial_that_fails_everywhere_names_every_address() {
+    block_on(async {
+        let tried = [deaf(), deaf(), deaf()];
+        let connector = TcpConnector::any_of(tried.iter().map(|deaf| deaf.address));
+        let error = connector.connect().await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        for deaf in &tried {
+            assert!(error.to_string().contains(&deaf.address.to_string()), "{error}");
+        }
+    });
+}
+
+#[test]
+fn a_name_is_dialled_at_all_its_addresses() {
+    block_on(async {
+        // Where localhost is ::1 too, that one refuses.
+        let acceptor = TcpAcceptor::bind("127.0.0.1:0").await.unwrap();
+        let connector = TcpConnector::new(format!("localhost:{}", acceptor.local_addr().port()));
+        connector.connect().await.unwrap();
+        acceptor.accept().await.unwrap();
+    });
+}
+
+#[test]
+fn a_silent_address_is_passed_over_once_a_dial_was_abandoned() {
+    block_on(async {
+        let silent = silent();
+        let acceptor = TcpAcceptor::bind("127.0.0.1:0").await.unwrap();
+        let connector = TcpConnector::any_of([silent.address, acceptor.local_addr()]);
+        {
+            let mut dial = pin!(connector.connect());
+            assert!(poll_once(dial.as_mut()).await.is_none());
+        }
+        connector.connect().await.unwrap();
+        acceptor.accept().await.unwrap();
+    });
+}
+
+#[test]
+fn names_that_make_no_sense_are_errors_of_the_dial() {
+    block_on(async {
+        for name in ["", "no port", "127.0.0.1", "127.0.0.1:99999", "[::1"] {
+            assert!(TcpConnector::new(name).connect().await.is_err(), "{name}");
+            assert!(TcpAcceptor::bind(name).await.is_err(), "{name}");
+        }
+        let error = TcpConnector::any_of([]).connect().await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    });
+}
+
+#[test]
+fn a_second_acceptor_on_one_port_is_refused() {
+    block_on(async {
+        let first = TcpAcceptor::bind("127.0.0.1:0").await.unwrap();
+        let error = TcpAcceptor::bind(first.local_addr()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AddrInUse);
+        assert!(error.to_string().contains(&first.local_addr().to_string()), "{error}");
+    });
+}
+
+#[test]
+fn addresses_are_told() {
+    block_on(async {
+        let acceptor = TcpAcceptor::bind("127.0.0.1:0").await.unwrap();
+        let told = format!("tcp:{}", acceptor.local_addr());
+        assert_eq!(acceptor.address(), told);
+        assert_eq!(TcpConnector::new(acceptor.local_addr()).address(), told);
+    });
+}
+
+#[test]
+fn the_end_of_the_peer_wakes_a_reader_that_waits() {
+    block_on(async {
+        let (mut client, server) = connected().await;
+        let mut buf = [0; 1];
+        let mut read = pin!(client.read(&mut buf));
+        assert!(poll_once(read.as_mut()).await.is_none());
+        drop(server);
+        assert_eq!(read.await.unwrap(), 0);
+    });
+}
+
+#[test]
+fn a_reset_wakes_a_reader_that_waits() {
+    block_on(async {
+        let (mut client, peer) = beside_a_plain_socket().await;
+        client.write_all(b"never read").await.unwrap();
+        peer.peek(&mut [0]).unwrap();
+        let mut buf = [0; 1];
+        let mut read = pin!(client.read(&mut buf));
+        assert!(poll_once(read.as_mut()).await.is_none());
+        // What is closed with unread bytes is reset.
+        drop(peer);
+        assert_eq!(read.await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    });
+}
+
+#[test]
+fn closing_ends_our_direction_only() {
+    block_on(async {
+        let (mut client, mut peer) = beside_a_plain_socket().await;
+        client.close().await.unwrap();
+        assert_eq!(std::io::Read::read(&mut peer, &mut [0; 8]).unwrap(), 0);
+        peer.write_all(b"late").unwrap();
+        let mut got = [0; 4];
+        client.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"late");
+        drop(peer);
+        assert_eq!(client.read(&mut got).await.unwrap(), 0);
+        client.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_writer_waits_until_the_peer_reads() {
+    block_on(async {
+        let (mut client, mut server) = connected().await;
+        let block = vec![7; 1 << 20];
+        let mut written = 0;
+        while let Some(n) = poll_once(client.write(&block)).await {
+            written += n.unwrap();
+        }
+        let mut got = vec![0; written];
+        let (more, ()) = zip(client.write(&block), async {
+            server.read_exact(&mut got).await.unwrap();
+        })
+        .await;
+        assert!(more.unwrap() > 0);
+    });
+}
+
+/// The traits ask for it; said here so that a failure names this crate.
+#[test]
+fn streams_and_ends_move_between_threads() {
+    fn moves<T: Send + 'static>() {}
+    fn shared<T: Send + Sync + 'static>() {}
+    fn reads<T: AsyncRead>() {}
+    moves::<BoxStream>();
+    reads::<BoxStream>();
+    shared::<TcpConnector>();
+    shared::<TcpAcceptor>();
+}
