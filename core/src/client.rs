@@ -437,6 +437,11 @@ impl<S: ClientStorage> Client<S> {
         self.closing && self.book.is_idle() && (self.phase == Phase::Down || self.refused.is_some())
     }
 
+    /// Whether [`close`](Client::close) was called.
+    pub fn is_closing(&self) -> bool {
+        self.closing
+    }
+
     /// Whether a connection would serve a purpose: false once the client is closed or refused for good.
     pub fn wants_connection(&self) -> bool {
         self.refused.is_none() && !(self.closing && self.book.is_idle())

@@ -29,6 +29,11 @@ pub(crate) struct SlotView {
     pub(crate) discarded: bool,
 }
 
+impl SlotView {
+    /// A slot on which nothing ever came.
+    pub(crate) const UNUSED: SlotView = SlotView { xid: 0, digest: 0, discarded: true };
+}
+
 /// S10, for a request with `xid` and `digest` after X was brought up to `acked`.
 pub(crate) fn arrival(acked: u64, slot: SlotView, xid: u64, digest: u64) -> Arrival {
     if xid <= acked || xid < slot.xid {

@@ -78,6 +78,9 @@ pub struct ServiceName {
 }
 
 impl ServiceName {
+    /// The name of a service that has none.
+    pub const EMPTY: ServiceName = ServiceName { bytes: [0; SERVICE_NAME_LEN_MAX], len: 0 };
+
     /// `None` if the name is too long.
     pub const fn new(name: &str) -> Option<ServiceName> {
         let from = name.as_bytes();

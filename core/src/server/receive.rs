@@ -1,12 +1,13 @@
 //! Frames that come to a server.
 
 use super::Server;
+use super::Slot;
 use super::execute::{Admission, CallKey};
 use super::parts::{End, SlotState};
 use crate::client::Received;
 use crate::digest::digest;
 use crate::error::{CloseReason, ProtocolError};
-use crate::fate::{self, Arrival, Asked};
+use crate::fate::{self, Arrival, Asked, SlotView};
 use crate::ids::{ConnId, MethodId, SessionKey, Xid};
 use crate::outcome::{NoReply, NotExecuted, Status};
 use crate::storage::{Array, Lazy, Places, ServerStorage, Table};
@@ -79,11 +80,13 @@ impl<T: ServerStorage> Server<T> {
                 .map_or(0, |session| session.grants.request_len_max);
             let result = match wire::decode(rest, Role::Client, body_len_max) {
                 Ok(Decoded::Incomplete(wanted)) => {
-                    self.note_partial(index, consumed > 0);
+                    self.note_partial(index);
                     return Ok(Received { consumed, item: None, wanted });
                 }
                 Ok(Decoded::Frame(frame, len)) => {
                     consumed += len;
+                    // C42: the frame is whole; the next one has its own time.
+                    live.partial_since = None;
                     self.handle_frame(index, session, frame)
                 }
                 Err(error) => Err(error),
@@ -100,12 +103,10 @@ impl<T: ServerStorage> Server<T> {
     }
 
     /// C42: since when the frame at the front has been incomplete.
-    fn note_partial(&mut self, index: u32, fresh: bool) {
+    fn note_partial(&mut self, index: u32) {
         let now = self.now;
-        if let Some(conn) = self.conns.at_mut(index)
-            && (fresh || conn.partial_since.is_none())
-        {
-            conn.partial_since = Some(now);
+        if let Some(conn) = self.conns.at_mut(index) {
+            conn.partial_since.get_or_insert(now);
         }
     }
 
@@ -162,28 +163,19 @@ impl<T: ServerStorage> Server<T> {
         header: RequestHeader,
         body: &'d [u8],
     ) -> Result<Option<Incoming<'d>>, ProtocolError> {
-        let xid = header.xid.get();
-        if header.acked >= xid {
-            return Err(ProtocolError::AckAhead { acked: header.acked });
-        }
-        let Some(session) = self.sessions.at_mut(index) else { return Ok(None) };
-        if session.leaving {
-            return Err(ProtocolError::AfterGoodbye);
-        }
+        let digest = digest(header.method, header.flags, body);
+        let arrival = self.judge_request(index, &header, digest)?;
         self.acknowledge(index, header.acked)?;
         let Some(session) = self.sessions.at_mut(index) else { return Ok(None) };
-        let slot_number = session.slot_of(xid);
+        let slot_number = session.slot_of(header.xid.get());
         let epoch = session.epoch;
-        let (acked, seen) = (session.acked, session.seen);
         let calls = session.calls.get_or_make();
         let Some(slot) = calls.slots.at_or_grow(slot_number) else { return Ok(None) };
-        let digest = digest(header.method, header.flags, body);
-        match fate::arrival(acked, slot.view(), xid, digest) {
+        match arrival {
             Arrival::Stale => {
                 self.counters.stale += 1;
                 return Ok(None);
             }
-            Arrival::FalseRetry => return Err(ProtocolError::FalseRetry { xid }),
             Arrival::Duplicate => {
                 slot.epoch = epoch;
                 match slot.state {
@@ -200,18 +192,48 @@ impl<T: ServerStorage> Server<T> {
                     }
                 }
             }
-            Arrival::New => {
-                if slot.state.is_running() {
-                    return Err(ProtocolError::SlotBusy { xid, running: slot.xid });
-                }
-                let idempotent = header.flags & wire::FLAG_IDEMPOTENT != 0;
-                let leave = idempotent || slot.not_seen == xid || self.config.lossy;
-                if xid <= seen && !leave {
-                    return Err(ProtocolError::OutOfOrder { xid, seen });
-                }
-            }
+            Arrival::FalseRetry | Arrival::New => {}
         }
         Ok(self.admit(index, slot_number, &header, digest, body))
+    }
+
+    /// What a request is, as if its X were brought up already.
+    ///
+    /// # Errors
+    /// What shows that it comes from a wrong client.
+    fn judge_request(
+        &self,
+        index: u32,
+        header: &RequestHeader,
+        digest: u64,
+    ) -> Result<Arrival, ProtocolError> {
+        let xid = header.xid.get();
+        if header.acked >= xid {
+            return Err(ProtocolError::AckAhead { acked: header.acked });
+        }
+        let Some(session) = self.sessions.at(index) else { return Ok(Arrival::Stale) };
+        if session.leaving {
+            return Err(ProtocolError::AfterGoodbye);
+        }
+        let slot = session.calls.get().and_then(|calls| calls.slots.at(session.slot_of(xid)));
+        let view = slot.map_or(SlotView::UNUSED, Slot::view);
+        let arrival = fate::arrival(session.acked.max(header.acked), view, xid, digest);
+        match arrival {
+            Arrival::FalseRetry => return Err(ProtocolError::FalseRetry { xid }),
+            Arrival::New => {
+                if slot.is_some_and(|slot| slot.state.is_running()) {
+                    return Err(ProtocolError::SlotBusy { xid, running: view.xid });
+                }
+                let idempotent = header.flags & wire::FLAG_IDEMPOTENT != 0;
+                let not_seen = slot.is_some_and(|slot| slot.not_seen == xid);
+                let leave = idempotent || not_seen || self.config.lossy;
+                if xid <= session.seen && !leave {
+                    return Err(ProtocolError::OutOfOrder { xid, seen: session.seen });
+                }
+            }
+            Arrival::Stale | Arrival::Duplicate => {}
+        }
+        Ok(arrival)
     }
 
     /// S11: reserves room for the call's reply, or refuses it.
