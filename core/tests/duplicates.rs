@@ -418,7 +418,7 @@ fn c24_the_reply_of_a_call_given_up_while_it_runs_frees_its_slot_exactly_once() 
     assert_eq!((pair.ran(b"waiting"), pair.ran(b"late")), (1, 0), "one slot, once");
     // The same answer once more.
     let bytes = bytes_of(&Frame::Reply(
-        wire::ReplyHeader { status: Status::Done, xid: xid(1) },
+        wire::ReplyHeader { status: Status::Done, xid: xid(pair.runs[0].xid) },
         &echo(b"gone"),
     ));
     pair.link().down.extend(bytes);
@@ -735,7 +735,7 @@ fn c71_a_reply_that_crosses_an_ask_settles_and_the_second_one_is_dropped() {
     pair.finish(b"a");
     assert_eq!(pair.fates(call), [Fate::Reply(echo(b"a"))]);
     // Another push of the same, as a server that answered both would send it.
-    let header = wire::ReplyHeader { status: Status::Done, xid: xid(1) };
+    let header = wire::ReplyHeader { status: Status::Done, xid: xid(pair.runs[0].xid) };
     pair.send_down(link, &Frame::Reply(header, &echo(b"a")));
     assert_eq!(pair.fates(call).len(), 1);
     assert_eq!(pair.client().counters().late_answers, 1);
