@@ -1,1 +1,13 @@
-//! Oncewire over pipe.
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+mod child;
+mod hall;
+pub mod memory;
+pub mod os;
+mod stdio;
+
+pub use child::ChildConnector;
+pub use oncewire_driver::*;
+pub use stdio::StdioAcceptor;

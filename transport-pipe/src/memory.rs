@@ -1,0 +1,253 @@
+//! Connections within a process: two bounded buffers each, no threads, no system calls, no chance.
+//!
+//! What is read, written and woken depends on the order of the calls and on nothing else, so that a simulation that uses
+//! it can be repeated.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, IoSlice, Read};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use futures_io::{AsyncRead, AsyncWrite};
+use oncewire_driver::{Accept, BoxFuture, BoxStream, Connect, Subject};
+
+use crate::hall::{Door, Entrance, hall};
+
+/// The bytes that fit into each direction of a connection, unless told otherwise. A pipe of Linux takes as many.
+pub const CAPACITY: usize = 64 * 1024;
+
+/// The two ends of a new connection.
+///
+/// ```
+/// use smol::io::{AsyncReadExt, AsyncWriteExt};
+///
+/// # smol::block_on(async {
+/// let (mut left, mut right) = oncewire_pipe::memory::pair();
+/// left.write_all(b"ping").await?;
+/// drop(left);
+/// let mut got = Vec::new();
+/// right.read_to_end(&mut got).await?;
+/// assert_eq!(got, b"ping");
+/// # std::io::Result::Ok(()) }).unwrap();
+/// ```
+pub fn pair() -> (MemoryStream, MemoryStream) {
+    pair_with_capacity(CAPACITY)
+}
+
+/// [`pair`] with other buffers: `capacity` bytes in each direction, at least one.
+pub fn pair_with_capacity(capacity: usize) -> (MemoryStream, MemoryStream) {
+    let (one, two) = (Lane::new(capacity), Lane::new(capacity));
+    (MemoryStream { from: one.clone(), to: two.clone() }, MemoryStream { from: two, to: one })
+}
+
+/// A connector and the acceptor that it dials: each dial makes a [`pair`]. See the crate's page for an example.
+pub fn listener() -> (MemoryConnector, MemoryAcceptor) {
+    listener_with_capacity(CAPACITY)
+}
+
+/// [`listener`] with other buffers: `capacity` bytes in each direction of each connection, at least one.
+pub fn listener_with_capacity(capacity: usize) -> (MemoryConnector, MemoryAcceptor) {
+    let (entrance, door) = hall();
+    (MemoryConnector { entrance, capacity }, MemoryAcceptor { door })
+}
+
+/// Dials the [`MemoryAcceptor`] that it was made with. Refused when that is gone; waits while 128 dials wait before it.
+#[derive(Clone, Debug)]
+pub struct MemoryConnector {
+    entrance: Entrance<MemoryStream>,
+    capacity: usize,
+}
+
+impl Connect for MemoryConnector {
+    fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
+        Box::pin(async {
+            let (ours, theirs) = pair_with_capacity(self.capacity);
+            self.entrance.enter(theirs).await?;
+            Ok(Box::new(ours) as BoxStream)
+        })
+    }
+
+    fn address(&self) -> String {
+        "memory".to_owned()
+    }
+}
+
+/// Accepts what its [`MemoryConnector`]s dial; [`ErrorKind::BrokenPipe`] when the last of them is gone.
+#[derive(Debug)]
+pub struct MemoryAcceptor {
+    door: Door<MemoryStream>,
+}
+
+impl Accept for MemoryAcceptor {
+    fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>> {
+        Box::pin(async { Ok((Box::new(self.door.next().await?) as BoxStream, Subject::Nobody)) })
+    }
+
+    fn address(&self) -> String {
+        "memory".to_owned()
+    }
+}
+
+/// One end of a connection in memory.
+///
+/// When it is dropped its peer reads what is still there and then the end; the peer's writes fail with
+/// [`ErrorKind::BrokenPipe`].
+#[derive(Debug)]
+pub struct MemoryStream {
+    from: Arc<Lane>,
+    to: Arc<Lane>,
+}
+
+/// One direction of a connection.
+#[derive(Debug)]
+struct Lane {
+    capacity: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Grows to the lane's capacity when needed, not before.
+    bytes: VecDeque<u8>,
+    /// No more will be written.
+    ended: bool,
+    /// No more will be read.
+    deaf: bool,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+impl Lane {
+    fn new(capacity: usize) -> Arc<Lane> {
+        Arc::new(Lane { capacity: capacity.max(1), state: Mutex::default() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn poll_read(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let mut state = self.lock();
+        if state.bytes.is_empty() {
+            if state.ended {
+                return Poll::Ready(Ok(0));
+            }
+            remember(&mut state.reader, cx);
+            return Poll::Pending;
+        }
+        // A read of a `VecDeque` copies one of its halves.
+        let mut n = state.bytes.read(buf)?;
+        n += state.bytes.read(&mut buf[n..])?;
+        let writer = state.writer.take();
+        drop(state);
+        wake(writer);
+        Poll::Ready(Ok(n))
+    }
+
+    fn poll_write(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let mut state = self.lock();
+        if state.ended || state.deaf {
+            return Poll::Ready(Err(ErrorKind::BrokenPipe.into()));
+        }
+        if bufs.iter().all(|buf| buf.is_empty()) {
+            return Poll::Ready(Ok(0));
+        }
+        let room = self.capacity - state.bytes.len();
+        if room == 0 {
+            remember(&mut state.writer, cx);
+            return Poll::Pending;
+        }
+        let mut left = room;
+        for buf in bufs {
+            let n = buf.len().min(left);
+            state.bytes.extend(&buf[..n]);
+            left -= n;
+        }
+        let reader = state.reader.take();
+        drop(state);
+        wake(reader);
+        Poll::Ready(Ok(room - left))
+    }
+
+    /// The writer has finished.
+    fn end(&self) {
+        let mut state = self.lock();
+        state.ended = true;
+        let reader = state.reader.take();
+        drop(state);
+        wake(reader);
+    }
+
+    /// The reader has gone.
+    fn leave(&self) {
+        let mut state = self.lock();
+        state.deaf = true;
+        let unread = std::mem::take(&mut state.bytes);
+        let writer = state.writer.take();
+        drop(state);
+        drop(unread);
+        wake(writer);
+    }
+}
+
+fn remember(place: &mut Option<Waker>, cx: &Context<'_>) {
+    match place {
+        Some(waker) => waker.clone_from(cx.waker()),
+        None => *place = Some(cx.waker().clone()),
+    }
+}
+
+/// To be called without a lock: whoever is woken may want it.
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+impl AsyncRead for MemoryStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        self.from.poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for MemoryStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.to.poll_write(cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.to.poll_write(cx, bufs)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.to.end();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for MemoryStream {
+    fn drop(&mut self) {
+        self.to.end();
+        self.from.leave();
+    }
+}

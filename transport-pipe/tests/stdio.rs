@@ -1,0 +1,236 @@
+//! Our own stdin and stdout, in a real child. This program has no test harness, since that prints to stdout: called with
+//! the name of a role it is the child, otherwise it runs the tests.
+
+use std::io::{ErrorKind, Read, Write};
+use std::process::{Child, Command, Stdio};
+
+use oncewire_pipe::{Accept, BoxStream, ChildConnector, Connect, StdioAcceptor, Subject};
+use smol::future::{poll_once, zip};
+use smol::io::{AsyncReadExt, AsyncWriteExt};
+
+type Test = (&'static str, fn());
+
+const TESTS: &[Test] = &[
+    ("a_child_echoes_64_mib_while_it_is_sent_them", a_child_echoes_64_mib_while_it_is_sent_them),
+    ("a_lone_byte_needs_no_flush", a_lone_byte_needs_no_flush),
+    ("many_round_trips_with_a_flush_each", many_round_trips_with_a_flush_each),
+    (
+        "bytes_of_a_dropped_stream_leave_before_the_end",
+        bytes_of_a_dropped_stream_leave_before_the_end,
+    ),
+    ("bytes_that_were_flushed_survive_an_exit", bytes_that_were_flushed_survive_an_exit),
+    (
+        "closing_ends_stdout_while_the_process_goes_on",
+        closing_ends_stdout_while_the_process_goes_on,
+    ),
+    ("a_write_to_a_peer_that_is_gone_fails", a_write_to_a_peer_that_is_gone_fails),
+    ("stray_prints_go_to_stderr", stray_prints_go_to_stderr),
+    ("stdin_and_stdout_can_be_taken_once", stdin_and_stdout_can_be_taken_once),
+];
+
+const BURST_LEN: usize = 1 << 20;
+
+fn main() {
+    let mut args = std::env::args().skip(1);
+    let first = args.next();
+    if let Some(role) = first.as_deref().and_then(|arg| arg.strip_prefix("role=")) {
+        return play(role);
+    }
+    let wanted =
+        |name: &str| first.as_ref().is_none_or(|w| w.starts_with('-') || name.contains(w.as_str()));
+    for (name, test) in TESTS.iter().filter(|(name, _)| wanted(name)) {
+        test();
+        println!("test {name} ... ok");
+    }
+}
+
+/// What the child does.
+fn play(role: &str) {
+    let acceptor = StdioAcceptor::new().unwrap();
+    smol::block_on(async {
+        let (stream, subject) = acceptor.accept().await.unwrap();
+        assert_eq!(subject, Subject::Nobody);
+        // There is no second connection, but there might be while the first one lives.
+        let mut second = acceptor.accept();
+        assert!(poll_once(&mut second).await.is_none());
+        match role {
+            "echo" => echo(stream, false).await,
+            "echo-and-flush" => echo(stream, true).await,
+            "burst" => burst(stream, false).await,
+            "burst-and-exit" => burst(stream, true).await,
+            "close" => close(stream).await,
+            "print" => print(stream).await,
+            "twice" => twice(stream).await,
+            "write-on" => write_on(stream).await,
+            other => panic!("no role {other}"),
+        }
+        assert_eq!(second.await.err().unwrap().kind(), ErrorKind::BrokenPipe);
+        let third = acceptor.accept().await;
+        assert_eq!(third.err().unwrap().kind(), ErrorKind::BrokenPipe);
+    });
+}
+
+async fn echo(mut stream: BoxStream, flush: bool) {
+    let mut buf = vec![0; 64 * 1024];
+    loop {
+        let n = stream.read(&mut buf).await.unwrap();
+        if n == 0 {
+            return;
+        }
+        stream.write_all(&buf[..n]).await.unwrap();
+        if flush {
+            stream.flush().await.unwrap();
+        }
+    }
+}
+
+async fn burst(mut stream: BoxStream, exit: bool) {
+    stream.write_all(&vec![7; BURST_LEN]).await.unwrap();
+    if exit {
+        stream.flush().await.unwrap();
+        std::process::exit(0);
+    }
+}
+
+async fn close(mut stream: BoxStream) {
+    stream.write_all(b"last").await.unwrap();
+    stream.close().await.unwrap();
+    assert_eq!(stream.write(b"x").await.unwrap_err().kind(), ErrorKind::BrokenPipe);
+    stream.close().await.unwrap();
+    let mut got = String::new();
+    stream.read_to_string(&mut got).await.unwrap();
+    eprint!("{got}");
+}
+
+async fn print(mut stream: BoxStream) {
+    println!("stray");
+    assert_eq!(std::io::stdin().read(&mut [0]).unwrap(), 0);
+    stream.write_all(b"wanted").await.unwrap();
+}
+
+async fn twice(mut stream: BoxStream) {
+    let error = StdioAcceptor::new().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+    stream.write_all(b"once").await.unwrap();
+}
+
+/// Writes until that fails.
+async fn write_on(mut stream: BoxStream) {
+    let error = loop {
+        if let Err(e) = stream.write(&[0; 1000]).await {
+            break e;
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+    eprint!("broken");
+}
+
+fn program(role: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.arg(format!("role={role}"));
+    command
+}
+
+fn start(role: &str) -> Child {
+    let mut command = program(role);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn a_child_echoes_64_mib_while_it_is_sent_them() {
+    smol::block_on(async {
+        let connector = ChildConnector::new(program("echo"));
+        let (mut reader, mut writer) = smol::io::split(connector.connect().await.unwrap());
+        let pattern: Vec<u8> = (0..64 * 1024u32).map(|i| (i % 251) as u8).collect();
+        let write = async {
+            for _ in 0..1024 {
+                writer.write_all(&pattern).await.unwrap();
+            }
+            writer.close().await.unwrap();
+        };
+        let read = async {
+            let mut got = vec![0; pattern.len()];
+            for _ in 0..1024 {
+                reader.read_exact(&mut got).await.unwrap();
+                assert!(got == pattern);
+            }
+            assert_eq!(reader.read(&mut got).await.unwrap(), 0);
+        };
+        zip(write, read).await;
+    });
+}
+
+fn a_lone_byte_needs_no_flush() {
+    round_trips("echo", 100);
+}
+
+fn many_round_trips_with_a_flush_each() {
+    round_trips("echo-and-flush", 2000);
+}
+
+fn round_trips(role: &str, count: usize) {
+    smol::block_on(async {
+        let mut stream = ChildConnector::new(program(role)).connect().await.unwrap();
+        for i in 0..count {
+            let mut got = [0];
+            stream.write_all(&[i as u8]).await.unwrap();
+            stream.read_exact(&mut got).await.unwrap();
+            assert_eq!(got, [i as u8]);
+        }
+    });
+}
+
+/// What a child said until its stdout ended, and that it ended well.
+fn heard(mut child: Child) -> Vec<u8> {
+    let mut got = Vec::new();
+    child.stdout.take().unwrap().read_to_end(&mut got).unwrap();
+    assert!(child.wait().unwrap().success());
+    got
+}
+
+fn bytes_of_a_dropped_stream_leave_before_the_end() {
+    assert!(heard(start("burst")) == vec![7; BURST_LEN]);
+}
+
+fn bytes_that_were_flushed_survive_an_exit() {
+    assert!(heard(start("burst-and-exit")) == vec![7; BURST_LEN]);
+}
+
+fn closing_ends_stdout_while_the_process_goes_on() {
+    let mut child = start("close");
+    let mut got = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut got).unwrap();
+    assert_eq!(got, "last");
+    // Its stdin is open still.
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"late").unwrap();
+    drop(stdin);
+    assert_eq!(ended(child), "late");
+}
+
+/// What a child wrote to its stderr, and that it ended well.
+fn ended(child: Child) -> String {
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{text}");
+    text
+}
+
+fn a_write_to_a_peer_that_is_gone_fails() {
+    let mut child = start("write-on");
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut [0; 5000]).unwrap();
+    drop(stdout);
+    assert_eq!(ended(child), "broken");
+}
+
+fn stray_prints_go_to_stderr() {
+    let child = start("print");
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.stdout, b"wanted");
+    assert_eq!(output.stderr, b"stray\n");
+    assert!(output.status.success());
+}
+
+fn stdin_and_stdout_can_be_taken_once() {
+    assert_eq!(heard(start("twice")), b"once");
+}
