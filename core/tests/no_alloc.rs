@@ -15,12 +15,14 @@ use oncewire_core::*;
 #[derive(Clone, Copy, PartialEq)]
 enum Watch {
     Off,
+    #[cfg(feature = "alloc")]
     Count,
     Abort,
 }
 
 thread_local! {
     static WATCH: Cell<Watch> = const { Cell::new(Watch::Off) };
+    #[cfg(feature = "alloc")]
     static COUNT: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -30,6 +32,7 @@ struct Watched;
 fn noted() {
     match WATCH.get() {
         Watch::Off => {}
+        #[cfg(feature = "alloc")]
         Watch::Count => COUNT.set(COUNT.get() + 1),
         Watch::Abort => {
             WATCH.set(Watch::Off);

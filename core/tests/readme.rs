@@ -35,20 +35,15 @@ fn client_turn<S: ClientStorage>(
     mut on_outcome: impl FnMut(CallId, Outcome<'_>),
 ) {
     inbox.fill(link);
-    loop {
-        match client.handle_data(now, &inbox.bytes[..inbox.len]) {
-            Ok(received) => {
-                if let Some(reply) = &received.item {
-                    on_outcome(reply.call, reply.outcome);
-                }
-                let (consumed, more) = (received.consumed, received.item.is_some());
-                inbox.take(consumed);
-                if !more {
-                    break;
-                }
-            }
-            // The machine has let go of the connection; make another one, then `handle_connected`.
-            Err(_) => break,
+    // An error ends the connection: make another one, and say `handle_connected`.
+    while let Ok(received) = client.handle_data(now, &inbox.bytes[..inbox.len]) {
+        if let Some(reply) = &received.item {
+            on_outcome(reply.call, reply.outcome);
+        }
+        let (consumed, more) = (received.consumed, received.item.is_some());
+        inbox.take(consumed);
+        if !more {
+            break;
         }
     }
     // Only after everything that has arrived was read.
@@ -76,23 +71,18 @@ fn server_turn<T: ServerStorage>(
     handler: impl Fn(&[u8]) -> [u8; 1],
 ) {
     inbox.fill(link);
-    loop {
-        match server.handle_data(now, conn, &inbox.bytes[..inbox.len]) {
-            Ok(received) => {
-                let more = received.item.is_some();
-                if let Some(Incoming::Request(request)) = received.item
-                    && let Ok(running) = server.start(now, request.admission)
-                {
-                    // A reply that is too large is recorded as such, and the client is told.
-                    let _ = server.reply(now, running, &handler(request.body));
-                }
-                inbox.take(received.consumed);
-                if !more {
-                    break;
-                }
-            }
-            // A `Refuse` that says why is sent below, and then `Close` comes.
-            Err(_) => break,
+    // After an error, a `Refuse` that says why is sent below, and then `Close` comes.
+    while let Ok(received) = server.handle_data(now, conn, &inbox.bytes[..inbox.len]) {
+        let more = received.item.is_some();
+        if let Some(Incoming::Request(request)) = received.item
+            && let Ok(running) = server.start(now, request.admission)
+        {
+            // A reply that is too large is recorded as such, and the client is told.
+            let _ = server.reply(now, running, &handler(request.body));
+        }
+        inbox.take(received.consumed);
+        if !more {
+            break;
         }
     }
     if server.poll_timeout().is_some_and(|at| at <= now) {

@@ -329,11 +329,12 @@ fn reasons_that_only_a_client_gives_have_no_byte() {
         NotExecuted::Disconnected,
         NotExecuted::SessionRefused,
         NotExecuted::Closed,
+        NotExecuted::NotBegun(CallError::Closed),
     ] {
         let header = ReplyHeader { status: Status::Refused(why), xid: Xid::new(1).unwrap() };
         assert_eq!(wire::encode(&Frame::Reply(header, b""), &mut [0; 64]), None, "{why:?}");
     }
-    assert_eq!(Status::NoReply(NoReply::NotKept).to_byte(), Some(3));
+    assert_eq!(Status::NoReply(NoReply::Undecodable).to_byte(), None);
 }
 
 #[test]
