@@ -392,7 +392,7 @@ impl<S: ClientStorage> Client<S> {
                 self.look_at = Alive::next_look(self.now, self.keepalive());
                 match self.alive.look() {
                     Look::Fine => {}
-                    Look::Ask => self.output.ping(self.config.resend_after.is_some()),
+                    Look::Ask => self.ask_peer(),
                     Look::Dead => self.let_go(CloseReason::PeerSilent),
                 }
             }
@@ -478,7 +478,7 @@ impl<S: ClientStorage> Client<S> {
     }
 
     fn tick(&mut self, now: Instant) {
-        self.now = self.now.max(now);
+        self.now = self.now.max(now.min(Instant::LAST));
     }
 
     fn keepalive(&self) -> Duration {
@@ -491,13 +491,15 @@ impl<S: ClientStorage> Client<S> {
         let Some(entry) = self.book.calls.at_mut(index) else { return };
         if entry.deadline > self.now {
             // S27: unanswered on a link that loses messages.
-            let after = self.config.resend_after.unwrap_or(Duration::MAX);
             entry.tries = (entry.tries + 1).min(6);
-            entry.again_at = self.now + after * (1 << entry.tries);
             let asked = matches!(entry.carried, entry::Carried::Asked { .. });
-            self.book.rearm(index);
-            self.book
-                .note_todo(index, |todo| if asked { todo.ask = true } else { todo.send = true });
+            let cancelled = entry.cancelled;
+            self.arm_resend(index);
+            self.book.note_todo(index, |todo| {
+                todo.ask |= asked;
+                todo.send |= !asked;
+                todo.cancel |= cancelled;
+            });
             return;
         }
         entry.deadline = Instant::FAR_FUTURE;
@@ -510,6 +512,15 @@ impl<S: ClientStorage> Client<S> {
                 self.book.end(index, outcome);
             }
             Stage::Unsettled => self.book.report_unknown(index, Unknown::DeadlinePassed),
+        }
+    }
+
+    /// S20; and S27: what nobody answers may be lost, so it is said again whenever the link is silent.
+    fn ask_peer(&mut self) {
+        let lossy = self.config.resend_after.is_some();
+        self.output.ping(lossy);
+        if lossy {
+            self.goodbye_sent = false;
         }
     }
 

@@ -75,7 +75,7 @@ pub(crate) fn asked(acked: u64, slot: SlotView, xid: u64) -> Asked {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Handed {
     pub(crate) idempotent: bool,
-    /// A connection that carried it has broken.
+    /// A connection that carried it has broken, or it was sent again: an earlier copy may have run.
     pub(crate) broken: bool,
     /// Whether it is still to be executed: not timed out, cancelled, failed fast or forgotten.
     pub(crate) wanted: bool,
@@ -99,6 +99,19 @@ pub(crate) fn resumed(call: Handed, above_h: bool) -> Resumed {
     } else {
         Resumed::Ask
     }
+}
+
+/// What a client does with an unsettled call whose turn to be sent again has come on the same connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Repeated {
+    SendAgain,
+    Ask,
+}
+
+/// S21 after `NotSeen`, S27 without an answer. By then nobody may want the call any more, or the client may have said
+/// `Goodbye`: what is asked for does not run late (S17, S25), and its answer still frees the slot.
+pub(crate) fn repeated(call: Handed, goodbye_sent: bool) -> Repeated {
+    if call.wanted && !goodbye_sent { Repeated::SendAgain } else { Repeated::Ask }
 }
 
 /// What a client makes of an answer.
@@ -176,6 +189,14 @@ mod tests {
             assert_eq!(resumed(unwanted, true), Resumed::Settle);
             assert_eq!(resumed(unwanted, false), Resumed::Ask, "never settled alone (C74)");
         }
+    }
+
+    #[test]
+    fn on_the_same_connection_only_wanted_calls_are_sent_again_and_none_after_goodbye() {
+        let wanted = Handed { idempotent: false, broken: false, wanted: true };
+        assert_eq!(repeated(wanted, false), Repeated::SendAgain);
+        assert_eq!(repeated(wanted, true), Repeated::Ask);
+        assert_eq!(repeated(Handed { wanted: false, ..wanted }, false), Repeated::Ask);
     }
 
     #[test]

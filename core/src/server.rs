@@ -403,7 +403,7 @@ impl<T: ServerStorage> Server<T> {
     }
 
     fn tick(&mut self, now: Instant) {
-        self.now = self.now.max(now);
+        self.now = self.now.max(now.min(Instant::LAST));
     }
 
     fn lease_end(&self, list: &List<LEASE>, lease: Duration) -> Option<Instant> {
@@ -437,6 +437,8 @@ impl<T: ServerStorage> Server<T> {
             // Before the handshake there is nothing to ask.
             if look == Look::Ask && conn.session.is_some() {
                 conn.send.ping = true;
+                // S27: the first one may be lost.
+                conn.send.goodbye |= self.config.lossy && self.drain.is_some();
                 self.wake(index);
             }
             self.look_later(index);

@@ -26,6 +26,9 @@ impl Instant {
     /// Later than every other moment: "never".
     pub const FAR_FUTURE: Instant = Instant(u64::MAX);
 
+    /// The latest moment that a machine takes for the present: what is set to "never" does not come.
+    pub(crate) const LAST: Instant = Instant(u64::MAX - 1);
+
     /// The moment `nanos` nanoseconds after the origin.
     pub const fn from_nanos(nanos: u64) -> Instant {
         Instant(nanos)

@@ -29,7 +29,7 @@ pub struct Entry<B> {
     pub(super) reported: bool,
     /// Why it is not to be executed any more, if it is not.
     pub(super) unwanted: Option<NotExecuted>,
-    /// A connection that carried it has broken.
+    /// A connection that carried it has broken, or it was sent again: an earlier copy may have run.
     pub(super) broken: bool,
     /// The server is to be told that nobody wants it.
     pub(super) cancelled: bool,

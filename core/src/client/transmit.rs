@@ -1,15 +1,19 @@
 //! Frames that a client sends, in the order in which they must leave.
 
 use core::num::NonZeroUsize;
+use core::time::Duration;
 
 use super::entry::{Carried, Stage, Todo};
 use super::{Client, Phase};
-use crate::fate::{self, Resumed};
+use crate::fate::{self, Repeated, Resumed};
 use crate::outcome::NotExecuted;
 use crate::storage::{Body, ClientStorage, Places};
 use crate::time::Instant;
 use crate::wire::{self, Ack, Frame, Hello, REQUEST_HEADER_LEN, RequestHeader, Resume, Role};
 use crate::write::Writer;
+
+/// A shorter time would come again at once, for ever.
+const RESEND_AFTER_MIN: Duration = Duration::from_millis(1);
 
 /// What is to be sent on the current connection, apart from requests and questions.
 #[derive(Debug)]
@@ -188,13 +192,17 @@ impl<S: ClientStorage> Client<S> {
     }
 
     fn do_for_call(&mut self, index: u32, out: &mut Writer<'_>) -> Step {
-        let Some((todo, xid)) = self.book.calls.at(index).map(|entry| (entry.todo, entry.xid))
-        else {
+        let Some(entry) = self.book.calls.at(index) else {
             self.book.done(index);
             return Step::More;
         };
+        let (todo, xid, call) = (entry.todo, entry.xid, entry.handed());
         let (sent, rest) = if todo.send {
-            (self.send_request(index, out), Todo { send: false, ..todo })
+            let sent = match fate::repeated(call, self.goodbye_sent) {
+                Repeated::SendAgain => self.send_request(index, out),
+                Repeated::Ask => self.send_ask(index, out),
+            };
+            (sent, Todo { send: false, ..todo })
         } else if todo.ask {
             (self.send_ask(index, out), Todo { ask: false, ..todo })
         } else if todo.cancel {
@@ -268,6 +276,7 @@ impl<S: ClientStorage> Client<S> {
         self.counters.sent += 1;
         if entry.carried != Carried::Never || entry.broken {
             self.counters.resends += 1;
+            entry.broken = true;
         }
         entry.carried = Carried::Sent;
         self.book.leaving = Some(index);
@@ -307,10 +316,11 @@ impl<S: ClientStorage> Client<S> {
     }
 
     /// S27: on a link that loses messages, an unanswered request or question is sent again.
-    fn arm_resend(&mut self, index: u32) {
+    pub(super) fn arm_resend(&mut self, index: u32) {
         let Some(after) = self.config.resend_after else { return };
         if let Some(entry) = self.book.calls.at_mut(index) {
-            entry.again_at = self.now + after * (1 << entry.tries);
+            let after = after.max(RESEND_AFTER_MIN).saturating_mul(1 << entry.tries);
+            entry.again_at = self.now + after;
             self.book.rearm(index);
         }
     }

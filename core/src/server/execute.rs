@@ -231,15 +231,19 @@ impl<T: ServerStorage> Server<T> {
 
     /// Puts back what a ledger has kept of a call (S28). A record never replaces one of a later xid on its slot.
     ///
-    /// False, and nothing done, if a later one stands there, or if the reply does not fit.
+    /// False, and nothing done, if a later one stands there, if the call runs, or if the client has seen its answer.
     pub fn restore_call(&mut self, session: SessionKey, record: CallRecord<'_>) -> bool {
         let Some(index) = self.live_session(session) else { return false };
         let number = record.xid.get();
         let Some(session) = self.sessions.at_mut(index) else { return false };
+        if number <= session.acked {
+            return false;
+        }
         let slot_number = session.slot_of(number);
         let calls = session.calls.get_or_make();
         let Some(slot) = calls.slots.at_or_grow(slot_number) else { return false };
-        if slot.xid > number || slot.state.is_running() {
+        let known = slot.xid == number && record.state == RecordState::Started;
+        if slot.xid > number || known || slot.state.is_running() {
             return false;
         }
         self.discard(index, slot_number);

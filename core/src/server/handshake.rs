@@ -180,11 +180,13 @@ impl<T: ServerStorage> Server<T> {
         if self.shares.at(share).is_some_and(|share| share.sessions >= share_max) {
             return Err(Full::Principal);
         }
-        let inserted = self.sessions.insert(Session::new(id, share, grants)).filter(|key| {
+        let inserted = self.sessions.insert(Session::new(id, share, grants));
+        let indexed = inserted.filter(|key| self.session_index.insert(id.prefix(), key.index));
+        if let (Some(key), None) = (inserted, indexed) {
             // Two ids with the same first half: as good as never, and the next attempt has another id.
-            self.session_index.insert(id.prefix(), key.index)
-        });
-        match inserted {
+            self.sessions.remove(key.index);
+        }
+        match indexed {
             Some(key) => {
                 if let Some(share) = self.shares.at_mut(share) {
                     share.sessions += 1;

@@ -167,7 +167,13 @@ impl<T: ServerStorage> Server<T> {
     }
 
     /// S22: no body is kept for an idempotent call; only that it is done.
+    ///
+    /// On a lossy link it is kept (S27): there the repetition comes while the first reply may be under way, and if it
+    /// ran, the client's X could cover it.
     pub(super) fn forget_idempotent(&mut self, index: u32, slot_number: u32) {
+        if self.config.lossy {
+            return;
+        }
         let Some(slot) = self.slot_mut(index, slot_number) else { return };
         if slot.idempotent && slot.state == SlotState::Kept(Status::Done) {
             slot.state = SlotState::Kept(Status::NoReply(NoReply::NotKept));
