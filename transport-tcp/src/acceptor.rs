@@ -21,7 +21,7 @@ pub struct TcpAcceptor {
 }
 
 impl TcpAcceptor {
-    /// Listens on "host:port" or a [`SocketAddr`]; port 0 takes a free one. Of a name with several addresses the first
+    /// Listens on `host:port` or a [`SocketAddr`]; port 0 takes a free one. Of a name with several addresses the first
     /// that can be had is taken.
     ///
     /// ```

@@ -39,7 +39,7 @@ enum Target {
 }
 
 impl TcpConnector {
-    /// Dials "host:port", "1.2.3.4:port", "[::1]:port", or a [`SocketAddr`]. Whether it makes sense is seen at the dial.
+    /// Dials `host:port`, `1.2.3.4:port`, `[::1]:port`, or a [`SocketAddr`]. Whether it makes sense is seen at the dial.
     pub fn new(address: impl fmt::Display) -> TcpConnector {
         TcpConnector::to(Target::Name(address.to_string()))
     }
