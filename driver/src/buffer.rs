@@ -1,0 +1,209 @@
+//! Bytes between a stream and a machine.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
+
+use futures_io::{AsyncRead, AsyncWrite};
+
+use crate::transport::BoxStream;
+
+/// Bytes asked of a stream at once.
+const READ_LEN: usize = 64 << 10;
+/// A buffer larger than this is given back when it is empty.
+const RETAIN_LEN_MAX: usize = 256 << 10;
+/// Bytes that a machine writes at once.
+const WRITE_LEN: usize = 64 << 10;
+
+/// Received bytes that the machine has not taken yet.
+#[derive(Debug, Default)]
+pub(crate) struct ReadBuffer {
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl ReadBuffer {
+    /// What was not taken.
+    pub(crate) fn unread(&self) -> &[u8] {
+        &self.bytes[self.start..self.end]
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// Keeps a copy of bytes that the machine did not take. The buffer must be empty.
+    pub(crate) fn keep(&mut self, rest: &[u8]) {
+        self.bytes = rest.to_vec();
+        (self.start, self.end) = (0, rest.len());
+    }
+
+    pub(crate) fn consume(&mut self, len: usize) {
+        self.start += len;
+    }
+
+    /// Makes room for a frame of `wanted` bytes, of which some are here.
+    ///
+    /// Grows no faster than the bytes come: a peer that announces much and sends little costs little.
+    pub(crate) fn prepare(&mut self, wanted: usize) {
+        let len = self.end - self.start;
+        if self.start > 0 {
+            self.bytes.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, len);
+        }
+        if len == 0 && self.bytes.len() > RETAIN_LEN_MAX {
+            self.bytes = Vec::new();
+        }
+        let room = wanted.saturating_sub(len).clamp(READ_LEN, len.max(READ_LEN));
+        if self.bytes.len() < len + room {
+            self.bytes.resize(len + room, 0);
+        }
+    }
+
+    /// Gives an empty buffer's memory back.
+    pub(crate) fn release_if_empty(&mut self) {
+        if self.is_empty() {
+            *self = ReadBuffer::default();
+        }
+    }
+
+    /// Reads once; `Ready(Ok(0))` at the end of the stream.
+    pub(crate) fn poll_fill(
+        &mut self,
+        stream: &mut BoxStream,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(stream).poll_read(cx, &mut self.bytes[self.end..]);
+        if let Poll::Ready(Ok(len)) = result {
+            self.end += len;
+        }
+        result
+    }
+}
+
+/// Handed bytes that the stream has not taken yet.
+#[derive(Debug, Default)]
+pub(crate) struct WriteBuffer {
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// Something was written since the last flush.
+    dirty: bool,
+}
+
+impl WriteBuffer {
+    /// Whether everything that was handed has left.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.start == self.end && !self.dirty
+    }
+
+    /// Lets `transmit` write into the buffer, which must have left; says whether it wrote anything.
+    pub(crate) fn fill(&mut self, transmit: impl FnOnce(&mut [u8]) -> usize) -> bool {
+        if self.bytes.is_empty() {
+            self.bytes.resize(WRITE_LEN, 0);
+        }
+        self.start = 0;
+        self.end = transmit(&mut self.bytes);
+        self.end > 0
+    }
+
+    /// Keeps a copy of bytes that a stream did not take.
+    pub(crate) fn keep(&mut self, rest: &[u8]) {
+        self.bytes = rest.to_vec();
+        (self.start, self.end) = (0, rest.len());
+    }
+
+    /// Writes what is there, and flushes it.
+    pub(crate) fn poll_write(
+        &mut self,
+        stream: &mut BoxStream,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.start < self.end {
+            self.start += ready!(poll_some(stream, cx, &self.bytes[self.start..self.end]))?;
+            self.dirty = true;
+        }
+        self.poll_flush(stream, cx)
+    }
+
+    /// Writes all of `bytes` and flushes, or keeps what the stream does not take. The buffer must be empty.
+    pub(crate) fn poll_write_through(
+        &mut self,
+        stream: &mut BoxStream,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<()>> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            match poll_some(stream, cx, rest) {
+                Poll::Ready(len) => rest = &rest[len?..],
+                Poll::Pending => {
+                    self.keep(rest);
+                    self.dirty = true;
+                    return Poll::Pending;
+                }
+            }
+            self.dirty = true;
+        }
+        self.poll_flush(stream, cx)
+    }
+
+    fn poll_flush(&mut self, stream: &mut BoxStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.dirty {
+            ready!(Pin::new(stream).poll_flush(cx))?;
+            self.dirty = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Gives the memory back; nothing may be in it.
+    pub(crate) fn release(&mut self) {
+        self.bytes = Vec::new();
+        (self.start, self.end) = (0, 0);
+    }
+}
+
+/// Writes at least one byte.
+fn poll_some(
+    stream: &mut BoxStream,
+    cx: &mut Context<'_>,
+    bytes: &[u8],
+) -> Poll<io::Result<usize>> {
+    match ready!(Pin::new(stream).poll_write(cx, bytes)) {
+        Ok(0) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+        result => Poll::Ready(result),
+    }
+}
+
+/// Adds whoever polls to those to be woken, once.
+pub(crate) fn add_waker(wakers: &mut Vec<Waker>, cx: &mut Context<'_>) {
+    if !wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
+        wakers.push(cx.waker().clone());
+    }
+}
+
+/// Buffers that a thread lends to whichever connection it works for, so that an idle connection needs none.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    pub(crate) read: Vec<u8>,
+    pub(crate) write: Vec<u8>,
+}
+
+impl Scratch {
+    /// Takes this thread's buffers, or makes new ones if they are lent already.
+    pub(crate) fn take() -> Box<Scratch> {
+        let fresh = || Scratch { read: vec![0; READ_LEN], write: vec![0; WRITE_LEN] };
+        SCRATCH.take().unwrap_or_else(|| Box::new(fresh()))
+    }
+
+    /// Gives them back.
+    pub(crate) fn put(self: Box<Self>) {
+        SCRATCH.set(Some(self));
+    }
+}
+
+thread_local! {
+    static SCRATCH: Cell<Option<Box<Scratch>>> = const { Cell::new(None) };
+}

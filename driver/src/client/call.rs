@@ -1,0 +1,122 @@
+//! The future of one call, and the ticket that may be left of it.
+//!
+//! Whoever polls first while nobody reads becomes the leader: it reads the socket for all. When its own answer has
+//! come, or it is dropped, it passes the lead on to another one that waits.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use oncewire_core::NotExecuted;
+
+use super::state::Shared;
+use super::waits::WaitId;
+use crate::outcome::{Decode, Outcome, RawOutcome};
+
+/// A call on its way. Dropping it cancels the call: if it was not started it never will be (S19).
+#[must_use = "dropping a call cancels it"]
+pub struct CallFuture<R> {
+    shared: Arc<Shared>,
+    state: State,
+    decode: Decode<R>,
+}
+
+enum State {
+    NotBegun(NotExecuted),
+    Waiting(WaitId),
+    Done,
+}
+
+impl<R> CallFuture<R> {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        begun: Result<WaitId, NotExecuted>,
+        decode: Decode<R>,
+    ) -> CallFuture<R> {
+        let state = match begun {
+            Ok(id) => State::Waiting(id),
+            Err(why) => State::NotBegun(why),
+        };
+        CallFuture { shared, state, decode }
+    }
+}
+
+impl<R> Future for CallFuture<R> {
+    type Output = Outcome<R>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome<R>> {
+        let this = &mut *self;
+        let id = match this.state {
+            State::Waiting(id) => id,
+            State::NotBegun(why) => {
+                this.state = State::Done;
+                return Poll::Ready(Outcome::NotExecuted(why));
+            }
+            State::Done => return Poll::Pending,
+        };
+        let raw = std::task::ready!(this.shared.poll_outcome(id, cx));
+        this.state = State::Done;
+        let ticket = matches!(raw, RawOutcome::Unknown(_, true)).then(|| Ticket {
+            shared: this.shared.clone(),
+            id: Some(id),
+            decode: this.decode,
+        });
+        Poll::Ready(this.decode.outcome(raw, ticket))
+    }
+}
+
+impl<R> Drop for CallFuture<R> {
+    fn drop(&mut self) {
+        if let State::Waiting(id) = self.state {
+            self.shared.abandon(id);
+        }
+    }
+}
+
+impl<R> fmt::Debug for CallFuture<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallFuture").finish_non_exhaustive()
+    }
+}
+
+/// The right to learn later what became of a call whose outcome was `Unknown` (S18).
+///
+/// It sends nothing by itself. Holding it is not a wish that the call be executed; dropping it tells the server that
+/// nobody wants the call any more.
+pub struct Ticket<R> {
+    shared: Arc<Shared>,
+    id: Option<WaitId>,
+    decode: Decode<R>,
+}
+
+impl<R> Ticket<R> {
+    /// Waits for the final outcome: a reply, `NotExecuted`, or `Unknown` without a ticket when the session is lost and
+    /// there is nothing left to ask. May take as long as the server does; dropping this future loses nothing.
+    ///
+    /// Once it has told the outcome it has no more to tell, and waits for ever.
+    pub async fn wait(&mut self) -> Outcome<R> {
+        let raw = std::future::poll_fn(|cx| match self.id {
+            Some(id) => self.shared.poll_outcome(id, cx),
+            None => Poll::Pending,
+        });
+        let raw = raw.await;
+        self.id = None;
+        self.decode.outcome(raw, None)
+    }
+}
+
+impl<R> Drop for Ticket<R> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.shared.abandon(id);
+        }
+    }
+}
+
+impl<R> fmt::Debug for Ticket<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ticket").field("told", &self.id.is_none()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,493 @@
+//! What the tasks of one client share.
+//!
+//! One lock, held for as long as it takes to move bytes between the machine, the buffers and the stream, never across
+//! an await. Wakers are called after it was let go.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use oncewire_core::{
+    Call, CallError, Client as Machine, ClientConfig, ClientEvent, CloseReason, Heap, Instant,
+};
+
+use super::waits::{WaitId, Waits};
+use super::{ClientOptions, ClientStatus};
+use crate::buffer::{ReadBuffer, WriteBuffer};
+use crate::outcome::RawOutcome;
+use crate::runtime::Runtime;
+use crate::transport::{BoxStream, Connect};
+
+/// With fewer calls unsettled than this, a caller writes its own request at once; with more, the leader writes them
+/// together.
+const WRITE_ALONE_MAX: usize = 4;
+/// When nobody has waited for an answer for so long, the client's task reads the socket itself.
+pub(super) const LEAD_AFTER: Duration = Duration::from_millis(50);
+
+/// What all handles, calls and the task of a client have in common.
+pub(super) struct Shared {
+    pub(super) options: ClientOptions,
+    pub(super) runtime: Arc<dyn Runtime>,
+    pub(super) connector: Box<dyn Connect>,
+    state: Mutex<State>,
+}
+
+pub(super) struct State {
+    pub(super) machine: Machine<Heap>,
+    pub(super) stream: Option<BoxStream>,
+    read: ReadBuffer,
+    write: WriteBuffer,
+    waits: Waits,
+    pub(super) leader: Leader,
+    /// Calls that wait while another one leads; some have ended meanwhile.
+    followers: VecDeque<WaitId>,
+    /// When a call last led.
+    pub(super) led_at: Instant,
+    /// The leader was told that there is something to write.
+    flush_told: bool,
+    /// The client's task.
+    pub(super) task: Option<Waker>,
+    pub(super) task_gone: bool,
+    /// When the task's timer fires.
+    pub(super) armed: Instant,
+    pub(super) closed: bool,
+    closed_wakers: Vec<Waker>,
+    connected_wakers: Vec<Waker>,
+    pub(super) last_error: Option<String>,
+    /// Handshakes that went through.
+    connections: u64,
+    /// When the current connection's did, and whether an answer came on it.
+    pub(super) connected_at: Option<Instant>,
+    pub(super) answered: bool,
+    /// The next attempt to connect need not wait.
+    pub(super) redial_now: bool,
+    to_wake: Vec<Waker>,
+}
+
+/// Who reads the socket for all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leader {
+    Nobody,
+    Task,
+    Call(WaitId),
+}
+
+impl Shared {
+    pub(super) fn new(
+        connector: Box<dyn Connect>,
+        options: ClientOptions,
+        runtime: Arc<dyn Runtime>,
+    ) -> Arc<Shared> {
+        let mut config = ClientConfig::default();
+        config.service = options.service;
+        config.server = options.server;
+        config.slots = options.slots;
+        config.calls_max = options.calls_max;
+        config.pending_bytes_max = options.pending_bytes_max;
+        config.request_len_max = options.request_len_max;
+        config.reply_len_max = options.reply_len_max;
+        config.handshake_timeout = options.connect_timeout;
+        let state = State {
+            machine: Machine::new(config),
+            stream: None,
+            read: ReadBuffer::default(),
+            write: WriteBuffer::default(),
+            waits: Waits::default(),
+            leader: Leader::Nobody,
+            followers: VecDeque::new(),
+            led_at: Instant::ZERO,
+            flush_told: false,
+            task: None,
+            task_gone: false,
+            armed: Instant::ZERO,
+            closed: false,
+            closed_wakers: Vec::new(),
+            connected_wakers: Vec::new(),
+            last_error: None,
+            connections: 0,
+            connected_at: None,
+            answered: false,
+            redial_now: false,
+            to_wake: Vec::new(),
+        };
+        Arc::new(Shared { options, runtime, connector, state: Mutex::new(state) })
+    }
+
+    /// Runs `f` under the lock, then wakes whom it wants woken.
+    pub(super) fn with<T>(&self, f: impl FnOnce(&mut State, Instant) -> T) -> T {
+        let now = self.runtime.now();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = f(&mut state, now);
+        let to_wake = std::mem::take(&mut state.to_wake);
+        drop(state);
+        to_wake.into_iter().for_each(Waker::wake);
+        result
+    }
+
+    /// Takes a call in; it leaves when it is first polled.
+    pub(super) fn begin(&self, call: Call<'_>) -> Result<WaitId, CallError> {
+        self.with(|state, now| {
+            if state.task_gone {
+                return Err(CallError::Closed);
+            }
+            let call = state.machine.call(now, call)?;
+            let id = state.waits.insert(call);
+            state.deliver(now);
+            Ok(id)
+        })
+    }
+
+    /// Sees that a call leaves though nobody polls it.
+    pub(super) fn see_off(&self) {
+        self.with(|state, _| state.tell_flush());
+    }
+
+    /// Takes a one-way call in, and sees that it leaves.
+    pub(super) fn send(&self, call: Call<'_>) -> Result<(), CallError> {
+        self.with(|state, now| {
+            if state.task_gone {
+                return Err(CallError::Closed);
+            }
+            state.machine.call(now, call)?;
+            state.deliver(now);
+            state.tell_flush();
+            Ok(())
+        })
+    }
+
+    /// The outcome of a call, once it is there. Meanwhile the caller may read the socket for all.
+    pub(super) fn poll_outcome(&self, id: WaitId, cx: &mut Context<'_>) -> Poll<RawOutcome> {
+        self.with(|state, now| {
+            if let Some(outcome) = state.take_outcome(id, now) {
+                return Poll::Ready(outcome);
+            }
+            state.waits.wait(id, cx);
+            match state.leader {
+                Leader::Call(leader) if leader != id => state.follow(id, now, cx),
+                _ if state.stream.is_some() => {
+                    if state.leader == Leader::Task {
+                        // It has to keep time for us, and to look after the connection when we are gone.
+                        state.wake_task();
+                    }
+                    state.leader = Leader::Call(id);
+                    state.run(now, cx, Some(id));
+                }
+                _ => {}
+            }
+            state.wake_task_if_due_earlier();
+            state.take_outcome(id, now).map_or(Poll::Pending, Poll::Ready)
+        })
+    }
+
+    /// Nobody waits for a call any more.
+    pub(super) fn abandon(&self, id: WaitId) {
+        self.with(|state, now| {
+            if let Some(call) = state.waits.remove(id) {
+                state.machine.cancel(now, call);
+                state.machine.forget(now, call);
+            }
+            state.deliver(now);
+            if matches!(state.leader, Leader::Nobody) || state.leader == Leader::Call(id) {
+                state.pass_lead(now);
+            }
+            // Its cancel is to leave, and what it could not write others must.
+            state.tell_flush();
+        });
+    }
+
+    pub(super) fn close(&self) {
+        self.with(|state, now| {
+            state.machine.close(now);
+            state.deliver(now);
+            state.tell_flush();
+            state.wake_task();
+        });
+    }
+
+    pub(super) fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.with(|state, _| {
+            if state.closed || state.task_gone {
+                return Poll::Ready(());
+            }
+            crate::buffer::add_waker(&mut state.closed_wakers, cx);
+            Poll::Pending
+        })
+    }
+
+    pub(super) fn poll_connected(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        self.with(|state, _| {
+            if state.machine.is_connected() {
+                return Poll::Ready(true);
+            }
+            if state.closed || state.task_gone || state.machine.refusal().is_some() {
+                return Poll::Ready(false);
+            }
+            crate::buffer::add_waker(&mut state.connected_wakers, cx);
+            Poll::Pending
+        })
+    }
+
+    pub(super) fn status(&self) -> ClientStatus {
+        self.with(|state, _| ClientStatus {
+            connected: state.machine.is_connected(),
+            server: state.machine.session().map(|session| session.server),
+            last_error: state.last_error.clone(),
+            refused: state.machine.refusal(),
+            reconnects: state.connections.saturating_sub(1),
+            counters: state.machine.counters(),
+        })
+    }
+
+    /// The task is gone, in good order or not: nothing will be sent or received any more.
+    pub(super) fn end(&self) {
+        self.with(|state, now| {
+            state.task_gone = true;
+            state.stream = None;
+            state.machine.close(now);
+            state.machine.handle_disconnected(now);
+            for call in state.waits.calls() {
+                // What was not handed ends as cancelled; of the rest nobody will know.
+                state.machine.cancel(now, call);
+            }
+            state.deliver(now);
+            state.waits.end_all(&mut state.to_wake);
+            state.wake_watchers();
+        });
+    }
+}
+
+impl State {
+    fn take_outcome(&mut self, id: WaitId, now: Instant) -> Option<RawOutcome> {
+        let outcome = self.waits.take_outcome(id)?;
+        if self.leader == Leader::Call(id) {
+            self.pass_lead(now);
+        }
+        Some(outcome)
+    }
+
+    /// Another call reads: ours waits, and its request leaves at once or with others'.
+    fn follow(&mut self, id: WaitId, now: Instant, cx: &mut Context<'_>) {
+        self.add_follower(id);
+        if self.machine.unsettled() < WRITE_ALONE_MAX {
+            self.flush(now, cx);
+        } else {
+            self.tell_flush();
+        }
+    }
+
+    fn add_follower(&mut self, id: WaitId) {
+        if !self.waits.set_follows(id, true) {
+            return;
+        }
+        self.followers.push_back(id);
+        if self.followers.len() > 2 * self.waits.len() + 64 {
+            let waits = &self.waits;
+            self.followers.retain(|id| waits.contains(*id));
+        }
+    }
+
+    /// Somebody else who waits is woken, to lead.
+    fn pass_lead(&mut self, now: Instant) {
+        self.leader = Leader::Nobody;
+        self.led_at = now;
+        while let Some(id) = self.followers.pop_front() {
+            self.waits.set_follows(id, false);
+            if let Some(waker) = self.waits.take_waker(id) {
+                self.to_wake.push(waker);
+                return;
+            }
+        }
+    }
+
+    /// There is something to write: the leader does it, with whatever else there is by then.
+    pub(super) fn tell_flush(&mut self) {
+        if std::mem::replace(&mut self.flush_told, true) {
+            return;
+        }
+        match self.leader {
+            Leader::Call(id) => match self.waits.waker(id) {
+                Some(waker) => self.to_wake.push(waker.clone()),
+                None => self.wake_task(),
+            },
+            Leader::Nobody | Leader::Task => self.wake_task(),
+        }
+    }
+
+    pub(super) fn wake_task(&mut self) {
+        self.to_wake.extend(self.task.clone());
+    }
+
+    pub(super) fn wants_flush(&self) -> bool {
+        self.flush_told
+    }
+
+    fn wake_task_if_due_earlier(&mut self) {
+        if self.machine.poll_timeout().is_some_and(|at| at < self.armed) {
+            self.wake_task();
+        }
+    }
+
+    fn wake_watchers(&mut self) {
+        self.to_wake.append(&mut self.closed_wakers);
+        self.to_wake.append(&mut self.connected_wakers);
+    }
+
+    /// Writes what there is to write and reads what there is to read, until `own` has its outcome or the stream has
+    /// nothing more. Whoever calls this leads.
+    pub(super) fn run(&mut self, now: Instant, cx: &mut Context<'_>, own: Option<WaitId>) {
+        loop {
+            self.flush(now, cx);
+            if own.is_some_and(|id| self.waits.has_outcome(id)) {
+                return;
+            }
+            let Some(stream) = &mut self.stream else { return };
+            match self.read.poll_fill(stream, cx) {
+                Poll::Pending => return,
+                Poll::Ready(Ok(0)) => {
+                    self.lose_stream(now, "the server closed the connection".to_owned());
+                }
+                Poll::Ready(Ok(_)) => self.take_data(now),
+                Poll::Ready(Err(error)) => self.lose_stream(now, error.to_string()),
+            }
+        }
+    }
+
+    /// Gives the machine what was received.
+    fn take_data(&mut self, now: Instant) {
+        loop {
+            // Answers borrow from the buffer; everything else of the state is beside it.
+            let read = std::mem::take(&mut self.read);
+            let result = self.machine.handle_data(now, read.unread());
+            let step = match result {
+                Ok(received) => {
+                    let more = received.item.is_some();
+                    if let Some(reply) = received.item {
+                        self.answered = true;
+                        self.waits.tell(reply.call, reply.outcome, &mut self.to_wake);
+                    }
+                    Ok((received.consumed, received.wanted, more))
+                }
+                Err(error) => Err(error),
+            };
+            self.read = read;
+            match step {
+                Ok((consumed, wanted, more)) => {
+                    self.read.consume(consumed);
+                    self.deliver(now);
+                    if !more {
+                        self.read.prepare(wanted);
+                        return;
+                    }
+                }
+                Err(error) => {
+                    self.lose_stream(now, error.to_string());
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Hands what the machine wants to send, and writes it.
+    pub(super) fn flush(&mut self, now: Instant, cx: &mut Context<'_>) {
+        self.flush_told = false;
+        loop {
+            let Some(stream) = &mut self.stream else { return };
+            if !self.write.is_empty() {
+                match self.write.poll_write(stream, cx) {
+                    Poll::Pending => return,
+                    Poll::Ready(Ok(())) => {}
+                    // What has arrived is still to be read: the end of the connection is told by reading.
+                    Poll::Ready(Err(error)) => return self.stop_writing(now, &error),
+                }
+            }
+            let machine = &mut self.machine;
+            let wrote = self.write.fill(|out| {
+                let mut len = 0;
+                while let Some(more) = machine.poll_transmit(now, &mut out[len..]) {
+                    len += more.get();
+                }
+                len
+            });
+            self.deliver(now);
+            if !wrote {
+                return;
+            }
+        }
+    }
+
+    /// The stream takes no more bytes. Replies may have arrived before it broke, so it is read to its end first.
+    fn stop_writing(&mut self, now: Instant, error: &io::Error) {
+        let message = error.to_string();
+        let mut cx = Context::from_waker(Waker::noop());
+        while let Some(stream) = &mut self.stream {
+            self.read.prepare(0);
+            match self.read.poll_fill(stream, &mut cx) {
+                Poll::Ready(Ok(len)) if len > 0 => self.take_data(now),
+                _ => return self.lose_stream(now, message),
+            }
+        }
+    }
+
+    /// A connection stands.
+    pub(super) fn gain_stream(&mut self, now: Instant, stream: BoxStream) {
+        self.stream = Some(stream);
+        self.read = ReadBuffer::default();
+        self.read.prepare(0);
+        self.write = WriteBuffer::default();
+        self.answered = false;
+        self.machine.handle_connected(now);
+        self.deliver(now);
+    }
+
+    /// The connection is gone, or could not be made.
+    pub(super) fn lose_stream(&mut self, now: Instant, why: String) {
+        self.last_error = Some(why);
+        self.machine.handle_disconnected(now);
+        self.let_stream_go();
+        self.deliver(now);
+    }
+
+    /// Closes the connection.
+    fn let_stream_go(&mut self) {
+        self.stream = None;
+        if let Leader::Call(id) = self.leader {
+            self.add_follower(id);
+        }
+        self.leader = Leader::Nobody;
+        self.wake_task();
+    }
+
+    /// Passes the machine's events on.
+    pub(super) fn deliver(&mut self, now: Instant) {
+        while let Some(event) = self.machine.poll_event() {
+            match event {
+                ClientEvent::Connected { .. } => {
+                    self.connections += 1;
+                    self.connected_at = Some(now);
+                    self.to_wake.append(&mut self.connected_wakers);
+                }
+                ClientEvent::Disconnect(reason) => {
+                    self.redial_now =
+                        matches!(reason, CloseReason::SessionUnknown | CloseReason::WrongPrincipal);
+                    self.last_error = Some(reason.to_string());
+                    self.let_stream_go();
+                }
+                ClientEvent::SessionLost(end) => self.last_error = Some(end.to_string()),
+                ClientEvent::Ended { call, outcome } => {
+                    self.waits.tell(call, outcome, &mut self.to_wake);
+                }
+                ClientEvent::Closed => {
+                    self.closed = true;
+                    self.wake_watchers();
+                    self.wake_task();
+                }
+                _ => {}
+            }
+        }
+        if self.machine.refusal().is_some() {
+            self.to_wake.append(&mut self.connected_wakers);
+        }
+    }
+}

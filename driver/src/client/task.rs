@@ -1,0 +1,211 @@
+//! The task behind a client: dials, waits between attempts, keeps time, and reads the socket when no call does.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use oncewire_core::Instant;
+
+use super::state::{LEAD_AFTER, Leader, Shared, State};
+use crate::runtime::Timer;
+use crate::transport::{BoxFuture, BoxStream};
+
+/// A connection that lived shorter than this without an answer counts as a failed attempt.
+const SHORT_LIFE: Duration = Duration::from_secs(1);
+
+pub(super) struct ClientTask {
+    shared: Arc<Shared>,
+    timer: Box<dyn Timer>,
+    dial: Option<Dial>,
+    /// Attempts that failed since the last connection that was of use.
+    failures: u32,
+    /// When to dial next.
+    dial_at: Instant,
+    /// Whether there was a connection when the task last looked.
+    was_connected: bool,
+    closing_since: Option<Instant>,
+}
+
+struct Dial {
+    attempt: BoxFuture<'static, io::Result<BoxStream>>,
+    until: Instant,
+}
+
+impl ClientTask {
+    pub(super) fn new(shared: Arc<Shared>) -> ClientTask {
+        let timer = shared.runtime.timer();
+        ClientTask {
+            shared,
+            timer,
+            dial: None,
+            failures: 0,
+            dial_at: Instant::ZERO,
+            was_connected: false,
+            closing_since: None,
+        }
+    }
+
+    /// One turn under the lock; returns when to look again, or `None` when the client has ended.
+    fn turn(&mut self, state: &mut State, now: Instant, cx: &mut Context<'_>) -> Option<Instant> {
+        state.task = Some(cx.waker().clone());
+        let mut soonest = Instant::ZERO;
+        if state.machine.poll_timeout().is_some_and(|at| at <= now) {
+            state.machine.handle_timeout(now);
+            state.deliver(now);
+            // Whatever came of it is to leave. If the stream takes nothing, it is tried again a little later.
+            state.flush(now, cx);
+            soonest = now + Duration::from_millis(1);
+        }
+        if self.has_ended(state, now) {
+            return None;
+        }
+        if state.stream.is_none() {
+            self.note_loss(state, now);
+            return Some(self.next_look(state).max(soonest));
+        }
+        self.was_connected = true;
+        let idle_since = state.led_at + LEAD_AFTER;
+        match state.leader {
+            Leader::Task => state.run(now, cx, None),
+            Leader::Nobody if idle_since <= now => {
+                state.leader = Leader::Task;
+                state.run(now, cx, None);
+            }
+            Leader::Nobody | Leader::Call(_) if state.wants_flush() => state.flush(now, cx),
+            Leader::Nobody | Leader::Call(_) => {}
+        }
+        if state.stream.is_none() {
+            self.note_loss(state, now);
+        }
+        if self.has_ended(state, now) {
+            return None;
+        }
+        let lead = match state.leader {
+            Leader::Task => Instant::FAR_FUTURE,
+            Leader::Nobody => idle_since.max(now + Duration::from_millis(1)),
+            Leader::Call(_) => now + LEAD_AFTER,
+        };
+        Some(self.next_look(state).max(soonest).min(lead))
+    }
+
+    fn next_look(&self, state: &State) -> Instant {
+        let mut at = state.machine.poll_timeout().unwrap_or(Instant::FAR_FUTURE);
+        if state.stream.is_none() && state.machine.wants_connection() {
+            at = at.min(self.dial.as_ref().map_or(self.dial_at, |dial| dial.until));
+        }
+        if let Some(since) = self.closing_since {
+            at = at.min(since + self.shared.options.close_timeout);
+        }
+        at
+    }
+
+    fn has_ended(&mut self, state: &mut State, now: Instant) -> bool {
+        if state.closed || state.machine.refusal().is_some() {
+            return true;
+        }
+        if !state.machine.is_closing() {
+            return false;
+        }
+        let since = *self.closing_since.get_or_insert(now);
+        now >= since + self.shared.options.close_timeout
+    }
+
+    /// The connection is gone: decides when to dial again.
+    fn note_loss(&mut self, state: &mut State, now: Instant) {
+        if !std::mem::take(&mut self.was_connected) {
+            return;
+        }
+        let of_use = state.answered
+            || state.connected_at.take().is_some_and(|at| now.since(at) >= SHORT_LIFE);
+        if of_use {
+            self.failures = 0;
+        }
+        self.back_off(now);
+        if std::mem::take(&mut state.redial_now) {
+            self.dial_at = now;
+        }
+    }
+
+    /// S21: exponential, and random over the whole span, so that clients that lost one server together come back
+    /// apart (C43).
+    fn back_off(&mut self, now: Instant) {
+        let options = &self.shared.options;
+        let span = options.backoff_min.saturating_mul(1 << self.failures.min(16));
+        let span = span.min(options.backoff_max).as_nanos() as u64;
+        let mut random = [0; 8];
+        self.shared.runtime.random(&mut random);
+        let pause = ((u128::from(u64::from_le_bytes(random)) * u128::from(span)) >> 64) as u64;
+        self.dial_at = now + Duration::from_nanos(pause);
+        self.failures = self.failures.saturating_add(1);
+    }
+
+    /// Dials if it is time to; true when the connection has come or could not be made.
+    fn poll_dial(&mut self, cx: &mut Context<'_>) -> bool {
+        let now = self.shared.runtime.now();
+        let idle = |state: &mut State| state.stream.is_none() && state.machine.wants_connection();
+        if !self.shared.with(|state, _| idle(state)) {
+            self.dial = None;
+            return false;
+        }
+        if self.dial.is_none() && self.dial_at <= now {
+            let shared = self.shared.clone();
+            let attempt = Box::pin(async move { shared.connector.connect().await });
+            self.dial = Some(Dial { attempt, until: now + self.shared.options.connect_timeout });
+        }
+        let Some(dial) = &mut self.dial else { return false };
+        let result = match dial.attempt.as_mut().poll(cx) {
+            Poll::Ready(result) => result,
+            Poll::Pending if dial.until > now => return false,
+            Poll::Pending => Err(io::ErrorKind::TimedOut.into()),
+        };
+        self.dial = None;
+        let address = || self.shared.connector.address();
+        match result {
+            Ok(stream) => self.shared.with(|state, now| {
+                state.gain_stream(now, stream);
+                state.leader = Leader::Task;
+            }),
+            Err(error) => {
+                let why = format!("cannot connect to {}: {error}", address());
+                self.back_off(now);
+                self.shared.with(|state, now| state.lose_stream(now, why));
+            }
+        }
+        true
+    }
+}
+
+impl Future for ClientTask {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        let shared = this.shared.clone();
+        loop {
+            let dialled = this.poll_dial(cx);
+            let Some(at) = shared.with(|state, now| {
+                let at = this.turn(state, now, cx);
+                state.armed = at.unwrap_or(Instant::FAR_FUTURE);
+                at
+            }) else {
+                return Poll::Ready(());
+            };
+            if dialled {
+                continue;
+            }
+            this.timer.set(at);
+            if this.timer.poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+impl Drop for ClientTask {
+    fn drop(&mut self) {
+        self.shared.end();
+    }
+}

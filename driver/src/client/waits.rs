@@ -1,0 +1,158 @@
+//! Who waits for which call.
+//!
+//! The machine forgets a call when it ends and may give its number to another one at once; a wait lasts until whoever
+//! waits has taken the outcome. So waits have numbers of their own.
+
+use std::task::{Context, Waker};
+
+use oncewire_core::{CallId, NotExecuted, Outcome, Unknown};
+
+use crate::outcome::RawOutcome;
+
+/// One wait; a later one in the same place has another serial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct WaitId {
+    index: u32,
+    serial: u32,
+}
+
+#[derive(Default)]
+pub(super) struct Waits {
+    places: Vec<Wait>,
+    free: Vec<u32>,
+    /// By [`CallId::index`].
+    by_call: Vec<Option<WaitId>>,
+}
+
+#[derive(Default)]
+struct Wait {
+    serial: u32,
+    /// `None` when the place is free.
+    call: Option<CallId>,
+    waker: Option<Waker>,
+    outcome: Option<RawOutcome>,
+    /// Stands among the followers.
+    follows: bool,
+}
+
+impl Waits {
+    pub(super) fn insert(&mut self, call: CallId) -> WaitId {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.places.push(Wait::default());
+            self.places.len() as u32 - 1
+        });
+        let place = &mut self.places[index as usize];
+        place.call = Some(call);
+        let id = WaitId { index, serial: place.serial };
+        if self.by_call.len() <= call.index() {
+            self.by_call.resize(call.index() + 1, None);
+        }
+        self.by_call[call.index()] = Some(id);
+        id
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.places.len() - self.free.len()
+    }
+
+    fn get(&self, id: WaitId) -> Option<&Wait> {
+        self.places.get(id.index as usize).filter(|w| w.serial == id.serial && w.call.is_some())
+    }
+
+    fn get_mut(&mut self, id: WaitId) -> Option<&mut Wait> {
+        self.places.get_mut(id.index as usize).filter(|w| w.serial == id.serial && w.call.is_some())
+    }
+
+    /// Ends a wait; says which call it was for, if that one has not ended.
+    pub(super) fn remove(&mut self, id: WaitId) -> Option<CallId> {
+        let wait = self.get_mut(id)?;
+        let serial = wait.serial.wrapping_add(1);
+        let call = std::mem::replace(wait, Wait { serial, ..Wait::default() }).call?;
+        self.free.push(id.index);
+        let entry = self.by_call.get_mut(call.index())?;
+        if *entry == Some(id) {
+            *entry = None;
+            return Some(call);
+        }
+        None
+    }
+
+    pub(super) fn contains(&self, id: WaitId) -> bool {
+        self.get(id).is_some()
+    }
+
+    /// Registers who is to be woken when the outcome is there.
+    pub(super) fn wait(&mut self, id: WaitId, cx: &mut Context<'_>) {
+        let Some(wait) = self.get_mut(id) else { return };
+        match &mut wait.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => wait.waker = Some(cx.waker().clone()),
+        }
+    }
+
+    pub(super) fn has_outcome(&self, id: WaitId) -> bool {
+        self.get(id).is_some_and(|wait| wait.outcome.is_some())
+    }
+
+    /// The outcome, once; ends the wait unless a ticket is left of it.
+    pub(super) fn take_outcome(&mut self, id: WaitId) -> Option<RawOutcome> {
+        let outcome = self.get_mut(id)?.outcome.take()?;
+        if !matches!(outcome, RawOutcome::Unknown(_, true)) {
+            self.remove(id);
+        }
+        Some(outcome)
+    }
+
+    /// The waker of a wait that has no outcome yet.
+    pub(super) fn waker(&self, id: WaitId) -> Option<&Waker> {
+        self.get(id).filter(|wait| wait.outcome.is_none())?.waker.as_ref()
+    }
+
+    /// The same, taken out.
+    pub(super) fn take_waker(&mut self, id: WaitId) -> Option<Waker> {
+        self.get_mut(id).filter(|wait| wait.outcome.is_none())?.waker.take()
+    }
+
+    /// Notes whether a wait stands among the followers; says whether that is new.
+    pub(super) fn set_follows(&mut self, id: WaitId, follows: bool) -> bool {
+        let Some(wait) = self.get_mut(id) else { return false };
+        std::mem::replace(&mut wait.follows, follows) != follows
+    }
+
+    /// A call has an outcome.
+    pub(super) fn tell(&mut self, call: CallId, outcome: Outcome<'_>, wake: &mut Vec<Waker>) {
+        let ticket = matches!(outcome, Outcome::Unknown { ticket: true, .. });
+        let Some(entry) = self.by_call.get_mut(call.index()) else { return };
+        let Some(id) = *entry else { return };
+        if !ticket {
+            *entry = None;
+        }
+        if let Some(wait) = self.get_mut(id).filter(|wait| wait.call == Some(call)) {
+            wait.outcome = Some(RawOutcome::from(outcome));
+            wake.extend(wait.waker.take());
+        }
+    }
+
+    /// The calls that have not ended.
+    pub(super) fn calls(&self) -> Vec<CallId> {
+        let pending = self.by_call.iter().flatten();
+        pending.filter_map(|id| self.get(*id)?.call).collect()
+    }
+
+    /// The client is gone: every wait that has no outcome gets the truest one there is.
+    pub(super) fn end_all(&mut self, wake: &mut Vec<Waker>) {
+        self.by_call.clear();
+        for wait in self.places.iter_mut().filter(|wait| wait.call.is_some()) {
+            wait.outcome = Some(match wait.outcome.take() {
+                None | Some(RawOutcome::Unknown(_, true)) => {
+                    RawOutcome::Unknown(Unknown::Closed, false)
+                }
+                Some(RawOutcome::NotExecuted(NotExecuted::Cancelled)) => {
+                    RawOutcome::NotExecuted(NotExecuted::Closed)
+                }
+                Some(outcome) => outcome,
+            });
+            wake.extend(wait.waker.take());
+        }
+    }
+}

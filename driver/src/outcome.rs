@@ -1,0 +1,142 @@
+//! What becomes of a call, with its reply decoded.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use bytes::Bytes;
+use oncewire_core::{self as core, Executed, NoReply, NotExecuted, Unknown};
+use serde::de::DeserializeOwned;
+
+use crate::client::Ticket;
+
+/// The one truthful outcome of a call.
+#[derive(Debug)]
+#[must_use = "a call that was not executed, or whose fate is unknown, is not an error that passes unseen"]
+pub enum Outcome<R> {
+    /// Executed; here is the reply.
+    Reply(R),
+    /// Executed, perhaps in part, but there is no reply to show.
+    NoReply(NoReply),
+    /// Not executed, and it never will be.
+    NotExecuted(NotExecuted),
+    /// Nobody can know yet; the ticket, if there is one, may tell later.
+    Unknown(Unknown, Option<Ticket<R>>),
+}
+
+impl<R> Outcome<R> {
+    /// Whether the call was executed.
+    pub fn executed(&self) -> Executed {
+        match self {
+            Outcome::Reply(_) | Outcome::NoReply(_) => Executed::Yes,
+            Outcome::NotExecuted(_) => Executed::No,
+            Outcome::Unknown(..) => Executed::Unknown,
+        }
+    }
+
+    /// The reply, or why there is none; lets go of the ticket.
+    ///
+    /// # Errors
+    /// Everything but a reply.
+    pub fn ok(self) -> Result<R, CallFailure> {
+        match self {
+            Outcome::Reply(reply) => Ok(reply),
+            Outcome::NoReply(why) => Err(CallFailure::NoReply(why)),
+            Outcome::NotExecuted(why) => Err(CallFailure::NotExecuted(why)),
+            Outcome::Unknown(why, _) => Err(CallFailure::Unknown(why)),
+        }
+    }
+}
+
+/// Why a call has no reply, as an error to pass on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CallFailure {
+    /// Executed, perhaps in part.
+    NoReply(NoReply),
+    /// Not executed, and it never will be.
+    NotExecuted(NotExecuted),
+    /// Nobody can know.
+    Unknown(Unknown),
+}
+
+impl CallFailure {
+    /// Whether the call was executed.
+    pub fn executed(&self) -> Executed {
+        match self {
+            CallFailure::NoReply(_) => Executed::Yes,
+            CallFailure::NotExecuted(_) => Executed::No,
+            CallFailure::Unknown(_) => Executed::Unknown,
+        }
+    }
+}
+
+impl fmt::Display for CallFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CallFailure::NoReply(why) => why.fmt(f),
+            CallFailure::NotExecuted(why) => why.fmt(f),
+            CallFailure::Unknown(why) => why.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for CallFailure {}
+
+/// An outcome whose reply was not decoded.
+#[derive(Clone, Debug)]
+pub(crate) enum RawOutcome {
+    Reply(Bytes),
+    NoReply(NoReply),
+    NotExecuted(NotExecuted),
+    /// Nobody can know yet; whether a ticket is left.
+    Unknown(Unknown, bool),
+}
+
+impl From<core::Outcome<'_>> for RawOutcome {
+    fn from(outcome: core::Outcome<'_>) -> Self {
+        match outcome {
+            core::Outcome::Reply(body) => RawOutcome::Reply(Bytes::copy_from_slice(body)),
+            core::Outcome::NoReply(why) => RawOutcome::NoReply(why),
+            core::Outcome::NotExecuted(why) => RawOutcome::NotExecuted(why),
+            core::Outcome::Unknown { why, ticket } => RawOutcome::Unknown(why, ticket),
+        }
+    }
+}
+
+/// How the bytes of a reply become a value.
+///
+/// A function pointer, so that calls need no bound on their reply's type.
+pub(crate) struct Decode<R>(fn(Bytes) -> Option<R>, PhantomData<fn() -> R>);
+
+impl<R> Clone for Decode<R> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<R> Copy for Decode<R> {}
+
+impl<R: DeserializeOwned> Decode<R> {
+    pub(crate) fn postcard() -> Decode<R> {
+        Decode(|bytes| postcard::from_bytes(&bytes).ok(), PhantomData)
+    }
+}
+
+impl Decode<Bytes> {
+    pub(crate) fn raw() -> Decode<Bytes> {
+        Decode(Some, PhantomData)
+    }
+}
+
+impl<R> Decode<R> {
+    pub(crate) fn outcome(self, raw: RawOutcome, ticket: Option<Ticket<R>>) -> Outcome<R> {
+        match raw {
+            RawOutcome::Reply(bytes) => match (self.0)(bytes) {
+                Some(reply) => Outcome::Reply(reply),
+                None => Outcome::NoReply(NoReply::Undecodable),
+            },
+            RawOutcome::NoReply(why) => Outcome::NoReply(why),
+            RawOutcome::NotExecuted(why) => Outcome::NotExecuted(why),
+            RawOutcome::Unknown(why, _) => Outcome::Unknown(why, ticket),
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! The task of one connection: reads, runs what it can at once, writes.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use oncewire_core::{ConnId, Incoming, Request};
+
+use super::handler::{Execution, Gate};
+use super::state::{Look, Shared};
+use crate::buffer::{ReadBuffer, Scratch, WriteBuffer};
+use crate::transport::{BoxStream, Subject};
+
+pub(super) struct ConnTask {
+    shared: Arc<Shared>,
+    id: ConnId,
+    subject: Subject,
+    stream: BoxStream,
+    /// A frame that has not come whole.
+    read: ReadBuffer,
+    /// What the stream did not take.
+    write: WriteBuffer,
+}
+
+/// Whether a connection's task goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// It sleeps until it is woken.
+    Sleep,
+    /// The stream broke, or the machine has let go of it.
+    End,
+}
+
+/// Reads in one turn, at most: then others get theirs.
+const READS_MAX: usize = 32;
+
+impl ConnTask {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        id: ConnId,
+        subject: Subject,
+        stream: BoxStream,
+    ) -> ConnTask {
+        ConnTask {
+            shared,
+            id,
+            subject,
+            stream,
+            read: ReadBuffer::default(),
+            write: WriteBuffer::default(),
+        }
+    }
+
+    /// Reads while it writes, so that two peers that both write before they read do not wait for each other (C40).
+    fn turn(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Turn {
+        let shared = self.shared.clone();
+        shared.with(|state, _| state.begin_turn(self.id, cx));
+        for _ in 0..READS_MAX {
+            let read = self.read_once(cx, scratch);
+            let written = self.write_all(cx, scratch);
+            match (read, &written) {
+                (Poll::Ready(Err(_) | Ok(0)), _) | (_, Poll::Ready(Err(_))) => return Turn::End,
+                (Poll::Ready(Ok(_)), _) => continue,
+                (Poll::Pending, _) => {}
+            }
+            // The stream will wake us for both. What others have done meanwhile is looked for before we sleep.
+            let blocked = written.is_pending();
+            let look = shared.with(|state, _| {
+                let look = state.look(self.id);
+                if blocked || matches!(look, Look::Nothing) {
+                    state.end_turn(self.id);
+                }
+                look
+            });
+            match look {
+                Look::Close => return Turn::End,
+                Look::Transmit if !blocked => {}
+                Look::Transmit | Look::Nothing => return Turn::Sleep,
+            }
+        }
+        shared.with(|state, _| state.end_turn(self.id));
+        cx.waker().wake_by_ref();
+        Turn::Sleep
+    }
+
+    /// Reads once and hands on what came; `Ready(Ok(0))` at the end of the stream.
+    fn read_once(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut Scratch,
+    ) -> Poll<io::Result<usize>> {
+        if !self.read.is_empty() {
+            let result = self.read.poll_fill(&mut self.stream, cx);
+            if let Poll::Ready(Ok(1..)) = result {
+                let mut read = std::mem::take(&mut self.read);
+                let (consumed, wanted) = self.take_data(read.unread());
+                read.consume(consumed);
+                if read.is_empty() {
+                    read.release_if_empty();
+                } else {
+                    read.prepare(wanted);
+                }
+                self.read = read;
+            }
+            return result;
+        }
+        let stream = Pin::new(&mut self.stream);
+        let result = futures_io::AsyncRead::poll_read(stream, cx, &mut scratch.read);
+        if let Poll::Ready(Ok(len @ 1..)) = result {
+            let data = &scratch.read[..len];
+            let (consumed, wanted) = self.take_data(data);
+            if consumed < len {
+                self.read.keep(&data[consumed..]);
+                self.read.prepare(wanted);
+            }
+        }
+        result
+    }
+
+    /// Gives the machine what was received, and runs what it admits. Returns how much it took, and how many bytes the
+    /// frame at the front of the rest needs.
+    fn take_data(&mut self, data: &[u8]) -> (usize, usize) {
+        let mut consumed = 0;
+        loop {
+            let received = self
+                .shared
+                .with(|state, now| state.machine.handle_data(now, self.id, &data[consumed..]));
+            match received {
+                Ok(received) => {
+                    consumed += received.consumed;
+                    match received.item {
+                        Some(Incoming::Request(request)) => self.execute(request),
+                        // The handler learns of a cancel when it asks its context.
+                        Some(_) => {}
+                        None => return (consumed, received.wanted),
+                    }
+                }
+                // The machine closes the connection when its last words have left.
+                Err(_) => return (data.len(), 0),
+            }
+        }
+    }
+
+    /// Polls a handler once; only one that is not ready becomes a task.
+    fn execute(&self, request: Request<'_>) {
+        let Some(method) = self.shared.methods.get(request.method_index) else { return };
+        let gate = Gate::new(
+            self.shared.clone(),
+            request.admission,
+            request.deadline,
+            self.subject.clone(),
+        );
+        let prepare = std::panic::AssertUnwindSafe(|| method.handler.handle(gate, request.body));
+        // A panic while decoding drops the gate, which refuses the call.
+        let Ok(future) = std::panic::catch_unwind(prepare) else { return };
+        let mut execution = Execution::new(self.shared.clone(), future);
+        let mut cx = Context::from_waker(Waker::noop());
+        if Pin::new(&mut execution).poll(&mut cx).is_pending() {
+            if let Some(limit) = method.time_limit {
+                execution.limit(&*self.shared.runtime, limit);
+            }
+            self.shared.runtime.spawn(Box::pin(execution));
+        }
+    }
+
+    /// Writes what is left and what the machine wants to send, until there is nothing more or the stream takes no
+    /// more.
+    fn write_all(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<io::Result<()>> {
+        loop {
+            if !self.write.is_empty() {
+                std::task::ready!(self.write.poll_write(&mut self.stream, cx))?;
+                self.write.release();
+            }
+            let id = self.id;
+            let len = self.shared.with(|state, now| {
+                state.take_transmit(id);
+                let mut len = 0;
+                while let Some(more) =
+                    state.machine.poll_transmit(now, id, &mut scratch.write[len..])
+                {
+                    len += more.get();
+                }
+                len
+            });
+            if len == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            let out = &scratch.write[..len];
+            std::task::ready!(self.write.poll_write_through(&mut self.stream, cx, out))?;
+        }
+    }
+}
+
+impl Future for ConnTask {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut scratch = Scratch::take();
+        let turn = self.turn(cx, &mut scratch);
+        scratch.put();
+        if turn == Turn::End { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+impl Drop for ConnTask {
+    fn drop(&mut self) {
+        self.shared.disconnect(self.id);
+    }
+}

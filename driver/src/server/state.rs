@@ -1,0 +1,221 @@
+//! What the tasks of one server share: the machine, and who is to be woken for which connection.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use oncewire_core::{ConnId, Heap, Instant, Principal, Server as Machine, ServerEvent};
+
+use super::MethodEntry;
+use crate::runtime::Runtime;
+use crate::transport::Subject;
+
+/// What all connections, handlers and handles of a server have in common.
+pub(super) struct Shared {
+    pub(super) runtime: Arc<dyn Runtime>,
+    /// In the order of the machine's methods.
+    pub(super) methods: Vec<MethodEntry>,
+    state: Mutex<State>,
+}
+
+pub(super) struct State {
+    pub(super) machine: Machine<Heap>,
+    /// By [`ConnId::index`].
+    conns: Vec<Line>,
+    names: Names,
+    /// The task that keeps time, and when its timer fires.
+    pub(super) keeper: Option<Waker>,
+    pub(super) armed: Instant,
+    pub(super) drained: bool,
+    drain_wakers: Vec<Waker>,
+    pub(super) panics: u64,
+    pub(super) replies_too_large: u64,
+    to_wake: Vec<Waker>,
+}
+
+/// What a connection's task is to know.
+#[derive(Default)]
+struct Line {
+    id: Option<ConnId>,
+    waker: Option<Waker>,
+    /// Its task is at work and will look by itself.
+    at_work: bool,
+    /// There is something to send.
+    transmit: bool,
+    /// The machine has let go of it.
+    close: bool,
+}
+
+/// What a connection's task finds when it looks.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Look {
+    Nothing,
+    Transmit,
+    Close,
+}
+
+/// The numbers that stand for subjects (S5): a uid is its own number, a name gets the next free one.
+#[derive(Default)]
+struct Names(HashMap<Arc<str>, u64>);
+
+impl Names {
+    /// Above every uid.
+    const FIRST: u64 = 1 << 32;
+
+    fn principal(&mut self, subject: &Subject) -> Principal {
+        match subject {
+            Subject::Nobody => Principal::NOBODY,
+            Subject::Uid(uid) => Principal(u64::from(*uid)),
+            Subject::Name(name) => {
+                let next = Names::FIRST + self.0.len() as u64;
+                Principal(*self.0.entry(name.clone()).or_insert(next))
+            }
+        }
+    }
+}
+
+impl Shared {
+    pub(super) fn new(
+        machine: Machine<Heap>,
+        methods: Vec<MethodEntry>,
+        runtime: Arc<dyn Runtime>,
+    ) -> Arc<Shared> {
+        let state = State {
+            machine,
+            conns: Vec::new(),
+            names: Names::default(),
+            keeper: None,
+            armed: Instant::ZERO,
+            drained: false,
+            drain_wakers: Vec::new(),
+            panics: 0,
+            replies_too_large: 0,
+            to_wake: Vec::new(),
+        };
+        Arc::new(Shared { runtime, methods, state: Mutex::new(state) })
+    }
+
+    /// Runs `f` under the lock, passes the machine's events on, then wakes whom they concern.
+    pub(super) fn with<T>(&self, f: impl FnOnce(&mut State, Instant) -> T) -> T {
+        let now = self.runtime.now();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = f(&mut state, now);
+        state.deliver();
+        let to_wake = std::mem::take(&mut state.to_wake);
+        drop(state);
+        to_wake.into_iter().for_each(Waker::wake);
+        result
+    }
+
+    /// A connection was accepted; `None` if there are too many.
+    pub(super) fn connect(&self, subject: &Subject) -> Option<ConnId> {
+        let mut secret = [0; 16];
+        self.runtime.random(&mut secret);
+        self.with(|state, now| {
+            let principal = state.names.principal(subject);
+            let secret = oncewire_core::SessionId::from_bytes(secret);
+            let id = state.machine.handle_connected(now, principal, secret)?;
+            let index = id.index();
+            if state.conns.len() <= index {
+                state.conns.resize_with(index + 1, Line::default);
+            }
+            state.conns[index] = Line { id: Some(id), ..Line::default() };
+            Some(id)
+        })
+    }
+
+    pub(super) fn disconnect(&self, conn: ConnId) {
+        self.with(|state, now| {
+            state.machine.handle_disconnected(now, conn);
+            if let Some(line) = state.line(conn) {
+                *line = Line::default();
+            }
+        });
+    }
+
+    pub(super) fn poll_drained(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.with(|state, _| {
+            if state.drained {
+                return Poll::Ready(());
+            }
+            crate::buffer::add_waker(&mut state.drain_wakers, cx);
+            Poll::Pending
+        })
+    }
+}
+
+impl State {
+    fn line(&mut self, conn: ConnId) -> Option<&mut Line> {
+        self.conns.get_mut(conn.index()).filter(|line| line.id == Some(conn))
+    }
+
+    /// A connection's task begins a turn: it need not be woken for what it does itself.
+    pub(super) fn begin_turn(&mut self, conn: ConnId, cx: &mut Context<'_>) {
+        let Some(line) = self.line(conn) else { return };
+        line.at_work = true;
+        match &mut line.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => line.waker = Some(cx.waker().clone()),
+        }
+    }
+
+    /// What there is to do on a connection.
+    pub(super) fn look(&mut self, conn: ConnId) -> Look {
+        // Events may still wait that say so.
+        self.deliver();
+        match self.line(conn) {
+            None => Look::Close,
+            Some(line) if line.transmit => Look::Transmit,
+            Some(line) if line.close => Look::Close,
+            Some(_) => Look::Nothing,
+        }
+    }
+
+    /// A connection's task sends what there is to send.
+    pub(super) fn take_transmit(&mut self, conn: ConnId) {
+        if let Some(line) = self.line(conn) {
+            line.transmit = false;
+        }
+    }
+
+    /// A connection's task sleeps until it is woken.
+    pub(super) fn end_turn(&mut self, conn: ConnId) {
+        if let Some(line) = self.line(conn) {
+            line.at_work = false;
+        }
+    }
+
+    /// What the machine says has happened.
+    fn deliver(&mut self) {
+        while let Some(event) = self.machine.poll_event() {
+            match event {
+                ServerEvent::Transmit(conn) => self.rouse(conn, |line| line.transmit = true),
+                ServerEvent::Close(conn, _) => {
+                    self.rouse(conn, |line| line.close = true);
+                }
+                ServerEvent::Drained => {
+                    self.drained = true;
+                    self.to_wake.append(&mut self.drain_wakers);
+                    self.to_wake.extend(self.keeper.take());
+                }
+                _ => {}
+            }
+        }
+        if self.machine.poll_timeout().is_some_and(|at| at < self.armed) {
+            self.to_wake.extend(self.keeper.take());
+        }
+    }
+
+    fn rouse(&mut self, conn: ConnId, note: impl FnOnce(&mut Line)) {
+        let Some(line) = self.conns.get_mut(conn.index()).filter(|line| line.id == Some(conn))
+        else {
+            return;
+        };
+        note(line);
+        if !line.at_work
+            && let Some(waker) = line.waker.take()
+        {
+            self.to_wake.push(waker);
+        }
+    }
+}

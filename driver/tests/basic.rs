@@ -1,0 +1,109 @@
+//! Calls over a socket pair: the driver by itself, before any transport crate.
+#![allow(missing_docs)]
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use oncewire_driver::{
+    Accept, BoxFuture, BoxStream, Client, ClientOptions, Connect, Method, Outcome, Server, Subject,
+};
+use smol::channel::{Receiver, Sender, unbounded};
+use smol::net::unix::UnixStream;
+
+struct Dialler(Sender<UnixStream>);
+struct Listener(Receiver<UnixStream>);
+
+fn link() -> (Dialler, Listener) {
+    let (sender, receiver) = unbounded();
+    (Dialler(sender), Listener(receiver))
+}
+
+impl Connect for Dialler {
+    fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
+        Box::pin(async {
+            let (ours, theirs) = UnixStream::pair()?;
+            self.0.send(theirs).await.map_err(|_| io::ErrorKind::ConnectionRefused)?;
+            Ok(Box::new(ours) as BoxStream)
+        })
+    }
+    fn address(&self) -> String {
+        "a socket pair".to_owned()
+    }
+}
+
+impl Accept for Listener {
+    fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>> {
+        Box::pin(async {
+            let stream = self.0.recv().await.map_err(|_| io::ErrorKind::BrokenPipe)?;
+            Ok((Box::new(stream) as BoxStream, Subject::Nobody))
+        })
+    }
+    fn address(&self) -> String {
+        "a socket pair".to_owned()
+    }
+}
+
+const ADD_ONE: Method<i32, i32> = Method::new("toy.add_one");
+const SLOW: Method<(), u32> = Method::new("toy.slow");
+
+fn serve(listener: Listener) -> (Server, Arc<AtomicUsize>) {
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counted = runs.clone();
+    let server = Server::builder("toy")
+        .method(&ADD_ONE, move |_, n: i32| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            async move { n + 1 }
+        })
+        .method(&SLOW, |_, ()| async {
+            smol::future::yield_now().await;
+            smol::future::yield_now().await;
+            7
+        })
+        .build()
+        .unwrap();
+    let serving = server.clone();
+    smol::spawn(async move { serving.serve(listener).await }).detach();
+    (server, runs)
+}
+
+#[test]
+fn a_call_is_executed_and_answered() {
+    smol::block_on(async {
+        let (dialler, listener) = link();
+        let (_server, runs) = serve(listener);
+        let client = Client::new(dialler, ClientOptions::default());
+        assert!(matches!(client.call(&ADD_ONE, &100).await, Outcome::Reply(101)));
+        assert!(matches!(client.call(&SLOW, &()).await, Outcome::Reply(7)));
+        assert_eq!(runs.load(Ordering::SeqCst), 1);
+        client.close().await;
+    });
+}
+
+#[test]
+fn many_calls_from_many_tasks_are_each_executed_once() {
+    smol::block_on(async {
+        let (dialler, listener) = link();
+        let (server, runs) = serve(listener);
+        let client = Client::new(dialler, ClientOptions::default());
+        let tasks: Vec<_> = (0..64)
+            .map(|task| {
+                let client = client.clone();
+                smol::spawn(async move {
+                    for n in 0..100 {
+                        let sum = client.call(&ADD_ONE, &(task * 1000 + n)).await;
+                        assert_eq!(sum.ok(), Ok(task * 1000 + n + 1));
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await;
+        }
+        assert_eq!(runs.load(Ordering::SeqCst), 6400);
+        client.close().await;
+        drop(client);
+        server.drain(std::time::Duration::from_secs(5)).await;
+        assert_eq!(server.counters().kept_bytes, 0);
+    });
+}
