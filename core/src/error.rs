@@ -88,7 +88,7 @@ pub enum ProtocolError {
         /// The frame's kind.
         kind: u8,
     },
-    /// The peer does not speak this protocol: the first frame is not a `Hello`, or its magic is wrong.
+    /// The peer does not speak this protocol: the magic of its `Hello` is wrong.
     NotOncewire,
     /// A frame that needs a session came before the handshake (S2).
     NoSession,
@@ -166,7 +166,7 @@ pub(crate) fn describe_code(code: u8) -> &'static str {
         2 => "a frame was too short for its kind",
         3 => "a frame's kind is unknown",
         4 => "a frame's fields cannot be decoded",
-        5 => "the first frame was not a Hello of this protocol",
+        5 => "a Hello does not begin with this protocol's magic",
         6 => "a frame that needs a session came before the handshake",
         7 => "a second Hello came on one connection",
         8 => "a Welcome came that nothing asked for",
@@ -277,7 +277,6 @@ impl CloseReason {
         matches!(
             self,
             CloseReason::VersionUnsupported { .. }
-                | CloseReason::WrongPrincipal
                 | CloseReason::WrongService { .. }
                 | CloseReason::WrongServer { .. }
         )

@@ -58,7 +58,7 @@ pub struct ServerConfig {
     pub keepalive: Duration,
     /// How long a new connection may take to say `Hello` (C42).
     pub handshake_timeout: Duration,
-    /// How long one frame may take to arrive whole (C42).
+    /// How long an incomplete frame may take to grow by 64 KiB or to be whole (C42).
     pub frame_timeout: Duration,
     /// Connections at once.
     pub conns_max: usize,
@@ -427,15 +427,15 @@ impl<T: ServerStorage> Server<T> {
         let now = self.now;
         let Some(conn) = self.conns.at_mut(index) else { return };
         let too_slow = conn.session.is_none() && now.since(conn.since) >= handshake_timeout
-            || conn.partial_since.is_some_and(|since| now.since(since) >= frame_timeout);
-        let look = conn.alive.look();
+            || conn.incoming.is_some_and(|frame| now.since(frame.since) >= frame_timeout);
+        // Before the handshake there is nothing to ask, and its own timeout judges.
+        let look = if conn.session.is_some() { conn.alive.look() } else { Look::Fine };
         if too_slow {
             self.close_conn(index, Some(Refuse::TooSlow), CloseReason::TooSlow);
         } else if look == Look::Dead {
             self.close_conn(index, None, CloseReason::PeerSilent);
         } else {
-            // Before the handshake there is nothing to ask.
-            if look == Look::Ask && conn.session.is_some() {
+            if look == Look::Ask {
                 conn.send.ping = true;
                 // S27: the first one may be lost.
                 conn.send.goodbye |= self.config.lossy && self.drain.is_some();

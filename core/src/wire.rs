@@ -345,6 +345,11 @@ pub fn decode(data: &[u8], from: Role, body_len_max: u32) -> Result<Decoded<'_>,
     if len > max {
         return Err(ProtocolError::FrameTooLong { len, max });
     }
+    // A control frame is short, whatever a request may be.
+    let control_max = (CONTROL_LEN_MAX - LEN_FIELD_LEN) as u32;
+    if len > control_max && after.first().is_some_and(|kind| !has_body(*kind, from)) {
+        return Err(ProtocolError::FrameTooLong { len, max: control_max });
+    }
     let whole = len as usize + LEN_FIELD_LEN;
     let Some(payload) = after.get(..len as usize) else {
         return Ok(Decoded::Incomplete(whole));
@@ -356,6 +361,11 @@ pub fn decode(data: &[u8], from: Role, body_len_max: u32) -> Result<Decoded<'_>,
     Ok(Decoded::Frame(frame, whole))
 }
 
+/// Whether frames of this kind have a body, which may be long.
+const fn has_body(kind: u8, from: Role) -> bool {
+    matches!((kind, from), (KIND_REQUEST, Role::Client) | (KIND_REPLY, Role::Server))
+}
+
 fn decode_payload(
     kind: u8,
     fields: &[u8],
@@ -365,10 +375,6 @@ fn decode_payload(
     match (kind, from) {
         (KIND_REQUEST, Role::Client) => decode_request(fields, body_len_max),
         (KIND_REPLY, Role::Server) => decode_reply(fields, body_len_max),
-        _ if fields.len() >= CONTROL_LEN_MAX - LEN_FIELD_LEN => {
-            let max = (CONTROL_LEN_MAX - LEN_FIELD_LEN) as u32;
-            Err(ProtocolError::FrameTooLong { len: fields.len() as u32 + 1, max })
-        }
         _ => decode_control(kind, fields, from),
     }
 }

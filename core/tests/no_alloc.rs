@@ -342,13 +342,6 @@ fn allocations_in_1000_heap_calls() -> u64 {
 
 #[cfg(feature = "alloc")]
 #[test]
-#[ignore = "the client copies each request into new memory"]
 fn with_heap_storage_a_lone_call_allocates_nothing_in_steady_state() {
     assert_eq!(allocations_in_1000_heap_calls(), 0);
-}
-
-#[cfg(feature = "alloc")]
-#[test]
-fn with_heap_storage_a_lone_call_allocates_at_most_its_request() {
-    assert!(allocations_in_1000_heap_calls() <= 1000);
 }

@@ -34,6 +34,8 @@ pub(super) struct Book<S: ClientStorage> {
     todo: List<TODO>,
     events: List<EVENT>,
     timers: Timers<S>,
+    /// The body of the call that was released last, cleared: the next call's, so that lone calls need no memory.
+    spare: S::Body,
     /// Bytes of all bodies kept.
     bytes: usize,
     /// The highest xid given; 0 before the first.
@@ -62,6 +64,7 @@ impl<S: ClientStorage> Default for Book<S> {
             todo: List::default(),
             events: List::default(),
             timers: Timers::default(),
+            spare: S::Body::default(),
             bytes: 0,
             last_xid: 0,
             settled_high: 0,
@@ -135,7 +138,7 @@ impl<S: ClientStorage> Book<S> {
 
     /// Puts a new call at the end of those that wait; `None` when there is no room.
     pub(super) fn admit(&mut self, call: Call<'_>, deadline: Instant) -> Option<CallId> {
-        let mut entry = Entry::new(&call, S::Body::default(), deadline);
+        let mut entry = Entry::new(&call, core::mem::take(&mut self.spare), deadline);
         if !entry.body.store(call.body) {
             return None;
         }
@@ -307,9 +310,11 @@ impl<S: ClientStorage> Book<S> {
         }
         self.free_slot_of(index);
         if self.calls.at(index).is_some_and(|entry| entry.event.is_none())
-            && let Some(entry) = self.calls.remove(index)
+            && let Some(mut entry) = self.calls.remove(index)
         {
             self.bytes -= entry.body.as_slice().len();
+            entry.body.clear();
+            self.spare = entry.body;
         }
     }
 

@@ -45,8 +45,8 @@ pub struct Conn<B> {
     pub(super) session: Option<u32>,
     /// When it was made.
     pub(super) since: Instant,
-    /// Since when the frame at its front has been incomplete.
-    pub(super) partial_since: Option<Instant>,
+    /// The frame at its front, while it is incomplete.
+    pub(super) incoming: Option<IncomingFrame>,
     pub(super) alive: Alive,
     pub(super) look_at: Instant,
     pub(super) send: ToSend,
@@ -58,6 +58,15 @@ pub struct Conn<B> {
     look_links: Links,
     /// On the list of those with an event.
     event_links: Links,
+}
+
+/// A frame that has not come whole.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct IncomingFrame {
+    /// When it last got on.
+    pub(super) since: Instant,
+    /// The bytes of it that were there then.
+    pub(super) len: usize,
 }
 
 /// Control frames to be sent on a connection, in the order of the fields.
@@ -100,7 +109,7 @@ impl<B> Conn<B> {
             secret,
             session: None,
             since: now,
-            partial_since: None,
+            incoming: None,
             alive: Alive::default(),
             look_at: Instant::FAR_FUTURE,
             send: ToSend::default(),

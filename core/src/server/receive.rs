@@ -3,7 +3,7 @@
 use super::Server;
 use super::Slot;
 use super::execute::{Admission, CallKey};
-use super::parts::{End, SlotState};
+use super::parts::{End, IncomingFrame, SlotState};
 use crate::client::Received;
 use crate::digest::digest;
 use crate::error::{CloseReason, ProtocolError};
@@ -13,6 +13,9 @@ use crate::outcome::{NoReply, NotExecuted, Status};
 use crate::storage::{Array, Lazy, Places, ServerStorage, Table};
 use crate::time::Instant;
 use crate::wire::{self, Ack, Decoded, Frame, Refuse, RequestHeader, Role};
+
+/// Bytes by which an incomplete frame must grow within the frame timeout.
+const FRAME_PROGRESS_LEN: usize = 64 << 10;
 
 /// What a connection brought for the driver.
 #[derive(Debug)]
@@ -71,7 +74,7 @@ impl<T: ServerStorage> Server<T> {
             }
             let rest = &data[consumed..];
             if rest.is_empty() {
-                live.partial_since = None;
+                live.incoming = None;
                 return Ok(Received { consumed, item: None, wanted: 0 });
             }
             let session = live.session;
@@ -80,13 +83,13 @@ impl<T: ServerStorage> Server<T> {
                 .map_or(0, |session| session.grants.request_len_max);
             let result = match wire::decode(rest, Role::Client, body_len_max) {
                 Ok(Decoded::Incomplete(wanted)) => {
-                    self.note_partial(index);
+                    self.note_partial(index, rest.len());
                     return Ok(Received { consumed, item: None, wanted });
                 }
                 Ok(Decoded::Frame(frame, len)) => {
                     consumed += len;
                     // C42: the frame is whole; the next one has its own time.
-                    live.partial_since = None;
+                    live.incoming = None;
                     self.handle_frame(index, session, frame)
                 }
                 Err(error) => Err(error),
@@ -102,11 +105,14 @@ impl<T: ServerStorage> Server<T> {
         }
     }
 
-    /// C42: since when the frame at the front has been incomplete.
-    fn note_partial(&mut self, index: u32) {
+    /// C42: the frame at the front is incomplete; of it `len` bytes are here. A large frame on a slow line is no
+    /// slow one: what counts is how long it takes to get on.
+    fn note_partial(&mut self, index: u32, len: usize) {
         let now = self.now;
-        if let Some(conn) = self.conns.at_mut(index) {
-            conn.partial_since.get_or_insert(now);
+        let Some(conn) = self.conns.at_mut(index) else { return };
+        match &mut conn.incoming {
+            Some(frame) if len < frame.len + FRAME_PROGRESS_LEN => {}
+            incoming => *incoming = Some(IncomingFrame { since: now, len }),
         }
     }
 
