@@ -426,6 +426,19 @@ impl Pair {
         &mut self.links[number]
     }
 
+    /// The server's name for a connection that it has.
+    pub fn conn(&self, number: usize) -> Option<ConnId> {
+        self.links[number].conn
+    }
+
+    /// Whether the execution that `key` names is of an idempotent call.
+    pub fn is_idempotent(&self, key: CallKey) -> bool {
+        let session = self.server.record_of(key).map(|(session, _)| session);
+        let xid = key.xid().get();
+        let run = self.runs.iter().find(|run| Some(run.session) == session && run.xid == xid);
+        run.is_some_and(|run| run.method == IDEM)
+    }
+
     pub fn link_number(&self) -> usize {
         self.peers[0].link.expect("connected")
     }
