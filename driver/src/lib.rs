@@ -1,4 +1,68 @@
-//! Drives the Oncewire protocol over any byte stream.
+//! Drives the Oncewire protocol over any byte stream: **every call has one truthful outcome**.
+//!
+//! | to | use |
+//! |---|---|
+//! | make calls | [`Client`], [`Method`], [`Outcome`], [`Ticket`] |
+//! | execute them | [`Server`], [`ServerBuilder`], [`Context`] |
+//! | write a transport | [`Connect`], [`Accept`], [`ByteStream`] |
+//! | choose the executor, or simulate | [`Runtime`], [`SmolRuntime`] |
+//!
+//! The rules S1 to S32 that comments cite are stated in the core's `PROTOCOL.md`. Nothing here decides what happens to a
+//! call: the core does.
+//!
+//! # A transport in a few lines, a client and a server
+//!
+//! ```
+//! use std::io;
+//! use oncewire_driver::*;
+//! use smol::channel::{Receiver, Sender, unbounded};
+//! use smol::net::unix::UnixStream;
+//!
+//! /// Dials by making a pair of sockets and handing one of them over.
+//! struct Dial(Sender<UnixStream>);
+//! struct Listen(Receiver<UnixStream>);
+//!
+//! impl Connect for Dial {
+//!     fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
+//!         Box::pin(async {
+//!             let (ours, theirs) = UnixStream::pair()?;
+//!             self.0.send(theirs).await.map_err(|_| io::ErrorKind::ConnectionRefused)?;
+//!             Ok(Box::new(ours) as BoxStream)
+//!         })
+//!     }
+//!     fn address(&self) -> String {
+//!         "a socket pair".to_owned()
+//!     }
+//! }
+//!
+//! impl Accept for Listen {
+//!     fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>> {
+//!         Box::pin(async {
+//!             let stream = self.0.recv().await.map_err(|_| io::ErrorKind::BrokenPipe)?;
+//!             Ok((Box::new(stream) as BoxStream, Subject::Nobody))
+//!         })
+//!     }
+//!     fn address(&self) -> String {
+//!         "a socket pair".to_owned()
+//!     }
+//! }
+//!
+//! const ADD_ONE: Method<i32, i32> = Method::new("toy.add_one");
+//!
+//! smol::block_on(async {
+//!     let (sender, receiver) = unbounded();
+//!     let server = Server::builder("toy")
+//!         .method(&ADD_ONE, |_context, n: i32| async move { n + 1 })
+//!         .build()
+//!         .unwrap();
+//!     smol::spawn(async move { server.serve(Listen(receiver)).await }).detach();
+//!     let client = Client::new(Dial(sender), ClientOptions::default());
+//!     assert_eq!(client.call(&ADD_ONE, &100).await.ok(), Ok(101));
+//! });
+//! ```
+
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
 
 mod buffer;
 mod client;

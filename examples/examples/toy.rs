@@ -8,7 +8,7 @@ use oncewire_pipe::{Bytes, Client, ClientOptions, Server, memory};
 const ADD_ONE: MethodId = MethodId::from_number(22);
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let (connector, acceptor) = memory::pair();
+    let (connector, acceptor) = memory::listener();
     let server = Server::builder("toy")
         .method_raw(MethodSpec::new(ADD_ONE), |_context, arguments: Bytes| async move {
             let number = i32::from_le_bytes(arguments[..].try_into().unwrap_or_default());
