@@ -50,7 +50,10 @@ impl Caller {
     /// Once round the loop. It ends at the latest when a timer of the machine is due.
     fn turn(&mut self) -> Option<Answer> {
         let mut ended = None;
-        let sent = self.transmit();
+        self.machine.handle_timeout(now());
+        if self.transmit().is_err() {
+            self.hang_up();
+        }
         while let Some(event) = self.machine.poll_event() {
             match event {
                 ClientEvent::Ended { outcome, .. } => ended = Some(answer(outcome)),
@@ -58,32 +61,34 @@ impl Caller {
                 _ => {}
             }
         }
-        if ended.is_none() && sent.and_then(|()| self.receive(&mut ended)).is_err() {
+        if ended.is_none() && self.receive(&mut ended).is_err() {
             self.hang_up();
         }
-        self.machine.handle_timeout(now());
         ended
     }
 
     fn transmit(&mut self) -> io::Result<()> {
-        let machine = &mut self.machine;
-        if self.socket.is_none() && machine.wants_connection() {
-            let patience = wait(machine.poll_timeout());
-            self.socket = Some(prepare(TcpStream::connect_timeout(&self.server, patience)?)?);
-            machine.handle_connected(now());
-        }
         let mut out = [0; 4096];
         while let Some(socket) = &mut self.socket
-            && let Some(len) = machine.poll_transmit(now(), &mut out)
+            && let Some(len) = self.machine.poll_transmit(now(), &mut out)
         {
             socket.write_all(&out[..len.get()])?;
         }
         Ok(())
     }
 
+    /// Waits for bytes, or for a connection that can bring some.
     fn receive(&mut self, ended: &mut Option<Answer>) -> io::Result<()> {
-        let Some(socket) = &self.socket else { return Ok(()) };
-        read(socket, self.machine.poll_timeout(), &mut self.input)?;
+        let until = self.machine.poll_timeout();
+        let Some(socket) = &self.socket else {
+            if !self.machine.wants_connection() {
+                return Ok(());
+            }
+            self.socket = Some(prepare(TcpStream::connect_timeout(&self.server, wait(until))?)?);
+            self.machine.handle_connected(now());
+            return Ok(());
+        };
+        read(socket, until, &mut self.input)?;
         take(&mut self.machine, &mut self.input, |_, answer| {
             *ended = Some(answer);
             self.pause = Duration::ZERO;
