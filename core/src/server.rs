@@ -34,7 +34,7 @@ use crate::list::{List, NIL};
 use crate::storage::{Array, Places, ServerStorage, Table};
 use crate::time::Instant;
 use crate::wire::{Refuse, ServiceName};
-use parts::{CONN_EVENT, End, LEASE, LOOK, PartialBody};
+use parts::{CONN_EVENT, LEASE, LOOK, PartialBody};
 
 /// Who a server is, what it grants, and its limits.
 #[derive(Clone, Copy, Debug)]
@@ -491,7 +491,7 @@ impl<T: ServerStorage> Server<T> {
         let Some(session) = self.sessions.at_mut(session_index) else { return };
         session.conn = NIL;
         session.alone_since = now;
-        if session.end == End::No {
+        if session.is_open() {
             let list = if session.used { &mut self.leases } else { &mut self.leases_unused };
             list.push_back(&mut self.sessions, session_index);
         }

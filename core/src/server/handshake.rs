@@ -44,7 +44,7 @@ impl<T: ServerStorage> Server<T> {
         self.tick(now);
         let slots = u64::from(record.grants.slots);
         let fits = slots >= 1
-            && slots <= T::Slots::CAPACITY as u64
+            && slots <= (T::Slots::CAPACITY as u64).min(65_536)
             && record.grants.reply_len_max as usize <= T::Body::LEN_MAX;
         if !fits {
             return None;
@@ -68,7 +68,7 @@ impl<T: ServerStorage> Server<T> {
         Some(SessionRecord {
             id: session.id,
             principal: self.shares.at(session.share)?.principal,
-            grants: session.grants,
+            grants: session.grants(),
             seen: session.seen,
             acked: session.acked,
         })
@@ -226,7 +226,8 @@ impl<T: ServerStorage> Server<T> {
         let found = self.session_index.find(resume.session.prefix());
         let known = found.and_then(|at| self.sessions.at(at).map(|session| (at, session)));
         let Some((at, session)) = known.filter(|(_, session)| {
-            session.id == resume.session && matches!(session.end, End::No | End::WhenNothingRuns)
+            session.id == resume.session
+                && (session.is_open() || session.end == End::WhenNothingRuns)
         }) else {
             self.close_conn(index, Some(Refuse::SessionUnknown), CloseReason::SessionUnknown);
             return Ok(());
@@ -255,7 +256,6 @@ impl<T: ServerStorage> Server<T> {
         let Some(session) = self.sessions.at_mut(session_index) else { return };
         session.conn = conn_index;
         session.epoch = session.epoch.wrapping_add(1);
-        session.leaving = false;
         session.end = End::No;
         if let Some(conn) = self.conns.at_mut(conn_index) {
             conn.session = Some(session_index);
@@ -275,7 +275,7 @@ impl<T: ServerStorage> Server<T> {
             session: session.id,
             seen: session.seen,
             commit: self.config.commit,
-            grants: session.grants,
+            grants: session.grants(),
         })
     }
 
@@ -315,7 +315,7 @@ impl<T: ServerStorage> Server<T> {
             return;
         }
         let waited = matches!(session.end, End::WhenNothingRuns | End::Doomed);
-        if waited || (session.leaving && session.end == End::No && session.holds_nothing()) {
+        if waited || (session.end == End::Leaving && session.holds_nothing()) {
             self.drop_session(index);
         }
     }

@@ -158,7 +158,7 @@ pub struct Session<T: ServerStorage> {
     pub(super) seen: u64,
     /// When it lost its connection.
     pub(super) alone_since: Instant,
-    pub(super) grants: Grants,
+    limits: Limits,
     /// Its principal's share.
     pub(super) share: u32,
     /// Its connection, by index; `NIL` if it has none.
@@ -166,17 +166,28 @@ pub struct Session<T: ServerStorage> {
     /// Number of its connection: a reply goes to the one on which its request or `Ask` last came (S4).
     pub(super) epoch: u32,
     lease_links: Links,
+    /// 1 to 65,536 slots: with two bytes less than in [`Grants`] an idle session stays below 128 bytes.
+    slots_less_one: u16,
     /// Whether a request ever came.
     pub(super) used: bool,
-    /// The client said `Goodbye` on this connection.
-    pub(super) leaving: bool,
     pub(super) end: End,
+}
+
+/// What a session was granted, but for its slots.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    request_len_max: u32,
+    reply_len_max: u32,
+    lease_ms: u32,
+    keepalive_ms: u32,
 }
 
 /// How far a session has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     No,
+    /// The client said `Goodbye` on this connection: it ends once nothing runs and nothing is kept.
+    Leaving,
     /// Its lease is over, but one of its calls runs (S6); until then it can be resumed.
     WhenNothingRuns,
     /// It was ended for cause, but one of its calls runs; it cannot be resumed.
@@ -193,19 +204,39 @@ impl<T: ServerStorage> Session<T> {
             acked: 0,
             seen: 0,
             alone_since: Instant::ZERO,
-            grants,
+            limits: Limits {
+                request_len_max: grants.request_len_max,
+                reply_len_max: grants.reply_len_max,
+                lease_ms: grants.lease_ms,
+                keepalive_ms: grants.keepalive_ms,
+            },
+            slots_less_one: (grants.slots.clamp(1, 65_536) - 1) as u16,
             share,
             conn: NIL,
             epoch: 0,
             lease_links: Links::default(),
             used: false,
-            leaving: false,
             end: End::No,
         }
     }
 
     pub(super) fn slot_of(&self, xid: u64) -> u32 {
-        (xid % u64::from(self.grants.slots.max(1))) as u32
+        (xid % (u64::from(self.slots_less_one) + 1)) as u32
+    }
+
+    pub(super) fn grants(&self) -> Grants {
+        Grants {
+            slots: u32::from(self.slots_less_one) + 1,
+            request_len_max: self.limits.request_len_max,
+            reply_len_max: self.limits.reply_len_max,
+            lease_ms: self.limits.lease_ms,
+            keepalive_ms: self.limits.keepalive_ms,
+        }
+    }
+
+    /// Whether its client may still ask for what is kept.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.end, End::No | End::Leaving)
     }
 
     pub(super) fn running(&self) -> u32 {

@@ -80,7 +80,7 @@ impl<T: ServerStorage> Server<T> {
             let session = live.session;
             let body_len_max = session
                 .and_then(|index| self.sessions.at(index))
-                .map_or(0, |session| session.grants.request_len_max);
+                .map_or(0, |session| session.grants().request_len_max);
             let result = match wire::decode(rest, Role::Client, body_len_max) {
                 Ok(Decoded::Incomplete(wanted)) => {
                     self.note_partial(index, rest.len());
@@ -150,7 +150,7 @@ impl<T: ServerStorage> Server<T> {
             Frame::Goodbye(_) => {
                 let index = bound?;
                 if let Some(session) = self.sessions.at_mut(index) {
-                    session.leaving = true;
+                    session.end = End::Leaving;
                 }
                 self.end_if_due(index);
             }
@@ -218,7 +218,7 @@ impl<T: ServerStorage> Server<T> {
             return Err(ProtocolError::AckAhead { acked: header.acked });
         }
         let Some(session) = self.sessions.at(index) else { return Ok(Arrival::Stale) };
-        if session.leaving {
+        if session.end == End::Leaving {
             return Err(ProtocolError::AfterGoodbye);
         }
         let slot = session.calls.get().and_then(|calls| calls.slots.at(session.slot_of(xid)));
@@ -263,7 +263,7 @@ impl<T: ServerStorage> Server<T> {
         let session = self.sessions.at_mut(index)?;
         session.used = true;
         session.seen = session.seen.max(xid.get());
-        let (epoch, reply_len_max) = (session.epoch, session.grants.reply_len_max);
+        let (epoch, reply_len_max) = (session.epoch, session.grants().reply_len_max);
         let calls = session.calls.get_mut()?;
         let slot = calls.slots.at_mut(slot_number)?;
         slot.xid = xid.get();
