@@ -82,7 +82,7 @@ fn a_slow_call_is_not_run_by_its_own_resends() {
 #[test]
 fn a_lost_hello_and_a_lost_welcome_are_sent_again() {
     for loses in [[true, false, false], [false, true, false], [true, true, true]] {
-        let mut script = loses.to_vec().into_iter();
+        let mut script = loses.into_iter();
         let mut pair = lossy(move || script.next().unwrap_or(false));
         let call = pair.call(b"a");
         pair.connect(0);

@@ -257,7 +257,7 @@ fn c61_a_deadline_between_admission_and_start_is_refused_with_one_answer() {
     pair.advance(ms(100));
     assert_eq!(pair.start(b"a"), Err(Refused(NotExecuted::DeadlinePassed)));
     let refused = Got::Reply(Status::Refused(NotExecuted::DeadlinePassed), 1, vec![]);
-    assert_eq!(pair.got(raw), [refused.clone()]);
+    assert_eq!(pair.got(raw), std::slice::from_ref(&refused));
     pair.send(raw, &Frame::Request(header(1, 0), b"a"));
     assert_eq!(pair.got(raw), [refused], "a retry with more time gets the same");
     assert_eq!(pair.runs, []);

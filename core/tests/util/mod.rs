@@ -861,27 +861,34 @@ impl Pair {
         if !self.links[number].hold_down && self.links[number].client.is_some() {
             moved |= self.deliver_down(number, self.chunk);
         }
-        // An end is told of the other's close when it has read everything.
+        moved | self.tell_server(number) | self.tell_client(number)
+    }
+
+    /// The server is told of the client's close when it has read everything.
+    fn tell_server(&mut self, number: usize) -> bool {
         let link = &mut self.links[number];
-        if !link.client_open && !link.hold_up && !link.silent && link.up.is_empty() {
-            if let Some(conn) = link.conn.take() {
-                link.server_open = false;
-                self.server.handle_disconnected(self.now, conn);
-                moved = true;
-            }
+        if link.client_open || link.hold_up || link.silent || !link.up.is_empty() {
+            return false;
         }
+        let Some(conn) = link.conn.take() else { return false };
+        link.server_open = false;
+        self.server.handle_disconnected(self.now, conn);
+        true
+    }
+
+    /// And the client of the server's.
+    fn tell_client(&mut self, number: usize) -> bool {
         let link = &mut self.links[number];
-        if !link.server_open && !link.hold_down && !link.silent && link.down.is_empty() {
-            if let Some(at) = link.client
-                && self.peers[at].link == Some(number)
-            {
-                link.client_open = false;
-                self.peers[at].link = None;
-                self.peers[at].client.handle_disconnected(self.now);
-                moved = true;
-            }
+        if link.server_open || link.hold_down || link.silent || !link.down.is_empty() {
+            return false;
         }
-        moved
+        let Some(at) = link.client.filter(|at| self.peers[*at].link == Some(number)) else {
+            return false;
+        };
+        link.client_open = false;
+        self.peers[at].link = None;
+        self.peers[at].client.handle_disconnected(self.now);
+        true
     }
 
     /// Delivers at most `len` bytes to the server, held back or not.
