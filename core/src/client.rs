@@ -346,18 +346,23 @@ impl<S: ClientStorage> Client<S> {
         }
     }
 
-    /// Takes no more calls; once those pending are settled, ends the session and reports [`ClientEvent::Closed`].
+    /// Takes no more calls; once those pending are settled, says `Goodbye`. The server closes the connection then, and
+    /// when [`handle_disconnected`](Client::handle_disconnected) has said so, [`ClientEvent::Closed`] comes.
     pub fn close(&mut self, now: Instant) {
         self.tick(now);
         self.closing = true;
     }
 
-    /// A connection to the server stands. An older one is forgotten, its unread bytes included (S4).
+    /// A connection to the server stands. An older one is forgotten: drop whatever of its bytes you have not given to
+    /// [`handle_data`](Client::handle_data), and whatever of ours it did not take (S4).
     pub fn handle_connected(&mut self, now: Instant) {
         self.tick(now);
         if self.phase != Phase::Down {
             self.disconnect();
         }
+        // What was not polled was about the older one.
+        self.notes.connected = None;
+        self.notes.disconnect = None;
         self.phase = Phase::Greeting;
         self.failed = false;
         self.epoch = self.epoch.wrapping_add(1);
@@ -365,13 +370,13 @@ impl<S: ClientStorage> Client<S> {
         self.output.greet();
     }
 
-    /// The connection is gone, or could not be made.
+    /// The connection is gone, or could not be made. Harmless if there was none.
     pub fn handle_disconnected(&mut self, now: Instant) {
         self.tick(now);
         self.disconnect();
     }
 
-    /// Time has passed. Call it when [`poll_timeout`](Client::poll_timeout)'s moment has come, after everything that
+    /// Time has passed; harmless when called early. Call it when [`poll_timeout`](Client::poll_timeout)'s moment has come, after everything that
     /// has arrived was given to [`handle_data`](Client::handle_data); poll events and transmit afterwards.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.tick(now);
@@ -400,8 +405,13 @@ impl<S: ClientStorage> Client<S> {
         }
     }
 
-    /// The next event. Poll until `None` after every `handle_…` call and after [`cancel`](Client::cancel).
+    /// The next event. Poll until `None` after every `handle_…` call, after a command, and after
+    /// [`poll_transmit`](Client::poll_transmit) has returned `None`: what cannot be sent ends there.
     pub fn poll_event(&mut self) -> Option<ClientEvent> {
+        if self.phase == Phase::Greeting && self.closing && self.book.is_idle() {
+            // Nothing waits for the answer.
+            self.let_go(CloseReason::Goodbye);
+        }
         if let Some(resumed) = self.notes.connected.take() {
             return Some(ClientEvent::Connected { resumed });
         }
@@ -428,7 +438,9 @@ impl<S: ClientStorage> Client<S> {
             Phase::Greeting => self.greeting_until.min(self.output.hello_again_at),
             Phase::Up => self.look_at.min(self.output.ack_at),
         };
-        let at = connection.min(self.book.earliest_timer());
+        let calls =
+            if self.book.is_idle() { Instant::FAR_FUTURE } else { self.book.earliest_timer() };
+        let at = connection.min(calls);
         (at != Instant::FAR_FUTURE).then_some(at)
     }
 

@@ -11,7 +11,8 @@
 //!
 //! 1. Tell it what happened: `handle_connected`, `handle_data`, `handle_disconnected`, `handle_timeout`.
 //! 2. Give it commands: [`Client::call`], [`Client::cancel`]; [`Server::start`], [`Server::reply`].
-//! 3. Ask what it wants: `poll_event`, then `poll_transmit` until `None`, then `poll_timeout`.
+//! 3. Ask what it wants: `poll_event` and `poll_transmit` until both return `None` (each may cause the other), then
+//!    `poll_timeout`.
 //!
 //! Received data is the return value of the `handle_data` that brought it, borrowed and uncopied. Any method may be
 //! called in any order at any time; none panics.

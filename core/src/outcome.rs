@@ -28,18 +28,39 @@ pub enum Outcome<'d> {
     Unknown {
         /// What took the knowledge away.
         why: Unknown,
-        /// Whether the answer may still come: the call's id stays valid and a later outcome replaces this one.
+        /// Whether the answer may still come: the call's id stays valid, and a later outcome replaces this one, or
+        /// [`Client::forget`](crate::Client::forget) says that nobody waits for it.
         ticket: bool,
     },
 }
 
-impl Outcome<'_> {
+impl<'d> Outcome<'d> {
+    /// The reply's bytes, if there is a reply.
+    pub fn reply(&self) -> Option<&'d [u8]> {
+        match self {
+            Outcome::Reply(body) => Some(body),
+            _ => None,
+        }
+    }
+
     /// Whether the call was executed.
     pub fn executed(&self) -> Executed {
         match self {
             Outcome::Reply(_) | Outcome::NoReply(_) => Executed::Yes,
             Outcome::NotExecuted(_) => Executed::No,
             Outcome::Unknown { .. } => Executed::Unknown,
+        }
+    }
+}
+
+impl fmt::Display for Outcome<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Outcome::Reply(body) => write!(f, "executed: a reply of {} bytes", body.len()),
+            Outcome::NoReply(why) => why.fmt(f),
+            Outcome::NotExecuted(why) => why.fmt(f),
+            Outcome::Unknown { why, ticket: false } => why.fmt(f),
+            Outcome::Unknown { why, ticket: true } => write!(f, "{why}; the answer may still come"),
         }
     }
 }

@@ -156,6 +156,13 @@ struct Drain {
 
 /// The server machine.
 ///
+/// # One server, many tasks
+///
+/// Its owner may be a lock that many tasks or threads take in turn. Any turn may then bring events about other tasks'
+/// connections: poll them to the end before the lock is let go, note them by [`ConnId`], and wake the task concerned.
+/// Let each connection's bytes leave in the order in which `poll_transmit` wrote them: only one task may be between that
+/// and the end of its write. Transmit until `None` before acting on [`ServerEvent::Close`].
+///
 /// ```
 /// use oncewire_core::{
 ///     Heap, Instant, MethodId, MethodSpec, Principal, Server, ServerConfig, ServerId, ServiceName, SessionId,

@@ -361,6 +361,16 @@ pub fn decode(data: &[u8], from: Role, body_len_max: u32) -> Result<Decoded<'_>,
     Ok(Decoded::Frame(frame, whole))
 }
 
+/// What is wrong with a first frame that does not decode: a peer of another protocol is told so, and a client that does
+/// not begin with `Hello` too, rather than that its frame is too long.
+pub(crate) fn first_frame_error(data: &[u8], error: ProtocolError) -> ProtocolError {
+    match data.get(LEN_FIELD_LEN) {
+        Some(&KIND_HELLO) | None => error,
+        Some(&(KIND_REQUEST..=KIND_GOODBYE)) => ProtocolError::NoSession,
+        Some(_) => ProtocolError::NotOncewire,
+    }
+}
+
 /// Whether frames of this kind have a body, which may be long.
 const fn has_body(kind: u8, from: Role) -> bool {
     matches!((kind, from), (KIND_REQUEST, Role::Client) | (KIND_REPLY, Role::Server))

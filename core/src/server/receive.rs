@@ -92,6 +92,7 @@ impl<T: ServerStorage> Server<T> {
                     live.incoming = None;
                     self.handle_frame(index, session, frame)
                 }
+                Err(error) if session.is_none() => Err(wire::first_frame_error(rest, error)),
                 Err(error) => Err(error),
             };
             match result {
