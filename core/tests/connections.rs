@@ -618,6 +618,19 @@ fn s4_a_reply_is_kept_until_it_is_asked_for_on_the_new_connection() {
 }
 
 #[test]
+fn s4_a_call_that_was_once_not_seen_is_answered_where_it_was_last_asked_for_too() {
+    let mut pair = Pair::unconnected();
+    pair.mode = Mode::Start;
+    let (raw, welcome) = pair.raw_session();
+    pair.send(raw, &Frame::Ask(xid(1)));
+    pair.send(raw, &request(1, 0, b"a"));
+    assert_eq!(pair.got(raw), [Got::Reply(Status::NotSeen, 1, vec![])]);
+    let (new, _) = pair.raw_resume(welcome.session, 0);
+    pair.finish(b"a");
+    assert_eq!(pair.got(new), [], "nobody asked on this connection");
+}
+
+#[test]
 fn c75_a_reply_kept_when_a_draining_connection_breaks_after_goodbye_is_brought_by_the_resume() {
     let mut pair = Pair::new();
     pair.mode = Mode::Start;
