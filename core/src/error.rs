@@ -88,7 +88,8 @@ pub enum ProtocolError {
         /// The frame's kind.
         kind: u8,
     },
-    /// The peer does not speak this protocol: the magic of its `Hello` is wrong.
+    /// The peer does not speak this protocol: the magic of its `Hello` is wrong, or its first frame is of no kind that a
+    /// client sends.
     NotOncewire,
     /// A frame that needs a session came before the handshake (S2).
     NoSession,
@@ -166,7 +167,7 @@ pub(crate) fn describe_code(code: u8) -> &'static str {
         2 => "a frame was too short for its kind",
         3 => "a frame's kind is unknown",
         4 => "a frame's fields cannot be decoded",
-        5 => "a Hello does not begin with this protocol's magic",
+        5 => "the peer does not speak this protocol",
         6 => "a frame that needs a session came before the handshake",
         7 => "a second Hello came on one connection",
         8 => "a Welcome came that nothing asked for",
