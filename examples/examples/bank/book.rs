@@ -1,0 +1,70 @@
+//! What one client keeps of its operations: records for the check, lines for the journal.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::chance::unique;
+use crate::check::{Fate, Kind, Record, Records};
+use crate::journal::Journal;
+use crate::service::{AccountId, Operation};
+
+/// The operations of one client.
+#[derive(Debug)]
+pub(crate) struct Book {
+    /// Stands for the client in the bank's log.
+    pub(crate) client: u64,
+    records: Mutex<Records>,
+    journal: Option<Arc<Journal>>,
+}
+
+impl Book {
+    pub(crate) fn new(journal: Option<Arc<Journal>>) -> Book {
+        Book { client: unique(), records: Mutex::default(), journal }
+    }
+
+    /// An operation is about to begin; returns its name.
+    pub(crate) fn begin(
+        &self,
+        number: u64,
+        kind: Kind,
+        account: AccountId,
+        amount: u64,
+    ) -> Operation {
+        let operation = Operation { client: self.client, number };
+        let fate = if kind == Kind::Note { Fate::Untold } else { Fate::InDoubt };
+        let record = Record { kind, account, amount, fate };
+        if let Some(journal) = &self.journal {
+            journal.write_begin(operation, &record);
+        }
+        self.lock().insert(number, record);
+        operation
+    }
+
+    /// What became of it is known.
+    pub(crate) fn end(&self, operation: Operation, fate: Fate) {
+        self.finish(operation, fate, None);
+    }
+
+    /// An account was opened.
+    pub(crate) fn end_open(&self, operation: Operation, account: AccountId) {
+        self.finish(operation, Fate::Applied, Some(account));
+    }
+
+    fn finish(&self, operation: Operation, fate: Fate, account: Option<AccountId>) {
+        let mut records = self.lock();
+        let Some(record) = records.get_mut(&operation.number) else { return };
+        record.fate = fate;
+        record.account = account.unwrap_or(record.account);
+        if let Some(journal) = &self.journal {
+            journal.write_end(operation, fate, record.account);
+        }
+    }
+
+    /// What is known of all operations.
+    pub(crate) fn records(&self) -> Records {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Records> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

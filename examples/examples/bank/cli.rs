@@ -1,0 +1,84 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::address::Address;
+
+/// A bank that is called over connections that break.
+///
+/// Without a command: starts servers and clients over TCP, unix sockets and pipes, breaks their connections, kills
+/// clients, and shows what that did to the balances. Exit status 0: every balance is exact; 1: one is not; 2: it could not
+/// be tried.
+#[derive(Debug, Parser)]
+#[command(name = "bank", args_conflicts_with_subcommands = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) demo: DemoArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serves a bank until SIGTERM, then drains.
+    Serve(ServeArgs),
+    /// Makes calls and checks every outcome against the bank's books: 0 if they agree, 1 if not, 2 if there is no bank.
+    Client(ClientArgs),
+    /// Joins stdin and stdout to a server's socket.
+    #[command(hide = true)]
+    Relay(RelayArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Decides about the calls and the faults; drawn if not given.
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Calls over each transport, those of killed clients not counted.
+    #[arg(long, default_value_t = 12_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    pub(crate) calls: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// tcp:HOST:PORT, unix:PATH, or pipe:- for stdin and stdout.
+    pub(crate) address: Address,
+    /// How long clients have to end in good order, in seconds.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(0..=3600))]
+    pub(crate) grace: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ClientArgs {
+    /// tcp:HOST:PORT, unix:PATH, or pipe:COMMAND, a command for the shell.
+    pub(crate) address: Address,
+    /// Calls to make, in all.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(0..=10_000_000))]
+    pub(crate) calls: u64,
+    /// Sessions that share them.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub(crate) clients: u64,
+    /// Calls at once in each session.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub(crate) in_flight: u64,
+    /// Decides about the calls; drawn if not given.
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Prints one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Retries whatever has no reply as a new call, as other libraries do, to see what that costs.
+    #[arg(long)]
+    pub(crate) at_least_once: bool,
+    /// Writes each operation down before it begins.
+    #[arg(long, hide = true)]
+    pub(crate) journal: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RelayArgs {
+    /// unix:PATH of the server.
+    pub(crate) address: Address,
+}

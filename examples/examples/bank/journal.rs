@@ -1,0 +1,107 @@
+//! What a client intends and learns, written down line by line, so that it is known of a client that was killed.
+//!
+//! A line `+` stands there before its operation begins, a line `-` after its outcome came. The process may be killed at
+//! any moment, but not the machine: what was written is there.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use crate::check::{Fate, Kind, Record, Records};
+use crate::service::{AccountId, Operation};
+
+/// A journal that is being written.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    file: Mutex<File>,
+}
+
+impl Journal {
+    pub(crate) fn create(path: &Path) -> io::Result<Journal> {
+        Ok(Journal { file: Mutex::new(File::create_new(path)?) })
+    }
+
+    /// An operation is about to begin.
+    pub(crate) fn write_begin(&self, operation: Operation, record: &Record) {
+        let Operation { client, number } = operation;
+        let Record { kind, account, amount, .. } = record;
+        self.write(&format!("+ {client} {number} {} {account} {amount}\n", kind_word(*kind)));
+    }
+
+    /// Its outcome came.
+    pub(crate) fn write_end(&self, operation: Operation, fate: Fate, account: AccountId) {
+        let Operation { client, number } = operation;
+        self.write(&format!("- {client} {number} {} {account}\n", fate_word(fate)));
+    }
+
+    fn write(&self, line: &str) {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        // Without its journal the run proves nothing.
+        file.write_all(line.as_bytes()).expect("the journal cannot be written");
+    }
+}
+
+/// Reads a journal: the records of each client by its number. A last line that was cut off says nothing.
+pub(crate) fn read(path: &Path) -> io::Result<BTreeMap<u64, Records>> {
+    let text = std::fs::read_to_string(path)?;
+    let whole = text.rfind('\n').map_or(0, |end| end + 1);
+    let mut clients = BTreeMap::new();
+    for line in text[..whole].lines() {
+        read_line(line, &mut clients).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, format!("{}: {line:?}", path.display()))
+        })?;
+    }
+    Ok(clients)
+}
+
+fn read_line(line: &str, clients: &mut BTreeMap<u64, Records>) -> Option<()> {
+    let mut words = line.split(' ');
+    let sign = words.next()?;
+    let records = clients.entry(words.next()?.parse().ok()?).or_default();
+    let number = words.next()?.parse().ok()?;
+    let word = words.next()?;
+    let account = words.next()?.parse().ok()?;
+    if sign == "+" {
+        let (kind, amount) = (kind_of(word)?, words.next()?.parse().ok()?);
+        let fate = if kind == Kind::Note { Fate::Untold } else { Fate::InDoubt };
+        records.insert(number, Record { kind, account, amount, fate });
+    } else {
+        let record = records.get_mut(&number)?;
+        record.fate = fate_of(word)?;
+        record.account = account;
+    }
+    Some(())
+}
+
+const KINDS: [(Kind, &str); 4] = [
+    (Kind::Open, "open"),
+    (Kind::Deduct, "deduct"),
+    (Kind::Deposit, "deposit"),
+    (Kind::Note, "note"),
+];
+
+const FATES: [(Fate, &str); 5] = [
+    (Fate::InDoubt, "in-doubt"),
+    (Fate::Applied, "applied"),
+    (Fate::Declined, "declined"),
+    (Fate::NotExecuted, "not-executed"),
+    (Fate::Untold, "untold"),
+];
+
+fn kind_word(kind: Kind) -> &'static str {
+    KINDS.iter().find(|(k, _)| *k == kind).map_or("", |(_, word)| word)
+}
+
+fn kind_of(word: &str) -> Option<Kind> {
+    KINDS.iter().find(|(_, w)| *w == word).map(|(kind, _)| *kind)
+}
+
+fn fate_word(fate: Fate) -> &'static str {
+    FATES.iter().find(|(f, _)| *f == fate).map_or("", |(_, word)| word)
+}
+
+fn fate_of(word: &str) -> Option<Fate> {
+    FATES.iter().find(|(_, w)| *w == word).map(|(fate, _)| *fate)
+}

@@ -1,0 +1,104 @@
+//! A bank whose balances stay exact, whatever happens to its connections and clients.
+//!
+//! `cargo run --release --example bank` shows it; `bank serve ADDR` and `bank client ADDR` are the pieces.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `service.rs` | the methods, and what executes them |
+//! | `serve.rs` | the server process |
+//! | `client.rs` | the client process: makes calls, and judges their outcomes |
+//! | `check.rs`, `book.rs`, `journal.rs` | what outcomes imply, and how it is kept |
+//! | `naive.rs` | the same calls with plain retries |
+//! | `fault.rs` | cuts, swallows and delays between the two |
+//! | `demo.rs`, `process.rs`, `table.rs` | all of it together |
+//! | `address.rs`, `chance.rs`, `cli.rs` | addresses, random numbers, the command line |
+
+mod address;
+mod book;
+mod chance;
+mod check;
+mod cli;
+mod client;
+mod journal;
+mod naive;
+mod relay;
+mod serve;
+mod service;
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+
+use cli::{Cli, ClientArgs, Command};
+use client::{Load, Report};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Some(Command::Serve(args)) => {
+            let grace = Duration::from_secs(args.grace);
+            smol::block_on(serve::run(&args.address, grace)).map(|()| true)
+        }
+        Some(Command::Client(args)) => smol::block_on(run_client(args)),
+        Some(Command::Relay(args)) => relay::run(&args.address).map(|()| true),
+        None => Ok(true),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(why) => {
+            eprintln!("bank: {why}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether the bank agrees with the outcomes.
+async fn run_client(args: ClientArgs) -> Result<bool, String> {
+    let load = Load {
+        address: args.address,
+        calls: args.calls,
+        clients: args.clients,
+        in_flight: args.in_flight,
+        seed: args.seed.unwrap_or_else(chance::unique),
+        journal: args.journal,
+        at_least_once: args.at_least_once,
+    };
+    let report = client::run(&load).await?;
+    let text = if args.json {
+        serde_json::to_string(&report).map_err(|error| error.to_string())?
+    } else {
+        describe(&report)
+    };
+    // Whoever does not read it has the exit status.
+    let _ = writeln!(std::io::stdout(), "{text}");
+    Ok(report.faults.is_empty())
+}
+
+fn describe(report: &Report) -> String {
+    let Report { calls, replied, not_executed, unknown, resolved, .. } = report;
+    let Report { resends, asks, reconnects, seed, .. } = report;
+    let mut text = format!(
+        "{calls} calls (seed {seed}): {replied} replied, {not_executed} not executed, {unknown} unknown; \
+         {resolved} were unknown for a while\n\
+         {reconnects} reconnects, {resends} requests sent again, {asks} asked about\n"
+    );
+    let Report { expected_min, expected_max, actual, .. } = report;
+    text += &if expected_min == expected_max {
+        format!("expected {expected_min}, actual {actual}")
+    } else {
+        format!("expected {expected_min} to {expected_max}, actual {actual}")
+    };
+    text += match (report.exact, report.faults.is_empty()) {
+        (true, _) => ": exact",
+        (false, true) => ": as far as the outcomes tell",
+        (false, false) => ": WRONG",
+    };
+    for fault in &report.faults {
+        text += "\n  ";
+        text += fault;
+    }
+    text
+}

@@ -1,0 +1,275 @@
+//! The bank's methods, and the server that executes them.
+//!
+//! Besides accounts the bank keeps a log: how often it executed each operation. Neither the protocol nor the driver
+//! knows of it. It is how this example finds out whether what they promise is true.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use oncewire_driver::{BuildError, Method, Server};
+use serde::{Deserialize, Serialize};
+
+/// What the service is called.
+pub(crate) const SERVICE: &str = "bank";
+
+/// Opens an account.
+pub(crate) const OPEN: Method<Open, AccountId> = Method::new("bank.open").reply_len_max(16);
+/// Takes money out of an account; the reply is the balance.
+pub(crate) const DEDUCT: Method<Change, Result<u64, BankError>> =
+    Method::new("bank.deduct").reply_len_max(32);
+/// Puts money into an account; the reply is the balance.
+pub(crate) const DEPOSIT: Method<Change, Result<u64, BankError>> =
+    Method::new("bank.deposit").reply_len_max(32);
+/// What an account holds.
+pub(crate) const BALANCE: Method<AccountId, Result<u64, BankError>> =
+    Method::new("bank.balance").idempotent();
+/// Writes a line onto an account's statement. One-way: nothing is reported of it.
+pub(crate) const NOTE: Method<Note, ()> = Method::new("bank.note").reply_len_max(0);
+/// How often a client's operations were executed. Not idempotent, though it changes nothing: so it is executed after
+/// everything that its session sent before it.
+pub(crate) const AUDIT: Method<AuditPage, Vec<Executions>> = Method::new("bank.audit");
+/// What the server has done.
+pub(crate) const STATS: Method<(), Stats> = Method::new("bank.stats").idempotent();
+
+/// Operations that one [`AUDIT`] tells of, at most.
+pub(crate) const AUDIT_PAGE_LEN_MAX: u64 = 4096;
+
+/// The number of an account: the bank gives it.
+pub(crate) type AccountId = u64;
+
+/// An operation of a client: its name in the bank's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Operation {
+    /// A random number that stands for the client.
+    pub(crate) client: u64,
+    /// Counts the client's operations.
+    pub(crate) number: u64,
+}
+
+/// The arguments of [`OPEN`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Open {
+    pub(crate) operation: Operation,
+    /// The account's first balance.
+    pub(crate) opening: u64,
+}
+
+/// The arguments of [`DEDUCT`] and [`DEPOSIT`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Change {
+    pub(crate) operation: Operation,
+    pub(crate) account: AccountId,
+    pub(crate) amount: u64,
+}
+
+/// The arguments of [`NOTE`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Note {
+    pub(crate) operation: Operation,
+    pub(crate) account: AccountId,
+    pub(crate) text: String,
+}
+
+/// The arguments of [`AUDIT`]: these operations of a client.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct AuditPage {
+    pub(crate) client: u64,
+    pub(crate) first: u64,
+    /// At most [`AUDIT_PAGE_LEN_MAX`].
+    pub(crate) count: u64,
+}
+
+/// What the log says of one operation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Executions {
+    /// How often it was executed.
+    pub(crate) executed: u32,
+    /// How often it changed something, rather than being declined.
+    pub(crate) applied: u32,
+}
+
+/// Why the bank declines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum BankError {
+    NoSuchAccount,
+    Insufficient { balance: u64 },
+}
+
+impl fmt::Display for BankError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BankError::NoSuchAccount => f.write_str("there is no such account"),
+            BankError::Insufficient { balance } => write!(f, "the account holds only {balance}"),
+        }
+    }
+}
+
+impl std::error::Error for BankError {}
+
+/// The reply of [`STATS`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Stats {
+    /// Accounts that were opened.
+    pub(crate) accounts: u64,
+    /// What they hold together.
+    pub(crate) balances: u64,
+    /// Operations in the log.
+    pub(crate) operations: u64,
+    /// Operations that were executed more than once.
+    pub(crate) executed_again: u64,
+    /// Connections now.
+    pub(crate) conns: u64,
+    /// Calls that run now, this one among them.
+    pub(crate) running: u64,
+    /// Requests that the server recognised as duplicates and did not execute.
+    pub(crate) duplicates: u64,
+    /// Requests that came after their slot was used again, dropped.
+    pub(crate) stale: u64,
+    /// Questions about calls in doubt that were answered.
+    pub(crate) asks: u64,
+    /// Sessions resumed.
+    pub(crate) resumes: u64,
+}
+
+#[derive(Debug, Default)]
+struct Account {
+    balance: u64,
+    notes: Vec<String>,
+}
+
+#[derive(Debug, Default)]
+struct Books {
+    accounts: BTreeMap<AccountId, Account>,
+    log: BTreeMap<Operation, Executions>,
+    executed_again: u64,
+}
+
+impl Books {
+    /// Notes an execution.
+    fn log(&mut self, operation: Operation, applied: bool) {
+        let entry = self.log.entry(operation).or_default();
+        entry.executed += 1;
+        entry.applied += u32::from(applied);
+        self.executed_again += u64::from(entry.executed == 2);
+    }
+
+    fn open(&mut self, open: &Open) -> AccountId {
+        let id = self.accounts.len() as AccountId + 1;
+        self.accounts.insert(id, Account { balance: open.opening, notes: Vec::new() });
+        self.log(open.operation, true);
+        id
+    }
+
+    fn change(
+        &mut self,
+        change: &Change,
+        new_balance: impl FnOnce(u64, u64) -> Option<u64>,
+    ) -> Result<u64, BankError> {
+        let result = match self.accounts.get_mut(&change.account) {
+            None => Err(BankError::NoSuchAccount),
+            Some(account) => match new_balance(account.balance, change.amount) {
+                None => Err(BankError::Insufficient { balance: account.balance }),
+                Some(balance) => {
+                    account.balance = balance;
+                    Ok(balance)
+                }
+            },
+        };
+        self.log(change.operation, result.is_ok());
+        result
+    }
+
+    fn note(&mut self, note: Note) {
+        let account = self.accounts.get_mut(&note.account);
+        let applied = account.is_some();
+        if let Some(account) = account {
+            account.notes.push(note.text);
+        }
+        self.log(note.operation, applied);
+    }
+
+    fn balance(&self, account: AccountId) -> Result<u64, BankError> {
+        self.accounts.get(&account).map(|a| a.balance).ok_or(BankError::NoSuchAccount)
+    }
+
+    fn audit(&self, page: &AuditPage) -> Vec<Executions> {
+        let numbers = (page.first..).take(page.count.min(AUDIT_PAGE_LEN_MAX) as usize);
+        let operations = numbers.map(|number| Operation { client: page.client, number });
+        operations.map(|o| self.log.get(&o).copied().unwrap_or_default()).collect()
+    }
+
+    fn stats(&self, server: Option<&Server>) -> Stats {
+        let counters = server.map(Server::counters).unwrap_or_default();
+        Stats {
+            accounts: self.accounts.len() as u64,
+            balances: self.accounts.values().map(|account| account.balance).sum(),
+            operations: self.log.len() as u64,
+            executed_again: self.executed_again,
+            conns: counters.conns as u64,
+            running: counters.running,
+            duplicates: counters.duplicates,
+            stale: counters.stale,
+            asks: counters.asks,
+            resumes: counters.resumes,
+        }
+    }
+}
+
+/// The bank: its books, and its server once that is built.
+#[derive(Debug, Default)]
+struct Bank {
+    books: Mutex<Books>,
+    server: OnceLock<Server>,
+}
+
+impl Bank {
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How long a client that was cut off may take to come back.
+const LEASE: Duration = Duration::from_secs(60);
+
+/// A bank without accounts.
+pub(crate) fn server() -> Result<Server, BuildError> {
+    let bank = Arc::new(Bank::default());
+    let [open, deduct, deposit] = std::array::from_fn(|_| bank.clone());
+    let [balance, note, audit, stats] = std::array::from_fn(|_| bank.clone());
+    let server = Server::builder(SERVICE)
+        .configure(|config| config.lease = LEASE)
+        .method(&OPEN, move |_, arguments: Open| {
+            let bank = open.clone();
+            async move { bank.books().open(&arguments) }
+        })
+        .method(&DEDUCT, move |_, change: Change| {
+            let bank = deduct.clone();
+            async move { bank.books().change(&change, u64::checked_sub) }
+        })
+        .method(&DEPOSIT, move |_, change: Change| {
+            let bank = deposit.clone();
+            async move { bank.books().change(&change, u64::checked_add) }
+        })
+        .method(&BALANCE, move |_, account: AccountId| {
+            let bank = balance.clone();
+            async move { bank.books().balance(account) }
+        })
+        .method(&NOTE, move |_, line: Note| {
+            let bank = note.clone();
+            async move { bank.books().note(line) }
+        })
+        .method(&AUDIT, move |_, page: AuditPage| {
+            let bank = audit.clone();
+            async move { bank.books().audit(&page) }
+        })
+        .method(&STATS, move |_, ()| {
+            let bank = stats.clone();
+            async move { bank.books().stats(bank.server.get()) }
+        })
+        .build()?;
+    // The bank is told of the server that holds it: neither ends before the process does.
+    let _ = bank.server.set(server.clone());
+    Ok(server)
+}
