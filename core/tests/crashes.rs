@@ -364,6 +364,22 @@ fn s30_what_the_client_has_seen_is_not_kept_again() {
 }
 
 #[test]
+fn s30_h_is_at_least_the_highest_xid_recorded() {
+    let mut pair = Pair::unconnected();
+    let (raw, welcome) = pair.raw_session();
+    pair.mode = Mode::Start;
+    pair.send(raw, &request(3, 0, b"a"));
+    let key = pair.started[0].running.key();
+    pair.record(key, None);
+    // The session's own record was written when it opened.
+    for (session, _) in pair.ledger.sessions.values_mut() {
+        session.seen = 0;
+    }
+    pair.restart_server_with_ledger();
+    assert_eq!(pair.raw_resume(welcome.session, 0).1.seen, 3);
+}
+
+#[test]
 fn s30_a_restored_session_is_still_its_principals() {
     let (mut pair, _, _) = let_in();
     let session = pair.session_id();
