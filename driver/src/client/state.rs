@@ -174,7 +174,8 @@ impl Shared {
                     state.leader = Leader::Call(id);
                     state.run(now, cx, Some(id));
                 }
-                _ => {}
+                // Without a connection nobody leads; when there is one again, somebody must.
+                _ => state.add_follower(id),
             }
             state.wake_task_if_due_earlier();
             state.take_outcome(id, now).map_or(Poll::Pending, Poll::Ready)
