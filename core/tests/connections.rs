@@ -631,6 +631,22 @@ fn s4_a_call_that_was_once_not_seen_is_answered_where_it_was_last_asked_for_too(
 }
 
 #[test]
+fn s4_a_reply_that_waited_to_be_written_when_its_connection_broke_waits_to_be_asked_for() {
+    let mut pair = Pair::unconnected();
+    pair.mode = Mode::Start;
+    let (raw, welcome) = pair.raw_session();
+    pair.send(raw, &request(1, 0, b"a"));
+    let (now, running) = (pair.now, pair.running(b"a"));
+    let conn = pair.conn(raw).unwrap();
+    pair.server.reply(now, running, b"kept").unwrap();
+    pair.server.handle_disconnected(now, conn);
+    let (new, _) = pair.raw_resume(welcome.session, 0);
+    assert_eq!(pair.got(new), []);
+    pair.send(new, &Frame::Ask(xid(1)));
+    assert_eq!(pair.got(new), [Got::Reply(Status::Done, 1, b"kept".to_vec())]);
+}
+
+#[test]
 fn c75_a_reply_kept_when_a_draining_connection_breaks_after_goodbye_is_brought_by_the_resume() {
     let mut pair = Pair::new();
     pair.mode = Mode::Start;

@@ -157,6 +157,35 @@ fn a_resend_that_crosses_the_reply_of_an_idempotent_call_does_not_run_under_the_
 }
 
 #[test]
+fn an_answer_that_comes_while_its_resend_is_half_written_does_not_break_the_stream() {
+    let (mut pair, _) = switched();
+    pair.mode = Mode::Start;
+    let body = vec![5; 10_000];
+    let call = pair.call(&body);
+    let (now, running) = (pair.now + ms(200), pair.running(&body));
+    pair.now = now;
+    pair.client().handle_timeout(now);
+    let mut out = [0; 1_000];
+    let len = pair.client().poll_transmit(now, &mut out).unwrap().get();
+    pair.link().up.extend(&out[..len]);
+    let number = pair.link_number();
+    let conn = pair.conn(number).unwrap();
+    pair.server.reply(now, running, b"ok").unwrap();
+    let len = pair.server.poll_transmit(now, conn, &mut out).unwrap().get();
+    let received = pair.client().handle_data(now, &out[..len]).unwrap();
+    assert_eq!(received.item, Some(Reply { call, outcome: Outcome::Reply(b"ok") }));
+    // The rest of the request leaves whole, in the place of its first part's end.
+    let mut rest = vec![0; 1 << 16];
+    let len = pair.client().poll_transmit(now, &mut rest).unwrap().get();
+    pair.link().up.extend(&rest[..len]);
+    pair.mode = Mode::Echo;
+    let next = pair.call(b"next");
+    assert_eq!(pair.server_errors, []);
+    assert_eq!(pair.fate(next), reply(b"next"));
+    assert_eq!(pair.ran(&body), 1);
+}
+
+#[test]
 fn a_call_unanswered_when_the_client_said_goodbye_is_asked_for() {
     let (mut pair, lost) = switched();
     lost.set(true);

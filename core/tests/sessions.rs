@@ -473,6 +473,21 @@ fn c59_repeated_idempotent_calls_go_before_those_that_waited_and_in_their_order(
 }
 
 #[test]
+fn c59_an_idempotent_call_no_longer_wanted_is_not_repeated_in_a_new_session() {
+    let mut pair = Pair::new();
+    pair.mode = Mode::Start;
+    let mut call = Call::new(IDEM, b"a");
+    call.idempotent = true;
+    let cancelled = pair.call_with(0, call);
+    pair.cancel(cancelled);
+    pair.restart_server();
+    pair.mode = Mode::Echo;
+    pair.reconnect();
+    assert_eq!(pair.fate(cancelled), unknown(Unknown::SessionEnded));
+    assert_eq!(pair.ran(b"a"), 1);
+}
+
+#[test]
 fn c68_clients_that_come_and_go_leave_nothing_behind() {
     let mut pair = Pair::unconnected();
     pair.out_len = 512;

@@ -74,6 +74,22 @@ fn c46_the_ticket_also_tells_what_happened_after_a_resume() {
 }
 
 #[test]
+fn c46_a_reply_that_comes_before_the_ticket_was_told_takes_its_place() {
+    let mut pair = Pair::new();
+    pair.mode = Mode::Start;
+    let call = pair.call_with(0, within(b"a", secs(1)));
+    pair.link().hold_down = true;
+    pair.finish(b"a");
+    let bytes: Vec<u8> = pair.link().down.drain(..).collect();
+    let now = pair.now + secs(1);
+    pair.client().handle_timeout(now);
+    let received = pair.client().handle_data(now, &bytes).unwrap();
+    assert_eq!(received.item, Some(Reply { call, outcome: Outcome::Reply(&echo(b"a")) }));
+    assert_eq!(pair.client().poll_event(), None, "it is known by now");
+    assert_eq!(pair.client().pending(), 0);
+}
+
+#[test]
 fn c47_clocks_that_differ_by_an_hour_do_not_matter() {
     let hour = secs(3600);
     let start = Instant::ZERO + hour + hour;
