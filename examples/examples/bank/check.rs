@@ -143,11 +143,7 @@ pub(crate) fn unchecked(records: &Records, why: String) -> Findings {
 }
 
 /// What an operation means for its account; `log` decides if its client cannot.
-fn add_to_range(
-    record: &Record,
-    log: Option<Executions>,
-    ranges: &mut BTreeMap<AccountId, Range>,
-) {
+fn add_to_range(record: &Record, log: Option<Executions>, ranges: &mut BTreeMap<AccountId, Range>) {
     // The account of an opening that nobody knows of is nobody's.
     if record.kind == Kind::Open && record.fate != Fate::Applied {
         return;

@@ -26,6 +26,8 @@ pub(crate) enum Command {
     Serve(ServeArgs),
     /// Makes calls and checks every outcome against the bank's books: 0 if they agree, 1 if not, 2 if there is no bank.
     Client(ClientArgs),
+    /// Stands between clients and a server, cuts their connections, swallows replies and delays.
+    Faults(FaultsArgs),
     /// Joins stdin and stdout to a server's socket.
     #[command(hide = true)]
     Relay(RelayArgs),
@@ -37,7 +39,7 @@ pub(crate) struct DemoArgs {
     #[arg(long)]
     pub(crate) seed: Option<u64>,
     /// Calls over each transport, those of killed clients not counted.
-    #[arg(long, default_value_t = 12_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    #[arg(long, default_value_t = 15_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub(crate) calls: u64,
 }
 
@@ -75,6 +77,17 @@ pub(crate) struct ClientArgs {
     /// Writes each operation down before it begins.
     #[arg(long, hide = true)]
     pub(crate) journal: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FaultsArgs {
+    /// Where clients come in: tcp:HOST:PORT or unix:PATH.
+    pub(crate) entrance: Address,
+    /// The server: tcp:HOST:PORT or unix:PATH.
+    pub(crate) server: Address,
+    /// Decides about the faults; drawn if not given.
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
 }
 
 #[derive(Debug, Args)]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use oncewire_driver::core::{NoReply, ServiceName};
+use oncewire_driver::core::ServiceName;
 use oncewire_driver::{Call, Client, ClientOptions, Method, Outcome};
 use serde::{Deserialize, Serialize};
 
@@ -87,6 +87,40 @@ pub(crate) struct Report {
     pub(crate) seed: u64,
     /// What contradicts the outcomes, in words; at most ten.
     pub(crate) faults: Vec<String>,
+}
+
+impl Report {
+    /// Several reports as one.
+    pub(crate) fn sum(reports: Vec<Report>) -> Report {
+        let mut sum = Report { exact: true, ..Report::default() };
+        reports.into_iter().for_each(|report| sum.add(report));
+        sum
+    }
+
+    fn add(&mut self, other: Report) {
+        self.exact &= other.exact;
+        for (sum, term) in [
+            (&mut self.calls, other.calls),
+            (&mut self.replied, other.replied),
+            (&mut self.not_executed, other.not_executed),
+            (&mut self.unknown, other.unknown),
+            (&mut self.resolved, other.resolved),
+            (&mut self.resends, other.resends),
+            (&mut self.asks, other.asks),
+            (&mut self.reconnects, other.reconnects),
+            (&mut self.expected, other.expected),
+            (&mut self.expected_min, other.expected_min),
+            (&mut self.expected_max, other.expected_max),
+            (&mut self.actual, other.actual),
+            (&mut self.executed_twice, other.executed_twice),
+            (&mut self.attempts, other.attempts),
+            (&mut self.notes, other.notes),
+            (&mut self.notes_executed, other.notes_executed),
+        ] {
+            *sum += term;
+        }
+        self.faults.extend(other.faults);
+    }
 }
 
 /// Faults that a report tells of.
@@ -303,7 +337,9 @@ impl Worker {
             self.count(|tally| tally.replied += 1);
             Settled::Reply(reply)
         } else {
-            self.settle(make()).await
+            let ending = settle(make()).await;
+            self.tally(&ending);
+            ending.0
         };
         match settled {
             Settled::Reply(Ok(_)) => self.book.end(operation, Fate::Applied),
@@ -313,44 +349,25 @@ impl Worker {
         }
     }
 
+    /// It moves nothing and may be repeated, so whoever has no reply asks again, now with patience.
     async fn read_balance(&self, account: AccountId, manner: Manner) {
-        let call = manner.apply(self.client.call(&BALANCE, &account)).idempotent();
-        // It moves nothing, whatever comes of it.
-        let _ = self.settle(call).await;
+        let call = || self.client.call(&BALANCE, &account).idempotent();
+        let mut ending = settle(manner.apply(call())).await;
+        if !matches!(ending.0, Settled::Reply(_)) {
+            ending = settle(call()).await;
+        }
+        self.tally(&ending);
     }
 
-    /// Waits for a call's outcome; if that is `Unknown`, for what its ticket tells.
-    async fn settle<R>(&self, call: Call<R>) -> Settled<R> {
-        let mut outcome = call.await;
-        let mut waited = false;
-        if let Outcome::Unknown(_, Some(ticket)) = &mut outcome {
-            waited = true;
-            if let Some(told) = within(TICKET_WAIT, ticket.wait()).await {
-                outcome = told;
-            }
-        }
-        let settled = match outcome {
-            Outcome::Reply(reply) => Settled::Reply(reply),
-            Outcome::NotExecuted(_) => Settled::NotExecuted,
-            // Of idempotent calls only: executed, and that is all there was to know.
-            Outcome::NoReply(NoReply::NotKept) => {
-                self.count(|tally| {
-                    tally.replied += 1;
-                    tally.resolved += u64::from(waited);
-                });
-                return Settled::Unknown;
-            }
-            Outcome::NoReply(_) | Outcome::Unknown(..) => Settled::Unknown,
-        };
+    fn tally<R>(&self, (settled, waited): &(Settled<R>, bool)) {
         self.count(|tally| {
             match settled {
                 Settled::Reply(_) => tally.replied += 1,
                 Settled::NotExecuted => tally.not_executed += 1,
                 Settled::Unknown => tally.unknown += 1,
             }
-            tally.resolved += u64::from(waited && !matches!(settled, Settled::Unknown));
+            tally.resolved += u64::from(*waited && !matches!(settled, Settled::Unknown));
         });
-        settled
     }
 
     fn count(&self, change: impl FnOnce(&mut Tally)) {
@@ -395,6 +412,25 @@ impl Manner {
     fn apply<R>(self, call: Call<R>) -> Call<R> {
         call.timeout(self.timeout).fail_fast(self.fail_fast)
     }
+}
+
+/// Waits for a call's outcome; if that is `Unknown`, for what its ticket tells. Says whether it had to.
+async fn settle<R>(call: Call<R>) -> (Settled<R>, bool) {
+    let mut outcome = call.await;
+    let mut waited = false;
+    if let Outcome::Unknown(_, Some(ticket)) = &mut outcome {
+        waited = true;
+        if let Some(told) = within(TICKET_WAIT, ticket.wait()).await {
+            outcome = told;
+        }
+    }
+    let settled = match outcome {
+        Outcome::Reply(reply) => Settled::Reply(reply),
+        Outcome::NotExecuted(_) => Settled::NotExecuted,
+        // Executed, but who knows how far: no handler of the bank's ends so.
+        Outcome::NoReply(_) | Outcome::Unknown(..) => Settled::Unknown,
+    };
+    (settled, waited)
 }
 
 /// What the bank says of the operations of a client, and of the accounts that it opened.

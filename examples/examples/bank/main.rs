@@ -19,11 +19,15 @@ mod chance;
 mod check;
 mod cli;
 mod client;
+mod demo;
+mod fault;
 mod journal;
 mod naive;
+mod process;
 mod relay;
 mod serve;
 mod service;
+mod table;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -33,6 +37,7 @@ use clap::Parser;
 
 use cli::{Cli, ClientArgs, Command};
 use client::{Load, Report};
+use demo::Demo;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -42,8 +47,15 @@ fn main() -> ExitCode {
             smol::block_on(serve::run(&args.address, grace)).map(|()| true)
         }
         Some(Command::Client(args)) => smol::block_on(run_client(args)),
+        Some(Command::Faults(args)) => {
+            let seed = args.seed.unwrap_or_else(chance::unique);
+            smol::block_on(fault::run(&args.entrance, &args.server, seed)).map(|()| true)
+        }
         Some(Command::Relay(args)) => relay::run(&args.address).map(|()| true),
-        None => Ok(true),
+        None => {
+            let seed = cli.demo.seed.unwrap_or_else(chance::unique);
+            smol::block_on(demo::run(Demo { seed, calls: cli.demo.calls }))
+        }
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -1,0 +1,137 @@
+//! The demo's processes and files. None of them outlives it, however it ends.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use smol::io::{AsyncBufReadExt, BufReader};
+use smol::process::{Child, Command};
+
+use crate::address::Address;
+use crate::chance::{unique, within};
+use crate::client::{Load, Report};
+
+/// How long a server may take to be ready, and to end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// This program.
+pub(crate) fn program() -> Result<PathBuf, String> {
+    std::env::current_exe().map_err(|error| format!("cannot find this program: {error}"))
+}
+
+fn command(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Result<Command, String> {
+    let mut command = Command::new(program()?);
+    command.args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    Ok(command)
+}
+
+fn cannot_start(error: std::io::Error) -> String {
+    format!("cannot start a process: {error}")
+}
+
+/// A directory that is removed in the end.
+#[derive(Debug)]
+pub(crate) struct TempDir {
+    path: PathBuf,
+}
+
+impl TempDir {
+    pub(crate) fn new() -> Result<TempDir, String> {
+        let path = std::env::temp_dir().join(format!("oncewire-bank-{:016x}", unique()));
+        std::fs::create_dir(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(TempDir { path })
+    }
+
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        // What cannot be removed is left to the system.
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
+}
+
+/// A bank in a process of its own.
+#[derive(Debug)]
+pub(crate) struct ServerProcess {
+    child: Child,
+    /// Where it really listens.
+    pub(crate) address: Address,
+}
+
+impl ServerProcess {
+    /// Starts one and waits until it is ready.
+    pub(crate) async fn start(address: &Address) -> Result<ServerProcess, String> {
+        let mut command = command(["serve", &address.to_string(), "--grace", "5"])?;
+        let mut child = command.stdout(Stdio::piped()).spawn().map_err(cannot_start)?;
+        let stdout = child.stdout.take().ok_or("a server without stdout")?;
+        let mut line = String::new();
+        let mut lines = BufReader::new(stdout);
+        let ready = within(PATIENCE, lines.read_line(&mut line)).await;
+        let listening = line.strip_prefix("listening on ").and_then(|rest| rest.split_once(", "));
+        match (ready, listening) {
+            (Some(Ok(_)), Some((address, _))) => {
+                Ok(ServerProcess { child, address: address.parse()? })
+            }
+            _ => Err(format!("the server for {address} did not get ready")),
+        }
+    }
+
+    /// Asks it to drain, and waits until it has ended.
+    pub(crate) async fn stop(mut self) -> Result<(), String> {
+        terminate(&self.child);
+        match within(PATIENCE, self.child.status()).await {
+            Some(Ok(status)) if status.success() => Ok(()),
+            Some(Ok(status)) => Err(format!("the server at {} ended with {status}", self.address)),
+            _ => Err(format!("the server at {} did not end", self.address)),
+        }
+    }
+}
+
+fn terminate(child: &Child) {
+    if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+        // It fails only if the process has ended by itself, which is noticed anyway.
+        let _ = kill_process(pid, Signal::TERM);
+    }
+}
+
+/// Starts a client process.
+pub(crate) fn start_client(load: &Load) -> Result<Child, String> {
+    let mut arguments = vec!["client".to_owned(), load.address.to_string()];
+    for (name, value) in [
+        ("--calls", load.calls),
+        ("--clients", load.clients),
+        ("--in-flight", load.in_flight),
+        ("--seed", load.seed),
+    ] {
+        arguments.extend([name.to_owned(), value.to_string()]);
+    }
+    arguments.push("--json".to_owned());
+    if load.at_least_once {
+        arguments.push("--at-least-once".to_owned());
+    }
+    let mut command = command(arguments)?;
+    if let Some(journal) = &load.journal {
+        command.arg("--journal").arg(journal);
+    }
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(cannot_start)
+}
+
+/// What a client process reports at its end.
+pub(crate) async fn report(child: Child) -> Result<Report, String> {
+    let output = child.output().await.map_err(|error| format!("a client is lost: {error}"))?;
+    serde_json::from_slice(&output.stdout).map_err(|_| {
+        let words = String::from_utf8_lossy(&output.stderr);
+        format!("a client ended with {} and no report: {}", output.status, words.trim())
+    })
+}
+
+/// The size of a file; 0 if it is not there yet.
+pub(crate) fn size(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |data| data.len())
+}
