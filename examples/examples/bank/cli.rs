@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::address::Address;
+use crate::fault;
 
 /// A bank that is called over connections that break.
 ///
@@ -39,7 +40,7 @@ pub(crate) struct DemoArgs {
     #[arg(long)]
     pub(crate) seed: Option<u64>,
     /// Calls over each transport, those of killed clients not counted.
-    #[arg(long, default_value_t = 15_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    #[arg(long, default_value_t = 90_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub(crate) calls: u64,
 }
 
@@ -88,6 +89,9 @@ pub(crate) struct FaultsArgs {
     /// Decides about the faults; drawn if not given.
     #[arg(long)]
     pub(crate) seed: Option<u64>,
+    /// Every connection is cut within so many frames.
+    #[arg(long, default_value_t = fault::FRAMES_MAX, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) frames: u64,
 }
 
 #[derive(Debug, Args)]

@@ -14,7 +14,7 @@ use crate::address::Address;
 use crate::chance::{Rng, pause, within};
 use crate::check::{Doubt, Fate, Findings, Kind, check};
 use crate::client::{self, Load, Report, ask};
-use crate::fault::{Counts, Injector};
+use crate::fault::{Counts, FRAMES_MAX, Injector};
 use crate::journal;
 use crate::process::{ServerProcess, TempDir, program, report, size, start_client};
 use crate::service::{STATS, Stats};
@@ -208,7 +208,7 @@ impl Part<'_> {
                 Address::Pipe(format!("'{}' relay '{entrance}'", program()?.display()))
             }
         };
-        let injector = Injector::start(acceptor, &server.address, self.demo.seed);
+        let injector = Injector::start(acceptor, &server.address, self.demo.seed, FRAMES_MAX);
         let auditor = client::connect(&server.address).await?;
         Ok(Arena { server, injector, address, auditor })
     }

@@ -21,8 +21,8 @@ use crate::chance::{Rng, pause};
 
 /// Longer frames than these are not the bank's.
 const BODY_LEN_MAX: u32 = 1 << 20;
-/// A connection is cut within so many frames.
-const FRAMES_MAX: u64 = 300;
+/// A connection is cut within so many frames, unless told otherwise.
+pub(crate) const FRAMES_MAX: u64 = 300;
 /// A tenth of them within so many: in its handshake or right after it.
 const EARLY_FRAMES_MAX: u64 = 4;
 /// One frame of so many is held back,
@@ -66,7 +66,12 @@ pub(crate) struct Injector {
 
 impl Injector {
     /// Takes connections from `acceptor` and passes them on to `target`, in its own way.
-    pub(crate) fn start(acceptor: Listen, target: &Address, seed: u64) -> Injector {
+    pub(crate) fn start(
+        acceptor: Listen,
+        target: &Address,
+        seed: u64,
+        frames_max: u64,
+    ) -> Injector {
         let counts = Arc::new(Counts::default());
         let (counted, target) = (counts.clone(), Arc::new(target.connector()));
         let accepting = smol::spawn(async move {
@@ -77,8 +82,8 @@ impl Injector {
                     continue;
                 };
                 let number = add(&counted.connections);
-                let rng = Rng::new(seed, number + 1);
-                smol::spawn(treat(client, target.clone(), rng, counted.clone())).detach();
+                let plans = draw(&mut Rng::new(seed, number + 1), frames_max);
+                smol::spawn(treat(client, target.clone(), plans, counted.clone())).detach();
             }
         });
         Injector { counts, _accepting: accepting }
@@ -89,14 +94,19 @@ impl Injector {
 ///
 /// # Errors
 /// Why it could not begin.
-pub(crate) async fn run(entrance: &Address, server: &Address, seed: u64) -> Result<(), String> {
+pub(crate) async fn run(
+    entrance: &Address,
+    server: &Address,
+    seed: u64,
+    frames_max: u64,
+) -> Result<(), String> {
     let mut signals = Signals::new([Signal::Term, Signal::Int])
         .map_err(|error| format!("cannot wait for signals: {error}"))?;
     let acceptor = entrance.bind().await.map_err(|error| format!("cannot listen: {error}"))?;
     // Whether anybody reads it is not the injector's concern.
     let ready = format!("listening on {}, seed {seed}", acceptor.address());
     let _ = writeln!(std::io::stdout(), "{ready}");
-    let injector = Injector::start(acceptor, server, seed);
+    let injector = Injector::start(acceptor, server, seed, frames_max);
     signals.next().await;
     let Counts { connections, before, inside, after, swallowed, delays } = &*injector.counts;
     let [connections, before, inside] = [connections, before, inside].map(get);
@@ -129,10 +139,14 @@ struct Plan {
 }
 
 /// One connection, to its end.
-async fn treat(client: BoxStream, target: Arc<Dial>, mut rng: Rng, counts: Arc<Counts>) {
+async fn treat(
+    client: BoxStream,
+    target: Arc<Dial>,
+    (up, down): (Plan, Plan),
+    counts: Arc<Counts>,
+) {
     // No server: the client's connection ends, too.
     let Ok(server) = target.connect().await else { return };
-    let (up, down) = draw(&mut rng);
     let (from_client, to_client) = smol::io::split(client);
     let (from_server, to_server) = smol::io::split(server);
     let up = Pump { plan: up, counts: &counts, from: from_client, to: to_server };
@@ -142,8 +156,9 @@ async fn treat(client: BoxStream, target: Arc<Dial>, mut rng: Rng, counts: Arc<C
 }
 
 /// The plans for what the client sends and for what the server sends.
-fn draw(rng: &mut Rng) -> (Plan, Plan) {
-    let frame = rng.below(if rng.clone().percent(10) { EARLY_FRAMES_MAX } else { FRAMES_MAX });
+fn draw(rng: &mut Rng, frames_max: u64) -> (Plan, Plan) {
+    let early = rng.percent(10);
+    let frame = rng.below(if early { EARLY_FRAMES_MAX } else { frames_max });
     let fault = match rng.below(5) {
         0 => Fault::Before,
         1 => Fault::Inside,

@@ -49,7 +49,8 @@ fn main() -> ExitCode {
         Some(Command::Client(args)) => smol::block_on(run_client(args)),
         Some(Command::Faults(args)) => {
             let seed = args.seed.unwrap_or_else(chance::unique);
-            smol::block_on(fault::run(&args.entrance, &args.server, seed)).map(|()| true)
+            smol::block_on(fault::run(&args.entrance, &args.server, seed, args.frames))
+                .map(|()| true)
         }
         Some(Command::Relay(args)) => relay::run(&args.address).map(|()| true),
         None => {

@@ -16,6 +16,9 @@ use crate::client::{Load, Report};
 /// How long a server may take to be ready, and to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// What a server waits at its end for clients that were killed, in seconds.
+const GRACE_SECS: &str = "1";
+
 /// This program.
 pub(crate) fn program() -> Result<PathBuf, String> {
     std::env::current_exe().map_err(|error| format!("cannot find this program: {error}"))
@@ -67,7 +70,7 @@ pub(crate) struct ServerProcess {
 impl ServerProcess {
     /// Starts one and waits until it is ready.
     pub(crate) async fn start(address: &Address) -> Result<ServerProcess, String> {
-        let mut command = command(["serve", &address.to_string(), "--grace", "5"])?;
+        let mut command = command(["serve", &address.to_string(), "--grace", GRACE_SECS])?;
         let mut child = command.stdout(Stdio::piped()).spawn().map_err(cannot_start)?;
         let stdout = child.stdout.take().ok_or("a server without stdout")?;
         let mut line = String::new();
