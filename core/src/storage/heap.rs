@@ -35,23 +35,28 @@ impl ServerStorage for Heap {
 const SHARE_LEN_MIN: usize = 1024;
 /// A cleared body keeps at most this much memory for the next payload.
 const RETAIN_LEN_MAX: usize = 256;
+/// Payloads up to this long need no memory of their own: with them, a body has 64 bytes.
+const SMALL_LEN_MAX: usize = 62;
 
 #[doc(hidden)]
 #[derive(Debug)]
 pub enum HeapBody {
+    Small { len: u8, bytes: [u8; SMALL_LEN_MAX] },
     Own(Vec<u8>),
     Shared(Bytes),
 }
 
 impl Default for HeapBody {
+    #[inline]
     fn default() -> Self {
-        HeapBody::Own(Vec::new())
+        HeapBody::Small { len: 0, bytes: [0; SMALL_LEN_MAX] }
     }
 }
 
 impl Body for HeapBody {
     const LEN_MAX: usize = u32::MAX as usize / 2;
 
+    #[inline]
     fn store(&mut self, payload: Payload<'_>) -> bool {
         let slice = match payload {
             Payload::Shared(bytes) if bytes.len() >= SHARE_LEN_MIN => {
@@ -60,27 +65,35 @@ impl Body for HeapBody {
             }
             ref other => other.as_slice(),
         };
-        if let HeapBody::Shared(_) = self {
-            *self = HeapBody::default();
-        }
-        if let HeapBody::Own(vec) = self {
-            vec.clear();
-            vec.extend_from_slice(slice);
+        match self {
+            HeapBody::Small { len, bytes } if slice.len() <= SMALL_LEN_MAX => {
+                *len = slice.len() as u8;
+                bytes[..slice.len()].copy_from_slice(slice);
+            }
+            HeapBody::Own(vec) => {
+                vec.clear();
+                vec.extend_from_slice(slice);
+            }
+            HeapBody::Small { .. } | HeapBody::Shared(_) => *self = HeapBody::Own(slice.to_vec()),
         }
         slice.len() <= Self::LEN_MAX
     }
 
+    #[inline]
     fn as_slice(&self) -> &[u8] {
         match self {
+            HeapBody::Small { len, bytes } => &bytes[..usize::from(*len)],
             HeapBody::Own(vec) => vec,
             HeapBody::Shared(bytes) => bytes,
         }
     }
 
+    #[inline]
     fn clear(&mut self) {
         match self {
+            HeapBody::Small { len, .. } => *len = 0,
             HeapBody::Own(vec) if vec.capacity() <= RETAIN_LEN_MAX => vec.clear(),
-            _ => *self = HeapBody::default(),
+            HeapBody::Own(_) | HeapBody::Shared(_) => *self = HeapBody::default(),
         }
     }
 }
@@ -103,10 +116,12 @@ impl<T> Default for HeapTable<T> {
 }
 
 impl<T> HeapTable<T> {
+    #[inline]
     fn place(&self, index: u32) -> Option<&Place<T>> {
         self.chunks.get((index / CHUNK_LEN) as usize)?.get((index % CHUNK_LEN) as usize)
     }
 
+    #[inline]
     fn place_mut(&mut self, index: u32) -> Option<&mut Place<T>> {
         self.chunks.get_mut((index / CHUNK_LEN) as usize)?.get_mut((index % CHUNK_LEN) as usize)
     }
