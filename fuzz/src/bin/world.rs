@@ -1,0 +1,120 @@
+//! Runs simulated worlds:
+//! `world --seeds FROM..TO [--calls N] [--seed S --trace] [--broken no-dedup|forgetful|reuse]`.
+//!
+//! Exits with 1 and a trace of the end if a promise was broken, or with 2 if it was not understood.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
+use oncewire_fuzz::world::{self, Broken, Fault, Report, Trace, Violation};
+
+const HELP: &str = "world [--seeds FROM..TO] [--calls N] [--seed S] [--trace] \
+                    [--broken no-dedup|forgetful|reuse]";
+/// Lines of the trace that are printed of a failure.
+const LINES_MAX: usize = 80;
+
+struct Options {
+    seeds: std::ops::Range<u64>,
+    calls: u64,
+    trace: bool,
+    broken: Broken,
+}
+
+fn options() -> Option<Options> {
+    let mut all = Options { seeds: 0..1_000, calls: 2_000, trace: false, broken: Broken::No };
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--trace" => all.trace = true,
+            "--seeds" => {
+                let value = args.next()?;
+                let (from, to) = value.split_once("..")?;
+                all.seeds = from.parse().ok()?..to.parse().ok()?;
+            }
+            "--seed" => {
+                let seed = args.next()?.parse().ok()?;
+                all.seeds = seed..seed + 1;
+            }
+            "--calls" => all.calls = args.next()?.parse().ok()?,
+            "--broken" => {
+                all.broken = match args.next()?.as_str() {
+                    "no-dedup" => Broken::NoDedup,
+                    "forgetful" => Broken::Forgetful,
+                    "reuse" => Broken::Reuse,
+                    _ => return None,
+                }
+            }
+            _ => return None,
+        }
+    }
+    Some(all)
+}
+
+/// A run whose panics are violations too.
+fn run(seed: u64, options: &Options, trace: &mut Trace) -> Result<Report, Violation> {
+    let body = AssertUnwindSafe(|| world::run(seed, options.calls, options.broken, trace));
+    catch_unwind(body).unwrap_or_else(|_| Err(Violation("a panic".into())))
+}
+
+fn fail(seed: u64, options: &Options, violation: &Violation) -> ExitCode {
+    let mut trace = Trace::keeping(if options.trace { usize::MAX } else { LINES_MAX });
+    let again = run(seed, options, &mut trace);
+    for line in &trace.lines {
+        println!("{line}");
+    }
+    println!("seed {seed} failed: {}", violation.0);
+    if again.as_ref() != Err(violation) {
+        println!("and it does not replay: {again:?}");
+    }
+    println!("to see all of it: --calls {} --seed {seed} --trace", options.calls);
+    ExitCode::from(1)
+}
+
+fn print(sum: &Report, seconds: f64) {
+    let per_second = |number: u64| number as f64 / seconds;
+    let faults = sum.faults.iter().sum::<u64>();
+    println!(
+        "{} calls, {} executions, {} frames, {} turns; {:.0} s simulated in {seconds:.1} s",
+        sum.calls,
+        sum.runs,
+        sum.frames,
+        sum.turns,
+        sum.simulated as f64 / 1e9
+    );
+    println!(
+        "{:.0} calls and {:.0} frames a second; a fault in {:.1} calls; hash {:016x}",
+        per_second(sum.calls),
+        per_second(sum.frames),
+        sum.calls as f64 / faults.max(1) as f64,
+        sum.hash
+    );
+    let [reply, no_reply, not_executed, ticket, unknown] = sum.outcomes;
+    println!(
+        "outcomes: reply {reply}, no reply {no_reply}, not executed {not_executed}, \
+         unknown with a ticket {ticket}, unknown for good {unknown}"
+    );
+    let faults = Fault::NAMES.iter().zip(sum.faults).map(|(name, count)| format!("{name} {count}"));
+    println!("faults: {}", faults.collect::<Vec<_>>().join(", "));
+}
+
+fn main() -> ExitCode {
+    let Some(options) = options() else {
+        eprintln!("{HELP}");
+        return ExitCode::from(2);
+    };
+    #[expect(clippy::disallowed_methods, reason = "measures the run; nothing in it reads a clock")]
+    let start = std::time::Instant::now();
+    let mut sum = Report::default();
+    for seed in options.seeds.clone() {
+        let mut trace = if options.trace { Trace::keeping(usize::MAX) } else { Trace::default() };
+        match run(seed, &options, &mut trace) {
+            Ok(report) => sum.add(&report),
+            Err(violation) => return fail(seed, &options, &violation),
+        }
+        for line in &trace.lines {
+            println!("{line}");
+        }
+    }
+    print(&sum, start.elapsed().as_secs_f64());
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,332 @@
+//! What goes wrong.
+
+use oncewire_core::Status;
+use oncewire_core::wire::{self, Decoded, Frame, ReplyHeader, Role};
+
+use super::profile::{Broken, MS};
+use super::trace::{Check, ensure};
+use super::{World, body};
+
+macro_rules! faults {
+    ($($(#[$doc:meta])* $name:ident $text:literal,)*) => {
+        /// Kinds of faults.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Fault {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Fault {
+            /// What each kind is called.
+            pub const NAMES: &'static [&'static str] = &[$($text,)*];
+            /// How many kinds there are.
+            pub const KINDS: usize = Fault::NAMES.len();
+        }
+    };
+}
+
+faults! {
+    /// A connection breaks for both ends; of the bytes on the way any number is lost.
+    Cut "cut",
+    /// The client alone is told; what it sent is read later, after what comes on a newer connection.
+    Late "read late",
+    /// The server alone is told; the client reads on until it is told too.
+    ServerFirst "cut at the server",
+    /// Bytes vanish, and nobody is told.
+    Silence "silence",
+    /// The client leaves a working connection and makes another one.
+    Takeover "takeover",
+    /// The server's process dies; nothing is left.
+    Restart "restart",
+    /// The server's process dies; its ledger is left.
+    RestartLedger "restart with ledger",
+    /// The server drains and is replaced.
+    Drain "drain",
+    /// A clock jumps.
+    Jump "clock jump",
+    /// Nothing moves for seconds, or longer than a lease.
+    Sleep "sleep",
+    /// A client stays away.
+    Away "away",
+    /// Another server answers at the address.
+    OtherServer "other server",
+    /// A byte is changed.
+    Damage "damage",
+    /// A frame is lost on a link that does not break.
+    Loss "frame loss",
+    /// A call is cancelled.
+    Cancel "cancel",
+    /// A call or ticket is forgotten.
+    Forget "forget",
+    /// Nothing is delivered in a turn.
+    Delay "delay",
+}
+
+impl World {
+    /// Something goes wrong, mostly for this client.
+    pub(super) fn fault(&mut self, p: usize) -> Check {
+        let kind = self.rng.below(100);
+        match (kind, self.peers[p].link) {
+            (0..30, Some(l)) => self.cut(l),
+            (30..42, Some(l)) => self.cut_late(l),
+            (42..50, Some(l)) => self.cut_server_first(l),
+            (50..56, Some(l)) => {
+                self.count(Fault::Silence, l);
+                self.links[l].silent = true;
+                Ok(())
+            }
+            (56..62, Some(_)) => {
+                self.faults[Fault::Takeover as usize] += 1;
+                self.dial(p)
+            }
+            (62..66, _) => self.crash(),
+            (66..67, _) => {
+                let h = self.rng.below(self.hosts.len() as u64) as usize;
+                self.drain(h);
+                self.pump_host(h)
+            }
+            (67..72, _) => {
+                self.jump(p);
+                Ok(())
+            }
+            (72..75, _) => self.sleep(),
+            (75..77, link) => {
+                self.faults[Fault::Away as usize] += 1;
+                self.peers[p].away_until = self.now + self.rng.below(3_000 * MS);
+                link.map_or(Ok(()), |l| self.cut(l))
+            }
+            (77..82, Some(l)) if self.peers[p].tainted => self.damage(l),
+            (82..100, _) => self.old_links(),
+            _ => Ok(()),
+        }
+    }
+
+    fn count(&mut self, fault: Fault, l: usize) {
+        self.faults[fault as usize] += 1;
+        self.trace.note(|| format!("link {l}: {}", Fault::NAMES[fault as usize]));
+    }
+
+    /// Both ends are told; each has read some of what was on the way.
+    fn cut(&mut self, l: usize) -> Check {
+        self.count(Fault::Cut, l);
+        if self.rng.one_in(2) {
+            let up = self.some_of(self.links[l].up.on_the_way());
+            self.deliver_up(l, up)?;
+            let h = self.links[l].host;
+            self.pump_host(h)?;
+        }
+        if self.rng.one_in(2) {
+            let down = self.some_of(self.links[l].down.on_the_way());
+            self.deliver_down(l, down)?;
+        }
+        self.links[l].held = false;
+        if self.rng.one_in(2) {
+            self.tell_server(l)?;
+            self.tell_client(l)?;
+        } else {
+            self.tell_client(l)?;
+            self.tell_server(l)?;
+        }
+        self.close_ends(l)
+    }
+
+    fn some_of(&mut self, len: usize) -> usize {
+        self.rng.below(len as u64 + 1) as usize
+    }
+
+    /// The client writes once more, perhaps half a frame, and is told; the server reads it later.
+    fn cut_late(&mut self, l: usize) -> Check {
+        self.count(Fault::Late, l);
+        let p = self.links[l].peer;
+        self.flush_peer(p)?;
+        if self.rng.one_in(2) {
+            let lost = self.some_of(self.links[l].up.on_the_way());
+            self.links[l].up.lose(lost);
+        }
+        self.links[l].held = true;
+        self.tell_client(l)
+    }
+
+    fn cut_server_first(&mut self, l: usize) -> Check {
+        self.count(Fault::ServerFirst, l);
+        let h = self.links[l].host;
+        if self.rng.one_in(2) {
+            let up = self.some_of(self.links[l].up.on_the_way());
+            self.deliver_up(l, up)?;
+            self.pump_host(h)?;
+        }
+        self.links[l].held = self.rng.one_in(2);
+        self.tell_server(l)
+    }
+
+    /// Connections that were left are read on, or come to their end.
+    fn old_links(&mut self) -> Check {
+        for l in 0..self.links.len() {
+            let link = &self.links[l];
+            let current = self.peers[link.peer].link == Some(l);
+            if !link.used || (current && link.server_open) || self.rng.one_in(3) {
+                continue;
+            }
+            let h = link.host;
+            let up = self.some_of(self.links[l].up.on_the_way());
+            self.deliver_up(l, up)?;
+            self.pump_host(h)?;
+            if self.rng.one_in(3) {
+                self.links[l].held = false;
+                let down = self.some_of(self.links[l].down.on_the_way());
+                self.deliver_down(l, down)?;
+                self.end_link(l)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a link still carries is lost.
+    pub(super) fn end_link(&mut self, l: usize) -> Check {
+        self.links[l].held = false;
+        if self.links[l].client_open {
+            self.tell_client(l)?;
+        }
+        self.links[l].up.clear();
+        self.tell_server(l)?;
+        self.close_ends(l)
+    }
+
+    fn crash(&mut self) -> Check {
+        // Restarts cost every client its connection: the more clients, the rarer.
+        if !self.rng.one_in(self.peers.len() as u64) {
+            return Ok(());
+        }
+        let h = self.rng.below(self.hosts.len() as u64) as usize;
+        let with_ledger = self.profile.ledger && !self.rng.one_in(8);
+        self.restart(h, with_ledger)?;
+        if self.rng.one_in(8) {
+            // C57: and once more.
+            self.restart(h, with_ledger)?;
+        }
+        Ok(())
+    }
+
+    fn jump(&mut self, p: usize) {
+        self.faults[Fault::Jump as usize] += 1;
+        let by = match self.rng.below(4) {
+            0 => -(self.rng.below(200 * MS) as i64),
+            1 => self.rng.below(3_600_000 * MS) as i64,
+            _ => self.rng.below(2_000 * MS) as i64,
+        };
+        let at_server = self.rng.one_in(2);
+        let h = self.rng.below(self.hosts.len() as u64) as usize;
+        self.trace.note(|| format!("a clock jumps by {by} ns, c{p} or s{h}: {at_server}"));
+        let clock = match at_server {
+            true => &mut self.hosts[h].clock,
+            false => &mut self.peers[p].clock,
+        };
+        clock.ahead += by;
+    }
+
+    fn sleep(&mut self) -> Check {
+        self.faults[Fault::Sleep as usize] += 1;
+        let lease = self.profile.server.lease.as_nanos() as u64;
+        let longest = if self.rng.one_in(8) { lease + lease / 4 } else { 3_000 * MS };
+        let end = self.now + self.rng.below(longest);
+        self.trace.note(|| format!("all sleep until {} µs", end / 1000));
+        for _ in 0..20 {
+            let next = self.next_timer().min(end).max(self.now + 1_000);
+            if next >= end {
+                break;
+            }
+            self.now = next;
+            self.fire_timers()?;
+            self.move_bytes_a_little()?;
+        }
+        self.now = end;
+        self.fire_timers()
+    }
+
+    fn move_bytes_a_little(&mut self) -> Check {
+        let p = self.rng.below(self.peers.len() as u64) as usize;
+        for h in 0..self.hosts.len() {
+            self.run_due_calls(h)?;
+            self.pump_host(h)?;
+        }
+        self.peers[p].link.map_or(Ok(()), |l| self.exchange(l))
+    }
+
+    /// Changes a byte on its way.
+    fn damage(&mut self, l: usize) -> Check {
+        let (at, bits) = (self.rng.next_u64(), self.rng.next_u64());
+        ensure!(self.profile.corrupt, "damage in a world without damage");
+        let link = &mut self.links[l];
+        let pipe = if bits & 0x100 == 0 { &mut link.up } else { &mut link.down };
+        let bytes = pipe.on_the_way_mut();
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let at = at as usize % bytes.len();
+        bytes[at] ^= (bits as u8).max(1);
+        self.count(Fault::Damage, l);
+        Ok(())
+    }
+
+    /// A machine that is broken on purpose meets what is on the way up.
+    pub(super) fn break_up(&mut self, l: usize) -> Check {
+        match self.profile.broken {
+            Broken::No => Ok(()),
+            Broken::NoDedup => self.forget_kept(l, true),
+            Broken::Forgetful => self.forget_kept(l, false),
+            Broken::Reuse => {
+                self.reuse_xid(l);
+                Ok(())
+            }
+        }
+    }
+
+    /// The server says of a kept reply, or of any call if it knows none, that it has nothing, and runs the call again
+    /// when it comes again.
+    fn forget_kept(&mut self, l: usize, running_too: bool) -> Check {
+        let link = &mut self.links[l];
+        let clear = link.conn.is_some() && link.up.arrived().is_empty();
+        let Some(number) = link.session.filter(|_| clear) else { return Ok(()) };
+        let bytes = link.up.on_the_way_mut();
+        let Ok(Decoded::Frame(frame, len)) = wire::decode(bytes, Role::Client, u32::MAX / 2) else {
+            return Ok(());
+        };
+        let session = &self.model.sessions[number as usize];
+        let forgets = |xid| session.keeps(xid) || (running_too && session.has_run(xid));
+        match frame {
+            Frame::Ask(xid) if forgets(xid.get()) => {
+                let header = ReplyHeader { status: Status::NotSeen, xid };
+                let mut out = [0; 64];
+                let said = wire::encode(&Frame::Reply(header, &[]), &mut out).unwrap_or(0);
+                link.up.skip(len);
+                link.down.push(&out[..said]);
+                self.trace.note(|| format!("link {l}: {xid} is forgotten"));
+                self.forget_kept(l, running_too)
+            }
+            Frame::Request(header, body) if forgets(header.xid.get()) => {
+                match body::read_request(body) {
+                    Some(op) => self.model.executed(op, number, header.xid.get()).map(drop),
+                    None => Ok(()),
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The client sends a call under the number of the one before it on its slot.
+    fn reuse_xid(&mut self, l: usize) {
+        let slots = u64::from(self.profile.slots);
+        if self.links[l].conn.is_none() || !self.rng.one_in(64) {
+            return;
+        }
+        let bytes = self.links[l].up.on_the_way_mut();
+        if bytes.len() < 32 || bytes[4] != 2 {
+            return;
+        }
+        let field: &mut [u8; 8] = (&mut bytes[16..24]).try_into().expect("8 bytes");
+        let xid = u64::from_le_bytes(*field);
+        if xid > slots {
+            *field = (xid - slots).to_le_bytes();
+            self.trace.note(|| format!("link {l}: xid {xid} becomes {}", xid - slots));
+        }
+    }
+}

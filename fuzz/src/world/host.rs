@@ -1,0 +1,418 @@
+//! A server of the world: what its handlers do, when, and what its ledger writes.
+
+use oncewire_core::{
+    Admission, CallKey, CallRecord, Heap, Instant, NoReply, NotExecuted, RecordState, Running,
+    Server,
+};
+
+use super::model::{How, Record, Recorded};
+use super::peer::Clock;
+use super::profile::{self, MS, session_number};
+use super::rng::mix;
+use super::trace::{Check, ensure};
+use super::{Fault, World, body};
+
+/// How far a call has come at its server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Let in.
+    LetIn,
+    /// Its started record is stable.
+    Recorded,
+    /// It runs.
+    Running,
+    /// Its completion record is stable.
+    Completed,
+}
+
+/// What a handler will do, drawn from its operation's number.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Nanoseconds before each step.
+    pub delays: [u64; 4],
+    /// How it ends.
+    pub end: End,
+    /// Bytes of its reply's pad.
+    pub pad: usize,
+}
+
+/// How a handler ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It replies.
+    Reply,
+    /// It is refused before it starts.
+    Refuse,
+    /// It aborts.
+    Abort,
+    /// Its reply is too large.
+    TooLarge,
+    /// Its transaction is rolled back.
+    RollBack,
+}
+
+/// A call at its server.
+#[derive(Debug)]
+pub struct Call {
+    /// When its next step is due.
+    pub due: u64,
+    /// How far it has come.
+    pub step: Step,
+    /// What it will do.
+    pub plan: Plan,
+    /// The right to start it.
+    pub admission: Option<Admission>,
+    /// The right to answer it.
+    pub running: Option<Running>,
+    /// The call.
+    pub key: CallKey,
+    /// Its session's number.
+    pub session: u32,
+    /// Its operation; `None` where nothing is known of its client any more.
+    pub op: Option<u32>,
+    /// The execution's number.
+    pub run: u32,
+    /// It may run more than once.
+    pub idempotent: bool,
+    /// It has no reply's body.
+    pub one_way: bool,
+    /// Its effects and its record are one transaction.
+    pub transaction: bool,
+}
+
+/// A server and what the world knows of it.
+pub struct Host {
+    /// The machine.
+    pub server: Server<Heap>,
+    /// Its clock.
+    pub clock: Clock,
+    /// Links by the index of their connections.
+    pub links: Vec<usize>,
+    /// Calls between two steps.
+    pub calls: Vec<Call>,
+    /// How many processes it has had.
+    pub life: u32,
+    /// Records its ledger has written.
+    pub commit: u64,
+    /// It drains.
+    pub draining: bool,
+    /// Its drain is complete.
+    pub drained: bool,
+    /// What the model says of its kept bytes is exact.
+    pub exact: bool,
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Host").field("server", &self.server).finish_non_exhaustive()
+    }
+}
+
+/// What the handler of an operation does, in a world of this profile.
+pub fn plan(seed: u64, op: u32, profile: &profile::Profile, method: usize) -> Plan {
+    let chance = mix(seed ^ (u64::from(op) << 20));
+    let pad = (chance >> 40) as usize % 24;
+    let mut plan = Plan { delays: [0; 4], end: End::Reply, pad };
+    if !chance.is_multiple_of(profile.odd_in) {
+        return plan;
+    }
+    let chance = mix(chance);
+    let delay = |shift: u64| {
+        let chance = mix(chance ^ shift);
+        match chance % 3 {
+            0 => ((chance >> 8) % profile.delay_max) >> ((chance >> 50) % 16),
+            _ => 0,
+        }
+    };
+    plan.delays = [delay(1), delay(2), delay(3), delay(4)];
+    plan.end = match chance % 16 {
+        0 => End::Refuse,
+        1 => End::Abort,
+        2 => End::TooLarge,
+        3 | 4 => End::RollBack,
+        _ => End::Reply,
+    };
+    if method == 1 {
+        plan.pad = (chance >> 24) as usize % 3_900;
+    }
+    plan
+}
+
+impl World {
+    /// Takes a call as far as it comes without a delay.
+    pub(super) fn run_call(&mut self, h: usize, mut call: Call) -> Check {
+        loop {
+            let delay = call.plan.delays[call.step as usize];
+            if delay > 0 {
+                call.due = self.now + delay;
+                self.hosts[h].calls.push(call);
+                return Ok(());
+            }
+            call.due = 0;
+            let more = match call.step {
+                Step::LetIn => self.call_let_in(h, &mut call)?,
+                Step::Recorded => self.call_start(h, &mut call)?,
+                Step::Running => self.call_complete(h, &mut call)?,
+                Step::Completed => {
+                    self.call_answer(h, &mut call)?;
+                    false
+                }
+            };
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+
+    fn is_recorded(&self, call: &Call) -> bool {
+        self.profile.ledger && !call.idempotent
+    }
+
+    fn call_let_in(&mut self, h: usize, call: &mut Call) -> Result<bool, super::Violation> {
+        if call.plan.end == End::Refuse
+            && let Some(admission) = call.admission.take()
+        {
+            let now = self.host_now(h);
+            self.hosts[h].server.refuse(now, admission, NotExecuted::BadArguments);
+            self.finished(call, 0)?;
+            return Ok(false);
+        }
+        if self.is_recorded(call) && !call.transaction {
+            self.write_record(h, call, Recorded::Started);
+        }
+        call.step = Step::Recorded;
+        Ok(true)
+    }
+
+    fn call_start(&mut self, h: usize, call: &mut Call) -> Result<bool, super::Violation> {
+        let Some(admission) = call.admission.take() else { return Ok(false) };
+        let now = self.host_now(h);
+        match self.hosts[h].server.start(now, admission) {
+            Err(_) => {
+                self.finished(call, 0)?;
+                return Ok(false);
+            }
+            Ok(running) => call.running = Some(running),
+        }
+        if !call.transaction {
+            self.execute(call)?;
+        }
+        call.step = Step::Running;
+        Ok(true)
+    }
+
+    fn execute(&mut self, call: &mut Call) -> Check {
+        let Some(op) = call.op else { return Ok(()) };
+        call.run = self.model.executed(op, call.session, call.key.xid().get())?;
+        self.trace.count(u64::from(op));
+        self.trace.note(|| format!("  op {op} runs, execution {}", call.run));
+        Ok(())
+    }
+
+    fn reply_len(call: &Call) -> usize {
+        if call.one_way { 0 } else { body::REPLY_HEAD + call.plan.pad }
+    }
+
+    fn call_complete(&mut self, h: usize, call: &mut Call) -> Result<bool, super::Violation> {
+        if call.transaction && call.plan.end != End::RollBack {
+            self.execute(call)?;
+        }
+        if !call.transaction && call.plan.end == End::RollBack {
+            call.plan.end = End::Reply;
+        }
+        if let Some(op) = call.op {
+            let how = match call.plan.end {
+                End::Abort => How::Aborted,
+                End::TooLarge if !call.one_way => How::TooLarge,
+                _ => How::Replied(World::reply_len(call) as u16),
+            };
+            self.model.ops[op as usize].how = how;
+            if self.is_recorded(call) && call.plan.end != End::RollBack {
+                let state = match how {
+                    How::Aborted => Recorded::NoReply(NoReply::Aborted),
+                    How::TooLarge => Recorded::NoReply(NoReply::ReplyTooLarge),
+                    How::Running | How::Replied(_) => {
+                        Recorded::Done(op, call.run, World::reply_len(call) as u16)
+                    }
+                };
+                self.write_record(h, call, state);
+            }
+        }
+        call.step = Step::Completed;
+        Ok(true)
+    }
+
+    fn call_answer(&mut self, h: usize, call: &mut Call) -> Check {
+        let Some(running) = call.running.take() else { return Ok(()) };
+        let now = self.host_now(h);
+        let server = &mut self.hosts[h].server;
+        let mut kept = 0;
+        match call.plan.end {
+            End::Abort => server.abort(now, running),
+            End::RollBack => server.roll_back(now, running),
+            End::TooLarge => {
+                let max = running.reply_len_max();
+                let result = server.reply(now, running, &self.scratch[..max + 1]);
+                ensure!(result.is_err() || call.one_way, "S15: a reply above {max} was taken");
+            }
+            End::Reply | End::Refuse => {
+                let len = World::reply_len(call);
+                if len > 0 {
+                    let op = call.op.unwrap_or(0);
+                    body::write_reply(op, call.run, call.plan.pad, &mut self.scratch);
+                }
+                let result = server.reply(now, running, &self.scratch[..len]);
+                ensure!(result.is_ok(), "a reply of {len} bytes was refused: {result:?}");
+                kept = len;
+            }
+        }
+        self.finished(call, kept as u32)
+    }
+
+    fn finished(&mut self, call: &Call, kept: u32) -> Check {
+        if call.op.is_none() {
+            return Ok(());
+        }
+        self.model.finished(call.session, call.key.xid().get(), call.idempotent, kept)
+    }
+
+    /// Lets calls whose delay is over go on.
+    pub(super) fn run_due_calls(&mut self, h: usize) -> Check {
+        let mut at = 0;
+        while at < self.hosts[h].calls.len() {
+            if self.hosts[h].calls[at].due <= self.now {
+                let mut call = self.hosts[h].calls.swap_remove(at);
+                // It may wait before its next step, not before this one again.
+                call.plan.delays[call.step as usize] = 0;
+                self.run_call(h, call)?;
+            } else {
+                at += 1;
+            }
+        }
+        Ok(())
+    }
+
+    // The ledger.
+
+    fn write_record(&mut self, h: usize, call: &Call, state: Recorded) {
+        if call.op.is_none() {
+            return;
+        }
+        let host = &mut self.hosts[h];
+        let Some(session) = host.server.session_record(call.key.session()) else { return };
+        let Some((_, digest)) = host.server.record_of(call.key) else { return };
+        host.commit += 1;
+        host.server.set_commit(host.commit);
+        let record = Record { xid: call.key.xid().get(), digest, state };
+        self.model.sessions[call.session as usize].write(session, record);
+        self.trace
+            .note(|| format!("  the ledger of s{h} has {record:?} of session {}", call.session));
+    }
+
+    /// The process of a server dies, and another one starts, with its ledger or with nothing.
+    pub(super) fn restart(&mut self, h: usize, with_ledger: bool) -> Check {
+        self.trace.note(|| format!("s{h} dies; ledger kept: {with_ledger}"));
+        self.faults[if with_ledger { Fault::RestartLedger } else { Fault::Restart } as usize] += 1;
+        for l in 0..self.links.len() {
+            if self.links[l].used && self.links[l].host == h {
+                let link = &mut self.links[l];
+                link.conn = None;
+                link.server_open = false;
+                link.up.clear();
+                if self.rng.one_in(2) {
+                    let lost = self.rng.below(link.down.on_the_way() as u64 + 1) as usize;
+                    link.down.lose(lost);
+                }
+                link.held &= self.rng.one_in(2);
+            }
+        }
+        self.model.died(h);
+        let host = &mut self.hosts[h];
+        host.calls.clear();
+        host.life += 1;
+        (host.draining, host.drained) = (false, false);
+        let mut config = self.profile.server;
+        if !with_ledger {
+            host.commit = 0;
+            self.ids[h] = profile::server_id(h, host.life);
+        }
+        config.server = self.ids[h];
+        config.commit = host.commit;
+        host.server = Server::new(config, &profile::methods()).expect("methods differ");
+        if with_ledger {
+            self.restore(h)?;
+        } else {
+            for session in &mut self.model.sessions {
+                if usize::from(session.host) == h {
+                    session.page = None;
+                }
+            }
+        }
+        self.model.kept_floor[h] = self.hosts[h].server.counters().kept_bytes;
+        Ok(())
+    }
+
+    fn restore(&mut self, h: usize) -> Check {
+        let now = self.host_now(h);
+        for number in 0..self.model.sessions.len() {
+            let session = &self.model.sessions[number];
+            if usize::from(session.host) != h {
+                continue;
+            }
+            let Some(page) = session.page.clone() else { continue };
+            let key = self.hosts[h].server.restore_session(now, page.session);
+            ensure!(key.is_some(), "session {number} could not be restored");
+            let Some(key) = key else { continue };
+            let number = session_number(page.session.id);
+            self.model.restored(number, page.session.acked, now.as_nanos());
+            for record in page.records.iter().flatten() {
+                self.restore_record(h, number, key, record);
+            }
+        }
+        Ok(())
+    }
+
+    fn restore_record(
+        &mut self,
+        h: usize,
+        number: u32,
+        key: oncewire_core::SessionKey,
+        record: &Record,
+    ) {
+        let mut len = 0;
+        let state = match record.state {
+            Recorded::Started => RecordState::Started,
+            Recorded::NoReply(why) => RecordState::NoReply(why),
+            Recorded::Done(op, run, bytes) => {
+                len = usize::from(bytes);
+                if len > 0 {
+                    body::write_reply(op, run, len - body::REPLY_HEAD, &mut self.scratch);
+                }
+                RecordState::Done(&self.scratch[..len])
+            }
+        };
+        let Some(xid) = oncewire_core::Xid::new(record.xid) else { return };
+        let call = CallRecord { xid, digest: record.digest, state };
+        if self.hosts[h].server.restore_call(key, call) {
+            self.model.restored_call(number, record.xid, len as u32);
+        }
+    }
+
+    /// What a server's clock shows.
+    #[inline]
+    pub(super) fn host_now(&self, h: usize) -> Instant {
+        self.hosts[h].clock.read(self.now)
+    }
+
+    /// A server is told to drain.
+    pub(super) fn drain(&mut self, h: usize) {
+        if !self.hosts[h].draining {
+            let grace = [200 * MS, 5_000 * MS][self.rng.below(2) as usize];
+            self.trace.note(|| format!("s{h} drains"));
+            self.faults[Fault::Drain as usize] += 1;
+            let now = self.host_now(h);
+            self.hosts[h].draining = true;
+            self.hosts[h].server.drain(now, std::time::Duration::from_nanos(grace));
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Connections as two byte queues that can be split, delayed, held back and cut at any byte.
+
+use oncewire_core::{ConnId, wire};
+
+/// Bytes on their way in one direction: written at the end, handed to the reader from the front.
+#[derive(Default)]
+pub struct Pipe {
+    buf: Vec<u8>,
+    /// The reader has taken everything before this.
+    head: usize,
+    /// The reader may see everything before this.
+    arrived: usize,
+    /// Everything before this was written.
+    tail: usize,
+}
+
+impl std::fmt::Debug for Pipe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}..{}..{}", self.head, self.arrived, self.tail)
+    }
+}
+
+impl Pipe {
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        (self.head, self.arrived, self.tail) = (0, 0, 0);
+    }
+
+    /// Bytes written and not seen by the reader.
+    pub fn on_the_way(&self) -> usize {
+        self.tail - self.arrived
+    }
+
+    /// Whether the reader has taken every byte.
+    pub fn is_empty(&self) -> bool {
+        self.head == self.tail
+    }
+
+    /// Room of `len` bytes for a writer; say how many were used with [`wrote`](Pipe::wrote).
+    #[inline]
+    pub fn room(&mut self, len: usize) -> &mut [u8] {
+        if self.head == self.tail {
+            self.clear();
+        }
+        let end = self.tail + len;
+        if self.buf.len() < end {
+            self.buf.resize(end, 0);
+        }
+        &mut self.buf[self.tail..end]
+    }
+
+    /// Bytes of the room that were written.
+    #[inline]
+    pub fn wrote(&mut self, len: usize) {
+        self.tail += len;
+    }
+
+    /// Puts bytes at the end.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.room(bytes.len()).copy_from_slice(bytes);
+        self.wrote(bytes.len());
+    }
+
+    /// Lets at most `len` more bytes arrive; returns how many did.
+    #[inline]
+    pub fn arrive(&mut self, len: usize) -> usize {
+        let len = len.min(self.on_the_way());
+        self.arrived += len;
+        len
+    }
+
+    /// What has arrived and was not taken.
+    #[inline]
+    pub fn arrived(&self) -> &[u8] {
+        &self.buf[self.head..self.arrived]
+    }
+
+    /// The same, to be damaged.
+    pub fn on_the_way_mut(&mut self) -> &mut [u8] {
+        &mut self.buf[self.arrived..self.tail]
+    }
+
+    /// The last `len` bytes on the way never arrive, and nothing may be written after them.
+    pub fn lose(&mut self, len: usize) {
+        self.tail -= len.min(self.on_the_way());
+    }
+
+    /// The reader never sees the first `len` bytes on the way; everything before them was taken.
+    pub fn skip(&mut self, len: usize) {
+        self.arrived += len;
+        self.head = self.arrived;
+    }
+
+    /// The reader took `len` bytes.
+    #[inline]
+    pub fn take(&mut self, len: usize) {
+        self.head += len;
+    }
+}
+
+/// Takes out of whole frames those that are lost; returns how many bytes are left, and how many frames were lost.
+pub fn lose_frames(bytes: &mut [u8], mut lost: impl FnMut() -> bool) -> (usize, u64) {
+    let (mut at, mut kept, mut count) = (0, 0, 0);
+    while let Some(front) = wire::front(&bytes[at..]) {
+        let end = (at + front.len).min(bytes.len());
+        if lost() {
+            count += 1;
+        } else {
+            bytes.copy_within(at..end, kept);
+            kept += end - at;
+        }
+        at = end;
+    }
+    (kept, count)
+}
+
+/// One connection.
+#[derive(Debug, Default)]
+pub struct Link {
+    /// Which client dialled.
+    pub peer: usize,
+    /// Which server answered.
+    pub host: usize,
+    /// The server's name for it, until it has let go or was told of the end.
+    pub conn: Option<ConnId>,
+    /// The session that it is bound to, once the server has said so.
+    pub session: Option<u32>,
+    /// To the server.
+    pub up: Pipe,
+    /// To the client.
+    pub down: Pipe,
+    /// The client has not let go of it.
+    pub client_open: bool,
+    /// The server has not let go of it.
+    pub server_open: bool,
+    /// What is written is lost, and nobody is told.
+    pub silent: bool,
+    /// Neither end is told of the other's close before faults stop or a fault says so.
+    pub held: bool,
+    /// The server has more to write, perhaps the rest of a frame.
+    pub unsent: bool,
+    /// Whether the place is taken.
+    pub used: bool,
+}
+
+impl Link {
+    /// A new connection in this place.
+    pub fn open(&mut self, peer: usize, host: usize, conn: ConnId) {
+        self.up.clear();
+        self.down.clear();
+        let (up, down) = (std::mem::take(&mut self.up), std::mem::take(&mut self.down));
+        *self = Link {
+            peer,
+            host,
+            conn: Some(conn),
+            up,
+            down,
+            client_open: true,
+            server_open: true,
+            used: true,
+            ..Link::default()
+        };
+    }
+}

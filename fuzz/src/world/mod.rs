@@ -1,0 +1,359 @@
+//! A simulated world: clients, servers behind one address, connections, clocks and crashes, all from one seed.
+//!
+//! Nothing here is chance but what [`Rng`] gives, so a seed replays exactly. After every turn the reference [`model`]
+//! is asked whether every promise was kept:
+//!
+//! - an operation, and an xid of a session, is executed at most once, idempotent ones excepted; never once its client
+//!   was told that it was not executed, neither before nor after;
+//! - a reply is the one that this operation's execution gave, byte for byte, whenever and however often it is sent;
+//! - a call has one outcome, or `Unknown` with a ticket and then one; a forgotten or one-way call has none;
+//! - calls of a session are let in by xid (S13), sessions end when they may (S6);
+//! - the bytes that a server keeps, and its calls that run, are what the model says, and within its budgets;
+//! - no machine calls an undamaged peer a breaker of the protocol;
+//! - once faults stop, every call ends, and everything is released.
+//!
+//! In a world with damage (`Profile::corrupt`), the first client's bytes may be changed on their way. The wire has no
+//! checksum, so of that client nothing is checked but that nobody panics, that no budget is exceeded and that all is
+//! released in the end; and of servers that it reached, kept bytes are not compared with the model's any more. Every
+//! check of the other clients stands.
+
+pub mod body;
+mod faults;
+mod flow;
+pub mod host;
+pub mod link;
+pub mod model;
+pub mod peer;
+pub mod profile;
+pub mod rng;
+mod settle;
+pub mod trace;
+
+use oncewire_core::{Call, Principal, Server};
+
+pub use faults::Fault;
+pub use profile::Broken;
+pub use trace::{Check, Trace, Violation};
+
+use host::Host;
+use link::Link;
+use model::{Model, Stage};
+use peer::{Clock, Peer};
+use profile::{MS, Profile};
+use rng::{Rng, mix};
+use std::time::Duration;
+use trace::ensure;
+
+/// What a run came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Calls made.
+    pub calls: u64,
+    /// Executions.
+    pub runs: u64,
+    /// Frames that servers have read.
+    pub frames: u64,
+    /// Turns taken.
+    pub turns: u64,
+    /// Simulated nanoseconds.
+    pub simulated: u64,
+    /// Faults by kind.
+    pub faults: [u64; Fault::KINDS],
+    /// Outcomes: reply, no reply, not executed, unknown with a ticket, unknown for good.
+    pub outcomes: [u64; 5],
+    /// The run's hash.
+    pub hash: u64,
+}
+
+impl Report {
+    /// Adds another run.
+    pub fn add(&mut self, other: &Report) {
+        self.calls += other.calls;
+        self.runs += other.runs;
+        self.frames += other.frames;
+        self.turns += other.turns;
+        self.simulated += other.simulated;
+        for (sum, more) in self.faults.iter_mut().zip(other.faults) {
+            *sum += more;
+        }
+        for (sum, more) in self.outcomes.iter_mut().zip(other.outcomes) {
+            *sum += more;
+        }
+        self.hash = mix(self.hash ^ other.hash);
+    }
+}
+
+/// Everything.
+#[derive(Debug)]
+pub struct World {
+    seed: u64,
+    profile: Profile,
+    rng: Rng,
+    now: u64,
+    turns: u64,
+    calls: u64,
+    peers: Vec<Peer>,
+    hosts: Vec<Host>,
+    ids: [oncewire_core::ServerId; 2],
+    links: Vec<Link>,
+    model: Model,
+    faults: [u64; Fault::KINDS],
+    scratch: Vec<u8>,
+    /// What happened.
+    pub trace: Trace,
+    /// Faults have stopped.
+    calm: bool,
+}
+
+/// Runs the world of a seed for so many calls.
+///
+/// # Errors
+/// The first promise that was broken.
+pub fn run(seed: u64, calls: u64, broken: Broken, trace: &mut Trace) -> Result<Report, Violation> {
+    let mut world = World::new(seed, broken);
+    std::mem::swap(&mut world.trace, trace);
+    let result = world.live(calls);
+    if let Err(violation) = &result {
+        let (turn, now) = (world.turns, world.now / 1000);
+        world.trace.note(|| format!("turn {turn}, {now} µs: {}", violation.0));
+    }
+    std::mem::swap(&mut world.trace, trace);
+    result
+}
+
+impl World {
+    /// The world of a seed.
+    pub fn new(seed: u64, broken: Broken) -> World {
+        let profile = Profile::of(seed, broken);
+        let mut rng = Rng::new(seed);
+        let ids = [profile::server_id(0, 0), profile::server_id(1, 0)];
+        let clock = |rng: &mut Rng| Clock {
+            ahead: rng.below(3_600_000 * MS) as i64,
+            drift: if profile.drift { rng.below(5) as i64 - 2 } else { 0 },
+        };
+        let hosts = (0..profile.hosts).map(|h| {
+            let mut config = profile.server;
+            config.server = ids[h];
+            Host {
+                server: Server::new(config, &profile::methods()).expect("methods differ"),
+                clock: clock(&mut rng),
+                links: Vec::new(),
+                calls: Vec::new(),
+                life: 0,
+                commit: 0,
+                draining: false,
+                drained: false,
+                exact: !profile.corrupt,
+            }
+        });
+        let hosts = hosts.collect();
+        let peers = (0..profile.clients).map(|p| {
+            let principal = Principal(p as u64 / 2);
+            let mut peer = Peer::new(profile.client, principal, clock(&mut rng));
+            peer.tainted = profile.corrupt && p == 0;
+            peer
+        });
+        let peers = peers.collect();
+        World {
+            seed,
+            rng,
+            now: 0,
+            turns: 0,
+            calls: 0,
+            peers,
+            hosts,
+            ids,
+            links: Vec::new(),
+            model: Model { lossy: profile.lossy, ..Model::default() },
+            faults: [0; Fault::KINDS],
+            scratch: vec![0; 8192],
+            trace: Trace::default(),
+            calm: false,
+            profile,
+        }
+    }
+
+    fn live(&mut self, calls: u64) -> Result<Report, Violation> {
+        let profile = &self.profile;
+        self.trace.note(|| format!("{profile:?}"));
+        while self.calls < calls {
+            self.turn()?;
+        }
+        self.settle()?;
+        Ok(Report {
+            calls: self.calls,
+            runs: u64::from(self.model.runs),
+            frames: self.model.frames,
+            turns: self.turns,
+            simulated: self.now,
+            faults: self.faults,
+            outcomes: self.model.outcomes,
+            hash: self.trace.hash(),
+        })
+    }
+
+    fn turn(&mut self) -> Check {
+        self.turns += 1;
+        self.now += self.rng.below(2 * MS);
+        let p = self.rng.below(self.peers.len() as u64) as usize;
+        if self.rng.one_in(self.profile.fault_in) {
+            self.fault(p)?;
+        }
+        if self.turns.is_multiple_of(8) {
+            self.fire_timers()?;
+        }
+        self.make_calls(p)?;
+        if let Some(l) = self.peers[p].link {
+            self.exchange(l)?;
+        } else if self.peers[p].away_until <= self.now && !self.rng.one_in(4) {
+            self.dial(p)?;
+        }
+        for h in 0..self.hosts.len() {
+            if self.hosts[h].drained {
+                let keep = self.profile.ledger;
+                self.restart(h, keep)?;
+            }
+            if !self.hosts[h].calls.is_empty() {
+                self.run_due_calls(h)?;
+                self.pump_host(h)?;
+            }
+        }
+        self.check()
+    }
+
+    /// Moves bytes both ways, as far as chance lets them.
+    fn exchange(&mut self, l: usize) -> Check {
+        let odd = self.rng.one_in(self.profile.split_in);
+        if odd && self.rng.one_in(4) {
+            self.faults[Fault::Delay as usize] += 1;
+            let p = self.links[l].peer;
+            return self.flush_peer(p);
+        }
+        let (p, h) = (self.links[l].peer, self.links[l].host);
+        self.flush_peer(p)?;
+        let up = self.part(odd, self.links[l].up.on_the_way());
+        self.deliver_up(l, up)?;
+        self.pump_host(h)?;
+        self.flush_unsent(l)?;
+        let down = self.part(odd, self.links[l].down.on_the_way());
+        self.deliver_down(l, down)?;
+        if self.rng.one_in(2) {
+            self.flush_peer(p)?;
+        }
+        self.close_ends(l)
+    }
+
+    fn part(&mut self, odd: bool, len: usize) -> usize {
+        if !odd || len == 0 {
+            return len;
+        }
+        match self.rng.below(4) {
+            0 => 0,
+            1 => self.rng.below(16.min(len as u64)) as usize,
+            2 => len,
+            _ => self.rng.below(len as u64 + 1) as usize,
+        }
+    }
+
+    /// What must be true at any time.
+    fn check(&mut self) -> Check {
+        for h in 0..self.hosts.len() {
+            let counters = self.hosts[h].server.counters();
+            let holds = &self.model.holds[h];
+            let budget = self.profile.server.kept_max.max(self.model.kept_floor[h]);
+            ensure!(counters.kept_bytes <= budget, "S11: s{h} keeps {counters:?}");
+            if self.hosts[h].exact {
+                let (hard, soft) = (holds.hard, holds.soft);
+                ensure!(
+                    (hard..=hard + soft).contains(&counters.kept_bytes),
+                    "s{h} keeps {} bytes, the model {hard} to {}",
+                    counters.kept_bytes,
+                    hard + soft
+                );
+                ensure!(
+                    counters.running == holds.running,
+                    "s{h} runs {} calls, the model {}",
+                    counters.running,
+                    holds.running
+                );
+            }
+        }
+        Ok(())
+    }
+
+    // Calls.
+
+    fn make_calls(&mut self, p: usize) -> Check {
+        let slots = u64::from(self.profile.slots);
+        let room = 32usize.saturating_sub(self.peers[p].client.pending()) as u64;
+        let count = self.rng.range(0, 2 * slots).min(room);
+        let now = self.peer_now(p);
+        for _ in 0..count {
+            self.make_call(p, now);
+        }
+        if self.rng.one_in(self.profile.odd_in) {
+            self.drop_interest(p, now)?;
+        }
+        Ok(())
+    }
+
+    fn make_call(&mut self, p: usize, now: oncewire_core::Instant) {
+        let chance = self.rng.next_u64();
+        let odd = (chance >> 32).is_multiple_of(self.profile.odd_in);
+        let mut method = profile::PLAIN;
+        let (mut idempotent, mut one_way, mut fail_fast) = (false, false, false);
+        let mut timeout = 30_000 * MS;
+        let mut pad = (chance & 31) as usize;
+        if odd {
+            (method, idempotent) = match (chance >> 8) % 8 {
+                0 | 1 => (profile::IDEM, true),
+                2 => (profile::LONG, false),
+                3 => (profile::TRANSACTION, false),
+                4 => (profile::ABSENT, false),
+                5 => (profile::IDEM, self.profile.ledger),
+                _ => (method, (chance >> 9).is_multiple_of(32)),
+            };
+            one_way = (chance >> 16).is_multiple_of(8);
+            fail_fast = (chance >> 20).is_multiple_of(4);
+            timeout = match (chance >> 24) % 4 {
+                0 => chance >> 40 & 0x3f_ffff,
+                1 => (chance >> 40) % (2_000 * MS),
+                _ => timeout,
+            };
+            if (chance >> 28).is_multiple_of(8) {
+                pad = (chance >> 44) as usize % 2_000;
+            }
+        }
+        let op = self.model.begin(p, idempotent, one_way);
+        let len = body::write_request(op, pad, &mut self.scratch);
+        let mut call = Call::new(method, &self.scratch[..len]);
+        call.timeout = Duration::from_nanos(timeout);
+        (call.idempotent, call.one_way, call.fail_fast) = (idempotent, one_way, fail_fast);
+        self.calls += 1;
+        let peer = &mut self.peers[p];
+        match peer.client.call(now, call) {
+            Ok(id) => peer.made(id, op, one_way),
+            Err(_) => self.model.ops[op as usize].stage = Stage::Never,
+        }
+    }
+
+    /// Cancels or forgets a call or a ticket.
+    fn drop_interest(&mut self, p: usize, now: oncewire_core::Instant) -> Check {
+        let chance = self.rng.next_u64();
+        let Some(id) = self.peers[p].recent(chance) else { return Ok(()) };
+        let peer = &mut self.peers[p];
+        if chance & 0x100 != 0 {
+            self.faults[Fault::Cancel as usize] += 1;
+            peer.client.cancel(now, id);
+        } else {
+            self.faults[Fault::Forget as usize] += 1;
+            peer.client.forget(now, id);
+            if let Some(op) = peer.op(id) {
+                self.trace.note(|| format!("c{p} forgets op {op}"));
+                self.model.ops[op as usize].stage = Stage::Unheard;
+                peer.over(id);
+            }
+        }
+        self.pump_peer(p)
+    }
+}

@@ -1,0 +1,115 @@
+//! A client of the world, its clock, and the operations it waits for.
+
+use oncewire_core::{CallId, Client, ClientConfig, Heap, Instant, Principal};
+
+/// A clock that runs at a rate of its own and jumps.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clock {
+    /// Nanoseconds ahead of the world.
+    pub ahead: i64,
+    /// The rate's deviation, in 1/64.
+    pub drift: i64,
+}
+
+impl Clock {
+    /// What it shows when it is `now` in the world.
+    #[inline]
+    pub fn read(&self, now: u64) -> Instant {
+        let shown = (now as i64 + self.ahead + (now as i64 >> 6) * self.drift).max(0);
+        Instant::from_nanos(shown as u64)
+    }
+
+    /// When it is `at` on this clock, in the world; not exact, but never too late by more than a moment.
+    pub fn world(&self, at: Instant, now: u64) -> u64 {
+        let shown = self.read(now).as_nanos();
+        let wait = at.as_nanos().saturating_sub(shown);
+        // A slow clock takes longer; a fast one shorter: asking too early only asks again.
+        now + wait - (wait >> 6) * self.drift.max(0) as u64
+    }
+}
+
+/// A client and what the world knows of it.
+pub struct Peer {
+    /// The machine.
+    pub client: Client<Heap>,
+    /// Its connection.
+    pub link: Option<usize>,
+    /// Who the transport says it is.
+    pub principal: Principal,
+    /// Its clock.
+    pub clock: Clock,
+    /// The operations it waits for, by the index of their calls.
+    calls: Vec<Option<(CallId, u32)>>,
+    /// Some of its calls, for cancels and forgets.
+    recent: [Option<CallId>; 8],
+    /// Bytes of its connections were damaged: nothing is known of its operations any more.
+    pub tainted: bool,
+    /// It makes no connection before this.
+    pub away_until: u64,
+    /// It has reported that it is closed.
+    pub closed: bool,
+}
+
+impl Peer {
+    /// A client without a connection.
+    pub fn new(config: ClientConfig, principal: Principal, clock: Clock) -> Peer {
+        Peer {
+            client: Client::new(config),
+            link: None,
+            principal,
+            clock,
+            calls: Vec::new(),
+            recent: [None; 8],
+            tainted: false,
+            away_until: 0,
+            closed: false,
+        }
+    }
+
+    /// Remembers which operation a call makes.
+    #[inline]
+    pub fn made(&mut self, id: CallId, op: u32, unheard: bool) {
+        self.recent[op as usize % 8] = Some(id);
+        if unheard {
+            return;
+        }
+        if self.calls.len() <= id.index() {
+            self.calls.resize(id.index() + 1, None);
+        }
+        self.calls[id.index()] = Some((id, op));
+    }
+
+    /// The operation that a call makes, unless its outcome has come.
+    #[inline]
+    pub fn op(&self, id: CallId) -> Option<u32> {
+        match self.calls.get(id.index()) {
+            Some(Some((known, op))) if *known == id => Some(*op),
+            _ => None,
+        }
+    }
+
+    /// The call's id is not valid any more.
+    #[inline]
+    pub fn over(&mut self, id: CallId) {
+        self.calls[id.index()] = None;
+    }
+
+    /// A call that was made not long ago.
+    pub fn recent(&self, chance: u64) -> Option<CallId> {
+        self.recent[chance as usize % 8]
+    }
+
+    /// Operations that wait for an outcome.
+    pub fn waits_for(&self) -> impl Iterator<Item = u32> + '_ {
+        self.calls.iter().flatten().map(|(_, op)| *op)
+    }
+}
+
+impl std::fmt::Debug for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Peer")
+            .field("client", &self.client)
+            .field("link", &self.link)
+            .finish_non_exhaustive()
+    }
+}

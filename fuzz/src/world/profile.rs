@@ -1,0 +1,179 @@
+//! What kind of world a seed stands for.
+
+use std::time::Duration;
+
+use oncewire_core::{
+    ClientConfig, MethodId, MethodSpec, ServerConfig, ServerId, ServiceName, SessionId,
+};
+
+use super::rng::{Rng, mix};
+
+/// Nanoseconds in a millisecond.
+pub const MS: u64 = 1_000_000;
+
+/// Executed at most once; recorded where there is a ledger.
+pub const PLAIN: MethodId = MethodId::of("world.plain");
+/// The same, with long replies.
+pub const LONG: MethodId = MethodId::of("world.long");
+/// Declared idempotent.
+pub const IDEM: MethodId = MethodId::of("world.idem");
+/// Its effects and its record are one transaction (S29).
+pub const TRANSACTION: MethodId = MethodId::of("world.transaction");
+/// Not offered.
+pub const ABSENT: MethodId = MethodId::of("world.absent");
+
+/// Longest reply of a short method, and of a long one.
+pub const REPLY_MAX: u32 = 96;
+/// Longest reply of `LONG`.
+pub const LONG_REPLY_MAX: u32 = 4000;
+
+/// What every server offers.
+pub fn methods() -> [MethodSpec; 4] {
+    let spec = |id| {
+        let mut spec = MethodSpec::new(id);
+        spec.reply_len_max = REPLY_MAX;
+        spec
+    };
+    let mut all = [spec(PLAIN), spec(LONG), spec(IDEM), spec(TRANSACTION)];
+    all[1].reply_len_max = LONG_REPLY_MAX;
+    all[2].idempotent = true;
+    all
+}
+
+/// How a machine is broken on purpose.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Broken {
+    /// It is not.
+    #[default]
+    No,
+    /// The server runs every request that comes, also one that it has run.
+    NoDedup,
+    /// The server forgets kept replies after a time, as many do.
+    Forgetful,
+    /// The client uses an xid twice.
+    Reuse,
+}
+
+/// The kind of a world.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    /// Clients.
+    pub clients: usize,
+    /// Servers behind the one address.
+    pub hosts: usize,
+    /// Whether servers keep a ledger.
+    pub ledger: bool,
+    /// Slots granted to a session.
+    pub slots: u32,
+    /// Bytes of the slices that the machines write to.
+    pub out_len: usize,
+    /// A turn brings a fault once in so many times.
+    pub fault_in: u64,
+    /// A call is unusual once in so many times, and so is what a handler does.
+    pub odd_in: u64,
+    /// Bytes are split once in so many deliveries.
+    pub split_in: u64,
+    /// The first client's connections may be damaged.
+    pub corrupt: bool,
+    /// Links lose whole frames without breaking (S27).
+    pub lossy: bool,
+    /// Clocks drift.
+    pub drift: bool,
+    /// Longest delay of a handler, in nanoseconds.
+    pub delay_max: u64,
+    /// What the clients are configured with.
+    pub client: ClientConfig,
+    /// What the servers are configured with.
+    pub server: ServerConfig,
+    /// How a machine is broken on purpose.
+    pub broken: Broken,
+}
+
+impl Profile {
+    /// The world of a seed.
+    pub fn of(seed: u64, broken: Broken) -> Profile {
+        let mut rng = Rng::new(mix(seed ^ 0x7072_6f66));
+        let slots = [1, 2, 3, 4, 6, 8, 8, 8][rng.below(8) as usize];
+        let mut server = ServerConfig::new(
+            ServerId::from_bytes([0; 16]),
+            ServiceName::new("world").expect("short"),
+        );
+        server.slots = slots;
+        server.request_len_max = 8192;
+        server.reply_len_max = 4096;
+        server.keepalive = Duration::from_millis([400, 2_000, 10_000][rng.below(3) as usize]);
+        server.lease = Duration::from_millis([1_500, 20_000, 300_000][rng.below(3) as usize]);
+        server.lease_unused = Duration::from_millis([500, 10_000][rng.below(2) as usize]);
+        match rng.below(6) {
+            0 => server.kept_max = rng.range(300, 6_000),
+            1 => server.kept_per_principal_max = rng.range(300, 5_000),
+            2 => server.kept_per_session_max = rng.range(200, 4_500),
+            _ => {}
+        }
+        let mut client = ClientConfig::default();
+        client.slots = 8;
+        client.reply_len_max = 4096;
+        client.ack_delay = Duration::from_millis([0, 5, 100][rng.below(3) as usize]);
+        client.ack_bytes = [64, 1_000, 64 << 10][rng.below(3) as usize];
+        client.calls_max = 40;
+        client.pending_bytes_max = 64 << 10;
+        let mut profile = Profile {
+            clients: rng.range(1, 8) as usize,
+            hosts: 1 + usize::from(rng.one_in(6)),
+            ledger: rng.one_in(3),
+            slots,
+            out_len: [256, 700, 4096, 16 << 10][rng.below(4) as usize],
+            fault_in: [5, 8, 8, 12][rng.below(4) as usize],
+            odd_in: [4, 12, 24][rng.below(3) as usize],
+            split_in: [3, 10, 40][rng.below(3) as usize],
+            corrupt: rng.one_in(10),
+            lossy: rng.one_in(8),
+            drift: rng.one_in(2),
+            delay_max: [2, 50, 4_000][rng.below(3) as usize] * MS,
+            client,
+            server,
+            broken,
+        };
+        profile.break_it();
+        if profile.lossy {
+            profile.out_len = 16 << 10;
+            profile.server.lossy = true;
+            let after = Duration::from_millis([2, 20, 300][rng.below(3) as usize]);
+            profile.client.resend_after = Some(after);
+        }
+        profile
+    }
+
+    fn break_it(&mut self) {
+        if self.broken != Broken::No {
+            // The broken machines handle whole frames.
+            self.out_len = 16 << 10;
+            self.corrupt = false;
+            self.lossy = false;
+            self.ledger = false;
+            self.hosts = 1;
+        }
+    }
+}
+
+/// The id of the session that a connection may open: unguessable enough, and its number can be read from it.
+pub fn session_id(seed: u64, number: u32) -> SessionId {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&mix(seed ^ mix(u64::from(number))).to_le_bytes());
+    bytes[8..].copy_from_slice(&u64::from(number).to_le_bytes());
+    SessionId::from_bytes(bytes)
+}
+
+/// The number in such an id.
+pub fn session_number(id: SessionId) -> u32 {
+    let bytes = id.to_bytes();
+    u32::from_le_bytes([bytes[8], bytes[9], bytes[10], bytes[11]])
+}
+
+/// The id of a server in its `life`th life.
+pub fn server_id(host: usize, life: u32) -> ServerId {
+    let mut bytes = [0; 16];
+    bytes[0] = host as u8 + 1;
+    bytes[1..5].copy_from_slice(&life.to_le_bytes());
+    ServerId::from_bytes(bytes)
+}

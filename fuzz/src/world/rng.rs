@@ -1,0 +1,53 @@
+//! Chance from a seed.
+
+/// A small generator whose whole state is one number (splitmix64).
+#[derive(Clone, Debug)]
+pub struct Rng(u64);
+
+/// Mixes a number into one whose bits all depend on all of its own.
+#[inline]
+pub const fn mix(number: u64) -> u64 {
+    let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+impl Rng {
+    /// The generator that `seed` stands for.
+    pub fn new(seed: u64) -> Rng {
+        Rng(mix(seed))
+    }
+
+    /// The next number.
+    #[inline]
+    pub fn next_u64(&mut self) -> u64 {
+        let out = mix(self.0);
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        out
+    }
+
+    /// A number below `end`; 0 if `end` is 0.
+    #[inline]
+    pub fn below(&mut self, end: u64) -> u64 {
+        ((u128::from(self.next_u64()) * u128::from(end)) >> 64) as u64
+    }
+
+    /// A number from `from` to `to`, both included.
+    #[inline]
+    pub fn range(&mut self, from: u64, to: u64) -> u64 {
+        from + self.below(to - from + 1)
+    }
+
+    /// True once in `n` times.
+    #[inline]
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+
+    /// A duration in nanoseconds, mostly short, at times as long as `max`.
+    pub fn delay(&mut self, max: u64) -> u64 {
+        let shift = self.below(20);
+        self.below((max >> shift).max(1))
+    }
+}

@@ -1,0 +1,179 @@
+//! The end of a world: faults stop, every call ends, everything is released.
+
+use super::World;
+use super::model::Stage;
+use super::peer::Peer;
+use super::profile::MS;
+use super::trace::{Check, ensure};
+
+/// Within this time without faults, on the world's clock, every call ends.
+const LIVENESS: u64 = 600_000 * MS;
+
+impl World {
+    /// When the next thing is due, in the world.
+    pub(super) fn next_timer(&self) -> u64 {
+        let peers = self.peers.iter().map(|peer| (peer.client.poll_timeout(), peer.clock));
+        let hosts = self.hosts.iter().map(|host| (host.server.poll_timeout(), host.clock));
+        let machines = peers.chain(hosts);
+        let timers = machines.filter_map(|(at, clock)| Some(clock.world(at?, self.now)));
+        let calls = self.hosts.iter().flat_map(|host| host.calls.iter().map(|call| call.due));
+        timers.chain(calls).min().unwrap_or(u64::MAX)
+    }
+
+    /// Tells every machine the time whose moment has come.
+    pub(super) fn fire_timers(&mut self) -> Check {
+        for h in 0..self.hosts.len() {
+            let now = self.host_now(h);
+            if self.hosts[h].server.poll_timeout().is_some_and(|at| at <= now) {
+                self.hosts[h].server.handle_timeout(now);
+                self.pump_host(h)?;
+            }
+        }
+        for p in 0..self.peers.len() {
+            let now = self.peer_now(p);
+            if self.peers[p].client.poll_timeout().is_some_and(|at| at <= now) {
+                self.peers[p].client.handle_timeout(now);
+                self.flush_peer(p)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Faults stop; the promises that hold only then are checked.
+    pub(super) fn settle(&mut self) -> Check {
+        self.trace.note(|| "faults stop".into());
+        self.calm = true;
+        for l in 0..self.links.len() {
+            self.links[l].held = false;
+        }
+        for p in 0..self.peers.len() {
+            self.peers[p].away_until = 0;
+            if self.peers[p].tainted {
+                self.replace(p)?;
+            }
+        }
+        self.until("every call ends", LIVENESS, |world| {
+            world.peers.iter().all(|peer| peer.client.pending() == 0)
+                && world.hosts.iter().all(|host| host.calls.is_empty())
+        })?;
+        for number in 0..self.model.ops.len() {
+            let op = self.model.ops[number];
+            let over = !matches!(op.stage, Stage::Pending | Stage::Ticket);
+            let tainted = self.peers[usize::from(op.peer)].tainted;
+            ensure!(over || tainted, "op {number} never had an outcome: {op:?}");
+        }
+        // S16: an idle client acknowledges soon. Sessions that nobody resumes keep theirs until their leases end.
+        self.until("what is connected is released", 2_000 * MS, |world| {
+            let mut sessions = world.model.sessions.iter();
+            let exact = world.hosts.iter().all(|host| host.exact);
+            !exact || sessions.all(|s| s.link.is_none() || s.holds_nothing())
+        })?;
+        let leave = self.rng.one_in(2);
+        for p in 0..self.peers.len() {
+            if leave || self.rng.one_in(2) {
+                let now = self.peer_now(p);
+                self.peers[p].client.close(now);
+            } else {
+                self.replace(p)?;
+            }
+        }
+        let lease = self.profile.server.lease.as_nanos() as u64;
+        self.until("everything is released", 2 * lease + LIVENESS, |world| {
+            world.hosts.iter().all(|host| {
+                let counters = host.server.counters();
+                counters.kept_bytes == 0 && counters.running == 0 && counters.sessions == 0
+            })
+        })?;
+        for p in 0..self.peers.len() {
+            let peer = &self.peers[p];
+            ensure!(
+                !peer.client.is_closing() || peer.closed,
+                "c{p} is closing and never closed: {peer:?}"
+            );
+        }
+        self.check()
+    }
+
+    /// A client's process dies, and another one takes its place; nobody waits for its calls any more.
+    fn replace(&mut self, p: usize) -> Check {
+        self.trace.note(|| format!("c{p} is replaced"));
+        if let Some(l) = self.peers[p].link {
+            self.leave(l);
+            self.end_link(l)?;
+        }
+        let old = &self.peers[p];
+        for op in old.waits_for().collect::<Vec<_>>() {
+            self.model.ops[op as usize].stage = Stage::Unheard;
+        }
+        let mut new = Peer::new(self.profile.client, old.principal, old.clock);
+        new.away_until = u64::MAX;
+        new.tainted = old.tainted;
+        self.peers[p] = new;
+        Ok(())
+    }
+
+    /// Lets the world go on without faults until `done`, for at most `limit` nanoseconds.
+    fn until(&mut self, what: &str, limit: u64, done: impl Fn(&World) -> bool) -> Check {
+        let end = self.now.saturating_add(limit);
+        for _ in 0..200_000 {
+            self.rest()?;
+            if done(self) {
+                return Ok(());
+            }
+            ensure!(self.now < end, "{what}: not within {} ms\n{}", limit / MS, self.describe());
+            self.now = self.next_timer().max(self.now + 1_000).min(end);
+            self.fire_timers()?;
+        }
+        ensure!(false, "{what}: the world never rests\n{}", self.describe());
+        Ok(())
+    }
+
+    fn describe(&self) -> String {
+        let mut out = String::new();
+        for (p, peer) in self.peers.iter().enumerate() {
+            let (now, at) = (self.peer_now(p), peer.client.poll_timeout());
+            out += &format!("c{p} at {now:?}, next {at:?}: {peer:?}\n");
+        }
+        for (h, host) in self.hosts.iter().enumerate() {
+            let (now, at) = (self.host_now(h), host.server.poll_timeout());
+            out += &format!("s{h} at {now:?}, next {at:?}, {:?}: {host:?}\n", host.calls);
+        }
+        for link in self.links.iter().filter(|link| link.used) {
+            out += &format!("{link:?}\n");
+        }
+        out
+    }
+
+    /// Moves everything that can move now.
+    fn rest(&mut self) -> Check {
+        for _ in 0..6 {
+            for h in 0..self.hosts.len() {
+                if self.hosts[h].drained {
+                    let keep = self.profile.ledger;
+                    self.restart(h, keep)?;
+                }
+                self.run_due_calls(h)?;
+                self.pump_host(h)?;
+            }
+            for p in 0..self.peers.len() {
+                if self.peers[p].link.is_none() && self.peers[p].away_until <= self.now {
+                    self.dial(p)?;
+                }
+                self.flush_peer(p)?;
+            }
+            for l in 0..self.links.len() {
+                if !self.links[l].used {
+                    continue;
+                }
+                let h = self.links[l].host;
+                self.deliver_up(l, usize::MAX)?;
+                self.pump_host(h)?;
+                self.flush_unsent(l)?;
+                self.deliver_down(l, usize::MAX)?;
+                self.close_ends(l)?;
+            }
+            self.check()?;
+        }
+        Ok(())
+    }
+}
