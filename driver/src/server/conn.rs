@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use oncewire_core::{ConnId, Incoming, Request};
+use oncewire_core::{ConnId, Incoming, Instant, Request};
 
 use super::handler::{Execution, Gate};
 use super::state::{Look, Shared};
@@ -56,18 +56,22 @@ impl ConnTask {
     /// Reads while it writes, so that two peers that both write before they read do not wait for each other (C40).
     fn turn(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Turn {
         let shared = self.shared.clone();
-        shared.with(|state, _| state.begin_turn(self.id, cx));
+        let mut now = shared.runtime.now();
+        shared.with_at(now, |state, _| state.begin_turn(self.id, cx));
         for _ in 0..READS_MAX {
-            let read = self.read_once(cx, scratch);
-            let written = self.write_all(cx, scratch);
+            let read = self.read_once(now, cx, scratch);
+            let written = self.write_all(now, cx, scratch);
             match (read, &written) {
                 (Poll::Ready(Err(_) | Ok(0)), _) | (_, Poll::Ready(Err(_))) => return Turn::End,
-                (Poll::Ready(Ok(_)), _) => continue,
+                (Poll::Ready(Ok(_)), _) => {
+                    now = shared.runtime.now();
+                    continue;
+                }
                 (Poll::Pending, _) => {}
             }
             // The stream will wake us for both. What others have done meanwhile is looked for before we sleep.
             let blocked = written.is_pending();
-            let look = shared.with(|state, _| {
+            let look = shared.with_at(now, |state, _| {
                 let look = state.look(self.id);
                 if blocked || matches!(look, Look::Nothing) {
                     state.end_turn(self.id);
@@ -80,7 +84,7 @@ impl ConnTask {
                 Look::Transmit | Look::Nothing => return Turn::Sleep,
             }
         }
-        shared.with(|state, _| state.end_turn(self.id));
+        shared.with_at(now, |state, _| state.end_turn(self.id));
         cx.waker().wake_by_ref();
         Turn::Sleep
     }
@@ -88,6 +92,7 @@ impl ConnTask {
     /// Reads once and hands on what came; `Ready(Ok(0))` at the end of the stream.
     fn read_once(
         &mut self,
+        now: Instant,
         cx: &mut Context<'_>,
         scratch: &mut Scratch,
     ) -> Poll<io::Result<usize>> {
@@ -95,7 +100,7 @@ impl ConnTask {
             let result = self.read.poll_fill(&mut self.stream, cx);
             if let Poll::Ready(Ok(1..)) = result {
                 let mut read = std::mem::take(&mut self.read);
-                let (consumed, wanted) = self.take_data(read.unread());
+                let (consumed, wanted) = self.take_data(now, read.unread());
                 read.consume(consumed);
                 if read.is_empty() {
                     read.release_if_empty();
@@ -110,7 +115,7 @@ impl ConnTask {
         let result = futures_io::AsyncRead::poll_read(stream, cx, &mut scratch.read);
         if let Poll::Ready(Ok(len @ 1..)) = result {
             let data = &scratch.read[..len];
-            let (consumed, wanted) = self.take_data(data);
+            let (consumed, wanted) = self.take_data(now, data);
             if consumed < len {
                 self.read.keep(&data[consumed..]);
                 self.read.prepare(wanted);
@@ -121,12 +126,12 @@ impl ConnTask {
 
     /// Gives the machine what was received, and runs what it admits. Returns how much it took, and how many bytes the
     /// frame at the front of the rest needs.
-    fn take_data(&mut self, data: &[u8]) -> (usize, usize) {
+    fn take_data(&mut self, now: Instant, data: &[u8]) -> (usize, usize) {
         let mut consumed = 0;
         loop {
-            let received = self
-                .shared
-                .with(|state, now| state.machine.handle_data(now, self.id, &data[consumed..]));
+            let received = self.shared.with_at(now, |state, now| {
+                state.machine.handle_data(now, self.id, &data[consumed..])
+            });
             match received {
                 Ok(received) => {
                     consumed += received.consumed;
@@ -167,14 +172,19 @@ impl ConnTask {
 
     /// Writes what is left and what the machine wants to send, until there is nothing more or the stream takes no
     /// more.
-    fn write_all(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<io::Result<()>> {
+    fn write_all(
+        &mut self,
+        now: Instant,
+        cx: &mut Context<'_>,
+        scratch: &mut Scratch,
+    ) -> Poll<io::Result<()>> {
         loop {
             if !self.write.is_empty() {
                 std::task::ready!(self.write.poll_write(&mut self.stream, cx))?;
                 self.write.release();
             }
             let id = self.id;
-            let len = self.shared.with(|state, now| {
+            let len = self.shared.with_at(now, |state, now| {
                 state.take_transmit(id);
                 let mut len = 0;
                 while let Some(more) =

@@ -12,7 +12,7 @@ use oncewire_core::{Admission, CallKey, Instant, NotExecuted, Running, Xid};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::state::Shared;
+use super::state::{Shared, State};
 use crate::runtime::{Runtime, Timer};
 use crate::transport::{BoxFuture, Subject};
 
@@ -137,9 +137,11 @@ impl Gate {
     /// Decides whether the call runs (S17).
     fn start(mut self) -> Option<(Guard, Context)> {
         let admission = self.admission.take()?;
-        // Refused: the client is told why.
-        let running = self.shared.with(|state, now| state.machine.start(now, admission).ok())?;
-        let guard = Guard { shared: self.shared.clone(), running: Some(running) };
+        // Refused: the client is told why. The time is the one that is: those before it may have taken theirs.
+        let now = self.shared.runtime.now();
+        let start = |state: &mut State, now| state.machine.start(now, admission).ok();
+        let running = self.shared.with_at(now, start)?;
+        let guard = Guard { shared: self.shared.clone(), running: Some(running), started: now };
         Some((guard, self.context.clone()))
     }
 
@@ -164,12 +166,14 @@ impl Drop for Gate {
 struct Guard {
     shared: Arc<Shared>,
     running: Option<Running>,
+    started: Instant,
 }
 
 impl Guard {
     fn reply(mut self, body: Bytes) {
         let Some(running) = self.running.take() else { return };
-        self.shared.with(|state, now| {
+        // What is kept has no time.
+        self.shared.with_at(self.started, |state, now| {
             if state.machine.reply(now, running, body).is_err() {
                 state.replies_too_large += 1;
             }

@@ -97,7 +97,12 @@ impl Shared {
 
     /// Runs `f` under the lock, passes the machine's events on, then wakes whom they concern.
     pub(super) fn with<T>(&self, f: impl FnOnce(&mut State, Instant) -> T) -> T {
-        let now = self.runtime.now();
+        self.with_at(self.runtime.now(), f)
+    }
+
+    /// The same at a moment that may have passed a little, where nothing depends on the time that is: the clock need
+    /// not be read.
+    pub(super) fn with_at<T>(&self, now: Instant, f: impl FnOnce(&mut State, Instant) -> T) -> T {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let result = f(&mut state, now);
         state.deliver();
