@@ -66,6 +66,8 @@
 
 mod buffer;
 mod client;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod method;
 mod outcome;
 mod runtime;

@@ -1,0 +1,363 @@
+//! Cases of requests that come twice, late or wrong, and of what is kept.
+
+use std::time::Duration;
+
+use oncewire_core::wire::{Frame, Hello, Refuse, Resume};
+use oncewire_core::{NoReply, NotExecuted, ProtocolError, Status, Unknown};
+
+use super::hand::{Hand, hello, request};
+use super::line::Line;
+use super::service::{ADD_ONE, BLOB, FAIL, GET, PANIC, PUT, WAIT, arguments, value};
+use super::world::World;
+use super::{Way, expect_reply, kind};
+use crate::outcome::Outcome;
+
+/// A hand with an open session.
+async fn opened(world: &World, host: &super::world::Host) -> Hand {
+    let mut hand = world.hand(&host.place).await;
+    hand.open().await;
+    hand
+}
+
+pub async fn c11_a_duplicate_while_the_original_runs_is_answered_once(world: World) {
+    let host = world.host().await;
+    let mut hand = opened(&world, &host).await;
+    let body = arguments(&7u64);
+    hand.request(1, 0, WAIT.id(), &body).await;
+    world.waiting(1).await;
+    hand.request(1, 0, WAIT.id(), &body).await;
+    world.counted(&host, "the duplicate", |counters| counters.duplicates == 1).await;
+    world.service.let_go(2);
+    assert_eq!(hand.answer(1).await, (Status::Done, body));
+    // The next frame is the next call's, not a second answer.
+    hand.call(2, 0, GET.id(), &[]).await;
+    assert_eq!(world.service.waiting(), 1);
+}
+
+pub async fn c12_a_duplicate_on_a_new_connection_is_answered_there(world: World) {
+    let host = world.host().await;
+    let mut old = world.hand(&host.place).await;
+    let session = old.open().await.session;
+    let body = arguments(&7u64);
+    old.request(1, 0, WAIT.id(), &body).await;
+    world.waiting(1).await;
+    let mut new = world.hand(&host.place).await;
+    assert_eq!(new.resume(session, 0).await.seen, 1);
+    new.request(1, 0, WAIT.id(), &body).await;
+    world.counted(&host, "the duplicate", |counters| counters.duplicates == 1).await;
+    world.service.let_go(2);
+    assert_eq!(new.answer(1).await, (Status::Done, body));
+    assert_eq!(old.rest().await, [(Frame::Refuse(Refuse::Superseded), Vec::new())]);
+    assert_eq!(world.service.waiting(), 1);
+}
+
+pub async fn c13_a_duplicate_after_completion_gets_the_same_bytes_without_execution(world: World) {
+    let host = world.host().await;
+    let mut hand = opened(&world, &host).await;
+    let body = arguments(&41u64);
+    let first = hand.call(1, 0, ADD_ONE.id(), &body).await;
+    assert_eq!(first, (Status::Done, arguments(&42u64)));
+    for _ in 0..3 {
+        assert_eq!(hand.call(1, 0, ADD_ONE.id(), &body).await, first);
+    }
+    assert_eq!(world.service.runs(), 1);
+}
+
+pub async fn c14_an_application_error_is_kept_and_sent_again(world: World) {
+    let host = world.host().await;
+    let mut hand = opened(&world, &host).await;
+    let first = hand.call(1, 0, FAIL.id(), &[]).await;
+    assert_eq!(first.0, Status::Done, "the handler did its work");
+    let error = value::<Result<u64, String>>(&first.1);
+    assert_eq!(error, Err("no such account".to_owned()));
+    assert_eq!(hand.call(1, 0, FAIL.id(), &[]).await, first);
+    assert_eq!(world.service.runs(), 1);
+}
+
+pub async fn c15_a_delayed_copy_of_an_acknowledged_request_is_dropped(world: World) {
+    let host = world.host().await;
+    let mut hand = opened(&world, &host).await;
+    hand.call(1, 0, ADD_ONE.id(), &arguments(&1u64)).await;
+    hand.call(2, 1, ADD_ONE.id(), &arguments(&2u64)).await;
+    hand.request(1, 0, ADD_ONE.id(), &arguments(&1u64)).await;
+    hand.call(3, 2, ADD_ONE.id(), &arguments(&3u64)).await;
+    assert_eq!(host.server.counters().stale, 1);
+    assert_eq!(world.service.arguments(), [1, 2, 3]);
+}
+
+pub async fn c16_a_late_first_copy_of_a_put_does_not_undo_the_next_put(world: World) {
+    let host = world.host().await;
+    let mut hand = opened(&world, &host).await;
+    let (ten, twenty) = (arguments(&10u64), arguments(&20u64));
+    // The first copy is delayed; this is the retry.
+    hand.call(1, 0, PUT.id(), &ten).await;
+    hand.call(2, 1, PUT.id(), &twenty).await;
+    hand.request(1, 0, PUT.id(), &ten).await;
+    assert_eq!(hand.call(3, 2, GET.id(), &[]).await, (Status::Done, twenty));
+}
+
+pub async fn c17_other_arguments_under_an_old_xid_end_the_session(world: World) {
+    let host = world.host().await;
+    let mut hand = world.hand(&host.place).await;
+    let session = hand.open().await.session;
+    hand.call(1, 0, ADD_ONE.id(), &arguments(&1u64)).await;
+    hand.request(1, 0, ADD_ONE.id(), &arguments(&2u64)).await;
+    let code = ProtocolError::FalseRetry { xid: 1 }.code();
+    let refused = (Frame::Refuse(Refuse::Protocol(code)), Vec::new());
+    assert_eq!(hand.rest().await, [refused], "the old reply is not disclosed");
+    assert_eq!(world.service.arguments(), [1]);
+    assert_eq!(host.server.counters().sessions, 0);
+    let mut hand = world.hand(&host.place).await;
+    hand.send(&Frame::Hello(hello(Some(Resume { session, acked: 0 })))).await;
+    assert_eq!(hand.refused().await, Refuse::SessionUnknown);
+}
+
+pub async fn c17_a_client_told_of_a_false_retry_calls_its_calls_unknown(world: World) {
+    let (place, acceptor) = world.place().await;
+    let client = world.client(&Line::to(place));
+    let calls = [client.call(&ADD_ONE, &1).start(), client.call(&ADD_ONE, &2).start()];
+    let mut server = world.accept(&acceptor).await;
+    server.take_in([1; 16], 0).await;
+    server.requested().await;
+    server.requested().await;
+    let code = ProtocolError::FalseRetry { xid: 1 }.code();
+    server.send(&Frame::Refuse(Refuse::Protocol(code))).await;
+    for call in calls {
+        let outcome = world.within("the call's fate", call).await;
+        assert!(matches!(outcome, Outcome::Unknown(Unknown::SessionEnded, None)), "{outcome:?}");
+    }
+    let mut server = world.accept(&acceptor).await;
+    assert_eq!(server.hello().await.resume, None, "it opens another session");
+}
+
+pub async fn c18_a_retry_with_another_x_and_deadline_is_the_same_request(world: World) {
+    let host = world.host().await;
+    let mut hand = opened(&world, &host).await;
+    let body = arguments(&2u64);
+    hand.call(1, 0, ADD_ONE.id(), &arguments(&1u64)).await;
+    let first = hand.call(2, 0, ADD_ONE.id(), &body).await;
+    let mut again = request(2, 1, ADD_ONE.id());
+    again.remaining_ms = 17;
+    hand.send(&Frame::Request(again, &body)).await;
+    assert_eq!(hand.answer(2).await, first);
+    assert_eq!(world.service.runs(), 2);
+}
+
+pub async fn c19_a_new_xid_on_a_slot_whose_call_runs_changes_nothing(world: World) {
+    wrong_request(world, 3, 0, ProtocolError::SlotBusy { xid: 3, running: 1 }).await;
+}
+
+pub async fn c19_an_x_at_a_running_xid_changes_nothing(world: World) {
+    wrong_request(world, 2, 1, ProtocolError::AckAhead { acked: 1 }).await;
+}
+
+pub async fn c19_an_x_at_the_xid_that_carries_it_changes_nothing(world: World) {
+    wrong_request(world, 2, 2, ProtocolError::AckAhead { acked: 2 }).await;
+}
+
+/// A request of a wrong client, on two slots, while xid 1 runs.
+async fn wrong_request(world: World, xid: u64, acked: u64, error: ProtocolError) {
+    let host = world.host().await;
+    let mut hand = world.hand(&host.place).await;
+    let session = hand.greet(Hello { slots: 2, ..hello(None) }).await.session;
+    hand.request(1, 0, WAIT.id(), &arguments(&7u64)).await;
+    world.waiting(1).await;
+    hand.request(xid, acked, ADD_ONE.id(), &arguments(&1u64)).await;
+    assert_eq!(hand.refused().await, Refuse::Protocol(error.code()));
+    assert_eq!(world.service.runs(), 1);
+    let mut hand = world.hand(&host.place).await;
+    assert_eq!(hand.resume(session, 0).await.seen, 1);
+    hand.ask(1).await;
+    world.service.let_go(1);
+    assert_eq!(hand.answer(1).await, (Status::Done, arguments(&7u64)));
+}
+
+pub async fn c21_an_x_lower_than_before_is_ignored(world: World) {
+    let host = world.host().await;
+    let mut hand = opened(&world, &host).await;
+    hand.call(1, 0, ADD_ONE.id(), &arguments(&1u64)).await;
+    hand.call(2, 1, ADD_ONE.id(), &arguments(&2u64)).await;
+    hand.call(3, 0, ADD_ONE.id(), &arguments(&3u64)).await;
+    hand.ack(0, 0).await;
+    hand.request(1, 0, ADD_ONE.id(), &arguments(&1u64)).await;
+    hand.call(4, 0, ADD_ONE.id(), &arguments(&4u64)).await;
+    assert_eq!(world.service.arguments(), [1, 2, 3, 4], "what was settled stays settled");
+}
+
+pub async fn c22_one_slow_call_lets_thousands_pass_by_and_memory_does_not_grow(world: World) {
+    let host = world.host().await;
+    let line = Line::to(host.place.clone());
+    let client = world.client_with(&line, |options| options.slots = 8);
+    let slow = client.call(&WAIT, &7).start();
+    world.waiting(1).await;
+    for n in 0..3000 {
+        expect_reply(&world, client.call(&ADD_ONE, &n), n + 1).await;
+        // What the others leave is acknowledged by their slots' next calls: at most 10 bytes a slot.
+        assert!(host.server.counters().kept_bytes <= 16 + 8 * 10);
+    }
+    world.service.let_go(1);
+    expect_reply(&world, slow, 7).await;
+}
+
+pub async fn c24_a_call_whose_caller_gave_up_frees_its_slot_once(world: World) {
+    let host = world.host().await;
+    let line = Line::to(host.place.clone());
+    let client = world.client_with(&line, |options| options.slots = 1);
+    let given_up = client.call(&WAIT, &1).timeout(Duration::from_secs(5)).start();
+    world.waiting(1).await;
+    world.advance(Duration::from_secs(6));
+    let outcome = world.within("the deadline", given_up).await;
+    assert!(matches!(outcome, Outcome::Unknown(Unknown::DeadlinePassed, Some(_))), "{outcome:?}");
+    drop(outcome);
+    let next = client.call(&WAIT, &2).start();
+    let after = client.call(&ADD_ONE, &3).start();
+    let cancelled = || line.frames(Way::Up, kind::CANCEL) == 1;
+    world.until("the cancel to leave", cancelled).await;
+    world.service.let_go(1);
+    world.waiting(2).await;
+    assert_eq!(world.service.cancelled(), 1, "the handler was told that nobody waits for it");
+    assert_eq!(host.server.counters().running, 1, "the slot was freed once");
+    world.service.let_go(1);
+    expect_reply(&world, next, 2).await;
+    expect_reply(&world, after, 4).await;
+}
+
+pub async fn c25_a_refused_request_is_refused_again_and_never_executed(world: World) {
+    let unknown = oncewire_core::MethodId::of("conformance.no_such_method");
+    // Room for one reply of `BLOB`, and a little more.
+    let host = world.host_with(|config| config.kept_per_session_max = 5 << 20).await;
+    let mut hand = opened(&world, &host).await;
+    for _ in 0..2 {
+        let answer = hand.call(1, 0, unknown, b"x").await;
+        assert_eq!(answer, (Status::Refused(NotExecuted::UnknownMethod), Vec::new()));
+        let answer = hand.call(2, 0, ADD_ONE.id(), &[0xff; 3]).await;
+        assert_eq!(answer, (Status::Refused(NotExecuted::BadArguments), Vec::new()));
+    }
+    let mib = arguments(&(1u32 << 20));
+    hand.call(3, 0, BLOB.id(), &mib).await;
+    hand.call(4, 3 - 1, BLOB.id(), &mib).await;
+    let overloaded = (Status::Refused(NotExecuted::Overloaded), Vec::new());
+    let runs = world.service.runs();
+    assert_eq!(hand.call(5, 2, BLOB.id(), &mib).await, overloaded);
+    hand.ack(4, 0).await;
+    world.counted(&host, "room", |counters| counters.kept_bytes == 0).await;
+    assert_eq!(hand.call(5, 4, BLOB.id(), &mib).await, overloaded, "though there is room now");
+    assert_eq!(world.service.runs(), runs);
+}
+
+pub async fn c26_a_panic_ends_as_aborted_and_the_server_lives_on(world: World) {
+    let host = world.host().await;
+    let line = Line::to(host.place.clone());
+    let client = world.client(&line);
+    let outcome = world.within("the panic's outcome", client.call(&PANIC, &())).await;
+    assert!(matches!(outcome, Outcome::NoReply(NoReply::Aborted)), "{outcome:?}");
+    let mut hand = opened(&world, &host).await;
+    for _ in 0..2 {
+        let answer = hand.call(1, 0, PANIC.id(), &[]).await;
+        assert_eq!(answer, (Status::NoReply(NoReply::Aborted), Vec::new()));
+    }
+    assert_eq!(host.server.mishaps().panics, 2, "the retry did not run");
+    expect_reply(&world, client.call(&ADD_ONE, &1), 2).await;
+    assert_eq!(client.status().reconnects, 0);
+}
+
+pub async fn c27_at_the_memory_limit_new_calls_are_refused_and_nothing_kept_is_lost(world: World) {
+    // Room for the replies of two calls of `BLOB` of four, which reserve 4 MiB each.
+    let host = world.host_with(|config| config.kept_per_session_max = 8 << 20).await;
+    let mut hand = opened(&world, &host).await;
+    let body = arguments(&(3u32 << 20));
+    let first = hand.call(1, 0, BLOB.id(), &body).await;
+    assert_eq!(first.0, Status::Done);
+    let second = hand.call(2, 0, BLOB.id(), &body).await;
+    assert_eq!(second.0, Status::Done);
+    let third = hand.call(3, 0, BLOB.id(), &body).await;
+    assert_eq!(third, (Status::Refused(NotExecuted::Overloaded), Vec::new()));
+    assert!(hand.call(1, 0, BLOB.id(), &body).await == first, "still there, byte for byte");
+    assert!(hand.call(2, 0, BLOB.id(), &body).await == second, "still there, byte for byte");
+    hand.ack(3, 0).await;
+    assert_eq!(hand.call(4, 3, BLOB.id(), &body).await.0, Status::Done);
+    assert_eq!(world.service.runs(), 3);
+}
+
+pub async fn c28_a_kept_reply_has_no_time_limit_while_its_session_lives(world: World) {
+    let host = world.host_with(|config| config.lease = Duration::from_secs(100_000)).await;
+    let mut hand = world.hand(&host.place).await;
+    let session = hand.open().await.session;
+    let reply = hand.call(1, 0, ADD_ONE.id(), &arguments(&1u64)).await;
+    drop(hand);
+    world.counted(&host, "the loss", |counters| counters.conns == 0).await;
+    world.advance(Duration::from_secs(90_000));
+    let mut hand = world.hand(&host.place).await;
+    hand.resume(session, 0).await;
+    hand.ask(1).await;
+    assert_eq!(hand.answer(1).await, reply);
+    assert_eq!(hand.call(1, 0, ADD_ONE.id(), &arguments(&1u64)).await, reply);
+    assert_eq!(world.service.runs(), 1);
+}
+
+pub async fn c29_control_frames_are_never_kept_and_use_no_xid(world: World) {
+    let host = world.host().await;
+    let mut hand = world.hand(&host.place).await;
+    let session = hand.open().await.session;
+    for _ in 0..3 {
+        hand.send(&Frame::Ping(oncewire_core::wire::Role::Client)).await;
+        let pong = Frame::Pong(oncewire_core::wire::Role::Server);
+        assert_eq!(hand.next().await, Some((pong, Vec::new())));
+        hand.ack(0, 0).await;
+        hand.cancel(1).await;
+        hand.ask(1).await;
+        assert_eq!(hand.answer(1).await, (Status::NotSeen, Vec::new()));
+    }
+    let counters = host.server.counters();
+    assert_eq!((counters.kept_bytes, counters.admitted, counters.refused), (0, 0, 0));
+    drop(hand);
+    let mut hand = world.hand(&host.place).await;
+    assert_eq!(hand.resume(session, 0).await.seen, 0);
+    assert_eq!(hand.call(1, 0, ADD_ONE.id(), &arguments(&1u64)).await.0, Status::Done);
+}
+
+pub async fn c30_a_handler_that_finishes_after_its_session_leaves_nothing_behind(world: World) {
+    let host = world.host().await;
+    let mut hand = opened(&world, &host).await;
+    hand.call(1, 0, ADD_ONE.id(), &arguments(&1u64)).await;
+    hand.request(2, 0, WAIT.id(), &arguments(&2u64)).await;
+    world.waiting(1).await;
+    hand.request(1, 0, ADD_ONE.id(), &arguments(&9u64)).await;
+    hand.refused().await;
+    world.service.let_go(1);
+    let nothing = |counters: &oncewire_core::ServerCounters| {
+        counters.sessions == 0 && counters.running == 0 && counters.kept_bytes == 0
+    };
+    world.counted(&host, "nothing to be left", nothing).await;
+}
+
+pub async fn c39_a_huge_last_reply_is_forgotten_by_the_server_at_once(world: World) {
+    let host = world.host().await;
+    let line = Line::to(host.place.clone());
+    let client = world.client(&line);
+    let outcome = world.within("the reply", client.call(&BLOB, &(4 << 20))).await;
+    // Its length goes before it, as postcard has it: the reply would be too large by that.
+    assert!(matches!(outcome, Outcome::NoReply(NoReply::ReplyTooLarge)), "{outcome:?}");
+    let outcome = world.within("the reply", client.call(&BLOB, &(3 << 20))).await;
+    assert!(matches!(&outcome, Outcome::Reply(reply) if reply.len() == 3 << 20));
+    world.counted(&host, "the memory to be back", |counters| counters.kept_bytes == 0).await;
+}
+
+pub async fn c66_an_acknowledgement_by_bits_frees_what_others_left_beside_a_slow_call(
+    world: World,
+) {
+    let host = world.host().await;
+    let line = Line::to(host.place.clone());
+    let client = world.client_with(&line, |options| options.slots = 8);
+    let slow = client.call(&WAIT, &7).start();
+    world.waiting(1).await;
+    let others: Vec<_> = (0..7).map(|_| client.call(&BLOB, &(1 << 20)).start()).collect();
+    for other in others {
+        let outcome = world.within("a reply", other).await;
+        assert!(matches!(&outcome, Outcome::Reply(reply) if reply.len() == 1 << 20));
+    }
+    // What the slow one has reserved is all that is left.
+    world.counted(&host, "the memory to be back", |counters| counters.kept_bytes == 16).await;
+    world.service.let_go(1);
+    expect_reply(&world, slow, 7).await;
+}

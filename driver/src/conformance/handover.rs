@@ -1,0 +1,360 @@
+//! Cases of futures: dropped at any await, left alone, outliving their client; and of whoever reads for the others.
+
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_lite::future::poll_once;
+use oncewire_core::{CallError, Executed, NotExecuted, Unknown};
+
+use super::line::{Action, Line, Mark};
+use super::service::{ADD_ONE, ECHO, WAIT};
+use super::world::World;
+use super::{Way, expect_reply, kind};
+use crate::client::CallFuture;
+use crate::outcome::Outcome;
+
+/// Begins to wait for a call, which is then the one that reads for all.
+async fn lead(world: &World, mut call: CallFuture<u64>, waiting: u64) -> CallFuture<u64> {
+    assert!(poll_once(&mut call).await.is_none());
+    world.waiting(waiting).await;
+    assert!(poll_once(&mut call).await.is_none());
+    call
+}
+
+pub async fn c49_others_get_their_replies_when_the_one_that_reads_is_dropped(world: World) {
+    let host = world.host().await;
+    let client = world.connected(&Line::to(host.place.clone())).await;
+    for round in 0..20 {
+        let leader = lead(&world, client.call(&WAIT, &1).start(), round * 4 + 1).await;
+        let others: Vec<_> = (0..3)
+            .map(|n| {
+                let call = client.call(&WAIT, &n).start();
+                world.spawn(call)
+            })
+            .collect();
+        world.waiting(round * 4 + 4).await;
+        drop(leader);
+        world.service.let_go(4);
+        for (n, other) in others.into_iter().enumerate() {
+            expect_reply(&world, other, n as u64).await;
+        }
+    }
+}
+
+pub async fn c49_the_next_reader_may_be_dropped_as_well_and_so_on(world: World) {
+    let host = world.host().await;
+    let client = world.connected(&Line::to(host.place.clone())).await;
+    let mut calls = Vec::new();
+    for n in 0..8 {
+        calls.push(lead(&world, client.call(&WAIT, &n).start(), n + 1).await);
+    }
+    let last = calls.pop().expect("eight calls");
+    let last = world.spawn(last);
+    // Each one is told to read, and dropped before it can.
+    calls.into_iter().for_each(drop);
+    world.service.let_go(8);
+    expect_reply(&world, last, 7).await;
+}
+
+pub async fn c49_others_get_their_replies_though_the_one_that_reads_is_not_polled(world: World) {
+    let host = world.host().await;
+    let client = world.connected(&Line::to(host.place.clone())).await;
+    let left_alone = lead(&world, client.call(&WAIT, &1).start(), 1).await;
+    // In the task that left it alone, and in another one.
+    expect_reply(&world, client.call(&ADD_ONE, &1), 2).await;
+    let elsewhere = client.clone();
+    let call = world.spawn(async move { elsewhere.call(&ADD_ONE, &2).await });
+    expect_reply(&world, call, 3).await;
+    for n in 0..100 {
+        expect_reply(&world, client.call(&ADD_ONE, &n), n + 1).await;
+    }
+    world.service.let_go(1);
+    expect_reply(&world, left_alone, 1).await;
+    assert_eq!(client.status().reconnects, 0, "nobody took the server for dead");
+}
+
+pub async fn c49_a_reader_left_alone_with_its_reply_there_holds_nobody_up(world: World) {
+    let host = world.host().await;
+    let client = world.connected(&Line::to(host.place.clone())).await;
+    let left_alone = lead(&world, client.call(&WAIT, &1).start(), 1).await;
+    let other = world.spawn(client.call(&WAIT, &2).start());
+    world.waiting(2).await;
+    world.service.let_go(2);
+    expect_reply(&world, other, 2).await;
+    expect_reply(&world, left_alone, 1).await;
+    assert_eq!(client.status().reconnects, 0);
+}
+
+pub async fn c49_a_request_left_half_written_is_finished_by_others(world: World) {
+    let host = world.host().await;
+    let line = Line::to(host.place.clone());
+    let client = world.connected(&line).await;
+    line.hold(Way::Up);
+    // More than the line takes while it is held: the writer is left alone in the middle.
+    let mut large = client.call_raw(ECHO, vec![3; 1 << 20]).start();
+    assert!(poll_once(&mut large).await.is_none());
+    world.until("the line to be full", || line.held(Way::Up) == 64 << 10).await;
+    let other = world.spawn(client.call(&ADD_ONE, &1).start());
+    line.release(Way::Up);
+    expect_reply(&world, other, 2).await;
+    let outcome = world.within("the echo", large).await;
+    assert!(matches!(&outcome, Outcome::Reply(reply) if reply.len() == 1 << 20));
+    assert_eq!(client.status().reconnects, 0);
+}
+
+pub async fn c49_a_request_dropped_half_written_does_not_break_the_stream(world: World) {
+    let host = world.host().await;
+    let line = Line::to(host.place.clone());
+    let client = world.connected(&line).await;
+    line.hold(Way::Up);
+    let mut large = client.call_raw(ECHO, vec![3; 1 << 20]).start();
+    assert!(poll_once(&mut large).await.is_none());
+    world.until("the line to be full", || line.held(Way::Up) == 64 << 10).await;
+    drop(large);
+    line.release(Way::Up);
+    expect_reply(&world, client.call(&ADD_ONE, &1), 2).await;
+    assert_eq!(client.status().reconnects, 0);
+}
+
+pub async fn a_deadline_shorter_than_every_other_timer_is_kept(world: World) {
+    let host = world.host().await;
+    let client = world.connected(&Line::to(host.place.clone())).await;
+    // The client is idle: its next timer is the keepalive's, seconds away.
+    world.until("the client to be idle", || host.server.counters().kept_bytes == 0).await;
+    let led = client.call(&WAIT, &1).timeout(Duration::from_millis(300)).start();
+    world.waiting(1).await;
+    let outcome = world.within("the deadline", led).await;
+    assert!(matches!(outcome, Outcome::Unknown(Unknown::DeadlinePassed, Some(_))), "{outcome:?}");
+    // The same for one that follows another one.
+    let leader = lead(&world, client.call(&WAIT, &2).start(), 2).await;
+    let follower = client.call(&WAIT, &3).timeout(Duration::from_millis(300));
+    let outcome = world.within("the deadline", follower).await;
+    assert!(matches!(outcome, Outcome::Unknown(Unknown::DeadlinePassed, Some(_))), "{outcome:?}");
+    world.service.let_go(3);
+    expect_reply(&world, leader, 2).await;
+}
+
+pub async fn a_reply_that_has_arrived_counts_though_its_deadline_has_passed_since(world: World) {
+    let host = world.host().await;
+    let client = world.connected(&Line::to(host.place.clone())).await;
+    for round in 0..10 {
+        let call = client.call(&WAIT, &7).timeout(Duration::from_secs(5)).start();
+        let call = lead(&world, call, round + 1).await;
+        world.service.let_go(1);
+        world.counted(&host, "the reply to leave", |c| c.running == 0).await;
+        world.counted(&host, "the reply to leave", |c| c.replies == round + 1).await;
+        world.moment().await;
+        // Nobody has read it: the client's process was suspended, say.
+        world.advance(Duration::from_secs(6));
+        expect_reply(&world, call, 7).await;
+    }
+}
+
+pub async fn close_waits_for_what_is_pending_and_ends_the_session(world: World) {
+    let host = world.host().await;
+    let client = world.connected(&Line::to(host.place.clone())).await;
+    let call = client.call(&WAIT, &7).start();
+    world.waiting(1).await;
+    let closes = client.clone();
+    let close = world.spawn(async move { closes.close().await });
+    let closing = async {
+        loop {
+            match client.call(&ADD_ONE, &1).await {
+                Outcome::NotExecuted(NotExecuted::NotBegun(CallError::Closed)) => return,
+                Outcome::Reply(_) => world.moment().await,
+                other => panic!("no call is begun once the client closes: {other:?}"),
+            }
+        }
+    };
+    world.within("the client to close", closing).await;
+    assert_eq!(host.server.counters().sessions, 1);
+    world.service.let_go(1);
+    expect_reply(&world, call, 7).await;
+    world.within("the goodbye", close).await;
+    world.counted(&host, "the session to end", |counters| counters.sessions == 0).await;
+    world.within("closing again", client.close()).await;
+}
+
+pub async fn close_does_not_wait_for_ever(world: World) {
+    let host = world.host().await;
+    let line = Line::to(host.place.clone());
+    let client = world.connected(&line).await;
+    let call = client.call(&WAIT, &7).start();
+    world.waiting(1).await;
+    line.refuse_dials(true);
+    line.cut();
+    world.until("the loss", || !client.status().connected).await;
+    let waits = client.call(&ADD_ONE, &1).start();
+    let mut close = Box::pin(client.close());
+    assert!(poll_once(&mut close).await.is_none());
+    world
+        .advance_until(Duration::from_secs(1), "the end", || client.status().counters.sent == 1)
+        .await;
+    let step = async {
+        loop {
+            if poll_once(&mut close).await.is_some() {
+                return;
+            }
+            world.advance(Duration::from_secs(1));
+            world.moment().await;
+        }
+    };
+    world.within("the close timeout", step).await;
+    let outcome = world.within("the call's fate", call).await;
+    assert!(matches!(outcome, Outcome::Unknown(Unknown::Closed, None)), "{outcome:?}");
+    let outcome = world.within("the call's fate", waits).await;
+    let closed = NotExecuted::Closed;
+    assert!(matches!(&outcome, Outcome::NotExecuted(why) if *why == closed), "{outcome:?}");
+}
+
+pub async fn the_drop_of_the_last_handle_ends_the_session_when_its_calls_are_settled(world: World) {
+    let host = world.host().await;
+    let client = world.connected(&Line::to(host.place.clone())).await;
+    let clone = client.clone();
+    let call = client.call(&WAIT, &7).start();
+    world.waiting(1).await;
+    drop(client);
+    expect_reply(&world, clone.call(&ADD_ONE, &1), 2).await;
+    drop(clone);
+    world.service.let_go(1);
+    expect_reply(&world, call, 7).await;
+    world.counted(&host, "the session to end", |counters| counters.sessions == 0).await;
+    world.counted(&host, "the connection to end", |counters| counters.conns == 0).await;
+}
+
+pub async fn a_ticket_dropped_tells_the_server_that_nobody_wants_the_call(world: World) {
+    let host = world.host().await;
+    let line = Line::to(host.place.clone());
+    let client = world.connected(&line).await;
+    let call = client.call(&WAIT, &7).timeout(Duration::from_secs(5)).start();
+    world.waiting(1).await;
+    world.advance(Duration::from_secs(6));
+    let outcome = world.within("the deadline", call).await;
+    assert!(matches!(outcome, Outcome::Unknown(Unknown::DeadlinePassed, Some(_))), "{outcome:?}");
+    assert_eq!(line.frames(Way::Up, kind::CANCEL), 0);
+    drop(outcome);
+    world.until("the cancel", || line.frames(Way::Up, kind::CANCEL) == 1).await;
+    world.service.let_go(1);
+    world.until("the handler to be told", || world.service.cancelled() == 1).await;
+}
+
+pub async fn a_client_whose_server_comes_later_waits_for_it(world: World) {
+    let host = world.host().await;
+    let line = Line::to(host.place.clone());
+    line.refuse_dials(true);
+    let client = world.client(&line);
+    let call = client.call(&ADD_ONE, &1).start();
+    world.until("a few attempts", || line.dials() > 5).await;
+    let why = client.status().last_error.expect("why there is no connection");
+    assert!(why.starts_with("cannot connect to "), "{why}");
+    line.refuse_dials(false);
+    expect_reply(&world, call, 2).await;
+}
+
+pub async fn attempts_to_connect_come_less_and_less_often(world: World) {
+    let host = world.host().await;
+    let line = Line::to(host.place.clone());
+    line.refuse_dials(true);
+    let client = world.client_with(&line, |options| {
+        options.backoff_min = Duration::from_secs(100);
+        options.backoff_max = Duration::from_secs(400);
+    });
+    world.until("the first attempt", || line.dials() == 1).await;
+    let hours = async {
+        for _ in 0..100 {
+            world.advance(Duration::from_secs(36));
+            world.moment().await;
+            world.moment().await;
+        }
+    };
+    world.within("an hour", hours).await;
+    // Pauses of 200 s on average, once they have grown; a pause's end is seen up to a step late.
+    let dials = line.dials();
+    assert!((5..60).contains(&dials), "{dials} attempts in an hour");
+    assert!(!client.status().connected);
+}
+
+/// xorshift64*, so that a failure can be repeated from its seed.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % n
+    }
+}
+
+pub async fn calls_dropped_at_any_await_on_connections_that_break_run_at_most_once(world: World) {
+    const TASKS: u64 = 6;
+    const CALLS: u64 = 120;
+    let host = world.host().await;
+    let line = Line::to(host.place.clone());
+    let client = world.client_with(&line, |options| options.slots = 16);
+    let seed = world.seed();
+    let tasks: Vec<_> = (0..TASKS)
+        .map(|task| {
+            let client = client.clone();
+            let mut chance = Chance((seed ^ (task + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1);
+            world.spawn(async move {
+                let mut replied = Vec::new();
+                for n in task * CALLS..(task + 1) * CALLS {
+                    let fail_fast = chance.below(4) == 0;
+                    let call = client.call(&ADD_ONE, &n).fail_fast(fail_fast);
+                    let mut call =
+                        if chance.below(2) == 0 { call.start() } else { call.into_future() };
+                    let mut polls = if chance.below(3) == 0 { chance.below(4) } else { u64::MAX };
+                    let outcome = std::future::poll_fn(|cx| {
+                        if polls == 0 {
+                            return Poll::Ready(None);
+                        }
+                        polls -= 1;
+                        std::pin::Pin::new(&mut call).poll(cx).map(Some)
+                    });
+                    if let Some(outcome) = outcome.await {
+                        if let Outcome::Reply(reply) = outcome {
+                            assert_eq!(reply, n + 1, "seed {seed}");
+                            replied.push(n);
+                        }
+                    }
+                }
+                replied
+            })
+        })
+        .collect();
+    let mut chance = Chance(seed | 1);
+    let cuts = async {
+        while tasks.iter().any(|task| !task.is_finished()) {
+            if line.connections() > 0 {
+                let mark = match chance.below(3) {
+                    0 => Mark::Inside(kind::REQUEST, chance.below(33) as usize),
+                    1 => Mark::Inside(kind::REPLY, chance.below(17) as usize),
+                    _ => Mark::Kind(kind::ACK),
+                };
+                let way =
+                    if matches!(mark, Mark::Inside(kind::REPLY, _)) { Way::Down } else { Way::Up };
+                line.fault(way, mark, Action::Cut);
+            }
+            for _ in 0..chance.below(10) {
+                world.moment().await;
+            }
+        }
+    };
+    world.within(&format!("all calls to end, seed {seed}"), cuts).await;
+    let mut replied = Vec::new();
+    for task in tasks {
+        replied.extend(task.await);
+    }
+    world.within("the goodbye", client.close()).await;
+    let mut ran = world.service.arguments();
+    ran.sort_unstable();
+    let times = ran.len();
+    ran.dedup();
+    assert_eq!(ran.len(), times, "something ran twice, seed {seed}");
+    let missing = replied.iter().find(|n| ran.binary_search(n).is_err());
+    assert_eq!(missing, None, "a reply without an execution, seed {seed}");
+    let nothing = |c: &oncewire_core::ServerCounters| c.running == 0;
+    world.counted(&host, "nothing to be left", nothing).await;
+    assert_eq!(client.call(&ADD_ONE, &1).await.executed(), Executed::No);
+}

@@ -1,0 +1,306 @@
+//! Cases of sessions: opened, resumed, expired, refused.
+
+use std::time::Duration;
+
+use oncewire_core::wire::{Frame, Refuse, Resume, ServiceName};
+use oncewire_core::{
+    CloseReason, NotExecuted, ProtocolError, ServerId, SessionId, Status, Unknown,
+};
+
+use super::hand::{encode, hello, request};
+use super::line::{Action, Line, Mark, Plan};
+use super::service::{ADD_ONE, WAIT, arguments, value};
+use super::world::{NamingAcceptor, World};
+use super::{expect_reply, kind};
+use crate::outcome::Outcome;
+
+const LEASE_AND_MORE: Duration = Duration::from_secs(301);
+
+pub async fn c01_a_request_before_the_handshake_is_not_executed_and_leaves_no_state(world: World) {
+    let host = world.host().await;
+    let mut hand = world.hand(&host.place).await;
+    hand.request(1, 0, ADD_ONE.id(), &arguments(&1u64)).await;
+    let code = ProtocolError::NoSession.code();
+    assert_eq!(hand.refused().await, Refuse::Protocol(code));
+    assert_eq!(host.server.counters().sessions, 0);
+    assert_eq!(world.service.runs(), 0);
+}
+
+pub async fn c01_a_request_for_a_session_never_opened_is_not_executed(world: World) {
+    let host = world.host().await;
+    let mut hand = world.hand(&host.place).await;
+    let session = SessionId::from_bytes([42; 16]);
+    let mut bytes = encode(&Frame::Hello(hello(Some(Resume { session, acked: 0 }))));
+    let header = request(1, 0, ADD_ONE.id());
+    bytes.extend(encode(&Frame::Request(header, &arguments(&1u64))));
+    hand.send_bytes(&bytes).await;
+    assert_eq!(hand.refused().await, Refuse::SessionUnknown);
+    assert_eq!(host.server.counters().sessions, 0);
+    assert_eq!(world.service.runs(), 0);
+}
+
+pub async fn c02_a_lost_welcome_leaves_an_empty_session_that_ends(world: World) {
+    let host = world.host().await;
+    let line = Line::to(host.place.clone());
+    line.plan(Plan { down: Some((Mark::Kind(kind::WELCOME), Action::Cut)), ..Plan::default() });
+    let client = world.client(&line);
+    expect_reply(&world, client.call(&ADD_ONE, &1), 2).await;
+    assert_eq!(line.connections(), 2);
+    assert_eq!(world.service.runs(), 1);
+    assert_eq!(host.server.counters().sessions, 2);
+    world.advance(Duration::from_secs(11));
+    world.counted(&host, "the empty session to end", |counters| counters.sessions == 1).await;
+    expect_reply(&world, client.call(&ADD_ONE, &2), 3).await;
+    assert_eq!(client.status().counters.sessions, 1);
+}
+
+pub async fn c02_no_resume_lands_in_the_empty_session_of_another_server(world: World) {
+    let (first, second) = (world.host().await, world.host().await);
+    // A delayed open of an earlier dial, read by the other server behind the same address.
+    let mut late = world.hand(&first.place).await;
+    late.open().await;
+    let line = Line::to(second.place.clone());
+    let client = world.connected(&line).await;
+    let call = client.call(&WAIT, &1).start();
+    world.waiting(1).await;
+    line.lead_to(first.place.clone());
+    line.cut();
+    let outcome = world.within("the call's fate", call).await;
+    assert!(matches!(outcome, Outcome::Unknown(Unknown::SessionEnded, None)), "{outcome:?}");
+    world.service.let_go(1);
+    expect_reply(&world, client.call(&ADD_ONE, &1), 2).await;
+    assert_eq!(world.service.waiting(), 1, "it ran once, at the second server");
+    assert_eq!(first.server.counters().resumes, 0);
+}
+
+pub async fn c03_a_client_that_starts_again_has_a_new_session_and_the_old_one_ends(world: World) {
+    let host = world.host().await;
+    let line = Line::to(host.place.clone());
+    let first = world.client(&line);
+    expect_reply(&world, first.call(&ADD_ONE, &1), 2).await;
+    // It is gone without a word.
+    line.refuse_dials(true);
+    line.cut();
+    let line = Line::to(host.place.clone());
+    let second = world.client(&line);
+    expect_reply(&world, second.call(&ADD_ONE, &2), 3).await;
+    assert_eq!(host.server.counters().sessions, 2);
+    world.advance(LEASE_AND_MORE);
+    world.counted(&host, "the old session to end", |counters| counters.sessions == 1).await;
+    expect_reply(&world, second.call(&ADD_ONE, &3), 4).await;
+    assert_eq!(second.status().counters.sessions, 1);
+}
+
+pub async fn c04_another_principal_gets_nothing_of_a_session_whose_id_it_knows(world: World) {
+    let server = world.service.offer("suite").runtime(world.runtime()).build().expect("a server");
+    let (place, acceptor) = world.place().await;
+    let acceptor = NamingAcceptor::new(acceptor, &["alice", "bob", "alice"]);
+    let host = world.host_at(server, place, acceptor);
+    let mut alice = world.hand(&host.place).await;
+    let session = alice.open().await.session;
+    let (status, reply) = alice.call(1, 0, ADD_ONE.id(), &arguments(&1u64)).await;
+    assert_eq!(status, Status::Done);
+    let mut bob = world.hand(&host.place).await;
+    bob.send(&Frame::Hello(hello(Some(Resume { session, acked: 0 })))).await;
+    bob.ask(1).await;
+    assert_eq!(bob.rest().await, [(Frame::Refuse(Refuse::WrongPrincipal), Vec::new())]);
+    let (status, _) = alice.call(2, 0, ADD_ONE.id(), &arguments(&2u64)).await;
+    assert_eq!(status, Status::Done, "the session is unharmed");
+    drop(alice);
+    let mut alice = world.hand(&host.place).await;
+    assert_eq!(alice.resume(session, 0).await.seen, 2);
+    alice.ask(1).await;
+    assert_eq!(alice.answer(1).await, (Status::Done, reply));
+}
+
+pub async fn c05_calls_in_doubt_are_never_sent_again_after_their_session_expired(world: World) {
+    let host = world.host().await;
+    let line = Line::to(host.place.clone());
+    let client = world.connected(&line).await;
+    let call = client.call(&WAIT, &1).start();
+    world.waiting(1).await;
+    line.refuse_dials(true);
+    line.cut();
+    world.counted(&host, "the loss", |counters| counters.conns == 0).await;
+    world.service.let_go(1);
+    world.counted(&host, "the call to finish", |counters| counters.running == 0).await;
+    world.advance(LEASE_AND_MORE);
+    world.counted(&host, "the session to end", |counters| counters.sessions == 0).await;
+    line.refuse_dials(false);
+    let outcome = world.within("the call's fate", call).await;
+    assert!(matches!(outcome, Outcome::Unknown(Unknown::SessionEnded, None)), "{outcome:?}");
+    expect_reply(&world, client.call(&ADD_ONE, &1), 2).await;
+    assert_eq!(world.service.waiting(), 1);
+    assert_eq!(client.status().counters.sent, 2, "each call was sent once");
+}
+
+pub async fn c06_calls_that_never_left_run_in_the_new_session(world: World) {
+    let host = world.host().await;
+    let line = Line::to(host.place.clone());
+    let client = world.connected(&line).await;
+    expect_reply(&world, client.call(&ADD_ONE, &1), 2).await;
+    line.refuse_dials(true);
+    line.cut();
+    world.until("the loss", || !client.status().connected).await;
+    let queued = client.call(&ADD_ONE, &2).start();
+    world.counted(&host, "the loss", |counters| counters.conns == 0).await;
+    world.advance(LEASE_AND_MORE);
+    world.counted(&host, "the session to end", |counters| counters.sessions == 0).await;
+    line.refuse_dials(false);
+    expect_reply(&world, queued, 3).await;
+    assert_eq!(client.status().counters.sessions, 2);
+    assert_eq!(world.service.arguments(), [1, 2]);
+}
+
+pub async fn c07_a_session_is_not_dropped_while_one_of_its_calls_runs(world: World) {
+    let host = world.host().await;
+    let line = Line::to(host.place.clone());
+    let client = world.connected(&line).await;
+    let call = client.call(&WAIT, &5).start();
+    world.waiting(1).await;
+    line.refuse_dials(true);
+    line.cut();
+    world.counted(&host, "the loss", |counters| counters.conns == 0).await;
+    // A second session, whose end shows that the leases were looked at.
+    world.hand(&host.place).await.open().await;
+    world.counted(&host, "both sessions alone", |c| c.sessions == 2 && c.conns == 0).await;
+    world.advance(LEASE_AND_MORE);
+    world.counted(&host, "the other session to end", |counters| counters.sessions == 1).await;
+    line.refuse_dials(false);
+    world.counted(&host, "the resume", |counters| counters.resumes == 1).await;
+    world.service.let_go(1);
+    expect_reply(&world, call, 5).await;
+    assert_eq!(client.status().counters.sessions, 1);
+}
+
+pub async fn c07_a_session_whose_lease_is_over_ends_when_its_last_call_has_finished(world: World) {
+    let host = world.host().await;
+    let mut hand = world.hand(&host.place).await;
+    let session = hand.open().await.session;
+    hand.request(1, 0, WAIT.id(), &arguments(&5u64)).await;
+    world.waiting(1).await;
+    drop(hand);
+    world.counted(&host, "the loss", |counters| counters.conns == 0).await;
+    world.hand(&host.place).await.open().await;
+    world.counted(&host, "both sessions alone", |c| c.sessions == 2 && c.conns == 0).await;
+    world.advance(LEASE_AND_MORE);
+    world.counted(&host, "the other session to end", |counters| counters.sessions == 1).await;
+    world.service.let_go(1);
+    world.counted(&host, "the session to end", |counters| counters.sessions == 0).await;
+    assert_eq!(host.server.counters().kept_bytes, 0);
+    let mut hand = world.hand(&host.place).await;
+    hand.send(&Frame::Hello(hello(Some(Resume { session, acked: 0 })))).await;
+    assert_eq!(hand.refused().await, Refuse::SessionUnknown);
+}
+
+pub async fn c08_a_full_session_table_refuses_newcomers_and_evicts_nobody(world: World) {
+    let host = world.host_with(|config| config.sessions_max = 1).await;
+    let line = Line::to(host.place.clone());
+    let first = world.connected(&line).await;
+    let mut newcomer = world.hand(&host.place).await;
+    newcomer.send(&Frame::Hello(hello(None))).await;
+    assert_eq!(newcomer.refused().await, Refuse::SessionsFull);
+    let second = world.client(&Line::to(host.place.clone()));
+    let full = CloseReason::SessionsFull.to_string();
+    let told = || second.status().last_error.as_deref() == Some(full.as_str());
+    world.until("the second client to be told why", told).await;
+    let waits = second.call(&ADD_ONE, &2).start();
+    expect_reply(&world, first.call(&ADD_ONE, &1), 2).await;
+    world.within("the first client's goodbye", first.close()).await;
+    expect_reply(&world, waits, 3).await;
+}
+
+pub async fn c08_a_full_share_of_a_principal_refuses_only_that_principal(world: World) {
+    let builder = world.service.offer("suite").configure(|c| c.sessions_per_principal_max = 1);
+    let server = builder.runtime(world.runtime()).build().expect("a server");
+    let (place, acceptor) = world.place().await;
+    let acceptor = NamingAcceptor::new(acceptor, &["alice", "alice", "bob"]);
+    let host = world.host_at(server, place, acceptor);
+    let mut alice = world.hand(&host.place).await;
+    alice.open().await;
+    let mut again = world.hand(&host.place).await;
+    again.send(&Frame::Hello(hello(None))).await;
+    assert_eq!(again.refused().await, Refuse::PrincipalFull);
+    let mut bob = world.hand(&host.place).await;
+    bob.open().await;
+    for hand in [&mut alice, &mut bob] {
+        let (_, reply) = hand.call(1, 0, ADD_ONE.id(), &arguments(&1u64)).await;
+        assert_eq!(value::<u64>(&reply), 2);
+    }
+}
+
+pub async fn c09_a_clock_that_jumps_forward_ends_no_session_whose_connection_lives(world: World) {
+    let host = world.host().await;
+    let line = Line::to(host.place.clone());
+    let client = world.connected(&line).await;
+    expect_reply(&world, client.call(&ADD_ONE, &1), 2).await;
+    world.advance(Duration::from_secs(3600));
+    expect_reply(&world, client.call(&ADD_ONE, &2), 3).await;
+    assert_eq!(client.status().counters.sessions, 1);
+    assert_eq!(client.status().reconnects, 0);
+}
+
+pub async fn c10_another_service_than_demanded_ends_before_anything_runs(world: World) {
+    let builder = world.service.offer("mail");
+    let host = world.host_of(builder).await;
+    let line = Line::to(host.place.clone());
+    let client = world.client_with(&line, |options| options.service = ServiceName::new("jobs"));
+    let outcome = world.within("the refusal", client.call(&ADD_ONE, &1)).await;
+    let refused = NotExecuted::SessionRefused;
+    assert!(matches!(&outcome, Outcome::NotExecuted(why) if *why == refused), "{outcome:?}");
+    let why = client.status().refused.expect("the server refuses this client for good");
+    let message = why.to_string();
+    assert!(message.contains("\"jobs\"") && message.contains("\"mail\""), "{message}");
+    assert!(!world.within("the refusal", client.connected()).await);
+    assert_eq!(world.service.runs(), 0);
+    assert_eq!(host.server.counters().sessions, 0);
+}
+
+pub async fn c10_another_server_than_demanded_ends_before_anything_runs(world: World) {
+    let host = world.host().await;
+    let line = Line::to(host.place.clone());
+    let wanted = ServerId::from_bytes([5; 16]);
+    let client = world.client_with(&line, |options| options.server = Some(wanted));
+    let outcome = world.within("the refusal", client.call(&ADD_ONE, &1)).await;
+    let refused = NotExecuted::SessionRefused;
+    assert!(matches!(&outcome, Outcome::NotExecuted(why) if *why == refused), "{outcome:?}");
+    let found = host.server.id();
+    let why = client.status().refused.expect("the server refuses this client for good");
+    assert_eq!(why, CloseReason::WrongServer { wanted, found });
+    let message = why.to_string();
+    assert!(message.contains(&wanted.to_string()) && message.contains(&found.to_string()));
+    assert_eq!(world.service.runs(), 0);
+}
+
+pub async fn c68_short_lived_clients_leave_no_sessions_behind(world: World) {
+    let host = world.host_with(|config| config.sessions_max = 8).await;
+    for n in 0..200 {
+        let client = world.client(&Line::to(host.place.clone()));
+        expect_reply(&world, client.call(&ADD_ONE, &n), n + 1).await;
+        world.within("the goodbye", client.close()).await;
+    }
+    world.counted(&host, "the last session to end", |counters| counters.sessions == 0).await;
+    world.counted(&host, "the last connection to end", |counters| counters.conns == 0).await;
+    assert_eq!(world.service.runs(), 200);
+}
+
+pub async fn c77_a_session_whose_welcome_was_read_late_is_still_there_for_the_resume(world: World) {
+    let host = world.host().await;
+    let line = Line::to(host.place.clone());
+    line.plan(Plan { down: Some((Mark::Kind(kind::WELCOME), Action::Hold)), ..Plan::default() });
+    let client = world.client(&line);
+    let call = client.call(&ADD_ONE, &1).start();
+    world.counted(&host, "the session", |counters| counters.sessions == 1).await;
+    world.until("the Welcome", || line.connections() == 1 && line.held(super::Way::Down) > 0).await;
+    line.detach();
+    world.counted(&host, "the server to notice", |counters| counters.conns == 0).await;
+    line.release(super::Way::Down);
+    let gone = || line.frames(super::Way::Up, kind::REQUEST) == 1;
+    world.until("the request to go nowhere", gone).await;
+    assert_eq!(world.service.runs(), 0);
+    line.cut();
+    expect_reply(&world, call, 2).await;
+    assert_eq!(world.service.runs(), 1);
+    assert_eq!(client.status().counters.sessions, 1);
+    assert_eq!(client.status().counters.resumes, 1);
+}

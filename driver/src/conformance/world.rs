@@ -1,0 +1,309 @@
+//! What a case works with: places to listen, servers, clients, time, and a watchdog over every wait.
+
+use std::collections::VecDeque;
+use std::future::{Future, IntoFuture};
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use oncewire_core::wire::Role;
+use oncewire_core::{ServerConfig, ServerCounters};
+
+use super::clock::{Clock, TestRuntime};
+use super::hand::Hand;
+use super::line::Line;
+use super::service::Service;
+use super::{Fixture, Place};
+use crate::client::{Client, ClientOptions};
+use crate::runtime::{Runtime, SmolRuntime};
+use crate::server::{Server, ServerBuilder};
+use crate::transport::{Accept, BoxFuture, BoxStream, Connect, Subject};
+
+/// How long a test waits for anything, in real time.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a whole case may take, in real time.
+const CASE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Everything that one case works with.
+#[derive(Clone)]
+pub struct World {
+    fixture: Arc<dyn Fixture>,
+    executor: Arc<smol::Executor<'static>>,
+    real: Arc<SmolRuntime>,
+    clock: Arc<Clock>,
+    pub(crate) service: Arc<Service>,
+}
+
+impl std::fmt::Debug for World {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("World")
+    }
+}
+
+/// A server that listens at a place of its own. Dropping it stops the listening, not the connections.
+pub(crate) struct Host {
+    pub(crate) server: Server,
+    pub(crate) place: Arc<dyn Connect>,
+    _serving: smol::Task<()>,
+}
+
+/// Runs a case to its end, on threads of its own.
+pub(super) fn run<Fut: Future<Output = ()>>(
+    name: &'static str,
+    fixture: Arc<dyn Fixture>,
+    case: impl FnOnce(World) -> Fut,
+) {
+    let executor = Arc::new(smol::Executor::new());
+    let spawner = Arc::downgrade(&executor);
+    let real = SmolRuntime::with_spawner(move |task| {
+        if let Some(executor) = spawner.upgrade() {
+            executor.spawn(task).detach();
+        }
+    });
+    let (stop, stopped) = smol::channel::bounded::<()>(1);
+    let works = executor.clone();
+    let worker = std::thread::Builder::new().name(format!("{name}'s tasks")).spawn(move || {
+        // Ends when the sender is gone.
+        let _end = smol::block_on(works.run(stopped.recv()));
+    });
+    let worker = worker.expect("a thread for the case's tasks");
+    let world = World {
+        fixture,
+        executor,
+        real,
+        clock: Arc::new(Clock::default()),
+        service: Service::new(),
+    };
+    smol::block_on(world.bounded(CASE_PATIENCE, "the end of the case", case(world.clone())));
+    drop(stop);
+    worker.join().expect("the case's tasks end in good order");
+}
+
+impl World {
+    /// Time for clients and servers.
+    pub(crate) fn runtime(&self) -> Arc<dyn Runtime> {
+        self.runtime_ahead(Duration::ZERO)
+    }
+
+    /// The same, with a clock that is ahead of the others.
+    pub(crate) fn runtime_ahead(&self, skew: Duration) -> Arc<dyn Runtime> {
+        Arc::new(TestRuntime { clock: self.clock.clone(), real: self.real.clone(), skew })
+    }
+
+    /// Moves time forward, at once, for everybody.
+    pub(crate) fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+    }
+
+    /// From now on no timer of a client or a server fires.
+    pub(crate) fn freeze_timers(&self) {
+        self.clock.freeze();
+    }
+
+    pub(crate) fn spawn<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> smol::Task<T> {
+        self.executor.spawn(task)
+    }
+
+    /// Random bits, which say in a failure's message what they were.
+    pub(crate) fn seed(&self) -> u64 {
+        let mut seed = [0; 8];
+        self.real.random(&mut seed);
+        u64::from_le_bytes(seed)
+    }
+
+    /// Waits for a future, but not for ever.
+    pub(crate) async fn within<F: IntoFuture>(&self, what: &str, future: F) -> F::Output {
+        self.bounded(PATIENCE, what, future.into_future()).await
+    }
+
+    async fn bounded<T>(
+        &self,
+        patience: Duration,
+        what: &str,
+        future: impl Future<Output = T>,
+    ) -> T {
+        let mut timer = self.real.timer();
+        timer.set(self.real.now() + patience);
+        let mut future = std::pin::pin!(future);
+        std::future::poll_fn(|cx| {
+            if let std::task::Poll::Ready(result) = future.as_mut().poll(cx) {
+                return std::task::Poll::Ready(result);
+            }
+            assert!(timer.poll(cx).is_pending(), "waited {patience:?} in vain for {what}");
+            std::task::Poll::Pending
+        })
+        .await
+    }
+
+    /// Waits until a condition holds that nobody reports.
+    pub(crate) async fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+        let poll = async {
+            while !holds() {
+                self.moment().await;
+            }
+        };
+        self.within(what, poll).await;
+    }
+
+    /// Moves time forward step by step until a condition holds: what is due at one moment is done before the next.
+    pub(crate) async fn advance_until(
+        &self,
+        step: Duration,
+        what: &str,
+        mut holds: impl FnMut() -> bool,
+    ) {
+        let advance = async {
+            while !holds() {
+                self.advance(step);
+                self.moment().await;
+                self.moment().await;
+            }
+        };
+        self.within(what, advance).await;
+    }
+
+    /// A pause between two looks.
+    pub(crate) async fn moment(&self) {
+        let mut timer = self.real.timer();
+        timer.set(self.real.now() + Duration::from_millis(1));
+        std::future::poll_fn(|cx| timer.poll(cx)).await;
+    }
+
+    /// A fresh place to listen.
+    pub(crate) async fn place(&self) -> (Arc<dyn Connect>, AnyAcceptor) {
+        let bound = self.within("a place to listen", self.fixture.bind()).await;
+        let Place { connector, acceptor } = bound.expect("the transport can listen");
+        (Arc::from(connector), AnyAcceptor(acceptor))
+    }
+
+    /// A server with the suite's service and the default limits.
+    pub(crate) async fn host(&self) -> Host {
+        self.host_with(|_| {}).await
+    }
+
+    /// The same, with other limits.
+    pub(crate) async fn host_with(&self, configure: impl FnOnce(&mut ServerConfig)) -> Host {
+        self.host_of(self.service.offer("suite").configure(configure)).await
+    }
+
+    /// A server that the test has described.
+    pub(crate) async fn host_of(&self, builder: ServerBuilder) -> Host {
+        let server = builder.runtime(self.runtime()).build().expect("a server of the suite");
+        let (place, acceptor) = self.place().await;
+        self.host_at(server, place, acceptor)
+    }
+
+    pub(crate) fn host_at(
+        &self,
+        server: Server,
+        place: Arc<dyn Connect>,
+        acceptor: impl Accept,
+    ) -> Host {
+        let serves = server.clone();
+        let serving = async move { serves.serve(acceptor).await.expect("the transport accepts") };
+        Host { server, place, _serving: self.executor.spawn(serving) }
+    }
+
+    /// A client on a line.
+    pub(crate) fn client(&self, line: &Line) -> Client {
+        self.client_with(line, |_| {})
+    }
+
+    /// The same, with other options.
+    pub(crate) fn client_with(
+        &self,
+        line: &Line,
+        change: impl FnOnce(&mut ClientOptions),
+    ) -> Client {
+        let mut options = ClientOptions {
+            timeout: Duration::from_secs(100_000),
+            // Attempts follow each other quickly: nobody waits for them.
+            backoff_min: Duration::from_millis(1),
+            backoff_max: Duration::from_millis(5),
+            ..ClientOptions::default()
+        };
+        change(&mut options);
+        Client::with_runtime(line.clone(), options, self.runtime())
+    }
+
+    /// A client whose session is open.
+    pub(crate) async fn connected(&self, line: &Line) -> Client {
+        let client = self.client(line);
+        assert!(self.within("the handshake", client.connected()).await);
+        client
+    }
+
+    /// A connection on which a client is played by hand.
+    pub(crate) async fn hand(&self, place: &Arc<dyn Connect>) -> Hand {
+        let stream = self.within("a connection", place.connect()).await.expect("a connection");
+        Hand::new(self.clone(), stream, Role::Client)
+    }
+
+    /// The next connection to a place, on which a server is played by hand.
+    pub(crate) async fn accept(&self, acceptor: &AnyAcceptor) -> Hand {
+        let accepted = self.within("a client to connect", acceptor.accept()).await;
+        let (stream, _) = accepted.expect("the transport accepts");
+        Hand::new(self.clone(), stream, Role::Server)
+    }
+
+    /// Waits until a server's counters are so.
+    pub(crate) async fn counted(
+        &self,
+        host: &Host,
+        what: &str,
+        holds: impl Fn(&ServerCounters) -> bool,
+    ) {
+        self.until(what, || holds(&host.server.counters())).await;
+    }
+
+    /// Waits until so many handlers, of all time, have begun to wait.
+    pub(crate) async fn waiting(&self, handlers: u64) {
+        self.until("a handler to begin", || self.service.waiting() >= handlers).await;
+    }
+}
+
+/// An acceptor of any transport.
+pub(crate) struct AnyAcceptor(Box<dyn Accept>);
+
+impl Accept for AnyAcceptor {
+    fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>> {
+        self.0.accept()
+    }
+
+    fn address(&self) -> String {
+        self.0.address()
+    }
+}
+
+/// An acceptor that says who is calling: the next one of a list, and its last one from then on.
+pub(crate) struct NamingAcceptor {
+    acceptor: AnyAcceptor,
+    names: Mutex<VecDeque<&'static str>>,
+}
+
+impl NamingAcceptor {
+    pub(crate) fn new(acceptor: AnyAcceptor, names: &[&'static str]) -> NamingAcceptor {
+        NamingAcceptor { acceptor, names: Mutex::new(names.iter().copied().collect()) }
+    }
+}
+
+impl Accept for NamingAcceptor {
+    fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>> {
+        Box::pin(async {
+            let (stream, _) = self.acceptor.accept().await?;
+            let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+            let name = names.front().copied().unwrap_or("nobody in particular");
+            if names.len() > 1 {
+                names.pop_front();
+            }
+            Ok((stream, Subject::Name(name.into())))
+        })
+    }
+
+    fn address(&self) -> String {
+        self.acceptor.address()
+    }
+}
