@@ -529,11 +529,7 @@ impl<S: ClientStorage> Client<S> {
 
     /// S20; and S27: what nobody answers may be lost, so it is said again whenever the link is silent.
     fn ask_peer(&mut self) {
-        let lossy = self.config.resend_after.is_some();
-        self.output.ping(lossy);
-        if lossy {
-            self.goodbye_sent = false;
-        }
+        self.output.ping(self.config.resend_after.is_some());
     }
 
     /// The connection is gone: what was carried on it is in doubt until the resume.

@@ -202,6 +202,24 @@ fn a_call_unanswered_when_the_client_said_goodbye_is_asked_for() {
 }
 
 #[test]
+fn no_request_is_sent_again_because_goodbye_is_said_again() {
+    let (mut pair, _) = switched();
+    pair.mode = Mode::Start;
+    let mut slow = Call::new(ECHO, b"a");
+    slow.timeout = secs(600);
+    let call = pair.call_with(0, slow);
+    let now = pair.now;
+    pair.server.drain(now, secs(600));
+    pair.drive();
+    // A look that has heard something, then one that has not: at the same time a resend is due.
+    pair.jump(secs(20));
+    pair.jump(secs(20));
+    assert_eq!(pair.server_errors, [], "no request after Goodbye");
+    pair.finish(b"a");
+    assert_eq!((pair.fates(call), pair.ran(b"a")), (vec![Fate::Reply(echo(b"a"))], 1));
+}
+
+#[test]
 fn lost_goodbyes_are_said_again() {
     let (mut pair, lost) = switched();
     pair.advance(secs(1));

@@ -23,6 +23,8 @@ pub(super) struct Output {
     pub(super) hello_again_at: Instant,
     pub(super) pong: bool,
     ping: bool,
+    /// Our `Goodbye`, if it was sent, is to be said again (S27). It counts as sent all the same: no request follows it.
+    goodbye_again: bool,
     /// When what is settled above X is to be acknowledged (S16).
     pub(super) ack_at: Instant,
     /// Bytes of the replies so settled.
@@ -47,6 +49,7 @@ impl Default for Output {
             hello_again_at: Instant::FAR_FUTURE,
             pong: false,
             ping: false,
+            goodbye_again: false,
             ack_at: Instant::FAR_FUTURE,
             ack_owed_bytes: 0,
             ack_base: None,
@@ -61,11 +64,13 @@ impl Output {
         self.hello_again_at = Instant::FAR_FUTURE;
     }
 
-    /// Asks the server for a byte; on a lossy link acknowledges again, since the last `Ack` may be lost.
+    /// Asks the server for a byte; on a lossy link acknowledges and says `Goodbye` again, since the last one may be
+    /// lost.
     pub(super) fn ping(&mut self, lossy: bool) {
         self.ping = true;
         if lossy {
             self.ack_at = Instant::ZERO;
+            self.goodbye_again = true;
         }
     }
 }
@@ -129,6 +134,7 @@ impl<S: ClientStorage> Client<S> {
         }
         if self.wants_goodbye() && out.control(&Frame::Goodbye(Role::Client)) {
             self.goodbye_sent = true;
+            self.output.goodbye_again = false;
         }
         Step::Stop
     }
@@ -376,6 +382,7 @@ impl<S: ClientStorage> Client<S> {
         let done = self.closing && self.book.is_idle()
             || self.book.is_exhausted() && self.book.nothing_unsettled()
             || self.server_leaving;
-        self.phase == Phase::Up && !self.goodbye_sent && done && self.book.nothing_to_do()
+        let due = !self.goodbye_sent || self.output.goodbye_again;
+        self.phase == Phase::Up && due && done && self.book.nothing_to_do()
     }
 }
