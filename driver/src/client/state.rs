@@ -43,8 +43,10 @@ pub(super) struct State {
     pub(super) leader: Leader,
     /// Calls that wait while another one leads; some have ended meanwhile.
     followers: VecDeque<WaitId>,
-    /// When a call last led.
+    /// When a leading call was last polled, or passed the lead on.
     pub(super) led_at: Instant,
+    /// How often leading calls were polled.
+    leads: u64,
     /// The leader was told that there is something to write.
     flush_told: bool,
     /// The client's task.
@@ -98,6 +100,7 @@ impl Shared {
             leader: Leader::Nobody,
             followers: VecDeque::new(),
             led_at: Instant::ZERO,
+            leads: 0,
             flush_told: false,
             task: None,
             task_gone: false,
@@ -164,16 +167,14 @@ impl Shared {
                 return Poll::Ready(outcome);
             }
             state.waits.wait(id, cx);
-            match state.leader {
-                Leader::Call(leader) if leader != id => state.follow(id, now, cx),
-                _ if state.stream.is_some() => {
-                    if state.leader == Leader::Task {
-                        // It has to keep time for us, and to look after the connection when we are gone.
-                        state.wake_task();
-                    }
-                    state.leader = Leader::Call(id);
-                    state.run(now, cx, Some(id));
+            let leader = state.leader;
+            match leader {
+                Leader::Call(leader) if leader != id && !state.is_left_alone(id) => {
+                    state.follow(id, now, cx);
                 }
+                // It took the lead because calls take long, and keeps it until a new one comes.
+                Leader::Task if state.waits.follows(id) => {}
+                _ if state.stream.is_some() => state.lead(id, now, cx),
                 // Without a connection nobody leads; when there is one again, somebody must.
                 _ => state.add_follower(id),
             }
@@ -268,6 +269,35 @@ impl State {
         Some(outcome)
     }
 
+    /// Whether the call that leads was not polled since this one last was: it may be alive and forgotten, or belong to
+    /// the very task that was woken for it and polled us instead.
+    fn is_left_alone(&mut self, id: WaitId) -> bool {
+        !self.waits.note_look(id, self.leads)
+    }
+
+    /// A call reads for all.
+    fn lead(&mut self, id: WaitId, now: Instant, cx: &mut Context<'_>) {
+        match self.leader {
+            // It has to keep time for us, and to look after the connection when we are gone.
+            Leader::Task => self.wake_task(),
+            Leader::Call(other) if other != id => self.add_follower(other),
+            Leader::Call(_) | Leader::Nobody => {}
+        }
+        self.leader = Leader::Call(id);
+        self.led_at = now;
+        self.leads += 1;
+        self.run(now, cx, Some(id));
+    }
+
+    /// The task reads for all; whoever did so waits.
+    pub(super) fn lead_as_task(&mut self, now: Instant, cx: &mut Context<'_>) {
+        if let Leader::Call(id) = self.leader {
+            self.add_follower(id);
+        }
+        self.leader = Leader::Task;
+        self.run(now, cx, None);
+    }
+
     /// Another call reads: ours waits, and its request leaves at once or with others'.
     fn follow(&mut self, id: WaitId, now: Instant, cx: &mut Context<'_>) {
         self.add_follower(id);
@@ -299,6 +329,10 @@ impl State {
                 self.to_wake.push(waker);
                 return;
             }
+        }
+        if self.flush_told {
+            // Whoever was told is gone.
+            self.wake_task();
         }
     }
 

@@ -53,6 +53,10 @@ impl ClientTask {
         state.task = Some(cx.waker().clone());
         let mut soonest = Instant::ZERO;
         if state.machine.poll_timeout().is_some_and(|at| at <= now) {
+            if state.stream.is_some() {
+                // What has arrived counts: it is read before anything is judged by the time (S20).
+                state.lead_as_task(now, cx);
+            }
             state.machine.handle_timeout(now);
             state.deliver(now);
             // Whatever came of it is to leave. If the stream takes nothing, it is tried again a little later.
@@ -69,11 +73,9 @@ impl ClientTask {
         self.was_connected = true;
         let idle_since = state.led_at + LEAD_AFTER;
         match state.leader {
-            Leader::Task => state.run(now, cx, None),
-            Leader::Nobody if idle_since <= now => {
-                state.leader = Leader::Task;
-                state.run(now, cx, None);
-            }
+            Leader::Task => state.lead_as_task(now, cx),
+            // A call that leads may wait for long, or be alive and not polled any more.
+            Leader::Nobody | Leader::Call(_) if idle_since <= now => state.lead_as_task(now, cx),
             Leader::Nobody | Leader::Call(_) if state.wants_flush() => state.flush(now, cx),
             Leader::Nobody | Leader::Call(_) => {}
         }
@@ -85,8 +87,7 @@ impl ClientTask {
         }
         let lead = match state.leader {
             Leader::Task => Instant::FAR_FUTURE,
-            Leader::Nobody => idle_since.max(now + Duration::from_millis(1)),
-            Leader::Call(_) => now + LEAD_AFTER,
+            Leader::Nobody | Leader::Call(_) => idle_since.max(now + Duration::from_millis(1)),
         };
         Some(self.next_look(state).max(soonest).min(lead))
     }
@@ -164,10 +165,13 @@ impl ClientTask {
         self.dial = None;
         let address = || self.shared.connector.address();
         match result {
-            Ok(stream) => self.shared.with(|state, now| {
-                state.gain_stream(now, stream);
-                state.leader = Leader::Task;
-            }),
+            Ok(stream) => {
+                self.was_connected = true;
+                self.shared.with(|state, now| {
+                    state.gain_stream(now, stream);
+                    state.leader = Leader::Task;
+                });
+            }
             Err(error) => {
                 let why = format!("cannot connect to {}: {error}", address());
                 self.back_off(now);

@@ -33,6 +33,8 @@ struct Wait {
     outcome: Option<RawOutcome>,
     /// Stands among the followers.
     follows: bool,
+    /// How often leading calls had been polled when it last was; 0 if it never was.
+    looked_at: u64,
 }
 
 impl Waits {
@@ -111,6 +113,17 @@ impl Waits {
     /// The same, taken out.
     pub(super) fn take_waker(&mut self, id: WaitId) -> Option<Waker> {
         self.get_mut(id).filter(|wait| wait.outcome.is_none())?.waker.take()
+    }
+
+    pub(super) fn follows(&self, id: WaitId) -> bool {
+        self.get(id).is_some_and(|wait| wait.follows)
+    }
+
+    /// Notes that a wait is polled, after leading calls were polled `leads` times; says whether they were since it last
+    /// was.
+    pub(super) fn note_look(&mut self, id: WaitId, leads: u64) -> bool {
+        let Some(wait) = self.get_mut(id) else { return true };
+        std::mem::replace(&mut wait.looked_at, leads) != leads
     }
 
     /// Notes whether a wait stands among the followers; says whether that is new.
