@@ -3,5 +3,9 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`world`] | clients, servers, connections, clocks and crashes from one seed; checked after every step |
+//! | [`history`] | whether what callers were told while connections broke and servers went is linearizable |
+//! | [`mutant`] | servers and callers that are broken on purpose, for the checkers to find out |
 
+pub mod history;
+pub mod mutant;
 pub mod world;

@@ -1,0 +1,250 @@
+//! Whether a history is linearizable.
+//!
+//! The search is Wing and Gong's (JPDC 1993): take an operation that no other one precedes, let the sequential model
+//! execute it, go on with the rest; go back when what the model returns is not what the client was told. Lowe's memory
+//! (CCPE 2017) cuts it short: the same operations taken in another order, with the same state after them, need not be
+//! looked at again. Operations that nobody knows the end of may be taken at any time or left out.
+
+use std::collections::HashSet;
+use std::hash::Hash;
+
+use super::Operation;
+
+/// A sequential program that the history of a concurrent one is compared with.
+pub trait Model {
+    /// What it remembers.
+    type State: Clone + Eq + Hash;
+    /// What can be called.
+    type Call;
+    /// What a call returns.
+    type Return: PartialEq;
+
+    /// The state before the first call.
+    fn initial() -> Self::State;
+    /// Executes one call.
+    fn step(state: &Self::State, call: &Self::Call) -> (Self::State, Self::Return);
+}
+
+/// What the search found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// There is an order in which every operation was right.
+    Linearizable,
+    /// There is none. `longest` operations of the history could be put in order at most.
+    NotLinearizable {
+        /// Completed operations in the best order.
+        longest: usize,
+    },
+    /// The search was given up.
+    Undecided,
+}
+
+/// The operations that were taken, a bit each.
+type Taken = Box<[u64]>;
+
+struct Search<'h, M: Model> {
+    history: &'h [Operation<M::Call, M::Return>],
+    taken: Taken,
+    /// Completed operations that were not taken.
+    left: usize,
+    seen: HashSet<(Taken, M::State)>,
+}
+
+/// A choice that can be taken back.
+struct Choice<S> {
+    operation: usize,
+    before: S,
+    /// What else could be chosen, the next one last.
+    others: Vec<usize>,
+}
+
+/// Searches for an order of `history`, at most `steps_max` steps long. The operations must stand in order of their
+/// invocation, as a [`Recorder`](super::Recorder) gives them.
+pub fn check<M: Model>(history: &[Operation<M::Call, M::Return>], steps_max: usize) -> Verdict {
+    debug_assert!(history.is_sorted_by_key(|operation| operation.invoked));
+    let completed = history.iter().filter(|operation| operation.returned.is_some()).count();
+    let mut search = Search::<M> {
+        history,
+        taken: vec![0; history.len().div_ceil(64)].into(),
+        left: completed,
+        seen: HashSet::new(),
+    };
+    let mut state = M::initial();
+    let mut choices: Vec<Choice<M::State>> = Vec::new();
+    let mut candidates = search.candidates();
+    let mut fewest_left = completed;
+    for _ in 0..steps_max {
+        if search.left == 0 {
+            return Verdict::Linearizable;
+        }
+        if let Some(operation) = candidates.pop() {
+            let Some(after) = search.take(operation, &state) else { continue };
+            let others = std::mem::replace(&mut candidates, search.candidates());
+            choices.push(Choice {
+                operation,
+                before: std::mem::replace(&mut state, after),
+                others,
+            });
+            fewest_left = fewest_left.min(search.left);
+        } else if let Some(choice) = choices.pop() {
+            search.put_back(choice.operation);
+            state = choice.before;
+            candidates = choice.others;
+        } else {
+            return Verdict::NotLinearizable { longest: completed - fewest_left };
+        }
+    }
+    Verdict::Undecided
+}
+
+impl<M: Model> Search<'_, M> {
+    /// The operations that may come next: those that began before any other one ended. The likeliest is last: of those
+    /// that ended, the first to end; the unknown ones only when these fail.
+    fn candidates(&self) -> Vec<usize> {
+        let mut first_return = u64::MAX;
+        let mut found = Vec::new();
+        for (index, operation) in self.history.iter().enumerate() {
+            if operation.invoked > first_return {
+                break;
+            }
+            if self.is_taken(index) {
+                continue;
+            }
+            let returned = operation.returned.as_ref().map_or(u64::MAX, |(at, _)| *at);
+            first_return = first_return.min(returned);
+            found.push((returned, index));
+        }
+        found.sort_unstable_by(|one, other| other.cmp(one));
+        found.into_iter().map(|(_, index)| index).collect()
+    }
+
+    /// Takes an operation if its return is right, and if this was not tried before; gives the state after it.
+    fn take(&mut self, index: usize, state: &M::State) -> Option<M::State> {
+        let operation = &self.history[index];
+        let (after, value) = M::step(state, &operation.call);
+        match &operation.returned {
+            Some((_, told)) if *told != value => return None,
+            // Without an effect it can as well be left out.
+            None if after == *state => return None,
+            _ => {}
+        }
+        self.taken[index / 64] |= 1 << (index % 64);
+        if !self.seen.insert((self.taken.clone(), after.clone())) {
+            self.taken[index / 64] &= !(1 << (index % 64));
+            return None;
+        }
+        self.left -= usize::from(operation.returned.is_some());
+        Some(after)
+    }
+
+    fn put_back(&mut self, index: usize) {
+        self.taken[index / 64] &= !(1 << (index % 64));
+        self.left += usize::from(self.history[index].returned.is_some());
+    }
+
+    fn is_taken(&self, index: usize) -> bool {
+        self.taken[index / 64] & (1 << (index % 64)) != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::model::{Log, LogCall, LogReturn, Register, RegisterCall, digest};
+    use super::*;
+
+    type Registers = Vec<Operation<RegisterCall, u64>>;
+    type Logs = Vec<Operation<LogCall, LogReturn>>;
+    const STEPS_MAX: usize = 100_000;
+
+    fn write(invoked: u64, returned: u64, value: u64) -> Operation<RegisterCall, u64> {
+        let call = RegisterCall::Write(value);
+        Operation { call, invoked, returned: Some((returned, value)) }
+    }
+
+    fn read(invoked: u64, returned: u64, value: u64) -> Operation<RegisterCall, u64> {
+        Operation { call: RegisterCall::Read, invoked, returned: Some((returned, value)) }
+    }
+
+    fn lost_write(invoked: u64, value: u64) -> Operation<RegisterCall, u64> {
+        Operation { call: RegisterCall::Write(value), invoked, returned: None }
+    }
+
+    fn append(invoked: u64, returned: u64, element: u64, log: &[u64]) -> Logs {
+        let told = LogReturn { len: log.len() as u64, digest: digest(log) };
+        let call = LogCall::Append(element);
+        vec![Operation { call, invoked, returned: Some((returned, told)) }]
+    }
+
+    fn is_good(history: &Registers) -> bool {
+        check::<Register>(history, STEPS_MAX) == Verdict::Linearizable
+    }
+
+    #[test]
+    fn an_empty_history_is_good() {
+        assert!(is_good(&vec![]));
+    }
+
+    #[test]
+    fn a_read_sees_the_write_before_it() {
+        assert!(is_good(&vec![write(1, 2, 7), read(3, 4, 7)]));
+        assert!(!is_good(&vec![write(1, 2, 7), read(3, 4, 0)]));
+        assert!(!is_good(&vec![write(1, 2, 7), read(3, 4, 8)]));
+    }
+
+    #[test]
+    fn a_read_beside_a_write_may_see_it_or_not() {
+        assert!(is_good(&vec![write(1, 4, 7), read(2, 3, 7)]));
+        assert!(is_good(&vec![write(1, 4, 7), read(2, 3, 0)]));
+    }
+
+    #[test]
+    fn what_one_read_saw_a_later_one_does_not_unsee() {
+        assert!(!is_good(&vec![write(1, 10, 7), read(2, 3, 7), read(4, 5, 0)]));
+    }
+
+    #[test]
+    fn an_unknown_write_may_take_effect_late_or_never() {
+        assert!(is_good(&vec![lost_write(1, 7), read(2, 3, 0), read(4, 5, 7)]));
+        assert!(is_good(&vec![lost_write(1, 7), read(2, 3, 0), read(4, 5, 0)]));
+    }
+
+    #[test]
+    fn an_unknown_write_takes_effect_once() {
+        let history = vec![lost_write(1, 7), read(2, 3, 7), write(4, 5, 8), read(6, 7, 7)];
+        assert!(!is_good(&history));
+    }
+
+    #[test]
+    fn no_write_takes_effect_before_it_was_called() {
+        assert!(!is_good(&vec![read(1, 2, 7), lost_write(3, 7)]));
+    }
+
+    #[test]
+    fn an_element_that_was_appended_twice_is_noticed() {
+        let good = [append(1, 2, 5, &[5]), append(3, 4, 6, &[5, 6])].concat();
+        assert_eq!(check::<Log>(&good, STEPS_MAX), Verdict::Linearizable);
+        let bad = [append(1, 2, 5, &[5]), append(3, 4, 6, &[5, 5, 6])].concat();
+        assert_eq!(check::<Log>(&bad, STEPS_MAX), Verdict::NotLinearizable { longest: 1 });
+    }
+
+    #[test]
+    fn an_effect_of_a_call_that_was_not_executed_is_noticed() {
+        // The append of 5 was told to be not executed, so it is not in the history.
+        let bad = append(3, 4, 6, &[5, 6]);
+        assert_eq!(check::<Log>(&bad, STEPS_MAX), Verdict::NotLinearizable { longest: 0 });
+    }
+
+    #[test]
+    fn memory_makes_many_unknown_writes_bearable() {
+        let mut history: Registers = (1..=12).map(|n| lost_write(n, 100 + n)).collect();
+        history.extend((0..200).map(|n| write(20 + 2 * n, 21 + 2 * n, n)));
+        history.push(read(1000, 1001, 104));
+        assert!(is_good(&history));
+    }
+
+    #[test]
+    fn a_search_that_is_too_long_is_given_up() {
+        let history = vec![write(1, 2, 7), read(3, 4, 7)];
+        assert_eq!(check::<Register>(&history, 1), Verdict::Undecided);
+    }
+}
