@@ -69,6 +69,7 @@ mod client;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod method;
+mod nonblocking;
 mod outcome;
 mod runtime;
 mod server;
@@ -77,6 +78,7 @@ mod transport;
 pub use bytes::Bytes;
 pub use client::{Call, CallFuture, Client, ClientOptions, ClientStatus, Ticket};
 pub use method::Method;
+pub use nonblocking::Nonblocking;
 pub use oncewire_core as core;
 pub use outcome::{CallFailure, Outcome};
 pub use runtime::{Runtime, SmolRuntime, Timer};

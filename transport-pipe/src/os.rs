@@ -1,12 +1,12 @@
 //! Connections over pipes of the operating system: two each, one a direction.
 
-use std::io::{self, ErrorKind, IoSlice, IoSliceMut, PipeReader, PipeWriter, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut, PipeReader, PipeWriter};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use async_io::Async;
 use futures_io::{AsyncRead, AsyncWrite};
-use oncewire_driver::{Accept, BoxFuture, BoxStream, Connect, Subject};
+use oncewire_driver::{Accept, BoxFuture, BoxStream, Connect, Nonblocking, Subject};
 
 use crate::hall::{Door, Entrance, hall};
 
@@ -88,8 +88,8 @@ impl Accept for PipeAcceptor {
 /// Every operation is tried first and waits only if it would block.
 #[derive(Debug)]
 pub struct PipeStream {
-    reader: Async<PipeReader>,
-    writer: Option<Async<PipeWriter>>,
+    reader: Nonblocking<PipeReader>,
+    writer: Option<Nonblocking<PipeWriter>>,
 }
 
 impl PipeStream {
@@ -101,76 +101,51 @@ impl PipeStream {
     /// # std::io::Result::Ok(())
     /// ```
     pub fn join(reader: PipeReader, writer: PipeWriter) -> io::Result<PipeStream> {
-        Ok(PipeStream { reader: Async::new(reader)?, writer: Some(Async::new(writer)?) })
-    }
-
-    fn poll_read_with(
-        &self,
-        cx: &mut Context<'_>,
-        mut read: impl FnMut(&PipeReader) -> io::Result<usize>,
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            match read(self.reader.get_ref()) {
-                Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                    ready!(self.reader.poll_readable(cx))?
-                }
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                done => return Poll::Ready(done),
-            }
-        }
-    }
-
-    fn poll_write_with(
-        &self,
-        cx: &mut Context<'_>,
-        mut write: impl FnMut(&PipeWriter) -> io::Result<usize>,
-    ) -> Poll<io::Result<usize>> {
-        let Some(writer) = &self.writer else {
-            return Poll::Ready(Err(ErrorKind::BrokenPipe.into()));
-        };
-        loop {
-            match write(writer.get_ref()) {
-                Err(e) if e.kind() == ErrorKind::WouldBlock => ready!(writer.poll_writable(cx))?,
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                done => return Poll::Ready(done),
-            }
-        }
+        let reader = Nonblocking::new(Async::new(reader)?, |_| Ok(()));
+        let writer = Nonblocking::new(Async::new(writer)?, |_| Ok(()));
+        Ok(PipeStream { reader, writer: Some(writer) })
     }
 }
 
 impl AsyncRead for PipeStream {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_read_with(cx, |mut io| io.read(buf))
+        Pin::new(&mut self.reader).poll_read(cx, buf)
     }
 
     fn poll_read_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_read_with(cx, |mut io| io.read_vectored(bufs))
+        Pin::new(&mut self.reader).poll_read_vectored(cx, bufs)
     }
 }
 
 impl AsyncWrite for PipeStream {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_write_with(cx, |mut io| io.write(buf))
+        match &mut self.writer {
+            Some(writer) => Pin::new(writer).poll_write(cx, buf),
+            None => Poll::Ready(Err(ErrorKind::BrokenPipe.into())),
+        }
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_write_with(cx, |mut io| io.write_vectored(bufs))
+        match &mut self.writer {
+            Some(writer) => Pin::new(writer).poll_write_vectored(cx, bufs),
+            None => Poll::Ready(Err(ErrorKind::BrokenPipe.into())),
+        }
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -8,7 +8,7 @@ use async_io::Async;
 use oncewire_driver::{Accept, BoxFuture, BoxStream, Subject};
 
 use crate::resolve::{all_failed, resolve};
-use crate::socket::Socket;
+use crate::socket::connected;
 
 /// Listens on a TCP address.
 ///
@@ -64,7 +64,7 @@ impl Accept for TcpAcceptor {
     fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>> {
         Box::pin(async {
             let (stream, _) = self.listener.accept().await?;
-            Ok((Box::new(Socket::new(stream)?) as BoxStream, Subject::Nobody))
+            Ok((Box::new(connected(stream)?) as BoxStream, Subject::Nobody))
         })
     }
 

@@ -6,10 +6,10 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_io::Async;
-use oncewire_driver::{BoxFuture, BoxStream, Connect};
+use oncewire_driver::{BoxFuture, BoxStream, Connect, Nonblocking};
 
 use crate::resolve::{all_failed, resolve};
-use crate::socket::Socket;
+use crate::socket::connected;
 
 /// Dials a TCP address, or several until one answers.
 ///
@@ -62,7 +62,7 @@ impl TcpConnector {
         TcpConnector { target, first: AtomicUsize::new(0) }
     }
 
-    async fn dial(&self) -> io::Result<Socket> {
+    async fn dial(&self) -> io::Result<Nonblocking<TcpStream>> {
         let addresses = match &self.target {
             Target::Name(name) => &resolve(name).await?,
             Target::Addresses(addresses) => addresses,
@@ -85,13 +85,13 @@ impl TcpConnector {
     }
 }
 
-async fn dial_one(address: SocketAddr) -> io::Result<Socket> {
+async fn dial_one(address: SocketAddr) -> io::Result<Nonblocking<TcpStream>> {
     let stream = Async::<TcpStream>::connect(address).await?;
     // Where nobody listens on a local port of the ephemeral range, TCP may connect the socket to itself.
     if stream.get_ref().local_addr()? == stream.get_ref().peer_addr()? {
         return Err(io::ErrorKind::ConnectionRefused.into());
     }
-    Socket::new(stream)
+    connected(stream)
 }
 
 impl Connect for TcpConnector {

@@ -15,7 +15,7 @@ use crate::connector::stream_socket;
 use crate::lock::Lock;
 use crate::name::Name;
 use crate::place::{Owner, Place, clear, in_use, owner};
-use crate::socket::Socket;
+use crate::socket::connected;
 
 /// Listens on a unix socket. Dropping it removes the socket's file, if that is still its own.
 #[derive(Debug)]
@@ -90,7 +90,7 @@ impl Accept for UnixAcceptor {
         Box::pin(async {
             let (stream, _) = self.listener.accept().await?;
             let (subject, _) = peer(stream.get_ref())?;
-            Ok((Box::new(Socket::new(stream)) as BoxStream, subject))
+            Ok((Box::new(connected(stream)) as BoxStream, subject))
         })
     }
 

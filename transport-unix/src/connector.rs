@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::net;
 
 use crate::name::Name;
-use crate::socket::Socket;
+use crate::socket::connected;
 
 /// Dials a unix socket.
 ///
@@ -41,7 +41,7 @@ impl UnixConnector {
 
 impl Connect for UnixConnector {
     fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
-        Box::pin(async { Ok(Box::new(Socket::new(Async::new(dial(&self.name)?)?)) as BoxStream) })
+        Box::pin(async { Ok(Box::new(connected(Async::new(dial(&self.name)?)?)) as BoxStream) })
     }
 
     fn address(&self) -> String {
