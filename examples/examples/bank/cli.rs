@@ -69,6 +69,9 @@ pub(crate) struct ClientArgs {
     /// Decides about the calls; drawn if not given.
     #[arg(long)]
     pub(crate) seed: Option<u64>,
+    /// How long most calls wait for their outcome, in seconds.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) patience: u64,
     /// Prints one JSON object.
     #[arg(long)]
     pub(crate) json: bool,

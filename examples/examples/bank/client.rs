@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use oncewire_driver::core::ServiceName;
+use oncewire_driver::core::{NotExecuted, ServerId, ServiceName};
 use oncewire_driver::{Call, Client, ClientOptions, Method, Outcome};
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +23,10 @@ use crate::service::{
 
 /// How long a client tries to reach its server at first.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the bank is given to tell what it has in its books, each time it is asked.
+pub(crate) const AUDIT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same for a bank that seems to be gone.
+const LAST_AUDIT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a ticket is waited for.
 const TICKET_WAIT: Duration = Duration::from_secs(30);
 /// Attempts at reading the bank's books, before they count as out of reach.
@@ -45,6 +49,8 @@ pub(crate) struct Load {
     /// Calls at once in each session.
     pub(crate) in_flight: u64,
     pub(crate) seed: u64,
+    /// How long most calls wait for their outcome.
+    pub(crate) patience: Duration,
     /// Where each operation is written down before it begins.
     pub(crate) journal: Option<PathBuf>,
     /// Retries whatever has no reply as a new call.
@@ -54,7 +60,8 @@ pub(crate) struct Load {
 /// What came of it; printed as JSON.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Report {
-    /// Calls made, one-way notes not among them: the sum of the next three.
+    /// Calls made, one-way notes not among them: the sum of the next three. Fewer than were asked for if the server ended
+    /// meanwhile.
     pub(crate) calls: u64,
     /// Calls that were executed and answered, now or by their ticket.
     pub(crate) replied: u64,
@@ -183,13 +190,29 @@ struct Tally {
 #[derive(Clone, Copy, Debug)]
 enum Settled<R> {
     Reply(R),
-    NotExecuted,
+    NotExecuted(NotExecuted),
     Unknown,
+}
+
+impl<R> Settled<R> {
+    /// Other calls would fare no better: the server ends, or has been out of reach for all its caller's patience.
+    fn tells_the_end(&self, manner: Manner) -> bool {
+        use NotExecuted::{Closed, DeadlinePassed, SessionRefused, ShuttingDown};
+        match self {
+            Settled::Reply(_) => false,
+            Settled::NotExecuted(Closed | SessionRefused | ShuttingDown) => true,
+            Settled::NotExecuted(DeadlinePassed) => manner.patient,
+            Settled::NotExecuted(_) => false,
+            // Without a ticket, or even after its ticket was waited for.
+            Settled::Unknown => true,
+        }
+    }
 }
 
 /// How a call is made. Drawn from the seed, so that the same calls can be made again.
 #[derive(Clone, Copy, Debug)]
 struct Manner {
+    patient: bool,
     timeout: Duration,
     fail_fast: bool,
 }
@@ -199,9 +222,14 @@ struct Worker {
     client: Client,
     book: Book,
     seed: u64,
+    patience: Duration,
     index: u64,
     calls: u64,
+    /// The server that has the accounts.
+    server: Option<ServerId>,
     next: AtomicU64,
+    /// The server is gone or going: no more calls are begun.
+    gone: AtomicBool,
     at_least_once: bool,
     tally: Mutex<Tally>,
 }
@@ -242,13 +270,17 @@ impl Worker {
         journal: Option<Arc<Journal>>,
     ) -> Result<Worker, String> {
         let share = load.calls / load.clients + u64::from(index < load.calls % load.clients);
+        let client = connect(&load.address).await?;
         Ok(Worker {
-            client: connect(&load.address).await?,
+            server: client.status().server,
+            client,
             book: Book::new(journal),
             seed: load.seed,
+            patience: load.patience,
             index,
             calls: share,
             next: AtomicU64::new(0),
+            gone: AtomicBool::new(false),
             at_least_once: load.at_least_once,
             tally: Mutex::default(),
         })
@@ -293,7 +325,7 @@ impl Worker {
     async fn run_lane(self: Arc<Worker>, accounts: [AccountId; 2]) {
         loop {
             let call = self.next.fetch_add(1, Ordering::Relaxed);
-            if call >= self.calls {
+            if call >= self.calls || self.gone.load(Ordering::Relaxed) {
                 return;
             }
             self.run_call(call, accounts).await;
@@ -305,7 +337,7 @@ impl Worker {
         let mut rng = Rng::new(self.seed, (self.index << 40) | (call + 1));
         let number = OPENINGS + 2 * call;
         let account = accounts[usize::from(rng.percent(20))];
-        let manner = Manner::draw(&mut rng);
+        let manner = Manner::draw(&mut rng, self.patience);
         let amount = 1 + rng.below(100);
         match rng.below(100) {
             0..55 => self.change(&DEDUCT, Kind::Deduct, (number, account, amount), manner).await,
@@ -338,13 +370,13 @@ impl Worker {
             Settled::Reply(reply)
         } else {
             let ending = settle(make()).await;
-            self.tally(&ending);
+            self.tally(&ending, manner);
             ending.0
         };
         match settled {
             Settled::Reply(Ok(_)) => self.book.end(operation, Fate::Applied),
             Settled::Reply(Err(_)) => self.book.end(operation, Fate::Declined),
-            Settled::NotExecuted => self.book.end(operation, Fate::NotExecuted),
+            Settled::NotExecuted(_) => self.book.end(operation, Fate::NotExecuted),
             Settled::Unknown => {}
         }
     }
@@ -353,17 +385,25 @@ impl Worker {
     async fn read_balance(&self, account: AccountId, manner: Manner) {
         let call = || self.client.call(&BALANCE, &account).idempotent();
         let mut ending = settle(manner.apply(call())).await;
-        if !matches!(ending.0, Settled::Reply(_)) {
-            ending = settle(call()).await;
+        let again = match ending.0 {
+            Settled::Reply(_) => false,
+            Settled::Unknown => true,
+            Settled::NotExecuted(_) => !ending.0.tells_the_end(manner),
+        };
+        if again {
+            ending = settle(call().timeout(self.patience)).await;
         }
-        self.tally(&ending);
+        self.tally(&ending, manner);
     }
 
-    fn tally<R>(&self, (settled, waited): &(Settled<R>, bool)) {
+    fn tally<R>(&self, (settled, waited): &(Settled<R>, bool), manner: Manner) {
+        if settled.tells_the_end(manner) {
+            self.gone.store(true, Ordering::Relaxed);
+        }
         self.count(|tally| {
             match settled {
                 Settled::Reply(_) => tally.replied += 1,
-                Settled::NotExecuted => tally.not_executed += 1,
+                Settled::NotExecuted(_) => tally.not_executed += 1,
                 Settled::Unknown => tally.unknown += 1,
             }
             tally.resolved += u64::from(*waited && !matches!(settled, Settled::Unknown));
@@ -377,7 +417,13 @@ impl Worker {
     /// Asks the bank, over the session that made the calls.
     async fn check(&self) -> Findings {
         let records = self.book.records();
-        match ask(&self.client, self.book.client, &records).await {
+        if self.client.status().server.is_some_and(|server| Some(server) != self.server) {
+            let why = "another server answers now, which does not have the accounts";
+            return unchecked(&records, why.to_owned());
+        }
+        let gone = self.gone.load(Ordering::Relaxed);
+        let timeout = if gone { LAST_AUDIT_TIMEOUT } else { AUDIT_TIMEOUT };
+        match ask(&self.client, self.book.client, &records, timeout).await {
             Ok(testimony) => check(&records, &testimony, Doubt::Widens),
             Err(why) => unchecked(&records, why),
         }
@@ -386,7 +432,7 @@ impl Worker {
     fn tell(&self, report: &mut Report) {
         let tally = *self.tally.lock().unwrap_or_else(PoisonError::into_inner);
         let status = self.client.status();
-        report.calls += self.calls;
+        report.calls += tally.replied + tally.not_executed + tally.unknown;
         report.replied += tally.replied;
         report.not_executed += tally.not_executed;
         report.unknown += tally.unknown;
@@ -400,12 +446,13 @@ impl Worker {
 
 impl Manner {
     /// Most are patient; some give up at a break, some after a few milliseconds: these end as `Unknown` now and then.
-    fn draw(rng: &mut Rng) -> Manner {
-        let patient = Duration::from_secs(30);
+    fn draw(rng: &mut Rng, patience: Duration) -> Manner {
+        let patient = Manner { patient: true, timeout: patience, fail_fast: false };
+        let short = Duration::from_millis(1 + rng.below(8));
         match rng.below(100) {
-            0..70 => Manner { timeout: patient, fail_fast: false },
-            70..85 => Manner { timeout: patient, fail_fast: true },
-            _ => Manner { timeout: Duration::from_millis(1 + rng.below(8)), fail_fast: false },
+            0..70 => patient,
+            70..85 => Manner { fail_fast: true, ..patient },
+            _ => Manner { patient: false, timeout: short, ..patient },
         }
     }
 
@@ -426,7 +473,7 @@ async fn settle<R>(call: Call<R>) -> (Settled<R>, bool) {
     }
     let settled = match outcome {
         Outcome::Reply(reply) => Settled::Reply(reply),
-        Outcome::NotExecuted(_) => Settled::NotExecuted,
+        Outcome::NotExecuted(why) => Settled::NotExecuted(why),
         // Executed, but who knows how far: no handler of the bank's ends so.
         Outcome::NoReply(_) | Outcome::Unknown(..) => Settled::Unknown,
     };
@@ -441,17 +488,19 @@ pub(crate) async fn ask(
     client: &Client,
     number: u64,
     records: &Records,
+    timeout: Duration,
 ) -> Result<Testimony, String> {
     let mut testimony = Testimony::default();
     let end = records.keys().next_back().map_or(0, |last| last + 1);
     for first in (0..end).step_by(AUDIT_PAGE_LEN_MAX as usize) {
         let count = (end - first).min(AUDIT_PAGE_LEN_MAX);
         let page = AuditPage { client: number, first, count };
-        testimony.log.extend(insist(|| client.call(&AUDIT, &page)).await?);
+        testimony.log.extend(insist(|| client.call(&AUDIT, &page).timeout(timeout)).await?);
     }
     let opened = records.values().filter(|r| r.kind == Kind::Open && r.fate == Fate::Applied);
     for account in opened.map(|record| record.account).collect::<BTreeSet<_>>() {
-        let balance = insist(|| client.call(&BALANCE, &account).idempotent()).await?;
+        let balance =
+            insist(|| client.call(&BALANCE, &account).idempotent().timeout(timeout)).await?;
         if let Ok(balance) = balance {
             testimony.balances.insert(account, balance);
         }

@@ -13,7 +13,7 @@ use smol::stream::StreamExt;
 use crate::address::Address;
 use crate::chance::{Rng, pause, within};
 use crate::check::{Doubt, Fate, Findings, Kind, check};
-use crate::client::{self, Load, Report, ask};
+use crate::client::{self, AUDIT_TIMEOUT, Load, Report, ask};
 use crate::fault::{Counts, FRAMES_MAX, Injector};
 use crate::journal;
 use crate::process::{ServerProcess, TempDir, program, report, size, start_client};
@@ -25,6 +25,8 @@ const SURVIVORS: u64 = 3;
 /// Sessions in each client process, and calls at once in each.
 const CLIENTS: u64 = 2;
 const IN_FLIGHT: u64 = 8;
+/// How long most calls wait for their outcome.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// When a client that is there to be killed is killed.
 const VICTIM_LIFE_MS: std::ops::Range<u64> = 20..400;
 /// Calls that a victim never comes to the end of.
@@ -222,6 +224,7 @@ impl Part<'_> {
             clients: CLIENTS,
             in_flight: IN_FLIGHT,
             seed: seed.wrapping_add(index),
+            patience: PATIENCE,
             journal: Some(journal),
             at_least_once: false,
         }
@@ -326,6 +329,9 @@ impl Part<'_> {
         let expected = judge.findings.expected + judge.ownerless;
         let mut faults = report.faults.clone();
         faults.extend(judge.find_faults(&server));
+        if report.calls != self.demo.calls {
+            faults.push(format!("only {} calls were made", report.calls));
+        }
         let exact = report.exact && judge.findings.exact() && faults.is_empty();
         let injector = arena.injector.counts.clone();
         let (transport, naive) = (self.transport, Report::default());
@@ -347,7 +353,7 @@ impl Judge {
     async fn hear(&mut self, arena: &Arena, journal: &Path, doubt: Doubt) -> Result<u64, String> {
         let mut operations = 0;
         for (number, records) in journal::read(journal).map_err(|error| error.to_string())? {
-            let testimony = ask(&arena.auditor, number, &records).await?;
+            let testimony = ask(&arena.auditor, number, &records, AUDIT_TIMEOUT).await?;
             operations += records.len() as u64;
             for (&number, record) in records.iter().filter(|(_, r)| r.kind == Kind::Open) {
                 let applied = testimony.log.get(number as usize).map_or(0, |log| log.applied);

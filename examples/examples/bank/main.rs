@@ -76,6 +76,7 @@ async fn run_client(args: ClientArgs) -> Result<bool, String> {
         clients: args.clients,
         in_flight: args.in_flight,
         seed: args.seed.unwrap_or_else(chance::unique),
+        patience: Duration::from_secs(args.patience),
         journal: args.journal,
         at_least_once: args.at_least_once,
     };

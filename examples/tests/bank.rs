@@ -1,0 +1,193 @@
+//! The bank as a newcomer runs it: the built program, over every transport.
+#![allow(missing_docs)]
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// Cargo builds examples before it runs tests, beside their directory.
+fn program() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let program = test.parent().and_then(|deps| deps.parent()).unwrap().join("examples/bank");
+    assert!(program.exists(), "{} is not built: `cargo build --examples`", program.display());
+    program
+}
+
+fn bank(arguments: &[&str]) -> Command {
+    // A hang is a failure, not a wait for ever.
+    let mut command = Command::new("timeout");
+    command.arg("--kill-after=5").arg("100").arg(program()).args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    bank(arguments).output().unwrap()
+}
+
+/// A process that says where it listens; killed in the end.
+struct Listening {
+    child: Child,
+    address: String,
+    line: String,
+}
+
+impl Listening {
+    fn start(arguments: &[&str]) -> Listening {
+        let mut command = Command::new(program());
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let rest = line.strip_prefix("listening on ").expect("a ready line");
+        let address = rest.split_once(',').unwrap().0.to_owned();
+        Listening { child, address, line }
+    }
+
+    /// Ends it in good order.
+    fn terminate(mut self) -> Option<i32> {
+        let pid = Pid::from_raw(self.child.id() as i32).unwrap();
+        kill_process(pid, Signal::TERM).unwrap();
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn socket(name: &str) -> String {
+    let name = format!("oncewire-bank-test-{}-{name}.sock", std::process::id());
+    format!("unix:{}", std::env::temp_dir().join(name).display())
+}
+
+/// Removes what a unix server leaves behind on purpose.
+fn remove_lock(address: &str) {
+    let path = address.strip_prefix("unix:").unwrap();
+    assert!(!std::path::Path::new(path).exists(), "the server left its socket behind");
+    let _ = std::fs::remove_file(format!("{path}.lock"));
+}
+
+/// Runs a client whose balances must be exact, and returns its report.
+fn exact(address: &str, more: &[&str]) -> Value {
+    let arguments = ["client", address, "--calls", "300", "--clients", "2", "--in-flight", "8"];
+    let output = run(&[&arguments[..], &["--json"], more].concat());
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    let report: Value = serde_json::from_slice(&output.stdout).expect(&words);
+    assert_eq!(output.status.code(), Some(0), "{report} {words}");
+    assert_eq!(report["exact"], true, "{report}");
+    assert_eq!(report["expected"], report["actual"], "{report}");
+    let sum = ["replied", "not_executed", "unknown"].map(|key| report[key].as_u64().unwrap());
+    assert_eq!(report["calls"].as_u64(), Some(sum.iter().sum()), "{report}");
+    report
+}
+
+#[test]
+fn a_client_over_tcp_is_exact_and_reports_what_it_did() {
+    let server = Listening::start(&["serve", "tcp:127.0.0.1:0"]);
+    assert!(!server.address.ends_with(":0"), "{}", server.line);
+    let id = server.line.trim_end().rsplit_once("server ").unwrap().1;
+    assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
+    let report = exact(&server.address, &["--seed", "1"]);
+    for key in ["calls", "replied", "not_executed", "unknown", "resends", "reconnects"] {
+        assert!(report[key].is_u64(), "{key} of {report}");
+    }
+    assert_eq!(report["calls"], 300);
+    assert_eq!(report["executed_twice"], 0);
+    assert_eq!(server.terminate(), Some(0));
+}
+
+#[test]
+fn a_client_over_a_unix_socket_is_exact_and_the_server_removes_its_socket() {
+    let address = socket("plain");
+    let server = Listening::start(&["serve", &address]);
+    assert_eq!(server.address, address);
+    exact(&address, &[]);
+    assert_eq!(server.terminate(), Some(0));
+    remove_lock(&address);
+}
+
+#[test]
+fn a_client_over_a_pipe_is_exact() {
+    exact(&format!("pipe:'{}' serve pipe:-", program().display()), &[]);
+}
+
+#[test]
+fn a_client_stays_exact_while_its_connections_are_cut() {
+    let [server, faults] = ["server", "faults"].map(socket);
+    let server = Listening::start(&["serve", &server]);
+    for seed in ["1", "2", "3"] {
+        let arguments = ["faults", &faults, &server.address, "--seed", seed, "--frames", "40"];
+        let injector = Listening::start(&arguments);
+        let over_unix = exact(&faults, &["--seed", seed]);
+        assert!(over_unix["reconnects"].as_u64() > Some(0), "{over_unix}");
+        let relay = format!("pipe:'{}' relay '{faults}'", program().display());
+        exact(&relay, &["--seed", seed]);
+        assert_eq!(injector.terminate(), Some(0));
+    }
+    let address = server.address.clone();
+    assert_eq!(server.terminate(), Some(0));
+    [address, faults].iter().for_each(|address| remove_lock(address));
+}
+
+#[test]
+fn plain_retries_over_the_same_faults_are_not_exact() {
+    let server = Listening::start(&["serve", "tcp:127.0.0.1:0"]);
+    let arguments = ["faults", "tcp:127.0.0.1:0", &server.address, "--seed", "4", "--frames", "40"];
+    let injector = Listening::start(&arguments);
+    let arguments = ["client", &injector.address, "--at-least-once", "--json", "--seed", "4"];
+    let output = run(&arguments);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{report}");
+    assert!(report["executed_twice"].as_u64() > Some(0), "{report}");
+    assert_eq!(report["exact"], false);
+}
+
+#[test]
+fn a_server_that_is_told_to_end_drains_while_a_client_calls() {
+    let server = Listening::start(&["serve", "tcp:127.0.0.1:0"]);
+    let name = format!("oncewire-bank-test-{}.journal", std::process::id());
+    let journal = std::env::temp_dir().join(name);
+    let mut client = bank(&["client", &server.address, "--calls", "10000000", "--json"]);
+    client.args(["--patience", "2", "--journal"]).arg(&journal);
+    let client = client.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // It is at work when it has written something down.
+    while !std::fs::metadata(&journal).is_ok_and(|data| data.len() > 10_000) {
+        std::thread::yield_now();
+    }
+    assert_eq!(server.terminate(), Some(0));
+    let output = client.wait_with_output().unwrap();
+    let _ = std::fs::remove_file(journal);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    // Every call had an outcome that is certain; only the balance could not be asked for any more.
+    assert_eq!(output.status.code(), Some(1), "{report}");
+    assert_eq!(report["unknown"], 0, "{report}");
+    assert!(report["not_executed"].as_u64() > Some(0), "{report}");
+    assert!(report["faults"].to_string().contains("could not be asked"), "{report}");
+}
+
+#[test]
+fn what_cannot_be_tried_ends_with_2_and_a_reason() {
+    let taken = Listening::start(&["serve", "tcp:127.0.0.1:0"]);
+    let absent = socket("absent");
+    let (not_there, not_here) = (["client", &absent], ["serve", &taken.address]);
+    let cases: [(&[&str], &str); 5] = [
+        (&["client", "carrier-pigeon:home"], "tcp:HOST:PORT, unix:PATH or pipe:COMMAND"),
+        (&["serve", "tcp:127.0.0.1"], "HOST:PORT"),
+        (&["client", "tcp:127.0.0.1:1"], "refused"),
+        (&not_there, "No such file"),
+        (&not_here, "in use"),
+    ];
+    for (arguments, reason) in cases {
+        let output = run(arguments);
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {words}");
+        assert!(words.contains(reason), "{arguments:?}: {words}");
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+    }
+}
