@@ -300,10 +300,12 @@ impl State {
 
     /// Another call reads: ours waits, and its request leaves at once or with others'.
     fn follow(&mut self, id: WaitId, now: Instant, cx: &mut Context<'_>) {
+        let is_new = !self.waits.follows(id);
         self.add_follower(id);
-        if self.machine.unsettled() < WRITE_ALONE_MAX {
+        if self.machine.unsettled() < WRITE_ALONE_MAX || !self.write.is_empty() {
             self.flush(now, cx);
-        } else {
+        } else if is_new {
+            // Only once: the leader may be of the same task, and would wake us in turn.
             self.tell_flush();
         }
     }
