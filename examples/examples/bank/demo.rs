@@ -154,7 +154,7 @@ struct Arena {
 impl Arena {
     /// The end: the server drains, and has to end in good order.
     async fn close(self) -> Result<(), String> {
-        drop(self.injector);
+        self.injector.stop().await;
         self.auditor.close().await;
         self.server.stop().await
     }

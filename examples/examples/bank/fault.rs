@@ -61,7 +61,7 @@ fn add(count: &AtomicU64) -> u64 {
 #[derive(Debug)]
 pub(crate) struct Injector {
     pub(crate) counts: Arc<Counts>,
-    _accepting: Task<()>,
+    accepting: Task<()>,
 }
 
 impl Injector {
@@ -86,7 +86,12 @@ impl Injector {
                 smol::spawn(treat(client, target.clone(), plans, counted.clone())).detach();
             }
         });
-        Injector { counts, _accepting: accepting }
+        Injector { counts, accepting }
+    }
+
+    /// Closes its listener; when this is complete a unix socket's file is gone.
+    pub(crate) async fn stop(self) {
+        self.accepting.cancel().await;
     }
 }
 
@@ -108,7 +113,9 @@ pub(crate) async fn run(
     let _ = writeln!(std::io::stdout(), "{ready}");
     let injector = Injector::start(acceptor, server, seed, frames_max);
     signals.next().await;
-    let Counts { connections, before, inside, after, swallowed, delays } = &*injector.counts;
+    let counts = injector.counts.clone();
+    injector.stop().await;
+    let Counts { connections, before, inside, after, swallowed, delays } = &*counts;
     let [connections, before, inside] = [connections, before, inside].map(get);
     let [after, swallowed, delays] = [after, swallowed, delays].map(get);
     let _ = writeln!(
