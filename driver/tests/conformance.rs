@@ -1,5 +1,4 @@
 //! The driver's own run of the cases that every transport must show, over pairs of sockets.
-#![cfg(feature = "conformance")]
 #![allow(missing_docs)]
 
 use std::io;

@@ -1,0 +1,46 @@
+//! The cases that every transport must show: over memory, over memory of a few bytes, and over pipes of the system.
+
+use std::io;
+
+use oncewire_pipe::conformance::{Fixture, Place};
+use oncewire_pipe::{BoxFuture, memory, os};
+
+struct Memory;
+
+impl Fixture for Memory {
+    fn bind(&self) -> BoxFuture<'_, io::Result<Place>> {
+        let (connector, acceptor) = memory::listener();
+        Box::pin(async { Ok(Place::new(connector, acceptor)) })
+    }
+}
+
+/// Every frame but the shortest takes several writes and reads.
+struct NarrowMemory;
+
+impl Fixture for NarrowMemory {
+    fn bind(&self) -> BoxFuture<'_, io::Result<Place>> {
+        let (connector, acceptor) = memory::listener_with_capacity(13);
+        Box::pin(async { Ok(Place::new(connector, acceptor)) })
+    }
+}
+
+struct Pipes;
+
+impl Fixture for Pipes {
+    fn bind(&self) -> BoxFuture<'_, io::Result<Place>> {
+        let (connector, acceptor) = os::listener();
+        Box::pin(async { Ok(Place::new(connector, acceptor)) })
+    }
+}
+
+mod over_memory {
+    oncewire_pipe::conformance_tests!(crate::Memory);
+}
+
+mod over_narrow_memory {
+    oncewire_pipe::conformance_tests!(crate::NarrowMemory);
+}
+
+mod over_pipes {
+    oncewire_pipe::conformance_tests!(crate::Pipes);
+}
