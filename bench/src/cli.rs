@@ -1,0 +1,106 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::case::{Kind, Subject, Via, Workload};
+use crate::subjects;
+
+/// Measures Oncewire beside bare sockets and its peers: server and client as processes of their own, interleaved in
+/// rounds, each workload with both on one core and with one core each.
+#[derive(Debug, Parser)]
+#[command(name = "oncewire-bench")]
+pub(crate) struct Cli {
+    /// Only these parts: W1 to W8, core.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
+    /// Only these peers, or "none"; needs the feature `peers`.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) peers: Option<Vec<String>>,
+    /// Only these subjects, of any kind.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) subjects: Vec<Subject>,
+    /// Only this stream: tcp, unix, pipe.
+    #[arg(long, value_parser = via)]
+    pub(crate) via: Option<Via>,
+    /// Only with both processes on one core (1), or with one core each (2).
+    #[arg(long)]
+    pub(crate) cores: Option<u32>,
+    /// How often everything is measured.
+    #[arg(long, default_value_t = 3)]
+    pub(crate) rounds: u32,
+    /// Milliseconds of a sample, after a warm-up of a quarter of it.
+    #[arg(long, default_value_t = 700)]
+    pub(crate) sample_ms: u64,
+    /// Writes every figure to this file.
+    #[arg(long)]
+    pub(crate) json: Option<PathBuf>,
+    /// Draws the chart of the README into this file.
+    #[arg(long)]
+    pub(crate) svg: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) role: Option<RoleCommand>,
+}
+
+/// What the processes that this program starts are.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RoleCommand {
+    #[command(hide = true)]
+    Serve { case: String },
+    #[command(hide = true)]
+    Drive { case: String },
+}
+
+fn via(name: &str) -> Result<Via, String> {
+    let find = Via::ALL.into_iter().find(|via| via.name() == name);
+    find.ok_or_else(|| "tcp, unix or pipe".to_owned())
+}
+
+impl Cli {
+    /// What is wrong with it, if anything is.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let known = |name: &String| {
+            name == "core" || Workload::ALL.iter().any(|workload| format!("{workload:?}") == *name)
+        };
+        if let Some(name) = self.only.iter().find(|name| !known(name)) {
+            return Err(format!("--only {name}: there are W1 to W8, and core"));
+        }
+        let peer = |name: &String| name == "none" || Subject::ALL.into_iter().any(|s| is(s, name));
+        match self.peers.iter().flatten().find(|name| !peer(name)) {
+            Some(name) => Err(format!("--peers {name}: there is no such peer")),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn workloads(&self) -> Vec<Workload> {
+        let wanted = |workload: &Workload| {
+            self.only.is_empty() || self.only.contains(&format!("{workload:?}"))
+        };
+        Workload::ALL.into_iter().filter(wanted).collect()
+    }
+
+    pub(crate) fn wants_core(&self) -> bool {
+        self.only.is_empty() || self.only.iter().any(|name| name == "core")
+    }
+
+    /// Who is measured: the bare ones always, since all others are told as ratios to them.
+    pub(crate) fn subjects(&self) -> Vec<Subject> {
+        let wanted = |subject: &Subject| {
+            let named = self.subjects.is_empty() || self.subjects.contains(subject);
+            let peer = subject.kind() != Kind::Peer
+                || self
+                    .peers
+                    .as_ref()
+                    .is_none_or(|some| some.iter().any(|name| is(*subject, name)));
+            (named && peer || *subject == Subject::SmolLoop) && subjects::is_built(self, *subject)
+        };
+        Subject::ALL.into_iter().filter(wanted).collect()
+    }
+}
+
+/// Whether a peer has this name on the command line.
+fn is(subject: Subject, name: &str) -> bool {
+    let value = clap::ValueEnum::to_possible_value(&subject);
+    subject.kind() == Kind::Peer && value.is_some_and(|value| value.matches(name, true))
+}

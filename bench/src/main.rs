@@ -1,0 +1,53 @@
+//! Measures Oncewire beside bare sockets and its peers. `PERFORMANCE.md` says what is measured and how.
+
+mod case;
+mod cli;
+mod clock;
+mod frames;
+mod load;
+mod meter;
+mod process;
+mod report;
+mod run;
+mod subjects;
+mod sys;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, RoleCommand};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match &cli.role {
+        Some(RoleCommand::Serve { case }) => {
+            serde_json::from_str(case).map_err(Into::into).and_then(|case| subjects::serve(&case))
+        }
+        Some(RoleCommand::Drive { case }) => drive(case),
+        None => measure(&cli),
+    };
+    if let Err(error) = done {
+        eprintln!("oncewire-bench: {error}");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+fn drive(case: &str) -> Result<()> {
+    let figures = subjects::drive(&serde_json::from_str(case)?)?;
+    println!("{}", serde_json::to_string(&figures)?);
+    Ok(())
+}
+
+fn measure(cli: &Cli) -> Result<()> {
+    cli.check()?;
+    let rows = if cli.workloads().is_empty() { Vec::new() } else { run::all(cli)? };
+    report::print(&rows);
+    if let Some(path) = &cli.json {
+        std::fs::write(path, serde_json::to_string_pretty(&rows)?)?;
+    }
+    Ok(())
+}

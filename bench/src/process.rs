@@ -1,0 +1,72 @@
+//! Processes of this program, or of another one that understands the same arguments.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+
+use crate::Result;
+use crate::case::Case;
+use crate::clock::Duration;
+
+/// A role's process; ends with this value.
+pub(crate) struct Process {
+    child: Child,
+    lines: Receiver<String>,
+    _stdin: Option<ChildStdin>,
+}
+
+/// One of the two processes of a measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Serve,
+    Drive,
+}
+
+impl Role {
+    fn name(self) -> &'static str {
+        if self == Role::Serve { "serve" } else { "drive" }
+    }
+}
+
+impl Process {
+    pub(crate) fn start(program: &Path, role: Role, case: &Case) -> Result<Process> {
+        let mut child = Command::new(program)
+            .arg(role.name())
+            .arg(serde_json::to_string(case)?)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let stdout = child.stdout.take().ok_or("no stdout")?;
+        let (sender, lines) = channel();
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(std::result::Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let stdin = child.stdin.take();
+        Ok(Process { child, lines, _stdin: stdin })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The next line that it prints.
+    pub(crate) fn line(&self, patience: Duration) -> Result<String> {
+        let none =
+            |_| format!("process {} said nothing for {patience:?}, or has ended", self.pid());
+        Ok(self.lines.recv_timeout(patience).map_err(none)?)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

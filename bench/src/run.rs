@@ -1,0 +1,166 @@
+//! The rounds: every case of a round once, one after another, so that what disturbs one round disturbs all alike.
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::Result;
+use crate::case::{Case, Figures, Subject, Via, Workload};
+use crate::cli::Cli;
+use crate::clock::Duration;
+use crate::process::{Process, Role};
+use crate::{subjects, sys};
+
+/// One measurement and what it gave.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Row {
+    pub(crate) round: u32,
+    pub(crate) workload: Workload,
+    pub(crate) cores: u32,
+    pub(crate) subject: Subject,
+    pub(crate) via: Via,
+    pub(crate) figures: Figures,
+    /// The system's load averages after it.
+    pub(crate) load: String,
+}
+
+/// A process takes at most so long for what is not the sample.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) fn all(cli: &Cli) -> Result<Vec<Row>> {
+    let cores = sys::cores()?;
+    let plan = plan(cli, cores.len());
+    let mut rows = Vec::new();
+    for round in 0..cli.rounds {
+        for (index, case) in plan.iter().enumerate() {
+            progress(round, cli.rounds, index, plan.len(), case);
+            match measure(cli, case, &cores) {
+                Ok(figures) => rows.push(Row {
+                    round,
+                    workload: case.workload,
+                    cores: case.cores,
+                    subject: case.subject,
+                    via: case.via,
+                    figures,
+                    load: sys::load_average(),
+                }),
+                Err(error) => eprintln!("\r{}: {error}", name(case)),
+            }
+        }
+    }
+    sys::pin(&cores)?;
+    eprint!("\r\x1b[K");
+    Ok(rows)
+}
+
+fn name(case: &Case) -> String {
+    let Case { workload, cores, subject, via, .. } = case;
+    format!("{workload:?}/{cores} {} {}", subject.name(), via.name())
+}
+
+fn progress(round: u32, rounds: u32, index: usize, len: usize, case: &Case) {
+    let mut stderr = std::io::stderr();
+    if stderr.is_terminal() {
+        let text = format!("round {} of {rounds}, {} of {len}: ", round + 1, index + 1);
+        // Nobody is hurt by a lost line.
+        let _ = write!(stderr, "\r\x1b[K{text}{}", name(case));
+    }
+}
+
+/// The cases of a round.
+fn plan(cli: &Cli, cores_len: usize) -> Vec<Case> {
+    let mut plan = Vec::new();
+    for &workload in &cli.workloads() {
+        for cores in [1, 2] {
+            // Memory does not depend on cores.
+            let skip = workload == Workload::W6 && cores == 2 || cores as usize > cores_len;
+            if skip || cli.cores.is_some_and(|only| only != cores) {
+                continue;
+            }
+            for subject in cli.subjects() {
+                for via in Via::ALL {
+                    if subject.offers(via, workload) && cli.via.is_none_or(|only| only == via) {
+                        plan.push(case(cli, subject, via, workload, cores));
+                    }
+                }
+            }
+        }
+    }
+    plan
+}
+
+fn case(cli: &Cli, subject: Subject, via: Via, workload: Workload, cores: u32) -> Case {
+    Case {
+        subject,
+        via,
+        workload,
+        cores,
+        warm_ms: (cli.sample_ms / 4).min(250),
+        sample_ms: cli.sample_ms,
+        server_core: 0,
+        address: String::new(),
+        server_pid: 0,
+        body_len: workload.body_len(),
+        outstanding: workload.outstanding(),
+        connections: workload.connections(),
+        wait_ms: workload.wait().map_or(0, |wait| wait.as_millis() as u64),
+    }
+}
+
+/// Starts the two processes of a case, each on its core.
+fn measure(cli: &Cli, case: &Case, cores: &[usize]) -> Result<Figures> {
+    let program = subjects::program(cli, case.subject)?;
+    // The first core has the interrupts, more often than not.
+    let client_core = *cores.last().ok_or("no core")?;
+    let server_core = if case.cores == 1 { client_core } else { cores[0] };
+    let place = Place::of(case)?;
+    let mut case = Case { server_core, address: place.address(), ..case.clone() };
+    let mut server = None;
+    if case.via != Via::Pipe {
+        sys::pin(&[server_core])?;
+        let process = Process::start(&program, Role::Serve, &case)?;
+        let line = process.line(PATIENCE)?;
+        case.address = line.strip_prefix("ready ").ok_or("it is not ready")?.to_owned();
+        case.server_pid = process.pid();
+        server = Some(process);
+    }
+    sys::pin(&[client_core])?;
+    let client = Process::start(&program, Role::Drive, &case)?;
+    let line = client.line(PATIENCE + Duration::from_millis(case.warm_ms + case.sample_ms))?;
+    drop((client, server, place));
+    Ok(serde_json::from_str(&line)?)
+}
+
+/// Where a server listens.
+struct Place {
+    via: Via,
+    path: PathBuf,
+    number: u32,
+}
+
+impl Place {
+    fn of(case: &Case) -> Result<Place> {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let file = format!("oncewire-bench-{}-{number}.sock", sys::own_pid());
+        Ok(Place { via: case.via, path: std::env::temp_dir().join(file), number })
+    }
+
+    /// Every server has an address of its own, so that ports in TIME_WAIT of an earlier one do not matter.
+    fn address(&self) -> String {
+        match self.via {
+            Via::Tcp => format!("127.1.{}.{}:0", self.number / 250 % 250, 1 + self.number % 250),
+            Via::Unix | Via::Pipe => self.path.to_string_lossy().into_owned(),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let remove = |path: &Path| std::fs::remove_file(path);
+        // A server may have removed them, or made none.
+        let _ = (remove(&self.path), remove(&self.path.with_extension("sock.lock")));
+    }
+}
