@@ -4,8 +4,10 @@
 //! |---|---|
 //! | [`world`] | clients, servers, connections, clocks and crashes from one seed; checked after every step |
 //! | [`history`] | whether what callers were told while connections broke and servers went is linearizable |
+//! | [`killer`] | real processes, killed at random moments, whose journals must agree |
 //! | [`mutant`] | servers and callers that are broken on purpose, for the checkers to find out |
 
 pub mod history;
+pub mod killer;
 pub mod mutant;
 pub mod world;

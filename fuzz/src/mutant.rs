@@ -99,12 +99,19 @@ impl std::fmt::Debug for AnyConnector {
     }
 }
 
+impl AnyConnector {
+    /// Forgets of which kind `inner` is.
+    pub fn new(inner: impl Connect) -> AnyConnector {
+        AnyConnector(Arc::new(inner))
+    }
+}
+
 /// What a client is to dial: `inner`, or the proxy of a mutant in front of it.
 pub fn dial(inner: impl Connect, mutant: Option<Mutant>, seed: u64) -> AnyConnector {
-    AnyConnector(match mutant {
-        None | Some(Mutant::Again) => Arc::new(inner),
-        Some(mutant) => Arc::new(MutantConnector::new(inner, mutant, seed)),
-    })
+    match mutant {
+        None | Some(Mutant::Again) => AnyConnector::new(inner),
+        Some(mutant) => AnyConnector::new(MutantConnector::new(inner, mutant, seed)),
+    }
 }
 
 impl Connect for AnyConnector {

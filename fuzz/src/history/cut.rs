@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use oncewire_driver::{BoxFuture, BoxStream, Connect};
-use oncewire_pipe::memory::MemoryConnector;
 use smol::io::{AsyncRead, AsyncWrite};
 
+use crate::mutant::AnyConnector;
 use crate::world::rng::Rng;
 
 /// Where connections lead to, and those that there are.
@@ -19,7 +19,7 @@ pub struct Switch {
 
 #[derive(Debug)]
 struct Inner {
-    target: MemoryConnector,
+    target: AnyConnector,
     chance: Rng,
     /// The most bytes that a connection carries, read and written; 0 for no end.
     bytes_max: u64,
@@ -41,24 +41,19 @@ struct CordState {
 
 impl Switch {
     /// Leads to `target`. Connections break after at most `bytes_max` bytes; 0 for never.
-    pub fn new(target: MemoryConnector, bytes_max: u64, seed: u64) -> Switch {
+    pub fn new(target: AnyConnector, bytes_max: u64, seed: u64) -> Switch {
         let chance = Rng::new(seed);
         let inner = Inner { target, chance, bytes_max, cords: Vec::new(), connections: 0 };
         Switch { inner: Arc::new(Mutex::new(inner)) }
     }
 
     /// Breaks every connection; from now on they lead to `target`.
-    pub fn replace(&self, target: MemoryConnector) {
+    pub fn replace(&self, target: AnyConnector) {
         let cords = self.with(|inner| {
             inner.target = target;
             std::mem::take(&mut inner.cords)
         });
         cords.iter().for_each(|cord| cord.cut());
-    }
-
-    /// Connections break no more.
-    pub fn heal(&self) {
-        self.with(|inner| inner.bytes_max = 0);
     }
 
     /// Connections that were made.
@@ -92,7 +87,7 @@ impl Connect for Switch {
     }
 
     fn address(&self) -> String {
-        "memory, with cuts".to_owned()
+        format!("{}, with cuts", self.with(|inner| inner.target.address()))
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use oncewire_driver::{Client, ClientOptions, Method, Outcome, Runtime, Server, SmolRuntime};
-use oncewire_pipe::memory::{self, MemoryConnector};
+use oncewire_pipe::memory;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -16,7 +16,7 @@ use super::check::{Model, Verdict, check};
 use super::cut::Switch;
 use super::model::{Log, LogCall, LogReturn, Register, RegisterCall};
 use super::{Begun, Operation, Recorder};
-use crate::mutant::{Mutant, dial};
+use crate::mutant::{AnyConnector, Mutant, dial};
 use crate::world::rng::{Rng, mix};
 
 const REGISTERS: usize = 2;
@@ -126,7 +126,7 @@ pub fn run(plan: Plan) -> Histories {
         log: Recorder::default(),
         tally: Mutex::default(),
         ended: AtomicU64::new(0),
-        switch: Switch::new(nowhere, plan.bytes_max, mix(plan.seed)),
+        switch: Switch::new(AnyConnector::new(nowhere), plan.bytes_max, mix(plan.seed)),
         runtime,
         executor: executor.clone(),
     });
@@ -176,7 +176,7 @@ impl Run {
     }
 
     /// A new server of the same objects; it ends when nobody can dial it any more.
-    fn serve(self: Arc<Run>) -> MemoryConnector {
+    fn serve(self: Arc<Run>) -> AnyConnector {
         let (connector, acceptor) = memory::listener();
         let (one, other) = (self.clone(), self.clone());
         let server = Server::builder("history")
@@ -213,7 +213,7 @@ impl Run {
         // It never fails: the listener is in memory.
         let serve = async move { server.serve(acceptor).await.unwrap_or(()) };
         self.executor.spawn(serve).detach();
-        connector
+        AnyConnector::new(connector)
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut Objects) -> T) -> T {

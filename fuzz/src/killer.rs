@@ -1,0 +1,215 @@
+//! Real processes, really killed: a server and its clients over TCP, unix sockets or pipes, with `SIGKILL`, `SIGSTOP` and
+//! `SIGCONT` at random moments, and journals on disk that say afterwards whether every outcome was true.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `killer.rs` | what is to be run, and what came of it |
+//! | `killer/run.rs` | the loop: wait for progress, kill somebody, start him again |
+//! | `killer/stage.rs` | the temporary directory, the processes, and what they report |
+//! | `killer/control.rs` | a process's line to the stage |
+//! | `killer/service.rs` | what the server executes, and the journal that it writes before it answers |
+//! | `killer/caller.rs` | a client that calls without end and writes down what it is told |
+//! | `killer/relay.rs` | joins a client's pipes to the server's socket |
+//! | `killer/journal.rs` | the journals |
+//! | `killer/check.rs` | whether they agree |
+//!
+//! Every client appends elements to a log and adds to a counter of its own. Nothing of the server survives its death but
+//! its journal, which the kernel keeps: a line that was written is there, though its writer was killed. What must hold,
+//! over all lives of the server:
+//!
+//! - a call with a reply was executed once, by the life and at the position that the reply names;
+//! - a call that was told to be not executed never was;
+//! - any other call, unknown, given up, or of a client that was killed, was executed at most once;
+//! - one life of the server executes the calls of one client in the order in which they were made (S13);
+//! - as long as somebody lives to call and somebody to answer, calls are answered.
+
+mod caller;
+mod check;
+mod control;
+mod journal;
+mod relay;
+mod run;
+mod service;
+mod stage;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::mutant::Mutant;
+pub use check::{Tally, Violation};
+pub use run::run;
+
+/// What connects the processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP over a loopback address of its own.
+    Tcp,
+    /// A unix socket.
+    Unix,
+    /// The stdin and stdout of a relay that every dial starts, and for one client those of a server of its own.
+    Pipe,
+}
+
+/// All transports.
+pub const TRANSPORTS: [Transport; 3] = [Transport::Tcp, Transport::Unix, Transport::Pipe];
+
+impl Transport {
+    /// Its name on a command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Transport::Tcp => "tcp",
+            Transport::Unix => "unix",
+            Transport::Pipe => "pipe",
+        }
+    }
+}
+
+impl FromStr for Transport {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Transport, String> {
+        let found = TRANSPORTS.into_iter().find(|transport| transport.name() == name);
+        found.ok_or_else(|| format!("no transport is called {name:?}"))
+    }
+}
+
+/// What is to be run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What connects the processes.
+    pub transport: Transport,
+    /// How many signals are to hit somebody; the continuation of who was stopped is not counted.
+    pub kills: u64,
+    /// Where chance comes from. It replays who is hit and after how many replies, not what the kernel does meanwhile.
+    pub seed: u64,
+    /// How many clients call.
+    pub clients: u32,
+    /// What is broken on purpose.
+    pub mutant: Option<Mutant>,
+    /// Whether the journals stay for somebody to read.
+    pub keep: bool,
+}
+
+/// Who was hit by what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kills {
+    /// Servers that were killed.
+    pub servers: u64,
+    /// Clients that were killed.
+    pub clients: u64,
+    /// Relays, and clients' own servers, that were killed.
+    pub relays: u64,
+    /// Servers that were stopped for a while.
+    pub server_stops: u64,
+    /// Clients that were stopped for a while.
+    pub client_stops: u64,
+}
+
+impl Kills {
+    /// Everything that hit somebody.
+    pub fn all(&self) -> u64 {
+        self.servers + self.clients + self.relays + self.server_stops + self.client_stops
+    }
+}
+
+/// What a run was like.
+#[derive(Clone, Copy, Debug)]
+pub struct Report {
+    /// What connected the processes.
+    pub transport: Transport,
+    /// Who was hit.
+    pub kills: Kills,
+    /// How the calls fared.
+    pub tally: Tally,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Report { transport, kills, tally } = self;
+        writeln!(
+            f,
+            "{}: {} kills: {} servers, {} clients, {} relays killed; {} servers, {} clients stopped",
+            transport.name(),
+            kills.all(),
+            kills.servers,
+            kills.clients,
+            kills.relays,
+            kills.server_stops,
+            kills.client_stops,
+        )?;
+        writeln!(
+            f,
+            "  {} calls: {} replies, {} not executed, {} unknown, {} without an outcome; {} tickets told more",
+            tally.calls, tally.replies, tally.not_executed, tally.unknown, tally.silent, tally.late,
+        )?;
+        write!(
+            f,
+            "  {} executions in {} lives of servers; {} sessions, {} reconnects, {} asks, {} resends",
+            tally.runs, tally.lives, tally.sessions, tally.reconnects, tally.asks, tally.resends,
+        )
+    }
+}
+
+/// Why a run did not end well.
+#[derive(Debug)]
+pub enum Failure {
+    /// A promise was broken.
+    Violation(Violation),
+    /// Nobody was answered for a long time, though somebody lived to answer.
+    Wedged(String),
+    /// A process ended that nobody killed.
+    Ended(String),
+    /// The machine did not do what was asked of it.
+    Machine(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Violation(violation) => violation.fmt(f),
+            Failure::Wedged(what) => write!(f, "wedged: {what}"),
+            Failure::Ended(who) => write!(f, "{who} ended, and nobody had killed it"),
+            Failure::Machine(what) => f.write_str(what),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Failure {
+        Failure::Machine(error.to_string())
+    }
+}
+
+/// The first argument of a process that the killer starts.
+pub const ROLE: &str = "role";
+
+/// Plays a role of those that the killer gives to processes it starts; the arguments are those after [`ROLE`].
+///
+/// # Errors
+/// Why it could not play it to its end.
+pub fn play(arguments: &[OsString]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let texts: Vec<&str> = arguments.iter().filter_map(|one| one.to_str()).collect();
+    let [role, dir, rest @ ..] = texts.as_slice() else { return Err("no role".into()) };
+    let dir = PathBuf::from(dir);
+    match (*role, rest) {
+        ("server", [life, place]) => service::play_server(&dir, life.parse()?, place),
+        ("child", [client]) => service::play_child(&dir, client.parse()?),
+        ("relay", [client]) => relay::play(&dir, client.parse()?),
+        ("client", [client, generation, place, seed, mutant]) => {
+            let mutant = mutant.parse().ok();
+            let part = caller::Part {
+                client: client.parse()?,
+                generation: generation.parse()?,
+                place: (*place).to_owned(),
+                seed: seed.parse()?,
+                mutant,
+            };
+            caller::play(&dir, part)
+        }
+        _ => Err(format!("no such role: {texts:?}").into()),
+    }
+}

@@ -1,0 +1,48 @@
+//! Servers, clients and relays are really killed, on every transport; and what is broken on purpose is found out.
+
+use std::process::{Command, Output};
+
+use oncewire_fuzz::mutant::ALL;
+
+fn killer(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_killer"));
+    let output = command.args(arguments).output();
+    output.expect("the killer was built with this test")
+}
+
+fn survive(transport: &str) {
+    let output = killer(&["--transport", transport, "--kills", "20", "--seed", "1"]);
+    let told = String::from_utf8_lossy(&output.stdout);
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}{complaint}");
+    assert!(told.contains("20 kills"), "{told}");
+    assert!(told.contains("every outcome was true"), "{told}");
+}
+
+#[test]
+fn over_tcp_every_outcome_is_true_though_somebody_is_killed_20_times() {
+    survive("tcp");
+}
+
+#[test]
+fn over_a_unix_socket_every_outcome_is_true_though_somebody_is_killed_20_times() {
+    survive("unix");
+}
+
+#[test]
+fn over_pipes_every_outcome_is_true_though_somebody_is_killed_20_times() {
+    survive("pipe");
+}
+
+#[test]
+fn every_mutant_is_caught() {
+    for mutant in ALL {
+        let name = mutant.name();
+        let arguments = ["--transport", "unix", "--kills", "20", "--seed", "1", "--mutant", name];
+        let output = killer(&arguments);
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "nobody noticed {mutant:?}: {complaint}");
+        assert!(complaint.contains("element"), "{mutant:?}: {complaint}");
+        assert!(complaint.contains("--seed 1"), "{mutant:?}: {complaint}");
+    }
+}
