@@ -81,6 +81,9 @@ mod hand;
 #[doc(hidden)]
 pub mod handover;
 mod lane;
+#[allow(missing_docs)]
+#[doc(hidden)]
+pub mod large;
 mod line;
 #[allow(missing_docs)]
 #[doc(hidden)]
@@ -155,11 +158,25 @@ where
 }
 
 /// Makes a `#[test]` of each case, over the transport of this [`Fixture`](crate::conformance::Fixture): see
-/// [`conformance`](crate::conformance).
+/// [`conformance`](crate::conformance). `conformance_tests!(but_large, fixture)` leaves out those that move many MiB, for
+/// a transport that is slow on purpose.
 #[macro_export]
 macro_rules! conformance_tests {
+    (but_large, $fixture:expr) => {
+        $crate::conformance_tests! { @list but_large $fixture }
+    };
     ($fixture:expr) => {
-        $crate::conformance_tests! { @cases $fixture =>
+        $crate::conformance_tests! { @list tests $fixture }
+    };
+    (@list $which:ident $fixture:expr) => {
+        $crate::conformance_tests! { @$which $fixture =>
+            large: [
+                c25_a_refused_request_is_refused_again_and_never_executed,
+                c27_at_the_memory_limit_new_calls_are_refused_and_nothing_kept_is_lost,
+                c39_a_huge_last_reply_is_forgotten_by_the_server_at_once,
+                c66_an_acknowledgement_by_bits_frees_what_others_left_beside_a_slow_call,
+                c40_two_peers_that_write_64_mib_before_they_read_do_not_wait_for_each_other,
+            ]
             sessions: [
                 c01_a_request_before_the_handshake_is_not_executed_and_leaves_no_state,
                 c01_a_request_for_a_session_never_opened_is_not_executed,
@@ -195,14 +212,10 @@ macro_rules! conformance_tests {
                 c21_an_x_lower_than_before_is_ignored,
                 c22_one_slow_call_lets_thousands_pass_by_and_memory_does_not_grow,
                 c24_a_call_whose_caller_gave_up_frees_its_slot_once,
-                c25_a_refused_request_is_refused_again_and_never_executed,
                 c26_a_panic_ends_as_aborted_and_the_server_lives_on,
-                c27_at_the_memory_limit_new_calls_are_refused_and_nothing_kept_is_lost,
                 c28_a_kept_reply_has_no_time_limit_while_its_session_lives,
                 c29_control_frames_are_never_kept_and_use_no_xid,
                 c30_a_handler_that_finishes_after_its_session_leaves_nothing_behind,
-                c39_a_huge_last_reply_is_forgotten_by_the_server_at_once,
-                c66_an_acknowledgement_by_bits_frees_what_others_left_beside_a_slow_call,
             ]
             connections: [
                 c31_a_call_of_which_no_byte_left_was_not_executed,
@@ -215,7 +228,6 @@ macro_rules! conformance_tests {
                 c36_a_call_that_times_out_on_a_healthy_connection_disturbs_nobody,
                 c38_a_server_that_goes_silent_is_noticed_and_calls_go_on_after_the_resume,
                 c38_a_client_that_goes_silent_is_noticed_and_its_session_waits,
-                c40_two_peers_that_write_64_mib_before_they_read_do_not_wait_for_each_other,
                 c41_bytes_that_come_one_by_one_change_nothing,
                 c41_frames_that_come_all_in_one_read_change_nothing,
                 c42_a_peer_that_never_says_hello_is_closed,
@@ -296,7 +308,10 @@ macro_rules! conformance_tests {
             ]
         }
     };
-    (@cases $fixture:expr => $($module:ident: [$($case:ident,)*])*) => {
+    (@but_large $fixture:expr => large: $large:tt $($rest:tt)*) => {
+        $crate::conformance_tests! { @tests $fixture => $($rest)* }
+    };
+    (@tests $fixture:expr => $($module:ident: [$($case:ident,)*])*) => {
         $($(
             #[test]
             fn $case() {

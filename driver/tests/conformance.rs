@@ -46,3 +46,28 @@ impl Fixture for SocketPair {
 }
 
 oncewire_driver::conformance_tests!(SocketPair);
+
+#[test]
+fn every_case_of_the_suite_is_listed_in_its_macro() {
+    let source = |path: &str| {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(path);
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    };
+    let list = source("conformance.rs");
+    for module in [
+        "bad_input",
+        "connections",
+        "duplicates",
+        "handover",
+        "large",
+        "restarts",
+        "sessions",
+        "time",
+    ] {
+        for line in source(&format!("conformance/{module}.rs")).lines() {
+            let Some(rest) = line.strip_prefix("pub async fn ") else { continue };
+            let case = rest.split('(').next().unwrap();
+            assert!(list.contains(&format!("                {case},\n")), "{module}::{case}");
+        }
+    }
+}

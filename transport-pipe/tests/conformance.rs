@@ -38,7 +38,7 @@ mod over_memory {
 }
 
 mod over_narrow_memory {
-    oncewire_pipe::conformance_tests!(crate::NarrowMemory);
+    oncewire_pipe::conformance_tests!(but_large, crate::NarrowMemory);
 }
 
 mod over_pipes {

@@ -8,7 +8,7 @@ use oncewire_core::{NotExecuted, ProtocolError, Status, Unknown};
 
 use super::hand::{encode, request};
 use super::line::{Action, Line, Mark, Plan};
-use super::service::{ADD_ONE, BLOB, ECHO, WAIT, arguments};
+use super::service::{ADD_ONE, BLOB, WAIT, arguments};
 use super::world::World;
 use super::{Way, expect_reply, kind};
 use crate::outcome::Outcome;
@@ -194,21 +194,6 @@ pub async fn c38_a_client_that_goes_silent_is_noticed_and_its_session_waits(worl
     hand.resume(session, 0).await;
     hand.ask(1).await;
     assert_eq!(hand.answer(1).await, answer);
-}
-
-pub async fn c40_two_peers_that_write_64_mib_before_they_read_do_not_wait_for_each_other(
-    world: World,
-) {
-    let host = world.host().await;
-    let line = Line::to(host.place.clone());
-    let client = world.connected(&line).await;
-    let body = crate::Bytes::from(vec![5; 1 << 20]);
-    let calls: Vec<_> = (0..64).map(|_| client.call_raw(ECHO, body.clone()).start()).collect();
-    for call in calls {
-        let outcome = world.within("an echo", call).await;
-        assert!(matches!(&outcome, Outcome::Reply(reply) if *reply == body));
-    }
-    assert_eq!(client.status().reconnects, 0);
 }
 
 pub async fn c41_bytes_that_come_one_by_one_change_nothing(world: World) {

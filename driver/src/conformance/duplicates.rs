@@ -3,25 +3,18 @@
 use std::time::Duration;
 
 use oncewire_core::wire::{Frame, Hello, Refuse, Resume};
-use oncewire_core::{NoReply, NotExecuted, ProtocolError, Status, Unknown};
+use oncewire_core::{NoReply, ProtocolError, Status, Unknown};
 
-use super::hand::{Hand, hello, request};
+use super::hand::{hello, request};
 use super::line::Line;
-use super::service::{ADD_ONE, BLOB, FAIL, GET, PANIC, PUT, WAIT, arguments, value};
+use super::service::{ADD_ONE, FAIL, GET, PANIC, PUT, WAIT, arguments, value};
 use super::world::World;
 use super::{Way, expect_reply, kind};
 use crate::outcome::Outcome;
 
-/// A hand with an open session.
-async fn opened(world: &World, host: &super::world::Host) -> Hand {
-    let mut hand = world.hand(&host.place).await;
-    hand.open().await;
-    hand
-}
-
 pub async fn c11_a_duplicate_while_the_original_runs_is_answered_once(world: World) {
     let host = world.host().await;
-    let mut hand = opened(&world, &host).await;
+    let mut hand = world.opened(&host).await;
     let body = arguments(&7u64);
     hand.request(1, 0, WAIT.id(), &body).await;
     world.waiting(1).await;
@@ -53,7 +46,7 @@ pub async fn c12_a_duplicate_on_a_new_connection_is_answered_there(world: World)
 
 pub async fn c13_a_duplicate_after_completion_gets_the_same_bytes_without_execution(world: World) {
     let host = world.host().await;
-    let mut hand = opened(&world, &host).await;
+    let mut hand = world.opened(&host).await;
     let body = arguments(&41u64);
     let first = hand.call(1, 0, ADD_ONE.id(), &body).await;
     assert_eq!(first, (Status::Done, arguments(&42u64)));
@@ -65,7 +58,7 @@ pub async fn c13_a_duplicate_after_completion_gets_the_same_bytes_without_execut
 
 pub async fn c14_an_application_error_is_kept_and_sent_again(world: World) {
     let host = world.host().await;
-    let mut hand = opened(&world, &host).await;
+    let mut hand = world.opened(&host).await;
     let first = hand.call(1, 0, FAIL.id(), &[]).await;
     assert_eq!(first.0, Status::Done, "the handler did its work");
     let error = value::<Result<u64, String>>(&first.1);
@@ -76,7 +69,7 @@ pub async fn c14_an_application_error_is_kept_and_sent_again(world: World) {
 
 pub async fn c15_a_delayed_copy_of_an_acknowledged_request_is_dropped(world: World) {
     let host = world.host().await;
-    let mut hand = opened(&world, &host).await;
+    let mut hand = world.opened(&host).await;
     hand.call(1, 0, ADD_ONE.id(), &arguments(&1u64)).await;
     hand.call(2, 1, ADD_ONE.id(), &arguments(&2u64)).await;
     hand.request(1, 0, ADD_ONE.id(), &arguments(&1u64)).await;
@@ -87,7 +80,7 @@ pub async fn c15_a_delayed_copy_of_an_acknowledged_request_is_dropped(world: Wor
 
 pub async fn c16_a_late_first_copy_of_a_put_does_not_undo_the_next_put(world: World) {
     let host = world.host().await;
-    let mut hand = opened(&world, &host).await;
+    let mut hand = world.opened(&host).await;
     let (ten, twenty) = (arguments(&10u64), arguments(&20u64));
     // The first copy is delayed; this is the retry.
     hand.call(1, 0, PUT.id(), &ten).await;
@@ -132,7 +125,7 @@ pub async fn c17_a_client_told_of_a_false_retry_calls_its_calls_unknown(world: W
 
 pub async fn c18_a_retry_with_another_x_and_deadline_is_the_same_request(world: World) {
     let host = world.host().await;
-    let mut hand = opened(&world, &host).await;
+    let mut hand = world.opened(&host).await;
     let body = arguments(&2u64);
     hand.call(1, 0, ADD_ONE.id(), &arguments(&1u64)).await;
     let first = hand.call(2, 0, ADD_ONE.id(), &body).await;
@@ -174,7 +167,7 @@ async fn wrong_request(world: World, xid: u64, acked: u64, error: ProtocolError)
 
 pub async fn c21_an_x_lower_than_before_is_ignored(world: World) {
     let host = world.host().await;
-    let mut hand = opened(&world, &host).await;
+    let mut hand = world.opened(&host).await;
     hand.call(1, 0, ADD_ONE.id(), &arguments(&1u64)).await;
     hand.call(2, 1, ADD_ONE.id(), &arguments(&2u64)).await;
     hand.call(3, 0, ADD_ONE.id(), &arguments(&3u64)).await;
@@ -222,36 +215,13 @@ pub async fn c24_a_call_whose_caller_gave_up_frees_its_slot_once(world: World) {
     expect_reply(&world, after, 4).await;
 }
 
-pub async fn c25_a_refused_request_is_refused_again_and_never_executed(world: World) {
-    let unknown = oncewire_core::MethodId::of("conformance.no_such_method");
-    // Room for one reply of `BLOB`, and a little more.
-    let host = world.host_with(|config| config.kept_per_session_max = 5 << 20).await;
-    let mut hand = opened(&world, &host).await;
-    for _ in 0..2 {
-        let answer = hand.call(1, 0, unknown, b"x").await;
-        assert_eq!(answer, (Status::Refused(NotExecuted::UnknownMethod), Vec::new()));
-        let answer = hand.call(2, 0, ADD_ONE.id(), &[0xff; 3]).await;
-        assert_eq!(answer, (Status::Refused(NotExecuted::BadArguments), Vec::new()));
-    }
-    let mib = arguments(&(1u32 << 20));
-    hand.call(3, 0, BLOB.id(), &mib).await;
-    hand.call(4, 3 - 1, BLOB.id(), &mib).await;
-    let overloaded = (Status::Refused(NotExecuted::Overloaded), Vec::new());
-    let runs = world.service.runs();
-    assert_eq!(hand.call(5, 2, BLOB.id(), &mib).await, overloaded);
-    hand.ack(4, 0).await;
-    world.counted(&host, "room", |counters| counters.kept_bytes == 0).await;
-    assert_eq!(hand.call(5, 4, BLOB.id(), &mib).await, overloaded, "though there is room now");
-    assert_eq!(world.service.runs(), runs);
-}
-
 pub async fn c26_a_panic_ends_as_aborted_and_the_server_lives_on(world: World) {
     let host = world.host().await;
     let line = Line::to(host.place.clone());
     let client = world.client(&line);
     let outcome = world.within("the panic's outcome", client.call(&PANIC, &())).await;
     assert!(matches!(outcome, Outcome::NoReply(NoReply::Aborted)), "{outcome:?}");
-    let mut hand = opened(&world, &host).await;
+    let mut hand = world.opened(&host).await;
     for _ in 0..2 {
         let answer = hand.call(1, 0, PANIC.id(), &[]).await;
         assert_eq!(answer, (Status::NoReply(NoReply::Aborted), Vec::new()));
@@ -259,24 +229,6 @@ pub async fn c26_a_panic_ends_as_aborted_and_the_server_lives_on(world: World) {
     assert_eq!(host.server.mishaps().panics, 2, "the retry did not run");
     expect_reply(&world, client.call(&ADD_ONE, &1), 2).await;
     assert_eq!(client.status().reconnects, 0);
-}
-
-pub async fn c27_at_the_memory_limit_new_calls_are_refused_and_nothing_kept_is_lost(world: World) {
-    // Room for the replies of two calls of `BLOB` of four, which reserve 4 MiB each.
-    let host = world.host_with(|config| config.kept_per_session_max = 8 << 20).await;
-    let mut hand = opened(&world, &host).await;
-    let body = arguments(&(3u32 << 20));
-    let first = hand.call(1, 0, BLOB.id(), &body).await;
-    assert_eq!(first.0, Status::Done);
-    let second = hand.call(2, 0, BLOB.id(), &body).await;
-    assert_eq!(second.0, Status::Done);
-    let third = hand.call(3, 0, BLOB.id(), &body).await;
-    assert_eq!(third, (Status::Refused(NotExecuted::Overloaded), Vec::new()));
-    assert!(hand.call(1, 0, BLOB.id(), &body).await == first, "still there, byte for byte");
-    assert!(hand.call(2, 0, BLOB.id(), &body).await == second, "still there, byte for byte");
-    hand.ack(3, 0).await;
-    assert_eq!(hand.call(4, 3, BLOB.id(), &body).await.0, Status::Done);
-    assert_eq!(world.service.runs(), 3);
 }
 
 pub async fn c28_a_kept_reply_has_no_time_limit_while_its_session_lives(world: World) {
@@ -318,7 +270,7 @@ pub async fn c29_control_frames_are_never_kept_and_use_no_xid(world: World) {
 
 pub async fn c30_a_handler_that_finishes_after_its_session_leaves_nothing_behind(world: World) {
     let host = world.host().await;
-    let mut hand = opened(&world, &host).await;
+    let mut hand = world.opened(&host).await;
     hand.call(1, 0, ADD_ONE.id(), &arguments(&1u64)).await;
     hand.request(2, 0, WAIT.id(), &arguments(&2u64)).await;
     world.waiting(1).await;
@@ -329,35 +281,4 @@ pub async fn c30_a_handler_that_finishes_after_its_session_leaves_nothing_behind
         counters.sessions == 0 && counters.running == 0 && counters.kept_bytes == 0
     };
     world.counted(&host, "nothing to be left", nothing).await;
-}
-
-pub async fn c39_a_huge_last_reply_is_forgotten_by_the_server_at_once(world: World) {
-    let host = world.host().await;
-    let line = Line::to(host.place.clone());
-    let client = world.client(&line);
-    let outcome = world.within("the reply", client.call(&BLOB, &(4 << 20))).await;
-    // Its length goes before it, as postcard has it: the reply would be too large by that.
-    assert!(matches!(outcome, Outcome::NoReply(NoReply::ReplyTooLarge)), "{outcome:?}");
-    let outcome = world.within("the reply", client.call(&BLOB, &(3 << 20))).await;
-    assert!(matches!(&outcome, Outcome::Reply(reply) if reply.len() == 3 << 20));
-    world.counted(&host, "the memory to be back", |counters| counters.kept_bytes == 0).await;
-}
-
-pub async fn c66_an_acknowledgement_by_bits_frees_what_others_left_beside_a_slow_call(
-    world: World,
-) {
-    let host = world.host().await;
-    let line = Line::to(host.place.clone());
-    let client = world.client_with(&line, |options| options.slots = 8);
-    let slow = client.call(&WAIT, &7).start();
-    world.waiting(1).await;
-    let others: Vec<_> = (0..7).map(|_| client.call(&BLOB, &(1 << 20)).start()).collect();
-    for other in others {
-        let outcome = world.within("a reply", other).await;
-        assert!(matches!(&outcome, Outcome::Reply(reply) if reply.len() == 1 << 20));
-    }
-    // What the slow one has reserved is all that is left.
-    world.counted(&host, "the memory to be back", |counters| counters.kept_bytes == 16).await;
-    world.service.let_go(1);
-    expect_reply(&world, slow, 7).await;
 }

@@ -313,11 +313,9 @@ pub async fn calls_dropped_at_any_await_on_connections_that_break_run_at_most_on
                         polls -= 1;
                         std::pin::Pin::new(&mut call).poll(cx).map(Some)
                     });
-                    if let Some(outcome) = outcome.await {
-                        if let Outcome::Reply(reply) = outcome {
-                            assert_eq!(reply, n + 1, "seed {seed}");
-                            replied.push(n);
-                        }
+                    if let Some(Outcome::Reply(reply)) = outcome.await {
+                        assert_eq!(reply, n + 1, "seed {seed}");
+                        replied.push(n);
                     }
                 }
                 replied

@@ -242,6 +242,13 @@ impl World {
         Hand::new(self.clone(), stream, Role::Client)
     }
 
+    /// The same, with an open session.
+    pub(crate) async fn opened(&self, host: &Host) -> Hand {
+        let mut hand = self.hand(&host.place).await;
+        hand.open().await;
+        hand
+    }
+
     /// The next connection to a place, on which a server is played by hand.
     pub(crate) async fn accept(&self, acceptor: &AnyAcceptor) -> Hand {
         let accepted = self.within("a client to connect", acceptor.accept()).await;

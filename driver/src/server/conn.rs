@@ -5,12 +5,14 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use oncewire_core::{ConnId, Incoming, Instant, Request};
 
 use super::handler::{Execution, Gate};
 use super::state::{Look, Shared};
 use crate::buffer::{ReadBuffer, Scratch, WriteBuffer};
+use crate::runtime::Timer;
 use crate::transport::{BoxStream, Subject};
 
 pub(super) struct ConnTask {
@@ -22,6 +24,8 @@ pub(super) struct ConnTask {
     read: ReadBuffer,
     /// What the stream did not take.
     write: WriteBuffer,
+    /// Ends the wait for a peer that does not take the last words.
+    patience: Option<Box<dyn Timer>>,
 }
 
 /// Whether a connection's task goes on.
@@ -35,6 +39,8 @@ enum Turn {
 
 /// Reads in one turn, at most: then others get theirs.
 const READS_MAX: usize = 32;
+/// How long the last words on a connection may take to leave.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 impl ConnTask {
     pub(super) fn new(
@@ -50,6 +56,7 @@ impl ConnTask {
             stream,
             read: ReadBuffer::default(),
             write: WriteBuffer::default(),
+            patience: None,
         }
     }
 
@@ -79,6 +86,10 @@ impl ConnTask {
                 look
             });
             match look {
+                // The last words say why: they are to leave, if the peer takes them.
+                Look::Close if blocked && self.poll_patience(cx).is_pending() => {
+                    return Turn::Sleep;
+                }
                 Look::Close => return Turn::End,
                 Look::Transmit if !blocked => {}
                 Look::Transmit | Look::Nothing => return Turn::Sleep,
@@ -87,6 +98,17 @@ impl ConnTask {
         shared.with_at(now, |state, _| state.end_turn(self.id));
         cx.waker().wake_by_ref();
         Turn::Sleep
+    }
+
+    /// Ready when the last words have taken too long.
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let runtime = &self.shared.runtime;
+        let timer = self.patience.get_or_insert_with(|| {
+            let mut timer = runtime.timer();
+            timer.set(runtime.now() + LAST_WORDS);
+            timer
+        });
+        timer.poll(cx)
     }
 
     /// Reads once and hands on what came; `Ready(Ok(0))` at the end of the stream.
