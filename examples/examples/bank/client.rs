@@ -131,7 +131,7 @@ impl Report {
 }
 
 /// Faults that a report tells of.
-const FAULTS_MAX: usize = 10;
+pub(crate) const FAULTS_MAX: usize = 10;
 
 /// Makes the load and checks it.
 ///

@@ -13,7 +13,7 @@ use smol::stream::StreamExt;
 use crate::address::Address;
 use crate::chance::{Rng, pause, within};
 use crate::check::{Doubt, Fate, Findings, Kind, check};
-use crate::client::{self, AUDIT_TIMEOUT, Load, Report, ask};
+use crate::client::{self, AUDIT_TIMEOUT, FAULTS_MAX, Load, Report, ask};
 use crate::fault::{Counts, FRAMES_MAX, Injector};
 use crate::journal;
 use crate::process::{ServerProcess, TempDir, program, report, size, start_client};
@@ -31,8 +31,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const VICTIM_LIFE_MS: std::ops::Range<u64> = 20..400;
 /// Calls that a victim never comes to the end of.
 const VICTIM_CALLS: u64 = 1_000_000;
-/// How long one half of a transport's part may take. Something hangs if it takes longer.
+/// How long one half of a transport's part may take, and so many calls of it more. Something hangs if it takes longer.
 const PART_LIMIT: Duration = Duration::from_secs(60);
+const PART_LIMIT_A_CALL: Duration = Duration::from_millis(1);
 /// How long the server may take to notice that clients are gone.
 const QUIET_LIMIT: Duration = Duration::from_secs(15);
 /// About the bytes that a call takes in a journal, for the progress bar.
@@ -79,10 +80,12 @@ pub(crate) async fn run(demo: Demo) -> Result<bool, String> {
     // Whichever way it ends, the processes and files of the other future go with it.
     let columns = smol::future::or(run_all(demo), stopped).await?;
     print!("{}", tabulate(&columns));
-    let faults = columns.iter().flat_map(|column| {
-        column.faults.iter().map(|fault| format!("{}: {fault}", column.transport.name()))
-    });
-    faults.for_each(|fault| println!("{fault}"));
+    for Column { transport, faults, .. } in &columns {
+        faults.iter().take(FAULTS_MAX).for_each(|fault| println!("{}: {fault}", transport.name()));
+        if let Some(more) = faults.len().checked_sub(FAULTS_MAX).filter(|more| *more > 0) {
+            println!("{}: and {more} more", transport.name());
+        }
+    }
     let exact = columns.iter().all(|column| column.exact);
     let verdict = if exact { "Every balance is exact" } else { "NOT every balance is exact" };
     println!("{verdict} (seed {}).", demo.seed);
@@ -185,11 +188,13 @@ impl Part<'_> {
     }
 
     async fn limit<T>(&self, half: impl Future<Output = Result<T, String>>) -> Result<T, String> {
-        let late = || "something hangs".to_owned();
-        let result = within(PART_LIMIT, half).await.ok_or_else(late).flatten();
+        let late = || Err("something hangs".to_owned());
+        let limit = PART_LIMIT + PART_LIMIT_A_CALL * self.demo.calls as u32;
+        let result = within(limit, half).await.unwrap_or_else(late);
         self.bar_from.set(self.bar_from.get() + self.demo.calls);
         self.bar.set_position(self.bar_from.get());
-        result.map_err(|why| format!("{}: {why}", self.transport.name()))
+        let (name, seed) = (self.transport.name(), self.demo.seed);
+        result.map_err(|why| format!("{name}: {why} (seed {seed})"))
     }
 
     /// `half` keeps the sockets of the two halves apart.
