@@ -50,6 +50,8 @@ pub(crate) enum RoleCommand {
     Serve { case: String },
     #[command(hide = true)]
     Drive { case: String },
+    #[command(hide = true)]
+    CoreCalls { setup: String, calls: u64 },
 }
 
 fn via(name: &str) -> Result<Via, String> {

@@ -1,10 +1,13 @@
 //! Measures Oncewire beside bare sockets and its peers. `PERFORMANCE.md` says what is measured and how.
 
+mod allocs;
 mod case;
 mod cli;
 mod clock;
+mod core_bench;
 mod frames;
 mod load;
+mod machine;
 mod meter;
 mod process;
 mod report;
@@ -27,6 +30,9 @@ fn main() -> ExitCode {
             serde_json::from_str(case).map_err(Into::into).and_then(|case| subjects::serve(&case))
         }
         Some(RoleCommand::Drive { case }) => drive(case),
+        Some(RoleCommand::CoreCalls { setup, calls }) => serde_json::from_str(setup)
+            .map_err(Into::into)
+            .and_then(|setup| machine::make_calls(setup, *calls)),
         None => measure(&cli),
     };
     if let Err(error) = done {
@@ -45,9 +51,14 @@ fn drive(case: &str) -> Result<()> {
 fn measure(cli: &Cli) -> Result<()> {
     cli.check()?;
     let rows = if cli.workloads().is_empty() { Vec::new() } else { run::all(cli)? };
+    let core = if cli.wants_core() { core_bench::all()? } else { Vec::new() };
     report::print(&rows);
+    if !core.is_empty() {
+        core_bench::print(&core);
+    }
     if let Some(path) = &cli.json {
-        std::fs::write(path, serde_json::to_string_pretty(&rows)?)?;
+        let all = serde_json::json!({ "rows": rows, "core": core });
+        std::fs::write(path, serde_json::to_string_pretty(&all)?)?;
     }
     Ok(())
 }

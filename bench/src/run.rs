@@ -34,7 +34,9 @@ pub(crate) fn all(cli: &Cli) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for round in 0..cli.rounds {
         for (index, case) in plan.iter().enumerate() {
-            progress(round, cli.rounds, index, plan.len(), case);
+            let (nth, of) = (index + 1, plan.len());
+            let text = format!("round {} of {}, {nth} of {of}: ", round + 1, cli.rounds);
+            progress(&format!("{text}{}", name(case)));
             match measure(cli, case, &cores) {
                 Ok(figures) => rows.push(Row {
                     round,
@@ -50,7 +52,7 @@ pub(crate) fn all(cli: &Cli) -> Result<Vec<Row>> {
         }
     }
     sys::pin(&cores)?;
-    eprint!("\r\x1b[K");
+    progress("");
     Ok(rows)
 }
 
@@ -59,12 +61,12 @@ fn name(case: &Case) -> String {
     format!("{workload:?}/{cores} {} {}", subject.name(), via.name())
 }
 
-fn progress(round: u32, rounds: u32, index: usize, len: usize, case: &Case) {
+/// Says what is being done, if somebody looks on.
+pub(crate) fn progress(text: &str) {
     let mut stderr = std::io::stderr();
     if stderr.is_terminal() {
-        let text = format!("round {} of {rounds}, {} of {len}: ", round + 1, index + 1);
         // Nobody is hurt by a lost line.
-        let _ = write!(stderr, "\r\x1b[K{text}{}", name(case));
+        let _ = write!(stderr, "\r\x1b[K{text}");
     }
 }
 

@@ -1,0 +1,86 @@
+//! The core's part of the benchmark: which setups, callgrind, and the table.
+
+use std::process::{Command, Stdio};
+
+use crate::machine::{CoreRow, Setup};
+use crate::{Result, machine, sys};
+
+const LONE: Setup = Setup { slots: 1024, sessions: 1, body_len: 32, window: false };
+
+fn setups() -> Vec<Setup> {
+    let mut setups = vec![LONE];
+    for slots in [1, 16, 256, 4096, 16_384, 65_536] {
+        setups.push(Setup { slots, ..LONE });
+    }
+    for slots in [64, 1024, 4096, 65_536] {
+        setups.push(Setup { slots, window: true, ..LONE });
+    }
+    for sessions in [16, 1_000, 10_000, 100_000, 1_000_000] {
+        setups.push(Setup { sessions, ..LONE });
+    }
+    for body_len in [0, 256, 1024, 16 << 10, 1 << 20] {
+        setups.push(Setup { body_len, slots: 16, ..LONE });
+    }
+    setups
+}
+
+/// Callgrind makes a program fifty times slower: more sessions than these are not opened under it.
+const CALLGRIND_SESSIONS_MAX: usize = 10_000;
+
+pub(crate) fn all() -> Result<Vec<CoreRow>> {
+    let cores = sys::cores()?;
+    sys::pin(&cores[cores.len() - 1..])?;
+    let has_callgrind = Command::new("valgrind").arg("--version").output().is_ok();
+    let mut rows = Vec::new();
+    for setup in setups() {
+        crate::run::progress(&format!("core: {setup:?}"));
+        let mut row = machine::run(setup)?;
+        if has_callgrind && setup.sessions <= CALLGRIND_SESSIONS_MAX {
+            row.instructions = instructions(setup).ok();
+        }
+        rows.push(row);
+    }
+    sys::pin(&cores)?;
+    Ok(rows)
+}
+
+/// Instructions of a whole call: the difference of two runs that differ in nothing but their calls.
+fn instructions(setup: Setup) -> Result<f64> {
+    let warm = 2 * u64::from(setup.slots) * setup.sessions.min(16) as u64;
+    let calls = (400_000 / (setup.body_len as u64 + 200)).max(u64::from(setup.slots));
+    let (less, more) = (counted(setup, warm)?, counted(setup, warm + calls)?);
+    Ok((more - less) as f64 / calls as f64)
+}
+
+fn counted(setup: Setup, calls: u64) -> Result<u64> {
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(std::env::current_exe()?)
+        .args(["core-calls", &serde_json::to_string(&setup)?, &calls.to_string()])
+        .stdin(Stdio::null())
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    let line = text.lines().find_map(|line| line.split("Collected : ").nth(1));
+    Ok(line.ok_or("callgrind said nothing")?.trim().parse()?)
+}
+
+pub(crate) fn print(rows: &[CoreRow]) {
+    println!("\nThe core in memory: a whole call, and the heap of an idle session");
+    println!(
+        "  {:>9}{:>10}{:>8}{:>8}{:>10}{:>10}{:>8}{:>11}{:>11}",
+        "sessions", "body", "slots", "flight", "ns", "instr.", "alloc.", "connected", "no conn."
+    );
+    for row in rows {
+        let Setup { slots, sessions, body_len, window } = row.setup;
+        let shown = |value: Option<f64>| value.map_or(String::new(), |value| format!("{value:.0}"));
+        println!(
+            "  {sessions:>9}{body_len:>10}{slots:>8}{:>8}{:>10.1}{:>10}{:>8.3}{:>11}{:>11}",
+            if window { slots } else { 1 },
+            row.ns,
+            shown(row.instructions),
+            row.allocations,
+            shown(row.connected_bytes),
+            shown(row.disconnected_bytes),
+        );
+    }
+}
