@@ -186,13 +186,13 @@ impl Caller {
     async fn conclude(&self, call: u64, element: u64, outcome: Outcome<Receipt>) {
         let (mut told, ticket) = split(outcome);
         self.write(Said::Told { call, told });
-        if let Some(mut ticket) = ticket {
-            if let Some(outcome) = self.within(TICKET_PATIENCE, ticket.wait()).await {
-                let (later, _) = split(outcome);
-                if later != Told::Unknown {
-                    told = later;
-                    self.write(Said::Told { call, told });
-                }
+        if let Some(mut ticket) = ticket
+            && let Some(outcome) = self.within(TICKET_PATIENCE, ticket.wait()).await
+        {
+            let (later, _) = split(outcome);
+            if later != Told::Unknown {
+                told = later;
+                self.write(Said::Told { call, told });
             }
         }
         match told {

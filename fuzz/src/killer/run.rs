@@ -14,6 +14,8 @@ use crate::world::rng::Rng;
 
 /// Without a reply for so long, though nobody is stopped, the run has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// The longest time that a run may take for each kill, and once more for its end.
+const KILL_TIME_MAX: Duration = Duration::from_secs(3);
 /// The most replies between two kills.
 const REPLIES_MAX: u64 = 60;
 /// The longest time that somebody is stopped; longer than the keepalive, so that some are called dead.
@@ -40,6 +42,8 @@ struct Run {
     chance: Rng,
     options: Options,
     runtime: std::sync::Arc<SmolRuntime>,
+    /// When the run has taken too long.
+    end: Instant,
     kills: Kills,
     server: Process,
     clients: Vec<Process>,
@@ -57,6 +61,7 @@ struct Run {
 /// # Errors
 /// A promise that was broken, or why it could not be found out.
 pub fn run(options: &Options) -> Result<Report, Failure> {
+    let runtime = SmolRuntime::global();
     let stage = Stage::new(options)?;
     let server = stage.start_server(1)?;
     let start = |client| stage.start_client(client, 1);
@@ -64,7 +69,8 @@ pub fn run(options: &Options) -> Result<Report, Failure> {
     let mut run = Run {
         chance: Rng::new(options.seed),
         options: options.clone(),
-        runtime: SmolRuntime::global(),
+        end: runtime.now() + PATIENCE + KILL_TIME_MAX.saturating_mul(options.kills as u32 + 1),
+        runtime,
         kills: Kills::default(),
         server,
         clients,
@@ -104,6 +110,9 @@ impl Run {
     /// The next report, if there is one before somebody is to go on.
     fn next(&mut self, until: Instant) -> Result<Option<What>, Failure> {
         let now = self.runtime.now();
+        if now >= self.end {
+            return Err(Failure::Wedged(format!("too slow, after {:?}", self.kills)));
+        }
         if now >= until {
             let why = format!("no reply for {} s after {:?}", PATIENCE.as_secs(), self.kills);
             return Err(Failure::Wedged(why));
