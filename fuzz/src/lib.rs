@@ -3,10 +3,12 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`world`] | clients, servers, connections, clocks and crashes from one seed; checked after every step |
+//! | [`driver_world`] | the driver's real clients and servers over simulated streams, timers and scheduling |
 //! | [`history`] | whether what callers were told while connections broke and servers went is linearizable |
 //! | [`killer`] | real processes, killed at random moments, whose journals must agree |
 //! | [`mutant`] | servers and callers that are broken on purpose, for the checkers to find out |
 
+pub mod driver_world;
 pub mod history;
 pub mod killer;
 pub mod mutant;

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use oncewire_core::{
     Call, CallError, Client as Machine, ClientConfig, ClientEvent, CloseReason, Heap, Instant,
-    NotExecuted,
 };
 
 use super::waits::{WaitId, Waits};
@@ -131,15 +130,12 @@ impl Shared {
     }
 
     /// Takes a call in; it leaves when it is first polled.
-    pub(super) fn begin(&self, call: Call<'_>) -> Result<WaitId, NotExecuted> {
+    pub(super) fn begin(&self, call: Call<'_>) -> Result<WaitId, CallError> {
         self.with(|state, now| {
-            if state.machine.refusal().is_some() {
-                return Err(NotExecuted::SessionRefused);
-            }
             if state.task_gone {
-                return Err(NotExecuted::NotBegun(CallError::Closed));
+                return Err(CallError::Closed);
             }
-            let call = state.machine.call(now, call).map_err(NotExecuted::NotBegun)?;
+            let call = state.machine.call(now, call)?;
             let id = state.waits.insert(call);
             state.deliver(now);
             Ok(id)

@@ -1,0 +1,324 @@
+//! The driver in a simulated world: its real clients and servers over streams, timers and an executor made from one seed.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`executor`] | the clock, timers, chance, and an executor whose choices the seed makes |
+//! | [`net`] | byte streams that are bounded, slow, delivered in pieces, and cut anywhere |
+//! | [`place`] | the one address: dials, servers behind it, and what goes wrong |
+//! | [`handlers`] | the service |
+//! | [`actor`] | those who call |
+//! | [`model`] | what is true, and what may be said of it |
+//! | [`profile`] | what kind of world a seed stands for |
+//!
+//! A call that somebody waits for must end by its deadline; a lost wake-up is found that way, since time passes only
+//! when nothing is ready. In the end nothing is left: no kept byte, no session, no task.
+
+pub mod actor;
+pub mod executor;
+pub mod handlers;
+pub mod model;
+pub mod net;
+pub mod place;
+pub mod profile;
+pub mod rng;
+pub mod trace;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use oncewire_driver::Client;
+
+use actor::Actor;
+use executor::{Sim, Turn, lock};
+use model::Model;
+use place::{CLIENTS, Place, SimConnector, USERS};
+use profile::{MS, Profile, SECOND};
+use trace::Trace;
+
+/// How late an end may be: slow processors need some of it.
+pub const SLACK: u64 = 100 * MS;
+/// How long a call may take in a brisk world, apart from its handler.
+pub const BRISK: u64 = 30 * MS;
+/// Virtual time after which a world must have come to its end.
+const END_MAX: u64 = 4 * 3_600 * SECOND;
+/// Polls that no world needs.
+const POLLS_MAX: u64 = 3_000_000;
+
+/// One world.
+#[derive(Debug)]
+pub struct World {
+    /// Its clock and tasks.
+    pub sim: Arc<Sim>,
+    /// What kind it is.
+    pub profile: Profile,
+    /// What is true.
+    pub model: Mutex<Model>,
+    /// The address.
+    pub place: Mutex<Place>,
+    /// The world holds a handle of each client beside its actors.
+    pub keeps_handles: bool,
+}
+
+/// What happened in a world.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Operations.
+    pub calls: u64,
+    /// Executions.
+    pub runs: u64,
+    /// Replies, ends without reply, not executed, unknown.
+    pub outcomes: [u64; 4],
+    /// Faults by kind.
+    pub faults: BTreeMap<&'static str, u64>,
+    /// Virtual nanoseconds.
+    pub virtual_time: u64,
+    /// Polls of tasks.
+    pub polls: u64,
+    /// The same for the same run.
+    pub hash: u64,
+}
+
+/// A broken promise.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The seed of the world.
+    pub seed: u64,
+    /// Polls until then.
+    pub step: u64,
+    /// In words.
+    pub what: String,
+    /// What happened last, if the trace was on.
+    pub lines: Vec<String>,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for line in &self.lines {
+            writeln!(f, "{line}")?;
+        }
+        write!(f, "seed {} step {}: {}", self.seed, self.step, self.what)
+    }
+}
+
+/// That somebody waits, and until when at most.
+#[derive(Debug)]
+pub struct Awaited {
+    world: Arc<World>,
+    key: (u64, u64),
+}
+
+impl Awaited {
+    /// Somebody waits for what `name` says; `due` is when it must have ended.
+    pub fn new(world: &Arc<World>, due: u64, name: impl FnOnce() -> String) -> Awaited {
+        let key = (due, world.sim.number());
+        lock(&world.model).awaited.insert(key, name());
+        Awaited { world: world.clone(), key }
+    }
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        lock(&self.world.model).awaited.remove(&self.key);
+    }
+}
+
+/// Runs the world of a seed; keeps the last `lines_max` lines of its trace for a failure.
+///
+/// # Errors
+/// The first broken promise.
+pub fn run(seed: u64, lines_max: usize) -> Result<Report, Failure> {
+    let profile = Profile::of(seed);
+    let sim = Sim::new(seed, profile.schedule, Trace::keeping(lines_max));
+    sim.note(|| format!("{profile:#?}"));
+    let world = Arc::new(World {
+        keeps_handles: !seed.is_multiple_of(3),
+        sim: sim.clone(),
+        profile,
+        model: Mutex::default(),
+        place: Mutex::new(Place::new(seed)),
+    });
+    let ended = world.run();
+    if ended.is_err() {
+        sim.note(|| "the end".to_owned());
+    }
+    let report = world.report();
+    lock(&world.place).hosts.clear();
+    sim.end();
+    ended.map(|()| report).map_err(|what| Failure {
+        seed,
+        step: sim.polls.load(Ordering::Relaxed),
+        what,
+        lines: lock(&sim.trace).lines.iter().cloned().collect(),
+    })
+}
+
+type Check = Result<(), String>;
+
+impl World {
+    fn report(&self) -> Report {
+        let model = lock(&self.model);
+        Report {
+            calls: model.ops(),
+            runs: model.runs,
+            outcomes: model.outcomes,
+            faults: lock(&self.place).faults.clone(),
+            virtual_time: self.sim.now(),
+            polls: self.sim.polls.load(Ordering::Relaxed),
+            hash: lock(&self.sim.trace).hash(),
+        }
+    }
+
+    fn run(self: &Arc<Self>) -> Check {
+        for _ in 0..self.profile.servers {
+            self.start_server();
+        }
+        lock(&self.model).servers_changed = self.profile.servers > 1;
+        let mut clients: Vec<Client> = (0..self.profile.clients).map(|_| self.client()).collect();
+        lock(&self.model).closing = vec![false; clients.len()];
+        for number in 0..self.profile.clients * self.profile.actors {
+            let at = number % clients.len();
+            let actor = Actor::new(self, number as u64, at, clients[at].clone());
+            self.sim.spawn(USERS, actor.run());
+        }
+        self.sim.spawn(USERS, place::chaos(self.clone()));
+        clients.truncate(if self.keeps_handles { clients.len() } else { 0 });
+        self.run_until(END_MAX, || self.sim.living(USERS) == 0)?;
+        self.pass(handlers::longest(self) + 3 * SECOND)?;
+        self.check_live_clients(&clients)?;
+        self.close_clients(clients)?;
+        self.check_one_way()?;
+        self.check_what_is_left()
+    }
+
+    fn client(self: &Arc<Self>) -> Client {
+        let connector = SimConnector(self.clone());
+        Client::with_runtime(connector, self.profile.options.clone(), self.sim.runtime(CLIENTS))
+    }
+
+    /// Lets the world go on until `done`, or fails when it is `at`.
+    fn run_until(&self, at: u64, done: impl Fn() -> bool) -> Check {
+        while !done() {
+            let turn = self.sim.turn();
+            if let Some(what) = lock(&self.sim.violation).take() {
+                return Err(what);
+            }
+            if self.sim.polls.load(Ordering::Relaxed) > POLLS_MAX {
+                return Err("it takes too many polls: something spins".into());
+            }
+            match turn {
+                Turn::Polled => {}
+                Turn::Waited => self.check_awaited()?,
+                Turn::Stuck => return Err("nothing is ready and nothing is due".into()),
+            }
+            if self.sim.now() > at {
+                return Err(format!("it is not done: {:?}", lock(&self.model).awaited));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_awaited(&self) -> Check {
+        let model = lock(&self.model);
+        match model.awaited.first_key_value() {
+            Some(((due, _), name)) if *due < self.sim.now() => {
+                Err(format!("{name} has not ended, {} ms after it should have", {
+                    (self.sim.now() - due) / MS
+                }))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Lets some time pass.
+    fn pass(&self, nanos: u64) -> Check {
+        let until = self.sim.now() + nanos;
+        self.sim.wake_at(until, std::task::Waker::noop().clone());
+        self.run_until(u64::MAX, || self.sim.now() >= until)
+    }
+
+    /// Faults are over and every call has ended: clients are connected, and nothing is kept for them (S16).
+    fn check_live_clients(&self, clients: &[Client]) -> Check {
+        self.pass(3 * self.profile.keepalive.as_nanos() as u64 + 40 * SECOND)?;
+        let mut at = BTreeMap::new();
+        for (number, client) in clients.iter().enumerate() {
+            let status = client.status();
+            if lock(&self.model).closing[number] {
+                continue;
+            }
+            if !status.connected {
+                return Err(format!("client {number} is not connected: {status:?}"));
+            }
+            *at.entry(status.server.map(|id| id.to_bytes())).or_insert(0) += 1;
+        }
+        for host in &lock(&self.place).hosts {
+            let counters = host.server.counters();
+            let live = at.get(&Some(host.server.id().to_bytes())).copied().unwrap_or(0);
+            let left = counters.kept_bytes > 0 || counters.running > 0;
+            if counters.sessions == live && left {
+                return Err(format!("{live} clients are idle, and a server has {counters:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn close_clients(self: &Arc<Self>, clients: Vec<Client>) -> Check {
+        for (number, client) in clients.into_iter().enumerate() {
+            let due = self.sim.now() + 3 * SECOND;
+            let awaited = Awaited::new(self, due, || format!("the last close of {number}"));
+            self.sim.spawn(USERS, async move {
+                client.close().await;
+                drop((client, awaited));
+            });
+        }
+        let limit = self.profile.options.close_timeout.as_nanos() as u64 + SECOND;
+        self.run_until(self.sim.now() + limit, || self.sim.living(USERS) == 0)?;
+        self.pass(limit)?;
+        match self.sim.living(CLIENTS) {
+            0 => Ok(()),
+            left => Err(format!("all clients are gone, and {left} of their tasks are left")),
+        }
+    }
+
+    /// S23: where nothing went wrong, every one-way call was executed.
+    fn check_one_way(&self) -> Check {
+        match lock(&self.model).one_way_lost() {
+            Some(op) if self.profile.brisk => {
+                Err(format!("the one-way operation {op} was never executed"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Nothing is left: no session, no kept byte, no task.
+    fn check_what_is_left(&self) -> Check {
+        let lease = self.profile.lease + Duration::from_secs(20);
+        self.pass(lease.as_nanos() as u64)?;
+        let hosts = std::mem::take(&mut lock(&self.place).hosts);
+        for host in &hosts {
+            let (counters, mishaps) = (host.server.counters(), host.server.mishaps());
+            let empty = counters.sessions == 0
+                && counters.conns == 0
+                && counters.kept_bytes == 0
+                && counters.running == 0;
+            if !empty {
+                return Err(format!("all clients are gone, and a server has {counters:?}"));
+            }
+            let panics = lock(&self.model).panics.get(&host.group).copied().unwrap_or(0);
+            if mishaps.panics != panics {
+                return Err(format!("{panics} handlers panicked, and {mishaps:?} was told"));
+            }
+        }
+        let groups: Vec<_> = hosts.iter().map(|host| host.group).collect();
+        for host in hosts {
+            self.sim.spawn(USERS, async move { host.server.drain(Duration::ZERO).await });
+        }
+        self.run_until(self.sim.now() + SECOND, || self.sim.living(USERS) == 0)?;
+        self.pass(3 * SECOND)?;
+        match groups.iter().map(|group| self.sim.living(*group)).sum() {
+            0 => Ok(()),
+            left @ 1.. => Err(format!("{left} tasks are left of drained servers")),
+        }
+    }
+}

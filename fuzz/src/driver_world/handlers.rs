@@ -1,0 +1,212 @@
+//! The service of the world: what its methods are, and what their handlers do.
+//!
+//! What becomes of an execution is drawn from its operation's number, so that it does not depend on when it runs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use oncewire_driver::core::{MethodId, MethodSpec};
+use oncewire_driver::{Bytes, Context, Method, Server};
+
+use super::World;
+use super::executor::{Group, Sleep, lock};
+use super::model::End;
+use super::profile::MS;
+use super::rng::{Rng, mix};
+
+/// A request: the operation's number and a pad.
+pub type Request = (u64, Vec<u8>);
+/// A reply: the operation's number, the execution's, and a pad.
+pub type Reply = (u64, u64, Vec<u8>);
+
+/// Answers.
+pub const ECHO: Method<Request, Reply> = Method::new("driver_world.echo").reply_len_max(2_000);
+/// Answers, or is aborted when it takes too long.
+pub const LIMITED: Method<Request, Reply> =
+    Method::new("driver_world.limited").reply_len_max(2_000).time_limit(Duration::from_millis(50));
+/// Answers as often as it is asked.
+pub const IDEM: Method<Request, Reply> =
+    Method::new("driver_world.idem").reply_len_max(2_000).idempotent();
+/// Answers in bytes.
+pub const RAW: MethodId = MethodId::of("driver_world.raw");
+/// Is not offered.
+pub const NOWHERE: Method<Request, Reply> = Method::new("driver_world.nowhere");
+
+/// The place of [`RAW`], as the model knows it.
+pub const RAW_PLACE: usize = 3;
+/// The place of [`IDEM`].
+pub const IDEM_PLACE: usize = 2;
+/// The place of [`NOWHERE`].
+pub const ABSENT: usize = 4;
+/// The place of arguments that cannot be decoded.
+pub const GARBLED: usize = 5;
+
+/// The pad of an operation.
+pub fn pad(op: u64, len: usize) -> Vec<u8> {
+    (0..len).map(|at| (mix(op ^ at as u64 >> 3) >> (8 * (at % 8))) as u8).collect()
+}
+
+/// A raw reply.
+pub fn raw_reply(op: u64, run: u64, len: usize) -> Bytes {
+    let mut body = op.to_le_bytes().to_vec();
+    body.extend(run.to_le_bytes());
+    body.extend(pad(op ^ run, len));
+    body.into()
+}
+
+/// What a raw reply says.
+pub fn read_raw(body: &[u8]) -> Option<(u64, u64)> {
+    let number = |at: usize| Some(u64::from_le_bytes(body.get(at..at + 8)?.try_into().ok()?));
+    let (op, run) = (number(0)?, number(8)?);
+    (body[16..] == pad(op ^ run, body.len() - 16)).then_some((op, run))
+}
+
+/// What a typed reply says.
+pub fn read_typed(reply: &Reply) -> Option<(u64, u64)> {
+    let (op, run, bytes) = reply;
+    (*bytes == pad(op ^ run, bytes.len())).then_some((*op, *run))
+}
+
+/// What the handler of an operation does.
+struct Plan {
+    yields: u64,
+    delay: u64,
+    panic_first: bool,
+    end: End,
+    pad: usize,
+}
+
+fn plan(world: &World, op: u64) -> Plan {
+    let profile = &world.profile;
+    let mut rng = Rng::new(profile.seed, (op << 8) | 0x50);
+    let mut plan =
+        Plan { yields: 0, delay: 0, panic_first: false, end: End::Replied, pad: rng.index(40) };
+    if !rng.one_in(profile.odd_in) {
+        return plan;
+    }
+    match rng.below(8) {
+        0 | 1 => plan.yields = rng.range(1, 3),
+        2..=4 => plan.delay = rng.delay(profile.handler_delay_max),
+        _ => {}
+    }
+    match rng.below(12) {
+        0 => plan.end = End::Panicked,
+        1 => plan.end = End::TooLarge,
+        2 => plan.pad = rng.index(1_900),
+        _ => {}
+    }
+    plan.panic_first = rng.one_in(2);
+    plan
+}
+
+/// Notes how an execution ended, also when it is dropped.
+struct Run {
+    world: Arc<World>,
+    op: u64,
+    run: u64,
+    end: End,
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        let (op, run, end) = (self.op, self.run, self.end);
+        self.world.sim.note(|| format!("operation {op} execution {run} ends: {end:?}"));
+        lock(&self.world.model).end(op, run, end);
+    }
+}
+
+async fn execute(world: Arc<World>, server: Group, context: Context, op: u64) -> (u64, usize) {
+    let plan = plan(&world, op);
+    world.sim.note(|| format!("server {server} runs operation {op}, xid {}", context.xid));
+    let run = match lock(&world.model).start(op) {
+        Ok(run) => run,
+        Err(what) => {
+            world.sim.fail(what);
+            0
+        }
+    };
+    let mut guard = Run { world: world.clone(), op, run, end: End::Dropped };
+    if plan.end == End::Panicked && plan.panic_first {
+        panic_quietly(&mut guard, server);
+    }
+    for _ in 0..plan.yields {
+        yield_now().await;
+    }
+    if plan.delay > 0 {
+        Sleep::new(&world.sim, plan.delay).await;
+    }
+    let _seen = context.is_cancelled();
+    if plan.end == End::Panicked {
+        panic_quietly(&mut guard, server);
+    }
+    guard.end = plan.end;
+    let len = if plan.end == End::TooLarge { 2_500 } else { plan.pad };
+    (run, len)
+}
+
+/// Panics without a word from the panic hook.
+fn panic_quietly(guard: &mut Run, server: Group) -> ! {
+    guard.end = End::Panicked;
+    *lock(&guard.world.model).panics.entry(server).or_default() += 1;
+    std::panic::resume_unwind(Box::new("planned"))
+}
+
+/// Lets others go first.
+pub async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return std::task::Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        std::task::Poll::Pending
+    })
+    .await;
+}
+
+/// A server of the world, whose tasks are `group`.
+pub fn server(world: &Arc<World>, group: Group) -> Server {
+    let typed = |world: &Arc<World>| {
+        let world = world.clone();
+        move |context: Context, (op, bytes): Request| {
+            let world = world.clone();
+            async move {
+                if bytes != pad(op, bytes.len()) {
+                    world.sim.fail(format!("operation {op} came with other bytes"));
+                }
+                let (run, len) = execute(world, group, context, op).await;
+                (op, run, pad(op ^ run, len))
+            }
+        }
+    };
+    let raw_world = world.clone();
+    let raw = move |context: Context, body: Bytes| {
+        let world = raw_world.clone();
+        async move {
+            let op = u64::from_le_bytes(body[..8].try_into().unwrap_or_default());
+            let (run, len) = execute(world, group, context, op).await;
+            raw_reply(op, run, len)
+        }
+    };
+    let mut spec = MethodSpec::new(RAW);
+    spec.reply_len_max = 2_000;
+    Server::builder("driver_world")
+        .runtime(world.sim.runtime(group))
+        .configure(|config| world.profile.configure(config))
+        .method(&ECHO, typed(world))
+        .method(&LIMITED, typed(world))
+        .method(&IDEM, typed(world))
+        .method_raw(spec, raw)
+        .build()
+        .expect("the description is sound")
+}
+
+/// How long the handler of an operation takes.
+pub fn delay_of(world: &World, op: u64) -> u64 {
+    plan(world, op).delay
+}
+
+/// The longest that a handler takes, and a little more.
+pub fn longest(world: &World) -> u64 {
+    world.profile.handler_delay_max + MS
+}

@@ -1,0 +1,223 @@
+//! What is true of every operation, and what was said of it.
+
+use std::collections::BTreeMap;
+
+use oncewire_driver::core::{NoReply, NotExecuted, Unknown};
+
+use super::profile::Profile;
+
+/// An outcome without its ticket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// A reply: the operation and the execution that its bytes name, if they are as they were written.
+    Reply(Option<(u64, u64)>),
+    /// Executed without a reply.
+    NoReply(NoReply),
+    /// Not executed.
+    NotExecuted(NotExecuted),
+    /// Nobody can know; whether a ticket came with it.
+    Unknown(Unknown, bool),
+}
+
+/// How an execution ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It has not.
+    Runs,
+    /// It returned a reply.
+    Replied,
+    /// It returned one that is too large.
+    TooLarge,
+    /// It panicked.
+    Panicked,
+    /// It was dropped: too slow, or its server crashed.
+    Dropped,
+}
+
+/// How a call is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// Which method, by its place in `handlers.rs`.
+    pub method: usize,
+    /// It may run more than once.
+    pub idempotent: bool,
+    /// Nothing is reported of it.
+    pub one_way: bool,
+    /// It ends when the connection breaks.
+    pub fail_fast: bool,
+    /// Time until it gives up, in nanoseconds.
+    pub timeout: u64,
+}
+
+#[derive(Debug)]
+struct Op {
+    kind: Kind,
+    client: usize,
+    begun_at: u64,
+    runs: Vec<End>,
+    told: Option<Told>,
+}
+
+/// Everything that is known.
+#[derive(Debug, Default)]
+pub struct Model {
+    ops: Vec<Op>,
+    /// Clients that were closed.
+    pub closing: Vec<bool>,
+    /// A server has drained.
+    pub drained: bool,
+    /// A server has crashed, or there was a second one.
+    pub servers_changed: bool,
+    /// Panics of handlers, by server.
+    pub panics: BTreeMap<u32, u64>,
+    /// Calls that somebody waits for, by the moment at which they must have ended.
+    pub awaited: BTreeMap<(u64, u64), String>,
+    /// Outcomes told, by kind: replies, without reply, not executed, unknown.
+    pub outcomes: [u64; 4],
+    /// Executions.
+    pub runs: u64,
+}
+
+type Check = Result<(), String>;
+
+impl Model {
+    /// A new operation.
+    pub fn begin(&mut self, now: u64, client: usize, kind: Kind) -> u64 {
+        self.ops.push(Op { kind, client, begun_at: now, runs: Vec::new(), told: None });
+        self.ops.len() as u64 - 1
+    }
+
+    /// Operations so far.
+    pub fn ops(&self) -> u64 {
+        self.ops.len() as u64
+    }
+
+    /// An execution begins; returns its number.
+    pub fn start(&mut self, op: u64) -> Result<u64, String> {
+        let known = self.ops.get_mut(op as usize).ok_or(format!("no operation {op} was made"))?;
+        known.runs.push(End::Runs);
+        self.runs += 1;
+        if known.runs.len() > 1 && !known.kind.idempotent {
+            return Err(format!("operation {op} runs a second time"));
+        }
+        match known.told {
+            Some(Told::NotExecuted(why)) => Err(format!("operation {op} runs after {why:?}")),
+            _ => Ok(known.runs.len() as u64 - 1),
+        }
+    }
+
+    /// An execution ends.
+    pub fn end(&mut self, op: u64, run: u64, end: End) {
+        if let Some(op) = self.ops.get_mut(op as usize) {
+            op.runs[run as usize] = end;
+        }
+    }
+
+    /// Whether a one-way call was executed.
+    pub fn one_way_lost(&self) -> Option<u64> {
+        let lost = |op: &Op| op.kind.one_way && op.runs.is_empty() && op.told.is_none();
+        self.ops.iter().position(lost).map(|op| op as u64)
+    }
+
+    /// It was never begun: nothing is expected of it.
+    pub fn not_begun(&mut self, op: u64, why: NotExecuted) {
+        self.ops[op as usize].told = Some(Told::NotExecuted(why));
+    }
+
+    /// The caller was told an outcome.
+    pub fn tell(&mut self, profile: &Profile, now: u64, op: u64, told: Told) -> Check {
+        let known = &mut self.ops[op as usize];
+        let before = known.told.replace(told);
+        let at = match told {
+            Told::Reply(_) => 0,
+            Told::NoReply(_) => 1,
+            Told::NotExecuted(_) => 2,
+            Told::Unknown(..) => 3,
+        };
+        self.outcomes[at] += 1;
+        let known = &self.ops[op as usize];
+        if !matches!(before, None | Some(Told::Unknown(_, true))) {
+            return Err(format!("operation {op} was told {before:?} and then {told:?}"));
+        }
+        let judged = match told {
+            Told::Reply(reply) => judge_reply(op, known, reply),
+            Told::NoReply(why) => judge_no_reply(known, why),
+            Told::NotExecuted(why) => self.judge_not_executed(profile, now, known, why),
+            Told::Unknown(why, ticket) => self.judge_unknown(profile, now, known, why, ticket),
+        };
+        judged.map_err(|what| {
+            format!(
+                "operation {op} {:?}, runs {:?}, was told {told:?}: {what}",
+                known.kind, known.runs
+            )
+        })
+    }
+
+    fn judge_not_executed(&self, profile: &Profile, now: u64, op: &Op, why: NotExecuted) -> Check {
+        if !op.runs.is_empty() {
+            return Err("but it ran".into());
+        }
+        let possible = match why {
+            NotExecuted::Overloaded => profile.tight,
+            NotExecuted::UnknownMethod => op.kind.method == super::handlers::ABSENT,
+            NotExecuted::BadArguments => op.kind.method == super::handlers::GARBLED,
+            NotExecuted::DeadlinePassed => now >= op.begun_at + op.kind.timeout,
+            // Nobody who cancels is told.
+            NotExecuted::Cancelled => false,
+            NotExecuted::ShuttingDown => self.drained,
+            NotExecuted::NotIdempotent => op.kind.idempotent,
+            NotExecuted::Disconnected => op.kind.fail_fast,
+            NotExecuted::Closed => self.closing[op.client],
+            NotExecuted::NotBegun(_) => true,
+            _ => false,
+        };
+        possible.then_some(()).ok_or("without cause".into())
+    }
+
+    fn judge_unknown(
+        &self,
+        profile: &Profile,
+        now: u64,
+        op: &Op,
+        why: Unknown,
+        ticket: bool,
+    ) -> Check {
+        let (possible, with_ticket) = match why {
+            Unknown::Disconnected => (op.kind.fail_fast, true),
+            Unknown::DeadlinePassed => (now >= op.begun_at + op.kind.timeout, true),
+            Unknown::SessionEnded => (profile.sessions_may_end(), false),
+            Unknown::Repeated => (op.kind.idempotent, false),
+            Unknown::Closed => (self.closing[op.client], false),
+            _ => (false, false),
+        };
+        if ticket && !with_ticket {
+            return Err("there is nothing left to ask".into());
+        }
+        if !ticket && with_ticket && !profile.sessions_may_end() && !self.closing[op.client] {
+            return Err("there is no ticket".into());
+        }
+        possible.then_some(()).ok_or("without cause".into())
+    }
+}
+
+fn judge_reply(number: u64, op: &Op, reply: Option<(u64, u64)>) -> Check {
+    let Some((of, run)) = reply else { return Err("its bytes are wrong".into()) };
+    if of != number {
+        return Err(format!("it is the reply of operation {of}"));
+    }
+    match op.runs.get(run as usize) {
+        Some(End::Replied) => Ok(()),
+        other => Err(format!("that execution is {other:?}")),
+    }
+}
+
+fn judge_no_reply(op: &Op, why: NoReply) -> Check {
+    let any = |wanted: &[End]| op.runs.iter().any(|end| wanted.contains(end));
+    let possible = match why {
+        NoReply::Aborted => any(&[End::Panicked, End::Dropped]),
+        NoReply::ReplyTooLarge => any(&[End::TooLarge]),
+        NoReply::NotKept => op.kind.idempotent && any(&[End::Replied, End::TooLarge]),
+        _ => false,
+    };
+    possible.then_some(()).ok_or("without cause".into())
+}

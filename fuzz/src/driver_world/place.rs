@@ -1,0 +1,316 @@
+//! The one address, and the servers behind it.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::task::{Poll, Waker};
+
+use oncewire_driver::core::wire::Role;
+use oncewire_driver::{Accept, BoxFuture, BoxStream, Connect, Server, Subject};
+
+use super::World;
+use super::executor::{Group, Sleep, lock};
+use super::net::{CUTS, Link, SimStream};
+use super::profile::MS;
+use super::rng::Rng;
+
+/// What happens to those who dial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dials {
+    /// They get through.
+    Through,
+    /// They are refused.
+    Refused,
+    /// They hang.
+    Hang,
+    /// Any of these, by chance.
+    Mixed,
+}
+
+/// Connections that nobody has accepted.
+#[derive(Default)]
+struct Queue {
+    streams: VecDeque<SimStream>,
+    acceptor: Option<Waker>,
+}
+
+/// A server that listens.
+pub struct Host {
+    /// Its handle.
+    pub server: Server,
+    /// Its tasks.
+    pub group: Group,
+    /// It drains: it takes no new dials once it has a successor.
+    pub draining: bool,
+    queue: Arc<Mutex<Queue>>,
+}
+
+/// The address.
+pub struct Place {
+    /// Who is behind it.
+    pub hosts: Vec<Host>,
+    /// What happens to those who dial.
+    pub dials: Dials,
+    links: Vec<Link>,
+    rng: Rng,
+    groups: Group,
+    /// Faults so far, by name.
+    pub faults: std::collections::BTreeMap<&'static str, u64>,
+}
+
+/// The group of the clients' and actors' tasks; those of servers come after it.
+pub const USERS: Group = 0;
+/// The group of the clients' own tasks.
+pub const CLIENTS: Group = 1;
+
+impl Place {
+    /// Nobody yet.
+    pub fn new(seed: u64) -> Place {
+        Place {
+            hosts: Vec::new(),
+            dials: Dials::Through,
+            links: Vec::new(),
+            rng: Rng::new(seed, 4),
+            groups: CLIENTS,
+            faults: Default::default(),
+        }
+    }
+
+    fn judge_dial(&mut self) -> Dials {
+        match self.dials {
+            Dials::Mixed => {
+                self.rng.pick(&[Dials::Through, Dials::Through, Dials::Refused, Dials::Hang])
+            }
+            other => other,
+        }
+    }
+
+    /// Breaks some link in some way.
+    pub fn cut_some(&mut self) {
+        let from = self.links.len().saturating_sub(8);
+        self.links.drain(..from);
+        if self.links.is_empty() {
+            return;
+        }
+        let link = self.links[self.rng.index(self.links.len())].clone();
+        let how = self.rng.pick(&CUTS);
+        let from = self.rng.pick(&[Role::Client, Role::Server]);
+        *self.faults.entry("cut").or_default() += 1;
+        link.cut(how, from);
+    }
+}
+
+impl World {
+    /// One more server behind the address.
+    pub fn start_server(self: &Arc<Self>) {
+        let group = {
+            let mut place = lock(&self.place);
+            place.groups += 1;
+            place.groups
+        };
+        let server = super::handlers::server(self, group);
+        let queue = Arc::<Mutex<Queue>>::default();
+        let acceptor = SimAcceptor { world: self.clone(), queue: queue.clone() };
+        let serving = server.clone();
+        let world = self.clone();
+        self.sim.note(|| format!("server {group} starts: {}", server.id()));
+        self.sim.spawn(group, async move {
+            let ended = serving.serve(acceptor).await;
+            world.sim.note(|| format!("server {group} has served: {ended:?}"));
+        });
+        lock(&self.place).hosts.push(Host { server, group, draining: false, queue });
+    }
+
+    /// A server's process dies.
+    pub fn crash_server(self: &Arc<Self>, at: usize) {
+        let host = {
+            let mut place = lock(&self.place);
+            if at >= place.hosts.len() {
+                return;
+            }
+            *place.faults.entry("crash").or_default() += 1;
+            place.hosts.remove(at)
+        };
+        lock(&self.model).servers_changed = true;
+        self.sim.note(|| format!("server {} crashes", host.group));
+        self.sim.kill(host.group);
+    }
+
+    async fn dial(&self) -> io::Result<BoxStream> {
+        let delay = lock(&self.place).rng.delay(self.profile.link.delay_max);
+        Sleep::new(&self.sim, delay).await;
+        let judged = lock(&self.place).judge_dial();
+        match judged {
+            Dials::Through | Dials::Mixed => {}
+            Dials::Refused => {
+                *lock(&self.place).faults.entry("refused dial").or_default() += 1;
+                return Err(io::ErrorKind::ConnectionRefused.into());
+            }
+            Dials::Hang => {
+                *lock(&self.place).faults.entry("hanging dial").or_default() += 1;
+                std::future::pending::<()>().await;
+            }
+        }
+        let mut place = lock(&self.place);
+        let open: Vec<usize> =
+            (0..place.hosts.len()).filter(|at| !place.hosts[*at].draining).collect();
+        if open.is_empty() {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        let at = open[place.rng.index(open.len())];
+        let (link, ours, theirs) = Link::new(&self.sim, self.profile.link, self.profile.seed);
+        self.sim.note(|| format!("link {} to server {}", link.id, place.hosts[at].group));
+        place.links.push(link);
+        let mut queue = lock(&place.hosts[at].queue);
+        queue.streams.push_back(theirs);
+        queue.acceptor.take().into_iter().for_each(Waker::wake);
+        Ok(Box::new(ours))
+    }
+}
+
+/// Dials the address.
+#[derive(Debug)]
+pub struct SimConnector(pub Arc<World>);
+
+impl Connect for SimConnector {
+    fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
+        Box::pin(self.0.dial())
+    }
+
+    fn address(&self) -> String {
+        "the simulated address".to_owned()
+    }
+}
+
+struct SimAcceptor {
+    world: Arc<World>,
+    queue: Arc<Mutex<Queue>>,
+}
+
+impl Accept for SimAcceptor {
+    fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>> {
+        Box::pin(std::future::poll_fn(|cx| {
+            let mut queue = lock(&self.queue);
+            let Some(stream) = queue.streams.pop_front() else {
+                queue.acceptor = Some(cx.waker().clone());
+                return Poll::Pending;
+            };
+            drop(queue);
+            let error_in = self.world.profile.accept_error_in;
+            if !self.world.sim.is_calm() && lock(&self.world.place).rng.one_in(error_in) {
+                // As when file descriptors have run out: the connection is lost, or stays in the queue.
+                if lock(&self.world.place).rng.one_in(2) {
+                    lock(&self.queue).streams.push_front(stream);
+                }
+                return Poll::Ready(Err(io::ErrorKind::Other.into()));
+            }
+            Poll::Ready(Ok((Box::new(stream) as BoxStream, Subject::Nobody)))
+        }))
+    }
+
+    fn address(&self) -> String {
+        "the simulated address".to_owned()
+    }
+}
+
+/// What goes wrong, until it is told to stop.
+pub async fn chaos(world: Arc<World>) {
+    let profile = &world.profile;
+    let mut rng = Rng::new(profile.seed, 5);
+    while world.sim.now() < profile.faults_until && profile.fault_pause > 0 {
+        Sleep::new(&world.sim, rng.delay(profile.fault_pause)).await;
+        match rng.below(if profile.servers_change { 12 } else { 8 }) {
+            0..=4 => lock(&world.place).cut_some(),
+            5 | 6 => {
+                let dials = rng.pick(&[Dials::Refused, Dials::Hang, Dials::Mixed]);
+                lock(&world.place).dials = dials;
+            }
+            7 => lock(&world.place).dials = Dials::Through,
+            8 | 9 => restart(&world, &mut rng).await,
+            10 => replace(&world, &mut rng).await,
+            _ => {
+                let few = lock(&world.place).hosts.len() < 3;
+                if few {
+                    lock(&world.model).servers_changed = true;
+                    world.start_server();
+                }
+            }
+        }
+    }
+    lock(&world.place).dials = Dials::Through;
+    world.sim.calm_down();
+}
+
+/// A server crashes, and another one takes its place, at once or after a while.
+async fn restart(world: &Arc<World>, rng: &mut Rng) {
+    let at = rng.index(lock(&world.place).hosts.len());
+    world.crash_server(at);
+    if rng.one_in(2) {
+        Sleep::new(&world.sim, rng.delay(3_000 * MS)).await;
+    }
+    world.start_server();
+}
+
+/// A server drains while its successor takes the new connections.
+async fn replace(world: &Arc<World>, rng: &mut Rng) {
+    let (server, group) = {
+        let mut place = lock(&world.place);
+        let at = rng.index(place.hosts.len());
+        let host = &mut place.hosts[at];
+        host.draining = true;
+        (host.server.clone(), host.group)
+    };
+    {
+        let mut model = lock(&world.model);
+        model.drained = true;
+        model.servers_changed = true;
+    }
+    *lock(&world.place).faults.entry("drain").or_default() += 1;
+    if rng.one_in(2) {
+        world.start_server();
+    }
+    let grace = rng.pick(&[0, 20, 500, 10_000]) * MS;
+    world.sim.note(|| format!("server {group} drains for {} ms", grace / MS));
+    let late = world.sim.now() + grace + super::SLACK;
+    let waiting = super::Awaited::new(world, late, || format!("the drain of server {group}"));
+    drain(&server, grace).await;
+    drop(waiting);
+    world.sim.note(|| format!("server {group} is drained"));
+    lock(&world.place).hosts.retain(|host| host.group != group);
+    drop(server);
+    let none_open = lock(&world.place).hosts.iter().all(|host| host.draining);
+    if none_open {
+        world.start_server();
+    }
+    let watch = world.clone();
+    world.sim.spawn(USERS, async move { watch.gone(group).await });
+}
+
+fn drain(server: &Server, grace: u64) -> impl Future<Output = ()> + Send + '_ {
+    server.drain(std::time::Duration::from_nanos(grace))
+}
+
+impl World {
+    /// A drained server whose handles are gone leaves nothing behind but what still runs.
+    async fn gone(self: Arc<Self>, group: Group) {
+        let longest = super::handlers::longest(&self) + 2_000 * MS;
+        Sleep::new(&self.sim, longest).await;
+        let left = self.sim.living(group);
+        if left > 0 {
+            self.sim.fail(format!("server {group} is drained and dropped, and has {left} tasks"));
+        }
+    }
+}
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Place").field("dials", &self.dials).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Host").field("group", &self.group).finish_non_exhaustive()
+    }
+}

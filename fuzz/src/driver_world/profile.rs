@@ -1,0 +1,188 @@
+//! What kind of world a seed stands for.
+
+use std::time::Duration;
+
+use oncewire_driver::ClientOptions;
+use oncewire_driver::core::ServerConfig;
+
+use super::executor::{Policy, Schedule};
+use super::net::LinkStyle;
+use super::rng::Rng;
+
+/// Nanoseconds in a millisecond.
+pub const MS: u64 = 1_000_000;
+/// Nanoseconds in a second.
+pub const SECOND: u64 = 1_000 * MS;
+
+/// The kind of a world.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    /// The seed.
+    pub seed: u64,
+    /// Nothing goes wrong, nobody is slow, and every call must end as fast as its handler and the link allow.
+    pub brisk: bool,
+    /// Servers that live at the start behind the one address.
+    pub servers: usize,
+    /// Clients.
+    pub clients: usize,
+    /// Tasks that share a client.
+    pub actors: usize,
+    /// What each of them does, in steps.
+    pub steps: u64,
+    /// Longest pause between faults; none happen if it is 0.
+    pub fault_pause: u64,
+    /// How long faults happen.
+    pub faults_until: u64,
+    /// Servers crash, drain, or get company.
+    pub servers_change: bool,
+    /// An accept fails once in so many times.
+    pub accept_error_in: u64,
+    /// A handler is unusual once in so many times.
+    pub odd_in: u64,
+    /// Longest delay of a handler.
+    pub handler_delay_max: u64,
+    /// Longest timeout of a call that has a short one.
+    pub short_timeout_max: u64,
+    /// Futures are held without being polled.
+    pub holds: bool,
+    /// Room for kept replies is short: calls may be refused.
+    pub tight: bool,
+    /// How links behave.
+    pub link: LinkStyle,
+    /// How tasks are scheduled.
+    pub schedule: Schedule,
+    /// What the clients are configured with.
+    pub options: ClientOptions,
+    /// Slots granted.
+    pub slots: u32,
+    /// The server's keepalive.
+    pub keepalive: Duration,
+    /// The server's lease.
+    pub lease: Duration,
+    /// Bytes kept for a session at most.
+    pub kept_max: u64,
+}
+
+impl Profile {
+    /// The world of a seed.
+    pub fn of(seed: u64) -> Profile {
+        let mut rng = Rng::new(seed, 3);
+        let brisk = rng.one_in(4);
+        let fault_pause = rng.pick(&[0, 50, 300, 2_000]) * MS;
+        let mut options = ClientOptions::default();
+        options.slots = rng.pick(&[1, 2, 3, 8, 64, 1024]);
+        options.timeout = Duration::from_secs(rng.pick(&[5, 30]));
+        options.fail_fast = rng.one_in(8);
+        options.connect_timeout = Duration::from_millis(rng.pick(&[200, 2_000, 10_000]));
+        options.backoff_max = Duration::from_millis(rng.pick(&[100, 1_000, 5_000]));
+        options.close_timeout = Duration::from_secs(rng.pick(&[5, 5, 60]));
+        if rng.one_in(8) {
+            options.calls_max = 6;
+        }
+        let mut profile = Profile {
+            seed,
+            brisk,
+            servers: 1 + usize::from(rng.one_in(6)),
+            clients: rng.range(1, 3) as usize,
+            actors: rng.range(1, 5) as usize,
+            steps: rng.range(3, 24),
+            fault_pause,
+            faults_until: rng.pick(&[500, 5_000, 40_000]) * MS,
+            servers_change: rng.one_in(2),
+            accept_error_in: rng.pick(&[0, 4, 20]),
+            odd_in: rng.pick(&[3, 8, 30]),
+            handler_delay_max: rng.pick(&[1, 60, 900, 8_000]) * MS,
+            short_timeout_max: rng.pick(&[2, 40, 500]) * MS,
+            holds: rng.one_in(2),
+            tight: rng.one_in(6),
+            link: link_style(&mut rng),
+            schedule: schedule(&mut rng),
+            options,
+            slots: rng.pick(&[1, 2, 4, 8, 1024, 1024]),
+            keepalive: Duration::from_millis(rng.pick(&[400, 2_000, 10_000])),
+            lease: Duration::from_secs(rng.pick(&[60, 300])),
+            kept_max: u64::MAX,
+        };
+        if profile.tight {
+            profile.kept_max = rng.range(3_000, 20_000);
+        }
+        if brisk {
+            profile.become_brisk();
+        }
+        profile.stay_possible();
+        profile
+    }
+
+    /// On a link that is too slow for its timeouts, nobody ever connects.
+    fn stay_possible(&mut self) {
+        if self.link.piece_max < 100 || self.link.capacity < 1_000 {
+            self.link.delay_max = self.link.delay_max.min(MS / 2);
+        }
+        if self.link.delay_max > MS {
+            self.keepalive = self.keepalive.max(Duration::from_secs(2));
+            self.options.connect_timeout = self.options.connect_timeout.max(Duration::from_secs(2));
+        }
+    }
+
+    fn become_brisk(&mut self) {
+        self.servers = 1;
+        self.fault_pause = 0;
+        self.faults_until = 0;
+        self.servers_change = false;
+        self.accept_error_in = 0;
+        self.holds = false;
+        self.tight = false;
+        self.slots = 1024;
+        self.options.slots = 1024;
+        self.options.calls_max = 65_536;
+        self.options.connect_timeout = Duration::from_secs(10);
+        self.schedule.slow_in = 0;
+        // A spurious poll would hide a lost wake-up.
+        self.schedule.spurious_in = 0;
+        self.link.delay_max = self.link.delay_max.min(MS / 2);
+        self.link.cut_in = 0;
+        self.link.reset_unread_in = 0;
+        self.link.capacity = self.link.capacity.max(4 << 10);
+        self.link.piece_max = self.link.piece_max.max(512);
+        self.keepalive = Duration::from_secs(10);
+    }
+
+    /// Whether a session may end though its client is well.
+    pub fn sessions_may_end(&self) -> bool {
+        self.servers_change || self.servers > 1
+    }
+
+    /// Applies the profile to a server's description.
+    pub fn configure(&self, config: &mut ServerConfig) {
+        config.slots = self.slots;
+        config.keepalive = self.keepalive;
+        config.lease = self.lease;
+        // Outages last longer than the default.
+        config.lease_unused = self.lease;
+        config.request_len_max = 64 << 10;
+        config.reply_len_max = 16 << 10;
+        if self.tight {
+            config.kept_per_session_max = self.kept_max;
+        }
+    }
+}
+
+fn link_style(rng: &mut Rng) -> LinkStyle {
+    LinkStyle {
+        capacity: rng.pick(&[100, 700, 4 << 10, 64 << 10, 64 << 10]),
+        delay_max: rng.pick(&[MS / 20, MS / 2, 20 * MS, 200 * MS]),
+        piece_max: rng.pick(&[1, 7, 100, 4 << 10, 64 << 10, 64 << 10]),
+        stutter_in: rng.pick(&[0, 0, 3, 10]),
+        cut_in: rng.pick(&[0, 2, 6]),
+        cut_below: rng.pick(&[300, 3_000, 40_000]),
+        reset_unread_in: rng.pick(&[0, 2]),
+    }
+}
+
+fn schedule(rng: &mut Rng) -> Schedule {
+    Schedule {
+        policy: rng.pick(&[Policy::Any, Policy::Any, Policy::Oldest, Policy::Newest]),
+        spurious_in: rng.pick(&[0, 0, 0, 10]),
+        slow_in: rng.pick(&[0, 0, 6]),
+    }
+}

@@ -1,0 +1,34 @@
+//! The driver in simulated worlds. To see what happened: `driver_world --seed S --trace`.
+
+use oncewire_fuzz::driver_world;
+
+/// Worlds in a debug build.
+const SEEDS: u64 = 400;
+
+fn run(seed: u64) -> driver_world::Report {
+    match driver_world::run(seed, 60) {
+        Ok(report) => report,
+        Err(failure) => panic!("{failure}"),
+    }
+}
+
+#[test]
+fn every_world_keeps_its_promises() {
+    let reports = (0..SEEDS).map(run);
+    let calls: u64 = reports.map(|report| report.calls).sum();
+    assert!(calls > 100 * SEEDS, "worlds have become empty: {calls} calls");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    for seed in 0..12 {
+        assert_eq!(run(seed).hash, run(seed).hash, "seed {seed}");
+    }
+}
+
+/// Calls of one task that waited together woke each other without end: each told the leader to write, and the leader
+/// was of the same task.
+#[test]
+fn calls_joined_in_one_task_do_not_spin() {
+    run(0);
+}
