@@ -301,7 +301,7 @@ impl<R> Call<R> {
                 call.timeout = self.timeout;
                 call.fail_fast = self.fail_fast;
                 call.idempotent = self.idempotent;
-                self.shared.begin(call).map_err(NotExecuted::NotBegun)
+                self.shared.begin(call)
             }
         };
         CallFuture::new(self.shared, begun, self.decode)

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use oncewire_core::{
     Call, CallError, Client as Machine, ClientConfig, ClientEvent, CloseReason, Heap, Instant,
+    NotExecuted,
 };
 
 use super::waits::{WaitId, Waits};
@@ -130,12 +131,15 @@ impl Shared {
     }
 
     /// Takes a call in; it leaves when it is first polled.
-    pub(super) fn begin(&self, call: Call<'_>) -> Result<WaitId, CallError> {
+    pub(super) fn begin(&self, call: Call<'_>) -> Result<WaitId, NotExecuted> {
         self.with(|state, now| {
-            if state.task_gone {
-                return Err(CallError::Closed);
+            if state.machine.refusal().is_some() {
+                return Err(NotExecuted::SessionRefused);
             }
-            let call = state.machine.call(now, call)?;
+            if state.task_gone {
+                return Err(NotExecuted::NotBegun(CallError::Closed));
+            }
+            let call = state.machine.call(now, call).map_err(NotExecuted::NotBegun)?;
             let id = state.waits.insert(call);
             state.deliver(now);
             Ok(id)

@@ -234,9 +234,9 @@ pub async fn a_ticket_dropped_tells_the_server_that_nobody_wants_the_call(world:
     assert!(matches!(outcome, Outcome::Unknown(Unknown::DeadlinePassed, Some(_))), "{outcome:?}");
     assert_eq!(line.frames(Way::Up, kind::CANCEL), 0);
     drop(outcome);
-    world.until("the cancel", || line.frames(Way::Up, kind::CANCEL) == 1).await;
-    world.service.let_go(1);
     world.until("the handler to be told", || world.service.cancelled() == 1).await;
+    assert_eq!(line.frames(Way::Up, kind::CANCEL), 1);
+    world.service.let_go(1);
 }
 
 pub async fn a_client_whose_server_comes_later_waits_for_it(world: World) {

@@ -43,7 +43,8 @@ pub(crate) struct Service {
     runs: AtomicU64,
     stored: AtomicU64,
     waiting: AtomicU64,
-    cancelled: AtomicU64,
+    /// Of each handler that waited, until it ends, what it can know of its call.
+    contexts: Mutex<Vec<Option<Context>>>,
     /// Each argument of `ADD_ONE`, as often as it ran.
     arguments: Mutex<Vec<u64>>,
     permits: (smol::channel::Sender<()>, smol::channel::Receiver<()>),
@@ -55,7 +56,7 @@ impl Service {
             runs: AtomicU64::new(0),
             stored: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
-            cancelled: AtomicU64::new(0),
+            contexts: Mutex::default(),
             arguments: Mutex::default(),
             permits: smol::channel::unbounded(),
         })
@@ -71,9 +72,10 @@ impl Service {
         self.waiting.load(Ordering::SeqCst)
     }
 
-    /// Handlers that waited, and found their call cancelled when they were let go.
-    pub(crate) fn cancelled(&self) -> u64 {
-        self.cancelled.load(Ordering::SeqCst)
+    /// Handlers that wait and whose call is cancelled.
+    pub(crate) fn cancelled(&self) -> usize {
+        let contexts = self.contexts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        contexts.iter().flatten().filter(|context| context.is_cancelled()).count()
     }
 
     /// The arguments with which `ADD_ONE` ran.
@@ -90,11 +92,10 @@ impl Service {
 
     async fn wait(self: Arc<Service>, context: Context, n: u64) -> u64 {
         self.runs.fetch_add(1, Ordering::SeqCst);
+        let watched = Watched::new(&self, context);
         self.waiting.fetch_add(1, Ordering::SeqCst);
         self.permits.1.recv().await.expect("the service holds the sender");
-        if context.is_cancelled() {
-            self.cancelled.fetch_add(1, Ordering::SeqCst);
-        }
+        drop(watched);
         n
     }
 
@@ -154,6 +155,27 @@ impl Service {
                 count(&echo);
                 async move { body }
             })
+    }
+}
+
+/// A handler that waits: its context can be looked at.
+struct Watched {
+    service: Arc<Service>,
+    at: usize,
+}
+
+impl Watched {
+    fn new(service: &Arc<Service>, context: Context) -> Watched {
+        let mut contexts = service.contexts.lock().unwrap_or_else(PoisonError::into_inner);
+        contexts.push(Some(context));
+        Watched { service: service.clone(), at: contexts.len() - 1 }
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let contexts = self.service.contexts.lock();
+        contexts.unwrap_or_else(PoisonError::into_inner)[self.at] = None;
     }
 }
 

@@ -252,6 +252,9 @@ pub async fn c10_another_service_than_demanded_ends_before_anything_runs(world: 
     let message = why.to_string();
     assert!(message.contains("\"jobs\"") && message.contains("\"mail\""), "{message}");
     assert!(!world.within("the refusal", client.connected()).await);
+    // One that comes after the refusal fares no differently.
+    let outcome = world.within("the refusal", client.call(&ADD_ONE, &1)).await;
+    assert!(matches!(&outcome, Outcome::NotExecuted(why) if *why == refused), "{outcome:?}");
     assert_eq!(world.service.runs(), 0);
     assert_eq!(host.server.counters().sessions, 0);
 }
