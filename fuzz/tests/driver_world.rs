@@ -3,7 +3,7 @@
 use oncewire_fuzz::driver_world;
 
 /// Worlds in a debug build.
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 320;
 
 fn run(seed: u64) -> driver_world::Report {
     match driver_world::run(seed, 60) {
@@ -31,4 +31,10 @@ fn the_same_seed_gives_the_same_run() {
 #[test]
 fn calls_joined_in_one_task_do_not_spin() {
     run(0);
+}
+
+/// Fails when a call that is dropped while it reads for all does not pass the lead on.
+#[test]
+fn a_leader_that_is_dropped_passes_the_lead_on() {
+    run(33);
 }
