@@ -284,6 +284,7 @@ impl World {
                 ServerEvent::Close(conn, reason) => {
                     self.trace.note(|| format!("s{h} closes: {reason:?}"));
                     let l = self.hosts[h].links[conn.index()];
+                    self.trace.note(|| format!("  that is link {l}"));
                     self.links[l].conn = None;
                     self.links[l].server_open = false;
                     self.unbound(l);
@@ -291,7 +292,7 @@ impl World {
                 ServerEvent::SessionEnded(id) => {
                     let number = session_number(id);
                     self.trace.note(|| format!("s{h} ends session {number}"));
-                    let now = self.host_now(h).as_nanos();
+                    let now = self.hosts[h].clock.told.get();
                     let config = &self.profile.server;
                     let lease = config.lease.as_nanos() as u64;
                     let unused = config.lease_unused.as_nanos() as u64;
@@ -310,7 +311,8 @@ impl World {
     pub(super) fn unbound(&mut self, l: usize) {
         let link = &self.links[l];
         if let Some(number) = link.session {
-            let now = self.host_now(link.host).as_nanos();
+            let now = self.hosts[link.host].clock.told.get();
+            self.trace.note(|| format!("  session {number} leaves link {l} at {now}"));
             self.model.unbound(number, l, now);
         }
     }

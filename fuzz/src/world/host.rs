@@ -330,6 +330,8 @@ impl World {
         let host = &mut self.hosts[h];
         host.calls.clear();
         host.life += 1;
+        // The new process has seen no newer time.
+        host.clock.told.set(0);
         (host.draining, host.drained) = (false, false);
         let mut config = self.profile.server;
         if !with_ledger {
@@ -364,7 +366,8 @@ impl World {
             ensure!(key.is_some(), "session {number} could not be restored");
             let Some(key) = key else { continue };
             let number = session_number(page.session.id);
-            self.model.restored(number, page.session.acked, now.as_nanos());
+            let since = self.hosts[h].clock.read(self.now).as_nanos();
+            self.model.restored(number, page.session.acked, since);
             for record in page.records.iter().flatten() {
                 self.restore_record(h, number, key, record);
             }

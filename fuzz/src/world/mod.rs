@@ -110,7 +110,21 @@ pub struct World {
 /// # Errors
 /// The first promise that was broken.
 pub fn run(seed: u64, calls: u64, broken: Broken, trace: &mut Trace) -> Result<Report, Violation> {
-    let mut world = World::new(seed, broken);
+    run_with(seed, &[], calls, broken, trace)
+}
+
+/// The same, but `choices` come before those of the seed.
+///
+/// # Errors
+/// The first promise that was broken.
+pub fn run_with(
+    seed: u64,
+    choices: &[u8],
+    calls: u64,
+    broken: Broken,
+    trace: &mut Trace,
+) -> Result<Report, Violation> {
+    let mut world = World::new(seed, choices, broken);
     std::mem::swap(&mut world.trace, trace);
     let result = world.live(calls);
     if let Err(violation) = &result {
@@ -123,13 +137,14 @@ pub fn run(seed: u64, calls: u64, broken: Broken, trace: &mut Trace) -> Result<R
 
 impl World {
     /// The world of a seed.
-    pub fn new(seed: u64, broken: Broken) -> World {
+    pub fn new(seed: u64, choices: &[u8], broken: Broken) -> World {
         let profile = Profile::of(seed, broken);
-        let mut rng = Rng::new(seed);
+        let mut rng = Rng::choosing(seed, choices);
         let ids = [profile::server_id(0, 0), profile::server_id(1, 0)];
         let clock = |rng: &mut Rng| Clock {
             ahead: rng.below(3_600_000 * MS) as i64,
             drift: if profile.drift { rng.below(5) as i64 - 2 } else { 0 },
+            told: Default::default(),
         };
         let hosts = (0..profile.hosts).map(|h| {
             let mut config = profile.server;

@@ -1,28 +1,41 @@
 //! A client of the world, its clock, and the operations it waits for.
 
+use std::cell::Cell;
+
 use oncewire_core::{CallId, Client, ClientConfig, Heap, Instant, Principal};
 
 /// A clock that runs at a rate of its own and jumps.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Clock {
     /// Nanoseconds ahead of the world.
     pub ahead: i64,
     /// The rate's deviation, in 1/64.
     pub drift: i64,
+    /// The newest time that its machine was told: to the machine, time does not go back.
+    pub told: Cell<u64>,
 }
 
 impl Clock {
-    /// What it shows when it is `now` in the world.
+    fn shows(&self, now: u64) -> u64 {
+        (now as i64 + self.ahead + (now as i64 >> 6) * self.drift).max(0) as u64
+    }
+
+    /// Whether it shows `at` or later when it is `now` in the world.
+    pub fn has_come(&self, at: Option<Instant>, now: u64) -> bool {
+        at.is_some_and(|at| at.as_nanos() <= self.shows(now))
+    }
+
+    /// What its machine is told when it is `now` in the world.
     #[inline]
     pub fn read(&self, now: u64) -> Instant {
-        let shown = (now as i64 + self.ahead + (now as i64 >> 6) * self.drift).max(0);
-        Instant::from_nanos(shown as u64)
+        let shown = self.shows(now);
+        self.told.set(self.told.get().max(shown));
+        Instant::from_nanos(shown)
     }
 
     /// When it is `at` on this clock, in the world; not exact, but never too late by more than a moment.
     pub fn world(&self, at: Instant, now: u64) -> u64 {
-        let shown = self.read(now).as_nanos();
-        let wait = at.as_nanos().saturating_sub(shown);
+        let wait = at.as_nanos().saturating_sub(self.shows(now));
         // A slow clock takes longer; a fast one shorter: asking too early only asks again.
         now + wait - (wait >> 6) * self.drift.max(0) as u64
     }

@@ -1,8 +1,13 @@
 //! Chance from a seed.
 
-/// A small generator whose whole state is one number (splitmix64).
+/// A small generator whose whole state is one number (splitmix64), behind choices that somebody else makes.
 #[derive(Clone, Debug)]
-pub struct Rng(u64);
+pub struct Rng {
+    state: u64,
+    /// The first choices, two bytes each; empty where the seed chooses alone.
+    choices: Vec<u8>,
+    at: usize,
+}
 
 /// Mixes a number into one whose bits all depend on all of its own.
 #[inline]
@@ -16,15 +21,28 @@ pub const fn mix(number: u64) -> u64 {
 impl Rng {
     /// The generator that `seed` stands for.
     pub fn new(seed: u64) -> Rng {
-        Rng(mix(seed))
+        Rng::choosing(seed, &[])
+    }
+
+    /// The same, but `choices` come first.
+    pub fn choosing(seed: u64, choices: &[u8]) -> Rng {
+        Rng { state: mix(seed), choices: choices.to_vec(), at: 0 }
+    }
+
+    #[cold]
+    fn chosen(&mut self, random: u64) -> u64 {
+        let first = self.choices[self.at];
+        let second = self.choices.get(self.at + 1).copied().unwrap_or(0);
+        self.at += 2;
+        u64::from(first) << 56 | u64::from(second) << 48 | random >> 16
     }
 
     /// The next number.
     #[inline]
     pub fn next_u64(&mut self) -> u64 {
-        let out = mix(self.0);
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        out
+        let out = mix(self.state);
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        if self.at < self.choices.len() { self.chosen(out) } else { out }
     }
 
     /// A number below `end`; 0 if `end` is 0.

@@ -12,8 +12,8 @@ const LIVENESS: u64 = 600_000 * MS;
 impl World {
     /// When the next thing is due, in the world.
     pub(super) fn next_timer(&self) -> u64 {
-        let peers = self.peers.iter().map(|peer| (peer.client.poll_timeout(), peer.clock));
-        let hosts = self.hosts.iter().map(|host| (host.server.poll_timeout(), host.clock));
+        let peers = self.peers.iter().map(|peer| (peer.client.poll_timeout(), &peer.clock));
+        let hosts = self.hosts.iter().map(|host| (host.server.poll_timeout(), &host.clock));
         let machines = peers.chain(hosts);
         let timers = machines.filter_map(|(at, clock)| Some(clock.world(at?, self.now)));
         let calls = self.hosts.iter().flat_map(|host| host.calls.iter().map(|call| call.due));
@@ -23,15 +23,17 @@ impl World {
     /// Tells every machine the time whose moment has come.
     pub(super) fn fire_timers(&mut self) -> Check {
         for h in 0..self.hosts.len() {
-            let now = self.host_now(h);
-            if self.hosts[h].server.poll_timeout().is_some_and(|at| at <= now) {
+            let host = &self.hosts[h];
+            if host.clock.has_come(host.server.poll_timeout(), self.now) {
+                let now = self.host_now(h);
                 self.hosts[h].server.handle_timeout(now);
                 self.pump_host(h)?;
             }
         }
         for p in 0..self.peers.len() {
-            let now = self.peer_now(p);
-            if self.peers[p].client.poll_timeout().is_some_and(|at| at <= now) {
+            let peer = &self.peers[p];
+            if peer.clock.has_come(peer.client.poll_timeout(), self.now) {
+                let now = self.peer_now(p);
                 self.peers[p].client.handle_timeout(now);
                 self.flush_peer(p)?;
             }
@@ -105,7 +107,7 @@ impl World {
         for op in old.waits_for().collect::<Vec<_>>() {
             self.model.ops[op as usize].stage = Stage::Unheard;
         }
-        let mut new = Peer::new(self.profile.client, old.principal, old.clock);
+        let mut new = Peer::new(self.profile.client, old.principal, old.clock.clone());
         new.away_until = u64::MAX;
         new.tainted = old.tainted;
         self.peers[p] = new;

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use oncewire_core::wire::{self, Decoded, Frame, Role};
 
+use super::profile::session_number;
 use super::rng::mix;
 
 /// A broken promise, in words.
@@ -100,10 +101,19 @@ fn describe(frame: &Frame<'_>) -> String {
         Frame::Reply(header, body) => {
             format!("Reply xid {} {:?}, {} bytes", header.xid, header.status, body.len())
         }
-        Frame::Hello(hello) => format!("Hello resume {:?}", hello.resume),
+        Frame::Hello(hello) => match hello.resume {
+            None => "Hello".into(),
+            Some(resume) => {
+                let number = session_number(resume.session);
+                format!("Hello resume session {number} X {}", resume.acked)
+            }
+        },
         Frame::Welcome(welcome) => format!(
-            "Welcome {:?} h {} slots {} commit {}",
-            welcome.session, welcome.seen, welcome.grants.slots, welcome.commit
+            "Welcome session {} h {} slots {} commit {}",
+            session_number(welcome.session),
+            welcome.seen,
+            welcome.grants.slots,
+            welcome.commit
         ),
         other => format!("{other:?}"),
     }

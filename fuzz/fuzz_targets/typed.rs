@@ -1,0 +1,10 @@
+//! Gives cargo-fuzz's inputs to `oncewire_fuzz::targets::typed`; built without cargo-fuzz, gives it the files it is told.
+#![cfg_attr(fuzzing, no_main)]
+
+#[cfg(fuzzing)]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| oncewire_fuzz::targets::typed(data));
+
+#[cfg(not(fuzzing))]
+fn main() -> std::io::Result<()> {
+    oncewire_fuzz::targets::replay(oncewire_fuzz::targets::typed)
+}

@@ -1,0 +1,74 @@
+//! What the corpora began with: ordinary exchanges, written down as each target's input.
+
+use oncewire_core::wire::Role;
+
+use super::golden::frames;
+use super::typed::Argument;
+
+/// Inputs for a target to begin with.
+pub fn seeds(target: &str) -> Vec<Vec<u8>> {
+    match target {
+        "client" => CLIENT.iter().map(|script| script.concat()).collect(),
+        "decode" => {
+            let head = |from| [u8::from(from == Role::Server), 0xe8, 3, 0, 0];
+            frames().iter().map(|(from, frame)| [&head(*from)[..], frame].concat()).collect()
+        }
+        "golden" => (0..frames().len() as u8).map(|at| vec![at, 0x80, 5, 1]).collect(),
+        "handshake" => vec![
+            [&[0, 0][..], &[0; 40]].concat(),
+            [&[0, 1][..], &[1, 2, 0, 0, 0, 0, 0, 1, 1, 0, 4, 100, 100, 3, 1, 0, 3]].concat(),
+            [&[1, 3, 1, 0][..], &[0, 3, 1, 0, 2, 1, 0, 3, 9, 0, 2, 9, 9, 9, 9, 0, 3]].concat(),
+            [&[1, 3, 1, 1][..], &[6, 2, 0, 0, 1]].concat(),
+        ],
+        "pair" => (0..16u64)
+            .map(|seed| [(seed << 57 | seed).to_le_bytes(), [seed as u8 * 13; 8]].concat())
+            .collect(),
+        "server" => SERVER.iter().map(|script| script.concat()).collect(),
+        "typed" => typed(),
+        _ => Vec::new(),
+    }
+}
+
+const CONNECTED: &[u8] = &[7, 0, 10, 0, 0, 0];
+const CALL: &[u8] = &[0, 0, 5, 0];
+const ANSWER: &[u8] = &[12, 0, 0, 9, 0];
+const BROKEN: &[u8] = &[8, 0, 7, 0, 10, 1, 1, 0];
+
+/// A call and its reply; a break, a resume and the reply; a give-up; a cancel; a close; a lost session.
+const CLIENT: &[&[&[u8]]] = &[
+    &[&[3, 0, 0], CONNECTED, CALL, ANSWER],
+    &[&[3, 0, 0], CONNECTED, CALL, CALL, BROKEN, ANSWER, ANSWER],
+    &[&[3, 0, 0], CONNECTED, &[0, 8, 5, 1, 0], &[6, 200, 0], ANSWER],
+    &[&[3, 0, 0], CONNECTED, CALL, &[4, 0, 0], &[12, 5, 0, 0]],
+    &[&[3, 0, 0], CONNECTED, CALL, &[15, 7, 0], ANSWER, &[8, 0]],
+    &[&[3, 0, 0], CONNECTED, CALL, &[0, 1, 5, 0], &[15, 3, 0], CONNECTED, ANSWER],
+    &[&[3, 1, 0, 99, 0], CONNECTED, CALL, &[6, 100, 0], &[6, 250, 0], ANSWER],
+];
+
+const OPEN: &[u8] = &[0, 0, 1, 4, 0, 0, 0, 0, 0];
+const REQUEST: &[u8] = &[6, 0, 1, 0, 0, 0];
+const SECOND: &[u8] = &[6, 16, 2, 1, 0, 0];
+const HANDLE: &[u8] = &[10, 40, 0, 10, 40, 0, 0];
+
+/// A call; two; a break and a resume with an `Ask`; an `Ack`; a cancel and a `Goodbye`; a lease.
+const SERVER: &[&[&[u8]]] = &[
+    &[&[3, 0], OPEN, REQUEST, HANDLE],
+    &[&[3, 0], OPEN, REQUEST, HANDLE, SECOND, HANDLE, &[14, 2, 2, 0, 0, 0, 0]],
+    &[&[3, 0], OPEN, REQUEST, &[1, 0], &[0, 0, 1, 4, 1, 0, 0, 0, 0], &[14, 0, 1, 0, 0], HANDLE],
+    &[&[3, 0], OPEN, REQUEST, &[14, 1, 1, 0], HANDLE, &[14, 4, 0, 0]],
+    &[&[3, 0], OPEN, REQUEST, HANDLE, &[1, 0], &[2, 254, 9]],
+    &[&[3, 7], OPEN, REQUEST, REQUEST, HANDLE, &[13, 255, 0]],
+];
+
+fn typed() -> Vec<Vec<u8>> {
+    let all = [
+        Argument::Unit,
+        Argument::Numbers(1, -2, 3, -4, 5, true, 'ö'),
+        Argument::Floats(1, 2),
+        Argument::Text("text".into(), vec![1, 2, 3]),
+        Argument::Tree(vec![Argument::Tree(vec![Argument::Unit]), Argument::Unit]),
+        Argument::Table { entries: [("a".into(), Some(1))].into(), result: Err("no".into()) },
+    ];
+    let encode = |value: &Argument| postcard::to_stdvec(value).unwrap_or_default();
+    all.iter().map(|value| [&[0][..], &encode(value)].concat()).collect()
+}

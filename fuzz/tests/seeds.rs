@@ -1,0 +1,37 @@
+//! Seeds that once failed.
+//!
+//! What a seed does changes with the world; each mechanism has its own test beside the code it was found in, named here.
+#![allow(missing_docs)]
+
+use oncewire_fuzz::world::{Broken, Trace, run};
+
+#[track_caller]
+fn passes(seed: u64, calls: u64) {
+    let result = run(seed, calls, Broken::No, &mut Trace::default());
+    assert!(result.is_ok(), "seed {seed} with {calls} calls: {result:?}");
+}
+
+/// On a lossy link, a client that said `Goodbye` again after a silence sent a request again first, and was told
+/// `AfterGoodbye`. Reduced: `no_request_is_sent_again_because_goodbye_is_said_again` in `core/tests/lossy.rs`.
+#[test]
+fn a_goodbye_said_again_with_a_resend_due() {
+    passes(553, 4_000);
+}
+
+/// The world's mistake: the same bytes of half a frame, given to a client again and again, are a sign of life each time.
+#[test]
+fn half_a_frame_on_a_silent_link() {
+    passes(493, 4_000);
+}
+
+/// The world's mistake: a process knows nothing of the times that the one before it has seen.
+#[test]
+fn a_lease_of_a_server_that_was_restarted_after_its_clock_went_back() {
+    passes(115, 400);
+}
+
+/// The world's mistake: to a server whose clock went back, a lease goes on from the newest time seen.
+#[test]
+fn a_lease_that_ends_after_the_clock_went_back() {
+    passes(10_436, 3_000);
+}
