@@ -159,11 +159,15 @@ where
 
 /// Makes a `#[test]` of each case, over the transport of this [`Fixture`](crate::conformance::Fixture): see
 /// [`conformance`](crate::conformance). `conformance_tests!(but_large, fixture)` leaves out those that move many MiB, for
-/// a transport that is slow on purpose.
+/// a transport that is slow on purpose. `conformance_tests!(one_by_one, fixture)` is no tests but an expression that runs
+/// the cases whose names contain the program's argument, for programs without the test harness.
 #[macro_export]
 macro_rules! conformance_tests {
     (but_large, $fixture:expr) => {
         $crate::conformance_tests! { @list but_large $fixture }
+    };
+    (one_by_one, $fixture:expr) => {
+        $crate::conformance_tests! { @list one_by_one $fixture }
     };
     ($fixture:expr) => {
         $crate::conformance_tests! { @list tests $fixture }
@@ -311,6 +315,17 @@ macro_rules! conformance_tests {
     (@but_large $fixture:expr => large: $large:tt $($rest:tt)*) => {
         $crate::conformance_tests! { @tests $fixture => $($rest)* }
     };
+    (@one_by_one $fixture:expr => $($module:ident: [$($case:ident,)*])*) => {{
+        let wanted = ::std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
+        let is_wanted = |name: &str| wanted.as_ref().is_none_or(|part| name.contains(part.as_str()));
+        $($(
+            if is_wanted(stringify!($case)) {
+                ::std::println!("{}", stringify!($case));
+                let case = $crate::conformance::$module::$case;
+                $crate::conformance::run(stringify!($case), $fixture, case);
+            }
+        )*)*
+    }};
     (@tests $fixture:expr => $($module:ident: [$($case:ident,)*])*) => {
         $($(
             #[test]

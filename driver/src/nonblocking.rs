@@ -40,6 +40,12 @@ impl<T> Nonblocking<T> {
         self.io.get_ref()
     }
 
+    /// Has the next read ask the system at once, though the last one emptied the descriptor: for whoever learns by other
+    /// means that there is something to read.
+    pub fn ask_again(&mut self) {
+        self.drained = false;
+    }
+
     /// Reads with `read`, which has room for `room` bytes, as soon as there is something to read.
     ///
     /// # Errors

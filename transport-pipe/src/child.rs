@@ -181,7 +181,8 @@ impl ChildStream {
         if self.watch.poll_ended(cx).is_pending() {
             return Poll::Pending;
         }
-        // Once more: it may have written between that read and its end.
+        // Once more: it may have written between that read and its end, which the reactor need not have told yet.
+        self.pipes.ask_again();
         match read(Pin::new(&mut self.pipes), cx) {
             Poll::Pending => Poll::Ready(Ok(0)),
             done => done,

@@ -105,6 +105,11 @@ impl PipeStream {
         let writer = Nonblocking::new(Async::new(writer)?, |_| Ok(()));
         Ok(PipeStream { reader, writer: Some(writer) })
     }
+
+    /// Has the next read ask the system at once: see [`Nonblocking::ask_again`].
+    pub(crate) fn ask_again(&mut self) {
+        self.reader.ask_again();
+    }
 }
 
 impl AsyncRead for PipeStream {
