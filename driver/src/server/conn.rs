@@ -79,7 +79,7 @@ impl ConnTask {
             // The stream will wake us for both. What others have done meanwhile is looked for before we sleep.
             let blocked = written.is_pending();
             let look = shared.with_at(now, |state, _| {
-                let look = state.look(self.id);
+                let look = state.look(self.id, blocked);
                 if blocked || matches!(look, Look::Nothing) {
                     state.end_turn(self.id);
                 }

@@ -164,14 +164,15 @@ impl State {
         }
     }
 
-    /// What there is to do on a connection.
-    pub(super) fn look(&mut self, conn: ConnId) -> Look {
+    /// What there is to do on a connection; `blocked` says that its stream takes nothing, so that there is no use in
+    /// more to send.
+    pub(super) fn look(&mut self, conn: ConnId, blocked: bool) -> Look {
         // Events may still wait that say so.
         self.deliver();
         match self.line(conn) {
             None => Look::Close,
+            Some(line) if line.close && (blocked || !line.transmit) => Look::Close,
             Some(line) if line.transmit => Look::Transmit,
-            Some(line) if line.close => Look::Close,
             Some(_) => Look::Nothing,
         }
     }
