@@ -169,10 +169,14 @@ impl State {
     pub(super) fn look(&mut self, conn: ConnId, blocked: bool) -> Look {
         // Events may still wait that say so.
         self.deliver();
+        // The machine tells of a close when its last words were taken. A connection that has words to write and no
+        // session has come to them.
+        let stuck = blocked && self.machine.session_of(conn).is_none();
         match self.line(conn) {
             None => Look::Close,
-            Some(line) if line.close && (blocked || !line.transmit) => Look::Close,
+            Some(_) if stuck => Look::Close,
             Some(line) if line.transmit => Look::Transmit,
+            Some(line) if line.close => Look::Close,
             Some(_) => Look::Nothing,
         }
     }
