@@ -38,3 +38,16 @@ fn calls_joined_in_one_task_do_not_spin() {
 fn a_leader_that_is_dropped_passes_the_lead_on() {
     run(33);
 }
+
+/// A server's connection to a peer that vanished with a full buffer never ended: there was always more to send first.
+#[test]
+fn a_connection_that_takes_nothing_ends() {
+    run(2931);
+}
+
+/// A drain waited for ever for a peer that had vanished with a full buffer: the machine says that a connection is
+/// closed when its last words were taken, and nobody took them.
+#[test]
+fn a_drain_ends_though_a_peer_takes_nothing() {
+    run(3806);
+}

@@ -131,7 +131,7 @@ impl Actor {
             18 => self.send(),
             19 | 20 => self.look_at_tickets().await,
             21 => self.use_handle().await,
-            22 if self.rng.one_in(30) && !self.world.profile.brisk => self.close().await,
+            22 if self.world.profile.closes && self.rng.one_in(3) => self.close().await,
             _ => {
                 let pause = self.rng.pick(&[MS, 10 * MS, 80 * MS, 2_000 * MS]);
                 Sleep::new(&self.world.sim, self.rng.delay(pause)).await;
@@ -192,10 +192,18 @@ impl Actor {
 
     fn due(&self, now: u64, op: u64, kind: Kind) -> u64 {
         let deadline = now + kind.timeout + SLACK;
-        if !self.world.profile.brisk {
-            return deadline;
+        match self.brisk() {
+            Some(slack) => deadline.min(now + handlers::delay_of(&self.world, op) + slack),
+            None => deadline,
         }
-        deadline.min(now + handlers::delay_of(&self.world, op) + super::BRISK)
+    }
+
+    /// How long a call may take apart from its handler, if nothing goes wrong in this world.
+    fn brisk(&self) -> Option<u64> {
+        let profile = &self.world.profile;
+        // One that is held and not polled may lead until the client's task looks.
+        let slack = if profile.holds { super::BRISK_HELD } else { super::BRISK };
+        profile.brisk.then_some(slack)
     }
 
     fn tell(&self, op: u64, told: Told) {
@@ -216,7 +224,13 @@ impl Actor {
     }
 
     async fn wait(&mut self, mut pending: Pending) {
-        let (op, due) = (pending.op, pending.due.max(self.world.sim.now() + SLACK));
+        let (op, now) = (pending.op, self.world.sim.now());
+        // It may have been begun long ago, and leaves only now.
+        let due = match self.brisk() {
+            Some(slack) => now + handlers::delay_of(&self.world, op) + slack,
+            None => now + SLACK,
+        };
+        let due = due.max(pending.due);
         let awaited = Awaited::new(&self.world, due, || format!("operation {op}"));
         let ended = pending.call.as_mut().await;
         drop(awaited);

@@ -272,7 +272,8 @@ async fn replace(world: &Arc<World>, rng: &mut Rng) {
     }
     let grace = rng.pick(&[0, 20, 500, 10_000]) * MS;
     world.sim.note(|| format!("server {group} drains for {} ms", grace / MS));
-    let late = world.sim.now() + grace + super::SLACK;
+    // Last words may take five seconds to leave.
+    let late = world.sim.now() + grace + 5_000 * MS + super::SLACK;
     let waiting = super::Awaited::new(world, late, || format!("the drain of server {group}"));
     drain(&server, grace).await;
     drop(waiting);
@@ -294,7 +295,8 @@ fn drain(server: &Server, grace: u64) -> impl Future<Output = ()> + Send + '_ {
 impl World {
     /// A drained server whose handles are gone leaves nothing behind but what still runs.
     async fn gone(self: Arc<Self>, group: Group) {
-        let longest = super::handlers::longest(&self) + 2_000 * MS;
+        // The same for tasks that still write.
+        let longest = super::handlers::longest(&self) + 6_000 * MS;
         Sleep::new(&self.sim, longest).await;
         let left = self.sim.living(group);
         if left > 0 {

@@ -45,6 +45,8 @@ pub struct Profile {
     pub short_timeout_max: u64,
     /// Futures are held without being polled.
     pub holds: bool,
+    /// Clients are closed while others use them.
+    pub closes: bool,
     /// Room for kept replies is short: calls may be refused.
     pub tight: bool,
     /// How links behave.
@@ -75,7 +77,7 @@ impl Profile {
         options.fail_fast = rng.one_in(8);
         options.connect_timeout = Duration::from_millis(rng.pick(&[200, 2_000, 10_000]));
         options.backoff_max = Duration::from_millis(rng.pick(&[100, 1_000, 5_000]));
-        options.close_timeout = Duration::from_secs(rng.pick(&[5, 5, 60]));
+        options.close_timeout = Duration::from_millis(rng.pick(&[30, 1_000, 5_000, 60_000]));
         if rng.one_in(8) {
             options.calls_max = 6;
         }
@@ -94,6 +96,7 @@ impl Profile {
             handler_delay_max: rng.pick(&[1, 60, 900, 8_000]) * MS,
             short_timeout_max: rng.pick(&[2, 40, 500]) * MS,
             holds: rng.one_in(2),
+            closes: rng.one_in(5),
             tight: rng.one_in(6),
             link: link_style(&mut rng),
             schedule: schedule(&mut rng),
@@ -130,8 +133,9 @@ impl Profile {
         self.faults_until = 0;
         self.servers_change = false;
         self.accept_error_in = 0;
-        self.holds = false;
+        self.closes = false;
         self.tight = false;
+        self.options.close_timeout = self.options.close_timeout.max(Duration::from_secs(5));
         self.slots = 1024;
         self.options.slots = 1024;
         self.options.calls_max = 65_536;
