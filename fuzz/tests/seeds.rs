@@ -30,6 +30,12 @@ fn a_lease_of_a_server_that_was_restarted_after_its_clock_went_back() {
     passes(115, 400);
 }
 
+/// The world's mistake: a process that took nothing back from its ledger was not told the time.
+#[test]
+fn a_lease_after_a_restart_with_an_empty_ledger() {
+    passes(136_141, 2_000);
+}
+
 /// The world's mistake: to a server whose clock went back, a lease goes on from the newest time seen.
 #[test]
 fn a_lease_that_ends_after_the_clock_went_back() {

@@ -356,6 +356,7 @@ impl World {
 
     fn restore(&mut self, h: usize) -> Check {
         let now = self.host_now(h);
+        self.hosts[h].server.handle_timeout(now);
         for number in 0..self.model.sessions.len() {
             let session = &self.model.sessions[number];
             if usize::from(session.host) != h {

@@ -113,7 +113,7 @@ pub fn run(seed: u64, calls: u64, broken: Broken, trace: &mut Trace) -> Result<R
     run_with(seed, &[], calls, broken, trace)
 }
 
-/// The same, but `choices` come before those of the seed.
+/// The same in a small world, and `choices` come before those of the seed.
 ///
 /// # Errors
 /// The first promise that was broken.
@@ -138,7 +138,10 @@ pub fn run_with(
 impl World {
     /// The world of a seed.
     pub fn new(seed: u64, choices: &[u8], broken: Broken) -> World {
-        let profile = Profile::of(seed, broken);
+        let mut profile = Profile::of(seed, broken);
+        if !choices.is_empty() {
+            profile.shrink();
+        }
         let mut rng = Rng::choosing(seed, choices);
         let ids = [profile::server_id(0, 0), profile::server_id(1, 0)];
         let clock = |rng: &mut Rng| Clock {

@@ -144,6 +144,15 @@ impl Profile {
         profile
     }
 
+    /// The same world made small, so that its end comes soon.
+    pub fn shrink(&mut self) {
+        self.clients = self.clients.min(3);
+        self.delay_max = self.delay_max.min(50 * MS);
+        self.server.lease = self.server.lease.min(Duration::from_millis(1_500));
+        self.server.lease_unused = Duration::from_millis(500);
+        self.server.keepalive = self.server.keepalive.max(Duration::from_secs(2));
+    }
+
     fn break_it(&mut self) {
         if self.broken != Broken::No {
             // The broken machines handle whole frames.
