@@ -95,7 +95,7 @@ impl Cli {
                     .peers
                     .as_ref()
                     .is_none_or(|some| some.iter().any(|name| is(*subject, name)));
-            (named && peer || *subject == Subject::SmolLoop) && subjects::is_built(self, *subject)
+            (named && peer || *subject == Subject::SmolLoop) && subjects::is_built(*subject)
         };
         Subject::ALL.into_iter().filter(wanted).collect()
     }

@@ -83,4 +83,7 @@ pub(crate) fn print(rows: &[CoreRow]) {
             shown(row.disconnected_bytes),
         );
     }
+    for goal in crate::goals::of_core(rows) {
+        println!("  {}", goal.shown());
+    }
 }

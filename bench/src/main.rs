@@ -6,6 +6,7 @@ mod cli;
 mod clock;
 mod core_bench;
 mod frames;
+mod goals;
 mod load;
 mod machine;
 mod meter;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
 }
 
 fn drive(case: &str) -> Result<()> {
+    subjects::end_with_parent();
     let figures = subjects::drive(&serde_json::from_str(case)?)?;
     println!("{}", serde_json::to_string(&figures)?);
     Ok(())

@@ -1,6 +1,7 @@
 //! From rows to a table: medians over rounds, and ratios to the bare socket of the same round.
 
 use crate::case::{Figures, Subject, Via, Workload};
+use crate::goals;
 use crate::run::Row;
 
 /// The rows of one case over all rounds.
@@ -119,8 +120,10 @@ pub(crate) fn print(rows: &[Row]) {
         }
         let bare = find(&cells, cell.workload, cell.cores, Subject::SmolLoop, cell.via);
         let ratio = bare.map_or(f64::NAN, |bare| cell.ratio_to(bare));
+        let goals = goals::of_cell(&cells, cell);
+        let goals: Vec<String> = goals.iter().map(goals::Goal::shown).collect();
         println!(
-            "  {:<16}{:<6}{:>12}{:>6.0}%{:>8.2}{:>10.2}  {}",
+            "  {:<16}{:<6}{:>12}{:>6.0}%{:>8.2}{:>10.2}  {}  {}",
             cell.subject.name(),
             cell.via.name(),
             show(cell.workload, cell.median()),
@@ -128,6 +131,7 @@ pub(crate) fn print(rows: &[Row]) {
             ratio,
             cell.median_of(Figures::cpu_us),
             more(cell),
+            goals.join("; "),
         );
     }
 }
@@ -147,7 +151,7 @@ fn show(workload: Workload, figure: f64) -> String {
 }
 
 fn more_title(workload: Workload) -> &'static str {
-    if workload == Workload::W1 { "p99 µs  p99.9 µs" } else { "" }
+    if workload == Workload::W1 { "p99 µs  p99.9 µs  goals" } else { "goals" }
 }
 
 fn more(cell: &Cell) -> String {

@@ -37,7 +37,7 @@ pub(crate) fn all(cli: &Cli) -> Result<Vec<Row>> {
             let (nth, of) = (index + 1, plan.len());
             let text = format!("round {} of {}, {nth} of {of}: ", round + 1, cli.rounds);
             progress(&format!("{text}{}", name(case)));
-            match measure(cli, case, &cores) {
+            match measure(case, &cores) {
                 Ok(figures) => rows.push(Row {
                     round,
                     workload: case.workload,
@@ -111,8 +111,8 @@ fn case(cli: &Cli, subject: Subject, via: Via, workload: Workload, cores: u32) -
 }
 
 /// Starts the two processes of a case, each on its core.
-fn measure(cli: &Cli, case: &Case, cores: &[usize]) -> Result<Figures> {
-    let program = subjects::program(cli, case.subject)?;
+fn measure(case: &Case, cores: &[usize]) -> Result<Figures> {
+    let program = subjects::program(case.subject)?;
     // The first core has the interrupts, more often than not.
     let client_core = *cores.last().ok_or("no core")?;
     let server_core = if case.cores == 1 { client_core } else { cores[0] };

@@ -1,0 +1,3 @@
+module oncewire.example/bench
+
+go 1.21

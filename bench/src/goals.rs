@@ -1,0 +1,134 @@
+//! What Oncewire promises of its speed, as bounds on figures of this program.
+
+use crate::case::{Figures, Kind, Subject, Via, Workload};
+use crate::machine::CoreRow;
+use crate::report::{Cell, find};
+
+/// One promise and the figure beside it.
+#[derive(Clone, Debug, serde::Serialize)]
+pub(crate) struct Goal {
+    /// What is promised.
+    pub(crate) text: String,
+    /// The bound's figure, as measured.
+    pub(crate) figure: f64,
+    pub(crate) met: bool,
+}
+
+impl Goal {
+    fn most(text: &str, figure: f64, bound: f64) -> Goal {
+        Goal { text: format!("{text} ≤ {bound}"), figure, met: figure <= bound }
+    }
+
+    fn least(text: &str, figure: f64, bound: f64) -> Goal {
+        Goal { text: format!("{text} ≥ {bound}"), figure, met: figure >= bound }
+    }
+
+    pub(crate) fn shown(&self) -> String {
+        let mark = if self.met { "met" } else { "MISSED" };
+        format!("{}: {:.2} {mark}", self.text, self.figure)
+    }
+}
+
+/// Whether more of the workload's figure is worse.
+fn less_is_better(workload: Workload) -> bool {
+    matches!(workload, Workload::W1 | Workload::W6)
+}
+
+/// The best peer's cell of this cell's workload and stream.
+fn best_peer<'a>(cells: &'a [Cell], cell: &Cell, of: impl Fn(&Cell) -> f64) -> Option<&'a Cell> {
+    let same = |other: &&Cell| {
+        (other.workload, other.cores, other.via) == (cell.workload, cell.cores, cell.via)
+            && other.subject.kind() == Kind::Peer
+    };
+    cells.iter().filter(same).min_by(|a, b| of(a).total_cmp(&of(b)))
+}
+
+/// What is promised of one cell, as far as this run has what it is compared to.
+pub(crate) fn of_cell(cells: &[Cell], cell: &Cell) -> Vec<Goal> {
+    use Workload::{W1, W2, W3, W4, W5, W6, W7, W8};
+    let beside = |subject| find(cells, cell.workload, cell.cores, subject, cell.via);
+    let to = |subject| beside(subject).map(|other| cell.ratio_to(other));
+    let sign = if less_is_better(cell.workload) { 1.0 } else { -1.0 };
+    let to_peer = best_peer(cells, cell, |peer| sign * peer.median()).map(|p| cell.ratio_to(p));
+    let to_loop = to(Subject::SmolLoop);
+    let mut goals = Vec::new();
+    let mut least = |text, ratio: Option<f64>, bound| {
+        goals.extend(ratio.map(|ratio| Goal::least(text, ratio, bound)));
+    };
+    let peer = "× best peer";
+    if cell.subject == Subject::OncewireBlocking && cell.cores == 1 {
+        let ratio = to(Subject::BareThreads);
+        return ratio.map(|r| Goal::most("× bare threads", r, 1.15)).into_iter().collect();
+    }
+    if cell.subject != Subject::Oncewire || cell.via == Via::Pipe {
+        return Vec::new();
+    }
+    match (cell.workload, cell.cores) {
+        (W2, 1) => {
+            least("× loop", to_loop, 0.5);
+            least(peer, to_peer, 4.0);
+            goals.extend(cpu_and_ledger(cells, cell));
+        }
+        (W3, _) => least(peer, to_peer, 4.0),
+        (W4, 2) => {
+            let bare = [Subject::SmolLoop, Subject::BareThreads].into_iter().filter_map(to);
+            least("× bare", bare.min_by(f64::total_cmp), 0.85);
+            least(peer, to_peer, 2.0);
+        }
+        (W5, _) => least("× loop", to_loop, 0.6),
+        (W7 | W8, _) => least(peer, to_peer, 3.0),
+        (W1, 1) => {
+            goals.extend(to_loop.map(|ratio| Goal::most("× loop", ratio, 1.1)));
+            goals.extend(to_peer.map(|ratio| Goal::most(peer, ratio, 1.0)));
+        }
+        (W6, _) => goals.push(Goal::most("bytes", cell.median(), 8192.0)),
+        _ => {}
+    }
+    goals
+}
+
+/// W2: processor time, and what at-most-once costs over idempotent.
+fn cpu_and_ledger(cells: &[Cell], cell: &Cell) -> Vec<Goal> {
+    let cpu = |cell: &Cell| cell.median_of(Figures::cpu_us);
+    let mut goals = vec![Goal::most("cpu µs", cpu(cell), 0.5)];
+    if let Some(peer) = best_peer(cells, cell, cpu) {
+        goals.push(Goal::most("cpu × best peer", cpu(cell) / cpu(peer), 0.25));
+    }
+    let subject = Subject::OncewireIdempotent;
+    if let Some(idempotent) = find(cells, cell.workload, cell.cores, subject, cell.via) {
+        goals.push(Goal::least("× idempotent", cell.ratio_to(idempotent), 0.97));
+    }
+    goals
+}
+
+/// What is promised of the core in memory.
+pub(crate) fn of_core(rows: &[CoreRow]) -> Vec<Goal> {
+    let Some(lone) = rows.first() else { return Vec::new() };
+    let worst = |wanted: &dyn Fn(&CoreRow) -> bool| {
+        let ratios = rows.iter().filter(|row| wanted(row)).map(|row| row.ns / lone.ns);
+        ratios.max_by(f64::total_cmp).unwrap_or(f64::NAN)
+    };
+    let lone_calls = |row: &CoreRow| !row.setup.window && row.setup.body_len == 32;
+    let mut goals = vec![
+        Goal::most("core, a whole call of 32 bytes, ns", lone.ns, 100.0),
+        Goal::most("core, allocations of it", lone.allocations, 0.0),
+        Goal::most(
+            "core, slowest of 1 to 4,096 slots, × 1,024 slots",
+            worst(&|row| lone_calls(row) && row.setup.slots <= 4096 && row.setup.sessions == 1),
+            1.1,
+        ),
+        Goal::most(
+            "core, slowest of 1 to 1,000,000 sessions, × one session",
+            worst(&|row| lone_calls(row) && row.setup.slots == lone.setup.slots),
+            1.1,
+        ),
+    ];
+    let most = rows.iter().max_by_key(|row| row.setup.sessions);
+    if let Some(row) = most.filter(|row| row.setup.sessions >= 1_000_000) {
+        let connected = row.connected_bytes.unwrap_or(f64::NAN);
+        let disconnected = row.disconnected_bytes.unwrap_or(f64::NAN);
+        goals.push(Goal::most("core, heap of an idle session, no connection", disconnected, 150.0));
+        goals.push(Goal::most("core, heap of an idle session and connection", connected, 150.0));
+    }
+    goals
+}
