@@ -104,7 +104,9 @@ async fn echo_later(mut stream: BoxStream, wait: Duration) -> Option<()> {
             marked += whole;
         }
         let mut len = 0;
-        while let Some((_, whole)) = due.pop_front_if(|(at, _)| now().duration_since(*at) >= wait) {
+        let is_due = |(at, _): &(_, _)| now().duration_since(*at) >= wait;
+        while due.front().is_some_and(is_due) {
+            let Some((_, whole)) = due.pop_front() else { break };
             len += whole;
         }
         if len > 0 {
