@@ -69,7 +69,8 @@ impl World {
         let mut spec = MethodSpec::new(ECHO);
         spec.reply_len_max = setup.body_len as u32;
         let server = Server::new(config, &[spec]).map_err(|error| error.to_string())?;
-        let frames_len = (setup.body_len + 64) * if setup.window { setup.slots as usize } else { 1 };
+        let frames_len =
+            (setup.body_len + 64) * if setup.window { setup.slots as usize } else { 1 };
         let mut world = World {
             now: Instant::ZERO,
             server,
@@ -117,7 +118,8 @@ impl World {
             while self.server.poll_event().is_some() {}
         }
         let disconnected = allocs::live_bytes() - before;
-        self.idle_bytes = Some((connected as f64 / count as f64, disconnected as f64 / count as f64));
+        self.idle_bytes =
+            Some((connected as f64 / count as f64, disconnected as f64 / count as f64));
         Ok(())
     }
 
