@@ -87,6 +87,15 @@ pub(crate) fn of_cell(cells: &[Cell], cell: &Cell) -> Vec<Goal> {
     goals
 }
 
+/// The same, each with its cell's name.
+pub(crate) fn named(cells: &[Cell], cell: &Cell) -> Vec<Goal> {
+    let Cell { workload, cores, .. } = cell;
+    let name = format!("{workload:?}/{cores} {} {}", cell.subject.name(), cell.via.name());
+    let mut goals = of_cell(cells, cell);
+    goals.iter_mut().for_each(|goal| goal.text = format!("{name} {}", goal.text));
+    goals
+}
+
 /// W2: processor time, and what at-most-once costs over idempotent.
 fn cpu_and_ledger(cells: &[Cell], cell: &Cell) -> Vec<Goal> {
     let cpu = |cell: &Cell| cell.median_of(Figures::cpu_us);

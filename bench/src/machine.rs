@@ -53,8 +53,8 @@ struct World {
     body: Vec<u8>,
     requests: Vec<u8>,
     replies: Vec<u8>,
-    /// Heap that an idle session costs, with its connection and without.
-    idle_bytes: Option<(f64, f64)>,
+    /// Heap that an idle session and its connection cost.
+    connected_bytes: Option<f64>,
 }
 
 impl World {
@@ -79,24 +79,21 @@ impl World {
             body: vec![7; setup.body_len],
             requests: vec![0; frames_len.max(4096)],
             replies: vec![0; frames_len.max(4096)],
-            idle_bytes: None,
+            connected_bytes: None,
         };
         let active = setup.sessions.min(ACTIVE);
-        world.add_idle(setup, setup.sessions - active)?;
+        world.connected_bytes = world.add_idle(setup, setup.sessions - active, true)?;
         for index in 0..active {
-            let client = world.connect(setup, index + setup.sessions)?;
+            let client = world.connect(setup, index + (1 << 40))?;
             world.active.push(client);
         }
         Ok(world)
     }
 
-    /// Opens sessions that make one call, acknowledge its reply, and fall silent.
-    fn add_idle(&mut self, setup: Setup, count: usize) -> Result<()> {
-        if count == 0 {
-            return Ok(());
-        }
+    /// Opens sessions that make one call, acknowledge its reply, and fall silent; or go away, if they are not to stay.
+    /// Returns the heap that each costs.
+    fn add_idle(&mut self, setup: Setup, count: usize, stay: bool) -> Result<Option<f64>> {
         let before = allocs::live_bytes();
-        let mut conns = Vec::with_capacity(count);
         for index in 0..count {
             let (mut client, conn) = self.connect(setup, index)?;
             // The client's clock runs ahead until it acknowledges.
@@ -105,22 +102,13 @@ impl World {
             while let Some(len) = client.poll_transmit(later, &mut self.requests) {
                 self.server.handle_data(self.now, conn, &self.requests[..len.get()])?;
             }
-            conns.push(conn);
+            if !stay {
+                self.server.handle_disconnected(self.now, conn);
+                while self.server.poll_event().is_some() {}
+            }
         }
-        let own = (conns.capacity() * size_of::<ConnId>()) as i64;
-        let connected = allocs::live_bytes() - before - own;
-        if setup.sessions < 1_000_000 {
-            self.idle_bytes = Some((connected as f64 / count as f64, f64::NAN));
-            return Ok(());
-        }
-        for conn in conns {
-            self.server.handle_disconnected(self.now, conn);
-            while self.server.poll_event().is_some() {}
-        }
-        let disconnected = allocs::live_bytes() - before;
-        self.idle_bytes =
-            Some((connected as f64 / count as f64, disconnected as f64 / count as f64));
-        Ok(())
+        let bytes = (allocs::live_bytes() - before) as f64;
+        Ok((count > 0).then(|| bytes / count as f64))
     }
 
     /// Opens a session and makes its first call.
@@ -196,16 +184,15 @@ impl World {
     /// At least `calls` calls, by the active sessions in turn; how many it were.
     fn calls(&mut self, setup: Setup, calls: u64) -> Result<u64> {
         let at_once = if setup.window { setup.slots } else { 1 };
+        let mut active = std::mem::take(&mut self.active);
         let mut made = 0;
         while made < calls {
-            let index = self.next % self.active.len();
+            let index = self.next % active.len();
             self.next += 1;
-            let mut pair = self.active.swap_remove(index);
-            let done = self.call(&mut pair, at_once);
-            self.active.push(pair);
-            done?;
+            self.call(&mut active[index], at_once)?;
             made += u64::from(at_once);
         }
+        self.active = active;
         Ok(made)
     }
 }
@@ -231,9 +218,15 @@ pub(crate) fn run(setup: Setup) -> Result<CoreRow> {
         ns: crate::report::median(batches.into_iter()),
         allocations: allocations as f64 / made as f64,
         instructions: None,
-        connected_bytes: world.idle_bytes.map(|(connected, _)| connected),
-        disconnected_bytes: world.idle_bytes.map(|(_, bytes)| bytes).filter(|b| b.is_finite()),
+        connected_bytes: world.connected_bytes,
+        disconnected_bytes: disconnected_bytes(setup)?,
     })
+}
+
+/// The heap that an idle session without a connection costs, of as many as in the setup.
+fn disconnected_bytes(setup: Setup) -> Result<Option<f64>> {
+    let count = setup.sessions.saturating_sub(ACTIVE);
+    World::new(Setup { sessions: 1, ..setup })?.add_idle(setup, count, false)
 }
 
 /// Only makes calls: what callgrind counts.

@@ -2,6 +2,7 @@
 
 mod allocs;
 mod case;
+mod chart;
 mod cli;
 mod clock;
 mod core_bench;
@@ -58,8 +59,17 @@ fn measure(cli: &Cli) -> Result<()> {
     if !core.is_empty() {
         core_bench::print(&core);
     }
+    if !cfg!(feature = "peers") && !rows.is_empty() {
+        println!("\nWithout the peers in Rust: they need a build with `--features peers`.");
+    }
+    let cells = report::cells(&rows);
+    if let Some(path) = &cli.svg {
+        std::fs::write(path, chart::svg(&cells))?;
+    }
     if let Some(path) = &cli.json {
-        let all = serde_json::json!({ "rows": rows, "core": core });
+        let mut goals = goals::of_core(&core);
+        goals.extend(cells.iter().flat_map(|cell| goals::named(&cells, cell)));
+        let all = serde_json::json!({ "rows": rows, "core": core, "goals": goals });
         std::fs::write(path, serde_json::to_string_pretty(&all)?)?;
     }
     Ok(())

@@ -1,0 +1,16 @@
+//! The program measures something, and leaves nothing behind.
+
+use std::process::Command;
+
+#[test]
+fn a_short_run_prints_a_row() {
+    let arguments = "--only W1 --subjects oncewire --via unix --cores 1 --rounds 1 --sample-ms 50";
+    let output = Command::new(env!("CARGO_BIN_EXE_oncewire-bench"))
+        .args(arguments.split(' '))
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let row = text.lines().find(|line| line.trim_start().starts_with("oncewire"));
+    assert!(row.is_some(), "no row in {text}");
+}
