@@ -297,6 +297,7 @@ macro_rules! conformance_tests {
                 c49_others_get_their_replies_when_the_one_that_reads_is_dropped,
                 c49_the_next_reader_may_be_dropped_as_well_and_so_on,
                 c49_others_get_their_replies_though_the_one_that_reads_is_not_polled,
+                c49_a_task_that_leaves_the_reader_alone_gets_its_other_replies_at_once,
                 c49_a_reader_left_alone_with_its_reply_there_holds_nobody_up,
                 c49_a_request_left_half_written_is_finished_by_others,
                 c49_a_request_dropped_half_written_does_not_break_the_stream,
