@@ -295,6 +295,7 @@ macro_rules! conformance_tests {
             ]
             handover: [
                 c49_others_get_their_replies_when_the_one_that_reads_is_dropped,
+                c49_others_get_their_replies_when_the_one_that_reads_has_its_own,
                 c49_the_next_reader_may_be_dropped_as_well_and_so_on,
                 c49_others_get_their_replies_though_the_one_that_reads_is_not_polled,
                 c49_a_task_that_leaves_the_reader_alone_gets_its_other_replies_at_once,

@@ -43,6 +43,30 @@ pub async fn c49_others_get_their_replies_when_the_one_that_reads_is_dropped(wor
     }
 }
 
+pub async fn c49_others_get_their_replies_when_the_one_that_reads_has_its_own(world: World) {
+    let host = world.host().await;
+    let client = world.connected(&Line::to(host.place.clone())).await;
+    world.freeze_timers();
+    for round in 0..20 {
+        let leader = lead(&world, client.call(&WAIT, &0).start(), round * 4 + 1).await;
+        let mut calls = vec![world.spawn(leader)];
+        for n in 1..4 {
+            calls.push(world.spawn(client.call(&WAIT, &n).start()));
+            world.waiting(round * 4 + n + 1).await;
+        }
+        // Which one a permit goes to is the channel's choice; each reply reaches its caller, whoever read before.
+        for done in 1..=4 {
+            world.service.let_go(1);
+            world
+                .until("a reply", || calls.iter().filter(|c| c.is_finished()).count() == done)
+                .await;
+        }
+        for (n, call) in calls.into_iter().enumerate() {
+            expect_reply(&world, call, n as u64).await;
+        }
+    }
+}
+
 pub async fn c49_the_next_reader_may_be_dropped_as_well_and_so_on(world: World) {
     let host = world.host().await;
     let client = world.connected(&Line::to(host.place.clone())).await;
