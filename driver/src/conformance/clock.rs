@@ -33,6 +33,12 @@ impl Clock {
         self.frozen.store(true, Ordering::SeqCst);
     }
 
+    /// Timers fire again.
+    pub(crate) fn thaw(&self) {
+        self.frozen.store(false, Ordering::SeqCst);
+        self.advance(Duration::ZERO);
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(u64, Waker)>> {
         self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -24,8 +24,6 @@ async fn lead(world: &World, mut call: CallFuture<u64>, waiting: u64) -> CallFut
 pub async fn c49_others_get_their_replies_when_the_one_that_reads_is_dropped(world: World) {
     let host = world.host().await;
     let client = world.connected(&Line::to(host.place.clone())).await;
-    // Whoever is to read next is woken, and does not find out at its next look.
-    world.freeze_timers();
     for round in 0..20 {
         let leader = lead(&world, client.call(&WAIT, &1).start(), round * 4 + 1).await;
         let others: Vec<_> = (0..3)
@@ -35,18 +33,20 @@ pub async fn c49_others_get_their_replies_when_the_one_that_reads_is_dropped(wor
             })
             .collect();
         world.waiting(round * 4 + 4).await;
+        // Whoever is to read next is woken, and does not find out at its next look.
+        world.freeze_timers();
         drop(leader);
         world.service.let_go(4);
         for (n, other) in others.into_iter().enumerate() {
             expect_reply(&world, other, n as u64).await;
         }
+        world.thaw_timers();
     }
 }
 
 pub async fn c49_others_get_their_replies_when_the_one_that_reads_has_its_own(world: World) {
     let host = world.host().await;
     let client = world.connected(&Line::to(host.place.clone())).await;
-    world.freeze_timers();
     for round in 0..20 {
         let leader = lead(&world, client.call(&WAIT, &0).start(), round * 4 + 1).await;
         let mut calls = vec![world.spawn(leader)];
@@ -54,6 +54,7 @@ pub async fn c49_others_get_their_replies_when_the_one_that_reads_has_its_own(wo
             calls.push(world.spawn(client.call(&WAIT, &n).start()));
             world.waiting(round * 4 + n + 1).await;
         }
+        world.freeze_timers();
         // Which one a permit goes to is the channel's choice; each reply reaches its caller, whoever read before.
         for done in 1..=4 {
             world.service.let_go(1);
@@ -64,6 +65,7 @@ pub async fn c49_others_get_their_replies_when_the_one_that_reads_has_its_own(wo
         for (n, call) in calls.into_iter().enumerate() {
             expect_reply(&world, call, n as u64).await;
         }
+        world.thaw_timers();
     }
 }
 
@@ -98,8 +100,8 @@ pub async fn c49_others_get_their_replies_though_the_one_that_reads_is_not_polle
 pub async fn c49_a_task_that_leaves_the_reader_alone_gets_its_other_replies_at_once(world: World) {
     let host = world.host().await;
     let client = world.connected(&Line::to(host.place.clone())).await;
-    world.freeze_timers();
     let left_alone = lead(&world, client.call(&WAIT, &1).start(), 1).await;
+    world.freeze_timers();
     for n in 0..100 {
         expect_reply(&world, client.call(&ADD_ONE, &n), n + 1).await;
     }

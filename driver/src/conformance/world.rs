@@ -100,6 +100,10 @@ impl World {
         self.clock.freeze();
     }
 
+    pub(crate) fn thaw_timers(&self) {
+        self.clock.thaw();
+    }
+
     pub(crate) fn spawn<T: Send + 'static>(
         &self,
         task: impl Future<Output = T> + Send + 'static,
