@@ -490,10 +490,12 @@ impl<T: ServerStorage> Server<T> {
         let Some(conn) = self.conns.at_mut(conn_index) else { return };
         let partial = conn.partial.take();
         let Some(session_index) = conn.session.take() else { return };
-        if let Some(PartialBody::Slot(number)) = partial.map(|partial| partial.body) {
-            self.forget_idempotent(session_index, number);
+        if let Some(mut room) = self.room(session_index) {
+            if let Some(PartialBody::Slot(number)) = partial.map(|partial| partial.body) {
+                room.forget_idempotent(number);
+            }
+            room.drop_routes();
         }
-        self.drop_routes(session_index);
         let now = self.now;
         let Some(session) = self.sessions.at_mut(session_index) else { return };
         session.conn = NIL;

@@ -29,6 +29,8 @@ pub enum Payload<'a> {
 }
 
 impl Payload<'_> {
+    pub(crate) const EMPTY: Payload<'static> = Payload::Slice(&[]);
+
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
         match self {
@@ -100,11 +102,10 @@ pub trait Table<T>: Places<T> + Default {
     fn high_water(&self) -> u32;
 
     /// The entry that `key` names, unless its place has a later tenant.
-    fn get_mut(&mut self, key: Key) -> Option<&mut T> {
-        if self.key_at(key.index) == Some(key) { self.at_mut(key.index) } else { None }
-    }
+    fn get(&self, key: Key) -> Option<&T>;
+    fn get_mut(&mut self, key: Key) -> Option<&mut T>;
     fn contains(&self, key: Key) -> bool {
-        self.key_at(key.index) == Some(key)
+        self.get(key).is_some()
     }
 }
 
@@ -191,5 +192,13 @@ impl<T> Place<T> {
 
     fn key(&self, index: u32) -> Option<Key> {
         self.value.as_ref().map(|_| Key { index, generation: self.generation })
+    }
+
+    fn of(&self, key: Key) -> Option<&T> {
+        if self.generation == key.generation { self.value.as_ref() } else { None }
+    }
+
+    fn of_mut(&mut self, key: Key) -> Option<&mut T> {
+        if self.generation == key.generation { self.value.as_mut() } else { None }
     }
 }

@@ -335,8 +335,42 @@ pub enum Decoded<'d> {
 /// What is wrong with the frame. A length is judged as soon as it is there, so that nobody waits for, or makes room
 /// for, a frame that will be refused.
 pub fn decode(data: &[u8], from: Role, body_len_max: u32) -> Result<Decoded<'_>, ProtocolError> {
+    Ok(match cut(data, from, body_len_max)? {
+        Cut::Incomplete(wanted) => Decoded::Incomplete(wanted),
+        Cut::Request(header, body, len) => Decoded::Frame(Frame::Request(header, body), len),
+        Cut::Reply(header, body, len) => Decoded::Frame(Frame::Reply(header, body), len),
+        Cut::Control(control, len) => Decoded::Frame(control.decode(from)?, len),
+    })
+}
+
+/// The frame at the front of received bytes, as far as it takes to find it. The two frames of every call are decoded and
+/// are small values; a control frame, which may be a large one, is not yet.
+#[derive(Debug)]
+pub(crate) enum Cut<'d> {
+    Incomplete(usize),
+    Request(RequestHeader, &'d [u8], usize),
+    Reply(ReplyHeader, &'d [u8], usize),
+    Control(Control<'d>, usize),
+}
+
+/// A control frame that was not decoded.
+#[derive(Debug)]
+pub(crate) struct Control<'d> {
+    kind: u8,
+    fields: &'d [u8],
+}
+
+impl<'d> Control<'d> {
+    pub(crate) fn decode(self, from: Role) -> Result<Frame<'d>, ProtocolError> {
+        decode_control(self.kind, self.fields, from)
+    }
+}
+
+/// [`decode`], but for the fields of control frames.
+#[inline]
+pub(crate) fn cut(data: &[u8], from: Role, body_len_max: u32) -> Result<Cut<'_>, ProtocolError> {
     let Some((&len_field, after)) = data.split_first_chunk::<LEN_FIELD_LEN>() else {
-        return Ok(Decoded::Incomplete(LEN_FIELD_LEN));
+        return Ok(Cut::Incomplete(LEN_FIELD_LEN));
     };
     let len = u32::from_le_bytes(len_field);
     let max = body_len_max
@@ -352,13 +386,19 @@ pub fn decode(data: &[u8], from: Role, body_len_max: u32) -> Result<Decoded<'_>,
     }
     let whole = len as usize + LEN_FIELD_LEN;
     let Some(payload) = after.get(..len as usize) else {
-        return Ok(Decoded::Incomplete(whole));
+        return Ok(Cut::Incomplete(whole));
     };
     let Some((&kind, fields)) = payload.split_first() else {
         return Err(ProtocolError::FrameTooShort { kind: 0, len });
     };
-    let frame = decode_payload(kind, fields, from, body_len_max)?;
-    Ok(Decoded::Frame(frame, whole))
+    match (kind, from) {
+        (KIND_REQUEST, Role::Client) => decode_request(fields, body_len_max)
+            .map(|(header, body)| Cut::Request(header, body, whole)),
+        (KIND_REPLY, Role::Server) => {
+            decode_reply(fields, body_len_max).map(|(header, body)| Cut::Reply(header, body, whole))
+        }
+        _ => Ok(Cut::Control(Control { kind, fields }, whole)),
+    }
 }
 
 /// What is wrong with a first frame that does not decode: a peer of another protocol is told so, and a client that does
@@ -374,19 +414,6 @@ pub(crate) fn first_frame_error(data: &[u8], error: ProtocolError) -> ProtocolEr
 /// Whether frames of this kind have a body, which may be long.
 const fn has_body(kind: u8, from: Role) -> bool {
     matches!((kind, from), (KIND_REQUEST, Role::Client) | (KIND_REPLY, Role::Server))
-}
-
-fn decode_payload(
-    kind: u8,
-    fields: &[u8],
-    from: Role,
-    body_len_max: u32,
-) -> Result<Frame<'_>, ProtocolError> {
-    match (kind, from) {
-        (KIND_REQUEST, Role::Client) => decode_request(fields, body_len_max),
-        (KIND_REPLY, Role::Server) => decode_reply(fields, body_len_max),
-        _ => decode_control(kind, fields, from),
-    }
 }
 
 fn decode_control(kind: u8, fields: &[u8], from: Role) -> Result<Frame<'_>, ProtocolError> {
@@ -430,7 +457,11 @@ fn xid_field(fields: &[u8], malformed: ProtocolError) -> Result<Xid, ProtocolErr
     Xid::new(number).ok_or(ProtocolError::XidOutOfRange)
 }
 
-fn decode_request(fields: &[u8], body_len_max: u32) -> Result<Frame<'_>, ProtocolError> {
+#[inline]
+fn decode_request(
+    fields: &[u8],
+    body_len_max: u32,
+) -> Result<(RequestHeader, &[u8]), ProtocolError> {
     let kind = KIND_REQUEST;
     let Some((header, body)) = fields.split_first_chunk::<{ REQUEST_HEADER_LEN - 5 }>() else {
         return Err(ProtocolError::FrameTooShort { kind, len: fields.len() as u32 + 1 });
@@ -450,10 +481,11 @@ fn decode_request(fields: &[u8], body_len_max: u32) -> Result<Frame<'_>, Protoco
         xid,
         acked: u64_at(header, 19),
     };
-    Ok(Frame::Request(request, body))
+    Ok((request, body))
 }
 
-fn decode_reply(fields: &[u8], body_len_max: u32) -> Result<Frame<'_>, ProtocolError> {
+#[inline]
+fn decode_reply(fields: &[u8], body_len_max: u32) -> Result<(ReplyHeader, &[u8]), ProtocolError> {
     let kind = KIND_REPLY;
     let Some((header, body)) = fields.split_first_chunk::<{ REPLY_HEADER_LEN - 5 }>() else {
         return Err(ProtocolError::FrameTooShort { kind, len: fields.len() as u32 + 1 });
@@ -467,7 +499,7 @@ fn decode_reply(fields: &[u8], body_len_max: u32) -> Result<Frame<'_>, ProtocolE
         return Err(ProtocolError::Malformed { kind });
     }
     let xid = Xid::new(u64_at(header, 3)).ok_or(ProtocolError::XidOutOfRange)?;
-    Ok(Frame::Reply(ReplyHeader { status, xid }, body))
+    Ok((ReplyHeader { status, xid }, body))
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {

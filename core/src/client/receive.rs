@@ -8,7 +8,7 @@ use crate::fate::{self, Answer};
 use crate::outcome::Status;
 use crate::storage::{ClientStorage, Places};
 use crate::time::Instant;
-use crate::wire::{self, Decoded, Frame, Refuse, ReplyHeader, Role, VERSION, Welcome};
+use crate::wire::{self, Control, Cut, Frame, Refuse, ReplyHeader, Role, VERSION, Welcome};
 
 impl<S: ClientStorage> Client<S> {
     /// Takes received bytes, up to the first answer among them.
@@ -35,21 +35,19 @@ impl<S: ClientStorage> Client<S> {
             if rest.is_empty() {
                 return Ok(Received { consumed, item, wanted });
             }
-            let step = wire::decode(rest, Role::Server, self.config.reply_len_max);
-            match step {
-                Ok(Decoded::Incomplete(len)) => {
+            let (step, len) = match wire::cut(rest, Role::Server, self.config.reply_len_max) {
+                Ok(Cut::Incomplete(len)) => {
                     wanted = len;
                     return Ok(Received { consumed, item, wanted });
                 }
-                Ok(Decoded::Frame(frame, len)) => {
-                    consumed += len;
-                    item = self.handle_frame(frame).inspect_err(|_| self.disconnect())?;
-                }
-                Err(error) => {
-                    self.disconnect();
-                    return Err(error);
-                }
-            }
+                Ok(Cut::Reply(header, body, len)) => (self.handle_reply(header, body), len),
+                Ok(Cut::Control(control, len)) => (self.handle_control(control), len),
+                // A client's frames are never cut out as a server's.
+                Ok(Cut::Request(..)) => (Err(ProtocolError::NoSession), 0),
+                Err(error) => (Err(error), 0),
+            };
+            consumed += len;
+            item = step.inspect_err(|_| self.disconnect())?;
         }
         if self.phase == Phase::Down && item.is_none() {
             consumed = data.len();
@@ -57,12 +55,11 @@ impl<S: ClientStorage> Client<S> {
         Ok(Received { consumed, item, wanted })
     }
 
-    fn handle_frame<'d>(&mut self, frame: Frame<'d>) -> Result<Option<Reply<'d>>, ProtocolError> {
-        match (frame, self.phase) {
-            (Frame::Reply(header, body), Phase::Up) => return self.handle_reply(header, body),
-            (Frame::Reply(header, _), _) => {
-                return Err(ProtocolError::UnexpectedAnswer { xid: header.xid.get() });
-            }
+    fn handle_control<'d>(
+        &mut self,
+        control: Control<'_>,
+    ) -> Result<Option<Reply<'d>>, ProtocolError> {
+        match (control.decode(Role::Server)?, self.phase) {
             (Frame::Welcome(welcome), Phase::Greeting) => self.handle_welcome(&welcome)?,
             (Frame::Welcome(welcome), _) => {
                 // S27: the answer to a `Hello` that was sent twice.
@@ -76,10 +73,11 @@ impl<S: ClientStorage> Client<S> {
             (Frame::Pong(_), _) => {}
             // S25: the server drains; no new call leaves on this connection.
             (Frame::Goodbye(_), _) => self.server_leaving = true,
-            // A client's frames never decode as a server's.
+            // A client's frames, and those with a body, are no control frames of a server.
             (
                 Frame::Hello(_)
                 | Frame::Request(..)
+                | Frame::Reply(..)
                 | Frame::Ask(_)
                 | Frame::Ack(_)
                 | Frame::Cancel(_),
@@ -96,7 +94,7 @@ impl<S: ClientStorage> Client<S> {
     ) -> Result<Option<Reply<'d>>, ProtocolError> {
         let xid = header.xid;
         let unexpected = ProtocolError::UnexpectedAnswer { xid: xid.get() };
-        if !self.book.was_given(xid) {
+        if self.phase != Phase::Up || !self.book.was_given(xid) {
             return Err(unexpected);
         }
         let Some(index) = self.book.find(xid) else {

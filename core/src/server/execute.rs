@@ -5,11 +5,11 @@
 
 use core::fmt;
 
-use super::Server;
 use super::parts::{End, SlotState};
+use super::{Server, Slot};
 use crate::ids::{Key, SessionId, SessionKey, Xid};
 use crate::outcome::{NoReply, NotExecuted, Status};
-use crate::storage::{Array, Body, Lazy, Payload, Places, ServerStorage};
+use crate::storage::{Array, Lazy, Payload, Places, ServerStorage};
 use crate::time::Instant;
 
 /// Which call at which server: a name, not a right.
@@ -132,11 +132,12 @@ impl<T: ServerStorage> Server<T> {
         self.tick(now);
         let key = admission.key;
         let gone = Refused(NotExecuted::Cancelled);
+        let (draining, ledger_failed, now) = (self.drain.is_some(), self.ledger_failed, self.now);
         let index = self.live_session(SessionKey(key.session)).ok_or(gone)?;
-        let doomed = self.sessions.at(index).is_none_or(|session| session.end == End::Doomed);
-        let (draining, now) = (self.drain.is_some(), self.now);
-        let ledger_failed = self.ledger_failed;
-        let slot = self.slot_mut(index, key.slot).ok_or(gone)?;
+        let session = self.sessions.at_mut(index).ok_or(gone)?;
+        let doomed = session.end == End::Doomed;
+        let calls = session.calls.get_mut().ok_or(gone)?;
+        let slot = calls.slots.at_mut(key.slot).ok_or(gone)?;
         if slot.xid != key.xid.get() || slot.state != SlotState::LetIn {
             return Err(gone);
         }
@@ -152,7 +153,7 @@ impl<T: ServerStorage> Server<T> {
             None
         };
         if let Some(why) = refusal {
-            self.finish(index, key.slot, Status::Refused(why), &[][..]);
+            self.finish(index, key.slot, Status::Refused(why), Payload::EMPTY);
             return Err(Refused(why));
         }
         slot.state = SlotState::Running;
@@ -164,7 +165,9 @@ impl<T: ServerStorage> Server<T> {
         self.tick(now);
         let status = Status::Refused(why);
         let known = if status.to_byte().is_some() { why } else { NotExecuted::BadArguments };
-        self.conclude(admission.key, SlotState::LetIn, Status::Refused(known), &[][..]);
+        self.conclude(admission.key, SlotState::LetIn, |_| {
+            (Status::Refused(known), Payload::EMPTY)
+        });
     }
 
     /// Answers a call: its reply is kept until the client has seen it, and sent if it can be. Write the completion
@@ -182,37 +185,33 @@ impl<T: ServerStorage> Server<T> {
     ) -> Result<(), ReplyTooLarge> {
         self.tick(now);
         let body = body.into();
-        let key = running.key;
-        let one_way = self
-            .live_session(SessionKey(key.session))
-            .and_then(|index| self.slot_mut(index, key.slot))
-            .is_some_and(|slot| slot.one_way);
-        if one_way {
-            self.conclude(key, SlotState::Running, Status::Done, &[][..]);
-            return Ok(());
-        }
         let (len, max) = (body.as_slice().len(), running.reply_len_max());
-        if len > max {
-            let status = Status::NoReply(NoReply::ReplyTooLarge);
-            self.conclude(key, SlotState::Running, status, &[][..]);
-            return Err(ReplyTooLarge { len, max });
-        }
-        self.conclude(key, SlotState::Running, Status::Done, body);
-        Ok(())
+        let mut result = Ok(());
+        self.conclude(running.key, SlotState::Running, |slot| {
+            if slot.one_way {
+                (Status::Done, Payload::EMPTY)
+            } else if len > max {
+                result = Err(ReplyTooLarge { len, max });
+                (Status::NoReply(NoReply::ReplyTooLarge), Payload::EMPTY)
+            } else {
+                (Status::Done, body)
+            }
+        });
+        result
     }
 
     /// The handler panicked or passed its time limit: executed, perhaps in part, and never again (S14).
     pub fn abort(&mut self, now: Instant, running: Running) {
         self.tick(now);
         let status = Status::NoReply(NoReply::Aborted);
-        self.conclude(running.key, SlotState::Running, status, &[][..]);
+        self.conclude(running.key, SlotState::Running, |_| (status, Payload::EMPTY));
     }
 
     /// The transaction in which the handler ran was rolled back: not executed (S14).
     pub fn roll_back(&mut self, now: Instant, running: Running) {
         self.tick(now);
         let status = Status::Refused(NotExecuted::Aborted);
-        self.conclude(running.key, SlotState::Running, status, &[][..]);
+        self.conclude(running.key, SlotState::Running, |_| (status, Payload::EMPTY));
     }
 
     /// Whether a client no longer wants a call that is let in or runs.
@@ -246,43 +245,44 @@ impl<T: ServerStorage> Server<T> {
         if slot.xid > number || known || slot.state.is_running() {
             return false;
         }
-        self.discard(index, slot_number);
+        let Some(mut room) = self.room(index) else { return false };
+        room.discard(slot_number);
         let (status, body) = match record.state {
             RecordState::Started => (Status::Interrupted, &[][..]),
             RecordState::Done(body) => (Status::Done, body),
             RecordState::NoReply(why) => (Status::NoReply(why), &[][..]),
         };
-        let Some(session) = self.sessions.at_mut(index) else { return false };
-        session.seen = session.seen.max(number);
-        let Some(calls) = session.calls.get_mut() else { return false };
-        let Some(slot) = calls.slots.at_mut(slot_number) else { return false };
+        room.session.seen = room.session.seen.max(number);
+        let Some(slot) = room.slot_mut(slot_number) else { return false };
         slot.xid = number;
         slot.digest = record.digest;
-        slot.state = SlotState::LetIn;
         slot.idempotent = false;
         slot.one_way = false;
-        calls.held.insert_sorted(&mut calls.slots, slot_number, |other| other.xid < number);
-        calls.running += 1;
-        self.held += 1;
-        self.counters.running += 1;
+        room.let_in(slot_number);
         // What was kept before the restart is kept after it, whatever the budget says now (S11).
-        self.count(index, slot_number, body.len() as u32);
+        room.count(slot_number, body.len() as u32);
         self.finish(index, slot_number, status, body);
         true
     }
 
-    /// Ends a call that is in `state`; nothing happens if it, or its session, is not there any more (C30).
+    /// Ends a call that is in `state`, as `end` says; nothing happens if it, or its session, is not there any more
+    /// (C30).
     fn conclude<'a>(
         &mut self,
         key: CallKey,
         state: SlotState,
-        status: Status,
-        body: impl Into<Payload<'a>>,
+        end: impl FnOnce(&Slot<T::Body>) -> (Status, Payload<'a>),
     ) {
         let Some(index) = self.live_session(key.session()) else { return };
-        let Some(slot) = self.slot_mut(index, key.slot) else { return };
-        if slot.xid == key.xid.get() && slot.state == state {
-            self.finish(index, key.slot, status, body);
+        let Some(mut room) = self.room(index) else { return };
+        let Some(slot) = room.slot_mut(key.slot) else { return };
+        if slot.xid != key.xid.get() || slot.state != state {
+            return;
+        }
+        let (status, body) = end(slot);
+        room.finish(key.slot, status, body);
+        if room.session.end != End::No {
+            self.end_if_due(index);
         }
     }
 
@@ -294,25 +294,10 @@ impl<T: ServerStorage> Server<T> {
         status: Status,
         body: impl Into<Payload<'a>>,
     ) {
-        let body = body.into();
-        let len = body.as_slice().len();
-        let Some(session) = self.sessions.at_mut(index) else { return };
-        let Some(calls) = session.calls.get_mut() else { return };
-        let Some(slot) = calls.slots.at_mut(slot_number) else { return };
-        let kept = slot.body.store(body);
-        let status = if kept { status } else { Status::NoReply(NoReply::ReplyTooLarge) };
-        slot.state = SlotState::Kept(status);
-        calls.running -= 1;
-        self.counters.running -= 1;
-        if let Status::Refused(_) = status {
-            self.counters.refused += 1;
+        let Some(mut room) = self.room(index) else { return };
+        room.finish(slot_number, status, body);
+        if room.session.end != End::No {
+            self.end_if_due(index);
         }
-        self.shrink(index, slot_number, if kept { len as u32 } else { 0 });
-        self.queue(index, slot_number);
-        let queued = self.sessions.at(index).and_then(|session| session.calls.get());
-        if !queued.is_some_and(|calls| calls.is_queued(slot_number)) {
-            self.forget_idempotent(index, slot_number);
-        }
-        self.end_if_due(index);
     }
 }

@@ -236,7 +236,9 @@ impl<T: ServerStorage> Server<T> {
             self.close_conn(index, Some(Refuse::WrongPrincipal), CloseReason::WrongPrincipal);
             return Ok(());
         }
-        self.acknowledge(at, resume.acked)?;
+        if let Some(mut room) = self.room(at) {
+            room.acknowledge(resume.acked)?;
+        }
         self.counters.resumes += 1;
         self.bind(index, at);
         Ok(())

@@ -3,6 +3,7 @@
 use super::Server;
 use super::Slot;
 use super::execute::{Admission, CallKey};
+use super::keep::Room;
 use super::parts::{End, IncomingFrame, SlotState};
 use crate::client::Received;
 use crate::digest::digest;
@@ -10,9 +11,9 @@ use crate::error::{CloseReason, ProtocolError};
 use crate::fate::{self, Arrival, Asked, SlotView};
 use crate::ids::{ConnId, MethodId, SessionKey, Xid};
 use crate::outcome::{NoReply, NotExecuted, Status};
-use crate::storage::{Array, Lazy, Places, ServerStorage, Table};
+use crate::storage::{Array, Lazy, Payload, Places, ServerStorage, Table};
 use crate::time::Instant;
-use crate::wire::{self, Ack, Decoded, Frame, Refuse, RequestHeader, Role};
+use crate::wire::{self, Ack, Control, Cut, Frame, Refuse, RequestHeader, Role};
 
 /// Bytes by which an incomplete frame must grow within the frame timeout.
 const FRAME_PROGRESS_LEN: usize = 64 << 10;
@@ -81,20 +82,30 @@ impl<T: ServerStorage> Server<T> {
             let body_len_max = session
                 .and_then(|index| self.sessions.at(index))
                 .map_or(0, |session| session.grants().request_len_max);
-            let result = match wire::decode(rest, Role::Client, body_len_max) {
-                Ok(Decoded::Incomplete(wanted)) => {
+            let (result, len) = match wire::cut(rest, Role::Client, body_len_max) {
+                Ok(Cut::Incomplete(wanted)) => {
                     self.note_partial(index, rest.len());
                     return Ok(Received { consumed, item: None, wanted });
                 }
-                Ok(Decoded::Frame(frame, len)) => {
-                    consumed += len;
-                    // C42: the frame is whole; the next one has its own time.
-                    live.incoming = None;
-                    self.handle_frame(index, session, frame)
+                Ok(Cut::Request(header, body, len)) => {
+                    let bound = session.ok_or(ProtocolError::NoSession);
+                    (bound.and_then(|bound| self.handle_request(bound, &header, body)), len)
                 }
-                Err(error) if session.is_none() => Err(wire::first_frame_error(rest, error)),
-                Err(error) => Err(error),
+                Ok(Cut::Control(control, len)) => {
+                    (self.handle_control(index, session, control, rest), len)
+                }
+                // A server's frames are never cut out as a client's.
+                Ok(Cut::Reply(..)) => (Err(ProtocolError::NoSession), 0),
+                Err(error) if session.is_none() => (Err(wire::first_frame_error(rest, error)), 0),
+                Err(error) => (Err(error), 0),
             };
+            consumed += len;
+            if len > 0
+                && let Some(conn) = self.conns.at_mut(index)
+            {
+                // C42: the frame is whole; the next one has its own time.
+                conn.incoming = None;
+            }
             match result {
                 Ok(None) => {}
                 Ok(item) => return Ok(Received { consumed, item, wanted: 0 }),
@@ -125,16 +136,20 @@ impl<T: ServerStorage> Server<T> {
         }
     }
 
-    fn handle_frame<'d>(
+    fn handle_control<'d>(
         &mut self,
         conn: u32,
         session: Option<u32>,
-        frame: Frame<'d>,
+        control: Control<'_>,
+        data: &[u8],
     ) -> Result<Option<Incoming<'d>>, ProtocolError> {
+        let frame = control.decode(Role::Client).map_err(|error| match session {
+            Some(_) => error,
+            None => wire::first_frame_error(data, error),
+        })?;
         let bound = session.ok_or(ProtocolError::NoSession);
         match frame {
             Frame::Hello(hello) => self.handle_hello(conn, &hello)?,
-            Frame::Request(header, body) => return self.handle_request(bound?, header, body),
             Frame::Ask(xid) => self.handle_ask(bound?, xid)?,
             Frame::Ack(ack) => self.handle_ack(bound?, ack)?,
             Frame::Cancel(xid) => return Ok(self.handle_cancel(bound?, xid)),
@@ -155,8 +170,8 @@ impl<T: ServerStorage> Server<T> {
                 }
                 self.end_if_due(index);
             }
-            // A server's frames never decode as a client's.
-            Frame::Welcome(_) | Frame::Refuse(_) | Frame::Reply(..) => {
+            // A server's frames, and those with a body, are no control frames of a client.
+            Frame::Welcome(_) | Frame::Refuse(_) | Frame::Request(..) | Frame::Reply(..) => {
                 return Err(ProtocolError::NoSession);
             }
         }
@@ -167,80 +182,23 @@ impl<T: ServerStorage> Server<T> {
     fn handle_request<'d>(
         &mut self,
         index: u32,
-        header: RequestHeader,
+        header: &RequestHeader,
         body: &'d [u8],
     ) -> Result<Option<Incoming<'d>>, ProtocolError> {
         let digest = digest(header.method, header.flags, body);
-        let arrival = self.judge_request(index, &header, digest)?;
-        self.acknowledge(index, header.acked)?;
-        let Some(session) = self.sessions.at_mut(index) else { return Ok(None) };
-        let slot_number = session.slot_of(header.xid.get());
-        let epoch = session.epoch;
-        let calls = session.calls.get_or_make();
-        let Some(slot) = calls.slots.at_or_grow(slot_number) else { return Ok(None) };
+        let Some(mut room) = self.room(index) else { return Ok(None) };
+        let arrival = room.judge(header, digest)?;
+        room.acknowledge(header.acked)?;
+        let slot_number = room.session.slot_of(header.xid.get());
         match arrival {
             Arrival::Stale => {
-                self.counters.stale += 1;
+                room.counters.stale += 1;
                 return Ok(None);
             }
-            Arrival::Duplicate => {
-                slot.epoch = epoch;
-                match slot.state {
-                    // S22: done, and nothing was kept: it runs again.
-                    SlotState::Kept(Status::NoReply(NoReply::NotKept)) => {}
-                    SlotState::Kept(_) => {
-                        self.counters.duplicates += 1;
-                        self.queue(index, slot_number);
-                        return Ok(None);
-                    }
-                    _ => {
-                        self.counters.duplicates += 1;
-                        return Ok(None);
-                    }
-                }
-            }
-            Arrival::FalseRetry | Arrival::New => {}
+            Arrival::Duplicate if !room.repeat(slot_number) => return Ok(None),
+            Arrival::Duplicate | Arrival::FalseRetry | Arrival::New => {}
         }
-        Ok(self.admit(index, slot_number, &header, digest, body))
-    }
-
-    /// What a request is, as if its X were brought up already.
-    ///
-    /// # Errors
-    /// What shows that it comes from a wrong client.
-    fn judge_request(
-        &self,
-        index: u32,
-        header: &RequestHeader,
-        digest: u64,
-    ) -> Result<Arrival, ProtocolError> {
-        let xid = header.xid.get();
-        if header.acked >= xid {
-            return Err(ProtocolError::AckAhead { acked: header.acked });
-        }
-        let Some(session) = self.sessions.at(index) else { return Ok(Arrival::Stale) };
-        if session.end == End::Leaving {
-            return Err(ProtocolError::AfterGoodbye);
-        }
-        let slot = session.calls.get().and_then(|calls| calls.slots.at(session.slot_of(xid)));
-        let view = slot.map_or(SlotView::UNUSED, Slot::view);
-        let arrival = fate::arrival(session.acked.max(header.acked), view, xid, digest);
-        match arrival {
-            Arrival::FalseRetry => return Err(ProtocolError::FalseRetry { xid }),
-            Arrival::New => {
-                if slot.is_some_and(|slot| slot.state.is_running()) {
-                    return Err(ProtocolError::SlotBusy { xid, running: view.xid });
-                }
-                let idempotent = header.flags & wire::FLAG_IDEMPOTENT != 0;
-                let not_seen = slot.is_some_and(|slot| slot.not_seen == xid);
-                let leave = idempotent || not_seen || self.config.lossy;
-                if xid <= session.seen && !leave {
-                    return Err(ProtocolError::OutOfOrder { xid, seen: session.seen });
-                }
-            }
-            Arrival::Stale | Arrival::Duplicate => {}
-        }
-        Ok(arrival)
+        Ok(self.admit(index, slot_number, header, digest, body))
     }
 
     /// S11: reserves room for the call's reply, or refuses it.
@@ -252,53 +210,48 @@ impl<T: ServerStorage> Server<T> {
         digest: u64,
         body: &'d [u8],
     ) -> Option<Incoming<'d>> {
-        // S9: a later xid on its slot.
-        self.discard(index, slot_number);
         let idempotent = header.flags & wire::FLAG_IDEMPOTENT != 0;
         let one_way = header.flags & wire::FLAG_ONE_WAY != 0;
         let methods = self.methods.as_slice();
         let found = methods.binary_search_by_key(&header.method, |method| method.id);
         let method = found.ok().and_then(|at| methods.get(at)).copied();
-        let now = self.now;
-        let xid = header.xid;
-        let session = self.sessions.at_mut(index)?;
-        session.used = true;
-        session.seen = session.seen.max(xid.get());
-        let (epoch, reply_len_max) = (session.epoch, session.grants().reply_len_max);
-        let calls = session.calls.get_mut()?;
-        let slot = calls.slots.at_mut(slot_number)?;
+        let (draining, ledger_failed) = (self.drain.is_some(), self.ledger_failed);
+        let (xid, key) = (header.xid, self.sessions.key_at(index)?);
+        let remaining = core::time::Duration::from_millis(u64::from(header.remaining_ms));
+        let deadline = self.now + remaining;
+        let mut room = self.room(index)?;
+        // S9: a later xid on its slot.
+        room.discard(slot_number);
+        room.session.used = true;
+        room.session.seen = room.session.seen.max(xid.get());
+        let (epoch, reply_len_max) = (room.session.epoch, room.session.grants().reply_len_max);
+        let slot = room.session.calls.get_or_make().slots.at_or_grow(slot_number)?;
         slot.xid = xid.get();
         slot.digest = digest;
-        slot.deadline = now + core::time::Duration::from_millis(u64::from(header.remaining_ms));
+        slot.deadline = deadline;
         slot.not_seen = 0;
         slot.epoch = epoch;
-        slot.state = SlotState::LetIn;
         slot.idempotent = idempotent;
         slot.one_way = one_way;
         slot.cancelled = false;
-        let deadline = slot.deadline;
-        calls.held.insert_sorted(&mut calls.slots, slot_number, |other| other.xid < xid.get());
-        calls.running += 1;
-        self.held += 1;
-        self.counters.running += 1;
-        let room = method
+        room.let_in(slot_number);
+        let len = method
             .map_or(0, |method| if one_way { 0 } else { method.reply_len_max.min(reply_len_max) });
         let refusal = match method {
             None => Some(NotExecuted::UnknownMethod),
-            Some(_) if self.drain.is_some() => Some(NotExecuted::ShuttingDown),
-            Some(_) if self.ledger_failed => Some(NotExecuted::LedgerFailed),
+            Some(_) if draining => Some(NotExecuted::ShuttingDown),
+            Some(_) if ledger_failed => Some(NotExecuted::LedgerFailed),
             Some(method) if idempotent && !method.idempotent => Some(NotExecuted::NotIdempotent),
-            Some(_) if !self.reserve(index, slot_number, room) => Some(NotExecuted::Overloaded),
+            Some(_) if !room.reserve(slot_number, len) => Some(NotExecuted::Overloaded),
             Some(_) => None,
         };
         if let Some(why) = refusal {
-            self.finish(index, slot_number, Status::Refused(why), &[][..]);
+            self.finish(index, slot_number, Status::Refused(why), Payload::EMPTY);
             return None;
         }
-        self.counters.admitted += 1;
-        let key = CallKey { session: self.sessions.key_at(index)?, slot: slot_number, xid };
+        room.counters.admitted += 1;
         Some(Incoming::Request(Request {
-            admission: Admission { key },
+            admission: Admission { key: CallKey { session: key, slot: slot_number, xid } },
             method: header.method,
             method_index: found.ok()?,
             body,
@@ -311,18 +264,18 @@ impl<T: ServerStorage> Server<T> {
     /// S21.
     fn handle_ask(&mut self, index: u32, xid: Xid) -> Result<(), ProtocolError> {
         let number = xid.get();
-        let Some(session) = self.sessions.at_mut(index) else { return Ok(()) };
-        let slot_number = session.slot_of(number);
-        let (epoch, acked) = (session.epoch, session.acked);
-        let calls = session.calls.get_or_make();
+        let Some(mut room) = self.room(index) else { return Ok(()) };
+        room.counters.asks += 1;
+        let slot_number = room.session.slot_of(number);
+        let (epoch, acked) = (room.session.epoch, room.session.acked);
+        let calls = room.session.calls.get_or_make();
         let Some(slot) = calls.slots.at_or_grow(slot_number) else { return Ok(()) };
-        self.counters.asks += 1;
         match fate::asked(acked, slot.view(), number) {
             Asked::Stale => {}
             Asked::Here => {
                 slot.epoch = epoch;
                 if let SlotState::Kept(_) = slot.state {
-                    self.queue(index, slot_number);
+                    room.queue(slot_number);
                 }
             }
             Asked::NotSeen => {
@@ -330,8 +283,8 @@ impl<T: ServerStorage> Server<T> {
                     return Err(ProtocolError::SlotBusy { xid: number, running: slot.xid });
                 }
                 slot.not_seen = number;
-                self.discard(index, slot_number);
-                self.queue(index, slot_number);
+                room.discard(slot_number);
+                room.queue(slot_number);
             }
         }
         Ok(())
@@ -358,10 +311,11 @@ impl<T: ServerStorage> Server<T> {
     }
 
     fn handle_ack(&mut self, index: u32, ack: Ack) -> Result<(), ProtocolError> {
-        self.check_settled(index, &ack)?;
-        self.acknowledge(index, ack.acked)?;
-        self.discard_settled(index, &ack);
-        let Some(session) = self.sessions.at_mut(index) else { return Ok(()) };
+        let Some(mut room) = self.room(index) else { return Ok(()) };
+        room.check_settled(&ack)?;
+        room.acknowledge(ack.acked)?;
+        room.discard_settled(&ack);
+        let session = room.session;
         // S16: nothing is kept and nothing can come that X does not judge.
         let idle = session.acked >= session.seen
             && session
@@ -377,7 +331,58 @@ impl<T: ServerStorage> Server<T> {
 
     /// The session that `key` names, unless it has ended.
     pub(super) fn live_session(&self, key: SessionKey) -> Option<u32> {
-        let session = self.sessions.at(key.0.index)?;
-        (self.sessions.contains(key.0) && session.end != End::Ended).then_some(key.0.index)
+        let session = self.sessions.get(key.0)?;
+        (session.end != End::Ended).then_some(key.0.index)
+    }
+}
+
+impl<T: ServerStorage> Room<'_, T> {
+    /// What a request is, as if its X were brought up already.
+    ///
+    /// # Errors
+    /// What shows that it comes from a wrong client.
+    fn judge(&self, header: &RequestHeader, digest: u64) -> Result<Arrival, ProtocolError> {
+        let session = &*self.session;
+        let xid = header.xid.get();
+        if header.acked >= xid {
+            return Err(ProtocolError::AckAhead { acked: header.acked });
+        }
+        if session.end == End::Leaving {
+            return Err(ProtocolError::AfterGoodbye);
+        }
+        let slot = session.calls.get().and_then(|calls| calls.slots.at(session.slot_of(xid)));
+        let view = slot.map_or(SlotView::UNUSED, Slot::view);
+        let arrival = fate::arrival(session.acked.max(header.acked), view, xid, digest);
+        match arrival {
+            Arrival::FalseRetry => return Err(ProtocolError::FalseRetry { xid }),
+            Arrival::New => {
+                if slot.is_some_and(|slot| slot.state.is_running()) {
+                    return Err(ProtocolError::SlotBusy { xid, running: view.xid });
+                }
+                let idempotent = header.flags & wire::FLAG_IDEMPOTENT != 0;
+                let not_seen = slot.is_some_and(|slot| slot.not_seen == xid);
+                let leave = idempotent || not_seen || self.config.lossy;
+                if xid <= session.seen && !leave {
+                    return Err(ProtocolError::OutOfOrder { xid, seen: session.seen });
+                }
+            }
+            Arrival::Stale | Arrival::Duplicate => {}
+        }
+        Ok(arrival)
+    }
+
+    /// A duplicate came: it is answered from what is kept, or when it is done. True if it is to run again: it is done,
+    /// and nothing was kept (S22).
+    fn repeat(&mut self, slot_number: u32) -> bool {
+        let epoch = self.session.epoch;
+        let Some(slot) = self.slot_mut(slot_number) else { return false };
+        slot.epoch = epoch;
+        match slot.state {
+            SlotState::Kept(Status::NoReply(NoReply::NotKept)) => return true,
+            SlotState::Kept(_) => self.queue(slot_number),
+            _ => {}
+        }
+        self.counters.duplicates += 1;
+        false
     }
 }

@@ -111,6 +111,7 @@ impl<T: ServerStorage> Server<T> {
             return Step::Stop;
         }
         let at = out.split_frame(&header, body, 0);
+        let idempotent = slot.idempotent;
         calls.out.unlink(&mut calls.slots, number);
         self.counters.replies += 1;
         if at < len {
@@ -119,7 +120,9 @@ impl<T: ServerStorage> Server<T> {
             }
             return Step::Stop;
         }
-        self.forget_idempotent(session_index, number);
+        if idempotent && let Some(mut room) = self.room(session_index) {
+            room.forget_idempotent(number);
+        }
         Step::More
     }
 
@@ -139,8 +142,10 @@ impl<T: ServerStorage> Server<T> {
         if partial.at < REPLY_HEADER_LEN + body.len() {
             return Step::Stop;
         }
-        if let Some(PartialBody::Slot(number)) = conn.partial.take().map(|partial| partial.body) {
-            self.forget_idempotent(session_index, number);
+        if let Some(PartialBody::Slot(number)) = conn.partial.take().map(|partial| partial.body)
+            && let Some(mut room) = self.room(session_index)
+        {
+            room.forget_idempotent(number);
         }
         Step::More
     }

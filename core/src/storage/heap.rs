@@ -99,12 +99,12 @@ impl Body for HeapBody {
 }
 
 /// Places in chunks, so that growing neither moves entries nor holds twice the memory.
-const CHUNK_LEN: u32 = 64;
+const CHUNK_LEN: usize = 64;
 
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct HeapTable<T> {
-    chunks: Vec<Vec<Place<T>>>,
+    chunks: Vec<Box<[Place<T>; CHUNK_LEN]>>,
     free: Vec<u32>,
     used: u32,
 }
@@ -118,12 +118,14 @@ impl<T> Default for HeapTable<T> {
 impl<T> HeapTable<T> {
     #[inline]
     fn place(&self, index: u32) -> Option<&Place<T>> {
-        self.chunks.get((index / CHUNK_LEN) as usize)?.get((index % CHUNK_LEN) as usize)
+        let index = index as usize;
+        Some(&self.chunks.get(index / CHUNK_LEN)?[index % CHUNK_LEN])
     }
 
     #[inline]
     fn place_mut(&mut self, index: u32) -> Option<&mut Place<T>> {
-        self.chunks.get_mut((index / CHUNK_LEN) as usize)?.get_mut((index % CHUNK_LEN) as usize)
+        let index = index as usize;
+        Some(&mut self.chunks.get_mut(index / CHUNK_LEN)?[index % CHUNK_LEN])
     }
 }
 
@@ -146,18 +148,18 @@ impl<T> Table<T> for HeapTable<T> {
         let index = match self.free.pop() {
             Some(index) => index,
             None if (self.used as usize) < Self::CAPACITY => {
-                let chunk = (self.used / CHUNK_LEN) as usize;
-                if self.chunks.len() == chunk {
-                    self.chunks.push(Vec::with_capacity(CHUNK_LEN as usize));
+                if self.chunks.len() == self.used as usize / CHUNK_LEN {
+                    self.chunks.push(chunk()?);
                 }
-                self.chunks[chunk].push(Place::EMPTY);
                 self.used += 1;
                 self.used - 1
             }
             None => return None,
         };
-        self.place_mut(index)?.value = Some(value);
-        self.key_at(index)
+        let place = self.place_mut(index)?;
+        let generation = place.generation;
+        place.value = Some(value);
+        Some(Key { index, generation })
     }
 
     fn remove(&mut self, index: u32) -> Option<T> {
@@ -177,6 +179,22 @@ impl<T> Table<T> for HeapTable<T> {
     fn high_water(&self) -> u32 {
         self.used
     }
+
+    #[inline]
+    fn get(&self, key: Key) -> Option<&T> {
+        self.place(key.index)?.of(key)
+    }
+
+    #[inline]
+    fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+        self.place_mut(key.index)?.of_mut(key)
+    }
+}
+
+fn chunk<T>() -> Option<Box<[Place<T>; CHUNK_LEN]>> {
+    let mut places = Vec::with_capacity(CHUNK_LEN);
+    places.resize_with(CHUNK_LEN, || Place::EMPTY);
+    places.into_boxed_slice().try_into().ok()
 }
 
 #[doc(hidden)]

@@ -118,6 +118,14 @@ impl<T, const N: usize> Table<T> for InlineTable<T, N> {
     fn high_water(&self) -> u32 {
         N as u32
     }
+
+    fn get(&self, key: Key) -> Option<&T> {
+        self.places.get(key.index as usize)?.of(key)
+    }
+
+    fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+        self.places.get_mut(key.index as usize)?.of_mut(key)
+    }
 }
 
 #[doc(hidden)]
