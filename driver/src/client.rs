@@ -286,25 +286,22 @@ impl<R> Call<R> {
     }
 
     /// Begins the call now, though nobody waits for it yet.
-    pub fn start(self) -> CallFuture<R> {
-        let shared = self.shared.clone();
-        let future = self.begin();
-        shared.see_off();
-        future
+    pub fn start(mut self) -> CallFuture<R> {
+        let begun = match self.describe() {
+            Ok(call) => self.shared.begin(call),
+            Err(error) => Err(NotExecuted::NotBegun(error)),
+        };
+        self.shared.see_off();
+        CallFuture::new(self.shared, begun, self.decode)
     }
 
-    fn begin(self) -> CallFuture<R> {
-        let begun = match self.body {
-            Err(error) => Err(NotExecuted::NotBegun(error)),
-            Ok(body) => {
-                let mut call = oncewire_core::Call::new(self.method, body);
-                call.timeout = self.timeout;
-                call.fail_fast = self.fail_fast;
-                call.idempotent = self.idempotent;
-                self.shared.begin(call)
-            }
-        };
-        CallFuture::new(self.shared, begun, self.decode)
+    fn describe(&mut self) -> Result<oncewire_core::Call<'static>, CallError> {
+        let body = std::mem::replace(&mut self.body, Ok(Bytes::new()))?;
+        let mut call = oncewire_core::Call::new(self.method, body);
+        call.timeout = self.timeout;
+        call.fail_fast = self.fail_fast;
+        call.idempotent = self.idempotent;
+        Ok(call)
     }
 }
 
@@ -312,8 +309,9 @@ impl<R> IntoFuture for Call<R> {
     type Output = Outcome<R>;
     type IntoFuture = CallFuture<R>;
 
-    fn into_future(self) -> CallFuture<R> {
-        self.begin()
+    fn into_future(mut self) -> CallFuture<R> {
+        let call = self.describe();
+        CallFuture::fresh(self.shared, call, self.decode)
     }
 }
 

@@ -71,6 +71,7 @@ pub mod conformance;
 mod method;
 mod nonblocking;
 mod outcome;
+mod patience;
 mod runtime;
 mod server;
 mod transport;

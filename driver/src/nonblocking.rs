@@ -8,10 +8,13 @@ use std::task::{Context, Poll, ready};
 use async_io::Async;
 use futures_io::{AsyncRead, AsyncWrite};
 
+use crate::patience::Patience;
+
 /// A non-blocking descriptor, read and written when it is ready.
 ///
 /// A read that did not fill its buffer has emptied the descriptor: the next one waits for more before it asks the system
-/// again. That saves the system call that would only say so, one for each message.
+/// again. That saves the system call that would only say so, one for each message. After a write, an answer may be there
+/// already: the next read asks first, for as long as that pays.
 ///
 /// ```
 /// # use std::{io, net::{Shutdown, TcpStream}};
@@ -26,13 +29,16 @@ pub struct Nonblocking<T> {
     io: Async<T>,
     /// Nothing was left when it was last read.
     drained: bool,
+    /// Something was written since, which may have been answered.
+    wrote: bool,
+    patience: Patience,
     close: fn(&T) -> io::Result<()>,
 }
 
 impl<T> Nonblocking<T> {
     /// `close` ends the direction that is written.
     pub fn new(io: Async<T>, close: fn(&T) -> io::Result<()>) -> Nonblocking<T> {
-        Nonblocking { io, drained: false, close }
+        Nonblocking { io, drained: false, wrote: false, patience: Patience::default(), close }
     }
 
     /// The descriptor itself.
@@ -46,6 +52,11 @@ impl<T> Nonblocking<T> {
         self.drained = false;
     }
 
+    /// Something was written that may be answered: for whoever reads and writes two descriptors.
+    pub fn expect_answer(&mut self) {
+        self.wrote = true;
+    }
+
     /// Reads with `read`, which has room for `room` bytes, as soon as there is something to read.
     ///
     /// # Errors
@@ -56,15 +67,25 @@ impl<T> Nonblocking<T> {
         room: usize,
         mut read: impl FnMut(&T) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
-        if self.drained {
+        let look = std::mem::take(&mut self.wrote) && self.drained && self.patience.looks();
+        if self.drained && !look {
             ready!(self.io.poll_readable(cx))?;
-            self.drained = false;
         }
+        let mut paid = true;
         loop {
             match read(self.io.get_ref()) {
-                Err(e) if e.kind() == ErrorKind::WouldBlock => ready!(self.io.poll_readable(cx))?,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    if look && std::mem::take(&mut paid) {
+                        self.patience.note(false);
+                    }
+                    ready!(self.io.poll_readable(cx))?;
+                    self.drained = false;
+                }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 result => {
+                    if look && paid {
+                        self.patience.note(true);
+                    }
                     self.drained = matches!(result, Ok(len) if len > 0 && len < room);
                     return Poll::Ready(result);
                 }
@@ -85,7 +106,10 @@ impl<T> Nonblocking<T> {
             match write(self.io.get_ref()) {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => ready!(self.io.poll_writable(cx))?,
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                result => return Poll::Ready(result),
+                result => {
+                    self.wrote = true;
+                    return Poll::Ready(result);
+                }
             }
         }
     }

@@ -20,6 +20,9 @@ pub trait Runtime: Send + Sync + 'static {
     fn random(&self, bytes: &mut [u8]);
     /// Runs a task to its end, beside the caller.
     fn spawn(&self, task: BoxFuture<'static, ()>);
+    /// Lets whoever else wants this thread's core have it, and comes back: called after something was written that may
+    /// be answered at once, as long as that pays. May do nothing.
+    fn give_way(&self) {}
 }
 
 /// A timer that can be set again and again.
@@ -92,6 +95,10 @@ impl Runtime for SmolRuntime {
 
     fn spawn(&self, task: BoxFuture<'static, ()>) {
         (self.spawner)(task);
+    }
+
+    fn give_way(&self) {
+        std::thread::yield_now();
     }
 }
 

@@ -136,8 +136,12 @@ impl AsyncWrite for PipeStream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.writer {
-            Some(writer) => Pin::new(writer).poll_write(cx, buf),
+        let this = &mut *self;
+        match &mut this.writer {
+            Some(writer) => {
+                this.reader.expect_answer();
+                Pin::new(writer).poll_write(cx, buf)
+            }
             None => Poll::Ready(Err(ErrorKind::BrokenPipe.into())),
         }
     }
@@ -147,8 +151,12 @@ impl AsyncWrite for PipeStream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.writer {
-            Some(writer) => Pin::new(writer).poll_write_vectored(cx, bufs),
+        let this = &mut *self;
+        match &mut this.writer {
+            Some(writer) => {
+                this.reader.expect_answer();
+                Pin::new(writer).poll_write_vectored(cx, bufs)
+            }
             None => Poll::Ready(Err(ErrorKind::BrokenPipe.into())),
         }
     }

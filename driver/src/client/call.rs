@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use oncewire_core::NotExecuted;
+use oncewire_core::{self as core, CallError, NotExecuted};
 
 use super::state::Shared;
 use super::waits::WaitId;
@@ -24,6 +24,8 @@ pub struct CallFuture<R> {
 }
 
 enum State {
+    /// To be begun when it is first polled.
+    Fresh(core::Call<'static>),
     NotBegun(NotExecuted),
     Waiting(WaitId),
     Done,
@@ -41,6 +43,18 @@ impl<R> CallFuture<R> {
         };
         CallFuture { shared, state, decode }
     }
+
+    pub(super) fn fresh(
+        shared: Arc<Shared>,
+        call: Result<core::Call<'static>, CallError>,
+        decode: Decode<R>,
+    ) -> CallFuture<R> {
+        let state = match call {
+            Ok(call) => State::Fresh(call),
+            Err(error) => State::NotBegun(NotExecuted::NotBegun(error)),
+        };
+        CallFuture { shared, state, decode }
+    }
 }
 
 impl<R> Future for CallFuture<R> {
@@ -48,16 +62,19 @@ impl<R> Future for CallFuture<R> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome<R>> {
         let this = &mut *self;
-        let id = match this.state {
-            State::Waiting(id) => id,
-            State::NotBegun(why) => {
-                this.state = State::Done;
-                return Poll::Ready(Outcome::NotExecuted(why));
-            }
+        let (id, poll) = match std::mem::replace(&mut this.state, State::Done) {
+            State::Waiting(id) => (id, this.shared.poll_outcome(id, cx)),
+            State::Fresh(call) => match this.shared.begin_and_poll(call, cx) {
+                Ok(begun) => begun,
+                Err(why) => return Poll::Ready(Outcome::NotExecuted(why)),
+            },
+            State::NotBegun(why) => return Poll::Ready(Outcome::NotExecuted(why)),
             State::Done => return Poll::Pending,
         };
-        let raw = std::task::ready!(this.shared.poll_outcome(id, cx));
-        this.state = State::Done;
+        let Poll::Ready(raw) = poll else {
+            this.state = State::Waiting(id);
+            return Poll::Pending;
+        };
         let ticket = matches!(raw, RawOutcome::Unknown(_, true)).then(|| Ticket {
             shared: this.shared.clone(),
             id: Some(id),

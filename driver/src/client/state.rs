@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use super::waits::{WaitId, Waits};
 use super::{ClientOptions, ClientStatus};
 use crate::buffer::{ReadBuffer, WriteBuffer};
 use crate::outcome::RawOutcome;
+use crate::patience::Patience;
 use crate::runtime::Runtime;
 use crate::transport::{BoxStream, Connect};
 
@@ -26,6 +27,10 @@ use crate::transport::{BoxStream, Connect};
 const WRITE_ALONE_MAX: usize = 4;
 /// When nobody has waited for an answer for so long, the client's task reads the socket itself.
 pub(super) const LEAD_AFTER: Duration = Duration::from_millis(50);
+
+/// A look for a reply that keeps its caller away for longer than this does not pay: whoever sleeps is served before
+/// whoever gave way.
+const LOOK_MAX: Duration = Duration::from_micros(200);
 
 /// What all handles, calls and the task of a client have in common.
 pub(super) struct Shared {
@@ -67,6 +72,20 @@ pub(super) struct State {
     /// The next attempt to connect need not wait.
     pub(super) redial_now: bool,
     to_wake: Vec<Waker>,
+    /// The call that is being polled: it takes its outcome itself.
+    polled: Option<WaitId>,
+    /// Whether replies come so soon that nobody need sleep for them.
+    patience: Patience,
+    /// Reads that brought something.
+    reads: u64,
+}
+
+/// How a poll of a call goes on.
+enum Step {
+    Done(RawOutcome),
+    /// Requests were written, and the reply may be there in a moment.
+    Look,
+    Sleep,
 }
 
 /// Who reads the socket for all.
@@ -115,6 +134,9 @@ impl Shared {
             answered: false,
             redial_now: false,
             to_wake: Vec::new(),
+            polled: None,
+            patience: Patience::default(),
+            reads: 0,
         };
         Arc::new(Shared { options, runtime, connector, state: Mutex::new(state) })
     }
@@ -122,7 +144,7 @@ impl Shared {
     /// Runs `f` under the lock, then wakes whom it wants woken.
     pub(super) fn with<T>(&self, f: impl FnOnce(&mut State, Instant) -> T) -> T {
         let now = self.runtime.now();
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         let result = f(&mut state, now);
         let to_wake = std::mem::take(&mut state.to_wake);
         drop(state);
@@ -130,20 +152,26 @@ impl Shared {
         result
     }
 
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes a call in; it leaves when it is first polled.
     pub(super) fn begin(&self, call: Call<'_>) -> Result<WaitId, NotExecuted> {
-        self.with(|state, now| {
-            if state.machine.refusal().is_some() {
-                return Err(NotExecuted::SessionRefused);
-            }
-            if state.task_gone {
-                return Err(NotExecuted::NotBegun(CallError::Closed));
-            }
-            let call = state.machine.call(now, call).map_err(NotExecuted::NotBegun)?;
-            let id = state.waits.insert(call);
-            state.deliver(now);
-            Ok(id)
-        })
+        self.with(|state, now| state.begin(now, call))
+    }
+
+    /// The same, and polls it for the first time.
+    pub(super) fn begin_and_poll(
+        &self,
+        call: Call<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<(WaitId, Poll<RawOutcome>), NotExecuted> {
+        let (id, step, now) = self.with(|state, now| {
+            let id = state.begin(now, call)?;
+            Ok((id, state.poll_outcome(id, now, cx, true), now))
+        })?;
+        Ok((id, self.finish_poll(id, step, now, cx)))
     }
 
     /// Sees that a call leaves though nobody polls it.
@@ -166,25 +194,39 @@ impl Shared {
 
     /// The outcome of a call, once it is there. Meanwhile the caller may read the socket for all.
     pub(super) fn poll_outcome(&self, id: WaitId, cx: &mut Context<'_>) -> Poll<RawOutcome> {
-        self.with(|state, now| {
-            if let Some(outcome) = state.take_outcome(id, now) {
-                return Poll::Ready(outcome);
+        // What others have read for us is there to be taken, and the time does not matter.
+        if let Some(outcome) = self.lock().take_outcome_as_follower(id) {
+            return Poll::Ready(outcome);
+        }
+        let (step, now) = self.with(|state, now| (state.poll_outcome(id, now, cx, true), now));
+        self.finish_poll(id, step, now, cx)
+    }
+
+    /// Goes on with a poll after the lock was let go.
+    fn finish_poll(
+        &self,
+        id: WaitId,
+        step: Step,
+        begun: Instant,
+        cx: &mut Context<'_>,
+    ) -> Poll<RawOutcome> {
+        match step {
+            Step::Done(outcome) => Poll::Ready(outcome),
+            Step::Sleep => Poll::Pending,
+            Step::Look => {
+                self.runtime.give_way();
+                self.with(|state, now| {
+                    let reads = state.reads;
+                    let step = state.poll_outcome(id, now, cx, false);
+                    // Who was kept away for long had better have slept.
+                    state.patience.note(state.reads > reads && now.since(begun) < LOOK_MAX);
+                    match step {
+                        Step::Done(outcome) => Poll::Ready(outcome),
+                        Step::Look | Step::Sleep => Poll::Pending,
+                    }
+                })
             }
-            state.waits.wait(id, cx);
-            let leader = state.leader;
-            match leader {
-                Leader::Call(leader) if leader != id && !state.is_left_alone(id) => {
-                    state.follow(id, now, cx);
-                }
-                // It took the lead because calls take long, and keeps it until a new one comes.
-                Leader::Task if state.waits.follows(id) => {}
-                _ if state.stream.is_some() => state.lead(id, now, cx),
-                // Without a connection nobody leads; when there is one again, somebody must.
-                _ => state.add_follower(id),
-            }
-            state.wake_task_if_due_earlier();
-            state.take_outcome(id, now).map_or(Poll::Pending, Poll::Ready)
-        })
+        }
     }
 
     /// Nobody waits for a call any more.
@@ -265,6 +307,56 @@ impl Shared {
 }
 
 impl State {
+    fn begin(&mut self, now: Instant, call: Call<'_>) -> Result<WaitId, NotExecuted> {
+        if self.machine.refusal().is_some() {
+            return Err(NotExecuted::SessionRefused);
+        }
+        if self.task_gone {
+            return Err(NotExecuted::NotBegun(CallError::Closed));
+        }
+        let call = self.machine.call(now, call).map_err(NotExecuted::NotBegun)?;
+        let id = self.waits.insert(call);
+        self.deliver(now);
+        Ok(id)
+    }
+
+    fn poll_outcome(
+        &mut self,
+        id: WaitId,
+        now: Instant,
+        cx: &mut Context<'_>,
+        may_look: bool,
+    ) -> Step {
+        if let Some(outcome) = self.take_outcome(id, now) {
+            return Step::Done(outcome);
+        }
+        self.waits.wait(id, cx);
+        self.polled = Some(id);
+        let mut look = false;
+        let leader = self.leader;
+        match leader {
+            Leader::Call(leader) if leader != id && !self.is_left_alone(id) => {
+                self.follow(id, now, cx);
+            }
+            // It took the lead because calls take long, and keeps it until a new one comes.
+            Leader::Task if self.waits.follows(id) => {}
+            _ if self.stream.is_some() => look = self.lead(id, now, cx, may_look),
+            // Without a connection nobody leads; when there is one again, somebody must.
+            _ => self.add_follower(id),
+        }
+        self.polled = None;
+        self.wake_task_if_due_earlier();
+        match self.take_outcome(id, now) {
+            Some(outcome) => Step::Done(outcome),
+            None if look => Step::Look,
+            None => Step::Sleep,
+        }
+    }
+
+    fn take_outcome_as_follower(&mut self, id: WaitId) -> Option<RawOutcome> {
+        if self.leader == Leader::Call(id) { None } else { self.waits.take_outcome(id) }
+    }
+
     fn take_outcome(&mut self, id: WaitId, now: Instant) -> Option<RawOutcome> {
         let outcome = self.waits.take_outcome(id)?;
         if self.leader == Leader::Call(id) {
@@ -279,8 +371,8 @@ impl State {
         !self.waits.note_look(id, self.leads)
     }
 
-    /// A call reads for all.
-    fn lead(&mut self, id: WaitId, now: Instant, cx: &mut Context<'_>) {
+    /// A call reads for all. Says whether the reply to what it wrote may be waited for without sleeping.
+    fn lead(&mut self, id: WaitId, now: Instant, cx: &mut Context<'_>, may_look: bool) -> bool {
         match self.leader {
             // It has to keep time for us, and to look after the connection when we are gone.
             Leader::Task => self.wake_task(),
@@ -290,7 +382,11 @@ impl State {
         self.leader = Leader::Call(id);
         self.led_at = now;
         self.leads += 1;
+        if self.flush(now, cx) && may_look && self.write.is_empty() && self.patience.looks() {
+            return true;
+        }
         self.run(now, cx, Some(id));
+        false
     }
 
     /// The task reads for all; whoever did so waits.
@@ -306,7 +402,9 @@ impl State {
     fn follow(&mut self, id: WaitId, now: Instant, cx: &mut Context<'_>) {
         let is_new = !self.waits.follows(id);
         self.add_follower(id);
-        if self.machine.unsettled() < WRITE_ALONE_MAX || !self.write.is_empty() {
+        // Whoever is about to take its outcome may call again: then all of it leaves together.
+        let alone = self.machine.unsettled() < WRITE_ALONE_MAX && !self.waits.has_untaken();
+        if alone || !self.write.is_empty() {
             self.flush(now, cx);
         } else if is_new {
             // Only once: the leader may be of the same task, and would wake us in turn.
@@ -389,7 +487,10 @@ impl State {
                 Poll::Ready(Ok(0)) => {
                     self.lose_stream(now, "the server closed the connection".to_owned());
                 }
-                Poll::Ready(Ok(_)) => self.take_data(now),
+                Poll::Ready(Ok(_)) => {
+                    self.reads += 1;
+                    self.take_data(now);
+                }
                 Poll::Ready(Err(error)) => self.lose_stream(now, error.to_string()),
             }
         }
@@ -406,7 +507,8 @@ impl State {
                     let more = received.item.is_some();
                     if let Some(reply) = received.item {
                         self.answered = true;
-                        self.waits.tell(reply.call, reply.outcome, &mut self.to_wake);
+                        let (call, outcome) = (reply.call, reply.outcome);
+                        self.waits.tell(call, outcome, self.polled, &mut self.to_wake);
                     }
                     Ok((received.consumed, received.wanted, more))
                 }
@@ -430,21 +532,25 @@ impl State {
         }
     }
 
-    /// Hands what the machine wants to send, and writes it.
-    pub(super) fn flush(&mut self, now: Instant, cx: &mut Context<'_>) {
+    /// Hands what the machine wants to send, and writes it; says whether there was anything.
+    pub(super) fn flush(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
         self.flush_told = false;
+        let mut wrote = false;
         loop {
-            let Some(stream) = &mut self.stream else { return };
+            let Some(stream) = &mut self.stream else { return wrote };
             if !self.write.is_empty() {
                 match self.write.poll_write(stream, cx) {
-                    Poll::Pending => return,
-                    Poll::Ready(Ok(())) => {}
+                    Poll::Pending => return wrote,
+                    Poll::Ready(Ok(())) => wrote = true,
                     // What has arrived is still to be read: the end of the connection is told by reading.
-                    Poll::Ready(Err(error)) => return self.stop_writing(now, &error),
+                    Poll::Ready(Err(error)) => {
+                        self.stop_writing(now, &error);
+                        return wrote;
+                    }
                 }
             }
             let machine = &mut self.machine;
-            let wrote = self.write.fill(|out| {
+            let filled = self.write.fill(|out| {
                 let mut len = 0;
                 while let Some(more) = machine.poll_transmit(now, &mut out[len..]) {
                     len += more.get();
@@ -452,8 +558,8 @@ impl State {
                 len
             });
             self.deliver(now);
-            if !wrote {
-                return;
+            if !filled {
+                return wrote;
             }
         }
     }
@@ -517,7 +623,7 @@ impl State {
                 }
                 ClientEvent::SessionLost(end) => self.last_error = Some(end.to_string()),
                 ClientEvent::Ended { call, outcome } => {
-                    self.waits.tell(call, outcome, &mut self.to_wake);
+                    self.waits.tell(call, outcome, self.polled, &mut self.to_wake);
                 }
                 ClientEvent::Closed => {
                     self.closed = true;

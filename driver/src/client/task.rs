@@ -76,7 +76,9 @@ impl ClientTask {
             Leader::Task => state.lead_as_task(now, cx),
             // A call that leads may wait for long, or be alive and not polled any more.
             Leader::Nobody | Leader::Call(_) if idle_since <= now => state.lead_as_task(now, cx),
-            Leader::Nobody | Leader::Call(_) if state.wants_flush() => state.flush(now, cx),
+            Leader::Nobody | Leader::Call(_) if state.wants_flush() => {
+                state.flush(now, cx);
+            }
             Leader::Nobody | Leader::Call(_) => {}
         }
         if state.stream.is_none() {

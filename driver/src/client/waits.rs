@@ -22,6 +22,8 @@ pub(super) struct Waits {
     free: Vec<u32>,
     /// By [`CallId::index`].
     by_call: Vec<Option<WaitId>>,
+    /// Outcomes that nobody has taken yet.
+    untaken: usize,
 }
 
 #[derive(Default)]
@@ -69,7 +71,9 @@ impl Waits {
     pub(super) fn remove(&mut self, id: WaitId) -> Option<CallId> {
         let wait = self.get_mut(id)?;
         let serial = wait.serial.wrapping_add(1);
-        let call = std::mem::replace(wait, Wait { serial, ..Wait::default() }).call?;
+        let wait = std::mem::replace(wait, Wait { serial, ..Wait::default() });
+        self.untaken -= usize::from(wait.outcome.is_some());
+        let call = wait.call?;
         self.free.push(id.index);
         let entry = self.by_call.get_mut(call.index())?;
         if *entry == Some(id) {
@@ -77,6 +81,11 @@ impl Waits {
             return Some(call);
         }
         None
+    }
+
+    /// Whether there are outcomes that nobody has taken yet.
+    pub(super) fn has_untaken(&self) -> bool {
+        self.untaken > 0
     }
 
     pub(super) fn contains(&self, id: WaitId) -> bool {
@@ -99,6 +108,7 @@ impl Waits {
     /// The outcome, once; ends the wait unless a ticket is left of it.
     pub(super) fn take_outcome(&mut self, id: WaitId) -> Option<RawOutcome> {
         let outcome = self.get_mut(id)?.outcome.take()?;
+        self.untaken -= 1;
         if !matches!(outcome, RawOutcome::Unknown(_, true)) {
             self.remove(id);
         }
@@ -132,8 +142,14 @@ impl Waits {
         std::mem::replace(&mut wait.follows, follows) != follows
     }
 
-    /// A call has an outcome.
-    pub(super) fn tell(&mut self, call: CallId, outcome: Outcome<'_>, wake: &mut Vec<Waker>) {
+    /// A call has an outcome. Whoever waits for it is woken, but for `own`, which is being polled.
+    pub(super) fn tell(
+        &mut self,
+        call: CallId,
+        outcome: Outcome<'_>,
+        own: Option<WaitId>,
+        wake: &mut Vec<Waker>,
+    ) {
         let ticket = matches!(outcome, Outcome::Unknown { ticket: true, .. });
         let Some(entry) = self.by_call.get_mut(call.index()) else { return };
         let Some(id) = *entry else { return };
@@ -141,8 +157,11 @@ impl Waits {
             *entry = None;
         }
         if let Some(wait) = self.get_mut(id).filter(|wait| wait.call == Some(call)) {
-            wait.outcome = Some(RawOutcome::from(outcome));
-            wake.extend(wait.waker.take());
+            let first = wait.outcome.replace(RawOutcome::from(outcome)).is_none();
+            if own != Some(id) {
+                wake.extend(wait.waker.take());
+            }
+            self.untaken += usize::from(first);
         }
     }
 
@@ -167,5 +186,6 @@ impl Waits {
             });
             wake.extend(wait.waker.take());
         }
+        self.untaken = self.places.iter().filter(|wait| wait.outcome.is_some()).count();
     }
 }

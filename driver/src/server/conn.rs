@@ -12,6 +12,7 @@ use oncewire_core::{ConnId, Incoming, Instant, Request};
 use super::handler::{Execution, Gate};
 use super::state::{Look, Shared};
 use crate::buffer::{ReadBuffer, Scratch, WriteBuffer};
+use crate::patience::Patience;
 use crate::runtime::Timer;
 use crate::transport::{BoxStream, Subject};
 
@@ -25,7 +26,9 @@ pub(super) struct ConnTask {
     /// What the stream did not take.
     write: WriteBuffer,
     /// Ends the wait for a peer that does not take the last words.
-    patience: Option<Box<dyn Timer>>,
+    last_words: Option<Box<dyn Timer>>,
+    /// Whether the next request comes so soon after a reply that there is no use in sleeping.
+    patience: Patience,
 }
 
 /// Whether a connection's task goes on.
@@ -39,6 +42,8 @@ enum Turn {
 
 /// Reads in one turn, at most: then others get theirs.
 const READS_MAX: usize = 32;
+/// A look for the next request that keeps the task away for longer than this does not pay.
+const LOOK_MAX: Duration = Duration::from_micros(200);
 /// How long the last words on a connection may take to leave.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -56,7 +61,8 @@ impl ConnTask {
             stream,
             read: ReadBuffer::default(),
             write: WriteBuffer::default(),
-            patience: None,
+            last_words: None,
+            patience: Patience::default(),
         }
     }
 
@@ -65,12 +71,21 @@ impl ConnTask {
         let shared = self.shared.clone();
         let mut now = shared.runtime.now();
         shared.with_at(now, |state, _| state.begin_turn(self.id, cx));
+        // When we gave way for the next request.
+        let mut gave_way = None;
         for _ in 0..READS_MAX {
             let read = self.read_once(now, cx, scratch);
+            if let Some(since) = gave_way.take() {
+                self.patience.note(read.is_ready() && now.since(since) < LOOK_MAX);
+            }
             let written = self.write_all(now, cx, scratch);
             match (read, &written) {
                 (Poll::Ready(Err(_) | Ok(0)), _) | (_, Poll::Ready(Err(_))) => return Turn::End,
                 (Poll::Ready(Ok(_)), _) => {
+                    if matches!(written, Poll::Ready(Ok(true))) && self.patience.looks() {
+                        gave_way = Some(now);
+                        shared.runtime.give_way();
+                    }
                     now = shared.runtime.now();
                     continue;
                 }
@@ -87,7 +102,7 @@ impl ConnTask {
             });
             match look {
                 // The last words say why: they are to leave, if the peer takes them.
-                Look::Close if blocked && self.poll_patience(cx).is_pending() => {
+                Look::Close if blocked && self.poll_last_words(cx).is_pending() => {
                     return Turn::Sleep;
                 }
                 Look::Close => return Turn::End,
@@ -101,9 +116,9 @@ impl ConnTask {
     }
 
     /// Ready when the last words have taken too long.
-    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_last_words(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let runtime = &self.shared.runtime;
-        let timer = self.patience.get_or_insert_with(|| {
+        let timer = self.last_words.get_or_insert_with(|| {
             let mut timer = runtime.timer();
             timer.set(runtime.now() + LAST_WORDS);
             timer
@@ -193,17 +208,19 @@ impl ConnTask {
     }
 
     /// Writes what is left and what the machine wants to send, until there is nothing more or the stream takes no
-    /// more.
+    /// more. Says whether there was anything.
     fn write_all(
         &mut self,
         now: Instant,
         cx: &mut Context<'_>,
         scratch: &mut Scratch,
-    ) -> Poll<io::Result<()>> {
+    ) -> Poll<io::Result<bool>> {
+        let mut wrote = false;
         loop {
             if !self.write.is_empty() {
                 std::task::ready!(self.write.poll_write(&mut self.stream, cx))?;
                 self.write.release();
+                wrote = true;
             }
             let id = self.id;
             let len = self.shared.with_at(now, |state, now| {
@@ -217,10 +234,11 @@ impl ConnTask {
                 len
             });
             if len == 0 {
-                return Poll::Ready(Ok(()));
+                return Poll::Ready(Ok(wrote));
             }
             let out = &scratch.write[..len];
             std::task::ready!(self.write.poll_write_through(&mut self.stream, cx, out))?;
+            wrote = true;
         }
     }
 }

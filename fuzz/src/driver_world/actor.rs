@@ -24,9 +24,12 @@ enum AnyTicket {
 
 type Ended = (Told, Option<AnyTicket>);
 
-/// A call that was begun.
+/// A call that was made.
 struct Pending {
     op: u64,
+    /// It was started or polled: its time runs.
+    begun: bool,
+    kind: Kind,
     /// When it must have ended, if somebody waits for it.
     due: u64,
     call: Pin<Box<dyn Future<Output = Ended> + Send>>,
@@ -187,7 +190,7 @@ impl Actor {
             1 => begin_call(client.call(&handlers::LIMITED, &request), kind, starts, typed),
             _ => begin_call(client.call(&handlers::IDEM, &request), kind, starts, typed),
         };
-        Pending { op, due: self.due(now, op, kind), call }
+        Pending { op, begun: starts, kind, due: self.due(now, op, kind), call }
     }
 
     fn due(&self, now: u64, op: u64, kind: Kind) -> u64 {
@@ -230,7 +233,10 @@ impl Actor {
             Some(slack) => now + handlers::delay_of(&self.world, op) + slack,
             None => now + SLACK,
         };
-        let due = due.max(pending.due);
+        let due = match pending.begun {
+            true => due.max(pending.due),
+            false => due.max(self.due(now, op, pending.kind)),
+        };
         let awaited = Awaited::new(&self.world, due, || format!("operation {op}"));
         let ended = pending.call.as_mut().await;
         drop(awaited);
@@ -301,6 +307,7 @@ impl Actor {
         let mut ended = Vec::new();
         for pending in &mut all {
             ended.push(poll_once(pending.call.as_mut()).await);
+            pending.begun = true;
         }
         for _ in 0..self.rng.range(0, 3) {
             let call = self.begin();
