@@ -76,6 +76,9 @@ pub struct ServerConfig {
     pub lossy: bool,
     /// How far the ledger has come (S32).
     pub commit: u64,
+    /// Whether a ledger keeps sessions: the `Welcome` of a new one waits for
+    /// [`confirm_session`](Server::confirm_session) (S30).
+    pub records_sessions: bool,
 }
 
 impl ServerConfig {
@@ -100,6 +103,7 @@ impl ServerConfig {
             kept_max: 1 << 30,
             lossy: false,
             commit: 0,
+            records_sessions: false,
         }
     }
 }
@@ -112,6 +116,9 @@ pub enum ServerEvent {
     Transmit(ConnId),
     /// The machine has let go of this connection: close it. Its id is not valid any more.
     Close(ConnId, CloseReason),
+    /// A session was opened on this connection: record it, then call
+    /// [`confirm_session`](Server::confirm_session). Only with [`ServerConfig::records_sessions`].
+    SessionOpened(ConnId),
     /// A session is over: a ledger may forget it.
     SessionEnded(SessionId),
     /// The drain is complete: nothing runs, nothing is kept, no connection is left.
@@ -327,6 +334,10 @@ impl<T: ServerStorage> Server<T> {
     pub fn poll_event(&mut self) -> Option<ServerEvent> {
         while let Some(index) = self.conn_events.pop_front(&mut self.conns) {
             let key = self.conns.key_at(index)?;
+            if self.conns.at_mut(index).is_some_and(Conn::takes_record) {
+                self.wake(index);
+                return Some(ServerEvent::SessionOpened(ConnId(key)));
+            }
             if self.has_to_send(index) {
                 return Some(ServerEvent::Transmit(ConnId(key)));
             }

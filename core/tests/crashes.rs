@@ -400,3 +400,63 @@ fn s28_nothing_leaves_before_reply_is_called() {
     pair.advance(ms(500));
     assert_eq!(pair.got(raw), []);
 }
+
+#[test]
+fn s30_with_a_ledger_a_welcome_waits_until_its_session_is_recorded() {
+    let mut pair = Pair::unconnected();
+    pair.server_config.records_sessions = true;
+    let mut server: Server<Heap> = Server::new(pair.server_config, &methods()).unwrap();
+    let (now, secret) = (pair.now, SessionId::from_bytes([9; 16]));
+    let conn = server.handle_connected(now, ALICE, secret).unwrap();
+    server.handle_data(now, conn, &bytes_of(&hello(None))).unwrap();
+    server.drain(now, secs(60));
+    assert_eq!(server.poll_event(), Some(ServerEvent::SessionOpened(conn)));
+    assert_eq!(server.poll_event(), None);
+    let mut out = [0; 1024];
+    assert_eq!(server.poll_transmit(now, conn, &mut out), None, "not the drain's goodbye either");
+    server.confirm_session(conn);
+    assert_eq!(server.poll_event(), Some(ServerEvent::Transmit(conn)));
+    let len = server.poll_transmit(now, conn, &mut out).unwrap().get();
+    let Ok(wire::Decoded::Frame(Frame::Welcome(welcome), _)) =
+        wire::decode(&out[..len], wire::Role::Server, 0)
+    else {
+        panic!("the first frame is no Welcome");
+    };
+    assert_eq!(welcome.session, secret);
+}
+
+#[test]
+fn s30_a_session_whose_connection_breaks_before_it_is_recorded_ends_by_its_lease() {
+    let mut pair = Pair::unconnected();
+    pair.server_config.records_sessions = true;
+    let mut server: Server<Heap> = Server::new(pair.server_config, &methods()).unwrap();
+    let conn = server.handle_connected(pair.now, ALICE, SessionId::from_bytes([9; 16])).unwrap();
+    server.handle_data(pair.now, conn, &bytes_of(&hello(None))).unwrap();
+    assert_eq!(server.poll_event(), Some(ServerEvent::SessionOpened(conn)));
+    server.handle_disconnected(pair.now, conn);
+    server.confirm_session(conn);
+    assert_eq!(server.poll_event(), None);
+    let later = pair.now + secs(10);
+    server.handle_timeout(later);
+    let ended = ServerEvent::SessionEnded(SessionId::from_bytes([9; 16]));
+    assert_eq!(server.poll_event(), Some(ended));
+}
+
+#[test]
+fn s28_the_calls_that_a_ledger_must_keep_are_those_that_run_or_are_not_acknowledged() {
+    let mut pair = Pair::unconnected();
+    pair.mode = Mode::Start;
+    let (raw, _) = pair.raw_session();
+    for number in [1, 2, 3] {
+        pair.send(raw, &request(number, 0, b"a"));
+    }
+    let key = pair.started[0].running.key();
+    let held = |pair: &Pair| pair.server.held_calls(key.session()).collect::<Vec<_>>();
+    assert_eq!(held(&pair), [xid(1), xid(2), xid(3)]);
+    let started = pair.started.remove(0);
+    pair.server.reply(pair.now, started.running, b"done").unwrap();
+    pair.drive();
+    assert_eq!(held(&pair), [xid(1), xid(2), xid(3)]);
+    pair.send(raw, &request(4, 1, b"a"));
+    assert_eq!(held(&pair), [xid(2), xid(3), xid(4)]);
+}

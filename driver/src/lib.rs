@@ -5,6 +5,7 @@
 //! | make calls | [`Client`], [`Method`], [`Outcome`], [`Ticket`] |
 //! | execute them | [`Server`], [`ServerBuilder`], [`Context`] |
 //! | write a transport | [`Connect`], [`Accept`], [`ByteStream`] |
+//! | survive a crash | [`ledger`], [`ServerBuilder::ledger`] |
 //! | choose the executor, or simulate | [`Runtime`], [`SmolRuntime`] |
 //!
 //! The rules S1 to S32 that comments cite are stated in the core's `PROTOCOL.md`. Nothing here decides what happens to a
@@ -68,6 +69,7 @@ mod buffer;
 mod client;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod ledger;
 mod method;
 mod nonblocking;
 mod outcome;

@@ -6,15 +6,22 @@
 //! | `server/state.rs` | what all tasks share: the machine, and who is to be woken |
 //! | `server/conn.rs` | the task of one connection |
 //! | `server/handler.rs` | from a request's bytes to its reply |
+//! | `server/transactional.rs` | the same in the ledger's transaction |
+//! | `server/records.rs` | what is on its way to the ledger |
+//! | `server/clerk.rs` | the task that sees to what waited for it |
 
+mod clerk;
 mod conn;
 mod handler;
+mod records;
 mod state;
+mod transactional;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::marker::PhantomData;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
@@ -28,12 +35,17 @@ use oncewire_core::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::ledger::{Ledger, LedgerError, NoLedger, Rollback};
 use crate::method::Method;
 use crate::runtime::{Runtime, SmolRuntime, Timer};
 use crate::transport::{Accept, BoxStream, Subject};
+use clerk::Clerk;
 pub use handler::Context;
 use handler::{Handle, Raw, Typed};
-use state::Shared;
+use records::Submit;
+pub use records::{Batch, Restore, Transactional};
+use state::{Names, Shared};
+use transactional::TypedTransactional;
 
 /// A method and what executes it.
 struct MethodEntry {
@@ -42,7 +54,7 @@ struct MethodEntry {
 }
 
 /// Why a server could not be built.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BuildError {
     /// The service's name has more than 64 bytes.
@@ -52,6 +64,18 @@ pub enum BuildError {
     },
     /// The methods do not go together.
     Methods(ServerError),
+    /// A transactional method is declared idempotent: what may run twice needs no record, and what has a record does not
+    /// run twice.
+    TransactionalIdempotent(MethodId),
+    /// The configuration names a server id, and the ledger has another.
+    OtherServerId {
+        /// That of the configuration.
+        configured: ServerId,
+        /// The ledger's.
+        ledger: ServerId,
+    },
+    /// The ledger could not be read.
+    Ledger(LedgerError),
 }
 
 impl fmt::Display for BuildError {
@@ -61,6 +85,14 @@ impl fmt::Display for BuildError {
                 write!(f, "the service's name has {len} bytes, 64 are allowed")
             }
             BuildError::Methods(error) => error.fmt(f),
+            BuildError::TransactionalIdempotent(method) => {
+                write!(f, "the transactional method {method} is declared idempotent")
+            }
+            BuildError::OtherServerId { configured, ledger } => write!(
+                f,
+                "the configuration names the server {configured}, the ledger belongs to {ledger}"
+            ),
+            BuildError::Ledger(error) => error.fmt(f),
         }
     }
 }
@@ -70,15 +102,39 @@ impl std::error::Error for BuildError {}
 /// The server id of a description that gives none: a random one takes its place.
 const UNNAMED: ServerId = ServerId::from_bytes([0; 16]);
 
-/// Describes a server: its methods, its limits, its runtime.
-pub struct ServerBuilder {
+/// A ledger of any kind.
+trait AnyLedger: Submit {
+    fn identity(&self) -> crate::ledger::Identity;
+    fn recover(&self, restore: &mut Restore<'_>) -> Result<(), LedgerError>;
+    fn into_submit(self: Box<Self>) -> Box<dyn Submit>;
+}
+
+impl<L: Ledger> AnyLedger for L {
+    fn identity(&self) -> crate::ledger::Identity {
+        Ledger::identity(self)
+    }
+
+    fn recover(&self, restore: &mut Restore<'_>) -> Result<(), LedgerError> {
+        Ledger::recover(self, restore)
+    }
+
+    fn into_submit(self: Box<Self>) -> Box<dyn Submit> {
+        self
+    }
+}
+
+/// Describes a server: its methods, its limits, its ledger, its runtime.
+pub struct ServerBuilder<L = NoLedger> {
     service: String,
     methods: Vec<(oncewire_core::MethodSpec, MethodEntry)>,
     config: ServerConfig,
     runtime: Option<Arc<dyn Runtime>>,
+    ledger: Option<Box<dyn AnyLedger>>,
+    transactional: Vec<MethodId>,
+    types: PhantomData<fn() -> L>,
 }
 
-impl fmt::Debug for ServerBuilder {
+impl<L> fmt::Debug for ServerBuilder<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let methods: Vec<_> = self.methods.iter().map(|(spec, _)| spec.id).collect();
         f.debug_struct("ServerBuilder")
@@ -88,7 +144,41 @@ impl fmt::Debug for ServerBuilder {
     }
 }
 
-impl ServerBuilder {
+impl<L: Ledger> ServerBuilder<L> {
+    /// Offers a typed method whose calls run in the ledger's transaction (S29): what `function` writes there and the
+    /// record of its reply become durable together, or not at all. So a call with retries is executed exactly once
+    /// across crashes.
+    ///
+    /// `function` runs on the ledger's thread and delays other calls while it does. It is to do nothing but read and
+    /// write in the transaction: it is run again when a neighbour in the same commit was rolled back, or a crash came
+    /// before the commit. An error or a panic rolls back what it did, and only that; the client learns
+    /// `NotExecuted(Aborted)`.
+    pub fn transactional<A, R, F>(mut self, method: &Method<A, R>, function: F) -> Self
+    where
+        F: Fn(&mut L::Transaction, &Context, A) -> Result<R, Rollback> + Send + Sync + 'static,
+        A: DeserializeOwned + Send + 'static,
+        R: Serialize + 'static,
+    {
+        let handler = Box::new(TypedTransactional::<L::Transaction, F, A, R>::new(function));
+        let entry = MethodEntry { handler, time_limit: None };
+        self.methods.push((method.spec(), entry));
+        self.transactional.push(method.id());
+        self
+    }
+}
+
+impl ServerBuilder<NoLedger> {
+    /// Keeps sessions and calls in a ledger, so that they survive a crash. Every call that is not idempotent is recorded
+    /// from now on; see [`ledger`](crate::ledger).
+    pub fn ledger<L: Ledger>(self, ledger: L) -> ServerBuilder<L> {
+        let ServerBuilder { service, methods, config, runtime, transactional, .. } = self;
+        let ledger: Option<Box<dyn AnyLedger>> = Some(Box::new(ledger));
+        let types = PhantomData;
+        ServerBuilder { service, methods, config, runtime, ledger, transactional, types }
+    }
+}
+
+impl<L> ServerBuilder<L> {
     /// Offers a typed method. Each call is executed by `function`, at most once unless the method is idempotent.
     ///
     /// The future is polled once at once, and only if it is not ready becomes a task: what it does before its first
@@ -141,19 +231,53 @@ impl ServerBuilder {
         let runtime = self.runtime.unwrap_or_else(|| SmolRuntime::global());
         let mut config = self.config;
         config.service = service;
+        if let Some(ledger) = &self.ledger {
+            let identity = ledger.identity();
+            let (configured, ledger) = (config.server, identity.server);
+            if configured != UNNAMED && configured != ledger {
+                return Err(BuildError::OtherServerId { configured, ledger });
+            }
+            (config.server, config.commit) = (ledger, identity.commit);
+            config.records_sessions = true;
+        }
         if config.server == UNNAMED {
             let mut id = [0; 16];
             runtime.random(&mut id);
             config.server = ServerId::from_bytes(id);
         }
         let specs: Vec<_> = self.methods.iter().map(|(spec, _)| *spec).collect();
-        let machine = Machine::new(config, &specs).map_err(BuildError::Methods)?;
+        let wrong = |spec: &&oncewire_core::MethodSpec| {
+            spec.idempotent && self.transactional.contains(&spec.id)
+        };
+        if let Some(spec) = specs.iter().find(wrong) {
+            return Err(BuildError::TransactionalIdempotent(spec.id));
+        }
+        let mut machine = Machine::new(config, &specs).map_err(BuildError::Methods)?;
         let by_id = |(spec, entry): (oncewire_core::MethodSpec, MethodEntry)| (spec.id, entry);
         let mut entries: HashMap<MethodId, MethodEntry> =
             self.methods.into_iter().map(by_id).collect();
         let sorted = machine.methods().iter().filter_map(|spec| entries.remove(&spec.id));
         let methods = sorted.collect();
-        let shared = Shared::new(machine, methods, runtime.clone());
+        let mut names = Names::default();
+        let ledger = match self.ledger {
+            None => None,
+            Some(ledger) => {
+                let mut restore = Restore {
+                    machine: &mut machine,
+                    names: &mut names,
+                    now: runtime.now(),
+                    sessions: HashMap::new(),
+                    lost: Vec::new(),
+                };
+                ledger.recover(&mut restore).map_err(BuildError::Ledger)?;
+                let records = Box::new(restore.into_records());
+                Some((ledger.into_submit(), records))
+            }
+        };
+        let shared = Shared::new(machine, methods, runtime.clone(), names, ledger);
+        if shared.ledger.is_some() {
+            runtime.spawn(Box::pin(Clerk { shared: Arc::downgrade(&shared) }));
+        }
         runtime.spawn(Box::pin(Keeper { shared: Arc::downgrade(&shared), timer: runtime.timer() }));
         Ok(Server { shared, id: config.server })
     }
@@ -196,10 +320,18 @@ impl Server {
         // A name that is too long is told of by `build`.
         let name = ServiceName::new(&service).unwrap_or(ServiceName::EMPTY);
         let config = ServerConfig::new(UNNAMED, name);
-        ServerBuilder { service, methods: Vec::new(), config, runtime: None }
+        ServerBuilder {
+            service,
+            methods: Vec::new(),
+            config,
+            runtime: None,
+            ledger: None,
+            transactional: Vec::new(),
+            types: PhantomData,
+        }
     }
 
-    /// Names this run of the server: new at every start.
+    /// Names this server's set of completion records: new at every start, unless a ledger keeps them.
     pub fn id(&self) -> ServerId {
         self.id
     }
@@ -208,7 +340,8 @@ impl Server {
     /// more. Several transports can be served at once. Dropping the future stops accepting; connections live on.
     ///
     /// # Errors
-    /// The error after which the transport can accept no more.
+    /// The error after which the transport can accept no more, or the ledger's (S31): what has no record is not
+    /// answered, and new calls are refused. End the process then, and start again when the cause is mended.
     pub async fn serve(&self, acceptor: impl Accept) -> io::Result<()> {
         loop {
             let accepted = {
@@ -217,18 +350,23 @@ impl Server {
                     if self.shared.poll_drained(cx).is_ready() {
                         return Poll::Ready(None);
                     }
-                    accept.as_mut().poll(cx).map(Some)
+                    if let Poll::Ready(error) = self.shared.poll_ledger_failed(cx) {
+                        return Poll::Ready(Some(Err(Stop::Ledger(error))));
+                    }
+                    let accepted = accept.as_mut().poll(cx);
+                    accepted.map(|accepted| Some(accepted.map_err(Stop::Transport)))
                 })
                 .await
             };
             match accepted {
                 None => return Ok(()),
                 Some(Ok((stream, subject))) => self.serve_stream(stream, subject),
-                Some(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+                Some(Err(Stop::Ledger(error))) => return Err(io::Error::other(error)),
+                Some(Err(Stop::Transport(error))) if error.kind() == io::ErrorKind::BrokenPipe => {
                     return Ok(());
                 }
-                Some(Err(error)) if is_final(&error) => return Err(error),
-                Some(Err(_)) => self.pause(ACCEPT_PAUSE).await,
+                Some(Err(Stop::Transport(error))) if is_final(&error) => return Err(error),
+                Some(Err(Stop::Transport(_))) => self.pause(ACCEPT_PAUSE).await,
             }
         }
     }
@@ -258,7 +396,18 @@ impl Server {
         self.shared.with(|state, _| Mishaps {
             panics: state.panics,
             replies_too_large: state.replies_too_large,
+            rollbacks: state.rollbacks,
         })
+    }
+
+    /// The error after which the ledger can write no more (S31); `None` while all is well.
+    pub fn ledger_error(&self) -> Option<LedgerError> {
+        self.shared.with(|state, _| state.records.as_ref().and_then(|r| r.error.clone()))
+    }
+
+    /// Why the last transactional call that was rolled back was rolled back.
+    pub fn last_rollback(&self) -> Option<String> {
+        self.shared.with(|state, _| state.last_rollback.clone())
     }
 
     async fn pause(&self, pause: Duration) {
@@ -276,6 +425,14 @@ pub struct Mishaps {
     pub panics: u64,
     /// Replies that were larger than their method declares or the session was granted.
     pub replies_too_large: u64,
+    /// Transactional handlers that were rolled back: see [`Server::last_rollback`].
+    pub rollbacks: u64,
+}
+
+/// Why nothing more is accepted.
+enum Stop {
+    Transport(io::Error),
+    Ledger(LedgerError),
 }
 
 /// Whether accepting again would only fail again.
@@ -302,6 +459,7 @@ impl Future for Keeper {
                 if state.machine.poll_timeout().is_some_and(|at| at <= now) {
                     state.machine.handle_timeout(now);
                 }
+                state.sweep(now);
                 state.keeper = Some(cx.waker().clone());
                 let at = state.machine.poll_timeout().unwrap_or(Instant::FAR_FUTURE);
                 state.armed = at.min(now + KEEPER_LOOK);

@@ -30,6 +30,11 @@ impl CallKey {
     pub fn xid(&self) -> Xid {
         self.xid
     }
+
+    /// The slot that it occupies there.
+    pub fn slot(&self) -> u32 {
+        self.slot
+    }
 }
 
 /// The right to start a call that was let in.
@@ -226,6 +231,18 @@ impl<T: ServerStorage> Server<T> {
         let session = self.sessions.at(self.live_session(key.session())?)?;
         let slot = session.calls.get()?.slots.at(key.slot)?;
         (slot.xid == key.xid.get()).then_some((session.id, slot.digest))
+    }
+
+    /// The calls of a session that are let in, run, or are kept, by xid: of all others a ledger may forget its record.
+    pub fn held_calls(&self, session: SessionKey) -> impl Iterator<Item = Xid> {
+        let index = self.live_session(session);
+        let calls = index.and_then(|index| self.sessions.at(index)?.calls.get());
+        let mut next = calls.and_then(|calls| calls.held.front());
+        core::iter::from_fn(move || {
+            let (calls, slot) = (calls?, next?);
+            next = calls.held.next(&calls.slots, slot);
+            calls.slots.at(slot).and_then(|slot| Xid::new(slot.xid))
+        })
     }
 
     /// Puts back what a ledger has kept of a call (S28). A record never replaces one of a later xid on its slot.

@@ -1,6 +1,6 @@
 //! Opening, resuming, restoring and ending sessions.
 
-use super::parts::{End, Session, Share};
+use super::parts::{End, Record, Session, Share};
 use super::{Conn, Server};
 use crate::error::{CloseReason, ProtocolError};
 use crate::ids::{Principal, SessionId, SessionKey};
@@ -74,6 +74,15 @@ impl<T: ServerStorage> Server<T> {
         })
     }
 
+    /// The record of the session that was opened on this connection is stable: its `Welcome` may leave. Nothing happens
+    /// if the connection is gone; nobody knows the session's id then.
+    pub fn confirm_session(&mut self, conn: crate::ids::ConnId) {
+        if let Some(live) = self.conns.get_mut(conn.0) {
+            live.record = Record::Stable;
+            self.wake(conn.0.index);
+        }
+    }
+
     pub(super) fn handle_hello(&mut self, index: u32, hello: &Hello) -> Result<(), ProtocolError> {
         let bound = self.conns.at(index).and_then(|conn| conn.session);
         if let Some(session) = bound {
@@ -139,7 +148,14 @@ impl<T: ServerStorage> Server<T> {
         let Some(conn) = self.conns.at(index) else { return };
         let grants = self.grant(hello);
         match self.insert_session(conn.secret, conn.principal, grants) {
-            Ok(session) => self.bind(index, session),
+            Ok(session) => {
+                if self.config.records_sessions
+                    && let Some(conn) = self.conns.at_mut(index)
+                {
+                    conn.record = Record::Wanted;
+                }
+                self.bind(index, session);
+            }
             Err(Full::Sessions) => {
                 self.close_conn(index, Some(Refuse::SessionsFull), CloseReason::SessionsFull);
             }

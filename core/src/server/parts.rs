@@ -50,6 +50,7 @@ pub struct Conn<B> {
     pub(super) alive: Alive,
     pub(super) look_at: Instant,
     pub(super) send: ToSend,
+    pub(super) record: Record,
     /// The reply that is leaving.
     pub(super) partial: Option<Partial<B>>,
     /// Why it is to be closed once everything was sent.
@@ -113,12 +114,34 @@ impl<B> Conn<B> {
             alive: Alive::default(),
             look_at: Instant::FAR_FUTURE,
             send: ToSend::default(),
+            record: Record::Stable,
             partial: None,
             closing: None,
             look_links: Links::default(),
             event_links: Links::default(),
         }
     }
+
+    /// Whether the record of its session is to be asked for, now.
+    pub(super) fn takes_record(&mut self) -> bool {
+        let wanted = self.record == Record::Wanted && self.closing.is_none();
+        if wanted {
+            self.record = Record::Awaited;
+        }
+        wanted
+    }
+}
+
+/// How far the record of a session has come that was opened on a connection. Nobody else knows the session's id before
+/// its `Welcome` has left here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Record {
+    /// Nothing keeps the `Welcome` back.
+    Stable,
+    /// To be told in an event.
+    Wanted,
+    /// Told.
+    Awaited,
 }
 
 pub(super) const LOOK: u8 = 10;

@@ -3,7 +3,7 @@
 use core::num::NonZeroUsize;
 
 use super::Server;
-use super::parts::{Partial, PartialBody, SlotState};
+use super::parts::{Partial, PartialBody, Record, SlotState};
 use crate::ids::{ConnId, Xid};
 use crate::list::NIL;
 use crate::outcome::Status;
@@ -49,6 +49,10 @@ impl<T: ServerStorage> Server<T> {
         let Some(conn) = self.conns.at(index) else { return false };
         let session = self.sessions.at(conn.session.unwrap_or(NIL));
         let replies = session.and_then(|session| session.calls.get());
+        // S30: before its `Welcome` nothing but a refusal leaves.
+        if conn.record != Record::Stable {
+            return conn.send.refuse.is_some();
+        }
         conn.partial.is_some()
             || !conn.send.is_empty()
             || replies.is_some_and(|calls| !calls.out.is_empty())
@@ -56,6 +60,9 @@ impl<T: ServerStorage> Server<T> {
 
     fn transmit_step(&mut self, index: u32, out: &mut Writer<'_>) -> Step {
         let Some(conn) = self.conns.at_mut(index) else { return Step::Stop };
+        if conn.record != Record::Stable && conn.send.refuse.is_none() {
+            return Step::Stop;
+        }
         if conn.partial.is_some() {
             return self.continue_reply(index, out);
         }

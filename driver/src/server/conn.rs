@@ -4,13 +4,15 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use oncewire_core::{ConnId, Incoming, Instant, Request};
+use oncewire_core::{ConnId, Incoming, Instant, NotExecuted, Request};
 
-use super::handler::{Execution, Gate};
+use super::handler::{Context as CallContext, Execution, Gate, Plan};
+use super::records::Prepared;
 use super::state::{Look, Shared};
+use super::{MethodEntry, clerk};
 use crate::buffer::{ReadBuffer, Scratch, WriteBuffer};
 use crate::patience::Patience;
 use crate::runtime::Timer;
@@ -188,6 +190,10 @@ impl ConnTask {
     /// Polls a handler once; only one that is not ready becomes a task.
     fn execute(&self, request: Request<'_>) {
         let Some(method) = self.shared.methods.get(request.method_index) else { return };
+        // S22: idempotent calls leave no record.
+        if self.shared.ledger.is_some() && !request.idempotent {
+            return self.execute_recorded(method, request);
+        }
         let gate = Gate::new(
             self.shared.clone(),
             request.admission,
@@ -197,14 +203,29 @@ impl ConnTask {
         let prepare = std::panic::AssertUnwindSafe(|| method.handler.handle(gate, request.body));
         // A panic while decoding drops the gate, which refuses the call.
         let Ok(future) = std::panic::catch_unwind(prepare) else { return };
-        let mut execution = Execution::new(self.shared.clone(), future);
-        let mut cx = Context::from_waker(Waker::noop());
-        if Pin::new(&mut execution).poll(&mut cx).is_pending() {
-            if let Some(limit) = method.time_limit {
-                execution.limit(&*self.shared.runtime, limit);
+        let execution = Execution::new(self.shared.clone(), future);
+        clerk::run(&self.shared, execution, method.time_limit);
+    }
+
+    /// S28, S29: nothing runs before the ledger says so.
+    fn execute_recorded(&self, method: &MethodEntry, request: Request<'_>) {
+        let Request { admission, one_way, .. } = request;
+        let caller = self.subject.clone();
+        let context = CallContext::new(&self.shared, admission.key(), request.deadline, caller);
+        let plan = std::panic::AssertUnwindSafe(|| method.handler.plan(request.body));
+        // A panic while decoding refuses the call.
+        let plan = std::panic::catch_unwind(plan).unwrap_or(Err(NotExecuted::Overloaded));
+        self.shared.with(|state, now| match plan {
+            Ok(Plan::Recorded(launch)) => {
+                let time_limit = method.time_limit;
+                let call = Prepared { launch, context, one_way, time_limit };
+                state.record_start(now, admission, call);
             }
-            self.shared.runtime.spawn(Box::pin(execution));
-        }
+            Ok(Plan::Transaction(work)) => {
+                state.record_transaction(now, admission, work, context, one_way);
+            }
+            Err(why) => state.machine.refuse(now, admission, why),
+        });
     }
 
     /// Writes what is left and what the machine wants to send, until there is nothing more or the stream takes no

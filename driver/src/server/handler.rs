@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::state::{Shared, State};
+use super::transactional::Work;
 use crate::runtime::{Runtime, Timer};
 use crate::transport::{BoxFuture, Subject};
 
@@ -40,6 +41,15 @@ impl fmt::Debug for Context {
 }
 
 impl Context {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        key: CallKey,
+        deadline: Instant,
+        caller: Subject,
+    ) -> Context {
+        Context { caller, xid: key.xid(), deadline, shared: shared.clone(), key }
+    }
+
     /// Whether nobody waits for the call any more. A handler may stop then, or not: what it returns is the outcome
     /// (S19).
     pub fn is_cancelled(&self) -> bool {
@@ -50,7 +60,21 @@ impl Context {
 /// The erased form of a handler: takes a call all the way to its reply.
 pub(super) trait Handle: Send + Sync + 'static {
     fn handle(&self, gate: Gate, body: &[u8]) -> BoxFuture<'static, ()>;
+
+    /// The same in two steps, with the ledger's record in between.
+    fn plan(&self, body: &[u8]) -> Result<Plan, NotExecuted>;
 }
+
+/// How a call is executed that a ledger records.
+pub(super) enum Plan {
+    /// Once its started record is stable.
+    Recorded(Launch),
+    /// In the ledger's transaction.
+    Transaction(Box<dyn Work>),
+}
+
+/// Makes the future of a call that was started.
+pub(super) type Launch = Box<dyn FnOnce(Guard, Context) -> BoxFuture<'static, ()> + Send>;
 
 /// A typed handler.
 pub(super) struct Typed<F, A, R> {
@@ -78,13 +102,19 @@ where
         Box::pin(async move {
             let Ok(arguments) = arguments else { return gate.refuse(NotExecuted::BadArguments) };
             let Some((running, context)) = gate.start() else { return };
-            let reply = function(context, arguments).await;
-            match postcard::to_allocvec(&reply) {
-                Ok(body) => running.reply(body.into()),
-                // Executed, but its reply cannot be told.
-                Err(_) => drop(running),
-            }
+            running.reply_encoded(&function(context, arguments).await);
         })
+    }
+
+    fn plan(&self, body: &[u8]) -> Result<Plan, NotExecuted> {
+        let arguments = postcard::from_bytes::<A>(body).map_err(|_| NotExecuted::BadArguments)?;
+        let function = self.function.clone();
+        let launch = move |running: Guard, context| -> BoxFuture<'static, ()> {
+            Box::pin(async move {
+                running.reply_encoded(&function(context, arguments).await);
+            })
+        };
+        Ok(Plan::Recorded(Box::new(launch)))
     }
 }
 
@@ -113,6 +143,14 @@ where
             running.reply(reply);
         })
     }
+
+    fn plan(&self, body: &[u8]) -> Result<Plan, NotExecuted> {
+        let (function, body) = (self.function.clone(), Bytes::copy_from_slice(body));
+        let launch = move |running: Guard, context| -> BoxFuture<'static, ()> {
+            Box::pin(async move { running.reply(function(context, body).await) })
+        };
+        Ok(Plan::Recorded(Box::new(launch)))
+    }
 }
 
 /// A call that was let in, on its way to a handler. Dropped without a start, it is refused: a slot is never pinned.
@@ -129,8 +167,7 @@ impl Gate {
         deadline: Instant,
         caller: Subject,
     ) -> Gate {
-        let key = admission.key();
-        let context = Context { caller, xid: key.xid(), deadline, shared: shared.clone(), key };
+        let context = Context::new(&shared, admission.key(), deadline, caller);
         Gate { shared, admission: Some(admission), context }
     }
 
@@ -141,11 +178,16 @@ impl Gate {
         let now = self.shared.runtime.now();
         let start = |state: &mut State, now| state.machine.start(now, admission).ok();
         let running = self.shared.with_at(now, start)?;
-        let guard = Guard { shared: self.shared.clone(), running: Some(running), started: now };
+        let guard = Guard {
+            shared: self.shared.clone(),
+            running: Some(running),
+            started: now,
+            recorded: None,
+        };
         Some((guard, self.context.clone()))
     }
 
-    fn refuse(mut self, why: NotExecuted) {
+    pub(super) fn refuse(mut self, why: NotExecuted) {
         self.conclude(why);
     }
 
@@ -163,20 +205,43 @@ impl Drop for Gate {
 }
 
 /// A call that runs. Dropped without a reply, because its handler panicked or took too long, it ends as aborted (S14).
-struct Guard {
+pub(super) struct Guard {
     shared: Arc<Shared>,
     running: Option<Running>,
     started: Instant,
+    /// Whether its end is recorded before it is told.
+    recorded: Option<OneWay>,
 }
 
+/// Whether nobody waits for a call's reply (S23).
+type OneWay = bool;
+
 impl Guard {
+    /// Of a call whose started record is stable.
+    pub(super) fn recorded(
+        shared: Arc<Shared>,
+        running: Running,
+        started: Instant,
+        one_way: OneWay,
+    ) -> Guard {
+        Guard { shared, running: Some(running), started, recorded: Some(one_way) }
+    }
+
+    fn reply_encoded<R: Serialize>(self, reply: &R) {
+        match postcard::to_allocvec(reply) {
+            Ok(body) => self.reply(body.into()),
+            // Executed, but its reply cannot be told.
+            Err(_) => drop(self),
+        }
+    }
+
     fn reply(mut self, body: Bytes) {
         let Some(running) = self.running.take() else { return };
         // What is kept has no time.
-        self.shared.with_at(self.started, |state, now| {
-            if state.machine.reply(now, running, body).is_err() {
-                state.replies_too_large += 1;
-            }
+        self.shared.with_at(self.started, |state, now| match self.recorded {
+            None => state.reply(now, running, body),
+            Some(true) => state.record_finish(now, running, Some(Bytes::new())),
+            Some(false) => state.record_finish(now, running, Some(body)),
         });
     }
 }
@@ -184,7 +249,10 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         if let Some(running) = self.running.take() {
-            self.shared.with(|state, now| state.machine.abort(now, running));
+            self.shared.with(|state, now| match self.recorded {
+                None => state.machine.abort(now, running),
+                Some(_) => state.record_finish(now, running, None),
+            });
         }
     }
 }

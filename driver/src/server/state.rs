@@ -4,9 +4,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use oncewire_core::{ConnId, Heap, Instant, Principal, Server as Machine, ServerEvent};
+use bytes::Bytes;
+use oncewire_core::{ConnId, Heap, Instant, Principal, Running, Server as Machine, ServerEvent};
 
 use super::MethodEntry;
+use super::records::{Records, Submit};
+use crate::ledger::LedgerError;
 use crate::runtime::Runtime;
 use crate::transport::Subject;
 
@@ -15,6 +18,7 @@ pub(super) struct Shared {
     pub(super) runtime: Arc<dyn Runtime>,
     /// In the order of the machine's methods.
     pub(super) methods: Vec<MethodEntry>,
+    pub(super) ledger: Option<Box<dyn Submit>>,
     state: Mutex<State>,
 }
 
@@ -22,7 +26,9 @@ pub(super) struct State {
     pub(super) machine: Machine<Heap>,
     /// By [`ConnId::index`].
     conns: Vec<Line>,
-    names: Names,
+    pub(super) names: Names,
+    /// What is on its way to the ledger, if there is one.
+    pub(super) records: Option<Box<Records>>,
     /// The task that keeps time, and when its timer fires.
     pub(super) keeper: Option<Waker>,
     pub(super) armed: Instant,
@@ -30,7 +36,9 @@ pub(super) struct State {
     drain_wakers: Vec<Waker>,
     pub(super) panics: u64,
     pub(super) replies_too_large: u64,
-    to_wake: Vec<Waker>,
+    pub(super) rollbacks: u64,
+    pub(super) last_rollback: Option<String>,
+    pub(super) to_wake: Vec<Waker>,
 }
 
 /// What a connection's task is to know.
@@ -55,21 +63,38 @@ pub(super) enum Look {
 }
 
 /// The numbers that stand for subjects (S5): a uid is its own number, a name gets the next free one.
-#[derive(Default)]
-struct Names(HashMap<Arc<str>, u64>);
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    numbers: HashMap<Arc<str>, u64>,
+    names: Vec<Arc<str>>,
+}
 
 impl Names {
     /// Above every uid.
     const FIRST: u64 = 1 << 32;
 
-    fn principal(&mut self, subject: &Subject) -> Principal {
+    pub(super) fn principal(&mut self, subject: &Subject) -> Principal {
         match subject {
             Subject::Nobody => Principal::NOBODY,
             Subject::Uid(uid) => Principal(u64::from(*uid)),
             Subject::Name(name) => {
-                let next = Names::FIRST + self.0.len() as u64;
-                Principal(*self.0.entry(name.clone()).or_insert(next))
+                let next = Names::FIRST + self.names.len() as u64;
+                let number = *self.numbers.entry(name.clone()).or_insert_with(|| {
+                    self.names.push(name.clone());
+                    next
+                });
+                Principal(number)
             }
+        }
+    }
+
+    /// For whom a number stands that was given here.
+    pub(super) fn subject(&self, principal: Principal) -> Subject {
+        let name = principal.0.checked_sub(Names::FIRST).and_then(|at| usize::try_from(at).ok());
+        match (u32::try_from(principal.0), name.and_then(|at| self.names.get(at))) {
+            (Ok(uid), _) => Subject::Uid(uid),
+            (Err(_), Some(name)) => Subject::Name(name.clone()),
+            (Err(_), None) => Subject::Nobody,
         }
     }
 }
@@ -79,20 +104,26 @@ impl Shared {
         machine: Machine<Heap>,
         methods: Vec<MethodEntry>,
         runtime: Arc<dyn Runtime>,
+        names: Names,
+        ledger: Option<(Box<dyn Submit>, Box<Records>)>,
     ) -> Arc<Shared> {
+        let (ledger, records) = ledger.unzip();
         let state = State {
             machine,
             conns: Vec::new(),
-            names: Names::default(),
+            names,
+            records,
             keeper: None,
             armed: Instant::ZERO,
             drained: false,
             drain_wakers: Vec::new(),
             panics: 0,
             replies_too_large: 0,
+            rollbacks: 0,
+            last_rollback: None,
             to_wake: Vec::new(),
         };
-        Arc::new(Shared { runtime, methods, state: Mutex::new(state) })
+        Arc::new(Shared { runtime, methods, ledger, state: Mutex::new(state) })
     }
 
     /// Runs `f` under the lock, passes the machine's events on, then wakes whom they concern.
@@ -138,6 +169,21 @@ impl Shared {
         });
     }
 
+    /// Ready with the error after which the ledger can write no more.
+    pub(super) fn poll_ledger_failed(&self, cx: &mut Context<'_>) -> Poll<LedgerError> {
+        if self.ledger.is_none() {
+            return Poll::Pending;
+        }
+        self.with(|state, _| match state.records.as_deref_mut() {
+            Some(Records { error: Some(error), .. }) => Poll::Ready(error.clone()),
+            Some(records) => {
+                crate::buffer::add_waker(&mut records.error_wakers, cx);
+                Poll::Pending
+            }
+            None => Poll::Pending,
+        })
+    }
+
     pub(super) fn poll_drained(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.with(|state, _| {
             if state.drained {
@@ -150,6 +196,13 @@ impl Shared {
 }
 
 impl State {
+    /// Answers a call, and counts what it should not have been.
+    pub(super) fn reply(&mut self, now: Instant, running: Running, body: Bytes) {
+        if self.machine.reply(now, running, body).is_err() {
+            self.replies_too_large += 1;
+        }
+    }
+
     fn line(&mut self, conn: ConnId) -> Option<&mut Line> {
         self.conns.get_mut(conn.index()).filter(|line| line.id == Some(conn))
     }
@@ -208,8 +261,13 @@ impl State {
                     self.to_wake.append(&mut self.drain_wakers);
                     self.to_wake.extend(self.keeper.take());
                 }
+                ServerEvent::SessionOpened(conn) => self.record_session(conn),
+                ServerEvent::SessionEnded(session) => self.record_session_end(session),
                 _ => {}
             }
+        }
+        if let Some(records) = &mut self.records {
+            self.to_wake.extend(records.take_clerk());
         }
         if self.machine.poll_timeout().is_some_and(|at| at < self.armed) {
             self.to_wake.extend(self.keeper.take());

@@ -1,0 +1,135 @@
+//! The task between a server and its ledger: hands batches over, and sees to what waited for them.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
+use std::task::{Context as TaskContext, Poll, Waker};
+use std::time::Duration;
+
+use oncewire_core::Instant;
+
+use super::handler::{Execution, Guard};
+use super::records::{Item, Prepared};
+use super::state::{Shared, State};
+use super::transactional::Ran;
+
+/// Ends with the server. It runs after the tasks that were ready before it, so that what they note goes in one batch.
+pub(super) struct Clerk {
+    pub(super) shared: Weak<Shared>,
+}
+
+/// A call whose started record is stable.
+struct Start {
+    guard: Guard,
+    call: Prepared,
+}
+
+impl Future for Clerk {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
+        let Some(shared) = self.shared.upgrade() else { return Poll::Ready(()) };
+        let mut starts = Vec::new();
+        shared.with(|state, now| {
+            let Some(records) = &mut state.records else { return };
+            records.clerk = Some(cx.waker().clone());
+            for concluded in std::mem::take(&mut records.concluded) {
+                match concluded.result {
+                    Ok(commit) => {
+                        state.machine.set_commit(commit);
+                        for item in concluded.items {
+                            state.conclude(&shared, now, item, &mut starts);
+                        }
+                    }
+                    Err(_) => {
+                        concluded.items.into_iter().for_each(|item| state.give_up(now, item));
+                    }
+                }
+            }
+        });
+        if !starts.is_empty() {
+            shared.runtime.spawn(Box::pin(start_all(shared.clone(), starts)));
+        }
+        shared.submit();
+        Poll::Pending
+    }
+}
+
+/// Polls each handler once; only one that is not ready becomes a task.
+async fn start_all(shared: Arc<Shared>, starts: Vec<Start>) {
+    for Start { guard, call } in starts {
+        let Prepared { launch, context, time_limit, .. } = call;
+        let prepare = std::panic::AssertUnwindSafe(|| launch(guard, context));
+        // A panic drops the guard, which ends the call as aborted.
+        let Ok(future) = std::panic::catch_unwind(prepare) else { continue };
+        let execution = Execution::new(shared.clone(), future);
+        run(&shared, execution, time_limit);
+    }
+}
+
+/// Polls a call once at once; the rest of it, if there is any, becomes a task with this time limit.
+pub(super) fn run(shared: &Arc<Shared>, mut execution: Execution, limit: Option<Duration>) {
+    let mut cx = TaskContext::from_waker(Waker::noop());
+    if Pin::new(&mut execution).poll(&mut cx).is_pending() {
+        if let Some(limit) = limit {
+            execution.limit(&*shared.runtime, limit);
+        }
+        shared.runtime.spawn(Box::pin(execution));
+    }
+}
+
+impl State {
+    /// What waited for an entry that is durable now.
+    fn conclude(
+        &mut self,
+        shared: &Arc<Shared>,
+        now: Instant,
+        item: Item,
+        starts: &mut Vec<Start>,
+    ) {
+        match item {
+            Item::Opened { conn, .. } => self.machine.confirm_session(conn),
+            Item::Started(started) => match self.machine.start(now, started.admission) {
+                Ok(running) => {
+                    let guard = Guard::recorded(shared.clone(), running, now, started.call.one_way);
+                    starts.push(Start { guard, call: started.call });
+                }
+                // Its client is told why; after a crash it must not be told that the call was interrupted.
+                Err(_) => self.record_withdrawal(started.name),
+            },
+            Item::Finished(finished) => match finished.reply {
+                Some(body) => self.reply(now, finished.running, body),
+                None => self.machine.abort(now, finished.running),
+            },
+            Item::Transaction(call) => {
+                if let (Some(running), Some(ran)) = (call.running, call.ran) {
+                    match ran {
+                        Ran::Done(body) => self.reply(now, running, body),
+                        Ran::RolledBack { why, panicked } => {
+                            self.panics += u64::from(panicked);
+                            self.rollbacks += 1;
+                            self.last_rollback = Some(why);
+                            self.machine.roll_back(now, running);
+                        }
+                    }
+                }
+            }
+            Item::Ended(_) | Item::Withdrawn(_) | Item::Settled { .. } => {}
+        }
+    }
+
+    /// S31: an entry that may not be durable. What has not run is refused; what has is not answered, and keeps its slot
+    /// and its session: the next run of the server, which knows what is durable, answers it.
+    fn give_up(&mut self, now: Instant, item: Item) {
+        match item {
+            // It learns what its calls are refused for.
+            Item::Opened { conn, .. } => self.machine.confirm_session(conn),
+            Item::Started(started) => {
+                // Refused: the machine knows that the ledger has failed.
+                drop(self.machine.start(now, started.admission));
+            }
+            Item::Transaction(mut call) => call.refuse(&mut self.machine, now),
+            Item::Finished(_) | Item::Ended(_) | Item::Withdrawn(_) | Item::Settled { .. } => {}
+        }
+    }
+}

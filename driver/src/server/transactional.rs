@@ -1,0 +1,103 @@
+//! Handlers that run in the ledger's transaction (S29).
+
+use std::any::Any;
+use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use oncewire_core::NotExecuted;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::handler::{Context, Gate, Handle, Plan};
+use crate::ledger::Rollback;
+use crate::transport::BoxFuture;
+
+/// A call that runs in a transaction: synchronously, and again if the transaction was rolled back for a neighbour.
+pub(super) trait Work: Send {
+    fn run(&mut self, transaction: &mut dyn Any, context: &Context) -> Ran;
+}
+
+/// How a run of a transactional handler ended.
+pub(super) enum Ran {
+    Done(Bytes),
+    RolledBack { why: String, panicked: bool },
+}
+
+impl Ran {
+    fn rolled_back(why: impl Into<String>) -> Ran {
+        Ran::RolledBack { why: why.into(), panicked: false }
+    }
+}
+
+/// A typed handler of transactions `X`.
+pub(super) struct TypedTransactional<X, F, A, R> {
+    function: Arc<F>,
+    types: PhantomData<fn(&mut X, A) -> R>,
+}
+
+impl<X, F, A, R> TypedTransactional<X, F, A, R> {
+    pub(super) fn new(function: F) -> Self {
+        TypedTransactional { function: Arc::new(function), types: PhantomData }
+    }
+}
+
+impl<X, F, A, R> Handle for TypedTransactional<X, F, A, R>
+where
+    X: 'static,
+    F: Fn(&mut X, &Context, A) -> Result<R, Rollback> + Send + Sync + 'static,
+    A: DeserializeOwned + Send + 'static,
+    R: Serialize + 'static,
+{
+    /// Only idempotent calls come this way, and the machine lets none in.
+    fn handle(&self, gate: Gate, _body: &[u8]) -> BoxFuture<'static, ()> {
+        gate.refuse(NotExecuted::NotIdempotent);
+        Box::pin(async {})
+    }
+
+    fn plan(&self, body: &[u8]) -> Result<Plan, NotExecuted> {
+        let arguments = postcard::from_bytes::<A>(body).map_err(|_| NotExecuted::BadArguments)?;
+        let (function, body) = (self.function.clone(), Bytes::copy_from_slice(body));
+        let types = PhantomData::<fn(&mut X) -> R>;
+        let call = Call { function, body, arguments: Some(arguments), types };
+        Ok(Plan::Transaction(Box::new(call)))
+    }
+}
+
+struct Call<X, F, A, R> {
+    function: Arc<F>,
+    /// The arguments again, for another run.
+    body: Bytes,
+    arguments: Option<A>,
+    types: PhantomData<fn(&mut X) -> R>,
+}
+
+impl<X, F, A, R> Work for Call<X, F, A, R>
+where
+    X: 'static,
+    F: Fn(&mut X, &Context, A) -> Result<R, Rollback> + Send + Sync + 'static,
+    A: DeserializeOwned + Send + 'static,
+    R: Serialize + 'static,
+{
+    fn run(&mut self, transaction: &mut dyn Any, context: &Context) -> Ran {
+        let Some(transaction) = transaction.downcast_mut::<X>() else {
+            return Ran::rolled_back("the transaction is not of the ledger that the server has");
+        };
+        let decode = || postcard::from_bytes::<A>(&self.body).ok();
+        let Some(arguments) = self.arguments.take().or_else(decode) else {
+            return Ran::rolled_back("the arguments were decoded once and not again");
+        };
+        let function = &self.function;
+        // What a panic leaves in the transaction is rolled back.
+        let run = || {
+            let reply = function(transaction, context, arguments)?;
+            Ok::<_, Rollback>(postcard::to_allocvec(&reply)?)
+        };
+        match catch_unwind(AssertUnwindSafe(run)) {
+            Ok(Ok(body)) => Ran::Done(body.into()),
+            Ok(Err(rollback)) => Ran::rolled_back(rollback.why()),
+            Err(_) => Ran::RolledBack { why: "the handler panicked".to_owned(), panicked: true },
+        }
+    }
+}
