@@ -3,12 +3,12 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
-use std::task::{Context as TaskContext, Poll, Waker};
+use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use oncewire_core::Instant;
 
-use super::handler::{Execution, Guard};
+use super::handler::Execution;
 use super::records::{Item, Prepared};
 use super::state::{Shared, State};
 use super::transactional::Ran;
@@ -18,11 +18,8 @@ pub(super) struct Clerk {
     pub(super) shared: Weak<Shared>,
 }
 
-/// A call whose started record is stable.
-struct Start {
-    guard: Guard,
-    call: Prepared,
-}
+/// A call whose started record is stable, and its time limit.
+type Start = (Execution, Option<Duration>);
 
 impl Future for Clerk {
     type Output = ();
@@ -38,7 +35,7 @@ impl Future for Clerk {
                     Ok(commit) => {
                         state.machine.set_commit(commit);
                         for item in concluded.items {
-                            state.conclude(&shared, now, item, &mut starts);
+                            state.conclude(now, item, &mut starts);
                         }
                     }
                     Err(_) => {
@@ -57,42 +54,22 @@ impl Future for Clerk {
 
 /// Polls each handler once; only one that is not ready becomes a task.
 async fn start_all(shared: Arc<Shared>, starts: Vec<Start>) {
-    for Start { guard, call } in starts {
-        let Prepared { launch, context, time_limit, .. } = call;
-        let prepare = std::panic::AssertUnwindSafe(|| launch(guard, context));
-        // A panic drops the guard, which ends the call as aborted.
-        let Ok(future) = std::panic::catch_unwind(prepare) else { continue };
-        let execution = Execution::new(shared.clone(), future);
-        run(&shared, execution, time_limit);
+    for (execution, limit) in starts {
+        execution.run(&shared, limit);
     }
-}
-
-/// Polls a call once at once; the rest of it, if there is any, becomes a task with this time limit.
-pub(super) fn run(shared: &Arc<Shared>, mut execution: Execution, limit: Option<Duration>) {
-    let mut cx = TaskContext::from_waker(Waker::noop());
-    if Pin::new(&mut execution).poll(&mut cx).is_pending() {
-        if let Some(limit) = limit {
-            execution.limit(&*shared.runtime, limit);
-        }
-        shared.runtime.spawn(Box::pin(execution));
-    }
+    shared.with(|_, _| ());
 }
 
 impl State {
     /// What waited for an entry that is durable now.
-    fn conclude(
-        &mut self,
-        shared: &Arc<Shared>,
-        now: Instant,
-        item: Item,
-        starts: &mut Vec<Start>,
-    ) {
+    fn conclude(&mut self, now: Instant, item: Item, starts: &mut Vec<Start>) {
         match item {
             Item::Opened { conn, .. } => self.machine.confirm_session(conn),
             Item::Started(started) => match self.machine.start(now, started.admission) {
                 Ok(running) => {
-                    let guard = Guard::recorded(shared.clone(), running, now, started.call.one_way);
-                    starts.push(Start { guard, call: started.call });
+                    let Prepared { future, one_way, time_limit } = started.call;
+                    let execution = Execution::new(running, now, future).recorded(one_way);
+                    starts.push((execution, time_limit));
                 }
                 // Its client is told why; after a crash it must not be told that the call was interrupted.
                 Err(_) => self.record_withdrawal(started.name),

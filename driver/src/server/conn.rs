@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -9,10 +10,9 @@ use std::time::Duration;
 
 use oncewire_core::{ConnId, Incoming, Instant, NotExecuted, Request};
 
-use super::handler::{Context as CallContext, Execution, Gate, Plan};
+use super::handler::{Context as CallContext, Execution, Plan};
 use super::records::Prepared;
 use super::state::{Look, Shared};
-use super::{MethodEntry, clerk};
 use crate::buffer::{ReadBuffer, Scratch, WriteBuffer};
 use crate::patience::Patience;
 use crate::runtime::Timer;
@@ -168,9 +168,10 @@ impl ConnTask {
     fn take_data(&mut self, now: Instant, data: &[u8]) -> (usize, usize) {
         let mut consumed = 0;
         loop {
-            let received = self.shared.with_at(now, |state, now| {
-                state.machine.handle_data(now, self.id, &data[consumed..])
-            });
+            // Events wait for the end of the turn.
+            let received = self
+                .shared
+                .with_quietly(|state| state.machine.handle_data(now, self.id, &data[consumed..]));
             match received {
                 Ok(received) => {
                     consumed += received.consumed;
@@ -187,45 +188,42 @@ impl ConnTask {
         }
     }
 
-    /// Polls a handler once; only one that is not ready becomes a task.
+    /// Starts a call and polls its handler once; with a ledger, sees that it is recorded first.
     fn execute(&self, request: Request<'_>) {
-        let Some(method) = self.shared.methods.get(request.method_index) else { return };
-        // S22: idempotent calls leave no record.
-        if self.shared.ledger.is_some() && !request.idempotent {
-            return self.execute_recorded(method, request);
-        }
-        let gate = Gate::new(
-            self.shared.clone(),
-            request.admission,
-            request.deadline,
-            self.subject.clone(),
-        );
-        let prepare = std::panic::AssertUnwindSafe(|| method.handler.handle(gate, request.body));
-        // A panic while decoding drops the gate, which refuses the call.
-        let Ok(future) = std::panic::catch_unwind(prepare) else { return };
-        let execution = Execution::new(self.shared.clone(), future);
-        clerk::run(&self.shared, execution, method.time_limit);
-    }
-
-    /// S28, S29: nothing runs before the ledger says so.
-    fn execute_recorded(&self, method: &MethodEntry, request: Request<'_>) {
-        let Request { admission, one_way, .. } = request;
-        let caller = self.subject.clone();
-        let context = CallContext::new(&self.shared, admission.key(), request.deadline, caller);
-        let plan = std::panic::AssertUnwindSafe(|| method.handler.plan(request.body));
+        let shared = &self.shared;
+        let Request { admission, deadline, idempotent, one_way, body, .. } = request;
+        let Some(method) = shared.methods.get(request.method_index) else { return };
+        let context = CallContext::new(shared, admission.key(), deadline, self.subject.clone());
+        let plan = AssertUnwindSafe(|| method.handler.plan(&context, body));
         // A panic while decoding refuses the call.
-        let plan = std::panic::catch_unwind(plan).unwrap_or(Err(NotExecuted::Overloaded));
-        self.shared.with(|state, now| match plan {
-            Ok(Plan::Recorded(launch)) => {
-                let time_limit = method.time_limit;
-                let call = Prepared { launch, context, one_way, time_limit };
+        let plan = catch_unwind(plan).unwrap_or(Err(NotExecuted::BadArguments));
+        // Those before it may have taken their time.
+        let now = shared.runtime.now();
+        // S22: idempotent calls leave no record.
+        let recorded = shared.ledger.is_some() && !idempotent;
+        let started = shared.with_quietly(|state| match plan {
+            Ok(Plan::Future(future)) if !recorded => {
+                // Refused: the client is told why (S17).
+                let running = state.machine.start(now, admission).ok()?;
+                Some(Execution::new(running, now, future))
+            }
+            Ok(Plan::Future(future)) => {
+                let call = Prepared { future, one_way, time_limit: method.time_limit };
                 state.record_start(now, admission, call);
+                None
             }
             Ok(Plan::Transaction(work)) => {
                 state.record_transaction(now, admission, work, context, one_way);
+                None
             }
-            Err(why) => state.machine.refuse(now, admission, why),
+            Err(why) => {
+                state.machine.refuse(now, admission, why);
+                None
+            }
         });
+        if let Some(execution) = started {
+            execution.run(shared, method.time_limit);
+        }
     }
 
     /// Writes what is left and what the machine wants to send, until there is nothing more or the stream takes no

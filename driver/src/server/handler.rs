@@ -2,19 +2,20 @@
 
 use std::fmt;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context as TaskContext, Poll};
+use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use oncewire_core::{Admission, CallKey, Instant, NotExecuted, Running, Xid};
+use oncewire_core::{CallKey, Instant, NotExecuted, Running, Xid};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::state::{Shared, State};
 use super::transactional::Work;
-use crate::runtime::{Runtime, Timer};
+use crate::runtime::Timer;
 use crate::transport::{BoxFuture, Subject};
 
 /// What a handler can know of its call.
@@ -57,24 +58,22 @@ impl Context {
     }
 }
 
-/// The erased form of a handler: takes a call all the way to its reply.
+/// The erased form of a handler.
 pub(super) trait Handle: Send + Sync + 'static {
-    fn handle(&self, gate: Gate, body: &[u8]) -> BoxFuture<'static, ()>;
-
-    /// The same in two steps, with the ledger's record in between.
-    fn plan(&self, body: &[u8]) -> Result<Plan, NotExecuted>;
+    /// Decodes the arguments and says how the call is to be executed. Nothing of it is before the call is started.
+    fn plan(&self, context: &Context, body: &[u8]) -> Result<Plan, NotExecuted>;
 }
 
-/// How a call is executed that a ledger records.
+/// How a call is executed.
 pub(super) enum Plan {
-    /// Once its started record is stable.
-    Recorded(Launch),
+    /// By a future that does nothing before it is polled; with a ledger, once its started record is stable.
+    Future(ReplyFuture),
     /// In the ledger's transaction.
     Transaction(Box<dyn Work>),
 }
 
-/// Makes the future of a call that was started.
-pub(super) type Launch = Box<dyn FnOnce(Guard, Context) -> BoxFuture<'static, ()> + Send>;
+/// The bytes of a reply; `None` if it was executed, but its reply cannot be told.
+pub(super) type ReplyFuture = BoxFuture<'static, Option<Bytes>>;
 
 /// A typed handler.
 pub(super) struct Typed<F, A, R> {
@@ -95,26 +94,13 @@ where
     R: Serialize + 'static,
     Fut: Future<Output = R> + Send + 'static,
 {
-    fn handle(&self, gate: Gate, body: &[u8]) -> BoxFuture<'static, ()> {
-        // Decoded before the start: what cannot be decoded is not executed.
-        let arguments = postcard::from_bytes::<A>(body);
-        let function = self.function.clone();
-        Box::pin(async move {
-            let Ok(arguments) = arguments else { return gate.refuse(NotExecuted::BadArguments) };
-            let Some((running, context)) = gate.start() else { return };
-            running.reply_encoded(&function(context, arguments).await);
-        })
-    }
-
-    fn plan(&self, body: &[u8]) -> Result<Plan, NotExecuted> {
+    fn plan(&self, context: &Context, body: &[u8]) -> Result<Plan, NotExecuted> {
         let arguments = postcard::from_bytes::<A>(body).map_err(|_| NotExecuted::BadArguments)?;
-        let function = self.function.clone();
-        let launch = move |running: Guard, context| -> BoxFuture<'static, ()> {
-            Box::pin(async move {
-                running.reply_encoded(&function(context, arguments).await);
-            })
-        };
-        Ok(Plan::Recorded(Box::new(launch)))
+        let (function, context) = (self.function.clone(), context.clone());
+        Ok(Plan::Future(Box::pin(async move {
+            let reply = function(context, arguments).await;
+            postcard::to_allocvec(&reply).ok().map(Bytes::from)
+        })))
     }
 }
 
@@ -134,189 +120,146 @@ where
     F: Fn(Context, Bytes) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Bytes> + Send + 'static,
 {
-    fn handle(&self, gate: Gate, body: &[u8]) -> BoxFuture<'static, ()> {
-        let function = self.function.clone();
+    fn plan(&self, context: &Context, body: &[u8]) -> Result<Plan, NotExecuted> {
+        let (function, context) = (self.function.clone(), context.clone());
         let body = Bytes::copy_from_slice(body);
-        Box::pin(async move {
-            let Some((running, context)) = gate.start() else { return };
-            let reply = function(context, body).await;
-            running.reply(reply);
-        })
-    }
-
-    fn plan(&self, body: &[u8]) -> Result<Plan, NotExecuted> {
-        let (function, body) = (self.function.clone(), Bytes::copy_from_slice(body));
-        let launch = move |running: Guard, context| -> BoxFuture<'static, ()> {
-            Box::pin(async move { running.reply(function(context, body).await) })
-        };
-        Ok(Plan::Recorded(Box::new(launch)))
+        Ok(Plan::Future(Box::pin(async move { Some(function(context, body).await) })))
     }
 }
 
-/// A call that was let in, on its way to a handler. Dropped without a start, it is refused: a slot is never pinned.
-pub(super) struct Gate {
-    shared: Arc<Shared>,
-    admission: Option<Admission>,
-    context: Context,
-}
-
-impl Gate {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        admission: Admission,
-        deadline: Instant,
-        caller: Subject,
-    ) -> Gate {
-        let context = Context::new(&shared, admission.key(), deadline, caller);
-        Gate { shared, admission: Some(admission), context }
-    }
-
-    /// Decides whether the call runs (S17).
-    fn start(mut self) -> Option<(Guard, Context)> {
-        let admission = self.admission.take()?;
-        // Refused: the client is told why. The time is the one that is: those before it may have taken theirs.
-        let now = self.shared.runtime.now();
-        let start = |state: &mut State, now| state.machine.start(now, admission).ok();
-        let running = self.shared.with_at(now, start)?;
-        let guard = Guard {
-            shared: self.shared.clone(),
-            running: Some(running),
-            started: now,
-            recorded: None,
-        };
-        Some((guard, self.context.clone()))
-    }
-
-    pub(super) fn refuse(mut self, why: NotExecuted) {
-        self.conclude(why);
-    }
-
-    fn conclude(&mut self, why: NotExecuted) {
-        if let Some(admission) = self.admission.take() {
-            self.shared.with(|state, now| state.machine.refuse(now, admission, why));
-        }
-    }
-}
-
-impl Drop for Gate {
-    fn drop(&mut self) {
-        self.conclude(NotExecuted::Overloaded);
-    }
-}
-
-/// A call that runs. Dropped without a reply, because its handler panicked or took too long, it ends as aborted (S14).
-pub(super) struct Guard {
-    shared: Arc<Shared>,
-    running: Option<Running>,
-    started: Instant,
-    /// Whether its end is recorded before it is told.
+/// A call that runs.
+pub(super) struct Execution {
+    running: Running,
+    /// With a ledger: its end is recorded before it is told, and whether nobody waits for its reply (S23).
     recorded: Option<OneWay>,
+    started: Instant,
+    future: ReplyFuture,
 }
 
 /// Whether nobody waits for a call's reply (S23).
 type OneWay = bool;
 
-impl Guard {
-    /// Of a call whose started record is stable.
-    pub(super) fn recorded(
-        shared: Arc<Shared>,
-        running: Running,
-        started: Instant,
-        one_way: OneWay,
-    ) -> Guard {
-        Guard { shared, running: Some(running), started, recorded: Some(one_way) }
+impl Execution {
+    /// A call that was started at a moment.
+    pub(super) fn new(running: Running, started: Instant, future: ReplyFuture) -> Execution {
+        Execution { running, recorded: None, started, future }
     }
 
-    fn reply_encoded<R: Serialize>(self, reply: &R) {
-        match postcard::to_allocvec(reply) {
-            Ok(body) => self.reply(body.into()),
-            // Executed, but its reply cannot be told.
-            Err(_) => drop(self),
-        }
+    /// The same, of a call whose started record is stable.
+    pub(super) fn recorded(self, one_way: OneWay) -> Execution {
+        Execution { recorded: Some(one_way), ..self }
     }
 
-    fn reply(mut self, body: Bytes) {
-        let Some(running) = self.running.take() else { return };
-        // What is kept has no time.
-        self.shared.with_at(self.started, |state, now| match self.recorded {
-            None => state.reply(now, running, body),
-            Some(true) => state.record_finish(now, running, Some(Bytes::new())),
-            Some(false) => state.record_finish(now, running, Some(body)),
-        });
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        if let Some(running) = self.running.take() {
-            self.shared.with(|state, now| match self.recorded {
-                None => state.machine.abort(now, running),
-                Some(_) => state.record_finish(now, running, None),
-            });
+    /// Polls it once at once; the rest of it, if there is any, becomes a task with this time limit.
+    ///
+    /// The caller sees that the machine's events are passed on.
+    pub(super) fn run(mut self, shared: &Arc<Shared>, limit: Option<Duration>) {
+        let mut cx = TaskContext::from_waker(Waker::noop());
+        match poll_caught(&mut self.future, &mut cx) {
+            Poll::Ready(end) => {
+                drop_caught(self.future);
+                let finish = |state: &mut State| {
+                    state.finish(self.started, self.running, self.recorded, end)
+                };
+                shared.with_quietly(finish);
+            }
+            Poll::Pending => {
+                let limit = limit.map(|limit| {
+                    let mut timer = shared.runtime.timer();
+                    timer.set(shared.runtime.now() + limit);
+                    timer
+                });
+                let task = Task { execution: Some(self), limit, shared: shared.clone() };
+                shared.runtime.spawn(Box::pin(task));
+            }
         }
     }
 }
 
-/// A handler that runs: catches its panics and watches its time limit.
-pub(super) struct Execution {
-    future: Option<BoxFuture<'static, ()>>,
+/// How a handler ended.
+pub(super) enum End {
+    Replied(Bytes),
+    /// Executed, and there is no reply to tell: it panicked, took too long, or returned what cannot be encoded (S14).
+    Aborted {
+        panicked: bool,
+    },
+}
+
+impl State {
+    /// A handler has ended.
+    fn finish(&mut self, at: Instant, running: Running, recorded: Option<OneWay>, end: End) {
+        let reply = match end {
+            End::Replied(body) => Some(body),
+            End::Aborted { panicked } => {
+                self.panics += u64::from(panicked);
+                None
+            }
+        };
+        match (recorded, reply) {
+            (None, Some(body)) => self.reply(at, running, body),
+            (None, None) => self.machine.abort(at, running),
+            (Some(true), Some(_)) => self.record_finish(at, running, Some(Bytes::new())),
+            (Some(_), reply) => self.record_finish(at, running, reply),
+        }
+    }
+}
+
+/// The task of a handler that was not ready at once: catches its panics and watches its time limit. Dropped before it
+/// has ended, the call ends as aborted.
+struct Task {
+    execution: Option<Execution>,
     limit: Option<Box<dyn Timer>>,
     shared: Arc<Shared>,
 }
 
-impl Execution {
-    pub(super) fn new(shared: Arc<Shared>, future: BoxFuture<'static, ()>) -> Execution {
-        Execution { future: Some(future), limit: None, shared }
-    }
-
-    /// Sets the time limit; done only when the handler was not ready at once.
-    pub(super) fn limit(&mut self, runtime: &dyn Runtime, limit: Duration) {
-        let at = runtime.now() + limit;
-        let mut timer = runtime.timer();
-        timer.set(at);
-        self.limit = Some(timer);
+impl Task {
+    fn end(&mut self, end: End) {
+        let Some(Execution { running, recorded, future, .. }) = self.execution.take() else {
+            return;
+        };
+        drop_caught(future);
+        self.shared.with(|state, now| state.finish(now, running, recorded, end));
     }
 }
 
-impl Future for Execution {
+impl Future for Task {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
         let this = &mut *self;
-        let Some(future) = &mut this.future else { return Poll::Ready(()) };
-        // A panic drops nothing yet; the drop of the future below ends the call as aborted.
-        let poll = std::panic::AssertUnwindSafe(|| future.as_mut().poll(cx));
-        let ended = match std::panic::catch_unwind(poll) {
-            Ok(poll) => poll.is_ready(),
-            Err(_) => {
-                this.shared.with(|state, _| state.panics += 1);
-                true
+        let Some(execution) = &mut this.execution else { return Poll::Ready(()) };
+        let end = match poll_caught(&mut execution.future, cx) {
+            Poll::Ready(end) => end,
+            Poll::Pending => {
+                let Some(limit) = &mut this.limit else { return Poll::Pending };
+                std::task::ready!(limit.poll(cx));
+                End::Aborted { panicked: false }
             }
         };
-        let overdue = |limit: &mut Box<dyn Timer>| limit.poll(cx).is_ready();
-        if ended || this.limit.as_mut().is_some_and(overdue) {
-            drop_quietly(this.future.take());
-            return Poll::Ready(());
-        }
-        Poll::Pending
+        this.end(end);
+        Poll::Ready(())
     }
 }
 
-impl Drop for Execution {
+impl Drop for Task {
     fn drop(&mut self) {
-        drop_quietly(self.future.take());
+        self.end(End::Aborted { panicked: false });
+    }
+}
+
+fn poll_caught(future: &mut ReplyFuture, cx: &mut TaskContext<'_>) -> Poll<End> {
+    let poll = AssertUnwindSafe(|| future.as_mut().poll(cx));
+    match catch_unwind(poll) {
+        Ok(poll) => poll.map(|reply| match reply {
+            Some(body) => End::Replied(body),
+            None => End::Aborted { panicked: false },
+        }),
+        Err(_) => Poll::Ready(End::Aborted { panicked: true }),
     }
 }
 
 /// A handler's own drops may panic too; the server lives on.
-fn drop_quietly(future: Option<BoxFuture<'static, ()>>) {
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(future)));
+fn drop_caught(future: ReplyFuture) {
     // The panic hook has told about it.
-    let _told = result;
-}
-
-impl fmt::Debug for Execution {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Execution").finish_non_exhaustive()
-    }
+    let _told = catch_unwind(AssertUnwindSafe(|| drop(future)));
 }

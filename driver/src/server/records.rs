@@ -17,7 +17,7 @@ use oncewire_core::{
     Running, Server as Machine, SessionId, SessionKey, SessionRecord, Xid,
 };
 
-use super::handler::{Context, Launch};
+use super::handler::{Context, ReplyFuture};
 use super::state::{Names, Shared, State};
 use super::transactional::{Ran, Work};
 use crate::ledger::{CallEntry, CallName, Entry, Ledger, LedgerError, SessionEntry};
@@ -55,8 +55,7 @@ pub(super) struct Started {
 
 /// All that it takes to start a call.
 pub(super) struct Prepared {
-    pub(super) launch: Launch,
-    pub(super) context: Context,
+    pub(super) future: ReplyFuture,
     pub(super) one_way: bool,
     pub(super) time_limit: Option<Duration>,
 }

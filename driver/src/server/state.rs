@@ -143,6 +143,11 @@ impl Shared {
         result
     }
 
+    /// Runs `f` under the lock and passes nothing on: whoever calls this does so when it is done with its turn.
+    pub(super) fn with_quietly<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+        f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// A connection was accepted; `None` if there are too many.
     pub(super) fn connect(&self, subject: &Subject) -> Option<ConnId> {
         let mut secret = [0; 16];

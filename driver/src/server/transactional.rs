@@ -10,9 +10,8 @@ use oncewire_core::NotExecuted;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::handler::{Context, Gate, Handle, Plan};
+use super::handler::{Context, Handle, Plan};
 use crate::ledger::Rollback;
-use crate::transport::BoxFuture;
 
 /// A call that runs in a transaction: synchronously, and again if the transaction was rolled back for a neighbour.
 pub(super) trait Work: Send {
@@ -50,13 +49,7 @@ where
     A: DeserializeOwned + Send + 'static,
     R: Serialize + 'static,
 {
-    /// Only idempotent calls come this way, and the machine lets none in.
-    fn handle(&self, gate: Gate, _body: &[u8]) -> BoxFuture<'static, ()> {
-        gate.refuse(NotExecuted::NotIdempotent);
-        Box::pin(async {})
-    }
-
-    fn plan(&self, body: &[u8]) -> Result<Plan, NotExecuted> {
+    fn plan(&self, _: &Context, body: &[u8]) -> Result<Plan, NotExecuted> {
         let arguments = postcard::from_bytes::<A>(body).map_err(|_| NotExecuted::BadArguments)?;
         let (function, body) = (self.function.clone(), Bytes::copy_from_slice(body));
         let types = PhantomData::<fn(&mut X) -> R>;
