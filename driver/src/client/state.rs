@@ -32,6 +32,9 @@ pub(super) const LEAD_AFTER: Duration = Duration::from_millis(50);
 /// whoever gave way.
 const LOOK_MAX: Duration = Duration::from_micros(200);
 
+/// Calls in a row that are answered without a sleep: then other tasks get their turn.
+const LOOKS_MAX: u32 = 64;
+
 /// What all handles, calls and the task of a client have in common.
 pub(super) struct Shared {
     pub(super) options: ClientOptions,
@@ -78,6 +81,10 @@ pub(super) struct State {
     patience: Patience,
     /// Reads that brought something.
     reads: u64,
+    /// Looks that paid, one after the other.
+    looks: u32,
+    /// The call that has let others act before it.
+    waited: Option<WaitId>,
 }
 
 /// How a poll of a call goes on.
@@ -137,6 +144,8 @@ impl Shared {
             polled: None,
             patience: Patience::default(),
             reads: 0,
+            looks: 0,
+            waited: None,
         };
         Arc::new(Shared { options, runtime, connector, state: Mutex::new(state) })
     }
@@ -220,6 +229,7 @@ impl Shared {
                     let step = state.poll_outcome(id, now, cx, false);
                     // Who was kept away for long had better have slept.
                     state.patience.note(state.reads > reads && now.since(begun) < LOOK_MAX);
+                    state.looks += 1;
                     match step {
                         Step::Done(outcome) => Poll::Ready(outcome),
                         Step::Look | Step::Sleep => Poll::Pending,
@@ -371,6 +381,19 @@ impl State {
         !self.waits.note_look(id, self.leads)
     }
 
+    /// Whether others are about to take their outcomes, and perhaps to call again: what one call wrote now would leave
+    /// alone, and a caller that is always answered at once would keep them from being polled. Only once a call: they
+    /// may be held and not polled.
+    fn acts_too_soon(&mut self, id: WaitId) -> bool {
+        let too_soon = self.waits.has_untaken() || self.looks >= LOOKS_MAX;
+        if !too_soon || self.waited == Some(id) {
+            return false;
+        }
+        self.waited = Some(id);
+        self.looks = 0;
+        true
+    }
+
     /// A call reads for all. Says whether the reply to what it wrote may be waited for without sleeping.
     fn lead(&mut self, id: WaitId, now: Instant, cx: &mut Context<'_>, may_look: bool) -> bool {
         match self.leader {
@@ -382,6 +405,10 @@ impl State {
         self.leader = Leader::Call(id);
         self.led_at = now;
         self.leads += 1;
+        if self.acts_too_soon(id) {
+            cx.waker().wake_by_ref();
+            return false;
+        }
         if self.flush(now, cx) && may_look && self.write.is_empty() && self.patience.looks() {
             return true;
         }
