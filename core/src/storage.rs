@@ -76,6 +76,11 @@ pub trait Body: Default {
     fn store(&mut self, payload: Payload<'_>) -> bool;
     /// What is kept.
     fn as_slice(&self) -> &[u8];
+    /// The same, if it is shared.
+    #[cfg(feature = "alloc")]
+    fn shared(&self) -> Option<&bytes::Bytes> {
+        None
+    }
     /// Keeps nothing; may hold on to a little memory for the next payload.
     fn clear(&mut self);
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
+use bytes::{Buf, Bytes};
 use futures_io::{AsyncRead, AsyncWrite};
 
 use crate::transport::BoxStream;
@@ -12,6 +13,8 @@ use crate::transport::BoxStream;
 /// Bytes asked of a stream at once.
 const READ_LEN: usize = 64 << 10;
 /// A buffer larger than this is given back when it is empty.
+/// Memory for a frame is made ready when one byte in so many of it has come.
+const EAGER: usize = 32;
 const RETAIN_LEN_MAX: usize = 256 << 10;
 /// Bytes that a machine writes at once.
 const WRITE_LEN: usize = 64 << 10;
@@ -22,6 +25,8 @@ pub(crate) struct ReadBuffer {
     bytes: Vec<u8>,
     start: usize,
     end: usize,
+    /// It ends where the frame at its front does.
+    is_large: bool,
 }
 
 impl ReadBuffer {
@@ -44,9 +49,16 @@ impl ReadBuffer {
         self.start += len;
     }
 
+    /// A frame that fills the buffer to its last byte, taken out to be shared; `None` for what is not large.
+    pub(crate) fn take_large(&mut self) -> Option<Bytes> {
+        let whole = self.is_large && self.start == 0 && self.end == self.bytes.len();
+        whole.then(|| std::mem::take(self).bytes.into())
+    }
+
     /// Makes room for a frame of `wanted` bytes, of which some are here.
     ///
-    /// Grows no faster than the bytes come: a peer that announces much and sends little costs little.
+    /// Grows no faster than the bytes come: a peer that announces much and sends little costs little. A large frame of
+    /// which enough is here gets the buffer for itself.
     pub(crate) fn prepare(&mut self, wanted: usize) {
         let len = self.end - self.start;
         if self.start > 0 {
@@ -55,6 +67,13 @@ impl ReadBuffer {
         }
         if len == 0 && self.bytes.len() > RETAIN_LEN_MAX {
             self.bytes = Vec::new();
+        }
+        self.is_large = len >= READ_LEN && wanted > len && wanted / EAGER <= len;
+        if self.is_large {
+            self.bytes.truncate(len);
+            self.bytes.reserve_exact(wanted - len);
+            self.bytes.resize(wanted, 0);
+            return;
         }
         let room = wanted.saturating_sub(len).clamp(READ_LEN, len.max(READ_LEN));
         if self.bytes.len() < len + room {
@@ -89,6 +108,8 @@ pub(crate) struct WriteBuffer {
     bytes: Vec<u8>,
     start: usize,
     end: usize,
+    /// The rest of a frame, shared: it leaves after them.
+    tail: Bytes,
     /// Something was written since the last flush.
     dirty: bool,
 }
@@ -96,7 +117,7 @@ pub(crate) struct WriteBuffer {
 impl WriteBuffer {
     /// Whether everything that was handed has left.
     pub(crate) fn is_empty(&self) -> bool {
-        self.start == self.end && !self.dirty
+        self.start == self.end && self.tail.is_empty() && !self.dirty
     }
 
     /// Lets `transmit` write into the buffer, which must have left; says whether it wrote anything.
@@ -107,6 +128,11 @@ impl WriteBuffer {
         self.start = 0;
         self.end = transmit(&mut self.bytes);
         self.end > 0
+    }
+
+    /// The rest of a frame, behind what is here.
+    pub(crate) fn append(&mut self, tail: Bytes) {
+        self.tail = tail;
     }
 
     /// Keeps a copy of bytes that a stream did not take.
@@ -125,10 +151,21 @@ impl WriteBuffer {
             self.start += ready!(poll_some(stream, cx, &self.bytes[self.start..self.end]))?;
             self.dirty = true;
         }
-        self.poll_flush(stream, cx)
+        while !self.tail.is_empty() {
+            let len = ready!(poll_some(stream, cx, &self.tail))?;
+            self.tail.advance(len);
+            self.dirty = true;
+        }
+        self.tail = Bytes::new();
+        if self.dirty {
+            ready!(Pin::new(stream).poll_flush(cx))?;
+            self.dirty = false;
+        }
+        Poll::Ready(Ok(()))
     }
 
-    /// Writes all of `bytes` and flushes, or keeps what the stream does not take. The buffer must be empty.
+    /// Writes all of `bytes` and then what was appended, and flushes; or keeps what the stream does not take. There must
+    /// be nothing else in the buffer.
     pub(crate) fn poll_write_through(
         &mut self,
         stream: &mut BoxStream,
@@ -147,15 +184,7 @@ impl WriteBuffer {
             }
             self.dirty = true;
         }
-        self.poll_flush(stream, cx)
-    }
-
-    fn poll_flush(&mut self, stream: &mut BoxStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.dirty {
-            ready!(Pin::new(stream).poll_flush(cx))?;
-            self.dirty = false;
-        }
-        Poll::Ready(Ok(()))
+        self.poll_write(stream, cx)
     }
 
     /// Gives the memory back; nothing may be in it.
@@ -166,6 +195,11 @@ impl WriteBuffer {
 }
 
 /// Writes at least one byte.
+/// Bytes that were received, to be kept: shared with `large` if they are part of it, and copied otherwise.
+pub(crate) fn share(bytes: &[u8], large: Option<&Bytes>) -> Bytes {
+    large.map_or_else(|| Bytes::copy_from_slice(bytes), |large| large.slice_ref(bytes))
+}
+
 fn poll_some(
     stream: &mut BoxStream,
     cx: &mut Context<'_>,

@@ -91,10 +91,11 @@ pub(crate) enum RawOutcome {
     Unknown(Unknown, bool),
 }
 
-impl From<core::Outcome<'_>> for RawOutcome {
-    fn from(outcome: core::Outcome<'_>) -> Self {
+impl RawOutcome {
+    /// `large` is what the reply is part of, if that is to be shared.
+    pub(crate) fn new(outcome: core::Outcome<'_>, large: Option<&Bytes>) -> RawOutcome {
         match outcome {
-            core::Outcome::Reply(body) => RawOutcome::Reply(Bytes::copy_from_slice(body)),
+            core::Outcome::Reply(body) => RawOutcome::Reply(crate::buffer::share(body, large)),
             core::Outcome::NoReply(why) => RawOutcome::NoReply(why),
             core::Outcome::NotExecuted(why) => RawOutcome::NotExecuted(why),
             core::Outcome::Unknown { why, ticket } => RawOutcome::Unknown(why, ticket),

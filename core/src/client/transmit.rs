@@ -309,6 +309,19 @@ impl<S: ClientStorage> Client<S> {
         Step::More
     }
 
+    /// After [`poll_transmit`](Client::poll_transmit): the rest of the frame that is leaving, if it is in shared memory.
+    /// It counts as handed whole. Send it before anything else, without copying it.
+    #[cfg(feature = "alloc")]
+    pub fn take_rest(&mut self) -> Option<bytes::Bytes> {
+        let partial = self.output.partial.as_ref()?;
+        let entry = self.book.calls.at(self.book.leaving?)?;
+        let from = partial.at.checked_sub(REQUEST_HEADER_LEN)?;
+        let rest = entry.body.shared()?.slice(from..);
+        self.output.partial = None;
+        self.book.left();
+        Some(rest)
+    }
+
     fn send_ask(&mut self, index: u32, out: &mut Writer<'_>) -> bool {
         let Some(entry) = self.book.calls.at_mut(index) else { return true };
         let Some(xid) = entry.xid else { return true };

@@ -156,4 +156,27 @@ impl<T: ServerStorage> Server<T> {
         }
         Step::More
     }
+
+    /// After [`poll_transmit`](Server::poll_transmit): the rest of the frame that is leaving on a connection, if it is in
+    /// shared memory. It counts as handed whole. Send it before anything else, without copying it.
+    #[cfg(feature = "alloc")]
+    pub fn take_rest(&mut self, conn: ConnId) -> Option<bytes::Bytes> {
+        let live = self.conns.get_mut(conn.0)?;
+        let session_index = live.session.unwrap_or(NIL);
+        let partial = live.partial.as_ref()?;
+        let from = partial.at.checked_sub(REPLY_HEADER_LEN)?;
+        let rest = match &partial.body {
+            PartialBody::Moved(body) => body.shared()?.slice(from..),
+            PartialBody::Slot(number) => {
+                let calls = self.sessions.at(session_index)?.calls.get()?;
+                calls.slots.at(*number)?.body.shared()?.slice(from..)
+            }
+        };
+        if let Some(PartialBody::Slot(number)) = live.partial.take().map(|partial| partial.body)
+            && let Some(mut room) = self.room(session_index)
+        {
+            room.forget_idempotent(number);
+        }
+        Some(rest)
+    }
 }

@@ -88,6 +88,13 @@ impl Body for HeapBody {
         }
     }
 
+    fn shared(&self) -> Option<&Bytes> {
+        match self {
+            HeapBody::Shared(bytes) => Some(bytes),
+            HeapBody::Small { .. } | HeapBody::Own(_) => None,
+        }
+    }
+
     #[inline]
     fn clear(&mut self) {
         match self {

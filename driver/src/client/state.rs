@@ -527,15 +527,17 @@ impl State {
     fn take_data(&mut self, now: Instant) {
         loop {
             // Answers borrow from the buffer; everything else of the state is beside it.
-            let read = std::mem::take(&mut self.read);
-            let result = self.machine.handle_data(now, read.unread());
+            let mut read = std::mem::take(&mut self.read);
+            let large = read.take_large();
+            let data = large.as_deref().unwrap_or(read.unread());
+            let result = self.machine.handle_data(now, data);
             let step = match result {
                 Ok(received) => {
                     let more = received.item.is_some();
                     if let Some(reply) = received.item {
                         self.answered = true;
-                        let (call, outcome) = (reply.call, reply.outcome);
-                        self.waits.tell(call, outcome, self.polled, &mut self.to_wake);
+                        let outcome = RawOutcome::new(reply.outcome, large.as_ref());
+                        self.waits.tell(reply.call, outcome, self.polled, &mut self.to_wake);
                     }
                     Ok((received.consumed, received.wanted, more))
                 }
@@ -544,7 +546,9 @@ impl State {
             self.read = read;
             match step {
                 Ok((consumed, wanted, more)) => {
-                    self.read.consume(consumed);
+                    if large.is_none() {
+                        self.read.consume(consumed);
+                    }
                     self.deliver(now);
                     if !more {
                         self.read.prepare(wanted);
@@ -584,6 +588,9 @@ impl State {
                 }
                 len
             });
+            if let Some(rest) = machine.take_rest() {
+                self.write.append(rest);
+            }
             self.deliver(now);
             if !filled {
                 return wrote;
@@ -650,6 +657,7 @@ impl State {
                 }
                 ClientEvent::SessionLost(end) => self.last_error = Some(end.to_string()),
                 ClientEvent::Ended { call, outcome } => {
+                    let outcome = RawOutcome::new(outcome, None);
                     self.waits.tell(call, outcome, self.polled, &mut self.to_wake);
                 }
                 ClientEvent::Closed => {

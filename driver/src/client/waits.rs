@@ -5,7 +5,7 @@
 
 use std::task::{Context, Waker};
 
-use oncewire_core::{CallId, NotExecuted, Outcome, Unknown};
+use oncewire_core::{CallId, NotExecuted, Unknown};
 
 use crate::outcome::RawOutcome;
 
@@ -146,18 +146,18 @@ impl Waits {
     pub(super) fn tell(
         &mut self,
         call: CallId,
-        outcome: Outcome<'_>,
+        outcome: RawOutcome,
         own: Option<WaitId>,
         wake: &mut Vec<Waker>,
     ) {
-        let ticket = matches!(outcome, Outcome::Unknown { ticket: true, .. });
+        let ticket = matches!(outcome, RawOutcome::Unknown(_, true));
         let Some(entry) = self.by_call.get_mut(call.index()) else { return };
         let Some(id) = *entry else { return };
         if !ticket {
             *entry = None;
         }
         if let Some(wait) = self.get_mut(id).filter(|wait| wait.call == Some(call)) {
-            let first = wait.outcome.replace(RawOutcome::from(outcome)).is_none();
+            let first = wait.outcome.replace(outcome).is_none();
             if own != Some(id) {
                 wake.extend(wait.waker.take());
             }

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use oncewire_core::{ConnId, Incoming, Instant, NotExecuted, Request};
 
-use super::handler::{Context as CallContext, Execution, Plan};
+use super::handler::{Body, Context as CallContext, Execution, Plan};
 use super::records::Prepared;
 use super::state::{Look, Shared};
 use crate::buffer::{ReadBuffer, Scratch, WriteBuffer};
@@ -139,7 +140,12 @@ impl ConnTask {
             let result = self.read.poll_fill(&mut self.stream, cx);
             if let Poll::Ready(Ok(1..)) = result {
                 let mut read = std::mem::take(&mut self.read);
-                let (consumed, wanted) = self.take_data(now, read.unread());
+                if let Some(large) = read.take_large() {
+                    // One frame, and all of it.
+                    self.take_data(now, &large, Some(&large));
+                    return result;
+                }
+                let (consumed, wanted) = self.take_data(now, read.unread(), None);
                 read.consume(consumed);
                 if read.is_empty() {
                     read.release_if_empty();
@@ -154,7 +160,7 @@ impl ConnTask {
         let result = futures_io::AsyncRead::poll_read(stream, cx, &mut scratch.read);
         if let Poll::Ready(Ok(len @ 1..)) = result {
             let data = &scratch.read[..len];
-            let (consumed, wanted) = self.take_data(now, data);
+            let (consumed, wanted) = self.take_data(now, data, None);
             if consumed < len {
                 self.read.keep(&data[consumed..]);
                 self.read.prepare(wanted);
@@ -165,7 +171,7 @@ impl ConnTask {
 
     /// Gives the machine what was received, and runs what it admits. Returns how much it took, and how many bytes the
     /// frame at the front of the rest needs.
-    fn take_data(&mut self, now: Instant, data: &[u8]) -> (usize, usize) {
+    fn take_data(&mut self, now: Instant, data: &[u8], large: Option<&Bytes>) -> (usize, usize) {
         let mut consumed = 0;
         loop {
             // Events wait for the end of the turn.
@@ -176,7 +182,7 @@ impl ConnTask {
                 Ok(received) => {
                     consumed += received.consumed;
                     match received.item {
-                        Some(Incoming::Request(request)) => self.execute(request),
+                        Some(Incoming::Request(request)) => self.execute(request, large),
                         // The handler learns of a cancel when it asks its context.
                         Some(_) => {}
                         None => return (consumed, received.wanted),
@@ -189,12 +195,12 @@ impl ConnTask {
     }
 
     /// Starts a call and polls its handler once; with a ledger, sees that it is recorded first.
-    fn execute(&self, request: Request<'_>) {
+    fn execute(&self, request: Request<'_>, large: Option<&Bytes>) {
         let shared = &self.shared;
         let Request { admission, deadline, idempotent, one_way, body, .. } = request;
         let Some(method) = shared.methods.get(request.method_index) else { return };
         let context = CallContext::new(shared, admission.key(), deadline, self.subject.clone());
-        let plan = AssertUnwindSafe(|| method.handler.plan(&context, body));
+        let plan = AssertUnwindSafe(|| method.handler.plan(&context, Body { bytes: body, large }));
         // A panic while decoding refuses the call.
         let plan = catch_unwind(plan).unwrap_or(Err(NotExecuted::BadArguments));
         // Those before it may have taken their time.
@@ -242,7 +248,7 @@ impl ConnTask {
                 wrote = true;
             }
             let id = self.id;
-            let len = self.shared.with_at(now, |state, now| {
+            let (len, rest) = self.shared.with_at(now, |state, now| {
                 state.take_transmit(id);
                 let mut len = 0;
                 while let Some(more) =
@@ -250,10 +256,13 @@ impl ConnTask {
                 {
                     len += more.get();
                 }
-                len
+                (len, state.machine.take_rest(id))
             });
             if len == 0 {
                 return Poll::Ready(Ok(wrote));
+            }
+            if let Some(rest) = rest {
+                self.write.append(rest);
             }
             let out = &scratch.write[..len];
             std::task::ready!(self.write.poll_write_through(&mut self.stream, cx, out))?;

@@ -61,7 +61,21 @@ impl Context {
 /// The erased form of a handler.
 pub(super) trait Handle: Send + Sync + 'static {
     /// Decodes the arguments and says how the call is to be executed. Nothing of it is before the call is started.
-    fn plan(&self, context: &Context, body: &[u8]) -> Result<Plan, NotExecuted>;
+    fn plan(&self, context: &Context, body: Body<'_>) -> Result<Plan, NotExecuted>;
+}
+
+/// A request's body, as it was received.
+#[derive(Clone, Copy)]
+pub(super) struct Body<'d> {
+    pub(super) bytes: &'d [u8],
+    /// What they are part of, if that is to be shared.
+    pub(super) large: Option<&'d Bytes>,
+}
+
+impl Body<'_> {
+    pub(super) fn keep(&self) -> Bytes {
+        crate::buffer::share(self.bytes, self.large)
+    }
 }
 
 /// How a call is executed.
@@ -94,8 +108,9 @@ where
     R: Serialize + 'static,
     Fut: Future<Output = R> + Send + 'static,
 {
-    fn plan(&self, context: &Context, body: &[u8]) -> Result<Plan, NotExecuted> {
-        let arguments = postcard::from_bytes::<A>(body).map_err(|_| NotExecuted::BadArguments)?;
+    fn plan(&self, context: &Context, body: Body<'_>) -> Result<Plan, NotExecuted> {
+        let arguments =
+            postcard::from_bytes::<A>(body.bytes).map_err(|_| NotExecuted::BadArguments)?;
         let (function, context) = (self.function.clone(), context.clone());
         Ok(Plan::Future(Box::pin(async move {
             let reply = function(context, arguments).await;
@@ -120,9 +135,9 @@ where
     F: Fn(Context, Bytes) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Bytes> + Send + 'static,
 {
-    fn plan(&self, context: &Context, body: &[u8]) -> Result<Plan, NotExecuted> {
+    fn plan(&self, context: &Context, body: Body<'_>) -> Result<Plan, NotExecuted> {
         let (function, context) = (self.function.clone(), context.clone());
-        let body = Bytes::copy_from_slice(body);
+        let body = body.keep();
         Ok(Plan::Future(Box::pin(async move { Some(function(context, body).await) })))
     }
 }

@@ -10,7 +10,7 @@ use oncewire_core::NotExecuted;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::handler::{Context, Handle, Plan};
+use super::handler::{Body, Context, Handle, Plan};
 use crate::ledger::Rollback;
 
 /// A call that runs in a transaction: synchronously, and again if the transaction was rolled back for a neighbour.
@@ -49,9 +49,10 @@ where
     A: DeserializeOwned + Send + 'static,
     R: Serialize + 'static,
 {
-    fn plan(&self, _: &Context, body: &[u8]) -> Result<Plan, NotExecuted> {
-        let arguments = postcard::from_bytes::<A>(body).map_err(|_| NotExecuted::BadArguments)?;
-        let (function, body) = (self.function.clone(), Bytes::copy_from_slice(body));
+    fn plan(&self, _: &Context, body: Body<'_>) -> Result<Plan, NotExecuted> {
+        let arguments =
+            postcard::from_bytes::<A>(body.bytes).map_err(|_| NotExecuted::BadArguments)?;
+        let (function, body) = (self.function.clone(), body.keep());
         let types = PhantomData::<fn(&mut X) -> R>;
         let call = Call { function, body, arguments: Some(arguments), types };
         Ok(Plan::Transaction(Box::new(call)))
