@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::{Buf, Bytes};
 use futures_io::{AsyncRead, AsyncWrite};
 
+use crate::pool;
 use crate::transport::BoxStream;
 
 /// Bytes asked of a stream at once.
@@ -25,8 +26,8 @@ pub(crate) struct ReadBuffer {
     bytes: Vec<u8>,
     start: usize,
     end: usize,
-    /// It ends where the frame at its front does.
-    is_large: bool,
+    /// Where the frame at its front ends, if it has the buffer for itself; 0 if not.
+    large: usize,
 }
 
 impl ReadBuffer {
@@ -51,8 +52,11 @@ impl ReadBuffer {
 
     /// A frame that fills the buffer to its last byte, taken out to be shared; `None` for what is not large.
     pub(crate) fn take_large(&mut self) -> Option<Bytes> {
-        let whole = self.is_large && self.start == 0 && self.end == self.bytes.len();
-        whole.then(|| std::mem::take(self).bytes.into())
+        if self.large == 0 || self.end < self.large {
+            return None;
+        }
+        let taken = std::mem::take(self);
+        Some(pool::share(taken.bytes, taken.large))
     }
 
     /// Makes room for a frame of `wanted` bytes, of which some are here.
@@ -68,11 +72,12 @@ impl ReadBuffer {
         if len == 0 && self.bytes.len() > RETAIN_LEN_MAX {
             self.bytes = Vec::new();
         }
-        self.is_large = len >= READ_LEN && wanted > len && wanted / EAGER <= len;
-        if self.is_large {
-            self.bytes.truncate(len);
-            self.bytes.reserve_exact(wanted - len);
-            self.bytes.resize(wanted, 0);
+        if len >= READ_LEN && wanted > len && wanted / EAGER <= len {
+            if self.large != wanted {
+                let mut large = pool::take(wanted);
+                large[..len].copy_from_slice(&self.bytes[..len]);
+                (self.bytes, self.large) = (large, wanted);
+            }
             return;
         }
         let room = wanted.saturating_sub(len).clamp(READ_LEN, len.max(READ_LEN));
@@ -94,7 +99,11 @@ impl ReadBuffer {
         stream: &mut BoxStream,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(stream).poll_read(cx, &mut self.bytes[self.end..]);
+        let room = match self.large {
+            0 => &mut self.bytes[self.end..],
+            large => &mut self.bytes[self.end..large],
+        };
+        let result = Pin::new(stream).poll_read(cx, room);
         if let Poll::Ready(Ok(len)) = result {
             self.end += len;
         }

@@ -74,6 +74,7 @@ mod method;
 mod nonblocking;
 mod outcome;
 mod patience;
+mod pool;
 mod runtime;
 mod server;
 mod transport;

@@ -35,7 +35,9 @@ pub(super) fn serve(case: &Case) -> Result<()> {
         }),
     };
     let server = builder.build()?;
-    smol::block_on(executor.run(async {
+    // A task of its own: the main future is polled with every event.
+    let case = case.clone();
+    let serving = executor.spawn(async move {
         match case.via {
             Via::Tcp => {
                 let acceptor = TcpAcceptor::bind(&case.address).await?;
@@ -50,7 +52,8 @@ pub(super) fn serve(case: &Case) -> Result<()> {
             Via::Pipe => server.serve(StdioAcceptor::new()?).await?,
         }
         exit(0)
-    }))
+    });
+    smol::block_on(executor.run(serving))
 }
 
 fn runtime(executor: &Arc<Executor<'static>>) -> Arc<dyn Runtime> {
