@@ -20,7 +20,6 @@ pub mod model;
 pub mod net;
 pub mod place;
 pub mod profile;
-pub mod rng;
 pub mod trace;
 
 use std::collections::BTreeMap;

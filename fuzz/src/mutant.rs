@@ -15,7 +15,7 @@ use oncewire_driver::{BoxFuture, BoxStream, Client, ClientOptions, Connect};
 use oncewire_pipe::memory;
 use smol::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 
-use crate::world::rng::Rng;
+use crate::rng::Rng;
 
 /// What is broken on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

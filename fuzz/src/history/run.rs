@@ -17,7 +17,7 @@ use super::cut::Switch;
 use super::model::{Log, LogCall, LogReturn, Register, RegisterCall};
 use super::{Begun, Operation, Recorder};
 use crate::mutant::{AnyConnector, Mutant, dial};
-use crate::world::rng::{Rng, mix};
+use crate::rng::{Rng, mix};
 
 const REGISTERS: usize = 2;
 const REGISTER: Method<(u8, RegisterCall), u64> = Method::new("history.register");

@@ -19,7 +19,7 @@ use super::service::{ADD, APPEND, Arguments, pause};
 use super::{ROLE, stage};
 use crate::history::cut::Switch;
 use crate::mutant::{AnyConnector, Mutant, dial};
-use crate::world::rng::{Rng, mix};
+use crate::rng::{Rng, mix};
 
 /// The most bytes that a connection carries before it breaks: some dozens of calls.
 const CONNECTION_BYTES_MAX: u64 = 10_000;

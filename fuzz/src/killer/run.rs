@@ -10,7 +10,7 @@ use oncewire_driver::{Runtime, SmolRuntime};
 use super::check::Journals;
 use super::stage::{Process, Stage, What, Who, tell_to_die};
 use super::{Failure, Kills, Options, Report, Transport};
-use crate::world::rng::Rng;
+use crate::rng::Rng;
 
 /// Without a reply for so long, though nobody is stopped, the run has failed.
 const PATIENCE: Duration = Duration::from_secs(20);

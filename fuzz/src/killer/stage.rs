@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::control::{DIE, DONE, PROGRESS, QUIT, READY, SOCKET};
 use super::{Options, ROLE, Transport};
-use crate::world::rng::mix;
+use crate::rng::mix;
 
 /// The unix socket of the server that all clients share.
 pub(super) const SERVER_SOCKET: &str = "server";
