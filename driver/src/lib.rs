@@ -76,6 +76,7 @@ mod outcome;
 mod patience;
 mod runtime;
 mod server;
+mod sync;
 mod transport;
 
 pub use bytes::Bytes;
