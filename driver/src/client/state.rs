@@ -462,10 +462,15 @@ impl State {
                 return;
             }
         }
-        if self.flush_told || self.machine.is_closing() {
-            // Whoever was told to write is gone, or whoever would have read the server's goodbye.
+        if self.flush_told || self.awaits_control() {
+            // Whoever was told to write is gone, or whoever would have read.
             self.wake_task();
         }
+    }
+
+    /// Whether something is to come that is for no call: the server's welcome or goodbye.
+    pub(super) fn awaits_control(&self) -> bool {
+        self.machine.is_closing() || !self.machine.is_connected()
     }
 
     /// There is something to write: the leader does it, with whatever else there is by then.

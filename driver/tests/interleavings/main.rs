@@ -225,17 +225,24 @@ fn close_waits_for_those_who_wait_and_ends() {
 }
 
 #[test]
-fn one_way_calls_leave_though_nobody_waits_for_them() {
+fn calls_leave_though_nobody_waits_for_them() {
     explore(|| {
         let world = World::new();
-        let sends = beside(&world, |world| async move {
-            world.client.send(&ECHO, &0).expect("it is open");
-            world.client.send(&ECHO, &1).expect("it is open");
+        let leads = beside(&world, |world| async move {
+            let mut call = world.client.call(&HELD, &0).start();
+            let polls = thread_rng().gen_range(0..3);
+            assert!(poll_some(&mut call, polls).await.is_none());
         });
-        let calls = beside(&world, |world| async move { world.echo(2).await });
-        all_end([sends, calls]);
+        let sends = beside(&world, |world| async move {
+            world.client.send(&ECHO, &1).expect("it is open");
+            let unpolled = world.client.call(&ECHO, &2).start();
+            world.has_run(1).await;
+            world.has_run(2).await;
+            drop(unpolled);
+        });
+        all_end([leads, sends]);
+        world.open_gate();
         close(&world);
-        assert_eq!([world.runs(0), world.runs(1)], [1, 1]);
     });
 }
 

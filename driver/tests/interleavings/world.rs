@@ -6,7 +6,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use futures_io::{AsyncRead, AsyncWrite};
@@ -279,18 +279,42 @@ impl Accept for Address {
     }
 }
 
-/// What [`HELD`] waits for.
-#[derive(Clone, Default)]
-struct Gate(Arc<Mutex<(bool, Vec<Waker>)>>);
+/// Something that is changed, and waited for.
+struct Watched<T>(Arc<Mutex<(T, Vec<Waker>)>>);
 
-impl Gate {
-    async fn pass(self) {
+impl<T> Clone for Watched<T> {
+    fn clone(&self) -> Self {
+        Watched(self.0.clone())
+    }
+}
+
+impl<T: Default> Default for Watched<T> {
+    fn default() -> Self {
+        Watched(Arc::default())
+    }
+}
+
+impl<T> Watched<T> {
+    fn change<R>(&self, f: impl FnOnce(&mut T) -> R) -> R {
+        let (result, wakers) = {
+            let mut watched = self.0.lock().expect("no panic under the lock");
+            (f(&mut watched.0), std::mem::take(&mut watched.1))
+        };
+        wakers.into_iter().for_each(Waker::wake);
+        result
+    }
+
+    fn look<R>(&self, f: impl FnOnce(&T) -> R) -> R {
+        f(&self.0.lock().expect("no panic under the lock").0)
+    }
+
+    async fn until(&self, holds: impl Fn(&T) -> bool) {
         std::future::poll_fn(|cx| {
-            let mut gate = self.0.lock().expect("no panic under the lock");
-            if gate.0 {
+            let mut watched = self.0.lock().expect("no panic under the lock");
+            if holds(&watched.0) {
                 return Poll::Ready(());
             }
-            gate.1.push(cx.waker().clone());
+            watched.1.push(cx.waker().clone());
             Poll::Pending
         })
         .await;
@@ -303,13 +327,16 @@ pub(crate) struct World {
     pub(crate) client: Client,
     pub(crate) tasks: Tasks,
     address: Address,
-    gate: Gate,
+    /// Whether what [`HELD`] waits for has come.
+    gate: Watched<bool>,
     /// Executions, by argument.
-    runs: Arc<Vec<AtomicUsize>>,
+    runs: Runs,
 }
 
 /// Arguments are below this.
 const ARGUMENTS: usize = 16;
+
+type Runs = Watched<[usize; ARGUMENTS]>;
 
 impl World {
     /// Both are there; that they connect is part of what is explored.
@@ -320,10 +347,9 @@ impl World {
     /// The same over a stream that takes only so many bytes at once.
     pub(crate) fn with_capacity(capacity: usize) -> World {
         let address = Address { hall: Arc::default(), capacity };
-        let gate = Gate::default();
+        let gate = Watched::<bool>::default();
         let tasks = Tasks::default();
-        let runs: Arc<Vec<AtomicUsize>> =
-            Arc::new((0..ARGUMENTS).map(|_| Default::default()).collect());
+        let runs = Runs::default();
         let (echo, held, holds) = (runs.clone(), runs.clone(), gate.clone());
         let server = Server::builder("interleavings")
             .runtime(Arc::new(Frozen { tasks: tasks.clone(), chance: Some(AtomicU64::new(0)) }))
@@ -335,7 +361,7 @@ impl World {
                 note(&held, n);
                 let gate = holds.clone();
                 async move {
-                    gate.pass().await;
+                    gate.until(|open| *open).await;
                     n + 1
                 }
             })
@@ -356,12 +382,7 @@ impl World {
 
     /// What waits for the gate may end.
     pub(crate) fn open_gate(&self) {
-        let wakers = {
-            let mut gate = self.gate.0.lock().expect("no panic under the lock");
-            gate.0 = true;
-            std::mem::take(&mut gate.1)
-        };
-        wakers.into_iter().for_each(Waker::wake);
+        self.gate.change(|open| *open = true);
     }
 
     /// The connection breaks, if there is one; what is on its way is lost.
@@ -377,7 +398,12 @@ impl World {
 
     /// How often it was executed with this argument.
     pub(crate) fn runs(&self, n: u64) -> usize {
-        self.runs[n as usize].load(Ordering::SeqCst)
+        self.runs.look(|runs| runs[n as usize])
+    }
+
+    /// Waits until it was executed with this argument.
+    pub(crate) async fn has_run(&self, n: u64) {
+        self.runs.until(|runs| runs[n as usize] > 0).await;
     }
 
     /// Whether what a caller was told agrees with what was executed.
@@ -397,9 +423,12 @@ impl World {
     }
 }
 
-fn note(runs: &[AtomicUsize], n: u64) {
-    let before = runs[n as usize].fetch_add(1, Ordering::SeqCst);
-    assert_eq!(before, 0, "argument {n} runs a second time");
+fn note(runs: &Runs, n: u64) {
+    let count = runs.change(|runs| {
+        runs[n as usize] += 1;
+        runs[n as usize]
+    });
+    assert_eq!(count, 1, "argument {n} runs a second time");
 }
 
 /// Polls a future so many times at most, whether it was woken or not.

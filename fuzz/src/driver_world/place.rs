@@ -63,6 +63,8 @@ pub struct Place {
 pub const USERS: Group = 0;
 /// The group of the clients' own tasks.
 pub const CLIENTS: Group = 1;
+/// The group of what is broken on purpose.
+pub const MUTANTS: Group = Group::MAX;
 
 impl Place {
     /// Nobody yet.
