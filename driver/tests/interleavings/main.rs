@@ -24,7 +24,7 @@ use shuttle::{Config, Runner};
 use world::{ECHO, HELD, LONG, World, poll_some};
 
 /// Interleavings of each case, with each of the two schedulers.
-const INTERLEAVINGS: usize = 1_000;
+const INTERLEAVINGS: usize = 3_000;
 /// How many preemptions the second scheduler needs at most to find what it looks for.
 const DEPTH: usize = 3;
 /// Bytes of a thread's stack: the driver in a debug build needs more than the model's default.

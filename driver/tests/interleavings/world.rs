@@ -15,6 +15,8 @@ use oncewire_driver::{
     Accept, BoxFuture, BoxStream, Client, ClientOptions, Connect, Method, Outcome, Runtime, Server,
     Subject, Timer,
 };
+use shuttle::future::block_on;
+use shuttle::rand::{Rng, thread_rng};
 use shuttle::sync::Mutex;
 
 /// Answers at once.
@@ -69,7 +71,7 @@ impl Tasks {
         wakers.into_iter().for_each(Waker::wake);
         loop {
             let Some(handle) = self.lock().handles.pop() else { return };
-            shuttle::future::block_on(handle).expect("it was not aborted");
+            block_on(handle).expect("it was not aborted");
         }
     }
 }
@@ -339,7 +341,7 @@ const ARGUMENTS: usize = 16;
 type Runs = Watched<[usize; ARGUMENTS]>;
 
 impl World {
-    /// Both are there; that they connect is part of what is explored.
+    /// Both are there; whether they have connected is chance, so that both are explored: to connect, and to go on.
     pub(crate) fn new() -> World {
         World::with_capacity(usize::MAX)
     }
@@ -377,6 +379,9 @@ impl World {
         options.backoff_max = std::time::Duration::ZERO;
         let runtime = Arc::new(Frozen { tasks: tasks.clone(), chance: None });
         let client = Client::with_runtime(address.clone(), options, runtime);
+        if thread_rng().r#gen() {
+            assert!(block_on(client.connected()));
+        }
         World { client, tasks, address, gate, runs }
     }
 
