@@ -103,6 +103,10 @@ impl Runtime for Frozen {
     fn spawn(&self, task: BoxFuture<'static, ()>) {
         self.tasks.spawn(task);
     }
+
+    fn give_way(&self) {
+        shuttle::thread::yield_now();
+    }
 }
 
 struct Never {

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use oncewire_fuzz::driver_world::{self, Report};
 use oncewire_fuzz::mutant::Mutant;
+use oncewire_fuzz::rng::seeds;
 
 const HELP: &str = "driver_world [--seeds FROM..TO] [--seed S] [--trace] \
                     [--broken no-dedup|forgetful|reuse|twice|denied]";
@@ -30,11 +31,7 @@ fn options() -> Option<Options> {
                 let mutant = args.next()?.parse().ok();
                 all.broken = Some(mutant.filter(|mutant| *mutant != Mutant::Again)?);
             }
-            "--seeds" => {
-                let value = args.next()?;
-                let (from, to) = value.split_once("..")?;
-                all.seeds = from.parse().ok()?..to.parse().ok()?;
-            }
+            "--seeds" => all.seeds = seeds(&args.next()?)?,
             "--seed" => {
                 let seed = args.next()?.parse().ok()?;
                 all.seeds = seed..seed + 1;

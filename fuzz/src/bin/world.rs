@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use rustix::time::{ClockId, clock_gettime};
 
+use oncewire_fuzz::rng::seeds;
 use oncewire_fuzz::world::{self, Broken, Fault, Report, Trace, Violation};
 
 const HELP: &str = "world [--seeds FROM..TO] [--calls N] [--seed S] [--trace] \
@@ -28,11 +29,7 @@ fn options() -> Option<Options> {
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--trace" => all.trace = true,
-            "--seeds" => {
-                let value = args.next()?;
-                let (from, to) = value.split_once("..")?;
-                all.seeds = from.parse().ok()?..to.parse().ok()?;
-            }
+            "--seeds" => all.seeds = seeds(&args.next()?)?,
             "--seed" => {
                 let seed = args.next()?.parse().ok()?;
                 all.seeds = seed..seed + 1;
