@@ -305,6 +305,7 @@ macro_rules! conformance_tests {
                 a_deadline_shorter_than_every_other_timer_is_kept,
                 a_reply_that_has_arrived_counts_though_its_deadline_has_passed_since,
                 close_waits_for_what_is_pending_and_ends_the_session,
+                close_is_done_as_soon_as_the_server_has_said_goodbye,
                 close_does_not_wait_for_ever,
                 the_drop_of_the_last_handle_ends_the_session_when_its_calls_are_settled,
                 a_ticket_dropped_tells_the_server_that_nobody_wants_the_call,

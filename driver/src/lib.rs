@@ -77,6 +77,7 @@ mod patience;
 mod pool;
 mod runtime;
 mod server;
+mod sync;
 mod transport;
 
 pub use bytes::Bytes;

@@ -20,7 +20,6 @@ pub mod model;
 pub mod net;
 pub mod place;
 pub mod profile;
-pub mod rng;
 pub mod trace;
 
 use std::collections::BTreeMap;
@@ -28,12 +27,13 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use oncewire_driver::Client;
+use oncewire_driver::{Client, Runtime};
 
+use crate::mutant::{self, Mutant};
 use actor::Actor;
 use executor::{Sim, Turn, lock};
 use model::Model;
-use place::{CLIENTS, Place, SimConnector, USERS};
+use place::{CLIENTS, MUTANTS, Place, SimConnector, USERS};
 use profile::{MS, Profile, SECOND};
 use trace::Trace;
 
@@ -59,6 +59,8 @@ pub struct World {
     pub model: Mutex<Model>,
     /// The address.
     pub place: Mutex<Place>,
+    /// What is broken on purpose.
+    pub mutant: Option<Mutant>,
     /// The world holds a handle of each client beside its actors.
     pub keeps_handles: bool,
 }
@@ -131,12 +133,21 @@ impl Drop for Awaited {
 /// # Errors
 /// The first broken promise.
 pub fn run(seed: u64, lines_max: usize) -> Result<Report, Failure> {
+    run_broken(seed, lines_max, None)
+}
+
+/// The same with something broken on purpose.
+///
+/// # Errors
+/// The first broken promise.
+pub fn run_broken(seed: u64, lines_max: usize, mutant: Option<Mutant>) -> Result<Report, Failure> {
     let profile = Profile::of(seed);
     let sim = Sim::new(seed, profile.schedule, Trace::keeping(lines_max));
     sim.note(|| format!("{profile:#?}"));
     let world = Arc::new(World {
         keeps_handles: !seed.is_multiple_of(3),
         sim: sim.clone(),
+        mutant,
         profile,
         model: Mutex::default(),
         place: Mutex::new(Place::new(seed)),
@@ -195,7 +206,9 @@ impl World {
     }
 
     fn client(self: &Arc<Self>) -> Client {
-        let connector = SimConnector(self.clone());
+        let seed = self.profile.seed;
+        let runtime: Arc<dyn Runtime> = self.sim.runtime(MUTANTS);
+        let connector = mutant::dial(SimConnector(self.clone()), self.mutant, seed, &runtime);
         Client::with_runtime(connector, self.profile.options.clone(), self.sim.runtime(CLIENTS))
     }
 

@@ -6,6 +6,7 @@
 //! | `killer.rs` | what is to be run, and what came of it |
 //! | `killer/run.rs` | the loop: wait for progress, kill somebody, start him again |
 //! | `killer/stage.rs` | the temporary directory, the processes, and what they report |
+//! | `killer/netns.rs` | network namespaces, and a bad link between them |
 //! | `killer/control.rs` | a process's line to the stage |
 //! | `killer/service.rs` | what the server executes, and the journal that it writes before it answers |
 //! | `killer/caller.rs` | a client that calls without end and writes down what it is told |
@@ -27,6 +28,7 @@ mod caller;
 mod check;
 mod control;
 mod journal;
+mod netns;
 mod relay;
 mod run;
 mod service;
@@ -88,6 +90,8 @@ pub struct Options {
     pub clients: u32,
     /// What is broken on purpose.
     pub mutant: Option<Mutant>,
+    /// Whether server and clients are in network namespaces with a bad link between them; TCP only.
+    pub netns: bool,
     /// Whether the journals stay for somebody to read.
     pub keep: bool,
 }
@@ -105,20 +109,29 @@ pub struct Kills {
     pub server_stops: u64,
     /// Clients that were stopped for a while.
     pub client_stops: u64,
+    /// Links that were taken down for a while.
+    pub link_drops: u64,
 }
 
 impl Kills {
     /// Everything that hit somebody.
     pub fn all(&self) -> u64 {
-        self.servers + self.clients + self.relays + self.server_stops + self.client_stops
+        self.servers
+            + self.clients
+            + self.relays
+            + self.server_stops
+            + self.client_stops
+            + self.link_drops
     }
 }
 
 /// What a run was like.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Report {
     /// What connected the processes.
     pub transport: Transport,
+    /// What the link between the namespaces did, if there was one.
+    pub link: Option<String>,
     /// Who was hit.
     pub kills: Kills,
     /// How the calls fared.
@@ -127,7 +140,7 @@ pub struct Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { transport, kills, tally } = self;
+        let Report { transport, link, kills, tally } = self;
         writeln!(
             f,
             "{}: {} kills: {} servers, {} clients, {} relays killed; {} servers, {} clients stopped",
@@ -139,6 +152,9 @@ impl fmt::Display for Report {
             kills.server_stops,
             kills.client_stops,
         )?;
+        if let Some(link) = link {
+            writeln!(f, "  {} links dropped; {link}", kills.link_drops)?;
+        }
         writeln!(
             f,
             "  {} calls: {} replies, {} not executed, {} unknown, {} without an outcome; {} tickets told more",
@@ -161,6 +177,8 @@ pub enum Failure {
     Wedged(String),
     /// A process ended that nobody killed.
     Ended(String),
+    /// The machine does not allow network namespaces, or has no tools for them.
+    NotAllowed(std::io::Error),
     /// The machine did not do what was asked of it.
     Machine(String),
 }
@@ -171,6 +189,9 @@ impl fmt::Display for Failure {
             Failure::Violation(violation) => violation.fmt(f),
             Failure::Wedged(what) => write!(f, "wedged: {what}"),
             Failure::Ended(who) => write!(f, "{who} ended, and nobody had killed it"),
+            Failure::NotAllowed(why) => {
+                write!(f, "network namespaces need root, ip and tc, and this machine says: {why}")
+            }
             Failure::Machine(what) => f.write_str(what),
         }
     }

@@ -8,10 +8,12 @@
 //! | [`history`] | whether what callers were told while connections broke and servers went is linearizable |
 //! | [`killer`] | real processes, killed at random moments, whose journals must agree |
 //! | [`mutant`] | servers and callers that are broken on purpose, for the checkers to find out |
+//! | [`rng`] | chance from a seed |
 
 pub mod driver_world;
 pub mod history;
 pub mod killer;
 pub mod mutant;
+pub mod rng;
 pub mod targets;
 pub mod world;

@@ -1,29 +1,36 @@
-//! Breakage on purpose: what the checkers of [`history`](crate::history) and [`killer`](crate::killer) must catch.
+//! Breakage on purpose: what the checkers of [`history`](crate::history), [`killer`](crate::killer) and
+//! [`driver_world`](crate::driver_world) must catch.
 //!
 //! The product has no switch to break it. A mutant stands in front of it: a proxy that reads the frames between a
-//! client and its server and tampers with them, or a caller that does what the outcome forbids.
+//! client and its server and tampers with them, or a caller that does what the outcome forbids. The world of the core
+//! has broken machines of its own ([`Broken`](crate::world::Broken)).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use oncewire_core::wire::{self, Decoded, Frame, ReplyHeader, Role};
 use oncewire_core::{MethodId, NotExecuted, Status, Xid};
-use oncewire_driver::{BoxFuture, BoxStream, Client, ClientOptions, Connect};
+use oncewire_driver::{BoxFuture, BoxStream, Client, ClientOptions, Connect, Outcome, Runtime};
 use oncewire_pipe::memory;
+use smol::channel::{Receiver, Sender, unbounded};
 use smol::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 
-use crate::world::rng::Rng;
+use crate::rng::Rng;
 
 /// What is broken on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutant {
-    /// A request that was executed is executed again in a session of its own: a server that knows no duplicates.
+    /// A server that knows no duplicates: what it is asked about, it executes again.
+    NoDedup,
+    /// A server that forgets kept replies after a time: it has seen nothing, and executes the request that comes again.
+    Forgetful,
+    /// An xid is used twice, and the server looks at nothing else: a request is answered with the reply of another one.
+    Reuse,
+    /// A server that executes a request twice at once.
     Twice,
-    /// A request is swallowed, and answered with the last reply of its method: somebody answers for the server.
-    Fake,
     /// The reply of an executed call is replaced by a refusal: a server that lost a kept reply and says "not executed".
     Denied,
     /// A caller who is told `Unknown` makes the same call again and shows that one's outcome: at least once.
@@ -31,7 +38,14 @@ pub enum Mutant {
 }
 
 /// All mutants.
-pub const ALL: [Mutant; 4] = [Mutant::Twice, Mutant::Fake, Mutant::Denied, Mutant::Again];
+pub const ALL: [Mutant; 6] = [
+    Mutant::NoDedup,
+    Mutant::Forgetful,
+    Mutant::Reuse,
+    Mutant::Twice,
+    Mutant::Denied,
+    Mutant::Again,
+];
 
 impl FromStr for Mutant {
     type Err = String;
@@ -46,8 +60,10 @@ impl Mutant {
     /// Its name on a command line.
     pub const fn name(self) -> &'static str {
         match self {
+            Mutant::NoDedup => "no-dedup",
+            Mutant::Forgetful => "forgetful",
+            Mutant::Reuse => "reuse",
             Mutant::Twice => "twice",
-            Mutant::Fake => "fake",
             Mutant::Denied => "denied",
             Mutant::Again => "again",
         }
@@ -64,22 +80,12 @@ struct MutantConnector {
     proxy: Arc<Proxy>,
 }
 
-impl MutantConnector {
-    /// Puts `mutant` between a client and what `inner` dials.
-    fn new(inner: impl Connect, mutant: Mutant, seed: u64) -> MutantConnector {
-        let inner: Arc<dyn Connect> = Arc::new(inner);
-        let second = Client::new(AnyConnector(inner.clone()), ClientOptions::default());
-        let known = Mutex::new(Known { chance: Rng::new(seed), ..Known::default() });
-        MutantConnector { proxy: Arc::new(Proxy { inner, mutant, second, known }) }
-    }
-}
-
 impl Connect for MutantConnector {
     fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
         Box::pin(async {
             let server = self.proxy.inner.connect().await?;
             let (ours, client) = memory::pair();
-            smol::spawn(pump(self.proxy.clone(), client, server)).detach();
+            self.proxy.runtime.spawn(Box::pin(pump(self.proxy.clone(), client, server)));
             Ok(Box::new(ours) as BoxStream)
         })
     }
@@ -106,12 +112,27 @@ impl AnyConnector {
     }
 }
 
-/// What a client is to dial: `inner`, or the proxy of a mutant in front of it.
-pub fn dial(inner: impl Connect, mutant: Option<Mutant>, seed: u64) -> AnyConnector {
-    match mutant {
-        None | Some(Mutant::Again) => AnyConnector::new(inner),
-        Some(mutant) => AnyConnector::new(MutantConnector::new(inner, mutant, seed)),
-    }
+/// What a client is to dial: `inner`, or the proxy of a mutant in front of it, which lives on `runtime`.
+pub fn dial(
+    inner: impl Connect,
+    mutant: Option<Mutant>,
+    seed: u64,
+    runtime: &Arc<dyn Runtime>,
+) -> AnyConnector {
+    let inner = AnyConnector::new(inner);
+    let mutant = match mutant {
+        None | Some(Mutant::Again) => return inner,
+        Some(mutant) => mutant,
+    };
+    let second = Client::with_runtime(inner.clone(), ClientOptions::default(), runtime.clone());
+    let known = Mutex::new(Known {
+        chance: Rng::new(seed),
+        requests: BTreeMap::new(),
+        replies: HashMap::new(),
+        forgotten: BTreeSet::new(),
+    });
+    let proxy = Proxy { inner, mutant, second, runtime: runtime.clone(), known };
+    AnyConnector::new(MutantConnector { proxy: Arc::new(proxy) })
 }
 
 impl Connect for AnyConnector {
@@ -125,65 +146,92 @@ impl Connect for AnyConnector {
 }
 
 struct Proxy {
-    inner: Arc<dyn Connect>,
+    inner: AnyConnector,
     mutant: Mutant,
     /// Executes what is to be executed twice, in a session of its own.
     second: Client,
+    runtime: Arc<dyn Runtime>,
     known: Mutex<Known>,
 }
 
 struct Known {
     chance: Rng,
-    /// Method and body of requests that went by.
-    requests: HashMap<u64, (MethodId, Vec<u8>)>,
+    /// Method and body of requests that went by and are not acknowledged, by xid.
+    requests: BTreeMap<u64, (MethodId, Vec<u8>)>,
     /// The last reply of each method.
     replies: HashMap<u32, Vec<u8>>,
+    /// Xids that the server says it has not seen.
+    forgotten: BTreeSet<u64>,
 }
 
-impl Default for Known {
-    fn default() -> Self {
-        Known { chance: Rng::new(0), requests: HashMap::new(), replies: HashMap::new() }
-    }
+/// What becomes of a client's frame.
+enum Upwards {
+    Pass,
+    /// It is swallowed, and answered with this.
+    Answer(Vec<u8>),
+    /// It is swallowed, and its call executed again.
+    Execute(Xid, MethodId, Vec<u8>),
 }
-
-type Down = smol::lock::Mutex<WriteHalf<memory::MemoryStream>>;
 
 /// Carries frames both ways until either side ends.
 async fn pump(proxy: Arc<Proxy>, client: memory::MemoryStream, server: BoxStream) {
     let (client_read, client_write) = smol::io::split(client);
     let (server_read, server_write) = smol::io::split(server);
-    let down = Down::new(client_write);
-    let upwards = up(&proxy, client_read, server_write, &down);
-    let downwards = self::down(&proxy, server_read, &down);
-    // An end of either kind is an end: the streams are dropped.
-    let _ended = smol::future::or(upwards, downwards).await;
+    let (sender, frames) = unbounded();
+    let upwards = up(&proxy, client_read, server_write, sender.clone());
+    let downwards = down(&proxy, server_read, sender);
+    let writes = write(frames, client_write);
+    // An end of any kind is an end: the streams are dropped.
+    let _ended = smol::future::or(upwards, smol::future::or(downwards, writes)).await;
 }
 
 async fn up(
     proxy: &Proxy,
     mut client: ReadHalf<memory::MemoryStream>,
     mut server: WriteHalf<BoxStream>,
-    down: &Down,
+    answers: Sender<Vec<u8>>,
 ) -> io::Result<()> {
     let mut buffer = Vec::new();
     loop {
         let len = next_frame(&mut buffer, &mut client, Role::Client).await?;
         let frame: Vec<u8> = buffer.drain(..len).collect();
-        match proxy.fake(&frame) {
-            Some(fake) => down.lock().await.write_all(&fake).await?,
+        let answer = match proxy.upwards(&frame) {
+            Upwards::Pass => None,
+            Upwards::Answer(answer) => Some(answer),
+            Upwards::Execute(xid, method, body) => proxy
+                .execute(method, body)
+                .await
+                .map(|reply| reply_frame(xid, Status::Done, &reply)),
+        };
+        match answer {
+            Some(answer) => answers.send(answer).await.map_err(io::Error::other)?,
             None => server.write_all(&frame).await?,
         }
     }
 }
 
-async fn down(proxy: &Proxy, mut server: ReadHalf<BoxStream>, down: &Down) -> io::Result<()> {
+async fn down(
+    proxy: &Proxy,
+    mut server: ReadHalf<BoxStream>,
+    frames: Sender<Vec<u8>>,
+) -> io::Result<()> {
     let mut buffer = Vec::new();
     loop {
         let len = next_frame(&mut buffer, &mut server, Role::Server).await?;
         let frame: Vec<u8> = buffer.drain(..len).collect();
         let frame = proxy.tamper(frame).await;
-        down.lock().await.write_all(&frame).await?;
+        frames.send(frame).await.map_err(io::Error::other)?;
     }
+}
+
+async fn write(
+    frames: Receiver<Vec<u8>>,
+    mut client: WriteHalf<memory::MemoryStream>,
+) -> io::Result<()> {
+    while let Ok(frame) = frames.recv().await {
+        client.write_all(&frame).await?;
+    }
+    Ok(())
 }
 
 /// Reads until a whole frame is at the front of `buffer`; returns its length.
@@ -208,17 +256,61 @@ async fn next_frame(
 }
 
 impl Proxy {
-    /// The answer to a client's frame that is not to reach the server.
-    fn fake(&self, frame: &[u8]) -> Option<Vec<u8>> {
-        let decoded = wire::decode(frame, Role::Client, u32::MAX >> 8).ok()?;
-        let Decoded::Frame(Frame::Request(header, body), _) = decoded else { return None };
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.requests.insert(header.xid.get(), (header.method, body.to_vec()));
-        if self.mutant != Mutant::Fake || !known.chance.one_in(TAMPER_ONE_IN) {
-            return None;
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What becomes of a client's frame.
+    fn upwards(&self, frame: &[u8]) -> Upwards {
+        let decoded = wire::decode(frame, Role::Client, u32::MAX >> 8);
+        match decoded {
+            Ok(Decoded::Frame(Frame::Request(header, body), _)) => {
+                self.request(header.xid, header.acked, header.method, body)
+            }
+            Ok(Decoded::Frame(Frame::Ask(xid), _)) => self.asked(xid),
+            _ => Upwards::Pass,
         }
-        let reply = known.replies.get(&header.method.number())?;
-        Some(reply_frame(header.xid, Status::Done, reply))
+    }
+
+    fn request(&self, xid: Xid, acked: u64, method: MethodId, body: &[u8]) -> Upwards {
+        let mut known = self.known();
+        let known = &mut *known;
+        known.requests = known.requests.split_off(&acked.saturating_add(1));
+        known.requests.insert(xid.get(), (method, body.to_vec()));
+        if known.forgotten.remove(&xid.get()) {
+            return Upwards::Execute(xid, method, body.to_vec());
+        }
+        if self.mutant != Mutant::Reuse || !known.chance.one_in(TAMPER_ONE_IN) {
+            return Upwards::Pass;
+        }
+        match known.replies.get(&method.number()) {
+            Some(reply) => Upwards::Answer(reply_frame(xid, Status::Done, reply)),
+            None => Upwards::Pass,
+        }
+    }
+
+    /// The client wants to know what became of a call that this server has read.
+    fn asked(&self, xid: Xid) -> Upwards {
+        let mut known = self.known();
+        let Some((method, body)) = known.requests.get(&xid.get()).cloned() else {
+            return Upwards::Pass;
+        };
+        match self.mutant {
+            Mutant::NoDedup => Upwards::Execute(xid, method, body),
+            Mutant::Forgetful => {
+                known.forgotten.insert(xid.get());
+                Upwards::Answer(reply_frame(xid, Status::NotSeen, &[]))
+            }
+            _ => Upwards::Pass,
+        }
+    }
+
+    /// Executes a request again, in a session of its own; the reply, if there is one.
+    async fn execute(&self, method: MethodId, body: Vec<u8>) -> Option<Vec<u8>> {
+        match self.second.call_raw(method, body).timeout(SECOND_TIMEOUT).await {
+            Outcome::Reply(reply) => Some(reply.to_vec()),
+            _ => None,
+        }
     }
 
     /// What the client is to read instead of a server's frame.
@@ -231,22 +323,21 @@ impl Proxy {
         if header.status != Status::Done {
             return frame;
         }
-        let second = {
-            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let request = {
+            let mut known = self.known();
             let Some((method, request)) = known.requests.remove(&header.xid.get()) else {
                 return frame;
             };
             known.replies.insert(method.number(), body.to_vec());
             known.chance.one_in(TAMPER_ONE_IN).then_some((method, request))
         };
-        match (self.mutant, second) {
+        match (self.mutant, request) {
             (Mutant::Denied, Some(_)) => {
                 reply_frame(header.xid, Status::Refused(NotExecuted::Overloaded), &[])
             }
             (Mutant::Twice, Some((method, request))) => {
-                let call = self.second.call_raw(method, request);
-                // Its outcome is nobody's.
-                let _ = call.timeout(SECOND_TIMEOUT).await;
+                // Its reply is nobody's.
+                self.execute(method, request).await;
                 frame
             }
             _ => frame,

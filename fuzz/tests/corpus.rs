@@ -41,7 +41,7 @@ fn every_target_has_a_shim_and_seeds() {
 /// What a small input may not do is take long: it would be found as a timeout after days.
 #[test]
 fn random_inputs_keep_the_promises() {
-    let mut rng = oncewire_fuzz::world::rng::Rng::new(1);
+    let mut rng = oncewire_fuzz::rng::Rng::new(1);
     for round in 0..300 {
         for (name, target) in ALL {
             let mut input = seeds(name)[round % seeds(name).len()].clone();

@@ -1,6 +1,7 @@
 //! The driver in simulated worlds. To see what happened: `driver_world --seed S --trace`.
 
 use oncewire_fuzz::driver_world;
+use oncewire_fuzz::mutant::{ALL, Mutant};
 
 /// Worlds in a debug build.
 const SEEDS: u64 = 320;
@@ -50,4 +51,21 @@ fn a_connection_that_takes_nothing_ends() {
 #[test]
 fn a_drain_ends_though_a_peer_takes_nothing() {
     run(3806);
+}
+
+/// What is said of a broken promise, and not of a world that merely did not come to its end.
+const PROMISES: [&str; 3] = ["runs a second time", "but it ran", "it is the reply of operation"];
+
+#[test]
+fn every_mutant_is_caught() {
+    // Callers of this world never repeat a call themselves.
+    for mutant in ALL.into_iter().filter(|mutant| *mutant != Mutant::Again) {
+        let failure = (0..100)
+            .find_map(|seed| driver_world::run_broken(seed, 0, Some(mutant)).err())
+            .unwrap_or_else(|| panic!("nobody noticed {mutant:?}"));
+        let promise = PROMISES.iter().any(|promise| failure.what.contains(promise));
+        assert!(promise, "{mutant:?}: {failure}");
+        let again = driver_world::run_broken(failure.seed, 0, Some(mutant)).err();
+        assert_eq!(again.map(|again| again.what), Some(failure.what), "{mutant:?} replays");
+    }
 }

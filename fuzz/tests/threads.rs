@@ -18,7 +18,7 @@ use oncewire_driver::{
     BoxFuture, BoxStream, CallFuture, Client, ClientOptions, Connect, Method, Outcome, Server,
     SmolRuntime,
 };
-use oncewire_fuzz::driver_world::rng::Rng;
+use oncewire_fuzz::rng::Rng;
 use oncewire_pipe::memory::{MemoryConnector, listener};
 
 const ECHO: Method<u64, u64> = Method::new("threads.echo");
@@ -44,7 +44,7 @@ impl Connect for Breaking {
         Box::pin(async {
             let stream = self.inner.connect().await?;
             let dial = self.dials.fetch_add(1, Ordering::Relaxed);
-            let left = Rng::new(self.seed, dial).below(self.bytes_max);
+            let left = Rng::apart(self.seed, dial).below(self.bytes_max);
             Ok(Box::new(Brittle { stream, left }) as BoxStream)
         })
     }
@@ -245,7 +245,7 @@ fn mix(seed: u64, bytes_max: u64) {
     let callers: Vec<_> = (0..CALLERS)
         .map(|number| {
             let ops = number * STEPS..(number + 1) * STEPS;
-            let rng = Rng::new(seed, number << 32);
+            let rng = Rng::apart(seed, number << 32);
             let caller = Caller { client: client.clone(), runs: runs.clone(), rng, ops };
             thread::spawn(move || smol::block_on(caller.run()))
         })

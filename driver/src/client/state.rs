@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use crate::buffer::{ReadBuffer, WriteBuffer};
 use crate::outcome::RawOutcome;
 use crate::patience::Patience;
 use crate::runtime::Runtime;
+use crate::sync::{Mutex, MutexGuard};
 use crate::transport::{BoxStream, Connect};
 
 /// With fewer calls unsettled than this, a caller writes its own request at once; with more, the leader writes them
@@ -461,10 +462,15 @@ impl State {
                 return;
             }
         }
-        if self.flush_told {
-            // Whoever was told is gone.
+        if self.flush_told || self.awaits_control() {
+            // Whoever was told to write is gone, or whoever would have read.
             self.wake_task();
         }
+    }
+
+    /// Whether something is to come that is for no call: the server's welcome or goodbye.
+    pub(super) fn awaits_control(&self) -> bool {
+        self.machine.is_closing() || !self.machine.is_connected()
     }
 
     /// There is something to write: the leader does it, with whatever else there is by then.

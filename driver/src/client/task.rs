@@ -74,6 +74,7 @@ impl ClientTask {
         let idle_since = state.led_at + LEAD_AFTER;
         match state.leader {
             Leader::Task => state.lead_as_task(now, cx),
+            Leader::Nobody if state.awaits_control() => state.lead_as_task(now, cx),
             // A call that leads may wait for long, or be alive and not polled any more.
             Leader::Nobody | Leader::Call(_) if idle_since <= now => state.lead_as_task(now, cx),
             Leader::Nobody | Leader::Call(_) if state.wants_flush() => {

@@ -213,6 +213,17 @@ pub async fn close_waits_for_what_is_pending_and_ends_the_session(world: World) 
     world.within("closing again", client.close()).await;
 }
 
+pub async fn close_is_done_as_soon_as_the_server_has_said_goodbye(world: World) {
+    let host = world.host().await;
+    let client = world.connected(&Line::to(host.place.clone())).await;
+    expect_reply(&world, client.call(&ADD_ONE, &1), 2).await;
+    // Nobody waits for a call: whoever closes is not to wait for the next look either.
+    world.freeze_timers();
+    world.within("the goodbye", client.close()).await;
+    world.thaw_timers();
+    world.counted(&host, "the session to end", |counters| counters.sessions == 0).await;
+}
+
 pub async fn close_does_not_wait_for_ever(world: World) {
     let host = world.host().await;
     let line = Line::to(host.place.clone());

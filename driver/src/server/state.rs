@@ -1,7 +1,7 @@
 //! What the tasks of one server share: the machine, and who is to be woken for which connection.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use super::MethodEntry;
 use super::records::{Records, Submit};
 use crate::ledger::LedgerError;
 use crate::runtime::Runtime;
+use crate::sync::Mutex;
 use crate::transport::Subject;
 
 /// What all connections, handlers and handles of a server have in common.

@@ -1,4 +1,4 @@
-//! Runs the driver in simulated worlds: `driver_world [--seeds FROM..TO] [--seed S] [--trace]`.
+//! Runs the driver in simulated worlds: `driver_world [--seeds FROM..TO] [--seed S] [--trace] [--broken MUTANT]`.
 //!
 //! Exits with 1 and a trace of the end if a promise was broken, or with 2 if it was not understood.
 
@@ -6,27 +6,32 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use oncewire_fuzz::driver_world::{self, Report};
+use oncewire_fuzz::mutant::Mutant;
+use oncewire_fuzz::rng::seeds;
 
-const HELP: &str = "driver_world [--seeds FROM..TO] [--seed S] [--trace]";
+const HELP: &str = "driver_world [--seeds FROM..TO] [--seed S] [--trace] \
+                    [--broken no-dedup|forgetful|reuse|twice|denied]";
 /// Lines of the trace that are printed of a failure.
 const LINES_MAX: usize = 120;
 
 struct Options {
     seeds: std::ops::Range<u64>,
     trace: bool,
+    broken: Option<Mutant>,
 }
 
 fn options() -> Option<Options> {
-    let mut all = Options { seeds: 0..1_000, trace: false };
+    let mut all = Options { seeds: 0..1_000, trace: false, broken: None };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--trace" => all.trace = true,
-            "--seeds" => {
-                let value = args.next()?;
-                let (from, to) = value.split_once("..")?;
-                all.seeds = from.parse().ok()?..to.parse().ok()?;
+            // Calls in this world are never repeated by their callers.
+            "--broken" => {
+                let mutant = args.next()?.parse().ok();
+                all.broken = Some(mutant.filter(|mutant| *mutant != Mutant::Again)?);
             }
+            "--seeds" => all.seeds = seeds(&args.next()?)?,
             "--seed" => {
                 let seed = args.next()?.parse().ok()?;
                 all.seeds = seed..seed + 1;
@@ -89,7 +94,7 @@ fn main() -> ExitCode {
     let mut sum = Sum::default();
     for seed in options.seeds.clone() {
         let lines_max = if options.trace { usize::MAX } else { 0 };
-        match driver_world::run(seed, lines_max) {
+        match driver_world::run_broken(seed, lines_max, options.broken) {
             Ok(report) => sum.add(&report),
             Err(failure) if options.trace => {
                 println!("{failure}");
@@ -97,7 +102,7 @@ fn main() -> ExitCode {
             }
             Err(_) => {
                 // Once more, with its trace: it is the same run.
-                let again = driver_world::run(seed, LINES_MAX);
+                let again = driver_world::run_broken(seed, LINES_MAX, options.broken);
                 match again {
                     Err(failure) => println!("{failure}"),
                     Ok(_) => println!("seed {seed} failed, and not again: it is not deterministic"),

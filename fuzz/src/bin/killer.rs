@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser;
-use oncewire_fuzz::killer::{Options, ROLE, TRANSPORTS, Transport, play, run};
+use oncewire_fuzz::killer::{Failure, Options, ROLE, TRANSPORTS, Transport, play, run};
 use oncewire_fuzz::mutant::Mutant;
 
 /// Kills servers and clients at random moments, and looks whether what callers were told was true. Exits 1 if not.
@@ -24,9 +24,13 @@ struct Arguments {
     /// How many clients call.
     #[arg(long, default_value_t = 4)]
     clients: u32,
-    /// What is broken on purpose: twice, fake, denied or again. The run should fail then.
+    /// What is broken on purpose: no-dedup, forgetful, reuse, twice, denied or again. The run should fail then.
     #[arg(long)]
     mutant: Option<Mutant>,
+    /// Puts server and clients into network namespaces, with a link that delays, loses and is dropped; TCP only. Needs
+    /// root, ip and tc, and exits 3 where the machine does not allow it.
+    #[arg(long)]
+    netns: bool,
     /// Leaves the journals for you to read.
     #[arg(long)]
     keep: bool,
@@ -43,8 +47,13 @@ fn main() -> ExitCode {
     }
     let arguments = Arguments::parse();
     let seed = arguments.seed.unwrap_or_else(|| u64::from(std::process::id()));
+    let only = arguments.transport.or(arguments.netns.then_some(Transport::Tcp));
+    if arguments.netns && only != Some(Transport::Tcp) {
+        eprintln!("--netns is for TCP");
+        return ExitCode::from(2);
+    }
     for transport in TRANSPORTS {
-        if arguments.transport.is_some_and(|only| only != transport) {
+        if only.is_some_and(|only| only != transport) {
             continue;
         }
         let options = Options {
@@ -53,14 +62,20 @@ fn main() -> ExitCode {
             seed,
             clients: arguments.clients.max(1),
             mutant: arguments.mutant,
+            netns: arguments.netns,
             keep: arguments.keep,
         };
         match run(&options) {
             Ok(report) => println!("{report}"),
+            Err(failure @ Failure::NotAllowed(_)) => {
+                eprintln!("{failure}");
+                return ExitCode::from(3);
+            }
             Err(failure) => {
                 eprintln!("{}: {failure}", transport.name());
                 let (name, kills) = (transport.name(), options.kills);
-                eprintln!("again: --transport {name} --kills {kills} --seed {seed}");
+                let netns = if arguments.netns { " --netns" } else { "" };
+                eprintln!("again: --transport {name} --kills {kills} --seed {seed}{netns}");
                 return ExitCode::FAILURE;
             }
         }

@@ -6,6 +6,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
+use rustix::time::{ClockId, clock_gettime};
+
+use oncewire_fuzz::rng::seeds;
 use oncewire_fuzz::world::{self, Broken, Fault, Report, Trace, Violation};
 
 const HELP: &str = "world [--seeds FROM..TO] [--calls N] [--seed S] [--trace] \
@@ -26,11 +29,7 @@ fn options() -> Option<Options> {
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--trace" => all.trace = true,
-            "--seeds" => {
-                let value = args.next()?;
-                let (from, to) = value.split_once("..")?;
-                all.seeds = from.parse().ok()?..to.parse().ok()?;
-            }
+            "--seeds" => all.seeds = seeds(&args.next()?)?,
             "--seed" => {
                 let seed = args.next()?.parse().ok()?;
                 all.seeds = seed..seed + 1;
@@ -70,8 +69,25 @@ fn fail(seed: u64, options: &Options, violation: &Violation) -> ExitCode {
     ExitCode::from(1)
 }
 
-fn print(sum: &Report, seconds: f64) {
-    let per_second = |number: u64| number as f64 / seconds;
+/// Megabytes of memory in use now, and the most that ever were, where the system says so.
+fn memory() -> Option<(u64, u64)> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let field = |name| {
+        let line = status.lines().find_map(|line: &str| line.strip_prefix(name))?;
+        Some(line.split_whitespace().next()?.parse::<u64>().ok()? >> 10)
+    };
+    Some((field("VmRSS:")?, field("VmHWM:")?))
+}
+
+/// Seconds that the processor worked for this process.
+fn processor_seconds() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+fn print(sum: &Report, seconds: f64, early: Option<(u64, u64)>) {
+    let processor = processor_seconds();
+    let per_second = |number: u64| number as f64 / processor;
     let faults = sum.faults.iter().sum::<u64>();
     println!(
         "{} calls, {} executions, {} frames, {} turns; {:.0} s simulated in {seconds:.1} s",
@@ -82,7 +98,7 @@ fn print(sum: &Report, seconds: f64) {
         sum.simulated as f64 / 1e9
     );
     println!(
-        "{:.0} calls and {:.0} frames a second; a fault in {:.1} calls; hash {:016x}",
+        "{:.0} calls and {:.0} frames a second of one core; a fault in {:.1} calls; hash {:016x}",
         per_second(sum.calls),
         per_second(sum.frames),
         sum.calls as f64 / faults.max(1) as f64,
@@ -95,6 +111,9 @@ fn print(sum: &Report, seconds: f64) {
     );
     let faults = Fault::NAMES.iter().zip(sum.faults).map(|(name, count)| format!("{name} {count}"));
     println!("faults: {}", faults.collect::<Vec<_>>().join(", "));
+    if let (Some((early, _)), Some((now, most))) = (early, memory()) {
+        println!("memory: {early} MB after a tenth of the worlds, {now} MB now, {most} MB at most");
+    }
 }
 
 fn main() -> ExitCode {
@@ -105,6 +124,8 @@ fn main() -> ExitCode {
     #[expect(clippy::disallowed_methods, reason = "measures the run; nothing in it reads a clock")]
     let start = std::time::Instant::now();
     let mut sum = Report::default();
+    let tenth = options.seeds.start + options.seeds.end.saturating_sub(options.seeds.start) / 10;
+    let mut early = None;
     for seed in options.seeds.clone() {
         let mut trace = if options.trace { Trace::keeping(usize::MAX) } else { Trace::default() };
         match run(seed, &options, &mut trace) {
@@ -114,7 +135,10 @@ fn main() -> ExitCode {
         for line in &trace.lines {
             println!("{line}");
         }
+        if seed == tenth {
+            early = memory();
+        }
     }
-    print(&sum, start.elapsed().as_secs_f64());
+    print(&sum, start.elapsed().as_secs_f64(), early);
     ExitCode::SUCCESS
 }

@@ -13,8 +13,8 @@ use super::executor::{Sleep, lock};
 use super::handlers::{self, Reply, Request};
 use super::model::{Kind, Told};
 use super::profile::{MS, SECOND};
-use super::rng::Rng;
 use super::{Awaited, SLACK, World};
+use crate::rng::Rng;
 
 /// A ticket of any method.
 enum AnyTicket {
@@ -85,7 +85,7 @@ impl AnyTicket {
 impl Actor {
     /// One that uses the client number `at`.
     pub fn new(world: &Arc<World>, number: u64, at: usize, client: Client) -> Actor {
-        let rng = Rng::new(world.profile.seed, (number << 8) | 0x60);
+        let rng = Rng::apart(world.profile.seed, (number << 8) | 0x60);
         let world = world.clone();
         Actor { world, rng, number, at, client: Some(client), tickets: Vec::new() }
     }

@@ -16,8 +16,8 @@ use oncewire_driver::core::Instant;
 use oncewire_driver::{BoxFuture, Runtime, Timer};
 
 use super::net::Wire;
-use super::rng::Rng;
 use super::trace::Trace;
+use crate::rng::Rng;
 
 /// How the next task is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,8 +138,8 @@ impl Sim {
             tasks: Mutex::default(),
             due: Mutex::default(),
             numbers: AtomicU64::new(0),
-            choices: Mutex::new(Rng::new(seed, 1)),
-            bits: Mutex::new(Rng::new(seed, 2)),
+            choices: Mutex::new(Rng::apart(seed, 1)),
+            bits: Mutex::new(Rng::apart(seed, 2)),
             trace: Mutex::new(trace),
             violation: Mutex::new(None),
             polls: AtomicU64::new(0),

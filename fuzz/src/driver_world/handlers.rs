@@ -12,7 +12,7 @@ use super::World;
 use super::executor::{Group, Sleep, lock};
 use super::model::End;
 use super::profile::MS;
-use super::rng::{Rng, mix};
+use crate::rng::{Rng, mix};
 
 /// A request: the operation's number and a pad.
 pub type Request = (u64, Vec<u8>);
@@ -78,7 +78,7 @@ struct Plan {
 
 fn plan(world: &World, op: u64) -> Plan {
     let profile = &world.profile;
-    let mut rng = Rng::new(profile.seed, (op << 8) | 0x50);
+    let mut rng = Rng::apart(profile.seed, (op << 8) | 0x50);
     let mut plan =
         Plan { yields: 0, delay: 0, panic_first: false, end: End::Replied, pad: rng.index(40) };
     if !rng.one_in(profile.odd_in) {

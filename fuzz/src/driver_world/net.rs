@@ -13,7 +13,7 @@ use futures_io::{AsyncRead, AsyncWrite};
 use oncewire_driver::core::wire::{self, Decoded, Role};
 
 use super::executor::{Sim, lock};
-use super::rng::Rng;
+use crate::rng::Rng;
 
 /// How links behave.
 #[derive(Clone, Copy, Debug)]
@@ -104,7 +104,7 @@ impl std::fmt::Debug for Wire {
 
 impl Wire {
     fn new(sim: &Arc<Sim>, style: LinkStyle, seed: u64, link: u64, from: Role) -> Arc<Wire> {
-        let mut rng = Rng::new(seed, (link << 8) | 0x40 | from as u64);
+        let mut rng = Rng::apart(seed, (link << 8) | 0x40 | from as u64);
         let cut = rng.one_in(style.cut_in).then(|| (rng.delay(style.cut_below), rng.pick(&CUTS)));
         let state = WireState {
             rng,

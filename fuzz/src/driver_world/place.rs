@@ -13,7 +13,7 @@ use super::World;
 use super::executor::{Group, Sleep, lock};
 use super::net::{CUTS, Link, SimStream};
 use super::profile::MS;
-use super::rng::Rng;
+use crate::rng::Rng;
 
 /// What happens to those who dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +63,8 @@ pub struct Place {
 pub const USERS: Group = 0;
 /// The group of the clients' own tasks.
 pub const CLIENTS: Group = 1;
+/// The group of what is broken on purpose.
+pub const MUTANTS: Group = Group::MAX;
 
 impl Place {
     /// Nobody yet.
@@ -71,7 +73,7 @@ impl Place {
             hosts: Vec::new(),
             dials: Dials::Through,
             links: Vec::new(),
-            rng: Rng::new(seed, 4),
+            rng: Rng::apart(seed, 4),
             groups: CLIENTS,
             faults: Default::default(),
         }
@@ -217,7 +219,7 @@ impl Accept for SimAcceptor {
 /// What goes wrong, until it is told to stop.
 pub async fn chaos(world: Arc<World>) {
     let profile = &world.profile;
-    let mut rng = Rng::new(profile.seed, 5);
+    let mut rng = Rng::apart(profile.seed, 5);
     while world.sim.now() < profile.faults_until && profile.fault_pause > 0 {
         Sleep::new(&world.sim, rng.delay(profile.fault_pause)).await;
         match rng.below(if profile.servers_change { 12 } else { 8 }) {

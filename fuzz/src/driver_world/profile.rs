@@ -7,7 +7,7 @@ use oncewire_driver::core::ServerConfig;
 
 use super::executor::{Policy, Schedule};
 use super::net::LinkStyle;
-use super::rng::Rng;
+use crate::rng::Rng;
 
 /// Nanoseconds in a millisecond.
 pub const MS: u64 = 1_000_000;
@@ -68,7 +68,7 @@ pub struct Profile {
 impl Profile {
     /// The world of a seed.
     pub fn of(seed: u64) -> Profile {
-        let mut rng = Rng::new(seed, 3);
+        let mut rng = Rng::apart(seed, 3);
         let brisk = rng.one_in(4);
         let fault_pause = rng.pick(&[0, 50, 300, 2_000]) * MS;
         let mut options = ClientOptions::default();

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::rng::mix;
+use crate::rng::mix;
 
 /// The last lines of what happened, and a hash of everything.
 #[derive(Debug, Default)]

@@ -9,7 +9,7 @@ use oncewire_driver::{BoxFuture, BoxStream, Connect};
 use smol::io::{AsyncRead, AsyncWrite};
 
 use crate::mutant::AnyConnector;
-use crate::world::rng::Rng;
+use crate::rng::Rng;
 
 /// Where connections lead to, and those that there are.
 #[derive(Clone, Debug)]

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::check::Model;
-use crate::world::rng::mix;
+use crate::rng::mix;
 
 /// A number that is written, read and swapped. It begins at 0.
 #[derive(Clone, Copy, Debug)]

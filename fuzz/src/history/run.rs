@@ -17,7 +17,7 @@ use super::cut::Switch;
 use super::model::{Log, LogCall, LogReturn, Register, RegisterCall};
 use super::{Begun, Operation, Recorder};
 use crate::mutant::{AnyConnector, Mutant, dial};
-use crate::world::rng::{Rng, mix};
+use crate::rng::{Rng, mix};
 
 const REGISTERS: usize = 2;
 const REGISTER: Method<(u8, RegisterCall), u64> = Method::new("history.register");
@@ -150,13 +150,14 @@ impl Run {
     async fn play(self: Arc<Run>) {
         self.switch.replace(self.clone().serve());
         let mut tasks = Vec::new();
+        let runtime: Arc<dyn Runtime> = self.runtime.clone();
         for client in 0..self.plan.clients {
             let seed = mix(self.plan.seed ^ (client << 8));
-            let connector = dial(self.switch.clone(), self.plan.mutant, seed);
+            let connector = dial(self.switch.clone(), self.plan.mutant, seed, &runtime);
             let mut options = ClientOptions::default();
             options.backoff_min = Duration::from_millis(1);
             options.backoff_max = Duration::from_millis(4);
-            let client = Client::with_runtime(connector, options, self.runtime.clone());
+            let client = Client::with_runtime(connector, options, runtime.clone());
             for task in 0..self.plan.tasks {
                 let chance = Rng::new(seed + 1 + task);
                 let calls = self.clone().call_all(client.clone(), chance, seed + (task << 20));

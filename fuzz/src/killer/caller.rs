@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use oncewire_driver::{Client, ClientOptions, Outcome, SmolRuntime};
+use oncewire_driver::{Client, ClientOptions, Outcome, Runtime, SmolRuntime};
 use oncewire_pipe::ChildConnector;
 use oncewire_tcp::TcpConnector;
 use oncewire_unix::UnixConnector;
@@ -19,7 +19,7 @@ use super::service::{ADD, APPEND, Arguments, pause};
 use super::{ROLE, stage};
 use crate::history::cut::Switch;
 use crate::mutant::{AnyConnector, Mutant, dial};
-use crate::world::rng::{Rng, mix};
+use crate::rng::{Rng, mix};
 
 /// The most bytes that a connection carries before it breaks: some dozens of calls.
 const CONNECTION_BYTES_MAX: u64 = 10_000;
@@ -80,14 +80,18 @@ pub(super) fn play(dir: &Path, part: Part) -> Result<(), Box<dyn Error + Send + 
     let mut options = ClientOptions::default();
     options.backoff_max = Duration::from_millis(100);
     options.connect_timeout = Duration::from_secs(2);
-    let client = Client::new(connector(dir, &part)?, options);
     let runtime = SmolRuntime::global();
+    let client = Client::new(connector(dir, &part, runtime.clone())?, options);
     let (failed, outcomes) = (Mutex::default(), AtomicU64::new(0));
     let caller = Caller { part, client, journal, control, runtime, failed, outcomes };
     smol::block_on(Arc::new(caller).call_until(&quit))
 }
 
-fn connector(dir: &Path, part: &Part) -> Result<AnyConnector, Box<dyn Error + Send + Sync>> {
+fn connector(
+    dir: &Path,
+    part: &Part,
+    runtime: Arc<dyn Runtime>,
+) -> Result<AnyConnector, Box<dyn Error + Send + Sync>> {
     let seed = mix(part.seed);
     let child = |role: &str| -> std::io::Result<ChildConnector> {
         let mut command = Command::new(std::env::current_exe()?);
@@ -100,7 +104,7 @@ fn connector(dir: &Path, part: &Part) -> Result<AnyConnector, Box<dyn Error + Se
         _ if part.place == stage::CHILD => AnyConnector::new(child("child")?),
         _ => AnyConnector::new(UnixConnector::new(PathBuf::from(&part.place))),
     };
-    Ok(dial(Switch::new(inner, CONNECTION_BYTES_MAX, seed), part.mutant, seed))
+    Ok(dial(Switch::new(inner, CONNECTION_BYTES_MAX, seed), part.mutant, seed, &runtime))
 }
 
 impl Caller {

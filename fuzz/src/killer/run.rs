@@ -8,9 +8,10 @@ use oncewire_core::Instant;
 use oncewire_driver::{Runtime, SmolRuntime};
 
 use super::check::Journals;
+use super::netns::DOWN_MAX;
 use super::stage::{Process, Stage, What, Who, tell_to_die};
 use super::{Failure, Kills, Options, Report, Transport};
-use crate::world::rng::Rng;
+use crate::rng::Rng;
 
 /// Without a reply for so long, though nobody is stopped, the run has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -29,13 +30,15 @@ enum Blow {
     KillRelay,
     StopServer,
     StopClient(usize),
+    DropLink,
 }
 
-/// Who was stopped; a client by its number.
+/// Who was stopped; a client by its number. The link between namespaces is one who can be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stopped {
     Server,
     Client(usize),
+    Link,
 }
 
 struct Run {
@@ -90,7 +93,8 @@ pub fn run(options: &Options) -> Result<Report, Failure> {
         Ok(journals) => journals.check().map_err(Failure::Violation)?,
         Err(violation) => return Err(Failure::Violation(violation)),
     };
-    Ok(Report { transport: options.transport, kills: run.kills, tally })
+    let link = run.stage.netns.as_ref().map(|netns| netns.link.clone());
+    Ok(Report { transport: options.transport, link, kills: run.kills, tally })
 }
 
 impl Run {
@@ -160,19 +164,28 @@ impl Run {
         self.stops = later;
         let due: Vec<(Instant, Stopped, u32)> = due;
         for (_, who, life) in due {
-            let process = self.process(who);
-            // Killed meanwhile, otherwise.
-            if process.life == life {
-                process.resume()?;
+            match self.process(who) {
+                // Killed meanwhile, otherwise.
+                Some(process) if process.life == life => process.resume()?,
+                Some(_) => {}
+                None => self.set_link(true)?,
             }
         }
         Ok(())
     }
 
-    fn process(&mut self, who: Stopped) -> &mut Process {
+    fn process(&mut self, who: Stopped) -> Option<&mut Process> {
         match who {
-            Stopped::Server => &mut self.server,
-            Stopped::Client(client) => &mut self.clients[client],
+            Stopped::Server => Some(&mut self.server),
+            Stopped::Client(client) => Some(&mut self.clients[client]),
+            Stopped::Link => None,
+        }
+    }
+
+    fn set_link(&self, up: bool) -> Result<(), Failure> {
+        match &self.stage.netns {
+            Some(netns) => Ok(netns.set_link(up)?),
+            None => Ok(()),
         }
     }
 
@@ -184,6 +197,7 @@ impl Run {
             0..3 => Blow::KillServer,
             3..5 => Blow::KillClient(client),
             5..7 if pipe => Blow::KillRelay,
+            5..7 if self.stage.netns.is_some() => Blow::DropLink,
             5..8 => Blow::StopServer,
             _ => Blow::StopClient(client),
         };
@@ -203,6 +217,7 @@ impl Run {
             Blow::StopServer => {
                 self.kills.server_stops += u64::from(self.stop(Stopped::Server)?);
             }
+            Blow::DropLink => self.drop_link()?,
             Blow::StopClient(client) => {
                 self.kills.client_stops += u64::from(self.stop(Stopped::Client(client))?);
             }
@@ -220,10 +235,21 @@ impl Run {
         }
     }
 
+    fn drop_link(&mut self) -> Result<(), Failure> {
+        if self.stops.iter().any(|(_, who, _)| *who == Stopped::Link) {
+            return Ok(());
+        }
+        let time = Duration::from_millis(self.chance.range(1, DOWN_MAX.as_millis() as u64));
+        self.set_link(false)?;
+        self.stops.push((self.runtime.now() + time, Stopped::Link, 0));
+        self.kills.link_drops += 1;
+        Ok(())
+    }
+
     fn stop(&mut self, who: Stopped) -> Result<bool, Failure> {
         let time = Duration::from_millis(self.chance.range(1, STOP_MS_MAX));
         let at = self.runtime.now() + time;
-        let process = self.process(who);
+        let Some(process) = self.process(who) else { return Ok(false) };
         let life = process.life;
         let stopped = process.stop()?;
         if stopped {

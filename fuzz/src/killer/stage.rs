@@ -12,8 +12,9 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::control::{DIE, DONE, PROGRESS, QUIT, READY, SOCKET};
-use super::{Options, ROLE, Transport};
-use crate::world::rng::mix;
+use super::netns::{End, Netns};
+use super::{Failure, Options, ROLE, Transport};
+use crate::rng::mix;
 
 /// The unix socket of the server that all clients share.
 pub(super) const SERVER_SOCKET: &str = "server";
@@ -65,6 +66,7 @@ pub(super) struct Stage {
     pub(super) dir: PathBuf,
     events: Receiver<(Who, What)>,
     place: String,
+    pub(super) netns: Option<Netns>,
 }
 
 impl Process {
@@ -116,7 +118,7 @@ impl Drop for Process {
 }
 
 impl Stage {
-    pub(super) fn new(options: &Options) -> io::Result<Stage> {
+    pub(super) fn new(options: &Options) -> Result<Stage, Failure> {
         static RUNS: AtomicU64 = AtomicU64::new(0);
         let run = RUNS.fetch_add(1, Ordering::Relaxed);
         let pid = std::process::id();
@@ -125,20 +127,25 @@ impl Stage {
         let listener = UnixListener::bind(dir.join(SOCKET))?;
         let (sender, events) = channel();
         std::thread::spawn(move || listen(&listener, &sender));
-        let place = match options.transport {
+        let netns = match options.netns {
+            true => Some(Netns::new(run).map_err(Failure::NotAllowed)?),
+            false => None,
+        };
+        let place = match (options.transport, &netns) {
+            (Transport::Tcp, Some(netns)) => format!("tcp:{}", netns.address()),
             // An address of the run's own, so that no one else takes its port while the server is dead.
-            Transport::Tcp => {
+            (Transport::Tcp, None) => {
                 let [a, b, c, ..] = mix((u64::from(pid) << 8) + run).to_le_bytes();
                 format!("tcp:127.{}.{}.{}:7411", 1 + a % 254, b, 1 + c % 254)
             }
             _ => dir.join(SERVER_SOCKET).to_string_lossy().into_owned(),
         };
-        Ok(Stage { options: options.clone(), dir, events, place })
+        Ok(Stage { options: options.clone(), dir, events, place, netns })
     }
 
     /// Starts a life of the shared server.
     pub(super) fn start_server(&self, life: u32) -> io::Result<Process> {
-        self.start(life, "server", &[&life.to_string(), &self.place])
+        self.start(life, End::Server, "server", &[&life.to_string(), &self.place])
     }
 
     /// Starts a life of a client.
@@ -151,12 +158,21 @@ impl Stage {
         let seed = mix(self.options.seed ^ (u64::from(client) << 32) ^ u64::from(life));
         let mutant = self.options.mutant.map_or("none", |mutant| mutant.name());
         let (client, generation) = (client.to_string(), life.to_string());
-        self.start(life, "client", &[&client, &generation, place, &seed.to_string(), mutant])
+        self.start(
+            life,
+            End::Client,
+            "client",
+            &[&client, &generation, place, &seed.to_string(), mutant],
+        )
     }
 
-    fn start(&self, life: u32, role: &str, arguments: &[&str]) -> io::Result<Process> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg(ROLE).arg(role).arg(&self.dir).args(arguments);
+    fn start(&self, life: u32, end: End, role: &str, args: &[&str]) -> io::Result<Process> {
+        let program = std::env::current_exe()?;
+        let mut command = match &self.netns {
+            Some(netns) => netns.command(end, &program),
+            None => Command::new(program),
+        };
+        command.arg(ROLE).arg(role).arg(&self.dir).args(args);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
         Ok(Process { child, stopped: false, life, line: None })
     }

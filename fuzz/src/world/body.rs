@@ -13,7 +13,7 @@ const fn pad() -> [u8; PAD_MAX + 256] {
     let mut out = [0; PAD_MAX + 256];
     let mut at = 0;
     while at < out.len() {
-        out[at] = (super::rng::mix(at as u64) >> 56) as u8;
+        out[at] = (crate::rng::mix(at as u64) >> 56) as u8;
         at += 1;
     }
     out

@@ -8,9 +8,9 @@ use oncewire_core::{
 use super::model::{How, Record, Recorded};
 use super::peer::Clock;
 use super::profile::{self, MS, session_number};
-use super::rng::mix;
 use super::trace::{Check, ensure};
 use super::{Fault, World, body};
+use crate::rng::mix;
 
 /// How far a call has come at its server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -25,7 +25,6 @@ pub mod link;
 pub mod model;
 pub mod peer;
 pub mod profile;
-pub mod rng;
 mod settle;
 pub mod trace;
 
@@ -35,12 +34,12 @@ pub use faults::Fault;
 pub use profile::Broken;
 pub use trace::{Check, Trace, Violation};
 
+use crate::rng::{Rng, mix};
 use host::Host;
 use link::Link;
 use model::{Model, Stage};
 use peer::{Clock, Peer};
 use profile::{MS, Profile};
-use rng::{Rng, mix};
 use std::time::Duration;
 use trace::ensure;
 

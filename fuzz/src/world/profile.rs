@@ -6,7 +6,7 @@ use oncewire_core::{
     ClientConfig, MethodId, MethodSpec, ServerConfig, ServerId, ServiceName, SessionId,
 };
 
-use super::rng::{Rng, mix};
+use crate::rng::{Rng, mix};
 
 /// Nanoseconds in a millisecond.
 pub const MS: u64 = 1_000_000;

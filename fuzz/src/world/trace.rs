@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use oncewire_core::wire::{self, Decoded, Frame, Role};
 
 use super::profile::session_number;
-use super::rng::mix;
+use crate::rng::mix;
 
 /// A broken promise, in words.
 #[derive(Clone, Debug, PartialEq, Eq)]

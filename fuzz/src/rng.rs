@@ -1,5 +1,13 @@
 //! Chance from a seed.
 
+use std::ops::Range;
+
+/// The seeds that `FROM..TO` on a command line stands for.
+pub fn seeds(text: &str) -> Option<Range<u64>> {
+    let (from, to) = text.split_once("..")?;
+    Some(from.parse().ok()?..to.parse().ok()?)
+}
+
 /// A small generator whose whole state is one number (splitmix64), behind choices that somebody else makes.
 #[derive(Clone, Debug)]
 pub struct Rng {
@@ -9,10 +17,13 @@ pub struct Rng {
     at: usize,
 }
 
+/// What the state grows by.
+const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// Mixes a number into one whose bits all depend on all of its own.
 #[inline]
 pub const fn mix(number: u64) -> u64 {
-    let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = number.wrapping_add(STEP);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
@@ -24,7 +35,12 @@ impl Rng {
         Rng::choosing(seed, &[])
     }
 
-    /// The same, but `choices` come first.
+    /// One of many that `seed` stands for: each `purpose` has another one.
+    pub fn apart(seed: u64, purpose: u64) -> Rng {
+        Rng { state: mix(seed ^ mix(purpose)).wrapping_add(STEP), choices: Vec::new(), at: 0 }
+    }
+
+    /// The same as [`new`](Rng::new), but `choices` come first.
     pub fn choosing(seed: u64, choices: &[u8]) -> Rng {
         Rng { state: mix(seed), choices: choices.to_vec(), at: 0 }
     }
@@ -41,7 +57,7 @@ impl Rng {
     #[inline]
     pub fn next_u64(&mut self) -> u64 {
         let out = mix(self.state);
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.state = self.state.wrapping_add(STEP);
         if self.at < self.choices.len() { self.chosen(out) } else { out }
     }
 
@@ -51,21 +67,32 @@ impl Rng {
         ((u128::from(self.next_u64()) * u128::from(end)) >> 64) as u64
     }
 
+    /// An index below `end`.
+    #[inline]
+    pub fn index(&mut self, end: usize) -> usize {
+        self.below(end as u64) as usize
+    }
+
+    /// One of these.
+    pub fn pick<T: Copy>(&mut self, all: &[T]) -> T {
+        all[self.index(all.len())]
+    }
+
     /// A number from `from` to `to`, both included.
     #[inline]
     pub fn range(&mut self, from: u64, to: u64) -> u64 {
         from + self.below(to - from + 1)
     }
 
-    /// True once in `n` times.
+    /// True once in `n` times; never if `n` is 0.
     #[inline]
     pub fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
+        n > 0 && self.below(n) == 0
     }
 
-    /// A duration in nanoseconds, mostly short, at times as long as `max`.
+    /// A duration in nanoseconds up to `max`, mostly much shorter.
     pub fn delay(&mut self, max: u64) -> u64 {
-        let shift = self.below(20);
+        let shift = self.below(12);
         self.below((max >> shift).max(1))
     }
 }
