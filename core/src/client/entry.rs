@@ -35,6 +35,10 @@ pub struct Entry<B> {
     pub(super) cancelled: bool,
     /// The connection on which it was last handed or asked for, and which of the two.
     pub(super) carried: Carried,
+    /// `Ask`s handed on this connection since the request last was; each may bring a `NotSeen`.
+    pub(super) asks: u32,
+    /// Those handed before: what a `NotSeen` to one of them says is older than the request (S27).
+    pub(super) stale_asks: u32,
     pub(super) todo: Todo,
     /// An outcome that no received data brought.
     pub(super) event: Option<Outcome<'static>>,
@@ -121,6 +125,8 @@ impl<B> Entry<B> {
             broken: false,
             cancelled: false,
             carried: Carried::Never,
+            asks: 0,
+            stale_asks: 0,
             todo: Todo::default(),
             event: None,
             queue: Links::default(),

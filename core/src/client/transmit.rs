@@ -285,6 +285,7 @@ impl<S: ClientStorage> Client<S> {
             entry.broken = true;
         }
         entry.carried = Carried::Sent;
+        entry.stale_asks = entry.stale_asks.saturating_add(core::mem::take(&mut entry.asks));
         self.book.leaving = Some(index);
         self.output.partial = Some(Partial { header, at: 0 });
         self.arm_resend(index);
@@ -329,6 +330,7 @@ impl<S: ClientStorage> Client<S> {
             return false;
         }
         entry.carried = Carried::Asked { epoch: self.epoch };
+        entry.asks = entry.asks.saturating_add(1);
         self.counters.asks += 1;
         self.arm_resend(index);
         true
