@@ -10,6 +10,7 @@ use crate::time::Instant;
 /// One call; opaque.
 #[doc(hidden)]
 #[derive(Debug)]
+#[cfg_attr(feature = "explore", derive(Clone, Hash))]
 pub struct Entry<B> {
     pub(super) body: B,
     pub(super) method: MethodId,
@@ -51,6 +52,7 @@ pub struct Entry<B> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "explore", derive(Hash))]
 pub(super) enum Stage {
     /// No byte was handed; no xid.
     Waiting,
@@ -61,6 +63,7 @@ pub(super) enum Stage {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "explore", derive(Hash))]
 pub(super) enum Carried {
     Never,
     Sent,
@@ -69,6 +72,7 @@ pub(super) enum Carried {
 
 /// What is to be sent about a call on this connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "explore", derive(Hash))]
 pub(super) struct Todo {
     pub(super) send: bool,
     pub(super) ask: bool,
@@ -154,6 +158,7 @@ impl<B> Entry<B> {
 
 /// The timers of all calls, by blocks: setting one is constant work, and looking for one that is due visits only the
 /// blocks that may hold one. A block's moment is a lower bound: it is taken anew when it has come.
+#[cfg_attr(feature = "explore", derive(Clone, Hash))]
 pub(super) struct Timers<S: ClientStorage> {
     blocks: S::Blocks,
     earliest: Instant,

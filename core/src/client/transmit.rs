@@ -17,6 +17,7 @@ const RESEND_AFTER_MIN: Duration = Duration::from_millis(1);
 
 /// What is to be sent on the current connection, apart from requests and questions.
 #[derive(Debug)]
+#[cfg_attr(feature = "explore", derive(Clone, Hash))]
 pub(super) struct Output {
     hello: bool,
     /// When an unanswered `Hello` is sent again (S27).
@@ -36,6 +37,7 @@ pub(super) struct Output {
 }
 
 #[derive(Debug)]
+#[cfg_attr(feature = "explore", derive(Clone, Hash))]
 struct Partial {
     header: [u8; REQUEST_HEADER_LEN],
     /// Bytes of header and body that have left.
