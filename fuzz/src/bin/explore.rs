@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use oncewire_fuzz::explore::{self, Limits, SCENES, Scene};
+use oncewire_fuzz::explore::{self, BROKEN, Limits, SCENES, Scene};
 
 #[derive(Parser)]
 struct Options {
@@ -48,7 +48,10 @@ fn main() -> ExitCode {
         (options.world.is_empty() || options.world.iter().any(|name| name == scene.name))
             && (!options.quick || scene.quick)
     };
-    let scenes: Vec<_> = SCENES.iter().filter(wanted).collect();
+    let mut scenes: Vec<_> = SCENES.iter().filter(wanted).collect();
+    // Broken machines only by name.
+    scenes
+        .extend(BROKEN.iter().filter(|scene| options.world.iter().any(|name| name == scene.name)));
     if scenes.is_empty() {
         eprintln!("there is no such world; --list names them");
         return ExitCode::from(2);

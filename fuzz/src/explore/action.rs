@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use oncewire_core::wire::{self, Decoded, Frame, Role};
+
 use super::scene::Pace;
 use super::world::{Accepted, GRACE, LEASE, Link, TICK, World};
 use crate::world::trace::{Check, ensure};
@@ -176,7 +178,14 @@ impl World {
                     out.push(Action::CutServer(number));
                 }
             }
-            let copied = !link.sent.is_empty() && (!self.scene.replays || link.number > 1);
+            // Requests that came behind an opening `Hello` came only because its client had read the answer to that:
+            // nothing repeats such a connection by chance (S2).
+            let copied = match link.sent.first().map(|hello| wire::decode(hello, Role::Client, 0)) {
+                Some(Ok(Decoded::Frame(Frame::Hello(hello), _))) => {
+                    !self.scene.replays || hello.resume.is_some()
+                }
+                _ => false,
+            };
             if left.copies > 0 && copied {
                 out.extend((0..self.hosts.len()).map(|h| Action::Copy(number, h)));
             }

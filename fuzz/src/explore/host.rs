@@ -131,9 +131,12 @@ impl World {
         let now = self.host_now(h);
         match call.step {
             Step::LetIn => {
-                if call.kind.end == End::Refuse
-                    && let Some(admission) = call.admission.take()
-                {
+                let refused = match call.kind.end {
+                    End::Refuse => true,
+                    End::RefuseFirst => self.hosts[h].life == 0,
+                    _ => false,
+                };
+                if refused && let Some(admission) = call.admission.take() {
                     self.tell(|_| format!("    s{h} refuses op {op}"));
                     self.hosts[h].server.refuse(now, admission, NotExecuted::BadArguments);
                     return self.finished(call, 0).map(|()| false);
@@ -199,7 +202,7 @@ impl World {
         let how = match call.kind.end {
             End::Abort => How::Aborted,
             End::TooLarge => How::TooLarge,
-            End::Reply | End::Refuse | End::RollBack => How::Replied(len),
+            _ => How::Replied(len),
         };
         self.model.ops[call.op as usize].how = how;
         if self.is_recorded(call) && call.kind.end != End::RollBack {
@@ -227,7 +230,7 @@ impl World {
                 let result = server.reply(now, running, &reply);
                 ensure!(result.is_err(), "S15: a reply that is too large was taken");
             }
-            End::Reply | End::Refuse => {
+            End::Reply | End::Refuse | End::RefuseFirst => {
                 body::write_reply(op, call.run, 0, &mut reply);
                 let result = server.reply(now, running, &reply[..len]);
                 ensure!(result.is_ok(), "a reply of {len} bytes was refused: {result:?}");
@@ -264,7 +267,7 @@ impl World {
         let host = &mut self.hosts[h];
         host.server = World::machine(self.scene, h, life, commit);
         host.calls.clear();
-        host.life = if self.scene.ledger { 0 } else { life };
+        host.life = life;
         (host.draining, host.drained, host.disk_full) = (false, false, false);
         let now = self.host_now(h);
         self.hosts[h].server.handle_timeout(now);

@@ -29,7 +29,7 @@ mod settle;
 mod world;
 
 pub use action::Action;
-pub use scene::{Broken, SCENES, Scene};
+pub use scene::{BROKEN, Broken, SCENES, Scene};
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
@@ -89,6 +89,13 @@ struct Search {
     seen: HashMap<u128, u32, BuildHasherDefault<Low>>,
     report: Report,
     scratch: Vec<Action>,
+}
+
+impl Scene {
+    /// The world of this name, broken ones too.
+    pub fn named(name: &str) -> Option<&'static Scene> {
+        SCENES.iter().chain(BROKEN).find(|scene| scene.name == name)
+    }
 }
 
 /// Tries every schedule of a world.

@@ -22,6 +22,8 @@ pub enum End {
     Reply,
     /// It is refused before it starts.
     Refuse,
+    /// The same, but only in the first life of its server: what refuses it does not outlive a restart.
+    RefuseFirst,
     /// It aborts.
     Abort,
     /// Its reply is too large.
@@ -53,6 +55,7 @@ const CALL: Kind = Kind {
     end: End::Reply,
 };
 const REFUSED: Kind = Kind { end: End::Refuse, ..CALL };
+const REFUSED_FIRST: Kind = Kind { end: End::RefuseFirst, ..CALL };
 const SHORT: Kind = Kind { short: true, ..CALL };
 const FAST: Kind = Kind { fail_fast: true, ..CALL };
 const ABORTED: Kind = Kind { end: End::Abort, ..CALL };
@@ -89,7 +92,7 @@ pub enum Broken {
     Reuse,
     /// An earlier form of S4: the client reads what its older connection still had for it.
     Unread,
-    /// An earlier form of S3: to resume a session that a server does not have opens it there.
+    /// An earlier form of S3: to resume a session that a server does not have opens it there, under the same server id.
     ResumeOpens,
 }
 
@@ -248,10 +251,11 @@ pub static SCENES: &[Scene] = &[
     },
     Scene {
         name: "stray",
-        about: "the same, smaller",
+        about: "the same, smaller, with a copy of an open that arrives late",
         calls: &[&[CALL]],
         hosts: 2,
-        budget: Budget { cuts: 2, late: 1, restarts: 1, strays: 1, copies: 1, ..NONE },
+        pace: Pace::AtOnce,
+        budget: Budget { cuts: 1, late: 1, strays: 1, copies: 1, ..NONE },
         quick: true,
         ..SCENE
     },
@@ -265,8 +269,8 @@ pub static SCENES: &[Scene] = &[
     },
     Scene {
         name: "ledger",
-        about: "recorded calls, one of them refused: records survive two restarts, refusals do not; two cuts",
-        calls: &[&[CALL, REFUSED]],
+        about: "recorded calls, one refused at first: records survive two restarts, refusals do not; two cuts",
+        calls: &[&[CALL, REFUSED_FIRST]],
         ledger: true,
         pace: Pace::Slow,
         budget: Budget { cuts: 2, late: 1, restarts: 2, ..NONE },
@@ -275,7 +279,7 @@ pub static SCENES: &[Scene] = &[
     Scene {
         name: "record",
         about: "the same, smaller",
-        calls: &[&[REFUSED, CALL]],
+        calls: &[&[REFUSED_FIRST, CALL]],
         ledger: true,
         pace: Pace::Slow,
         budget: Budget { cuts: 1, restarts: 1, ..NONE },
@@ -447,6 +451,52 @@ pub static SCENES: &[Scene] = &[
         calls: &[&[CALL, CALL, CALL], &[CALL, CALL, CALL]],
         pace: Pace::AtOnce,
         budget: Budget { cuts: 1, ..NONE },
+        ..SCENE
+    },
+];
+
+/// Worlds whose machines are broken on purpose: to find out whether the explorer is awake.
+pub static BROKEN: &[Scene] = &[
+    Scene {
+        name: "no-dedup",
+        about: "a server that knows no duplicates",
+        broken: Broken::NoDedup,
+        budget: Budget { cuts: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "forgetful",
+        about: "a server that forgets kept replies",
+        broken: Broken::Forgetful,
+        pace: Pace::AtOnce,
+        budget: Budget { cuts: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "reuse",
+        about: "a client that uses an xid twice",
+        calls: &[&[CALL, CALL]],
+        broken: Broken::Reuse,
+        slots: 1,
+        ..SCENE
+    },
+    Scene {
+        name: "unread",
+        about: "a client that reads what its older connection still had (an earlier form of S4, C62)",
+        calls: &[&[CALL, REFUSED_FIRST]],
+        ledger: true,
+        pace: Pace::AtOnce,
+        broken: Broken::Unread,
+        budget: Budget { restarts: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "resume-opens",
+        about: "a server that opens a session which it does not have, by the number that its client names (an earlier \
+                form of S3)",
+        broken: Broken::ResumeOpens,
+        pace: Pace::AtOnce,
+        budget: Budget { restarts: 1, ..NONE },
         ..SCENE
     },
 ];

@@ -30,6 +30,8 @@ pub(super) type Wire = Rc<[u8]>;
 pub(super) const FOREVER: Duration = Duration::from_secs(3_000_000);
 /// How long a server keeps a session without a connection.
 pub(super) const LEASE: Duration = Duration::from_secs(3_600);
+/// The kind of a reply's frame.
+const REPLY: u8 = 0x42;
 /// How long a draining server waits: less than a lease.
 pub(super) const GRACE: Duration = Duration::from_secs(900);
 /// The deadline of a call that is to be late.
@@ -209,7 +211,8 @@ impl World {
     }
 
     pub(super) fn machine(scene: &Scene, h: usize, life: u32, commit: u64) -> Machine {
-        let life = if scene.ledger { 0 } else { life };
+        let same = scene.ledger || scene.broken == Broken::ResumeOpens;
+        let life = if same { 0 } else { life };
         let service = ServiceName::new("small").expect("short");
         let mut config = ServerConfig::new(server_id(h, life), service);
         config.slots = scene.slots;
@@ -340,7 +343,8 @@ impl World {
         {
             link.client_open = false;
             if reads_on {
-                let unread = std::mem::take(&mut link.down);
+                let mut unread = std::mem::take(&mut link.down);
+                unread.retain(|frame| frame[4] == REPLY);
                 self.peers[p].unread = unread;
             }
         }
@@ -563,7 +567,8 @@ impl World {
     }
 
     pub(super) fn reply_len(kind: Kind) -> usize {
-        if kind.one_way || kind.end != End::Reply { 0 } else { REPLY_HEAD }
+        let replies = matches!(kind.end, End::Reply | End::RefuseFirst);
+        if replies && !kind.one_way { REPLY_HEAD } else { 0 }
     }
 }
 
