@@ -141,6 +141,7 @@ impl<B> Conn<B> {
 /// How far the record of a session has come that was opened on a connection. Nobody else knows the session's id before
 /// its `Welcome` has left here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "explore", derive(Hash))]
 pub(super) enum Record {
     /// Nothing keeps the `Welcome` back.
     Stable,

@@ -23,6 +23,8 @@ pub enum Action {
     Stale(u32),
     /// A server takes a call one step further.
     Step(usize, usize),
+    /// The record of a server's oldest new session becomes stable.
+    Record(usize),
     /// The connection breaks, and the client learns of it.
     CutClient(u32),
     /// The connection breaks, and the server learns of it.
@@ -68,6 +70,7 @@ impl fmt::Display for Action {
             Action::Down(n) => write!(f, "link {n} carries a frame down"),
             Action::Stale(n) => write!(f, "the client of link {n} reads what the older one had"),
             Action::Step(h, _) => write!(f, "s{h} takes a call further"),
+            Action::Record(h) => write!(f, "s{h} has recorded a session"),
             Action::CutClient(n) => write!(f, "link {n} breaks, its client is told"),
             Action::CutServer(n) => write!(f, "link {n} breaks, its server is told"),
             Action::EndClient(n) => write!(f, "the client of link {n} is told of its end"),
@@ -112,6 +115,9 @@ impl World {
                 if !stuck {
                     out.push(Action::Step(h, at));
                 }
+            }
+            if !host.opened.is_empty() && !host.disk_full {
+                out.push(Action::Record(h));
             }
             if host.drained || host.disk_full {
                 out.push(Action::Restart(h));
@@ -244,6 +250,7 @@ impl World {
                 self.dial(p, h)?;
             }
             Action::Step(h, at) => self.step(h, at)?,
+            Action::Record(h) => self.record_session(h)?,
             Action::Restart(h) => {
                 if !self.hosts[h].drained && !self.hosts[h].disk_full {
                     self.left.restarts = self.left.restarts.saturating_sub(1);

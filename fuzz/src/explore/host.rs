@@ -11,7 +11,7 @@ use super::scene::{Broken, End, Pace};
 use super::world::{Accepted, Handling, Wire, World};
 use crate::world::body::{self, REPLY_HEAD, REQUEST_HEAD};
 use crate::world::host::Step;
-use crate::world::model::{How, Record, Recorded};
+use crate::world::model::{How, Page, Record, Recorded, SLOTS_MAX};
 use crate::world::profile::{session_id, session_number};
 use crate::world::trace::{Check, Violation, describe, ensure};
 
@@ -241,6 +241,20 @@ impl World {
 
     // The ledger.
 
+    /// The record of a new session is stable: its `Welcome` may leave (S30).
+    pub(super) fn record_session(&mut self, h: usize) -> Check {
+        let conn = self.hosts[h].opened.remove(0);
+        let server = &self.hosts[h].server;
+        if let Some(session) = server.session_of(conn).and_then(|key| server.session_record(key)) {
+            let number = session_number(session.id);
+            self.tell(|_| format!("    the ledger of s{h} has session {number}"));
+            let page = &mut self.model.sessions[number as usize].page;
+            page.get_or_insert_with(|| Box::new(Page { session, records: [None; SLOTS_MAX] }));
+        }
+        self.hosts[h].server.confirm_session(conn);
+        self.pump_host(h)
+    }
+
     fn write_record(&mut self, h: usize, call: &Handling, state: Recorded) {
         let host = &mut self.hosts[h];
         let Some(session) = host.server.session_record(call.key.session()) else { return };
@@ -267,6 +281,7 @@ impl World {
         let host = &mut self.hosts[h];
         host.server = World::machine(self.scene, h, life, commit);
         host.calls.clear();
+        host.opened.clear();
         host.life = life;
         (host.draining, host.drained, host.disk_full) = (false, false, false);
         let now = self.host_now(h);

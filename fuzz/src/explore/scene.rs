@@ -234,11 +234,16 @@ pub static SCENES: &[Scene] = &[
     },
     Scene {
         name: "opens",
-        about: "two servers behind one address, two copies of opens that arrive late, two cuts, a lease end",
-        calls: &[&[CALL, CALL]],
+        about: "two servers behind one address, a copy of an open that arrives late at either, two cuts, a lease end",
         hosts: 2,
         pace: Pace::AtOnce,
-        budget: Budget { cuts: 2, copies: 2, late: 1, leases: 1, strays: 1, ..NONE },
+        budget: Budget { cuts: 2, copies: 1, late: 1, leases: 1, strays: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "late opens",
+        about: "two copies of opens and resumes that arrive late, a cut, a lease end",
+        budget: Budget { cuts: 1, copies: 2, late: 1, leases: 1, ..NONE },
         ..SCENE
     },
     Scene {
@@ -369,9 +374,9 @@ pub static SCENES: &[Scene] = &[
     },
     Scene {
         name: "lease",
-        about: "a lease ends while calls run, while the client is away, and before a late open; two cuts",
+        about: "a lease ends while calls run and while the client is away; two cuts, one late read",
         calls: &[&[CALL, CALL, CALL]],
-        budget: Budget { cuts: 2, leases: 1, late: 1, copies: 1, ..NONE },
+        budget: Budget { cuts: 2, leases: 1, late: 1, ..NONE },
         ..SCENE
     },
     Scene {

@@ -102,6 +102,8 @@ pub(super) struct Host {
     pub(super) drained: bool,
     /// Its ledger cannot write (S31).
     pub(super) disk_full: bool,
+    /// Connections whose new sessions are being recorded.
+    pub(super) opened: Vec<ConnId>,
 }
 
 /// How far the server's end of a connection has come.
@@ -187,6 +189,7 @@ impl World {
                 draining: false,
                 drained: false,
                 disk_full: false,
+                opened: Vec::new(),
             })
         };
         World {
@@ -225,6 +228,7 @@ impl World {
         config.frame_timeout = FOREVER;
         config.kept_max = scene.kept_max;
         config.lossy = scene.lossy;
+        config.records_sessions = scene.ledger;
         config.commit = commit;
         Server::new(config, &super::scene::methods()).expect("methods differ")
     }
@@ -467,6 +471,7 @@ impl World {
                     let leases = (LEASE.as_nanos() as u64, LEASE.as_nanos() as u64 / 2);
                     self.model.session_ended(number, self.hosts[h].clock, leases)?;
                 }
+                ServerEvent::SessionOpened(conn) => self.hosts[h].opened.push(conn),
                 ServerEvent::Drained => self.hosts[h].drained = true,
                 _ => {}
             }
