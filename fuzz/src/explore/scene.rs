@@ -234,10 +234,10 @@ pub static SCENES: &[Scene] = &[
     },
     Scene {
         name: "opens",
-        about: "two servers behind one address, a copy of an open that arrives late at either, two cuts, a lease end",
+        about: "two servers behind one address, a copy of an open that arrives late at either, a cut, a lease end",
         hosts: 2,
         pace: Pace::AtOnce,
-        budget: Budget { cuts: 2, copies: 1, late: 1, leases: 1, strays: 1, ..NONE },
+        budget: Budget { cuts: 1, copies: 1, late: 1, leases: 1, strays: 1, ..NONE },
         ..SCENE
     },
     Scene {
