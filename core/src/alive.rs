@@ -10,6 +10,7 @@ use crate::time::Instant;
 /// A machine that was itself suspended for an hour finds one silent look, not an hour of silence: whatever arrived
 /// meanwhile is read before the peer is judged (C09).
 #[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "explore", derive(Hash))]
 pub(crate) struct Alive {
     heard: bool,
     silent_looks: u8,

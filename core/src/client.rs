@@ -34,6 +34,7 @@ use transmit::Output;
 /// What a client wants, and its limits.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
+#[cfg_attr(feature = "explore", derive(Hash))]
 pub struct ClientConfig {
     /// The service that must answer; any if `None`.
     pub service: Option<ServiceName>,
@@ -158,6 +159,7 @@ pub enum ClientEvent {
 
 /// The session that a client has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "explore", derive(Hash))]
 pub struct ClientSession {
     /// Its id: a secret.
     pub id: SessionId,
@@ -190,6 +192,7 @@ pub struct ClientCounters {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "explore", derive(Hash))]
 enum Phase {
     Down,
     /// `Hello` is to be sent or was sent.
@@ -199,6 +202,7 @@ enum Phase {
 
 /// Events that are not about one call.
 #[derive(Debug, Default)]
+#[cfg_attr(feature = "explore", derive(Clone, Hash))]
 struct Notes {
     connected: Option<bool>,
     disconnect: Option<CloseReason>,
@@ -220,6 +224,7 @@ struct Notes {
 /// let hello = client.poll_transmit(now, &mut out).unwrap();
 /// assert_eq!(&out[5..9], b"1wir", "the first frame is a Hello of {hello} bytes");
 /// ```
+#[cfg_attr(feature = "explore", derive(Clone, Hash))]
 pub struct Client<S: ClientStorage> {
     config: ClientConfig,
     now: Instant,

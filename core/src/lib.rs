@@ -69,6 +69,8 @@ mod alive;
 mod client;
 mod digest;
 mod error;
+#[cfg(feature = "explore")]
+mod explore;
 mod fate;
 mod ids;
 mod list;

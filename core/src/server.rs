@@ -39,6 +39,7 @@ use parts::{CONN_EVENT, LEASE, LOOK, PartialBody};
 /// Who a server is, what it grants, and its limits.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
+#[cfg_attr(feature = "explore", derive(Hash))]
 pub struct ServerConfig {
     /// Names its set of completion records: random at every start, unless a ledger kept them.
     pub server: ServerId,
@@ -154,6 +155,7 @@ pub struct ServerCounters {
 }
 
 #[derive(Debug)]
+#[cfg_attr(feature = "explore", derive(Clone, Hash))]
 struct Drain {
     until: Instant,
     /// The grace is over: nobody is waited for any more.
@@ -184,6 +186,7 @@ struct Drain {
 /// let conn = server.handle_connected(Instant::ZERO, Principal::NOBODY, secret).unwrap();
 /// assert!(server.handle_data(Instant::ZERO, conn, b"GET / HTTP/1.1\r\n").is_err());
 /// ```
+#[cfg_attr(feature = "explore", derive(Clone, Hash))]
 pub struct Server<T: ServerStorage> {
     config: ServerConfig,
     now: Instant,

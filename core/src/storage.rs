@@ -144,17 +144,29 @@ pub trait Lazy<T>: Default {
     fn release(&mut self);
 }
 
+/// What all that a client keeps can do: nothing more, or be copied and hashed for the explorer.
+#[doc(hidden)]
+#[cfg(not(feature = "explore"))]
+pub trait State {}
+#[cfg(not(feature = "explore"))]
+impl<T> State for T {}
+#[doc(hidden)]
+#[cfg(feature = "explore")]
+pub trait State: Clone + core::hash::Hash {}
+#[cfg(feature = "explore")]
+impl<T: Clone + core::hash::Hash> State for T {}
+
 /// The storage of a client: [`Heap`] or [`InlineClient`].
 pub trait ClientStorage: Sized {
     #[doc(hidden)]
-    type Body: Body;
+    type Body: Body + State;
     #[doc(hidden)]
-    type Calls: Table<Entry<Self::Body>>;
+    type Calls: Table<Entry<Self::Body>> + State;
     #[doc(hidden)]
-    type SlotMap: Array<Occupant>;
+    type SlotMap: Array<Occupant> + State;
     /// Earliest deadline of each block of `DEADLINE_BLOCK` calls.
     #[doc(hidden)]
-    type Blocks: Array<Instant>;
+    type Blocks: Array<Instant> + State;
     #[doc(hidden)]
     const DEADLINE_BLOCK: u32;
 }
@@ -181,6 +193,7 @@ pub trait ServerStorage: Sized {
 
 /// One place of a table.
 #[derive(Debug)]
+#[cfg_attr(feature = "explore", derive(Clone, Hash))]
 struct Place<T> {
     generation: u32,
     value: Option<T>,

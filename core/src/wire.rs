@@ -184,6 +184,7 @@ pub struct Welcome {
 
 /// What a session may use, fixed for its life (S7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "explore", derive(Hash))]
 pub struct Grants {
     /// Calls unsettled at once; at least 1.
     pub slots: u32,
@@ -199,6 +200,7 @@ pub struct Grants {
 
 /// Why a server closes a connection (W22).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "explore", derive(Hash))]
 pub enum Refuse {
     /// The client broke the protocol: a [`ProtocolError::code`].
     Protocol(u8),

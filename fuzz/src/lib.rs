@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`world`] | clients, servers, connections, clocks and crashes from one seed; checked after every step |
 //! | [`driver_world`] | the driver's real clients and servers over simulated streams, timers and scheduling |
+//! | [`explore`] | every schedule of small worlds, state by state |
 //! | [`targets`] | the functions behind the fuzz targets |
 //! | [`history`] | whether what callers were told while connections broke and servers went is linearizable |
 //! | [`killer`] | real processes, killed at random moments, whose journals must agree |
@@ -11,6 +12,7 @@
 //! | [`rng`] | chance from a seed |
 
 pub mod driver_world;
+pub mod explore;
 pub mod history;
 pub mod killer;
 pub mod mutant;

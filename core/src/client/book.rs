@@ -11,6 +11,7 @@ use crate::time::Instant;
 /// The index of the call that occupies a slot; `NIL` where the slot is free.
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "explore", derive(Hash))]
 pub struct Occupant(u32);
 
 impl Default for Occupant {
@@ -23,6 +24,7 @@ impl Default for Occupant {
 ///
 /// Invariants: a call is on `waiting` while it has no xid, on `unsettled` from its first byte to its answer, in xid
 /// order; `slots` holds exactly the unsettled calls and those settled ones whose request is still leaving.
+#[cfg_attr(feature = "explore", derive(Clone, Hash))]
 pub(super) struct Book<S: ClientStorage> {
     pub(super) calls: S::Calls,
     slots: S::SlotMap,
@@ -377,6 +379,7 @@ impl<S: ClientStorage> Book<S> {
             next = self.unsettled.next(&self.calls, index);
             if let Some(entry) = self.calls.at_mut(index) {
                 entry.broken = true;
+                (entry.asks, entry.stale_asks) = (0, 0);
                 entry.again_at = Instant::FAR_FUTURE;
                 entry.tries = 0;
             }

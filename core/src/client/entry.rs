@@ -10,6 +10,7 @@ use crate::time::Instant;
 /// One call; opaque.
 #[doc(hidden)]
 #[derive(Debug)]
+#[cfg_attr(feature = "explore", derive(Clone, Hash))]
 pub struct Entry<B> {
     pub(super) body: B,
     pub(super) method: MethodId,
@@ -35,6 +36,10 @@ pub struct Entry<B> {
     pub(super) cancelled: bool,
     /// The connection on which it was last handed or asked for, and which of the two.
     pub(super) carried: Carried,
+    /// `Ask`s handed on this connection since the request last was; each may bring a `NotSeen`.
+    pub(super) asks: u32,
+    /// Those handed before: what a `NotSeen` to one of them says is older than the request (S27).
+    pub(super) stale_asks: u32,
     pub(super) todo: Todo,
     /// An outcome that no received data brought.
     pub(super) event: Option<Outcome<'static>>,
@@ -47,6 +52,7 @@ pub struct Entry<B> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "explore", derive(Hash))]
 pub(super) enum Stage {
     /// No byte was handed; no xid.
     Waiting,
@@ -57,6 +63,7 @@ pub(super) enum Stage {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "explore", derive(Hash))]
 pub(super) enum Carried {
     Never,
     Sent,
@@ -65,6 +72,7 @@ pub(super) enum Carried {
 
 /// What is to be sent about a call on this connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "explore", derive(Hash))]
 pub(super) struct Todo {
     pub(super) send: bool,
     pub(super) ask: bool,
@@ -121,6 +129,8 @@ impl<B> Entry<B> {
             broken: false,
             cancelled: false,
             carried: Carried::Never,
+            asks: 0,
+            stale_asks: 0,
             todo: Todo::default(),
             event: None,
             queue: Links::default(),
@@ -148,6 +158,7 @@ impl<B> Entry<B> {
 
 /// The timers of all calls, by blocks: setting one is constant work, and looking for one that is due visits only the
 /// blocks that may hold one. A block's moment is a lower bound: it is taken anew when it has come.
+#[cfg_attr(feature = "explore", derive(Clone, Hash))]
 pub(super) struct Timers<S: ClientStorage> {
     blocks: S::Blocks,
     earliest: Instant,

@@ -102,14 +102,20 @@ impl<S: ClientStorage> Client<S> {
             self.counters.late_answers += 1;
             return Ok(None);
         };
-        let Some(entry) = self.book.calls.at(index) else { return Ok(None) };
+        let Some(entry) = self.book.calls.at_mut(index) else { return Ok(None) };
         let asked = entry.carried == Carried::Asked { epoch: self.epoch };
-        if header.status == Status::NotSeen && !asked {
-            // On a lossy link the call may have been sent again since it was asked for.
-            if self.config.resend_after.is_some() {
+        if header.status == Status::NotSeen {
+            // On a lossy link the call may have been sent since it was asked for, and asked for once more: there are
+            // no more answers to the older questions than there were questions.
+            let stale = entry.stale_asks > 0;
+            entry.stale_asks = entry.stale_asks.saturating_sub(1);
+            if self.config.resend_after.is_some() && (stale || !asked) {
                 return Ok(None);
             }
-            return Err(unexpected);
+            if !asked {
+                return Err(unexpected);
+            }
+            entry.asks = entry.asks.saturating_sub(1);
         }
         let why = entry.unwanted_why();
         match fate::answer(entry.handed(), why, header.status, body) {

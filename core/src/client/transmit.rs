@@ -17,6 +17,7 @@ const RESEND_AFTER_MIN: Duration = Duration::from_millis(1);
 
 /// What is to be sent on the current connection, apart from requests and questions.
 #[derive(Debug)]
+#[cfg_attr(feature = "explore", derive(Clone, Hash))]
 pub(super) struct Output {
     hello: bool,
     /// When an unanswered `Hello` is sent again (S27).
@@ -36,6 +37,7 @@ pub(super) struct Output {
 }
 
 #[derive(Debug)]
+#[cfg_attr(feature = "explore", derive(Clone, Hash))]
 struct Partial {
     header: [u8; REQUEST_HEADER_LEN],
     /// Bytes of header and body that have left.
@@ -285,6 +287,7 @@ impl<S: ClientStorage> Client<S> {
             entry.broken = true;
         }
         entry.carried = Carried::Sent;
+        entry.stale_asks = entry.stale_asks.saturating_add(core::mem::take(&mut entry.asks));
         self.book.leaving = Some(index);
         self.output.partial = Some(Partial { header, at: 0 });
         self.arm_resend(index);
@@ -329,6 +332,7 @@ impl<S: ClientStorage> Client<S> {
             return false;
         }
         entry.carried = Carried::Asked { epoch: self.epoch };
+        entry.asks = entry.asks.saturating_add(1);
         self.counters.asks += 1;
         self.arm_resend(index);
         true

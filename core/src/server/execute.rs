@@ -43,7 +43,7 @@ impl CallKey {
 #[derive(Debug)]
 #[must_use = "a call that is neither started nor refused pins its slot"]
 pub struct Admission {
-    pub(super) key: CallKey,
+    pub(crate) key: CallKey,
 }
 
 impl Admission {
@@ -60,8 +60,8 @@ impl Admission {
 #[derive(Debug)]
 #[must_use = "a call that is never answered pins its slot and its session"]
 pub struct Running {
-    pub(super) key: CallKey,
-    reply_len_max: u32,
+    pub(crate) key: CallKey,
+    pub(crate) reply_len_max: u32,
 }
 
 impl Running {

@@ -10,6 +10,7 @@ use crate::wire::{self, Grants, Hello, Refuse, Resume, Welcome};
 
 /// What a ledger knows of a session (S30).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "explore", derive(Hash))]
 pub struct SessionRecord {
     /// Its id.
     pub id: SessionId,

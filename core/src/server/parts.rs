@@ -12,6 +12,7 @@ use crate::wire::{Grants, REPLY_HEADER_LEN, Refuse};
 
 /// A procedure that a server offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "explore", derive(Hash))]
 pub struct MethodSpec {
     /// Its number.
     pub id: MethodId,
@@ -37,6 +38,7 @@ impl Default for MethodSpec {
 /// One connection; opaque.
 #[doc(hidden)]
 #[derive(Debug)]
+#[cfg_attr(feature = "explore", derive(Clone, Hash))]
 pub struct Conn<B> {
     pub(super) principal: Principal,
     /// Random bits for the session that it may open.
@@ -63,6 +65,7 @@ pub struct Conn<B> {
 
 /// A frame that has not come whole.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "explore", derive(Hash))]
 pub(super) struct IncomingFrame {
     /// When it last got on.
     pub(super) since: Instant,
@@ -72,6 +75,7 @@ pub(super) struct IncomingFrame {
 
 /// Control frames to be sent on a connection, in the order of the fields.
 #[derive(Debug, Default)]
+#[cfg_attr(feature = "explore", derive(Clone, Hash))]
 pub(super) struct ToSend {
     pub(super) welcome: bool,
     pub(super) refuse: Option<Refuse>,
@@ -88,6 +92,7 @@ impl ToSend {
 
 /// A reply of which a byte was handed.
 #[derive(Debug)]
+#[cfg_attr(feature = "explore", derive(Clone, Hash))]
 pub(super) struct Partial<B> {
     pub(super) header: [u8; REPLY_HEADER_LEN],
     /// Bytes of header and body that have left.
@@ -97,6 +102,7 @@ pub(super) struct Partial<B> {
 
 /// Where the body of a reply that is leaving stands.
 #[derive(Debug)]
+#[cfg_attr(feature = "explore", derive(Clone, Hash))]
 pub(super) enum PartialBody<B> {
     Slot(u32),
     /// Its slot has moved on; the frame is finished all the same.
@@ -135,6 +141,7 @@ impl<B> Conn<B> {
 /// How far the record of a session has come that was opened on a connection. Nobody else knows the session's id before
 /// its `Welcome` has left here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "explore", derive(Hash))]
 pub(super) enum Record {
     /// Nothing keeps the `Welcome` back.
     Stable,
@@ -172,6 +179,7 @@ linked!(Slot<B>, OUT, out_links);
 /// One session; opaque. What an idle one does not need is in `calls`, which comes and goes.
 #[doc(hidden)]
 #[derive(Debug)]
+#[cfg_attr(feature = "explore", derive(Clone, Hash))]
 pub struct Session<T: ServerStorage> {
     pub(super) id: SessionId,
     pub(super) calls: T::LazyCalls,
@@ -198,6 +206,7 @@ pub struct Session<T: ServerStorage> {
 
 /// What a session was granted, but for its slots.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "explore", derive(Hash))]
 struct Limits {
     request_len_max: u32,
     reply_len_max: u32,
@@ -207,6 +216,7 @@ struct Limits {
 
 /// How far a session has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "explore", derive(Hash))]
 pub(super) enum End {
     No,
     /// The client said `Goodbye` on this connection: it ends once nothing runs and nothing is kept.
@@ -274,6 +284,7 @@ impl<T: ServerStorage> Session<T> {
 /// The calls of a session that is not idle; opaque.
 #[doc(hidden)]
 #[derive(Debug)]
+#[cfg_attr(feature = "explore", derive(Clone, Hash))]
 pub struct Calls<T: ServerStorage> {
     pub(super) slots: T::Slots,
     /// Slots with a call that is let in, runs, or is kept, by xid.
@@ -308,6 +319,7 @@ impl<T: ServerStorage> Calls<T> {
 /// One slot; opaque.
 #[doc(hidden)]
 #[derive(Debug)]
+#[cfg_attr(feature = "explore", derive(Clone, Hash))]
 pub struct Slot<B> {
     /// The last xid let in or refused; 0 if none.
     pub(super) xid: u64,
@@ -331,6 +343,7 @@ pub struct Slot<B> {
 
 /// What a slot's call is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "explore", derive(Hash))]
 pub(super) enum SlotState {
     /// Nothing, and nothing of it is left.
     Discarded,
@@ -379,6 +392,7 @@ impl<B> Slot<B> {
 /// One principal's share of the room; opaque.
 #[doc(hidden)]
 #[derive(Debug)]
+#[cfg_attr(feature = "explore", derive(Clone, Hash))]
 pub struct Share {
     pub(super) principal: Principal,
     pub(super) sessions: u32,

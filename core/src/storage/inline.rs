@@ -5,6 +5,7 @@ use super::*;
 /// Storage of a client without an allocator: at most `CALLS` calls pending, `SLOTS` of them unsettled, each with a
 /// request of at most `BODY` bytes.
 #[derive(Debug, Default)]
+#[cfg_attr(feature = "explore", derive(Clone, Hash))]
 pub struct InlineClient<const CALLS: usize, const SLOTS: usize, const BODY: usize>;
 
 impl<const CALLS: usize, const SLOTS: usize, const BODY: usize> ClientStorage
@@ -21,6 +22,7 @@ impl<const CALLS: usize, const SLOTS: usize, const BODY: usize> ClientStorage
 /// at most `BODY` bytes; `CONNS` connections (one more than sessions lets a client resume while its old connection
 /// is not yet known to be dead); `METHODS` methods.
 #[derive(Debug, Default)]
+#[cfg_attr(feature = "explore", derive(Clone, Hash))]
 pub struct InlineServer<
     const SESSIONS: usize,
     const CONNS: usize,
@@ -49,6 +51,7 @@ impl<
 
 #[doc(hidden)]
 #[derive(Debug, Default)]
+#[cfg_attr(feature = "explore", derive(Clone, Hash))]
 pub struct InlineBody<const N: usize>(heapless::Vec<u8, N>);
 
 impl<const N: usize> Body for InlineBody<N> {
@@ -70,6 +73,7 @@ impl<const N: usize> Body for InlineBody<N> {
 
 #[doc(hidden)]
 #[derive(Debug)]
+#[cfg_attr(feature = "explore", derive(Clone, Hash))]
 pub struct InlineTable<T, const N: usize> {
     places: [Place<T>; N],
     len: usize,
@@ -130,6 +134,7 @@ impl<T, const N: usize> Table<T> for InlineTable<T, N> {
 
 #[doc(hidden)]
 #[derive(Debug)]
+#[cfg_attr(feature = "explore", derive(Clone, Hash))]
 pub struct InlineArray<T, const N: usize>(heapless::Vec<T, N>);
 
 impl<T, const N: usize> Default for InlineArray<T, N> {
@@ -173,6 +178,7 @@ impl<T: Default, const N: usize> Array<T> for InlineArray<T, N> {
 
 #[doc(hidden)]
 #[derive(Debug, Default)]
+#[cfg_attr(feature = "explore", derive(Clone, Hash))]
 pub struct InlineIndex<const N: usize>(heapless::Vec<(u64, u32), N>);
 
 impl<const N: usize> Index for InlineIndex<N> {
@@ -191,6 +197,7 @@ impl<const N: usize> Index for InlineIndex<N> {
 
 #[doc(hidden)]
 #[derive(Debug, Default)]
+#[cfg_attr(feature = "explore", derive(Clone, Hash))]
 pub struct InPlace<T>(T);
 
 impl<T: Default> Lazy<T> for InPlace<T> {

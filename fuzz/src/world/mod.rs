@@ -41,7 +41,6 @@ use model::{Model, Stage};
 use peer::{Clock, Peer};
 use profile::{MS, Profile};
 use std::time::Duration;
-use trace::ensure;
 
 /// What a run came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -274,26 +273,9 @@ impl World {
 
     /// What must be true at any time.
     fn check(&mut self) -> Check {
-        for h in 0..self.hosts.len() {
-            let counters = self.hosts[h].server.counters();
-            let holds = &self.model.holds[h];
-            let budget = self.profile.server.kept_max.max(self.model.kept_floor[h]);
-            ensure!(counters.kept_bytes <= budget, "S11: s{h} keeps {counters:?}");
-            if self.hosts[h].exact {
-                let (hard, soft) = (holds.hard, holds.soft);
-                ensure!(
-                    (hard..=hard + soft).contains(&counters.kept_bytes),
-                    "s{h} keeps {} bytes, the model {hard} to {}",
-                    counters.kept_bytes,
-                    hard + soft
-                );
-                ensure!(
-                    counters.running == holds.running,
-                    "s{h} runs {} calls, the model {}",
-                    counters.running,
-                    holds.running
-                );
-            }
+        for (h, host) in self.hosts.iter().enumerate() {
+            let (counters, kept_max) = (host.server.counters(), self.profile.server.kept_max);
+            self.model.check_held(h, &counters, kept_max, host.exact)?;
         }
         Ok(())
     }

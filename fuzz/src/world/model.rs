@@ -3,8 +3,10 @@
 //! It learns what servers execute and what clients are told, and reads along the frames that a server has taken, so
 //! that it knows by itself what that server may keep. It shares no code with the machines but the frame decoder.
 
+use std::hash::{Hash, Hasher};
+
 use oncewire_core::wire::{self, Decoded, Frame, Role};
-use oncewire_core::{NoReply, NotExecuted, Outcome, SessionRecord};
+use oncewire_core::{NoReply, NotExecuted, Outcome, ServerCounters, SessionRecord};
 
 use super::body;
 use super::trace::{Check, ensure};
@@ -13,7 +15,7 @@ use super::trace::{Check, ensure};
 pub const SLOTS_MAX: usize = 8;
 
 /// How far an operation has come at its client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stage {
     /// No outcome yet.
     Pending,
@@ -28,7 +30,7 @@ pub enum Stage {
 }
 
 /// How an execution ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum How {
     /// Not yet.
     Running,
@@ -41,7 +43,7 @@ pub enum How {
 }
 
 /// One operation.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub struct Op {
     /// Whose.
     pub peer: u8,
@@ -60,7 +62,7 @@ pub struct Op {
 }
 
 /// What stands on a slot at the server, as the model has it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Held {
     /// Nothing.
     #[default]
@@ -73,7 +75,7 @@ pub enum Held {
     Soft,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Hash)]
 struct Slot {
     xid: u64,
     /// The last xid executed on it, in any life of the server.
@@ -83,7 +85,7 @@ struct Slot {
 }
 
 /// How far a recorded call had come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Recorded {
     /// Started.
     Started,
@@ -94,7 +96,7 @@ pub enum Recorded {
 }
 
 /// What the ledger has of one slot.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub struct Record {
     /// The call's number.
     pub xid: u64,
@@ -105,7 +107,7 @@ pub struct Record {
 }
 
 /// What the ledger has of one session.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Page {
     /// The session.
     pub session: SessionRecord,
@@ -114,7 +116,7 @@ pub struct Page {
 }
 
 /// One session.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub struct Session {
     /// Where it was opened.
     pub host: u8,
@@ -139,7 +141,7 @@ pub struct Session {
 }
 
 /// What one server holds, as the model has it.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Hash)]
 pub struct Holds {
     /// Bytes reserved or kept for calls that are not idempotent, or run.
     pub hard: u64,
@@ -152,7 +154,7 @@ pub struct Holds {
 }
 
 /// Everything the model knows.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Model {
     /// All operations, by number.
     pub ops: Vec<Op>,
@@ -212,6 +214,13 @@ impl Session {
     }
 }
 
+impl Hash for Model {
+    /// What decides what may happen from now on, not what has been counted.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.ops, &self.sessions, &self.holds, &self.kept_floor).hash(state);
+    }
+}
+
 impl Model {
     /// Forgets everything, and keeps the memory.
     pub fn clear(&mut self) {
@@ -236,6 +245,29 @@ impl Model {
             run: 0,
         });
         (self.ops.len() - 1) as u32
+    }
+
+    /// Whether a server holds what it should, and no more than its budget; `exact` if nothing was damaged.
+    pub fn check_held(&self, h: usize, held: &ServerCounters, kept_max: u64, exact: bool) -> Check {
+        let holds = &self.holds[h];
+        let budget = kept_max.max(self.kept_floor[h]);
+        ensure!(held.kept_bytes <= budget, "S11: s{h} keeps {held:?}");
+        if exact {
+            let (hard, soft) = (holds.hard, holds.soft);
+            ensure!(
+                (hard..=hard + soft).contains(&held.kept_bytes),
+                "s{h} keeps {} bytes, the model {hard} to {}",
+                held.kept_bytes,
+                hard + soft
+            );
+            ensure!(
+                held.running == holds.running,
+                "s{h} runs {} calls, the model {}",
+                held.running,
+                holds.running
+            );
+        }
+        Ok(())
     }
 
     // What the server reads.
@@ -382,9 +414,10 @@ impl Model {
         ensure!(op_now.stage != Stage::Never, "op {op} ran; its client knows that it never does");
         ensure!(op_now.runs == 0 || op_now.idempotent, "op {op} ran twice");
         op_now.runs = op_now.runs.saturating_add(1);
-        op_now.run = self.runs;
+        // An operation's executions are numbered apart from others': their order among themselves means nothing.
+        op_now.run = u32::from(op_now.runs);
         op_now.how = How::Running;
-        Ok(self.runs)
+        Ok(op_now.run)
     }
 
     /// A server has a session, bound to this connection.

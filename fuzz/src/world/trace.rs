@@ -87,7 +87,8 @@ impl Trace {
     }
 }
 
-fn describe(frame: &Frame<'_>) -> String {
+/// A frame in words.
+pub fn describe(frame: &Frame<'_>) -> String {
     match frame {
         Frame::Request(header, body) => format!(
             "Request xid {} X {} op {:?} flags {} remaining {} ms, {} bytes",

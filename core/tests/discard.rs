@@ -1,0 +1,194 @@
+//! What discards a kept reply and what does not, frame by frame; and other turns of the server that a mutation of its code
+//! once took unnoticed.
+#![allow(missing_docs)]
+
+mod util;
+
+use oncewire_core::wire::{Ack, Frame};
+use oncewire_core::*;
+use util::*;
+
+fn done(number: u64, body: &[u8]) -> Got {
+    Got::Reply(Status::Done, number, echo(body))
+}
+
+fn not_seen(number: u64) -> Got {
+    Got::Reply(Status::NotSeen, number, Vec::new())
+}
+
+/// Bytes kept for one reply.
+fn one() -> u64 {
+    echo(b"a").len() as u64
+}
+
+#[test]
+fn s09_an_x_between_two_kept_replies_discards_the_lower_one_alone() {
+    let mut pair = Pair::unconnected();
+    let (raw, _) = pair.raw_session();
+    pair.send(raw, &request(4, 3, b"a"));
+    pair.send(raw, &request(5, 3, b"b"));
+    assert_eq!(pair.kept(), 2 * one());
+    pair.send(raw, &Frame::Ack(Ack { acked: 4, base: 0, settled: 0 }));
+    assert_eq!(pair.kept(), one());
+    pair.got(raw);
+    pair.send(raw, &Frame::Ask(xid(4)));
+    pair.send(raw, &Frame::Ask(xid(5)));
+    assert_eq!(pair.got(raw), [done(5, b"b")]);
+}
+
+#[test]
+fn s09_the_same_holds_when_the_lower_one_came_later() {
+    let mut pair = Pair::unconnected();
+    let (raw, _) = pair.raw_session();
+    pair.send(raw, &request(6, 3, b"a"));
+    for number in [4, 5] {
+        pair.got(raw);
+        pair.send(raw, &Frame::Ask(xid(number)));
+        assert_eq!(pair.got(raw), [not_seen(number)]);
+        pair.send(raw, &request(number, 3, b"b"));
+    }
+    assert_eq!(pair.kept(), 3 * one());
+    for (acked, left) in [(4, 2), (5, 1), (6, 0)] {
+        pair.send(raw, &Frame::Ack(Ack { acked, base: 0, settled: 0 }));
+        assert_eq!(pair.kept(), left * one(), "X {acked}");
+    }
+}
+
+#[test]
+fn s10_what_was_acknowledged_by_its_bit_above_x_never_runs_again() {
+    let mut pair = Pair::unconnected();
+    pair.mode = Mode::Start;
+    let (raw, _) = pair.raw_session();
+    pair.send(raw, &request(4, 3, b"a"));
+    pair.send(raw, &request(5, 3, b"b"));
+    pair.finish(b"b");
+    pair.send(raw, &Frame::Ack(Ack { acked: 3, base: 0, settled: 0b10 }));
+    pair.finish(b"a");
+    pair.send(raw, &Frame::Ack(Ack { acked: 3, base: 0, settled: 0b11 }));
+    assert_eq!(pair.kept(), 0);
+    pair.send(raw, &request(5, 3, b"b"));
+    pair.send(raw, &request(4, 3, b"a"));
+    assert_eq!((pair.ran(b"a"), pair.ran(b"b")), (1, 1));
+    assert_eq!(pair.server.counters().stale, 2);
+}
+
+#[test]
+fn an_ack_that_leaves_nothing_kept_does_not_swallow_a_not_seen_on_its_way() {
+    let mut pair = Pair::unconnected();
+    let (raw, _) = pair.raw_session();
+    pair.send(raw, &request(4, 3, b"a"));
+    pair.got(raw);
+    let mut bytes = bytes_of(&Frame::Ask(xid(9)));
+    bytes.extend(bytes_of(&Frame::Ack(Ack { acked: 4, base: 0, settled: 0 })));
+    pair.send_bytes(raw, &bytes);
+    assert_eq!(pair.got(raw), [not_seen(9)]);
+}
+
+#[test]
+fn the_name_of_a_call_says_nothing_once_its_session_has_ended() {
+    let mut pair = Pair::unconnected();
+    pair.mode = Mode::Hold;
+    let (raw, _) = pair.raw_session();
+    pair.send(raw, &request(4, 3, b"a"));
+    let call = pair.let_in(b"a");
+    let key = call.admission.key();
+    assert!(pair.server.record_of(key).is_some());
+    assert!(!pair.server.is_cancelled(key), "nobody has cancelled it");
+    pair.send(raw, &Frame::Cancel(xid(4)));
+    assert!(pair.server.is_cancelled(key));
+    assert!(pair.server.start(pair.now, call.admission).is_err());
+    pair.drive();
+    pair.send(raw, &Frame::Ack(Ack { acked: 4, base: 0, settled: 0 }));
+    // The session ends, and before its event is polled it is as good as gone.
+    let goodbye = bytes_of(&Frame::Goodbye(wire::Role::Client));
+    let conn = pair.conn(raw).expect("open");
+    pair.server.handle_data(pair.now, conn, &goodbye).unwrap();
+    assert_eq!((pair.server.record_of(key), pair.server.is_cancelled(key)), (None, false));
+    pair.drive();
+    // Another one takes its place, with a call of the same number.
+    let (raw, _) = pair.raw_session();
+    pair.send(raw, &request(4, 3, b"b"));
+    let other = pair.let_in(b"b");
+    assert_ne!(other.admission.key().session(), key.session());
+    pair.send(raw, &Frame::Cancel(xid(4)));
+    assert_eq!((pair.server.record_of(key), pair.server.is_cancelled(key)), (None, false));
+    pair.server.refuse(pair.now, other.admission, NotExecuted::Overloaded);
+}
+
+#[test]
+fn counters_count() {
+    let mut pair = Pair::unconnected();
+    let (raw, _) = pair.raw_session();
+    for (number, body) in [(4, b"a"), (5, b"b")] {
+        pair.send(raw, &request(number, 3, body));
+        pair.send(raw, &request(number, 3, body));
+        pair.send(raw, &Frame::Ask(xid(number)));
+    }
+    pair.send(raw, &Frame::Ack(Ack { acked: 5, base: 0, settled: 0 }));
+    pair.send(raw, &request(4, 3, b"a"));
+    pair.send(raw, &request(5, 3, b"b"));
+    let counters = pair.server.counters();
+    assert_eq!((counters.admitted, counters.duplicates, counters.stale), (2, 2, 2));
+    assert_eq!((counters.asks, counters.replies, counters.refused), (2, 6, 0));
+}
+
+#[test]
+fn s20_to_read_nothing_is_no_sign_of_life() {
+    let mut pair = Pair::unconnected();
+    let (raw, _) = pair.raw_session();
+    let conn = pair.conn(raw).expect("open");
+    let keepalive = default_server_config().keepalive;
+    for _ in 0..8 {
+        pair.server.handle_data(pair.now, conn, &[]).unwrap();
+        pair.advance(keepalive / 4);
+    }
+    assert_eq!(pair.conn(raw), None, "the peer is silent");
+}
+
+/// Lets 40 seconds pass, two thirds of what a frame may take to grow, while the peer shows that it is there.
+fn slowly(pair: &mut Pair, conn: ConnId, bytes: &[u8]) {
+    for _ in 0..20 {
+        assert!(pair.server.handle_data(pair.now, conn, bytes).unwrap().item.is_none());
+        pair.advance(default_server_config().frame_timeout / 30);
+    }
+}
+
+#[test]
+fn c42_a_long_frame_that_grows_by_64_kib_in_time_is_not_too_slow() {
+    let mut pair = Pair::unconnected();
+    let (raw, _) = pair.raw_session();
+    let conn = pair.conn(raw).expect("open");
+    let frame = bytes_of_body(&vec![7; 200 << 10]);
+    for steps in 0..4 {
+        slowly(&mut pair, conn, &frame[..100 + (steps << 16)]);
+        assert_eq!(pair.conn(raw), Some(conn), "after {steps} times 64 KiB");
+    }
+}
+
+#[test]
+fn c42_a_long_frame_that_grows_by_less_is_too_slow() {
+    let mut pair = Pair::unconnected();
+    let (raw, _) = pair.raw_session();
+    let conn = pair.conn(raw).expect("open");
+    let frame = bytes_of_body(&vec![7; 200 << 10]);
+    pair.got(raw);
+    for steps in 0..3 {
+        slowly(&mut pair, conn, &frame[..100 + steps * 30_000]);
+    }
+    assert_eq!(pair.got(raw), [Got::Refuse(wire::Refuse::TooSlow)]);
+}
+
+fn bytes_of_body(body: &[u8]) -> Vec<u8> {
+    bytes_of(&request(4, 3, body))
+}
+
+#[test]
+fn what_is_wrong_with_the_first_frame_is_said_of_the_first_frame() {
+    let mut pair = Pair::unconnected();
+    let raw = pair.raw(ALICE);
+    // A request's frame that is too long for a connection without a session.
+    let mut bytes = bytes_of(&request(4, 3, &[1; 600]));
+    bytes.truncate(32);
+    pair.send_bytes(raw, &bytes);
+    assert_eq!(pair.server_errors, [ProtocolError::NoSession]);
+}

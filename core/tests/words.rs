@@ -1,0 +1,136 @@
+//! What errors and outcomes say: each something, and each something else; and what `executed` makes of them.
+#![allow(missing_docs)]
+
+use std::collections::BTreeSet;
+use std::error::Error;
+
+use oncewire_core::*;
+
+fn name(name: &str) -> ServiceName {
+    ServiceName::new(name).unwrap()
+}
+
+/// Fails if one says nothing, or the same as another one.
+#[track_caller]
+fn all_differ(errors: &[&dyn Error]) {
+    let said: BTreeSet<String> = errors.iter().map(|error| error.to_string()).collect();
+    assert_eq!(said.len(), errors.len(), "{said:?}");
+    for words in said {
+        assert!(words.len() > 8 && !words.ends_with('.'), "{words:?}");
+    }
+}
+
+#[test]
+fn every_error_of_one_scope_says_something_of_its_own() {
+    use ProtocolError as P;
+    all_differ(&[
+        &CallError::Closed,
+        &CallError::TooManyCalls { max: 3 },
+        &CallError::RequestTooLarge { len: 9, max: 8 },
+        &CallError::TooManyBytes { max: 3 },
+        &CallError::Unencodable,
+    ]);
+    all_differ(&[
+        &P::FrameTooLong { len: 9, max: 8 },
+        &P::FrameTooShort { kind: 2, len: 1 },
+        &P::UnknownKind(99),
+        &P::Malformed { kind: 2 },
+        &P::NotOncewire,
+        &P::NoSession,
+        &P::SecondHello,
+        &P::UnexpectedWelcome,
+        &P::XidOutOfRange,
+        &P::SlotBusy { xid: 9, running: 5 },
+        &P::AckAhead { acked: 9 },
+        &P::OutOfOrder { xid: 5, seen: 9 },
+        &P::FalseRetry { xid: 9 },
+        &P::AfterGoodbye,
+        &P::UnexpectedAnswer { xid: 9 },
+    ]);
+    let (wanted, found) = (ServerId::from_bytes([1; 16]), ServerId::from_bytes([2; 16]));
+    all_differ(&[
+        &CloseReason::Protocol(P::NoSession),
+        &CloseReason::PeerSaysProtocol(6),
+        &CloseReason::PeerSilent,
+        &CloseReason::TooSlow,
+        &CloseReason::Superseded,
+        &CloseReason::Goodbye,
+        &CloseReason::ShuttingDown,
+        &CloseReason::VersionUnsupported { min: 2, max: 3 },
+        &CloseReason::SessionUnknown,
+        &CloseReason::WrongPrincipal,
+        &CloseReason::SessionsFull,
+        &CloseReason::PrincipalFull,
+        &CloseReason::WrongService { wanted: name("jobs"), found: name("mail") },
+        &CloseReason::WrongServer { wanted, found },
+    ]);
+    all_differ(&[
+        &SessionEnd::SessionUnknown,
+        &SessionEnd::RolledBack,
+        &SessionEnd::GrantsChanged,
+        &SessionEnd::FalseRetry,
+        &SessionEnd::Refused,
+    ]);
+    all_differ(&[
+        &ReplyTooLarge { len: 9, max: 8 },
+        &Refused(NotExecuted::DeadlinePassed),
+        &Refused(NotExecuted::Cancelled),
+        &ServerError::TooManyMethods,
+        &ServerError::MethodTwice(MethodId::of("a")),
+    ]);
+}
+
+#[test]
+fn every_outcome_says_something_of_its_own() {
+    use NotExecuted as N;
+    all_differ(&[
+        &NoReply::Aborted,
+        &NoReply::ReplyTooLarge,
+        &NoReply::NotKept,
+        &NoReply::Undecodable,
+        &N::Overloaded,
+        &N::UnknownMethod,
+        &N::BadArguments,
+        &N::DeadlinePassed,
+        &N::Cancelled,
+        &N::ShuttingDown,
+        &N::NotIdempotent,
+        &N::Aborted,
+        &N::LedgerFailed,
+        &N::RequestTooLarge,
+        &N::Disconnected,
+        &N::SessionRefused,
+        &N::Closed,
+        &Unknown::Disconnected,
+        &Unknown::DeadlinePassed,
+        &Unknown::SessionEnded,
+        &Unknown::Interrupted,
+        &Unknown::Repeated,
+        &Unknown::Closed,
+    ]);
+    let why = Unknown::DeadlinePassed;
+    let outcomes = [
+        Outcome::Reply(b"abc"),
+        Outcome::NoReply(NoReply::Aborted),
+        Outcome::NotExecuted(N::Closed),
+        Outcome::Unknown { why, ticket: true },
+        Outcome::Unknown { why, ticket: false },
+    ];
+    let said: BTreeSet<String> = outcomes.iter().map(Outcome::to_string).collect();
+    assert_eq!(said.len(), outcomes.len());
+    let executed = outcomes.map(|outcome| outcome.executed());
+    let (yes, no, unknown) = (Executed::Yes, Executed::No, Executed::Unknown);
+    assert_eq!(executed, [yes, yes, no, unknown, unknown]);
+    assert_eq!(
+        outcomes.map(|outcome| outcome.reply().map(<[u8]>::len)),
+        [Some(3), None, None, None, None]
+    );
+}
+
+#[test]
+fn what_errors_know_of_an_execution() {
+    assert_eq!(CallError::Closed.executed(), Executed::No);
+    assert_eq!(SessionEnd::SessionUnknown.executed(), Executed::Unknown);
+    assert!(CloseReason::VersionUnsupported { min: 2, max: 2 }.is_final());
+    assert!(!CloseReason::PeerSilent.is_final() && !CloseReason::SessionsFull.is_final());
+}

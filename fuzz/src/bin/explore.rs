@@ -1,0 +1,90 @@
+//! Tries every schedule of small worlds: `explore [--world NAME]… [--states N] [--depth N] [--quick] [--list]`.
+//!
+//! Exits with 1 and a shortest schedule if a promise was broken, or if a limit was met before every schedule was tried.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use oncewire_fuzz::explore::{self, BROKEN, Limits, SCENES, Scene};
+
+#[derive(Parser)]
+struct Options {
+    /// Only this world; may be given several times.
+    #[arg(long)]
+    world: Vec<String>,
+    /// Only worlds small enough for a test.
+    #[arg(long)]
+    quick: bool,
+    /// Most states of a world.
+    #[arg(long, default_value_t = Limits::default().states)]
+    states: usize,
+    /// Most things that happen in one schedule.
+    #[arg(long, default_value_t = Limits::default().depth)]
+    depth: usize,
+    /// Say what the worlds are, and do nothing.
+    #[arg(long)]
+    list: bool,
+}
+
+fn fail(scene: &'static Scene, found: &explore::Found, limits: Limits) {
+    println!("{}: {}", scene.name, found.violation.0);
+    println!("{:?}", found.schedule);
+    // A shorter schedule says the same, and is soon found if it is short.
+    let limits = Limits { states: limits.states.min(5_000_000), ..limits };
+    let shortest = explore::shortest(scene, limits);
+    let found = shortest.as_deref().unwrap_or(found);
+    println!("the shortest schedule found, of {} steps:", found.schedule.len());
+    for line in explore::narrate(scene, &found.schedule) {
+        println!("  {line}");
+    }
+    println!("{:?}", found.schedule);
+    println!("{}", found.violation.0);
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let limits = Limits { depth: options.depth, states: options.states };
+    let wanted = |scene: &&'static Scene| {
+        (options.world.is_empty() || options.world.iter().any(|name| name == scene.name))
+            && (!options.quick || scene.quick)
+    };
+    let mut scenes: Vec<_> = SCENES.iter().filter(wanted).collect();
+    // Broken machines only by name.
+    scenes
+        .extend(BROKEN.iter().filter(|scene| options.world.iter().any(|name| name == scene.name)));
+    if scenes.is_empty() {
+        eprintln!("there is no such world; --list names them");
+        return ExitCode::from(2);
+    }
+    let mut code = ExitCode::SUCCESS;
+    for scene in scenes {
+        if options.list {
+            println!("{:16} {}", scene.name, scene.about);
+            continue;
+        }
+        #[expect(clippy::disallowed_methods, reason = "measures; nothing in a world reads a clock")]
+        let start = std::time::Instant::now();
+        match explore::explore(scene, limits) {
+            Err(found) => {
+                fail(scene, &found, limits);
+                return ExitCode::from(1);
+            }
+            Ok(report) => {
+                let seconds = start.elapsed().as_secs_f64();
+                println!(
+                    "{:16} {:>10} states {:>11} transitions {:>9} rests, depth {:>3}, {seconds:>6.1} s, {}",
+                    scene.name,
+                    report.states,
+                    report.transitions,
+                    report.rests,
+                    report.depth,
+                    if report.exhausted { "exhausted" } else { "NOT exhausted" }
+                );
+                if !report.exhausted {
+                    code = ExitCode::from(1);
+                }
+            }
+        }
+    }
+    code
+}

@@ -1,0 +1,405 @@
+//! What can happen next, and that it happens.
+
+use std::fmt;
+
+use oncewire_core::wire::{self, Decoded, Frame, Role};
+
+use super::scene::Pace;
+use super::world::{Accepted, GRACE, LEASE, Link, TICK, World};
+use crate::world::trace::{Check, ensure};
+
+/// One thing that happens. Connections are given by number, calls by their places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// A client makes its next call.
+    Call(usize),
+    /// A client dials a server.
+    Dial(usize, usize),
+    /// The next frame reaches the server.
+    Up(u32),
+    /// The next frame reaches the client.
+    Down(u32),
+    /// A broken client reads what its older connection had for it.
+    Stale(u32),
+    /// A server takes a call one step further.
+    Step(usize, usize),
+    /// The record of a server's oldest new session becomes stable.
+    Record(usize),
+    /// The connection breaks, and the client learns of it.
+    CutClient(u32),
+    /// The connection breaks, and the server learns of it.
+    CutServer(u32),
+    /// The client learns of the end.
+    EndClient(u32),
+    /// The server learns of the end.
+    EndServer(u32),
+    /// What came up a connection comes once more, to this server.
+    Copy(u32, usize),
+    /// A server's process dies, and another one starts.
+    Restart(usize),
+    /// A lease's time passes on a server's clock.
+    Lease(usize),
+    /// A moment passes on a server's clock.
+    ServerTick(usize),
+    /// A moment passes on a client's clock.
+    ClientTick(usize),
+    /// A client cancels a call.
+    Cancel(usize, usize),
+    /// A client forgets a call.
+    Forget(usize, usize),
+    /// A server drains.
+    Drain(usize),
+    /// The grace of a server's drain is over, and nobody does anything about it any more.
+    Grace(usize),
+    /// A frame on its way up is lost.
+    LoseUp(u32),
+    /// A frame on its way down is lost.
+    LoseDown(u32),
+    /// A server's ledger cannot write any more.
+    FailLedger(usize),
+    /// A client closes.
+    Close(usize),
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Action::Call(p) => write!(f, "c{p} makes a call"),
+            Action::Dial(p, h) => write!(f, "c{p} dials s{h}"),
+            Action::Up(n) => write!(f, "link {n} carries a frame up"),
+            Action::Down(n) => write!(f, "link {n} carries a frame down"),
+            Action::Stale(n) => write!(f, "the client of link {n} reads what the older one had"),
+            Action::Step(h, _) => write!(f, "s{h} takes a call further"),
+            Action::Record(h) => write!(f, "s{h} has recorded a session"),
+            Action::CutClient(n) => write!(f, "link {n} breaks, its client is told"),
+            Action::CutServer(n) => write!(f, "link {n} breaks, its server is told"),
+            Action::EndClient(n) => write!(f, "the client of link {n} is told of its end"),
+            Action::EndServer(n) => write!(f, "the server of link {n} is told of its end"),
+            Action::Copy(n, h) => write!(f, "what came up link {n} comes to s{h} once more"),
+            Action::Restart(h) => write!(f, "s{h} dies and starts again"),
+            Action::Lease(h) => write!(f, "a lease passes at s{h}"),
+            Action::ServerTick(h) => write!(f, "two seconds pass at s{h}"),
+            Action::ClientTick(p) => write!(f, "two seconds pass at c{p}"),
+            Action::Cancel(p, k) => write!(f, "c{p} cancels its call {k}"),
+            Action::Forget(p, k) => write!(f, "c{p} forgets its call {k}"),
+            Action::Drain(h) => write!(f, "s{h} drains"),
+            Action::Grace(h) => write!(f, "the grace of s{h} is over"),
+            Action::LoseUp(n) => write!(f, "link {n} loses a frame up"),
+            Action::LoseDown(n) => write!(f, "link {n} loses a frame down"),
+            Action::FailLedger(h) => write!(f, "the ledger of s{h} cannot write"),
+            Action::Close(p) => write!(f, "c{p} closes"),
+        }
+    }
+}
+
+impl World {
+    /// What goes on by itself: when nothing of it is left, the world rests.
+    pub(super) fn progress(&self, out: &mut Vec<Action>) {
+        for (p, peer) in self.peers.iter().enumerate() {
+            if peer.made < self.scene.calls[p].len() && !peer.client.is_closing() {
+                out.push(Action::Call(p));
+            }
+            if peer.link.is_none() && peer.client.wants_connection() {
+                self.dials(p, out);
+            }
+        }
+        for link in &self.links {
+            self.ends(link, out);
+        }
+        for (h, host) in self.hosts.iter().enumerate() {
+            for (at, call) in host.calls.iter().enumerate() {
+                let written = self.scene.ledger && !call.kind.idempotent && call.running.is_some();
+                // S31: what cannot be recorded is not answered.
+                let stuck =
+                    host.disk_full && written && call.step == crate::world::host::Step::Running;
+                if !stuck {
+                    out.push(Action::Step(h, at));
+                }
+            }
+            if !host.opened.is_empty() && !host.disk_full {
+                out.push(Action::Record(h));
+            }
+            if host.drained || host.disk_full {
+                out.push(Action::Restart(h));
+            }
+        }
+        if out.is_empty() {
+            let waits = |h: &usize| self.hosts[*h].draining && !self.hosts[*h].drained;
+            out.extend((0..self.hosts.len()).filter(waits).map(Action::Grace));
+        }
+    }
+
+    fn dials(&self, p: usize, out: &mut Vec<Action>) {
+        let session = self.peers[p].client.session();
+        for h in 0..self.hosts.len() {
+            // A draining server opens no sessions; who asks again and again is told so again and again.
+            let refused = self.hosts[h].draining && session.is_none();
+            let home = session.is_none_or(|session| session.server.to_bytes()[0] == h as u8 + 1);
+            if !refused && (home || self.left.strays > 0) {
+                out.push(Action::Dial(p, h));
+            }
+        }
+    }
+
+    fn ends(&self, link: &Link, out: &mut Vec<Action>) {
+        let number = link.number;
+        let open = matches!(link.accepted, Accepted::Open(_));
+        if !link.up.is_empty() && (self.left.late > 0 || !self.is_late(link)) {
+            out.push(Action::Up(number));
+        }
+        if link.client_open && !link.down.is_empty() {
+            out.push(Action::Down(number));
+        }
+        let up = self.peers[link.peer].client.is_connected();
+        if link.client_open && !link.stale.is_empty() && up {
+            out.push(Action::Stale(number));
+        }
+        if !link.client_open && (open || link.accepted == Accepted::NotYet) {
+            out.push(Action::EndServer(number));
+        }
+        let read = link.broken || link.down.is_empty();
+        if link.client_open && link.accepted == Accepted::Gone && read {
+            out.push(Action::EndClient(number));
+        }
+    }
+
+    /// Whether its next frame would be read after one of a newer connection of its client.
+    fn is_late(&self, link: &Link) -> bool {
+        !link.client_open
+            && self.links.iter().any(|other| {
+                other.peer == link.peer
+                    && other.number > link.number
+                    && other.accepted != Accepted::NotYet
+            })
+    }
+
+    /// What else may happen.
+    pub(super) fn faults(&self, out: &mut Vec<Action>) {
+        let left = &self.left;
+        for link in &self.links {
+            let number = link.number;
+            if left.cuts > 0 && link.client_open && !link.broken {
+                out.push(Action::CutClient(number));
+                if matches!(link.accepted, Accepted::Open(_)) {
+                    out.push(Action::CutServer(number));
+                }
+            }
+            // Requests that came behind an opening `Hello` came only because its client had read the answer to that:
+            // nothing repeats such a connection by chance (S2).
+            let copied = match link.sent.first().map(|hello| wire::decode(hello, Role::Client, 0)) {
+                Some(Ok(Decoded::Frame(Frame::Hello(hello), _))) => {
+                    !self.scene.replays || hello.resume.is_some()
+                }
+                _ => false,
+            };
+            if left.copies > 0 && copied {
+                out.extend((0..self.hosts.len()).map(|h| Action::Copy(number, h)));
+            }
+            if left.losses > 0 && !link.up.is_empty() {
+                out.push(Action::LoseUp(number));
+            }
+            if left.losses > 0 && !link.down.is_empty() {
+                out.push(Action::LoseDown(number));
+            }
+        }
+        for (h, host) in self.hosts.iter().enumerate() {
+            if left.restarts > 0 && !host.drained && !host.disk_full {
+                out.push(Action::Restart(h));
+            }
+            if left.leases > 0 {
+                out.push(Action::Lease(h));
+            }
+            if left.server_ticks > 0 {
+                out.push(Action::ServerTick(h));
+            }
+            if left.drains > 0 && !host.draining {
+                out.push(Action::Drain(h));
+            }
+            if left.disks > 0 && !host.disk_full {
+                out.push(Action::FailLedger(h));
+            }
+        }
+        for (p, peer) in self.peers.iter().enumerate() {
+            if left.client_ticks > 0 {
+                out.push(Action::ClientTick(p));
+            }
+            for k in (0..peer.made).filter(|k| peer.calls[*k].is_some()) {
+                if left.cancels > 0 {
+                    out.push(Action::Cancel(p, k));
+                }
+                if left.forgets > 0 {
+                    out.push(Action::Forget(p, k));
+                }
+            }
+            if left.closes > 0 && !peer.client.is_closing() {
+                out.push(Action::Close(p));
+            }
+        }
+    }
+
+    /// Makes it happen.
+    pub(super) fn apply(&mut self, action: Action) -> Check {
+        self.tell(|_| action.to_string());
+        match action {
+            Action::Call(p) => self.make_call(p)?,
+            Action::Dial(p, h) => {
+                let session = self.peers[p].client.session();
+                if session.is_some_and(|session| session.server.to_bytes()[0] != h as u8 + 1) {
+                    self.left.strays = self.left.strays.saturating_sub(1);
+                }
+                self.dial(p, h)?;
+            }
+            Action::Step(h, at) => self.step(h, at)?,
+            Action::Record(h) => self.record_session(h)?,
+            Action::Restart(h) => {
+                if !self.hosts[h].drained && !self.hosts[h].disk_full {
+                    self.left.restarts = self.left.restarts.saturating_sub(1);
+                }
+                self.restart(h)?;
+            }
+            Action::Lease(h) => {
+                self.left.leases -= 1;
+                self.pass_at_host(h, LEASE)?;
+            }
+            Action::ServerTick(h) => {
+                self.left.server_ticks -= 1;
+                self.pass_at_host(h, TICK)?;
+            }
+            Action::ClientTick(p) => {
+                self.left.client_ticks = self.left.client_ticks.saturating_sub(1);
+                self.pass_at_client(p)?;
+            }
+            Action::Cancel(p, k) => {
+                self.left.cancels -= 1;
+                let now = self.peer_now(p);
+                if let Some(id) = self.peers[p].calls[k] {
+                    self.peers[p].client.cancel(now, id);
+                }
+                self.flush_peer(p)?;
+            }
+            Action::Forget(p, k) => {
+                self.left.forgets -= 1;
+                self.forget(p, k)?;
+            }
+            Action::Drain(h) => {
+                self.left.drains -= 1;
+                let now = self.host_now(h);
+                self.hosts[h].draining = true;
+                self.hosts[h].server.drain(now, GRACE);
+                self.pump_host(h)?;
+            }
+            Action::Grace(h) => self.pass_at_host(h, GRACE)?,
+            Action::FailLedger(h) => {
+                self.left.disks -= 1;
+                self.hosts[h].disk_full = true;
+                self.hosts[h].server.fail_ledger();
+            }
+            Action::Close(p) => {
+                self.left.closes = self.left.closes.saturating_sub(1);
+                // What it had not called by then is never called.
+                for k in self.peers[p].made..self.scene.calls[p].len() {
+                    let op = self.op(p, k) as usize;
+                    self.model.ops[op].stage = crate::world::model::Stage::Never;
+                }
+                let now = self.peer_now(p);
+                self.peers[p].client.close(now);
+                self.flush_peer(p)?;
+            }
+            Action::Up(number)
+            | Action::Down(number)
+            | Action::Stale(number)
+            | Action::CutClient(number)
+            | Action::CutServer(number)
+            | Action::EndClient(number)
+            | Action::EndServer(number)
+            | Action::LoseUp(number)
+            | Action::LoseDown(number)
+            | Action::Copy(number, _) => self.apply_to_link(action, number)?,
+        }
+        self.tidy()
+    }
+
+    fn apply_to_link(&mut self, action: Action, number: u32) -> Check {
+        let at = self.links.iter().position(|link| link.number == number);
+        ensure!(at.is_some(), "there is no link {number}");
+        let at = at.unwrap_or_default();
+        let p = self.links[at].peer;
+        match action {
+            Action::Up(_) => {
+                if self.is_late(&self.links[at]) {
+                    self.left.late -= 1;
+                }
+                self.read_up(at)
+            }
+            Action::Down(_) => {
+                let frame = self.links[at].down.remove(0);
+                self.read_down(at, &frame)
+            }
+            Action::Stale(_) => {
+                let frame = self.links[at].stale.remove(0);
+                self.read_down(at, &frame)
+            }
+            Action::CutClient(_) => {
+                self.left.cuts -= 1;
+                self.links[at].broken = true;
+                self.tell_client(p)
+            }
+            Action::CutServer(_) => {
+                self.left.cuts -= 1;
+                self.links[at].broken = true;
+                self.tell_server(at)
+            }
+            Action::EndClient(_) => self.tell_client(p),
+            Action::EndServer(_) => self.tell_server(at),
+            Action::LoseUp(_) => {
+                self.left.losses -= 1;
+                self.links[at].up.remove(0);
+                Ok(())
+            }
+            Action::LoseDown(_) => {
+                self.left.losses -= 1;
+                self.links[at].down.remove(0);
+                Ok(())
+            }
+            Action::Copy(_, h) => {
+                self.left.copies -= 1;
+                let sent = self.links[at].sent.clone();
+                self.new_link(p, h).up = sent;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn forget(&mut self, p: usize, k: usize) -> Check {
+        let now = self.peer_now(p);
+        if let Some(id) = self.peers[p].calls[k].take() {
+            self.peers[p].client.forget(now, id);
+            let op = self.op(p, k) as usize;
+            self.model.ops[op].stage = crate::world::model::Stage::Unheard;
+        }
+        self.flush_peer(p)
+    }
+
+    pub(super) fn pass_at_host(&mut self, h: usize, time: std::time::Duration) -> Check {
+        self.hosts[h].clock += time.as_nanos() as u64;
+        let now = self.host_now(h);
+        self.hosts[h].server.handle_timeout(now);
+        self.pump_host(h)
+    }
+
+    pub(super) fn pass_at_client(&mut self, p: usize) -> Check {
+        self.peers[p].clock += TICK.as_nanos() as u64;
+        let now = self.peer_now(p);
+        self.peers[p].client.handle_timeout(now);
+        self.flush_peer(p)
+    }
+
+    /// Whether nothing tells the clients apart: then it does not matter which one moves first.
+    pub(super) fn is_symmetric(&self) -> bool {
+        let plain = |kind: &super::scene::Kind| format!("{kind:?}");
+        let scripts = self.scene.calls.iter().map(|calls| calls.iter().map(plain).collect());
+        let scripts: Vec<Vec<String>> = scripts.collect();
+        self.scene.pace != Pace::Slow && scripts.windows(2).all(|pair| pair[0] == pair[1])
+    }
+}

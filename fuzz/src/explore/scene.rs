@@ -1,0 +1,507 @@
+//! The worlds: each is small in everything but what it is about.
+
+use oncewire_core::{MethodId, MethodSpec};
+
+use crate::world::body::REPLY_HEAD;
+use crate::world::profile::{IDEM, PLAIN, TRANSACTION};
+
+/// What every server offers.
+pub(super) fn methods() -> [MethodSpec; 3] {
+    [PLAIN, IDEM, TRANSACTION].map(|id| {
+        let mut spec = MethodSpec::new(id);
+        spec.reply_len_max = REPLY_HEAD as u32;
+        spec.idempotent = id == IDEM;
+        spec
+    })
+}
+
+/// How a handler ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It replies.
+    Reply,
+    /// It is refused before it starts.
+    Refuse,
+    /// The same, but only in the first life of its server: what refuses it does not outlive a restart.
+    RefuseFirst,
+    /// It aborts.
+    Abort,
+    /// Its reply is too large.
+    TooLarge,
+    /// Its transaction is rolled back.
+    RollBack,
+}
+
+/// A call that a client makes.
+#[derive(Clone, Copy, Debug)]
+pub struct Kind {
+    pub(super) method: MethodId,
+    pub(super) idempotent: bool,
+    pub(super) transaction: bool,
+    pub(super) one_way: bool,
+    pub(super) fail_fast: bool,
+    /// Its deadline passes at the next step of its client's clock.
+    pub(super) short: bool,
+    pub(super) end: End,
+}
+
+const CALL: Kind = Kind {
+    method: PLAIN,
+    idempotent: false,
+    transaction: false,
+    one_way: false,
+    fail_fast: false,
+    short: false,
+    end: End::Reply,
+};
+const REFUSED: Kind = Kind { end: End::Refuse, ..CALL };
+const REFUSED_FIRST: Kind = Kind { end: End::RefuseFirst, ..CALL };
+const SHORT: Kind = Kind { short: true, ..CALL };
+const FAST: Kind = Kind { fail_fast: true, ..CALL };
+const ABORTED: Kind = Kind { end: End::Abort, ..CALL };
+const TOO_LARGE: Kind = Kind { end: End::TooLarge, ..CALL };
+const ONE_WAY: Kind = Kind { one_way: true, ..CALL };
+const AGAIN: Kind = Kind { method: IDEM, idempotent: true, ..CALL };
+const AGAIN_REFUSED: Kind = Kind { end: End::Refuse, ..AGAIN };
+const AGAIN_SHORT: Kind = Kind { short: true, ..AGAIN };
+const ATOMIC: Kind = Kind { method: TRANSACTION, transaction: true, ..CALL };
+const ROLLED_BACK: Kind = Kind { end: End::RollBack, ..ATOMIC };
+
+/// How finely a handler's steps lie apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// A call is over in the moment in which it is let in.
+    AtOnce,
+    /// It starts at once, and ends later.
+    Runs,
+    /// It is let in, starts later, and ends later still.
+    Slow,
+}
+
+/// How a machine is broken on purpose.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Broken {
+    /// It is not.
+    #[default]
+    No,
+    /// The server runs every request that comes, also one that it has run.
+    NoDedup,
+    /// The server forgets kept replies.
+    Forgetful,
+    /// The client uses an xid twice.
+    Reuse,
+    /// An earlier form of S4: the client reads what its older connection still had for it.
+    Unread,
+    /// An earlier form of S3: to resume a session that a server does not have opens it there, under the same server id.
+    ResumeOpens,
+}
+
+/// How often things may go wrong in one schedule.
+#[derive(Clone, Copy, Debug, Default, Hash, PartialEq, Eq)]
+pub struct Budget {
+    /// A connection breaks: one end learns of it, the other one later.
+    pub cuts: u8,
+    /// What came up a connection comes once more, on a connection of its own, at any server, at any time.
+    pub copies: u8,
+    /// A frame of a connection that its client has left is read after one of a newer connection.
+    pub late: u8,
+    /// A server's process dies.
+    pub restarts: u8,
+    /// A server's clock passes a lease.
+    pub leases: u8,
+    /// A client dials the server that does not have its session.
+    pub strays: u8,
+    /// A client's clock passes the short deadlines.
+    pub client_ticks: u8,
+    /// A server's clock passes the short deadlines.
+    pub server_ticks: u8,
+    /// A client cancels a call.
+    pub cancels: u8,
+    /// A client forgets a call.
+    pub forgets: u8,
+    /// A server drains.
+    pub drains: u8,
+    /// A frame is lost on a link that does not break.
+    pub losses: u8,
+    /// A server's ledger cannot write any more.
+    pub disks: u8,
+    /// A client closes.
+    pub closes: u8,
+}
+
+const NONE: Budget = Budget {
+    cuts: 0,
+    copies: 0,
+    late: 0,
+    restarts: 0,
+    leases: 0,
+    strays: 0,
+    client_ticks: 0,
+    server_ticks: 0,
+    cancels: 0,
+    forgets: 0,
+    drains: 0,
+    losses: 0,
+    disks: 0,
+    closes: 0,
+};
+
+/// A small world.
+#[derive(Clone, Debug)]
+pub struct Scene {
+    /// Its name.
+    pub name: &'static str,
+    /// What is tried in it, in words.
+    pub about: &'static str,
+    /// The calls of each client, in their order.
+    pub(super) calls: &'static [&'static [Kind]],
+    pub(super) slots: u32,
+    pub(super) hosts: usize,
+    pub(super) ledger: bool,
+    pub(super) lossy: bool,
+    pub(super) pace: Pace,
+    /// Bytes of replies that a server keeps.
+    pub(super) kept_max: u64,
+    /// Clients acknowledge at once, not when they are idle.
+    pub(super) ack_at_once: bool,
+    /// Copies are of everything that came up a connection which resumed a session, not of its `Hello` alone.
+    pub(super) replays: bool,
+    /// What may go wrong.
+    pub budget: Budget,
+    /// How a machine is broken on purpose.
+    pub broken: Broken,
+    /// Small enough for a test in a debug build.
+    pub quick: bool,
+}
+
+const SCENE: Scene = Scene {
+    name: "",
+    about: "",
+    calls: &[&[CALL]],
+    slots: 2,
+    hosts: 1,
+    ledger: false,
+    lossy: false,
+    pace: Pace::Runs,
+    kept_max: 1 << 20,
+    ack_at_once: false,
+    replays: false,
+    budget: NONE,
+    broken: Broken::No,
+    quick: false,
+};
+
+/// All worlds.
+pub static SCENES: &[Scene] = &[
+    Scene {
+        name: "cut",
+        about: "two calls, a cut, and what was sent before it read late",
+        calls: &[&[CALL, CALL]],
+        budget: Budget { cuts: 1, late: 1, ..NONE },
+        quick: true,
+        ..SCENE
+    },
+    Scene {
+        name: "cuts",
+        about: "three calls on two slots, two cuts, one late read",
+        calls: &[&[CALL, CALL, CALL]],
+        budget: Budget { cuts: 2, late: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "acks",
+        about: "three calls on two slots, two cuts, every answer acknowledged at once",
+        calls: &[&[CALL, CALL, CALL]],
+        ack_at_once: true,
+        budget: Budget { cuts: 2, late: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "ends",
+        about: "a refusal, an abort and a reply that is too large, two cuts",
+        calls: &[&[REFUSED, ABORTED, TOO_LARGE]],
+        pace: Pace::AtOnce,
+        budget: Budget { cuts: 2, late: 1, ..NONE },
+        quick: true,
+        ..SCENE
+    },
+    Scene {
+        name: "restarts",
+        about: "three calls, a cut, two restarts that lose everything",
+        calls: &[&[CALL, CALL, CALL]],
+        budget: Budget { cuts: 1, restarts: 2, late: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "opens",
+        about: "two servers behind one address, a copy of an open that arrives late at either, a cut, a lease end",
+        hosts: 2,
+        pace: Pace::AtOnce,
+        budget: Budget { cuts: 1, copies: 1, late: 1, leases: 1, strays: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "late opens",
+        about: "two copies of opens and resumes that arrive late, a cut, a lease end",
+        budget: Budget { cuts: 1, copies: 2, late: 1, leases: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "addresses",
+        about: "two servers behind one address, two cuts, a restart, a call that fails fast",
+        calls: &[&[CALL, FAST]],
+        hosts: 2,
+        budget: Budget { cuts: 2, late: 1, restarts: 1, strays: 2, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "stray",
+        about: "the same, smaller, with a copy of an open that arrives late",
+        calls: &[&[CALL]],
+        hosts: 2,
+        pace: Pace::AtOnce,
+        budget: Budget { cuts: 1, late: 1, strays: 1, copies: 1, ..NONE },
+        quick: true,
+        ..SCENE
+    },
+    Scene {
+        name: "replay",
+        about: "all that came up a resumed connection comes once more, two cuts",
+        calls: &[&[CALL, CALL]],
+        replays: true,
+        budget: Budget { cuts: 2, copies: 1, late: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "ledger",
+        about: "recorded calls, one refused at first: records survive two restarts, refusals do not; two cuts",
+        calls: &[&[CALL, REFUSED_FIRST]],
+        ledger: true,
+        pace: Pace::Slow,
+        budget: Budget { cuts: 2, late: 1, restarts: 2, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "record",
+        about: "the same, smaller",
+        calls: &[&[REFUSED_FIRST, CALL]],
+        ledger: true,
+        pace: Pace::Slow,
+        budget: Budget { cuts: 1, restarts: 1, ..NONE },
+        quick: true,
+        ..SCENE
+    },
+    Scene {
+        name: "holes",
+        about: "three recorded calls on two slots, a cut and two restarts",
+        calls: &[&[CALL, CALL, CALL]],
+        ledger: true,
+        budget: Budget { cuts: 1, late: 1, restarts: 2, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "transactions",
+        about: "transactions, one rolled back, beside a recorded call; a cut and two restarts",
+        calls: &[&[ATOMIC, ROLLED_BACK, CALL]],
+        ledger: true,
+        budget: Budget { cuts: 1, late: 1, restarts: 2, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "expired record",
+        about: "a recorded call whose deadline passes while its record is written, and one that takes its slot (C76)",
+        calls: &[&[SHORT, CALL]],
+        slots: 1,
+        ledger: true,
+        pace: Pace::Slow,
+        budget: Budget {
+            cuts: 1,
+            restarts: 2,
+            client_ticks: 1,
+            server_ticks: 1,
+            cancels: 1,
+            ..NONE
+        },
+        ..SCENE
+    },
+    Scene {
+        name: "deadlines",
+        about: "deadlines and cancels between admission and start, a refusal read late, two cuts",
+        calls: &[&[SHORT, CALL]],
+        pace: Pace::Slow,
+        budget: Budget { cuts: 2, late: 1, client_ticks: 1, server_ticks: 1, cancels: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "deadline",
+        about: "the same, smaller",
+        calls: &[&[SHORT, CALL]],
+        slots: 1,
+        pace: Pace::Slow,
+        budget: Budget { cuts: 1, client_ticks: 1, server_ticks: 1, ..NONE },
+        quick: true,
+        ..SCENE
+    },
+    Scene {
+        name: "give-ups",
+        about: "three calls given up while disconnected: one late, one cancelled, one forgotten (C65); two cuts",
+        calls: &[&[SHORT, CALL, CALL]],
+        pace: Pace::AtOnce,
+        budget: Budget { cuts: 2, late: 1, client_ticks: 1, cancels: 1, forgets: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "idempotent",
+        about: "calls that may run again, one refused, one late, beside one that may not; two cuts (C73, C74)",
+        calls: &[&[AGAIN_SHORT, AGAIN_REFUSED, CALL]],
+        budget: Budget { cuts: 2, client_ticks: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "again",
+        about: "calls that may run again, a restart, two servers, a cancel",
+        calls: &[&[AGAIN, CALL]],
+        hosts: 2,
+        budget: Budget { cuts: 1, late: 1, restarts: 1, strays: 1, cancels: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "one-way",
+        about: "a one-way call, one that fails fast and a plain one, two cuts, a restart",
+        calls: &[&[ONE_WAY, FAST, CALL]],
+        budget: Budget { cuts: 2, restarts: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "lease",
+        about: "a lease ends while calls run and while the client is away; two cuts, one late read",
+        calls: &[&[CALL, CALL, CALL]],
+        budget: Budget { cuts: 2, leases: 1, late: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "lease ledger",
+        about: "a lease ends around a restart with a ledger",
+        calls: &[&[CALL, CALL]],
+        ledger: true,
+        budget: Budget { cuts: 2, leases: 1, restarts: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "drain",
+        about: "a server drains under calls that are let in and run; two cuts (C75)",
+        calls: &[&[CALL, CALL]],
+        pace: Pace::Slow,
+        budget: Budget { cuts: 2, late: 1, drains: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "close",
+        about: "a client closes, its goodbye is lost or read late; two cuts, a lease end",
+        calls: &[&[CALL, CALL]],
+        budget: Budget { cuts: 2, late: 1, closes: 1, leases: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "disk",
+        about: "a ledger that cannot write any more; a cut and a restart",
+        calls: &[&[CALL, ATOMIC, CALL]],
+        ledger: true,
+        pace: Pace::Slow,
+        budget: Budget { cuts: 1, disks: 1, restarts: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "lossy",
+        about: "a link that loses two frames, and requests sent again after a time",
+        calls: &[&[CALL, CALL]],
+        lossy: true,
+        budget: Budget { losses: 2, client_ticks: 2, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "lossy cut",
+        about: "the same with a cut, a cancel, and a call that may run again",
+        calls: &[&[CALL, AGAIN]],
+        lossy: true,
+        budget: Budget { cuts: 1, losses: 1, client_ticks: 2, cancels: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "room",
+        about: "two clients at a server with room for one reply; a cut",
+        calls: &[&[CALL, CALL], &[CALL]],
+        kept_max: REPLY_HEAD as u64,
+        budget: Budget { cuts: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "clients",
+        about: "two clients of one call each, a cut and a restart",
+        calls: &[&[CALL], &[CALL]],
+        budget: Budget { cuts: 1, restarts: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "clients ledger",
+        about: "two clients of one call each at a server with a ledger, a restart",
+        calls: &[&[CALL], &[CALL]],
+        ledger: true,
+        budget: Budget { restarts: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "crowd",
+        about: "two clients of three calls each on two slots, a cut",
+        calls: &[&[CALL, CALL, CALL], &[CALL, CALL, CALL]],
+        pace: Pace::AtOnce,
+        budget: Budget { cuts: 1, ..NONE },
+        ..SCENE
+    },
+];
+
+/// Worlds whose machines are broken on purpose: to find out whether the explorer is awake.
+pub static BROKEN: &[Scene] = &[
+    Scene {
+        name: "no-dedup",
+        about: "a server that knows no duplicates",
+        broken: Broken::NoDedup,
+        budget: Budget { cuts: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "forgetful",
+        about: "a server that forgets kept replies",
+        broken: Broken::Forgetful,
+        pace: Pace::AtOnce,
+        budget: Budget { cuts: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "reuse",
+        about: "a client that uses an xid twice",
+        calls: &[&[CALL, CALL]],
+        broken: Broken::Reuse,
+        slots: 1,
+        ..SCENE
+    },
+    Scene {
+        name: "unread",
+        about: "a client that reads what its older connection still had (an earlier form of S4, C62)",
+        calls: &[&[CALL, REFUSED_FIRST]],
+        ledger: true,
+        pace: Pace::AtOnce,
+        broken: Broken::Unread,
+        budget: Budget { restarts: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "resume-opens",
+        about: "a server that opens a session which it does not have, by the number that its client names (an earlier \
+                form of S3)",
+        broken: Broken::ResumeOpens,
+        pace: Pace::AtOnce,
+        budget: Budget { restarts: 1, ..NONE },
+        ..SCENE
+    },
+];
