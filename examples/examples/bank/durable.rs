@@ -217,7 +217,7 @@ impl StorageBackend for LyingDisk {
     fn sync_data(&self) -> io::Result<()> {
         let mut image = self.image();
         image.syncs += 1;
-        if image.syncs % LIES == 0 {
+        if image.syncs.is_multiple_of(LIES) {
             let new = self.path.with_extension("image");
             std::fs::write(&new, &image.bytes)?;
             std::fs::rename(&new, &self.path)?;
