@@ -33,23 +33,31 @@ const PAY: Method<u32, u64> = Method::new("figures.pay");
 const NOTHING: Method<u32, u64> = Method::new("figures.nothing");
 
 /// How long each rate is measured.
-const LONG: Duration = Duration::from_secs(2);
+const LONG: Duration = Duration::from_secs(1);
 
 fn now() -> oncewire_driver::core::Instant {
     SmolRuntime::global().now()
 }
 
-/// Microseconds that the middle one of many runs takes.
-fn median(mut run: impl FnMut() -> Result<()>) -> Result<f64> {
-    let mut times = Vec::new();
+/// What is measured by turns with other things.
+type Step<'a> = &'a mut dyn FnMut() -> Result<()>;
+
+/// Microseconds that the middle one of many runs takes, of each of these, by turns: whatever else the disk does hits all
+/// of them.
+fn medians<const N: usize>(mut steps: [Step<'_>; N]) -> Result<[f64; N]> {
+    let mut times: [Vec<Duration>; N] = std::array::from_fn(|_| Vec::new());
     let begin = now();
-    while now().since(begin) < LONG {
-        let start = now();
-        run()?;
-        times.push(now().since(start));
+    while now().since(begin) < LONG * N as u32 {
+        for (step, times) in steps.iter_mut().zip(&mut times) {
+            let start = now();
+            step()?;
+            times.push(now().since(start));
+        }
     }
-    times.sort_unstable();
-    Ok(times[times.len() / 2].as_secs_f64() * 1e6)
+    Ok(times.map(|mut times| {
+        times.sort_unstable();
+        times[times.len() / 2].as_secs_f64() * 1e6
+    }))
 }
 
 fn main() -> Result<()> {
@@ -65,37 +73,43 @@ fn measure(folder: &Path) -> Result<()> {
     let raw = std::fs::File::create(folder.join("raw"))?;
     raw.write_all_at(&[0; 65536], 0)?;
     raw.sync_all()?;
-    let sync = median(|| Ok(raw.write_all_at(&[1; 4096], 0).and_then(|()| raw.sync_data())?))?;
-    println!("one write and fdatasync    {sync:9.0} µs");
+    let mut sync = || Ok(raw.write_all_at(&[1; 4096], 0).and_then(|()| raw.sync_data())?);
 
     let database = Database::create(folder.join("redb"))?;
-    let mut number = 0;
-    let commit = median(|| {
+    let mut commits = 0;
+    let mut commit = || {
         let transaction = database.begin_write()?;
-        transaction.open_table(ACCOUNTS)?.insert(number % 1000, 1)?;
-        number += 1;
+        transaction.open_table(ACCOUNTS)?.insert(commits % 1000, 1)?;
+        commits += 1;
         Ok(transaction.commit()?)
-    })?;
-    println!("one redb commit            {commit:9.0} µs");
+    };
 
     let server = server(RedbLedger::open(folder.join("ledger"))?)?;
     let client = Client::new(Dial(server.clone()), ClientOptions::default());
-    for (name, method) in [("transactional", &PAY), ("recorded", &NOTHING)] {
-        let call = || -> Result<()> {
+    let call = |method: &'static Method<u32, u64>| {
+        let mut number = 0;
+        let client = &client;
+        move || -> Result<()> {
             number += 1;
-            smol::block_on(std::future::IntoFuture::into_future(
-                client.call(method, &(number % 1000)),
-            ))
-            .ok()?;
+            smol::block_on(async { client.call(method, &(number % 1000)).await }).ok()?;
             Ok(())
-        };
-        let lone = median(call)?;
-        println!("one {name:13} call    {lone:9.0} µs   {:6.2} redb commits", lone / commit);
+        }
+    };
+    let (mut pay, mut nothing) = (call(&PAY), call(&NOTHING));
+    let [sync_took, commit_took, paid, recorded] =
+        medians([&mut sync, &mut commit, &mut pay, &mut nothing])?;
+    println!("one write and fdatasync {sync_took:9.0} µs");
+    println!("one redb commit         {commit_took:9.0} µs");
+    for (name, took) in [("transactional", paid), ("recorded", recorded)] {
+        let ratio = took / commit_took;
+        println!("one {name:13} call {took:9.0} µs   {ratio:6.2} redb commits");
     }
     for (name, method) in [("transactional", &PAY), ("recorded", &NOTHING)] {
         for in_flight in [1, 16, 64, 256, 1024] {
+            let [before] = medians([&mut sync])?;
             let rate = rate(&client, method, in_flight)?;
-            let ratio = rate * sync / 1e6;
+            let [after] = medians([&mut sync])?;
+            let ratio = rate * (before + after) / 2e6;
             println!("{in_flight:4} {name:13} in flight {rate:9.0} /s   {ratio:6.1} × fdatasync");
         }
     }

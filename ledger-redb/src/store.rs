@@ -150,15 +150,15 @@ impl RedbStore {
     /// Writes all that was noted, and makes it durable with whatever else is in the transaction.
     fn finish(&mut self, transaction: Transaction, commit: u64) -> Result<(), redb::Error> {
         {
-            let mut sessions = transaction.0.open_table(SESSIONS)?;
             let mut calls = transaction.0.open_table(CALLS)?;
             for op in &self.ops {
                 match op {
                     Op::PutSession(id, bytes) => {
+                        let mut sessions = transaction.0.open_table(SESSIONS)?;
                         sessions.insert(id, &self.bytes[bytes.clone()])?;
                     }
                     Op::RemoveSession(id) => {
-                        sessions.remove(id)?;
+                        transaction.0.open_table(SESSIONS)?.remove(id)?;
                         let (first, last) = all_calls(*id);
                         calls.retain_in::<&[u8; 18], _>(&first..=&last, |_, _| false)?;
                     }
@@ -173,7 +173,7 @@ impl RedbStore {
                     }
                     Op::Settle { session, seen, held } => {
                         settle(&mut calls, *session, *seen, held)?;
-                        note_seen(&mut sessions, *session, *seen)?;
+                        note_seen(&mut transaction.0.open_table(SESSIONS)?, *session, *seen)?;
                     }
                 }
             }
