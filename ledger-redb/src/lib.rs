@@ -189,3 +189,8 @@ fn not_our_own(name: &str) -> Result<(), TableError> {
     }
     Ok(())
 }
+
+/// The code of the README is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
