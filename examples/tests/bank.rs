@@ -191,3 +191,47 @@ fn what_cannot_be_tried_ends_with_2_and_a_reason() {
         assert!(output.stdout.is_empty(), "{arguments:?}");
     }
 }
+
+/// A few kills of everything that a crash test starts.
+fn crash_test(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = run(&[&["crash-test", "--kills", "8", "--seed", "3"], arguments].concat());
+    let told = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    (output.status.code(), told)
+}
+
+#[test]
+fn with_a_ledger_balances_and_outcomes_survive_kills_of_server_and_clients() {
+    for arguments in [&[][..], &["--transactional"]] {
+        let (code, told) = crash_test(arguments);
+        assert_eq!(code, Some(0), "{told}");
+        assert!(told.contains("executed more than once: 0"), "{told}");
+    }
+}
+
+#[test]
+fn the_crash_test_notices_a_ledger_that_writes_after_replying() {
+    for arguments in [&["--broken-ledger"][..], &["--broken-ledger", "--transactional"]] {
+        let (code, told) = crash_test(arguments);
+        assert_eq!(code, Some(1), "{told}");
+    }
+}
+
+#[test]
+fn a_second_bank_on_the_same_ledger_names_the_first_and_ends() {
+    let name = format!("oncewire-bank-test-{}.ledger", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    let ledger = path.to_str().unwrap();
+    let first = Listening::start(&["serve", "tcp:127.0.0.1:0", "--ledger", ledger]);
+    let second = run(&["serve", "tcp:127.0.0.1:0", "--ledger", ledger]);
+    assert_eq!(second.status.code(), Some(2));
+    let told = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(told.contains(&format!("process {} uses it", first.child.id())), "{told}");
+    assert_eq!(first.terminate(), Some(0));
+    for ending in ["", ".lock", ".books"] {
+        std::fs::remove_file(format!("{ledger}{ending}")).unwrap();
+    }
+}

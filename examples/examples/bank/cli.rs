@@ -29,6 +29,9 @@ pub(crate) enum Command {
     Client(ClientArgs),
     /// Stands between clients and a server, cuts their connections, swallows replies and delays.
     Faults(FaultsArgs),
+    /// Kills the server and its clients while money moves, starts them again, and holds every balance and every outcome
+    /// against the bank's books: 0 if they agree, 1 if not, 2 if it could not be tried.
+    CrashTest(CrashTestArgs),
     /// Joins stdin and stdout to a server's socket.
     #[command(hide = true)]
     Relay(RelayArgs),
@@ -51,6 +54,37 @@ pub(crate) struct ServeArgs {
     /// How long clients have to end in good order, in seconds.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub(crate) grace: u64,
+    #[command(flatten)]
+    pub(crate) ledger: LedgerArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LedgerArgs {
+    /// Keeps sessions, calls and accounts in this file, so that they survive a crash.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ledger: Option<PathBuf>,
+    /// Money moves in the ledger's own transactions: exactly once, whenever the crash comes.
+    #[arg(long, requires = "ledger")]
+    pub(crate) transactional: bool,
+    /// The ledger's disk says that it has written what it writes later.
+    #[arg(long, requires = "ledger")]
+    pub(crate) broken_ledger: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CrashTestArgs {
+    /// Processes to kill.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub(crate) kills: u64,
+    /// Money moves in the ledger's own transactions, instead of in handlers whose calls it records.
+    #[arg(long)]
+    pub(crate) transactional: bool,
+    /// The ledger's disk lies: replies leave before they are durable. The test must fail.
+    #[arg(long)]
+    pub(crate) broken_ledger: bool,
+    /// Decides who is killed, and the calls; drawn if not given.
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
 }
 
 #[derive(Debug, Args)]

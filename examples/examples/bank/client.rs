@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use oncewire_driver::core::{NotExecuted, ServerId, ServiceName};
+use oncewire_driver::core::{NotExecuted, ServerId, ServiceName, Unknown};
 use oncewire_driver::{Call, Client, ClientOptions, Method, Outcome};
 use serde::{Deserialize, Serialize};
 
@@ -191,6 +191,8 @@ struct Tally {
 enum Settled<R> {
     Reply(R),
     NotExecuted(NotExecuted),
+    /// Its server crashed meanwhile, and lives again.
+    Interrupted,
     Unknown,
 }
 
@@ -199,7 +201,7 @@ impl<R> Settled<R> {
     fn tells_the_end(&self, manner: Manner) -> bool {
         use NotExecuted::{Closed, DeadlinePassed, SessionRefused, ShuttingDown};
         match self {
-            Settled::Reply(_) => false,
+            Settled::Reply(_) | Settled::Interrupted => false,
             Settled::NotExecuted(Closed | SessionRefused | ShuttingDown) => true,
             Settled::NotExecuted(DeadlinePassed) => manner.patient,
             Settled::NotExecuted(_) => false,
@@ -377,7 +379,7 @@ impl Worker {
             Settled::Reply(Ok(_)) => self.book.end(operation, Fate::Applied),
             Settled::Reply(Err(_)) => self.book.end(operation, Fate::Declined),
             Settled::NotExecuted(_) => self.book.end(operation, Fate::NotExecuted),
-            Settled::Unknown => {}
+            Settled::Interrupted | Settled::Unknown => {}
         }
     }
 
@@ -387,7 +389,7 @@ impl Worker {
         let mut ending = settle(manner.apply(call())).await;
         let again = match ending.0 {
             Settled::Reply(_) => false,
-            Settled::Unknown => true,
+            Settled::Interrupted | Settled::Unknown => true,
             Settled::NotExecuted(_) => !ending.0.tells_the_end(manner),
         };
         if again {
@@ -404,9 +406,10 @@ impl Worker {
             match settled {
                 Settled::Reply(_) => tally.replied += 1,
                 Settled::NotExecuted(_) => tally.not_executed += 1,
-                Settled::Unknown => tally.unknown += 1,
+                Settled::Interrupted | Settled::Unknown => tally.unknown += 1,
             }
-            tally.resolved += u64::from(*waited && !matches!(settled, Settled::Unknown));
+            let known = !matches!(settled, Settled::Interrupted | Settled::Unknown);
+            tally.resolved += u64::from(*waited && known);
         });
     }
 
@@ -474,6 +477,7 @@ async fn settle<R>(call: Call<R>) -> (Settled<R>, bool) {
     let settled = match outcome {
         Outcome::Reply(reply) => Settled::Reply(reply),
         Outcome::NotExecuted(why) => Settled::NotExecuted(why),
+        Outcome::Unknown(Unknown::Interrupted, _) => Settled::Interrupted,
         // Executed, but who knows how far: no handler of the bank's ends so.
         Outcome::NoReply(_) | Outcome::Unknown(..) => Settled::Unknown,
     };

@@ -8,6 +8,8 @@
 //! | `serve.rs` | the server process |
 //! | `client.rs` | the client process: makes calls, and judges their outcomes |
 //! | `check.rs`, `book.rs`, `journal.rs` | what outcomes imply, and how it is kept |
+//! | `durable.rs`, `books_file.rs` | the same bank with a ledger |
+//! | `crash.rs` | kills it while money moves |
 //! | `naive.rs` | the same calls with plain retries |
 //! | `fault.rs` | cuts, swallows and delays between the two |
 //! | `demo.rs`, `process.rs`, `table.rs` | all of it together |
@@ -15,11 +17,14 @@
 
 mod address;
 mod book;
+mod books_file;
 mod chance;
 mod check;
 mod cli;
 mod client;
+mod crash;
 mod demo;
+mod durable;
 mod fault;
 mod journal;
 mod naive;
@@ -44,7 +49,11 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Some(Command::Serve(args)) => {
             let grace = Duration::from_secs(args.grace);
-            smol::block_on(serve::run(&args.address, grace)).map(|()| true)
+            smol::block_on(serve::run(&args.address, grace, &args.ledger)).map(|()| true)
+        }
+        Some(Command::CrashTest(args)) => {
+            let seed = args.seed.unwrap_or_else(chance::unique);
+            smol::block_on(crash::run(&args, seed))
         }
         Some(Command::Client(args)) => smol::block_on(run_client(args)),
         Some(Command::Faults(args)) => {

@@ -70,7 +70,16 @@ pub(crate) struct ServerProcess {
 impl ServerProcess {
     /// Starts one and waits until it is ready.
     pub(crate) async fn start(address: &Address) -> Result<ServerProcess, String> {
+        ServerProcess::start_with(address, &[]).await
+    }
+
+    /// The same with more arguments.
+    pub(crate) async fn start_with(
+        address: &Address,
+        arguments: &[String],
+    ) -> Result<ServerProcess, String> {
         let mut command = command(["serve", &address.to_string(), "--grace", GRACE_SECS])?;
+        command.args(arguments);
         let mut child = command.stdout(Stdio::piped()).spawn().map_err(cannot_start)?;
         let stdout = child.stdout.take().ok_or("a server without stdout")?;
         let mut line = String::new();
@@ -83,6 +92,14 @@ impl ServerProcess {
             }
             _ => Err(format!("the server for {address} did not get ready")),
         }
+    }
+
+    /// Kills it, as a crash does.
+    pub(crate) async fn kill(mut self) -> Result<(), String> {
+        let why = |error: std::io::Error| format!("the server cannot be killed: {error}");
+        self.child.kill().map_err(why)?;
+        self.child.status().await.map_err(why)?;
+        Ok(())
     }
 
     /// Asks it to drain, and waits until it has ended.

@@ -8,18 +8,27 @@ use oncewire_driver::Accept;
 use smol::stream::StreamExt;
 
 use crate::address::Address;
-use crate::service;
+use crate::cli::LedgerArgs;
+use crate::{durable, service};
 
 /// Serves until `SIGTERM` or `SIGINT` comes, then drains; a server on its stdin and stdout also ends with these.
 ///
 /// # Errors
 /// Why it could not begin, or had to stop.
-pub(crate) async fn run(address: &Address, grace: Duration) -> Result<(), String> {
+pub(crate) async fn run(
+    address: &Address,
+    grace: Duration,
+    ledger: &LedgerArgs,
+) -> Result<(), String> {
     let mut signals = Signals::new([Signal::Term, Signal::Int])
         .map_err(|error| format!("cannot wait for signals: {error}"))?;
     let explain = |error: io::Error| format!("cannot serve: {error}");
+    // First of all: two banks with one ledger do not get as far as to listen.
+    let server = match &ledger.ledger {
+        None => service::server().map_err(|error| error.to_string())?,
+        Some(path) => durable::server(path, ledger.transactional, ledger.broken_ledger)?,
+    };
     let acceptor = address.bind().await.map_err(explain)?;
-    let server = service::server().map_err(|error| error.to_string())?;
     let ready = format!("listening on {}, server {}\n", acceptor.address(), server.id());
     if matches!(address, Address::Pipe(_)) {
         // Its stdout is the connection.

@@ -5,11 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use oncewire_driver::{BuildError, Method, Server};
+use oncewire_driver::ledger::Ledger;
+use oncewire_driver::{BuildError, Method, Server, ServerBuilder};
 use serde::{Deserialize, Serialize};
+
+use crate::books_file::{BooksFile, Line};
 
 /// What the service is called.
 pub(crate) const SERVICE: &str = "bank";
@@ -144,9 +148,34 @@ struct Books {
     accounts: BTreeMap<AccountId, Account>,
     log: BTreeMap<Operation, Executions>,
     executed_again: u64,
+    /// Where it all is written down, in a bank whose books survive it.
+    file: Option<BooksFile>,
 }
 
 impl Books {
+    /// The books that a file tells of, which goes on being written.
+    fn of_file(path: &Path) -> Result<Books, String> {
+        let mut books = Books::default();
+        let file = BooksFile::open(path, |line| books.again(line))?;
+        books.file = Some(file);
+        Ok(books)
+    }
+
+    fn again(&mut self, line: Line) {
+        match line {
+            Line::Open(open) => drop(self.open(open)),
+            Line::Deduct(change) => drop(self.deduct(change)),
+            Line::Deposit(change) => drop(self.deposit(change)),
+            Line::Note(note) => self.note(note),
+        }
+    }
+
+    fn write(&mut self, line: impl FnOnce() -> Line) {
+        if let Some(file) = &mut self.file {
+            file.write(&line());
+        }
+    }
+
     /// Notes an execution.
     fn log(&mut self, operation: Operation, applied: bool) {
         let entry = self.log.entry(operation).or_default();
@@ -155,11 +184,24 @@ impl Books {
         self.executed_again += u64::from(entry.executed == 2);
     }
 
-    fn open(&mut self, open: &Open) -> AccountId {
+    fn open(&mut self, open: Open) -> AccountId {
         let id = self.accounts.len() as AccountId + 1;
         self.accounts.insert(id, Account { balance: open.opening, notes: Vec::new() });
         self.log(open.operation, true);
+        self.write(|| Line::Open(open));
         id
+    }
+
+    fn deduct(&mut self, change: Change) -> Result<u64, BankError> {
+        let result = self.change(&change, u64::checked_sub);
+        self.write(|| Line::Deduct(change));
+        result
+    }
+
+    fn deposit(&mut self, change: Change) -> Result<u64, BankError> {
+        let result = self.change(&change, u64::checked_add);
+        self.write(|| Line::Deposit(change));
+        result
     }
 
     fn change(
@@ -185,9 +227,10 @@ impl Books {
         let account = self.accounts.get_mut(&note.account);
         let applied = account.is_some();
         if let Some(account) = account {
-            account.notes.push(note.text);
+            account.notes.push(note.text.clone());
         }
         self.log(note.operation, applied);
+        self.write(|| Line::Note(note));
     }
 
     fn balance(&self, account: AccountId) -> Result<u64, BankError> {
@@ -231,26 +274,37 @@ impl Bank {
 }
 
 /// How long a client that was cut off may take to come back.
-const LEASE: Duration = Duration::from_secs(60);
+pub(crate) const LEASE: Duration = Duration::from_secs(60);
 
 /// A bank without accounts.
 pub(crate) fn server() -> Result<Server, BuildError> {
-    let bank = Arc::new(Bank::default());
+    build(Server::builder(SERVICE), Bank::default())
+}
+
+/// A bank whose calls a ledger records, and whose books stand in a file beside it.
+pub(crate) fn recorded_server(ledger: impl Ledger, books: &Path) -> Result<Server, String> {
+    let books = Mutex::new(Books::of_file(books)?);
+    let bank = Bank { books, server: OnceLock::new() };
+    build(Server::builder(SERVICE).ledger(ledger), bank).map_err(|error| error.to_string())
+}
+
+fn build<L>(builder: ServerBuilder<L>, bank: Bank) -> Result<Server, BuildError> {
+    let bank = Arc::new(bank);
     let [open, deduct, deposit] = std::array::from_fn(|_| bank.clone());
     let [balance, note, audit, stats] = std::array::from_fn(|_| bank.clone());
-    let server = Server::builder(SERVICE)
+    let server = builder
         .configure(|config| config.lease = LEASE)
         .method(&OPEN, move |_, arguments: Open| {
             let bank = open.clone();
-            async move { bank.books().open(&arguments) }
+            async move { bank.books().open(arguments) }
         })
         .method(&DEDUCT, move |_, change: Change| {
             let bank = deduct.clone();
-            async move { bank.books().change(&change, u64::checked_sub) }
+            async move { bank.books().deduct(change) }
         })
         .method(&DEPOSIT, move |_, change: Change| {
             let bank = deposit.clone();
-            async move { bank.books().change(&change, u64::checked_add) }
+            async move { bank.books().deposit(change) }
         })
         .method(&BALANCE, move |_, account: AccountId| {
             let bank = balance.clone();

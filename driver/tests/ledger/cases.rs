@@ -1,0 +1,542 @@
+//! One situation each.
+
+use std::time::Duration;
+
+use oncewire_driver::{ClientOptions, Method, Server};
+
+use super::disk::{Disk, Mode};
+use super::sim::lock;
+use super::world::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn reply<R: std::fmt::Debug>(value: R) -> Option<String> {
+    Some(format!("reply {value:?}"))
+}
+
+fn told(what: &str) -> Option<String> {
+    Some(what.to_owned())
+}
+
+#[test]
+fn c52_without_a_ledger_a_restart_ends_calls_in_doubt_as_unknown() {
+    const ECHO: Method<u8, u8> = Method::new("test.echo");
+    let world = Ledgered::default();
+    let server = |group: &std::sync::Arc<super::sim::Group>| {
+        let builder = Server::builder("test").method(&ECHO, |_, n: u8| async move {
+            if n == 0 { std::future::pending().await } else { n }
+        });
+        builder.runtime(world.sim.runtime(group)).build().unwrap()
+    };
+    *lock(&world.place.0) = Some(server(&world.group));
+    let client = world.client();
+    let in_doubt = world.call(&client, &ECHO, 0);
+    *lock(&world.place.0) = None;
+    world.group.kill();
+    let group = std::sync::Arc::default();
+    *lock(&world.place.0) = Some(server(&group));
+    world.sim.advance(6 * SECOND);
+    assert_eq!(in_doubt.told(), told("unknown: SessionEnded, false"));
+    assert_eq!(world.call(&client, &ECHO, 5).told(), reply(5));
+}
+
+#[test]
+fn c53_a_session_is_recorded_before_its_client_knows_it() {
+    let mut world = Ledgered::new();
+    world.ledger.mode(Mode::Hold);
+    let client = world.client();
+    let made = world.call(&client, &ADD, 1);
+    world.sim.advance(SECOND);
+    assert!(!client.status().connected, "the Welcome waits for the record");
+    assert_eq!((world.ledger.held(), world.ledger.disk().sessions.len()), (1, 0));
+    world.ledger.release();
+    world.sim.run();
+    assert!(client.status().connected);
+    assert_eq!(world.ledger.held(), 1, "the call's started record");
+    // Nothing of the call is on the disk: it runs after the resume.
+    world.restart();
+    assert_eq!(made.told(), reply(1));
+    assert_eq!(world.ran(), [1]);
+    assert_eq!(world.server().counters().resumes, 1);
+}
+
+#[test]
+fn c54_a_call_whose_completion_was_not_recorded_is_interrupted_and_never_runs_again() {
+    let mut world = Ledgered::new();
+    let client = world.held();
+    let made = world.call(&client, &ADD, 1);
+    assert_eq!(world.ran(), [] as [i32; 0], "not before its record is stable");
+    world.ledger.release();
+    world.sim.run();
+    assert_eq!(world.ran(), [1]);
+    assert_eq!(made.told(), None, "not answered before its record is stable");
+    world.restart();
+    assert_eq!(made.told(), told("unknown: Interrupted, false"));
+    assert_eq!(world.ran(), [1]);
+    assert_eq!(world.call(&client, &ADD, 2).told(), reply(2));
+}
+
+#[test]
+fn c54_also_if_it_crashed_between_the_record_and_the_start() {
+    let mut world = Ledgered::new();
+    let client = world.held();
+    let made = world.call(&client, &ADD, 1);
+    world.ledger.write();
+    world.restart();
+    assert_eq!(made.told(), told("unknown: Interrupted, false"));
+    assert_eq!(world.ran(), [] as [i32; 0]);
+}
+
+#[test]
+fn c55_a_call_whose_completion_was_recorded_keeps_its_reply_over_the_crash() {
+    let mut world = Ledgered::new();
+    let client = world.held();
+    let made = world.call(&client, &ADD, 1);
+    world.ledger.release();
+    world.sim.run();
+    world.ledger.write();
+    assert_eq!(made.told(), None);
+    world.restart();
+    assert_eq!(made.told(), reply(1));
+    assert_eq!(world.ran(), [1]);
+    assert_eq!(world.server().counters().asks, 1);
+}
+
+#[test]
+fn c55_aborted_and_too_large_calls_too() {
+    for (len, end) in [(200, "no reply: ReplyTooLarge"), (50, "reply")] {
+        let mut world = Ledgered::new();
+        let client = world.held();
+        let long = world.call(&client, &LONG, len);
+        let panics = world.call(&client, &ADD, -1);
+        for _ in 0..2 {
+            world.ledger.release();
+            world.sim.run();
+        }
+        world.ledger.write();
+        world.restart();
+        assert!(long.told().unwrap().starts_with(end), "{:?}", long.told());
+        world.release_all();
+        let panics = panics.told();
+        assert!(
+            panics == told("no reply: Aborted") || panics == told("unknown: Interrupted, false")
+        );
+        assert_eq!(world.ran(), [-1]);
+    }
+}
+
+/// Two payments in one batch, the second of which panics or is refused by its own handler.
+fn pays(world: &Ledgered, second: i64) -> [Made<i64>; 2] {
+    let client = world.held();
+    // Something else is being committed, so that the payments are ready together.
+    let _other = world.call(&client, &ADD, 0);
+    let pays = [(7, 100), (7, second)].map(|pay| world.call(&client, &PAY, pay));
+    world.ledger.release();
+    world.sim.run();
+    pays
+}
+
+#[test]
+fn c56_of_calls_in_one_durable_commit_one_that_panics_or_fails_is_rolled_back_alone() {
+    for (second, panics) in [(13, 1), (-500, 0)] {
+        let world = Ledgered::new();
+        let [good, bad] = pays(&world, second);
+        assert_eq!((good.told(), bad.told()), (None, None));
+        world.release_all();
+        assert_eq!(good.told(), reply(100));
+        assert_eq!(bad.told(), told("not executed: Aborted"));
+        assert_eq!(world.ledger.disk().accounts[&7], 100);
+        let mishaps = world.server().mishaps();
+        assert_eq!((mishaps.rollbacks, mishaps.panics), (1, panics));
+        let why = world.server().last_rollback().unwrap();
+        assert_eq!(why, if panics == 1 { "the handler panicked" } else { "nothing is left" });
+    }
+}
+
+#[test]
+fn c56_a_transactional_call_is_executed_exactly_once_wherever_the_crash_comes() {
+    // Before the batch is handed over, before it is written, after it, and after it was told.
+    for point in 0..4 {
+        let mut world = Ledgered::new();
+        let client = world.held();
+        if point == 0 {
+            let _other = world.call(&client, &ADD, 0);
+        }
+        let made = world.call(&client, &PAY, (1, 5));
+        match point {
+            2 => world.ledger.write(),
+            3 => world.ledger.release(),
+            _ => {}
+        }
+        world.restart();
+        assert_eq!(made.told(), reply(5), "crash point {point}");
+        assert_eq!(world.ledger.disk().accounts[&1], 5, "crash point {point}");
+    }
+}
+
+#[test]
+fn c56_a_neighbour_that_panics_and_a_crash() {
+    for written in [false, true] {
+        let mut world = Ledgered::new();
+        let [good, bad] = pays(&world, 13);
+        if written {
+            world.ledger.write();
+        }
+        world.restart();
+        assert_eq!(good.told(), reply(100));
+        assert_eq!(bad.told(), told("not executed: Aborted"));
+        assert_eq!(world.ledger.disk().accounts[&7], 100);
+    }
+}
+
+#[test]
+fn c57_a_second_crash_during_recovery_gives_the_same_result() {
+    let mut world = Ledgered::new();
+    let client = world.held();
+    let made = [1, 2].map(|n| world.call(&client, &ADD, n));
+    let paid = world.call(&client, &PAY, (1, 5));
+    world.ledger.release();
+    world.sim.run();
+    world.ledger.write();
+    for _ in 0..3 {
+        world.crash();
+        world.start(world.ledger.disk());
+    }
+    world.sim.advance(6 * SECOND);
+    // The first one ran and its completion was not written; of the second one the started record was.
+    let interrupted = told("unknown: Interrupted, false");
+    assert_eq!([made[0].told(), made[1].told()], [interrupted.clone(), interrupted]);
+    assert_eq!(world.ran(), [1]);
+    assert_eq!(paid.told(), reply(5));
+    assert_eq!(world.ledger.disk().accounts[&1], 5);
+}
+
+#[test]
+fn c58_a_ledger_that_cannot_write_stops_the_server_from_answering() {
+    let mut world = Ledgered::new();
+    let client = world.held();
+    let started = world.call(&client, &ADD, 1);
+    world.ledger.release();
+    world.sim.run();
+    assert_eq!(world.ran(), [1]);
+    // Its completion is under way; two others wait for the next batch.
+    let waits = world.call(&client, &ADD, 2);
+    let pays = world.call(&client, &PAY, (1, 5));
+    world.ledger.mode(Mode::Fail);
+    world.ledger.release();
+    world.sim.run();
+    assert_eq!(started.told(), reply(1), "that one is stable");
+    assert_eq!(waits.told(), told("not executed: LedgerFailed"));
+    // What was written of it, if anything was, nobody can know: the next run of the server will.
+    assert_eq!(pays.told(), None);
+    assert_eq!(world.call(&client, &ADD, 3).told(), told("not executed: LedgerFailed"));
+    assert_eq!(world.call(&client, &COUNT, ()).told(), told("not executed: LedgerFailed"));
+    let newcomer = world.client();
+    let made = world.call(&newcomer, &PAY, (1, 5));
+    world.sim.advance(SECOND);
+    assert_eq!(made.told(), told("not executed: LedgerFailed"));
+    let error = world.server().ledger_error().expect("the error is loud");
+    assert_eq!(error.to_string(), "no space left on the disk");
+    assert_eq!(world.ran(), [1]);
+    world.restart();
+    assert_eq!(pays.told(), reply(5), "and executed once, after all");
+    assert_eq!(world.ledger.disk().accounts[&1], 5);
+    assert_eq!(world.server().ledger_error(), None);
+}
+
+#[test]
+fn c58_a_completion_that_cannot_be_recorded_is_not_told() {
+    let mut world = Ledgered::new();
+    let client = world.held();
+    let made = world.call(&client, &ADD, 1);
+    world.ledger.mode(Mode::Fail);
+    world.ledger.release();
+    world.sim.advance(20 * SECOND);
+    assert_eq!((made.told(), world.ran()), (None, vec![1]));
+    world.restart();
+    assert_eq!(made.told(), told("unknown: Interrupted, false"));
+}
+
+#[test]
+fn c58_serving_ends_with_the_ledgers_error() {
+    let world = Ledgered::new();
+    let (_sender, receiver) = smol::channel::unbounded();
+    let server = world.server();
+    let mut serving = Box::pin(server.serve(Nobody(receiver)));
+    assert!(ready(serving.as_mut()).is_none());
+    world.ledger.mode(Mode::Fail);
+    let _client = world.client();
+    world.sim.run();
+    let error = ready(serving.as_mut()).expect("serving ends").expect_err("with an error");
+    assert_eq!(error.to_string(), "no space left on the disk");
+}
+
+/// Accepts nobody.
+struct Nobody(smol::channel::Receiver<()>);
+
+impl oncewire_driver::Accept for Nobody {
+    fn accept(
+        &self,
+    ) -> oncewire_driver::BoxFuture<
+        '_,
+        std::io::Result<(oncewire_driver::BoxStream, oncewire_driver::Subject)>,
+    > {
+        Box::pin(async {
+            self.0.recv().await.map_err(|_| std::io::ErrorKind::BrokenPipe)?;
+            std::future::pending().await
+        })
+    }
+
+    fn address(&self) -> String {
+        "nowhere".to_owned()
+    }
+}
+
+#[test]
+fn c58_a_ledger_that_lets_go_of_a_batch_has_failed() {
+    let world = Ledgered::new();
+    let client = world.held();
+    let made = world.call(&client, &ADD, 1);
+    world.ledger.crash();
+    world.sim.run();
+    assert_eq!(made.told(), told("not executed: LedgerFailed"));
+    assert!(world.server().ledger_error().is_some());
+}
+
+#[test]
+fn c60_an_old_copy_of_the_ledger_is_noticed_by_its_commit_number() {
+    let mut world = Ledgered::new();
+    let client = world.client();
+    assert_eq!(world.call(&client, &ADD, 1).told(), reply(1));
+    let copy = world.ledger.disk();
+    for n in 2..5 {
+        assert_eq!(world.call(&client, &ADD, n).told(), reply(n));
+    }
+    // The client hears how far the ledger has come when it resumes.
+    world.restart();
+    world.ledger.mode(Mode::Hold);
+    let in_doubt = world.call(&client, &ADD, 5);
+    world.crash();
+    world.start(copy);
+    world.sim.advance(6 * SECOND);
+    assert_eq!(in_doubt.told(), told("unknown: SessionEnded, false"));
+    assert_eq!(world.ran(), [1, 2, 3, 4]);
+}
+
+#[test]
+fn c61_a_deadline_or_a_cancel_while_the_started_record_is_written_refuses_the_call() {
+    for cancel in [false, true] {
+        let mut world = Ledgered::new();
+        let client = world.held();
+        let made = if cancel {
+            let future = client.call(&ADD, &1).start();
+            world.sim.run();
+            drop(future);
+            world.sim.run();
+            None
+        } else {
+            Some(world.begin(client.call(&ADD, &1).timeout(SECOND).start()))
+        };
+        world.sim.advance(2 * SECOND);
+        let mut ticket = made.map(|made| made.ticket().expect("unknown, with a ticket"));
+        world.ledger.release();
+        world.sim.run();
+        if let Some(ticket) = &mut ticket {
+            let outcome = ready(ticket.wait()).expect("the ticket tells");
+            assert!(format!("{outcome:?}").starts_with("NotExecuted(DeadlinePassed)"));
+        }
+        world.release_all();
+        assert_eq!(world.ledger.disk().calls.len(), 0, "its record is withdrawn");
+        world.restart();
+        assert_eq!(world.ran(), [] as [i32; 0]);
+        world.ledger.mode(Mode::Commit);
+        assert_eq!(world.call(&client, &ADD, 2).told(), reply(1));
+    }
+}
+
+#[test]
+fn c61_a_transactional_call_is_judged_when_its_transaction_begins() {
+    let world = Ledgered::new();
+    let client = world.held();
+    let _other = world.call(&client, &ADD, 0);
+    let made = world.begin(client.call(&PAY, &(1, 5)).timeout(SECOND).start());
+    world.sim.advance(2 * SECOND);
+    world.release_all();
+    let mut ticket = made.ticket().expect("unknown, with a ticket");
+    let outcome = ready(ticket.wait()).expect("the ticket tells");
+    assert!(format!("{outcome:?}").starts_with("NotExecuted(DeadlinePassed)"));
+    assert_eq!(world.ledger.disk().accounts.get(&1), None);
+}
+
+#[test]
+fn c67_grants_survive_a_restart_with_other_limits() {
+    let mut world = Ledgered::new();
+    let client = world.client();
+    let made: Vec<_> = (0..9).map(|n| world.call(&client, &ADD, n)).collect();
+    assert!(made.iter().all(|made| made.told().is_some()));
+    world.slots = Some(2);
+    world.restart();
+    let hang: Vec<_> = (0..5).map(|_| world.call(&client, &HANG, ())).collect();
+    assert_eq!(world.call(&client, &ADD, 9).told(), reply(10), "5 hang, and there is room");
+    let newcomer = world.client();
+    let others: Vec<_> = (0..2).map(|_| world.call(&newcomer, &HANG, ())).collect();
+    let waits = world.call(&newcomer, &ADD, 10);
+    assert_eq!(waits.told(), None, "a new session has two slots");
+    world.sim.advance(4 * SECOND);
+    let ends: Vec<_> = hang.iter().chain(&others).map(Made::told).collect();
+    assert!(ends.iter().all(|end| *end == told("no reply: Aborted")), "{ends:?}");
+    assert_eq!(waits.told(), reply(11));
+}
+
+#[test]
+fn c72_a_hole_below_a_committed_xid_is_sent_again_and_runs_once() {
+    let mut world = Ledgered::new();
+    let client = world.held();
+    // Its started record is under way; the payment's batch is behind it.
+    let hole = world.call(&client, &ADD, 1);
+    let paid = world.call(&client, &PAY, (1, 5));
+    // The disk knows the later call only.
+    let mut disk = world.ledger.disk();
+    world.ledger.release();
+    world.sim.run();
+    world.ledger.write();
+    let written = world.ledger.disk();
+    let later = written.calls.iter().filter(|(_, bytes)| bytes.len() > 17 && bytes[17] == 10);
+    disk.calls = later.map(|(key, bytes)| (*key, bytes.clone())).collect();
+    assert_eq!(disk.calls.len(), 1, "the payment's record: {:?}", written.log);
+    disk.accounts = written.accounts;
+    world.crash();
+    lock(&world.runs).clear();
+    world.start(disk);
+    world.sim.advance(6 * SECOND);
+    assert_eq!((hole.told(), paid.told()), (reply(1), reply(5)));
+    assert_eq!(world.ran(), [1]);
+    assert_eq!(world.ledger.disk().accounts[&1], 5);
+}
+
+#[test]
+fn c73_idempotent_calls_leave_no_record_and_run_again() {
+    let mut world = Ledgered::new();
+    let client = world.held();
+    let batches = world.ledger.batches().len();
+    assert_eq!(world.begin(client.call(&COUNT, &()).idempotent().start()).told(), reply(0));
+    assert_eq!(world.ledger.batches().len(), batches, "nothing was written");
+    let asked_once = world.call(&client, &COUNT, ());
+    assert_eq!(asked_once.told(), None, "at most once, as the request asks: recorded");
+    world.release_all();
+    assert_eq!(asked_once.told(), reply(0));
+    world.restart();
+    assert_eq!(world.begin(client.call(&COUNT, &()).idempotent().start()).told(), reply(0));
+}
+
+#[test]
+fn c76_a_record_never_replaces_one_of_a_later_xid_on_its_slot() {
+    let mut world = Ledgered::default();
+    world.slots = Some(1);
+    world.start(Disk::default());
+    let client = world.held();
+    let expired = world.begin(client.call(&ADD, &1).timeout(SECOND).start());
+    let later = world.call(&client, &ADD, 2);
+    world.sim.advance(2 * SECOND);
+    drop(expired.ticket());
+    // The record of xid 1 becomes stable, the call is refused, and xid 2 takes the slot. Its started record and the
+    // withdrawal of xid 1 are written in the order in which they were noted.
+    world.ledger.release();
+    world.sim.run();
+    while world.ran().is_empty() {
+        world.ledger.release();
+        world.sim.run();
+    }
+    assert_eq!(world.ran(), [2]);
+    world.restart();
+    assert_eq!(later.told(), told("unknown: Interrupted, false"));
+    assert_eq!(world.ran(), [2], "xid 2 is not run again");
+}
+
+#[test]
+fn calls_that_are_ready_together_share_a_commit() {
+    let world = Ledgered::new();
+    let client = world.held();
+    let _first = world.call(&client, &ADD, 0);
+    let many: Vec<_> = (1..100).map(|n| world.call(&client, &PAY, (n, 5))).collect();
+    let before = world.ledger.batches().len();
+    world.ledger.release();
+    world.sim.run();
+    assert_eq!(world.ledger.batches()[before..], [99], "all of them");
+    world.release_all();
+    assert!(many.iter().all(|made| made.told() == reply(5)));
+    assert!(world.ledger.batches().len() <= before + 2);
+}
+
+#[test]
+fn what_clients_have_seen_is_forgotten_and_what_has_ended_too() {
+    let world = Ledgered::new();
+    let client = world.held();
+    let made: Vec<_> = (0..50).map(|n| world.call(&client, &ADD, n)).collect();
+    world.release_all();
+    assert!(made.iter().all(|made| made.told().is_some()));
+    world.ledger.mode(Mode::Commit);
+    assert_eq!(world.ledger.disk().calls.len(), 50, "one a slot that was used");
+    for n in 0..50 {
+        assert_eq!(world.call(&client, &ADD, n).told(), reply(n + 51));
+    }
+    assert_eq!(world.ledger.disk().calls.len(), 50, "later calls replace them");
+    world.sim.advance(3 * SECOND);
+    assert_eq!(world.ledger.disk().calls.len(), 0);
+    let session = world.ledger.disk().sessions.into_values().next().unwrap();
+    assert!(session.seen > 0, "h survives its calls");
+    let batches = world.ledger.batches().len();
+    world.sim.advance(30 * SECOND);
+    assert_eq!(world.ledger.batches().len(), batches, "an idle server writes nothing");
+    drop(client);
+    world.sim.advance(6 * SECOND);
+    assert_eq!(world.ledger.disk().sessions.len(), 0);
+}
+
+#[test]
+fn s14_the_time_limit_counts_from_the_start_of_a_recorded_call() {
+    let world = Ledgered::new();
+    let client = world.held();
+    let made = world.call(&client, &HANG, ());
+    world.sim.advance(5 * SECOND);
+    world.ledger.release();
+    world.sim.advance(2 * SECOND);
+    assert_eq!(world.server().counters().running, 1);
+    assert_eq!(world.ledger.disk().log.iter().filter(|line| line.contains("Aborted")).count(), 0);
+    world.release_all();
+    assert_eq!(made.told(), None, "it has run for two seconds of three");
+    world.sim.advance(2 * SECOND);
+    world.release_all();
+    assert_eq!(made.told(), told("no reply: Aborted"));
+}
+
+#[test]
+fn s05_a_restored_session_is_its_principals() {
+    let mut world = Ledgered::new();
+    let client = world.client_with(ClientOptions::default());
+    assert_eq!(world.call(&client, &ADD, 0).told(), reply(1));
+    let mut disk = world.ledger.disk();
+    for session in disk.sessions.values_mut() {
+        assert_eq!(session.subject, oncewire_driver::Subject::Name("alice".into()));
+        session.subject = oncewire_driver::Subject::Name("bob".into());
+    }
+    world.crash();
+    world.start(disk);
+    world.sim.advance(6 * SECOND);
+    assert_eq!(world.server().counters().resumes, 0);
+}
+
+#[test]
+fn a_server_that_is_dropped_leaves_nothing_behind() {
+    let world = Ledgered::new();
+    let client = world.client();
+    let made = world.call(&client, &PAY, (1, 5));
+    assert_eq!(made.told(), reply(5));
+    drop(client);
+    world.sim.advance(6 * SECOND);
+    let server = lock(&world.place.0).take();
+    drop(server);
+    world.sim.advance(2 * SECOND);
+    // The ledger's other handle is the world's.
+    assert_eq!(world.ledger.handles(), 1);
+}

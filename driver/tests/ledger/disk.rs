@@ -1,0 +1,201 @@
+//! A ledger whose disk outlives its server, and whose commits the test holds in its hand.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use oncewire_driver::core::{ServerId, SessionId};
+use oncewire_driver::ledger::{
+    Batch, CallEntry, Entry, Identity, Ledger, LedgerError, Restore, SessionEntry,
+};
+
+use super::sim::lock;
+
+/// What transactional handlers write: accounts.
+pub type Accounts = BTreeMap<u32, i64>;
+
+/// What survives a crash.
+#[derive(Clone, Default)]
+pub struct Disk {
+    pub sessions: BTreeMap<[u8; 16], SessionEntry>,
+    pub calls: BTreeMap<([u8; 16], u16), Vec<u8>>,
+    pub accounts: Accounts,
+    pub commit: u64,
+    /// Entries written, by kind.
+    pub log: Vec<String>,
+}
+
+/// What becomes of a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Written and finished at once.
+    #[default]
+    Commit,
+    /// Held until the test says more.
+    Hold,
+    /// Not written; finished with an error.
+    Fail,
+}
+
+#[derive(Default)]
+struct State {
+    disk: Disk,
+    mode: Mode,
+    held: VecDeque<Batch<Accounts>>,
+    /// Batches that were handed over, and their lengths.
+    batches: Vec<usize>,
+}
+
+#[derive(Clone, Default)]
+pub struct TestLedger(Arc<Mutex<State>>);
+
+impl TestLedger {
+    pub fn on(disk: Disk) -> TestLedger {
+        let ledger = TestLedger::default();
+        lock(&ledger.0).disk = disk;
+        ledger
+    }
+
+    pub fn disk(&self) -> Disk {
+        lock(&self.0).disk.clone()
+    }
+
+    pub fn mode(&self, mode: Mode) {
+        lock(&self.0).mode = mode;
+    }
+
+    pub fn handles(&self) -> usize {
+        Arc::strong_count(&self.0)
+    }
+
+    pub fn held(&self) -> usize {
+        lock(&self.0).held.len()
+    }
+
+    pub fn batches(&self) -> Vec<usize> {
+        lock(&self.0).batches.clone()
+    }
+
+    /// Writes the batch that is held, without telling.
+    pub fn write(&self) {
+        let mut batch = lock(&self.0).held.pop_front().expect("a batch is held");
+        self.apply(&mut batch);
+        lock(&self.0).held.push_front(batch);
+    }
+
+    /// Writes the batch that is held, and tells.
+    pub fn release(&self) {
+        self.write();
+        let batch = lock(&self.0).held.pop_front().expect("a batch is held");
+        let commit = lock(&self.0).disk.commit;
+        batch.finish(Ok(commit));
+    }
+
+    /// Whoever held the batches is dead.
+    pub fn crash(&self) {
+        let held = std::mem::take(&mut lock(&self.0).held);
+        drop(held);
+    }
+
+    /// As real ones do: all in one transaction first, and each call in its own after a rollback.
+    fn apply(&self, batch: &mut Batch<Accounts>) {
+        let before = self.disk();
+        let mut disk = before.clone();
+        if !batch.entries().all(|entry| write(&mut disk, entry)) {
+            disk = before;
+            batch.entries().for_each(|entry| {
+                let mut alone = disk.clone();
+                if write(&mut alone, entry) {
+                    disk = alone;
+                }
+            });
+        }
+        disk.commit += 1;
+        lock(&self.0).disk = disk;
+    }
+}
+
+fn put(disk: &mut Disk, entry: CallEntry<'_>) {
+    let mut bytes = Vec::new();
+    entry.encode(&mut bytes);
+    disk.log.push(format!("{:?} {}", entry.record.state, entry.record.xid));
+    let key = (entry.session.to_bytes(), entry.slot);
+    let later = disk.calls.get(&key).and_then(|old| CallEntry::xid_of(old));
+    // C76.
+    if later.is_none_or(|xid| xid <= entry.record.xid.get()) {
+        disk.calls.insert(key, bytes);
+    }
+}
+
+/// False if a call is to be rolled back.
+fn write(disk: &mut Disk, entry: Entry<'_, Accounts>) -> bool {
+    match entry {
+        Entry::SessionOpened(session) => {
+            disk.log.push("opened".to_owned());
+            disk.sessions.insert(session.id.to_bytes(), session.clone());
+        }
+        Entry::SessionEnded(id) => {
+            disk.log.push("ended".to_owned());
+            disk.sessions.remove(&id.to_bytes());
+            disk.calls.retain(|key, _| key.0 != id.to_bytes());
+        }
+        Entry::Call(entry) => put(disk, entry),
+        Entry::Withdrawn(name) => {
+            disk.log.push(format!("withdrawn {}", name.xid));
+            let key = (name.session.to_bytes(), name.slot);
+            let there = disk.calls.get(&key).and_then(|bytes| CallEntry::xid_of(bytes));
+            if there == Some(name.xid.get()) {
+                disk.calls.remove(&key);
+            }
+        }
+        Entry::Settled { session, seen, held } => {
+            let held: Vec<u64> = held.iter().map(|xid| xid.get()).collect();
+            disk.log.push(format!("settled but {held:?}"));
+            disk.calls.retain(|key, bytes| {
+                key.0 != session.to_bytes()
+                    || CallEntry::xid_of(bytes).is_some_and(|xid| held.contains(&xid))
+            });
+            if let Some(entry) = disk.sessions.get_mut(&session.to_bytes()) {
+                entry.seen = seen;
+            }
+        }
+        Entry::Transaction(call) => {
+            let mut accounts = disk.accounts.clone();
+            let Some(record) = call.run(&mut accounts) else { return false };
+            disk.accounts = accounts;
+            put(disk, record);
+        }
+    }
+    true
+}
+
+impl Ledger for TestLedger {
+    type Transaction = Accounts;
+
+    fn identity(&self) -> Identity {
+        Identity { server: ServerId::from_bytes([0x1e; 16]), commit: self.disk().commit }
+    }
+
+    fn recover(&self, restore: &mut Restore<'_>) -> Result<(), LedgerError> {
+        let disk = self.disk();
+        disk.sessions.values().for_each(|session| restore.session(session));
+        for ((session, slot), bytes) in &disk.calls {
+            let entry = CallEntry::decode(SessionId::from_bytes(*session), *slot, bytes);
+            restore.call(entry.ok_or_else(|| LedgerError::new("a record is broken"))?);
+        }
+        Ok(())
+    }
+
+    fn commit(&self, mut batch: Batch<Accounts>) {
+        lock(&self.0).batches.push(batch.len());
+        let mode = lock(&self.0).mode;
+        match mode {
+            Mode::Commit => {
+                self.apply(&mut batch);
+                let commit = lock(&self.0).disk.commit;
+                batch.finish(Ok(commit));
+            }
+            Mode::Hold => lock(&self.0).held.push_back(batch),
+            Mode::Fail => batch.finish(Err(LedgerError::new("no space left on the disk"))),
+        }
+    }
+}

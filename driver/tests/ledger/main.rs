@@ -1,0 +1,9 @@
+//! Servers with a ledger, crashed between any two steps: C52 to C61, C67, C72, C73, C76 where the driver shows them.
+//!
+//! Everything runs on one thread and in virtual time; the ledger's disk is the test's, and so are its commits.
+#![allow(missing_docs, unreachable_pub)]
+
+mod cases;
+mod disk;
+mod sim;
+mod world;

@@ -1,0 +1,233 @@
+//! The bank with a ledger: its calls and its accounts survive a crash.
+//!
+//! *Recorded*: the handlers and the books are those of every bank, the books stand in a file beside the ledger, and a
+//! crash between the two leaves the call `Unknown(Interrupted)`. *Transactional*: accounts and log are tables in the
+//! ledger's file, and money moves in the transaction that records the reply: exactly once.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use oncewire_driver::Server;
+use oncewire_driver::core::ServerId;
+use oncewire_driver::ledger::Rollback;
+use oncewire_ledger_redb::redb::{
+    ReadableTable, ReadableTableMetadata, StorageBackend, TableDefinition, TableError,
+};
+use oncewire_ledger_redb::{RedbLedger, RedbStore, Snapshot, Transaction};
+
+use crate::chance::unique;
+use crate::service::{
+    AUDIT, AUDIT_PAGE_LEN_MAX, AccountId, AuditPage, BALANCE, BankError, Change, DEDUCT, DEPOSIT,
+    Executions, LEASE, NOTE, Note, OPEN, Open, Operation, SERVICE, STATS, Stats, recorded_server,
+};
+
+const ACCOUNTS: TableDefinition<'_, AccountId, u64> = TableDefinition::new("accounts");
+/// How often each operation was executed, and applied.
+const LOG: TableDefinition<'_, (u64, u64), (u32, u32)> = TableDefinition::new("log");
+
+/// A bank on the ledger in this file.
+pub(crate) fn server(path: &Path, transactional: bool, broken: bool) -> Result<Server, String> {
+    let ledger = if broken {
+        let disk = LyingDisk::open(path).map_err(|e| format!("{}: {e}", path.display()))?;
+        let id = u128::from(unique()) << 64 | u128::from(unique());
+        RedbStore::with_backend(disk, ServerId::from_bytes(id.to_le_bytes())).map(RedbLedger::new)
+    } else {
+        RedbLedger::open(path)
+    };
+    let ledger = ledger.map_err(|error| error.to_string())?;
+    if transactional {
+        return transactional_server(ledger);
+    }
+    let mut books = path.as_os_str().to_owned();
+    books.push(".books");
+    recorded_server(ledger, &PathBuf::from(books))
+}
+
+fn transactional_server(ledger: RedbLedger) -> Result<Server, String> {
+    let (balances, stats) = (ledger.snapshots(), ledger.snapshots());
+    let this = Arc::new(OnceLock::<Server>::new());
+    let known = this.clone();
+    let server = Server::builder(SERVICE)
+        .ledger(ledger)
+        .configure(|config| config.lease = LEASE)
+        .transactional(&OPEN, |transaction: &mut Transaction, _, arguments| {
+            open(transaction, &arguments)
+        })
+        .transactional(&DEDUCT, |transaction: &mut Transaction, _, arguments| {
+            change(transaction, &arguments, u64::checked_sub)
+        })
+        .transactional(&DEPOSIT, |transaction: &mut Transaction, _, arguments| {
+            change(transaction, &arguments, u64::checked_add)
+        })
+        .transactional(&NOTE, |transaction: &mut Transaction, _, note: Note| {
+            let known = transaction.open_table(ACCOUNTS)?.get(note.account)?.is_some();
+            log(transaction, note.operation, known)
+        })
+        .transactional(&AUDIT, |transaction: &mut Transaction, _, page| audit(transaction, &page))
+        .method(&BALANCE, move |_, account| {
+            let snapshot = balances.latest();
+            async move { balance(&snapshot, account) }
+        })
+        .method(&STATS, move |_, ()| {
+            let (snapshot, server) = (stats.latest(), known.get().cloned());
+            async move { tell_stats(&snapshot, server.as_ref()) }
+        })
+        .build()
+        .map_err(|error| error.to_string())?;
+    // Neither ends before the process does.
+    let _ = this.set(server.clone());
+    Ok(server)
+}
+
+fn log(transaction: &Transaction, operation: Operation, applied: bool) -> Result<(), Rollback> {
+    let mut log = transaction.open_table(LOG)?;
+    let key = (operation.client, operation.number);
+    let (executed, before) = log.get(key)?.map_or((0, 0), |entry| entry.value());
+    log.insert(key, (executed + 1, before + u32::from(applied)))?;
+    Ok(())
+}
+
+fn open(transaction: &Transaction, open: &Open) -> Result<AccountId, Rollback> {
+    let mut accounts = transaction.open_table(ACCOUNTS)?;
+    let id = accounts.len()? + 1;
+    accounts.insert(id, open.opening)?;
+    log(transaction, open.operation, true)?;
+    Ok(id)
+}
+
+fn change(
+    transaction: &Transaction,
+    change: &Change,
+    new_balance: impl FnOnce(u64, u64) -> Option<u64>,
+) -> Result<Result<u64, BankError>, Rollback> {
+    let mut accounts = transaction.open_table(ACCOUNTS)?;
+    let before = accounts.get(change.account)?.map(|balance| balance.value());
+    let result = match before {
+        None => Err(BankError::NoSuchAccount),
+        Some(balance) => {
+            new_balance(balance, change.amount).ok_or(BankError::Insufficient { balance })
+        }
+    };
+    if let Ok(balance) = result {
+        accounts.insert(change.account, balance)?;
+    }
+    // Declined is an answer, not a rollback: it is logged and recorded like any other.
+    log(transaction, change.operation, result.is_ok())?;
+    Ok(result)
+}
+
+fn audit(transaction: &Transaction, page: &AuditPage) -> Result<Vec<Executions>, Rollback> {
+    let log = transaction.open_table(LOG)?;
+    let numbers = (page.first..).take(page.count.min(AUDIT_PAGE_LEN_MAX) as usize);
+    let entries = numbers.map(|number| {
+        let entry = log.get((page.client, number))?;
+        let (executed, applied) = entry.map_or((0, 0), |entry| entry.value());
+        Ok(Executions { executed, applied })
+    });
+    entries.collect()
+}
+
+fn balance(snapshot: &Snapshot, account: AccountId) -> Result<u64, BankError> {
+    let accounts = match snapshot.open_table(ACCOUNTS) {
+        Err(TableError::TableDoesNotExist(_)) => return Err(BankError::NoSuchAccount),
+        accounts => accounts.expect("the accounts can be read"),
+    };
+    let balance = accounts.get(account).expect("an account can be read");
+    balance.map(|balance| balance.value()).ok_or(BankError::NoSuchAccount)
+}
+
+fn tell_stats(snapshot: &Snapshot, server: Option<&Server>) -> Stats {
+    let counters = server.map(Server::counters).unwrap_or_default();
+    let mut stats = Stats {
+        conns: counters.conns as u64,
+        running: counters.running,
+        duplicates: counters.duplicates,
+        stale: counters.stale,
+        asks: counters.asks,
+        resumes: counters.resumes,
+        ..Stats::default()
+    };
+    if let Ok(accounts) = snapshot.open_table(ACCOUNTS) {
+        for account in accounts.iter().expect("the accounts can be read") {
+            stats.accounts += 1;
+            stats.balances += account.expect("an account can be read").1.value();
+        }
+    }
+    if let Ok(log) = snapshot.open_table(LOG) {
+        for entry in log.iter().expect("the log can be read") {
+            stats.operations += 1;
+            let (executed, _) = entry.expect("the log can be read").1.value();
+            stats.executed_again += u64::from(executed > 1);
+        }
+    }
+    stats
+}
+
+/// A disk that says "it is written" and writes later: what is lost with the process has been answered. To show that the
+/// crash test notices.
+#[derive(Debug)]
+struct LyingDisk {
+    path: PathBuf,
+    image: Mutex<Image>,
+}
+
+#[derive(Debug, Default)]
+struct Image {
+    bytes: Vec<u8>,
+    syncs: u64,
+}
+
+/// Syncs of which only the last is true.
+const LIES: u64 = 16;
+
+impl LyingDisk {
+    fn open(path: &Path) -> io::Result<LyingDisk> {
+        let bytes = match std::fs::read(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            read => read?,
+        };
+        let image = Mutex::new(Image { bytes, syncs: 0 });
+        Ok(LyingDisk { path: path.to_owned(), image })
+    }
+
+    fn image(&self) -> MutexGuard<'_, Image> {
+        self.image.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl StorageBackend for LyingDisk {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.image().bytes.len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let at = offset as usize;
+        let image = self.image();
+        let from = image.bytes.get(at..at + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        out.copy_from_slice(from);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.image().bytes.resize(len as usize, 0);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut image = self.image();
+        image.syncs += 1;
+        if image.syncs.is_multiple_of(LIES) {
+            let new = self.path.with_extension("image");
+            std::fs::write(&new, &image.bytes)?;
+            std::fs::rename(&new, &self.path)?;
+        }
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let at = offset as usize;
+        self.image().bytes[at..at + data.len()].copy_from_slice(data);
+        Ok(())
+    }
+}

@@ -1,0 +1,73 @@
+//! Looks after ledgers of Oncewire servers: `oncewire-ledger --help`.
+#![allow(missing_docs)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use oncewire_driver::ledger::LedgerError;
+use oncewire_ledger_redb::tool;
+
+/// Looks after the ledger of a server that does not run.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Says what is in a ledger.
+    Inspect {
+        /// The ledger's file.
+        file: PathBuf,
+    },
+    /// Checks every page and every record; exits with 1 if something is broken.
+    Verify {
+        /// The ledger's file.
+        file: PathBuf,
+    },
+    /// Gives back to the disk what the file does not need.
+    Compact {
+        /// The ledger's file.
+        file: PathBuf,
+    },
+    /// Copies a ledger for use by a server: with a new server id, so that no client takes it for the old one.
+    ///
+    /// The only right way to use a copy: sessions and kept replies stay behind, what transactional handlers wrote comes
+    /// along.
+    Restore {
+        /// The copy or backup.
+        from: PathBuf,
+        /// The ledger to be made.
+        to: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse().command) {
+        Ok(text) => {
+            println!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("oncewire-ledger: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: &Command) -> Result<String, LedgerError> {
+    Ok(match command {
+        Command::Inspect { file } => tool::inspect(file)?.to_string(),
+        Command::Verify { file } => format!("{}\nnothing is broken", tool::verify(file)?),
+        Command::Compact { file } => {
+            let (before, after) = tool::compact(file)?;
+            format!("{before} bytes before, {after} bytes after")
+        }
+        Command::Restore { from, to } => {
+            format!("{} is the ledger of the new server {}", to.display(), tool::restore(from, to)?)
+        }
+    })
+}

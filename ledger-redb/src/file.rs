@@ -1,0 +1,275 @@
+//! Opening, creating and locking files, and what is wrong with them.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use oncewire_driver::core::ServerId;
+use oncewire_driver::ledger::{Identity, LedgerError};
+use redb::{
+    Database, DatabaseError, ReadableDatabase, StorageBackend, StorageError, TableDefinition,
+    TableError,
+};
+
+/// Server id, commit number, format.
+pub(crate) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("oncewire.meta");
+/// Sessions by id.
+pub(crate) const SESSIONS: TableDefinition<'_, &[u8; 16], &[u8]> =
+    TableDefinition::new("oncewire.sessions");
+/// Calls by session id and slot, in big-endian order.
+pub(crate) const CALLS: TableDefinition<'_, &[u8; 18], &[u8]> =
+    TableDefinition::new("oncewire.calls");
+
+const FORMAT: &str = "format";
+const SERVER: &str = "server";
+const COMMIT: &str = "commit";
+/// The format that this version writes, and the latest that it reads.
+const FORMAT_NUMBER: u32 = 1;
+/// How files of redb begin.
+const MAGIC: [u8; 9] = *b"redb\x1a\x0a\xa9\x0d\x0a";
+/// Bytes of pages that redb keeps in memory.
+const CACHE_LEN: usize = 64 << 20;
+
+/// A ledger that is open, and the lock that keeps others away.
+pub(crate) struct OpenFile {
+    pub(crate) database: Database,
+    pub(crate) identity: Identity,
+    /// `None` for a storage that is no file.
+    pub(crate) lock: Option<File>,
+}
+
+pub(crate) fn open_or_create(path: &Path) -> Result<OpenFile, LedgerError> {
+    let lock = lock(path)?;
+    if !path.try_exists().map_err(|error| unusable(path, &error))? {
+        create(path, random_id()?)?;
+    }
+    open_locked(path, lock)
+}
+
+/// Opens a ledger that exists.
+pub(crate) fn open(path: &Path) -> Result<OpenFile, LedgerError> {
+    if !path.try_exists().map_err(|error| unusable(path, &error))? {
+        return Err(wrong(path, "there is no such file: check the path"));
+    }
+    let lock = lock(path)?;
+    open_locked(path, lock)
+}
+
+fn open_locked(path: &Path, lock: File) -> Result<OpenFile, LedgerError> {
+    check_magic(path)?;
+    let database = builder().open(path).map_err(|error| database_error(path, error))?;
+    let identity = read_identity(&database).map_err(|why| wrong(path, &why))?;
+    Ok(OpenFile { database, identity, lock: Some(lock) })
+}
+
+/// A ledger on a storage that is no file; made there if the storage is empty.
+pub(crate) fn open_backend(
+    backend: impl StorageBackend,
+    server: ServerId,
+) -> Result<OpenFile, LedgerError> {
+    let path = Path::new("the ledger's storage");
+    let fresh = backend.len().map_err(|error| unusable(path, &error))? == 0;
+    let database =
+        builder().create_with_backend(backend).map_err(|error| database_error(path, error))?;
+    if fresh {
+        write_identity(&database, server, 0).map_err(|error| unusable(path, &error))?;
+    }
+    let identity = read_identity(&database).map_err(|why| wrong(path, &why))?;
+    Ok(OpenFile { database, identity, lock: None })
+}
+
+fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    // A file that something else has damaged is told of, not stumbled over.
+    builder.set_check_integrity_on_open(true).set_cache_size(CACHE_LEN);
+    builder
+}
+
+/// Makes a ledger under another name first, so that there is never half of one.
+fn create(path: &Path, server: ServerId) -> Result<(), LedgerError> {
+    let new = beside(path, "new");
+    match std::fs::remove_file(&new) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(unusable(&new, &error)),
+        _ => {}
+    }
+    let database = builder().create(&new).map_err(|error| database_error(&new, error))?;
+    write_identity(&database, server, 0).map_err(|error| unusable(&new, &error))?;
+    drop(database);
+    put_in_place(&new, path)
+}
+
+/// Gives a file that is whole its name, durably.
+pub(crate) fn put_in_place(new: &Path, path: &Path) -> Result<(), LedgerError> {
+    std::fs::rename(new, path).map_err(|error| unusable(path, &error))?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    let sync = File::open(folder).and_then(|folder| folder.sync_all());
+    sync.map_err(|error| unusable(folder, &error))
+}
+
+pub(crate) fn random_id() -> Result<ServerId, LedgerError> {
+    let mut id = [0; 16];
+    getrandom::fill(&mut id)
+        .map_err(|error| LedgerError::new(format!("the system has no random numbers: {error}")))?;
+    Ok(ServerId::from_bytes(id))
+}
+
+pub(crate) fn write_identity(
+    database: &Database,
+    server: ServerId,
+    commit: u64,
+) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    {
+        let mut meta = transaction.open_table(META)?;
+        meta.insert(FORMAT, &FORMAT_NUMBER.to_le_bytes()[..])?;
+        meta.insert(SERVER, &server.to_bytes()[..])?;
+        meta.insert(COMMIT, &commit.to_le_bytes()[..])?;
+        transaction.open_table(SESSIONS)?;
+        transaction.open_table(CALLS)?;
+    }
+    Ok(transaction.commit()?)
+}
+
+/// Notes how far the ledger has come, in the transaction that goes there.
+pub(crate) fn write_commit(
+    transaction: &redb::WriteTransaction,
+    commit: u64,
+) -> Result<(), redb::Error> {
+    transaction.open_table(META)?.insert(COMMIT, &commit.to_le_bytes()[..])?;
+    Ok(())
+}
+
+/// Whose ledger it is, or what it is instead.
+fn read_identity(database: &Database) -> Result<Identity, String> {
+    let broken = |error: &dyn std::fmt::Display| format!("it cannot be read: {error}");
+    let transaction = database.begin_read().map_err(|error| broken(&error))?;
+    let meta = match transaction.open_table(META) {
+        Ok(meta) => meta,
+        Err(TableError::TableDoesNotExist(_)) => {
+            return Err("it is a redb file, but no Oncewire ledger: choose another path".to_owned());
+        }
+        Err(error) => return Err(broken(&error)),
+    };
+    let field = |name: &str| -> Result<Vec<u8>, String> {
+        let value = meta.get(name).map_err(|error| broken(&error))?;
+        Ok(value.map(|value| value.value().to_vec()).unwrap_or_default())
+    };
+    let format = field(FORMAT)?.try_into().map(u32::from_le_bytes);
+    match format {
+        Ok(FORMAT_NUMBER) => {}
+        Ok(later) if later > FORMAT_NUMBER => {
+            return Err(format!(
+                "it has format {later}, and this version knows formats up to {FORMAT_NUMBER}: \
+                 use the version of oncewire-ledger-redb that wrote it, or a later one"
+            ));
+        }
+        _ => return Err("its format number is broken: restore a copy".to_owned()),
+    }
+    match (field(SERVER)?.try_into(), field(COMMIT)?.try_into()) {
+        (Ok(server), Ok(commit)) => Ok(Identity {
+            server: ServerId::from_bytes(server),
+            commit: u64::from_le_bytes(commit),
+        }),
+        _ => Err("its server id or its commit number is broken: restore a copy".to_owned()),
+    }
+}
+
+/// Keeps other servers away, and tells them who we are.
+pub(crate) fn lock(path: &Path) -> Result<File, LedgerError> {
+    let lock_path = beside(path, "lock");
+    let mut options = OpenOptions::new();
+    let opened = options.read(true).write(true).create(true).truncate(false).open(&lock_path);
+    let mut lock = opened.map_err(|error| unusable(&lock_path, &error))?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            // Whoever holds it may be writing it down just now.
+            let holder = match lock.read_to_string(&mut pid) {
+                Ok(1..) => format!("process {}", pid.trim()),
+                _ => "another process".to_owned(),
+            };
+            return Err(wrong(
+                path,
+                &format!("{holder} uses it: end that first, or choose another path"),
+            ));
+        }
+        Err(TryLockError::Error(error)) => return Err(unusable(&lock_path, &error)),
+    }
+    let write = lock
+        .set_len(0)
+        .and_then(|()| lock.rewind())
+        .and_then(|()| writeln!(lock, "{}", std::process::id()));
+    write.map_err(|error| unusable(&lock_path, &error))?;
+    Ok(lock)
+}
+
+/// The path with a dot and this ending behind it.
+pub(crate) fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(ending);
+    PathBuf::from(name)
+}
+
+fn check_magic(path: &Path) -> Result<(), LedgerError> {
+    let opened = OpenOptions::new().read(true).write(true).open(path);
+    let mut file = opened.map_err(|error| unusable(path, &error))?;
+    let mut start = [0; MAGIC.len()];
+    match file.read_exact(&mut start) {
+        Ok(()) if start == MAGIC => Ok(()),
+        Ok(()) => Err(wrong(
+            path,
+            "it is something else, or its beginning was overwritten: choose another path, or \
+             restore a copy",
+        )),
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Err(wrong(
+            path,
+            "it is empty or cut off: restore a copy; only if there never was one, remove it, and \
+             a new one is made",
+        )),
+        Err(error) => Err(unusable(path, &error)),
+    }
+}
+
+/// What is wrong with a file, and what to do.
+pub(crate) fn wrong(path: &Path, why: &str) -> LedgerError {
+    LedgerError::new(format!("the ledger {} cannot be used: {why}", path.display()))
+}
+
+/// What the system says of a file.
+pub(crate) fn unusable(path: &Path, error: &dyn std::fmt::Display) -> LedgerError {
+    LedgerError::new(format!(
+        "{} cannot be read and written: {error}; check that it is a file in a folder that exists, \
+         that this user may write both, and that the disk has room",
+        path.display()
+    ))
+}
+
+fn database_error(path: &Path, error: DatabaseError) -> LedgerError {
+    match error {
+        DatabaseError::DatabaseAlreadyOpen => {
+            wrong(path, "another program has it open: end that first")
+        }
+        DatabaseError::UpgradeRequired(format) => wrong(
+            path,
+            &format!(
+                "its redb file format {format} is not that of this version: use the version that wrote it"
+            ),
+        ),
+        DatabaseError::Storage(StorageError::Corrupted(what)) => wrong(
+            path,
+            &format!("it is corrupt ({what}): restore a copy with `oncewire-ledger restore`"),
+        ),
+        DatabaseError::Storage(StorageError::Io(error))
+            if matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) =>
+        {
+            wrong(
+                path,
+                &format!("it is corrupt ({error}): restore a copy with `oncewire-ledger restore`"),
+            )
+        }
+        other => unusable(path, &other),
+    }
+}

@@ -1,0 +1,326 @@
+//! Batches to commits, records to bytes.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+
+use oncewire_driver::core::{ServerId, SessionId};
+use oncewire_driver::ledger::{
+    Batch, CallEntry, Entry, Identity, LedgerError, Restore, SessionEntry, Store,
+};
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, Table};
+
+use crate::file::{self, CALLS, OpenFile, SESSIONS};
+use crate::{Snapshots, Transaction};
+
+/// A ledger's file, or another storage. Its commits block; [`RedbLedger`](crate::RedbLedger) gives it a thread.
+pub struct RedbStore {
+    database: Database,
+    identity: Identity,
+    snapshots: Snapshots,
+    ops: Vec<Op>,
+    /// The bytes that `ops` put.
+    bytes: Vec<u8>,
+    /// Held, not used: others are kept away while it is open.
+    _lock: Option<std::fs::File>,
+}
+
+impl fmt::Debug for RedbStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedbStore").field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
+/// What is written of an entry.
+enum Op {
+    PutSession([u8; 16], Range<usize>),
+    RemoveSession([u8; 16]),
+    PutCall { key: [u8; 18], xid: u64, bytes: Range<usize> },
+    RemoveCall { key: [u8; 18], xid: u64 },
+    Settle { session: [u8; 16], seen: u64, held: Vec<u64> },
+}
+
+/// A call was rolled back: its neighbours run again without it.
+struct RolledBack;
+
+impl RedbStore {
+    /// Opens the ledger in this file, or makes one if there is none; see [`RedbLedger::open`](crate::RedbLedger::open).
+    ///
+    /// # Errors
+    /// What is wrong with the file, and what to do about it.
+    pub fn open(path: &Path) -> Result<RedbStore, LedgerError> {
+        RedbStore::of(file::open_or_create(path)?)
+    }
+
+    /// The same on any storage, a simulated disk, say. `server` is the id of the ledger that is made there if the
+    /// storage is empty.
+    ///
+    /// # Errors
+    /// What is wrong with the storage, and what to do about it.
+    pub fn with_backend(
+        backend: impl StorageBackend,
+        server: ServerId,
+    ) -> Result<RedbStore, LedgerError> {
+        RedbStore::of(file::open_backend(backend, server)?)
+    }
+
+    fn of(open: OpenFile) -> Result<RedbStore, LedgerError> {
+        let OpenFile { database, identity, lock } = open;
+        let snapshot = database.begin_read().map_err(cannot_read)?;
+        let snapshots = Snapshots::first(snapshot);
+        let (ops, bytes) = (Vec::new(), Vec::new());
+        Ok(RedbStore { database, identity, snapshots, ops, bytes, _lock: lock })
+    }
+
+    /// Where what is durable can be read.
+    pub fn snapshots(&self) -> Snapshots {
+        self.snapshots.clone()
+    }
+
+    /// Notes what is to be written of each entry and runs the transactional calls, all in one transaction.
+    fn run_together(
+        &mut self,
+        batch: &mut Batch<Transaction>,
+        transaction: &mut Transaction,
+    ) -> Result<(), RolledBack> {
+        for entry in batch.entries() {
+            match entry {
+                Entry::Transaction(call) => {
+                    let record = call.run(transaction).ok_or(RolledBack)?;
+                    self.put_call(record);
+                }
+                entry => self.note(entry),
+            }
+        }
+        Ok(())
+    }
+
+    /// The same, each call in a transaction of its own, none of which is durable by itself.
+    fn run_apart(&mut self, batch: &mut Batch<Transaction>) -> Result<(), redb::Error> {
+        for entry in batch.entries() {
+            match entry {
+                Entry::Transaction(call) => {
+                    let mut inner = self.database.begin_write()?;
+                    inner.set_durability(Durability::None)?;
+                    let mut transaction = Transaction(inner);
+                    match call.run(&mut transaction) {
+                        Some(record) => {
+                            self.put_call(record);
+                            transaction.0.commit()?;
+                        }
+                        None => transaction.0.abort()?,
+                    }
+                }
+                entry => self.note(entry),
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, entry: Entry<'_, Transaction>) {
+        match entry {
+            Entry::SessionOpened(session) => {
+                let start = self.bytes.len();
+                self.bytes.extend_from_slice(&session.encode());
+                self.ops.push(Op::PutSession(session.id.to_bytes(), start..self.bytes.len()));
+            }
+            Entry::SessionEnded(id) => self.ops.push(Op::RemoveSession(id.to_bytes())),
+            Entry::Call(record) => self.put_call(record),
+            Entry::Withdrawn(name) => {
+                let key = call_key(name.session.to_bytes(), name.slot);
+                self.ops.push(Op::RemoveCall { key, xid: name.xid.get() });
+            }
+            Entry::Settled { session, seen, held } => {
+                let held = held.iter().map(|xid| xid.get()).collect();
+                self.ops.push(Op::Settle { session: session.to_bytes(), seen, held });
+            }
+            // Run, and its record noted, by the caller.
+            Entry::Transaction(_) => {}
+        }
+    }
+
+    fn put_call(&mut self, entry: CallEntry<'_>) {
+        let start = self.bytes.len();
+        entry.encode(&mut self.bytes);
+        let key = call_key(entry.session.to_bytes(), entry.slot);
+        let (xid, bytes) = (entry.record.xid.get(), start..self.bytes.len());
+        self.ops.push(Op::PutCall { key, xid, bytes });
+    }
+
+    /// Writes all that was noted, and makes it durable with whatever else is in the transaction.
+    fn finish(&mut self, transaction: Transaction, commit: u64) -> Result<(), redb::Error> {
+        {
+            let mut calls = transaction.0.open_table(CALLS)?;
+            for op in &self.ops {
+                match op {
+                    Op::PutSession(id, bytes) => {
+                        let mut sessions = transaction.0.open_table(SESSIONS)?;
+                        sessions.insert(id, &self.bytes[bytes.clone()])?;
+                    }
+                    Op::RemoveSession(id) => {
+                        transaction.0.open_table(SESSIONS)?.remove(id)?;
+                        let (first, last) = all_calls(*id);
+                        calls.retain_in::<&[u8; 18], _>(&first..=&last, |_, _| false)?;
+                    }
+                    Op::PutCall { key, xid, bytes } => {
+                        put_call(&mut calls, key, *xid, &self.bytes[bytes.clone()])?;
+                    }
+                    Op::RemoveCall { key, xid } => {
+                        let there = calls.get(key)?.and_then(|old| CallEntry::xid_of(old.value()));
+                        if there == Some(*xid) {
+                            calls.remove(key)?;
+                        }
+                    }
+                    Op::Settle { session, seen, held } => {
+                        settle(&mut calls, *session, *seen, held)?;
+                        note_seen(&mut transaction.0.open_table(SESSIONS)?, *session, *seen)?;
+                    }
+                }
+            }
+        }
+        file::write_commit(&transaction.0, commit)?;
+        Ok(transaction.0.commit()?)
+    }
+
+    fn try_commit(&mut self, batch: &mut Batch<Transaction>) -> Result<u64, redb::Error> {
+        let commit = self.identity.commit + 1;
+        self.forget_ops();
+        let mut transaction = Transaction(self.database.begin_write()?);
+        if let Err(RolledBack) = self.run_together(batch, &mut transaction) {
+            transaction.0.abort()?;
+            self.forget_ops();
+            self.run_apart(batch)?;
+            transaction = Transaction(self.database.begin_write()?);
+        }
+        self.finish(transaction, commit)?;
+        self.identity.commit = commit;
+        self.snapshots.set(self.database.begin_read()?);
+        Ok(commit)
+    }
+
+    fn forget_ops(&mut self) {
+        self.ops.clear();
+        self.bytes.clear();
+        // One large batch does not cost its memory for ever.
+        self.bytes.shrink_to(1 << 20);
+    }
+}
+
+impl Store for RedbStore {
+    type Transaction = Transaction;
+
+    fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    fn recover(&mut self, restore: &mut Restore<'_>) -> Result<(), LedgerError> {
+        let transaction = self.database.begin_read().map_err(cannot_read)?;
+        let sessions = transaction.open_table(SESSIONS).map_err(cannot_read)?;
+        for session in sessions.iter().map_err(cannot_read)? {
+            let (id, bytes) = session.map_err(cannot_read)?;
+            let entry = SessionEntry::decode(SessionId::from_bytes(*id.value()), bytes.value());
+            restore.session(&entry.ok_or_else(|| broken("a session"))?);
+        }
+        let calls = transaction.open_table(CALLS).map_err(cannot_read)?;
+        for call in calls.iter().map_err(cannot_read)? {
+            let (key, bytes) = call.map_err(cannot_read)?;
+            let (session, slot) = call_name(key.value());
+            let entry = CallEntry::decode(session, slot, bytes.value());
+            restore.call(entry.ok_or_else(|| broken("a call"))?);
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, batch: &mut Batch<Transaction>) -> Result<u64, LedgerError> {
+        self.try_commit(batch).map_err(|error| {
+            LedgerError::new(format!(
+                "the ledger cannot be written: {error}; what has no record is not answered: see that \
+                 the disk has room and is healthy, then start the server again"
+            ))
+        })
+    }
+}
+
+fn put_call(
+    calls: &mut Table<'_, &[u8; 18], &[u8]>,
+    key: &[u8; 18],
+    xid: u64,
+    bytes: &[u8],
+) -> Result<(), redb::StorageError> {
+    // C76: as good as never there.
+    let is_later = |old: &[u8]| CallEntry::xid_of(old).is_some_and(|old| old > xid);
+    let old = calls.insert(key, bytes)?;
+    let later = old.filter(|old| is_later(old.value())).map(|old| old.value().to_vec());
+    if let Some(later) = later {
+        calls.insert(key, &later[..])?;
+    }
+    Ok(())
+}
+
+/// Removes the records of a session up to `seen`, but those of `held`.
+fn settle(
+    calls: &mut Table<'_, &[u8; 18], &[u8]>,
+    session: [u8; 16],
+    seen: u64,
+    held: &[u64],
+) -> Result<(), redb::StorageError> {
+    let mut gone = Vec::new();
+    let (first, last) = all_calls(session);
+    for call in calls.range::<&[u8; 18]>(&first..=&last)? {
+        let (key, bytes) = call?;
+        let xid = CallEntry::xid_of(bytes.value()).unwrap_or(0);
+        if xid <= seen && held.binary_search(&xid).is_err() {
+            gone.push(*key.value());
+        }
+    }
+    for key in gone {
+        calls.remove(&key)?;
+    }
+    Ok(())
+}
+
+fn note_seen(
+    sessions: &mut Table<'_, &[u8; 16], &[u8]>,
+    id: [u8; 16],
+    seen: u64,
+) -> Result<(), redb::StorageError> {
+    let entry = sessions
+        .get(&id)?
+        .and_then(|bytes| SessionEntry::decode(SessionId::from_bytes(id), bytes.value()));
+    if let Some(mut entry) = entry {
+        entry.seen = seen;
+        sessions.insert(&id, &entry.encode()[..])?;
+    }
+    Ok(())
+}
+
+fn call_key(session: [u8; 16], slot: u16) -> [u8; 18] {
+    let mut key = [0; 18];
+    key[..16].copy_from_slice(&session);
+    key[16..].copy_from_slice(&slot.to_be_bytes());
+    key
+}
+
+/// The session and the slot in a key.
+pub(crate) fn call_name(key: &[u8; 18]) -> (SessionId, u16) {
+    let mut id = [0; 16];
+    id.copy_from_slice(&key[..16]);
+    (SessionId::from_bytes(id), u16::from_be_bytes([key[16], key[17]]))
+}
+
+/// The first and the last key of the calls of a session.
+fn all_calls(session: [u8; 16]) -> ([u8; 18], [u8; 18]) {
+    (call_key(session, 0), call_key(session, u16::MAX))
+}
+
+fn cannot_read(error: impl Into<redb::Error>) -> LedgerError {
+    let error: redb::Error = error.into();
+    LedgerError::new(format!("the ledger cannot be read: {error}; restore a copy of it"))
+}
+
+fn broken(what: &str) -> LedgerError {
+    LedgerError::new(format!(
+        "the ledger is corrupt: {what} in it cannot be decoded; `oncewire-ledger verify` says how \
+         much is broken; restore a copy"
+    ))
+}
