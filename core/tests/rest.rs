@@ -1,0 +1,203 @@
+//! Frames whose rest is handed over in shared memory, without a copy.
+
+use bytes::Bytes;
+use oncewire_core::*;
+
+const ECHO: MethodId = MethodId::of("test.echo");
+const IDEM: MethodId = MethodId::of("test.idem");
+const NOW: Instant = Instant::ZERO;
+
+struct Both {
+    client: Client<Heap>,
+    server: Server<Heap>,
+    conn: ConnId,
+    /// Rests that were handed over in shared memory.
+    rests: usize,
+}
+
+fn secret(number: u8) -> SessionId {
+    SessionId::from_bytes([number; 16])
+}
+
+impl Both {
+    fn new() -> Both {
+        let service = ServiceName::new("test").unwrap();
+        let config = ServerConfig::new(ServerId::from_bytes([7; 16]), service);
+        let mut idempotent = MethodSpec::new(IDEM);
+        idempotent.idempotent = true;
+        let specs = [MethodSpec::new(ECHO), idempotent].map(|spec| {
+            let mut spec = spec;
+            spec.reply_len_max = 1 << 20;
+            spec
+        });
+        let mut server: Server<Heap> = Server::new(config, &specs).unwrap();
+        let mut client: Client<Heap> = Client::new(ClientConfig::default());
+        client.handle_connected(NOW);
+        let conn = server.handle_connected(NOW, Principal::NOBODY, secret(1)).unwrap();
+        let mut both = Both { client, server, conn, rests: 0 };
+        assert!(both.up().is_empty());
+        assert!(both.down().is_empty());
+        both
+    }
+
+    /// What the client sends now, with a slice of 4 KiB to write into.
+    fn sent_up(&mut self) -> Vec<u8> {
+        let (mut bytes, mut out) = (Vec::new(), [0; 4096]);
+        while let Some(len) = self.client.poll_transmit(NOW, &mut out) {
+            bytes.extend(&out[..len.get()]);
+            if let Some(rest) = self.client.take_rest() {
+                self.rests += 1;
+                bytes.extend(&rest);
+            }
+        }
+        assert!(self.client.take_rest().is_none());
+        bytes
+    }
+
+    /// Carries all of it up; the calls that were admitted, with their bodies.
+    fn up(&mut self) -> Vec<(Admission, Bytes)> {
+        let bytes = self.sent_up();
+        let (mut at, mut admitted) = (0, Vec::new());
+        loop {
+            let received = self.server.handle_data(NOW, self.conn, &bytes[at..]).unwrap();
+            at += received.consumed;
+            match received.item {
+                Some(Incoming::Request(request)) => {
+                    admitted.push((request.admission, Bytes::copy_from_slice(request.body)));
+                }
+                Some(_) => {}
+                None => break,
+            }
+        }
+        assert_eq!(at, bytes.len());
+        admitted
+    }
+
+    /// Carries what the server sends down; the replies.
+    fn down(&mut self) -> Vec<(CallId, Vec<u8>)> {
+        let (mut bytes, mut out) = (Vec::new(), [0; 4096]);
+        while self.server.poll_event().is_some() {}
+        while let Some(len) = self.server.poll_transmit(NOW, self.conn, &mut out) {
+            bytes.extend(&out[..len.get()]);
+            if let Some(rest) = self.server.take_rest(self.conn) {
+                self.rests += 1;
+                bytes.extend(&rest);
+            }
+        }
+        let (mut at, mut replies) = (0, Vec::new());
+        loop {
+            let received = self.client.handle_data(NOW, &bytes[at..]).unwrap();
+            at += received.consumed;
+            match received.item {
+                Some(Reply { call, outcome: Outcome::Reply(body) }) => {
+                    replies.push((call, body.to_vec()));
+                }
+                Some(other) => panic!("{other:?}"),
+                None => break,
+            }
+        }
+        while self.client.poll_event().is_some() {}
+        assert_eq!(at, bytes.len());
+        replies
+    }
+
+    fn answer_all(&mut self, calls: Vec<(Admission, Bytes)>) {
+        for (admission, body) in calls {
+            let running = self.server.start(NOW, admission).unwrap();
+            self.server.reply(NOW, running, body).unwrap();
+        }
+    }
+
+    /// The connection breaks, and a new one stands.
+    fn reconnect(&mut self, number: u8) {
+        self.client.handle_disconnected(NOW);
+        self.server.handle_disconnected(NOW, self.conn);
+        self.client.handle_connected(NOW);
+        self.conn = self.server.handle_connected(NOW, Principal::NOBODY, secret(number)).unwrap();
+    }
+}
+
+fn large(len: usize) -> Bytes {
+    (0..len).map(|at| (at * 7) as u8).collect()
+}
+
+#[test]
+fn large_shared_bodies_arrive_whole_between_small_ones() {
+    let mut both = Both::new();
+    let bodies = [large(3), large(5_000), large(200_000), large(10), large(4_096)];
+    let calls: Vec<CallId> = bodies
+        .iter()
+        .map(|body| both.client.call(NOW, Call::new(ECHO, body.clone())).unwrap())
+        .collect();
+    let admitted = both.up();
+    assert!(admitted.iter().map(|(_, body)| body).eq(&bodies));
+    // Those that fit no slice of 4 KiB, header and all.
+    assert_eq!(std::mem::take(&mut both.rests), 3);
+    both.answer_all(admitted);
+    let replies = both.down();
+    let expected: Vec<_> = calls.into_iter().zip(bodies.iter().map(|body| body.to_vec())).collect();
+    assert_eq!(replies, expected);
+    assert_eq!(both.rests, 3);
+    assert_eq!(both.client.pending(), 0);
+}
+
+#[test]
+fn a_rest_counts_as_handed_and_the_call_is_in_doubt_when_the_connection_breaks() {
+    let mut both = Both::new();
+    let body = large(100_000);
+    let call = both.client.call(NOW, Call::new(ECHO, body.clone())).unwrap();
+    let lost = both.sent_up();
+    assert!(lost.len() > body.len());
+    both.reconnect(2);
+    assert!(both.up().is_empty(), "the handshake comes first");
+    assert!(both.down().is_empty());
+    // The server never read it: it is sent again, whole, and runs once.
+    let admitted = both.up();
+    assert_eq!(admitted.len(), 1);
+    both.answer_all(admitted);
+    assert_eq!(both.down(), [(call, body.to_vec())]);
+}
+
+#[test]
+fn a_reply_whose_rest_was_taken_and_lost_is_sent_again() {
+    let mut both = Both::new();
+    let body = large(100_000);
+    let call = both.client.call(NOW, Call::new(ECHO, body.clone())).unwrap();
+    let admitted = both.up();
+    both.answer_all(admitted);
+    let mut out = [0; 4096];
+    assert_eq!(both.server.poll_transmit(NOW, both.conn, &mut out).unwrap().get(), 4096);
+    assert!(both.server.take_rest(both.conn).is_some());
+    assert!(both.server.take_rest(both.conn).is_none(), "once");
+    both.reconnect(2);
+    assert!(both.up().is_empty());
+    assert!(both.down().is_empty());
+    assert!(both.up().is_empty(), "asked for, not sent again");
+    assert_eq!(both.down(), [(call, body.to_vec())]);
+}
+
+#[test]
+fn s22_of_an_idempotent_reply_nothing_is_kept_once_its_rest_was_taken() {
+    let mut both = Both::new();
+    let mut call = Call::new(IDEM, large(100_000));
+    call.idempotent = true;
+    both.client.call(NOW, call).unwrap();
+    let admitted = both.up();
+    both.answer_all(admitted);
+    assert!(both.server.counters().kept_bytes >= 100_000);
+    assert_eq!(both.down().len(), 1);
+    assert_eq!(both.server.counters().kept_bytes, 0);
+}
+
+#[test]
+fn there_is_no_rest_of_what_is_not_shared_or_has_not_begun() {
+    let mut both = Both::new();
+    let body = large(100_000);
+    both.client.call(NOW, Call::new(ECHO, &body[..])).unwrap();
+    assert!(both.client.take_rest().is_none(), "nothing is leaving");
+    let mut out = [0; 4096];
+    assert!(both.client.poll_transmit(NOW, &mut out).is_some());
+    assert!(both.client.take_rest().is_none(), "it was copied, and goes on being copied");
+    assert!(both.client.poll_transmit(NOW, &mut out).is_some());
+    assert!(both.server.take_rest(both.conn).is_none());
+}
