@@ -162,8 +162,7 @@ impl ConnTask {
             let data = &scratch.read[..len];
             let (consumed, wanted) = self.take_data(now, data, None);
             if consumed < len {
-                self.read.keep(&data[consumed..]);
-                self.read.prepare(wanted);
+                self.read.keep(&data[consumed..], wanted);
             }
         }
         result
