@@ -66,10 +66,11 @@ impl World {
             let tainted = self.peers[usize::from(op.peer)].tainted;
             ensure!(over || tainted, "op {number} never had an outcome: {op:?}");
         }
-        // S16: an idle client acknowledges soon. Where that may have been lost, before the faults stopped, it does so
-        // again when it next asks whether the server is there (S27). Sessions that nobody resumes keep theirs until
-        // their leases end.
-        let again = if self.profile.lossy { self.profile.server.keepalive } else { Duration::ZERO };
+        // S16: an idle client acknowledges soon. Where that was lost before the faults stopped, it does so again when it
+        // next asks whether the server is there (S27), and where nothing passes, when it has called the connection dead
+        // (S20). Sessions that nobody resumes keep theirs until their leases end.
+        let lost = self.profile.lossy || self.links.iter().any(|link| link.silent);
+        let again = if lost { self.profile.server.keepalive } else { Duration::ZERO };
         let soon = 2_000 * MS + again.as_nanos() as u64;
         self.until("what is connected is released", soon, |world| {
             let mut sessions = world.model.sessions.iter();
