@@ -15,6 +15,7 @@ const K2: u64 = 0xa076_1d64_78bd_642f;
 const LONG_LEN_MIN: usize = 256;
 
 /// Digest of what makes a request the same request: method, flags and body; not X, not the deadline (C18).
+#[inline]
 pub fn digest(method: MethodId, flags: u8, body: &[u8]) -> u64 {
     let head = (u64::from(method.number()) << 8) | u64::from(flags);
     let mut a = fold(head ^ K0, body.len() as u64 ^ K1);
@@ -52,6 +53,7 @@ fn digest_long(mut a: u64, mut b: u64, blocks: &[[u8; 64]]) -> (u64, u64) {
     (fold(a, c), fold(b, d))
 }
 
+#[inline]
 fn word(bytes: &[u8], at: usize) -> u64 {
     let mut word = [0u8; 8];
     word.copy_from_slice(&bytes[at..at + 8]);
@@ -59,12 +61,14 @@ fn word(bytes: &[u8], at: usize) -> u64 {
 }
 
 /// Both halves of the 128-bit product, folded into one.
+#[inline]
 fn mix(x: u64, y: u64) -> u64 {
     let product = u128::from(x) * u128::from(y);
     (product as u64) ^ ((product >> 64) as u64)
 }
 
 /// The same, and the factors, so that a zero factor loses nothing.
+#[inline]
 fn fold(x: u64, y: u64) -> u64 {
     mix(x, y) ^ x.wrapping_add(y.rotate_left(32))
 }

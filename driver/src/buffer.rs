@@ -41,10 +41,12 @@ fn is_large(len: usize, wanted: usize) -> bool {
 
 impl ReadBuffer {
     /// What was not taken.
+    #[inline]
     pub(crate) fn unread(&self) -> &[u8] {
         &self.bytes[self.start..self.end]
     }
 
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.start == self.end
     }
@@ -68,11 +70,13 @@ impl ReadBuffer {
         (self.start, self.end, self.large) = (0, front.len(), wanted);
     }
 
+    #[inline]
     pub(crate) fn consume(&mut self, len: usize) {
         self.start += len;
     }
 
     /// A frame that fills the buffer to its last byte, taken out to be shared; `None` for what is not large.
+    #[inline]
     pub(crate) fn take_large(&mut self) -> Option<Bytes> {
         if self.large == 0 || self.end < self.large {
             return None;
@@ -150,6 +154,7 @@ pub(crate) struct WriteBuffer {
 
 impl WriteBuffer {
     /// Whether everything that was handed has left.
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.start == self.end && self.tail.is_empty() && !self.dirty
     }
@@ -229,6 +234,7 @@ impl WriteBuffer {
 }
 
 /// Bytes that were received, to be kept: shared with `large` if they are part of it, and copied otherwise.
+#[inline]
 pub(crate) fn share(bytes: &[u8], large: Option<&Bytes>) -> Bytes {
     large.map_or_else(|| Bytes::copy_from_slice(bytes), |large| large.slice_ref(bytes))
 }

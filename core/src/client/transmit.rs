@@ -89,6 +89,7 @@ impl<S: ClientStorage> Client<S> {
     /// Bytes so written count as handed. Poll until `None` after every other `&mut self` call.
     ///
     /// `out` must hold at least [`wire::CONTROL_LEN_MAX`] bytes: in a shorter one, some frames never fit.
+    #[inline]
     pub fn poll_transmit(&mut self, now: Instant, out: &mut [u8]) -> Option<NonZeroUsize> {
         self.tick(now);
         let mut writer = Writer::new(out);
@@ -96,6 +97,7 @@ impl<S: ClientStorage> Client<S> {
         NonZeroUsize::new(writer.written())
     }
 
+    #[inline]
     fn transmit_step(&mut self, out: &mut Writer<'_>) -> Step {
         if self.output.partial.is_some() {
             return self.continue_request(out);
@@ -229,6 +231,7 @@ impl<S: ClientStorage> Client<S> {
         Step::More
     }
 
+    #[inline]
     fn send_waiting(&mut self, out: &mut Writer<'_>) -> Step {
         let Some(index) = self.book.first_waiting() else { return Step::Stop };
         let Some(entry) = self.book.calls.at(index) else { return Step::Stop };
@@ -257,6 +260,7 @@ impl<S: ClientStorage> Client<S> {
     }
 
     /// Begins to hand a request; false if there is no room for its beginning.
+    #[inline]
     fn send_request(&mut self, index: u32, out: &mut Writer<'_>) -> bool {
         let acked = self.book.acked();
         let Some(entry) = self.book.calls.at_mut(index) else { return true };
@@ -297,6 +301,7 @@ impl<S: ClientStorage> Client<S> {
     }
 
     /// Hands more of the request that is leaving.
+    #[inline]
     fn continue_request(&mut self, out: &mut Writer<'_>) -> Step {
         let Some(partial) = &mut self.output.partial else { return Step::More };
         let body = match self.book.leaving.and_then(|index| self.book.calls.at(index)) {

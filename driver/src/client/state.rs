@@ -162,11 +162,13 @@ impl Shared {
         result
     }
 
+    #[inline]
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a call in; it leaves when it is first polled.
+    #[inline]
     pub(super) fn begin(&self, call: Call<'_>) -> Result<WaitId, NotExecuted> {
         self.with(|state, now| state.begin(now, call))
     }
@@ -203,6 +205,7 @@ impl Shared {
     }
 
     /// The outcome of a call, once it is there. Meanwhile the caller may read the socket for all.
+    #[inline]
     pub(super) fn poll_outcome(&self, id: WaitId, cx: &mut Context<'_>) -> Poll<RawOutcome> {
         // What others have read for us is there to be taken, and the time does not matter.
         if let Some(outcome) = self.lock().take_outcome_as_follower(id) {
@@ -318,6 +321,7 @@ impl Shared {
 }
 
 impl State {
+    #[inline]
     fn begin(&mut self, now: Instant, call: Call<'_>) -> Result<WaitId, NotExecuted> {
         if self.machine.refusal().is_some() {
             return Err(NotExecuted::SessionRefused);
@@ -331,6 +335,7 @@ impl State {
         Ok(id)
     }
 
+    #[inline]
     fn poll_outcome(
         &mut self,
         id: WaitId,
@@ -364,10 +369,12 @@ impl State {
         }
     }
 
+    #[inline]
     fn take_outcome_as_follower(&mut self, id: WaitId) -> Option<RawOutcome> {
         if self.leader == Leader::Call(id) { None } else { self.waits.take_outcome(id) }
     }
 
+    #[inline]
     fn take_outcome(&mut self, id: WaitId, now: Instant) -> Option<RawOutcome> {
         let outcome = self.waits.take_outcome(id)?;
         if self.leader == Leader::Call(id) {
@@ -378,6 +385,7 @@ impl State {
 
     /// Whether the call that leads was not polled since this one last was: it may be alive and forgotten, or belong to
     /// the very task that was woken for it and polled us instead.
+    #[inline]
     fn is_left_alone(&mut self, id: WaitId) -> bool {
         !self.waits.note_look(id, self.leads)
     }
@@ -385,6 +393,7 @@ impl State {
     /// Whether others are about to take their outcomes, and perhaps to call again: what one call wrote now would leave
     /// alone, and a caller that is always answered at once would keep them from being polled. Only once a call: they
     /// may be held and not polled.
+    #[inline]
     fn acts_too_soon(&mut self, id: WaitId) -> bool {
         let too_soon = self.waits.has_untaken() || self.looks >= LOOKS_MAX;
         if !too_soon || self.waited == Some(id) {
@@ -427,6 +436,7 @@ impl State {
     }
 
     /// Another call reads: ours waits, and its request leaves at once or with others'.
+    #[inline]
     fn follow(&mut self, id: WaitId, now: Instant, cx: &mut Context<'_>) {
         let is_new = !self.waits.follows(id);
         self.add_follower(id);
@@ -440,6 +450,7 @@ impl State {
         }
     }
 
+    #[inline]
     fn add_follower(&mut self, id: WaitId) {
         if !self.waits.set_follows(id, true) {
             return;
@@ -495,6 +506,7 @@ impl State {
         self.flush_told
     }
 
+    #[inline]
     fn wake_task_if_due_earlier(&mut self) {
         if self.machine.poll_timeout().is_some_and(|at| at < self.armed) {
             self.wake_task();
@@ -530,6 +542,7 @@ impl State {
     }
 
     /// Gives the machine what was received.
+    #[inline]
     fn take_data(&mut self, now: Instant) {
         loop {
             // Answers borrow from the buffer; everything else of the state is beside it.
@@ -647,6 +660,7 @@ impl State {
     }
 
     /// Passes the machine's events on.
+    #[inline]
     pub(super) fn deliver(&mut self, now: Instant) {
         while let Some(event) = self.machine.poll_event() {
             match event {

@@ -194,6 +194,7 @@ impl ConnTask {
     }
 
     /// Starts a call and polls its handler once; with a ledger, sees that it is recorded first.
+    #[inline]
     fn execute(&self, request: Request<'_>, large: Option<&Bytes>) {
         let shared = &self.shared;
         let Request { admission, deadline, idempotent, one_way, body, .. } = request;
