@@ -33,10 +33,11 @@ fn the_same_seed_gives_the_same_run() {
     }
 }
 
-/// The first request on a session that was opened after the ledger had failed; it ended with the connection, truthfully.
+/// A call on a session that was opened to be told that the ledger has failed, and whose connection broke before: unknown,
+/// and never run.
 #[test]
 fn a_session_opened_to_be_told_of_the_failure_does_not_survive() {
-    run(12);
+    run(70);
 }
 
 /// What is said of a broken promise, and not of a file that the store has noticed to be corrupt: that is the end of a
