@@ -3,7 +3,7 @@
 use oncewire_fuzz::storage_world::{self, ALL, Broken, Report};
 
 /// Worlds in a debug build.
-const SEEDS: u64 = 100;
+const SEEDS: u64 = 60;
 
 fn run(seed: u64) -> Report {
     match storage_world::run(seed, 60, None) {
