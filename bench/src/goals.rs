@@ -15,11 +15,11 @@ pub(crate) struct Goal {
 }
 
 impl Goal {
-    fn most(text: &str, figure: f64, bound: f64) -> Goal {
+    pub(crate) fn most(text: &str, figure: f64, bound: f64) -> Goal {
         Goal { text: format!("{text} ≤ {bound}"), figure, met: figure <= bound }
     }
 
-    fn least(text: &str, figure: f64, bound: f64) -> Goal {
+    pub(crate) fn least(text: &str, figure: f64, bound: f64) -> Goal {
         Goal { text: format!("{text} ≥ {bound}"), figure, met: figure >= bound }
     }
 
