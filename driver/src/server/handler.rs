@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
 
@@ -27,7 +27,8 @@ pub struct Context {
     pub xid: Xid,
     /// When the caller gives up, on the server's clock.
     pub deadline: Instant,
-    shared: Arc<Shared>,
+    /// Calls that wait for their records are part of what the server's tasks share, and must not keep it alive.
+    shared: Weak<Shared>,
     key: CallKey,
 }
 
@@ -48,13 +49,14 @@ impl Context {
         deadline: Instant,
         caller: Subject,
     ) -> Context {
-        Context { caller, xid: key.xid(), deadline, shared: shared.clone(), key }
+        Context { caller, xid: key.xid(), deadline, shared: Arc::downgrade(shared), key }
     }
 
     /// Whether nobody waits for the call any more. A handler may stop then, or not: what it returns is the outcome
     /// (S19).
     pub fn is_cancelled(&self) -> bool {
-        self.shared.with(|state, _| state.machine.is_cancelled(self.key))
+        let Some(shared) = self.shared.upgrade() else { return true };
+        shared.with(|state, _| state.machine.is_cancelled(self.key))
     }
 }
 

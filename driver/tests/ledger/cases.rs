@@ -540,3 +540,15 @@ fn a_server_that_is_dropped_leaves_nothing_behind() {
     // The ledger's other handle is the world's.
     assert_eq!(world.ledger.handles(), 1);
 }
+
+#[test]
+fn a_server_that_dies_while_calls_wait_for_their_records_leaves_nothing_behind() {
+    let world = Ledgered::new();
+    let client = world.held();
+    let calls = [(1, 5), (2, 5)].map(|deposit| world.call(&client, &PAY, deposit));
+    let recorded = world.call(&client, &ADD, 1);
+    assert_eq!(world.ledger.held(), 1, "the others wait for this one");
+    world.crash();
+    assert_eq!(world.ledger.handles(), 1);
+    assert!(calls.iter().all(|call| call.told().is_none()) && recorded.told().is_none());
+}
