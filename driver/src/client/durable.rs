@@ -337,7 +337,8 @@ pub struct Receipt {
 
 impl Receipt {
     /// Lets the journal forget the call, some time soon: a crash before that tells the outcome once more. An `Unknown`
-    /// that only says that this run cannot learn it (`Closed`, `JournalFailed`) is not forgotten.
+    /// that only says that this run cannot learn it is not forgotten: the client was closed, its journal cannot write, or
+    /// the server is another one than was demanded (S7).
     pub fn confirm(self) {
         if let Some(number) = self.number {
             self.shared.confirm_durable(number);

@@ -582,7 +582,10 @@ impl State {
     fn tell(&mut self, call: CallId, outcome: RawOutcome) {
         match &mut self.durable {
             None => self.waits.tell(call, outcome, self.polled, &mut self.to_wake),
-            Some(desk) => desk.answer(call, outcome, &mut self.to_wake),
+            Some(desk) => {
+                let refused = self.machine.refusal().is_some();
+                desk.answer(call, outcome, refused, &mut self.to_wake);
+            }
         }
     }
 

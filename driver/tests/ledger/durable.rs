@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use oncewire_driver::core::MethodId;
+use oncewire_driver::core::{MethodId, ServiceName};
 use oncewire_driver::journal::JournalKey;
 use oncewire_driver::{ClientOptions, DurableClient, Outcome};
 
@@ -254,6 +254,36 @@ fn rolled_back_and_refused_calls_have_their_outcomes_over_a_crash() {
     assert_eq!(told[0].as_deref(), Some("not executed: Aborted"));
     assert_eq!(told[1].as_deref(), Some("not executed: UnknownMethod"));
     drop((process, notes));
+}
+
+#[test]
+fn a_run_that_demands_another_service_learns_nothing_and_spoils_nothing() {
+    let (world, process) = begin();
+    process.journal.mode(Mode::Hold);
+    process.pay(&world, 1, Then::Confirms);
+    process.journal.release();
+    world.sim.run();
+    let (pages, notes) = process.kill(&world);
+    let journal = TestJournal::on(pages);
+    let mut options = ClientOptions::default();
+    options.service = ServiceName::new("another");
+    let runtime = world.sim.runtime(&Default::default());
+    let (place, wrong) = (world.place.clone(), journal.clone());
+    let (client, mut left) =
+        DurableClient::with_runtime(place, options, wrong, runtime).expect("a journal");
+    let call = left.remove(0).raw();
+    let told = world.begin(async move {
+        let told = call.await;
+        told.receipt.confirm();
+        told.outcome
+    });
+    settle_down(&world);
+    assert_eq!(told.told().as_deref(), Some("unknown: SessionEnded, false"));
+    drop(client);
+    let process = Process::start(&world, journal.pages(), notes, Then::Confirms);
+    settle_down(&world);
+    assert_eq!(process.told("1"), ["reply 1"]);
+    assert_eq!(balance(&world, 1), 1);
 }
 
 #[test]

@@ -170,7 +170,16 @@ impl Desk {
     }
 
     /// A call has an outcome: it is told once it is stable, or at once if nothing of the call is in the journal.
-    pub(crate) fn answer(&mut self, call: CallId, outcome: RawOutcome, wake: &mut Vec<Waker>) {
+    ///
+    /// `refused`: the server that answers will never be the right one (S7). The session may live on at the right one, so
+    /// what is not known here is for the next run to learn.
+    pub(crate) fn answer(
+        &mut self,
+        call: CallId,
+        outcome: RawOutcome,
+        refused: bool,
+        wake: &mut Vec<Waker>,
+    ) {
         if matches!(outcome, RawOutcome::Unknown(_, true)) {
             // The answer may still come, and is waited for.
             return;
@@ -182,7 +191,8 @@ impl Desk {
         };
         *entry = None;
         kept.body = Bytes::new();
-        if !kept.written {
+        let in_doubt = matches!(outcome, RawOutcome::Unknown(Unknown::SessionEnded, _));
+        if !kept.written || refused && in_doubt {
             return self.tell(number, Told { outcome, stable: false }, wake);
         }
         if self.error.is_some() {
