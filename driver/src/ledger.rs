@@ -39,8 +39,7 @@
 //! | [`Entry::Settled`] | delete of this session what is not listed |
 //! | [`Entry::SessionOpened`], [`Entry::SessionEnded`] | insert; delete with its calls |
 //!
-//! A durable client would need none of this: what it must keep is its session's id and the calls that it has not
-//! settled, and that is the client machine's to say.
+//! What a client keeps, to survive its own crash, is another thing: see [`journal`](crate::journal).
 
 mod thread;
 

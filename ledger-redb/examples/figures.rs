@@ -14,11 +14,11 @@ use oncewire_driver::core::wire::Grants;
 use oncewire_driver::core::{CallRecord, RecordState, SessionId, Xid};
 use oncewire_driver::ledger::{CallEntry, SessionEntry};
 use oncewire_driver::{
-    BoxFuture, BoxStream, Client, ClientOptions, Connect, Method, Runtime, Server, SmolRuntime,
-    Subject,
+    BoxFuture, BoxStream, Client, ClientOptions, Connect, DurableClient, Method, Runtime, Server,
+    SmolRuntime, Subject,
 };
 use oncewire_ledger_redb::redb::{Database, ReadableTable, TableDefinition};
-use oncewire_ledger_redb::{RedbLedger, Transaction};
+use oncewire_ledger_redb::{RedbJournal, RedbLedger, Transaction};
 use smol::net::unix::UnixStream;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -114,7 +114,42 @@ fn measure(folder: &Path) -> Result<()> {
         }
     }
     smol::block_on(client.close());
+    durable(folder, server)?;
     recovery(folder)
+}
+
+/// What transactional calls cost a client that has a journal on the same disk.
+fn durable(folder: &Path, server: Server) -> Result<()> {
+    let journal = RedbJournal::open(folder.join("journal"))?;
+    let (client, _) = DurableClient::open(Dial(server), ClientOptions::default(), journal)?;
+    for in_flight in [1, 16, 256, 1024] {
+        let rate = smol::block_on(async {
+            let begin = now();
+            let lanes: Vec<_> = (0..in_flight)
+                .map(|lane: u32| {
+                    let client = client.clone();
+                    smol::spawn(async move {
+                        let mut calls = 0_u64;
+                        while now().since(begin) < LONG {
+                            let told = client.call("", &PAY, &lane).await;
+                            told.outcome.ok()?;
+                            told.receipt.confirm();
+                            calls += 1;
+                        }
+                        Ok::<_, oncewire_driver::CallFailure>(calls)
+                    })
+                })
+                .collect();
+            let mut calls = 0;
+            for lane in lanes {
+                calls += lane.await?;
+            }
+            Ok::<_, oncewire_driver::CallFailure>(calls as f64 / now().since(begin).as_secs_f64())
+        })?;
+        println!("{in_flight:4} durable, transactional in flight {rate:9.0} /s");
+    }
+    smol::block_on(client.close());
+    Ok(())
 }
 
 /// Calls a second with so many in flight.
