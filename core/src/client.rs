@@ -291,6 +291,7 @@ impl<S: ClientStorage> Client<S> {
     ///
     /// # Errors
     /// Why nothing was begun.
+    #[inline]
     pub fn call(&mut self, now: Instant, call: Call<'_>) -> Result<CallId, CallError> {
         self.tick(now);
         let len = call.body.as_slice().len();
@@ -429,6 +430,7 @@ impl<S: ClientStorage> Client<S> {
 
     /// The next event. Poll until `None` after every `handle_…` call, after a command, and after
     /// [`poll_transmit`](Client::poll_transmit) has returned `None`: what cannot be sent ends there.
+    #[inline]
     pub fn poll_event(&mut self) -> Option<ClientEvent> {
         if self.phase == Phase::Greeting && self.closing && self.book.is_idle() {
             // Nothing waits for the answer.
@@ -511,6 +513,7 @@ impl<S: ClientStorage> Client<S> {
         self.counters
     }
 
+    #[inline]
     fn tick(&mut self, now: Instant) {
         self.now = self.now.max(now.min(Instant::LAST));
     }

@@ -48,6 +48,7 @@ impl<const L: u8> Default for List<L> {
 }
 
 impl<const L: u8> List<L> {
+    #[inline]
     pub(crate) fn front(&self) -> Option<u32> {
         (self.head != NIL).then_some(self.head)
     }
@@ -65,6 +66,7 @@ impl<const L: u8> List<L> {
         (next != NIL).then_some(next)
     }
 
+    #[inline]
     pub(crate) fn push_back<T: Linked<L>>(&mut self, places: &mut impl Places<T>, index: u32) {
         self.insert_after(places, index, self.tail);
     }
@@ -74,6 +76,7 @@ impl<const L: u8> List<L> {
     }
 
     /// Inserts before the first entry, counted from the back, for which `goes_after` holds.
+    #[inline]
     pub(crate) fn insert_sorted<T: Linked<L>>(
         &mut self,
         places: &mut impl Places<T>,
@@ -90,6 +93,7 @@ impl<const L: u8> List<L> {
         self.insert_after(places, index, after);
     }
 
+    #[inline]
     fn insert_after<T: Linked<L>>(&mut self, places: &mut impl Places<T>, index: u32, after: u32) {
         let next = match places.at(after) {
             Some(entry) => entry.links().next,
@@ -112,6 +116,7 @@ impl<const L: u8> List<L> {
     }
 
     /// Takes an entry off the list; nothing happens if it is on none.
+    #[inline]
     pub(crate) fn unlink<T: Linked<L>>(&mut self, places: &mut impl Places<T>, index: u32) {
         let Some(entry) = places.at_mut(index) else { return };
         let links = core::mem::take(entry.links_mut());
@@ -128,6 +133,7 @@ impl<const L: u8> List<L> {
         }
     }
 
+    #[inline]
     pub(crate) fn pop_front<T: Linked<L>>(&mut self, places: &mut impl Places<T>) -> Option<u32> {
         let index = self.front()?;
         self.unlink(places, index);

@@ -334,6 +334,7 @@ impl<T: ServerStorage> Server<T> {
     }
 
     /// The next event. Poll until `None` after every other `&mut self` call.
+    #[inline]
     pub fn poll_event(&mut self) -> Option<ServerEvent> {
         while let Some(index) = self.conn_events.pop_front(&mut self.conns) {
             let key = self.conns.key_at(index)?;
@@ -423,6 +424,7 @@ impl<T: ServerStorage> Server<T> {
         ServerCounters { sessions: self.sessions.len(), conns: self.conns.len(), ..self.counters }
     }
 
+    #[inline]
     fn tick(&mut self, now: Instant) {
         self.now = self.now.max(now.min(Instant::LAST));
     }

@@ -504,12 +504,14 @@ fn decode_reply(fields: &[u8], body_len_max: u32) -> Result<(ReplyHeader, &[u8])
     Ok((ReplyHeader { status, xid }, body))
 }
 
+#[inline]
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     let mut field = [0; 4];
     field.copy_from_slice(&bytes[at..at + 4]);
     u32::from_le_bytes(field)
 }
 
+#[inline]
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
     let mut field = [0; 8];
     field.copy_from_slice(&bytes[at..at + 8]);
@@ -555,6 +557,7 @@ fn control<T: Serialize>(kind: u8, fields: &T, out: &mut [u8]) -> Option<usize> 
 }
 
 /// The bytes of a request before its body; `None` if the frame would be too long for its length field.
+#[inline]
 pub(crate) fn request_header(
     header: &RequestHeader,
     body_len: usize,
@@ -572,6 +575,7 @@ pub(crate) fn request_header(
 }
 
 /// The bytes of a reply before its body; `None` for a status that has no byte, or a body too long.
+#[inline]
 pub(crate) fn reply_header(
     header: &ReplyHeader,
     body_len: usize,

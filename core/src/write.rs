@@ -24,6 +24,7 @@ impl<'o> Writer<'o> {
 
     /// Whether a frame of `len` bytes may begin here: it fits, or it fits no slice of this size and at least its
     /// first `head` bytes fit. A frame that would fit the next slice waits for it.
+    #[inline]
     pub(crate) fn has_room_for(&self, len: usize, head: usize) -> bool {
         len <= self.room() || (len > self.out.len() && head <= self.room())
     }
@@ -42,6 +43,7 @@ impl<'o> Writer<'o> {
 
     /// Writes what fits of the frame made of `header` and `body`, from its byte `at` on; returns the byte to go on
     /// from.
+    #[inline]
     pub(crate) fn split_frame(&mut self, header: &[u8], body: &[u8], at: usize) -> usize {
         let mut at = at;
         if let Some(rest) = header.get(at..) {
@@ -53,6 +55,7 @@ impl<'o> Writer<'o> {
         at
     }
 
+    #[inline]
     fn copy(&mut self, bytes: &[u8]) -> usize {
         let len = bytes.len().min(self.room());
         self.out[self.at..self.at + len].copy_from_slice(&bytes[..len]);

@@ -13,9 +13,11 @@ use crate::transport::BoxStream;
 
 /// Bytes asked of a stream at once.
 const READ_LEN: usize = 64 << 10;
-/// A buffer larger than this is given back when it is empty.
-/// Memory for a frame is made ready when one byte in so many of it has come.
+/// Memory for a whole frame is made ready when one byte in so many of it has come, and at least [`LARGE_PART_MIN`].
 const EAGER: usize = 32;
+/// See [`EAGER`].
+const LARGE_PART_MIN: usize = READ_LEN / 2;
+/// A buffer larger than this is given back when it is empty.
 const RETAIN_LEN_MAX: usize = 256 << 10;
 /// Bytes that a machine writes at once.
 const WRITE_LEN: usize = 64 << 10;
@@ -28,35 +30,61 @@ pub(crate) struct ReadBuffer {
     end: usize,
     /// Where the frame at its front ends, if it has the buffer for itself; 0 if not.
     large: usize,
+    /// The buffer for what is not large, meanwhile.
+    spare: Vec<u8>,
+}
+
+/// Whether a frame of `wanted` bytes, of which `len` are here, gets a buffer for itself.
+fn is_large(len: usize, wanted: usize) -> bool {
+    len >= LARGE_PART_MIN && wanted > len && wanted / EAGER <= len
 }
 
 impl ReadBuffer {
     /// What was not taken.
+    #[inline]
     pub(crate) fn unread(&self) -> &[u8] {
         &self.bytes[self.start..self.end]
     }
 
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.start == self.end
     }
 
-    /// Keeps a copy of bytes that the machine did not take. The buffer must be empty.
-    pub(crate) fn keep(&mut self, rest: &[u8]) {
+    /// Keeps a copy of bytes that the machine did not take, the front of a frame of `wanted` bytes, and makes room for
+    /// the rest of it. The buffer must be empty.
+    pub(crate) fn keep(&mut self, rest: &[u8], wanted: usize) {
+        if is_large(rest.len(), wanted) {
+            self.take_in_large(rest, wanted);
+            return;
+        }
         self.bytes = rest.to_vec();
         (self.start, self.end) = (0, rest.len());
+        self.prepare(wanted);
     }
 
+    fn take_in_large(&mut self, front: &[u8], wanted: usize) {
+        let mut large = pool::take(wanted);
+        large[..front.len()].copy_from_slice(front);
+        self.spare = std::mem::replace(&mut self.bytes, large);
+        (self.start, self.end, self.large) = (0, front.len(), wanted);
+    }
+
+    #[inline]
     pub(crate) fn consume(&mut self, len: usize) {
         self.start += len;
     }
 
     /// A frame that fills the buffer to its last byte, taken out to be shared; `None` for what is not large.
+    #[inline]
     pub(crate) fn take_large(&mut self) -> Option<Bytes> {
         if self.large == 0 || self.end < self.large {
             return None;
         }
-        let taken = std::mem::take(self);
-        Some(pool::share(taken.bytes, taken.large))
+        let bytes = std::mem::replace(&mut self.bytes, std::mem::take(&mut self.spare));
+        let len = std::mem::take(&mut self.large);
+        (self.start, self.end) = (0, 0);
+        Some(pool::share(bytes, len))
     }
 
     /// Makes room for a frame of `wanted` bytes, of which some are here.
@@ -72,12 +100,13 @@ impl ReadBuffer {
         if len == 0 && self.bytes.len() > RETAIN_LEN_MAX {
             self.bytes = Vec::new();
         }
-        if len >= READ_LEN && wanted > len && wanted / EAGER <= len {
-            if self.large != wanted {
-                let mut large = pool::take(wanted);
-                large[..len].copy_from_slice(&self.bytes[..len]);
-                (self.bytes, self.large) = (large, wanted);
-            }
+        if self.large != 0 {
+            return;
+        }
+        if is_large(len, wanted) {
+            let front = std::mem::take(&mut self.bytes);
+            self.take_in_large(&front[..len], wanted);
+            self.spare = front;
             return;
         }
         let room = wanted.saturating_sub(len).clamp(READ_LEN, len.max(READ_LEN));
@@ -125,6 +154,7 @@ pub(crate) struct WriteBuffer {
 
 impl WriteBuffer {
     /// Whether everything that was handed has left.
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.start == self.end && self.tail.is_empty() && !self.dirty
     }
@@ -203,12 +233,13 @@ impl WriteBuffer {
     }
 }
 
-/// Writes at least one byte.
 /// Bytes that were received, to be kept: shared with `large` if they are part of it, and copied otherwise.
+#[inline]
 pub(crate) fn share(bytes: &[u8], large: Option<&Bytes>) -> Bytes {
     large.map_or_else(|| Bytes::copy_from_slice(bytes), |large| large.slice_ref(bytes))
 }
 
+/// Writes at least one byte.
 fn poll_some(
     stream: &mut BoxStream,
     cx: &mut Context<'_>,

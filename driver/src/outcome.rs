@@ -93,6 +93,7 @@ pub(crate) enum RawOutcome {
 
 impl RawOutcome {
     /// `large` is what the reply is part of, if that is to be shared.
+    #[inline]
     pub(crate) fn new(outcome: core::Outcome<'_>, large: Option<&Bytes>) -> RawOutcome {
         match outcome {
             core::Outcome::Reply(body) => RawOutcome::Reply(crate::buffer::share(body, large)),
@@ -129,6 +130,7 @@ impl Decode<Bytes> {
 }
 
 impl<R> Decode<R> {
+    #[inline]
     pub(crate) fn outcome(self, raw: RawOutcome, ticket: Option<Ticket<R>>) -> Outcome<R> {
         match raw {
             RawOutcome::Reply(bytes) => match (self.0)(bytes) {

@@ -144,6 +144,7 @@ impl<S: ClientStorage> Book<S> {
     /// X: everything at or below it is settled (S9). Numbers between settled ones were never used.
     ///
     /// Nor does it pass what is recorded: an owner that is restored from its records would use those numbers (S8).
+    #[inline]
     pub(super) fn acked(&self) -> u64 {
         match self.unsettled.front().and_then(|index| self.calls.at(index)?.xid) {
             Some(lowest) => (lowest.get() - 1).min(self.recorded),
@@ -152,11 +153,13 @@ impl<S: ClientStorage> Book<S> {
     }
 
     /// Whether X says less than what is settled.
+    #[inline]
     pub(super) fn settled_above(&self, acked: u64) -> bool {
         self.settled_high > acked
     }
 
     /// Puts a new call at the end of those that wait; `None` when there is no room.
+    #[inline]
     pub(super) fn admit(&mut self, call: Call<'_>, deadline: Instant) -> Option<CallId> {
         let mut entry = Entry::new(&call, core::mem::take(&mut self.spare), deadline);
         if !entry.body.store(call.body) {
@@ -176,6 +179,7 @@ impl<S: ClientStorage> Book<S> {
 
     /// Gives the first waiting call its xid, on the lowest free slot (S8). `None` if no slot is free, or if the
     /// session has run out of numbers.
+    #[inline]
     pub(super) fn number_first_waiting(&mut self) -> Option<Xid> {
         let index = self.waiting.front()?;
         if self.exhausted {
@@ -225,6 +229,7 @@ impl<S: ClientStorage> Book<S> {
     }
 
     /// The call that occupies `xid`'s slot under that very number.
+    #[inline]
     pub(super) fn find(&self, xid: Xid) -> Option<u32> {
         let index = self.slots.at(self.slot_of(xid))?.0;
         let entry = self.calls.at(index)?;
@@ -268,7 +273,9 @@ impl<S: ClientStorage> Book<S> {
         self.release(index);
     }
 
-    /// Takes an unsettled call off the lists, and forgets an event of it that was not polled; says whether somebody listens. `None` if it was not unsettled.
+    /// Takes an unsettled call off the lists, and forgets an event of it that was not polled; says whether somebody
+    /// listens. `None` if it was not unsettled.
+    #[inline]
     fn unlink_settled(&mut self, index: u32) -> Option<bool> {
         let entry = self.calls.at_mut(index)?;
         if entry.stage != Stage::Unsettled {
@@ -329,6 +336,7 @@ impl<S: ClientStorage> Book<S> {
         }
     }
 
+    #[inline]
     pub(super) fn poll_event(&mut self) -> Option<(CallId, Outcome<'static>)> {
         let index = self.events.pop_front(&mut self.calls)?;
         let id = CallId(self.calls.key_at(index)?);
@@ -342,6 +350,7 @@ impl<S: ClientStorage> Book<S> {
 
     /// Frees a settled call's slot and then the call, each as soon as nothing needs it: the slot when its request has
     /// left, the call when its event was polled as well.
+    #[inline]
     fn release(&mut self, index: u32) {
         if self.leaving == Some(index) {
             return;
@@ -356,6 +365,7 @@ impl<S: ClientStorage> Book<S> {
         }
     }
 
+    #[inline]
     fn free_slot_of(&mut self, index: u32) {
         let Some(xid) = self.calls.at(index).and_then(|entry| entry.xid) else { return };
         let slot = self.slot_of(xid);

@@ -18,6 +18,7 @@ impl<S: ClientStorage> Client<S> {
     ///
     /// # Errors
     /// The server broke the protocol. The machine has let go of the connection: close it, and connect again.
+    #[inline]
     pub fn handle_data<'d>(
         &mut self,
         now: Instant,
@@ -87,6 +88,7 @@ impl<S: ClientStorage> Client<S> {
         Ok(None)
     }
 
+    #[inline]
     fn handle_reply<'d>(
         &mut self,
         header: ReplyHeader,

@@ -90,6 +90,7 @@ impl<S: ClientStorage> Client<S> {
     /// [`poll_record`](Client::poll_record) has given them out and [`recorded`](Client::recorded) was said of them.
     ///
     /// `out` must hold at least [`wire::CONTROL_LEN_MAX`] bytes: in a shorter one, some frames never fit.
+    #[inline]
     pub fn poll_transmit(&mut self, now: Instant, out: &mut [u8]) -> Option<NonZeroUsize> {
         self.tick(now);
         let mut writer = Writer::new(out);
@@ -97,6 +98,7 @@ impl<S: ClientStorage> Client<S> {
         NonZeroUsize::new(writer.written())
     }
 
+    #[inline]
     fn transmit_step(&mut self, out: &mut Writer<'_>) -> Step {
         if self.output.partial.is_some() {
             return self.continue_request(out);
@@ -239,6 +241,7 @@ impl<S: ClientStorage> Client<S> {
         Step::More
     }
 
+    #[inline]
     fn send_waiting(&mut self, out: &mut Writer<'_>) -> Step {
         let Some(index) = self.book.first_waiting() else { return Step::Stop };
         let Some(entry) = self.book.calls.at(index) else { return Step::Stop };
@@ -263,6 +266,7 @@ impl<S: ClientStorage> Client<S> {
     }
 
     /// Why a call that waits cannot be handed, if it cannot.
+    #[inline]
     pub(super) fn unfit(&self, entry: &Entry<S::Body>) -> Option<NotExecuted> {
         let granted = self.session.map_or(0, |session| session.grants.request_len_max);
         if entry.deadline <= self.now {
@@ -275,6 +279,7 @@ impl<S: ClientStorage> Client<S> {
     }
 
     /// Begins to hand a request; false if there is no room for its beginning.
+    #[inline]
     fn send_request(&mut self, index: u32, out: &mut Writer<'_>) -> bool {
         let acked = self.book.acked();
         let Some(entry) = self.book.calls.at_mut(index) else { return true };
@@ -315,6 +320,7 @@ impl<S: ClientStorage> Client<S> {
     }
 
     /// Hands more of the request that is leaving.
+    #[inline]
     fn continue_request(&mut self, out: &mut Writer<'_>) -> Step {
         let Some(partial) = &mut self.output.partial else { return Step::More };
         let body = match self.book.leaving.and_then(|index| self.book.calls.at(index)) {

@@ -133,6 +133,7 @@ impl<T: ServerStorage> Server<T> {
     ///
     /// # Errors
     /// Why it will never run.
+    #[inline]
     pub fn start(&mut self, now: Instant, admission: Admission) -> Result<Running, Refused> {
         self.tick(now);
         let key = admission.key;
@@ -182,6 +183,7 @@ impl<T: ServerStorage> Server<T> {
     ///
     /// # Errors
     /// If the reply is too large; the call is then recorded as executed without a body (S15).
+    #[inline]
     pub fn reply<'a>(
         &mut self,
         now: Instant,
@@ -284,6 +286,7 @@ impl<T: ServerStorage> Server<T> {
 
     /// Ends a call that is in `state`, as `end` says; nothing happens if it, or its session, is not there any more
     /// (C30).
+    #[inline]
     fn conclude<'a>(
         &mut self,
         key: CallKey,

@@ -20,6 +20,7 @@ pub(super) struct Room<'s, T: ServerStorage> {
 }
 
 impl<T: ServerStorage> Server<T> {
+    #[inline]
     pub(super) fn room(&mut self, index: u32) -> Option<Room<'_, T>> {
         let session = self.sessions.at_mut(index)?;
         let share = self.shares.at_mut(session.share)?;
@@ -36,11 +37,13 @@ impl<T: ServerStorage> Server<T> {
 }
 
 impl<T: ServerStorage> Room<'_, T> {
+    #[inline]
     pub(super) fn slot_mut(&mut self, slot_number: u32) -> Option<&mut Slot<T::Body>> {
         self.session.calls.get_mut()?.slots.at_mut(slot_number)
     }
 
     /// Puts a call on the list of those that are held, by xid, as one that is let in.
+    #[inline]
     pub(super) fn let_in(&mut self, slot_number: u32) {
         let Some(calls) = self.session.calls.get_mut() else { return };
         let Some(slot) = calls.slots.at_mut(slot_number) else { return };
@@ -53,6 +56,7 @@ impl<T: ServerStorage> Room<'_, T> {
     }
 
     /// S11: sets `bytes` aside for a call; false if there is no room.
+    #[inline]
     pub(super) fn reserve(&mut self, slot_number: u32, bytes: u32) -> bool {
         let Some(calls) = self.session.calls.get() else { return false };
         let wanted = u64::from(bytes);
@@ -76,6 +80,7 @@ impl<T: ServerStorage> Room<'_, T> {
     }
 
     /// Counts only `bytes` for a slot from now on, which is no more than was counted.
+    #[inline]
     fn shrink(&mut self, slot_number: u32, bytes: u32) {
         let Some(calls) = self.session.calls.get_mut() else { return };
         let Some(slot) = calls.slots.at_mut(slot_number) else { return };
@@ -90,6 +95,7 @@ impl<T: ServerStorage> Room<'_, T> {
     ///
     /// # Errors
     /// If it covers a call that runs; nothing is changed then (S10).
+    #[inline]
     pub(super) fn acknowledge(&mut self, acked: u64) -> Result<(), ProtocolError> {
         if acked <= self.session.acked {
             return Ok(());
@@ -137,6 +143,7 @@ impl<T: ServerStorage> Room<'_, T> {
     }
 
     /// Forgets what is kept on a slot; its xid stays. Nothing happens if nothing is kept.
+    #[inline]
     pub(super) fn discard(&mut self, slot_number: u32) {
         let Some(slot) = self.slot_mut(slot_number) else { return };
         if !matches!(slot.state, SlotState::Kept(_)) {
@@ -161,6 +168,7 @@ impl<T: ServerStorage> Room<'_, T> {
     }
 
     /// Records the end of a call that was let in or ran, and sends it if its client listens.
+    #[inline]
     pub(super) fn finish<'a>(
         &mut self,
         slot_number: u32,
@@ -189,6 +197,7 @@ impl<T: ServerStorage> Room<'_, T> {
 
     /// Puts a slot among those with something to send, if its session has a connection and the slot's request or
     /// `Ask` came on it (S4).
+    #[inline]
     pub(super) fn queue(&mut self, slot_number: u32) {
         let (conn, epoch) = (self.session.conn, self.session.epoch);
         let Some(calls) = self.session.calls.get_mut() else { return };

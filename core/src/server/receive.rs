@@ -56,6 +56,7 @@ impl<T: ServerStorage> Server<T> {
     /// # Errors
     /// The client broke the protocol. A `Refuse` that says so is to be sent: poll events, transmit, and close the
     /// connection when [`ServerEvent::Close`](super::ServerEvent::Close) comes.
+    #[inline]
     pub fn handle_data<'d>(
         &mut self,
         now: Instant,
@@ -179,6 +180,7 @@ impl<T: ServerStorage> Server<T> {
     }
 
     /// S10. Nothing is changed before it is certain that the client keeps the rules.
+    #[inline]
     fn handle_request<'d>(
         &mut self,
         index: u32,
@@ -202,6 +204,7 @@ impl<T: ServerStorage> Server<T> {
     }
 
     /// S11: reserves room for the call's reply, or refuses it.
+    #[inline]
     fn admit<'d>(
         &mut self,
         index: u32,
@@ -341,6 +344,7 @@ impl<T: ServerStorage> Room<'_, T> {
     ///
     /// # Errors
     /// What shows that it comes from a wrong client.
+    #[inline]
     fn judge(&self, header: &RequestHeader, digest: u64) -> Result<Arrival, ProtocolError> {
         let session = &*self.session;
         let xid = header.xid.get();

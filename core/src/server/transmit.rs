@@ -25,6 +25,7 @@ impl<T: ServerStorage> Server<T> {
     /// connection, and then poll events again: a connection to be closed is closed after its last frame.
     ///
     /// `out` must hold at least [`wire::CONTROL_LEN_MAX`] bytes: in a shorter one, some frames never fit.
+    #[inline]
     pub fn poll_transmit(
         &mut self,
         now: Instant,
@@ -45,6 +46,7 @@ impl<T: ServerStorage> Server<T> {
         written
     }
 
+    #[inline]
     pub(super) fn has_to_send(&self, index: u32) -> bool {
         let Some(conn) = self.conns.at(index) else { return false };
         let session = self.sessions.at(conn.session.unwrap_or(NIL));
@@ -58,6 +60,7 @@ impl<T: ServerStorage> Server<T> {
             || replies.is_some_and(|calls| !calls.out.is_empty())
     }
 
+    #[inline]
     fn transmit_step(&mut self, index: u32, out: &mut Writer<'_>) -> Step {
         let Some(conn) = self.conns.at_mut(index) else { return Step::Stop };
         if conn.record != Record::Stable && conn.send.refuse.is_none() {
@@ -97,6 +100,7 @@ impl<T: ServerStorage> Server<T> {
         if sent { Step::More } else { Step::Stop }
     }
 
+    #[inline]
     fn send_reply(&mut self, index: u32, session_index: u32, out: &mut Writer<'_>) -> Step {
         let Some(session) = self.sessions.at_mut(session_index) else { return Step::Stop };
         let Some(calls) = session.calls.get_mut() else { return Step::Stop };

@@ -154,6 +154,7 @@ impl<T> Places<T> for HeapTable<T> {
 impl<T> Table<T> for HeapTable<T> {
     const CAPACITY: usize = (u32::MAX - 2) as usize;
 
+    #[inline]
     fn insert(&mut self, value: T) -> Option<Key> {
         let index = match self.free.pop() {
             Some(index) => index,
@@ -172,12 +173,14 @@ impl<T> Table<T> for HeapTable<T> {
         Some(Key { index, generation })
     }
 
+    #[inline]
     fn remove(&mut self, index: u32) -> Option<T> {
         let value = self.place_mut(index)?.take()?;
         self.free.push(index);
         Some(value)
     }
 
+    #[inline]
     fn len(&self) -> usize {
         self.used as usize - self.free.len()
     }
@@ -233,6 +236,7 @@ impl<T> Places<T> for HeapArray<T> {
 impl<T: Default> Array<T> for HeapArray<T> {
     const CAPACITY: usize = (u32::MAX - 2) as usize;
 
+    #[inline]
     fn at_or_grow(&mut self, index: u32) -> Option<&mut T> {
         let needed = index as usize + 1;
         if self.0.len() < needed {
@@ -241,10 +245,12 @@ impl<T: Default> Array<T> for HeapArray<T> {
         self.0.get_mut(index as usize)
     }
 
+    #[inline]
     fn len(&self) -> u32 {
         self.0.len() as u32
     }
 
+    #[inline]
     fn as_slice(&self) -> &[T] {
         &self.0
     }
@@ -259,6 +265,7 @@ impl Index for BTreeMap<u64, u32> {
         self.get(&key).copied()
     }
 
+    #[inline]
     fn insert(&mut self, key: u64, index: u32) -> bool {
         match self.entry(key) {
             alloc::collections::btree_map::Entry::Vacant(place) => {
@@ -269,6 +276,7 @@ impl Index for BTreeMap<u64, u32> {
         }
     }
 
+    #[inline]
     fn remove(&mut self, key: u64) {
         BTreeMap::remove(self, &key);
     }
@@ -283,6 +291,7 @@ impl<T: Default> Lazy<T> for Option<Box<T>> {
         self.as_deref_mut()
     }
 
+    #[inline]
     fn get_or_make(&mut self) -> &mut T {
         self.get_or_insert_with(Box::default)
     }

@@ -44,6 +44,7 @@ impl<R> CallFuture<R> {
         CallFuture { shared, state, decode }
     }
 
+    #[inline]
     pub(super) fn fresh(
         shared: Arc<Shared>,
         call: Result<core::Call<'static>, CallError>,

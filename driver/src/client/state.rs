@@ -168,11 +168,13 @@ impl Shared {
         result
     }
 
+    #[inline]
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a call in; it leaves when it is first polled.
+    #[inline]
     pub(super) fn begin(&self, call: Call<'_>) -> Result<WaitId, NotExecuted> {
         self.with(|state, now| state.begin(now, call))
     }
@@ -209,6 +211,7 @@ impl Shared {
     }
 
     /// The outcome of a call, once it is there. Meanwhile the caller may read the socket for all.
+    #[inline]
     pub(super) fn poll_outcome(&self, id: WaitId, cx: &mut Context<'_>) -> Poll<RawOutcome> {
         // What others have read for us is there to be taken, and the time does not matter.
         if let Some(outcome) = self.lock().take_outcome_as_follower(id) {
@@ -327,6 +330,7 @@ impl Shared {
 }
 
 impl State {
+    #[inline]
     fn begin(&mut self, now: Instant, call: Call<'_>) -> Result<WaitId, NotExecuted> {
         if self.machine.refusal().is_some() {
             return Err(NotExecuted::SessionRefused);
@@ -340,6 +344,7 @@ impl State {
         Ok(id)
     }
 
+    #[inline]
     fn poll_outcome(
         &mut self,
         id: WaitId,
@@ -373,10 +378,12 @@ impl State {
         }
     }
 
+    #[inline]
     fn take_outcome_as_follower(&mut self, id: WaitId) -> Option<RawOutcome> {
         if self.leader == Leader::Call(id) { None } else { self.waits.take_outcome(id) }
     }
 
+    #[inline]
     fn take_outcome(&mut self, id: WaitId, now: Instant) -> Option<RawOutcome> {
         let outcome = self.waits.take_outcome(id)?;
         if self.leader == Leader::Call(id) {
@@ -387,6 +394,7 @@ impl State {
 
     /// Whether the call that leads was not polled since this one last was: it may be alive and forgotten, or belong to
     /// the very task that was woken for it and polled us instead.
+    #[inline]
     fn is_left_alone(&mut self, id: WaitId) -> bool {
         !self.waits.note_look(id, self.leads)
     }
@@ -394,6 +402,7 @@ impl State {
     /// Whether others are about to take their outcomes, and perhaps to call again: what one call wrote now would leave
     /// alone, and a caller that is always answered at once would keep them from being polled. Only once a call: they
     /// may be held and not polled.
+    #[inline]
     fn acts_too_soon(&mut self, id: WaitId) -> bool {
         let too_soon = self.waits.has_untaken() || self.looks >= LOOKS_MAX;
         if !too_soon || self.waited == Some(id) {
@@ -436,6 +445,7 @@ impl State {
     }
 
     /// Another call reads: ours waits, and its request leaves at once or with others'.
+    #[inline]
     fn follow(&mut self, id: WaitId, now: Instant, cx: &mut Context<'_>) {
         let is_new = !self.waits.follows(id);
         self.add_follower(id);
@@ -449,6 +459,7 @@ impl State {
         }
     }
 
+    #[inline]
     fn add_follower(&mut self, id: WaitId) {
         if !self.waits.set_follows(id, true) {
             return;
@@ -504,6 +515,7 @@ impl State {
         self.flush_told
     }
 
+    #[inline]
     fn wake_task_if_due_earlier(&mut self) {
         if self.machine.poll_timeout().is_some_and(|at| at < self.armed) {
             self.wake_task();
@@ -539,6 +551,7 @@ impl State {
     }
 
     /// Gives the machine what was received.
+    #[inline]
     fn take_data(&mut self, now: Instant) {
         loop {
             // Answers borrow from the buffer; everything else of the state is beside it.
@@ -579,6 +592,7 @@ impl State {
     }
 
     /// A call has an outcome.
+    #[inline]
     fn tell(&mut self, call: CallId, outcome: RawOutcome) {
         match &mut self.durable {
             None => self.waits.tell(call, outcome, self.polled, &mut self.to_wake),
@@ -667,6 +681,7 @@ impl State {
     }
 
     /// Passes the machine's events on.
+    #[inline]
     pub(super) fn deliver(&mut self, now: Instant) {
         while let Some(event) = self.machine.poll_event() {
             match event {

@@ -40,6 +40,7 @@ struct Wait {
 }
 
 impl Waits {
+    #[inline]
     pub(super) fn insert(&mut self, call: CallId) -> WaitId {
         let index = self.free.pop().unwrap_or_else(|| {
             self.places.push(Wait::default());
@@ -55,19 +56,23 @@ impl Waits {
         id
     }
 
+    #[inline]
     pub(super) fn len(&self) -> usize {
         self.places.len() - self.free.len()
     }
 
+    #[inline]
     fn get(&self, id: WaitId) -> Option<&Wait> {
         self.places.get(id.index as usize).filter(|w| w.serial == id.serial && w.call.is_some())
     }
 
+    #[inline]
     fn get_mut(&mut self, id: WaitId) -> Option<&mut Wait> {
         self.places.get_mut(id.index as usize).filter(|w| w.serial == id.serial && w.call.is_some())
     }
 
     /// Ends a wait; says which call it was for, if that one has not ended.
+    #[inline]
     pub(super) fn remove(&mut self, id: WaitId) -> Option<CallId> {
         let wait = self.get_mut(id)?;
         let serial = wait.serial.wrapping_add(1);
@@ -84,6 +89,7 @@ impl Waits {
     }
 
     /// Whether there are outcomes that nobody has taken yet.
+    #[inline]
     pub(super) fn has_untaken(&self) -> bool {
         self.untaken > 0
     }
@@ -93,6 +99,7 @@ impl Waits {
     }
 
     /// Registers who is to be woken when the outcome is there.
+    #[inline]
     pub(super) fn wait(&mut self, id: WaitId, cx: &mut Context<'_>) {
         let Some(wait) = self.get_mut(id) else { return };
         match &mut wait.waker {
@@ -101,11 +108,13 @@ impl Waits {
         }
     }
 
+    #[inline]
     pub(super) fn has_outcome(&self, id: WaitId) -> bool {
         self.get(id).is_some_and(|wait| wait.outcome.is_some())
     }
 
     /// The outcome, once; ends the wait unless a ticket is left of it.
+    #[inline]
     pub(super) fn take_outcome(&mut self, id: WaitId) -> Option<RawOutcome> {
         let outcome = self.get_mut(id)?.outcome.take()?;
         self.untaken -= 1;
@@ -116,33 +125,39 @@ impl Waits {
     }
 
     /// The waker of a wait that has no outcome yet.
+    #[inline]
     pub(super) fn waker(&self, id: WaitId) -> Option<&Waker> {
         self.get(id).filter(|wait| wait.outcome.is_none())?.waker.as_ref()
     }
 
     /// The same, taken out.
+    #[inline]
     pub(super) fn take_waker(&mut self, id: WaitId) -> Option<Waker> {
         self.get_mut(id).filter(|wait| wait.outcome.is_none())?.waker.take()
     }
 
+    #[inline]
     pub(super) fn follows(&self, id: WaitId) -> bool {
         self.get(id).is_some_and(|wait| wait.follows)
     }
 
     /// Notes that a wait is polled, after leading calls were polled `leads` times; says whether they were since it last
     /// was.
+    #[inline]
     pub(super) fn note_look(&mut self, id: WaitId, leads: u64) -> bool {
         let Some(wait) = self.get_mut(id) else { return true };
         std::mem::replace(&mut wait.looked_at, leads) != leads
     }
 
     /// Notes whether a wait stands among the followers; says whether that is new.
+    #[inline]
     pub(super) fn set_follows(&mut self, id: WaitId, follows: bool) -> bool {
         let Some(wait) = self.get_mut(id) else { return false };
         std::mem::replace(&mut wait.follows, follows) != follows
     }
 
     /// A call has an outcome. Whoever waits for it is woken, but for `own`, which is being polled.
+    #[inline]
     pub(super) fn tell(
         &mut self,
         call: CallId,

@@ -162,8 +162,7 @@ impl ConnTask {
             let data = &scratch.read[..len];
             let (consumed, wanted) = self.take_data(now, data, None);
             if consumed < len {
-                self.read.keep(&data[consumed..]);
-                self.read.prepare(wanted);
+                self.read.keep(&data[consumed..], wanted);
             }
         }
         result
@@ -195,6 +194,7 @@ impl ConnTask {
     }
 
     /// Starts a call and polls its handler once; with a ledger, sees that it is recorded first.
+    #[inline]
     fn execute(&self, request: Request<'_>, large: Option<&Bytes>) {
         let shared = &self.shared;
         let Request { admission, deadline, idempotent, one_way, body, .. } = request;

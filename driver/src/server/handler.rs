@@ -73,6 +73,7 @@ pub(super) struct Body<'d> {
 }
 
 impl Body<'_> {
+    #[inline]
     pub(super) fn keep(&self) -> Bytes {
         crate::buffer::share(self.bytes, self.large)
     }
@@ -168,6 +169,7 @@ impl Execution {
     /// Polls it once at once; the rest of it, if there is any, becomes a task with this time limit.
     ///
     /// The caller sees that the machine's events are passed on.
+    #[inline]
     pub(super) fn run(mut self, shared: &Arc<Shared>, limit: Option<Duration>) {
         let mut cx = TaskContext::from_waker(Waker::noop());
         match poll_caught(&mut self.future, &mut cx) {
@@ -262,6 +264,7 @@ impl Drop for Task {
     }
 }
 
+#[inline]
 fn poll_caught(future: &mut ReplyFuture, cx: &mut TaskContext<'_>) -> Poll<End> {
     let poll = AssertUnwindSafe(|| future.as_mut().poll(cx));
     match catch_unwind(poll) {

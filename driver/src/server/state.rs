@@ -134,6 +134,7 @@ impl Shared {
 
     /// The same at a moment that may have passed a little, where nothing depends on the time that is: the clock need
     /// not be read.
+    #[inline]
     pub(super) fn with_at<T>(&self, now: Instant, f: impl FnOnce(&mut State, Instant) -> T) -> T {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let result = f(&mut state, now);
@@ -145,6 +146,7 @@ impl Shared {
     }
 
     /// Runs `f` under the lock and passes nothing on: whoever calls this does so when it is done with its turn.
+    #[inline]
     pub(super) fn with_quietly<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
         f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -203,12 +205,14 @@ impl Shared {
 
 impl State {
     /// Answers a call, and counts what it should not have been.
+    #[inline]
     pub(super) fn reply(&mut self, now: Instant, running: Running, body: Bytes) {
         if self.machine.reply(now, running, body).is_err() {
             self.replies_too_large += 1;
         }
     }
 
+    #[inline]
     fn line(&mut self, conn: ConnId) -> Option<&mut Line> {
         self.conns.get_mut(conn.index()).filter(|line| line.id == Some(conn))
     }
@@ -241,6 +245,7 @@ impl State {
     }
 
     /// A connection's task sends what there is to send.
+    #[inline]
     pub(super) fn take_transmit(&mut self, conn: ConnId) {
         if let Some(line) = self.line(conn) {
             line.transmit = false;
@@ -255,6 +260,7 @@ impl State {
     }
 
     /// What the machine says has happened.
+    #[inline]
     fn deliver(&mut self) {
         while let Some(event) = self.machine.poll_event() {
             match event {

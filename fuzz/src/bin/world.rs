@@ -1,5 +1,6 @@
 //! Runs simulated worlds:
-//! `world --seeds FROM..TO [--calls N] [--seed S --trace] [--broken no-dedup|forgetful|reuse]`.
+//! `world --seeds FROM..TO [--calls N] [--seed S --trace] [--broken no-dedup|forgetful|reuse]`,
+//! or the one of an input of the fuzz target `pair`: `world --input FILE`.
 //!
 //! Exits with 1 and a trace of the end if a promise was broken, or with 2 if it was not understood.
 
@@ -9,10 +10,11 @@ use std::process::ExitCode;
 use rustix::time::{ClockId, clock_gettime};
 
 use oncewire_fuzz::rng::seeds;
+use oncewire_fuzz::targets::pair_traced;
 use oncewire_fuzz::world::{self, Broken, Fault, Report, Trace, Violation};
 
 const HELP: &str = "world [--seeds FROM..TO] [--calls N] [--seed S] [--trace] \
-                    [--broken no-dedup|forgetful|reuse]";
+                    [--broken no-dedup|forgetful|reuse], or world --input FILE";
 /// Lines of the trace that are printed of a failure.
 const LINES_MAX: usize = 80;
 
@@ -21,10 +23,13 @@ struct Options {
     calls: u64,
     trace: bool,
     broken: Broken,
+    /// An input of the fuzz target `pair`.
+    input: Option<std::path::PathBuf>,
 }
 
 fn options() -> Option<Options> {
-    let mut all = Options { seeds: 0..1_000, calls: 2_000, trace: false, broken: Broken::No };
+    let mut all =
+        Options { seeds: 0..1_000, calls: 2_000, trace: false, broken: Broken::No, input: None };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
@@ -34,6 +39,7 @@ fn options() -> Option<Options> {
                 let seed = args.next()?.parse().ok()?;
                 all.seeds = seed..seed + 1;
             }
+            "--input" => all.input = Some(args.next()?.into()),
             "--calls" => all.calls = args.next()?.parse().ok()?,
             "--broken" => {
                 all.broken = match args.next()?.as_str() {
@@ -67,6 +73,21 @@ fn fail(seed: u64, options: &Options, violation: &Violation) -> ExitCode {
     }
     println!("to see all of it: --calls {} --seed {seed} --trace", options.calls);
     ExitCode::from(1)
+}
+
+/// Runs and prints the world of an input of the fuzz target `pair`.
+fn show(input: &std::path::Path) -> ExitCode {
+    let bytes = match std::fs::read(input) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            eprintln!("{}: {error}", input.display());
+            return ExitCode::from(2);
+        }
+    };
+    let mut trace = Trace::keeping(usize::MAX);
+    let result = pair_traced(&bytes, &mut trace);
+    trace.lines.iter().for_each(|line| println!("{line}"));
+    if result.is_err() { ExitCode::from(1) } else { ExitCode::SUCCESS }
 }
 
 /// Megabytes of memory in use now, and the most that ever were, where the system says so.
@@ -121,6 +142,9 @@ fn main() -> ExitCode {
         eprintln!("{HELP}");
         return ExitCode::from(2);
     };
+    if let Some(input) = &options.input {
+        return show(input);
+    }
     #[expect(clippy::disallowed_methods, reason = "measures the run; nothing in it reads a clock")]
     let start = std::time::Instant::now();
     let mut sum = Report::default();

@@ -16,7 +16,7 @@ pub use client::client;
 pub use decode::decode;
 pub use golden::golden;
 pub use handshake::handshake;
-pub use pair::pair;
+pub use pair::{pair, pair_traced};
 pub use seeds::seeds;
 pub use server::server;
 pub use typed::typed;

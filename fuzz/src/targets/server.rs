@@ -27,7 +27,7 @@ struct Game<'d> {
     /// Executions by session and xid.
     runs: BTreeMap<([u8; 16], u64), u32>,
     sessions: Vec<SessionId>,
-    made: u8,
+    made: u32,
     out: Vec<u8>,
 }
 
@@ -115,8 +115,10 @@ impl Game<'_> {
 
     fn connect(&mut self) {
         self.made = self.made.wrapping_add(1);
-        let mut id = [self.made; 16];
+        // Of 128 random bits, no two sessions get the same: nor may they here, however long the script is.
+        let mut id = [self.made as u8; 16];
         id[1] = self.script.byte() % 2;
+        id[2..6].copy_from_slice(&self.made.to_le_bytes());
         let id = SessionId::from_bytes(id);
         let principal = Principal(u64::from(self.script.byte() % 3));
         if let Some(conn) = self.server.handle_connected(self.now, principal, id) {

@@ -1,5 +1,7 @@
 //! The end of a world: faults stop, every call ends, everything is released.
 
+use std::time::Duration;
+
 use super::World;
 use super::model::Stage;
 use super::peer::Peer;
@@ -64,8 +66,13 @@ impl World {
             let tainted = self.peers[usize::from(op.peer)].tainted;
             ensure!(over || tainted, "op {number} never had an outcome: {op:?}");
         }
-        // S16: an idle client acknowledges soon. Sessions that nobody resumes keep theirs until their leases end.
-        self.until("what is connected is released", 2_000 * MS, |world| {
+        // S16: an idle client acknowledges soon. Where that was lost before the faults stopped, it does so again when it
+        // next asks whether the server is there (S27), and where nothing passes, when it has called the connection dead
+        // (S20). Sessions that nobody resumes keep theirs until their leases end.
+        let lost = self.profile.lossy || self.links.iter().any(|link| link.silent);
+        let again = if lost { self.profile.server.keepalive } else { Duration::ZERO };
+        let soon = 2_000 * MS + again.as_nanos() as u64;
+        self.until("what is connected is released", soon, |world| {
             let mut sessions = world.model.sessions.iter();
             let exact = world.hosts.iter().all(|host| host.exact);
             !exact || sessions.all(|s| s.link.is_none() || s.holds_nothing())
