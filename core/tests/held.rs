@@ -6,6 +6,7 @@ mod util;
 
 use std::collections::BTreeMap;
 
+use oncewire_core::wire::{Frame, ReplyHeader, VERSION, Welcome};
 use oncewire_core::*;
 use util::*;
 
@@ -98,6 +99,33 @@ fn a_held_call_is_not_handed_before_it_is_recorded() {
     say_recorded(&mut pair, &disk);
     let fates = [pair.fate(a), pair.fate(b), pair.fate(plain)];
     assert_eq!(fates, [reply(b"a"), reply(b"b"), reply(b"plain")]);
+}
+
+#[test]
+fn an_answer_to_a_call_that_is_not_recorded_yet_is_a_protocol_error() {
+    let mut pair = Pair::new();
+    let link = pair.connect_by_hand(0);
+    let session = *pair.client().session().unwrap();
+    pair.drive();
+    let welcome = Welcome {
+        version: VERSION,
+        features: 0,
+        server: session.server,
+        service: session.service,
+        session: session.id,
+        seen: 0,
+        commit: session.commit,
+        grants: session.grants,
+    };
+    pair.send_down(link, &Frame::Welcome(welcome));
+    let call = pair.call_with(0, held(b"a"));
+    let mut disk = Disk::default();
+    write_down(&mut pair, &mut disk);
+    let header = ReplyHeader { xid: xid(disk.xid_last), status: Status::Done };
+    pair.send_down(link, &Frame::Reply(header, b"a lie"));
+    let number = disk.xid_last;
+    assert_eq!(pair.peers[0].errors, [ProtocolError::UnexpectedAnswer { xid: number }]);
+    assert_eq!(pair.fate(call), None);
 }
 
 #[test]

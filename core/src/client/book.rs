@@ -237,7 +237,8 @@ impl<S: ClientStorage> Book<S> {
     }
 
     pub(super) fn was_given(&self, xid: Xid) -> bool {
-        xid.get() <= self.last_xid
+        // What waits for its record was not handed, and cannot be answered.
+        xid.get() <= self.recorded
     }
 
     /// The slots from `base` on everything of which is settled, as the bits of an `Ack`; `None` behind the last one.

@@ -93,7 +93,7 @@ impl fmt::Debug for DurableClient {
 
 impl DurableClient {
     /// A client on the default runtime, and what the last one with this journal left behind, oldest first. Connects in
-    /// the background, and goes on with those calls at once.
+    /// the background, and goes on with those calls at once. Blocks while the journal is read.
     ///
     /// [`ClientOptions::fail_fast`] is without effect.
     ///

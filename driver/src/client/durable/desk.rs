@@ -241,11 +241,15 @@ impl Desk {
         let Some(session) = machine.session().copied() else { return };
         let mut xid_last = None;
         while let Some(numbered) = machine.poll_record(now) {
-            let xid = numbered.xid;
+            let (call, xid) = (numbered.call, numbered.xid);
             xid_last = Some(xid);
-            let number = self.by_call.get(numbered.call.index()).copied().flatten();
+            let number = self.by_call.get(call.index()).copied().flatten();
             let kept = number.and_then(|number| Some((number, self.calls.get_mut(&number)?)));
-            let Some((number, kept)) = kept else { continue };
+            let Some((number, kept)) = kept else {
+                // Nobody's: it does not leave unrecorded.
+                machine.forget(now, call);
+                continue;
+            };
             kept.written = true;
             let (tag, body) = (kept.tag.clone(), kept.body.clone());
             let row = CallRow { session: session.id, xid, method: kept.method, tag, body };
