@@ -114,14 +114,23 @@ fn measure(folder: &Path) -> Result<()> {
         }
     }
     smol::block_on(client.close());
-    durable(folder, server)?;
+    durable(folder, server, &mut commit)?;
     recovery(folder)
 }
 
 /// What transactional calls cost a client that has a journal on the same disk.
-fn durable(folder: &Path, server: Server) -> Result<()> {
+fn durable(folder: &Path, server: Server, commit: Step<'_>) -> Result<()> {
     let journal = RedbJournal::open(folder.join("journal"))?;
     let (client, _) = DurableClient::open(Dial(server), ClientOptions::default(), journal)?;
+    let mut pay = || {
+        let told = smol::block_on(client.call("", &PAY, &1));
+        told.receipt.confirm();
+        told.outcome.ok()?;
+        Ok(())
+    };
+    let [commit_took, paid] = medians([commit, &mut pay])?;
+    let ratio = paid / commit_took;
+    println!("one durable       call {paid:9.0} µs   {ratio:6.2} redb commits");
     for in_flight in [1, 16, 256, 1024] {
         let rate = smol::block_on(async {
             let begin = now();
