@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::case::{Kind, Subject, Via, Workload};
-use crate::subjects;
+use crate::{ledger, subjects};
 
 /// Measures Oncewire beside bare sockets and its peers: server and client as processes of their own, interleaved in
 /// rounds, each workload with both on one core and with one core each.
 #[derive(Debug, Parser)]
 #[command(name = "oncewire-bench")]
 pub(crate) struct Cli {
-    /// Only these parts: W1 to W8, core.
+    /// Only these parts: W1 to W8, core, L1 to L3 (the ledger).
     #[arg(long, value_delimiter = ',')]
     pub(crate) only: Vec<String>,
     /// Only these peers, or "none"; needs the feature `peers`.
@@ -33,6 +33,9 @@ pub(crate) struct Cli {
     /// Milliseconds of a sample, after a warm-up of a quarter of it.
     #[arg(long, default_value_t = 700)]
     pub(crate) sample_ms: u64,
+    /// Where the ledger's files are while L1 to L3 run; the folder for temporary files by default.
+    #[arg(long)]
+    pub(crate) folder: Option<PathBuf>,
     /// Writes every figure to this file.
     #[arg(long)]
     pub(crate) json: Option<PathBuf>,
@@ -63,10 +66,12 @@ impl Cli {
     /// What is wrong with it, if anything is.
     pub(crate) fn check(&self) -> Result<(), String> {
         let known = |name: &String| {
-            name == "core" || Workload::ALL.iter().any(|workload| format!("{workload:?}") == *name)
+            name == "core"
+                || ledger::PARTS.contains(&&name[..])
+                || Workload::ALL.iter().any(|workload| format!("{workload:?}") == *name)
         };
         if let Some(name) = self.only.iter().find(|name| !known(name)) {
-            return Err(format!("--only {name}: there are W1 to W8, and core"));
+            return Err(format!("--only {name}: there are W1 to W8, core, and L1 to L3"));
         }
         let peer = |name: &String| name == "none" || Subject::ALL.into_iter().any(|s| is(s, name));
         match self.peers.iter().flatten().find(|name| !peer(name)) {
@@ -84,6 +89,10 @@ impl Cli {
 
     pub(crate) fn wants_core(&self) -> bool {
         self.only.is_empty() || self.only.iter().any(|name| name == "core")
+    }
+
+    pub(crate) fn wants_ledger(&self) -> bool {
+        self.only.is_empty() || self.only.iter().any(|name| ledger::PARTS.contains(&&name[..]))
     }
 
     /// Who is measured: the bare ones always, since all others are told as ratios to them.

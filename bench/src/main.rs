@@ -8,6 +8,7 @@ mod clock;
 mod core_bench;
 mod frames;
 mod goals;
+mod ledger;
 mod load;
 mod machine;
 mod meter;
@@ -55,6 +56,7 @@ fn measure(cli: &Cli) -> Result<()> {
     cli.check()?;
     let rows = if cli.workloads().is_empty() { Vec::new() } else { run::all(cli)? };
     let core = if cli.wants_core() { core_bench::all()? } else { Vec::new() };
+    let ledger = if cli.wants_ledger() { ledger::all(cli)? } else { Vec::new() };
     report::print(&rows);
     if !core.is_empty() {
         core_bench::print(&core);
@@ -62,6 +64,7 @@ fn measure(cli: &Cli) -> Result<()> {
     if !cfg!(feature = "peers") && !rows.is_empty() {
         println!("\nWithout the peers in Rust: they need a build with `--features peers`.");
     }
+    ledger::print(&ledger);
     let cells = report::cells(&rows);
     if let Some(path) = &cli.svg {
         std::fs::write(path, chart::svg(&cells))?;
@@ -69,7 +72,10 @@ fn measure(cli: &Cli) -> Result<()> {
     if let Some(path) = &cli.json {
         let mut goals = goals::of_core(&core);
         goals.extend(cells.iter().flat_map(|cell| goals::named(&cells, cell)));
-        let all = serde_json::json!({ "rows": rows, "core": core, "goals": goals });
+        let (of_ledger, promised) = (&ledger, ledger::goals(&ledger));
+        let all = serde_json::json!({
+            "rows": rows, "core": core, "goals": goals, "ledger": of_ledger, "ledger_goals": promised,
+        });
         std::fs::write(path, serde_json::to_string_pretty(&all)?)?;
     }
     Ok(())

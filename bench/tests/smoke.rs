@@ -14,3 +14,17 @@ fn a_short_run_prints_a_row() {
     let row = text.lines().find(|line| line.trim_start().starts_with("oncewire"));
     assert!(row.is_some(), "no row in {text}");
 }
+
+#[test]
+fn the_ledger_is_told_beside_the_disk() {
+    let output = Command::new(env!("CARGO_BIN_EXE_oncewire-bench"))
+        .args("--only L1 --rounds 1 --sample-ms 30".split(' '))
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for name in ["fdatasync", "redb commit", "transactional", "recorded", "by hand"] {
+        let row = text.lines().find(|line| line.contains(name));
+        assert!(row.is_some(), "no row of {name} in {text}");
+    }
+}

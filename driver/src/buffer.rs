@@ -110,7 +110,9 @@ impl ReadBuffer {
             return;
         }
         let room = wanted.saturating_sub(len).clamp(READ_LEN, len.max(READ_LEN));
-        if self.bytes.len() < len + room {
+        if self.bytes.is_empty() {
+            self.bytes = pool::take(room);
+        } else if self.bytes.len() < len + room {
             self.bytes.resize(len + room, 0);
         }
     }
@@ -140,6 +142,13 @@ impl ReadBuffer {
     }
 }
 
+impl Drop for ReadBuffer {
+    fn drop(&mut self) {
+        pool::put(std::mem::take(&mut self.bytes));
+        pool::put(std::mem::take(&mut self.spare));
+    }
+}
+
 /// Handed bytes that the stream has not taken yet.
 #[derive(Debug, Default)]
 pub(crate) struct WriteBuffer {
@@ -162,7 +171,7 @@ impl WriteBuffer {
     /// Lets `transmit` write into the buffer, which must have left; says whether it wrote anything.
     pub(crate) fn fill(&mut self, transmit: impl FnOnce(&mut [u8]) -> usize) -> bool {
         if self.bytes.is_empty() {
-            self.bytes.resize(WRITE_LEN, 0);
+            self.bytes = pool::take(WRITE_LEN);
         }
         self.start = 0;
         self.end = transmit(&mut self.bytes);
@@ -228,8 +237,14 @@ impl WriteBuffer {
 
     /// Gives the memory back; nothing may be in it.
     pub(crate) fn release(&mut self) {
-        self.bytes = Vec::new();
+        pool::put(std::mem::take(&mut self.bytes));
         (self.start, self.end) = (0, 0);
+    }
+}
+
+impl Drop for WriteBuffer {
+    fn drop(&mut self) {
+        self.release();
     }
 }
 

@@ -23,24 +23,12 @@
 //!   ledger's own transaction, and its completion record is written in the same one: one commit, and exactly once across
 //!   crashes.
 //!
-//! # How to write one
-//!
-//! A store whose commits block implements [`Store`], and [`LedgerThread`] gives it a thread of its own. Its table is
-//! keyed by session and slot, so that a record replaces the one before it on its slot and the store is bounded by the
-//! slots granted. For SQL: one table `sessions(id primary key, entry)`, one `calls(session, slot, xid, record, primary
-//! key (session, slot))`, and one row for server id and commit number. A batch is one transaction, at an isolation in
-//! which no other writer comes between (`BEGIN IMMEDIATE` in SQLite, `SERIALIZABLE` elsewhere), whose durability is not
-//! turned off. Its statements:
-//!
-//! | entry | statement |
-//! |---|---|
-//! | [`Entry::Call`] and the record of [`Entry::Transaction`] | insert; on conflict replace where the xid there is not above the new one |
-//! | [`Entry::Withdrawn`] | delete where session, slot and xid are these |
-//! | [`Entry::Settled`] | delete of this session what is not listed |
-//! | [`Entry::SessionOpened`], [`Entry::SessionEnded`] | insert; delete with its calls |
-//!
 //! What a client keeps, to survive its own crash, is another thing: see [`journal`](crate::journal).
+//!
+//! [`writing`] says how to write one.
 
+#[doc = include_str!("../LEDGERS.md")]
+pub mod writing {}
 mod thread;
 
 use std::fmt;

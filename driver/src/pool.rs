@@ -1,9 +1,11 @@
-//! Memory for large frames, used again: fresh memory costs the system a page fault every 4 KiB, and the clearing of it.
+//! Memory of buffers, used again: fresh memory costs the system a page fault every 4 KiB, and the clearing of it.
 
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 
+/// Buffers shorter than this are not worth the search.
+const LEN_MIN: usize = 32 << 10;
 /// Bytes of idle buffers kept in all, in a process.
 const IDLE_MAX: usize = 16 << 20;
 
@@ -31,7 +33,15 @@ pub(crate) fn take(len: usize) -> Vec<u8> {
     found.unwrap_or_else(|| vec![0; len])
 }
 
-fn put(buffer: Vec<u8>) {
+/// Keeps a buffer for whoever needs one next.
+#[inline]
+pub(crate) fn put(buffer: Vec<u8>) {
+    if buffer.len() >= LEN_MIN {
+        keep(buffer);
+    }
+}
+
+fn keep(buffer: Vec<u8>) {
     with(|pool| {
         if pool.bytes + buffer.len() <= IDLE_MAX {
             pool.bytes += buffer.len();

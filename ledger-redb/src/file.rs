@@ -314,6 +314,7 @@ pub(crate) fn beside(path: &Path, ending: &str) -> PathBuf {
 fn check_magic(path: &Path, kind: &Kind) -> Result<(), LedgerError> {
     let opened = OpenOptions::new().read(true).write(true).open(path);
     let mut file = opened.map_err(|error| unusable(path, &error))?;
+    forget_cached(&file).map_err(|error| unusable(path, &error))?;
     let mut start = [0; MAGIC.len()];
     match file.read_exact(&mut start) {
         Ok(()) if start == MAGIC => Ok(()),
@@ -334,6 +335,18 @@ fn check_magic(path: &Path, kind: &Kind) -> Result<(), LedgerError> {
         )),
         Err(error) => Err(unusable(path, &error)),
     }
+}
+
+/// From here on, reads show what is on the disk.
+///
+/// After an fsync that failed, Linux takes what it could not write for clean, and goes on showing it to whoever opens the
+/// file next; no later fsync writes it. What a server had built on that would be gone after a power cut, so it is dropped
+/// before anything is read.
+fn forget_cached(file: &File) -> std::io::Result<()> {
+    file.sync_data()?;
+    #[cfg(target_os = "linux")]
+    rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed)?;
+    Ok(())
 }
 
 /// What is wrong with a ledger, and what to do.

@@ -82,11 +82,11 @@ impl ClientTask {
             }
             Leader::Nobody | Leader::Call(_) => {}
         }
-        if state.stream.is_none() {
-            self.note_loss(state, now);
-        }
         if self.has_ended(state, now) {
             return None;
+        }
+        if state.stream.is_none() {
+            self.note_loss(state, now);
         }
         let lead = match state.leader {
             Leader::Task => Instant::FAR_FUTURE,

@@ -200,7 +200,7 @@ impl ConnTask {
         let Request { admission, deadline, idempotent, one_way, body, .. } = request;
         let Some(method) = shared.methods.get(request.method_index) else { return };
         let context = CallContext::new(shared, admission.key(), deadline, self.subject.clone());
-        let plan = AssertUnwindSafe(|| method.handler.plan(&context, Body { bytes: body, large }));
+        let plan = AssertUnwindSafe(|| method.handler.plan(context, Body { bytes: body, large }));
         // A panic while decoding refuses the call.
         let plan = catch_unwind(plan).unwrap_or(Err(NotExecuted::BadArguments));
         // Those before it may have taken their time.
@@ -218,7 +218,7 @@ impl ConnTask {
                 state.record_start(now, admission, call);
                 None
             }
-            Ok(Plan::Transaction(work)) => {
+            Ok(Plan::Transaction(work, context)) => {
                 state.record_transaction(now, admission, work, context, one_way);
                 None
             }

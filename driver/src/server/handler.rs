@@ -61,7 +61,7 @@ impl Context {
 /// The erased form of a handler.
 pub(super) trait Handle: Send + Sync + 'static {
     /// Decodes the arguments and says how the call is to be executed. Nothing of it is before the call is started.
-    fn plan(&self, context: &Context, body: Body<'_>) -> Result<Plan, NotExecuted>;
+    fn plan(&self, context: Context, body: Body<'_>) -> Result<Plan, NotExecuted>;
 }
 
 /// A request's body, as it was received.
@@ -84,7 +84,7 @@ pub(super) enum Plan {
     /// By a future that does nothing before it is polled; with a ledger, once its started record is stable.
     Future(ReplyFuture),
     /// In the ledger's transaction.
-    Transaction(Box<dyn Work>),
+    Transaction(Box<dyn Work>, Context),
 }
 
 /// The bytes of a reply; `None` if it was executed, but its reply cannot be told.
@@ -109,10 +109,10 @@ where
     R: Serialize + 'static,
     Fut: Future<Output = R> + Send + 'static,
 {
-    fn plan(&self, context: &Context, body: Body<'_>) -> Result<Plan, NotExecuted> {
+    fn plan(&self, context: Context, body: Body<'_>) -> Result<Plan, NotExecuted> {
         let arguments =
             postcard::from_bytes::<A>(body.bytes).map_err(|_| NotExecuted::BadArguments)?;
-        let (function, context) = (self.function.clone(), context.clone());
+        let function = self.function.clone();
         Ok(Plan::Future(Box::pin(async move {
             let reply = function(context, arguments).await;
             postcard::to_allocvec(&reply).ok().map(Bytes::from)
@@ -136,8 +136,8 @@ where
     F: Fn(Context, Bytes) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Bytes> + Send + 'static,
 {
-    fn plan(&self, context: &Context, body: Body<'_>) -> Result<Plan, NotExecuted> {
-        let (function, context) = (self.function.clone(), context.clone());
+    fn plan(&self, context: Context, body: Body<'_>) -> Result<Plan, NotExecuted> {
+        let function = self.function.clone();
         let body = body.keep();
         Ok(Plan::Future(Box::pin(async move { Some(function(context, body).await) })))
     }

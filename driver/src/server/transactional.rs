@@ -49,13 +49,13 @@ where
     A: DeserializeOwned + Send + 'static,
     R: Serialize + 'static,
 {
-    fn plan(&self, _: &Context, body: Body<'_>) -> Result<Plan, NotExecuted> {
+    fn plan(&self, context: Context, body: Body<'_>) -> Result<Plan, NotExecuted> {
         let arguments =
             postcard::from_bytes::<A>(body.bytes).map_err(|_| NotExecuted::BadArguments)?;
         let (function, body) = (self.function.clone(), body.keep());
         let types = PhantomData::<fn(&mut X) -> R>;
         let call = Call { function, body, arguments: Some(arguments), types };
-        Ok(Plan::Transaction(Box::new(call)))
+        Ok(Plan::Transaction(Box::new(call), context))
     }
 }
 

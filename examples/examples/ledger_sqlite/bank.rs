@@ -1,0 +1,77 @@
+//! A bank whose accounts and whose calls' records are in one SQLite database.
+
+use std::path::Path;
+
+use oncewire_driver::ledger::Rollback;
+use oncewire_driver::{Method, Server};
+use rusqlite::{Connection, params};
+
+use crate::store::{SqliteStore, Transaction};
+
+/// Pays in, and says what is there then.
+pub const DEPOSIT: Method<(u32, i64), i64> = Method::new("sqlite_bank.deposit");
+/// Pays out, and says what is there then. Where too little is there, the database's own constraint rolls the call back.
+pub const WITHDRAW: Method<(u32, i64), i64> = Method::new("sqlite_bank.withdraw");
+/// Recorded, not transactional: how many notices this process has written.
+pub const NOTICE: Method<u32, u32> = Method::new("sqlite_bank.notice");
+/// What is there: read over a connection of its own, which sees only what is durable.
+pub const BALANCE: Method<u32, i64> = Method::new("sqlite_bank.balance").idempotent();
+
+const TABLES: &str = "
+    CREATE TABLE IF NOT EXISTS accounts (
+        id INTEGER PRIMARY KEY,
+        cents INTEGER NOT NULL CHECK (cents >= 0),
+        changes INTEGER NOT NULL
+    );";
+
+fn change(transaction: &mut Transaction, account: u32, cents: i64) -> Result<i64, Rollback> {
+    transaction.execute(
+        "INSERT OR IGNORE INTO accounts (id, cents, changes) VALUES (?1, 0, 0)",
+        [account],
+    )?;
+    // In two steps: what the first has done is to be undone if the second fails.
+    transaction.execute("UPDATE accounts SET changes = changes + 1 WHERE id = ?1", [account])?;
+    let sql = "UPDATE accounts SET cents = cents + ?2 WHERE id = ?1 RETURNING cents";
+    Ok(transaction.row(sql, params![account, cents], |row| row.get(0))?)
+}
+
+fn balance(path: &Path, account: u32) -> rusqlite::Result<i64> {
+    let database = Connection::open(path)?;
+    let sql = "SELECT coalesce(sum(cents), 0) FROM accounts WHERE id = ?1";
+    database.query_row(sql, [account], |row| row.get(0))
+}
+
+/// All accounts: number, cents, changes.
+///
+/// # Errors
+/// SQLite's.
+pub fn accounts(path: &Path) -> rusqlite::Result<Vec<(u32, i64, i64)>> {
+    let database = Connection::open(path)?;
+    let mut all = database.prepare("SELECT id, cents, changes FROM accounts ORDER BY id")?;
+    let rows = all.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    rows.collect()
+}
+
+/// The bank on this database.
+///
+/// # Errors
+/// What is wrong with the database.
+pub fn server(path: &Path) -> Result<Server, Box<dyn std::error::Error>> {
+    let store = SqliteStore::open(path, TABLES)?;
+    let file = path.to_owned();
+    let server = Server::builder("sqlite_bank")
+        .ledger(store.into_ledger())
+        .transactional(&DEPOSIT, |transaction, _, (account, cents)| {
+            change(transaction, account, cents)
+        })
+        .transactional(&WITHDRAW, |transaction, _, (account, cents)| {
+            change(transaction, account, -cents)
+        })
+        .method(&NOTICE, |_, number| async move { number })
+        .method(&BALANCE, move |_, account| {
+            let read = balance(&file, account);
+            async move { read.expect("the database can be read") }
+        })
+        .build()?;
+    Ok(server)
+}

@@ -1,0 +1,258 @@
+//! The real ledger on a simulated disk, under the driver's real clients and server: what a crash leaves, anywhere.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`disk`] | tears what was not synced, fails, fills up, is slow, and lies if it is told to |
+//! | [`ledger`] | the real store on that disk; its commits end where the seed says; what is found on the disk |
+//! | [`host`] | the server's lives, the way to it, and what goes wrong |
+//! | [`service`] | a transactional method, a recorded one, and one that reads what is durable |
+//! | [`caller`] | those who call |
+//! | [`model`] | what is true, and what may be said of it |
+//! | [`profile`] | what kind of world a seed stands for |
+//!
+//! The clock, the tasks and the links are those of [`driver_world`](crate::driver_world). Each time a server opens its
+//! ledger, and in the end, all that was promised is held against the file: who was told what, which payments are in the
+//! tables, and which records.
+
+pub mod caller;
+pub mod disk;
+pub mod host;
+pub mod ledger;
+pub mod model;
+pub mod profile;
+pub mod service;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use oncewire_driver::Client;
+
+use crate::driver_world::Failure;
+use crate::driver_world::executor::{Group, Sim, Turn, lock};
+use crate::driver_world::profile::{MS, SECOND};
+use crate::driver_world::trace::Trace;
+use caller::Caller;
+use disk::{Death, Disk};
+use host::{Host, SimConnector};
+use model::Model;
+use profile::Profile;
+
+/// The group of the callers' tasks.
+const USERS: Group = 0;
+/// The group of the clients' own tasks.
+const CLIENTS: Group = 1;
+/// The group of what goes wrong.
+const CHAOS: Group = 2;
+/// Servers' groups come after this one.
+const GROUPS: Group = 3;
+/// Virtual time after which a world must have come to its end.
+const END_MAX: u64 = 3_600 * SECOND;
+/// Polls that no world needs.
+const POLLS_MAX: u64 = 3_000_000;
+
+/// What is broken on purpose, for the model to find out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    /// The disk says that it has synced, and has not.
+    Lying,
+    /// The server is not told of the disk's errors.
+    Deaf,
+    /// A process that opens the file after a failed sync believes what the cache holds.
+    Cached,
+    /// What a power cut leaves is taken for no ledger, and a new one is made.
+    Fresh,
+}
+
+/// All of them.
+pub const ALL: [Broken; 4] = [Broken::Lying, Broken::Deaf, Broken::Cached, Broken::Fresh];
+
+impl std::str::FromStr for Broken {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Broken, ()> {
+        match text {
+            "lying" => Ok(Broken::Lying),
+            "deaf" => Ok(Broken::Deaf),
+            "cached" => Ok(Broken::Cached),
+            "fresh" => Ok(Broken::Fresh),
+            _ => Err(()),
+        }
+    }
+}
+
+/// One world.
+#[derive(Debug)]
+pub struct World {
+    /// Its clock and tasks.
+    pub sim: Arc<Sim>,
+    /// What kind it is.
+    pub profile: Profile,
+    /// What is true.
+    pub model: Mutex<Model>,
+    /// Its disk.
+    pub disk: Disk,
+    /// Its server.
+    pub host: Mutex<Host>,
+    /// What is broken on purpose.
+    pub broken: Option<Broken>,
+}
+
+/// What happened in a world.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Operations.
+    pub calls: u64,
+    /// Runs of handlers.
+    pub runs: u64,
+    /// Replies, ends without reply, not executed, unknown.
+    pub outcomes: [u64; 4],
+    /// Faults, by name.
+    pub faults: BTreeMap<&'static str, u64>,
+    /// Syncs.
+    pub syncs: u64,
+    /// Virtual nanoseconds.
+    pub virtual_time: u64,
+    /// The same for the same run.
+    pub hash: u64,
+}
+
+type Check = Result<(), String>;
+
+/// Runs the world of a seed; keeps the last `lines_max` lines of its trace for a failure.
+///
+/// # Errors
+/// The first broken promise.
+pub fn run(seed: u64, lines_max: usize, broken: Option<Broken>) -> Result<Report, Failure> {
+    let profile = Profile::of(seed);
+    let sim = Sim::new(seed, profile.schedule, Trace::keeping(lines_max));
+    sim.note(|| format!("{profile:#?}"));
+    let world = Arc::new(World {
+        sim: sim.clone(),
+        model: Mutex::default(),
+        disk: Disk::new(seed, profile.slowness),
+        host: Mutex::default(),
+        profile,
+        broken,
+    });
+    let ended = world.run();
+    let report = world.report();
+    let server = lock(&world.host).server.take();
+    drop(server);
+    sim.end();
+    ended.map(|()| report).map_err(|what| Failure {
+        seed,
+        step: sim.polls.load(Ordering::Relaxed),
+        what,
+        lines: lock(&sim.trace).lines.iter().cloned().collect(),
+    })
+}
+
+impl World {
+    fn report(&self) -> Report {
+        let (model, host, disk) = (lock(&self.model), lock(&self.host), self.disk.counters());
+        let faults = [
+            ("lives", host.lives),
+            ("deaths in commits and openings", disk.fuses),
+            ("in openings", host.deaths_in_openings),
+            ("torn writes", disk.torn),
+            ("failed syncs", disk.syncs_failed),
+            ("failed reads and writes", disk.errors),
+            ("disk full", disk.full),
+            ("failed openings", host.failed_openings),
+        ];
+        Report {
+            calls: model.ops(),
+            runs: model.runs,
+            outcomes: model.outcomes,
+            faults: faults.into_iter().collect(),
+            syncs: disk.syncs,
+            virtual_time: self.sim.now(),
+            hash: lock(&self.sim.trace).hash(),
+        }
+    }
+
+    fn run(self: &Arc<Self>) -> Check {
+        // A real ledger is made under another name, and takes its own when it is whole: nothing goes wrong here.
+        drop(self.look()?);
+        self.disk.end_life(Death::Kill, true);
+        lock(&self.model).looks_away = self.broken.is_some();
+        self.disk.set_lies(self.broken == Some(Broken::Lying));
+        let clients: Vec<Client> = (0..self.profile.clients).map(|at| self.client(at)).collect();
+        for number in 0..self.profile.clients * self.profile.actors {
+            let client = clients[number % clients.len()].clone();
+            self.sim.spawn(USERS, Caller::new(self, number as u64, client).run());
+        }
+        self.sim.spawn(CHAOS, host::operate(self.clone()));
+        self.sim.spawn(USERS, host::chaos(self.clone()));
+        self.run_until(END_MAX, || self.sim.living(USERS) == 0)?;
+        for client in clients {
+            self.sim.spawn(USERS, async move { client.close().await });
+        }
+        self.run_until(END_MAX, || self.sim.living(USERS) == 0)?;
+        self.pass(10 * SECOND + profile::LEASE.as_nanos() as u64)?;
+        self.check_end()
+    }
+
+    fn client(self: &Arc<Self>, client: usize) -> Client {
+        let connector = SimConnector { world: self.clone(), client };
+        Client::with_runtime(connector, self.profile.options.clone(), self.sim.runtime(CLIENTS))
+    }
+
+    /// All clients are gone and all leases are over: the power fails once more, and the file is looked at.
+    fn check_end(&self) -> Check {
+        let error = lock(&self.host).server.as_ref().and_then(|server| server.ledger_error());
+        if let Some(error) = error {
+            return Err(format!("in peace, the ledger has failed: {error}"));
+        }
+        self.sim.kill(CHAOS);
+        self.end_life(Death::PowerCut);
+        let left = ledger::leftovers(&self.look()?)?;
+        match left {
+            (0, 0) => Ok(()),
+            (sessions, calls) => {
+                Err(format!("all is over, and the ledger holds {sessions} sessions, {calls} calls"))
+            }
+        }
+    }
+
+    /// Lets the world go on until `done`, or fails when it is `at`.
+    fn run_until(&self, at: u64, done: impl Fn() -> bool) -> Check {
+        while !done() {
+            let turn = self.sim.turn();
+            if let Some(what) = lock(&self.sim.violation).take() {
+                return Err(what);
+            }
+            if self.sim.polls.load(Ordering::Relaxed) > POLLS_MAX {
+                return Err("it takes too many polls: something spins".into());
+            }
+            match turn {
+                Turn::Polled => {}
+                Turn::Waited => self.check_awaited()?,
+                Turn::Stuck => return Err("nothing is ready and nothing is due".into()),
+            }
+            if self.sim.now() > at {
+                return Err(format!("it is not done: {:?}", lock(&self.model).awaited));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_awaited(&self) -> Check {
+        match lock(&self.model).awaited.first_key_value() {
+            Some(((due, _), name)) if *due < self.sim.now() => {
+                let late = Duration::from_nanos(self.sim.now() - due).as_millis();
+                Err(format!("{name} has not ended, {late} ms after it should have"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Lets some time pass.
+    fn pass(&self, nanos: u64) -> Check {
+        let until = self.sim.now() + nanos.max(MS);
+        self.sim.wake_at(until, std::task::Waker::noop().clone());
+        self.run_until(u64::MAX, || self.sim.now() >= until)
+    }
+}

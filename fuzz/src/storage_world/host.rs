@@ -1,0 +1,289 @@
+//! The server's lives, the way to it, and what goes wrong.
+
+use std::io;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+
+use oncewire_driver::core::ServerId;
+use oncewire_driver::core::wire::Role;
+use oncewire_driver::{Accept, BoxFuture, BoxStream, Connect, Server, Subject};
+use oncewire_ledger_redb::RedbStore;
+
+use super::disk::{Death, Faults};
+use super::ledger::{SimLedger, audit};
+use super::{Broken, GROUPS, World, service};
+use crate::driver_world::executor::{Group, Sleep, lock};
+use crate::driver_world::net::{CUTS, Link};
+use crate::driver_world::profile::MS;
+use crate::rng::Rng;
+
+/// The server's process.
+#[derive(Default)]
+pub struct Host {
+    /// It runs.
+    pub server: Option<Server>,
+    group: Group,
+    /// Its ledger has failed: it is to be ended.
+    failed: bool,
+    operator: Option<Waker>,
+    links: Vec<Link>,
+    /// Lives so far.
+    pub lives: u64,
+    /// Openings that failed because the disk did.
+    pub failed_openings: u64,
+    /// Deaths in an opening.
+    pub deaths_in_openings: u64,
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Host").field("lives", &self.lives).finish_non_exhaustive()
+    }
+}
+
+/// What comes after a life.
+enum Next {
+    /// It is over.
+    Died,
+    /// Its ledger has failed.
+    Failed,
+}
+
+impl World {
+    /// Whose ledger it is.
+    pub fn server_id(&self) -> ServerId {
+        ServerId::from_bytes([9; 16])
+    }
+
+    /// The server's process dies.
+    pub fn end_life(&self, death: Death) {
+        let (group, server) = {
+            let mut host = lock(&self.host);
+            (host.group, host.server.take())
+        };
+        self.sim.note(|| format!("the server dies: {death:?}"));
+        lock(&self.model).died = true;
+        self.disk_survives(death);
+        self.sim.kill(group);
+        drop(server);
+        lock(&self.host).operator.take().into_iter().for_each(Waker::wake);
+    }
+
+    fn disk_survives(&self, death: Death) {
+        // A process that opens a file drops what the cache holds of it: see `file.rs` of the ledger.
+        self.disk.end_life(death, self.broken != Some(Broken::Cached));
+        if self.broken == Some(Broken::Fresh) && death == Death::PowerCut {
+            self.disk.wipe();
+        }
+    }
+
+    /// What the server hears of a commit: what the store said, unless the world is broken.
+    pub fn answer_of_disk<E>(&self, result: Result<u64, E>) -> Result<u64, E> {
+        match result {
+            Err(_) if self.broken == Some(Broken::Deaf) => Ok(lock(&self.model).commit + 1),
+            result => result,
+        }
+    }
+
+    /// Opens what is on the disk. `Ok(None)`: it could not be, and there is a reason.
+    fn open(&self) -> Result<Option<RedbStore>, String> {
+        let before = self.disk.counters();
+        let store = RedbStore::with_backend(self.disk.handle(), self.server_id());
+        self.disk.put_fuse_out();
+        if let Some(death) = self.disk.blown() {
+            drop(store);
+            lock(&self.host).deaths_in_openings += 1;
+            self.sim.note(|| format!("the server dies in its recovery: {death:?}"));
+            self.disk_survives(death);
+            return Ok(None);
+        }
+        let after = self.disk.counters();
+        let failed = after.errors > before.errors || after.syncs_failed > before.syncs_failed;
+        let store = match store {
+            Ok(store) => store,
+            Err(error) if failed => {
+                self.sim.note(|| format!("the ledger cannot be opened: {error}"));
+                lock(&self.host).failed_openings += 1;
+                lock(&self.model).died = true;
+                self.disk_survives(Death::Kill);
+                return Ok(None);
+            }
+            Err(error) => return Err(format!("a sound disk, and {error}")),
+        };
+        let found = audit(self, &store);
+        // Read errors may hit the audit as well.
+        if found.is_err() && self.disk.counters().errors > after.errors {
+            return Ok(None);
+        }
+        found?;
+        self.sim.note(|| format!("the ledger is open: {store:?}"));
+        Ok(Some(store))
+    }
+
+    /// Opens what is on the disk, looks at it, and forgets it.
+    pub fn look(&self) -> Result<RedbStore, String> {
+        self.open()?.ok_or_else(|| "the ledger cannot be opened in peace".to_owned())
+    }
+
+    async fn died(&self) -> Next {
+        std::future::poll_fn(|cx| {
+            let mut host = lock(&self.host);
+            if host.server.is_none() {
+                return Poll::Ready(Next::Died);
+            }
+            if host.failed {
+                return Poll::Ready(Next::Failed);
+            }
+            host.operator = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn start(self: &Arc<Self>, store: RedbStore) {
+        let group = {
+            let mut host = lock(&self.host);
+            host.lives += 1;
+            GROUPS + host.lives as Group
+        };
+        let ledger = SimLedger::new(self, group, store);
+        let server = match service::server(self, group, ledger) {
+            Ok(server) => server,
+            // The disk may fail while it is read.
+            Err(error) if lock(&self.model).disk_failed => {
+                self.sim.note(|| format!("no server: {error}"));
+                return self.disk_survives(Death::Kill);
+            }
+            Err(error) => return self.sim.fail(format!("no server: {error}")),
+        };
+        let (serving, world) = (server.clone(), self.clone());
+        let mut host = lock(&self.host);
+        (host.server, host.group, host.failed) = (Some(server), group, false);
+        drop(host);
+        self.sim.spawn(group, async move {
+            let ended = serving.serve(Nobody).await;
+            world.sim.note(|| format!("serving ended: {ended:?}"));
+            let mut host = lock(&world.host);
+            host.failed = true;
+            host.operator.take().into_iter().for_each(Waker::wake);
+        });
+    }
+
+    async fn dial(&self, client: usize) -> io::Result<BoxStream> {
+        Sleep::new(&self.sim, self.profile.link.delay_max).await;
+        let mut host = lock(&self.host);
+        let Some(server) = host.server.clone() else {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        };
+        let (link, ours, theirs) = Link::new(&self.sim, self.profile.link, self.profile.seed);
+        self.sim.note(|| format!("link {} of client {client}", link.id));
+        host.links.push(link);
+        drop(host);
+        server.serve_stream(Box::new(theirs), Subject::Name(client.to_string().into()));
+        Ok(Box::new(ours))
+    }
+
+    fn cut_some(&self, rng: &mut Rng) {
+        let mut host = lock(&self.host);
+        let from = host.links.len().saturating_sub(4);
+        host.links.drain(..from);
+        if host.links.is_empty() {
+            return;
+        }
+        let link = host.links[rng.index(host.links.len())].clone();
+        drop(host);
+        link.cut(rng.pick(&CUTS), rng.pick(&[Role::Client, Role::Server]));
+    }
+}
+
+/// Starts the server, and again after each of its deaths, until the world is calm and wants no more.
+pub async fn operate(world: Arc<World>) {
+    let mut rng = Rng::apart(world.profile.seed, 0x76);
+    loop {
+        if !world.sim.is_calm() && rng.one_in(world.profile.fuse_in) {
+            // A recovery may end like anything else (C57).
+            let operations = rng.below(3 * world.profile.fuse_max);
+            world.disk.light_fuse(operations, rng.pick(&[Death::Kill, Death::PowerCut]));
+        }
+        match world.open() {
+            Ok(Some(store)) => world.start(store),
+            // Whoever starts it does not try without end.
+            Ok(None) => Sleep::new(&world.sim, rng.delay(400 * MS)).await,
+            Err(what) => return world.sim.fail(what),
+        }
+        if let Next::Failed = world.died().await {
+            // Meanwhile it refuses.
+            Sleep::new(&world.sim, rng.delay(world.profile.downtime)).await;
+            if lock(&world.host).server.is_some() {
+                world.end_life(rng.pick(&[Death::Kill, Death::PowerCut]));
+            }
+        }
+        Sleep::new(&world.sim, rng.delay(world.profile.downtime)).await;
+    }
+}
+
+/// What goes wrong, for a time.
+pub async fn chaos(world: Arc<World>) {
+    let profile = &world.profile;
+    let mut rng = Rng::apart(profile.seed, 0x77);
+    while world.sim.now() < profile.faults_until {
+        let pause = profile.fault_pause / 4 + rng.delay(profile.fault_pause);
+        Sleep::new(&world.sim, pause).await;
+        match rng.below(10) {
+            0 | 1 => world.cut_some(&mut rng),
+            2 | 3 if lock(&world.host).server.is_some() => world.end_life(Death::Kill),
+            4 | 5 if lock(&world.host).server.is_some() => world.end_life(Death::PowerCut),
+            6..=8 if profile.disk_fails => break_disk(&world, &mut rng),
+            _ => world.disk.set_faults(Faults::default()),
+        }
+    }
+    world.disk.set_faults(Faults::default());
+    world.sim.calm_down();
+    // A ledger that has failed under the last fault may not have noticed yet.
+    Sleep::new(&world.sim, 10 * MS).await;
+}
+
+fn break_disk(world: &World, rng: &mut Rng) {
+    let mut faults = Faults::default();
+    match rng.below(5) {
+        0 | 1 => faults.sync_in = rng.pick(&[1, 2, 6]),
+        2 => faults.room = Some(rng.below(60_000)),
+        3 => faults.write_in = rng.pick(&[4, 20, 60]),
+        _ => faults.read_in = rng.pick(&[4, 30]),
+    }
+    lock(&world.model).disk_failed = true;
+    world.sim.note(|| format!("the disk: {faults:?}"));
+    world.disk.set_faults(faults);
+}
+
+/// Connections come by another way; a server that serves hears of its ledger's errors.
+struct Nobody;
+
+impl Accept for Nobody {
+    fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>> {
+        Box::pin(std::future::pending())
+    }
+
+    fn address(&self) -> String {
+        "nowhere".to_owned()
+    }
+}
+
+/// Dials the server that runs now.
+#[derive(Debug)]
+pub struct SimConnector {
+    /// Where.
+    pub world: Arc<World>,
+    /// Who.
+    pub client: usize,
+}
+
+impl Connect for SimConnector {
+    fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
+        Box::pin(self.world.dial(self.client))
+    }
+
+    fn address(&self) -> String {
+        "the simulated server".to_owned()
+    }
+}

@@ -1,0 +1,281 @@
+//! The real store in the simulated world: its commits run where the seed says, and the process may die inside them.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use oncewire_driver::Subject;
+use oncewire_driver::core::RecordState;
+use oncewire_driver::ledger::{
+    Batch, CallEntry, Entry, Identity, Ledger, LedgerError, Restore, SessionEntry, Store,
+};
+use oncewire_ledger_redb::redb::{ReadableTable, TableDefinition, TableError};
+use oncewire_ledger_redb::{RedbStore, Snapshots, Transaction};
+
+use super::World;
+use super::disk::Death;
+use super::model::{Name, Stage};
+use super::service::{ACCOUNTS, ACCOUNTS_LEN, PAYMENTS, Reply};
+use crate::driver_world::executor::{Group, Sleep, lock};
+use crate::driver_world::profile::MS;
+use crate::rng::Rng;
+
+const SESSIONS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("oncewire.sessions");
+const CALLS: TableDefinition<'_, &[u8; 18], &[u8]> = TableDefinition::new("oncewire.calls");
+
+/// A ledger whose commits are tasks of the simulated world.
+pub struct SimLedger {
+    world: Arc<World>,
+    group: Group,
+    store: Arc<Mutex<RedbStore>>,
+    identity: Identity,
+    snapshots: Snapshots,
+    rng: Mutex<Rng>,
+    failed: Arc<Mutex<bool>>,
+}
+
+impl SimLedger {
+    /// Of this store, for the server whose tasks are `group`.
+    pub fn new(world: &Arc<World>, group: Group, store: RedbStore) -> SimLedger {
+        let (identity, snapshots) = (Store::identity(&store), store.snapshots());
+        let rng = Mutex::new(Rng::apart(world.profile.seed, u64::from(group) << 8 | 0x75));
+        let store = Arc::new(Mutex::new(store));
+        let (world, failed) = (world.clone(), Arc::default());
+        SimLedger { world, group, store, identity, snapshots, rng, failed }
+    }
+
+    /// Where idempotent methods read.
+    pub fn snapshots(&self) -> Snapshots {
+        self.snapshots.clone()
+    }
+}
+
+impl Ledger for SimLedger {
+    type Transaction = Transaction;
+
+    fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    fn recover(&self, restore: &mut Restore<'_>) -> Result<(), LedgerError> {
+        lock(&self.store).recover(restore)
+    }
+
+    fn commit(&self, batch: Batch<Transaction>) {
+        if *lock(&self.failed) {
+            self.world.sim.fail("a batch was handed over after an error of the ledger");
+        }
+        let mut rng = lock(&self.rng);
+        let (first, profile) = (rng.delay(MS), &self.world.profile);
+        let death = rng.pick(&[Death::Kill, Death::PowerCut]);
+        let dies = rng.one_in(profile.fuse_in) && !self.world.sim.is_calm();
+        let fuse = dies.then(|| (rng.below(profile.fuse_max), death));
+        let (world, store, failed) = (self.world.clone(), self.store.clone(), self.failed.clone());
+        self.world.sim.spawn(self.group, async move {
+            Sleep::new(&world.sim, first).await;
+            let done = commit(&world, &store, batch, fuse);
+            let Some((batch, result)) = done else { return };
+            // It may be on the disk long before anybody is told, and the process may die in between.
+            Sleep::new(&world.sim, world.disk.take_owed()).await;
+            *lock(&failed) = result.is_err();
+            if let Ok(number) = &result {
+                let mut model = lock(&world.model);
+                model.commit = model.commit.max(*number);
+            }
+            batch.finish(result);
+        });
+    }
+}
+
+type Done = (Batch<Transaction>, Result<u64, LedgerError>);
+
+/// One commit of the real store; `None` if the process died inside it.
+fn commit(
+    world: &World,
+    store: &Mutex<RedbStore>,
+    mut batch: Batch<Transaction>,
+    fuse: Option<(u64, Death)>,
+) -> Option<Done> {
+    if let Some((operations, death)) = fuse {
+        world.disk.light_fuse(operations, death);
+    }
+    let result = lock(store).commit(&mut batch);
+    world.disk.put_fuse_out();
+    world.sim.note(|| format!("a commit of {} entries: {result:?}", batch.len()));
+    if let Some(death) = world.disk.blown() {
+        world.end_life(death);
+        return None;
+    }
+    let result = world.answer_of_disk(result);
+    if result.is_ok() {
+        note_stable(world, &mut batch, store);
+    }
+    Some((batch, result))
+}
+
+/// What is durable now. A transactional call's record is in the table, if it was not rolled back.
+fn note_stable(world: &World, batch: &mut Batch<Transaction>, store: &Mutex<RedbStore>) {
+    let mut model = lock(&world.model);
+    if model.looks_away {
+        return;
+    }
+    if world.disk.unsynced() > 0 {
+        world.sim.fail(format!("a commit returned with {} writes unsynced", world.disk.unsynced()));
+    }
+    for entry in batch.entries() {
+        match entry {
+            Entry::SessionOpened(session) => {
+                model.sessions.insert(session.id.to_bytes(), client_of(session));
+            }
+            Entry::Call(call) => {
+                if let Some(name) = name_of(&model.sessions, &call) {
+                    model.note_stable(name, stage_of(&call));
+                }
+            }
+            _ => {}
+        }
+    }
+    if batch.transactions() > 0 {
+        let found = find_records(&lock(store).snapshots());
+        for record in found.unwrap_or_default() {
+            if let Some(name) = record.name(&model.sessions) {
+                model.note_stable(name, record.stage);
+            }
+        }
+    }
+}
+
+fn client_of(session: &SessionEntry) -> usize {
+    match &session.subject {
+        Subject::Name(name) => name.parse().unwrap_or(usize::MAX),
+        _ => usize::MAX,
+    }
+}
+
+fn name_of(sessions: &BTreeMap<[u8; 16], usize>, call: &CallEntry<'_>) -> Option<Name> {
+    let client = sessions.get(&call.session.to_bytes())?;
+    Some((*client, call.record.xid.get()))
+}
+
+fn stage_of(call: &CallEntry<'_>) -> Stage {
+    match call.record.state {
+        RecordState::Started => Stage::Started,
+        _ => Stage::Done,
+    }
+}
+
+/// A call's record on the disk.
+struct Found {
+    session: [u8; 16],
+    xid: u64,
+    stage: Stage,
+    /// The operation and the number in its reply, if it has one.
+    reply: Option<(u64, u64)>,
+}
+
+impl Found {
+    fn name(&self, sessions: &BTreeMap<[u8; 16], usize>) -> Option<Name> {
+        Some((*sessions.get(&self.session)?, self.xid))
+    }
+}
+
+fn find_records(snapshots: &Snapshots) -> Result<Vec<Found>, String> {
+    let say = |error: &dyn std::fmt::Display| format!("a record cannot be read: {error}");
+    let calls = snapshots.latest().open_table(CALLS).map_err(|error| say(&error))?;
+    let mut found = Vec::new();
+    for entry in calls.iter().map_err(|error| say(&error))? {
+        let (key, bytes) = entry.map_err(|error| say(&error))?;
+        let (id, slot) = key.value().split_at(16);
+        let session: [u8; 16] = id.try_into().map_err(|error| say(&error))?;
+        let slot = u16::from_be_bytes([slot[0], slot[1]]);
+        let id = oncewire_driver::core::SessionId::from_bytes(session);
+        let call =
+            CallEntry::decode(id, slot, bytes.value()).ok_or("a record cannot be decoded")?;
+        let reply = match call.record.state {
+            RecordState::Done(body) => {
+                let reply = postcard::from_bytes::<Reply>(body).map_err(|error| say(&error))?;
+                Some(super::service::read(&reply).ok_or("a recorded reply has other bytes")?)
+            }
+            _ => None,
+        };
+        let (xid, stage) = (call.record.xid.get(), stage_of(&call));
+        found.push(Found { session, xid, stage, reply });
+    }
+    Ok(found)
+}
+
+/// The sessions of a file, and whose they are.
+fn find_sessions(snapshots: &Snapshots) -> Result<BTreeMap<[u8; 16], usize>, String> {
+    let say = |error: &dyn std::fmt::Display| format!("a session cannot be read: {error}");
+    let table = snapshots.latest().open_table(SESSIONS).map_err(|error| say(&error))?;
+    let mut sessions = BTreeMap::new();
+    for entry in table.iter().map_err(|error| say(&error))? {
+        let (id, bytes) = entry.map_err(|error| say(&error))?;
+        let session = oncewire_driver::core::SessionId::from_bytes(*id.value());
+        let entry = SessionEntry::decode(session, bytes.value());
+        sessions.insert(*id.value(), client_of(&entry.ok_or("a session cannot be decoded")?));
+    }
+    Ok(sessions)
+}
+
+/// A table of numbers; empty if there is none yet.
+fn numbers(
+    snapshots: &Snapshots,
+    table: TableDefinition<'_, u64, u64>,
+) -> Result<BTreeMap<u64, u64>, String> {
+    let say = |error: &dyn std::fmt::Display| format!("a table cannot be read: {error}");
+    let table = match snapshots.latest().open_table(table) {
+        Err(TableError::TableDoesNotExist(_)) => return Ok(BTreeMap::new()),
+        table => table.map_err(|error| say(&error))?,
+    };
+    let mut all = BTreeMap::new();
+    for entry in table.iter().map_err(|error| say(&error))? {
+        let (key, value) = entry.map_err(|error| say(&error))?;
+        all.insert(key.value(), value.value());
+    }
+    Ok(all)
+}
+
+/// Holds a file that was just opened against all that is known.
+pub fn audit(world: &World, store: &RedbStore) -> Result<(), String> {
+    let identity = Store::identity(store);
+    let snapshots = store.snapshots();
+    let payments = numbers(&snapshots, PAYMENTS)?;
+    let accounts = numbers(&snapshots, ACCOUNTS)?;
+    for account in 0..ACCOUNTS_LEN {
+        let of = payments.keys().filter(|op| **op % ACCOUNTS_LEN == account).count() as u64;
+        let balance = accounts.get(&account).copied().unwrap_or(0);
+        if balance != of {
+            return Err(format!("account {account} holds {balance}, of {of} payments"));
+        }
+    }
+    let (sessions, records) = (find_sessions(&snapshots)?, find_records(&snapshots)?);
+    let mut model = lock(&world.model);
+    if identity.server != world.server_id() {
+        return Err(format!("it is the ledger of another server: {}", identity.server));
+    }
+    if identity.commit < model.commit {
+        return Err(format!("commit {} was told, and it has {}", model.commit, identity.commit));
+    }
+    model.sessions.extend(sessions);
+    for record in records {
+        if let Some((op, number)) = record.reply {
+            model.audit_record(op, number, &payments)?;
+        }
+        if let Some(name) = record.name(&model.sessions) {
+            model.note_stable(name, record.stage);
+        }
+    }
+    model.audit(&payments)
+}
+
+/// Everybody is gone: what the ledger still holds.
+pub fn leftovers(store: &RedbStore) -> Result<(usize, usize), String> {
+    let snapshots = store.snapshots();
+    Ok((find_sessions(&snapshots)?.len(), find_records(&snapshots)?.len()))
+}
+
+impl std::fmt::Debug for SimLedger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SimLedger").field("group", &self.group).finish_non_exhaustive()
+    }
+}

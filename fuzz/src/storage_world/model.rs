@@ -1,0 +1,277 @@
+//! What is true of every operation, what was said of it, and what is on the disk for good.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use oncewire_driver::core::{NoReply, NotExecuted, Unknown};
+
+pub use crate::driver_world::model::{End, Told};
+
+/// Which method an operation calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Transactional.
+    Pay,
+    /// Recorded.
+    Note,
+    /// Idempotent: asks whether another operation's payment is durable.
+    Peek(u64),
+}
+
+/// A call as the ledger knows it: whose, and its xid. A client has one session here that carries calls.
+pub type Name = (usize, u64);
+
+/// How far a call's record has come for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// It has its started record.
+    Started,
+    /// It has its completion record.
+    Done,
+}
+
+#[derive(Debug)]
+struct Op {
+    kind: Kind,
+    begun_at: u64,
+    timeout: u64,
+    name: Option<Name>,
+    /// Executions of a recorded operation, in all lives of the server.
+    runs: Vec<End>,
+    told: Option<Told>,
+}
+
+/// Everything that is known.
+#[derive(Debug, Default)]
+pub struct Model {
+    ops: Vec<Op>,
+    /// Records that are durable.
+    stable: BTreeMap<Name, Stage>,
+    /// The clients of sessions.
+    pub sessions: BTreeMap<[u8; 16], usize>,
+    /// Payments that some life of the server found on the disk, or that somebody was told of: they stay.
+    found: BTreeSet<u64>,
+    /// The last commit that the server was told of.
+    pub commit: u64,
+    /// A disk has failed: calls may be refused for it.
+    pub disk_failed: bool,
+    /// A server has died.
+    pub died: bool,
+    /// Calls that somebody waits for, by the moment at which they must have ended.
+    pub awaited: BTreeMap<(u64, u64), String>,
+    /// Outcomes told, by kind: replies, without reply, not executed, unknown.
+    pub outcomes: [u64; 4],
+    /// Executions of recorded operations, and runs of transactional ones.
+    pub runs: u64,
+    /// Do not look at records, only at what callers and tables show: a broken disk is to be found out by that.
+    pub looks_away: bool,
+}
+
+type Check = Result<(), String>;
+
+impl Model {
+    /// A new operation.
+    pub fn begin(&mut self, now: u64, kind: Kind, timeout: u64) -> u64 {
+        let (name, runs, told) = (None, Vec::new(), None);
+        self.ops.push(Op { kind, begun_at: now, timeout, name, runs, told });
+        self.ops.len() as u64 - 1
+    }
+
+    /// Operations so far.
+    pub fn ops(&self) -> u64 {
+        self.ops.len() as u64
+    }
+
+    /// The kind of an operation.
+    pub fn kind(&self, op: u64) -> Option<Kind> {
+        self.ops.get(op as usize).map(|op| op.kind)
+    }
+
+    /// A record is durable.
+    pub fn note_stable(&mut self, name: Name, stage: Stage) {
+        let there = self.stable.entry(name).or_insert(stage);
+        *there = stage.max(*there);
+    }
+
+    /// An execution of a recorded operation begins; returns its number.
+    pub fn start(&mut self, op: u64, name: Name) -> Result<u64, String> {
+        let known = self.ops.get_mut(op as usize).ok_or(format!("no operation {op} was made"))?;
+        known.name = Some(name);
+        known.runs.push(End::Runs);
+        self.runs += 1;
+        if known.runs.len() > 1 {
+            return Err(format!("operation {op} runs a second time"));
+        }
+        if let Some(told @ (Told::NotExecuted(_) | Told::Unknown(_, false))) = known.told {
+            return Err(format!("operation {op} runs after its caller was told {told:?}"));
+        }
+        // S28.
+        if !self.looks_away && !self.stable.contains_key(&name) {
+            return Err(format!("operation {op} runs without a stable started record"));
+        }
+        Ok(0)
+    }
+
+    /// An execution of a recorded operation ends.
+    pub fn end(&mut self, op: u64, run: u64, end: End) {
+        if let Some(there) =
+            self.ops.get_mut(op as usize).and_then(|op| op.runs.get_mut(run as usize))
+        {
+            *there = end;
+        }
+    }
+
+    /// A transactional handler runs, perhaps not for the last time, and sees whether it has run before.
+    pub fn run(&mut self, op: u64, name: Name, there: bool) -> Check {
+        let known = self.ops.get_mut(op as usize).ok_or(format!("no operation {op} was made"))?;
+        known.name = Some(name);
+        self.runs += 1;
+        if there {
+            return Err(format!("operation {op} is executed a second time"));
+        }
+        match known.told {
+            // Of a ticket something may come yet.
+            Some(told) if !matches!(told, Told::Unknown(_, true)) => {
+                Err(format!("operation {op} is executed after its caller was told {told:?}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What a life of the server finds on the disk, or the last look does: the payments in the tables.
+    pub fn audit(&mut self, payments: &BTreeMap<u64, u64>) -> Check {
+        for (op, times) in payments {
+            let known = self.ops.get(*op as usize).ok_or(format!("no payment {op} was made"))?;
+            if *times != 1 || known.kind != Kind::Pay {
+                return Err(format!("payment {op} was executed {times} times"));
+            }
+            if let Some(Told::NotExecuted(why)) = known.told {
+                return Err(format!("payment {op} is there, and its caller was told {why:?}"));
+            }
+        }
+        for (op, known) in (0..).zip(&self.ops).filter(|(_, known)| known.kind == Kind::Pay) {
+            let told = matches!(known.told, Some(Told::Reply(_) | Told::NoReply(_)));
+            let done = known.name.is_some_and(|name| self.stable.get(&name) == Some(&Stage::Done));
+            let must = told || self.found.contains(&op) || (done && !self.looks_away);
+            if must && !payments.contains_key(&op) {
+                return Err(format!("payment {op} was durable, and is gone: {known:?}"));
+            }
+        }
+        self.found.extend(payments.keys());
+        Ok(())
+    }
+
+    /// A completion record on the disk: the operation and the number that its reply names.
+    pub fn audit_record(&self, op: u64, number: u64, payments: &BTreeMap<u64, u64>) -> Check {
+        let known = self.ops.get(op as usize).ok_or(format!("a record of no operation: {op}"))?;
+        match known.kind {
+            Kind::Pay if !payments.contains_key(&op) => {
+                Err(format!("payment {op} has a completion record and no effect"))
+            }
+            Kind::Note if known.runs.get(number as usize) != Some(&End::Replied) => {
+                Err(format!("operation {op} has a completion record, and is {known:?}"))
+            }
+            Kind::Peek(_) => Err(format!("the idempotent operation {op} has a record")),
+            _ => Ok(()),
+        }
+    }
+
+    /// The caller was told an outcome.
+    pub fn tell(&mut self, now: u64, op: u64, told: Told) -> Check {
+        let at = match told {
+            Told::Reply(_) => 0,
+            Told::NoReply(_) => 1,
+            Told::NotExecuted(_) => 2,
+            Told::Unknown(..) => 3,
+        };
+        self.outcomes[at] += 1;
+        let known = &mut self.ops[op as usize];
+        let before = known.told.replace(told);
+        if !matches!(before, None | Some(Told::Unknown(_, true))) {
+            return Err(format!("operation {op} was told {before:?} and then {told:?}"));
+        }
+        let known = &self.ops[op as usize];
+        let judged = match told {
+            Told::Reply(reply) => self.judge_reply(op, known, reply),
+            Told::NoReply(why) => self.judge_no_reply(known, why),
+            Told::NotExecuted(why) => self.judge_not_executed(now, known, why),
+            Told::Unknown(why, _) => self.judge_unknown(now, known, why),
+        };
+        let judged = judged.map_err(|what| format!("{known:?} was told {told:?}: {what}"));
+        if let (Kind::Peek(paid), Told::Reply(Some((_, 1)))) = (known.kind, told) {
+            self.found.insert(paid);
+        }
+        judged
+    }
+
+    fn judge_reply(&self, number: u64, op: &Op, reply: Option<(u64, u64)>) -> Check {
+        let Some((of, run)) = reply else { return Err("its bytes are wrong".into()) };
+        if of != number {
+            return Err(format!("it is the reply of operation {of}"));
+        }
+        match op.kind {
+            Kind::Pay => self.judge_record(op),
+            Kind::Note if op.runs.get(run as usize) != Some(&End::Replied) => {
+                Err("that execution did not reply".into())
+            }
+            Kind::Note => self.judge_record(op),
+            Kind::Peek(paid) => self.judge_peek(paid, run == 1),
+        }
+    }
+
+    /// S29: what is read is durable, and what was durable is read.
+    fn judge_peek(&self, paid: u64, there: bool) -> Check {
+        let name = self.ops.get(paid as usize).and_then(|op| op.name);
+        let done = name.is_some_and(|name| self.stable.get(&name) == Some(&Stage::Done));
+        if there && !done && !self.found.contains(&paid) && !self.looks_away {
+            return Err("it shows a payment that is not durable".into());
+        }
+        Ok(())
+    }
+
+    /// S28: no reply without its record.
+    fn judge_record(&self, op: &Op) -> Check {
+        let done = op.name.is_some_and(|name| self.stable.get(&name) == Some(&Stage::Done));
+        (done || self.looks_away)
+            .then_some(())
+            .ok_or("it was answered without a stable completion record".into())
+    }
+
+    fn judge_no_reply(&self, op: &Op, why: NoReply) -> Check {
+        let possible = match (why, op.kind) {
+            (NoReply::Aborted, Kind::Note) => {
+                op.runs.iter().any(|end| matches!(end, End::Panicked | End::Dropped))
+            }
+            (NoReply::ReplyTooLarge, Kind::Note) => op.runs.contains(&End::TooLarge),
+            (NoReply::ReplyTooLarge, Kind::Pay) => true,
+            (NoReply::NotKept, Kind::Peek(_)) => true,
+            _ => false,
+        };
+        possible.then_some(()).ok_or("without cause")?;
+        if matches!(op.kind, Kind::Peek(_)) { Ok(()) } else { self.judge_record(op) }
+    }
+
+    fn judge_not_executed(&self, now: u64, op: &Op, why: NotExecuted) -> Check {
+        if !op.runs.is_empty() {
+            return Err("but it ran".into());
+        }
+        let possible = match why {
+            NotExecuted::DeadlinePassed => now >= op.begun_at + op.timeout,
+            NotExecuted::Aborted => op.kind == Kind::Pay,
+            NotExecuted::LedgerFailed => self.disk_failed,
+            _ => false,
+        };
+        possible.then_some(()).ok_or("without cause".into())
+    }
+
+    fn judge_unknown(&self, now: u64, op: &Op, why: Unknown) -> Check {
+        let possible = match why {
+            Unknown::DeadlinePassed => now >= op.begun_at + op.timeout,
+            Unknown::Interrupted => op.kind == Kind::Note && self.died,
+            Unknown::Repeated => matches!(op.kind, Kind::Peek(_)),
+            // S30: sessions survive, but those that were opened only to be told that the ledger has failed.
+            Unknown::SessionEnded => self.disk_failed && op.name.is_none(),
+            _ => false,
+        };
+        possible.then_some(()).ok_or("without cause".into())
+    }
+}

@@ -1,0 +1,92 @@
+//! What kind of world a seed stands for.
+
+use std::time::Duration;
+
+use oncewire_driver::ClientOptions;
+
+use crate::driver_world::executor::{Policy, Schedule};
+use crate::driver_world::net::LinkStyle;
+use crate::driver_world::profile::{MS, SECOND};
+use crate::rng::Rng;
+
+/// The kind of a world.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    /// The seed.
+    pub seed: u64,
+    /// Clients, and tasks that share each.
+    pub clients: usize,
+    /// Tasks that share a client.
+    pub actors: usize,
+    /// What each of them does, in steps.
+    pub steps: u64,
+    /// Longest pause between faults.
+    pub fault_pause: u64,
+    /// How long faults happen.
+    pub faults_until: u64,
+    /// The process dies inside a commit or a recovery once in so many; 0 for never.
+    pub fuse_in: u64,
+    /// Operations of the disk after which it dies, at most.
+    pub fuse_max: u64,
+    /// The disk fails, or is full, at times.
+    pub disk_fails: bool,
+    /// Longest time that one operation of the disk takes.
+    pub slowness: u64,
+    /// Longest time that a server stays away.
+    pub downtime: u64,
+    /// An operation is unusual once in so many.
+    pub odd_in: u64,
+    /// How links behave.
+    pub link: LinkStyle,
+    /// How tasks are scheduled.
+    pub schedule: Schedule,
+    /// What the clients are configured with.
+    pub options: ClientOptions,
+    /// Slots granted.
+    pub slots: u32,
+}
+
+/// The server's lease: longer than any server is away.
+pub const LEASE: Duration = Duration::from_secs(300);
+
+impl Profile {
+    /// The world of a seed.
+    pub fn of(seed: u64) -> Profile {
+        let mut rng = Rng::apart(seed, 0x73);
+        let mut options = ClientOptions::default();
+        options.slots = rng.pick(&[1, 2, 8, 1024]);
+        options.timeout = Duration::from_secs(rng.pick(&[5, 30]));
+        options.backoff_max = Duration::from_millis(rng.pick(&[100, 1_000]));
+        options.connect_timeout = Duration::from_secs(2);
+        Profile {
+            seed,
+            clients: rng.range(1, 3) as usize,
+            actors: rng.range(1, 4) as usize,
+            steps: rng.range(4, 24),
+            fault_pause: rng.pick(&[60, 400, 2_000]) * MS,
+            faults_until: rng.pick(&[1, 4, 15]) * SECOND,
+            fuse_in: rng.pick(&[0, 3, 8, 30]),
+            fuse_max: rng.pick(&[6, 20, 60]),
+            disk_fails: rng.one_in(2),
+            slowness: rng.pick(&[0, MS / 20, 5 * MS, 200 * MS]),
+            downtime: rng.pick(&[MS, 500 * MS, 4 * SECOND]),
+            odd_in: rng.pick(&[3, 8, 30]),
+            link: LinkStyle {
+                capacity: 64 << 10,
+                delay_max: rng.pick(&[MS / 20, MS, 20 * MS]),
+                piece_max: rng.pick(&[100, 4 << 10, 64 << 10]),
+                stutter_in: rng.pick(&[0, 0, 10]),
+                cut_in: rng.pick(&[0, 0, 4]),
+                cut_below: 3_000,
+                reset_unread_in: rng.pick(&[0, 2]),
+            },
+            schedule: Schedule {
+                policy: rng.pick(&[Policy::Any, Policy::Any, Policy::Oldest, Policy::Newest]),
+                spurious_in: 0,
+                slow_in: rng.pick(&[0, 0, 6]),
+            },
+            options,
+            slots: rng.pick(&[1, 2, 8, 1024]),
+        }
+    }
+}

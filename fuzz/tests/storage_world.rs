@@ -1,0 +1,64 @@
+//! The real ledger on simulated disks. To see what happened: `storage_world --seed S --trace`.
+
+use oncewire_fuzz::storage_world::{self, ALL, Broken, Report};
+
+/// Worlds in a debug build.
+const SEEDS: u64 = 60;
+
+fn run(seed: u64) -> Report {
+    match storage_world::run(seed, 60, None) {
+        Ok(report) => report,
+        Err(failure) => panic!("{failure}"),
+    }
+}
+
+#[test]
+fn every_world_keeps_its_promises_whatever_its_disk_does() {
+    let mut calls = 0;
+    let mut faults = std::collections::BTreeMap::new();
+    for report in (0..SEEDS).map(run) {
+        calls += report.calls;
+        for (name, count) in report.faults {
+            *faults.entry(name).or_insert(0) += count;
+        }
+    }
+    assert!(calls > 60 * SEEDS, "worlds have become empty: {calls} calls");
+    assert!(faults.values().all(|count| *count > 10), "some fault never happens: {faults:?}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    for seed in 0..12 {
+        assert_eq!(run(seed).hash, run(seed).hash, "seed {seed}");
+    }
+}
+
+/// A call on a session that was opened to be told that the ledger has failed, and whose connection broke before: unknown,
+/// and never run.
+#[test]
+fn a_session_opened_to_be_told_of_the_failure_does_not_survive() {
+    run(70);
+}
+
+/// What is said of a broken promise, and not of a file that the store has noticed to be corrupt: that is the end of a
+/// ledger that was believed after a failed sync, and not of others.
+const PROMISES: [&str; 5] = [
+    "a second time",
+    "was durable, and is gone",
+    "but it ran",
+    "was told, and it has",
+    "without cause",
+];
+
+#[test]
+fn every_broken_disk_is_found_out_by_what_callers_and_tables_show() {
+    for broken in ALL {
+        let promised = |what: &str| PROMISES.iter().any(|promise| what.contains(promise));
+        let failure = (0..400)
+            .filter_map(|seed| storage_world::run(seed, 0, Some(broken)).err())
+            .find(|failure| promised(&failure.what) || broken == Broken::Cached)
+            .unwrap_or_else(|| panic!("nobody noticed {broken:?}"));
+        let again = storage_world::run(failure.seed, 0, Some(broken)).err();
+        assert_eq!(again.map(|again| again.what), Some(failure.what), "{broken:?} replays");
+    }
+}
