@@ -7,11 +7,13 @@
 //! | `client/book.rs` | which calls wait, which are unsettled, which slot is whose |
 //! | `client/receive.rs` | frames that come |
 //! | `client/transmit.rs` | frames that go |
+//! | `client/held.rs` | calls that their owner keeps on disk: recorded before, settled after |
 //!
 //! What happens to a call is decided in `fate.rs`.
 
 mod book;
 mod entry;
+mod held;
 mod receive;
 mod transmit;
 
@@ -19,6 +21,7 @@ use core::time::Duration;
 
 pub(crate) use book::Occupant;
 pub(crate) use entry::Entry;
+pub use held::Numbered;
 
 use crate::alive::{Alive, Look};
 use crate::error::{CallError, CloseReason, SessionEnd};
@@ -97,6 +100,9 @@ pub struct Call<'a> {
     pub one_way: bool,
     /// It ends when the connection breaks (S21).
     pub fail_fast: bool,
+    /// Its owner keeps it on disk: no byte of it is handed before [`Client::recorded`], and it is not settled before
+    /// [`Client::settle`]. Without effect on one-way calls, whose outcome nobody waits for.
+    pub held: bool,
 }
 
 impl<'a> Call<'a> {
@@ -109,6 +115,7 @@ impl<'a> Call<'a> {
             idempotent: false,
             one_way: false,
             fail_fast: false,
+            held: false,
         }
     }
 }
@@ -127,7 +134,7 @@ pub struct Received<T> {
 /// The answer to a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reply<'d> {
-    /// Which call. Its id is not valid any more.
+    /// Which call. Its id is not valid any more, unless the call is held.
     pub call: CallId,
     /// What became of it; its body borrows from the received bytes.
     pub outcome: Outcome<'d>,
@@ -146,7 +153,7 @@ pub enum ClientEvent {
     Disconnect(CloseReason),
     /// The session is over; what was handed in it is `Unknown` for good, the rest goes on in a new one.
     SessionLost(SessionEnd),
-    /// A call has an outcome. Unless it is `Unknown` with a ticket, the id is not valid any more.
+    /// A call has an outcome. Unless it is `Unknown` with a ticket, or the call is held, the id is not valid any more.
     Ended {
         /// Which call.
         call: CallId,
@@ -328,6 +335,11 @@ impl<S: ClientStorage> Client<S> {
                 let outcome = crate::fate::not_executed(entry.handed(), NotExecuted::Cancelled);
                 self.book.end(id.0.index, outcome);
             }
+            Stage::Unsettled if entry.answered => {}
+            Stage::Unsettled if entry.never_handed() => {
+                let outcome = Outcome::NotExecuted(NotExecuted::Cancelled);
+                self.book.settle_with(id.0.index, outcome);
+            }
             Stage::Unsettled => {
                 entry.unwanted.get_or_insert(NotExecuted::Cancelled);
                 entry.cancelled = true;
@@ -344,10 +356,15 @@ impl<S: ClientStorage> Client<S> {
         self.tick(now);
         let Some(entry) = self.book.calls.get_mut(id.0) else { return };
         entry.listened = false;
+        entry.held = false;
         entry.unwanted.get_or_insert(NotExecuted::Cancelled);
         let outcome = Outcome::NotExecuted(NotExecuted::Cancelled);
         match entry.stage {
             Stage::Waiting => self.book.end(id.0.index, outcome),
+            Stage::Unsettled if entry.answered || entry.never_handed() => {
+                self.book.settle_with(id.0.index, outcome);
+                self.note_settled(0);
+            }
             Stage::Unsettled | Stage::Settled => self.book.drop_event(id.0.index),
         }
     }
@@ -531,6 +548,10 @@ impl<S: ClientStorage> Client<S> {
                     crate::fate::not_executed(entry.handed(), NotExecuted::DeadlinePassed);
                 self.book.end(index, outcome);
             }
+            Stage::Unsettled if entry.never_handed() => {
+                let outcome = Outcome::NotExecuted(NotExecuted::DeadlinePassed);
+                self.book.settle_with(index, outcome);
+            }
             Stage::Unsettled => self.book.report_unknown(index, Unknown::DeadlinePassed),
         }
     }
@@ -585,6 +606,11 @@ impl<S: ClientStorage> Client<S> {
             Stage::Waiting => {
                 let outcome = crate::fate::not_executed(entry.handed(), NotExecuted::Disconnected);
                 self.book.end(index, outcome);
+            }
+            Stage::Unsettled if entry.answered => {}
+            Stage::Unsettled if entry.never_handed() => {
+                let outcome = Outcome::NotExecuted(NotExecuted::Disconnected);
+                self.book.settle_with(index, outcome);
             }
             Stage::Unsettled => self.book.report_unknown(index, Unknown::Disconnected),
         }

@@ -82,7 +82,8 @@ pub mod wire;
 mod write;
 
 pub use client::{
-    Call, Client, ClientConfig, ClientCounters, ClientEvent, ClientSession, Received, Reply,
+    Call, Client, ClientConfig, ClientCounters, ClientEvent, ClientSession, Numbered, Received,
+    Reply,
 };
 pub use digest::digest;
 pub use error::{CallError, CloseReason, ProtocolError, SessionEnd};

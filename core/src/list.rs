@@ -53,6 +53,10 @@ impl<const L: u8> List<L> {
         (self.head != NIL).then_some(self.head)
     }
 
+    pub(crate) fn back(&self) -> Option<u32> {
+        (self.tail != NIL).then_some(self.tail)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.head == NIL
     }

@@ -128,6 +128,8 @@ pub enum NotExecuted {
     SessionRefused,
     /// The client was closed before the call left.
     Closed,
+    /// The client's journal cannot write, and nothing of the call is in it.
+    JournalFailed,
     /// The client did not even begin it.
     NotBegun(CallError),
 }
@@ -150,6 +152,7 @@ impl fmt::Display for NotExecuted {
             NotExecuted::Disconnected => "there was no connection, and the call was to fail fast",
             NotExecuted::SessionRefused => "the server refused the session for good",
             NotExecuted::Closed => "the client was closed before the call left",
+            NotExecuted::JournalFailed => "the client's journal cannot write",
         })
     }
 }
@@ -172,6 +175,8 @@ pub enum Unknown {
     Repeated,
     /// The client was closed before the answer came.
     Closed,
+    /// The client's journal cannot write: what became of the call is learned when the client is started again.
+    JournalFailed,
 }
 
 impl fmt::Display for Unknown {
@@ -184,6 +189,9 @@ impl fmt::Display for Unknown {
             Unknown::Interrupted => "the server crashed while the call ran",
             Unknown::Repeated => "an earlier copy of the idempotent call may have run",
             Unknown::Closed => "the client was closed before the answer came",
+            Unknown::JournalFailed => {
+                "the client's journal cannot write; start the client again to learn it"
+            }
         })
     }
 }
@@ -228,6 +236,7 @@ impl Status {
                 | NotExecuted::Disconnected
                 | NotExecuted::SessionRefused
                 | NotExecuted::Closed
+                | NotExecuted::JournalFailed
                 | NotExecuted::NotBegun(_) => return None,
             },
             Status::NotSeen => 0x20,

@@ -101,12 +101,14 @@ fn every_outcome_says_something_of_its_own() {
         &N::Disconnected,
         &N::SessionRefused,
         &N::Closed,
+        &N::JournalFailed,
         &Unknown::Disconnected,
         &Unknown::DeadlinePassed,
         &Unknown::SessionEnded,
         &Unknown::Interrupted,
         &Unknown::Repeated,
         &Unknown::Closed,
+        &Unknown::JournalFailed,
     ]);
     let why = Unknown::DeadlinePassed;
     let outcomes = [

@@ -6,9 +6,11 @@
 //! | `client/state.rs` | what all tasks share: the machine, the stream, the buffers, who waits for what |
 //! | `client/waits.rs` | who waits for which call |
 //! | `client/call.rs` | the future of one call; whoever waits may read the socket for all |
+//! | `client/durable.rs` | clients whose calls outlive them |
 //! | `client/task.rs` | the task behind a client: dials, keeps time, reads when nobody waits |
 
 mod call;
+mod durable;
 mod state;
 mod task;
 mod waits;
@@ -21,7 +23,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use oncewire_core::{
-    CallError, ClientCounters, CloseReason, MethodId, NotExecuted, ServerId, ServiceName,
+    CallError, ClientConfig, ClientCounters, CloseReason, MethodId, NotExecuted, ServerId,
+    ServiceName,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -31,6 +34,7 @@ use crate::outcome::{Decode, Outcome};
 use crate::runtime::{Runtime, SmolRuntime};
 use crate::transport::Connect;
 pub use call::{CallFuture, Ticket};
+pub use durable::{Delivery, DurableCall, DurableClient, JournalBatch, LeftCall, Receipt};
 use state::Shared;
 
 /// How a client behaves, and its limits.
@@ -82,6 +86,22 @@ impl Default for ClientOptions {
             backoff_max: Duration::from_secs(5),
             close_timeout: Duration::from_secs(5),
         }
+    }
+}
+
+impl ClientOptions {
+    /// What of it is the machine's to keep.
+    fn machine_config(&self) -> ClientConfig {
+        let mut config = ClientConfig::default();
+        config.service = self.service;
+        config.server = self.server;
+        config.slots = self.slots;
+        config.calls_max = self.calls_max;
+        config.pending_bytes_max = self.pending_bytes_max;
+        config.request_len_max = self.request_len_max;
+        config.reply_len_max = self.reply_len_max;
+        config.handshake_timeout = self.connect_timeout;
+        config
     }
 }
 

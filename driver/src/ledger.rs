@@ -23,8 +23,7 @@
 //!   ledger's own transaction, and its completion record is written in the same one: one commit, and exactly once across
 //!   crashes.
 //!
-//! A durable client would need none of this: what it must keep is its session's id and the calls that it has not
-//! settled, and that is the client machine's to say.
+//! What a client keeps, to survive its own crash, is another thing: see [`journal`](crate::journal).
 //!
 //! [`writing`] says how to write one.
 

@@ -5,7 +5,8 @@
 //! | make calls | [`Client`], [`Method`], [`Outcome`], [`Ticket`] |
 //! | execute them | [`Server`], [`ServerBuilder`], [`Context`] |
 //! | write a transport | [`Connect`], [`Accept`], [`ByteStream`] |
-//! | survive a crash | [`ledger`], [`ServerBuilder::ledger`] |
+//! | survive a crash of the server | [`ledger`], [`ServerBuilder::ledger`] |
+//! | survive a crash of the client | [`journal`], [`DurableClient`] |
 //! | choose the executor, or simulate | [`Runtime`], [`SmolRuntime`] |
 //!
 //! The rules S1 to S32 that comments cite are stated in the core's `PROTOCOL.md`. Nothing here decides what happens to a
@@ -69,6 +70,7 @@ mod buffer;
 mod client;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod journal;
 pub mod ledger;
 mod method;
 mod nonblocking;
@@ -81,7 +83,10 @@ mod sync;
 mod transport;
 
 pub use bytes::Bytes;
-pub use client::{Call, CallFuture, Client, ClientOptions, ClientStatus, Ticket};
+pub use client::{
+    Call, CallFuture, Client, ClientOptions, ClientStatus, Delivery, DurableCall, DurableClient,
+    LeftCall, Receipt, Ticket,
+};
 pub use method::Method;
 pub use nonblocking::Nonblocking;
 pub use oncewire_core as core;

@@ -1,4 +1,4 @@
-//! Opening, creating and locking files, and what is wrong with them.
+//! Opening, creating and locking files, of ledgers and of journals, and what is wrong with them.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, Write};
@@ -19,6 +19,37 @@ pub(crate) const SESSIONS: TableDefinition<'_, &[u8; 16], &[u8]> =
 /// Calls by session id and slot, in big-endian order.
 pub(crate) const CALLS: TableDefinition<'_, &[u8; 18], &[u8]> =
     TableDefinition::new("oncewire.calls");
+
+/// What a file is for, and how a person is told of it.
+pub(crate) struct Kind {
+    noun: &'static str,
+    /// Only files of this kind have it.
+    meta: TableDefinition<'static, &'static str, &'static [u8]>,
+    /// What to do when a file of this kind is broken.
+    remedy: &'static str,
+    /// What to do when it is corrupt inside.
+    remedy_inside: &'static str,
+}
+
+/// Ledgers of servers.
+pub(crate) const LEDGER: Kind = Kind {
+    noun: "ledger",
+    meta: META,
+    remedy: "restore a copy",
+    remedy_inside: "restore a copy with `oncewire-ledger restore`",
+};
+
+/// Journals of clients.
+pub(crate) const JOURNAL: Kind = Kind {
+    noun: "journal",
+    meta: TableDefinition::new("oncewire.journal.meta"),
+    // A copy would make its client use numbers again.
+    remedy: NO_COPY,
+    remedy_inside: NO_COPY,
+};
+
+const NO_COPY: &str = "what it held cannot be learned from it any more, and no copy may take its place: remove it \
+                       when its calls have been seen to by other means";
 
 const FORMAT: &str = "format";
 const SERVER: &str = "server";
@@ -41,9 +72,49 @@ pub(crate) struct OpenFile {
 pub(crate) fn open_or_create(path: &Path) -> Result<OpenFile, LedgerError> {
     let lock = lock(path)?;
     if !path.try_exists().map_err(|error| unusable(path, &error))? {
-        create(path, random_id()?)?;
+        let server = random_id()?;
+        create(path, &LEDGER, |database| write_identity(database, server, 0))?;
     }
     open_locked(path, lock)
+}
+
+/// Opens a journal, and makes one if there is no such file. Returns it and the lock that keeps others away.
+pub(crate) fn open_journal(path: &Path) -> Result<(Database, File), LedgerError> {
+    let lock = lock_as(path, &JOURNAL)?;
+    if !path.try_exists().map_err(|error| unusable(path, &error))? {
+        create(path, &JOURNAL, write_journal)?;
+    }
+    let database = open_database(path, &JOURNAL)?;
+    check_journal(path, &database)?;
+    Ok((database, lock))
+}
+
+/// A journal on a storage that is no file; made there if the storage is empty.
+pub(crate) fn open_journal_backend(backend: impl StorageBackend) -> Result<Database, LedgerError> {
+    let path = Path::new("the journal's storage");
+    let fresh = backend.len().map_err(|error| unusable(path, &error))? == 0;
+    let database = builder()
+        .create_with_backend(backend)
+        .map_err(|error| JOURNAL.database_error(path, error))?;
+    if fresh {
+        write_journal(&database).map_err(|error| unusable(path, &error))?;
+    }
+    check_journal(path, &database)?;
+    Ok(database)
+}
+
+fn write_journal(database: &Database) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    write_format(&transaction, &JOURNAL)?;
+    Ok(transaction.commit()?)
+}
+
+fn check_journal(path: &Path, database: &Database) -> Result<(), LedgerError> {
+    let checked = database
+        .begin_read()
+        .map_err(|error| cannot_be_read(&error))
+        .and_then(|transaction| open_meta(&transaction, &JOURNAL).map(drop));
+    checked.map_err(|why| JOURNAL.wrong(path, &why))
 }
 
 /// Opens a ledger that exists.
@@ -56,10 +127,14 @@ pub(crate) fn open(path: &Path) -> Result<OpenFile, LedgerError> {
 }
 
 fn open_locked(path: &Path, lock: File) -> Result<OpenFile, LedgerError> {
-    check_magic(path)?;
-    let database = builder().open(path).map_err(|error| database_error(path, error))?;
+    let database = open_database(path, &LEDGER)?;
     let identity = read_identity(&database).map_err(|why| wrong(path, &why))?;
     Ok(OpenFile { database, identity, lock: Some(lock) })
+}
+
+fn open_database(path: &Path, kind: &Kind) -> Result<Database, LedgerError> {
+    check_magic(path, kind)?;
+    builder().open(path).map_err(|error| kind.database_error(path, error))
 }
 
 /// A ledger on a storage that is no file; made there if the storage is empty.
@@ -69,8 +144,9 @@ pub(crate) fn open_backend(
 ) -> Result<OpenFile, LedgerError> {
     let path = Path::new("the ledger's storage");
     let fresh = backend.len().map_err(|error| unusable(path, &error))? == 0;
-    let database =
-        builder().create_with_backend(backend).map_err(|error| database_error(path, error))?;
+    let database = builder()
+        .create_with_backend(backend)
+        .map_err(|error| LEDGER.database_error(path, error))?;
     if fresh {
         write_identity(&database, server, 0).map_err(|error| unusable(path, &error))?;
     }
@@ -85,15 +161,19 @@ fn builder() -> redb::Builder {
     builder
 }
 
-/// Makes a ledger under another name first, so that there is never half of one.
-fn create(path: &Path, server: ServerId) -> Result<(), LedgerError> {
+/// Makes a file under another name first, so that there is never half of one.
+fn create(
+    path: &Path,
+    kind: &Kind,
+    write: impl FnOnce(&Database) -> Result<(), redb::Error>,
+) -> Result<(), LedgerError> {
     let new = beside(path, "new");
     match std::fs::remove_file(&new) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(unusable(&new, &error)),
         _ => {}
     }
-    let database = builder().create(&new).map_err(|error| database_error(&new, error))?;
-    write_identity(&database, server, 0).map_err(|error| unusable(&new, &error))?;
+    let database = builder().create(&new).map_err(|error| kind.database_error(&new, error))?;
+    write(&database).map_err(|error| unusable(&new, &error))?;
     drop(database);
     put_in_place(&new, path)
 }
@@ -121,14 +201,19 @@ pub(crate) fn write_identity(
 ) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     {
+        write_format(&transaction, &LEDGER)?;
         let mut meta = transaction.open_table(META)?;
-        meta.insert(FORMAT, &FORMAT_NUMBER.to_le_bytes()[..])?;
         meta.insert(SERVER, &server.to_bytes()[..])?;
         meta.insert(COMMIT, &commit.to_le_bytes()[..])?;
         transaction.open_table(SESSIONS)?;
         transaction.open_table(CALLS)?;
     }
     Ok(transaction.commit()?)
+}
+
+fn write_format(transaction: &redb::WriteTransaction, kind: &Kind) -> Result<(), redb::Error> {
+    transaction.open_table(kind.meta)?.insert(FORMAT, &FORMAT_NUMBER.to_le_bytes()[..])?;
+    Ok(())
 }
 
 /// Notes how far the ledger has come, in the transaction that goes there.
@@ -142,31 +227,9 @@ pub(crate) fn write_commit(
 
 /// Whose ledger it is, or what it is instead.
 fn read_identity(database: &Database) -> Result<Identity, String> {
-    let broken = |error: &dyn std::fmt::Display| format!("it cannot be read: {error}");
-    let transaction = database.begin_read().map_err(|error| broken(&error))?;
-    let meta = match transaction.open_table(META) {
-        Ok(meta) => meta,
-        Err(TableError::TableDoesNotExist(_)) => {
-            return Err("it is a redb file, but no Oncewire ledger: choose another path".to_owned());
-        }
-        Err(error) => return Err(broken(&error)),
-    };
-    let field = |name: &str| -> Result<Vec<u8>, String> {
-        let value = meta.get(name).map_err(|error| broken(&error))?;
-        Ok(value.map(|value| value.value().to_vec()).unwrap_or_default())
-    };
-    let format = field(FORMAT)?.try_into().map(u32::from_le_bytes);
-    match format {
-        Ok(FORMAT_NUMBER) => {}
-        Ok(later) if later > FORMAT_NUMBER => {
-            return Err(format!(
-                "it has format {later}, and this version knows formats up to {FORMAT_NUMBER}: \
-                 use the version of oncewire-ledger-redb that wrote it, or a later one"
-            ));
-        }
-        _ => return Err("its format number is broken: restore a copy".to_owned()),
-    }
-    match (field(SERVER)?.try_into(), field(COMMIT)?.try_into()) {
+    let transaction = database.begin_read().map_err(|error| cannot_be_read(&error))?;
+    let meta = open_meta(&transaction, &LEDGER)?;
+    match (field(&meta, SERVER)?.try_into(), field(&meta, COMMIT)?.try_into()) {
         (Ok(server), Ok(commit)) => Ok(Identity {
             server: ServerId::from_bytes(server),
             commit: u64::from_le_bytes(commit),
@@ -175,8 +238,43 @@ fn read_identity(database: &Database) -> Result<Identity, String> {
     }
 }
 
+type Meta = redb::ReadOnlyTable<&'static str, &'static [u8]>;
+
+/// What a file says of itself, if it is of this kind and this version can read it.
+fn open_meta(transaction: &redb::ReadTransaction, kind: &Kind) -> Result<Meta, String> {
+    let noun = kind.noun;
+    let meta = match transaction.open_table(kind.meta) {
+        Ok(meta) => meta,
+        Err(TableError::TableDoesNotExist(_)) => {
+            return Err(format!("it is a redb file, but no Oncewire {noun}: choose another path"));
+        }
+        Err(error) => return Err(cannot_be_read(&error)),
+    };
+    match field(&meta, FORMAT)?.try_into().map(u32::from_le_bytes) {
+        Ok(FORMAT_NUMBER) => Ok(meta),
+        Ok(later) if later > FORMAT_NUMBER => Err(format!(
+            "it has format {later}, and this version knows formats up to {FORMAT_NUMBER}: \
+             use the version of oncewire-ledger-redb that wrote it, or a later one"
+        )),
+        _ => Err(format!("its format number is broken: {}", kind.remedy)),
+    }
+}
+
+fn field(meta: &Meta, name: &str) -> Result<Vec<u8>, String> {
+    let value = meta.get(name).map_err(|error| cannot_be_read(&error))?;
+    Ok(value.map(|value| value.value().to_vec()).unwrap_or_default())
+}
+
+fn cannot_be_read(error: &dyn std::fmt::Display) -> String {
+    format!("it cannot be read: {error}")
+}
+
 /// Keeps other servers away, and tells them who we are.
 pub(crate) fn lock(path: &Path) -> Result<File, LedgerError> {
+    lock_as(path, &LEDGER)
+}
+
+fn lock_as(path: &Path, kind: &Kind) -> Result<File, LedgerError> {
     let lock_path = beside(path, "lock");
     let mut options = OpenOptions::new();
     let opened = options.read(true).write(true).create(true).truncate(false).open(&lock_path);
@@ -190,7 +288,7 @@ pub(crate) fn lock(path: &Path) -> Result<File, LedgerError> {
                 Ok(1..) => format!("process {}", pid.trim()),
                 _ => "another process".to_owned(),
             };
-            return Err(wrong(
+            return Err(kind.wrong(
                 path,
                 &format!("{holder} uses it: end that first, or choose another path"),
             ));
@@ -213,22 +311,27 @@ pub(crate) fn beside(path: &Path, ending: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn check_magic(path: &Path) -> Result<(), LedgerError> {
+fn check_magic(path: &Path, kind: &Kind) -> Result<(), LedgerError> {
     let opened = OpenOptions::new().read(true).write(true).open(path);
     let mut file = opened.map_err(|error| unusable(path, &error))?;
     forget_cached(&file).map_err(|error| unusable(path, &error))?;
     let mut start = [0; MAGIC.len()];
     match file.read_exact(&mut start) {
         Ok(()) if start == MAGIC => Ok(()),
-        Ok(()) => Err(wrong(
+        Ok(()) => Err(kind.wrong(
             path,
-            "it is something else, or its beginning was overwritten: choose another path, or \
-             restore a copy",
+            &format!(
+                "it is something else, or its beginning was overwritten: choose another path, or {}",
+                kind.remedy
+            ),
         )),
-        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Err(wrong(
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Err(kind.wrong(
             path,
-            "it is empty or cut off: restore a copy; only if there never was one, remove it, and \
-             a new one is made",
+            &format!(
+                "it is empty or cut off: {}; only if there never was one, remove it, and a new \
+                 one is made",
+                kind.remedy
+            ),
         )),
         Err(error) => Err(unusable(path, &error)),
     }
@@ -246,9 +349,9 @@ fn forget_cached(file: &File) -> std::io::Result<()> {
     Ok(())
 }
 
-/// What is wrong with a file, and what to do.
+/// What is wrong with a ledger, and what to do.
 pub(crate) fn wrong(path: &Path, why: &str) -> LedgerError {
-    LedgerError::new(format!("the ledger {} cannot be used: {why}", path.display()))
+    LEDGER.wrong(path, why)
 }
 
 /// What the system says of a file.
@@ -260,29 +363,34 @@ pub(crate) fn unusable(path: &Path, error: &dyn std::fmt::Display) -> LedgerErro
     ))
 }
 
-fn database_error(path: &Path, error: DatabaseError) -> LedgerError {
-    match error {
-        DatabaseError::DatabaseAlreadyOpen => {
-            wrong(path, "another program has it open: end that first")
-        }
-        DatabaseError::UpgradeRequired(format) => wrong(
-            path,
-            &format!(
-                "its redb file format {format} is not that of this version: use the version that wrote it"
-            ),
-        ),
-        DatabaseError::Storage(StorageError::Corrupted(what)) => wrong(
-            path,
-            &format!("it is corrupt ({what}): restore a copy with `oncewire-ledger restore`"),
-        ),
-        DatabaseError::Storage(StorageError::Io(error))
-            if matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) =>
-        {
-            wrong(
+impl Kind {
+    fn wrong(&self, path: &Path, why: &str) -> LedgerError {
+        let noun = self.noun;
+        LedgerError::new(format!("the {noun} {} cannot be used: {why}", path.display()))
+    }
+
+    fn database_error(&self, path: &Path, error: DatabaseError) -> LedgerError {
+        let corrupt = |what: &dyn std::fmt::Display| {
+            self.wrong(path, &format!("it is corrupt ({what}): {}", self.remedy_inside))
+        };
+        match error {
+            DatabaseError::DatabaseAlreadyOpen => {
+                self.wrong(path, "another program has it open: end that first")
+            }
+            DatabaseError::UpgradeRequired(format) => self.wrong(
                 path,
-                &format!("it is corrupt ({error}): restore a copy with `oncewire-ledger restore`"),
-            )
+                &format!(
+                    "its redb file format {format} is not that of this version: use the version \
+                     that wrote it"
+                ),
+            ),
+            DatabaseError::Storage(StorageError::Corrupted(what)) => corrupt(&what),
+            DatabaseError::Storage(StorageError::Io(error))
+                if matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) =>
+            {
+                corrupt(&error)
+            }
+            other => unusable(path, &other),
         }
-        other => unusable(path, &other),
     }
 }

@@ -25,6 +25,7 @@
 //! |---|---|
 //! | `file.rs` | opens, creates and locks files; says what is wrong with them |
 //! | `store.rs` | batches to commits, records to bytes |
+//! | `journal.rs` | the other side: what a client has asked for survives its crash |
 //! | `tool.rs` | what the program `oncewire-ledger` does |
 //!
 //! # What the file holds
@@ -43,6 +44,7 @@
 #![deny(missing_docs)]
 
 mod file;
+mod journal;
 mod store;
 pub mod tool;
 
@@ -55,6 +57,7 @@ use oncewire_driver::ledger::{Batch, Identity, Ledger, LedgerError, LedgerThread
 use redb::{Key, TableError, Value};
 use redb::{MultimapTable, MultimapTableDefinition, ReadTransaction, Table, TableDefinition};
 
+pub use journal::{RedbJournal, RedbJournalStore};
 pub use store::RedbStore;
 
 /// A ledger in a file of redb, on a thread of its own.

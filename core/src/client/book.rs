@@ -20,6 +20,16 @@ impl Default for Occupant {
     }
 }
 
+impl Occupant {
+    pub(super) fn of(index: u32) -> Occupant {
+        Occupant(index)
+    }
+
+    pub(super) fn is_free(&self) -> bool {
+        self.0 == NIL
+    }
+}
+
 /// All calls of a client.
 ///
 /// Invariants: a call is on `waiting` while it has no xid, on `unsettled` from its first byte to its answer, in xid
@@ -27,23 +37,27 @@ impl Default for Occupant {
 #[cfg_attr(feature = "explore", derive(Clone, Hash))]
 pub(super) struct Book<S: ClientStorage> {
     pub(super) calls: S::Calls,
-    slots: S::SlotMap,
+    pub(super) slots: S::SlotMap,
     /// Every slot below this one is taken.
     slot_hint: u32,
-    waiting: List<QUEUE>,
-    unsettled: List<QUEUE>,
-    unsettled_len: usize,
-    todo: List<TODO>,
-    events: List<EVENT>,
+    pub(super) waiting: List<QUEUE>,
+    pub(super) unsettled: List<QUEUE>,
+    pub(super) unsettled_len: usize,
+    pub(super) todo: List<TODO>,
+    pub(super) events: List<EVENT>,
     timers: Timers<S>,
     /// The body of the call that was released last, cleared: the next call's, so that lone calls need no memory.
     spare: S::Body,
     /// Bytes of all bodies kept.
     bytes: usize,
     /// The highest xid given; 0 before the first.
-    last_xid: u64,
+    pub(super) last_xid: u64,
     /// The highest xid settled.
-    settled_high: u64,
+    pub(super) settled_high: u64,
+    /// The highest xid that may be told to the server, in X too: an owner that keeps its calls knows all up to it.
+    pub(super) recorded: u64,
+    /// The first call that has its xid and waits for its record.
+    pub(super) unrecorded: Option<u32>,
     /// The slots that this session may use.
     granted: u32,
     /// No higher xid can be given.
@@ -70,6 +84,8 @@ impl<S: ClientStorage> Default for Book<S> {
             bytes: 0,
             last_xid: 0,
             settled_high: 0,
+            recorded: 0,
+            unrecorded: None,
             granted: 0,
             exhausted: false,
             resume_at: None,
@@ -126,11 +142,13 @@ impl<S: ClientStorage> Book<S> {
     }
 
     /// X: everything at or below it is settled (S9). Numbers between settled ones were never used.
+    ///
+    /// Nor does it pass what is recorded: an owner that is restored from its records would use those numbers (S8).
     #[inline]
     pub(super) fn acked(&self) -> u64 {
         match self.unsettled.front().and_then(|index| self.calls.at(index)?.xid) {
-            Some(lowest) => lowest.get() - 1,
-            None => self.last_xid,
+            Some(lowest) => (lowest.get() - 1).min(self.recorded),
+            None => self.recorded,
         }
     }
 
@@ -185,6 +203,11 @@ impl<S: ClientStorage> Book<S> {
         let entry = self.calls.at_mut(index)?;
         entry.stage = Stage::Unsettled;
         entry.xid = Some(xid);
+        if entry.held {
+            self.unrecorded.get_or_insert(index);
+        } else {
+            self.recorded = xid.get();
+        }
         Some(xid)
     }
 
@@ -201,7 +224,7 @@ impl<S: ClientStorage> Book<S> {
         (slot < self.granted).then_some(slot)
     }
 
-    fn slot_of(&self, xid: Xid) -> u32 {
+    pub(super) fn slot_of(&self, xid: Xid) -> u32 {
         (xid.get() % u64::from(self.granted.max(1))) as u32
     }
 
@@ -214,7 +237,8 @@ impl<S: ClientStorage> Book<S> {
     }
 
     pub(super) fn was_given(&self, xid: Xid) -> bool {
-        xid.get() <= self.last_xid
+        // What waits for its record was not handed, and cannot be answered.
+        xid.get() <= self.recorded
     }
 
     /// The slots from `base` on everything of which is settled, as the bits of an `Ack`; `None` behind the last one.
@@ -234,13 +258,24 @@ impl<S: ClientStorage> Book<S> {
 
     /// Settles a call whose outcome no received data brings.
     pub(super) fn settle_with(&mut self, index: u32, outcome: Outcome<'static>) {
+        if self.calls.at(index).is_some_and(|entry| entry.held) {
+            if self.answer_held(index).is_some() {
+                self.push_event(index, outcome);
+            }
+            return;
+        }
+        self.settle_at_once(index, outcome);
+    }
+
+    fn settle_at_once(&mut self, index: u32, outcome: Outcome<'static>) {
         if self.unlink_settled(index) == Some(true) {
             self.push_event(index, outcome);
         }
         self.release(index);
     }
 
-    /// Takes an unsettled call off the lists; says whether somebody listens. `None` if it was not unsettled.
+    /// Takes an unsettled call off the lists, and forgets an event of it that was not polled; says whether somebody
+    /// listens. `None` if it was not unsettled.
     #[inline]
     fn unlink_settled(&mut self, index: u32) -> Option<bool> {
         let entry = self.calls.at_mut(index)?;
@@ -254,6 +289,9 @@ impl<S: ClientStorage> Book<S> {
         self.settled_high = self.settled_high.max(xid);
         if self.resume_at == Some(index) {
             self.advance_resume();
+        }
+        if self.unrecorded == Some(index) {
+            self.unrecorded = self.unsettled.next(&self.calls, index);
         }
         self.unsettled.unlink(&mut self.calls, index);
         self.unsettled_len -= 1;
@@ -387,7 +425,7 @@ impl<S: ClientStorage> Book<S> {
         while let Some(index) = next {
             next = self.unsettled.next(&self.calls, index);
             if let Some(entry) = self.calls.at_mut(index) {
-                entry.broken = true;
+                entry.broken |= entry.carried != Carried::Never;
                 (entry.asks, entry.stale_asks) = (0, 0);
                 entry.again_at = Instant::FAR_FUTURE;
                 entry.tries = 0;
@@ -395,14 +433,17 @@ impl<S: ClientStorage> Book<S> {
         }
     }
 
-    /// S3: calls of the lost session are unknown for good, but for idempotent ones, which are repeated (S22).
+    /// S3: calls of the lost session are unknown for good, but for idempotent ones, which are repeated (S22), and for
+    /// held ones of which no byte was handed.
     pub(super) fn lose_session(&mut self) {
         let mut repeated = List::<QUEUE>::default();
+        self.unrecorded = None;
         while let Some(index) = self.unsettled.front() {
-            let again = self.calls.at(index).is_some_and(|e| e.idempotent && e.unwanted.is_none());
+            let again = self.calls.at(index).is_some_and(|e| {
+                !e.answered && (e.idempotent && e.unwanted.is_none() || e.never_handed())
+            });
             if !again {
-                let why = Unknown::SessionEnded;
-                self.settle_with(index, Outcome::Unknown { why, ticket: false });
+                self.lose_call(index);
                 continue;
             }
             self.free_slot_of(index);
@@ -421,6 +462,21 @@ impl<S: ClientStorage> Book<S> {
         }
     }
 
+    /// Settles a call of a lost session; the outcome that a held one has stays the one it has.
+    fn lose_call(&mut self, index: u32) {
+        let Some(entry) = self.calls.at_mut(index) else { return };
+        let why = Unknown::SessionEnded;
+        if !entry.answered {
+            return self.settle_at_once(index, Outcome::Unknown { why, ticket: false });
+        }
+        let untold = entry.event.take();
+        self.unlink_settled(index);
+        if let Some(outcome) = untold {
+            self.push_event(index, outcome);
+        }
+        self.release(index);
+    }
+
     /// Ends everything that waits, as not executed.
     pub(super) fn end_waiting(&mut self, why: NotExecuted) {
         while let Some(index) = self.waiting.front() {
@@ -434,6 +490,8 @@ impl<S: ClientStorage> Book<S> {
     pub(super) fn start_session(&mut self, xid_before_first: u64) {
         debug_assert!(self.unsettled.is_empty());
         self.last_xid = xid_before_first;
+        self.recorded = xid_before_first;
+        self.unrecorded = None;
         self.settled_high = 0;
         self.exhausted = false;
         self.slot_hint = 0;

@@ -34,6 +34,10 @@ pub struct Entry<B> {
     pub(super) broken: bool,
     /// The server is to be told that nobody wants it.
     pub(super) cancelled: bool,
+    /// Its owner settles it.
+    pub(super) held: bool,
+    /// It is held and has its final outcome: nothing more is sent of it, and its slot stays taken.
+    pub(super) answered: bool,
     /// The connection on which it was last handed or asked for, and which of the two.
     pub(super) carried: Carried,
     /// `Ask`s handed on this connection since the request last was; each may bring a `NotSeen`.
@@ -56,7 +60,7 @@ pub struct Entry<B> {
 pub(super) enum Stage {
     /// No byte was handed; no xid.
     Waiting,
-    /// Handed; occupies its slot.
+    /// Handed, or, if it is held, about to be; occupies its slot.
     Unsettled,
     /// Over; waits for its event to be polled or its last bytes to leave.
     Settled,
@@ -128,6 +132,8 @@ impl<B> Entry<B> {
             unwanted: None,
             broken: false,
             cancelled: false,
+            held: call.held && !call.one_way,
+            answered: false,
             carried: Carried::Never,
             asks: 0,
             stale_asks: 0,
@@ -141,6 +147,11 @@ impl<B> Entry<B> {
 
     pub(super) fn handed(&self) -> Handed {
         Handed { idempotent: self.idempotent, broken: self.broken, wanted: self.unwanted.is_none() }
+    }
+
+    /// Whether it has its xid, and no byte of it was handed: only of a held call can this be seen (S8).
+    pub(super) fn never_handed(&self) -> bool {
+        self.stage == Stage::Unsettled && self.carried == Carried::Never && !self.broken
     }
 
     /// Why it would be settled as not executed now.

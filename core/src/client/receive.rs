@@ -105,6 +105,11 @@ impl<S: ClientStorage> Client<S> {
             return Ok(None);
         };
         let Some(entry) = self.book.calls.at_mut(index) else { return Ok(None) };
+        if entry.answered {
+            self.counters.late_answers += 1;
+            return Ok(None);
+        }
+        let held = entry.held;
         let asked = entry.carried == Carried::Asked { epoch: self.epoch };
         if header.status == Status::NotSeen {
             // On a lossy link the call may have been sent since it was asked for, and asked for once more: there are
@@ -132,6 +137,10 @@ impl<S: ClientStorage> Client<S> {
             Answer::SendAgain => {
                 self.book.note_todo(index, |todo| todo.send = true);
                 Ok(None)
+            }
+            Answer::Settle(outcome) if held => {
+                let call = self.book.answer_held(index);
+                Ok(call.map(|call| Reply { call, outcome }))
             }
             Answer::Settle(outcome) => {
                 let call = self.book.settle(index);

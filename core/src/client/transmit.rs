@@ -3,7 +3,7 @@
 use core::num::NonZeroUsize;
 use core::time::Duration;
 
-use super::entry::{Carried, Stage, Todo};
+use super::entry::{Carried, Entry, Stage, Todo};
 use super::{Client, Phase};
 use crate::fate::{self, Repeated, Resumed};
 use crate::outcome::NotExecuted;
@@ -86,7 +86,8 @@ enum Step {
 
 impl<S: ClientStorage> Client<S> {
     /// Writes what is to be sent at the front of `out` and returns its length; `None` when there is nothing to send.
-    /// Bytes so written count as handed. Poll until `None` after every other `&mut self` call.
+    /// Bytes so written count as handed. Poll until `None` after every other `&mut self` call. Held calls leave only once
+    /// [`poll_record`](Client::poll_record) has given them out and [`recorded`](Client::recorded) was said of them.
     ///
     /// `out` must hold at least [`wire::CONTROL_LEN_MAX`] bytes: in a shorter one, some frames never fit.
     #[inline]
@@ -179,6 +180,15 @@ impl<S: ClientStorage> Client<S> {
             self.book.advance_resume();
             return Step::More;
         };
+        if entry.answered {
+            self.book.advance_resume();
+            return Step::More;
+        }
+        if entry.xid.is_some_and(|xid| xid.get() > self.book.recorded) {
+            // Neither it nor any after it was ever handed.
+            self.book.resume_at = None;
+            return Step::More;
+        }
         let above_h = entry.xid.is_some_and(|xid| xid.get() > self.seen);
         let cancelled = entry.cancelled;
         let sent = match fate::resumed(entry.handed(), above_h) {
@@ -235,16 +245,12 @@ impl<S: ClientStorage> Client<S> {
     fn send_waiting(&mut self, out: &mut Writer<'_>) -> Step {
         let Some(index) = self.book.first_waiting() else { return Step::Stop };
         let Some(entry) = self.book.calls.at(index) else { return Step::Stop };
-        let granted = self.session.map_or(0, |session| session.grants.request_len_max);
+        if entry.held || self.book.unrecorded.is_some() {
+            // S13: what waits for its record is not overtaken.
+            return Step::Stop;
+        }
         let len = entry.body.as_slice().len();
-        let unfit = if entry.deadline <= self.now {
-            Some(NotExecuted::DeadlinePassed)
-        } else if len > granted as usize {
-            Some(NotExecuted::RequestTooLarge)
-        } else {
-            None
-        };
-        if let Some(why) = unfit {
+        if let Some(why) = self.unfit(entry) {
             let outcome = fate::not_executed(entry.handed(), why);
             self.book.end(index, outcome);
             return Step::More;
@@ -257,6 +263,19 @@ impl<S: ClientStorage> Client<S> {
             return Step::Stop;
         }
         if self.send_request(index, out) { Step::More } else { Step::Stop }
+    }
+
+    /// Why a call that waits cannot be handed, if it cannot.
+    #[inline]
+    pub(super) fn unfit(&self, entry: &Entry<S::Body>) -> Option<NotExecuted> {
+        let granted = self.session.map_or(0, |session| session.grants.request_len_max);
+        if entry.deadline <= self.now {
+            Some(NotExecuted::DeadlinePassed)
+        } else if entry.body.as_slice().len() > granted as usize {
+            Some(NotExecuted::RequestTooLarge)
+        } else {
+            None
+        }
     }
 
     /// Begins to hand a request; false if there is no room for its beginning.

@@ -10,10 +10,11 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use oncewire_core::{
-    Call, CallError, Client as Machine, ClientConfig, ClientEvent, CloseReason, Heap, Instant,
+    Call, CallError, CallId, Client as Machine, ClientEvent, CloseReason, Heap, Instant,
     NotExecuted,
 };
 
+use super::durable::Desk;
 use super::waits::{WaitId, Waits};
 use super::{ClientOptions, ClientStatus};
 use crate::buffer::{ReadBuffer, WriteBuffer};
@@ -46,6 +47,8 @@ pub(super) struct Shared {
 
 pub(super) struct State {
     pub(super) machine: Machine<Heap>,
+    /// Of a durable client, whose calls are not among `waits`.
+    pub(super) durable: Option<Box<Desk>>,
     pub(super) stream: Option<BoxStream>,
     read: ReadBuffer,
     write: WriteBuffer,
@@ -75,7 +78,7 @@ pub(super) struct State {
     pub(super) answered: bool,
     /// The next attempt to connect need not wait.
     pub(super) redial_now: bool,
-    to_wake: Vec<Waker>,
+    pub(super) to_wake: Vec<Waker>,
     /// The call that is being polled: it takes its outcome itself.
     polled: Option<WaitId>,
     /// Whether replies come so soon that nobody need sleep for them.
@@ -110,17 +113,20 @@ impl Shared {
         options: ClientOptions,
         runtime: Arc<dyn Runtime>,
     ) -> Arc<Shared> {
-        let mut config = ClientConfig::default();
-        config.service = options.service;
-        config.server = options.server;
-        config.slots = options.slots;
-        config.calls_max = options.calls_max;
-        config.pending_bytes_max = options.pending_bytes_max;
-        config.request_len_max = options.request_len_max;
-        config.reply_len_max = options.reply_len_max;
-        config.handshake_timeout = options.connect_timeout;
+        let machine = Machine::new(options.machine_config());
+        Shared::with_machine(connector, options, runtime, machine, None)
+    }
+
+    pub(super) fn with_machine(
+        connector: Box<dyn Connect>,
+        options: ClientOptions,
+        runtime: Arc<dyn Runtime>,
+        machine: Machine<Heap>,
+        durable: Option<Box<Desk>>,
+    ) -> Arc<Shared> {
         let state = State {
-            machine: Machine::new(config),
+            machine,
+            durable,
             stream: None,
             read: ReadBuffer::default(),
             write: WriteBuffer::default(),
@@ -315,6 +321,9 @@ impl Shared {
             }
             state.deliver(now);
             state.waits.end_all(&mut state.to_wake);
+            if let Some(desk) = &mut state.durable {
+                desk.end(&mut state.to_wake);
+            }
             state.wake_watchers();
         });
     }
@@ -556,7 +565,7 @@ impl State {
                     if let Some(reply) = received.item {
                         self.answered = true;
                         let outcome = RawOutcome::new(reply.outcome, large.as_ref());
-                        self.waits.tell(reply.call, outcome, self.polled, &mut self.to_wake);
+                        self.tell(reply.call, outcome);
                     }
                     Ok((received.consumed, received.wanted, more))
                 }
@@ -578,6 +587,18 @@ impl State {
                     self.lose_stream(now, error.to_string());
                     return;
                 }
+            }
+        }
+    }
+
+    /// A call has an outcome.
+    #[inline]
+    fn tell(&mut self, call: CallId, outcome: RawOutcome) {
+        match &mut self.durable {
+            None => self.waits.tell(call, outcome, self.polled, &mut self.to_wake),
+            Some(desk) => {
+                let refused = self.machine.refusal().is_some();
+                desk.answer(call, outcome, refused, &mut self.to_wake);
             }
         }
     }
@@ -678,7 +699,7 @@ impl State {
                 ClientEvent::SessionLost(end) => self.last_error = Some(end.to_string()),
                 ClientEvent::Ended { call, outcome } => {
                     let outcome = RawOutcome::new(outcome, None);
-                    self.waits.tell(call, outcome, self.polled, &mut self.to_wake);
+                    self.tell(call, outcome);
                 }
                 ClientEvent::Closed => {
                     self.closed = true;

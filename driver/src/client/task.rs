@@ -198,8 +198,11 @@ impl Future for ClientTask {
                 state.armed = at.unwrap_or(Instant::FAR_FUTURE);
                 at
             }) else {
+                // `end` sees to what is left to write.
                 return Poll::Ready(());
             };
+            // After all that was ready has noted what it wants written, so that it goes in one batch.
+            shared.submit();
             if dialled {
                 continue;
             }
@@ -214,5 +217,6 @@ impl Future for ClientTask {
 impl Drop for ClientTask {
     fn drop(&mut self) {
         self.shared.end();
+        self.shared.submit();
     }
 }

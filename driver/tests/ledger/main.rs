@@ -5,5 +5,8 @@
 
 mod cases;
 mod disk;
+mod durable;
+mod journal;
+mod process;
 mod sim;
 mod world;

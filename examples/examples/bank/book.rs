@@ -21,6 +21,18 @@ impl Book {
         Book { client: unique(), records: Mutex::default(), journal }
     }
 
+    /// The book of a client that was started again.
+    pub(crate) fn resume(client: u64, records: Records, journal: Arc<Journal>) -> Book {
+        Book { client, records: Mutex::new(records), journal: Some(journal) }
+    }
+
+    /// What became of an operation of an earlier run is about to be learned.
+    pub(crate) fn learned_late(&self, number: u64) {
+        if let Some(journal) = &self.journal {
+            journal.write_late(Operation { client: self.client, number });
+        }
+    }
+
     /// An operation is about to begin; returns its name.
     pub(crate) fn begin(
         &self,

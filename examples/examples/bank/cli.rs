@@ -79,6 +79,9 @@ pub(crate) struct CrashTestArgs {
     /// Money moves in the ledger's own transactions, instead of in handlers whose calls it records.
     #[arg(long)]
     pub(crate) transactional: bool,
+    /// Clients keep their calls on disk too: those that were killed are started again, and learn what became of each.
+    #[arg(long)]
+    pub(crate) durable: bool,
     /// The ledger's disk lies: replies leave before they are durable. The test must fail.
     #[arg(long)]
     pub(crate) broken_ledger: bool,
@@ -113,8 +116,12 @@ pub(crate) struct ClientArgs {
     #[arg(long)]
     pub(crate) at_least_once: bool,
     /// Writes each operation down before it begins.
-    #[arg(long, hide = true)]
+    #[arg(long)]
     pub(crate) journal: Option<PathBuf>,
+    /// Keeps its calls on disk, beside the file of --journal: killed and started again with the same arguments, it learns
+    /// what became of each, and goes on.
+    #[arg(long, requires = "journal", conflicts_with = "at_least_once")]
+    pub(crate) durable: bool,
 }
 
 #[derive(Debug, Args)]

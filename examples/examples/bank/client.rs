@@ -22,7 +22,7 @@ use crate::service::{
 };
 
 /// How long a client tries to reach its server at first.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the bank is given to tell what it has in its books, each time it is asked.
 pub(crate) const AUDIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same for a bank that seems to be gone.
@@ -32,9 +32,9 @@ const TICKET_WAIT: Duration = Duration::from_secs(30);
 /// Attempts at reading the bank's books, before they count as out of reach.
 const AUDIT_TRIES: u32 = 3;
 /// What a client's first account holds: enough.
-const RICH_OPENING: u64 = 10_000_000;
+pub(crate) const RICH_OPENING: u64 = 10_000_000;
 /// What its second account holds: so little that the bank declines now and then.
-const POOR_OPENING: u64 = 500;
+pub(crate) const POOR_OPENING: u64 = 500;
 /// Operation numbers before the first call's.
 const OPENINGS: u64 = 2;
 
@@ -55,6 +55,8 @@ pub(crate) struct Load {
     pub(crate) journal: Option<PathBuf>,
     /// Retries whatever has no reply as a new call.
     pub(crate) at_least_once: bool,
+    /// The client goes on with its calls when it was killed.
+    pub(crate) durable: bool,
 }
 
 /// What came of it; printed as JSON.
@@ -68,7 +70,8 @@ pub(crate) struct Report {
     pub(crate) not_executed: u64,
     /// Calls that ended as `Unknown` and were never resolved.
     pub(crate) unknown: u64,
-    /// Calls that ended as `Unknown` and whose ticket told the outcome.
+    /// Calls that ended as `Unknown` and whose ticket told the outcome; of a durable client, calls of a run that was
+    /// killed whose outcome a later run has learned.
     pub(crate) resolved: u64,
     /// Requests sent again.
     pub(crate) resends: u64,
@@ -163,7 +166,7 @@ pub(crate) async fn run(load: &Load) -> Result<Report, String> {
     Ok(report)
 }
 
-fn tell_findings(report: &mut Report, mut findings: Findings) {
+pub(crate) fn tell_findings(report: &mut Report, mut findings: Findings) {
     report.exact = findings.exact();
     report.expected = findings.expected;
     report.expected_min = findings.expected_min;

@@ -11,7 +11,7 @@ use crate::address::Address;
 use crate::chance::{Rng, pause, within};
 use crate::check::{Doubt, Findings, check};
 use crate::cli::CrashTestArgs;
-use crate::client::{AUDIT_TIMEOUT, FAULTS_MAX, Load, ask, connect};
+use crate::client::{AUDIT_TIMEOUT, FAULTS_MAX, Load, Report, ask, connect};
 use crate::journal;
 use crate::process::{ServerProcess, TempDir, report, size, start_client};
 use crate::service::STATS;
@@ -51,6 +51,8 @@ pub(crate) async fn run(args: &CrashTestArgs, seed: u64) -> Result<bool, String>
         server: Some(server),
         clients: Vec::new(),
         journals: Vec::new(),
+        durable: args.durable,
+        transactional: args.transactional,
         rng,
         seed,
         findings: Findings::default(),
@@ -69,6 +71,8 @@ struct CrashTest {
     clients: Vec<Running>,
     /// Of clients that were killed.
     journals: Vec<PathBuf>,
+    durable: bool,
+    transactional: bool,
     rng: Rng,
     seed: u64,
     findings: Findings,
@@ -79,6 +83,7 @@ struct CrashTest {
 struct Running {
     child: Child,
     journal: PathBuf,
+    number: u64,
 }
 
 #[derive(Debug, Default)]
@@ -124,6 +129,11 @@ impl CrashTest {
     async fn start_client(&mut self) -> Result<(), String> {
         let number = self.tally.started;
         self.tally.started += 1;
+        self.start_number(number).await
+    }
+
+    /// The client of this number, for the first time or again.
+    async fn start_number(&mut self, number: u64) -> Result<(), String> {
         let journal = self.dir.file(&format!("client-{number}"));
         let load = Load {
             address: self.address.clone(),
@@ -134,6 +144,7 @@ impl CrashTest {
             patience: Duration::from_secs(30),
             journal: Some(journal.clone()),
             at_least_once: false,
+            durable: self.durable,
         };
         let child = start_client(&load)?;
         // Before its accounts are open there is nothing to be learned from a kill.
@@ -144,7 +155,7 @@ impl CrashTest {
         };
         let late = || "a client does not get under way".to_owned();
         within(PATIENCE, under_way).await.ok_or_else(late)?;
-        self.clients.push(Running { child, journal });
+        self.clients.push(Running { child, journal, number });
         Ok(())
     }
 
@@ -165,6 +176,9 @@ impl CrashTest {
         let why = |error: std::io::Error| format!("a client cannot be killed: {error}");
         client.child.kill().map_err(why)?;
         client.child.status().await.map_err(why)?;
+        if self.durable {
+            return self.start_number(client.number).await;
+        }
         self.journals.push(client.journal);
         self.start_client().await
     }
@@ -199,6 +213,11 @@ impl CrashTest {
         self.tally.resolved += report.resolved;
         self.tally.resends += report.resends;
         self.tally.asks += report.asks;
+        if self.durable && self.transactional && report.unknown > 0 {
+            let Report { unknown, seed, .. } = report;
+            let why = format!("the client of seed {seed} has {unknown} calls in doubt");
+            self.findings.faults.push(why);
+        }
         Ok(())
     }
 
@@ -220,12 +239,20 @@ impl CrashTest {
     fn tell(&self) -> bool {
         let Tally { servers, clients, started, calls, unknown, resolved, resends, asks } =
             &self.tally;
-        println!(
-            "killed the server {servers} times and {clients} of {started} clients (seed {})\n\
-             the others made {calls} calls: {unknown} unknown for good, {resolved} for a while; {resends} requests \
-             sent again, {asks} asked about",
-            self.seed
-        );
+        let seed = self.seed;
+        if self.durable {
+            println!(
+                "killed the server {servers} times and clients {clients} times (seed {seed})\n\
+                 {started} clients made {calls} calls: {unknown} unknown for good, {resolved} learned after their \
+                 client's death"
+            );
+        } else {
+            println!(
+                "killed the server {servers} times and {clients} of {started} clients (seed {seed})\n\
+                 the others made {calls} calls: {unknown} unknown for good, {resolved} for a while; {resends} requests \
+                 sent again, {asks} asked about"
+            );
+        }
         let Findings { expected_min, expected_max, actual, executed_twice, faults, .. } =
             &self.findings;
         println!("balances: expected {expected_min} to {expected_max}, actual {actual}");

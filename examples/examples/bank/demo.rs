@@ -232,6 +232,7 @@ impl Part<'_> {
             patience: PATIENCE,
             journal: Some(journal),
             at_least_once: false,
+            durable: false,
         }
     }
 

@@ -3,12 +3,13 @@
 //! A line `+` stands there before its operation begins, a line `-` after its outcome came. The process may be killed at
 //! any moment, but not the machine: what was written is there.
 
-use std::collections::BTreeMap;
-use std::fs::File;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
+use crate::chance::unique;
 use crate::check::{Fate, Kind, Record, Records};
 use crate::service::{AccountId, Operation};
 
@@ -21,6 +22,24 @@ pub(crate) struct Journal {
 impl Journal {
     pub(crate) fn create(path: &Path) -> io::Result<Journal> {
         Ok(Journal { file: Mutex::new(File::create_new(path)?) })
+    }
+
+    /// Goes on with one, behind its last whole line.
+    pub(crate) fn append(path: &Path) -> io::Result<Journal> {
+        let text = match std::fs::read(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            text => text?,
+        };
+        let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let file = OpenOptions::new().append(true).create(true).open(path)?;
+        file.set_len(whole as u64)?;
+        Ok(Journal { file: Mutex::new(file) })
+    }
+
+    /// An operation of an earlier run has an outcome, which that run did not live to write.
+    pub(crate) fn write_late(&self, operation: Operation) {
+        let Operation { client, number } = operation;
+        self.write(&format!("= {client} {number}\n"));
     }
 
     /// An operation is about to begin.
@@ -56,11 +75,51 @@ pub(crate) fn read(path: &Path) -> io::Result<BTreeMap<u64, Records>> {
     Ok(clients)
 }
 
+/// What a client that was started again has behind it.
+#[derive(Debug)]
+pub(crate) struct Past {
+    pub(crate) client: u64,
+    pub(crate) records: Records,
+    /// Operations whose outcomes stand there.
+    pub(crate) ended: BTreeSet<u64>,
+    /// Operations whose outcomes only a later run learned.
+    pub(crate) learned: u64,
+}
+
+/// Reads the journal of one client, if it has written one.
+pub(crate) fn read_past(path: &Path) -> io::Result<Past> {
+    let mut past =
+        Past { client: unique(), records: Records::new(), ended: BTreeSet::new(), learned: 0 };
+    if !path.try_exists()? {
+        return Ok(past);
+    }
+    if let Some((client, records)) = read(path)?.pop_first() {
+        (past.client, past.records) = (client, records);
+    }
+    let text = std::fs::read_to_string(path)?;
+    let whole = text.rfind('\n').map_or(0, |end| end + 1);
+    let mut late = BTreeSet::new();
+    for line in text[..whole].lines() {
+        let mut words = line.split(' ');
+        let (sign, number) = (words.next(), words.nth(1).and_then(|word| word.parse().ok()));
+        match (sign, number) {
+            (Some("-"), Some(number)) => drop(past.ended.insert(number)),
+            (Some("="), Some(number)) => drop(late.insert(number)),
+            _ => {}
+        }
+    }
+    past.learned = late.len() as u64;
+    Ok(past)
+}
+
 fn read_line(line: &str, clients: &mut BTreeMap<u64, Records>) -> Option<()> {
     let mut words = line.split(' ');
     let sign = words.next()?;
     let records = clients.entry(words.next()?.parse().ok()?).or_default();
     let number = words.next()?.parse().ok()?;
+    if sign == "=" {
+        return Some(());
+    }
     let word = words.next()?;
     let account = words.next()?.parse().ok()?;
     if sign == "+" {

@@ -10,6 +10,7 @@
 //! | `check.rs`, `book.rs`, `journal.rs` | what outcomes imply, and how it is kept |
 //! | `durable.rs`, `books_file.rs` | the same bank with a ledger |
 //! | `crash.rs` | kills it while money moves |
+//! | `persistent.rs` | a client whose calls outlive it |
 //! | `naive.rs` | the same calls with plain retries |
 //! | `fault.rs` | cuts, swallows and delays between the two |
 //! | `demo.rs`, `process.rs`, `table.rs` | all of it together |
@@ -28,6 +29,7 @@ mod durable;
 mod fault;
 mod journal;
 mod naive;
+mod persistent;
 mod process;
 mod relay;
 mod serve;
@@ -88,8 +90,10 @@ async fn run_client(args: ClientArgs) -> Result<bool, String> {
         patience: Duration::from_secs(args.patience),
         journal: args.journal,
         at_least_once: args.at_least_once,
+        durable: args.durable,
     };
-    let report = client::run(&load).await?;
+    let report =
+        if load.durable { persistent::run(&load).await? } else { client::run(&load).await? };
     let text = if args.json {
         serde_json::to_string(&report).map_err(|error| error.to_string())?
     } else {

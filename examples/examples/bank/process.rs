@@ -136,6 +136,9 @@ pub(crate) fn start_client(load: &Load) -> Result<Child, String> {
     if load.at_least_once {
         arguments.push("--at-least-once".to_owned());
     }
+    if load.durable {
+        arguments.push("--durable".to_owned());
+    }
     let mut command = command(arguments)?;
     if let Some(journal) = &load.journal {
         command.arg("--journal").arg(journal);

@@ -1,0 +1,193 @@
+//! Calls that their owner keeps on disk, so that they outlive the machine.
+//!
+//! A held call passes through its owner's hands twice. Before its first byte is handed it has its xid, and its owner
+//! writes both down; after its answer has come it stays unsettled, so that the server keeps that answer, until its
+//! owner has written that down too:
+//!
+//! ```text
+//!  call ─► poll_record (xid) ─► [owner writes] ─► recorded ─► handed ─► answer ─► [owner writes] ─► settle
+//! ```
+//!
+//! A machine that is [restored](Client::restore) from what was written resumes the session: what the server never read
+//! is sent again under the same xid, and the rest is asked for (S21). Nothing above what is recorded was ever told to
+//! the server, neither in a request nor in X, so the numbers that a restored machine gives are new (S8).
+
+use super::book::Book;
+use super::entry::{Carried, Entry, Stage, Todo};
+use super::{Call, Client, ClientConfig, ClientSession, Occupant, Phase};
+use crate::fate;
+use crate::ids::{CallId, MethodId, SessionId, Xid};
+use crate::storage::{Array, Body, ClientStorage, Places, Table};
+use crate::time::Instant;
+
+/// A held call that has its xid and is to be written down before it is handed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Numbered<'a> {
+    /// Which call.
+    pub call: CallId,
+    /// Its number in the session.
+    pub xid: Xid,
+    /// Which procedure.
+    pub method: MethodId,
+    /// Whether it may run more than once.
+    pub idempotent: bool,
+    /// Its arguments.
+    pub body: &'a [u8],
+}
+
+impl<S: ClientStorage> Client<S> {
+    /// A client that goes on with a session of an earlier one, from which it was restored: give it the calls that were
+    /// not settled with [`restore_call`](Client::restore_call), and then connect.
+    ///
+    /// `xid_last` is the highest number that was recorded in that session, of calls settled since too. Limits of
+    /// `config` that are below what the session was granted are raised to that.
+    ///
+    /// `None` if this storage has no room for the slots that the session was granted.
+    pub fn restore(
+        mut config: ClientConfig,
+        session: ClientSession,
+        xid_last: u64,
+    ) -> Option<Client<S>> {
+        let grants = session.grants;
+        let slots_max = u32::try_from(Book::<S>::SLOTS_MAX).unwrap_or(u32::MAX).min(65_536);
+        if !(1..=slots_max).contains(&grants.slots) || xid_last > Xid::MAX {
+            return None;
+        }
+        config.slots = config.slots.max(grants.slots);
+        config.request_len_max = config.request_len_max.max(grants.request_len_max);
+        config.reply_len_max = config.reply_len_max.max(grants.reply_len_max);
+        let mut client = Client::new(config);
+        client.session = Some(session);
+        client.book.grant(grants.slots);
+        client.book.restore_numbers(xid_last);
+        Some(client)
+    }
+
+    /// A call of the restored session that was recorded and not settled: before the first connection, and in the order
+    /// of xids. A byte of it may have been handed, so it is in doubt until the session is resumed. Its method, flags and
+    /// body must be those that were recorded (S10); its timeout counts from now.
+    ///
+    /// `None` if it cannot be: it comes too late or out of order, its slot is taken, or there is no room.
+    pub fn restore_call(&mut self, now: Instant, xid: Xid, call: Call<'_>) -> Option<CallId> {
+        self.tick(now);
+        if self.epoch != 0 || self.phase != Phase::Down || self.session.is_none() {
+            return None;
+        }
+        let deadline = self.now + call.timeout;
+        self.book.restore_call(xid, call, deadline)
+    }
+
+    /// The next held call that is to be written down, which has just got its xid. Poll until `None` whenever
+    /// [`poll_transmit`](Client::poll_transmit) is polled, and then events: what cannot be sent ends there.
+    ///
+    /// Once it is written, and all those before it, say so with [`recorded`](Client::recorded).
+    pub fn poll_record(&mut self, now: Instant) -> Option<Numbered<'_>> {
+        self.tick(now);
+        if self.phase != Phase::Up || self.goodbye_sent || self.server_leaving {
+            return None;
+        }
+        loop {
+            let index = self.book.first_waiting()?;
+            let entry = self.book.calls.at(index).filter(|entry| entry.held)?;
+            if let Some(why) = self.unfit(entry) {
+                let outcome = fate::not_executed(entry.handed(), why);
+                self.book.end(index, outcome);
+                continue;
+            }
+            let xid = self.book.number_first_waiting()?;
+            let call = CallId(self.book.calls.key_at(index)?);
+            let Entry { method, idempotent, ref body, .. } = *self.book.calls.at(index)?;
+            return Some(Numbered { call, xid, method, idempotent, body: body.as_slice() });
+        }
+    }
+
+    /// Held calls of this session are written down, all up to this xid: they may be handed. Nothing happens if the
+    /// session has ended meanwhile: its calls that were not handed get other numbers in the next one.
+    pub fn recorded(&mut self, now: Instant, session: SessionId, up_to: Xid) {
+        self.tick(now);
+        if self.session.is_none_or(|own| own.id != session) {
+            return;
+        }
+        // What is not to leave on this connection is found by the next resume.
+        let now_due = self.phase == Phase::Up && !self.goodbye_sent && !self.server_leaving;
+        self.book.note_recorded(up_to.get(), now_due);
+    }
+
+    /// The outcome of a held call is written down, or need not be: the call is settled, and the server may forget its
+    /// answer. Nothing happens to a call that has no final outcome, or is not held.
+    pub fn settle(&mut self, now: Instant, id: CallId) {
+        self.tick(now);
+        if self.book.calls.get(id.0).is_some_and(|entry| entry.answered) {
+            self.book.settle(id.0.index);
+            self.note_settled(0);
+        }
+    }
+}
+
+impl<S: ClientStorage> Book<S> {
+    fn restore_numbers(&mut self, xid_last: u64) {
+        self.last_xid = xid_last;
+        self.recorded = xid_last;
+        // S16: which of them are settled is told by bits at the resume.
+        self.settled_high = xid_last;
+    }
+
+    fn restore_call(&mut self, xid: Xid, call: Call<'_>, deadline: Instant) -> Option<CallId> {
+        let in_order = match self.unsettled.back() {
+            Some(last) => self.calls.at(last)?.xid < Some(xid),
+            None => true,
+        };
+        let slot = self.slot_of(xid);
+        let free = self.slots.at(slot).is_none_or(Occupant::is_free);
+        if !in_order || !free || xid.get() > self.last_xid {
+            return None;
+        }
+        let id = self.admit(call, deadline)?;
+        let index = id.0.index;
+        self.waiting.unlink(&mut self.calls, index);
+        self.unsettled.push_back(&mut self.calls, index);
+        self.unsettled_len += 1;
+        *self.slots.at_or_grow(slot)? = Occupant::of(index);
+        let entry = self.calls.at_mut(index)?;
+        entry.stage = Stage::Unsettled;
+        entry.xid = Some(xid);
+        entry.broken = true;
+        Some(id)
+    }
+
+    /// All calls up to this xid may be handed; those that could not be before are to be sent if that is `now_due`.
+    fn note_recorded(&mut self, up_to: u64, now_due: bool) {
+        self.recorded = self.recorded.max(up_to.min(self.last_xid));
+        // A round of S21 that has not come to them yet will.
+        let now_due = now_due && self.resume_at.is_none();
+        while let Some(index) = self.unrecorded {
+            let Some(entry) = self.calls.at(index) else { return };
+            if entry.xid.is_none_or(|xid| xid.get() > self.recorded) {
+                return;
+            }
+            if now_due && !entry.answered && entry.carried == Carried::Never {
+                self.note_todo(index, |todo| todo.send = true);
+            }
+            self.unrecorded = self.unsettled.next(&self.calls, index);
+        }
+    }
+
+    /// A held call has its final outcome: nothing more is sent of it, and its slot stays taken. Returns its id if the
+    /// outcome is to be told; `None` if it had one already.
+    pub(super) fn answer_held(&mut self, index: u32) -> Option<CallId> {
+        let key = self.calls.key_at(index)?;
+        let entry = self.calls.at_mut(index)?;
+        if entry.stage != Stage::Unsettled || core::mem::replace(&mut entry.answered, true) {
+            return None;
+        }
+        entry.deadline = Instant::FAR_FUTURE;
+        entry.again_at = Instant::FAR_FUTURE;
+        entry.todo = Todo::default();
+        entry.event = None;
+        let told = core::mem::take(&mut entry.listened);
+        self.todo.unlink(&mut self.calls, index);
+        self.events.unlink(&mut self.calls, index);
+        told.then_some(CallId(key))
+    }
+}

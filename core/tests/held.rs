@@ -1,0 +1,471 @@
+//! Calls that their owner keeps on disk, and clients that are restored from it: S8, S9 and S21 across the death of a
+//! client.
+#![allow(missing_docs)]
+
+mod util;
+
+use std::collections::BTreeMap;
+
+use oncewire_core::wire::{Frame, ReplyHeader, VERSION, Welcome};
+use oncewire_core::*;
+use util::*;
+
+fn held(body: &[u8]) -> Call<'_> {
+    Call { held: true, ..Call::new(ECHO, body) }
+}
+
+/// What an owner keeps of one call.
+#[derive(Clone, Debug)]
+struct Kept {
+    body: Vec<u8>,
+    outcome: Option<Fate>,
+}
+
+/// What an owner keeps.
+#[derive(Clone, Debug, Default)]
+struct Disk {
+    session: Option<ClientSession>,
+    xid_last: u64,
+    calls: BTreeMap<u64, Kept>,
+}
+
+/// Gives xids to what waits, and writes it down; not yet said to be recorded.
+fn write_down(pair: &mut Pair, disk: &mut Disk) {
+    let now = pair.now;
+    let session = pair.client().session().copied();
+    if disk.session.map(|s| s.id) != session.map(|s| s.id) {
+        *disk = Disk { session, ..Disk::default() };
+    }
+    while let Some(numbered) = pair.client().poll_record(now) {
+        disk.xid_last = numbered.xid.get();
+        let kept = Kept { body: numbered.body.to_vec(), outcome: None };
+        disk.calls.insert(numbered.xid.get(), kept);
+    }
+}
+
+fn say_recorded(pair: &mut Pair, disk: &Disk) {
+    let now = pair.now;
+    let Some(up_to) = Xid::new(disk.xid_last) else { return };
+    pair.client().recorded(now, disk.session.unwrap().id, up_to);
+    pair.drive();
+}
+
+fn record(pair: &mut Pair, disk: &mut Disk) {
+    write_down(pair, disk);
+    say_recorded(pair, disk);
+}
+
+fn settle(pair: &mut Pair, id: CallId) {
+    let now = pair.now;
+    pair.client().settle(now, id);
+    pair.drive();
+}
+
+/// The client's process dies, and another one goes on from the disk. Returns its calls, by xid.
+fn restart(pair: &mut Pair, disk: &Disk) -> BTreeMap<u64, CallId> {
+    if pair.peers[0].link.is_some() {
+        pair.cut_at_client();
+    }
+    let mut calls = BTreeMap::new();
+    let config = pair.client_config;
+    let mut client = match disk.session {
+        Some(session) => Client::restore(config, session, disk.xid_last).expect("room for it"),
+        None => Client::new(config),
+    };
+    for (number, kept) in disk.calls.iter().filter(|(_, kept)| kept.outcome.is_none()) {
+        let call = client.restore_call(pair.now, xid(*number), held(&kept.body));
+        calls.insert(*number, call.expect("restored"));
+    }
+    let peer = &mut pair.peers[0];
+    peer.client = client;
+    peer.fates.clear();
+    peer.events.clear();
+    calls
+}
+
+#[test]
+fn a_held_call_is_not_handed_before_it_is_recorded() {
+    let mut pair = Pair::new();
+    let mut disk = Disk::default();
+    let a = pair.call_with(0, held(b"a"));
+    let b = pair.call_with(0, held(b"b"));
+    assert_eq!(pair.runs, []);
+    write_down(&mut pair, &mut disk);
+    pair.drive();
+    assert_eq!(disk.calls.len(), 2);
+    assert_eq!(pair.runs, [], "written, and the machine was not told");
+    let plain = pair.call(b"plain");
+    assert_eq!(pair.fate(plain), None, "S13: nothing overtakes it");
+    say_recorded(&mut pair, &disk);
+    let fates = [pair.fate(a), pair.fate(b), pair.fate(plain)];
+    assert_eq!(fates, [reply(b"a"), reply(b"b"), reply(b"plain")]);
+}
+
+#[test]
+fn an_answer_to_a_call_that_is_not_recorded_yet_is_a_protocol_error() {
+    let mut pair = Pair::new();
+    let link = pair.connect_by_hand(0);
+    let session = *pair.client().session().unwrap();
+    pair.drive();
+    let welcome = Welcome {
+        version: VERSION,
+        features: 0,
+        server: session.server,
+        service: session.service,
+        session: session.id,
+        seen: 0,
+        commit: session.commit,
+        grants: session.grants,
+    };
+    pair.send_down(link, &Frame::Welcome(welcome));
+    let call = pair.call_with(0, held(b"a"));
+    let mut disk = Disk::default();
+    write_down(&mut pair, &mut disk);
+    let header = ReplyHeader { xid: xid(disk.xid_last), status: Status::Done };
+    pair.send_down(link, &Frame::Reply(header, b"a lie"));
+    let number = disk.xid_last;
+    assert_eq!(pair.peers[0].errors, [ProtocolError::UnexpectedAnswer { xid: number }]);
+    assert_eq!(pair.fate(call), None);
+}
+
+#[test]
+fn an_answer_is_kept_by_the_server_until_its_call_is_settled() {
+    let mut pair = Pair::new();
+    let mut disk = Disk::default();
+    let call = pair.call_with(0, held(b"a"));
+    record(&mut pair, &mut disk);
+    assert_eq!(pair.fates(call), [Fate::Reply(echo(b"a"))]);
+    for _ in 0..20 {
+        pair.call(b"later");
+    }
+    pair.advance(secs(5));
+    assert_eq!(pair.kept(), echo(b"a").len() as u64, "neither X nor a bit nor another xid");
+    assert_eq!(pair.client().unsettled(), 1);
+    settle(&mut pair, call);
+    pair.advance(secs(1));
+    assert_eq!((pair.kept(), pair.client().unsettled()), (0, 0));
+    pair.reconnect();
+    assert_eq!(pair.fates(call).len(), 1, "one outcome");
+}
+
+#[test]
+fn an_answered_call_is_neither_asked_for_nor_sent_again_nor_given_up() {
+    let mut pair = Pair::new();
+    let mut disk = Disk::default();
+    let call = pair.call_with(0, held(b"a"));
+    record(&mut pair, &mut disk);
+    let now = pair.now;
+    pair.client().cancel(now, call);
+    pair.advance(secs(60));
+    pair.reconnect();
+    let counters = pair.client().counters();
+    assert_eq!((counters.asks, counters.resends), (0, 0));
+    assert_eq!(pair.fates(call), [Fate::Reply(echo(b"a"))]);
+    assert_eq!(pair.kept(), echo(b"a").len() as u64);
+    pair.forget(call);
+    pair.advance(secs(1));
+    assert_eq!((pair.kept(), pair.client().pending()), (0, 0), "nobody wants it any more");
+}
+
+#[test]
+fn a_held_call_that_has_no_answer_cannot_be_settled() {
+    let mut pair = Pair::new();
+    let mut disk = Disk::default();
+    pair.mode = Mode::Start;
+    let call = pair.call_with(0, held(b"a"));
+    record(&mut pair, &mut disk);
+    settle(&mut pair, call);
+    pair.finish(b"a");
+    assert_eq!(pair.fate(call), reply(b"a"));
+}
+
+#[test]
+fn a_numbered_call_that_is_given_up_before_it_is_handed_is_not_executed() {
+    let mut pair = Pair::new();
+    let mut disk = Disk::default();
+    let cancelled = pair.call_with(0, held(b"cancelled"));
+    let late = pair.call_with(0, Call { timeout: secs(1), ..held(b"late") });
+    let good = pair.call_with(0, held(b"good"));
+    write_down(&mut pair, &mut disk);
+    pair.cancel(cancelled);
+    pair.advance(secs(2));
+    say_recorded(&mut pair, &disk);
+    assert_eq!(pair.fates(cancelled), [Fate::NotExecuted(NotExecuted::Cancelled)]);
+    assert_eq!(pair.fates(late), [Fate::NotExecuted(NotExecuted::DeadlinePassed)]);
+    assert_eq!(pair.fate(good), reply(b"good"));
+    assert_eq!(pair.runs.len(), 1);
+    // Their slots are theirs until their owner has written that down: a restored client would send them.
+    assert_eq!(pair.client().unsettled(), 3);
+    for call in [cancelled, late, good] {
+        settle(&mut pair, call);
+    }
+    assert_eq!(pair.client().pending(), 0);
+}
+
+#[test]
+fn a_break_while_the_record_is_being_written_loses_nothing() {
+    for written_while_down in [false, true] {
+        let mut pair = Pair::new();
+        let mut disk = Disk::default();
+        let first = pair.call_with(0, held(b"first"));
+        record(&mut pair, &mut disk);
+        let second = pair.call_with(0, held(b"second"));
+        write_down(&mut pair, &mut disk);
+        pair.cut();
+        if written_while_down {
+            say_recorded(&mut pair, &disk);
+        }
+        pair.reconnect();
+        if !written_while_down {
+            assert_eq!(pair.ran(b"second"), 0, "the resume does not send it");
+            say_recorded(&mut pair, &disk);
+        }
+        assert_eq!(pair.fate(second), reply(b"second"));
+        assert_eq!((pair.ran(b"first"), pair.ran(b"second")), (1, 1));
+        assert_eq!(pair.fates(first).len(), 1);
+        assert_eq!(pair.client().counters().resends, 0, "it had never left");
+    }
+}
+
+#[test]
+fn what_was_never_handed_goes_on_in_a_new_session_under_a_new_record() {
+    let mut pair = Pair::new();
+    let mut disk = Disk::default();
+    pair.mode = Mode::Start;
+    let in_doubt = pair.call_with(0, held(b"in doubt"));
+    record(&mut pair, &mut disk);
+    let unhanded = pair.call_with(0, held(b"unhanded"));
+    write_down(&mut pair, &mut disk);
+    let old = disk.clone();
+    pair.restart_server();
+    pair.mode = Mode::Echo;
+    pair.reconnect();
+    assert_eq!(pair.fates(in_doubt), [Fate::Unknown(Unknown::SessionEnded, false)]);
+    // The old session's record says nothing about the new one.
+    say_recorded(&mut pair, &old);
+    assert_eq!(pair.ran(b"unhanded"), 0);
+    record(&mut pair, &mut disk);
+    assert_eq!(pair.fate(unhanded), reply(b"unhanded"));
+    assert_eq!((pair.ran(b"in doubt"), pair.ran(b"unhanded")), (1, 1));
+}
+
+#[test]
+fn the_answer_of_a_lost_session_stays_the_one_it_was() {
+    let mut pair = Pair::new();
+    let mut disk = Disk::default();
+    let call = pair.call_with(0, held(b"a"));
+    record(&mut pair, &mut disk);
+    pair.restart_server();
+    pair.reconnect();
+    assert_eq!(pair.fates(call), [Fate::Reply(echo(b"a"))]);
+    settle(&mut pair, call);
+    assert_eq!(pair.client().pending(), 0);
+}
+
+#[test]
+fn a_restored_client_learns_each_outcome() {
+    let mut pair = Pair::new();
+    let mut disk = Disk::default();
+    for body in [&b"answered"[..], b"runs", b"never read"] {
+        pair.mode = if body == b"runs" { Mode::Start } else { Mode::Echo };
+        pair.link().hold_up = body == b"never read";
+        pair.call_with(0, held(body));
+        record(&mut pair, &mut disk);
+    }
+    // Never handed either.
+    pair.call_with(0, held(b"never handed"));
+    write_down(&mut pair, &mut disk);
+    let calls = restart(&mut pair, &disk);
+    pair.reconnect();
+    let calls: Vec<CallId> = calls.into_values().collect();
+    assert_eq!(pair.fate(calls[0]), reply(b"answered"));
+    assert_eq!(pair.fate(calls[1]), None);
+    assert_eq!(pair.fate(calls[2]), reply(b"never read"));
+    assert_eq!(pair.fate(calls[3]), reply(b"never handed"));
+    pair.finish(b"runs");
+    assert_eq!(pair.fate(calls[1]), reply(b"runs"));
+    assert_eq!(pair.runs.len(), 4, "{:?}", pair.runs);
+    let counters = pair.client().counters();
+    assert_eq!((counters.asks, counters.resumes, counters.sessions), (2, 1, 0));
+    for call in calls {
+        settle(&mut pair, call);
+    }
+    pair.advance(secs(1));
+    assert_eq!(pair.kept(), 0);
+}
+
+#[test]
+fn a_restored_client_gives_numbers_that_the_server_takes_for_new() {
+    let mut pair = Pair::slots(4);
+    let mut disk = Disk::default();
+    pair.mode = Mode::Start;
+    let first = pair.call_with(0, held(b"1"));
+    record(&mut pair, &mut disk);
+    pair.mode = Mode::Echo;
+    let others = [b"2", b"3", b"4"].map(|body| pair.call_with(0, held(body)));
+    record(&mut pair, &mut disk);
+    others.into_iter().for_each(|call| settle(&mut pair, call));
+    // The first one's slot is taken, so its next number is skipped.
+    pair.call_with(0, held(b"skips"));
+    let before = disk.clone();
+    write_down(&mut pair, &mut disk);
+    assert_eq!(disk.xid_last, before.xid_last + 2);
+    pair.finish(b"1");
+    settle(&mut pair, first);
+    pair.advance(secs(1));
+    // The last record was not written after all. Had X gone up to the number before it, the server would drop what a
+    // restored client sends under that number as stale.
+    let mut disk = Disk { calls: BTreeMap::new(), ..before };
+    restart(&mut pair, &disk);
+    pair.reconnect();
+    let next = pair.call_with(0, held(b"next"));
+    let skipped = disk.xid_last + 1;
+    record(&mut pair, &mut disk);
+    assert_eq!(disk.xid_last, skipped);
+    assert_eq!(pair.fate(next), reply(b"next"));
+}
+
+fn only(calls: &BTreeMap<u64, CallId>) -> CallId {
+    *calls.values().next().expect("one call")
+}
+
+#[test]
+fn a_restored_session_that_is_gone_leaves_its_calls_unknown() {
+    let mut pair = Pair::new();
+    let mut disk = Disk::default();
+    pair.call_with(0, held(b"a"));
+    record(&mut pair, &mut disk);
+    pair.restart_server();
+    let calls = restart(&mut pair, &disk);
+    pair.reconnect();
+    assert_eq!(pair.fates(only(&calls)), [Fate::Unknown(Unknown::SessionEnded, false)]);
+    assert_eq!(pair.ran(b"a"), 1);
+    let new = pair.call(b"new");
+    assert_eq!(pair.fate(new), reply(b"new"));
+}
+
+#[test]
+fn a_restored_client_honours_grants_above_its_own_limits() {
+    let mut pair = Pair::new();
+    let mut disk = Disk::default();
+    pair.call_with(0, held(b"a"));
+    record(&mut pair, &mut disk);
+    pair.client_config.slots = 1;
+    pair.client_config.request_len_max = 1;
+    let calls = restart(&mut pair, &disk);
+    pair.reconnect();
+    assert_eq!(pair.fate(only(&calls)), reply(b"a"));
+}
+
+#[test]
+fn what_cannot_be_restored_is_refused() {
+    let mut pair = Pair::new();
+    let session = *pair.client().session().unwrap();
+    let now = pair.now;
+    let small: Option<Client<InlineClient<4, 2, 16>>> =
+        Client::restore(ClientConfig::default(), session, 9);
+    assert!(small.is_none(), "4 slots were granted");
+    let mut client: Client<Heap> =
+        Client::restore(ClientConfig::default(), session, 9).expect("room");
+    assert!(client.restore_call(now, xid(10), held(b"")).is_none(), "above what was recorded");
+    assert!(client.restore_call(now, xid(5), held(b"")).is_some());
+    assert!(client.restore_call(now, xid(4), held(b"")).is_none(), "out of order");
+    assert!(client.restore_call(now, xid(9), held(b"")).is_none(), "on the slot of 5");
+    client.handle_connected(now);
+    assert!(client.restore_call(now, xid(6), held(b"")).is_none(), "too late");
+    let mut fresh: Client<Heap> = Client::new(ClientConfig::default());
+    assert!(fresh.restore_call(now, xid(1), held(b"")).is_none(), "no session");
+}
+
+/// A small generator: every run of a seed is the same.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % end
+    }
+}
+
+/// Cuts, lost bytes, deaths of the client before and after each thing is written: every call whose record survived is
+/// executed once, and its outcome is learned and says so.
+#[test]
+fn whatever_happens_every_recorded_call_runs_once_and_its_outcome_is_learned() {
+    for seed in 0..400 {
+        let mut random = Random(seed);
+        let mut pair = Pair::slots(2 + seed as u32 % 3);
+        let mut disk = Disk::default();
+        // What the process knows: which call has which xid.
+        let mut known: BTreeMap<u64, CallId> = BTreeMap::new();
+        let mut made = 0;
+        for _ in 0..60 {
+            match random.below(9) {
+                0 | 1 => {
+                    made += 1;
+                    pair.call_with(0, held(format!("{made}").as_bytes()));
+                }
+                2 => {
+                    let mut after = disk.clone();
+                    let now = pair.now;
+                    while let Some(numbered) = pair.client().poll_record(now) {
+                        let number = numbered.xid.get();
+                        after.xid_last = number;
+                        let kept = Kept { body: numbered.body.to_vec(), outcome: None };
+                        after.calls.insert(number, kept);
+                        let call = numbered.call;
+                        known.insert(number, call);
+                    }
+                    after.session = pair.client().session().copied();
+                    // Written or not, the process may die before it is told.
+                    if random.below(4) == 0 {
+                        let disk_then = if random.below(2) == 0 { &after } else { &disk };
+                        disk = disk_then.clone();
+                        known = restart(&mut pair, &disk);
+                    } else {
+                        disk = after;
+                        say_recorded(&mut pair, &disk);
+                    }
+                }
+                3 => {
+                    for (number, call) in &known {
+                        if let (Some(fate), Some(kept)) =
+                            (pair.fate(*call), disk.calls.get_mut(number))
+                            && random.below(2) == 0
+                        {
+                            kept.outcome.get_or_insert(fate);
+                            let now = pair.now;
+                            pair.peers[0].client.settle(now, *call);
+                        }
+                    }
+                    pair.drive();
+                }
+                4 => known = restart(&mut pair, &disk),
+                5 if pair.peers[0].link.is_some() => {
+                    let held_back = random.below(2) == 0;
+                    pair.hold(held_back);
+                    pair.drive();
+                }
+                6 if pair.peers[0].link.is_some() => pair.cut(),
+                _ => {
+                    if pair.peers[0].link.is_none() {
+                        pair.reconnect();
+                    }
+                    pair.advance(ms(random.below(300)));
+                }
+            }
+        }
+        let calls = restart(&mut pair, &disk);
+        pair.reconnect();
+        for (number, kept) in &disk.calls {
+            let fate = kept.outcome.clone().or_else(|| pair.fate(calls[number]));
+            assert_eq!(fate, reply(&kept.body), "seed {seed}, xid {number}");
+            assert_eq!(pair.ran(&kept.body), 1, "seed {seed}, xid {number}");
+        }
+        for number in 1..=made {
+            assert!(pair.ran(format!("{number}").as_bytes()) <= 1, "seed {seed}");
+        }
+        assert_eq!(pair.server_errors, [], "seed {seed}");
+        assert_eq!(pair.peers[0].errors, [], "seed {seed}");
+    }
+}

@@ -1,0 +1,512 @@
+//! Durable clients: their session and their calls outlive their process.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `durable.rs` | the handle, its calls, their outcomes and receipts |
+//! | `durable/desk.rs` | which call is recorded, what waits for which write |
+//! | `durable/record.rs` | what stands in a journal, and its bytes |
+
+mod desk;
+mod record;
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use oncewire_core::{CallError, Instant, MethodId, NotExecuted};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::state::{Shared, State};
+use super::task::ClientTask;
+use super::{ClientOptions, ClientStatus, Handle};
+use crate::journal::{Journal, JournalError, JournalWrite};
+use crate::method::Method;
+use crate::outcome::{Decode, Outcome};
+use crate::runtime::{Runtime, SmolRuntime};
+use crate::transport::Connect;
+pub(crate) use desk::Desk;
+use desk::{Left, Told};
+
+/// A client whose session and calls stand in a [journal](crate::journal): when its process dies, the next one resumes
+/// the session and learns what became of each call.
+///
+/// Every call of it is recorded before its first byte is handed, and its outcome before its caller is told. So each
+/// costs two durable commits, which calls that are ready together share. Calls that need no journal (idempotent ones,
+/// one-way ones, those whose caller dies with its process anyway) are made by a plain [`Client`](crate::Client) beside
+/// it.
+///
+/// Cheap to clone; works from many tasks and threads.
+///
+/// ```no_run
+/// use oncewire_driver::{ClientOptions, Connect, DurableClient, Method, Outcome, journal::Journal};
+///
+/// const DEPOSIT: Method<(u32, i64), i64> = Method::new("bank.deposit");
+///
+/// async fn pay(connector: impl Connect, journal: impl Journal) {
+///     // What was under way when the last run died, and what it was told and had not acted on.
+///     let (client, left) = DurableClient::open(connector, ClientOptions::default(), journal).unwrap();
+///     for call in left {
+///         let order = String::from_utf8_lossy(call.tag()).into_owned();
+///         let told = call.typed(&DEPOSIT).unwrap().await;
+///         println!("{order}: {:?}", told.outcome);
+///         told.receipt.confirm();
+///     }
+///     // The tag says what the call is for, to whoever finds it after a crash.
+///     let told = client.call("order 17", &DEPOSIT, &(1, 100)).await;
+///     match told.outcome {
+///         Outcome::Reply(balance) => println!("{balance}"),
+///         other => println!("{other:?}"),
+///     }
+///     // Only when this is noted where it belongs is the call forgotten.
+///     told.receipt.confirm();
+/// }
+/// ```
+///
+/// # What it promises, and what it does not
+///
+/// - A call that is in the journal ends with one outcome, which is told again after every restart until it is confirmed.
+///   A call that is not was never handed: it was not executed.
+/// - With a server that has a ledger, and a transactional method, such a call is executed exactly once, whichever side
+///   dies when, as long as the client is back within the session's lease. If it is not, or the server has no ledger and
+///   was restarted, its calls in doubt end as `Unknown`: it is not known whether they were executed, and they are never
+///   sent again. A recorded call of which perhaps no byte was handed is among them, if the client died.
+/// - Outcomes are final: a call is waited for until the server answers, or its session is over. A deadline that passes
+///   means that the server is not to start it any more. After a restart, timeouts count anew.
+/// - A journal that cannot write is for good. Calls of which nothing is in it end as `NotExecuted(JournalFailed)`, the
+///   others as `Unknown(JournalFailed)`: the next run of the program learns what became of them. Nothing leaves
+///   unrecorded.
+#[derive(Clone)]
+pub struct DurableClient {
+    handle: Arc<Handle>,
+}
+
+impl fmt::Debug for DurableClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DurableClient").field("status", &self.status()).finish_non_exhaustive()
+    }
+}
+
+impl DurableClient {
+    /// A client on the default runtime, and what the last one with this journal left behind, oldest first. Connects in
+    /// the background, and goes on with those calls at once. Blocks while the journal is read.
+    ///
+    /// [`ClientOptions::fail_fast`] is without effect.
+    ///
+    /// # Errors
+    /// Why the journal cannot be read.
+    pub fn open(
+        connector: impl Connect,
+        options: ClientOptions,
+        journal: impl Journal,
+    ) -> Result<(DurableClient, Vec<LeftCall>), JournalError> {
+        DurableClient::with_runtime(connector, options, journal, SmolRuntime::global())
+    }
+
+    /// The same on a runtime of your own.
+    ///
+    /// # Errors
+    /// Why the journal cannot be read.
+    pub fn with_runtime(
+        connector: impl Connect,
+        options: ClientOptions,
+        journal: impl Journal,
+        runtime: Arc<dyn Runtime>,
+    ) -> Result<(DurableClient, Vec<LeftCall>), JournalError> {
+        let config = options.machine_config();
+        let (desk, machine, left) =
+            Desk::open(Arc::new(journal), config, runtime.now(), options.timeout)?;
+        let desk = Some(Box::new(desk));
+        let shared =
+            Shared::with_machine(Box::new(connector), options, runtime.clone(), machine, desk);
+        runtime.spawn(Box::pin(ClientTask::new(shared.clone())));
+        let left = left.into_iter().map(|left| LeftCall::new(&shared, left)).collect();
+        Ok((DurableClient { handle: Arc::new(Handle { shared }) }, left))
+    }
+
+    /// Begins a call of a typed method, with the client's timeout. `tag` is what the caller will know it by after a
+    /// restart: an order's number, say.
+    pub fn call<A: Serialize, R: DeserializeOwned>(
+        &self,
+        tag: impl Into<Bytes>,
+        method: &Method<A, R>,
+        arguments: &A,
+    ) -> DurableCall<R> {
+        let body = postcard::to_allocvec(arguments).map_err(|_| CallError::Unencodable);
+        let timeout = self.handle.shared.options.timeout;
+        self.begin(tag.into(), method.id(), body.map(Bytes::from), timeout, Decode::postcard())
+    }
+
+    /// Begins a call with bytes for arguments and bytes for a reply, and a timeout of its own (S17).
+    pub fn call_raw(
+        &self,
+        tag: impl Into<Bytes>,
+        method: MethodId,
+        body: impl Into<Bytes>,
+        timeout: Duration,
+    ) -> DurableCall<Bytes> {
+        self.begin(tag.into(), method, Ok(body.into()), timeout, Decode::raw())
+    }
+
+    fn begin<R>(
+        &self,
+        tag: Bytes,
+        method: MethodId,
+        body: Result<Bytes, CallError>,
+        timeout: Duration,
+        decode: Decode<R>,
+    ) -> DurableCall<R> {
+        let shared = self.handle.shared.clone();
+        let begun = body
+            .map_err(NotExecuted::NotBegun)
+            .and_then(|body| shared.begin_durable(tag, method, body, timeout));
+        let state = match begun {
+            Ok(number) => CallState::Waiting(number),
+            Err(why) => CallState::NotBegun(why),
+        };
+        DurableCall { shared, state, decode }
+    }
+
+    /// Takes no more calls, waits for those pending, ends the session in good order, and waits until all that was
+    /// confirmed is written; at most [`ClientOptions::close_timeout`], and the journal's time. What is unconfirmed is
+    /// told in the next run.
+    pub async fn close(&self) {
+        let shared = &self.handle.shared;
+        shared.close();
+        std::future::poll_fn(|cx| shared.poll_closed(cx)).await;
+        std::future::poll_fn(|cx| shared.poll_written(cx)).await;
+    }
+
+    /// What the client is doing.
+    pub fn status(&self) -> ClientStatus {
+        self.handle.shared.status()
+    }
+
+    /// Why the journal cannot write, if it cannot: no call is taken any more.
+    pub fn journal_error(&self) -> Option<JournalError> {
+        self.handle.shared.journal_error()
+    }
+
+    /// Waits until the session is open, or the server has refused it for good, or the client is closed; says whether
+    /// it is open. Calls do not need it: they wait by themselves.
+    pub async fn connected(&self) -> bool {
+        std::future::poll_fn(|cx| self.handle.shared.poll_connected(cx)).await
+    }
+}
+
+/// A call that an earlier run of the program left behind: it goes on, or its outcome waits to be confirmed.
+#[derive(Debug)]
+pub struct LeftCall {
+    tag: Bytes,
+    method: MethodId,
+    call: DurableCall<Bytes>,
+}
+
+impl LeftCall {
+    fn new(shared: &Arc<Shared>, left: Left) -> LeftCall {
+        let Left { number, tag, method } = left;
+        let state = CallState::Waiting(number);
+        let call = DurableCall { shared: shared.clone(), state, decode: Decode::raw() };
+        LeftCall { tag, method, call }
+    }
+
+    /// What its caller called it.
+    pub fn tag(&self) -> &Bytes {
+        &self.tag
+    }
+
+    /// Which procedure.
+    pub fn method(&self) -> MethodId {
+        self.method
+    }
+
+    /// The call, if it is one of this method.
+    ///
+    /// # Errors
+    /// The same again, if it is not.
+    pub fn typed<A, R: DeserializeOwned>(
+        self,
+        method: &Method<A, R>,
+    ) -> Result<DurableCall<R>, LeftCall> {
+        if self.method != method.id() {
+            return Err(self);
+        }
+        Ok(self.call.decoded(Decode::postcard()))
+    }
+
+    /// The call, with bytes for a reply.
+    pub fn raw(self) -> DurableCall<Bytes> {
+        self.call
+    }
+}
+
+/// A call of a [`DurableClient`] on its way: await its outcome.
+///
+/// It goes on whether it is awaited or not, and dropping it cancels nothing: its outcome is told in the next run of the
+/// program.
+#[must_use = "what nobody awaits is told in the next run of the program"]
+pub struct DurableCall<R> {
+    shared: Arc<Shared>,
+    state: CallState,
+    decode: Decode<R>,
+}
+
+#[derive(Clone, Copy)]
+enum CallState {
+    NotBegun(NotExecuted),
+    Waiting(u64),
+    Done,
+}
+
+impl<R> DurableCall<R> {
+    /// Asks that the call not be started. It still ends with an outcome: the true one (S19).
+    pub fn cancel(&self) {
+        if let CallState::Waiting(number) = self.state {
+            self.shared.cancel_durable(number);
+        }
+    }
+
+    fn decoded<T>(mut self, decode: Decode<T>) -> DurableCall<T> {
+        let state = std::mem::replace(&mut self.state, CallState::Done);
+        DurableCall { shared: self.shared.clone(), state, decode }
+    }
+
+    fn delivery(&self, told: Told, number: u64) -> Delivery<R> {
+        let number = told.stable.then_some(number);
+        let receipt = Receipt { shared: self.shared.clone(), number };
+        Delivery { outcome: self.decode.outcome(told.outcome, None), receipt }
+    }
+}
+
+impl<R> Future for DurableCall<R> {
+    type Output = Delivery<R>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Delivery<R>> {
+        let (told, number) = match self.state {
+            CallState::Done => return Poll::Pending,
+            CallState::NotBegun(why) => {
+                let outcome = crate::outcome::RawOutcome::NotExecuted(why);
+                (Told { outcome, stable: false }, 0)
+            }
+            CallState::Waiting(number) => match self.shared.poll_durable(number, cx) {
+                Poll::Ready(told) => (told, number),
+                Poll::Pending => return Poll::Pending,
+            },
+        };
+        self.state = CallState::Done;
+        Poll::Ready(self.delivery(told, number))
+    }
+}
+
+impl<R> Drop for DurableCall<R> {
+    fn drop(&mut self) {
+        if let CallState::Waiting(number) = self.state {
+            self.shared.leave_durable(number);
+        }
+    }
+}
+
+impl<R> fmt::Debug for DurableCall<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DurableCall").finish_non_exhaustive()
+    }
+}
+
+/// The outcome of a durable call, and the receipt for it.
+#[derive(Debug)]
+#[must_use = "a call that was not executed, or whose fate is unknown, is not an error that passes unseen"]
+pub struct Delivery<R> {
+    /// What became of the call. Final: an `Unknown` has no ticket.
+    pub outcome: Outcome<R>,
+    /// To be confirmed once the outcome was acted on.
+    pub receipt: Receipt,
+}
+
+/// The right to have a call forgotten, once its outcome was acted on. Dropped instead, the outcome is told again in the
+/// next run of the program.
+#[must_use = "an outcome that is not confirmed is told again in the next run of the program"]
+pub struct Receipt {
+    shared: Arc<Shared>,
+    /// `None` if nothing of the call is in the journal, or its outcome is to be told by the next run.
+    number: Option<u64>,
+}
+
+impl Receipt {
+    /// Lets the journal forget the call, some time soon: a crash before that tells the outcome once more. An `Unknown`
+    /// that only says that this run cannot learn it is not forgotten: the client was closed, its journal cannot write, or
+    /// the server is another one than was demanded (S7).
+    pub fn confirm(self) {
+        if let Some(number) = self.number {
+            self.shared.confirm_durable(number);
+        }
+    }
+}
+
+impl fmt::Debug for Receipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Receipt").field("kept", &self.number.is_some()).finish_non_exhaustive()
+    }
+}
+
+/// Writes of one client, to be made durable as a whole.
+pub struct JournalBatch {
+    writes: Vec<JournalWrite>,
+    /// Until it is finished.
+    shared: Option<Arc<Shared>>,
+}
+
+impl JournalBatch {
+    /// What is to be written, in order.
+    pub fn writes(&self) -> &[JournalWrite] {
+        &self.writes
+    }
+
+    /// Tells the client that all of it is durable, or that it may not be: then nothing more is written.
+    pub fn finish(mut self, result: Result<(), JournalError>) {
+        self.conclude(result);
+    }
+
+    fn conclude(&mut self, result: Result<(), JournalError>) {
+        if let Some(shared) = self.shared.take() {
+            shared.conclude_durable(result);
+        }
+    }
+}
+
+impl Drop for JournalBatch {
+    /// Whoever had to write it is gone.
+    fn drop(&mut self) {
+        let why = "the journal has let go of a batch without writing it";
+        self.conclude(Err(JournalError::new(why)));
+    }
+}
+
+impl fmt::Debug for JournalBatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JournalBatch").field("writes", &self.writes.len()).finish_non_exhaustive()
+    }
+}
+
+/// What durable calls do with what all tasks share.
+impl Shared {
+    fn begin_durable(
+        &self,
+        tag: Bytes,
+        method: MethodId,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<u64, NotExecuted> {
+        self.with(|state, now| {
+            if state.machine.refusal().is_some() {
+                return Err(NotExecuted::SessionRefused);
+            }
+            if state.task_gone {
+                return Err(NotExecuted::NotBegun(CallError::Closed));
+            }
+            let closed = NotExecuted::NotBegun(CallError::Closed);
+            let desk = state.durable.as_mut().ok_or(closed)?;
+            let call = desk::held(method, body.clone(), timeout);
+            let number = desk.begin(&mut state.machine, now, tag, call, body)?;
+            state.deliver(now);
+            state.wake_task();
+            Ok(number)
+        })
+    }
+
+    fn poll_durable(&self, number: u64, cx: &mut Context<'_>) -> Poll<Told> {
+        self.with(|state, _| match &mut state.durable {
+            Some(desk) => desk.poll(number, cx),
+            None => Poll::Pending,
+        })
+    }
+
+    fn cancel_durable(&self, number: u64) {
+        self.with(|state, now| {
+            if let Some(call) = state.durable.as_ref().and_then(|desk| desk.call(number)) {
+                state.machine.cancel(now, call);
+                state.deliver(now);
+                state.wake_task();
+            }
+        });
+    }
+
+    fn leave_durable(&self, number: u64) {
+        self.with(|state, _| {
+            if let Some(desk) = &mut state.durable {
+                desk.leave(number);
+            }
+        });
+    }
+
+    fn confirm_durable(self: &Arc<Self>, number: u64) {
+        let task_gone = self.with(|state, _| {
+            if let Some(desk) = &mut state.durable {
+                desk.confirm(number);
+            }
+            state.wake_task();
+            state.task_gone
+        });
+        if task_gone {
+            self.submit();
+        }
+    }
+
+    fn conclude_durable(self: &Arc<Self>, result: Result<(), JournalError>) {
+        let task_gone = self.with(|state, now| {
+            if let Some(desk) = &mut state.durable {
+                desk.conclude(&mut state.machine, now, result, &mut state.to_wake);
+            }
+            state.deliver(now);
+            // What is recorded now is to leave, and the next batch to be written.
+            state.tell_flush();
+            state.wake_task();
+            state.task_gone
+        });
+        if task_gone {
+            self.submit();
+        }
+    }
+
+    /// Hands the next batch to the journal, if there is one. Not under the lock: the journal may finish it at once.
+    pub(super) fn submit(self: &Arc<Self>) {
+        let batch = self.with(|state, now| {
+            let first = state.take_batch(now);
+            // What cannot be handed has ended meanwhile, and its outcome may be to be written.
+            state.deliver(now);
+            first.or_else(|| state.take_batch(now))
+        });
+        if let Some((journal, writes)) = batch {
+            journal.commit(JournalBatch { writes, shared: Some(self.clone()) });
+        }
+    }
+
+    fn poll_written(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.with(|state, _| match &mut state.durable {
+            Some(desk) => desk.poll_idle(cx),
+            None => Poll::Ready(()),
+        })
+    }
+
+    fn journal_error(&self) -> Option<JournalError> {
+        self.with(|state, _| state.durable.as_ref()?.error().cloned())
+    }
+}
+
+impl State {
+    fn take_batch(&mut self, now: Instant) -> Option<(Arc<dyn Journal>, Vec<JournalWrite>)> {
+        let desk = self.durable.as_mut()?;
+        let writes = desk.take_batch(&mut self.machine, now)?;
+        Some((desk.journal(), writes))
+    }
+}
+
+const _: () = {
+    const fn assert_send_sync<T: Send + Sync>() {}
+    assert_send_sync::<DurableClient>();
+    assert_send_sync::<DurableCall<Vec<u8>>>();
+    assert_send_sync::<Receipt>();
+};

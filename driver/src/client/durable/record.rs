@@ -1,0 +1,197 @@
+//! What stands in a journal, and its bytes.
+
+use bytes::Bytes;
+use oncewire_core::wire::{Grants, ServiceName};
+use oncewire_core::{
+    ClientSession, MethodId, NotExecuted, ServerId, SessionId, Status, Unknown, Xid,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::outcome::RawOutcome;
+
+/// The session, and the highest xid that was recorded in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SessionRow {
+    pub(super) session: ClientSession,
+    pub(super) xid_last: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SessionBytes {
+    id: SessionId,
+    server: ServerId,
+    service: ServiceName,
+    grants: Grants,
+    commit: u64,
+    xid_last: u64,
+}
+
+impl SessionRow {
+    pub(super) fn encode(&self) -> Bytes {
+        let SessionRow { session, xid_last } = *self;
+        let ClientSession { id, server, service, grants, commit } = session;
+        encode(&SessionBytes { id, server, service, grants, commit, xid_last })
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<SessionRow> {
+        let SessionBytes { id, server, service, grants, commit, xid_last } = decode(bytes)?;
+        let session = ClientSession { id, server, service, grants, commit };
+        Some(SessionRow { session, xid_last })
+    }
+}
+
+/// A call that may have been handed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct CallRow {
+    pub(super) session: SessionId,
+    pub(super) xid: Xid,
+    pub(super) method: MethodId,
+    pub(super) tag: Bytes,
+    pub(super) body: Bytes,
+}
+
+#[derive(Serialize, Deserialize)]
+struct CallBytes<'a> {
+    session: SessionId,
+    xid: u64,
+    method: u32,
+    tag: &'a [u8],
+    body: &'a [u8],
+}
+
+impl CallRow {
+    pub(super) fn encode(&self) -> Bytes {
+        let CallRow { session, xid, method, tag, body } = self;
+        let (xid, method) = (xid.get(), method.number());
+        encode(&CallBytes { session: *session, xid, method, tag, body })
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<CallRow> {
+        let CallBytes { session, xid, method, tag, body } = decode(bytes)?;
+        Some(CallRow {
+            session,
+            xid: Xid::new(xid)?,
+            method: MethodId::from_number(method),
+            tag: Bytes::copy_from_slice(tag),
+            body: Bytes::copy_from_slice(body),
+        })
+    }
+}
+
+fn encode(value: &impl Serialize) -> Bytes {
+    postcard::to_allocvec(value).expect("numbers, text and bytes can be encoded").into()
+}
+
+fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
+    let (value, rest) = postcard::take_from_bytes(bytes).ok()?;
+    rest.is_empty().then_some(value)
+}
+
+/// What only a client says, in bytes that no status of the wire has.
+const NOT_EXECUTED: [(u8, NotExecuted); 4] = [
+    (0x40, NotExecuted::RequestTooLarge),
+    (0x41, NotExecuted::Disconnected),
+    (0x42, NotExecuted::SessionRefused),
+    (0x43, NotExecuted::Closed),
+];
+const UNKNOWN: [(u8, Unknown); 5] = [
+    (0x50, Unknown::SessionEnded),
+    (0x51, Unknown::Disconnected),
+    (0x52, Unknown::DeadlinePassed),
+    (0x53, Unknown::Repeated),
+    (0x54, Unknown::Closed),
+];
+
+/// A byte that says which outcome, and the reply behind it. `None` for what is no final outcome of a call that was
+/// recorded.
+pub(super) fn encode_outcome(outcome: &RawOutcome) -> Option<Bytes> {
+    let byte = match outcome {
+        RawOutcome::Reply(body) => {
+            let mut bytes = Vec::with_capacity(1 + body.len());
+            bytes.push(Status::Done.to_byte()?);
+            bytes.extend_from_slice(body);
+            return Some(bytes.into());
+        }
+        RawOutcome::NoReply(why) => Status::NoReply(*why).to_byte()?,
+        RawOutcome::NotExecuted(why) => match Status::Refused(*why).to_byte() {
+            Some(byte) => byte,
+            None => NOT_EXECUTED.iter().find(|(_, own)| own == why)?.0,
+        },
+        RawOutcome::Unknown(_, true) => return None,
+        RawOutcome::Unknown(Unknown::Interrupted, false) => Status::Interrupted.to_byte()?,
+        RawOutcome::Unknown(why, false) => UNKNOWN.iter().find(|(_, own)| own == why)?.0,
+    };
+    Some(Bytes::copy_from_slice(&[byte]))
+}
+
+/// What [`encode_outcome`] wrote; `None` if it did not write this.
+pub(super) fn decode_outcome(bytes: &[u8]) -> Option<RawOutcome> {
+    let (&byte, body) = bytes.split_first()?;
+    let outcome = match Status::from_byte(byte) {
+        Some(Status::Done) => return Some(RawOutcome::Reply(Bytes::copy_from_slice(body))),
+        Some(Status::NoReply(why)) => RawOutcome::NoReply(why),
+        Some(Status::Refused(why)) => RawOutcome::NotExecuted(why),
+        Some(Status::Interrupted) => RawOutcome::Unknown(Unknown::Interrupted, false),
+        Some(Status::NotSeen) => return None,
+        None => match NOT_EXECUTED.iter().find(|(own, _)| *own == byte) {
+            Some((_, why)) => RawOutcome::NotExecuted(*why),
+            None => {
+                let (_, why) = UNKNOWN.iter().find(|(own, _)| *own == byte)?;
+                RawOutcome::Unknown(*why, false)
+            }
+        },
+    };
+    body.is_empty().then_some(outcome)
+}
+
+/// What is written where [`encode_outcome`] has no byte: it claims nothing.
+pub(super) const NO_CLAIM: RawOutcome = RawOutcome::Unknown(Unknown::SessionEnded, false);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_and_calls_survive_their_bytes() {
+        let grants =
+            Grants { slots: 9, request_len_max: 1, reply_len_max: 2, lease_ms: 3, keepalive_ms: 4 };
+        let session = ClientSession {
+            id: SessionId::from_bytes([7; 16]),
+            server: ServerId::from_bytes([8; 16]),
+            service: ServiceName::new("bank").unwrap(),
+            grants,
+            commit: 1 << 50,
+        };
+        let row = SessionRow { session, xid_last: 77 };
+        let bytes = row.encode();
+        assert_eq!(SessionRow::decode(&bytes), Some(row));
+        assert_eq!(SessionRow::decode(&bytes[1..]), None);
+        let row = CallRow {
+            session: session.id,
+            xid: Xid::new(77).unwrap(),
+            method: MethodId::of("bank.deposit"),
+            tag: Bytes::from_static(b"order 5"),
+            body: Bytes::new(),
+        };
+        let bytes = row.encode();
+        assert_eq!(CallRow::decode(&bytes), Some(row));
+        assert_eq!(CallRow::decode(&bytes[..bytes.len() - 1]), None);
+    }
+
+    #[test]
+    fn final_outcomes_survive_their_bytes_and_others_have_none() {
+        let mut known = 0;
+        for byte in 0..=u8::MAX {
+            let Some(outcome) = decode_outcome(&[byte]) else { continue };
+            assert_eq!(encode_outcome(&outcome).as_deref(), Some(&[byte][..]), "{outcome:?}");
+            known += 1;
+        }
+        assert_eq!(known, 14 + 9);
+        let reply = RawOutcome::Reply(Bytes::from_static(b"reply"));
+        let bytes = encode_outcome(&reply).unwrap();
+        assert!(matches!(decode_outcome(&bytes), Some(RawOutcome::Reply(body)) if body == "reply"));
+        assert!(encode_outcome(&RawOutcome::Unknown(Unknown::DeadlinePassed, true)).is_none());
+        assert!(decode_outcome(b"").is_none());
+        assert!(decode_outcome(&[0x01, 0]).is_none(), "an abort has no body");
+    }
+}

@@ -1,0 +1,481 @@
+//! Durable clients: killed at every step of their journal, with servers that are killed at every step of their ledger.
+
+use std::time::Duration;
+
+use oncewire_driver::core::{MethodId, ServiceName};
+use oncewire_driver::journal::JournalKey;
+use oncewire_driver::{ClientOptions, DurableClient, Outcome};
+
+use super::disk::{Disk, Mode};
+use super::journal::TestJournal;
+use super::process::{Notes, Process, Then, settle_down};
+use super::world::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A server, and a program whose journal is empty.
+fn begin() -> (Ledgered, Process) {
+    let world = Ledgered::new();
+    let process = Process::start(&world, Default::default(), Notes::default(), Then::Confirms);
+    (world, process)
+}
+
+fn start_again(world: &Ledgered, process: Process, then: Then) -> Process {
+    let (pages, notes) = process.kill(world);
+    let process = Process::start(world, pages, notes, then);
+    settle_down(world);
+    process
+}
+
+fn balance(world: &Ledgered, account: u32) -> i64 {
+    world.ledger.disk().accounts.get(&account).copied().unwrap_or_default()
+}
+
+#[test]
+fn a_call_is_recorded_then_handed_then_answered_then_told_then_forgotten() {
+    let (world, process) = begin();
+    process.journal.mode(Mode::Hold);
+    process.pay(&world, 1, Then::Confirms);
+    assert_eq!((process.journal.held(), balance(&world, 1)), (1, 0), "not handed");
+    process.journal.write();
+    world.sim.run();
+    assert_eq!((process.journal.calls(), balance(&world, 1)), (1, 0), "not told to be stable");
+    process.journal.release();
+    world.sim.run();
+    assert_eq!((process.told("1").len(), balance(&world, 1)), (0, 1), "answered, not told");
+    process.journal.release();
+    world.sim.run();
+    assert_eq!(process.told("1"), ["reply 1"]);
+    assert_eq!((process.journal.calls(), process.journal.outcomes()), (1, 1));
+    process.release_all(&world);
+    assert_eq!((process.journal.calls(), process.journal.outcomes()), (0, 0));
+    world.sim.advance(SECOND);
+    assert_eq!(world.server().counters().kept_bytes, 0, "settled");
+}
+
+#[test]
+fn calls_that_are_ready_together_share_a_batch() {
+    let (world, process) = begin();
+    let before = process.journal.batches().len();
+    process.journal.mode(Mode::Hold);
+    process.pay(&world, 0, Then::Confirms);
+    for account in 1..=50 {
+        process.call(&account.to_string(), &PAY, (account, 1), Then::Confirms);
+    }
+    world.sim.run();
+    process.release_all(&world);
+    for account in 0..=50 {
+        assert_eq!(process.told(&account.to_string()), ["reply 1"]);
+    }
+    let batches = process.journal.batches();
+    assert!(batches.len() - before <= 8, "{batches:?}");
+}
+
+/// Kills the program when its journal has let this many batches through, the next one written or not.
+fn killed_after(batches: usize, written: bool) -> (Ledgered, Process) {
+    let (world, process) = begin();
+    process.journal.mode(Mode::Hold);
+    process.pay(&world, 1, Then::Confirms);
+    for _ in 0..batches {
+        process.journal.release();
+        world.sim.run();
+    }
+    if written {
+        process.journal.write();
+    }
+    let process = start_again(&world, process, Then::Confirms);
+    (world, process)
+}
+
+#[test]
+fn a_program_killed_at_any_step_of_its_journal_learns_what_became_of_its_call() {
+    // Not in the journal: not executed, and never will be.
+    let (world, process) = killed_after(0, false);
+    assert_eq!((process.told("1").len(), balance(&world, 1)), (0, 0));
+    // Recorded, not handed; handed and answered; its outcome written; told; its removal written.
+    for (batches, written) in [(0, true), (1, false), (1, true)] {
+        let (world, process) = killed_after(batches, written);
+        assert_eq!(process.told("1"), ["reply 1"], "{batches} {written}");
+        assert_eq!((process.journal.calls(), balance(&world, 1)), (0, 1), "{batches} {written}");
+    }
+    let (world, process) = killed_after(2, false);
+    assert_eq!(process.told("1"), ["reply 1", "reply 1"], "the confirmation was not written");
+    assert_eq!((process.journal.calls(), balance(&world, 1)), (0, 1));
+    let (_world, process) = killed_after(2, true);
+    assert_eq!(process.told("1"), ["reply 1"]);
+}
+
+#[test]
+fn an_outcome_that_is_not_confirmed_is_told_in_every_run() {
+    let (world, mut process) = begin();
+    process.pay(&world, 1, Then::Forgets);
+    for run in 1..4 {
+        assert_eq!(process.told("1").len(), run);
+        process = start_again(&world, process, Then::Forgets);
+    }
+    process = start_again(&world, process, Then::Confirms);
+    process = start_again(&world, process, Then::Confirms);
+    assert_eq!(process.told("1"), ["reply 1"; 5]);
+    assert_eq!(balance(&world, 1), 1);
+    assert_eq!(world.server().counters().sessions, 1, "one session over six runs");
+}
+
+#[test]
+fn what_the_server_answered_is_kept_for_as_long_as_the_lease() {
+    let (world, process) = begin();
+    process.journal.mode(Mode::Hold);
+    process.pay(&world, 1, Then::Confirms);
+    process.journal.release();
+    world.sim.run();
+    let (pages, notes) = process.kill(&world);
+    world.sim.advance(200 * SECOND);
+    let process = Process::start(&world, pages.clone(), notes, Then::Confirms);
+    settle_down(&world);
+    assert_eq!(process.told("1"), ["reply 1"]);
+    // A program that is back too late is told so, and told again; the call is not sent again.
+    let (_, notes) = process.kill(&world);
+    world.sim.advance(400 * SECOND);
+    let mut process = Process::start(&world, pages, notes, Then::Forgets);
+    settle_down(&world);
+    process = start_again(&world, process, Then::Confirms);
+    let unknown = "unknown: SessionEnded, false";
+    assert_eq!(process.told("1"), ["reply 1", unknown, unknown]);
+    process.pay(&world, 2, Then::Confirms);
+    assert_eq!(process.told("2"), ["reply 1"], "in a new session");
+    assert_eq!((balance(&world, 1), balance(&world, 2)), (1, 1));
+}
+
+#[test]
+fn calls_of_a_session_before_the_last_are_never_sent_in_it() {
+    let (mut world, process) = begin();
+    process.journal.mode(Mode::Hold);
+    process.pay(&world, 1, Then::Confirms);
+    // Recorded in a session that a server with another ledger does not know.
+    process.journal.release();
+    world.sim.run();
+    world.crash();
+    world.start(Disk::default());
+    settle_down(&world);
+    assert!(process.client.status().connected);
+    // Dies before the outcome is written; the new session is not written either.
+    let process = start_again(&world, process, Then::Confirms);
+    assert_eq!(process.told("1"), ["unknown: SessionEnded, false"]);
+    assert_eq!(balance(&world, 1), 0);
+}
+
+#[test]
+fn what_was_never_handed_goes_on_in_a_new_session() {
+    let (mut world, process) = begin();
+    process.pay(&world, 1, Then::Confirms);
+    process.journal.mode(Mode::Hold);
+    process.pay(&world, 2, Then::Confirms);
+    process.journal.write();
+    world.crash();
+    world.start(Disk::default());
+    settle_down(&world);
+    process.release_all(&world);
+    settle_down(&world);
+    process.release_all(&world);
+    assert_eq!(process.told("2"), ["reply 1"]);
+    assert_eq!(balance(&world, 2), 1);
+}
+
+#[test]
+fn a_journal_that_cannot_write_lets_nothing_leave() {
+    let (world, process) = begin();
+    process.pay(&world, 1, Then::Confirms);
+    process.journal.mode(Mode::Fail);
+    process.pay(&world, 2, Then::Confirms);
+    assert_eq!(process.told("2"), ["unknown: JournalFailed, false"], "it may be on the disk");
+    process.pay(&world, 3, Then::Confirms);
+    assert_eq!(process.told("3"), ["not executed: JournalFailed"]);
+    assert!(process.client.journal_error().unwrap().to_string().contains("no space left"));
+    assert_eq!((balance(&world, 2), balance(&world, 3)), (0, 0));
+    let process = start_again(&world, process, Then::Confirms);
+    assert_eq!(process.told("2").len(), 1, "it was not on the disk, and so not executed");
+    assert_eq!(balance(&world, 2), 0);
+}
+
+#[test]
+fn an_outcome_that_cannot_be_written_is_learned_by_the_next_run() {
+    for was_written in [false, true] {
+        let (world, process) = begin();
+        process.journal.mode(Mode::Hold);
+        process.pay(&world, 1, Then::Confirms);
+        process.journal.release();
+        world.sim.run();
+        if was_written {
+            process.journal.write();
+        }
+        // The batch is let go of.
+        drop(process.journal.crash());
+        world.sim.run();
+        assert_eq!(process.told("1"), ["unknown: JournalFailed, false"]);
+        let process = start_again(&world, process, Then::Confirms);
+        assert_eq!(process.told("1")[1..], ["reply 1"]);
+        assert_eq!(balance(&world, 1), 1);
+    }
+}
+
+#[test]
+fn rolled_back_and_refused_calls_have_their_outcomes_over_a_crash() {
+    let (world, process) = begin();
+    process.journal.mode(Mode::Hold);
+    process.call("poor", &PAY, (1, -5), Then::Confirms);
+    process.call(
+        "nobody",
+        &oncewire_driver::Method::<(u32, i64), i64>::new("test.no"),
+        (1, 1),
+        Then::Confirms,
+    );
+    world.sim.run();
+    process.journal.release();
+    world.sim.run();
+    let (pages, notes) = process.kill(&world);
+    let (process, left) = {
+        let journal = TestJournal::on(pages);
+        let group = std::sync::Arc::default();
+        let runtime = world.sim.runtime(&group);
+        let options = ClientOptions::default();
+        let (client, left) =
+            DurableClient::with_runtime(world.place.clone(), options, journal, runtime).unwrap();
+        (client, left)
+    };
+    let tags: Vec<_> = left.iter().map(|call| call.tag().clone()).collect();
+    assert_eq!(tags, ["poor", "nobody"]);
+    assert_eq!(left[1].method(), MethodId::of("test.no"));
+    let mut told = Vec::new();
+    for call in left {
+        let call = call.typed(&COUNT).expect_err("another method");
+        told.push(world.begin(async move { call.raw().await.outcome }));
+    }
+    settle_down(&world);
+    let told: Vec<_> = told.iter().map(Made::told).collect();
+    assert_eq!(told[0].as_deref(), Some("not executed: Aborted"));
+    assert_eq!(told[1].as_deref(), Some("not executed: UnknownMethod"));
+    drop((process, notes));
+}
+
+#[test]
+fn a_run_that_demands_another_service_learns_nothing_and_spoils_nothing() {
+    let (world, process) = begin();
+    process.journal.mode(Mode::Hold);
+    process.pay(&world, 1, Then::Confirms);
+    process.journal.release();
+    world.sim.run();
+    let (pages, notes) = process.kill(&world);
+    let journal = TestJournal::on(pages);
+    let mut options = ClientOptions::default();
+    options.service = ServiceName::new("another");
+    let runtime = world.sim.runtime(&Default::default());
+    let (place, wrong) = (world.place.clone(), journal.clone());
+    let (client, mut left) =
+        DurableClient::with_runtime(place, options, wrong, runtime).expect("a journal");
+    let call = left.remove(0).raw();
+    let told = world.begin(async move {
+        let told = call.await;
+        told.receipt.confirm();
+        told.outcome
+    });
+    settle_down(&world);
+    assert_eq!(told.told().as_deref(), Some("unknown: SessionEnded, false"));
+    drop(client);
+    let process = Process::start(&world, journal.pages(), notes, Then::Confirms);
+    settle_down(&world);
+    assert_eq!(process.told("1"), ["reply 1"]);
+    assert_eq!(balance(&world, 1), 1);
+}
+
+#[test]
+fn what_is_left_can_be_cancelled() {
+    let (world, process) = begin();
+    process.journal.mode(Mode::Hold);
+    process.pay(&world, 1, Then::Confirms);
+    process.journal.write();
+    let (pages, notes) = process.kill(&world);
+    let (process, left) = Process::start_quietly(&world, TestJournal::on(pages), notes);
+    for (tag, call) in left {
+        call.cancel();
+        process.watch(tag, call, Then::Confirms);
+    }
+    settle_down(&world);
+    assert_eq!(process.told("1"), ["not executed: Cancelled"]);
+    assert_eq!(balance(&world, 1), 0);
+}
+
+#[test]
+fn a_client_that_is_closed_in_good_order_leaves_nothing_behind() {
+    let (world, process) = begin();
+    for account in 1..=5 {
+        process.pay(&world, account, Then::Confirms);
+    }
+    let client = process.client.clone();
+    let closed = world.begin(async move {
+        client.close().await;
+        Outcome::Reply(())
+    });
+    world.sim.advance(SECOND);
+    assert_eq!(closed.told().as_deref(), Some("reply ()"));
+    assert_eq!(process.journal.calls(), 0);
+    process.pay(&world, 6, Then::Confirms);
+    assert_eq!(process.told("6"), ["not executed: NotBegun(Closed)"]);
+    let process = start_again(&world, process, Then::Confirms);
+    process.pay(&world, 7, Then::Confirms);
+    assert_eq!(process.told("7"), ["reply 1"], "in a new session");
+}
+
+#[test]
+fn a_client_closed_while_the_server_is_gone_tells_the_truth_and_goes_on_later() {
+    let (mut world, process) = begin();
+    process.pay(&world, 1, Then::Confirms);
+    world.ledger.mode(Mode::Hold);
+    process.pay(&world, 2, Then::Confirms);
+    world.crash();
+    process.pay(&world, 3, Then::Confirms);
+    let client = process.client.clone();
+    let closed = world.begin(async move {
+        client.close().await;
+        Outcome::Reply(())
+    });
+    world.sim.advance(10 * SECOND);
+    assert_eq!(closed.told().as_deref(), Some("reply ()"));
+    assert_eq!(process.told("2"), ["unknown: Closed, false"]);
+    assert_eq!(process.told("3"), ["not executed: Closed"], "it has no xid yet");
+    world.start(world.ledger.disk());
+    let process = start_again(&world, process, Then::Confirms);
+    assert_eq!(process.told("2")[1..], ["reply 1"]);
+    assert_eq!((process.told("3").len(), balance(&world, 2), balance(&world, 3)), (1, 1, 0));
+}
+
+#[test]
+fn a_corrupt_journal_is_refused() {
+    let (world, process) = begin();
+    process.pay(&world, 1, Then::Forgets);
+    let (pages, _) = process.kill(&world);
+    for (key, bytes) in &pages {
+        for cut in 0..bytes.len() {
+            let mut pages = pages.clone();
+            pages.insert(*key, bytes.slice(..cut));
+            let runtime = world.sim.runtime(&Default::default());
+            let opened = DurableClient::with_runtime(
+                world.place.clone(),
+                ClientOptions::default(),
+                TestJournal::on(pages),
+                runtime,
+            );
+            match opened {
+                // An outcome may be shorter, if it is a reply.
+                Ok(_) => assert!(matches!(key, JournalKey::Outcome(_)) && cut > 0),
+                Err(error) => assert!(error.to_string().contains("corrupt"), "{error}"),
+            }
+        }
+    }
+    let mut orphan = pages.clone();
+    orphan.retain(|key, _| !matches!(key, JournalKey::Call(_)));
+    let runtime = world.sim.runtime(&Default::default());
+    let options = ClientOptions::default();
+    let opened =
+        DurableClient::with_runtime(world.place.clone(), options, TestJournal::on(orphan), runtime);
+    assert!(opened.is_err());
+}
+
+/// A small generator: every run of a seed is the same.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % end
+    }
+}
+
+/// Payments, while program and server are killed at any step of journal and ledger. Says what is wrong in the end.
+fn both_are_killed(seed: u64, lies: usize) -> Result<(), String> {
+    let mut random = Random(seed);
+    // So few slots that numbers are skipped and calls wait.
+    let slots = (seed % 2 == 1).then_some(2 + (seed / 2 % 3) as u32);
+    let mut world = Ledgered::default();
+    world.slots = slots;
+    world.start(Disk::default());
+    let mut process = Process::start(&world, Default::default(), Notes::default(), Then::Confirms);
+    process.journal.lie(lies);
+    let mut made = 0;
+    for _ in 0..40 {
+        match random.below(12) {
+            0..3 => {
+                made += 1;
+                let then = if random.below(3) == 0 { Then::Forgets } else { Then::Confirms };
+                process.pay(&world, made, then);
+            }
+            3 => process.journal.mode(Mode::Hold),
+            4 => world.ledger.mode(Mode::Hold),
+            5 | 6 if process.journal.held() > 0 => process.journal.release(),
+            7 | 8 if world.ledger.held() > 0 => world.ledger.release(),
+            9 => {
+                if process.journal.held() > 0 && random.below(2) == 0 {
+                    process.journal.write();
+                }
+                let (pages, notes) = process.kill(&world);
+                process = Process::start(&world, pages, notes, Then::Confirms);
+                process.journal.lie(lies);
+                settle_down(&world);
+            }
+            10 => {
+                if world.ledger.held() > 0 && random.below(2) == 0 {
+                    world.ledger.write();
+                }
+                world.restart();
+            }
+            _ => world.sim.advance(Duration::from_millis(random.below(2_000))),
+        }
+        world.sim.run();
+    }
+    let (pages, notes) = process.kill(&world);
+    world.restart();
+    let process = Process::start(&world, pages, notes, Then::Confirms);
+    settle_down(&world);
+    if process.journal.calls() > 0 {
+        return Err(format!("{} calls are left", process.journal.calls()));
+    }
+    for account in 1..=made {
+        let told = process.told(&account.to_string());
+        let paid = balance(&world, account);
+        // What was not in the journal was never handed, and nothing is told of it.
+        let truth = match told.first().map_or("", |told| &**told) {
+            "" => paid == 0,
+            "reply 1" => paid == 1,
+            first => first.starts_with("not executed") && paid == 0,
+        };
+        if !truth || told.iter().any(|other| *other != told[0]) {
+            return Err(format!("payment {account} was executed {paid} times, and told {told:?}"));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn payments_are_executed_exactly_once_whichever_side_is_killed_at_whichever_step() {
+    for seed in 0..300 {
+        if let Err(why) = both_are_killed(seed, 0) {
+            panic!("{why} (seed {seed})");
+        }
+    }
+}
+
+#[test]
+fn a_journal_that_says_written_too_early_is_found_out() {
+    let found = (0..60).filter(|seed| both_are_killed(*seed, 2).is_err()).count();
+    assert!(found > 5, "in {found} of 60 runs");
+}
+
+#[test]
+fn nothing_of_a_program_is_left_in_memory_when_it_is_gone() {
+    let (world, process) = begin();
+    process.pay(&world, 1, Then::Confirms);
+    process.journal.mode(Mode::Hold);
+    process.pay(&world, 2, Then::Confirms);
+    let journal = process.journal.clone();
+    process.kill(&world);
+    assert_eq!(journal.handles(), 1);
+}
