@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `client.rs` | the handle, and how a call is described |
 //! | `client/state.rs` | what all tasks share: the machine, the stream, the buffers, who waits for what |
+//! | `client/state/lead.rs` | who of them reads the socket for all |
 //! | `client/waits.rs` | who waits for which call |
 //! | `client/call.rs` | the future of one call; whoever waits may read the socket for all |
 //! | `client/durable.rs` | clients whose calls outlive them |

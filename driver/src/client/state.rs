@@ -3,6 +3,8 @@
 //! One lock, held for as long as it takes to move bytes between the machine, the buffers and the stream, never across
 //! an await. Wakers are called after it was let go.
 
+mod lead;
+
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, PoisonError};
@@ -14,6 +16,9 @@ use oncewire_core::{
     NotExecuted,
 };
 
+pub(super) use lead::Leader;
+use lead::Step;
+
 use super::durable::Desk;
 use super::waits::{WaitId, Waits};
 use super::{ClientOptions, ClientStatus};
@@ -24,18 +29,12 @@ use crate::runtime::Runtime;
 use crate::sync::{Mutex, MutexGuard};
 use crate::transport::{BoxStream, Connect};
 
-/// With fewer calls unsettled than this, a caller writes its own request at once; with more, the leader writes them
-/// together.
-const WRITE_ALONE_MAX: usize = 4;
 /// When nobody has waited for an answer for so long, the client's task reads the socket itself.
 pub(super) const LEAD_AFTER: Duration = Duration::from_millis(50);
 
 /// A look for a reply that keeps its caller away for longer than this does not pay: whoever sleeps is served before
 /// whoever gave way.
 const LOOK_MAX: Duration = Duration::from_micros(200);
-
-/// Calls in a row that are answered without a sleep: then other tasks get their turn.
-const LOOKS_MAX: u32 = 64;
 
 /// What all handles, calls and the task of a client have in common.
 pub(super) struct Shared {
@@ -89,22 +88,6 @@ pub(super) struct State {
     looks: u32,
     /// The call that has let others act before it.
     waited: Option<WaitId>,
-}
-
-/// How a poll of a call goes on.
-enum Step {
-    Done(RawOutcome),
-    /// Requests were written, and the reply may be there in a moment.
-    Look,
-    Sleep,
-}
-
-/// Who reads the socket for all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Leader {
-    Nobody,
-    Task,
-    Call(WaitId),
 }
 
 impl Shared {
@@ -342,184 +325,6 @@ impl State {
         let id = self.waits.insert(call);
         self.deliver(now);
         Ok(id)
-    }
-
-    #[inline]
-    fn poll_outcome(
-        &mut self,
-        id: WaitId,
-        now: Instant,
-        cx: &mut Context<'_>,
-        may_look: bool,
-    ) -> Step {
-        if let Some(outcome) = self.take_outcome(id, now) {
-            return Step::Done(outcome);
-        }
-        self.waits.wait(id, cx);
-        self.polled = Some(id);
-        let mut look = false;
-        let leader = self.leader;
-        match leader {
-            Leader::Call(leader) if leader != id && !self.is_left_alone(id) => {
-                self.follow(id, now, cx);
-            }
-            // It took the lead because calls take long, and keeps it until a new one comes.
-            Leader::Task if self.waits.follows(id) => {}
-            _ if self.stream.is_some() => look = self.lead(id, now, cx, may_look),
-            // Without a connection nobody leads; when there is one again, somebody must.
-            _ => self.add_follower(id),
-        }
-        self.polled = None;
-        self.wake_task_if_due_earlier();
-        match self.take_outcome(id, now) {
-            Some(outcome) => Step::Done(outcome),
-            None if look => Step::Look,
-            None => Step::Sleep,
-        }
-    }
-
-    #[inline]
-    fn take_outcome_as_follower(&mut self, id: WaitId) -> Option<RawOutcome> {
-        if self.leader == Leader::Call(id) { None } else { self.waits.take_outcome(id) }
-    }
-
-    #[inline]
-    fn take_outcome(&mut self, id: WaitId, now: Instant) -> Option<RawOutcome> {
-        let outcome = self.waits.take_outcome(id)?;
-        if self.leader == Leader::Call(id) {
-            self.pass_lead(now);
-        }
-        Some(outcome)
-    }
-
-    /// Whether the call that leads was not polled since this one last was: it may be alive and forgotten, or belong to
-    /// the very task that was woken for it and polled us instead.
-    #[inline]
-    fn is_left_alone(&mut self, id: WaitId) -> bool {
-        !self.waits.note_look(id, self.leads)
-    }
-
-    /// Whether others are about to take their outcomes, and perhaps to call again: what one call wrote now would leave
-    /// alone, and a caller that is always answered at once would keep them from being polled. Only once a call: they
-    /// may be held and not polled.
-    #[inline]
-    fn acts_too_soon(&mut self, id: WaitId) -> bool {
-        let too_soon = self.waits.has_untaken() || self.looks >= LOOKS_MAX;
-        if !too_soon || self.waited == Some(id) {
-            return false;
-        }
-        self.waited = Some(id);
-        self.looks = 0;
-        true
-    }
-
-    /// A call reads for all. Says whether the reply to what it wrote may be waited for without sleeping.
-    fn lead(&mut self, id: WaitId, now: Instant, cx: &mut Context<'_>, may_look: bool) -> bool {
-        match self.leader {
-            // It has to keep time for us, and to look after the connection when we are gone.
-            Leader::Task => self.wake_task(),
-            Leader::Call(other) if other != id => self.add_follower(other),
-            Leader::Call(_) | Leader::Nobody => {}
-        }
-        self.leader = Leader::Call(id);
-        self.led_at = now;
-        self.leads += 1;
-        if self.acts_too_soon(id) {
-            cx.waker().wake_by_ref();
-            return false;
-        }
-        if self.flush(now, cx) && may_look && self.write.is_empty() && self.patience.looks() {
-            return true;
-        }
-        self.run(now, cx, Some(id));
-        false
-    }
-
-    /// The task reads for all; whoever did so waits.
-    pub(super) fn lead_as_task(&mut self, now: Instant, cx: &mut Context<'_>) {
-        if let Leader::Call(id) = self.leader {
-            self.add_follower(id);
-        }
-        self.leader = Leader::Task;
-        self.run(now, cx, None);
-    }
-
-    /// Another call reads: ours waits, and its request leaves at once or with others'.
-    #[inline]
-    fn follow(&mut self, id: WaitId, now: Instant, cx: &mut Context<'_>) {
-        let is_new = !self.waits.follows(id);
-        self.add_follower(id);
-        // Whoever is about to take its outcome may call again: then all of it leaves together.
-        let alone = self.machine.unsettled() < WRITE_ALONE_MAX && !self.waits.has_untaken();
-        if alone || !self.write.is_empty() {
-            self.flush(now, cx);
-        } else if is_new {
-            // Only once: the leader may be of the same task, and would wake us in turn.
-            self.tell_flush();
-        }
-    }
-
-    #[inline]
-    fn add_follower(&mut self, id: WaitId) {
-        if !self.waits.set_follows(id, true) {
-            return;
-        }
-        self.followers.push_back(id);
-        if self.followers.len() > 2 * self.waits.len() + 64 {
-            let waits = &self.waits;
-            self.followers.retain(|id| waits.contains(*id));
-        }
-    }
-
-    /// Somebody else who waits is woken, to lead.
-    fn pass_lead(&mut self, now: Instant) {
-        self.leader = Leader::Nobody;
-        self.led_at = now;
-        while let Some(id) = self.followers.pop_front() {
-            self.waits.set_follows(id, false);
-            if let Some(waker) = self.waits.take_waker(id) {
-                self.to_wake.push(waker);
-                return;
-            }
-        }
-        if self.flush_told || self.awaits_control() {
-            // Whoever was told to write is gone, or whoever would have read.
-            self.wake_task();
-        }
-    }
-
-    /// Whether something is to come that is for no call: the server's welcome or goodbye.
-    pub(super) fn awaits_control(&self) -> bool {
-        self.machine.is_closing() || !self.machine.is_connected()
-    }
-
-    /// There is something to write: the leader does it, with whatever else there is by then.
-    pub(super) fn tell_flush(&mut self) {
-        if std::mem::replace(&mut self.flush_told, true) {
-            return;
-        }
-        match self.leader {
-            Leader::Call(id) => match self.waits.waker(id) {
-                Some(waker) => self.to_wake.push(waker.clone()),
-                None => self.wake_task(),
-            },
-            Leader::Nobody | Leader::Task => self.wake_task(),
-        }
-    }
-
-    pub(super) fn wake_task(&mut self) {
-        self.to_wake.extend(self.task.clone());
-    }
-
-    pub(super) fn wants_flush(&self) -> bool {
-        self.flush_told
-    }
-
-    #[inline]
-    fn wake_task_if_due_earlier(&mut self) {
-        if self.machine.poll_timeout().is_some_and(|at| at < self.armed) {
-            self.wake_task();
-        }
     }
 
     fn wake_watchers(&mut self) {
