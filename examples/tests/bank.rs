@@ -193,8 +193,8 @@ fn what_cannot_be_tried_ends_with_2_and_a_reason() {
 }
 
 /// A few kills of everything that a crash test starts.
-fn crash_test(arguments: &[&str]) -> (Option<i32>, String) {
-    let output = run(&[&["crash-test", "--kills", "8", "--seed", "3"], arguments].concat());
+fn crash_test(kills: &str, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = run(&[&["crash-test", "--kills", kills, "--seed", "3"], arguments].concat());
     let told = format!(
         "{}{}",
         String::from_utf8_lossy(&output.stdout),
@@ -206,7 +206,7 @@ fn crash_test(arguments: &[&str]) -> (Option<i32>, String) {
 #[test]
 fn with_a_ledger_balances_and_outcomes_survive_kills_of_server_and_clients() {
     for arguments in [&[][..], &["--transactional"]] {
-        let (code, told) = crash_test(arguments);
+        let (code, told) = crash_test("8", arguments);
         assert_eq!(code, Some(0), "{told}");
         assert!(told.contains("executed more than once: 0"), "{told}");
     }
@@ -215,7 +215,8 @@ fn with_a_ledger_balances_and_outcomes_survive_kills_of_server_and_clients() {
 #[test]
 fn the_crash_test_notices_a_ledger_that_writes_after_replying() {
     for arguments in [&["--broken-ledger"][..], &["--broken-ledger", "--transactional"]] {
-        let (code, told) = crash_test(arguments);
+        // A kill shows it only if a call had run and its client had not heard: now and then, eight show nothing.
+        let (code, told) = crash_test("40", arguments);
         assert_eq!(code, Some(1), "{told}");
     }
 }
