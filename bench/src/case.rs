@@ -105,8 +105,6 @@ pub(crate) enum Subject {
     Tonic,
     /// The capnp-rpc crate.
     Capnp,
-    /// The postcard-rpc crate.
-    PostcardRpc,
     /// The net/rpc package of Go.
     GoRpc,
 }
@@ -120,7 +118,7 @@ pub(crate) enum Kind {
 }
 
 impl Subject {
-    pub(crate) const ALL: [Subject; 10] = [
+    pub(crate) const ALL: [Subject; 9] = [
         Subject::SmolLoop,
         Subject::BareThreads,
         Subject::Oncewire,
@@ -129,7 +127,6 @@ impl Subject {
         Subject::Tarpc,
         Subject::Tonic,
         Subject::Capnp,
-        Subject::PostcardRpc,
         Subject::GoRpc,
     ];
 
@@ -153,7 +150,6 @@ impl Subject {
             Subject::Tarpc => "tarpc",
             Subject::Tonic => "tonic",
             Subject::Capnp => "capnp-rpc",
-            Subject::PostcardRpc => "postcard-rpc",
             Subject::GoRpc => "go net/rpc",
         }
     }
@@ -170,7 +166,6 @@ impl Subject {
             Subject::OncewireIdempotent => workload == W2,
             Subject::OncewireBlocking => via != Via::Pipe && workload == W1,
             Subject::Tarpc | Subject::Tonic | Subject::Capnp | Subject::GoRpc => via != Via::Pipe,
-            Subject::PostcardRpc => via == Via::Tcp,
         }
     }
 }

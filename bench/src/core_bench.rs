@@ -32,6 +32,8 @@ pub(crate) fn all() -> Result<Vec<CoreRow>> {
     sys::pin(&cores[cores.len() - 1..])?;
     let has_callgrind = Command::new("valgrind").arg("--version").output().is_ok();
     let mut rows = Vec::new();
+    // The first run of all is slow: the core wakes up, and memory is fresh.
+    machine::run(LONE)?;
     for setup in setups() {
         crate::run::progress(&format!("core: {setup:?}"));
         let mut row = machine::run(setup)?;

@@ -53,8 +53,6 @@ pub(crate) fn drive(case: &Case) -> Result<Figures> {
 pub(crate) fn is_built(subject: Subject) -> bool {
     match subject {
         Subject::GoRpc => go_program().is_some(),
-        // It brings no streams of its own: see PERFORMANCE.md.
-        Subject::PostcardRpc => false,
         _ => subject.kind() != Kind::Peer || cfg!(feature = "peers"),
     }
 }
