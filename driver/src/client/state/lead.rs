@@ -11,7 +11,7 @@ use super::super::waits::WaitId;
 use super::State;
 use crate::outcome::RawOutcome;
 
-/// With fewer calls unsettled than this, a caller writes its own request at once; with more, the leader writes them
+/// With fewer calls pending than this, a caller writes its own request at once; with more, the leader writes them
 /// together.
 const WRITE_ALONE_MAX: usize = 4;
 /// Calls in a row that are answered without a sleep: then other tasks get their turn.
@@ -140,7 +140,7 @@ impl State {
         let is_new = !self.waits.follows(id);
         self.add_follower(id);
         // Whoever is about to take its outcome may call again: then all of it leaves together.
-        let alone = self.machine.unsettled() < WRITE_ALONE_MAX && !self.waits.has_untaken();
+        let alone = self.machine.pending() < WRITE_ALONE_MAX && !self.waits.has_untaken();
         if alone || !self.write.is_empty() {
             self.flush(now, cx);
         } else if is_new {
