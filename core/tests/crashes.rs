@@ -162,7 +162,7 @@ fn c56_a_neighbour_that_panics_is_rolled_back_alone() {
     let (good, bad) = (pair.call(b"good"), pair.call(b"bad"));
     let running = pair.running(b"bad");
     let now = pair.now;
-    pair.server.roll_back(now, running);
+    pair.server.roll_back(now, running, NotExecuted::Aborted);
     pair.finish(b"good");
     assert_eq!(pair.fate(good), reply(b"good"));
     assert_eq!(pair.fate(bad), not_executed(NotExecuted::Aborted));

@@ -485,7 +485,7 @@ fn c26_a_transaction_rolled_back_is_not_executed() {
     let call = pair.call(b"t");
     let running = pair.running(b"t");
     let now = pair.now;
-    pair.server.roll_back(now, running);
+    pair.server.roll_back(now, running, NotExecuted::Aborted);
     pair.drive();
     assert_eq!(pair.fate(call), not_executed(NotExecuted::Aborted));
 }
@@ -551,7 +551,7 @@ fn c27_what_was_reserved_is_given_back_when_calls_end_in_any_way() {
     pair.abort(b"1");
     let running = pair.running(b"2");
     let now = pair.now;
-    pair.server.roll_back(now, running);
+    pair.server.roll_back(now, running, NotExecuted::Aborted);
     let running = pair.running(b"3");
     let too_large = pair.server.reply(now, running, &[0; (64 << 10) + 1][..]);
     assert_eq!(too_large, Err(ReplyTooLarge { len: (64 << 10) + 1, max: 64 << 10 }));

@@ -225,7 +225,7 @@ impl Walk {
             1 if self.kind != Kind::Ledger => {
                 let running = self.pair.running(&body);
                 let now = self.pair.now;
-                self.pair.server.roll_back(now, running);
+                self.pair.server.roll_back(now, running, NotExecuted::Aborted);
                 // Nothing of it remains.
                 let at = self.pair.runs.iter().position(|run| run.body == body).unwrap();
                 self.pair.runs.remove(at);

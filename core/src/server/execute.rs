@@ -127,6 +127,12 @@ pub enum RecordState<'a> {
     NoReply(NoReply),
 }
 
+/// The status that tells of a refusal.
+fn refused(why: NotExecuted) -> Status {
+    let status = Status::Refused(why);
+    if status.to_byte().is_some() { status } else { Status::Refused(NotExecuted::BadArguments) }
+}
+
 impl<T: ServerStorage> Server<T> {
     /// Decides whether an admitted call runs (S17): a passed deadline, a cancel or a drain has it refused, and its
     /// client told so. Write a started record before, and start only when it is stable (S28).
@@ -169,11 +175,7 @@ impl<T: ServerStorage> Server<T> {
     /// Refuses an admitted call. A reason that only a client can have is told as `BadArguments`.
     pub fn refuse(&mut self, now: Instant, admission: Admission, why: NotExecuted) {
         self.tick(now);
-        let status = Status::Refused(why);
-        let known = if status.to_byte().is_some() { why } else { NotExecuted::BadArguments };
-        self.conclude(admission.key, SlotState::LetIn, |_| {
-            (Status::Refused(known), Payload::EMPTY)
-        });
+        self.conclude(admission.key, SlotState::LetIn, |_| (refused(why), Payload::EMPTY));
     }
 
     /// Answers a call: its reply is kept until the client has seen it, and sent if it can be. Write the completion
@@ -214,11 +216,11 @@ impl<T: ServerStorage> Server<T> {
         self.conclude(running.key, SlotState::Running, |_| (status, Payload::EMPTY));
     }
 
-    /// The transaction in which the handler ran was rolled back: not executed (S14).
-    pub fn roll_back(&mut self, now: Instant, running: Running) {
+    /// A call that was started has left no trace, and never will: the transaction in which it ran was rolled back (S14),
+    /// or it never came to its handler. A reason that only a client can have is told as `BadArguments`.
+    pub fn roll_back(&mut self, now: Instant, running: Running, why: NotExecuted) {
         self.tick(now);
-        let status = Status::Refused(NotExecuted::Aborted);
-        self.conclude(running.key, SlotState::Running, |_| (status, Payload::EMPTY));
+        self.conclude(running.key, SlotState::Running, |_| (refused(why), Payload::EMPTY));
     }
 
     /// Whether a client no longer wants a call that is let in or runs.

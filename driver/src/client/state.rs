@@ -36,6 +36,9 @@ pub(super) const LEAD_AFTER: Duration = Duration::from_millis(50);
 /// whoever gave way.
 const LOOK_MAX: Duration = Duration::from_micros(200);
 
+/// With less time than this, a call counts it from the very moment.
+const RECENT_TIMEOUT_MIN: Duration = Duration::from_secs(1);
+
 /// What all handles, calls and the task of a client have in common.
 pub(super) struct Shared {
     pub(super) options: ClientOptions,
@@ -142,7 +145,12 @@ impl Shared {
 
     /// Runs `f` under the lock, then wakes whom it wants woken.
     pub(super) fn with<T>(&self, f: impl FnOnce(&mut State, Instant) -> T) -> T {
-        let now = self.runtime.now();
+        self.with_at(self.runtime.now(), f)
+    }
+
+    /// The same at a moment that may have passed a little, where nothing depends on the time that is.
+    #[inline]
+    fn with_at<T>(&self, now: Instant, f: impl FnOnce(&mut State, Instant) -> T) -> T {
         let mut state = self.lock();
         let result = f(&mut state, now);
         let to_wake = std::mem::take(&mut state.to_wake);
@@ -158,21 +166,33 @@ impl Shared {
 
     /// Takes a call in; it leaves when it is first polled.
     #[inline]
-    pub(super) fn begin(&self, call: Call<'_>) -> Result<WaitId, NotExecuted> {
-        self.with(|state, now| state.begin(now, call))
+    pub(super) fn begin(&self, mut call: Call<'_>) -> Result<WaitId, NotExecuted> {
+        self.with_at(self.begins_at(&mut call), |state, now| state.begin(now, call))
+    }
+
+    /// When a call begins. What may take seconds need not know it to the microsecond: then its time is longer by as
+    /// much as the moment may be old, so that nobody gives up early.
+    #[inline]
+    fn begins_at(&self, call: &mut Call<'_>) -> Instant {
+        if call.timeout < RECENT_TIMEOUT_MIN {
+            return self.runtime.now();
+        }
+        let (moment, age_max) = self.runtime.recent();
+        call.timeout = call.timeout.saturating_add(age_max);
+        moment
     }
 
     /// The same, and polls it for the first time.
     pub(super) fn begin_and_poll(
         &self,
-        call: Call<'_>,
+        mut call: Call<'_>,
         cx: &mut Context<'_>,
     ) -> Result<(WaitId, Poll<RawOutcome>), NotExecuted> {
-        let (id, step, now) = self.with(|state, now| {
+        let (id, step) = self.with_at(self.begins_at(&mut call), |state, now| {
             let id = state.begin(now, call)?;
-            Ok((id, state.poll_outcome(id, now, cx, true), now))
+            Ok((id, state.poll_outcome(id, now, cx, true)))
         })?;
-        Ok((id, self.finish_poll(id, step, now, cx)))
+        Ok((id, self.finish_poll(id, step, cx)))
     }
 
     /// Sees that a call leaves though nobody polls it.
@@ -200,22 +220,18 @@ impl Shared {
         if let Some(outcome) = self.lock().take_outcome_as_follower(id) {
             return Poll::Ready(outcome);
         }
-        let (step, now) = self.with(|state, now| (state.poll_outcome(id, now, cx, true), now));
-        self.finish_poll(id, step, now, cx)
+        let step = self.with(|state, now| state.poll_outcome(id, now, cx, true));
+        self.finish_poll(id, step, cx)
     }
 
     /// Goes on with a poll after the lock was let go.
-    fn finish_poll(
-        &self,
-        id: WaitId,
-        step: Step,
-        begun: Instant,
-        cx: &mut Context<'_>,
-    ) -> Poll<RawOutcome> {
+    #[inline]
+    fn finish_poll(&self, id: WaitId, step: Step, cx: &mut Context<'_>) -> Poll<RawOutcome> {
         match step {
             Step::Done(outcome) => Poll::Ready(outcome),
             Step::Sleep => Poll::Pending,
             Step::Look => {
+                let begun = self.runtime.now();
                 self.runtime.give_way();
                 self.with(|state, now| {
                     let reads = state.reads;

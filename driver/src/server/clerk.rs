@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
-use oncewire_core::Instant;
+use oncewire_core::{Instant, NotExecuted};
 
 use super::handler::Execution;
 use super::records::{Item, Prepared};
@@ -54,10 +54,9 @@ impl Future for Clerk {
 
 /// Polls each handler once; only one that is not ready becomes a task.
 async fn start_all(shared: Arc<Shared>, starts: Vec<Start>) {
-    for (execution, limit) in starts {
-        execution.run(&shared, limit);
-    }
-    shared.with(|_, _| ());
+    let ended = |(execution, limit): Start| execution.run(&shared, limit);
+    let ended: Vec<_> = starts.into_iter().filter_map(ended).collect();
+    shared.with(|state, now| ended.into_iter().for_each(|ended| state.finish(now, ended)));
 }
 
 impl State {
@@ -68,7 +67,7 @@ impl State {
             Item::Started(started) => match self.machine.start(now, started.admission) {
                 Ok(running) => {
                     let Prepared { future, one_way, time_limit } = started.call;
-                    let execution = Execution::new(running, now, future).recorded(one_way);
+                    let execution = Execution::new(running, future).recorded(one_way);
                     starts.push((execution, time_limit));
                 }
                 // Its client is told why; after a crash it must not be told that the call was interrupted.
@@ -86,7 +85,7 @@ impl State {
                             self.panics += u64::from(panicked);
                             self.rollbacks += 1;
                             self.last_rollback = Some(why);
-                            self.machine.roll_back(now, running);
+                            self.machine.roll_back(now, running, NotExecuted::Aborted);
                         }
                     }
                 }

@@ -9,11 +9,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use oncewire_core::{ConnId, Incoming, Instant, NotExecuted, Request};
+use oncewire_core::{
+    Admission, CallKey, ConnId, Incoming, Instant, NotExecuted, Received, Request, Running,
+};
 
-use super::handler::{Body, Context as CallContext, Execution, Plan};
+use super::handler::{Body, Context as CallContext, Ended, Execution, Plan};
 use super::records::Prepared;
-use super::state::{Look, Shared};
+use super::state::{Look, Shared, State};
 use crate::buffer::{ReadBuffer, Scratch, WriteBuffer};
 use crate::patience::Patience;
 use crate::runtime::Timer;
@@ -41,6 +43,30 @@ enum Turn {
     Sleep,
     /// The stream broke, or the machine has let go of it.
     End,
+}
+
+/// What is to be done with what was received.
+enum Next<'d> {
+    /// A call was admitted and started.
+    Run(Running, Call<'d>),
+    /// A call was admitted, and waits for its record.
+    Record(Admission, Call<'d>),
+    /// There may be more.
+    Nothing,
+    /// The frame at the front needs so many bytes.
+    Wait(usize),
+    /// The machine lets go of the connection.
+    Lost,
+}
+
+/// What a request says, apart from the right to start it.
+struct Call<'d> {
+    key: CallKey,
+    method_index: usize,
+    body: &'d [u8],
+    deadline: Instant,
+    idempotent: bool,
+    one_way: bool,
 }
 
 /// Reads in one turn, at most: then others get theirs.
@@ -171,51 +197,99 @@ impl ConnTask {
     /// Gives the machine what was received, and runs what it admits. Returns how much it took, and how many bytes the
     /// frame at the front of the rest needs.
     fn take_data(&mut self, now: Instant, data: &[u8], large: Option<&Bytes>) -> (usize, usize) {
+        let shared = &self.shared;
         let mut consumed = 0;
+        // A call that was executed at once: told under the lock that the next one needs anyway.
+        let mut ended = None;
         loop {
             // Events wait for the end of the turn.
-            let received = self
-                .shared
-                .with_quietly(|state| state.machine.handle_data(now, self.id, &data[consumed..]));
-            match received {
-                Ok(received) => {
-                    consumed += received.consumed;
-                    match received.item {
-                        Some(Incoming::Request(request)) => self.execute(request, large),
-                        // The handler learns of a cancel when it asks its context.
-                        Some(_) => {}
-                        None => return (consumed, received.wanted),
-                    }
+            let next = shared.with_quietly(|state| {
+                if let Some(ended) = ended.take() {
+                    state.finish(now, ended);
                 }
-                // The machine closes the connection when its last words have left.
-                Err(_) => return (data.len(), 0),
+                match state.machine.handle_data(now, self.id, &data[consumed..]) {
+                    Ok(received) => {
+                        consumed += received.consumed;
+                        self.next(state, received)
+                    }
+                    // The machine closes the connection when its last words have left.
+                    Err(_) => Next::Lost,
+                }
+            });
+            match next {
+                Next::Run(running, call) => ended = self.execute(running, call, large),
+                Next::Record(admission, call) => self.record(admission, call, large),
+                Next::Nothing => {}
+                Next::Wait(wanted) => return (consumed, wanted),
+                Next::Lost => return (data.len(), 0),
             }
         }
     }
 
-    /// Starts a call and polls its handler once; with a ledger, sees that it is recorded first.
+    /// What is to be done with what the machine has found. Without a ledger nothing stands between a call's admission
+    /// and its start, and both happen under one lock.
     #[inline]
-    fn execute(&self, request: Request<'_>, large: Option<&Bytes>) {
+    fn next<'d>(&self, state: &mut State, received: Received<Incoming<'d>>) -> Next<'d> {
+        let request = match received.item {
+            Some(Incoming::Request(request)) => request,
+            // The handler learns of a cancel when it asks its context.
+            Some(_) => return Next::Nothing,
+            None => return Next::Wait(received.wanted),
+        };
+        let Request { admission, deadline, idempotent, one_way, body, method_index, .. } = request;
+        let call = Call { key: admission.key(), deadline, idempotent, one_way, body, method_index };
+        if self.shared.ledger.is_some() {
+            return Next::Record(admission, call);
+        }
+        match state.machine.start(self.shared.time_near(deadline), admission) {
+            Ok(running) => Next::Run(running, call),
+            // Its client is told why (S17).
+            Err(_) => Next::Nothing,
+        }
+    }
+
+    /// Decodes a call's arguments. Nothing of it is executed by that.
+    #[inline]
+    fn plan(&self, call: &Call<'_>, large: Option<&Bytes>) -> Result<Plan, NotExecuted> {
         let shared = &self.shared;
-        let Request { admission, deadline, idempotent, one_way, body, .. } = request;
-        let Some(method) = shared.methods.get(request.method_index) else { return };
-        let context = CallContext::new(shared, admission.key(), deadline, self.subject.clone());
-        let plan = AssertUnwindSafe(|| method.handler.plan(context, Body { bytes: body, large }));
+        let method = shared.methods.get(call.method_index).ok_or(NotExecuted::UnknownMethod)?;
+        let context = CallContext::new(shared, call.key, call.deadline, self.subject.clone());
+        let body = Body { bytes: call.body, large };
         // A panic while decoding refuses the call.
-        let plan = catch_unwind(plan).unwrap_or(Err(NotExecuted::BadArguments));
+        let plan = AssertUnwindSafe(|| method.handler.plan(context, body));
+        catch_unwind(plan).unwrap_or(Err(NotExecuted::BadArguments))
+    }
+
+    /// Polls the handler of a call that was started.
+    #[inline]
+    fn execute(&self, running: Running, call: Call<'_>, large: Option<&Bytes>) -> Option<Ended> {
+        match self.plan(&call, large) {
+            Ok(Plan::Future(future)) => {
+                let limit = self.shared.methods.get(call.method_index)?.time_limit;
+                Execution::new(running, future).run(&self.shared, limit)
+            }
+            // There is none: such methods come with their ledger.
+            Ok(Plan::Transaction(..)) => Some(Ended::refused(running, NotExecuted::LedgerFailed)),
+            Err(why) => Some(Ended::refused(running, why)),
+        }
+    }
+
+    /// With a ledger: sees that a call is recorded before it is started, if it is to be.
+    fn record(&self, admission: Admission, call: Call<'_>, large: Option<&Bytes>) {
+        let shared = &self.shared;
+        let plan = self.plan(&call, large);
+        let Some(method) = shared.methods.get(call.method_index) else { return };
+        let (one_way, time_limit) = (call.one_way, method.time_limit);
         // Those before it may have taken their time.
         let now = shared.runtime.now();
-        // S22: idempotent calls leave no record.
-        let recorded = shared.ledger.is_some() && !idempotent;
         let started = shared.with_quietly(|state| match plan {
-            Ok(Plan::Future(future)) if !recorded => {
-                // Refused: the client is told why (S17).
+            // S22: idempotent calls leave no record.
+            Ok(Plan::Future(future)) if call.idempotent => {
                 let running = state.machine.start(now, admission).ok()?;
-                Some(Execution::new(running, now, future))
+                Some(Execution::new(running, future))
             }
             Ok(Plan::Future(future)) => {
-                let call = Prepared { future, one_way, time_limit: method.time_limit };
-                state.record_start(now, admission, call);
+                state.record_start(now, admission, Prepared { future, one_way, time_limit });
                 None
             }
             Ok(Plan::Transaction(work, context)) => {
@@ -227,8 +301,8 @@ impl ConnTask {
                 None
             }
         });
-        if let Some(execution) = started {
-            execution.run(shared, method.time_limit);
+        if let Some(ended) = started.and_then(|execution| execution.run(shared, time_limit)) {
+            shared.with_quietly(|state| state.finish(now, ended));
         }
     }
 

@@ -150,7 +150,6 @@ pub(super) struct Execution {
     running: Running,
     /// With a ledger: its end is recorded before it is told, and whether nobody waits for its reply (S23).
     recorded: Option<OneWay>,
-    started: Instant,
     future: ReplyFuture,
 }
 
@@ -158,9 +157,9 @@ pub(super) struct Execution {
 type OneWay = bool;
 
 impl Execution {
-    /// A call that was started at a moment.
-    pub(super) fn new(running: Running, started: Instant, future: ReplyFuture) -> Execution {
-        Execution { running, recorded: None, started, future }
+    /// A call that was started.
+    pub(super) fn new(running: Running, future: ReplyFuture) -> Execution {
+        Execution { running, recorded: None, future }
     }
 
     /// The same, of a call whose started record is stable.
@@ -168,19 +167,14 @@ impl Execution {
         Execution { recorded: Some(one_way), ..self }
     }
 
-    /// Polls it once at once; the rest of it, if there is any, becomes a task with this time limit.
-    ///
-    /// The caller sees that the machine's events are passed on.
+    /// Polls it once at once: how it ended, if it did; the rest of it becomes a task with this time limit.
     #[inline]
-    pub(super) fn run(mut self, shared: &Arc<Shared>, limit: Option<Duration>) {
+    pub(super) fn run(mut self, shared: &Arc<Shared>, limit: Option<Duration>) -> Option<Ended> {
         let mut cx = TaskContext::from_waker(Waker::noop());
         match poll_caught(&mut self.future, &mut cx) {
             Poll::Ready(end) => {
                 drop_caught(self.future);
-                let finish = |state: &mut State| {
-                    state.finish(self.started, self.running, self.recorded, end)
-                };
-                shared.with_quietly(finish);
+                Some(Ended { running: self.running, recorded: self.recorded, end })
             }
             Poll::Pending => {
                 let limit = limit.map(|limit| {
@@ -190,29 +184,50 @@ impl Execution {
                 });
                 let task = Task { execution: Some(self), limit, shared: shared.clone() };
                 shared.runtime.spawn(Box::pin(task));
+                None
             }
         }
     }
 }
 
-/// How a handler ended.
-pub(super) enum End {
+/// A call that was started and has ended: to be told to the machine.
+#[must_use = "a call whose end is not told pins its slot"]
+pub(super) struct Ended {
+    running: Running,
+    recorded: Option<OneWay>,
+    end: End,
+}
+
+impl Ended {
+    /// It never came to its handler.
+    pub(super) fn refused(running: Running, why: NotExecuted) -> Ended {
+        Ended { running, recorded: None, end: End::Refused(why) }
+    }
+}
+
+/// How a call that was started has ended.
+enum End {
     Replied(Bytes),
     /// Executed, and there is no reply to tell: it panicked, took too long, or returned what cannot be encoded (S14).
     Aborted {
         panicked: bool,
     },
+    /// Not executed.
+    Refused(NotExecuted),
 }
 
 impl State {
-    /// A handler has ended.
-    fn finish(&mut self, at: Instant, running: Running, recorded: Option<OneWay>, end: End) {
+    /// A call has ended.
+    #[inline]
+    pub(super) fn finish(&mut self, at: Instant, ended: Ended) {
+        let Ended { running, recorded, end } = ended;
         let reply = match end {
             End::Replied(body) => Some(body),
             End::Aborted { panicked } => {
                 self.panics += u64::from(panicked);
                 None
             }
+            End::Refused(why) => return self.machine.roll_back(at, running, why),
         };
         match (recorded, reply) {
             (None, Some(body)) => self.reply(at, running, body),
@@ -233,11 +248,11 @@ struct Task {
 
 impl Task {
     fn end(&mut self, end: End) {
-        let Some(Execution { running, recorded, future, .. }) = self.execution.take() else {
+        let Some(Execution { running, recorded, future }) = self.execution.take() else {
             return;
         };
         drop_caught(future);
-        self.shared.with(|state, now| state.finish(now, running, recorded, end));
+        self.shared.with(|state, now| state.finish(now, Ended { running, recorded, end }));
     }
 }
 

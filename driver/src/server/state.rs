@@ -151,6 +151,13 @@ impl Shared {
         f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// A moment that is past a deadline only if the present is.
+    #[inline]
+    pub(super) fn time_near(&self, deadline: Instant) -> Instant {
+        let (moment, age_max) = self.runtime.recent();
+        if moment + age_max < deadline { moment } else { self.runtime.now() }
+    }
+
     /// A connection was accepted; `None` if there are too many.
     pub(super) fn connect(&self, subject: &Subject) -> Option<ConnId> {
         let mut secret = [0; 16];

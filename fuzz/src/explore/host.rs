@@ -225,7 +225,7 @@ impl World {
         let len = World::reply_len(call.kind);
         match call.kind.end {
             End::Abort => server.abort(now, running),
-            End::RollBack => server.roll_back(now, running),
+            End::RollBack => server.roll_back(now, running, NotExecuted::Aborted),
             End::TooLarge => {
                 let result = server.reply(now, running, &reply);
                 ensure!(result.is_err(), "S15: a reply that is too large was taken");

@@ -211,7 +211,7 @@ impl Game<'_> {
             Right::LetIn(admission, idempotent) => self.start(admission, idempotent),
             Right::Running(running) if what % 8 == 0 => self.server.abort(self.now, running),
             Right::Running(running) if what % 8 == 1 => {
-                self.server.roll_back(self.now, running);
+                self.server.roll_back(self.now, running, NotExecuted::Aborted);
             }
             Right::Running(running) => {
                 let len = usize::from(what).min(120);

@@ -249,7 +249,7 @@ impl World {
         let mut kept = 0;
         match call.plan.end {
             End::Abort => server.abort(now, running),
-            End::RollBack => server.roll_back(now, running),
+            End::RollBack => server.roll_back(now, running, NotExecuted::Aborted),
             End::TooLarge => {
                 let max = running.reply_len_max();
                 let result = server.reply(now, running, &self.scratch[..max + 1]);
