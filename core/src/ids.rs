@@ -189,3 +189,13 @@ impl ConnId {
 /// One session at the server machine that opened it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SessionKey(pub(crate) Key);
+
+/// The slot of an xid in a session of `slots` slots (S8).
+#[inline]
+pub(crate) fn slot_of(xid: u64, slots: u32) -> u32 {
+    let slots = u64::from(slots.max(1));
+    // A division takes longer than the rest of a look-up.
+    let is_power_of_two = slots & (slots - 1) == 0;
+    let slot = if is_power_of_two { xid & (slots - 1) } else { xid % slots };
+    slot as u32
+}

@@ -68,7 +68,18 @@ impl<const L: u8> List<L> {
 
     #[inline]
     pub(crate) fn push_back<T: Linked<L>>(&mut self, places: &mut impl Places<T>, index: u32) {
-        self.insert_after(places, index, self.tail);
+        let tail = self.tail;
+        match places.at_mut(index) {
+            Some(entry) if !entry.links().is_linked() => {
+                *entry.links_mut() = Links { prev: tail, next: NIL };
+            }
+            _ => return,
+        }
+        match places.at_mut(tail) {
+            Some(entry) => entry.links_mut().next = index,
+            None => self.head = index,
+        }
+        self.tail = index;
     }
 
     pub(crate) fn push_front<T: Linked<L>>(&mut self, places: &mut impl Places<T>, index: u32) {
@@ -90,10 +101,14 @@ impl<const L: u8> List<L> {
             }
             after = entry.links().prev;
         }
-        self.insert_after(places, index, after);
+        if after == self.tail {
+            // As nearly always.
+            self.push_back(places, index);
+        } else {
+            self.insert_after(places, index, after);
+        }
     }
 
-    #[inline]
     fn insert_after<T: Linked<L>>(&mut self, places: &mut impl Places<T>, index: u32, after: u32) {
         let next = match places.at(after) {
             Some(entry) => entry.links().next,

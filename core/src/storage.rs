@@ -83,6 +83,12 @@ pub trait Body: Default {
     }
     /// Keeps nothing; may hold on to a little memory for the next payload.
     fn clear(&mut self);
+    /// [`store`](Body::store), in the memory of `spare` if there is use for it.
+    fn store_in(&mut self, payload: Payload<'_>, _spare: &mut Self) -> bool {
+        self.store(payload)
+    }
+    /// Keeps nothing, and leaves its memory, if it has a little, in `spare`.
+    fn leave_in(&mut self, _spare: &mut Self) {}
 }
 
 /// Places that are found by number.
@@ -100,6 +106,12 @@ pub trait Table<T>: Places<T> + Default {
     /// Takes a free place; `None` when full.
     fn insert(&mut self, value: T) -> Option<Key>;
     fn remove(&mut self, index: u32) -> Option<T>;
+    /// The same, where nobody wants the entry.
+    fn free(&mut self, index: u32) {
+        self.remove(index);
+    }
+    /// The entry at `index`, with its key.
+    fn keyed_mut(&mut self, index: u32) -> Option<(Key, &mut T)>;
     fn len(&self) -> usize;
     /// The key of the entry at `index`, if there is one.
     fn key_at(&self, index: u32) -> Option<Key>;
@@ -206,6 +218,17 @@ impl<T> Place<T> {
         let value = self.value.take()?;
         self.generation = self.generation.wrapping_add(1);
         Some(value)
+    }
+
+    /// The same, where nobody wants the value; false if there is none.
+    #[inline]
+    fn free(&mut self) -> bool {
+        let taken = self.value.is_some();
+        if taken {
+            self.value = None;
+            self.generation = self.generation.wrapping_add(1);
+        }
+        taken
     }
 
     fn key(&self, index: u32) -> Option<Key> {

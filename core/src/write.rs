@@ -44,7 +44,23 @@ impl<'o> Writer<'o> {
     /// Writes what fits of the frame made of `header` and `body`, from its byte `at` on; returns the byte to go on
     /// from.
     #[inline]
-    pub(crate) fn split_frame(&mut self, header: &[u8], body: &[u8], at: usize) -> usize {
+    pub(crate) fn split_frame<const N: usize>(
+        &mut self,
+        header: &[u8; N],
+        body: &[u8],
+        at: usize,
+    ) -> usize {
+        let whole = N + body.len();
+        if at == 0
+            && let Some(out) = self.out.get_mut(self.at..self.at + whole)
+            && let Some((head, rest)) = out.split_first_chunk_mut::<N>()
+        {
+            // As nearly always.
+            *head = *header;
+            rest.copy_from_slice(body);
+            self.at += whole;
+            return whole;
+        }
         let mut at = at;
         if let Some(rest) = header.get(at..) {
             at += self.copy(rest);

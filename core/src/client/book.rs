@@ -2,7 +2,7 @@
 
 use super::Call;
 use super::entry::{Carried, EVENT, Entry, QUEUE, Stage, TODO, Timers, Todo};
-use crate::ids::{CallId, Xid};
+use crate::ids::{CallId, Xid, slot_of};
 use crate::list::{List, NIL};
 use crate::outcome::{NotExecuted, Outcome, Unknown};
 use crate::storage::{Array, Body, ClientStorage, Places, Table};
@@ -46,7 +46,7 @@ pub(super) struct Book<S: ClientStorage> {
     pub(super) todo: List<TODO>,
     pub(super) events: List<EVENT>,
     timers: Timers<S>,
-    /// The body of the call that was released last, cleared: the next call's, so that lone calls need no memory.
+    /// Memory of a call that was released, for the next one: so lone calls need none.
     spare: S::Body,
     /// Bytes of all bodies kept.
     bytes: usize,
@@ -161,8 +161,8 @@ impl<S: ClientStorage> Book<S> {
     /// Puts a new call at the end of those that wait; `None` when there is no room.
     #[inline]
     pub(super) fn admit(&mut self, call: Call<'_>, deadline: Instant) -> Option<CallId> {
-        let mut entry = Entry::new(&call, core::mem::take(&mut self.spare), deadline);
-        if !entry.body.store(call.body) {
+        let mut entry = Entry::new(&call, S::Body::default(), deadline);
+        if !entry.body.store_in(call.body, &mut self.spare) {
             return None;
         }
         let len = entry.body.as_slice().len();
@@ -189,7 +189,8 @@ impl<S: ClientStorage> Book<S> {
         let slots = u64::from(self.granted);
         // The smallest number above all others that falls on the slot.
         let next = self.last_xid.checked_add(1)?;
-        let ahead = (u64::from(slot) + slots - next % slots) % slots;
+        let (slot_number, next_slot) = (u64::from(slot), u64::from(slot_of(next, self.granted)));
+        let ahead = if slot_number >= next_slot { 0 } else { slots } + slot_number - next_slot;
         let Some(xid) = next.checked_add(ahead).and_then(Xid::new) else {
             self.exhausted = true;
             return None;
@@ -225,15 +226,15 @@ impl<S: ClientStorage> Book<S> {
     }
 
     pub(super) fn slot_of(&self, xid: Xid) -> u32 {
-        (xid.get() % u64::from(self.granted.max(1))) as u32
+        slot_of(xid.get(), self.granted)
     }
 
     /// The call that occupies `xid`'s slot under that very number.
     #[inline]
-    pub(super) fn find(&self, xid: Xid) -> Option<u32> {
+    pub(super) fn find(&mut self, xid: Xid) -> Option<(u32, &mut Entry<S::Body>)> {
         let index = self.slots.at(self.slot_of(xid))?.0;
-        let entry = self.calls.at(index)?;
-        (entry.xid == Some(xid)).then_some(index)
+        let entry = self.calls.at_mut(index)?;
+        (entry.xid == Some(xid)).then_some((index, entry))
     }
 
     pub(super) fn was_given(&self, xid: Xid) -> bool {
@@ -286,6 +287,7 @@ impl<S: ClientStorage> Book<S> {
         entry.event = None;
         let listened = core::mem::take(&mut entry.listened);
         let xid = entry.xid.map_or(0, Xid::get);
+        let (has_todo, has_event) = (entry.is_on_todo(), entry.is_on_events());
         self.settled_high = self.settled_high.max(xid);
         if self.resume_at == Some(index) {
             self.advance_resume();
@@ -295,8 +297,12 @@ impl<S: ClientStorage> Book<S> {
         }
         self.unsettled.unlink(&mut self.calls, index);
         self.unsettled_len -= 1;
-        self.todo.unlink(&mut self.calls, index);
-        self.events.unlink(&mut self.calls, index);
+        if has_todo {
+            self.todo.unlink(&mut self.calls, index);
+        }
+        if has_event {
+            self.events.unlink(&mut self.calls, index);
+        }
         Some(listened)
     }
 
@@ -357,12 +363,10 @@ impl<S: ClientStorage> Book<S> {
             return;
         }
         self.free_slot_of(index);
-        if self.calls.at(index).is_some_and(|entry| entry.event.is_none())
-            && let Some(mut entry) = self.calls.remove(index)
-        {
+        if let Some(entry) = self.calls.at_mut(index).filter(|entry| entry.event.is_none()) {
             self.bytes -= entry.body.as_slice().len();
-            entry.body.clear();
-            self.spare = entry.body;
+            entry.body.leave_in(&mut self.spare);
+            self.calls.free(index);
         }
     }
 

@@ -145,6 +145,16 @@ impl<B> Entry<B> {
         }
     }
 
+    /// Whether it is on the list of calls with something to do on this connection.
+    pub(super) fn is_on_todo(&self) -> bool {
+        self.todo_links.is_linked()
+    }
+
+    /// Whether it is on the list of calls with an event.
+    pub(super) fn is_on_events(&self) -> bool {
+        self.event_links.is_linked()
+    }
+
     pub(super) fn handed(&self) -> Handed {
         Handed { idempotent: self.idempotent, broken: self.broken, wanted: self.unwanted.is_none() }
     }

@@ -6,7 +6,7 @@ use crate::alive::Alive;
 use crate::error::{CloseReason, ProtocolError, SessionEnd};
 use crate::fate::{self, Answer};
 use crate::outcome::Status;
-use crate::storage::{ClientStorage, Places};
+use crate::storage::ClientStorage;
 use crate::time::Instant;
 use crate::wire::{self, Control, Cut, Frame, Refuse, ReplyHeader, Role, VERSION, Welcome};
 
@@ -99,16 +99,11 @@ impl<S: ClientStorage> Client<S> {
         if self.phase != Phase::Up || !self.book.was_given(xid) {
             return Err(unexpected);
         }
-        let Some(index) = self.book.find(xid) else {
-            // S9: settled by an earlier answer.
+        // S9: others were settled by an earlier answer.
+        let Some((index, entry)) = self.book.find(xid).filter(|(_, entry)| !entry.answered) else {
             self.counters.late_answers += 1;
             return Ok(None);
         };
-        let Some(entry) = self.book.calls.at_mut(index) else { return Ok(None) };
-        if entry.answered {
-            self.counters.late_answers += 1;
-            return Ok(None);
-        }
         let held = entry.held;
         let asked = entry.carried == Carried::Asked { epoch: self.epoch };
         if header.status == Status::NotSeen {

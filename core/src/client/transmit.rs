@@ -311,11 +311,13 @@ impl<S: ClientStorage> Client<S> {
         }
         entry.carried = Carried::Sent;
         entry.stale_asks = entry.stale_asks.saturating_add(core::mem::take(&mut entry.asks));
-        self.book.leaving = Some(index);
-        self.output.partial = Some(Partial { header, at: 0 });
+        let at = out.split_frame(&header, entry.body.as_slice(), 0);
+        if at < REQUEST_HEADER_LEN + len {
+            self.book.leaving = Some(index);
+            self.output.partial = Some(Partial { header, at });
+        }
         self.arm_resend(index);
         self.note_acked(acked);
-        self.continue_request(out);
         true
     }
 

@@ -9,7 +9,7 @@ use super::parts::{End, SlotState};
 use super::{Server, Slot};
 use crate::ids::{Key, SessionId, SessionKey, Xid};
 use crate::outcome::{NoReply, NotExecuted, Status};
-use crate::storage::{Array, Lazy, Payload, Places, ServerStorage};
+use crate::storage::{Array, Lazy, Payload, Places, ServerStorage, Table};
 use crate::time::Instant;
 
 /// Which call at which server: a name, not a right.
@@ -145,8 +145,10 @@ impl<T: ServerStorage> Server<T> {
         let key = admission.key;
         let gone = Refused(NotExecuted::Cancelled);
         let (draining, ledger_failed, now) = (self.drain.is_some(), self.ledger_failed, self.now);
-        let index = self.live_session(SessionKey(key.session)).ok_or(gone)?;
-        let session = self.sessions.at_mut(index).ok_or(gone)?;
+        let session = self.sessions.get_mut(key.session).ok_or(gone)?;
+        if session.end == End::Ended {
+            return Err(gone);
+        }
         let doomed = session.end == End::Doomed;
         let calls = session.calls.get_mut().ok_or(gone)?;
         let slot = calls.slots.at_mut(key.slot).ok_or(gone)?;
@@ -165,7 +167,7 @@ impl<T: ServerStorage> Server<T> {
             None
         };
         if let Some(why) = refusal {
-            self.finish(index, key.slot, Status::Refused(why), Payload::EMPTY);
+            self.finish(key.session.index, key.slot, Status::Refused(why), Payload::EMPTY);
             return Err(Refused(why));
         }
         slot.state = SlotState::Running;
@@ -279,7 +281,7 @@ impl<T: ServerStorage> Server<T> {
         slot.digest = record.digest;
         slot.idempotent = false;
         slot.one_way = false;
-        room.let_in(slot_number);
+        room.hold(slot_number);
         // What was kept before the restart is kept after it, whatever the budget says now (S11).
         room.count(slot_number, body.len() as u32);
         self.finish(index, slot_number, status, body);
@@ -295,8 +297,11 @@ impl<T: ServerStorage> Server<T> {
         state: SlotState,
         end: impl FnOnce(&Slot<T::Body>) -> (Status, Payload<'a>),
     ) {
-        let Some(index) = self.live_session(key.session()) else { return };
+        let index = key.session.index;
         let Some(mut room) = self.room(index) else { return };
+        if room.key != key.session || room.session.end == End::Ended {
+            return;
+        }
         let Some(slot) = room.slot_mut(key.slot) else { return };
         if slot.xid != key.xid.get() || slot.state != state {
             return;

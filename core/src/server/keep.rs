@@ -1,15 +1,18 @@
 //! Room for replies, and their discard (S9, S11).
 
 use super::parts::{CONN_EVENT, PartialBody, SlotState};
-use super::{Calls, Server, ServerConfig, ServerCounters, Session, Share, Slot};
+use super::{Server, ServerConfig, ServerCounters, Session, Share, Slot};
 use crate::error::ProtocolError;
-use crate::list::List;
+use crate::ids::Key;
+use crate::list::{List, NIL};
 use crate::outcome::{NoReply, Status};
-use crate::storage::{Body, Lazy, Payload, Places, ServerStorage};
-use crate::wire::Ack;
+use crate::storage::{Array, Body, Lazy, Payload, Places, ServerStorage, Table};
+use crate::time::Instant;
+use crate::wire::{self, Ack, RequestHeader};
 
 /// One session, and what the replies kept in it count against: on the path of a call each of them is looked up once.
 pub(super) struct Room<'s, T: ServerStorage> {
+    pub(super) key: Key,
     pub(super) session: &'s mut Session<T>,
     share: &'s mut Share,
     pub(super) counters: &'s mut ServerCounters,
@@ -22,9 +25,10 @@ pub(super) struct Room<'s, T: ServerStorage> {
 impl<T: ServerStorage> Server<T> {
     #[inline]
     pub(super) fn room(&mut self, index: u32) -> Option<Room<'_, T>> {
-        let session = self.sessions.at_mut(index)?;
+        let (key, session) = self.sessions.keyed_mut(index)?;
         let share = self.shares.at_mut(session.share)?;
         Some(Room {
+            key,
             session,
             share,
             counters: &mut self.counters,
@@ -42,9 +46,38 @@ impl<T: ServerStorage> Room<'_, T> {
         self.session.calls.get_mut()?.slots.at_mut(slot_number)
     }
 
+    /// Lets a new call in, on its slot; false if the storage has no such slot.
+    #[inline]
+    pub(super) fn let_in(
+        &mut self,
+        slot_number: u32,
+        header: &RequestHeader,
+        digest: u64,
+        deadline: Instant,
+    ) -> bool {
+        // S9: a later xid on its slot.
+        self.discard(slot_number);
+        let session = &mut *self.session;
+        session.used = true;
+        session.seen = session.seen.max(header.xid.get());
+        let epoch = session.epoch;
+        let calls = session.calls.get_or_make();
+        let Some(slot) = calls.slots.at_or_grow(slot_number) else { return false };
+        slot.xid = header.xid.get();
+        slot.digest = digest;
+        slot.deadline = deadline;
+        slot.not_seen = 0;
+        slot.epoch = epoch;
+        slot.idempotent = header.flags & wire::FLAG_IDEMPOTENT != 0;
+        slot.one_way = header.flags & wire::FLAG_ONE_WAY != 0;
+        slot.cancelled = false;
+        self.hold(slot_number);
+        true
+    }
+
     /// Puts a call on the list of those that are held, by xid, as one that is let in.
     #[inline]
-    pub(super) fn let_in(&mut self, slot_number: u32) {
+    pub(super) fn hold(&mut self, slot_number: u32) {
         let Some(calls) = self.session.calls.get_mut() else { return };
         let Some(slot) = calls.slots.at_mut(slot_number) else { return };
         let xid = slot.xid;
@@ -77,18 +110,6 @@ impl<T: ServerStorage> Room<'_, T> {
         calls.kept_bytes += u64::from(bytes);
         self.share.kept_bytes += u64::from(bytes);
         self.counters.kept_bytes += u64::from(bytes);
-    }
-
-    /// Counts only `bytes` for a slot from now on, which is no more than was counted.
-    #[inline]
-    fn shrink(&mut self, slot_number: u32, bytes: u32) {
-        let Some(calls) = self.session.calls.get_mut() else { return };
-        let Some(slot) = calls.slots.at_mut(slot_number) else { return };
-        let freed = u64::from(slot.bytes.saturating_sub(bytes));
-        slot.bytes -= freed as u32;
-        calls.kept_bytes -= freed;
-        self.share.kept_bytes -= freed;
-        self.counters.kept_bytes -= freed;
     }
 
     /// S9: brings X up to `acked` and discards what it covers.
@@ -150,9 +171,13 @@ impl<T: ServerStorage> Room<'_, T> {
             return;
         }
         slot.state = SlotState::Discarded;
-        self.shrink(slot_number, 0);
+        let freed = u64::from(core::mem::take(&mut slot.bytes));
         let conn = self.conns.at_mut(self.session.conn);
         let Some(calls) = self.session.calls.get_mut() else { return };
+        give_back(
+            freed,
+            [&mut calls.kept_bytes, &mut self.share.kept_bytes, &mut self.counters.kept_bytes],
+        );
         let Some(slot) = calls.slots.at_mut(slot_number) else { return };
         // A frame that has begun to leave is finished, whatever becomes of its slot.
         if let Some(partial) = conn.and_then(|conn| conn.partial.as_mut())
@@ -180,35 +205,40 @@ impl<T: ServerStorage> Room<'_, T> {
         let Some(calls) = self.session.calls.get_mut() else { return };
         let Some(slot) = calls.slots.at_mut(slot_number) else { return };
         let kept = slot.body.store(body);
-        let status = if kept { status } else { Status::NoReply(NoReply::ReplyTooLarge) };
+        let (status, len) = match kept {
+            true => (status, len as u32),
+            false => (Status::NoReply(NoReply::ReplyTooLarge), 0),
+        };
         slot.state = SlotState::Kept(status);
+        let freed = u64::from(slot.bytes.saturating_sub(len));
+        slot.bytes -= freed as u32;
+        give_back(
+            freed,
+            [&mut calls.kept_bytes, &mut self.share.kept_bytes, &mut self.counters.kept_bytes],
+        );
         calls.running -= 1;
         self.counters.running -= 1;
         if let Status::Refused(_) = status {
             self.counters.refused += 1;
         }
-        self.shrink(slot_number, if kept { len as u32 } else { 0 });
-        self.queue(slot_number);
-        let calls = self.session.calls.get();
-        if !calls.is_some_and(|calls: &Calls<T>| calls.is_queued(slot_number)) {
+        if !self.queue(slot_number) {
             self.forget_idempotent(slot_number);
         }
     }
 
     /// Puts a slot among those with something to send, if its session has a connection and the slot's request or
-    /// `Ask` came on it (S4).
+    /// `Ask` came on it (S4); says whether it did.
     #[inline]
-    pub(super) fn queue(&mut self, slot_number: u32) {
+    pub(super) fn queue(&mut self, slot_number: u32) -> bool {
         let (conn, epoch) = (self.session.conn, self.session.epoch);
-        let Some(calls) = self.session.calls.get_mut() else { return };
-        let due = calls
-            .slots
-            .at(slot_number)
-            .is_some_and(|slot| slot.not_seen != 0 || slot.epoch == epoch);
-        if due && self.conns.at(conn).is_some() {
-            calls.out.push_back(&mut calls.slots, slot_number);
-            self.conn_events.push_back(self.conns, conn);
+        let Some(calls) = self.session.calls.get_mut() else { return false };
+        let due = |slot: &Slot<T::Body>| slot.not_seen != 0 || slot.epoch == epoch;
+        if conn == NIL || !calls.slots.at(slot_number).is_some_and(due) {
+            return false;
         }
+        calls.out.push_back(&mut calls.slots, slot_number);
+        self.conn_events.push_back(self.conns, conn);
+        true
     }
 
     /// The connection is gone: nothing is to be sent on it. What is kept stays until it is asked for (S4).
@@ -234,12 +264,25 @@ impl<T: ServerStorage> Room<'_, T> {
         if self.config.lossy {
             return;
         }
-        let Some(slot) = self.slot_mut(slot_number) else { return };
+        let Some(calls) = self.session.calls.get_mut() else { return };
+        let Some(slot) = calls.slots.at_mut(slot_number) else { return };
         if slot.idempotent && slot.state == SlotState::Kept(Status::Done) {
             slot.state = SlotState::Kept(Status::NoReply(NoReply::NotKept));
             slot.body.clear();
-            self.shrink(slot_number, 0);
+            let freed = u64::from(core::mem::take(&mut slot.bytes));
+            give_back(
+                freed,
+                [&mut calls.kept_bytes, &mut self.share.kept_bytes, &mut self.counters.kept_bytes],
+            );
         }
+    }
+}
+
+/// Bytes that are no longer kept, for a session, its principal, and all.
+#[inline]
+fn give_back(bytes: u64, of: [&mut u64; 3]) {
+    for kept in of {
+        *kept -= bytes;
     }
 }
 

@@ -3,10 +3,10 @@
 use crate::alive::Alive;
 use crate::error::CloseReason;
 use crate::fate::SlotView;
-use crate::ids::{MethodId, Principal, SessionId};
+use crate::ids::{MethodId, Principal, SessionId, slot_of};
 use crate::list::{Linked, Links, List, NIL};
 use crate::outcome::Status;
-use crate::storage::{Lazy, Places, ServerStorage};
+use crate::storage::{Lazy, ServerStorage};
 use crate::time::Instant;
 use crate::wire::{Grants, REPLY_HEADER_LEN, Refuse};
 
@@ -254,7 +254,7 @@ impl<T: ServerStorage> Session<T> {
     }
 
     pub(super) fn slot_of(&self, xid: u64) -> u32 {
-        (xid % (u64::from(self.slots_less_one) + 1)) as u32
+        slot_of(xid, u32::from(self.slots_less_one) + 1)
     }
 
     pub(super) fn grants(&self) -> Grants {
@@ -306,13 +306,6 @@ impl<T: ServerStorage> Default for Calls<T> {
             running: 0,
             kept_bytes: 0,
         }
-    }
-}
-
-impl<T: ServerStorage> Calls<T> {
-    /// Whether a slot has something to send.
-    pub(super) fn is_queued(&self, slot_number: u32) -> bool {
-        self.slots.at(slot_number).is_some_and(|slot| slot.out_links.is_linked())
     }
 }
 

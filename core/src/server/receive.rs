@@ -1,10 +1,11 @@
 //! Frames that come to a server.
 
-use super::Server;
-use super::Slot;
+use core::time::Duration;
+
 use super::execute::{Admission, CallKey};
 use super::keep::Room;
 use super::parts::{End, IncomingFrame, SlotState};
+use super::{MethodSpec, Server, Slot};
 use crate::client::Received;
 use crate::digest::digest;
 use crate::error::{CloseReason, ProtocolError};
@@ -79,18 +80,29 @@ impl<T: ServerStorage> Server<T> {
                 live.incoming = None;
                 return Ok(Received { consumed, item: None, wanted: 0 });
             }
-            let session = live.session;
+            let (session, was_partial) = (live.session, live.incoming.is_some());
             let body_len_max = session
                 .and_then(|index| self.sessions.at(index))
                 .map_or(0, |session| session.grants().request_len_max);
             let (result, len) = match wire::cut(rest, Role::Client, body_len_max) {
+                Ok(Cut::Request(header, body, len)) => {
+                    consumed += len;
+                    if was_partial {
+                        self.note_whole(index);
+                    }
+                    let bound = session.ok_or(ProtocolError::NoSession);
+                    match bound.and_then(|bound| self.handle_request(bound, &header, body)) {
+                        Ok(None) => continue,
+                        Ok(Some(request)) => {
+                            let item = Some(Incoming::Request(request));
+                            return Ok(Received { consumed, item, wanted: 0 });
+                        }
+                        Err(error) => (Err(error), 0),
+                    }
+                }
                 Ok(Cut::Incomplete(wanted)) => {
                     self.note_partial(index, rest.len());
                     return Ok(Received { consumed, item: None, wanted });
-                }
-                Ok(Cut::Request(header, body, len)) => {
-                    let bound = session.ok_or(ProtocolError::NoSession);
-                    (bound.and_then(|bound| self.handle_request(bound, &header, body)), len)
                 }
                 Ok(Cut::Control(control, len)) => {
                     (self.handle_control(index, session, control, rest), len)
@@ -101,11 +113,8 @@ impl<T: ServerStorage> Server<T> {
                 Err(error) => (Err(error), 0),
             };
             consumed += len;
-            if len > 0
-                && let Some(conn) = self.conns.at_mut(index)
-            {
-                // C42: the frame is whole; the next one has its own time.
-                conn.incoming = None;
+            if len > 0 && was_partial {
+                self.note_whole(index);
             }
             match result {
                 Ok(None) => {}
@@ -115,6 +124,13 @@ impl<T: ServerStorage> Server<T> {
                     return Err(error);
                 }
             }
+        }
+    }
+
+    /// C42: the frame at the front is whole; the next one has its own time.
+    fn note_whole(&mut self, index: u32) {
+        if let Some(conn) = self.conns.at_mut(index) {
+            conn.incoming = None;
         }
     }
 
@@ -186,12 +202,15 @@ impl<T: ServerStorage> Server<T> {
         index: u32,
         header: &RequestHeader,
         body: &'d [u8],
-    ) -> Result<Option<Incoming<'d>>, ProtocolError> {
+    ) -> Result<Option<Request<'d>>, ProtocolError> {
         let digest = digest(header.method, header.flags, body);
+        let deadline = self.now + Duration::from_millis(u64::from(header.remaining_ms));
+        let method = self.judge_method(header);
         let Some(mut room) = self.room(index) else { return Ok(None) };
-        let arrival = room.judge(header, digest)?;
+        let xid = header.xid;
+        let slot_number = room.session.slot_of(xid.get());
+        let arrival = room.judge(header, slot_number, digest)?;
         room.acknowledge(header.acked)?;
-        let slot_number = room.session.slot_of(header.xid.get());
         match arrival {
             Arrival::Stale => {
                 room.counters.stale += 1;
@@ -200,68 +219,52 @@ impl<T: ServerStorage> Server<T> {
             Arrival::Duplicate if !room.repeat(slot_number) => return Ok(None),
             Arrival::Duplicate | Arrival::FalseRetry | Arrival::New => {}
         }
-        Ok(self.admit(index, slot_number, header, digest, body))
-    }
-
-    /// S11: reserves room for the call's reply, or refuses it.
-    #[inline]
-    fn admit<'d>(
-        &mut self,
-        index: u32,
-        slot_number: u32,
-        header: &RequestHeader,
-        digest: u64,
-        body: &'d [u8],
-    ) -> Option<Incoming<'d>> {
-        let idempotent = header.flags & wire::FLAG_IDEMPOTENT != 0;
-        let one_way = header.flags & wire::FLAG_ONE_WAY != 0;
-        let methods = self.methods.as_slice();
-        let found = methods.binary_search_by_key(&header.method, |method| method.id);
-        let method = found.ok().and_then(|at| methods.get(at)).copied();
-        let (draining, ledger_failed) = (self.drain.is_some(), self.ledger_failed);
-        let (xid, key) = (header.xid, self.sessions.key_at(index)?);
-        let remaining = core::time::Duration::from_millis(u64::from(header.remaining_ms));
-        let deadline = self.now + remaining;
-        let mut room = self.room(index)?;
-        // S9: a later xid on its slot.
-        room.discard(slot_number);
-        room.session.used = true;
-        room.session.seen = room.session.seen.max(xid.get());
-        let (epoch, reply_len_max) = (room.session.epoch, room.session.grants().reply_len_max);
-        let slot = room.session.calls.get_or_make().slots.at_or_grow(slot_number)?;
-        slot.xid = xid.get();
-        slot.digest = digest;
-        slot.deadline = deadline;
-        slot.not_seen = 0;
-        slot.epoch = epoch;
-        slot.idempotent = idempotent;
-        slot.one_way = one_way;
-        slot.cancelled = false;
-        room.let_in(slot_number);
-        let len = method
-            .map_or(0, |method| if one_way { 0 } else { method.reply_len_max.min(reply_len_max) });
-        let refusal = match method {
-            None => Some(NotExecuted::UnknownMethod),
-            Some(_) if draining => Some(NotExecuted::ShuttingDown),
-            Some(_) if ledger_failed => Some(NotExecuted::LedgerFailed),
-            Some(method) if idempotent && !method.idempotent => Some(NotExecuted::NotIdempotent),
-            Some(_) if !room.reserve(slot_number, len) => Some(NotExecuted::Overloaded),
-            Some(_) => None,
-        };
-        if let Some(why) = refusal {
-            self.finish(index, slot_number, Status::Refused(why), Payload::EMPTY);
-            return None;
+        if !room.let_in(slot_number, header, digest, deadline) {
+            return Ok(None);
         }
+        let key = CallKey { session: room.key, slot: slot_number, xid };
+        let one_way = header.flags & wire::FLAG_ONE_WAY != 0;
+        // S11: room for its reply is set aside, or it is refused.
+        let admitted = method.and_then(|(at, method)| {
+            let granted = room.session.grants().reply_len_max;
+            let len = if one_way { 0 } else { method.reply_len_max.min(granted) };
+            if room.reserve(slot_number, len) { Ok(at) } else { Err(NotExecuted::Overloaded) }
+        });
+        let method_index = match admitted {
+            Ok(at) => at,
+            Err(why) => {
+                self.finish(index, slot_number, Status::Refused(why), Payload::EMPTY);
+                return Ok(None);
+            }
+        };
         room.counters.admitted += 1;
-        Some(Incoming::Request(Request {
-            admission: Admission { key: CallKey { session: key, slot: slot_number, xid } },
+        Ok(Some(Request {
+            admission: Admission { key },
             method: header.method,
-            method_index: found.ok()?,
+            method_index,
             body,
             deadline,
-            idempotent,
+            idempotent: header.flags & wire::FLAG_IDEMPOTENT != 0,
             one_way,
         }))
+    }
+
+    /// A call's method and its index, if it may be executed as far as others' replies do not matter.
+    #[inline]
+    fn judge_method(&self, header: &RequestHeader) -> Result<(usize, MethodSpec), NotExecuted> {
+        let methods = self.methods.as_slice();
+        let found = methods.binary_search_by_key(&header.method, |method| method.id);
+        let at = found.map_err(|_| NotExecuted::UnknownMethod)?;
+        let method = methods[at];
+        if self.drain.is_some() {
+            Err(NotExecuted::ShuttingDown)
+        } else if self.ledger_failed {
+            Err(NotExecuted::LedgerFailed)
+        } else if header.flags & wire::FLAG_IDEMPOTENT != 0 && !method.idempotent {
+            Err(NotExecuted::NotIdempotent)
+        } else {
+            Ok((at, method))
+        }
     }
 
     /// S21.
@@ -345,7 +348,12 @@ impl<T: ServerStorage> Room<'_, T> {
     /// # Errors
     /// What shows that it comes from a wrong client.
     #[inline]
-    fn judge(&self, header: &RequestHeader, digest: u64) -> Result<Arrival, ProtocolError> {
+    fn judge(
+        &self,
+        header: &RequestHeader,
+        slot_number: u32,
+        digest: u64,
+    ) -> Result<Arrival, ProtocolError> {
         let session = &*self.session;
         let xid = header.xid.get();
         if header.acked >= xid {
@@ -354,7 +362,7 @@ impl<T: ServerStorage> Room<'_, T> {
         if session.end == End::Leaving {
             return Err(ProtocolError::AfterGoodbye);
         }
-        let slot = session.calls.get().and_then(|calls| calls.slots.at(session.slot_of(xid)));
+        let slot = session.calls.get().and_then(|calls| calls.slots.at(slot_number));
         let view = slot.map_or(SlotView::UNUSED, Slot::view);
         let arrival = fate::arrival(session.acked.max(header.acked), view, xid, digest);
         match arrival {
@@ -383,7 +391,9 @@ impl<T: ServerStorage> Room<'_, T> {
         slot.epoch = epoch;
         match slot.state {
             SlotState::Kept(Status::NoReply(NoReply::NotKept)) => return true,
-            SlotState::Kept(_) => self.queue(slot_number),
+            SlotState::Kept(_) => {
+                self.queue(slot_number);
+            }
             _ => {}
         }
         self.counters.duplicates += 1;

@@ -73,7 +73,7 @@ impl<T: ServerStorage> Server<T> {
             return self.send_control(index, out);
         }
         let Some(session) = conn.session else { return Step::Stop };
-        self.send_reply(index, session, out)
+        self.send_replies(index, session, out)
     }
 
     fn send_control(&mut self, index: u32, out: &mut Writer<'_>) -> Step {
@@ -100,41 +100,46 @@ impl<T: ServerStorage> Server<T> {
         if sent { Step::More } else { Step::Stop }
     }
 
+    /// Hands the replies that wait, as far as there is room.
     #[inline]
-    fn send_reply(&mut self, index: u32, session_index: u32, out: &mut Writer<'_>) -> Step {
+    fn send_replies(&mut self, index: u32, session_index: u32, out: &mut Writer<'_>) -> Step {
         let Some(session) = self.sessions.at_mut(session_index) else { return Step::Stop };
         let Some(calls) = session.calls.get_mut() else { return Step::Stop };
-        let Some(number) = calls.out.front() else { return Step::Stop };
-        let Some(slot) = calls.slots.at(number) else { return Step::Stop };
-        let (status, xid) = match slot.state {
-            SlotState::Kept(status) => (status, slot.xid),
-            _ => (Status::NotSeen, slot.not_seen),
-        };
-        let body = if status == Status::Done { slot.body.as_slice() } else { &[] };
-        let header = Xid::new(xid)
-            .and_then(|xid| wire::reply_header(&ReplyHeader { status, xid }, body.len()));
-        let Some(header) = header else {
-            calls.out.unlink(&mut calls.slots, number);
-            return Step::More;
-        };
-        let len = REPLY_HEADER_LEN + body.len();
-        if !out.has_room_for(len, REPLY_HEADER_LEN) {
-            return Step::Stop;
-        }
-        let at = out.split_frame(&header, body, 0);
-        let idempotent = slot.idempotent;
-        calls.out.unlink(&mut calls.slots, number);
-        self.counters.replies += 1;
-        if at < len {
-            if let Some(conn) = self.conns.at_mut(index) {
-                conn.partial = Some(Partial { header, at, body: PartialBody::Slot(number) });
+        while let Some(number) = calls.out.front() {
+            let Some(slot) = calls.slots.at(number) else { return Step::Stop };
+            let (status, xid) = match slot.state {
+                SlotState::Kept(status) => (status, slot.xid),
+                _ => (Status::NotSeen, slot.not_seen),
+            };
+            let body = if status == Status::Done { slot.body.as_slice() } else { &[] };
+            let header = Xid::new(xid)
+                .and_then(|xid| wire::reply_header(&ReplyHeader { status, xid }, body.len()));
+            let Some(header) = header else {
+                calls.out.unlink(&mut calls.slots, number);
+                continue;
+            };
+            let len = REPLY_HEADER_LEN + body.len();
+            if !out.has_room_for(len, REPLY_HEADER_LEN) {
+                return Step::Stop;
             }
-            return Step::Stop;
+            let at = out.split_frame(&header, body, 0);
+            let idempotent = slot.idempotent;
+            calls.out.unlink(&mut calls.slots, number);
+            self.counters.replies += 1;
+            if at < len {
+                if let Some(conn) = self.conns.at_mut(index) {
+                    conn.partial = Some(Partial { header, at, body: PartialBody::Slot(number) });
+                }
+                return Step::Stop;
+            }
+            if idempotent {
+                if let Some(mut room) = self.room(session_index) {
+                    room.forget_idempotent(number);
+                }
+                return Step::More;
+            }
         }
-        if idempotent && let Some(mut room) = self.room(session_index) {
-            room.forget_idempotent(number);
-        }
-        Step::More
+        Step::Stop
     }
 
     fn continue_reply(&mut self, index: u32, out: &mut Writer<'_>) -> Step {

@@ -105,6 +105,22 @@ impl Body for HeapBody {
             HeapBody::Own(_) | HeapBody::Shared(_) => *self = HeapBody::default(),
         }
     }
+
+    #[inline]
+    fn store_in(&mut self, payload: Payload<'_>, spare: &mut Self) -> bool {
+        if payload.as_slice().len() > SMALL_LEN_MAX {
+            core::mem::swap(self, spare);
+        }
+        self.store(payload)
+    }
+
+    #[inline]
+    fn leave_in(&mut self, spare: &mut Self) {
+        if let HeapBody::Own(_) = self {
+            self.clear();
+            core::mem::swap(self, spare);
+        }
+    }
 }
 
 /// Places in chunks, so that growing neither moves entries nor holds twice the memory.
@@ -178,6 +194,20 @@ impl<T> Table<T> for HeapTable<T> {
         let value = self.place_mut(index)?.take()?;
         self.free.push(index);
         Some(value)
+    }
+
+    #[inline]
+    fn free(&mut self, index: u32) {
+        if self.place_mut(index).is_some_and(Place::free) {
+            self.free.push(index);
+        }
+    }
+
+    #[inline]
+    fn keyed_mut(&mut self, index: u32) -> Option<(Key, &mut T)> {
+        let place = self.place_mut(index)?;
+        let generation = place.generation;
+        Some((Key { index, generation }, place.value.as_mut()?))
     }
 
     #[inline]

@@ -111,6 +111,11 @@ impl<T, const N: usize> Table<T> for InlineTable<T, N> {
         Some(value)
     }
 
+    fn keyed_mut(&mut self, index: u32) -> Option<(Key, &mut T)> {
+        let key = self.key_at(index)?;
+        Some((key, self.at_mut(index)?))
+    }
+
     fn len(&self) -> usize {
         self.len
     }
