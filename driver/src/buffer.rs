@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
 use futures_io::{AsyncRead, AsyncWrite};
+use serde::Serialize;
 
 use crate::pool;
 use crate::transport::BoxStream;
@@ -252,6 +253,22 @@ impl Drop for WriteBuffer {
 #[inline]
 pub(crate) fn share(bytes: &[u8], large: Option<&Bytes>) -> Bytes {
     large.map_or_else(|| Bytes::copy_from_slice(bytes), |large| large.slice_ref(bytes))
+}
+
+/// Values that are encoded in so many bytes take one piece of memory of just their length.
+const ENCODED_LEN: usize = 128;
+
+/// A value's bytes.
+///
+/// # Errors
+/// If it has parts that cannot be encoded.
+#[inline]
+pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> postcard::Result<Bytes> {
+    match postcard::to_slice(value, &mut [0; ENCODED_LEN]) {
+        Ok(bytes) => Ok(Bytes::copy_from_slice(bytes)),
+        Err(postcard::Error::SerializeBufferFull) => postcard::to_allocvec(value).map(Bytes::from),
+        Err(error) => Err(error),
+    }
 }
 
 /// Writes at least one byte.

@@ -189,8 +189,8 @@ impl Client {
         method: &Method<A, R>,
         arguments: &A,
     ) -> Call<R> {
-        let body = postcard::to_allocvec(arguments).map_err(|_| CallError::Unencodable);
-        self.build(method.id(), body.map(Bytes::from), Decode::postcard())
+        let body = crate::buffer::encode(arguments).map_err(|_| CallError::Unencodable);
+        self.build(method.id(), body, Decode::postcard())
     }
 
     /// A call with bytes for arguments and bytes for a reply.
@@ -208,7 +208,7 @@ impl Client {
         method: &Method<A, R>,
         arguments: &A,
     ) -> Result<(), CallError> {
-        let body = postcard::to_allocvec(arguments).map_err(|_| CallError::Unencodable)?;
+        let body = crate::buffer::encode(arguments).map_err(|_| CallError::Unencodable)?;
         self.send_raw(method.id(), body)
     }
 

@@ -84,19 +84,61 @@ impl std::error::Error for CallFailure {}
 /// An outcome whose reply was not decoded.
 #[derive(Clone, Debug)]
 pub(crate) enum RawOutcome {
-    Reply(Bytes),
+    Reply(Body),
     NoReply(NoReply),
     NotExecuted(NotExecuted),
     /// Nobody can know yet; whether a ticket is left.
     Unknown(Unknown, bool),
 }
 
+/// Replies up to this long need no memory of their own between the read that brought them and their caller. So long a
+/// body is no larger than without.
+const SMALL_LEN_MAX: usize = 22;
+
+/// A reply as it was received.
+#[derive(Clone, Debug)]
+pub(crate) enum Body {
+    Small { len: u8, bytes: [u8; SMALL_LEN_MAX] },
+    Shared(Bytes),
+}
+
+impl Body {
+    /// `large` is what the reply is part of, if that is to be shared.
+    #[inline]
+    pub(crate) fn new(body: &[u8], large: Option<&Bytes>) -> Body {
+        if body.len() > SMALL_LEN_MAX {
+            return Body::Shared(crate::buffer::share(body, large));
+        }
+        let mut bytes = [0; SMALL_LEN_MAX];
+        bytes[..body.len()].copy_from_slice(body);
+        Body::Small { len: body.len() as u8, bytes }
+    }
+
+    #[inline]
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        match self {
+            Body::Small { len, bytes } => &bytes[..usize::from(*len)],
+            Body::Shared(bytes) => bytes,
+        }
+    }
+
+    #[inline]
+    fn into_bytes(self) -> Bytes {
+        match self {
+            Body::Small { .. } => Bytes::copy_from_slice(self.as_slice()),
+            Body::Shared(bytes) => bytes,
+        }
+    }
+}
+
+const _: () = assert!(size_of::<Body>() == size_of::<Bytes>());
+
 impl RawOutcome {
     /// `large` is what the reply is part of, if that is to be shared.
     #[inline]
     pub(crate) fn new(outcome: core::Outcome<'_>, large: Option<&Bytes>) -> RawOutcome {
         match outcome {
-            core::Outcome::Reply(body) => RawOutcome::Reply(crate::buffer::share(body, large)),
+            core::Outcome::Reply(body) => RawOutcome::Reply(Body::new(body, large)),
             core::Outcome::NoReply(why) => RawOutcome::NoReply(why),
             core::Outcome::NotExecuted(why) => RawOutcome::NotExecuted(why),
             core::Outcome::Unknown { why, ticket } => RawOutcome::Unknown(why, ticket),
@@ -107,7 +149,7 @@ impl RawOutcome {
 /// How the bytes of a reply become a value.
 ///
 /// A function pointer, so that calls need no bound on their reply's type.
-pub(crate) struct Decode<R>(fn(Bytes) -> Option<R>, PhantomData<fn() -> R>);
+pub(crate) struct Decode<R>(fn(Body) -> Option<R>, PhantomData<fn() -> R>);
 
 impl<R> Clone for Decode<R> {
     fn clone(&self) -> Self {
@@ -119,13 +161,13 @@ impl<R> Copy for Decode<R> {}
 
 impl<R: DeserializeOwned> Decode<R> {
     pub(crate) fn postcard() -> Decode<R> {
-        Decode(|bytes| postcard::from_bytes(&bytes).ok(), PhantomData)
+        Decode(|body| postcard::from_bytes(body.as_slice()).ok(), PhantomData)
     }
 }
 
 impl Decode<Bytes> {
     pub(crate) fn raw() -> Decode<Bytes> {
-        Decode(Some, PhantomData)
+        Decode(|body| Some(body.into_bytes()), PhantomData)
     }
 }
 
@@ -133,7 +175,7 @@ impl<R> Decode<R> {
     #[inline]
     pub(crate) fn outcome(self, raw: RawOutcome, ticket: Option<Ticket<R>>) -> Outcome<R> {
         match raw {
-            RawOutcome::Reply(bytes) => match (self.0)(bytes) {
+            RawOutcome::Reply(body) => match (self.0)(body) {
                 Some(reply) => Outcome::Reply(reply),
                 None => Outcome::NoReply(NoReply::Undecodable),
             },

@@ -136,9 +136,9 @@ impl DurableClient {
         method: &Method<A, R>,
         arguments: &A,
     ) -> DurableCall<R> {
-        let body = postcard::to_allocvec(arguments).map_err(|_| CallError::Unencodable);
+        let body = crate::buffer::encode(arguments).map_err(|_| CallError::Unencodable);
         let timeout = self.handle.shared.options.timeout;
-        self.begin(tag.into(), method.id(), body.map(Bytes::from), timeout, Decode::postcard())
+        self.begin(tag.into(), method.id(), body, timeout, Decode::postcard())
     }
 
     /// Begins a call with bytes for arguments and bytes for a reply, and a timeout of its own (S17).

@@ -117,7 +117,7 @@ where
         let function = self.function.clone();
         Ok(Plan::Future(Box::pin(async move {
             let reply = function(context, arguments).await;
-            postcard::to_allocvec(&reply).ok().map(Bytes::from)
+            crate::buffer::encode(&reply).ok()
         })))
     }
 }

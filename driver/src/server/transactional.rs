@@ -86,10 +86,10 @@ where
         // What a panic leaves in the transaction is rolled back.
         let run = || {
             let reply = function(transaction, context, arguments)?;
-            Ok::<_, Rollback>(postcard::to_allocvec(&reply)?)
+            Ok::<_, Rollback>(crate::buffer::encode(&reply)?)
         };
         match catch_unwind(AssertUnwindSafe(run)) {
-            Ok(Ok(body)) => Ran::Done(body.into()),
+            Ok(Ok(body)) => Ran::Done(body),
             Ok(Err(rollback)) => Ran::rolled_back(rollback.why()),
             Err(_) => Ran::RolledBack { why: "the handler panicked".to_owned(), panicked: true },
         }

@@ -7,7 +7,7 @@ use oncewire_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::outcome::RawOutcome;
+use crate::outcome::{Body, RawOutcome};
 
 /// The session, and the highest xid that was recorded in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +107,7 @@ const UNKNOWN: [(u8, Unknown); 5] = [
 pub(super) fn encode_outcome(outcome: &RawOutcome) -> Option<Bytes> {
     let byte = match outcome {
         RawOutcome::Reply(body) => {
+            let body = body.as_slice();
             let mut bytes = Vec::with_capacity(1 + body.len());
             bytes.push(Status::Done.to_byte()?);
             bytes.extend_from_slice(body);
@@ -128,7 +129,7 @@ pub(super) fn encode_outcome(outcome: &RawOutcome) -> Option<Bytes> {
 pub(super) fn decode_outcome(bytes: &[u8]) -> Option<RawOutcome> {
     let (&byte, body) = bytes.split_first()?;
     let outcome = match Status::from_byte(byte) {
-        Some(Status::Done) => return Some(RawOutcome::Reply(Bytes::copy_from_slice(body))),
+        Some(Status::Done) => return Some(RawOutcome::Reply(Body::new(body, None))),
         Some(Status::NoReply(why)) => RawOutcome::NoReply(why),
         Some(Status::Refused(why)) => RawOutcome::NotExecuted(why),
         Some(Status::Interrupted) => RawOutcome::Unknown(Unknown::Interrupted, false),
@@ -187,9 +188,11 @@ mod tests {
             known += 1;
         }
         assert_eq!(known, 14 + 9);
-        let reply = RawOutcome::Reply(Bytes::from_static(b"reply"));
+        let reply = RawOutcome::Reply(Body::new(b"reply", None));
         let bytes = encode_outcome(&reply).unwrap();
-        assert!(matches!(decode_outcome(&bytes), Some(RawOutcome::Reply(body)) if body == "reply"));
+        assert!(
+            matches!(decode_outcome(&bytes), Some(RawOutcome::Reply(body)) if body.as_slice() == b"reply")
+        );
         assert!(encode_outcome(&RawOutcome::Unknown(Unknown::DeadlinePassed, true)).is_none());
         assert!(decode_outcome(b"").is_none());
         assert!(decode_outcome(&[0x01, 0]).is_none(), "an abort has no body");
