@@ -56,6 +56,16 @@ impl<R> CallFuture<R> {
         };
         CallFuture { shared, state, decode }
     }
+
+    #[inline]
+    fn begin(&mut self, cx: &mut Context<'_>) -> Result<(WaitId, Poll<RawOutcome>), NotExecuted> {
+        match std::mem::replace(&mut self.state, State::Done) {
+            State::Fresh(call) => self.shared.begin_and_poll(call, cx),
+            State::NotBegun(why) => Err(why),
+            State::Waiting(id) => Ok((id, self.shared.poll_outcome(id, cx))),
+            State::Done => Err(NotExecuted::Closed),
+        }
+    }
 }
 
 impl<R> Future for CallFuture<R> {
@@ -63,19 +73,19 @@ impl<R> Future for CallFuture<R> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome<R>> {
         let this = &mut *self;
-        let (id, poll) = match std::mem::replace(&mut this.state, State::Done) {
+        let (id, poll) = match this.state {
             State::Waiting(id) => (id, this.shared.poll_outcome(id, cx)),
-            State::Fresh(call) => match this.shared.begin_and_poll(call, cx) {
-                Ok(begun) => begun,
+            State::Done => return Poll::Pending,
+            State::Fresh(_) | State::NotBegun(_) => match this.begin(cx) {
+                Ok((id, poll)) => {
+                    this.state = State::Waiting(id);
+                    (id, poll)
+                }
                 Err(why) => return Poll::Ready(Outcome::NotExecuted(why)),
             },
-            State::NotBegun(why) => return Poll::Ready(Outcome::NotExecuted(why)),
-            State::Done => return Poll::Pending,
         };
-        let Poll::Ready(raw) = poll else {
-            this.state = State::Waiting(id);
-            return Poll::Pending;
-        };
+        let raw = std::task::ready!(poll);
+        this.state = State::Done;
         let ticket = matches!(raw, RawOutcome::Unknown(_, true)).then(|| Ticket {
             shared: this.shared.clone(),
             id: Some(id),

@@ -153,9 +153,11 @@ impl Shared {
     fn with_at<T>(&self, now: Instant, f: impl FnOnce(&mut State, Instant) -> T) -> T {
         let mut state = self.lock();
         let result = f(&mut state, now);
-        let to_wake = std::mem::take(&mut state.to_wake);
-        drop(state);
-        to_wake.into_iter().for_each(Waker::wake);
+        if !state.to_wake.is_empty() {
+            let to_wake = std::mem::take(&mut state.to_wake);
+            drop(state);
+            to_wake.into_iter().for_each(Waker::wake);
+        }
         result
     }
 
@@ -372,43 +374,34 @@ impl State {
     }
 
     /// Gives the machine what was received.
-    #[inline]
     fn take_data(&mut self, now: Instant) {
-        loop {
-            // Answers borrow from the buffer; everything else of the state is beside it.
-            let mut read = std::mem::take(&mut self.read);
+        // Answers borrow from the buffer; everything else of the state is beside it.
+        let mut read = std::mem::take(&mut self.read);
+        let result = loop {
             let large = read.take_large();
             let data = large.as_deref().unwrap_or(read.unread());
-            let result = self.machine.handle_data(now, data);
-            let step = match result {
-                Ok(received) => {
-                    let more = received.item.is_some();
-                    if let Some(reply) = received.item {
-                        self.answered = true;
-                        let outcome = RawOutcome::new(reply.outcome, large.as_ref());
-                        self.tell(reply.call, outcome);
-                    }
-                    Ok((received.consumed, received.wanted, more))
-                }
-                Err(error) => Err(error),
+            let received = match self.machine.handle_data(now, data) {
+                Ok(received) => received,
+                Err(error) => break Err(error),
             };
-            self.read = read;
-            match step {
-                Ok((consumed, wanted, more)) => {
-                    if large.is_none() {
-                        self.read.consume(consumed);
-                    }
-                    self.deliver(now);
-                    if !more {
-                        self.read.prepare(wanted);
-                        return;
-                    }
-                }
-                Err(error) => {
-                    self.lose_stream(now, error.to_string());
-                    return;
-                }
+            let (consumed, wanted) = (received.consumed, received.wanted);
+            let more = received.item.is_some();
+            if let Some(reply) = received.item {
+                self.answered = true;
+                self.tell(reply.call, RawOutcome::new(reply.outcome, large.as_ref()));
             }
+            if large.is_none() {
+                read.consume(consumed);
+            }
+            if !more {
+                read.prepare(wanted);
+                break Ok(());
+            }
+        };
+        self.read = read;
+        match result {
+            Ok(()) => self.deliver(now),
+            Err(error) => self.lose_stream(now, error.to_string()),
         }
     }
 

@@ -39,6 +39,19 @@ struct Wait {
     looked_at: u64,
 }
 
+impl Wait {
+    /// Makes its place free for a later one.
+    #[inline]
+    fn release(&mut self) {
+        self.serial = self.serial.wrapping_add(1);
+        self.call = None;
+        self.waker = None;
+        self.outcome = None;
+        self.follows = false;
+        self.looked_at = 0;
+    }
+}
+
 impl Waits {
     #[inline]
     pub(super) fn insert(&mut self, call: CallId) -> WaitId {
@@ -75,10 +88,10 @@ impl Waits {
     #[inline]
     pub(super) fn remove(&mut self, id: WaitId) -> Option<CallId> {
         let wait = self.get_mut(id)?;
-        let serial = wait.serial.wrapping_add(1);
-        let wait = std::mem::replace(wait, Wait { serial, ..Wait::default() });
-        self.untaken -= usize::from(wait.outcome.is_some());
         let call = wait.call?;
+        let untaken = wait.outcome.is_some();
+        wait.release();
+        self.untaken -= usize::from(untaken);
         self.free.push(id.index);
         let entry = self.by_call.get_mut(call.index())?;
         if *entry == Some(id) {
@@ -116,11 +129,15 @@ impl Waits {
     /// The outcome, once; ends the wait unless a ticket is left of it.
     #[inline]
     pub(super) fn take_outcome(&mut self, id: WaitId) -> Option<RawOutcome> {
-        let outcome = self.get_mut(id)?.outcome.take()?;
-        self.untaken -= 1;
-        if !matches!(outcome, RawOutcome::Unknown(_, true)) {
-            self.remove(id);
+        let wait = self.get_mut(id)?;
+        let outcome = wait.outcome.take()?;
+        // When it was told, the wait was parted from its call.
+        let ended = !matches!(outcome, RawOutcome::Unknown(_, true));
+        if ended {
+            wait.release();
+            self.free.push(id.index);
         }
+        self.untaken -= 1;
         Some(outcome)
     }
 
