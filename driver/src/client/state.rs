@@ -192,7 +192,7 @@ impl Shared {
     ) -> Result<(WaitId, Poll<RawOutcome>), NotExecuted> {
         let (id, step) = self.with_at(self.begins_at(&mut call), |state, now| {
             let id = state.begin(now, call)?;
-            Ok((id, state.poll_outcome(id, now, cx, true)))
+            Ok((id, state.poll_waiting(id, now, cx, true)))
         })?;
         Ok((id, self.finish_poll(id, step, cx)))
     }
@@ -341,7 +341,10 @@ impl State {
         }
         let call = self.machine.call(now, call).map_err(NotExecuted::NotBegun)?;
         let id = self.waits.insert(call);
-        self.deliver(now);
+        if self.stream.is_none() {
+            // What fails fast has ended already.
+            self.deliver(now);
+        }
         Ok(id)
     }
 

@@ -8,7 +8,7 @@ use oncewire_core::{NoReply, ProtocolError, Status, Unknown};
 use super::expect_reply;
 use super::hand::{hello, request};
 use super::line::Line;
-use super::service::{ADD_ONE, FAIL, GET, PANIC, PUT, WAIT, arguments, value};
+use super::service::{ADD_ONE, FAIL, GET, PANIC, PANIC_AT_ONCE, PUT, WAIT, arguments, value};
 use super::world::World;
 use crate::outcome::Outcome;
 
@@ -217,14 +217,16 @@ pub async fn c26_a_panic_ends_as_aborted_and_the_server_lives_on(world: World) {
     let host = world.host().await;
     let line = Line::to(host.place.clone());
     let client = world.client(&line);
-    let outcome = world.within("the panic's outcome", client.call(&PANIC, &())).await;
-    assert!(matches!(outcome, Outcome::NoReply(NoReply::Aborted)), "{outcome:?}");
+    for method in [PANIC_AT_ONCE, PANIC] {
+        let outcome = world.within("the panic's outcome", client.call(&method, &())).await;
+        assert!(matches!(outcome, Outcome::NoReply(NoReply::Aborted)), "{outcome:?}");
+    }
     let mut hand = world.opened(&host).await;
     for _ in 0..2 {
         let answer = hand.call(1, 0, PANIC.id(), &[]).await;
         assert_eq!(answer, (Status::NoReply(NoReply::Aborted), Vec::new()));
     }
-    assert_eq!(host.server.mishaps().panics, 2, "the retry did not run");
+    assert_eq!(host.server.mishaps().panics, 3, "the retry did not run");
     expect_reply(&world, client.call(&ADD_ONE, &1), 2).await;
     assert_eq!(client.status().reconnects, 0);
 }

@@ -22,6 +22,8 @@ pub(crate) const WAIT_AGAIN: Method<u64, u64> =
     Method::new("conformance.wait_again").idempotent().reply_len_max(16);
 pub(crate) const FAIL: Method<(), Result<u64, String>> = Method::new("conformance.fail");
 pub(crate) const PANIC: Method<(), u64> = Method::new("conformance.panic");
+/// Panics before there is a future to poll.
+pub(crate) const PANIC_AT_ONCE: Method<(), u64> = Method::new("conformance.panic_at_once");
 /// Returns so many bytes.
 pub(crate) const BLOB: Method<u32, Vec<u8>> =
     Method::new("conformance.blob").reply_len_max(4 << 20);
@@ -139,6 +141,9 @@ impl Service {
                 count(&panic);
                 // Not `panic!`: a message and a backtrace in the log of a run that is well would be taken for its failure.
                 async { std::panic::resume_unwind(Box::new("as it should")) }
+            })
+            .method(&PANIC_AT_ONCE, move |_, ()| -> std::future::Ready<u64> {
+                std::panic::resume_unwind(Box::new("as it should"))
             })
             .method(&BLOB, move |_, len: u32| {
                 count(&blob);

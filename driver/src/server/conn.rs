@@ -9,11 +9,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use oncewire_core::{
-    Admission, CallKey, ConnId, Incoming, Instant, NotExecuted, Received, Request, Running,
-};
+use oncewire_core::{Admission, CallKey, ConnId, Incoming, Instant, Received, Request, Running};
 
-use super::handler::{Body, Context as CallContext, Ended, Execution, Plan};
+use super::handler::{Body, Context as CallContext, Ended, Execution, Plan, decoded};
 use super::records::Prepared;
 use super::state::{Look, Shared, State};
 use crate::buffer::{ReadBuffer, Scratch, WriteBuffer};
@@ -248,37 +246,29 @@ impl ConnTask {
         }
     }
 
-    /// Decodes a call's arguments. Nothing of it is executed by that.
-    #[inline]
-    fn plan(&self, call: &Call<'_>, large: Option<&Bytes>) -> Result<Plan, NotExecuted> {
-        let shared = &self.shared;
-        let method = shared.methods.get(call.method_index).ok_or(NotExecuted::UnknownMethod)?;
-        let context = CallContext::new(shared, call.key, call.deadline, self.subject.clone());
-        let body = Body { bytes: call.body, large };
-        // A panic while decoding refuses the call.
-        let plan = AssertUnwindSafe(|| method.handler.plan(context, body));
-        catch_unwind(plan).unwrap_or(Err(NotExecuted::BadArguments))
-    }
-
-    /// Polls the handler of a call that was started.
+    /// Executes a call that was started, as far as it goes without waiting.
     #[inline]
     fn execute(&self, running: Running, call: Call<'_>, large: Option<&Bytes>) -> Option<Ended> {
-        match self.plan(&call, large) {
-            Ok(Plan::Future(future)) => {
-                let limit = self.shared.methods.get(call.method_index)?.time_limit;
-                Execution::new(running, future).run(&self.shared, limit)
-            }
-            // There is none: such methods come with their ledger.
-            Ok(Plan::Transaction(..)) => Some(Ended::refused(running, NotExecuted::LedgerFailed)),
-            Err(why) => Some(Ended::refused(running, why)),
+        let method = self.shared.methods.get(call.method_index)?;
+        let (context, body) = (self.context(&call), Body { bytes: call.body, large });
+        match catch_unwind(AssertUnwindSafe(|| method.handler.begin(context, body))) {
+            Ok(Ok(future)) => Execution::new(running, future).run(&self.shared, method.time_limit),
+            Ok(Err(why)) => Some(Ended::refused(running, why)),
+            Err(_) => Some(Ended::panicked(running)),
         }
+    }
+
+    #[inline]
+    fn context(&self, call: &Call<'_>) -> CallContext {
+        CallContext::new(&self.shared, call.key, call.deadline, self.subject.clone())
     }
 
     /// With a ledger: sees that a call is recorded before it is started, if it is to be.
     fn record(&self, admission: Admission, call: Call<'_>, large: Option<&Bytes>) {
         let shared = &self.shared;
-        let plan = self.plan(&call, large);
         let Some(method) = shared.methods.get(call.method_index) else { return };
+        let (context, body) = (self.context(&call), Body { bytes: call.body, large });
+        let plan = decoded(|| method.handler.plan(context, body));
         let (one_way, time_limit) = (call.one_way, method.time_limit);
         // Those before it may have taken their time.
         let now = shared.runtime.now();

@@ -62,8 +62,28 @@ impl Context {
 
 /// The erased form of a handler.
 pub(super) trait Handle: Send + Sync + 'static {
-    /// Decodes the arguments and says how the call is to be executed. Nothing of it is before the call is started.
+    /// Decodes the arguments and says how the call is to be executed. Nothing of it is executed by that.
     fn plan(&self, context: Context, body: Body<'_>) -> Result<Plan, NotExecuted>;
+
+    /// The same for a call that was started already: it may begin to be executed.
+    ///
+    /// # Panics
+    /// If the function does. A panic while decoding is no panic, but an error.
+    fn begin(&self, context: Context, body: Body<'_>) -> Result<ReplyFuture, NotExecuted> {
+        match decoded(|| self.plan(context, body))? {
+            Plan::Future(future) => Ok(future),
+            // There is none without a ledger, and with one no call is started before its plan.
+            Plan::Transaction(..) => Err(NotExecuted::LedgerFailed),
+        }
+    }
+}
+
+/// What decoding has brought; a panic refuses the call.
+pub(super) fn decoded<T>(
+    decode: impl FnOnce() -> Result<T, NotExecuted>,
+) -> Result<T, NotExecuted> {
+    // The panic hook has told about it.
+    catch_unwind(AssertUnwindSafe(decode)).unwrap_or(Err(NotExecuted::BadArguments))
 }
 
 /// A request's body, as it was received.
@@ -112,14 +132,23 @@ where
     Fut: Future<Output = R> + Send + 'static,
 {
     fn plan(&self, context: Context, body: Body<'_>) -> Result<Plan, NotExecuted> {
-        let arguments =
-            postcard::from_bytes::<A>(body.bytes).map_err(|_| NotExecuted::BadArguments)?;
+        let arguments = decode(body.bytes)?;
         let function = self.function.clone();
-        Ok(Plan::Future(Box::pin(async move {
-            let reply = function(context, arguments).await;
-            crate::buffer::encode(&reply).ok()
-        })))
+        Ok(Plan::Future(Box::pin(async move { encoded(function(context, arguments)).await })))
     }
+
+    fn begin(&self, context: Context, body: Body<'_>) -> Result<ReplyFuture, NotExecuted> {
+        let arguments = decoded(|| decode(body.bytes))?;
+        Ok(Box::pin(encoded((self.function)(context, arguments))))
+    }
+}
+
+pub(super) fn decode<A: DeserializeOwned>(bytes: &[u8]) -> Result<A, NotExecuted> {
+    postcard::from_bytes(bytes).map_err(|_| NotExecuted::BadArguments)
+}
+
+async fn encoded<R: Serialize>(reply: impl Future<Output = R>) -> Option<Bytes> {
+    crate::buffer::encode(&reply.await).ok()
 }
 
 /// A handler of bytes.
@@ -142,6 +171,11 @@ where
         let function = self.function.clone();
         let body = body.keep();
         Ok(Plan::Future(Box::pin(async move { Some(function(context, body).await) })))
+    }
+
+    fn begin(&self, context: Context, body: Body<'_>) -> Result<ReplyFuture, NotExecuted> {
+        let reply = (self.function)(context, body.keep());
+        Ok(Box::pin(async move { Some(reply.await) }))
     }
 }
 
@@ -202,6 +236,11 @@ impl Ended {
     /// It never came to its handler.
     pub(super) fn refused(running: Running, why: NotExecuted) -> Ended {
         Ended { running, recorded: None, end: End::Refused(why) }
+    }
+
+    /// Its handler panicked before it was polled.
+    pub(super) fn panicked(running: Running) -> Ended {
+        Ended { running, recorded: None, end: End::Aborted { panicked: true } }
     }
 }
 

@@ -10,7 +10,7 @@ use oncewire_core::NotExecuted;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::handler::{Body, Context, Handle, Plan};
+use super::handler::{Body, Context, Handle, Plan, decode};
 use crate::ledger::Rollback;
 
 /// A call that runs in a transaction: synchronously, and again if the transaction was rolled back for a neighbour.
@@ -50,8 +50,7 @@ where
     R: Serialize + 'static,
 {
     fn plan(&self, context: Context, body: Body<'_>) -> Result<Plan, NotExecuted> {
-        let arguments =
-            postcard::from_bytes::<A>(body.bytes).map_err(|_| NotExecuted::BadArguments)?;
+        let arguments = decode(body.bytes)?;
         let (function, body) = (self.function.clone(), body.keep());
         let types = PhantomData::<fn(&mut X) -> R>;
         let call = Call { function, body, arguments: Some(arguments), types };

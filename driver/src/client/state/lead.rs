@@ -42,9 +42,21 @@ impl State {
         cx: &mut Context<'_>,
         may_look: bool,
     ) -> Step {
-        if let Some(outcome) = self.take_outcome(id, now) {
-            return Step::Done(outcome);
+        match self.take_outcome(id, now) {
+            Some(outcome) => Step::Done(outcome),
+            None => self.poll_waiting(id, now, cx, may_look),
         }
+    }
+
+    /// The same for a call whose outcome was not there a moment ago.
+    #[inline]
+    pub(super) fn poll_waiting(
+        &mut self,
+        id: WaitId,
+        now: Instant,
+        cx: &mut Context<'_>,
+        may_look: bool,
+    ) -> Step {
         self.waits.wait(id, cx);
         self.polled = Some(id);
         let mut look = false;
