@@ -3,6 +3,7 @@
 //! This is the one file of the driver that may read a clock. A simulation passes a runtime of its own, and every run of
 //! it can be repeated.
 
+use std::cell::Cell;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -28,6 +29,11 @@ pub trait Runtime: Send + Sync + 'static {
     /// Lets whoever else wants this thread's core have it, and comes back: called after something was written that may
     /// be answered at once, as long as that pays. May do nothing.
     fn give_way(&self) {}
+    /// Whether nobody but `who` has asked on this thread since it last did. Whoever shares a thread lets the others work
+    /// rather than [give way](Runtime::give_way) to other threads: their answers then come together.
+    fn is_alone(&self, _who: usize) -> bool {
+        true
+    }
 }
 
 /// A timer that can be set again and again.
@@ -142,6 +148,13 @@ impl Runtime for SmolRuntime {
 
     fn give_way(&self) {
         std::thread::yield_now();
+    }
+
+    fn is_alone(&self, who: usize) -> bool {
+        thread_local! {
+            static LAST: Cell<usize> = const { Cell::new(0) };
+        }
+        LAST.replace(who) == who
     }
 }
 

@@ -234,13 +234,18 @@ impl Shared {
             Step::Sleep => Poll::Pending,
             Step::Look => {
                 let begun = self.runtime.now();
-                self.runtime.give_way();
+                let alone = self.runtime.is_alone(std::ptr::from_ref(self).addr());
+                if alone {
+                    self.runtime.give_way();
+                }
                 self.with(|state, now| {
                     let reads = state.reads;
                     let step = state.poll_outcome(id, now, cx, false);
-                    // Who was kept away for long had better have slept.
-                    state.patience.note(state.reads > reads && now.since(begun) < LOOK_MAX);
-                    state.looks += 1;
+                    if alone {
+                        // Who was kept away for long had better have slept.
+                        state.patience.note(state.reads > reads && now.since(begun) < LOOK_MAX);
+                        state.looks += 1;
+                    }
                     match step {
                         Step::Done(outcome) => Poll::Ready(outcome),
                         Step::Look | Step::Sleep => Poll::Pending,

@@ -109,7 +109,11 @@ impl ConnTask {
             match (read, &written) {
                 (Poll::Ready(Err(_) | Ok(0)), _) | (_, Poll::Ready(Err(_))) => return Turn::End,
                 (Poll::Ready(Ok(_)), _) => {
-                    if matches!(written, Poll::Ready(Ok(true))) && self.patience.looks() {
+                    let who = std::ptr::from_ref(self).addr();
+                    if matches!(written, Poll::Ready(Ok(true)))
+                        && self.patience.looks()
+                        && shared.runtime.is_alone(who)
+                    {
                         gave_way = Some(now);
                         shared.runtime.give_way();
                     }
