@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use async_io::Async;
 use futures_io::{AsyncRead, AsyncWrite};
 
-use crate::patience::Patience;
+use crate::patience::{Look, Patience, TRIES};
 
 /// A non-blocking descriptor, read and written when it is ready.
 ///
@@ -31,6 +31,8 @@ pub struct Nonblocking<T> {
     drained: bool,
     /// Something was written since, which may have been answered.
     wrote: bool,
+    /// How often to ask for that answer without knowing that it is there.
+    asks: u32,
     patience: Patience,
     close: fn(&T) -> io::Result<()>,
 }
@@ -38,7 +40,8 @@ pub struct Nonblocking<T> {
 impl<T> Nonblocking<T> {
     /// `close` ends the direction that is written.
     pub fn new(io: Async<T>, close: fn(&T) -> io::Result<()>) -> Nonblocking<T> {
-        Nonblocking { io, drained: false, wrote: false, patience: Patience::default(), close }
+        let patience = Patience::default();
+        Nonblocking { io, drained: false, wrote: false, asks: 0, patience, close }
     }
 
     /// The descriptor itself.
@@ -67,24 +70,30 @@ impl<T> Nonblocking<T> {
         room: usize,
         mut read: impl FnMut(&T) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
-        let look = std::mem::take(&mut self.wrote) && self.drained && self.patience.looks();
-        if self.drained && !look {
+        if std::mem::take(&mut self.wrote) {
+            self.asks = if self.drained && self.patience.looks() { TRIES } else { 0 };
+        }
+        let mut looks = self.drained && self.asks > 0;
+        if self.drained && !looks {
             ready!(self.io.poll_readable(cx))?;
         }
-        let mut paid = true;
         loop {
             match read(self.io.get_ref()) {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                    if look && std::mem::take(&mut paid) {
-                        self.patience.note(false);
+                    if std::mem::take(&mut looks) {
+                        self.asks -= 1;
+                        if self.asks == 0 {
+                            self.patience.note(Look::Vain);
+                        }
                     }
                     ready!(self.io.poll_readable(cx))?;
                     self.drained = false;
                 }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 result => {
-                    if look && paid {
-                        self.patience.note(true);
+                    if looks {
+                        self.asks = 0;
+                        self.patience.note(Look::Paid);
                     }
                     self.drained = matches!(result, Ok(len) if len > 0 && len < room);
                     return Poll::Ready(result);

@@ -24,7 +24,7 @@ use super::waits::{WaitId, Waits};
 use super::{ClientOptions, ClientStatus};
 use crate::buffer::{ReadBuffer, WriteBuffer};
 use crate::outcome::RawOutcome;
-use crate::patience::Patience;
+use crate::patience::{Look, Patience, TRIES};
 use crate::runtime::Runtime;
 use crate::sync::{Mutex, MutexGuard};
 use crate::transport::{BoxStream, Connect};
@@ -232,27 +232,46 @@ impl Shared {
         match step {
             Step::Done(outcome) => Poll::Ready(outcome),
             Step::Sleep => Poll::Pending,
-            Step::Look => {
-                let begun = self.runtime.now();
-                let alone = self.runtime.is_alone(std::ptr::from_ref(self).addr());
-                if alone {
-                    self.runtime.give_way();
+            Step::Look => self.look(id, cx),
+        }
+    }
+
+    /// Lets whoever may answer act, and looks whether it has.
+    fn look(&self, id: WaitId, cx: &mut Context<'_>) -> Poll<RawOutcome> {
+        let begun = self.runtime.now();
+        let alone = self.runtime.is_alone(std::ptr::from_ref(self).addr());
+        for again in (0..if alone { TRIES } else { 1 }).rev() {
+            if alone {
+                self.runtime.give_way();
+            }
+            let poll = self.with(|state, now| {
+                let reads = state.reads;
+                let step = state.poll_outcome(id, now, cx, false);
+                let look = match state.reads > reads {
+                    // Who was kept away for long had better have slept.
+                    _ if now.since(begun) >= LOOK_MAX => Look::Long,
+                    true => Look::Paid,
+                    false => Look::Vain,
+                };
+                // Its outcome may have been read by others.
+                let done = matches!(step, Step::Done(_));
+                if look == Look::Vain && again > 0 && !done {
+                    return None;
                 }
-                self.with(|state, now| {
-                    let reads = state.reads;
-                    let step = state.poll_outcome(id, now, cx, false);
-                    if alone {
-                        // Who was kept away for long had better have slept.
-                        state.patience.note(state.reads > reads && now.since(begun) < LOOK_MAX);
-                        state.looks += 1;
-                    }
-                    match step {
-                        Step::Done(outcome) => Poll::Ready(outcome),
-                        Step::Look | Step::Sleep => Poll::Pending,
-                    }
+                if alone {
+                    state.patience.note(look);
+                    state.looks += 1;
+                }
+                Some(match step {
+                    Step::Done(outcome) => Poll::Ready(outcome),
+                    Step::Look | Step::Sleep => Poll::Pending,
                 })
+            });
+            if let Some(poll) = poll {
+                return poll;
             }
         }
+        Poll::Pending
     }
 
     /// Nobody waits for a call any more.

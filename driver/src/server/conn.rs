@@ -15,7 +15,7 @@ use super::handler::{Body, Context as CallContext, Ended, Execution, Plan, decod
 use super::records::Prepared;
 use super::state::{Look, Shared, State};
 use crate::buffer::{ReadBuffer, Scratch, WriteBuffer};
-use crate::patience::Patience;
+use crate::patience::{self, Patience};
 use crate::runtime::Timer;
 use crate::transport::{BoxStream, Subject};
 
@@ -98,12 +98,23 @@ impl ConnTask {
         let shared = self.shared.clone();
         let mut now = shared.runtime.now();
         shared.with_at(now, |state, _| state.begin_turn(self.id, cx));
-        // When we gave way for the next request.
+        // When we gave way for the next request, and how often we may do so again.
         let mut gave_way = None;
         for _ in 0..READS_MAX {
             let read = self.read_once(now, cx, scratch);
-            if let Some(since) = gave_way.take() {
-                self.patience.note(read.is_ready() && now.since(since) < LOOK_MAX);
+            if let Some((since, again)) = gave_way.take() {
+                let look = match read.is_ready() {
+                    _ if now.since(since) >= LOOK_MAX => patience::Look::Long,
+                    true => patience::Look::Paid,
+                    false => patience::Look::Vain,
+                };
+                if look == patience::Look::Vain && again > 0 {
+                    gave_way = Some((since, again - 1));
+                    shared.runtime.give_way();
+                    now = shared.runtime.now();
+                    continue;
+                }
+                self.patience.note(look);
             }
             let written = self.write_all(now, cx, scratch);
             match (read, &written) {
@@ -114,7 +125,7 @@ impl ConnTask {
                         && self.patience.looks()
                         && shared.runtime.is_alone(who)
                     {
-                        gave_way = Some(now);
+                        gave_way = Some((now, patience::TRIES - 1));
                         shared.runtime.give_way();
                     }
                     now = shared.runtime.now();
