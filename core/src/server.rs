@@ -419,6 +419,11 @@ impl<T: ServerStorage> Server<T> {
         Some(conn.principal)
     }
 
+    /// Whether calls are let in or running.
+    pub fn is_busy(&self) -> bool {
+        self.counters.running > 0
+    }
+
     /// What the server holds and has done.
     pub fn counters(&self) -> ServerCounters {
         ServerCounters { sessions: self.sessions.len(), conns: self.conns.len(), ..self.counters }

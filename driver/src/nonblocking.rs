@@ -8,13 +8,13 @@ use std::task::{Context, Poll, ready};
 use async_io::Async;
 use futures_io::{AsyncRead, AsyncWrite};
 
-use crate::patience::{Look, Patience, TRIES};
+use crate::patience;
 
 /// A non-blocking descriptor, read and written when it is ready.
 ///
 /// A read that did not fill its buffer has emptied the descriptor: the next one waits for more before it asks the system
-/// again. That saves the system call that would only say so, one for each message. After a write, an answer may be there
-/// already: the next read asks first, for as long as that pays.
+/// again. That saves the system call that would only say so, one for each message. Clients and servers look for an answer
+/// at once where that pays.
 ///
 /// ```
 /// # use std::{io, net::{Shutdown, TcpStream}};
@@ -29,19 +29,13 @@ pub struct Nonblocking<T> {
     io: Async<T>,
     /// Nothing was left when it was last read.
     drained: bool,
-    /// Something was written since, which may have been answered.
-    wrote: bool,
-    /// How often to ask for that answer without knowing that it is there.
-    asks: u32,
-    patience: Patience,
     close: fn(&T) -> io::Result<()>,
 }
 
 impl<T> Nonblocking<T> {
     /// `close` ends the direction that is written.
     pub fn new(io: Async<T>, close: fn(&T) -> io::Result<()>) -> Nonblocking<T> {
-        let patience = Patience::default();
-        Nonblocking { io, drained: false, wrote: false, asks: 0, patience, close }
+        Nonblocking { io, drained: false, close }
     }
 
     /// The descriptor itself.
@@ -55,11 +49,6 @@ impl<T> Nonblocking<T> {
         self.drained = false;
     }
 
-    /// Something was written that may be answered: for whoever reads and writes two descriptors.
-    pub fn expect_answer(&mut self) {
-        self.wrote = true;
-    }
-
     /// Reads with `read`, which has room for `room` bytes, as soon as there is something to read.
     ///
     /// # Errors
@@ -70,31 +59,17 @@ impl<T> Nonblocking<T> {
         room: usize,
         mut read: impl FnMut(&T) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
-        if std::mem::take(&mut self.wrote) {
-            self.asks = if self.drained && self.patience.looks() { TRIES } else { 0 };
-        }
-        let mut looks = self.drained && self.asks > 0;
-        if self.drained && !looks {
+        if self.drained && !patience::is_looking() {
             ready!(self.io.poll_readable(cx))?;
         }
         loop {
             match read(self.io.get_ref()) {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                    if std::mem::take(&mut looks) {
-                        self.asks -= 1;
-                        if self.asks == 0 {
-                            self.patience.note(Look::Vain);
-                        }
-                    }
                     ready!(self.io.poll_readable(cx))?;
                     self.drained = false;
                 }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 result => {
-                    if looks {
-                        self.asks = 0;
-                        self.patience.note(Look::Paid);
-                    }
                     self.drained = matches!(result, Ok(len) if len > 0 && len < room);
                     return Poll::Ready(result);
                 }
@@ -115,10 +90,7 @@ impl<T> Nonblocking<T> {
             match write(self.io.get_ref()) {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => ready!(self.io.poll_writable(cx))?,
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                result => {
-                    self.wrote = true;
-                    return Poll::Ready(result);
-                }
+                result => return Poll::Ready(result),
             }
         }
     }

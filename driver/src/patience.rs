@@ -4,9 +4,32 @@
 //! that both sides share, to let the other side run is all it takes. Where that does not pay it is soon given up, and
 //! tried again ever more seldom.
 
-/// So often a look is repeated before it was in vain. Two sides that give way to each other fall into step by it: whose
-/// turn it is, a kernel may see otherwise once, and then one side would sleep for ever after.
-pub(crate) const TRIES: u32 = 2;
+use std::cell::Cell;
+use std::time::Duration;
+
+use oncewire_core::Instant;
+
+thread_local! {
+    static LOOKING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `f` as a try of a look: what it reads is asked for, though nobody has said that it is there.
+pub(crate) fn looking<T>(f: impl FnOnce() -> T) -> T {
+    struct Guard;
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            LOOKING.set(false);
+        }
+    }
+    LOOKING.set(true);
+    let _guard = Guard;
+    f()
+}
+
+/// Whether this thread makes a try of a look.
+pub(crate) fn is_looking() -> bool {
+    LOOKING.get()
+}
 
 /// Decides from what the last looks brought.
 #[derive(Debug, Default)]
@@ -26,6 +49,39 @@ pub(crate) enum Look {
     Vain,
     /// It took longer than sleeping would have.
     Long,
+}
+
+/// One look, tried more than once: whose turn it is, a kernel may see otherwise than two sides that give way to each
+/// other, and if one of them then fell asleep they would never fall into step.
+#[derive(Debug)]
+pub(crate) struct Tries {
+    since: Instant,
+    until: Instant,
+    made: u32,
+}
+
+/// A look is tried so often at least.
+const TRIES_MIN: u32 = 2;
+/// A look that keeps its caller away for longer than this does not pay: whoever sleeps is served before whoever gave way.
+const LONG: Duration = Duration::from_micros(200);
+
+impl Tries {
+    /// The first try is about to be made; others may be for as long as `time`.
+    pub(crate) fn new(now: Instant, time: Duration) -> Tries {
+        Tries { since: now, until: now + time, made: 0 }
+    }
+
+    /// What a try has brought that ended at `now`; `None` if it brought nothing and another one is to be made.
+    pub(crate) fn judge(&mut self, now: Instant, paid: bool) -> Option<Look> {
+        self.made += 1;
+        if now.since(self.since) >= LONG {
+            Some(Look::Long)
+        } else if paid {
+            Some(Look::Paid)
+        } else {
+            (self.made >= TRIES_MIN && now >= self.until).then_some(Look::Vain)
+        }
+    }
 }
 
 /// Most occasions let pass after looks in vain: one in so many costs next to nothing, and finds out when they pay again.

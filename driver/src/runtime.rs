@@ -29,10 +29,11 @@ pub trait Runtime: Send + Sync + 'static {
     /// Lets whoever else wants this thread's core have it, and comes back: called after something was written that may
     /// be answered at once, as long as that pays. May do nothing.
     fn give_way(&self) {}
-    /// Whether nobody but `who` has asked on this thread since it last did. Whoever shares a thread lets the others work
-    /// rather than [give way](Runtime::give_way) to other threads: their answers then come together.
-    fn is_alone(&self, _who: usize) -> bool {
-        true
+    /// For how long `who` may keep this thread, [giving way](Runtime::give_way) and looking for an answer, as long as
+    /// that pays; it looks twice at least. `None` if it is to sleep at once: whoever shares a thread lets the others
+    /// work, and their answers come together.
+    fn patience(&self, _who: usize) -> Option<Duration> {
+        Some(Duration::ZERO)
     }
 }
 
@@ -150,13 +151,16 @@ impl Runtime for SmolRuntime {
         std::thread::yield_now();
     }
 
-    fn is_alone(&self, who: usize) -> bool {
+    fn patience(&self, who: usize) -> Option<Duration> {
         thread_local! {
             static LAST: Cell<usize> = const { Cell::new(0) };
         }
-        LAST.replace(who) == who
+        (LAST.replace(who) == who).then_some(SPIN_MAX)
     }
 }
+
+/// An answer over loopback from another core takes less; to fall asleep and be woken takes more.
+const SPIN_MAX: Duration = Duration::from_micros(20);
 
 struct SmolTimer {
     at: Instant,

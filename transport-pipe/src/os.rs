@@ -138,10 +138,7 @@ impl AsyncWrite for PipeStream {
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         match &mut this.writer {
-            Some(writer) => {
-                this.reader.expect_answer();
-                Pin::new(writer).poll_write(cx, buf)
-            }
+            Some(writer) => Pin::new(writer).poll_write(cx, buf),
             None => Poll::Ready(Err(ErrorKind::BrokenPipe.into())),
         }
     }
@@ -153,10 +150,7 @@ impl AsyncWrite for PipeStream {
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         match &mut this.writer {
-            Some(writer) => {
-                this.reader.expect_answer();
-                Pin::new(writer).poll_write_vectored(cx, bufs)
-            }
+            Some(writer) => Pin::new(writer).poll_write_vectored(cx, bufs),
             None => Poll::Ready(Err(ErrorKind::BrokenPipe.into())),
         }
     }

@@ -24,17 +24,13 @@ use super::waits::{WaitId, Waits};
 use super::{ClientOptions, ClientStatus};
 use crate::buffer::{ReadBuffer, WriteBuffer};
 use crate::outcome::RawOutcome;
-use crate::patience::{Look, Patience, TRIES};
+use crate::patience::{self, Patience, Tries};
 use crate::runtime::Runtime;
 use crate::sync::{Mutex, MutexGuard};
 use crate::transport::{BoxStream, Connect};
 
 /// When nobody has waited for an answer for so long, the client's task reads the socket itself.
 pub(super) const LEAD_AFTER: Duration = Duration::from_millis(50);
-
-/// A look for a reply that keeps its caller away for longer than this does not pay: whoever sleeps is served before
-/// whoever gave way.
-const LOOK_MAX: Duration = Duration::from_micros(200);
 
 /// With less time than this, a call counts it from the very moment.
 const RECENT_TIMEOUT_MIN: Duration = Duration::from_secs(1);
@@ -238,28 +234,19 @@ impl Shared {
 
     /// Lets whoever may answer act, and looks whether it has.
     fn look(&self, id: WaitId, cx: &mut Context<'_>) -> Poll<RawOutcome> {
-        let begun = self.runtime.now();
-        let alone = self.runtime.is_alone(std::ptr::from_ref(self).addr());
-        for again in (0..if alone { TRIES } else { 1 }).rev() {
-            if alone {
+        let patience = self.runtime.patience(std::ptr::from_ref(self).addr());
+        let mut tries = patience.map(|time| Tries::new(self.runtime.now(), time));
+        loop {
+            if tries.is_some() {
                 self.runtime.give_way();
             }
             let poll = self.with(|state, now| {
                 let reads = state.reads;
-                let step = state.poll_outcome(id, now, cx, false);
-                let look = match state.reads > reads {
-                    // Who was kept away for long had better have slept.
-                    _ if now.since(begun) >= LOOK_MAX => Look::Long,
-                    true => Look::Paid,
-                    false => Look::Vain,
-                };
-                // Its outcome may have been read by others.
-                let done = matches!(step, Step::Done(_));
-                if look == Look::Vain && again > 0 && !done {
-                    return None;
-                }
-                if alone {
-                    state.patience.note(look);
+                let step = patience::looking(|| state.poll_outcome(id, now, cx, false));
+                if let Some(tries) = &mut tries {
+                    // Its outcome may have been read by others.
+                    let paid = state.reads > reads || matches!(step, Step::Done(_));
+                    state.patience.note(tries.judge(now, paid)?);
                     state.looks += 1;
                 }
                 Some(match step {
@@ -271,7 +258,6 @@ impl Shared {
                 return poll;
             }
         }
-        Poll::Pending
     }
 
     /// Nobody waits for a call any more.

@@ -15,7 +15,7 @@ use super::handler::{Body, Context as CallContext, Ended, Execution, Plan, decod
 use super::records::Prepared;
 use super::state::{Look, Shared, State};
 use crate::buffer::{ReadBuffer, Scratch, WriteBuffer};
-use crate::patience::{self, Patience};
+use crate::patience::{self, Patience, Tries};
 use crate::runtime::Timer;
 use crate::transport::{BoxStream, Subject};
 
@@ -69,8 +69,6 @@ struct Call<'d> {
 
 /// Reads in one turn, at most: then others get theirs.
 const READS_MAX: usize = 32;
-/// A look for the next request that keeps the task away for longer than this does not pay.
-const LOOK_MAX: Duration = Duration::from_micros(200);
 /// How long the last words on a connection may take to leave.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -98,37 +96,22 @@ impl ConnTask {
         let shared = self.shared.clone();
         let mut now = shared.runtime.now();
         shared.with_at(now, |state, _| state.begin_turn(self.id, cx));
-        // When we gave way for the next request, and how often we may do so again.
-        let mut gave_way = None;
+        // Whether, and for how long, to look for the next request.
+        let mut looks: Option<Duration> = None;
         for _ in 0..READS_MAX {
-            let read = self.read_once(now, cx, scratch);
-            if let Some((since, again)) = gave_way.take() {
-                let look = match read.is_ready() {
-                    _ if now.since(since) >= LOOK_MAX => patience::Look::Long,
-                    true => patience::Look::Paid,
-                    false => patience::Look::Vain,
-                };
-                if look == patience::Look::Vain && again > 0 {
-                    gave_way = Some((since, again - 1));
-                    shared.runtime.give_way();
-                    now = shared.runtime.now();
-                    continue;
-                }
-                self.patience.note(look);
-            }
+            let read = match looks {
+                Some(tries) => self.look(tries, &mut now, cx, scratch),
+                None => self.read_once(now, cx, scratch),
+            };
+            looks = None;
             let written = self.write_all(now, cx, scratch);
             match (read, &written) {
                 (Poll::Ready(Err(_) | Ok(0)), _) | (_, Poll::Ready(Err(_))) => return Turn::End,
                 (Poll::Ready(Ok(_)), _) => {
-                    let who = std::ptr::from_ref(self).addr();
-                    if matches!(written, Poll::Ready(Ok(true)))
-                        && self.patience.looks()
-                        && shared.runtime.is_alone(who)
-                    {
-                        gave_way = Some((now, patience::TRIES - 1));
-                        shared.runtime.give_way();
-                    }
                     now = shared.runtime.now();
+                    if matches!(written, Poll::Ready(Ok(true))) {
+                        looks = self.looks();
+                    }
                     continue;
                 }
                 (Poll::Pending, _) => {}
@@ -155,6 +138,35 @@ impl ConnTask {
         shared.with_at(now, |state, _| state.end_turn(self.id));
         cx.waker().wake_by_ref();
         Turn::Sleep
+    }
+
+    /// For how long to look for the next request before sleeping, if at all: not where handlers wait for this thread.
+    fn looks(&mut self) -> Option<Duration> {
+        let shared = &self.shared;
+        if !self.patience.looks() || shared.with_quietly(|state| state.machine.is_busy()) {
+            return None;
+        }
+        shared.runtime.patience(std::ptr::from_ref(self).addr())
+    }
+
+    /// Lets whoever may send the next request act, and looks whether it has.
+    fn look(
+        &mut self,
+        time: Duration,
+        now: &mut Instant,
+        cx: &mut Context<'_>,
+        scratch: &mut Scratch,
+    ) -> Poll<io::Result<usize>> {
+        let mut tries = Tries::new(*now, time);
+        loop {
+            self.shared.runtime.give_way();
+            *now = self.shared.runtime.now();
+            let read = patience::looking(|| self.read_once(*now, cx, scratch));
+            if let Some(brought) = tries.judge(*now, read.is_ready()) {
+                self.patience.note(brought);
+                return read;
+            }
+        }
     }
 
     /// Ready when the last words have taken too long.
