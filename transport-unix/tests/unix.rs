@@ -264,7 +264,12 @@ fn what_a_killed_server_left_is_replaced() {
 fn of_many_servers_that_start_at_once_over_a_dead_one_exactly_one_wins() {
     let dir = Dir::new();
     for _ in 0..20 {
-        drop(UnixListener::bind(dir.socket()).unwrap()); // Closed: a stale file.
+        drop(UnixListener::bind(dir.socket()).unwrap());
+        // A stale file, once it is closed everywhere: a process that another test starts has a copy of it until it runs
+        // its own program.
+        while UnixStream::connect(dir.socket()).is_ok() {
+            std::thread::yield_now();
+        }
         let path = dir.socket();
         let starts: Vec<_> = (0..8)
             .map(|_| {
