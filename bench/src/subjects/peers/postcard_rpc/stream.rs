@@ -1,14 +1,12 @@
 //! A byte stream for postcard-rpc: frames with their length, in four bytes, before them.
 //!
-//! Its own transports encode into a buffer that is used again and again, and write each frame by itself. So does this one,
-//! but for a task that writes whatever frames have come together, as the other peers' streams do.
+//! As its own transports do, it encodes into a buffer that is used again and again, and writes each frame by itself.
 
 use std::convert::Infallible;
 use std::fmt::Arguments;
 use std::future::Future;
 use std::io;
-use std::mem::swap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::BufMut;
 use postcard_rpc::header::{VarHeader, VarKey, VarKeyKind, VarSeq};
@@ -17,7 +15,7 @@ use postcard_rpc::standard_icd::LoggingTopic;
 use postcard_rpc::{Topic, host_client, server};
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
-use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::Mutex;
 
 /// Bytes of a frame's length.
 const LEN_LEN: usize = 4;
@@ -25,62 +23,35 @@ const LEN_LEN: usize = 4;
 /// The most that a header takes: a byte that says how it is laid out, a key, a number of the call.
 const HEADER_LEN_MAX: usize = 1 + 8 + 4;
 
-/// The way out, of a server or of a client. The stream ends with its last clone.
+/// The way out, of a server or of a client.
 #[derive(Clone)]
-pub struct Outgoing {
-    /// Frames that wait to be written: at most as many as the workload has calls in flight.
-    frames: Arc<Mutex<Vec<u8>>>,
-    /// Tells the writer that there are some.
-    some: Sender<()>,
+pub struct Outgoing(Arc<Mutex<Writer>>);
+
+struct Writer {
+    stream: Box<dyn AsyncWrite + Unpin + Send>,
+    frame: Vec<u8>,
 }
 
 impl Outgoing {
     pub(super) fn new(stream: impl AsyncWrite + Unpin + Send + 'static) -> Outgoing {
-        let (some, told) = channel(1);
-        let frames = Arc::default();
-        let writer = write_all(stream, Arc::clone(&frames), told);
-        // A broken stream is noticed by who reads from it, and by who sends the next frame.
-        tokio::spawn(async move { drop(writer.await) });
-        Outgoing { frames, some }
+        let stream = Box::new(stream);
+        Outgoing(Arc::new(Mutex::new(Writer { stream, frame: Vec::new() })))
     }
 
-    /// Has a frame written, which `encode` appends.
-    fn put(
+    /// Writes a frame, which `encode` appends.
+    async fn put(
         &self,
         encode: impl FnOnce(&mut Vec<u8>) -> Result<(), WireTxErrorKind>,
     ) -> Result<(), WireTxErrorKind> {
-        if self.some.is_closed() {
-            return Err(WireTxErrorKind::ConnectionClosed);
-        }
-        let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
-        let begin = frames.len();
-        frames.put_bytes(0, LEN_LEN);
-        if let Err(error) = encode(&mut frames) {
-            frames.truncate(begin);
-            return Err(error);
-        }
-        let len = frames.len() - begin - LEN_LEN;
-        frames[begin..begin + LEN_LEN].copy_from_slice(&(len as u32).to_le_bytes());
-        if begin == 0 {
-            // If the writer is about to look, it was told already.
-            let _ = self.some.try_send(());
-        }
-        Ok(())
+        let writer = &mut *self.0.lock().await;
+        writer.frame.clear();
+        writer.frame.put_bytes(0, LEN_LEN);
+        encode(&mut writer.frame)?;
+        let len = writer.frame.len() - LEN_LEN;
+        writer.frame[..LEN_LEN].copy_from_slice(&(len as u32).to_le_bytes());
+        let written = writer.stream.write_all(&writer.frame).await;
+        written.map_err(|_| WireTxErrorKind::ConnectionClosed)
     }
-}
-
-async fn write_all(
-    mut stream: impl AsyncWrite + Unpin,
-    frames: Arc<Mutex<Vec<u8>>>,
-    mut told: Receiver<()>,
-) -> io::Result<()> {
-    let mut taken = Vec::new();
-    while told.recv().await.is_some() {
-        swap(&mut taken, &mut frames.lock().unwrap_or_else(PoisonError::into_inner));
-        stream.write_all(&taken).await?;
-        taken.clear();
-    }
-    Ok(())
 }
 
 impl server::WireTx for Outgoing {
@@ -98,6 +69,7 @@ impl server::WireTx for Outgoing {
             postcard::to_io(message, frames).map_err(|_| WireTxErrorKind::Other)?;
             Ok(())
         })
+        .await
     }
 
     async fn send_raw(&self, frame: &[u8]) -> Result<(), WireTxErrorKind> {
@@ -105,6 +77,7 @@ impl server::WireTx for Outgoing {
             frames.put_slice(frame);
             Ok(())
         })
+        .await
     }
 
     async fn send_log_str(&self, key_len: VarKeyKind, text: &str) -> Result<(), WireTxErrorKind> {
