@@ -105,6 +105,8 @@ pub(crate) enum Subject {
     Tonic,
     /// The capnp-rpc crate.
     Capnp,
+    /// The postcard-rpc crate.
+    PostcardRpc,
     /// The net/rpc package of Go.
     GoRpc,
 }
@@ -118,7 +120,7 @@ pub(crate) enum Kind {
 }
 
 impl Subject {
-    pub(crate) const ALL: [Subject; 9] = [
+    pub(crate) const ALL: [Subject; 10] = [
         Subject::SmolLoop,
         Subject::BareThreads,
         Subject::Oncewire,
@@ -127,6 +129,7 @@ impl Subject {
         Subject::Tarpc,
         Subject::Tonic,
         Subject::Capnp,
+        Subject::PostcardRpc,
         Subject::GoRpc,
     ];
 
@@ -150,6 +153,7 @@ impl Subject {
             Subject::Tarpc => "tarpc",
             Subject::Tonic => "tonic",
             Subject::Capnp => "capnp-rpc",
+            Subject::PostcardRpc => "postcard-rpc",
             Subject::GoRpc => "go net/rpc",
         }
     }
@@ -165,7 +169,11 @@ impl Subject {
             Subject::BareThreads => via != Via::Pipe && !matches!(workload, W7 | W8),
             Subject::OncewireIdempotent => workload == W2,
             Subject::OncewireBlocking => via != Via::Pipe && workload == W1,
-            Subject::Tarpc | Subject::Tonic | Subject::Capnp | Subject::GoRpc => via != Via::Pipe,
+            Subject::Tarpc
+            | Subject::Tonic
+            | Subject::Capnp
+            | Subject::PostcardRpc
+            | Subject::GoRpc => via != Via::Pipe,
         }
     }
 }

@@ -15,6 +15,25 @@ fn a_short_run_prints_a_row() {
     assert!(row.is_some(), "no row in {text}");
 }
 
+#[cfg(feature = "peers")]
+#[test]
+fn every_peer_carries_large_bodies_and_waiting_handlers_over_each_stream() {
+    let peers = ["tarpc", "tonic", "capnp-rpc", "postcard-rpc"];
+    let output = Command::new(env!("CARGO_BIN_EXE_oncewire-bench"))
+        .args("--only W4,W8 --peers tarpc,tonic,capnp,postcard-rpc --cores 1 --rounds 1".split(' '))
+        .args("--subjects tarpc,tonic,capnp,postcard-rpc --sample-ms 50".split(' '))
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    for peer in peers {
+        for via in ["tcp", "unix"] {
+            let is_row = |line: &&str| line.split_whitespace().take(2).eq([peer, via]);
+            assert_eq!(text.lines().filter(is_row).count(), 2, "{peer} over {via} in {text}");
+        }
+    }
+}
+
 #[test]
 fn the_ledger_is_told_beside_the_disk() {
     let output = Command::new(env!("CARGO_BIN_EXE_oncewire-bench"))

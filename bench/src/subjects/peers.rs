@@ -2,6 +2,7 @@
 //! core.
 
 mod capnp;
+mod postcard_rpc;
 mod tarpc;
 mod tonic;
 
@@ -17,6 +18,7 @@ pub(super) fn serve(case: &Case) -> Result<()> {
         Subject::Tarpc => block_on(tarpc::serve(case)),
         Subject::Tonic => block_on(tonic::serve(case)),
         Subject::Capnp => block_on(capnp::serve(case)),
+        Subject::PostcardRpc => block_on(postcard_rpc::serve(case)),
         _ => Err("no such peer".into()),
     }
 }
@@ -26,6 +28,7 @@ pub(super) fn drive(case: &Case) -> Result<Figures> {
         Subject::Tarpc => block_on(crate::load::run(case, &tarpc::Dialler(case))),
         Subject::Tonic => block_on(crate::load::run(case, &tonic::Dialler(case))),
         Subject::Capnp => block_on(crate::load::run(case, &capnp::Dialler(case))),
+        Subject::PostcardRpc => block_on(crate::load::run(case, &postcard_rpc::Dialler(case))),
         _ => Err("no such peer".into()),
     }
 }
