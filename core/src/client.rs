@@ -336,6 +336,12 @@ impl<S: ClientStorage> Client<S> {
         self.refused
     }
 
+    /// Whether everything is said: all calls are settled and acknowledged, and our `Goodbye` was handed last. When it has
+    /// left, the connection may be closed without waiting for the server to do so (W62).
+    pub fn has_taken_leave(&self) -> bool {
+        self.goodbye_sent && self.book.nothing_unsettled() && !self.output.owes_ack()
+    }
+
     /// Calls that have not ended.
     pub fn pending(&self) -> usize {
         self.book.pending()

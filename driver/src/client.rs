@@ -156,7 +156,7 @@ struct Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.shared.close();
+        self.shared.close(false);
     }
 }
 
@@ -227,7 +227,7 @@ impl Client {
     /// Takes no more calls, waits for those pending, and ends the session in good order; at most
     /// [`ClientOptions::close_timeout`].
     pub async fn close(&self) {
-        self.handle.shared.close();
+        self.handle.shared.close(true);
         std::future::poll_fn(|cx| self.handle.shared.poll_closed(cx)).await;
     }
 

@@ -308,6 +308,7 @@ macro_rules! conformance_tests {
                 close_is_done_as_soon_as_the_server_has_said_goodbye,
                 close_does_not_wait_for_ever,
                 the_drop_of_the_last_handle_ends_the_session_when_its_calls_are_settled,
+                the_drop_of_an_idle_client_ends_its_session_at_once,
                 a_ticket_dropped_tells_the_server_that_nobody_wants_the_call,
                 a_client_whose_server_comes_later_waits_for_it,
                 attempts_to_connect_come_less_and_less_often,

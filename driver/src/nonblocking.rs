@@ -27,7 +27,7 @@ use crate::patience;
 /// ```
 pub struct Nonblocking<T> {
     io: Async<T>,
-    /// Nothing was left when it was last read.
+    /// Nothing was left when it was last read: there is no use in asking before the system says so.
     drained: bool,
     close: fn(&T) -> io::Result<()>,
 }
@@ -65,8 +65,8 @@ impl<T> Nonblocking<T> {
         loop {
             match read(self.io.get_ref()) {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    self.drained = true;
                     ready!(self.io.poll_readable(cx))?;
-                    self.drained = false;
                 }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 result => {

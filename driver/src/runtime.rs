@@ -4,6 +4,7 @@
 //! it can be repeated.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -50,7 +51,15 @@ pub trait Timer: Send + 'static {
 /// [`SmolRuntime::with_spawner`] takes another executor: the rest needs only async-io's reactor, which starts by itself.
 pub struct SmolRuntime {
     spawner: Box<dyn Fn(BoxFuture<'static, ()>) + Send + Sync>,
+    /// Before this moment, in nanoseconds, nobody is given way: the last time it took too long to come back.
+    stays_until: AtomicU64,
 }
+
+/// Whoever kept the core for longer than this did not only see to an answer.
+const AWAY_MAX: Duration = Duration::from_micros(200);
+/// How much longer than that we keep it ourselves, then: so that no more than a few percent of the time is lost to
+/// somebody who computes beside us.
+const STAY_FACTOR: u32 = 32;
 
 impl std::fmt::Debug for SmolRuntime {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -80,7 +89,7 @@ impl SmolRuntime {
     pub fn with_spawner(
         spawner: impl Fn(BoxFuture<'static, ()>) + Send + Sync + 'static,
     ) -> Arc<SmolRuntime> {
-        Arc::new(SmolRuntime { spawner: Box::new(spawner) })
+        Arc::new(SmolRuntime { spawner: Box::new(spawner), stays_until: AtomicU64::new(0) })
     }
 }
 
@@ -148,7 +157,17 @@ impl Runtime for SmolRuntime {
     }
 
     fn give_way(&self) {
+        let left = self.now();
+        if left.as_nanos() < self.stays_until.load(Ordering::Relaxed) {
+            return;
+        }
         std::thread::yield_now();
+        let back = self.now();
+        let away = back.since(left);
+        if away > AWAY_MAX {
+            let until = back + away.saturating_mul(STAY_FACTOR);
+            self.stays_until.store(until.as_nanos(), Ordering::Relaxed);
+        }
     }
 
     fn patience(&self, who: usize) -> Option<Duration> {

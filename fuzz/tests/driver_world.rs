@@ -40,6 +40,13 @@ fn a_leader_that_is_dropped_passes_the_lead_on() {
     run(33);
 }
 
+/// A wait for a ticket that was given up while it read for all kept the lead, and the replies of other calls lay unread
+/// until the client's task looked.
+#[test]
+fn a_wait_for_a_ticket_that_is_dropped_passes_the_lead_on() {
+    run(3978);
+}
+
 /// A server's connection to a peer that vanished with a full buffer never ended: there was always more to send first.
 #[test]
 fn a_connection_that_takes_nothing_ends() {

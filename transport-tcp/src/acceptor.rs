@@ -8,7 +8,7 @@ use async_io::Async;
 use oncewire_driver::{Accept, BoxFuture, BoxStream, Subject};
 
 use crate::resolve::{all_failed, resolve};
-use crate::socket::connected;
+use crate::socket::{self, connected};
 
 /// Listens on a TCP address.
 ///
@@ -63,7 +63,7 @@ impl TcpAcceptor {
 impl Accept for TcpAcceptor {
     fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>> {
         Box::pin(async {
-            let (stream, _) = self.listener.accept().await?;
+            let stream = socket::accept(&self.listener).await?;
             Ok((Box::new(connected(stream)?) as BoxStream, Subject::Nobody))
         })
     }

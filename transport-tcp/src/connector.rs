@@ -5,11 +5,10 @@ use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use async_io::Async;
 use oncewire_driver::{BoxFuture, BoxStream, Connect, Nonblocking};
 
 use crate::resolve::{all_failed, resolve};
-use crate::socket::connected;
+use crate::socket::{self, connected};
 
 /// Dials a TCP address, or several until one answers.
 ///
@@ -86,7 +85,7 @@ impl TcpConnector {
 }
 
 async fn dial_one(address: SocketAddr) -> io::Result<Nonblocking<TcpStream>> {
-    let stream = Async::<TcpStream>::connect(address).await?;
+    let stream = socket::connect(address).await?;
     // Where nobody listens on a local port of the ephemeral range, TCP may connect the socket to itself.
     if stream.get_ref().local_addr()? == stream.get_ref().peer_addr()? {
         return Err(io::ErrorKind::ConnectionRefused.into());

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use async_io::Async;
 use oncewire_driver::{Accept, BoxFuture, BoxStream, Subject};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net;
 
 use crate::connector::stream_socket;
@@ -88,9 +88,9 @@ impl UnixAcceptor {
 impl Accept for UnixAcceptor {
     fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>> {
         Box::pin(async {
-            let (stream, _) = self.listener.accept().await?;
-            let (subject, _) = peer(stream.get_ref())?;
-            Ok((Box::new(connected(stream)) as BoxStream, subject))
+            let socket = self.listener.read_with(accept_one).await?;
+            let (subject, _) = peer(&socket)?;
+            Ok((Box::new(connected(socket)?) as BoxStream, subject))
         })
     }
 
@@ -182,6 +182,12 @@ impl BindOptions {
         let listener = Async::new(listener)?;
         Ok(UnixAcceptor { _place: None, listener, _lock: None, name: name.clone() })
     }
+}
+
+/// A connection that waits to be let in. It does not block and is not inherited, by the same system call.
+fn accept_one(listener: &UnixListener) -> io::Result<UnixStream> {
+    let flags = net::SocketFlags::CLOEXEC | net::SocketFlags::NONBLOCK;
+    Ok(retry_on_intr(|| net::accept_with(listener, flags))?.into())
 }
 
 /// Who is at the other end, and its pid if that can be seen from here.

@@ -4,7 +4,6 @@ use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use async_io::Async;
 use oncewire_driver::{BoxFuture, BoxStream, Connect};
 use rustix::io::Errno;
 use rustix::net;
@@ -41,7 +40,7 @@ impl UnixConnector {
 
 impl Connect for UnixConnector {
     fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
-        Box::pin(async { Ok(Box::new(connected(Async::new(dial(&self.name)?)?)) as BoxStream) })
+        Box::pin(async { Ok(Box::new(connected(dial(&self.name)?)?) as BoxStream) })
     }
 
     fn address(&self) -> String {

@@ -66,6 +66,10 @@ impl Output {
         self.hello_again_at = Instant::FAR_FUTURE;
     }
 
+    pub(super) fn owes_ack(&self) -> bool {
+        self.ack_at != Instant::FAR_FUTURE || self.ack_base.is_some()
+    }
+
     /// Asks the server for a byte; on a lossy link acknowledges and says `Goodbye` again, since the last one may be
     /// lost.
     pub(super) fn ping(&mut self, lossy: bool) {

@@ -125,13 +125,24 @@ impl<R> Ticket<R> {
     ///
     /// Once it has told the outcome it has no more to tell, and waits for ever.
     pub async fn wait(&mut self) -> Outcome<R> {
-        let raw = std::future::poll_fn(|cx| match self.id {
-            Some(id) => self.shared.poll_outcome(id, cx),
-            None => Poll::Pending,
-        });
-        let raw = raw.await;
+        let Some(id) = self.id else { return std::future::pending().await };
+        let wait = TicketWait { shared: &self.shared, id };
+        let raw = std::future::poll_fn(|cx| wait.shared.poll_outcome(id, cx)).await;
+        drop(wait);
         self.id = None;
         self.decode.outcome(raw, None)
+    }
+}
+
+/// One wait for a ticket's outcome: when it is dropped, others must read.
+struct TicketWait<'a> {
+    shared: &'a Shared,
+    id: WaitId,
+}
+
+impl Drop for TicketWait<'_> {
+    fn drop(&mut self) {
+        self.shared.stop_waiting(self.id);
     }
 }
 

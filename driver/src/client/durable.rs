@@ -176,7 +176,7 @@ impl DurableClient {
     /// told in the next run.
     pub async fn close(&self) {
         let shared = &self.handle.shared;
-        shared.close();
+        shared.close(true);
         std::future::poll_fn(|cx| shared.poll_closed(cx)).await;
         std::future::poll_fn(|cx| shared.poll_written(cx)).await;
     }

@@ -3,6 +3,7 @@
 //! One lock, held for as long as it takes to move bytes between the machine, the buffers and the stream, never across
 //! an await. Wakers are called after it was let go.
 
+mod ends;
 mod lead;
 
 use std::collections::VecDeque;
@@ -16,6 +17,7 @@ use oncewire_core::{
     NotExecuted,
 };
 
+pub(super) use ends::Look;
 pub(super) use lead::Leader;
 use lead::Step;
 
@@ -65,6 +67,7 @@ pub(super) struct State {
     pub(super) task_gone: bool,
     /// When the task's timer fires.
     pub(super) armed: Instant,
+    pub(super) closing_since: Option<Instant>,
     pub(super) closed: bool,
     closed_wakers: Vec<Waker>,
     connected_wakers: Vec<Waker>,
@@ -74,6 +77,8 @@ pub(super) struct State {
     /// When the current connection's did, and whether an answer came on it.
     pub(super) connected_at: Option<Instant>,
     pub(super) answered: bool,
+    /// The current connection is new: the task leads since it was made.
+    fresh: bool,
     /// The next attempt to connect need not wait.
     pub(super) redial_now: bool,
     pub(super) to_wake: Vec<Waker>,
@@ -121,6 +126,7 @@ impl Shared {
             task: None,
             task_gone: false,
             armed: Instant::ZERO,
+            closing_since: None,
             closed: false,
             closed_wakers: Vec::new(),
             connected_wakers: Vec::new(),
@@ -128,6 +134,7 @@ impl Shared {
             connections: 0,
             connected_at: None,
             answered: false,
+            fresh: false,
             redial_now: false,
             to_wake: Vec::new(),
             polled: None,
@@ -276,12 +283,25 @@ impl Shared {
         });
     }
 
-    pub(super) fn close(&self) {
+    /// Nobody polls a call for now: it reads for nobody.
+    pub(super) fn stop_waiting(&self, id: WaitId) {
+        self.with(|state, now| {
+            if state.leader == Leader::Call(id) {
+                state.pass_lead(now);
+            }
+        });
+    }
+
+    /// Ends the session in good order; whether somebody waits for the end of it, `waited_for` says.
+    pub(super) fn close(&self, waited_for: bool) {
         self.with(|state, now| {
             state.machine.close(now);
+            state.closing_since.get_or_insert(now);
             state.deliver(now);
-            state.tell_flush();
-            state.wake_task();
+            if !state.say_goodbye(now, self.options.close_timeout, waited_for) {
+                state.tell_flush();
+                state.wake_task();
+            }
         });
     }
 
@@ -371,19 +391,24 @@ impl State {
             if own.is_some_and(|id| self.waits.has_outcome(id)) {
                 return;
             }
-            let Some(stream) = &mut self.stream else { return };
-            match self.read.poll_fill(stream, cx) {
-                Poll::Pending => return,
-                Poll::Ready(Ok(0)) => {
-                    self.lose_stream(now, "the server closed the connection".to_owned());
-                }
-                Poll::Ready(Ok(_)) => {
-                    self.reads += 1;
-                    self.take_data(now);
-                }
-                Poll::Ready(Err(error)) => self.lose_stream(now, error.to_string()),
+            if self.read_once(now, cx).is_pending() {
+                return;
             }
         }
+    }
+
+    /// Reads once; pending when there is nothing to read, or nothing to read from.
+    fn read_once(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(stream) = &mut self.stream else { return Poll::Pending };
+        match std::task::ready!(self.read.poll_fill(stream, cx)) {
+            Ok(0) => self.lose_stream(now, "the server closed the connection".to_owned()),
+            Ok(_) => {
+                self.reads += 1;
+                self.take_data(now);
+            }
+            Err(error) => self.lose_stream(now, error.to_string()),
+        }
+        Poll::Ready(())
     }
 
     /// Gives the machine what was received.
@@ -485,6 +510,7 @@ impl State {
         self.read.prepare(0);
         self.write = WriteBuffer::default();
         self.answered = false;
+        self.fresh = true;
         self.machine.handle_connected(now);
         self.deliver(now);
     }

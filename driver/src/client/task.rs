@@ -9,16 +9,23 @@ use std::time::Duration;
 
 use oncewire_core::Instant;
 
-use super::state::{LEAD_AFTER, Leader, Shared, State};
+use super::state::{LEAD_AFTER, Leader, Look, Shared, State};
 use crate::runtime::Timer;
 use crate::transport::{BoxFuture, BoxStream};
 
 /// A connection that lived shorter than this without an answer counts as a failed attempt.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
+/// Looks for an answer in one poll: then other tasks get their turn.
+const LOOKS_MAX: u32 = 8;
 
 pub(super) struct ClientTask {
     shared: Arc<Shared>,
+    /// Whether there is a journal to be served.
+    is_durable: bool,
     timer: Box<dyn Timer>,
+    /// When it fires, which may be before there is something to do: that costs a turn, and setting it a system call or
+    /// more. `None` before it was first set.
+    armed: Option<Instant>,
     dial: Option<Dial>,
     /// Attempts that failed since the last connection that was of use.
     failures: u32,
@@ -26,7 +33,18 @@ pub(super) struct ClientTask {
     dial_at: Instant,
     /// Whether there was a connection when the task last looked.
     was_connected: bool,
-    closing_since: Option<Instant>,
+    /// A look that has not been judged yet.
+    look: Option<Look>,
+}
+
+/// How the task goes on after a turn.
+enum Next {
+    /// The client has ended.
+    End,
+    /// Something was written that may be answered as soon as others have run.
+    Look,
+    /// There is nothing to do, at this moment perhaps.
+    Sleep(Instant),
 }
 
 struct Dial {
@@ -37,20 +55,33 @@ struct Dial {
 impl ClientTask {
     pub(super) fn new(shared: Arc<Shared>) -> ClientTask {
         let timer = shared.runtime.timer();
+        let is_durable = shared.with(|state, _| state.durable.is_some());
         ClientTask {
             shared,
+            is_durable,
             timer,
+            armed: None,
             dial: None,
             failures: 0,
             dial_at: Instant::ZERO,
             was_connected: false,
-            closing_since: None,
+            look: None,
         }
     }
 
-    /// One turn under the lock; returns when to look again, or `None` when the client has ended.
-    fn turn(&mut self, state: &mut State, now: Instant, cx: &mut Context<'_>) -> Option<Instant> {
-        state.task = Some(cx.waker().clone());
+    /// One turn under the lock.
+    fn turn(
+        &mut self,
+        state: &mut State,
+        now: Instant,
+        cx: &mut Context<'_>,
+        may_look: bool,
+    ) -> Next {
+        match &mut state.task {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => state.task = Some(cx.waker().clone()),
+        }
+        let looked = self.look.take();
         let mut soonest = Instant::ZERO;
         if state.machine.poll_timeout().is_some_and(|at| at <= now) {
             if state.stream.is_some() {
@@ -64,35 +95,56 @@ impl ClientTask {
             soonest = now + Duration::from_millis(1);
         }
         if self.has_ended(state, now) {
-            return None;
+            return Next::End;
         }
         if state.stream.is_none() {
             self.note_loss(state, now);
-            return Some(self.next_look(state).max(soonest));
+            return Next::Sleep(self.alarm(self.next_look(state).max(soonest), now));
         }
         self.was_connected = true;
         let idle_since = state.led_at + LEAD_AFTER;
-        match state.leader {
-            Leader::Task => state.lead_as_task(now, cx),
-            Leader::Nobody if state.awaits_control() => state.lead_as_task(now, cx),
-            // A call that leads may wait for long, or be alive and not polled any more.
-            Leader::Nobody | Leader::Call(_) if idle_since <= now => state.lead_as_task(now, cx),
-            Leader::Nobody | Leader::Call(_) if state.wants_flush() => {
-                state.flush(now, cx);
+        let looks = match state.leader {
+            Leader::Task => state.lead_or_look(now, cx, may_look, looked),
+            // What nobody waits for is answered, too.
+            Leader::Nobody if state.awaits_control() || state.wants_flush() => {
+                state.lead_or_look(now, cx, may_look, looked)
             }
-            Leader::Nobody | Leader::Call(_) => {}
-        }
+            // A call that leads may wait for long, or be alive and not polled any more.
+            Leader::Nobody | Leader::Call(_) if idle_since <= now => {
+                state.lead_or_look(now, cx, may_look, looked)
+            }
+            Leader::Call(_) if state.wants_flush() => {
+                state.flush(now, cx);
+                None
+            }
+            Leader::Nobody | Leader::Call(_) => None,
+        };
         if self.has_ended(state, now) {
-            return None;
+            return Next::End;
+        }
+        if looks.is_some() {
+            self.look = looks;
+            return Next::Look;
         }
         if state.stream.is_none() {
             self.note_loss(state, now);
         }
         let lead = match state.leader {
             Leader::Task => Instant::FAR_FUTURE,
-            Leader::Nobody | Leader::Call(_) => idle_since.max(now + Duration::from_millis(1)),
+            Leader::Nobody | Leader::Call(_) => {
+                (state.led_at + LEAD_AFTER).max(now + Duration::from_millis(1))
+            }
         };
-        Some(self.next_look(state).max(soonest).min(lead))
+        Next::Sleep(self.alarm(self.next_look(state).max(soonest).min(lead), now))
+    }
+
+    /// When the timer is to fire so that the task looks at that moment or before.
+    fn alarm(&self, at: Instant, now: Instant) -> Instant {
+        match self.armed {
+            Some(armed) => armed.min(at),
+            // Whoever leads next, it is to be seen to so soon.
+            None => at.min(now + LEAD_AFTER),
+        }
     }
 
     fn next_look(&self, state: &State) -> Instant {
@@ -100,20 +152,20 @@ impl ClientTask {
         if state.stream.is_none() && state.machine.wants_connection() {
             at = at.min(self.dial.as_ref().map_or(self.dial_at, |dial| dial.until));
         }
-        if let Some(since) = self.closing_since {
+        if let Some(since) = state.closing_since {
             at = at.min(since + self.shared.options.close_timeout);
         }
         at
     }
 
-    fn has_ended(&mut self, state: &mut State, now: Instant) -> bool {
+    fn has_ended(&self, state: &mut State, now: Instant) -> bool {
         if state.closed || state.machine.refusal().is_some() {
             return true;
         }
         if !state.machine.is_closing() {
             return false;
         }
-        let since = *self.closing_since.get_or_insert(now);
+        let since = *state.closing_since.get_or_insert(now);
         now >= since + self.shared.options.close_timeout
     }
 
@@ -146,23 +198,23 @@ impl ClientTask {
         self.failures = self.failures.saturating_add(1);
     }
 
-    /// Dials if it is time to; true when the connection has come or could not be made.
-    fn poll_dial(&mut self, cx: &mut Context<'_>) -> bool {
+    /// Dials if it is time to, until the connection has come or could not be made.
+    fn poll_dial(&mut self, cx: &mut Context<'_>) {
         let now = self.shared.runtime.now();
         let idle = |state: &mut State| state.stream.is_none() && state.machine.wants_connection();
         if !self.shared.with(|state, _| idle(state)) {
             self.dial = None;
-            return false;
+            return;
         }
         if self.dial.is_none() && self.dial_at <= now {
             let shared = self.shared.clone();
             let attempt = Box::pin(async move { shared.connector.connect().await });
             self.dial = Some(Dial { attempt, until: now + self.shared.options.connect_timeout });
         }
-        let Some(dial) = &mut self.dial else { return false };
+        let Some(dial) = &mut self.dial else { return };
         let result = match dial.attempt.as_mut().poll(cx) {
             Poll::Ready(result) => result,
-            Poll::Pending if dial.until > now => return false,
+            Poll::Pending if dial.until > now => return,
             Poll::Pending => Err(io::ErrorKind::TimedOut.into()),
         };
         self.dial = None;
@@ -181,7 +233,6 @@ impl ClientTask {
                 self.shared.with(|state, now| state.lose_stream(now, why));
             }
         }
-        true
     }
 }
 
@@ -191,24 +242,40 @@ impl Future for ClientTask {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         let shared = this.shared.clone();
+        let mut looks = 0;
         loop {
-            let dialled = this.poll_dial(cx);
-            let Some(at) = shared.with(|state, now| {
-                let at = this.turn(state, now, cx);
-                state.armed = at.unwrap_or(Instant::FAR_FUTURE);
-                at
-            }) else {
-                // `end` sees to what is left to write.
-                return Poll::Ready(());
-            };
-            // After all that was ready has noted what it wants written, so that it goes in one batch.
-            shared.submit();
-            if dialled {
-                continue;
+            if this.look.is_none() {
+                this.poll_dial(cx);
             }
-            this.timer.set(at);
-            if this.timer.poll(cx).is_pending() {
-                return Poll::Pending;
+            let next = shared.with(|state, now| {
+                let next = this.turn(state, now, cx, looks < LOOKS_MAX);
+                state.armed = match next {
+                    Next::End => Instant::FAR_FUTURE,
+                    Next::Look => now,
+                    Next::Sleep(until) => until,
+                };
+                next
+            });
+            if this.is_durable {
+                // After all that was ready has noted what it wants written, so that it goes in one batch.
+                shared.submit();
+            }
+            match next {
+                // `end` sees to what is left to write.
+                Next::End => return Poll::Ready(()),
+                Next::Look => {
+                    looks += 1;
+                    shared.runtime.give_way();
+                }
+                Next::Sleep(until) => {
+                    if this.armed.replace(until) != Some(until) {
+                        this.timer.set(until);
+                    }
+                    if this.timer.poll(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                    this.armed = Some(Instant::FAR_FUTURE);
+                }
             }
         }
     }

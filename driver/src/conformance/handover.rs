@@ -271,6 +271,19 @@ pub async fn the_drop_of_the_last_handle_ends_the_session_when_its_calls_are_set
     world.counted(&host, "the connection to end", |counters| counters.conns == 0).await;
 }
 
+pub async fn the_drop_of_an_idle_client_ends_its_session_at_once(world: World) {
+    let host = world.host().await;
+    for n in 0..20 {
+        let client = world.connected(&Line::to(host.place.clone())).await;
+        expect_reply(&world, client.call(&ADD_ONE, &n), n + 1).await;
+        world.freeze_timers();
+        drop(client);
+        world.counted(&host, "the session to end", |counters| counters.sessions == 0).await;
+        world.counted(&host, "the connection to end", |counters| counters.conns == 0).await;
+        world.thaw_timers();
+    }
+}
+
 pub async fn a_ticket_dropped_tells_the_server_that_nobody_wants_the_call(world: World) {
     let host = world.host().await;
     let line = Line::to(host.place.clone());

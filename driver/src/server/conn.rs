@@ -107,6 +107,12 @@ impl ConnTask {
             let written = self.write_all(now, cx, scratch);
             match (read, &written) {
                 (Poll::Ready(Err(_) | Ok(0)), _) | (_, Poll::Ready(Err(_))) => return Turn::End,
+                // Last words that ask for no answer: nothing will follow them.
+                (Poll::Ready(Ok(_)), Poll::Ready(Ok(false)))
+                    if shared.with_at(now, |state, _| state.is_closed(self.id)) =>
+                {
+                    return Turn::End;
+                }
                 (Poll::Ready(Ok(_)), _) => {
                     now = shared.runtime.now();
                     if matches!(written, Poll::Ready(Ok(true))) {

@@ -251,6 +251,12 @@ impl State {
         }
     }
 
+    /// Whether the machine has let go of a connection, with nothing to send on it.
+    pub(super) fn is_closed(&mut self, conn: ConnId) -> bool {
+        self.deliver();
+        self.line(conn).is_none_or(|line| line.close && !line.transmit)
+    }
+
     /// A connection's task sends what there is to send.
     #[inline]
     pub(super) fn take_transmit(&mut self, conn: ConnId) {

@@ -8,7 +8,7 @@ use std::task::Context;
 use oncewire_core::Instant;
 
 use super::super::waits::WaitId;
-use super::State;
+use super::{LEAD_AFTER, State};
 use crate::outcome::RawOutcome;
 
 /// With fewer calls pending than this, a caller writes its own request at once; with more, the leader writes them
@@ -119,9 +119,9 @@ impl State {
     fn lead(&mut self, id: WaitId, now: Instant, cx: &mut Context<'_>, may_look: bool) -> bool {
         match self.leader {
             // It has to keep time for us, and to look after the connection when we are gone.
-            Leader::Task => self.wake_task(),
+            Leader::Task if self.armed > now + LEAD_AFTER => self.wake_task(),
             Leader::Call(other) if other != id => self.add_follower(other),
-            Leader::Call(_) | Leader::Nobody => {}
+            Leader::Call(_) | Leader::Nobody | Leader::Task => {}
         }
         self.leader = Leader::Call(id);
         self.led_at = now;
@@ -139,11 +139,15 @@ impl State {
 
     /// The task reads for all; whoever did so waits.
     pub(in super::super) fn lead_as_task(&mut self, now: Instant, cx: &mut Context<'_>) {
+        self.take_lead_as_task();
+        self.run(now, cx, None);
+    }
+
+    pub(super) fn take_lead_as_task(&mut self) {
         if let Leader::Call(id) = self.leader {
             self.add_follower(id);
         }
         self.leader = Leader::Task;
-        self.run(now, cx, None);
     }
 
     /// Another call reads: ours waits, and its request leaves at once or with others'.
