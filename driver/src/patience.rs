@@ -62,6 +62,8 @@ pub(crate) struct Tries {
 
 /// A look is tried so often at least.
 const TRIES_MIN: u32 = 2;
+/// And so often at most, whatever the clock says.
+const TRIES_MAX: u32 = 256;
 /// A look that keeps its caller away for longer than this does not pay: whoever sleeps is served before whoever gave way.
 const LONG: Duration = Duration::from_micros(200);
 
@@ -79,7 +81,8 @@ impl Tries {
         } else if paid {
             Some(Look::Paid)
         } else {
-            (self.made >= TRIES_MIN && now >= self.until).then_some(Look::Vain)
+            let enough = now >= self.until || self.made >= TRIES_MAX;
+            (self.made >= TRIES_MIN && enough).then_some(Look::Vain)
         }
     }
 }
@@ -116,6 +119,26 @@ impl Patience {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_look_is_tried_twice_at_least_and_no_longer_than_it_may() {
+        let at = Instant::from_nanos;
+        let mut tries = Tries::new(at(0), Duration::ZERO);
+        assert_eq!(
+            [tries.judge(at(1), false), tries.judge(at(2), false)],
+            [None, Some(Look::Vain)]
+        );
+        let mut tries = Tries::new(at(0), Duration::from_nanos(20));
+        let judged: Vec<_> = [5, 10, 15, 20].map(|now| tries.judge(at(now), false)).into();
+        assert_eq!(judged, [None, None, None, Some(Look::Vain)]);
+        let mut tries = Tries::new(at(0), Duration::from_nanos(20));
+        assert_eq!(tries.judge(at(1), true), Some(Look::Paid));
+        let mut tries = Tries::new(at(0), Duration::from_nanos(20));
+        assert_eq!(tries.judge(at(200_000), true), Some(Look::Long));
+        let mut tries = Tries::new(at(0), Duration::from_nanos(20));
+        let stopped_clock = (0..).find_map(|_| tries.judge(at(0), false));
+        assert_eq!(stopped_clock, Some(Look::Vain));
+    }
 
     #[test]
     fn looks_that_do_not_pay_become_seldom_and_those_that_do_come_back() {
