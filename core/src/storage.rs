@@ -107,9 +107,7 @@ pub trait Table<T>: Places<T> + Default {
     fn insert(&mut self, value: T) -> Option<Key>;
     fn remove(&mut self, index: u32) -> Option<T>;
     /// The same, where nobody wants the entry.
-    fn free(&mut self, index: u32) {
-        self.remove(index);
-    }
+    fn free(&mut self, index: u32);
     /// The entry at `index`, with its key.
     fn keyed_mut(&mut self, index: u32) -> Option<(Key, &mut T)>;
     fn len(&self) -> usize;

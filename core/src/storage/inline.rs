@@ -111,6 +111,11 @@ impl<T, const N: usize> Table<T> for InlineTable<T, N> {
         Some(value)
     }
 
+    fn free(&mut self, index: u32) {
+        let place = self.places.get_mut(index as usize);
+        self.len -= usize::from(place.is_some_and(Place::free));
+    }
+
     fn keyed_mut(&mut self, index: u32) -> Option<(Key, &mut T)> {
         let key = self.key_at(index)?;
         Some((key, self.at_mut(index)?))
