@@ -10,7 +10,7 @@ use oncewire_driver::core::{NotExecuted, ServerId, ServiceName, Unknown};
 use oncewire_driver::{Call, Client, ClientOptions, Method, Outcome};
 use serde::{Deserialize, Serialize};
 
-use crate::address::Address;
+use crate::address::{Address, Dial};
 use crate::book::Book;
 use crate::chance::{Rng, within};
 use crate::check::{Doubt, Fate, Findings, Kind, Records, Testimony, check, unchecked};
@@ -256,6 +256,15 @@ pub(crate) async fn connect(address: &Address) -> Result<Client, String> {
         Some(Err(error)) => return Err(format!("cannot connect: {error}")),
         None => return Err(format!("cannot connect: nobody answers at {address}")),
     }
+    opened(connector, address).await
+}
+
+/// The same, of a server that was there before and may be down for a moment.
+pub(crate) async fn connect_again(address: &Address) -> Result<Client, String> {
+    opened(address.connector(), address).await
+}
+
+async fn opened(connector: Dial, address: &Address) -> Result<Client, String> {
     let client = Client::new(connector, options());
     match within(CONNECT_TIMEOUT, client.connected()).await {
         Some(true) => Ok(client),

@@ -19,7 +19,7 @@ use crate::chance::{Rng, within};
 use crate::check::{Doubt, Fate, Findings, Kind, check, unchecked};
 use crate::client::{
     AUDIT_TIMEOUT, CONNECT_TIMEOUT, FAULTS_MAX, Load, POOR_OPENING, RICH_OPENING, Report, ask,
-    connect, options, tell_findings,
+    connect_again, options, tell_findings,
 };
 use crate::journal::{self, Journal};
 use crate::service::{AccountId, BankError, Change, DEDUCT, DEPOSIT, OPEN, Open, Operation};
@@ -251,7 +251,7 @@ impl Worker {
     /// Asks the bank as somebody else.
     async fn check(&self, load: &Load) -> Findings {
         let records = self.book.records();
-        let auditor = match connect(&load.address).await {
+        let auditor = match connect_again(&load.address).await {
             Ok(auditor) => auditor,
             Err(why) => return unchecked(&records, why),
         };
