@@ -1,8 +1,8 @@
 //! What wrong and hostile peers can do, and cannot: S24, and C70.
 //!
 //! The cases found by attacking the rules stand with what they are about: C61, C63–C65 in `time.rs`, C62, C74, C75 and
-//! C77 in `connections.rs`, C66, C67 and C71 in `duplicates.rs`, C68, C69 and C73 in `sessions.rs`, C72 and C76 in
-//! `crashes.rs`.
+//! C77 in `handover.rs`, C66 and C67 in `room.rs`, C71 in `duplicates.rs`, C68, C69 and C73 in `sessions.rs`, C72 and C76
+//! in `crashes.rs`.
 #![allow(missing_docs)]
 
 mod util;
