@@ -46,7 +46,8 @@ pub struct ClientOptions {
     pub service: Option<ServiceName>,
     /// The server that must answer; any if `None`.
     pub server: Option<ServerId>,
-    /// Time until a call gives up, unless it says otherwise.
+    /// Time until a call gives up, unless it says otherwise. It never gives up early; where this is a second or more, it may
+    /// by 10 ms late.
     pub timeout: Duration,
     /// Whether calls end when the connection breaks, unless they say otherwise (S21).
     pub fail_fast: bool,

@@ -84,7 +84,7 @@ impl std::error::Error for CallFailure {}
 /// An outcome whose reply was not decoded.
 #[derive(Clone, Debug)]
 pub(crate) enum RawOutcome {
-    Reply(Body),
+    Reply(ReplyBody),
     NoReply(NoReply),
     NotExecuted(NotExecuted),
     /// Nobody can know yet; whether a ticket is left.
@@ -97,48 +97,48 @@ const SMALL_LEN_MAX: usize = 22;
 
 /// A reply as it was received.
 #[derive(Clone, Debug)]
-pub(crate) enum Body {
+pub(crate) enum ReplyBody {
     Small { len: u8, bytes: [u8; SMALL_LEN_MAX] },
     Shared(Bytes),
 }
 
-impl Body {
+impl ReplyBody {
     /// `large` is what the reply is part of, if that is to be shared.
     #[inline]
-    pub(crate) fn new(body: &[u8], large: Option<&Bytes>) -> Body {
+    pub(crate) fn new(body: &[u8], large: Option<&Bytes>) -> ReplyBody {
         if body.len() > SMALL_LEN_MAX {
-            return Body::Shared(crate::buffer::share(body, large));
+            return ReplyBody::Shared(crate::buffer::share(body, large));
         }
         let mut bytes = [0; SMALL_LEN_MAX];
         bytes[..body.len()].copy_from_slice(body);
-        Body::Small { len: body.len() as u8, bytes }
+        ReplyBody::Small { len: body.len() as u8, bytes }
     }
 
     #[inline]
     pub(crate) fn as_slice(&self) -> &[u8] {
         match self {
-            Body::Small { len, bytes } => &bytes[..usize::from(*len)],
-            Body::Shared(bytes) => bytes,
+            ReplyBody::Small { len, bytes } => &bytes[..usize::from(*len)],
+            ReplyBody::Shared(bytes) => bytes,
         }
     }
 
     #[inline]
     fn into_bytes(self) -> Bytes {
         match self {
-            Body::Small { .. } => Bytes::copy_from_slice(self.as_slice()),
-            Body::Shared(bytes) => bytes,
+            ReplyBody::Small { .. } => Bytes::copy_from_slice(self.as_slice()),
+            ReplyBody::Shared(bytes) => bytes,
         }
     }
 }
 
-const _: () = assert!(size_of::<Body>() == size_of::<Bytes>());
+const _: () = assert!(size_of::<ReplyBody>() == size_of::<Bytes>());
 
 impl RawOutcome {
     /// `large` is what the reply is part of, if that is to be shared.
     #[inline]
     pub(crate) fn new(outcome: core::Outcome<'_>, large: Option<&Bytes>) -> RawOutcome {
         match outcome {
-            core::Outcome::Reply(body) => RawOutcome::Reply(Body::new(body, large)),
+            core::Outcome::Reply(body) => RawOutcome::Reply(ReplyBody::new(body, large)),
             core::Outcome::NoReply(why) => RawOutcome::NoReply(why),
             core::Outcome::NotExecuted(why) => RawOutcome::NotExecuted(why),
             core::Outcome::Unknown { why, ticket } => RawOutcome::Unknown(why, ticket),
@@ -149,7 +149,7 @@ impl RawOutcome {
 /// How the bytes of a reply become a value.
 ///
 /// A function pointer, so that calls need no bound on their reply's type.
-pub(crate) struct Decode<R>(fn(Body) -> Option<R>, PhantomData<fn() -> R>);
+pub(crate) struct Decode<R>(fn(ReplyBody) -> Option<R>, PhantomData<fn() -> R>);
 
 impl<R> Clone for Decode<R> {
     fn clone(&self) -> Self {

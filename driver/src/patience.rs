@@ -65,7 +65,7 @@ const TRIES_MIN: u32 = 2;
 /// And so often at most, whatever the clock says.
 const TRIES_MAX: u32 = 256;
 /// A look that keeps its caller away for longer than this does not pay: whoever sleeps is served before whoever gave way.
-const LONG: Duration = Duration::from_micros(200);
+pub(crate) const LONG: Duration = Duration::from_micros(200);
 
 impl Tries {
     /// The first try is about to be made; others may be for as long as `time`.

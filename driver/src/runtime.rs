@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use oncewire_core::Instant;
 
+use crate::patience;
 use crate::transport::BoxFuture;
 
 /// A clock, timers, random bits, and an executor.
@@ -55,10 +56,8 @@ pub struct SmolRuntime {
     stays_until: AtomicU64,
 }
 
-/// Whoever kept the core for longer than this did not only see to an answer.
-const AWAY_MAX: Duration = Duration::from_micros(200);
-/// How much longer than that we keep it ourselves, then: so that no more than a few percent of the time is lost to
-/// somebody who computes beside us.
+/// Whoever kept the core for [long](patience::LONG) did more than to answer us: for so many times as long we keep it
+/// ourselves, so that no more than a few percent of the time is lost to somebody who computes beside us.
 const STAY_FACTOR: u32 = 32;
 
 impl std::fmt::Debug for SmolRuntime {
@@ -164,7 +163,7 @@ impl Runtime for SmolRuntime {
         std::thread::yield_now();
         let back = self.now();
         let away = back.since(left);
-        if away > AWAY_MAX {
+        if away > patience::LONG {
             let until = back + away.saturating_mul(STAY_FACTOR);
             self.stays_until.store(until.as_nanos(), Ordering::Relaxed);
         }

@@ -24,9 +24,8 @@ pub struct CallFuture<R> {
 }
 
 enum State {
-    /// To be begun when it is first polled.
-    Fresh(core::Call<'static>),
-    NotBegun(NotExecuted),
+    /// To be begun when it is first polled, if it can be.
+    Fresh(Result<core::Call<'static>, NotExecuted>),
     Waiting(WaitId),
     Done,
 }
@@ -39,7 +38,7 @@ impl<R> CallFuture<R> {
     ) -> CallFuture<R> {
         let state = match begun {
             Ok(id) => State::Waiting(id),
-            Err(why) => State::NotBegun(why),
+            Err(why) => State::Fresh(Err(why)),
         };
         CallFuture { shared, state, decode }
     }
@@ -50,21 +49,8 @@ impl<R> CallFuture<R> {
         call: Result<core::Call<'static>, CallError>,
         decode: Decode<R>,
     ) -> CallFuture<R> {
-        let state = match call {
-            Ok(call) => State::Fresh(call),
-            Err(error) => State::NotBegun(NotExecuted::NotBegun(error)),
-        };
+        let state = State::Fresh(call.map_err(NotExecuted::NotBegun));
         CallFuture { shared, state, decode }
-    }
-
-    #[inline]
-    fn begin(&mut self, cx: &mut Context<'_>) -> Result<(WaitId, Poll<RawOutcome>), NotExecuted> {
-        match std::mem::replace(&mut self.state, State::Done) {
-            State::Fresh(call) => self.shared.begin_and_poll(call, cx),
-            State::NotBegun(why) => Err(why),
-            State::Waiting(id) => Ok((id, self.shared.poll_outcome(id, cx))),
-            State::Done => Err(NotExecuted::Closed),
-        }
     }
 }
 
@@ -73,16 +59,22 @@ impl<R> Future for CallFuture<R> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome<R>> {
         let this = &mut *self;
-        let (id, poll) = match this.state {
-            State::Waiting(id) => (id, this.shared.poll_outcome(id, cx)),
+        let (id, poll) = match &mut this.state {
+            State::Waiting(id) => (*id, this.shared.poll_outcome(*id, cx)),
             State::Done => return Poll::Pending,
-            State::Fresh(_) | State::NotBegun(_) => match this.begin(cx) {
-                Ok((id, poll)) => {
-                    this.state = State::Waiting(id);
-                    (id, poll)
+            State::Fresh(call) => {
+                let call = std::mem::replace(call, Err(NotExecuted::Closed));
+                match call.and_then(|call| this.shared.begin_and_poll(call, cx)) {
+                    Ok((id, poll)) => {
+                        this.state = State::Waiting(id);
+                        (id, poll)
+                    }
+                    Err(why) => {
+                        this.state = State::Done;
+                        return Poll::Ready(Outcome::NotExecuted(why));
+                    }
                 }
-                Err(why) => return Poll::Ready(Outcome::NotExecuted(why)),
-            },
+            }
         };
         let raw = std::task::ready!(poll);
         this.state = State::Done;

@@ -17,7 +17,6 @@ use oncewire_core::{
     NotExecuted,
 };
 
-pub(super) use ends::Look;
 pub(super) use lead::Leader;
 use lead::Step;
 

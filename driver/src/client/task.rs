@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use oncewire_core::Instant;
 
-use super::state::{LEAD_AFTER, Leader, Look, Shared, State};
+use super::state::{LEAD_AFTER, Leader, Shared, State};
+use crate::patience::Tries;
 use crate::runtime::Timer;
 use crate::transport::{BoxFuture, BoxStream};
 
@@ -34,7 +35,7 @@ pub(super) struct ClientTask {
     /// Whether there was a connection when the task last looked.
     was_connected: bool,
     /// A look that has not been judged yet.
-    look: Option<Look>,
+    look: Option<Tries>,
 }
 
 /// How the task goes on after a turn.

@@ -7,7 +7,7 @@ use oncewire_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::outcome::{Body, RawOutcome};
+use crate::outcome::{RawOutcome, ReplyBody};
 
 /// The session, and the highest xid that was recorded in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,7 +129,7 @@ pub(super) fn encode_outcome(outcome: &RawOutcome) -> Option<Bytes> {
 pub(super) fn decode_outcome(bytes: &[u8]) -> Option<RawOutcome> {
     let (&byte, body) = bytes.split_first()?;
     let outcome = match Status::from_byte(byte) {
-        Some(Status::Done) => return Some(RawOutcome::Reply(Body::new(body, None))),
+        Some(Status::Done) => return Some(RawOutcome::Reply(ReplyBody::new(body, None))),
         Some(Status::NoReply(why)) => RawOutcome::NoReply(why),
         Some(Status::Refused(why)) => RawOutcome::NotExecuted(why),
         Some(Status::Interrupted) => RawOutcome::Unknown(Unknown::Interrupted, false),
@@ -188,7 +188,7 @@ mod tests {
             known += 1;
         }
         assert_eq!(known, 14 + 9);
-        let reply = RawOutcome::Reply(Body::new(b"reply", None));
+        let reply = RawOutcome::Reply(ReplyBody::new(b"reply", None));
         let bytes = encode_outcome(&reply).unwrap();
         assert!(
             matches!(decode_outcome(&bytes), Some(RawOutcome::Reply(body)) if body.as_slice() == b"reply")

@@ -8,12 +8,6 @@ use oncewire_core::Instant;
 use super::{Leader, State};
 use crate::patience::{self, Tries};
 
-/// A look of the task for an answer to what it wrote.
-#[derive(Debug)]
-pub(in super::super) struct Look {
-    tries: Tries,
-}
-
 impl State {
     /// The task reads for all, until there is nothing more. On a new connection, only until it has written what may be
     /// answered in a moment: then it is to give way, and take another turn with the look that it got.
@@ -22,21 +16,21 @@ impl State {
         now: Instant,
         cx: &mut Context<'_>,
         may_look: bool,
-        mut looked: Option<Look>,
-    ) -> Option<Look> {
+        mut looked: Option<Tries>,
+    ) -> Option<Tries> {
         self.take_lead_as_task();
         loop {
             let wrote = self.flush(now, cx);
             let answerable = wrote && self.stream.is_some() && self.write.is_empty();
             if may_look && self.fresh && answerable && self.patience.looks() {
-                return Some(Look { tries: Tries::new(now, Duration::ZERO) });
+                return Some(Tries::new(now, Duration::ZERO));
             }
             let read = match looked {
                 Some(_) => patience::looking(|| self.read_once(now, cx)),
                 None => self.read_once(now, cx),
             };
             if let Some(mut look) = looked.take() {
-                match look.tries.judge(now, read.is_ready()) {
+                match look.judge(now, read.is_ready()) {
                     Some(brought) => self.patience.note(brought),
                     None if may_look => return Some(look),
                     None => {}
