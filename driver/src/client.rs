@@ -8,8 +8,10 @@
 //! | `client/waits.rs` | who waits for which call |
 //! | `client/call.rs` | the future of one call; whoever waits may read the socket for all |
 //! | `client/durable.rs` | clients whose calls outlive them |
+//! | `client/backoff.rs` | how long it pauses before it dials again |
 //! | `client/task.rs` | the task behind a client: dials, keeps time, reads when nobody waits |
 
+mod backoff;
 mod call;
 mod durable;
 mod state;

@@ -199,6 +199,7 @@ macro_rules! conformance_tests {
                 c10_another_server_than_demanded_ends_before_anything_runs,
                 c68_short_lived_clients_leave_no_sessions_behind,
                 c77_a_session_whose_welcome_was_read_late_is_still_there_for_the_resume,
+                c118_a_client_that_is_refused_each_time_waits_before_it_dials_again,
             ]
             duplicates: [
                 c11_a_duplicate_while_the_original_runs_is_answered_once,

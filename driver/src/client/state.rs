@@ -73,13 +73,13 @@ pub(super) struct State {
     pub(super) last_error: Option<String>,
     /// Handshakes that went through.
     connections: u64,
-    /// When the current connection's did, and whether an answer came on it.
+    /// When the handshake of the current or the last connection went through, and whether an answer came on it.
     pub(super) connected_at: Option<Instant>,
     pub(super) answered: bool,
     /// The current connection is new: the task leads since it was made.
     fresh: bool,
-    /// The next attempt to connect need not wait.
-    pub(super) redial_now: bool,
+    /// Why the last connection ended, if either side said so.
+    pub(super) disconnected: Option<CloseReason>,
     pub(super) to_wake: Vec<Waker>,
     /// The call that is being polled: it takes its outcome itself.
     polled: Option<WaitId>,
@@ -134,7 +134,7 @@ impl Shared {
             connected_at: None,
             answered: false,
             fresh: false,
-            redial_now: false,
+            disconnected: None,
             to_wake: Vec::new(),
             polled: None,
             patience: Patience::default(),
@@ -509,6 +509,8 @@ impl State {
         self.read.prepare(0);
         self.write = WriteBuffer::default();
         self.answered = false;
+        self.connected_at = None;
+        self.disconnected = None;
         self.fresh = true;
         self.machine.handle_connected(now);
         self.deliver(now);
@@ -543,8 +545,7 @@ impl State {
                     self.to_wake.append(&mut self.connected_wakers);
                 }
                 ClientEvent::Disconnect(reason) => {
-                    self.redial_now =
-                        matches!(reason, CloseReason::SessionUnknown | CloseReason::WrongPrincipal);
+                    self.disconnected = Some(reason);
                     self.last_error = Some(reason.to_string());
                     self.let_stream_go();
                 }

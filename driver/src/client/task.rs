@@ -9,13 +9,12 @@ use std::time::Duration;
 
 use oncewire_core::Instant;
 
+use super::backoff::{Backoff, Ended};
 use super::state::{LEAD_AFTER, Leader, Shared, State};
 use crate::patience::Tries;
 use crate::runtime::Timer;
 use crate::transport::{BoxFuture, BoxStream};
 
-/// A connection that lived shorter than this without an answer counts as a failed attempt.
-const SHORT_LIFE: Duration = Duration::from_secs(1);
 /// Looks for an answer in one poll: then other tasks get their turn.
 const LOOKS_MAX: u32 = 8;
 
@@ -28,8 +27,7 @@ pub(super) struct ClientTask {
     /// more. `None` before it was first set.
     armed: Option<Instant>,
     dial: Option<Dial>,
-    /// Attempts that failed since the last connection that was of use.
-    failures: u32,
+    backoff: Backoff,
     /// When to dial next.
     dial_at: Instant,
     /// Whether there was a connection when the task last looked.
@@ -57,13 +55,14 @@ impl ClientTask {
     pub(super) fn new(shared: Arc<Shared>) -> ClientTask {
         let timer = shared.runtime.timer();
         let is_durable = shared.with(|state, _| state.durable.is_some());
+        let backoff = Backoff::new(shared.options.backoff_min, shared.options.backoff_max);
         ClientTask {
             shared,
             is_durable,
             timer,
             armed: None,
             dial: None,
-            failures: 0,
+            backoff,
             dial_at: Instant::ZERO,
             was_connected: false,
             look: None,
@@ -175,28 +174,20 @@ impl ClientTask {
         if !std::mem::take(&mut self.was_connected) {
             return;
         }
-        let of_use = state.answered
-            || state.connected_at.take().is_some_and(|at| now.since(at) >= SHORT_LIFE);
-        if of_use {
-            self.failures = 0;
-        }
-        self.back_off(now);
-        if std::mem::take(&mut state.redial_now) {
-            self.dial_at = now;
-        }
+        let reason = state.disconnected.take();
+        let ended = match state.connected_at {
+            None => Ended::Unconnected(reason),
+            Some(at) => {
+                Ended::Connected { lasted: now.since(at), answered: state.answered, reason }
+            }
+        };
+        self.back_off(now, ended);
     }
 
-    /// S21: exponential, and random over the whole span, so that clients that lost one server together come back
-    /// apart (C43).
-    fn back_off(&mut self, now: Instant) {
-        let options = &self.shared.options;
-        let span = options.backoff_min.saturating_mul(1 << self.failures.min(16));
-        let span = span.min(options.backoff_max).as_nanos() as u64;
+    fn back_off(&mut self, now: Instant, ended: Ended) {
         let mut random = [0; 8];
         self.shared.runtime.random(&mut random);
-        let pause = ((u128::from(u64::from_le_bytes(random)) * u128::from(span)) >> 64) as u64;
-        self.dial_at = now + Duration::from_nanos(pause);
-        self.failures = self.failures.saturating_add(1);
+        self.dial_at = now + self.backoff.pause(ended, u64::from_le_bytes(random));
     }
 
     /// Dials if it is time to, until the connection has come or could not be made.
@@ -230,7 +221,7 @@ impl ClientTask {
             }
             Err(error) => {
                 let why = format!("cannot connect to {}: {error}", address());
-                self.back_off(now);
+                self.back_off(now, Ended::Unconnected(None));
                 self.shared.with(|state, now| state.lose_stream(now, why));
             }
         }

@@ -1,5 +1,6 @@
 //! Cases of sessions: opened, resumed, expired, refused.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use oncewire_core::wire::{Frame, Refuse, Resume, ServiceName};
@@ -7,7 +8,7 @@ use oncewire_core::{
     CloseReason, NotExecuted, ProtocolError, ServerId, SessionId, Status, Unknown,
 };
 
-use super::hand::{encode, hello, request};
+use super::hand::{encode, hello, request, welcome};
 use super::line::{Action, Line, Mark, Plan};
 use super::service::{ADD_ONE, WAIT, arguments, value};
 use super::world::{NamingAcceptor, World};
@@ -306,4 +307,49 @@ pub async fn c77_a_session_whose_welcome_was_read_late_is_still_there_for_the_re
     assert_eq!(world.service.runs(), 1);
     assert_eq!(client.status().counters.sessions, 1);
     assert_eq!(client.status().counters.resumes, 1);
+}
+
+pub async fn c118_a_client_that_is_refused_each_time_waits_before_it_dials_again(world: World) {
+    let refusals = [
+        (false, Refuse::SessionUnknown),
+        (false, Refuse::WrongPrincipal),
+        (false, Refuse::SessionsFull),
+        (false, Refuse::ShuttingDown),
+        (true, Refuse::SessionUnknown),
+        (true, Refuse::WrongPrincipal),
+        (true, Refuse::Superseded),
+    ];
+    for (is_welcome, refusal) in refusals {
+        let (place, acceptor) = world.place().await;
+        let acceptor = Arc::new(acceptor);
+        let line = Line::to(place);
+        // No pause ends before the timers are free again.
+        world.freeze_timers();
+        let client = world.client(&line);
+        let server = world.spawn({
+            let (world, acceptor) = (world.clone(), acceptor.clone());
+            async move {
+                loop {
+                    let mut server = world.accept(&acceptor).await;
+                    let hello = server.hello().await;
+                    if is_welcome {
+                        server.send(&Frame::Welcome(welcome(&hello, [1; 16], 0))).await;
+                    }
+                    server.send(&Frame::Refuse(refusal)).await;
+                    server.rest().await;
+                }
+            }
+        });
+        world.until("a refusal", || client.status().last_error.is_some()).await;
+        for _ in 0..50 {
+            world.moment().await;
+        }
+        // Where a session may have been lost, the first attempt at a new one does not wait.
+        assert!(line.dials() <= 2, "{refusal:?}: {} attempts, and no time passed", line.dials());
+        server.cancel().await;
+        world.thaw_timers();
+        let mut server = world.accept(&acceptor).await;
+        server.take_in([1; 16], 0).await;
+        assert!(world.within("the session", client.connected()).await);
+    }
 }
