@@ -89,7 +89,7 @@ pub struct Client<S: ClientStorage> {
     failed: bool,
     /// The server said `Goodbye`.
     server_leaving: bool,
-    /// We said `Goodbye` on this connection.
+    /// We said `Goodbye` on this connection: nothing is unsettled, and nothing new begins.
     goodbye_sent: bool,
     closing: bool,
     refused: Option<CloseReason>,
@@ -339,7 +339,7 @@ impl<S: ClientStorage> Client<S> {
     /// Whether everything is said: all calls are settled and acknowledged, and our `Goodbye` was handed last. When it has
     /// left, the connection may be closed without waiting for the server to do so (W62).
     pub fn has_taken_leave(&self) -> bool {
-        self.goodbye_sent && self.book.nothing_unsettled() && !self.output.owes_ack()
+        self.goodbye_sent && !self.output.owes_ack()
     }
 
     /// Calls that have not ended.
@@ -407,7 +407,9 @@ impl<S: ClientStorage> Client<S> {
 
     /// The connection is gone: what was carried on it is in doubt until the resume.
     fn disconnect(&mut self) {
-        let ended = self.goodbye_sent && self.book.nothing_unsettled();
+        // Nothing was unsettled then, and nothing began after it: the session is over (W62).
+        let ended = self.goodbye_sent;
+        debug_assert!(!ended || self.book.nothing_unsettled());
         self.phase = Phase::Down;
         self.failed = true;
         self.server_leaving = false;

@@ -108,10 +108,10 @@ pub(crate) enum Repeated {
     Ask,
 }
 
-/// S21 after `NotSeen`, S27 without an answer. By then nobody may want the call any more, or the client may have said
-/// `Goodbye`: what is asked for does not run late (S17, S25), and its answer still frees the slot.
-pub(crate) fn repeated(call: Handed, goodbye_sent: bool) -> Repeated {
-    if call.wanted && !goodbye_sent { Repeated::SendAgain } else { Repeated::Ask }
+/// S21 after `NotSeen`, S27 without an answer. By then the call may have been given up: what is asked for does not run
+/// late (S17), and its answer still frees the slot.
+pub(crate) fn repeated(call: Handed) -> Repeated {
+    if call.wanted { Repeated::SendAgain } else { Repeated::Ask }
 }
 
 /// What a client makes of an answer.
@@ -123,9 +123,13 @@ pub(crate) enum Answer<'d> {
 }
 
 /// S9, S14, S15, S21, S22, S28: `unwanted` is why the call is not wanted any more, if it is not.
+///
+/// What a draining server has not seen is not sent again, only to be refused (S25): the connection on which it was asked
+/// for is the only one that could still carry it, and keeps the order, so no copy of the request is on its way.
 pub(crate) fn answer(
     call: Handed,
     unwanted: NotExecuted,
+    server_leaving: bool,
     status: Status,
     body: &[u8],
 ) -> Answer<'_> {
@@ -137,6 +141,9 @@ pub(crate) fn answer(
             Answer::Settle(Outcome::Unknown { why: Unknown::Interrupted, ticket: false })
         }
         Status::NotSeen => match resumed(call, true) {
+            Resumed::SendAgain if server_leaving => {
+                Answer::Settle(not_executed(call, NotExecuted::ShuttingDown))
+            }
             Resumed::SendAgain => Answer::SendAgain,
             Resumed::Ask | Resumed::Settle => Answer::Settle(not_executed(call, unwanted)),
         },
@@ -192,11 +199,19 @@ mod tests {
     }
 
     #[test]
-    fn on_the_same_connection_only_wanted_calls_are_sent_again_and_none_after_goodbye() {
+    fn on_the_same_connection_only_wanted_calls_are_sent_again() {
         let wanted = Handed { idempotent: false, broken: false, wanted: true };
-        assert_eq!(repeated(wanted, false), Repeated::SendAgain);
-        assert_eq!(repeated(wanted, true), Repeated::Ask);
-        assert_eq!(repeated(Handed { wanted: false, ..wanted }, false), Repeated::Ask);
+        assert_eq!(repeated(wanted), Repeated::SendAgain);
+        assert_eq!(repeated(Handed { wanted: false, ..wanted }), Repeated::Ask);
+    }
+
+    #[test]
+    fn what_a_draining_server_has_not_seen_is_not_executed() {
+        let call = Handed { idempotent: false, broken: true, wanted: true };
+        let answer = |leaving| answer(call, NotExecuted::Cancelled, leaving, Status::NotSeen, b"");
+        assert_eq!(answer(false), Answer::SendAgain);
+        let refused = Outcome::NotExecuted(NotExecuted::ShuttingDown);
+        assert_eq!(answer(true), Answer::Settle(refused));
     }
 
     #[test]
@@ -205,11 +220,11 @@ mod tests {
         let refused = Status::Refused(NotExecuted::Overloaded);
         let repeated = Outcome::Unknown { why: Unknown::Repeated, ticket: false };
         for status in [refused, Status::NotSeen] {
-            let answer = answer(call, NotExecuted::Cancelled, status, b"");
+            let answer = answer(call, NotExecuted::Cancelled, false, status, b"");
             assert_eq!(answer, Answer::Settle(repeated));
         }
         let healthy = Handed { broken: false, ..call };
-        let answer = answer(healthy, NotExecuted::Cancelled, refused, b"");
+        let answer = answer(healthy, NotExecuted::Cancelled, false, refused, b"");
         assert_eq!(answer, Answer::Settle(Outcome::NotExecuted(NotExecuted::Overloaded)));
     }
 }

@@ -8,80 +8,8 @@ use std::collections::BTreeMap;
 
 use oncewire_core::wire::{Frame, ReplyHeader, VERSION, Welcome};
 use oncewire_core::*;
+use util::durable::*;
 use util::*;
-
-fn held(body: &[u8]) -> Call<'_> {
-    Call { held: true, ..Call::new(ECHO, body) }
-}
-
-/// What an owner keeps of one call.
-#[derive(Clone, Debug)]
-struct Kept {
-    body: Vec<u8>,
-    outcome: Option<Fate>,
-}
-
-/// What an owner keeps.
-#[derive(Clone, Debug, Default)]
-struct Disk {
-    session: Option<ClientSession>,
-    xid_last: u64,
-    calls: BTreeMap<u64, Kept>,
-}
-
-/// Gives xids to what waits, and writes it down; not yet said to be recorded.
-fn write_down(pair: &mut Pair, disk: &mut Disk) {
-    let now = pair.now;
-    let session = pair.client().session().copied();
-    if disk.session.map(|s| s.id) != session.map(|s| s.id) {
-        *disk = Disk { session, ..Disk::default() };
-    }
-    while let Some(numbered) = pair.client().poll_record(now) {
-        disk.xid_last = numbered.xid.get();
-        let kept = Kept { body: numbered.body.to_vec(), outcome: None };
-        disk.calls.insert(numbered.xid.get(), kept);
-    }
-}
-
-fn say_recorded(pair: &mut Pair, disk: &Disk) {
-    let now = pair.now;
-    let Some(up_to) = Xid::new(disk.xid_last) else { return };
-    pair.client().recorded(now, disk.session.unwrap().id, up_to);
-    pair.drive();
-}
-
-fn record(pair: &mut Pair, disk: &mut Disk) {
-    write_down(pair, disk);
-    say_recorded(pair, disk);
-}
-
-fn settle(pair: &mut Pair, id: CallId) {
-    let now = pair.now;
-    pair.client().settle(now, id);
-    pair.drive();
-}
-
-/// The client's process dies, and another one goes on from the disk. Returns its calls, by xid.
-fn restart(pair: &mut Pair, disk: &Disk) -> BTreeMap<u64, CallId> {
-    if pair.peers[0].link.is_some() {
-        pair.cut_at_client();
-    }
-    let mut calls = BTreeMap::new();
-    let config = pair.client_config;
-    let mut client = match disk.session {
-        Some(session) => Client::restore(config, session, disk.xid_last).expect("room for it"),
-        None => Client::new(config),
-    };
-    for (number, kept) in disk.calls.iter().filter(|(_, kept)| kept.outcome.is_none()) {
-        let call = client.restore_call(pair.now, xid(*number), held(&kept.body));
-        calls.insert(*number, call.expect("restored"));
-    }
-    let peer = &mut pair.peers[0];
-    peer.client = client;
-    peer.fates.clear();
-    peer.events.clear();
-    calls
-}
 
 #[test]
 fn a_held_call_is_not_handed_before_it_is_recorded() {
@@ -323,10 +251,6 @@ fn a_restored_client_gives_numbers_that_the_server_takes_for_new() {
     record(&mut pair, &mut disk);
     assert_eq!(disk.xid_last, skipped);
     assert_eq!(pair.fate(next), reply(b"next"));
-}
-
-fn only(calls: &BTreeMap<u64, CallId>) -> CallId {
-    *calls.values().next().expect("one call")
 }
 
 #[test]

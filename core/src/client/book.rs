@@ -114,8 +114,8 @@ impl<S: ClientStorage> Book<S> {
         self.unsettled.is_empty()
     }
 
-    pub(super) fn nothing_to_do(&self) -> bool {
-        self.todo.is_empty() && self.resume_at.is_none()
+    pub(super) fn nothing_waits(&self) -> bool {
+        self.waiting.is_empty()
     }
 
     /// Whether nothing is pending; events not yet polled count as ended.

@@ -109,8 +109,8 @@ impl<S: ClientStorage> Client<S> {
         if self.session.is_none_or(|own| own.id != session) {
             return;
         }
-        // What is not to leave on this connection is found by the next resume.
-        let now_due = self.phase == Phase::Up && !self.goodbye_sent && !self.server_leaving;
+        // A server that drains refuses it, which is an answer; what cannot leave now is found by the next resume.
+        let now_due = self.phase == Phase::Up && !self.goodbye_sent;
         self.book.note_recorded(up_to.get(), now_due);
     }
 

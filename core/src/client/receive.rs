@@ -120,15 +120,7 @@ impl<S: ClientStorage> Client<S> {
             entry.asks = entry.asks.saturating_sub(1);
         }
         let why = entry.unwanted_why();
-        match fate::answer(entry.handed(), why, header.status, body) {
-            // S25: after our `Goodbye` nothing is sent, so what the server has not seen never runs.
-            Answer::SendAgain if self.goodbye_sent || self.server_leaving => {
-                let why = crate::outcome::NotExecuted::ShuttingDown;
-                let outcome = fate::not_executed(entry.handed(), why);
-                self.book.settle_with(index, outcome);
-                self.note_settled(0);
-                Ok(None)
-            }
+        match fate::answer(entry.handed(), why, self.server_leaving, header.status, body) {
             Answer::SendAgain => {
                 self.book.note_todo(index, |todo| todo.send = true);
                 Ok(None)

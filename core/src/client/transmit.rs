@@ -222,7 +222,7 @@ impl<S: ClientStorage> Client<S> {
         };
         let (todo, xid, call) = (entry.todo, entry.xid, entry.handed());
         let (sent, rest) = if todo.send {
-            let sent = match fate::repeated(call, self.goodbye_sent) {
+            let sent = match fate::repeated(call) {
                 Repeated::SendAgain => self.send_request(index, out),
                 Repeated::Ask => self.send_ask(index, out),
             };
@@ -424,12 +424,14 @@ impl<S: ClientStorage> Client<S> {
         Step::More
     }
 
-    /// S25, S6: nothing more will be sent on this connection, or in this session.
+    /// S25, S6: nothing more will be sent in this session, and nothing of it is still to be learned. A `Goodbye` lets the
+    /// server end the session: said while a call was being recorded, or was asked for, it made a call unknown that was
+    /// never executed (C78, C79).
     fn wants_goodbye(&self) -> bool {
-        let done = self.closing && self.book.is_idle()
-            || self.book.is_exhausted() && self.book.nothing_unsettled()
-            || self.server_leaving;
+        let ends = self.server_leaving
+            || self.book.is_exhausted()
+            || self.closing && self.book.nothing_waits();
         let due = !self.goodbye_sent || self.output.goodbye_again;
-        self.phase == Phase::Up && due && done && self.book.nothing_to_do()
+        self.phase == Phase::Up && due && ends && self.book.nothing_unsettled()
     }
 }

@@ -327,16 +327,24 @@ impl<T: ServerStorage> Server<T> {
         list.unlink(&mut self.sessions, index);
     }
 
-    /// A call of the session has finished: an end that waited for it may come.
+    /// A call of the session has finished, or something of it was acknowledged or has left: an end that waited for it may
+    /// come.
     pub(super) fn end_if_due(&mut self, index: u32) {
         let Some(session) = self.sessions.at(index) else { return };
-        if session.running() > 0 {
-            return;
-        }
-        let waited = matches!(session.end, End::WhenNothingRuns | End::Doomed);
-        if waited || (session.end == End::Leaving && session.holds_nothing()) {
+        let due = match session.end {
+            End::No | End::Ended => false,
+            End::Leaving => self.owes_nothing(session),
+            End::WhenNothingRuns | End::Doomed => session.running() == 0,
+        };
+        if due {
             self.drop_session(index);
         }
+    }
+
+    /// W62: nothing runs, nothing is kept, and no answer is still to be sent or half sent.
+    fn owes_nothing(&self, session: &Session<T>) -> bool {
+        let half_sent = self.conns.at(session.conn).is_some_and(|conn| conn.partial.is_some());
+        session.holds_nothing() && !half_sent
     }
 
     fn drop_session(&mut self, index: u32) {

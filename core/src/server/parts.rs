@@ -219,7 +219,8 @@ struct Limits {
 #[cfg_attr(feature = "explore", derive(Hash))]
 pub(super) enum End {
     No,
-    /// The client said `Goodbye` on this connection: it ends once nothing runs and nothing is kept.
+    /// The client said `Goodbye` on this connection: it ends once nothing runs, nothing is kept, and every answer has
+    /// left.
     Leaving,
     /// Its lease is over, but one of its calls runs (S6); until then it can be resumed.
     WhenNothingRuns,
@@ -276,8 +277,9 @@ impl<T: ServerStorage> Session<T> {
         self.calls.get().map_or(0, |calls| calls.running)
     }
 
+    /// Whether no call is let in, runs or is kept, and no answer waits to be sent.
     pub(super) fn holds_nothing(&self) -> bool {
-        self.calls.get().is_none_or(|calls| calls.held.is_empty())
+        self.calls.get().is_none_or(|calls| calls.held.is_empty() && calls.out.is_empty())
     }
 }
 

@@ -40,10 +40,21 @@ impl<T: ServerStorage> Server<T> {
         let mut out = Writer::new(out);
         while let Step::More = self.transmit_step(index, &mut out) {}
         let written = NonZeroUsize::new(out.written());
-        if written.is_none() && self.conns.at(index).is_some_and(|conn| conn.closing.is_some()) {
-            self.wake(index);
+        if written.is_none() {
+            self.all_sent(index);
         }
         written
+    }
+
+    /// Nothing is left to send on a connection: it is closed if it is to be, and so is its session if only that was
+    /// missing.
+    fn all_sent(&mut self, index: u32) {
+        let Some(conn) = self.conns.at(index) else { return };
+        if conn.closing.is_some() {
+            self.wake(index);
+        } else if let Some(session) = conn.session {
+            self.end_if_due(session);
+        }
     }
 
     #[inline]

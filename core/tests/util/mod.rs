@@ -9,12 +9,14 @@
 //! | `mod.rs` | methods, numbers, chance |
 //! | `words.rs` | outcomes and frames in a form that a test compares, and frames by hand |
 //! | `pair.rs` | what a [`Pair`] is made of; connections, cuts, restarts |
+//! | `durable.rs` | a durable client's disk, and its death |
 //! | `dialogue.rs` | calls, handlers, and frames that the test plays |
 //! | `motion.rs` | time, and how bytes move |
 
 #![allow(dead_code, unreachable_pub)]
 
 mod dialogue;
+pub mod durable;
 mod motion;
 mod pair;
 mod words;

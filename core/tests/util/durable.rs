@@ -1,0 +1,84 @@
+//! The owner of a durable client, and its disk: calls are recorded before they are sent, outcomes before they are settled.
+
+use std::collections::BTreeMap;
+
+use oncewire_core::*;
+
+use super::*;
+
+pub fn held(body: &[u8]) -> Call<'_> {
+    Call { held: true, ..Call::new(ECHO, body) }
+}
+
+/// What an owner keeps of one call.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    pub body: Vec<u8>,
+    pub outcome: Option<Fate>,
+}
+
+/// What an owner keeps.
+#[derive(Clone, Debug, Default)]
+pub struct Disk {
+    pub session: Option<ClientSession>,
+    pub xid_last: u64,
+    pub calls: BTreeMap<u64, Kept>,
+}
+
+/// Gives xids to what waits, and writes it down; not yet said to be recorded.
+pub fn write_down(pair: &mut Pair, disk: &mut Disk) {
+    let now = pair.now;
+    let session = pair.client().session().copied();
+    if disk.session.map(|s| s.id) != session.map(|s| s.id) {
+        *disk = Disk { session, ..Disk::default() };
+    }
+    while let Some(numbered) = pair.client().poll_record(now) {
+        disk.xid_last = numbered.xid.get();
+        let kept = Kept { body: numbered.body.to_vec(), outcome: None };
+        disk.calls.insert(numbered.xid.get(), kept);
+    }
+}
+
+pub fn say_recorded(pair: &mut Pair, disk: &Disk) {
+    let now = pair.now;
+    let Some(up_to) = Xid::new(disk.xid_last) else { return };
+    pair.client().recorded(now, disk.session.unwrap().id, up_to);
+    pair.drive();
+}
+
+pub fn record(pair: &mut Pair, disk: &mut Disk) {
+    write_down(pair, disk);
+    say_recorded(pair, disk);
+}
+
+pub fn settle(pair: &mut Pair, id: CallId) {
+    let now = pair.now;
+    pair.client().settle(now, id);
+    pair.drive();
+}
+
+/// The client's process dies, and another one goes on from the disk. Returns its calls, by xid.
+pub fn restart(pair: &mut Pair, disk: &Disk) -> BTreeMap<u64, CallId> {
+    if pair.peers[0].link.is_some() {
+        pair.cut_at_client();
+    }
+    let mut calls = BTreeMap::new();
+    let config = pair.client_config;
+    let mut client = match disk.session {
+        Some(session) => Client::restore(config, session, disk.xid_last).expect("room for it"),
+        None => Client::new(config),
+    };
+    for (number, kept) in disk.calls.iter().filter(|(_, kept)| kept.outcome.is_none()) {
+        let call = client.restore_call(pair.now, xid(*number), held(&kept.body));
+        calls.insert(*number, call.expect("restored"));
+    }
+    let peer = &mut pair.peers[0];
+    peer.client = client;
+    peer.fates.clear();
+    peer.events.clear();
+    calls
+}
+
+pub fn only(calls: &BTreeMap<u64, CallId>) -> CallId {
+    *calls.values().next().expect("one call")
+}
