@@ -392,7 +392,13 @@ impl Random {
 
 /// Payments, while program and server are killed at any step of journal and ledger. Says what is wrong in the end.
 fn both_are_killed(seed: u64, lies: usize) -> Result<(), String> {
+    both_end(seed, lies, false)
+}
+
+/// The same; servers that are not killed but drained, if it is `rolling`.
+fn both_end(seed: u64, lies: usize, rolling: bool) -> Result<(), String> {
     let mut random = Random(seed);
+    let mut drained: Option<Made<()>> = None;
     // So few slots that numbers are skipped and calls wait.
     let slots = (seed % 2 == 1).then_some(2 + (seed / 2 % 3) as u32);
     let mut world = Ledgered::default();
@@ -421,15 +427,21 @@ fn both_are_killed(seed: u64, lies: usize) -> Result<(), String> {
                 process.journal.lie(lies);
                 settle_down(&world);
             }
+            10 if rolling && drained.is_none() => drained = Some(world.drain(30 * SECOND)),
             10 => {
                 if world.ledger.held() > 0 && random.below(2) == 0 {
                     world.ledger.write();
                 }
+                drained = None;
                 world.restart();
             }
             _ => world.sim.advance(Duration::from_millis(random.below(2_000))),
         }
         world.sim.run();
+        if drained.as_ref().is_some_and(|drained| drained.told().is_some()) {
+            drained = None;
+            world.restart();
+        }
     }
     let (pages, notes) = process.kill(&world);
     world.restart();
@@ -458,6 +470,17 @@ fn both_are_killed(seed: u64, lies: usize) -> Result<(), String> {
 fn payments_are_executed_exactly_once_whichever_side_is_killed_at_whichever_step() {
     for seed in 0..300 {
         if let Err(why) = both_are_killed(seed, 0) {
+            panic!("{why} (seed {seed})");
+        }
+    }
+}
+
+/// Rolling restarts beside kills. Before a client waited with its `Goodbye` until nothing was unsettled, 13 of these runs
+/// ended with `Unknown` of a payment that was never made.
+#[test]
+fn c78_payments_are_known_to_be_executed_or_not_while_servers_are_drained_one_after_another() {
+    for seed in 0..300 {
+        if let Err(why) = both_end(seed, 0, true) {
             panic!("{why} (seed {seed})");
         }
     }

@@ -138,6 +138,15 @@ impl Ledgered {
         self.sim.advance(Duration::from_secs(6));
     }
 
+    /// Begins a drain of the server, beside the test.
+    pub fn drain(&self, grace: Duration) -> Made<()> {
+        let server = self.server();
+        self.begin(async move {
+            server.drain(grace).await;
+            Outcome::Reply(())
+        })
+    }
+
     pub fn client(&self) -> Client {
         self.client_with(ClientOptions::default())
     }
