@@ -22,7 +22,8 @@ pub struct TcpAcceptor {
 
 impl TcpAcceptor {
     /// Listens on `host:port` or a [`SocketAddr`]; port 0 takes a free one. Of a name with several addresses the first
-    /// that can be had is taken.
+    /// that can be had is taken. On Linux, as many connections may wait to be accepted as the system allows
+    /// (`net.core.somaxconn`).
     ///
     /// ```
     /// # smol::block_on(async {
@@ -34,7 +35,7 @@ impl TcpAcceptor {
         let name = address.to_string();
         let mut tried = Vec::new();
         for address in resolve(&name).await? {
-            match TcpListener::bind(address) {
+            match socket::listen(address) {
                 Ok(listener) => return TcpAcceptor::from_listener(listener),
                 Err(e) => tried.push((address, e)),
             }

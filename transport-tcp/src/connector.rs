@@ -3,17 +3,19 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use oncewire_driver::{BoxFuture, BoxStream, Connect, Nonblocking};
 
+use crate::race::{Race, interleave};
 use crate::resolve::{all_failed, resolve};
 use crate::socket::{self, connected};
 
 /// Dials a TCP address, or several until one answers.
 ///
-/// A dial begins with the address that answered last. One that was abandoned, because the driver's patience ended, say,
-/// makes the next one begin with the following address: so an address that swallows packets does not hide those behind it.
+/// Several addresses are raced as RFC 8305 has it: the next one is tried when the one before it has failed, or has been
+/// silent for 250 ms, and the first that connects wins. So an address that swallows packets delays those behind it by a
+/// quarter of a second, not by the driver's whole timeout. A dial begins with the address that connected last.
 ///
 /// ```
 /// use oncewire_tcp::{Connect, TcpConnector};
@@ -27,8 +29,8 @@ use crate::socket::{self, connected};
 #[derive(Debug)]
 pub struct TcpConnector {
     target: Target,
-    /// Where in the list of addresses the next dial begins.
-    first: AtomicUsize,
+    /// The address that connected last: the next dial begins with it.
+    last: Mutex<Option<SocketAddr>>,
 }
 
 #[derive(Debug)]
@@ -43,7 +45,9 @@ impl TcpConnector {
         TcpConnector::to(Target::Name(address.to_string()))
     }
 
-    /// Dials one of these addresses, the first that answers.
+    /// Dials one of these addresses, the first that answers; earlier ones have 250 ms of advantage over the next.
+    ///
+    /// An address that is reached counts as one that answers, whatever the server behind it does then.
     ///
     /// ```
     /// use oncewire_tcp::{Connect, TcpConnector};
@@ -58,29 +62,28 @@ impl TcpConnector {
     }
 
     fn to(target: Target) -> TcpConnector {
-        TcpConnector { target, first: AtomicUsize::new(0) }
+        TcpConnector { target, last: Mutex::new(None) }
     }
 
     async fn dial(&self) -> io::Result<Nonblocking<TcpStream>> {
-        let addresses = match &self.target {
-            Target::Name(name) => &resolve(name).await?,
-            Target::Addresses(addresses) => addresses,
+        let mut addresses = match &self.target {
+            Target::Name(name) => interleave(resolve(name).await?),
+            Target::Addresses(addresses) => addresses.clone(),
         };
-        let first = self.first.load(Ordering::Relaxed);
-        let mut tried = Vec::new();
-        for i in (0..addresses.len()).map(|n| first.wrapping_add(n) % addresses.len()) {
-            // Stands if this future is dropped while it waits.
-            self.first.store(i + 1, Ordering::Relaxed);
-            match dial_one(addresses[i]).await {
-                Ok(socket) => {
-                    self.first.store(i, Ordering::Relaxed);
-                    return Ok(socket);
-                }
-                Err(e) => tried.push((addresses[i], e)),
-            }
+        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(first) = addresses.iter().position(|address| Some(*address) == last) {
+            addresses[..=first].rotate_right(1);
         }
-        self.first.store(0, Ordering::Relaxed);
-        Err(all_failed(&self.address(), tried))
+        let result = match addresses[..] {
+            [only] => dial_one(only).await.map_err(|error| vec![(only, error)]),
+            _ => Race::new(addresses, |address| Box::pin(dial_one(address))).await.map(
+                |(address, socket)| {
+                    *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
+                    socket
+                },
+            ),
+        };
+        result.map_err(|failed| all_failed(&self.address(), failed))
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod acceptor;
 mod connector;
+mod race;
 mod resolve;
 mod socket;
 

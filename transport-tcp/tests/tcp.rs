@@ -4,8 +4,12 @@ use std::future::Future;
 use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::pin::pin;
+use std::time::Duration;
 
-use oncewire_tcp::{Accept, BoxStream, Connect, Subject, TcpAcceptor, TcpConnector};
+use oncewire_tcp::{
+    Accept, BoxStream, ClientOptions, Connect, Runtime, SmolRuntime, Subject, TcpAcceptor,
+    TcpConnector,
+};
 use rustix::fd::OwnedFd;
 use rustix::net;
 use smol::future::{poll_once, zip};
@@ -13,6 +17,18 @@ use smol::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     smol::block_on(future)
+}
+
+/// Waits, but not for ever.
+async fn within<T>(patience: Duration, future: impl Future<Output = T>) -> T {
+    let runtime = SmolRuntime::global();
+    let mut timer = runtime.timer();
+    timer.set(runtime.now() + patience);
+    let too_late = async {
+        smol::future::poll_fn(|cx| timer.poll(cx)).await;
+        panic!("not there after {patience:?}");
+    };
+    smol::future::or(future, too_late).await
 }
 
 /// An address that refuses: its port is taken, but nobody listens there.
@@ -152,17 +168,84 @@ fn a_name_is_dialled_at_all_its_addresses() {
 }
 
 #[test]
-fn a_silent_address_is_passed_over_once_a_dial_was_abandoned() {
+fn c119_silent_addresses_delay_the_ones_behind_them_by_a_moment_only() {
     block_on(async {
-        let silent = silent();
+        let silent: Vec<Silent> = (0..4).map(|_| silent()).collect();
         let acceptor = TcpAcceptor::bind("127.0.0.1:0").await.unwrap();
-        let connector = TcpConnector::any_of([silent.address, acceptor.local_addr()]);
-        {
-            let mut dial = pin!(connector.connect());
-            assert!(poll_once(dial.as_mut()).await.is_none());
-        }
-        connector.connect().await.unwrap();
+        let addresses = silent.iter().map(|silent| silent.address);
+        let connector = TcpConnector::any_of(addresses.chain([acceptor.local_addr()]));
+        // One dial reaches it, within the time that the driver gives each.
+        let patience = ClientOptions::default().connect_timeout;
+        within(patience, connector.connect()).await.unwrap();
         acceptor.accept().await.unwrap();
+    });
+}
+
+#[test]
+fn c119_an_address_that_fails_is_not_waited_for_beside_a_silent_one() {
+    block_on(async {
+        let (silent, deaf) = (silent(), deaf());
+        let acceptor = TcpAcceptor::bind("127.0.0.1:0").await.unwrap();
+        let addresses = [deaf.address, silent.address, acceptor.local_addr()];
+        within(ClientOptions::default().connect_timeout, async {
+            TcpConnector::any_of(addresses).connect().await.unwrap();
+        })
+        .await;
+        acceptor.accept().await.unwrap();
+    });
+}
+
+#[test]
+fn the_addresses_that_lose_are_given_up() {
+    block_on(async {
+        let (held, address) = bound();
+        net::listen(&held, 0).unwrap();
+        let filler = TcpStream::connect(address).unwrap();
+        let acceptor = TcpAcceptor::bind("127.0.0.1:0").await.unwrap();
+        let connector = TcpConnector::any_of([address, acceptor.local_addr()]);
+        let stream = connector.connect().await.unwrap();
+        // The silent one gets room, and finds that nobody dials it any more.
+        let listener = TcpListener::from(held);
+        drop((listener.accept().unwrap(), filler));
+        listener.set_nonblocking(true).unwrap();
+        assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+        drop(stream);
+    });
+}
+
+#[test]
+fn c119_as_many_connections_wait_to_be_accepted_as_the_system_allows() {
+    let allowed = std::fs::read_to_string("/proc/sys/net/core/somaxconn");
+    let Some(allowed) = allowed.ok().and_then(|text| text.trim().parse::<usize>().ok()) else {
+        eprintln!("skipped: the system does not say how many may wait");
+        return;
+    };
+    block_on(async {
+        let acceptor = TcpAcceptor::bind("127.0.0.1:0").await.unwrap();
+        let connector = TcpConnector::new(acceptor.local_addr());
+        let mut waiting = Vec::new();
+        for _ in 0..allowed.min(400) {
+            waiting.push(within(Duration::from_secs(20), connector.connect()).await.unwrap());
+        }
+        // They were all let in, not only begun.
+        for _ in 0..waiting.len() {
+            acceptor.accept().await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn callers_that_reset_before_they_are_accepted_do_not_make_accepting_fail() {
+    block_on(async {
+        let acceptor = TcpAcceptor::bind("127.0.0.1:0").await.unwrap();
+        for _ in 0..20 {
+            let stream = TcpStream::connect(acceptor.local_addr()).unwrap();
+            let at_once = Some(Duration::ZERO);
+            net::sockopt::set_socket_linger(&stream, at_once).unwrap();
+        }
+        for _ in 0..20 {
+            acceptor.accept().await.unwrap();
+        }
     });
 }
 
