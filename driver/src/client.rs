@@ -193,7 +193,7 @@ impl Client {
         arguments: &A,
     ) -> Call<R> {
         let body = crate::buffer::encode(arguments).map_err(|_| CallError::Unencodable);
-        self.build(method.id(), body, Decode::postcard())
+        self.build(method.id(), body, Decode::postcard(method.values()))
     }
 
     /// A call with bytes for arguments and bytes for a reply.

@@ -70,6 +70,7 @@ mod buffer;
 mod client;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod decode;
 pub mod journal;
 pub mod ledger;
 mod method;

@@ -5,6 +5,9 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use oncewire_core::{MethodId, MethodSpec};
+use serde::de::DeserializeOwned;
+
+use crate::decode::{ValueLimits, decode};
 
 /// A procedure: its full name, the types of its arguments and its reply, and what a server may do with it.
 ///
@@ -17,10 +20,24 @@ use oncewire_core::{MethodId, MethodSpec};
 /// const BALANCE: Method<u64, u64> = Method::new("bank.balance").idempotent();
 /// assert_ne!(DEDUCT.id(), BALANCE.id());
 /// ```
+///
+/// # What a peer's bytes may unfold to
+///
+/// Arguments are decoded before the handler is called, and replies before the caller has them. Either must be one value
+/// of its type and nothing behind it. How deep it may nest and how much memory it may take is limited, because a few bytes
+/// could otherwise overflow the stack, keep a thread busy for ever, or take all memory. What exceeds a limit ends the
+/// call as `NotExecuted(BadArguments)` at the server, and as `NoReply(Undecodable)` at the client.
+///
+/// | limit | default | to change it |
+/// |---|---|---|
+/// | nesting | 128 levels | [`depth_max`](Method::depth_max) |
+/// | memory | 64 KiB and 32 times the bytes | [`memory_max`](Method::memory_max) |
+/// | elements | what memory allows: each counts as a byte at least | [`memory_max`](Method::memory_max) |
 pub struct Method<A, R> {
     name: &'static str,
     spec: MethodSpec,
     time_limit: Option<Duration>,
+    values: ValueLimits,
     types: PhantomData<fn(A) -> R>,
 }
 
@@ -31,6 +48,7 @@ impl<A, R> Method<A, R> {
             name,
             spec: MethodSpec::new(MethodId::of(name)),
             time_limit: None,
+            values: ValueLimits::DEFAULT,
             types: PhantomData,
         }
     }
@@ -53,6 +71,45 @@ impl<A, R> Method<A, R> {
         self
     }
 
+    /// Its arguments and its reply may nest so deep. Each sequence, map, struct, tuple, enum and `Some` on the way from the
+    /// outermost value to the innermost is a level, and one more for each 512 bytes of its type.
+    ///
+    /// Decoding takes a few hundred bytes of stack a level, and some kilobytes without optimisation: 128 levels fit into
+    /// the 2 MiB that threads have by default.
+    pub const fn depth_max(mut self, levels: u32) -> Method<A, R> {
+        self.values.depth_max = levels;
+        self
+    }
+
+    /// Its arguments, and likewise its reply, may take so many bytes of memory beside their own size, instead of 64 KiB
+    /// and 32 times their bytes on the wire. Raise it for values that are much larger in memory than on the wire: mostly
+    /// empty rows of many columns, say.
+    ///
+    /// It is an estimate from the sizes of the types. Collections that grow may take twice as much, and what a
+    /// hand-written `Deserialize` allocates is not seen.
+    pub const fn memory_max(mut self, bytes: usize) -> Method<A, R> {
+        self.values.memory_max = Some(bytes);
+        self
+    }
+
+    /// The arguments in a request's body, decoded as a server does it: for a handler of bytes, or a tool.
+    ///
+    /// `None` if they cannot be decoded, if there is more behind them, or if they exceed the method's limits.
+    pub fn decode_arguments(&self, body: &[u8]) -> Option<A>
+    where
+        A: DeserializeOwned,
+    {
+        decode(body, self.values)
+    }
+
+    /// The same for a reply's body, as a client does it.
+    pub fn decode_reply(&self, body: &[u8]) -> Option<R>
+    where
+        R: DeserializeOwned,
+    {
+        decode(body, self.values)
+    }
+
     /// Its full name.
     pub const fn name(&self) -> &'static str {
         self.name
@@ -65,6 +122,10 @@ impl<A, R> Method<A, R> {
 
     pub(crate) const fn spec(&self) -> MethodSpec {
         self.spec
+    }
+
+    pub(crate) const fn values(&self) -> ValueLimits {
+        self.values
     }
 
     pub(crate) const fn limit(&self) -> Option<Duration> {

@@ -8,6 +8,7 @@ use oncewire_core::{self as core, Executed, NoReply, NotExecuted, Unknown};
 use serde::de::DeserializeOwned;
 
 use crate::client::Ticket;
+use crate::decode::{ValueLimits, decode};
 
 /// The one truthful outcome of a call.
 #[derive(Debug)]
@@ -149,7 +150,11 @@ impl RawOutcome {
 /// How the bytes of a reply become a value.
 ///
 /// A function pointer, so that calls need no bound on their reply's type.
-pub(crate) struct Decode<R>(fn(ReplyBody) -> Option<R>, PhantomData<fn() -> R>);
+pub(crate) struct Decode<R> {
+    decode: fn(ReplyBody, ValueLimits) -> Option<R>,
+    limits: ValueLimits,
+    types: PhantomData<fn() -> R>,
+}
 
 impl<R> Clone for Decode<R> {
     fn clone(&self) -> Self {
@@ -160,14 +165,16 @@ impl<R> Clone for Decode<R> {
 impl<R> Copy for Decode<R> {}
 
 impl<R: DeserializeOwned> Decode<R> {
-    pub(crate) fn postcard() -> Decode<R> {
-        Decode(|body| postcard::from_bytes(body.as_slice()).ok(), PhantomData)
+    pub(crate) fn postcard(limits: ValueLimits) -> Decode<R> {
+        let decode = |body: ReplyBody, limits| decode(body.as_slice(), limits);
+        Decode { decode, limits, types: PhantomData }
     }
 }
 
 impl Decode<Bytes> {
     pub(crate) fn raw() -> Decode<Bytes> {
-        Decode(|body| Some(body.into_bytes()), PhantomData)
+        let decode = |body: ReplyBody, _| Some(body.into_bytes());
+        Decode { decode, limits: ValueLimits::DEFAULT, types: PhantomData }
     }
 }
 
@@ -175,7 +182,7 @@ impl<R> Decode<R> {
     #[inline]
     pub(crate) fn outcome(self, raw: RawOutcome, ticket: Option<Ticket<R>>) -> Outcome<R> {
         match raw {
-            RawOutcome::Reply(body) => match (self.0)(body) {
+            RawOutcome::Reply(body) => match (self.decode)(body, self.limits) {
                 Some(reply) => Outcome::Reply(reply),
                 None => Outcome::NoReply(NoReply::Undecodable),
             },

@@ -159,7 +159,8 @@ impl<L: Ledger> ServerBuilder<L> {
         A: DeserializeOwned + Send + 'static,
         R: Serialize + 'static,
     {
-        let handler = Box::new(TypedTransactional::<L::Transaction, F, A, R>::new(function));
+        let handler =
+            Box::new(TypedTransactional::<L::Transaction, F, A, R>::new(function, method.values()));
         let entry = MethodEntry { handler, time_limit: None };
         self.methods.push((method.spec(), entry));
         self.transactional.push(method.id());
@@ -191,7 +192,7 @@ impl<L> ServerBuilder<L> {
         R: Serialize + 'static,
         Fut: Future<Output = R> + Send + 'static,
     {
-        let handler = Box::new(Typed::<F, A, R>::new(function));
+        let handler = Box::new(Typed::<F, A, R>::new(function, method.values()));
         let entry = MethodEntry { handler, time_limit: method.limit() };
         self.methods.push((method.spec(), entry));
         self

@@ -138,7 +138,7 @@ impl DurableClient {
     ) -> DurableCall<R> {
         let body = crate::buffer::encode(arguments).map_err(|_| CallError::Unencodable);
         let timeout = self.handle.shared.options.timeout;
-        self.begin(tag.into(), method.id(), body, timeout, Decode::postcard())
+        self.begin(tag.into(), method.id(), body, timeout, Decode::postcard(method.values()))
     }
 
     /// Begins a call with bytes for arguments and bytes for a reply, and a timeout of its own (S17).
@@ -235,7 +235,7 @@ impl LeftCall {
         if self.method != method.id() {
             return Err(self);
         }
-        Ok(self.call.decoded(Decode::postcard()))
+        Ok(self.call.decoded(Decode::postcard(method.values())))
     }
 
     /// The call, with bytes for a reply.

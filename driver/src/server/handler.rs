@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 
 use super::state::{Shared, State};
 use super::transactional::Work;
+use crate::decode::{ValueLimits, decode};
 use crate::runtime::Timer;
 use crate::transport::{BoxFuture, Subject};
 
@@ -115,12 +116,13 @@ pub(super) type ReplyFuture = BoxFuture<'static, Option<Bytes>>;
 /// A typed handler.
 pub(super) struct Typed<F, A, R> {
     function: Arc<F>,
+    limits: ValueLimits,
     types: std::marker::PhantomData<fn(A) -> R>,
 }
 
 impl<F, A, R> Typed<F, A, R> {
-    pub(super) fn new(function: F) -> Self {
-        Typed { function: Arc::new(function), types: std::marker::PhantomData }
+    pub(super) fn new(function: F, limits: ValueLimits) -> Self {
+        Typed { function: Arc::new(function), limits, types: std::marker::PhantomData }
     }
 }
 
@@ -132,19 +134,23 @@ where
     Fut: Future<Output = R> + Send + 'static,
 {
     fn plan(&self, context: Context, body: Body<'_>) -> Result<Plan, NotExecuted> {
-        let arguments = decode(body.bytes)?;
+        let arguments = decode_arguments(body.bytes, self.limits)?;
         let function = self.function.clone();
         Ok(Plan::Future(Box::pin(async move { encoded(function(context, arguments)).await })))
     }
 
     fn begin(&self, context: Context, body: Body<'_>) -> Result<ReplyFuture, NotExecuted> {
-        let arguments = decoded(|| decode(body.bytes))?;
+        let arguments = decoded(|| decode_arguments(body.bytes, self.limits))?;
         Ok(Box::pin(encoded((self.function)(context, arguments))))
     }
 }
 
-pub(super) fn decode<A: DeserializeOwned>(bytes: &[u8]) -> Result<A, NotExecuted> {
-    postcard::from_bytes(bytes).map_err(|_| NotExecuted::BadArguments)
+#[inline]
+pub(super) fn decode_arguments<A: DeserializeOwned>(
+    bytes: &[u8],
+    limits: ValueLimits,
+) -> Result<A, NotExecuted> {
+    decode(bytes, limits).ok_or(NotExecuted::BadArguments)
 }
 
 async fn encoded<R: Serialize>(reply: impl Future<Output = R>) -> Option<Bytes> {

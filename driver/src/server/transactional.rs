@@ -10,7 +10,8 @@ use oncewire_core::NotExecuted;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::handler::{Body, Context, Handle, Plan, decode};
+use super::handler::{Body, Context, Handle, Plan, decode_arguments};
+use crate::decode::ValueLimits;
 use crate::ledger::Rollback;
 
 /// A call that runs in a transaction: synchronously, and again if the transaction was rolled back for a neighbour.
@@ -33,12 +34,13 @@ impl Ran {
 /// A typed handler of transactions `X`.
 pub(super) struct TypedTransactional<X, F, A, R> {
     function: Arc<F>,
+    limits: ValueLimits,
     types: PhantomData<fn(&mut X, A) -> R>,
 }
 
 impl<X, F, A, R> TypedTransactional<X, F, A, R> {
-    pub(super) fn new(function: F) -> Self {
-        TypedTransactional { function: Arc::new(function), types: PhantomData }
+    pub(super) fn new(function: F, limits: ValueLimits) -> Self {
+        TypedTransactional { function: Arc::new(function), limits, types: PhantomData }
     }
 }
 
@@ -50,10 +52,11 @@ where
     R: Serialize + 'static,
 {
     fn plan(&self, context: Context, body: Body<'_>) -> Result<Plan, NotExecuted> {
-        let arguments = decode(body.bytes)?;
+        let arguments = decode_arguments(body.bytes, self.limits)?;
         let (function, body) = (self.function.clone(), body.keep());
         let types = PhantomData::<fn(&mut X) -> R>;
-        let call = Call { function, body, arguments: Some(arguments), types };
+        let limits = self.limits;
+        let call = Call { function, body, limits, arguments: Some(arguments), types };
         Ok(Plan::Transaction(Box::new(call), context))
     }
 }
@@ -62,6 +65,7 @@ struct Call<X, F, A, R> {
     function: Arc<F>,
     /// The arguments again, for another run.
     body: Bytes,
+    limits: ValueLimits,
     arguments: Option<A>,
     types: PhantomData<fn(&mut X) -> R>,
 }
@@ -77,7 +81,7 @@ where
         let Some(transaction) = transaction.downcast_mut::<X>() else {
             return Ran::rolled_back("the transaction is not of the ledger that the server has");
         };
-        let decode = || postcard::from_bytes::<A>(&self.body).ok();
+        let decode = || decode_arguments::<A>(&self.body, self.limits).ok();
         let Some(arguments) = self.arguments.take().or_else(decode) else {
             return Ran::rolled_back("the arguments were decoded once and not again");
         };

@@ -70,5 +70,13 @@ fn typed() -> Vec<Vec<u8>> {
         Argument::Table { entries: [("a".into(), Some(1))].into(), result: Err("no".into()) },
     ];
     let encode = |value: &Argument| postcard::to_stdvec(value).unwrap_or_default();
-    all.iter().map(|value| [&[0][..], &encode(value)].concat()).collect()
+    let mut seeds: Vec<_> = all.iter().map(|value| [&[0][..], &encode(value)].concat()).collect();
+    // Nesting that overflows a stack, in sequences and in boxes; more elements of no size than anything has time for, and
+    // many that need more memory than they have bytes; a value with something behind it.
+    seeds.push([&[0][..], &[4, 1].repeat(10_000), &[0]].concat());
+    seeds.push([&[6][..], &[0, 1].repeat(10_000)].concat());
+    seeds.push([&[7][..], &[0xff; 8], &[0x7f]].concat());
+    seeds.push([&[8, 1, 0, 0xa0, 0x9c, 1][..], &[0; 20_000]].concat());
+    seeds.push(vec![1, 1, 2, 3]);
+    seeds
 }

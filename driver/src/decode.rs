@@ -1,0 +1,502 @@
+//! From a peer's bytes to a value, within bounds.
+//!
+//! postcard decodes; this wraps its deserializer and counts what a value costs before it costs it. Three things were seen
+//! that a few bytes of a peer did without: 20,000 bytes of nesting overflowed the stack and ended the process, ten bytes
+//! that announced 2⁶³ elements of no size kept a thread busy for ever, and 2 MB of rows became 271 MB. Bytes behind the
+//! value are an error too: they may be arguments that the receiver does not know, and the call ran without them.
+//!
+//! What a value costs can be read from the types that serde passes along: the elements of a sequence have a size, and so
+//! has the place into which a value is put, which is smaller than the value where the value is boxed.
+
+use std::fmt;
+
+use serde::de::{
+    DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess,
+    VariantAccess, Visitor,
+};
+
+/// How far a peer's bytes may unfold when they are decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ValueLimits {
+    pub(crate) depth_max: u32,
+    /// `None`: in proportion to the bytes.
+    pub(crate) memory_max: Option<usize>,
+}
+
+/// See [`Method::depth_max`](crate::Method::depth_max).
+const DEPTH_MAX: u32 = 128;
+/// A value of so many bytes counts as one more level: on its way it lies on the stack, several times over.
+const LEVEL_LEN: usize = 512;
+/// See [`Method::memory_max`](crate::Method::memory_max). An empty string takes 24 bytes of memory for one on the wire.
+const MEMORY_BASE: usize = 64 << 10;
+const MEMORY_FACTOR: usize = 32;
+/// What an allocation costs beside its bytes.
+const ALLOCATION_LEN: usize = 16;
+/// Maps have room for more entries than they hold.
+const MAP_FACTOR: usize = 2;
+
+impl ValueLimits {
+    pub(crate) const DEFAULT: ValueLimits = ValueLimits { depth_max: DEPTH_MAX, memory_max: None };
+
+    #[inline]
+    fn memory(self, len: usize) -> usize {
+        match self.memory_max {
+            Some(memory) => memory,
+            None => len.saturating_mul(MEMORY_FACTOR).saturating_add(MEMORY_BASE),
+        }
+    }
+}
+
+/// The value that `bytes` are; `None` if they are none, or more than one, or one beyond its limits.
+#[inline]
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], limits: ValueLimits) -> Option<T> {
+    let mut postcard = postcard::Deserializer::from_bytes(bytes);
+    let mut memory = limits.memory(bytes.len());
+    // The value itself belongs to the caller.
+    let left = Left { memory: &mut memory, depth: limits.depth_max, place: usize::MAX };
+    let value = T::deserialize(Bounded { inner: &mut postcard, left }).ok()?;
+    postcard.finalize().ok()?.is_empty().then_some(value)
+}
+
+/// What a value may still cost.
+struct Left<'m> {
+    /// Bytes of memory, for everything that is still to be decoded.
+    memory: &'m mut usize,
+    /// Levels of nesting.
+    depth: u32,
+    /// Bytes of the place into which the value is put.
+    place: usize,
+}
+
+impl Left<'_> {
+    /// The same, for a part of it that is put into a place of this size.
+    #[inline]
+    fn part(&mut self, place: usize) -> Left<'_> {
+        Left { memory: &mut *self.memory, depth: self.depth, place }
+    }
+
+    #[inline]
+    fn allocate<E: Error>(&mut self, len: usize) -> Result<(), E> {
+        match self.memory.checked_sub(len) {
+            Some(memory) => *self.memory = memory,
+            None => return Err(E::custom("larger in memory than the method allows")),
+        }
+        Ok(())
+    }
+
+    /// Enters a value of several parts.
+    #[inline]
+    fn enter<T, E: Error>(&mut self) -> Result<(), E> {
+        let levels = 1 + (size_of::<T>() / LEVEL_LEN) as u32;
+        match self.depth.checked_sub(levels) {
+            Some(depth) => self.depth = depth,
+            None => return Err(E::custom("nested deeper than the method allows")),
+        }
+        Ok(())
+    }
+
+    /// The same for a value whose parts lie in it: in its place, or boxed.
+    #[inline]
+    fn enter_inline<T, E: Error>(&mut self) -> Result<(), E> {
+        if size_of::<T>() > self.place {
+            self.allocate(size_of::<T>() + ALLOCATION_LEN)?;
+        }
+        self.enter::<T, E>()
+    }
+
+    /// Text or bytes.
+    #[inline]
+    fn copy<E: Error>(&mut self, len: usize) -> Result<(), E> {
+        if len == 0 { Ok(()) } else { self.allocate(len + ALLOCATION_LEN) }
+    }
+}
+
+/// Whatever serde decodes with, and what it may cost: a deserializer, a seed, a variant.
+struct Bounded<'m, T> {
+    inner: T,
+    left: Left<'m>,
+}
+
+/// Where the parts of a value lie.
+#[derive(Clone, Copy)]
+enum Parts {
+    Inline,
+    /// In memory of their own.
+    Apart,
+}
+
+struct BoundedVisitor<'m, V> {
+    inner: V,
+    left: Left<'m>,
+    parts: Parts,
+}
+
+impl<'m, T> Bounded<'m, T> {
+    #[inline]
+    fn visitor<V>(self, inner: V, parts: Parts) -> (T, BoundedVisitor<'m, V>) {
+        (self.inner, BoundedVisitor { inner, left: self.left, parts })
+    }
+}
+
+/// What has no parts costs nothing but its place.
+macro_rules! leaves {
+    ($($name:ident),*) => {$(
+        #[inline]
+        fn $name<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+            self.inner.$name(visitor)
+        }
+    )*};
+}
+
+/// Text and bytes are judged when their length is known.
+macro_rules! copies {
+    ($($name:ident),*) => {$(
+        #[inline]
+        fn $name<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+            let (inner, visitor) = self.visitor(visitor, Parts::Apart);
+            inner.$name(visitor)
+        }
+    )*};
+}
+
+impl<'de, D: Deserializer<'de>> Deserializer<'de> for Bounded<'_, D> {
+    type Error = D::Error;
+
+    leaves!(
+        deserialize_any,
+        deserialize_bool,
+        deserialize_i8,
+        deserialize_i16,
+        deserialize_i32,
+        deserialize_i64,
+        deserialize_i128,
+        deserialize_u8,
+        deserialize_u16,
+        deserialize_u32,
+        deserialize_u64,
+        deserialize_u128,
+        deserialize_f32,
+        deserialize_f64,
+        deserialize_char,
+        deserialize_unit,
+        deserialize_identifier,
+        deserialize_ignored_any
+    );
+
+    copies!(deserialize_str, deserialize_string, deserialize_bytes, deserialize_byte_buf);
+
+    #[inline]
+    fn deserialize_unit_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        self.inner.deserialize_unit_struct(name, visitor)
+    }
+
+    #[inline]
+    fn deserialize_option<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, D::Error> {
+        self.left.enter::<V::Value, _>()?;
+        let (inner, visitor) = self.visitor(visitor, Parts::Inline);
+        inner.deserialize_option(visitor)
+    }
+
+    #[inline]
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        mut self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        self.left.enter_inline::<V::Value, _>()?;
+        let (inner, visitor) = self.visitor(visitor, Parts::Inline);
+        inner.deserialize_newtype_struct(name, visitor)
+    }
+
+    #[inline]
+    fn deserialize_seq<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, D::Error> {
+        self.left.enter::<V::Value, _>()?;
+        let (inner, visitor) = self.visitor(visitor, Parts::Apart);
+        inner.deserialize_seq(visitor)
+    }
+
+    #[inline]
+    fn deserialize_map<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, D::Error> {
+        self.left.enter::<V::Value, _>()?;
+        let (inner, visitor) = self.visitor(visitor, Parts::Apart);
+        inner.deserialize_map(visitor)
+    }
+
+    #[inline]
+    fn deserialize_tuple<V: Visitor<'de>>(
+        mut self,
+        len: usize,
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        self.left.enter_inline::<V::Value, _>()?;
+        let (inner, visitor) = self.visitor(visitor, Parts::Inline);
+        inner.deserialize_tuple(len, visitor)
+    }
+
+    #[inline]
+    fn deserialize_tuple_struct<V: Visitor<'de>>(
+        mut self,
+        name: &'static str,
+        len: usize,
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        self.left.enter_inline::<V::Value, _>()?;
+        let (inner, visitor) = self.visitor(visitor, Parts::Inline);
+        inner.deserialize_tuple_struct(name, len, visitor)
+    }
+
+    #[inline]
+    fn deserialize_struct<V: Visitor<'de>>(
+        mut self,
+        name: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        self.left.enter_inline::<V::Value, _>()?;
+        let (inner, visitor) = self.visitor(visitor, Parts::Inline);
+        inner.deserialize_struct(name, fields, visitor)
+    }
+
+    #[inline]
+    fn deserialize_enum<V: Visitor<'de>>(
+        mut self,
+        name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        self.left.enter_inline::<V::Value, _>()?;
+        let (inner, visitor) = self.visitor(visitor, Parts::Inline);
+        inner.deserialize_enum(name, variants, visitor)
+    }
+
+    #[inline]
+    fn is_human_readable(&self) -> bool {
+        self.inner.is_human_readable()
+    }
+}
+
+macro_rules! copied {
+    ($($name:ident($kind:ty)),*) => {$(
+        #[inline]
+        fn $name<E: Error>(mut self, value: $kind) -> Result<V::Value, E> {
+            self.left.copy(value.len())?;
+            self.inner.$name(value)
+        }
+    )*};
+}
+
+/// What postcard calls of it.
+impl<'de, V: Visitor<'de>> Visitor<'de> for BoundedVisitor<'_, V> {
+    type Value = V::Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.expecting(f)
+    }
+
+    copied!(
+        visit_str(&str),
+        visit_borrowed_str(&'de str),
+        visit_bytes(&[u8]),
+        visit_borrowed_bytes(&'de [u8])
+    );
+
+    #[inline]
+    fn visit_none<E: Error>(self) -> Result<V::Value, E> {
+        self.inner.visit_none()
+    }
+
+    #[inline]
+    fn visit_some<D: Deserializer<'de>>(mut self, inner: D) -> Result<V::Value, D::Error> {
+        let left = self.left.part(size_of::<V::Value>());
+        self.inner.visit_some(Bounded { inner, left })
+    }
+
+    #[inline]
+    fn visit_newtype_struct<D: Deserializer<'de>>(
+        mut self,
+        inner: D,
+    ) -> Result<V::Value, D::Error> {
+        let left = self.left.part(size_of::<V::Value>());
+        self.inner.visit_newtype_struct(Bounded { inner, left })
+    }
+
+    #[inline]
+    fn visit_seq<A: SeqAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
+        let (key, value) = (Paid::new(self.parts), Paid::new(self.parts));
+        self.inner.visit_seq(BoundedAccess { inner, left: self.left, key, value })
+    }
+
+    #[inline]
+    fn visit_map<A: MapAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
+        let (key, value) = (Paid::new(self.parts), Paid::new(self.parts));
+        self.inner.visit_map(BoundedAccess { inner, left: self.left, key, value })
+    }
+
+    #[inline]
+    fn visit_enum<A: EnumAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
+        self.inner.visit_enum(Bounded { inner, left: self.left })
+    }
+}
+
+impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Bounded<'_, S> {
+    type Value = S::Value;
+
+    #[inline]
+    fn deserialize<D: Deserializer<'de>>(self, inner: D) -> Result<S::Value, D::Error> {
+        self.inner.deserialize(Bounded { inner, left: self.left })
+    }
+}
+
+/// For how large an element memory was taken already, for each of those to come.
+#[derive(Clone, Copy)]
+struct Paid(usize);
+
+impl Paid {
+    #[inline]
+    fn new(parts: Parts) -> Paid {
+        match parts {
+            Parts::Inline => Paid(usize::MAX),
+            Parts::Apart => Paid(0),
+        }
+    }
+}
+
+/// The parts of a value, one after the other.
+struct BoundedAccess<'m, A> {
+    inner: A,
+    left: Left<'m>,
+    key: Paid,
+    value: Paid,
+}
+
+impl<A> BoundedAccess<'_, A> {
+    /// Takes memory for elements of type `T`: for all that are left before the first of them is decoded, since by then
+    /// there may be room for all. Those of no size count as a byte, so that there is an end to them.
+    #[inline]
+    fn pay<T, E: Error>(
+        left: &mut Left<'_>,
+        paid: &mut Paid,
+        factor: usize,
+        count: Option<usize>,
+    ) -> Result<(), E> {
+        let len = size_of::<T>().max(1) * factor;
+        if len <= paid.0 {
+            return Ok(());
+        }
+        let Some(count) = count else {
+            // More than there are bytes: most of them will never come, and none has room yet.
+            return left.allocate(len);
+        };
+        let first = if paid.0 == 0 && count > 0 { ALLOCATION_LEN } else { 0 };
+        left.allocate(count.saturating_mul(len - paid.0).saturating_add(first))?;
+        paid.0 = len;
+        Ok(())
+    }
+
+    /// What may be made ready for: not for more than can come.
+    #[inline]
+    fn hint(&self, count: Option<usize>) -> Option<usize> {
+        count.filter(|count| *count <= *self.left.memory)
+    }
+}
+
+impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for BoundedAccess<'_, A> {
+    type Error = A::Error;
+
+    #[inline]
+    fn next_element_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        inner: S,
+    ) -> Result<Option<S::Value>, A::Error> {
+        let count = self.inner.size_hint();
+        Self::pay::<S::Value, _>(&mut self.left, &mut self.value, 1, count)?;
+        let left = self.left.part(size_of::<S::Value>());
+        self.inner.next_element_seed(Bounded { inner, left })
+    }
+
+    #[inline]
+    fn size_hint(&self) -> Option<usize> {
+        self.hint(self.inner.size_hint())
+    }
+}
+
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for BoundedAccess<'_, A> {
+    type Error = A::Error;
+
+    #[inline]
+    fn next_key_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        inner: S,
+    ) -> Result<Option<S::Value>, A::Error> {
+        let count = self.inner.size_hint();
+        Self::pay::<S::Value, _>(&mut self.left, &mut self.key, MAP_FACTOR, count)?;
+        let left = self.left.part(size_of::<S::Value>());
+        self.inner.next_key_seed(Bounded { inner, left })
+    }
+
+    #[inline]
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, inner: S) -> Result<S::Value, A::Error> {
+        // The key that came before it was one of those to come.
+        let count = self.inner.size_hint().map(|count| count.saturating_add(1));
+        Self::pay::<S::Value, _>(&mut self.left, &mut self.value, MAP_FACTOR, count)?;
+        let left = self.left.part(size_of::<S::Value>());
+        self.inner.next_value_seed(Bounded { inner, left })
+    }
+
+    #[inline]
+    fn size_hint(&self) -> Option<usize> {
+        self.hint(self.inner.size_hint())
+    }
+}
+
+impl<'de, 'm, A: EnumAccess<'de>> EnumAccess<'de> for Bounded<'m, A> {
+    type Error = A::Error;
+    type Variant = Bounded<'m, A::Variant>;
+
+    #[inline]
+    fn variant_seed<S: DeserializeSeed<'de>>(
+        self,
+        seed: S,
+    ) -> Result<(S::Value, Bounded<'m, A::Variant>), A::Error> {
+        let (value, inner) = self.inner.variant_seed(seed)?;
+        Ok((value, Bounded { inner, left: self.left }))
+    }
+}
+
+impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Bounded<'_, A> {
+    type Error = A::Error;
+
+    #[inline]
+    fn unit_variant(self) -> Result<(), A::Error> {
+        self.inner.unit_variant()
+    }
+
+    #[inline]
+    fn newtype_variant_seed<S: DeserializeSeed<'de>>(
+        mut self,
+        inner: S,
+    ) -> Result<S::Value, A::Error> {
+        let left = self.left.part(size_of::<S::Value>());
+        self.inner.newtype_variant_seed(Bounded { inner, left })
+    }
+
+    #[inline]
+    fn tuple_variant<V: Visitor<'de>>(self, len: usize, inner: V) -> Result<V::Value, A::Error> {
+        let (variant, visitor) = self.visitor(inner, Parts::Inline);
+        variant.tuple_variant(len, visitor)
+    }
+
+    #[inline]
+    fn struct_variant<V: Visitor<'de>>(
+        self,
+        fields: &'static [&'static str],
+        inner: V,
+    ) -> Result<V::Value, A::Error> {
+        let (variant, visitor) = self.visitor(inner, Parts::Inline);
+        variant.struct_variant(fields, visitor)
+    }
+}

@@ -1,0 +1,51 @@
+//! Connections between clients and a server in one process.
+
+use std::io;
+
+use oncewire_driver::{
+    Accept, BoxFuture, BoxStream, Client, ClientOptions, Connect, Server, ServerBuilder, Subject,
+};
+use smol::channel::{Receiver, Sender, unbounded};
+use smol::net::unix::UnixStream;
+
+#[derive(Clone)]
+pub(crate) struct Dialler(Sender<UnixStream>);
+struct Listener(Receiver<UnixStream>);
+
+impl Connect for Dialler {
+    fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
+        Box::pin(async {
+            let (ours, theirs) = UnixStream::pair()?;
+            self.0.send(theirs).await.map_err(|_| io::ErrorKind::ConnectionRefused)?;
+            Ok(Box::new(ours) as BoxStream)
+        })
+    }
+    fn address(&self) -> String {
+        "a socket pair".to_owned()
+    }
+}
+
+impl Accept for Listener {
+    fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>> {
+        Box::pin(async {
+            let stream = self.0.recv().await.map_err(|_| io::ErrorKind::BrokenPipe)?;
+            Ok((Box::new(stream) as BoxStream, Subject::Nobody))
+        })
+    }
+    fn address(&self) -> String {
+        "a socket pair".to_owned()
+    }
+}
+
+/// Serves what was described.
+pub(crate) fn serve(builder: ServerBuilder) -> (Server, Dialler) {
+    let (sender, receiver) = unbounded();
+    let server = builder.build().unwrap();
+    let serving = server.clone();
+    smol::spawn(async move { serving.serve(Listener(receiver)).await }).detach();
+    (server, Dialler(sender))
+}
+
+pub(crate) fn client(dialler: &Dialler) -> Client {
+    Client::new(dialler.clone(), ClientOptions::default())
+}

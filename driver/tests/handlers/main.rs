@@ -1,0 +1,5 @@
+//! Handlers over a socket pair: what they are given, how they end, and what their users' code may do meanwhile.
+#![allow(missing_docs)]
+
+mod link;
+mod values;
