@@ -63,10 +63,13 @@ pub enum Broken {
     Cached,
     /// What a power cut leaves is taken for no ledger, and a new one is made.
     Fresh,
+    /// The store writes the records of calls that run apart after all their effects, in another transaction.
+    Apart,
 }
 
 /// All of them.
-pub const ALL: [Broken; 4] = [Broken::Lying, Broken::Deaf, Broken::Cached, Broken::Fresh];
+pub const ALL: [Broken; 5] =
+    [Broken::Lying, Broken::Deaf, Broken::Cached, Broken::Fresh, Broken::Apart];
 
 impl std::str::FromStr for Broken {
     type Err = ();
@@ -77,6 +80,7 @@ impl std::str::FromStr for Broken {
             "deaf" => Ok(Broken::Deaf),
             "cached" => Ok(Broken::Cached),
             "fresh" => Ok(Broken::Fresh),
+            "apart" => Ok(Broken::Apart),
             _ => Err(()),
         }
     }
@@ -160,6 +164,7 @@ impl World {
             ("failed syncs", disk.syncs_failed),
             ("failed reads and writes", disk.errors),
             ("disk full", disk.full),
+            ("commits stopped between two transactions", host.stops),
             ("failed openings", host.failed_openings),
         ];
         Report {

@@ -26,6 +26,7 @@
 //! | `file.rs` | opens, creates and locks files; says what is wrong with them |
 //! | `store.rs` | batches to commits, records to bytes |
 //! | `journal.rs` | the other side: what a client has asked for survives its crash |
+//! | `faults.rs` | what a simulator lets go wrong inside a commit |
 //! | `tool.rs` | what the program `oncewire-ledger` does |
 //!
 //! # What the file holds
@@ -37,12 +38,15 @@
 //! # Group commit
 //!
 //! Calls that are ready together run in one transaction of redb, and share its one fsync. If a handler among them rolls
-//! back, the transaction is given up, and each call runs again in one of its own, none of which is durable before the
-//! last. So each succeeds or fails alone, and a handler may run twice; what it did the first time is gone.
+//! back, the transaction is given up, and each call runs again in one of its own, with its record, none of which is durable
+//! before the last. So each succeeds or fails alone, and a handler may run twice; what it did the first time is gone.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+#[cfg(any(test, feature = "_faults"))]
+#[doc(hidden)]
+pub mod faults;
 mod file;
 mod journal;
 mod store;

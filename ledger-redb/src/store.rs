@@ -21,6 +21,8 @@ pub struct RedbStore {
     ops: Vec<Op>,
     /// The bytes that `ops` put.
     bytes: Vec<u8>,
+    #[cfg(any(test, feature = "_faults"))]
+    faults: crate::faults::Faults,
     /// Held, not used: others are kept away while it is open.
     _lock: Option<std::fs::File>,
 }
@@ -68,8 +70,22 @@ impl RedbStore {
         let OpenFile { database, identity, lock } = open;
         let snapshot = database.begin_read().map_err(cannot_read)?;
         let snapshots = Snapshots::first(snapshot);
-        let (ops, bytes) = (Vec::new(), Vec::new());
-        Ok(RedbStore { database, identity, snapshots, ops, bytes, _lock: lock })
+        Ok(RedbStore {
+            database,
+            identity,
+            snapshots,
+            ops: Vec::new(),
+            bytes: Vec::new(),
+            #[cfg(any(test, feature = "_faults"))]
+            faults: crate::faults::Faults::default(),
+            _lock: lock,
+        })
+    }
+
+    /// What goes wrong inside the next commits.
+    #[cfg(any(test, feature = "_faults"))]
+    pub fn set_faults(&mut self, faults: crate::faults::Faults) {
+        self.faults = faults;
     }
 
     /// Where what is durable can be read.
@@ -96,25 +112,33 @@ impl RedbStore {
     }
 
     /// The same, each call in a transaction of its own, none of which is durable by itself.
+    ///
+    /// redb makes such transactions durable when it is closed, also after an error. So each holds the record of its
+    /// call, and all that the batch says before it: whatever part of a batch becomes durable is one that S28 and S29
+    /// allow. [The records were written in the last transaction only, and an error before it left effects without them:
+    /// those calls ran twice.]
     fn run_apart(&mut self, batch: &mut Batch<Transaction>) -> Result<(), redb::Error> {
         for entry in batch.entries() {
-            match entry {
-                Entry::Transaction(call) => {
-                    let mut inner = self.database.begin_write()?;
-                    inner.set_durability(Durability::None)?;
-                    let mut transaction = Transaction(inner);
-                    match call.run(&mut transaction) {
-                        Some(record) => {
-                            self.put_call(record);
-                            transaction.0.commit()?;
-                        }
-                        None => transaction.0.abort()?,
+            let Entry::Transaction(call) = entry else {
+                self.note(entry);
+                continue;
+            };
+            self.may_stop()?;
+            let mut inner = self.database.begin_write()?;
+            inner.set_durability(Durability::None)?;
+            let mut transaction = Transaction(inner);
+            match call.run(&mut transaction) {
+                Some(record) => {
+                    self.put_call(record);
+                    if !self.keeps_records_apart() {
+                        self.write_ops(&transaction)?;
                     }
+                    transaction.0.commit()?;
                 }
-                entry => self.note(entry),
+                None => transaction.0.abort()?,
             }
         }
-        Ok(())
+        self.may_stop()
     }
 
     fn note(&mut self, entry: Entry<'_, Transaction>) {
@@ -147,37 +171,42 @@ impl RedbStore {
         self.ops.push(Op::PutCall { key, xid, bytes });
     }
 
-    /// Writes all that was noted, and makes it durable with whatever else is in the transaction.
-    fn finish(&mut self, transaction: Transaction, commit: u64) -> Result<(), redb::Error> {
-        {
-            let mut calls = transaction.0.open_table(CALLS)?;
-            for op in &self.ops {
-                match op {
-                    Op::PutSession(id, bytes) => {
-                        let mut sessions = transaction.0.open_table(SESSIONS)?;
-                        sessions.insert(id, &self.bytes[bytes.clone()])?;
+    /// Writes all that was noted and is not yet written.
+    fn write_ops(&mut self, transaction: &Transaction) -> Result<(), redb::Error> {
+        let mut calls = transaction.0.open_table(CALLS)?;
+        for op in &self.ops {
+            match op {
+                Op::PutSession(id, bytes) => {
+                    let mut sessions = transaction.0.open_table(SESSIONS)?;
+                    sessions.insert(id, &self.bytes[bytes.clone()])?;
+                }
+                Op::RemoveSession(id) => {
+                    transaction.0.open_table(SESSIONS)?.remove(id)?;
+                    let (first, last) = all_calls(*id);
+                    calls.retain_in::<&[u8; 18], _>(&first..=&last, |_, _| false)?;
+                }
+                Op::PutCall { key, xid, bytes } => {
+                    put_call(&mut calls, key, *xid, &self.bytes[bytes.clone()])?;
+                }
+                Op::RemoveCall { key, xid } => {
+                    let there = calls.get(key)?.and_then(|old| CallEntry::xid_of(old.value()));
+                    if there == Some(*xid) {
+                        calls.remove(key)?;
                     }
-                    Op::RemoveSession(id) => {
-                        transaction.0.open_table(SESSIONS)?.remove(id)?;
-                        let (first, last) = all_calls(*id);
-                        calls.retain_in::<&[u8; 18], _>(&first..=&last, |_, _| false)?;
-                    }
-                    Op::PutCall { key, xid, bytes } => {
-                        put_call(&mut calls, key, *xid, &self.bytes[bytes.clone()])?;
-                    }
-                    Op::RemoveCall { key, xid } => {
-                        let there = calls.get(key)?.and_then(|old| CallEntry::xid_of(old.value()));
-                        if there == Some(*xid) {
-                            calls.remove(key)?;
-                        }
-                    }
-                    Op::Settle { session, seen, held } => {
-                        settle(&mut calls, *session, *seen, held)?;
-                        note_seen(&mut transaction.0.open_table(SESSIONS)?, *session, *seen)?;
-                    }
+                }
+                Op::Settle { session, seen, held } => {
+                    settle(&mut calls, *session, *seen, held)?;
+                    note_seen(&mut transaction.0.open_table(SESSIONS)?, *session, *seen)?;
                 }
             }
         }
+        self.forget_ops();
+        Ok(())
+    }
+
+    /// Writes what was noted, and makes it durable with whatever else is in the transaction.
+    fn finish(&mut self, transaction: Transaction, commit: u64) -> Result<(), redb::Error> {
+        self.write_ops(&transaction)?;
         file::write_commit(&transaction.0, commit)?;
         Ok(transaction.0.commit()?)
     }
@@ -196,6 +225,21 @@ impl RedbStore {
         self.identity.commit = commit;
         self.snapshots.set(self.database.begin_read()?);
         Ok(commit)
+    }
+
+    /// Where a simulator lets a commit fail.
+    fn may_stop(&mut self) -> Result<(), redb::Error> {
+        #[cfg(any(test, feature = "_faults"))]
+        self.faults.may_stop()?;
+        Ok(())
+    }
+
+    /// The mutant that writes records after their effects.
+    fn keeps_records_apart(&self) -> bool {
+        #[cfg(any(test, feature = "_faults"))]
+        return self.faults.records_apart;
+        #[cfg(not(any(test, feature = "_faults")))]
+        false
     }
 
     fn forget_ops(&mut self) {

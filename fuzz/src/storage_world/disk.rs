@@ -180,6 +180,12 @@ impl Disk {
         lock(&self.0).counters
     }
 
+    /// Operations that failed so far, of whatever kind.
+    pub fn failures(&self) -> u64 {
+        let counters = self.counters();
+        counters.errors + counters.syncs_failed
+    }
+
     /// The process is dead: its handles are, too. `evicts` says that the next one drops what the cache holds and the
     /// platter does not, and no sync will bring there.
     pub fn end_life(&self, death: Death, evicts: bool) {

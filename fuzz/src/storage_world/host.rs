@@ -33,6 +33,8 @@ pub struct Host {
     pub failed_openings: u64,
     /// Deaths in an opening.
     pub deaths_in_openings: u64,
+    /// Commits that failed between two of their transactions.
+    pub stops: u64,
 }
 
 impl std::fmt::Debug for Host {
@@ -87,7 +89,7 @@ impl World {
 
     /// Opens what is on the disk. `Ok(None)`: it could not be, and there is a reason.
     fn open(&self) -> Result<Option<RedbStore>, String> {
-        let before = self.disk.counters();
+        let before = self.disk.failures();
         let store = RedbStore::with_backend(self.disk.handle(), self.server_id());
         self.disk.put_fuse_out();
         if let Some(death) = self.disk.blown() {
@@ -97,8 +99,8 @@ impl World {
             self.disk_survives(death);
             return Ok(None);
         }
-        let after = self.disk.counters();
-        let failed = after.errors > before.errors || after.syncs_failed > before.syncs_failed;
+        let after = self.disk.failures();
+        let failed = after > before;
         let store = match store {
             Ok(store) => store,
             Err(error) if failed => {
@@ -112,7 +114,7 @@ impl World {
         };
         let found = audit(self, &store);
         // Read errors may hit the audit as well.
-        if found.is_err() && self.disk.counters().errors > after.errors {
+        if found.is_err() && self.disk.failures() > after {
             return Ok(None);
         }
         found?;
@@ -150,7 +152,7 @@ impl World {
         let server = match service::server(self, group, ledger) {
             Ok(server) => server,
             // The disk may fail while it is read.
-            Err(error) if lock(&self.model).disk_failed => {
+            Err(error) if lock(&self.model).ledger_failed => {
                 self.sim.note(|| format!("no server: {error}"));
                 return self.disk_survives(Death::Kill);
             }
@@ -251,7 +253,7 @@ fn break_disk(world: &World, rng: &mut Rng) {
         3 => faults.write_in = rng.pick(&[4, 20, 60]),
         _ => faults.read_in = rng.pick(&[4, 30]),
     }
-    lock(&world.model).disk_failed = true;
+    lock(&world.model).ledger_failed = true;
     world.sim.note(|| format!("the disk: {faults:?}"));
     world.disk.set_faults(faults);
 }

@@ -8,13 +8,14 @@ use oncewire_driver::core::RecordState;
 use oncewire_driver::ledger::{
     Batch, CallEntry, Entry, Identity, Ledger, LedgerError, Restore, SessionEntry, Store,
 };
+use oncewire_ledger_redb::faults::Faults;
 use oncewire_ledger_redb::redb::{ReadableTable, TableDefinition, TableError};
 use oncewire_ledger_redb::{RedbStore, Snapshots, Transaction};
 
-use super::World;
 use super::disk::Death;
 use super::model::{Name, Stage};
 use super::service::{ACCOUNTS, ACCOUNTS_LEN, PAYMENTS, Reply};
+use super::{Broken, World};
 use crate::driver_world::executor::{Group, Sleep, lock};
 use crate::driver_world::profile::MS;
 use crate::rng::Rng;
@@ -26,10 +27,13 @@ const CALLS: TableDefinition<'_, &[u8; 18], &[u8]> = TableDefinition::new("oncew
 pub struct SimLedger {
     world: Arc<World>,
     group: Group,
-    store: Arc<Mutex<RedbStore>>,
+    /// Until it is closed.
+    store: Arc<Mutex<Option<RedbStore>>>,
     identity: Identity,
     snapshots: Snapshots,
     rng: Mutex<Rng>,
+    /// For what goes wrong between the transactions of a commit.
+    stop_rng: Mutex<Rng>,
     failed: Arc<Mutex<bool>>,
 }
 
@@ -37,10 +41,17 @@ impl SimLedger {
     /// Of this store, for the server whose tasks are `group`.
     pub fn new(world: &Arc<World>, group: Group, store: RedbStore) -> SimLedger {
         let (identity, snapshots) = (Store::identity(&store), store.snapshots());
-        let rng = Mutex::new(Rng::apart(world.profile.seed, u64::from(group) << 8 | 0x75));
-        let store = Arc::new(Mutex::new(store));
-        let (world, failed) = (world.clone(), Arc::default());
-        SimLedger { world, group, store, identity, snapshots, rng, failed }
+        let rng = |key| Mutex::new(Rng::apart(world.profile.seed, u64::from(group) << 8 | key));
+        SimLedger {
+            world: world.clone(),
+            group,
+            store: Arc::new(Mutex::new(Some(store))),
+            identity,
+            snapshots,
+            rng: rng(0x75),
+            stop_rng: rng(0x79),
+            failed: Arc::default(),
+        }
     }
 
     /// Where idempotent methods read.
@@ -57,7 +68,8 @@ impl Ledger for SimLedger {
     }
 
     fn recover(&self, restore: &mut Restore<'_>) -> Result<(), LedgerError> {
-        lock(&self.store).recover(restore)
+        let closed = || LedgerError::new("the store is closed");
+        lock(&self.store).as_mut().ok_or_else(closed)?.recover(restore)
     }
 
     fn commit(&self, batch: Batch<Transaction>) {
@@ -69,10 +81,11 @@ impl Ledger for SimLedger {
         let death = rng.pick(&[Death::Kill, Death::PowerCut]);
         let dies = rng.one_in(profile.fuse_in) && !self.world.sim.is_calm();
         let fuse = dies.then(|| (rng.below(profile.fuse_max), death));
+        let stop = Stop::of(&self.world, &mut lock(&self.stop_rng));
         let (world, store, failed) = (self.world.clone(), self.store.clone(), self.failed.clone());
         self.world.sim.spawn(self.group, async move {
             Sleep::new(&world.sim, first).await;
-            let done = commit(&world, &store, batch, fuse);
+            let done = commit(&world, &store, batch, fuse, stop);
             let Some((batch, result)) = done else { return };
             // It may be on the disk long before anybody is told, and the process may die in between.
             Sleep::new(&world.sim, world.disk.take_owed()).await;
@@ -86,22 +99,53 @@ impl Ledger for SimLedger {
     }
 }
 
+/// An error between two transactions of one commit, which is none of the disk's.
+#[derive(Clone, Copy, Debug)]
+struct Stop {
+    faults: Faults,
+    /// The server ends in order after it: redb closes its file. Otherwise it is ended without that.
+    closes: bool,
+}
+
+impl Stop {
+    fn of(world: &World, rng: &mut Rng) -> Stop {
+        let records_apart = world.broken == Some(Broken::Apart);
+        let stops = rng.one_in(world.profile.stop_in) && !world.sim.is_calm();
+        let stop_at = stops.then(|| rng.below(4) as u32);
+        Stop { faults: Faults { stop_at, records_apart }, closes: rng.one_in(2) }
+    }
+}
+
 type Done = (Batch<Transaction>, Result<u64, LedgerError>);
 
 /// One commit of the real store; `None` if the process died inside it.
 fn commit(
     world: &World,
-    store: &Mutex<RedbStore>,
+    store: &Mutex<Option<RedbStore>>,
     mut batch: Batch<Transaction>,
     fuse: Option<(u64, Death)>,
+    stop: Stop,
 ) -> Option<Done> {
     if let Some((operations, death)) = fuse {
         world.disk.light_fuse(operations, death);
     }
-    let result = lock(store).commit(&mut batch);
+    let errors = world.disk.failures();
+    // After an error no other batch comes, so it is there.
+    let mut open = lock(store).take()?;
+    open.set_faults(stop.faults);
+    let result = open.commit(&mut batch);
     world.disk.put_fuse_out();
     world.sim.note(|| format!("a commit of {} entries: {result:?}", batch.len()));
-    if let Some(death) = world.disk.blown() {
+    let blown = world.disk.blown();
+    let stopped = result.is_err() && blown.is_none() && world.disk.failures() == errors;
+    if stopped {
+        lock(&world.host).stops += 1;
+        lock(&world.model).ledger_failed = true;
+    }
+    if !(stopped && stop.closes) {
+        *lock(store) = Some(open);
+    }
+    if let Some(death) = blown {
         world.end_life(death);
         return None;
     }
@@ -113,7 +157,7 @@ fn commit(
 }
 
 /// What is durable now. A transactional call's record is in the table, if it was not rolled back.
-fn note_stable(world: &World, batch: &mut Batch<Transaction>, store: &Mutex<RedbStore>) {
+fn note_stable(world: &World, batch: &mut Batch<Transaction>, store: &Mutex<Option<RedbStore>>) {
     let mut model = lock(&world.model);
     if model.looks_away {
         return;
@@ -135,7 +179,8 @@ fn note_stable(world: &World, batch: &mut Batch<Transaction>, store: &Mutex<Redb
         }
     }
     if batch.transactions() > 0 {
-        let found = find_records(&lock(store).snapshots());
+        let snapshots = lock(store).as_ref().map(RedbStore::snapshots);
+        let found = snapshots.and_then(|snapshots| find_records(&snapshots).ok());
         for record in found.unwrap_or_default() {
             if let Some(name) = record.name(&model.sessions) {
                 model.note_stable(name, record.stage);
@@ -249,6 +294,10 @@ pub fn audit(world: &World, store: &RedbStore) -> Result<(), String> {
         }
     }
     let (sessions, records) = (find_sessions(&snapshots)?, find_records(&snapshots)?);
+    // What `oncewire-ledger verify` calls broken.
+    if let Some(stray) = records.iter().find(|record| !sessions.contains_key(&record.session)) {
+        return Err(format!("a record of xid {} belongs to no session", stray.xid));
+    }
     let mut model = lock(&world.model);
     if identity.server != world.server_id() {
         return Err(format!("it is the ledger of another server: {}", identity.server));

@@ -52,8 +52,8 @@ pub struct Model {
     found: BTreeSet<u64>,
     /// The last commit that the server was told of.
     pub commit: u64,
-    /// A disk has failed: calls may be refused for it.
-    pub disk_failed: bool,
+    /// A disk or a commit has failed: calls may be refused for it.
+    pub ledger_failed: bool,
     /// A server has died.
     pub died: bool,
     /// Calls that somebody waits for, by the moment at which they must have ended.
@@ -257,7 +257,7 @@ impl Model {
         let possible = match why {
             NotExecuted::DeadlinePassed => now >= op.begun_at + op.timeout,
             NotExecuted::Aborted => op.kind == Kind::Pay,
-            NotExecuted::LedgerFailed => self.disk_failed,
+            NotExecuted::LedgerFailed => self.ledger_failed,
             _ => false,
         };
         possible.then_some(()).ok_or("without cause".into())
@@ -269,7 +269,7 @@ impl Model {
             Unknown::Interrupted => op.kind == Kind::Note && self.died,
             Unknown::Repeated => matches!(op.kind, Kind::Peek(_)),
             // S30: sessions survive, but those that were opened only to be told that the ledger has failed.
-            Unknown::SessionEnded => self.disk_failed && op.name.is_none(),
+            Unknown::SessionEnded => self.ledger_failed && op.name.is_none(),
             _ => false,
         };
         possible.then_some(()).ok_or("without cause".into())

@@ -28,6 +28,8 @@ pub struct Profile {
     pub fuse_in: u64,
     /// Operations of the disk after which it dies, at most.
     pub fuse_max: u64,
+    /// A commit fails between two of its transactions once in so many, if it has several; 0 for never.
+    pub stop_in: u64,
     /// The disk fails, or is full, at times.
     pub disk_fails: bool,
     /// Longest time that one operation of the disk takes.
@@ -58,6 +60,7 @@ impl Profile {
         options.timeout = Duration::from_secs(rng.pick(&[5, 30]));
         options.backoff_max = Duration::from_millis(rng.pick(&[100, 1_000]));
         options.connect_timeout = Duration::from_secs(2);
+        let stop_in = Rng::apart(seed, 0x7a).pick(&[0, 0, 1, 2]);
         Profile {
             seed,
             clients: rng.range(1, 3) as usize,
@@ -67,10 +70,12 @@ impl Profile {
             faults_until: rng.pick(&[1, 4, 15]) * SECOND,
             fuse_in: rng.pick(&[0, 3, 8, 30]),
             fuse_max: rng.pick(&[6, 20, 60]),
+            stop_in,
             disk_fails: rng.one_in(2),
             slowness: rng.pick(&[0, MS / 20, 5 * MS, 200 * MS]),
             downtime: rng.pick(&[MS, 500 * MS, 4 * SECOND]),
-            odd_in: rng.pick(&[3, 8, 30]),
+            // Calls run apart only where one of them is rolled back.
+            odd_in: rng.pick(&[3, 8, 30]).min(if stop_in > 0 { 4 } else { 30 }),
             link: LinkStyle {
                 capacity: 64 << 10,
                 delay_max: rng.pick(&[MS / 20, MS, 20 * MS]),
