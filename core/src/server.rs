@@ -34,7 +34,7 @@ use crate::list::{List, NIL};
 use crate::storage::{Array, Places, ServerStorage, Table};
 use crate::time::Instant;
 use crate::wire::{Refuse, ServiceName};
-use parts::{CONN_EVENT, LEASE, LOOK, PartialBody};
+use parts::{CONN_EVENT, LEASE, LOOK};
 
 /// Who a server is, what it grants, and its limits.
 #[derive(Clone, Copy, Debug)]
@@ -136,6 +136,8 @@ pub struct ServerCounters {
     pub conns: usize,
     /// Bytes of replies kept or reserved now.
     pub kept_bytes: u64,
+    /// Of these, bytes of replies that are acknowledged, but have not left yet.
+    pub half_sent_bytes: u64,
     /// Calls let in or running now.
     pub running: u64,
     /// Calls admitted since the start.
@@ -512,8 +514,8 @@ impl<T: ServerStorage> Server<T> {
         let partial = conn.partial.take();
         let Some(session_index) = conn.session.take() else { return };
         if let Some(mut room) = self.room(session_index) {
-            if let Some(PartialBody::Slot(number)) = partial.map(|partial| partial.body) {
-                room.forget_idempotent(number);
+            if let Some(partial) = &partial {
+                room.let_go(partial);
             }
             room.drop_routes();
         }

@@ -1,6 +1,6 @@
 //! Room for replies, and their discard (S9, S11).
 
-use super::parts::{CONN_EVENT, PartialBody, SlotState};
+use super::parts::{CONN_EVENT, Partial, PartialBody, SlotState};
 use super::{Server, ServerConfig, ServerCounters, Session, Share, Slot};
 use crate::error::ProtocolError;
 use crate::ids::Key;
@@ -171,25 +171,63 @@ impl<T: ServerStorage> Room<'_, T> {
             return;
         }
         slot.state = SlotState::Discarded;
-        let freed = u64::from(core::mem::take(&mut slot.bytes));
-        let conn = self.conns.at_mut(self.session.conn);
-        let Some(calls) = self.session.calls.get_mut() else { return };
-        give_back(
-            freed,
-            [&mut calls.kept_bytes, &mut self.share.kept_bytes, &mut self.counters.kept_bytes],
-        );
-        let Some(slot) = calls.slots.at_mut(slot_number) else { return };
-        // A frame that has begun to leave is finished, whatever becomes of its slot.
-        if let Some(partial) = conn.and_then(|conn| conn.partial.as_mut())
-            && matches!(partial.body, PartialBody::Slot(number) if number == slot_number)
+        let bytes = core::mem::take(&mut slot.bytes);
+        let mut freed = bytes;
+        // A frame that has begun to leave is finished, whatever becomes of its slot, and counted until it has left.
+        if let Some(partial) =
+            self.conns.at_mut(self.session.conn).and_then(|conn| conn.partial.as_mut())
         {
-            partial.body = PartialBody::Moved(core::mem::take(&mut slot.body));
-        } else {
-            slot.body.clear();
+            let Some(slot) = self.session.calls.get_mut().and_then(|c| c.slots.at_mut(slot_number))
+            else {
+                return;
+            };
+            match partial.body {
+                PartialBody::Slot(number) if number == slot_number => {
+                    let body = core::mem::take(&mut slot.body);
+                    partial.body = PartialBody::Moved { body, bytes };
+                    freed = 0;
+                }
+                PartialBody::Taken(number) if number == slot_number => {
+                    partial.body = PartialBody::TakenMoved { bytes };
+                    freed = 0;
+                }
+                _ => {}
+            }
         }
+        if freed < bytes {
+            self.counters.half_sent_bytes += u64::from(bytes);
+        }
+        self.give_back(freed);
+        let Some(calls) = self.session.calls.get_mut() else { return };
+        let Some(slot) = calls.slots.at_mut(slot_number) else { return };
+        slot.body.clear();
         calls.held.unlink(&mut calls.slots, slot_number);
         calls.out.unlink(&mut calls.slots, slot_number);
         *self.held -= 1;
+    }
+
+    /// A reply that was leaving has left, or its connection is gone.
+    pub(super) fn let_go<B>(&mut self, partial: &Partial<B>) {
+        match partial.body {
+            PartialBody::Slot(number) | PartialBody::Taken(number) => {
+                self.forget_idempotent(number);
+            }
+            PartialBody::Moved { bytes, .. } | PartialBody::TakenMoved { bytes } => {
+                self.counters.half_sent_bytes -= u64::from(bytes);
+                self.give_back(bytes);
+            }
+        }
+    }
+
+    /// These bytes are no longer kept.
+    #[inline]
+    fn give_back(&mut self, bytes: u32) {
+        let bytes = u64::from(bytes);
+        if let Some(calls) = self.session.calls.get_mut() {
+            calls.kept_bytes -= bytes;
+        }
+        self.share.kept_bytes -= bytes;
+        self.counters.kept_bytes -= bytes;
     }
 
     /// Records the end of a call that was let in or ran, and sends it if its client listens.
@@ -210,13 +248,10 @@ impl<T: ServerStorage> Room<'_, T> {
             false => (Status::NoReply(NoReply::ReplyTooLarge), 0),
         };
         slot.state = SlotState::Kept(status);
-        let freed = u64::from(slot.bytes.saturating_sub(len));
-        slot.bytes -= freed as u32;
-        give_back(
-            freed,
-            [&mut calls.kept_bytes, &mut self.share.kept_bytes, &mut self.counters.kept_bytes],
-        );
+        let freed = slot.bytes.saturating_sub(len);
+        slot.bytes -= freed;
         calls.running -= 1;
+        self.give_back(freed);
         self.counters.running -= 1;
         if let Status::Refused(_) = status {
             self.counters.refused += 1;
@@ -269,20 +304,9 @@ impl<T: ServerStorage> Room<'_, T> {
         if slot.idempotent && slot.state == SlotState::Kept(Status::Done) {
             slot.state = SlotState::Kept(Status::NoReply(NoReply::NotKept));
             slot.body.clear();
-            let freed = u64::from(core::mem::take(&mut slot.bytes));
-            give_back(
-                freed,
-                [&mut calls.kept_bytes, &mut self.share.kept_bytes, &mut self.counters.kept_bytes],
-            );
+            let freed = core::mem::take(&mut slot.bytes);
+            self.give_back(freed);
         }
-    }
-}
-
-/// Bytes that are no longer kept, for a session, its principal, and all.
-#[inline]
-fn give_back(bytes: u64, of: [&mut u64; 3]) {
-    for kept in of {
-        *kept -= bytes;
     }
 }
 

@@ -104,9 +104,21 @@ pub(super) struct Partial<B> {
 #[derive(Debug)]
 #[cfg_attr(feature = "explore", derive(Clone, Hash))]
 pub(super) enum PartialBody<B> {
+    /// Kept on this slot.
     Slot(u32),
-    /// Its slot has moved on; the frame is finished all the same.
-    Moved(B),
+    /// Its slot has moved on. The frame is finished all the same, and its bytes stay counted until it has left.
+    Moved { body: B, bytes: u32 },
+    /// The rest of the reply on this slot was taken by the driver, which is writing it.
+    Taken(u32),
+    /// The same, and the slot has moved on.
+    TakenMoved { bytes: u32 },
+}
+
+impl<B> Partial<B> {
+    /// Whether the machine still has bytes of it to write.
+    pub(super) fn is_here(&self) -> bool {
+        matches!(self.body, PartialBody::Slot(_) | PartialBody::Moved { .. })
+    }
 }
 
 impl<B> Conn<B> {
@@ -297,6 +309,13 @@ pub struct Calls<T: ServerStorage> {
     pub(super) running: u32,
     /// Bytes kept or reserved.
     pub(super) kept_bytes: u64,
+}
+
+impl<T: ServerStorage> Calls<T> {
+    /// Whether nothing is held, nothing is to be sent, and nothing that was kept is still leaving.
+    pub(super) fn is_empty(&self) -> bool {
+        self.held.is_empty() && self.out.is_empty() && self.kept_bytes == 0
+    }
 }
 
 impl<T: ServerStorage> Default for Calls<T> {

@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use super::execute::{Admission, CallKey};
 use super::keep::Room;
-use super::parts::{End, IncomingFrame, SlotState};
+use super::parts::{Calls, End, IncomingFrame, SlotState};
 use super::{MethodSpec, Server, Slot};
 use crate::client::Received;
 use crate::digest::digest;
@@ -323,11 +323,8 @@ impl<T: ServerStorage> Server<T> {
         room.discard_settled(&ack);
         let session = room.session;
         // S16: nothing is kept and nothing can come that X does not judge.
-        let idle = session.acked >= session.seen
-            && session
-                .calls
-                .get()
-                .is_some_and(|calls| calls.held.is_empty() && calls.out.is_empty());
+        let idle =
+            session.acked >= session.seen && session.calls.get().is_some_and(Calls::is_empty);
         if idle {
             session.calls.release();
         }

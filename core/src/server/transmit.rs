@@ -66,7 +66,7 @@ impl<T: ServerStorage> Server<T> {
         if conn.record != Record::Stable {
             return conn.send.refuse.is_some();
         }
-        conn.partial.is_some()
+        conn.partial.as_ref().is_some_and(Partial::is_here)
             || !conn.send.is_empty()
             || replies.is_some_and(|calls| !calls.out.is_empty())
     }
@@ -158,7 +158,12 @@ impl<T: ServerStorage> Server<T> {
         let session_index = conn.session.unwrap_or(NIL);
         let Some(partial) = &mut conn.partial else { return Step::More };
         let body = match &partial.body {
-            PartialBody::Moved(body) => body.as_slice(),
+            // Polled again, so the driver has written it.
+            PartialBody::Taken(_) | PartialBody::TakenMoved { .. } => {
+                self.end_reply(index, session_index);
+                return Step::More;
+            }
+            PartialBody::Moved { body, .. } => body.as_slice(),
             PartialBody::Slot(number) => self
                 .sessions
                 .at(session_index)
@@ -169,34 +174,39 @@ impl<T: ServerStorage> Server<T> {
         if partial.at < REPLY_HEADER_LEN + body.len() {
             return Step::Stop;
         }
-        if let Some(PartialBody::Slot(number)) = conn.partial.take().map(|partial| partial.body)
-            && let Some(mut room) = self.room(session_index)
-        {
-            room.forget_idempotent(number);
-        }
+        self.end_reply(index, session_index);
         Step::More
     }
 
+    /// The reply that was leaving on a connection has left.
+    fn end_reply(&mut self, index: u32, session_index: u32) {
+        let partial = self.conns.at_mut(index).and_then(|conn| conn.partial.take());
+        if let (Some(partial), Some(mut room)) = (partial, self.room(session_index)) {
+            room.let_go(&partial);
+        }
+    }
+
     /// After [`poll_transmit`](Server::poll_transmit): the rest of the frame that is leaving on a connection, if it is in
-    /// shared memory. It counts as handed whole. Send it before anything else, without copying it.
+    /// shared memory. It counts as handed whole. Send it before anything else, without copying it, and poll this
+    /// connection's transmit again only when it has left: until then its bytes stay counted as kept (S11).
     #[cfg(feature = "alloc")]
     pub fn take_rest(&mut self, conn: ConnId) -> Option<bytes::Bytes> {
         let live = self.conns.get_mut(conn.0)?;
         let session_index = live.session.unwrap_or(NIL);
-        let partial = live.partial.as_ref()?;
+        let partial = live.partial.as_mut()?;
         let from = partial.at.checked_sub(REPLY_HEADER_LEN)?;
-        let rest = match &partial.body {
-            PartialBody::Moved(body) => body.shared()?.slice(from..),
+        let (rest, taken) = match &partial.body {
+            PartialBody::Moved { body, bytes } => {
+                (body.shared()?.slice(from..), PartialBody::TakenMoved { bytes: *bytes })
+            }
             PartialBody::Slot(number) => {
                 let calls = self.sessions.at(session_index)?.calls.get()?;
-                calls.slots.at(*number)?.body.shared()?.slice(from..)
+                let rest = calls.slots.at(*number)?.body.shared()?.slice(from..);
+                (rest, PartialBody::Taken(*number))
             }
+            PartialBody::Taken(_) | PartialBody::TakenMoved { .. } => return None,
         };
-        if let Some(PartialBody::Slot(number)) = live.partial.take().map(|partial| partial.body)
-            && let Some(mut room) = self.room(session_index)
-        {
-            room.forget_idempotent(number);
-        }
+        partial.body = taken;
         Some(rest)
     }
 }

@@ -255,9 +255,10 @@ impl Model {
         if exact {
             let (hard, soft) = (holds.hard, holds.soft);
             ensure!(
-                (hard..=hard + soft).contains(&held.kept_bytes),
-                "s{h} keeps {} bytes, the model {hard} to {}",
+                (hard..=hard + soft).contains(&(held.kept_bytes - held.half_sent_bytes)),
+                "s{h} keeps {} bytes, {} of them half sent, the model {hard} to {}",
                 held.kept_bytes,
+                held.half_sent_bytes,
                 hard + soft
             );
             ensure!(
