@@ -254,6 +254,9 @@ pub enum CloseReason {
     SessionUnknown,
     /// The session belongs to another principal (S5).
     WrongPrincipal,
+    /// There was no memory for one more call of the session, not even to refuse it (S11). It was not read: after a
+    /// resume it is sent again.
+    NoRoom,
     /// The server's session table is full (S6).
     SessionsFull,
     /// The principal's share of the session table is full (S6).
@@ -305,6 +308,9 @@ impl fmt::Display for CloseReason {
             }
             CloseReason::SessionUnknown => f.write_str("the server does not have the session"),
             CloseReason::WrongPrincipal => f.write_str("the session belongs to another principal"),
+            CloseReason::NoRoom => {
+                f.write_str("the server has no memory for another call of the session now")
+            }
             CloseReason::SessionsFull => f.write_str("the server's session table is full"),
             CloseReason::PrincipalFull => {
                 f.write_str("the principal's share of the server's session table is full")

@@ -66,6 +66,7 @@
 extern crate alloc;
 
 mod alive;
+mod budget;
 mod client;
 mod digest;
 mod error;

@@ -159,7 +159,7 @@ impl<const L: u8> List<L> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::{Array, ClientStorage, InlineClient};
+    use crate::storage::{Array, ClientStorage, Flat, InlineClient};
 
     #[derive(Default)]
     struct Item(u32, Links);

@@ -31,7 +31,7 @@ use crate::alive::{Alive, Look};
 use crate::error::CloseReason;
 use crate::ids::{ConnId, Principal, ServerId, SessionId, SessionKey};
 use crate::list::{List, NIL};
-use crate::storage::{Array, Places, ServerStorage, Table};
+use crate::storage::{Array, Flat, Places, ServerStorage, Table};
 use crate::time::Instant;
 use crate::wire::{Refuse, ServiceName};
 use parts::{CONN_EVENT, LEASE, LOOK};
@@ -68,11 +68,20 @@ pub struct ServerConfig {
     /// Sessions at once of one principal.
     pub sessions_per_principal_max: u32,
     /// Bytes of replies kept or reserved for one session.
+    ///
+    /// Of this and the five limits that follow, nobody gets so much that others are left without: a session holds at
+    /// most as much as it leaves free, and a principal at most three times as much, but for sessions that hold little.
     pub kept_per_session_max: u64,
     /// Bytes of replies kept or reserved for one principal.
     pub kept_per_principal_max: u64,
     /// Bytes of replies kept or reserved in all.
     pub kept_max: u64,
+    /// Bytes of requests that are admitted or run in one session, and of its tables of slots.
+    pub requests_per_session_max: u64,
+    /// The same for one principal.
+    pub requests_per_principal_max: u64,
+    /// The same in all.
+    pub requests_max: u64,
     /// Whether links lose messages without breaking (S27).
     pub lossy: bool,
     /// How far the ledger has come (S32).
@@ -102,6 +111,9 @@ impl ServerConfig {
             kept_per_session_max: 256 << 20,
             kept_per_principal_max: 1 << 30,
             kept_max: 1 << 30,
+            requests_per_session_max: 128 << 20,
+            requests_per_principal_max: 512 << 20,
+            requests_max: 512 << 20,
             lossy: false,
             commit: 0,
             records_sessions: false,
@@ -138,6 +150,10 @@ pub struct ServerCounters {
     pub kept_bytes: u64,
     /// Of these, bytes of replies that are acknowledged, but have not left yet.
     pub half_sent_bytes: u64,
+    /// Bytes of the requests of calls that are let in or running now.
+    pub request_bytes: u64,
+    /// Bytes of tables of slots now.
+    pub table_bytes: u64,
     /// Calls let in or running now.
     pub running: u64,
     /// Calls admitted since the start.
@@ -518,6 +534,7 @@ impl<T: ServerStorage> Server<T> {
                 room.let_go(partial);
             }
             room.drop_routes();
+            room.release_if_idle();
         }
         let now = self.now;
         let Some(session) = self.sessions.at_mut(session_index) else { return };

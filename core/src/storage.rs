@@ -7,6 +7,8 @@
 #[cfg(feature = "alloc")]
 mod heap;
 mod inline;
+#[cfg(feature = "alloc")]
+mod pages;
 
 #[cfg(feature = "alloc")]
 pub use heap::Heap;
@@ -124,13 +126,22 @@ pub trait Table<T>: Places<T> + Default {
     }
 }
 
-/// An array that grows to the highest index used.
+/// An array whose entries are made when they are first used.
 #[doc(hidden)]
 pub trait Array<T>: Places<T> + Default {
     /// One more than the highest index it can ever hold.
     const CAPACITY: usize;
     /// The entry at `index`, made from defaults if it is not there; `None` beyond the capacity.
     fn at_or_grow(&mut self, index: u32) -> Option<&mut T>;
+    /// Bytes of heap that [`at_or_grow`](Array::at_or_grow) would allocate for the entry at `index`.
+    fn growth(&self, _index: u32) -> u32 {
+        0
+    }
+}
+
+/// An array that grows to the highest index used.
+#[doc(hidden)]
+pub trait Flat<T>: Array<T> {
     fn len(&self) -> u32;
     fn as_slice(&self) -> &[T];
     fn as_mut_slice(&mut self) -> &mut [T];
@@ -173,10 +184,10 @@ pub trait ClientStorage: Sized {
     #[doc(hidden)]
     type Calls: Table<Entry<Self::Body>> + State;
     #[doc(hidden)]
-    type SlotMap: Array<Occupant> + State;
+    type SlotMap: Flat<Occupant> + State;
     /// Earliest deadline of each block of `DEADLINE_BLOCK` calls.
     #[doc(hidden)]
-    type Blocks: Array<Instant> + State;
+    type Blocks: Flat<Instant> + State;
     #[doc(hidden)]
     const DEADLINE_BLOCK: u32;
 }
@@ -198,7 +209,7 @@ pub trait ServerStorage: Sized {
     #[doc(hidden)]
     type Index: Index;
     #[doc(hidden)]
-    type Methods: Array<MethodSpec>;
+    type Methods: Flat<MethodSpec>;
 }
 
 /// One place of a table.

@@ -135,3 +135,109 @@ fn c98_what_was_half_sent_is_given_back_when_it_has_left() {
         }
     }
 }
+
+fn slot_1023(number: u64) -> u64 {
+    number * 1024 + 1023
+}
+
+/// A one-way request, for whose reply nothing is reserved.
+fn one_way(number: u64, body: &[u8]) -> Frame<'_> {
+    let flags = wire::FLAG_ONE_WAY;
+    Frame::Request(wire::RequestHeader { flags, ..header(number, 0) }, body)
+}
+
+#[test]
+fn c99_the_last_slot_costs_no_more_than_a_page_and_nothing_when_the_session_is_idle() {
+    let mut bare = Bare::with(|_| {});
+    let conns: Vec<ConnId> = (0..500).map(|_| bare.open(Principal::NOBODY, 1024)).collect();
+    for (at, conn) in conns.iter().enumerate() {
+        if at % 2 == 0 {
+            let running = bare.start(*conn, &Frame::Request(header(slot_1023(1), 0), b"x"));
+            bare.server.reply(NOW, running.unwrap(), b"done").unwrap();
+            bare.say(*conn, &Frame::Ack(Ack { acked: slot_1023(1), base: 0, settled: 0 }));
+        } else {
+            bare.say(*conn, &Frame::Ask(xid(slot_1023(1))));
+        }
+        while bare.write(*conn, 4096) > 0 {}
+    }
+    let tables = bare.server.counters().table_bytes;
+    assert!(tables / 500 < 2_500, "{} bytes a session", tables / 500);
+    for conn in conns {
+        bare.server.handle_disconnected(NOW, conn);
+    }
+    let counters = bare.server.counters();
+    assert_eq!(counters.table_bytes, 0, "nothing is kept in any of {} sessions", counters.sessions);
+}
+
+#[test]
+fn c99_tables_are_bounded_and_what_finds_no_room_is_not_read() {
+    let mut bare = Bare::with(|config| {
+        config.slots = 65_536;
+        config.requests_max = 64 << 10;
+    });
+    let conn = bare.open(Principal::NOBODY, 65_536);
+    let mut refused = 0;
+    for page in 0..1_000 {
+        // Of a method that does not exist: it is refused, and the refusal kept.
+        let header = wire::RequestHeader { method: ABSENT, ..header(page * 8 + 16, 0) };
+        let bytes = bytes_of(&Frame::Request(header, b"x"));
+        bare.server.handle_data(NOW, conn, &bytes).unwrap();
+        refused = bare.server.counters().refused;
+        assert!(bare.server.counters().table_bytes <= 64 << 10);
+        if bare.server.session_of(conn).is_none() {
+            break;
+        }
+    }
+    assert!((10..1_000).contains(&refused), "{refused}");
+    assert_eq!(bare.server.poll_event(), Some(ServerEvent::Close(conn, CloseReason::NoRoom)));
+    assert_eq!(bare.server.counters().sessions, 1, "the session lives, and its client may resume");
+}
+
+#[test]
+fn c100_requests_count_while_their_calls_run() {
+    let body = vec![7; MIB as usize];
+    let mut bare = Bare::with(|config| config.requests_max = 32 * MIB);
+    let conns: Vec<ConnId> = (0..100).map(|_| bare.open(Principal::NOBODY, 4)).collect();
+    let mut running = Vec::new();
+    for conn in &conns {
+        running.extend(bare.start(*conn, &one_way(1, &body)));
+    }
+    let counters = bare.server.counters();
+    assert_eq!(counters.request_bytes, running.len() as u64 * MIB);
+    assert_eq!(counters.refused, 100 - running.len() as u64);
+    assert!((16..32).contains(&running.len()), "{}", running.len());
+    let honest = bare.open(Principal::NOBODY, 4);
+    assert!(bare.start(honest, &one_way(1, &body[..200_000])).is_some(), "others get theirs");
+    for running in running {
+        bare.server.abort(NOW, running);
+    }
+    assert_eq!(bare.server.counters().request_bytes, 200_000);
+}
+
+#[test]
+fn c101_a_client_that_reserves_all_it_can_leaves_room_for_others() {
+    // A method of 64 KiB from 17 sessions of 1,024 calls each; one of 1 MiB from 4 sessions of 256.
+    for (method, sessions, calls) in [(ECHO, 17, 1024), (BIG, 4, 256)] {
+        for principal in [Principal::NOBODY, ALICE] {
+            let mut bare = Bare::with(|_| {});
+            let call = |number| {
+                Frame::Request(wire::RequestHeader { method, ..header(number, 0) }, b"slow")
+            };
+            let greedy: Vec<ConnId> = (0..sessions).map(|_| bare.open(principal, 1024)).collect();
+            let mut running = Vec::new();
+            for number in 1..=calls {
+                for conn in &greedy {
+                    running.extend(bare.start(*conn, &call(number)));
+                }
+            }
+            assert!(bare.server.counters().kept_bytes < 1 << 30);
+            for (honest, calls_min) in [(BOB, 20), (principal, 4)] {
+                let conn = bare.open(honest, 1024);
+                for number in 1..=calls_min {
+                    let started = bare.start(conn, &call(number)).is_some();
+                    assert!(started, "{method}: {principal:?}, then {honest:?}, call {number}");
+                }
+            }
+        }
+    }
+}

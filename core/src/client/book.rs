@@ -5,7 +5,7 @@ use super::entry::{Carried, EVENT, Entry, QUEUE, Stage, TODO, Timers, Todo};
 use crate::ids::{CallId, Xid, slot_of};
 use crate::list::{List, NIL};
 use crate::outcome::{NotExecuted, Outcome, Unknown};
-use crate::storage::{Array, Body, ClientStorage, Places, Table};
+use crate::storage::{Array, Body, ClientStorage, Flat, Places, Table};
 use crate::time::Instant;
 
 /// The index of the call that occupies a slot; `NIL` where the slot is free.

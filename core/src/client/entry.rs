@@ -4,7 +4,7 @@ use crate::fate::Handed;
 use crate::ids::{MethodId, Xid};
 use crate::list::{Linked, Links};
 use crate::outcome::{NotExecuted, Outcome};
-use crate::storage::{Array, ClientStorage, Places, Table};
+use crate::storage::{Array, ClientStorage, Flat, Places, Table};
 use crate::time::Instant;
 
 /// One call; opaque.

@@ -9,7 +9,7 @@ use super::parts::{End, SlotState};
 use super::{Server, Slot};
 use crate::ids::{Key, SessionId, SessionKey, Xid};
 use crate::outcome::{NoReply, NotExecuted, Status};
-use crate::storage::{Array, Lazy, Payload, Places, ServerStorage, Table};
+use crate::storage::{Lazy, Payload, Places, ServerStorage, Table};
 use crate::time::Instant;
 
 /// Which call at which server: a name, not a right.
@@ -262,13 +262,12 @@ impl<T: ServerStorage> Server<T> {
             return false;
         }
         let slot_number = session.slot_of(number);
-        let calls = session.calls.get_or_make();
-        let Some(slot) = calls.slots.at_or_grow(slot_number) else { return false };
+        let Some(mut room) = self.room(index) else { return false };
+        let Some(slot) = room.slot_or_grow(slot_number) else { return false };
         let known = slot.xid == number && record.state == RecordState::Started;
         if slot.xid > number || known || slot.state.is_running() {
             return false;
         }
-        let Some(mut room) = self.room(index) else { return false };
         room.discard(slot_number);
         let (status, body) = match record.state {
             RecordState::Started => (Status::Interrupted, &[][..]),

@@ -221,7 +221,12 @@ impl<T: ServerStorage> Server<T> {
         if let Some(index) = self.share_index.find(principal.0) {
             return Some(index);
         }
-        let key = self.shares.insert(Share { principal, sessions: 0, kept_bytes: 0 })?;
+        let key = self.shares.insert(Share {
+            principal,
+            sessions: 0,
+            kept_bytes: 0,
+            request_bytes: 0,
+        })?;
         if !self.share_index.insert(principal.0, key.index) {
             self.shares.remove(key.index);
             return None;
@@ -361,9 +366,10 @@ impl<T: ServerStorage> Server<T> {
             self.session_index.remove(session.id.prefix());
         }
         session.end = End::Ended;
-        let (mut held, mut bytes) = (0, 0);
+        let (mut held, mut kept, mut requests, mut tables) = (0, 0, 0, 0);
         if let Some(calls) = session.calls.get() {
-            bytes = calls.kept_bytes;
+            (kept, requests) = (calls.kept_bytes, calls.request_bytes);
+            tables = u64::from(calls.table_bytes);
             let mut next = calls.held.front();
             while let Some(slot) = next {
                 held += 1;
@@ -373,10 +379,13 @@ impl<T: ServerStorage> Server<T> {
         session.calls.release();
         let share_index = session.share;
         self.held -= held;
-        self.counters.kept_bytes -= bytes;
+        self.counters.kept_bytes -= kept;
+        self.counters.request_bytes -= requests;
+        self.counters.table_bytes -= tables;
         if let Some(share) = self.shares.at_mut(share_index) {
             share.sessions -= 1;
-            share.kept_bytes -= bytes;
+            share.kept_bytes -= kept;
+            share.request_bytes -= requests + tables;
         }
         self.drop_share_if_unused(share_index);
         self.ended.push_back(&mut self.sessions, index);

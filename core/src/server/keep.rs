@@ -1,7 +1,8 @@
-//! Room for replies, and their discard (S9, S11).
+//! Room for calls and their replies, and their discard (S9, S11).
 
 use super::parts::{CONN_EVENT, Partial, PartialBody, SlotState};
-use super::{Server, ServerConfig, ServerCounters, Session, Share, Slot};
+use super::{Calls, Server, ServerConfig, ServerCounters, Session, Share, Slot};
+use crate::budget::{self, Bytes};
 use crate::error::ProtocolError;
 use crate::ids::Key;
 use crate::list::{List, NIL};
@@ -46,6 +47,44 @@ impl<T: ServerStorage> Room<'_, T> {
         self.session.calls.get_mut()?.slots.at_mut(slot_number)
     }
 
+    /// Whether there is memory for a slot: without any, a call on it cannot even be refused, since a refusal is kept.
+    #[inline]
+    pub(super) fn has_table_room(&self, slot_number: u32) -> bool {
+        let calls = self.session.calls.get();
+        if calls.is_some_and(|calls| calls.slots.at(slot_number).is_some()) {
+            return true;
+        }
+        let growth = match calls {
+            Some(calls) => calls.slots.growth(slot_number),
+            None => T::Slots::default().growth(slot_number),
+        };
+        growth == 0 || self.fits_requests(growth)
+    }
+
+    /// A slot, made if it is not there, and counted; `None` if the storage has no such slot.
+    #[inline]
+    pub(super) fn slot_or_grow(&mut self, slot_number: u32) -> Option<&mut Slot<T::Body>> {
+        let calls = self.session.calls.get_or_make();
+        let growth = calls.slots.growth(slot_number);
+        if growth > 0 {
+            calls.table_bytes += growth;
+            self.counters.table_bytes += u64::from(growth);
+            self.share.request_bytes += u64::from(growth);
+        }
+        calls.slots.at_or_grow(slot_number)
+    }
+
+    /// S16: nothing is kept and nothing can come that X does not judge: the session goes back to a few words.
+    pub(super) fn release_if_idle(&mut self) {
+        let session = &mut *self.session;
+        let calls = session.calls.get().filter(|calls| calls.is_empty());
+        let Some(calls) = calls.filter(|_| session.acked >= session.seen) else { return };
+        let bytes = u64::from(calls.table_bytes);
+        self.counters.table_bytes -= bytes;
+        self.share.request_bytes -= bytes;
+        session.calls.release();
+    }
+
     /// Lets a new call in, on its slot; false if the storage has no such slot.
     #[inline]
     pub(super) fn let_in(
@@ -61,8 +100,7 @@ impl<T: ServerStorage> Room<'_, T> {
         session.used = true;
         session.seen = session.seen.max(header.xid.get());
         let epoch = session.epoch;
-        let calls = session.calls.get_or_make();
-        let Some(slot) = calls.slots.at_or_grow(slot_number) else { return false };
+        let Some(slot) = self.slot_or_grow(slot_number) else { return false };
         slot.xid = header.xid.get();
         slot.digest = digest;
         slot.deadline = deadline;
@@ -88,18 +126,55 @@ impl<T: ServerStorage> Room<'_, T> {
         self.counters.running += 1;
     }
 
-    /// S11: sets `bytes` aside for a call; false if there is no room.
+    /// S11: sets memory aside for a call's reply and its request; false if there is no room.
     #[inline]
-    pub(super) fn reserve(&mut self, slot_number: u32, bytes: u32) -> bool {
-        let Some(calls) = self.session.calls.get() else { return false };
-        let wanted = u64::from(bytes);
-        let fits = calls.kept_bytes + wanted <= self.config.kept_per_session_max
-            && self.share.kept_bytes + wanted <= self.config.kept_per_principal_max
-            && self.counters.kept_bytes + wanted <= self.config.kept_max;
+    pub(super) fn reserve(&mut self, slot_number: u32, reply: u32, request: u32) -> bool {
+        let fits = self.fits_kept(reply) && self.fits_requests(request);
         if fits {
-            self.count(slot_number, bytes);
+            self.count(slot_number, reply);
+            self.count_request(slot_number, request);
         }
         fits
+    }
+
+    #[inline]
+    fn fits_kept(&self, bytes: u32) -> bool {
+        let held = Bytes {
+            session: self.session.calls.get().map_or(0, |calls| calls.kept_bytes),
+            principal: self.share.kept_bytes,
+            server: self.counters.kept_bytes,
+        };
+        let limits = Bytes {
+            session: self.config.kept_per_session_max,
+            principal: self.config.kept_per_principal_max,
+            server: self.config.kept_max,
+        };
+        budget::has_room(held, limits, u64::from(bytes))
+    }
+
+    #[inline]
+    fn fits_requests(&self, bytes: u32) -> bool {
+        let held = Bytes {
+            session: self.session.calls.get().map_or(0, Calls::request_and_table_bytes),
+            principal: self.share.request_bytes,
+            server: self.counters.request_bytes + self.counters.table_bytes,
+        };
+        let limits = Bytes {
+            session: self.config.requests_per_session_max,
+            principal: self.config.requests_per_principal_max,
+            server: self.config.requests_max,
+        };
+        budget::has_room(held, limits, u64::from(bytes))
+    }
+
+    #[inline]
+    fn count_request(&mut self, slot_number: u32, bytes: u32) {
+        let Some(calls) = self.session.calls.get_mut() else { return };
+        let Some(slot) = calls.slots.at_mut(slot_number) else { return };
+        slot.request_bytes = bytes;
+        calls.request_bytes += u64::from(bytes);
+        self.share.request_bytes += u64::from(bytes);
+        self.counters.request_bytes += u64::from(bytes);
     }
 
     /// Sets `bytes` aside for a restored call, even where there is no room.
@@ -215,6 +290,7 @@ impl<T: ServerStorage> Room<'_, T> {
             PartialBody::Moved { bytes, .. } | PartialBody::TakenMoved { bytes } => {
                 self.counters.half_sent_bytes -= u64::from(bytes);
                 self.give_back(bytes);
+                self.release_if_idle();
             }
         }
     }
@@ -250,6 +326,10 @@ impl<T: ServerStorage> Room<'_, T> {
         slot.state = SlotState::Kept(status);
         let freed = slot.bytes.saturating_sub(len);
         slot.bytes -= freed;
+        let request = u64::from(core::mem::take(&mut slot.request_bytes));
+        calls.request_bytes -= request;
+        self.share.request_bytes -= request;
+        self.counters.request_bytes -= request;
         calls.running -= 1;
         self.give_back(freed);
         self.counters.running -= 1;

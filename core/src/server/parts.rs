@@ -307,14 +307,22 @@ pub struct Calls<T: ServerStorage> {
     pub(super) out: List<OUT>,
     /// Calls let in or running.
     pub(super) running: u32,
+    /// Bytes of `slots` on the heap.
+    pub(super) table_bytes: u32,
     /// Bytes kept or reserved.
     pub(super) kept_bytes: u64,
+    /// Bytes of the requests of calls that are let in or run.
+    pub(super) request_bytes: u64,
 }
 
 impl<T: ServerStorage> Calls<T> {
     /// Whether nothing is held, nothing is to be sent, and nothing that was kept is still leaving.
     pub(super) fn is_empty(&self) -> bool {
         self.held.is_empty() && self.out.is_empty() && self.kept_bytes == 0
+    }
+
+    pub(super) fn request_and_table_bytes(&self) -> u64 {
+        self.request_bytes + u64::from(self.table_bytes)
     }
 }
 
@@ -325,7 +333,9 @@ impl<T: ServerStorage> Default for Calls<T> {
             held: List::default(),
             out: List::default(),
             running: 0,
+            table_bytes: 0,
             kept_bytes: 0,
+            request_bytes: 0,
         }
     }
 }
@@ -349,6 +359,8 @@ pub struct Slot<B> {
     pub(super) epoch: u32,
     /// Bytes counted for it: reserved while it runs, the body's length when it is kept.
     pub(super) bytes: u32,
+    /// Bytes of its request, while it is let in or runs.
+    pub(super) request_bytes: u32,
     pub(super) state: SlotState,
     pub(super) idempotent: bool,
     pub(super) one_way: bool,
@@ -385,6 +397,7 @@ impl<B: Default> Default for Slot<B> {
             out_links: Links::default(),
             epoch: 0,
             bytes: 0,
+            request_bytes: 0,
             state: SlotState::Discarded,
             idempotent: false,
             one_way: false,
@@ -411,4 +424,6 @@ pub struct Share {
     pub(super) principal: Principal,
     pub(super) sessions: u32,
     pub(super) kept_bytes: u64,
+    /// Bytes of requests and of tables.
+    pub(super) request_bytes: u64,
 }

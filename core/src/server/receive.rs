@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use super::execute::{Admission, CallKey};
 use super::keep::Room;
-use super::parts::{Calls, End, IncomingFrame, SlotState};
+use super::parts::{End, IncomingFrame, SlotState};
 use super::{MethodSpec, Server, Slot};
 use crate::client::Received;
 use crate::digest::digest;
@@ -12,7 +12,7 @@ use crate::error::{CloseReason, ProtocolError};
 use crate::fate::{self, Arrival, Asked, SlotView};
 use crate::ids::{ConnId, MethodId, SessionKey, Xid};
 use crate::outcome::{NoReply, NotExecuted, Status};
-use crate::storage::{Array, Lazy, Payload, Places, ServerStorage, Table};
+use crate::storage::{Flat, Lazy, Payload, Places, ServerStorage, Table};
 use crate::time::Instant;
 use crate::wire::{self, Ack, Control, Cut, Frame, Refuse, RequestHeader, Role};
 
@@ -219,16 +219,22 @@ impl<T: ServerStorage> Server<T> {
             Arrival::Duplicate if !room.repeat(slot_number) => return Ok(None),
             Arrival::Duplicate | Arrival::FalseRetry | Arrival::New => {}
         }
+        if !room.has_table_room(slot_number) {
+            let conn = room.session.conn;
+            self.close_conn(conn, None, CloseReason::NoRoom);
+            return Ok(None);
+        }
         if !room.let_in(slot_number, header, digest, deadline) {
             return Ok(None);
         }
         let key = CallKey { session: room.key, slot: slot_number, xid };
         let one_way = header.flags & wire::FLAG_ONE_WAY != 0;
-        // S11: room for its reply is set aside, or it is refused.
+        // S11: room for it and for its reply is set aside, or it is refused.
         let admitted = method.and_then(|(at, method)| {
             let granted = room.session.grants().reply_len_max;
             let len = if one_way { 0 } else { method.reply_len_max.min(granted) };
-            if room.reserve(slot_number, len) { Ok(at) } else { Err(NotExecuted::Overloaded) }
+            let reserved = room.reserve(slot_number, len, body.len() as u32);
+            if reserved { Ok(at) } else { Err(NotExecuted::Overloaded) }
         });
         let method_index = match admitted {
             Ok(at) => at,
@@ -274,8 +280,12 @@ impl<T: ServerStorage> Server<T> {
         room.counters.asks += 1;
         let slot_number = room.session.slot_of(number);
         let (epoch, acked) = (room.session.epoch, room.session.acked);
-        let calls = room.session.calls.get_or_make();
-        let Some(slot) = calls.slots.at_or_grow(slot_number) else { return Ok(()) };
+        if !room.has_table_room(slot_number) {
+            let conn = room.session.conn;
+            self.close_conn(conn, None, CloseReason::NoRoom);
+            return Ok(());
+        }
+        let Some(slot) = room.slot_or_grow(slot_number) else { return Ok(()) };
         match fate::asked(acked, slot.view(), number) {
             Asked::Stale => {}
             Asked::Here => {
@@ -321,13 +331,7 @@ impl<T: ServerStorage> Server<T> {
         room.check_settled(&ack)?;
         room.acknowledge(ack.acked)?;
         room.discard_settled(&ack);
-        let session = room.session;
-        // S16: nothing is kept and nothing can come that X does not judge.
-        let idle =
-            session.acked >= session.seen && session.calls.get().is_some_and(Calls::is_empty);
-        if idle {
-            session.calls.release();
-        }
+        room.release_if_idle();
         self.end_if_due(index);
         Ok(())
     }

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use bytes::Bytes;
 
+use super::pages::HeapPages;
 use super::*;
 
 /// Storage on the heap, for clients and servers; the machines' configurations set the limits.
@@ -23,7 +24,7 @@ impl ClientStorage for Heap {
 
 impl ServerStorage for Heap {
     type Body = HeapBody;
-    type Slots = HeapArray<Slot<HeapBody>>;
+    type Slots = HeapPages<Slot<HeapBody>>;
     type LazyCalls = Option<Box<Calls<Heap>>>;
     type Sessions = HeapTable<Session<Heap>>;
     type Conns = HeapTable<Conn<HeapBody>>;
@@ -274,7 +275,9 @@ impl<T: Default> Array<T> for HeapArray<T> {
         }
         self.0.get_mut(index as usize)
     }
+}
 
+impl<T: Default> Flat<T> for HeapArray<T> {
     #[inline]
     fn len(&self) -> u32 {
         self.0.len() as u32

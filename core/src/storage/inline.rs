@@ -172,7 +172,9 @@ impl<T: Default, const N: usize> Array<T> for InlineArray<T, N> {
         }
         self.0.get_mut(index as usize)
     }
+}
 
+impl<T: Default, const N: usize> Flat<T> for InlineArray<T, N> {
     fn len(&self) -> u32 {
         self.0.len() as u32
     }
