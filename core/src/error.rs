@@ -333,7 +333,8 @@ impl core::error::Error for CloseReason {}
 pub enum SessionEnd {
     /// The server no longer has it, or never had (S3).
     SessionUnknown,
-    /// The server resumed it from records older than those the client has seen (S32).
+    /// One end goes on from an old copy: the server's ledger is older than what the client has seen (S32), or the client's
+    /// journal than what the server has (S7). Its other calls and numbers are not known there.
     RolledBack,
     /// The server came back with other grants (S7).
     GrantsChanged,
@@ -354,7 +355,7 @@ impl fmt::Display for SessionEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             SessionEnd::SessionUnknown => "the server does not have the session",
-            SessionEnd::RolledBack => "the server's records are older than those already seen",
+            SessionEnd::RolledBack => "the server's ledger or the client's journal is an old copy",
             SessionEnd::GrantsChanged => "the server came back with other grants",
             SessionEnd::FalseRetry => "the server found other arguments under a repeated xid",
             SessionEnd::Refused => "the server refuses the client",

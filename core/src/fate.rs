@@ -3,7 +3,10 @@
 //! The functions here are pure. The machines look up what they know of a call, ask, and do as they are told. Nothing
 //! outside this file may decide that a call runs, runs again, is answered, is dropped, or is settled.
 
+use crate::client::ClientSession;
+use crate::error::SessionEnd;
 use crate::outcome::{NotExecuted, Outcome, Status, Unknown};
+use crate::wire::Welcome;
 
 /// What a request is to the server that reads it (S10).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +82,35 @@ pub(crate) struct Handed {
     pub(crate) broken: bool,
     /// Whether it is still to be executed: not timed out, cancelled, failed fast or forgotten.
     pub(crate) wanted: bool,
+}
+
+/// What a client knows of the session that it resumes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Resumable<'a> {
+    pub(crate) session: &'a ClientSession,
+    /// The highest xid of which a byte may have been sent.
+    pub(crate) sent: u64,
+}
+
+/// Why a session is over though its server accepts the resume; `None` if it goes on (S3, S7, S32).
+///
+/// An h above every number that was sent says that another run of this client has used the session since: this one was
+/// restored from an old copy of its journal, or cloned. The numbers that it would give are used already, and the server
+/// would answer them with the other run's replies.
+///
+/// An h below what was answered says nothing: refusals, and acknowledged calls, do not survive a crash of a server with a
+/// ledger (S30). That the ledger is an old copy shows in its commit.
+pub(crate) fn judge_resumed(known: Resumable<'_>, welcome: &Welcome) -> Option<SessionEnd> {
+    let Resumable { session, sent } = known;
+    if welcome.session != session.id || welcome.server != session.server {
+        Some(SessionEnd::SessionUnknown)
+    } else if welcome.grants != session.grants {
+        Some(SessionEnd::GrantsChanged)
+    } else if welcome.commit < session.commit || welcome.seen > sent {
+        Some(SessionEnd::RolledBack)
+    } else {
+        None
+    }
 }
 
 /// What a client does with an unsettled call after its session was resumed (S21, S22).

@@ -53,7 +53,7 @@ pub struct ServerConfig {
     pub reply_len_max: u32,
     /// How long a session is kept without a connection (S6).
     pub lease: Duration,
-    /// The same for a session that never carried a request (S1).
+    /// The same for a session that never carried a request, and that neither a ledger nor its client's journal knows (S1).
     pub lease_unused: Duration,
     /// Silence after which a peer is called dead (S20).
     pub keepalive: Duration,
@@ -541,7 +541,8 @@ impl<T: ServerStorage> Server<T> {
         session.conn = NIL;
         session.alone_since = now;
         if session.is_open() {
-            let list = if session.used { &mut self.leases } else { &mut self.leases_unused };
+            let full = session.reach.has_full_lease();
+            let list = if full { &mut self.leases } else { &mut self.leases_unused };
             list.push_back(&mut self.sessions, session_index);
         }
     }

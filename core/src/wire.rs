@@ -32,6 +32,12 @@ pub const FLAG_IDEMPOTENT: u8 = 0x01;
 /// Flag of a request: nobody waits for the reply's body (S23).
 pub const FLAG_ONE_WAY: u8 = 0x02;
 
+/// Feature: the client keeps the session in a journal, and comes back to it though it never sent a request: its lease is
+/// the full one from the start (S6).
+pub const FEATURE_DURABLE: u32 = 0x01;
+/// All features of this version.
+pub(crate) const FEATURES: u32 = FEATURE_DURABLE;
+
 const KIND_HELLO: u8 = 0x01;
 const KIND_REQUEST: u8 = 0x02;
 const KIND_ASK: u8 = 0x03;
@@ -136,7 +142,7 @@ pub struct Hello {
     pub version_min: u8,
     /// Highest protocol version that the client speaks.
     pub version_max: u8,
-    /// Optional features that the client knows; none is defined yet.
+    /// Optional features that the client knows and wants: [`FEATURE_DURABLE`].
     pub features: u32,
     /// The session to resume; `None` opens a new one.
     pub resume: Option<Resume>,
@@ -166,7 +172,7 @@ pub struct Resume {
 pub struct Welcome {
     /// The version that both will speak.
     pub version: u8,
-    /// The optional features that both will use.
+    /// The optional features that both will use: those that both know.
     pub features: u32,
     /// Who answered.
     pub server: ServerId,

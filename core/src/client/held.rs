@@ -41,7 +41,8 @@ impl<S: ClientStorage> Client<S> {
     /// not settled with [`restore_call`](Client::restore_call), and then connect.
     ///
     /// `xid_last` is the highest number that was recorded in that session, of calls settled since too. Limits of
-    /// `config` that are below what the session was granted are raised to that.
+    /// `config` that are below what the session was granted are raised to that, and it is
+    /// [durable](ClientConfig::durable).
     ///
     /// `None` if this storage has no room for the slots that the session was granted.
     pub fn restore(
@@ -54,6 +55,7 @@ impl<S: ClientStorage> Client<S> {
         if !(1..=slots_max).contains(&grants.slots) || xid_last > Xid::MAX {
             return None;
         }
+        config.durable = true;
         config.slots = config.slots.max(grants.slots);
         config.request_len_max = config.request_len_max.max(grants.request_len_max);
         config.reply_len_max = config.reply_len_max.max(grants.reply_len_max);

@@ -139,8 +139,10 @@ impl<S: ClientStorage> Client<S> {
 
     fn handle_welcome(&mut self, welcome: &Welcome) -> Result<(), ProtocolError> {
         let grants = welcome.grants;
+        let opened_read = self.session.is_none() && welcome.seen != 0;
         let sane = welcome.version == VERSION
-            && welcome.features == 0
+            && !opened_read
+            && welcome.features & !self.features() == 0
             && (1..=self.slots_max()).contains(&grants.slots)
             && grants.keepalive_ms > 0;
         if !sane {
@@ -152,16 +154,8 @@ impl<S: ClientStorage> Client<S> {
         }
         let resumed = self.session.is_some();
         if let Some(session) = self.session {
-            let end = if welcome.session != session.id || welcome.server != session.server {
-                Some(SessionEnd::SessionUnknown)
-            } else if grants != session.grants {
-                Some(SessionEnd::GrantsChanged)
-            } else if welcome.commit < session.commit {
-                Some(SessionEnd::RolledBack)
-            } else {
-                None
-            };
-            if let Some(end) = end {
+            let known = fate::Resumable { session: &session, sent: self.book.recorded };
+            if let Some(end) = fate::judge_resumed(known, welcome) {
                 self.lose_session(end, CloseReason::SessionUnknown);
                 return Ok(());
             }

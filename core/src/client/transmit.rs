@@ -155,7 +155,7 @@ impl<S: ClientStorage> Client<S> {
             magic: wire::MAGIC,
             version_min: wire::VERSION,
             version_max: wire::VERSION,
-            features: 0,
+            features: self.features(),
             resume,
             slots: self.slots_max(),
             request_len_max: self.config.request_len_max.min(S::Body::LEN_MAX as u32),
@@ -171,6 +171,11 @@ impl<S: ClientStorage> Client<S> {
             self.output.hello_again_at = self.now + after;
         }
         Step::More
+    }
+
+    /// What a `Hello` of this client offers.
+    pub(super) fn features(&self) -> u32 {
+        if self.config.durable { wire::FEATURE_DURABLE } else { 0 }
     }
 
     pub(super) fn slots_max(&self) -> u32 {

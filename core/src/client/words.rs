@@ -31,6 +31,10 @@ pub struct ClientConfig {
     pub handshake_timeout: Duration,
     /// Whether the link loses messages without breaking, and after how long to send again (S27).
     pub resend_after: Option<Duration>,
+    /// Whether the client's owner keeps a journal, so that it may come back to a session that never carried a request: the
+    /// server then keeps each session for the full lease from the start (S6). [`Client::restore`](crate::Client::restore)
+    /// sets it.
+    pub durable: bool,
     /// How long an acknowledgement that no request carries may wait.
     pub ack_delay: Duration,
     /// Kept bytes at the server above which it does not wait.
@@ -52,6 +56,7 @@ impl Default for ClientConfig {
             pending_bytes_max: 256 << 20,
             handshake_timeout: Duration::from_secs(10),
             resend_after: None,
+            durable: false,
             ack_delay: Duration::from_millis(100),
             ack_bytes: 64 << 10,
             xid_before_first: 0,

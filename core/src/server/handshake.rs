@@ -1,6 +1,6 @@
 //! Opening, resuming, restoring and ending sessions.
 
-use super::parts::{End, Record, Session, Share};
+use super::parts::{End, Reach, Record, Session, Share};
 use super::{Conn, Server};
 use crate::error::{CloseReason, ProtocolError};
 use crate::ids::{Principal, SessionId, SessionKey};
@@ -57,7 +57,7 @@ impl<T: ServerStorage> Server<T> {
         let session = self.sessions.at_mut(index)?;
         session.seen = record.seen;
         session.acked = record.acked;
-        session.used = true;
+        session.reach = Reach::Used;
         session.alone_since = now;
         self.leases.push_back(&mut self.sessions, index);
         self.sessions.key_at(index).map(SessionKey)
@@ -78,9 +78,20 @@ impl<T: ServerStorage> Server<T> {
     /// The record of the session that was opened on this connection is stable: its `Welcome` may leave. Nothing happens
     /// if the connection is gone; nobody knows the session's id then.
     pub fn confirm_session(&mut self, conn: crate::ids::ConnId) {
-        if let Some(live) = self.conns.get_mut(conn.0) {
-            live.record = Record::Stable;
-            self.wake(conn.0.index);
+        let Some(live) = self.conns.get_mut(conn.0) else { return };
+        live.record = Record::Stable;
+        if let Some(session) = live.session {
+            self.note_recorded(session);
+        }
+        self.wake(conn.0.index);
+    }
+
+    /// A session that has a connection is on somebody's disk: its lease will be the full one.
+    fn note_recorded(&mut self, index: u32) {
+        if let Some(session) = self.sessions.at_mut(index)
+            && session.reach == Reach::Unused
+        {
+            session.reach = Reach::Recorded;
         }
     }
 
@@ -101,6 +112,9 @@ impl<T: ServerStorage> Server<T> {
             self.close_conn(index, Some(refuse), reason);
             return Ok(());
         }
+        if let Some(conn) = self.conns.at_mut(index) {
+            conn.features = hello.features & wire::FEATURES;
+        }
         match hello.resume {
             Some(resume) => self.resume(index, &resume),
             None => {
@@ -120,7 +134,7 @@ impl<T: ServerStorage> Server<T> {
         let session = self.sessions.at(session).ok_or(ProtocolError::SecondHello)?;
         let same = match hello.resume {
             Some(resume) => resume.session == session.id,
-            None => !session.used,
+            None => session.reach != Reach::Used,
         };
         if !self.config.lossy || !same {
             return Err(ProtocolError::SecondHello);
@@ -274,17 +288,22 @@ impl<T: ServerStorage> Server<T> {
             self.close_conn(session.conn, Some(Refuse::Superseded), reason);
         }
         let Some(session) = self.sessions.at(session_index) else { return };
-        let list = if session.used { &mut self.leases } else { &mut self.leases_unused };
+        let full = session.reach.has_full_lease();
+        let list = if full { &mut self.leases } else { &mut self.leases_unused };
         list.unlink(&mut self.sessions, session_index);
         let draining = self.drain.is_some();
         let Some(session) = self.sessions.at_mut(session_index) else { return };
         session.conn = conn_index;
         session.epoch = session.epoch.wrapping_add(1);
         session.end = End::No;
-        if let Some(conn) = self.conns.at_mut(conn_index) {
-            conn.session = Some(session_index);
-            conn.send.welcome = true;
-            conn.send.goodbye = draining;
+        let Some(conn) = self.conns.at_mut(conn_index) else { return };
+        conn.session = Some(session_index);
+        conn.send.welcome = true;
+        conn.send.goodbye = draining;
+        let durable = conn.features & wire::FEATURE_DURABLE != 0;
+        // Before its own record is stable its client does not know it.
+        if durable && conn.record == Record::Stable {
+            self.note_recorded(session_index);
         }
         self.wake(conn_index);
     }
@@ -293,7 +312,7 @@ impl<T: ServerStorage> Server<T> {
         let session = self.sessions.at(conn.session?)?;
         Some(Welcome {
             version: wire::VERSION,
-            features: 0,
+            features: conn.features,
             server: self.config.server,
             service: self.config.service,
             session: session.id,
@@ -328,7 +347,8 @@ impl<T: ServerStorage> Server<T> {
 
     fn unlink_lease(&mut self, index: u32) {
         let Some(session) = self.sessions.at(index).filter(|s| s.end != End::Ended) else { return };
-        let list = if session.used { &mut self.leases } else { &mut self.leases_unused };
+        let full = session.reach.has_full_lease();
+        let list = if full { &mut self.leases } else { &mut self.leases_unused };
         list.unlink(&mut self.sessions, index);
     }
 

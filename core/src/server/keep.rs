@@ -1,6 +1,6 @@
 //! Room for calls and their replies, and their discard (S9, S11).
 
-use super::parts::{CONN_EVENT, Partial, PartialBody, SlotState};
+use super::parts::{CONN_EVENT, Partial, PartialBody, Reach, SlotState};
 use super::{Calls, Server, ServerConfig, ServerCounters, Session, Share, Slot};
 use crate::budget::{self, Bytes};
 use crate::error::ProtocolError;
@@ -97,7 +97,7 @@ impl<T: ServerStorage> Room<'_, T> {
         // S9: a later xid on its slot.
         self.discard(slot_number);
         let session = &mut *self.session;
-        session.used = true;
+        session.reach = Reach::Used;
         session.seen = session.seen.max(header.xid.get());
         let epoch = session.epoch;
         let Some(slot) = self.slot_or_grow(slot_number) else { return false };

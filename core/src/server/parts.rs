@@ -41,6 +41,8 @@ impl Default for MethodSpec {
 #[cfg_attr(feature = "explore", derive(Clone, Hash))]
 pub struct Conn<B> {
     pub(super) principal: Principal,
+    /// What its `Hello` offered that this version knows.
+    pub(super) features: u32,
     /// Random bits for the session that it may open.
     pub(super) secret: SessionId,
     /// The session that it is bound to, by index.
@@ -125,6 +127,7 @@ impl<B> Conn<B> {
     pub(super) fn new(principal: Principal, secret: SessionId, now: Instant) -> Conn<B> {
         Conn {
             principal,
+            features: 0,
             secret,
             session: None,
             since: now,
@@ -211,9 +214,27 @@ pub struct Session<T: ServerStorage> {
     lease_links: Links,
     /// 1 to 65,536 slots: with two bytes less than in [`Grants`] an idle session stays below 128 bytes.
     slots_less_one: u16,
-    /// Whether a request ever came.
-    pub(super) used: bool,
+    pub(super) reach: Reach,
     pub(super) end: End,
+}
+
+/// Who may come back to a session that has lost its connection; it decides how long that is waited for (S6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "explore", derive(Hash))]
+pub(super) enum Reach {
+    /// A client that has it in memory only, and has sent no request in it: nothing is lost with it but a handshake.
+    Unused,
+    /// No request came, but it is on a disk: a ledger's, or its client's, which may have recorded a call in it that is on
+    /// its way. With a short lease such a call was lost, and nobody could know whether it had been executed (C81, C82).
+    Recorded,
+    /// A request has come.
+    Used,
+}
+
+impl Reach {
+    pub(super) fn has_full_lease(self) -> bool {
+        self != Reach::Unused
+    }
 }
 
 /// What a session was granted, but for its slots.
@@ -261,7 +282,7 @@ impl<T: ServerStorage> Session<T> {
             conn: NIL,
             epoch: 0,
             lease_links: Links::default(),
-            used: false,
+            reach: Reach::Unused,
             end: End::No,
         }
     }

@@ -145,6 +145,58 @@ fn what_the_server_answered_is_kept_for_as_long_as_the_lease() {
     assert_eq!((balance(&world, 1), balance(&world, 2)), (1, 1));
 }
 
+/// Recorded, and not read by the server: the server dies before, or the connection does.
+#[test]
+fn c81_a_call_that_no_server_has_read_yet_runs_if_its_client_is_back_within_the_lease() {
+    for server_dies in [false, true] {
+        let (mut world, process) = begin();
+        process.journal.mode(Mode::Hold);
+        process.pay(&world, 1, Then::Confirms);
+        process.journal.write();
+        if server_dies {
+            world.restart();
+        }
+        let (pages, notes) = process.kill(&world);
+        world.sim.advance(200 * SECOND);
+        let process = Process::start(&world, pages, notes, Then::Confirms);
+        settle_down(&world);
+        assert_eq!(process.told("1"), ["reply 1"], "a server that dies: {server_dies}");
+    }
+}
+
+/// The journal's file is put back from a copy, while the session has gone on.
+#[test]
+fn c83_an_old_copy_of_a_journal_gives_no_call_the_reply_of_another() {
+    for in_doubt in [false, true] {
+        let (world, process) = begin();
+        process.pay(&world, 1, Then::Confirms);
+        process.journal.mode(Mode::Hold);
+        process.pay(&world, 2, Then::Forgets);
+        if in_doubt {
+            process.journal.write();
+        }
+        let copy = process.journal.pages();
+        process.release_all(&world);
+        process.journal.mode(Mode::Commit);
+        process.pay(&world, 3, Then::Confirms);
+        let (_, notes) = process.kill(&world);
+        let process = Process::start(&world, copy, notes, Then::Confirms);
+        // Its number would be that of the payment to 2 or 3, whose reply would be the same.
+        process.pay(&world, 4, Then::Confirms);
+        process.pay(&world, 3, Then::Forgets);
+        settle_down(&world);
+        assert_eq!((balance(&world, 4), process.told("4")), (1, vec!["reply 1".to_owned()]));
+        assert_eq!((balance(&world, 3), &*process.told("3")[1]), (2, "reply 2"));
+        if in_doubt {
+            let told = ["reply 1", "unknown: SessionEnded, false"];
+            assert_eq!(process.told("2"), told, "it cannot know");
+        }
+        assert_eq!(balance(&world, 2), 1);
+        let process = start_again(&world, process, Then::Confirms);
+        assert_eq!((process.journal.calls(), process.journal.outcomes()), (0, 0), "and goes on");
+    }
+}
+
 #[test]
 fn calls_of_a_session_before_the_last_are_never_sent_in_it() {
     let (mut world, process) = begin();

@@ -248,8 +248,12 @@ impl World {
         if let Some(session) = server.session_of(conn).and_then(|key| server.session_record(key)) {
             let number = session_number(session.id);
             self.tell(|_| format!("    the ledger of s{h} has session {number}"));
-            let page = &mut self.model.sessions[number as usize].page;
-            page.get_or_insert_with(|| Box::new(Page { session, records: [None; SLOTS_MAX] }));
+            let known = &mut self.model.sessions[number as usize];
+            // C81: from now on its lease is the full one.
+            known.used = true;
+            known
+                .page
+                .get_or_insert_with(|| Box::new(Page { session, records: [None; SLOTS_MAX] }));
         }
         self.hosts[h].server.confirm_session(conn);
         self.pump_host(h)

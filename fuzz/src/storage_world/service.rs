@@ -190,7 +190,6 @@ pub fn server(world: &Arc<World>, group: Group, ledger: SimLedger) -> Result<Ser
         .configure(|config| {
             config.slots = world.profile.slots;
             config.lease = LEASE;
-            config.lease_unused = LEASE;
         })
         .build()
 }

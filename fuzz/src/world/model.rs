@@ -126,7 +126,7 @@ pub struct Session {
     pub link: Option<usize>,
     /// When it lost its connection, on its server's clock.
     pub alone_since: u64,
-    /// Whether it carried a request.
+    /// Whether it carried a request, or is on a disk: its lease is the full one.
     pub used: bool,
     /// Its client said `Goodbye`.
     pub goodbye: bool,

@@ -80,10 +80,11 @@ impl Desk {
     /// Reads a journal, and makes the machine that goes on where the one before was.
     pub(super) fn open(
         journal: Arc<dyn Journal>,
-        config: ClientConfig,
+        mut config: ClientConfig,
         now: Instant,
         timeout: std::time::Duration,
     ) -> Result<(Desk, Machine<Heap>, Vec<Left>), JournalError> {
+        config.durable = true;
         let found = Found::read(&*journal)?;
         let mut machine = match found.session {
             None => Machine::new(config),

@@ -1,0 +1,235 @@
+//! What a client that keeps a journal may count on when it comes back: its lease (S6), and that an old copy of the journal
+//! is found out (S7). C81 to C84.
+#![allow(missing_docs)]
+
+mod util;
+
+use oncewire_core::wire::{FEATURE_DURABLE, Frame, Hello};
+use oncewire_core::*;
+use util::durable::*;
+use util::*;
+
+/// A client with a journal, connected.
+fn durable() -> Pair {
+    let mut config = ClientConfig::default();
+    config.durable = true;
+    Pair::with(default_server_config(), config).connected()
+}
+
+/// A call is recorded, and the bytes of its request go nowhere: the connection is half open.
+fn recorded_and_lost(pair: &mut Pair) -> Disk {
+    let mut disk = Disk::default();
+    pair.call_with(0, held(b"a"));
+    pair.link().silent = true;
+    record(pair, &mut disk);
+    pair.cut();
+    assert_eq!(pair.ran(b"a"), 0);
+    disk
+}
+
+#[test]
+fn c82_a_session_that_a_clients_journal_has_keeps_its_full_lease_though_no_request_came() {
+    let mut pair = durable();
+    let disk = recorded_and_lost(&mut pair);
+    pair.jump(secs(299));
+    let calls = restart(&mut pair, &disk);
+    pair.reconnect();
+    assert_eq!((pair.fate(only(&calls)), pair.ran(b"a")), (reply(b"a"), 1));
+}
+
+#[test]
+fn c82_so_does_one_that_a_restored_client_has_resumed_and_lost_again() {
+    // The journal of an earlier version, say, which had not asked for it.
+    let mut pair = Pair::new();
+    let disk = recorded_and_lost(&mut pair);
+    pair.jump(secs(9));
+    restart(&mut pair, &disk);
+    let link = pair.connect(0);
+    pair.links[link].hold_down = true;
+    pair.drive();
+    pair.cut();
+    pair.jump(secs(299));
+    let calls = restart(&mut pair, &disk);
+    pair.reconnect();
+    assert_eq!((pair.fate(only(&calls)), pair.ran(b"a")), (reply(b"a"), 1));
+}
+
+#[test]
+fn c82_the_session_that_follows_a_lost_one_is_asked_for_in_the_same_way() {
+    let mut pair = durable();
+    let disk = recorded_and_lost(&mut pair);
+    pair.jump(secs(301));
+    pair.client_config.durable = false;
+    let calls = restart(&mut pair, &disk);
+    pair.reconnect();
+    assert_eq!(pair.fate(only(&calls)), unknown(Unknown::SessionEnded), "its lease is over");
+    let disk = recorded_and_lost(&mut pair);
+    pair.jump(secs(299));
+    let calls = restart(&mut pair, &disk);
+    pair.reconnect();
+    assert_eq!(pair.fate(only(&calls)), reply(b"a"));
+}
+
+#[test]
+fn c82_only_a_client_that_asks_for_it_has_the_full_lease_before_its_first_request() {
+    for (features, sessions) in [(0, 0), (FEATURE_DURABLE, 1), (2, 0), (!0, 1)] {
+        let mut pair = Pair::unconnected();
+        let raw = pair.raw(ALICE);
+        let Frame::Hello(plain) = hello(None) else { panic!("a hello") };
+        pair.send(raw, &Frame::Hello(Hello { features, ..plain }));
+        let got = pair.got(raw);
+        let [Got::Welcome(welcome)] = got.as_slice() else { panic!("no welcome: {got:?}") };
+        assert_eq!(welcome.features, features & FEATURE_DURABLE, "W32");
+        pair.hang_up(raw);
+        pair.jump(secs(11));
+        assert_eq!(pair.server.counters().sessions, sessions, "{features:#x}");
+        pair.jump(secs(300));
+        assert_eq!(pair.server.counters().sessions, 0);
+    }
+}
+
+#[test]
+fn c82_a_server_that_uses_a_feature_which_was_not_offered_is_wrong() {
+    for durable in [false, true] {
+        let mut config = ClientConfig::default();
+        config.durable = durable;
+        let mut pair = Pair::with(default_server_config(), config);
+        let (_, mut welcome) = pair.raw_session();
+        welcome.features = FEATURE_DURABLE;
+        let link = pair.connect_by_hand(0);
+        pair.drive();
+        pair.send_down(link, &Frame::Welcome(welcome));
+        assert_eq!(pair.client().is_connected(), durable);
+    }
+}
+
+/// A server with a ledger, and a connection on which a session was opened and, if `stable`, recorded.
+fn recorded_session(stable: bool) -> (Server<Heap>, ConnId, Instant) {
+    let mut config = default_server_config();
+    config.records_sessions = true;
+    let mut server: Server<Heap> = Server::new(config, &methods()).unwrap();
+    let now = Instant::ZERO;
+    let conn = server.handle_connected(now, ALICE, SessionId::from_bytes([9; 16])).unwrap();
+    let Frame::Hello(plain) = hello(None) else { panic!("a hello") };
+    // Its own journal makes no difference while nobody has told it the session's id.
+    let said = Frame::Hello(Hello { features: FEATURE_DURABLE, ..plain });
+    server.handle_data(now, conn, &bytes_of(&said)).unwrap();
+    assert_eq!(server.poll_event(), Some(ServerEvent::SessionOpened(conn)));
+    if stable {
+        server.confirm_session(conn);
+        assert_eq!(server.poll_event(), Some(ServerEvent::Transmit(conn)));
+        assert!(server.poll_transmit(now, conn, &mut [0; 512]).is_some());
+    }
+    (server, conn, now)
+}
+
+#[test]
+fn c81_a_session_that_a_ledger_has_keeps_its_full_lease_though_no_request_came() {
+    for (stable, sessions) in [(false, 0), (true, 1)] {
+        let (mut server, conn, now) = recorded_session(stable);
+        server.handle_disconnected(now, conn);
+        server.handle_timeout(now + secs(299));
+        while server.poll_event().is_some() {}
+        assert_eq!(server.counters().sessions, sessions, "stable: {stable}");
+        server.handle_timeout(now + secs(300));
+        while server.poll_event().is_some() {}
+        assert_eq!(server.counters().sessions, 0);
+    }
+}
+
+#[test]
+fn c81_the_lease_after_a_servers_restart_is_a_full_one() {
+    let mut pair = durable();
+    pair.record_session();
+    let disk = recorded_and_lost(&mut pair);
+    pair.jump(secs(200));
+    pair.restart_server_with_ledger();
+    pair.jump(secs(299));
+    let calls = restart(&mut pair, &disk);
+    pair.reconnect();
+    assert_eq!((pair.fate(only(&calls)), pair.ran(b"a")), (reply(b"a"), 1));
+}
+
+/// Makes a call whose outcome its owner writes down.
+fn pay(pair: &mut Pair, disk: &mut Disk, body: &[u8]) {
+    let call = pair.call_with(0, held(body));
+    record(pair, disk);
+    let number = disk.xid_last;
+    assert_eq!(pair.fate(call), reply(body));
+    disk.calls.get_mut(&number).unwrap().outcome = pair.fate(call);
+    settle(pair, call);
+    pair.advance(secs(1));
+}
+
+#[test]
+fn c83_a_client_that_goes_on_from_an_old_copy_of_its_journal_ends_the_session_and_sends_nothing() {
+    for in_doubt in [false, true] {
+        let mut pair = durable();
+        let mut disk = Disk::default();
+        pay(&mut pair, &mut disk, b"1");
+        if in_doubt {
+            pair.call_with(0, held(b"2"));
+            write_down(&mut pair, &mut disk);
+        }
+        let old = disk.clone();
+        say_recorded(&mut pair, &disk);
+        // The calls that the old copy knows nothing of: one is answered, and of the other the answer is kept.
+        pay(&mut pair, &mut disk, b"3");
+        pair.call_with(0, held(b"4"));
+        record(&mut pair, &mut disk);
+        let runs = pair.runs.len();
+        let calls = restart(&mut pair, &old);
+        let new = pair.call_with(0, held(b"new"));
+        pair.reconnect();
+        assert_eq!(pair.sessions_lost(), [SessionEnd::RolledBack]);
+        if in_doubt {
+            assert_eq!(pair.fates(only(&calls)), [Fate::Unknown(Unknown::SessionEnded, false)]);
+        }
+        assert_eq!((pair.runs.len(), pair.fates(new)), (runs, vec![]), "nothing is sent");
+        let mut disk = Disk::default();
+        pair.reconnect();
+        record(&mut pair, &mut disk);
+        assert_eq!(pair.fates(new), [Fate::Reply(echo(b"new"))], "not the reply of an old one");
+        assert_eq!(pair.ran(b"new"), 1);
+    }
+}
+
+#[test]
+fn c83_a_clone_of_a_plain_client_is_found_out_like_that_too() {
+    let mut pair = Pair::new();
+    pair.call(b"1");
+    let session = *pair.client().session().unwrap();
+    let mut copy: Client<Heap> = Client::restore(pair.client_config, session, 0).unwrap();
+    std::mem::swap(&mut pair.peers[0].client, &mut copy);
+    pair.peers[0].link = None;
+    pair.reconnect();
+    assert_eq!(pair.sessions_lost(), [SessionEnd::RolledBack]);
+}
+
+#[test]
+fn c83_an_h_up_to_what_was_recorded_is_no_sign_of_an_old_copy() {
+    let mut pair = durable();
+    let mut disk = Disk::default();
+    pay(&mut pair, &mut disk, b"1");
+    // Written before the next number was sent: as old as a copy may be.
+    let call = pair.call_with(0, held(b"2"));
+    write_down(&mut pair, &mut disk);
+    let copy = disk.clone();
+    say_recorded(&mut pair, &disk);
+    assert_eq!(pair.fate(call), reply(b"2"));
+    let calls = restart(&mut pair, &copy);
+    pair.reconnect();
+    assert_eq!((pair.fate(only(&calls)), pair.ran(b"2")), (reply(b"2"), 1));
+    assert_eq!(pair.sessions_lost(), []);
+}
+
+#[test]
+fn c83_a_new_session_in_which_something_was_read_already_is_a_wrong_servers() {
+    let mut pair = Pair::unconnected();
+    let (_, mut welcome) = pair.raw_session();
+    welcome.seen = 1;
+    let link = pair.connect_by_hand(0);
+    pair.drive();
+    pair.send_down(link, &Frame::Welcome(welcome));
+    assert_eq!(pair.peers[0].errors, [ProtocolError::UnexpectedWelcome]);
+}
