@@ -76,6 +76,8 @@ pub enum NoReply {
     ReplyTooLarge,
     /// An idempotent call that finished earlier, whose reply was not kept (S22).
     NotKept,
+    /// The handler returned what cannot be encoded (S15): its types and the wire's format do not go together.
+    Unencodable,
     /// A reply came, but its bytes are not what the caller expected: client and server disagree about the method.
     Undecodable,
 }
@@ -89,6 +91,7 @@ impl fmt::Display for NoReply {
                  declare a larger reply_len_max"
             }
             NoReply::NotKept => "executed, but replies of idempotent calls are not kept",
+            NoReply::Unencodable => "executed, but the server could not encode the reply",
             NoReply::Undecodable => {
                 "executed, but the reply cannot be decoded: client and server disagree about the method's types"
             }
@@ -221,6 +224,7 @@ impl Status {
             Status::NoReply(NoReply::Aborted) => 0x01,
             Status::NoReply(NoReply::ReplyTooLarge) => 0x02,
             Status::NoReply(NoReply::NotKept) => 0x03,
+            Status::NoReply(NoReply::Unencodable) => 0x04,
             Status::NoReply(NoReply::Undecodable) => return None,
             Status::Refused(why) => match why {
                 NotExecuted::Overloaded => 0x10,
@@ -251,6 +255,7 @@ impl Status {
             0x01 => Status::NoReply(NoReply::Aborted),
             0x02 => Status::NoReply(NoReply::ReplyTooLarge),
             0x03 => Status::NoReply(NoReply::NotKept),
+            0x04 => Status::NoReply(NoReply::Unencodable),
             0x10 => Status::Refused(NotExecuted::Overloaded),
             0x11 => Status::Refused(NotExecuted::UnknownMethod),
             0x12 => Status::Refused(NotExecuted::BadArguments),
@@ -280,6 +285,6 @@ mod tests {
                 known += 1;
             }
         }
-        assert_eq!(known, 15);
+        assert_eq!(known, 16);
     }
 }

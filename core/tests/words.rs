@@ -87,6 +87,7 @@ fn every_outcome_says_something_of_its_own() {
         &NoReply::Aborted,
         &NoReply::ReplyTooLarge,
         &NoReply::NotKept,
+        &NoReply::Unencodable,
         &NoReply::Undecodable,
         &N::Overloaded,
         &N::UnknownMethod,

@@ -269,6 +269,7 @@ mod tests {
             RecordState::Done(b"reply"),
             RecordState::NoReply(NoReply::Aborted),
             RecordState::NoReply(NoReply::ReplyTooLarge),
+            RecordState::NoReply(NoReply::Unencodable),
         ];
         for state in states {
             let xid = Xid::new(77).unwrap();

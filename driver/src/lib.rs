@@ -67,6 +67,7 @@
 #![deny(missing_docs)]
 
 mod buffer;
+mod caught;
 mod client;
 #[cfg(feature = "conformance")]
 pub mod conformance;

@@ -192,7 +192,7 @@ impl<L> ServerBuilder<L> {
         R: Serialize + 'static,
         Fut: Future<Output = R> + Send + 'static,
     {
-        let handler = Box::new(Typed::<F, A, R>::new(function, method.values()));
+        let handler = Box::new(Typed::<F, A, R>::new(function, method));
         let entry = MethodEntry { handler, time_limit: method.limit() };
         self.methods.push((method.spec(), entry));
         self
@@ -392,11 +392,12 @@ impl Server {
         self.shared.with(|state, _| state.machine.counters())
     }
 
-    /// Handlers that panicked, and replies that were larger than their method declares.
+    /// What handlers did that they should not.
     pub fn mishaps(&self) -> Mishaps {
         self.shared.with(|state, _| Mishaps {
             panics: state.panics,
             replies_too_large: state.replies_too_large,
+            unencodable: state.unencodable,
             rollbacks: state.rollbacks,
         })
     }
@@ -409,6 +410,11 @@ impl Server {
     /// Why the last transactional call that was rolled back was rolled back.
     pub fn last_rollback(&self) -> Option<String> {
         self.shared.with(|state, _| state.last_rollback.clone())
+    }
+
+    /// Which method's reply was the last that could not be encoded, and why.
+    pub fn last_unencodable(&self) -> Option<String> {
+        self.shared.with(|state, _| state.last_unencodable.clone())
     }
 
     async fn pause(&self, pause: Duration) {
@@ -426,6 +432,8 @@ pub struct Mishaps {
     pub panics: u64,
     /// Replies that were larger than their method declares or the session was granted.
     pub replies_too_large: u64,
+    /// Replies that could not be encoded: see [`Server::last_unencodable`].
+    pub unencodable: u64,
     /// Transactional handlers that were rolled back: see [`Server::last_rollback`].
     pub rollbacks: u64,
 }

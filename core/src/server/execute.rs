@@ -55,8 +55,8 @@ impl Admission {
 
 /// The right to answer a call that runs.
 ///
-/// Give it to [`Server::reply`], [`Server::abort`] or [`Server::roll_back`]: losing it pins the call's slot, and its
-/// session, for good.
+/// Give it to [`Server::reply`], [`Server::abort`], [`Server::no_reply`] or [`Server::roll_back`]: losing it pins the
+/// call's slot, and its session, for good.
 #[derive(Debug)]
 #[must_use = "a call that is never answered pins its slot and its session"]
 pub struct Running {
@@ -213,8 +213,16 @@ impl<T: ServerStorage> Server<T> {
 
     /// The handler panicked or passed its time limit: executed, perhaps in part, and never again (S14).
     pub fn abort(&mut self, now: Instant, running: Running) {
+        self.no_reply(now, running, NoReply::Aborted);
+    }
+
+    /// The call was executed, and there is no reply to show. A reason that only a client can have is told as `Aborted`.
+    pub fn no_reply(&mut self, now: Instant, running: Running, why: NoReply) {
         self.tick(now);
-        let status = Status::NoReply(NoReply::Aborted);
+        let status = match Status::NoReply(why) {
+            status if status.to_byte().is_some() => status,
+            _ => Status::NoReply(NoReply::Aborted),
+        };
         self.conclude(running.key, SlotState::Running, |_| (status, Payload::EMPTY));
     }
 

@@ -100,7 +100,9 @@ impl<S: JournalStore> Drop for JournalThread<S> {
         // The last batch may have been the last that knew the client: then this is the thread itself.
         if thread.thread().id() != std::thread::current().id() {
             // A panic of the store has been told of by the panic hook, and by its unfinished batch.
-            let _panicked = thread.join();
+            if let Err(payload) = thread.join() {
+                crate::caught::bury(payload);
+            }
         }
     }
 }

@@ -114,7 +114,9 @@ impl<S: Store> Drop for LedgerThread<S> {
         // The last batch may have been the last that knew the server: then this is the thread itself.
         if thread.thread().id() != std::thread::current().id() {
             // A panic of the store has been told of by the panic hook, and by its unfinished batch.
-            let _panicked = thread.join();
+            if let Err(payload) = thread.join() {
+                crate::caught::bury(payload);
+            }
         }
     }
 }

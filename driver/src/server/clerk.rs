@@ -71,14 +71,17 @@ impl State {
                     starts.push((execution, time_limit));
                 }
                 // Its client is told why; after a crash it must not be told that the call was interrupted.
-                Err(_) => self.record_withdrawal(started.name),
+                Err(_) => {
+                    self.record_withdrawal(started.name);
+                    self.drop_later(started.call.future);
+                }
             },
             Item::Finished(finished) => match finished.reply {
-                Some(body) => self.reply(now, finished.running, body),
-                None => self.machine.abort(now, finished.running),
+                Ok(body) => self.reply(now, finished.running, body),
+                Err(why) => self.machine.no_reply(now, finished.running, why),
             },
-            Item::Transaction(call) => {
-                if let (Some(running), Some(ran)) = (call.running, call.ran) {
+            Item::Transaction(mut call) => {
+                if let (Some(running), Some(ran)) = (call.running.take(), call.ran.take()) {
                     match ran {
                         Ran::Done(body) => self.reply(now, running, body),
                         Ran::RolledBack { why, panicked } => {
@@ -89,6 +92,7 @@ impl State {
                         }
                     }
                 }
+                self.drop_later(call);
             }
             Item::Ended(_) | Item::Withdrawn(_) | Item::Settled { .. } => {}
         }
@@ -103,8 +107,12 @@ impl State {
             Item::Started(started) => {
                 // Refused: the machine knows that the ledger has failed.
                 drop(self.machine.start(now, started.admission));
+                self.drop_later(started.call.future);
             }
-            Item::Transaction(mut call) => call.refuse(&mut self.machine, now),
+            Item::Transaction(mut call) => {
+                call.refuse(&mut self.machine, now);
+                self.drop_later(call);
+            }
             Item::Finished(_) | Item::Ended(_) | Item::Withdrawn(_) | Item::Settled { .. } => {}
         }
     }

@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -15,6 +14,7 @@ use super::handler::{Body, Context as CallContext, Ended, Execution, Plan, decod
 use super::records::Prepared;
 use super::state::{Look, Shared, State};
 use crate::buffer::{ReadBuffer, Scratch, WriteBuffer};
+use crate::caught::caught;
 use crate::patience::{self, Patience, Tries};
 use crate::runtime::Timer;
 use crate::transport::{BoxStream, Subject};
@@ -284,7 +284,7 @@ impl ConnTask {
     fn execute(&self, running: Running, call: Call<'_>, large: Option<&Bytes>) -> Option<Ended> {
         let method = self.shared.methods.get(call.method_index)?;
         let (context, body) = (self.context(&call), Body { bytes: call.body, large });
-        match catch_unwind(AssertUnwindSafe(|| method.handler.begin(context, body))) {
+        match caught(|| method.handler.begin(context, body)) {
             Ok(Ok(future)) => Execution::new(running, future).run(&self.shared, method.time_limit),
             Ok(Err(why)) => Some(Ended::refused(running, why)),
             Err(_) => Some(Ended::panicked(running)),
@@ -308,8 +308,13 @@ impl ConnTask {
         let started = shared.with_quietly(|state| match plan {
             // S22: idempotent calls leave no record.
             Ok(Plan::Future(future)) if call.idempotent => {
-                let running = state.machine.start(now, admission).ok()?;
-                Some(Execution::new(running, future))
+                match state.machine.start(now, admission) {
+                    Ok(running) => Some(Execution::new(running, future)),
+                    Err(_) => {
+                        state.drop_later(future);
+                        None
+                    }
+                }
             }
             Ok(Plan::Future(future)) => {
                 state.record_start(now, admission, Prepared { future, one_way, time_limit });

@@ -2,20 +2,21 @@
 
 use std::fmt;
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use oncewire_core::{CallKey, Instant, NotExecuted, Running, Xid};
+use oncewire_core::{CallKey, Instant, NoReply, NotExecuted, Running, Xid};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::state::{Shared, State};
 use super::transactional::Work;
+use crate::caught::{Guarded, caught};
 use crate::decode::{ValueLimits, decode};
+use crate::method::Method;
 use crate::runtime::Timer;
 use crate::transport::{BoxFuture, Subject};
 
@@ -83,8 +84,7 @@ pub(super) trait Handle: Send + Sync + 'static {
 pub(super) fn decoded<T>(
     decode: impl FnOnce() -> Result<T, NotExecuted>,
 ) -> Result<T, NotExecuted> {
-    // The panic hook has told about it.
-    catch_unwind(AssertUnwindSafe(decode)).unwrap_or(Err(NotExecuted::BadArguments))
+    caught(decode).unwrap_or(Err(NotExecuted::BadArguments))
 }
 
 /// A request's body, as it was received.
@@ -107,22 +107,34 @@ pub(super) enum Plan {
     /// By a future that does nothing before it is polled; with a ledger, once its started record is stable.
     Future(ReplyFuture),
     /// In the ledger's transaction.
-    Transaction(Box<dyn Work>, Context),
+    Transaction(Guarded<Box<dyn Work>>, Context),
 }
 
-/// The bytes of a reply; `None` if it was executed, but its reply cannot be told.
-pub(super) type ReplyFuture = BoxFuture<'static, Option<Bytes>>;
+impl Plan {
+    fn future(future: impl Future<Output = Result<Bytes, Unencodable>> + Send + 'static) -> Plan {
+        Plan::Future(Guarded::new(Box::pin(future)))
+    }
+}
+
+/// The bytes of a reply. Wherever it is dropped, a panic in that ends there.
+pub(super) type ReplyFuture = Guarded<BoxFuture<'static, Result<Bytes, Unencodable>>>;
+
+/// The call was executed, and its reply cannot be encoded: which method's, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Unencodable(pub(super) String);
 
 /// A typed handler.
 pub(super) struct Typed<F, A, R> {
     function: Arc<F>,
+    name: &'static str,
     limits: ValueLimits,
     types: std::marker::PhantomData<fn(A) -> R>,
 }
 
 impl<F, A, R> Typed<F, A, R> {
-    pub(super) fn new(function: F, limits: ValueLimits) -> Self {
-        Typed { function: Arc::new(function), limits, types: std::marker::PhantomData }
+    pub(super) fn new(function: F, method: &Method<A, R>) -> Self {
+        let (name, limits) = (method.name(), method.values());
+        Typed { function: Arc::new(function), name, limits, types: std::marker::PhantomData }
     }
 }
 
@@ -135,13 +147,13 @@ where
 {
     fn plan(&self, context: Context, body: Body<'_>) -> Result<Plan, NotExecuted> {
         let arguments = decode_arguments(body.bytes, self.limits)?;
-        let function = self.function.clone();
-        Ok(Plan::Future(Box::pin(async move { encoded(function(context, arguments)).await })))
+        let (function, name) = (self.function.clone(), self.name);
+        Ok(Plan::future(async move { encoded(function(context, arguments), name).await }))
     }
 
     fn begin(&self, context: Context, body: Body<'_>) -> Result<ReplyFuture, NotExecuted> {
         let arguments = decoded(|| decode_arguments(body.bytes, self.limits))?;
-        Ok(Box::pin(encoded((self.function)(context, arguments))))
+        Ok(Guarded::new(Box::pin(encoded((self.function)(context, arguments), self.name))))
     }
 }
 
@@ -153,8 +165,12 @@ pub(super) fn decode_arguments<A: DeserializeOwned>(
     decode(bytes, limits).ok_or(NotExecuted::BadArguments)
 }
 
-async fn encoded<R: Serialize>(reply: impl Future<Output = R>) -> Option<Bytes> {
-    crate::buffer::encode(&reply.await).ok()
+async fn encoded<R: Serialize>(
+    reply: impl Future<Output = R>,
+    method: &'static str,
+) -> Result<Bytes, Unencodable> {
+    let encoded = crate::buffer::encode(&reply.await);
+    encoded.map_err(|error| Unencodable(format!("{method}: the reply cannot be encoded: {error}")))
 }
 
 /// A handler of bytes.
@@ -176,12 +192,12 @@ where
     fn plan(&self, context: Context, body: Body<'_>) -> Result<Plan, NotExecuted> {
         let function = self.function.clone();
         let body = body.keep();
-        Ok(Plan::Future(Box::pin(async move { Some(function(context, body).await) })))
+        Ok(Plan::future(async move { Ok(function(context, body).await) }))
     }
 
     fn begin(&self, context: Context, body: Body<'_>) -> Result<ReplyFuture, NotExecuted> {
         let reply = (self.function)(context, body.keep());
-        Ok(Box::pin(async move { Some(reply.await) }))
+        Ok(Guarded::new(Box::pin(async move { Ok(reply.await) })))
     }
 }
 
@@ -213,7 +229,7 @@ impl Execution {
         let mut cx = TaskContext::from_waker(Waker::noop());
         match poll_caught(&mut self.future, &mut cx) {
             Poll::Ready(end) => {
-                drop_caught(self.future);
+                drop(self.future);
                 Some(Ended { running: self.running, recorded: self.recorded, end })
             }
             Poll::Pending => {
@@ -246,17 +262,19 @@ impl Ended {
 
     /// Its handler panicked before it was polled.
     pub(super) fn panicked(running: Running) -> Ended {
-        Ended { running, recorded: None, end: End::Aborted { panicked: true } }
+        Ended { running, recorded: None, end: End::Panicked }
     }
 }
 
 /// How a call that was started has ended.
 enum End {
     Replied(Bytes),
-    /// Executed, and there is no reply to tell: it panicked, took too long, or returned what cannot be encoded (S14).
-    Aborted {
-        panicked: bool,
-    },
+    /// Executed, perhaps in part (S14).
+    Panicked,
+    /// Likewise: it took too long, or its task was dropped.
+    Dropped,
+    /// Executed (S15).
+    Unencodable(Unencodable),
     /// Not executed.
     Refused(NotExecuted),
 }
@@ -267,17 +285,23 @@ impl State {
     pub(super) fn finish(&mut self, at: Instant, ended: Ended) {
         let Ended { running, recorded, end } = ended;
         let reply = match end {
-            End::Replied(body) => Some(body),
-            End::Aborted { panicked } => {
-                self.panics += u64::from(panicked);
-                None
+            End::Replied(body) => Ok(body),
+            End::Panicked => {
+                self.panics += 1;
+                Err(NoReply::Aborted)
+            }
+            End::Dropped => Err(NoReply::Aborted),
+            End::Unencodable(Unencodable(why)) => {
+                self.unencodable += 1;
+                self.last_unencodable = Some(why);
+                Err(NoReply::Unencodable)
             }
             End::Refused(why) => return self.machine.roll_back(at, running, why),
         };
         match (recorded, reply) {
-            (None, Some(body)) => self.reply(at, running, body),
-            (None, None) => self.machine.abort(at, running),
-            (Some(true), Some(_)) => self.record_finish(at, running, Some(Bytes::new())),
+            (None, Ok(body)) => self.reply(at, running, body),
+            (None, Err(why)) => self.machine.no_reply(at, running, why),
+            (Some(true), Ok(_)) => self.record_finish(at, running, Ok(Bytes::new())),
             (Some(_), reply) => self.record_finish(at, running, reply),
         }
     }
@@ -296,7 +320,7 @@ impl Task {
         let Some(Execution { running, recorded, future }) = self.execution.take() else {
             return;
         };
-        drop_caught(future);
+        drop(future);
         self.shared.with(|state, now| state.finish(now, Ended { running, recorded, end }));
     }
 }
@@ -312,7 +336,7 @@ impl Future for Task {
             Poll::Pending => {
                 let Some(limit) = &mut this.limit else { return Poll::Pending };
                 std::task::ready!(limit.poll(cx));
-                End::Aborted { panicked: false }
+                End::Dropped
             }
         };
         this.end(end);
@@ -322,24 +346,18 @@ impl Future for Task {
 
 impl Drop for Task {
     fn drop(&mut self) {
-        self.end(End::Aborted { panicked: false });
+        self.end(End::Dropped);
     }
 }
 
 #[inline]
 fn poll_caught(future: &mut ReplyFuture, cx: &mut TaskContext<'_>) -> Poll<End> {
-    let poll = AssertUnwindSafe(|| future.as_mut().poll(cx));
-    match catch_unwind(poll) {
+    let Some(future) = future.get_mut() else { return Poll::Ready(End::Dropped) };
+    match caught(|| future.as_mut().poll(cx)) {
         Ok(poll) => poll.map(|reply| match reply {
-            Some(body) => End::Replied(body),
-            None => End::Aborted { panicked: false },
+            Ok(body) => End::Replied(body),
+            Err(why) => End::Unencodable(why),
         }),
-        Err(_) => Poll::Ready(End::Aborted { panicked: true }),
+        Err(_) => Poll::Ready(End::Panicked),
     }
-}
-
-/// A handler's own drops may panic too; the server lives on.
-fn drop_caught(future: ReplyFuture) {
-    // The panic hook has told about it.
-    let _told = catch_unwind(AssertUnwindSafe(|| drop(future)));
 }

@@ -20,6 +20,7 @@ use oncewire_core::{
 use super::handler::{Context, ReplyFuture};
 use super::state::{Names, Shared, State};
 use super::transactional::{Ran, Work};
+use crate::caught::Guarded;
 use crate::ledger::{CallEntry, CallName, Entry, Ledger, LedgerError, SessionEntry};
 
 /// A ledger, whatever its transactions are.
@@ -65,15 +66,14 @@ pub(super) struct Finished {
     name: CallName,
     digest: u64,
     pub(super) running: Running,
-    /// `None` if its handler panicked or took too long.
-    pub(super) reply: Option<Bytes>,
+    pub(super) reply: Result<Bytes, NoReply>,
 }
 
 /// A call that runs in the ledger's transaction.
 pub(super) struct Transact {
     name: CallName,
     digest: u64,
-    work: Box<dyn Work>,
+    work: Guarded<Box<dyn Work>>,
     context: Context,
     one_way: bool,
     admission: Option<Admission>,
@@ -191,7 +191,10 @@ impl State {
                 let started = Started { name, digest, admission, call };
                 records.push(Item::Started(Box::new(started)));
             }
-            _ => self.machine.refuse(now, admission, NotExecuted::LedgerFailed),
+            _ => {
+                self.machine.refuse(now, admission, NotExecuted::LedgerFailed);
+                self.drop_later(call.future);
+            }
         }
     }
 
@@ -200,7 +203,7 @@ impl State {
         &mut self,
         now: Instant,
         admission: Admission,
-        work: Box<dyn Work>,
+        work: Guarded<Box<dyn Work>>,
         context: Context,
         one_way: bool,
     ) {
@@ -215,12 +218,20 @@ impl State {
                     Transact { name, digest, work, context, one_way, admission, running, ran };
                 records.push(Item::Transaction(Box::new(call)));
             }
-            _ => self.machine.refuse(now, admission, NotExecuted::LedgerFailed),
+            _ => {
+                self.machine.refuse(now, admission, NotExecuted::LedgerFailed);
+                self.drop_later(work);
+            }
         }
     }
 
-    /// S28: the reply leaves once its record is stable; `None` says that the handler panicked or took too long.
-    pub(super) fn record_finish(&mut self, now: Instant, running: Running, reply: Option<Bytes>) {
+    /// S28: the reply leaves once its record is stable.
+    pub(super) fn record_finish(
+        &mut self,
+        now: Instant,
+        running: Running,
+        reply: Result<Bytes, NoReply>,
+    ) {
         let key = running.key();
         match (self.name_of(key), self.writable()) {
             (Some((name, digest)), Some(records)) => {
@@ -277,10 +288,13 @@ impl State {
         }
         let mut items = std::mem::take(&mut records.items);
         let machine = &mut self.machine;
-        items.retain_mut(|item| match item {
-            Item::Transaction(call) => call.start(machine, now),
-            _ => true,
-        });
+        let refused = |item: &mut Item| match item {
+            Item::Transaction(call) => !call.start(machine, now),
+            _ => false,
+        };
+        let refused: Vec<Item> = items.extract_if(.., refused).collect();
+        refused.into_iter().for_each(|item| self.drop_later(item));
+        let records = self.records.as_deref_mut()?;
         if items.is_empty() {
             return None;
         }
@@ -394,7 +408,7 @@ fn entry<X>(item: &mut Item) -> Entry<'_, X> {
         Item::Withdrawn(name) => Entry::Withdrawn(*name),
         Item::Finished(call) => {
             let max = call.running.reply_len_max();
-            let state = reply_state(call.reply.as_deref(), max);
+            let state = reply_state(call.reply.as_deref().map_err(|why| *why), max);
             Entry::Call(call_entry(call.name, call.digest, state))
         }
         Item::Settled { session, seen, held } => {
@@ -410,11 +424,11 @@ fn call_entry(name: CallName, digest: u64, state: RecordState<'_>) -> CallEntry<
 }
 
 /// What is recorded of a reply, or of there being none (S14, S15).
-fn reply_state(reply: Option<&[u8]>, max: usize) -> RecordState<'_> {
+fn reply_state(reply: Result<&[u8], NoReply>, max: usize) -> RecordState<'_> {
     match reply {
-        None => RecordState::NoReply(NoReply::Aborted),
-        Some(body) if body.len() > max => RecordState::NoReply(NoReply::ReplyTooLarge),
-        Some(body) => RecordState::Done(body),
+        Err(why) => RecordState::NoReply(why),
+        Ok(body) if body.len() > max => RecordState::NoReply(NoReply::ReplyTooLarge),
+        Ok(body) => RecordState::Done(body),
     }
 }
 
@@ -438,15 +452,17 @@ impl<'a, X: 'static> Transactional<'a, X> {
     pub fn run(self, transaction: &mut X) -> Option<CallEntry<'a>> {
         let call = self.call;
         let max = call.running.as_ref().map_or(0, Running::reply_len_max);
-        let mut ran = call.work.run(transaction as &mut dyn Any, &call.context);
+        let work = call.work.get_mut();
+        let mut ran = match work {
+            Some(work) => work.run(transaction as &mut dyn Any, &call.context),
+            None => Ran::rolled_back("the call is over"),
+        };
         if let (Ran::Done(body), true) = (&mut ran, call.one_way) {
             // S23: nobody waits for it.
             body.clear();
         }
         match call.ran.insert(ran) {
-            Ran::Done(body) => {
-                Some(call_entry(call.name, call.digest, reply_state(Some(body), max)))
-            }
+            Ran::Done(body) => Some(call_entry(call.name, call.digest, reply_state(Ok(body), max))),
             Ran::RolledBack { .. } => None,
         }
     }

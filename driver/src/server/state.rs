@@ -37,9 +37,13 @@ pub(super) struct State {
     drain_wakers: Vec<Waker>,
     pub(super) panics: u64,
     pub(super) replies_too_large: u64,
+    pub(super) unencodable: u64,
+    pub(super) last_unencodable: Option<String>,
     pub(super) rollbacks: u64,
     pub(super) last_rollback: Option<String>,
     pub(super) to_wake: Vec<Waker>,
+    /// What is left of calls that will not run. It is the user's, and its drop may call the server: not under the lock.
+    to_drop: Vec<Box<dyn Send>>,
 }
 
 /// What a connection's task is to know.
@@ -120,9 +124,12 @@ impl Shared {
             drain_wakers: Vec::new(),
             panics: 0,
             replies_too_large: 0,
+            unencodable: 0,
+            last_unencodable: None,
             rollbacks: 0,
             last_rollback: None,
             to_wake: Vec::new(),
+            to_drop: Vec::new(),
         };
         Arc::new(Shared { runtime, methods, ledger, state: Mutex::new(state) })
     }
@@ -140,7 +147,9 @@ impl Shared {
         let result = f(&mut state, now);
         state.deliver();
         let to_wake = std::mem::take(&mut state.to_wake);
+        let to_drop = std::mem::take(&mut state.to_drop);
         drop(state);
+        drop(to_drop);
         to_wake.into_iter().for_each(Waker::wake);
         result
     }
@@ -211,6 +220,11 @@ impl Shared {
 }
 
 impl State {
+    /// Drops the user's part of a call, once the lock is let go.
+    pub(super) fn drop_later(&mut self, what: impl Send + 'static) {
+        self.to_drop.push(Box::new(what));
+    }
+
     /// Answers a call, and counts what it should not have been.
     #[inline]
     pub(super) fn reply(&mut self, now: Instant, running: Running, body: Bytes) {

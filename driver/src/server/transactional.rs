@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::marker::PhantomData;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::handler::{Body, Context, Handle, Plan, decode_arguments};
+use crate::caught::{Guarded, caught};
 use crate::decode::ValueLimits;
 use crate::ledger::Rollback;
 
@@ -26,7 +26,7 @@ pub(super) enum Ran {
 }
 
 impl Ran {
-    fn rolled_back(why: impl Into<String>) -> Ran {
+    pub(super) fn rolled_back(why: impl Into<String>) -> Ran {
         Ran::RolledBack { why: why.into(), panicked: false }
     }
 }
@@ -57,7 +57,7 @@ where
         let types = PhantomData::<fn(&mut X) -> R>;
         let limits = self.limits;
         let call = Call { function, body, limits, arguments: Some(arguments), types };
-        Ok(Plan::Transaction(Box::new(call), context))
+        Ok(Plan::Transaction(Guarded::new(Box::new(call)), context))
     }
 }
 
@@ -81,17 +81,16 @@ where
         let Some(transaction) = transaction.downcast_mut::<X>() else {
             return Ran::rolled_back("the transaction is not of the ledger that the server has");
         };
-        let decode = || decode_arguments::<A>(&self.body, self.limits).ok();
-        let Some(arguments) = self.arguments.take().or_else(decode) else {
-            return Ran::rolled_back("the arguments were decoded once and not again");
-        };
-        let function = &self.function;
+        let arguments = self.arguments.take();
+        let (function, body, limits) = (&self.function, &self.body, self.limits);
         // What a panic leaves in the transaction is rolled back.
         let run = || {
+            let again = || decode_arguments::<A>(body, limits);
+            let arguments = arguments.map_or_else(again, Ok)?;
             let reply = function(transaction, context, arguments)?;
             Ok::<_, Rollback>(crate::buffer::encode(&reply)?)
         };
-        match catch_unwind(AssertUnwindSafe(run)) {
+        match caught(run) {
             Ok(Ok(body)) => Ran::Done(body),
             Ok(Err(rollback)) => Ran::rolled_back(rollback.why()),
             Err(_) => Ran::RolledBack { why: "the handler panicked".to_owned(), panicked: true },

@@ -5,6 +5,7 @@
 
 mod cases;
 mod disk;
+mod drops;
 mod durable;
 mod journal;
 mod process;

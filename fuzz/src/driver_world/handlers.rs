@@ -148,7 +148,16 @@ async fn execute(world: Arc<World>, server: Group, context: Context, op: u64) ->
 fn panic_quietly(guard: &mut Run, server: Group) -> ! {
     guard.end = End::Panicked;
     *lock(&guard.world.model).panics.entry(server).or_default() += 1;
-    std::panic::resume_unwind(Box::new("planned"))
+    std::panic::resume_unwind(Box::new(Planned))
+}
+
+/// The payload of a planned panic. Its drop panics too: it must end there, and not take a connection with it.
+struct Planned;
+
+impl Drop for Planned {
+    fn drop(&mut self) {
+        std::panic::resume_unwind(Box::new("planned"))
+    }
 }
 
 /// Lets others go first.

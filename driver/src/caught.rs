@@ -1,0 +1,81 @@
+//! Code of the user's that may panic: it ends here.
+//!
+//! A panic carries a payload, and the payload's drop is the user's code too. One that panicked in its drop went through
+//! every `catch_unwind` here: it ended the task of a connection, and its call ran for ever.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// It panicked, and the panic hook has said so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Panicked;
+
+/// Calls `code`. What it leaves behind when it panics must not be looked at.
+#[inline]
+pub(crate) fn caught<T>(code: impl FnOnce() -> T) -> Result<T, Panicked> {
+    catch_unwind(AssertUnwindSafe(code)).map_err(|payload| {
+        bury(payload);
+        Panicked
+    })
+}
+
+/// Drops the payload of a panic, which may panic again, and so may that panic's payload.
+#[cold]
+pub(crate) fn bury(payload: Box<dyn Any + Send>) {
+    if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        std::mem::forget(again);
+    }
+}
+
+/// A value whose drop is the user's code: if that panics, it ends there.
+///
+/// The user's code may call the server or the client that it belongs to: no lock may be held where one is dropped.
+pub(crate) struct Guarded<T>(Option<T>);
+
+impl<T> Guarded<T> {
+    #[inline]
+    pub(crate) fn new(value: T) -> Guarded<T> {
+        Guarded(Some(value))
+    }
+
+    /// The value; `None` never, as long as it was not dropped.
+    #[inline]
+    pub(crate) fn get_mut(&mut self) -> Option<&mut T> {
+        self.0.as_mut()
+    }
+}
+
+impl<T> Drop for Guarded<T> {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(value) = self.0.take() {
+            // The panic hook has said so.
+            let _panicked = caught(|| drop(value));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Panics when it is dropped, with another of its kind for a payload.
+    struct Bomb(u32);
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            if self.0 > 0 {
+                std::panic::panic_any(Bomb(self.0 - 1));
+            }
+        }
+    }
+
+    #[test]
+    fn a_payload_that_panics_when_it_is_dropped_ends_there() {
+        for depth in 0..4 {
+            assert_eq!(caught(|| std::panic::panic_any(Bomb(depth))), Err::<(), _>(Panicked));
+            drop(Guarded::new(Bomb(depth)));
+        }
+        assert_eq!(caught(|| 7), Ok(7));
+    }
+}
