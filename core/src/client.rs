@@ -237,6 +237,16 @@ impl<S: ClientStorage> Client<S> {
         self.disconnect();
     }
 
+    /// The link has moved bytes that neither [`handle_data`](Client::handle_data) nor
+    /// [`poll_transmit`](Client::poll_transmit) sees: it had no room for all that was handed, and has taken more of it; or
+    /// it gives out whole frames only, and has received a part of one. The server is alive, though it may say nothing
+    /// (S20). Without it, a server that does not say so while it receives is called dead when a request takes longer than
+    /// the keepalive.
+    pub fn handle_progress(&mut self, now: Instant) {
+        self.tick(now);
+        self.alive.progress();
+    }
+
     /// Time has passed; harmless when called early. Call it when [`poll_timeout`](Client::poll_timeout)'s moment has come, after everything that
     /// has arrived was given to [`handle_data`](Client::handle_data); poll events and transmit afterwards.
     pub fn handle_timeout(&mut self, now: Instant) {
@@ -258,6 +268,7 @@ impl<S: ClientStorage> Client<S> {
                 self.look_at = Alive::next_look(self.now, self.keepalive());
                 match self.alive.look() {
                     Look::Fine => {}
+                    Look::Say => self.output.pong = true,
                     Look::Ask => self.ask_peer(),
                     Look::Dead => self.let_go(CloseReason::PeerSilent),
                 }

@@ -328,6 +328,17 @@ impl<T: ServerStorage> Server<T> {
         }
     }
 
+    /// The link of a connection has moved bytes that neither [`handle_data`](Server::handle_data) nor
+    /// [`poll_transmit`](Server::poll_transmit) sees: it had no room for all that was handed, and has taken more of it; or
+    /// it gives out whole frames only, and has received a part of one. The client is alive, though it may say nothing
+    /// (S20).
+    pub fn handle_progress(&mut self, now: Instant, conn: ConnId) {
+        self.tick(now);
+        if let Some(conn) = self.conns.get_mut(conn.0) {
+            conn.alive.progress();
+        }
+    }
+
     /// Time has passed. Call it when [`poll_timeout`](Server::poll_timeout)'s moment has come, after everything that
     /// has arrived was given to [`handle_data`](Server::handle_data); poll events afterwards. Each call does bounded
     /// work: if much is due, `poll_timeout` still names the present.
@@ -481,11 +492,18 @@ impl<T: ServerStorage> Server<T> {
         } else if look == Look::Dead {
             self.close_conn(index, None, CloseReason::PeerSilent);
         } else {
-            if look == Look::Ask {
-                conn.send.ping = true;
-                // S27: the first one may be lost.
-                conn.send.goodbye |= self.config.lossy && self.drain.is_some();
-                self.wake(index);
+            match look {
+                Look::Fine | Look::Dead => {}
+                Look::Say => {
+                    conn.send.pong = true;
+                    self.wake(index);
+                }
+                Look::Ask => {
+                    conn.send.ping = true;
+                    // S27: the first one may be lost.
+                    conn.send.goodbye |= self.config.lossy && self.drain.is_some();
+                    self.wake(index);
+                }
             }
             self.look_later(index);
         }

@@ -328,6 +328,12 @@ pub fn front(data: &[u8]) -> Option<Front> {
     Some(Front { len: len.saturating_add(LEN_FIELD_LEN), from })
 }
 
+/// Whether what is at the front of `data` is a Pong, as far as the bytes that are there tell.
+#[inline]
+pub(crate) fn may_be_pong(data: &[u8]) -> bool {
+    data.get(LEN_FIELD_LEN).is_none_or(|kind| kind & !FROM_SERVER == KIND_PONG)
+}
+
 /// A decoded frame and its length, or how many bytes are needed before it can be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decoded<'d> {

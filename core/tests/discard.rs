@@ -175,7 +175,8 @@ fn c42_a_long_frame_that_grows_by_less_is_too_slow() {
     for steps in 0..3 {
         slowly(&mut pair, conn, &frame[..100 + steps * 30_000]);
     }
-    assert_eq!(pair.got(raw), [Got::Refuse(wire::Refuse::TooSlow)]);
+    // Until then it was heard.
+    assert_eq!(pair.got(raw).pop(), Some(Got::Refuse(wire::Refuse::TooSlow)));
 }
 
 fn bytes_of_body(body: &[u8]) -> Vec<u8> {

@@ -25,9 +25,6 @@ impl<S: ClientStorage> Client<S> {
         data: &'d [u8],
     ) -> Result<Received<Reply<'d>>, ProtocolError> {
         self.tick(now);
-        if !data.is_empty() {
-            self.alive.hear();
-        }
         let mut consumed = 0;
         let mut wanted = 0;
         let mut item = None;
@@ -36,6 +33,7 @@ impl<S: ClientStorage> Client<S> {
             if rest.is_empty() {
                 return Ok(Received { consumed, item, wanted });
             }
+            self.alive.hear(rest);
             let (step, len) = match wire::cut(rest, Role::Server, self.config.reply_len_max) {
                 Ok(Cut::Incomplete(len)) => {
                     wanted = len;

@@ -99,7 +99,11 @@ impl<S: ClientStorage> Client<S> {
         self.tick(now);
         let mut writer = Writer::new(out);
         while let Step::More = self.transmit_step(&mut writer) {}
-        NonZeroUsize::new(writer.written())
+        let written = NonZeroUsize::new(writer.written());
+        if written.is_some() {
+            self.alive.speak();
+        }
+        written
     }
 
     #[inline]

@@ -72,14 +72,12 @@ impl<T: ServerStorage> Server<T> {
             else {
                 return Ok(Received { consumed: data.len(), item: None, wanted: 0 });
             };
-            if consumed == 0 && !data.is_empty() {
-                live.alive.hear();
-            }
             let rest = &data[consumed..];
             if rest.is_empty() {
                 live.incoming = None;
                 return Ok(Received { consumed, item: None, wanted: 0 });
             }
+            live.alive.hear(rest);
             let (session, was_partial) = (live.session, live.incoming.is_some());
             let body_len_max = session
                 .and_then(|index| self.sessions.at(index))

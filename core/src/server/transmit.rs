@@ -42,6 +42,8 @@ impl<T: ServerStorage> Server<T> {
         let written = NonZeroUsize::new(out.written());
         if written.is_none() {
             self.all_sent(index);
+        } else if let Some(conn) = self.conns.at_mut(index) {
+            conn.alive.speak();
         }
         written
     }
