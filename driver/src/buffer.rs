@@ -160,6 +160,11 @@ pub(crate) struct WriteBuffer {
     tail: Bytes,
     /// Something was written since the last flush.
     dirty: bool,
+    /// The stream had no room when it was last written to.
+    full: bool,
+    /// It had none, and has taken some bytes since: its peer is alive (S20). What a stream takes that was not full says
+    /// nothing, since a kernel takes as much for a dead peer.
+    progress: bool,
 }
 
 impl WriteBuffer {
@@ -167,6 +172,12 @@ impl WriteBuffer {
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.start == self.end && self.tail.is_empty() && !self.dirty
+    }
+
+    /// Whether the stream, which was full, has taken some bytes since this was last asked.
+    #[inline]
+    pub(crate) fn take_progress(&mut self) -> bool {
+        std::mem::take(&mut self.progress)
     }
 
     /// Lets `transmit` write into the buffer, which must have left; says whether it wrote anything.
@@ -197,13 +208,13 @@ impl WriteBuffer {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         while self.start < self.end {
-            self.start += ready!(poll_some(stream, cx, &self.bytes[self.start..self.end]))?;
-            self.dirty = true;
+            let result = poll_some(stream, cx, &self.bytes[self.start..self.end]);
+            self.start += ready!(self.note_taken(result))?;
         }
         while !self.tail.is_empty() {
-            let len = ready!(poll_some(stream, cx, &self.tail))?;
+            let result = poll_some(stream, cx, &self.tail);
+            let len = ready!(self.note_taken(result))?;
             self.tail.advance(len);
-            self.dirty = true;
         }
         self.tail = Bytes::new();
         if self.dirty {
@@ -211,6 +222,19 @@ impl WriteBuffer {
             self.dirty = false;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Notes what a stream has done with what it was offered.
+    fn note_taken(&mut self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match result {
+            Poll::Ready(Ok(_)) => {
+                self.dirty = true;
+                self.progress |= std::mem::take(&mut self.full);
+            }
+            Poll::Pending => self.full = true,
+            Poll::Ready(Err(_)) => {}
+        }
+        result
     }
 
     /// Writes all of `bytes` and then what was appended, and flushes; or keeps what the stream does not take. There must
@@ -223,7 +247,8 @@ impl WriteBuffer {
     ) -> Poll<io::Result<()>> {
         let mut rest = bytes;
         while !rest.is_empty() {
-            match poll_some(stream, cx, rest) {
+            let result = poll_some(stream, cx, rest);
+            match self.note_taken(result) {
                 Poll::Ready(len) => rest = &rest[len?..],
                 Poll::Pending => {
                     self.keep(rest);
@@ -231,7 +256,6 @@ impl WriteBuffer {
                     return Poll::Pending;
                 }
             }
-            self.dirty = true;
         }
         self.poll_write(stream, cx)
     }

@@ -461,7 +461,11 @@ impl State {
         loop {
             let Some(stream) = &mut self.stream else { return wrote };
             if !self.write.is_empty() {
-                match self.write.poll_write(stream, cx) {
+                let written = self.write.poll_write(stream, cx);
+                if self.write.take_progress() {
+                    self.machine.handle_progress(now);
+                }
+                match written {
                     Poll::Pending => return wrote,
                     Poll::Ready(Ok(())) => wrote = true,
                     // What has arrived is still to be read: the end of the connection is told by reading.

@@ -148,11 +148,11 @@ impl Hand {
         }
     }
 
-    /// The next frame that is no `Ping`.
+    /// The next frame that is no `Ping` or `Pong`.
     pub(crate) async fn next_but_ping(&mut self) -> Option<Heard> {
         loop {
             match self.next().await {
-                Some((Frame::Ping(_), _)) => {}
+                Some((Frame::Ping(_) | Frame::Pong(_), _)) => {}
                 heard => return heard,
             }
         }

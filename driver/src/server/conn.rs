@@ -345,7 +345,11 @@ impl ConnTask {
         let mut wrote = false;
         loop {
             if !self.write.is_empty() {
-                std::task::ready!(self.write.poll_write(&mut self.stream, cx))?;
+                let written = self.write.poll_write(&mut self.stream, cx);
+                if self.write.take_progress() {
+                    self.shared.with_quietly(|state| state.machine.handle_progress(now, self.id));
+                }
+                std::task::ready!(written)?;
                 self.write.release();
                 wrote = true;
             }
