@@ -7,6 +7,7 @@
 //! | write a transport | [`Connect`], [`Accept`], [`ByteStream`] |
 //! | survive a crash of the server | [`ledger`], [`ServerBuilder::ledger`] |
 //! | survive a crash of the client | [`journal`], [`DurableClient`] |
+//! | keep secrets in files | [`files`] |
 //! | choose the executor, or simulate | [`Runtime`], [`SmolRuntime`] |
 //!
 //! The rules S1 to S32 that comments cite are stated in the core's `PROTOCOL.md`. Nothing here decides what happens to a
@@ -72,6 +73,7 @@ mod client;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod decode;
+pub mod files;
 pub mod journal;
 pub mod ledger;
 mod method;

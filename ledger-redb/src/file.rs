@@ -1,11 +1,13 @@
 //! Opening, creating and locking files, of ledgers and of journals, and what is wrong with them.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{ErrorKind, Read, Seek, Write};
+use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use oncewire_driver::core::ServerId;
+use oncewire_driver::files::{self, LockError, LockFile};
 use oncewire_driver::ledger::{Identity, LedgerError};
+use redb::backends::FileBackend;
 use redb::{
     Database, DatabaseError, ReadableDatabase, StorageBackend, StorageError, TableDefinition,
     TableError,
@@ -66,12 +68,12 @@ pub(crate) struct OpenFile {
     pub(crate) database: Database,
     pub(crate) identity: Identity,
     /// `None` for a storage that is no file.
-    pub(crate) lock: Option<File>,
+    pub(crate) lock: Option<LockFile>,
 }
 
 pub(crate) fn open_or_create(path: &Path) -> Result<OpenFile, LedgerError> {
     let lock = lock(path)?;
-    if !path.try_exists().map_err(|error| unusable(path, &error))? {
+    if !files::exists(path).map_err(|error| unusable(path, &error))? {
         let server = random_id()?;
         create(path, &LEDGER, |database| write_identity(database, server, 0))?;
     }
@@ -79,13 +81,12 @@ pub(crate) fn open_or_create(path: &Path) -> Result<OpenFile, LedgerError> {
 }
 
 /// Opens a journal, and makes one if there is no such file. Returns it and the lock that keeps others away.
-pub(crate) fn open_journal(path: &Path) -> Result<(Database, File), LedgerError> {
+pub(crate) fn open_journal(path: &Path) -> Result<(Database, LockFile), LedgerError> {
     let lock = lock_as(path, &JOURNAL)?;
-    if !path.try_exists().map_err(|error| unusable(path, &error))? {
+    if !files::exists(path).map_err(|error| unusable(path, &error))? {
         create(path, &JOURNAL, write_journal)?;
     }
-    let database = open_database(path, &JOURNAL)?;
-    check_journal(path, &database)?;
+    let (database, ()) = open_database(path, &JOURNAL, check_journal)?;
     Ok((database, lock))
 }
 
@@ -99,7 +100,7 @@ pub(crate) fn open_journal_backend(backend: impl StorageBackend) -> Result<Datab
     if fresh {
         write_journal(&database).map_err(|error| unusable(path, &error))?;
     }
-    check_journal(path, &database)?;
+    check_journal(&database).map_err(|why| JOURNAL.wrong(path, &why))?;
     Ok(database)
 }
 
@@ -109,32 +110,38 @@ fn write_journal(database: &Database) -> Result<(), redb::Error> {
     Ok(transaction.commit()?)
 }
 
-fn check_journal(path: &Path, database: &Database) -> Result<(), LedgerError> {
-    let checked = database
-        .begin_read()
-        .map_err(|error| cannot_be_read(&error))
-        .and_then(|transaction| open_meta(&transaction, &JOURNAL).map(drop));
-    checked.map_err(|why| JOURNAL.wrong(path, &why))
+fn check_journal(database: &Database) -> Result<(), String> {
+    let transaction = database.begin_read().map_err(|error| cannot_be_read(&error))?;
+    open_meta(&transaction, &JOURNAL).map(drop)
 }
 
 /// Opens a ledger that exists.
 pub(crate) fn open(path: &Path) -> Result<OpenFile, LedgerError> {
-    if !path.try_exists().map_err(|error| unusable(path, &error))? {
+    if !files::exists(path).map_err(|error| unusable(path, &error))? {
         return Err(wrong(path, "there is no such file: check the path"));
     }
     let lock = lock(path)?;
     open_locked(path, lock)
 }
 
-fn open_locked(path: &Path, lock: File) -> Result<OpenFile, LedgerError> {
-    let database = open_database(path, &LEDGER)?;
-    let identity = read_identity(&database).map_err(|why| wrong(path, &why))?;
+fn open_locked(path: &Path, lock: LockFile) -> Result<OpenFile, LedgerError> {
+    let (database, identity) = open_database(path, &LEDGER, read_identity)?;
     Ok(OpenFile { database, identity, lock: Some(lock) })
 }
 
-fn open_database(path: &Path, kind: &Kind) -> Result<Database, LedgerError> {
-    check_magic(path, kind)?;
-    builder().open(path).map_err(|error| kind.database_error(path, error))
+/// Opens a file of ours, and reads with `read` what kind of file it is.
+fn open_database<T>(
+    path: &Path,
+    kind: &Kind,
+    read: impl FnOnce(&Database) -> Result<T, String>,
+) -> Result<(Database, T), LedgerError> {
+    let file = files::open_regular(path).map_err(|error| unusable(path, &error))?;
+    check_magic(path, &file, kind)?;
+    // It holds the ids of sessions: whoever reads one can act in its name.
+    files::check_private(path, &file).map_err(|error| kind.wrong(path, &error.to_string()))?;
+    let database = of_file(file).map_err(|error| kind.database_error(path, error))?;
+    let content = read(&database).map_err(|why| kind.wrong(path, &why))?;
+    Ok((database, content))
 }
 
 /// A ledger on a storage that is no file; made there if the storage is empty.
@@ -154,6 +161,11 @@ pub(crate) fn open_backend(
     Ok(OpenFile { database, identity, lock: None })
 }
 
+/// The database in this very file, whatever its path leads to by now.
+fn of_file(file: File) -> Result<Database, DatabaseError> {
+    builder().create_with_backend(FileBackend::new(file)?)
+}
+
 fn builder() -> redb::Builder {
     let mut builder = Database::builder();
     // A file that something else has damaged is told of, not stumbled over.
@@ -167,15 +179,23 @@ fn create(
     kind: &Kind,
     write: impl FnOnce(&Database) -> Result<(), redb::Error>,
 ) -> Result<(), LedgerError> {
-    let new = beside(path, "new");
-    match std::fs::remove_file(&new) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(unusable(&new, &error)),
-        _ => {}
-    }
-    let database = builder().create(&new).map_err(|error| kind.database_error(&new, error))?;
+    let (new, file) = create_beside(path)?;
+    let database = of_file(file).map_err(|error| kind.database_error(&new, error))?;
     write(&database).map_err(|error| unusable(&new, &error))?;
     drop(database);
     put_in_place(&new, path)
+}
+
+/// An empty file of ours beside `path`. One that was left there half made is removed.
+pub(crate) fn create_beside(path: &Path) -> Result<(PathBuf, File), LedgerError> {
+    let new = beside(path, "new");
+    let created = files::remove_own(&new).and_then(|()| {
+        let file = files::create_private(&new)?;
+        files::check_private(&new, &file).inspect_err(|_| drop(files::remove_own(&new)))?;
+        Ok(file)
+    });
+    let file = created.map_err(|error| unusable(&new, &error))?;
+    Ok((new, file))
 }
 
 /// Gives a file that is whole its name, durably.
@@ -270,37 +290,23 @@ fn cannot_be_read(error: &dyn std::fmt::Display) -> String {
 }
 
 /// Keeps other servers away, and tells them who we are.
-pub(crate) fn lock(path: &Path) -> Result<File, LedgerError> {
+pub(crate) fn lock(path: &Path) -> Result<LockFile, LedgerError> {
     lock_as(path, &LEDGER)
 }
 
-fn lock_as(path: &Path, kind: &Kind) -> Result<File, LedgerError> {
+fn lock_as(path: &Path, kind: &Kind) -> Result<LockFile, LedgerError> {
     let lock_path = beside(path, "lock");
-    let mut options = OpenOptions::new();
-    let opened = options.read(true).write(true).create(true).truncate(false).open(&lock_path);
-    let mut lock = opened.map_err(|error| unusable(&lock_path, &error))?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut pid = String::new();
-            // Whoever holds it may be writing it down just now.
-            let holder = match lock.read_to_string(&mut pid) {
-                Ok(1..) => format!("process {}", pid.trim()),
-                _ => "another process".to_owned(),
+    LockFile::take(&lock_path).map_err(|error| match error {
+        LockError::Held(pid) => {
+            let holder = match pid {
+                Some(pid) => format!("process {pid}"),
+                None => "another process".to_owned(),
             };
-            return Err(kind.wrong(
-                path,
-                &format!("{holder} uses it: end that first, or choose another path"),
-            ));
+            let why = format!("{holder} uses it: end that first, or choose another path");
+            kind.wrong(path, &why)
         }
-        Err(TryLockError::Error(error)) => return Err(unusable(&lock_path, &error)),
-    }
-    let write = lock
-        .set_len(0)
-        .and_then(|()| lock.rewind())
-        .and_then(|()| writeln!(lock, "{}", std::process::id()));
-    write.map_err(|error| unusable(&lock_path, &error))?;
-    Ok(lock)
+        LockError::Unusable(error) => unusable(&lock_path, &error),
+    })
 }
 
 /// The path with a dot and this ending behind it.
@@ -311,10 +317,8 @@ pub(crate) fn beside(path: &Path, ending: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn check_magic(path: &Path, kind: &Kind) -> Result<(), LedgerError> {
-    let opened = OpenOptions::new().read(true).write(true).open(path);
-    let mut file = opened.map_err(|error| unusable(path, &error))?;
-    forget_cached(&file).map_err(|error| unusable(path, &error))?;
+fn check_magic(path: &Path, mut file: &File, kind: &Kind) -> Result<(), LedgerError> {
+    forget_cached(file).map_err(|error| unusable(path, &error))?;
     let mut start = [0; MAGIC.len()];
     match file.read_exact(&mut start) {
         Ok(()) if start == MAGIC => Ok(()),

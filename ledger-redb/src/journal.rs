@@ -1,9 +1,9 @@
 //! A journal of a client in one file.
 
 use std::fmt;
-use std::fs::File;
 use std::path::Path;
 
+use oncewire_driver::files::LockFile;
 use oncewire_driver::journal::{
     Journal, JournalBatch, JournalError, JournalKey, JournalStore, JournalThread, JournalWrite,
 };
@@ -35,11 +35,12 @@ pub struct RedbJournal(JournalThread<RedbJournalStore>);
 
 impl RedbJournal {
     /// Opens the journal in this file, or makes one if there is no such file. `PATH.lock` is kept beside it while it is
-    /// open, so that no two clients use one journal. It holds the session's id, which is a secret.
+    /// open, so that no two clients use one journal. It holds the session's id, which is a secret: it is made with mode
+    /// 0600, and must be so when it is opened.
     ///
     /// # Errors
-    /// What is wrong with the file, and what to do about it. A file that is no journal, or a broken one, is left as it
-    /// is.
+    /// What is wrong with the file, and what to do about it. A file that is no journal, a broken one, and one that is not
+    /// this user's alone, is left as it is.
     pub fn open(path: impl AsRef<Path>) -> Result<RedbJournal, JournalError> {
         Ok(RedbJournal::new(RedbJournalStore::open(path.as_ref())?))
     }
@@ -64,7 +65,7 @@ impl Journal for RedbJournal {
 pub struct RedbJournalStore {
     database: Database,
     /// Held, not used: others are kept away while it is open.
-    _lock: Option<File>,
+    _lock: Option<LockFile>,
 }
 
 impl fmt::Debug for RedbJournalStore {

@@ -73,11 +73,12 @@ pub struct RedbLedger {
 
 impl RedbLedger {
     /// Opens the ledger in this file, or makes one if there is no such file. `PATH.lock` is kept beside it while it is
-    /// open, so that no two servers use one ledger.
+    /// open, so that no two servers use one ledger. It holds the ids of sessions, which are secrets: it is made with mode
+    /// 0600, and must be so when it is opened.
     ///
     /// # Errors
-    /// What is wrong with the file, and what to do about it. A file that is no ledger, or a broken one, is left as it
-    /// is.
+    /// What is wrong with the file, and what to do about it. A file that is no ledger, a broken one, and one that is not
+    /// this user's alone, is left as it is.
     pub fn open(path: impl AsRef<Path>) -> Result<RedbLedger, LedgerError> {
         Ok(RedbLedger::new(RedbStore::open(path.as_ref())?))
     }

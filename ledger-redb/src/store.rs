@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use oncewire_driver::core::{ServerId, SessionId};
+use oncewire_driver::files::LockFile;
 use oncewire_driver::ledger::{
     Batch, CallEntry, Entry, Identity, LedgerError, Restore, SessionEntry, Store,
 };
@@ -24,7 +25,7 @@ pub struct RedbStore {
     #[cfg(any(test, feature = "_faults"))]
     faults: crate::faults::Faults,
     /// Held, not used: others are kept away while it is open.
-    _lock: Option<std::fs::File>,
+    _lock: Option<LockFile>,
 }
 
 impl fmt::Debug for RedbStore {

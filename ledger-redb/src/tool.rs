@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 
 use oncewire_driver::core::{RecordState, ServerId, SessionId};
+use oncewire_driver::files;
 use oncewire_driver::ledger::{CallEntry, LedgerError, SessionEntry};
 use redb::{CompactionError, Database, ReadableDatabase, ReadableTable};
 
@@ -138,15 +139,17 @@ pub fn compact(path: &Path) -> Result<(u64, u64), LedgerError> {
 /// # Errors
 /// Why one of them cannot be used. Nothing stands at `to` then.
 pub fn restore(from: &Path, to: &Path) -> Result<ServerId, LedgerError> {
-    if to.try_exists().map_err(|error| file::unusable(to, &error))? {
+    if files::exists(to).map_err(|error| file::unusable(to, &error))? {
         return Err(file::wrong(to, "it exists: remove it first, or choose another path"));
     }
     // Repaired if need be, checked, and closed.
     drop(file::open(from)?);
     let _from_lock = file::lock(from)?;
     let _to_lock = file::lock(to)?;
-    let new = file::beside(to, "new");
-    std::fs::copy(from, &new).map_err(|error| file::unusable(&new, &error))?;
+    let (new, mut copy) = file::create_beside(to)?;
+    let copied = std::fs::File::open(from).and_then(|mut from| std::io::copy(&mut from, &mut copy));
+    copied.map_err(|error| file::unusable(&new, &error))?;
+    drop(copy);
     let server = file::random_id()?;
     let result = file::open(&new).and_then(|open| {
         forget_sessions(&open, server).map_err(|error| file::unusable(&new, &error))

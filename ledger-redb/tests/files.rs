@@ -53,6 +53,8 @@ fn something_else_is_refused() {
 
     let other = folder.path("other.redb");
     drop(Database::create(&other).unwrap());
+    #[cfg(unix)]
+    secrets::set_mode(&other, 0o600);
     assert!(RedbLedger::open(&other).unwrap_err().to_string().contains("no Oncewire ledger"));
 
     assert!(refused(&folder.path("")).contains("cannot be read and written"));
@@ -134,4 +136,104 @@ fn a_restored_copy_has_a_server_id_of_its_own_and_replaces_nothing() {
     let database = Database::open(&from).unwrap();
     let meta = database.begin_read().unwrap().open_table(META).unwrap();
     assert_eq!(meta.get("server").unwrap().unwrap().value(), &old.server.to_bytes()[..]);
+}
+
+/// Files that hold session ids belong to one user alone.
+#[cfg(unix)]
+mod secrets {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    use oncewire_ledger_redb::RedbJournal;
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    pub(super) fn set_mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn c120_ledgers_journals_and_copies_are_made_for_their_owner_alone() {
+        let folder = Folder::new("modes");
+        let (ledger, journal) = (folder.path("a.ledger"), folder.path("a.journal"));
+        let held = (RedbLedger::open(&ledger).unwrap(), RedbJournal::open(&journal).unwrap());
+        assert_eq!([mode(&ledger), mode(&folder.path("a.ledger.lock"))], [0o600; 2]);
+        assert_eq!([mode(&journal), mode(&folder.path("a.journal.lock"))], [0o600; 2]);
+        drop(held);
+        tool::restore(&ledger, &folder.path("copy")).unwrap();
+        tool::compact(&ledger).unwrap();
+        for file in fs::read_dir(folder.path("")).unwrap() {
+            assert_eq!(mode(&file.unwrap().path()), 0o600);
+        }
+    }
+
+    #[test]
+    fn c120_ledgers_and_journals_that_others_can_read_are_refused() {
+        let folder = Folder::new("readable");
+        let (ledger, journal) = (folder.path("a.ledger"), folder.path("a.journal"));
+        drop((RedbLedger::open(&ledger).unwrap(), RedbJournal::open(&journal).unwrap()));
+        set_mode(&ledger, 0o644);
+        set_mode(&journal, 0o640);
+        let error = refused(&ledger);
+        assert!(error.contains("0644") && error.contains("chmod 600"), "{error}");
+        let error = RedbJournal::open(&journal).unwrap_err().to_string();
+        assert!(error.contains("a.journal") && error.contains("0640"), "{error}");
+        assert!(tool::inspect(&ledger).is_err() && tool::verify(&ledger).is_err());
+        assert!(tool::restore(&ledger, &folder.path("copy")).is_err());
+        assert!(!folder.path("copy").exists() && !folder.path("copy.new").exists());
+        set_mode(&ledger, 0o600);
+        set_mode(&journal, 0o600);
+        drop((RedbLedger::open(&ledger).unwrap(), RedbJournal::open(&journal).unwrap()));
+    }
+
+    #[test]
+    fn c120_a_ledger_of_another_user_or_with_a_second_name_is_refused() {
+        let folder = Folder::new("owner");
+        let path = folder.path("a.ledger");
+        drop(RedbLedger::open(&path).unwrap());
+        fs::hard_link(&path, folder.path("kept")).unwrap();
+        assert!(refused(&path).contains("2 names"));
+        fs::remove_file(folder.path("kept")).unwrap();
+        if std::os::unix::fs::chown(&path, Some(65534), None).is_err() {
+            eprintln!("skipped: only root can give a file away");
+            return;
+        }
+        assert!(refused(&path).contains("belongs to uid 65534"));
+    }
+
+    #[test]
+    fn c121_what_is_in_the_place_of_a_lock_or_of_a_half_made_file_is_left_alone_and_named() {
+        let folder = Folder::new("beside");
+        let path = folder.path("a.ledger");
+        for ending in ["lock", "new"] {
+            let beside = folder.path(&format!("a.ledger.{ending}"));
+            fs::create_dir(&beside).unwrap();
+            let error = refused(&path);
+            assert!(error.contains(&beside.display().to_string()), "{error}");
+            assert!(error.contains("a directory"), "{error}");
+            fs::remove_dir(&beside).unwrap();
+            assert!(!path.exists());
+        }
+        let lock = folder.path("a.ledger.lock");
+        fs::write(&lock, "precious").unwrap();
+        set_mode(&lock, 0o600);
+        assert!(refused(&path).contains("something else"));
+        assert_eq!(fs::read(&lock).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn a_ledger_behind_a_link_is_opened_and_no_new_one_is_made_where_the_link_leads_nowhere() {
+        let folder = Folder::new("link");
+        let (path, elsewhere) = (folder.path("a.ledger"), folder.path("elsewhere"));
+        let identity = RedbLedger::open(&elsewhere).unwrap().identity();
+        std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+        assert_eq!(RedbLedger::open(&path).unwrap().identity(), identity);
+        fs::rename(&elsewhere, folder.path("away")).unwrap();
+        assert!(refused(&path).contains("leads nowhere"));
+        assert!(path.is_symlink());
+    }
 }

@@ -2,11 +2,11 @@
 //!
 //! `driver/LEDGERS.md` says why each statement is as it is.
 
-use std::fs::{File, OpenOptions};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use oncewire_driver::core::{ServerId, SessionId};
+use oncewire_driver::files::{self, LockError, LockFile};
 use oncewire_driver::ledger::{
     Batch, CallEntry, CallName, Entry, Identity, LedgerError, LedgerThread, Restore, SessionEntry,
     Store,
@@ -84,7 +84,7 @@ pub struct SqliteStore {
     transaction: Transaction,
     identity: Identity,
     /// Held, not used: no second server uses the database.
-    _lock: File,
+    _lock: LockFile,
 }
 
 /// A number as SQLite has it. Ours are counted up from one, and stay far below.
@@ -103,6 +103,9 @@ impl SqliteStore {
     /// What is wrong with the file.
     pub fn open(path: &Path, tables: &str) -> Result<SqliteStore, LedgerError> {
         let lock = lock(path)?;
+        keep_private(path).map_err(|error| {
+            LedgerError::new(format!("{} cannot be used: {error}", path.display()))
+        })?;
         let connection = Connection::open(path).map_err(say("opened"))?;
         let identity = prepare(&connection, tables).map_err(say("prepared"))?;
         Ok(SqliteStore { transaction: Transaction(connection), identity, _lock: lock })
@@ -231,15 +234,25 @@ impl Store for SqliteStore {
 }
 
 /// Keeps other servers away. Not SQLite's own lock: other programs may read the database, and write to it.
-fn lock(path: &Path) -> Result<File, LedgerError> {
+fn lock(path: &Path) -> Result<LockFile, LedgerError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
-    let opened = OpenOptions::new().write(true).create(true).truncate(false).open(&name);
-    let file = opened.map_err(|error| LedgerError::new(format!("no lock: {error}")))?;
-    file.try_lock().map_err(|error| {
-        LedgerError::new(format!("another server uses {}: {error}", path.display()))
-    })?;
-    Ok(file)
+    let name = PathBuf::from(name);
+    LockFile::take(&name).map_err(|error| match error {
+        LockError::Held(_) => LedgerError::new(format!("another server uses {}", path.display())),
+        LockError::Unusable(error) => LedgerError::new(format!("{}: {error}", name.display())),
+    })
+}
+
+/// Sees that only this user can read the database, which holds the ids of sessions, before there is anything in it. SQLite
+/// gives the files that it makes beside it the same mode.
+fn keep_private(path: &Path) -> std::io::Result<()> {
+    let file = if files::exists(path)? {
+        files::open_regular(path)?
+    } else {
+        files::create_private(path)?
+    };
+    files::check_private(path, &file)
 }
 
 /// Settings, tables, and whose database it is.
