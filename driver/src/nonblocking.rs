@@ -3,7 +3,8 @@
 use std::fmt;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker, ready};
 
 use async_io::Async;
 use futures_io::{AsyncRead, AsyncWrite};
@@ -15,6 +16,10 @@ use crate::patience;
 /// A read that did not fill its buffer has emptied the descriptor: the next one waits for more before it asks the system
 /// again. That saves the system call that would only say so, one for each message. Clients and servers look for an answer
 /// at once where that pays.
+///
+/// After a wake-up from the reactor, the next read always asks the system. It must not ask `Async::poll_readable` instead:
+/// async-io 2.6 discards an event if its thread was already waiting when the descriptor was registered. If the executor
+/// is never idle, that is every event: the connection is woken, finds "pending", registers again, and never reads.
 ///
 /// ```
 /// # use std::{io, net::{Shutdown, TcpStream}};
@@ -29,13 +34,16 @@ pub struct Nonblocking<T> {
     io: Async<T>,
     /// Nothing was left when it was last read: there is no use in asking before the system says so.
     drained: bool,
+    bell: Arc<Bell>,
+    /// The bell is registered with the reactor, and the last poll did not find that it had rung.
+    waits: bool,
     close: fn(&T) -> io::Result<()>,
 }
 
 impl<T> Nonblocking<T> {
     /// `close` ends the direction that is written.
     pub fn new(io: Async<T>, close: fn(&T) -> io::Result<()>) -> Nonblocking<T> {
-        Nonblocking { io, drained: false, close }
+        Nonblocking { io, drained: false, bell: Arc::default(), waits: false, close }
     }
 
     /// The descriptor itself.
@@ -60,13 +68,13 @@ impl<T> Nonblocking<T> {
         mut read: impl FnMut(&T) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         if self.drained && !patience::is_looking() {
-            ready!(self.io.poll_readable(cx))?;
+            ready!(self.poll_bell(cx))?;
         }
         loop {
             match read(self.io.get_ref()) {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
                     self.drained = true;
-                    ready!(self.io.poll_readable(cx))?;
+                    ready!(self.poll_bell(cx))?;
                 }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 result => {
@@ -75,6 +83,27 @@ impl<T> Nonblocking<T> {
                 }
             }
         }
+    }
+
+    /// Ready when the reactor has woken us since the last registration. If none is outstanding, registers.
+    fn poll_bell(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.waits {
+            self.waits = self.bell.waits(cx);
+            return if self.waits { Poll::Pending } else { Poll::Ready(Ok(())) };
+        }
+        self.bell.set(cx);
+        self.waits = true;
+        let waker = Waker::from(self.bell.clone());
+        let mut cx = Context::from_waker(&waker);
+        // The first answer may be about an event before the read that emptied the descriptor; the second never is.
+        if let Poll::Ready(result) = self.io.poll_readable(&mut cx) {
+            result?;
+            if let Poll::Ready(result) = self.io.poll_readable(&mut cx) {
+                self.waits = false;
+                return Poll::Ready(result);
+            }
+        }
+        Poll::Pending
     }
 
     /// Writes with `write`, as soon as there is room for a byte.
@@ -92,6 +121,66 @@ impl<T> Nonblocking<T> {
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 result => return Poll::Ready(result),
             }
+        }
+    }
+}
+
+/// What is registered with the reactor: remembers that it was woken, and wakes whoever polled last.
+#[derive(Default)]
+struct Bell {
+    state: Mutex<BellState>,
+}
+
+#[derive(Default)]
+struct BellState {
+    rung: bool,
+    waker: Option<Waker>,
+}
+
+impl Bell {
+    fn lock(&self) -> MutexGuard<'_, BellState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Prepares it for the next event.
+    fn set(&self, cx: &mut Context<'_>) {
+        let mut state = self.lock();
+        state.rung = false;
+        state.replace_waker(cx);
+    }
+
+    /// Whether it has not rung yet; then `cx` is woken when it does.
+    fn waits(&self, cx: &mut Context<'_>) -> bool {
+        let mut state = self.lock();
+        if !state.rung {
+            state.replace_waker(cx);
+        }
+        !state.rung
+    }
+}
+
+impl BellState {
+    fn replace_waker(&mut self, cx: &mut Context<'_>) {
+        match &mut self.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => self.waker = Some(cx.waker().clone()),
+        }
+    }
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let waker = {
+            let mut state = self.lock();
+            state.rung = true;
+            state.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
         }
     }
 }
@@ -154,5 +243,57 @@ where
             Err(e) if e.kind() == ErrorKind::NotConnected => Ok(()),
             result => result,
         })
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::sync::mpsc::{Sender, channel};
+
+    use super::*;
+
+    struct Signal(Sender<()>);
+
+    impl Wake for Signal {
+        fn wake(self: Arc<Self>) {
+            // The last one may come when nobody waits any more.
+            let _ = self.0.send(());
+        }
+    }
+
+    /// The reactor's thread waits since before the stream was registered, as it does when the executor is never idle.
+    #[test]
+    fn c106_after_a_wake_up_there_is_something_to_read() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut stream = Nonblocking::new(Async::new(ours).unwrap(), |_| Ok(()));
+        let (sender, woken) = channel();
+        let waker = Waker::from(Arc::new(Signal(sender)));
+        let mut cx = Context::from_waker(&waker);
+        for n in 0..100 {
+            let mut buf = [0; 8];
+            // The first wait follows a read that found nothing, the others one that did not fill its buffer.
+            assert!(Pin::new(&mut stream).poll_read(&mut cx, &mut buf).is_pending());
+            theirs.write_all(&[n]).unwrap();
+            woken.recv().unwrap();
+            let read = Pin::new(&mut stream).poll_read(&mut cx, &mut buf);
+            assert!(matches!(read, Poll::Ready(Ok(1))), "{read:?} of byte {n}");
+            assert_eq!(buf[0], n);
+        }
+    }
+
+    #[test]
+    fn whoever_polled_last_is_woken() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut stream = Nonblocking::new(Async::new(ours).unwrap(), |_| Ok(()));
+        let channels = [channel(), channel()];
+        for (sender, _) in &channels {
+            let waker = Waker::from(Arc::new(Signal(sender.clone())));
+            let read = Pin::new(&mut stream).poll_read(&mut Context::from_waker(&waker), &mut [0]);
+            assert!(read.is_pending());
+        }
+        theirs.write_all(&[1]).unwrap();
+        channels[1].1.recv().unwrap();
+        assert!(channels[0].1.try_recv().is_err());
     }
 }
