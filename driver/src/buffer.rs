@@ -20,6 +20,8 @@ const EAGER: usize = 32;
 const LARGE_PART_MIN: usize = READ_LEN / 2;
 /// A buffer larger than this is given back when it is empty.
 const RETAIN_LEN_MAX: usize = 256 << 10;
+/// Bytes of a long frame that are written in one poll.
+const WRITE_TURN_MAX: usize = 1 << 20;
 /// Bytes that a machine writes at once.
 const WRITE_LEN: usize = 64 << 10;
 
@@ -62,6 +64,12 @@ impl ReadBuffer {
         self.bytes = rest.to_vec();
         (self.start, self.end) = (0, rest.len());
         self.prepare(wanted);
+    }
+
+    /// Keeps a copy of bytes that the machine has no time for yet. The buffer must be empty.
+    pub(crate) fn keep_frames(&mut self, rest: &[u8]) {
+        self.bytes = rest.to_vec();
+        (self.start, self.end) = (0, rest.len());
     }
 
     fn take_in_large(&mut self, front: &[u8], wanted: usize) {
@@ -201,20 +209,26 @@ impl WriteBuffer {
         (self.start, self.end) = (0, rest.len());
     }
 
-    /// Writes what is there, and flushes it.
+    /// Writes what is there, and flushes it. A long frame takes several polls, even if the stream takes all of it.
     pub(crate) fn poll_write(
         &mut self,
         stream: &mut BoxStream,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
+        let mut left = WRITE_TURN_MAX;
         while self.start < self.end {
             let result = poll_some(stream, cx, &self.bytes[self.start..self.end]);
             self.start += ready!(self.note_taken(result))?;
         }
         while !self.tail.is_empty() {
-            let result = poll_some(stream, cx, &self.tail);
+            if left == 0 {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let result = poll_some(stream, cx, &self.tail[..self.tail.len().min(left)]);
             let len = ready!(self.note_taken(result))?;
             self.tail.advance(len);
+            left -= len;
         }
         self.tail = Bytes::new();
         if self.dirty {

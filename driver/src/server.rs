@@ -5,6 +5,7 @@
 //! | `server.rs` | the builder and the handle |
 //! | `server/state.rs` | what all tasks share: the machine, and who is to be woken |
 //! | `server/conn.rs` | the task of one connection |
+//! | `server/pace.rs` | how long its turns are |
 //! | `server/handler.rs` | from a request's bytes to its reply |
 //! | `server/transactional.rs` | the same in the ledger's transaction |
 //! | `server/records.rs` | what is on its way to the ledger |
@@ -13,6 +14,7 @@
 mod clerk;
 mod conn;
 mod handler;
+mod pace;
 mod records;
 mod state;
 mod transactional;

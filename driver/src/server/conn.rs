@@ -8,9 +8,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use oncewire_core::wire;
 use oncewire_core::{Admission, CallKey, ConnId, Incoming, Instant, Received, Request, Running};
 
 use super::handler::{Body, Context as CallContext, Ended, Execution, Plan, decoded};
+use super::pace::Pace;
 use super::records::Prepared;
 use super::state::{Look, Shared, State};
 use crate::buffer::{ReadBuffer, Scratch, WriteBuffer};
@@ -24,8 +26,11 @@ pub(super) struct ConnTask {
     id: ConnId,
     subject: Subject,
     stream: BoxStream,
-    /// A frame that has not come whole.
+    /// A frame that has not come whole, or what an earlier turn had no time for.
     read: ReadBuffer,
+    /// What is in `read` may be whole frames.
+    backlog: bool,
+    pace: Pace,
     /// What the stream did not take.
     write: WriteBuffer,
     /// Ends the wait for a peer that does not take the last words.
@@ -67,8 +72,37 @@ struct Call<'d> {
     one_way: bool,
 }
 
+/// What is left of received bytes.
+enum Rest {
+    /// The front of a frame of so many bytes.
+    Needs(usize),
+    /// Frames for which this turn has no time.
+    Later,
+}
+
 /// Reads in one turn, at most: then others get theirs.
 const READS_MAX: usize = 32;
+/// Bytes that the machine is given at once, to the end of a frame: it deals with all frames that say nothing to us
+/// before it returns, and the lock is held meanwhile.
+const WINDOW: usize = 4 << 10;
+
+/// Where a window of whole frames ends that begins at `start`; or the end of `data`, if less is left or the last frame is
+/// not whole.
+fn window(data: &[u8], start: usize) -> usize {
+    if data.len() - start <= WINDOW {
+        return data.len();
+    }
+    let mut end = start;
+    while end - start < WINDOW {
+        match wire::front(&data[end..]) {
+            Some(front) if front.len <= data.len() - end => end += front.len,
+            _ => return data.len(),
+        }
+    }
+    end
+}
+/// The same of writes of a full buffer, one after another.
+const WRITES_MAX: usize = 4;
 /// How long the last words on a connection may take to leave.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -85,6 +119,8 @@ impl ConnTask {
             subject,
             stream,
             read: ReadBuffer::default(),
+            backlog: false,
+            pace: Pace::default(),
             write: WriteBuffer::default(),
             last_words: None,
             patience: Patience::default(),
@@ -92,29 +128,33 @@ impl ConnTask {
     }
 
     /// Reads while it writes, so that two peers that both write before they read do not wait for each other (C40).
-    fn turn(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Turn {
+    ///
+    /// A turn is bounded in time and in reads, so that a peer that sends without end takes no more than its turn (C106).
+    fn turn(&mut self, pace: &mut Pace, cx: &mut Context<'_>, scratch: &mut Scratch) -> Turn {
         let shared = self.shared.clone();
-        let mut now = shared.runtime.now();
-        shared.with_at(now, |state, _| state.begin_turn(self.id, cx));
+        pace.begin(shared.runtime.now());
+        shared.with_at(pace.now, |state, _| state.begin_turn(self.id, cx));
         // Whether, and for how long, to look for the next request.
         let mut looks: Option<Duration> = None;
         for _ in 0..READS_MAX {
             let read = match looks {
-                Some(tries) => self.look(tries, &mut now, cx, scratch),
-                None => self.read_once(now, cx, scratch),
+                Some(tries) => self.look(tries, pace, cx, scratch),
+                None => self.read_once(pace, cx, scratch),
             };
             looks = None;
-            let written = self.write_all(now, cx, scratch);
+            let written = self.write_all(pace.now, cx, scratch);
             match (read, &written) {
                 (Poll::Ready(Err(_) | Ok(0)), _) | (_, Poll::Ready(Err(_))) => return Turn::End,
                 // Last words that ask for no answer: nothing will follow them.
                 (Poll::Ready(Ok(_)), Poll::Ready(Ok(false)))
-                    if shared.with_at(now, |state, _| state.is_closed(self.id)) =>
+                    if shared.with_at(pace.now, |state, _| state.is_closed(self.id)) =>
                 {
                     return Turn::End;
                 }
                 (Poll::Ready(Ok(_)), _) => {
-                    now = shared.runtime.now();
+                    if pace.check(shared.runtime.now()) || self.backlog {
+                        break;
+                    }
                     if matches!(written, Poll::Ready(Ok(true))) {
                         looks = self.looks();
                     }
@@ -124,7 +164,7 @@ impl ConnTask {
             }
             // The stream will wake us for both. What others have done meanwhile is looked for before we sleep.
             let blocked = written.is_pending();
-            let look = shared.with_at(now, |state, _| {
+            let look = shared.with_at(pace.now, |state, _| {
                 let look = state.look(self.id, blocked);
                 if blocked || matches!(look, Look::Nothing) {
                     state.end_turn(self.id);
@@ -137,11 +177,15 @@ impl ConnTask {
                     return Turn::Sleep;
                 }
                 Look::Close => return Turn::End,
-                Look::Transmit if !blocked => {}
+                Look::Transmit if !blocked => {
+                    if pace.check(shared.runtime.now()) {
+                        break;
+                    }
+                }
                 Look::Transmit | Look::Nothing => return Turn::Sleep,
             }
         }
-        shared.with_at(now, |state, _| state.end_turn(self.id));
+        shared.with_at(pace.now, |state, _| state.end_turn(self.id));
         cx.waker().wake_by_ref();
         Turn::Sleep
     }
@@ -159,16 +203,16 @@ impl ConnTask {
     fn look(
         &mut self,
         time: Duration,
-        now: &mut Instant,
+        pace: &mut Pace,
         cx: &mut Context<'_>,
         scratch: &mut Scratch,
     ) -> Poll<io::Result<usize>> {
-        let mut tries = Tries::new(*now, time);
+        let mut tries = Tries::new(pace.now, time);
         loop {
             self.shared.runtime.give_way();
-            *now = self.shared.runtime.now();
-            let read = patience::looking(|| self.read_once(*now, cx, scratch));
-            if let Some(brought) = tries.judge(*now, read.is_ready()) {
+            pace.now = self.shared.runtime.now();
+            let read = patience::looking(|| self.read_once(pace, cx, scratch));
+            if let Some(brought) = tries.judge(pace.now, read.is_ready()) {
                 self.patience.note(brought);
                 return read;
             }
@@ -186,28 +230,35 @@ impl ConnTask {
         timer.poll(cx)
     }
 
-    /// Reads once and hands on what came; `Ready(Ok(0))` at the end of the stream.
+    /// Reads once and hands on what came; `Ready(Ok(0))` at the end of the stream. What an earlier turn left comes first.
     fn read_once(
         &mut self,
-        now: Instant,
+        pace: &mut Pace,
         cx: &mut Context<'_>,
         scratch: &mut Scratch,
     ) -> Poll<io::Result<usize>> {
         if !self.read.is_empty() {
-            let result = self.read.poll_fill(&mut self.stream, cx);
+            let result = match self.backlog {
+                true => Poll::Ready(Ok(1)),
+                false => self.read.poll_fill(&mut self.stream, cx),
+            };
             if let Poll::Ready(Ok(1..)) = result {
                 let mut read = std::mem::take(&mut self.read);
                 if let Some(large) = read.take_large() {
                     // One frame, and all of it.
-                    self.take_data(now, &large, Some(&large));
+                    self.take_data(pace, &large, Some(&large));
                     return result;
                 }
-                let (consumed, wanted) = self.take_data(now, read.unread(), None);
+                let (consumed, rest) = self.take_data(pace, read.unread(), None);
                 read.consume(consumed);
-                if read.is_empty() {
-                    read.release_if_empty();
-                } else {
-                    read.prepare(wanted);
+                self.backlog = matches!(rest, Rest::Later);
+                match rest {
+                    _ if read.is_empty() => {
+                        self.backlog = false;
+                        read.release_if_empty();
+                    }
+                    Rest::Later => {}
+                    Rest::Needs(wanted) => read.prepare(wanted),
                 }
                 self.read = read;
             }
@@ -217,28 +268,33 @@ impl ConnTask {
         let result = futures_io::AsyncRead::poll_read(stream, cx, &mut scratch.read);
         if let Poll::Ready(Ok(len @ 1..)) = result {
             let data = &scratch.read[..len];
-            let (consumed, wanted) = self.take_data(now, data, None);
-            if consumed < len {
-                self.read.keep(&data[consumed..], wanted);
+            let (consumed, rest) = self.take_data(pace, data, None);
+            match rest {
+                _ if consumed == len => {}
+                Rest::Later => {
+                    self.read.keep_frames(&data[consumed..]);
+                    self.backlog = true;
+                }
+                Rest::Needs(wanted) => self.read.keep(&data[consumed..], wanted),
             }
         }
         result
     }
 
-    /// Gives the machine what was received, and runs what it admits. Returns how much it took, and how many bytes the
-    /// frame at the front of the rest needs.
-    fn take_data(&mut self, now: Instant, data: &[u8], large: Option<&Bytes>) -> (usize, usize) {
+    /// Gives the machine what was received, and runs what it admits, until the turn is over. Returns how much it took.
+    fn take_data(&self, pace: &mut Pace, data: &[u8], large: Option<&Bytes>) -> (usize, Rest) {
         let shared = &self.shared;
         let mut consumed = 0;
+        let mut window = window(data, 0);
         // A call that was executed at once: told under the lock that the next one needs anyway.
         let mut ended = None;
         loop {
             // Events wait for the end of the turn.
             let next = shared.with_quietly(|state| {
                 if let Some(ended) = ended.take() {
-                    state.finish(now, ended);
+                    state.finish(pace.now, ended);
                 }
-                match state.machine.handle_data(now, self.id, &data[consumed..]) {
+                match state.machine.handle_data(pace.now, self.id, &data[consumed..window]) {
                     Ok(received) => {
                         consumed += received.consumed;
                         self.next(state, received)
@@ -251,8 +307,20 @@ impl ConnTask {
                 Next::Run(running, call) => ended = self.execute(running, call, large),
                 Next::Record(admission, call) => self.record(admission, call, large),
                 Next::Nothing => {}
-                Next::Wait(wanted) => return (consumed, wanted),
-                Next::Lost => return (data.len(), 0),
+                Next::Wait(wanted) if window == data.len() => {
+                    return (consumed, Rest::Needs(wanted));
+                }
+                Next::Wait(_) => {
+                    window = self::window(data, consumed);
+                    pace.hurry();
+                }
+                Next::Lost => return (data.len(), Rest::Needs(0)),
+            }
+            if pace.is_due() && pace.check(shared.runtime.now()) {
+                if let Some(ended) = ended.take() {
+                    shared.with_quietly(|state| state.finish(pace.now, ended));
+                }
+                return (consumed, Rest::Later);
             }
         }
     }
@@ -334,8 +402,8 @@ impl ConnTask {
         }
     }
 
-    /// Writes what is left and what the machine wants to send, until there is nothing more or the stream takes no
-    /// more. Says whether there was anything.
+    /// Writes what is left and what the machine wants to send, until there is nothing more, the stream takes no more, or
+    /// it is time to read again. Says whether there was anything.
     fn write_all(
         &mut self,
         now: Instant,
@@ -343,7 +411,7 @@ impl ConnTask {
         scratch: &mut Scratch,
     ) -> Poll<io::Result<bool>> {
         let mut wrote = false;
-        loop {
+        for _ in 0..WRITES_MAX {
             if !self.write.is_empty() {
                 let written = self.write.poll_write(&mut self.stream, cx);
                 if self.write.take_progress() {
@@ -355,7 +423,7 @@ impl ConnTask {
             }
             let id = self.id;
             let (len, rest) = self.shared.with_at(now, |state, now| {
-                state.take_transmit(id);
+                state.set_transmit(id, false);
                 let mut len = 0;
                 while let Some(more) =
                     state.machine.poll_transmit(now, id, &mut scratch.write[len..])
@@ -374,6 +442,9 @@ impl ConnTask {
             std::task::ready!(self.write.poll_write_through(&mut self.stream, cx, out))?;
             wrote = true;
         }
+        // There may be more.
+        self.shared.with_quietly(|state| state.set_transmit(self.id, true));
+        Poll::Ready(Ok(wrote))
     }
 }
 
@@ -382,7 +453,9 @@ impl Future for ConnTask {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut scratch = Scratch::take();
-        let turn = self.turn(cx, &mut scratch);
+        let mut pace = self.pace;
+        let turn = self.turn(&mut pace, cx, &mut scratch);
+        self.pace = pace;
         scratch.put();
         if turn == Turn::End { Poll::Ready(()) } else { Poll::Pending }
     }

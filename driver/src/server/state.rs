@@ -271,11 +271,11 @@ impl State {
         self.line(conn).is_none_or(|line| line.close && !line.transmit)
     }
 
-    /// A connection's task sends what there is to send.
+    /// Notes whether a connection's task has something to send.
     #[inline]
-    pub(super) fn take_transmit(&mut self, conn: ConnId) {
+    pub(super) fn set_transmit(&mut self, conn: ConnId, transmit: bool) {
         if let Some(line) = self.line(conn) {
-            line.transmit = false;
+            line.transmit = transmit;
         }
     }
 
