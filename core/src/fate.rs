@@ -172,7 +172,7 @@ pub(crate) fn answer(
         Status::Interrupted => {
             Answer::Settle(Outcome::Unknown { why: Unknown::Interrupted, ticket: false })
         }
-        Status::NotSeen => match resumed(call, true) {
+        Status::NotSeen { .. } => match resumed(call, true) {
             Resumed::SendAgain if server_leaving => {
                 Answer::Settle(not_executed(call, NotExecuted::ShuttingDown))
             }
@@ -240,7 +240,9 @@ mod tests {
     #[test]
     fn what_a_draining_server_has_not_seen_is_not_executed() {
         let call = Handed { idempotent: false, broken: true, wanted: true };
-        let answer = |leaving| answer(call, NotExecuted::Cancelled, leaving, Status::NotSeen, b"");
+        let answer = |leaving| {
+            answer(call, NotExecuted::Cancelled, leaving, Status::NotSeen { ask: 1 }, b"")
+        };
         assert_eq!(answer(false), Answer::SendAgain);
         let refused = Outcome::NotExecuted(NotExecuted::ShuttingDown);
         assert_eq!(answer(true), Answer::Settle(refused));
@@ -251,7 +253,7 @@ mod tests {
         let call = Handed { idempotent: true, broken: true, wanted: false };
         let refused = Status::Refused(NotExecuted::Overloaded);
         let repeated = Outcome::Unknown { why: Unknown::Repeated, ticket: false };
-        for status in [refused, Status::NotSeen] {
+        for status in [refused, Status::NotSeen { ask: 1 }] {
             let answer = answer(call, NotExecuted::Cancelled, false, status, b"");
             assert_eq!(answer, Answer::Settle(repeated));
         }

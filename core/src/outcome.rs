@@ -211,7 +211,10 @@ pub enum Status {
     /// Refused before it was started.
     Refused(NotExecuted),
     /// The server has nothing for this xid (S21).
-    NotSeen,
+    NotSeen {
+        /// The number of the `Ask` that this answers (S27).
+        ask: u16,
+    },
     /// Started, and interrupted by a crash (S28).
     Interrupted,
 }
@@ -243,13 +246,29 @@ impl Status {
                 | NotExecuted::JournalFailed
                 | NotExecuted::NotBegun(_) => return None,
             },
-            Status::NotSeen => 0x20,
+            Status::NotSeen { .. } => 0x20,
             Status::Interrupted => 0x21,
         })
     }
 
+    /// The number in a reply's header: which `Ask` it answers; 0 where none was needed.
+    pub const fn ask(self) -> u16 {
+        match self {
+            Status::NotSeen { ask } => ask,
+            _ => 0,
+        }
+    }
+
     /// The status that `byte` stands for.
     pub const fn from_byte(byte: u8) -> Option<Status> {
+        Status::from_wire(byte, 0)
+    }
+
+    /// The status that `byte` stands for, in an answer to the `Ask` with this number. Only NotSeen has one.
+    pub const fn from_wire(byte: u8, ask: u16) -> Option<Status> {
+        if ask != 0 && byte != 0x20 {
+            return None;
+        }
         Some(match byte {
             0x00 => Status::Done,
             0x01 => Status::NoReply(NoReply::Aborted),
@@ -265,7 +284,7 @@ impl Status {
             0x16 => Status::Refused(NotExecuted::NotIdempotent),
             0x17 => Status::Refused(NotExecuted::Aborted),
             0x18 => Status::Refused(NotExecuted::LedgerFailed),
-            0x20 => Status::NotSeen,
+            0x20 => Status::NotSeen { ask },
             0x21 => Status::Interrupted,
             _ => return None,
         })
@@ -280,9 +299,11 @@ mod tests {
     fn every_status_survives_the_wire() {
         let mut known = 0;
         for byte in 0..=u8::MAX {
-            if let Some(status) = Status::from_byte(byte) {
-                assert_eq!(status.to_byte(), Some(byte));
+            if let Some(status) = Status::from_wire(byte, 0) {
+                assert_eq!((status.to_byte(), status.ask()), (Some(byte), 0));
                 known += 1;
+                let numbered = Status::from_wire(byte, 7);
+                assert_eq!(numbered.map(Status::ask), (byte == 0x20).then_some(7));
             }
         }
         assert_eq!(known, 16);

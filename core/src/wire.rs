@@ -245,9 +245,11 @@ pub enum Refuse {
 pub struct Ack {
     /// X.
     pub acked: u64,
+    /// The highest xid that the client has sent in this session: the bits say nothing of later ones.
+    pub last: u64,
     /// The slot of the lowest bit.
     pub base: u32,
-    /// Bit `i`: everything that the client ever sent on slot `base + i` is settled.
+    /// Bit `i`: everything up to `last` that the client sent on slot `base + i` is settled.
     pub settled: u64,
 }
 
@@ -288,8 +290,8 @@ pub enum Frame<'d> {
     Request(RequestHeader, &'d [u8]),
     /// The answer to a call.
     Reply(ReplyHeader, &'d [u8]),
-    /// "What became of this xid?"
-    Ask(Xid),
+    /// "What became of this xid?" The number tells this question from others about the same xid (S27).
+    Ask(Xid, u16),
     /// "These are settled."
     Ack(Ack),
     /// "Nobody wants this xid any more."
@@ -443,7 +445,7 @@ fn decode_control(kind: u8, fields: &[u8], from: Role) -> Result<Frame<'_>, Prot
         }
         (KIND_WELCOME, Role::Server) => open_fields(fields).map(Frame::Welcome).ok_or(malformed),
         (KIND_REFUSE, Role::Server) => open_fields(fields).map(Frame::Refuse).ok_or(malformed),
-        (KIND_ASK, Role::Client) => xid_field(fields, malformed).map(Frame::Ask),
+        (KIND_ASK, Role::Client) => ask_fields(fields, malformed),
         (KIND_CANCEL, Role::Client) => xid_field(fields, malformed).map(Frame::Cancel),
         (KIND_ACK, Role::Client) => closed_fields(fields).map(Frame::Ack).ok_or(malformed),
         _ if kind == KIND_PING | from.bit() => empty(Frame::Ping(from)),
@@ -464,6 +466,11 @@ fn closed_fields<'d, T: Deserialize<'d>>(fields: &'d [u8]) -> Option<T> {
         Ok((value, [])) => Some(value),
         _ => None,
     }
+}
+
+fn ask_fields(fields: &[u8], malformed: ProtocolError) -> Result<Frame<'_>, ProtocolError> {
+    let (xid, number) = closed_fields(fields).ok_or(malformed)?;
+    Xid::new(xid).map(|xid| Frame::Ask(xid, number)).ok_or(ProtocolError::XidOutOfRange)
 }
 
 fn xid_field(fields: &[u8], malformed: ProtocolError) -> Result<Xid, ProtocolError> {
@@ -507,10 +514,12 @@ fn decode_reply(fields: &[u8], body_len_max: u32) -> Result<(ReplyHeader, &[u8])
     if body.len() > body_len_max as usize {
         return Err(ProtocolError::FrameTooLong { len: body.len() as u32, max: body_len_max });
     }
-    let status = Status::from_byte(header[0]).ok_or(ProtocolError::Malformed { kind })?;
-    // W11: only a finished call has a body.
-    if header[1] != 0 || header[2] != 0 || (status != Status::Done && !body.is_empty()) {
-        return Err(ProtocolError::Malformed { kind });
+    let malformed = ProtocolError::Malformed { kind };
+    // W11: only NotSeen says which `Ask` it answers, and only a finished call has a body.
+    let ask = u16::from_le_bytes([header[1], header[2]]);
+    let status = Status::from_wire(header[0], ask).ok_or(malformed)?;
+    if status != Status::Done && !body.is_empty() {
+        return Err(malformed);
     }
     let xid = Xid::new(u64_at(header, 3)).ok_or(ProtocolError::XidOutOfRange)?;
     Ok((ReplyHeader { status, xid }, body))
@@ -551,7 +560,7 @@ pub fn encode(frame: &Frame<'_>, out: &mut [u8]) -> Option<usize> {
         Frame::Hello(hello) => control(KIND_HELLO, hello, out),
         Frame::Welcome(welcome) => control(KIND_WELCOME, welcome, out),
         Frame::Refuse(refuse) => control(KIND_REFUSE, refuse, out),
-        Frame::Ask(xid) => control(KIND_ASK, &xid.get(), out),
+        Frame::Ask(xid, number) => control(KIND_ASK, &(xid.get(), number), out),
         Frame::Ack(ack) => control(KIND_ACK, ack, out),
         Frame::Cancel(xid) => control(KIND_CANCEL, &xid.get(), out),
         Frame::Ping(role) => control(KIND_PING | role.bit(), &(), out),
@@ -597,6 +606,7 @@ pub(crate) fn reply_header(
     out[0..4].copy_from_slice(&len.to_le_bytes());
     out[4] = KIND_REPLY;
     out[5] = header.status.to_byte()?;
+    out[6..8].copy_from_slice(&header.status.ask().to_le_bytes());
     out[8..16].copy_from_slice(&header.xid.get().to_le_bytes());
     Some(out)
 }

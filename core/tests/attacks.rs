@@ -85,10 +85,15 @@ fn any_frame(rng: &mut Rng, session: SessionId) -> Vec<u8> {
         acked: rng.below(4).min(rng.below(12)),
     };
     let resume = if rng.one_in(2) { Some((session, rng.below(6))) } else { None };
-    let ack = Ack { acked: rng.below(6), base: rng.below(3) as u32, settled: rng.below(16) };
+    let ack = Ack {
+        acked: rng.below(6),
+        last: rng.below(12),
+        base: rng.below(3) as u32,
+        settled: rng.below(16),
+    };
     bytes_of(&match rng.below(20) {
         0 => hello(resume),
-        1..=3 => Frame::Ask(number),
+        1..=3 => Frame::Ask(number, rng.below(3) as u16),
         4..=6 => Frame::Ack(ack),
         7 => Frame::Cancel(number),
         8 => Frame::Ping(Role::Client),
@@ -208,7 +213,7 @@ fn s24_a_not_seen_that_nobody_asked_for_ends_the_connection_and_no_call() {
     pair.mode = Mode::Start;
     let call = pair.call(b"a");
     let xid = xid(pair.runs[0].xid);
-    let header = wire::ReplyHeader { status: Status::NotSeen, xid };
+    let header = wire::ReplyHeader { status: Status::NotSeen { ask: 1 }, xid };
     pair.link().down.extend(bytes_of(&Frame::Reply(header, b"")));
     pair.drive();
     assert_eq!(pair.peers[0].errors, [ProtocolError::UnexpectedAnswer { xid: xid.get() }]);
@@ -250,11 +255,12 @@ fn s24_a_server_that_says_anything_in_any_order_never_makes_a_client_panic_or_sp
                 pair.connect_by_hand(0);
             }
             let link = pair.link_number();
+            let ask = rng.below(3) as u16;
             let status = *rng.pick(&[
                 Status::Done,
                 Status::NoReply(NoReply::Aborted),
                 Status::Refused(NotExecuted::Overloaded),
-                Status::NotSeen,
+                Status::NotSeen { ask },
                 Status::Interrupted,
             ]);
             let body: &[u8] = if status == Status::Done { b"body" } else { b"" };

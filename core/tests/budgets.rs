@@ -76,7 +76,7 @@ impl Bare {
     }
 
     fn acknowledge(&mut self, conn: ConnId) {
-        self.say(conn, &Frame::Ack(Ack { acked: 1, base: 0, settled: 0 }));
+        self.say(conn, &Frame::Ack(Ack { acked: 1, last: u64::MAX, base: 0, settled: 0 }));
     }
 
     fn kept_and_half_sent(&self) -> (u64, u64) {
@@ -154,9 +154,12 @@ fn c99_the_last_slot_costs_no_more_than_a_page_and_nothing_when_the_session_is_i
         if at % 2 == 0 {
             let running = bare.start(*conn, &Frame::Request(header(slot_1023(1), 0), b"x"));
             bare.server.reply(NOW, running.unwrap(), b"done").unwrap();
-            bare.say(*conn, &Frame::Ack(Ack { acked: slot_1023(1), base: 0, settled: 0 }));
+            bare.say(
+                *conn,
+                &Frame::Ack(Ack { acked: slot_1023(1), last: u64::MAX, base: 0, settled: 0 }),
+            );
         } else {
-            bare.say(*conn, &Frame::Ask(xid(slot_1023(1))));
+            bare.say(*conn, &Frame::Ask(xid(slot_1023(1)), 1));
         }
         while bare.write(*conn, 4096) > 0 {}
     }

@@ -208,7 +208,7 @@ fn c37_garbage_closes_its_connection_with_a_reason_and_the_session_survives() {
         bytes_of(&Frame::Reply(wire::ReplyHeader { status: Status::Done, xid: xid(1) }, b""));
     let mut bad_flags = bytes_of(&request(2, 0, b""));
     bad_flags[5] = 0x80;
-    let mut trailing = bytes_of(&Frame::Ask(xid(1)));
+    let mut trailing = bytes_of(&Frame::Ask(xid(1), 1));
     trailing[0] += 1;
     trailing.push(0);
     let cases: [(&[u8], ProtocolError); 8] = [
@@ -232,7 +232,7 @@ fn c37_garbage_closes_its_connection_with_a_reason_and_the_session_survives() {
         assert!(!pair.links[raw].server_open, "closed");
         let (raw, resumed) = pair.raw_resume(welcome.session, 0);
         assert_eq!(resumed.seen, 1);
-        pair.send(raw, &Frame::Ask(xid(1)));
+        pair.send(raw, &Frame::Ask(xid(1), 1));
         pair.finish(b"a");
         assert_eq!(pair.got(raw), [Got::Reply(Status::Done, 1, echo(b"a"))]);
     }

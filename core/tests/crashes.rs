@@ -395,7 +395,7 @@ fn s28_nothing_leaves_before_reply_is_called() {
     pair.mode = Mode::Start;
     let (raw, _) = pair.raw_session();
     pair.send(raw, &request(1, 0, b"a"));
-    pair.send(raw, &Frame::Ask(xid(1)));
+    pair.send(raw, &Frame::Ask(xid(1), 1));
     pair.send(raw, &request(1, 0, b"a"));
     pair.advance(ms(500));
     assert_eq!(pair.got(raw), []);

@@ -13,7 +13,7 @@ fn done(number: u64, body: &[u8]) -> Got {
 }
 
 fn not_seen(number: u64) -> Got {
-    Got::Reply(Status::NotSeen, number, Vec::new())
+    Got::Reply(Status::NotSeen { ask: 1 }, number, Vec::new())
 }
 
 /// Bytes kept for one reply.
@@ -28,11 +28,11 @@ fn s09_an_x_between_two_kept_replies_discards_the_lower_one_alone() {
     pair.send(raw, &request(4, 3, b"a"));
     pair.send(raw, &request(5, 3, b"b"));
     assert_eq!(pair.kept(), 2 * one());
-    pair.send(raw, &Frame::Ack(Ack { acked: 4, base: 0, settled: 0 }));
+    pair.send(raw, &Frame::Ack(Ack { acked: 4, last: u64::MAX, base: 0, settled: 0 }));
     assert_eq!(pair.kept(), one());
     pair.got(raw);
-    pair.send(raw, &Frame::Ask(xid(4)));
-    pair.send(raw, &Frame::Ask(xid(5)));
+    pair.send(raw, &Frame::Ask(xid(4), 1));
+    pair.send(raw, &Frame::Ask(xid(5), 1));
     assert_eq!(pair.got(raw), [done(5, b"b")]);
 }
 
@@ -43,13 +43,13 @@ fn s09_the_same_holds_when_the_lower_one_came_later() {
     pair.send(raw, &request(6, 3, b"a"));
     for number in [4, 5] {
         pair.got(raw);
-        pair.send(raw, &Frame::Ask(xid(number)));
+        pair.send(raw, &Frame::Ask(xid(number), 1));
         assert_eq!(pair.got(raw), [not_seen(number)]);
         pair.send(raw, &request(number, 3, b"b"));
     }
     assert_eq!(pair.kept(), 3 * one());
     for (acked, left) in [(4, 2), (5, 1), (6, 0)] {
-        pair.send(raw, &Frame::Ack(Ack { acked, base: 0, settled: 0 }));
+        pair.send(raw, &Frame::Ack(Ack { acked, last: u64::MAX, base: 0, settled: 0 }));
         assert_eq!(pair.kept(), left * one(), "X {acked}");
     }
 }
@@ -62,9 +62,9 @@ fn s10_what_was_acknowledged_by_its_bit_above_x_never_runs_again() {
     pair.send(raw, &request(4, 3, b"a"));
     pair.send(raw, &request(5, 3, b"b"));
     pair.finish(b"b");
-    pair.send(raw, &Frame::Ack(Ack { acked: 3, base: 0, settled: 0b10 }));
+    pair.send(raw, &Frame::Ack(Ack { acked: 3, last: u64::MAX, base: 0, settled: 0b10 }));
     pair.finish(b"a");
-    pair.send(raw, &Frame::Ack(Ack { acked: 3, base: 0, settled: 0b11 }));
+    pair.send(raw, &Frame::Ack(Ack { acked: 3, last: u64::MAX, base: 0, settled: 0b11 }));
     assert_eq!(pair.kept(), 0);
     pair.send(raw, &request(5, 3, b"b"));
     pair.send(raw, &request(4, 3, b"a"));
@@ -78,8 +78,8 @@ fn an_ack_that_leaves_nothing_kept_does_not_swallow_a_not_seen_on_its_way() {
     let (raw, _) = pair.raw_session();
     pair.send(raw, &request(4, 3, b"a"));
     pair.got(raw);
-    let mut bytes = bytes_of(&Frame::Ask(xid(9)));
-    bytes.extend(bytes_of(&Frame::Ack(Ack { acked: 4, base: 0, settled: 0 })));
+    let mut bytes = bytes_of(&Frame::Ask(xid(9), 1));
+    bytes.extend(bytes_of(&Frame::Ack(Ack { acked: 4, last: u64::MAX, base: 0, settled: 0 })));
     pair.send_bytes(raw, &bytes);
     assert_eq!(pair.got(raw), [not_seen(9)]);
 }
@@ -98,7 +98,7 @@ fn the_name_of_a_call_says_nothing_once_its_session_has_ended() {
     assert!(pair.server.is_cancelled(key));
     assert!(pair.server.start(pair.now, call.admission).is_err());
     pair.drive();
-    pair.send(raw, &Frame::Ack(Ack { acked: 4, base: 0, settled: 0 }));
+    pair.send(raw, &Frame::Ack(Ack { acked: 4, last: u64::MAX, base: 0, settled: 0 }));
     // The session ends, and before its event is polled it is as good as gone.
     let goodbye = bytes_of(&Frame::Goodbye(wire::Role::Client));
     let conn = pair.conn(raw).expect("open");
@@ -122,9 +122,9 @@ fn counters_count() {
     for (number, body) in [(4, b"a"), (5, b"b")] {
         pair.send(raw, &request(number, 3, body));
         pair.send(raw, &request(number, 3, body));
-        pair.send(raw, &Frame::Ask(xid(number)));
+        pair.send(raw, &Frame::Ask(xid(number), 1));
     }
-    pair.send(raw, &Frame::Ack(Ack { acked: 5, base: 0, settled: 0 }));
+    pair.send(raw, &Frame::Ack(Ack { acked: 5, last: u64::MAX, base: 0, settled: 0 }));
     pair.send(raw, &request(4, 3, b"a"));
     pair.send(raw, &request(5, 3, b"b"));
     let counters = pair.server.counters();

@@ -98,7 +98,7 @@ fn c15_a_copy_acknowledged_only_by_its_bit_or_by_its_slot_is_dropped_too() {
     pair.send(raw, &request(3, 0, b"c"));
     pair.finish(b"b");
     pair.finish(b"c");
-    pair.send(raw, &Frame::Ack(Ack { acked: 0, base: 0, settled: 1 << 2 }));
+    pair.send(raw, &Frame::Ack(Ack { acked: 0, last: u64::MAX, base: 0, settled: 1 << 2 }));
     pair.send(raw, &request(7, 0, b"d"));
     pair.got(raw);
     pair.send(raw, &request(2, 0, b"b"));
@@ -232,8 +232,8 @@ fn c19_an_xid_on_a_slot_whose_call_runs_is_a_protocol_error_and_changes_nothing(
     assert_eq!(pair.kept(), kept, "nothing was discarded");
     let (raw, resumed) = pair.raw_resume(welcome.session, 0);
     assert_eq!(resumed.seen, 2, "h has not moved");
-    pair.send(raw, &Frame::Ask(xid(1)));
-    pair.send(raw, &Frame::Ask(xid(2)));
+    pair.send(raw, &Frame::Ask(xid(1), 1));
+    pair.send(raw, &Frame::Ask(xid(2), 1));
     pair.finish(b"b");
     let replies =
         [Got::Reply(Status::Done, 1, echo(b"a")), Got::Reply(Status::Done, 2, echo(b"b"))];
@@ -242,8 +242,8 @@ fn c19_an_xid_on_a_slot_whose_call_runs_is_a_protocol_error_and_changes_nothing(
 
 #[test]
 fn c19_an_x_at_or_above_a_running_xid_is_a_protocol_error_and_changes_nothing() {
-    let ack = |acked| Frame::Ack(Ack { acked, base: 0, settled: 0 });
-    let bit = Frame::Ack(Ack { acked: 0, base: 0, settled: 1 << 2 });
+    let ack = |acked| Frame::Ack(Ack { acked, last: u64::MAX, base: 0, settled: 0 });
+    let bit = Frame::Ack(Ack { acked: 0, last: u64::MAX, base: 0, settled: 1 << 2 });
     for wrong in [request(3, 2, b"c"), ack(2), ack(9), bit] {
         let mut pair = Pair::unconnected();
         pair.mode = Mode::Start;
@@ -257,7 +257,7 @@ fn c19_an_x_at_or_above_a_running_xid_is_a_protocol_error_and_changes_nothing() 
         assert_eq!(pair.ran(b"c"), 0);
         assert_eq!(pair.kept(), kept, "{wrong:?}");
         let (raw, _) = pair.raw_resume(welcome.session, 0);
-        pair.send(raw, &Frame::Ask(xid(1)));
+        pair.send(raw, &Frame::Ask(xid(1), 1));
         assert_eq!(pair.got(raw), [Got::Reply(Status::Done, 1, echo(b"a"))], "{wrong:?}");
     }
 }
@@ -297,8 +297,8 @@ fn c19_a_new_xid_below_one_already_read_is_a_protocol_error_unless_it_was_not_se
     pair.send(raw, &request(2, 0, b"b"));
     assert_eq!(pair.server_errors, [ProtocolError::OutOfOrder { xid: 2, seen: 3 }]);
     let (raw, _) = pair.raw_resume(welcome.session, 0);
-    pair.send(raw, &Frame::Ask(xid(2)));
-    assert_eq!(pair.got(raw), [Got::Reply(Status::NotSeen, 2, vec![])]);
+    pair.send(raw, &Frame::Ask(xid(2), 1));
+    assert_eq!(pair.got(raw), [Got::Reply(Status::NotSeen { ask: 1 }, 2, vec![])]);
     pair.send(raw, &request(2, 0, b"b"));
     assert_eq!(pair.got(raw), [Got::Reply(Status::Done, 2, echo(b"b"))]);
 }
@@ -347,7 +347,7 @@ fn c21_an_x_lower_than_before_is_ignored() {
     pair.send(raw, &request(1, 0, b"a"));
     pair.send(raw, &request(2, 1, b"b"));
     pair.send(raw, &request(3, 0, b"c"));
-    pair.send(raw, &Frame::Ack(Ack { acked: 0, base: 0, settled: 0 }));
+    pair.send(raw, &Frame::Ack(Ack { acked: 0, last: u64::MAX, base: 0, settled: 0 }));
     pair.got(raw);
     pair.send(raw, &request(1, 0, b"a"));
     assert_eq!(pair.got(raw), [], "xid 1 stays acknowledged");

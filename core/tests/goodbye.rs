@@ -105,10 +105,10 @@ fn c79_an_ask_is_answered_though_a_goodbye_came_right_behind_it() {
     let (mut pair, _) = crashed_with_a_hole(false);
     let session = pair.session_id();
     let (raw, _) = pair.raw_resume(session, 0);
-    let mut said = bytes_of(&Frame::Ask(xid(4)));
+    let mut said = bytes_of(&Frame::Ask(xid(4), 1));
     said.extend(bytes_of(&Frame::Goodbye(Role::Client)));
     pair.send_bytes(raw, &said);
-    assert_eq!(pair.got(raw), [Got::Reply(Status::NotSeen, 4, vec![])]);
+    assert_eq!(pair.got(raw), [Got::Reply(Status::NotSeen { ask: 1 }, 4, vec![])]);
     assert_eq!(pair.server.counters().sessions, 0, "nothing else is owed");
 }
 
@@ -131,7 +131,7 @@ fn c79_a_reply_that_is_half_sent_is_finished_before_the_session_ends() {
     let len = pair.server.poll_transmit(now, conn, &mut out).unwrap().get();
     got.extend_from_slice(&out[..len]);
     // Half of it has left, and the client says that it has seen all of it.
-    let mut said = bytes_of(&Frame::Ack(Ack { acked: 4, base: 0, settled: 0 }));
+    let mut said = bytes_of(&Frame::Ack(Ack { acked: 4, last: u64::MAX, base: 0, settled: 0 }));
     said.extend(bytes_of(&Frame::Goodbye(Role::Client)));
     pair.server.handle_data(now, conn, &said).unwrap();
     while let Some(len) = pair.server.poll_transmit(now, conn, &mut out) {
@@ -153,7 +153,7 @@ fn lossy() -> (Pair, std::rc::Rc<std::cell::Cell<bool>>) {
     client.resend_after = Some(ms(200));
     let mut pair = Pair::with(server, client);
     let switch = lost.clone();
-    pair.loses = Some(Box::new(move || switch.get()));
+    pair.luck = Some(Box::new(move || if switch.get() { Luck::Lost } else { Luck::Once }));
     (pair.connected(), lost)
 }
 

@@ -35,7 +35,7 @@ fn c43_ten_thousand_clients_resume_at_once_after_a_restart() {
         let secret = SessionId::from_bytes([0xee; 16]);
         let conn = server.handle_connected(now, ALICE, secret).unwrap();
         let mut said = bytes_of(&hello(Some((session(n), 0))));
-        said.extend(bytes_of(&Frame::Ask(xid(1))));
+        said.extend(bytes_of(&Frame::Ask(xid(1), 1)));
         assert!(server.handle_data(now, conn, &said).unwrap().item.is_none());
         let len = server.poll_transmit(now, conn, &mut out).unwrap().get();
         let welcome = wire::front(&out[..len]).unwrap().len;
@@ -177,7 +177,7 @@ fn s4_a_reply_is_kept_until_it_is_asked_for_on_the_new_connection() {
     let (new, _) = pair.raw_resume(welcome.session, 0);
     pair.finish(b"a");
     assert_eq!(pair.got(new), [], "nobody asked on this connection");
-    pair.send(new, &Frame::Ask(xid(1)));
+    pair.send(new, &Frame::Ask(xid(1), 1));
     assert_eq!(pair.got(new), [Got::Reply(Status::Done, 1, echo(b"a"))]);
 }
 
@@ -186,9 +186,9 @@ fn s4_a_call_that_was_once_not_seen_is_answered_where_it_was_last_asked_for_too(
     let mut pair = Pair::unconnected();
     pair.mode = Mode::Start;
     let (raw, welcome) = pair.raw_session();
-    pair.send(raw, &Frame::Ask(xid(1)));
+    pair.send(raw, &Frame::Ask(xid(1), 1));
     pair.send(raw, &request(1, 0, b"a"));
-    assert_eq!(pair.got(raw), [Got::Reply(Status::NotSeen, 1, vec![])]);
+    assert_eq!(pair.got(raw), [Got::Reply(Status::NotSeen { ask: 1 }, 1, vec![])]);
     let (new, _) = pair.raw_resume(welcome.session, 0);
     pair.finish(b"a");
     assert_eq!(pair.got(new), [], "nobody asked on this connection");
@@ -206,7 +206,7 @@ fn s4_a_reply_that_waited_to_be_written_when_its_connection_broke_waits_to_be_as
     pair.server.handle_disconnected(now, conn);
     let (new, _) = pair.raw_resume(welcome.session, 0);
     assert_eq!(pair.got(new), []);
-    pair.send(new, &Frame::Ask(xid(1)));
+    pair.send(new, &Frame::Ask(xid(1), 1));
     assert_eq!(pair.got(new), [Got::Reply(Status::Done, 1, b"kept".to_vec())]);
 }
 
@@ -327,7 +327,7 @@ fn s6_a_goodbye_ends_the_session_only_when_nothing_is_kept() {
     pair.send(raw, &request(1, 0, b"a"));
     pair.send(raw, &Frame::Goodbye(Role::Client));
     assert_eq!(pair.server.counters().sessions, 1, "a reply is kept");
-    pair.send(raw, &Frame::Ack(Ack { acked: 1, base: 0, settled: 0 }));
+    pair.send(raw, &Frame::Ack(Ack { acked: 1, last: u64::MAX, base: 0, settled: 0 }));
     assert_eq!(pair.server.counters().sessions, 0);
     assert!(!pair.links[raw].server_open);
 }

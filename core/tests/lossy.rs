@@ -12,7 +12,10 @@ fn lossy(loses: impl FnMut() -> bool + 'static) -> Pair {
 }
 
 /// The same, where what is not answered is sent again after this time.
-fn lossy_after(resend_after: std::time::Duration, loses: impl FnMut() -> bool + 'static) -> Pair {
+fn lossy_after(
+    resend_after: std::time::Duration,
+    mut loses: impl FnMut() -> bool + 'static,
+) -> Pair {
     let mut server = default_server_config();
     server.lossy = true;
     // Long enough that three pings in a row are seldom lost.
@@ -21,7 +24,7 @@ fn lossy_after(resend_after: std::time::Duration, loses: impl FnMut() -> bool + 
     client.resend_after = Some(resend_after);
     client.handshake_timeout = secs(60);
     let mut pair = Pair::with(server, client);
-    pair.loses = Some(Box::new(loses));
+    pair.luck = Some(Box::new(move || if loses() { Luck::Lost } else { Luck::Once }));
     pair
 }
 
@@ -286,63 +289,81 @@ fn on_a_stream_nothing_is_sent_again_of_itself() {
 #[test]
 fn whatever_is_lost_every_call_ends_with_the_truth_and_runs_once() {
     for seed in 0..300 {
-        let mut rng = Rng(seed);
-        let mut loss = Rng(seed ^ 0xbad);
-        let percent = 5 + rng.below(40);
-        let mut pair = lossy(move || loss.below(100) < percent);
-        pair.connect(0);
-        pair.drive();
-        let mut calls = Vec::new();
-        for n in 0..25u8 {
-            let body = [n, seed as u8];
-            let mut call = Call::new(if n % 5 == 4 { IDEM } else { ECHO }, &body);
-            call.idempotent = n % 5 == 4;
-            call.timeout = if n % 7 == 3 { ms(300) } else { secs(600) };
-            pair.mode = *rng.pick(&[Mode::Echo, Mode::Start]);
-            let id = pair.call_with(0, call);
-            calls.push((id, body, n % 5 == 4));
-            if n % 11 == 10 {
-                pair.cancel(id);
-            }
-            pair.advance(ms(rng.below(500)));
-            if rng.one_in(2) {
-                while let Some(call) = pair.started.first() {
-                    let body = call.body.clone();
-                    pair.finish(&body);
-                }
-            }
-        }
-        pair.mode = Mode::Echo;
-        while let Some(call) = pair.started.first() {
-            let body = call.body.clone();
-            pair.finish(&body);
-        }
-        for _ in 0..20 {
-            if !pair.client().is_connected() {
-                pair.reconnect();
-            }
-            pair.advance(secs(60));
-        }
-        assert_eq!((&pair.peers[0].errors, &pair.server_errors), (&vec![], &vec![]), "seed {seed}");
-        assert_eq!(pair.client().unsettled(), 0, "seed {seed}");
-        for (id, body, idempotent) in calls {
-            let fate = pair.fate(id);
-            let ran = pair.ran(&body);
-            assert!(idempotent || ran <= 1, "seed {seed}: {body:?} ran {ran} times");
-            match &fate {
-                Some(Fate::Reply(bytes)) => {
-                    assert_eq!(*bytes, echo(&body), "seed {seed}");
-                    assert!(ran >= 1, "seed {seed}");
-                }
-                Some(Fate::NotExecuted(_)) => assert_eq!(ran, 0, "seed {seed}: {body:?}"),
-                Some(Fate::Unknown(Unknown::Repeated, false)) if idempotent => {}
-                other => panic!("seed {seed}: {body:?} ended as {other:?}"),
-            }
-        }
-        pair.loses = None;
-        pair.advance(secs(120));
-        assert_eq!(pair.kept(), 0, "seed {seed}");
+        live_through(seed, false);
     }
+}
+
+#[test]
+fn c86_whatever_is_lost_or_doubled_every_call_ends_with_the_truth_and_runs_once() {
+    for seed in 300..600 {
+        live_through(seed, true);
+    }
+}
+
+fn live_through(seed: u64, doubles: bool) {
+    let mut rng = Rng(seed);
+    let mut loss = Rng(seed ^ 0xbad);
+    let percent = 5 + rng.below(40);
+    let mut pair = lossy(|| false);
+    pair.luck = Some(Box::new(move || match loss.below(100) {
+        chance if chance < percent => Luck::Lost,
+        chance if doubles && chance % 3 == 0 => {
+            Luck::Twice(loss.below(12).saturating_sub(4) as usize)
+        }
+        _ => Luck::Once,
+    }));
+    pair.connect(0);
+    pair.drive();
+    let mut calls = Vec::new();
+    for n in 0..25u8 {
+        let body = [n, seed as u8];
+        let mut call = Call::new(if n % 5 == 4 { IDEM } else { ECHO }, &body);
+        call.idempotent = n % 5 == 4;
+        call.timeout = if n % 7 == 3 { ms(300) } else { secs(600) };
+        pair.mode = *rng.pick(&[Mode::Echo, Mode::Start]);
+        let id = pair.call_with(0, call);
+        calls.push((id, body, n % 5 == 4));
+        if n % 11 == 10 {
+            pair.cancel(id);
+        }
+        pair.advance(ms(rng.below(500)));
+        if rng.one_in(2) {
+            while let Some(call) = pair.started.first() {
+                let body = call.body.clone();
+                pair.finish(&body);
+            }
+        }
+    }
+    pair.mode = Mode::Echo;
+    while let Some(call) = pair.started.first() {
+        let body = call.body.clone();
+        pair.finish(&body);
+    }
+    for _ in 0..20 {
+        if !pair.client().is_connected() {
+            pair.reconnect();
+        }
+        pair.advance(secs(60));
+    }
+    assert_eq!((&pair.peers[0].errors, &pair.server_errors), (&vec![], &vec![]), "seed {seed}");
+    assert_eq!(pair.client().unsettled(), 0, "seed {seed}");
+    for (id, body, idempotent) in calls {
+        let fate = pair.fate(id);
+        let ran = pair.ran(&body);
+        assert!(idempotent || ran <= 1, "seed {seed}: {body:?} ran {ran} times");
+        match &fate {
+            Some(Fate::Reply(bytes)) => {
+                assert_eq!(*bytes, echo(&body), "seed {seed}");
+                assert!(ran >= 1, "seed {seed}");
+            }
+            Some(Fate::NotExecuted(_)) => assert_eq!(ran, 0, "seed {seed}: {body:?}"),
+            Some(Fate::Unknown(Unknown::Repeated, false)) if idempotent => {}
+            other => panic!("seed {seed}: {body:?} ended as {other:?}"),
+        }
+    }
+    pair.luck = None;
+    pair.advance(secs(120));
+    assert_eq!(pair.kept(), 0, "seed {seed}");
 }
 
 /// A client on a lossy link that has asked twice for a call which its server never read, has had one `NotSeen`, has sent
@@ -381,7 +402,7 @@ fn asked_before_and_after() -> (Client<Heap>, CallId, Instant) {
     now = now + secs(2);
     client.handle_timeout(now);
     assert_eq!(kinds_sent(&mut client, now), [3], "an Ask");
-    assert!(answer(&mut client, now, &not_seen()).is_none());
+    assert!(answer(&mut client, now, &not_seen(1)).is_none());
     assert_eq!(kinds_sent(&mut client, now), [2], "the request");
     client.cancel(now, call);
     now = now + secs(10);
@@ -390,9 +411,9 @@ fn asked_before_and_after() -> (Client<Heap>, CallId, Instant) {
     (client, call, now)
 }
 
-fn not_seen() -> wire::Frame<'static> {
+fn not_seen(ask: u16) -> wire::Frame<'static> {
     let xid = Xid::new(1).unwrap();
-    wire::Frame::Reply(wire::ReplyHeader { status: Status::NotSeen, xid }, &[])
+    wire::Frame::Reply(wire::ReplyHeader { status: Status::NotSeen { ask }, xid }, &[])
 }
 
 fn kinds_sent(client: &mut Client<Heap>, now: Instant) -> Vec<u8> {
@@ -423,15 +444,15 @@ fn answer(
 #[test]
 fn a_not_seen_to_an_ask_from_before_the_request_is_not_the_answer_to_one_from_after_it() {
     let (mut client, call, now) = asked_before_and_after();
-    assert_eq!(answer(&mut client, now, &not_seen()), None, "it may answer the second Ask");
+    assert_eq!(answer(&mut client, now, &not_seen(1)), None, "it answers the first Ask");
+    assert_eq!(answer(&mut client, now, &not_seen(2)), None, "it was delivered twice");
     let xid = Xid::new(1).unwrap();
     let done = wire::Frame::Reply(wire::ReplyHeader { status: Status::Done, xid }, b"a");
     assert_eq!(answer(&mut client, now, &done), Some((call, false)), "the call ran");
 }
 
 #[test]
-fn a_second_not_seen_can_only_answer_the_ask_from_after_the_request() {
+fn a_not_seen_to_the_ask_from_after_the_request_counts_whatever_was_lost_before() {
     let (mut client, call, now) = asked_before_and_after();
-    assert_eq!(answer(&mut client, now, &not_seen()), None);
-    assert_eq!(answer(&mut client, now, &not_seen()), Some((call, true)));
+    assert_eq!(answer(&mut client, now, &not_seen(3)), Some((call, true)));
 }

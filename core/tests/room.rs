@@ -31,7 +31,7 @@ fn c27_at_the_memory_limit_new_calls_are_refused_and_nothing_kept_is_lost() {
         assert_eq!(pair.got(raw), [refused]);
         assert_eq!(pair.ran(b"no room"), 0);
         let (raw, _) = pair.raw_resume(welcome.session, 0);
-        pair.send(raw, &Frame::Ask(xid(1)));
+        pair.send(raw, &Frame::Ask(xid(1), 1));
         assert_eq!(pair.got(raw), [Got::Reply(Status::Done, 1, echo(&[b'x'; 98]))]);
         pair.send(raw, &request(3, 2, b"room again"));
         assert_eq!(pair.ran(b"room again"), 1);
@@ -109,7 +109,7 @@ fn c29_control_frames_are_never_kept_and_never_use_an_xid() {
     for frame in [
         Frame::Ping(Role::Client),
         Frame::Pong(Role::Client),
-        Frame::Ack(Ack { acked: 0, base: 0, settled: 0 }),
+        Frame::Ack(Ack { acked: 0, last: u64::MAX, base: 0, settled: 0 }),
         Frame::Cancel(xid(1)),
     ] {
         pair.send(raw, &frame);

@@ -11,10 +11,10 @@ const NO_SESSION: u8 = 6;
 
 #[test]
 fn c01_a_request_before_the_handshake_is_not_executed_and_allocates_no_session() {
-    let acks = Frame::Ack(Ack { acked: 0, base: 0, settled: 1 });
+    let acks = Frame::Ack(Ack { acked: 0, last: u64::MAX, base: 0, settled: 1 });
     for frame in [
         request(1, 0, b"a"),
-        Frame::Ask(xid(1)),
+        Frame::Ask(xid(1), 1),
         acks,
         Frame::Cancel(xid(1)),
         Frame::Ping(Role::Client),
@@ -35,7 +35,7 @@ fn c01_a_request_before_the_handshake_is_not_executed_and_allocates_no_session()
 fn c01_an_ask_before_the_handshake_is_refused_with_its_reason() {
     let mut pair = Pair::unconnected();
     let raw = pair.raw(ALICE);
-    pair.send(raw, &Frame::Ask(xid(1)));
+    pair.send(raw, &Frame::Ask(xid(1), 1));
     assert_eq!(pair.got(raw), [Got::Refuse(Refuse::Protocol(NO_SESSION))]);
     assert_eq!(pair.server_errors, [ProtocolError::NoSession]);
 }
@@ -146,7 +146,7 @@ fn c04_another_principal_that_resumes_a_known_id_learns_nothing_and_harms_nothin
     let kept = pair.kept();
     let thief = pair.raw(BOB);
     pair.links[thief].up.extend(bytes_of(&hello(Some((welcome.session, 1)))));
-    pair.send(thief, &Frame::Ask(xid(1)));
+    pair.send(thief, &Frame::Ask(xid(1), 1));
     assert_eq!(pair.got(thief), [Got::Refuse(Refuse::WrongPrincipal)]);
     assert!(!pair.links[thief].server_open);
     assert_eq!(pair.kept(), kept, "its X counts for nothing");

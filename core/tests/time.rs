@@ -429,8 +429,10 @@ fn s18_a_call_not_wanted_any_more_is_not_sent_when_the_server_says_it_has_not_se
     pair.send_down(link, &Frame::Welcome(welcome));
     assert_eq!(pair.got_up(link), [Got::Ask(number.get())]);
     // Its answer and the deadline come in one turn, before anything can be written.
-    let not_seen =
-        bytes_of(&Frame::Reply(wire::ReplyHeader { status: Status::NotSeen, xid: number }, b""));
+    let not_seen = bytes_of(&Frame::Reply(
+        wire::ReplyHeader { status: Status::NotSeen { ask: 1 }, xid: number },
+        b"",
+    ));
     let now = pair.now;
     pair.client().handle_data(now, &not_seen).unwrap();
     pair.jump(secs(5));
@@ -439,7 +441,7 @@ fn s18_a_call_not_wanted_any_more_is_not_sent_when_the_server_says_it_has_not_se
     assert!(!sent.iter().any(|frame| matches!(frame, Got::Request(..))), "{sent:?}");
     pair.send_down(
         link,
-        &Frame::Reply(wire::ReplyHeader { status: Status::NotSeen, xid: number }, b""),
+        &Frame::Reply(wire::ReplyHeader { status: Status::NotSeen { ask: 2 }, xid: number }, b""),
     );
     assert_eq!(pair.fate(call), not_executed(NotExecuted::DeadlinePassed));
     assert_eq!(pair.client().unsettled(), 0);

@@ -162,13 +162,15 @@ fn described<'d>(record: &Record, body: &'d [u8]) -> Frame<'d> {
             Frame::Request(header, body)
         }
         "Reply" => {
-            let status = Status::from_byte(record.number("status")).unwrap();
+            let ask = if record.has("ask") { record.number("ask") } else { 0 };
+            let status = Status::from_wire(record.number("status"), ask).unwrap();
             assert_eq!(status_name(status), record.text("status_name"), "{}", record.name());
             Frame::Reply(ReplyHeader { status, xid: xid("xid") }, body)
         }
-        "Ask" => Frame::Ask(xid("xid")),
+        "Ask" => Frame::Ask(xid("xid"), record.number("number")),
         "Ack" => Frame::Ack(Ack {
             acked: record.number("acked"),
+            last: record.number("last"),
             base: record.number("base"),
             settled: record.number("settled"),
         }),
@@ -204,7 +206,8 @@ fn described_refuse(record: &Record) -> Refuse {
 
 fn status_name(status: Status) -> String {
     match status {
-        Status::Done | Status::NotSeen | Status::Interrupted => format!("{status:?}"),
+        Status::Done | Status::Interrupted => format!("{status:?}"),
+        Status::NotSeen { .. } => "NotSeen".to_owned(),
         Status::NoReply(why) => format!("NoReply.{why:?}"),
         Status::Refused(why) => format!("Refused.{why:?}"),
     }
@@ -218,7 +221,7 @@ fn kind_number(frame: &Frame<'_>) -> usize {
         Frame::Refuse(_) => 2,
         Frame::Request(..) => 3,
         Frame::Reply(..) => 4,
-        Frame::Ask(_) => 5,
+        Frame::Ask(..) => 5,
         Frame::Ack(_) => 6,
         Frame::Cancel(_) => 7,
         Frame::Ping(Role::Client) => 8,

@@ -353,7 +353,7 @@ fn c106_a_flood_of_asks_takes_no_more_than_its_turns() {
     let mut honest = Peer::connect(&world, &server);
     let mut flooder = Peer::connect(&world, &server);
     flooder.round_trip();
-    flooder.flood(&Frame::Ask(core::Xid::new(1).unwrap()));
+    flooder.flood(&Frame::Ask(core::Xid::new(1).unwrap(), 1));
     for _ in 0..5 {
         let time = honest.round_trip();
         assert!(time <= 2 * POLL_MAX, "{time:?}");

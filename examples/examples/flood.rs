@@ -81,7 +81,7 @@ fn attack(path: &str, kind: &str, count: usize) -> Result<()> {
     let mut out = [0; wire::CONTROL_LEN_MAX];
     let frame = match kind {
         "pings" => Frame::Ping(Role::Client),
-        "asks" => Frame::Ask(Xid::new(1).ok_or("no xid")?),
+        "asks" => Frame::Ask(Xid::new(1).ok_or("no xid")?, 1),
         _ => return Err(format!("no attack is called {kind}").into()),
     };
     let len = wire::encode(&frame, &mut out).ok_or("it does not fit")?;

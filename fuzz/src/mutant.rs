@@ -267,7 +267,7 @@ impl Proxy {
             Ok(Decoded::Frame(Frame::Request(header, body), _)) => {
                 self.request(header.xid, header.acked, header.method, body)
             }
-            Ok(Decoded::Frame(Frame::Ask(xid), _)) => self.asked(xid),
+            Ok(Decoded::Frame(Frame::Ask(xid, ask), _)) => self.asked(xid, ask),
             _ => Upwards::Pass,
         }
     }
@@ -290,7 +290,7 @@ impl Proxy {
     }
 
     /// The client wants to know what became of a call that this server has read.
-    fn asked(&self, xid: Xid) -> Upwards {
+    fn asked(&self, xid: Xid, ask: u16) -> Upwards {
         let mut known = self.known();
         let Some((method, body)) = known.requests.get(&xid.get()).cloned() else {
             return Upwards::Pass;
@@ -299,7 +299,7 @@ impl Proxy {
             Mutant::NoDedup => Upwards::Execute(xid, method, body),
             Mutant::Forgetful => {
                 known.forgotten.insert(xid.get());
-                Upwards::Answer(reply_frame(xid, Status::NotSeen, &[]))
+                Upwards::Answer(reply_frame(xid, Status::NotSeen { ask }, &[]))
             }
             _ => Upwards::Pass,
         }

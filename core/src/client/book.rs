@@ -430,7 +430,6 @@ impl<S: ClientStorage> Book<S> {
             next = self.unsettled.next(&self.calls, index);
             if let Some(entry) = self.calls.at_mut(index) {
                 entry.broken |= entry.carried != Carried::Never;
-                (entry.asks, entry.stale_asks) = (0, 0);
                 entry.again_at = Instant::FAR_FUTURE;
                 entry.tries = 0;
             }

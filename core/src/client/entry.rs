@@ -40,10 +40,8 @@ pub struct Entry<B> {
     pub(super) answered: bool,
     /// The connection on which it was last handed or asked for, and which of the two.
     pub(super) carried: Carried,
-    /// `Ask`s handed on this connection since the request last was; each may bring a `NotSeen`.
-    pub(super) asks: u32,
-    /// Those handed before: what a `NotSeen` to one of them says is older than the request (S27).
-    pub(super) stale_asks: u32,
+    /// The `Ask`s for it.
+    pub(super) asks: Asks,
     pub(super) todo: Todo,
     /// An outcome that no received data brought.
     pub(super) event: Option<Outcome<'static>>,
@@ -53,6 +51,41 @@ pub struct Entry<B> {
     todo_links: Links,
     /// On the list of calls with an event.
     event_links: Links,
+}
+
+/// Which `Ask`s a `NotSeen` may answer: to an earlier one, it is older than the request that was sent since (S27).
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "explore", derive(Hash))]
+pub(super) struct Asks {
+    /// The number of the last one.
+    last: u16,
+    /// The number of the first one since the request was last sent.
+    first: u16,
+}
+
+impl Default for Asks {
+    fn default() -> Self {
+        Asks { last: 0, first: 1 }
+    }
+}
+
+impl Asks {
+    pub(super) fn next(self) -> u16 {
+        self.last.wrapping_add(1)
+    }
+
+    pub(super) fn note_asked(&mut self) {
+        self.last = self.next();
+    }
+
+    pub(super) fn note_sent(&mut self) {
+        self.first = self.next();
+    }
+
+    /// Whether `number` is that of one since the request was last sent; at least one was.
+    pub(super) fn are_answered_by(self, number: u16) -> bool {
+        number.wrapping_sub(self.first) <= self.last.wrapping_sub(self.first)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,8 +168,7 @@ impl<B> Entry<B> {
             held: call.held && !call.one_way,
             answered: false,
             carried: Carried::Never,
-            asks: 0,
-            stale_asks: 0,
+            asks: Asks::default(),
             todo: Todo::default(),
             event: None,
             queue: Links::default(),

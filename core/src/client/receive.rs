@@ -77,7 +77,7 @@ impl<S: ClientStorage> Client<S> {
                 Frame::Hello(_)
                 | Frame::Request(..)
                 | Frame::Reply(..)
-                | Frame::Ask(_)
+                | Frame::Ask(..)
                 | Frame::Ack(_)
                 | Frame::Cancel(_),
                 _,
@@ -103,19 +103,13 @@ impl<S: ClientStorage> Client<S> {
             return Ok(None);
         };
         let held = entry.held;
-        let asked = entry.carried == Carried::Asked { epoch: self.epoch };
-        if header.status == Status::NotSeen {
-            // On a lossy link the call may have been sent since it was asked for, and asked for once more: there are
-            // no more answers to the older questions than there were questions.
-            let stale = entry.stale_asks > 0;
-            entry.stale_asks = entry.stale_asks.saturating_sub(1);
-            if self.config.resend_after.is_some() && (stale || !asked) {
-                return Ok(None);
+        if let Status::NotSeen { ask } = header.status {
+            let asked = entry.carried == Carried::Asked { epoch: self.epoch };
+            if !asked || !entry.asks.are_answered_by(ask) {
+                // S27: what it says is older than what was sent since. On a stream nothing is answered twice.
+                let lossy = self.config.resend_after.is_some();
+                return if lossy { Ok(None) } else { Err(unexpected) };
             }
-            if !asked {
-                return Err(unexpected);
-            }
-            entry.asks = entry.asks.saturating_sub(1);
         }
         let why = entry.unwanted_why();
         match fate::answer(entry.handed(), why, self.server_leaving, header.status, body) {

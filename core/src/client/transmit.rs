@@ -323,7 +323,7 @@ impl<S: ClientStorage> Client<S> {
             entry.broken = true;
         }
         entry.carried = Carried::Sent;
-        entry.stale_asks = entry.stale_asks.saturating_add(core::mem::take(&mut entry.asks));
+        entry.asks.note_sent();
         let at = out.split_frame(&header, entry.body.as_slice(), 0);
         if at < REQUEST_HEADER_LEN + len {
             self.book.leaving = Some(index);
@@ -367,11 +367,11 @@ impl<S: ClientStorage> Client<S> {
     fn send_ask(&mut self, index: u32, out: &mut Writer<'_>) -> bool {
         let Some(entry) = self.book.calls.at_mut(index) else { return true };
         let Some(xid) = entry.xid else { return true };
-        if !out.control(&Frame::Ask(xid)) {
+        if !out.control(&Frame::Ask(xid, entry.asks.next())) {
             return false;
         }
         entry.carried = Carried::Asked { epoch: self.epoch };
-        entry.asks = entry.asks.saturating_add(1);
+        entry.asks.note_asked();
         self.counters.asks += 1;
         self.arm_resend(index);
         true
@@ -417,7 +417,8 @@ impl<S: ClientStorage> Client<S> {
         loop {
             let settled = if above { self.book.settled_bits(base) } else { None };
             let first = self.output.ack_base.is_none();
-            let frame = Ack { acked, base, settled: settled.unwrap_or(0) };
+            let last = self.book.recorded;
+            let frame = Ack { acked, last, base, settled: settled.unwrap_or(0) };
             if (first || frame.settled != 0) && !out.control(&Frame::Ack(frame)) {
                 return Step::Stop;
             }

@@ -24,6 +24,9 @@ pub struct SessionRecord {
     pub acked: u64,
 }
 
+/// Second copies of `Hello`s that are dropped on one connection of a lossy link.
+const LATE_HELLOS_MAX: u8 = 8;
+
 /// Which table has no room for another session.
 #[derive(Clone, Copy, Debug)]
 enum Full {
@@ -124,7 +127,9 @@ impl<T: ServerStorage> Server<T> {
         }
     }
 
-    /// S27: on a lossy link the answer to a `Hello` may be lost, and the `Hello` come again.
+    /// S27: on a lossy link the answer to a `Hello` may be lost, and the `Hello` come again; or it is delivered twice. A
+    /// second copy may come behind requests: a few such are dropped. A client that says it again and again is another one,
+    /// which took the place of the first without a word, and has to connect (error 7).
     fn handle_hello_again(
         &mut self,
         index: u32,
@@ -132,17 +137,22 @@ impl<T: ServerStorage> Server<T> {
         hello: &Hello,
     ) -> Result<(), ProtocolError> {
         let session = self.sessions.at(session).ok_or(ProtocolError::SecondHello)?;
-        let same = match hello.resume {
-            Some(resume) => resume.session == session.id,
-            None => session.reach != Reach::Used,
-        };
-        if !self.config.lossy || !same {
+        let Some(conn) = self.conns.at_mut(index).filter(|_| self.config.lossy) else {
             return Err(ProtocolError::SecondHello);
+        };
+        match hello.resume {
+            Some(resume) if resume.session != session.id => return Err(ProtocolError::SecondHello),
+            None if session.reach == Reach::Used => {
+                if conn.late_hellos == LATE_HELLOS_MAX {
+                    return Err(ProtocolError::SecondHello);
+                }
+                conn.late_hellos += 1;
+            }
+            _ => {
+                conn.send.welcome = true;
+                self.wake(index);
+            }
         }
-        if let Some(conn) = self.conns.at_mut(index) {
-            conn.send.welcome = true;
-        }
-        self.wake(index);
         Ok(())
     }
 

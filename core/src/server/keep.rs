@@ -224,17 +224,19 @@ impl<T: ServerStorage> Room<'_, T> {
     /// S10: an `Ack` must not cover a slot whose call runs.
     pub(super) fn check_settled(&self, ack: &Ack) -> Result<(), ProtocolError> {
         let Some(calls) = self.session.calls.get() else { return Ok(()) };
-        let runs = |number: u32| calls.slots.at(number).is_some_and(|slot| slot.state.is_running());
-        if settled_slots(ack).any(runs) {
+        let runs = |slot: &Slot<T::Body>| slot.xid <= ack.last && slot.state.is_running();
+        if settled_slots(ack).any(|number| calls.slots.at(number).is_some_and(runs)) {
             return Err(ProtocolError::AckAhead { acked: ack.acked });
         }
         Ok(())
     }
 
-    /// S9: discards what stands on the slots whose bits are set.
+    /// S9: discards what stands on the slots whose bits are set, unless it is later than the `Ack` (S27).
     pub(super) fn discard_settled(&mut self, ack: &Ack) {
         for number in settled_slots(ack) {
-            self.discard(number);
+            if self.slot_mut(number).is_some_and(|slot| slot.xid <= ack.last) {
+                self.discard(number);
+            }
         }
     }
 

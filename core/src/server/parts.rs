@@ -55,6 +55,8 @@ pub struct Conn<B> {
     pub(super) look_at: Instant,
     pub(super) send: ToSend,
     pub(super) record: Record,
+    /// `Hello`s that came behind requests, and were dropped (S27).
+    pub(super) late_hellos: u8,
     /// The reply that is leaving.
     pub(super) partial: Option<Partial<B>>,
     /// Why it is to be closed once everything was sent.
@@ -136,6 +138,7 @@ impl<B> Conn<B> {
             look_at: Instant::FAR_FUTURE,
             send: ToSend::default(),
             record: Record::Stable,
+            late_hellos: 0,
             partial: None,
             closing: None,
             look_links: Links::default(),
@@ -373,6 +376,8 @@ pub struct Slot<B> {
     pub(super) deadline: Instant,
     /// The xid that was asked for and not seen; 0 if none.
     pub(super) not_seen: u64,
+    /// The number of the latest `Ask` for it.
+    pub(super) ask: u16,
     pub(super) body: B,
     held_links: Links,
     out_links: Links,
@@ -413,6 +418,7 @@ impl<B: Default> Default for Slot<B> {
             digest: 0,
             deadline: Instant::ZERO,
             not_seen: 0,
+            ask: 0,
             body: B::default(),
             held_links: Links::default(),
             out_links: Links::default(),

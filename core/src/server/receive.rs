@@ -165,7 +165,7 @@ impl<T: ServerStorage> Server<T> {
         let bound = session.ok_or(ProtocolError::NoSession);
         match frame {
             Frame::Hello(hello) => self.handle_hello(conn, &hello)?,
-            Frame::Ask(xid) => self.handle_ask(bound?, xid)?,
+            Frame::Ask(xid, ask) => self.handle_ask(bound?, xid, ask)?,
             Frame::Ack(ack) => self.handle_ack(bound?, ack)?,
             Frame::Cancel(xid) => return Ok(self.handle_cancel(bound?, xid)),
             Frame::Ping(_) => {
@@ -272,7 +272,7 @@ impl<T: ServerStorage> Server<T> {
     }
 
     /// S21.
-    fn handle_ask(&mut self, index: u32, xid: Xid) -> Result<(), ProtocolError> {
+    fn handle_ask(&mut self, index: u32, xid: Xid, ask: u16) -> Result<(), ProtocolError> {
         let number = xid.get();
         let Some(mut room) = self.room(index) else { return Ok(()) };
         room.counters.asks += 1;
@@ -296,7 +296,7 @@ impl<T: ServerStorage> Server<T> {
                 if slot.state.is_running() {
                     return Err(ProtocolError::SlotBusy { xid: number, running: slot.xid });
                 }
-                slot.not_seen = number;
+                (slot.not_seen, slot.ask) = (number, ask);
                 room.discard(slot_number);
                 room.queue(slot_number);
             }
@@ -358,7 +358,8 @@ impl<T: ServerStorage> Room<'_, T> {
         if header.acked >= xid {
             return Err(ProtocolError::AckAhead { acked: header.acked });
         }
-        if session.end == End::Leaving {
+        let after_goodbye = session.end == End::Leaving;
+        if after_goodbye && !self.config.lossy {
             return Err(ProtocolError::AfterGoodbye);
         }
         let slot = session.calls.get().and_then(|calls| calls.slots.at(slot_number));
@@ -366,6 +367,8 @@ impl<T: ServerStorage> Room<'_, T> {
         let arrival = fate::arrival(session.acked.max(header.acked), view, xid, digest);
         match arrival {
             Arrival::FalseRetry => return Err(ProtocolError::FalseRetry { xid }),
+            // S27: what is not new may be the second copy of a request from before.
+            Arrival::New if after_goodbye => return Err(ProtocolError::AfterGoodbye),
             Arrival::New => {
                 if slot.is_some_and(|slot| slot.state.is_running()) {
                     return Err(ProtocolError::SlotBusy { xid, running: view.xid });

@@ -122,7 +122,7 @@ impl<T: ServerStorage> Server<T> {
             let Some(slot) = calls.slots.at(number) else { return Step::Stop };
             let (status, xid) = match slot.state {
                 SlotState::Kept(status) => (status, slot.xid),
-                _ => (Status::NotSeen, slot.not_seen),
+                _ => (Status::NotSeen { ask: slot.ask }, slot.not_seen),
             };
             let body = if status == Status::Done { slot.body.as_slice() } else { &[] };
             let header = Xid::new(xid)

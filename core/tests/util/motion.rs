@@ -79,7 +79,7 @@ impl Pair {
         while let Some(len) = peer.client.poll_transmit(self.now, &mut out) {
             moved = true;
             let link = peer.link.expect("a client without a connection sends nothing");
-            write(&mut self.links[link], Role::Client, &out[..len.get()], &mut self.loses);
+            write(&mut self.links[link], Role::Client, &out[..len.get()], &mut self.luck);
         }
         moved
     }
@@ -95,7 +95,7 @@ impl Pair {
                     while let Some(len) = self.server.poll_transmit(self.now, conn, &mut out) {
                         let link = self.links.iter_mut().find(|link| link.conn == Some(conn));
                         let link = link.expect("a connection that the server knows");
-                        write(link, Role::Server, &out[..len.get()], &mut self.loses);
+                        write(link, Role::Server, &out[..len.get()], &mut self.luck);
                     }
                 }
                 ServerEvent::Close(conn, _) => {
@@ -255,24 +255,36 @@ impl Pair {
     }
 }
 
-fn write(link: &mut Link, from: Role, bytes: &[u8], loses: &mut Option<Box<dyn FnMut() -> bool>>) {
-    let queue = match from {
-        Role::Client => &mut link.up,
-        Role::Server => &mut link.down,
+fn write(link: &mut Link, from: Role, bytes: &[u8], luck: &mut Option<Box<dyn FnMut() -> Luck>>) {
+    let (queue, late) = match from {
+        Role::Client => (&mut link.up, &mut link.late_up),
+        Role::Server => (&mut link.down, &mut link.late_down),
     };
     if link.silent {
         return;
     }
-    let Some(loses) = loses else {
+    let Some(luck) = luck else {
         queue.extend(bytes);
         return;
     };
     let mut rest = bytes;
     while let Some(front) = wire::front(rest) {
         let (frame, after) = rest.split_at(front.len);
-        if !loses() {
-            queue.extend(frame);
+        match luck() {
+            Luck::Lost => {}
+            Luck::Once => queue.extend(frame),
+            Luck::Twice(behind) => {
+                queue.extend(frame);
+                late.push((behind + 1, frame.to_vec()));
+            }
         }
+        late.retain_mut(|(behind, frame)| {
+            *behind -= 1;
+            if *behind == 0 {
+                queue.extend(&*frame);
+            }
+            *behind > 0
+        });
         rest = after;
     }
     assert!(rest.is_empty(), "a link that loses messages needs whole ones");

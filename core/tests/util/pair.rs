@@ -81,6 +81,18 @@ pub struct Link {
     pub hold_down: bool,
     /// What is written is lost, and nobody is told.
     pub silent: bool,
+    /// Second copies, and behind how many more frames of their direction each of them comes.
+    pub(super) late_up: Vec<(usize, Vec<u8>)>,
+    pub(super) late_down: Vec<(usize, Vec<u8>)>,
+}
+
+/// What becomes of a frame on a link that loses and doubles them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Luck {
+    Lost,
+    Once,
+    /// Delivered, and once more behind so many later frames.
+    Twice(usize),
 }
 
 /// One client and what it has reported.
@@ -113,8 +125,8 @@ pub struct Pair {
     pub out_len: usize,
     /// Most bytes delivered at once.
     pub chunk: usize,
-    /// Says whether a frame that leaves one end is lost (S27).
-    pub loses: Option<Box<dyn FnMut() -> bool>>,
+    /// What becomes of a frame that leaves one end (S27); all are delivered once where there is none.
+    pub luck: Option<Box<dyn FnMut() -> Luck>>,
     pub(super) secrets: u128,
 }
 
@@ -161,7 +173,7 @@ impl Pair {
             ledger: Ledger::default(),
             out_len: 1 << 16,
             chunk: usize::MAX,
-            loses: None,
+            luck: None,
             secrets: 0,
         };
         pair.add_client(client, ALICE);

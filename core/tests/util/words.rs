@@ -71,7 +71,7 @@ impl From<Frame<'_>> for Got {
             Frame::Reply(header, body) => {
                 Got::Reply(header.status, header.xid.get(), body.to_vec())
             }
-            Frame::Ask(xid) => Got::Ask(xid.get()),
+            Frame::Ask(xid, _) => Got::Ask(xid.get()),
             Frame::Ack(ack) => Got::Ack(ack),
             Frame::Cancel(xid) => Got::Cancel(xid.get()),
             Frame::Ping(_) => Got::Ping,

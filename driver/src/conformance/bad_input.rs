@@ -224,7 +224,7 @@ async fn misbehaves(world: World, what: &str, bytes: impl FnOnce(u64) -> Vec<u8>
 /// A server that answers when it is asked.
 async fn answers(server: &mut Hand, xid: u64, reply: u64) {
     match server.next_of_call().await {
-        Some((Frame::Ask(asked), _)) if asked.get() == xid => {}
+        Some((Frame::Ask(asked, _), _)) if asked.get() == xid => {}
         other => panic!("an Ask for xid {xid} was expected, this came: {other:?}"),
     }
     server.reply(xid, Status::Done, &arguments(&reply)).await;
@@ -248,7 +248,7 @@ pub async fn a_client_leaves_a_server_that_answers_what_was_not_asked(world: Wor
 pub async fn a_client_leaves_a_server_that_has_not_seen_what_it_was_not_asked_for(world: World) {
     misbehaves(world, "was not asked for", |xid| {
         let xid = oncewire_core::Xid::new(xid).expect("an xid");
-        let header = oncewire_core::wire::ReplyHeader { status: Status::NotSeen, xid };
+        let header = oncewire_core::wire::ReplyHeader { status: Status::NotSeen { ask: 1 }, xid };
         encode(&Frame::Reply(header, &[]))
     })
     .await;

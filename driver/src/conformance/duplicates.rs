@@ -258,7 +258,7 @@ pub async fn c29_control_frames_are_never_kept_and_use_no_xid(world: World) {
         hand.ack(0, 0).await;
         hand.cancel(1).await;
         hand.ask(1).await;
-        assert_eq!(hand.answer(1).await, (Status::NotSeen, Vec::new()));
+        assert_eq!(hand.answer(1).await, (Status::NotSeen { ask: 1 }, Vec::new()));
     }
     let counters = host.server.counters();
     assert_eq!((counters.kept_bytes, counters.admitted, counters.refused), (0, 0, 0));

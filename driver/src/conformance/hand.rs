@@ -102,7 +102,7 @@ impl Hand {
     }
 
     pub(crate) async fn ask(&mut self, xid: u64) {
-        self.send(&Frame::Ask(Xid::new(xid).expect("an xid of a test"))).await;
+        self.send(&Frame::Ask(Xid::new(xid).expect("an xid of a test"), 1)).await;
     }
 
     pub(crate) async fn cancel(&mut self, xid: u64) {
@@ -110,7 +110,7 @@ impl Hand {
     }
 
     pub(crate) async fn ack(&mut self, acked: u64, settled: u64) {
-        self.send(&Frame::Ack(Ack { acked, base: 0, settled })).await;
+        self.send(&Frame::Ack(Ack { acked, last: u64::MAX, base: 0, settled })).await;
     }
 
     pub(crate) async fn reply(&mut self, xid: u64, status: Status, body: &[u8]) {
@@ -273,7 +273,7 @@ fn keep(frame: Frame<'_>) -> Heard {
         Frame::Hello(hello) => Frame::Hello(hello),
         Frame::Welcome(welcome) => Frame::Welcome(welcome),
         Frame::Refuse(refuse) => Frame::Refuse(refuse),
-        Frame::Ask(xid) => Frame::Ask(xid),
+        Frame::Ask(xid, number) => Frame::Ask(xid, number),
         Frame::Ack(ack) => Frame::Ack(ack),
         Frame::Cancel(xid) => Frame::Cancel(xid),
         Frame::Ping(role) => Frame::Ping(role),

@@ -122,7 +122,7 @@ pub async fn c74_an_idempotent_call_nobody_wants_is_asked_for_and_not_covered_by
     drop(server);
     let mut server = world.accept(&acceptor).await;
     server.take_in([1; 16], first.xid.get()).await;
-    assert_eq!(server.next_of_call().await, Some((Frame::Ask(first.xid), Vec::new())));
+    assert_eq!(server.next_of_call().await, Some((Frame::Ask(first.xid, 1), Vec::new())));
     assert_eq!(server.next_of_call().await, Some((Frame::Cancel(first.xid), Vec::new())));
     let next = client.call(&ADD_ONE, &1).start();
     let (header, _) = server.requested().await;

@@ -373,8 +373,8 @@ impl World {
         let session = &self.model.sessions[number as usize];
         let forgets = |xid| session.keeps(xid) || (running_too && session.has_run(xid));
         match read {
-            Frame::Ask(xid) if forgets(xid.get()) => {
-                let status = oncewire_core::Status::NotSeen;
+            Frame::Ask(xid, ask) if forgets(xid.get()) => {
+                let status = oncewire_core::Status::NotSeen { ask };
                 let header = wire::ReplyHeader { status, xid };
                 let mut out = [0; 64];
                 let len = wire::encode(&Frame::Reply(header, &[]), &mut out).unwrap_or(0);

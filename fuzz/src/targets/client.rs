@@ -153,7 +153,10 @@ impl Game<'_> {
 
     fn reply(&mut self) {
         const STATUS: [u8; 8] = [0, 0, 0, 1, 3, 0x10, 0x20, 0x21];
-        let status = Status::from_byte(STATUS[usize::from(self.script.byte() % 8)]);
+        let kind = self.script.byte();
+        let status = STATUS[usize::from(kind % 8)];
+        let ask = if status == 0x20 { u16::from(kind / 8 % 4) } else { 0 };
+        let status = Status::from_wire(status, ask);
         let number = match self.script.byte() {
             back @ 0..200 => self.xid.saturating_sub(u64::from(back % 8)),
             _ => self.script.number(),

@@ -165,10 +165,11 @@ impl Game<'_> {
     fn control(&mut self) {
         let (kind, number) = (self.script.byte(), self.script.number());
         let frame = match (kind % 6, Xid::new(number)) {
-            (0, Some(xid)) => Frame::Ask(xid),
+            (0, Some(xid)) => Frame::Ask(xid, 1),
             (1, Some(xid)) => Frame::Cancel(xid),
             (2, _) => Frame::Ack(Ack {
                 acked: number,
+                last: u64::from(self.script.byte()),
                 base: self.script.number() as u32,
                 settled: self.script.number(),
             }),

@@ -293,8 +293,8 @@ impl World {
         let session = &self.model.sessions[number as usize];
         let forgets = |xid| session.keeps(xid) || (running_too && session.has_run(xid));
         match frame {
-            Frame::Ask(xid) if forgets(xid.get()) => {
-                let header = ReplyHeader { status: Status::NotSeen, xid };
+            Frame::Ask(xid, ask) if forgets(xid.get()) => {
+                let header = ReplyHeader { status: Status::NotSeen { ask }, xid };
                 let mut out = [0; 64];
                 let said = wire::encode(&Frame::Reply(header, &[]), &mut out).unwrap_or(0);
                 link.up.skip(len);

@@ -331,7 +331,7 @@ impl Model {
                 session.goodbye = false;
                 Model::acknowledge(holds, session, hello.resume.map_or(0, |resume| resume.acked));
             }
-            Frame::Ask(xid) => {
+            Frame::Ask(xid, _) => {
                 let at = session.slot(xid.get());
                 if xid.get() > session.acked && xid.get() > session.slots[at].xid {
                     Model::drop_slot(holds, &mut session.slots[at]);
