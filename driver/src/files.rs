@@ -138,6 +138,14 @@ impl LockFile {
         }
     }
 
+    /// Whether the lock's file still has this name. If it was removed, another process can make a new one and lock that.
+    ///
+    /// # Errors
+    /// If the system does not say.
+    pub fn is_at(&self, path: &Path) -> io::Result<bool> {
+        system::is_at(&self.0, path)
+    }
+
     fn write_pid(&self) -> io::Result<()> {
         use std::io::{Seek, Write};
         let mut file = &self.0;

@@ -448,7 +448,8 @@ enum Stop {
 
 /// Whether accepting again would only fail again.
 fn is_final(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
+    use io::ErrorKind::{InvalidInput, NotFound, Unsupported};
+    matches!(error.kind(), InvalidInput | NotFound | Unsupported)
 }
 
 /// The task that keeps a server's time. Ends with the server.

@@ -1,37 +1,47 @@
 //! Listening, and who is calling.
 
-use std::fs::{self, Permissions};
+use std::fmt;
+use std::future::{Future, poll_fn};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::pin::pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 
 use async_io::Async;
 use oncewire_driver::{Accept, BoxFuture, BoxStream, Subject};
-use rustix::io::{Errno, retry_on_intr};
+use rustix::io::retry_on_intr;
 use rustix::net;
 
-use crate::connector::stream_socket;
-use crate::lock::Lock;
+use crate::bound::Bound;
 use crate::name::Name;
-use crate::place::{Owner, Place, clear, in_use, owner};
+use crate::options::BindOptions;
 use crate::socket::connected;
 
 /// Listens on a unix socket. Dropping it removes the socket's file, if that is still its own.
-#[derive(Debug)]
+///
+/// Once a second, while it waits for connections, it looks whether the file is still there. If it was removed, by a cleaner
+/// of temporary files, say, nobody can connect any more: `accept` then fails with
+/// [`NotFound`](io::ErrorKind::NotFound), which ends [`Server::serve`](crate::Server::serve) with that error; connections
+/// that exist live on. With [`BindOptions::rebind`] the socket is made again instead.
 pub struct UnixAcceptor {
-    // Dropped in this order: the file goes while the socket still pins its inode, the lock comes last.
-    _place: Option<Place>,
-    listener: Async<UnixListener>,
-    _lock: Option<Lock>,
+    bound: Mutex<Bound>,
     name: Name,
+}
+
+impl fmt::Debug for UnixAcceptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UnixAcceptor").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 impl UnixAcceptor {
     /// Listens on a path that only this user can connect to, or on the abstract name `@name`. [`BindOptions`] has more.
     ///
     /// Fails with [`io::ErrorKind::AddrInUse`] if a server lives there, [`io::ErrorKind::AlreadyExists`] if something
-    /// that is not a socket stands there, and [`io::ErrorKind::InvalidInput`] if the path is too long.
+    /// that is not a socket, or not a lock of ours, stands there, [`io::ErrorKind::PermissionDenied`] if what a dead server
+    /// left belongs to another user, and [`io::ErrorKind::InvalidInput`] if the path is too long.
     ///
     /// ```
     /// # let path = std::env::temp_dir().join(format!("oncewire-doc-{}.sock", std::process::id()));
@@ -81,14 +91,42 @@ impl UnixAcceptor {
             Some(bytes) => Name::Abstract(bytes.to_owned()),
             None => name,
         };
-        Ok(UnixAcceptor { _place: None, listener: Async::new(listener)?, _lock: None, name })
+        Ok(UnixAcceptor::of(Bound::unwatched(Async::new(listener)?), name))
+    }
+
+    pub(crate) fn of(bound: Bound, name: Name) -> UnixAcceptor {
+        UnixAcceptor { bound: Mutex::new(bound), name }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Bound> {
+        self.bound.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next connection, on this socket or the one that takes its place.
+    async fn accept_next(&self) -> io::Result<UnixStream> {
+        loop {
+            let listener = self.lock().listener();
+            let mut accept = pin!(listener.read_with(accept_one));
+            let accepted = poll_fn(|cx| match accept.as_mut().poll(cx) {
+                Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
+                // Those who have connected are let in before it is asked whether others can.
+                Poll::Pending => match self.lock().poll_lost(cx, &listener, &self.name) {
+                    Poll::Ready(Ok(())) => Poll::Ready(None),
+                    Poll::Ready(Err(lost)) => Poll::Ready(Some(Err(lost))),
+                    Poll::Pending => Poll::Pending,
+                },
+            });
+            if let Some(accepted) = accepted.await {
+                return accepted;
+            }
+        }
     }
 }
 
 impl Accept for UnixAcceptor {
     fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>> {
         Box::pin(async {
-            let socket = self.listener.read_with(accept_one).await?;
+            let socket = self.accept_next().await?;
             let (subject, _) = peer(&socket)?;
             Ok((Box::new(connected(socket)?) as BoxStream, subject))
         })
@@ -96,91 +134,6 @@ impl Accept for UnixAcceptor {
 
     fn address(&self) -> String {
         format!("unix:{}", self.name)
-    }
-}
-
-/// How a socket is to be made.
-///
-/// ```
-/// # let path = std::env::temp_dir().join(format!("oncewire-mode-{}.sock", std::process::id()));
-/// // For the owner and the group.
-/// let acceptor = oncewire_unix::BindOptions::new().mode(0o660).bind(&path)?;
-/// # drop(acceptor);
-/// # std::fs::remove_file(path.with_extension("sock.lock"))?;
-/// # std::io::Result::Ok(())
-/// ```
-#[derive(Clone, Debug)]
-pub struct BindOptions {
-    mode: u32,
-    backlog: i32,
-}
-
-impl Default for BindOptions {
-    fn default() -> BindOptions {
-        BindOptions::new()
-    }
-}
-
-impl BindOptions {
-    /// Mode 0600, and as long a queue of connections as the system allows.
-    pub fn new() -> BindOptions {
-        BindOptions { mode: 0o600, backlog: i32::MAX }
-    }
-
-    /// The socket's mode bits, whatever the process's umask: who may write may connect. Abstract names have none.
-    pub fn mode(self, mode: u32) -> BindOptions {
-        BindOptions { mode: mode & 0o777, ..self }
-    }
-
-    /// How many connections may wait to be accepted; beyond that a dial fails with [`io::ErrorKind::ResourceBusy`].
-    pub fn backlog(self, connections: u16) -> BindOptions {
-        BindOptions { backlog: connections.into(), ..self }
-    }
-
-    /// Listens, as [`UnixAcceptor::bind`] does.
-    pub fn bind(&self, path: impl AsRef<Path>) -> io::Result<UnixAcceptor> {
-        self.bind_name(Name::parse(path.as_ref()))
-    }
-
-    fn bind_name(&self, name: Name) -> io::Result<UnixAcceptor> {
-        match &name {
-            Name::Path(path) => self.bind_path(path, &name),
-            Name::Abstract(_) => self.bind_abstract(&name),
-        }
-    }
-
-    fn bind_path(&self, path: &Path, name: &Name) -> io::Result<UnixAcceptor> {
-        let address = name.to_address()?;
-        // The path must mean the same when it is removed.
-        let path = std::path::absolute(path)?;
-        let lock = Lock::take(&path)?;
-        clear(&path, name)?;
-        let listener: UnixListener = stream_socket()?;
-        net::bind(&listener, &address).map_err(|e| match e {
-            Errno::ADDRINUSE => in_use(name, None),
-            e => name.explain(e),
-        })?;
-        let place = Place::of(&path)?;
-        // Before it listens, every connection is refused, whatever the bits.
-        fs::set_permissions(&path, Permissions::from_mode(self.mode))?;
-        net::listen(&listener, self.backlog)?;
-        let listener = Async::new(listener)?;
-        Ok(UnixAcceptor { _place: Some(place), listener, _lock: Some(lock), name: name.clone() })
-    }
-
-    fn bind_abstract(&self, name: &Name) -> io::Result<UnixAcceptor> {
-        let address = name.to_address()?;
-        let listener: UnixListener = stream_socket()?;
-        net::bind(&listener, &address).map_err(|e| match e {
-            Errno::ADDRINUSE => match owner(name) {
-                Ok(Owner::Lives(pid)) => in_use(name, pid),
-                _ => in_use(name, None),
-            },
-            e => name.explain(e),
-        })?;
-        net::listen(&listener, self.backlog)?;
-        let listener = Async::new(listener)?;
-        Ok(UnixAcceptor { _place: None, listener, _lock: None, name: name.clone() })
     }
 }
 
@@ -192,16 +145,16 @@ fn accept_one(listener: &UnixListener) -> io::Result<UnixStream> {
 
 /// Who is at the other end, and its pid if that can be seen from here.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) fn peer(stream: &UnixStream) -> io::Result<(Subject, Option<i32>)> {
+pub(crate) fn peer(stream: &UnixStream) -> io::Result<(Subject, Option<u32>)> {
     use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
     let credentials = getsockopt(stream, PeerCredentials)?;
     // 0 stands for a process of a pid namespace that is not ours.
-    let pid = Some(credentials.pid()).filter(|pid| *pid > 0);
+    let pid = u32::try_from(credentials.pid()).ok().filter(|pid| *pid > 0);
     Ok((Subject::Uid(credentials.uid()), pid))
 }
 
 /// Who is at the other end: not known on this system.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) fn peer(_: &UnixStream) -> io::Result<(Subject, Option<i32>)> {
+pub(crate) fn peer(_: &UnixStream) -> io::Result<(Subject, Option<u32>)> {
     Ok((Subject::Nobody, None))
 }

@@ -3,12 +3,15 @@
 #![deny(missing_docs)]
 
 mod acceptor;
+mod bound;
 mod connector;
 mod lock;
 mod name;
+mod options;
 mod place;
 mod socket;
 
-pub use acceptor::{BindOptions, UnixAcceptor};
+pub use acceptor::UnixAcceptor;
 pub use connector::UnixConnector;
 pub use oncewire_driver::*;
+pub use options::{BindOptions, SocketEvent};

@@ -1,11 +1,12 @@
 //! The place of a socket in the file system: cleared of what a dead server left, taken, and given back.
 
 use std::fmt::Display;
-use std::fs::{self, FileType};
+use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use oncewire_driver::files::kind_of;
 use rustix::io::Errno;
 use rustix::net;
 
@@ -20,12 +21,60 @@ use crate::name::Name;
 pub(crate) struct Place {
     path: PathBuf,
     id: (u64, u64),
+    /// The file itself, wherever it is by now.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    file: rustix::fd::OwnedFd,
 }
 
+#[cfg(any(target_os = "linux", target_os = "android"))]
+impl Place {
+    /// The file that has just been made at `path`.
+    pub(crate) fn of(path: &Path) -> io::Result<Place> {
+        use rustix::fs::{Mode, OFlags};
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::open(path, flags, Mode::empty())?;
+        let there = rustix::fs::fstat(&file)?;
+        Ok(Place { path: path.to_owned(), id: (there.st_dev, there.st_ino), file })
+    }
+
+    /// Sets the mode of the file itself: its path may lead to another one by now.
+    pub(crate) fn set_mode(&self, mode: u32) -> io::Result<()> {
+        use std::os::fd::AsRawFd;
+        let file = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        match fs::set_permissions(file, Permissions::from_mode(mode)) {
+            // There is no /proc here.
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                fs::set_permissions(&self.path, Permissions::from_mode(mode))
+            }
+            done => done,
+        }
+    }
+
+    /// Whether no path leads to the file any more, or ours leads to another one. A path that cannot be seen from here may
+    /// be one that others can see: this process may live in a root folder of its own by now.
+    pub(crate) fn is_lost(&self) -> bool {
+        rustix::fs::fstat(&self.file).is_ok_and(|there| there.st_nlink == 0)
+            || id_at(&self.path).is_ok_and(|id| id != self.id)
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
 impl Place {
     /// The file that has just been made at `path`.
     pub(crate) fn of(path: &Path) -> io::Result<Place> {
         Ok(Place { path: path.to_owned(), id: id_at(path)? })
+    }
+
+    pub(crate) fn set_mode(&self, mode: u32) -> io::Result<()> {
+        fs::set_permissions(&self.path, Permissions::from_mode(mode))
+    }
+
+    /// Whether its path leads nowhere, or to another file.
+    pub(crate) fn is_lost(&self) -> bool {
+        match id_at(&self.path) {
+            Ok(id) => id != self.id,
+            Err(e) => e.kind() == ErrorKind::NotFound,
+        }
     }
 }
 
@@ -38,34 +87,43 @@ impl Drop for Place {
     }
 }
 
-/// Makes `path` free for a socket of ours: removes a socket that nobody listens on, and nothing else. To be called with
-/// the lock held.
+/// Makes `path` free for a socket of ours: removes a socket of ours that nobody listens on, and nothing else. To be called
+/// with the lock held.
 pub(crate) fn clear(path: &Path, name: &Name) -> io::Result<()> {
-    let kind = match fs::symlink_metadata(path) {
-        Ok(there) => there.file_type(),
+    let there = match fs::symlink_metadata(path) {
+        Ok(there) => there,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(name.explain(e)),
     };
-    if !kind.is_socket() {
-        let text = format!("{name} is {}, not a socket; it is left alone", kind_of(kind));
+    if !there.file_type().is_socket() {
+        let what = kind_of(there.file_type());
+        let text = format!("{name} is {what}, not a socket; it is left alone");
         return Err(io::Error::new(ErrorKind::AlreadyExists, text));
     }
-    let id = id_at(path)?;
-    match owner(name)? {
-        Owner::Lives(pid) => Err(in_use(name, pid)),
-        Owner::None if id_at(path).is_ok_and(|now| now == id) => {
-            fs::remove_file(path).map_err(|e| name.explain(e))
-        }
-        // Somebody else was at it; if a file is there now, the bind says so.
-        Owner::None => Ok(()),
+    let id = (there.dev(), there.ino());
+    if let Owner::Lives(pid) = owner(name)? {
+        return Err(in_use(name, pid));
     }
+    let (uid, we) = (there.uid(), rustix::process::geteuid().as_raw());
+    if uid != we {
+        let text = format!(
+            "{name} is a socket that nobody listens on, but it belongs to uid {uid}, and this \
+             program runs as uid {we}; it is left alone: remove it, or choose another path"
+        );
+        return Err(io::Error::new(ErrorKind::PermissionDenied, text));
+    }
+    if id_at(path).is_ok_and(|now| now == id) {
+        return fs::remove_file(path).map_err(|e| name.explain(e));
+    }
+    // Another process was at it; if a file is there now, the bind says so.
+    Ok(())
 }
 
 /// Who listens on a socket.
 pub(crate) enum Owner {
     None,
     /// Its pid, where the system tells.
-    Lives(Option<i32>),
+    Lives(Option<u32>),
 }
 
 /// Asks by dialling: only a refused connection says that nobody is there.
@@ -85,29 +143,12 @@ pub(crate) fn owner(name: &Name) -> io::Result<Owner> {
 }
 
 /// The error of whoever comes second.
-pub(crate) fn in_use(name: impl Display, pid: Option<i32>) -> io::Error {
+pub(crate) fn in_use(name: impl Display, pid: Option<u32>) -> io::Error {
     let holder = match pid {
         Some(pid) => format!("process {pid}"),
         None => "another process".to_owned(),
     };
     io::Error::new(ErrorKind::AddrInUse, format!("{name} is in use by {holder}"))
-}
-
-/// For messages: what stands where a file of ours should be.
-pub(crate) fn kind_of(kind: FileType) -> &'static str {
-    if kind.is_file() {
-        "a regular file"
-    } else if kind.is_dir() {
-        "a directory"
-    } else if kind.is_symlink() {
-        "a symbolic link"
-    } else if kind.is_fifo() {
-        "a named pipe"
-    } else if kind.is_socket() {
-        "a socket"
-    } else {
-        "a device"
-    }
 }
 
 fn id_at(path: &Path) -> io::Result<(u64, u64)> {

@@ -5,13 +5,16 @@ use std::future::Future;
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use oncewire_unix::{
-    Accept, BindOptions, BoxStream, Connect, Subject, UnixAcceptor, UnixConnector,
+    Accept, BindOptions, BoxStream, Connect, Runtime, SmolRuntime, Subject, UnixAcceptor,
+    UnixConnector,
 };
 use smol::future::{poll_once, zip};
 use smol::io::{AsyncReadExt, AsyncWriteExt};
@@ -337,6 +340,203 @@ fn a_lock_file_that_is_none_is_left_alone() {
     fs::remove_file(&lock).unwrap();
     fs::create_dir(&lock).unwrap();
     assert!(UnixAcceptor::bind(dir.socket()).is_err());
+    assert!(!dir.socket().exists());
+}
+
+/// Waits, but not for ever.
+async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    let runtime = SmolRuntime::global();
+    let mut timer = runtime.timer();
+    timer.set(runtime.now() + Duration::from_secs(20));
+    let too_late = async {
+        smol::future::poll_fn(|cx| timer.poll(cx)).await;
+        panic!("waited 20 s for {what}");
+    };
+    smol::future::or(future, too_late).await
+}
+
+/// A user that is not us; `None` where we are not root.
+fn another_user() -> Option<u32> {
+    let is_root = me() == 0;
+    if !is_root {
+        eprintln!("skipped: only root can act as another user");
+    }
+    is_root.then_some(65534)
+}
+
+#[test]
+fn c121_what_is_in_the_place_of_the_lock_is_left_alone_and_named() {
+    let dir = Dir::new();
+    let lock = dir.0.join("s.lock");
+    let refused = |what: &str| {
+        let before = fs::read(&lock).ok();
+        let error = UnixAcceptor::bind(dir.socket()).unwrap_err().to_string();
+        assert!(error.contains(what) && error.contains(lock.to_str().unwrap()), "{error}");
+        assert_eq!(fs::read(&lock).ok(), before);
+        assert!(!dir.socket().exists());
+    };
+    fs::write(&lock, "precious").unwrap();
+    fs::set_permissions(&lock, fs::Permissions::from_mode(0o600)).unwrap();
+    refused("something else");
+    fs::set_permissions(&lock, fs::Permissions::from_mode(0o644)).unwrap();
+    refused("0644");
+    fs::remove_file(&lock).unwrap();
+
+    fs::write(dir.0.join("target"), "1\n").unwrap();
+    fs::set_permissions(dir.0.join("target"), fs::Permissions::from_mode(0o600)).unwrap();
+    fs::hard_link(dir.0.join("target"), &lock).unwrap();
+    refused("2 names");
+    fs::remove_file(&lock).unwrap();
+
+    let Some(other) = another_user() else { return };
+    fs::write(&lock, "").unwrap();
+    fs::set_permissions(&lock, fs::Permissions::from_mode(0o600)).unwrap();
+    std::os::unix::fs::chown(&lock, Some(other), None).unwrap();
+    refused("belongs to uid 65534");
+}
+
+#[test]
+fn c121_a_dead_socket_of_another_user_is_left_alone_and_named() {
+    let Some(other) = another_user() else { return };
+    let dir = Dir::new();
+    drop(UnixListener::bind(dir.socket()).unwrap());
+    std::os::unix::fs::chown(dir.socket(), Some(other), None).unwrap();
+    while UnixStream::connect(dir.socket()).is_ok() {
+        std::thread::yield_now();
+    }
+    let error = UnixAcceptor::bind(dir.socket()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+    assert!(error.to_string().contains("belongs to uid 65534"), "{error}");
+    assert!(dir.socket().exists());
+}
+
+#[test]
+fn c122_a_client_leaves_a_server_of_another_user_before_it_sends_a_byte() {
+    let dir = Dir::new();
+    let acceptor = UnixAcceptor::bind(dir.socket()).unwrap();
+    let connector = UnixConnector::new(dir.socket());
+    block_on(async {
+        meet(&connector.clone().server_uid(me()), &acceptor).await;
+        let error = connector.server_uid(me() + 1).connect().await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+        let text = error.to_string();
+        let both = text.contains(&format!("uid {},", me()))
+            && text.contains(&format!("uid {}", me() + 1))
+            && text.contains(dir.socket().to_str().unwrap());
+        assert!(both, "{text}");
+        let (mut stream, _) = acceptor.accept().await.unwrap();
+        assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0);
+    });
+}
+
+#[test]
+fn c122_a_server_that_runs_as_another_user_is_known_as_such() {
+    let Some(other) = another_user() else { return };
+    let dir = Dir::new();
+    fs::set_permissions(&dir.0, fs::Permissions::from_mode(0o777)).unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.uid(other).gid(other);
+    let Some(_server) = Server::start_with(command, &dir.socket()) else {
+        eprintln!("skipped: another user cannot run this program");
+        return;
+    };
+    block_on(async {
+        let ours = UnixConnector::new(dir.socket()).server_uid(me()).connect().await;
+        assert_eq!(ours.err().unwrap().kind(), ErrorKind::PermissionDenied);
+        UnixConnector::new(dir.socket()).server_uid(other).connect().await.unwrap();
+    });
+}
+
+#[test]
+fn c123_a_listener_whose_socket_was_removed_lets_in_who_has_connected_and_then_says_so() {
+    let dir = Dir::new();
+    let removals: [fn(&Path); 2] = [
+        |socket| fs::remove_file(socket).unwrap(),
+        // Another one in its place.
+        |socket| {
+            fs::remove_file(socket).unwrap();
+            UnixListener::bind(socket).unwrap();
+        },
+    ];
+    for remove in removals {
+        let acceptor = UnixAcceptor::bind(dir.socket()).unwrap();
+        block_on(async {
+            let _client = UnixConnector::new(dir.socket()).connect().await.unwrap();
+            remove(&dir.socket());
+            within("the connection", acceptor.accept()).await.unwrap();
+            for _ in 0..2 {
+                let error = within("the removal", acceptor.accept()).await.err().unwrap();
+                assert_eq!(error.kind(), ErrorKind::NotFound);
+                let text = error.to_string();
+                assert!(text.contains("removed") && text.contains(dir.0.to_str().unwrap()));
+            }
+        });
+        drop(acceptor);
+        let _ = fs::remove_file(dir.socket());
+    }
+}
+
+#[test]
+fn c123_a_server_whose_socket_was_removed_ends_with_an_error_that_names_it() {
+    let dir = Dir::new();
+    let acceptor = UnixAcceptor::bind(dir.socket()).unwrap();
+    let server = oncewire_unix::Server::builder("toy").build().unwrap();
+    fs::remove_file(dir.socket()).unwrap();
+    let error = block_on(within("the end of serving", server.serve(acceptor))).unwrap_err();
+    assert!(error.to_string().contains(dir.socket().to_str().unwrap()), "{error}");
+}
+
+#[test]
+fn c123_a_socket_that_was_removed_is_made_again_on_demand() {
+    let dir = Dir::new();
+    let (sender, events) = smol::channel::unbounded();
+    let acceptor = BindOptions::new()
+        .mode(0o660)
+        .rebind(true)
+        .on_event(move |event| sender.try_send(format!("{event:?}")).unwrap())
+        .bind(dir.socket())
+        .unwrap();
+    let connector = UnixConnector::new(dir.socket());
+    let accepts = async {
+        loop {
+            acceptor.accept().await.unwrap();
+        }
+    };
+    let told = |what: &'static str| {
+        let events = &events;
+        async move {
+            let event = within(what, events.recv()).await.unwrap();
+            assert!(event.contains(what), "{event}");
+        }
+    };
+    let case = async {
+        connector.connect().await.unwrap();
+        // With its lock, as a cleaner does it, and alone.
+        for with_lock in [true, false] {
+            if with_lock {
+                fs::remove_file(dir.0.join("s.lock")).unwrap();
+            }
+            fs::remove_file(dir.socket()).unwrap();
+            told("Removed").await;
+            told("Rebound").await;
+            connector.connect().await.unwrap();
+            let mode = fs::metadata(dir.socket()).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o660);
+            let error = UnixAcceptor::bind(dir.socket()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::AddrInUse, "it is locked again");
+        }
+        // What is in its place is left alone, for as long as it is there.
+        fs::remove_file(dir.socket()).unwrap();
+        fs::write(dir.socket(), "precious").unwrap();
+        told("Removed").await;
+        told("RebindFailed").await;
+        assert_eq!(fs::read(dir.socket()).unwrap(), b"precious");
+        fs::remove_file(dir.socket()).unwrap();
+        while within("the new socket", events.recv()).await.unwrap().contains("RebindFailed") {}
+        connector.connect().await.unwrap();
+    };
+    block_on(smol::future::or(case, accepts));
+    drop(acceptor);
     assert!(!dir.socket().exists());
 }
 

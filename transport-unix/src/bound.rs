@@ -1,0 +1,146 @@
+//! A socket that listens, with its file and its lock, and whether that file is still there.
+
+use std::io::{self, ErrorKind};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use async_io::Async;
+use oncewire_driver::{Runtime, SmolRuntime, Timer};
+
+use crate::lock::Lock;
+use crate::name::Name;
+use crate::options::{BindOptions, SocketEvent};
+use crate::place::Place;
+
+/// How often it is looked whether the file is still there.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+pub(crate) struct Bound {
+    // Dropped in this order: the file goes while the socket still pins its inode, the lock comes last.
+    file: SocketFile,
+    listener: Arc<Async<UnixListener>>,
+    watch: Option<Watch>,
+}
+
+/// What leads to the socket.
+enum SocketFile {
+    /// No file, or not one of ours.
+    Unwatched,
+    There(Place),
+    /// It was removed, and is to be made again if the options say so.
+    Lost,
+}
+
+struct Watch {
+    options: BindOptions,
+    path: PathBuf,
+    /// Fires when it is time for the next look. Not set before something waits for connections.
+    timer: Box<dyn Timer>,
+    is_set: bool,
+    /// Who waits for connections.
+    waiting: Vec<Waker>,
+    lock: Lock,
+}
+
+impl Bound {
+    /// A socket without a file, or with one that is not ours.
+    pub(crate) fn unwatched(listener: Async<UnixListener>) -> Bound {
+        Bound { file: SocketFile::Unwatched, listener: Arc::new(listener), watch: None }
+    }
+
+    pub(crate) fn watched(
+        listener: Async<UnixListener>,
+        place: Place,
+        lock: Lock,
+        options: BindOptions,
+        path: PathBuf,
+    ) -> Bound {
+        let timer = SmolRuntime::global().timer();
+        let waiting = Vec::new();
+        let watch = Watch { options, path, timer, is_set: false, waiting, lock };
+        let file = SocketFile::There(place);
+        Bound { file, listener: Arc::new(listener), watch: Some(watch) }
+    }
+
+    pub(crate) fn listener(&self) -> Arc<Async<UnixListener>> {
+        self.listener.clone()
+    }
+
+    /// Ready when there is nothing more to wait for at `listener`: another one has taken its place, or, as an error,
+    /// nobody can reach it any more.
+    pub(crate) fn poll_lost(
+        &mut self,
+        cx: &mut Context<'_>,
+        listener: &Arc<Async<UnixListener>>,
+        name: &Name,
+    ) -> Poll<io::Result<()>> {
+        let Some(watch) = &mut self.watch else { return Poll::Pending };
+        loop {
+            if !Arc::ptr_eq(&self.listener, listener) {
+                return Poll::Ready(Ok(()));
+            }
+            if matches!(self.file, SocketFile::Lost) && !watch.options.rebinds() {
+                let text = format!("{name}: the socket was removed, nobody can connect any more");
+                return Poll::Ready(Err(io::Error::new(ErrorKind::NotFound, text)));
+            }
+            if watch.poll_time(cx).is_pending() {
+                return Poll::Pending;
+            }
+            watch.look(&mut self.file, &mut self.listener);
+            // Who has gone away meanwhile is forgotten; the others come again.
+            watch.waiting.retain(|waker| !waker.will_wake(cx.waker()));
+            watch.waiting.drain(..).for_each(Waker::wake);
+        }
+    }
+}
+
+impl Watch {
+    /// Ready when it is time to look.
+    fn poll_time(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.is_set {
+            self.timer.set(SmolRuntime::global().now() + LOOK_EVERY);
+            self.is_set = true;
+        }
+        if self.timer.poll(cx).is_ready() {
+            self.is_set = false;
+            return Poll::Ready(());
+        }
+        if !self.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            self.waiting.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Looks whether the file is still there, and sees to it if it is not.
+    fn look(&mut self, file: &mut SocketFile, listener: &mut Arc<Async<UnixListener>>) {
+        if let SocketFile::There(place) = &*file {
+            if !place.is_lost() {
+                return;
+            }
+            // Before there can be a new file with the old one's number.
+            *file = SocketFile::Lost;
+            self.options.tell(&SocketEvent::Removed);
+        }
+        if self.options.rebinds() {
+            match self.rebind() {
+                Ok((new, place)) => {
+                    *listener = Arc::new(new);
+                    *file = SocketFile::There(place);
+                    self.options.tell(&SocketEvent::Rebound);
+                }
+                Err(error) => self.options.tell(&SocketEvent::RebindFailed(error)),
+            }
+        }
+    }
+
+    fn rebind(&mut self) -> io::Result<(Async<UnixListener>, Place)> {
+        if self.lock.is_lost() {
+            // It was removed too, and another server may have made a new one.
+            self.lock = Lock::take(&self.path)?;
+        }
+        self.options.make_socket(&self.path, &Name::Path(self.path.clone()))
+    }
+}
