@@ -31,6 +31,12 @@ pub(crate) fn has_room(held: Bytes, limits: Bytes, wanted: u64) -> bool {
     fits && (principal <= free.saturating_mul(PRINCIPAL_WEIGHT) || session <= free / SMALL_PART)
 }
 
+/// Whether a principal that has `held` sessions, or connections, may have one more, while there is room for `free` more
+/// in all: all strangers together leave some for those whom the transport names, and one name for another.
+pub(crate) fn may_have_another(held: u32, free: usize) -> bool {
+    u64::from(held) < (free as u64).saturating_mul(PRINCIPAL_WEIGHT)
+}
+
 #[cfg(test)]
 mod tests {
     extern crate std;

@@ -7,7 +7,8 @@
 //! | `server/handshake.rs` | opening, resuming, restoring and ending sessions |
 //! | `server/receive.rs` | frames that come |
 //! | `server/execute.rs` | from admission to reply |
-//! | `server/keep.rs` | room for replies, and their discard |
+//! | `server/keep.rs` | room for calls and replies, and their discard |
+//! | `server/share.rs` | each principal's share of connections and sessions |
 //! | `server/transmit.rs` | frames that go |
 //!
 //! What happens to a call is decided in `fate.rs`.
@@ -17,6 +18,7 @@ mod handshake;
 mod keep;
 mod parts;
 mod receive;
+mod share;
 mod transmit;
 
 use core::time::Duration;
@@ -31,7 +33,7 @@ use crate::alive::{Alive, Look};
 use crate::error::CloseReason;
 use crate::ids::{ConnId, Principal, ServerId, SessionId, SessionKey};
 use crate::list::{List, NIL};
-use crate::storage::{Array, Flat, Places, ServerStorage, Table};
+use crate::storage::{Array, Flat, Index, Places, ServerStorage, Table};
 use crate::time::Instant;
 use crate::wire::{Refuse, ServiceName};
 use parts::{CONN_EVENT, LEASE, LOOK};
@@ -61,7 +63,7 @@ pub struct ServerConfig {
     pub handshake_timeout: Duration,
     /// How long an incomplete frame may take to grow by 64 KiB or to be whole (C42).
     pub frame_timeout: Duration,
-    /// Connections at once.
+    /// Connections at once. A principal has at most three times as many as it leaves free; so with sessions.
     pub conns_max: usize,
     /// Sessions at once.
     pub sessions_max: usize,
@@ -170,6 +172,42 @@ pub struct ServerCounters {
     pub replies: u64,
     /// Sessions resumed.
     pub resumes: u64,
+    /// Resumes refused because there is no such session (S3): after a restart without a ledger many; otherwise they may
+    /// be guesses at session ids.
+    pub resumes_unknown: u64,
+    /// Resumes refused because the session is another principal's (S5).
+    pub resumes_of_others: u64,
+    /// Handshakes refused because the client demanded another service, server or protocol version (S7).
+    pub hellos_mismatched: u64,
+    /// Handshakes refused because the table of sessions, or the principal's part of it, was full (S6).
+    pub hellos_without_room: u64,
+    /// Connections refused because there were too many, in all or of their principal.
+    pub conns_refused: u64,
+    /// Connections closed because the client broke the protocol.
+    pub protocol_errors: u64,
+    /// Connections closed because a handshake or a frame took too long, or the client was silent (S20, C42).
+    pub timeouts: u64,
+    /// Connections closed because there was no memory even for a refusal (S11).
+    pub closed_without_room: u64,
+}
+
+impl ServerCounters {
+    /// A connection is closed from this side.
+    fn note_close(&mut self, reason: &CloseReason) {
+        let counter = match reason {
+            CloseReason::SessionUnknown => &mut self.resumes_unknown,
+            CloseReason::WrongPrincipal => &mut self.resumes_of_others,
+            CloseReason::WrongService { .. }
+            | CloseReason::WrongServer { .. }
+            | CloseReason::VersionUnsupported { .. } => &mut self.hellos_mismatched,
+            CloseReason::SessionsFull | CloseReason::PrincipalFull => &mut self.hellos_without_room,
+            CloseReason::Protocol(_) => &mut self.protocol_errors,
+            CloseReason::TooSlow | CloseReason::PeerSilent => &mut self.timeouts,
+            CloseReason::NoRoom => &mut self.closed_without_room,
+            _ => return,
+        };
+        *counter += 1;
+    }
 }
 
 #[derive(Debug)]
@@ -303,7 +341,8 @@ impl<T: ServerStorage> Server<T> {
     /// A client has connected, and `principal` is who the transport says it is. `secret` must be 128 fresh random
     /// bits: they become the id of the session that the connection may open (S1).
     ///
-    /// `None` if there are as many connections as the configuration or the storage allows; close it then.
+    /// `None` if there are as many connections as the configuration or the storage allows, in all or for one principal;
+    /// close it then.
     pub fn handle_connected(
         &mut self,
         now: Instant,
@@ -311,12 +350,12 @@ impl<T: ServerStorage> Server<T> {
         secret: SessionId,
     ) -> Option<ConnId> {
         self.tick(now);
-        if self.conns.len() >= self.config.conns_max {
-            return None;
+        let key = self.insert_conn(principal, secret);
+        match key {
+            Some(key) => self.look_later(key.index),
+            None => self.counters.conns_refused += 1,
         }
-        let key = self.conns.insert(Conn::new(principal, secret, self.now))?;
-        self.look_later(key.index);
-        Some(ConnId(key))
+        key.map(ConnId)
     }
 
     /// The connection is gone. What it left half-sent is dropped; its session waits for a resume.
@@ -448,6 +487,11 @@ impl<T: ServerStorage> Server<T> {
         Some(conn.principal)
     }
 
+    /// Whether there are connections or sessions of a principal.
+    pub fn knows(&self, principal: Principal) -> bool {
+        self.share_index.find(principal.0).is_some()
+    }
+
     /// Whether calls are let in or running.
     pub fn is_busy(&self) -> bool {
         self.counters.running > 0
@@ -532,6 +576,7 @@ impl<T: ServerStorage> Server<T> {
             return;
         }
         conn.closing = Some(reason);
+        self.counters.note_close(&reason);
         conn.send = parts::ToSend { refuse, ..parts::ToSend::default() };
         self.wake(index);
     }
@@ -539,7 +584,9 @@ impl<T: ServerStorage> Server<T> {
     fn remove_conn(&mut self, index: u32) {
         self.looks.unlink(&mut self.conns, index);
         self.conn_events.unlink(&mut self.conns, index);
-        self.conns.remove(index);
+        if let Some(conn) = self.conns.remove(index) {
+            self.leave_share(conn.share);
+        }
     }
 
     /// Parts a session from its connection: its lease begins.

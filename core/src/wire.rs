@@ -441,7 +441,9 @@ fn decode_control(kind: u8, fields: &[u8], from: Role) -> Result<Frame<'_>, Prot
             if !fields.starts_with(&MAGIC) {
                 return Err(ProtocolError::NotOncewire);
             }
-            open_fields(fields).map(Frame::Hello).ok_or(malformed)
+            // W20: at least one slot.
+            let hello = open_fields::<Hello>(fields).filter(|hello| hello.slots > 0);
+            hello.map(Frame::Hello).ok_or(malformed)
         }
         (KIND_WELCOME, Role::Server) => open_fields(fields).map(Frame::Welcome).ok_or(malformed),
         (KIND_REFUSE, Role::Server) => open_fields(fields).map(Frame::Refuse).ok_or(malformed),

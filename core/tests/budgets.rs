@@ -244,3 +244,65 @@ fn c101_a_client_that_reserves_all_it_can_leaves_room_for_others() {
         }
     }
 }
+
+#[test]
+fn c102_no_principal_gets_all_connections_or_all_sessions() {
+    for principal in [Principal::NOBODY, ALICE] {
+        let mut bare = Bare::with(|config| {
+            config.conns_max = 40;
+            config.sessions_max = 100;
+        });
+        let mut conns = Vec::new();
+        for number in 0..50u8 {
+            let secret = SessionId::from_bytes([number; 16]);
+            conns.extend(bare.server.handle_connected(NOW, principal, secret));
+        }
+        assert_eq!(conns.len(), 30);
+        assert_eq!(bare.server.counters().conns_refused, 20);
+        let other = bare.open(BOB, 4);
+        assert!(bare.server.session_of(other).is_some());
+        for conn in conns.drain(..) {
+            bare.server.handle_disconnected(NOW, conn);
+        }
+        for _ in 0..100 {
+            let conn = bare.open(principal, 4);
+            bare.server.handle_disconnected(NOW, conn);
+        }
+        let counters = bare.server.counters();
+        assert_eq!((counters.sessions, counters.hellos_without_room), (1 + 75, 25));
+        let other = bare.open(BOB, 4);
+        assert!(bare.server.session_of(other).is_some());
+        assert!(bare.server.knows(BOB) && bare.server.knows(principal));
+        assert!(!bare.server.knows(Principal(77)));
+    }
+}
+
+#[test]
+fn c103_what_strangers_try_is_counted_by_kind() {
+    let mut bare = Bare::with(|_| {});
+    let own = bare.open(ALICE, 4);
+    let session = bare.server.session_of(own).unwrap();
+    let id = bare.server.session_record(session).unwrap().id;
+    let say = |bare: &mut Bare, principal, frame: &Frame<'_>| {
+        bare.secrets += 1;
+        let secret = SessionId::from_bytes(bare.secrets.to_le_bytes());
+        let conn = bare.server.handle_connected(NOW, principal, secret).unwrap();
+        let _ = bare.server.handle_data(NOW, conn, &bytes_of(frame));
+        while bare.write(conn, 4096) > 0 {}
+    };
+    for guess in 0..82 {
+        say(&mut bare, BOB, &hello(Some((SessionId::from_bytes([guess; 16]), 0))));
+    }
+    say(&mut bare, BOB, &hello(Some((id, 0))));
+    let Frame::Hello(plain) = hello(None) else { unreachable!() };
+    let wanted = Some(service("another"));
+    say(&mut bare, BOB, &Frame::Hello(wire::Hello { service: wanted, ..plain }));
+    say(&mut bare, BOB, &Frame::Hello(wire::Hello { version_min: 8, version_max: 9, ..plain }));
+    say(&mut bare, BOB, &Frame::Hello(wire::Hello { slots: 0, ..plain }));
+    let counters = bare.server.counters();
+    assert_eq!(counters.resumes_unknown, 82);
+    assert_eq!(counters.resumes_of_others, 1);
+    assert_eq!(counters.hellos_mismatched, 2);
+    assert_eq!(counters.protocol_errors, 1, "no slots: W20");
+    assert_eq!((counters.sessions, counters.resumes), (1, 0));
+}

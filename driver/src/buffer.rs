@@ -22,19 +22,24 @@ const LARGE_PART_MIN: usize = READ_LEN / 2;
 const RETAIN_LEN_MAX: usize = 256 << 10;
 /// Bytes of a long frame that are written in one poll.
 const WRITE_TURN_MAX: usize = 1 << 20;
+/// The front of a frame that is no longer than this waits for the rest in memory of just its length, and each read
+/// copies it.
+const PARKED_LEN_MAX: usize = LARGE_PART_MIN;
 /// Bytes that a machine writes at once.
 const WRITE_LEN: usize = 64 << 10;
 
 /// Received bytes that the machine has not taken yet.
+///
+/// What waits costs about what has arrived of it: a peer that sends one byte of a frame and then nothing gets no buffer
+/// of 64 KiB to itself.
 #[derive(Debug, Default)]
 pub(crate) struct ReadBuffer {
+    /// Without room behind the last byte it is parked: the next read borrows a longer one.
     bytes: Vec<u8>,
     start: usize,
     end: usize,
     /// Where the frame at its front ends, if it has the buffer for itself; 0 if not.
     large: usize,
-    /// The buffer for what is not large, meanwhile.
-    spare: Vec<u8>,
 }
 
 /// Whether a frame of `wanted` bytes, of which `len` are here, gets a buffer for itself.
@@ -61,9 +66,15 @@ impl ReadBuffer {
             self.take_in_large(rest, wanted);
             return;
         }
-        self.bytes = rest.to_vec();
+        self.park(rest);
+        self.make_room(wanted);
+    }
+
+    /// Keeps a copy of `rest` and not a byte more.
+    fn park(&mut self, rest: &[u8]) {
+        let parked = rest.to_vec();
+        pool::put(std::mem::replace(&mut self.bytes, parked));
         (self.start, self.end) = (0, rest.len());
-        self.prepare(wanted);
     }
 
     /// Keeps a copy of bytes that the machine has no time for yet. The buffer must be empty.
@@ -75,7 +86,7 @@ impl ReadBuffer {
     fn take_in_large(&mut self, front: &[u8], wanted: usize) {
         let mut large = pool::take(wanted);
         large[..front.len()].copy_from_slice(front);
-        self.spare = std::mem::replace(&mut self.bytes, large);
+        pool::put(std::mem::replace(&mut self.bytes, large));
         (self.start, self.end, self.large) = (0, front.len(), wanted);
     }
 
@@ -90,7 +101,7 @@ impl ReadBuffer {
         if self.large == 0 || self.end < self.large {
             return None;
         }
-        let bytes = std::mem::replace(&mut self.bytes, std::mem::take(&mut self.spare));
+        let bytes = std::mem::take(&mut self.bytes);
         let len = std::mem::take(&mut self.large);
         (self.start, self.end) = (0, 0);
         Some(pool::share(bytes, len))
@@ -115,14 +126,31 @@ impl ReadBuffer {
         if is_large(len, wanted) {
             let front = std::mem::take(&mut self.bytes);
             self.take_in_large(&front[..len], wanted);
-            self.spare = front;
+            pool::put(front);
             return;
         }
-        let room = wanted.saturating_sub(len).clamp(READ_LEN, len.max(READ_LEN));
-        if self.bytes.is_empty() {
-            self.bytes = pool::take(room);
-        } else if self.bytes.len() < len + room {
-            self.bytes.resize(len + room, 0);
+        if len > 0 && len <= PARKED_LEN_MAX && self.bytes.len() > len {
+            let front = std::mem::take(&mut self.bytes);
+            self.park(&front[..len]);
+            pool::put(front);
+        }
+        self.make_room(wanted);
+    }
+
+    /// Room to read into, behind what is here, unless that is parked.
+    fn make_room(&mut self, wanted: usize) {
+        let len = self.end - self.start;
+        if len == 0 {
+            if self.bytes.is_empty() {
+                self.bytes = pool::take(READ_LEN);
+            }
+        } else if len > PARKED_LEN_MAX {
+            // Twice what is here, or what the frame needs.
+            let room = wanted.saturating_sub(len).clamp(PARKED_LEN_MAX, len.max(PARKED_LEN_MAX));
+            if self.bytes.len() < len + room {
+                self.bytes.reserve_exact((len + room).saturating_sub(self.bytes.len()));
+                self.bytes.resize(len + room, 0);
+            }
         }
     }
 
@@ -139,6 +167,9 @@ impl ReadBuffer {
         stream: &mut BoxStream,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
+        if self.large == 0 && self.end == self.bytes.len() {
+            return self.poll_fill_parked(stream, cx);
+        }
         let room = match self.large {
             0 => &mut self.bytes[self.end..],
             large => &mut self.bytes[self.end..large],
@@ -149,12 +180,31 @@ impl ReadBuffer {
         }
         result
     }
+
+    /// The same into a longer buffer, which is kept only if something has come.
+    fn poll_fill_parked(
+        &mut self,
+        stream: &mut BoxStream,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let here = self.end - self.start;
+        let mut longer = pool::take(here.max(PARKED_LEN_MAX) + READ_LEN);
+        let result = Pin::new(stream).poll_read(cx, &mut longer[here..]);
+        match result {
+            Poll::Ready(Ok(len @ 1..)) => {
+                longer[..here].copy_from_slice(self.unread());
+                (self.start, self.end) = (0, here + len);
+                pool::put(std::mem::replace(&mut self.bytes, longer));
+            }
+            _ => pool::put(longer),
+        }
+        result
+    }
 }
 
 impl Drop for ReadBuffer {
     fn drop(&mut self) {
         pool::put(std::mem::take(&mut self.bytes));
-        pool::put(std::mem::take(&mut self.spare));
     }
 }
 
@@ -304,7 +354,12 @@ const ENCODED_LEN: usize = 128;
 pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> postcard::Result<Bytes> {
     match postcard::to_slice(value, &mut [0; ENCODED_LEN]) {
         Ok(bytes) => Ok(Bytes::copy_from_slice(bytes)),
-        Err(postcard::Error::SerializeBufferFull) => postcard::to_allocvec(value).map(Bytes::from),
+        Err(postcard::Error::SerializeBufferFull) => {
+            let mut bytes = postcard::to_allocvec(value)?;
+            // A reply may be kept for long, and counts by its length.
+            bytes.shrink_to_fit();
+            Ok(Bytes::from(bytes))
+        }
         Err(error) => Err(error),
     }
 }
@@ -350,4 +405,81 @@ impl Scratch {
 
 thread_local! {
     static SCRATCH: Cell<Option<Box<Scratch>>> = const { Cell::new(None) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes of a frame, in reads of so many at a time.
+    struct Trickle {
+        rest: Vec<u8>,
+        at_once: usize,
+    }
+
+    impl AsyncRead for Trickle {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            out: &mut [u8],
+        ) -> Poll<io::Result<usize>> {
+            let len = self.at_once.min(self.rest.len()).min(out.len());
+            if len == 0 {
+                return Poll::Pending;
+            }
+            out[..len].copy_from_slice(&self.rest[..len]);
+            self.rest.drain(..len);
+            Poll::Ready(Ok(len))
+        }
+    }
+
+    impl AsyncWrite for Trickle {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn what_waits_of_a_frame_costs_about_what_has_arrived() {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        for (wanted, at_once) in [(100, 1), (4_000, 7), (30_000, 100), (300_000, 1_000)] {
+            let frame: Vec<u8> = (0..wanted).map(|at| (at * 7) as u8).collect();
+            let mut stream: BoxStream = Box::new(Trickle { rest: frame[1..].to_vec(), at_once });
+            let mut read = ReadBuffer::default();
+            read.keep(&frame[..1], wanted);
+            loop {
+                let here = read.unread().len();
+                let memory = read.bytes.capacity();
+                let large = here >= LARGE_PART_MIN;
+                let most = if large { (EAGER * here).min(wanted.max(3 * here)) } else { here };
+                assert!(memory <= most, "{memory} bytes for {here} of {wanted}");
+                if read.poll_fill(&mut stream, &mut cx).is_pending() {
+                    break;
+                }
+                if let Some(large) = read.take_large() {
+                    assert_eq!(large, frame);
+                    break;
+                }
+                assert_eq!(read.unread(), &frame[..read.unread().len()]);
+                if read.unread().len() < wanted {
+                    read.prepare(wanted);
+                } else {
+                    assert_eq!(read.unread(), frame);
+                    break;
+                }
+            }
+        }
+    }
 }

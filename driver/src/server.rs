@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `server.rs` | the builder and the handle |
 //! | `server/state.rs` | what all tasks share: the machine, and who is to be woken |
+//! | `server/names.rs` | the numbers that stand for who is calling |
 //! | `server/conn.rs` | the task of one connection |
 //! | `server/pace.rs` | how long its turns are |
 //! | `server/handler.rs` | from a request's bytes to its reply |
@@ -14,6 +15,7 @@
 mod clerk;
 mod conn;
 mod handler;
+mod names;
 mod pace;
 mod records;
 mod state;
@@ -44,9 +46,10 @@ use crate::transport::{Accept, BoxStream, Subject};
 use clerk::Clerk;
 pub use handler::Context;
 use handler::{Handle, Raw, Typed};
+use names::Names;
 use records::Submit;
 pub use records::{Batch, Restore, Transactional};
-use state::{Names, Shared};
+use state::Shared;
 use transactional::TypedTransactional;
 
 /// A method and what executes it.
@@ -472,6 +475,7 @@ impl Future for Keeper {
                     state.machine.handle_timeout(now);
                 }
                 state.sweep(now);
+                state.sweep_names();
                 state.keeper = Some(cx.waker().clone());
                 let at = state.machine.poll_timeout().unwrap_or(Instant::FAR_FUTURE);
                 state.armed = at.min(now + KEEPER_LOOK);

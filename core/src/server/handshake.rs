@@ -172,6 +172,10 @@ impl<T: ServerStorage> Server<T> {
         }
         let Some(conn) = self.conns.at(index) else { return };
         let grants = self.grant(hello);
+        if !self.may_open(conn.principal) {
+            self.close_conn(index, Some(Refuse::PrincipalFull), CloseReason::PrincipalFull);
+            return;
+        }
         match self.insert_session(conn.secret, conn.principal, grants) {
             Ok(session) => {
                 if self.config.records_sessions
@@ -241,12 +245,13 @@ impl<T: ServerStorage> Server<T> {
         }
     }
 
-    fn share_of(&mut self, principal: Principal) -> Option<u32> {
+    pub(super) fn share_of(&mut self, principal: Principal) -> Option<u32> {
         if let Some(index) = self.share_index.find(principal.0) {
             return Some(index);
         }
         let key = self.shares.insert(Share {
             principal,
+            conns: 0,
             sessions: 0,
             kept_bytes: 0,
             request_bytes: 0,
@@ -258,8 +263,8 @@ impl<T: ServerStorage> Server<T> {
         Some(key.index)
     }
 
-    fn drop_share_if_unused(&mut self, index: u32) {
-        if self.shares.at(index).is_some_and(|share| share.sessions == 0)
+    pub(super) fn drop_share_if_unused(&mut self, index: u32) {
+        if self.shares.at(index).is_some_and(|share| share.sessions == 0 && share.conns == 0)
             && let Some(share) = self.shares.remove(index)
         {
             self.share_index.remove(share.principal.0);

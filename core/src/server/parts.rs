@@ -43,6 +43,8 @@ pub struct Conn<B> {
     pub(super) principal: Principal,
     /// What its `Hello` offered that this version knows.
     pub(super) features: u32,
+    /// The share in which it is counted, by index; `NIL` if in none.
+    pub(super) share: u32,
     /// Random bits for the session that it may open.
     pub(super) secret: SessionId,
     /// The session that it is bound to, by index.
@@ -130,6 +132,7 @@ impl<B> Conn<B> {
         Conn {
             principal,
             features: 0,
+            share: NIL,
             secret,
             session: None,
             since: now,
@@ -449,6 +452,7 @@ impl<B> Slot<B> {
 #[cfg_attr(feature = "explore", derive(Clone, Hash))]
 pub struct Share {
     pub(super) principal: Principal,
+    pub(super) conns: u32,
     pub(super) sessions: u32,
     pub(super) kept_bytes: u64,
     /// Bytes of requests and of tables.

@@ -18,7 +18,8 @@ use oncewire_core::{
 };
 
 use super::handler::{Context, ReplyFuture};
-use super::state::{Names, Shared, State};
+use super::names::Names;
+use super::state::{Shared, State};
 use super::transactional::{Ran, Work};
 use crate::caught::Guarded;
 use crate::ledger::{CallEntry, CallName, Entry, Ledger, LedgerError, SessionEntry};
@@ -482,7 +483,8 @@ pub struct Restore<'a> {
 impl Restore<'_> {
     /// A session; its lease begins anew. One that this server cannot honour is forgotten, and its client told so.
     pub fn session(&mut self, entry: &SessionEntry) {
-        let principal = self.names.principal(&entry.subject);
+        let machine = &*self.machine;
+        let principal = self.names.principal(&entry.subject, |of| machine.knows(of));
         let SessionEntry { id, grants, seen, .. } = *entry;
         let record = SessionRecord { id, principal, grants, seen, acked: 0 };
         match self.machine.restore_session(self.now, record) {

@@ -1,13 +1,13 @@
 //! What the tasks of one server share: the machine, and who is to be woken for which connection.
 
-use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use oncewire_core::{ConnId, Heap, Instant, Principal, Running, Server as Machine, ServerEvent};
+use oncewire_core::{ConnId, Heap, Instant, Running, Server as Machine, ServerEvent};
 
 use super::MethodEntry;
+use super::names::Names;
 use super::records::{Records, Submit};
 use crate::ledger::LedgerError;
 use crate::runtime::Runtime;
@@ -46,6 +46,9 @@ pub(super) struct State {
     to_drop: Vec<Box<dyn Send>>,
 }
 
+/// Names looked at in one sweep.
+const NAMES_MAX: usize = 1_024;
+
 /// What a connection's task is to know.
 #[derive(Default)]
 struct Line {
@@ -65,43 +68,6 @@ pub(super) enum Look {
     Nothing,
     Transmit,
     Close,
-}
-
-/// The numbers that stand for subjects (S5): a uid is its own number, a name gets the next free one.
-#[derive(Debug, Default)]
-pub(super) struct Names {
-    numbers: HashMap<Arc<str>, u64>,
-    names: Vec<Arc<str>>,
-}
-
-impl Names {
-    /// Above every uid.
-    const FIRST: u64 = 1 << 32;
-
-    pub(super) fn principal(&mut self, subject: &Subject) -> Principal {
-        match subject {
-            Subject::Nobody => Principal::NOBODY,
-            Subject::Uid(uid) => Principal(u64::from(*uid)),
-            Subject::Name(name) => {
-                let next = Names::FIRST + self.names.len() as u64;
-                let number = *self.numbers.entry(name.clone()).or_insert_with(|| {
-                    self.names.push(name.clone());
-                    next
-                });
-                Principal(number)
-            }
-        }
-    }
-
-    /// For whom a number stands that was given here.
-    pub(super) fn subject(&self, principal: Principal) -> Subject {
-        let name = principal.0.checked_sub(Names::FIRST).and_then(|at| usize::try_from(at).ok());
-        match (u32::try_from(principal.0), name.and_then(|at| self.names.get(at))) {
-            (Ok(uid), _) => Subject::Uid(uid),
-            (Err(_), Some(name)) => Subject::Name(name.clone()),
-            (Err(_), None) => Subject::Nobody,
-        }
-    }
 }
 
 impl Shared {
@@ -172,9 +138,10 @@ impl Shared {
         let mut secret = [0; 16];
         self.runtime.random(&mut secret);
         self.with(|state, now| {
-            let principal = state.names.principal(subject);
+            let State { machine, names, .. } = state;
+            let principal = names.principal(subject, |of| machine.knows(of));
             let secret = oncewire_core::SessionId::from_bytes(secret);
-            let id = state.machine.handle_connected(now, principal, secret)?;
+            let id = machine.handle_connected(now, principal, secret)?;
             let index = id.index();
             if state.conns.len() <= index {
                 state.conns.resize_with(index + 1, Line::default);
@@ -236,6 +203,12 @@ impl State {
     #[inline]
     fn line(&mut self, conn: ConnId) -> Option<&mut Line> {
         self.conns.get_mut(conn.index()).filter(|line| line.id == Some(conn))
+    }
+
+    /// Forgets names that are over, a few at a time.
+    pub(super) fn sweep_names(&mut self) {
+        let State { machine, names, .. } = self;
+        names.sweep(NAMES_MAX, |of| machine.knows(of));
     }
 
     /// A connection's task begins a turn: it need not be woken for what it does itself.
