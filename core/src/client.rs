@@ -26,7 +26,7 @@ pub(crate) use entry::Entry;
 pub use held::Numbered;
 pub use words::{Call, ClientConfig, ClientCounters, ClientEvent, ClientSession, Received, Reply};
 
-use crate::alive::{Alive, Look};
+use crate::alive::{self, Alive, Look, NEVER};
 use crate::error::{CallError, CloseReason, SessionEnd};
 use crate::ids::CallId;
 use crate::outcome::{NotExecuted, Outcome, Unknown};
@@ -265,8 +265,8 @@ impl<S: ClientStorage> Client<S> {
                 }
             }
             Phase::Up if self.look_at <= self.now => {
-                self.look_at = Alive::next_look(self.now, self.keepalive());
-                match self.alive.look() {
+                self.look_later();
+                match self.alive.look(self.keepalive(), self.looked_after()) {
                     Look::Fine => {}
                     Look::Say => self.output.pong = true,
                     Look::Ask => self.ask_peer(),
@@ -373,9 +373,27 @@ impl<S: ClientStorage> Client<S> {
         self.now = self.now.max(now.min(Instant::LAST));
     }
 
+    /// How long the server may be silent.
     fn keepalive(&self) -> Duration {
-        let millis = self.session.map_or(10_000, |session| session.grants.keepalive_ms);
-        Duration::from_millis(u64::from(millis))
+        self.granted_keepalive().max(self.config.keepalive)
+    }
+
+    fn granted_keepalive(&self) -> Duration {
+        self.session.map_or(Duration::ZERO, |session| alive::granted(session.grants.keepalive_ms))
+    }
+
+    /// How often the server is looked at, and hears from us: it judges us by what it granted.
+    fn looked_after(&self) -> Duration {
+        let granted = alive::looked_after(self.granted_keepalive());
+        if self.config.keepalive == NEVER {
+            granted.min(alive::looked_after(NEVER))
+        } else {
+            granted
+        }
+    }
+
+    fn look_later(&mut self) {
+        self.look_at = Alive::next_look(self.now, self.looked_after());
     }
 
     /// A call's timer has come: its deadline, or the time to send it again.

@@ -82,6 +82,7 @@ mod time;
 pub mod wire;
 mod write;
 
+pub use alive::NEVER;
 pub use client::{
     Call, Client, ClientConfig, ClientCounters, ClientEvent, ClientSession, Numbered, Received,
     Reply,

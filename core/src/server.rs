@@ -29,7 +29,7 @@ pub use parts::MethodSpec;
 pub(crate) use parts::{Calls, Conn, Session, Share, Slot};
 pub use receive::{Incoming, Request};
 
-use crate::alive::{Alive, Look};
+use crate::alive::{self, Alive, Look};
 use crate::error::CloseReason;
 use crate::ids::{ConnId, Principal, ServerId, SessionId, SessionKey};
 use crate::list::{List, NIL};
@@ -57,8 +57,11 @@ pub struct ServerConfig {
     pub lease: Duration,
     /// The same for a session that never carried a request, and that neither a ledger nor its client's journal knows (S1).
     pub lease_unused: Duration,
-    /// Silence after which a peer is called dead (S20).
+    /// Silence after which a peer is called dead (S20); [`NEVER`](crate::NEVER) for debugging a service.
     pub keepalive: Duration,
+    /// The same, if it is longer, for a client that asks never to be called dead, since somebody debugs it. What it costs:
+    /// a client that asks and then vanishes keeps its connection and its session for so long. The default is an hour.
+    pub keepalive_max: Duration,
     /// How long a new connection may take to say `Hello` (C42).
     pub handshake_timeout: Duration,
     /// How long an incomplete frame may take to grow by 64 KiB or to be whole (C42).
@@ -105,6 +108,7 @@ impl ServerConfig {
             lease: Duration::from_secs(300),
             lease_unused: Duration::from_secs(10),
             keepalive: Duration::from_secs(10),
+            keepalive_max: Duration::from_secs(3600),
             handshake_timeout: Duration::from_secs(10),
             frame_timeout: Duration::from_secs(60),
             conns_max: 1 << 20,
@@ -254,6 +258,8 @@ pub struct Server<T: ServerStorage> {
     shares: T::Shares,
     /// Shares by principal.
     share_index: T::Index,
+    /// How often peers are looked at: as the least patient session has it.
+    looked_after: Duration,
     /// Connections by their next look.
     looks: List<LOOK>,
     /// Connections with an event to poll.
@@ -320,6 +326,7 @@ impl<T: ServerStorage> Server<T> {
             session_index: T::Index::default(),
             shares: T::Shares::default(),
             share_index: T::Index::default(),
+            looked_after: alive::looked_after(config.keepalive),
             looks: List::default(),
             conn_events: List::default(),
             leases: List::default(),
@@ -527,10 +534,17 @@ impl<T: ServerStorage> Server<T> {
         let frame_timeout = self.config.frame_timeout;
         let now = self.now;
         let Some(conn) = self.conns.at_mut(index) else { return };
-        let too_slow = conn.session.is_none() && now.since(conn.since) >= handshake_timeout
+        let session = conn.session.and_then(|session| self.sessions.at(session));
+        let keepalive = session.map(|session| {
+            alive::granted(session.grants().keepalive_ms).max(self.config.keepalive)
+        });
+        // A peer that may stand still may do so in the middle of a frame.
+        let frame_timeout = keepalive.unwrap_or_default().max(frame_timeout);
+        let too_slow = keepalive.is_none() && now.since(conn.since) >= handshake_timeout
             || conn.incoming.is_some_and(|frame| now.since(frame.since) >= frame_timeout);
         // Before the handshake there is nothing to ask, and its own timeout judges.
-        let look = if conn.session.is_some() { conn.alive.look() } else { Look::Fine };
+        let look =
+            keepalive.map_or(Look::Fine, |keepalive| conn.alive.look(keepalive, self.looked_after));
         if too_slow {
             self.close_conn(index, Some(Refuse::TooSlow), CloseReason::TooSlow);
         } else if look == Look::Dead {
@@ -556,7 +570,7 @@ impl<T: ServerStorage> Server<T> {
     fn look_later(&mut self, index: u32) {
         self.looks.unlink(&mut self.conns, index);
         let Some(conn) = self.conns.at_mut(index) else { return };
-        conn.look_at = Alive::next_look(self.now, self.config.keepalive);
+        conn.look_at = Alive::next_look(self.now, self.looked_after);
         self.looks.push_back(&mut self.conns, index);
     }
 

@@ -35,8 +35,11 @@ pub const FLAG_ONE_WAY: u8 = 0x02;
 /// Feature: the client keeps the session in a journal, and comes back to it though it never sent a request: its lease is
 /// the full one from the start (S6).
 pub const FEATURE_DURABLE: u32 = 0x01;
+/// Feature: the client is being debugged, and asks not to be called dead while it stands still: it is granted the longest
+/// keepalive that the server allows anybody (S20).
+pub const FEATURE_PATIENT: u32 = 0x02;
 /// All features of this version.
-pub(crate) const FEATURES: u32 = FEATURE_DURABLE;
+pub(crate) const FEATURES: u32 = FEATURE_DURABLE | FEATURE_PATIENT;
 
 const KIND_HELLO: u8 = 0x01;
 const KIND_REQUEST: u8 = 0x02;

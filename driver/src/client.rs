@@ -65,6 +65,13 @@ pub struct ClientOptions {
     pub reply_len_max: u32,
     /// How long dialling may take, and the handshake after it.
     pub connect_timeout: Duration,
+    /// How long the server may be silent before it is called dead, if that is longer than it grants (10 s by default).
+    ///
+    /// [`NEVER`](crate::NEVER) is for debugging a service: a server that stands at a breakpoint keeps its connection, and
+    /// so does a client, as far as [`keepalive_max`](oncewire_core::ServerConfig::keepalive_max) of the server allows: an
+    /// hour by default. A server can say the same of all its clients:
+    /// [`keepalive`](oncewire_core::ServerConfig::keepalive).
+    pub keepalive: Duration,
     /// The longest pause before the second attempt to connect; doubles with each failure. The pause itself is random.
     pub backoff_min: Duration,
     /// The longest pause between attempts.
@@ -86,6 +93,7 @@ impl Default for ClientOptions {
             request_len_max: 16 << 20,
             reply_len_max: 16 << 20,
             connect_timeout: Duration::from_secs(10),
+            keepalive: Duration::ZERO,
             backoff_min: Duration::from_millis(20),
             backoff_max: Duration::from_secs(5),
             close_timeout: Duration::from_secs(5),
@@ -104,6 +112,7 @@ impl ClientOptions {
         config.pending_bytes_max = self.pending_bytes_max;
         config.request_len_max = self.request_len_max;
         config.reply_len_max = self.reply_len_max;
+        config.keepalive = self.keepalive;
         config.handshake_timeout = self.connect_timeout;
         config
     }

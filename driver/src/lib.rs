@@ -94,6 +94,7 @@ pub use client::{
 pub use method::Method;
 pub use nonblocking::Nonblocking;
 pub use oncewire_core as core;
+pub use oncewire_core::NEVER;
 pub use outcome::{CallFailure, Outcome};
 pub use runtime::{Runtime, SmolRuntime, Timer};
 pub use server::{BuildError, Context, Mishaps, Server, ServerBuilder};

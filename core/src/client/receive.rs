@@ -2,7 +2,6 @@
 
 use super::entry::Carried;
 use super::{Client, ClientSession, Phase, Received, Reply};
-use crate::alive::Alive;
 use crate::error::{CloseReason, ProtocolError, SessionEnd};
 use crate::fate::{self, Answer};
 use crate::outcome::Status;
@@ -166,7 +165,7 @@ impl<S: ClientStorage> Client<S> {
         self.phase = Phase::Up;
         self.greeting_until = Instant::FAR_FUTURE;
         self.output.hello_again_at = Instant::FAR_FUTURE;
-        self.look_at = Alive::next_look(self.now, self.keepalive());
+        self.look_later();
         self.book.grant(grants.slots);
         self.book.start_resume();
         if self.book.settled_above(self.book.acked()) {

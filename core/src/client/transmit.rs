@@ -5,6 +5,7 @@ use core::time::Duration;
 
 use super::entry::{Carried, Entry, Stage, Todo};
 use super::{Client, Phase};
+use crate::alive::NEVER;
 use crate::fate::{self, Repeated, Resumed};
 use crate::outcome::NotExecuted;
 use crate::storage::{Body, ClientStorage, Places};
@@ -179,7 +180,9 @@ impl<S: ClientStorage> Client<S> {
 
     /// What a `Hello` of this client offers.
     pub(super) fn features(&self) -> u32 {
-        if self.config.durable { wire::FEATURE_DURABLE } else { 0 }
+        let durable = if self.config.durable { wire::FEATURE_DURABLE } else { 0 };
+        let patient = if self.config.keepalive == NEVER { wire::FEATURE_PATIENT } else { 0 };
+        durable | patient
     }
 
     pub(super) fn slots_max(&self) -> u32 {

@@ -27,6 +27,9 @@ pub struct ClientConfig {
     pub calls_max: usize,
     /// Bytes of request bodies pending at once.
     pub pending_bytes_max: usize,
+    /// How long the server may be silent, if that is longer than it grants (S20). [`NEVER`](crate::NEVER) is for debugging a
+    /// service: such a client never gives a silent server up, and asks for as much patience as the server allows.
+    pub keepalive: Duration,
     /// How long the handshake may take.
     pub handshake_timeout: Duration,
     /// Whether the link loses messages without breaking, and after how long to send again (S27).
@@ -54,6 +57,7 @@ impl Default for ClientConfig {
             reply_len_max: 64 << 20,
             calls_max: 65_536,
             pending_bytes_max: 256 << 20,
+            keepalive: Duration::ZERO,
             handshake_timeout: Duration::from_secs(10),
             resend_after: None,
             durable: false,

@@ -2,6 +2,7 @@
 
 use super::parts::{End, Reach, Record, Session, Share};
 use super::{Conn, Server};
+use crate::alive;
 use crate::error::{CloseReason, ProtocolError};
 use crate::ids::{Principal, SessionId, SessionKey};
 use crate::list::NIL;
@@ -56,6 +57,8 @@ impl<T: ServerStorage> Server<T> {
         let index = self.insert_session(record.id, record.principal, record.grants).ok()?;
         let lease = core::time::Duration::from_millis(u64::from(record.grants.lease_ms));
         self.lease = self.lease.max(lease);
+        let keepalive = alive::granted(record.grants.keepalive_ms);
+        self.looked_after = self.looked_after.min(alive::looked_after(keepalive));
         let now = self.now;
         let session = self.sessions.at_mut(index)?;
         session.seen = record.seen;
@@ -198,6 +201,10 @@ impl<T: ServerStorage> Server<T> {
         let millis = |duration: core::time::Duration| {
             u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
         };
+        let mut keepalive = self.config.keepalive;
+        if hello.features & wire::FEATURE_PATIENT != 0 {
+            keepalive = keepalive.max(self.config.keepalive_max);
+        }
         let storage = u32::try_from(T::Slots::CAPACITY).unwrap_or(u32::MAX);
         let body = u32::try_from(T::Body::LEN_MAX).unwrap_or(u32::MAX);
         Grants {
@@ -205,7 +212,7 @@ impl<T: ServerStorage> Server<T> {
             request_len_max: self.config.request_len_max.min(hello.request_len_max),
             reply_len_max: self.config.reply_len_max.min(hello.reply_len_max).min(body),
             lease_ms: millis(self.config.lease),
-            keepalive_ms: millis(self.config.keepalive).max(1),
+            keepalive_ms: alive::millis(keepalive),
         }
     }
 
