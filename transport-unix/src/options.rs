@@ -44,8 +44,10 @@ pub struct BindOptions {
     mode: u32,
     backlog: i32,
     rebind: bool,
-    on_event: Option<Arc<dyn Fn(&SocketEvent) + Send + Sync>>,
+    on_event: Option<Arc<OnEvent>>,
 }
+
+type OnEvent = dyn Fn(&SocketEvent) + Send + Sync;
 
 impl fmt::Debug for BindOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

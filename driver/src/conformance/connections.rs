@@ -344,11 +344,12 @@ pub async fn c75_what_is_kept_when_a_draining_servers_connection_breaks_comes_af
     world.waiting(1).await;
     let server = host.server.clone();
     let drain = world.spawn(async move { server.drain(Duration::from_secs(1000)).await });
-    let said = || line.frames(Way::Up, kind::GOODBYE) == 1;
-    world.until("the client's goodbye", said).await;
+    let told = || line.frames(Way::Down, kind::GOODBYE_OF_SERVER) == 1;
+    world.until("the server's goodbye", told).await;
     line.fault(Way::Down, Mark::Kind(kind::REPLY), Action::Cut);
     world.service.let_go(1);
     expect_reply(&world, call, 1).await;
+    // The client still had an answer to come, so it had not said its own.
     assert_eq!(line.connections(), 2);
     world.within("the drain", drain).await;
     assert_eq!(world.service.waiting(), 1);
