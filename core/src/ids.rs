@@ -158,7 +158,7 @@ impl Principal {
 
 /// One place in a table, told from later tenants of the same place by its generation.
 #[doc(hidden)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     pub(crate) index: u32,
     pub(crate) generation: u32,
@@ -187,7 +187,7 @@ impl ConnId {
 }
 
 /// One session at the server machine that opened it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionKey(pub(crate) Key);
 
 /// The slot of an xid in a session of `slots` slots (S8).

@@ -138,6 +138,10 @@ pub enum ServerEvent {
     /// A session was opened on this connection: record it, then call
     /// [`confirm_session`](Server::confirm_session). Only with [`ServerConfig::records_sessions`].
     SessionOpened(ConnId),
+    /// The lease of a session is over, or it was ended for cause, and calls of it run: nobody waits for them
+    /// ([`is_wanted`](Server::is_wanted)). Their handlers may stop, or not: only when they have finished is the session
+    /// gone (S6), and until then its client may be back, unless it was ended for cause.
+    Abandoned(SessionKey),
     /// A session is over: a ledger may forget it.
     SessionEnded(SessionId),
     /// The drain is complete: nothing runs, nothing is kept, no connection is left.
@@ -268,6 +272,8 @@ pub struct Server<T: ServerStorage> {
     leases: List<LEASE>,
     /// The same for those that never carried a request.
     leases_unused: List<LEASE>,
+    /// Sessions in which something runs that nobody waits for any more, and whose event was not polled.
+    abandoned: List<LEASE>,
     /// Sessions that have ended and whose event was not polled.
     ended: List<LEASE>,
     /// The longest lease ever granted to a session that lives: leases end in the order in which they began.
@@ -331,6 +337,7 @@ impl<T: ServerStorage> Server<T> {
             conn_events: List::default(),
             leases: List::default(),
             leases_unused: List::default(),
+            abandoned: List::default(),
             ended: List::default(),
             lease: config.lease,
             drain: None,
@@ -424,6 +431,9 @@ impl<T: ServerStorage> Server<T> {
                 self.remove_conn(index);
                 return Some(ServerEvent::Close(ConnId(key), reason));
             }
+        }
+        if let Some(index) = self.abandoned.pop_front(&mut self.sessions) {
+            return self.sessions.key_at(index).map(|key| ServerEvent::Abandoned(SessionKey(key)));
         }
         if let Some(index) = self.ended.pop_front(&mut self.sessions) {
             let session = self.sessions.remove(index)?;

@@ -91,11 +91,11 @@ pub use client::{
     Call, CallFuture, Client, ClientOptions, ClientStatus, Delivery, DurableCall, DurableClient,
     LeftCall, Receipt, Ticket,
 };
-pub use method::Method;
+pub use method::{Method, RawMethod};
 pub use nonblocking::Nonblocking;
 pub use oncewire_core as core;
 pub use oncewire_core::NEVER;
 pub use outcome::{CallFailure, Outcome};
 pub use runtime::{Runtime, SmolRuntime, Timer};
-pub use server::{BuildError, Context, Mishaps, Server, ServerBuilder};
+pub use server::{BuildError, Context, Load, Mishaps, Server, ServerBuilder};
 pub use transport::{Accept, BoxFuture, BoxStream, ByteStream, Connect, Subject};

@@ -36,7 +36,7 @@ use crate::decode::{ValueLimits, decode};
 pub struct Method<A, R> {
     name: &'static str,
     spec: MethodSpec,
-    time_limit: Option<Duration>,
+    options: MethodOptions,
     values: ValueLimits,
     types: PhantomData<fn(A) -> R>,
 }
@@ -47,7 +47,7 @@ impl<A, R> Method<A, R> {
         Method {
             name,
             spec: MethodSpec::new(MethodId::of(name)),
-            time_limit: None,
+            options: MethodOptions::NONE,
             values: ValueLimits::DEFAULT,
             types: PhantomData,
         }
@@ -65,9 +65,43 @@ impl<A, R> Method<A, R> {
         self
     }
 
-    /// A call that takes longer ends as aborted (S14).
+    /// A call that takes longer ends as aborted (S14): its future is dropped. Time counts from its start, and is judged
+    /// whenever the future waits: one that blocks its thread is not interrupted.
+    ///
+    /// Not for transactional methods, whose functions cannot be dropped half-way: a server that is to offer one with a
+    /// limit is not built.
     pub const fn time_limit(mut self, limit: Duration) -> Method<A, R> {
-        self.time_limit = Some(limit);
+        self.options.time_limit = Some(limit);
+        self
+    }
+
+    /// At most so many calls of it run at once at a server, whoever makes them; 0 counts as 1. Others wait in a queue, in
+    /// order ([`queue_max`](Method::queue_max)). Whether a call is still to run is decided when it leaves the queue: one
+    /// whose deadline has passed by then, or that was cancelled, is not started (S17).
+    ///
+    /// A handler that calls a method with such a limit at its own server may wait for itself. Not for transactional
+    /// methods: of those one runs at a time.
+    pub const fn concurrency(mut self, calls: usize) -> Method<A, R> {
+        self.options.concurrency = Some(calls);
+        self
+    }
+
+    /// So many calls wait for one that runs, instead of four for each of [`concurrency`](Method::concurrency) and 4,096 at
+    /// least; one session has no more than half of the queue. A call that finds no place ends as
+    /// `NotExecuted(Overloaded)`.
+    pub const fn queue_max(mut self, calls: usize) -> Method<A, R> {
+        self.options.queue_max = Some(calls);
+        self
+    }
+
+    /// A call for which nobody waits any more is dropped, wherever its future waits, and ends as aborted: executed,
+    /// perhaps in part (S14). For handlers that wait for long and need not finish what they have begun, as long polls do.
+    /// Without this, what a handler does about it is its own affair: see [`Context::cancelled`](crate::Context::cancelled),
+    /// which also says when nobody waits.
+    ///
+    /// Not for transactional methods.
+    pub const fn drop_on_cancel(mut self) -> Method<A, R> {
+        self.options.drop_on_cancel = true;
         self
     }
 
@@ -128,8 +162,59 @@ impl<A, R> Method<A, R> {
         self.values
     }
 
-    pub(crate) const fn limit(&self) -> Option<Duration> {
-        self.time_limit
+    pub(crate) const fn options(&self) -> MethodOptions {
+        self.options
+    }
+}
+
+/// How a server runs a method's calls.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MethodOptions {
+    pub(crate) time_limit: Option<Duration>,
+    pub(crate) concurrency: Option<usize>,
+    pub(crate) queue_max: Option<usize>,
+    pub(crate) drop_on_cancel: bool,
+}
+
+impl MethodOptions {
+    const NONE: MethodOptions = MethodOptions {
+        time_limit: None,
+        concurrency: None,
+        queue_max: None,
+        drop_on_cancel: false,
+    };
+
+    /// The first of them that makes no sense for a transactional method.
+    pub(crate) fn not_transactional(&self) -> Option<&'static str> {
+        let Self { time_limit, concurrency, queue_max, drop_on_cancel } = *self;
+        [
+            (time_limit.is_some(), "time_limit"),
+            (concurrency.is_some(), "concurrency"),
+            (queue_max.is_some(), "queue_max"),
+            (drop_on_cancel, "drop_on_cancel"),
+        ]
+        .into_iter()
+        .find_map(|(set, name)| set.then_some(name))
+    }
+}
+
+/// What a server is to know of a method of bytes: a [`Method`], whose types do not matter, or a
+/// [`MethodSpec`](oncewire_core::MethodSpec) for one that has a number and no name.
+#[derive(Clone, Copy, Debug)]
+pub struct RawMethod {
+    pub(crate) spec: MethodSpec,
+    pub(crate) options: MethodOptions,
+}
+
+impl From<MethodSpec> for RawMethod {
+    fn from(spec: MethodSpec) -> RawMethod {
+        RawMethod { spec, options: MethodOptions::NONE }
+    }
+}
+
+impl<A, R> From<&Method<A, R>> for RawMethod {
+    fn from(method: &Method<A, R>) -> RawMethod {
+        RawMethod { spec: method.spec, options: method.options }
     }
 }
 

@@ -8,15 +8,21 @@
 //! | `server/names.rs` | the numbers that stand for who is calling |
 //! | `server/conn.rs` | the task of one connection |
 //! | `server/pace.rs` | how long its turns are |
+//! | `server/begin.rs` | from a call's admission to its handler |
+//! | `server/limits.rs` | how many handlers run, and what waits for them |
+//! | `server/cancels.rs` | who is to hear that nobody waits for a call any more |
 //! | `server/handler.rs` | from a request's bytes to its reply |
 //! | `server/transactional.rs` | the same in the ledger's transaction |
 //! | `server/records.rs` | what is on its way to the ledger |
 //! | `server/clerk.rs` | the task that sees to what waited for it |
 
+mod begin;
 mod builder;
+mod cancels;
 mod clerk;
 mod conn;
 mod handler;
+mod limits;
 mod names;
 mod pace;
 mod records;
@@ -31,7 +37,7 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
-use oncewire_core::{Instant, ServerCounters, ServerId};
+use oncewire_core::{Instant, NotExecuted, ServerCounters, ServerId};
 
 use crate::ledger::LedgerError;
 use crate::runtime::Timer;
@@ -129,13 +135,24 @@ impl Server {
     /// Ends in good order (S25): clients are told, what is not started is refused, what runs is finished and answered,
     /// and everybody has until `grace` is over to fetch what is kept. Complete when no connection is left.
     pub async fn drain(&self, grace: Duration) {
-        self.shared.with(|state, now| state.machine.drain(now, grace));
+        self.shared.with(|state, now| {
+            state.machine.drain(now, grace);
+            state.refuse_waiting(now, NotExecuted::ShuttingDown);
+        });
         std::future::poll_fn(|cx| self.shared.poll_drained(cx)).await;
     }
 
     /// What the server holds and has done.
     pub fn counters(&self) -> ServerCounters {
         self.shared.with(|state, _| state.machine.counters())
+    }
+
+    /// How many handlers run, and what waits for them.
+    pub fn load(&self) -> Load {
+        self.shared.with(|state, _| {
+            let (running, waiting) = state.limits.counts();
+            Load { running, waiting, overloaded: state.overloaded }
+        })
     }
 
     /// What handlers did that they should not.
@@ -168,6 +185,18 @@ impl Server {
         timer.set(self.shared.runtime.now() + pause);
         std::future::poll_fn(|cx| timer.poll(cx)).await;
     }
+}
+
+/// How busy a server's handlers are: see [`ServerBuilder::concurrency`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Load {
+    /// Calls that run now, with a ledger those too whose records are being written before they start.
+    pub running: usize,
+    /// Calls that wait for one that runs.
+    pub waiting: usize,
+    /// Calls refused since the start because too many waited.
+    pub overloaded: u64,
 }
 
 /// What handlers did that they should not.

@@ -157,7 +157,7 @@ type Row = [Option<String>; 16];
 type Wide = (Option<[u64; 16]>, Option<[u64; 16]>);
 
 #[test]
-fn c114_memory_of_a_value_is_bounded_by_its_bytes() {
+fn c112_memory_of_a_value_is_bounded_by_its_bytes() {
     const LEN: usize = 500_000;
     /// What a sequence of so many elements of no content takes, or why not.
     fn decoded<T: for<'d> Deserialize<'d> + Send + 'static>(element: usize) -> (bool, usize) {

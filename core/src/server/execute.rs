@@ -240,6 +240,21 @@ impl<T: ServerStorage> Server<T> {
             .is_some_and(|slot| slot.xid == key.xid.get() && slot.cancelled)
     }
 
+    /// Whether somebody waits for a call that is let in or runs: it was not cancelled, the lease of its session is not
+    /// over, and neither is the grace of a drain. False for a call that has finished.
+    pub fn is_wanted(&self, key: CallKey) -> bool {
+        if self.drain.as_ref().is_some_and(|drain| drain.over) {
+            return false;
+        }
+        let session = self.live_session(key.session()).and_then(|index| self.sessions.at(index));
+        session.filter(|session| session.is_open()).is_some_and(|session| {
+            let slot = session.calls.get().and_then(|calls| calls.slots.at(key.slot));
+            slot.is_some_and(|slot| {
+                slot.xid == key.xid.get() && slot.state.is_running() && !slot.cancelled
+            })
+        })
+    }
+
     /// What a ledger writes of a call beside its reply: its session's id and its request's digest.
     pub fn record_of(&self, key: CallKey) -> Option<(SessionId, u64)> {
         let session = self.sessions.at(self.live_session(key.session())?)?;

@@ -309,10 +309,7 @@ impl<T: ServerStorage> Server<T> {
             let reason = CloseReason::Superseded;
             self.close_conn(session.conn, Some(Refuse::Superseded), reason);
         }
-        let Some(session) = self.sessions.at(session_index) else { return };
-        let full = session.reach.has_full_lease();
-        let list = if full { &mut self.leases } else { &mut self.leases_unused };
-        list.unlink(&mut self.sessions, session_index);
+        self.unlink_lease(session_index);
         let draining = self.drain.is_some();
         let Some(session) = self.sessions.at_mut(session_index) else { return };
         session.conn = conn_index;
@@ -350,6 +347,7 @@ impl<T: ServerStorage> Server<T> {
         let Some(session) = self.sessions.at_mut(index) else { return };
         if session.running() > 0 {
             session.end = End::WhenNothingRuns;
+            self.abandoned.push_back(&mut self.sessions, index);
         } else {
             self.drop_session(index);
         }
@@ -362,15 +360,20 @@ impl<T: ServerStorage> Server<T> {
         self.session_index.remove(session.id.prefix());
         if session.running() > 0 {
             session.end = End::Doomed;
+            self.abandoned.push_back(&mut self.sessions, index);
         } else {
             self.drop_session(index);
         }
     }
 
     fn unlink_lease(&mut self, index: u32) {
-        let Some(session) = self.sessions.at(index).filter(|s| s.end != End::Ended) else { return };
-        let full = session.reach.has_full_lease();
-        let list = if full { &mut self.leases } else { &mut self.leases_unused };
+        let Some(session) = self.sessions.at(index) else { return };
+        let list = match session.end {
+            End::Ended => return,
+            End::WhenNothingRuns | End::Doomed => &mut self.abandoned,
+            End::No | End::Leaving if session.reach.has_full_lease() => &mut self.leases,
+            End::No | End::Leaving => &mut self.leases_unused,
+        };
         list.unlink(&mut self.sessions, index);
     }
 

@@ -5,7 +5,6 @@ use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use oncewire_core::{
@@ -16,19 +15,20 @@ use serde::de::DeserializeOwned;
 
 use super::clerk::Clerk;
 use super::handler::{Context, Handle, Raw, Typed};
-use super::records::{Restore, Submit};
+use super::limits::{Bounds, Limits};
 use super::names::Names;
+use super::records::{Restore, Submit};
 use super::state::Shared;
 use super::transactional::TypedTransactional;
 use super::{Keeper, Server};
 use crate::ledger::{Ledger, LedgerError, NoLedger, Rollback};
-use crate::method::Method;
+use crate::method::{Method, MethodOptions, RawMethod};
 use crate::runtime::{Runtime, SmolRuntime};
 
 /// A method and what executes it.
 pub(super) struct MethodEntry {
     pub(super) handler: Box<dyn Handle>,
-    pub(super) time_limit: Option<Duration>,
+    pub(super) options: MethodOptions,
 }
 
 /// Why a server could not be built.
@@ -45,6 +45,14 @@ pub enum BuildError {
     /// A transactional method is declared idempotent: what may run twice needs no record, and what has a record does not
     /// run twice.
     TransactionalIdempotent(MethodId),
+    /// A transactional method has an option that would be without effect: its function runs in the ledger's transaction,
+    /// one call at a time, and cannot be dropped half-way.
+    TransactionalOption {
+        /// Which method.
+        method: MethodId,
+        /// Which option.
+        option: &'static str,
+    },
     /// The configuration names a server id, and the ledger has another.
     OtherServerId {
         /// That of the configuration.
@@ -65,6 +73,9 @@ impl fmt::Display for BuildError {
             BuildError::Methods(error) => error.fmt(f),
             BuildError::TransactionalIdempotent(method) => {
                 write!(f, "the transactional method {method} is declared idempotent")
+            }
+            BuildError::TransactionalOption { method, option } => {
+                write!(f, "{option} cannot be had for the transactional method {method}")
             }
             BuildError::OtherServerId { configured, ledger } => write!(
                 f,
@@ -109,8 +120,13 @@ pub struct ServerBuilder<L = NoLedger> {
     runtime: Option<Arc<dyn Runtime>>,
     ledger: Option<Box<dyn AnyLedger>>,
     transactional: Vec<MethodId>,
+    concurrency: usize,
+    queue_max: Option<usize>,
     types: PhantomData<fn() -> L>,
 }
+
+/// Handlers that run at once, unless the server says otherwise.
+const CONCURRENCY: usize = 65_536;
 
 impl<L> fmt::Debug for ServerBuilder<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -134,6 +150,8 @@ impl ServerBuilder {
             runtime: None,
             ledger: None,
             transactional: Vec::new(),
+            concurrency: CONCURRENCY,
+            queue_max: None,
             types: PhantomData,
         }
     }
@@ -156,7 +174,7 @@ impl<L: Ledger> ServerBuilder<L> {
     {
         let handler =
             Box::new(TypedTransactional::<L::Transaction, F, A, R>::new(function, method.values()));
-        let entry = MethodEntry { handler, time_limit: None };
+        let entry = MethodEntry { handler, options: method.options() };
         self.methods.push((method.spec(), entry));
         self.transactional.push(method.id());
         self
@@ -167,10 +185,18 @@ impl ServerBuilder<NoLedger> {
     /// Keeps sessions and calls in a ledger, so that they survive a crash. Every call that is not idempotent is recorded
     /// from now on; see [`ledger`](crate::ledger).
     pub fn ledger<L: Ledger>(self, ledger: L) -> ServerBuilder<L> {
-        let ServerBuilder { service, methods, config, runtime, transactional, .. } = self;
         let ledger: Option<Box<dyn AnyLedger>> = Some(Box::new(ledger));
-        let types = PhantomData;
-        ServerBuilder { service, methods, config, runtime, ledger, transactional, types }
+        ServerBuilder {
+            service: self.service,
+            methods: self.methods,
+            config: self.config,
+            runtime: self.runtime,
+            ledger,
+            transactional: self.transactional,
+            concurrency: self.concurrency,
+            queue_max: self.queue_max,
+            types: PhantomData,
+        }
     }
 }
 
@@ -188,19 +214,48 @@ impl<L> ServerBuilder<L> {
         Fut: Future<Output = R> + Send + 'static,
     {
         let handler = Box::new(Typed::<F, A, R>::new(function, method));
-        let entry = MethodEntry { handler, time_limit: method.limit() };
+        let entry = MethodEntry { handler, options: method.options() };
         self.methods.push((method.spec(), entry));
         self
     }
 
-    /// Offers a method of bytes; `spec` says what else there is to know of it.
-    pub fn method_raw<F, Fut>(mut self, spec: oncewire_core::MethodSpec, function: F) -> Self
+    /// Offers a method of bytes: the options of a [`Method`] hold for it as they do for a typed one.
+    ///
+    /// What it returns is kept and dropped by the server under its lock: bytes with an owner of their own
+    /// (`Bytes::from_owner`) must not call the server, nor panic, when that is dropped.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use oncewire_driver::{Bytes, Method, Server};
+    ///
+    /// const STORE: Method<Bytes, Bytes> = Method::new("files.store").time_limit(Duration::from_secs(60));
+    ///
+    /// let builder = Server::builder("files").method_raw(&STORE, |_context, body| async move { body });
+    /// # drop(builder);
+    /// ```
+    pub fn method_raw<F, Fut>(mut self, method: impl Into<RawMethod>, function: F) -> Self
     where
         F: Fn(Context, Bytes) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Bytes> + Send + 'static,
     {
-        let entry = MethodEntry { handler: Box::new(Raw::new(function)), time_limit: None };
-        self.methods.push((spec, entry));
+        let RawMethod { spec, options } = method.into();
+        self.methods.push((spec, MethodEntry { handler: Box::new(Raw::new(function)), options }));
+        self
+    }
+
+    /// At most so many calls run at once, of all methods and all clients; 65,536 unless this says otherwise. Others wait
+    /// in their methods' queues, and of those together there are no more than [`queue_max`](ServerBuilder::queue_max).
+    ///
+    /// One method's share is set by [`Method::concurrency`].
+    pub fn concurrency(mut self, calls: usize) -> Self {
+        self.concurrency = calls;
+        self
+    }
+
+    /// So many calls wait for one that runs, instead of four for each of [`concurrency`](ServerBuilder::concurrency), 4,096
+    /// at least and 65,536 at most. A call that finds no place ends as `NotExecuted(Overloaded)`.
+    pub fn queue_max(mut self, calls: usize) -> Self {
+        self.queue_max = Some(calls);
         self
     }
 
@@ -248,12 +303,22 @@ impl<L> ServerBuilder<L> {
         if let Some(spec) = specs.iter().find(wrong) {
             return Err(BuildError::TransactionalIdempotent(spec.id));
         }
+        for (spec, entry) in &self.methods {
+            let option = entry.options.not_transactional();
+            if let Some(option) = option.filter(|_| self.transactional.contains(&spec.id)) {
+                return Err(BuildError::TransactionalOption { method: spec.id, option });
+            }
+        }
         let mut machine = Machine::new(config, &specs).map_err(BuildError::Methods)?;
         let by_id = |(spec, entry): (oncewire_core::MethodSpec, MethodEntry)| (spec.id, entry);
         let mut entries: HashMap<MethodId, MethodEntry> =
             self.methods.into_iter().map(by_id).collect();
         let sorted = machine.methods().iter().filter_map(|spec| entries.remove(&spec.id));
-        let methods = sorted.collect();
+        let methods: Vec<MethodEntry> = sorted.collect();
+        let bounds =
+            |entry: &MethodEntry| Bounds::new(entry.options.concurrency, entry.options.queue_max);
+        let all = Bounds::new(Some(self.concurrency), self.queue_max);
+        let limits = Limits::new(all, methods.iter().map(bounds));
         let mut names = Names::default();
         let ledger = match self.ledger {
             None => None,
@@ -270,7 +335,7 @@ impl<L> ServerBuilder<L> {
                 Some((ledger.into_submit(), records))
             }
         };
-        let shared = Shared::new(machine, methods, runtime.clone(), names, ledger);
+        let shared = Shared::new(machine, methods, limits, runtime.clone(), names, ledger);
         if shared.ledger.is_some() {
             runtime.spawn(Box::pin(Clerk { shared: Arc::downgrade(&shared) }));
         }

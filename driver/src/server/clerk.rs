@@ -4,7 +4,6 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context as TaskContext, Poll};
-use std::time::Duration;
 
 use oncewire_core::{Instant, NotExecuted};
 
@@ -12,14 +11,15 @@ use super::handler::Execution;
 use super::records::{Item, Prepared};
 use super::state::{Shared, State};
 use super::transactional::Ran;
+use crate::method::MethodOptions;
 
 /// Ends with the server. It runs after the tasks that were ready before it, so that what they note goes in one batch.
 pub(super) struct Clerk {
     pub(super) shared: Weak<Shared>,
 }
 
-/// A call whose started record is stable, and its time limit.
-type Start = (Execution, Option<Duration>);
+/// A call whose started record is stable, and how it is run.
+type Start = (Execution, MethodOptions);
 
 impl Future for Clerk {
     type Output = ();
@@ -54,7 +54,7 @@ impl Future for Clerk {
 
 /// Polls each handler once; only one that is not ready becomes a task.
 async fn start_all(shared: Arc<Shared>, starts: Vec<Start>) {
-    let ended = |(execution, limit): Start| execution.run(&shared, limit);
+    let ended = |(execution, options): Start| execution.run(&shared, &options);
     let ended: Vec<_> = starts.into_iter().filter_map(ended).collect();
     shared.with(|state, now| ended.into_iter().for_each(|ended| state.finish(now, ended)));
 }
@@ -66,20 +66,26 @@ impl State {
             Item::Opened { conn, .. } => self.machine.confirm_session(conn),
             Item::Started(started) => match self.machine.start(now, started.admission) {
                 Ok(running) => {
-                    let Prepared { future, one_way, time_limit } = started.call;
-                    let execution = Execution::new(running, future).recorded(one_way);
-                    starts.push((execution, time_limit));
+                    let Prepared { future, permit, one_way, options } = started.call;
+                    let execution = Execution::new(running, permit, future).recorded(one_way);
+                    starts.push((execution, options));
                 }
                 // Its client is told why; after a crash it must not be told that the call was interrupted.
                 Err(_) => {
                     self.record_withdrawal(started.name);
                     self.drop_later(started.call.future);
+                    self.release(started.call.permit);
                 }
             },
-            Item::Finished(finished) => match finished.reply {
-                Ok(body) => self.reply(now, finished.running, body),
-                Err(why) => self.machine.no_reply(now, finished.running, why),
-            },
+            Item::Finished(finished) => {
+                let call = finished.running.key();
+                match finished.reply {
+                    Ok(body) => self.reply(now, finished.running, body),
+                    Err(why) => self.machine.no_reply(now, finished.running, why),
+                }
+                // Who still waits for its cancel?
+                self.note_cancel(call);
+            }
             Item::Transaction(mut call) => {
                 if let (Some(running), Some(ran)) = (call.running.take(), call.ran.take()) {
                     match ran {
@@ -92,6 +98,7 @@ impl State {
                         }
                     }
                 }
+                self.release_transaction(&mut call);
                 self.drop_later(call);
             }
             Item::Ended(_) | Item::Withdrawn(_) | Item::Settled { .. } => {}
@@ -108,9 +115,11 @@ impl State {
                 // Refused: the machine knows that the ledger has failed.
                 drop(self.machine.start(now, started.admission));
                 self.drop_later(started.call.future);
+                self.release(started.call.permit);
             }
             Item::Transaction(mut call) => {
                 call.refuse(&mut self.machine, now);
+                self.release_transaction(&mut call);
                 self.drop_later(call);
             }
             Item::Finished(_) | Item::Ended(_) | Item::Withdrawn(_) | Item::Settled { .. } => {}

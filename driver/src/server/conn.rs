@@ -9,14 +9,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use oncewire_core::wire;
-use oncewire_core::{Admission, CallKey, ConnId, Incoming, Instant, Received, Request, Running};
+use oncewire_core::{Admission, ConnId, Incoming, Instant, Received, Running};
 
-use super::handler::{Body, Context as CallContext, Ended, Execution, Plan, decoded};
+use super::begin::Call;
+use super::limits::{Permit, Waiting};
 use super::pace::Pace;
-use super::records::Prepared;
 use super::state::{Look, Shared, State};
 use crate::buffer::{ReadBuffer, Scratch, WriteBuffer};
-use crate::caught::caught;
 use crate::patience::{self, Patience, Tries};
 use crate::runtime::Timer;
 use crate::transport::{BoxStream, Subject};
@@ -51,25 +50,15 @@ enum Turn {
 /// What is to be done with what was received.
 enum Next<'d> {
     /// A call was admitted and started.
-    Run(Running, Call<'d>),
+    Run(Running, Permit, Call<'d>),
     /// A call was admitted, and waits for its record.
-    Record(Admission, Call<'d>),
+    Record(Admission, Permit, Call<'d>),
     /// There may be more.
     Nothing,
     /// The frame at the front needs so many bytes.
     Wait(usize),
     /// The machine lets go of the connection.
     Lost,
-}
-
-/// What a request says, apart from the right to start it.
-struct Call<'d> {
-    key: CallKey,
-    method_index: usize,
-    body: &'d [u8],
-    deadline: Instant,
-    idempotent: bool,
-    one_way: bool,
 }
 
 /// What is left of received bytes.
@@ -297,15 +286,19 @@ impl ConnTask {
                 match state.machine.handle_data(pace.now, self.id, &data[consumed..window]) {
                     Ok(received) => {
                         consumed += received.consumed;
-                        self.next(state, received)
+                        self.next(state, pace.now, received, large)
                     }
                     // The machine closes the connection when its last words have left.
                     Err(_) => Next::Lost,
                 }
             });
             match next {
-                Next::Run(running, call) => ended = self.execute(running, call, large),
-                Next::Record(admission, call) => self.record(admission, call, large),
+                Next::Run(running, permit, call) => {
+                    ended = shared.execute(running, permit, call, &self.subject);
+                }
+                Next::Record(admission, permit, call) => {
+                    shared.record(admission, permit, call, &self.subject);
+                }
                 Next::Nothing => {}
                 Next::Wait(wanted) if window == data.len() => {
                     return (consumed, Rest::Needs(wanted));
@@ -328,77 +321,37 @@ impl ConnTask {
     /// What is to be done with what the machine has found. Without a ledger nothing stands between a call's admission
     /// and its start, and both happen under one lock.
     #[inline]
-    fn next<'d>(&self, state: &mut State, received: Received<Incoming<'d>>) -> Next<'d> {
+    fn next<'d>(
+        &self,
+        state: &mut State,
+        now: Instant,
+        received: Received<Incoming<'d>>,
+        large: Option<&'d Bytes>,
+    ) -> Next<'d> {
         let request = match received.item {
             Some(Incoming::Request(request)) => request,
-            // The handler learns of a cancel when it asks its context.
+            Some(Incoming::Cancel(call)) => {
+                state.note_cancel(call);
+                return Next::Nothing;
+            }
             Some(_) => return Next::Nothing,
             None => return Next::Wait(received.wanted),
         };
-        let Request { admission, deadline, idempotent, one_way, body, method_index, .. } = request;
-        let call = Call { key: admission.key(), deadline, idempotent, one_way, body, method_index };
+        let Some(permit) = state.limits.enter(request.method_index) else {
+            state.enqueue(now, Waiting::new(request, large, self.subject.clone()));
+            return Next::Nothing;
+        };
+        let (admission, call) = Call::new(request, large);
         if self.shared.ledger.is_some() {
-            return Next::Record(admission, call);
+            return Next::Record(admission, permit, call);
         }
-        match state.machine.start(self.shared.time_near(deadline), admission) {
-            Ok(running) => Next::Run(running, call),
+        match state.machine.start(self.shared.time_near(call.deadline), admission) {
+            Ok(running) => Next::Run(running, permit, call),
             // Its client is told why (S17).
-            Err(_) => Next::Nothing,
-        }
-    }
-
-    /// Executes a call that was started, as far as it goes without waiting.
-    #[inline]
-    fn execute(&self, running: Running, call: Call<'_>, large: Option<&Bytes>) -> Option<Ended> {
-        let method = self.shared.methods.get(call.method_index)?;
-        let (context, body) = (self.context(&call), Body { bytes: call.body, large });
-        match caught(|| method.handler.begin(context, body)) {
-            Ok(Ok(future)) => Execution::new(running, future).run(&self.shared, method.time_limit),
-            Ok(Err(why)) => Some(Ended::refused(running, why)),
-            Err(_) => Some(Ended::panicked(running)),
-        }
-    }
-
-    #[inline]
-    fn context(&self, call: &Call<'_>) -> CallContext {
-        CallContext::new(&self.shared, call.key, call.deadline, self.subject.clone())
-    }
-
-    /// With a ledger: sees that a call is recorded before it is started, if it is to be.
-    fn record(&self, admission: Admission, call: Call<'_>, large: Option<&Bytes>) {
-        let shared = &self.shared;
-        let Some(method) = shared.methods.get(call.method_index) else { return };
-        let (context, body) = (self.context(&call), Body { bytes: call.body, large });
-        let plan = decoded(|| method.handler.plan(context, body));
-        let (one_way, time_limit) = (call.one_way, method.time_limit);
-        // Those before it may have taken their time.
-        let now = shared.runtime.now();
-        let started = shared.with_quietly(|state| match plan {
-            // S22: idempotent calls leave no record.
-            Ok(Plan::Future(future)) if call.idempotent => {
-                match state.machine.start(now, admission) {
-                    Ok(running) => Some(Execution::new(running, future)),
-                    Err(_) => {
-                        state.drop_later(future);
-                        None
-                    }
-                }
+            Err(_) => {
+                state.release(permit);
+                Next::Nothing
             }
-            Ok(Plan::Future(future)) => {
-                state.record_start(now, admission, Prepared { future, one_way, time_limit });
-                None
-            }
-            Ok(Plan::Transaction(work, context)) => {
-                state.record_transaction(now, admission, work, context, one_way);
-                None
-            }
-            Err(why) => {
-                state.machine.refuse(now, admission, why);
-                None
-            }
-        });
-        if let Some(ended) = started.and_then(|execution| execution.run(shared, time_limit)) {
-            shared.with_quietly(|state| state.finish(now, ended));
         }
     }
 

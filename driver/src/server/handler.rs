@@ -5,18 +5,18 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context as TaskContext, Poll, Waker};
-use std::time::Duration;
 
 use bytes::Bytes;
 use oncewire_core::{CallKey, Instant, NoReply, NotExecuted, Running, Xid};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::limits::Permit;
 use super::state::{Shared, State};
 use super::transactional::Work;
 use crate::caught::{Guarded, caught};
 use crate::decode::{ValueLimits, decode};
-use crate::method::Method;
+use crate::method::{Method, MethodOptions};
 use crate::runtime::Timer;
 use crate::transport::{BoxFuture, Subject};
 
@@ -54,11 +54,27 @@ impl Context {
         Context { caller, xid: key.xid(), deadline, shared: Arc::downgrade(shared), key }
     }
 
-    /// Whether nobody waits for the call any more. A handler may stop then, or not: what it returns is the outcome
-    /// (S19).
+    /// Whether nobody waits for the call any more: its caller has cancelled it or has gone for good, or a drain's grace
+    /// is over. A handler may stop then, or not: what it returns is the outcome (S19).
+    ///
+    /// A caller has gone for good when its session was without a connection for the length of its lease, not at the
+    /// moment at which its connection breaks.
     pub fn is_cancelled(&self) -> bool {
         let Some(shared) = self.shared.upgrade() else { return true };
-        shared.with(|state, _| state.machine.is_cancelled(self.key))
+        shared.with(|state, _| !state.machine.is_wanted(self.key))
+    }
+
+    /// Waits until nobody waits for the call any more, or it has ended.
+    ///
+    /// A handler that waits for long, a long poll say, waits for this too: otherwise it, its session and what it holds
+    /// stay after its caller has died. [`Method::drop_on_cancel`](crate::Method::drop_on_cancel) does it for the whole
+    /// handler.
+    pub async fn cancelled(&self) {
+        std::future::poll_fn(|cx| match self.shared.upgrade() {
+            Some(shared) => shared.poll_unwanted(self.key, cx),
+            None => Poll::Ready(()),
+        })
+        .await;
     }
 }
 
@@ -204,6 +220,7 @@ where
 /// A call that runs.
 pub(super) struct Execution {
     running: Running,
+    permit: Permit,
     /// With a ledger: its end is recorded before it is told, and whether nobody waits for its reply (S23).
     recorded: Option<OneWay>,
     future: ReplyFuture,
@@ -214,8 +231,8 @@ type OneWay = bool;
 
 impl Execution {
     /// A call that was started.
-    pub(super) fn new(running: Running, future: ReplyFuture) -> Execution {
-        Execution { running, recorded: None, future }
+    pub(super) fn new(running: Running, permit: Permit, future: ReplyFuture) -> Execution {
+        Execution { running, permit, recorded: None, future }
     }
 
     /// The same, of a call whose started record is stable.
@@ -223,22 +240,25 @@ impl Execution {
         Execution { recorded: Some(one_way), ..self }
     }
 
-    /// Polls it once at once: how it ended, if it did; the rest of it becomes a task with this time limit.
+    /// Polls it once at once: how it ended, if it did; the rest of it becomes a task.
     #[inline]
-    pub(super) fn run(mut self, shared: &Arc<Shared>, limit: Option<Duration>) -> Option<Ended> {
+    pub(super) fn run(mut self, shared: &Arc<Shared>, options: &MethodOptions) -> Option<Ended> {
         let mut cx = TaskContext::from_waker(Waker::noop());
         match poll_caught(&mut self.future, &mut cx) {
             Poll::Ready(end) => {
-                drop(self.future);
-                Some(Ended { running: self.running, recorded: self.recorded, end })
+                let Execution { running, permit, recorded, future } = self;
+                drop(future);
+                Some(Ended { running, permit, recorded, end })
             }
             Poll::Pending => {
-                let limit = limit.map(|limit| {
+                let limit = options.time_limit.map(|limit| {
                     let mut timer = shared.runtime.timer();
                     timer.set(shared.runtime.now() + limit);
                     timer
                 });
-                let task = Task { execution: Some(self), limit, shared: shared.clone() };
+                let drop_on_cancel = options.drop_on_cancel;
+                let execution = Some(self);
+                let task = Task { execution, limit, drop_on_cancel, shared: shared.clone() };
                 shared.runtime.spawn(Box::pin(task));
                 None
             }
@@ -250,19 +270,20 @@ impl Execution {
 #[must_use = "a call whose end is not told pins its slot"]
 pub(super) struct Ended {
     running: Running,
+    permit: Permit,
     recorded: Option<OneWay>,
     end: End,
 }
 
 impl Ended {
     /// It never came to its handler.
-    pub(super) fn refused(running: Running, why: NotExecuted) -> Ended {
-        Ended { running, recorded: None, end: End::Refused(why) }
+    pub(super) fn refused(running: Running, permit: Permit, why: NotExecuted) -> Ended {
+        Ended { running, permit, recorded: None, end: End::Refused(why) }
     }
 
     /// Its handler panicked before it was polled.
-    pub(super) fn panicked(running: Running) -> Ended {
-        Ended { running, recorded: None, end: End::Panicked }
+    pub(super) fn panicked(running: Running, permit: Permit) -> Ended {
+        Ended { running, permit, recorded: None, end: End::Panicked }
     }
 }
 
@@ -271,7 +292,7 @@ enum End {
     Replied(Bytes),
     /// Executed, perhaps in part (S14).
     Panicked,
-    /// Likewise: it took too long, or its task was dropped.
+    /// Likewise: it took too long, or nobody waited for it any more, or its task was dropped.
     Dropped,
     /// Executed (S15).
     Unencodable(Unencodable),
@@ -283,7 +304,10 @@ impl State {
     /// A call has ended.
     #[inline]
     pub(super) fn finish(&mut self, at: Instant, ended: Ended) {
-        let Ended { running, recorded, end } = ended;
+        let Ended { running, permit, recorded, end } = ended;
+        self.release(permit);
+        // It waits for its cancel no more.
+        self.note_cancel(running.key());
         let reply = match end {
             End::Replied(body) => Ok(body),
             End::Panicked => {
@@ -312,16 +336,26 @@ impl State {
 struct Task {
     execution: Option<Execution>,
     limit: Option<Box<dyn Timer>>,
+    drop_on_cancel: bool,
     shared: Arc<Shared>,
 }
 
 impl Task {
+    /// Whether its call is to be dropped: it has taken too long, or nobody waits for it any more.
+    fn is_over(&mut self, cx: &mut TaskContext<'_>) -> bool {
+        let Some(execution) = &self.execution else { return false };
+        let key = execution.running.key();
+        let unwanted = self.drop_on_cancel && self.shared.poll_unwanted(key, cx).is_ready();
+        unwanted || self.limit.as_mut().is_some_and(|limit| limit.poll(cx).is_ready())
+    }
+
     fn end(&mut self, end: End) {
-        let Some(Execution { running, recorded, future }) = self.execution.take() else {
+        let Some(Execution { running, permit, recorded, future }) = self.execution.take() else {
             return;
         };
         drop(future);
-        self.shared.with(|state, now| state.finish(now, Ended { running, recorded, end }));
+        let ended = Ended { running, permit, recorded, end };
+        self.shared.with(|state, now| state.finish(now, ended));
     }
 }
 
@@ -333,11 +367,8 @@ impl Future for Task {
         let Some(execution) = &mut this.execution else { return Poll::Ready(()) };
         let end = match poll_caught(&mut execution.future, cx) {
             Poll::Ready(end) => end,
-            Poll::Pending => {
-                let Some(limit) = &mut this.limit else { return Poll::Pending };
-                std::task::ready!(limit.poll(cx));
-                End::Dropped
-            }
+            Poll::Pending if this.is_over(cx) => End::Dropped,
+            Poll::Pending => return Poll::Pending,
         };
         this.end(end);
         Poll::Ready(())

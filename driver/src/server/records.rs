@@ -18,11 +18,13 @@ use oncewire_core::{
 };
 
 use super::handler::{Context, ReplyFuture};
+use super::limits::Permit;
 use super::names::Names;
 use super::state::{Shared, State};
 use super::transactional::{Ran, Work};
 use crate::caught::Guarded;
 use crate::ledger::{CallEntry, CallName, Entry, Ledger, LedgerError, SessionEntry};
+use crate::method::MethodOptions;
 
 /// A ledger, whatever its transactions are.
 pub(super) trait Submit: Send + Sync {
@@ -58,8 +60,9 @@ pub(super) struct Started {
 /// All that it takes to start a call.
 pub(super) struct Prepared {
     pub(super) future: ReplyFuture,
+    pub(super) permit: Permit,
     pub(super) one_way: bool,
-    pub(super) time_limit: Option<Duration>,
+    pub(super) options: MethodOptions,
 }
 
 /// A call that is answered when its record is stable.
@@ -78,6 +81,7 @@ pub(super) struct Transact {
     context: Context,
     one_way: bool,
     admission: Option<Admission>,
+    pub(super) permit: Option<Permit>,
     pub(super) running: Option<Running>,
     pub(super) ran: Option<Ran>,
 }
@@ -195,6 +199,7 @@ impl State {
             _ => {
                 self.machine.refuse(now, admission, NotExecuted::LedgerFailed);
                 self.drop_later(call.future);
+                self.release(call.permit);
             }
         }
     }
@@ -204,6 +209,7 @@ impl State {
         &mut self,
         now: Instant,
         admission: Admission,
+        permit: Permit,
         work: Guarded<Box<dyn Work>>,
         context: Context,
         one_way: bool,
@@ -213,15 +219,22 @@ impl State {
         match (self.writable(), named) {
             (Some(records), Some((name, digest))) => {
                 records.watch(name.session, key.session());
-                let admission = Some(admission);
-                let (running, ran) = (None, None);
-                let call =
-                    Transact { name, digest, work, context, one_way, admission, running, ran };
-                records.push(Item::Transaction(Box::new(call)));
+                records.push(Item::Transaction(Box::new(Transact {
+                    name,
+                    digest,
+                    work,
+                    context,
+                    one_way,
+                    admission: Some(admission),
+                    permit: Some(permit),
+                    running: None,
+                    ran: None,
+                })));
             }
             _ => {
                 self.machine.refuse(now, admission, NotExecuted::LedgerFailed);
                 self.drop_later(work);
+                self.release(permit);
             }
         }
     }
@@ -281,6 +294,13 @@ impl State {
         });
     }
 
+    /// A transactional call has ended, or will not run.
+    pub(super) fn release_transaction(&mut self, call: &mut Transact) {
+        if let Some(permit) = call.permit.take() {
+            self.release(permit);
+        }
+    }
+
     /// The next batch, if one is due.
     fn take_batch(&mut self, now: Instant) -> Option<Vec<Item>> {
         let records = self.records.as_deref_mut()?;
@@ -294,7 +314,12 @@ impl State {
             _ => false,
         };
         let refused: Vec<Item> = items.extract_if(.., refused).collect();
-        refused.into_iter().for_each(|item| self.drop_later(item));
+        for mut item in refused {
+            if let Item::Transaction(call) = &mut item {
+                self.release_transaction(call);
+            }
+            self.drop_later(item);
+        }
         let records = self.records.as_deref_mut()?;
         if items.is_empty() {
             return None;
@@ -331,7 +356,7 @@ impl Shared {
 
     /// A batch has come back: the next one goes, and the clerk sees to what waited for this one.
     fn conclude(self: &Arc<Self>, items: Vec<Item>, result: Result<u64, LedgerError>) {
-        self.with(|state, _| {
+        self.with(|state, now| {
             let Some(records) = &mut state.records else { return };
             records.in_flight = false;
             let error = result.as_ref().err().cloned();
@@ -342,6 +367,9 @@ impl Shared {
                 state.to_wake.append(&mut records.error_wakers);
             }
             state.to_wake.extend(records.clerk.take());
+            if records.error.is_some() {
+                state.refuse_waiting(now, NotExecuted::LedgerFailed);
+            }
         });
         self.submit();
     }

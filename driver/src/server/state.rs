@@ -4,9 +4,11 @@ use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use oncewire_core::{ConnId, Heap, Instant, Running, Server as Machine, ServerEvent};
+use oncewire_core::{CallKey, ConnId, Heap, Instant, Running, Server as Machine, ServerEvent};
 
 use super::MethodEntry;
+use super::cancels::Cancels;
+use super::limits::{Limits, Permit, Waiting};
 use super::names::Names;
 use super::records::{Records, Submit};
 use crate::ledger::LedgerError;
@@ -42,8 +44,29 @@ pub(super) struct State {
     pub(super) rollbacks: u64,
     pub(super) last_rollback: Option<String>,
     pub(super) to_wake: Vec<Waker>,
-    /// What is left of calls that will not run. It is the user's, and its drop may call the server: not under the lock.
-    to_drop: Vec<Box<dyn Send>>,
+    pub(super) later: Later,
+    /// How many handlers run.
+    pub(super) limits: Limits,
+    /// Who of them waits for the end of the wish that it run.
+    cancels: Cancels,
+    /// Calls that found no place among those that wait.
+    pub(super) overloaded: u64,
+}
+
+/// What is to be done once the lock is let go.
+#[derive(Default)]
+pub(super) struct Later {
+    /// What is left of calls that will not run. It is the user's, and its drop may call the server.
+    drop: Vec<Box<dyn Send>>,
+    /// Calls whose turn it is.
+    pub(super) begin: Vec<(Waiting, Permit)>,
+}
+
+impl Later {
+    #[inline]
+    fn is_empty(&self) -> bool {
+        self.drop.is_empty() && self.begin.is_empty()
+    }
 }
 
 /// Names looked at in one sweep.
@@ -74,6 +97,7 @@ impl Shared {
     pub(super) fn new(
         machine: Machine<Heap>,
         methods: Vec<MethodEntry>,
+        limits: Limits,
         runtime: Arc<dyn Runtime>,
         names: Names,
         ledger: Option<(Box<dyn Submit>, Box<Records>)>,
@@ -95,29 +119,58 @@ impl Shared {
             rollbacks: 0,
             last_rollback: None,
             to_wake: Vec::new(),
-            to_drop: Vec::new(),
+            later: Later::default(),
+            limits,
+            cancels: Cancels::default(),
+            overloaded: 0,
         };
         Arc::new(Shared { runtime, methods, ledger, state: Mutex::new(state) })
     }
 
     /// Runs `f` under the lock, passes the machine's events on, then wakes whom they concern.
-    pub(super) fn with<T>(&self, f: impl FnOnce(&mut State, Instant) -> T) -> T {
+    pub(super) fn with<T>(self: &Arc<Self>, f: impl FnOnce(&mut State, Instant) -> T) -> T {
         self.with_at(self.runtime.now(), f)
     }
 
     /// The same at a moment that may have passed a little, where nothing depends on the time that is: the clock need
     /// not be read.
     #[inline]
-    pub(super) fn with_at<T>(&self, now: Instant, f: impl FnOnce(&mut State, Instant) -> T) -> T {
+    pub(super) fn with_at<T>(
+        self: &Arc<Self>,
+        now: Instant,
+        f: impl FnOnce(&mut State, Instant) -> T,
+    ) -> T {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let result = f(&mut state, now);
         state.deliver();
         let to_wake = std::mem::take(&mut state.to_wake);
-        let to_drop = std::mem::take(&mut state.to_drop);
+        let later = (!state.later.is_empty()).then(|| std::mem::take(&mut state.later));
         drop(state);
-        drop(to_drop);
         to_wake.into_iter().for_each(Waker::wake);
+        if let Some(later) = later {
+            self.see_to(later);
+        }
         result
+    }
+
+    #[cold]
+    fn see_to(self: &Arc<Self>, later: Later) {
+        drop(later.drop);
+        for (waiting, permit) in later.begin {
+            let shared = self.clone();
+            self.runtime.spawn(Box::pin(async move { shared.begin(waiting, permit) }));
+        }
+    }
+
+    /// Ready when nobody waits for a call any more.
+    pub(super) fn poll_unwanted(self: &Arc<Self>, call: CallKey, cx: &mut Context<'_>) -> Poll<()> {
+        self.with(|state, _| {
+            if !state.machine.is_wanted(call) {
+                return Poll::Ready(());
+            }
+            state.cancels.wait(call, cx);
+            Poll::Pending
+        })
     }
 
     /// Runs `f` under the lock and passes nothing on: whoever calls this does so when it is done with its turn.
@@ -134,7 +187,7 @@ impl Shared {
     }
 
     /// A connection was accepted; `None` if there are too many.
-    pub(super) fn connect(&self, subject: &Subject) -> Option<ConnId> {
+    pub(super) fn connect(self: &Arc<Self>, subject: &Subject) -> Option<ConnId> {
         let mut secret = [0; 16];
         self.runtime.random(&mut secret);
         self.with(|state, now| {
@@ -151,7 +204,7 @@ impl Shared {
         })
     }
 
-    pub(super) fn disconnect(&self, conn: ConnId) {
+    pub(super) fn disconnect(self: &Arc<Self>, conn: ConnId) {
         self.with(|state, now| {
             state.machine.handle_disconnected(now, conn);
             if let Some(line) = state.line(conn) {
@@ -161,7 +214,7 @@ impl Shared {
     }
 
     /// Ready with the error after which the ledger can write no more.
-    pub(super) fn poll_ledger_failed(&self, cx: &mut Context<'_>) -> Poll<LedgerError> {
+    pub(super) fn poll_ledger_failed(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<LedgerError> {
         if self.ledger.is_none() {
             return Poll::Pending;
         }
@@ -175,7 +228,7 @@ impl Shared {
         })
     }
 
-    pub(super) fn poll_drained(&self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_drained(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<()> {
         self.with(|state, _| {
             if state.drained {
                 return Poll::Ready(());
@@ -189,7 +242,13 @@ impl Shared {
 impl State {
     /// Drops the user's part of a call, once the lock is let go.
     pub(super) fn drop_later(&mut self, what: impl Send + 'static) {
-        self.to_drop.push(Box::new(what));
+        self.later.drop.push(Box::new(what));
+    }
+
+    /// Nobody waits for a call any more, or it has ended.
+    #[inline]
+    pub(super) fn note_cancel(&mut self, call: CallKey) {
+        self.cancels.wake(call, &mut self.to_wake);
     }
 
     /// Answers a call, and counts what it should not have been.
@@ -270,10 +329,14 @@ impl State {
                 }
                 ServerEvent::Drained => {
                     self.drained = true;
+                    self.cancels.wake_all(&mut self.to_wake);
                     self.to_wake.append(&mut self.drain_wakers);
                     self.to_wake.extend(self.keeper.take());
                 }
                 ServerEvent::SessionOpened(conn) => self.record_session(conn),
+                ServerEvent::Abandoned(session) => {
+                    self.cancels.wake_session(session, &mut self.to_wake);
+                }
                 ServerEvent::SessionEnded(session) => self.record_session_end(session),
                 _ => {}
             }

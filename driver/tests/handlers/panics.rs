@@ -89,7 +89,7 @@ impl<'de> serde::Deserialize<'de> for Endless {
 }
 
 #[test]
-fn c116_a_reply_that_cannot_be_encoded_says_so_and_which_method() {
+fn c114_a_reply_that_cannot_be_encoded_says_so_and_which_method() {
     const ENDLESS: Method<(), Endless> = Method::new("test.endless");
     const LATER: Method<(), Endless> = Method::new("test.endless_later");
     let builder = Server::builder("test")

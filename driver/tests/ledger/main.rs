@@ -8,6 +8,7 @@ mod disk;
 mod drops;
 mod durable;
 mod journal;
+mod limits;
 mod process;
 mod sim;
 mod world;

@@ -1,0 +1,204 @@
+//! From a call's admission to its handler: at once, or when it has waited for its turn.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use oncewire_core::{Admission, CallKey, Instant, NotExecuted, Request, Running};
+
+use super::handler::{Body, Context, Ended, Execution, Plan, decoded};
+use super::limits::{Permit, Waiting};
+use super::records::Prepared;
+use super::state::{Shared, State};
+use crate::caught::caught;
+use crate::transport::Subject;
+
+/// What a request says, apart from the right to start it.
+pub(super) struct Call<'d> {
+    pub(super) key: CallKey,
+    pub(super) method_index: usize,
+    pub(super) body: Body<'d>,
+    pub(super) deadline: Instant,
+    pub(super) idempotent: bool,
+    pub(super) one_way: bool,
+}
+
+impl<'d> Call<'d> {
+    /// `large` is what the request is part of, if that is to be shared.
+    #[inline]
+    pub(super) fn new(request: Request<'d>, large: Option<&'d Bytes>) -> (Admission, Call<'d>) {
+        let Request { admission, deadline, idempotent, one_way, body, method_index, .. } = request;
+        let (key, body) = (admission.key(), Body { bytes: body, large });
+        (admission, Call { key, method_index, body, deadline, idempotent, one_way })
+    }
+}
+
+impl Waiting {
+    pub(super) fn new(request: Request<'_>, large: Option<&Bytes>, caller: Subject) -> Waiting {
+        let Request { admission, deadline, idempotent, one_way, body, method_index, .. } = request;
+        let body = crate::buffer::share(body, large);
+        Waiting { admission, method_index, body, caller, deadline, idempotent, one_way }
+    }
+}
+
+impl State {
+    /// A call cannot run now: it waits for its turn, or is refused.
+    pub(super) fn enqueue(&mut self, now: Instant, call: Waiting) {
+        let method = call.method_index;
+        let Err(call) = self.limits.wait(call) else { return };
+        // Those that wait longest may have waited too long: they make room.
+        while let Some(oldest) = self.limits.oldest(method) {
+            let Some(why) = self.is_over(now, oldest.key(), oldest.deadline) else { break };
+            if let Some(oldest) = self.limits.pop(method) {
+                self.machine.refuse(now, oldest.admission, why);
+            }
+        }
+        if let Err(call) = self.limits.wait(call) {
+            self.overloaded += 1;
+            self.machine.refuse(now, call.admission, NotExecuted::Overloaded);
+        }
+    }
+
+    /// A call has ended, or will not run: others may.
+    #[inline]
+    pub(super) fn release(&mut self, permit: Permit) {
+        self.limits.release(permit);
+        if self.limits.has_waiting() {
+            self.begin_next();
+        }
+    }
+
+    fn begin_next(&mut self) {
+        while let Some(turn) = self.limits.next() {
+            self.later.begin.push(turn);
+        }
+    }
+
+    /// Refuses all that wait: a drain or a failed ledger lets none of them run.
+    pub(super) fn refuse_waiting(&mut self, now: Instant, why: NotExecuted) {
+        while let Some(call) = self.limits.pop_any() {
+            self.machine.refuse(now, call.admission, why);
+        }
+    }
+
+    /// Why a call that waits is not to run any more. The machine says so too when it is to start (S17); by then its place
+    /// in a queue was taken from another one, and a ledger has written that it began.
+    fn is_over(&self, now: Instant, call: CallKey, deadline: Instant) -> Option<NotExecuted> {
+        if deadline <= now {
+            Some(NotExecuted::DeadlinePassed)
+        } else if !self.machine.is_wanted(call) {
+            Some(NotExecuted::Cancelled)
+        } else {
+            None
+        }
+    }
+
+    /// Refuses a call that is not to run any more, though it is its turn.
+    fn still_wanted(
+        &mut self,
+        now: Instant,
+        admission: Admission,
+        deadline: Instant,
+    ) -> Option<Admission> {
+        let Some(why) = self.is_over(now, admission.key(), deadline) else {
+            return Some(admission);
+        };
+        self.machine.refuse(now, admission, why);
+        None
+    }
+}
+
+impl Shared {
+    /// Executes a call that was started, as far as it goes without waiting.
+    #[inline]
+    pub(super) fn execute(
+        self: &Arc<Self>,
+        running: Running,
+        permit: Permit,
+        call: Call<'_>,
+        caller: &Subject,
+    ) -> Option<Ended> {
+        let method = self.methods.get(call.method_index)?;
+        let context = Context::new(self, call.key, call.deadline, caller.clone());
+        match caught(|| method.handler.begin(context, call.body)) {
+            Ok(Ok(future)) => Execution::new(running, permit, future).run(self, &method.options),
+            Ok(Err(why)) => Some(Ended::refused(running, permit, why)),
+            Err(_) => Some(Ended::panicked(running, permit)),
+        }
+    }
+
+    /// With a ledger: sees that a call is recorded before it is started, if it is to be.
+    pub(super) fn record(
+        self: &Arc<Self>,
+        admission: Admission,
+        permit: Permit,
+        call: Call<'_>,
+        caller: &Subject,
+    ) {
+        let Some(method) = self.methods.get(call.method_index) else { return };
+        let context = Context::new(self, call.key, call.deadline, caller.clone());
+        let plan = decoded(|| method.handler.plan(context, call.body));
+        let (one_way, options) = (call.one_way, method.options);
+        // Those before it may have taken their time.
+        let now = self.runtime.now();
+        let started = self.with_quietly(|state| match plan {
+            // S22: idempotent calls leave no record.
+            Ok(Plan::Future(future)) if call.idempotent => {
+                match state.machine.start(now, admission) {
+                    Ok(running) => Some(Execution::new(running, permit, future)),
+                    Err(_) => {
+                        state.drop_later(future);
+                        state.release(permit);
+                        None
+                    }
+                }
+            }
+            Ok(Plan::Future(future)) => {
+                let prepared = Prepared { future, permit, one_way, options };
+                state.record_start(now, admission, prepared);
+                None
+            }
+            Ok(Plan::Transaction(work, context)) => {
+                state.record_transaction(now, admission, permit, work, context, one_way);
+                None
+            }
+            Err(why) => {
+                state.machine.refuse(now, admission, why);
+                state.release(permit);
+                None
+            }
+        });
+        if let Some(ended) = started.and_then(|execution| execution.run(self, &options)) {
+            self.with_quietly(|state| state.finish(now, ended));
+        }
+    }
+
+    /// It is the turn of a call that has waited.
+    pub(super) fn begin(self: &Arc<Self>, waiting: Waiting, permit: Permit) {
+        let Waiting { admission, method_index, body, caller, deadline, idempotent, one_way } =
+            waiting;
+        let key = admission.key();
+        let body = Body { bytes: &body, large: Some(&body) };
+        let call = Call { key, method_index, body, deadline, idempotent, one_way };
+        if self.ledger.is_some() {
+            let admission = self.with(|state, now| state.still_wanted(now, admission, deadline));
+            match admission {
+                Some(admission) => self.record(admission, permit, call, &caller),
+                None => self.with(|state, _| state.release(permit)),
+            }
+            // What was noted for others is told them.
+            return self.with(|_, _| ());
+        }
+        let start = |state: &mut State, now| {
+            let admission = state.still_wanted(now, admission, deadline)?;
+            state.machine.start(now, admission).ok()
+        };
+        match self.with(start) {
+            Some(running) => {
+                if let Some(ended) = self.execute(running, permit, call, &caller) {
+                    self.with(|state, now| state.finish(now, ended));
+                }
+            }
+            None => self.with(|state, _| state.release(permit)),
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! Who is to hear that nobody waits for a call any more (S19).
+
+use std::collections::BTreeMap;
+use std::task::{Context, Waker};
+
+use oncewire_core::{CallKey, SessionKey, Xid};
+
+/// Handlers that wait for their calls' cancels.
+#[derive(Default)]
+pub(super) struct Cancels {
+    sessions: BTreeMap<SessionKey, BTreeMap<Xid, Vec<Waker>>>,
+}
+
+impl Cancels {
+    /// Registers who is to be woken, once.
+    pub(super) fn wait(&mut self, call: CallKey, cx: &mut Context<'_>) {
+        let calls = self.sessions.entry(call.session()).or_default();
+        crate::buffer::add_waker(calls.entry(call.xid()).or_default(), cx);
+    }
+
+    /// A call was cancelled, or has ended.
+    #[inline]
+    pub(super) fn wake(&mut self, call: CallKey, to_wake: &mut Vec<Waker>) {
+        if !self.sessions.is_empty() {
+            self.wake_call(call, to_wake);
+        }
+    }
+
+    fn wake_call(&mut self, call: CallKey, to_wake: &mut Vec<Waker>) {
+        let Some(calls) = self.sessions.get_mut(&call.session()) else { return };
+        to_wake.extend(calls.remove(&call.xid()).into_iter().flatten());
+        if calls.is_empty() {
+            self.sessions.remove(&call.session());
+        }
+    }
+
+    /// Nobody waits for what runs in a session.
+    pub(super) fn wake_session(&mut self, session: SessionKey, to_wake: &mut Vec<Waker>) {
+        let calls = self.sessions.remove(&session).unwrap_or_default();
+        to_wake.extend(calls.into_values().flatten());
+    }
+
+    /// Nobody waits for anything.
+    pub(super) fn wake_all(&mut self, to_wake: &mut Vec<Waker>) {
+        let sessions = std::mem::take(&mut self.sessions);
+        to_wake.extend(sessions.into_values().flat_map(BTreeMap::into_values).flatten());
+    }
+}

@@ -1,0 +1,187 @@
+//! How many handlers run at once, and the queues before them.
+//!
+//! A call takes a [`Permit`] before its handler begins, and gives it back when it has ended. Without one it waits in its
+//! method's queue, in order. Whether it is still to run is decided when it leaves the queue (S17): its deadline may have
+//! passed meanwhile, or its caller may have cancelled it.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use oncewire_core::{Admission, CallKey, Instant, SessionKey};
+
+use crate::transport::Subject;
+
+/// The right of one call to run. Give it to [`Limits::release`]: what is lost is taken from its method for good.
+#[derive(Debug)]
+#[must_use = "a permit that is not given back is lost for its method"]
+pub(super) struct Permit {
+    method: usize,
+}
+
+/// A call that waits: all that it takes to begin it.
+pub(super) struct Waiting {
+    pub(super) admission: Admission,
+    pub(super) method_index: usize,
+    pub(super) body: Bytes,
+    pub(super) caller: Subject,
+    pub(super) deadline: Instant,
+    pub(super) idempotent: bool,
+    pub(super) one_way: bool,
+}
+
+impl Waiting {
+    pub(super) fn key(&self) -> CallKey {
+        self.admission.key()
+    }
+}
+
+/// At most so many at once, and so many that wait for it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) running: usize,
+    pub(super) queue: usize,
+}
+
+impl Bounds {
+    /// `running` as given, and a queue in proportion, unless its length is given too.
+    pub(super) fn new(running: Option<usize>, queue: Option<usize>) -> Bounds {
+        let running = running.unwrap_or(usize::MAX).max(1);
+        let queue = queue.unwrap_or(running.saturating_mul(4).clamp(QUEUE_MIN, QUEUE_MAX));
+        Bounds { running, queue }
+    }
+}
+
+/// The queue before one handler. Four clients with the slots that they have by default fill it, not one.
+const QUEUE_MIN: usize = 4096;
+const QUEUE_MAX: usize = 65_536;
+
+struct Gate {
+    bounds: Bounds,
+    running: usize,
+    /// With their places in the order of all that came.
+    queue: VecDeque<(u64, Waiting)>,
+}
+
+impl Gate {
+    fn has_room(&self) -> bool {
+        self.running < self.bounds.running
+    }
+}
+
+/// The handlers of one server.
+pub(super) struct Limits {
+    bounds: Bounds,
+    running: usize,
+    /// In the order of the machine's methods.
+    methods: Vec<Gate>,
+    /// Calls that wait, in all queues.
+    waiting: usize,
+    /// The same by session: none has more than half of a queue.
+    by_session: BTreeMap<SessionKey, usize>,
+    next: u64,
+}
+
+impl Limits {
+    pub(super) fn new(bounds: Bounds, methods: impl Iterator<Item = Bounds>) -> Limits {
+        let gate = |bounds| Gate { bounds, running: 0, queue: VecDeque::new() };
+        Limits {
+            bounds,
+            running: 0,
+            methods: methods.map(gate).collect(),
+            waiting: 0,
+            by_session: BTreeMap::new(),
+            next: 0,
+        }
+    }
+
+    /// Lets a call run at once, if none is to run before it.
+    #[inline]
+    pub(super) fn enter(&mut self, method: usize) -> Option<Permit> {
+        let gate = self.methods.get_mut(method)?;
+        if self.running >= self.bounds.running || !gate.has_room() || !gate.queue.is_empty() {
+            return None;
+        }
+        gate.running += 1;
+        self.running += 1;
+        Some(Permit { method })
+    }
+
+    /// Puts a call at the end of its method's queue.
+    ///
+    /// # Errors
+    /// The call again, if there is no room for it, or if its session has its share of it.
+    pub(super) fn wait(&mut self, call: Waiting) -> Result<(), Waiting> {
+        let session = call.key().session();
+        let of_session = self.by_session.get(&session).copied().unwrap_or(0);
+        let Some(gate) = self.methods.get_mut(call.method_index) else { return Err(call) };
+        let length = gate.bounds.queue.min(self.bounds.queue);
+        let full = gate.queue.len() >= length || self.waiting >= self.bounds.queue;
+        if full || of_session >= length.div_ceil(2) {
+            return Err(call);
+        }
+        gate.queue.push_back((self.next, call));
+        self.next += 1;
+        self.waiting += 1;
+        *self.by_session.entry(session).or_insert(0) += 1;
+        Ok(())
+    }
+
+    /// A call has ended, or will not run.
+    #[inline]
+    pub(super) fn release(&mut self, permit: Permit) {
+        if let Some(gate) = self.methods.get_mut(permit.method) {
+            gate.running -= 1;
+            self.running -= 1;
+        }
+    }
+
+    #[inline]
+    pub(super) fn has_waiting(&self) -> bool {
+        self.waiting > 0
+    }
+
+    /// The call that waits longest among those that may run now, with its permit.
+    pub(super) fn next(&mut self) -> Option<(Waiting, Permit)> {
+        if self.running >= self.bounds.running {
+            return None;
+        }
+        let gates = self.methods.iter().enumerate();
+        let ready = gates.filter(|(_, gate)| gate.has_room());
+        let first = ready.filter_map(|(at, gate)| Some((gate.queue.front()?.0, at)));
+        let (_, method) = first.min()?;
+        let call = self.pop(method)?;
+        self.methods[method].running += 1;
+        self.running += 1;
+        Some((call, Permit { method }))
+    }
+
+    /// The call that waits longest for a method.
+    pub(super) fn oldest(&self, method: usize) -> Option<&Waiting> {
+        self.methods.get(method)?.queue.front().map(|(_, call)| call)
+    }
+
+    /// Any call that waits.
+    pub(super) fn pop_any(&mut self) -> Option<Waiting> {
+        let method = self.methods.iter().position(|gate| !gate.queue.is_empty())?;
+        self.pop(method)
+    }
+
+    /// The same, taken out.
+    pub(super) fn pop(&mut self, method: usize) -> Option<Waiting> {
+        let (_, call) = self.methods.get_mut(method)?.queue.pop_front()?;
+        self.waiting -= 1;
+        let session = call.key().session();
+        if let Some(of_session) = self.by_session.get_mut(&session) {
+            *of_session -= 1;
+            if *of_session == 0 {
+                self.by_session.remove(&session);
+            }
+        }
+        Some(call)
+    }
+
+    /// Handlers that run, and calls that wait for one.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.running, self.waiting)
+    }
+}

@@ -1,0 +1,204 @@
+//! Calls that nobody waits for any more.
+
+use std::time::Duration;
+
+use oncewire_driver::{Client, ClientOptions, Context, Method, Outcome, Server, ServerBuilder};
+use smol::channel::{Receiver, Sender, unbounded};
+
+use crate::link::{client, serve};
+
+const LISTENS: Method<u32, u32> = Method::new("test.listens");
+const DROPPED: Method<u32, u32> = Method::new("test.dropped").drop_on_cancel();
+
+/// What handlers say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Said {
+    Begun(&'static str),
+    Cancelled,
+    Dropped,
+}
+
+struct OnDrop(Sender<Said>);
+
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        let _gone = self.0.try_send(Said::Dropped);
+    }
+}
+
+/// A handler that waits for its cancel and then replies, and one that waits for nothing.
+fn offer() -> (ServerBuilder, Receiver<Said>) {
+    let (say, said) = unbounded();
+    let (listens, dropped) = (say.clone(), say);
+    let builder = Server::builder("test")
+        .method(&LISTENS, move |context: Context, n| {
+            let say = listens.clone();
+            async move {
+                say.send(Said::Begun("listens")).await.unwrap();
+                assert!(!context.is_cancelled());
+                context.cancelled().await;
+                assert!(context.is_cancelled());
+                say.send(Said::Cancelled).await.unwrap();
+                n
+            }
+        })
+        .method(&DROPPED, move |_, _: u32| {
+            let say = dropped.clone();
+            async move {
+                let _on_drop = OnDrop(say.clone());
+                say.send(Said::Begun("dropped")).await.unwrap();
+                std::future::pending().await
+            }
+        });
+    (builder, said)
+}
+
+async fn begin(client: &Client, said: &Receiver<Said>) -> [oncewire_driver::CallFuture<u32>; 2] {
+    let listens = client.call(&LISTENS, &1).start();
+    assert_eq!(said.recv().await, Ok(Said::Begun("listens")));
+    let dropped = client.call(&DROPPED, &1).start();
+    assert_eq!(said.recv().await, Ok(Said::Begun("dropped")));
+    [listens, dropped]
+}
+
+async fn both_ended(said: &Receiver<Said>) {
+    let ends = [said.recv().await.unwrap(), said.recv().await.unwrap()];
+    assert!(ends.contains(&Said::Cancelled) && ends.contains(&Said::Dropped), "{ends:?}");
+}
+
+/// Waits until nothing runs: handlers say that they end a moment before they do.
+async fn until_idle(server: &Server) {
+    while server.counters().running > 0 || server.load().running > 0 {
+        smol::future::yield_now().await;
+    }
+}
+
+#[test]
+fn c116_a_cancel_wakes_the_handler_that_waits_for_it_and_drops_the_one_that_says_so() {
+    let (builder, said) = offer();
+    smol::block_on(async {
+        let (server, dialler) = serve(builder);
+        let client = client(&dialler);
+        let calls = begin(&client, &said).await;
+        drop(calls);
+        both_ended(&said).await;
+        until_idle(&server).await;
+        assert_eq!(server.mishaps().panics, 0);
+        assert!(client.status().connected);
+    });
+}
+
+#[test]
+fn c116_when_the_lease_of_a_session_is_over_its_calls_end_and_it_goes() {
+    let (builder, said) = offer();
+    let builder = builder.configure(|config| config.lease = Duration::from_millis(30));
+    smol::block_on(async {
+        let (server, dialler) = serve(builder);
+        let client = Client::new(Mortal::new(dialler), ClientOptions::default());
+        let calls = begin(&client, &said).await;
+        assert_eq!(server.counters().sessions, 1);
+        // The client's process dies: no goodbye, no cancel.
+        Mortal::kill();
+        both_ended(&said).await;
+        until_idle(&server).await;
+        while server.counters().sessions > 0 {
+            smol::future::yield_now().await;
+        }
+        drop(calls);
+    });
+}
+
+#[test]
+fn c116_when_the_grace_of_a_drain_is_over_what_runs_is_cancelled() {
+    let (builder, said) = offer();
+    smol::block_on(async {
+        let (server, dialler) = serve(builder);
+        let client = client(&dialler);
+        let calls = begin(&client, &said).await;
+        server.drain(Duration::from_millis(20)).await;
+        both_ended(&said).await;
+        until_idle(&server).await;
+        drop(calls);
+    });
+}
+
+#[test]
+fn c116_a_timeout_whose_ticket_is_held_is_no_cancel_and_to_drop_the_ticket_is_one() {
+    let (builder, said) = offer();
+    smol::block_on(async {
+        let (server, dialler) = serve(builder);
+        let client = client(&dialler);
+        let outcome = client.call(&LISTENS, &5).timeout(Duration::from_millis(20)).await;
+        let Outcome::Unknown(_, Some(ticket)) = outcome else { panic!("{outcome:?}") };
+        assert_eq!(said.recv().await, Ok(Said::Begun("listens")));
+        let other = client.call(&DROPPED, &5).timeout(Duration::from_millis(20)).await;
+        assert_eq!(said.recv().await, Ok(Said::Begun("dropped")));
+        assert_eq!(server.counters().running, 2, "nothing was cancelled");
+        assert!(said.is_empty());
+        drop((ticket, other));
+        both_ended(&said).await;
+        until_idle(&server).await;
+    });
+}
+
+use mortal::Mortal;
+
+/// Connections that break at the test's word, and are not made again.
+mod mortal {
+    use std::cell::RefCell;
+    use std::io;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Arc, Mutex};
+
+    use oncewire_driver::{BoxFuture, BoxStream, Connect};
+    use smol::net::unix::UnixStream;
+
+    use crate::link::Dialler;
+
+    pub(super) struct Mortal {
+        dialler: Dialler,
+        life: Life,
+    }
+
+    #[derive(Clone, Default)]
+    struct Life {
+        dead: Arc<AtomicBool>,
+        stream: Arc<Mutex<Option<UnixStream>>>,
+    }
+
+    thread_local! {
+        static LIFE: RefCell<Life> = RefCell::default();
+    }
+
+    impl Mortal {
+        pub(super) fn new(dialler: Dialler) -> Mortal {
+            let life = Life::default();
+            LIFE.set(life.clone());
+            Mortal { dialler, life }
+        }
+
+        pub(super) fn kill() {
+            LIFE.with_borrow(|life| {
+                life.dead.store(true, Ordering::SeqCst);
+                let stream = life.stream.lock().unwrap().take().unwrap();
+                stream.shutdown(std::net::Shutdown::Both).unwrap();
+            });
+        }
+    }
+
+    impl Connect for Mortal {
+        fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
+            Box::pin(async {
+                if self.life.dead.load(Ordering::SeqCst) {
+                    return Err(io::ErrorKind::ConnectionRefused.into());
+                }
+                let stream = self.dialler.dial().await?;
+                *self.life.stream.lock().unwrap() = Some(stream.clone());
+                Ok(Box::new(stream) as BoxStream)
+            })
+        }
+        fn address(&self) -> String {
+            "a mortal socket pair".to_owned()
+        }
+    }
+}

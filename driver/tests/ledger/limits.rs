@@ -1,0 +1,154 @@
+//! Limits of running handlers, and cancels, where calls are recorded.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use oncewire_driver::{BuildError, Client, ClientOptions, DurableClient, Method, Server};
+
+use super::disk::{Accounts, Disk, Mode, TestLedger};
+use super::journal::{Pages, TestJournal};
+use super::sim::{Group, lock};
+use super::world::Ledgered;
+
+const SECOND: Duration = Duration::from_secs(1);
+/// Takes ten seconds.
+const SLOW: Method<u32, u32> = Method::new("test.slow").concurrency(1).queue_max(4);
+const QUICK: Method<u32, u32> = Method::new("test.quick").concurrency(1).queue_max(4);
+const DROPPED: Method<u32, u32> = Method::new("test.dropped").drop_on_cancel();
+const PAY: Method<u32, u32> = Method::new("test.pay");
+
+fn start(world: &mut Ledgered) {
+    world.ledger = TestLedger::on(Disk::default());
+    world.group = Arc::default();
+    let runtime = world.sim.runtime(&world.group);
+    let server = Server::builder("test")
+        .ledger(world.ledger.clone())
+        .method(&SLOW, move |_, n| {
+            let mut timer = runtime.timer();
+            timer.set(runtime.now() + 10 * SECOND);
+            async move {
+                std::future::poll_fn(|cx| timer.poll(cx)).await;
+                n
+            }
+        })
+        .method(&QUICK, |_, n| std::future::ready(n))
+        .method(&DROPPED, |_, _| std::future::pending())
+        .transactional(&PAY, |_: &mut Accounts, _, n| Ok(n))
+        .runtime(world.sim.runtime(&world.group))
+        .build()
+        .unwrap();
+    *lock(&world.place.0) = Some(server);
+}
+
+fn connected(world: &Ledgered) -> Client {
+    let mut options = ClientOptions::default();
+    options.timeout = Duration::from_secs(15);
+    let client = world.client_with(options);
+    world.sim.run();
+    client
+}
+
+#[test]
+fn c117_recorded_calls_wait_for_their_turn_and_those_whose_deadline_passes_leave_no_record() {
+    let mut world = Ledgered::default();
+    start(&mut world);
+    let client = connected(&world);
+    let made: Vec<_> = (0..3).map(|n| world.call(&client, &SLOW, n)).collect();
+    assert_eq!(world.server().load().waiting, 2);
+    world.sim.advance(11 * SECOND);
+    assert_eq!(made[0].told(), Some("reply 0".to_owned()));
+    world.sim.advance(5 * SECOND);
+    // The second began after ten seconds, and the third would after twenty.
+    assert_eq!(made[2].told(), Some("unknown: DeadlinePassed, true".to_owned()));
+    world.sim.advance(20 * SECOND);
+    let log = world.ledger.disk().log;
+    let started = log.iter().filter(|line| line.contains("Started")).count();
+    assert_eq!(started, 2, "{log:?}");
+    assert_eq!((world.server().load().running, world.server().load().waiting), (0, 0));
+    assert_eq!(world.server().counters().running, 0);
+    // Every way out has given its permit back.
+    for n in 0..3 {
+        assert_eq!(world.call(&client, &QUICK, n).told(), Some(format!("reply {n}")));
+        assert_eq!(world.call(&client, &PAY, n).told(), Some(format!("reply {n}")));
+    }
+    assert_eq!(world.server().load().running, 0);
+}
+
+#[test]
+fn c117_a_call_whose_record_comes_too_late_gives_its_turn_to_the_next() {
+    let mut world = Ledgered::default();
+    start(&mut world);
+    let client = connected(&world);
+    world.ledger.mode(Mode::Hold);
+    let late = world.call(&client, &QUICK, 1);
+    let pay = world.call(&client, &PAY, 1);
+    world.sim.advance(16 * SECOND);
+    let next = world.call(&client, &QUICK, 2);
+    assert_eq!((late.told(), pay.told()), {
+        let unknown = Some("unknown: DeadlinePassed, true".to_owned());
+        (unknown.clone(), unknown)
+    });
+    assert_eq!(world.server().load().waiting, 1);
+    world.release_all();
+    world.ledger.mode(Mode::Commit);
+    assert_eq!(next.told(), Some("reply 2".to_owned()));
+    assert_eq!((world.server().load().running, world.server().load().waiting), (0, 0));
+}
+
+#[test]
+fn c117_when_the_ledger_fails_what_waits_is_refused() {
+    let mut world = Ledgered::default();
+    start(&mut world);
+    let client = connected(&world);
+    world.ledger.mode(Mode::Fail);
+    let first = world.client();
+    let made: Vec<_> = (0..3).map(|n| world.call(&first, &SLOW, n)).collect();
+    world.sim.run();
+    for made in made {
+        assert_eq!(made.told(), Some("not executed: LedgerFailed".to_owned()));
+    }
+    assert_eq!((world.server().load().running, world.server().load().waiting), (0, 0));
+    drop(client);
+}
+
+#[test]
+fn c116_a_recorded_call_that_is_cancelled_is_dropped_and_kept_as_aborted() {
+    let mut world = Ledgered::default();
+    start(&mut world);
+    let group: Arc<Group> = Arc::default();
+    let (client, left) = DurableClient::with_runtime(
+        world.place.clone(),
+        ClientOptions::default(),
+        TestJournal::on(Pages::default()),
+        world.sim.runtime(&group),
+    )
+    .unwrap();
+    assert!(left.is_empty());
+    let call = client.call("long poll", &DROPPED, &1);
+    world.sim.advance(SECOND);
+    assert_eq!(world.server().load().running, 1);
+    call.cancel();
+    let made = world.begin(async move { call.await.outcome });
+    world.sim.advance(SECOND);
+    assert_eq!(made.told(), Some("no reply: Aborted".to_owned()));
+    assert_eq!((world.server().load().running, world.server().counters().running), (0, 0));
+}
+
+#[test]
+fn options_that_a_transactional_method_cannot_have_are_refused() {
+    const LIMITED: Method<u32, u32> = PAY.time_limit(SECOND);
+    let options = [
+        (LIMITED, "time_limit"),
+        (PAY.concurrency(1), "concurrency"),
+        (PAY.queue_max(1), "queue_max"),
+        (PAY.drop_on_cancel(), "drop_on_cancel"),
+    ];
+    for (method, option) in options {
+        let built = Server::builder("test")
+            .ledger(TestLedger::on(Disk::default()))
+            .transactional(&method, |_: &mut Accounts, _, n| Ok(n))
+            .build();
+        let method = PAY.id();
+        assert_eq!(built.err(), Some(BuildError::TransactionalOption { method, option }));
+    }
+}
