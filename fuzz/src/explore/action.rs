@@ -59,6 +59,16 @@ pub enum Action {
     FailLedger(usize),
     /// A client closes.
     Close(usize),
+    /// What a durable client has first given to its journal is stable.
+    Journal(usize),
+    /// A durable client's process dies, and another one goes on from its journal.
+    Death(usize),
+    /// A durable client's journal is copied.
+    CopyJournal(usize),
+    /// A durable client's process dies, and another one goes on from the copy of its journal.
+    OldJournal(usize),
+    /// Half a lease passes on a server's clock.
+    HalfLease(usize),
 }
 
 impl fmt::Display for Action {
@@ -88,6 +98,11 @@ impl fmt::Display for Action {
             Action::LoseDown(n) => write!(f, "link {n} loses a frame down"),
             Action::FailLedger(h) => write!(f, "the ledger of s{h} cannot write"),
             Action::Close(p) => write!(f, "c{p} closes"),
+            Action::Journal(p) => write!(f, "the journal of c{p} writes"),
+            Action::Death(p) => write!(f, "c{p} dies and starts again"),
+            Action::CopyJournal(p) => write!(f, "the journal of c{p} is copied"),
+            Action::OldJournal(p) => write!(f, "c{p} dies and starts again from the copy"),
+            Action::HalfLease(h) => write!(f, "half a lease passes at s{h}"),
         }
     }
 }
@@ -101,6 +116,9 @@ impl World {
             }
             if peer.link.is_none() && peer.client.wants_connection() {
                 self.dials(p, out);
+            }
+            if !peer.journal.pending.is_empty() {
+                out.push(Action::Journal(p));
             }
         }
         for link in &self.links {
@@ -122,6 +140,13 @@ impl World {
             if host.drained || host.disk_full {
                 out.push(Action::Restart(h));
             }
+        }
+        let drains = self.hosts.iter().any(|host| host.draining && !host.drained);
+        if out.is_empty() && self.scene.lossy && drains {
+            // What was lost is sent again before the grace is over.
+            let resends =
+                |p: &usize| self.peers[*p].link.is_some() && self.peers[*p].client.unsettled() > 0;
+            out.extend((0..self.peers.len()).filter(resends).map(Action::ClientTick));
         }
         if out.is_empty() {
             let waits = |h: &usize| self.hosts[*h].draining && !self.hosts[*h].drained;
@@ -209,6 +234,9 @@ impl World {
             if left.leases > 0 {
                 out.push(Action::Lease(h));
             }
+            if left.half_leases > 0 {
+                out.push(Action::HalfLease(h));
+            }
             if left.server_ticks > 0 {
                 out.push(Action::ServerTick(h));
             }
@@ -234,6 +262,15 @@ impl World {
             if left.closes > 0 && !peer.client.is_closing() {
                 out.push(Action::Close(p));
             }
+            if left.deaths > 0 {
+                out.push(Action::Death(p));
+            }
+            if left.old_copies > 0 {
+                out.push(Action::CopyJournal(p));
+            }
+            if left.deaths > 0 && peer.journal.copy.is_some() {
+                out.push(Action::OldJournal(p));
+            }
         }
     }
 
@@ -246,6 +283,7 @@ impl World {
                 let session = self.peers[p].client.session();
                 if session.is_some_and(|session| session.server.to_bytes()[0] != h as u8 + 1) {
                     self.left.strays = self.left.strays.saturating_sub(1);
+                    self.excused = true;
                 }
                 self.dial(p, h)?;
             }
@@ -254,12 +292,33 @@ impl World {
             Action::Restart(h) => {
                 if !self.hosts[h].drained && !self.hosts[h].disk_full {
                     self.left.restarts = self.left.restarts.saturating_sub(1);
+                    self.excused |= !self.scene.ledger;
                 }
                 self.restart(h)?;
             }
             Action::Lease(h) => {
                 self.left.leases -= 1;
+                self.excused = true;
                 self.pass_at_host(h, LEASE)?;
+            }
+            Action::HalfLease(h) => {
+                self.left.half_leases -= 1;
+                self.excused |= !self.scene.ledger && !self.scene.durable;
+                self.pass_at_host(h, LEASE / 2)?;
+            }
+            Action::Journal(p) => self.write_journal(p)?,
+            Action::Death(p) => {
+                self.left.deaths -= 1;
+                self.die(p, false)?;
+            }
+            Action::CopyJournal(p) => {
+                self.left.old_copies -= 1;
+                self.copy_journal(p);
+            }
+            Action::OldJournal(p) => {
+                self.left.deaths -= 1;
+                self.excused = true;
+                self.die(p, true)?;
             }
             Action::ServerTick(h) => {
                 self.left.server_ticks -= 1;
@@ -288,7 +347,10 @@ impl World {
                 self.hosts[h].server.drain(now, GRACE);
                 self.pump_host(h)?;
             }
-            Action::Grace(h) => self.pass_at_host(h, GRACE)?,
+            Action::Grace(h) => {
+                self.excused |= !self.scene.ledger;
+                self.pass_at_host(h, GRACE)?;
+            }
             Action::FailLedger(h) => {
                 self.left.disks -= 1;
                 self.hosts[h].disk_full = true;

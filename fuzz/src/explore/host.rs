@@ -48,6 +48,8 @@ impl World {
                 let session = session_number(record.id);
                 self.links[at].session = Some(session);
                 self.model.bound(session, h, number as usize, record.grants.slots);
+                // C82: its lease is the full one.
+                self.model.sessions[session as usize].used |= self.scene.durable;
             }
             if let Some(session) = self.links[at].session {
                 self.model.read(session, read);

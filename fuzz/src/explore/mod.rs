@@ -24,6 +24,7 @@
 mod action;
 mod digest;
 mod host;
+mod journal;
 pub mod scene;
 mod settle;
 mod world;

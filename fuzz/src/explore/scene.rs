@@ -127,6 +127,12 @@ pub struct Budget {
     pub disks: u8,
     /// A client closes.
     pub closes: u8,
+    /// A durable client's process dies, and another one goes on from its journal.
+    pub deaths: u8,
+    /// A durable client's journal is copied; once the copy is put back when its process dies.
+    pub old_copies: u8,
+    /// A server's clock passes half a lease: all that a session has which nobody knows but its client.
+    pub half_leases: u8,
 }
 
 const NONE: Budget = Budget {
@@ -144,6 +150,9 @@ const NONE: Budget = Budget {
     losses: 0,
     disks: 0,
     closes: 0,
+    deaths: 0,
+    old_copies: 0,
+    half_leases: 0,
 };
 
 /// A small world.
@@ -159,6 +168,8 @@ pub struct Scene {
     pub(super) hosts: usize,
     pub(super) ledger: bool,
     pub(super) lossy: bool,
+    /// Clients keep journals.
+    pub(super) durable: bool,
     pub(super) pace: Pace,
     /// Bytes of replies that a server keeps.
     pub(super) kept_max: u64,
@@ -182,6 +193,7 @@ const SCENE: Scene = Scene {
     hosts: 1,
     ledger: false,
     lossy: false,
+    durable: false,
     pace: Pace::Runs,
     kept_max: 1 << 20,
     ack_at_once: false,
@@ -425,6 +437,82 @@ pub static SCENES: &[Scene] = &[
         calls: &[&[CALL, AGAIN]],
         lossy: true,
         budget: Budget { cuts: 1, losses: 1, client_ticks: 2, cancels: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "holes drain",
+        about: "a server with a ledger crashes, and drains while it is asked for what it has not recorded (C79); two cuts",
+        calls: &[&[CALL, CALL]],
+        ledger: true,
+        budget: Budget { cuts: 2, restarts: 1, drains: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "hole drain",
+        about: "the same, smaller",
+        ledger: true,
+        budget: Budget { restarts: 1, drains: 1, ..NONE },
+        quick: true,
+        ..SCENE
+    },
+    Scene {
+        name: "lossy drain",
+        about: "a server drains at a link that loses two frames (C80)",
+        calls: &[&[CALL, CALL]],
+        lossy: true,
+        pace: Pace::AtOnce,
+        budget: Budget { losses: 2, client_ticks: 2, drains: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "durable",
+        about: "a client with a journal dies twice, a cut",
+        calls: &[&[CALL, CALL]],
+        durable: true,
+        budget: Budget { cuts: 1, deaths: 2, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "durable drain",
+        about: "a server with a ledger drains while calls are journaled (C78); its client dies",
+        calls: &[&[CALL, CALL]],
+        ledger: true,
+        durable: true,
+        budget: Budget { deaths: 1, drains: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "durable ledger",
+        about: "client and server die, each with what it has written; a cut",
+        calls: &[&[CALL, CALL]],
+        ledger: true,
+        durable: true,
+        budget: Budget { cuts: 1, deaths: 1, restarts: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "durable lease",
+        about: "half a lease passes before a journaled call is read (C82); a cut",
+        durable: true,
+        budget: Budget { cuts: 1, deaths: 1, half_leases: 1, ..NONE },
+        quick: true,
+        ..SCENE
+    },
+    Scene {
+        name: "ledger lease",
+        about: "half a lease passes before the first call of a recorded session is read (C81); two cuts",
+        ledger: true,
+        budget: Budget { cuts: 2, half_leases: 1, ..NONE },
+        quick: true,
+        ..SCENE
+    },
+    Scene {
+        name: "old journal",
+        about: "a client goes on from an old copy of its journal (C83), a cut",
+        calls: &[&[CALL, CALL, CALL]],
+        durable: true,
+        pace: Pace::AtOnce,
+        budget: Budget { cuts: 1, deaths: 1, old_copies: 1, ..NONE },
         ..SCENE
     },
     Scene {

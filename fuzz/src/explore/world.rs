@@ -7,11 +7,12 @@ use std::time::Duration;
 use oncewire_core::wire::{self, Decoded, Role};
 use oncewire_core::{
     Admission, CallId, CallKey, Client, ClientConfig, ClientEvent, ConnId, InlineClient,
-    InlineServer, Instant, NotExecuted, Outcome, Principal, Running, Server, ServerConfig,
-    ServerEvent, ServiceName,
+    InlineServer, Instant, Outcome, Principal, Running, Server, ServerConfig, ServerEvent,
+    ServiceName,
 };
 
 use super::digest::Shared;
+use super::journal::Journal;
 use super::scene::{Broken, Budget, End, Kind, Scene};
 use crate::world::body::{self, REPLY_HEAD, REQUEST_HEAD};
 use crate::world::host::Step;
@@ -56,6 +57,8 @@ pub(super) struct Peer {
     pub(super) closed: bool,
     /// What its older connection still had for it, if it is broken so that it reads that later.
     unread: Vec<Wire>,
+    /// Empty unless it is durable.
+    pub(super) journal: Journal,
 }
 
 /// A call at its server. Its right is copied with the world, and so stands for one right in each state.
@@ -149,13 +152,15 @@ pub(super) struct World {
     pub(super) model: Model,
     /// What may still go wrong.
     pub(super) left: Budget,
+    /// Something has happened after which nobody can know what became of calls in doubt.
+    pub(super) excused: bool,
     /// A sentence for each thing that happens, if somebody reads it.
     pub(super) story: Option<Vec<String>>,
 }
 
 impl Hash for World {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (&self.peers, &self.hosts, &self.links, &self.model, self.left).hash(state);
+        (&self.peers, &self.hosts, &self.links, &self.model, self.left, self.excused).hash(state);
     }
 }
 
@@ -177,6 +182,7 @@ impl World {
                 clock: 0,
                 closed: false,
                 unread: Vec::new(),
+                journal: Journal::default(),
             })
         };
         let host = |h| {
@@ -199,17 +205,19 @@ impl World {
             links: Vec::new(),
             model,
             left: scene.budget,
+            excused: false,
             story: None,
         }
     }
 
-    fn client_config(scene: &Scene) -> ClientConfig {
+    pub(super) fn client_config(scene: &Scene) -> ClientConfig {
         let mut config = ClientConfig::default();
         config.slots = scene.slots;
         config.reply_len_max = REPLY_HEAD as u32;
         config.handshake_timeout = FOREVER;
         config.ack_delay = if scene.ack_at_once { Duration::ZERO } else { SHORT };
         config.resend_after = scene.lossy.then_some(SHORT);
+        config.durable = scene.durable;
         config
     }
 
@@ -280,7 +288,7 @@ impl World {
         let mut call = oncewire_core::Call::new(kind.method, &request);
         call.timeout = if kind.short { SHORT } else { FOREVER };
         (call.idempotent, call.one_way) = (kind.idempotent, kind.one_way);
-        call.fail_fast = kind.fail_fast;
+        (call.fail_fast, call.held) = (kind.fail_fast, self.scene.durable);
         let now = self.peer_now(p);
         let peer = &mut self.peers[p];
         let id = peer.client.call(now, call);
@@ -356,6 +364,9 @@ impl World {
 
     pub(super) fn flush_peer(&mut self, p: usize) -> Check {
         self.pump_peer(p)?;
+        if self.scene.durable {
+            self.number_calls(p);
+        }
         let now = self.peer_now(p);
         let mut out = [0; 512];
         while let Some(len) = self.peers[p].client.poll_transmit(now, &mut out) {
@@ -400,18 +411,13 @@ impl World {
             ensure!(false, "c{p} reports {outcome:?} of a call that is over");
             return Ok(());
         };
+        if self.scene.durable {
+            return self.note_outcome(p, k, outcome);
+        }
         if !matches!(outcome, Outcome::Unknown { ticket: true, .. }) {
             self.peers[p].calls[k] = None;
         }
-        let op = self.op(p, k);
-        self.tell(|_| format!("    op {op} is told {outcome:?}"));
-        if *outcome == Outcome::NotExecuted(NotExecuted::LedgerFailed)
-            && self.scene.budget.disks > 0
-        {
-            // The model knows no failing ledgers; to it, one refusal is as good as another.
-            return self.model.told(op, &Outcome::NotExecuted(NotExecuted::Overloaded));
-        }
-        self.model.told(op, outcome)
+        self.learn(p, k, outcome)
     }
 
     /// The client reads one frame.
@@ -564,7 +570,8 @@ impl World {
     /// Whether every call that was made has had its last outcome.
     pub(super) fn waits_for(&self) -> Option<u32> {
         let over = |stage| !matches!(stage, Stage::Pending | Stage::Ticket);
-        self.model.ops.iter().position(|op| !over(op.stage)).map(|op| op as u32)
+        let op = self.model.ops.iter().position(|op| !over(op.stage)).map(|op| op as u32);
+        op.or_else(|| (0..self.peers.len()).find(|p| !self.knows_all(*p)).map(|p| self.op(p, 0)))
     }
 
     pub(super) fn finished(&mut self, call: &Handling, kept: u32) -> Check {

@@ -505,37 +505,18 @@ impl Model {
     /// An outcome has come.
     #[inline]
     pub fn told(&mut self, number: u32, outcome: &Outcome<'_>) -> Check {
-        let op = &mut self.ops[number as usize];
+        let op = &self.ops[number as usize];
         ensure!(
             matches!(op.stage, Stage::Pending | Stage::Ticket),
             "op {number} has {outcome:?}, though it is {:?}",
             op.stage
         );
+        self.told_again(number, outcome)?;
+        let op = &mut self.ops[number as usize];
         let kind = match outcome {
-            Outcome::Reply(bytes) => {
-                let (of, run) = body::read_reply(bytes).unwrap_or((u32::MAX, 0));
-                let same = op.how == How::Replied(bytes.len() as u16) && op.run == run;
-                ensure!(
-                    op.runs > 0 && of == number && (same || op.idempotent),
-                    "op {number} has the reply of op {of}, execution {run}: {op:?}"
-                );
-                0
-            }
-            Outcome::NoReply(why) => {
-                let true_why = match why {
-                    NoReply::Aborted => op.how == How::Aborted || op.idempotent,
-                    NoReply::ReplyTooLarge => op.how == How::TooLarge || op.idempotent,
-                    NoReply::NotKept => op.idempotent,
-                    _ => false,
-                };
-                ensure!(op.runs > 0 && true_why, "op {number} has {outcome:?}: {op:?}");
-                1
-            }
-            Outcome::NotExecuted(why) => {
-                ensure!(op.runs == 0, "op {number} has {outcome:?}, and ran: {op:?}");
-                ensure!(*why != NotExecuted::LedgerFailed, "no ledger failed");
-                2
-            }
+            Outcome::Reply(_) => 0,
+            Outcome::NoReply(_) => 1,
+            Outcome::NotExecuted(_) => 2,
             Outcome::Unknown { ticket, .. } => {
                 ensure!(
                     !ticket || op.stage == Stage::Pending,
@@ -546,6 +527,37 @@ impl Model {
         };
         op.stage = [Stage::Ended, Stage::Ended, Stage::Never, Stage::Ticket, Stage::Ended][kind];
         self.outcomes[kind] += 1;
+        Ok(())
+    }
+
+    /// Whether what a caller is told is true; it may have been told before.
+    #[inline]
+    pub fn told_again(&self, number: u32, outcome: &Outcome<'_>) -> Check {
+        let op = &self.ops[number as usize];
+        match outcome {
+            Outcome::Reply(bytes) => {
+                let (of, run) = body::read_reply(bytes).unwrap_or((u32::MAX, 0));
+                let same = op.how == How::Replied(bytes.len() as u16) && op.run == run;
+                ensure!(
+                    op.runs > 0 && of == number && (same || op.idempotent),
+                    "op {number} has the reply of op {of}, execution {run}: {op:?}"
+                );
+            }
+            Outcome::NoReply(why) => {
+                let true_why = match why {
+                    NoReply::Aborted => op.how == How::Aborted || op.idempotent,
+                    NoReply::ReplyTooLarge => op.how == How::TooLarge || op.idempotent,
+                    NoReply::NotKept => op.idempotent,
+                    _ => false,
+                };
+                ensure!(op.runs > 0 && true_why, "op {number} has {outcome:?}: {op:?}");
+            }
+            Outcome::NotExecuted(why) => {
+                ensure!(op.runs == 0, "op {number} has {outcome:?}, and ran: {op:?}");
+                ensure!(*why != NotExecuted::LedgerFailed, "no ledger failed");
+            }
+            Outcome::Unknown { .. } => {}
+        }
         Ok(())
     }
 }
