@@ -131,6 +131,12 @@ pub enum ProtocolError {
         /// The xid.
         xid: u64,
     },
+    /// An `Ask` came for an xid whose answer the session's client has acknowledged: this client goes on from an old copy of
+    /// its journal. Nothing is left to answer it with, and its session is over (S7).
+    AlreadySettled {
+        /// The xid.
+        xid: u64,
+    },
 }
 
 impl ProtocolError {
@@ -152,6 +158,7 @@ impl ProtocolError {
             ProtocolError::FalseRetry { .. } => 13,
             ProtocolError::AfterGoodbye => 14,
             ProtocolError::UnexpectedAnswer { .. } => 15,
+            ProtocolError::AlreadySettled { .. } => 16,
         }
     }
 
@@ -179,6 +186,7 @@ pub(crate) fn describe_code(code: u8) -> &'static str {
         13 => "the same xid came with other arguments",
         14 => "a request came after the client's Goodbye",
         15 => "an answer came to an xid that was never sent",
+        16 => "an answer that was acknowledged was asked for",
         _ => "a reason this version does not know",
     }
 }
@@ -211,6 +219,9 @@ impl fmt::Display for ProtocolError {
             }
             ProtocolError::UnexpectedAnswer { xid } => {
                 write!(f, "an answer to xid {xid}, which was not asked for")
+            }
+            ProtocolError::AlreadySettled { xid } => {
+                write!(f, "the answer to xid {xid} was asked for, and was acknowledged before")
             }
             ProtocolError::NotOncewire
             | ProtocolError::NoSession

@@ -55,8 +55,8 @@ pub(crate) fn arrival(acked: u64, slot: SlotView, xid: u64, digest: u64) -> Arri
 /// What an `Ask` is to the server that reads it (S21).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Asked {
-    /// The client has long settled it: dropped.
-    Stale,
+    /// The client has long settled it: it would not ask, unless it goes on from an old copy of its journal (S7).
+    Settled,
     /// Answered from what is kept, or when it is done.
     Here,
     /// The server has nothing for it.
@@ -66,7 +66,7 @@ pub(crate) enum Asked {
 /// S21, for an `Ask` about `xid`.
 pub(crate) fn asked(acked: u64, slot: SlotView, xid: u64) -> Asked {
     if xid <= acked || xid < slot.xid || (xid == slot.xid && slot.discarded) {
-        Asked::Stale
+        Asked::Settled
     } else if xid == slot.xid {
         Asked::Here
     } else {
@@ -209,10 +209,10 @@ mod tests {
     }
 
     #[test]
-    fn an_ask_is_stale_answered_or_not_seen() {
-        assert_eq!(asked(9, KEPT, 9), Asked::Stale);
-        assert_eq!(asked(0, KEPT, 5), Asked::Stale);
-        assert_eq!(asked(0, DISCARDED, 9), Asked::Stale);
+    fn an_ask_is_for_what_is_settled_here_or_not_seen() {
+        assert_eq!(asked(9, KEPT, 9), Asked::Settled);
+        assert_eq!(asked(0, KEPT, 5), Asked::Settled);
+        assert_eq!(asked(0, DISCARDED, 9), Asked::Settled);
         assert_eq!(asked(8, KEPT, 9), Asked::Here);
         assert_eq!(asked(8, KEPT, 13), Asked::NotSeen);
     }

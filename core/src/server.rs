@@ -451,14 +451,18 @@ impl<T: ServerStorage> Server<T> {
     /// When [`handle_timeout`](Server::handle_timeout) is next to be called; changes only after a `&mut self` call.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let look = self.looks.front().and_then(|index| self.conns.at(index)).map(|c| c.look_at);
-        let drain = self.drain.as_ref().filter(|drain| !drain.over).map(|drain| drain.until);
+        let drain = self.drain.as_ref().filter(|drain| !drain.over).map(|drain| {
+            let returns = self.returns_until().filter(|until| *until > self.now);
+            returns.map_or(drain.until, |until| until.min(drain.until))
+        });
         let lease = self.lease_end(&self.leases, self.lease);
         let lease_unused = self.lease_end(&self.leases_unused, self.config.lease_unused);
         [look, drain, lease, lease_unused].into_iter().flatten().min()
     }
 
     /// Says `Goodbye` to every client, refuses what is not started, and waits for clients to acknowledge what is
-    /// kept for them, but no longer than `grace` (S25). [`ServerEvent::Drained`] tells when it is over.
+    /// kept for them, but no longer than `grace` (S25). Clients that lost their connection less than a keepalive's time ago
+    /// are waited for as well, unless a ledger keeps their sessions. [`ServerEvent::Drained`] tells when it is over.
     pub fn drain(&mut self, now: Instant, grace: Duration) {
         self.tick(now);
         if self.drain.is_some() {
@@ -478,8 +482,21 @@ impl<T: ServerStorage> Server<T> {
 
     /// Whether a drain was begun and nothing is left to do.
     pub fn is_drained(&self) -> bool {
-        let done = |drain: &Drain| drain.over || self.held == 0;
+        let awaited = || self.returns_until().is_some_and(|until| until > self.now);
+        let done = |drain: &Drain| drain.over || self.held == 0 && !awaited();
         self.conns.len() == 0 && self.drain.as_ref().is_some_and(done)
+    }
+
+    /// Until when a drain waits for a client that has lost its connection, if for any (S25). It may have calls in doubt,
+    /// of which nothing is here: without a ledger only this server can still say that they were never read (C84). After
+    /// a keepalive's time it is taken for gone.
+    fn returns_until(&self) -> Option<Instant> {
+        if self.config.records_sessions {
+            return None;
+        }
+        let last = [&self.leases, &self.leases_unused].into_iter().filter_map(|list| list.back());
+        let lost = last.filter_map(|index| Some(self.sessions.at(index)?.alone_since));
+        Some(lost.max()? + self.config.keepalive)
     }
 
     /// S31: the ledger cannot write. From now on new calls are refused; the driver leaves the others unanswered.

@@ -233,3 +233,36 @@ fn c83_a_new_session_in_which_something_was_read_already_is_a_wrong_servers() {
     pair.send_down(link, &Frame::Welcome(welcome));
     assert_eq!(pair.peers[0].errors, [ProtocolError::UnexpectedWelcome]);
 }
+
+/// A copy of the journal from before an outcome was written, put back after it was settled.
+#[test]
+fn c84_a_client_that_asks_for_what_another_run_of_it_has_settled_ends_the_session() {
+    for by_bit in [false, true] {
+        let mut pair = durable();
+        let mut disk = Disk::default();
+        pair.mode = Mode::Start;
+        if by_bit {
+            // X stays below it, and a bit says that the second one is settled.
+            pair.call_with(0, held(b"1"));
+            record(&mut pair, &mut disk);
+        }
+        let second = pair.call_with(0, held(b"2"));
+        record(&mut pair, &mut disk);
+        let old = disk.clone();
+        pair.finish(b"2");
+        settle(&mut pair, second);
+        pair.advance(secs(1));
+        let calls = restart(&mut pair, &old);
+        pair.reconnect();
+        assert_eq!(pair.sessions_lost(), [SessionEnd::RolledBack]);
+        for call in calls.values() {
+            assert_eq!(pair.fates(*call), [Fate::Unknown(Unknown::SessionEnded, false)]);
+        }
+        assert_eq!(pair.server.counters().sessions, 2, "a new one, and that of the other run");
+        let new = pair.call_with(0, held(b"new"));
+        pair.mode = Mode::Echo;
+        pair.reconnect();
+        record(&mut pair, &mut Disk::default());
+        assert_eq!(pair.fate(new), reply(b"new"));
+    }
+}

@@ -205,3 +205,52 @@ fn c80_a_call_that_outlasts_a_drains_grace_holds_it_up_no_longer() {
     assert!(pair.server.is_drained(), "the grace is over");
     assert_eq!((pair.fates(slow), pair.fates(waits)), (vec![], vec![]), "both go on elsewhere");
 }
+
+#[test]
+fn c85_a_drain_waits_for_a_client_that_has_just_lost_its_connection() {
+    let mut pair = Pair::new();
+    pair.link().hold_up = true;
+    let call = pair.call(b"a");
+    pair.cut();
+    pair.advance(secs(5));
+    drain(&mut pair);
+    assert!(!pair.server.is_drained(), "only this server knows that it never read the call");
+    pair.reconnect();
+    assert_eq!(pair.fates(call), [SHUTTING_DOWN]);
+    pair.advance(secs(1));
+    assert!(pair.server.is_drained());
+    assert!(pair.server_events.contains(&ServerEvent::Drained));
+}
+
+#[test]
+fn c85_but_no_longer_than_a_keepalive_or_the_grace() {
+    for (grace, waits) in [(secs(60), secs(10)), (secs(5), secs(5))] {
+        let mut pair = Pair::new();
+        pair.call(b"a");
+        // Its reply is acknowledged.
+        pair.advance(secs(1));
+        pair.cut();
+        let now = pair.now;
+        pair.server.drain(now, grace);
+        pair.drive();
+        pair.advance(waits - ms(1));
+        assert!(!pair.server.is_drained());
+        pair.advance(ms(1));
+        assert!(pair.server.is_drained());
+        assert!(pair.server_events.contains(&ServerEvent::Drained), "its timer said so");
+    }
+}
+
+#[test]
+fn c85_nor_where_a_ledger_keeps_the_session_for_the_next_server() {
+    let mut config = default_server_config();
+    config.records_sessions = true;
+    let mut server: Server<Heap> = Server::new(config, &methods()).unwrap();
+    let now = Instant::ZERO;
+    let conn = server.handle_connected(now, ALICE, SessionId::from_bytes([9; 16])).unwrap();
+    server.handle_data(now, conn, &bytes_of(&hello(None))).unwrap();
+    server.confirm_session(conn);
+    server.handle_disconnected(now, conn);
+    server.drain(now, secs(60));
+    assert!(server.is_drained());
+}

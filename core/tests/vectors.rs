@@ -318,7 +318,7 @@ fn every_kind_status_refusal_and_code_has_a_vector() {
     assert_all_occur("refusal", REFUSALS, &refusals);
     let known = (0..=u8::MAX).filter(|byte| Status::from_byte(*byte).is_some()).map(usize::from);
     assert_eq!(statuses, known.collect(), "frames.txt: the statuses");
-    let last = ProtocolError::UnexpectedAnswer { xid: 1 }.code();
+    let last = ProtocolError::AlreadySettled { xid: 1 }.code();
     assert_all_occur("protocol error", usize::from(last) + 1, &{
         codes.insert(0);
         codes

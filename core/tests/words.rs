@@ -46,6 +46,7 @@ fn every_error_of_one_scope_says_something_of_its_own() {
         &P::FalseRetry { xid: 9 },
         &P::AfterGoodbye,
         &P::UnexpectedAnswer { xid: 9 },
+        &P::AlreadySettled { xid: 9 },
     ]);
     let (wanted, found) = (ServerId::from_bytes([1; 16]), ServerId::from_bytes([2; 16]));
     all_differ(&[

@@ -278,6 +278,7 @@ impl<T: ServerStorage> Server<T> {
         room.counters.asks += 1;
         let slot_number = room.session.slot_of(number);
         let (epoch, acked) = (room.session.epoch, room.session.acked);
+        let lossy = room.config.lossy;
         if !room.has_table_room(slot_number) {
             let conn = room.session.conn;
             self.close_conn(conn, None, CloseReason::NoRoom);
@@ -285,7 +286,9 @@ impl<T: ServerStorage> Server<T> {
         }
         let Some(slot) = room.slot_or_grow(slot_number) else { return Ok(()) };
         match fate::asked(acked, slot.view(), number) {
-            Asked::Stale => {}
+            // S27: a second copy of the question. On a stream there are none.
+            Asked::Settled if lossy => {}
+            Asked::Settled => return Err(ProtocolError::AlreadySettled { xid: number }),
             Asked::Here => {
                 slot.epoch = epoch;
                 if let SlotState::Kept(_) = slot.state {

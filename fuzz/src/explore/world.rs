@@ -7,8 +7,8 @@ use std::time::Duration;
 use oncewire_core::wire::{self, Decoded, Role};
 use oncewire_core::{
     Admission, CallId, CallKey, Client, ClientConfig, ClientEvent, ConnId, InlineClient,
-    InlineServer, Instant, Outcome, Principal, Running, Server, ServerConfig, ServerEvent,
-    ServiceName,
+    InlineServer, Instant, Outcome, Principal, ProtocolError, Running, Server, ServerConfig,
+    ServerEvent, ServiceName,
 };
 
 use super::digest::Shared;
@@ -394,7 +394,10 @@ impl World {
             match event {
                 ClientEvent::Ended { call, outcome } => self.told(p, call, &outcome)?,
                 ClientEvent::Disconnect(reason) => {
-                    let fault = matches!(reason, PeerSaysProtocol(_) | Protocol(_));
+                    let settled = ProtocolError::AlreadySettled { xid: 1 }.code();
+                    let old =
+                        self.scene.budget.old_copies > 0 && reason == PeerSaysProtocol(settled);
+                    let fault = matches!(reason, PeerSaysProtocol(_) | Protocol(_)) && !old;
                     ensure!(!fault, "c{p} is disconnected for {reason:?}");
                     self.leave(p);
                 }
