@@ -85,6 +85,10 @@ pub trait Body: Default {
     }
     /// Keeps nothing; may hold on to a little memory for the next payload.
     fn clear(&mut self);
+    /// Keeps nothing, and no memory either.
+    fn release(&mut self) {
+        self.clear();
+    }
     /// [`store`](Body::store), in the memory of `spare` if there is use for it.
     fn store_in(&mut self, payload: Payload<'_>, _spare: &mut Self) -> bool {
         self.store(payload)

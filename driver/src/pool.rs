@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn a_buffer_is_used_again_when_nobody_holds_it_and_not_before() {
-        // Of a size that no other test uses, nor a quarter to the whole of it.
+        // No other test uses this size, nor one up to four times as long.
         let len = 777_777;
         let mut buffer = take(len);
         assert_eq!(buffer.len(), len);

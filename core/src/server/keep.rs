@@ -277,7 +277,7 @@ impl<T: ServerStorage> Room<'_, T> {
         self.give_back(freed);
         let Some(calls) = self.session.calls.get_mut() else { return };
         let Some(slot) = calls.slots.at_mut(slot_number) else { return };
-        slot.body.clear();
+        slot.body.release();
         calls.held.unlink(&mut calls.slots, slot_number);
         calls.out.unlink(&mut calls.slots, slot_number);
         *self.held -= 1;
@@ -385,7 +385,7 @@ impl<T: ServerStorage> Room<'_, T> {
         let Some(slot) = calls.slots.at_mut(slot_number) else { return };
         if slot.idempotent && slot.state == SlotState::Kept(Status::Done) {
             slot.state = SlotState::Kept(Status::NoReply(NoReply::NotKept));
-            slot.body.clear();
+            slot.body.release();
             let freed = core::mem::take(&mut slot.bytes);
             self.give_back(freed);
         }

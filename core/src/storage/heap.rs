@@ -108,6 +108,14 @@ impl Body for HeapBody {
     }
 
     #[inline]
+    fn release(&mut self) {
+        match self {
+            HeapBody::Small { len, .. } => *len = 0,
+            HeapBody::Own(_) | HeapBody::Shared(_) => *self = HeapBody::default(),
+        }
+    }
+
+    #[inline]
     fn store_in(&mut self, payload: Payload<'_>, spare: &mut Self) -> bool {
         if payload.as_slice().len() > SMALL_LEN_MAX {
             core::mem::swap(self, spare);
