@@ -17,15 +17,26 @@ const LONG_LEN_MIN: usize = 256;
 /// Digest of what makes a request the same request: method, flags and body; not X, not the deadline (C18).
 #[inline]
 pub fn digest(method: MethodId, flags: u8, body: &[u8]) -> u64 {
-    let head = (u64::from(method.number()) << 8) | u64::from(flags);
-    let mut a = fold(head ^ K0, body.len() as u64 ^ K1);
-    let mut b = a ^ K2;
-    let mut body = body;
+    let (a, b) = begin(method, flags, body.len());
     if body.len() >= LONG_LEN_MIN {
+        let mut long = Long::new(a, b);
         let (blocks, rest) = body.as_chunks::<64>();
-        (a, b) = digest_long(a, b, blocks);
-        body = rest;
+        long.take(blocks);
+        return long.end(rest);
     }
+    end(a, b, body)
+}
+
+/// The two chains before the first byte of the body.
+#[inline]
+fn begin(method: MethodId, flags: u8, len: usize) -> (u64, u64) {
+    let head = (u64::from(method.number()) << 8) | u64::from(flags);
+    let a = fold(head ^ K0, len as u64 ^ K1);
+    (a, a ^ K2)
+}
+
+#[inline]
+fn end(mut a: u64, mut b: u64, body: &[u8]) -> u64 {
     let mut blocks = body.chunks_exact(32);
     for block in &mut blocks {
         let (one, two) = block.split_at(16);
@@ -42,15 +53,45 @@ pub fn digest(method: MethodId, flags: u8, body: &[u8]) -> u64 {
     fold(a ^ K2, b ^ K0)
 }
 
-fn digest_long(mut a: u64, mut b: u64, blocks: &[[u8; 64]]) -> (u64, u64) {
-    let (mut c, mut d) = (b ^ K0, b ^ K1);
-    for block in blocks {
-        a = mix(word(block, 0) ^ K0, word(block, 8) ^ a);
-        b = mix(word(block, 16) ^ K1, word(block, 24) ^ b);
-        c = mix(word(block, 32) ^ K0, word(block, 40) ^ c);
-        d = mix(word(block, 48) ^ K1, word(block, 56) ^ d);
+/// The digest of a long body, of which the bytes may come one block after another.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "explore", derive(Hash))]
+pub(crate) struct Long {
+    a: u64,
+    b: u64,
+    c: u64,
+    d: u64,
+}
+
+impl Long {
+    #[inline]
+    fn new(a: u64, b: u64) -> Long {
+        Long { a, b, c: b ^ K0, d: b ^ K1 }
     }
-    (fold(a, c), fold(b, d))
+
+    /// Begins with what stands before a body of `len` bytes; `None` if that is not long.
+    pub(crate) fn begin(method: MethodId, flags: u8, len: usize) -> Option<Long> {
+        let (a, b) = begin(method, flags, len);
+        (len >= LONG_LEN_MIN).then(|| Long::new(a, b))
+    }
+
+    #[inline]
+    pub(crate) fn take(&mut self, blocks: &[[u8; 64]]) {
+        let Long { mut a, mut b, mut c, mut d } = *self;
+        for block in blocks {
+            a = mix(word(block, 0) ^ K0, word(block, 8) ^ a);
+            b = mix(word(block, 16) ^ K1, word(block, 24) ^ b);
+            c = mix(word(block, 32) ^ K0, word(block, 40) ^ c);
+            d = mix(word(block, 48) ^ K1, word(block, 56) ^ d);
+        }
+        *self = Long { a, b, c, d };
+    }
+
+    /// Ends with the bytes behind the last block, fewer than 64.
+    #[inline]
+    pub(crate) fn end(self, rest: &[u8]) -> u64 {
+        end(fold(self.a, self.c), fold(self.b, self.d), rest)
+    }
 }
 
 #[inline]

@@ -15,7 +15,8 @@ impl Hash for ClientCounters {
 /// The same; but what is held now decides what is let in.
 impl Hash for ServerCounters {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (self.kept_bytes, self.request_bytes, self.table_bytes, self.running).hash(state);
+        (self.kept_bytes, self.request_bytes, self.coming_bytes, self.table_bytes, self.running)
+            .hash(state);
     }
 }
 

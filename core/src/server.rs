@@ -6,6 +6,7 @@
 //! | `server/parts.rs` | what is kept: connections, sessions, slots, shares |
 //! | `server/handshake.rs` | opening, resuming, restoring and ending sessions |
 //! | `server/receive.rs` | frames that come |
+//! | `server/long.rs` | long requests while they come |
 //! | `server/execute.rs` | from admission to reply |
 //! | `server/keep.rs` | room for calls and replies, and their discard |
 //! | `server/share.rs` | each principal's share of connections and sessions |
@@ -16,6 +17,7 @@
 mod execute;
 mod handshake;
 mod keep;
+mod long;
 mod parts;
 mod receive;
 mod share;
@@ -162,6 +164,8 @@ pub struct ServerCounters {
     pub half_sent_bytes: u64,
     /// Bytes of the requests of calls that are let in or running now.
     pub request_bytes: u64,
+    /// Bytes set aside for long requests that are on their way now.
+    pub coming_bytes: u64,
     /// Bytes of tables of slots now.
     pub table_bytes: u64,
     /// Calls let in or running now.
@@ -632,6 +636,7 @@ impl<T: ServerStorage> Server<T> {
 
     /// Parts a session from its connection: its lease begins.
     fn unbind(&mut self, conn_index: u32) {
+        self.end_coming(conn_index);
         let Some(conn) = self.conns.at_mut(conn_index) else { return };
         let partial = conn.partial.take();
         let Some(session_index) = conn.session.take() else { return };

@@ -258,6 +258,7 @@ pub struct Ack {
 
 /// A call's header (W10).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "explore", derive(Hash))]
 pub struct RequestHeader {
     /// [`FLAG_IDEMPOTENT`], [`FLAG_ONE_WAY`].
     pub flags: u8,
@@ -481,6 +482,18 @@ fn ask_fields(fields: &[u8], malformed: ProtocolError) -> Result<Frame<'_>, Prot
 fn xid_field(fields: &[u8], malformed: ProtocolError) -> Result<Xid, ProtocolError> {
     let number = closed_fields(fields).ok_or(malformed)?;
     Xid::new(number).ok_or(ProtocolError::XidOutOfRange)
+}
+
+/// The header of a request of which not all has come; `None` if it is another frame, or the header is not all there.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn request_front(data: &[u8]) -> Result<Option<RequestHeader>, ProtocolError> {
+    if data.get(LEN_FIELD_LEN) != Some(&KIND_REQUEST) {
+        return Ok(None);
+    }
+    let Some(fields) = data.get(LEN_FIELD_LEN + 1..REQUEST_HEADER_LEN) else { return Ok(None) };
+    decode_request(fields, 0).map(|(header, _)| Some(header))
 }
 
 #[inline]

@@ -250,11 +250,12 @@ impl Walk {
         let held = [
             counters.kept_bytes,
             counters.half_sent_bytes,
+            counters.coming_bytes,
             counters.request_bytes,
             counters.table_bytes,
             counters.running,
         ];
-        assert_eq!(held, [0; 5], "seed {seed}: {counters:?}");
+        assert_eq!(held, [0; 6], "seed {seed}: {counters:?}");
         assert_eq!((counters.sessions, counters.conns), (0, 0), "seed {seed}");
         self.half_sent_seen
     }

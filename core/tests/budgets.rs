@@ -306,3 +306,72 @@ fn c103_what_strangers_try_is_counted_by_kind() {
     assert_eq!(counters.protocol_errors, 1, "no slots: W20");
     assert_eq!((counters.sessions, counters.resumes), (1, 0));
 }
+
+/// Gives the server the bytes in pieces of so many, and again what it did not take; the call, if it admits one.
+fn trickle(bare: &mut Bare, conn: ConnId, bytes: &[u8], piece: usize) -> Option<Admission> {
+    let (mut from, mut to, mut admission) = (0, 0, None);
+    while to < bytes.len() {
+        to = (to + piece).min(bytes.len());
+        loop {
+            let received = bare.server.handle_data(NOW, conn, &bytes[from..to]).unwrap();
+            from += received.consumed;
+            match received.item {
+                Some(Incoming::Request(request)) => admission = Some(request.admission),
+                _ => break,
+            }
+        }
+    }
+    assert_eq!(from, bytes.len());
+    admission
+}
+
+#[test]
+fn c104_requests_count_as_soon_as_they_are_announced() {
+    let body = vec![7; MIB as usize];
+    let mut bare = Bare::with(|config| config.requests_max = 32 * MIB);
+    let frame = bytes_of(&one_way(1, &body));
+    let conns: Vec<ConnId> = (0..100).map(|_| bare.open(Principal::NOBODY, 4)).collect();
+    let mut held = 0;
+    for conn in &conns {
+        // A twentieth of it: the rest never comes.
+        let front = &frame[..frame.len() / 20];
+        let received = bare.server.handle_data(NOW, *conn, front).unwrap();
+        held += front.len() - received.consumed;
+    }
+    let counters = bare.server.counters();
+    assert!((16 * MIB..32 * MIB).contains(&counters.coming_bytes), "{counters:?}");
+    assert!(held < 32 * frame.len() / 20, "what finds no room is not to be kept: {held}");
+    for conn in conns {
+        bare.server.handle_disconnected(NOW, conn);
+    }
+    assert_eq!(bare.server.counters().coming_bytes, 0);
+}
+
+#[test]
+fn c104_a_long_request_that_finds_no_room_is_dropped_as_it_comes_and_refused() {
+    let body: Vec<u8> = (0..50_003).map(|at| (at * 7) as u8).collect();
+    for piece in [1, 63, 64, 100, 4_096, 1 << 20] {
+        let mut bare = Bare::with(|config| config.requests_max = 40_000);
+        let conn = bare.open(ALICE, 4);
+        let frame = bytes_of(&Frame::Request(header(1, 0), &body));
+        let behind = bytes_of(&Frame::Request(header(2, 0), b"small"));
+        let admitted = trickle(&mut bare, conn, &[&frame[..], &behind].concat(), piece);
+        assert_eq!(admitted.map(|admission| admission.key().xid()), Some(xid(2)), "{piece}");
+        let counters = bare.server.counters();
+        let (refused, running) = (counters.refused, counters.running);
+        assert_eq!((refused, running, counters.coming_bytes), (1, 1, 0), "{piece}");
+        // Its digest is known all the same: the same request is refused again, and another one is a false retry.
+        let again = trickle(&mut bare, conn, &frame, piece);
+        assert!(again.is_none() && bare.server.counters().duplicates == 1, "{piece}");
+        let mut other = frame.clone();
+        other[30_000] ^= 1;
+        let mut from = 0;
+        let error = loop {
+            match bare.server.handle_data(NOW, conn, &other[from..]) {
+                Ok(received) => from += received.consumed,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error, ProtocolError::FalseRetry { xid: 1 });
+    }
+}

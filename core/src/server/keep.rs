@@ -15,7 +15,7 @@ use crate::wire::{self, Ack, RequestHeader};
 pub(super) struct Room<'s, T: ServerStorage> {
     pub(super) key: Key,
     pub(super) session: &'s mut Session<T>,
-    share: &'s mut Share,
+    pub(super) share: &'s mut Share,
     pub(super) counters: &'s mut ServerCounters,
     pub(super) config: &'s ServerConfig,
     held: &'s mut u64,
@@ -153,11 +153,13 @@ impl<T: ServerStorage> Room<'_, T> {
     }
 
     #[inline]
-    fn fits_requests(&self, bytes: u32) -> bool {
+    pub(super) fn fits_requests(&self, bytes: u32) -> bool {
         let held = Bytes {
             session: self.session.calls.get().map_or(0, Calls::request_and_table_bytes),
             principal: self.share.request_bytes,
-            server: self.counters.request_bytes + self.counters.table_bytes,
+            server: self.counters.request_bytes
+                + self.counters.coming_bytes
+                + self.counters.table_bytes,
         };
         let limits = Bytes {
             session: self.config.requests_per_session_max,

@@ -1,5 +1,6 @@
 //! What a server keeps: connections, sessions, slots, and each principal's share of the room.
 
+use super::long::Coming;
 use crate::alive::Alive;
 use crate::error::CloseReason;
 use crate::fate::SlotView;
@@ -53,6 +54,8 @@ pub struct Conn<B> {
     pub(super) since: Instant,
     /// The frame at its front, while it is incomplete.
     pub(super) incoming: Option<IncomingFrame>,
+    /// The same frame, if it is a long request.
+    pub(super) coming: Coming,
     pub(super) alive: Alive,
     pub(super) look_at: Instant,
     pub(super) send: ToSend,
@@ -137,6 +140,7 @@ impl<B> Conn<B> {
             session: None,
             since: now,
             incoming: None,
+            coming: Coming::default(),
             alive: Alive::default(),
             look_at: Instant::FAR_FUTURE,
             send: ToSend::default(),

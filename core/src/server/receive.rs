@@ -4,6 +4,7 @@ use core::time::Duration;
 
 use super::execute::{Admission, CallKey};
 use super::keep::Room;
+use super::long::Coming;
 use super::parts::{End, IncomingFrame, SlotState};
 use super::{MethodSpec, Server, Slot};
 use crate::client::Received;
@@ -78,6 +79,21 @@ impl<T: ServerStorage> Server<T> {
                 return Ok(Received { consumed, item: None, wanted: 0 });
             }
             live.alive.hear(rest);
+            if let Coming::Dropped(_) = live.coming {
+                let session = live.session;
+                match self.drop_coming(index, rest) {
+                    Ok((len, 0)) => consumed += len,
+                    Ok((len, wanted)) => {
+                        consumed += len;
+                        return Ok(Received { consumed, item: None, wanted });
+                    }
+                    Err(error) => {
+                        self.close_for(index, session, error);
+                        return Err(error);
+                    }
+                }
+                continue;
+            }
             let (session, was_partial) = (live.session, live.incoming.is_some());
             let body_len_max = session
                 .and_then(|index| self.sessions.at(index))
@@ -100,7 +116,14 @@ impl<T: ServerStorage> Server<T> {
                 }
                 Ok(Cut::Incomplete(wanted)) => {
                     self.note_partial(index, rest.len());
-                    return Ok(Received { consumed, item: None, wanted });
+                    match self.note_coming(index, rest, wanted) {
+                        Ok(0) => return Ok(Received { consumed, item: None, wanted }),
+                        Ok(len) => {
+                            consumed += len;
+                            continue;
+                        }
+                        Err(error) => (Err(error), 0),
+                    }
                 }
                 Ok(Cut::Control(control, len)) => {
                     (self.handle_control(index, session, control, rest), len)
@@ -126,15 +149,16 @@ impl<T: ServerStorage> Server<T> {
     }
 
     /// C42: the frame at the front is whole; the next one has its own time.
-    fn note_whole(&mut self, index: u32) {
+    pub(super) fn note_whole(&mut self, index: u32) {
         if let Some(conn) = self.conns.at_mut(index) {
             conn.incoming = None;
         }
+        self.end_coming(index);
     }
 
     /// C42: the frame at the front is incomplete; of it `len` bytes are here. A large frame on a slow line is no
     /// slow one: what counts is how long it takes to get on.
-    fn note_partial(&mut self, index: u32, len: usize) {
+    pub(super) fn note_partial(&mut self, index: u32, len: usize) {
         let now = self.now;
         let Some(conn) = self.conns.at_mut(index) else { return };
         match &mut conn.incoming {
@@ -202,8 +226,31 @@ impl<T: ServerStorage> Server<T> {
         body: &'d [u8],
     ) -> Result<Option<Request<'d>>, ProtocolError> {
         let digest = digest(header.method, header.flags, body);
-        let deadline = self.now + Duration::from_millis(u64::from(header.remaining_ms));
         let method = self.judge_method(header);
+        let admitted = self.admit(index, header, digest, body.len(), method)?;
+        Ok(admitted.map(|(key, method_index)| Request {
+            admission: Admission { key },
+            method: header.method,
+            method_index,
+            body,
+            deadline: self.now + Duration::from_millis(u64::from(header.remaining_ms)),
+            idempotent: header.flags & wire::FLAG_IDEMPOTENT != 0,
+            one_way: header.flags & wire::FLAG_ONE_WAY != 0,
+        }))
+    }
+
+    /// The same for a request of which no more is known than its header, its digest and its length. The right to start
+    /// it may be made once of the key, with which the index of its method comes.
+    #[inline]
+    pub(super) fn admit(
+        &mut self,
+        index: u32,
+        header: &RequestHeader,
+        digest: u64,
+        len: usize,
+        method: Result<(usize, MethodSpec), NotExecuted>,
+    ) -> Result<Option<(CallKey, usize)>, ProtocolError> {
+        let deadline = self.now + Duration::from_millis(u64::from(header.remaining_ms));
         let Some(mut room) = self.room(index) else { return Ok(None) };
         let xid = header.xid;
         let slot_number = room.session.slot_of(xid.get());
@@ -230,8 +277,8 @@ impl<T: ServerStorage> Server<T> {
         // S11: room for it and for its reply is set aside, or it is refused.
         let admitted = method.and_then(|(at, method)| {
             let granted = room.session.grants().reply_len_max;
-            let len = if one_way { 0 } else { method.reply_len_max.min(granted) };
-            let reserved = room.reserve(slot_number, len, body.len() as u32);
+            let reply = if one_way { 0 } else { method.reply_len_max.min(granted) };
+            let reserved = room.reserve(slot_number, reply, len as u32);
             if reserved { Ok(at) } else { Err(NotExecuted::Overloaded) }
         });
         let method_index = match admitted {
@@ -242,15 +289,7 @@ impl<T: ServerStorage> Server<T> {
             }
         };
         room.counters.admitted += 1;
-        Ok(Some(Request {
-            admission: Admission { key },
-            method: header.method,
-            method_index,
-            body,
-            deadline,
-            idempotent: header.flags & wire::FLAG_IDEMPOTENT != 0,
-            one_way,
-        }))
+        Ok(Some((key, method_index)))
     }
 
     /// A call's method and its index, if it may be executed as far as others' replies do not matter.

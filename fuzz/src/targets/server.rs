@@ -288,7 +288,8 @@ impl Game<'_> {
         let counters = self.server.counters();
         let left = (counters.sessions, counters.conns, counters.running, counters.kept_bytes);
         assert_eq!(left, (0, 0, 0, 0), "{counters:?}");
-        let bytes = (counters.half_sent_bytes, counters.request_bytes, counters.table_bytes);
+        let requests = counters.request_bytes + counters.coming_bytes;
+        let bytes = (counters.half_sent_bytes, requests, counters.table_bytes);
         assert_eq!(bytes, (0, 0, 0), "{counters:?}");
     }
 }
