@@ -6,6 +6,7 @@
 //! | [`net`] | byte streams that are bounded, slow, delivered in pieces, and cut anywhere |
 //! | [`place`] | the one address: dials, servers behind it, and what goes wrong |
 //! | [`handlers`] | the service |
+//! | [`flood`] | peers that send without end |
 //! | [`actor`] | those who call |
 //! | [`model`] | what is true, and what may be said of it |
 //! | [`profile`] | what kind of world a seed stands for |
@@ -15,6 +16,7 @@
 
 pub mod actor;
 pub mod executor;
+pub mod flood;
 pub mod handlers;
 pub mod model;
 pub mod net;
@@ -30,6 +32,7 @@ use std::time::Duration;
 use oncewire_driver::{Client, Runtime};
 
 use crate::mutant::{self, Mutant};
+use crate::rng::Rng;
 use actor::Actor;
 use executor::{Sim, Turn, lock};
 use model::Model;
@@ -196,6 +199,9 @@ impl World {
             self.sim.spawn(USERS, actor.run());
         }
         self.sim.spawn(USERS, place::chaos(self.clone()));
+        if self.profile.floods {
+            self.sim.spawn(USERS, flood::run(self.clone()));
+        }
         clients.truncate(if self.keeps_handles { clients.len() } else { 0 });
         self.run_until(END_MAX, || self.sim.living(USERS) == 0)?;
         self.pass(handlers::longest(self) + 3 * SECOND)?;
@@ -209,7 +215,10 @@ impl World {
         let seed = self.profile.seed;
         let runtime: Arc<dyn Runtime> = self.sim.runtime(MUTANTS);
         let connector = mutant::dial(SimConnector(self.clone()), self.mutant, seed, &runtime);
-        Client::with_runtime(connector, self.profile.options.clone(), self.sim.runtime(CLIENTS))
+        // Each process has a clock of its own.
+        let behind = Rng::apart(seed, 0x6c).below(self.sim.now());
+        let runtime = self.sim.runtime_behind(CLIENTS, behind);
+        Client::with_runtime(connector, self.profile.options.clone(), runtime)
     }
 
     /// Lets the world go on until `done`, or fails when it is `at`.

@@ -188,7 +188,12 @@ impl Sim {
 
     /// A runtime whose tasks belong to `group`.
     pub fn runtime(self: &Arc<Self>, group: Group) -> Arc<dyn Runtime> {
-        Arc::new(SimRuntime { sim: self.clone(), group })
+        self.runtime_behind(group, 0)
+    }
+
+    /// The same with a clock that is so many nanoseconds behind: that of a process which was started later, say.
+    pub fn runtime_behind(self: &Arc<Self>, group: Group, behind: u64) -> Arc<dyn Runtime> {
+        Arc::new(SimRuntime { sim: self.clone(), group, behind })
     }
 
     /// Runs a task beside the caller.
@@ -352,15 +357,16 @@ fn words(panic: &(dyn std::any::Any + Send)) -> String {
 struct SimRuntime {
     sim: Arc<Sim>,
     group: Group,
+    behind: u64,
 }
 
 impl Runtime for SimRuntime {
     fn now(&self) -> Instant {
-        Instant::from_nanos(self.sim.now())
+        Instant::from_nanos(self.sim.now() - self.behind)
     }
 
     fn timer(&self) -> Box<dyn Timer> {
-        Box::new(SimTimer::new(&self.sim))
+        Box::new(SimTimer::new(&self.sim, self.behind))
     }
 
     fn random(&self, bytes: &mut [u8]) {
@@ -379,13 +385,15 @@ impl Runtime for SimRuntime {
 #[derive(Debug)]
 pub struct SimTimer {
     sim: Arc<Sim>,
+    /// How far the clock of its runtime is behind.
+    behind: u64,
     at: u64,
     key: Option<(u64, u64)>,
 }
 
 impl SimTimer {
-    fn new(sim: &Arc<Sim>) -> SimTimer {
-        SimTimer { sim: sim.clone(), at: u64::MAX, key: None }
+    fn new(sim: &Arc<Sim>, behind: u64) -> SimTimer {
+        SimTimer { sim: sim.clone(), behind, at: u64::MAX, key: None }
     }
 
     fn disarm(&mut self) {
@@ -398,7 +406,7 @@ impl SimTimer {
 impl Timer for SimTimer {
     fn set(&mut self, at: Instant) {
         self.disarm();
-        self.at = at.as_nanos();
+        self.at = at.as_nanos().saturating_add(self.behind);
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -427,7 +435,7 @@ pub struct Sleep(SimTimer);
 impl Sleep {
     /// Ends `nanos` from now.
     pub fn new(sim: &Arc<Sim>, nanos: u64) -> Sleep {
-        let mut timer = SimTimer::new(sim);
+        let mut timer = SimTimer::new(sim, 0);
         timer.set(Instant::from_nanos(sim.now()) + Duration::from_nanos(nanos));
         Sleep(timer)
     }

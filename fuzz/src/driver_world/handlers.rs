@@ -41,6 +41,9 @@ pub const ABSENT: usize = 4;
 /// The place of arguments that cannot be decoded.
 pub const GARBLED: usize = 5;
 
+/// Bytes of the largest bodies, where a world has large ones.
+pub const LARGE_MAX: usize = 100_000;
+
 /// The pad of an operation.
 pub fn pad(op: u64, len: usize) -> Vec<u8> {
     (0..len).map(|at| (mix(op ^ at as u64 >> 3) >> (8 * (at % 8))) as u8).collect()
@@ -140,7 +143,8 @@ async fn execute(world: Arc<World>, server: Group, context: Context, op: u64) ->
         panic_quietly(&mut guard, server);
     }
     guard.end = plan.end;
-    let len = if plan.end == End::TooLarge { 2_500 } else { plan.pad };
+    let too_large = if world.profile.large { 2 * LARGE_MAX + 1 } else { 2_500 };
+    let len = if plan.end == End::TooLarge { too_large } else { plan.pad };
     (run, len)
 }
 
@@ -193,14 +197,21 @@ pub fn server(world: &Arc<World>, group: Group) -> Server {
         let world = raw_world.clone();
         async move {
             let op = u64::from_le_bytes(body[..8].try_into().unwrap_or_default());
+            if body[8..] != pad(op, body.len() - 8) {
+                world.sim.fail(format!("operation {op} came with other bytes"));
+            }
+            let large = world.profile.large && op % 3 == 0;
             let (run, len) = execute(world, group, context, op).await;
-            raw_reply(op, run, len)
+            // As long as its request, at most so long that it leaves in one piece of its own.
+            raw_reply(op, run, if large { len + body.len() } else { len })
         }
     };
     let mut spec = MethodSpec::new(RAW);
-    spec.reply_len_max = 2_000;
+    spec.reply_len_max = if world.profile.large { 2 * LARGE_MAX as u32 } else { 2_000 };
+    let behind =
+        Rng::apart(world.profile.seed, u64::from(group) << 8 | 0x51).below(world.sim.now());
     Server::builder("driver_world")
-        .runtime(world.sim.runtime(group))
+        .runtime(world.sim.runtime_behind(group, behind))
         .configure(|config| world.profile.configure(config))
         .method(&ECHO, typed(world))
         .method(&LIMITED, typed(world))

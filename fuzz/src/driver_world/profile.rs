@@ -49,6 +49,10 @@ pub struct Profile {
     pub closes: bool,
     /// Room for kept replies is short: calls may be refused.
     pub tight: bool,
+    /// Some bodies are large: they leave and arrive in pieces, and some in memory of their own.
+    pub large: bool,
+    /// Peers send without end.
+    pub floods: bool,
     /// How links behave.
     pub link: LinkStyle,
     /// How tasks are scheduled.
@@ -98,6 +102,8 @@ impl Profile {
             holds: rng.one_in(2),
             closes: rng.one_in(5),
             tight: rng.one_in(6),
+            large: false,
+            floods: Rng::apart(seed, 0x6d).one_in(5),
             link: link_style(&mut rng),
             schedule: schedule(&mut rng),
             options,
@@ -113,6 +119,12 @@ impl Profile {
             profile.become_brisk();
         }
         profile.stay_possible();
+        // Small pieces would take more polls than a world has.
+        profile.large = Rng::apart(seed, 0x6e).one_in(3)
+            && !brisk
+            && !profile.tight
+            && profile.link.piece_max >= 1_000
+            && profile.link.capacity >= 1_000;
         profile
     }
 
@@ -163,8 +175,8 @@ impl Profile {
         config.lease = self.lease;
         // Outages last longer than the default.
         config.lease_unused = self.lease;
-        config.request_len_max = 64 << 10;
-        config.reply_len_max = 16 << 10;
+        config.request_len_max = if self.large { 256 << 10 } else { 64 << 10 };
+        config.reply_len_max = if self.large { 256 << 10 } else { 16 << 10 };
         if self.tight {
             config.kept_per_session_max = self.kept_max;
         }
