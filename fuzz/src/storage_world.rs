@@ -5,6 +5,9 @@
 //! | [`disk`] | tears what was not synced, fails, fills up, is slow, and lies if it is told to |
 //! | [`ledger`] | the real store on that disk; its commits end where the seed says; what is found on the disk |
 //! | [`host`] | the server's lives, the way to it, and what goes wrong |
+//! | [`program`] | durable clients: they die anywhere, and go on from their journals |
+//! | [`journal`] | the real journal on a disk of its own |
+//! | [`stranger`] | peers that send calls before they are welcome |
 //! | [`service`] | a transactional method, a recorded one, and one that reads what is durable |
 //! | [`caller`] | those who call |
 //! | [`model`] | what is true, and what may be said of it |
@@ -17,10 +20,13 @@
 pub mod caller;
 pub mod disk;
 pub mod host;
+pub mod journal;
 pub mod ledger;
 pub mod model;
 pub mod profile;
+pub mod program;
 pub mod service;
+pub mod stranger;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -38,6 +44,7 @@ use disk::{Death, Disk};
 use host::{Host, SimConnector};
 use model::Model;
 use profile::Profile;
+use program::Program;
 
 /// The group of the callers' tasks.
 const USERS: Group = 0;
@@ -47,6 +54,8 @@ const CLIENTS: Group = 1;
 const CHAOS: Group = 2;
 /// Servers' groups come after this one.
 const GROUPS: Group = 3;
+/// Groups of programs come after this one.
+const PROGRAMS: Group = 1 << 20;
 /// Virtual time after which a world must have come to its end.
 const END_MAX: u64 = 3_600 * SECOND;
 /// Polls that no world needs.
@@ -65,11 +74,19 @@ pub enum Broken {
     Fresh,
     /// The store writes the records of calls that run apart after all their effects, in another transaction.
     Apart,
+    /// The disks of durable clients say that they have synced, and have not.
+    HastyJournal,
 }
 
 /// All of them.
-pub const ALL: [Broken; 5] =
-    [Broken::Lying, Broken::Deaf, Broken::Cached, Broken::Fresh, Broken::Apart];
+pub const ALL: [Broken; 6] = [
+    Broken::Lying,
+    Broken::Deaf,
+    Broken::Cached,
+    Broken::Fresh,
+    Broken::Apart,
+    Broken::HastyJournal,
+];
 
 impl std::str::FromStr for Broken {
     type Err = ();
@@ -81,6 +98,7 @@ impl std::str::FromStr for Broken {
             "cached" => Ok(Broken::Cached),
             "fresh" => Ok(Broken::Fresh),
             "apart" => Ok(Broken::Apart),
+            "hasty-journal" => Ok(Broken::HastyJournal),
             _ => Err(()),
         }
     }
@@ -165,13 +183,17 @@ impl World {
             ("failed reads and writes", disk.errors),
             ("disk full", disk.full),
             ("commits stopped between two transactions", host.stops),
+            ("drains", host.drains),
+            ("lives of programs", host.program_lives),
+            ("journals put back", host.put_back),
             ("failed openings", host.failed_openings),
         ];
+        let strangers = self.profile.strangers.then_some(("strangers", host.strangers));
         Report {
             calls: model.ops(),
             runs: model.runs,
             outcomes: model.outcomes,
-            faults: faults.into_iter().collect(),
+            faults: faults.into_iter().chain(strangers).collect(),
             syncs: disk.syncs,
             virtual_time: self.sim.now(),
             hash: lock(&self.sim.trace).hash(),
@@ -188,6 +210,17 @@ impl World {
         for number in 0..self.profile.clients * self.profile.actors {
             let client = clients[number % clients.len()].clone();
             self.sim.spawn(USERS, Caller::new(self, number as u64, client).run());
+        }
+        for at in 0..self.profile.programs {
+            let (sim, program) = (self.sim.clone(), Program::new(self, clients.len() + at));
+            self.sim.spawn(USERS, async move {
+                if let Err(what) = program.run().await {
+                    sim.fail(what);
+                }
+            });
+        }
+        if self.profile.strangers {
+            self.sim.spawn(USERS, stranger::run(self.clone()));
         }
         self.sim.spawn(CHAOS, host::operate(self.clone()));
         self.sim.spawn(USERS, host::chaos(self.clone()));

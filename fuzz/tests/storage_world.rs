@@ -1,5 +1,6 @@
 //! The real ledger on simulated disks. To see what happened: `storage_world --seed S --trace`.
 
+use oncewire_fuzz::storage_world::profile::Profile;
 use oncewire_fuzz::storage_world::{self, ALL, Broken, Report};
 
 /// Worlds in a debug build.
@@ -40,14 +41,23 @@ fn a_session_opened_to_be_told_of_the_failure_does_not_survive() {
     run(70);
 }
 
+/// A client that went on from an old copy of its journal used numbers again, and a payment was executed twice.
+#[test]
+fn c127_a_client_on_an_old_journal_is_found_out_and_nothing_runs_twice() {
+    for seed in (0..40).filter(|seed| Profile::of(*seed).old_journals) {
+        run(seed);
+    }
+}
+
 /// What is said of a broken promise, and not of a file that the store has noticed to be corrupt: that is the end of a
 /// ledger that was believed after a failed sync, and not of others.
-const PROMISES: [&str; 5] = [
+const PROMISES: [&str; 6] = [
     "a second time",
     "was durable, and is gone",
     "but it ran",
     "was told, and it has",
     "without cause",
+    " and then ",
 ];
 
 #[test]

@@ -16,7 +16,8 @@ use crate::driver_world::handlers::pad;
 use crate::driver_world::profile::{MS, SECOND};
 use crate::rng::Rng;
 
-type Ended = (Told, Option<Ticket<Reply>>);
+/// An outcome without its ticket, and the ticket.
+pub type Ended = (Told, Option<Ticket<Reply>>);
 
 /// A call under way.
 struct Pending {
@@ -41,7 +42,8 @@ impl std::fmt::Debug for Caller {
     }
 }
 
-fn ended(outcome: Outcome<Reply>) -> Ended {
+/// An outcome, and the ticket that came with it.
+pub fn ended(outcome: Outcome<Reply>) -> Ended {
     match outcome {
         Outcome::Reply(reply) => (Told::Reply(service::read(&reply)), None),
         Outcome::NoReply(why) => (Told::NoReply(why), None),
@@ -51,13 +53,15 @@ fn ended(outcome: Outcome<Reply>) -> Ended {
 }
 
 /// That somebody waits, and until when at most.
-struct Awaited {
+#[derive(Debug)]
+pub struct Awaited {
     world: Arc<World>,
     key: (u64, u64),
 }
 
 impl Awaited {
-    fn new(world: &Arc<World>, due: u64, name: String) -> Awaited {
+    /// Somebody waits for what `name` says; `due` is when it must have ended.
+    pub fn new(world: &Arc<World>, due: u64, name: String) -> Awaited {
         let key = (due, world.sim.number());
         lock(&world.model).awaited.insert(key, name);
         Awaited { world: world.clone(), key }
@@ -67,6 +71,16 @@ impl Awaited {
 impl Drop for Awaited {
     fn drop(&mut self) {
         lock(&self.world.model).awaited.remove(&self.key);
+    }
+}
+
+impl World {
+    /// Whoever made this call is told an outcome.
+    pub fn tell(&self, op: u64, told: Told) {
+        self.sim.note(|| format!("{op} is told {told:?}"));
+        if let Err(what) = lock(&self.model).tell(self.sim.now(), op, told) {
+            self.sim.fail(format!("operation {op}: {what}"));
+        }
     }
 }
 
@@ -102,7 +116,7 @@ impl Caller {
             let awaited = Awaited::new(&self.world, due, format!("the ticket of {op}"));
             let (told, _) = ended(ticket.wait().await);
             drop(awaited);
-            self.tell(op, told);
+            self.world.tell(op, told);
         }
     }
 
@@ -134,15 +148,8 @@ impl Caller {
         Pending { op, due: now + timeout + 100 * MS, call }
     }
 
-    fn tell(&self, op: u64, told: Told) {
-        self.world.sim.note(|| format!("{op} is told {told:?}"));
-        if let Err(what) = lock(&self.world.model).tell(self.world.sim.now(), op, told) {
-            self.world.sim.fail(format!("operation {op}: {what}"));
-        }
-    }
-
     fn take(&mut self, op: u64, (told, ticket): Ended) {
-        self.tell(op, told);
+        self.world.tell(op, told);
         self.tickets.extend(ticket.map(|ticket| (op, ticket)));
     }
 

@@ -99,6 +99,16 @@ pub struct Handle {
     life: u64,
 }
 
+/// What stood on a disk at some time.
+#[derive(Clone)]
+pub struct Copied(Vec<u8>);
+
+impl fmt::Debug for Copied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Copied").field(&self.0.len()).finish()
+    }
+}
+
 /// Whether a process may do another operation.
 enum Pulse {
     Lives,
@@ -211,6 +221,19 @@ impl Disk {
                 state.unsynced = changes;
             }
         }
+    }
+
+    /// What reads see now. No process uses it meanwhile.
+    pub fn copy(&self) -> Copied {
+        Copied(lock(&self.0).cache.clone())
+    }
+
+    /// An old copy takes the place of what is there.
+    pub fn put_back(&self, copy: Copied) {
+        let mut state = lock(&self.0);
+        state.unsynced.clear();
+        state.cache.clone_from(&copy.0);
+        state.platter = copy.0;
     }
 
     /// Everything on it is gone.

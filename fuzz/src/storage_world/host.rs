@@ -1,8 +1,10 @@
 //! The server's lives, the way to it, and what goes wrong.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 use oncewire_driver::core::ServerId;
 use oncewire_driver::core::wire::Role;
@@ -25,8 +27,20 @@ pub struct Host {
     group: Group,
     /// Its ledger has failed: it is to be ended.
     failed: bool,
+    /// It drains.
+    draining: bool,
     operator: Option<Waker>,
     links: Vec<Link>,
+    /// The last link of each client.
+    pub last_links: BTreeMap<usize, Link>,
+    /// Lives of programs with durable clients.
+    pub program_lives: u64,
+    /// Old copies of journals that were put back.
+    pub put_back: u64,
+    /// Drains that came to their end.
+    pub drains: u64,
+    /// Connections of strangers.
+    pub strangers: u64,
     /// Lives so far.
     pub lives: u64,
     /// Openings that failed because the disk did.
@@ -161,17 +175,52 @@ impl World {
         let (serving, world) = (server.clone(), self.clone());
         let mut host = lock(&self.host);
         (host.server, host.group, host.failed) = (Some(server), group, false);
+        host.draining = false;
         drop(host);
         self.sim.spawn(group, async move {
             let ended = serving.serve(Nobody).await;
             world.sim.note(|| format!("serving ended: {ended:?}"));
             let mut host = lock(&world.host);
-            host.failed = true;
+            host.failed = !host.draining;
             host.operator.take().into_iter().for_each(Waker::wake);
         });
     }
 
-    async fn dial(&self, client: usize) -> io::Result<BoxStream> {
+    /// The server drains, and its process ends in good order, unless it dies before.
+    fn drain(self: &Arc<Self>, grace: u64) {
+        let mut host = lock(&self.host);
+        let (group, server) = (host.group, host.server.clone());
+        let Some(server) = server.filter(|_| !std::mem::replace(&mut host.draining, true)) else {
+            return;
+        };
+        drop(host);
+        lock(&self.model).drained = true;
+        self.sim.note(|| format!("the server drains for {} ms", grace / MS));
+        let world = self.clone();
+        self.sim.spawn(group, async move {
+            server.drain(Duration::from_nanos(grace)).await;
+            drop(server);
+            lock(&world.host).drains += 1;
+            world.sim.note(|| "the server is drained".to_owned());
+            world.end_in_order();
+        });
+    }
+
+    /// A drained server is dropped, and its ledger closed, before its process ends.
+    fn end_in_order(&self) {
+        let (group, server) = {
+            let mut host = lock(&self.host);
+            (host.group, host.server.take())
+        };
+        self.sim.kill(group);
+        drop(server);
+        self.disk_survives(Death::Kill);
+        lock(&self.model).died = true;
+        lock(&self.host).operator.take().into_iter().for_each(Waker::wake);
+    }
+
+    /// A connection of this client.
+    pub async fn dial(&self, client: usize) -> io::Result<BoxStream> {
         Sleep::new(&self.sim, self.profile.link.delay_max).await;
         let mut host = lock(&self.host);
         let Some(server) = host.server.clone() else {
@@ -179,7 +228,8 @@ impl World {
         };
         let (link, ours, theirs) = Link::new(&self.sim, self.profile.link, self.profile.seed);
         self.sim.note(|| format!("link {} of client {client}", link.id));
-        host.links.push(link);
+        host.links.push(link.clone());
+        host.last_links.insert(client, link);
         drop(host);
         server.serve_stream(Box::new(theirs), Subject::Name(client.to_string().into()));
         Ok(Box::new(ours))
@@ -228,9 +278,14 @@ pub async fn operate(world: Arc<World>) {
 pub async fn chaos(world: Arc<World>) {
     let profile = &world.profile;
     let mut rng = Rng::apart(profile.seed, 0x77);
+    let mut kinds = Rng::apart(profile.seed, 0x7f);
     while world.sim.now() < profile.faults_until {
         let pause = profile.fault_pause / 4 + rng.delay(profile.fault_pause);
         Sleep::new(&world.sim, pause).await;
+        if profile.rolling && kinds.one_in(4) {
+            world.drain(kinds.pick(&[0, 20, 500, 10_000]) * MS);
+            continue;
+        }
         match rng.below(10) {
             0 | 1 => world.cut_some(&mut rng),
             2 | 3 if lock(&world.host).server.is_some() => world.end_life(Death::Kill),

@@ -171,8 +171,11 @@ fn note_stable(world: &World, batch: &mut Batch<Transaction>, store: &Mutex<Opti
                 model.sessions.insert(session.id.to_bytes(), client_of(session));
             }
             Entry::Call(call) => {
-                if let Some(name) = name_of(&model.sessions, &call) {
-                    model.note_stable(name, stage_of(&call));
+                let client = model.sessions.get(&call.session.to_bytes()).copied();
+                let reply = reply_of(&call).ok().flatten();
+                if let Some(client) = client {
+                    let name = (client, call.record.xid.get());
+                    model.note_stable(name, stage_of(&call), reply.map(|(op, _)| op));
                 }
             }
             _ => {}
@@ -183,7 +186,7 @@ fn note_stable(world: &World, batch: &mut Batch<Transaction>, store: &Mutex<Opti
         let found = snapshots.and_then(|snapshots| find_records(&snapshots).ok());
         for record in found.unwrap_or_default() {
             if let Some(name) = record.name(&model.sessions) {
-                model.note_stable(name, record.stage);
+                model.note_stable(name, record.stage, record.reply.map(|(op, _)| op));
             }
         }
     }
@@ -194,11 +197,6 @@ fn client_of(session: &SessionEntry) -> usize {
         Subject::Name(name) => name.parse().unwrap_or(usize::MAX),
         _ => usize::MAX,
     }
-}
-
-fn name_of(sessions: &BTreeMap<[u8; 16], usize>, call: &CallEntry<'_>) -> Option<Name> {
-    let client = sessions.get(&call.session.to_bytes())?;
-    Some((*client, call.record.xid.get()))
 }
 
 fn stage_of(call: &CallEntry<'_>) -> Stage {
@@ -223,6 +221,14 @@ impl Found {
     }
 }
 
+/// What the reply in a completion record says, if there is one.
+fn reply_of(call: &CallEntry<'_>) -> Result<Option<(u64, u64)>, String> {
+    let RecordState::Done(body) = call.record.state else { return Ok(None) };
+    let reply = postcard::from_bytes::<Reply>(body)
+        .map_err(|error| format!("a record cannot be read: {error}"))?;
+    super::service::read(&reply).ok_or("a recorded reply has other bytes".to_owned()).map(Some)
+}
+
 fn find_records(snapshots: &Snapshots) -> Result<Vec<Found>, String> {
     let say = |error: &dyn std::fmt::Display| format!("a record cannot be read: {error}");
     let calls = snapshots.latest().open_table(CALLS).map_err(|error| say(&error))?;
@@ -235,13 +241,7 @@ fn find_records(snapshots: &Snapshots) -> Result<Vec<Found>, String> {
         let id = oncewire_driver::core::SessionId::from_bytes(session);
         let call =
             CallEntry::decode(id, slot, bytes.value()).ok_or("a record cannot be decoded")?;
-        let reply = match call.record.state {
-            RecordState::Done(body) => {
-                let reply = postcard::from_bytes::<Reply>(body).map_err(|error| say(&error))?;
-                Some(super::service::read(&reply).ok_or("a recorded reply has other bytes")?)
-            }
-            _ => None,
-        };
+        let reply = reply_of(&call)?;
         let (xid, stage) = (call.record.xid.get(), stage_of(&call));
         found.push(Found { session, xid, stage, reply });
     }
@@ -311,7 +311,7 @@ pub fn audit(world: &World, store: &RedbStore) -> Result<(), String> {
             model.audit_record(op, number, &payments)?;
         }
         if let Some(name) = record.name(&model.sessions) {
-            model.note_stable(name, record.stage);
+            model.note_stable(name, record.stage, record.reply.map(|(op, _)| op));
         }
     }
     model.audit(&payments)

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use oncewire_driver::core::{NoReply, NotExecuted, Unknown};
+use oncewire_driver::core::{CallError, NoReply, NotExecuted, Unknown};
 
 pub use crate::driver_world::model::{End, Told};
 
@@ -17,7 +17,7 @@ pub enum Kind {
     Peek(u64),
 }
 
-/// A call as the ledger knows it: whose, and its xid. A client has one session here that carries calls.
+/// A call as a handler knows it: whose, and its xid in one of the client's sessions.
 pub type Name = (usize, u64);
 
 /// How far a call's record has come for good.
@@ -34,7 +34,11 @@ struct Op {
     kind: Kind,
     begun_at: u64,
     timeout: u64,
+    /// The client whose journal it is in, if it is in one.
+    durable: Option<usize>,
     name: Option<Name>,
+    /// A completion record that names it was durable.
+    done: bool,
     /// Executions of a recorded operation, in all lives of the server.
     runs: Vec<End>,
     told: Option<Told>,
@@ -48,6 +52,10 @@ pub struct Model {
     stable: BTreeMap<Name, Stage>,
     /// The clients of sessions.
     pub sessions: BTreeMap<[u8; 16], usize>,
+    /// Clients in place of whose journals an old copy was put.
+    put_back: BTreeSet<usize>,
+    /// A server was drained.
+    pub drained: bool,
     /// Payments that some life of the server found on the disk, or that somebody was told of: they stay.
     found: BTreeSet<u64>,
     /// The last commit that the server was told of.
@@ -71,9 +79,47 @@ type Check = Result<(), String>;
 impl Model {
     /// A new operation.
     pub fn begin(&mut self, now: u64, kind: Kind, timeout: u64) -> u64 {
+        self.push(now, kind, timeout, None)
+    }
+
+    /// A new operation of a durable client.
+    pub fn begin_durable(&mut self, now: u64, kind: Kind, timeout: u64, client: usize) -> u64 {
+        self.push(now, kind, timeout, Some(client))
+    }
+
+    fn push(&mut self, now: u64, kind: Kind, timeout: u64, durable: Option<usize>) -> u64 {
         let (name, runs, told) = (None, Vec::new(), None);
-        self.ops.push(Op { kind, begun_at: now, timeout, name, runs, told });
+        let done = false;
+        self.ops.push(Op { kind, begun_at: now, timeout, durable, name, done, runs, told });
         self.ops.len() as u64 - 1
+    }
+
+    /// An old copy was put in the place of a client's journal.
+    pub fn put_back(&mut self, client: usize) {
+        self.put_back.insert(client);
+    }
+
+    /// Whether that was done.
+    pub fn was_put_back(&self, client: usize) -> bool {
+        self.put_back.contains(&client)
+    }
+
+    /// A durable client starts again, and finds these in its journal: of its other calls nothing was sent.
+    pub fn reopened(&mut self, client: usize, left: &BTreeSet<u64>) -> Check {
+        let put_back = self.was_put_back(client);
+        for (number, op) in (0..).zip(&mut self.ops) {
+            if op.durable != Some(client) || op.told.is_some() || left.contains(&number) {
+                continue;
+            }
+            if !op.runs.is_empty() && !put_back {
+                return Err(format!("operation {number} ran, and was not in the journal: {op:?}"));
+            }
+            if !put_back {
+                let why = NotExecuted::NotBegun(CallError::Closed);
+                op.told = Some(Told::NotExecuted(why));
+            }
+        }
+        Ok(())
     }
 
     /// Operations so far.
@@ -86,8 +132,11 @@ impl Model {
         self.ops.get(op as usize).map(|op| op.kind)
     }
 
-    /// A record is durable.
-    pub fn note_stable(&mut self, name: Name, stage: Stage) {
+    /// A record is durable; its reply may name its operation.
+    pub fn note_stable(&mut self, name: Name, stage: Stage, op: Option<u64>) {
+        if let Some(op) = op.and_then(|op| self.ops.get_mut(op as usize)) {
+            op.done = true;
+        }
         let there = self.stable.entry(name).or_insert(stage);
         *there = stage.max(*there);
     }
@@ -150,8 +199,7 @@ impl Model {
         }
         for (op, known) in (0..).zip(&self.ops).filter(|(_, known)| known.kind == Kind::Pay) {
             let told = matches!(known.told, Some(Told::Reply(_) | Told::NoReply(_)));
-            let done = known.name.is_some_and(|name| self.stable.get(&name) == Some(&Stage::Done));
-            let must = told || self.found.contains(&op) || (done && !self.looks_away);
+            let must = told || self.found.contains(&op) || (known.done && !self.looks_away);
             if must && !payments.contains_key(&op) {
                 return Err(format!("payment {op} was durable, and is gone: {known:?}"));
             }
@@ -186,7 +234,10 @@ impl Model {
         self.outcomes[at] += 1;
         let known = &mut self.ops[op as usize];
         let before = known.told.replace(told);
-        if !matches!(before, None | Some(Told::Unknown(_, true))) {
+        let put_back = known.durable.is_some_and(|client| self.put_back.contains(&client));
+        // Until it is confirmed, in every life.
+        let again = known.durable.is_some() && before == Some(told);
+        if !again && !put_back && !matches!(before, None | Some(Told::Unknown(_, true))) {
             return Err(format!("operation {op} was told {before:?} and then {told:?}"));
         }
         let known = &self.ops[op as usize];
@@ -220,18 +271,26 @@ impl Model {
 
     /// S29: what is read is durable, and what was durable is read.
     fn judge_peek(&self, paid: u64, there: bool) -> Check {
-        let name = self.ops.get(paid as usize).and_then(|op| op.name);
-        let done = name.is_some_and(|name| self.stable.get(&name) == Some(&Stage::Done));
+        let done = self.ops.get(paid as usize).is_some_and(|op| self.is_done(op));
         if there && !done && !self.found.contains(&paid) && !self.looks_away {
             return Err("it shows a payment that is not durable".into());
         }
         Ok(())
     }
 
+    /// Its completion record was durable. One without a reply does not say whose it is: then any with its xid counts.
+    fn is_done(&self, op: &Op) -> bool {
+        op.done || op.name.is_some_and(|name| self.stable.get(&name) == Some(&Stage::Done))
+    }
+
+    /// Its client has gone on from an old copy of its journal.
+    fn is_put_back(&self, op: &Op) -> bool {
+        op.durable.is_some_and(|client| self.put_back.contains(&client))
+    }
+
     /// S28: no reply without its record.
     fn judge_record(&self, op: &Op) -> Check {
-        let done = op.name.is_some_and(|name| self.stable.get(&name) == Some(&Stage::Done));
-        (done || self.looks_away)
+        (self.is_done(op) || self.looks_away)
             .then_some(())
             .ok_or("it was answered without a stable completion record".into())
     }
@@ -258,6 +317,9 @@ impl Model {
             NotExecuted::DeadlinePassed => now >= op.begun_at + op.timeout,
             NotExecuted::Aborted => op.kind == Kind::Pay,
             NotExecuted::LedgerFailed => self.ledger_failed,
+            NotExecuted::ShuttingDown => self.drained,
+            // By its caller, who waits for the outcome all the same.
+            NotExecuted::Cancelled => op.durable.is_some(),
             _ => false,
         };
         possible.then_some(()).ok_or("without cause".into())
@@ -269,7 +331,9 @@ impl Model {
             Unknown::Interrupted => op.kind == Kind::Note && self.died,
             Unknown::Repeated => matches!(op.kind, Kind::Peek(_)),
             // S30: sessions survive, but those that were opened only to be told that the ledger has failed.
-            Unknown::SessionEnded => self.ledger_failed && op.name.is_none(),
+            Unknown::SessionEnded => {
+                self.is_put_back(op) || (self.ledger_failed && op.name.is_none())
+            }
             _ => false,
         };
         possible.then_some(()).ok_or("without cause".into())

@@ -176,8 +176,11 @@ fn peek(snapshots: &Snapshots, op: u64, paid: u64) -> Reply {
 pub fn server(world: &Arc<World>, group: Group, ledger: SimLedger) -> Result<Server, BuildError> {
     let snapshots = ledger.snapshots();
     let (payer, noter) = (world.clone(), world.clone());
+    // The clock of a process that starts again may be behind that of the last one.
+    let behind =
+        Rng::apart(world.profile.seed, u64::from(group) << 8 | 0x71).below(world.sim.now());
     Server::builder("storage_world")
-        .runtime(world.sim.runtime(group))
+        .runtime(world.sim.runtime_behind(group, behind))
         .ledger(ledger)
         .transactional(&PAY, move |transaction, context, request| {
             pay(&payer, transaction, context, request)
