@@ -250,10 +250,7 @@ impl<S: ClientStorage> Client<S> {
     /// Time has passed; harmless when called early. Call it when [`poll_timeout`](Client::poll_timeout)'s moment has come, after everything that
     /// has arrived was given to [`handle_data`](Client::handle_data); poll events and transmit afterwards.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.tick(now);
-        while let Some(index) = self.book.next_due(self.now) {
-            self.handle_due(index);
-        }
+        self.handle_deadlines(now);
         match self.phase {
             Phase::Down => {}
             Phase::Greeting if self.greeting_until <= self.now => {
@@ -274,6 +271,15 @@ impl<S: ClientStorage> Client<S> {
                 }
             }
             Phase::Up => {}
+        }
+    }
+
+    /// The part of [`handle_timeout`](Client::handle_timeout) that is about calls: ends those whose deadline has passed.
+    /// The peer is not judged by its silence, so that not all of what has arrived need be read before.
+    pub fn handle_deadlines(&mut self, now: Instant) {
+        self.tick(now);
+        while let Some(index) = self.book.next_due(self.now) {
+            self.handle_due(index);
         }
     }
 
@@ -311,10 +317,21 @@ impl<S: ClientStorage> Client<S> {
             Phase::Greeting => self.greeting_until.min(self.output.hello_again_at),
             Phase::Up => self.look_at.min(self.output.ack_at),
         };
-        let calls =
-            if self.book.is_idle() { Instant::FAR_FUTURE } else { self.book.earliest_timer() };
-        let at = connection.min(calls);
+        let at = connection.min(self.calls_timeout());
         (at != Instant::FAR_FUTURE).then_some(at)
+    }
+
+    /// When [`handle_deadlines`](Client::handle_deadlines) is next to be called; changes only after a `&mut self` call. May
+    /// be earlier than the first deadline, never later.
+    #[inline]
+    pub fn poll_deadline(&self) -> Option<Instant> {
+        let at = self.calls_timeout();
+        (at != Instant::FAR_FUTURE).then_some(at)
+    }
+
+    #[inline]
+    fn calls_timeout(&self) -> Instant {
+        if self.book.is_idle() { Instant::FAR_FUTURE } else { self.book.earliest_timer() }
     }
 
     /// Whether [`close`](Client::close) is complete.
