@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
 use futures_io::{AsyncRead, AsyncWrite};
+use oncewire_core::wire;
 use serde::Serialize;
 
 use crate::pool;
@@ -25,6 +26,8 @@ const WRITE_TURN_MAX: usize = 1 << 20;
 /// The front of a frame that is no longer than this waits for the rest in memory of just its length, and each read
 /// copies it.
 const PARKED_LEN_MAX: usize = LARGE_PART_MIN;
+/// See [`window`].
+const WINDOW_LEN: usize = 4 << 10;
 /// Bytes that a machine writes at once.
 const WRITE_LEN: usize = 64 << 10;
 
@@ -335,6 +338,27 @@ impl Drop for WriteBuffer {
     fn drop(&mut self) {
         self.release();
     }
+}
+
+/// Where the first few frames of `data` end: about [`WINDOW_LEN`] bytes, to the end of a frame; or all of `data`, if it is
+/// no more or they are not whole.
+///
+/// So much is given to a machine at once: it deals with all frames that are of no interest to us before it returns, and a
+/// lock is held meanwhile.
+#[inline]
+pub(crate) fn window(data: &[u8]) -> usize {
+    if data.len() <= WINDOW_LEN { data.len() } else { first_frames(data) }
+}
+
+fn first_frames(data: &[u8]) -> usize {
+    let mut end = 0;
+    while end < WINDOW_LEN {
+        match wire::front(&data[end..]) {
+            Some(front) if front.len <= data.len() - end => end += front.len,
+            _ => return data.len(),
+        }
+    }
+    end
 }
 
 /// Bytes that were received, to be kept: shared with `large` if they are part of it, and copied otherwise.

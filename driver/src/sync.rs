@@ -1,8 +1,62 @@
 //! The lock around what tasks share, in one place: a build with `--cfg shuttle` gets the one of a model whose scheduler
 //! decides who runs next at every lock (`tests/interleavings`).
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{PoisonError, TryLockError};
+
 #[cfg(not(shuttle))]
-pub(crate) use std::sync::{Mutex, MutexGuard};
+use std::sync::Mutex;
+#[cfg(not(shuttle))]
+pub(crate) use std::sync::MutexGuard;
 
 #[cfg(shuttle)]
-pub(crate) use shuttle::sync::{Mutex, MutexGuard};
+use shuttle::sync::Mutex;
+#[cfg(shuttle)]
+pub(crate) use shuttle::sync::MutexGuard;
+
+/// A mutex that survives panics, and whose holder can let others have it.
+///
+/// The system's mutex goes to whoever is fastest, and that is the thread that just let go of it: one that works under
+/// the lock again and again, because a peer sends without end, keeps all others waiting.
+#[derive(Debug, Default)]
+pub(crate) struct Lock<T> {
+    mutex: Mutex<T>,
+    /// Threads that found it locked and have not got it yet.
+    waiting: AtomicUsize,
+}
+
+/// How often a thread gives way to those that wait, at most.
+const YIELDS_MAX: u32 = 100;
+
+impl<T> Lock<T> {
+    pub(crate) fn new(value: T) -> Lock<T> {
+        Lock { mutex: Mutex::new(value), waiting: AtomicUsize::new(0) }
+    }
+
+    #[inline]
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        match self.mutex.try_lock() {
+            Ok(guard) => guard,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => self.wait(),
+        }
+    }
+
+    #[cold]
+    fn wait(&self) -> MutexGuard<'_, T> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let guard = self.mutex.lock().unwrap_or_else(PoisonError::into_inner);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        guard
+    }
+
+    /// Before a thread that has just let go of the lock takes it again for more of the same.
+    pub(crate) fn let_others(&self) {
+        for _ in 0..YIELDS_MAX {
+            if self.waiting.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            std::thread::yield_now();
+        }
+    }
+}

@@ -419,7 +419,11 @@ impl Shared {
 
     fn poll_durable(&self, number: u64, cx: &mut Context<'_>) -> Poll<Told> {
         self.with(|state, _| match &mut state.durable {
-            Some(desk) => desk.poll(number, cx),
+            Some(desk) => {
+                let poll = desk.poll(number, cx);
+                state.set_alarm();
+                poll
+            }
             None => Poll::Pending,
         })
     }

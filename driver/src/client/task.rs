@@ -102,7 +102,7 @@ impl ClientTask {
             return Next::Sleep(self.alarm(self.next_look(state).max(soonest), now));
         }
         self.was_connected = true;
-        let idle_since = state.led_at + LEAD_AFTER;
+        let is_left = state.lead_is_left(now);
         let looks = match state.leader {
             Leader::Task => state.lead_or_look(now, cx, may_look, looked),
             // What nobody waits for is answered, too.
@@ -110,7 +110,7 @@ impl ClientTask {
                 state.lead_or_look(now, cx, may_look, looked)
             }
             // A call that leads may wait for long, or be alive and not polled any more.
-            Leader::Nobody | Leader::Call(_) if idle_since <= now => {
+            Leader::Nobody | Leader::Call(_) if is_left => {
                 state.lead_or_look(now, cx, may_look, looked)
             }
             Leader::Call(_) if state.wants_flush() => {
@@ -129,12 +129,7 @@ impl ClientTask {
         if state.stream.is_none() {
             self.note_loss(state, now);
         }
-        let lead = match state.leader {
-            Leader::Task => Instant::FAR_FUTURE,
-            Leader::Nobody | Leader::Call(_) => {
-                (state.led_at + LEAD_AFTER).max(now + Duration::from_millis(1))
-            }
-        };
+        let lead = state.watch_lead(now);
         Next::Sleep(self.alarm(self.next_look(state).max(soonest).min(lead), now))
     }
 

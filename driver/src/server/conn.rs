@@ -8,14 +8,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use oncewire_core::wire;
 use oncewire_core::{Admission, ConnId, Incoming, Instant, Received, Running};
 
 use super::begin::Call;
 use super::limits::{Permit, Waiting};
 use super::pace::Pace;
 use super::state::{Look, Shared, State};
-use crate::buffer::{ReadBuffer, Scratch, WriteBuffer};
+use crate::buffer::{self, ReadBuffer, Scratch, WriteBuffer};
 use crate::patience::{self, Patience, Tries};
 use crate::runtime::Timer;
 use crate::transport::{BoxStream, Subject};
@@ -71,25 +70,6 @@ enum Rest {
 
 /// Reads in one turn, at most: then others get theirs.
 const READS_MAX: usize = 32;
-/// Bytes that the machine is given at once, to the end of a frame: it deals with all frames that say nothing to us
-/// before it returns, and the lock is held meanwhile.
-const WINDOW: usize = 4 << 10;
-
-/// Where a window of whole frames ends that begins at `start`; or the end of `data`, if less is left or the last frame is
-/// not whole.
-fn window(data: &[u8], start: usize) -> usize {
-    if data.len() - start <= WINDOW {
-        return data.len();
-    }
-    let mut end = start;
-    while end - start < WINDOW {
-        match wire::front(&data[end..]) {
-            Some(front) if front.len <= data.len() - end => end += front.len,
-            _ => return data.len(),
-        }
-    }
-    end
-}
 /// The same of writes of a full buffer, one after another.
 const WRITES_MAX: usize = 4;
 /// How long the last words on a connection may take to leave.
@@ -175,6 +155,7 @@ impl ConnTask {
             }
         }
         shared.with_at(pace.now, |state, _| state.end_turn(self.id));
+        shared.let_others();
         cx.waker().wake_by_ref();
         Turn::Sleep
     }
@@ -274,7 +255,7 @@ impl ConnTask {
     fn take_data(&self, pace: &mut Pace, data: &[u8], large: Option<&Bytes>) -> (usize, Rest) {
         let shared = &self.shared;
         let mut consumed = 0;
-        let mut window = window(data, 0);
+        let mut window = buffer::window(data);
         // A call that was executed at once: told under the lock that the next one needs anyway.
         let mut ended = None;
         loop {
@@ -304,7 +285,7 @@ impl ConnTask {
                     return (consumed, Rest::Needs(wanted));
                 }
                 Next::Wait(_) => {
-                    window = self::window(data, consumed);
+                    window = consumed + buffer::window(&data[consumed..]);
                     pace.hurry();
                 }
                 Next::Lost => return (data.len(), Rest::Needs(0)),

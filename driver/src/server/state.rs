@@ -1,6 +1,6 @@
 //! What the tasks of one server share: the machine, and who is to be woken for which connection.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use super::names::Names;
 use super::records::{Records, Submit};
 use crate::ledger::LedgerError;
 use crate::runtime::Runtime;
-use crate::sync::Mutex;
+use crate::sync::Lock;
 use crate::transport::Subject;
 
 /// What all connections, handlers and handles of a server have in common.
@@ -22,7 +22,7 @@ pub(super) struct Shared {
     /// In the order of the machine's methods.
     pub(super) methods: Vec<MethodEntry>,
     pub(super) ledger: Option<Box<dyn Submit>>,
-    state: Mutex<State>,
+    state: Lock<State>,
 }
 
 pub(super) struct State {
@@ -124,7 +124,7 @@ impl Shared {
             cancels: Cancels::default(),
             overloaded: 0,
         };
-        Arc::new(Shared { runtime, methods, ledger, state: Mutex::new(state) })
+        Arc::new(Shared { runtime, methods, ledger, state: Lock::new(state) })
     }
 
     /// Runs `f` under the lock, passes the machine's events on, then wakes whom they concern.
@@ -140,7 +140,7 @@ impl Shared {
         now: Instant,
         f: impl FnOnce(&mut State, Instant) -> T,
     ) -> T {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         let result = f(&mut state, now);
         state.deliver();
         let to_wake = std::mem::take(&mut state.to_wake);
@@ -176,7 +176,12 @@ impl Shared {
     /// Runs `f` under the lock and passes nothing on: whoever calls this does so when it is done with its turn.
     #[inline]
     pub(super) fn with_quietly<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
-        f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+        f(&mut self.state.lock())
+    }
+
+    /// At the end of a turn that another one follows at once.
+    pub(super) fn let_others(&self) {
+        self.state.let_others();
     }
 
     /// A moment that is past a deadline only if the present is.

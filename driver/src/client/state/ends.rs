@@ -1,11 +1,11 @@
 //! How the task begins and ends a connection, with as few sleeps and wake-ups as it can.
 
-use std::task::Context;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use oncewire_core::Instant;
 
-use super::{Leader, State};
+use super::{Leader, State, TURN_LEN};
 use crate::patience::{self, Tries};
 
 impl State {
@@ -19,6 +19,7 @@ impl State {
         mut looked: Option<Tries>,
     ) -> Option<Tries> {
         self.take_lead_as_task();
+        let mut left = TURN_LEN;
         loop {
             let wrote = self.flush(now, cx);
             let answerable = wrote && self.stream.is_some() && self.write.is_empty();
@@ -36,13 +37,18 @@ impl State {
                     None => {}
                 }
             }
-            if read.is_pending() {
-                return None;
+            match read {
+                Poll::Pending => return None,
+                Poll::Ready(len) => left = left.saturating_sub(len),
             }
             if self.fresh && self.machine.pending() == 0 && !self.awaits_control() {
                 // Whoever calls next reads, or ends the connection; if nobody does, the task comes back soon.
                 self.fresh = false;
                 self.pass_lead(now);
+                return None;
+            }
+            if left == 0 {
+                self.overrun(cx);
                 return None;
             }
         }

@@ -4,11 +4,12 @@
 //! waits; where nobody waits, or a leader is not polled any more, the client's task reads.
 
 use std::task::Context;
+use std::time::Duration;
 
 use oncewire_core::Instant;
 
 use super::super::waits::WaitId;
-use super::{LEAD_AFTER, State};
+use super::{LEAD_AFTER, OVERDUE_LEN, State, TURN_LEN};
 use crate::outcome::RawOutcome;
 
 /// With fewer calls pending than this, a caller writes its own request at once; with more, the leader writes them
@@ -16,6 +17,18 @@ use crate::outcome::RawOutcome;
 const WRITE_ALONE_MAX: usize = 4;
 /// Calls in a row that are answered without a sleep: then other tasks get their turn.
 const LOOKS_MAX: u32 = 64;
+
+/// A call that reads for others, too, may have been polled once and left alone: so often the task looks whether any call
+/// has read since it last looked, and reads itself if not.
+const LEAD_WATCH: Duration = Duration::from_micros(400);
+
+/// The task looks after the calls that wait for what another one reads.
+#[derive(Debug)]
+pub(super) struct Watch {
+    until: Instant,
+    /// How often leading calls had been polled when it began.
+    leads: u64,
+}
 
 /// How a poll of a call goes on.
 pub(super) enum Step {
@@ -71,8 +84,11 @@ impl State {
             // Without a connection nobody leads; when there is one again, somebody must.
             _ => self.add_follower(id),
         }
+        // The stream may never have nothing more, and whoever keeps time may not be polled.
+        self.end_overdue(now);
         self.polled = None;
         self.wake_task_if_due_earlier();
+        self.set_alarm();
         match self.take_outcome(id, now) {
             Some(outcome) => Step::Done(outcome),
             None if look => Step::Look,
@@ -99,6 +115,45 @@ impl State {
     #[inline]
     fn is_left_alone(&mut self, id: WaitId) -> bool {
         !self.waits.note_look(id, self.leads)
+    }
+
+    /// Whether it is time for the task to read, because whoever should does not.
+    pub(in super::super) fn lead_is_left(&mut self, now: Instant) -> bool {
+        match self.leader {
+            Leader::Task => false,
+            Leader::Nobody | Leader::Call(_) if self.followers.is_empty() => {
+                self.led_at + LEAD_AFTER <= now
+            }
+            Leader::Nobody | Leader::Call(_) => {
+                let watch = self.watch.take_if(|watch| watch.until <= now);
+                watch.is_some_and(|watch| watch.leads == self.leads)
+            }
+        }
+    }
+
+    /// When the task is to see whether the lead is left alone.
+    pub(in super::super) fn watch_lead(&mut self, now: Instant) -> Instant {
+        let until = match self.leader {
+            Leader::Task => Instant::FAR_FUTURE,
+            Leader::Nobody | Leader::Call(_) if self.followers.is_empty() => {
+                (self.led_at + LEAD_AFTER).max(now + Duration::from_millis(1))
+            }
+            Leader::Nobody | Leader::Call(_) => {
+                let watch = Watch { until: now + LEAD_WATCH, leads: self.leads };
+                return self.watch.get_or_insert(watch).until;
+            }
+        };
+        self.watch = None;
+        until
+    }
+
+    /// Calls wait for what another one reads, and nobody sees whether it does.
+    #[inline]
+    fn wants_watch(&self) -> bool {
+        self.watch.is_none()
+            && !self.followers.is_empty()
+            && self.leader != Leader::Task
+            && self.stream.is_some()
     }
 
     /// Whether others are about to take their outcomes, and perhaps to call again: what one call wrote now would leave
@@ -133,14 +188,14 @@ impl State {
         if self.flush(now, cx) && may_look && self.write.is_empty() && self.patience.looks() {
             return true;
         }
-        self.run(now, cx, Some(id));
+        self.run(now, cx, Some(id), TURN_LEN);
         false
     }
 
     /// The task reads for all; whoever did so waits.
     pub(in super::super) fn lead_as_task(&mut self, now: Instant, cx: &mut Context<'_>) {
         self.take_lead_as_task();
-        self.run(now, cx, None);
+        self.run(now, cx, None, OVERDUE_LEN);
     }
 
     pub(super) fn take_lead_as_task(&mut self) {
@@ -181,6 +236,7 @@ impl State {
     pub(super) fn pass_lead(&mut self, now: Instant) {
         self.leader = Leader::Nobody;
         self.led_at = now;
+        self.leads += 1;
         while let Some(id) = self.followers.pop_front() {
             self.waits.set_follows(id, false);
             if let Some(waker) = self.waits.take_waker(id) {
@@ -223,7 +279,7 @@ impl State {
 
     #[inline]
     fn wake_task_if_due_earlier(&mut self) {
-        if self.machine.poll_timeout().is_some_and(|at| at < self.armed) {
+        if self.wants_watch() || self.machine.poll_timeout().is_some_and(|at| at < self.armed) {
             self.wake_task();
         }
     }
