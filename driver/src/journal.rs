@@ -29,8 +29,10 @@
 //! [`JournalStore`], and [`JournalThread`] gives it a thread of its own. For SQL: one table `journal(kind, number, bytes,
 //! primary key (kind, number))`; a batch is one transaction whose durability is not turned off.
 //!
-//! A copy of a journal that is put back in place of a later one is outside the promise: its client would use numbers
-//! again that it has used before.
+//! Do not put back a copy of a journal in place of a later one. The server shows that it is old, by a number or an answer that
+//! the copy does not know: the session ends, calls that the copy has unfinished end as `Unknown`, though the later run may
+//! have learned their outcomes, and new calls go on in a new session. No call gets the reply of another. Calls that the copy
+//! does not have are not heard of again.
 
 mod thread;
 
