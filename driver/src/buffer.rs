@@ -235,6 +235,11 @@ impl WriteBuffer {
         self.start == self.end && self.tail.is_empty() && !self.dirty
     }
 
+    /// Whether there is a rest of a frame in it, in shared memory.
+    pub(crate) fn holds_rest(&self) -> bool {
+        !self.tail.is_empty()
+    }
+
     /// Whether the stream, which was full, has taken some bytes since this was last asked.
     #[inline]
     pub(crate) fn take_progress(&mut self) -> bool {

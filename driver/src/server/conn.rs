@@ -141,8 +141,13 @@ impl ConnTask {
                 look
             });
             match look {
-                // The last words say why: they are to leave, if the peer takes them.
-                Look::Close if blocked && self.poll_last_words(cx).is_pending() => {
+                // The last words say why: they are to leave, if the peer takes them. Not behind the rest of a reply:
+                // its bytes are no longer counted, and nobody knows when they would leave.
+                Look::Close
+                    if blocked
+                        && !self.write.holds_rest()
+                        && self.poll_last_words(cx).is_pending() =>
+                {
                     return Turn::Sleep;
                 }
                 Look::Close => return Turn::End,
