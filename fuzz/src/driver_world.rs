@@ -214,7 +214,7 @@ impl World {
     fn client(self: &Arc<Self>) -> Client {
         let seed = self.profile.seed;
         let runtime: Arc<dyn Runtime> = self.sim.runtime(MUTANTS);
-        let connector = mutant::dial(SimConnector(self.clone()), self.mutant, seed, &runtime);
+        let connector = mutant::dial(SimConnector::new(self.clone()), self.mutant, seed, &runtime);
         // Each process has a clock of its own.
         let behind = Rng::apart(seed, 0x6c).below(self.sim.now());
         let runtime = self.sim.runtime_behind(CLIENTS, behind);

@@ -19,10 +19,11 @@ use crate::runtime::{Runtime, SmolRuntime};
 use crate::server::{Server, ServerBuilder};
 use crate::transport::{Accept, BoxFuture, BoxStream, Connect, Subject};
 
-/// How long a test waits for anything, in real time.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a test waits for anything, in real time. Only a case that hangs gets there: on a machine whose cores others
+/// want, a case that takes a second alone has taken a minute.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// How long a whole case may take, in real time.
-const CASE_PATIENCE: Duration = Duration::from_secs(60);
+const CASE_PATIENCE: Duration = Duration::from_secs(600);
 
 /// Everything that one case works with.
 #[derive(Clone)]

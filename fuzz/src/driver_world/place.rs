@@ -6,8 +6,9 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 
-use oncewire_driver::core::wire::Role;
+use oncewire_driver::core::wire::{self, Frame, Refuse, Role};
 use oncewire_driver::{Accept, BoxFuture, BoxStream, Connect, Server, Subject};
+use smol::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::World;
 use super::executor::{Group, Sleep, lock};
@@ -24,6 +25,8 @@ pub enum Dials {
     Refused,
     /// They hang.
     Hang,
+    /// They reach a server that knows no session and opens none.
+    Turned,
     /// Any of these, by chance.
     Mixed,
 }
@@ -145,6 +148,14 @@ impl World {
         let judged = lock(&self.place).judge_dial();
         match judged {
             Dials::Through | Dials::Mixed => {}
+            Dials::Turned => {
+                *lock(&self.place).faults.entry("refused hello").or_default() += 1;
+                lock(&self.model).servers_changed = true;
+                let (_link, ours, theirs) =
+                    Link::new(&self.sim, self.profile.link, self.profile.seed);
+                self.sim.spawn(MUTANTS, refuse(theirs));
+                return Ok(Box::new(ours));
+            }
             Dials::Refused => {
                 *lock(&self.place).faults.entry("refused dial").or_default() += 1;
                 return Err(io::ErrorKind::ConnectionRefused.into());
@@ -171,13 +182,52 @@ impl World {
     }
 }
 
-/// Dials the address.
+/// A server that has no session, whatever it is asked for.
+async fn refuse(mut client: SimStream) {
+    let mut bytes = [0; wire::CONTROL_LEN_MAX];
+    let len = wire::encode(&Frame::Refuse(Refuse::SessionUnknown), &mut bytes).unwrap_or(0);
+    // It leaves when the client does.
+    if client.read(&mut [0; 256]).await.is_ok() && client.write_all(&bytes[..len]).await.is_ok() {
+        while let Ok(1..) = client.read(&mut [0; 256]).await {}
+    }
+}
+
+/// Attempts to connect of one client within a second at most. With the shortest pauses of a profile, of 50 ms on average,
+/// and an attempt in two that need not wait, there are 40.
+const DIALS_A_SECOND_MAX: usize = 100;
+
+/// Dials the address, for one client.
 #[derive(Debug)]
-pub struct SimConnector(pub Arc<World>);
+pub struct SimConnector {
+    world: Arc<World>,
+    /// When it dialled within the last second.
+    dials: Mutex<VecDeque<u64>>,
+}
+
+impl SimConnector {
+    /// It has not dialled yet.
+    pub fn new(world: Arc<World>) -> SimConnector {
+        SimConnector { world, dials: Mutex::default() }
+    }
+
+    /// S21: attempts that fail come less and less often, whoever makes them fail and how.
+    fn note_dial(&self) {
+        let now = self.world.sim.now();
+        let mut dials = lock(&self.dials);
+        dials.push_back(now);
+        while dials.front().is_some_and(|at| at + 1_000 * MS <= now) {
+            dials.pop_front();
+        }
+        if dials.len() > DIALS_A_SECOND_MAX {
+            self.world.sim.fail(format!("a client dials {} times a second", dials.len()));
+        }
+    }
+}
 
 impl Connect for SimConnector {
     fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
-        Box::pin(self.0.dial())
+        self.note_dial();
+        Box::pin(self.world.dial())
     }
 
     fn address(&self) -> String {
@@ -225,7 +275,11 @@ pub async fn chaos(world: Arc<World>) {
         match rng.below(if profile.servers_change { 12 } else { 8 }) {
             0..=4 => lock(&world.place).cut_some(),
             5 | 6 => {
-                let dials = rng.pick(&[Dials::Refused, Dials::Hang, Dials::Mixed]);
+                let dials = if profile.servers_change && rng.one_in(4) {
+                    Dials::Turned
+                } else {
+                    rng.pick(&[Dials::Refused, Dials::Hang, Dials::Mixed])
+                };
                 lock(&world.place).dials = dials;
             }
             7 => lock(&world.place).dials = Dials::Through,
