@@ -75,6 +75,8 @@ impl fmt::Debug for Server {
     }
 }
 
+/// Connections that are accepted one after another: then other tasks get their turn.
+const ACCEPTS_MAX: usize = 16;
 /// How long accepting pauses after an error.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -96,7 +98,10 @@ impl Server {
     /// The error after which the transport can accept no more, or the ledger's (S31): what has no record is not
     /// answered, and new calls are refused. End the process then, and start again when the cause is mended.
     pub async fn serve(&self, acceptor: impl Accept) -> io::Result<()> {
-        loop {
+        for accepts in 1_usize.. {
+            if accepts.is_multiple_of(ACCEPTS_MAX) {
+                yield_now().await;
+            }
             let accepted = {
                 let mut accept = acceptor.accept();
                 std::future::poll_fn(|cx| {
@@ -122,6 +127,7 @@ impl Server {
                 Some(Err(Stop::Transport(_))) => self.pause(ACCEPT_PAUSE).await,
             }
         }
+        Ok(())
     }
 
     /// Serves one connection that was accepted by other means, in a task of its own.
@@ -219,6 +225,19 @@ pub struct Mishaps {
 enum Stop {
     Transport(io::Error),
     Ledger(LedgerError),
+}
+
+/// Lets the tasks that are ready run before this one goes on.
+async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Whether accepting again would only fail again.
