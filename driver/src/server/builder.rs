@@ -206,6 +206,18 @@ impl<L> ServerBuilder<L> {
     /// The future is polled once at once, and only if it is not ready becomes a task: what it does before its first
     /// await delays other calls of its connection. A panic, or more time than the method's limit, ends the call as
     /// aborted (S14).
+    ///
+    /// # What blocks whom
+    ///
+    /// A handler that blocks its thread (a lock, a file, `block_on`) blocks everything else that would run on that thread of
+    /// the executor: other connections, other servers and clients on the same [`Runtime`]. smol's global executor, the
+    /// default, has one thread unless `SMOL_THREADS` says otherwise. Move such work to `smol::unblock`, or give the server a
+    /// runtime of its own.
+    ///
+    /// Blocking on a call (`block_on(client.call(…))`) inside a handler works if the client's connection stands and its
+    /// server runs elsewhere: the caller reads the socket itself. If it must still dial, or the server shares the blocked
+    /// thread, the call can only wait for its deadline; that it is told in time, whatever is blocked, because deadlines are
+    /// kept by the reactor's thread and not by the executor's. Await the call instead.
     pub fn method<A, R, F, Fut>(mut self, method: &Method<A, R>, function: F) -> Self
     where
         F: Fn(Context, A) -> Fut + Send + Sync + 'static,

@@ -41,8 +41,16 @@ impl Alarm {
 }
 
 impl State {
-    /// Has the alarm fire for a deadline that comes before the one that it was set for.
+    /// A call was polled, or read for all: ends what is overdue, and has the alarm fire for what comes before its time.
     #[inline]
+    pub(super) fn keep_deadlines(&mut self, now: Instant) {
+        if self.machine.poll_deadline().is_some_and(|at| at <= now || at < self.alarm.at) {
+            self.end_overdue(now);
+            self.set_alarm();
+        }
+    }
+
+    /// Has the alarm fire for a deadline that comes before the one that it was set for.
     pub(in super::super) fn set_alarm(&mut self) {
         if let Some(at) = self.machine.poll_deadline().filter(|at| *at < self.alarm.at) {
             self.set_alarm_at(at);

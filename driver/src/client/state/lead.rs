@@ -85,10 +85,9 @@ impl State {
             _ => self.add_follower(id),
         }
         // The stream may never have nothing more, and whoever keeps time may not be polled.
-        self.end_overdue(now);
+        self.keep_deadlines(now);
         self.polled = None;
         self.wake_task_if_due_earlier();
-        self.set_alarm();
         match self.take_outcome(id, now) {
             Some(outcome) => Step::Done(outcome),
             None if look => Step::Look,

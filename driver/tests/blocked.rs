@@ -1,0 +1,132 @@
+//! C109 on real threads: deadlines are told while every thread of the executor is blocked. Nothing here is judged by the
+//! clock: a blocked thread stays blocked until the call has ended, so a deadline that is not told hangs the test.
+#![allow(missing_docs)]
+
+use std::future::IntoFuture;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use oncewire_driver::{
+    BoxFuture, BoxStream, Client, ClientOptions, Connect, Method, Outcome, Runtime, Server,
+    SmolRuntime, Subject,
+};
+use smol::Executor;
+use smol::net::unix::UnixStream;
+
+const ECHO: Method<u32, u32> = Method::new("blocked.echo");
+const NESTED: Method<u32, u32> = Method::new("blocked.nested");
+const TIMEOUT: Duration = Duration::from_millis(100);
+/// For how long a test waits for what must come.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// An executor of one thread, and a runtime on it. The thread lasts as long as the process.
+fn runtime() -> (Arc<Executor<'static>>, Arc<dyn Runtime>) {
+    let executor = Arc::new(Executor::new());
+    let (runs, spawner) = (executor.clone(), executor.clone());
+    std::thread::spawn(move || smol::block_on(runs.run(std::future::pending::<()>())));
+    (executor, SmolRuntime::with_spawner(move |task| spawner.spawn(task).detach()))
+}
+
+/// Dials a server of this process, or one that says nothing.
+struct Dial(Option<Server>);
+
+impl Connect for Dial {
+    fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
+        Box::pin(async {
+            let (ours, theirs) = UnixStream::pair()?;
+            match &self.0 {
+                Some(server) => server.serve_stream(Box::new(theirs), Subject::Nobody),
+                None => std::mem::forget(theirs),
+            }
+            Ok(Box::new(ours) as BoxStream)
+        })
+    }
+
+    fn address(&self) -> String {
+        "a socket pair".to_owned()
+    }
+}
+
+fn server(runtime: Arc<dyn Runtime>) -> Server {
+    Server::builder("blocked")
+        .runtime(runtime)
+        .method(&ECHO, |_, n| async move { n })
+        .build()
+        .unwrap()
+}
+
+/// Blocks the executor's only thread until the sender is dropped.
+fn block(executor: &Executor<'static>) -> Sender<()> {
+    let (release, released): (Sender<()>, Receiver<()>) = channel();
+    let (blocks, blocked) = channel();
+    let task = executor.spawn(async move {
+        blocks.send(()).unwrap();
+        let _released = released.recv();
+    });
+    task.detach();
+    blocked.recv_timeout(PATIENCE).expect("the executor runs");
+    release
+}
+
+/// Blocks on a call, on a thread of its own.
+fn outcome(client: &Client) -> Outcome<u32> {
+    let (sender, receiver) = channel();
+    let call = client.call(&ECHO, &7).timeout(TIMEOUT).into_future();
+    std::thread::spawn(move || {
+        let begun = Instant::now();
+        let outcome = smol::block_on(call);
+        println!("told {:?} after its deadline", begun.elapsed().saturating_sub(TIMEOUT));
+        let _ = sender.send(outcome);
+    });
+    receiver.recv_timeout(PATIENCE).expect("the deadline is told")
+}
+
+#[test]
+fn c109_a_call_that_dials_is_told_its_deadline_though_the_executor_is_blocked() {
+    let (executor, runtime) = runtime();
+    let blocked = block(&executor);
+    let client = Client::with_runtime(Dial(None), ClientOptions::default(), runtime);
+    let outcome = outcome(&client);
+    assert!(matches!(outcome, Outcome::NotExecuted(_)), "{outcome:?}");
+    drop(blocked);
+}
+
+#[test]
+fn c109_a_call_in_flight_is_told_its_deadline_though_the_executor_is_blocked() {
+    let (executor, own) = runtime();
+    // The server is on the blocked executor, too: no answer comes.
+    let client =
+        Client::with_runtime(Dial(Some(server(own.clone()))), ClientOptions::default(), own);
+    assert!(smol::block_on(client.connected()));
+    let blocked = block(&executor);
+    let outcome = outcome(&client);
+    assert!(matches!(outcome, Outcome::Unknown(..)), "{outcome:?}");
+    drop(blocked);
+}
+
+#[test]
+fn c109_blocking_on_a_call_in_a_handler_ends_with_its_deadline() {
+    let (_executor, own) = runtime();
+    let inner = Client::with_runtime(
+        Dial(Some(server(own.clone()))),
+        ClientOptions::default(),
+        own.clone(),
+    );
+    let outer = Server::builder("outer")
+        .runtime(own)
+        .method(&NESTED, move |_, n| {
+            let outcome = smol::block_on(inner.call(&ECHO, &n).timeout(TIMEOUT).into_future());
+            async move { if matches!(outcome, Outcome::Reply(_)) { 0 } else { n } }
+        })
+        .build()
+        .unwrap();
+    let client = Client::new(Dial(Some(outer)), ClientOptions::default());
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        let _ = sender.send(smol::block_on(client.call(&NESTED, &5).into_future()));
+    });
+    let outcome = receiver.recv_timeout(PATIENCE).expect("the handler ends");
+    assert!(matches!(outcome, Outcome::Reply(5)), "{outcome:?}");
+}
