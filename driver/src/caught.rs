@@ -5,6 +5,7 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::task::{Context, Waker};
 
 /// It panicked, and the panic hook has said so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +54,24 @@ impl<T> Drop for Guarded<T> {
             let _panicked = caught(|| drop(value));
         }
     }
+}
+
+/// Wakes all of them: a waker that panics keeps none from being woken that come after it.
+#[inline]
+pub(crate) fn wake_all(wakers: Vec<Waker>) {
+    for waker in wakers {
+        let _panicked = caught(|| waker.wake());
+    }
+}
+
+/// Notes who is to be woken. The waker that was there before may be all that is left of its task, whose drop is the
+/// user's code: it goes to `dropped`, which is to be dropped without the lock.
+#[inline]
+pub(crate) fn register(slot: &mut Option<Waker>, cx: &Context<'_>, dropped: &mut Vec<Waker>) {
+    if slot.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+        return;
+    }
+    dropped.extend(slot.replace(cx.waker().clone()));
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ use serde::de::DeserializeOwned;
 use super::state::{Shared, State};
 use super::task::ClientTask;
 use super::{ClientOptions, ClientStatus, Handle};
+use crate::caught::caught;
 use crate::journal::{Journal, JournalError, JournalWrite};
 use crate::method::Method;
 use crate::outcome::{Decode, Outcome};
@@ -420,7 +421,7 @@ impl Shared {
     fn poll_durable(&self, number: u64, cx: &mut Context<'_>) -> Poll<Told> {
         self.with(|state, _| match &mut state.durable {
             Some(desk) => {
-                let poll = desk.poll(number, cx);
+                let poll = desk.poll(number, cx, &mut state.dropped);
                 state.set_alarm();
                 poll
             }
@@ -441,7 +442,7 @@ impl Shared {
     fn leave_durable(&self, number: u64) {
         self.with(|state, _| {
             if let Some(desk) = &mut state.durable {
-                desk.leave(number);
+                desk.leave(number, &mut state.dropped);
             }
         });
     }
@@ -484,7 +485,9 @@ impl Shared {
             first.or_else(|| state.take_batch(now))
         });
         if let Some((journal, writes)) = batch {
-            journal.commit(JournalBatch { writes, shared: Some(self.clone()) });
+            let batch = JournalBatch { writes, shared: Some(self.clone()) };
+            // A batch that is dropped in a panic has failed.
+            let _panicked = caught(|| journal.commit(batch));
         }
     }
 

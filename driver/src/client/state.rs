@@ -27,6 +27,7 @@ use super::durable::Desk;
 use super::waits::{WaitId, Waits};
 use super::{ClientOptions, ClientStatus};
 use crate::buffer::{self, ReadBuffer, WriteBuffer};
+use crate::caught::wake_all;
 use crate::outcome::RawOutcome;
 use crate::patience::{self, Patience, Tries};
 use crate::runtime::Runtime;
@@ -98,6 +99,8 @@ pub(super) struct State {
     /// Why the last connection ended, if either side said so.
     pub(super) disconnected: Option<CloseReason>,
     pub(super) to_wake: Vec<Waker>,
+    /// Wakers that are not needed any more, to be dropped without the lock.
+    pub(super) dropped: Vec<Waker>,
     /// The call that is being polled: it takes its outcome itself.
     polled: Option<WaitId>,
     /// Whether replies come so soon that nobody need sleep for them.
@@ -147,10 +150,12 @@ impl Shared {
         let mut state = self.lock();
         let result = f(&mut state, now);
         let overran = std::mem::take(&mut state.overran);
-        if !state.to_wake.is_empty() {
+        if !state.to_wake.is_empty() || !state.dropped.is_empty() {
             let to_wake = std::mem::take(&mut state.to_wake);
+            let dropped = std::mem::take(&mut state.dropped);
             drop(state);
-            to_wake.into_iter().for_each(Waker::wake);
+            wake_all(to_wake);
+            drop(dropped);
         } else if overran {
             drop(state);
         }
@@ -267,7 +272,7 @@ impl Shared {
     /// Nobody waits for a call any more.
     pub(super) fn abandon(&self, id: WaitId) {
         self.with(|state, now| {
-            if let Some(call) = state.waits.remove(id) {
+            if let Some(call) = state.waits.remove(id, &mut state.dropped) {
                 state.machine.cancel(now, call);
                 state.machine.forget(now, call);
             }
@@ -389,6 +394,7 @@ impl State {
             fresh: false,
             disconnected: None,
             to_wake: Vec::new(),
+            dropped: Vec::new(),
             polled: None,
             patience: Patience::default(),
             reads: 0,

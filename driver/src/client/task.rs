@@ -11,6 +11,7 @@ use oncewire_core::Instant;
 
 use super::backoff::{Backoff, Ended};
 use super::state::{LEAD_AFTER, Leader, Shared, State};
+use crate::caught::{Guarded, caught};
 use crate::patience::Tries;
 use crate::runtime::Timer;
 use crate::transport::{BoxFuture, BoxStream};
@@ -47,7 +48,7 @@ enum Next {
 }
 
 struct Dial {
-    attempt: BoxFuture<'static, io::Result<BoxStream>>,
+    attempt: Guarded<BoxFuture<'static, io::Result<BoxStream>>>,
     until: Instant,
 }
 
@@ -195,17 +196,21 @@ impl ClientTask {
         }
         if self.dial.is_none() && self.dial_at <= now {
             let shared = self.shared.clone();
-            let attempt = Box::pin(async move { shared.connector.connect().await });
+            let attempt: BoxFuture<'static, _> =
+                Box::pin(async move { shared.connector.connect().await });
+            let attempt = Guarded::new(attempt);
             self.dial = Some(Dial { attempt, until: now + self.shared.options.connect_timeout });
         }
         let Some(dial) = &mut self.dial else { return };
-        let result = match dial.attempt.as_mut().poll(cx) {
+        let poll = caught(|| dial.attempt.get_mut().map(|attempt| attempt.as_mut().poll(cx)));
+        let panicked = || Poll::Ready(Err(io::Error::other("the connector panicked")));
+        let result = match poll.ok().flatten().unwrap_or_else(panicked) {
             Poll::Ready(result) => result,
             Poll::Pending if dial.until > now => return,
             Poll::Pending => Err(io::ErrorKind::TimedOut.into()),
         };
         self.dial = None;
-        let address = || self.shared.connector.address();
+        let address = || caught(|| self.shared.connector.address()).unwrap_or_default();
         match result {
             Ok(stream) => {
                 self.was_connected = true;

@@ -7,6 +7,7 @@ use std::task::{Context, Waker};
 
 use oncewire_core::{CallId, NotExecuted, Unknown};
 
+use crate::caught::register;
 use crate::outcome::RawOutcome;
 
 /// One wait; a later one in the same place has another serial.
@@ -86,8 +87,9 @@ impl Waits {
 
     /// Ends a wait; says which call it was for, if that one has not ended.
     #[inline]
-    pub(super) fn remove(&mut self, id: WaitId) -> Option<CallId> {
+    pub(super) fn remove(&mut self, id: WaitId, dropped: &mut Vec<Waker>) -> Option<CallId> {
         let wait = self.get_mut(id)?;
+        dropped.extend(wait.waker.take());
         let call = wait.call?;
         let untaken = wait.outcome.is_some();
         wait.release();
@@ -113,11 +115,9 @@ impl Waits {
 
     /// Registers who is to be woken when the outcome is there.
     #[inline]
-    pub(super) fn wait(&mut self, id: WaitId, cx: &mut Context<'_>) {
-        let Some(wait) = self.get_mut(id) else { return };
-        match &mut wait.waker {
-            Some(waker) => waker.clone_from(cx.waker()),
-            None => wait.waker = Some(cx.waker().clone()),
+    pub(super) fn wait(&mut self, id: WaitId, cx: &mut Context<'_>, dropped: &mut Vec<Waker>) {
+        if let Some(wait) = self.get_mut(id) {
+            register(&mut wait.waker, cx, dropped);
         }
     }
 

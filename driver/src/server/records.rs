@@ -22,7 +22,7 @@ use super::limits::Permit;
 use super::names::Names;
 use super::state::{Shared, State};
 use super::transactional::{Ran, Work};
-use crate::caught::Guarded;
+use crate::caught::{Guarded, caught};
 use crate::ledger::{CallEntry, CallName, Entry, Ledger, LedgerError, SessionEntry};
 use crate::method::MethodOptions;
 
@@ -343,7 +343,8 @@ impl Shared {
         let Some(ledger) = &self.ledger else { return };
         let mut next = self.with(|state, now| state.take_batch(now));
         while let Some(items) = next {
-            ledger.submit(self, items);
+            // A batch that is dropped in a panic has failed.
+            let _panicked = caught(|| ledger.submit(self, items));
             // It may have come back already.
             next = self.with(|state, now| {
                 if let Some(records) = &mut state.records {

@@ -11,6 +11,7 @@ use super::cancels::Cancels;
 use super::limits::{Limits, Permit, Waiting};
 use super::names::Names;
 use super::records::{Records, Submit};
+use crate::caught::wake_all;
 use crate::ledger::LedgerError;
 use crate::runtime::Runtime;
 use crate::sync::Lock;
@@ -146,7 +147,7 @@ impl Shared {
         let to_wake = std::mem::take(&mut state.to_wake);
         let later = (!state.later.is_empty()).then(|| std::mem::take(&mut state.later));
         drop(state);
-        to_wake.into_iter().for_each(Waker::wake);
+        wake_all(to_wake);
         if let Some(later) = later {
             self.see_to(later);
         }

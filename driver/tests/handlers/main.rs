@@ -1,6 +1,7 @@
 //! Handlers over a socket pair: what they are given, how they end, and what their users' code may do meanwhile.
 #![allow(missing_docs)]
 
+mod callers;
 mod cancel;
 mod limits;
 mod link;

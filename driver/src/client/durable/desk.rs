@@ -343,24 +343,26 @@ impl Desk {
     }
 
     /// The outcome of a call, once it may be told; then it is the taker's.
-    pub(super) fn poll(&mut self, number: u64, cx: &mut Context<'_>) -> Poll<Told> {
+    pub(super) fn poll(
+        &mut self,
+        number: u64,
+        cx: &mut Context<'_>,
+        dropped: &mut Vec<Waker>,
+    ) -> Poll<Told> {
         let Some(kept) = self.calls.get_mut(&number) else { return Poll::Pending };
         if let Some(told) = kept.told.take() {
             self.calls.remove(&number);
             return Poll::Ready(told);
         }
-        match &mut kept.waker {
-            Some(waker) => waker.clone_from(cx.waker()),
-            None => kept.waker = Some(cx.waker().clone()),
-        }
+        crate::caught::register(&mut kept.waker, cx, dropped);
         Poll::Pending
     }
 
     /// Nobody waits for a call any more in this run.
-    pub(super) fn leave(&mut self, number: u64) {
+    pub(super) fn leave(&mut self, number: u64, dropped: &mut Vec<Waker>) {
         let Some(kept) = self.calls.get_mut(&number) else { return };
         kept.wanted = false;
-        kept.waker = None;
+        dropped.extend(kept.waker.take());
         if kept.told.is_some() {
             self.calls.remove(&number);
         }

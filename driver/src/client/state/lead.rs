@@ -70,7 +70,7 @@ impl State {
         cx: &mut Context<'_>,
         may_look: bool,
     ) -> Step {
-        self.waits.wait(id, cx);
+        self.waits.wait(id, cx, &mut self.dropped);
         self.polled = Some(id);
         let mut look = false;
         let leader = self.leader;
