@@ -6,7 +6,7 @@ use std::future::IntoFuture;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use oncewire_driver::{
     BoxFuture, BoxStream, Client, ClientOptions, Connect, Method, Outcome, Runtime, Server,
@@ -75,9 +75,10 @@ fn outcome(client: &Client) -> Outcome<u32> {
     let (sender, receiver) = channel();
     let call = client.call(&ECHO, &7).timeout(TIMEOUT).into_future();
     std::thread::spawn(move || {
-        let begun = Instant::now();
+        let clock = SmolRuntime::global();
+        let begun = clock.now();
         let outcome = smol::block_on(call);
-        println!("told {:?} after its deadline", begun.elapsed().saturating_sub(TIMEOUT));
+        println!("told {:?} after its deadline", clock.now().since(begun + TIMEOUT));
         let _ = sender.send(outcome);
     });
     receiver.recv_timeout(PATIENCE).expect("the deadline is told")
