@@ -15,7 +15,6 @@ pub(crate) mod kind {
     pub(crate) const REQUEST: u8 = 0x02;
     pub(crate) const ACK: u8 = 0x04;
     pub(crate) const CANCEL: u8 = 0x05;
-    pub(crate) const GOODBYE: u8 = 0x08;
     pub(crate) const WELCOME: u8 = 0x41;
     pub(crate) const REPLY: u8 = 0x42;
     pub(crate) const GOODBYE_OF_SERVER: u8 = 0x48;
