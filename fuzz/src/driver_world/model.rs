@@ -158,7 +158,7 @@ impl Model {
             return Err("but it ran".into());
         }
         let possible = match why {
-            NotExecuted::Overloaded => profile.tight,
+            NotExecuted::Overloaded => profile.tight || profile.requests_max.is_some(),
             NotExecuted::UnknownMethod => op.kind.method == super::handlers::ABSENT,
             NotExecuted::BadArguments => op.kind.method == super::handlers::GARBLED,
             NotExecuted::DeadlinePassed => now >= op.begun_at + op.kind.timeout,

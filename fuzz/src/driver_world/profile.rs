@@ -67,6 +67,8 @@ pub struct Profile {
     pub lease: Duration,
     /// Bytes kept for a session at most.
     pub kept_max: u64,
+    /// Bytes of requests in all, if there are so few that long ones are dropped as they come.
+    pub requests_max: Option<u64>,
 }
 
 impl Profile {
@@ -111,6 +113,7 @@ impl Profile {
             keepalive: Duration::from_millis(rng.pick(&[400, 2_000, 10_000])),
             lease: Duration::from_secs(rng.pick(&[60, 300])),
             kept_max: u64::MAX,
+            requests_max: None,
         };
         if profile.tight {
             profile.kept_max = rng.range(3_000, 20_000);
@@ -125,6 +128,10 @@ impl Profile {
             && !profile.tight
             && profile.link.piece_max >= 1_000
             && profile.link.capacity >= 1_000;
+        let mut scarce = Rng::apart(seed, 0x6f);
+        if profile.large && scarce.one_in(2) {
+            profile.requests_max = Some(scarce.range(100_000, 400_000));
+        }
         profile
     }
 
@@ -180,6 +187,7 @@ impl Profile {
         if self.tight {
             config.kept_per_session_max = self.kept_max;
         }
+        config.requests_max = self.requests_max.unwrap_or(config.requests_max);
     }
 }
 
