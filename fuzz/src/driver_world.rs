@@ -274,6 +274,10 @@ impl World {
             if !status.connected {
                 return Err(format!("client {number} is not connected: {status:?}"));
             }
+            // S20: what takes long on its way is no silence.
+            if self.profile.slow && self.mutant.is_none() && status.reconnects > 0 {
+                return Err(format!("client {number} lost a sound connection: {status:?}"));
+            }
             *at.entry(status.server.map(|id| id.to_bytes())).or_insert(0) += 1;
         }
         for host in &lock(&self.place).hosts {

@@ -13,6 +13,7 @@ use futures_io::{AsyncRead, AsyncWrite};
 use oncewire_driver::core::wire::{self, Decoded, Role};
 
 use super::executor::{Sim, lock};
+use super::profile::SECOND;
 use crate::rng::Rng;
 
 /// How links behave.
@@ -22,6 +23,8 @@ pub struct LinkStyle {
     pub capacity: usize,
     /// Longest time from one end to the other, in nanoseconds.
     pub delay_max: u64,
+    /// Bytes that it carries in a second; 0 if there is no limit.
+    pub rate: u64,
     /// Longest piece that is written, delivered or read at once.
     pub piece_max: usize,
     /// A poll is `Pending` without need once in so many; 0 for never.
@@ -176,7 +179,20 @@ impl Wire {
 
     fn fly(self: &Arc<Self>, state: &mut WireState, piece: Piece) {
         let delay = state.rng.delay(self.style.delay_max);
-        let at = (self.sim.now() + delay).max(state.last_at);
+        let mut at = (self.sim.now() + delay).max(state.last_at);
+        match piece {
+            Piece::Bytes(bytes) if self.style.rate > 0 => {
+                // One after the other, so that the reader does not get a second's worth at once.
+                for part in bytes.chunks((self.style.rate / 50).max(1) as usize) {
+                    at += part.len() as u64 * SECOND / self.style.rate;
+                    self.fly_at(state, at, Piece::Bytes(part.to_vec()));
+                }
+            }
+            piece => self.fly_at(state, at, piece),
+        }
+    }
+
+    fn fly_at(self: &Arc<Self>, state: &mut WireState, at: u64, piece: Piece) {
         state.last_at = at;
         state.flying.push_back((at, piece));
         self.sim.deliver_at(at, self.clone());

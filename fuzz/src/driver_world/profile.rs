@@ -21,6 +21,8 @@ pub struct Profile {
     pub seed: u64,
     /// Nothing goes wrong, nobody is slow, and every call must end as fast as its handler and the link allow.
     pub brisk: bool,
+    /// Nothing goes wrong, but bodies take longer than the keepalive to pass: no connection may end by that.
+    pub slow: bool,
     /// Servers that live at the start behind the one address.
     pub servers: usize,
     /// Clients.
@@ -90,6 +92,7 @@ impl Profile {
         let mut profile = Profile {
             seed,
             brisk,
+            slow: false,
             servers: 1 + usize::from(rng.one_in(6)),
             clients: rng.range(1, 3) as usize,
             actors: rng.range(1, 5) as usize,
@@ -118,12 +121,15 @@ impl Profile {
         if profile.tight {
             profile.kept_max = rng.range(3_000, 20_000);
         }
+        let mut apart = Rng::apart(seed, 7);
         if brisk {
             profile.become_brisk();
+        } else if apart.one_in(5) {
+            profile.become_slow(&mut apart);
         }
         profile.stay_possible();
         // Small pieces would take more polls than a world has.
-        profile.large = Rng::apart(seed, 0x6e).one_in(3)
+        profile.large = (profile.slow || Rng::apart(seed, 0x6e).one_in(3))
             && !brisk
             && !profile.tight
             && profile.link.piece_max >= 1_000
@@ -170,6 +176,32 @@ impl Profile {
         self.keepalive = Duration::from_secs(10);
     }
 
+    fn become_slow(&mut self, rng: &mut Rng) {
+        self.slow = true;
+        self.servers = 1;
+        self.clients = self.clients.min(2);
+        self.actors = self.actors.min(3);
+        self.steps = self.steps.min(12);
+        self.fault_pause = 0;
+        self.faults_until = 0;
+        self.servers_change = false;
+        self.accept_error_in = 0;
+        self.closes = false;
+        self.tight = false;
+        self.kept_max = u64::MAX;
+        self.options.calls_max = 65_536;
+        self.options.connect_timeout = Duration::from_secs(10);
+        self.schedule.slow_in = 0;
+        self.floods = false;
+        self.link.rate = rng.pick(&[60_000, 200_000]);
+        self.link.capacity = rng.pick(&[4 << 10, 64 << 10, 1 << 20]);
+        self.link.delay_max = self.link.delay_max.min(20 * MS);
+        self.link.piece_max = self.link.piece_max.max(1_000);
+        self.link.cut_in = 0;
+        self.link.reset_unread_in = 0;
+        self.keepalive = Duration::from_millis(400);
+    }
+
     /// Whether a session may end though its client is well.
     pub fn sessions_may_end(&self) -> bool {
         self.servers_change || self.servers > 1
@@ -193,6 +225,7 @@ impl Profile {
 
 fn link_style(rng: &mut Rng) -> LinkStyle {
     LinkStyle {
+        rate: 0,
         capacity: rng.pick(&[100, 700, 4 << 10, 64 << 10, 64 << 10]),
         delay_max: rng.pick(&[MS / 20, MS / 2, 20 * MS, 200 * MS]),
         piece_max: rng.pick(&[1, 7, 100, 4 << 10, 64 << 10, 64 << 10]),

@@ -94,6 +94,7 @@ impl Profile {
             // Calls run apart only where one of them is rolled back.
             odd_in: rng.pick(&[3, 8, 30]).min(if stop_in > 0 { 4 } else { 30 }),
             link: LinkStyle {
+                rate: 0,
                 capacity: 64 << 10,
                 delay_max: rng.pick(&[MS / 20, MS, 20 * MS]),
                 piece_max: rng.pick(&[100, 4 << 10, 64 << 10]),

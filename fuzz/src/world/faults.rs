@@ -221,6 +221,12 @@ impl World {
             false => &mut self.peers[p].clock,
         };
         clock.ahead += by;
+        self.disturb();
+    }
+
+    /// Time did not go on as it does: whoever is called dead by it need not be.
+    fn disturb(&mut self) {
+        self.links.iter_mut().for_each(|link| link.disturbed = true);
     }
 
     fn sleep(&mut self) -> Check {
@@ -229,6 +235,7 @@ impl World {
         let longest = if self.rng.one_in(8) { lease + lease / 4 } else { 3_000 * MS };
         let end = self.now + self.rng.below(longest);
         self.trace.note(|| format!("all sleep until {} µs", end / 1000));
+        self.disturb();
         for _ in 0..20 {
             let next = self.next_timer().min(end).max(self.now + 1_000);
             if next >= end {

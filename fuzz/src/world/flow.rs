@@ -109,6 +109,11 @@ impl World {
             }
             if !link.silent && link.conn.is_some() {
                 link.up.wrote(len);
+                if self.profile.takes_rest
+                    && let Some(rest) = self.peers[p].client.take_rest()
+                {
+                    link.up.push(&rest);
+                }
             } else {
                 self.trace.note(|| format!("  link {l} loses {len} bytes up"));
             }
@@ -136,6 +141,9 @@ impl World {
                     let fault = matches!(reason, PeerSaysProtocol(_) | Protocol(_));
                     ensure!(!fault || self.peers[p].tainted, "c{p} is disconnected for {reason:?}");
                     if let Some(l) = self.peers[p].link {
+                        if reason == oncewire_core::CloseReason::PeerSilent {
+                            self.check_dead(l)?;
+                        }
                         self.leave(l);
                     }
                 }
@@ -143,6 +151,14 @@ impl World {
                 _ => {}
             }
         }
+        Ok(())
+    }
+
+    /// One end of a link calls the other one dead: is it?
+    fn check_dead(&self, l: usize) -> Check {
+        let link = &self.links[l];
+        let well = !link.may_look_dead() && !self.profile.lossy && !self.peers[link.peer].tainted;
+        ensure!(!well, "link {l} is well, and its peer called dead: {link:?}");
         Ok(())
     }
 
@@ -285,6 +301,9 @@ impl World {
                     self.trace.note(|| format!("s{h} closes: {reason:?}"));
                     let l = self.hosts[h].links[conn.index()];
                     self.trace.note(|| format!("  that is link {l}"));
+                    if reason == oncewire_core::CloseReason::PeerSilent {
+                        self.check_dead(l)?;
+                    }
                     self.links[l].conn = None;
                     self.links[l].server_open = false;
                     self.unbound(l);
@@ -348,6 +367,13 @@ impl World {
             }
             if link.client_open && !link.silent {
                 link.down.wrote(len);
+            }
+            if self.profile.takes_rest
+                && let Some(rest) = host.server.take_rest(conn)
+                && link.client_open
+                && !link.silent
+            {
+                link.down.push(&rest);
             }
             if !self.calm && len > out_len / 2 && self.rng.one_in(4) {
                 link.unsent = true;

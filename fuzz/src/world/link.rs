@@ -139,11 +139,36 @@ pub struct Link {
     pub held: bool,
     /// The server has more to write, perhaps the rest of a frame.
     pub unsent: bool,
+    /// Time jumped, or stood still, for one of its ends or both: to be called dead is no surprise.
+    pub disturbed: bool,
+    /// Up to when its rate is used up, to the server and to the client.
+    pub busy_until: [u64; 2],
     /// Whether the place is taken.
     pub used: bool,
 }
 
 impl Link {
+    /// How many of `len` bytes a line of this rate carries to the server, or to the client, until `now`.
+    pub fn carry(&mut self, way: usize, rate: u64, now: u64, len: usize) -> usize {
+        if rate == 0 || len == 0 {
+            self.busy_until[way] = now;
+            return len;
+        }
+        let busy_until = &mut self.busy_until[way];
+        let room = (now.saturating_sub(*busy_until)) * rate / 1_000_000_000;
+        let carried = room.min(len as u64);
+        // What it could have carried and did not is not saved up.
+        *busy_until =
+            if carried < room { now } else { *busy_until + carried * 1_000_000_000 / rate };
+        carried as usize
+    }
+
+    /// Whether either end may call the other one dead.
+    pub fn may_look_dead(&self) -> bool {
+        let open = self.client_open && self.server_open;
+        self.disturbed || self.silent || self.held || !open
+    }
+
     /// A new connection in this place.
     pub fn open(&mut self, peer: usize, host: usize, conn: ConnId) {
         self.up.clear();

@@ -9,7 +9,7 @@
 //! - a call has one outcome, or `Unknown` with a ticket and then one; a forgotten or one-way call has none;
 //! - calls of a session are let in by xid (S13), sessions end when they may (S6);
 //! - the bytes that a server keeps, and its calls that run, are what the model says, and within its budgets;
-//! - no machine calls an undamaged peer a breaker of the protocol;
+//! - no machine calls an undamaged peer a breaker of the protocol, nor dead while its bytes get through, however slowly;
 //! - once faults stop, every call ends, and everything is released.
 //!
 //! In a world with damage (`Profile::corrupt`), the first client's bytes may be changed on their way. The wire has no
@@ -247,11 +247,16 @@ impl World {
         }
         let (p, h) = (self.links[l].peer, self.links[l].host);
         self.flush_peer(p)?;
-        let up = self.part(odd, self.links[l].up.on_the_way());
+        let (rate, now) = (self.profile.rate, self.now);
+        let up = self.links[l].up.on_the_way();
+        let up = self.links[l].carry(0, rate, now, up);
+        let up = self.part(odd, up);
         self.deliver_up(l, up)?;
         self.pump_host(h)?;
         self.flush_unsent(l)?;
-        let down = self.part(odd, self.links[l].down.on_the_way());
+        let down = self.links[l].down.on_the_way();
+        let down = self.links[l].carry(1, rate, now, down);
+        let down = self.part(odd, down);
         self.deliver_down(l, down)?;
         if self.rng.one_in(2) {
             self.flush_peer(p)?;
@@ -321,6 +326,9 @@ impl World {
             };
             if (chance >> 28).is_multiple_of(8) {
                 pad = (chance >> 44) as usize % 2_000;
+            }
+            if self.profile.rate > 0 && (chance >> 31).is_multiple_of(2) {
+                pad = (chance >> 44) as usize % 4_000;
             }
         }
         let op = self.model.begin(p, idempotent, one_way);

@@ -73,6 +73,10 @@ pub struct Profile {
     pub odd_in: u64,
     /// Bytes are split once in so many deliveries.
     pub split_in: u64,
+    /// Bytes that a link carries in a second each way; 0 if there is no limit.
+    pub rate: u64,
+    /// The rest of a frame of which a part was written leaves in one piece, as drivers do with large ones.
+    pub takes_rest: bool,
     /// The first client's connections may be damaged.
     pub corrupt: bool,
     /// Links lose whole frames without breaking (S27).
@@ -126,6 +130,8 @@ impl Profile {
             fault_in: [5, 8, 8, 12][rng.below(4) as usize],
             odd_in: [4, 12, 24][rng.below(3) as usize],
             split_in: [3, 10, 40][rng.below(3) as usize],
+            rate: 0,
+            takes_rest: false,
             corrupt: rng.one_in(10),
             lossy: rng.one_in(8),
             drift: rng.one_in(2),
@@ -134,6 +140,14 @@ impl Profile {
             server,
             broken,
         };
+        let mut apart = Rng::new(mix(seed ^ 0x7261_7465));
+        profile.takes_rest = apart.one_in(3);
+        if apart.one_in(12) && !profile.lossy {
+            // The longest bodies take one to four keepalives.
+            profile.rate = [3_000, 10_000][apart.below(2) as usize];
+            profile.server.keepalive = Duration::from_millis(400);
+            profile.odd_in = 4;
+        }
         profile.break_it();
         if profile.lossy {
             profile.out_len = 16 << 10;
@@ -158,6 +172,8 @@ impl Profile {
             // The broken machines handle whole frames.
             self.out_len = 16 << 10;
             self.corrupt = false;
+            self.takes_rest = false;
+            self.rate = 0;
             self.lossy = false;
             self.ledger = false;
             self.hosts = 1;
