@@ -147,6 +147,8 @@ impl Profile {
             profile.rate = [3_000, 10_000][apart.below(2) as usize];
             profile.server.keepalive = Duration::from_millis(400);
             profile.odd_in = 4;
+            // A link is to live for several keepalives.
+            profile.fault_in = 600;
         }
         profile.break_it();
         if profile.lossy {
