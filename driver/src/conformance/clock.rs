@@ -1,6 +1,9 @@
-//! Time that a test advances by hand: real time, plus what was added.
+//! Time that a test advances by hand: real time, plus what was added, and less the time for which it was stopped.
+//!
+//! On a busy machine a process may get no processor for seconds. That is no time for the case: between two looks at the
+//! clock never more than [`LEAP_MAX`] passes.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -10,12 +13,23 @@ use oncewire_core::Instant;
 use crate::runtime::{Runtime, SmolRuntime, Timer};
 use crate::transport::BoxFuture;
 
+/// The most that passes between two looks at the clock. Timers look that often while they wait.
+const LEAP_MAX: Duration = Duration::from_millis(100);
+
+/// Real time that was looked at, and how much of it did not pass.
+#[derive(Default)]
+struct Passed {
+    seen: Option<Instant>,
+    left_out: Duration,
+    /// Nothing passes but what is added, and no timer fires.
+    frozen: bool,
+}
+
 /// How far a test's time is ahead of real time, and who waits for it.
 #[derive(Default)]
 pub(crate) struct Clock {
     ahead_nanos: AtomicU64,
-    /// No timer fires.
-    frozen: AtomicBool,
+    passed: Mutex<Passed>,
     next_id: AtomicU64,
     wakers: Mutex<Vec<(u64, Waker)>>,
 }
@@ -28,15 +42,34 @@ impl Clock {
         wakers.into_iter().for_each(|(_, waker)| waker.wake());
     }
 
-    /// From now on no timer fires, however long it takes.
+    /// From now on no timer fires, however long it takes, and no time passes by itself.
     pub(crate) fn freeze(&self) {
-        self.frozen.store(true, Ordering::SeqCst);
+        self.passed().frozen = true;
     }
 
     /// Timers fire again.
     pub(crate) fn thaw(&self) {
-        self.frozen.store(false, Ordering::SeqCst);
+        self.passed().frozen = false;
         self.advance(Duration::ZERO);
+    }
+
+    fn passed(&self) -> std::sync::MutexGuard<'_, Passed> {
+        self.passed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_frozen(&self) -> bool {
+        self.passed().frozen
+    }
+
+    /// The real time of this look, less what did not pass.
+    fn look(&self, real: Instant) -> Instant {
+        let mut passed = self.passed();
+        let seen = passed.seen.unwrap_or(real).max(real);
+        let gap = seen.since(passed.seen.unwrap_or(real));
+        passed.seen = Some(seen);
+        let counts = if passed.frozen { Duration::ZERO } else { gap.min(LEAP_MAX) };
+        passed.left_out += gap - counts;
+        Instant::ZERO + seen.since(Instant::ZERO + passed.left_out)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(u64, Waker)>> {
@@ -65,7 +98,7 @@ pub(crate) struct TestRuntime {
 }
 
 impl TestRuntime {
-    /// What has to be taken off a moment to make it real.
+    /// What a moment of this clock is ahead of the time that passed.
     fn ahead(&self) -> Duration {
         self.skew + Duration::from_nanos(self.clock.ahead_nanos.load(Ordering::SeqCst))
     }
@@ -73,7 +106,7 @@ impl TestRuntime {
 
 impl Runtime for TestRuntime {
     fn now(&self) -> Instant {
-        self.real.now() + self.ahead()
+        self.clock.look(self.real.now()) + self.ahead()
     }
 
     fn timer(&self) -> Box<dyn Timer> {
@@ -107,16 +140,16 @@ impl Timer for TestTimer {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // Registered before the look at the clock, so that no advance is missed.
         self.runtime.clock.register(self.id, cx);
-        if self.at == Instant::FAR_FUTURE || self.runtime.clock.frozen.load(Ordering::SeqCst) {
+        if self.at == Instant::FAR_FUTURE || self.runtime.clock.is_frozen() {
             return Poll::Pending;
         }
         loop {
-            let ahead = self.runtime.ahead();
-            if self.at <= self.runtime.real.now() + ahead {
+            let now = self.runtime.now();
+            if self.at <= now {
                 self.at = Instant::FAR_FUTURE;
                 return Poll::Ready(());
             }
-            self.inner.set(Instant::ZERO + self.at.since(Instant::ZERO + ahead));
+            self.inner.set(self.runtime.real.now() + self.at.since(now).min(LEAP_MAX));
             if self.inner.poll(cx).is_pending() {
                 return Poll::Pending;
             }

@@ -96,7 +96,7 @@ impl World {
         self.clock.advance(by);
     }
 
-    /// From now on no timer of a client or a server fires.
+    /// From now on no timer of a client or a server fires, and no time passes that is not added.
     pub(crate) fn freeze_timers(&self) {
         self.clock.freeze();
     }
