@@ -35,9 +35,12 @@ pub enum Mutant {
     Denied,
     /// A caller who is told `Unknown` makes the same call again and shows that one's outcome: at least once.
     Again,
+    /// A server that reads from one connection for as long as there is something. Of the driver world only: no frame
+    /// shows it.
+    Greedy,
 }
 
-/// All mutants.
+/// All mutants that callers can notice.
 pub const ALL: [Mutant; 6] = [
     Mutant::NoDedup,
     Mutant::Forgetful,
@@ -51,7 +54,8 @@ impl FromStr for Mutant {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Mutant, String> {
-        let found = ALL.into_iter().find(|mutant| mutant.name() == name);
+        let all = ALL.into_iter().chain([Mutant::Greedy]);
+        let found = all.into_iter().find(|mutant| mutant.name() == name);
         found.ok_or_else(|| format!("no mutant is called {name:?}"))
     }
 }
@@ -66,6 +70,7 @@ impl Mutant {
             Mutant::Twice => "twice",
             Mutant::Denied => "denied",
             Mutant::Again => "again",
+            Mutant::Greedy => "greedy",
         }
     }
 }
@@ -121,7 +126,7 @@ pub fn dial(
 ) -> AnyConnector {
     let inner = AnyConnector::new(inner);
     let mutant = match mutant {
-        None | Some(Mutant::Again) => return inner,
+        None | Some(Mutant::Again | Mutant::Greedy) => return inner,
         Some(mutant) => mutant,
     };
     let second = Client::with_runtime(inner.clone(), ClientOptions::default(), runtime.clone());

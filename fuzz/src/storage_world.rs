@@ -76,16 +76,19 @@ pub enum Broken {
     Apart,
     /// The disks of durable clients say that they have synced, and have not.
     HastyJournal,
+    /// Clients say `Goodbye` to a server that drains, whatever is unsettled.
+    HastyGoodbye,
 }
 
 /// All of them.
-pub const ALL: [Broken; 6] = [
+pub const ALL: [Broken; 7] = [
     Broken::Lying,
     Broken::Deaf,
     Broken::Cached,
     Broken::Fresh,
     Broken::Apart,
     Broken::HastyJournal,
+    Broken::HastyGoodbye,
 ];
 
 impl std::str::FromStr for Broken {
@@ -99,6 +102,7 @@ impl std::str::FromStr for Broken {
             "fresh" => Ok(Broken::Fresh),
             "apart" => Ok(Broken::Apart),
             "hasty-journal" => Ok(Broken::HastyJournal),
+            "hasty-goodbye" => Ok(Broken::HastyGoodbye),
             _ => Err(()),
         }
     }

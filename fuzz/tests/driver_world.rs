@@ -76,3 +76,11 @@ fn every_mutant_is_caught() {
         assert_eq!(again.map(|again| again.what), Some(failure.what), "{mutant:?} replays");
     }
 }
+
+#[test]
+fn c128_a_server_that_reads_one_connection_without_end_is_found_out() {
+    let failure =
+        (0..40).find_map(|seed| driver_world::run_broken(seed, 0, Some(Mutant::Greedy)).err());
+    let failure = failure.expect("somebody notices");
+    assert!(failure.what.contains("times in one turn"), "{failure}");
+}

@@ -9,7 +9,7 @@ use oncewire_fuzz::rng::seeds;
 use oncewire_fuzz::storage_world::{self, Broken, Report};
 
 const HELP: &str = "storage_world [--seeds FROM..TO] [--seed S] [--trace] \
-                    [--broken lying|deaf|cached|fresh|apart|hasty-journal]";
+                    [--broken lying|deaf|cached|fresh|apart|hasty-journal|hasty-goodbye]";
 /// Lines of the trace that are printed of a failure.
 const LINES_MAX: usize = 120;
 

@@ -3,6 +3,7 @@
 //! Their stream always has bytes to read, so a connection that reads for as long as there is something holds everybody up
 //! for ever. Virtual time does not pass in a turn; reads are counted instead.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,7 +16,9 @@ use oncewire_driver::core::wire::{self, Frame, Hello, Role};
 
 use super::World;
 use super::executor::{Sleep, lock};
+use super::place::USERS;
 use super::profile::MS;
+use crate::mutant::Mutant;
 use crate::rng::Rng;
 
 /// Reads in one poll of a task that no server makes of one connection.
@@ -136,6 +139,12 @@ impl AsyncWrite for FloodStream {
     }
 }
 
+/// The mutant's way: as long as there is something.
+async fn read_all(mut stream: FloodStream) {
+    let mut bytes = [0; 4096];
+    while let Ok(1..) = poll_fn(|cx| Pin::new(&mut stream).poll_read(cx, &mut bytes)).await {}
+}
+
 /// A few floods, one after another or several at once.
 pub async fn run(world: Arc<World>) {
     let mut rng = Rng::apart(world.profile.seed, 0x6b);
@@ -145,7 +154,10 @@ pub async fn run(world: Arc<World>) {
         if let Some(server) = server {
             let stream = FloodStream::new(&world, &mut rng);
             *lock(&world.place).faults.entry("flood").or_default() += 1;
-            server.serve_stream(Box::new(stream), Subject::Nobody);
+            match world.mutant {
+                Some(Mutant::Greedy) => world.sim.spawn(USERS, read_all(stream)),
+                _ => server.serve_stream(Box::new(stream), Subject::Nobody),
+            }
         }
     }
 }

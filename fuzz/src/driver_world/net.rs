@@ -227,6 +227,15 @@ impl Wire {
         state.writer.take().into_iter().for_each(Waker::wake);
     }
 
+    /// Bytes that its writer has not written.
+    fn slip_in(self: &Arc<Self>, bytes: &[u8]) {
+        let mut state = lock(&self.state);
+        if state.write_error.is_none() && !state.hole {
+            state.held += bytes.len();
+            self.fly(&mut state, Piece::Bytes(bytes.to_vec()));
+        }
+    }
+
     fn dig_hole(&self) {
         lock(&self.state).hole = true;
     }
@@ -239,7 +248,7 @@ impl Wire {
         if self.stutters(&mut state, cx) {
             return Poll::Pending;
         }
-        let room = self.style.capacity - state.held;
+        let room = self.style.capacity.saturating_sub(state.held);
         if room == 0 {
             state.writer = Some(cx.waker().clone());
             return Poll::Pending;
@@ -353,6 +362,11 @@ impl Link {
         let ours = SimStream { link: link.clone(), of: Role::Client };
         let theirs = SimStream { link: link.clone(), of: Role::Server };
         (link, ours, theirs)
+    }
+
+    /// What is broken on purpose speaks in the client's name.
+    pub fn slip_in(&self, bytes: &[u8]) {
+        self.up.slip_in(bytes);
     }
 
     /// Breaks it; `from` says which direction counts where only one is meant.

@@ -7,7 +7,7 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use oncewire_driver::core::ServerId;
-use oncewire_driver::core::wire::Role;
+use oncewire_driver::core::wire::{self, Frame, Role};
 use oncewire_driver::{Accept, BoxFuture, BoxStream, Connect, Server, Subject};
 use oncewire_ledger_redb::RedbStore;
 
@@ -196,6 +196,11 @@ impl World {
         drop(host);
         lock(&self.model).drained = true;
         self.sim.note(|| format!("the server drains for {} ms", grace / MS));
+        if self.broken == Some(Broken::HastyGoodbye) {
+            let mut goodbye = [0; 16];
+            let len = wire::encode(&Frame::Goodbye(Role::Client), &mut goodbye).unwrap_or(0);
+            lock(&self.host).last_links.values().for_each(|link| link.slip_in(&goodbye[..len]));
+        }
         let world = self.clone();
         self.sim.spawn(group, async move {
             server.drain(Duration::from_nanos(grace)).await;
@@ -295,6 +300,10 @@ pub async fn chaos(world: Arc<World>) {
         }
     }
     world.disk.set_faults(Faults::default());
+    // A drain may outlast the faults, and leases begin anew after it.
+    while lock(&world.host).draining {
+        Sleep::new(&world.sim, 50 * MS).await;
+    }
     world.sim.calm_down();
     // A ledger that has failed under the last fault may not have noticed yet.
     Sleep::new(&world.sim, 10 * MS).await;
