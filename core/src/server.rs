@@ -38,7 +38,7 @@ use crate::list::{List, NIL};
 use crate::storage::{Array, Flat, Index, Places, ServerStorage, Table};
 use crate::time::Instant;
 use crate::wire::{Refuse, ServiceName};
-use parts::{CONN_EVENT, LEASE, LOOK};
+use parts::{CONN_EVENT, LEASE, LOOK, Phase, TIMER};
 
 /// Who a server is, what it grants, and its limits.
 #[derive(Clone, Copy, Debug)]
@@ -270,6 +270,10 @@ pub struct Server<T: ServerStorage> {
     looked_after: Duration,
     /// Connections by their next look.
     looks: List<LOOK>,
+    /// Connections that have not said `Hello`, by when they were made.
+    greeting: List<TIMER>,
+    /// Connections with an incomplete frame, by when it last got on.
+    receiving: List<TIMER>,
     /// Connections with an event to poll.
     conn_events: List<CONN_EVENT>,
     /// Sessions without a connection, by the end of their lease.
@@ -338,6 +342,8 @@ impl<T: ServerStorage> Server<T> {
             share_index: T::Index::default(),
             looked_after: alive::looked_after(config.keepalive),
             looks: List::default(),
+            greeting: List::default(),
+            receiving: List::default(),
             conn_events: List::default(),
             leases: List::default(),
             leases_unused: List::default(),
@@ -370,7 +376,10 @@ impl<T: ServerStorage> Server<T> {
         self.tick(now);
         let key = self.insert_conn(principal, secret);
         match key {
-            Some(key) => self.look_later(key.index),
+            Some(key) => {
+                self.greeting.push_back(&mut self.conns, key.index);
+                self.look_later(key.index);
+            }
             None => self.counters.conns_refused += 1,
         }
         key.map(ConnId)
@@ -409,6 +418,12 @@ impl<T: ServerStorage> Server<T> {
             self.look(index);
         }
         for _ in 0..WORK_MAX {
+            match self.first_too_slow() {
+                Some((index, at)) if at <= self.now => self.judge_slow(index),
+                _ => break,
+            }
+        }
+        for _ in 0..WORK_MAX {
             match self.first_lease_over() {
                 Some(index) => self.end_session(index),
                 None => break,
@@ -431,7 +446,7 @@ impl<T: ServerStorage> Server<T> {
             if self.has_to_send(index) {
                 return Some(ServerEvent::Transmit(ConnId(key)));
             }
-            if let Some(reason) = self.conns.at(index).and_then(|conn| conn.closing) {
+            if let Some(reason) = self.conns.at(index).and_then(Conn::closing) {
                 self.remove_conn(index);
                 return Some(ServerEvent::Close(ConnId(key), reason));
             }
@@ -455,13 +470,14 @@ impl<T: ServerStorage> Server<T> {
     /// When [`handle_timeout`](Server::handle_timeout) is next to be called; changes only after a `&mut self` call.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let look = self.looks.front().and_then(|index| self.conns.at(index)).map(|c| c.look_at);
+        let slow = self.first_too_slow().map(|(_, at)| at);
         let drain = self.drain.as_ref().filter(|drain| !drain.over).map(|drain| {
             let returns = self.returns_until().filter(|until| *until > self.now);
             returns.map_or(drain.until, |until| until.min(drain.until))
         });
         let lease = self.lease_end(&self.leases, self.lease);
         let lease_unused = self.lease_end(&self.leases_unused, self.config.lease_unused);
-        [look, drain, lease, lease_unused].into_iter().flatten().min()
+        [look, slow, drain, lease, lease_unused].into_iter().flatten().min()
     }
 
     /// Says `Goodbye` to every client, refuses what is not started, and waits for clients to acknowledge what is
@@ -559,26 +575,72 @@ impl<T: ServerStorage> Server<T> {
             .or_else(|| over(&self.leases, self.lease))
     }
 
-    /// S20, C42: is the peer there, and does it get on?
-    fn look(&mut self, index: u32) {
-        let handshake_timeout = self.config.handshake_timeout;
-        let frame_timeout = self.config.frame_timeout;
-        let now = self.now;
-        let Some(conn) = self.conns.at_mut(index) else { return };
-        let session = conn.session.and_then(|session| self.sessions.at(session));
-        let keepalive = session.map(|session| {
-            alive::granted(session.grants().keepalive_ms).max(self.config.keepalive)
+    /// C42: the connection whose `Hello`, or whose frame, is the first to be judged, and when. The times are the same for
+    /// all connections, so that the oldest is the first.
+    fn first_too_slow(&self) -> Option<(u32, Instant)> {
+        let hello = self.greeting.front().and_then(|index| {
+            let since = self.conns.at(index)?.since;
+            Some((index, since + self.config.handshake_timeout))
         });
-        // A peer that may stand still may do so in the middle of a frame.
-        let frame_timeout = keepalive.unwrap_or_default().max(frame_timeout);
-        let too_slow = keepalive.is_none() && now.since(conn.since) >= handshake_timeout
-            || conn.incoming.is_some_and(|frame| now.since(frame.since) >= frame_timeout);
-        // Before the handshake there is nothing to ask, and its own timeout judges.
-        let look =
-            keepalive.map_or(Look::Fine, |keepalive| conn.alive.look(keepalive, self.looked_after));
-        if too_slow {
-            self.close_conn(index, Some(Refuse::TooSlow), CloseReason::TooSlow);
-        } else if look == Look::Dead {
+        let frame = self.receiving.front().and_then(|index| {
+            let judged = self.conns.at(index)?.incoming?.judged;
+            Some((index, judged + self.frame_timeout(None)))
+        });
+        [hello, frame].into_iter().flatten().min_by_key(|(_, at)| *at)
+    }
+
+    /// The time of a `Hello` or of a frame has come.
+    fn judge_slow(&mut self, index: u32) {
+        let Some(conn) = self.conns.at(index) else { return };
+        let timeout = self.frame_timeout(conn.session);
+        let now = self.now;
+        match self.conns.at_mut(index).and_then(|conn| conn.incoming.as_mut()) {
+            // A session that asked for patience is judged again when others are; only others are judged to the moment.
+            Some(frame) if self.receiving.front() == Some(index) && frame.since + timeout > now => {
+                frame.judged = now;
+                self.receiving.unlink(&mut self.conns, index);
+                self.receiving.push_back(&mut self.conns, index);
+            }
+            _ => self.close_conn(index, Some(Refuse::TooSlow), CloseReason::TooSlow),
+        }
+    }
+
+    /// How long the peer of a session may be silent.
+    fn patience(&self, session: Option<u32>) -> Duration {
+        let granted = session
+            .and_then(|session| self.sessions.at(session))
+            .map(|session| alive::granted(session.grants().keepalive_ms));
+        granted.unwrap_or_default().max(self.config.keepalive)
+    }
+
+    /// How long an incomplete frame may take to get on: a peer that may stand still may do so in the middle of one.
+    fn frame_timeout(&self, session: Option<u32>) -> Duration {
+        self.patience(session).max(self.config.frame_timeout)
+    }
+
+    /// Takes a connection off the list that its phase has put it on.
+    fn stop_timer(&mut self, index: u32) {
+        let greets = |conn: &Conn<T::Body>| conn.phase == Phase::AwaitingHello;
+        let list = match self.conns.at(index).is_some_and(greets) {
+            true => &mut self.greeting,
+            false => &mut self.receiving,
+        };
+        list.unlink(&mut self.conns, index);
+    }
+
+    /// S20: is the peer there?
+    fn look(&mut self, index: u32) {
+        let Some(conn) = self.conns.at(index) else { return };
+        let keepalive = self.patience(conn.session);
+        let Some(conn) = self.conns.at_mut(index) else { return };
+        let look = match conn.phase {
+            // There is nothing to ask, and the handshake's own time judges; or it waits for us.
+            Phase::AwaitingHello | Phase::AwaitingRecord { .. } => Look::Fine,
+            Phase::WelcomeDue { .. } | Phase::Up | Phase::Closing(_) => {
+                conn.alive.look(keepalive, self.looked_after)
+            }
+        };
+        if look == Look::Dead {
             self.close_conn(index, None, CloseReason::PeerSilent);
         } else {
             match look {
@@ -616,11 +678,12 @@ impl<T: ServerStorage> Server<T> {
         let refuse = refuse.filter(|_| self.conns.at(index).is_some_and(|c| c.partial.is_none()));
         self.unbind(index);
         self.looks.unlink(&mut self.conns, index);
+        self.stop_timer(index);
         let Some(conn) = self.conns.at_mut(index) else { return };
-        if conn.closing.is_some() {
+        if conn.closing().is_some() {
             return;
         }
-        conn.closing = Some(reason);
+        conn.phase = Phase::Closing(reason);
         self.counters.note_close(&reason);
         conn.send = parts::ToSend { refuse, ..parts::ToSend::default() };
         self.wake(index);
@@ -628,17 +691,19 @@ impl<T: ServerStorage> Server<T> {
 
     fn remove_conn(&mut self, index: u32) {
         self.looks.unlink(&mut self.conns, index);
+        self.stop_timer(index);
         self.conn_events.unlink(&mut self.conns, index);
         if let Some(conn) = self.conns.remove(index) {
             self.leave_share(conn.share);
         }
     }
 
-    /// Parts a session from its connection: its lease begins.
+    /// Parts a session from its connection: its lease begins; or it ends, if nobody knows of it.
     fn unbind(&mut self, conn_index: u32) {
         self.end_coming(conn_index);
         let Some(conn) = self.conns.at_mut(conn_index) else { return };
         let partial = conn.partial.take();
+        let phase = conn.phase;
         let Some(session_index) = conn.session.take() else { return };
         if let Some(mut room) = self.room(session_index) {
             if let Some(partial) = &partial {
@@ -655,6 +720,18 @@ impl<T: ServerStorage> Server<T> {
             let full = session.reach.has_full_lease();
             let list = if full { &mut self.leases } else { &mut self.leases_unused };
             list.push_back(&mut self.sessions, session_index);
+        }
+        match phase {
+            Phase::AwaitingRecord { asked: false } => {
+                // Not even a ledger has heard of it.
+                self.end_session(session_index);
+                self.ended.unlink(&mut self.sessions, session_index);
+                self.sessions.remove(session_index);
+            }
+            Phase::AwaitingRecord { asked: true } | Phase::WelcomeDue { opened: true } => {
+                self.end_session(session_index);
+            }
+            _ => {}
         }
     }
 

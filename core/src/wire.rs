@@ -431,6 +431,11 @@ pub(crate) fn first_frame_error(data: &[u8], error: ProtocolError) -> ProtocolEr
     }
 }
 
+/// Whether the frame at the front is of a kind that only a client with a session sends; false while its kind is not here.
+pub(crate) fn is_no_hello(data: &[u8]) -> bool {
+    matches!(data.get(LEN_FIELD_LEN), Some(&(KIND_REQUEST..=KIND_GOODBYE)))
+}
+
 /// Whether frames of this kind have a body, which may be long.
 const fn has_body(kind: u8, from: Role) -> bool {
     matches!((kind, from), (KIND_REQUEST, Role::Client) | (KIND_REPLY, Role::Server))

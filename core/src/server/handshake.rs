@@ -1,6 +1,6 @@
 //! Opening, resuming, restoring and ending sessions.
 
-use super::parts::{End, Reach, Record, Session, Share};
+use super::parts::{End, Phase, Reach, Session, Share};
 use super::{Conn, Server};
 use crate::alive;
 use crate::error::{CloseReason, ProtocolError};
@@ -85,7 +85,10 @@ impl<T: ServerStorage> Server<T> {
     /// if the connection is gone; nobody knows the session's id then.
     pub fn confirm_session(&mut self, conn: crate::ids::ConnId) {
         let Some(live) = self.conns.get_mut(conn.0) else { return };
-        live.record = Record::Stable;
+        if !matches!(live.phase, Phase::AwaitingRecord { .. }) {
+            return;
+        }
+        live.phase = Phase::WelcomeDue { opened: true };
         if let Some(session) = live.session {
             self.note_recorded(session);
         }
@@ -102,8 +105,8 @@ impl<T: ServerStorage> Server<T> {
     }
 
     pub(super) fn handle_hello(&mut self, index: u32, hello: &Hello) -> Result<(), ProtocolError> {
-        let bound = self.conns.at(index).and_then(|conn| conn.session);
-        if let Some(session) = bound {
+        let Some(conn) = self.conns.at(index) else { return Ok(()) };
+        if let Some(session) = conn.session {
             return self.handle_hello_again(index, session, hello);
         }
         if !(hello.version_min..=hello.version_max).contains(&wire::VERSION) {
@@ -152,7 +155,8 @@ impl<T: ServerStorage> Server<T> {
                 conn.late_hellos += 1;
             }
             _ => {
-                conn.send.welcome = true;
+                // One that has not left yet is enough.
+                conn.send.welcome_again = conn.phase == Phase::Up;
                 self.wake(index);
             }
         }
@@ -180,14 +184,10 @@ impl<T: ServerStorage> Server<T> {
             return;
         }
         match self.insert_session(conn.secret, conn.principal, grants) {
-            Ok(session) => {
-                if self.config.records_sessions
-                    && let Some(conn) = self.conns.at_mut(index)
-                {
-                    conn.record = Record::Wanted;
-                }
-                self.bind(index, session);
+            Ok(session) if self.config.records_sessions => {
+                self.bind(index, session, Phase::AwaitingRecord { asked: false });
             }
+            Ok(session) => self.bind(index, session, Phase::WelcomeDue { opened: true }),
             Err(Full::Sessions) => {
                 self.close_conn(index, Some(Refuse::SessionsFull), CloseReason::SessionsFull);
             }
@@ -227,11 +227,11 @@ impl<T: ServerStorage> Server<T> {
         if self.sessions.len() >= self.config.sessions_max {
             return Err(full);
         }
-        let share_max = self.config.sessions_per_principal_max;
-        let share = self.share_of(principal).ok_or(full)?;
-        if self.shares.at(share).is_some_and(|share| share.sessions >= share_max) {
+        let known = self.share_index.find(principal.0).and_then(|index| self.shares.at(index));
+        if known.map_or(0, |share| share.sessions) >= self.config.sessions_per_principal_max {
             return Err(Full::Principal);
         }
+        let share = self.share_of(principal).ok_or(full)?;
         let inserted = self.sessions.insert(Session::new(id, share, grants));
         let indexed = inserted.filter(|key| self.session_index.insert(id.prefix(), key.index));
         if let (Some(key), None) = (inserted, indexed) {
@@ -298,12 +298,12 @@ impl<T: ServerStorage> Server<T> {
             room.acknowledge(resume.acked)?;
         }
         self.counters.resumes += 1;
-        self.bind(index, at);
+        self.bind(index, at, Phase::WelcomeDue { opened: false });
         Ok(())
     }
 
     /// S4: the newest handshake wins.
-    fn bind(&mut self, conn_index: u32, session_index: u32) {
+    fn bind(&mut self, conn_index: u32, session_index: u32, phase: Phase) {
         let Some(session) = self.sessions.at(session_index) else { return };
         if session.conn != NIL {
             let reason = CloseReason::Superseded;
@@ -315,13 +315,14 @@ impl<T: ServerStorage> Server<T> {
         session.conn = conn_index;
         session.epoch = session.epoch.wrapping_add(1);
         session.end = End::No;
+        self.stop_timer(conn_index);
         let Some(conn) = self.conns.at_mut(conn_index) else { return };
         conn.session = Some(session_index);
-        conn.send.welcome = true;
+        conn.phase = phase;
         conn.send.goodbye = draining;
         let durable = conn.features & wire::FEATURE_DURABLE != 0;
         // Before its own record is stable its client does not know it.
-        if durable && conn.record == Record::Stable {
+        if durable && matches!(phase, Phase::WelcomeDue { .. }) {
             self.note_recorded(session_index);
         }
         self.wake(conn_index);

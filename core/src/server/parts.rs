@@ -50,24 +50,25 @@ pub struct Conn<B> {
     pub(super) secret: SessionId,
     /// The session that it is bound to, by index.
     pub(super) session: Option<u32>,
+    /// How far it has come.
+    pub(super) phase: Phase,
     /// When it was made.
     pub(super) since: Instant,
-    /// The frame at its front, while it is incomplete.
+    /// The frame at its front, while it is incomplete; before the handshake its time is that of the `Hello`.
     pub(super) incoming: Option<IncomingFrame>,
     /// The same frame, if it is a long request.
     pub(super) coming: Coming,
     pub(super) alive: Alive,
     pub(super) look_at: Instant,
     pub(super) send: ToSend,
-    pub(super) record: Record,
     /// `Hello`s that came behind requests, and were dropped (S27).
     pub(super) late_hellos: u8,
     /// The reply that is leaving.
     pub(super) partial: Option<Partial<B>>,
-    /// Why it is to be closed once everything was sent.
-    pub(super) closing: Option<CloseReason>,
     /// On the list by `look_at`.
     look_links: Links,
+    /// On the list of those that have not said `Hello`, or of those with an incomplete frame.
+    timer_links: Links,
     /// On the list of those with an event.
     event_links: Links,
 }
@@ -78,7 +79,9 @@ pub struct Conn<B> {
 pub(super) struct IncomingFrame {
     /// When it last got on.
     pub(super) since: Instant,
-    /// The bytes of it that were there then.
+    /// When it was put among those to be judged.
+    pub(super) judged: Instant,
+    /// The bytes of it that were there when it last got on.
     pub(super) len: usize,
 }
 
@@ -86,7 +89,8 @@ pub(super) struct IncomingFrame {
 #[derive(Debug, Default)]
 #[cfg_attr(feature = "explore", derive(Clone, Hash))]
 pub(super) struct ToSend {
-    pub(super) welcome: bool,
+    /// It was handed before, but may be lost (S27).
+    pub(super) welcome_again: bool,
     pub(super) refuse: Option<Refuse>,
     pub(super) pong: bool,
     pub(super) ping: bool,
@@ -95,7 +99,7 @@ pub(super) struct ToSend {
 
 impl ToSend {
     pub(super) fn is_empty(&self) -> bool {
-        !self.welcome && self.refuse.is_none() && !self.pong && !self.ping && !self.goodbye
+        !self.welcome_again && self.refuse.is_none() && !self.pong && !self.ping && !self.goodbye
     }
 }
 
@@ -138,42 +142,61 @@ impl<B> Conn<B> {
             share: NIL,
             secret,
             session: None,
+            phase: Phase::AwaitingHello,
             since: now,
             incoming: None,
             coming: Coming::default(),
             alive: Alive::default(),
             look_at: Instant::FAR_FUTURE,
             send: ToSend::default(),
-            record: Record::Stable,
             late_hellos: 0,
             partial: None,
-            closing: None,
             look_links: Links::default(),
+            timer_links: Links::default(),
             event_links: Links::default(),
         }
     }
 
     /// Whether the record of its session is to be asked for, now.
     pub(super) fn takes_record(&mut self) -> bool {
-        let wanted = self.record == Record::Wanted && self.closing.is_none();
+        let wanted = self.phase == Phase::AwaitingRecord { asked: false };
         if wanted {
-            self.record = Record::Awaited;
+            self.phase = Phase::AwaitingRecord { asked: true };
         }
         wanted
     }
+
+    /// Why it is to be closed, if it is.
+    #[inline]
+    pub(super) fn closing(&self) -> Option<CloseReason> {
+        match self.phase {
+            Phase::Closing(reason) => Some(reason),
+            _ => None,
+        }
+    }
 }
 
-/// How far the record of a session has come that was opened on a connection. Nobody else knows the session's id before
-/// its `Welcome` has left here.
+/// How far a connection has come. Nothing but `Hello` is taken before it is up: a request that was let in together with
+/// the `Hello` was executed in a session of which no record was stable, and the same bytes on another connection
+/// executed it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "explore", derive(Hash))]
-pub(super) enum Record {
-    /// Nothing keeps the `Welcome` back.
-    Stable,
-    /// To be told in an event.
-    Wanted,
-    /// Told.
-    Awaited,
+pub(super) enum Phase {
+    AwaitingHello,
+    /// It has opened a session, whose record has to be stable before the `Welcome` leaves (S30).
+    AwaitingRecord {
+        /// Whether the driver knows.
+        asked: bool,
+    },
+    /// The `Welcome` is to leave.
+    WelcomeDue {
+        /// Whether the session was opened here. Before its `Welcome` has left, no other place knows its id.
+        opened: bool,
+    },
+    /// The `Welcome` has left.
+    Up,
+    /// To be closed for this reason once everything was sent. It has no session.
+    Closing(CloseReason),
 }
 
 pub(super) const LOOK: u8 = 10;
@@ -181,6 +204,7 @@ pub(super) const CONN_EVENT: u8 = 11;
 pub(super) const LEASE: u8 = 12;
 pub(super) const HELD: u8 = 13;
 pub(super) const OUT: u8 = 14;
+pub(super) const TIMER: u8 = 15;
 
 macro_rules! linked {
     ($type:ident<$param:ident $(: $bound:ident)?>, $list:expr, $field:ident) => {
@@ -197,6 +221,7 @@ macro_rules! linked {
 
 linked!(Conn<B>, LOOK, look_links);
 linked!(Conn<B>, CONN_EVENT, event_links);
+linked!(Conn<B>, TIMER, timer_links);
 linked!(Session<T: ServerStorage>, LEASE, lease_links);
 linked!(Slot<B>, HELD, held_links);
 linked!(Slot<B>, OUT, out_links);

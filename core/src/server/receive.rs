@@ -5,7 +5,7 @@ use core::time::Duration;
 use super::execute::{Admission, CallKey};
 use super::keep::Room;
 use super::long::Coming;
-use super::parts::{End, IncomingFrame, SlotState};
+use super::parts::{End, IncomingFrame, Phase, SlotState};
 use super::{MethodSpec, Server, Slot};
 use crate::client::Received;
 use crate::digest::digest;
@@ -69,13 +69,16 @@ impl<T: ServerStorage> Server<T> {
         let index = conn.0.index;
         let mut consumed = 0;
         loop {
-            let Some(live) = self.conns.get_mut(conn.0).filter(|conn| conn.closing.is_none())
+            let Some(live) = self.conns.get_mut(conn.0).filter(|conn| conn.closing().is_none())
             else {
                 return Ok(Received { consumed: data.len(), item: None, wanted: 0 });
             };
             let rest = &data[consumed..];
+            let was_partial = live.incoming.is_some();
             if rest.is_empty() {
-                live.incoming = None;
+                if was_partial {
+                    self.end_incoming(index);
+                }
                 return Ok(Received { consumed, item: None, wanted: 0 });
             }
             live.alive.hear(rest);
@@ -94,7 +97,8 @@ impl<T: ServerStorage> Server<T> {
                 }
                 continue;
             }
-            let (session, was_partial) = (live.session, live.incoming.is_some());
+            // S2: until its `Welcome` has left, a session takes nothing.
+            let session = live.session.filter(|_| live.phase == Phase::Up);
             let body_len_max = session
                 .and_then(|index| self.sessions.at(index))
                 .map_or(0, |session| session.grants().request_len_max);
@@ -113,6 +117,9 @@ impl<T: ServerStorage> Server<T> {
                         }
                         Err(error) => (Err(error), 0),
                     }
+                }
+                Ok(Cut::Incomplete(_)) if session.is_none() && wire::is_no_hello(rest) => {
+                    (Err(ProtocolError::NoSession), 0)
                 }
                 Ok(Cut::Incomplete(wanted)) => {
                     self.note_partial(index, rest.len());
@@ -150,10 +157,16 @@ impl<T: ServerStorage> Server<T> {
 
     /// C42: the frame at the front is whole; the next one has its own time.
     pub(super) fn note_whole(&mut self, index: u32) {
-        if let Some(conn) = self.conns.at_mut(index) {
-            conn.incoming = None;
-        }
+        self.end_incoming(index);
         self.end_coming(index);
+    }
+
+    fn end_incoming(&mut self, index: u32) {
+        let Some(conn) = self.conns.at_mut(index) else { return };
+        conn.incoming = None;
+        if conn.phase != Phase::AwaitingHello {
+            self.stop_timer(index);
+        }
     }
 
     /// C42: the frame at the front is incomplete; of it `len` bytes are here. A large frame on a slow line is no
@@ -161,9 +174,13 @@ impl<T: ServerStorage> Server<T> {
     pub(super) fn note_partial(&mut self, index: u32, len: usize) {
         let now = self.now;
         let Some(conn) = self.conns.at_mut(index) else { return };
-        match &mut conn.incoming {
-            Some(frame) if len < frame.len + FRAME_PROGRESS_LEN => {}
-            incoming => *incoming = Some(IncomingFrame { since: now, len }),
+        if conn.incoming.is_some_and(|frame| len < frame.len + FRAME_PROGRESS_LEN) {
+            return;
+        }
+        conn.incoming = Some(IncomingFrame { since: now, judged: now, len });
+        if conn.phase != Phase::AwaitingHello {
+            self.stop_timer(index);
+            self.receiving.push_back(&mut self.conns, index);
         }
     }
 

@@ -3,7 +3,7 @@
 use core::num::NonZeroUsize;
 
 use super::Server;
-use super::parts::{Partial, PartialBody, Record, SlotState};
+use super::parts::{Partial, PartialBody, Phase, SlotState};
 use crate::ids::{ConnId, Xid};
 use crate::list::NIL;
 use crate::outcome::Status;
@@ -52,7 +52,7 @@ impl<T: ServerStorage> Server<T> {
     /// missing.
     fn all_sent(&mut self, index: u32) {
         let Some(conn) = self.conns.at(index) else { return };
-        if conn.closing.is_some() {
+        if conn.closing().is_some() {
             self.wake(index);
         } else if let Some(session) = conn.session {
             self.end_if_due(session);
@@ -64,9 +64,11 @@ impl<T: ServerStorage> Server<T> {
         let Some(conn) = self.conns.at(index) else { return false };
         let session = self.sessions.at(conn.session.unwrap_or(NIL));
         let replies = session.and_then(|session| session.calls.get());
-        // S30: before its `Welcome` nothing but a refusal leaves.
-        if conn.record != Record::Stable {
-            return conn.send.refuse.is_some();
+        match conn.phase {
+            // S30.
+            Phase::AwaitingRecord { .. } => return false,
+            Phase::WelcomeDue { .. } => return true,
+            Phase::AwaitingHello | Phase::Up | Phase::Closing(_) => {}
         }
         conn.partial.as_ref().is_some_and(Partial::is_here)
             || !conn.send.is_empty()
@@ -76,8 +78,10 @@ impl<T: ServerStorage> Server<T> {
     #[inline]
     fn transmit_step(&mut self, index: u32, out: &mut Writer<'_>) -> Step {
         let Some(conn) = self.conns.at_mut(index) else { return Step::Stop };
-        if conn.record != Record::Stable && conn.send.refuse.is_none() {
-            return Step::Stop;
+        match conn.phase {
+            Phase::AwaitingRecord { .. } => return Step::Stop,
+            Phase::WelcomeDue { .. } => return self.send_welcome(index, out),
+            Phase::AwaitingHello | Phase::Up | Phase::Closing(_) => {}
         }
         if conn.partial.is_some() {
             return self.continue_reply(index, out);
@@ -89,13 +93,27 @@ impl<T: ServerStorage> Server<T> {
         self.send_replies(index, session, out)
     }
 
+    /// From then on requests are taken.
+    fn send_welcome(&mut self, index: u32, out: &mut Writer<'_>) -> Step {
+        let welcome = self.conns.at(index).and_then(|conn| self.welcome(conn));
+        let sent = welcome.is_some_and(|welcome| out.control(&Frame::Welcome(welcome)));
+        match self.conns.at_mut(index).filter(|_| sent) {
+            Some(conn) => {
+                conn.phase = Phase::Up;
+                Step::More
+            }
+            None => Step::Stop,
+        }
+    }
+
     fn send_control(&mut self, index: u32, out: &mut Writer<'_>) -> Step {
         let welcome = self.conns.at(index).and_then(|conn| self.welcome(conn));
         let Some(conn) = self.conns.at_mut(index) else { return Step::Stop };
         let send = &mut conn.send;
-        let sent = if send.welcome {
-            send.welcome = !welcome.is_none_or(|welcome| out.control(&Frame::Welcome(welcome)));
-            !send.welcome
+        let sent = if send.welcome_again {
+            send.welcome_again =
+                !welcome.is_none_or(|welcome| out.control(&Frame::Welcome(welcome)));
+            !send.welcome_again
         } else if let Some(refuse) = send.refuse {
             let sent = out.control(&Frame::Refuse(refuse));
             send.refuse = if sent { None } else { send.refuse };

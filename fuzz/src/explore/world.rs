@@ -499,6 +499,9 @@ impl World {
         ensure!(at.is_some(), "s{h} sends on a connection that it has let go of");
         let mut out = [0; 512];
         while let Some(len) = self.hosts[h].server.poll_transmit(now, conn, &mut out) {
+            if let Some(number) = at.and_then(|at| self.links.get(at)?.session) {
+                self.model.wrote(number, &out[..len.get()]);
+            }
             if let Some(link) = at.and_then(|at| self.links.get_mut(at))
                 && link.client_open
             {

@@ -359,6 +359,9 @@ impl World {
         while let Some(len) = host.server.poll_transmit(now, conn, link.down.room(out_len)) {
             let mut len = len.get();
             self.trace.count(len as u64);
+            if let Some(number) = link.session {
+                self.model.wrote(number, &link.down.room(out_len)[..len]);
+            }
             if self.profile.lossy && !self.calm {
                 let bytes = &mut link.down.room(out_len)[..len];
                 let lost = lose_frames(bytes, || self.rng.one_in(24));

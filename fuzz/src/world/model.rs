@@ -128,6 +128,8 @@ pub struct Session {
     pub alone_since: u64,
     /// Whether it carried a request, or is on a disk: its lease is the full one.
     pub used: bool,
+    /// Its `Welcome` has left its server.
+    pub told: bool,
     /// Its client said `Goodbye`.
     pub goodbye: bool,
     /// It came back from a ledger, where holes may be.
@@ -371,6 +373,7 @@ impl Model {
         slot.bytes = bytes;
         holds.hard += u64::from(bytes);
         holds.running += 1;
+        ensure!(session.told, "S2: xid {xid} was let in before its session's Welcome had left");
         let in_order = xid > session.admitted || idempotent || session.restored || self.lossy;
         ensure!(in_order, "S13: xid {xid} was let in after {}", session.admitted);
         session.admitted = session.admitted.max(xid);
@@ -434,6 +437,14 @@ impl Model {
         session.goodbye = false;
     }
 
+    /// A server has written these bytes on a connection of a session.
+    pub fn wrote(&mut self, number: u32, bytes: &[u8]) {
+        if let Ok(Decoded::Frame(Frame::Welcome(_), _)) = wire::decode(bytes, Role::Server, 1 << 20)
+        {
+            self.sessions[number as usize].told = true;
+        }
+    }
+
     /// A connection of a session has ended at its server.
     pub fn unbound(&mut self, number: u32, link: usize, now: u64) {
         let session = &mut self.sessions[number as usize];
@@ -451,7 +462,7 @@ impl Model {
         let over = session.link.is_none() && now.saturating_sub(session.alone_since) >= lease;
         ensure!(session.alive, "session {number} ended twice");
         ensure!(
-            session.goodbye || over,
+            session.goodbye || over || !session.told,
             "S6: session {number} ended early: {:?}, {} ns alone",
             session.link,
             now.saturating_sub(session.alone_since)
