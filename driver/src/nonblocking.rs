@@ -135,7 +135,12 @@ struct Bell {
 struct BellState {
     rung: bool,
     waker: Option<Waker>,
+    /// Wakers that others have replaced, until it rings.
+    replaced: Vec<Waker>,
 }
+
+/// Replaced wakers that are kept at most; the next one is woken instead.
+const REPLACED_MAX: usize = 16;
 
 impl Bell {
     fn lock(&self) -> MutexGuard<'_, BellState> {
@@ -161,9 +166,16 @@ impl Bell {
 
 impl BellState {
     fn replace_waker(&mut self, cx: &mut Context<'_>) {
-        match &mut self.waker {
-            Some(waker) => waker.clone_from(cx.waker()),
-            None => self.waker = Some(cx.waker().clone()),
+        if self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            return;
+        }
+        // It may be all that holds its task, and whoever polls us may hold a lock that the task's end needs.
+        if let Some(replaced) = self.waker.replace(cx.waker().clone()) {
+            if self.replaced.len() < REPLACED_MAX {
+                self.replaced.push(replaced);
+            } else {
+                replaced.wake();
+            }
         }
     }
 }
@@ -174,14 +186,15 @@ impl Wake for Bell {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        let waker = {
+        let (waker, replaced) = {
             let mut state = self.lock();
             state.rung = true;
-            state.waker.take()
+            (state.waker.take(), std::mem::take(&mut state.replaced))
         };
         if let Some(waker) = waker {
             waker.wake();
         }
+        drop(replaced);
     }
 }
 
