@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context as TaskContext, Poll, Waker};
@@ -116,6 +117,22 @@ impl Body<'_> {
     pub(super) fn keep(&self) -> Bytes {
         crate::buffer::share(self.bytes, self.large)
     }
+
+    /// Where the buffer lies that it shares; empty if it shares none.
+    fn buffer(&self) -> Range<usize> {
+        let of = |large: &Bytes| {
+            let start = large.as_ptr().addr();
+            start..start + large.len()
+        };
+        self.large.map_or(0..0, of)
+    }
+}
+
+/// A reply that may be kept for long, and counts by its length: a small part of a large request is copied, since it would
+/// hold all of the request's memory.
+fn apart(reply: Bytes, buffer: &Range<usize>) -> Bytes {
+    let is_part = buffer.contains(&reply.as_ptr().addr());
+    if is_part && reply.len() < buffer.len() / 2 { Bytes::copy_from_slice(&reply) } else { reply }
 }
 
 /// How a call is executed.
@@ -207,13 +224,14 @@ where
 {
     fn plan(&self, context: Context, body: Body<'_>) -> Result<Plan, NotExecuted> {
         let function = self.function.clone();
-        let body = body.keep();
-        Ok(Plan::future(async move { Ok(function(context, body).await) }))
+        let (body, buffer) = (body.keep(), body.buffer());
+        Ok(Plan::future(async move { Ok(apart(function(context, body).await, &buffer)) }))
     }
 
     fn begin(&self, context: Context, body: Body<'_>) -> Result<ReplyFuture, NotExecuted> {
+        let buffer = body.buffer();
         let reply = (self.function)(context, body.keep());
-        Ok(Guarded::new(Box::pin(async move { Ok(reply.await) })))
+        Ok(Guarded::new(Box::pin(async move { Ok(apart(reply.await, &buffer)) })))
     }
 }
 
@@ -390,5 +408,27 @@ fn poll_caught(future: &mut ReplyFuture, cx: &mut TaskContext<'_>) -> Poll<End> 
             Err(why) => End::Unencodable(why),
         }),
         Err(_) => Poll::Ready(End::Panicked),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_part_of_a_large_request_is_copied_to_be_a_reply() {
+        let large = Bytes::from(vec![7; 100_000]);
+        let body = Body { bytes: &large[32..], large: Some(&large) };
+        let buffer = body.buffer();
+        let part = body.keep().slice(1_000..3_000);
+        let reply = apart(part.clone(), &buffer);
+        assert_eq!(reply, part);
+        assert_ne!(reply.as_ptr(), part.as_ptr(), "it holds nothing of the request");
+        let most = body.keep();
+        assert_eq!(apart(most.clone(), &buffer).as_ptr(), most.as_ptr(), "no copy of all of it");
+        let other = Bytes::from(vec![1; 10]);
+        assert_eq!(apart(other.clone(), &buffer).as_ptr(), other.as_ptr());
+        let small = Body { bytes: &large[..10], large: None };
+        assert!(small.buffer().is_empty());
     }
 }
