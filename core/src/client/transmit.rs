@@ -173,7 +173,7 @@ impl<S: ClientStorage> Client<S> {
         }
         self.output.hello = false;
         if let Some(after) = self.config.resend_after {
-            self.output.hello_again_at = self.now + after;
+            self.output.hello_again_at = self.now + after.max(RESEND_AFTER_MIN);
         }
         Step::More
     }

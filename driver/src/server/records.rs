@@ -533,6 +533,14 @@ impl Restore<'_> {
     /// What cannot be honoured is forgotten by the ledger as well.
     pub(super) fn into_records(self) -> Records {
         let items = self.lost.into_iter().map(Item::Ended).collect();
-        Records { items, ..Records::default() }
+        // What is acknowledged after a restart is forgotten without waiting for the session's next call.
+        let mut watched = BTreeMap::new();
+        for (id, key) in self.sessions {
+            let held: Vec<Xid> = self.machine.held_calls(key).collect();
+            if !held.is_empty() {
+                watched.insert(id, Watch { key, held, fresh: false });
+            }
+        }
+        Records { items, watched, ..Records::default() }
     }
 }
