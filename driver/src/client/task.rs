@@ -188,14 +188,19 @@ impl ClientTask {
 
     /// Dials if it is time to, until the connection has come or could not be made.
     fn poll_dial(&mut self, cx: &mut Context<'_>) {
-        let now = self.shared.runtime.now();
-        let idle = |state: &mut State| state.stream.is_none() && state.machine.wants_connection();
-        if !self.shared.with(|state, _| idle(state)) {
+        let shared = self.shared.clone();
+        let (now, wants_stream) = shared.with(|state, now| {
+            if state.stream.is_none() {
+                // A call that read for all may have found that it is gone.
+                self.note_loss(state, now);
+            }
+            (now, state.stream.is_none() && state.machine.wants_connection())
+        });
+        if !wants_stream {
             self.dial = None;
             return;
         }
         if self.dial.is_none() && self.dial_at <= now {
-            let shared = self.shared.clone();
             let attempt: BoxFuture<'static, _> =
                 Box::pin(async move { shared.connector.connect().await });
             let attempt = Guarded::new(attempt);
