@@ -122,6 +122,7 @@ pub(super) enum PartialBody<B> {
     /// Its slot has moved on. The frame is finished all the same, and its bytes stay counted until it has left.
     Moved { body: B, bytes: u32 },
     /// The rest of the reply on this slot was taken by the driver, which is writing it.
+    #[cfg_attr(not(feature = "alloc"), expect(dead_code, reason = "only shared memory is taken"))]
     Taken(u32),
     /// The same, and the slot has moved on.
     TakenMoved { bytes: u32 },
