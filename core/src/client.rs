@@ -125,7 +125,8 @@ impl<S: ClientStorage> Client<S> {
     }
 
     /// Takes a call in. It is handed by a later [`poll_transmit`](Client::poll_transmit), when there is a session and
-    /// a free slot; until then it has no xid (S8).
+    /// a free slot; until then it has no xid (S8). In a [durable](ClientConfig::durable) client it is held: its owner
+    /// writes it down in between.
     ///
     /// # Errors
     /// Why nothing was begun.
@@ -146,10 +147,14 @@ impl<S: ClientStorage> Client<S> {
         if self.book.pending_bytes().saturating_add(len) > self.config.pending_bytes_max {
             return Err(CallError::TooManyBytes { max: self.config.pending_bytes_max });
         }
+        let held = self.config.durable;
+        if held && call.one_way {
+            return Err(CallError::OneWay);
+        }
         let deadline = self.now + call.timeout;
         let id = self
             .book
-            .admit(call, deadline)
+            .admit(call, held, deadline)
             .ok_or(CallError::TooManyCalls { max: S::Calls::CAPACITY })?;
         if self.phase == Phase::Down && self.failed {
             self.fail_fast(id.0.index);

@@ -31,6 +31,9 @@ pub enum CallError {
     },
     /// The arguments cannot be encoded.
     Unencodable,
+    /// The call is one-way and the client is [durable](crate::ClientConfig::durable): a journal keeps a call until its
+    /// outcome is written, and nothing is reported of this one.
+    OneWay,
 }
 
 impl CallError {
@@ -52,6 +55,9 @@ impl fmt::Display for CallError {
             }
             CallError::Unencodable => {
                 f.write_str("call not begun: its arguments cannot be encoded")
+            }
+            CallError::OneWay => {
+                f.write_str("call not begun: a durable client makes no one-way calls")
             }
             CallError::TooManyBytes { max } => write!(
                 f,

@@ -18,13 +18,13 @@ const SHUTTING_DOWN: Fate = Fate::NotExecuted(NotExecuted::ShuttingDown);
 
 #[test]
 fn c78_a_call_that_was_numbered_before_the_servers_goodbye_is_sent_once_recorded_and_refused() {
-    let mut pair = Pair::new();
+    let mut pair = durable();
     let mut disk = Disk::default();
-    let call = pair.call_with(0, held(b"a"));
+    let call = pair.call(b"a");
     write_down(&mut pair, &mut disk);
     drain(&mut pair);
     assert!(pair.client().is_connected(), "the server waits for the client's goodbye");
-    let later = pair.call_with(0, held(b"later"));
+    let later = pair.call(b"later");
     let now = pair.now;
     assert!(pair.client().poll_record(now).is_none(), "S25: nothing new begins");
     say_recorded(&mut pair, &disk);
@@ -39,9 +39,9 @@ fn c78_a_call_that_was_numbered_before_the_servers_goodbye_is_sent_once_recorded
 
 #[test]
 fn c78_one_that_is_given_up_before_it_is_recorded_holds_no_drain_up() {
-    let mut pair = Pair::new();
+    let mut pair = durable();
     let mut disk = Disk::default();
-    let call = pair.call_with(0, held(b"a"));
+    let call = pair.call(b"a");
     write_down(&mut pair, &mut disk);
     drain(&mut pair);
     pair.cancel(call);
@@ -52,9 +52,9 @@ fn c78_one_that_is_given_up_before_it_is_recorded_holds_no_drain_up() {
 
 #[test]
 fn c78_an_answer_that_is_being_written_down_is_kept_by_a_draining_server() {
-    let mut pair = Pair::new();
+    let mut pair = durable();
     let mut disk = Disk::default();
-    let call = pair.call_with(0, held(b"a"));
+    let call = pair.call(b"a");
     record(&mut pair, &mut disk);
     drain(&mut pair);
     let calls = restart(&mut pair, &disk);

@@ -13,25 +13,26 @@ use util::*;
 
 #[test]
 fn a_held_call_is_not_handed_before_it_is_recorded() {
-    let mut pair = Pair::new();
+    let mut pair = durable();
     let mut disk = Disk::default();
-    let a = pair.call_with(0, held(b"a"));
-    let b = pair.call_with(0, held(b"b"));
+    let a = pair.call(b"a");
+    let b = pair.call(b"b");
     assert_eq!(pair.runs, []);
     write_down(&mut pair, &mut disk);
     pair.drive();
     assert_eq!(disk.calls.len(), 2);
     assert_eq!(pair.runs, [], "written, and the machine was not told");
-    let plain = pair.call(b"plain");
-    assert_eq!(pair.fate(plain), None, "S13: nothing overtakes it");
+    let later = pair.call(b"later");
     say_recorded(&mut pair, &disk);
-    let fates = [pair.fate(a), pair.fate(b), pair.fate(plain)];
-    assert_eq!(fates, [reply(b"a"), reply(b"b"), reply(b"plain")]);
+    let fates = [pair.fate(a), pair.fate(b), pair.fate(later)];
+    assert_eq!(fates, [reply(b"a"), reply(b"b"), None]);
+    record(&mut pair, &mut disk);
+    assert_eq!(pair.fate(later), reply(b"later"));
 }
 
 #[test]
 fn an_answer_to_a_call_that_is_not_recorded_yet_is_a_protocol_error() {
-    let mut pair = Pair::new();
+    let mut pair = durable();
     let link = pair.connect_by_hand(0);
     let session = *pair.client().session().unwrap();
     pair.drive();
@@ -46,7 +47,7 @@ fn an_answer_to_a_call_that_is_not_recorded_yet_is_a_protocol_error() {
         grants: session.grants,
     };
     pair.send_down(link, &Frame::Welcome(welcome));
-    let call = pair.call_with(0, held(b"a"));
+    let call = pair.call(b"a");
     let mut disk = Disk::default();
     write_down(&mut pair, &mut disk);
     let header = ReplyHeader { xid: xid(disk.xid_last), status: Status::Done };
@@ -58,13 +59,15 @@ fn an_answer_to_a_call_that_is_not_recorded_yet_is_a_protocol_error() {
 
 #[test]
 fn an_answer_is_kept_by_the_server_until_its_call_is_settled() {
-    let mut pair = Pair::new();
+    let mut pair = durable();
     let mut disk = Disk::default();
-    let call = pair.call_with(0, held(b"a"));
+    let call = pair.call(b"a");
     record(&mut pair, &mut disk);
     assert_eq!(pair.fates(call), [Fate::Reply(echo(b"a"))]);
     for _ in 0..20 {
-        pair.call(b"later");
+        let later = pair.call(b"later");
+        record(&mut pair, &mut disk);
+        settle(&mut pair, later);
     }
     pair.advance(secs(5));
     assert_eq!(pair.kept(), echo(b"a").len() as u64, "neither X nor a bit nor another xid");
@@ -78,9 +81,9 @@ fn an_answer_is_kept_by_the_server_until_its_call_is_settled() {
 
 #[test]
 fn an_answered_call_is_neither_asked_for_nor_sent_again_nor_given_up() {
-    let mut pair = Pair::new();
+    let mut pair = durable();
     let mut disk = Disk::default();
-    let call = pair.call_with(0, held(b"a"));
+    let call = pair.call(b"a");
     record(&mut pair, &mut disk);
     let now = pair.now;
     pair.client().cancel(now, call);
@@ -97,10 +100,10 @@ fn an_answered_call_is_neither_asked_for_nor_sent_again_nor_given_up() {
 
 #[test]
 fn a_held_call_that_has_no_answer_cannot_be_settled() {
-    let mut pair = Pair::new();
+    let mut pair = durable();
     let mut disk = Disk::default();
     pair.mode = Mode::Start;
-    let call = pair.call_with(0, held(b"a"));
+    let call = pair.call(b"a");
     record(&mut pair, &mut disk);
     settle(&mut pair, call);
     pair.finish(b"a");
@@ -109,11 +112,11 @@ fn a_held_call_that_has_no_answer_cannot_be_settled() {
 
 #[test]
 fn a_numbered_call_that_is_given_up_before_it_is_handed_is_not_executed() {
-    let mut pair = Pair::new();
+    let mut pair = durable();
     let mut disk = Disk::default();
-    let cancelled = pair.call_with(0, held(b"cancelled"));
-    let late = pair.call_with(0, Call { timeout: secs(1), ..held(b"late") });
-    let good = pair.call_with(0, held(b"good"));
+    let cancelled = pair.call(b"cancelled");
+    let late = pair.call_with(0, Call { timeout: secs(1), ..Call::new(ECHO, b"late") });
+    let good = pair.call(b"good");
     write_down(&mut pair, &mut disk);
     pair.cancel(cancelled);
     pair.advance(secs(2));
@@ -133,11 +136,11 @@ fn a_numbered_call_that_is_given_up_before_it_is_handed_is_not_executed() {
 #[test]
 fn a_break_while_the_record_is_being_written_loses_nothing() {
     for written_while_down in [false, true] {
-        let mut pair = Pair::new();
+        let mut pair = durable();
         let mut disk = Disk::default();
-        let first = pair.call_with(0, held(b"first"));
+        let first = pair.call(b"first");
         record(&mut pair, &mut disk);
-        let second = pair.call_with(0, held(b"second"));
+        let second = pair.call(b"second");
         write_down(&mut pair, &mut disk);
         pair.cut();
         if written_while_down {
@@ -157,12 +160,12 @@ fn a_break_while_the_record_is_being_written_loses_nothing() {
 
 #[test]
 fn what_was_never_handed_goes_on_in_a_new_session_under_a_new_record() {
-    let mut pair = Pair::new();
+    let mut pair = durable();
     let mut disk = Disk::default();
     pair.mode = Mode::Start;
-    let in_doubt = pair.call_with(0, held(b"in doubt"));
+    let in_doubt = pair.call(b"in doubt");
     record(&mut pair, &mut disk);
-    let unhanded = pair.call_with(0, held(b"unhanded"));
+    let unhanded = pair.call(b"unhanded");
     write_down(&mut pair, &mut disk);
     let old = disk.clone();
     pair.restart_server();
@@ -179,9 +182,9 @@ fn what_was_never_handed_goes_on_in_a_new_session_under_a_new_record() {
 
 #[test]
 fn the_answer_of_a_lost_session_stays_the_one_it_was() {
-    let mut pair = Pair::new();
+    let mut pair = durable();
     let mut disk = Disk::default();
-    let call = pair.call_with(0, held(b"a"));
+    let call = pair.call(b"a");
     record(&mut pair, &mut disk);
     pair.restart_server();
     pair.reconnect();
@@ -192,16 +195,16 @@ fn the_answer_of_a_lost_session_stays_the_one_it_was() {
 
 #[test]
 fn a_restored_client_learns_each_outcome() {
-    let mut pair = Pair::new();
+    let mut pair = durable();
     let mut disk = Disk::default();
     for body in [&b"answered"[..], b"runs", b"never read"] {
         pair.mode = if body == b"runs" { Mode::Start } else { Mode::Echo };
         pair.link().hold_up = body == b"never read";
-        pair.call_with(0, held(body));
+        pair.call(body);
         record(&mut pair, &mut disk);
     }
     // Never handed either.
-    pair.call_with(0, held(b"never handed"));
+    pair.call(b"never handed");
     write_down(&mut pair, &mut disk);
     let calls = restart(&mut pair, &disk);
     pair.reconnect();
@@ -224,17 +227,17 @@ fn a_restored_client_learns_each_outcome() {
 
 #[test]
 fn a_restored_client_gives_numbers_that_the_server_takes_for_new() {
-    let mut pair = Pair::slots(4);
+    let mut pair = durable_slots(4);
     let mut disk = Disk::default();
     pair.mode = Mode::Start;
-    let first = pair.call_with(0, held(b"1"));
+    let first = pair.call(b"1");
     record(&mut pair, &mut disk);
     pair.mode = Mode::Echo;
-    let others = [b"2", b"3", b"4"].map(|body| pair.call_with(0, held(body)));
+    let others = [b"2", b"3", b"4"].map(|body| pair.call(body));
     record(&mut pair, &mut disk);
     others.into_iter().for_each(|call| settle(&mut pair, call));
     // The first one's slot is taken, so its next number is skipped.
-    pair.call_with(0, held(b"skips"));
+    pair.call(b"skips");
     let before = disk.clone();
     write_down(&mut pair, &mut disk);
     assert_eq!(disk.xid_last, before.xid_last + 2);
@@ -246,7 +249,7 @@ fn a_restored_client_gives_numbers_that_the_server_takes_for_new() {
     let mut disk = Disk { calls: BTreeMap::new(), ..before };
     restart(&mut pair, &disk);
     pair.reconnect();
-    let next = pair.call_with(0, held(b"next"));
+    let next = pair.call(b"next");
     let skipped = disk.xid_last + 1;
     record(&mut pair, &mut disk);
     assert_eq!(disk.xid_last, skipped);
@@ -255,9 +258,9 @@ fn a_restored_client_gives_numbers_that_the_server_takes_for_new() {
 
 #[test]
 fn a_restored_session_that_is_gone_leaves_its_calls_unknown() {
-    let mut pair = Pair::new();
+    let mut pair = durable();
     let mut disk = Disk::default();
-    pair.call_with(0, held(b"a"));
+    pair.call(b"a");
     record(&mut pair, &mut disk);
     pair.restart_server();
     let calls = restart(&mut pair, &disk);
@@ -265,14 +268,15 @@ fn a_restored_session_that_is_gone_leaves_its_calls_unknown() {
     assert_eq!(pair.fates(only(&calls)), [Fate::Unknown(Unknown::SessionEnded, false)]);
     assert_eq!(pair.ran(b"a"), 1);
     let new = pair.call(b"new");
+    record(&mut pair, &mut disk);
     assert_eq!(pair.fate(new), reply(b"new"));
 }
 
 #[test]
 fn a_restored_client_honours_grants_above_its_own_limits() {
-    let mut pair = Pair::new();
+    let mut pair = durable();
     let mut disk = Disk::default();
-    pair.call_with(0, held(b"a"));
+    pair.call(b"a");
     record(&mut pair, &mut disk);
     pair.client_config.slots = 1;
     pair.client_config.request_len_max = 1;
@@ -283,22 +287,67 @@ fn a_restored_client_honours_grants_above_its_own_limits() {
 
 #[test]
 fn what_cannot_be_restored_is_refused() {
-    let mut pair = Pair::new();
+    let mut pair = durable();
     let session = *pair.client().session().unwrap();
     let now = pair.now;
+    let call = || Call::new(ECHO, b"");
     let small: Option<Client<InlineClient<4, 2, 16>>> =
         Client::restore(ClientConfig::default(), session, 9);
     assert!(small.is_none(), "4 slots were granted");
     let mut client: Client<Heap> =
         Client::restore(ClientConfig::default(), session, 9).expect("room");
-    assert!(client.restore_call(now, xid(10), held(b"")).is_none(), "above what was recorded");
-    assert!(client.restore_call(now, xid(5), held(b"")).is_some());
-    assert!(client.restore_call(now, xid(4), held(b"")).is_none(), "out of order");
-    assert!(client.restore_call(now, xid(9), held(b"")).is_none(), "on the slot of 5");
+    assert!(client.restore_call(now, xid(10), call()).is_none(), "above what was recorded");
+    assert!(client.restore_call(now, xid(5), call()).is_some());
+    assert!(client.restore_call(now, xid(4), call()).is_none(), "out of order");
+    assert!(client.restore_call(now, xid(9), call()).is_none(), "on the slot of 5");
+    let one_way = Call { one_way: true, ..call() };
+    assert!(client.restore_call(now, xid(6), one_way).is_none(), "no journal has one");
     client.handle_connected(now);
-    assert!(client.restore_call(now, xid(6), held(b"")).is_none(), "too late");
+    assert!(client.restore_call(now, xid(6), call()).is_none(), "too late");
     let mut fresh: Client<Heap> = Client::new(ClientConfig::default());
-    assert!(fresh.restore_call(now, xid(1), held(b"")).is_none(), "no session");
+    assert!(fresh.restore_call(now, xid(1), call()).is_none(), "no session");
+}
+
+/// Calls that were recorded and others that were not could once be made in one client. A restored client gave the numbers
+/// of the others again, and a new call got the reply that the server kept for an old one.
+#[test]
+fn c89_a_plain_call_in_a_durable_client_is_refused() {
+    let one_way = Call { one_way: true, ..Call::new(ECHO, b"one way") };
+    let mut pair = durable();
+    let mut disk = Disk::default();
+    for restored in [false, true] {
+        let now = pair.now;
+        let refused = pair.client().call(now, one_way.clone());
+        assert_eq!(refused, Err(CallError::OneWay), "restored: {restored}");
+        // Whatever else is called waits for its record.
+        let (runs, call) = (pair.runs.len(), pair.call(b"old"));
+        assert_eq!((pair.fate(call), pair.runs.len()), (None, runs));
+        record(&mut pair, &mut disk);
+        assert_eq!(pair.fate(call), reply(b"old"));
+        // A number that only the client's memory has is one of which no server knows.
+        let unrecorded = pair.call(b"unrecorded");
+        write_down(&mut pair, &mut disk.clone());
+        pair.drive();
+        assert_eq!(pair.fate(unrecorded), None);
+        restart(&mut pair, &disk);
+        pair.reconnect();
+    }
+    let new = pair.call(b"new");
+    record(&mut pair, &mut disk);
+    assert_eq!((pair.fate(new), pair.ran(b"new")), (reply(b"new"), 1), "not another one's reply");
+    assert_eq!((pair.ran(b"old"), pair.ran(b"unrecorded"), pair.ran(b"one way")), (2, 0, 0));
+}
+
+/// A client that keeps no journal numbers its calls itself, and has nothing to say of them to an owner.
+#[test]
+fn c89_a_client_without_a_journal_holds_no_call() {
+    let mut pair = Pair::new();
+    let one_way = pair.call_with(0, Call { one_way: true, ..Call::new(ECHO, b"one way") });
+    let call = pair.call(b"a");
+    let now = pair.now;
+    assert!(pair.client().poll_record(now).is_none());
+    assert_eq!((pair.fate(call), pair.fate(one_way)), (reply(b"a"), None));
+    assert_eq!((pair.client().unsettled(), pair.ran(b"one way")), (0, 1));
 }
 
 /// A small generator: every run of a seed is the same.
@@ -318,7 +367,7 @@ impl Random {
 fn whatever_happens_every_recorded_call_runs_once_and_its_outcome_is_learned() {
     for seed in 0..400 {
         let mut random = Random(seed);
-        let mut pair = Pair::slots(2 + seed as u32 % 3);
+        let mut pair = durable_slots(2 + seed as u32 % 3);
         let mut disk = Disk::default();
         // What the process knows: which call has which xid.
         let mut known: BTreeMap<u64, CallId> = BTreeMap::new();
@@ -327,7 +376,7 @@ fn whatever_happens_every_recorded_call_runs_once_and_its_outcome_is_learned() {
             match random.below(9) {
                 0 | 1 => {
                     made += 1;
-                    pair.call_with(0, held(format!("{made}").as_bytes()));
+                    pair.call(format!("{made}").as_bytes());
                 }
                 2 => {
                     let mut after = disk.clone();

@@ -77,7 +77,7 @@ impl Walk {
             0..4 => {
                 self.made += 1;
                 let body = self.made.to_string();
-                self.pair.call_with(0, held(body.as_bytes()));
+                self.pair.call(body.as_bytes());
             }
             4..7 => self.write_calls(),
             7..9 => self.write_outcomes(false),

@@ -160,8 +160,13 @@ impl<S: ClientStorage> Book<S> {
 
     /// Puts a new call at the end of those that wait; `None` when there is no room.
     #[inline]
-    pub(super) fn admit(&mut self, call: Call<'_>, deadline: Instant) -> Option<CallId> {
-        let mut entry = Entry::new(&call, S::Body::default(), deadline);
+    pub(super) fn admit(
+        &mut self,
+        call: Call<'_>,
+        held: bool,
+        deadline: Instant,
+    ) -> Option<CallId> {
+        let mut entry = Entry::new(&call, held, S::Body::default(), deadline);
         if !entry.body.store_in(call.body, &mut self.spare) {
             return None;
         }

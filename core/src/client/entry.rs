@@ -148,7 +148,7 @@ impl<B> Linked<EVENT> for Entry<B> {
 }
 
 impl<B> Entry<B> {
-    pub(super) fn new(call: &super::Call<'_>, body: B, deadline: Instant) -> Entry<B> {
+    pub(super) fn new(call: &super::Call<'_>, held: bool, body: B, deadline: Instant) -> Entry<B> {
         Entry {
             body,
             method: call.method,
@@ -165,7 +165,7 @@ impl<B> Entry<B> {
             unwanted: None,
             broken: false,
             cancelled: false,
-            held: call.held && !call.one_way,
+            held,
             answered: false,
             carried: Carried::Never,
             asks: Asks::default(),

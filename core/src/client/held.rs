@@ -1,4 +1,5 @@
-//! Calls that their owner keeps on disk, so that they outlive the machine.
+//! Calls that their owner keeps on disk, so that they outlive the machine: all those of a [durable](ClientConfig::durable)
+//! client, and none of another.
 //!
 //! A held call passes through its owner's hands twice. Before its first byte is handed it has its xid, and its owner
 //! writes both down; after its answer has come it stays unsettled, so that the server keeps that answer, until its
@@ -70,10 +71,11 @@ impl<S: ClientStorage> Client<S> {
     /// of xids. A byte of it may have been handed, so it is in doubt until the session is resumed. Its method, flags and
     /// body must be those that were recorded (S10); its timeout counts from now.
     ///
-    /// `None` if it cannot be: it comes too late or out of order, its slot is taken, or there is no room.
+    /// `None` if it cannot be: it comes too late or out of order, its slot is taken, it is one-way, or there is no room.
     pub fn restore_call(&mut self, now: Instant, xid: Xid, call: Call<'_>) -> Option<CallId> {
         self.tick(now);
-        if self.epoch != 0 || self.phase != Phase::Down || self.session.is_none() {
+        let early = self.epoch == 0 && self.phase == Phase::Down && self.session.is_some();
+        if !early || call.one_way {
             return None;
         }
         let deadline = self.now + call.timeout;
@@ -145,7 +147,7 @@ impl<S: ClientStorage> Book<S> {
         if !in_order || !free || xid.get() > self.last_xid {
             return None;
         }
-        let id = self.admit(call, deadline)?;
+        let id = self.admit(call, true, deadline)?;
         let index = id.0.index;
         self.waiting.unlink(&mut self.calls, index);
         self.unsettled.push_back(&mut self.calls, index);

@@ -34,9 +34,14 @@ pub struct ClientConfig {
     pub handshake_timeout: Duration,
     /// Whether the link loses messages without breaking, and after how long to send again (S27).
     pub resend_after: Option<Duration>,
-    /// Whether the client's owner keeps a journal, so that it may come back to a session that never carried a request: the
-    /// server then keeps each session for the full lease from the start (S6). [`Client::restore`](crate::Client::restore)
-    /// sets it.
+    /// Whether the client's owner keeps a journal. Every call is held then: no byte of it is handed before
+    /// [`Client::recorded`](crate::Client::recorded), and it is not settled before
+    /// [`Client::settle`](crate::Client::settle); one-way calls are refused. It is so for all calls or for none, because
+    /// a client that is restored would give the number of a call that its journal does not know to another one, which
+    /// would get the first one's reply.
+    ///
+    /// Its owner may come back to a session that never carried a request: the server keeps each session for the full
+    /// lease from the start (S6). [`Client::restore`](crate::Client::restore) sets it.
     pub durable: bool,
     /// How long an acknowledgement that no request carries may wait.
     pub ack_delay: Duration,
@@ -79,13 +84,10 @@ pub struct Call<'a> {
     pub timeout: Duration,
     /// The call may run more than once (S22).
     pub idempotent: bool,
-    /// Nothing is reported of it (S23).
+    /// Nothing is reported of it (S23). A durable client refuses it.
     pub one_way: bool,
     /// It ends when the connection breaks (S21).
     pub fail_fast: bool,
-    /// Its owner keeps it on disk: no byte of it is handed before [`Client::recorded`](crate::Client::recorded), and it is not settled before
-    /// [`Client::settle`](crate::Client::settle). Without effect on one-way calls, whose outcome nobody waits for.
-    pub held: bool,
 }
 
 impl<'a> Call<'a> {
@@ -98,7 +100,6 @@ impl<'a> Call<'a> {
             idempotent: false,
             one_way: false,
             fail_fast: false,
-            held: false,
         }
     }
 }
@@ -117,7 +118,7 @@ pub struct Received<T> {
 /// The answer to a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reply<'d> {
-    /// Which call. Its id is not valid any more, unless the call is held.
+    /// Which call. Its id is not valid any more, unless the client is durable.
     pub call: CallId,
     /// What became of it; its body borrows from the received bytes.
     pub outcome: Outcome<'d>,
@@ -136,7 +137,7 @@ pub enum ClientEvent {
     Disconnect(CloseReason),
     /// The session is over; what was handed in it is `Unknown` for good, the rest goes on in a new one.
     SessionLost(SessionEnd),
-    /// A call has an outcome. Unless it is `Unknown` with a ticket, or the call is held, the id is not valid any more.
+    /// A call has an outcome. Unless it is `Unknown` with a ticket, or the client is durable, the id is not valid any more.
     Ended {
         /// Which call.
         call: CallId,

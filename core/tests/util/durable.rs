@@ -6,8 +6,22 @@ use oncewire_core::*;
 
 use super::*;
 
-pub fn held(body: &[u8]) -> Call<'_> {
-    Call { held: true, ..Call::new(ECHO, body) }
+/// A client with a journal, connected.
+pub fn durable() -> Pair {
+    durable_with(default_server_config()).connected()
+}
+
+/// The same with so many slots.
+pub fn durable_slots(slots: u32) -> Pair {
+    let mut config = default_server_config();
+    config.slots = slots;
+    durable_with(config).connected()
+}
+
+fn durable_with(server: ServerConfig) -> Pair {
+    let mut client = ClientConfig::default();
+    client.durable = true;
+    Pair::with(server, client)
 }
 
 /// What an owner keeps of one call.
@@ -69,7 +83,7 @@ pub fn restart(pair: &mut Pair, disk: &Disk) -> BTreeMap<u64, CallId> {
         None => Client::new(config),
     };
     for (number, kept) in disk.calls.iter().filter(|(_, kept)| kept.outcome.is_none()) {
-        let call = client.restore_call(pair.now, xid(*number), held(&kept.body));
+        let call = client.restore_call(pair.now, xid(*number), Call::new(ECHO, &kept.body));
         calls.insert(*number, call.expect("restored"));
     }
     let peer = &mut pair.peers[0];

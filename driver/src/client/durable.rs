@@ -410,7 +410,7 @@ impl Shared {
             }
             let closed = NotExecuted::NotBegun(CallError::Closed);
             let desk = state.durable.as_mut().ok_or(closed)?;
-            let call = desk::held(method, body.clone(), timeout);
+            let call = desk::call_of(method, body.clone(), timeout);
             let number = desk.begin(&mut state.machine, now, tag, call, body)?;
             state.deliver(now);
             state.wake_task();

@@ -189,7 +189,7 @@ impl World {
         let mut request = [0; REQUEST_HEAD];
         body::write_request(op, 0, &mut request);
         let mut call = Call::new(kind.method, &request);
-        (call.timeout, call.held) = (FOREVER, true);
+        call.timeout = FOREVER;
         let client: &mut Caller = &mut self.peers[p].client;
         client.restore_call(now, xid, call)
     }

@@ -288,7 +288,7 @@ impl World {
         let mut call = oncewire_core::Call::new(kind.method, &request);
         call.timeout = if kind.short { SHORT } else { FOREVER };
         (call.idempotent, call.one_way) = (kind.idempotent, kind.one_way);
-        (call.fail_fast, call.held) = (kind.fail_fast, self.scene.durable);
+        call.fail_fast = kind.fail_fast;
         let now = self.peer_now(p);
         let peer = &mut self.peers[p];
         let id = peer.client.call(now, call);

@@ -121,7 +121,7 @@ impl Desk {
         }
         unfinished.sort_by_key(|(xid, ..)| *xid);
         for (xid, number, row) in unfinished {
-            let call = held(row.method, row.body.clone(), timeout);
+            let call = call_of(row.method, row.body.clone(), timeout);
             let call = machine.restore_call(now, xid, call).ok_or_else(|| broken("a call"))?;
             desk.number_call(call, number);
             if let Some(kept) = desk.calls.get_mut(&number) {
@@ -412,11 +412,14 @@ impl Kept {
     }
 }
 
-/// A held call for the machine.
-pub(super) fn held(method: MethodId, body: Bytes, timeout: std::time::Duration) -> Call<'static> {
+/// A call for the machine.
+pub(super) fn call_of(
+    method: MethodId,
+    body: Bytes,
+    timeout: std::time::Duration,
+) -> Call<'static> {
     let mut call = Call::new(method, body);
     call.timeout = timeout;
-    call.held = true;
     call
 }
 
