@@ -76,8 +76,8 @@ impl<A, R> Method<A, R> {
     }
 
     /// At most so many calls of it run at once at a server, whoever makes them; 0 counts as 1. Others wait in a queue, in
-    /// order ([`queue_max`](Method::queue_max)). Whether a call is still to run is decided when it leaves the queue: one
-    /// whose deadline has passed by then, or that was cancelled, is not started (S17).
+    /// order ([`queue_max`](Method::queue_max)). One that is cancelled leaves the queue at once; one whose deadline has passed
+    /// when its turn comes is not started (S17).
     ///
     /// A handler that calls a method with such a limit at its own server may wait for itself. Not for transactional
     /// methods: of those one runs at a time.

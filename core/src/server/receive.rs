@@ -28,6 +28,9 @@ pub enum Incoming<'d> {
     Request(Request<'d>),
     /// A call that runs is no longer wanted: its handler may stop, or not (S19).
     Cancel(CallKey),
+    /// A call that was let in and has not been started is no longer wanted. Whoever keeps its admission for later can
+    /// refuse it now; if nobody does, [`Server::start`] will.
+    Withdrawn(CallKey),
 }
 
 /// A call that was admitted: to be started or refused.
@@ -371,14 +374,15 @@ impl<T: ServerStorage> Server<T> {
         if slot.xid != xid.get() {
             return None;
         }
+        let call = CallKey { session: key, slot: slot_number, xid };
         match slot.state {
-            SlotState::LetIn => {
-                slot.cancelled = true;
+            SlotState::LetIn | SlotState::Running
+                if core::mem::replace(&mut slot.cancelled, true) =>
+            {
                 None
             }
-            SlotState::Running if !core::mem::replace(&mut slot.cancelled, true) => {
-                Some(Incoming::Cancel(CallKey { session: key, slot: slot_number, xid }))
-            }
+            SlotState::LetIn => Some(Incoming::Withdrawn(call)),
+            SlotState::Running => Some(Incoming::Cancel(call)),
             _ => None,
         }
     }

@@ -180,6 +180,7 @@ impl Pair {
                     let Some(item) = received.item else { break };
                     match item {
                         Incoming::Cancel(key) => self.cancels.push(key),
+                        Incoming::Withdrawn(key) => self.withdrawn.push(key),
                         Incoming::Request(request) => {
                             let call = LetIn {
                                 admission: request.admission,

@@ -118,6 +118,7 @@ pub struct Pair {
     /// Every execution, in order, by any server.
     pub runs: Vec<Run>,
     pub cancels: Vec<CallKey>,
+    pub withdrawn: Vec<CallKey>,
     pub server_events: Vec<ServerEvent>,
     pub server_errors: Vec<ProtocolError>,
     pub ledger: Ledger,
@@ -168,6 +169,7 @@ impl Pair {
             started: Vec::new(),
             runs: Vec::new(),
             cancels: Vec::new(),
+            withdrawn: Vec::new(),
             server_events: Vec::new(),
             server_errors: Vec::new(),
             ledger: Ledger::default(),
@@ -391,6 +393,7 @@ impl Pair {
         self.let_in.clear();
         self.started.clear();
         self.cancels.clear();
+        self.withdrawn.clear();
         self.server = Server::new(self.server_config, &methods()).unwrap();
         for (session, calls) in self.ledger.sessions.values() {
             let Some(key) = self.server.restore_session(self.now, *session) else { continue };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use oncewire_core::{Admission, CallKey, Instant, NotExecuted, Request, Running};
+use oncewire_core::{Admission, CallKey, Instant, NotExecuted, Request, Running, SessionKey};
 
 use super::handler::{Body, Context, Ended, Execution, Plan, decoded};
 use super::limits::{Permit, Waiting};
@@ -77,6 +77,22 @@ impl State {
     pub(super) fn refuse_waiting(&mut self, now: Instant, why: NotExecuted) {
         while let Some(call) = self.limits.pop_any() {
             self.machine.refuse(now, call.admission, why);
+        }
+    }
+
+    /// A call was cancelled before it was started. If it waits for its turn, it waits no more: others of its client need
+    /// its slot, and it might never come to be its turn.
+    pub(super) fn withdraw(&mut self, now: Instant, call: CallKey) {
+        if let Some(call) = self.limits.take(call) {
+            self.machine.refuse(now, call.admission, NotExecuted::Cancelled);
+        }
+    }
+
+    /// The same for all calls of a session that is over but for them and what runs in it.
+    pub(super) fn withdraw_all(&mut self, session: SessionKey) {
+        while let Some(call) = self.limits.take_of(session) {
+            // The machine's own time is what counts here.
+            self.machine.refuse(Instant::ZERO, call.admission, NotExecuted::Cancelled);
         }
     }
 

@@ -320,6 +320,10 @@ impl ConnTask {
                 state.note_cancel(call);
                 return Next::Nothing;
             }
+            Some(Incoming::Withdrawn(call)) => {
+                state.withdraw(now, call);
+                return Next::Nothing;
+            }
             Some(_) => return Next::Nothing,
             None => return Next::Wait(received.wanted),
         };

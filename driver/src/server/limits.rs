@@ -2,12 +2,12 @@
 //!
 //! A call takes a [`Permit`] before its handler begins, and gives it back when it has ended. Without one it waits in its
 //! method's queue, in order. Whether it is still to run is decided when it leaves the queue (S17): its deadline may have
-//! passed meanwhile, or its caller may have cancelled it.
+//! passed meanwhile. One that was cancelled leaves the queue at once: its client needs the slot, and others its place.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use oncewire_core::{Admission, CallKey, Instant, SessionKey};
+use oncewire_core::{Admission, CallKey, Instant, SessionKey, Xid};
 
 use crate::transport::Subject;
 
@@ -58,8 +58,8 @@ const QUEUE_MAX: usize = 65_536;
 struct Gate {
     bounds: Bounds,
     running: usize,
-    /// With their places in the order of all that came.
-    queue: VecDeque<(u64, Waiting)>,
+    /// By their places in the order of all that came.
+    queue: BTreeMap<u64, Waiting>,
 }
 
 impl Gate {
@@ -76,14 +76,14 @@ pub(super) struct Limits {
     methods: Vec<Gate>,
     /// Calls that wait, in all queues.
     waiting: usize,
-    /// The same by session: none has more than half of a queue.
-    by_session: BTreeMap<SessionKey, usize>,
+    /// The same by session, with their methods and places: none has more than half of a queue.
+    by_session: BTreeMap<SessionKey, BTreeMap<Xid, (usize, u64)>>,
     next: u64,
 }
 
 impl Limits {
     pub(super) fn new(bounds: Bounds, methods: impl Iterator<Item = Bounds>) -> Limits {
-        let gate = |bounds| Gate { bounds, running: 0, queue: VecDeque::new() };
+        let gate = |bounds| Gate { bounds, running: 0, queue: BTreeMap::new() };
         Limits {
             bounds,
             running: 0,
@@ -111,18 +111,19 @@ impl Limits {
     /// # Errors
     /// The call again, if there is no room for it, or if its session has its share of it.
     pub(super) fn wait(&mut self, call: Waiting) -> Result<(), Waiting> {
-        let session = call.key().session();
-        let of_session = self.by_session.get(&session).copied().unwrap_or(0);
-        let Some(gate) = self.methods.get_mut(call.method_index) else { return Err(call) };
+        let (session, xid) = (call.key().session(), call.key().xid());
+        let of_session = self.by_session.get(&session).map_or(0, BTreeMap::len);
+        let method = call.method_index;
+        let Some(gate) = self.methods.get_mut(method) else { return Err(call) };
         let length = gate.bounds.queue.min(self.bounds.queue);
         let full = gate.queue.len() >= length || self.waiting >= self.bounds.queue;
         if full || of_session >= length.div_ceil(2) {
             return Err(call);
         }
-        gate.queue.push_back((self.next, call));
+        gate.queue.insert(self.next, call);
+        self.by_session.entry(session).or_default().insert(xid, (method, self.next));
         self.next += 1;
         self.waiting += 1;
-        *self.by_session.entry(session).or_insert(0) += 1;
         Ok(())
     }
 
@@ -147,7 +148,7 @@ impl Limits {
         }
         let gates = self.methods.iter().enumerate();
         let ready = gates.filter(|(_, gate)| gate.has_room());
-        let first = ready.filter_map(|(at, gate)| Some((gate.queue.front()?.0, at)));
+        let first = ready.filter_map(|(at, gate)| Some((*gate.queue.first_key_value()?.0, at)));
         let (_, method) = first.min()?;
         let call = self.pop(method)?;
         self.methods[method].running += 1;
@@ -157,7 +158,7 @@ impl Limits {
 
     /// The call that waits longest for a method.
     pub(super) fn oldest(&self, method: usize) -> Option<&Waiting> {
-        self.methods.get(method)?.queue.front().map(|(_, call)| call)
+        self.methods.get(method)?.queue.first_key_value().map(|(_, call)| call)
     }
 
     /// Any call that waits.
@@ -166,14 +167,31 @@ impl Limits {
         self.pop(method)
     }
 
-    /// The same, taken out.
+    /// The call that waits longest for a method, taken out.
     pub(super) fn pop(&mut self, method: usize) -> Option<Waiting> {
-        let (_, call) = self.methods.get_mut(method)?.queue.pop_front()?;
+        let place = *self.methods.get(method)?.queue.first_key_value()?.0;
+        self.take_out(method, place)
+    }
+
+    /// A call that waits, taken out.
+    pub(super) fn take(&mut self, call: CallKey) -> Option<Waiting> {
+        let (method, place) = *self.by_session.get(&call.session())?.get(&call.xid())?;
+        self.take_out(method, place)
+    }
+
+    /// Any call of a session that waits, taken out.
+    pub(super) fn take_of(&mut self, session: SessionKey) -> Option<Waiting> {
+        let (_, (method, place)) = self.by_session.get(&session)?.first_key_value()?;
+        self.take_out(*method, *place)
+    }
+
+    fn take_out(&mut self, method: usize, place: u64) -> Option<Waiting> {
+        let call = self.methods.get_mut(method)?.queue.remove(&place)?;
         self.waiting -= 1;
-        let session = call.key().session();
+        let (session, xid) = (call.key().session(), call.key().xid());
         if let Some(of_session) = self.by_session.get_mut(&session) {
-            *of_session -= 1;
-            if *of_session == 0 {
+            of_session.remove(&xid);
+            if of_session.is_empty() {
                 self.by_session.remove(&session);
             }
         }

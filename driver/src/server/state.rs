@@ -342,6 +342,7 @@ impl State {
                 ServerEvent::SessionOpened(conn) => self.record_session(conn),
                 ServerEvent::Abandoned(session) => {
                     self.cancels.wake_session(session, &mut self.to_wake);
+                    self.withdraw_all(session);
                 }
                 ServerEvent::SessionEnded(session) => self.record_session_end(session),
                 _ => {}

@@ -141,6 +141,64 @@ fn c116_a_timeout_whose_ticket_is_held_is_no_cancel_and_to_drop_the_ticket_is_on
     });
 }
 
+const ALONE: Method<u32, u32> = Method::new("test.alone").concurrency(1);
+const ADD_ONE: Method<u32, u32> = Method::new("test.add_one");
+
+/// A method that runs one call at a time and never ends it, and one that answers.
+fn stuck() -> ServerBuilder {
+    Server::builder("test")
+        .method(&ALONE, |_, _| std::future::pending())
+        .method(&ADD_ONE, |_, n| std::future::ready(n + 1))
+}
+
+/// Calls that wait for one that runs.
+async fn until_waiting(server: &Server, calls: usize) {
+    while server.load().waiting != calls {
+        smol::future::yield_now().await;
+    }
+}
+
+#[test]
+fn a_call_that_is_cancelled_while_it_waits_for_others_gives_its_slot_back_at_once() {
+    smol::block_on(async {
+        let (server, dialler) = serve(stuck());
+        let mut options = ClientOptions::default();
+        options.slots = 4;
+        let client = Client::new(dialler, options);
+        let runs = client.call(&ALONE, &0).start();
+        for _ in 0..10 {
+            let waiting: Vec<_> = (0..3).map(|n| client.call(&ALONE, &n).start()).collect();
+            until_waiting(&server, 3).await;
+            drop(waiting);
+            // All slots were taken: this needs one of those.
+            assert_eq!(client.call(&ADD_ONE, &1).await.ok(), Ok(2));
+            until_waiting(&server, 0).await;
+        }
+        assert_eq!(server.counters().running, 1);
+        drop(runs);
+    });
+}
+
+#[test]
+fn calls_that_wait_for_others_leave_the_queue_when_the_lease_of_their_session_is_over() {
+    let builder = stuck().configure(|config| config.lease = Duration::from_millis(30));
+    smol::block_on(async {
+        let (server, dialler) = serve(builder);
+        let lives = client(&dialler);
+        let runs = lives.call(&ALONE, &0).start();
+        assert_eq!(lives.call(&ADD_ONE, &1).await.ok(), Ok(2));
+        let client = Client::new(Mortal::new(dialler), ClientOptions::default());
+        let waiting: Vec<_> = (0..3).map(|n| client.call(&ALONE, &n).start()).collect();
+        until_waiting(&server, 3).await;
+        Mortal::kill();
+        until_waiting(&server, 0).await;
+        while server.counters().sessions > 1 {
+            smol::future::yield_now().await;
+        }
+        drop((runs, waiting));
+    });
+}
+
 use mortal::Mortal;
 
 /// Connections that break at the test's word, and are not made again.
