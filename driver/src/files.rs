@@ -151,7 +151,8 @@ impl LockFile {
         let mut file = &self.0;
         file.set_len(0)?;
         file.rewind()?;
-        writeln!(file, "{}", std::process::id())
+        // In one piece: whoever is killed between two leaves half of it.
+        file.write_all(format!("{}\n", std::process::id()).as_bytes())
     }
 }
 
@@ -170,6 +171,12 @@ fn read_pid(file: &File) -> io::Result<Option<u32>> {
     let mut start = file.take(CONTENT_LEN_MAX as u64 + 1);
     start.read_to_end(&mut content)?;
     if content.is_empty() {
+        return Ok(None);
+    }
+    // What a power cut, a full disk or a kill leaves of ours: its beginning, or zeros in its place.
+    let of_ours =
+        |all: fn(&u8) -> bool| content.len() <= CONTENT_LEN_MAX && content.iter().all(all);
+    if of_ours(u8::is_ascii_digit) || of_ours(|byte| *byte == 0) {
         return Ok(None);
     }
     let text = std::str::from_utf8(&content).ok().filter(|text| text.len() <= CONTENT_LEN_MAX);

@@ -192,7 +192,7 @@ fn c120_a_file_with_a_second_name_is_refused() {
 fn c121_a_lock_with_something_else_in_it_is_left_alone() {
     let folder = Folder::new();
     let path = folder.path("a");
-    for content in ["precious", "12", "12\n13\n", "-1\n", "99999999999999\n", "\u{e4}\n"] {
+    for content in ["precious", "12\n13\n", "-1\n", "99999999999999\n", "\u{e4}\n"] {
         private(&path, content);
         assert!(refused(&path).contains("something else"), "{content:?}");
     }
@@ -200,6 +200,18 @@ fn c121_a_lock_with_something_else_in_it_is_left_alone() {
         private(&path, content);
         drop(LockFile::take(&path).unwrap());
         assert_eq!(fs::read(&path).unwrap(), b"");
+    }
+}
+
+#[test]
+fn a_lock_that_a_killed_process_has_written_in_part_is_taken() {
+    let folder = Folder::new();
+    for content in ["1", "12345", "4194304", "\0\0\0\0\0\0"] {
+        let path = folder.path("half.lock");
+        private(&path, content);
+        let lock = LockFile::take(&path).unwrap_or_else(|why| panic!("{content:?}: {why:?}"));
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
+        drop(lock);
     }
 }
 
