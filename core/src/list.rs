@@ -61,6 +61,7 @@ impl<const L: u8> List<L> {
         self.head == NIL
     }
 
+    #[inline]
     pub(crate) fn next<T: Linked<L>>(&self, places: &impl Places<T>, index: u32) -> Option<u32> {
         let next = places.at(index)?.links().next;
         (next != NIL).then_some(next)

@@ -380,7 +380,14 @@ impl<T: ServerStorage> Server<T> {
 
     /// A call of the session has finished, or something of it was acknowledged or has left: an end that waited for it may
     /// come.
+    #[inline]
     pub(super) fn end_if_due(&mut self, index: u32) {
+        if self.sessions.at(index).is_some_and(|session| session.end != End::No) {
+            self.end_if_over(index);
+        }
+    }
+
+    fn end_if_over(&mut self, index: u32) {
         let Some(session) = self.sessions.at(index) else { return };
         let due = match session.end {
             End::No | End::Ended => false,

@@ -51,10 +51,13 @@ impl<T: ServerStorage> Room<'_, T> {
     #[inline]
     pub(super) fn has_table_room(&self, slot_number: u32) -> bool {
         let calls = self.session.calls.get();
-        if calls.is_some_and(|calls| calls.slots.at(slot_number).is_some()) {
-            return true;
-        }
-        let growth = match calls {
+        calls.is_some_and(|calls| calls.slots.at(slot_number).is_some())
+            || self.has_room_to_grow(slot_number)
+    }
+
+    #[cold]
+    fn has_room_to_grow(&self, slot_number: u32) -> bool {
+        let growth = match self.session.calls.get() {
             Some(calls) => calls.slots.growth(slot_number),
             None => T::Slots::default().growth(slot_number),
         };
@@ -64,14 +67,20 @@ impl<T: ServerStorage> Room<'_, T> {
     /// A slot, made if it is not there, and counted; `None` if the storage has no such slot.
     #[inline]
     pub(super) fn slot_or_grow(&mut self, slot_number: u32) -> Option<&mut Slot<T::Body>> {
+        if self.slot_mut(slot_number).is_none() {
+            self.grow(slot_number);
+        }
+        self.slot_mut(slot_number)
+    }
+
+    #[cold]
+    fn grow(&mut self, slot_number: u32) {
         let calls = self.session.calls.get_or_make();
         let growth = calls.slots.growth(slot_number);
-        if growth > 0 {
-            calls.table_bytes += growth;
-            self.counters.table_bytes += u64::from(growth);
-            self.share.request_bytes += u64::from(growth);
-        }
-        calls.slots.at_or_grow(slot_number)
+        calls.table_bytes += growth;
+        self.counters.table_bytes += u64::from(growth);
+        self.share.request_bytes += u64::from(growth);
+        calls.slots.at_or_grow(slot_number);
     }
 
     /// S16: nothing is kept and nothing can come that X does not judge: the session goes back to a few words.
@@ -129,12 +138,20 @@ impl<T: ServerStorage> Room<'_, T> {
     /// S11: sets memory aside for a call's reply and its request; false if there is no room.
     #[inline]
     pub(super) fn reserve(&mut self, slot_number: u32, reply: u32, request: u32) -> bool {
-        let fits = self.fits_kept(reply) && self.fits_requests(request);
-        if fits {
-            self.count(slot_number, reply);
-            self.count_request(slot_number, request);
+        if !self.fits_kept(reply) || !self.fits_requests(request) {
+            return false;
         }
-        fits
+        let Some(calls) = self.session.calls.get_mut() else { return true };
+        let Some(slot) = calls.slots.at_mut(slot_number) else { return true };
+        (slot.bytes, slot.request_bytes) = (reply, request);
+        let (reply, request) = (u64::from(reply), u64::from(request));
+        calls.kept_bytes += reply;
+        calls.request_bytes += request;
+        self.share.kept_bytes += reply;
+        self.share.request_bytes += request;
+        self.counters.kept_bytes += reply;
+        self.counters.request_bytes += request;
+        true
     }
 
     #[inline]
@@ -167,16 +184,6 @@ impl<T: ServerStorage> Room<'_, T> {
             server: self.config.requests_max,
         };
         budget::has_room(held, limits, u64::from(bytes))
-    }
-
-    #[inline]
-    fn count_request(&mut self, slot_number: u32, bytes: u32) {
-        let Some(calls) = self.session.calls.get_mut() else { return };
-        let Some(slot) = calls.slots.at_mut(slot_number) else { return };
-        slot.request_bytes = bytes;
-        calls.request_bytes += u64::from(bytes);
-        self.share.request_bytes += u64::from(bytes);
-        self.counters.request_bytes += u64::from(bytes);
     }
 
     /// Sets `bytes` aside for a restored call, even where there is no room.
@@ -245,40 +252,23 @@ impl<T: ServerStorage> Room<'_, T> {
     /// Forgets what is kept on a slot; its xid stays. Nothing happens if nothing is kept.
     #[inline]
     pub(super) fn discard(&mut self, slot_number: u32) {
-        let Some(slot) = self.slot_mut(slot_number) else { return };
+        let session = &mut *self.session;
+        let Some(calls) = session.calls.get_mut() else { return };
+        let Some(slot) = calls.slots.at_mut(slot_number) else { return };
         if !matches!(slot.state, SlotState::Kept(_)) {
             return;
         }
         slot.state = SlotState::Discarded;
         let bytes = core::mem::take(&mut slot.bytes);
-        let mut freed = bytes;
         // A frame that has begun to leave is finished, whatever becomes of its slot, and counted until it has left.
-        if let Some(partial) =
-            self.conns.at_mut(self.session.conn).and_then(|conn| conn.partial.as_mut())
-        {
-            let Some(slot) = self.session.calls.get_mut().and_then(|c| c.slots.at_mut(slot_number))
-            else {
-                return;
-            };
-            match partial.body {
-                PartialBody::Slot(number) if number == slot_number => {
-                    let body = core::mem::take(&mut slot.body);
-                    partial.body = PartialBody::Moved { body, bytes };
-                    freed = 0;
-                }
-                PartialBody::Taken(number) if number == slot_number => {
-                    partial.body = PartialBody::TakenMoved { bytes };
-                    freed = 0;
-                }
-                _ => {}
-            }
-        }
-        if freed < bytes {
+        let partial = self.conns.at_mut(session.conn).and_then(|conn| conn.partial.as_mut());
+        if partial.is_some_and(|partial| partial.outlive(slot_number, &mut slot.body, bytes)) {
             self.counters.half_sent_bytes += u64::from(bytes);
+        } else {
+            calls.kept_bytes -= u64::from(bytes);
+            self.share.kept_bytes -= u64::from(bytes);
+            self.counters.kept_bytes -= u64::from(bytes);
         }
-        self.give_back(freed);
-        let Some(calls) = self.session.calls.get_mut() else { return };
-        let Some(slot) = calls.slots.at_mut(slot_number) else { return };
         slot.body.release();
         calls.held.unlink(&mut calls.slots, slot_number);
         calls.out.unlink(&mut calls.slots, slot_number);

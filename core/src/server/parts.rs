@@ -128,6 +128,22 @@ pub(super) enum PartialBody<B> {
     TakenMoved { bytes: u32 },
 }
 
+impl<B: Default> Partial<B> {
+    /// What is kept on a slot is discarded: if it is this reply, it is finished all the same, and true is returned.
+    pub(super) fn outlive(&mut self, slot_number: u32, kept: &mut B, bytes: u32) -> bool {
+        self.body = match self.body {
+            PartialBody::Slot(number) if number == slot_number => {
+                PartialBody::Moved { body: core::mem::take(kept), bytes }
+            }
+            PartialBody::Taken(number) if number == slot_number => {
+                PartialBody::TakenMoved { bytes }
+            }
+            _ => return false,
+        };
+        true
+    }
+}
+
 impl<B> Partial<B> {
     /// Whether the machine still has bytes of it to write.
     pub(super) fn is_here(&self) -> bool {

@@ -295,21 +295,20 @@ impl<T: ServerStorage> Server<T> {
         let key = CallKey { session: room.key, slot: slot_number, xid };
         let one_way = header.flags & wire::FLAG_ONE_WAY != 0;
         // S11: room for it and for its reply is set aside, or it is refused.
-        let admitted = method.and_then(|(at, method)| {
-            let granted = room.session.grants().reply_len_max;
-            let reply = if one_way { 0 } else { method.reply_len_max.min(granted) };
-            let reserved = room.reserve(slot_number, reply, len as u32);
-            if reserved { Ok(at) } else { Err(NotExecuted::Overloaded) }
-        });
-        let method_index = match admitted {
-            Ok(at) => at,
-            Err(why) => {
-                self.finish(index, slot_number, Status::Refused(why), Payload::EMPTY);
-                return Ok(None);
+        let why = match method {
+            Ok((method_index, method)) => {
+                let granted = room.session.grants().reply_len_max;
+                let reply = if one_way { 0 } else { method.reply_len_max.min(granted) };
+                if room.reserve(slot_number, reply, len as u32) {
+                    room.counters.admitted += 1;
+                    return Ok(Some((key, method_index)));
+                }
+                NotExecuted::Overloaded
             }
+            Err(why) => why,
         };
-        room.counters.admitted += 1;
-        Ok(Some((key, method_index)))
+        self.finish(index, slot_number, Status::Refused(why), Payload::EMPTY);
+        Ok(None)
     }
 
     /// A call's method and its index, if it may be executed as far as others' replies do not matter.

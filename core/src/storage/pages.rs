@@ -8,9 +8,10 @@ use alloc::vec::Vec;
 
 use super::{Array, Places};
 
-/// Entries that lie together at the front: a client takes the lowest free slot, so most calls use these.
-const FRONT_LEN: usize = 16;
-/// The front begins with so many.
+/// Entries that lie together at the front: a client takes the lowest free slot, so most calls use these. They are found
+/// in a third of the instructions that an entry in a page takes, and a call looks for its slot more than ten times.
+const FRONT_LEN: usize = 64;
+/// The front begins with so many, and doubles.
 const FRONT_LEN_MIN: usize = 4;
 /// Entries in a page.
 const PAGE_LEN: usize = 8;
@@ -43,7 +44,7 @@ fn place_of(index: usize) -> (usize, usize, usize) {
 
 /// Entries at the front once `index` is among them.
 fn front_len(index: usize) -> usize {
-    if index < FRONT_LEN_MIN { FRONT_LEN_MIN } else { FRONT_LEN }
+    (index + 1).next_power_of_two().max(FRONT_LEN_MIN)
 }
 
 impl<T> HeapPages<T> {
@@ -157,6 +158,7 @@ mod tests {
             assert_eq!(pages.at(index).copied(), Some(u64::from(index)));
         }
         assert!(pages.at(64).is_none(), "nothing between them was made");
+        assert!(pages.at(32).is_none(), "nor was more of the front");
         assert!(total < 5_000, "{total}");
     }
 }
