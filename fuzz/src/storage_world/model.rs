@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use oncewire_driver::core::{CallError, NoReply, NotExecuted, Unknown};
 
+use super::stranger;
 pub use crate::driver_world::model::{End, Told};
 
 /// Which method an operation calls.
@@ -160,7 +161,18 @@ impl Model {
         if !self.looks_away && !self.stable.contains_key(&name) {
             return Err(format!("operation {op} runs without a stable started record"));
         }
+        self.check_session(op, name)?;
         Ok(0)
+    }
+
+    /// S30: a call is only taken where the `Welcome` has left, so its session is on the disk. Told of strangers, whose
+    /// connections have a session each.
+    fn check_session(&self, op: u64, (client, _): Name) -> Check {
+        let is_known = || self.sessions.values().any(|known| *known == client);
+        if client < stranger::CLIENTS || self.looks_away || is_known() {
+            return Ok(());
+        }
+        Err(format!("operation {op} runs in a session that has no stable record"))
     }
 
     /// An execution of a recorded operation ends.
@@ -184,7 +196,7 @@ impl Model {
             Some(told) if !leaves_open(known, told, &self.put_back) => {
                 Err(format!("operation {op} is executed after its caller was told {told:?}"))
             }
-            _ => Ok(()),
+            _ => self.check_session(op, name),
         }
     }
 

@@ -59,10 +59,6 @@ pub struct Profile {
 /// The server's lease: longer than any server is away.
 pub const LEASE: Duration = Duration::from_secs(300);
 
-/// Whether there are worlds with peers that send calls before they are welcome. Not yet: servers run those calls, and
-/// record them in sessions that no record knows.
-const STRANGERS: bool = false;
-
 impl Profile {
     /// The world of a seed.
     pub fn of(seed: u64) -> Profile {
@@ -81,7 +77,7 @@ impl Profile {
             programs: kinds.pick(&[0, 0, 0, 1, 2]),
             old_journals: kinds.one_in(2),
             rolling: kinds.one_in(2),
-            strangers: STRANGERS && kinds.one_in(4),
+            strangers: kinds.one_in(4),
             steps: rng.range(4, 24),
             fault_pause: rng.pick(&[60, 400, 2_000]) * MS,
             faults_until: rng.pick(&[1, 4, 15]) * SECOND,

@@ -1,4 +1,7 @@
-//! Peers that send calls before they are welcome, and all of it again on the next connection.
+//! Peers that send calls before they are welcome, and leave without a word.
+//!
+//! Links deliver in pieces, so what stands behind a `Hello` may be read after its `Welcome` has left: such a call may
+//! run. Each connection has a name and operations of its own, so that the model knows which session it ran in.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -11,28 +14,27 @@ use oncewire_driver::core::wire::{self, Frame, Hello, RequestHeader};
 use oncewire_driver::core::{MethodId, Xid};
 
 use super::World;
+use super::model::Kind;
 use super::service::{NOTE, PAY};
 use crate::driver_world::executor::{Sleep, lock};
 use crate::driver_world::handlers::pad;
 use crate::driver_world::profile::MS;
 use crate::rng::Rng;
 
-/// Operations of strangers have numbers from this one on.
-pub const OPS: u64 = 1 << 40;
-/// The client that they say they are.
-const CLIENT: usize = 900;
+/// Connections of strangers are clients from this number on.
+pub const CLIENTS: usize = 900;
+/// The time that their calls have.
+const TIMEOUT_MS: u64 = 30_000;
 
 /// Goes on while faults do.
 pub async fn run(world: Arc<World>) {
     let mut rng = Rng::apart(world.profile.seed, 0x6a);
-    let mut bytes = Vec::new();
+    let mut client = CLIENTS;
     while !world.sim.is_calm() {
         Sleep::new(&world.sim, rng.delay(400 * MS)).await;
-        // The same bytes again, or others.
-        if bytes.is_empty() || rng.one_in(2) {
-            bytes = opening(&mut rng);
-        }
-        let Ok(mut stream) = world.dial(CLIENT).await else { continue };
+        let Ok(mut stream) = world.dial(client).await else { continue };
+        client += 1;
+        let bytes = opening(&world, &mut rng);
         lock(&world.host).strangers += 1;
         if write_all(&mut stream, &bytes).await.is_some() && rng.one_in(2) {
             let (sleep, reads) = (Sleep::new(&world.sim, 2_000 * MS), read_some(&mut stream));
@@ -47,7 +49,7 @@ pub async fn run(world: Arc<World>) {
 }
 
 /// A `Hello` with calls behind it, and perhaps a frame behind them that is none.
-fn opening(rng: &mut Rng) -> Vec<u8> {
+fn opening(world: &World, rng: &mut Rng) -> Vec<u8> {
     let hello = Hello {
         magic: wire::MAGIC,
         version_min: wire::VERSION,
@@ -62,8 +64,9 @@ fn opening(rng: &mut Rng) -> Vec<u8> {
     };
     let mut bytes = frame(&Frame::Hello(hello));
     for xid in 1..=rng.range(1, 4) {
-        let op = OPS + rng.below(1 << 30);
-        let method = if rng.one_in(2) { NOTE.id() } else { PAY.id() };
+        let (method, kind) =
+            if rng.one_in(2) { (NOTE.id(), Kind::Note) } else { (PAY.id(), Kind::Pay) };
+        let op = lock(&world.model).begin(world.sim.now(), kind, TIMEOUT_MS * MS);
         bytes.extend(request(xid, method, op));
     }
     if rng.one_in(2) {
@@ -77,7 +80,7 @@ fn request(xid: u64, method: MethodId, op: u64) -> Vec<u8> {
     let header = RequestHeader {
         flags: 0,
         method,
-        remaining_ms: 30_000,
+        remaining_ms: TIMEOUT_MS as u32,
         xid: Xid::new(xid).expect("no xid is 0"),
         acked: 0,
     };
