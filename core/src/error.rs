@@ -113,7 +113,8 @@ pub enum ProtocolError {
         /// The one that runs.
         running: u64,
     },
-    /// X covers a running call, or the call that carries it (S10).
+    /// X covers a running call, or the call that carries it (S10): this client goes on from an old copy of its journal, and
+    /// its session is over (S7).
     AckAhead {
         /// The X received.
         acked: u64,

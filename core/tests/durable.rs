@@ -1,5 +1,5 @@
 //! What a client that keeps a journal may count on when it comes back: its lease (S6), and that an old copy of the journal
-//! is found out (S7). C81 to C84.
+//! is found out (S7). C81 to C84, C129.
 #![allow(missing_docs)]
 
 mod util;
@@ -261,4 +261,34 @@ fn c84_a_client_that_asks_for_what_another_run_of_it_has_settled_ends_the_sessio
         record(&mut pair, &mut Disk::default());
         assert_eq!(pair.fate(new), reply(b"new"));
     }
+}
+
+/// The old copy gave the number to another call, which it settled unsent: its X covers what the other run has running. It
+/// was refused each time that it dialled, for as long as that call ran.
+#[test]
+fn c129_a_client_on_an_old_copy_whose_x_covers_what_another_run_has_running_ends_the_session() {
+    let mut pair = durable();
+    let mut disk = Disk::default();
+    pay(&mut pair, &mut disk, b"1");
+    let mut old = disk.clone();
+    pair.mode = Mode::Start;
+    pair.call(b"2");
+    record(&mut pair, &mut disk);
+    assert_eq!(pair.runs.len(), 2);
+    old.xid_last = disk.xid_last;
+    restart(&mut pair, &old);
+    let new = pair.call(b"new");
+    pair.reconnect();
+    assert_eq!(pair.disconnects(), [CloseReason::PeerSaysProtocol(11)]);
+    assert_eq!(pair.sessions_lost(), [SessionEnd::RolledBack]);
+    assert_eq!(pair.fates(new), [], "it waits for another session");
+    pair.mode = Mode::Echo;
+    pair.reconnect();
+    record(&mut pair, &mut Disk::default());
+    assert_eq!((pair.fate(new), pair.ran(b"new")), (reply(b"new"), 1));
+    // The other run has lost nothing.
+    let calls = restart(&mut pair, &disk);
+    pair.reconnect();
+    pair.finish(b"2");
+    assert_eq!((pair.fate(only(&calls)), pair.ran(b"2")), (reply(b"2"), 1));
 }

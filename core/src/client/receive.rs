@@ -203,12 +203,14 @@ impl<S: ClientStorage> Client<S> {
         };
         let false_retry = ProtocolError::FalseRetry { xid: 0 }.code();
         let settled = ProtocolError::AlreadySettled { xid: 0 }.code();
+        let ahead = ProtocolError::AckAhead { acked: 0 }.code();
         match refuse {
             Refuse::Protocol(code) if code == false_retry => {
                 lost(self, SessionEnd::FalseRetry, CloseReason::PeerSaysProtocol(code));
             }
-            // S7: another run of this client has gone on with the session.
-            Refuse::Protocol(code) if code == settled => {
+            // S7: another run of this client has gone on with the session: it has settled what this one asks for, or has
+            // running under a number what this one has settled. To dial again would be refused for as long as that runs.
+            Refuse::Protocol(code) if code == settled || code == ahead => {
                 lost(self, SessionEnd::RolledBack, CloseReason::PeerSaysProtocol(code));
             }
             Refuse::Protocol(code) => self.let_go(CloseReason::PeerSaysProtocol(code)),
