@@ -387,6 +387,7 @@ impl<T: ServerStorage> Server<T> {
         }
     }
 
+    #[cold]
     fn end_if_over(&mut self, index: u32) {
         let Some(session) = self.sessions.at(index) else { return };
         let due = match session.end {

@@ -136,7 +136,7 @@ impl<T: ServerStorage> Room<'_, T> {
     }
 
     /// S11: sets memory aside for a call's reply and its request; false if there is no room.
-    #[inline]
+    #[inline(always)]
     pub(super) fn reserve(&mut self, slot_number: u32, reply: u32, request: u32) -> bool {
         if !self.fits_kept(reply) || !self.fits_requests(request) {
             return false;
@@ -154,7 +154,7 @@ impl<T: ServerStorage> Room<'_, T> {
         true
     }
 
-    #[inline]
+    #[inline(always)]
     fn fits_kept(&self, bytes: u32) -> bool {
         let held = Bytes {
             session: self.session.calls.get().map_or(0, |calls| calls.kept_bytes),
@@ -169,7 +169,7 @@ impl<T: ServerStorage> Room<'_, T> {
         budget::has_room(held, limits, u64::from(bytes))
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn fits_requests(&self, bytes: u32) -> bool {
         let held = Bytes {
             session: self.session.calls.get().map_or(0, Calls::request_and_table_bytes),
