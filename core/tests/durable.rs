@@ -292,3 +292,40 @@ fn c129_a_client_on_an_old_copy_whose_x_covers_what_another_run_has_running_ends
     pair.finish(b"2");
     assert_eq!((pair.fate(only(&calls)), pair.ran(b"2")), (reply(b"2"), 1));
 }
+
+/// It knew of the slots up to the highest of an unsettled call, and acknowledged what was settled on these.
+#[test]
+fn a_restored_client_acknowledges_what_is_settled_on_any_slot() {
+    for xid_last in [13, 5] {
+        let mut config = default_server_config();
+        config.slots = 8;
+        let mut client = ClientConfig::default();
+        client.durable = true;
+        client.xid_before_first = if xid_last == 13 { 7 } else { 0 };
+        client.slots = if xid_last == 13 { 8 } else { 6 };
+        let mut pair = Pair::with(config, client).connected();
+        pair.mode = Mode::Start;
+        let mut disk = Disk::default();
+        let bodies: Vec<[u8; 1]> = (0..6).map(|n| [n]).collect();
+        for body in &bodies {
+            pair.call(body);
+        }
+        record(&mut pair, &mut disk);
+        for body in &bodies[1..] {
+            pair.finish(body);
+        }
+        // Their outcomes are on disk, and the process dies before it says so.
+        for kept in disk.calls.values_mut().skip(1) {
+            kept.outcome = Some(Fate::Reply(Vec::new()));
+        }
+        let running = 64 << 10;
+        assert!(pair.kept() > running);
+        restart(&mut pair, &disk);
+        pair.connect(0);
+        pair.drive();
+        assert_eq!(pair.kept(), running, "the first one runs");
+        pair.finish(&bodies[0]);
+        pair.drive();
+        assert_eq!(pair.peers[0].errors, []);
+    }
+}

@@ -59,7 +59,7 @@ pub(super) struct Book<S: ClientStorage> {
     /// The first call that has its xid and waits for its record.
     pub(super) unrecorded: Option<u32>,
     /// The slots that this session may use.
-    granted: u32,
+    pub(super) granted: u32,
     /// No higher xid can be given.
     exhausted: bool,
     /// The next unsettled call to be sent again or asked for after a resume.

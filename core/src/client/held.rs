@@ -135,6 +135,10 @@ impl<S: ClientStorage> Book<S> {
         self.recorded = xid_last;
         // S16: which of them are settled is told by bits at the resume.
         self.settled_high = xid_last;
+        // Of every slot that they may have been on, not only of those below the highest of an unsettled call.
+        if let Some(last) = self.granted.checked_sub(1).filter(|_| xid_last > 0) {
+            self.slots.at_or_grow(u32::try_from(xid_last).unwrap_or(last).min(last));
+        }
     }
 
     fn restore_call(&mut self, xid: Xid, call: Call<'_>, deadline: Instant) -> Option<CallId> {
