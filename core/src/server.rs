@@ -314,6 +314,9 @@ impl core::fmt::Display for ServerError {
 
 impl core::error::Error for ServerError {}
 
+/// With none, a frame of a session that was granted a moment would be judged again and again in that moment.
+const FRAME_TIMEOUT_MIN: Duration = Duration::from_millis(1);
+
 /// Sessions and connections that one `handle_timeout` looks at, at most.
 const WORK_MAX: usize = 256;
 
@@ -365,8 +368,8 @@ impl<T: ServerStorage> Server<T> {
     /// A client has connected, and `principal` is who the transport says it is. `secret` must be 128 fresh random
     /// bits: they become the id of the session that the connection may open (S1).
     ///
-    /// `None` if there are as many connections as the configuration or the storage allows, in all or for one principal;
-    /// close it then.
+    /// `None` if there are as many connections as the configuration or the storage allows, in all or for one principal,
+    /// or if the grace of a drain is over; close it then.
     pub fn handle_connected(
         &mut self,
         now: Instant,
@@ -374,6 +377,10 @@ impl<T: ServerStorage> Server<T> {
         secret: SessionId,
     ) -> Option<ConnId> {
         self.tick(now);
+        if self.drain.as_ref().is_some_and(|drain| drain.over) {
+            // A drain waits for all connections, and nothing would end it.
+            return None;
+        }
         let key = self.insert_conn(principal, secret);
         match key {
             Some(key) => {
@@ -615,7 +622,7 @@ impl<T: ServerStorage> Server<T> {
 
     /// How long an incomplete frame may take to get on: a peer that may stand still may do so in the middle of one.
     fn frame_timeout(&self, session: Option<u32>) -> Duration {
-        self.patience(session).max(self.config.frame_timeout)
+        self.patience(session).max(self.config.frame_timeout).max(FRAME_TIMEOUT_MIN)
     }
 
     /// Takes a connection off the list that its phase has put it on.

@@ -254,3 +254,19 @@ fn c85_nor_where_a_ledger_keeps_the_session_for_the_next_server() {
     server.drain(now, secs(60));
     assert!(server.is_drained());
 }
+
+/// Each of them had as long as a handshake takes, and the drain waited for the last.
+#[test]
+fn c80_when_the_grace_of_a_drain_is_over_no_connection_is_taken() {
+    let mut pair = Pair::new();
+    pair.mode = Mode::Start;
+    pair.call(b"slow");
+    let now = pair.now;
+    pair.server.drain(now, secs(5));
+    pair.drive();
+    pair.server.handle_timeout(now + secs(5));
+    let stranger = SessionId::from_bytes([9; 16]);
+    assert_eq!(pair.server.handle_connected(now + secs(5), BOB, stranger), None);
+    pair.drive();
+    assert!(pair.server_events.contains(&ServerEvent::Drained));
+}

@@ -234,3 +234,16 @@ fn c88_a_client_that_waits_for_a_slow_ledger_is_not_called_silent() {
     server.confirm_session(conn);
     assert!(matches!(said(&mut server, conn)[..], [Got::Welcome(_)]));
 }
+
+/// A session is always granted a moment, and a frame of it was judged again and again until that was over.
+#[test]
+fn c88_a_server_that_allows_no_time_at_all_does_not_spin() {
+    let mut config = default_server_config();
+    config.keepalive = ms(0);
+    config.frame_timeout = ms(0);
+    let mut pair = Pair::with(config, ClientConfig::default());
+    let (raw, _) = pair.raw_session();
+    pair.send_bytes(raw, &bytes_of(&request(1, 0, b"aaaa"))[..30]);
+    pair.advance(ms(50));
+    assert_eq!(pair.server.counters().timeouts, 1);
+}
