@@ -375,3 +375,22 @@ fn c104_a_long_request_that_finds_no_room_is_dropped_as_it_comes_and_refused() {
         assert_eq!(error, ProtocolError::FalseRetry { xid: 1 });
     }
 }
+
+/// Its bytes were taken for the front of a frame, and these for a Pong: its sender heard nothing for as long as it took, and
+/// called the server dead.
+#[test]
+fn c104_a_client_is_heard_while_its_request_is_dropped_whatever_bytes_it_has() {
+    for byte in [0, 7] {
+        let mut config = default_server_config();
+        config.requests_max = 100 << 10;
+        let mut pair = Pair::with(config, ClientConfig::default());
+        let (raw, _) = pair.raw_session();
+        let body = vec![byte; 300 << 10];
+        for piece in bytes_of(&request(1, 0, &body)).chunks(16 << 10) {
+            pair.send_bytes(raw, piece);
+            pair.advance(secs(5));
+            assert!(!pair.got(raw).is_empty(), "bytes of {byte}");
+        }
+        assert_eq!(pair.server.counters().refused, 1);
+    }
+}

@@ -84,8 +84,9 @@ impl<T: ServerStorage> Server<T> {
                 }
                 return Ok(Received { consumed, item: None, wanted: 0 });
             }
-            live.alive.hear(rest);
             if let Coming::Dropped(_) = live.coming {
+                // No frame is at the front, and bytes of a body say nothing of what came.
+                live.alive.progress();
                 let session = live.session;
                 match self.drop_coming(index, rest) {
                     Ok((len, 0)) => consumed += len,
@@ -100,6 +101,7 @@ impl<T: ServerStorage> Server<T> {
                 }
                 continue;
             }
+            live.alive.hear(rest);
             // S2: until its `Welcome` has left, a session takes nothing.
             let session = live.session.filter(|_| live.phase == Phase::Up);
             let body_len_max = session
