@@ -643,7 +643,7 @@ impl<T: ServerStorage> Server<T> {
         let look = match conn.phase {
             // There is nothing to ask, and the handshake's own time judges; or it waits for us.
             Phase::AwaitingHello | Phase::AwaitingRecord { .. } => Look::Fine,
-            Phase::WelcomeDue { .. } | Phase::Up | Phase::Closing(_) => {
+            Phase::WelcomeDue { .. } | Phase::Up | Phase::Finishing(_) | Phase::Closing(_) => {
                 conn.alive.look(keepalive, self.looked_after)
             }
         };
@@ -694,6 +694,18 @@ impl<T: ServerStorage> Server<T> {
         self.counters.note_close(&reason);
         conn.send = parts::ToSend { refuse, ..parts::ToSend::default() };
         self.wake(index);
+    }
+
+    /// The same once every answer that waits has left. They are kept, but a client that comes back for them sends what
+    /// had it closed along with its questions: closed at once it never learned what became of its other calls.
+    fn close_when_sent(&mut self, index: u32, reason: CloseReason) {
+        let half_sent = self.conns.at(index).is_some_and(|conn| conn.partial.is_some());
+        if !half_sent && !self.has_to_send(index) {
+            self.close_conn(index, None, reason);
+        } else if let Some(conn) = self.conns.at_mut(index) {
+            conn.phase = Phase::Finishing(reason);
+            self.wake(index);
+        }
     }
 
     fn remove_conn(&mut self, index: u32) {

@@ -187,6 +187,7 @@ fn c99_tables_are_bounded_and_what_finds_no_room_is_not_read() {
         bare.server.handle_data(NOW, conn, &bytes).unwrap();
         refused = bare.server.counters().refused;
         assert!(bare.server.counters().table_bytes <= 64 << 10);
+        while bare.server.poll_transmit(NOW, conn, &mut [0; 512]).is_some() {}
         if bare.server.session_of(conn).is_none() {
             break;
         }
@@ -393,4 +394,68 @@ fn c104_a_client_is_heard_while_its_request_is_dropped_whatever_bytes_it_has() {
         }
         assert_eq!(pair.server.counters().refused, 1);
     }
+}
+
+/// The answers to the `Ask`s of the resume were dropped with the connection, and the request that had it closed came right
+/// behind them the next time as well: sixteen calls that had finished were unknown for as long as it was wanted.
+#[test]
+fn c99_a_request_that_finds_no_memory_costs_other_calls_no_answer() {
+    let mut config = default_server_config();
+    config.slots = 64;
+    // Enough for 16 slots that lie together, and not for a page behind them.
+    config.requests_max = 6_000;
+    let mut pair = Pair::with(config, ClientConfig::default()).connected();
+    pair.mode = Mode::Start;
+    let bodies: Vec<[u8; 1]> = (0..17).map(|n| [n]).collect();
+    let calls: Vec<CallId> = bodies.iter().map(|body| pair.call(body)).collect();
+    assert_eq!((pair.started.len(), pair.server.counters().closed_without_room), (16, 1));
+    for body in &bodies[..16] {
+        pair.finish(body);
+    }
+    pair.reconnect();
+    for (call, body) in calls.iter().zip(&bodies).take(16) {
+        assert_eq!(pair.fate(*call), reply(body));
+    }
+    pair.reconnect();
+    assert_eq!(pair.ran(&bodies[16]), 1, "and then there is room for it");
+    pair.finish(&bodies[16]);
+    assert_eq!(pair.fate(calls[16]), reply(&bodies[16]));
+}
+
+#[test]
+fn c99_a_connection_that_finishes_for_want_of_memory_waits_no_longer_than_its_peer_lives() {
+    let mut bare = Bare::with(|config| {
+        config.slots = 64;
+        config.requests_max = 6_000;
+    });
+    let conn = bare.open(ALICE, 64);
+    let running: Vec<Running> =
+        (0..16).map(|slot| bare.start(conn, &request(64 + slot, 0, b"x")).unwrap()).collect();
+    for running in running {
+        bare.server.reply(NOW, running, b"y").unwrap();
+    }
+    // Nothing is written, as if the peer took nothing.
+    let bytes = bytes_of(&request(80, 0, b"x"));
+    assert!(bare.server.handle_data(NOW, conn, &bytes).unwrap().item.is_none());
+    assert!(bare.server.handle_data(NOW, conn, &bytes).unwrap().item.is_none(), "not read");
+    let mut now = NOW;
+    while bare.server.session_of(conn).is_some() {
+        now = bare.server.poll_timeout().unwrap();
+        bare.server.handle_timeout(now);
+    }
+    assert!(now <= NOW + secs(10));
+    let closed = ServerEvent::Close(conn, CloseReason::PeerSilent);
+    assert_eq!(std::iter::from_fn(|| bare.server.poll_event()).next(), Some(closed));
+    assert_eq!(bare.server.counters().kept_bytes, 16, "and all is kept");
+}
+
+#[test]
+fn c99_a_resume_that_acknowledges_everything_gives_the_tables_back() {
+    let mut pair = Pair::unconnected();
+    let (raw, welcome) = pair.raw_session();
+    pair.send(raw, &request(1, 0, b"x"));
+    pair.hang_up(raw);
+    assert_ne!(pair.server.counters().table_bytes, 0);
+    pair.raw_resume(welcome.session, 1);
+    assert_eq!(pair.server.counters().table_bytes, 0);
 }

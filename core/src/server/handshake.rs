@@ -296,6 +296,7 @@ impl<T: ServerStorage> Server<T> {
         }
         if let Some(mut room) = self.room(at) {
             room.acknowledge(resume.acked)?;
+            room.release_if_idle();
         }
         self.counters.resumes += 1;
         self.bind(index, at, Phase::WelcomeDue { opened: false });

@@ -183,6 +183,12 @@ impl<B> Conn<B> {
         wanted
     }
 
+    /// Whether what comes on it is read.
+    #[inline]
+    pub(super) fn is_read(&self) -> bool {
+        !matches!(self.phase, Phase::Finishing(_) | Phase::Closing(_))
+    }
+
     /// Why it is to be closed, if it is.
     #[inline]
     pub(super) fn closing(&self) -> Option<CloseReason> {
@@ -212,6 +218,8 @@ pub(super) enum Phase {
     },
     /// The `Welcome` has left.
     Up,
+    /// Nothing more is read, and it is closed for this reason once all answers that wait have left.
+    Finishing(CloseReason),
     /// To be closed for this reason once everything was sent. It has no session.
     Closing(CloseReason),
 }

@@ -72,8 +72,7 @@ impl<T: ServerStorage> Server<T> {
         let index = conn.0.index;
         let mut consumed = 0;
         loop {
-            let Some(live) = self.conns.get_mut(conn.0).filter(|conn| conn.closing().is_none())
-            else {
+            let Some(live) = self.conns.get_mut(conn.0).filter(|conn| conn.is_read()) else {
                 return Ok(Received { consumed: data.len(), item: None, wanted: 0 });
             };
             let rest = &data[consumed..];
@@ -288,7 +287,7 @@ impl<T: ServerStorage> Server<T> {
         }
         if !room.has_table_room(slot_number) {
             let conn = room.session.conn;
-            self.close_conn(conn, None, CloseReason::NoRoom);
+            self.close_when_sent(conn, CloseReason::NoRoom);
             return Ok(None);
         }
         if !room.let_in(slot_number, header, digest, deadline) {
@@ -341,7 +340,7 @@ impl<T: ServerStorage> Server<T> {
         let lossy = room.config.lossy;
         if !room.has_table_room(slot_number) {
             let conn = room.session.conn;
-            self.close_conn(conn, None, CloseReason::NoRoom);
+            self.close_when_sent(conn, CloseReason::NoRoom);
             return Ok(());
         }
         let Some(slot) = room.slot_or_grow(slot_number) else { return Ok(()) };

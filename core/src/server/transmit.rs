@@ -52,10 +52,11 @@ impl<T: ServerStorage> Server<T> {
     /// missing.
     fn all_sent(&mut self, index: u32) {
         let Some(conn) = self.conns.at(index) else { return };
-        if conn.closing().is_some() {
-            self.wake(index);
-        } else if let Some(session) = conn.session {
-            self.end_if_due(session);
+        match (conn.phase, conn.session) {
+            (Phase::Closing(_), _) => self.wake(index),
+            (Phase::Finishing(reason), _) => self.close_conn(index, None, reason),
+            (_, Some(session)) => self.end_if_due(session),
+            (_, None) => {}
         }
     }
 
@@ -68,7 +69,7 @@ impl<T: ServerStorage> Server<T> {
             // S30.
             Phase::AwaitingRecord { .. } => return false,
             Phase::WelcomeDue { .. } => return true,
-            Phase::AwaitingHello | Phase::Up | Phase::Closing(_) => {}
+            _ => {}
         }
         conn.partial.as_ref().is_some_and(Partial::is_here)
             || !conn.send.is_empty()
@@ -81,7 +82,7 @@ impl<T: ServerStorage> Server<T> {
         match conn.phase {
             Phase::AwaitingRecord { .. } => return Step::Stop,
             Phase::WelcomeDue { .. } => return self.send_welcome(index, out),
-            Phase::AwaitingHello | Phase::Up | Phase::Closing(_) => {}
+            _ => {}
         }
         if conn.partial.is_some() {
             return self.continue_reply(index, out);
