@@ -1,0 +1,71 @@
+//! `docs/CASES.md` and the tests stay in step: each case has the test that its row names, and each numbered test has a row.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+/// Where numbered tests are.
+const FOLDERS: [&str; 8] = [
+    "core",
+    "driver",
+    "transport-unix",
+    "transport-tcp",
+    "transport-pipe",
+    "ledger-redb",
+    "fuzz",
+    "examples",
+];
+
+/// The case that a test's name begins with: `c25_…` is case 25.
+fn case_of(test: &str) -> Option<u32> {
+    let digits = test.strip_prefix('c')?.split('_').next()?;
+    if digits.len() < 2 { None } else { digits.parse().ok() }
+}
+
+/// The names of all numbered functions below a folder.
+fn collect_tests(folder: &Path, tests: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() && name != "target" {
+            collect_tests(&path, tests);
+        } else if name.ends_with(".rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            let functions = text.split("fn ").skip(1);
+            let names = functions
+                .filter_map(|rest| rest.split(|c: char| c != '_' && !c.is_alphanumeric()).next());
+            tests.extend(names.filter(|name| case_of(name).is_some()).map(str::to_owned));
+        }
+    }
+}
+
+#[test]
+fn every_case_has_its_tests_and_every_numbered_test_its_case() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut tests = BTreeSet::new();
+    for folder in FOLDERS {
+        collect_tests(&root.join(folder), &mut tests);
+    }
+    let list = fs::read_to_string(root.join("docs/CASES.md")).unwrap();
+    let mut rows = BTreeMap::new();
+    for line in list.lines().filter(|line| line.starts_with("| C")) {
+        let cells: Vec<_> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+        let number: u32 =
+            cells[0][1..].parse().unwrap_or_else(|_| panic!("no case number: {line}"));
+        let test = cells.last().unwrap().trim_matches('`').to_owned();
+        assert!(rows.insert(number, test).is_none(), "case {number} has two rows");
+    }
+    assert!(rows.len() >= 77, "only {} cases were found in docs/CASES.md", rows.len());
+    for (number, test) in &rows {
+        assert_eq!(
+            case_of(test),
+            Some(*number),
+            "C{number:02} names a test of another case: {test}"
+        );
+        assert!(tests.contains(test), "C{number:02} names a test that does not exist: {test}");
+    }
+    for test in &tests {
+        let number = case_of(test).unwrap();
+        assert!(rows.contains_key(&number), "{test} has no row in docs/CASES.md");
+    }
+}
