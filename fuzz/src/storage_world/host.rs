@@ -197,9 +197,7 @@ impl World {
         lock(&self.model).drained = true;
         self.sim.note(|| format!("the server drains for {} ms", grace / MS));
         if self.broken == Some(Broken::HastyGoodbye) {
-            let mut goodbye = [0; 16];
-            let len = wire::encode(&Frame::Goodbye(Role::Client), &mut goodbye).unwrap_or(0);
-            lock(&self.host).last_links.values().for_each(|link| link.slip_in(&goodbye[..len]));
+            self.sim.spawn(group, self.clone().say_goodbye_in_haste());
         }
         let world = self.clone();
         self.sim.spawn(group, async move {
@@ -209,6 +207,16 @@ impl World {
             world.sim.note(|| "the server is drained".to_owned());
             world.end_in_order();
         });
+    }
+
+    /// Every client says `Goodbye`, again and again while the server drains.
+    async fn say_goodbye_in_haste(self: Arc<Self>) {
+        let mut goodbye = [0; 16];
+        let len = wire::encode(&Frame::Goodbye(Role::Client), &mut goodbye).unwrap_or(0);
+        for _ in 0..40 {
+            lock(&self.host).last_links.values().for_each(|link| link.slip_in(&goodbye[..len]));
+            Sleep::new(&self.sim, 2 * MS).await;
+        }
     }
 
     /// A drained server is dropped, and its ledger closed, before its process ends.
