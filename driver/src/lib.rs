@@ -73,6 +73,11 @@ mod client;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod decode;
+#[cfg(feature = "_faults")]
+#[doc(hidden)]
+pub mod faults;
+#[cfg(not(feature = "_faults"))]
+mod faults;
 pub mod files;
 pub mod journal;
 pub mod ledger;

@@ -17,7 +17,7 @@ use oncewire_driver::core::wire::{self, Frame, Role};
 use oncewire_driver::core::{self, Heap, Instant};
 use oncewire_driver::{
     BoxFuture, BoxStream, CallFuture, Client, ClientOptions, Connect, Method, Outcome, Runtime,
-    Server, Subject, Timer,
+    Server, ServerBuilder, Subject, Timer,
 };
 
 const ECHO: Method<u32, u32> = Method::new("floods.echo");
@@ -263,9 +263,14 @@ impl AsyncWrite for Stream {
 // ---- a server, and strangers ----
 
 fn server(world: &Arc<World>) -> (Server, Arc<AtomicUsize>) {
+    let (builder, works) = offer(world);
+    (builder.build().unwrap(), works)
+}
+
+fn offer(world: &Arc<World>) -> (ServerBuilder, Arc<AtomicUsize>) {
     let works = Arc::new(AtomicUsize::new(0));
     let (counted, clock) = (works.clone(), world.clone());
-    let server = Server::builder("floods")
+    let builder = Server::builder("floods")
         .runtime(Arc::new(HandRuntime(world.clone())))
         .method(&ECHO, |_, n| async move { n })
         .method(&NEVER, |_, _| std::future::pending())
@@ -273,10 +278,8 @@ fn server(world: &Arc<World>) -> (Server, Arc<AtomicUsize>) {
             counted.fetch_add(1, Ordering::SeqCst);
             clock.pass(WORK_TIME);
             async move { n }
-        })
-        .build()
-        .unwrap();
-    (server, works)
+        });
+    (builder, works)
 }
 
 /// A client's machine at one end of a stream, driven by hand.
@@ -394,6 +397,21 @@ fn c107_a_thousand_calls_in_flight_leave_others_their_turns() {
         busy.machine.pending() == 0
     });
     assert_eq!(works.load(Ordering::SeqCst), 1000);
+}
+
+/// The mutant `greedy`: these tests would notice a turn without bounds.
+#[cfg(feature = "_faults")]
+#[test]
+#[should_panic(expected = "a poll took")]
+fn c135_a_turn_without_bounds_is_found_out() {
+    let world = World::new();
+    let fault = oncewire_driver::faults::ServerFault::Greedy;
+    let server = offer(&world).0.fault(fault).build().unwrap();
+    let mut honest = Peer::connect(&world, &server);
+    let flooder = Peer::connect(&world, &server);
+    // Not without end: such a turn has none either.
+    Lane::put(&flooder.stream.output, &encode(&Frame::Ping(Role::Client)).repeat(1 << 18));
+    honest.round_trip();
 }
 
 // ---- clients ----

@@ -61,6 +61,9 @@ impl State {
     /// A call has ended, or will not run: others may.
     #[inline]
     pub(super) fn release(&mut self, permit: Permit) {
+        if self.planted.loses_permit() {
+            return;
+        }
         self.limits.release(permit);
         if self.limits.has_waiting() {
             self.begin_next();

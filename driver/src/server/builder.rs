@@ -21,6 +21,7 @@ use super::records::{Restore, Submit};
 use super::state::Shared;
 use super::transactional::TypedTransactional;
 use super::{Keeper, Server};
+use crate::faults::Planted;
 use crate::ledger::{Ledger, LedgerError, NoLedger, Rollback};
 use crate::method::{Method, MethodOptions, RawMethod};
 use crate::runtime::{Runtime, SmolRuntime};
@@ -122,6 +123,7 @@ pub struct ServerBuilder<L = NoLedger> {
     transactional: Vec<MethodId>,
     concurrency: usize,
     queue_max: Option<usize>,
+    planted: Planted,
     types: PhantomData<fn() -> L>,
 }
 
@@ -152,6 +154,7 @@ impl ServerBuilder {
             transactional: Vec::new(),
             concurrency: CONCURRENCY,
             queue_max: None,
+            planted: Planted::default(),
             types: PhantomData,
         }
     }
@@ -195,6 +198,7 @@ impl ServerBuilder<NoLedger> {
             transactional: self.transactional,
             concurrency: self.concurrency,
             queue_max: self.queue_max,
+            planted: self.planted,
             types: PhantomData,
         }
     }
@@ -283,6 +287,14 @@ impl<L> ServerBuilder<L> {
         self
     }
 
+    /// Breaks it on purpose.
+    #[cfg(feature = "_faults")]
+    #[doc(hidden)]
+    pub fn fault(mut self, fault: crate::faults::ServerFault) -> Self {
+        self.planted.plant(fault);
+        self
+    }
+
     /// Builds the server. It serves nobody before [`Server::serve`].
     ///
     /// # Errors
@@ -347,7 +359,8 @@ impl<L> ServerBuilder<L> {
                 Some((ledger.into_submit(), records))
             }
         };
-        let shared = Shared::new(machine, methods, limits, runtime.clone(), names, ledger);
+        let shared =
+            Shared::new(machine, methods, limits, runtime.clone(), names, ledger, self.planted);
         if shared.ledger.is_some() {
             runtime.spawn(Box::pin(Clerk { shared: Arc::downgrade(&shared) }));
         }

@@ -15,6 +15,7 @@ use super::limits::{Permit, Waiting};
 use super::pace::Pace;
 use super::state::{Look, Shared, State};
 use crate::buffer::{self, ReadBuffer, Scratch, WriteBuffer};
+use crate::faults::ServerFault;
 use crate::patience::{self, Patience, Tries};
 use crate::runtime::Timer;
 use crate::transport::{BoxStream, Subject};
@@ -102,10 +103,17 @@ impl ConnTask {
     fn turn(&mut self, pace: &mut Pace, cx: &mut Context<'_>, scratch: &mut Scratch) -> Turn {
         let shared = self.shared.clone();
         pace.begin(shared.runtime.now());
-        shared.with_at(pace.now, |state, _| state.begin_turn(self.id, cx));
+        let endless = shared.with_at(pace.now, |state, _| {
+            state.begin_turn(self.id, cx);
+            state.planted.is(ServerFault::Greedy)
+        });
+        let reads_max = if endless { usize::MAX } else { READS_MAX };
+        if endless {
+            pace.go_on();
+        }
         // Whether, and for how long, to look for the next request.
         let mut looks: Option<Duration> = None;
-        for _ in 0..READS_MAX {
+        for _ in 0..reads_max {
             let read = match looks {
                 Some(tries) => self.look(tries, pace, cx, scratch),
                 None => self.read_once(pace, cx, scratch),
@@ -317,7 +325,7 @@ impl ConnTask {
         let request = match received.item {
             Some(Incoming::Request(request)) => request,
             Some(Incoming::Cancel(call)) => {
-                state.note_cancel(call);
+                state.cancel(call);
                 return Next::Nothing;
             }
             Some(Incoming::Withdrawn(call)) => {

@@ -44,6 +44,11 @@ impl Pace {
         self.left = self.every;
     }
 
+    /// This turn has no end.
+    pub(super) fn go_on(&mut self) {
+        self.until = Instant::FAR_FUTURE;
+    }
+
     /// A frame was dealt with: whether to look at the clock.
     #[inline]
     pub(super) fn is_due(&mut self) -> bool {

@@ -12,6 +12,7 @@ use super::limits::{Limits, Permit, Waiting};
 use super::names::Names;
 use super::records::{Records, Submit};
 use crate::caught::wake_all;
+use crate::faults::{Planted, ServerFault};
 use crate::ledger::LedgerError;
 use crate::runtime::Runtime;
 use crate::sync::Lock;
@@ -52,6 +53,8 @@ pub(super) struct State {
     cancels: Cancels,
     /// Calls that found no place among those that wait.
     pub(super) overloaded: u64,
+    /// What is broken on purpose.
+    pub(super) planted: Planted,
 }
 
 /// What is to be done once the lock is let go.
@@ -102,6 +105,7 @@ impl Shared {
         runtime: Arc<dyn Runtime>,
         names: Names,
         ledger: Option<(Box<dyn Submit>, Box<Records>)>,
+        planted: Planted,
     ) -> Arc<Shared> {
         let (ledger, records) = ledger.unzip();
         let state = State {
@@ -124,6 +128,7 @@ impl Shared {
             limits,
             cancels: Cancels::default(),
             overloaded: 0,
+            planted,
         };
         Arc::new(Shared { runtime, methods, ledger, state: Lock::new(state) })
     }
@@ -249,6 +254,13 @@ impl State {
     /// Drops the user's part of a call, once the lock is let go.
     pub(super) fn drop_later(&mut self, what: impl Send + 'static) {
         self.later.drop.push(Box::new(what));
+    }
+
+    /// A call that runs was cancelled.
+    pub(super) fn cancel(&mut self, call: CallKey) {
+        if !self.planted.is(ServerFault::LostCancels) {
+            self.note_cancel(call);
+        }
     }
 
     /// Nobody waits for a call any more, or it has ended.

@@ -260,3 +260,24 @@ mod mortal {
         }
     }
 }
+
+/// The mutant `lost-cancel`: the handlers of the first test would never end.
+#[cfg(feature = "_faults")]
+#[test]
+fn c135_a_cancel_that_wakes_nobody_leaves_its_handlers_running() {
+    let (builder, said) = offer();
+    let builder = builder.fault(oncewire_driver::faults::ServerFault::LostCancels);
+    smol::block_on(async {
+        let (server, dialler) = serve(builder);
+        let client = client(&dialler);
+        let calls = begin(&client, &said).await;
+        drop(calls);
+        // What follows the cancels on the same connection was read: nothing else will wake them.
+        for _ in 0..100 {
+            let absent = client.call(&Method::<u32, u32>::new("test.absent"), &1).await;
+            assert!(matches!(absent, Outcome::NotExecuted(_)), "{absent:?}");
+        }
+        assert_eq!(server.load().running, 2);
+        assert!(said.is_empty(), "nobody has heard of it");
+    });
+}

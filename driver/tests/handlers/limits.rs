@@ -230,3 +230,19 @@ fn c117_bytes_have_the_same_options_and_a_time_limit_that_cannot_be_kept_is_refu
         assert_eq!(server.load().running, 0);
     });
 }
+
+/// The mutant `leak`: what is said to run does not agree with what does.
+#[cfg(feature = "_faults")]
+#[test]
+fn c135_a_permit_that_leaks_shows_in_the_load() {
+    let builder = with_add_one(Server::builder("test"));
+    let builder = builder.fault(oncewire_driver::faults::ServerFault::LeakedPermits);
+    smol::block_on(async {
+        let (server, dialler) = serve(builder);
+        let client = client(&dialler);
+        for _ in 0..4 {
+            arrive(&client).await;
+        }
+        assert_eq!((server.load().running, server.counters().running), (1, 0));
+    });
+}
