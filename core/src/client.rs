@@ -3,41 +3,41 @@
 //! | file | what it does |
 //! |---|---|
 //! | `client.rs` | the type, its commands, its timers, its events |
-//! | `client/entry.rs` | one call, and the timers of all |
-//! | `client/book.rs` | which calls wait, which are unsettled, which slot is whose |
+//! | `client/call.rs` | one call, and the timers of all |
+//! | `client/calls.rs` | which calls wait, which are unsettled, which slot is whose |
 //! | `client/receive.rs` | frames that come |
+//! | `client/recovery.rs` | what happens to a call: every decision, as pure functions |
 //! | `client/transmit.rs` | frames that go |
-//! | `client/words.rs` | what a client is told, and what it tells: configuration, calls, events |
-//! | `client/held.rs` | calls that their owner keeps on disk: recorded before, settled after |
-//!
-//! What happens to a call is decided in `fate.rs`.
+//! | `client/config.rs` | what a client is told, and what it tells: configuration, calls, events |
+//! | `client/durable.rs` | calls that their owner keeps on disk: recorded before, settled after |
 
-mod book;
-mod entry;
-mod held;
+mod call;
+mod calls;
+mod config;
+mod durable;
 mod receive;
+mod recovery;
 mod transmit;
-mod words;
 
 use core::time::Duration;
 
-pub(crate) use book::Occupant;
-pub(crate) use entry::Entry;
-pub use held::Numbered;
-pub use words::{Call, ClientConfig, ClientCounters, ClientEvent, ClientSession, Received, Reply};
+pub(crate) use call::Entry;
+pub(crate) use calls::Occupant;
+pub use config::{Call, ClientConfig, ClientCounters, ClientEvent, ClientSession, Received, Reply};
+pub use durable::Numbered;
 
-use crate::alive::{self, Alive, Look, NEVER};
 use crate::error::{CallError, CloseReason, SessionEnd};
 use crate::ids::CallId;
+use crate::keepalive::{self, Alive, Look, NEVER};
 use crate::outcome::{NotExecuted, Outcome, Unknown};
 use crate::storage::{Body, ClientStorage, Places, Table};
 use crate::time::Instant;
-use book::Book;
-use entry::Stage;
+use call::Stage;
+use calls::Book;
 use transmit::Output;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "explore", derive(Hash))]
+#[cfg_attr(feature = "_explore", derive(Hash))]
 enum Phase {
     Down,
     /// `Hello` is to be sent or was sent.
@@ -47,7 +47,7 @@ enum Phase {
 
 /// Events that are not about one call.
 #[derive(Debug, Default)]
-#[cfg_attr(feature = "explore", derive(Clone, Hash))]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 struct Notes {
     connected: Option<bool>,
     disconnect: Option<CloseReason>,
@@ -69,7 +69,7 @@ struct Notes {
 /// let hello = client.poll_transmit(now, &mut out).unwrap();
 /// assert_eq!(&out[5..9], b"1wir", "the first frame is a Hello of {hello} bytes");
 /// ```
-#[cfg_attr(feature = "explore", derive(Clone, Hash))]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub struct Client<S: ClientStorage> {
     config: ClientConfig,
     now: Instant,
@@ -175,11 +175,11 @@ impl<S: ClientStorage> Client<S> {
         match entry.stage {
             Stage::Settled => {}
             Stage::Waiting => {
-                let outcome = crate::fate::not_executed(entry.handed(), NotExecuted::Cancelled);
+                let outcome = recovery::not_executed(entry.sent_call(), NotExecuted::Cancelled);
                 self.book.end(id.0.index, outcome);
             }
             Stage::Unsettled if entry.answered => {}
-            Stage::Unsettled if entry.never_handed() => {
+            Stage::Unsettled if entry.never_sent() => {
                 let outcome = Outcome::NotExecuted(NotExecuted::Cancelled);
                 self.book.settle_with(id.0.index, outcome);
             }
@@ -204,7 +204,7 @@ impl<S: ClientStorage> Client<S> {
         let outcome = Outcome::NotExecuted(NotExecuted::Cancelled);
         match entry.stage {
             Stage::Waiting => self.book.end(id.0.index, outcome),
-            Stage::Unsettled if entry.answered || entry.never_handed() => {
+            Stage::Unsettled if entry.answered || entry.never_sent() => {
                 self.book.settle_with(id.0.index, outcome);
                 self.note_settled(0);
             }
@@ -401,14 +401,15 @@ impl<S: ClientStorage> Client<S> {
     }
 
     fn granted_keepalive(&self) -> Duration {
-        self.session.map_or(Duration::ZERO, |session| alive::granted(session.grants.keepalive_ms))
+        self.session
+            .map_or(Duration::ZERO, |session| keepalive::granted(session.grants.keepalive_ms))
     }
 
     /// How often the server is looked at, and hears from us: it judges us by what it granted.
     fn looked_after(&self) -> Duration {
-        let granted = alive::looked_after(self.granted_keepalive());
+        let granted = keepalive::looked_after(self.granted_keepalive());
         if self.config.keepalive == NEVER {
-            granted.min(alive::looked_after(NEVER))
+            granted.min(keepalive::looked_after(NEVER))
         } else {
             granted
         }
@@ -424,7 +425,7 @@ impl<S: ClientStorage> Client<S> {
         if entry.deadline > self.now {
             // S27: unanswered on a link that loses messages.
             entry.tries = (entry.tries + 1).min(6);
-            let asked = matches!(entry.carried, entry::Carried::Asked { .. });
+            let asked = matches!(entry.carried, call::Carried::Asked { .. });
             let cancelled = entry.cancelled;
             self.arm_resend(index);
             self.book.note_todo(index, |todo| {
@@ -440,10 +441,10 @@ impl<S: ClientStorage> Client<S> {
             Stage::Settled => {}
             Stage::Waiting => {
                 let outcome =
-                    crate::fate::not_executed(entry.handed(), NotExecuted::DeadlinePassed);
+                    recovery::not_executed(entry.sent_call(), NotExecuted::DeadlinePassed);
                 self.book.end(index, outcome);
             }
-            Stage::Unsettled if entry.never_handed() => {
+            Stage::Unsettled if entry.never_sent() => {
                 let outcome = Outcome::NotExecuted(NotExecuted::DeadlinePassed);
                 self.book.settle_with(index, outcome);
             }
@@ -501,11 +502,11 @@ impl<S: ClientStorage> Client<S> {
         match entry.stage {
             Stage::Settled => {}
             Stage::Waiting => {
-                let outcome = crate::fate::not_executed(entry.handed(), NotExecuted::Disconnected);
+                let outcome = recovery::not_executed(entry.sent_call(), NotExecuted::Disconnected);
                 self.book.end(index, outcome);
             }
             Stage::Unsettled if entry.answered => {}
-            Stage::Unsettled if entry.never_handed() => {
+            Stage::Unsettled if entry.never_sent() => {
                 let outcome = Outcome::NotExecuted(NotExecuted::Disconnected);
                 self.book.settle_with(index, outcome);
             }

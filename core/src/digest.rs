@@ -55,7 +55,7 @@ fn end(mut a: u64, mut b: u64, body: &[u8]) -> u64 {
 
 /// The digest of a long body, of which the bytes may come one block after another.
 #[derive(Clone, Copy, Debug)]
-#[cfg_attr(feature = "explore", derive(Hash))]
+#[cfg_attr(feature = "_explore", derive(Hash))]
 pub(crate) struct Long {
     a: u64,
     b: u64,

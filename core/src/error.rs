@@ -72,7 +72,7 @@ impl core::error::Error for CallError {}
 /// What a peer did that ends its connection. The session survives, except after a false retry (S24).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-#[cfg_attr(feature = "explore", derive(Hash))]
+#[cfg_attr(feature = "_explore", derive(Hash))]
 pub enum ProtocolError {
     /// A frame announces more bytes than the grants allow.
     FrameTooLong {
@@ -245,7 +245,7 @@ impl core::error::Error for ProtocolError {}
 /// Why a connection is to be closed, or was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-#[cfg_attr(feature = "explore", derive(Hash))]
+#[cfg_attr(feature = "_explore", derive(Hash))]
 pub enum CloseReason {
     /// The peer broke the protocol.
     Protocol(ProtocolError),

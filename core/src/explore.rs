@@ -1,4 +1,4 @@
-//! What the explorer of every schedule needs: copies and digests of whole machines (feature `explore`).
+//! What the explorer of every schedule needs: copies and digests of whole machines (feature `_explore`).
 //!
 //! The machines and all that they hold derive `Clone` and `Hash` where the feature is on. Here is what cannot be derived.
 

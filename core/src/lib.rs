@@ -65,24 +65,20 @@
 #[cfg(feature = "alloc")]
 extern crate alloc;
 
-mod alive;
 mod budget;
 mod client;
 mod digest;
 mod error;
-#[cfg(feature = "explore")]
+#[cfg(feature = "_explore")]
 mod explore;
-mod fate;
 mod ids;
-mod list;
+mod keepalive;
 mod outcome;
 mod server;
 mod storage;
 mod time;
 pub mod wire;
-mod write;
 
-pub use alive::NEVER;
 pub use client::{
     Call, Client, ClientConfig, ClientCounters, ClientEvent, ClientSession, Numbered, Received,
     Reply,
@@ -90,6 +86,7 @@ pub use client::{
 pub use digest::digest;
 pub use error::{CallError, CloseReason, ProtocolError, SessionEnd};
 pub use ids::{CallId, ConnId, MethodId, Principal, ServerId, SessionId, SessionKey, Xid};
+pub use keepalive::NEVER;
 pub use outcome::{Executed, NoReply, NotExecuted, Outcome, Status, Unknown};
 pub use server::{
     Admission, CallKey, CallRecord, Incoming, MethodSpec, RecordState, Refused, ReplyTooLarge,

@@ -17,7 +17,7 @@ pub enum Executed {
 
 /// The one truthful outcome of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "explore", derive(Hash))]
+#[cfg_attr(feature = "_explore", derive(Hash))]
 pub enum Outcome<'d> {
     /// Executed; here is the reply.
     Reply(&'d [u8]),

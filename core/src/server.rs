@@ -4,23 +4,23 @@
 //! |---|---|
 //! | `server.rs` | the type, connections, timers, events, drain |
 //! | `server/parts.rs` | what is kept: connections, sessions, slots, shares |
+//! | `server/dedup.rs` | what happens to a call: every decision, as pure functions |
 //! | `server/handshake.rs` | opening, resuming, restoring and ending sessions |
 //! | `server/receive.rs` | frames that come |
 //! | `server/long.rs` | long requests while they come |
 //! | `server/execute.rs` | from admission to reply |
-//! | `server/keep.rs` | room for calls and replies, and their discard |
-//! | `server/share.rs` | each principal's share of connections and sessions |
+//! | `server/replies.rs` | room for calls and replies, and their discard |
+//! | `server/quota.rs` | each principal's share of connections and sessions |
 //! | `server/transmit.rs` | frames that go |
-//!
-//! What happens to a call is decided in `fate.rs`.
 
+mod dedup;
 mod execute;
 mod handshake;
-mod keep;
 mod long;
 mod parts;
+mod quota;
 mod receive;
-mod share;
+mod replies;
 mod transmit;
 
 use core::time::Duration;
@@ -31,10 +31,10 @@ pub use parts::MethodSpec;
 pub(crate) use parts::{Calls, Conn, Session, Share, Slot};
 pub use receive::{Incoming, Request};
 
-use crate::alive::{self, Alive, Look};
 use crate::error::CloseReason;
 use crate::ids::{ConnId, Principal, ServerId, SessionId, SessionKey};
-use crate::list::{List, NIL};
+use crate::keepalive::{self, Alive, Look};
+use crate::storage::list::{List, NIL};
 use crate::storage::{Array, Flat, Index, Places, ServerStorage, Table};
 use crate::time::Instant;
 use crate::wire::{Refuse, ServiceName};
@@ -43,7 +43,7 @@ use parts::{CONN_EVENT, LEASE, LOOK, Phase, TIMER};
 /// Who a server is, what it grants, and its limits.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
-#[cfg_attr(feature = "explore", derive(Hash))]
+#[cfg_attr(feature = "_explore", derive(Hash))]
 pub struct ServerConfig {
     /// Names its set of completion records: random at every start, unless a ledger kept them.
     pub server: ServerId,
@@ -223,7 +223,7 @@ impl ServerCounters {
 }
 
 #[derive(Debug)]
-#[cfg_attr(feature = "explore", derive(Clone, Hash))]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 struct Drain {
     until: Instant,
     /// The grace is over: nobody is waited for any more.
@@ -254,7 +254,7 @@ struct Drain {
 /// let conn = server.handle_connected(Instant::ZERO, Principal::NOBODY, secret).unwrap();
 /// assert!(server.handle_data(Instant::ZERO, conn, b"GET / HTTP/1.1\r\n").is_err());
 /// ```
-#[cfg_attr(feature = "explore", derive(Clone, Hash))]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub struct Server<T: ServerStorage> {
     config: ServerConfig,
     now: Instant,
@@ -343,7 +343,7 @@ impl<T: ServerStorage> Server<T> {
             session_index: T::Index::default(),
             shares: T::Shares::default(),
             share_index: T::Index::default(),
-            looked_after: alive::looked_after(config.keepalive),
+            looked_after: keepalive::looked_after(config.keepalive),
             looks: List::default(),
             greeting: List::default(),
             receiving: List::default(),
@@ -616,7 +616,7 @@ impl<T: ServerStorage> Server<T> {
     fn patience(&self, session: Option<u32>) -> Duration {
         let granted = session
             .and_then(|session| self.sessions.at(session))
-            .map(|session| alive::granted(session.grants().keepalive_ms));
+            .map(|session| keepalive::granted(session.grants().keepalive_ms));
         granted.unwrap_or_default().max(self.config.keepalive)
     }
 

@@ -7,6 +7,7 @@
 #[cfg(feature = "alloc")]
 mod heap;
 mod inline;
+pub(crate) mod list;
 #[cfg(feature = "alloc")]
 mod pages;
 
@@ -171,14 +172,14 @@ pub trait Lazy<T>: Default {
 
 /// What all that a client keeps can do: nothing more, or be copied and hashed for the explorer.
 #[doc(hidden)]
-#[cfg(not(feature = "explore"))]
+#[cfg(not(feature = "_explore"))]
 pub trait State {}
-#[cfg(not(feature = "explore"))]
+#[cfg(not(feature = "_explore"))]
 impl<T> State for T {}
 #[doc(hidden)]
-#[cfg(feature = "explore")]
+#[cfg(feature = "_explore")]
 pub trait State: Clone + core::hash::Hash {}
-#[cfg(feature = "explore")]
+#[cfg(feature = "_explore")]
 impl<T: Clone + core::hash::Hash> State for T {}
 
 /// The storage of a client: [`Heap`] or [`InlineClient`].
@@ -218,7 +219,7 @@ pub trait ServerStorage: Sized {
 
 /// One place of a table.
 #[derive(Debug)]
-#[cfg_attr(feature = "explore", derive(Clone, Hash))]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 struct Place<T> {
     generation: u32,
     value: Option<T>,

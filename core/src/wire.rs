@@ -4,6 +4,8 @@
 //! replies a body that is left untouched. [`decode`] borrows from its input, [`encode`] writes to its output; neither
 //! keeps anything. The rule numbers (W1 …) are those of `PROTOCOL.md`.
 
+pub(crate) mod writer;
+
 use core::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -193,7 +195,7 @@ pub struct Welcome {
 
 /// What a session may use, fixed for its life (S7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "explore", derive(Hash))]
+#[cfg_attr(feature = "_explore", derive(Hash))]
 pub struct Grants {
     /// Calls unsettled at once; at least 1.
     pub slots: u32,
@@ -209,7 +211,7 @@ pub struct Grants {
 
 /// Why a server closes a connection (W22).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "explore", derive(Hash))]
+#[cfg_attr(feature = "_explore", derive(Hash))]
 pub enum Refuse {
     /// The client broke the protocol: a [`ProtocolError::code`].
     Protocol(u8),
@@ -258,7 +260,7 @@ pub struct Ack {
 
 /// A call's header (W10).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "explore", derive(Hash))]
+#[cfg_attr(feature = "_explore", derive(Hash))]
 pub struct RequestHeader {
     /// [`FLAG_IDEMPOTENT`], [`FLAG_ONE_WAY`].
     pub flags: u8,

@@ -1,9 +1,9 @@
 //! Frames that come to a client.
 
-use super::entry::Carried;
+use super::call::Carried;
+use super::recovery::{self, Answer};
 use super::{Client, ClientSession, Phase, Received, Reply};
 use crate::error::{CloseReason, ProtocolError, SessionEnd};
-use crate::fate::{self, Answer};
 use crate::outcome::Status;
 use crate::storage::ClientStorage;
 use crate::time::Instant;
@@ -111,7 +111,7 @@ impl<S: ClientStorage> Client<S> {
             }
         }
         let why = entry.unwanted_why();
-        match fate::answer(entry.handed(), why, self.server_leaving, header.status, body) {
+        match recovery::answer(entry.sent_call(), why, self.server_leaving, header.status, body) {
             Answer::SendAgain => {
                 self.book.note_todo(index, |todo| todo.send = true);
                 Ok(None)
@@ -145,8 +145,8 @@ impl<S: ClientStorage> Client<S> {
         }
         let resumed = self.session.is_some();
         if let Some(session) = self.session {
-            let known = fate::Resumable { session: &session, sent: self.book.recorded };
-            if let Some(end) = fate::judge_resumed(known, welcome) {
+            let known = recovery::Resumable { session: &session, sent: self.book.recorded };
+            if let Some(end) = recovery::judge_resumed(known, welcome) {
                 self.lose_session(end, CloseReason::SessionUnknown);
                 return Ok(());
             }

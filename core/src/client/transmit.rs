@@ -3,22 +3,22 @@
 use core::num::NonZeroUsize;
 use core::time::Duration;
 
-use super::entry::{Carried, Entry, Stage, Todo};
+use super::call::{Carried, Entry, Stage, Todo};
+use super::recovery::{self, Repeated, Resumed};
 use super::{Client, Phase};
-use crate::alive::NEVER;
-use crate::fate::{self, Repeated, Resumed};
+use crate::keepalive::NEVER;
 use crate::outcome::NotExecuted;
 use crate::storage::{Body, ClientStorage, Places};
 use crate::time::Instant;
+use crate::wire::writer::Writer;
 use crate::wire::{self, Ack, Frame, Hello, REQUEST_HEADER_LEN, RequestHeader, Resume, Role};
-use crate::write::Writer;
 
 /// A shorter time would come again at once, for ever.
 const RESEND_AFTER_MIN: Duration = Duration::from_millis(1);
 
 /// What is to be sent on the current connection, apart from requests and questions.
 #[derive(Debug)]
-#[cfg_attr(feature = "explore", derive(Clone, Hash))]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub(super) struct Output {
     hello: bool,
     /// When an unanswered `Hello` is sent again (S27).
@@ -38,7 +38,7 @@ pub(super) struct Output {
 }
 
 #[derive(Debug)]
-#[cfg_attr(feature = "explore", derive(Clone, Hash))]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 struct Partial {
     header: [u8; REQUEST_HEADER_LEN],
     /// Bytes of header and body that have left.
@@ -207,11 +207,11 @@ impl<S: ClientStorage> Client<S> {
         }
         let above_h = entry.xid.is_some_and(|xid| xid.get() > self.seen);
         let cancelled = entry.cancelled;
-        let sent = match fate::resumed(entry.handed(), above_h) {
+        let sent = match recovery::resumed(entry.sent_call(), above_h) {
             Resumed::SendAgain => self.send_request(index, out),
             Resumed::Ask => self.send_ask(index, out),
             Resumed::Settle => {
-                let outcome = fate::not_executed(entry.handed(), entry.unwanted_why());
+                let outcome = recovery::not_executed(entry.sent_call(), entry.unwanted_why());
                 self.book.settle_with(index, outcome);
                 self.note_settled(0);
                 return Step::More;
@@ -232,9 +232,9 @@ impl<S: ClientStorage> Client<S> {
             self.book.done(index);
             return Step::More;
         };
-        let (todo, xid, call) = (entry.todo, entry.xid, entry.handed());
+        let (todo, xid, call) = (entry.todo, entry.xid, entry.sent_call());
         let (sent, rest) = if todo.send {
-            let sent = match fate::repeated(call) {
+            let sent = match recovery::repeated(call) {
                 Repeated::SendAgain => self.send_request(index, out),
                 Repeated::Ask => self.send_ask(index, out),
             };
@@ -267,7 +267,7 @@ impl<S: ClientStorage> Client<S> {
         }
         let len = entry.body.as_slice().len();
         if let Some(why) = self.unfit(entry) {
-            let outcome = fate::not_executed(entry.handed(), why);
+            let outcome = recovery::not_executed(entry.sent_call(), why);
             self.book.end(index, outcome);
             return Step::More;
         }

@@ -2,16 +2,16 @@
 
 use super::parts::{End, Phase, Reach, Session, Share};
 use super::{Conn, Server};
-use crate::alive;
 use crate::error::{CloseReason, ProtocolError};
 use crate::ids::{Principal, SessionId, SessionKey};
-use crate::list::NIL;
+use crate::keepalive;
+use crate::storage::list::NIL;
 use crate::storage::{Array, Body, Index, Lazy, Places, ServerStorage, Table};
 use crate::wire::{self, Grants, Hello, Refuse, Resume, Welcome};
 
 /// What a ledger knows of a session (S30).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "explore", derive(Hash))]
+#[cfg_attr(feature = "_explore", derive(Hash))]
 pub struct SessionRecord {
     /// Its id.
     pub id: SessionId,
@@ -57,8 +57,8 @@ impl<T: ServerStorage> Server<T> {
         let index = self.insert_session(record.id, record.principal, record.grants).ok()?;
         let lease = core::time::Duration::from_millis(u64::from(record.grants.lease_ms));
         self.lease = self.lease.max(lease);
-        let keepalive = alive::granted(record.grants.keepalive_ms);
-        self.looked_after = self.looked_after.min(alive::looked_after(keepalive));
+        let keepalive = keepalive::granted(record.grants.keepalive_ms);
+        self.looked_after = self.looked_after.min(keepalive::looked_after(keepalive));
         let now = self.now;
         let session = self.sessions.at_mut(index)?;
         session.seen = record.seen;
@@ -212,7 +212,7 @@ impl<T: ServerStorage> Server<T> {
             request_len_max: self.config.request_len_max.min(hello.request_len_max),
             reply_len_max: self.config.reply_len_max.min(hello.reply_len_max).min(body),
             lease_ms: millis(self.config.lease),
-            keepalive_ms: alive::millis(keepalive),
+            keepalive_ms: keepalive::millis(keepalive),
         }
     }
 

@@ -17,7 +17,7 @@ const BLOCK_LEN: usize = 64;
 
 /// The request that is coming on a connection, if it is a long one.
 #[derive(Clone, Copy, Debug, Default)]
-#[cfg_attr(feature = "explore", derive(Hash))]
+#[cfg_attr(feature = "_explore", derive(Hash))]
 pub(super) enum Coming {
     /// None, or nothing is known of it yet.
     #[default]
@@ -30,7 +30,7 @@ pub(super) enum Coming {
 
 /// A request whose bytes are dropped.
 #[derive(Clone, Copy, Debug)]
-#[cfg_attr(feature = "explore", derive(Hash))]
+#[cfg_attr(feature = "_explore", derive(Hash))]
 pub(super) struct Dropped {
     header: RequestHeader,
     digest: Long,

@@ -1,19 +1,19 @@
 //! What a server keeps: connections, sessions, slots, and each principal's share of the room.
 
+use super::dedup::SlotView;
 use super::long::Coming;
-use crate::alive::Alive;
 use crate::error::CloseReason;
-use crate::fate::SlotView;
 use crate::ids::{MethodId, Principal, SessionId, slot_of};
-use crate::list::{Linked, Links, List, NIL};
+use crate::keepalive::Alive;
 use crate::outcome::Status;
+use crate::storage::list::{Linked, Links, List, NIL};
 use crate::storage::{Lazy, ServerStorage};
 use crate::time::Instant;
 use crate::wire::{Grants, REPLY_HEADER_LEN, Refuse};
 
 /// A procedure that a server offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "explore", derive(Hash))]
+#[cfg_attr(feature = "_explore", derive(Hash))]
 pub struct MethodSpec {
     /// Its number.
     pub id: MethodId,
@@ -39,7 +39,7 @@ impl Default for MethodSpec {
 /// One connection; opaque.
 #[doc(hidden)]
 #[derive(Debug)]
-#[cfg_attr(feature = "explore", derive(Clone, Hash))]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub struct Conn<B> {
     pub(super) principal: Principal,
     /// What its `Hello` offered that this version knows.
@@ -75,7 +75,7 @@ pub struct Conn<B> {
 
 /// A frame that has not come whole.
 #[derive(Clone, Copy, Debug)]
-#[cfg_attr(feature = "explore", derive(Hash))]
+#[cfg_attr(feature = "_explore", derive(Hash))]
 pub(super) struct IncomingFrame {
     /// When it last got on.
     pub(super) since: Instant,
@@ -87,7 +87,7 @@ pub(super) struct IncomingFrame {
 
 /// Control frames to be sent on a connection, in the order of the fields.
 #[derive(Debug, Default)]
-#[cfg_attr(feature = "explore", derive(Clone, Hash))]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub(super) struct ToSend {
     /// It was handed before, but may be lost (S27).
     pub(super) welcome_again: bool,
@@ -105,7 +105,7 @@ impl ToSend {
 
 /// A reply of which a byte was handed.
 #[derive(Debug)]
-#[cfg_attr(feature = "explore", derive(Clone, Hash))]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub(super) struct Partial<B> {
     pub(super) header: [u8; REPLY_HEADER_LEN],
     /// Bytes of header and body that have left.
@@ -115,7 +115,7 @@ pub(super) struct Partial<B> {
 
 /// Where the body of a reply that is leaving stands.
 #[derive(Debug)]
-#[cfg_attr(feature = "explore", derive(Clone, Hash))]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub(super) enum PartialBody<B> {
     /// Kept on this slot.
     Slot(u32),
@@ -203,7 +203,7 @@ impl<B> Conn<B> {
 /// the `Hello` was executed in a session of which no record was stable, and the same bytes on another connection
 /// executed it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "explore", derive(Hash))]
+#[cfg_attr(feature = "_explore", derive(Hash))]
 pub(super) enum Phase {
     AwaitingHello,
     /// It has opened a session, whose record has to be stable before the `Welcome` leaves (S30).
@@ -254,7 +254,7 @@ linked!(Slot<B>, OUT, out_links);
 /// One session; opaque. What an idle one does not need is in `calls`, which comes and goes.
 #[doc(hidden)]
 #[derive(Debug)]
-#[cfg_attr(feature = "explore", derive(Clone, Hash))]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub struct Session<T: ServerStorage> {
     pub(super) id: SessionId,
     pub(super) calls: T::LazyCalls,
@@ -280,7 +280,7 @@ pub struct Session<T: ServerStorage> {
 
 /// Who may come back to a session that has lost its connection; it decides how long that is waited for (S6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "explore", derive(Hash))]
+#[cfg_attr(feature = "_explore", derive(Hash))]
 pub(super) enum Reach {
     /// A client that has it in memory only, and has sent no request in it: nothing is lost with it but a handshake.
     Unused,
@@ -299,7 +299,7 @@ impl Reach {
 
 /// What a session was granted, but for its slots.
 #[derive(Clone, Copy, Debug)]
-#[cfg_attr(feature = "explore", derive(Hash))]
+#[cfg_attr(feature = "_explore", derive(Hash))]
 struct Limits {
     request_len_max: u32,
     reply_len_max: u32,
@@ -309,7 +309,7 @@ struct Limits {
 
 /// How far a session has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "explore", derive(Hash))]
+#[cfg_attr(feature = "_explore", derive(Hash))]
 pub(super) enum End {
     No,
     /// The client said `Goodbye` on this connection: it ends once nothing runs, nothing is kept, and every answer has
@@ -379,7 +379,7 @@ impl<T: ServerStorage> Session<T> {
 /// The calls of a session that is not idle; opaque.
 #[doc(hidden)]
 #[derive(Debug)]
-#[cfg_attr(feature = "explore", derive(Clone, Hash))]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub struct Calls<T: ServerStorage> {
     pub(super) slots: T::Slots,
     /// Slots with a call that is let in, runs, or is kept, by xid.
@@ -424,7 +424,7 @@ impl<T: ServerStorage> Default for Calls<T> {
 /// One slot; opaque.
 #[doc(hidden)]
 #[derive(Debug)]
-#[cfg_attr(feature = "explore", derive(Clone, Hash))]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub struct Slot<B> {
     /// The last xid let in or refused; 0 if none.
     pub(super) xid: u64,
@@ -452,7 +452,7 @@ pub struct Slot<B> {
 
 /// What a slot's call is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "explore", derive(Hash))]
+#[cfg_attr(feature = "_explore", derive(Hash))]
 pub(super) enum SlotState {
     /// Nothing, and nothing of it is left.
     Discarded,
@@ -503,7 +503,7 @@ impl<B> Slot<B> {
 /// One principal's share of the room; opaque.
 #[doc(hidden)]
 #[derive(Debug)]
-#[cfg_attr(feature = "explore", derive(Clone, Hash))]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub struct Share {
     pub(super) principal: Principal,
     pub(super) conns: u32,

@@ -2,15 +2,15 @@
 
 use core::time::Duration;
 
+use super::dedup::{self, Arrival, Asked, SlotView};
 use super::execute::{Admission, CallKey};
-use super::keep::Room;
 use super::long::Coming;
 use super::parts::{End, IncomingFrame, Phase, SlotState};
+use super::replies::Room;
 use super::{MethodSpec, Server, Slot};
 use crate::client::Received;
 use crate::digest::digest;
 use crate::error::{CloseReason, ProtocolError};
-use crate::fate::{self, Arrival, Asked, SlotView};
 use crate::ids::{ConnId, MethodId, SessionKey, Xid};
 use crate::outcome::{NoReply, NotExecuted, Status};
 use crate::storage::{Flat, Lazy, Payload, Places, ServerStorage, Table};
@@ -344,7 +344,7 @@ impl<T: ServerStorage> Server<T> {
             return Ok(());
         }
         let Some(slot) = room.slot_or_grow(slot_number) else { return Ok(()) };
-        match fate::asked(acked, slot.view(), number) {
+        match dedup::classify_ask(acked, slot.view(), number) {
             // S27: a second copy of the question. On a stream there are none.
             Asked::Settled if lossy => {}
             Asked::Settled => return Err(ProtocolError::AlreadySettled { xid: number }),
@@ -427,7 +427,7 @@ impl<T: ServerStorage> Room<'_, T> {
         }
         let slot = session.calls.get().and_then(|calls| calls.slots.at(slot_number));
         let view = slot.map_or(SlotView::UNUSED, Slot::view);
-        let arrival = fate::arrival(session.acked.max(header.acked), view, xid, digest);
+        let arrival = dedup::classify_request(session.acked.max(header.acked), view, xid, digest);
         match arrival {
             Arrival::FalseRetry => return Err(ProtocolError::FalseRetry { xid }),
             // S27: what is not new may be the second copy of a request from before.

@@ -5,12 +5,12 @@ use core::num::NonZeroUsize;
 use super::Server;
 use super::parts::{Partial, PartialBody, Phase, SlotState};
 use crate::ids::{ConnId, Xid};
-use crate::list::NIL;
 use crate::outcome::Status;
+use crate::storage::list::NIL;
 use crate::storage::{Body, Lazy, Places, ServerStorage, Table};
 use crate::time::Instant;
+use crate::wire::writer::Writer;
 use crate::wire::{self, Frame, REPLY_HEADER_LEN, ReplyHeader, Role};
-use crate::write::Writer;
 
 /// Whether there may be more to send.
 enum Step {

@@ -11,7 +11,7 @@ use super::*;
 
 /// Storage on the heap, for clients and servers; the machines' configurations set the limits.
 #[derive(Debug, Default)]
-#[cfg_attr(feature = "explore", derive(Clone, Hash))]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub struct Heap;
 
 impl ClientStorage for Heap {
@@ -42,7 +42,7 @@ const SMALL_LEN_MAX: usize = 62;
 
 #[doc(hidden)]
 #[derive(Debug)]
-#[cfg_attr(feature = "explore", derive(Clone, Hash))]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub enum HeapBody {
     Small { len: u8, bytes: [u8; SMALL_LEN_MAX] },
     Own(Vec<u8>),
@@ -137,7 +137,7 @@ const CHUNK_LEN: usize = 64;
 
 #[doc(hidden)]
 #[derive(Debug)]
-#[cfg_attr(feature = "explore", derive(Clone, Hash))]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub struct HeapTable<T> {
     chunks: Vec<Box<[Place<T>; CHUNK_LEN]>>,
     free: Vec<u32>,
@@ -251,7 +251,7 @@ fn chunk<T>() -> Option<Box<[Place<T>; CHUNK_LEN]>> {
 
 #[doc(hidden)]
 #[derive(Debug)]
-#[cfg_attr(feature = "explore", derive(Clone, Hash))]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub struct HeapArray<T>(Vec<T>);
 
 impl<T> Default for HeapArray<T> {

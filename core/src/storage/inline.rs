@@ -5,7 +5,7 @@ use super::*;
 /// Storage of a client without an allocator: at most `CALLS` calls pending, `SLOTS` of them unsettled, each with a
 /// request of at most `BODY` bytes.
 #[derive(Debug, Default)]
-#[cfg_attr(feature = "explore", derive(Clone, Hash))]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub struct InlineClient<const CALLS: usize, const SLOTS: usize, const BODY: usize>;
 
 impl<const CALLS: usize, const SLOTS: usize, const BODY: usize> ClientStorage
@@ -22,7 +22,7 @@ impl<const CALLS: usize, const SLOTS: usize, const BODY: usize> ClientStorage
 /// at most `BODY` bytes; `CONNS` connections (one more than sessions lets a client resume while its old connection
 /// is not yet known to be dead); `METHODS` methods.
 #[derive(Debug, Default)]
-#[cfg_attr(feature = "explore", derive(Clone, Hash))]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub struct InlineServer<
     const SESSIONS: usize,
     const CONNS: usize,
@@ -51,7 +51,7 @@ impl<
 
 #[doc(hidden)]
 #[derive(Debug, Default)]
-#[cfg_attr(feature = "explore", derive(Clone, Hash))]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub struct InlineBody<const N: usize>(heapless::Vec<u8, N>);
 
 impl<const N: usize> Body for InlineBody<N> {
@@ -73,7 +73,7 @@ impl<const N: usize> Body for InlineBody<N> {
 
 #[doc(hidden)]
 #[derive(Debug)]
-#[cfg_attr(feature = "explore", derive(Clone, Hash))]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub struct InlineTable<T, const N: usize> {
     places: [Place<T>; N],
     len: usize,
@@ -144,7 +144,7 @@ impl<T, const N: usize> Table<T> for InlineTable<T, N> {
 
 #[doc(hidden)]
 #[derive(Debug)]
-#[cfg_attr(feature = "explore", derive(Clone, Hash))]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub struct InlineArray<T, const N: usize>(heapless::Vec<T, N>);
 
 impl<T, const N: usize> Default for InlineArray<T, N> {
@@ -190,7 +190,7 @@ impl<T: Default, const N: usize> Flat<T> for InlineArray<T, N> {
 
 #[doc(hidden)]
 #[derive(Debug, Default)]
-#[cfg_attr(feature = "explore", derive(Clone, Hash))]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub struct InlineIndex<const N: usize>(heapless::Vec<(u64, u32), N>);
 
 impl<const N: usize> Index for InlineIndex<N> {
@@ -209,7 +209,7 @@ impl<const N: usize> Index for InlineIndex<N> {
 
 #[doc(hidden)]
 #[derive(Debug, Default)]
-#[cfg_attr(feature = "explore", derive(Clone, Hash))]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub struct InPlace<T>(T);
 
 impl<T: Default> Lazy<T> for InPlace<T> {

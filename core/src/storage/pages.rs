@@ -25,7 +25,7 @@ type Directory<T> = Box<[Option<Page<T>>; DIRECTORY_LEN]>;
 
 #[doc(hidden)]
 #[derive(Debug)]
-#[cfg_attr(feature = "explore", derive(Clone, Hash))]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub struct HeapPages<T> {
     front: Vec<T>,
     directories: Vec<Option<Directory<T>>>,

@@ -1,17 +1,17 @@
 //! The client's books: which calls wait, which are unsettled, which slot is whose, and what X is.
 
 use super::Call;
-use super::entry::{Carried, EVENT, Entry, QUEUE, Stage, TODO, Timers, Todo};
+use super::call::{Carried, EVENT, Entry, QUEUE, Stage, TODO, Timers, Todo};
 use crate::ids::{CallId, Xid, slot_of};
-use crate::list::{List, NIL};
 use crate::outcome::{NotExecuted, Outcome, Unknown};
+use crate::storage::list::{List, NIL};
 use crate::storage::{Array, Body, ClientStorage, Flat, Places, Table};
 use crate::time::Instant;
 
 /// The index of the call that occupies a slot; `NIL` where the slot is free.
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug)]
-#[cfg_attr(feature = "explore", derive(Hash))]
+#[cfg_attr(feature = "_explore", derive(Hash))]
 pub struct Occupant(u32);
 
 impl Default for Occupant {
@@ -34,7 +34,7 @@ impl Occupant {
 ///
 /// Invariants: a call is on `waiting` while it has no xid, on `unsettled` from its first byte to its answer, in xid
 /// order; `slots` holds exactly the unsettled calls and those settled ones whose request is still leaving.
-#[cfg_attr(feature = "explore", derive(Clone, Hash))]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub(super) struct Book<S: ClientStorage> {
     pub(super) calls: S::Calls,
     pub(super) slots: S::SlotMap,
@@ -448,7 +448,7 @@ impl<S: ClientStorage> Book<S> {
         self.unrecorded = None;
         while let Some(index) = self.unsettled.front() {
             let again = self.calls.at(index).is_some_and(|e| {
-                !e.answered && (e.idempotent && e.unwanted.is_none() || e.never_handed())
+                !e.answered && (e.idempotent && e.unwanted.is_none() || e.never_sent())
             });
             if !again {
                 self.lose_call(index);
@@ -489,7 +489,7 @@ impl<S: ClientStorage> Book<S> {
     pub(super) fn end_waiting(&mut self, why: NotExecuted) {
         while let Some(index) = self.waiting.front() {
             let Some(entry) = self.calls.at(index) else { return };
-            let outcome = crate::fate::not_executed(entry.handed(), why);
+            let outcome = super::recovery::not_executed(entry.sent_call(), why);
             self.end(index, outcome);
         }
     }

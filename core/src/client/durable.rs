@@ -13,10 +13,10 @@
 //! is sent again under the same xid, and the rest is asked for (S21). Nothing above what is recorded was ever told to
 //! the server, neither in a request nor in X, so the numbers that a restored machine gives are new (S8).
 
-use super::book::Book;
-use super::entry::{Carried, Entry, Stage, Todo};
+use super::call::{Carried, Entry, Stage, Todo};
+use super::calls::Book;
+use super::recovery;
 use super::{Call, Client, ClientConfig, ClientSession, Occupant, Phase};
-use crate::fate;
 use crate::ids::{CallId, MethodId, SessionId, Xid};
 use crate::storage::{Array, Body, ClientStorage, Places, Table};
 use crate::time::Instant;
@@ -95,7 +95,7 @@ impl<S: ClientStorage> Client<S> {
             let index = self.book.first_waiting()?;
             let entry = self.book.calls.at(index).filter(|entry| entry.held)?;
             if let Some(why) = self.unfit(entry) {
-                let outcome = fate::not_executed(entry.handed(), why);
+                let outcome = recovery::not_executed(entry.sent_call(), why);
                 self.book.end(index, outcome);
                 continue;
             }

@@ -3,7 +3,7 @@
 use super::{Conn, Server};
 use crate::budget;
 use crate::ids::{Key, Principal, SessionId};
-use crate::list::NIL;
+use crate::storage::list::NIL;
 use crate::storage::{Index, Places, ServerStorage, Table};
 
 /// A smaller table of shares may be full: inline storage has one for each session, and so few connections that they are

@@ -11,7 +11,7 @@ use crate::wire::{Grants, ServiceName};
 /// What a client wants, and its limits.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
-#[cfg_attr(feature = "explore", derive(Hash))]
+#[cfg_attr(feature = "_explore", derive(Hash))]
 pub struct ClientConfig {
     /// The service that must answer; any if `None`.
     pub service: Option<ServiceName>,
@@ -150,7 +150,7 @@ pub enum ClientEvent {
 
 /// The session that a client has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "explore", derive(Hash))]
+#[cfg_attr(feature = "_explore", derive(Hash))]
 pub struct ClientSession {
     /// Its id: a secret.
     pub id: SessionId,

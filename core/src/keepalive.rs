@@ -67,7 +67,7 @@ pub(crate) struct Alive {
 }
 
 /// Where every schedule is tried out no keepalive passes, and what only a look would find makes no other state.
-#[cfg(feature = "explore")]
+#[cfg(feature = "_explore")]
 impl core::hash::Hash for Alive {
     fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
         self.heard.hash(state);

@@ -9,7 +9,7 @@ const UNLINKED: u32 = u32::MAX - 1;
 
 /// An entry's neighbours on one list.
 #[derive(Clone, Copy, Debug)]
-#[cfg_attr(feature = "explore", derive(Hash))]
+#[cfg_attr(feature = "_explore", derive(Hash))]
 pub(crate) struct Links {
     prev: u32,
     next: u32,
@@ -35,7 +35,7 @@ pub(crate) trait Linked<const L: u8> {
 
 /// A list of kind `L`. Every method is a no-op for an index that is not there.
 #[derive(Clone, Copy, Debug)]
-#[cfg_attr(feature = "explore", derive(Hash))]
+#[cfg_attr(feature = "_explore", derive(Hash))]
 pub(crate) struct List<const L: u8> {
     head: u32,
     tail: u32,

@@ -1,16 +1,16 @@
 //! One call at its client, and the timers of all calls.
 
-use crate::fate::Handed;
+use super::recovery::SentCall;
 use crate::ids::{MethodId, Xid};
-use crate::list::{Linked, Links};
 use crate::outcome::{NotExecuted, Outcome};
+use crate::storage::list::{Linked, Links};
 use crate::storage::{Array, ClientStorage, Flat, Places, Table};
 use crate::time::Instant;
 
 /// One call; opaque.
 #[doc(hidden)]
 #[derive(Debug)]
-#[cfg_attr(feature = "explore", derive(Clone, Hash))]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub struct Entry<B> {
     pub(super) body: B,
     pub(super) method: MethodId,
@@ -55,7 +55,7 @@ pub struct Entry<B> {
 
 /// Which `Ask`s a `NotSeen` may answer: to an earlier one, it is older than the request that was sent since (S27).
 #[derive(Clone, Copy, Debug)]
-#[cfg_attr(feature = "explore", derive(Hash))]
+#[cfg_attr(feature = "_explore", derive(Hash))]
 pub(super) struct Asks {
     /// The number of the last one.
     last: u16,
@@ -89,18 +89,18 @@ impl Asks {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "explore", derive(Hash))]
+#[cfg_attr(feature = "_explore", derive(Hash))]
 pub(super) enum Stage {
     /// No byte was handed; no xid.
     Waiting,
-    /// Handed, or, if it is held, about to be; occupies its slot.
+    /// SentCall, or, if it is held, about to be; occupies its slot.
     Unsettled,
     /// Over; waits for its event to be polled or its last bytes to leave.
     Settled,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "explore", derive(Hash))]
+#[cfg_attr(feature = "_explore", derive(Hash))]
 pub(super) enum Carried {
     Never,
     Sent,
@@ -109,7 +109,7 @@ pub(super) enum Carried {
 
 /// What is to be sent about a call on this connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "explore", derive(Hash))]
+#[cfg_attr(feature = "_explore", derive(Hash))]
 pub(super) struct Todo {
     pub(super) send: bool,
     pub(super) ask: bool,
@@ -187,12 +187,16 @@ impl<B> Entry<B> {
         self.event_links.is_linked()
     }
 
-    pub(super) fn handed(&self) -> Handed {
-        Handed { idempotent: self.idempotent, broken: self.broken, wanted: self.unwanted.is_none() }
+    pub(super) fn sent_call(&self) -> SentCall {
+        SentCall {
+            idempotent: self.idempotent,
+            broken: self.broken,
+            wanted: self.unwanted.is_none(),
+        }
     }
 
     /// Whether it has its xid, and no byte of it was handed: only of a held call can this be seen (S8).
-    pub(super) fn never_handed(&self) -> bool {
+    pub(super) fn never_sent(&self) -> bool {
         self.stage == Stage::Unsettled && self.carried == Carried::Never && !self.broken
     }
 
@@ -211,7 +215,7 @@ impl<B> Entry<B> {
 
 /// The timers of all calls, by blocks: setting one is constant work, and looking for one that is due visits only the
 /// blocks that may hold one. A block's moment is a lower bound: it is taken anew when it has come.
-#[cfg_attr(feature = "explore", derive(Clone, Hash))]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub(super) struct Timers<S: ClientStorage> {
     blocks: S::Blocks,
     earliest: Instant,
