@@ -22,6 +22,7 @@ pub mod model;
 pub mod net;
 pub mod place;
 pub mod profile;
+mod report;
 pub mod trace;
 
 use std::collections::BTreeMap;
@@ -38,6 +39,7 @@ use executor::{Sim, Turn, lock};
 use model::Model;
 use place::{CLIENTS, MUTANTS, Place, SimConnector, USERS};
 use profile::{MS, Profile, SECOND};
+pub use report::Report;
 use trace::Trace;
 
 /// How late an end may be: slow processors need some of it.
@@ -66,25 +68,6 @@ pub struct World {
     pub mutant: Option<Mutant>,
     /// The world holds a handle of each client beside its actors.
     pub keeps_handles: bool,
-}
-
-/// What happened in a world.
-#[derive(Clone, Debug, Default)]
-pub struct Report {
-    /// Operations.
-    pub calls: u64,
-    /// Executions.
-    pub runs: u64,
-    /// Replies, ends without reply, not executed, unknown.
-    pub outcomes: [u64; 4],
-    /// Faults by kind.
-    pub faults: BTreeMap<&'static str, u64>,
-    /// Virtual nanoseconds.
-    pub virtual_time: u64,
-    /// Polls of tasks.
-    pub polls: u64,
-    /// The same for the same run.
-    pub hash: u64,
 }
 
 /// A broken promise.
@@ -136,14 +119,14 @@ impl Drop for Awaited {
 /// # Errors
 /// The first broken promise.
 pub fn run(seed: u64, lines_max: usize) -> Result<Report, Failure> {
-    run_broken(seed, lines_max, None)
+    run_mutant(seed, lines_max, None)
 }
 
 /// The same with something broken on purpose.
 ///
 /// # Errors
 /// The first broken promise.
-pub fn run_broken(seed: u64, lines_max: usize, mutant: Option<Mutant>) -> Result<Report, Failure> {
+pub fn run_mutant(seed: u64, lines_max: usize, mutant: Option<Mutant>) -> Result<Report, Failure> {
     let profile = Profile::of(seed);
     let sim = Sim::new(seed, profile.schedule, Trace::keeping(lines_max));
     sim.note(|| format!("{profile:#?}"));
@@ -182,6 +165,7 @@ impl World {
             faults: lock(&self.place).faults.clone(),
             virtual_time: self.sim.now(),
             polls: self.sim.polls.load(Ordering::Relaxed),
+            syncs: 0,
             hash: lock(&self.sim.trace).hash(),
         }
     }

@@ -37,14 +37,16 @@ mod stage;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 
+use clap::ValueEnum;
+
+use crate::cli;
 use crate::mutant::Mutant;
 pub use check::{Tally, Violation};
 pub use run::run;
 
 /// What connects the processes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Transport {
     /// TCP over a loopback address of its own.
     Tcp,
@@ -52,29 +54,6 @@ pub enum Transport {
     Unix,
     /// The stdin and stdout of a relay that every dial starts, and for one client those of a server of its own.
     Pipe,
-}
-
-/// All transports.
-pub const TRANSPORTS: [Transport; 3] = [Transport::Tcp, Transport::Unix, Transport::Pipe];
-
-impl Transport {
-    /// Its name on a command line.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Transport::Tcp => "tcp",
-            Transport::Unix => "unix",
-            Transport::Pipe => "pipe",
-        }
-    }
-}
-
-impl FromStr for Transport {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Transport, String> {
-        let found = TRANSPORTS.into_iter().find(|transport| transport.name() == name);
-        found.ok_or_else(|| format!("no transport is called {name:?}"))
-    }
 }
 
 /// What is to be run.
@@ -144,7 +123,7 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "{}: {} kills: {} servers, {} clients, {} relays killed; {} servers, {} clients stopped",
-            transport.name(),
+            cli::name(transport),
             kills.all(),
             kills.servers,
             kills.clients,
@@ -221,7 +200,7 @@ pub fn play(arguments: &[OsString]) -> Result<(), Box<dyn std::error::Error + Se
         ("child", [client]) => service::play_child(&dir, client.parse()?),
         ("relay", [client]) => relay::play(&dir, client.parse()?),
         ("client", [client, generation, place, seed, mutant]) => {
-            let mutant = mutant.parse().ok();
+            let mutant = Mutant::from_str(mutant, false).ok();
             let part = caller::Part {
                 client: client.parse()?,
                 generation: generation.parse()?,

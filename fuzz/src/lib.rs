@@ -11,7 +11,9 @@
 //! | [`killer`] | real processes, killed at random moments, whose journals must agree |
 //! | [`mutant`] | servers and callers that are broken on purpose, for the checkers to find out |
 //! | [`rng`] | chance from a seed |
+//! | [`cli`] | the command line that the simulators share |
 
+pub mod cli;
 pub mod driver_world;
 pub mod explore;
 pub mod history;

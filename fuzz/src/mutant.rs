@@ -7,7 +7,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
-use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,7 +20,7 @@ use smol::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use crate::rng::Rng;
 
 /// What is broken on purpose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Mutant {
     /// A server that knows no duplicates: what it is asked about, it executes again.
     NoDedup,
@@ -50,28 +49,10 @@ pub const ALL: [Mutant; 6] = [
     Mutant::Again,
 ];
 
-impl FromStr for Mutant {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Mutant, String> {
-        let all = ALL.into_iter().chain([Mutant::Greedy]);
-        let found = all.into_iter().find(|mutant| mutant.name() == name);
-        found.ok_or_else(|| format!("no mutant is called {name:?}"))
-    }
-}
-
 impl Mutant {
     /// Its name on a command line.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Mutant::NoDedup => "no-dedup",
-            Mutant::Forgetful => "forgetful",
-            Mutant::Reuse => "reuse",
-            Mutant::Twice => "twice",
-            Mutant::Denied => "denied",
-            Mutant::Again => "again",
-            Mutant::Greedy => "greedy",
-        }
+    pub fn name(self) -> String {
+        crate::cli::name(&self)
     }
 }
 

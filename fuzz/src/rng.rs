@@ -1,13 +1,5 @@
 //! Chance from a seed.
 
-use std::ops::Range;
-
-/// The seeds that `FROM..TO` on a command line stands for.
-pub fn seeds(text: &str) -> Option<Range<u64>> {
-    let (from, to) = text.split_once("..")?;
-    Some(from.parse().ok()?..to.parse().ok()?)
-}
-
 /// A small generator whose whole state is one number (splitmix64), behind choices that somebody else makes.
 #[derive(Clone, Debug)]
 pub struct Rng {

@@ -28,17 +28,16 @@ pub mod program;
 pub mod service;
 pub mod stranger;
 
-use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use oncewire_driver::Client;
 
-use crate::driver_world::Failure;
 use crate::driver_world::executor::{Group, Sim, Turn, lock};
 use crate::driver_world::profile::{MS, SECOND};
 use crate::driver_world::trace::Trace;
+use crate::driver_world::{Failure, Report};
 use caller::Caller;
 use disk::{Death, Disk};
 use host::{Host, SimConnector};
@@ -62,7 +61,7 @@ const END_MAX: u64 = 3_600 * SECOND;
 const POLLS_MAX: u64 = 3_000_000;
 
 /// What is broken on purpose, for the model to find out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Broken {
     /// The disk says that it has synced, and has not.
     Lying,
@@ -80,34 +79,6 @@ pub enum Broken {
     HastyGoodbye,
 }
 
-/// All of them.
-pub const ALL: [Broken; 7] = [
-    Broken::Lying,
-    Broken::Deaf,
-    Broken::Cached,
-    Broken::Fresh,
-    Broken::Apart,
-    Broken::HastyJournal,
-    Broken::HastyGoodbye,
-];
-
-impl std::str::FromStr for Broken {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Broken, ()> {
-        match text {
-            "lying" => Ok(Broken::Lying),
-            "deaf" => Ok(Broken::Deaf),
-            "cached" => Ok(Broken::Cached),
-            "fresh" => Ok(Broken::Fresh),
-            "apart" => Ok(Broken::Apart),
-            "hasty-journal" => Ok(Broken::HastyJournal),
-            "hasty-goodbye" => Ok(Broken::HastyGoodbye),
-            _ => Err(()),
-        }
-    }
-}
-
 /// One world.
 #[derive(Debug)]
 pub struct World {
@@ -123,25 +94,6 @@ pub struct World {
     pub host: Mutex<Host>,
     /// What is broken on purpose.
     pub broken: Option<Broken>,
-}
-
-/// What happened in a world.
-#[derive(Clone, Debug, Default)]
-pub struct Report {
-    /// Operations.
-    pub calls: u64,
-    /// Runs of handlers.
-    pub runs: u64,
-    /// Replies, ends without reply, not executed, unknown.
-    pub outcomes: [u64; 4],
-    /// Faults, by name.
-    pub faults: BTreeMap<&'static str, u64>,
-    /// Syncs.
-    pub syncs: u64,
-    /// Virtual nanoseconds.
-    pub virtual_time: u64,
-    /// The same for the same run.
-    pub hash: u64,
 }
 
 type Check = Result<(), String>;
@@ -198,6 +150,7 @@ impl World {
             runs: model.runs,
             outcomes: model.outcomes,
             faults: faults.into_iter().chain(strangers).collect(),
+            polls: self.sim.polls.load(Ordering::Relaxed),
             syncs: disk.syncs,
             virtual_time: self.sim.now(),
             hash: lock(&self.sim.trace).hash(),

@@ -68,11 +68,11 @@ fn every_mutant_is_caught() {
     // Callers of this world never repeat a call themselves.
     for mutant in ALL.into_iter().filter(|mutant| *mutant != Mutant::Again) {
         let failure = (0..100)
-            .find_map(|seed| driver_world::run_broken(seed, 0, Some(mutant)).err())
+            .find_map(|seed| driver_world::run_mutant(seed, 0, Some(mutant)).err())
             .unwrap_or_else(|| panic!("nobody noticed {mutant:?}"));
         let promise = PROMISES.iter().any(|promise| failure.what.contains(promise));
         assert!(promise, "{mutant:?}: {failure}");
-        let again = driver_world::run_broken(failure.seed, 0, Some(mutant)).err();
+        let again = driver_world::run_mutant(failure.seed, 0, Some(mutant)).err();
         assert_eq!(again.map(|again| again.what), Some(failure.what), "{mutant:?} replays");
     }
 }
@@ -80,7 +80,7 @@ fn every_mutant_is_caught() {
 #[test]
 fn c128_a_server_that_reads_one_connection_without_end_is_found_out() {
     let failure =
-        (0..40).find_map(|seed| driver_world::run_broken(seed, 0, Some(Mutant::Greedy)).err());
+        (0..40).find_map(|seed| driver_world::run_mutant(seed, 0, Some(Mutant::Greedy)).err());
     let failure = failure.expect("somebody notices");
     assert!(failure.what.contains("times in one turn"), "{failure}");
 }

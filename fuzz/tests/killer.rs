@@ -38,7 +38,7 @@ fn over_pipes_every_outcome_is_true_though_somebody_is_killed_20_times() {
 fn every_mutant_is_caught() {
     for mutant in ALL {
         let name = mutant.name();
-        let arguments = ["--transport", "unix", "--kills", "20", "--seed", "1", "--mutant", name];
+        let arguments = ["--transport", "unix", "--kills", "20", "--seed", "1", "--mutant", &name];
         let output = killer(&arguments);
         let complaint = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "nobody noticed {mutant:?}: {complaint}");

@@ -1,11 +1,22 @@
-//! Writes what the corpora began with: `corpus DIRECTORY` makes a directory for each target.
+//! Writes what the corpora began with: a directory for each target.
 
+use std::path::PathBuf;
+
+use clap::Parser;
 use oncewire_fuzz::targets::{ALL, seeds};
 
+/// Writes the first inputs of every fuzz target.
+#[derive(Parser)]
+struct Options {
+    /// Where the directories of the targets are made.
+    #[arg(default_value = "corpus")]
+    directory: PathBuf,
+}
+
 fn main() -> std::io::Result<()> {
-    let directory = std::env::args_os().nth(1).unwrap_or_else(|| "corpus".into());
+    let options = Options::parse();
     for (name, target) in ALL {
-        let directory = std::path::Path::new(&directory).join(name);
+        let directory = options.directory.join(name);
         std::fs::create_dir_all(&directory)?;
         for (number, seed) in seeds(name).iter().enumerate() {
             target(seed);

@@ -1,17 +1,21 @@
-//! Tries every schedule of small worlds: `explore [--world NAME]… [--states N] [--depth N] [--quick] [--list]`.
+//! Tries every schedule of small worlds; `--help` says how.
 //!
 //! Exits with 1 and a shortest schedule if a promise was broken, or if a limit was met before every schedule was tried.
 
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::builder::PossibleValuesParser;
 use oncewire_fuzz::explore::{self, BROKEN, Limits, SCENES, Scene};
 
 #[derive(Parser)]
 struct Options {
     /// Only this world; may be given several times.
-    #[arg(long)]
+    #[arg(long, value_name = "NAME", value_parser = names(SCENES))]
     world: Vec<String>,
+    /// The smallest world in which a planted bug shows, with that bug.
+    #[arg(long, value_parser = names(BROKEN), conflicts_with_all = ["world", "quick"])]
+    mutant: Option<String>,
     /// Only worlds small enough for a test.
     #[arg(long)]
     quick: bool,
@@ -24,6 +28,10 @@ struct Options {
     /// Say what the worlds are, and do nothing.
     #[arg(long)]
     list: bool,
+}
+
+fn names(scenes: &[Scene]) -> PossibleValuesParser {
+    PossibleValuesParser::new(scenes.iter().map(|scene| scene.name))
 }
 
 fn fail(scene: &'static Scene, found: &explore::Found, limits: Limits) {
@@ -44,18 +52,14 @@ fn fail(scene: &'static Scene, found: &explore::Found, limits: Limits) {
 fn main() -> ExitCode {
     let options = Options::parse();
     let limits = Limits { depth: options.depth, states: options.states };
-    let wanted = |scene: &&'static Scene| {
-        (options.world.is_empty() || options.world.iter().any(|name| name == scene.name))
-            && (!options.quick || scene.quick)
+    let is_named = |scene: &&Scene| options.world.iter().any(|name| name == scene.name);
+    let is_wanted = |scene: &&'static Scene| {
+        (options.world.is_empty() || is_named(scene)) && (!options.quick || scene.quick)
     };
-    let mut scenes: Vec<_> = SCENES.iter().filter(wanted).collect();
-    // Broken machines only by name.
-    scenes
-        .extend(BROKEN.iter().filter(|scene| options.world.iter().any(|name| name == scene.name)));
-    if scenes.is_empty() {
-        eprintln!("there is no such world; --list names them");
-        return ExitCode::from(2);
-    }
+    let scenes: Vec<&'static Scene> = match &options.mutant {
+        Some(mutant) => BROKEN.iter().filter(|scene| scene.name == mutant).collect(),
+        None => SCENES.iter().filter(is_wanted).collect(),
+    };
     let mut code = ExitCode::SUCCESS;
     for scene in scenes {
         if options.list {

@@ -5,9 +5,10 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
-use oncewire_fuzz::killer::{Failure, Options, ROLE, TRANSPORTS, Transport, play, run};
-use oncewire_fuzz::mutant::Mutant;
+use clap::{Parser, ValueEnum};
+use oncewire_fuzz::cli::{mutants, name, planted};
+use oncewire_fuzz::killer::{Failure, Options, ROLE, Transport, play, run};
+use oncewire_fuzz::mutant::{ALL, Mutant};
 
 /// Kills servers and clients at random moments, and looks whether what callers were told was true. Exits 1 if not.
 #[derive(Debug, Parser)]
@@ -15,7 +16,7 @@ struct Arguments {
     /// How many signals hit somebody, for each transport.
     #[arg(long, default_value_t = 100)]
     kills: u64,
-    /// tcp, unix or pipe; all of them if not said.
+    /// Only this transport; without it, all of them one after another.
     #[arg(long)]
     transport: Option<Transport>,
     /// Where chance comes from: who is hit, and after how many replies.
@@ -24,8 +25,8 @@ struct Arguments {
     /// How many clients call.
     #[arg(long, default_value_t = 4)]
     clients: u32,
-    /// What is broken on purpose: no-dedup, forgetful, reuse, twice, denied or again. The run should fail then.
-    #[arg(long)]
+    /// Plants a bug for the journals to show: the run should fail.
+    #[arg(long, value_parser = mutants(|mutant: Mutant| ALL.contains(&mutant)))]
     mutant: Option<Mutant>,
     /// Puts server and clients into network namespaces, with a link that delays, loses and is dropped; TCP only. Needs
     /// root, ip and tc, and exits 3 where the machine does not allow it.
@@ -52,7 +53,7 @@ fn main() -> ExitCode {
         eprintln!("--netns is for TCP");
         return ExitCode::from(2);
     }
-    for transport in TRANSPORTS {
+    for &transport in Transport::value_variants() {
         if only.is_some_and(|only| only != transport) {
             continue;
         }
@@ -72,10 +73,13 @@ fn main() -> ExitCode {
                 return ExitCode::from(3);
             }
             Err(failure) => {
-                eprintln!("{}: {failure}", transport.name());
-                let (name, kills) = (transport.name(), options.kills);
+                let (transport, kills) = (name(&transport), options.kills);
+                eprintln!("{transport}: {failure}");
                 let netns = if arguments.netns { " --netns" } else { "" };
-                eprintln!("again: --transport {name} --kills {kills} --seed {seed}{netns}");
+                let planted = planted(arguments.mutant.as_ref());
+                eprintln!(
+                    "again: killer --transport {transport} --kills {kills} --seed {seed}{netns}{planted}"
+                );
                 return ExitCode::FAILURE;
             }
         }

@@ -1,68 +1,47 @@
-//! Runs simulated worlds:
-//! `world --seeds FROM..TO [--calls N] [--seed S --trace] [--broken no-dedup|forgetful|reuse]`,
-//! or the one of an input of the fuzz target `pair`: `world --input FILE`.
+//! Runs simulated worlds of the core; `--help` says how.
 //!
-//! Exits with 1 and a trace of the end if a promise was broken, or with 2 if it was not understood.
+//! Exits with 1 and a trace of the end if a promise was broken, or with 2 if the command line was not understood.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::Parser;
 use rustix::time::{ClockId, clock_gettime};
 
-use oncewire_fuzz::rng::seeds;
+use oncewire_fuzz::cli::Worlds;
 use oncewire_fuzz::targets::pair_traced;
 use oncewire_fuzz::world::{self, Broken, Fault, Report, Trace, Violation};
 
-const HELP: &str = "world [--seeds FROM..TO] [--calls N] [--seed S] [--trace] \
-                    [--broken no-dedup|forgetful|reuse], or world --input FILE";
 /// Lines of the trace that are printed of a failure.
 const LINES_MAX: usize = 80;
 
+/// Runs machines of the core in simulated worlds. Exits 1 if a promise was broken.
+#[derive(Parser)]
 struct Options {
-    seeds: std::ops::Range<u64>,
+    #[command(flatten)]
+    worlds: Worlds,
+    /// How many calls are made in each world.
+    #[arg(long, default_value_t = 2_000)]
     calls: u64,
-    trace: bool,
-    broken: Broken,
-    /// An input of the fuzz target `pair`.
-    input: Option<std::path::PathBuf>,
-}
-
-fn options() -> Option<Options> {
-    let mut all =
-        Options { seeds: 0..1_000, calls: 2_000, trace: false, broken: Broken::No, input: None };
-    let mut args = std::env::args().skip(1);
-    while let Some(arg) = args.next() {
-        match arg.as_str() {
-            "--trace" => all.trace = true,
-            "--seeds" => all.seeds = seeds(&args.next()?)?,
-            "--seed" => {
-                let seed = args.next()?.parse().ok()?;
-                all.seeds = seed..seed + 1;
-            }
-            "--input" => all.input = Some(args.next()?.into()),
-            "--calls" => all.calls = args.next()?.parse().ok()?,
-            "--broken" => {
-                all.broken = match args.next()?.as_str() {
-                    "no-dedup" => Broken::NoDedup,
-                    "forgetful" => Broken::Forgetful,
-                    "reuse" => Broken::Reuse,
-                    _ => return None,
-                }
-            }
-            _ => return None,
-        }
-    }
-    Some(all)
+    /// Plants a bug for the model to find.
+    #[arg(long)]
+    mutant: Option<Broken>,
+    /// Runs and prints the world of an input of the fuzz target `pair` instead.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["seeds", "seed", "calls", "mutant"])]
+    input: Option<PathBuf>,
 }
 
 /// A run whose panics are violations too.
 fn run(seed: u64, options: &Options, trace: &mut Trace) -> Result<Report, Violation> {
-    let body = AssertUnwindSafe(|| world::run(seed, options.calls, options.broken, trace));
+    let body = AssertUnwindSafe(|| {
+        world::run(seed, options.calls, options.mutant.unwrap_or_default(), trace)
+    });
     catch_unwind(body).unwrap_or_else(|_| Err(Violation("a panic".into())))
 }
 
 fn fail(seed: u64, options: &Options, violation: &Violation) -> ExitCode {
-    let mut trace = Trace::keeping(if options.trace { usize::MAX } else { LINES_MAX });
+    let mut trace = Trace::keeping(if options.worlds.trace { usize::MAX } else { LINES_MAX });
     let again = run(seed, options, &mut trace);
     for line in &trace.lines {
         println!("{line}");
@@ -71,12 +50,13 @@ fn fail(seed: u64, options: &Options, violation: &Violation) -> ExitCode {
     if again.as_ref() != Err(violation) {
         println!("and it does not replay: {again:?}");
     }
-    println!("to see all of it: --calls {} --seed {seed} --trace", options.calls);
+    let again = Worlds::again(seed, options.mutant.as_ref());
+    println!("to see all of it: world --calls {} {again}", options.calls);
     ExitCode::from(1)
 }
 
 /// Runs and prints the world of an input of the fuzz target `pair`.
-fn show(input: &std::path::Path) -> ExitCode {
+fn show(input: &Path) -> ExitCode {
     let bytes = match std::fs::read(input) {
         Ok(bytes) => bytes,
         Err(error) => {
@@ -138,20 +118,19 @@ fn print(sum: &Report, seconds: f64, early: Option<(u64, u64)>) {
 }
 
 fn main() -> ExitCode {
-    let Some(options) = options() else {
-        eprintln!("{HELP}");
-        return ExitCode::from(2);
-    };
+    let options = Options::parse();
     if let Some(input) = &options.input {
         return show(input);
     }
     #[expect(clippy::disallowed_methods, reason = "measures the run; nothing in it reads a clock")]
     let start = std::time::Instant::now();
     let mut sum = Report::default();
-    let tenth = options.seeds.start + options.seeds.end.saturating_sub(options.seeds.start) / 10;
+    let seeds = options.worlds.seeds();
+    let tenth = seeds.start + seeds.end.saturating_sub(seeds.start) / 10;
     let mut early = None;
-    for seed in options.seeds.clone() {
-        let mut trace = if options.trace { Trace::keeping(usize::MAX) } else { Trace::default() };
+    for seed in seeds {
+        let mut trace =
+            if options.worlds.trace { Trace::keeping(usize::MAX) } else { Trace::default() };
         match run(seed, &options, &mut trace) {
             Ok(report) => sum.add(&report),
             Err(violation) => return fail(seed, &options, &violation),

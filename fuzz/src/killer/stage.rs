@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::control::{DIE, DONE, PROGRESS, QUIT, READY, SOCKET};
 use super::netns::{End, Netns};
 use super::{Failure, Options, ROLE, Transport};
+use crate::mutant::Mutant;
 use crate::rng::mix;
 
 /// The unix socket of the server that all clients share.
@@ -156,13 +157,13 @@ impl Stage {
             _ => &self.place,
         };
         let seed = mix(self.options.seed ^ (u64::from(client) << 32) ^ u64::from(life));
-        let mutant = self.options.mutant.map_or("none", |mutant| mutant.name());
+        let mutant = self.options.mutant.map_or("none".to_owned(), Mutant::name);
         let (client, generation) = (client.to_string(), life.to_string());
         self.start(
             life,
             End::Client,
             "client",
-            &[&client, &generation, place, &seed.to_string(), mutant],
+            &[&client, &generation, place, &seed.to_string(), &mutant],
         )
     }
 

@@ -41,10 +41,11 @@ pub fn methods() -> [MethodSpec; 4] {
 }
 
 /// How a machine is broken on purpose.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Broken {
     /// It is not.
     #[default]
+    #[value(skip)]
     No,
     /// The server runs every request that comes, also one that it has run.
     NoDedup,
