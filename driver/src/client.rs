@@ -5,7 +5,7 @@
 //! | `client.rs` | the handle, and how a call is described |
 //! | `client/state.rs` | what all tasks share: the machine, the stream, the buffers, who waits for what |
 //! | `client/state/lead.rs` | who of them reads the socket for all |
-//! | `client/waits.rs` | who waits for which call |
+//! | `client/pending.rs` | who waits for which call |
 //! | `client/call.rs` | the future of one call; whoever waits may read the socket for all |
 //! | `client/durable.rs` | clients whose calls outlive them |
 //! | `client/backoff.rs` | how long it pauses before it dials again |
@@ -14,9 +14,9 @@
 mod backoff;
 mod call;
 mod durable;
+mod pending;
 mod state;
 mod task;
-mod waits;
 
 use std::fmt;
 use std::future::{Future, IntoFuture};
@@ -37,7 +37,7 @@ use crate::outcome::{Decode, Outcome};
 use crate::runtime::{Runtime, SmolRuntime};
 use crate::transport::Connect;
 pub use call::{CallFuture, Ticket};
-pub use durable::{Delivery, DurableCall, DurableClient, JournalBatch, LeftCall, Receipt};
+pub use durable::{Delivery, DurableCall, DurableClient, JournalBatch, Receipt, RecoveredCall};
 use state::Shared;
 
 /// How a client behaves, and its limits.
@@ -324,7 +324,7 @@ impl<R> Call<R> {
             Ok(call) => self.shared.begin(call),
             Err(error) => Err(NotExecuted::NotBegun(error)),
         };
-        self.shared.see_off();
+        self.shared.ensure_sent();
         CallFuture::new(self.shared, begun, self.decode)
     }
 

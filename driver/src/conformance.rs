@@ -10,7 +10,7 @@
 //! has a watchdog that tells in vain for what it waited.
 //!
 //! ```
-//! use oncewire_driver::conformance::{Fixture, Place};
+//! use oncewire_driver::conformance::{Fixture, Endpoint};
 //! use oncewire_driver::{Accept, BoxFuture, BoxStream, Connect, Subject};
 //! use smol::net::unix::UnixStream;
 //! use std::io;
@@ -35,7 +35,7 @@
 //!     fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>> {
 //!         Box::pin(async {
 //!             let stream = self.0.recv().await.map_err(|_| io::ErrorKind::BrokenPipe)?;
-//!             Ok((Box::new(stream) as BoxStream, Subject::Nobody))
+//!             Ok((Box::new(stream) as BoxStream, Subject::Anonymous))
 //!         })
 //!     }
 //!     fn address(&self) -> String {
@@ -46,9 +46,9 @@
 //! struct SocketPair;
 //!
 //! impl Fixture for SocketPair {
-//!     fn bind(&self) -> BoxFuture<'_, io::Result<Place>> {
+//!     fn bind(&self) -> BoxFuture<'_, io::Result<Endpoint>> {
 //!         let (sender, receiver) = smol::channel::unbounded();
-//!         Box::pin(async { Ok(Place::new(Dialler(sender), Listener(receiver))) })
+//!         Box::pin(async { Ok(Endpoint::new(Dialler(sender), Listener(receiver))) })
 //!     }
 //! }
 //!
@@ -59,8 +59,8 @@
 //! | file | what it does |
 //! |---|---|
 //! | `clock.rs` | time that is advanced by hand |
-//! | `line.rs`, `lane.rs` | the way between client and server, and what goes wrong on it |
-//! | `hand.rs` | peers that speak frames by hand |
+//! | `faulty_link.rs`, `half_link.rs` | the way between client and server, and what goes wrong on it |
+//! | `raw_peer.rs` | peers that speak frames by hand |
 //! | `service.rs` | what the servers offer |
 //! | `world.rs` | what a case works with |
 //! | the others | the cases |
@@ -76,15 +76,15 @@ pub mod connections;
 #[allow(missing_docs)]
 #[doc(hidden)]
 pub mod duplicates;
-mod hand;
+mod faulty_link;
 #[allow(missing_docs)]
 #[doc(hidden)]
-pub mod handover;
-mod lane;
+pub mod futures;
+mod half_link;
 #[allow(missing_docs)]
 #[doc(hidden)]
 pub mod large;
-mod line;
+mod raw_peer;
 #[allow(missing_docs)]
 #[doc(hidden)]
 pub mod restarts;
@@ -104,32 +104,34 @@ use std::sync::Arc;
 
 use crate::outcome::Outcome;
 use crate::transport::{Accept, BoxFuture, Connect};
-use hand::kind;
-use line::Way;
+use faulty_link::Direction;
+use raw_peer::kind;
 pub use world::World;
 
 /// What a transport gives the suite.
 pub trait Fixture: Send + Sync + 'static {
     /// A fresh place to listen, and how to dial it. Several stand side by side.
-    fn bind(&self) -> BoxFuture<'_, io::Result<Place>>;
+    fn bind(&self) -> BoxFuture<'_, io::Result<Endpoint>>;
 }
 
 /// A place to listen, and how to dial it.
-pub struct Place {
+pub struct Endpoint {
     connector: Box<dyn Connect>,
     acceptor: Box<dyn Accept>,
 }
 
-impl Place {
+impl Endpoint {
     /// `connector` dials `acceptor`.
-    pub fn new(connector: impl Connect, acceptor: impl Accept) -> Place {
-        Place { connector: Box::new(connector), acceptor: Box::new(acceptor) }
+    pub fn new(connector: impl Connect, acceptor: impl Accept) -> Endpoint {
+        Endpoint { connector: Box::new(connector), acceptor: Box::new(acceptor) }
     }
 }
 
-impl Debug for Place {
+impl Debug for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Place").field("address", &self.acceptor.address()).finish_non_exhaustive()
+        f.debug_struct("Endpoint")
+            .field("address", &self.acceptor.address())
+            .finish_non_exhaustive()
     }
 }
 
@@ -294,7 +296,7 @@ macro_rules! conformance_tests {
                 a_client_does_not_believe_a_senseless_welcome,
                 a_resume_answered_with_another_session_is_a_lost_session,
             ]
-            handover: [
+            futures: [
                 c49_others_get_their_replies_when_the_one_that_reads_is_dropped,
                 c49_others_get_their_replies_when_the_one_that_reads_has_its_own,
                 c49_the_next_reader_may_be_dropped_as_well_and_so_on,

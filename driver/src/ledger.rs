@@ -205,7 +205,7 @@ impl SessionEntry {
     /// All but the id, in a form that every ledger can use.
     pub fn encode(&self) -> Vec<u8> {
         let (uid, name) = match &self.subject {
-            Subject::Nobody => (None, None),
+            Subject::Anonymous => (None, None),
             Subject::Uid(uid) => (Some(*uid), None),
             Subject::Name(name) => (None, Some(&**name)),
         };
@@ -217,7 +217,7 @@ impl SessionEntry {
     pub fn decode(id: SessionId, bytes: &[u8]) -> Option<SessionEntry> {
         let (bytes, rest): (SessionBytes<'_>, _) = postcard::take_from_bytes(bytes).ok()?;
         let subject = match (bytes.uid, bytes.name) {
-            (None, None) => Subject::Nobody,
+            (None, None) => Subject::Anonymous,
             (Some(uid), None) => Subject::Uid(uid),
             (None, Some(name)) => Subject::Name(name.into()),
             (Some(_), Some(_)) => return None,
@@ -292,7 +292,7 @@ mod tests {
     fn sessions_survive_their_bytes() {
         let grants =
             Grants { slots: 9, request_len_max: 1, reply_len_max: 2, lease_ms: 3, keepalive_ms: 4 };
-        for subject in [Subject::Nobody, Subject::Uid(1000), Subject::Name("alice".into())] {
+        for subject in [Subject::Anonymous, Subject::Uid(1000), Subject::Name("alice".into())] {
             let entry = SessionEntry { id: ID, subject, grants, seen: 1 << 40 };
             let bytes = entry.encode();
             assert_eq!(SessionEntry::decode(ID, &bytes), Some(entry));

@@ -42,7 +42,7 @@
 //!     fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>> {
 //!         Box::pin(async {
 //!             let stream = self.0.recv().await.map_err(|_| io::ErrorKind::BrokenPipe)?;
-//!             Ok((Box::new(stream) as BoxStream, Subject::Nobody))
+//!             Ok((Box::new(stream) as BoxStream, Subject::Anonymous))
 //!         })
 //!     }
 //!     fn address(&self) -> String {
@@ -84,17 +84,17 @@ pub mod ledger;
 mod method;
 mod nonblocking;
 mod outcome;
-mod patience;
 mod pool;
 mod runtime;
 mod server;
+mod spin;
 mod sync;
 mod transport;
 
 pub use bytes::Bytes;
 pub use client::{
     Call, CallFuture, Client, ClientOptions, ClientStatus, Delivery, DurableCall, DurableClient,
-    LeftCall, Receipt, Ticket,
+    Receipt, RecoveredCall, Ticket,
 };
 pub use method::{Method, RawMethod};
 pub use nonblocking::Nonblocking;
@@ -102,5 +102,5 @@ pub use oncewire_core as core;
 pub use oncewire_core::NEVER;
 pub use outcome::{CallFailure, Outcome};
 pub use runtime::{Runtime, SmolRuntime, Timer};
-pub use server::{BuildError, Context, Load, Mishaps, Server, ServerBuilder};
+pub use server::{BuildError, Context, HandlerFaults, Load, Server, ServerBuilder};
 pub use transport::{Accept, BoxFuture, BoxStream, ByteStream, Connect, Subject};

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Wake, Waker, ready};
 use async_io::Async;
 use futures_io::{AsyncRead, AsyncWrite};
 
-use crate::patience;
+use crate::spin;
 
 /// A non-blocking descriptor, read and written when it is ready.
 ///
@@ -53,7 +53,7 @@ impl<T> Nonblocking<T> {
 
     /// Has the next read ask the system at once, though the last one emptied the descriptor: for whoever learns by other
     /// means that there is something to read.
-    pub fn ask_again(&mut self) {
+    pub fn assume_readable(&mut self) {
         self.drained = false;
     }
 
@@ -67,7 +67,7 @@ impl<T> Nonblocking<T> {
         room: usize,
         mut read: impl FnMut(&T) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
-        if self.drained && !patience::is_looking() {
+        if self.drained && !spin::force_read() {
             ready!(self.poll_bell(cx))?;
         }
         loop {

@@ -11,15 +11,15 @@ use std::time::Duration;
 
 use oncewire_core::Instant;
 
-use crate::patience;
+use crate::spin;
 use crate::transport::BoxFuture;
 
 /// A clock, timers, random bits, and an executor.
 pub trait Runtime: Send + Sync + 'static {
     /// The time, on a clock that never goes backwards.
     fn now(&self) -> Instant;
-    /// A moment that has just passed, and how long ago it may be at most: may be cheaper to know than the present.
-    fn recent(&self) -> (Instant, Duration) {
+    /// A recent timestamp and its greatest staleness. May be cheaper than [`now`](Runtime::now).
+    fn coarse_now(&self) -> (Instant, Duration) {
         (self.now(), Duration::ZERO)
     }
     /// A timer that was never set.
@@ -28,13 +28,15 @@ pub trait Runtime: Send + Sync + 'static {
     fn random(&self, bytes: &mut [u8]);
     /// Runs a task to its end, beside the caller.
     fn spawn(&self, task: BoxFuture<'static, ()>);
-    /// Lets whoever else wants this thread's core have it, and comes back: called after something was written that may
-    /// be answered at once, as long as that pays. May do nothing.
-    fn give_way(&self) {}
-    /// For how long `who` may keep this thread, [giving way](Runtime::give_way) and looking for an answer, as long as
-    /// that pays; it looks twice at least. `None` if it is to sleep at once: whoever shares a thread lets the others
-    /// work, and their answers come together.
-    fn patience(&self, _who: usize) -> Option<Duration> {
+    /// Yields the CPU once (`sched_yield`). Called after a write, when a reply is expected within microseconds. A no-op is
+    /// allowed.
+    fn yield_now(&self) {}
+    /// How long a task may spin for an answer, [yielding](Runtime::yield_now) between reads, before it sleeps. It reads at
+    /// least twice, whatever the time. `None`: sleep at once.
+    ///
+    /// `task` is any number that tells the tasks of a thread apart: where several share one, spinning keeps the others
+    /// from running, and sleeping lets their answers arrive together.
+    fn spin_budget(&self, _task: usize) -> Option<Duration> {
         Some(Duration::ZERO)
     }
 }
@@ -52,12 +54,12 @@ pub trait Timer: Send + 'static {
 /// [`SmolRuntime::with_spawner`] takes another executor: the rest needs only async-io's reactor, which starts by itself.
 pub struct SmolRuntime {
     spawner: Box<dyn Fn(BoxFuture<'static, ()>) + Send + Sync>,
-    /// Before this moment, in nanoseconds, nobody is given way: the last time it took too long to come back.
+    /// Until this moment, in nanoseconds, `yield_now` does nothing: the last yield took too long.
     stays_until: AtomicU64,
 }
 
-/// Whoever kept the core for [long](patience::LONG) did more than to answer us: for so many times as long we keep it
-/// ourselves, so that no more than a few percent of the time is lost to somebody who computes beside us.
+/// A yield longer than [`PREEMPTED_AFTER`](spin::PREEMPTED_AFTER) means that another program computes on this core. We then
+/// do not yield for this many times as long, so that it takes no more than a few percent of our time.
 const STAY_FACTOR: u32 = 32;
 
 impl std::fmt::Debug for SmolRuntime {
@@ -110,7 +112,7 @@ mod clock {
     }
 
     /// The kernel's last tick, of which no kernel has less than a hundred a second: an eighth of what the present costs.
-    pub(super) fn recent() -> (Instant, Duration) {
+    pub(super) fn coarse_now() -> (Instant, Duration) {
         (read(ClockId::MonotonicCoarse), Duration::from_millis(10))
     }
 }
@@ -128,7 +130,7 @@ mod clock {
         Instant::ZERO + ORIGIN.get_or_init(Clock::now).elapsed()
     }
 
-    pub(super) fn recent() -> (Instant, Duration) {
+    pub(super) fn coarse_now() -> (Instant, Duration) {
         (now(), Duration::ZERO)
     }
 }
@@ -138,8 +140,8 @@ impl Runtime for SmolRuntime {
         clock::now()
     }
 
-    fn recent(&self) -> (Instant, Duration) {
-        clock::recent()
+    fn coarse_now(&self) -> (Instant, Duration) {
+        clock::coarse_now()
     }
 
     fn timer(&self) -> Box<dyn Timer> {
@@ -155,7 +157,7 @@ impl Runtime for SmolRuntime {
         (self.spawner)(task);
     }
 
-    fn give_way(&self) {
+    fn yield_now(&self) {
         let left = self.now();
         if left.as_nanos() < self.stays_until.load(Ordering::Relaxed) {
             return;
@@ -163,17 +165,17 @@ impl Runtime for SmolRuntime {
         std::thread::yield_now();
         let back = self.now();
         let away = back.since(left);
-        if away > patience::LONG {
+        if away > spin::PREEMPTED_AFTER {
             let until = back + away.saturating_mul(STAY_FACTOR);
             self.stays_until.store(until.as_nanos(), Ordering::Relaxed);
         }
     }
 
-    fn patience(&self, who: usize) -> Option<Duration> {
+    fn spin_budget(&self, task: usize) -> Option<Duration> {
         thread_local! {
             static LAST: Cell<usize> = const { Cell::new(0) };
         }
-        (LAST.replace(who) == who).then_some(SPIN_MAX)
+        (LAST.replace(task) == task).then_some(SPIN_MAX)
     }
 }
 

@@ -5,7 +5,7 @@
 //! | `server.rs` | the handle |
 //! | `server/builder.rs` | how a server is described |
 //! | `server/state.rs` | what all tasks share: the machine, and who is to be woken |
-//! | `server/names.rs` | the numbers that stand for who is calling |
+//! | `server/principals.rs` | the numbers that stand for who is calling |
 //! | `server/conn.rs` | the task of one connection |
 //! | `server/pace.rs` | how long its turns are |
 //! | `server/begin.rs` | from a call's admission to its handler |
@@ -14,17 +14,17 @@
 //! | `server/handler.rs` | from a request's bytes to its reply |
 //! | `server/transactional.rs` | the same in the ledger's transaction |
 //! | `server/records.rs` | what is on its way to the ledger |
-//! | `server/clerk.rs` | the task that sees to what waited for it |
+//! | `server/ledger_task.rs` | the task that sees to what waited for it |
 
 mod begin;
 mod builder;
 mod cancels;
-mod clerk;
 mod conn;
 mod handler;
+mod ledger_task;
 mod limits;
-mod names;
 mod pace;
+mod principals;
 mod records;
 mod state;
 mod transactional;
@@ -164,8 +164,8 @@ impl Server {
     }
 
     /// What handlers did that they should not.
-    pub fn mishaps(&self) -> Mishaps {
-        self.shared.with(|state, _| Mishaps {
+    pub fn handler_faults(&self) -> HandlerFaults {
+        self.shared.with(|state, _| HandlerFaults {
             panics: state.panics,
             replies_too_large: state.replies_too_large,
             unencodable: state.unencodable,
@@ -210,7 +210,7 @@ pub struct Load {
 /// What handlers did that they should not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Mishaps {
+pub struct HandlerFaults {
     /// Handlers that panicked.
     pub panics: u64,
     /// Replies that were larger than their method declares or the session was granted.
@@ -247,15 +247,15 @@ fn is_final(error: &io::Error) -> bool {
 }
 
 /// The task that keeps a server's time. Ends with the server.
-struct Keeper {
+struct TimerTask {
     shared: std::sync::Weak<Shared>,
     timer: Box<dyn Timer>,
 }
 
-/// How often the keeper looks whether its server still exists.
-const KEEPER_LOOK: Duration = Duration::from_secs(1);
+/// How often the timer task checks whether its server still exists.
+const TIMER_TASK_INTERVAL: Duration = Duration::from_secs(1);
 
-impl Future for Keeper {
+impl Future for TimerTask {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
@@ -266,10 +266,10 @@ impl Future for Keeper {
                     state.machine.handle_timeout(now);
                 }
                 state.sweep(now);
-                state.sweep_names();
-                state.keeper = Some(cx.waker().clone());
+                state.sweep_principals();
+                state.timer_task = Some(cx.waker().clone());
                 let at = state.machine.poll_timeout().unwrap_or(Instant::FAR_FUTURE);
-                state.armed = at.min(now + KEEPER_LOOK);
+                state.armed = at.min(now + TIMER_TASK_INTERVAL);
                 state.armed
             });
             self.timer.set(at);

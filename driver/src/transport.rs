@@ -63,7 +63,7 @@ pub trait Accept: Send + Sync + 'static {
 #[non_exhaustive]
 pub enum Subject {
     /// The transport cannot say.
-    Nobody,
+    Anonymous,
     /// A unix user.
     Uid(u32),
     /// A name that the transport vouches for, of a certificate, say.
@@ -73,7 +73,7 @@ pub enum Subject {
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Subject::Nobody => f.write_str("nobody"),
+            Subject::Anonymous => f.write_str("nobody"),
             Subject::Uid(uid) => write!(f, "uid {uid}"),
             Subject::Name(name) => name.fmt(f),
         }

@@ -58,7 +58,7 @@ impl Connect for Dialler {
             self.dials.fetch_add(1, Ordering::SeqCst);
             self.cut.store(false, Ordering::SeqCst);
             let (ours, theirs) = UnixStream::pair()?;
-            self.server.serve_stream(Box::new(Cut(theirs, self.cut.clone())), Subject::Nobody);
+            self.server.serve_stream(Box::new(Cut(theirs, self.cut.clone())), Subject::Anonymous);
             Ok(Box::new(ours) as BoxStream)
         })
     }

@@ -37,7 +37,7 @@ impl Connect for Dial {
         Box::pin(async {
             let (ours, theirs) = UnixStream::pair()?;
             match &self.0 {
-                Some(server) => server.serve_stream(Box::new(theirs), Subject::Nobody),
+                Some(server) => server.serve_stream(Box::new(theirs), Subject::Anonymous),
                 None => std::mem::forget(theirs),
             }
             Ok(Box::new(ours) as BoxStream)

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use oncewire_driver::conformance::{Fixture, Place};
+use oncewire_driver::conformance::{Endpoint, Fixture};
 use oncewire_driver::{Accept, BoxFuture, BoxStream, Connect, Subject};
 use smol::channel::{Receiver, Sender, unbounded};
 use smol::net::unix::UnixStream;
@@ -28,7 +28,7 @@ impl Accept for Listener {
     fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>> {
         Box::pin(async {
             let stream = self.0.recv().await.map_err(|_| io::ErrorKind::BrokenPipe)?;
-            Ok((Box::new(stream) as BoxStream, Subject::Nobody))
+            Ok((Box::new(stream) as BoxStream, Subject::Anonymous))
         })
     }
     fn address(&self) -> String {
@@ -39,9 +39,9 @@ impl Accept for Listener {
 struct SocketPair;
 
 impl Fixture for SocketPair {
-    fn bind(&self) -> BoxFuture<'_, io::Result<Place>> {
+    fn bind(&self) -> BoxFuture<'_, io::Result<Endpoint>> {
         let (sender, receiver) = unbounded();
-        Box::pin(async { Ok(Place::new(Dialler(sender), Listener(receiver))) })
+        Box::pin(async { Ok(Endpoint::new(Dialler(sender), Listener(receiver))) })
     }
 }
 
@@ -58,7 +58,7 @@ fn every_case_of_the_suite_is_listed_in_its_macro() {
         "bad_input",
         "connections",
         "duplicates",
-        "handover",
+        "futures",
         "large",
         "restarts",
         "sessions",

@@ -181,39 +181,39 @@ impl Timer for HandTimer {
 // ---- streams ----
 
 #[derive(Default)]
-struct Lane {
+struct HalfPipe {
     bytes: VecDeque<u8>,
     reader: Option<Waker>,
     /// When `bytes` are read, this comes again and again.
     flood: Vec<u8>,
 }
 
-impl Lane {
-    fn put(lane: &Mutex<Lane>, bytes: &[u8]) {
+impl HalfPipe {
+    fn put(half: &Mutex<HalfPipe>, bytes: &[u8]) {
         let reader = {
-            let mut lane = lock(lane);
-            lane.bytes.extend(bytes);
-            lane.reader.take()
+            let mut half = lock(half);
+            half.bytes.extend(bytes);
+            half.reader.take()
         };
         reader.into_iter().for_each(Waker::wake);
     }
 
-    fn flood(lane: &Mutex<Lane>, frame: &[u8]) {
-        lock(lane).flood = frame.repeat(1000);
-        Lane::put(lane, &[]);
+    fn flood(half: &Mutex<HalfPipe>, frame: &[u8]) {
+        lock(half).flood = frame.repeat(1000);
+        HalfPipe::put(half, &[]);
     }
 }
 
 /// One end of a stream that takes whatever is written.
 struct Stream {
     world: Arc<World>,
-    input: Arc<Mutex<Lane>>,
-    output: Arc<Mutex<Lane>>,
+    input: Arc<Mutex<HalfPipe>>,
+    output: Arc<Mutex<HalfPipe>>,
 }
 
 /// Both ends.
 fn streams(world: &Arc<World>) -> (Stream, Stream) {
-    let (up, down) = (Arc::<Mutex<Lane>>::default(), Arc::<Mutex<Lane>>::default());
+    let (up, down) = (Arc::<Mutex<HalfPipe>>::default(), Arc::<Mutex<HalfPipe>>::default());
     let (world, up2, down2) = (world.clone(), up.clone(), down.clone());
     let client = Stream { world: world.clone(), input: down, output: up };
     (client, Stream { world, input: up2, output: down2 })
@@ -225,17 +225,17 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        let mut lane = lock(&self.input);
-        if lane.bytes.is_empty() && lane.flood.is_empty() {
-            lane.reader = Some(cx.waker().clone());
+        let mut half = lock(&self.input);
+        if half.bytes.is_empty() && half.flood.is_empty() {
+            half.reader = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        while lane.bytes.len() < buf.len() && !lane.flood.is_empty() {
-            let Lane { bytes, flood, .. } = &mut *lane;
+        while half.bytes.len() < buf.len() && !half.flood.is_empty() {
+            let HalfPipe { bytes, flood, .. } = &mut *half;
             bytes.extend(&*flood);
         }
-        let len = lane.bytes.len().min(buf.len());
-        buf.iter_mut().zip(lane.bytes.drain(..len)).for_each(|(to, byte)| *to = byte);
+        let len = half.bytes.len().min(buf.len());
+        buf.iter_mut().zip(half.bytes.drain(..len)).for_each(|(to, byte)| *to = byte);
         self.world.pass(BYTE_TIME * len as u32);
         Poll::Ready(Ok(len))
     }
@@ -247,7 +247,7 @@ impl AsyncWrite for Stream {
         _: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Lane::put(&self.output, buf);
+        HalfPipe::put(&self.output, buf);
         Poll::Ready(Ok(buf.len()))
     }
 
@@ -291,7 +291,7 @@ struct Peer {
 impl Peer {
     fn connect(world: &Arc<World>, server: &Server) -> Peer {
         let (stream, theirs) = streams(world);
-        server.serve_stream(Box::new(theirs) as BoxStream, Subject::Nobody);
+        server.serve_stream(Box::new(theirs) as BoxStream, Subject::Anonymous);
         let mut peer = Peer { machine: core::Client::new(core::ClientConfig::default()), stream };
         peer.machine.handle_connected(world.now());
         world.run_until(|| {
@@ -311,7 +311,7 @@ impl Peer {
         let now = self.stream.world.now();
         let mut out = vec![0; 1 << 16];
         while let Some(len) = self.machine.poll_transmit(now, &mut out) {
-            Lane::put(&self.stream.output, &out[..len.get()]);
+            HalfPipe::put(&self.stream.output, &out[..len.get()]);
         }
         while self.machine.poll_event().is_some() {}
         let data: Vec<u8> = lock(&self.stream.input).bytes.drain(..).collect();
@@ -322,7 +322,7 @@ impl Peer {
     }
 
     fn flood(&self, frame: &Frame<'_>) {
-        Lane::flood(&self.stream.output, &encode(frame));
+        HalfPipe::flood(&self.stream.output, &encode(frame));
     }
 
     /// Makes a call; how long until the reply.
@@ -410,7 +410,7 @@ fn c135_a_turn_without_bounds_is_found_out() {
     let mut honest = Peer::connect(&world, &server);
     let flooder = Peer::connect(&world, &server);
     // Not without end: such a turn has none either.
-    Lane::put(&flooder.stream.output, &encode(&Frame::Ping(Role::Client)).repeat(1 << 18));
+    HalfPipe::put(&flooder.stream.output, &encode(&Frame::Ping(Role::Client)).repeat(1 << 18));
     honest.round_trip();
 }
 
@@ -422,7 +422,7 @@ struct Dial {
     world: Arc<World>,
     server: Server,
     /// What clients read.
-    inputs: Arc<Mutex<Vec<Arc<Mutex<Lane>>>>>,
+    inputs: Arc<Mutex<Vec<Arc<Mutex<HalfPipe>>>>>,
 }
 
 impl Dial {
@@ -442,7 +442,7 @@ impl Dial {
 
     /// From now on the last client that connected reads this without end.
     fn flood(&self, frame: &Frame<'_>) {
-        Lane::flood(lock(&self.inputs).last().unwrap(), &encode(frame));
+        HalfPipe::flood(lock(&self.inputs).last().unwrap(), &encode(frame));
     }
 }
 
@@ -450,7 +450,7 @@ impl Connect for Dial {
     fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
         let (ours, theirs) = streams(&self.world);
         lock(&self.inputs).push(ours.input.clone());
-        self.server.serve_stream(Box::new(theirs), Subject::Nobody);
+        self.server.serve_stream(Box::new(theirs), Subject::Anonymous);
         Box::pin(std::future::ready(Ok(Box::new(ours) as BoxStream)))
     }
 

@@ -64,7 +64,7 @@ impl Connect for Dial {
     fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
         Box::pin(async {
             let (ours, theirs) = UnixStream::pair()?;
-            self.0.serve_stream(Box::new(theirs), Subject::Nobody);
+            self.0.serve_stream(Box::new(theirs), Subject::Anonymous);
             Ok(Box::new(ours) as BoxStream)
         })
     }
@@ -113,7 +113,7 @@ fn calls_of_one_commit_fail_alone() {
         assert_eq!(client.call(&ADD, &0).await.ok(), Ok(48));
         client.close().await;
     });
-    assert_eq!((server.mishaps().rollbacks, server.mishaps().panics), (16, 8));
+    assert_eq!((server.handler_faults().rollbacks, server.handler_faults().panics), (16, 8));
 }
 
 #[test]

@@ -309,7 +309,7 @@ impl World {
         self.pass(lease.as_nanos() as u64)?;
         let hosts = std::mem::take(&mut lock(&self.place).hosts);
         for host in &hosts {
-            let (counters, mishaps) = (host.server.counters(), host.server.mishaps());
+            let (counters, faults) = (host.server.counters(), host.server.handler_faults());
             let empty = counters.sessions == 0
                 && counters.conns == 0
                 && counters.kept_bytes == 0
@@ -318,8 +318,8 @@ impl World {
                 return Err(format!("all clients are gone, and a server has {counters:?}"));
             }
             let panics = lock(&self.model).panics.get(&host.group).copied().unwrap_or(0);
-            if mishaps.panics != panics {
-                return Err(format!("{panics} handlers panicked, and {mishaps:?} was told"));
+            if faults.panics != panics {
+                return Err(format!("{panics} handlers panicked, and {faults:?} was told"));
             }
         }
         let groups: Vec<_> = hosts.iter().map(|host| host.group).collect();

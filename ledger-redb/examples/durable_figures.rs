@@ -152,7 +152,7 @@ impl Connect for Dial {
     fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
         Box::pin(async {
             let (ours, theirs) = UnixStream::pair()?;
-            self.0.serve_stream(Box::new(theirs), Subject::Nobody);
+            self.0.serve_stream(Box::new(theirs), Subject::Anonymous);
             Ok(Box::new(ours) as BoxStream)
         })
     }

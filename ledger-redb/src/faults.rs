@@ -91,7 +91,7 @@ mod tests {
             Box::pin(async {
                 let server = self.0.lock().unwrap().clone().ok_or(io::ErrorKind::NotFound)?;
                 let (ours, theirs) = UnixStream::pair()?;
-                server.serve_stream(Box::new(theirs), Subject::Nobody);
+                server.serve_stream(Box::new(theirs), Subject::Anonymous);
                 Ok(Box::new(ours) as BoxStream)
             })
         }

@@ -19,8 +19,8 @@ pub struct RedbStore {
     database: Database,
     identity: Identity,
     snapshots: Snapshots,
-    ops: Vec<Op>,
-    /// The bytes that `ops` put.
+    writes: Vec<Write>,
+    /// The bytes that `writes` put.
     bytes: Vec<u8>,
     #[cfg(any(test, feature = "_faults"))]
     faults: crate::faults::Faults,
@@ -35,7 +35,7 @@ impl fmt::Debug for RedbStore {
 }
 
 /// What is written of an entry.
-enum Op {
+enum Write {
     PutSession([u8; 16], Range<usize>),
     RemoveSession([u8; 16]),
     PutCall { key: [u8; 18], xid: u64, bytes: Range<usize> },
@@ -75,7 +75,7 @@ impl RedbStore {
             database,
             identity,
             snapshots,
-            ops: Vec::new(),
+            writes: Vec::new(),
             bytes: Vec::new(),
             #[cfg(any(test, feature = "_faults"))]
             faults: crate::faults::Faults::default(),
@@ -106,7 +106,7 @@ impl RedbStore {
                     let record = call.run(transaction).ok_or(RolledBack)?;
                     self.put_call(record);
                 }
-                entry => self.note(entry),
+                entry => self.stage(entry),
             }
         }
         Ok(())
@@ -118,10 +118,10 @@ impl RedbStore {
     /// call, and all that the batch says before it: whatever part of a batch becomes durable is one that S28 and S29
     /// allow. [The records were written in the last transaction only, and an error before it left effects without them:
     /// those calls ran twice.]
-    fn run_apart(&mut self, batch: &mut Batch<Transaction>) -> Result<(), redb::Error> {
+    fn run_separately(&mut self, batch: &mut Batch<Transaction>) -> Result<(), redb::Error> {
         for entry in batch.entries() {
             let Entry::Transaction(call) = entry else {
-                self.note(entry);
+                self.stage(entry);
                 continue;
             };
             self.may_stop()?;
@@ -132,7 +132,7 @@ impl RedbStore {
                 Some(record) => {
                     self.put_call(record);
                     if !self.keeps_records_apart() {
-                        self.write_ops(&transaction)?;
+                        self.write_staged(&transaction)?;
                     }
                     transaction.0.commit()?;
                 }
@@ -142,22 +142,22 @@ impl RedbStore {
         self.may_stop()
     }
 
-    fn note(&mut self, entry: Entry<'_, Transaction>) {
+    fn stage(&mut self, entry: Entry<'_, Transaction>) {
         match entry {
             Entry::SessionOpened(session) => {
                 let start = self.bytes.len();
                 self.bytes.extend_from_slice(&session.encode());
-                self.ops.push(Op::PutSession(session.id.to_bytes(), start..self.bytes.len()));
+                self.writes.push(Write::PutSession(session.id.to_bytes(), start..self.bytes.len()));
             }
-            Entry::SessionEnded(id) => self.ops.push(Op::RemoveSession(id.to_bytes())),
+            Entry::SessionEnded(id) => self.writes.push(Write::RemoveSession(id.to_bytes())),
             Entry::Call(record) => self.put_call(record),
             Entry::Withdrawn(name) => {
                 let key = call_key(name.session.to_bytes(), name.slot);
-                self.ops.push(Op::RemoveCall { key, xid: name.xid.get() });
+                self.writes.push(Write::RemoveCall { key, xid: name.xid.get() });
             }
             Entry::Settled { session, seen, held } => {
                 let held = held.iter().map(|xid| xid.get()).collect();
-                self.ops.push(Op::Settle { session: session.to_bytes(), seen, held });
+                self.writes.push(Write::Settle { session: session.to_bytes(), seen, held });
             }
             // Run, and its record noted, by the caller.
             Entry::Transaction(_) => {}
@@ -169,57 +169,57 @@ impl RedbStore {
         entry.encode(&mut self.bytes);
         let key = call_key(entry.session.to_bytes(), entry.slot);
         let (xid, bytes) = (entry.record.xid.get(), start..self.bytes.len());
-        self.ops.push(Op::PutCall { key, xid, bytes });
+        self.writes.push(Write::PutCall { key, xid, bytes });
     }
 
     /// Writes all that was noted and is not yet written.
-    fn write_ops(&mut self, transaction: &Transaction) -> Result<(), redb::Error> {
+    fn write_staged(&mut self, transaction: &Transaction) -> Result<(), redb::Error> {
         let mut calls = transaction.0.open_table(CALLS)?;
-        for op in &self.ops {
-            match op {
-                Op::PutSession(id, bytes) => {
+        for write in &self.writes {
+            match write {
+                Write::PutSession(id, bytes) => {
                     let mut sessions = transaction.0.open_table(SESSIONS)?;
                     sessions.insert(id, &self.bytes[bytes.clone()])?;
                 }
-                Op::RemoveSession(id) => {
+                Write::RemoveSession(id) => {
                     transaction.0.open_table(SESSIONS)?.remove(id)?;
                     let (first, last) = all_calls(*id);
                     calls.retain_in::<&[u8; 18], _>(&first..=&last, |_, _| false)?;
                 }
-                Op::PutCall { key, xid, bytes } => {
+                Write::PutCall { key, xid, bytes } => {
                     put_call(&mut calls, key, *xid, &self.bytes[bytes.clone()])?;
                 }
-                Op::RemoveCall { key, xid } => {
+                Write::RemoveCall { key, xid } => {
                     let there = calls.get(key)?.and_then(|old| CallEntry::xid_of(old.value()));
                     if there == Some(*xid) {
                         calls.remove(key)?;
                     }
                 }
-                Op::Settle { session, seen, held } => {
+                Write::Settle { session, seen, held } => {
                     settle(&mut calls, *session, *seen, held)?;
                     note_seen(&mut transaction.0.open_table(SESSIONS)?, *session, *seen)?;
                 }
             }
         }
-        self.forget_ops();
+        self.clear_staged();
         Ok(())
     }
 
     /// Writes what was noted, and makes it durable with whatever else is in the transaction.
     fn finish(&mut self, transaction: Transaction, commit: u64) -> Result<(), redb::Error> {
-        self.write_ops(&transaction)?;
+        self.write_staged(&transaction)?;
         file::write_commit(&transaction.0, commit)?;
         Ok(transaction.0.commit()?)
     }
 
     fn try_commit(&mut self, batch: &mut Batch<Transaction>) -> Result<u64, redb::Error> {
         let commit = self.identity.commit + 1;
-        self.forget_ops();
+        self.clear_staged();
         let mut transaction = Transaction(self.database.begin_write()?);
         if let Err(RolledBack) = self.run_together(batch, &mut transaction) {
             transaction.0.abort()?;
-            self.forget_ops();
-            self.run_apart(batch)?;
+            self.clear_staged();
+            self.run_separately(batch)?;
             transaction = Transaction(self.database.begin_write()?);
         }
         self.finish(transaction, commit)?;
@@ -243,8 +243,8 @@ impl RedbStore {
         false
     }
 
-    fn forget_ops(&mut self) {
-        self.ops.clear();
+    fn clear_staged(&mut self) {
+        self.writes.clear();
         self.bytes.clear();
         // One large batch does not cost its memory for ever.
         self.bytes.shrink_to(1 << 20);

@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use oncewire_driver::core::{NotExecuted, Unknown};
 use oncewire_driver::journal::{JournalError, JournalKey, JournalStore, JournalWrite};
-use oncewire_driver::{Bytes, ClientOptions, DurableClient, LeftCall, Method, Outcome, Server};
+use oncewire_driver::{
+    Bytes, ClientOptions, DurableClient, Method, Outcome, RecoveredCall, Server,
+};
 use oncewire_ledger_redb::redb::{Database, TableDefinition};
 use oncewire_ledger_redb::{RedbJournal, RedbJournalStore, RedbLedger};
 use util::{Folder, Place};
@@ -28,7 +30,7 @@ fn server(runs: &Arc<AtomicU32>) -> Server {
         .unwrap()
 }
 
-fn open(place: &Place, path: &Path) -> (DurableClient, Vec<LeftCall>) {
+fn open(place: &Place, path: &Path) -> (DurableClient, Vec<RecoveredCall>) {
     let journal = RedbJournal::open(path).unwrap();
     DurableClient::open(place.clone(), ClientOptions::default(), journal).unwrap()
 }

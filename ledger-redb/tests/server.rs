@@ -118,8 +118,8 @@ fn c56_of_many_calls_in_flight_those_that_fail_are_rolled_back_alone() {
         assert!(matches!(client.call(&STEAL, &()).await, Outcome::NotExecuted(_)));
         client.close().await;
     });
-    let mishaps = server.mishaps();
-    assert_eq!((mishaps.rollbacks, mishaps.panics), (81, 40));
+    let faults = server.handler_faults();
+    assert_eq!((faults.rollbacks, faults.panics), (81, 40));
 }
 
 #[test]

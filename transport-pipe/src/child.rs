@@ -182,7 +182,7 @@ impl ChildStream {
             return Poll::Pending;
         }
         // Once more: it may have written between that read and its end, which the reactor need not have told yet.
-        self.pipes.ask_again();
+        self.pipes.assume_readable();
         match read(Pin::new(&mut self.pipes), cx) {
             Poll::Pending => Poll::Ready(Ok(0)),
             done => done,

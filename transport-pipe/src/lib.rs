@@ -2,8 +2,8 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+mod accept_queue;
 mod child;
-mod hall;
 pub mod memory;
 pub mod os;
 mod stdio;

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 use futures_io::{AsyncRead, AsyncWrite};
 use oncewire_driver::{Accept, BoxFuture, BoxStream, Connect, Subject};
 
-use crate::hall::{Door, Entrance, hall};
+use crate::accept_queue::{DialReceiver, DialSender, accept_queue};
 
 /// The bytes that fit into each direction of a connection, unless told otherwise. A pipe of Linux takes as many.
 pub const CAPACITY: usize = 64 * 1024;
@@ -37,7 +37,7 @@ pub fn pair() -> (MemoryStream, MemoryStream) {
 
 /// [`pair`] with other buffers: `capacity` bytes in each direction, at least one.
 pub fn pair_with_capacity(capacity: usize) -> (MemoryStream, MemoryStream) {
-    let (one, two) = (Lane::new(capacity), Lane::new(capacity));
+    let (one, two) = (HalfPipe::new(capacity), HalfPipe::new(capacity));
     (MemoryStream { from: one.clone(), to: two.clone() }, MemoryStream { from: two, to: one })
 }
 
@@ -48,14 +48,14 @@ pub fn listener() -> (MemoryConnector, MemoryAcceptor) {
 
 /// [`listener`] with other buffers: `capacity` bytes in each direction of each connection, at least one.
 pub fn listener_with_capacity(capacity: usize) -> (MemoryConnector, MemoryAcceptor) {
-    let (entrance, door) = hall();
-    (MemoryConnector { entrance, capacity }, MemoryAcceptor { door })
+    let (sender, receiver) = accept_queue();
+    (MemoryConnector { dials: sender, capacity }, MemoryAcceptor { dials: receiver })
 }
 
 /// Dials the [`MemoryAcceptor`] that it was made with. Refused when that is gone; waits while 128 dials wait before it.
 #[derive(Clone, Debug)]
 pub struct MemoryConnector {
-    entrance: Entrance<MemoryStream>,
+    dials: DialSender<MemoryStream>,
     capacity: usize,
 }
 
@@ -63,7 +63,7 @@ impl Connect for MemoryConnector {
     fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
         Box::pin(async {
             let (ours, theirs) = pair_with_capacity(self.capacity);
-            self.entrance.enter(theirs).await?;
+            self.dials.push(theirs).await?;
             Ok(Box::new(ours) as BoxStream)
         })
     }
@@ -76,12 +76,14 @@ impl Connect for MemoryConnector {
 /// Accepts what its [`MemoryConnector`]s dial; [`ErrorKind::BrokenPipe`] when the last of them is gone.
 #[derive(Debug)]
 pub struct MemoryAcceptor {
-    door: Door<MemoryStream>,
+    dials: DialReceiver<MemoryStream>,
 }
 
 impl Accept for MemoryAcceptor {
     fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>> {
-        Box::pin(async { Ok((Box::new(self.door.next().await?) as BoxStream, Subject::Nobody)) })
+        Box::pin(async {
+            Ok((Box::new(self.dials.next().await?) as BoxStream, Subject::Anonymous))
+        })
     }
 
     fn address(&self) -> String {
@@ -95,32 +97,32 @@ impl Accept for MemoryAcceptor {
 /// [`ErrorKind::BrokenPipe`].
 #[derive(Debug)]
 pub struct MemoryStream {
-    from: Arc<Lane>,
-    to: Arc<Lane>,
+    from: Arc<HalfPipe>,
+    to: Arc<HalfPipe>,
 }
 
 /// One direction of a connection.
 #[derive(Debug)]
-struct Lane {
+struct HalfPipe {
     capacity: usize,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Grows to the lane's capacity when needed, not before.
+    /// Grows to the pipe's capacity when needed, not before.
     bytes: VecDeque<u8>,
     /// No more will be written.
     ended: bool,
     /// No more will be read.
-    deaf: bool,
+    reader_gone: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
 
-impl Lane {
-    fn new(capacity: usize) -> Arc<Lane> {
-        Arc::new(Lane { capacity: capacity.max(1), state: Mutex::default() })
+impl HalfPipe {
+    fn new(capacity: usize) -> Arc<HalfPipe> {
+        Arc::new(HalfPipe { capacity: capacity.max(1), state: Mutex::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -136,7 +138,7 @@ impl Lane {
             if state.ended {
                 return Poll::Ready(Ok(0));
             }
-            remember(&mut state.reader, cx);
+            register_waker(&mut state.reader, cx);
             return Poll::Pending;
         }
         // A read of a `VecDeque` copies one of its halves.
@@ -150,7 +152,7 @@ impl Lane {
 
     fn poll_write(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let mut state = self.lock();
-        if state.ended || state.deaf {
+        if state.ended || state.reader_gone {
             return Poll::Ready(Err(ErrorKind::BrokenPipe.into()));
         }
         if bufs.iter().all(|buf| buf.is_empty()) {
@@ -158,7 +160,7 @@ impl Lane {
         }
         let room = self.capacity - state.bytes.len();
         if room == 0 {
-            remember(&mut state.writer, cx);
+            register_waker(&mut state.writer, cx);
             return Poll::Pending;
         }
         let mut left = room;
@@ -174,7 +176,7 @@ impl Lane {
     }
 
     /// The writer has finished.
-    fn end(&self) {
+    fn close_writer(&self) {
         let mut state = self.lock();
         state.ended = true;
         let reader = state.reader.take();
@@ -183,9 +185,9 @@ impl Lane {
     }
 
     /// The reader has gone.
-    fn leave(&self) {
+    fn close_reader(&self) {
         let mut state = self.lock();
-        state.deaf = true;
+        state.reader_gone = true;
         let unread = std::mem::take(&mut state.bytes);
         let writer = state.writer.take();
         drop(state);
@@ -194,7 +196,7 @@ impl Lane {
     }
 }
 
-fn remember(place: &mut Option<Waker>, cx: &Context<'_>) {
+fn register_waker(place: &mut Option<Waker>, cx: &Context<'_>) {
     match place {
         Some(waker) => waker.clone_from(cx.waker()),
         None => *place = Some(cx.waker().clone()),
@@ -240,14 +242,14 @@ impl AsyncWrite for MemoryStream {
     }
 
     fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.to.end();
+        self.to.close_writer();
         Poll::Ready(Ok(()))
     }
 }
 
 impl Drop for MemoryStream {
     fn drop(&mut self) {
-        self.to.end();
-        self.from.leave();
+        self.to.close_writer();
+        self.from.close_reader();
     }
 }

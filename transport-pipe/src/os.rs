@@ -8,7 +8,7 @@ use async_io::Async;
 use futures_io::{AsyncRead, AsyncWrite};
 use oncewire_driver::{Accept, BoxFuture, BoxStream, Connect, Nonblocking, Subject};
 
-use crate::hall::{Door, Entrance, hall};
+use crate::accept_queue::{DialReceiver, DialSender, accept_queue};
 
 /// The two ends of a new connection.
 ///
@@ -43,21 +43,21 @@ pub fn pair() -> io::Result<(PipeStream, PipeStream)> {
 /// # std::io::Result::Ok(()) }).unwrap();
 /// ```
 pub fn listener() -> (PipeConnector, PipeAcceptor) {
-    let (entrance, door) = hall();
-    (PipeConnector { entrance }, PipeAcceptor { door })
+    let (sender, receiver) = accept_queue();
+    (PipeConnector { dials: sender }, PipeAcceptor { dials: receiver })
 }
 
 /// Dials the [`PipeAcceptor`] that it was made with. Refused when that is gone; waits while 128 dials wait before it.
 #[derive(Clone, Debug)]
 pub struct PipeConnector {
-    entrance: Entrance<PipeStream>,
+    dials: DialSender<PipeStream>,
 }
 
 impl Connect for PipeConnector {
     fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
         Box::pin(async {
             let (ours, theirs) = pair()?;
-            self.entrance.enter(theirs).await?;
+            self.dials.push(theirs).await?;
             Ok(Box::new(ours) as BoxStream)
         })
     }
@@ -70,12 +70,14 @@ impl Connect for PipeConnector {
 /// Accepts what its [`PipeConnector`]s dial; [`ErrorKind::BrokenPipe`] when the last of them is gone.
 #[derive(Debug)]
 pub struct PipeAcceptor {
-    door: Door<PipeStream>,
+    dials: DialReceiver<PipeStream>,
 }
 
 impl Accept for PipeAcceptor {
     fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>> {
-        Box::pin(async { Ok((Box::new(self.door.next().await?) as BoxStream, Subject::Nobody)) })
+        Box::pin(async {
+            Ok((Box::new(self.dials.next().await?) as BoxStream, Subject::Anonymous))
+        })
     }
 
     fn address(&self) -> String {
@@ -106,9 +108,9 @@ impl PipeStream {
         Ok(PipeStream { reader, writer: Some(writer) })
     }
 
-    /// Has the next read ask the system at once: see [`Nonblocking::ask_again`].
-    pub(crate) fn ask_again(&mut self) {
-        self.reader.ask_again();
+    /// Has the next read ask the system at once: see [`Nonblocking::assume_readable`].
+    pub(crate) fn assume_readable(&mut self) {
+        self.reader.assume_readable();
     }
 }
 

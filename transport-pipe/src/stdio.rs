@@ -82,7 +82,7 @@ impl Accept for StdioAcceptor {
         Box::pin(async {
             let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some(stream) = stream {
-                return Ok((Box::new(stream) as BoxStream, Subject::Nobody));
+                return Ok((Box::new(stream) as BoxStream, Subject::Anonymous));
             }
             // Nothing is ever sent.
             let _ = self.ended.recv().await;

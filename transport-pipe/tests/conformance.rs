@@ -2,15 +2,15 @@
 
 use std::io;
 
-use oncewire_pipe::conformance::{Fixture, Place};
+use oncewire_pipe::conformance::{Endpoint, Fixture};
 use oncewire_pipe::{BoxFuture, memory, os};
 
 struct Memory;
 
 impl Fixture for Memory {
-    fn bind(&self) -> BoxFuture<'_, io::Result<Place>> {
+    fn bind(&self) -> BoxFuture<'_, io::Result<Endpoint>> {
         let (connector, acceptor) = memory::listener();
-        Box::pin(async { Ok(Place::new(connector, acceptor)) })
+        Box::pin(async { Ok(Endpoint::new(connector, acceptor)) })
     }
 }
 
@@ -18,18 +18,18 @@ impl Fixture for Memory {
 struct NarrowMemory;
 
 impl Fixture for NarrowMemory {
-    fn bind(&self) -> BoxFuture<'_, io::Result<Place>> {
+    fn bind(&self) -> BoxFuture<'_, io::Result<Endpoint>> {
         let (connector, acceptor) = memory::listener_with_capacity(13);
-        Box::pin(async { Ok(Place::new(connector, acceptor)) })
+        Box::pin(async { Ok(Endpoint::new(connector, acceptor)) })
     }
 }
 
 struct Pipes;
 
 impl Fixture for Pipes {
-    fn bind(&self) -> BoxFuture<'_, io::Result<Place>> {
+    fn bind(&self) -> BoxFuture<'_, io::Result<Endpoint>> {
         let (connector, acceptor) = os::listener();
-        Box::pin(async { Ok(Place::new(connector, acceptor)) })
+        Box::pin(async { Ok(Endpoint::new(connector, acceptor)) })
     }
 }
 

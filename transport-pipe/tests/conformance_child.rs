@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use oncewire_pipe::conformance::{Fixture, Place};
+use oncewire_pipe::conformance::{Endpoint, Fixture};
 use oncewire_pipe::{Accept, BoxFuture, BoxStream, ChildConnector, Subject};
 use smol::net::unix::UnixListener;
 
@@ -79,13 +79,13 @@ impl Drop for Children {
 }
 
 impl Fixture for Children {
-    fn bind(&self) -> BoxFuture<'_, io::Result<Place>> {
+    fn bind(&self) -> BoxFuture<'_, io::Result<Endpoint>> {
         let socket = self.path.join(self.sockets.fetch_add(1, Ordering::Relaxed).to_string());
         Box::pin(async {
             let listener = UnixListener::bind(&socket)?;
             let mut command = Command::new(std::env::current_exe()?);
             command.env(RELAY_TO, socket);
-            Ok(Place::new(ChildConnector::new(command), Listener(listener)))
+            Ok(Endpoint::new(ChildConnector::new(command), Listener(listener)))
         })
     }
 }
@@ -97,7 +97,7 @@ impl Accept for Listener {
     fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>> {
         Box::pin(async {
             let (stream, _) = self.0.accept().await?;
-            Ok((Box::new(stream) as BoxStream, Subject::Nobody))
+            Ok((Box::new(stream) as BoxStream, Subject::Anonymous))
         })
     }
 

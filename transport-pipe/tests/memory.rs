@@ -196,7 +196,7 @@ fn each_dial_makes_a_connection_of_its_own() {
         for name in [b"one", b"two"] {
             let mut client = connector.connect().await.unwrap();
             let (mut server, subject) = acceptor.accept().await.unwrap();
-            assert_eq!(subject, Subject::Nobody);
+            assert_eq!(subject, Subject::Anonymous);
             client.write_all(name).await.unwrap();
             let mut got = [0; 3];
             server.read_exact(&mut got).await.unwrap();

@@ -35,7 +35,7 @@ fn both_ends_send_64_mib_at_once_and_then_end() {
         let (connector, acceptor) = os::listener();
         let client = connector.connect().await.unwrap();
         let (server, subject) = acceptor.accept().await.unwrap();
-        assert_eq!(subject, Subject::Nobody);
+        assert_eq!(subject, Subject::Anonymous);
         let server = smol::spawn(exchange(server, 64 << 20));
         exchange(client, 64 << 20).await;
         server.await;

@@ -49,7 +49,7 @@ fn play(role: &str) {
     let acceptor = StdioAcceptor::new().unwrap();
     smol::block_on(async {
         let (stream, subject) = acceptor.accept().await.unwrap();
-        assert_eq!(subject, Subject::Nobody);
+        assert_eq!(subject, Subject::Anonymous);
         // There is no second connection, but there might be while the first one lives.
         let mut second = acceptor.accept();
         assert!(poll_once(&mut second).await.is_none());

@@ -65,7 +65,7 @@ impl Accept for TcpAcceptor {
     fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>> {
         Box::pin(async {
             let stream = socket::accept(&self.listener).await?;
-            Ok((Box::new(connected(stream)?) as BoxStream, Subject::Nobody))
+            Ok((Box::new(connected(stream)?) as BoxStream, Subject::Anonymous))
         })
     }
 

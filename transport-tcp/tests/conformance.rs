@@ -2,16 +2,16 @@
 
 use std::io;
 
-use oncewire_tcp::conformance::{Fixture, Place};
+use oncewire_tcp::conformance::{Endpoint, Fixture};
 use oncewire_tcp::{BoxFuture, TcpAcceptor, TcpConnector};
 
 struct Loopback;
 
 impl Fixture for Loopback {
-    fn bind(&self) -> BoxFuture<'_, io::Result<Place>> {
+    fn bind(&self) -> BoxFuture<'_, io::Result<Endpoint>> {
         Box::pin(async {
             let acceptor = TcpAcceptor::bind("127.0.0.1:0").await?;
-            Ok(Place::new(TcpConnector::new(acceptor.local_addr()), acceptor))
+            Ok(Endpoint::new(TcpConnector::new(acceptor.local_addr()), acceptor))
         })
     }
 }

@@ -32,14 +32,14 @@ async fn within<T>(patience: Duration, future: impl Future<Output = T>) -> T {
 }
 
 /// An address that refuses: its port is taken, but nobody listens there.
-struct Deaf {
+struct Refusing {
     address: SocketAddr,
     _held: OwnedFd,
 }
 
-fn deaf() -> Deaf {
+fn refusing() -> Refusing {
     let (held, address) = bound();
-    Deaf { address, _held: held }
+    Refusing { address, _held: held }
 }
 
 fn bound() -> (OwnedFd, SocketAddr) {
@@ -66,7 +66,7 @@ async fn connected() -> (BoxStream, BoxStream) {
     let acceptor = TcpAcceptor::bind("127.0.0.1:0").await.unwrap();
     let client = TcpConnector::new(acceptor.local_addr()).connect().await.unwrap();
     let (server, subject) = acceptor.accept().await.unwrap();
-    assert_eq!(subject, Subject::Nobody);
+    assert_eq!(subject, Subject::Anonymous);
     (client, server)
 }
 
@@ -123,10 +123,10 @@ fn a_vectored_write_arrives_in_order() {
 #[test]
 fn a_refused_dial_names_the_address() {
     block_on(async {
-        let deaf = deaf();
-        let error = TcpConnector::new(deaf.address).connect().await.err().unwrap();
+        let refusing = refusing();
+        let error = TcpConnector::new(refusing.address).connect().await.err().unwrap();
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
-        assert!(error.to_string().contains(&deaf.address.to_string()), "{error}");
+        assert!(error.to_string().contains(&refusing.address.to_string()), "{error}");
     });
 }
 
@@ -134,8 +134,8 @@ fn a_refused_dial_names_the_address() {
 fn the_second_address_is_tried_when_the_first_refuses() {
     block_on(async {
         let acceptor = TcpAcceptor::bind("127.0.0.1:0").await.unwrap();
-        let deaf = deaf();
-        let connector = TcpConnector::any_of([deaf.address, acceptor.local_addr()]);
+        let refusing = refusing();
+        let connector = TcpConnector::any_of([refusing.address, acceptor.local_addr()]);
         for _ in 0..3 {
             connector.connect().await.unwrap();
             acceptor.accept().await.unwrap();
@@ -146,12 +146,12 @@ fn the_second_address_is_tried_when_the_first_refuses() {
 #[test]
 fn a_dial_that_fails_everywhere_names_every_address() {
     block_on(async {
-        let tried = [deaf(), deaf(), deaf()];
-        let connector = TcpConnector::any_of(tried.iter().map(|deaf| deaf.address));
+        let tried = [refusing(), refusing(), refusing()];
+        let connector = TcpConnector::any_of(tried.iter().map(|refusing| refusing.address));
         let error = connector.connect().await.err().unwrap();
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
-        for deaf in &tried {
-            assert!(error.to_string().contains(&deaf.address.to_string()), "{error}");
+        for refusing in &tried {
+            assert!(error.to_string().contains(&refusing.address.to_string()), "{error}");
         }
     });
 }
@@ -184,9 +184,9 @@ fn c119_silent_addresses_delay_the_ones_behind_them_by_a_moment_only() {
 #[test]
 fn c119_an_address_that_fails_is_not_waited_for_beside_a_silent_one() {
     block_on(async {
-        let (silent, deaf) = (silent(), deaf());
+        let (silent, refusing) = (silent(), refusing());
         let acceptor = TcpAcceptor::bind("127.0.0.1:0").await.unwrap();
-        let addresses = [deaf.address, silent.address, acceptor.local_addr()];
+        let addresses = [refusing.address, silent.address, acceptor.local_addr()];
         within(ClientOptions::default().connect_timeout, async {
             TcpConnector::any_of(addresses).connect().await.unwrap();
         })

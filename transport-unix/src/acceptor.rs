@@ -156,5 +156,5 @@ pub(crate) fn peer(stream: &UnixStream) -> io::Result<(Subject, Option<u32>)> {
 /// Who is at the other end: not known on this system.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) fn peer(_: &UnixStream) -> io::Result<(Subject, Option<u32>)> {
-    Ok((Subject::Nobody, None))
+    Ok((Subject::Anonymous, None))
 }

@@ -13,23 +13,23 @@ use oncewire_driver::{Runtime, SmolRuntime, Timer};
 use crate::lock::Lock;
 use crate::name::Name;
 use crate::options::{BindOptions, SocketEvent};
-use crate::place::Place;
+use crate::socket_file::SocketFile;
 
 /// How often it is looked whether the file is still there.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 pub(crate) struct Bound {
     // Dropped in this order: the file goes while the socket still pins its inode, the lock comes last.
-    file: SocketFile,
+    file: FileState,
     listener: Arc<Async<UnixListener>>,
     watch: Option<Watch>,
 }
 
 /// What leads to the socket.
-enum SocketFile {
+enum FileState {
     /// No file, or not one of ours.
     Unwatched,
-    There(Place),
+    There(SocketFile),
     /// It was removed, and is to be made again if the options say so.
     Lost,
 }
@@ -48,12 +48,12 @@ struct Watch {
 impl Bound {
     /// A socket without a file, or with one that is not ours.
     pub(crate) fn unwatched(listener: Async<UnixListener>) -> Bound {
-        Bound { file: SocketFile::Unwatched, listener: Arc::new(listener), watch: None }
+        Bound { file: FileState::Unwatched, listener: Arc::new(listener), watch: None }
     }
 
     pub(crate) fn watched(
         listener: Async<UnixListener>,
-        place: Place,
+        socket_file: SocketFile,
         lock: Lock,
         options: BindOptions,
         path: PathBuf,
@@ -61,7 +61,7 @@ impl Bound {
         let timer = SmolRuntime::global().timer();
         let waiting = Vec::new();
         let watch = Watch { options, path, timer, is_set: false, waiting, lock };
-        let file = SocketFile::There(place);
+        let file = FileState::There(socket_file);
         Bound { file, listener: Arc::new(listener), watch: Some(watch) }
     }
 
@@ -82,14 +82,14 @@ impl Bound {
             if !Arc::ptr_eq(&self.listener, listener) {
                 return Poll::Ready(Ok(()));
             }
-            if matches!(self.file, SocketFile::Lost) && !watch.options.rebinds() {
+            if matches!(self.file, FileState::Lost) && !watch.options.rebinds() {
                 let text = format!("{name}: the socket was removed, nobody can connect any more");
                 return Poll::Ready(Err(io::Error::new(ErrorKind::NotFound, text)));
             }
             if watch.poll_time(cx).is_pending() {
                 return Poll::Pending;
             }
-            watch.look(&mut self.file, &mut self.listener);
+            watch.check_file(&mut self.file, &mut self.listener);
             // Who has gone away meanwhile is forgotten; the others come again.
             watch.waiting.retain(|waker| !waker.will_wake(cx.waker()));
             watch.waiting.drain(..).for_each(Waker::wake);
@@ -101,7 +101,7 @@ impl Watch {
     /// Ready when it is time to look.
     fn poll_time(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.is_set {
-            self.timer.set(SmolRuntime::global().now() + LOOK_EVERY);
+            self.timer.set(SmolRuntime::global().now() + CHECK_EVERY);
             self.is_set = true;
         }
         if self.timer.poll(cx).is_ready() {
@@ -115,20 +115,20 @@ impl Watch {
     }
 
     /// Looks whether the file is still there, and sees to it if it is not.
-    fn look(&mut self, file: &mut SocketFile, listener: &mut Arc<Async<UnixListener>>) {
-        if let SocketFile::There(place) = &*file {
-            if !place.is_lost() {
+    fn check_file(&mut self, file: &mut FileState, listener: &mut Arc<Async<UnixListener>>) {
+        if let FileState::There(socket_file) = &*file {
+            if !socket_file.is_lost() {
                 return;
             }
             // Before there can be a new file with the old one's number.
-            *file = SocketFile::Lost;
+            *file = FileState::Lost;
             self.options.tell(&SocketEvent::Removed);
         }
         if self.options.rebinds() {
             match self.rebind() {
-                Ok((new, place)) => {
+                Ok((new, socket_file)) => {
                     *listener = Arc::new(new);
-                    *file = SocketFile::There(place);
+                    *file = FileState::There(socket_file);
                     self.options.tell(&SocketEvent::Rebound);
                 }
                 Err(error) => self.options.tell(&SocketEvent::RebindFailed(error)),
@@ -136,7 +136,7 @@ impl Watch {
         }
     }
 
-    fn rebind(&mut self) -> io::Result<(Async<UnixListener>, Place)> {
+    fn rebind(&mut self) -> io::Result<(Async<UnixListener>, SocketFile)> {
         if self.lock.is_lost() {
             // It was removed too, and another server may have made a new one.
             self.lock = Lock::take(&self.path)?;

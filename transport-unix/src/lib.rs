@@ -8,8 +8,8 @@ mod connector;
 mod lock;
 mod name;
 mod options;
-mod place;
 mod socket;
+mod socket_file;
 
 pub use acceptor::UnixAcceptor;
 pub use connector::UnixConnector;

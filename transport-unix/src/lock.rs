@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use oncewire_driver::files::{LockError, LockFile};
 
-use crate::place::in_use;
+use crate::socket_file::in_use;
 
 /// The right to be the server of a path, for as long as this lives.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use crate::bound::Bound;
 use crate::connector::stream_socket;
 use crate::lock::Lock;
 use crate::name::Name;
-use crate::place::{Owner, Place, clear, in_use, owner};
+use crate::socket_file::{Owner, SocketFile, clear, in_use, owner};
 
 /// What happened to a socket's file while its server lived.
 #[derive(Debug)]
@@ -133,8 +133,8 @@ impl BindOptions {
         // The path must mean the same when it is removed, or made again.
         let path = std::path::absolute(path)?;
         let lock = Lock::take(&path)?;
-        let (listener, place) = self.make_socket(&path, name)?;
-        let bound = Bound::watched(listener, place, lock, self.clone(), path);
+        let (listener, socket_file) = self.make_socket(&path, name)?;
+        let bound = Bound::watched(listener, socket_file, lock, self.clone(), path);
         Ok(UnixAcceptor::of(bound, name.clone()))
     }
 
@@ -143,18 +143,18 @@ impl BindOptions {
         &self,
         path: &Path,
         name: &Name,
-    ) -> io::Result<(Async<UnixListener>, Place)> {
+    ) -> io::Result<(Async<UnixListener>, SocketFile)> {
         clear(path, name)?;
         let listener: UnixListener = stream_socket()?;
         net::bind(&listener, &name.to_address()?).map_err(|e| match e {
             Errno::ADDRINUSE => in_use(name, None),
             e => name.explain(e),
         })?;
-        let place = Place::of(path)?;
+        let socket_file = SocketFile::of(path)?;
         // Before it listens, every connection is refused, whatever the bits.
-        place.set_mode(self.mode)?;
+        socket_file.set_mode(self.mode)?;
         net::listen(&listener, self.backlog)?;
-        Ok((Async::new(listener)?, place))
+        Ok((Async::new(listener)?, socket_file))
     }
 
     fn bind_abstract(&self, name: &Name) -> io::Result<UnixAcceptor> {
@@ -162,7 +162,7 @@ impl BindOptions {
         let listener: UnixListener = stream_socket()?;
         net::bind(&listener, &address).map_err(|e| match e {
             Errno::ADDRINUSE => match owner(name) {
-                Ok(Owner::Lives(pid)) => in_use(name, pid),
+                Ok(Owner::Alive(pid)) => in_use(name, pid),
                 _ => in_use(name, None),
             },
             e => name.explain(e),

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use oncewire_unix::conformance::{Fixture, Place};
+use oncewire_unix::conformance::{Endpoint, Fixture};
 use oncewire_unix::{BoxFuture, UnixAcceptor, UnixConnector};
 
 /// Removed at the case's end.
@@ -31,11 +31,11 @@ impl Drop for Directory {
 }
 
 impl Fixture for Directory {
-    fn bind(&self) -> BoxFuture<'_, io::Result<Place>> {
+    fn bind(&self) -> BoxFuture<'_, io::Result<Endpoint>> {
         let socket = self.path.join(self.sockets.fetch_add(1, Ordering::Relaxed).to_string());
         Box::pin(async {
             let acceptor = UnixAcceptor::bind(&socket)?;
-            Ok(Place::new(UnixConnector::new(socket), acceptor))
+            Ok(Endpoint::new(UnixConnector::new(socket), acceptor))
         })
     }
 }

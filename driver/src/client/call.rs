@@ -11,8 +11,8 @@ use std::task::{Context, Poll};
 
 use oncewire_core::{self as core, CallError, NotExecuted};
 
+use super::pending::PendingId;
 use super::state::Shared;
-use super::waits::WaitId;
 use crate::outcome::{Decode, Outcome, RawOutcome};
 
 /// A call on its way. Dropping it cancels the call: if it was not started it never will be (S19).
@@ -26,14 +26,14 @@ pub struct CallFuture<R> {
 enum State {
     /// To be begun when it is first polled, if it can be.
     Fresh(Result<core::Call<'static>, NotExecuted>),
-    Waiting(WaitId),
+    Waiting(PendingId),
     Done,
 }
 
 impl<R> CallFuture<R> {
     pub(super) fn new(
         shared: Arc<Shared>,
-        begun: Result<WaitId, NotExecuted>,
+        begun: Result<PendingId, NotExecuted>,
         decode: Decode<R>,
     ) -> CallFuture<R> {
         let state = match begun {
@@ -107,7 +107,7 @@ impl<R> fmt::Debug for CallFuture<R> {
 /// nobody wants the call any more.
 pub struct Ticket<R> {
     shared: Arc<Shared>,
-    id: Option<WaitId>,
+    id: Option<PendingId>,
     decode: Decode<R>,
 }
 
@@ -129,7 +129,7 @@ impl<R> Ticket<R> {
 /// One wait for a ticket's outcome: when it is dropped, others must read.
 struct TicketWait<'a> {
     shared: &'a Shared,
-    id: WaitId,
+    id: PendingId,
 }
 
 impl Drop for TicketWait<'_> {

@@ -3,11 +3,11 @@
 //! | file | what it does |
 //! |---|---|
 //! | `durable.rs` | the handle, its calls, their outcomes and receipts |
-//! | `durable/desk.rs` | which call is recorded, what waits for which write |
-//! | `durable/record.rs` | what stands in a journal, and its bytes |
+//! | `durable/journal_state.rs` | which call is recorded, what waits for which write |
+//! | `durable/codec.rs` | what stands in a journal, and its bytes |
 
-mod desk;
-mod record;
+mod codec;
+mod journal_state;
 
 use std::fmt;
 use std::future::Future;
@@ -30,8 +30,8 @@ use crate::method::Method;
 use crate::outcome::{Decode, Outcome};
 use crate::runtime::{Runtime, SmolRuntime};
 use crate::transport::Connect;
-pub(crate) use desk::Desk;
-use desk::{Left, Told};
+pub(crate) use journal_state::JournalState;
+use journal_state::{Delivered, Recovered};
 
 /// A client whose session and calls stand in a [journal](crate::journal): when its process dies, the next one resumes
 /// the session and learns what became of each call.
@@ -104,7 +104,7 @@ impl DurableClient {
         connector: impl Connect,
         options: ClientOptions,
         journal: impl Journal,
-    ) -> Result<(DurableClient, Vec<LeftCall>), JournalError> {
+    ) -> Result<(DurableClient, Vec<RecoveredCall>), JournalError> {
         DurableClient::with_runtime(connector, options, journal, SmolRuntime::global())
     }
 
@@ -117,15 +117,15 @@ impl DurableClient {
         options: ClientOptions,
         journal: impl Journal,
         runtime: Arc<dyn Runtime>,
-    ) -> Result<(DurableClient, Vec<LeftCall>), JournalError> {
+    ) -> Result<(DurableClient, Vec<RecoveredCall>), JournalError> {
         let config = options.machine_config();
-        let (desk, machine, left) =
-            Desk::open(Arc::new(journal), config, runtime.now(), options.timeout)?;
-        let desk = Some(Box::new(desk));
+        let (journal, machine, left) =
+            JournalState::open(Arc::new(journal), config, runtime.now(), options.timeout)?;
+        let journal = Some(Box::new(journal));
         let shared =
-            Shared::with_machine(Box::new(connector), options, runtime.clone(), machine, desk);
+            Shared::with_machine(Box::new(connector), options, runtime.clone(), machine, journal);
         runtime.spawn(Box::pin(ClientTask::new(shared.clone())));
-        let left = left.into_iter().map(|left| LeftCall::new(&shared, left)).collect();
+        let left = left.into_iter().map(|left| RecoveredCall::new(&shared, left)).collect();
         Ok((DurableClient { handle: Arc::new(Handle { shared }) }, left))
     }
 
@@ -201,18 +201,18 @@ impl DurableClient {
 
 /// A call that an earlier run of the program left behind: it goes on, or its outcome waits to be confirmed.
 #[derive(Debug)]
-pub struct LeftCall {
+pub struct RecoveredCall {
     tag: Bytes,
     method: MethodId,
     call: DurableCall<Bytes>,
 }
 
-impl LeftCall {
-    fn new(shared: &Arc<Shared>, left: Left) -> LeftCall {
-        let Left { number, tag, method } = left;
+impl RecoveredCall {
+    fn new(shared: &Arc<Shared>, left: Recovered) -> RecoveredCall {
+        let Recovered { number, tag, method } = left;
         let state = CallState::Waiting(number);
         let call = DurableCall { shared: shared.clone(), state, decode: Decode::raw() };
-        LeftCall { tag, method, call }
+        RecoveredCall { tag, method, call }
     }
 
     /// What its caller called it.
@@ -232,7 +232,7 @@ impl LeftCall {
     pub fn typed<A, R: DeserializeOwned>(
         self,
         method: &Method<A, R>,
-    ) -> Result<DurableCall<R>, LeftCall> {
+    ) -> Result<DurableCall<R>, RecoveredCall> {
         if self.method != method.id() {
             return Err(self);
         }
@@ -276,7 +276,7 @@ impl<R> DurableCall<R> {
         DurableCall { shared: self.shared.clone(), state, decode }
     }
 
-    fn delivery(&self, told: Told, number: u64) -> Delivery<R> {
+    fn delivery(&self, told: Delivered, number: u64) -> Delivery<R> {
         let number = told.stable.then_some(number);
         let receipt = Receipt { shared: self.shared.clone(), number };
         Delivery { outcome: self.decode.outcome(told.outcome, None), receipt }
@@ -291,7 +291,7 @@ impl<R> Future for DurableCall<R> {
             CallState::Done => return Poll::Pending,
             CallState::NotBegun(why) => {
                 let outcome = crate::outcome::RawOutcome::NotExecuted(why);
-                (Told { outcome, stable: false }, 0)
+                (Delivered { outcome, stable: false }, 0)
             }
             CallState::Waiting(number) => match self.shared.poll_durable(number, cx) {
                 Poll::Ready(told) => (told, number),
@@ -409,19 +409,19 @@ impl Shared {
                 return Err(NotExecuted::NotBegun(CallError::Closed));
             }
             let closed = NotExecuted::NotBegun(CallError::Closed);
-            let desk = state.durable.as_mut().ok_or(closed)?;
-            let call = desk::call_of(method, body.clone(), timeout);
-            let number = desk.begin(&mut state.machine, now, tag, call, body)?;
+            let journal = state.durable.as_mut().ok_or(closed)?;
+            let call = journal_state::call_of(method, body.clone(), timeout);
+            let number = journal.begin(&mut state.machine, now, tag, call, body)?;
             state.deliver(now);
             state.wake_task();
             Ok(number)
         })
     }
 
-    fn poll_durable(&self, number: u64, cx: &mut Context<'_>) -> Poll<Told> {
+    fn poll_durable(&self, number: u64, cx: &mut Context<'_>) -> Poll<Delivered> {
         self.with(|state, _| match &mut state.durable {
-            Some(desk) => {
-                let poll = desk.poll(number, cx, &mut state.dropped);
+            Some(journal) => {
+                let poll = journal.poll(number, cx, &mut state.dropped);
                 state.set_alarm();
                 poll
             }
@@ -431,7 +431,7 @@ impl Shared {
 
     fn cancel_durable(&self, number: u64) {
         self.with(|state, now| {
-            if let Some(call) = state.durable.as_ref().and_then(|desk| desk.call(number)) {
+            if let Some(call) = state.durable.as_ref().and_then(|journal| journal.call(number)) {
                 state.machine.cancel(now, call);
                 state.deliver(now);
                 state.wake_task();
@@ -441,16 +441,16 @@ impl Shared {
 
     fn leave_durable(&self, number: u64) {
         self.with(|state, _| {
-            if let Some(desk) = &mut state.durable {
-                desk.leave(number, &mut state.dropped);
+            if let Some(journal) = &mut state.durable {
+                journal.leave(number, &mut state.dropped);
             }
         });
     }
 
     fn confirm_durable(self: &Arc<Self>, number: u64) {
         let task_gone = self.with(|state, _| {
-            if let Some(desk) = &mut state.durable {
-                desk.confirm(number);
+            if let Some(journal) = &mut state.durable {
+                journal.confirm(number);
             }
             state.wake_task();
             state.task_gone
@@ -462,12 +462,12 @@ impl Shared {
 
     fn conclude_durable(self: &Arc<Self>, result: Result<(), JournalError>) {
         let task_gone = self.with(|state, now| {
-            if let Some(desk) = &mut state.durable {
-                desk.conclude(&mut state.machine, now, result, &mut state.to_wake);
+            if let Some(journal) = &mut state.durable {
+                journal.conclude(&mut state.machine, now, result, &mut state.to_wake);
             }
             state.deliver(now);
             // What is recorded now is to leave, and the next batch to be written.
-            state.tell_flush();
+            state.request_flush();
             state.wake_task();
             state.task_gone
         });
@@ -493,7 +493,7 @@ impl Shared {
 
     fn poll_written(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.with(|state, _| match &mut state.durable {
-            Some(desk) => desk.poll_idle(cx),
+            Some(journal) => journal.poll_idle(cx),
             None => Poll::Ready(()),
         })
     }
@@ -505,9 +505,9 @@ impl Shared {
 
 impl State {
     fn take_batch(&mut self, now: Instant) -> Option<(Arc<dyn Journal>, Vec<JournalWrite>)> {
-        let desk = self.durable.as_mut()?;
-        let writes = desk.take_batch(&mut self.machine, now)?;
-        Some((desk.journal(), writes))
+        let journal = self.durable.as_mut()?;
+        let writes = journal.take_batch(&mut self.machine, now)?;
+        Some((journal.journal(), writes))
     }
 }
 

@@ -4,8 +4,8 @@
 //! an await. Wakers are called after it was let go.
 
 mod alarm;
-mod ends;
 mod lead;
+mod lifecycle;
 
 use std::collections::VecDeque;
 use std::io;
@@ -23,14 +23,14 @@ use lead::{Step, Watch};
 
 use alarm::Alarm;
 
-use super::durable::Desk;
-use super::waits::{WaitId, Waits};
+use super::durable::JournalState;
+use super::pending::{PendingCalls, PendingId};
 use super::{ClientOptions, ClientStatus};
 use crate::buffer::{self, ReadBuffer, WriteBuffer};
 use crate::caught::wake_all;
 use crate::outcome::RawOutcome;
-use crate::patience::{self, Patience, Tries};
 use crate::runtime::Runtime;
+use crate::spin::{self, SpinAttempt, SpinPolicy};
 use crate::sync::{Lock, MutexGuard};
 use crate::transport::{BoxStream, Connect};
 
@@ -58,17 +58,17 @@ pub(super) struct Shared {
 
 pub(super) struct State {
     pub(super) machine: Machine<Heap>,
-    /// Of a durable client, whose calls are not among `waits`.
-    pub(super) durable: Option<Box<Desk>>,
+    /// Of a durable client, whose calls are not among `pending`.
+    pub(super) durable: Option<Box<JournalState>>,
     pub(super) stream: Option<BoxStream>,
     read: ReadBuffer,
     /// What is in `read` may be whole frames.
     backlog: bool,
     write: WriteBuffer,
-    waits: Waits,
+    pending: PendingCalls,
     pub(super) leader: Leader,
     /// Calls that wait while another one leads; some have ended meanwhile.
-    followers: VecDeque<WaitId>,
+    followers: VecDeque<PendingId>,
     /// When a leading call was last polled, or passed the lead on.
     pub(super) led_at: Instant,
     /// Whoever read last had its turn, and the stream had more.
@@ -77,7 +77,7 @@ pub(super) struct State {
     leads: u64,
     watch: Option<Watch>,
     /// The leader was told that there is something to write.
-    flush_told: bool,
+    flush_requested: bool,
     /// The client's task.
     pub(super) task: Option<Waker>,
     pub(super) task_gone: bool,
@@ -102,15 +102,15 @@ pub(super) struct State {
     /// Wakers that are not needed any more, to be dropped without the lock.
     pub(super) dropped: Vec<Waker>,
     /// The call that is being polled: it takes its outcome itself.
-    polled: Option<WaitId>,
+    polled: Option<PendingId>,
     /// Whether replies come so soon that nobody need sleep for them.
-    patience: Patience,
+    spin: SpinPolicy,
     /// Reads that brought something.
     reads: u64,
     /// Looks that paid, one after the other.
     looks: u32,
     /// The call that has let others act before it.
-    waited: Option<WaitId>,
+    waited: Option<PendingId>,
 }
 
 impl Shared {
@@ -128,7 +128,7 @@ impl Shared {
         options: ClientOptions,
         runtime: Arc<dyn Runtime>,
         machine: Machine<Heap>,
-        durable: Option<Box<Desk>>,
+        durable: Option<Box<JournalState>>,
     ) -> Arc<Shared> {
         let timer = runtime.timer();
         let make = |shared: &Weak<Shared>| {
@@ -173,7 +173,7 @@ impl Shared {
 
     /// Takes a call in; it leaves when it is first polled.
     #[inline]
-    pub(super) fn begin(&self, mut call: Call<'_>) -> Result<WaitId, NotExecuted> {
+    pub(super) fn begin(&self, mut call: Call<'_>) -> Result<PendingId, NotExecuted> {
         self.with_at(self.begins_at(&mut call), |state, now| state.begin(now, call))
     }
 
@@ -184,7 +184,7 @@ impl Shared {
         if call.timeout < RECENT_TIMEOUT_MIN {
             return self.runtime.now();
         }
-        let (moment, age_max) = self.runtime.recent();
+        let (moment, age_max) = self.runtime.coarse_now();
         call.timeout = call.timeout.saturating_add(age_max);
         moment
     }
@@ -194,7 +194,7 @@ impl Shared {
         &self,
         mut call: Call<'_>,
         cx: &mut Context<'_>,
-    ) -> Result<(WaitId, Poll<RawOutcome>), NotExecuted> {
+    ) -> Result<(PendingId, Poll<RawOutcome>), NotExecuted> {
         let (id, step) = self.with_at(self.begins_at(&mut call), |state, now| {
             let id = state.begin(now, call)?;
             Ok((id, state.poll_waiting(id, now, cx, true)))
@@ -203,8 +203,8 @@ impl Shared {
     }
 
     /// Sees that a call leaves though nobody polls it.
-    pub(super) fn see_off(&self) {
-        self.with(|state, _| state.tell_flush());
+    pub(super) fn ensure_sent(&self) {
+        self.with(|state, _| state.request_flush());
     }
 
     /// Takes a one-way call in, and sees that it leaves.
@@ -215,14 +215,14 @@ impl Shared {
             }
             state.machine.call(now, call)?;
             state.deliver(now);
-            state.tell_flush();
+            state.request_flush();
             Ok(())
         })
     }
 
     /// The outcome of a call, once it is there. Meanwhile the caller may read the socket for all.
     #[inline]
-    pub(super) fn poll_outcome(&self, id: WaitId, cx: &mut Context<'_>) -> Poll<RawOutcome> {
+    pub(super) fn poll_outcome(&self, id: PendingId, cx: &mut Context<'_>) -> Poll<RawOutcome> {
         // What others have read for us is there to be taken, and the time does not matter.
         if let Some(outcome) = self.lock().take_outcome_as_follower(id) {
             return Poll::Ready(outcome);
@@ -233,7 +233,7 @@ impl Shared {
 
     /// Goes on with a poll after the lock was let go.
     #[inline]
-    fn finish_poll(&self, id: WaitId, step: Step, cx: &mut Context<'_>) -> Poll<RawOutcome> {
+    fn finish_poll(&self, id: PendingId, step: Step, cx: &mut Context<'_>) -> Poll<RawOutcome> {
         match step {
             Step::Done(outcome) => Poll::Ready(outcome),
             Step::Sleep => Poll::Pending,
@@ -242,20 +242,20 @@ impl Shared {
     }
 
     /// Lets whoever may answer act, and looks whether it has.
-    fn look(&self, id: WaitId, cx: &mut Context<'_>) -> Poll<RawOutcome> {
-        let patience = self.runtime.patience(std::ptr::from_ref(self).addr());
-        let mut tries = patience.map(|time| Tries::new(self.runtime.now(), time));
+    fn look(&self, id: PendingId, cx: &mut Context<'_>) -> Poll<RawOutcome> {
+        let spin = self.runtime.spin_budget(std::ptr::from_ref(self).addr());
+        let mut tries = spin.map(|time| SpinAttempt::new(self.runtime.now(), time));
         loop {
             if tries.is_some() {
-                self.runtime.give_way();
+                self.runtime.yield_now();
             }
             let poll = self.with(|state, now| {
                 let reads = state.reads;
-                let step = patience::looking(|| state.poll_outcome(id, now, cx, false));
+                let step = spin::with_forced_reads(|| state.poll_outcome(id, now, cx, false));
                 if let Some(tries) = &mut tries {
                     // Its outcome may have been read by others.
                     let paid = state.reads > reads || matches!(step, Step::Done(_));
-                    state.patience.note(tries.judge(now, paid)?);
+                    state.spin.record(tries.judge(now, paid)?);
                     state.looks += 1;
                 }
                 Some(match step {
@@ -270,9 +270,9 @@ impl Shared {
     }
 
     /// Nobody waits for a call any more.
-    pub(super) fn abandon(&self, id: WaitId) {
+    pub(super) fn abandon(&self, id: PendingId) {
         self.with(|state, now| {
-            if let Some(call) = state.waits.remove(id, &mut state.dropped) {
+            if let Some(call) = state.pending.remove(id, &mut state.dropped) {
                 state.machine.cancel(now, call);
                 state.machine.forget(now, call);
             }
@@ -281,12 +281,12 @@ impl Shared {
                 state.pass_lead(now);
             }
             // Its cancel is to leave, and what it could not write others must.
-            state.tell_flush();
+            state.request_flush();
         });
     }
 
     /// Nobody polls a call for now: it reads for nobody.
-    pub(super) fn stop_waiting(&self, id: WaitId) {
+    pub(super) fn stop_waiting(&self, id: PendingId) {
         self.with(|state, now| {
             if state.leader == Leader::Call(id) {
                 state.pass_lead(now);
@@ -301,7 +301,7 @@ impl Shared {
             state.closing_since.get_or_insert(now);
             state.deliver(now);
             if !state.say_goodbye(now, self.options.close_timeout, waited_for) {
-                state.tell_flush();
+                state.request_flush();
                 state.wake_task();
             }
         });
@@ -348,14 +348,14 @@ impl Shared {
             state.stream = None;
             state.machine.close(now);
             state.machine.handle_disconnected(now);
-            for call in state.waits.calls() {
+            for call in state.pending.calls() {
                 // What was not handed ends as cancelled; of the rest nobody will know.
                 state.machine.cancel(now, call);
             }
             state.deliver(now);
-            state.waits.end_all(&mut state.to_wake);
-            if let Some(desk) = &mut state.durable {
-                desk.end(&mut state.to_wake);
+            state.pending.end_all(&mut state.to_wake);
+            if let Some(journal) = &mut state.durable {
+                journal.end(&mut state.to_wake);
             }
             state.wake_watchers();
         });
@@ -363,7 +363,7 @@ impl Shared {
 }
 
 impl State {
-    fn new(machine: Machine<Heap>, durable: Option<Box<Desk>>, alarm: Alarm) -> State {
+    fn new(machine: Machine<Heap>, durable: Option<Box<JournalState>>, alarm: Alarm) -> State {
         State {
             machine,
             durable,
@@ -371,14 +371,14 @@ impl State {
             read: ReadBuffer::default(),
             backlog: false,
             write: WriteBuffer::default(),
-            waits: Waits::default(),
+            pending: PendingCalls::default(),
             leader: Leader::Nobody,
             followers: VecDeque::new(),
             led_at: Instant::ZERO,
             overran: false,
             leads: 0,
             watch: None,
-            flush_told: false,
+            flush_requested: false,
             task: None,
             task_gone: false,
             armed: Instant::ZERO,
@@ -396,7 +396,7 @@ impl State {
             to_wake: Vec::new(),
             dropped: Vec::new(),
             polled: None,
-            patience: Patience::default(),
+            spin: SpinPolicy::default(),
             reads: 0,
             looks: 0,
             waited: None,
@@ -404,7 +404,7 @@ impl State {
     }
 
     #[inline]
-    fn begin(&mut self, now: Instant, call: Call<'_>) -> Result<WaitId, NotExecuted> {
+    fn begin(&mut self, now: Instant, call: Call<'_>) -> Result<PendingId, NotExecuted> {
         if self.machine.refusal().is_some() {
             return Err(NotExecuted::SessionRefused);
         }
@@ -412,7 +412,7 @@ impl State {
             return Err(NotExecuted::NotBegun(CallError::Closed));
         }
         let call = self.machine.call(now, call).map_err(NotExecuted::NotBegun)?;
-        let id = self.waits.insert(call);
+        let id = self.pending.insert(call);
         if self.stream.is_none() {
             // What fails fast has ended already.
             self.deliver(now);
@@ -431,13 +431,13 @@ impl State {
         &mut self,
         now: Instant,
         cx: &mut Context<'_>,
-        own: Option<WaitId>,
+        own: Option<PendingId>,
         len_max: usize,
     ) {
         let mut left = len_max;
         loop {
             self.flush(now, cx);
-            if own.is_some_and(|id| self.waits.has_outcome(id)) {
+            if own.is_some_and(|id| self.pending.has_outcome(id)) {
                 return;
             }
             if left == 0 {
@@ -527,17 +527,17 @@ impl State {
     #[inline]
     fn tell(&mut self, call: CallId, outcome: RawOutcome) {
         match &mut self.durable {
-            None => self.waits.tell(call, outcome, self.polled, &mut self.to_wake),
-            Some(desk) => {
+            None => self.pending.tell(call, outcome, self.polled, &mut self.to_wake),
+            Some(journal) => {
                 let refused = self.machine.refusal().is_some();
-                desk.answer(call, outcome, refused, &mut self.to_wake);
+                journal.answer(call, outcome, refused, &mut self.to_wake);
             }
         }
     }
 
     /// Hands what the machine wants to send, and writes it; says whether there was anything.
     pub(super) fn flush(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
-        self.flush_told = false;
+        self.flush_requested = false;
         let mut wrote = false;
         loop {
             let Some(stream) = &mut self.stream else { return wrote };

@@ -12,8 +12,8 @@ use oncewire_core::Instant;
 use super::backoff::{Backoff, Ended};
 use super::state::{LEAD_AFTER, Leader, Shared, State};
 use crate::caught::{Guarded, caught};
-use crate::patience::Tries;
 use crate::runtime::Timer;
+use crate::spin::SpinAttempt;
 use crate::transport::{BoxFuture, BoxStream};
 
 /// Looks for an answer in one poll: then other tasks get their turn.
@@ -34,7 +34,7 @@ pub(super) struct ClientTask {
     /// Whether there was a connection when the task last looked.
     was_connected: bool,
     /// A look that has not been judged yet.
-    look: Option<Tries>,
+    look: Option<SpinAttempt>,
 }
 
 /// How the task goes on after a turn.
@@ -103,7 +103,7 @@ impl ClientTask {
             return Next::Sleep(self.alarm(self.next_look(state).max(soonest), now));
         }
         self.was_connected = true;
-        let is_left = state.lead_is_left(now);
+        let is_left = state.task_should_lead(now);
         let looks = match state.leader {
             Leader::Task => state.lead_or_look(now, cx, may_look, looked),
             // What nobody waits for is answered, too.
@@ -262,7 +262,7 @@ impl Future for ClientTask {
                 Next::End => return Poll::Ready(()),
                 Next::Look => {
                     looks += 1;
-                    shared.runtime.give_way();
+                    shared.runtime.yield_now();
                 }
                 Next::Sleep(until) => {
                     if this.armed.replace(until) != Some(until) {

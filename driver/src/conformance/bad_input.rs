@@ -4,8 +4,8 @@ use oncewire_core::wire::{Frame, Hello, Refuse, Role, VERSION};
 use oncewire_core::{CallError, Executed, MethodId, NoReply, NotExecuted, ProtocolError, Status};
 
 use super::expect_reply;
-use super::hand::{Hand, encode, hello, request, welcome};
-use super::line::Line;
+use super::faulty_link::FaultyLink;
+use super::raw_peer::{RawPeer, encode, hello, request, welcome};
 use super::service::{
     ADD_ONE, ADD_ONE_OF_ANOTHER_VERSION, BLOB, ECHO, SMALL_BLOB, WAIT, arguments,
 };
@@ -14,10 +14,10 @@ use crate::outcome::Outcome;
 
 /// What a server says to a connection on which only this was sent; a neighbour notices nothing.
 async fn first_words(world: &World, host: &Host, bytes: &[u8]) -> Refuse {
-    let neighbour = world.connected(&Line::to(host.place.clone())).await;
-    let mut hand = world.hand(&host.place).await;
-    hand.send_bytes(bytes).await;
-    let refuse = hand.refused().await;
+    let neighbour = world.connected(&FaultyLink::to(host.connector.clone())).await;
+    let mut peer = world.raw_peer(&host.connector).await;
+    peer.send_bytes(bytes).await;
+    let refuse = peer.refused().await;
     expect_reply(world, neighbour.call(&ADD_ONE, &1), 2).await;
     assert_eq!(neighbour.status().reconnects, 0);
     refuse
@@ -46,14 +46,14 @@ pub async fn a_version_that_nobody_speaks_is_refused_with_those_that_are(world: 
 
 pub async fn a_range_of_versions_that_includes_ours_is_welcome(world: World) {
     let host = world.host().await;
-    let mut hand = world.hand(&host.place).await;
+    let mut peer = world.raw_peer(&host.connector).await;
     let wide = Hello { version_min: 0, version_max: VERSION + 9, ..hello(None) };
-    assert_eq!(hand.greet(wide).await.version, VERSION);
+    assert_eq!(peer.greet(wide).await.version, VERSION);
 }
 
 pub async fn a_server_of_another_version_ends_the_client_with_a_reason(world: World) {
-    let (place, acceptor) = world.place().await;
-    let client = world.client(&Line::to(place));
+    let (connector, acceptor) = world.listen().await;
+    let client = world.client(&FaultyLink::to(connector));
     let call = client.call(&ADD_ONE, &1).start();
     let mut server = world.accept(&acceptor).await;
     server.hello().await;
@@ -67,58 +67,58 @@ pub async fn a_server_of_another_version_ends_the_client_with_a_reason(world: Wo
 
 pub async fn a_truncated_frame_at_the_end_of_a_connection_is_dropped(world: World) {
     let host = world.host().await;
-    let mut hand = world.hand(&host.place).await;
-    let session = hand.open().await.session;
+    let mut peer = world.raw_peer(&host.connector).await;
+    let session = peer.open().await.session;
     let whole = encode(&Frame::Request(request(1, 0, ADD_ONE.id()), &arguments(&1u64)));
     for len in [1, 4, 5, 31, 32] {
-        hand.send_bytes(&whole[..len]).await;
-        drop(hand);
+        peer.send_bytes(&whole[..len]).await;
+        drop(peer);
         world.counted(&host, "the loss", |counters| counters.conns == 0).await;
-        hand = world.hand(&host.place).await;
-        assert_eq!(hand.resume(session, 0).await.seen, 0);
+        peer = world.raw_peer(&host.connector).await;
+        assert_eq!(peer.resume(session, 0).await.seen, 0);
     }
     assert_eq!(world.service.runs(), 0);
-    hand.send_bytes(&whole).await;
-    assert_eq!(hand.answer(1).await.0, Status::Done);
+    peer.send_bytes(&whole).await;
+    assert_eq!(peer.answer(1).await.0, Status::Done);
 }
 
 pub async fn a_second_hello_closes_the_connection(world: World) {
     let host = world.host().await;
-    let mut hand = world.hand(&host.place).await;
-    hand.open().await;
-    hand.send(&Frame::Hello(hello(None))).await;
-    assert_eq!(hand.refused().await, Refuse::Protocol(ProtocolError::SecondHello.code()));
+    let mut peer = world.raw_peer(&host.connector).await;
+    peer.open().await;
+    peer.send(&Frame::Hello(hello(None))).await;
+    assert_eq!(peer.refused().await, Refuse::Protocol(ProtocolError::SecondHello.code()));
     assert_eq!(host.server.counters().sessions, 1);
 }
 
 pub async fn a_request_after_goodbye_closes_the_connection(world: World) {
     let host = world.host().await;
-    let mut hand = world.hand(&host.place).await;
-    hand.open().await;
-    hand.request(1, 0, WAIT.id(), &arguments(&1u64)).await;
+    let mut peer = world.raw_peer(&host.connector).await;
+    peer.open().await;
+    peer.request(1, 0, WAIT.id(), &arguments(&1u64)).await;
     world.waiting(1).await;
     let mut bytes = encode(&Frame::Goodbye(Role::Client));
     bytes.extend(encode(&Frame::Request(request(2, 0, ADD_ONE.id()), &arguments(&2u64))));
-    hand.send_bytes(&bytes).await;
-    assert_eq!(hand.refused().await, Refuse::Protocol(ProtocolError::AfterGoodbye.code()));
+    peer.send_bytes(&bytes).await;
+    assert_eq!(peer.refused().await, Refuse::Protocol(ProtocolError::AfterGoodbye.code()));
     assert_eq!(world.service.arguments(), []);
 }
 
 pub async fn a_frame_longer_than_was_granted_closes_the_connection(world: World) {
     let host = world.host_with(|config| config.request_len_max = 1000).await;
-    let mut hand = world.hand(&host.place).await;
-    let session = hand.open().await.session;
-    assert_eq!(hand.call(1, 0, ECHO, &[1; 1000]).await.0, Status::Done);
-    hand.request(2, 1, ECHO, &[1; 1001]).await;
+    let mut peer = world.raw_peer(&host.connector).await;
+    let session = peer.open().await.session;
+    assert_eq!(peer.call(1, 0, ECHO, &[1; 1000]).await.0, Status::Done);
+    peer.request(2, 1, ECHO, &[1; 1001]).await;
     let error = ProtocolError::FrameTooLong { len: 0, max: 0 };
-    assert_eq!(hand.refused().await, Refuse::Protocol(error.code()));
-    let mut hand = world.hand(&host.place).await;
-    assert_eq!(hand.resume(session, 0).await.seen, 1);
+    assert_eq!(peer.refused().await, Refuse::Protocol(error.code()));
+    let mut peer = world.raw_peer(&host.connector).await;
+    assert_eq!(peer.resume(session, 0).await.seen, 1);
 }
 
 pub async fn an_unknown_method_is_a_typed_refusal_on_a_healthy_connection(world: World) {
     let host = world.host().await;
-    let client = world.connected(&Line::to(host.place.clone())).await;
+    let client = world.connected(&FaultyLink::to(host.connector.clone())).await;
     let unknown = MethodId::of("conformance.no_such_method");
     let outcome = world.within("the refusal", client.call_raw(unknown, vec![1])).await;
     let refused = NotExecuted::UnknownMethod;
@@ -130,7 +130,7 @@ pub async fn an_unknown_method_is_a_typed_refusal_on_a_healthy_connection(world:
 
 pub async fn arguments_that_cannot_be_decoded_are_a_typed_refusal(world: World) {
     let host = world.host().await;
-    let client = world.connected(&Line::to(host.place.clone())).await;
+    let client = world.connected(&FaultyLink::to(host.connector.clone())).await;
     let outcome = world.within("the refusal", client.call_raw(ADD_ONE.id(), vec![0xff; 3])).await;
     let refused = NotExecuted::BadArguments;
     assert!(matches!(&outcome, Outcome::NotExecuted(why) if *why == refused), "{outcome:?}");
@@ -142,7 +142,7 @@ pub async fn arguments_that_cannot_be_decoded_are_a_typed_refusal(world: World) 
 
 pub async fn a_reply_of_another_type_was_executed_and_says_so(world: World) {
     let host = world.host().await;
-    let client = world.connected(&Line::to(host.place.clone())).await;
+    let client = world.connected(&FaultyLink::to(host.connector.clone())).await;
     let call = client.call(&ADD_ONE_OF_ANOTHER_VERSION, &(1 << 40));
     let outcome = world.within("the outcome", call).await;
     assert!(matches!(outcome, Outcome::NoReply(NoReply::Undecodable)), "{outcome:?}");
@@ -154,7 +154,7 @@ pub async fn arguments_larger_than_was_granted_are_not_begun_and_the_error_names
     world: World,
 ) {
     let host = world.host_with(|config| config.request_len_max = 1000).await;
-    let client = world.connected(&Line::to(host.place.clone())).await;
+    let client = world.connected(&FaultyLink::to(host.connector.clone())).await;
     let outcome = world.within("the refusal", client.call_raw(ECHO, vec![1; 1001])).await;
     let too_large = NotExecuted::NotBegun(CallError::RequestTooLarge { len: 1001, max: 1000 });
     assert!(matches!(&outcome, Outcome::NotExecuted(why) if *why == too_large), "{outcome:?}");
@@ -166,11 +166,11 @@ pub async fn arguments_larger_than_was_granted_are_not_begun_and_the_error_names
 
 pub async fn arguments_larger_than_a_grant_that_came_later_are_not_executed(world: World) {
     let host = world.host_with(|config| config.request_len_max = 1000).await;
-    let line = Line::to(host.place.clone());
-    line.refuse_dials(true);
-    let client = world.client(&line);
+    let link = FaultyLink::to(host.connector.clone());
+    link.refuse_dials(true);
+    let client = world.client(&link);
     let call = client.call_raw(ECHO, vec![1; 1001]).start();
-    line.refuse_dials(false);
+    link.refuse_dials(false);
     let outcome = world.within("the refusal", call).await;
     let refused = NotExecuted::RequestTooLarge;
     assert!(matches!(&outcome, Outcome::NotExecuted(why) if *why == refused), "{outcome:?}");
@@ -179,21 +179,21 @@ pub async fn arguments_larger_than_a_grant_that_came_later_are_not_executed(worl
 
 pub async fn a_reply_larger_than_declared_was_executed_without_a_reply(world: World) {
     let host = world.host().await;
-    let client = world.connected(&Line::to(host.place.clone())).await;
+    let client = world.connected(&FaultyLink::to(host.connector.clone())).await;
     // Two bytes of length go before the others.
     let outcome = world.within("the reply", client.call(&SMALL_BLOB, &998)).await;
     assert!(matches!(&outcome, Outcome::Reply(reply) if reply.len() == 998), "{outcome:?}");
     let outcome = world.within("the outcome", client.call(&SMALL_BLOB, &999)).await;
     assert!(matches!(outcome, Outcome::NoReply(NoReply::ReplyTooLarge)), "{outcome:?}");
-    assert_eq!(host.server.mishaps().replies_too_large, 1);
+    assert_eq!(host.server.handler_faults().replies_too_large, 1);
     assert_eq!(world.service.runs(), 2);
     assert_eq!(client.status().reconnects, 0);
 }
 
 pub async fn a_reply_larger_than_the_client_takes_was_executed_without_a_reply(world: World) {
     let host = world.host().await;
-    let line = Line::to(host.place.clone());
-    let client = world.client_with(&line, |options| options.reply_len_max = 500);
+    let link = FaultyLink::to(host.connector.clone());
+    let client = world.client_with(&link, |options| options.reply_len_max = 500);
     let outcome = world.within("the outcome", client.call(&BLOB, &499)).await;
     assert!(matches!(outcome, Outcome::NoReply(NoReply::ReplyTooLarge)), "{outcome:?}");
     expect_reply(&world, client.call(&ADD_ONE, &1), 2).await;
@@ -203,8 +203,8 @@ pub async fn a_reply_larger_than_the_client_takes_was_executed_without_a_reply(w
 /// A server that takes a client in, reads its request and then says this. The client is to leave it, and to be answered
 /// by the next connection.
 async fn misbehaves(world: World, what: &str, bytes: impl FnOnce(u64) -> Vec<u8>) {
-    let (place, acceptor) = world.place().await;
-    let client = world.client(&Line::to(place));
+    let (connector, acceptor) = world.listen().await;
+    let client = world.client(&FaultyLink::to(connector));
     let call = client.call(&ADD_ONE, &1).start();
     let mut server = world.accept(&acceptor).await;
     server.take_in([1; 16], 0).await;
@@ -222,7 +222,7 @@ async fn misbehaves(world: World, what: &str, bytes: impl FnOnce(u64) -> Vec<u8>
 }
 
 /// A server that answers when it is asked.
-async fn answers(server: &mut Hand, xid: u64, reply: u64) {
+async fn answers(server: &mut RawPeer, xid: u64, reply: u64) {
     match server.next_of_call().await {
         Some((Frame::Ask(asked, _), _)) if asked.get() == xid => {}
         other => panic!("an Ask for xid {xid} was expected, this came: {other:?}"),
@@ -264,8 +264,8 @@ pub async fn a_client_leaves_a_server_that_announces_too_much(world: World) {
 }
 
 pub async fn a_client_does_not_believe_a_senseless_welcome(world: World) {
-    let (place, acceptor) = world.place().await;
-    let client = world.client(&Line::to(place));
+    let (connector, acceptor) = world.listen().await;
+    let client = world.client(&FaultyLink::to(connector));
     let call = client.call(&ADD_ONE, &1).start();
     for nonsense in 0..5 {
         let mut server = world.accept(&acceptor).await;
@@ -289,8 +289,8 @@ pub async fn a_client_does_not_believe_a_senseless_welcome(world: World) {
 }
 
 pub async fn a_resume_answered_with_another_session_is_a_lost_session(world: World) {
-    let (place, acceptor) = world.place().await;
-    let client = world.client(&Line::to(place));
+    let (connector, acceptor) = world.listen().await;
+    let client = world.client(&FaultyLink::to(connector));
     let call = client.call(&ADD_ONE, &1).start();
     let mut server = world.accept(&acceptor).await;
     server.take_in([1; 16], 0).await;

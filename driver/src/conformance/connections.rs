@@ -6,21 +6,21 @@ use std::time::Duration;
 use oncewire_core::wire::{Frame, Refuse};
 use oncewire_core::{NotExecuted, ProtocolError, Status, Unknown};
 
-use super::hand::{encode, request};
-use super::line::{Action, Line, Mark, Plan};
+use super::faulty_link::{Action, FaultyLink, Mark, Plan};
+use super::raw_peer::{encode, request};
 use super::service::{ADD_ONE, BLOB, WAIT, arguments};
 use super::world::World;
-use super::{Way, expect_reply, kind};
+use super::{Direction, expect_reply, kind};
 use crate::outcome::Outcome;
 
 pub async fn c31_a_call_of_which_no_byte_left_was_not_executed(world: World) {
     let host = world.host().await;
-    let line = Line::to(host.place.clone());
-    line.refuse_dials(true);
-    let client = world.client(&line);
+    let link = FaultyLink::to(host.connector.clone());
+    link.refuse_dials(true);
+    let client = world.client(&link);
     let waits = client.call(&ADD_ONE, &1).timeout(Duration::from_secs(5)).start();
     world
-        .until("a refused dial", || line.dials() > 0 && client.status().last_error.is_some())
+        .until("a refused dial", || link.dials() > 0 && client.status().last_error.is_some())
         .await;
     let outcome = world.within("an end at once", client.call(&ADD_ONE, &2).fail_fast(true)).await;
     let disconnected = Outcome::<u64>::NotExecuted(NotExecuted::Disconnected);
@@ -29,7 +29,7 @@ pub async fn c31_a_call_of_which_no_byte_left_was_not_executed(world: World) {
     let outcome = world.within("the deadline", waits).await;
     let passed = NotExecuted::DeadlinePassed;
     assert!(matches!(&outcome, Outcome::NotExecuted(why) if *why == passed), "{outcome:?}");
-    line.refuse_dials(false);
+    link.refuse_dials(false);
     expect_reply(&world, client.call(&ADD_ONE, &3), 4).await;
     assert_eq!(world.service.arguments(), [3]);
 }
@@ -37,9 +37,9 @@ pub async fn c31_a_call_of_which_no_byte_left_was_not_executed(world: World) {
 pub async fn c32_a_request_cut_in_half_runs_once_after_the_resume(world: World) {
     for len in [1, 4, 5, 20, 32, 33] {
         let host = world.host().await;
-        let line = Line::to(host.place.clone());
-        let client = world.connected(&line).await;
-        line.fault(Way::Up, Mark::Inside(kind::REQUEST, len), Action::Cut);
+        let link = FaultyLink::to(host.connector.clone());
+        let client = world.connected(&link).await;
+        link.fault(Direction::Up, Mark::Inside(kind::REQUEST, len), Action::Cut);
         let before = world.service.runs();
         // 33 bytes are the whole request: 32 of its header and one of its argument.
         expect_reply(&world, client.call(&ADD_ONE, &1), 2).await;
@@ -51,9 +51,9 @@ pub async fn c32_a_request_cut_in_half_runs_once_after_the_resume(world: World) 
 
 pub async fn c32_a_fail_fast_request_cut_in_half_is_unknown_and_its_ticket_says_more(world: World) {
     let host = world.host().await;
-    let line = Line::to(host.place.clone());
-    let client = world.connected(&line).await;
-    line.fault(Way::Up, Mark::Inside(kind::REQUEST, 20), Action::Cut);
+    let link = FaultyLink::to(host.connector.clone());
+    let client = world.connected(&link).await;
+    link.fault(Direction::Up, Mark::Inside(kind::REQUEST, 20), Action::Cut);
     let call = client.call(&ADD_ONE, &1).fail_fast(true);
     let outcome = world.within("an end at the break", call).await;
     let Outcome::Unknown(Unknown::Disconnected, Some(mut ticket)) = outcome else {
@@ -69,9 +69,9 @@ pub async fn c32_a_fail_fast_request_cut_in_half_is_unknown_and_its_ticket_says_
 pub async fn c33_a_reply_lost_with_its_connection_comes_after_the_resume(world: World) {
     for len in [0, 1, 7, 16] {
         let host = world.host().await;
-        let line = Line::to(host.place.clone());
-        let client = world.connected(&line).await;
-        line.fault(Way::Down, Mark::Inside(kind::REPLY, len), Action::Cut);
+        let link = FaultyLink::to(host.connector.clone());
+        let client = world.connected(&link).await;
+        link.fault(Direction::Down, Mark::Inside(kind::REPLY, len), Action::Cut);
         let before = world.service.runs();
         expect_reply(&world, client.call(&ADD_ONE, &1), 2).await;
         assert_eq!(world.service.runs(), before + 1, "cut at byte {len}");
@@ -84,9 +84,9 @@ pub async fn c33_a_fail_fast_call_whose_reply_is_lost_is_unknown_until_its_ticke
     world: World,
 ) {
     let host = world.host().await;
-    let line = Line::to(host.place.clone());
-    let client = world.connected(&line).await;
-    line.fault(Way::Down, Mark::Kind(kind::REPLY), Action::Cut);
+    let link = FaultyLink::to(host.connector.clone());
+    let client = world.connected(&link).await;
+    link.fault(Direction::Down, Mark::Kind(kind::REPLY), Action::Cut);
     let call = client.call(&ADD_ONE, &1).fail_fast(true);
     let outcome = world.within("an end at the break", call).await;
     let Outcome::Unknown(Unknown::Disconnected, Some(mut ticket)) = outcome else {
@@ -99,8 +99,8 @@ pub async fn c33_a_fail_fast_call_whose_reply_is_lost_is_unknown_until_its_ticke
 
 pub async fn c34_every_way_in_which_a_connection_breaks_ends_in_a_typed_outcome(world: World) {
     let host = world.host().await;
-    let line = Line::to(host.place.clone());
-    let client = world.connected(&line).await;
+    let link = FaultyLink::to(host.connector.clone());
+    let client = world.connected(&link).await;
     let errors = [
         None,
         Some(io::ErrorKind::ConnectionReset),
@@ -115,7 +115,7 @@ pub async fn c34_every_way_in_which_a_connection_breaks_ends_in_a_typed_outcome(
         let hasty = client.call(&WAIT, &2).fail_fast(true).start();
         waiting += 2;
         world.waiting(waiting).await;
-        line.cut_with(error);
+        link.cut_with(error);
         let outcome = world.within("an end at the break", hasty).await;
         let unknown = matches!(outcome, Outcome::Unknown(Unknown::Disconnected, Some(_)));
         assert!(unknown, "{error:?}: {outcome:?}");
@@ -127,8 +127,8 @@ pub async fn c34_every_way_in_which_a_connection_breaks_ends_in_a_typed_outcome(
 
 pub async fn c35_the_reply_of_a_call_nobody_wants_is_never_given_to_another_one(world: World) {
     let host = world.host().await;
-    let line = Line::to(host.place.clone());
-    let client = world.connected(&line).await;
+    let link = FaultyLink::to(host.connector.clone());
+    let client = world.connected(&link).await;
     let dropped = client.call(&WAIT, &1000).start();
     world.waiting(1).await;
     let timed_out = client.call(&WAIT, &2000).timeout(Duration::from_secs(5)).start();
@@ -151,8 +151,8 @@ pub async fn c35_the_reply_of_a_call_nobody_wants_is_never_given_to_another_one(
 
 pub async fn c36_a_call_that_times_out_on_a_healthy_connection_disturbs_nobody(world: World) {
     let host = world.host().await;
-    let line = Line::to(host.place.clone());
-    let client = world.connected(&line).await;
+    let link = FaultyLink::to(host.connector.clone());
+    let client = world.connected(&link).await;
     let patient = client.call(&WAIT, &1).start();
     world.waiting(1).await;
     let hasty = client.call(&WAIT, &2).timeout(Duration::from_secs(1)).start();
@@ -170,12 +170,12 @@ pub async fn c38_a_server_that_goes_silent_is_noticed_and_calls_go_on_after_the_
     world: World,
 ) {
     let host = world.host().await;
-    let line = Line::to(host.place.clone());
-    let client = world.connected(&line).await;
-    line.swallow(Way::Down);
+    let link = FaultyLink::to(host.connector.clone());
+    let client = world.connected(&link).await;
+    link.swallow(Direction::Down);
     let call = client.call(&ADD_ONE, &1).start();
     world.until("the call to run", || world.service.runs() == 1).await;
-    let reconnected = || line.connections() == 2;
+    let reconnected = || link.connections() == 2;
     let look = Duration::from_millis(2500);
     world.advance_until(look, "the silence to be noticed", reconnected).await;
     expect_reply(&world, call, 2).await;
@@ -184,23 +184,23 @@ pub async fn c38_a_server_that_goes_silent_is_noticed_and_calls_go_on_after_the_
 
 pub async fn c38_a_client_that_goes_silent_is_noticed_and_its_session_waits(world: World) {
     let host = world.host().await;
-    let mut hand = world.hand(&host.place).await;
-    let session = hand.open().await.session;
-    let answer = hand.call(1, 0, ADD_ONE.id(), &arguments(&1u64)).await;
+    let mut peer = world.raw_peer(&host.connector).await;
+    let session = peer.open().await.session;
+    let answer = peer.call(1, 0, ADD_ONE.id(), &arguments(&1u64)).await;
     let look = Duration::from_millis(2500);
     let noticed = || host.server.counters().conns == 0;
     world.advance_until(look, "the silence to be noticed", noticed).await;
-    let mut hand = world.hand(&host.place).await;
-    hand.resume(session, 0).await;
-    hand.ask(1).await;
-    assert_eq!(hand.answer(1).await, answer);
+    let mut peer = world.raw_peer(&host.connector).await;
+    peer.resume(session, 0).await;
+    peer.ask(1).await;
+    assert_eq!(peer.answer(1).await, answer);
 }
 
 pub async fn c41_bytes_that_come_one_by_one_change_nothing(world: World) {
     let host = world.host().await;
-    let line = Line::to(host.place.clone());
-    line.one_byte_at_a_time();
-    let client = world.connected(&line).await;
+    let link = FaultyLink::to(host.connector.clone());
+    link.one_byte_at_a_time();
+    let client = world.connected(&link).await;
     let calls: Vec<_> = (0..20).map(|n| client.call(&ADD_ONE, &(n << 40)).start()).collect();
     for (n, call) in calls.into_iter().enumerate() {
         expect_reply(&world, call, ((n as u64) << 40) + 1).await;
@@ -213,56 +213,56 @@ pub async fn c41_bytes_that_come_one_by_one_change_nothing(world: World) {
 
 pub async fn c41_frames_that_come_all_in_one_read_change_nothing(world: World) {
     let host = world.host().await;
-    let line = Line::to(host.place.clone());
-    let client = world.connected(&line).await;
-    line.hold(Way::Down);
+    let link = FaultyLink::to(host.connector.clone());
+    let client = world.connected(&link).await;
+    link.hold(Direction::Down);
     let calls: Vec<_> = (0..50).map(|n| client.call(&ADD_ONE, &n).start()).collect();
     world.until("all to run", || world.service.runs() == 50).await;
     // 16 bytes of header and one of body each.
-    world.until("all replies", || line.held(Way::Down) >= 50 * 17).await;
-    line.release(Way::Down);
+    world.until("all replies", || link.held(Direction::Down) >= 50 * 17).await;
+    link.release(Direction::Down);
     for (n, call) in calls.into_iter().enumerate() {
         expect_reply(&world, call, n as u64 + 1).await;
     }
-    let mut hand = world.hand(&host.place).await;
-    hand.open().await;
+    let mut peer = world.raw_peer(&host.connector).await;
+    peer.open().await;
     let mut bytes = Vec::new();
     for xid in 1..=4 {
         let header = request(xid, 0, ADD_ONE.id());
         bytes.extend(encode(&Frame::Request(header, &arguments(&xid))));
     }
-    hand.send_bytes(&bytes).await;
+    peer.send_bytes(&bytes).await;
     for xid in 1..=4u64 {
-        assert_eq!(hand.answer(xid).await, (Status::Done, arguments(&(xid + 1))));
+        assert_eq!(peer.answer(xid).await, (Status::Done, arguments(&(xid + 1))));
     }
 }
 
 pub async fn c42_a_peer_that_never_says_hello_is_closed(world: World) {
     for beginning in [&b""[..], b"\x20\0\0"] {
         let host = world.host().await;
-        let mut hand = world.hand(&host.place).await;
-        hand.send_bytes(beginning).await;
+        let mut peer = world.raw_peer(&host.connector).await;
+        peer.send_bytes(beginning).await;
         world.counted(&host, "the connection", |counters| counters.conns == 1).await;
         let closed = || host.server.counters().conns == 0;
         let step = Duration::from_millis(2500);
         world.advance_until(step, "the handshake's time to be over", closed).await;
-        assert_eq!(hand.refused().await, Refuse::TooSlow);
+        assert_eq!(peer.refused().await, Refuse::TooSlow);
     }
 }
 
 pub async fn c42_a_peer_that_never_ends_its_frame_is_closed_and_its_session_waits(world: World) {
     let host = world.host_with(|config| config.frame_timeout = Duration::from_secs(5)).await;
-    let mut hand = world.hand(&host.place).await;
-    let session = hand.open().await.session;
-    hand.call(1, 0, ADD_ONE.id(), &arguments(&1u64)).await;
+    let mut peer = world.raw_peer(&host.connector).await;
+    let session = peer.open().await.session;
+    peer.call(1, 0, ADD_ONE.id(), &arguments(&1u64)).await;
     let header = request(2, 1, ADD_ONE.id());
-    hand.send_bytes(&encode(&Frame::Request(header, &arguments(&2u64)))[..30]).await;
+    peer.send_bytes(&encode(&Frame::Request(header, &arguments(&2u64)))[..30]).await;
     let closed = || host.server.counters().conns == 0;
     let step = Duration::from_millis(2500);
     world.advance_until(step, "the frame's time to be over", closed).await;
-    hand.rest().await;
-    let mut hand = world.hand(&host.place).await;
-    assert_eq!(hand.resume(session, 1).await.seen, 1);
+    peer.rest().await;
+    let mut peer = world.raw_peer(&host.connector).await;
+    assert_eq!(peer.resume(session, 1).await.seen, 1);
     assert_eq!(world.service.arguments(), [1]);
 }
 
@@ -270,18 +270,18 @@ pub async fn c44_a_server_that_closes_answers_what_runs_and_refuses_what_is_on_i
     world: World,
 ) {
     let host = world.host().await;
-    let line = Line::to(host.place.clone());
-    let client = world.connected(&line).await;
+    let link = FaultyLink::to(host.connector.clone());
+    let client = world.connected(&link).await;
     let running = client.call(&WAIT, &1).start();
     world.waiting(1).await;
-    line.hold(Way::Up);
+    link.hold(Direction::Up);
     let on_its_way = client.call(&ADD_ONE, &2).start();
-    world.until("the request to leave", || line.held(Way::Up) > 0).await;
+    world.until("the request to leave", || link.held(Direction::Up) > 0).await;
     let server = host.server.clone();
     let drain = world.spawn(async move { server.drain(Duration::from_secs(1000)).await });
-    let told = || line.frames(Way::Down, kind::GOODBYE_OF_SERVER) == 1;
+    let told = || link.frames(Direction::Down, kind::GOODBYE_OF_SERVER) == 1;
     world.until("the server's goodbye", told).await;
-    line.release(Way::Up);
+    link.release(Direction::Up);
     let outcome = world.within("the refusal", on_its_way).await;
     let refused = NotExecuted::ShuttingDown;
     assert!(matches!(&outcome, Outcome::NotExecuted(why) if *why == refused), "{outcome:?}");
@@ -295,8 +295,8 @@ pub async fn c44_a_server_that_closes_answers_what_runs_and_refuses_what_is_on_i
 }
 
 pub async fn c71_the_first_answer_settles_and_a_second_one_is_dropped(world: World) {
-    let (place, acceptor) = world.place().await;
-    let client = world.client(&Line::to(place));
+    let (connector, acceptor) = world.listen().await;
+    let client = world.client(&FaultyLink::to(connector));
     let call = client.call(&ADD_ONE, &1).start();
     let mut server = world.accept(&acceptor).await;
     server.take_in([1; 16], 0).await;
@@ -316,8 +316,8 @@ pub async fn c71_the_first_answer_settles_and_a_second_one_is_dropped(world: Wor
 }
 
 pub async fn c71_a_reply_that_crosses_a_cancel_is_dropped(world: World) {
-    let (place, acceptor) = world.place().await;
-    let client = world.client(&Line::to(place));
+    let (connector, acceptor) = world.listen().await;
+    let client = world.client(&FaultyLink::to(connector));
     let call = client.call(&ADD_ONE, &1).start();
     let mut server = world.accept(&acceptor).await;
     server.take_in([1; 16], 0).await;
@@ -338,31 +338,31 @@ pub async fn c75_what_is_kept_when_a_draining_servers_connection_breaks_comes_af
     world: World,
 ) {
     let host = world.host().await;
-    let line = Line::to(host.place.clone());
-    let client = world.connected(&line).await;
+    let link = FaultyLink::to(host.connector.clone());
+    let client = world.connected(&link).await;
     let call = client.call(&WAIT, &1).start();
     world.waiting(1).await;
     let server = host.server.clone();
     let drain = world.spawn(async move { server.drain(Duration::from_secs(1000)).await });
-    let told = || line.frames(Way::Down, kind::GOODBYE_OF_SERVER) == 1;
+    let told = || link.frames(Direction::Down, kind::GOODBYE_OF_SERVER) == 1;
     world.until("the server's goodbye", told).await;
-    line.fault(Way::Down, Mark::Kind(kind::REPLY), Action::Cut);
+    link.fault(Direction::Down, Mark::Kind(kind::REPLY), Action::Cut);
     world.service.let_go(1);
     expect_reply(&world, call, 1).await;
     // The client still had an answer to come, so it had not said its own.
-    assert_eq!(line.connections(), 2);
+    assert_eq!(link.connections(), 2);
     world.within("the drain", drain).await;
     assert_eq!(world.service.waiting(), 1);
 }
 
 pub async fn a_fail_fast_call_ends_with_its_connection_though_no_timer_fires(world: World) {
     let host = world.host().await;
-    let line = Line::to(host.place.clone());
-    let client = world.connected(&line).await;
+    let link = FaultyLink::to(host.connector.clone());
+    let client = world.connected(&link).await;
     let calls: Vec<_> = (0..3).map(|n| client.call(&WAIT, &n).fail_fast(true).start()).collect();
     world.waiting(3).await;
     world.freeze_timers();
-    line.cut();
+    link.cut();
     for call in calls {
         let outcome = world.within("an end at the break", call).await;
         let unknown = matches!(outcome, Outcome::Unknown(Unknown::Disconnected, Some(_)));
@@ -372,17 +372,17 @@ pub async fn a_fail_fast_call_ends_with_its_connection_though_no_timer_fires(wor
 
 pub async fn a_one_way_call_runs_once_though_its_connection_breaks(world: World) {
     let host = world.host().await;
-    let line = Line::to(host.place.clone());
+    let link = FaultyLink::to(host.connector.clone());
     let cut = |way, mark| match way {
-        Way::Up => Plan { up: Some((mark, Action::Cut)), ..Plan::default() },
-        Way::Down => Plan { down: Some((mark, Action::Cut)), ..Plan::default() },
+        Direction::Up => Plan { up: Some((mark, Action::Cut)), ..Plan::default() },
+        Direction::Down => Plan { down: Some((mark, Action::Cut)), ..Plan::default() },
     };
-    line.plan(cut(Way::Up, Mark::Inside(kind::REQUEST, 10)));
-    line.plan(cut(Way::Down, Mark::Kind(kind::REPLY)));
-    let client = world.client(&line);
+    link.plan(cut(Direction::Up, Mark::Inside(kind::REQUEST, 10)));
+    link.plan(cut(Direction::Down, Mark::Kind(kind::REPLY)));
+    let client = world.client(&link);
     client.send(&ADD_ONE, &1).expect("it is begun");
     world.until("it to run", || world.service.runs() == 1).await;
-    world.until("the resumes", || line.connections() == 3).await;
+    world.until("the resumes", || link.connections() == 3).await;
     expect_reply(&world, client.call(&ADD_ONE, &2), 3).await;
     client.send(&ADD_ONE, &3).expect("it is begun");
     world.within("the goodbye", client.close()).await;
@@ -392,7 +392,7 @@ pub async fn a_one_way_call_runs_once_though_its_connection_breaks(world: World)
 
 pub async fn c37_a_broken_frame_closes_its_connection_and_the_session_survives(world: World) {
     let host = world.host().await;
-    let neighbour = world.connected(&Line::to(host.place.clone())).await;
+    let neighbour = world.connected(&FaultyLink::to(host.connector.clone())).await;
     let max = 16u32 << 20;
     let broken: [(&[u8], ProtocolError); 6] = [
         (b"\xff\xff\xff\xff\x02", ProtocolError::FrameTooLong { len: u32::MAX, max }),
@@ -402,16 +402,16 @@ pub async fn c37_a_broken_frame_closes_its_connection_and_the_session_survives(w
         (b"\x05\0\0\0\x02abcd", ProtocolError::FrameTooShort { kind: 2, len: 5 }),
         (b"\x02\0\0\0\x06x", ProtocolError::Malformed { kind: 6 }),
     ];
-    let mut hand = world.hand(&host.place).await;
-    let session = hand.open().await.session;
-    let answer = hand.call(1, 0, ADD_ONE.id(), &arguments(&1u64)).await;
+    let mut peer = world.raw_peer(&host.connector).await;
+    let session = peer.open().await.session;
+    let answer = peer.call(1, 0, ADD_ONE.id(), &arguments(&1u64)).await;
     for (n, (bytes, error)) in broken.into_iter().enumerate() {
-        hand.send_bytes(bytes).await;
-        assert_eq!(hand.refused().await, Refuse::Protocol(error.code()), "{error}");
-        hand = world.hand(&host.place).await;
-        assert_eq!(hand.resume(session, 0).await.seen, 1);
-        hand.ask(1).await;
-        assert_eq!(hand.answer(1).await, answer, "the session survives");
+        peer.send_bytes(bytes).await;
+        assert_eq!(peer.refused().await, Refuse::Protocol(error.code()), "{error}");
+        peer = world.raw_peer(&host.connector).await;
+        assert_eq!(peer.resume(session, 0).await.seen, 1);
+        peer.ask(1).await;
+        assert_eq!(peer.answer(1).await, answer, "the session survives");
         expect_reply(&world, neighbour.call(&ADD_ONE, &(n as u64)), n as u64 + 1).await;
     }
     assert_eq!(neighbour.status().reconnects, 0, "other sessions are not affected");

@@ -4,22 +4,22 @@ use oncewire_core::{NotExecuted, Status, Unknown};
 
 use oncewire_core::wire::{FLAG_IDEMPOTENT, Frame};
 
-use super::line::{Action, Line, Mark};
+use super::faulty_link::{Action, FaultyLink, Mark};
 use super::service::{ADD_ONE, WAIT, WAIT_AGAIN, arguments};
 use super::world::World;
-use super::{Way, expect_reply, kind};
+use super::{Direction, expect_reply, kind};
 use crate::outcome::Outcome;
 
 pub async fn c52_after_a_restart_calls_in_doubt_are_unknown_and_new_ones_go_on(world: World) {
     let before = world.host().await;
-    let line = Line::to(before.place.clone());
-    let client = world.connected(&line).await;
+    let link = FaultyLink::to(before.connector.clone());
+    let client = world.connected(&link).await;
     let call = client.call(&WAIT, &1).start();
     world.waiting(1).await;
     let after = world.host().await;
     assert_ne!(before.server.id(), after.server.id());
-    line.lead_to(after.place.clone());
-    line.cut();
+    link.lead_to(after.connector.clone());
+    link.cut();
     let queued = client.call(&ADD_ONE, &2).start();
     let outcome = world.within("the call's fate", call).await;
     assert!(matches!(outcome, Outcome::Unknown(Unknown::SessionEnded, None)), "{outcome:?}");
@@ -33,13 +33,13 @@ pub async fn c52_after_a_restart_calls_in_doubt_are_unknown_and_new_ones_go_on(w
 
 pub async fn c59_an_idempotent_call_runs_again_at_the_server_that_replaces_its_own(world: World) {
     let before = world.host().await;
-    let line = Line::to(before.place.clone());
-    let client = world.connected(&line).await;
+    let link = FaultyLink::to(before.connector.clone());
+    let client = world.connected(&link).await;
     let call = client.call(&WAIT_AGAIN, &7).idempotent().start();
     world.waiting(1).await;
     let after = world.host().await;
-    line.lead_to(after.place.clone());
-    line.cut();
+    link.lead_to(after.connector.clone());
+    link.cut();
     world.waiting(2).await;
     world.service.let_go(2);
     expect_reply(&world, call, 7).await;
@@ -48,8 +48,8 @@ pub async fn c59_an_idempotent_call_runs_again_at_the_server_that_replaces_its_o
 
 pub async fn c69_a_server_refuses_as_idempotent_what_it_does_not_declare_so(world: World) {
     let host = world.host().await;
-    let line = Line::to(host.place.clone());
-    let client = world.connected(&line).await;
+    let link = FaultyLink::to(host.connector.clone());
+    let client = world.connected(&link).await;
     let outcome = world.within("the refusal", client.call(&ADD_ONE, &1).idempotent()).await;
     let refused = NotExecuted::NotIdempotent;
     assert!(matches!(&outcome, Outcome::NotExecuted(why) if *why == refused), "{outcome:?}");
@@ -60,13 +60,13 @@ pub async fn c69_an_idempotent_method_runs_at_most_once_for_a_request_that_asks_
     world: World,
 ) {
     let host = world.host().await;
-    let line = Line::to(host.place.clone());
-    let client = world.connected(&line).await;
+    let link = FaultyLink::to(host.connector.clone());
+    let client = world.connected(&link).await;
     world.service.let_go(2);
-    line.fault(Way::Down, Mark::Kind(kind::REPLY), Action::Cut);
+    link.fault(Direction::Down, Mark::Kind(kind::REPLY), Action::Cut);
     expect_reply(&world, client.call(&WAIT_AGAIN, &7), 7).await;
     assert_eq!(world.service.waiting(), 1);
-    line.fault(Way::Down, Mark::Kind(kind::REPLY), Action::Cut);
+    link.fault(Direction::Down, Mark::Kind(kind::REPLY), Action::Cut);
     world.service.let_go(2);
     expect_reply(&world, client.call(&WAIT_AGAIN, &8).idempotent(), 8).await;
     assert_eq!(world.service.waiting(), 3, "this one asked to be repeated");
@@ -76,23 +76,23 @@ pub async fn c73_a_refused_repetition_of_an_idempotent_call_that_may_have_run_is
     world: World,
 ) {
     let before = world.host().await;
-    let line = Line::to(before.place.clone());
-    let client = world.connected(&line).await;
+    let link = FaultyLink::to(before.connector.clone());
+    let client = world.connected(&link).await;
     let call = client.call(&WAIT_AGAIN, &7).idempotent().start();
     world.waiting(1).await;
     // The server that takes its place does not declare the method idempotent.
     let after = world.host_of(world.service.offer_but("suite", true)).await;
-    line.lead_to(after.place.clone());
-    line.cut();
+    link.lead_to(after.connector.clone());
+    link.cut();
     let outcome = world.within("the call's fate", call).await;
     assert!(matches!(outcome, Outcome::Unknown(Unknown::Repeated, None)), "{outcome:?}");
     assert_eq!(world.service.waiting(), 1);
 }
 
 pub async fn c73_an_overloaded_server_cannot_make_a_repeated_call_not_executed(world: World) {
-    let (place, acceptor) = world.place().await;
-    let line = Line::to(place);
-    let client = world.client(&line);
+    let (connector, acceptor) = world.listen().await;
+    let link = FaultyLink::to(connector);
+    let client = world.client(&link);
     let call = client.call(&WAIT_AGAIN, &7).idempotent().start();
     let mut server = world.accept(&acceptor).await;
     server.take_in([1; 16], 0).await;
@@ -110,9 +110,9 @@ pub async fn c73_an_overloaded_server_cannot_make_a_repeated_call_not_executed(w
 }
 
 pub async fn c74_an_idempotent_call_nobody_wants_is_asked_for_and_not_covered_by_x(world: World) {
-    let (place, acceptor) = world.place().await;
-    let line = Line::to(place);
-    let client = world.client(&line);
+    let (connector, acceptor) = world.listen().await;
+    let link = FaultyLink::to(connector);
+    let client = world.client(&link);
     let call = client.call(&WAIT_AGAIN, &7).idempotent().start();
     let mut server = world.accept(&acceptor).await;
     server.take_in([1; 16], 0).await;

@@ -9,8 +9,8 @@ use oncewire_core::{
     CloseReason, NotExecuted, ProtocolError, ServerId, SessionId, Status, Unknown,
 };
 
-use super::hand::{encode, hello, request, welcome};
-use super::line::{Action, Line, Mark, Plan};
+use super::faulty_link::{Action, FaultyLink, Mark, Plan};
+use super::raw_peer::{encode, hello, request, welcome};
 use super::service::{ADD_ONE, WAIT, arguments, value};
 use super::world::{NamingAcceptor, World};
 use super::{expect_reply, kind};
@@ -20,34 +20,34 @@ const LEASE_AND_MORE: Duration = Duration::from_secs(301);
 
 pub async fn c01_a_request_before_the_handshake_is_not_executed_and_leaves_no_state(world: World) {
     let host = world.host().await;
-    let mut hand = world.hand(&host.place).await;
-    hand.request(1, 0, ADD_ONE.id(), &arguments(&1u64)).await;
+    let mut peer = world.raw_peer(&host.connector).await;
+    peer.request(1, 0, ADD_ONE.id(), &arguments(&1u64)).await;
     let code = ProtocolError::NoSession.code();
-    assert_eq!(hand.refused().await, Refuse::Protocol(code));
+    assert_eq!(peer.refused().await, Refuse::Protocol(code));
     assert_eq!(host.server.counters().sessions, 0);
     assert_eq!(world.service.runs(), 0);
 }
 
 pub async fn c01_a_request_for_a_session_never_opened_is_not_executed(world: World) {
     let host = world.host().await;
-    let mut hand = world.hand(&host.place).await;
+    let mut peer = world.raw_peer(&host.connector).await;
     let session = SessionId::from_bytes([42; 16]);
     let mut bytes = encode(&Frame::Hello(hello(Some(Resume { session, acked: 0 }))));
     let header = request(1, 0, ADD_ONE.id());
     bytes.extend(encode(&Frame::Request(header, &arguments(&1u64))));
-    hand.send_bytes(&bytes).await;
-    assert_eq!(hand.refused().await, Refuse::SessionUnknown);
+    peer.send_bytes(&bytes).await;
+    assert_eq!(peer.refused().await, Refuse::SessionUnknown);
     assert_eq!(host.server.counters().sessions, 0);
     assert_eq!(world.service.runs(), 0);
 }
 
 pub async fn c02_a_lost_welcome_leaves_an_empty_session_that_ends(world: World) {
     let host = world.host().await;
-    let line = Line::to(host.place.clone());
-    line.plan(Plan { down: Some((Mark::Kind(kind::WELCOME), Action::Cut)), ..Plan::default() });
-    let client = world.client(&line);
+    let link = FaultyLink::to(host.connector.clone());
+    link.plan(Plan { down: Some((Mark::Kind(kind::WELCOME), Action::Cut)), ..Plan::default() });
+    let client = world.client(&link);
     expect_reply(&world, client.call(&ADD_ONE, &1), 2).await;
-    assert_eq!(line.connections(), 2);
+    assert_eq!(link.connections(), 2);
     assert_eq!(world.service.runs(), 1);
     assert_eq!(host.server.counters().sessions, 2);
     world.advance(Duration::from_secs(11));
@@ -59,14 +59,14 @@ pub async fn c02_a_lost_welcome_leaves_an_empty_session_that_ends(world: World) 
 pub async fn c02_no_resume_lands_in_the_empty_session_of_another_server(world: World) {
     let (first, second) = (world.host().await, world.host().await);
     // A delayed open of an earlier dial, read by the other server behind the same address.
-    let mut late = world.hand(&first.place).await;
+    let mut late = world.raw_peer(&first.connector).await;
     late.open().await;
-    let line = Line::to(second.place.clone());
-    let client = world.connected(&line).await;
+    let link = FaultyLink::to(second.connector.clone());
+    let client = world.connected(&link).await;
     let call = client.call(&WAIT, &1).start();
     world.waiting(1).await;
-    line.lead_to(first.place.clone());
-    line.cut();
+    link.lead_to(first.connector.clone());
+    link.cut();
     let outcome = world.within("the call's fate", call).await;
     assert!(matches!(outcome, Outcome::Unknown(Unknown::SessionEnded, None)), "{outcome:?}");
     world.service.let_go(1);
@@ -77,14 +77,14 @@ pub async fn c02_no_resume_lands_in_the_empty_session_of_another_server(world: W
 
 pub async fn c03_a_client_that_starts_again_has_a_new_session_and_the_old_one_ends(world: World) {
     let host = world.host().await;
-    let line = Line::to(host.place.clone());
-    let first = world.client(&line);
+    let link = FaultyLink::to(host.connector.clone());
+    let first = world.client(&link);
     expect_reply(&world, first.call(&ADD_ONE, &1), 2).await;
     // It is gone without a word.
-    line.refuse_dials(true);
-    line.cut();
-    let line = Line::to(host.place.clone());
-    let second = world.client(&line);
+    link.refuse_dials(true);
+    link.cut();
+    let link = FaultyLink::to(host.connector.clone());
+    let second = world.client(&link);
     expect_reply(&world, second.call(&ADD_ONE, &2), 3).await;
     assert_eq!(host.server.counters().sessions, 2);
     world.advance(LEASE_AND_MORE);
@@ -95,21 +95,21 @@ pub async fn c03_a_client_that_starts_again_has_a_new_session_and_the_old_one_en
 
 pub async fn c04_another_principal_gets_nothing_of_a_session_whose_id_it_knows(world: World) {
     let server = world.service.offer("suite").runtime(world.runtime()).build().expect("a server");
-    let (place, acceptor) = world.place().await;
+    let (connector, acceptor) = world.listen().await;
     let acceptor = NamingAcceptor::new(acceptor, &["alice", "bob", "alice"]);
-    let host = world.host_at(server, place, acceptor);
-    let mut alice = world.hand(&host.place).await;
+    let host = world.host_at(server, connector, acceptor);
+    let mut alice = world.raw_peer(&host.connector).await;
     let session = alice.open().await.session;
     let (status, reply) = alice.call(1, 0, ADD_ONE.id(), &arguments(&1u64)).await;
     assert_eq!(status, Status::Done);
-    let mut bob = world.hand(&host.place).await;
+    let mut bob = world.raw_peer(&host.connector).await;
     bob.send(&Frame::Hello(hello(Some(Resume { session, acked: 0 })))).await;
     bob.ask(1).await;
     assert_eq!(bob.rest().await, [(Frame::Refuse(Refuse::WrongPrincipal), Vec::new())]);
     let (status, _) = alice.call(2, 0, ADD_ONE.id(), &arguments(&2u64)).await;
     assert_eq!(status, Status::Done, "the session is unharmed");
     drop(alice);
-    let mut alice = world.hand(&host.place).await;
+    let mut alice = world.raw_peer(&host.connector).await;
     assert_eq!(alice.resume(session, 0).await.seen, 2);
     alice.ask(1).await;
     assert_eq!(alice.answer(1).await, (Status::Done, reply));
@@ -117,18 +117,18 @@ pub async fn c04_another_principal_gets_nothing_of_a_session_whose_id_it_knows(w
 
 pub async fn c05_calls_in_doubt_are_never_sent_again_after_their_session_expired(world: World) {
     let host = world.host().await;
-    let line = Line::to(host.place.clone());
-    let client = world.connected(&line).await;
+    let link = FaultyLink::to(host.connector.clone());
+    let client = world.connected(&link).await;
     let call = client.call(&WAIT, &1).start();
     world.waiting(1).await;
-    line.refuse_dials(true);
-    line.cut();
+    link.refuse_dials(true);
+    link.cut();
     world.counted(&host, "the loss", |counters| counters.conns == 0).await;
     world.service.let_go(1);
     world.counted(&host, "the call to finish", |counters| counters.running == 0).await;
     world.advance(LEASE_AND_MORE);
     world.counted(&host, "the session to end", |counters| counters.sessions == 0).await;
-    line.refuse_dials(false);
+    link.refuse_dials(false);
     let outcome = world.within("the call's fate", call).await;
     assert!(matches!(outcome, Outcome::Unknown(Unknown::SessionEnded, None)), "{outcome:?}");
     expect_reply(&world, client.call(&ADD_ONE, &1), 2).await;
@@ -138,17 +138,17 @@ pub async fn c05_calls_in_doubt_are_never_sent_again_after_their_session_expired
 
 pub async fn c06_calls_that_never_left_run_in_the_new_session(world: World) {
     let host = world.host().await;
-    let line = Line::to(host.place.clone());
-    let client = world.connected(&line).await;
+    let link = FaultyLink::to(host.connector.clone());
+    let client = world.connected(&link).await;
     expect_reply(&world, client.call(&ADD_ONE, &1), 2).await;
-    line.refuse_dials(true);
-    line.cut();
+    link.refuse_dials(true);
+    link.cut();
     world.until("the loss", || !client.status().connected).await;
     let queued = client.call(&ADD_ONE, &2).start();
     world.counted(&host, "the loss", |counters| counters.conns == 0).await;
     world.advance(LEASE_AND_MORE);
     world.counted(&host, "the session to end", |counters| counters.sessions == 0).await;
-    line.refuse_dials(false);
+    link.refuse_dials(false);
     expect_reply(&world, queued, 3).await;
     assert_eq!(client.status().counters.sessions, 2);
     assert_eq!(world.service.arguments(), [1, 2]);
@@ -156,19 +156,19 @@ pub async fn c06_calls_that_never_left_run_in_the_new_session(world: World) {
 
 pub async fn c07_a_session_is_not_dropped_while_one_of_its_calls_runs(world: World) {
     let host = world.host().await;
-    let line = Line::to(host.place.clone());
-    let client = world.connected(&line).await;
+    let link = FaultyLink::to(host.connector.clone());
+    let client = world.connected(&link).await;
     let call = client.call(&WAIT, &5).start();
     world.waiting(1).await;
-    line.refuse_dials(true);
-    line.cut();
+    link.refuse_dials(true);
+    link.cut();
     world.counted(&host, "the loss", |counters| counters.conns == 0).await;
     // A second session, whose end shows that the leases were looked at.
-    world.hand(&host.place).await.open().await;
+    world.raw_peer(&host.connector).await.open().await;
     world.counted(&host, "both sessions alone", |c| c.sessions == 2 && c.conns == 0).await;
     world.advance(LEASE_AND_MORE);
     world.counted(&host, "the other session to end", |counters| counters.sessions == 1).await;
-    line.refuse_dials(false);
+    link.refuse_dials(false);
     world.counted(&host, "the resume", |counters| counters.resumes == 1).await;
     world.service.let_go(1);
     expect_reply(&world, call, 5).await;
@@ -177,32 +177,32 @@ pub async fn c07_a_session_is_not_dropped_while_one_of_its_calls_runs(world: Wor
 
 pub async fn c07_a_session_whose_lease_is_over_ends_when_its_last_call_has_finished(world: World) {
     let host = world.host().await;
-    let mut hand = world.hand(&host.place).await;
-    let session = hand.open().await.session;
-    hand.request(1, 0, WAIT.id(), &arguments(&5u64)).await;
+    let mut peer = world.raw_peer(&host.connector).await;
+    let session = peer.open().await.session;
+    peer.request(1, 0, WAIT.id(), &arguments(&5u64)).await;
     world.waiting(1).await;
-    drop(hand);
+    drop(peer);
     world.counted(&host, "the loss", |counters| counters.conns == 0).await;
-    world.hand(&host.place).await.open().await;
+    world.raw_peer(&host.connector).await.open().await;
     world.counted(&host, "both sessions alone", |c| c.sessions == 2 && c.conns == 0).await;
     world.advance(LEASE_AND_MORE);
     world.counted(&host, "the other session to end", |counters| counters.sessions == 1).await;
     world.service.let_go(1);
     world.counted(&host, "the session to end", |counters| counters.sessions == 0).await;
     assert_eq!(host.server.counters().kept_bytes, 0);
-    let mut hand = world.hand(&host.place).await;
-    hand.send(&Frame::Hello(hello(Some(Resume { session, acked: 0 })))).await;
-    assert_eq!(hand.refused().await, Refuse::SessionUnknown);
+    let mut peer = world.raw_peer(&host.connector).await;
+    peer.send(&Frame::Hello(hello(Some(Resume { session, acked: 0 })))).await;
+    assert_eq!(peer.refused().await, Refuse::SessionUnknown);
 }
 
 pub async fn c08_a_full_session_table_refuses_newcomers_and_evicts_nobody(world: World) {
     let host = world.host_with(|config| config.sessions_max = 1).await;
-    let line = Line::to(host.place.clone());
-    let first = world.connected(&line).await;
-    let mut newcomer = world.hand(&host.place).await;
+    let link = FaultyLink::to(host.connector.clone());
+    let first = world.connected(&link).await;
+    let mut newcomer = world.raw_peer(&host.connector).await;
     newcomer.send(&Frame::Hello(hello(None))).await;
     assert_eq!(newcomer.refused().await, Refuse::SessionsFull);
-    let second = world.client(&Line::to(host.place.clone()));
+    let second = world.client(&FaultyLink::to(host.connector.clone()));
     let full = CloseReason::SessionsFull.to_string();
     let told = || second.status().last_error.as_deref() == Some(full.as_str());
     world.until("the second client to be told why", told).await;
@@ -215,26 +215,26 @@ pub async fn c08_a_full_session_table_refuses_newcomers_and_evicts_nobody(world:
 pub async fn c08_a_full_share_of_a_principal_refuses_only_that_principal(world: World) {
     let builder = world.service.offer("suite").configure(|c| c.sessions_per_principal_max = 1);
     let server = builder.runtime(world.runtime()).build().expect("a server");
-    let (place, acceptor) = world.place().await;
+    let (connector, acceptor) = world.listen().await;
     let acceptor = NamingAcceptor::new(acceptor, &["alice", "alice", "bob"]);
-    let host = world.host_at(server, place, acceptor);
-    let mut alice = world.hand(&host.place).await;
+    let host = world.host_at(server, connector, acceptor);
+    let mut alice = world.raw_peer(&host.connector).await;
     alice.open().await;
-    let mut again = world.hand(&host.place).await;
+    let mut again = world.raw_peer(&host.connector).await;
     again.send(&Frame::Hello(hello(None))).await;
     assert_eq!(again.refused().await, Refuse::PrincipalFull);
-    let mut bob = world.hand(&host.place).await;
+    let mut bob = world.raw_peer(&host.connector).await;
     bob.open().await;
-    for hand in [&mut alice, &mut bob] {
-        let (_, reply) = hand.call(1, 0, ADD_ONE.id(), &arguments(&1u64)).await;
+    for peer in [&mut alice, &mut bob] {
+        let (_, reply) = peer.call(1, 0, ADD_ONE.id(), &arguments(&1u64)).await;
         assert_eq!(value::<u64>(&reply), 2);
     }
 }
 
 pub async fn c09_a_clock_that_jumps_forward_ends_no_session_whose_connection_lives(world: World) {
     let host = world.host().await;
-    let line = Line::to(host.place.clone());
-    let client = world.connected(&line).await;
+    let link = FaultyLink::to(host.connector.clone());
+    let client = world.connected(&link).await;
     expect_reply(&world, client.call(&ADD_ONE, &1), 2).await;
     world.advance(Duration::from_secs(3600));
     expect_reply(&world, client.call(&ADD_ONE, &2), 3).await;
@@ -245,8 +245,8 @@ pub async fn c09_a_clock_that_jumps_forward_ends_no_session_whose_connection_liv
 pub async fn c10_another_service_than_demanded_ends_before_anything_runs(world: World) {
     let builder = world.service.offer("mail");
     let host = world.host_of(builder).await;
-    let line = Line::to(host.place.clone());
-    let client = world.client_with(&line, |options| options.service = ServiceName::new("jobs"));
+    let link = FaultyLink::to(host.connector.clone());
+    let client = world.client_with(&link, |options| options.service = ServiceName::new("jobs"));
     let outcome = world.within("the refusal", client.call(&ADD_ONE, &1)).await;
     let refused = NotExecuted::SessionRefused;
     assert!(matches!(&outcome, Outcome::NotExecuted(why) if *why == refused), "{outcome:?}");
@@ -263,9 +263,9 @@ pub async fn c10_another_service_than_demanded_ends_before_anything_runs(world: 
 
 pub async fn c10_another_server_than_demanded_ends_before_anything_runs(world: World) {
     let host = world.host().await;
-    let line = Line::to(host.place.clone());
+    let link = FaultyLink::to(host.connector.clone());
     let wanted = ServerId::from_bytes([5; 16]);
-    let client = world.client_with(&line, |options| options.server = Some(wanted));
+    let client = world.client_with(&link, |options| options.server = Some(wanted));
     let outcome = world.within("the refusal", client.call(&ADD_ONE, &1)).await;
     let refused = NotExecuted::SessionRefused;
     assert!(matches!(&outcome, Outcome::NotExecuted(why) if *why == refused), "{outcome:?}");
@@ -280,7 +280,7 @@ pub async fn c10_another_server_than_demanded_ends_before_anything_runs(world: W
 pub async fn c68_short_lived_clients_leave_no_sessions_behind(world: World) {
     let host = world.host_with(|config| config.sessions_max = 8).await;
     for n in 0..200 {
-        let client = world.client(&Line::to(host.place.clone()));
+        let client = world.client(&FaultyLink::to(host.connector.clone()));
         expect_reply(&world, client.call(&ADD_ONE, &n), n + 1).await;
         world.within("the goodbye", client.close()).await;
     }
@@ -291,19 +291,21 @@ pub async fn c68_short_lived_clients_leave_no_sessions_behind(world: World) {
 
 pub async fn c77_a_session_whose_welcome_was_read_late_is_still_there_for_the_resume(world: World) {
     let host = world.host().await;
-    let line = Line::to(host.place.clone());
-    line.plan(Plan { down: Some((Mark::Kind(kind::WELCOME), Action::Hold)), ..Plan::default() });
-    let client = world.client(&line);
+    let link = FaultyLink::to(host.connector.clone());
+    link.plan(Plan { down: Some((Mark::Kind(kind::WELCOME), Action::Hold)), ..Plan::default() });
+    let client = world.client(&link);
     let call = client.call(&ADD_ONE, &1).start();
     world.counted(&host, "the session", |counters| counters.sessions == 1).await;
-    world.until("the Welcome", || line.connections() == 1 && line.held(super::Way::Down) > 0).await;
-    line.detach();
+    world
+        .until("the Welcome", || link.connections() == 1 && link.held(super::Direction::Down) > 0)
+        .await;
+    link.detach();
     world.counted(&host, "the server to notice", |counters| counters.conns == 0).await;
-    line.release(super::Way::Down);
-    let gone = || line.frames(super::Way::Up, kind::REQUEST) == 1;
+    link.release(super::Direction::Down);
+    let gone = || link.frames(super::Direction::Up, kind::REQUEST) == 1;
     world.until("the request to go nowhere", gone).await;
     assert_eq!(world.service.runs(), 0);
-    line.cut();
+    link.cut();
     expect_reply(&world, call, 2).await;
     assert_eq!(world.service.runs(), 1);
     assert_eq!(client.status().counters.sessions, 1);
@@ -321,9 +323,9 @@ pub async fn c118_a_client_that_is_refused_each_time_waits_before_it_dials_again
         (true, Refuse::Superseded),
     ];
     for (is_welcome, refusal) in refusals {
-        let (place, acceptor) = world.place().await;
-        let line = Line::to(place);
-        let client = world.client_with(&line, |options| {
+        let (connector, acceptor) = world.listen().await;
+        let link = FaultyLink::to(connector);
+        let client = world.client_with(&link, |options| {
             // A pause ends only when the case moves the time on.
             options.backoff_min = Duration::from_secs(1_000_000);
             options.backoff_max = options.backoff_min;
@@ -355,7 +357,7 @@ pub async fn c118_a_client_that_is_refused_each_time_waits_before_it_dials_again
             world.moment().await;
         }
         // Where a session may have been lost, the first attempt at a new one does not wait.
-        assert!(line.dials() <= 2, "{refusal:?}: {} attempts, and no time passed", line.dials());
+        assert!(link.dials() <= 2, "{refusal:?}: {} attempts, and no time passed", link.dials());
         welcomes.store(true, Ordering::SeqCst);
         let connected = || client.status().connected;
         world.advance_until(Duration::from_secs(100_000), "the session", connected).await;

@@ -5,11 +5,11 @@ use std::time::Duration;
 use oncewire_core::wire::Frame;
 use oncewire_core::{NoReply, NotExecuted, Status, Unknown};
 
-use super::hand::request;
-use super::line::{Action, Line, Mark};
+use super::faulty_link::{Action, FaultyLink, Mark};
+use super::raw_peer::request;
 use super::service::{ADD_ONE, HANG, WAIT, arguments};
 use super::world::World;
-use super::{Way, expect_reply, kind};
+use super::{Direction, expect_reply, kind};
 use crate::client::Ticket;
 use crate::outcome::Outcome;
 
@@ -23,15 +23,15 @@ fn ticket_of(outcome: Outcome<u64>) -> Ticket<u64> {
 
 pub async fn c23_a_call_given_up_before_the_server_read_it_never_runs(world: World) {
     let host = world.host().await;
-    let line = Line::to(host.place.clone());
-    let client = world.client_with(&line, |options| options.slots = 1);
+    let link = FaultyLink::to(host.connector.clone());
+    let client = world.client_with(&link, |options| options.slots = 1);
     world.within("the handshake", client.connected()).await;
-    line.hold(Way::Up);
+    link.hold(Direction::Up);
     let call = client.call(&ADD_ONE, &1).timeout(Duration::from_secs(5)).start();
-    world.until("the request to leave", || line.held(Way::Up) > 0).await;
+    world.until("the request to leave", || link.held(Direction::Up) > 0).await;
     world.advance(Duration::from_secs(6));
     let mut ticket = ticket_of(world.within("the deadline", call).await);
-    line.cut();
+    link.cut();
     let outcome = world.within("the ticket's outcome", ticket.wait()).await;
     let passed = NotExecuted::DeadlinePassed;
     assert!(matches!(&outcome, Outcome::NotExecuted(why) if *why == passed), "{outcome:?}");
@@ -41,38 +41,38 @@ pub async fn c23_a_call_given_up_before_the_server_read_it_never_runs(world: Wor
 
 pub async fn c45_a_call_whose_deadline_has_passed_at_the_server_is_never_started(world: World) {
     let host = world.host().await;
-    let mut hand = world.hand(&host.place).await;
-    hand.open().await;
+    let mut peer = world.raw_peer(&host.connector).await;
+    peer.open().await;
     let mut header = request(1, 0, ADD_ONE.id());
     header.remaining_ms = 0;
-    hand.send(&Frame::Request(header, &arguments(&1u64))).await;
+    peer.send(&Frame::Request(header, &arguments(&1u64))).await;
     let refused = (Status::Refused(NotExecuted::DeadlinePassed), Vec::new());
-    assert_eq!(hand.answer(1).await, refused);
+    assert_eq!(peer.answer(1).await, refused);
     assert_eq!(world.service.runs(), 0);
 }
 
 pub async fn c61_a_call_refused_at_its_start_has_one_answer_and_never_runs(world: World) {
     let host = world.host().await;
-    let mut hand = world.hand(&host.place).await;
-    hand.open().await;
+    let mut peer = world.raw_peer(&host.connector).await;
+    peer.open().await;
     let body = arguments(&1u64);
     let mut header = request(1, 0, ADD_ONE.id());
     header.remaining_ms = 0;
-    hand.send(&Frame::Request(header, &body)).await;
-    hand.cancel(1).await;
+    peer.send(&Frame::Request(header, &body)).await;
+    peer.cancel(1).await;
     let refused = (Status::Refused(NotExecuted::DeadlinePassed), Vec::new());
-    assert_eq!(hand.answer(1).await, refused);
+    assert_eq!(peer.answer(1).await, refused);
     // With all the time in the world, it is still the same call.
-    assert_eq!(hand.call(1, 0, ADD_ONE.id(), &body).await, refused);
-    hand.ask(1).await;
-    assert_eq!(hand.answer(1).await, refused);
+    assert_eq!(peer.call(1, 0, ADD_ONE.id(), &body).await, refused);
+    peer.ask(1).await;
+    assert_eq!(peer.answer(1).await, refused);
     assert_eq!(world.service.runs(), 0);
 }
 
 pub async fn c46_the_ticket_of_a_call_that_runs_past_its_deadline_tells_the_reply(world: World) {
     let host = world.host().await;
-    let line = Line::to(host.place.clone());
-    let client = world.connected(&line).await;
+    let link = FaultyLink::to(host.connector.clone());
+    let client = world.connected(&link).await;
     let call = client.call(&WAIT, &7).timeout(Duration::from_secs(5)).start();
     world.waiting(1).await;
     world.advance(Duration::from_secs(6));
@@ -87,8 +87,8 @@ pub async fn c46_the_ticket_of_a_call_that_runs_past_its_deadline_tells_the_repl
 
 pub async fn c46_a_ticket_outlives_the_connection_and_the_future_that_waits_for_it(world: World) {
     let host = world.host().await;
-    let line = Line::to(host.place.clone());
-    let client = world.connected(&line).await;
+    let link = FaultyLink::to(host.connector.clone());
+    let client = world.connected(&link).await;
     let call = client.call(&WAIT, &7).timeout(Duration::from_secs(5)).start();
     world.waiting(1).await;
     world.advance(Duration::from_secs(6));
@@ -97,7 +97,7 @@ pub async fn c46_a_ticket_outlives_the_connection_and_the_future_that_waits_for_
         // A future that waits is polled, and dropped.
         assert!(futures_lite::future::poll_once(ticket.wait()).await.is_none());
     }
-    line.cut();
+    link.cut();
     world.until("the resume", || client.status().counters.resumes == 1).await;
     world.service.let_go(1);
     let outcome = world.within("the ticket's outcome", ticket.wait()).await;
@@ -109,11 +109,11 @@ pub async fn c47_deadlines_are_right_though_the_clocks_differ_by_an_hour(world: 
     let hour = Duration::from_secs(3600);
     for (at_server, at_client) in [(hour, Duration::ZERO), (Duration::ZERO, hour)] {
         let builder = world.service.offer("suite").runtime(world.runtime_ahead(at_server));
-        let (place, acceptor) = world.place().await;
-        let host = world.host_at(builder.build().expect("a server"), place, acceptor);
+        let (connector, acceptor) = world.listen().await;
+        let host = world.host_at(builder.build().expect("a server"), connector, acceptor);
         let runtime = world.runtime_ahead(at_client);
-        let line = Line::to(host.place.clone());
-        let client = crate::Client::with_runtime(line, crate::ClientOptions::default(), runtime);
+        let link = FaultyLink::to(host.connector.clone());
+        let client = crate::Client::with_runtime(link, crate::ClientOptions::default(), runtime);
         expect_reply(&world, client.call(&ADD_ONE, &1).timeout(Duration::from_secs(60)), 2).await;
         let before = world.service.waiting();
         let call = client.call(&WAIT, &7).timeout(Duration::from_secs(60)).start();
@@ -128,13 +128,13 @@ pub async fn c47_deadlines_are_right_though_the_clocks_differ_by_an_hour(world: 
 
 pub async fn c48_a_call_cancelled_before_it_left_never_leaves(world: World) {
     let host = world.host().await;
-    let line = Line::to(host.place.clone());
-    line.refuse_dials(true);
-    let client = world.client(&line);
+    let link = FaultyLink::to(host.connector.clone());
+    link.refuse_dials(true);
+    let client = world.client(&link);
     let call = client.call(&ADD_ONE, &1).start();
-    world.until("a refused dial", || line.dials() > 0).await;
+    world.until("a refused dial", || link.dials() > 0).await;
     drop(call);
-    line.refuse_dials(false);
+    link.refuse_dials(false);
     expect_reply(&world, client.call(&ADD_ONE, &2), 3).await;
     assert_eq!(client.status().counters.sent, 1);
     assert_eq!(world.service.arguments(), [2]);
@@ -142,19 +142,19 @@ pub async fn c48_a_call_cancelled_before_it_left_never_leaves(world: World) {
 
 pub async fn c48_a_cancel_overtaken_by_completion_changes_nothing(world: World) {
     let host = world.host().await;
-    let mut hand = world.hand(&host.place).await;
-    hand.open().await;
+    let mut peer = world.raw_peer(&host.connector).await;
+    peer.open().await;
     let body = arguments(&1u64);
-    let reply = hand.call(1, 0, ADD_ONE.id(), &body).await;
-    hand.cancel(1).await;
-    assert_eq!(hand.call(1, 0, ADD_ONE.id(), &body).await, reply);
+    let reply = peer.call(1, 0, ADD_ONE.id(), &body).await;
+    peer.cancel(1).await;
+    assert_eq!(peer.call(1, 0, ADD_ONE.id(), &body).await, reply);
     assert_eq!(world.service.runs(), 1);
 }
 
 pub async fn c50_a_call_without_a_slot_waits_until_its_deadline_and_was_not_executed(world: World) {
     let host = world.host_with(|config| config.slots = 1).await;
-    let line = Line::to(host.place.clone());
-    let client = world.connected(&line).await;
+    let link = FaultyLink::to(host.connector.clone());
+    let client = world.connected(&link).await;
     let first = client.call(&WAIT, &1).start();
     world.waiting(1).await;
     let hasty = client.call(&ADD_ONE, &10).timeout(Duration::from_secs(5)).start();
@@ -172,8 +172,8 @@ pub async fn c50_a_call_without_a_slot_waits_until_its_deadline_and_was_not_exec
 
 pub async fn c51_tickets_whose_replies_have_come_hold_no_slots_and_still_tell(world: World) {
     let host = world.host_with(|config| config.slots = 2).await;
-    let line = Line::to(host.place.clone());
-    let client = world.connected(&line).await;
+    let link = FaultyLink::to(host.connector.clone());
+    let client = world.connected(&link).await;
     let start = |n| client.call(&WAIT, &n).timeout(Duration::from_secs(5)).start();
     let calls = [start(1), start(2)];
     world.waiting(2).await;
@@ -198,38 +198,38 @@ pub async fn c51_tickets_whose_replies_have_come_hold_no_slots_and_still_tell(wo
 
 pub async fn c63_a_call_of_which_one_byte_left_is_unknown_at_its_deadline(world: World) {
     let host = world.host().await;
-    let line = Line::to(host.place.clone());
-    let client = world.connected(&line).await;
-    line.fault(Way::Up, Mark::Inside(kind::REQUEST, 1), Action::Hold);
+    let link = FaultyLink::to(host.connector.clone());
+    let client = world.connected(&link).await;
+    link.fault(Direction::Up, Mark::Inside(kind::REQUEST, 1), Action::Hold);
     let call = client.call(&ADD_ONE, &1).timeout(Duration::from_secs(5)).start();
-    world.until("the request to leave", || line.held(Way::Up) > 0).await;
+    world.until("the request to leave", || link.held(Direction::Up) > 0).await;
     world.advance(Duration::from_secs(6));
     let mut ticket = ticket_of(world.within("the deadline", call).await);
-    line.release(Way::Up);
+    link.release(Direction::Up);
     let outcome = world.within("the ticket's outcome", ticket.wait()).await;
     assert!(matches!(outcome, Outcome::Reply(2)), "the server knew no better: {outcome:?}");
 }
 
 pub async fn c65_calls_that_expire_while_disconnected_leave_all_slots_free(world: World) {
     let host = world.host_with(|config| config.slots = 4).await;
-    let line = Line::to(host.place.clone());
-    let client = world.connected(&line).await;
+    let link = FaultyLink::to(host.connector.clone());
+    let client = world.connected(&link).await;
     let start = |n| client.call(&WAIT, &n).timeout(Duration::from_secs(5)).start();
     // Two arrive, two are lost on their way.
     let mut calls = vec![start(1), start(2)];
     world.waiting(2).await;
-    line.hold(Way::Up);
+    link.hold(Direction::Up);
     calls.extend([start(3), start(4)]);
-    world.until("two requests to leave", || line.held(Way::Up) > 40).await;
-    line.refuse_dials(true);
-    line.cut();
+    world.until("two requests to leave", || link.held(Direction::Up) > 40).await;
+    link.refuse_dials(true);
+    link.cut();
     world.until("the loss", || !client.status().connected).await;
     world.advance(Duration::from_secs(6));
     for call in calls {
         drop(ticket_of(world.within("the deadline", call).await));
     }
     world.service.let_go(2);
-    line.refuse_dials(false);
+    link.refuse_dials(false);
     let calls: Vec<_> = (10..14).map(|n| client.call(&WAIT, &n).start()).collect();
     world.waiting(6).await;
     world.service.let_go(4);
@@ -241,9 +241,9 @@ pub async fn c65_calls_that_expire_while_disconnected_leave_all_slots_free(world
 
 pub async fn c70_handlers_that_hang_end_as_aborted_and_other_sessions_never_notice(world: World) {
     let host = world.host_with(|config| config.slots = 4).await;
-    let line = Line::to(host.place.clone());
-    let client = world.connected(&line).await;
-    let neighbour = world.connected(&Line::to(host.place.clone())).await;
+    let link = FaultyLink::to(host.connector.clone());
+    let client = world.connected(&link).await;
+    let neighbour = world.connected(&FaultyLink::to(host.connector.clone())).await;
     let calls: Vec<_> = (0..4).map(|_| client.call(&HANG, &()).start()).collect();
     world.until("all to hang", || world.service.runs() == 4).await;
     expect_reply(&world, neighbour.call(&ADD_ONE, &1), 2).await;

@@ -10,10 +10,10 @@ use oncewire_core::wire::Role;
 use oncewire_core::{ServerConfig, ServerCounters};
 
 use super::clock::{Clock, TestRuntime};
-use super::hand::Hand;
-use super::line::Line;
+use super::faulty_link::FaultyLink;
+use super::raw_peer::RawPeer;
 use super::service::Service;
-use super::{Fixture, Place};
+use super::{Endpoint, Fixture};
 use crate::client::{Client, ClientOptions};
 use crate::runtime::{Runtime, SmolRuntime};
 use crate::server::{Server, ServerBuilder};
@@ -44,7 +44,7 @@ impl std::fmt::Debug for World {
 /// A server that listens at a place of its own. Dropping it stops the listening, not the connections.
 pub(crate) struct Host {
     pub(crate) server: Server,
-    pub(crate) place: Arc<dyn Connect>,
+    pub(crate) connector: Arc<dyn Connect>,
     _serving: smol::Task<()>,
 }
 
@@ -178,9 +178,9 @@ impl World {
     }
 
     /// A fresh place to listen.
-    pub(crate) async fn place(&self) -> (Arc<dyn Connect>, AnyAcceptor) {
-        let bound = self.within("a place to listen", self.fixture.bind()).await;
-        let Place { connector, acceptor } = bound.expect("the transport can listen");
+    pub(crate) async fn listen(&self) -> (Arc<dyn Connect>, AnyAcceptor) {
+        let bound = self.within("the transport to listen", self.fixture.bind()).await;
+        let Endpoint { connector, acceptor } = bound.expect("the transport can listen");
         (Arc::from(connector), AnyAcceptor(acceptor))
     }
 
@@ -197,30 +197,30 @@ impl World {
     /// A server that the test has described.
     pub(crate) async fn host_of(&self, builder: ServerBuilder) -> Host {
         let server = builder.runtime(self.runtime()).build().expect("a server of the suite");
-        let (place, acceptor) = self.place().await;
-        self.host_at(server, place, acceptor)
+        let (connector, acceptor) = self.listen().await;
+        self.host_at(server, connector, acceptor)
     }
 
     pub(crate) fn host_at(
         &self,
         server: Server,
-        place: Arc<dyn Connect>,
+        connector: Arc<dyn Connect>,
         acceptor: impl Accept,
     ) -> Host {
         let serves = server.clone();
         let serving = async move { serves.serve(acceptor).await.expect("the transport accepts") };
-        Host { server, place, _serving: self.executor.spawn(serving) }
+        Host { server, connector, _serving: self.executor.spawn(serving) }
     }
 
-    /// A client on a line.
-    pub(crate) fn client(&self, line: &Line) -> Client {
-        self.client_with(line, |_| {})
+    /// A client on a link.
+    pub(crate) fn client(&self, link: &FaultyLink) -> Client {
+        self.client_with(link, |_| {})
     }
 
     /// The same, with other options.
     pub(crate) fn client_with(
         &self,
-        line: &Line,
+        link: &FaultyLink,
         change: impl FnOnce(&mut ClientOptions),
     ) -> Client {
         let mut options = ClientOptions {
@@ -231,34 +231,34 @@ impl World {
             ..ClientOptions::default()
         };
         change(&mut options);
-        Client::with_runtime(line.clone(), options, self.runtime())
+        Client::with_runtime(link.clone(), options, self.runtime())
     }
 
     /// A client whose session is open.
-    pub(crate) async fn connected(&self, line: &Line) -> Client {
-        let client = self.client(line);
+    pub(crate) async fn connected(&self, link: &FaultyLink) -> Client {
+        let client = self.client(link);
         assert!(self.within("the handshake", client.connected()).await);
         client
     }
 
     /// A connection on which a client is played by hand.
-    pub(crate) async fn hand(&self, place: &Arc<dyn Connect>) -> Hand {
-        let stream = self.within("a connection", place.connect()).await.expect("a connection");
-        Hand::new(self.clone(), stream, Role::Client)
+    pub(crate) async fn raw_peer(&self, connector: &Arc<dyn Connect>) -> RawPeer {
+        let stream = self.within("a connection", connector.connect()).await.expect("a connection");
+        RawPeer::new(self.clone(), stream, Role::Client)
     }
 
     /// The same, with an open session.
-    pub(crate) async fn opened(&self, host: &Host) -> Hand {
-        let mut hand = self.hand(&host.place).await;
-        hand.open().await;
-        hand
+    pub(crate) async fn opened(&self, host: &Host) -> RawPeer {
+        let mut peer = self.raw_peer(&host.connector).await;
+        peer.open().await;
+        peer
     }
 
     /// The next connection to a place, on which a server is played by hand.
-    pub(crate) async fn accept(&self, acceptor: &AnyAcceptor) -> Hand {
+    pub(crate) async fn accept(&self, acceptor: &AnyAcceptor) -> RawPeer {
         let accepted = self.within("a client to connect", acceptor.accept()).await;
         let (stream, _) = accepted.expect("the transport accepts");
-        Hand::new(self.clone(), stream, Role::Server)
+        RawPeer::new(self.clone(), stream, Role::Server)
     }
 
     /// Waits until a server's counters are so.

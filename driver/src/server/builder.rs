@@ -13,14 +13,14 @@ use oncewire_core::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::clerk::Clerk;
 use super::handler::{Context, Handle, Raw, Typed};
+use super::ledger_task::LedgerTask;
 use super::limits::{Bounds, Limits};
-use super::names::Names;
+use super::principals::PrincipalTable;
 use super::records::{Restore, Submit};
 use super::state::Shared;
 use super::transactional::TypedTransactional;
-use super::{Keeper, Server};
+use super::{Server, TimerTask};
 use crate::faults::Planted;
 use crate::ledger::{Ledger, LedgerError, NoLedger, Rollback};
 use crate::method::{Method, MethodOptions, RawMethod};
@@ -343,13 +343,13 @@ impl<L> ServerBuilder<L> {
             |entry: &MethodEntry| Bounds::new(entry.options.concurrency, entry.options.queue_max);
         let all = Bounds::new(Some(self.concurrency), self.queue_max);
         let limits = Limits::new(all, methods.iter().map(bounds));
-        let mut names = Names::default();
+        let mut principals = PrincipalTable::default();
         let ledger = match self.ledger {
             None => None,
             Some(ledger) => {
                 let mut restore = Restore {
                     machine: &mut machine,
-                    names: &mut names,
+                    principals: &mut principals,
                     now: runtime.now(),
                     sessions: HashMap::new(),
                     lost: Vec::new(),
@@ -359,12 +359,20 @@ impl<L> ServerBuilder<L> {
                 Some((ledger.into_submit(), records))
             }
         };
-        let shared =
-            Shared::new(machine, methods, limits, runtime.clone(), names, ledger, self.planted);
+        let shared = Shared::new(
+            machine,
+            methods,
+            limits,
+            runtime.clone(),
+            principals,
+            ledger,
+            self.planted,
+        );
         if shared.ledger.is_some() {
-            runtime.spawn(Box::pin(Clerk { shared: Arc::downgrade(&shared) }));
+            runtime.spawn(Box::pin(LedgerTask { shared: Arc::downgrade(&shared) }));
         }
-        runtime.spawn(Box::pin(Keeper { shared: Arc::downgrade(&shared), timer: runtime.timer() }));
+        runtime
+            .spawn(Box::pin(TimerTask { shared: Arc::downgrade(&shared), timer: runtime.timer() }));
         Ok(Server { shared, id: config.server })
     }
 }

@@ -13,11 +13,11 @@ use oncewire_core::{Admission, ConnId, Incoming, Instant, Received, Running};
 use super::begin::Call;
 use super::limits::{Permit, Waiting};
 use super::pace::Pace;
-use super::state::{Look, Shared, State};
+use super::state::{ConnWork, Shared, State};
 use crate::buffer::{self, ReadBuffer, Scratch, WriteBuffer};
 use crate::faults::ServerFault;
-use crate::patience::{self, Patience, Tries};
 use crate::runtime::Timer;
+use crate::spin::{self, SpinAttempt, SpinPolicy};
 use crate::transport::{BoxStream, Subject};
 
 pub(super) struct ConnTask {
@@ -33,9 +33,9 @@ pub(super) struct ConnTask {
     /// What the stream did not take.
     write: WriteBuffer,
     /// Ends the wait for a peer that does not take the last words.
-    last_words: Option<Box<dyn Timer>>,
+    linger: Option<Box<dyn Timer>>,
     /// Whether the next request comes so soon after a reply that there is no use in sleeping.
-    patience: Patience,
+    spin: SpinPolicy,
 }
 
 /// Whether a connection's task goes on.
@@ -74,7 +74,7 @@ const READS_MAX: usize = 32;
 /// The same of writes of a full buffer, one after another.
 const WRITES_MAX: usize = 4;
 /// How long the last words on a connection may take to leave.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+const LINGER: Duration = Duration::from_secs(5);
 
 impl ConnTask {
     pub(super) fn new(
@@ -92,8 +92,8 @@ impl ConnTask {
             backlog: false,
             pace: Pace::default(),
             write: WriteBuffer::default(),
-            last_words: None,
-            patience: Patience::default(),
+            linger: None,
+            spin: SpinPolicy::default(),
         }
     }
 
@@ -142,8 +142,8 @@ impl ConnTask {
             // The stream will wake us for both. What others have done meanwhile is looked for before we sleep.
             let blocked = written.is_pending();
             let look = shared.with_at(pace.now, |state, _| {
-                let look = state.look(self.id, blocked);
-                if blocked || matches!(look, Look::Nothing) {
+                let look = state.next_work(self.id, blocked);
+                if blocked || matches!(look, ConnWork::Nothing) {
                     state.end_turn(self.id);
                 }
                 look
@@ -151,20 +151,18 @@ impl ConnTask {
             match look {
                 // The last words say why: they are to leave, if the peer takes them. Not behind the rest of a reply:
                 // its bytes are no longer counted, and nobody knows when they would leave.
-                Look::Close
-                    if blocked
-                        && !self.write.holds_rest()
-                        && self.poll_last_words(cx).is_pending() =>
+                ConnWork::Close
+                    if blocked && !self.write.holds_rest() && self.poll_linger(cx).is_pending() =>
                 {
                     return Turn::Sleep;
                 }
-                Look::Close => return Turn::End,
-                Look::Transmit if !blocked => {
+                ConnWork::Close => return Turn::End,
+                ConnWork::Transmit if !blocked => {
                     if pace.check(shared.runtime.now()) {
                         break;
                     }
                 }
-                Look::Transmit | Look::Nothing => return Turn::Sleep,
+                ConnWork::Transmit | ConnWork::Nothing => return Turn::Sleep,
             }
         }
         shared.with_at(pace.now, |state, _| state.end_turn(self.id));
@@ -176,10 +174,10 @@ impl ConnTask {
     /// For how long to look for the next request before sleeping, if at all: not where handlers wait for this thread.
     fn looks(&mut self) -> Option<Duration> {
         let shared = &self.shared;
-        if !self.patience.looks() || shared.with_quietly(|state| state.machine.is_busy()) {
+        if !self.spin.should_spin() || shared.with_quietly(|state| state.machine.is_busy()) {
             return None;
         }
-        shared.runtime.patience(std::ptr::from_ref(self).addr())
+        shared.runtime.spin_budget(std::ptr::from_ref(self).addr())
     }
 
     /// Lets whoever may send the next request act, and looks whether it has.
@@ -190,24 +188,24 @@ impl ConnTask {
         cx: &mut Context<'_>,
         scratch: &mut Scratch,
     ) -> Poll<io::Result<usize>> {
-        let mut tries = Tries::new(pace.now, time);
+        let mut tries = SpinAttempt::new(pace.now, time);
         loop {
-            self.shared.runtime.give_way();
+            self.shared.runtime.yield_now();
             pace.now = self.shared.runtime.now();
-            let read = patience::looking(|| self.read_once(pace, cx, scratch));
+            let read = spin::with_forced_reads(|| self.read_once(pace, cx, scratch));
             if let Some(brought) = tries.judge(pace.now, read.is_ready()) {
-                self.patience.note(brought);
+                self.spin.record(brought);
                 return read;
             }
         }
     }
 
     /// Ready when the last words have taken too long.
-    fn poll_last_words(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let runtime = &self.shared.runtime;
-        let timer = self.last_words.get_or_insert_with(|| {
+        let timer = self.linger.get_or_insert_with(|| {
             let mut timer = runtime.timer();
-            timer.set(runtime.now() + LAST_WORDS);
+            timer.set(runtime.now() + LINGER);
             timer
         });
         timer.poll(cx)

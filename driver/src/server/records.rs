@@ -19,7 +19,7 @@ use oncewire_core::{
 
 use super::handler::{Context, ReplyFuture};
 use super::limits::Permit;
-use super::names::Names;
+use super::principals::PrincipalTable;
 use super::state::{Shared, State};
 use super::transactional::{Ran, Work};
 use crate::caught::{Guarded, caught};
@@ -126,7 +126,7 @@ pub(super) struct Records {
     /// A batch is being handed over.
     submitting: bool,
     pub(super) concluded: Vec<Concluded>,
-    pub(super) clerk: Option<Waker>,
+    pub(super) ledger_task: Option<Waker>,
     /// Those who want to hear of an error.
     pub(super) error_wakers: Vec<Waker>,
     pub(super) error: Option<LedgerError>,
@@ -148,8 +148,8 @@ impl Records {
     }
 
     /// The task to wake, if there is something for it to hand over.
-    pub(super) fn take_clerk(&mut self) -> Option<Waker> {
-        if self.ready() { self.clerk.take() } else { None }
+    pub(super) fn take_ledger_task(&mut self) -> Option<Waker> {
+        if self.ready() { self.ledger_task.take() } else { None }
     }
 
     /// S31: nothing is written any more. What waits is told so, or never told anything.
@@ -167,7 +167,7 @@ impl State {
         match (&mut self.records, record) {
             (Some(records), Some(record)) if records.error.is_none() => {
                 let SessionRecord { id, principal, grants, seen, .. } = record;
-                let subject = self.names.subject(principal);
+                let subject = self.principals.subject(principal);
                 let session = SessionEntry { id, subject, grants, seen };
                 records.push(Item::Opened { conn, session });
             }
@@ -355,7 +355,7 @@ impl Shared {
         }
     }
 
-    /// A batch has come back: the next one goes, and the clerk sees to what waited for this one.
+    /// A batch has come back: the next one goes, and the ledger task sees to what waited for this one.
     fn conclude(self: &Arc<Self>, items: Vec<Item>, result: Result<u64, LedgerError>) {
         self.with(|state, now| {
             let Some(records) = &mut state.records else { return };
@@ -367,7 +367,7 @@ impl Shared {
                 state.machine.fail_ledger();
                 state.to_wake.append(&mut records.error_wakers);
             }
-            state.to_wake.extend(records.clerk.take());
+            state.to_wake.extend(records.ledger_task.take());
             if records.error.is_some() {
                 state.refuse_waiting(now, NotExecuted::LedgerFailed);
             }
@@ -502,7 +502,7 @@ impl<'a, X: 'static> Transactional<'a, X> {
 #[derive(Debug)]
 pub struct Restore<'a> {
     pub(super) machine: &'a mut Machine<Heap>,
-    pub(super) names: &'a mut Names,
+    pub(super) principals: &'a mut PrincipalTable,
     pub(super) now: Instant,
     pub(super) sessions: HashMap<[u8; 16], SessionKey>,
     /// Sessions that cannot be honoured (C67).
@@ -513,7 +513,7 @@ impl Restore<'_> {
     /// A session; its lease begins anew. One that this server cannot honour is forgotten, and its client told so.
     pub fn session(&mut self, entry: &SessionEntry) {
         let machine = &*self.machine;
-        let principal = self.names.principal(&entry.subject, |of| machine.knows(of));
+        let principal = self.principals.principal(&entry.subject, |of| machine.knows(of));
         let SessionEntry { id, grants, seen, .. } = *entry;
         let record = SessionRecord { id, principal, grants, seen, acked: 0 };
         match self.machine.restore_session(self.now, record) {

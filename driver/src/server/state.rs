@@ -9,7 +9,7 @@ use oncewire_core::{CallKey, ConnId, Heap, Instant, Running, Server as Machine, 
 use super::MethodEntry;
 use super::cancels::Cancels;
 use super::limits::{Limits, Permit, Waiting};
-use super::names::Names;
+use super::principals::PrincipalTable;
 use super::records::{Records, Submit};
 use crate::caught::wake_all;
 use crate::faults::{Planted, ServerFault};
@@ -30,12 +30,12 @@ pub(super) struct Shared {
 pub(super) struct State {
     pub(super) machine: Machine<Heap>,
     /// By [`ConnId::index`].
-    conns: Vec<Line>,
-    pub(super) names: Names,
+    conns: Vec<ConnEntry>,
+    pub(super) principals: PrincipalTable,
     /// What is on its way to the ledger, if there is one.
     pub(super) records: Option<Box<Records>>,
     /// The task that keeps time, and when its timer fires.
-    pub(super) keeper: Option<Waker>,
+    pub(super) timer_task: Option<Waker>,
     pub(super) armed: Instant,
     pub(super) drained: bool,
     drain_wakers: Vec<Waker>,
@@ -74,11 +74,11 @@ impl Later {
 }
 
 /// Names looked at in one sweep.
-const NAMES_MAX: usize = 1_024;
+const SWEEP_MAX: usize = 1_024;
 
 /// What a connection's task is to know.
 #[derive(Default)]
-struct Line {
+struct ConnEntry {
     id: Option<ConnId>,
     waker: Option<Waker>,
     /// Its task is at work and will look by itself.
@@ -91,7 +91,7 @@ struct Line {
 
 /// What a connection's task finds when it looks.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Look {
+pub(super) enum ConnWork {
     Nothing,
     Transmit,
     Close,
@@ -103,7 +103,7 @@ impl Shared {
         methods: Vec<MethodEntry>,
         limits: Limits,
         runtime: Arc<dyn Runtime>,
-        names: Names,
+        principals: PrincipalTable,
         ledger: Option<(Box<dyn Submit>, Box<Records>)>,
         planted: Planted,
     ) -> Arc<Shared> {
@@ -111,9 +111,9 @@ impl Shared {
         let state = State {
             machine,
             conns: Vec::new(),
-            names,
+            principals,
             records,
-            keeper: None,
+            timer_task: None,
             armed: Instant::ZERO,
             drained: false,
             drain_wakers: Vec::new(),
@@ -193,7 +193,7 @@ impl Shared {
     /// A moment that is past a deadline only if the present is.
     #[inline]
     pub(super) fn time_near(&self, deadline: Instant) -> Instant {
-        let (moment, age_max) = self.runtime.recent();
+        let (moment, age_max) = self.runtime.coarse_now();
         if moment + age_max < deadline { moment } else { self.runtime.now() }
     }
 
@@ -202,15 +202,15 @@ impl Shared {
         let mut secret = [0; 16];
         self.runtime.random(&mut secret);
         self.with(|state, now| {
-            let State { machine, names, .. } = state;
-            let principal = names.principal(subject, |of| machine.knows(of));
+            let State { machine, principals, .. } = state;
+            let principal = principals.principal(subject, |of| machine.knows(of));
             let secret = oncewire_core::SessionId::from_bytes(secret);
             let id = machine.handle_connected(now, principal, secret)?;
             let index = id.index();
             if state.conns.len() <= index {
-                state.conns.resize_with(index + 1, Line::default);
+                state.conns.resize_with(index + 1, ConnEntry::default);
             }
-            state.conns[index] = Line { id: Some(id), ..Line::default() };
+            state.conns[index] = ConnEntry { id: Some(id), ..ConnEntry::default() };
             Some(id)
         })
     }
@@ -218,8 +218,8 @@ impl Shared {
     pub(super) fn disconnect(self: &Arc<Self>, conn: ConnId) {
         self.with(|state, now| {
             state.machine.handle_disconnected(now, conn);
-            if let Some(line) = state.line(conn) {
-                *line = Line::default();
+            if let Some(entry) = state.entry(conn) {
+                *entry = ConnEntry::default();
             }
         });
     }
@@ -278,61 +278,61 @@ impl State {
     }
 
     #[inline]
-    fn line(&mut self, conn: ConnId) -> Option<&mut Line> {
-        self.conns.get_mut(conn.index()).filter(|line| line.id == Some(conn))
+    fn entry(&mut self, conn: ConnId) -> Option<&mut ConnEntry> {
+        self.conns.get_mut(conn.index()).filter(|entry| entry.id == Some(conn))
     }
 
     /// Forgets names that are over, a few at a time.
-    pub(super) fn sweep_names(&mut self) {
-        let State { machine, names, .. } = self;
-        names.sweep(NAMES_MAX, |of| machine.knows(of));
+    pub(super) fn sweep_principals(&mut self) {
+        let State { machine, principals, .. } = self;
+        principals.sweep(SWEEP_MAX, |of| machine.knows(of));
     }
 
     /// A connection's task begins a turn: it need not be woken for what it does itself.
     pub(super) fn begin_turn(&mut self, conn: ConnId, cx: &mut Context<'_>) {
-        let Some(line) = self.line(conn) else { return };
-        line.at_work = true;
-        match &mut line.waker {
+        let Some(entry) = self.entry(conn) else { return };
+        entry.at_work = true;
+        match &mut entry.waker {
             Some(waker) => waker.clone_from(cx.waker()),
-            None => line.waker = Some(cx.waker().clone()),
+            None => entry.waker = Some(cx.waker().clone()),
         }
     }
 
     /// What there is to do on a connection; `blocked` says that its stream takes nothing, so that there is no use in
     /// more to send.
-    pub(super) fn look(&mut self, conn: ConnId, blocked: bool) -> Look {
+    pub(super) fn next_work(&mut self, conn: ConnId, blocked: bool) -> ConnWork {
         // Events may still wait that say so.
         self.deliver();
         // The machine tells of a close when its last words were taken. A connection that has words to write and no
         // session has come to them.
         let stuck = blocked && self.machine.session_of(conn).is_none();
-        match self.line(conn) {
-            None => Look::Close,
-            Some(_) if stuck => Look::Close,
-            Some(line) if line.transmit => Look::Transmit,
-            Some(line) if line.close => Look::Close,
-            Some(_) => Look::Nothing,
+        match self.entry(conn) {
+            None => ConnWork::Close,
+            Some(_) if stuck => ConnWork::Close,
+            Some(entry) if entry.transmit => ConnWork::Transmit,
+            Some(entry) if entry.close => ConnWork::Close,
+            Some(_) => ConnWork::Nothing,
         }
     }
 
     /// Whether the machine has let go of a connection, with nothing to send on it.
     pub(super) fn is_closed(&mut self, conn: ConnId) -> bool {
         self.deliver();
-        self.line(conn).is_none_or(|line| line.close && !line.transmit)
+        self.entry(conn).is_none_or(|entry| entry.close && !entry.transmit)
     }
 
     /// Notes whether a connection's task has something to send.
     #[inline]
     pub(super) fn set_transmit(&mut self, conn: ConnId, transmit: bool) {
-        if let Some(line) = self.line(conn) {
-            line.transmit = transmit;
+        if let Some(entry) = self.entry(conn) {
+            entry.transmit = transmit;
         }
     }
 
     /// A connection's task sleeps until it is woken.
     pub(super) fn end_turn(&mut self, conn: ConnId) {
-        if let Some(line) = self.line(conn) {
-            line.at_work = false;
+        if let Some(entry) = self.entry(conn) {
+            entry.at_work = false;
         }
     }
 
@@ -341,15 +341,15 @@ impl State {
     fn deliver(&mut self) {
         while let Some(event) = self.machine.poll_event() {
             match event {
-                ServerEvent::Transmit(conn) => self.rouse(conn, |line| line.transmit = true),
+                ServerEvent::Transmit(conn) => self.wake_conn(conn, |entry| entry.transmit = true),
                 ServerEvent::Close(conn, _) => {
-                    self.rouse(conn, |line| line.close = true);
+                    self.wake_conn(conn, |entry| entry.close = true);
                 }
                 ServerEvent::Drained => {
                     self.drained = true;
                     self.cancels.wake_all(&mut self.to_wake);
                     self.to_wake.append(&mut self.drain_wakers);
-                    self.to_wake.extend(self.keeper.take());
+                    self.to_wake.extend(self.timer_task.take());
                 }
                 ServerEvent::SessionOpened(conn) => self.record_session(conn),
                 ServerEvent::Abandoned(session) => {
@@ -361,21 +361,21 @@ impl State {
             }
         }
         if let Some(records) = &mut self.records {
-            self.to_wake.extend(records.take_clerk());
+            self.to_wake.extend(records.take_ledger_task());
         }
         if self.machine.poll_timeout().is_some_and(|at| at < self.armed) {
-            self.to_wake.extend(self.keeper.take());
+            self.to_wake.extend(self.timer_task.take());
         }
     }
 
-    fn rouse(&mut self, conn: ConnId, note: impl FnOnce(&mut Line)) {
-        let Some(line) = self.conns.get_mut(conn.index()).filter(|line| line.id == Some(conn))
+    fn wake_conn(&mut self, conn: ConnId, note: impl FnOnce(&mut ConnEntry)) {
+        let Some(entry) = self.conns.get_mut(conn.index()).filter(|entry| entry.id == Some(conn))
         else {
             return;
         };
-        note(line);
-        if !line.at_work
-            && let Some(waker) = line.waker.take()
+        note(entry);
+        if !entry.at_work
+            && let Some(waker) = entry.waker.take()
         {
             self.to_wake.push(waker);
         }

@@ -83,7 +83,7 @@ fn c116_a_cancel_wakes_the_handler_that_waits_for_it_and_drops_the_one_that_says
         drop(calls);
         both_ended(&said).await;
         until_idle(&server).await;
-        assert_eq!(server.mishaps().panics, 0);
+        assert_eq!(server.handler_faults().panics, 0);
         assert!(client.status().connected);
     });
 }

@@ -33,7 +33,7 @@ impl Accept for Listener {
     fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>> {
         Box::pin(async {
             let stream = self.0.recv().await.map_err(|_| io::ErrorKind::BrokenPipe)?;
-            Ok((Box::new(stream) as BoxStream, Subject::Nobody))
+            Ok((Box::new(stream) as BoxStream, Subject::Anonymous))
         })
     }
     fn address(&self) -> String {

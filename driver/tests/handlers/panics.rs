@@ -67,7 +67,7 @@ fn c115_a_panic_whose_payload_panics_ends_its_call_and_nothing_else() {
             }
         }
         assert_eq!(client.call(&ADD_ONE, &1).await.ok(), Ok(2));
-        assert_eq!((server.counters().running, server.mishaps().panics), (0, 10));
+        assert_eq!((server.counters().running, server.handler_faults().panics), (0, 10));
         assert_eq!(client.status().reconnects, 0, "the connection lives");
     });
 }
@@ -107,8 +107,8 @@ fn c114_a_reply_that_cannot_be_encoded_says_so_and_which_method() {
             let why = server.last_unencodable().unwrap();
             assert!(why.starts_with(&format!("{}: the reply", method.name())), "{why}");
         }
-        let mishaps = server.mishaps();
-        assert_eq!((mishaps.panics, mishaps.unencodable), (0, 2));
+        let faults = server.handler_faults();
+        assert_eq!((faults.panics, faults.unencodable), (0, 2));
         let raw = client.call_raw(ENDLESS.id(), Bytes::new()).await.ok();
         assert_eq!(raw, Err(CallFailure::NoReply(NoReply::Unencodable)));
     });

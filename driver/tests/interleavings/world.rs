@@ -104,7 +104,7 @@ impl Runtime for Frozen {
         self.tasks.spawn(task);
     }
 
-    fn give_way(&self) {
+    fn yield_now(&self) {
         shuttle::thread::yield_now();
     }
 }
@@ -125,31 +125,31 @@ impl Timer for Never {
 
 /// One direction of a stream.
 #[derive(Default)]
-struct Lane {
+struct HalfPipe {
     bytes: VecDeque<u8>,
     capacity: usize,
     /// Nothing more is written.
     ended: bool,
     /// Nobody reads any more.
-    deaf: bool,
+    reader_gone: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
 
-impl Lane {
+impl HalfPipe {
     /// Tells both ends to look again.
     fn wake(&mut self) -> [Option<Waker>; 2] {
         [self.reader.take(), self.writer.take()]
     }
 }
 
-type Shared = Arc<Mutex<Lane>>;
+type Shared = Arc<Mutex<HalfPipe>>;
 
-fn change<T>(lane: &Shared, f: impl FnOnce(&mut Lane) -> T) -> T {
+fn change<T>(half: &Shared, f: impl FnOnce(&mut HalfPipe) -> T) -> T {
     let (result, wake) = {
-        let mut lane = lane.lock().expect("no panic under the lock");
-        let result = f(&mut lane);
-        (result, lane.wake())
+        let mut half = half.lock().expect("no panic under the lock");
+        let result = f(&mut half);
+        (result, half.wake())
     };
     wake.into_iter().flatten().for_each(Waker::wake);
     result
@@ -168,18 +168,18 @@ impl AsyncRead for Stream {
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         {
-            let mut lane = self.input.lock().expect("no panic under the lock");
-            if lane.bytes.is_empty() {
-                if lane.ended {
+            let mut half = self.input.lock().expect("no panic under the lock");
+            if half.bytes.is_empty() {
+                if half.ended {
                     return Poll::Ready(Ok(0));
                 }
-                lane.reader = Some(cx.waker().clone());
+                half.reader = Some(cx.waker().clone());
                 return Poll::Pending;
             }
         }
-        Poll::Ready(Ok(change(&self.input, |lane| {
-            let len = lane.bytes.len().min(buf.len());
-            for (to, byte) in buf.iter_mut().zip(lane.bytes.drain(..len)) {
+        Poll::Ready(Ok(change(&self.input, |half| {
+            let len = half.bytes.len().min(buf.len());
+            for (to, byte) in buf.iter_mut().zip(half.bytes.drain(..len)) {
                 *to = byte;
             }
             len
@@ -194,18 +194,18 @@ impl AsyncWrite for Stream {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         {
-            let mut lane = self.output.lock().expect("no panic under the lock");
-            if lane.deaf || lane.ended {
+            let mut half = self.output.lock().expect("no panic under the lock");
+            if half.reader_gone || half.ended {
                 return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
             }
-            if lane.bytes.len() >= lane.capacity {
-                lane.writer = Some(cx.waker().clone());
+            if half.bytes.len() >= half.capacity {
+                half.writer = Some(cx.waker().clone());
                 return Poll::Pending;
             }
         }
-        Poll::Ready(Ok(change(&self.output, |lane| {
-            let len = buf.len().min(lane.capacity - lane.bytes.len());
-            lane.bytes.extend(&buf[..len]);
+        Poll::Ready(Ok(change(&self.output, |half| {
+            let len = buf.len().min(half.capacity - half.bytes.len());
+            half.bytes.extend(&buf[..len]);
             len
         })))
     }
@@ -215,46 +215,46 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        change(&self.output, |lane| lane.ended = true);
+        change(&self.output, |half| half.ended = true);
         Poll::Ready(Ok(()))
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        change(&self.output, |lane| lane.ended = true);
-        change(&self.input, |lane| lane.deaf = true);
+        change(&self.output, |half| half.ended = true);
+        change(&self.input, |half| half.reader_gone = true);
     }
 }
 
 /// The address: dials, and connections to be accepted or cut.
 #[derive(Default)]
-struct Hall {
+struct AcceptQueue {
     waiting: VecDeque<Stream>,
     acceptor: Option<Waker>,
-    lanes: Vec<Shared>,
+    halves: Vec<Shared>,
 }
 
 #[derive(Clone)]
 struct Address {
-    hall: Arc<Mutex<Hall>>,
+    queue: Arc<Mutex<AcceptQueue>>,
     capacity: usize,
 }
 
 impl Connect for Address {
     fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
         Box::pin(async {
-            let lane = || {
-                let lane = Lane { capacity: self.capacity, ..Lane::default() };
-                Arc::new(Mutex::new(lane))
+            let half = || {
+                let half = HalfPipe { capacity: self.capacity, ..HalfPipe::default() };
+                Arc::new(Mutex::new(half))
             };
-            let (up, down) = (lane(), lane());
+            let (up, down) = (half(), half());
             let theirs = Stream { input: up.clone(), output: down.clone() };
             let acceptor = {
-                let mut hall = self.hall.lock().expect("no panic under the lock");
-                hall.lanes = vec![up.clone(), down.clone()];
-                hall.waiting.push_back(theirs);
-                hall.acceptor.take()
+                let mut queue = self.queue.lock().expect("no panic under the lock");
+                queue.halves = vec![up.clone(), down.clone()];
+                queue.waiting.push_back(theirs);
+                queue.acceptor.take()
             };
             acceptor.into_iter().for_each(Waker::wake);
             Ok(Box::new(Stream { input: down, output: up }) as BoxStream)
@@ -269,11 +269,13 @@ impl Connect for Address {
 impl Accept for Address {
     fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>> {
         Box::pin(std::future::poll_fn(|cx| {
-            let mut hall = self.hall.lock().expect("no panic under the lock");
-            match hall.waiting.pop_front() {
-                Some(stream) => Poll::Ready(Ok((Box::new(stream) as BoxStream, Subject::Nobody))),
+            let mut queue = self.queue.lock().expect("no panic under the lock");
+            match queue.waiting.pop_front() {
+                Some(stream) => {
+                    Poll::Ready(Ok((Box::new(stream) as BoxStream, Subject::Anonymous)))
+                }
                 None => {
-                    hall.acceptor = Some(cx.waker().clone());
+                    queue.acceptor = Some(cx.waker().clone());
                     Poll::Pending
                 }
             }
@@ -352,7 +354,7 @@ impl World {
 
     /// The same over a stream that takes only so many bytes at once.
     pub(crate) fn with_capacity(capacity: usize) -> World {
-        let address = Address { hall: Arc::default(), capacity };
+        let address = Address { queue: Arc::default(), capacity };
         let gate = Watched::<bool>::default();
         let tasks = Tasks::default();
         let runs = Runs::default();
@@ -396,11 +398,11 @@ impl World {
 
     /// The connection breaks, if there is one; what is on its way is lost.
     pub(crate) fn cut(&self) {
-        let lanes = self.address.hall.lock().expect("no panic under the lock").lanes.clone();
-        for lane in &lanes {
-            change(lane, |lane| {
-                lane.bytes.clear();
-                (lane.ended, lane.deaf) = (true, true);
+        let halves = self.address.queue.lock().expect("no panic under the lock").halves.clone();
+        for half in &halves {
+            change(half, |half| {
+                half.bytes.clear();
+                (half.ended, half.reader_gone) = (true, true);
             });
         }
     }

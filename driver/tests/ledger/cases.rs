@@ -146,8 +146,8 @@ fn c56_of_calls_in_one_durable_commit_one_that_panics_or_fails_is_rolled_back_al
         assert_eq!(good.told(), reply(100));
         assert_eq!(bad.told(), told("not executed: Aborted"));
         assert_eq!(world.ledger.disk().accounts[&7], 100);
-        let mishaps = world.server().mishaps();
-        assert_eq!((mishaps.rollbacks, mishaps.panics), (1, panics));
+        let faults = world.server().handler_faults();
+        assert_eq!((faults.rollbacks, faults.panics), (1, panics));
         let why = world.server().last_rollback().unwrap();
         assert_eq!(why, if panics == 1 { "the handler panicked" } else { "nothing is left" });
     }
@@ -262,7 +262,7 @@ fn c58_serving_ends_with_the_ledgers_error() {
     let world = Ledgered::new();
     let (_sender, receiver) = smol::channel::unbounded();
     let server = world.server();
-    let mut serving = Box::pin(server.serve(Nobody(receiver)));
+    let mut serving = Box::pin(server.serve(NoConnections(receiver)));
     assert!(ready(serving.as_mut()).is_none());
     world.ledger.mode(Mode::Fail);
     let _client = world.client();
@@ -272,9 +272,9 @@ fn c58_serving_ends_with_the_ledgers_error() {
 }
 
 /// Accepts nobody.
-struct Nobody(smol::channel::Receiver<()>);
+struct NoConnections(smol::channel::Receiver<()>);
 
-impl oncewire_driver::Accept for Nobody {
+impl oncewire_driver::Accept for NoConnections {
     fn accept(
         &self,
     ) -> oncewire_driver::BoxFuture<

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use oncewire_driver::{DurableCall, DurableClient, LeftCall, Outcome};
+use oncewire_driver::{DurableCall, DurableClient, Outcome, RecoveredCall};
 use oncewire_ledger_redb::RedbJournal;
 use serde::de::DeserializeOwned;
 
@@ -62,7 +62,7 @@ pub(crate) async fn run(load: &Load) -> Result<Report, String> {
     Ok(report)
 }
 
-fn open(load: &Load, path: &Path) -> Result<(DurableClient, Vec<LeftCall>), String> {
+fn open(load: &Load, path: &Path) -> Result<(DurableClient, Vec<RecoveredCall>), String> {
     let mut calls = path.as_os_str().to_owned();
     calls.push(".calls");
     let journal = RedbJournal::open(PathBuf::from(calls)).map_err(|error| error.to_string())?;
@@ -108,7 +108,7 @@ impl Worker {
     }
 
     /// Learns what became of the calls of the run that was killed.
-    async fn go_on(&self, left: Vec<LeftCall>) {
+    async fn go_on(&self, left: Vec<RecoveredCall>) {
         let mut known = BTreeSet::new();
         for call in left {
             let number = std::str::from_utf8(call.tag()).ok().and_then(|tag| tag.parse().ok());
@@ -140,7 +140,7 @@ impl Worker {
     async fn end_left(
         &self,
         number: u64,
-        call: Result<DurableCall<Result<u64, BankError>>, LeftCall>,
+        call: Result<DurableCall<Result<u64, BankError>>, RecoveredCall>,
     ) {
         match call {
             Ok(call) => self.end_change(number, call).await,

@@ -156,7 +156,7 @@ pub async fn run(world: Arc<World>) {
             *lock(&world.place).faults.entry("flood").or_default() += 1;
             match world.mutant {
                 Some(Mutant::Greedy) => world.sim.spawn(USERS, read_all(stream)),
-                _ => server.serve_stream(Box::new(stream), Subject::Nobody),
+                _ => server.serve_stream(Box::new(stream), Subject::Anonymous),
             }
         }
     }

@@ -257,7 +257,7 @@ impl Accept for SimAcceptor {
                 }
                 return Poll::Ready(Err(io::ErrorKind::Other.into()));
             }
-            Poll::Ready(Ok((Box::new(stream) as BoxStream, Subject::Nobody)))
+            Poll::Ready(Ok((Box::new(stream) as BoxStream, Subject::Anonymous)))
         }))
     }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 
 use oncewire_driver::core::wire::Role;
-use oncewire_driver::{DurableCall, DurableClient, LeftCall};
+use oncewire_driver::{DurableCall, DurableClient, RecoveredCall};
 use oncewire_ledger_redb::RedbJournalStore;
 
 use super::caller::{self, Awaited};
@@ -152,10 +152,10 @@ impl Program {
     fn take_left(
         self: &Arc<Self>,
         group: Group,
-        left: Vec<LeftCall>,
+        left: Vec<RecoveredCall>,
         last: bool,
     ) -> Result<(), String> {
-        let op_of = |call: &LeftCall| {
+        let op_of = |call: &RecoveredCall| {
             let tag = call.tag().as_ref().try_into().map_err(|_| "a tag of no operation")?;
             Ok::<u64, String>(u64::from_le_bytes(tag))
         };

@@ -45,7 +45,7 @@ impl Connect for Place {
             let server = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let server = server.ok_or(io::ErrorKind::ConnectionRefused)?;
             let (ours, theirs) = UnixStream::pair()?;
-            server.serve_stream(Box::new(theirs), Subject::Nobody);
+            server.serve_stream(Box::new(theirs), Subject::Anonymous);
             Ok(Box::new(ours) as BoxStream)
         })
     }

@@ -85,7 +85,7 @@ impl State {
             return;
         }
         let reader = match self.leader {
-            Leader::Call(id) => self.waits.waker(id),
+            Leader::Call(id) => self.pending.waker(id),
             Leader::Nobody | Leader::Task => None,
         };
         if let Some(waker) = reader.or(self.task.as_ref()).cloned() {
@@ -94,6 +94,6 @@ impl State {
         self.machine.handle_deadlines(now);
         self.deliver(now);
         // Whatever came of it is to leave.
-        self.tell_flush();
+        self.request_flush();
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use oncewire_core::Instant;
 
-use super::super::waits::WaitId;
+use super::super::pending::PendingId;
 use super::{LEAD_AFTER, OVERDUE_LEN, State, TURN_LEN};
 use crate::outcome::RawOutcome;
 
@@ -43,14 +43,14 @@ pub(super) enum Step {
 pub(in super::super) enum Leader {
     Nobody,
     Task,
-    Call(WaitId),
+    Call(PendingId),
 }
 
 impl State {
     #[inline]
     pub(super) fn poll_outcome(
         &mut self,
-        id: WaitId,
+        id: PendingId,
         now: Instant,
         cx: &mut Context<'_>,
         may_look: bool,
@@ -65,21 +65,21 @@ impl State {
     #[inline]
     pub(super) fn poll_waiting(
         &mut self,
-        id: WaitId,
+        id: PendingId,
         now: Instant,
         cx: &mut Context<'_>,
         may_look: bool,
     ) -> Step {
-        self.waits.wait(id, cx, &mut self.dropped);
+        self.pending.wait(id, cx, &mut self.dropped);
         self.polled = Some(id);
         let mut look = false;
         let leader = self.leader;
         match leader {
-            Leader::Call(leader) if leader != id && !self.is_left_alone(id) => {
+            Leader::Call(leader) if leader != id && !self.leader_is_stalled(id) => {
                 self.follow(id, now, cx);
             }
             // It took the lead because calls take long, and keeps it until a new one comes.
-            Leader::Task if self.waits.follows(id) => {}
+            Leader::Task if self.pending.follows(id) => {}
             _ if self.stream.is_some() => look = self.lead(id, now, cx, may_look),
             // Without a connection nobody leads; when there is one again, somebody must.
             _ => self.add_follower(id),
@@ -96,13 +96,13 @@ impl State {
     }
 
     #[inline]
-    pub(super) fn take_outcome_as_follower(&mut self, id: WaitId) -> Option<RawOutcome> {
-        if self.leader == Leader::Call(id) { None } else { self.waits.take_outcome(id) }
+    pub(super) fn take_outcome_as_follower(&mut self, id: PendingId) -> Option<RawOutcome> {
+        if self.leader == Leader::Call(id) { None } else { self.pending.take_outcome(id) }
     }
 
     #[inline]
-    fn take_outcome(&mut self, id: WaitId, now: Instant) -> Option<RawOutcome> {
-        let outcome = self.waits.take_outcome(id)?;
+    fn take_outcome(&mut self, id: PendingId, now: Instant) -> Option<RawOutcome> {
+        let outcome = self.pending.take_outcome(id)?;
         if self.leader == Leader::Call(id) {
             self.pass_lead(now);
         }
@@ -112,12 +112,12 @@ impl State {
     /// Whether the call that leads was not polled since this one last was: it may be alive and forgotten, or belong to
     /// the very task that was woken for it and polled us instead.
     #[inline]
-    fn is_left_alone(&mut self, id: WaitId) -> bool {
-        !self.waits.note_look(id, self.leads)
+    fn leader_is_stalled(&mut self, id: PendingId) -> bool {
+        !self.pending.note_look(id, self.leads)
     }
 
     /// Whether it is time for the task to read, because whoever should does not.
-    pub(in super::super) fn lead_is_left(&mut self, now: Instant) -> bool {
+    pub(in super::super) fn task_should_lead(&mut self, now: Instant) -> bool {
         match self.leader {
             Leader::Task => false,
             Leader::Nobody | Leader::Call(_) if self.followers.is_empty() => {
@@ -159,8 +159,8 @@ impl State {
     /// alone, and a caller that is always answered at once would keep them from being polled. Only once a call: they
     /// may be held and not polled.
     #[inline]
-    fn acts_too_soon(&mut self, id: WaitId) -> bool {
-        let too_soon = self.waits.has_untaken() || self.looks >= LOOKS_MAX;
+    fn should_yield_to_ready_calls(&mut self, id: PendingId) -> bool {
+        let too_soon = self.pending.has_untaken() || self.looks >= LOOKS_MAX;
         if !too_soon || self.waited == Some(id) {
             return false;
         }
@@ -170,7 +170,7 @@ impl State {
     }
 
     /// A call reads for all. Says whether the reply to what it wrote may be waited for without sleeping.
-    fn lead(&mut self, id: WaitId, now: Instant, cx: &mut Context<'_>, may_look: bool) -> bool {
+    fn lead(&mut self, id: PendingId, now: Instant, cx: &mut Context<'_>, may_look: bool) -> bool {
         match self.leader {
             // It has to keep time for us, and to look after the connection when we are gone.
             Leader::Task if self.armed > now + LEAD_AFTER => self.wake_task(),
@@ -180,11 +180,11 @@ impl State {
         self.leader = Leader::Call(id);
         self.led_at = now;
         self.leads += 1;
-        if self.acts_too_soon(id) {
+        if self.should_yield_to_ready_calls(id) {
             cx.waker().wake_by_ref();
             return false;
         }
-        if self.flush(now, cx) && may_look && self.write.is_empty() && self.patience.looks() {
+        if self.flush(now, cx) && may_look && self.write.is_empty() && self.spin.should_spin() {
             return true;
         }
         self.run(now, cx, Some(id), TURN_LEN);
@@ -206,28 +206,28 @@ impl State {
 
     /// Another call reads: ours waits, and its request leaves at once or with others'.
     #[inline]
-    fn follow(&mut self, id: WaitId, now: Instant, cx: &mut Context<'_>) {
-        let is_new = !self.waits.follows(id);
+    fn follow(&mut self, id: PendingId, now: Instant, cx: &mut Context<'_>) {
+        let is_new = !self.pending.follows(id);
         self.add_follower(id);
         // Whoever is about to take its outcome may call again: then all of it leaves together.
-        let alone = self.machine.pending() < WRITE_ALONE_MAX && !self.waits.has_untaken();
+        let alone = self.machine.pending() < WRITE_ALONE_MAX && !self.pending.has_untaken();
         if alone || !self.write.is_empty() {
             self.flush(now, cx);
         } else if is_new {
             // Only once: the leader may be of the same task, and would wake us in turn.
-            self.tell_flush();
+            self.request_flush();
         }
     }
 
     #[inline]
-    pub(super) fn add_follower(&mut self, id: WaitId) {
-        if !self.waits.set_follows(id, true) {
+    pub(super) fn add_follower(&mut self, id: PendingId) {
+        if !self.pending.set_follows(id, true) {
             return;
         }
         self.followers.push_back(id);
-        if self.followers.len() > 2 * self.waits.len() + 64 {
-            let waits = &self.waits;
-            self.followers.retain(|id| waits.contains(*id));
+        if self.followers.len() > 2 * self.pending.len() + 64 {
+            let pending = &self.pending;
+            self.followers.retain(|id| pending.contains(*id));
         }
     }
 
@@ -237,13 +237,13 @@ impl State {
         self.led_at = now;
         self.leads += 1;
         while let Some(id) = self.followers.pop_front() {
-            self.waits.set_follows(id, false);
-            if let Some(waker) = self.waits.take_waker(id) {
+            self.pending.set_follows(id, false);
+            if let Some(waker) = self.pending.take_waker(id) {
                 self.to_wake.push(waker);
                 return;
             }
         }
-        if self.flush_told || self.awaits_control() {
+        if self.flush_requested || self.awaits_control() {
             // Whoever was told to write is gone, or whoever would have read.
             self.wake_task();
         }
@@ -255,12 +255,12 @@ impl State {
     }
 
     /// There is something to write: the leader does it, with whatever else there is by then.
-    pub(in super::super) fn tell_flush(&mut self) {
-        if std::mem::replace(&mut self.flush_told, true) {
+    pub(in super::super) fn request_flush(&mut self) {
+        if std::mem::replace(&mut self.flush_requested, true) {
             return;
         }
         match self.leader {
-            Leader::Call(id) => match self.waits.waker(id) {
+            Leader::Call(id) => match self.pending.waker(id) {
                 Some(waker) => self.to_wake.push(waker.clone()),
                 None => self.wake_task(),
             },
@@ -273,7 +273,7 @@ impl State {
     }
 
     pub(in super::super) fn wants_flush(&self) -> bool {
-        self.flush_told
+        self.flush_requested
     }
 
     #[inline]

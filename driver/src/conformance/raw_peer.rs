@@ -20,14 +20,14 @@ pub(crate) mod kind {
     pub(crate) const GOODBYE_OF_SERVER: u8 = 0x48;
 }
 
-/// The longest body that a hand takes.
+/// The longest body that a peer takes.
 const BODY_LEN_MAX: u32 = 32 << 20;
 
 /// A frame that came: bodies are beside it.
 pub(crate) type Heard = (Frame<'static>, Vec<u8>);
 
 /// One end of a connection.
-pub(crate) struct Hand {
+pub(crate) struct RawPeer {
     world: World,
     stream: BoxStream,
     role: Role,
@@ -35,7 +35,7 @@ pub(crate) struct Hand {
     ended: bool,
 }
 
-/// What a hand says first.
+/// What a peer says first.
 pub(crate) fn hello(resume: Option<Resume>) -> Hello {
     Hello {
         magic: wire::MAGIC,
@@ -51,7 +51,7 @@ pub(crate) fn hello(resume: Option<Resume>) -> Hello {
     }
 }
 
-/// What a hand answers to a client's `Hello`.
+/// What a peer answers to a client's `Hello`.
 pub(crate) fn welcome(hello: &Hello, session: [u8; 16], seen: u64) -> Welcome {
     Welcome {
         version: wire::VERSION,
@@ -77,9 +77,9 @@ pub(crate) fn request(xid: u64, acked: u64, method: MethodId) -> RequestHeader {
     RequestHeader { flags: 0, method, remaining_ms: 3_600_000, xid, acked }
 }
 
-impl Hand {
-    pub(crate) fn new(world: World, stream: BoxStream, role: Role) -> Hand {
-        Hand { world, stream, role, received: Vec::new(), ended: false }
+impl RawPeer {
+    pub(crate) fn new(world: World, stream: BoxStream, role: Role) -> RawPeer {
+        RawPeer { world, stream, role, received: Vec::new(), ended: false }
     }
 
     /// Sends these very bytes. A peer that has closed already is no error here.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use oncewire_core::Instant;
 
 use super::{Leader, State, TURN_LEN};
-use crate::patience::{self, Tries};
+use crate::spin::{self, SpinAttempt};
 
 impl State {
     /// The task reads for all, until there is nothing more. On a new connection, only until it has written what may be
@@ -16,23 +16,23 @@ impl State {
         now: Instant,
         cx: &mut Context<'_>,
         may_look: bool,
-        mut looked: Option<Tries>,
-    ) -> Option<Tries> {
+        mut looked: Option<SpinAttempt>,
+    ) -> Option<SpinAttempt> {
         self.take_lead_as_task();
         let mut left = TURN_LEN;
         loop {
             let wrote = self.flush(now, cx);
             let answerable = wrote && self.stream.is_some() && self.write.is_empty();
-            if may_look && self.fresh && answerable && self.patience.looks() {
-                return Some(Tries::new(now, Duration::ZERO));
+            if may_look && self.fresh && answerable && self.spin.should_spin() {
+                return Some(SpinAttempt::new(now, Duration::ZERO));
             }
             let read = match looked {
-                Some(_) => patience::looking(|| self.read_once(now, cx)),
+                Some(_) => spin::with_forced_reads(|| self.read_once(now, cx)),
                 None => self.read_once(now, cx),
             };
             if let Some(mut look) = looked.take() {
                 match look.judge(now, read.is_ready()) {
-                    Some(brought) => self.patience.note(brought),
+                    Some(brought) => self.spin.record(brought),
                     None if may_look => return Some(look),
                     None => {}
                 }

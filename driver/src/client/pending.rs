@@ -12,23 +12,23 @@ use crate::outcome::RawOutcome;
 
 /// One wait; a later one in the same place has another serial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct WaitId {
+pub(super) struct PendingId {
     index: u32,
     serial: u32,
 }
 
 #[derive(Default)]
-pub(super) struct Waits {
-    places: Vec<Wait>,
+pub(super) struct PendingCalls {
+    places: Vec<PendingCall>,
     free: Vec<u32>,
     /// By [`CallId::index`].
-    by_call: Vec<Option<WaitId>>,
+    by_call: Vec<Option<PendingId>>,
     /// Outcomes that nobody has taken yet.
     untaken: usize,
 }
 
 #[derive(Default)]
-struct Wait {
+struct PendingCall {
     serial: u32,
     /// `None` when the place is free.
     call: Option<CallId>,
@@ -40,7 +40,7 @@ struct Wait {
     looked_at: u64,
 }
 
-impl Wait {
+impl PendingCall {
     /// Makes its place free for a later one.
     #[inline]
     fn release(&mut self) {
@@ -53,16 +53,16 @@ impl Wait {
     }
 }
 
-impl Waits {
+impl PendingCalls {
     #[inline]
-    pub(super) fn insert(&mut self, call: CallId) -> WaitId {
+    pub(super) fn insert(&mut self, call: CallId) -> PendingId {
         let index = self.free.pop().unwrap_or_else(|| {
-            self.places.push(Wait::default());
+            self.places.push(PendingCall::default());
             self.places.len() as u32 - 1
         });
         let place = &mut self.places[index as usize];
         place.call = Some(call);
-        let id = WaitId { index, serial: place.serial };
+        let id = PendingId { index, serial: place.serial };
         if self.by_call.len() <= call.index() {
             self.by_call.resize(call.index() + 1, None);
         }
@@ -76,18 +76,18 @@ impl Waits {
     }
 
     #[inline]
-    fn get(&self, id: WaitId) -> Option<&Wait> {
+    fn get(&self, id: PendingId) -> Option<&PendingCall> {
         self.places.get(id.index as usize).filter(|w| w.serial == id.serial && w.call.is_some())
     }
 
     #[inline]
-    fn get_mut(&mut self, id: WaitId) -> Option<&mut Wait> {
+    fn get_mut(&mut self, id: PendingId) -> Option<&mut PendingCall> {
         self.places.get_mut(id.index as usize).filter(|w| w.serial == id.serial && w.call.is_some())
     }
 
     /// Ends a wait; says which call it was for, if that one has not ended.
     #[inline]
-    pub(super) fn remove(&mut self, id: WaitId, dropped: &mut Vec<Waker>) -> Option<CallId> {
+    pub(super) fn remove(&mut self, id: PendingId, dropped: &mut Vec<Waker>) -> Option<CallId> {
         let wait = self.get_mut(id)?;
         dropped.extend(wait.waker.take());
         let call = wait.call?;
@@ -109,26 +109,26 @@ impl Waits {
         self.untaken > 0
     }
 
-    pub(super) fn contains(&self, id: WaitId) -> bool {
+    pub(super) fn contains(&self, id: PendingId) -> bool {
         self.get(id).is_some()
     }
 
     /// Registers who is to be woken when the outcome is there.
     #[inline]
-    pub(super) fn wait(&mut self, id: WaitId, cx: &mut Context<'_>, dropped: &mut Vec<Waker>) {
+    pub(super) fn wait(&mut self, id: PendingId, cx: &mut Context<'_>, dropped: &mut Vec<Waker>) {
         if let Some(wait) = self.get_mut(id) {
             register(&mut wait.waker, cx, dropped);
         }
     }
 
     #[inline]
-    pub(super) fn has_outcome(&self, id: WaitId) -> bool {
+    pub(super) fn has_outcome(&self, id: PendingId) -> bool {
         self.get(id).is_some_and(|wait| wait.outcome.is_some())
     }
 
     /// The outcome, once; ends the wait unless a ticket is left of it.
     #[inline]
-    pub(super) fn take_outcome(&mut self, id: WaitId) -> Option<RawOutcome> {
+    pub(super) fn take_outcome(&mut self, id: PendingId) -> Option<RawOutcome> {
         let wait = self.get_mut(id)?;
         let outcome = wait.outcome.take()?;
         // When it was told, the wait was parted from its call.
@@ -143,32 +143,32 @@ impl Waits {
 
     /// The waker of a wait that has no outcome yet.
     #[inline]
-    pub(super) fn waker(&self, id: WaitId) -> Option<&Waker> {
+    pub(super) fn waker(&self, id: PendingId) -> Option<&Waker> {
         self.get(id).filter(|wait| wait.outcome.is_none())?.waker.as_ref()
     }
 
     /// The same, taken out.
     #[inline]
-    pub(super) fn take_waker(&mut self, id: WaitId) -> Option<Waker> {
+    pub(super) fn take_waker(&mut self, id: PendingId) -> Option<Waker> {
         self.get_mut(id).filter(|wait| wait.outcome.is_none())?.waker.take()
     }
 
     #[inline]
-    pub(super) fn follows(&self, id: WaitId) -> bool {
+    pub(super) fn follows(&self, id: PendingId) -> bool {
         self.get(id).is_some_and(|wait| wait.follows)
     }
 
     /// Notes that a wait is polled, after leading calls were polled `leads` times; says whether they were since it last
     /// was.
     #[inline]
-    pub(super) fn note_look(&mut self, id: WaitId, leads: u64) -> bool {
+    pub(super) fn note_look(&mut self, id: PendingId, leads: u64) -> bool {
         let Some(wait) = self.get_mut(id) else { return true };
         std::mem::replace(&mut wait.looked_at, leads) != leads
     }
 
     /// Notes whether a wait stands among the followers; says whether that is new.
     #[inline]
-    pub(super) fn set_follows(&mut self, id: WaitId, follows: bool) -> bool {
+    pub(super) fn set_follows(&mut self, id: PendingId, follows: bool) -> bool {
         let Some(wait) = self.get_mut(id) else { return false };
         std::mem::replace(&mut wait.follows, follows) != follows
     }
@@ -179,7 +179,7 @@ impl Waits {
         &mut self,
         call: CallId,
         outcome: RawOutcome,
-        own: Option<WaitId>,
+        own: Option<PendingId>,
         wake: &mut Vec<Waker>,
     ) {
         let ticket = matches!(outcome, RawOutcome::Unknown(_, true));

@@ -12,7 +12,7 @@ use crate::transport::Subject;
 /// A name is forgotten once it has no connection and no session: peers choose their names, and 500,000 of them used to
 /// take 72 MB for good. Its number is never used again.
 #[derive(Debug)]
-pub(super) struct Names {
+pub(super) struct PrincipalTable {
     numbers: HashMap<Arc<str>, u64>,
     names: HashMap<u64, Arc<str>>,
     /// All numbers, in the order in which they are looked at.
@@ -25,9 +25,9 @@ const FIRST: u64 = 1 << 32;
 /// Older names looked at for each new one: more than one, so that those that are over go faster than new ones come.
 const LOOKS: usize = 2;
 
-impl Default for Names {
+impl Default for PrincipalTable {
     fn default() -> Self {
-        Names {
+        PrincipalTable {
             numbers: HashMap::new(),
             names: HashMap::new(),
             order: VecDeque::new(),
@@ -36,7 +36,7 @@ impl Default for Names {
     }
 }
 
-impl Names {
+impl PrincipalTable {
     /// The number of a subject. `in_use` says whether there are connections or sessions of a number.
     pub(super) fn principal(
         &mut self,
@@ -44,7 +44,7 @@ impl Names {
         in_use: impl Fn(Principal) -> bool,
     ) -> Principal {
         let text = match subject {
-            Subject::Nobody => return Principal::NOBODY,
+            Subject::Anonymous => return Principal::NOBODY,
             Subject::Uid(uid) => return Principal(u64::from(*uid)),
             Subject::Name(text) => text,
         };
@@ -65,7 +65,7 @@ impl Names {
         match (u32::try_from(principal.0), self.names.get(&principal.0)) {
             (Ok(uid), _) => Subject::Uid(uid),
             (Err(_), Some(name)) => Subject::Name(name.clone()),
-            (Err(_), None) => Subject::Nobody,
+            (Err(_), None) => Subject::Anonymous,
         }
     }
 
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn a_name_has_one_number_as_long_as_that_is_in_use() {
-        let mut names = Names::default();
+        let mut names = PrincipalTable::default();
         let alice = names.principal(&name(0), |_| false);
         let bob = names.principal(&name(1), |number| number == alice);
         for _ in 0..10 {
@@ -112,14 +112,14 @@ mod tests {
             assert_eq!(names.subject(bob), name(1));
         }
         names.sweep(10, |number| number == bob);
-        assert_eq!(names.subject(alice), Subject::Nobody);
+        assert_eq!(names.subject(alice), Subject::Anonymous);
         let again = names.principal(&name(0), |_| true);
         assert!(again != alice && again != bob, "no number is used twice");
     }
 
     #[test]
     fn half_a_million_names_that_came_and_went_take_no_memory() {
-        let mut names = Names::default();
+        let mut names = PrincipalTable::default();
         for number in 0..500_000 {
             names.principal(&name(number), |_| false);
             assert!(names.order.len() <= 4);
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn names_whose_sessions_live_on_go_when_those_end() {
-        let mut names = Names::default();
+        let mut names = PrincipalTable::default();
         for number in 0..10_000 {
             names.principal(&name(number), |_| true);
         }

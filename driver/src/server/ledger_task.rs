@@ -14,14 +14,14 @@ use super::transactional::Ran;
 use crate::method::MethodOptions;
 
 /// Ends with the server. It runs after the tasks that were ready before it, so that what they note goes in one batch.
-pub(super) struct Clerk {
+pub(super) struct LedgerTask {
     pub(super) shared: Weak<Shared>,
 }
 
 /// A call whose started record is stable, and how it is run.
 type Start = (Execution, MethodOptions);
 
-impl Future for Clerk {
+impl Future for LedgerTask {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
@@ -29,7 +29,7 @@ impl Future for Clerk {
         let mut starts = Vec::new();
         shared.with(|state, now| {
             let Some(records) = &mut state.records else { return };
-            records.clerk = Some(cx.waker().clone());
+            records.ledger_task = Some(cx.waker().clone());
             for concluded in std::mem::take(&mut records.concluded) {
                 match concluded.result {
                     Ok(commit) => {

@@ -27,7 +27,7 @@ pub(crate) enum Flow {
     Swallowed,
 }
 
-pub(crate) struct Lane {
+pub(crate) struct HalfLink {
     pub(crate) fault: Option<(Mark, Action)>,
     pub(crate) flow: Flow,
     /// Taken in, and not allowed to pass yet.
@@ -42,7 +42,7 @@ pub(crate) struct Lane {
     counts: Vec<u64>,
 }
 
-/// What [`Lane::pass`] did.
+/// What [`HalfLink::pass`] did.
 pub(crate) struct Passed {
     /// Something passed or was lost.
     pub(crate) any: bool,
@@ -53,9 +53,9 @@ pub(crate) struct Passed {
 /// Bytes by which a frame's kind is known.
 const FRONT_LEN: usize = wire::LEN_FIELD_LEN + 1;
 
-impl Lane {
-    pub(crate) fn new(fault: Option<(Mark, Action)>) -> Lane {
-        Lane {
+impl HalfLink {
+    pub(crate) fn new(fault: Option<(Mark, Action)>) -> HalfLink {
+        HalfLink {
             fault,
             flow: Flow::Free,
             waiting: Vec::new(),

@@ -18,7 +18,7 @@ use crate::name::Name;
 ///
 /// It must be dropped before the socket is closed: while that is open, no other file can get its inode number.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct SocketFile {
     path: PathBuf,
     id: (u64, u64),
     /// The file itself, wherever it is by now.
@@ -27,14 +27,14 @@ pub(crate) struct Place {
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
-impl Place {
+impl SocketFile {
     /// The file that has just been made at `path`.
-    pub(crate) fn of(path: &Path) -> io::Result<Place> {
+    pub(crate) fn of(path: &Path) -> io::Result<SocketFile> {
         use rustix::fs::{Mode, OFlags};
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::open(path, flags, Mode::empty())?;
         let there = rustix::fs::fstat(&file)?;
-        Ok(Place { path: path.to_owned(), id: (there.st_dev, there.st_ino), file })
+        Ok(SocketFile { path: path.to_owned(), id: (there.st_dev, there.st_ino), file })
     }
 
     /// Sets the mode of the file itself: its path may lead to another one by now.
@@ -59,10 +59,10 @@ impl Place {
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-impl Place {
+impl SocketFile {
     /// The file that has just been made at `path`.
-    pub(crate) fn of(path: &Path) -> io::Result<Place> {
-        Ok(Place { path: path.to_owned(), id: id_at(path)? })
+    pub(crate) fn of(path: &Path) -> io::Result<SocketFile> {
+        Ok(SocketFile { path: path.to_owned(), id: id_at(path)? })
     }
 
     pub(crate) fn set_mode(&self, mode: u32) -> io::Result<()> {
@@ -78,7 +78,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for SocketFile {
     fn drop(&mut self) {
         if id_at(&self.path).is_ok_and(|id| id == self.id) {
             // A file that cannot be removed is what a killed server leaves, too: the next one replaces it.
@@ -101,7 +101,7 @@ pub(crate) fn clear(path: &Path, name: &Name) -> io::Result<()> {
         return Err(io::Error::new(ErrorKind::AlreadyExists, text));
     }
     let id = (there.dev(), there.ino());
-    if let Owner::Lives(pid) = owner(name)? {
+    if let Owner::Alive(pid) = owner(name)? {
         return Err(in_use(name, pid));
     }
     let (uid, we) = (there.uid(), rustix::process::geteuid().as_raw());
@@ -123,17 +123,17 @@ pub(crate) fn clear(path: &Path, name: &Name) -> io::Result<()> {
 pub(crate) enum Owner {
     None,
     /// Its pid, where the system tells.
-    Lives(Option<u32>),
+    Alive(Option<u32>),
 }
 
 /// Asks by dialling: only a refused connection says that nobody is there.
 pub(crate) fn owner(name: &Name) -> io::Result<Owner> {
     let socket: std::os::unix::net::UnixStream = stream_socket()?;
     match net::connect(&socket, &name.to_address()?) {
-        Ok(()) => Ok(Owner::Lives(peer(&socket).ok().and_then(|(_, pid)| pid))),
+        Ok(()) => Ok(Owner::Alive(peer(&socket).ok().and_then(|(_, pid)| pid))),
         Err(Errno::CONNREFUSED | Errno::NOENT) => Ok(Owner::None),
         // A full queue, or a socket of another type: somebody is there.
-        Err(Errno::AGAIN | Errno::PROTOTYPE) => Ok(Owner::Lives(None)),
+        Err(Errno::AGAIN | Errno::PROTOTYPE) => Ok(Owner::Alive(None)),
         Err(e) => {
             let text =
                 format!("{name}: cannot tell whether its server lives ({e}); it is left alone");

@@ -6,10 +6,10 @@ use std::time::Duration;
 use futures_lite::future::poll_once;
 use oncewire_core::{CallError, Executed, NotExecuted, Unknown};
 
-use super::line::{Action, Line, Mark};
+use super::faulty_link::{Action, FaultyLink, Mark};
 use super::service::{ADD_ONE, ECHO, WAIT};
 use super::world::World;
-use super::{Way, expect_reply, kind};
+use super::{Direction, expect_reply, kind};
 use crate::client::CallFuture;
 use crate::outcome::Outcome;
 
@@ -23,7 +23,7 @@ async fn lead(world: &World, mut call: CallFuture<u64>, waiting: u64) -> CallFut
 
 pub async fn c49_others_get_their_replies_when_the_one_that_reads_is_dropped(world: World) {
     let host = world.host().await;
-    let client = world.connected(&Line::to(host.place.clone())).await;
+    let client = world.connected(&FaultyLink::to(host.connector.clone())).await;
     for round in 0..20 {
         let leader = lead(&world, client.call(&WAIT, &1).start(), round * 4 + 1).await;
         let others: Vec<_> = (0..3)
@@ -46,7 +46,7 @@ pub async fn c49_others_get_their_replies_when_the_one_that_reads_is_dropped(wor
 
 pub async fn c49_others_get_their_replies_when_the_one_that_reads_has_its_own(world: World) {
     let host = world.host().await;
-    let client = world.connected(&Line::to(host.place.clone())).await;
+    let client = world.connected(&FaultyLink::to(host.connector.clone())).await;
     for round in 0..20 {
         let leader = lead(&world, client.call(&WAIT, &0).start(), round * 4 + 1).await;
         let mut calls = vec![world.spawn(leader)];
@@ -71,7 +71,7 @@ pub async fn c49_others_get_their_replies_when_the_one_that_reads_has_its_own(wo
 
 pub async fn c49_the_next_reader_may_be_dropped_as_well_and_so_on(world: World) {
     let host = world.host().await;
-    let client = world.connected(&Line::to(host.place.clone())).await;
+    let client = world.connected(&FaultyLink::to(host.connector.clone())).await;
     let mut calls = Vec::new();
     for n in 0..8 {
         calls.push(lead(&world, client.call(&WAIT, &n).start(), n + 1).await);
@@ -87,7 +87,7 @@ pub async fn c49_the_next_reader_may_be_dropped_as_well_and_so_on(world: World) 
 
 pub async fn c49_others_get_their_replies_though_the_one_that_reads_is_not_polled(world: World) {
     let host = world.host().await;
-    let client = world.connected(&Line::to(host.place.clone())).await;
+    let client = world.connected(&FaultyLink::to(host.connector.clone())).await;
     let left_alone = lead(&world, client.call(&WAIT, &1).start(), 1).await;
     let elsewhere = client.clone();
     let call = world.spawn(async move { elsewhere.call(&ADD_ONE, &2).await });
@@ -99,7 +99,7 @@ pub async fn c49_others_get_their_replies_though_the_one_that_reads_is_not_polle
 
 pub async fn c49_a_task_that_leaves_the_reader_alone_gets_its_other_replies_at_once(world: World) {
     let host = world.host().await;
-    let client = world.connected(&Line::to(host.place.clone())).await;
+    let client = world.connected(&FaultyLink::to(host.connector.clone())).await;
     let left_alone = lead(&world, client.call(&WAIT, &1).start(), 1).await;
     world.freeze_timers();
     for n in 0..100 {
@@ -112,7 +112,7 @@ pub async fn c49_a_task_that_leaves_the_reader_alone_gets_its_other_replies_at_o
 
 pub async fn c49_a_reader_left_alone_with_its_reply_there_holds_nobody_up(world: World) {
     let host = world.host().await;
-    let client = world.connected(&Line::to(host.place.clone())).await;
+    let client = world.connected(&FaultyLink::to(host.connector.clone())).await;
     let left_alone = lead(&world, client.call(&WAIT, &1).start(), 1).await;
     let other = world.spawn(client.call(&WAIT, &2).start());
     world.waiting(2).await;
@@ -124,15 +124,15 @@ pub async fn c49_a_reader_left_alone_with_its_reply_there_holds_nobody_up(world:
 
 pub async fn c49_a_request_left_half_written_is_finished_by_others(world: World) {
     let host = world.host().await;
-    let line = Line::to(host.place.clone());
-    let client = world.connected(&line).await;
-    line.hold(Way::Up);
-    // More than the line takes while it is held: the writer is left alone in the middle.
+    let link = FaultyLink::to(host.connector.clone());
+    let client = world.connected(&link).await;
+    link.hold(Direction::Up);
+    // More than the link takes while it is held: the writer is left alone in the middle.
     let mut large = client.call_raw(ECHO, vec![3; 1 << 20]).start();
     assert!(poll_once(&mut large).await.is_none());
-    world.until("the line to be full", || line.held(Way::Up) == 64 << 10).await;
+    world.until("the link to be full", || link.held(Direction::Up) == 64 << 10).await;
     let other = world.spawn(client.call(&ADD_ONE, &1).start());
-    line.release(Way::Up);
+    link.release(Direction::Up);
     expect_reply(&world, other, 2).await;
     let outcome = world.within("the echo", large).await;
     assert!(matches!(&outcome, Outcome::Reply(reply) if reply.len() == 1 << 20));
@@ -141,21 +141,21 @@ pub async fn c49_a_request_left_half_written_is_finished_by_others(world: World)
 
 pub async fn c49_a_request_dropped_half_written_does_not_break_the_stream(world: World) {
     let host = world.host().await;
-    let line = Line::to(host.place.clone());
-    let client = world.connected(&line).await;
-    line.hold(Way::Up);
+    let link = FaultyLink::to(host.connector.clone());
+    let client = world.connected(&link).await;
+    link.hold(Direction::Up);
     let mut large = client.call_raw(ECHO, vec![3; 1 << 20]).start();
     assert!(poll_once(&mut large).await.is_none());
-    world.until("the line to be full", || line.held(Way::Up) == 64 << 10).await;
+    world.until("the link to be full", || link.held(Direction::Up) == 64 << 10).await;
     drop(large);
-    line.release(Way::Up);
+    link.release(Direction::Up);
     expect_reply(&world, client.call(&ADD_ONE, &1), 2).await;
     assert_eq!(client.status().reconnects, 0);
 }
 
 pub async fn a_deadline_shorter_than_every_other_timer_is_kept(world: World) {
     let host = world.host().await;
-    let client = world.connected(&Line::to(host.place.clone())).await;
+    let client = world.connected(&FaultyLink::to(host.connector.clone())).await;
     // The client is idle: its next timer is the keepalive's, seconds away.
     world.until("the client to be idle", || host.server.counters().kept_bytes == 0).await;
     let led = client.call(&WAIT, &1).timeout(Duration::from_millis(300)).start();
@@ -173,7 +173,7 @@ pub async fn a_deadline_shorter_than_every_other_timer_is_kept(world: World) {
 
 pub async fn a_reply_that_has_arrived_counts_though_its_deadline_has_passed_since(world: World) {
     let host = world.host().await;
-    let client = world.connected(&Line::to(host.place.clone())).await;
+    let client = world.connected(&FaultyLink::to(host.connector.clone())).await;
     for round in 0..10 {
         let call = client.call(&WAIT, &7).timeout(Duration::from_secs(5)).start();
         let call = lead(&world, call, round + 1).await;
@@ -190,7 +190,7 @@ pub async fn a_reply_that_has_arrived_counts_though_its_deadline_has_passed_sinc
 
 pub async fn close_waits_for_what_is_pending_and_ends_the_session(world: World) {
     let host = world.host().await;
-    let client = world.connected(&Line::to(host.place.clone())).await;
+    let client = world.connected(&FaultyLink::to(host.connector.clone())).await;
     let call = client.call(&WAIT, &7).start();
     world.waiting(1).await;
     let closes = client.clone();
@@ -215,7 +215,7 @@ pub async fn close_waits_for_what_is_pending_and_ends_the_session(world: World) 
 
 pub async fn close_is_done_as_soon_as_the_server_has_said_goodbye(world: World) {
     let host = world.host().await;
-    let client = world.connected(&Line::to(host.place.clone())).await;
+    let client = world.connected(&FaultyLink::to(host.connector.clone())).await;
     expect_reply(&world, client.call(&ADD_ONE, &1), 2).await;
     // Nobody waits for a call: whoever closes is not to wait for the next look either.
     world.freeze_timers();
@@ -226,12 +226,12 @@ pub async fn close_is_done_as_soon_as_the_server_has_said_goodbye(world: World) 
 
 pub async fn close_does_not_wait_for_ever(world: World) {
     let host = world.host().await;
-    let line = Line::to(host.place.clone());
-    let client = world.connected(&line).await;
+    let link = FaultyLink::to(host.connector.clone());
+    let client = world.connected(&link).await;
     let call = client.call(&WAIT, &7).start();
     world.waiting(1).await;
-    line.refuse_dials(true);
-    line.cut();
+    link.refuse_dials(true);
+    link.cut();
     world.until("the loss", || !client.status().connected).await;
     let waits = client.call(&ADD_ONE, &1).start();
     let mut close = Box::pin(client.close());
@@ -258,7 +258,7 @@ pub async fn close_does_not_wait_for_ever(world: World) {
 
 pub async fn the_drop_of_the_last_handle_ends_the_session_when_its_calls_are_settled(world: World) {
     let host = world.host().await;
-    let client = world.connected(&Line::to(host.place.clone())).await;
+    let client = world.connected(&FaultyLink::to(host.connector.clone())).await;
     let clone = client.clone();
     let call = client.call(&WAIT, &7).start();
     world.waiting(1).await;
@@ -274,7 +274,7 @@ pub async fn the_drop_of_the_last_handle_ends_the_session_when_its_calls_are_set
 pub async fn the_drop_of_an_idle_client_ends_its_session_at_once(world: World) {
     let host = world.host().await;
     for n in 0..20 {
-        let client = world.connected(&Line::to(host.place.clone())).await;
+        let client = world.connected(&FaultyLink::to(host.connector.clone())).await;
         expect_reply(&world, client.call(&ADD_ONE, &n), n + 1).await;
         world.freeze_timers();
         drop(client);
@@ -286,42 +286,42 @@ pub async fn the_drop_of_an_idle_client_ends_its_session_at_once(world: World) {
 
 pub async fn a_ticket_dropped_tells_the_server_that_nobody_wants_the_call(world: World) {
     let host = world.host().await;
-    let line = Line::to(host.place.clone());
-    let client = world.connected(&line).await;
+    let link = FaultyLink::to(host.connector.clone());
+    let client = world.connected(&link).await;
     let call = client.call(&WAIT, &7).timeout(Duration::from_secs(5)).start();
     world.waiting(1).await;
     world.advance(Duration::from_secs(6));
     let outcome = world.within("the deadline", call).await;
     assert!(matches!(outcome, Outcome::Unknown(Unknown::DeadlinePassed, Some(_))), "{outcome:?}");
-    assert_eq!(line.frames(Way::Up, kind::CANCEL), 0);
+    assert_eq!(link.frames(Direction::Up, kind::CANCEL), 0);
     drop(outcome);
     world.until("the handler to be told", || world.service.cancelled() == 1).await;
-    assert_eq!(line.frames(Way::Up, kind::CANCEL), 1);
+    assert_eq!(link.frames(Direction::Up, kind::CANCEL), 1);
     world.service.let_go(1);
 }
 
 pub async fn a_client_whose_server_comes_later_waits_for_it(world: World) {
     let host = world.host().await;
-    let line = Line::to(host.place.clone());
-    line.refuse_dials(true);
-    let client = world.client(&line);
+    let link = FaultyLink::to(host.connector.clone());
+    link.refuse_dials(true);
+    let client = world.client(&link);
     let call = client.call(&ADD_ONE, &1).start();
-    world.until("a few attempts", || line.dials() > 5).await;
+    world.until("a few attempts", || link.dials() > 5).await;
     let why = client.status().last_error.expect("why there is no connection");
     assert!(why.starts_with("cannot connect to "), "{why}");
-    line.refuse_dials(false);
+    link.refuse_dials(false);
     expect_reply(&world, call, 2).await;
 }
 
 pub async fn attempts_to_connect_come_less_and_less_often(world: World) {
     let host = world.host().await;
-    let line = Line::to(host.place.clone());
-    line.refuse_dials(true);
-    let client = world.client_with(&line, |options| {
+    let link = FaultyLink::to(host.connector.clone());
+    link.refuse_dials(true);
+    let client = world.client_with(&link, |options| {
         options.backoff_min = Duration::from_secs(100);
         options.backoff_max = Duration::from_secs(400);
     });
-    world.until("the first attempt", || line.dials() == 1).await;
+    world.until("the first attempt", || link.dials() == 1).await;
     let hours = async {
         for _ in 0..100 {
             world.advance(Duration::from_secs(36));
@@ -331,7 +331,7 @@ pub async fn attempts_to_connect_come_less_and_less_often(world: World) {
     };
     world.within("an hour", hours).await;
     // Pauses of 200 s on average, once they have grown; a pause's end is seen up to a step late.
-    let dials = line.dials();
+    let dials = link.dials();
     assert!((5..60).contains(&dials), "{dials} attempts in an hour");
     assert!(!client.status().connected);
 }
@@ -352,8 +352,8 @@ pub async fn calls_dropped_at_any_await_on_connections_that_break_run_at_most_on
     const TASKS: u64 = 6;
     const CALLS: u64 = 120;
     let host = world.host().await;
-    let line = Line::to(host.place.clone());
-    let client = world.client_with(&line, |options| options.slots = 16);
+    let link = FaultyLink::to(host.connector.clone());
+    let client = world.client_with(&link, |options| options.slots = 16);
     let seed = world.seed();
     let tasks: Vec<_> = (0..TASKS)
         .map(|task| {
@@ -386,15 +386,18 @@ pub async fn calls_dropped_at_any_await_on_connections_that_break_run_at_most_on
     let mut chance = Chance(seed | 1);
     let cuts = async {
         while tasks.iter().any(|task| !task.is_finished()) {
-            if line.connections() > 0 {
+            if link.connections() > 0 {
                 let mark = match chance.below(3) {
                     0 => Mark::Inside(kind::REQUEST, chance.below(33) as usize),
                     1 => Mark::Inside(kind::REPLY, chance.below(17) as usize),
                     _ => Mark::Kind(kind::ACK),
                 };
-                let way =
-                    if matches!(mark, Mark::Inside(kind::REPLY, _)) { Way::Down } else { Way::Up };
-                line.fault(way, mark, Action::Cut);
+                let way = if matches!(mark, Mark::Inside(kind::REPLY, _)) {
+                    Direction::Down
+                } else {
+                    Direction::Up
+                };
+                link.fault(way, mark, Action::Cut);
             }
             for _ in 0..chance.below(10) {
                 world.moment().await;

@@ -1,6 +1,6 @@
 //! The way between a client and a server, with everything that can go wrong on it.
 //!
-//! A [`Line`] is a [`Connect`] around a transport's own. It knows where frames begin and end, so that a test can say
+//! A [`FaultyLink`] is a [`Connect`] around a transport's own. It knows where frames begin and end, so that a test can say
 //! what happens at which frame, or inside of it.
 
 use std::collections::VecDeque;
@@ -11,13 +11,13 @@ use std::task::{Context, Poll, Waker, ready};
 
 use futures_io::{AsyncRead, AsyncWrite};
 
-pub(crate) use super::lane::{Action, Mark};
-use super::lane::{Flow, Lane};
+pub(crate) use super::half_link::{Action, Mark};
+use super::half_link::{Flow, HalfLink};
 use crate::transport::{BoxFuture, BoxStream, Connect};
 
 /// From the client to the server, or back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum Direction {
     Up,
     Down,
 }
@@ -29,12 +29,12 @@ pub(crate) struct Plan {
     pub(crate) down: Option<(Mark, Action)>,
 }
 
-/// A connector that a test holds in its hand.
+/// A connector that a test holds in its peer.
 #[derive(Clone)]
-pub(crate) struct Line(Arc<Mutex<LineState>>);
+pub(crate) struct FaultyLink(Arc<Mutex<LineState>>);
 
 struct LineState {
-    place: Arc<dyn Connect>,
+    connector: Arc<dyn Connect>,
     refusing: bool,
     /// Reads and writes carry one byte at a time.
     single: bool,
@@ -43,10 +43,10 @@ struct LineState {
     wires: Vec<Arc<Wire>>,
 }
 
-impl Line {
-    pub(crate) fn to(place: Arc<dyn Connect>) -> Line {
-        Line(Arc::new(Mutex::new(LineState {
-            place,
+impl FaultyLink {
+    pub(crate) fn to(connector: Arc<dyn Connect>) -> FaultyLink {
+        FaultyLink(Arc::new(Mutex::new(LineState {
+            connector,
             refusing: false,
             single: false,
             dials: 0,
@@ -60,8 +60,8 @@ impl Line {
     }
 
     /// Later dials go elsewhere.
-    pub(crate) fn lead_to(&self, place: Arc<dyn Connect>) {
-        self.lock().place = place;
+    pub(crate) fn lead_to(&self, connector: Arc<dyn Connect>) {
+        self.lock().connector = connector;
     }
 
     pub(crate) fn refuse_dials(&self, refuse: bool) {
@@ -88,9 +88,9 @@ impl Line {
     }
 
     /// Frames of a kind that have passed one way, on all connections.
-    pub(crate) fn frames(&self, way: Way, kind: u8) -> u64 {
+    pub(crate) fn frames(&self, way: Direction, kind: u8) -> u64 {
         let wires = self.lock().wires.clone();
-        wires.iter().map(|wire| wire.lock().lane(way).count_of(kind)).sum()
+        wires.iter().map(|wire| wire.lock().half(way).count_of(kind)).sum()
     }
 
     fn newest(&self) -> Arc<Wire> {
@@ -109,22 +109,22 @@ impl Line {
     }
 
     /// Something happens to the newest connection at a mark that it has not passed.
-    pub(crate) fn fault(&self, way: Way, mark: Mark, action: Action) {
+    pub(crate) fn fault(&self, way: Direction, mark: Mark, action: Action) {
         self.newest().with(|state| state.lane_mut(way).fault = Some((mark, action)));
     }
 
     /// Holds back what comes on the newest connection from now on.
-    pub(crate) fn hold(&self, way: Way) {
+    pub(crate) fn hold(&self, way: Direction) {
         self.newest().with(|state| state.lane_mut(way).flow = Flow::Held);
     }
 
     /// Swallows what comes on the newest connection from now on, the end of the stream included.
-    pub(crate) fn swallow(&self, way: Way) {
+    pub(crate) fn swallow(&self, way: Direction) {
         self.newest().with(|state| state.lane_mut(way).flow = Flow::Swallowed);
     }
 
     /// Lets flow what was held back on the newest connection.
-    pub(crate) fn release(&self, way: Way) {
+    pub(crate) fn release(&self, way: Direction) {
         self.newest().with(|state| {
             state.lane_mut(way).flow = Flow::Free;
             let mut cx = Context::from_waker(Waker::noop());
@@ -134,8 +134,8 @@ impl Line {
     }
 
     /// Bytes held back on the newest connection.
-    pub(crate) fn held(&self, way: Way) -> usize {
-        self.newest().lock().lane(way).waiting.len()
+    pub(crate) fn held(&self, way: Direction) -> usize {
+        self.newest().lock().half(way).waiting.len()
     }
 
     /// The server loses the newest connection; the client does not notice, reads what is held once it is released, and
@@ -148,18 +148,18 @@ impl Line {
     }
 }
 
-impl Connect for Line {
+impl Connect for FaultyLink {
     fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
         Box::pin(async {
-            let place = {
+            let connector = {
                 let mut state = self.lock();
                 state.dials += 1;
                 if state.refusing {
                     return Err(io::ErrorKind::ConnectionRefused.into());
                 }
-                state.place.clone()
+                state.connector.clone()
             };
-            let inner = place.connect().await?;
+            let inner = connector.connect().await?;
             let mut state = self.lock();
             let plan = state.plans.pop_front().unwrap_or_default();
             let wire = Arc::new(Wire(Mutex::new(WireState::new(inner, plan, state.single))));
@@ -169,7 +169,7 @@ impl Connect for Line {
     }
 
     fn address(&self) -> String {
-        self.lock().place.address()
+        self.lock().connector.address()
     }
 }
 
@@ -179,8 +179,8 @@ struct Wire(Mutex<WireState>);
 struct WireState {
     /// The transport's stream; `None` when the server has lost the connection.
     inner: Option<BoxStream>,
-    up: Lane,
-    down: Lane,
+    up: HalfLink,
+    down: HalfLink,
     /// The connection was cut, and the error that the client reads.
     cut: Option<Option<io::ErrorKind>>,
     /// A cut is due as soon as what passed before it has left.
@@ -191,7 +191,7 @@ struct WireState {
     writer: Option<Waker>,
 }
 
-/// Bytes that a lane holds at most before its writer has to wait.
+/// Bytes that a half holds at most before its writer has to wait.
 const HELD_MAX: usize = 64 << 10;
 
 impl Wire {
@@ -213,8 +213,8 @@ impl WireState {
     fn new(inner: BoxStream, plan: Plan, single: bool) -> WireState {
         WireState {
             inner: Some(inner),
-            up: Lane::new(plan.up),
-            down: Lane::new(plan.down),
+            up: HalfLink::new(plan.up),
+            down: HalfLink::new(plan.down),
             cut: None,
             cut_due: false,
             single,
@@ -224,17 +224,17 @@ impl WireState {
         }
     }
 
-    fn lane(&self, way: Way) -> &Lane {
+    fn half(&self, way: Direction) -> &HalfLink {
         match way {
-            Way::Up => &self.up,
-            Way::Down => &self.down,
+            Direction::Up => &self.up,
+            Direction::Down => &self.down,
         }
     }
 
-    fn lane_mut(&mut self, way: Way) -> &mut Lane {
+    fn lane_mut(&mut self, way: Direction) -> &mut HalfLink {
         match way {
-            Way::Up => &mut self.up,
-            Way::Down => &mut self.down,
+            Direction::Up => &mut self.up,
+            Direction::Down => &mut self.down,
         }
     }
 
@@ -320,7 +320,7 @@ impl WireState {
     }
 }
 
-/// A stream that does what its wire's lanes say.
+/// A stream that does what its wire's halves say.
 struct FaultyStream(Arc<Wire>);
 
 impl AsyncRead for FaultyStream {

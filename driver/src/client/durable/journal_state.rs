@@ -10,15 +10,15 @@ use oncewire_core::{
     Unknown, Xid,
 };
 
-use super::record::{self, CallRow, SessionRow};
+use super::codec::{self, CallRow, SessionRow};
 use crate::journal::{Journal, JournalError, JournalKey, JournalWrite};
 use crate::outcome::RawOutcome;
 
 /// The calls of a durable client, and what is to be written of them.
-pub(crate) struct Desk {
+pub(crate) struct JournalState {
     journal: Arc<dyn Journal>,
     /// By the number that is their key in the journal.
-    calls: BTreeMap<u64, Kept>,
+    calls: BTreeMap<u64, JournaledCall>,
     /// The numbers of the calls that the machine has, by [`CallId::index`].
     by_call: Vec<Option<u64>>,
     next_number: u64,
@@ -45,7 +45,7 @@ enum Effect {
 }
 
 /// One call.
-struct Kept {
+struct JournaledCall {
     tag: Bytes,
     method: MethodId,
     body: Bytes,
@@ -55,7 +55,7 @@ struct Kept {
     written: bool,
     /// Its outcome is known and not stable yet.
     answered: bool,
-    told: Option<Told>,
+    told: Option<Delivered>,
     /// Somebody can still take its outcome.
     wanted: bool,
     waker: Option<Waker>,
@@ -63,27 +63,27 @@ struct Kept {
 
 /// An outcome that may be told.
 #[derive(Clone)]
-pub(super) struct Told {
+pub(super) struct Delivered {
     pub(super) outcome: RawOutcome,
     /// It is in the journal, and told again after a restart unless its caller confirms it.
     pub(super) stable: bool,
 }
 
 /// A call that an earlier run of the client left behind.
-pub(super) struct Left {
+pub(super) struct Recovered {
     pub(super) number: u64,
     pub(super) tag: Bytes,
     pub(super) method: MethodId,
 }
 
-impl Desk {
+impl JournalState {
     /// Reads a journal, and makes the machine that goes on where the one before was.
     pub(super) fn open(
         journal: Arc<dyn Journal>,
         mut config: ClientConfig,
         now: Instant,
         timeout: std::time::Duration,
-    ) -> Result<(Desk, Machine<Heap>, Vec<Left>), JournalError> {
+    ) -> Result<(JournalState, Machine<Heap>, Vec<Recovered>), JournalError> {
         config.durable = true;
         let found = Found::read(&*journal)?;
         let mut machine = match found.session {
@@ -92,7 +92,7 @@ impl Desk {
                 .ok_or_else(|| broken("the session"))?,
         };
         let session = found.session.map(|row| row.session.id);
-        let mut desk = Desk {
+        let mut journal = JournalState {
             journal,
             calls: BTreeMap::new(),
             by_call: Vec::new(),
@@ -107,28 +107,28 @@ impl Desk {
         let mut left = Vec::new();
         for (number, (row, outcome)) in found.calls {
             let CallRow { tag, method, .. } = row.clone();
-            left.push(Left { number, tag: tag.clone(), method });
-            let mut kept = Kept::new(tag, method, Bytes::new());
+            left.push(Recovered { number, tag: tag.clone(), method });
+            let mut kept = JournaledCall::new(tag, method, Bytes::new());
             kept.written = true;
-            let tell = |outcome| Some(Told { outcome, stable: true });
+            let tell = |outcome| Some(Delivered { outcome, stable: true });
             match outcome {
                 Some(outcome) => kept.told = tell(outcome),
                 None if Some(row.session) == session => unfinished.push((row.xid, number, row)),
                 // It belongs to a session that was over: whether a byte of it was handed is not written anywhere.
                 None => kept.told = tell(RawOutcome::Unknown(Unknown::SessionEnded, false)),
             }
-            desk.calls.insert(number, kept);
+            journal.calls.insert(number, kept);
         }
         unfinished.sort_by_key(|(xid, ..)| *xid);
         for (xid, number, row) in unfinished {
             let call = call_of(row.method, row.body.clone(), timeout);
             let call = machine.restore_call(now, xid, call).ok_or_else(|| broken("a call"))?;
-            desk.number_call(call, number);
-            if let Some(kept) = desk.calls.get_mut(&number) {
+            journal.number_call(call, number);
+            if let Some(kept) = journal.calls.get_mut(&number) {
                 kept.body = row.body;
             }
         }
-        Ok((desk, machine, left))
+        Ok((journal, machine, left))
     }
 
     pub(super) fn journal(&self) -> Arc<dyn Journal> {
@@ -155,7 +155,7 @@ impl Desk {
         let call = machine.call(now, call).map_err(NotExecuted::NotBegun)?;
         let number = self.next_number;
         self.next_number += 1;
-        self.calls.insert(number, Kept::new(tag, method, body));
+        self.calls.insert(number, JournaledCall::new(tag, method, body));
         self.number_call(call, number);
         Ok(number)
     }
@@ -194,21 +194,21 @@ impl Desk {
         kept.body = Bytes::new();
         let in_doubt = matches!(outcome, RawOutcome::Unknown(Unknown::SessionEnded, _));
         if !kept.written || refused && in_doubt {
-            return self.tell(number, Told { outcome, stable: false }, wake);
+            return self.tell(number, Delivered { outcome, stable: false }, wake);
         }
         if self.error.is_some() {
             return;
         }
         kept.answered = true;
-        let (outcome, bytes) = match record::encode_outcome(&outcome) {
+        let (outcome, bytes) = match codec::encode_outcome(&outcome) {
             Some(bytes) => (outcome, Some(bytes)),
-            None => (record::NO_CLAIM, record::encode_outcome(&record::NO_CLAIM)),
+            None => (codec::NO_CLAIM, codec::encode_outcome(&codec::NO_CLAIM)),
         };
         self.next.writes.push(JournalWrite { key: JournalKey::Outcome(number), value: bytes });
         self.next.effects.push(Effect::Answered { number, outcome });
     }
 
-    fn tell(&mut self, number: u64, told: Told, wake: &mut Vec<Waker>) {
+    fn tell(&mut self, number: u64, told: Delivered, wake: &mut Vec<Waker>) {
         let Some(kept) = self.calls.get_mut(&number) else { return };
         wake.extend(kept.waker.take());
         if kept.wanted {
@@ -287,7 +287,7 @@ impl Desk {
                     if let Some(call) = self.calls.get(&number).and_then(|kept| kept.call) {
                         machine.settle(now, call);
                     }
-                    self.tell(number, Told { outcome, stable: true }, wake);
+                    self.tell(number, Delivered { outcome, stable: true }, wake);
                 }
             }
         }
@@ -328,7 +328,7 @@ impl Desk {
         &mut self,
         unwritten: RawOutcome,
         written: Unknown,
-        which: impl Fn(&Kept) -> bool,
+        which: impl Fn(&JournaledCall) -> bool,
         wake: &mut Vec<Waker>,
     ) {
         let open = self.calls.iter().filter(|(_, kept)| kept.told.is_none() && which(kept));
@@ -338,7 +338,7 @@ impl Desk {
                 true => RawOutcome::Unknown(written, false),
                 false => unwritten.clone(),
             };
-            self.tell(number, Told { outcome, stable: false }, wake);
+            self.tell(number, Delivered { outcome, stable: false }, wake);
         }
     }
 
@@ -348,7 +348,7 @@ impl Desk {
         number: u64,
         cx: &mut Context<'_>,
         dropped: &mut Vec<Waker>,
-    ) -> Poll<Told> {
+    ) -> Poll<Delivered> {
         let Some(kept) = self.calls.get_mut(&number) else { return Poll::Pending };
         if let Some(told) = kept.told.take() {
             self.calls.remove(&number);
@@ -396,9 +396,9 @@ impl Desk {
     }
 }
 
-impl Kept {
-    fn new(tag: Bytes, method: MethodId, body: Bytes) -> Kept {
-        Kept {
+impl JournaledCall {
+    fn new(tag: Bytes, method: MethodId, body: Bytes) -> JournaledCall {
+        JournaledCall {
             tag,
             method,
             body,
@@ -444,7 +444,7 @@ impl Found {
                 JournalKey::Call(number) => CallRow::decode(bytes)
                     .map(|row| drop(found.calls.insert(number, (row, None))))
                     .ok_or("a call"),
-                JournalKey::Outcome(number) => record::decode_outcome(bytes)
+                JournalKey::Outcome(number) => codec::decode_outcome(bytes)
                     .map(|outcome| drop(outcomes.insert(number, outcome)))
                     .ok_or("an outcome"),
             };
