@@ -20,7 +20,7 @@ import (
 )
 
 type benchCase struct {
-	Via         string `json:"via"`
+	Transport         string `json:"transport"`
 	Workload    string `json:"workload"`
 	WarmMs      int64  `json:"warm_ms"`
 	SampleMs    int64  `json:"sample_ms"`
@@ -87,7 +87,7 @@ func serve(c *benchCase) {
 }
 
 func network(c *benchCase) string {
-	return c.Via // Go has the same names for them.
+	return c.Transport // Go has the same names for them.
 }
 
 const tcpCongestion = 13

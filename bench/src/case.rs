@@ -159,21 +159,21 @@ impl Subject {
     }
 
     /// Whether the subject does this workload over this stream.
-    pub(crate) fn offers(self, via: Via, workload: Workload) -> bool {
+    pub(crate) fn offers(self, transport: Transport, workload: Workload) -> bool {
         use Workload::{W1, W2, W3, W4, W7, W8};
         match self {
             Subject::SmolLoop | Subject::Oncewire => {
-                via != Via::Pipe || matches!(workload, W1 | W2 | W3 | W4)
+                transport != Transport::Pipe || matches!(workload, W1 | W2 | W3 | W4)
             }
             // A thread that blocks waits for one connection, and one that handles for one call.
-            Subject::BareThreads => via != Via::Pipe && !matches!(workload, W7 | W8),
+            Subject::BareThreads => transport != Transport::Pipe && !matches!(workload, W7 | W8),
             Subject::OncewireIdempotent => workload == W2,
-            Subject::OncewireBlocking => via != Via::Pipe && workload == W1,
+            Subject::OncewireBlocking => transport != Transport::Pipe && workload == W1,
             Subject::Tarpc
             | Subject::Tonic
             | Subject::Capnp
             | Subject::PostcardRpc
-            | Subject::GoRpc => via != Via::Pipe,
+            | Subject::GoRpc => transport != Transport::Pipe,
         }
     }
 }
@@ -181,20 +181,20 @@ impl Subject {
 /// Over what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Via {
+pub(crate) enum Transport {
     Tcp,
     Unix,
     Pipe,
 }
 
-impl Via {
-    pub(crate) const ALL: [Via; 3] = [Via::Tcp, Via::Unix, Via::Pipe];
+impl Transport {
+    pub(crate) const ALL: [Transport; 3] = [Transport::Tcp, Transport::Unix, Transport::Pipe];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Via::Tcp => "tcp",
-            Via::Unix => "unix",
-            Via::Pipe => "pipe",
+            Transport::Tcp => "tcp",
+            Transport::Unix => "unix",
+            Transport::Pipe => "pipe",
         }
     }
 }
@@ -203,7 +203,7 @@ impl Via {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Case {
     pub(crate) subject: Subject,
-    pub(crate) via: Via,
+    pub(crate) transport: Transport,
     pub(crate) workload: Workload,
     /// Cores that server and client share (1), or have one each of (2).
     pub(crate) cores: u32,

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::case::{Kind, Subject, Via, Workload};
+use crate::case::{Kind, Subject, Transport, Workload};
 use crate::report::{Cell, find};
 
 const WIDTH: f64 = 720.0;
@@ -16,12 +16,12 @@ const TOP: f64 = 44.0;
 pub(crate) fn svg(cells: &[Cell]) -> String {
     let mut bars = Vec::new();
     for cell in cells.iter().filter(|cell| cell.workload == Workload::W2 && cell.cores == 1) {
-        let bare = find(cells, Workload::W2, 1, Subject::SmolLoop, cell.via);
-        let (true, Some(bare)) = (cell.via != Via::Pipe, bare) else { continue };
+        let bare = find(cells, Workload::W2, 1, Subject::SmolLoop, cell.transport);
+        let (true, Some(bare)) = (cell.transport != Transport::Pipe, bare) else { continue };
         bars.push((cell, cell.ratio_to(bare)));
     }
     bars.sort_by(|a, b| {
-        (a.0.via, b.1).partial_cmp(&(b.0.via, a.1)).unwrap_or(std::cmp::Ordering::Equal)
+        (a.0.transport, b.1).partial_cmp(&(b.0.transport, a.1)).unwrap_or(std::cmp::Ordering::Equal)
     });
     let least = bars.iter().map(|(_, ratio)| *ratio).fold(1.0, f64::min) / 2.0;
     let most = bars.iter().map(|(_, ratio)| *ratio).fold(1.0, f64::max);
@@ -42,7 +42,7 @@ pub(crate) fn svg(cells: &[Cell]) -> String {
             Kind::Oncewire => "#d9480f",
             Kind::Peer => "#4c6ef5",
         };
-        let name = format!("{}, {}", cell.subject.name(), cell.via.name());
+        let name = format!("{}, {}", cell.subject.name(), cell.transport.name());
         let text = y + 14.0;
         // Writing to a string cannot fail.
         let _ = writeln!(

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::case::{Kind, Subject, Via, Workload};
+use crate::case::{Kind, Subject, Transport, Workload};
 use crate::{ledger, subjects};
 
 /// Measures Oncewire beside bare sockets and its peers: server and client as processes of their own, interleaved in
@@ -14,16 +14,16 @@ use crate::{ledger, subjects};
 pub(crate) struct Cli {
     /// Only these parts: W1 to W8, core, L1 to L3 (the ledger).
     #[arg(long, value_delimiter = ',')]
-    pub(crate) only: Vec<String>,
+    pub(crate) workload: Vec<String>,
     /// Only these peers, or "none"; needs the feature `peers`.
     #[arg(long, value_delimiter = ',')]
     pub(crate) peers: Option<Vec<String>>,
     /// Only these subjects, of any kind.
     #[arg(long, value_delimiter = ',')]
     pub(crate) subjects: Vec<Subject>,
-    /// Only this stream: tcp, unix, pipe.
-    #[arg(long, value_parser = via)]
-    pub(crate) via: Option<Via>,
+    /// Only this transport: tcp, unix, pipe.
+    #[arg(long, value_parser = transport)]
+    pub(crate) transport: Option<Transport>,
     /// Only with both processes on one core (1), or with one core each (2).
     #[arg(long)]
     pub(crate) cores: Option<u32>,
@@ -33,9 +33,9 @@ pub(crate) struct Cli {
     /// Milliseconds of a sample, after a warm-up of a quarter of it.
     #[arg(long, default_value_t = 700)]
     pub(crate) sample_ms: u64,
-    /// Where the ledger's files are while L1 to L3 run; the folder for temporary files by default.
+    /// Where the ledger's files are while L1 to L3 run; the system's directory for temporary files by default.
     #[arg(long)]
-    pub(crate) folder: Option<PathBuf>,
+    pub(crate) dir: Option<PathBuf>,
     /// Writes every figure to this file.
     #[arg(long)]
     pub(crate) json: Option<PathBuf>,
@@ -57,8 +57,8 @@ pub(crate) enum RoleCommand {
     CoreCalls { setup: String, calls: u64 },
 }
 
-fn via(name: &str) -> Result<Via, String> {
-    let find = Via::ALL.into_iter().find(|via| via.name() == name);
+fn transport(name: &str) -> Result<Transport, String> {
+    let find = Transport::ALL.into_iter().find(|transport| transport.name() == name);
     find.ok_or_else(|| "tcp, unix or pipe".to_owned())
 }
 
@@ -70,8 +70,8 @@ impl Cli {
                 || ledger::PARTS.contains(&&name[..])
                 || Workload::ALL.iter().any(|workload| format!("{workload:?}") == *name)
         };
-        if let Some(name) = self.only.iter().find(|name| !known(name)) {
-            return Err(format!("--only {name}: there are W1 to W8, core, and L1 to L3"));
+        if let Some(name) = self.workload.iter().find(|name| !known(name)) {
+            return Err(format!("--workload {name}: there are W1 to W8, core, and L1 to L3"));
         }
         let peer = |name: &String| name == "none" || Subject::ALL.into_iter().any(|s| is(s, name));
         match self.peers.iter().flatten().find(|name| !peer(name)) {
@@ -82,17 +82,18 @@ impl Cli {
 
     pub(crate) fn workloads(&self) -> Vec<Workload> {
         let wanted = |workload: &Workload| {
-            self.only.is_empty() || self.only.contains(&format!("{workload:?}"))
+            self.workload.is_empty() || self.workload.contains(&format!("{workload:?}"))
         };
         Workload::ALL.into_iter().filter(wanted).collect()
     }
 
     pub(crate) fn wants_core(&self) -> bool {
-        self.only.is_empty() || self.only.iter().any(|name| name == "core")
+        self.workload.is_empty() || self.workload.iter().any(|name| name == "core")
     }
 
     pub(crate) fn wants_ledger(&self) -> bool {
-        self.only.is_empty() || self.only.iter().any(|name| ledger::PARTS.contains(&&name[..]))
+        self.workload.is_empty()
+            || self.workload.iter().any(|name| ledger::PARTS.contains(&&name[..]))
     }
 
     /// Who is measured: the bare ones always, since all others are told as ratios to them.

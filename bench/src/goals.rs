@@ -1,6 +1,6 @@
 //! What Oncewire promises of its speed, as bounds on figures of this program.
 
-use crate::case::{Figures, Kind, Subject, Via, Workload};
+use crate::case::{Figures, Kind, Subject, Transport, Workload};
 use crate::machine::CoreRow;
 use crate::report::{Cell, find};
 
@@ -37,7 +37,8 @@ fn less_is_better(workload: Workload) -> bool {
 /// The best peer's cell of this cell's workload and stream.
 fn best_peer<'a>(cells: &'a [Cell], cell: &Cell, of: impl Fn(&Cell) -> f64) -> Option<&'a Cell> {
     let same = |other: &&Cell| {
-        (other.workload, other.cores, other.via) == (cell.workload, cell.cores, cell.via)
+        (other.workload, other.cores, other.transport)
+            == (cell.workload, cell.cores, cell.transport)
             && other.subject.kind() == Kind::Peer
     };
     cells.iter().filter(same).min_by(|a, b| of(a).total_cmp(&of(b)))
@@ -46,7 +47,7 @@ fn best_peer<'a>(cells: &'a [Cell], cell: &Cell, of: impl Fn(&Cell) -> f64) -> O
 /// What is promised of one cell, as far as this run has what it is compared to.
 pub(crate) fn of_cell(cells: &[Cell], cell: &Cell) -> Vec<Goal> {
     use Workload::{W1, W2, W3, W4, W5, W6, W7, W8};
-    let beside = |subject| find(cells, cell.workload, cell.cores, subject, cell.via);
+    let beside = |subject| find(cells, cell.workload, cell.cores, subject, cell.transport);
     let to = |subject| beside(subject).map(|other| cell.ratio_to(other));
     let sign = if less_is_better(cell.workload) { 1.0 } else { -1.0 };
     let to_peer = best_peer(cells, cell, |peer| sign * peer.median()).map(|p| cell.ratio_to(p));
@@ -60,7 +61,7 @@ pub(crate) fn of_cell(cells: &[Cell], cell: &Cell) -> Vec<Goal> {
         let ratio = to(Subject::BareThreads);
         return ratio.map(|r| Goal::most("× bare threads", r, 1.15)).into_iter().collect();
     }
-    if cell.subject != Subject::Oncewire || cell.via == Via::Pipe {
+    if cell.subject != Subject::Oncewire || cell.transport == Transport::Pipe {
         return Vec::new();
     }
     match (cell.workload, cell.cores) {
@@ -90,7 +91,7 @@ pub(crate) fn of_cell(cells: &[Cell], cell: &Cell) -> Vec<Goal> {
 /// The same, each with its cell's name.
 pub(crate) fn named(cells: &[Cell], cell: &Cell) -> Vec<Goal> {
     let Cell { workload, cores, .. } = cell;
-    let name = format!("{workload:?}/{cores} {} {}", cell.subject.name(), cell.via.name());
+    let name = format!("{workload:?}/{cores} {} {}", cell.subject.name(), cell.transport.name());
     let mut goals = of_cell(cells, cell);
     goals.iter_mut().for_each(|goal| goal.text = format!("{name} {}", goal.text));
     goals
@@ -104,7 +105,7 @@ fn cpu_and_ledger(cells: &[Cell], cell: &Cell) -> Vec<Goal> {
         goals.push(Goal::most("cpu × best peer", cpu(cell) / cpu(peer), 0.25));
     }
     let subject = Subject::OncewireIdempotent;
-    if let Some(idempotent) = find(cells, cell.workload, cell.cores, subject, cell.via) {
+    if let Some(idempotent) = find(cells, cell.workload, cell.cores, subject, cell.transport) {
         goals.push(Goal::least("× idempotent", cell.ratio_to(idempotent), 0.97));
     }
     goals

@@ -23,7 +23,7 @@ use crate::report::median;
 use disk::Bare;
 use service::{Kind, Service};
 
-/// The parts of `--only`: one call at a time, many at once, recovery.
+/// The parts of the ledger for `--workload`: one call at a time, many at once, recovery.
 pub(crate) const PARTS: [&str; 3] = ["L1", "L2", "L3"];
 const IN_FLIGHT: [usize; 6] = [1, 4, 16, 64, 256, 1024];
 /// Turns of L1 that are compared with each other: a disk that others use is fast at one time and slow at another.
@@ -61,10 +61,11 @@ impl Drop for Folder {
 
 /// Measures what is wanted of it.
 pub(crate) fn all(cli: &Cli) -> Result<Vec<LedgerRow>> {
-    let parent = cli.folder.clone().unwrap_or_else(std::env::temp_dir);
+    let parent = cli.dir.clone().unwrap_or_else(std::env::temp_dir);
     let folder = Folder(parent.join(format!("oncewire-bench-{}", std::process::id())));
     std::fs::create_dir_all(&folder.0)?;
-    let wanted = |part: &str| cli.only.is_empty() || cli.only.iter().any(|name| name == part);
+    let wanted =
+        |part: &str| cli.workload.is_empty() || cli.workload.iter().any(|name| name == part);
     let sample = Duration::from_millis(cli.sample_ms);
     let mut rows = Vec::new();
     if wanted("L1") || wanted("L2") {

@@ -1,6 +1,6 @@
 //! From rows to a table: medians over rounds, and ratios to the bare socket of the same round.
 
-use crate::case::{Figures, Subject, Via, Workload};
+use crate::case::{Figures, Subject, Transport, Workload};
 use crate::goals;
 use crate::run::Row;
 
@@ -10,7 +10,7 @@ pub(crate) struct Cell {
     pub(crate) workload: Workload,
     pub(crate) cores: u32,
     pub(crate) subject: Subject,
-    pub(crate) via: Via,
+    pub(crate) transport: Transport,
     /// The workload's figure, by round: see [`figure`].
     by_round: Vec<(u32, f64)>,
     pub(crate) figures: Vec<Figures>,
@@ -66,8 +66,8 @@ pub(crate) fn cells(rows: &[Row]) -> Vec<Cell> {
     let mut cells: Vec<Cell> = Vec::new();
     for row in rows {
         let same = |cell: &&mut Cell| {
-            (cell.workload, cell.cores, cell.subject, cell.via)
-                == (row.workload, row.cores, row.subject, row.via)
+            (cell.workload, cell.cores, cell.subject, cell.transport)
+                == (row.workload, row.cores, row.subject, row.transport)
         };
         let by_round = (row.round, figure(row.workload, &row.figures));
         match cells.iter_mut().find(same) {
@@ -79,7 +79,7 @@ pub(crate) fn cells(rows: &[Row]) -> Vec<Cell> {
                 workload: row.workload,
                 cores: row.cores,
                 subject: row.subject,
-                via: row.via,
+                transport: row.transport,
                 by_round: vec![by_round],
                 figures: vec![row.figures.clone()],
             }),
@@ -94,10 +94,10 @@ pub(crate) fn find(
     workload: Workload,
     cores: u32,
     subject: Subject,
-    via: Via,
+    transport: Transport,
 ) -> Option<&Cell> {
-    let key = (workload, cores, subject, via);
-    cells.iter().find(|cell| (cell.workload, cell.cores, cell.subject, cell.via) == key)
+    let key = (workload, cores, subject, transport);
+    cells.iter().find(|cell| (cell.workload, cell.cores, cell.subject, cell.transport) == key)
 }
 
 pub(crate) fn print(rows: &[Row]) {
@@ -118,14 +118,14 @@ pub(crate) fn print(rows: &[Row]) {
                 more_title(cell.workload)
             );
         }
-        let bare = find(&cells, cell.workload, cell.cores, Subject::SmolLoop, cell.via);
+        let bare = find(&cells, cell.workload, cell.cores, Subject::SmolLoop, cell.transport);
         let ratio = bare.map_or(f64::NAN, |bare| cell.ratio_to(bare));
         let goals = goals::of_cell(&cells, cell);
         let goals: Vec<String> = goals.iter().map(goals::Goal::shown).collect();
         println!(
             "  {:<16}{:<6}{:>12}{:>6.0}%{:>8.2}{:>10.2}  {}  {}",
             cell.subject.name(),
-            cell.via.name(),
+            cell.transport.name(),
             show(cell.workload, cell.median()),
             cell.spread() * 100.0,
             ratio,

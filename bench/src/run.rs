@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::Result;
-use crate::case::{Case, Figures, Subject, Via, Workload};
+use crate::case::{Case, Figures, Subject, Transport, Workload};
 use crate::cli::Cli;
 use crate::clock::Duration;
 use crate::process::{Process, Role};
@@ -19,7 +19,7 @@ pub(crate) struct Row {
     pub(crate) workload: Workload,
     pub(crate) cores: u32,
     pub(crate) subject: Subject,
-    pub(crate) via: Via,
+    pub(crate) transport: Transport,
     pub(crate) figures: Figures,
     /// The system's load averages after it.
     pub(crate) load: String,
@@ -43,7 +43,7 @@ pub(crate) fn all(cli: &Cli) -> Result<Vec<Row>> {
                     workload: case.workload,
                     cores: case.cores,
                     subject: case.subject,
-                    via: case.via,
+                    transport: case.transport,
                     figures,
                     load: sys::load_average(),
                 }),
@@ -57,8 +57,8 @@ pub(crate) fn all(cli: &Cli) -> Result<Vec<Row>> {
 }
 
 fn name(case: &Case) -> String {
-    let Case { workload, cores, subject, via, .. } = case;
-    format!("{workload:?}/{cores} {} {}", subject.name(), via.name())
+    let Case { workload, cores, subject, transport, .. } = case;
+    format!("{workload:?}/{cores} {} {}", subject.name(), transport.name())
 }
 
 /// Says what is being done, if somebody looks on.
@@ -81,9 +81,11 @@ fn plan(cli: &Cli, cores_len: usize) -> Vec<Case> {
                 continue;
             }
             for subject in cli.subjects() {
-                for via in Via::ALL {
-                    if subject.offers(via, workload) && cli.via.is_none_or(|only| only == via) {
-                        plan.push(case(cli, subject, via, workload, cores));
+                for transport in Transport::ALL {
+                    if subject.offers(transport, workload)
+                        && cli.transport.is_none_or(|only| only == transport)
+                    {
+                        plan.push(case(cli, subject, transport, workload, cores));
                     }
                 }
             }
@@ -92,10 +94,10 @@ fn plan(cli: &Cli, cores_len: usize) -> Vec<Case> {
     plan
 }
 
-fn case(cli: &Cli, subject: Subject, via: Via, workload: Workload, cores: u32) -> Case {
+fn case(cli: &Cli, subject: Subject, transport: Transport, workload: Workload, cores: u32) -> Case {
     Case {
         subject,
-        via,
+        transport,
         workload,
         cores,
         warm_ms: (cli.sample_ms / 4).min(250),
@@ -119,7 +121,7 @@ fn measure(case: &Case, cores: &[usize]) -> Result<Figures> {
     let place = Place::of(case)?;
     let mut case = Case { server_core, address: place.address(), ..case.clone() };
     let mut server = None;
-    if case.via != Via::Pipe {
+    if case.transport != Transport::Pipe {
         sys::pin(&[server_core])?;
         let process = Process::start(&program, Role::Serve, &case)?;
         let line = process.line(PATIENCE)?;
@@ -136,7 +138,7 @@ fn measure(case: &Case, cores: &[usize]) -> Result<Figures> {
 
 /// Where a server listens.
 struct Place {
-    via: Via,
+    transport: Transport,
     path: PathBuf,
     number: u32,
 }
@@ -147,14 +149,16 @@ impl Place {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let file = format!("oncewire-bench-{}-{number}.sock", sys::own_pid());
-        Ok(Place { via: case.via, path: std::env::temp_dir().join(file), number })
+        Ok(Place { transport: case.transport, path: std::env::temp_dir().join(file), number })
     }
 
     /// Every server has an address of its own, so that ports in TIME_WAIT of an earlier one do not matter.
     fn address(&self) -> String {
-        match self.via {
-            Via::Tcp => format!("127.1.{}.{}:0", self.number / 250 % 250, 1 + self.number % 250),
-            Via::Unix | Via::Pipe => self.path.to_string_lossy().into_owned(),
+        match self.transport {
+            Transport::Tcp => {
+                format!("127.1.{}.{}:0", self.number / 250 % 250, 1 + self.number % 250)
+            }
+            Transport::Unix | Transport::Pipe => self.path.to_string_lossy().into_owned(),
         }
     }
 }

@@ -12,12 +12,12 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use crate::Result;
-use crate::case::{Case, Figures, Kind, Subject, Via};
+use crate::case::{Case, Figures, Kind, Subject, Transport};
 use crate::sys;
 
 /// The server's process. Ends with its parent.
 pub(crate) fn serve(case: &Case) -> Result<()> {
-    if case.via == Via::Pipe {
+    if case.transport == Transport::Pipe {
         // Started by a client that runs elsewhere.
         sys::pin(&[case.server_core])?;
     }

@@ -4,7 +4,8 @@ use std::process::Command;
 
 #[test]
 fn a_short_run_prints_a_row() {
-    let arguments = "--only W1 --subjects oncewire --via unix --cores 1 --rounds 1 --sample-ms 50";
+    let arguments =
+        "--workload W1 --subjects oncewire --transport unix --cores 1 --rounds 1 --sample-ms 50";
     let output = Command::new(env!("CARGO_BIN_EXE_oncewire-bench"))
         .args(arguments.split(' '))
         .output()
@@ -20,16 +21,19 @@ fn a_short_run_prints_a_row() {
 fn every_peer_carries_large_bodies_and_waiting_handlers_over_each_stream() {
     let peers = ["tarpc", "tonic", "capnp-rpc", "postcard-rpc"];
     let output = Command::new(env!("CARGO_BIN_EXE_oncewire-bench"))
-        .args("--only W4,W8 --peers tarpc,tonic,capnp,postcard-rpc --cores 1 --rounds 1".split(' '))
+        .args(
+            "--workload W4,W8 --peers tarpc,tonic,capnp,postcard-rpc --cores 1 --rounds 1"
+                .split(' '),
+        )
         .args("--subjects tarpc,tonic,capnp,postcard-rpc --sample-ms 50".split(' '))
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
     for peer in peers {
-        for via in ["tcp", "unix"] {
-            let is_row = |line: &&str| line.split_whitespace().take(2).eq([peer, via]);
-            assert_eq!(text.lines().filter(is_row).count(), 2, "{peer} over {via} in {text}");
+        for transport in ["tcp", "unix"] {
+            let is_row = |line: &&str| line.split_whitespace().take(2).eq([peer, transport]);
+            assert_eq!(text.lines().filter(is_row).count(), 2, "{peer} over {transport} in {text}");
         }
     }
 }
@@ -37,7 +41,7 @@ fn every_peer_carries_large_bodies_and_waiting_handlers_over_each_stream() {
 #[test]
 fn the_ledger_is_told_beside_the_disk() {
     let output = Command::new(env!("CARGO_BIN_EXE_oncewire-bench"))
-        .args("--only L1 --rounds 1 --sample-ms 30".split(' '))
+        .args("--workload L1 --rounds 1 --sample-ms 30".split(' '))
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);

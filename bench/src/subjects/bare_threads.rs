@@ -7,7 +7,7 @@ use std::thread;
 
 use super::ready;
 use crate::Result;
-use crate::case::{Case, Figures, Via, Workload};
+use crate::case::{Case, Figures, Transport, Workload};
 use crate::clock::now;
 use crate::frames::{Counter, READ_LEN, frames, whole_len};
 use crate::meter::Meter;
@@ -30,8 +30,8 @@ impl Socket for UnixStream {
 }
 
 pub(super) fn serve(case: &Case) -> Result<()> {
-    match case.via {
-        Via::Tcp => {
+    match case.transport {
+        Transport::Tcp => {
             let listener = TcpListener::bind(&case.address)?;
             ready(&listener.local_addr()?.to_string())?;
             for stream in listener.incoming() {
@@ -70,7 +70,7 @@ fn echo(mut stream: impl Read + Write) -> Option<()> {
 }
 
 fn connect(case: &Case) -> Result<Box<dyn Socket>> {
-    if case.via == Via::Tcp {
+    if case.transport == Transport::Tcp {
         let stream = TcpStream::connect(&case.address)?;
         stream.set_nodelay(true)?;
         return Ok(Box::new(stream));

@@ -13,7 +13,7 @@ use smol::Executor;
 
 use super::{ready, server_command};
 use crate::Result;
-use crate::case::{Case, Figures, Subject, Via};
+use crate::case::{Case, Figures, Subject, Transport};
 use crate::clock::sleep;
 use crate::load::{Caller, Dial};
 
@@ -38,18 +38,18 @@ pub(super) fn serve(case: &Case) -> Result<()> {
     // A task of its own: the main future is polled with every event.
     let case = case.clone();
     let serving = executor.spawn(async move {
-        match case.via {
-            Via::Tcp => {
+        match case.transport {
+            Transport::Tcp => {
                 let acceptor = TcpAcceptor::bind(&case.address).await?;
                 ready(&acceptor.local_addr().to_string())?;
                 server.serve(acceptor).await?;
             }
-            Via::Unix => {
+            Transport::Unix => {
                 let acceptor = UnixAcceptor::bind(&case.address)?;
                 ready(&case.address)?;
                 server.serve(acceptor).await?;
             }
-            Via::Pipe => server.serve(StdioAcceptor::new()?).await?,
+            Transport::Pipe => server.serve(StdioAcceptor::new()?).await?,
         }
         exit(0)
     });
@@ -69,8 +69,8 @@ struct Dialler<'a> {
 
 impl<'a> Dialler<'a> {
     fn new(case: &'a Case, runtime: Arc<dyn Runtime>) -> Result<Dialler<'a>> {
-        let child = match case.via {
-            Via::Pipe => Some(ChildConnector::new(server_command(case)?)),
+        let child = match case.transport {
+            Transport::Pipe => Some(ChildConnector::new(server_command(case)?)),
             _ => None,
         };
         Ok(Dialler { case, runtime, child })
@@ -81,7 +81,7 @@ impl<'a> Dialler<'a> {
         let runtime = self.runtime.clone();
         match &self.child {
             Some(child) => Client::with_runtime(child.clone(), options, runtime),
-            None if self.case.via == Via::Tcp => {
+            None if self.case.transport == Transport::Tcp => {
                 Client::with_runtime(TcpConnector::new(&self.case.address), options, runtime)
             }
             None => Client::with_runtime(UnixConnector::new(&self.case.address), options, runtime),

@@ -19,7 +19,7 @@ use smol::net::{TcpListener, TcpStream};
 
 use super::{ready, server_command};
 use crate::Result;
-use crate::case::{Case, Figures, Via, Workload};
+use crate::case::{Case, Figures, Transport, Workload};
 use crate::clock::{Duration, now, sleep};
 use crate::frames::{Counter, READ_LEN, frames, whole_len};
 use crate::load::{Caller, Dial};
@@ -34,8 +34,8 @@ pub(super) fn serve(case: &Case) -> Result<()> {
         Some(wait) => executor.spawn(echo_later(stream, wait)).detach(),
     };
     smol::block_on(executor.run(async {
-        match case.via {
-            Via::Tcp => {
+        match case.transport {
+            Transport::Tcp => {
                 let listener = TcpListener::bind(&case.address).await?;
                 ready(&listener.local_addr()?.to_string())?;
                 loop {
@@ -44,14 +44,14 @@ pub(super) fn serve(case: &Case) -> Result<()> {
                     start(Box::new(stream));
                 }
             }
-            Via::Unix => {
+            Transport::Unix => {
                 let listener = UnixListener::bind(&case.address)?;
                 ready(&case.address)?;
                 loop {
                     start(Box::new(listener.accept().await?.0));
                 }
             }
-            Via::Pipe => {
+            Transport::Pipe => {
                 let input = PipeReader::from(std::io::stdin().as_fd().try_clone_to_owned()?);
                 let output = PipeWriter::from(std::io::stdout().as_fd().try_clone_to_owned()?);
                 echo(Box::new(PipeStream::join(input, output)?)).await;
@@ -124,14 +124,14 @@ struct Dialler<'a> {
 
 impl Dialler<'_> {
     async fn stream(&self) -> Result<BoxStream> {
-        Ok(match self.case.via {
-            Via::Tcp => {
+        Ok(match self.case.transport {
+            Transport::Tcp => {
                 let stream = TcpStream::connect(&self.case.address).await?;
                 stream.set_nodelay(true)?;
                 Box::new(stream)
             }
-            Via::Unix => Box::new(UnixStream::connect(&self.case.address).await?),
-            Via::Pipe => {
+            Transport::Unix => Box::new(UnixStream::connect(&self.case.address).await?),
+            Transport::Pipe => {
                 let mut command = server_command(self.case)?;
                 let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
                 let input = OwnedFd::from(child.stdout.take().ok_or("no stdout")?);

@@ -19,7 +19,7 @@ use tokio_util::compat::TokioAsyncReadCompatExt;
 
 use super::wait_if_asked;
 use crate::Result;
-use crate::case::{Case, Via};
+use crate::case::{Case, Transport};
 use crate::clock::Duration;
 use crate::load::{Caller, Dial};
 use crate::subjects::ready;
@@ -91,7 +91,7 @@ impl Server for Dispatch {
 
 pub(super) async fn serve(case: &Case) -> Result<()> {
     let echo: EchoClient = capnp_rpc::new_client(Echo(case.workload.wait()));
-    if case.via == Via::Tcp {
+    if case.transport == Transport::Tcp {
         let listener = TcpListener::bind(&case.address).await?;
         ready(&listener.local_addr()?.to_string())?;
         loop {
@@ -134,7 +134,7 @@ impl Dial for Dialler<'_> {
     type Caller = Connection;
 
     async fn dial(&self) -> Result<Connection> {
-        let mut system = if self.0.via == Via::Tcp {
+        let mut system = if self.0.transport == Transport::Tcp {
             let stream = TcpStream::connect(&self.0.address).await?;
             stream.set_nodelay(true)?;
             system(stream, Side::Client, None)

@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use self::stream::{Frames, Outgoing, Spawner, spawn};
 use super::wait_if_asked;
-use crate::case::{Case, Via};
+use crate::case::{Case, Transport};
 use crate::clock::Duration;
 use crate::load::{Caller, Dial};
 use crate::subjects::ready;
@@ -109,7 +109,7 @@ async fn echo_later(context: Context, header: VarHeader, body: Body, sender: Sen
 }
 
 pub(super) async fn serve(case: &Case) -> crate::Result<()> {
-    if case.via == Via::Tcp {
+    if case.transport == Transport::Tcp {
         let listener = TcpListener::bind(&case.address).await?;
         ready(&listener.local_addr()?.to_string())?;
         loop {
@@ -156,7 +156,7 @@ impl Dial for Dialler<'_> {
     type Caller = Connection;
 
     async fn dial(&self) -> crate::Result<Connection> {
-        let client = if self.0.via == Via::Tcp {
+        let client = if self.0.transport == Transport::Tcp {
             let stream = TcpStream::connect(&self.0.address).await?;
             stream.set_nodelay(true)?;
             let (read, write) = stream.into_split();

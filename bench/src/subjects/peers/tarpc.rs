@@ -9,7 +9,7 @@ use tarpc::{client, serde_transport, server};
 
 use super::wait_if_asked;
 use crate::Result;
-use crate::case::{Case, Via};
+use crate::case::{Case, Transport};
 use crate::clock::Duration;
 use crate::load::{Caller, Dial};
 use crate::subjects::ready;
@@ -45,7 +45,7 @@ macro_rules! channel {
 }
 
 pub(super) async fn serve(case: &Case) -> Result<()> {
-    if case.via == Via::Tcp {
+    if case.transport == Transport::Tcp {
         let mut listener = serde_transport::tcp::listen(&case.address, Bincode::default).await?;
         ready(&listener.local_addr().to_string())?;
         while let Some(transport) = listener.next().await {
@@ -73,7 +73,7 @@ impl Dial for Dialler<'_> {
         config.max_in_flight_requests = CALLS_MAX;
         config.pending_request_buffer = CALLS_MAX;
         let address = &self.0.address;
-        if self.0.via == Via::Tcp {
+        if self.0.transport == Transport::Tcp {
             let transport = serde_transport::tcp::connect(address, Bincode::default).await?;
             transport.get_ref().set_nodelay(true)?;
             return Ok(EchoClient::new(config, transport).spawn());

@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 
 use super::wait_if_asked;
 use crate::Result;
-use crate::case::{Case, Via};
+use crate::case::{Case, Transport};
 use crate::clock::Duration;
 use crate::load::{Caller, Dial};
 use crate::subjects::ready;
@@ -49,7 +49,7 @@ pub(super) async fn serve(case: &Case) -> Result<()> {
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(4096)
         .add_service(EchoServer::new(Handler(case.workload.wait())));
-    if case.via == Via::Tcp {
+    if case.transport == Transport::Tcp {
         let listener = tokio::net::TcpListener::bind(&case.address).await?;
         ready(&listener.local_addr()?.to_string())?;
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
@@ -70,7 +70,7 @@ impl Dial for Dialler<'_> {
     type Caller = EchoClient<Channel>;
 
     async fn dial(&self) -> Result<EchoClient<Channel>> {
-        let scheme = if self.0.via == Via::Tcp { "http" } else { "unix" };
+        let scheme = if self.0.transport == Transport::Tcp { "http" } else { "unix" };
         let endpoint = Endpoint::from_shared(format!("{scheme}://{}", self.0.address))?
             .tcp_nodelay(true)
             .initial_stream_window_size(STREAM_WINDOW)
