@@ -78,6 +78,8 @@ mod server;
 mod storage;
 mod time;
 pub mod wire;
+#[cfg(all(test, feature = "alloc"))]
+mod work;
 
 pub use client::{
     Call, Client, ClientConfig, ClientCounters, ClientEvent, ClientSession, Numbered, Received,

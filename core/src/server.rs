@@ -9,6 +9,7 @@
 //! | `server/receive.rs` | frames that come |
 //! | `server/long.rs` | long requests while they come |
 //! | `server/execute.rs` | from admission to reply |
+//! | `server/held.rs` | held calls in the order of their xids |
 //! | `server/replies.rs` | room for calls and replies, and their discard |
 //! | `server/quota.rs` | each principal's share of connections and sessions |
 //! | `server/transmit.rs` | frames that go |
@@ -16,6 +17,7 @@
 mod dedup;
 mod execute;
 mod handshake;
+mod held;
 mod long;
 mod parts;
 mod quota;

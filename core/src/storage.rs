@@ -4,12 +4,15 @@
 //! limits, and [`InlineClient`] / [`InlineServer`], whose tables are arrays inside the machine. Both can live in one
 //! program. The traits below are the machines' own business: use them as bounds, do not implement them.
 
+#[cfg(all(test, feature = "alloc"))]
+pub(crate) mod counted;
 #[cfg(feature = "alloc")]
 mod heap;
 mod inline;
 pub(crate) mod list;
 #[cfg(feature = "alloc")]
 mod pages;
+pub(crate) mod tree;
 
 #[cfg(feature = "alloc")]
 pub use heap::Heap;

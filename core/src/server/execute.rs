@@ -266,12 +266,8 @@ impl<T: ServerStorage> Server<T> {
     pub fn held_calls(&self, session: SessionKey) -> impl Iterator<Item = Xid> {
         let index = self.live_session(session);
         let calls = index.and_then(|index| self.sessions.at(index)?.calls.get());
-        let mut next = calls.and_then(|calls| calls.held.front());
-        core::iter::from_fn(move || {
-            let (calls, slot) = (calls?, next?);
-            next = calls.held.next(&calls.slots, slot);
-            calls.slots.at(slot).and_then(|slot| Xid::new(slot.xid))
-        })
+        let xids = calls.map(|calls| calls.held.xids(&calls.slots));
+        xids.into_iter().flatten().filter_map(Xid::new)
     }
 
     /// Puts back what a ledger has kept of a call (S28). A record never replaces one of a later xid on its slot.

@@ -425,11 +425,7 @@ impl<T: ServerStorage> Server<T> {
         if let Some(calls) = session.calls.get() {
             (kept, requests) = (calls.kept_bytes, calls.request_bytes);
             tables = u64::from(calls.table_bytes);
-            let mut next = calls.held.front();
-            while let Some(slot) = next {
-                held += 1;
-                next = calls.held.next(&calls.slots, slot);
-            }
+            held = u64::from(calls.held.len());
         }
         session.calls.release();
         let share_index = session.share;

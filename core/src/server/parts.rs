@@ -1,6 +1,7 @@
 //! What a server keeps: connections, sessions, slots, and each principal's share of the room.
 
 use super::dedup::SlotView;
+use super::held::{Derived, Held};
 use super::long::Coming;
 use crate::error::CloseReason;
 use crate::ids::{MethodId, Principal, SessionId, slot_of};
@@ -248,7 +249,6 @@ linked!(Conn<B>, LOOK, look_links);
 linked!(Conn<B>, CONN_EVENT, event_links);
 linked!(Conn<B>, TIMER, timer_links);
 linked!(Session<T: ServerStorage>, LEASE, lease_links);
-linked!(Slot<B>, HELD, held_links);
 linked!(Slot<B>, OUT, out_links);
 
 /// One session; opaque. What an idle one does not need is in `calls`, which comes and goes.
@@ -382,8 +382,8 @@ impl<T: ServerStorage> Session<T> {
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub struct Calls<T: ServerStorage> {
     pub(super) slots: T::Slots,
-    /// Slots with a call that is let in, runs, or is kept, by xid.
-    pub(super) held: List<HELD>,
+    /// Slots with a call that is let in, runs, or is kept.
+    pub(super) held: Held,
     /// Slots with something to send.
     pub(super) out: List<OUT>,
     /// Calls let in or running.
@@ -411,7 +411,7 @@ impl<T: ServerStorage> Default for Calls<T> {
     fn default() -> Self {
         Calls {
             slots: T::Slots::default(),
-            held: List::default(),
+            held: Held::default(),
             out: List::default(),
             running: 0,
             table_bytes: 0,
@@ -436,7 +436,9 @@ pub struct Slot<B> {
     /// The number of the latest `Ask` for it.
     pub(super) ask: u16,
     pub(super) body: B,
-    held_links: Links,
+    /// Its neighbours among the held calls; in a tree if its height is not 0.
+    pub(super) held_links: Derived<Links>,
+    pub(super) held_height: Derived<u8>,
     out_links: Links,
     /// The session's connection on which its request or `Ask` last came.
     pub(super) epoch: u32,
@@ -477,7 +479,8 @@ impl<B: Default> Default for Slot<B> {
             not_seen: 0,
             ask: 0,
             body: B::default(),
-            held_links: Links::default(),
+            held_links: Derived::default(),
+            held_height: Derived::default(),
             out_links: Links::default(),
             epoch: 0,
             bytes: 0,

@@ -122,14 +122,14 @@ impl<T: ServerStorage> Room<'_, T> {
         true
     }
 
-    /// Puts a call on the list of those that are held, by xid, as one that is let in.
+    /// Puts a call among those that are held, as one that is let in.
     #[inline]
     pub(super) fn hold(&mut self, slot_number: u32) {
         let Some(calls) = self.session.calls.get_mut() else { return };
         let Some(slot) = calls.slots.at_mut(slot_number) else { return };
         let xid = slot.xid;
         slot.state = SlotState::LetIn;
-        calls.held.insert_sorted(&mut calls.slots, slot_number, |other| other.xid < xid);
+        calls.held.insert(&mut calls.slots, slot_number, xid);
         calls.running += 1;
         *self.held += 1;
         self.counters.running += 1;
@@ -205,17 +205,9 @@ impl<T: ServerStorage> Room<'_, T> {
         if acked <= self.session.acked {
             return Ok(());
         }
-        if let Some(calls) = self.session.calls.get() {
-            let mut next = calls.held.front();
-            while let Some(slot) = next.and_then(|number| calls.slots.at(number)) {
-                if slot.xid > acked {
-                    break;
-                }
-                if slot.state.is_running() {
-                    return Err(ProtocolError::AckAhead { acked });
-                }
-                next = next.and_then(|number| calls.held.next(&calls.slots, number));
-            }
+        let calls = self.session.calls.get_mut().filter(|calls| calls.running > 0);
+        if calls.is_some_and(|calls| calls.held.has_running_up_to(&calls.slots, acked)) {
+            return Err(ProtocolError::AckAhead { acked });
         }
         self.session.acked = acked;
         while let Some(number) = self.first_held_up_to(acked) {
@@ -226,8 +218,7 @@ impl<T: ServerStorage> Room<'_, T> {
 
     fn first_held_up_to(&self, acked: u64) -> Option<u32> {
         let calls = self.session.calls.get()?;
-        let number = calls.held.front()?;
-        (calls.slots.at(number)?.xid <= acked).then_some(number)
+        calls.held.kept_up_to(&calls.slots, acked)
     }
 
     /// S10: an `Ack` must not cover a slot whose call runs.
@@ -270,7 +261,7 @@ impl<T: ServerStorage> Room<'_, T> {
             self.counters.kept_bytes -= u64::from(bytes);
         }
         slot.body.release();
-        calls.held.unlink(&mut calls.slots, slot_number);
+        calls.held.remove(&mut calls.slots, slot_number);
         calls.out.unlink(&mut calls.slots, slot_number);
         *self.held -= 1;
     }
@@ -318,6 +309,7 @@ impl<T: ServerStorage> Room<'_, T> {
             false => (Status::NoReply(NoReply::ReplyTooLarge), 0),
         };
         slot.state = SlotState::Kept(status);
+        let late = slot.is_late();
         let freed = slot.bytes.saturating_sub(len);
         slot.bytes -= freed;
         let request = u64::from(core::mem::take(&mut slot.request_bytes));
@@ -325,6 +317,9 @@ impl<T: ServerStorage> Room<'_, T> {
         self.share.request_bytes -= request;
         self.counters.request_bytes -= request;
         calls.running -= 1;
+        if late {
+            calls.held.finish_late(&mut calls.slots, slot_number);
+        }
         self.give_back(freed);
         self.counters.running -= 1;
         if let Status::Refused(_) = status {

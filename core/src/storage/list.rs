@@ -11,8 +11,10 @@ const UNLINKED: u32 = u32::MAX - 1;
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(feature = "_explore", derive(Hash))]
 pub(crate) struct Links {
-    prev: u32,
-    next: u32,
+    /// The entry before it; the lower half, in a tree.
+    pub(crate) prev: u32,
+    /// The entry behind it; the upper half, in a tree.
+    pub(crate) next: u32,
 }
 
 impl Links {
@@ -84,51 +86,18 @@ impl<const L: u8> List<L> {
     }
 
     pub(crate) fn push_front<T: Linked<L>>(&mut self, places: &mut impl Places<T>, index: u32) {
-        self.insert_after(places, index, NIL);
-    }
-
-    /// Inserts before the first entry, counted from the back, for which `goes_after` holds.
-    #[inline]
-    pub(crate) fn insert_sorted<T: Linked<L>>(
-        &mut self,
-        places: &mut impl Places<T>,
-        index: u32,
-        goes_after: impl Fn(&T) -> bool,
-    ) {
-        let mut after = self.tail;
-        while let Some(entry) = places.at(after) {
-            if goes_after(entry) {
-                break;
-            }
-            after = entry.links().prev;
-        }
-        if after == self.tail {
-            // As nearly always.
-            self.push_back(places, index);
-        } else {
-            self.insert_after(places, index, after);
-        }
-    }
-
-    fn insert_after<T: Linked<L>>(&mut self, places: &mut impl Places<T>, index: u32, after: u32) {
-        let next = match places.at(after) {
-            Some(entry) => entry.links().next,
-            None => self.head,
-        };
+        let head = self.head;
         match places.at_mut(index) {
             Some(entry) if !entry.links().is_linked() => {
-                *entry.links_mut() = Links { prev: after, next };
+                *entry.links_mut() = Links { prev: NIL, next: head };
             }
             _ => return,
         }
-        match places.at_mut(after) {
-            Some(entry) => entry.links_mut().next = index,
-            None => self.head = index,
-        }
-        match places.at_mut(next) {
+        match places.at_mut(head) {
             Some(entry) => entry.links_mut().prev = index,
             None => self.tail = index,
         }
+        self.head = index;
     }
 
     /// Takes an entry off the list; nothing happens if it is on none.
@@ -163,14 +132,14 @@ mod tests {
     use crate::storage::{Array, ClientStorage, Flat, InlineClient};
 
     #[derive(Default)]
-    struct Item(u32, Links);
+    struct Item(Links);
 
     impl Linked<0> for Item {
         fn links(&self) -> &Links {
-            &self.1
+            &self.0
         }
         fn links_mut(&mut self) -> &mut Links {
-            &mut self.1
+            &mut self.0
         }
     }
 
@@ -197,24 +166,24 @@ mod tests {
 
     #[test]
     fn entries_leave_from_anywhere_and_come_back_in_order() {
-        let mut items = Items(core::array::from_fn(|n| Item(n as u32, Links::default())));
+        let mut items = Items(core::array::from_fn(|_| Item::default()));
         let mut list = List::<0>::default();
         for index in [1, 3, 5] {
             list.push_back(&mut items, index);
         }
         list.push_back(&mut items, 3);
         assert_eq!(order(&list, &items), [1, 3, 5], "a second push is a no-op");
-        list.insert_sorted(&mut items, 4, |other| other.0 < 4);
-        list.insert_sorted(&mut items, 0, |_| false);
-        list.insert_sorted(&mut items, 7, |other| other.0 < 7);
-        assert_eq!(order(&list, &items), [0, 1, 3, 4, 5, 7]);
+        list.push_front(&mut items, 0);
+        list.push_front(&mut items, 5);
+        list.push_back(&mut items, 7);
+        assert_eq!(order(&list, &items), [0, 1, 3, 5, 7]);
         list.unlink(&mut items, 3);
         list.unlink(&mut items, 3);
         list.unlink(&mut items, 7);
         assert_eq!(list.pop_front(&mut items), Some(0));
         list.push_front(&mut items, 6);
-        assert_eq!(order(&list, &items), [6, 1, 4, 5]);
-        for index in [6, 1, 4, 5] {
+        assert_eq!(order(&list, &items), [6, 1, 5]);
+        for index in [6, 1, 5] {
             list.unlink(&mut items, index);
         }
         assert!(list.is_empty());

@@ -1,0 +1,175 @@
+//! The calls of a session that are admitted, run, or are kept, in the order of their xids: bounded work for each request
+//! and each `Ack`, whatever the order in which they come.
+//!
+//! Nearly every call has a higher xid than all before it, and goes to the end of a list. A call that comes later than one
+//! with a higher xid (idempotent, answered NotSeen, on a lossy link, or restored from a ledger) goes into a tree: in a
+//! sorted list, each of 65,536 such calls in descending order was compared with all before it.
+
+use super::Slot;
+use super::parts::HELD;
+use crate::storage::Places;
+use crate::storage::list::{Linked, Links, List, NIL};
+use crate::storage::tree::{Ordered, Tree};
+
+/// What follows from other values: two machines that differ in it only behave alike, and the explorer's digest leaves it
+/// out.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Derived<T>(T);
+
+#[cfg(feature = "_explore")]
+impl<T> core::hash::Hash for Derived<T> {
+    fn hash<H: core::hash::Hasher>(&self, _: &mut H) {}
+}
+
+/// The held calls of a session.
+#[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "_explore", derive(Hash))]
+pub(super) struct Held {
+    calls: Derived<Order>,
+    len: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Order {
+    /// Calls that came in the order of their xids.
+    in_order: List<HELD>,
+    /// One of these, by index: all before it are kept. `NIL` if all are.
+    running_from: u32,
+    /// Calls that came later than one with a higher xid, and are admitted or run.
+    late_running: Tree<HELD>,
+    /// The same, and are kept.
+    late_kept: Tree<HELD>,
+}
+
+impl Default for Order {
+    fn default() -> Self {
+        Order {
+            in_order: List::default(),
+            running_from: NIL,
+            late_running: Tree::default(),
+            late_kept: Tree::default(),
+        }
+    }
+}
+
+impl<B> Linked<HELD> for Slot<B> {
+    #[inline]
+    fn links(&self) -> &Links {
+        &self.held_links.0
+    }
+    #[inline]
+    fn links_mut(&mut self) -> &mut Links {
+        &mut self.held_links.0
+    }
+}
+
+impl<B> Ordered<HELD> for Slot<B> {
+    fn key(&self) -> u64 {
+        self.xid
+    }
+    fn height(&self) -> u8 {
+        self.held_height.0
+    }
+    fn height_mut(&mut self) -> &mut u8 {
+        &mut self.held_height.0
+    }
+}
+
+impl Held {
+    pub(super) fn len(&self) -> u32 {
+        self.len
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Takes in a call that was just admitted.
+    #[inline]
+    pub(super) fn insert<B>(&mut self, slots: &mut impl Places<Slot<B>>, index: u32, xid: u64) {
+        self.len += 1;
+        let order = &mut self.calls.0;
+        let last = order.in_order.back().and_then(|last| slots.at(last));
+        if last.is_some_and(|last| last.xid > xid) {
+            order.late_running.insert(slots, index);
+            return;
+        }
+        order.in_order.push_back(slots, index);
+        if order.running_from == NIL {
+            order.running_from = index;
+        }
+    }
+
+    /// A call that came late is finished, and kept.
+    #[cold]
+    pub(super) fn finish_late<B>(&mut self, slots: &mut impl Places<Slot<B>>, index: u32) {
+        let order = &mut self.calls.0;
+        order.late_running.remove(slots, index);
+        order.late_kept.insert(slots, index);
+    }
+
+    /// Lets go of a call that is kept.
+    #[inline]
+    pub(super) fn remove<B>(&mut self, slots: &mut impl Places<Slot<B>>, index: u32) {
+        self.len -= 1;
+        let order = &mut self.calls.0;
+        if slots.at(index).is_some_and(Slot::is_late) {
+            order.late_kept.remove(slots, index);
+            return;
+        }
+        if order.running_from == index {
+            order.running_from = order.in_order.next(slots, index).unwrap_or(NIL);
+        }
+        order.in_order.unlink(slots, index);
+    }
+
+    /// Whether a call up to this xid is admitted or runs. Each call is passed once, however often this is asked.
+    pub(super) fn has_running_up_to<B>(&mut self, slots: &impl Places<Slot<B>>, xid: u64) -> bool {
+        let order = &mut self.calls.0;
+        while let Some(slot) = slots.at(order.running_from) {
+            if slot.xid > xid {
+                break;
+            }
+            if slot.state.is_running() {
+                return true;
+            }
+            order.running_from = order.in_order.next(slots, order.running_from).unwrap_or(NIL);
+        }
+        let late = order.late_running.first(slots).and_then(|index| slots.at(index));
+        late.is_some_and(|slot| slot.xid <= xid)
+    }
+
+    /// A call up to this xid, if one is held and none up to it runs.
+    #[inline]
+    pub(super) fn kept_up_to<B>(&self, slots: &impl Places<Slot<B>>, xid: u64) -> Option<u32> {
+        let order = &self.calls.0;
+        let covered = |index: &u32| slots.at(*index).is_some_and(|slot| slot.xid <= xid);
+        let in_order = order.in_order.front().filter(covered);
+        in_order.or_else(|| order.late_kept.first(slots).filter(covered))
+    }
+
+    /// The xids, in order.
+    pub(super) fn xids<B>(&self, slots: &impl Places<Slot<B>>) -> impl Iterator<Item = u64> {
+        let order = &self.calls.0;
+        let (mut next, mut last) = (order.in_order.front(), 0);
+        core::iter::from_fn(move || {
+            let xid_at = |index: u32| slots.at(index).map(|slot| slot.xid);
+            let in_order = next.and_then(xid_at);
+            let running = order.late_running.first_above(slots, last).and_then(xid_at);
+            let kept = order.late_kept.first_above(slots, last).and_then(xid_at);
+            last = [in_order, running, kept].into_iter().flatten().min()?;
+            if in_order == Some(last) {
+                next = next.and_then(|index| order.in_order.next(slots, index));
+            }
+            Some(last)
+        })
+    }
+}
+
+impl<B> Slot<B> {
+    /// Whether its call came later than one with a higher xid.
+    #[inline]
+    pub(super) fn is_late(&self) -> bool {
+        self.held_height.0 > 0
+    }
+}
