@@ -2,33 +2,36 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `client.rs` | the type, its commands, its timers, its events |
-//! | `client/call.rs` | one call, and the timers of all |
+//! | `client.rs` | the type, its commands, its events |
+//! | `client/call.rs` | one call |
 //! | `client/calls.rs` | which calls wait, which are unsettled, which slot is whose |
 //! | `client/receive.rs` | frames that come |
 //! | `client/recovery.rs` | what happens to a call: every decision, as pure functions |
 //! | `client/transmit.rs` | frames that go |
-//! | `client/config.rs` | what a client is told, and what it tells: configuration, calls, events |
+//! | `client/config.rs` | configuration, and a call to be made |
+//! | `client/event.rs` | replies, events, the session, counters |
+//! | `client/timers.rs` | what happens when time passes |
 //! | `client/durable.rs` | calls that their owner keeps on disk: recorded before, settled after |
 
 mod call;
 mod calls;
 mod config;
 mod durable;
+mod event;
 mod receive;
 mod recovery;
+mod timers;
 mod transmit;
-
-use core::time::Duration;
 
 pub(crate) use call::Entry;
 pub(crate) use calls::Occupant;
-pub use config::{Call, ClientConfig, ClientCounters, ClientEvent, ClientSession, Received, Reply};
+pub use config::{Call, ClientConfig};
 pub use durable::Numbered;
+pub use event::{ClientCounters, ClientEvent, ClientSession, Received, Reply};
 
 use crate::error::{CallError, CloseReason, SessionEnd};
 use crate::ids::CallId;
-use crate::keepalive::{self, Alive, Look, NEVER};
+use crate::keepalive::Alive;
 use crate::outcome::{NotExecuted, Outcome, Unknown};
 use crate::storage::{Body, ClientStorage, Places, Table};
 use crate::time::Instant;
@@ -252,42 +255,6 @@ impl<S: ClientStorage> Client<S> {
         self.alive.progress();
     }
 
-    /// Time has passed; harmless when called early. Call it when [`poll_timeout`](Client::poll_timeout)'s moment has come, after everything that
-    /// has arrived was given to [`handle_data`](Client::handle_data); poll events and transmit afterwards.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        self.handle_deadlines(now);
-        match self.phase {
-            Phase::Down => {}
-            Phase::Greeting if self.greeting_until <= self.now => {
-                self.let_go(CloseReason::TooSlow);
-            }
-            Phase::Greeting => {
-                if self.output.hello_again_at <= self.now {
-                    self.output.greet();
-                }
-            }
-            Phase::Up if self.look_at <= self.now => {
-                self.look_later();
-                match self.alive.look(self.keepalive(), self.looked_after()) {
-                    Look::Fine => {}
-                    Look::Say => self.output.pong = true,
-                    Look::Ask => self.ask_peer(),
-                    Look::Dead => self.let_go(CloseReason::PeerSilent),
-                }
-            }
-            Phase::Up => {}
-        }
-    }
-
-    /// The part of [`handle_timeout`](Client::handle_timeout) that is about calls: ends those whose deadline has passed.
-    /// The peer is not judged by its silence, so that not all of what has arrived need be read before.
-    pub fn handle_deadlines(&mut self, now: Instant) {
-        self.tick(now);
-        while let Some(index) = self.book.next_due(self.now) {
-            self.handle_due(index);
-        }
-    }
-
     /// The next event. Poll until `None` after every `handle_…` call, after a command, and after
     /// [`poll_transmit`](Client::poll_transmit) has returned `None`: what cannot be sent ends there.
     #[inline]
@@ -312,31 +279,6 @@ impl<S: ClientStorage> Client<S> {
             return Some(ClientEvent::Closed);
         }
         None
-    }
-
-    /// When [`handle_timeout`](Client::handle_timeout) is next to be called; changes only after a `&mut self` call.
-    /// May be earlier than the first thing to do, never later.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        let connection = match self.phase {
-            Phase::Down => Instant::FAR_FUTURE,
-            Phase::Greeting => self.greeting_until.min(self.output.hello_again_at),
-            Phase::Up => self.look_at.min(self.output.ack_at),
-        };
-        let at = connection.min(self.calls_timeout());
-        (at != Instant::FAR_FUTURE).then_some(at)
-    }
-
-    /// When [`handle_deadlines`](Client::handle_deadlines) is next to be called; changes only after a `&mut self` call. May
-    /// be earlier than the first deadline, never later.
-    #[inline]
-    pub fn poll_deadline(&self) -> Option<Instant> {
-        let at = self.calls_timeout();
-        (at != Instant::FAR_FUTURE).then_some(at)
-    }
-
-    #[inline]
-    fn calls_timeout(&self) -> Instant {
-        if self.book.is_idle() { Instant::FAR_FUTURE } else { self.book.earliest_timer() }
     }
 
     /// Whether [`close`](Client::close) is complete.
@@ -393,68 +335,6 @@ impl<S: ClientStorage> Client<S> {
     #[inline]
     fn tick(&mut self, now: Instant) {
         self.now = self.now.max(now.min(Instant::LAST));
-    }
-
-    /// How long the server may be silent.
-    fn keepalive(&self) -> Duration {
-        self.granted_keepalive().max(self.config.keepalive)
-    }
-
-    fn granted_keepalive(&self) -> Duration {
-        self.session
-            .map_or(Duration::ZERO, |session| keepalive::granted(session.grants.keepalive_ms))
-    }
-
-    /// How often the server is looked at, and hears from us: it judges us by what it granted.
-    fn looked_after(&self) -> Duration {
-        let granted = keepalive::looked_after(self.granted_keepalive());
-        if self.config.keepalive == NEVER {
-            granted.min(keepalive::looked_after(NEVER))
-        } else {
-            granted
-        }
-    }
-
-    fn look_later(&mut self) {
-        self.look_at = Alive::next_look(self.now, self.looked_after());
-    }
-
-    /// A call's timer has come: its deadline, or the time to send it again.
-    fn handle_due(&mut self, index: u32) {
-        let Some(entry) = self.book.calls.at_mut(index) else { return };
-        if entry.deadline > self.now {
-            // S27: unanswered on a link that loses messages.
-            entry.tries = (entry.tries + 1).min(6);
-            let asked = matches!(entry.carried, call::Carried::Asked { .. });
-            let cancelled = entry.cancelled;
-            self.arm_resend(index);
-            self.book.note_todo(index, |todo| {
-                todo.ask |= asked;
-                todo.send |= !asked;
-                todo.cancel |= cancelled;
-            });
-            return;
-        }
-        entry.deadline = Instant::FAR_FUTURE;
-        entry.unwanted.get_or_insert(NotExecuted::DeadlinePassed);
-        match entry.stage {
-            Stage::Settled => {}
-            Stage::Waiting => {
-                let outcome =
-                    recovery::not_executed(entry.sent_call(), NotExecuted::DeadlinePassed);
-                self.book.end(index, outcome);
-            }
-            Stage::Unsettled if entry.never_sent() => {
-                let outcome = Outcome::NotExecuted(NotExecuted::DeadlinePassed);
-                self.book.settle_with(index, outcome);
-            }
-            Stage::Unsettled => self.book.report_unknown(index, Unknown::DeadlinePassed),
-        }
-    }
-
-    /// S20; and S27: what nobody answers may be lost, so it is said again whenever the link is silent.
-    fn ask_peer(&mut self) {
-        self.output.ping(self.config.resend_after.is_some());
     }
 
     /// The connection is gone: what was carried on it is in doubt until the resume.

@@ -4,13 +4,19 @@
 //! replies a body that is left untouched. [`decode`] borrows from its input, [`encode`] writes to its output; neither
 //! keeps anything. The rule numbers (W1 …) are those of `PROTOCOL.md`.
 
+mod codec;
 pub(crate) mod writer;
 
 use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::ProtocolError;
+pub(crate) use codec::{
+    Control, Cut, cut, first_frame_error, is_no_hello, may_be_pong, reply_header, request_front,
+    request_header,
+};
+pub use codec::{Decoded, Front, decode, encode, front};
+
 use crate::ids::{MethodId, ServerId, SessionId, Xid};
 use crate::outcome::Status;
 
@@ -43,20 +49,6 @@ pub const FEATURE_PATIENT: u32 = 0x02;
 /// All features of this version.
 pub(crate) const FEATURES: u32 = FEATURE_DURABLE | FEATURE_PATIENT;
 
-const KIND_HELLO: u8 = 0x01;
-const KIND_REQUEST: u8 = 0x02;
-const KIND_ASK: u8 = 0x03;
-const KIND_ACK: u8 = 0x04;
-const KIND_CANCEL: u8 = 0x05;
-const KIND_PING: u8 = 0x06;
-const KIND_PONG: u8 = 0x07;
-const KIND_GOODBYE: u8 = 0x08;
-const KIND_WELCOME: u8 = 0x41;
-const KIND_REPLY: u8 = 0x42;
-const KIND_REFUSE: u8 = 0x43;
-/// Bit of a kind that only a server sends.
-const FROM_SERVER: u8 = 0x40;
-
 /// Which of the two machines sent a frame (S26).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
@@ -64,15 +56,6 @@ pub enum Role {
     Client,
     /// The machine that executes them.
     Server,
-}
-
-impl Role {
-    const fn bit(self) -> u8 {
-        match self {
-            Role::Client => 0,
-            Role::Server => FROM_SERVER,
-        }
-    }
 }
 
 /// The name of a service, at most [`SERVICE_NAME_LEN_MAX`] bytes of UTF-8.
@@ -308,330 +291,4 @@ pub enum Frame<'d> {
     Pong(Role),
     /// From a client: no more requests, the session may end. From a server: please finish.
     Goodbye(Role),
-}
-
-/// What stands at the front of received bytes, without reading more than the length and the kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Front {
-    /// Bytes of the whole frame, the length field included.
-    pub len: usize,
-    /// Who sent it: on a link with both roles, which machine is to have it (S26).
-    pub from: Role,
-}
-
-/// Looks at the front of `data`: `None` until the length and the kind are there.
-///
-/// ```
-/// use oncewire_core::wire::{self, Frame, Role};
-///
-/// let mut out = [0; wire::CONTROL_LEN_MAX];
-/// let len = wire::encode(&Frame::Ping(Role::Client), &mut out).unwrap();
-/// let front = wire::front(&out[..len]).unwrap();
-/// assert_eq!((front.len, front.from), (5, Role::Client));
-/// ```
-pub fn front(data: &[u8]) -> Option<Front> {
-    let (&[a, b, c, d, kind], _) = data.split_first_chunk()?;
-    let len = u32::from_le_bytes([a, b, c, d]) as usize;
-    let from = if kind & FROM_SERVER == 0 { Role::Client } else { Role::Server };
-    Some(Front { len: len.saturating_add(LEN_FIELD_LEN), from })
-}
-
-/// Whether what is at the front of `data` is a Pong, as far as the bytes that are there tell.
-#[inline]
-pub(crate) fn may_be_pong(data: &[u8]) -> bool {
-    data.get(LEN_FIELD_LEN).is_none_or(|kind| kind & !FROM_SERVER == KIND_PONG)
-}
-
-/// A decoded frame and its length, or how many bytes are needed before it can be decoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decoded<'d> {
-    /// A whole frame.
-    Frame(Frame<'d>, usize),
-    /// The frame at the front needs this many bytes in all.
-    Incomplete(usize),
-}
-
-/// Decodes the frame at the front of `data`, which `from` sent and whose body may have `body_len_max` bytes.
-///
-/// # Errors
-/// What is wrong with the frame. A length is judged as soon as it is there, so that nobody waits for, or makes room
-/// for, a frame that will be refused.
-pub fn decode(data: &[u8], from: Role, body_len_max: u32) -> Result<Decoded<'_>, ProtocolError> {
-    Ok(match cut(data, from, body_len_max)? {
-        Cut::Incomplete(wanted) => Decoded::Incomplete(wanted),
-        Cut::Request(header, body, len) => Decoded::Frame(Frame::Request(header, body), len),
-        Cut::Reply(header, body, len) => Decoded::Frame(Frame::Reply(header, body), len),
-        Cut::Control(control, len) => Decoded::Frame(control.decode(from)?, len),
-    })
-}
-
-/// The frame at the front of received bytes, as far as it takes to find it. The two frames of every call are decoded and
-/// are small values; a control frame, which may be a large one, is not yet.
-#[derive(Debug)]
-pub(crate) enum Cut<'d> {
-    Incomplete(usize),
-    Request(RequestHeader, &'d [u8], usize),
-    Reply(ReplyHeader, &'d [u8], usize),
-    Control(Control<'d>, usize),
-}
-
-/// A control frame that was not decoded.
-#[derive(Debug)]
-pub(crate) struct Control<'d> {
-    kind: u8,
-    fields: &'d [u8],
-}
-
-impl<'d> Control<'d> {
-    pub(crate) fn decode(self, from: Role) -> Result<Frame<'d>, ProtocolError> {
-        decode_control(self.kind, self.fields, from)
-    }
-}
-
-/// [`decode`], but for the fields of control frames.
-#[inline]
-pub(crate) fn cut(data: &[u8], from: Role, body_len_max: u32) -> Result<Cut<'_>, ProtocolError> {
-    let Some((&len_field, after)) = data.split_first_chunk::<LEN_FIELD_LEN>() else {
-        return Ok(Cut::Incomplete(LEN_FIELD_LEN));
-    };
-    let len = u32::from_le_bytes(len_field);
-    let max = body_len_max
-        .saturating_add((REQUEST_HEADER_LEN - LEN_FIELD_LEN) as u32)
-        .max((CONTROL_LEN_MAX - LEN_FIELD_LEN) as u32);
-    if len > max {
-        return Err(ProtocolError::FrameTooLong { len, max });
-    }
-    // A control frame is short, whatever a request may be.
-    let control_max = (CONTROL_LEN_MAX - LEN_FIELD_LEN) as u32;
-    if len > control_max && after.first().is_some_and(|kind| !has_body(*kind, from)) {
-        return Err(ProtocolError::FrameTooLong { len, max: control_max });
-    }
-    let whole = len as usize + LEN_FIELD_LEN;
-    let Some(payload) = after.get(..len as usize) else {
-        return Ok(Cut::Incomplete(whole));
-    };
-    let Some((&kind, fields)) = payload.split_first() else {
-        return Err(ProtocolError::FrameTooShort { kind: 0, len });
-    };
-    match (kind, from) {
-        (KIND_REQUEST, Role::Client) => decode_request(fields, body_len_max)
-            .map(|(header, body)| Cut::Request(header, body, whole)),
-        (KIND_REPLY, Role::Server) => {
-            decode_reply(fields, body_len_max).map(|(header, body)| Cut::Reply(header, body, whole))
-        }
-        _ => Ok(Cut::Control(Control { kind, fields }, whole)),
-    }
-}
-
-/// What is wrong with a first frame that does not decode: a peer of another protocol is told so, and a client that does
-/// not begin with `Hello` too, rather than that its frame is too long.
-pub(crate) fn first_frame_error(data: &[u8], error: ProtocolError) -> ProtocolError {
-    match data.get(LEN_FIELD_LEN) {
-        Some(&KIND_HELLO) | None => error,
-        Some(&(KIND_REQUEST..=KIND_GOODBYE)) => ProtocolError::NoSession,
-        Some(_) => ProtocolError::NotOncewire,
-    }
-}
-
-/// Whether the frame at the front is of a kind that only a client with a session sends; false while its kind is not here.
-pub(crate) fn is_no_hello(data: &[u8]) -> bool {
-    matches!(data.get(LEN_FIELD_LEN), Some(&(KIND_REQUEST..=KIND_GOODBYE)))
-}
-
-/// Whether frames of this kind have a body, which may be long.
-const fn has_body(kind: u8, from: Role) -> bool {
-    matches!((kind, from), (KIND_REQUEST, Role::Client) | (KIND_REPLY, Role::Server))
-}
-
-fn decode_control(kind: u8, fields: &[u8], from: Role) -> Result<Frame<'_>, ProtocolError> {
-    let malformed = ProtocolError::Malformed { kind };
-    let empty = |frame| if fields.is_empty() { Ok(frame) } else { Err(malformed) };
-    match (kind, from) {
-        (KIND_HELLO, Role::Client) => {
-            // Judged first, so that a peer of another protocol is told so.
-            if !fields.starts_with(&MAGIC) {
-                return Err(ProtocolError::NotOncewire);
-            }
-            // W20: at least one slot.
-            let hello = open_fields::<Hello>(fields).filter(|hello| hello.slots > 0);
-            hello.map(Frame::Hello).ok_or(malformed)
-        }
-        (KIND_WELCOME, Role::Server) => open_fields(fields).map(Frame::Welcome).ok_or(malformed),
-        (KIND_REFUSE, Role::Server) => open_fields(fields).map(Frame::Refuse).ok_or(malformed),
-        (KIND_ASK, Role::Client) => ask_fields(fields, malformed),
-        (KIND_CANCEL, Role::Client) => xid_field(fields, malformed).map(Frame::Cancel),
-        (KIND_ACK, Role::Client) => closed_fields(fields).map(Frame::Ack).ok_or(malformed),
-        _ if kind == KIND_PING | from.bit() => empty(Frame::Ping(from)),
-        _ if kind == KIND_PONG | from.bit() => empty(Frame::Pong(from)),
-        _ if kind == KIND_GOODBYE | from.bit() => empty(Frame::Goodbye(from)),
-        _ => Err(ProtocolError::UnknownKind(kind)),
-    }
-}
-
-/// Fields that a later version may append to (W4): what follows the known ones is ignored.
-fn open_fields<'d, T: Deserialize<'d>>(fields: &'d [u8]) -> Option<T> {
-    postcard::take_from_bytes(fields).ok().map(|(value, _)| value)
-}
-
-/// Fields that no version appends to (W4).
-fn closed_fields<'d, T: Deserialize<'d>>(fields: &'d [u8]) -> Option<T> {
-    match postcard::take_from_bytes(fields) {
-        Ok((value, [])) => Some(value),
-        _ => None,
-    }
-}
-
-fn ask_fields(fields: &[u8], malformed: ProtocolError) -> Result<Frame<'_>, ProtocolError> {
-    let (xid, number) = closed_fields(fields).ok_or(malformed)?;
-    Xid::new(xid).map(|xid| Frame::Ask(xid, number)).ok_or(ProtocolError::XidOutOfRange)
-}
-
-fn xid_field(fields: &[u8], malformed: ProtocolError) -> Result<Xid, ProtocolError> {
-    let number = closed_fields(fields).ok_or(malformed)?;
-    Xid::new(number).ok_or(ProtocolError::XidOutOfRange)
-}
-
-/// The header of a request of which not all has come; `None` if it is another frame, or the header is not all there.
-///
-/// # Errors
-/// What is wrong with it.
-pub(crate) fn request_front(data: &[u8]) -> Result<Option<RequestHeader>, ProtocolError> {
-    if data.get(LEN_FIELD_LEN) != Some(&KIND_REQUEST) {
-        return Ok(None);
-    }
-    let Some(fields) = data.get(LEN_FIELD_LEN + 1..REQUEST_HEADER_LEN) else { return Ok(None) };
-    decode_request(fields, 0).map(|(header, _)| Some(header))
-}
-
-#[inline]
-fn decode_request(
-    fields: &[u8],
-    body_len_max: u32,
-) -> Result<(RequestHeader, &[u8]), ProtocolError> {
-    let kind = KIND_REQUEST;
-    let Some((header, body)) = fields.split_first_chunk::<{ REQUEST_HEADER_LEN - 5 }>() else {
-        return Err(ProtocolError::FrameTooShort { kind, len: fields.len() as u32 + 1 });
-    };
-    if body.len() > body_len_max as usize {
-        return Err(ProtocolError::FrameTooLong { len: body.len() as u32, max: body_len_max });
-    }
-    let flags = header[0];
-    if flags & !(FLAG_IDEMPOTENT | FLAG_ONE_WAY) != 0 || header[1] != 0 || header[2] != 0 {
-        return Err(ProtocolError::Malformed { kind });
-    }
-    let xid = Xid::new(u64_at(header, 11)).ok_or(ProtocolError::XidOutOfRange)?;
-    let request = RequestHeader {
-        flags,
-        method: MethodId::from_number(u32_at(header, 3)),
-        remaining_ms: u32_at(header, 7),
-        xid,
-        acked: u64_at(header, 19),
-    };
-    Ok((request, body))
-}
-
-#[inline]
-fn decode_reply(fields: &[u8], body_len_max: u32) -> Result<(ReplyHeader, &[u8]), ProtocolError> {
-    let kind = KIND_REPLY;
-    let Some((header, body)) = fields.split_first_chunk::<{ REPLY_HEADER_LEN - 5 }>() else {
-        return Err(ProtocolError::FrameTooShort { kind, len: fields.len() as u32 + 1 });
-    };
-    if body.len() > body_len_max as usize {
-        return Err(ProtocolError::FrameTooLong { len: body.len() as u32, max: body_len_max });
-    }
-    let malformed = ProtocolError::Malformed { kind };
-    // W11: only NotSeen says which `Ask` it answers, and only a finished call has a body.
-    let ask = u16::from_le_bytes([header[1], header[2]]);
-    let status = Status::from_wire(header[0], ask).ok_or(malformed)?;
-    if status != Status::Done && !body.is_empty() {
-        return Err(malformed);
-    }
-    let xid = Xid::new(u64_at(header, 3)).ok_or(ProtocolError::XidOutOfRange)?;
-    Ok((ReplyHeader { status, xid }, body))
-}
-
-#[inline]
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    let mut field = [0; 4];
-    field.copy_from_slice(&bytes[at..at + 4]);
-    u32::from_le_bytes(field)
-}
-
-#[inline]
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    let mut field = [0; 8];
-    field.copy_from_slice(&bytes[at..at + 8]);
-    u64::from_le_bytes(field)
-}
-
-/// Encodes `frame` at the front of `out` and returns its length; `None` if it does not fit, or if its status is one
-/// that only a client gives.
-pub fn encode(frame: &Frame<'_>, out: &mut [u8]) -> Option<usize> {
-    match frame {
-        Frame::Request(header, body) => {
-            let len = REQUEST_HEADER_LEN.checked_add(body.len())?;
-            let (head, rest) = out.get_mut(..len)?.split_at_mut(REQUEST_HEADER_LEN);
-            head.copy_from_slice(&request_header(header, body.len())?);
-            rest.copy_from_slice(body);
-            Some(len)
-        }
-        Frame::Reply(header, body) => {
-            let len = REPLY_HEADER_LEN.checked_add(body.len())?;
-            let (head, rest) = out.get_mut(..len)?.split_at_mut(REPLY_HEADER_LEN);
-            head.copy_from_slice(&reply_header(header, body.len())?);
-            rest.copy_from_slice(body);
-            Some(len)
-        }
-        Frame::Hello(hello) => control(KIND_HELLO, hello, out),
-        Frame::Welcome(welcome) => control(KIND_WELCOME, welcome, out),
-        Frame::Refuse(refuse) => control(KIND_REFUSE, refuse, out),
-        Frame::Ask(xid, number) => control(KIND_ASK, &(xid.get(), number), out),
-        Frame::Ack(ack) => control(KIND_ACK, ack, out),
-        Frame::Cancel(xid) => control(KIND_CANCEL, &xid.get(), out),
-        Frame::Ping(role) => control(KIND_PING | role.bit(), &(), out),
-        Frame::Pong(role) => control(KIND_PONG | role.bit(), &(), out),
-        Frame::Goodbye(role) => control(KIND_GOODBYE | role.bit(), &(), out),
-    }
-}
-
-fn control<T: Serialize>(kind: u8, fields: &T, out: &mut [u8]) -> Option<usize> {
-    let head = LEN_FIELD_LEN + 1;
-    let used = postcard::to_slice(fields, out.get_mut(head..)?).ok()?.len();
-    out[..LEN_FIELD_LEN].copy_from_slice(&(used as u32 + 1).to_le_bytes());
-    out[LEN_FIELD_LEN] = kind;
-    Some(head + used)
-}
-
-/// The bytes of a request before its body; `None` if the frame would be too long for its length field.
-#[inline]
-pub(crate) fn request_header(
-    header: &RequestHeader,
-    body_len: usize,
-) -> Option<[u8; REQUEST_HEADER_LEN]> {
-    let mut out = [0; REQUEST_HEADER_LEN];
-    let len = u32::try_from(body_len + REQUEST_HEADER_LEN - LEN_FIELD_LEN).ok()?;
-    out[0..4].copy_from_slice(&len.to_le_bytes());
-    out[4] = KIND_REQUEST;
-    out[5] = header.flags;
-    out[8..12].copy_from_slice(&header.method.number().to_le_bytes());
-    out[12..16].copy_from_slice(&header.remaining_ms.to_le_bytes());
-    out[16..24].copy_from_slice(&header.xid.get().to_le_bytes());
-    out[24..32].copy_from_slice(&header.acked.to_le_bytes());
-    Some(out)
-}
-
-/// The bytes of a reply before its body; `None` for a status that has no byte, or a body too long.
-#[inline]
-pub(crate) fn reply_header(
-    header: &ReplyHeader,
-    body_len: usize,
-) -> Option<[u8; REPLY_HEADER_LEN]> {
-    let mut out = [0; REPLY_HEADER_LEN];
-    let len = u32::try_from(body_len + REPLY_HEADER_LEN - LEN_FIELD_LEN).ok()?;
-    out[0..4].copy_from_slice(&len.to_le_bytes());
-    out[4] = KIND_REPLY;
-    out[5] = header.status.to_byte()?;
-    out[6..8].copy_from_slice(&header.status.ask().to_le_bytes());
-    out[8..16].copy_from_slice(&header.xid.get().to_le_bytes());
-    Some(out)
 }

@@ -1,10 +1,9 @@
-//! One call at its client, and the timers of all calls.
+//! One call at its client.
 
 use super::recovery::SentCall;
 use crate::ids::{MethodId, Xid};
 use crate::outcome::{NotExecuted, Outcome};
-use crate::storage::list::{Linked, Links};
-use crate::storage::{Array, ClientStorage, Flat, Places, Table};
+use crate::storage::list::{Links, linked};
 use crate::time::Instant;
 
 /// One call; opaque.
@@ -120,32 +119,9 @@ pub(super) const QUEUE: u8 = 0;
 pub(super) const TODO: u8 = 1;
 pub(super) const EVENT: u8 = 2;
 
-impl<B> Linked<QUEUE> for Entry<B> {
-    fn links(&self) -> &Links {
-        &self.queue
-    }
-    fn links_mut(&mut self) -> &mut Links {
-        &mut self.queue
-    }
-}
-
-impl<B> Linked<TODO> for Entry<B> {
-    fn links(&self) -> &Links {
-        &self.todo_links
-    }
-    fn links_mut(&mut self) -> &mut Links {
-        &mut self.todo_links
-    }
-}
-
-impl<B> Linked<EVENT> for Entry<B> {
-    fn links(&self) -> &Links {
-        &self.event_links
-    }
-    fn links_mut(&mut self) -> &mut Links {
-        &mut self.event_links
-    }
-}
+linked!(Entry<B>, QUEUE, queue);
+linked!(Entry<B>, TODO, todo_links);
+linked!(Entry<B>, EVENT, event_links);
 
 impl<B> Entry<B> {
     pub(super) fn new(call: &super::Call<'_>, held: bool, body: B, deadline: Instant) -> Entry<B> {
@@ -210,60 +186,5 @@ impl<B> Entry<B> {
             Stage::Waiting | Stage::Unsettled => self.deadline.min(self.again_at),
             Stage::Settled => Instant::FAR_FUTURE,
         }
-    }
-}
-
-/// The timers of all calls, by blocks: setting one is constant work, and looking for one that is due visits only the
-/// blocks that may hold one. A block's moment is a lower bound: it is taken anew when it has come.
-#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
-pub(super) struct Timers<S: ClientStorage> {
-    blocks: S::Blocks,
-    earliest: Instant,
-}
-
-impl<S: ClientStorage> Default for Timers<S> {
-    fn default() -> Self {
-        Timers { blocks: S::Blocks::default(), earliest: Instant::FAR_FUTURE }
-    }
-}
-
-impl<S: ClientStorage> Timers<S> {
-    /// No timer comes before this.
-    pub(super) fn earliest(&self) -> Instant {
-        self.earliest
-    }
-
-    pub(super) fn set(&mut self, index: u32, at: Instant) {
-        // A block that was just made says "long ago", which costs one look and is true enough for a lower bound.
-        if let Some(block) = self.blocks.at_or_grow(index / S::DEADLINE_BLOCK) {
-            *block = (*block).min(at);
-        }
-        self.earliest = self.earliest.min(at);
-    }
-
-    /// Some call whose timer has come. The caller moves that timer before it asks again.
-    pub(super) fn next_due(&mut self, now: Instant, calls: &S::Calls) -> Option<u32> {
-        if self.earliest > now {
-            return None;
-        }
-        let mut earliest = Instant::FAR_FUTURE;
-        for (number, block) in self.blocks.as_mut_slice().iter_mut().enumerate() {
-            if *block <= now {
-                let first = (number as u32).saturating_mul(S::DEADLINE_BLOCK);
-                let end = first.saturating_add(S::DEADLINE_BLOCK).min(calls.high_water());
-                *block = Instant::FAR_FUTURE;
-                for index in first..end {
-                    let timer = calls.at(index).map_or(Instant::FAR_FUTURE, Entry::timer);
-                    if timer <= now {
-                        *block = Instant::ZERO;
-                        return Some(index);
-                    }
-                    *block = (*block).min(timer);
-                }
-            }
-            earliest = earliest.min(*block);
-        }
-        self.earliest = earliest;
-        None
     }
 }

@@ -1,7 +1,8 @@
 //! The client's books: which calls wait, which are unsettled, which slot is whose, and what X is.
 
 use super::Call;
-use super::call::{Carried, EVENT, Entry, QUEUE, Stage, TODO, Timers, Todo};
+use super::call::{Carried, EVENT, Entry, QUEUE, Stage, TODO, Todo};
+use super::timers::Timers;
 use crate::ids::{CallId, Xid, slot_of};
 use crate::outcome::{NotExecuted, Outcome, Unknown};
 use crate::storage::list::{List, NIL};

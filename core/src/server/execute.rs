@@ -5,7 +5,8 @@
 
 use core::fmt;
 
-use super::parts::{End, SlotState};
+use super::session::End;
+use super::slot::SlotState;
 use super::{Server, Slot};
 use crate::ids::{Key, SessionId, SessionKey, Xid};
 use crate::outcome::{NoReply, NotExecuted, Status};

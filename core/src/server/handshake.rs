@@ -1,6 +1,8 @@
 //! Opening, resuming, restoring and ending sessions.
 
-use super::parts::{End, Phase, Reach, Session, Share};
+use super::Share;
+use super::conn::Phase;
+use super::session::{End, Reach, Session};
 use super::{Conn, Server};
 use crate::error::{CloseReason, ProtocolError};
 use crate::ids::{Principal, SessionId, SessionKey};

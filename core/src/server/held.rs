@@ -6,7 +6,7 @@
 //! sorted list, each of 65,536 such calls in descending order was compared with all before it.
 
 use super::Slot;
-use super::parts::HELD;
+use super::slot::HELD;
 use crate::storage::Places;
 use crate::storage::list::{Linked, Links, List, NIL};
 use crate::storage::tree::{Ordered, Tree};

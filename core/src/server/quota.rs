@@ -10,6 +10,19 @@ use crate::storage::{Index, Places, ServerStorage, Table};
 /// not counted.
 const SHARES_MIN: usize = 1 << 30;
 
+/// One principal's share of the room; opaque.
+#[doc(hidden)]
+#[derive(Debug)]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
+pub struct Share {
+    pub(super) principal: Principal,
+    pub(super) conns: u32,
+    pub(super) sessions: u32,
+    pub(super) kept_bytes: u64,
+    /// Bytes of requests and of tables.
+    pub(super) request_bytes: u64,
+}
+
 impl<T: ServerStorage> Server<T> {
     /// Makes room for a connection; `None` if there is none, in all or for this principal.
     pub(super) fn insert_conn(&mut self, principal: Principal, secret: SessionId) -> Option<Key> {

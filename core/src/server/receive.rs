@@ -2,11 +2,13 @@
 
 use core::time::Duration;
 
+use super::conn::{IncomingFrame, Phase};
 use super::dedup::{self, Arrival, Asked, SlotView};
 use super::execute::{Admission, CallKey};
 use super::long::Coming;
-use super::parts::{End, IncomingFrame, Phase, SlotState};
 use super::replies::Room;
+use super::session::End;
+use super::slot::SlotState;
 use super::{MethodSpec, Server, Slot};
 use crate::client::Received;
 use crate::digest::digest;

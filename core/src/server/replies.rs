@@ -1,6 +1,8 @@
 //! Room for calls and their replies, and their discard (S9, S11).
 
-use super::parts::{CONN_EVENT, Partial, PartialBody, Reach, SlotState};
+use super::conn::{CONN_EVENT, Partial, PartialBody};
+use super::session::Reach;
+use super::slot::SlotState;
 use super::{Calls, Server, ServerConfig, ServerCounters, Session, Share, Slot};
 use crate::budget::{self, Bytes};
 use crate::error::ProtocolError;

@@ -3,7 +3,8 @@
 use core::num::NonZeroUsize;
 
 use super::Server;
-use super::parts::{Partial, PartialBody, Phase, SlotState};
+use super::conn::{Partial, PartialBody, Phase};
+use super::slot::SlotState;
 use crate::ids::{ConnId, Xid};
 use crate::outcome::Status;
 use crate::storage::list::NIL;

@@ -35,6 +35,21 @@ pub(crate) trait Linked<const L: u8> {
     fn links_mut(&mut self) -> &mut Links;
 }
 
+/// Lets the entries of a type be on lists of one kind, by the links in one of its fields.
+macro_rules! linked {
+    ($type:ident<$param:ident $(: $bound:ident)?>, $list:expr, $field:ident) => {
+        impl<$param $(: $bound)?> $crate::storage::list::Linked<{ $list }> for $type<$param> {
+            fn links(&self) -> &$crate::storage::list::Links {
+                &self.$field
+            }
+            fn links_mut(&mut self) -> &mut $crate::storage::list::Links {
+                &mut self.$field
+            }
+        }
+    };
+}
+pub(crate) use linked;
+
 /// A list of kind `L`. Every method is a no-op for an index that is not there.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(feature = "_explore", derive(Hash))]

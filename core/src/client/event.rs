@@ -1,0 +1,84 @@
+//! What a client reports: replies, events, its session and its counters.
+
+use crate::error::{CloseReason, SessionEnd};
+use crate::ids::{CallId, ServerId, SessionId};
+use crate::outcome::Outcome;
+use crate::wire::{Grants, ServiceName};
+
+/// What [`Client::handle_data`](crate::Client::handle_data) or [`Server::handle_data`](crate::Server::handle_data) took from the bytes it was given.
+#[derive(Debug)]
+pub struct Received<T> {
+    /// Bytes taken; give the others again, with more behind them.
+    pub consumed: usize,
+    /// What came, if anything did. If something did, there may be more in the bytes not taken: call again.
+    pub item: Option<T>,
+    /// Bytes that the frame at the front of those not taken needs in all; 0 if nothing is left.
+    pub wanted: usize,
+}
+
+/// The answer to a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reply<'d> {
+    /// Which call. Its id is not valid any more, unless the client is durable.
+    pub call: CallId,
+    /// What became of it; its body borrows from the received bytes.
+    pub outcome: Outcome<'d>,
+}
+
+/// What happened at a client that no received data says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ClientEvent {
+    /// The session is open on this connection.
+    Connected {
+        /// Whether it is the same session as before.
+        resumed: bool,
+    },
+    /// The machine has let go of the connection: close it. A later `handle_disconnected` for it is not needed.
+    Disconnect(CloseReason),
+    /// The session is over; what was handed in it is `Unknown` for good, the rest goes on in a new one.
+    SessionLost(SessionEnd),
+    /// A call has an outcome. Unless it is `Unknown` with a ticket, or the client is durable, the id is not valid any more.
+    Ended {
+        /// Which call.
+        call: CallId,
+        /// What became of it.
+        outcome: Outcome<'static>,
+    },
+    /// [`Client::close`](crate::Client::close) is complete: every call is settled and the session is over.
+    Closed,
+}
+
+/// The session that a client has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "_explore", derive(Hash))]
+pub struct ClientSession {
+    /// Its id: a secret.
+    pub id: SessionId,
+    /// The server that opened it.
+    pub server: ServerId,
+    /// What that server calls its service.
+    pub service: ServiceName,
+    /// What the session may use.
+    pub grants: Grants,
+    /// The highest commit number seen (S32).
+    pub commit: u64,
+}
+
+/// Numbers that tell how a client has fared since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClientCounters {
+    /// Requests handed, each resend counted.
+    pub sent: u64,
+    /// Requests handed again.
+    pub resends: u64,
+    /// Questions about calls in doubt.
+    pub asks: u64,
+    /// Answers that came too late to count.
+    pub late_answers: u64,
+    /// Sessions opened.
+    pub sessions: u64,
+    /// Sessions resumed.
+    pub resumes: u64,
+}

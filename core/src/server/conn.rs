@@ -1,0 +1,205 @@
+//! A connection at a server: its phase, what is to be sent on it, and the reply that is leaving.
+
+use super::long::Coming;
+use crate::error::CloseReason;
+use crate::ids::{Principal, SessionId};
+use crate::keepalive::Alive;
+use crate::storage::list::{Links, NIL, linked};
+use crate::time::Instant;
+use crate::wire::{REPLY_HEADER_LEN, Refuse};
+
+/// One connection; opaque.
+#[doc(hidden)]
+#[derive(Debug)]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
+pub struct Conn<B> {
+    pub(super) principal: Principal,
+    /// What its `Hello` offered that this version knows.
+    pub(super) features: u32,
+    /// The share in which it is counted, by index; `NIL` if in none.
+    pub(super) share: u32,
+    /// Random bits for the session that it may open.
+    pub(super) secret: SessionId,
+    /// The session that it is bound to, by index.
+    pub(super) session: Option<u32>,
+    /// How far it has come.
+    pub(super) phase: Phase,
+    /// When it was made.
+    pub(super) since: Instant,
+    /// The frame at its front, while it is incomplete; before the handshake its time is that of the `Hello`.
+    pub(super) incoming: Option<IncomingFrame>,
+    /// The same frame, if it is a long request.
+    pub(super) coming: Coming,
+    pub(super) alive: Alive,
+    pub(super) look_at: Instant,
+    pub(super) send: ToSend,
+    /// `Hello`s that came behind requests, and were dropped (S27).
+    pub(super) late_hellos: u8,
+    /// The reply that is leaving.
+    pub(super) partial: Option<Partial<B>>,
+    /// On the list by `look_at`.
+    look_links: Links,
+    /// On the list of those that have not said `Hello`, or of those with an incomplete frame.
+    timer_links: Links,
+    /// On the list of those with an event.
+    event_links: Links,
+}
+
+/// A frame that has not come whole.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "_explore", derive(Hash))]
+pub(super) struct IncomingFrame {
+    /// When it last got on.
+    pub(super) since: Instant,
+    /// When it was put among those to be judged.
+    pub(super) judged: Instant,
+    /// The bytes of it that were there when it last got on.
+    pub(super) len: usize,
+}
+
+/// Control frames to be sent on a connection, in the order of the fields.
+#[derive(Debug, Default)]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
+pub(super) struct ToSend {
+    /// It was handed before, but may be lost (S27).
+    pub(super) welcome_again: bool,
+    pub(super) refuse: Option<Refuse>,
+    pub(super) pong: bool,
+    pub(super) ping: bool,
+    pub(super) goodbye: bool,
+}
+
+impl ToSend {
+    pub(super) fn is_empty(&self) -> bool {
+        !self.welcome_again && self.refuse.is_none() && !self.pong && !self.ping && !self.goodbye
+    }
+}
+
+/// A reply of which a byte was handed.
+#[derive(Debug)]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
+pub(super) struct Partial<B> {
+    pub(super) header: [u8; REPLY_HEADER_LEN],
+    /// Bytes of header and body that have left.
+    pub(super) at: usize,
+    pub(super) body: PartialBody<B>,
+}
+
+/// Where the body of a reply that is leaving stands.
+#[derive(Debug)]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
+pub(super) enum PartialBody<B> {
+    /// Kept on this slot.
+    Slot(u32),
+    /// Its slot has moved on. The frame is finished all the same, and its bytes stay counted until it has left.
+    Moved { body: B, bytes: u32 },
+    /// The rest of the reply on this slot was taken by the driver, which is writing it.
+    #[cfg_attr(not(feature = "alloc"), expect(dead_code, reason = "only shared memory is taken"))]
+    Taken(u32),
+    /// The same, and the slot has moved on.
+    TakenMoved { bytes: u32 },
+}
+
+impl<B: Default> Partial<B> {
+    /// What is kept on a slot is discarded: if it is this reply, it is finished all the same, and true is returned.
+    pub(super) fn outlive(&mut self, slot_number: u32, kept: &mut B, bytes: u32) -> bool {
+        self.body = match self.body {
+            PartialBody::Slot(number) if number == slot_number => {
+                PartialBody::Moved { body: core::mem::take(kept), bytes }
+            }
+            PartialBody::Taken(number) if number == slot_number => {
+                PartialBody::TakenMoved { bytes }
+            }
+            _ => return false,
+        };
+        true
+    }
+}
+
+impl<B> Partial<B> {
+    /// Whether the machine still has bytes of it to write.
+    pub(super) fn is_here(&self) -> bool {
+        matches!(self.body, PartialBody::Slot(_) | PartialBody::Moved { .. })
+    }
+}
+
+impl<B> Conn<B> {
+    pub(super) fn new(principal: Principal, secret: SessionId, now: Instant) -> Conn<B> {
+        Conn {
+            principal,
+            features: 0,
+            share: NIL,
+            secret,
+            session: None,
+            phase: Phase::AwaitingHello,
+            since: now,
+            incoming: None,
+            coming: Coming::default(),
+            alive: Alive::default(),
+            look_at: Instant::FAR_FUTURE,
+            send: ToSend::default(),
+            late_hellos: 0,
+            partial: None,
+            look_links: Links::default(),
+            timer_links: Links::default(),
+            event_links: Links::default(),
+        }
+    }
+
+    /// Whether the record of its session is to be asked for, now.
+    pub(super) fn takes_record(&mut self) -> bool {
+        let wanted = self.phase == Phase::AwaitingRecord { asked: false };
+        if wanted {
+            self.phase = Phase::AwaitingRecord { asked: true };
+        }
+        wanted
+    }
+
+    /// Whether what comes on it is read.
+    #[inline]
+    pub(super) fn is_read(&self) -> bool {
+        !matches!(self.phase, Phase::Finishing(_) | Phase::Closing(_))
+    }
+
+    /// Why it is to be closed, if it is.
+    #[inline]
+    pub(super) fn closing(&self) -> Option<CloseReason> {
+        match self.phase {
+            Phase::Closing(reason) => Some(reason),
+            _ => None,
+        }
+    }
+}
+
+/// How far a connection has come. Nothing but `Hello` is taken before it is up: a request that was let in together with
+/// the `Hello` was executed in a session of which no record was stable, and the same bytes on another connection
+/// executed it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "_explore", derive(Hash))]
+pub(super) enum Phase {
+    AwaitingHello,
+    /// It has opened a session, whose record has to be stable before the `Welcome` leaves (S30).
+    AwaitingRecord {
+        /// Whether the driver knows.
+        asked: bool,
+    },
+    /// The `Welcome` is to leave.
+    WelcomeDue {
+        /// Whether the session was opened here. Before its `Welcome` has left, no other place knows its id.
+        opened: bool,
+    },
+    /// The `Welcome` has left.
+    Up,
+    /// Nothing more is read, and it is closed for this reason once all answers that wait have left.
+    Finishing(CloseReason),
+    /// To be closed for this reason once everything was sent. It has no session.
+    Closing(CloseReason),
+}
+
+pub(super) const LOOK: u8 = 10;
+pub(super) const CONN_EVENT: u8 = 11;
+pub(super) const TIMER: u8 = 15;
+
+linked!(Conn<B>, LOOK, look_links);
+linked!(Conn<B>, CONN_EVENT, event_links);
+linked!(Conn<B>, TIMER, timer_links);

@@ -1,0 +1,97 @@
+//! What a server reports: events and counters.
+
+use crate::error::CloseReason;
+use crate::ids::{ConnId, SessionId, SessionKey};
+
+/// What happened at a server that no received data says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ServerEvent {
+    /// There is something to send on this connection.
+    Transmit(ConnId),
+    /// The machine has let go of this connection: close it. Its id is not valid any more.
+    Close(ConnId, CloseReason),
+    /// A session was opened on this connection: record it, then call
+    /// [`confirm_session`](Server::confirm_session). Only with [`ServerConfig::records_sessions`].
+    SessionOpened(ConnId),
+    /// The lease of a session is over, or it was ended for cause, and calls of it run: nobody waits for them
+    /// ([`is_wanted`](Server::is_wanted)). Their handlers may stop, or not: only when they have finished is the session
+    /// gone (S6), and until then its client may be back, unless it was ended for cause.
+    Abandoned(SessionKey),
+    /// A session is over: a ledger may forget it.
+    SessionEnded(SessionId),
+    /// The drain is complete: nothing runs, nothing is kept, no connection is left.
+    Drained,
+}
+
+/// Numbers that tell what a server holds and has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServerCounters {
+    /// Sessions now.
+    pub sessions: usize,
+    /// Connections now.
+    pub conns: usize,
+    /// Bytes of replies kept or reserved now.
+    pub kept_bytes: u64,
+    /// Of these, bytes of replies that are acknowledged, but have not left yet.
+    pub half_sent_bytes: u64,
+    /// Bytes of the requests of calls that are let in or running now.
+    pub request_bytes: u64,
+    /// Bytes set aside for long requests that are on their way now.
+    pub coming_bytes: u64,
+    /// Bytes of tables of slots now.
+    pub table_bytes: u64,
+    /// Calls let in or running now.
+    pub running: u64,
+    /// Calls admitted since the start.
+    pub admitted: u64,
+    /// Calls refused since the start.
+    pub refused: u64,
+    /// Requests recognised as duplicates and not run again.
+    pub duplicates: u64,
+    /// Requests dropped as stale.
+    pub stale: u64,
+    /// Questions answered.
+    pub asks: u64,
+    /// Replies handed, each resend counted.
+    pub replies: u64,
+    /// Sessions resumed.
+    pub resumes: u64,
+    /// Resumes refused because there is no such session (S3): after a restart without a ledger many; otherwise they may
+    /// be guesses at session ids.
+    pub resumes_unknown: u64,
+    /// Resumes refused because the session is another principal's (S5).
+    pub resumes_of_others: u64,
+    /// Handshakes refused because the client demanded another service, server or protocol version (S7).
+    pub hellos_mismatched: u64,
+    /// Handshakes refused because the table of sessions, or the principal's part of it, was full (S6).
+    pub hellos_without_room: u64,
+    /// Connections refused because there were too many, in all or of their principal.
+    pub conns_refused: u64,
+    /// Connections closed because the client broke the protocol.
+    pub protocol_errors: u64,
+    /// Connections closed because a handshake or a frame took too long, or the client was silent (S20, C42).
+    pub timeouts: u64,
+    /// Connections closed because there was no memory even for a refusal (S11).
+    pub closed_without_room: u64,
+}
+
+impl ServerCounters {
+    /// A connection is closed from this side.
+    pub(super) fn note_close(&mut self, reason: &CloseReason) {
+        let counter = match reason {
+            CloseReason::SessionUnknown => &mut self.resumes_unknown,
+            CloseReason::WrongPrincipal => &mut self.resumes_of_others,
+            CloseReason::WrongService { .. }
+            | CloseReason::WrongServer { .. }
+            | CloseReason::VersionUnsupported { .. } => &mut self.hellos_mismatched,
+            CloseReason::SessionsFull | CloseReason::PrincipalFull => &mut self.hellos_without_room,
+            CloseReason::Protocol(_) => &mut self.protocol_errors,
+            CloseReason::TooSlow | CloseReason::PeerSilent => &mut self.timeouts,
+            CloseReason::NoRoom => &mut self.closed_without_room,
+            _ => return,
+        };
+        *counter += 1;
+    }
+}

@@ -1,0 +1,183 @@
+//! A session at a server: what an idle one keeps, its calls while it has some, and how far it has ended.
+
+use super::held::Held;
+use super::slot::OUT;
+use crate::ids::{SessionId, slot_of};
+use crate::storage::list::{Links, List, NIL, linked};
+use crate::storage::{Lazy, ServerStorage};
+use crate::time::Instant;
+use crate::wire::Grants;
+
+/// One session; opaque. What an idle one does not need is in `calls`, which comes and goes.
+#[doc(hidden)]
+#[derive(Debug)]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
+pub struct Session<T: ServerStorage> {
+    pub(super) id: SessionId,
+    pub(super) calls: T::LazyCalls,
+    /// X.
+    pub(super) acked: u64,
+    /// h.
+    pub(super) seen: u64,
+    /// When it lost its connection.
+    pub(super) alone_since: Instant,
+    limits: Limits,
+    /// Its principal's share.
+    pub(super) share: u32,
+    /// Its connection, by index; `NIL` if it has none.
+    pub(super) conn: u32,
+    /// Number of its connection: a reply goes to the one on which its request or `Ask` last came (S4).
+    pub(super) epoch: u32,
+    lease_links: Links,
+    /// 1 to 65,536 slots: with two bytes less than in [`Grants`] an idle session stays below 128 bytes.
+    slots_less_one: u16,
+    pub(super) reach: Reach,
+    pub(super) end: End,
+}
+
+/// Who may come back to a session that has lost its connection; it decides how long that is waited for (S6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "_explore", derive(Hash))]
+pub(super) enum Reach {
+    /// A client that has it in memory only, and has sent no request in it: nothing is lost with it but a handshake.
+    Unused,
+    /// No request came, but it is on a disk: a ledger's, or its client's, which may have recorded a call in it that is on
+    /// its way. With a short lease such a call was lost, and nobody could know whether it had been executed (C81, C82).
+    Recorded,
+    /// A request has come.
+    Used,
+}
+
+impl Reach {
+    pub(super) fn has_full_lease(self) -> bool {
+        self != Reach::Unused
+    }
+}
+
+/// What a session was granted, but for its slots.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "_explore", derive(Hash))]
+struct Limits {
+    request_len_max: u32,
+    reply_len_max: u32,
+    lease_ms: u32,
+    keepalive_ms: u32,
+}
+
+/// How far a session has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "_explore", derive(Hash))]
+pub(super) enum End {
+    No,
+    /// The client said `Goodbye` on this connection: it ends once nothing runs, nothing is kept, and every answer has
+    /// left.
+    Leaving,
+    /// Its lease is over, but one of its calls runs (S6); until then it can be resumed.
+    WhenNothingRuns,
+    /// It was ended for cause, but one of its calls runs; it cannot be resumed.
+    Doomed,
+    /// It has ended; its place is freed when the event was polled.
+    Ended,
+}
+
+impl<T: ServerStorage> Session<T> {
+    pub(super) fn new(id: SessionId, share: u32, grants: Grants) -> Session<T> {
+        Session {
+            id,
+            calls: T::LazyCalls::default(),
+            acked: 0,
+            seen: 0,
+            alone_since: Instant::ZERO,
+            limits: Limits {
+                request_len_max: grants.request_len_max,
+                reply_len_max: grants.reply_len_max,
+                lease_ms: grants.lease_ms,
+                keepalive_ms: grants.keepalive_ms,
+            },
+            slots_less_one: (grants.slots.clamp(1, 65_536) - 1) as u16,
+            share,
+            conn: NIL,
+            epoch: 0,
+            lease_links: Links::default(),
+            reach: Reach::Unused,
+            end: End::No,
+        }
+    }
+
+    pub(super) fn slot_of(&self, xid: u64) -> u32 {
+        slot_of(xid, u32::from(self.slots_less_one) + 1)
+    }
+
+    pub(super) fn grants(&self) -> Grants {
+        Grants {
+            slots: u32::from(self.slots_less_one) + 1,
+            request_len_max: self.limits.request_len_max,
+            reply_len_max: self.limits.reply_len_max,
+            lease_ms: self.limits.lease_ms,
+            keepalive_ms: self.limits.keepalive_ms,
+        }
+    }
+
+    /// Whether its client may still ask for what is kept.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.end, End::No | End::Leaving)
+    }
+
+    pub(super) fn running(&self) -> u32 {
+        self.calls.get().map_or(0, |calls| calls.running)
+    }
+
+    /// Whether no call is let in, runs or is kept, and no answer waits to be sent.
+    pub(super) fn holds_nothing(&self) -> bool {
+        self.calls.get().is_none_or(|calls| calls.held.is_empty() && calls.out.is_empty())
+    }
+}
+
+/// The calls of a session that is not idle; opaque.
+#[doc(hidden)]
+#[derive(Debug)]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
+pub struct Calls<T: ServerStorage> {
+    pub(super) slots: T::Slots,
+    /// Slots with a call that is let in, runs, or is kept.
+    pub(super) held: Held,
+    /// Slots with something to send.
+    pub(super) out: List<OUT>,
+    /// Calls let in or running.
+    pub(super) running: u32,
+    /// Bytes of `slots` on the heap.
+    pub(super) table_bytes: u32,
+    /// Bytes kept or reserved.
+    pub(super) kept_bytes: u64,
+    /// Bytes of the requests of calls that are let in or run.
+    pub(super) request_bytes: u64,
+}
+
+impl<T: ServerStorage> Calls<T> {
+    /// Whether nothing is held, nothing is to be sent, and nothing that was kept is still leaving.
+    pub(super) fn is_empty(&self) -> bool {
+        self.held.is_empty() && self.out.is_empty() && self.kept_bytes == 0
+    }
+
+    pub(super) fn request_and_table_bytes(&self) -> u64 {
+        self.request_bytes + u64::from(self.table_bytes)
+    }
+}
+
+impl<T: ServerStorage> Default for Calls<T> {
+    fn default() -> Self {
+        Calls {
+            slots: T::Slots::default(),
+            held: Held::default(),
+            out: List::default(),
+            running: 0,
+            table_bytes: 0,
+            kept_bytes: 0,
+            request_bytes: 0,
+        }
+    }
+}
+
+pub(super) const LEASE: u8 = 12;
+
+linked!(Session<T: ServerStorage>, LEASE, lease_links);

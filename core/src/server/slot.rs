@@ -1,0 +1,94 @@
+//! A slot of a session: the last call on it and what became of that.
+
+use super::dedup::SlotView;
+use super::held::Derived;
+use crate::outcome::Status;
+use crate::storage::list::{Links, linked};
+use crate::time::Instant;
+
+/// One slot; opaque.
+#[doc(hidden)]
+#[derive(Debug)]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
+pub struct Slot<B> {
+    /// The last xid let in or refused; 0 if none.
+    pub(super) xid: u64,
+    pub(super) digest: u64,
+    /// When the call may no longer be started.
+    pub(super) deadline: Instant,
+    /// The xid that was asked for and not seen; 0 if none.
+    pub(super) not_seen: u64,
+    /// The number of the latest `Ask` for it.
+    pub(super) ask: u16,
+    pub(super) body: B,
+    /// Its neighbours among the held calls; in a tree if its height is not 0.
+    pub(super) held_links: Derived<Links>,
+    pub(super) held_height: Derived<u8>,
+    out_links: Links,
+    /// The session's connection on which its request or `Ask` last came.
+    pub(super) epoch: u32,
+    /// Bytes counted for it: reserved while it runs, the body's length when it is kept.
+    pub(super) bytes: u32,
+    /// Bytes of its request, while it is let in or runs.
+    pub(super) request_bytes: u32,
+    pub(super) state: SlotState,
+    pub(super) idempotent: bool,
+    pub(super) one_way: bool,
+    pub(super) cancelled: bool,
+}
+
+/// What a slot's call is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "_explore", derive(Hash))]
+pub(super) enum SlotState {
+    /// Nothing, and nothing of it is left.
+    Discarded,
+    /// Admitted, not started.
+    LetIn,
+    Running,
+    Kept(Status),
+}
+
+impl SlotState {
+    pub(super) fn is_running(self) -> bool {
+        matches!(self, SlotState::LetIn | SlotState::Running)
+    }
+}
+
+impl<B: Default> Default for Slot<B> {
+    fn default() -> Self {
+        Slot {
+            xid: 0,
+            digest: 0,
+            deadline: Instant::ZERO,
+            not_seen: 0,
+            ask: 0,
+            body: B::default(),
+            held_links: Derived::default(),
+            held_height: Derived::default(),
+            out_links: Links::default(),
+            epoch: 0,
+            bytes: 0,
+            request_bytes: 0,
+            state: SlotState::Discarded,
+            idempotent: false,
+            one_way: false,
+            cancelled: false,
+        }
+    }
+}
+
+impl<B> Slot<B> {
+    pub(super) fn view(&self) -> SlotView {
+        SlotView {
+            xid: self.xid,
+            digest: self.digest,
+            discarded: self.state == SlotState::Discarded,
+        }
+    }
+}
+
+pub(super) const HELD: u8 = 13;
+pub(super) const OUT: u8 = 14;
+
+linked!(Slot<B>, OUT, out_links);

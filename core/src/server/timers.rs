@@ -1,0 +1,169 @@
+//! What a server does when time passes: keepalives, slow frames, leases, the end of a drain.
+
+use core::time::Duration;
+
+use super::Server;
+use super::conn::{Conn, Phase};
+use super::session::LEASE;
+use crate::error::CloseReason;
+use crate::keepalive::{self, Alive, Look};
+use crate::storage::list::List;
+use crate::storage::{Places, ServerStorage};
+use crate::time::Instant;
+use crate::wire::Refuse;
+
+/// With none, a frame of a session that was granted a moment would be judged again and again in that moment.
+const FRAME_TIMEOUT_MIN: Duration = Duration::from_millis(1);
+
+/// Sessions and connections that one `handle_timeout` looks at, at most.
+const WORK_MAX: usize = 256;
+
+impl<T: ServerStorage> Server<T> {
+    /// Time has passed. Call it when [`poll_timeout`](Server::poll_timeout)'s moment has come, after everything that
+    /// has arrived was given to [`handle_data`](Server::handle_data); poll events afterwards. Each call does bounded
+    /// work: if much is due, `poll_timeout` still names the present.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.tick(now);
+        for _ in 0..WORK_MAX {
+            let Some(index) = self.looks.front() else { break };
+            if self.conns.at(index).is_none_or(|conn| conn.look_at > self.now) {
+                break;
+            }
+            self.look(index);
+        }
+        for _ in 0..WORK_MAX {
+            match self.first_too_slow() {
+                Some((index, at)) if at <= self.now => self.judge_slow(index),
+                _ => break,
+            }
+        }
+        for _ in 0..WORK_MAX {
+            match self.first_lease_over() {
+                Some(index) => self.end_session(index),
+                None => break,
+            }
+        }
+        if self.drain.as_ref().is_some_and(|drain| drain.until <= self.now && !drain.over) {
+            self.end_drain();
+        }
+    }
+
+    /// When [`handle_timeout`](Server::handle_timeout) is next to be called; changes only after a `&mut self` call.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let look = self.looks.front().and_then(|index| self.conns.at(index)).map(|c| c.look_at);
+        let slow = self.first_too_slow().map(|(_, at)| at);
+        let drain = self.drain.as_ref().filter(|drain| !drain.over).map(|drain| {
+            let returns = self.returns_until().filter(|until| *until > self.now);
+            returns.map_or(drain.until, |until| until.min(drain.until))
+        });
+        let lease = self.lease_end(&self.leases, self.lease);
+        let lease_unused = self.lease_end(&self.leases_unused, self.config.lease_unused);
+        [look, slow, drain, lease, lease_unused].into_iter().flatten().min()
+    }
+
+    fn lease_end(&self, list: &List<LEASE>, lease: Duration) -> Option<Instant> {
+        let session = self.sessions.at(list.front()?)?;
+        Some(session.alone_since + lease)
+    }
+
+    fn first_lease_over(&self) -> Option<u32> {
+        let over = |list: &List<LEASE>, lease| {
+            let end = self.lease_end(list, lease)?;
+            if end <= self.now { list.front() } else { None }
+        };
+        over(&self.leases_unused, self.config.lease_unused)
+            .or_else(|| over(&self.leases, self.lease))
+    }
+
+    /// C42: the connection whose `Hello`, or whose frame, is the first to be judged, and when. The times are the same for
+    /// all connections, so that the oldest is the first.
+    fn first_too_slow(&self) -> Option<(u32, Instant)> {
+        let hello = self.greeting.front().and_then(|index| {
+            let since = self.conns.at(index)?.since;
+            Some((index, since + self.config.handshake_timeout))
+        });
+        let frame = self.receiving.front().and_then(|index| {
+            let judged = self.conns.at(index)?.incoming?.judged;
+            Some((index, judged + self.frame_timeout(None)))
+        });
+        [hello, frame].into_iter().flatten().min_by_key(|(_, at)| *at)
+    }
+
+    /// The time of a `Hello` or of a frame has come.
+    fn judge_slow(&mut self, index: u32) {
+        let Some(conn) = self.conns.at(index) else { return };
+        let timeout = self.frame_timeout(conn.session);
+        let now = self.now;
+        match self.conns.at_mut(index).and_then(|conn| conn.incoming.as_mut()) {
+            // A session that asked for patience is judged again when others are; only others are judged to the moment.
+            Some(frame) if self.receiving.front() == Some(index) && frame.since + timeout > now => {
+                frame.judged = now;
+                self.receiving.unlink(&mut self.conns, index);
+                self.receiving.push_back(&mut self.conns, index);
+            }
+            _ => self.close_conn(index, Some(Refuse::TooSlow), CloseReason::TooSlow),
+        }
+    }
+
+    /// How long the peer of a session may be silent.
+    fn patience(&self, session: Option<u32>) -> Duration {
+        let granted = session
+            .and_then(|session| self.sessions.at(session))
+            .map(|session| keepalive::granted(session.grants().keepalive_ms));
+        granted.unwrap_or_default().max(self.config.keepalive)
+    }
+
+    /// How long an incomplete frame may take to get on: a peer that may stand still may do so in the middle of one.
+    fn frame_timeout(&self, session: Option<u32>) -> Duration {
+        self.patience(session).max(self.config.frame_timeout).max(FRAME_TIMEOUT_MIN)
+    }
+
+    /// Takes a connection off the list that its phase has put it on.
+    pub(super) fn stop_timer(&mut self, index: u32) {
+        let greets = |conn: &Conn<T::Body>| conn.phase == Phase::AwaitingHello;
+        let list = match self.conns.at(index).is_some_and(greets) {
+            true => &mut self.greeting,
+            false => &mut self.receiving,
+        };
+        list.unlink(&mut self.conns, index);
+    }
+
+    /// S20: is the peer there?
+    fn look(&mut self, index: u32) {
+        let Some(conn) = self.conns.at(index) else { return };
+        let keepalive = self.patience(conn.session);
+        let Some(conn) = self.conns.at_mut(index) else { return };
+        let look = match conn.phase {
+            // There is nothing to ask, and the handshake's own time judges; or it waits for us.
+            Phase::AwaitingHello | Phase::AwaitingRecord { .. } => Look::Fine,
+            Phase::WelcomeDue { .. } | Phase::Up | Phase::Finishing(_) | Phase::Closing(_) => {
+                conn.alive.look(keepalive, self.looked_after)
+            }
+        };
+        if look == Look::Dead {
+            self.close_conn(index, None, CloseReason::PeerSilent);
+        } else {
+            match look {
+                Look::Fine | Look::Dead => {}
+                Look::Say => {
+                    conn.send.pong = true;
+                    self.wake(index);
+                }
+                Look::Ask => {
+                    conn.send.ping = true;
+                    // S27: the first one may be lost.
+                    conn.send.goodbye |= self.config.lossy && self.drain.is_some();
+                    self.wake(index);
+                }
+            }
+            self.look_later(index);
+        }
+    }
+
+    pub(super) fn look_later(&mut self, index: u32) {
+        self.looks.unlink(&mut self.conns, index);
+        let Some(conn) = self.conns.at_mut(index) else { return };
+        conn.look_at = Alive::next_look(self.now, self.looked_after);
+        self.looks.push_back(&mut self.conns, index);
+    }
+}
