@@ -23,20 +23,20 @@ mod recovery;
 mod timers;
 mod transmit;
 
-pub(crate) use call::Entry;
-pub(crate) use calls::Occupant;
+pub(crate) use call::CallEntry;
+pub(crate) use calls::CallIndex;
 pub use config::{Call, ClientConfig};
 pub use durable::Numbered;
 pub use event::{ClientCounters, ClientEvent, ClientSession, Received, Reply};
 
 use crate::error::{CallError, CloseReason, SessionEnd};
 use crate::ids::CallId;
-use crate::keepalive::Alive;
+use crate::keepalive::Keepalive;
 use crate::outcome::{NotExecuted, Outcome, Unknown};
 use crate::storage::{Body, ClientStorage, Places, Table};
 use crate::time::Instant;
-use call::Stage;
-use calls::Book;
+use call::CallState;
+use calls::CallTable;
 use transmit::Output;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ enum Phase {
 /// Events that are not about one call.
 #[derive(Debug, Default)]
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
-struct Notes {
+struct PendingEvents {
     connected: Option<bool>,
     disconnect: Option<CloseReason>,
     lost: Option<SessionEnd>,
@@ -82,10 +82,10 @@ pub struct Client<S: ClientStorage> {
     session: Option<ClientSession>,
     /// h of the current connection's `Welcome`.
     seen: u64,
-    book: Book<S>,
+    table: CallTable<S>,
     output: Output,
-    alive: Alive,
-    look_at: Instant,
+    keepalive: Keepalive,
+    keepalive_at: Instant,
     /// When a handshake has failed.
     greeting_until: Instant,
     /// Whether the last attempt at a connection failed or broke.
@@ -96,15 +96,15 @@ pub struct Client<S: ClientStorage> {
     goodbye_sent: bool,
     closing: bool,
     refused: Option<CloseReason>,
-    notes: Notes,
+    pending_events: PendingEvents,
     counters: ClientCounters,
 }
 
 impl<S: ClientStorage> Client<S> {
     /// A client without a connection.
     pub fn new(config: ClientConfig) -> Client<S> {
-        let mut book = Book::default();
-        book.start_session(config.xid_before_first);
+        let mut table = CallTable::default();
+        table.start_session(config.xid_before_first);
         Client {
             config,
             now: Instant::ZERO,
@@ -112,17 +112,17 @@ impl<S: ClientStorage> Client<S> {
             epoch: 0,
             session: None,
             seen: 0,
-            book,
+            table,
             output: Output::default(),
-            alive: Alive::default(),
-            look_at: Instant::FAR_FUTURE,
+            keepalive: Keepalive::default(),
+            keepalive_at: Instant::FAR_FUTURE,
             greeting_until: Instant::FAR_FUTURE,
             failed: false,
             server_leaving: false,
             goodbye_sent: false,
             closing: false,
             refused: None,
-            notes: Notes::default(),
+            pending_events: PendingEvents::default(),
             counters: ClientCounters::default(),
         }
     }
@@ -135,7 +135,7 @@ impl<S: ClientStorage> Client<S> {
     /// Why nothing was begun.
     #[inline]
     pub fn call(&mut self, now: Instant, call: Call<'_>) -> Result<CallId, CallError> {
-        self.tick(now);
+        self.advance_clock(now);
         let len = call.body.as_slice().len();
         let max = self.request_len_max();
         if self.closing || self.refused.is_some() {
@@ -144,20 +144,20 @@ impl<S: ClientStorage> Client<S> {
         if len > max {
             return Err(CallError::RequestTooLarge { len, max });
         }
-        if self.book.pending() >= self.config.calls_max {
+        if self.table.pending() >= self.config.calls_max {
             return Err(CallError::TooManyCalls { max: self.config.calls_max });
         }
-        if self.book.pending_bytes().saturating_add(len) > self.config.pending_bytes_max {
+        if self.table.pending_bytes().saturating_add(len) > self.config.pending_bytes_max {
             return Err(CallError::TooManyBytes { max: self.config.pending_bytes_max });
         }
-        let held = self.config.durable;
-        if held && call.one_way {
+        let durable = self.config.durable;
+        if durable && call.one_way {
             return Err(CallError::OneWay);
         }
         let deadline = self.now + call.timeout;
         let id = self
-            .book
-            .admit(call, held, deadline)
+            .table
+            .admit(call, durable, deadline)
             .ok_or(CallError::TooManyCalls { max: S::Calls::CAPACITY })?;
         if self.phase == Phase::Down && self.failed {
             self.fail_fast(id.0.index);
@@ -173,24 +173,24 @@ impl<S: ClientStorage> Client<S> {
 
     /// Asks that the call not be started. It still ends with an outcome: the true one (S19).
     pub fn cancel(&mut self, now: Instant, id: CallId) {
-        self.tick(now);
-        let Some(entry) = self.book.calls.get_mut(id.0) else { return };
-        match entry.stage {
-            Stage::Settled => {}
-            Stage::Waiting => {
+        self.advance_clock(now);
+        let Some(entry) = self.table.calls.get_mut(id.0) else { return };
+        match entry.state {
+            CallState::Settled => {}
+            CallState::Waiting => {
                 let outcome = recovery::not_executed(entry.sent_call(), NotExecuted::Cancelled);
-                self.book.end(id.0.index, outcome);
+                self.table.end(id.0.index, outcome);
             }
-            Stage::Unsettled if entry.answered => {}
-            Stage::Unsettled if entry.never_sent() => {
+            CallState::Unsettled if entry.answered => {}
+            CallState::Unsettled if entry.never_sent() => {
                 let outcome = Outcome::NotExecuted(NotExecuted::Cancelled);
-                self.book.settle_with(id.0.index, outcome);
+                self.table.settle_with(id.0.index, outcome);
             }
-            Stage::Unsettled => {
-                entry.unwanted.get_or_insert(NotExecuted::Cancelled);
+            CallState::Unsettled => {
+                entry.abandoned.get_or_insert(NotExecuted::Cancelled);
                 entry.cancelled = true;
                 if self.phase == Phase::Up {
-                    self.book.note_todo(id.0.index, |todo| todo.cancel = true);
+                    self.table.note_todo(id.0.index, |todo| todo.cancel = true);
                 }
             }
         }
@@ -199,39 +199,39 @@ impl<S: ClientStorage> Client<S> {
     /// Nobody holds the call or its ticket any more: no outcome of it is reported, and if it was not handed it never
     /// will be. Its slot is freed when it is settled. The id is not valid any more.
     pub fn forget(&mut self, now: Instant, id: CallId) {
-        self.tick(now);
-        let Some(entry) = self.book.calls.get_mut(id.0) else { return };
+        self.advance_clock(now);
+        let Some(entry) = self.table.calls.get_mut(id.0) else { return };
         entry.listened = false;
-        entry.held = false;
-        entry.unwanted.get_or_insert(NotExecuted::Cancelled);
+        entry.durable = false;
+        entry.abandoned.get_or_insert(NotExecuted::Cancelled);
         let outcome = Outcome::NotExecuted(NotExecuted::Cancelled);
-        match entry.stage {
-            Stage::Waiting => self.book.end(id.0.index, outcome),
-            Stage::Unsettled if entry.answered || entry.never_sent() => {
-                self.book.settle_with(id.0.index, outcome);
+        match entry.state {
+            CallState::Waiting => self.table.end(id.0.index, outcome),
+            CallState::Unsettled if entry.answered || entry.never_sent() => {
+                self.table.settle_with(id.0.index, outcome);
                 self.note_settled(0);
             }
-            Stage::Unsettled | Stage::Settled => self.book.drop_event(id.0.index),
+            CallState::Unsettled | CallState::Settled => self.table.drop_event(id.0.index),
         }
     }
 
     /// Takes no more calls; once those pending are settled, says `Goodbye`. The server closes the connection then, and
     /// when [`handle_disconnected`](Client::handle_disconnected) has said so, [`ClientEvent::Closed`] comes.
     pub fn close(&mut self, now: Instant) {
-        self.tick(now);
+        self.advance_clock(now);
         self.closing = true;
     }
 
     /// A connection to the server stands. An older one is forgotten: drop whatever of its bytes you have not given to
     /// [`handle_data`](Client::handle_data), and whatever of ours it did not take (S4).
     pub fn handle_connected(&mut self, now: Instant) {
-        self.tick(now);
+        self.advance_clock(now);
         if self.phase != Phase::Down {
             self.disconnect();
         }
         // What was not polled was about the older one.
-        self.notes.connected = None;
-        self.notes.disconnect = None;
+        self.pending_events.connected = None;
+        self.pending_events.disconnect = None;
         self.phase = Phase::Greeting;
         self.failed = false;
         self.epoch = self.epoch.wrapping_add(1);
@@ -241,7 +241,7 @@ impl<S: ClientStorage> Client<S> {
 
     /// The connection is gone, or could not be made. Harmless if there was none.
     pub fn handle_disconnected(&mut self, now: Instant) {
-        self.tick(now);
+        self.advance_clock(now);
         self.disconnect();
     }
 
@@ -251,31 +251,31 @@ impl<S: ClientStorage> Client<S> {
     /// (S20). Without it, a server that does not say so while it receives is called dead when a request takes longer than
     /// the keepalive.
     pub fn handle_progress(&mut self, now: Instant) {
-        self.tick(now);
-        self.alive.progress();
+        self.advance_clock(now);
+        self.keepalive.on_progress();
     }
 
     /// The next event. Poll until `None` after every `handle_…` call, after a command, and after
     /// [`poll_transmit`](Client::poll_transmit) has returned `None`: what cannot be sent ends there.
     #[inline]
     pub fn poll_event(&mut self) -> Option<ClientEvent> {
-        if self.phase == Phase::Greeting && self.closing && self.book.is_idle() {
+        if self.phase == Phase::Greeting && self.closing && self.table.is_idle() {
             // Nothing waits for the answer.
-            self.let_go(CloseReason::Goodbye);
+            self.drop_connection(CloseReason::Goodbye);
         }
-        if let Some(resumed) = self.notes.connected.take() {
+        if let Some(resumed) = self.pending_events.connected.take() {
             return Some(ClientEvent::Connected { resumed });
         }
-        if let Some(reason) = self.notes.disconnect.take() {
+        if let Some(reason) = self.pending_events.disconnect.take() {
             return Some(ClientEvent::Disconnect(reason));
         }
-        if let Some(end) = self.notes.lost.take() {
+        if let Some(end) = self.pending_events.lost.take() {
             return Some(ClientEvent::SessionLost(end));
         }
-        if let Some((call, outcome)) = self.book.poll_event() {
+        if let Some((call, outcome)) = self.table.poll_event() {
             return Some(ClientEvent::Ended { call, outcome });
         }
-        if self.is_closed() && !core::mem::replace(&mut self.notes.closed_told, true) {
+        if self.is_closed() && !core::mem::replace(&mut self.pending_events.closed_told, true) {
             return Some(ClientEvent::Closed);
         }
         None
@@ -283,7 +283,9 @@ impl<S: ClientStorage> Client<S> {
 
     /// Whether [`close`](Client::close) is complete.
     pub fn is_closed(&self) -> bool {
-        self.closing && self.book.is_idle() && (self.phase == Phase::Down || self.refused.is_some())
+        self.closing
+            && self.table.is_idle()
+            && (self.phase == Phase::Down || self.refused.is_some())
     }
 
     /// Whether [`close`](Client::close) was called.
@@ -293,7 +295,7 @@ impl<S: ClientStorage> Client<S> {
 
     /// Whether a connection would serve a purpose: false once the client is closed or refused for good.
     pub fn wants_connection(&self) -> bool {
-        self.refused.is_none() && !(self.closing && self.book.is_idle())
+        self.refused.is_none() && !(self.closing && self.table.is_idle())
     }
 
     /// Whether the session is open on the current connection.
@@ -319,12 +321,12 @@ impl<S: ClientStorage> Client<S> {
 
     /// Calls that have not ended.
     pub fn pending(&self) -> usize {
-        self.book.pending()
+        self.table.pending()
     }
 
     /// Calls that occupy a slot.
     pub fn unsettled(&self) -> usize {
-        self.book.unsettled_len()
+        self.table.unsettled_len()
     }
 
     /// How the client has fared.
@@ -333,7 +335,7 @@ impl<S: ClientStorage> Client<S> {
     }
 
     #[inline]
-    fn tick(&mut self, now: Instant) {
+    fn advance_clock(&mut self, now: Instant) {
         self.now = self.now.max(now.min(Instant::LAST));
     }
 
@@ -341,27 +343,27 @@ impl<S: ClientStorage> Client<S> {
     fn disconnect(&mut self) {
         // Nothing was unsettled then, and nothing began after it: the session is over (W62).
         let ended = self.goodbye_sent;
-        debug_assert!(!ended || self.book.nothing_unsettled());
+        debug_assert!(!ended || self.table.nothing_unsettled());
         self.phase = Phase::Down;
         self.failed = true;
         self.server_leaving = false;
         self.goodbye_sent = false;
-        self.alive = Alive::default();
-        self.look_at = Instant::FAR_FUTURE;
+        self.keepalive = Keepalive::default();
+        self.keepalive_at = Instant::FAR_FUTURE;
         self.greeting_until = Instant::FAR_FUTURE;
         self.output = Output::default();
-        self.book.break_connection();
+        self.table.break_connection();
         if ended {
             self.end_session();
         }
-        let mut next = self.book.unsettled_after(None);
+        let mut next = self.table.unsettled_after(None);
         while let Some(index) = next {
-            next = self.book.unsettled_after(Some(index));
+            next = self.table.unsettled_after(Some(index));
             self.fail_fast(index);
         }
-        let mut next = self.book.waiting_after(None);
+        let mut next = self.table.waiting_after(None);
         while let Some(index) = next {
-            next = self.book.waiting_after(Some(index));
+            next = self.table.waiting_after(Some(index));
             self.fail_fast(index);
         }
     }
@@ -369,50 +371,50 @@ impl<S: ClientStorage> Client<S> {
     fn end_session(&mut self) {
         self.session = None;
         self.seen = 0;
-        self.book.start_session(self.config.xid_before_first);
+        self.table.start_session(self.config.xid_before_first);
     }
 
     /// S21: ends a `fail_fast` call at the break.
     fn fail_fast(&mut self, index: u32) {
-        let Some(entry) = self.book.calls.at_mut(index) else { return };
-        if !entry.fail_fast || entry.unwanted.is_some() {
+        let Some(entry) = self.table.calls.at_mut(index) else { return };
+        if !entry.fail_fast || entry.abandoned.is_some() {
             return;
         }
-        entry.unwanted = Some(NotExecuted::Disconnected);
-        match entry.stage {
-            Stage::Settled => {}
-            Stage::Waiting => {
+        entry.abandoned = Some(NotExecuted::Disconnected);
+        match entry.state {
+            CallState::Settled => {}
+            CallState::Waiting => {
                 let outcome = recovery::not_executed(entry.sent_call(), NotExecuted::Disconnected);
-                self.book.end(index, outcome);
+                self.table.end(index, outcome);
             }
-            Stage::Unsettled if entry.answered => {}
-            Stage::Unsettled if entry.never_sent() => {
+            CallState::Unsettled if entry.answered => {}
+            CallState::Unsettled if entry.never_sent() => {
                 let outcome = Outcome::NotExecuted(NotExecuted::Disconnected);
-                self.book.settle_with(index, outcome);
+                self.table.settle_with(index, outcome);
             }
-            Stage::Unsettled => self.book.report_unknown(index, Unknown::Disconnected),
+            CallState::Unsettled => self.table.report_unknown(index, Unknown::Disconnected),
         }
     }
 
     /// We end the connection.
-    fn let_go(&mut self, reason: CloseReason) {
+    fn drop_connection(&mut self, reason: CloseReason) {
         self.disconnect();
-        self.notes.disconnect = Some(reason);
+        self.pending_events.disconnect = Some(reason);
     }
 
     /// S3: the session is over; what was handed in it is in doubt for good.
-    fn lose_session(&mut self, end: SessionEnd, reason: CloseReason) {
-        self.let_go(reason);
-        self.book.lose_session();
+    fn session_lost(&mut self, end: SessionEnd, reason: CloseReason) {
+        self.drop_connection(reason);
+        self.table.session_lost();
         self.end_session();
-        self.notes.lost = Some(end);
+        self.pending_events.lost = Some(end);
     }
 
     /// S7: no connection of this client can do better.
     fn refuse_for_good(&mut self, reason: CloseReason) {
         self.refused = Some(reason);
-        self.lose_session(SessionEnd::Refused, reason);
-        self.book.end_waiting(NotExecuted::SessionRefused);
+        self.session_lost(SessionEnd::Refused, reason);
+        self.table.end_waiting(NotExecuted::SessionRefused);
     }
 }
 

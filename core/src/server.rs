@@ -15,7 +15,7 @@
 //! | `server/long.rs` | long requests while they come |
 //! | `server/execute.rs` | from admission to reply |
 //! | `server/held.rs` | held calls in the order of their xids |
-//! | `server/replies.rs` | room for calls and replies, and their discard |
+//! | `server/replies.rs` | memory for calls and replies, and their discard |
 //! | `server/quota.rs` | each principal's share of connections and sessions |
 //! | `server/transmit.rs` | frames that go |
 
@@ -42,7 +42,7 @@ pub(crate) use conn::Conn;
 pub use event::{ServerCounters, ServerEvent};
 pub use execute::{Admission, CallKey, CallRecord, RecordState, Refused, ReplyTooLarge, Running};
 pub use handshake::SessionRecord;
-pub(crate) use quota::Share;
+pub(crate) use quota::PrincipalQuota;
 pub use receive::{Incoming, Request};
 pub(crate) use session::{Calls, Session};
 pub(crate) use slot::Slot;
@@ -54,7 +54,7 @@ use crate::storage::list::{List, NIL};
 use crate::storage::{Array, Flat, Index, Places, ServerStorage, Table};
 use crate::time::Instant;
 use crate::wire::Refuse;
-use conn::{CONN_EVENT, LOOK, Phase, TIMER};
+use conn::{CONN_EVENT, KEEPALIVE, Phase, TIMER};
 use session::LEASE;
 
 #[derive(Debug)]
@@ -98,13 +98,13 @@ pub struct Server<T: ServerStorage> {
     sessions: T::Sessions,
     /// Sessions by the first half of their ids.
     session_index: T::Index,
-    shares: T::Shares,
+    quotas: T::Quotas,
     /// Shares by principal.
-    share_index: T::Index,
+    quota_index: T::Index,
     /// How often peers are looked at: as the least patient session has it.
-    looked_after: Duration,
+    check_period: Duration,
     /// Connections by their next look.
-    looks: List<LOOK>,
+    keepalives: List<KEEPALIVE>,
     /// Connections that have not said `Hello`, by when they were made.
     greeting: List<TIMER>,
     /// Connections with an incomplete frame, by when it last got on.
@@ -149,10 +149,10 @@ impl<T: ServerStorage> Server<T> {
             conns: T::Conns::default(),
             sessions: T::Sessions::default(),
             session_index: T::Index::default(),
-            shares: T::Shares::default(),
-            share_index: T::Index::default(),
-            looked_after: keepalive::looked_after(config.keepalive),
-            looks: List::default(),
+            quotas: T::Quotas::default(),
+            quota_index: T::Index::default(),
+            check_period: keepalive::check_period(config.keepalive),
+            keepalives: List::default(),
             greeting: List::default(),
             receiving: List::default(),
             conn_events: List::default(),
@@ -184,7 +184,7 @@ impl<T: ServerStorage> Server<T> {
         principal: Principal,
         secret: SessionId,
     ) -> Option<ConnId> {
-        self.tick(now);
+        self.advance_clock(now);
         if self.drain.as_ref().is_some_and(|drain| drain.over) {
             // A drain waits for all connections, and nothing would end it.
             return None;
@@ -193,7 +193,7 @@ impl<T: ServerStorage> Server<T> {
         match key {
             Some(key) => {
                 self.greeting.push_back(&mut self.conns, key.index);
-                self.look_later(key.index);
+                self.schedule_check(key.index);
             }
             None => self.counters.conns_refused += 1,
         }
@@ -202,7 +202,7 @@ impl<T: ServerStorage> Server<T> {
 
     /// The connection is gone. What it left half-sent is dropped; its session waits for a resume.
     pub fn handle_disconnected(&mut self, now: Instant, conn: ConnId) {
-        self.tick(now);
+        self.advance_clock(now);
         if self.conns.contains(conn.0) {
             self.unbind(conn.0.index);
             self.remove_conn(conn.0.index);
@@ -214,9 +214,9 @@ impl<T: ServerStorage> Server<T> {
     /// it gives out whole frames only, and has received a part of one. The client is alive, though it may say nothing
     /// (S20).
     pub fn handle_progress(&mut self, now: Instant, conn: ConnId) {
-        self.tick(now);
+        self.advance_clock(now);
         if let Some(conn) = self.conns.get_mut(conn.0) {
-            conn.alive.progress();
+            conn.keepalive.on_progress();
         }
     }
 
@@ -257,7 +257,7 @@ impl<T: ServerStorage> Server<T> {
     /// kept for them, but no longer than `grace` (S25). Clients that lost their connection less than a keepalive's time ago
     /// are waited for as well, unless a ledger keeps their sessions. [`ServerEvent::Drained`] tells when it is over.
     pub fn drain(&mut self, now: Instant, grace: Duration) {
-        self.tick(now);
+        self.advance_clock(now);
         if self.drain.is_some() {
             return;
         }
@@ -288,7 +288,7 @@ impl<T: ServerStorage> Server<T> {
             return None;
         }
         let last = [&self.leases, &self.leases_unused].into_iter().filter_map(|list| list.back());
-        let lost = last.filter_map(|index| Some(self.sessions.at(index)?.alone_since));
+        let lost = last.filter_map(|index| Some(self.sessions.at(index)?.disconnected_at));
         Some(lost.max()? + self.config.keepalive)
     }
 
@@ -316,7 +316,7 @@ impl<T: ServerStorage> Server<T> {
 
     /// Whether there are connections or sessions of a principal.
     pub fn knows(&self, principal: Principal) -> bool {
-        self.share_index.find(principal.0).is_some()
+        self.quota_index.find(principal.0).is_some()
     }
 
     /// Whether calls are let in or running.
@@ -330,7 +330,7 @@ impl<T: ServerStorage> Server<T> {
     }
 
     #[inline]
-    fn tick(&mut self, now: Instant) {
+    fn advance_clock(&mut self, now: Instant) {
         self.now = self.now.max(now.min(Instant::LAST));
     }
 
@@ -344,7 +344,7 @@ impl<T: ServerStorage> Server<T> {
         // Into the middle of a reply nothing else can be put.
         let refuse = refuse.filter(|_| self.conns.at(index).is_some_and(|c| c.partial.is_none()));
         self.unbind(index);
-        self.looks.unlink(&mut self.conns, index);
+        self.keepalives.unlink(&mut self.conns, index);
         self.stop_timer(index);
         let Some(conn) = self.conns.at_mut(index) else { return };
         if conn.closing().is_some() {
@@ -352,7 +352,7 @@ impl<T: ServerStorage> Server<T> {
         }
         conn.phase = Phase::Closing(reason);
         self.counters.note_close(&reason);
-        conn.send = conn::ToSend { refuse, ..conn::ToSend::default() };
+        conn.send = conn::PendingControl { refuse, ..conn::PendingControl::default() };
         self.wake(index);
     }
 
@@ -369,11 +369,11 @@ impl<T: ServerStorage> Server<T> {
     }
 
     fn remove_conn(&mut self, index: u32) {
-        self.looks.unlink(&mut self.conns, index);
+        self.keepalives.unlink(&mut self.conns, index);
         self.stop_timer(index);
         self.conn_events.unlink(&mut self.conns, index);
         if let Some(conn) = self.conns.remove(index) {
-            self.leave_share(conn.share);
+            self.leave_quota(conn.quota);
         }
     }
 
@@ -384,17 +384,17 @@ impl<T: ServerStorage> Server<T> {
         let partial = conn.partial.take();
         let phase = conn.phase;
         let Some(session_index) = conn.session.take() else { return };
-        if let Some(mut room) = self.room(session_index) {
+        if let Some(mut view) = self.view(session_index) {
             if let Some(partial) = &partial {
-                room.let_go(partial);
+                view.release_partial(partial);
             }
-            room.drop_routes();
-            room.release_if_idle();
+            view.unqueue_replies();
+            view.release_if_idle();
         }
         let now = self.now;
         let Some(session) = self.sessions.at_mut(session_index) else { return };
         session.conn = NIL;
-        session.alone_since = now;
+        session.disconnected_at = now;
         if session.is_open() {
             let full = session.reach.has_full_lease();
             let list = if full { &mut self.leases } else { &mut self.leases_unused };

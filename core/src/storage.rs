@@ -18,9 +18,9 @@ pub(crate) mod tree;
 pub use heap::Heap;
 pub use inline::{InlineClient, InlineServer};
 
-use crate::client::{Entry, Occupant};
+use crate::client::{CallEntry, CallIndex};
 use crate::ids::Key;
-use crate::server::{Calls, Conn, MethodSpec, Session, Share, Slot};
+use crate::server::{Calls, Conn, MethodSpec, PrincipalQuota, Session, Slot};
 use crate::time::Instant;
 
 /// A payload on its way into a machine.
@@ -190,9 +190,9 @@ pub trait ClientStorage: Sized {
     #[doc(hidden)]
     type Body: Body + State;
     #[doc(hidden)]
-    type Calls: Table<Entry<Self::Body>> + State;
+    type Calls: Table<CallEntry<Self::Body>> + State;
     #[doc(hidden)]
-    type SlotMap: Flat<Occupant> + State;
+    type SlotMap: Flat<CallIndex> + State;
     /// Earliest deadline of each block of `DEADLINE_BLOCK` calls.
     #[doc(hidden)]
     type Blocks: Flat<Instant> + State;
@@ -213,7 +213,7 @@ pub trait ServerStorage: Sized {
     #[doc(hidden)]
     type Conns: Table<Conn<Self::Body>>;
     #[doc(hidden)]
-    type Shares: Table<Share>;
+    type Quotas: Table<PrincipalQuota>;
     #[doc(hidden)]
     type Index: Index;
     #[doc(hidden)]

@@ -12,8 +12,8 @@ use core::fmt;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use codec::{
-    Control, Cut, cut, first_frame_error, is_no_hello, may_be_pong, reply_header, request_front,
-    request_header,
+    Control, Parsed, first_frame_error, is_not_hello, may_be_pong, parse, peek_request,
+    reply_header, request_header,
 };
 pub use codec::{Decoded, Front, decode, encode, front};
 

@@ -10,16 +10,16 @@ use crate::time::Instant;
 #[doc(hidden)]
 #[derive(Debug)]
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
-pub struct Entry<B> {
+pub struct CallEntry<B> {
     pub(super) body: B,
     pub(super) method: MethodId,
     pub(super) xid: Option<Xid>,
-    pub(super) stage: Stage,
+    pub(super) state: CallState,
     /// When the caller gives up; `FAR_FUTURE` once it has.
     pub(super) deadline: Instant,
     /// When to send it again on a link that loses messages (S27).
-    pub(super) again_at: Instant,
-    pub(super) tries: u8,
+    pub(super) retransmit_at: Instant,
+    pub(super) retransmits: u8,
     pub(super) idempotent: bool,
     pub(super) one_way: bool,
     pub(super) fail_fast: bool,
@@ -28,17 +28,17 @@ pub struct Entry<B> {
     /// The caller was told that its fate is unknown, and may hold a ticket.
     pub(super) reported: bool,
     /// Why it is not to be executed any more, if it is not.
-    pub(super) unwanted: Option<NotExecuted>,
+    pub(super) abandoned: Option<NotExecuted>,
     /// A connection that carried it has broken, or it was sent again: an earlier copy may have run.
-    pub(super) broken: bool,
+    pub(super) may_have_run: bool,
     /// The server is to be told that nobody wants it.
     pub(super) cancelled: bool,
     /// Its owner settles it.
-    pub(super) held: bool,
+    pub(super) durable: bool,
     /// It is held and has its final outcome: nothing more is sent of it, and its slot stays taken.
     pub(super) answered: bool,
     /// The connection on which it was last handed or asked for, and which of the two.
-    pub(super) carried: Carried,
+    pub(super) last_sent: LastSent,
     /// The `Ask`s for it.
     pub(super) asks: Asks,
     pub(super) todo: Todo,
@@ -89,7 +89,7 @@ impl Asks {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "_explore", derive(Hash))]
-pub(super) enum Stage {
+pub(super) enum CallState {
     /// No byte was handed; no xid.
     Waiting,
     /// SentCall, or, if it is held, about to be; occupies its slot.
@@ -100,7 +100,7 @@ pub(super) enum Stage {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "_explore", derive(Hash))]
-pub(super) enum Carried {
+pub(super) enum LastSent {
     Never,
     Sent,
     Asked { epoch: u32 },
@@ -119,31 +119,36 @@ pub(super) const QUEUE: u8 = 0;
 pub(super) const TODO: u8 = 1;
 pub(super) const EVENT: u8 = 2;
 
-linked!(Entry<B>, QUEUE, queue);
-linked!(Entry<B>, TODO, todo_links);
-linked!(Entry<B>, EVENT, event_links);
+linked!(CallEntry<B>, QUEUE, queue);
+linked!(CallEntry<B>, TODO, todo_links);
+linked!(CallEntry<B>, EVENT, event_links);
 
-impl<B> Entry<B> {
-    pub(super) fn new(call: &super::Call<'_>, held: bool, body: B, deadline: Instant) -> Entry<B> {
-        Entry {
+impl<B> CallEntry<B> {
+    pub(super) fn new(
+        call: &super::Call<'_>,
+        durable: bool,
+        body: B,
+        deadline: Instant,
+    ) -> CallEntry<B> {
+        CallEntry {
             body,
             method: call.method,
             xid: None,
-            stage: Stage::Waiting,
+            state: CallState::Waiting,
             deadline,
-            again_at: Instant::FAR_FUTURE,
-            tries: 0,
+            retransmit_at: Instant::FAR_FUTURE,
+            retransmits: 0,
             idempotent: call.idempotent,
             one_way: call.one_way,
             fail_fast: call.fail_fast,
             listened: !call.one_way,
             reported: false,
-            unwanted: None,
-            broken: false,
+            abandoned: None,
+            may_have_run: false,
             cancelled: false,
-            held,
+            durable,
             answered: false,
-            carried: Carried::Never,
+            last_sent: LastSent::Never,
             asks: Asks::default(),
             todo: Todo::default(),
             event: None,
@@ -166,25 +171,27 @@ impl<B> Entry<B> {
     pub(super) fn sent_call(&self) -> SentCall {
         SentCall {
             idempotent: self.idempotent,
-            broken: self.broken,
-            wanted: self.unwanted.is_none(),
+            may_have_run: self.may_have_run,
+            wanted: self.abandoned.is_none(),
         }
     }
 
     /// Whether it has its xid, and no byte of it was handed: only of a held call can this be seen (S8).
     pub(super) fn never_sent(&self) -> bool {
-        self.stage == Stage::Unsettled && self.carried == Carried::Never && !self.broken
+        self.state == CallState::Unsettled
+            && self.last_sent == LastSent::Never
+            && !self.may_have_run
     }
 
     /// Why it would be settled as not executed now.
-    pub(super) fn unwanted_why(&self) -> NotExecuted {
-        self.unwanted.unwrap_or(NotExecuted::Cancelled)
+    pub(super) fn abandoned_why(&self) -> NotExecuted {
+        self.abandoned.unwrap_or(NotExecuted::Cancelled)
     }
 
     pub(super) fn timer(&self) -> Instant {
-        match self.stage {
-            Stage::Waiting | Stage::Unsettled => self.deadline.min(self.again_at),
-            Stage::Settled => Instant::FAR_FUTURE,
+        match self.state {
+            CallState::Waiting | CallState::Unsettled => self.deadline.min(self.retransmit_at),
+            CallState::Settled => Instant::FAR_FUTURE,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The client's books: which calls wait, which are unsettled, which slot is whose, and what X is.
 
 use super::Call;
-use super::call::{Carried, EVENT, Entry, QUEUE, Stage, TODO, Todo};
+use super::call::{CallEntry, CallState, EVENT, LastSent, QUEUE, TODO, Todo};
 use super::timers::Timers;
 use crate::ids::{CallId, Xid, slot_of};
 use crate::outcome::{NotExecuted, Outcome, Unknown};
@@ -13,17 +13,17 @@ use crate::time::Instant;
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(feature = "_explore", derive(Hash))]
-pub struct Occupant(u32);
+pub struct CallIndex(u32);
 
-impl Default for Occupant {
+impl Default for CallIndex {
     fn default() -> Self {
-        Occupant(NIL)
+        CallIndex(NIL)
     }
 }
 
-impl Occupant {
-    pub(super) fn of(index: u32) -> Occupant {
-        Occupant(index)
+impl CallIndex {
+    pub(super) fn of(index: u32) -> CallIndex {
+        CallIndex(index)
     }
 
     pub(super) fn is_free(&self) -> bool {
@@ -36,7 +36,7 @@ impl Occupant {
 /// Invariants: a call is on `waiting` while it has no xid, on `unsettled` from its first byte to its answer, in xid
 /// order; `slots` holds exactly the unsettled calls and those settled ones whose request is still leaving.
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
-pub(super) struct Book<S: ClientStorage> {
+pub(super) struct CallTable<S: ClientStorage> {
     pub(super) calls: S::Calls,
     pub(super) slots: S::SlotMap,
     /// Every slot below this one is taken.
@@ -56,9 +56,9 @@ pub(super) struct Book<S: ClientStorage> {
     /// The highest xid settled.
     pub(super) settled_high: u64,
     /// The highest xid that may be told to the server, in X too: an owner that keeps its calls knows all up to it.
-    pub(super) recorded: u64,
+    pub(super) journaled_up_to: u64,
     /// The first call that has its xid and waits for its record.
-    pub(super) unrecorded: Option<u32>,
+    pub(super) first_unjournaled: Option<u32>,
     /// The slots that this session may use.
     pub(super) granted: u32,
     /// No higher xid can be given.
@@ -66,12 +66,12 @@ pub(super) struct Book<S: ClientStorage> {
     /// The next unsettled call to be sent again or asked for after a resume.
     pub(super) resume_at: Option<u32>,
     /// The call whose request is leaving.
-    pub(super) leaving: Option<u32>,
+    pub(super) in_transmit: Option<u32>,
 }
 
-impl<S: ClientStorage> Default for Book<S> {
+impl<S: ClientStorage> Default for CallTable<S> {
     fn default() -> Self {
-        Book {
+        CallTable {
             calls: S::Calls::default(),
             slots: S::SlotMap::default(),
             slot_hint: 0,
@@ -85,17 +85,17 @@ impl<S: ClientStorage> Default for Book<S> {
             bytes: 0,
             last_xid: 0,
             settled_high: 0,
-            recorded: 0,
-            unrecorded: None,
+            journaled_up_to: 0,
+            first_unjournaled: None,
             granted: 0,
             exhausted: false,
             resume_at: None,
-            leaving: None,
+            in_transmit: None,
         }
     }
 }
 
-impl<S: ClientStorage> Book<S> {
+impl<S: ClientStorage> CallTable<S> {
     /// The most slots that the storage can serve.
     pub(super) const SLOTS_MAX: usize = S::SlotMap::CAPACITY;
 
@@ -148,8 +148,8 @@ impl<S: ClientStorage> Book<S> {
     #[inline]
     pub(super) fn acked(&self) -> u64 {
         match self.unsettled.front().and_then(|index| self.calls.at(index)?.xid) {
-            Some(lowest) => (lowest.get() - 1).min(self.recorded),
-            None => self.recorded,
+            Some(lowest) => (lowest.get() - 1).min(self.journaled_up_to),
+            None => self.journaled_up_to,
         }
     }
 
@@ -164,10 +164,10 @@ impl<S: ClientStorage> Book<S> {
     pub(super) fn admit(
         &mut self,
         call: Call<'_>,
-        held: bool,
+        durable: bool,
         deadline: Instant,
     ) -> Option<CallId> {
-        let mut entry = Entry::new(&call, held, S::Body::default(), deadline);
+        let mut entry = CallEntry::new(&call, durable, S::Body::default(), deadline);
         if !entry.body.store_in(call.body, &mut self.spare) {
             return None;
         }
@@ -186,7 +186,7 @@ impl<S: ClientStorage> Book<S> {
     /// Gives the first waiting call its xid, on the lowest free slot (S8). `None` if no slot is free, or if the
     /// session has run out of numbers.
     #[inline]
-    pub(super) fn number_first_waiting(&mut self) -> Option<Xid> {
+    pub(super) fn assign_xid(&mut self) -> Option<Xid> {
         let index = self.waiting.front()?;
         if self.exhausted {
             return None;
@@ -201,19 +201,19 @@ impl<S: ClientStorage> Book<S> {
             self.exhausted = true;
             return None;
         };
-        *self.slots.at_or_grow(slot)? = Occupant(index);
+        *self.slots.at_or_grow(slot)? = CallIndex(index);
         self.slot_hint = slot + 1;
         self.last_xid = xid.get();
         self.waiting.unlink(&mut self.calls, index);
         self.unsettled.push_back(&mut self.calls, index);
         self.unsettled_len += 1;
         let entry = self.calls.at_mut(index)?;
-        entry.stage = Stage::Unsettled;
+        entry.state = CallState::Unsettled;
         entry.xid = Some(xid);
-        if entry.held {
-            self.unrecorded.get_or_insert(index);
+        if entry.durable {
+            self.first_unjournaled.get_or_insert(index);
         } else {
-            self.recorded = xid.get();
+            self.journaled_up_to = xid.get();
         }
         Some(xid)
     }
@@ -237,7 +237,7 @@ impl<S: ClientStorage> Book<S> {
 
     /// The call that occupies `xid`'s slot under that very number.
     #[inline]
-    pub(super) fn find(&mut self, xid: Xid) -> Option<(u32, &mut Entry<S::Body>)> {
+    pub(super) fn find(&mut self, xid: Xid) -> Option<(u32, &mut CallEntry<S::Body>)> {
         let index = self.slots.at(self.slot_of(xid))?.0;
         let entry = self.calls.at_mut(index)?;
         (entry.xid == Some(xid)).then_some((index, entry))
@@ -245,7 +245,7 @@ impl<S: ClientStorage> Book<S> {
 
     pub(super) fn was_given(&self, xid: Xid) -> bool {
         // What waits for its record was not handed, and cannot be answered.
-        xid.get() <= self.recorded
+        xid.get() <= self.journaled_up_to
     }
 
     /// The slots from `base` on everything of which is settled, as the bits of an `Ack`; `None` behind the last one.
@@ -265,8 +265,8 @@ impl<S: ClientStorage> Book<S> {
 
     /// Settles a call whose outcome no received data brings.
     pub(super) fn settle_with(&mut self, index: u32, outcome: Outcome<'static>) {
-        if self.calls.at(index).is_some_and(|entry| entry.held) {
-            if self.answer_held(index).is_some() {
+        if self.calls.at(index).is_some_and(|entry| entry.durable) {
+            if self.answer_durable(index).is_some() {
                 self.push_event(index, outcome);
             }
             return;
@@ -286,10 +286,10 @@ impl<S: ClientStorage> Book<S> {
     #[inline]
     fn unlink_settled(&mut self, index: u32) -> Option<bool> {
         let entry = self.calls.at_mut(index)?;
-        if entry.stage != Stage::Unsettled {
+        if entry.state != CallState::Unsettled {
             return None;
         }
-        entry.stage = Stage::Settled;
+        entry.state = CallState::Settled;
         entry.event = None;
         let listened = core::mem::take(&mut entry.listened);
         let xid = entry.xid.map_or(0, Xid::get);
@@ -298,8 +298,8 @@ impl<S: ClientStorage> Book<S> {
         if self.resume_at == Some(index) {
             self.advance_resume();
         }
-        if self.unrecorded == Some(index) {
-            self.unrecorded = self.unsettled.next(&self.calls, index);
+        if self.first_unjournaled == Some(index) {
+            self.first_unjournaled = self.unsettled.next(&self.calls, index);
         }
         self.unsettled.unlink(&mut self.calls, index);
         self.unsettled_len -= 1;
@@ -315,7 +315,7 @@ impl<S: ClientStorage> Book<S> {
     /// Ends a call that waits.
     pub(super) fn end(&mut self, index: u32, outcome: Outcome<'static>) {
         let Some(entry) = self.calls.at_mut(index) else { return };
-        entry.stage = Stage::Settled;
+        entry.state = CallState::Settled;
         let listened = core::mem::take(&mut entry.listened);
         self.waiting.unlink(&mut self.calls, index);
         if listened {
@@ -344,7 +344,7 @@ impl<S: ClientStorage> Book<S> {
         self.events.unlink(&mut self.calls, index);
         let Some(entry) = self.calls.at_mut(index) else { return };
         entry.event = None;
-        if entry.stage == Stage::Settled {
+        if entry.state == CallState::Settled {
             self.release(index);
         }
     }
@@ -355,7 +355,7 @@ impl<S: ClientStorage> Book<S> {
         let id = CallId(self.calls.key_at(index)?);
         let entry = self.calls.at_mut(index)?;
         let outcome = entry.event.take()?;
-        if entry.stage == Stage::Settled {
+        if entry.state == CallState::Settled {
             self.release(index);
         }
         Some((id, outcome))
@@ -365,7 +365,7 @@ impl<S: ClientStorage> Book<S> {
     /// left, the call when its event was polled as well.
     #[inline]
     fn release(&mut self, index: u32) {
-        if self.leaving == Some(index) {
+        if self.in_transmit == Some(index) {
             return;
         }
         self.free_slot_of(index);
@@ -383,15 +383,15 @@ impl<S: ClientStorage> Book<S> {
         if let Some(call) = self.slots.at_mut(slot)
             && call.0 == index
         {
-            *call = Occupant::default();
+            *call = CallIndex::default();
             self.slot_hint = self.slot_hint.min(slot);
         }
     }
 
     /// The request that was leaving has left, or never will.
-    pub(super) fn left(&mut self) {
-        let Some(index) = self.leaving.take() else { return };
-        if self.calls.at(index).is_some_and(|entry| entry.stage == Stage::Settled) {
+    pub(super) fn transmit_finished(&mut self) {
+        let Some(index) = self.in_transmit.take() else { return };
+        if self.calls.at(index).is_some_and(|entry| entry.state == CallState::Settled) {
             self.release(index);
         }
     }
@@ -399,7 +399,7 @@ impl<S: ClientStorage> Book<S> {
     /// Notes something to be sent about an unsettled call.
     pub(super) fn note_todo(&mut self, index: u32, note: impl FnOnce(&mut Todo)) {
         let Some(entry) = self.calls.at_mut(index) else { return };
-        if entry.stage == Stage::Unsettled {
+        if entry.state == CallState::Unsettled {
             note(&mut entry.todo);
             self.todo.push_back(&mut self.calls, index);
         }
@@ -430,26 +430,26 @@ impl<S: ClientStorage> Book<S> {
                 entry.todo = Todo::default();
             }
         }
-        self.left();
+        self.transmit_finished();
         let mut next = self.unsettled.front();
         while let Some(index) = next {
             next = self.unsettled.next(&self.calls, index);
             if let Some(entry) = self.calls.at_mut(index) {
-                entry.broken |= entry.carried != Carried::Never;
-                entry.again_at = Instant::FAR_FUTURE;
-                entry.tries = 0;
+                entry.may_have_run |= entry.last_sent != LastSent::Never;
+                entry.retransmit_at = Instant::FAR_FUTURE;
+                entry.retransmits = 0;
             }
         }
     }
 
     /// S3: calls of the lost session are unknown for good, but for idempotent ones, which are repeated (S22), and for
     /// held ones of which no byte was handed.
-    pub(super) fn lose_session(&mut self) {
+    pub(super) fn session_lost(&mut self) {
         let mut repeated = List::<QUEUE>::default();
-        self.unrecorded = None;
+        self.first_unjournaled = None;
         while let Some(index) = self.unsettled.front() {
             let again = self.calls.at(index).is_some_and(|e| {
-                !e.answered && (e.idempotent && e.unwanted.is_none() || e.never_sent())
+                !e.answered && (e.idempotent && e.abandoned.is_none() || e.never_sent())
             });
             if !again {
                 self.lose_call(index);
@@ -460,9 +460,9 @@ impl<S: ClientStorage> Book<S> {
             self.unsettled_len -= 1;
             repeated.push_front(&mut self.calls, index);
             if let Some(entry) = self.calls.at_mut(index) {
-                entry.stage = Stage::Waiting;
+                entry.state = CallState::Waiting;
                 entry.xid = None;
-                entry.carried = Carried::Never;
+                entry.last_sent = LastSent::Never;
             }
         }
         // Latest first, so that the earliest ends up at the front.
@@ -499,12 +499,12 @@ impl<S: ClientStorage> Book<S> {
     pub(super) fn start_session(&mut self, xid_before_first: u64) {
         debug_assert!(self.unsettled.is_empty());
         self.last_xid = xid_before_first;
-        self.recorded = xid_before_first;
-        self.unrecorded = None;
+        self.journaled_up_to = xid_before_first;
+        self.first_unjournaled = None;
         self.settled_high = 0;
         self.exhausted = false;
         self.slot_hint = 0;
-        self.slots.as_mut_slice().fill(Occupant::default());
+        self.slots.as_mut_slice().fill(CallIndex::default());
     }
 
     pub(super) fn grant(&mut self, slots: u32) {

@@ -13,10 +13,10 @@
 //! is sent again under the same xid, and the rest is asked for (S21). Nothing above what is recorded was ever told to
 //! the server, neither in a request nor in X, so the numbers that a restored machine gives are new (S8).
 
-use super::call::{Carried, Entry, Stage, Todo};
-use super::calls::Book;
+use super::call::{CallEntry, CallState, LastSent, Todo};
+use super::calls::CallTable;
 use super::recovery;
-use super::{Call, Client, ClientConfig, ClientSession, Occupant, Phase};
+use super::{Call, CallIndex, Client, ClientConfig, ClientSession, Phase};
 use crate::ids::{CallId, MethodId, SessionId, Xid};
 use crate::storage::{Array, Body, ClientStorage, Places, Table};
 use crate::time::Instant;
@@ -52,7 +52,7 @@ impl<S: ClientStorage> Client<S> {
         xid_last: u64,
     ) -> Option<Client<S>> {
         let grants = session.grants;
-        let slots_max = u32::try_from(Book::<S>::SLOTS_MAX).unwrap_or(u32::MAX).min(65_536);
+        let slots_max = u32::try_from(CallTable::<S>::SLOTS_MAX).unwrap_or(u32::MAX).min(65_536);
         if !(1..=slots_max).contains(&grants.slots) || xid_last > Xid::MAX {
             return None;
         }
@@ -62,8 +62,8 @@ impl<S: ClientStorage> Client<S> {
         config.reply_len_max = config.reply_len_max.max(grants.reply_len_max);
         let mut client = Client::new(config);
         client.session = Some(session);
-        client.book.grant(grants.slots);
-        client.book.restore_numbers(xid_last);
+        client.table.grant(grants.slots);
+        client.table.restore_numbers(xid_last);
         Some(client)
     }
 
@@ -73,13 +73,13 @@ impl<S: ClientStorage> Client<S> {
     ///
     /// `None` if it cannot be: it comes too late or out of order, its slot is taken, it is one-way, or there is no room.
     pub fn restore_call(&mut self, now: Instant, xid: Xid, call: Call<'_>) -> Option<CallId> {
-        self.tick(now);
+        self.advance_clock(now);
         let early = self.epoch == 0 && self.phase == Phase::Down && self.session.is_some();
         if !early || call.one_way {
             return None;
         }
         let deadline = self.now + call.timeout;
-        self.book.restore_call(xid, call, deadline)
+        self.table.restore_call(xid, call, deadline)
     }
 
     /// The next held call that is to be written down, which has just got its xid. Poll until `None` whenever
@@ -87,21 +87,21 @@ impl<S: ClientStorage> Client<S> {
     ///
     /// Once it is written, and all those before it, say so with [`recorded`](Client::recorded).
     pub fn poll_record(&mut self, now: Instant) -> Option<Numbered<'_>> {
-        self.tick(now);
+        self.advance_clock(now);
         if self.phase != Phase::Up || self.goodbye_sent || self.server_leaving {
             return None;
         }
         loop {
-            let index = self.book.first_waiting()?;
-            let entry = self.book.calls.at(index).filter(|entry| entry.held)?;
+            let index = self.table.first_waiting()?;
+            let entry = self.table.calls.at(index).filter(|entry| entry.durable)?;
             if let Some(why) = self.unfit(entry) {
                 let outcome = recovery::not_executed(entry.sent_call(), why);
-                self.book.end(index, outcome);
+                self.table.end(index, outcome);
                 continue;
             }
-            let xid = self.book.number_first_waiting()?;
-            let call = CallId(self.book.calls.key_at(index)?);
-            let Entry { method, idempotent, ref body, .. } = *self.book.calls.at(index)?;
+            let xid = self.table.assign_xid()?;
+            let call = CallId(self.table.calls.key_at(index)?);
+            let CallEntry { method, idempotent, ref body, .. } = *self.table.calls.at(index)?;
             return Some(Numbered { call, xid, method, idempotent, body: body.as_slice() });
         }
     }
@@ -109,30 +109,30 @@ impl<S: ClientStorage> Client<S> {
     /// Held calls of this session are written down, all up to this xid: they may be handed. Nothing happens if the
     /// session has ended meanwhile: its calls that were not handed get other numbers in the next one.
     pub fn recorded(&mut self, now: Instant, session: SessionId, up_to: Xid) {
-        self.tick(now);
+        self.advance_clock(now);
         if self.session.is_none_or(|own| own.id != session) {
             return;
         }
         // A server that drains refuses it, which is an answer; what cannot leave now is found by the next resume.
         let now_due = self.phase == Phase::Up && !self.goodbye_sent;
-        self.book.note_recorded(up_to.get(), now_due);
+        self.table.note_journaled(up_to.get(), now_due);
     }
 
     /// The outcome of a held call is written down, or need not be: the call is settled, and the server may forget its
     /// answer. Nothing happens to a call that has no final outcome, or is not held.
     pub fn settle(&mut self, now: Instant, id: CallId) {
-        self.tick(now);
-        if self.book.calls.get(id.0).is_some_and(|entry| entry.answered) {
-            self.book.settle(id.0.index);
+        self.advance_clock(now);
+        if self.table.calls.get(id.0).is_some_and(|entry| entry.answered) {
+            self.table.settle(id.0.index);
             self.note_settled(0);
         }
     }
 }
 
-impl<S: ClientStorage> Book<S> {
+impl<S: ClientStorage> CallTable<S> {
     fn restore_numbers(&mut self, xid_last: u64) {
         self.last_xid = xid_last;
-        self.recorded = xid_last;
+        self.journaled_up_to = xid_last;
         // S16: which of them are settled is told by bits at the resume.
         self.settled_high = xid_last;
         // Of every slot that they may have been on, not only of those below the highest of an unsettled call.
@@ -147,7 +147,7 @@ impl<S: ClientStorage> Book<S> {
             None => true,
         };
         let slot = self.slot_of(xid);
-        let free = self.slots.at(slot).is_none_or(Occupant::is_free);
+        let free = self.slots.at(slot).is_none_or(CallIndex::is_free);
         if !in_order || !free || xid.get() > self.last_xid {
             return None;
         }
@@ -156,41 +156,41 @@ impl<S: ClientStorage> Book<S> {
         self.waiting.unlink(&mut self.calls, index);
         self.unsettled.push_back(&mut self.calls, index);
         self.unsettled_len += 1;
-        *self.slots.at_or_grow(slot)? = Occupant::of(index);
+        *self.slots.at_or_grow(slot)? = CallIndex::of(index);
         let entry = self.calls.at_mut(index)?;
-        entry.stage = Stage::Unsettled;
+        entry.state = CallState::Unsettled;
         entry.xid = Some(xid);
-        entry.broken = true;
+        entry.may_have_run = true;
         Some(id)
     }
 
     /// All calls up to this xid may be handed; those that could not be before are to be sent if that is `now_due`.
-    fn note_recorded(&mut self, up_to: u64, now_due: bool) {
-        self.recorded = self.recorded.max(up_to.min(self.last_xid));
+    fn note_journaled(&mut self, up_to: u64, now_due: bool) {
+        self.journaled_up_to = self.journaled_up_to.max(up_to.min(self.last_xid));
         // A round of S21 that has not come to them yet will.
         let now_due = now_due && self.resume_at.is_none();
-        while let Some(index) = self.unrecorded {
+        while let Some(index) = self.first_unjournaled {
             let Some(entry) = self.calls.at(index) else { return };
-            if entry.xid.is_none_or(|xid| xid.get() > self.recorded) {
+            if entry.xid.is_none_or(|xid| xid.get() > self.journaled_up_to) {
                 return;
             }
-            if now_due && !entry.answered && entry.carried == Carried::Never {
+            if now_due && !entry.answered && entry.last_sent == LastSent::Never {
                 self.note_todo(index, |todo| todo.send = true);
             }
-            self.unrecorded = self.unsettled.next(&self.calls, index);
+            self.first_unjournaled = self.unsettled.next(&self.calls, index);
         }
     }
 
     /// A held call has its final outcome: nothing more is sent of it, and its slot stays taken. Returns its id if the
     /// outcome is to be told; `None` if it had one already.
-    pub(super) fn answer_held(&mut self, index: u32) -> Option<CallId> {
+    pub(super) fn answer_durable(&mut self, index: u32) -> Option<CallId> {
         let key = self.calls.key_at(index)?;
         let entry = self.calls.at_mut(index)?;
-        if entry.stage != Stage::Unsettled || core::mem::replace(&mut entry.answered, true) {
+        if entry.state != CallState::Unsettled || core::mem::replace(&mut entry.answered, true) {
             return None;
         }
         entry.deadline = Instant::FAR_FUTURE;
-        entry.again_at = Instant::FAR_FUTURE;
+        entry.retransmit_at = Instant::FAR_FUTURE;
         entry.todo = Todo::default();
         entry.event = None;
         let told = core::mem::take(&mut entry.listened);

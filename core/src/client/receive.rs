@@ -1,13 +1,13 @@
 //! Frames that come to a client.
 
-use super::call::Carried;
+use super::call::LastSent;
 use super::recovery::{self, Answer};
 use super::{Client, ClientSession, Phase, Received, Reply};
 use crate::error::{CloseReason, ProtocolError, SessionEnd};
 use crate::outcome::Status;
 use crate::storage::ClientStorage;
 use crate::time::Instant;
-use crate::wire::{self, Control, Cut, Frame, Refuse, ReplyHeader, Role, VERSION, Welcome};
+use crate::wire::{self, Control, Frame, Parsed, Refuse, ReplyHeader, Role, VERSION, Welcome};
 
 impl<S: ClientStorage> Client<S> {
     /// Takes received bytes, up to the first answer among them.
@@ -23,7 +23,7 @@ impl<S: ClientStorage> Client<S> {
         now: Instant,
         data: &'d [u8],
     ) -> Result<Received<Reply<'d>>, ProtocolError> {
-        self.tick(now);
+        self.advance_clock(now);
         let mut consumed = 0;
         let mut wanted = 0;
         let mut item = None;
@@ -32,16 +32,16 @@ impl<S: ClientStorage> Client<S> {
             if rest.is_empty() {
                 return Ok(Received { consumed, item, wanted });
             }
-            self.alive.hear(rest);
-            let (step, len) = match wire::cut(rest, Role::Server, self.config.reply_len_max) {
-                Ok(Cut::Incomplete(len)) => {
+            self.keepalive.on_bytes(rest);
+            let (step, len) = match wire::parse(rest, Role::Server, self.config.reply_len_max) {
+                Ok(Parsed::Incomplete(len)) => {
                     wanted = len;
                     return Ok(Received { consumed, item, wanted });
                 }
-                Ok(Cut::Reply(header, body, len)) => (self.handle_reply(header, body), len),
-                Ok(Cut::Control(control, len)) => (self.handle_control(control), len),
+                Ok(Parsed::Reply(header, body, len)) => (self.handle_reply(header, body), len),
+                Ok(Parsed::Control(control, len)) => (self.handle_control(control), len),
                 // A client's frames are never cut out as a server's.
-                Ok(Cut::Request(..)) => (Err(ProtocolError::NoSession), 0),
+                Ok(Parsed::Request(..)) => (Err(ProtocolError::NoSession), 0),
                 Err(error) => (Err(error), 0),
             };
             consumed += len;
@@ -93,35 +93,35 @@ impl<S: ClientStorage> Client<S> {
     ) -> Result<Option<Reply<'d>>, ProtocolError> {
         let xid = header.xid;
         let unexpected = ProtocolError::UnexpectedAnswer { xid: xid.get() };
-        if self.phase != Phase::Up || !self.book.was_given(xid) {
+        if self.phase != Phase::Up || !self.table.was_given(xid) {
             return Err(unexpected);
         }
         // S9: others were settled by an earlier answer.
-        let Some((index, entry)) = self.book.find(xid).filter(|(_, entry)| !entry.answered) else {
+        let Some((index, entry)) = self.table.find(xid).filter(|(_, entry)| !entry.answered) else {
             self.counters.late_answers += 1;
             return Ok(None);
         };
-        let held = entry.held;
+        let durable = entry.durable;
         if let Status::NotSeen { ask } = header.status {
-            let asked = entry.carried == Carried::Asked { epoch: self.epoch };
+            let asked = entry.last_sent == LastSent::Asked { epoch: self.epoch };
             if !asked || !entry.asks.are_answered_by(ask) {
                 // S27: what it says is older than what was sent since. On a stream nothing is answered twice.
                 let lossy = self.config.resend_after.is_some();
                 return if lossy { Ok(None) } else { Err(unexpected) };
             }
         }
-        let why = entry.unwanted_why();
+        let why = entry.abandoned_why();
         match recovery::answer(entry.sent_call(), why, self.server_leaving, header.status, body) {
             Answer::SendAgain => {
-                self.book.note_todo(index, |todo| todo.send = true);
+                self.table.note_todo(index, |todo| todo.send = true);
                 Ok(None)
             }
-            Answer::Settle(outcome) if held => {
-                let call = self.book.answer_held(index);
+            Answer::Settle(outcome) if durable => {
+                let call = self.table.answer_durable(index);
                 Ok(call.map(|call| Reply { call, outcome }))
             }
             Answer::Settle(outcome) => {
-                let call = self.book.settle(index);
+                let call = self.table.settle(index);
                 self.note_settled(body.len());
                 Ok(call.map(|call| Reply { call, outcome }))
             }
@@ -139,15 +139,15 @@ impl<S: ClientStorage> Client<S> {
         if !sane {
             return Err(ProtocolError::UnexpectedWelcome);
         }
-        if let Some(reason) = self.judge_server(welcome) {
+        if let Some(reason) = self.check_server(welcome) {
             self.refuse_for_good(reason);
             return Ok(());
         }
         let resumed = self.session.is_some();
         if let Some(session) = self.session {
-            let known = recovery::Resumable { session: &session, sent: self.book.recorded };
-            if let Some(end) = recovery::judge_resumed(known, welcome) {
-                self.lose_session(end, CloseReason::SessionUnknown);
+            let known = recovery::Resumable { session: &session, sent: self.table.journaled_up_to };
+            if let Some(end) = recovery::check_resumed(known, welcome) {
+                self.session_lost(end, CloseReason::SessionUnknown);
                 return Ok(());
             }
             self.counters.resumes += 1;
@@ -165,19 +165,19 @@ impl<S: ClientStorage> Client<S> {
         self.phase = Phase::Up;
         self.greeting_until = Instant::FAR_FUTURE;
         self.output.hello_again_at = Instant::FAR_FUTURE;
-        self.look_later();
-        self.book.grant(grants.slots);
-        self.book.start_resume();
-        if self.book.settled_above(self.book.acked()) {
+        self.schedule_check();
+        self.table.grant(grants.slots);
+        self.table.start_resume();
+        if self.table.settled_above(self.table.acked()) {
             // S16: what was acknowledged by bits is acknowledged again after a resume.
             self.output.ack_at = Instant::ZERO;
         }
-        self.notes.connected = Some(resumed);
+        self.pending_events.connected = Some(resumed);
         Ok(())
     }
 
     /// S7: whether the server is the one that was demanded.
-    fn judge_server(&self, welcome: &Welcome) -> Option<CloseReason> {
+    fn check_server(&self, welcome: &Welcome) -> Option<CloseReason> {
         self.mismatch(welcome.service, welcome.server)
     }
 
@@ -196,9 +196,9 @@ impl<S: ClientStorage> Client<S> {
     fn handle_refuse(&mut self, refuse: Refuse) {
         let lost = |client: &mut Self, end, reason| {
             if client.session.is_some() {
-                client.lose_session(end, reason);
+                client.session_lost(end, reason);
             } else {
-                client.let_go(reason);
+                client.drop_connection(reason);
             }
         };
         let false_retry = ProtocolError::FalseRetry { xid: 0 }.code();
@@ -213,7 +213,7 @@ impl<S: ClientStorage> Client<S> {
             Refuse::Protocol(code) if code == settled || code == ahead => {
                 lost(self, SessionEnd::RolledBack, CloseReason::PeerSaysProtocol(code));
             }
-            Refuse::Protocol(code) => self.let_go(CloseReason::PeerSaysProtocol(code)),
+            Refuse::Protocol(code) => self.drop_connection(CloseReason::PeerSaysProtocol(code)),
             Refuse::VersionUnsupported { min, max } => {
                 self.refuse_for_good(CloseReason::VersionUnsupported { min, max });
             }
@@ -223,16 +223,16 @@ impl<S: ClientStorage> Client<S> {
             Refuse::WrongPrincipal => {
                 lost(self, SessionEnd::Refused, CloseReason::WrongPrincipal);
             }
-            Refuse::SessionsFull => self.let_go(CloseReason::SessionsFull),
-            Refuse::PrincipalFull => self.let_go(CloseReason::PrincipalFull),
+            Refuse::SessionsFull => self.drop_connection(CloseReason::SessionsFull),
+            Refuse::PrincipalFull => self.drop_connection(CloseReason::PrincipalFull),
             Refuse::WrongServer { service, server } => match self.mismatch(service, server) {
                 Some(reason) => self.refuse_for_good(reason),
                 // We demanded nothing that it is not: it is confused, and may not stay so.
-                None => self.let_go(CloseReason::PeerSaysProtocol(0)),
+                None => self.drop_connection(CloseReason::PeerSaysProtocol(0)),
             },
-            Refuse::ShuttingDown => self.let_go(CloseReason::ShuttingDown),
-            Refuse::Superseded => self.let_go(CloseReason::Superseded),
-            Refuse::TooSlow => self.let_go(CloseReason::TooSlow),
+            Refuse::ShuttingDown => self.drop_connection(CloseReason::ShuttingDown),
+            Refuse::Superseded => self.drop_connection(CloseReason::Superseded),
+            Refuse::TooSlow => self.drop_connection(CloseReason::TooSlow),
         }
     }
 }

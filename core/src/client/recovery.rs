@@ -12,7 +12,7 @@ use crate::wire::Welcome;
 pub(crate) struct SentCall {
     pub(crate) idempotent: bool,
     /// A connection that carried it has broken, or it was sent again: an earlier copy may have run.
-    pub(crate) broken: bool,
+    pub(crate) may_have_run: bool,
     /// Whether it is still to be executed: not timed out, cancelled, failed fast or forgotten.
     pub(crate) wanted: bool,
 }
@@ -33,7 +33,7 @@ pub(crate) struct Resumable<'a> {
 ///
 /// An h below what was answered says nothing: refusals, and acknowledged calls, do not survive a crash of a server with a
 /// ledger (S30). That the ledger is an old copy shows in its commit.
-pub(crate) fn judge_resumed(known: Resumable<'_>, welcome: &Welcome) -> Option<SessionEnd> {
+pub(crate) fn check_resumed(known: Resumable<'_>, welcome: &Welcome) -> Option<SessionEnd> {
     let Resumable { session, sent } = known;
     if welcome.session != session.id || welcome.server != session.server {
         Some(SessionEnd::SessionUnknown)
@@ -93,7 +93,7 @@ pub(crate) enum Answer<'d> {
 /// for is the only one that could still carry it, and keeps the order, so no copy of the request is on its way.
 pub(crate) fn answer(
     call: SentCall,
-    unwanted: NotExecuted,
+    abandoned: NotExecuted,
     server_leaving: bool,
     status: Status,
     body: &[u8],
@@ -110,14 +110,14 @@ pub(crate) fn answer(
                 Answer::Settle(not_executed(call, NotExecuted::ShuttingDown))
             }
             Resumed::SendAgain => Answer::SendAgain,
-            Resumed::Ask | Resumed::Settle => Answer::Settle(not_executed(call, unwanted)),
+            Resumed::Ask | Resumed::Settle => Answer::Settle(not_executed(call, abandoned)),
         },
     }
 }
 
 /// `NotExecuted`, unless an earlier copy of an idempotent call may have run (S22, C73).
 pub(crate) fn not_executed(call: SentCall, why: NotExecuted) -> Outcome<'static> {
-    if call.idempotent && call.broken {
+    if call.idempotent && call.may_have_run {
         Outcome::Unknown { why: Unknown::Repeated, ticket: false }
     } else {
         Outcome::NotExecuted(why)
@@ -131,26 +131,26 @@ mod tests {
     #[test]
     fn after_a_resume_only_wanted_calls_are_sent_again() {
         for idempotent in [false, true] {
-            let wanted = SentCall { idempotent, broken: true, wanted: true };
-            let unwanted = SentCall { wanted: false, ..wanted };
+            let wanted = SentCall { idempotent, may_have_run: true, wanted: true };
+            let abandoned = SentCall { wanted: false, ..wanted };
             assert_eq!(resumed(wanted, true), Resumed::SendAgain);
             let below = if idempotent { Resumed::SendAgain } else { Resumed::Ask };
             assert_eq!(resumed(wanted, false), below);
-            assert_eq!(resumed(unwanted, true), Resumed::Settle);
-            assert_eq!(resumed(unwanted, false), Resumed::Ask, "never settled alone (C74)");
+            assert_eq!(resumed(abandoned, true), Resumed::Settle);
+            assert_eq!(resumed(abandoned, false), Resumed::Ask, "never settled alone (C74)");
         }
     }
 
     #[test]
     fn on_the_same_connection_only_wanted_calls_are_sent_again() {
-        let wanted = SentCall { idempotent: false, broken: false, wanted: true };
+        let wanted = SentCall { idempotent: false, may_have_run: false, wanted: true };
         assert_eq!(repeated(wanted), Repeated::SendAgain);
         assert_eq!(repeated(SentCall { wanted: false, ..wanted }), Repeated::Ask);
     }
 
     #[test]
     fn what_a_draining_server_has_not_seen_is_not_executed() {
-        let call = SentCall { idempotent: false, broken: true, wanted: true };
+        let call = SentCall { idempotent: false, may_have_run: true, wanted: true };
         let answer = |leaving| {
             answer(call, NotExecuted::Cancelled, leaving, Status::NotSeen { ask: 1 }, b"")
         };
@@ -161,14 +161,14 @@ mod tests {
 
     #[test]
     fn an_idempotent_call_whose_connection_broke_never_ends_as_not_executed() {
-        let call = SentCall { idempotent: true, broken: true, wanted: false };
+        let call = SentCall { idempotent: true, may_have_run: true, wanted: false };
         let refused = Status::Refused(NotExecuted::Overloaded);
         let repeated = Outcome::Unknown { why: Unknown::Repeated, ticket: false };
         for status in [refused, Status::NotSeen { ask: 1 }] {
             let answer = answer(call, NotExecuted::Cancelled, false, status, b"");
             assert_eq!(answer, Answer::Settle(repeated));
         }
-        let healthy = SentCall { broken: false, ..call };
+        let healthy = SentCall { may_have_run: false, ..call };
         let answer = answer(healthy, NotExecuted::Cancelled, false, refused, b"");
         assert_eq!(answer, Answer::Settle(Outcome::NotExecuted(NotExecuted::Overloaded)));
     }

@@ -2,10 +2,10 @@
 
 use core::time::Duration;
 
-use super::call::{self, Entry, Stage};
+use super::call::{self, CallEntry, CallState};
 use super::{Client, Phase, recovery};
 use crate::error::CloseReason;
-use crate::keepalive::{self, Alive, Look, NEVER};
+use crate::keepalive::{self, Keepalive, NEVER, Verdict};
 use crate::outcome::{NotExecuted, Outcome, Unknown};
 use crate::storage::{Array, ClientStorage, Flat, Places, Table};
 use crate::time::Instant;
@@ -18,20 +18,20 @@ impl<S: ClientStorage> Client<S> {
         match self.phase {
             Phase::Down => {}
             Phase::Greeting if self.greeting_until <= self.now => {
-                self.let_go(CloseReason::TooSlow);
+                self.drop_connection(CloseReason::TooSlow);
             }
             Phase::Greeting => {
                 if self.output.hello_again_at <= self.now {
                     self.output.greet();
                 }
             }
-            Phase::Up if self.look_at <= self.now => {
-                self.look_later();
-                match self.alive.look(self.keepalive(), self.looked_after()) {
-                    Look::Fine => {}
-                    Look::Say => self.output.pong = true,
-                    Look::Ask => self.ask_peer(),
-                    Look::Dead => self.let_go(CloseReason::PeerSilent),
+            Phase::Up if self.keepalive_at <= self.now => {
+                self.schedule_check();
+                match self.keepalive.check(self.silence_max(), self.check_period()) {
+                    Verdict::Alive => {}
+                    Verdict::Reassure => self.output.pong = true,
+                    Verdict::Probe => self.send_keepalive(),
+                    Verdict::Dead => self.drop_connection(CloseReason::PeerSilent),
                 }
             }
             Phase::Up => {}
@@ -41,8 +41,8 @@ impl<S: ClientStorage> Client<S> {
     /// The part of [`handle_timeout`](Client::handle_timeout) that is about calls: ends those whose deadline has passed.
     /// The peer is not judged by its silence, so that not all of what has arrived need be read before.
     pub fn handle_deadlines(&mut self, now: Instant) {
-        self.tick(now);
-        while let Some(index) = self.book.next_due(self.now) {
+        self.advance_clock(now);
+        while let Some(index) = self.table.next_due(self.now) {
             self.handle_due(index);
         }
     }
@@ -53,7 +53,7 @@ impl<S: ClientStorage> Client<S> {
         let connection = match self.phase {
             Phase::Down => Instant::FAR_FUTURE,
             Phase::Greeting => self.greeting_until.min(self.output.hello_again_at),
-            Phase::Up => self.look_at.min(self.output.ack_at),
+            Phase::Up => self.keepalive_at.min(self.output.ack_at),
         };
         let at = connection.min(self.calls_timeout());
         (at != Instant::FAR_FUTURE).then_some(at)
@@ -69,43 +69,43 @@ impl<S: ClientStorage> Client<S> {
 
     #[inline]
     fn calls_timeout(&self) -> Instant {
-        if self.book.is_idle() { Instant::FAR_FUTURE } else { self.book.earliest_timer() }
+        if self.table.is_idle() { Instant::FAR_FUTURE } else { self.table.earliest_timer() }
     }
 
     /// How long the server may be silent.
-    fn keepalive(&self) -> Duration {
+    fn silence_max(&self) -> Duration {
         self.granted_keepalive().max(self.config.keepalive)
     }
 
     fn granted_keepalive(&self) -> Duration {
         self.session
-            .map_or(Duration::ZERO, |session| keepalive::granted(session.grants.keepalive_ms))
+            .map_or(Duration::ZERO, |session| keepalive::from_millis(session.grants.keepalive_ms))
     }
 
     /// How often the server is looked at, and hears from us: it judges us by what it granted.
-    fn looked_after(&self) -> Duration {
-        let granted = keepalive::looked_after(self.granted_keepalive());
+    fn check_period(&self) -> Duration {
+        let granted = keepalive::check_period(self.granted_keepalive());
         if self.config.keepalive == NEVER {
-            granted.min(keepalive::looked_after(NEVER))
+            granted.min(keepalive::check_period(NEVER))
         } else {
             granted
         }
     }
 
-    pub(super) fn look_later(&mut self) {
-        self.look_at = Alive::next_look(self.now, self.looked_after());
+    pub(super) fn schedule_check(&mut self) {
+        self.keepalive_at = Keepalive::next_check(self.now, self.check_period());
     }
 
     /// A call's timer has come: its deadline, or the time to send it again.
     fn handle_due(&mut self, index: u32) {
-        let Some(entry) = self.book.calls.at_mut(index) else { return };
+        let Some(entry) = self.table.calls.at_mut(index) else { return };
         if entry.deadline > self.now {
             // S27: unanswered on a link that loses messages.
-            entry.tries = (entry.tries + 1).min(6);
-            let asked = matches!(entry.carried, call::Carried::Asked { .. });
+            entry.retransmits = (entry.retransmits + 1).min(6);
+            let asked = matches!(entry.last_sent, call::LastSent::Asked { .. });
             let cancelled = entry.cancelled;
             self.arm_resend(index);
-            self.book.note_todo(index, |todo| {
+            self.table.note_todo(index, |todo| {
                 todo.ask |= asked;
                 todo.send |= !asked;
                 todo.cancel |= cancelled;
@@ -113,24 +113,24 @@ impl<S: ClientStorage> Client<S> {
             return;
         }
         entry.deadline = Instant::FAR_FUTURE;
-        entry.unwanted.get_or_insert(NotExecuted::DeadlinePassed);
-        match entry.stage {
-            Stage::Settled => {}
-            Stage::Waiting => {
+        entry.abandoned.get_or_insert(NotExecuted::DeadlinePassed);
+        match entry.state {
+            CallState::Settled => {}
+            CallState::Waiting => {
                 let outcome =
                     recovery::not_executed(entry.sent_call(), NotExecuted::DeadlinePassed);
-                self.book.end(index, outcome);
+                self.table.end(index, outcome);
             }
-            Stage::Unsettled if entry.never_sent() => {
+            CallState::Unsettled if entry.never_sent() => {
                 let outcome = Outcome::NotExecuted(NotExecuted::DeadlinePassed);
-                self.book.settle_with(index, outcome);
+                self.table.settle_with(index, outcome);
             }
-            Stage::Unsettled => self.book.report_unknown(index, Unknown::DeadlinePassed),
+            CallState::Unsettled => self.table.report_unknown(index, Unknown::DeadlinePassed),
         }
     }
 
     /// S20; and S27: what nobody answers may be lost, so it is said again whenever the link is silent.
-    fn ask_peer(&mut self) {
+    fn send_keepalive(&mut self) {
         self.output.ping(self.config.resend_after.is_some());
     }
 }
@@ -175,7 +175,7 @@ impl<S: ClientStorage> Timers<S> {
                 let end = first.saturating_add(S::DEADLINE_BLOCK).min(calls.high_water());
                 *block = Instant::FAR_FUTURE;
                 for index in first..end {
-                    let timer = calls.at(index).map_or(Instant::FAR_FUTURE, Entry::timer);
+                    let timer = calls.at(index).map_or(Instant::FAR_FUTURE, CallEntry::timer);
                     if timer <= now {
                         *block = Instant::ZERO;
                         return Some(index);

@@ -3,14 +3,14 @@
 use core::num::NonZeroUsize;
 use core::time::Duration;
 
-use super::call::{Carried, Entry, Stage, Todo};
+use super::call::{CallEntry, CallState, LastSent, Todo};
 use super::recovery::{self, Repeated, Resumed};
 use super::{Client, Phase};
 use crate::keepalive::NEVER;
 use crate::outcome::NotExecuted;
 use crate::storage::{Body, ClientStorage, Places};
 use crate::time::Instant;
-use crate::wire::writer::Writer;
+use crate::wire::writer::FrameWriter;
 use crate::wire::{self, Ack, Frame, Hello, REQUEST_HEADER_LEN, RequestHeader, Resume, Role};
 
 /// A shorter time would come again at once, for ever.
@@ -97,18 +97,18 @@ impl<S: ClientStorage> Client<S> {
     /// `out` must hold at least [`wire::CONTROL_LEN_MAX`] bytes: in a shorter one, some frames never fit.
     #[inline]
     pub fn poll_transmit(&mut self, now: Instant, out: &mut [u8]) -> Option<NonZeroUsize> {
-        self.tick(now);
-        let mut writer = Writer::new(out);
+        self.advance_clock(now);
+        let mut writer = FrameWriter::new(out);
         while let Step::More = self.transmit_step(&mut writer) {}
         let written = NonZeroUsize::new(writer.written());
         if written.is_some() {
-            self.alive.speak();
+            self.keepalive.on_sent();
         }
         written
     }
 
     #[inline]
-    fn transmit_step(&mut self, out: &mut Writer<'_>) -> Step {
+    fn transmit_step(&mut self, out: &mut FrameWriter<'_>) -> Step {
         if self.output.partial.is_some() {
             return self.continue_request(out);
         }
@@ -131,13 +131,13 @@ impl<S: ClientStorage> Client<S> {
             return Step::Stop;
         }
         // S21: calls in doubt come first, in xid order, so that the server lets them in in that order (S13).
-        if let Some(index) = self.book.resume_at {
+        if let Some(index) = self.table.resume_at {
             return self.resume_call(index, out);
         }
-        if let Some(index) = self.book.first_to_do() {
+        if let Some(index) = self.table.first_to_do() {
             return self.do_for_call(index, out);
         }
-        if !self.goodbye_sent && !self.server_leaving && self.book.first_waiting().is_some() {
+        if !self.goodbye_sent && !self.server_leaving && self.table.first_waiting().is_some() {
             match self.send_waiting(out) {
                 Step::More => return Step::More,
                 Step::Stop => {}
@@ -153,8 +153,8 @@ impl<S: ClientStorage> Client<S> {
         Step::Stop
     }
 
-    fn send_hello(&mut self, out: &mut Writer<'_>) -> Step {
-        let acked = self.book.acked();
+    fn send_hello(&mut self, out: &mut FrameWriter<'_>) -> Step {
+        let acked = self.table.acked();
         let resume = self.session.map(|session| Resume { session: session.id, acked });
         let hello = Hello {
             magic: wire::MAGIC,
@@ -186,23 +186,23 @@ impl<S: ClientStorage> Client<S> {
     }
 
     pub(super) fn slots_max(&self) -> u32 {
-        let storage = u32::try_from(super::Book::<S>::SLOTS_MAX).unwrap_or(u32::MAX);
+        let storage = u32::try_from(super::CallTable::<S>::SLOTS_MAX).unwrap_or(u32::MAX);
         self.config.slots.clamp(1, 65_536).min(storage)
     }
 
     /// S21 for one call.
-    fn resume_call(&mut self, index: u32, out: &mut Writer<'_>) -> Step {
-        let Some(entry) = self.book.calls.at(index) else {
-            self.book.advance_resume();
+    fn resume_call(&mut self, index: u32, out: &mut FrameWriter<'_>) -> Step {
+        let Some(entry) = self.table.calls.at(index) else {
+            self.table.advance_resume();
             return Step::More;
         };
         if entry.answered {
-            self.book.advance_resume();
+            self.table.advance_resume();
             return Step::More;
         }
-        if entry.xid.is_some_and(|xid| xid.get() > self.book.recorded) {
+        if entry.xid.is_some_and(|xid| xid.get() > self.table.journaled_up_to) {
             // Neither it nor any after it was ever handed.
-            self.book.resume_at = None;
+            self.table.resume_at = None;
             return Step::More;
         }
         let above_h = entry.xid.is_some_and(|xid| xid.get() > self.seen);
@@ -211,8 +211,8 @@ impl<S: ClientStorage> Client<S> {
             Resumed::SendAgain => self.send_request(index, out),
             Resumed::Ask => self.send_ask(index, out),
             Resumed::Settle => {
-                let outcome = recovery::not_executed(entry.sent_call(), entry.unwanted_why());
-                self.book.settle_with(index, outcome);
+                let outcome = recovery::not_executed(entry.sent_call(), entry.abandoned_why());
+                self.table.settle_with(index, outcome);
                 self.note_settled(0);
                 return Step::More;
             }
@@ -220,16 +220,16 @@ impl<S: ClientStorage> Client<S> {
         if !sent {
             return Step::Stop;
         }
-        self.book.advance_resume();
+        self.table.advance_resume();
         if cancelled {
-            self.book.note_todo(index, |todo| todo.cancel = true);
+            self.table.note_todo(index, |todo| todo.cancel = true);
         }
         Step::More
     }
 
-    fn do_for_call(&mut self, index: u32, out: &mut Writer<'_>) -> Step {
-        let Some(entry) = self.book.calls.at(index) else {
-            self.book.done(index);
+    fn do_for_call(&mut self, index: u32, out: &mut FrameWriter<'_>) -> Step {
+        let Some(entry) = self.table.calls.at(index) else {
+            self.table.done(index);
             return Step::More;
         };
         let (todo, xid, call) = (entry.todo, entry.xid, entry.sent_call());
@@ -245,37 +245,37 @@ impl<S: ClientStorage> Client<S> {
             let sent = xid.is_some_and(|xid| out.control(&Frame::Cancel(xid)));
             (sent, Todo { cancel: false, ..todo })
         } else {
-            self.book.done(index);
+            self.table.done(index);
             return Step::More;
         };
         if !sent {
             return Step::Stop;
         }
-        if let Some(entry) = self.book.calls.at_mut(index) {
+        if let Some(entry) = self.table.calls.at_mut(index) {
             entry.todo = rest;
         }
         Step::More
     }
 
     #[inline]
-    fn send_waiting(&mut self, out: &mut Writer<'_>) -> Step {
-        let Some(index) = self.book.first_waiting() else { return Step::Stop };
-        let Some(entry) = self.book.calls.at(index) else { return Step::Stop };
-        if entry.held || self.book.unrecorded.is_some() {
+    fn send_waiting(&mut self, out: &mut FrameWriter<'_>) -> Step {
+        let Some(index) = self.table.first_waiting() else { return Step::Stop };
+        let Some(entry) = self.table.calls.at(index) else { return Step::Stop };
+        if entry.durable || self.table.first_unjournaled.is_some() {
             // S13: what waits for its record is not overtaken.
             return Step::Stop;
         }
         let len = entry.body.as_slice().len();
         if let Some(why) = self.unfit(entry) {
             let outcome = recovery::not_executed(entry.sent_call(), why);
-            self.book.end(index, outcome);
+            self.table.end(index, outcome);
             return Step::More;
         }
         // Numbered only when its first byte leaves (S8).
         if !out.has_room_for(REQUEST_HEADER_LEN + len, REQUEST_HEADER_LEN) {
             return Step::Stop;
         }
-        if self.book.number_first_waiting().is_none() {
+        if self.table.assign_xid().is_none() {
             return Step::Stop;
         }
         if self.send_request(index, out) { Step::More } else { Step::Stop }
@@ -283,7 +283,7 @@ impl<S: ClientStorage> Client<S> {
 
     /// Why a call that waits cannot be handed, if it cannot.
     #[inline]
-    pub(super) fn unfit(&self, entry: &Entry<S::Body>) -> Option<NotExecuted> {
+    pub(super) fn unfit(&self, entry: &CallEntry<S::Body>) -> Option<NotExecuted> {
         let granted = self.session.map_or(0, |session| session.grants.request_len_max);
         if entry.deadline <= self.now {
             Some(NotExecuted::DeadlinePassed)
@@ -296,10 +296,10 @@ impl<S: ClientStorage> Client<S> {
 
     /// Begins to hand a request; false if there is no room for its beginning.
     #[inline]
-    fn send_request(&mut self, index: u32, out: &mut Writer<'_>) -> bool {
-        let acked = self.book.acked();
-        let Some(entry) = self.book.calls.at_mut(index) else { return true };
-        let (Some(xid), Stage::Unsettled) = (entry.xid, entry.stage) else { return true };
+    fn send_request(&mut self, index: u32, out: &mut FrameWriter<'_>) -> bool {
+        let acked = self.table.acked();
+        let Some(entry) = self.table.calls.at_mut(index) else { return true };
+        let (Some(xid), CallState::Unsettled) = (entry.xid, entry.state) else { return true };
         let len = entry.body.as_slice().len();
         if !out.has_room_for(REQUEST_HEADER_LEN + len, REQUEST_HEADER_LEN) {
             return false;
@@ -321,15 +321,15 @@ impl<S: ClientStorage> Client<S> {
         };
         let Some(header) = wire::request_header(&header, len) else { return true };
         self.counters.sent += 1;
-        if entry.carried != Carried::Never || entry.broken {
+        if entry.last_sent != LastSent::Never || entry.may_have_run {
             self.counters.resends += 1;
-            entry.broken = true;
+            entry.may_have_run = true;
         }
-        entry.carried = Carried::Sent;
+        entry.last_sent = LastSent::Sent;
         entry.asks.note_sent();
-        let at = out.split_frame(&header, entry.body.as_slice(), 0);
+        let at = out.write_partial(&header, entry.body.as_slice(), 0);
         if at < REQUEST_HEADER_LEN + len {
-            self.book.leaving = Some(index);
+            self.table.in_transmit = Some(index);
             self.output.partial = Some(Partial { header, at });
         }
         self.arm_resend(index);
@@ -339,18 +339,18 @@ impl<S: ClientStorage> Client<S> {
 
     /// Hands more of the request that is leaving.
     #[inline]
-    fn continue_request(&mut self, out: &mut Writer<'_>) -> Step {
+    fn continue_request(&mut self, out: &mut FrameWriter<'_>) -> Step {
         let Some(partial) = &mut self.output.partial else { return Step::More };
-        let body = match self.book.leaving.and_then(|index| self.book.calls.at(index)) {
+        let body = match self.table.in_transmit.and_then(|index| self.table.calls.at(index)) {
             Some(entry) => entry.body.as_slice(),
             None => &[],
         };
-        partial.at = out.split_frame(&partial.header, body, partial.at);
+        partial.at = out.write_partial(&partial.header, body, partial.at);
         if partial.at < REQUEST_HEADER_LEN + body.len() {
             return Step::Stop;
         }
         self.output.partial = None;
-        self.book.left();
+        self.table.transmit_finished();
         Step::More
     }
 
@@ -359,21 +359,21 @@ impl<S: ClientStorage> Client<S> {
     #[cfg(feature = "alloc")]
     pub fn take_rest(&mut self) -> Option<bytes::Bytes> {
         let partial = self.output.partial.as_ref()?;
-        let entry = self.book.calls.at(self.book.leaving?)?;
+        let entry = self.table.calls.at(self.table.in_transmit?)?;
         let from = partial.at.checked_sub(REQUEST_HEADER_LEN)?;
         let rest = entry.body.shared()?.slice(from..);
         self.output.partial = None;
-        self.book.left();
+        self.table.transmit_finished();
         Some(rest)
     }
 
-    fn send_ask(&mut self, index: u32, out: &mut Writer<'_>) -> bool {
-        let Some(entry) = self.book.calls.at_mut(index) else { return true };
+    fn send_ask(&mut self, index: u32, out: &mut FrameWriter<'_>) -> bool {
+        let Some(entry) = self.table.calls.at_mut(index) else { return true };
         let Some(xid) = entry.xid else { return true };
         if !out.control(&Frame::Ask(xid, entry.asks.next())) {
             return false;
         }
-        entry.carried = Carried::Asked { epoch: self.epoch };
+        entry.last_sent = LastSent::Asked { epoch: self.epoch };
         entry.asks.note_asked();
         self.counters.asks += 1;
         self.arm_resend(index);
@@ -383,16 +383,16 @@ impl<S: ClientStorage> Client<S> {
     /// S27: on a link that loses messages, an unanswered request or question is sent again.
     pub(super) fn arm_resend(&mut self, index: u32) {
         let Some(after) = self.config.resend_after else { return };
-        if let Some(entry) = self.book.calls.at_mut(index) {
-            let after = after.max(RESEND_AFTER_MIN).saturating_mul(1 << entry.tries);
-            entry.again_at = self.now + after;
-            self.book.rearm(index);
+        if let Some(entry) = self.table.calls.at_mut(index) {
+            let after = after.max(RESEND_AFTER_MIN).saturating_mul(1 << entry.retransmits);
+            entry.retransmit_at = self.now + after;
+            self.table.rearm(index);
         }
     }
 
     /// A frame that carries X is leaving.
     fn note_acked(&mut self, acked: u64) {
-        if !self.book.settled_above(acked) {
+        if !self.table.settled_above(acked) {
             self.output.ack_at = Instant::FAR_FUTURE;
             self.output.ack_owed_bytes = 0;
         }
@@ -413,14 +413,14 @@ impl<S: ClientStorage> Client<S> {
     }
 
     /// S9: X, and a bit for each slot of which everything is settled; 64 slots a frame.
-    fn send_ack(&mut self, out: &mut Writer<'_>) -> Step {
-        let acked = self.book.acked();
-        let above = self.book.settled_above(acked);
+    fn send_ack(&mut self, out: &mut FrameWriter<'_>) -> Step {
+        let acked = self.table.acked();
+        let above = self.table.settled_above(acked);
         let mut base = self.output.ack_base.unwrap_or(0);
         loop {
-            let settled = if above { self.book.settled_bits(base) } else { None };
+            let settled = if above { self.table.settled_bits(base) } else { None };
             let first = self.output.ack_base.is_none();
-            let last = self.book.recorded;
+            let last = self.table.journaled_up_to;
             let frame = Ack { acked, last, base, settled: settled.unwrap_or(0) };
             if (first || frame.settled != 0) && !out.control(&Frame::Ack(frame)) {
                 return Step::Stop;
@@ -442,9 +442,9 @@ impl<S: ClientStorage> Client<S> {
     /// never executed (C78, C79).
     fn wants_goodbye(&self) -> bool {
         let ends = self.server_leaving
-            || self.book.is_exhausted()
-            || self.closing && self.book.nothing_waits();
+            || self.table.is_exhausted()
+            || self.closing && self.table.nothing_waits();
         let due = !self.goodbye_sent || self.output.goodbye_again;
-        self.phase == Phase::Up && due && ends && self.book.nothing_unsettled()
+        self.phase == Phase::Up && due && ends && self.table.nothing_unsettled()
     }
 }

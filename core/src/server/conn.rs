@@ -3,7 +3,7 @@
 use super::long::Coming;
 use crate::error::CloseReason;
 use crate::ids::{Principal, SessionId};
-use crate::keepalive::Alive;
+use crate::keepalive::Keepalive;
 use crate::storage::list::{Links, NIL, linked};
 use crate::time::Instant;
 use crate::wire::{REPLY_HEADER_LEN, Refuse};
@@ -17,7 +17,7 @@ pub struct Conn<B> {
     /// What its `Hello` offered that this version knows.
     pub(super) features: u32,
     /// The share in which it is counted, by index; `NIL` if in none.
-    pub(super) share: u32,
+    pub(super) quota: u32,
     /// Random bits for the session that it may open.
     pub(super) secret: SessionId,
     /// The session that it is bound to, by index.
@@ -30,15 +30,15 @@ pub struct Conn<B> {
     pub(super) incoming: Option<IncomingFrame>,
     /// The same frame, if it is a long request.
     pub(super) coming: Coming,
-    pub(super) alive: Alive,
-    pub(super) look_at: Instant,
-    pub(super) send: ToSend,
+    pub(super) keepalive: Keepalive,
+    pub(super) keepalive_at: Instant,
+    pub(super) send: PendingControl,
     /// `Hello`s that came behind requests, and were dropped (S27).
     pub(super) late_hellos: u8,
     /// The reply that is leaving.
-    pub(super) partial: Option<Partial<B>>,
+    pub(super) partial: Option<PartialFrame<B>>,
     /// On the list by `look_at`.
-    look_links: Links,
+    keepalive_links: Links,
     /// On the list of those that have not said `Hello`, or of those with an incomplete frame.
     timer_links: Links,
     /// On the list of those with an event.
@@ -60,7 +60,7 @@ pub(super) struct IncomingFrame {
 /// Control frames to be sent on a connection, in the order of the fields.
 #[derive(Debug, Default)]
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
-pub(super) struct ToSend {
+pub(super) struct PendingControl {
     /// It was handed before, but may be lost (S27).
     pub(super) welcome_again: bool,
     pub(super) refuse: Option<Refuse>,
@@ -69,7 +69,7 @@ pub(super) struct ToSend {
     pub(super) goodbye: bool,
 }
 
-impl ToSend {
+impl PendingControl {
     pub(super) fn is_empty(&self) -> bool {
         !self.welcome_again && self.refuse.is_none() && !self.pong && !self.ping && !self.goodbye
     }
@@ -78,7 +78,7 @@ impl ToSend {
 /// A reply of which a byte was handed.
 #[derive(Debug)]
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
-pub(super) struct Partial<B> {
+pub(super) struct PartialFrame<B> {
     pub(super) header: [u8; REPLY_HEADER_LEN],
     /// Bytes of header and body that have left.
     pub(super) at: usize,
@@ -92,23 +92,23 @@ pub(super) enum PartialBody<B> {
     /// Kept on this slot.
     Slot(u32),
     /// Its slot has moved on. The frame is finished all the same, and its bytes stay counted until it has left.
-    Moved { body: B, bytes: u32 },
+    Detached { body: B, bytes: u32 },
     /// The rest of the reply on this slot was taken by the driver, which is writing it.
     #[cfg_attr(not(feature = "alloc"), expect(dead_code, reason = "only shared memory is taken"))]
     Taken(u32),
     /// The same, and the slot has moved on.
-    TakenMoved { bytes: u32 },
+    TakenDetached { bytes: u32 },
 }
 
-impl<B: Default> Partial<B> {
+impl<B: Default> PartialFrame<B> {
     /// What is kept on a slot is discarded: if it is this reply, it is finished all the same, and true is returned.
     pub(super) fn outlive(&mut self, slot_number: u32, kept: &mut B, bytes: u32) -> bool {
         self.body = match self.body {
             PartialBody::Slot(number) if number == slot_number => {
-                PartialBody::Moved { body: core::mem::take(kept), bytes }
+                PartialBody::Detached { body: core::mem::take(kept), bytes }
             }
             PartialBody::Taken(number) if number == slot_number => {
-                PartialBody::TakenMoved { bytes }
+                PartialBody::TakenDetached { bytes }
             }
             _ => return false,
         };
@@ -116,10 +116,10 @@ impl<B: Default> Partial<B> {
     }
 }
 
-impl<B> Partial<B> {
+impl<B> PartialFrame<B> {
     /// Whether the machine still has bytes of it to write.
     pub(super) fn is_here(&self) -> bool {
-        matches!(self.body, PartialBody::Slot(_) | PartialBody::Moved { .. })
+        matches!(self.body, PartialBody::Slot(_) | PartialBody::Detached { .. })
     }
 }
 
@@ -128,19 +128,19 @@ impl<B> Conn<B> {
         Conn {
             principal,
             features: 0,
-            share: NIL,
+            quota: NIL,
             secret,
             session: None,
             phase: Phase::AwaitingHello,
             since: now,
             incoming: None,
             coming: Coming::default(),
-            alive: Alive::default(),
-            look_at: Instant::FAR_FUTURE,
-            send: ToSend::default(),
+            keepalive: Keepalive::default(),
+            keepalive_at: Instant::FAR_FUTURE,
+            send: PendingControl::default(),
             late_hellos: 0,
             partial: None,
-            look_links: Links::default(),
+            keepalive_links: Links::default(),
             timer_links: Links::default(),
             event_links: Links::default(),
         }
@@ -196,10 +196,10 @@ pub(super) enum Phase {
     Closing(CloseReason),
 }
 
-pub(super) const LOOK: u8 = 10;
+pub(super) const KEEPALIVE: u8 = 10;
 pub(super) const CONN_EVENT: u8 = 11;
 pub(super) const TIMER: u8 = 15;
 
-linked!(Conn<B>, LOOK, look_links);
+linked!(Conn<B>, KEEPALIVE, keepalive_links);
 linked!(Conn<B>, CONN_EVENT, event_links);
 linked!(Conn<B>, TIMER, timer_links);

@@ -5,7 +5,7 @@
 
 use core::fmt;
 
-use super::session::End;
+use super::session::SessionState;
 use super::slot::SlotState;
 use super::{Server, Slot};
 use crate::ids::{Key, SessionId, SessionKey, Xid};
@@ -142,18 +142,18 @@ impl<T: ServerStorage> Server<T> {
     /// Why it will never run.
     #[inline]
     pub fn start(&mut self, now: Instant, admission: Admission) -> Result<Running, Refused> {
-        self.tick(now);
+        self.advance_clock(now);
         let key = admission.key;
         let gone = Refused(NotExecuted::Cancelled);
         let (draining, ledger_failed, now) = (self.drain.is_some(), self.ledger_failed, self.now);
         let session = self.sessions.get_mut(key.session).ok_or(gone)?;
-        if session.end == End::Ended {
+        if session.state == SessionState::Ended {
             return Err(gone);
         }
-        let doomed = session.end == End::Doomed;
+        let doomed = session.state == SessionState::Aborting;
         let calls = session.calls.get_mut().ok_or(gone)?;
         let slot = calls.slots.at_mut(key.slot).ok_or(gone)?;
-        if slot.xid != key.xid.get() || slot.state != SlotState::LetIn {
+        if slot.xid != key.xid.get() || slot.state != SlotState::Admitted {
             return Err(gone);
         }
         let refusal = if slot.cancelled || doomed {
@@ -177,8 +177,8 @@ impl<T: ServerStorage> Server<T> {
 
     /// Refuses an admitted call. A reason that only a client can have is told as `BadArguments`.
     pub fn refuse(&mut self, now: Instant, admission: Admission, why: NotExecuted) {
-        self.tick(now);
-        self.conclude(admission.key, SlotState::LetIn, |_| (refused(why), Payload::EMPTY));
+        self.advance_clock(now);
+        self.conclude(admission.key, SlotState::Admitted, |_| (refused(why), Payload::EMPTY));
     }
 
     /// Answers a call: its reply is kept until the client has seen it, and sent if it can be. Write the completion
@@ -195,7 +195,7 @@ impl<T: ServerStorage> Server<T> {
         running: Running,
         body: impl Into<Payload<'a>>,
     ) -> Result<(), ReplyTooLarge> {
-        self.tick(now);
+        self.advance_clock(now);
         let body = body.into();
         let (len, max) = (body.as_slice().len(), running.reply_len_max());
         let mut result = Ok(());
@@ -219,7 +219,7 @@ impl<T: ServerStorage> Server<T> {
 
     /// The call was executed, and there is no reply to show. A reason that only a client can have is told as `Aborted`.
     pub fn no_reply(&mut self, now: Instant, running: Running, why: NoReply) {
-        self.tick(now);
+        self.advance_clock(now);
         let status = match Status::NoReply(why) {
             status if status.to_byte().is_some() => status,
             _ => Status::NoReply(NoReply::Aborted),
@@ -230,7 +230,7 @@ impl<T: ServerStorage> Server<T> {
     /// A call that was started has left no trace, and never will: the transaction in which it ran was rolled back (S14),
     /// or it never came to its handler. A reason that only a client can have is told as `BadArguments`.
     pub fn roll_back(&mut self, now: Instant, running: Running, why: NotExecuted) {
-        self.tick(now);
+        self.advance_clock(now);
         self.conclude(running.key, SlotState::Running, |_| (refused(why), Payload::EMPTY));
     }
 
@@ -282,27 +282,27 @@ impl<T: ServerStorage> Server<T> {
             return false;
         }
         let slot_number = session.slot_of(number);
-        let Some(mut room) = self.room(index) else { return false };
-        let Some(slot) = room.slot_or_grow(slot_number) else { return false };
+        let Some(mut view) = self.view(index) else { return false };
+        let Some(slot) = view.slot_or_grow(slot_number) else { return false };
         let known = slot.xid == number && record.state == RecordState::Started;
         if slot.xid > number || known || slot.state.is_running() {
             return false;
         }
-        room.discard(slot_number);
+        view.discard(slot_number);
         let (status, body) = match record.state {
             RecordState::Started => (Status::Interrupted, &[][..]),
             RecordState::Done(body) => (Status::Done, body),
             RecordState::NoReply(why) => (Status::NoReply(why), &[][..]),
         };
-        room.session.seen = room.session.seen.max(number);
-        let Some(slot) = room.slot_mut(slot_number) else { return false };
+        view.session.seen = view.session.seen.max(number);
+        let Some(slot) = view.slot_mut(slot_number) else { return false };
         slot.xid = number;
         slot.digest = record.digest;
         slot.idempotent = false;
         slot.one_way = false;
-        room.hold(slot_number);
+        view.hold(slot_number);
         // What was kept before the restart is kept after it, whatever the budget says now (S11).
-        room.count(slot_number, body.len() as u32);
+        view.count(slot_number, body.len() as u32);
         self.finish(index, slot_number, status, body);
         true
     }
@@ -317,17 +317,17 @@ impl<T: ServerStorage> Server<T> {
         end: impl FnOnce(&Slot<T::Body>) -> (Status, Payload<'a>),
     ) {
         let index = key.session.index;
-        let Some(mut room) = self.room(index) else { return };
-        if room.key != key.session || room.session.end == End::Ended {
+        let Some(mut view) = self.view(index) else { return };
+        if view.key != key.session || view.session.state == SessionState::Ended {
             return;
         }
-        let Some(slot) = room.slot_mut(key.slot) else { return };
+        let Some(slot) = view.slot_mut(key.slot) else { return };
         if slot.xid != key.xid.get() || slot.state != state {
             return;
         }
         let (status, body) = end(slot);
-        room.finish(key.slot, status, body);
-        if room.session.end != End::No {
+        view.finish(key.slot, status, body);
+        if view.session.state != SessionState::Open {
             self.end_if_due(index);
         }
     }
@@ -340,9 +340,9 @@ impl<T: ServerStorage> Server<T> {
         status: Status,
         body: impl Into<Payload<'a>>,
     ) {
-        let Some(mut room) = self.room(index) else { return };
-        room.finish(slot_number, status, body);
-        if room.session.end != End::No {
+        let Some(mut view) = self.view(index) else { return };
+        view.finish(slot_number, status, body);
+        if view.session.state != SessionState::Open {
             self.end_if_due(index);
         }
     }

@@ -1,8 +1,8 @@
 //! Opening, resuming, restoring and ending sessions.
 
-use super::Share;
+use super::PrincipalQuota;
 use super::conn::Phase;
-use super::session::{End, Reach, Session};
+use super::session::{Reach, Session, SessionState};
 use super::{Conn, Server};
 use crate::error::{CloseReason, ProtocolError};
 use crate::ids::{Principal, SessionId, SessionKey};
@@ -48,7 +48,7 @@ impl<T: ServerStorage> Server<T> {
         now: crate::time::Instant,
         record: SessionRecord,
     ) -> Option<SessionKey> {
-        self.tick(now);
+        self.advance_clock(now);
         let slots = u64::from(record.grants.slots);
         let fits = slots >= 1
             && slots <= (T::Slots::CAPACITY as u64).min(65_536)
@@ -59,14 +59,14 @@ impl<T: ServerStorage> Server<T> {
         let index = self.insert_session(record.id, record.principal, record.grants).ok()?;
         let lease = core::time::Duration::from_millis(u64::from(record.grants.lease_ms));
         self.lease = self.lease.max(lease);
-        let keepalive = keepalive::granted(record.grants.keepalive_ms);
-        self.looked_after = self.looked_after.min(keepalive::looked_after(keepalive));
+        let keepalive = keepalive::from_millis(record.grants.keepalive_ms);
+        self.check_period = self.check_period.min(keepalive::check_period(keepalive));
         let now = self.now;
         let session = self.sessions.at_mut(index)?;
         session.seen = record.seen;
         session.acked = record.acked;
         session.reach = Reach::Used;
-        session.alone_since = now;
+        session.disconnected_at = now;
         self.leases.push_back(&mut self.sessions, index);
         self.sessions.key_at(index).map(SessionKey)
     }
@@ -76,7 +76,7 @@ impl<T: ServerStorage> Server<T> {
         let session = self.sessions.at(key.0.index).filter(|_| self.sessions.contains(key.0))?;
         Some(SessionRecord {
             id: session.id,
-            principal: self.shares.at(session.share)?.principal,
+            principal: self.quotas.at(session.quota)?.principal,
             grants: session.grants(),
             seen: session.seen,
             acked: session.acked,
@@ -229,12 +229,12 @@ impl<T: ServerStorage> Server<T> {
         if self.sessions.len() >= self.config.sessions_max {
             return Err(full);
         }
-        let known = self.share_index.find(principal.0).and_then(|index| self.shares.at(index));
-        if known.map_or(0, |share| share.sessions) >= self.config.sessions_per_principal_max {
+        let known = self.quota_index.find(principal.0).and_then(|index| self.quotas.at(index));
+        if known.map_or(0, |quota| quota.sessions) >= self.config.sessions_per_principal_max {
             return Err(Full::Principal);
         }
-        let share = self.share_of(principal).ok_or(full)?;
-        let inserted = self.sessions.insert(Session::new(id, share, grants));
+        let quota = self.quota_of(principal).ok_or(full)?;
+        let inserted = self.sessions.insert(Session::new(id, quota, grants));
         let indexed = inserted.filter(|key| self.session_index.insert(id.prefix(), key.index));
         if let (Some(key), None) = (inserted, indexed) {
             // Two ids with the same first half: as good as never, and the next attempt has another id.
@@ -242,41 +242,41 @@ impl<T: ServerStorage> Server<T> {
         }
         match indexed {
             Some(key) => {
-                if let Some(share) = self.shares.at_mut(share) {
-                    share.sessions += 1;
+                if let Some(quota) = self.quotas.at_mut(quota) {
+                    quota.sessions += 1;
                 }
                 Ok(key.index)
             }
             None => {
-                self.drop_share_if_unused(share);
+                self.drop_quota_if_unused(quota);
                 Err(full)
             }
         }
     }
 
-    pub(super) fn share_of(&mut self, principal: Principal) -> Option<u32> {
-        if let Some(index) = self.share_index.find(principal.0) {
+    pub(super) fn quota_of(&mut self, principal: Principal) -> Option<u32> {
+        if let Some(index) = self.quota_index.find(principal.0) {
             return Some(index);
         }
-        let key = self.shares.insert(Share {
+        let key = self.quotas.insert(PrincipalQuota {
             principal,
             conns: 0,
             sessions: 0,
             kept_bytes: 0,
             request_bytes: 0,
         })?;
-        if !self.share_index.insert(principal.0, key.index) {
-            self.shares.remove(key.index);
+        if !self.quota_index.insert(principal.0, key.index) {
+            self.quotas.remove(key.index);
             return None;
         }
         Some(key.index)
     }
 
-    pub(super) fn drop_share_if_unused(&mut self, index: u32) {
-        if self.shares.at(index).is_some_and(|share| share.sessions == 0 && share.conns == 0)
-            && let Some(share) = self.shares.remove(index)
+    pub(super) fn drop_quota_if_unused(&mut self, index: u32) {
+        if self.quotas.at(index).is_some_and(|quota| quota.sessions == 0 && quota.conns == 0)
+            && let Some(quota) = self.quotas.remove(index)
         {
-            self.share_index.remove(share.principal.0);
+            self.quota_index.remove(quota.principal.0);
         }
     }
 
@@ -287,18 +287,18 @@ impl<T: ServerStorage> Server<T> {
         let known = found.and_then(|at| self.sessions.at(at).map(|session| (at, session)));
         let Some((at, session)) = known.filter(|(_, session)| {
             session.id == resume.session
-                && (session.is_open() || session.end == End::WhenNothingRuns)
+                && (session.is_open() || session.state == SessionState::Expired)
         }) else {
             self.close_conn(index, Some(Refuse::SessionUnknown), CloseReason::SessionUnknown);
             return Ok(());
         };
-        if self.shares.at(session.share).is_none_or(|share| share.principal != principal) {
+        if self.quotas.at(session.quota).is_none_or(|quota| quota.principal != principal) {
             self.close_conn(index, Some(Refuse::WrongPrincipal), CloseReason::WrongPrincipal);
             return Ok(());
         }
-        if let Some(mut room) = self.room(at) {
-            room.acknowledge(resume.acked)?;
-            room.release_if_idle();
+        if let Some(mut view) = self.view(at) {
+            view.acknowledge(resume.acked)?;
+            view.release_if_idle();
         }
         self.counters.resumes += 1;
         self.bind(index, at, Phase::WelcomeDue { opened: false });
@@ -317,7 +317,7 @@ impl<T: ServerStorage> Server<T> {
         let Some(session) = self.sessions.at_mut(session_index) else { return };
         session.conn = conn_index;
         session.epoch = session.epoch.wrapping_add(1);
-        session.end = End::No;
+        session.state = SessionState::Open;
         self.stop_timer(conn_index);
         let Some(conn) = self.conns.at_mut(conn_index) else { return };
         conn.session = Some(session_index);
@@ -350,7 +350,7 @@ impl<T: ServerStorage> Server<T> {
         self.unlink_lease(index);
         let Some(session) = self.sessions.at_mut(index) else { return };
         if session.running() > 0 {
-            session.end = End::WhenNothingRuns;
+            session.state = SessionState::Expired;
             self.abandoned.push_back(&mut self.sessions, index);
         } else {
             self.drop_session(index);
@@ -358,12 +358,12 @@ impl<T: ServerStorage> Server<T> {
     }
 
     /// S10: ends a session for cause: it cannot be resumed, but what runs in it finishes first.
-    pub(super) fn doom_session(&mut self, index: u32) {
+    pub(super) fn abort_session(&mut self, index: u32) {
         self.unlink_lease(index);
         let Some(session) = self.sessions.at_mut(index) else { return };
         self.session_index.remove(session.id.prefix());
         if session.running() > 0 {
-            session.end = End::Doomed;
+            session.state = SessionState::Aborting;
             self.abandoned.push_back(&mut self.sessions, index);
         } else {
             self.drop_session(index);
@@ -372,11 +372,13 @@ impl<T: ServerStorage> Server<T> {
 
     fn unlink_lease(&mut self, index: u32) {
         let Some(session) = self.sessions.at(index) else { return };
-        let list = match session.end {
-            End::Ended => return,
-            End::WhenNothingRuns | End::Doomed => &mut self.abandoned,
-            End::No | End::Leaving if session.reach.has_full_lease() => &mut self.leases,
-            End::No | End::Leaving => &mut self.leases_unused,
+        let list = match session.state {
+            SessionState::Ended => return,
+            SessionState::Expired | SessionState::Aborting => &mut self.abandoned,
+            SessionState::Open | SessionState::Closing if session.reach.has_full_lease() => {
+                &mut self.leases
+            }
+            SessionState::Open | SessionState::Closing => &mut self.leases_unused,
         };
         list.unlink(&mut self.sessions, index);
     }
@@ -385,7 +387,7 @@ impl<T: ServerStorage> Server<T> {
     /// come.
     #[inline]
     pub(super) fn end_if_due(&mut self, index: u32) {
-        if self.sessions.at(index).is_some_and(|session| session.end != End::No) {
+        if self.sessions.at(index).is_some_and(|session| session.state != SessionState::Open) {
             self.end_if_over(index);
         }
     }
@@ -393,10 +395,10 @@ impl<T: ServerStorage> Server<T> {
     #[cold]
     fn end_if_over(&mut self, index: u32) {
         let Some(session) = self.sessions.at(index) else { return };
-        let due = match session.end {
-            End::No | End::Ended => false,
-            End::Leaving => self.owes_nothing(session),
-            End::WhenNothingRuns | End::Doomed => session.running() == 0,
+        let due = match session.state {
+            SessionState::Open | SessionState::Ended => false,
+            SessionState::Closing => self.owes_nothing(session),
+            SessionState::Expired | SessionState::Aborting => session.running() == 0,
         };
         if due {
             self.drop_session(index);
@@ -416,13 +418,13 @@ impl<T: ServerStorage> Server<T> {
         }
         self.unlink_lease(index);
         let Some(session) = self.sessions.at_mut(index) else { return };
-        if session.end == End::Ended {
+        if session.state == SessionState::Ended {
             return;
         }
-        if session.end != End::Doomed {
+        if session.state != SessionState::Aborting {
             self.session_index.remove(session.id.prefix());
         }
-        session.end = End::Ended;
+        session.state = SessionState::Ended;
         let (mut held, mut kept, mut requests, mut tables) = (0, 0, 0, 0);
         if let Some(calls) = session.calls.get() {
             (kept, requests) = (calls.kept_bytes, calls.request_bytes);
@@ -430,17 +432,17 @@ impl<T: ServerStorage> Server<T> {
             held = u64::from(calls.held.len());
         }
         session.calls.release();
-        let share_index = session.share;
+        let quota_index = session.quota;
         self.held -= held;
         self.counters.kept_bytes -= kept;
         self.counters.request_bytes -= requests;
         self.counters.table_bytes -= tables;
-        if let Some(share) = self.shares.at_mut(share_index) {
-            share.sessions -= 1;
-            share.kept_bytes -= kept;
-            share.request_bytes -= requests + tables;
+        if let Some(quota) = self.quotas.at_mut(quota_index) {
+            quota.sessions -= 1;
+            quota.kept_bytes -= kept;
+            quota.request_bytes -= requests + tables;
         }
-        self.drop_share_if_unused(share_index);
+        self.drop_quota_if_unused(quota_index);
         self.ended.push_back(&mut self.sessions, index);
     }
 }

@@ -51,17 +51,17 @@ impl<T: ServerStorage> Server<T> {
         let (coming, session) = (conn.coming, conn.session);
         let known = !matches!(coming, Coming::Nothing);
         let (Some(session), false) = (session, known || wanted < LEN_MIN) else { return Ok(0) };
-        let Some(header) = wire::request_front(front)? else { return Ok(0) };
+        let Some(header) = wire::peek_request(front)? else { return Ok(0) };
         let bytes = wanted as u32;
-        let fits = self.room(session).is_some_and(|room| room.fits_requests(bytes));
+        let fits = self.view(session).is_some_and(|view| view.fits_requests(bytes));
         let len = wanted - REQUEST_HEADER_LEN;
         let coming = match Long::begin(header.method, header.flags, len) {
             Some(digest) if !fits => Coming::Dropped(Dropped { header, digest, len, at: 0 }),
             _ => Coming::Kept(bytes),
         };
-        if let (Coming::Kept(_), Some(room)) = (coming, self.room(session)) {
-            room.share.request_bytes += u64::from(bytes);
-            room.counters.coming_bytes += u64::from(bytes);
+        if let (Coming::Kept(_), Some(view)) = (coming, self.view(session)) {
+            view.quota.request_bytes += u64::from(bytes);
+            view.counters.coming_bytes += u64::from(bytes);
         }
         let Some(conn) = self.conns.at_mut(index) else { return Ok(0) };
         conn.coming = coming;
@@ -73,10 +73,10 @@ impl<T: ServerStorage> Server<T> {
         let Some(conn) = self.conns.at_mut(index) else { return };
         let coming = core::mem::take(&mut conn.coming);
         if let (Coming::Kept(bytes), Some(session)) = (coming, conn.session)
-            && let Some(room) = self.room(session)
+            && let Some(view) = self.view(session)
         {
-            room.share.request_bytes -= u64::from(bytes);
-            room.counters.coming_bytes -= u64::from(bytes);
+            view.quota.request_bytes -= u64::from(bytes);
+            view.counters.coming_bytes -= u64::from(bytes);
         }
     }
 
@@ -106,7 +106,7 @@ impl<T: ServerStorage> Server<T> {
         self.note_whole(index);
         if let Some(session) = session {
             let no_room = Err(NotExecuted::Overloaded);
-            self.admit(session, &header, digest, len, no_room)?;
+            self.admit_request(session, &header, digest, len, no_room)?;
         }
         Ok((data.len(), 0))
     }

@@ -14,7 +14,7 @@ const SHARES_MIN: usize = 1 << 30;
 #[doc(hidden)]
 #[derive(Debug)]
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
-pub struct Share {
+pub struct PrincipalQuota {
     pub(super) principal: Principal,
     pub(super) conns: u32,
     pub(super) sessions: u32,
@@ -31,38 +31,38 @@ impl<T: ServerStorage> Server<T> {
             return None;
         }
         let mut conn = Conn::new(principal, secret, self.now);
-        if T::Shares::CAPACITY >= SHARES_MIN {
-            conn.share = self.share_of(principal)?;
-            let share = self.shares.at_mut(conn.share)?;
-            if !budget::may_have_another(share.conns, free) {
+        if T::Quotas::CAPACITY >= SHARES_MIN {
+            conn.quota = self.quota_of(principal)?;
+            let quota = self.quotas.at_mut(conn.quota)?;
+            if !budget::may_have_another(quota.conns, free) {
                 return None;
             }
-            share.conns += 1;
+            quota.conns += 1;
         }
-        let share = conn.share;
+        let quota = conn.quota;
         let key = self.conns.insert(conn);
         if key.is_none() {
-            self.leave_share(share);
+            self.leave_quota(quota);
         }
         key
     }
 
     /// A connection that was counted in a share is gone.
-    pub(super) fn leave_share(&mut self, index: u32) {
+    pub(super) fn leave_quota(&mut self, index: u32) {
         if index == NIL {
             return;
         }
-        if let Some(share) = self.shares.at_mut(index) {
-            share.conns -= 1;
+        if let Some(quota) = self.quotas.at_mut(index) {
+            quota.conns -= 1;
         }
-        self.drop_share_if_unused(index);
+        self.drop_quota_if_unused(index);
     }
 
     /// Whether a principal leaves enough of the sessions to others to have another one.
     pub(super) fn may_open(&self, principal: Principal) -> bool {
         let free = self.config.sessions_max.saturating_sub(self.sessions.len());
-        let share = self.share_index.find(principal.0).and_then(|index| self.shares.at(index));
+        let quota = self.quota_index.find(principal.0).and_then(|index| self.quotas.at(index));
         // Without any free one, the table is full, and not the principal's part of it.
-        free == 0 || share.is_none_or(|share| budget::may_have_another(share.sessions, free))
+        free == 0 || quota.is_none_or(|quota| budget::may_have_another(quota.sessions, free))
     }
 }

@@ -6,8 +6,8 @@ use super::conn::{IncomingFrame, Phase};
 use super::dedup::{self, Arrival, Asked, SlotView};
 use super::execute::{Admission, CallKey};
 use super::long::Coming;
-use super::replies::Room;
-use super::session::End;
+use super::replies::SessionView;
+use super::session::SessionState;
 use super::slot::SlotState;
 use super::{MethodSpec, Server, Slot};
 use crate::client::Received;
@@ -17,7 +17,7 @@ use crate::ids::{ConnId, MethodId, SessionKey, Xid};
 use crate::outcome::{NoReply, NotExecuted, Status};
 use crate::storage::{Flat, Lazy, Payload, Places, ServerStorage, Table};
 use crate::time::Instant;
-use crate::wire::{self, Ack, Control, Cut, Frame, Refuse, RequestHeader, Role};
+use crate::wire::{self, Ack, Control, Frame, Parsed, Refuse, RequestHeader, Role};
 
 /// Bytes by which an incomplete frame must grow within the frame timeout.
 const FRAME_PROGRESS_LEN: usize = 64 << 10;
@@ -70,7 +70,7 @@ impl<T: ServerStorage> Server<T> {
         conn: ConnId,
         data: &'d [u8],
     ) -> Result<Received<Incoming<'d>>, ProtocolError> {
-        self.tick(now);
+        self.advance_clock(now);
         let index = conn.0.index;
         let mut consumed = 0;
         loop {
@@ -87,7 +87,7 @@ impl<T: ServerStorage> Server<T> {
             }
             if let Coming::Dropped(_) = live.coming {
                 // No frame is at the front, and bytes of a body say nothing of what came.
-                live.alive.progress();
+                live.keepalive.on_progress();
                 let session = live.session;
                 match self.drop_coming(index, rest) {
                     Ok((len, 0)) => consumed += len,
@@ -102,14 +102,14 @@ impl<T: ServerStorage> Server<T> {
                 }
                 continue;
             }
-            live.alive.hear(rest);
+            live.keepalive.on_bytes(rest);
             // S2: until its `Welcome` has left, a session takes nothing.
             let session = live.session.filter(|_| live.phase == Phase::Up);
             let body_len_max = session
                 .and_then(|index| self.sessions.at(index))
                 .map_or(0, |session| session.grants().request_len_max);
-            let (result, len) = match wire::cut(rest, Role::Client, body_len_max) {
-                Ok(Cut::Request(header, body, len)) => {
+            let (result, len) = match wire::parse(rest, Role::Client, body_len_max) {
+                Ok(Parsed::Request(header, body, len)) => {
                     consumed += len;
                     if was_partial {
                         self.note_whole(index);
@@ -124,10 +124,10 @@ impl<T: ServerStorage> Server<T> {
                         Err(error) => (Err(error), 0),
                     }
                 }
-                Ok(Cut::Incomplete(_)) if session.is_none() && wire::is_no_hello(rest) => {
+                Ok(Parsed::Incomplete(_)) if session.is_none() && wire::is_not_hello(rest) => {
                     (Err(ProtocolError::NoSession), 0)
                 }
-                Ok(Cut::Incomplete(wanted)) => {
+                Ok(Parsed::Incomplete(wanted)) => {
                     self.note_partial(index, rest.len());
                     match self.note_coming(index, rest, wanted) {
                         Ok(0) => return Ok(Received { consumed, item: None, wanted }),
@@ -138,11 +138,11 @@ impl<T: ServerStorage> Server<T> {
                         Err(error) => (Err(error), 0),
                     }
                 }
-                Ok(Cut::Control(control, len)) => {
+                Ok(Parsed::Control(control, len)) => {
                     (self.handle_control(index, session, control, rest), len)
                 }
                 // A server's frames are never cut out as a client's.
-                Ok(Cut::Reply(..)) => (Err(ProtocolError::NoSession), 0),
+                Ok(Parsed::Reply(..)) => (Err(ProtocolError::NoSession), 0),
                 Err(error) if session.is_none() => (Err(wire::first_frame_error(rest, error)), 0),
                 Err(error) => (Err(error), 0),
             };
@@ -194,7 +194,7 @@ impl<T: ServerStorage> Server<T> {
         let refuse = Refuse::Protocol(error.code());
         self.close_conn(index, Some(refuse), CloseReason::Protocol(error));
         if let (ProtocolError::FalseRetry { .. }, Some(session)) = (error, session) {
-            self.doom_session(session);
+            self.abort_session(session);
         }
     }
 
@@ -228,7 +228,7 @@ impl<T: ServerStorage> Server<T> {
             Frame::Goodbye(_) => {
                 let index = bound?;
                 if let Some(session) = self.sessions.at_mut(index) {
-                    session.end = End::Leaving;
+                    session.state = SessionState::Closing;
                 }
                 self.end_if_due(index);
             }
@@ -249,8 +249,8 @@ impl<T: ServerStorage> Server<T> {
         body: &'d [u8],
     ) -> Result<Option<Request<'d>>, ProtocolError> {
         let digest = digest(header.method, header.flags, body);
-        let method = self.judge_method(header);
-        let admitted = self.admit(index, header, digest, body.len(), method)?;
+        let method = self.admit_method(header);
+        let admitted = self.admit_request(index, header, digest, body.len(), method)?;
         Ok(admitted.map(|(key, method_index)| Request {
             admission: Admission { key },
             method: header.method,
@@ -265,7 +265,7 @@ impl<T: ServerStorage> Server<T> {
     /// The same for a request of which no more is known than its header, its digest and its length. The right to start
     /// it may be made once of the key, with which the index of its method comes.
     #[inline]
-    pub(super) fn admit(
+    pub(super) fn admit_request(
         &mut self,
         index: u32,
         header: &RequestHeader,
@@ -274,36 +274,36 @@ impl<T: ServerStorage> Server<T> {
         method: Result<(usize, MethodSpec), NotExecuted>,
     ) -> Result<Option<(CallKey, usize)>, ProtocolError> {
         let deadline = self.now + Duration::from_millis(u64::from(header.remaining_ms));
-        let Some(mut room) = self.room(index) else { return Ok(None) };
+        let Some(mut view) = self.view(index) else { return Ok(None) };
         let xid = header.xid;
-        let slot_number = room.session.slot_of(xid.get());
-        let arrival = room.judge(header, slot_number, digest)?;
-        room.acknowledge(header.acked)?;
+        let slot_number = view.session.slot_of(xid.get());
+        let arrival = view.classify(header, slot_number, digest)?;
+        view.acknowledge(header.acked)?;
         match arrival {
             Arrival::Stale => {
-                room.counters.stale += 1;
+                view.counters.stale += 1;
                 return Ok(None);
             }
-            Arrival::Duplicate if !room.repeat(slot_number) => return Ok(None),
+            Arrival::Duplicate if !view.repeat(slot_number) => return Ok(None),
             Arrival::Duplicate | Arrival::FalseRetry | Arrival::New => {}
         }
-        if !room.has_table_room(slot_number) {
-            let conn = room.session.conn;
+        if !view.has_table_room(slot_number) {
+            let conn = view.session.conn;
             self.close_when_sent(conn, CloseReason::NoRoom);
             return Ok(None);
         }
-        if !room.let_in(slot_number, header, digest, deadline) {
+        if !view.admit(slot_number, header, digest, deadline) {
             return Ok(None);
         }
-        let key = CallKey { session: room.key, slot: slot_number, xid };
+        let key = CallKey { session: view.key, slot: slot_number, xid };
         let one_way = header.flags & wire::FLAG_ONE_WAY != 0;
         // S11: room for it and for its reply is set aside, or it is refused.
         let why = match method {
             Ok((method_index, method)) => {
-                let granted = room.session.grants().reply_len_max;
+                let granted = view.session.grants().reply_len_max;
                 let reply = if one_way { 0 } else { method.reply_len_max.min(granted) };
-                if room.reserve(slot_number, reply, len as u32) {
-                    room.counters.admitted += 1;
+                if view.reserve(slot_number, reply, len as u32) {
+                    view.counters.admitted += 1;
                     return Ok(Some((key, method_index)));
                 }
                 NotExecuted::Overloaded
@@ -316,7 +316,7 @@ impl<T: ServerStorage> Server<T> {
 
     /// A call's method and its index, if it may be executed as far as others' replies do not matter.
     #[inline]
-    fn judge_method(&self, header: &RequestHeader) -> Result<(usize, MethodSpec), NotExecuted> {
+    fn admit_method(&self, header: &RequestHeader) -> Result<(usize, MethodSpec), NotExecuted> {
         let methods = self.methods.as_slice();
         let found = methods.binary_search_by_key(&header.method, |method| method.id);
         let at = found.map_err(|_| NotExecuted::UnknownMethod)?;
@@ -335,17 +335,17 @@ impl<T: ServerStorage> Server<T> {
     /// S21.
     fn handle_ask(&mut self, index: u32, xid: Xid, ask: u16) -> Result<(), ProtocolError> {
         let number = xid.get();
-        let Some(mut room) = self.room(index) else { return Ok(()) };
-        room.counters.asks += 1;
-        let slot_number = room.session.slot_of(number);
-        let (epoch, acked) = (room.session.epoch, room.session.acked);
-        let lossy = room.config.lossy;
-        if !room.has_table_room(slot_number) {
-            let conn = room.session.conn;
+        let Some(mut view) = self.view(index) else { return Ok(()) };
+        view.counters.asks += 1;
+        let slot_number = view.session.slot_of(number);
+        let (epoch, acked) = (view.session.epoch, view.session.acked);
+        let lossy = view.config.lossy;
+        if !view.has_table_room(slot_number) {
+            let conn = view.session.conn;
             self.close_when_sent(conn, CloseReason::NoRoom);
             return Ok(());
         }
-        let Some(slot) = room.slot_or_grow(slot_number) else { return Ok(()) };
+        let Some(slot) = view.slot_or_grow(slot_number) else { return Ok(()) };
         match dedup::classify_ask(acked, slot.view(), number) {
             // S27: a second copy of the question. On a stream there are none.
             Asked::Settled if lossy => {}
@@ -353,7 +353,7 @@ impl<T: ServerStorage> Server<T> {
             Asked::Here => {
                 slot.epoch = epoch;
                 if let SlotState::Kept(_) = slot.state {
-                    room.queue(slot_number);
+                    view.enqueue_reply(slot_number);
                 }
             }
             Asked::NotSeen => {
@@ -361,8 +361,8 @@ impl<T: ServerStorage> Server<T> {
                     return Err(ProtocolError::SlotBusy { xid: number, running: slot.xid });
                 }
                 (slot.not_seen, slot.ask) = (number, ask);
-                room.discard(slot_number);
-                room.queue(slot_number);
+                view.discard(slot_number);
+                view.enqueue_reply(slot_number);
             }
         }
         Ok(())
@@ -378,23 +378,23 @@ impl<T: ServerStorage> Server<T> {
         }
         let call = CallKey { session: key, slot: slot_number, xid };
         match slot.state {
-            SlotState::LetIn | SlotState::Running
+            SlotState::Admitted | SlotState::Running
                 if core::mem::replace(&mut slot.cancelled, true) =>
             {
                 None
             }
-            SlotState::LetIn => Some(Incoming::Withdrawn(call)),
+            SlotState::Admitted => Some(Incoming::Withdrawn(call)),
             SlotState::Running => Some(Incoming::Cancel(call)),
             _ => None,
         }
     }
 
     fn handle_ack(&mut self, index: u32, ack: Ack) -> Result<(), ProtocolError> {
-        let Some(mut room) = self.room(index) else { return Ok(()) };
-        room.check_settled(&ack)?;
-        room.acknowledge(ack.acked)?;
-        room.discard_settled(&ack);
-        room.release_if_idle();
+        let Some(mut view) = self.view(index) else { return Ok(()) };
+        view.check_settled(&ack)?;
+        view.acknowledge(ack.acked)?;
+        view.discard_settled(&ack);
+        view.release_if_idle();
         self.end_if_due(index);
         Ok(())
     }
@@ -402,17 +402,17 @@ impl<T: ServerStorage> Server<T> {
     /// The session that `key` names, unless it has ended.
     pub(super) fn live_session(&self, key: SessionKey) -> Option<u32> {
         let session = self.sessions.get(key.0)?;
-        (session.end != End::Ended).then_some(key.0.index)
+        (session.state != SessionState::Ended).then_some(key.0.index)
     }
 }
 
-impl<T: ServerStorage> Room<'_, T> {
+impl<T: ServerStorage> SessionView<'_, T> {
     /// What a request is, as if its X were brought up already.
     ///
     /// # Errors
     /// What shows that it comes from a wrong client.
     #[inline]
-    fn judge(
+    fn classify(
         &self,
         header: &RequestHeader,
         slot_number: u32,
@@ -423,7 +423,7 @@ impl<T: ServerStorage> Room<'_, T> {
         if header.acked >= xid {
             return Err(ProtocolError::AckAhead { acked: header.acked });
         }
-        let after_goodbye = session.end == End::Leaving;
+        let after_goodbye = session.state == SessionState::Closing;
         if after_goodbye && !self.config.lossy {
             return Err(ProtocolError::AfterGoodbye);
         }
@@ -459,7 +459,7 @@ impl<T: ServerStorage> Room<'_, T> {
         match slot.state {
             SlotState::Kept(Status::NoReply(NoReply::NotKept)) => return true,
             SlotState::Kept(_) => {
-                self.queue(slot_number);
+                self.enqueue_reply(slot_number);
             }
             _ => {}
         }

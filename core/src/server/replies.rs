@@ -1,9 +1,9 @@
-//! Room for calls and their replies, and their discard (S9, S11).
+//! Memory for calls and their replies, and their discard (S9, S11).
 
-use super::conn::{CONN_EVENT, Partial, PartialBody};
+use super::conn::{CONN_EVENT, PartialBody, PartialFrame};
 use super::session::Reach;
 use super::slot::SlotState;
-use super::{Calls, Server, ServerConfig, ServerCounters, Session, Share, Slot};
+use super::{Calls, PrincipalQuota, Server, ServerConfig, ServerCounters, Session, Slot};
 use crate::budget::{self, Bytes};
 use crate::error::ProtocolError;
 use crate::ids::Key;
@@ -14,10 +14,10 @@ use crate::time::Instant;
 use crate::wire::{self, Ack, RequestHeader};
 
 /// One session, and what the replies kept in it count against: on the path of a call each of them is looked up once.
-pub(super) struct Room<'s, T: ServerStorage> {
+pub(super) struct SessionView<'s, T: ServerStorage> {
     pub(super) key: Key,
     pub(super) session: &'s mut Session<T>,
-    pub(super) share: &'s mut Share,
+    pub(super) quota: &'s mut PrincipalQuota,
     pub(super) counters: &'s mut ServerCounters,
     pub(super) config: &'s ServerConfig,
     held: &'s mut u64,
@@ -27,13 +27,13 @@ pub(super) struct Room<'s, T: ServerStorage> {
 
 impl<T: ServerStorage> Server<T> {
     #[inline]
-    pub(super) fn room(&mut self, index: u32) -> Option<Room<'_, T>> {
+    pub(super) fn view(&mut self, index: u32) -> Option<SessionView<'_, T>> {
         let (key, session) = self.sessions.keyed_mut(index)?;
-        let share = self.shares.at_mut(session.share)?;
-        Some(Room {
+        let quota = self.quotas.at_mut(session.quota)?;
+        Some(SessionView {
             key,
             session,
-            share,
+            quota,
             counters: &mut self.counters,
             config: &self.config,
             held: &mut self.held,
@@ -43,7 +43,7 @@ impl<T: ServerStorage> Server<T> {
     }
 }
 
-impl<T: ServerStorage> Room<'_, T> {
+impl<T: ServerStorage> SessionView<'_, T> {
     #[inline]
     pub(super) fn slot_mut(&mut self, slot_number: u32) -> Option<&mut Slot<T::Body>> {
         self.session.calls.get_mut()?.slots.at_mut(slot_number)
@@ -81,7 +81,7 @@ impl<T: ServerStorage> Room<'_, T> {
         let growth = calls.slots.growth(slot_number);
         calls.table_bytes += growth;
         self.counters.table_bytes += u64::from(growth);
-        self.share.request_bytes += u64::from(growth);
+        self.quota.request_bytes += u64::from(growth);
         calls.slots.at_or_grow(slot_number);
     }
 
@@ -92,13 +92,13 @@ impl<T: ServerStorage> Room<'_, T> {
         let Some(calls) = calls.filter(|_| session.acked >= session.seen) else { return };
         let bytes = u64::from(calls.table_bytes);
         self.counters.table_bytes -= bytes;
-        self.share.request_bytes -= bytes;
+        self.quota.request_bytes -= bytes;
         session.calls.release();
     }
 
     /// Lets a new call in, on its slot; false if the storage has no such slot.
     #[inline]
-    pub(super) fn let_in(
+    pub(super) fn admit(
         &mut self,
         slot_number: u32,
         header: &RequestHeader,
@@ -130,7 +130,7 @@ impl<T: ServerStorage> Room<'_, T> {
         let Some(calls) = self.session.calls.get_mut() else { return };
         let Some(slot) = calls.slots.at_mut(slot_number) else { return };
         let xid = slot.xid;
-        slot.state = SlotState::LetIn;
+        slot.state = SlotState::Admitted;
         calls.held.insert(&mut calls.slots, slot_number, xid);
         calls.running += 1;
         *self.held += 1;
@@ -149,8 +149,8 @@ impl<T: ServerStorage> Room<'_, T> {
         let (reply, request) = (u64::from(reply), u64::from(request));
         calls.kept_bytes += reply;
         calls.request_bytes += request;
-        self.share.kept_bytes += reply;
-        self.share.request_bytes += request;
+        self.quota.kept_bytes += reply;
+        self.quota.request_bytes += request;
         self.counters.kept_bytes += reply;
         self.counters.request_bytes += request;
         true
@@ -160,7 +160,7 @@ impl<T: ServerStorage> Room<'_, T> {
     fn fits_kept(&self, bytes: u32) -> bool {
         let held = Bytes {
             session: self.session.calls.get().map_or(0, |calls| calls.kept_bytes),
-            principal: self.share.kept_bytes,
+            principal: self.quota.kept_bytes,
             server: self.counters.kept_bytes,
         };
         let limits = Bytes {
@@ -175,7 +175,7 @@ impl<T: ServerStorage> Room<'_, T> {
     pub(super) fn fits_requests(&self, bytes: u32) -> bool {
         let held = Bytes {
             session: self.session.calls.get().map_or(0, Calls::request_and_table_bytes),
-            principal: self.share.request_bytes,
+            principal: self.quota.request_bytes,
             server: self.counters.request_bytes
                 + self.counters.coming_bytes
                 + self.counters.table_bytes,
@@ -194,7 +194,7 @@ impl<T: ServerStorage> Room<'_, T> {
         let Some(slot) = calls.slots.at_mut(slot_number) else { return };
         slot.bytes = bytes;
         calls.kept_bytes += u64::from(bytes);
-        self.share.kept_bytes += u64::from(bytes);
+        self.quota.kept_bytes += u64::from(bytes);
         self.counters.kept_bytes += u64::from(bytes);
     }
 
@@ -259,7 +259,7 @@ impl<T: ServerStorage> Room<'_, T> {
             self.counters.half_sent_bytes += u64::from(bytes);
         } else {
             calls.kept_bytes -= u64::from(bytes);
-            self.share.kept_bytes -= u64::from(bytes);
+            self.quota.kept_bytes -= u64::from(bytes);
             self.counters.kept_bytes -= u64::from(bytes);
         }
         slot.body.release();
@@ -269,12 +269,12 @@ impl<T: ServerStorage> Room<'_, T> {
     }
 
     /// A reply that was leaving has left, or its connection is gone.
-    pub(super) fn let_go<B>(&mut self, partial: &Partial<B>) {
+    pub(super) fn release_partial<B>(&mut self, partial: &PartialFrame<B>) {
         match partial.body {
             PartialBody::Slot(number) | PartialBody::Taken(number) => {
                 self.forget_idempotent(number);
             }
-            PartialBody::Moved { bytes, .. } | PartialBody::TakenMoved { bytes } => {
+            PartialBody::Detached { bytes, .. } | PartialBody::TakenDetached { bytes } => {
                 self.counters.half_sent_bytes -= u64::from(bytes);
                 self.give_back(bytes);
                 self.release_if_idle();
@@ -289,7 +289,7 @@ impl<T: ServerStorage> Room<'_, T> {
         if let Some(calls) = self.session.calls.get_mut() {
             calls.kept_bytes -= bytes;
         }
-        self.share.kept_bytes -= bytes;
+        self.quota.kept_bytes -= bytes;
         self.counters.kept_bytes -= bytes;
     }
 
@@ -316,7 +316,7 @@ impl<T: ServerStorage> Room<'_, T> {
         slot.bytes -= freed;
         let request = u64::from(core::mem::take(&mut slot.request_bytes));
         calls.request_bytes -= request;
-        self.share.request_bytes -= request;
+        self.quota.request_bytes -= request;
         self.counters.request_bytes -= request;
         calls.running -= 1;
         if late {
@@ -327,7 +327,7 @@ impl<T: ServerStorage> Room<'_, T> {
         if let Status::Refused(_) = status {
             self.counters.refused += 1;
         }
-        if !self.queue(slot_number) {
+        if !self.enqueue_reply(slot_number) {
             self.forget_idempotent(slot_number);
         }
     }
@@ -335,7 +335,7 @@ impl<T: ServerStorage> Room<'_, T> {
     /// Puts a slot among those with something to send, if its session has a connection and the slot's request or
     /// `Ask` came on it (S4); says whether it did.
     #[inline]
-    pub(super) fn queue(&mut self, slot_number: u32) -> bool {
+    pub(super) fn enqueue_reply(&mut self, slot_number: u32) -> bool {
         let (conn, epoch) = (self.session.conn, self.session.epoch);
         let Some(calls) = self.session.calls.get_mut() else { return false };
         let due = |slot: &Slot<T::Body>| slot.not_seen != 0 || slot.epoch == epoch;
@@ -348,7 +348,7 @@ impl<T: ServerStorage> Room<'_, T> {
     }
 
     /// The connection is gone: nothing is to be sent on it. What is kept stays until it is asked for (S4).
-    pub(super) fn drop_routes(&mut self) {
+    pub(super) fn unqueue_replies(&mut self) {
         while let Some(number) = self.pop_out() {
             self.forget_idempotent(number);
             if let Some(slot) = self.slot_mut(number) {

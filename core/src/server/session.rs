@@ -20,10 +20,10 @@ pub struct Session<T: ServerStorage> {
     /// h.
     pub(super) seen: u64,
     /// When it lost its connection.
-    pub(super) alone_since: Instant,
+    pub(super) disconnected_at: Instant,
     limits: Limits,
     /// Its principal's share.
-    pub(super) share: u32,
+    pub(super) quota: u32,
     /// Its connection, by index; `NIL` if it has none.
     pub(super) conn: u32,
     /// Number of its connection: a reply goes to the one on which its request or `Ask` last came (S4).
@@ -32,7 +32,7 @@ pub struct Session<T: ServerStorage> {
     /// 1 to 65,536 slots: with two bytes less than in [`Grants`] an idle session stays below 128 bytes.
     slots_less_one: u16,
     pub(super) reach: Reach,
-    pub(super) end: End,
+    pub(super) state: SessionState,
 }
 
 /// Who may come back to a session that has lost its connection; it decides how long that is waited for (S6).
@@ -67,27 +67,27 @@ struct Limits {
 /// How far a session has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "_explore", derive(Hash))]
-pub(super) enum End {
-    No,
+pub(super) enum SessionState {
+    Open,
     /// The client said `Goodbye` on this connection: it ends once nothing runs, nothing is kept, and every answer has
     /// left.
-    Leaving,
+    Closing,
     /// Its lease is over, but one of its calls runs (S6); until then it can be resumed.
-    WhenNothingRuns,
+    Expired,
     /// It was ended for cause, but one of its calls runs; it cannot be resumed.
-    Doomed,
+    Aborting,
     /// It has ended; its place is freed when the event was polled.
     Ended,
 }
 
 impl<T: ServerStorage> Session<T> {
-    pub(super) fn new(id: SessionId, share: u32, grants: Grants) -> Session<T> {
+    pub(super) fn new(id: SessionId, quota: u32, grants: Grants) -> Session<T> {
         Session {
             id,
             calls: T::LazyCalls::default(),
             acked: 0,
             seen: 0,
-            alone_since: Instant::ZERO,
+            disconnected_at: Instant::ZERO,
             limits: Limits {
                 request_len_max: grants.request_len_max,
                 reply_len_max: grants.reply_len_max,
@@ -95,12 +95,12 @@ impl<T: ServerStorage> Session<T> {
                 keepalive_ms: grants.keepalive_ms,
             },
             slots_less_one: (grants.slots.clamp(1, 65_536) - 1) as u16,
-            share,
+            quota,
             conn: NIL,
             epoch: 0,
             lease_links: Links::default(),
             reach: Reach::Unused,
-            end: End::No,
+            state: SessionState::Open,
         }
     }
 
@@ -120,7 +120,7 @@ impl<T: ServerStorage> Session<T> {
 
     /// Whether its client may still ask for what is kept.
     pub(super) fn is_open(&self) -> bool {
-        matches!(self.end, End::No | End::Leaving)
+        matches!(self.state, SessionState::Open | SessionState::Closing)
     }
 
     pub(super) fn running(&self) -> u32 {

@@ -44,14 +44,14 @@ pub(super) enum SlotState {
     /// Nothing, and nothing of it is left.
     Discarded,
     /// Admitted, not started.
-    LetIn,
+    Admitted,
     Running,
     Kept(Status),
 }
 
 impl SlotState {
     pub(super) fn is_running(self) -> bool {
-        matches!(self, SlotState::LetIn | SlotState::Running)
+        matches!(self, SlotState::Admitted | SlotState::Running)
     }
 }
 

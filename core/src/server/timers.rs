@@ -6,7 +6,7 @@ use super::Server;
 use super::conn::{Conn, Phase};
 use super::session::LEASE;
 use crate::error::CloseReason;
-use crate::keepalive::{self, Alive, Look};
+use crate::keepalive::{self, Keepalive, Verdict};
 use crate::storage::list::List;
 use crate::storage::{Places, ServerStorage};
 use crate::time::Instant;
@@ -23,17 +23,17 @@ impl<T: ServerStorage> Server<T> {
     /// has arrived was given to [`handle_data`](Server::handle_data); poll events afterwards. Each call does bounded
     /// work: if much is due, `poll_timeout` still names the present.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.tick(now);
+        self.advance_clock(now);
         for _ in 0..WORK_MAX {
-            let Some(index) = self.looks.front() else { break };
-            if self.conns.at(index).is_none_or(|conn| conn.look_at > self.now) {
+            let Some(index) = self.keepalives.front() else { break };
+            if self.conns.at(index).is_none_or(|conn| conn.keepalive_at > self.now) {
                 break;
             }
-            self.look(index);
+            self.check_peer(index);
         }
         for _ in 0..WORK_MAX {
             match self.first_too_slow() {
-                Some((index, at)) if at <= self.now => self.judge_slow(index),
+                Some((index, at)) if at <= self.now => self.close_if_slow(index),
                 _ => break,
             }
         }
@@ -50,7 +50,8 @@ impl<T: ServerStorage> Server<T> {
 
     /// When [`handle_timeout`](Server::handle_timeout) is next to be called; changes only after a `&mut self` call.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let look = self.looks.front().and_then(|index| self.conns.at(index)).map(|c| c.look_at);
+        let check =
+            self.keepalives.front().and_then(|index| self.conns.at(index)).map(|c| c.keepalive_at);
         let slow = self.first_too_slow().map(|(_, at)| at);
         let drain = self.drain.as_ref().filter(|drain| !drain.over).map(|drain| {
             let returns = self.returns_until().filter(|until| *until > self.now);
@@ -58,12 +59,12 @@ impl<T: ServerStorage> Server<T> {
         });
         let lease = self.lease_end(&self.leases, self.lease);
         let lease_unused = self.lease_end(&self.leases_unused, self.config.lease_unused);
-        [look, slow, drain, lease, lease_unused].into_iter().flatten().min()
+        [check, slow, drain, lease, lease_unused].into_iter().flatten().min()
     }
 
     fn lease_end(&self, list: &List<LEASE>, lease: Duration) -> Option<Instant> {
         let session = self.sessions.at(list.front()?)?;
-        Some(session.alone_since + lease)
+        Some(session.disconnected_at + lease)
     }
 
     fn first_lease_over(&self) -> Option<u32> {
@@ -90,7 +91,7 @@ impl<T: ServerStorage> Server<T> {
     }
 
     /// The time of a `Hello` or of a frame has come.
-    fn judge_slow(&mut self, index: u32) {
+    fn close_if_slow(&mut self, index: u32) {
         let Some(conn) = self.conns.at(index) else { return };
         let timeout = self.frame_timeout(conn.session);
         let now = self.now;
@@ -106,16 +107,16 @@ impl<T: ServerStorage> Server<T> {
     }
 
     /// How long the peer of a session may be silent.
-    fn patience(&self, session: Option<u32>) -> Duration {
+    fn silence_max(&self, session: Option<u32>) -> Duration {
         let granted = session
             .and_then(|session| self.sessions.at(session))
-            .map(|session| keepalive::granted(session.grants().keepalive_ms));
+            .map(|session| keepalive::from_millis(session.grants().keepalive_ms));
         granted.unwrap_or_default().max(self.config.keepalive)
     }
 
     /// How long an incomplete frame may take to get on: a peer that may stand still may do so in the middle of one.
     fn frame_timeout(&self, session: Option<u32>) -> Duration {
-        self.patience(session).max(self.config.frame_timeout).max(FRAME_TIMEOUT_MIN)
+        self.silence_max(session).max(self.config.frame_timeout).max(FRAME_TIMEOUT_MIN)
     }
 
     /// Takes a connection off the list that its phase has put it on.
@@ -129,41 +130,41 @@ impl<T: ServerStorage> Server<T> {
     }
 
     /// S20: is the peer there?
-    fn look(&mut self, index: u32) {
+    fn check_peer(&mut self, index: u32) {
         let Some(conn) = self.conns.at(index) else { return };
-        let keepalive = self.patience(conn.session);
+        let keepalive = self.silence_max(conn.session);
         let Some(conn) = self.conns.at_mut(index) else { return };
-        let look = match conn.phase {
+        let verdict = match conn.phase {
             // There is nothing to ask, and the handshake's own time judges; or it waits for us.
-            Phase::AwaitingHello | Phase::AwaitingRecord { .. } => Look::Fine,
+            Phase::AwaitingHello | Phase::AwaitingRecord { .. } => Verdict::Alive,
             Phase::WelcomeDue { .. } | Phase::Up | Phase::Finishing(_) | Phase::Closing(_) => {
-                conn.alive.look(keepalive, self.looked_after)
+                conn.keepalive.check(keepalive, self.check_period)
             }
         };
-        if look == Look::Dead {
+        if verdict == Verdict::Dead {
             self.close_conn(index, None, CloseReason::PeerSilent);
         } else {
-            match look {
-                Look::Fine | Look::Dead => {}
-                Look::Say => {
+            match verdict {
+                Verdict::Alive | Verdict::Dead => {}
+                Verdict::Reassure => {
                     conn.send.pong = true;
                     self.wake(index);
                 }
-                Look::Ask => {
+                Verdict::Probe => {
                     conn.send.ping = true;
                     // S27: the first one may be lost.
                     conn.send.goodbye |= self.config.lossy && self.drain.is_some();
                     self.wake(index);
                 }
             }
-            self.look_later(index);
+            self.schedule_check(index);
         }
     }
 
-    pub(super) fn look_later(&mut self, index: u32) {
-        self.looks.unlink(&mut self.conns, index);
+    pub(super) fn schedule_check(&mut self, index: u32) {
+        self.keepalives.unlink(&mut self.conns, index);
         let Some(conn) = self.conns.at_mut(index) else { return };
-        conn.look_at = Alive::next_look(self.now, self.looked_after);
-        self.looks.push_back(&mut self.conns, index);
+        conn.keepalive_at = Keepalive::next_check(self.now, self.check_period);
+        self.keepalives.push_back(&mut self.conns, index);
     }
 }

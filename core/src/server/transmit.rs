@@ -3,14 +3,14 @@
 use core::num::NonZeroUsize;
 
 use super::Server;
-use super::conn::{Partial, PartialBody, Phase};
+use super::conn::{PartialBody, PartialFrame, Phase};
 use super::slot::SlotState;
 use crate::ids::{ConnId, Xid};
 use crate::outcome::Status;
 use crate::storage::list::NIL;
 use crate::storage::{Body, Lazy, Places, ServerStorage, Table};
 use crate::time::Instant;
-use crate::wire::writer::Writer;
+use crate::wire::writer::FrameWriter;
 use crate::wire::{self, Frame, REPLY_HEADER_LEN, ReplyHeader, Role};
 
 /// Whether there may be more to send.
@@ -33,18 +33,18 @@ impl<T: ServerStorage> Server<T> {
         conn: ConnId,
         out: &mut [u8],
     ) -> Option<NonZeroUsize> {
-        self.tick(now);
+        self.advance_clock(now);
         if !self.conns.contains(conn.0) {
             return None;
         }
         let index = conn.0.index;
-        let mut out = Writer::new(out);
+        let mut out = FrameWriter::new(out);
         while let Step::More = self.transmit_step(index, &mut out) {}
         let written = NonZeroUsize::new(out.written());
         if written.is_none() {
             self.all_sent(index);
         } else if let Some(conn) = self.conns.at_mut(index) {
-            conn.alive.speak();
+            conn.keepalive.on_sent();
         }
         written
     }
@@ -72,13 +72,13 @@ impl<T: ServerStorage> Server<T> {
             Phase::WelcomeDue { .. } => return true,
             _ => {}
         }
-        conn.partial.as_ref().is_some_and(Partial::is_here)
+        conn.partial.as_ref().is_some_and(PartialFrame::is_here)
             || !conn.send.is_empty()
             || replies.is_some_and(|calls| !calls.out.is_empty())
     }
 
     #[inline]
-    fn transmit_step(&mut self, index: u32, out: &mut Writer<'_>) -> Step {
+    fn transmit_step(&mut self, index: u32, out: &mut FrameWriter<'_>) -> Step {
         let Some(conn) = self.conns.at_mut(index) else { return Step::Stop };
         match conn.phase {
             Phase::AwaitingRecord { .. } => return Step::Stop,
@@ -96,7 +96,7 @@ impl<T: ServerStorage> Server<T> {
     }
 
     /// From then on requests are taken.
-    fn send_welcome(&mut self, index: u32, out: &mut Writer<'_>) -> Step {
+    fn send_welcome(&mut self, index: u32, out: &mut FrameWriter<'_>) -> Step {
         let welcome = self.conns.at(index).and_then(|conn| self.welcome(conn));
         let sent = welcome.is_some_and(|welcome| out.control(&Frame::Welcome(welcome)));
         match self.conns.at_mut(index).filter(|_| sent) {
@@ -108,7 +108,7 @@ impl<T: ServerStorage> Server<T> {
         }
     }
 
-    fn send_control(&mut self, index: u32, out: &mut Writer<'_>) -> Step {
+    fn send_control(&mut self, index: u32, out: &mut FrameWriter<'_>) -> Step {
         let welcome = self.conns.at(index).and_then(|conn| self.welcome(conn));
         let Some(conn) = self.conns.at_mut(index) else { return Step::Stop };
         let send = &mut conn.send;
@@ -135,7 +135,7 @@ impl<T: ServerStorage> Server<T> {
 
     /// Hands the replies that wait, as far as there is room.
     #[inline]
-    fn send_replies(&mut self, index: u32, session_index: u32, out: &mut Writer<'_>) -> Step {
+    fn send_replies(&mut self, index: u32, session_index: u32, out: &mut FrameWriter<'_>) -> Step {
         let Some(session) = self.sessions.at_mut(session_index) else { return Step::Stop };
         let Some(calls) = session.calls.get_mut() else { return Step::Stop };
         while let Some(number) = calls.out.front() {
@@ -155,19 +155,20 @@ impl<T: ServerStorage> Server<T> {
             if !out.has_room_for(len, REPLY_HEADER_LEN) {
                 return Step::Stop;
             }
-            let at = out.split_frame(&header, body, 0);
+            let at = out.write_partial(&header, body, 0);
             let idempotent = slot.idempotent;
             calls.out.unlink(&mut calls.slots, number);
             self.counters.replies += 1;
             if at < len {
                 if let Some(conn) = self.conns.at_mut(index) {
-                    conn.partial = Some(Partial { header, at, body: PartialBody::Slot(number) });
+                    conn.partial =
+                        Some(PartialFrame { header, at, body: PartialBody::Slot(number) });
                 }
                 return Step::Stop;
             }
             if idempotent {
-                if let Some(mut room) = self.room(session_index) {
-                    room.forget_idempotent(number);
+                if let Some(mut view) = self.view(session_index) {
+                    view.forget_idempotent(number);
                 }
                 return Step::More;
             }
@@ -175,24 +176,24 @@ impl<T: ServerStorage> Server<T> {
         Step::Stop
     }
 
-    fn continue_reply(&mut self, index: u32, out: &mut Writer<'_>) -> Step {
+    fn continue_reply(&mut self, index: u32, out: &mut FrameWriter<'_>) -> Step {
         let Some(conn) = self.conns.at_mut(index) else { return Step::Stop };
         let session_index = conn.session.unwrap_or(NIL);
         let Some(partial) = &mut conn.partial else { return Step::More };
         let body = match &partial.body {
             // Polled again, so the driver has written it.
-            PartialBody::Taken(_) | PartialBody::TakenMoved { .. } => {
+            PartialBody::Taken(_) | PartialBody::TakenDetached { .. } => {
                 self.end_reply(index, session_index);
                 return Step::More;
             }
-            PartialBody::Moved { body, .. } => body.as_slice(),
+            PartialBody::Detached { body, .. } => body.as_slice(),
             PartialBody::Slot(number) => self
                 .sessions
                 .at(session_index)
                 .and_then(|session| session.calls.get()?.slots.at(*number))
                 .map_or(&[][..], |slot| slot.body.as_slice()),
         };
-        partial.at = out.split_frame(&partial.header, body, partial.at);
+        partial.at = out.write_partial(&partial.header, body, partial.at);
         if partial.at < REPLY_HEADER_LEN + body.len() {
             return Step::Stop;
         }
@@ -203,8 +204,8 @@ impl<T: ServerStorage> Server<T> {
     /// The reply that was leaving on a connection has left.
     fn end_reply(&mut self, index: u32, session_index: u32) {
         let partial = self.conns.at_mut(index).and_then(|conn| conn.partial.take());
-        if let (Some(partial), Some(mut room)) = (partial, self.room(session_index)) {
-            room.let_go(&partial);
+        if let (Some(partial), Some(mut view)) = (partial, self.view(session_index)) {
+            view.release_partial(&partial);
         }
     }
 
@@ -218,15 +219,15 @@ impl<T: ServerStorage> Server<T> {
         let partial = live.partial.as_mut()?;
         let from = partial.at.checked_sub(REPLY_HEADER_LEN)?;
         let (rest, taken) = match &partial.body {
-            PartialBody::Moved { body, bytes } => {
-                (body.shared()?.slice(from..), PartialBody::TakenMoved { bytes: *bytes })
+            PartialBody::Detached { body, bytes } => {
+                (body.shared()?.slice(from..), PartialBody::TakenDetached { bytes: *bytes })
             }
             PartialBody::Slot(number) => {
                 let calls = self.sessions.at(session_index)?.calls.get()?;
                 let rest = calls.slots.at(*number)?.body.shared()?.slice(from..);
                 (rest, PartialBody::Taken(*number))
             }
-            PartialBody::Taken(_) | PartialBody::TakenMoved { .. } => return None,
+            PartialBody::Taken(_) | PartialBody::TakenDetached { .. } => return None,
         };
         partial.body = taken;
         Some(rest)

@@ -33,8 +33,8 @@ pub(crate) struct Counting;
 
 impl ClientStorage for Counting {
     type Body = HeapBody;
-    type Calls = Counted<HeapTable<Entry<HeapBody>>>;
-    type SlotMap = Counted<HeapArray<Occupant>>;
+    type Calls = Counted<HeapTable<CallEntry<HeapBody>>>;
+    type SlotMap = Counted<HeapArray<CallIndex>>;
     type Blocks = Counted<HeapArray<Instant>>;
     const DEADLINE_BLOCK: u32 = 64;
 }
@@ -45,7 +45,7 @@ impl ServerStorage for Counting {
     type LazyCalls = Option<Box<Calls<Counting>>>;
     type Sessions = Counted<HeapTable<Session<Counting>>>;
     type Conns = Counted<HeapTable<Conn<HeapBody>>>;
-    type Shares = Counted<HeapTable<Share>>;
+    type Quotas = Counted<HeapTable<PrincipalQuota>>;
     type Index = BTreeMap<u64, u32>;
     type Methods = HeapArray<MethodSpec>;
 }

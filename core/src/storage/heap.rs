@@ -16,8 +16,8 @@ pub struct Heap;
 
 impl ClientStorage for Heap {
     type Body = HeapBody;
-    type Calls = HeapTable<Entry<HeapBody>>;
-    type SlotMap = HeapArray<Occupant>;
+    type Calls = HeapTable<CallEntry<HeapBody>>;
+    type SlotMap = HeapArray<CallIndex>;
     type Blocks = HeapArray<Instant>;
     const DEADLINE_BLOCK: u32 = 64;
 }
@@ -28,7 +28,7 @@ impl ServerStorage for Heap {
     type LazyCalls = Option<Box<Calls<Heap>>>;
     type Sessions = HeapTable<Session<Heap>>;
     type Conns = HeapTable<Conn<HeapBody>>;
-    type Shares = HeapTable<Share>;
+    type Quotas = HeapTable<PrincipalQuota>;
     type Index = BTreeMap<u64, u32>;
     type Methods = HeapArray<MethodSpec>;
 }

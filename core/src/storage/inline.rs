@@ -12,8 +12,8 @@ impl<const CALLS: usize, const SLOTS: usize, const BODY: usize> ClientStorage
     for InlineClient<CALLS, SLOTS, BODY>
 {
     type Body = InlineBody<BODY>;
-    type Calls = InlineTable<Entry<InlineBody<BODY>>, CALLS>;
-    type SlotMap = InlineArray<Occupant, SLOTS>;
+    type Calls = InlineTable<CallEntry<InlineBody<BODY>>, CALLS>;
+    type SlotMap = InlineArray<CallIndex, SLOTS>;
     type Blocks = InlineArray<Instant, 1>;
     const DEADLINE_BLOCK: u32 = u32::MAX;
 }
@@ -44,7 +44,7 @@ impl<
     type LazyCalls = InPlace<Calls<Self>>;
     type Sessions = InlineTable<Session<Self>, SESSIONS>;
     type Conns = InlineTable<Conn<InlineBody<BODY>>, CONNS>;
-    type Shares = InlineTable<Share, SESSIONS>;
+    type Quotas = InlineTable<PrincipalQuota, SESSIONS>;
     type Index = InlineIndex<SESSIONS>;
     type Methods = InlineArray<MethodSpec, METHODS>;
 }

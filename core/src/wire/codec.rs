@@ -80,18 +80,18 @@ pub enum Decoded<'d> {
 /// What is wrong with the frame. A length is judged as soon as it is there, so that nobody waits for, or makes room
 /// for, a frame that will be refused.
 pub fn decode(data: &[u8], from: Role, body_len_max: u32) -> Result<Decoded<'_>, ProtocolError> {
-    Ok(match cut(data, from, body_len_max)? {
-        Cut::Incomplete(wanted) => Decoded::Incomplete(wanted),
-        Cut::Request(header, body, len) => Decoded::Frame(Frame::Request(header, body), len),
-        Cut::Reply(header, body, len) => Decoded::Frame(Frame::Reply(header, body), len),
-        Cut::Control(control, len) => Decoded::Frame(control.decode(from)?, len),
+    Ok(match parse(data, from, body_len_max)? {
+        Parsed::Incomplete(wanted) => Decoded::Incomplete(wanted),
+        Parsed::Request(header, body, len) => Decoded::Frame(Frame::Request(header, body), len),
+        Parsed::Reply(header, body, len) => Decoded::Frame(Frame::Reply(header, body), len),
+        Parsed::Control(control, len) => Decoded::Frame(control.decode(from)?, len),
     })
 }
 
 /// The frame at the front of received bytes, as far as it takes to find it. The two frames of every call are decoded and
 /// are small values; a control frame, which may be a large one, is not yet.
 #[derive(Debug)]
-pub(crate) enum Cut<'d> {
+pub(crate) enum Parsed<'d> {
     Incomplete(usize),
     Request(RequestHeader, &'d [u8], usize),
     Reply(ReplyHeader, &'d [u8], usize),
@@ -113,9 +113,13 @@ impl<'d> Control<'d> {
 
 /// [`decode`], but for the fields of control frames.
 #[inline]
-pub(crate) fn cut(data: &[u8], from: Role, body_len_max: u32) -> Result<Cut<'_>, ProtocolError> {
+pub(crate) fn parse(
+    data: &[u8],
+    from: Role,
+    body_len_max: u32,
+) -> Result<Parsed<'_>, ProtocolError> {
     let Some((&len_field, after)) = data.split_first_chunk::<LEN_FIELD_LEN>() else {
-        return Ok(Cut::Incomplete(LEN_FIELD_LEN));
+        return Ok(Parsed::Incomplete(LEN_FIELD_LEN));
     };
     let len = u32::from_le_bytes(len_field);
     let max = body_len_max
@@ -131,18 +135,17 @@ pub(crate) fn cut(data: &[u8], from: Role, body_len_max: u32) -> Result<Cut<'_>,
     }
     let whole = len as usize + LEN_FIELD_LEN;
     let Some(payload) = after.get(..len as usize) else {
-        return Ok(Cut::Incomplete(whole));
+        return Ok(Parsed::Incomplete(whole));
     };
     let Some((&kind, fields)) = payload.split_first() else {
         return Err(ProtocolError::FrameTooShort { kind: 0, len });
     };
     match (kind, from) {
         (KIND_REQUEST, Role::Client) => decode_request(fields, body_len_max)
-            .map(|(header, body)| Cut::Request(header, body, whole)),
-        (KIND_REPLY, Role::Server) => {
-            decode_reply(fields, body_len_max).map(|(header, body)| Cut::Reply(header, body, whole))
-        }
-        _ => Ok(Cut::Control(Control { kind, fields }, whole)),
+            .map(|(header, body)| Parsed::Request(header, body, whole)),
+        (KIND_REPLY, Role::Server) => decode_reply(fields, body_len_max)
+            .map(|(header, body)| Parsed::Reply(header, body, whole)),
+        _ => Ok(Parsed::Control(Control { kind, fields }, whole)),
     }
 }
 
@@ -157,7 +160,7 @@ pub(crate) fn first_frame_error(data: &[u8], error: ProtocolError) -> ProtocolEr
 }
 
 /// Whether the frame at the front is of a kind that only a client with a session sends; false while its kind is not here.
-pub(crate) fn is_no_hello(data: &[u8]) -> bool {
+pub(crate) fn is_not_hello(data: &[u8]) -> bool {
     matches!(data.get(LEN_FIELD_LEN), Some(&(KIND_REQUEST..=KIND_GOODBYE)))
 }
 
@@ -218,7 +221,7 @@ fn xid_field(fields: &[u8], malformed: ProtocolError) -> Result<Xid, ProtocolErr
 ///
 /// # Errors
 /// What is wrong with it.
-pub(crate) fn request_front(data: &[u8]) -> Result<Option<RequestHeader>, ProtocolError> {
+pub(crate) fn peek_request(data: &[u8]) -> Result<Option<RequestHeader>, ProtocolError> {
     if data.get(LEN_FIELD_LEN) != Some(&KIND_REQUEST) {
         return Ok(None);
     }

@@ -4,14 +4,14 @@ use crate::wire::{self, CONTROL_LEN_MAX, Frame};
 
 /// The caller's output slice, and how much of it is written.
 #[derive(Debug)]
-pub(crate) struct Writer<'o> {
+pub(crate) struct FrameWriter<'o> {
     out: &'o mut [u8],
     at: usize,
 }
 
-impl<'o> Writer<'o> {
-    pub(crate) fn new(out: &'o mut [u8]) -> Writer<'o> {
-        Writer { out, at: 0 }
+impl<'o> FrameWriter<'o> {
+    pub(crate) fn new(out: &'o mut [u8]) -> FrameWriter<'o> {
+        FrameWriter { out, at: 0 }
     }
 
     pub(crate) fn written(&self) -> usize {
@@ -44,7 +44,7 @@ impl<'o> Writer<'o> {
     /// Writes what fits of the frame made of `header` and `body`, from its byte `at` on; returns the byte to go on
     /// from.
     #[inline]
-    pub(crate) fn split_frame<const N: usize>(
+    pub(crate) fn write_partial<const N: usize>(
         &mut self,
         header: &[u8; N],
         body: &[u8],
