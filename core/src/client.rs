@@ -26,7 +26,7 @@ mod transmit;
 pub(crate) use call::CallEntry;
 pub(crate) use calls::CallIndex;
 pub use config::{Call, ClientConfig};
-pub use durable::Numbered;
+pub use durable::UnjournaledCall;
 pub use event::{ClientCounters, ClientEvent, ClientSession, Received, Reply};
 
 use crate::error::{CallError, CloseReason, SessionEnd};
@@ -315,7 +315,7 @@ impl<S: ClientStorage> Client<S> {
 
     /// Whether everything is said: all calls are settled and acknowledged, and our `Goodbye` was handed last. When it has
     /// left, the connection may be closed without waiting for the server to do so (W62).
-    pub fn has_taken_leave(&self) -> bool {
+    pub fn is_goodbye_sent(&self) -> bool {
         self.goodbye_sent && !self.output.owes_ack()
     }
 

@@ -97,7 +97,7 @@ pub enum ProtocolError {
     },
     /// The peer does not speak this protocol: the magic of its `Hello` is wrong, or its first frame is of no kind that a
     /// client sends.
-    NotOncewire,
+    BadMagic,
     /// A frame that needs a session came before the handshake (S2).
     NoSession,
     /// A second handshake on a connection that was already bound.
@@ -154,7 +154,7 @@ impl ProtocolError {
             ProtocolError::FrameTooShort { .. } => 2,
             ProtocolError::UnknownKind(_) => 3,
             ProtocolError::Malformed { .. } => 4,
-            ProtocolError::NotOncewire => 5,
+            ProtocolError::BadMagic => 5,
             ProtocolError::NoSession => 6,
             ProtocolError::SecondHello => 7,
             ProtocolError::UnexpectedWelcome => 8,
@@ -230,7 +230,7 @@ impl fmt::Display for ProtocolError {
             ProtocolError::AlreadySettled { xid } => {
                 write!(f, "the answer to xid {xid} was asked for, and was acknowledged before")
             }
-            ProtocolError::NotOncewire
+            ProtocolError::BadMagic
             | ProtocolError::NoSession
             | ProtocolError::SecondHello
             | ProtocolError::UnexpectedWelcome

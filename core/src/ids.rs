@@ -153,7 +153,7 @@ pub struct Principal(pub u64);
 
 impl Principal {
     /// The transport cannot say who is calling.
-    pub const NOBODY: Principal = Principal(u64::MAX);
+    pub const ANONYMOUS: Principal = Principal(u64::MAX);
 }
 
 /// One place in a table, told from later tenants of the same place by its generation.

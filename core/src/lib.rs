@@ -32,7 +32,7 @@
 //! // A connection: bytes that leave one machine arrive at the other.
 //! client.handle_connected(now);
 //! let secret = SessionId::from_bytes([1; 16]);
-//! let conn = server.handle_connected(now, Principal::NOBODY, secret).unwrap();
+//! let conn = server.handle_connected(now, Principal::ANONYMOUS, secret).unwrap();
 //! let call = client.call(now, Call::new(add_one, &[100])).unwrap();
 //! let mut wire = [0; 512];
 //! loop {
@@ -82,8 +82,8 @@ pub mod wire;
 mod work;
 
 pub use client::{
-    Call, Client, ClientConfig, ClientCounters, ClientEvent, ClientSession, Numbered, Received,
-    Reply,
+    Call, Client, ClientConfig, ClientCounters, ClientEvent, ClientSession, Received, Reply,
+    UnjournaledCall,
 };
 pub use digest::digest;
 pub use error::{CallError, CloseReason, ProtocolError, SessionEnd};

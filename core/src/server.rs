@@ -86,7 +86,7 @@ struct Drain {
 /// let mut server: Server<Heap> = Server::new(config, &methods).unwrap();
 /// // In earnest, the secret is 128 random bits.
 /// let secret = SessionId::from_bytes([1; 16]);
-/// let conn = server.handle_connected(Instant::ZERO, Principal::NOBODY, secret).unwrap();
+/// let conn = server.handle_connected(Instant::ZERO, Principal::ANONYMOUS, secret).unwrap();
 /// assert!(server.handle_data(Instant::ZERO, conn, b"GET / HTTP/1.1\r\n").is_err());
 /// ```
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
@@ -137,7 +137,7 @@ impl<T: ServerStorage> Server<T> {
         let mut table = T::Methods::default();
         for (at, method) in methods.iter().enumerate() {
             if methods[..at].iter().any(|other| other.id == method.id) {
-                return Err(ServerError::MethodTwice(method.id));
+                return Err(ServerError::DuplicateMethod(method.id));
             }
             *table.at_or_grow(at as u32).ok_or(ServerError::TooManyMethods)? = *method;
         }

@@ -15,7 +15,7 @@ pub(crate) use codec::{
     Control, Parsed, first_frame_error, is_not_hello, may_be_pong, parse, peek_request,
     reply_header, request_header,
 };
-pub use codec::{Decoded, Front, decode, encode, front};
+pub use codec::{Decoded, FrameInfo, decode, encode, peek};
 
 use crate::ids::{MethodId, ServerId, SessionId, Xid};
 use crate::outcome::Status;

@@ -96,7 +96,7 @@ impl Walk {
         let mut id = [0; 16];
         id[..8].copy_from_slice(&self.secrets.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
         let secret = SessionId::from_bytes(id);
-        let principal = *self.rng.pick(&[Principal::NOBODY, Principal::NOBODY, ALICE, BOB]);
+        let principal = *self.rng.pick(&[Principal::ANONYMOUS, Principal::ANONYMOUS, ALICE, BOB]);
         let Some(conn) = self.server.handle_connected(self.now, principal, secret) else { return };
         let Frame::Hello(said) = hello(resume.map(|id| (id, 0))) else { unreachable!() };
         let said = wire::Hello { slots: SLOTS, ..said };
@@ -132,7 +132,7 @@ impl Walk {
         let mut out = [0; 8192];
         let _ = self.server.poll_transmit(self.now, line.conn, &mut out[..len.max(256)]);
         if self.rng.one_in(2) {
-            line.rest = self.server.take_rest(line.conn);
+            line.rest = self.server.take_shared_tail(line.conn);
         }
     }
 

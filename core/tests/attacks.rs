@@ -348,7 +348,7 @@ fn w20_a_peer_of_another_protocol_or_version_is_told_so() {
     let mut bytes = bytes_of(&hello(None));
     bytes[5] ^= 1;
     pair.send_bytes(raw, &bytes);
-    assert_eq!(pair.server_errors, [ProtocolError::NotOncewire]);
+    assert_eq!(pair.server_errors, [ProtocolError::BadMagic]);
     let raw = pair.raw(ALICE);
     let Frame::Hello(said) = hello(None) else { unreachable!() };
     pair.send(raw, &Frame::Hello(wire::Hello { version_min: 2, version_max: 9, ..said }));

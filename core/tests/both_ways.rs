@@ -71,7 +71,7 @@ impl End {
     fn receive(&mut self, now: Instant) {
         let data = std::mem::take(&mut self.arrived);
         let mut rest = &data[..];
-        while let Some(front) = wire::front(rest)
+        while let Some(front) = wire::peek(rest)
             && front.len <= rest.len()
         {
             let (frame, after) = rest.split_at(front.len);

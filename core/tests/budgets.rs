@@ -63,7 +63,7 @@ impl Bare {
 
     /// A session with a reply of 1 MiB of which 4 KiB were written; `None` if there is no room for it.
     fn begun(&mut self, shared: bool) -> Option<ConnId> {
-        let conn = self.open(Principal::NOBODY, 4);
+        let conn = self.open(Principal::ANONYMOUS, 4);
         let running = self.start(conn, &big(1, b"x"))?;
         let reply = vec![7; MIB as usize];
         if shared {
@@ -122,9 +122,9 @@ fn c98_what_was_half_sent_is_given_back_when_it_has_left() {
                 bare.acknowledge(conn);
             }
             if shared {
-                let rest = bare.server.take_rest(conn).unwrap();
+                let rest = bare.server.take_shared_tail(conn).unwrap();
                 assert_eq!(rest.len() as u64, MIB + wire::REPLY_HEADER_LEN as u64 - 4096);
-                assert!(bare.server.take_rest(conn).is_none());
+                assert!(bare.server.take_shared_tail(conn).is_none());
             }
             if acknowledged_while_written {
                 bare.acknowledge(conn);
@@ -149,7 +149,7 @@ fn one_way(number: u64, body: &[u8]) -> Frame<'_> {
 #[test]
 fn c99_the_last_slot_costs_no_more_than_a_page_and_nothing_when_the_session_is_idle() {
     let mut bare = Bare::with(|_| {});
-    let conns: Vec<ConnId> = (0..500).map(|_| bare.open(Principal::NOBODY, 1024)).collect();
+    let conns: Vec<ConnId> = (0..500).map(|_| bare.open(Principal::ANONYMOUS, 1024)).collect();
     for (at, conn) in conns.iter().enumerate() {
         if at % 2 == 0 {
             let running = bare.start(*conn, &Frame::Request(header(slot_1023(1), 0), b"x"));
@@ -178,7 +178,7 @@ fn c99_tables_are_bounded_and_what_finds_no_room_is_not_read() {
         config.slots = 65_536;
         config.requests_max = 64 << 10;
     });
-    let conn = bare.open(Principal::NOBODY, 65_536);
+    let conn = bare.open(Principal::ANONYMOUS, 65_536);
     let mut refused = 0;
     for page in 0..1_000 {
         // Of a method that does not exist: it is refused, and the refusal kept.
@@ -201,7 +201,7 @@ fn c99_tables_are_bounded_and_what_finds_no_room_is_not_read() {
 fn c100_requests_count_while_their_calls_run() {
     let body = vec![7; MIB as usize];
     let mut bare = Bare::with(|config| config.requests_max = 32 * MIB);
-    let conns: Vec<ConnId> = (0..100).map(|_| bare.open(Principal::NOBODY, 4)).collect();
+    let conns: Vec<ConnId> = (0..100).map(|_| bare.open(Principal::ANONYMOUS, 4)).collect();
     let mut running = Vec::new();
     for conn in &conns {
         running.extend(bare.start(*conn, &one_way(1, &body)));
@@ -210,7 +210,7 @@ fn c100_requests_count_while_their_calls_run() {
     assert_eq!(counters.request_bytes, running.len() as u64 * MIB);
     assert_eq!(counters.refused, 100 - running.len() as u64);
     assert!((16..32).contains(&running.len()), "{}", running.len());
-    let honest = bare.open(Principal::NOBODY, 4);
+    let honest = bare.open(Principal::ANONYMOUS, 4);
     assert!(bare.start(honest, &one_way(1, &body[..200_000])).is_some(), "others get theirs");
     for running in running {
         bare.server.abort(NOW, running);
@@ -222,7 +222,7 @@ fn c100_requests_count_while_their_calls_run() {
 fn c101_a_client_that_reserves_all_it_can_leaves_room_for_others() {
     // A method of 64 KiB from 17 sessions of 1,024 calls each; one of 1 MiB from 4 sessions of 256.
     for (method, sessions, calls) in [(ECHO, 17, 1024), (BIG, 4, 256)] {
-        for principal in [Principal::NOBODY, ALICE] {
+        for principal in [Principal::ANONYMOUS, ALICE] {
             let mut bare = Bare::with(|_| {});
             let call = |number| {
                 Frame::Request(wire::RequestHeader { method, ..header(number, 0) }, b"slow")
@@ -248,7 +248,7 @@ fn c101_a_client_that_reserves_all_it_can_leaves_room_for_others() {
 
 #[test]
 fn c102_no_principal_gets_all_connections_or_all_sessions() {
-    for principal in [Principal::NOBODY, ALICE] {
+    for principal in [Principal::ANONYMOUS, ALICE] {
         let mut bare = Bare::with(|config| {
             config.conns_max = 40;
             config.sessions_max = 100;
@@ -331,7 +331,7 @@ fn c104_requests_count_as_soon_as_they_are_announced() {
     let body = vec![7; MIB as usize];
     let mut bare = Bare::with(|config| config.requests_max = 32 * MIB);
     let frame = bytes_of(&one_way(1, &body));
-    let conns: Vec<ConnId> = (0..100).map(|_| bare.open(Principal::NOBODY, 4)).collect();
+    let conns: Vec<ConnId> = (0..100).map(|_| bare.open(Principal::ANONYMOUS, 4)).collect();
     let mut held = 0;
     for conn in &conns {
         // A twentieth of it: the rest never comes.

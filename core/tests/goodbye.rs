@@ -26,7 +26,7 @@ fn c78_a_call_that_was_numbered_before_the_servers_goodbye_is_sent_once_recorded
     assert!(pair.client().is_connected(), "the server waits for the client's goodbye");
     let later = pair.call(b"later");
     let now = pair.now;
-    assert!(pair.client().poll_record(now).is_none(), "S25: nothing new begins");
+    assert!(pair.client().poll_unjournaled(now).is_none(), "S25: nothing new begins");
     say_recorded(&mut pair, &disk);
     assert_eq!(pair.fates(call), [SHUTTING_DOWN]);
     assert!(!pair.server.is_drained(), "the outcome is not on the client's disk");

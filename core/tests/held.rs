@@ -345,7 +345,7 @@ fn c89_a_client_without_a_journal_holds_no_call() {
     let one_way = pair.call_with(0, Call { one_way: true, ..Call::new(ECHO, b"one way") });
     let call = pair.call(b"a");
     let now = pair.now;
-    assert!(pair.client().poll_record(now).is_none());
+    assert!(pair.client().poll_unjournaled(now).is_none());
     assert_eq!((pair.fate(call), pair.fate(one_way)), (reply(b"a"), None));
     assert_eq!((pair.client().unsettled(), pair.ran(b"one way")), (0, 1));
 }
@@ -381,7 +381,7 @@ fn whatever_happens_every_recorded_call_runs_once_and_its_outcome_is_learned() {
                 2 => {
                     let mut after = disk.clone();
                     let now = pair.now;
-                    while let Some(numbered) = pair.client().poll_record(now) {
+                    while let Some(numbered) = pair.client().poll_unjournaled(now) {
                         let number = numbered.xid.get();
                         after.xid_last = number;
                         let kept = Kept { body: numbered.body.to_vec(), outcome: None };

@@ -422,7 +422,7 @@ fn kinds_sent(client: &mut Client<Heap>, now: Instant) -> Vec<u8> {
     let len = client.poll_transmit(now, &mut out).map_or(0, |len| len.get());
     let mut kinds = Vec::new();
     let mut rest = &out[..len];
-    while let Some(front) = wire::front(rest) {
+    while let Some(front) = wire::peek(rest) {
         kinds.push(rest[4]);
         rest = &rest[front.len..];
     }

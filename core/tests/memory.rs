@@ -40,7 +40,8 @@ fn visit(server: &mut Server<Heap>, number: usize, now: Instant) {
     let mut client: Client<Heap> = Client::new(ClientConfig::default());
     let mut id = [0; 16];
     id[..8].copy_from_slice(&(number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
-    let conn = server.handle_connected(now, Principal::NOBODY, SessionId::from_bytes(id)).unwrap();
+    let conn =
+        server.handle_connected(now, Principal::ANONYMOUS, SessionId::from_bytes(id)).unwrap();
     client.handle_connected(now);
     client.call(now, Call::new(MethodId::of("m"), b"arguments")).unwrap();
     let later = now + std::time::Duration::from_secs(1);

@@ -124,7 +124,7 @@ impl<S: ClientStorage, T: ServerStorage> Pair<S, T> {
 
     fn connect(&mut self) {
         self.client.handle_connected(self.now);
-        let conn = self.server.handle_connected(self.now, Principal::NOBODY, SECRET);
+        let conn = self.server.handle_connected(self.now, Principal::ANONYMOUS, SECRET);
         assert!(conn.is_some(), "the server takes the connection");
         self.conn = conn;
     }

@@ -133,7 +133,7 @@ impl Walk {
         let mut after = self.disk.clone();
         let session = self.pair.client().session().copied();
         let now = self.pair.now;
-        while let Some(numbered) = self.pair.client().poll_record(now) {
+        while let Some(numbered) = self.pair.client().poll_unjournaled(now) {
             let kept = Kept { body: numbered.body.to_vec(), outcome: None };
             let (xid, call) = (numbered.xid.get(), numbered.call);
             if after.session.map(|s| s.id) != session.map(|s| s.id) {

@@ -132,7 +132,7 @@ fn the_loop_of_the_readme_makes_calls() {
 
     let mut now = Instant::ZERO;
     let secret = SessionId::from_bytes([1; 16]);
-    let conn = server.handle_connected(now, Principal::NOBODY, secret).unwrap();
+    let conn = server.handle_connected(now, Principal::ANONYMOUS, secret).unwrap();
     client.handle_connected(now);
     let calls: Vec<CallId> =
         (0..8).map(|n| client.call(now, Call::new(add_one, &[n; 1])).unwrap()).collect();

@@ -33,7 +33,7 @@ impl Both {
         let mut server: Server<Heap> = Server::new(config, &specs).unwrap();
         let mut client: Client<Heap> = Client::new(ClientConfig::default());
         client.handle_connected(NOW);
-        let conn = server.handle_connected(NOW, Principal::NOBODY, secret(1)).unwrap();
+        let conn = server.handle_connected(NOW, Principal::ANONYMOUS, secret(1)).unwrap();
         let mut both = Both { client, server, conn, rests: 0 };
         assert!(both.up().is_empty());
         assert!(both.down().is_empty());
@@ -45,12 +45,12 @@ impl Both {
         let (mut bytes, mut out) = (Vec::new(), [0; 4096]);
         while let Some(len) = self.client.poll_transmit(NOW, &mut out) {
             bytes.extend(&out[..len.get()]);
-            if let Some(rest) = self.client.take_rest() {
+            if let Some(rest) = self.client.take_shared_tail() {
                 self.rests += 1;
                 bytes.extend(&rest);
             }
         }
-        assert!(self.client.take_rest().is_none());
+        assert!(self.client.take_shared_tail().is_none());
         bytes
     }
 
@@ -79,7 +79,7 @@ impl Both {
         while self.server.poll_event().is_some() {}
         while let Some(len) = self.server.poll_transmit(NOW, self.conn, &mut out) {
             bytes.extend(&out[..len.get()]);
-            if let Some(rest) = self.server.take_rest(self.conn) {
+            if let Some(rest) = self.server.take_shared_tail(self.conn) {
                 self.rests += 1;
                 bytes.extend(&rest);
             }
@@ -113,7 +113,8 @@ impl Both {
         self.client.handle_disconnected(NOW);
         self.server.handle_disconnected(NOW, self.conn);
         self.client.handle_connected(NOW);
-        self.conn = self.server.handle_connected(NOW, Principal::NOBODY, secret(number)).unwrap();
+        self.conn =
+            self.server.handle_connected(NOW, Principal::ANONYMOUS, secret(number)).unwrap();
     }
 }
 
@@ -167,8 +168,8 @@ fn a_reply_whose_rest_was_taken_and_lost_is_sent_again() {
     both.answer_all(admitted);
     let mut out = [0; 4096];
     assert_eq!(both.server.poll_transmit(NOW, both.conn, &mut out).unwrap().get(), 4096);
-    assert!(both.server.take_rest(both.conn).is_some());
-    assert!(both.server.take_rest(both.conn).is_none(), "once");
+    assert!(both.server.take_shared_tail(both.conn).is_some());
+    assert!(both.server.take_shared_tail(both.conn).is_none(), "once");
     both.reconnect(2);
     assert!(both.up().is_empty());
     assert!(both.down().is_empty());
@@ -194,10 +195,10 @@ fn there_is_no_rest_of_what_is_not_shared_or_has_not_begun() {
     let mut both = Both::new();
     let body = large(100_000);
     both.client.call(NOW, Call::new(ECHO, &body[..])).unwrap();
-    assert!(both.client.take_rest().is_none(), "nothing is leaving");
+    assert!(both.client.take_shared_tail().is_none(), "nothing is leaving");
     let mut out = [0; 4096];
     assert!(both.client.poll_transmit(NOW, &mut out).is_some());
-    assert!(both.client.take_rest().is_none(), "it was copied, and goes on being copied");
+    assert!(both.client.take_shared_tail().is_none(), "it was copied, and goes on being copied");
     assert!(both.client.poll_transmit(NOW, &mut out).is_some());
-    assert!(both.server.take_rest(both.conn).is_none());
+    assert!(both.server.take_shared_tail(both.conn).is_none());
 }

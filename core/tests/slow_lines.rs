@@ -263,7 +263,7 @@ impl Slow {
             let Some(len) = self.client.poll_transmit(self.now, &mut out) else { break };
             self.up.unsent.push_back(Bytes::copy_from_slice(&out[..len.get()]));
             if self.takes_rest {
-                self.up.unsent.extend(self.client.take_rest());
+                self.up.unsent.extend(self.client.take_shared_tail());
             }
             self.up.push();
         }
@@ -278,7 +278,7 @@ impl Slow {
             let Some(len) = self.server.poll_transmit(self.now, conn, &mut out) else { break };
             self.down.unsent.push_back(Bytes::copy_from_slice(&out[..len.get()]));
             if self.takes_rest {
-                self.down.unsent.extend(self.server.take_rest(conn));
+                self.down.unsent.extend(self.server.take_shared_tail(conn));
             }
             self.down.push();
         }

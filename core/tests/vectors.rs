@@ -7,8 +7,8 @@ use std::time::Duration;
 use std::{fs, str};
 
 use oncewire_core::wire::{
-    self, Ack, Decoded, Frame, Front, Grants, Hello, Refuse, ReplyHeader, RequestHeader, Resume,
-    Role, Welcome,
+    self, Ack, Decoded, Frame, FrameInfo, Grants, Hello, Refuse, ReplyHeader, RequestHeader,
+    Resume, Role, Welcome,
 };
 use oncewire_core::*;
 
@@ -269,7 +269,7 @@ fn every_valid_frame_decodes_to_its_fields_and_its_fields_encode_to_it() {
         if !record.has("decode_only") {
             assert_eq!(hex(&encode(&expected)), hex(&bytes), "{name}");
         }
-        assert_eq!(wire::front(&bytes), Some(Front { len: bytes.len(), from }), "{name}");
+        assert_eq!(wire::peek(&bytes), Some(FrameInfo { len: bytes.len(), from }), "{name}");
         for end in 0..bytes.len() {
             let needed = if end < wire::LEN_FIELD_LEN { wire::LEN_FIELD_LEN } else { bytes.len() };
             let cut = wire::decode(&bytes[..end], from, BODY_LEN_MAX);
@@ -400,7 +400,7 @@ impl Example {
     fn connect(&mut self) {
         self.client.handle_connected(self.now);
         let secret = SessionId::from_bytes(std::array::from_fn(|at| 0xa0 + at as u8));
-        self.conn = self.server.handle_connected(self.now, Principal::NOBODY, secret);
+        self.conn = self.server.handle_connected(self.now, Principal::ANONYMOUS, secret);
         assert!(self.conn.is_some());
         self.said.push(('=', "connected".to_owned()));
     }

@@ -35,7 +35,7 @@ fn every_error_of_one_scope_says_something_of_its_own() {
         &P::FrameTooShort { kind: 2, len: 1 },
         &P::UnknownKind(99),
         &P::Malformed { kind: 2 },
-        &P::NotOncewire,
+        &P::BadMagic,
         &P::NoSession,
         &P::SecondHello,
         &P::UnexpectedWelcome,
@@ -77,7 +77,7 @@ fn every_error_of_one_scope_says_something_of_its_own() {
         &Refused(NotExecuted::DeadlinePassed),
         &Refused(NotExecuted::Cancelled),
         &ServerError::TooManyMethods,
-        &ServerError::MethodTwice(MethodId::of("a")),
+        &ServerError::DuplicateMethod(MethodId::of("a")),
     ]);
 }
 

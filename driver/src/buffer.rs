@@ -358,7 +358,7 @@ pub(crate) fn window(data: &[u8]) -> usize {
 fn first_frames(data: &[u8]) -> usize {
     let mut end = 0;
     while end < WINDOW_LEN {
-        match wire::front(&data[end..]) {
+        match wire::peek(&data[end..]) {
             Some(front) if front.len <= data.len() - end => end += front.len,
             _ => return data.len(),
         }

@@ -297,7 +297,7 @@ fn flood_client(mut stream: UnixStream, kind: &str) -> Result<()> {
     let mut server = core::Server::<Heap>::new(config, &[core::MethodSpec::new(ECHO.id())])?;
     let now = core::Instant::ZERO;
     let secret = SessionId::from_bytes([2; 16]);
-    let conn = server.handle_connected(now, Principal::NOBODY, secret).ok_or("no room")?;
+    let conn = server.handle_connected(now, Principal::ANONYMOUS, secret).ok_or("no room")?;
     let mut buffer = vec![0; 1 << 16];
     let mut answered = false;
     while !answered {

@@ -72,7 +72,7 @@ impl World {
     fn connect(&mut self) -> Result<(), Step> {
         self.client.handle_connected(NOW);
         let secret = SessionId::from_bytes([1; 16]);
-        let conn = self.server.handle_connected(NOW, Principal::NOBODY, secret);
+        let conn = self.server.handle_connected(NOW, Principal::ANONYMOUS, secret);
         self.conn = Some(conn.ok_or(Step(20))?);
         Ok(())
     }

@@ -33,7 +33,7 @@ pub struct ClientConfig {
     /// Whether the link loses messages without breaking, and after how long to send again (S27).
     pub resend_after: Option<Duration>,
     /// Whether the client's owner keeps a journal. Every call is held then: no byte of it is handed before
-    /// [`Client::recorded`](crate::Client::recorded), and it is not settled before
+    /// [`Client::journaled`](crate::Client::journaled), and it is not settled before
     /// [`Client::settle`](crate::Client::settle); one-way calls are refused. It is so for all calls or for none, because
     /// a client that is restored would give the number of a call that its journal does not know to another one, which
     /// would get the first one's reply.

@@ -6,7 +6,7 @@
 //! owner has written that down too:
 //!
 //! ```text
-//!  call ─► poll_record (xid) ─► [owner writes] ─► recorded ─► handed ─► answer ─► [owner writes] ─► settle
+//!  call ─► poll_unjournaled (xid) ─► [owner writes] ─► recorded ─► handed ─► answer ─► [owner writes] ─► settle
 //! ```
 //!
 //! A machine that is [restored](Client::restore) from what was written resumes the session: what the server never read
@@ -24,7 +24,7 @@ use crate::time::Instant;
 /// A held call that has its xid and is to be written down before it is handed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Numbered<'a> {
+pub struct UnjournaledCall<'a> {
     /// Which call.
     pub call: CallId,
     /// Its number in the session.
@@ -85,8 +85,8 @@ impl<S: ClientStorage> Client<S> {
     /// The next held call that is to be written down, which has just got its xid. Poll until `None` whenever
     /// [`poll_transmit`](Client::poll_transmit) is polled, and then events: what cannot be sent ends there.
     ///
-    /// Once it is written, and all those before it, say so with [`recorded`](Client::recorded).
-    pub fn poll_record(&mut self, now: Instant) -> Option<Numbered<'_>> {
+    /// Once it is written, and all those before it, say so with [`journaled`](Client::journaled).
+    pub fn poll_unjournaled(&mut self, now: Instant) -> Option<UnjournaledCall<'_>> {
         self.advance_clock(now);
         if self.phase != Phase::Up || self.goodbye_sent || self.server_leaving {
             return None;
@@ -102,13 +102,13 @@ impl<S: ClientStorage> Client<S> {
             let xid = self.table.assign_xid()?;
             let call = CallId(self.table.calls.key_at(index)?);
             let CallEntry { method, idempotent, ref body, .. } = *self.table.calls.at(index)?;
-            return Some(Numbered { call, xid, method, idempotent, body: body.as_slice() });
+            return Some(UnjournaledCall { call, xid, method, idempotent, body: body.as_slice() });
         }
     }
 
     /// Held calls of this session are written down, all up to this xid: they may be handed. Nothing happens if the
     /// session has ended meanwhile: its calls that were not handed get other numbers in the next one.
-    pub fn recorded(&mut self, now: Instant, session: SessionId, up_to: Xid) {
+    pub fn journaled(&mut self, now: Instant, session: SessionId, up_to: Xid) {
         self.advance_clock(now);
         if self.session.is_none_or(|own| own.id != session) {
             return;

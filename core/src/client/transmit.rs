@@ -92,7 +92,7 @@ enum Step {
 impl<S: ClientStorage> Client<S> {
     /// Writes what is to be sent at the front of `out` and returns its length; `None` when there is nothing to send.
     /// Bytes so written count as handed. Poll until `None` after every other `&mut self` call. Held calls leave only once
-    /// [`poll_record`](Client::poll_record) has given them out and [`recorded`](Client::recorded) was said of them.
+    /// [`poll_unjournaled`](Client::poll_unjournaled) has given them out and [`journaled`](Client::journaled) was said of them.
     ///
     /// `out` must hold at least [`wire::CONTROL_LEN_MAX`] bytes: in a shorter one, some frames never fit.
     #[inline]
@@ -271,7 +271,7 @@ impl<S: ClientStorage> Client<S> {
             self.table.end(index, outcome);
             return Step::More;
         }
-        // Numbered only when its first byte leaves (S8).
+        // UnjournaledCall only when its first byte leaves (S8).
         if !out.has_room_for(REQUEST_HEADER_LEN + len, REQUEST_HEADER_LEN) {
             return Step::Stop;
         }
@@ -357,7 +357,7 @@ impl<S: ClientStorage> Client<S> {
     /// After [`poll_transmit`](Client::poll_transmit): the rest of the frame that is leaving, if it is in shared memory.
     /// It counts as handed whole. Send it before anything else, without copying it.
     #[cfg(feature = "alloc")]
-    pub fn take_rest(&mut self) -> Option<bytes::Bytes> {
+    pub fn take_shared_tail(&mut self) -> Option<bytes::Bytes> {
         let partial = self.output.partial.as_ref()?;
         let entry = self.table.calls.at(self.table.in_transmit?)?;
         let from = partial.at.checked_sub(REQUEST_HEADER_LEN)?;

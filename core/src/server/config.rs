@@ -124,7 +124,7 @@ impl Default for MethodSpec {
 #[non_exhaustive]
 pub enum ServerError {
     /// Two methods have the same number: their names' hashes collide, or one was given twice.
-    MethodTwice(MethodId),
+    DuplicateMethod(MethodId),
     /// More methods than the storage holds.
     TooManyMethods,
 }
@@ -132,7 +132,7 @@ pub enum ServerError {
 impl core::fmt::Display for ServerError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
-            ServerError::MethodTwice(id) => write!(f, "two methods have the number {id}"),
+            ServerError::DuplicateMethod(id) => write!(f, "two methods have the number {id}"),
             ServerError::TooManyMethods => f.write_str("more methods than the storage holds"),
         }
     }

@@ -213,7 +213,7 @@ impl<T: ServerStorage> Server<T> {
     /// shared memory. It counts as handed whole. Send it before anything else, without copying it, and poll this
     /// connection's transmit again only when it has left: until then its bytes stay counted as kept (S11).
     #[cfg(feature = "alloc")]
-    pub fn take_rest(&mut self, conn: ConnId) -> Option<bytes::Bytes> {
+    pub fn take_shared_tail(&mut self, conn: ConnId) -> Option<bytes::Bytes> {
         let live = self.conns.get_mut(conn.0)?;
         let session_index = live.session.unwrap_or(NIL);
         let partial = live.partial.as_mut()?;

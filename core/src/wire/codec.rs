@@ -35,7 +35,7 @@ impl Role {
 
 /// What stands at the front of received bytes, without reading more than the length and the kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Front {
+pub struct FrameInfo {
     /// Bytes of the whole frame, the length field included.
     pub len: usize,
     /// Who sent it: on a link with both roles, which machine is to have it (S26).
@@ -49,14 +49,14 @@ pub struct Front {
 ///
 /// let mut out = [0; wire::CONTROL_LEN_MAX];
 /// let len = wire::encode(&Frame::Ping(Role::Client), &mut out).unwrap();
-/// let front = wire::front(&out[..len]).unwrap();
+/// let front = wire::peek(&out[..len]).unwrap();
 /// assert_eq!((front.len, front.from), (5, Role::Client));
 /// ```
-pub fn front(data: &[u8]) -> Option<Front> {
+pub fn peek(data: &[u8]) -> Option<FrameInfo> {
     let (&[a, b, c, d, kind], _) = data.split_first_chunk()?;
     let len = u32::from_le_bytes([a, b, c, d]) as usize;
     let from = if kind & FROM_SERVER == 0 { Role::Client } else { Role::Server };
-    Some(Front { len: len.saturating_add(LEN_FIELD_LEN), from })
+    Some(FrameInfo { len: len.saturating_add(LEN_FIELD_LEN), from })
 }
 
 /// Whether what is at the front of `data` is a Pong, as far as the bytes that are there tell.
@@ -155,7 +155,7 @@ pub(crate) fn first_frame_error(data: &[u8], error: ProtocolError) -> ProtocolEr
     match data.get(LEN_FIELD_LEN) {
         Some(&KIND_HELLO) | None => error,
         Some(&(KIND_REQUEST..=KIND_GOODBYE)) => ProtocolError::NoSession,
-        Some(_) => ProtocolError::NotOncewire,
+        Some(_) => ProtocolError::BadMagic,
     }
 }
 
@@ -176,7 +176,7 @@ fn decode_control(kind: u8, fields: &[u8], from: Role) -> Result<Frame<'_>, Prot
         (KIND_HELLO, Role::Client) => {
             // Judged first, so that a peer of another protocol is told so.
             if !fields.starts_with(&MAGIC) {
-                return Err(ProtocolError::NotOncewire);
+                return Err(ProtocolError::BadMagic);
             }
             // W20: at least one slot.
             let hello = open_fields::<Hello>(fields).filter(|hello| hello.slots > 0);

@@ -46,7 +46,7 @@ pub fn write_down(pair: &mut Pair, disk: &mut Disk) {
     if disk.session.map(|s| s.id) != session.map(|s| s.id) {
         *disk = Disk { session, ..Disk::default() };
     }
-    while let Some(numbered) = pair.client().poll_record(now) {
+    while let Some(numbered) = pair.client().poll_unjournaled(now) {
         disk.xid_last = numbered.xid.get();
         let kept = Kept { body: numbered.body.to_vec(), outcome: None };
         disk.calls.insert(numbered.xid.get(), kept);
@@ -56,7 +56,7 @@ pub fn write_down(pair: &mut Pair, disk: &mut Disk) {
 pub fn say_recorded(pair: &mut Pair, disk: &Disk) {
     let now = pair.now;
     let Some(up_to) = Xid::new(disk.xid_last) else { return };
-    pair.client().recorded(now, disk.session.unwrap().id, up_to);
+    pair.client().journaled(now, disk.session.unwrap().id, up_to);
     pair.drive();
 }
 

@@ -269,7 +269,7 @@ fn write(link: &mut Link, from: Role, bytes: &[u8], luck: &mut Option<Box<dyn Fn
         return;
     };
     let mut rest = bytes;
-    while let Some(front) = wire::front(rest) {
+    while let Some(front) = wire::peek(rest) {
         let (frame, after) = rest.split_at(front.len);
         match luck() {
             Luck::Lost => {}

@@ -564,7 +564,7 @@ impl State {
                 }
                 len
             });
-            if let Some(rest) = machine.take_rest() {
+            if let Some(rest) = machine.take_shared_tail() {
                 self.write.append(rest);
             }
             self.deliver(now);

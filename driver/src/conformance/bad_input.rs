@@ -27,7 +27,7 @@ pub async fn garbage_is_refused_as_another_protocol(world: World) {
     let host = world.host().await;
     let request = b"\x10\0\0\0\x01GET / HTTP/1.1\r\n";
     let refuse = first_words(&world, &host, request).await;
-    assert_eq!(refuse, Refuse::Protocol(ProtocolError::NotOncewire.code()));
+    assert_eq!(refuse, Refuse::Protocol(ProtocolError::BadMagic.code()));
     assert_eq!(world.service.runs(), 1);
 }
 

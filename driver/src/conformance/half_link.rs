@@ -91,7 +91,7 @@ impl HalfLink {
         loop {
             if self.left == 0 {
                 let rest = &self.waiting[len..];
-                let Some(front) = wire::front(rest) else { return (len, false) };
+                let Some(front) = wire::peek(rest) else { return (len, false) };
                 let kind = rest[FRONT_LEN - 1];
                 self.until_fault = self.fault_in(kind);
                 if self.until_fault == Some(0) {

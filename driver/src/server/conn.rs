@@ -379,7 +379,7 @@ impl ConnTask {
                 {
                     len += more.get();
                 }
-                (len, state.machine.take_rest(id))
+                (len, state.machine.take_shared_tail(id))
             });
             if len == 0 {
                 return Poll::Ready(Ok(wrote));

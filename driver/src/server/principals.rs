@@ -44,7 +44,7 @@ impl PrincipalTable {
         in_use: impl Fn(Principal) -> bool,
     ) -> Principal {
         let text = match subject {
-            Subject::Anonymous => return Principal::NOBODY,
+            Subject::Anonymous => return Principal::ANONYMOUS,
             Subject::Uid(uid) => return Principal(u64::from(*uid)),
             Subject::Name(text) => text,
         };

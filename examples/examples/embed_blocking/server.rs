@@ -53,7 +53,7 @@ fn serve(shared: &Mutex<Shared>, socket: TcpStream) -> io::Result<()> {
     let socket = prepare(socket)?;
     let (writer, secret, mut input) = (socket.try_clone()?, secret()?, Vec::new());
     let mut state = lock();
-    let conn = state.machine.handle_connected(now(), Principal::NOBODY, secret);
+    let conn = state.machine.handle_connected(now(), Principal::ANONYMOUS, secret);
     let conn = conn.ok_or(ErrorKind::ConnectionRefused)?;
     state.sockets.insert(conn, writer);
     loop {

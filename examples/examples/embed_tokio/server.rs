@@ -49,7 +49,7 @@ impl Shared {
     async fn serve(self: Arc<Self>, mut socket: TcpStream) -> io::Result<()> {
         let (secret, wake) = (secret()?, Arc::new(Notify::new()));
         let conn = self.with(|State { machine, conns }| {
-            let conn = machine.handle_connected(now(), Principal::NOBODY, secret)?;
+            let conn = machine.handle_connected(now(), Principal::ANONYMOUS, secret)?;
             conns.insert(conn, Arc::clone(&wake));
             Some(conn)
         });

@@ -57,7 +57,7 @@ impl World {
         let now = self.peer_now(p);
         let peer = &mut *self.peers[p];
         let Some(session) = peer.client.session().copied() else { return };
-        while let Some(numbered) = peer.client.poll_record(now) {
+        while let Some(numbered) = peer.client.poll_unjournaled(now) {
             let (call, xid) = (numbered.call, numbered.xid);
             if let Some(k) = peer.calls.iter().position(|known| *known == Some(call)) {
                 peer.journal.pending.push(Write::Call(k, session, xid));
@@ -98,7 +98,7 @@ impl World {
                 let disk = &mut peer.journal.disk;
                 (disk.session, disk.xid_last) = (Some(*session), xid.get());
                 disk.rows[*k] = Row::Unfinished(*session, *xid);
-                peer.client.recorded(now, session.id, *xid);
+                peer.client.journaled(now, session.id, *xid);
             }
             Write::Reply(k, _) | Write::Ended(k, _) => {
                 peer.journal.disk.rows[*k] = Row::Finished;

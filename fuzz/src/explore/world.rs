@@ -593,7 +593,7 @@ impl World {
 /// The whole frames in what a machine has written.
 pub(super) fn frames(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
-        let len = wire::front(bytes)?.len.min(bytes.len());
+        let len = wire::peek(bytes)?.len.min(bytes.len());
         let (frame, rest) = bytes.split_at(len);
         bytes = rest;
         Some(frame)

@@ -43,7 +43,7 @@ pub(super) fn round_trip(frame: &Frame<'_>, bytes: &[u8], from: Role) {
     if let Frame::Request(..) | Frame::Reply(..) = frame {
         assert_eq!(again, bytes);
     }
-    let front = wire::front(&again).expect("a frame has a front");
+    let front = wire::peek(&again).expect("a frame has a front");
     assert_eq!((front.len, front.from), (again.len(), from));
 }
 

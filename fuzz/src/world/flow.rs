@@ -110,7 +110,7 @@ impl World {
             if !link.silent && link.conn.is_some() {
                 link.up.wrote(len);
                 if self.profile.takes_rest
-                    && let Some(rest) = self.peers[p].client.take_rest()
+                    && let Some(rest) = self.peers[p].client.take_shared_tail()
                 {
                     link.up.push(&rest);
                 }
@@ -372,7 +372,7 @@ impl World {
                 link.down.wrote(len);
             }
             if self.profile.takes_rest
-                && let Some(rest) = host.server.take_rest(conn)
+                && let Some(rest) = host.server.take_shared_tail(conn)
                 && link.client_open
                 && !link.silent
             {

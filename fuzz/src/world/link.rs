@@ -101,7 +101,7 @@ impl Pipe {
 /// Takes out of whole frames those that are lost; returns how many bytes are left, and how many frames were lost.
 pub fn lose_frames(bytes: &mut [u8], mut lost: impl FnMut() -> bool) -> (usize, u64) {
     let (mut at, mut kept, mut count) = (0, 0, 0);
-    while let Some(front) = wire::front(&bytes[at..]) {
+    while let Some(front) = wire::peek(&bytes[at..]) {
         let end = (at + front.len).min(bytes.len());
         if lost() {
             count += 1;

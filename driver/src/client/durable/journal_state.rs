@@ -241,7 +241,7 @@ impl JournalState {
     fn note_calls(&mut self, machine: &mut Machine<Heap>, now: Instant) {
         let Some(session) = machine.session().copied() else { return };
         let mut xid_last = None;
-        while let Some(numbered) = machine.poll_record(now) {
+        while let Some(numbered) = machine.poll_unjournaled(now) {
             let (call, xid) = (numbered.call, numbered.xid);
             xid_last = Some(xid);
             let number = self.by_call.get(call.index()).copied().flatten();
@@ -282,7 +282,7 @@ impl JournalState {
         }
         for effect in effects {
             match effect {
-                Effect::Recorded { session, up_to } => machine.recorded(now, session, up_to),
+                Effect::Recorded { session, up_to } => machine.journaled(now, session, up_to),
                 Effect::Answered { number, outcome } => {
                     if let Some(call) = self.calls.get(&number).and_then(|kept| kept.call) {
                         machine.settle(now, call);

@@ -73,7 +73,7 @@ impl State {
         let Some(task) = task else { return false };
         let mut cx = Context::from_waker(&task);
         self.flush(now, &mut cx);
-        if !waited_for && self.write.is_empty() && self.machine.has_taken_leave() {
+        if !waited_for && self.write.is_empty() && self.machine.is_goodbye_sent() {
             // Whoever reads our goodbye ends the session, whether or not we are still there.
             self.lose_stream(now, "the client was dropped".to_owned());
         } else if self.leader == Leader::Nobody {
