@@ -241,7 +241,10 @@ impl<S: ClientStorage> Client<S> {
     /// The connection is gone, or could not be made. Harmless if there was none.
     pub fn handle_disconnected(&mut self, now: Instant) {
         self.advance_clock(now);
-        self.disconnect();
+        if self.phase != Phase::Down || !self.failed {
+            // Else it is known, and no call can have begun since that ends at a break.
+            self.disconnect();
+        }
     }
 
     /// The link has moved bytes that neither [`handle_data`](Client::handle_data) nor
@@ -338,7 +341,8 @@ impl<S: ClientStorage> Client<S> {
         self.now = self.now.max(now.min(Instant::LAST));
     }
 
-    /// The connection is gone: what was carried on it is in doubt until the resume.
+    /// The connection is gone: what was carried on it is in doubt until the resume. Visits all calls, once for each
+    /// connection, and not for failed attempts at one; a driver's dials have a backoff, and the calls are its own.
     fn disconnect(&mut self) {
         // Nothing was unsettled then, and nothing began after it: the session is over (W62).
         let ended = self.goodbye_sent;

@@ -136,12 +136,13 @@ impl<T: ServerStorage> Server<T> {
     pub fn new(config: ServerConfig, methods: &[MethodSpec]) -> Result<Server<T>, ServerError> {
         let mut table = T::Methods::default();
         for (at, method) in methods.iter().enumerate() {
-            if methods[..at].iter().any(|other| other.id == method.id) {
-                return Err(ServerError::DuplicateMethod(method.id));
-            }
             *table.at_or_grow(at as u32).ok_or(ServerError::TooManyMethods)? = *method;
         }
         table.as_mut_slice().sort_unstable_by_key(|method| method.id);
+        let mut pairs = table.as_slice().windows(2);
+        if let Some(twice) = pairs.find(|pair| pair[0].id == pair[1].id) {
+            return Err(ServerError::DuplicateMethod(twice[0].id));
+        }
         Ok(Server {
             config,
             now: Instant::ZERO,
@@ -256,6 +257,8 @@ impl<T: ServerStorage> Server<T> {
     /// Says `Goodbye` to every client, refuses what is not started, and waits for clients to acknowledge what is
     /// kept for them, but no longer than `grace` (S25). Clients that lost their connection less than a keepalive's time ago
     /// are waited for as well, unless a ledger keeps their sessions. [`ServerEvent::Drained`] tells when it is over.
+    ///
+    /// Visits all connections: once now, and once more if the grace ends.
     pub fn drain(&mut self, now: Instant, grace: Duration) {
         self.advance_clock(now);
         if self.drain.is_some() {

@@ -155,6 +155,27 @@ pub trait Flat<T>: Array<T> {
     fn as_mut_slice(&mut self) -> &mut [T];
 }
 
+/// Finds the lowest free slot of a client.
+#[doc(hidden)]
+pub trait FreeSlots: Default {
+    /// The lowest free slot that is not below `from`: one of `slots`, or one behind them.
+    fn first_from(&self, from: u32, slots: &impl Flat<CallIndex>) -> u32;
+    fn note_taken(&mut self, slot: u32);
+    fn note_freed(&mut self, slot: u32);
+}
+
+/// When something is due; never, at first.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "_explore", derive(Hash))]
+pub struct Due(pub(crate) Instant);
+
+impl Default for Due {
+    fn default() -> Self {
+        Due(Instant::FAR_FUTURE)
+    }
+}
+
 /// Finds indices by 64-bit keys: used at handshakes, never on the path of a call.
 #[doc(hidden)]
 pub trait Index: Default {
@@ -193,9 +214,12 @@ pub trait ClientStorage: Sized {
     type Calls: Table<CallEntry<Self::Body>> + State;
     #[doc(hidden)]
     type SlotMap: Flat<CallIndex> + State;
-    /// Earliest deadline of each block of `DEADLINE_BLOCK` calls.
+    /// Which entries of `SlotMap` are free.
     #[doc(hidden)]
-    type Blocks: Flat<Instant> + State;
+    type FreeSlots: FreeSlots + State;
+    /// A lower bound of the timers in each block of `DEADLINE_BLOCK` calls, or blocks.
+    #[doc(hidden)]
+    type Blocks: Flat<Due> + State;
     #[doc(hidden)]
     const DEADLINE_BLOCK: u32;
 }

@@ -2,6 +2,7 @@
 //!
 //! Not timed: the tests count, so that they hold on any machine. "A small constant times log2(n)" is [`BOUND`].
 
+mod client;
 mod server;
 
 extern crate std;

@@ -2,11 +2,11 @@
 
 use super::Call;
 use super::call::{CallEntry, CallState, EVENT, LastSent, QUEUE, TODO, Todo};
-use super::timers::Timers;
+use super::timers::{NextDue, Timers};
 use crate::ids::{CallId, Xid, slot_of};
 use crate::outcome::{NotExecuted, Outcome, Unknown};
 use crate::storage::list::{List, NIL};
-use crate::storage::{Array, Body, ClientStorage, Flat, Places, Table};
+use crate::storage::{Array, Body, ClientStorage, Flat, FreeSlots, Places, Table};
 use crate::time::Instant;
 
 /// The index of the call that occupies a slot; `NIL` where the slot is free.
@@ -26,7 +26,7 @@ impl CallIndex {
         CallIndex(index)
     }
 
-    pub(super) fn is_free(&self) -> bool {
+    pub(crate) fn is_free(&self) -> bool {
         self.0 == NIL
     }
 }
@@ -39,8 +39,7 @@ impl CallIndex {
 pub(super) struct CallTable<S: ClientStorage> {
     pub(super) calls: S::Calls,
     pub(super) slots: S::SlotMap,
-    /// Every slot below this one is taken.
-    slot_hint: u32,
+    pub(super) free_slots: S::FreeSlots,
     pub(super) waiting: List<QUEUE>,
     pub(super) unsettled: List<QUEUE>,
     pub(super) unsettled_len: usize,
@@ -74,7 +73,7 @@ impl<S: ClientStorage> Default for CallTable<S> {
         CallTable {
             calls: S::Calls::default(),
             slots: S::SlotMap::default(),
-            slot_hint: 0,
+            free_slots: S::FreeSlots::default(),
             waiting: List::default(),
             unsettled: List::default(),
             unsettled_len: 0,
@@ -132,8 +131,8 @@ impl<S: ClientStorage> CallTable<S> {
         self.timers.earliest()
     }
 
-    pub(super) fn next_due(&mut self, now: Instant) -> Option<u32> {
-        self.timers.next_due(now, &self.calls)
+    pub(super) fn next_due(&mut self, now: Instant, steps: &mut u32) -> NextDue {
+        self.timers.next_due(now, &self.calls, steps)
     }
 
     pub(super) fn rearm(&mut self, index: u32) {
@@ -202,7 +201,7 @@ impl<S: ClientStorage> CallTable<S> {
             return None;
         };
         *self.slots.at_or_grow(slot)? = CallIndex(index);
-        self.slot_hint = slot + 1;
+        self.free_slots.note_taken(slot);
         self.last_xid = xid.get();
         self.waiting.unlink(&mut self.calls, index);
         self.unsettled.push_back(&mut self.calls, index);
@@ -218,16 +217,9 @@ impl<S: ClientStorage> CallTable<S> {
         Some(xid)
     }
 
+    #[inline]
     fn free_slot(&self) -> Option<u32> {
-        let from = self.slot_hint;
-        let known = self.slots.len();
-        let slot = match self.slots.as_slice().get(from as usize..) {
-            Some(slots) => {
-                let free = slots.iter().position(|call| call.0 == NIL);
-                free.map_or(known.max(from), |at| from + at as u32)
-            }
-            None => from,
-        };
+        let slot = self.free_slots.first_from(0, &self.slots);
         (slot < self.granted).then_some(slot)
     }
 
@@ -248,11 +240,16 @@ impl<S: ClientStorage> CallTable<S> {
         xid.get() <= self.journaled_up_to
     }
 
-    /// The slots from `base` on everything of which is settled, as the bits of an `Ack`; `None` behind the last one.
-    pub(super) fn settled_bits(&self, base: u32) -> Option<u64> {
-        let slots = self.slots.as_slice().get(base as usize..).filter(|rest| !rest.is_empty())?;
-        let bits = slots.iter().take(64).enumerate();
-        Some(bits.fold(0, |bits, (at, call)| bits | (u64::from(call.0 == NIL) << at)))
+    /// The slots from `base` on everything of which is settled, as the bits of an `Ack`, and its base: at or above this
+    /// one. `None` behind the last one.
+    pub(super) fn settled_bits(&self, base: u32) -> Option<(u32, u64)> {
+        let first = self.free_slots.first_from(base, &self.slots);
+        let base = first / 64 * 64;
+        if base >= self.slots.len() {
+            return None;
+        }
+        let free = |at: &u32| self.slots.at(base + at).is_some_and(CallIndex::is_free);
+        Some((base, (0..64).filter(free).fold(0, |bits, at| bits | 1 << at)))
     }
 
     /// S9: takes an unsettled call's answer. Returns its id if its outcome is to be told.
@@ -384,7 +381,7 @@ impl<S: ClientStorage> CallTable<S> {
             && call.0 == index
         {
             *call = CallIndex::default();
-            self.slot_hint = self.slot_hint.min(slot);
+            self.free_slots.note_freed(slot);
         }
     }
 
@@ -503,8 +500,7 @@ impl<S: ClientStorage> CallTable<S> {
         self.first_unjournaled = None;
         self.settled_high = 0;
         self.exhausted = false;
-        self.slot_hint = 0;
-        self.slots.as_mut_slice().fill(CallIndex::default());
+        debug_assert!(self.slots.as_slice().iter().all(CallIndex::is_free));
     }
 
     pub(super) fn grant(&mut self, slots: u32) {

@@ -17,7 +17,7 @@ use super::calls::CallTable;
 use super::recovery;
 use super::{Call, CallIndex, Client, ClientConfig, ClientSession, Phase};
 use crate::ids::{CallId, MethodId, SessionId, Xid};
-use crate::storage::{Array, Body, ClientStorage, Places, Table};
+use crate::storage::{Array, Body, ClientStorage, FreeSlots, Places, Table};
 use crate::time::Instant;
 
 /// A durable call that has its xid and must be journaled before it is sent.
@@ -156,6 +156,7 @@ impl<S: ClientStorage> CallTable<S> {
         self.unsettled.push_back(&mut self.calls, index);
         self.unsettled_len += 1;
         *self.slots.at_or_grow(slot)? = CallIndex::of(index);
+        self.free_slots.note_taken(slot);
         let entry = self.calls.at_mut(index)?;
         entry.state = CallState::Unsettled;
         entry.xid = Some(xid);

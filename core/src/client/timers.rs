@@ -10,8 +10,12 @@ use crate::outcome::{NotExecuted, Outcome, Unknown};
 use crate::storage::{Array, ClientStorage, Flat, Places, Table};
 use crate::time::Instant;
 
+/// Calls whose deadline is judged, and blocks of calls that are looked through for one, by one `handle_timeout`.
+const DUE_MAX: u32 = 256;
+
 impl<S: ClientStorage> Client<S> {
-    /// Time has passed; harmless when called early. Call it when [`poll_timeout`](Client::poll_timeout)'s moment has come, after everything that
+    /// Time has passed; harmless when called early. Each call does bounded work: if more calls are due, `poll_timeout` still
+    /// names the present. Call it when [`poll_timeout`](Client::poll_timeout)'s moment has come, after everything that
     /// has arrived was given to [`handle_data`](Client::handle_data); poll events and transmit afterwards.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.handle_deadlines(now);
@@ -39,10 +43,12 @@ impl<S: ClientStorage> Client<S> {
     }
 
     /// The part of [`handle_timeout`](Client::handle_timeout) that is about calls: ends those whose deadline has passed.
-    /// The peer is not judged by its silence, so that not all of what has arrived need be read before.
+    /// The peer is not judged by its silence, so that not all of what has arrived need be read before. Ends a few hundred
+    /// calls at most: if more are due, [`poll_deadline`](Client::poll_deadline) still names the present.
     pub fn handle_deadlines(&mut self, now: Instant) {
         self.advance_clock(now);
-        while let Some(index) = self.table.next_due(self.now) {
+        let mut steps = DUE_MAX;
+        while let NextDue::Call(index) = self.table.next_due(self.now, &mut steps) {
             self.handle_due(index);
         }
     }
@@ -135,18 +141,33 @@ impl<S: ClientStorage> Client<S> {
     }
 }
 
-/// The timers of all calls, by blocks: setting one is constant work, and looking for one that is due visits only the
-/// blocks that may hold one. A block's moment is a lower bound: it is taken anew when it has come.
+/// The timers of all calls, in blocks of calls, blocks of these, and blocks of those. Setting one is constant work, and
+/// looking for one that is due visits only the blocks that may hold one. A block's moment is a lower bound, since timers
+/// that are put off or settled stay in it: it is taken again when it has come.
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub(super) struct Timers<S: ClientStorage> {
-    blocks: S::Blocks,
+    levels: [S::Blocks; LEVELS],
     earliest: Instant,
 }
 
+/// With blocks of 64, the highest level has one entry for each 262,144 calls.
+const LEVELS: usize = 3;
+
 impl<S: ClientStorage> Default for Timers<S> {
     fn default() -> Self {
-        Timers { blocks: S::Blocks::default(), earliest: Instant::FAR_FUTURE }
+        Timers { levels: Default::default(), earliest: Instant::FAR_FUTURE }
     }
+}
+
+/// Whether a timer has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NextDue {
+    /// That of this call, by index.
+    Call(u32),
+    /// None.
+    None,
+    /// There was more to look at than a step may: one may have.
+    Later,
 }
 
 impl<S: ClientStorage> Timers<S> {
@@ -155,37 +176,80 @@ impl<S: ClientStorage> Timers<S> {
         self.earliest
     }
 
+    #[inline]
     pub(super) fn set(&mut self, index: u32, at: Instant) {
-        // A block that was just made says "long ago", which costs one look and is true enough for a lower bound.
-        if let Some(block) = self.blocks.at_or_grow(index / S::DEADLINE_BLOCK) {
-            *block = (*block).min(at);
+        let mut number = index;
+        for level in &mut self.levels {
+            number /= S::DEADLINE_BLOCK;
+            match level.at_or_grow(number) {
+                Some(due) if due.0 > at => due.0 = at,
+                _ => break,
+            }
         }
         self.earliest = self.earliest.min(at);
     }
 
-    /// Some call whose timer has come. The caller moves that timer before it asks again.
-    pub(super) fn next_due(&mut self, now: Instant, calls: &S::Calls) -> Option<u32> {
+    /// Some call whose timer has come. The caller moves that timer before it asks again. Takes one from `steps` for each
+    /// block of calls that it looks through.
+    pub(super) fn next_due(&mut self, now: Instant, calls: &S::Calls, steps: &mut u32) -> NextDue {
         if self.earliest > now {
-            return None;
+            return NextDue::None;
         }
         let mut earliest = Instant::FAR_FUTURE;
-        for (number, block) in self.blocks.as_mut_slice().iter_mut().enumerate() {
-            if *block <= now {
-                let first = (number as u32).saturating_mul(S::DEADLINE_BLOCK);
-                let end = first.saturating_add(S::DEADLINE_BLOCK).min(calls.high_water());
-                *block = Instant::FAR_FUTURE;
-                for index in first..end {
-                    let timer = calls.at(index).map_or(Instant::FAR_FUTURE, CallEntry::timer);
-                    if timer <= now {
-                        *block = Instant::ZERO;
-                        return Some(index);
-                    }
-                    *block = (*block).min(timer);
-                }
+        for number in 0..self.levels[LEVELS - 1].len() {
+            let next = self.next_below(LEVELS - 1, number, now, calls, steps);
+            if next != NextDue::None {
+                return next;
             }
-            earliest = earliest.min(*block);
+            earliest = earliest.min(self.due(LEVELS - 1, number));
         }
         self.earliest = earliest;
-        None
+        NextDue::None
+    }
+
+    fn due(&self, level: usize, number: u32) -> Instant {
+        self.levels[level].at(number).map_or(Instant::FAR_FUTURE, |due| due.0)
+    }
+
+    fn next_below(
+        &mut self,
+        level: usize,
+        number: u32,
+        now: Instant,
+        calls: &S::Calls,
+        steps: &mut u32,
+    ) -> NextDue {
+        if self.due(level, number) > now {
+            return NextDue::None;
+        }
+        if level == 0 {
+            if *steps == 0 {
+                return NextDue::Later;
+            }
+            *steps -= 1;
+        }
+        let first = number.saturating_mul(S::DEADLINE_BLOCK);
+        let len = if level == 0 { calls.high_water() } else { self.levels[level - 1].len() };
+        let mut earliest = Instant::FAR_FUTURE;
+        for below in first..first.saturating_add(S::DEADLINE_BLOCK).min(len) {
+            let timer = if level == 0 {
+                let timer = calls.at(below).map_or(Instant::FAR_FUTURE, CallEntry::timer);
+                if timer <= now {
+                    return NextDue::Call(below);
+                }
+                timer
+            } else {
+                let next = self.next_below(level - 1, below, now, calls, steps);
+                if next != NextDue::None {
+                    return next;
+                }
+                self.due(level - 1, below)
+            };
+            earliest = earliest.min(timer);
+        }
+        if let Some(due) = self.levels[level].at_mut(number) {
+            due.0 = earliest;
+        }
+        NextDue::None
     }
 }

@@ -421,15 +421,16 @@ impl<S: ClientStorage> Client<S> {
         loop {
             let settled = if above { self.table.settled_bits(base) } else { None };
             let first = self.output.ack_base.is_none();
+            let (at, bits) = settled.unwrap_or((base, 0));
             let last = self.table.journaled_up_to;
-            let frame = Ack { acked, last, base, settled: settled.unwrap_or(0) };
-            if (first || frame.settled != 0) && !out.control(&Frame::Ack(frame)) {
+            let frame = Ack { acked, last, base: at, settled: bits };
+            if (first || bits != 0) && !out.control(&Frame::Ack(frame)) {
                 return Step::Stop;
             }
-            base += 64;
             if settled.is_none() {
                 break;
             }
+            base = at + 64;
             self.output.ack_base = Some(base);
         }
         self.output.ack_base = None;

@@ -108,19 +108,24 @@ impl Held {
         order.late_kept.insert(slots, index);
     }
 
-    /// Lets go of a call that is kept.
+    /// Lets go of a call that is kept, and came late or did not.
     #[inline]
-    pub(super) fn remove<B>(&mut self, slots: &mut impl Places<Slot<B>>, index: u32) {
+    pub(super) fn remove<B>(
+        &mut self,
+        slots: &mut impl Places<Slot<B>>,
+        index: u32,
+        is_late: bool,
+    ) {
         self.len -= 1;
         let order = &mut self.calls.0;
-        if slots.at(index).is_some_and(Slot::is_late) {
+        if is_late {
             order.late_kept.remove(slots, index);
             return;
         }
+        let next = order.in_order.unlink(slots, index);
         if order.running_from == index {
-            order.running_from = order.in_order.next(slots, index).unwrap_or(NIL);
+            order.running_from = next;
         }
-        order.in_order.unlink(slots, index);
     }
 
     /// Whether a call up to this xid is admitted or runs. Each call is passed once, however often this is asked.

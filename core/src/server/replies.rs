@@ -252,6 +252,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
             return;
         }
         slot.state = SlotState::Discarded;
+        let is_late = slot.is_late();
         let bytes = core::mem::take(&mut slot.bytes);
         // A frame that has begun to leave is finished, whatever becomes of its slot, and counted until it has left.
         let partial = self.conns.at_mut(session.conn).and_then(|conn| conn.partial.as_mut());
@@ -263,7 +264,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
             self.counters.kept_bytes -= u64::from(bytes);
         }
         slot.body.release();
-        calls.held.remove(&mut calls.slots, slot_number);
+        calls.held.remove(&mut calls.slots, slot_number, is_late);
         calls.out.unlink(&mut calls.slots, slot_number);
         *self.held -= 1;
     }

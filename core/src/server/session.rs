@@ -123,6 +123,10 @@ impl<T: ServerStorage> Session<T> {
         matches!(self.state, SessionState::Open | SessionState::Closing)
     }
 
+    pub(super) fn table_bytes(&self) -> u32 {
+        self.calls.get().map_or(0, |calls| calls.table_bytes)
+    }
+
     pub(super) fn running(&self) -> u32 {
         self.calls.get().map_or(0, |calls| calls.running)
     }

@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use super::Server;
 use super::conn::{Conn, Phase};
-use super::session::LEASE;
+use super::session::{LEASE, Session};
 use crate::error::CloseReason;
 use crate::keepalive::{self, Keepalive, Verdict};
 use crate::storage::list::List;
@@ -17,6 +17,10 @@ const FRAME_TIMEOUT_MIN: Duration = Duration::from_millis(1);
 
 /// Sessions and connections that one `handle_timeout` looks at, at most.
 const WORK_MAX: usize = 256;
+
+/// Bytes of tables after which one `handle_timeout` ends no further session. The last one may have more: what it takes to
+/// drop a slot with what is kept on it is less than the request, or the `Ask`, took for which it was made.
+const TABLE_BYTES_DROPPED: u32 = 1 << 20;
 
 impl<T: ServerStorage> Server<T> {
     /// Time has passed. Call it when [`poll_timeout`](Server::poll_timeout)'s moment has come, after everything that
@@ -37,10 +41,14 @@ impl<T: ServerStorage> Server<T> {
                 _ => break,
             }
         }
+        let mut tables = 0;
         for _ in 0..WORK_MAX {
             match self.first_lease_over() {
-                Some(index) => self.end_session(index),
-                None => break,
+                Some(index) if tables < TABLE_BYTES_DROPPED => {
+                    tables += self.sessions.at(index).map_or(0, Session::table_bytes);
+                    self.end_session(index);
+                }
+                _ => break,
             }
         }
         if self.drain.as_ref().is_some_and(|drain| drain.until <= self.now && !drain.over) {

@@ -7,7 +7,7 @@ use std::cell::Cell;
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 
-use super::heap::{HeapArray, HeapBody, HeapTable};
+use super::heap::{HeapArray, HeapBody, HeapFreeSlots, HeapTable};
 use super::pages::HeapPages;
 use super::*;
 
@@ -35,7 +35,8 @@ impl ClientStorage for Counting {
     type Body = HeapBody;
     type Calls = Counted<HeapTable<CallEntry<HeapBody>>>;
     type SlotMap = Counted<HeapArray<CallIndex>>;
-    type Blocks = Counted<HeapArray<Instant>>;
+    type FreeSlots = HeapFreeSlots;
+    type Blocks = Counted<HeapArray<Due>>;
     const DEADLINE_BLOCK: u32 = 64;
 }
 

@@ -18,7 +18,8 @@ impl ClientStorage for Heap {
     type Body = HeapBody;
     type Calls = HeapTable<CallEntry<HeapBody>>;
     type SlotMap = HeapArray<CallIndex>;
-    type Blocks = HeapArray<Instant>;
+    type FreeSlots = HeapFreeSlots;
+    type Blocks = HeapArray<Due>;
     const DEADLINE_BLOCK: u32 = 64;
 }
 
@@ -301,6 +302,100 @@ impl<T: Default> Flat<T> for HeapArray<T> {
     }
 }
 
+/// A bit for each slot, and one for each 64 slots: 65,536 slots are searched in at most 19 words.
+#[doc(hidden)]
+#[derive(Debug, Default)]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
+pub struct HeapFreeSlots {
+    /// Of the first slots, those that are taken: nearly every client needs no more.
+    front: u64,
+    /// The same of the slots behind them.
+    taken: Vec<u64>,
+    /// The words of `taken` that are full.
+    full: Vec<u64>,
+}
+
+const WORD: u32 = u64::BITS;
+
+/// The lowest bit that is not set and not below `from`.
+#[inline]
+fn clear_bit_from(word: u64, from: u32) -> Option<u32> {
+    let free = !word & (u64::MAX << from);
+    (free != 0).then_some(free.trailing_zeros())
+}
+
+impl HeapFreeSlots {
+    /// The lowest free slot from `from`, both counted from the first one behind the front.
+    #[cold]
+    fn first_behind(&self, from: u32) -> u32 {
+        let Some(word) = self.taken.get((from / WORD) as usize) else { return from };
+        if let Some(bit) = clear_bit_from(*word, from % WORD) {
+            return from / WORD * WORD + bit;
+        }
+        let mut at = from / WORD + 1;
+        while let Some(full) = self.full.get((at / WORD) as usize) {
+            if let Some(bit) = clear_bit_from(*full, at % WORD) {
+                at = at / WORD * WORD + bit;
+                break;
+            }
+            at = (at / WORD + 1) * WORD;
+        }
+        at * WORD + self.taken.get(at as usize).map_or(0, |word| word.trailing_ones())
+    }
+
+    /// Notes that a slot is taken, counted from the first one behind the front.
+    #[cold]
+    fn take_behind(&mut self, slot: u32) {
+        let at = (slot / WORD) as usize;
+        if self.taken.len() <= at {
+            self.taken.resize(at + 1, 0);
+            self.full.resize(at / WORD as usize + 1, 0);
+        }
+        let word = &mut self.taken[at];
+        *word |= 1 << (slot % WORD);
+        if *word == u64::MAX {
+            self.full[at / WORD as usize] |= 1 << (at as u32 % WORD);
+        }
+    }
+
+    /// Notes that a slot is free, counted from the first one behind the front.
+    #[cold]
+    fn free_behind(&mut self, slot: u32) {
+        let at = (slot / WORD) as usize;
+        let Some(word) = self.taken.get_mut(at) else { return };
+        *word &= !(1 << (slot % WORD));
+        self.full[at / WORD as usize] &= !(1 << (at as u32 % WORD));
+    }
+}
+
+impl FreeSlots for HeapFreeSlots {
+    #[inline]
+    fn first_from(&self, from: u32, _: &impl Flat<CallIndex>) -> u32 {
+        if from < WORD
+            && let Some(bit) = clear_bit_from(self.front, from)
+        {
+            return bit;
+        }
+        WORD + self.first_behind(from.saturating_sub(WORD))
+    }
+
+    #[inline]
+    fn note_taken(&mut self, slot: u32) {
+        match slot.checked_sub(WORD) {
+            None => self.front |= 1 << slot,
+            Some(behind) => self.take_behind(behind),
+        }
+    }
+
+    #[inline]
+    fn note_freed(&mut self, slot: u32) {
+        match slot.checked_sub(WORD) {
+            None => self.front &= !(1 << slot),
+            Some(behind) => self.free_behind(behind),
+        }
+    }
+}
+
 impl Index for BTreeMap<u64, u32> {
     fn find(&self, key: u64) -> Option<u32> {
         self.get(&key).copied()
@@ -339,5 +434,49 @@ impl<T: Default> Lazy<T> for Option<Box<T>> {
 
     fn release(&mut self) {
         *self = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_lowest_free_slot_is_found_wherever_it_is() {
+        const SLOTS: u32 = 64 * 64 * 3 + 5;
+        let mut free = HeapFreeSlots::default();
+        let mut model = BTreeSet::new();
+        let slots = HeapArray::<CallIndex>::default();
+        let check = |free: &HeapFreeSlots, model: &BTreeSet<u32>, from: u32| {
+            let expected = (from..).find(|slot| !model.contains(slot)).unwrap();
+            assert_eq!(free.first_from(from, &slots), expected, "from {from}");
+        };
+        for slot in 0..SLOTS {
+            assert_eq!(free.first_from(0, &slots), slot);
+            free.note_taken(slot);
+            model.insert(slot);
+        }
+        let mut seed = 1_u64;
+        for _ in 0..2_000 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let slot = (seed >> 33) as u32 % SLOTS;
+            if model.remove(&slot) {
+                free.note_freed(slot);
+            } else {
+                model.insert(slot);
+                free.note_taken(slot);
+            }
+            if seed >> 40 & 7 == 0 {
+                let lowest = free.first_from(0, &slots);
+                model.insert(lowest);
+                free.note_taken(lowest);
+            }
+            check(&free, &model, 0);
+            check(&free, &model, (seed >> 20) as u32 % (SLOTS + 200));
+        }
     }
 }

@@ -14,7 +14,8 @@ impl<const CALLS: usize, const SLOTS: usize, const BODY: usize> ClientStorage
     type Body = InlineBody<BODY>;
     type Calls = InlineTable<CallEntry<InlineBody<BODY>>, CALLS>;
     type SlotMap = InlineArray<CallIndex, SLOTS>;
-    type Blocks = InlineArray<Instant, 1>;
+    type FreeSlots = InlineFreeSlots;
+    type Blocks = InlineArray<Due, 1>;
     const DEADLINE_BLOCK: u32 = u32::MAX;
 }
 
@@ -186,6 +187,24 @@ impl<T: Default, const N: usize> Flat<T> for InlineArray<T, N> {
     fn as_mut_slice(&mut self) -> &mut [T] {
         &mut self.0
     }
+}
+
+/// Looks at one slot after another: there are as many as the storage has.
+#[doc(hidden)]
+#[derive(Debug, Default)]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
+pub struct InlineFreeSlots;
+
+impl FreeSlots for InlineFreeSlots {
+    fn first_from(&self, from: u32, slots: &impl Flat<CallIndex>) -> u32 {
+        let slots = slots.as_slice();
+        let free = slots.iter().skip(from as usize).position(CallIndex::is_free);
+        free.map_or((slots.len() as u32).max(from), |at| from + at as u32)
+    }
+
+    fn note_taken(&mut self, _: u32) {}
+
+    fn note_freed(&mut self, _: u32) {}
 }
 
 #[doc(hidden)]

@@ -115,13 +115,13 @@ impl<const L: u8> List<L> {
         self.head = index;
     }
 
-    /// Takes an entry off the list; nothing happens if it is on none.
+    /// Takes an entry off the list; nothing happens if it is on none. Returns the one behind it, or [`NIL`].
     #[inline]
-    pub(crate) fn unlink<T: Linked<L>>(&mut self, places: &mut impl Places<T>, index: u32) {
-        let Some(entry) = places.at_mut(index) else { return };
+    pub(crate) fn unlink<T: Linked<L>>(&mut self, places: &mut impl Places<T>, index: u32) -> u32 {
+        let Some(entry) = places.at_mut(index) else { return NIL };
         let links = core::mem::take(entry.links_mut());
         if !links.is_linked() {
-            return;
+            return NIL;
         }
         match places.at_mut(links.prev) {
             Some(entry) => entry.links_mut().next = links.next,
@@ -131,6 +131,7 @@ impl<const L: u8> List<L> {
             Some(entry) => entry.links_mut().prev = links.prev,
             None => self.tail = links.prev,
         }
+        links.next
     }
 
     #[inline]

@@ -49,7 +49,13 @@ impl<const L: u8> Tree<L> {
     }
 
     /// The entry with the smallest key.
+    #[inline]
     pub(crate) fn first<T: Ordered<L>>(&self, places: &impl Places<T>) -> Option<u32> {
+        if self.root == NIL { None } else { self.leftmost(places) }
+    }
+
+    #[cold]
+    fn leftmost<T: Ordered<L>>(&self, places: &impl Places<T>) -> Option<u32> {
         let mut at = self.root;
         let mut first = None;
         while let Some(entry) = places.at(at) {
