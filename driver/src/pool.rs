@@ -9,6 +9,9 @@ const LEN_MIN: usize = 32 << 10;
 /// Bytes of idle buffers kept in all, in a process.
 const IDLE_MAX: usize = 16 << 20;
 
+/// Simulators repeat a run whatever ran before it in the process: how much is read at once must not depend on that.
+const EXACT: bool = cfg!(feature = "_faults");
+
 struct Pool {
     idle: Vec<Vec<u8>>,
     bytes: usize,
@@ -24,7 +27,8 @@ fn with<T>(f: impl FnOnce(&mut Pool) -> T) -> T {
 pub(crate) fn take(len: usize) -> Vec<u8> {
     let found = with(|pool| {
         // One that is much too large would lie idle for the most part.
-        let fits = |buffer: &Vec<u8>| (len..=len.saturating_mul(4)).contains(&buffer.len());
+        let longest = if EXACT { len } else { len.saturating_mul(4) };
+        let fits = |buffer: &Vec<u8>| (len..=longest).contains(&buffer.len());
         let at = pool.idle.iter().rposition(fits)?;
         let buffer = pool.idle.swap_remove(at);
         pool.bytes -= buffer.len();

@@ -3,10 +3,12 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`executor`] | the clock, timers, chance, and an executor whose choices the seed makes |
+//! | [`clocks`] | the clocks of processes, and what happens to them |
 //! | [`net`] | byte streams that are bounded, slow, delivered in pieces, and cut anywhere |
 //! | [`place`] | the one address: dials, servers behind it, and what goes wrong |
 //! | [`handlers`] | the service |
-//! | [`flood`] | peers that send without end |
+//! | [`flood`] | peers that send to servers without end |
+//! | [`flooded`] | servers that send to their clients without end |
 //! | [`actor`] | those who call |
 //! | [`model`] | what is true, and what may be said of it |
 //! | [`profile`] | what kind of world a seed stands for |
@@ -15,8 +17,10 @@
 //! when nothing is ready. In the end nothing is left: no kept byte, no session, no task.
 
 pub mod actor;
+pub mod clocks;
 pub mod executor;
 pub mod flood;
+pub mod flooded;
 pub mod handlers;
 pub mod model;
 pub mod net;
@@ -32,9 +36,10 @@ use std::time::Duration;
 
 use oncewire_driver::{Client, Runtime};
 
-use crate::mutant::{self, Mutant};
+use crate::mutant::{self, Mutant, OF_DRIVER_WORLD};
 use crate::rng::Rng;
 use actor::Actor;
+use clocks::Clock;
 use executor::{Sim, Turn, lock};
 use model::Model;
 use place::{CLIENTS, MUTANTS, Place, SimConnector, USERS};
@@ -186,6 +191,9 @@ impl World {
         if self.profile.floods {
             self.sim.spawn(USERS, flood::run(self.clone()));
         }
+        if self.profile.clocks {
+            self.sim.spawn(USERS, clocks::disturb(self.clone()));
+        }
         clients.truncate(if self.keeps_handles { clients.len() } else { 0 });
         self.run_until(END_MAX, || self.sim.living(USERS) == 0)?;
         self.pass(handlers::longest(self) + 3 * SECOND)?;
@@ -200,8 +208,9 @@ impl World {
         let runtime: Arc<dyn Runtime> = self.sim.runtime(MUTANTS);
         let connector = mutant::dial(SimConnector::new(self.clone()), self.mutant, seed, &runtime);
         // Each process has a clock of its own.
-        let behind = Rng::apart(seed, 0x6c).below(self.sim.now());
-        let runtime = self.sim.runtime_behind(CLIENTS, behind);
+        let clock = Clock::behind(Rng::apart(seed, 0x6c).below(self.sim.now()));
+        lock(&self.place).client_clocks.push(clock.clone());
+        let runtime = self.sim.runtime_with(CLIENTS, clock);
         Client::with_runtime(connector, self.profile.options.clone(), runtime)
     }
 
@@ -217,7 +226,10 @@ impl World {
             }
             match turn {
                 Turn::Polled => {}
-                Turn::Waited => self.check_awaited()?,
+                Turn::Waited => {
+                    self.check_awaited()?;
+                    self.check_load()?;
+                }
                 Turn::Stuck => return Err("nothing is ready and nothing is due".into()),
             }
             if self.sim.now() > at {
@@ -230,13 +242,39 @@ impl World {
     fn check_awaited(&self) -> Check {
         let model = lock(&self.model);
         match model.awaited.first_key_value() {
-            Some(((due, _), name)) if *due < self.sim.now() => {
+            Some(((due, _), name)) if *due + model.clocks_stood < self.sim.now() => {
                 Err(format!("{name} has not ended, {} ms after it should have", {
                     (self.sim.now() - due) / MS
                 }))
             }
             _ => Ok(()),
         }
+    }
+
+    /// Where nobody is at work, each call that was let in runs or waits for its turn, and no budget is exceeded.
+    fn check_load(&self) -> Check {
+        let servers: Vec<_> =
+            lock(&self.place).hosts.iter().map(|host| host.server.clone()).collect();
+        let mut queued = false;
+        for server in servers {
+            let (counters, load) = (server.counters(), server.load());
+            if counters.running != (load.running + load.waiting) as u64 {
+                return Err(format!("calls are lost or run no more: {load:?}, {counters:?}"));
+            }
+            queued |= load.waiting > 0;
+            if let Some(over) = self.profile.over_budget(&counters) {
+                return Err(format!("{over} is exceeded: {counters:?}"));
+            }
+        }
+        if queued {
+            self.count("queued");
+        }
+        Ok(())
+    }
+
+    /// Counts that something of this kind happened.
+    fn count(&self, kind: &'static str) {
+        *lock(&self.place).faults.entry(kind).or_default() += 1;
     }
 
     /// Lets some time pass.
@@ -259,7 +297,8 @@ impl World {
                 return Err(format!("client {number} is not connected: {status:?}"));
             }
             // S20: what takes long on its way is no silence.
-            if self.profile.slow && self.mutant.is_none() && status.reconnects > 0 {
+            let is_proxy = self.mutant.is_some_and(|of| !OF_DRIVER_WORLD.contains(&of));
+            if self.profile.slow && !is_proxy && status.reconnects > 0 {
                 return Err(format!("client {number} lost a sound connection: {status:?}"));
             }
             *at.entry(status.server.map(|id| id.to_bytes())).or_insert(0) += 1;

@@ -1,7 +1,8 @@
 //! Breakage on purpose: what the checkers of [`history`](crate::history), [`killer`](crate::killer) and
 //! [`driver_world`](crate::driver_world) must catch.
 //!
-//! The product has no switch to break it. A mutant stands in front of it: a proxy that reads the frames between a
+//! The product has no switch to break it, but for three faults that only a server can have ([`ServerFault`], behind a
+//! feature). A mutant stands in front of it: a proxy that reads the frames between a
 //! client and its server and tampers with them, or a caller that does what the outcome forbids. The world of the core
 //! has broken machines of its own ([`Broken`](crate::world::Broken)).
 
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use oncewire_core::wire::{self, Decoded, Frame, ReplyHeader, Role};
 use oncewire_core::{MethodId, NotExecuted, Status, Xid};
+use oncewire_driver::faults::ServerFault;
 use oncewire_driver::{BoxFuture, BoxStream, Client, ClientOptions, Connect, Outcome, Runtime};
 use oncewire_pipe::memory;
 use smol::channel::{Receiver, Sender, unbounded};
@@ -34,10 +36,22 @@ pub enum Mutant {
     Denied,
     /// A caller who is told `Unknown` makes the same call again and shows that one's outcome: at least once.
     Again,
-    /// A server that reads from one connection for as long as there is something. Of the driver world only: no frame
-    /// shows it.
+    /// A server whose turns have no bounds: it reads one connection for as long as there is something. This and those
+    /// that follow are of the driver world only: no frame shows them.
     Greedy,
+    /// Whoever receives a large body is not heard meanwhile.
+    Mute,
+    /// A server that does not wake handlers for their calls' cancels.
+    LostCancel,
+    /// A server that forgets at times that a call which ran has ended: it lets fewer and fewer run.
+    Leak,
+    /// A server's streams forget at times to say that there is something to read.
+    Starved,
 }
+
+/// Those that only the driver world has.
+pub const OF_DRIVER_WORLD: [Mutant; 5] =
+    [Mutant::Greedy, Mutant::Mute, Mutant::LostCancel, Mutant::Leak, Mutant::Starved];
 
 /// All mutants that callers can notice.
 pub const ALL: [Mutant; 6] = [
@@ -50,6 +64,16 @@ pub const ALL: [Mutant; 6] = [
 ];
 
 impl Mutant {
+    /// What is broken in the server itself.
+    pub fn fault(self) -> Option<ServerFault> {
+        match self {
+            Mutant::Greedy => Some(ServerFault::Greedy),
+            Mutant::LostCancel => Some(ServerFault::LostCancels),
+            Mutant::Leak => Some(ServerFault::LeakedPermits),
+            _ => None,
+        }
+    }
+
     /// Its name on a command line.
     pub fn name(self) -> String {
         crate::cli::name(&self)
@@ -107,7 +131,8 @@ pub fn dial(
 ) -> AnyConnector {
     let inner = AnyConnector::new(inner);
     let mutant = match mutant {
-        None | Some(Mutant::Again | Mutant::Greedy) => return inner,
+        None | Some(Mutant::Again) => return inner,
+        Some(mutant) if OF_DRIVER_WORLD.contains(&mutant) => return inner,
         Some(mutant) => mutant,
     };
     let second = Client::with_runtime(inner.clone(), ClientOptions::default(), runtime.clone());

@@ -21,9 +21,9 @@ pub struct SessionRecord {
     pub principal: Principal,
     /// What it was granted.
     pub grants: Grants,
-    /// The highest xid read in it, or less.
+    /// h, or less.
     pub seen: u64,
-    /// What its client has acknowledged, or less.
+    /// X, or less.
     pub acked: u64,
 }
 

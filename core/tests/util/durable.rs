@@ -28,7 +28,7 @@ fn durable_with(server: ServerConfig) -> Pair {
 #[derive(Clone, Debug)]
 pub struct Kept {
     pub body: Vec<u8>,
-    pub outcome: Option<OwnedOutcome>,
+    pub outcome: Option<Fate>,
 }
 
 /// What an owner keeps.
@@ -88,7 +88,7 @@ pub fn restart(pair: &mut Pair, disk: &Disk) -> BTreeMap<u64, CallId> {
     }
     let peer = &mut pair.peers[0];
     peer.client = client;
-    peer.outcomes.clear();
+    peer.fates.clear();
     peer.events.clear();
     calls
 }

@@ -12,6 +12,7 @@ use oncewire_driver::{Bytes, Call, Client, Outcome, Ticket};
 use super::executor::{Sleep, lock};
 use super::handlers::{self, Reply, Request};
 use super::model::{Kind, Told};
+use super::place::USERS;
 use super::profile::{MS, SECOND};
 use super::{Awaited, SLACK, World};
 use crate::rng::Rng;
@@ -128,7 +129,10 @@ impl Actor {
             6..=8 => self.join().await,
             9..=11 => self.drop_after_polls().await,
             12 | 13 => self.drop_after_time().await,
-            14 => drop(self.begin()),
+            14 => {
+                let pending = self.begin();
+                self.take_or_drop(pending, None);
+            }
             15 | 16 if self.world.profile.holds => self.hold().await,
             15..=17 => self.start_and_come_back().await,
             18 => self.send(),
@@ -147,7 +151,9 @@ impl Actor {
     }
 
     fn kind(&mut self) -> Kind {
+        let waits = self.world.profile.waits && self.rng.one_in(4);
         let method = match self.rng.below(20) {
+            at if waits => [handlers::LISTENS_PLACE, handlers::DROPPED_PLACE][at as usize % 2],
             0 => handlers::ABSENT,
             1 => handlers::GARBLED,
             other => other as usize % 4,
@@ -171,7 +177,8 @@ impl Actor {
         let now = world.sim.now();
         let op = lock(&world.model).begin(now, self.at, kind);
         let len = if self.rng.one_in(10) { self.rng.index(5_000) } else { self.rng.index(60) };
-        let large = world.profile.large && kind.method == handlers::RAW_PLACE && op % 4 == 0;
+        let one_in = if world.profile.slow { 2 } else { 4 };
+        let large = world.profile.large && kind.method == handlers::RAW_PLACE && op % one_in == 0;
         let len = if large { handlers::LARGE_MAX / (1 + op as usize % 5) } else { len };
         world.sim.note(|| format!("actor {} begins {op}: {kind:?}", self.number));
         let request: Request = (op, handlers::pad(op, len));
@@ -190,6 +197,12 @@ impl Actor {
             }
             0 => begin_call(client.call(&handlers::ECHO, &request), kind, starts, typed),
             1 => begin_call(client.call(&handlers::LIMITED, &request), kind, starts, typed),
+            handlers::LISTENS_PLACE => {
+                begin_call(client.call(&handlers::LISTENS, &request), kind, starts, typed)
+            }
+            handlers::DROPPED_PLACE => {
+                begin_call(client.call(&handlers::DROPPED, &request), kind, starts, typed)
+            }
             _ => begin_call(client.call(&handlers::IDEM, &request), kind, starts, typed),
         };
         Pending { op, begun: starts, kind, due: self.due(now, op, kind), call }
@@ -198,7 +211,9 @@ impl Actor {
     fn due(&self, now: u64, op: u64, kind: Kind) -> u64 {
         let deadline = now + kind.timeout + SLACK;
         match self.brisk() {
-            Some(slack) => deadline.min(now + handlers::delay_of(&self.world, op) + slack),
+            Some(slack) => {
+                deadline.min(now + handlers::delay_of(&self.world, op, kind.method) + slack)
+            }
             None => deadline,
         }
     }
@@ -221,10 +236,14 @@ impl Actor {
 
     fn take(&mut self, op: u64, (told, ticket): Ended) {
         self.tell(op, told);
-        if let Some(ticket) = ticket
-            && !self.rng.one_in(4)
-        {
-            self.tickets.push((op, ticket));
+        let method = lock(&self.world.model).method_of(op);
+        if let Some(ticket) = ticket {
+            // Nobody waits for what does not end.
+            if self.rng.one_in(4) || !handlers::ends(&self.world, op, method) {
+                self.give_up(op, ticket);
+            } else {
+                self.tickets.push((op, ticket));
+            }
         }
     }
 
@@ -232,7 +251,10 @@ impl Actor {
         let (op, now) = (pending.op, self.world.sim.now());
         // It may have been begun long ago, and leaves only now.
         let due = match self.brisk() {
-            Some(slack) => now + handlers::delay_of(&self.world, op) + slack,
+            Some(slack) => {
+                let delay = handlers::delay_of(&self.world, op, pending.kind.method);
+                now + delay.min(pending.kind.timeout + SLACK) + slack
+            }
             None => now + SLACK,
         };
         let due = match pending.begun {
@@ -293,12 +315,32 @@ impl Actor {
         self.take_or_drop(pending, ended);
     }
 
+    /// S19: a handler that waits for its cancel hears of it soon, where nothing goes wrong.
+    fn give_up<T>(&self, op: u64, what: T) {
+        lock(&self.world.model).give_up(op);
+        drop(what);
+        if !self.world.profile.brisk {
+            return;
+        }
+        let world = self.world.clone();
+        self.world.sim.spawn(USERS, async move {
+            Sleep::new(&world.sim, super::BRISK_HELD).await;
+            let model = lock(&world.model);
+            let waits = !handlers::ends(&world, op, model.method_of(op));
+            if waits && model.runs_now(op) {
+                drop(model);
+                world.sim.fail(format!("operation {op} was given up, and its handler still waits"));
+            }
+        });
+    }
+
     fn take_or_drop(&mut self, pending: Pending, ended: Option<Ended>) {
         match ended {
             Some(ended) => self.take(pending.op, ended),
             None => {
                 let (op, number) = (pending.op, self.number);
                 self.world.sim.note(|| format!("actor {number} drops {op}"));
+                self.give_up(op, pending);
             }
         }
     }
@@ -360,6 +402,7 @@ impl Actor {
         if self.rng.one_in(4) {
             let number = self.number;
             self.world.sim.note(|| format!("actor {number} drops the ticket of {op}"));
+            self.give_up(op, ticket);
             return;
         }
         let pause = self.rng.delay(500 * MS);

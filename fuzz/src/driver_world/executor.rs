@@ -15,6 +15,7 @@ use std::time::Duration;
 use oncewire_driver::core::Instant;
 use oncewire_driver::{BoxFuture, Runtime, Timer};
 
+use super::clocks::Clock;
 use super::net::Wire;
 use super::trace::Trace;
 use crate::rng::Rng;
@@ -188,12 +189,25 @@ impl Sim {
 
     /// A runtime whose tasks belong to `group`.
     pub fn runtime(self: &Arc<Self>, group: Group) -> Arc<dyn Runtime> {
-        self.runtime_behind(group, 0)
+        self.runtime_with(group, Arc::default())
     }
 
-    /// The same with a clock that is so many nanoseconds behind: that of a process which was started later, say.
-    pub fn runtime_behind(self: &Arc<Self>, group: Group, behind: u64) -> Arc<dyn Runtime> {
-        Arc::new(SimRuntime { sim: self.clone(), group, behind })
+    /// The same with a clock of its own.
+    pub fn runtime_with(self: &Arc<Self>, group: Group, clock: Arc<Clock>) -> Arc<dyn Runtime> {
+        Arc::new(SimRuntime { sim: self.clone(), group, clock })
+    }
+
+    /// Polls all tasks, as if all had been woken.
+    pub fn wake_everybody(&self) {
+        for task in lock(&self.tasks).iter().filter(|task| task.lives) {
+            task.waker.wake_by_ref();
+        }
+    }
+
+    /// What was just done took so long.
+    pub fn take_time(&self, nanos: u64) {
+        self.now.fetch_add(nanos, Ordering::Relaxed);
+        self.polls_now.store(0, Ordering::Relaxed);
     }
 
     /// Runs a task beside the caller.
@@ -357,16 +371,16 @@ fn words(panic: &(dyn std::any::Any + Send)) -> String {
 struct SimRuntime {
     sim: Arc<Sim>,
     group: Group,
-    behind: u64,
+    clock: Arc<Clock>,
 }
 
 impl Runtime for SimRuntime {
     fn now(&self) -> Instant {
-        Instant::from_nanos(self.sim.now() - self.behind)
+        self.clock.now(&self.sim)
     }
 
     fn timer(&self) -> Box<dyn Timer> {
-        Box::new(SimTimer::new(&self.sim, self.behind))
+        Box::new(SimTimer::new(&self.sim, self.clock.clone()))
     }
 
     fn random(&self, bytes: &mut [u8]) {
@@ -385,15 +399,15 @@ impl Runtime for SimRuntime {
 #[derive(Debug)]
 pub struct SimTimer {
     sim: Arc<Sim>,
-    /// How far the clock of its runtime is behind.
-    behind: u64,
-    at: u64,
+    /// Its runtime's.
+    clock: Arc<Clock>,
+    at: Instant,
     key: Option<(u64, u64)>,
 }
 
 impl SimTimer {
-    fn new(sim: &Arc<Sim>, behind: u64) -> SimTimer {
-        SimTimer { sim: sim.clone(), behind, at: u64::MAX, key: None }
+    fn new(sim: &Arc<Sim>, clock: Arc<Clock>) -> SimTimer {
+        SimTimer { sim: sim.clone(), clock, at: Instant::FAR_FUTURE, key: None }
     }
 
     fn disarm(&mut self) {
@@ -406,17 +420,18 @@ impl SimTimer {
 impl Timer for SimTimer {
     fn set(&mut self, at: Instant) {
         self.disarm();
-        self.at = at.as_nanos().saturating_add(self.behind);
+        self.at = at;
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.disarm();
-        if self.at <= self.sim.now() {
-            self.at = u64::MAX;
+        if self.at <= self.clock.now(&self.sim) {
+            self.at = Instant::FAR_FUTURE;
             return Poll::Ready(());
         }
-        if self.at != u64::MAX {
-            self.key = Some(self.sim.wake_at(self.at, cx.waker().clone()));
+        let at = self.clock.shows_at(self.at);
+        if self.at != Instant::FAR_FUTURE && at != u64::MAX {
+            self.key = Some(self.sim.wake_at(at, cx.waker().clone()));
         }
         Poll::Pending
     }
@@ -435,7 +450,7 @@ pub struct Sleep(SimTimer);
 impl Sleep {
     /// Ends `nanos` from now.
     pub fn new(sim: &Arc<Sim>, nanos: u64) -> Sleep {
-        let mut timer = SimTimer::new(sim, 0);
+        let mut timer = SimTimer::new(sim, Arc::default());
         timer.set(Instant::from_nanos(sim.now()) + Duration::from_nanos(nanos));
         Sleep(timer)
     }

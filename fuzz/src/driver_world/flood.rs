@@ -1,28 +1,34 @@
-//! Peers that send without end: what a server does for one of them in one turn is bounded.
+//! Peers that send to a server without end: what it does for one of them in one turn is bounded.
 //!
 //! Their stream always has bytes to read, so a connection that reads for as long as there is something holds everybody up
-//! for ever. Virtual time does not pass in a turn; reads are counted instead.
+//! for ever. Time passes with what is read of a flood: a bound in time is a bound in reads.
 
-use std::future::poll_fn;
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use futures_io::{AsyncRead, AsyncWrite};
 use oncewire_driver::Subject;
 use oncewire_driver::core::wire::{self, Frame, Hello, Role};
+use oncewire_driver::core::{self, Heap, Instant, Xid};
 
 use super::World;
-use super::executor::{Sleep, lock};
-use super::place::USERS;
+use super::executor::{Policy, Sleep, lock};
+use super::handlers;
 use super::profile::MS;
-use crate::mutant::Mutant;
 use crate::rng::Rng;
 
 /// Reads in one poll of a task that no server makes of one connection.
 const READS_MAX: u64 = 64;
+/// What a read of a flood takes.
+pub const READ_TIME: u64 = 20_000;
+/// Bytes that it brings at most.
+const READ_LEN: usize = 4096;
+/// Calls that a flood of calls has in flight, if it was granted so many slots.
+const IN_FLIGHT: usize = 64;
 
 /// What a flood is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,59 +36,94 @@ enum Kind {
     Pings,
     /// `Hello` again and again: the second is an error.
     Hellos,
+    /// Questions about a call that was never made.
+    Asks,
+    /// Calls, each as soon as there is a slot for it.
+    Calls,
+}
+
+/// What is sent.
+enum Source {
+    /// An opening, then a frame again and again.
+    Frames { opening: Vec<u8>, frame: Vec<u8>, at: usize },
+    /// What a client's machine has to say, which is given this number of calls.
+    Machine { machine: Box<core::Client<Heap>>, calls: usize, out: VecDeque<u8>, coming: Vec<u8> },
 }
 
 struct FloodStream {
     world: Arc<World>,
-    opening: Vec<u8>,
-    frame: Vec<u8>,
-    /// Bytes that were read.
-    at: usize,
+    source: Source,
     /// Bytes until it ends.
-    len: usize,
+    left: usize,
     /// What is written to it goes nowhere, or waits for ever.
     takes: bool,
+    reader: Option<Waker>,
     /// Which poll of the world this is, and how many reads there were in it.
     reads: (u64, u64),
 }
 
-fn bytes_of(frame: &Frame<'_>) -> Vec<u8> {
+/// A frame as it is written.
+pub fn bytes_of(frame: &Frame<'_>) -> Vec<u8> {
     let mut bytes = vec![0; 512];
     let len = wire::encode(frame, &mut bytes).unwrap_or(0);
     bytes.truncate(len);
     bytes
 }
 
+fn hello() -> Vec<u8> {
+    bytes_of(&Frame::Hello(Hello {
+        magic: wire::MAGIC,
+        version_min: wire::VERSION,
+        version_max: wire::VERSION,
+        features: 0,
+        resume: None,
+        slots: 8,
+        request_len_max: 1 << 10,
+        reply_len_max: 1 << 10,
+        service: None,
+        server: None,
+    }))
+}
+
+impl Kind {
+    fn source(self, rng: &mut Rng) -> Source {
+        let frame = match self {
+            Kind::Pings => bytes_of(&Frame::Ping(Role::Client)),
+            Kind::Hellos => hello(),
+            Kind::Asks => bytes_of(&Frame::Ask(Xid::new(1).expect("not 0"), 1)),
+            Kind::Calls => {
+                let machine = Box::new(core::Client::new(core::ClientConfig::default()));
+                let (calls, coming) = (rng.range(200, 1_000) as usize, Vec::new());
+                return Source::Machine { machine, calls, out: VecDeque::new(), coming };
+            }
+        };
+        Source::Frames { opening: hello(), frame, at: 0 }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Pings => "flood of pings",
+            Kind::Hellos => "flood of hellos",
+            Kind::Asks => "flood of asks",
+            Kind::Calls => "flood of calls",
+        }
+    }
+}
+
 impl FloodStream {
     fn new(world: &Arc<World>, rng: &mut Rng) -> FloodStream {
-        let hello = bytes_of(&Frame::Hello(Hello {
-            magic: wire::MAGIC,
-            version_min: wire::VERSION,
-            version_max: wire::VERSION,
-            features: 0,
-            resume: None,
-            slots: 8,
-            request_len_max: 1 << 10,
-            reply_len_max: 1 << 10,
-            service: None,
-            server: None,
-        }));
-        let kind = rng.pick(&[Kind::Pings, Kind::Pings, Kind::Pings, Kind::Hellos]);
-        let frame = match kind {
-            Kind::Pings => bytes_of(&Frame::Ping(Role::Client)),
-            Kind::Hellos => hello.clone(),
-        };
-        let len = rng.range(100, 800) as usize * 1_000;
-        world.sim.note(|| format!("a flood of {len} bytes: {kind:?}"));
-        FloodStream {
-            world: world.clone(),
-            opening: hello,
-            frame,
-            at: 0,
-            len,
-            takes: !rng.one_in(4),
-            reads: (0, 0),
+        let kind = rng.pick(&[Kind::Pings, Kind::Pings, Kind::Asks, Kind::Calls, Kind::Hellos]);
+        // An executor that always polls what was woken last polls nothing else as long as it lasts.
+        let thousands = if world.profile.schedule.policy == Policy::Newest { 300 } else { 3_000 };
+        let left = rng.range(100, thousands) as usize * 1_000;
+        world.sim.note(|| format!("a {} of {left} bytes", kind.name()));
+        world.count(kind.name());
+        let mut source = kind.source(rng);
+        if let Source::Machine { machine, .. } = &mut source {
+            machine.handle_connected(Instant::from_nanos(world.sim.now()));
         }
+        let takes = kind == Kind::Calls || !rng.one_in(4);
+        FloodStream { world: world.clone(), source, left, takes, reader: None, reads: (0, 0) }
     }
 
     /// A server that goes on reading is stopped here, and found out.
@@ -99,35 +140,109 @@ impl FloodStream {
         }
         Ok(())
     }
+
+    fn now(&self) -> Instant {
+        Instant::from_nanos(self.world.sim.now())
+    }
+}
+
+impl Source {
+    /// The next bytes; none for now, or ever, if `is_over`.
+    fn fill(&mut self, now: Instant, buf: &mut [u8]) -> usize {
+        match self {
+            Source::Frames { opening, frame, at } => {
+                for byte in &mut *buf {
+                    *byte = match at.checked_sub(opening.len()) {
+                        None => opening[*at],
+                        Some(at) => frame[at % frame.len()],
+                    };
+                    *at += 1;
+                }
+                buf.len()
+            }
+            Source::Machine { machine, calls, out, .. } => {
+                while *calls > 0 && machine.is_connected() && machine.pending() < IN_FLIGHT {
+                    *calls -= 1;
+                    // As a handler of the world would not understand it: it is refused, or echoes nothing.
+                    let call = core::Call::new(handlers::FLOODED, &b"flood"[..]);
+                    if machine.call(now, call).is_err() {
+                        *calls = 0;
+                    }
+                }
+                let mut bytes = [0; READ_LEN];
+                while out.len() < buf.len()
+                    && let Some(len) = machine.poll_transmit(now, &mut bytes)
+                {
+                    out.extend(&bytes[..len.get()]);
+                }
+                let len = out.len().min(buf.len());
+                buf.iter_mut().zip(out.drain(..len)).for_each(|(to, byte)| *to = byte);
+                len
+            }
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        match self {
+            Source::Frames { .. } => false,
+            Source::Machine { machine, calls, .. } => {
+                (*calls == 0 && machine.pending() == 0) || machine.refusal().is_some()
+            }
+        }
+    }
+
+    /// What the server writes.
+    fn take(&mut self, now: Instant, bytes: &[u8]) -> io::Result<()> {
+        let Source::Machine { machine, coming, .. } = self else { return Ok(()) };
+        coming.extend(bytes);
+        loop {
+            let taken = machine.handle_data(now, coming);
+            let consumed = taken.map_err(|_| io::ErrorKind::InvalidData)?.consumed;
+            while machine.poll_event().is_some() {}
+            coming.drain(..consumed);
+            if consumed == 0 || coming.is_empty() {
+                return Ok(());
+            }
+        }
+    }
 }
 
 impl AsyncRead for FloodStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        cx: &mut Context<'_>,
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        self.count_read()?;
         let this = &mut *self;
-        let len = buf.len().min(this.len.saturating_sub(this.at));
-        for byte in &mut buf[..len] {
-            *byte = match this.at.checked_sub(this.opening.len()) {
-                None => this.opening[this.at],
-                Some(at) => this.frame[at % this.frame.len()],
-            };
-            this.at += 1;
+        let (now, max) = (this.now(), buf.len().min(READ_LEN).min(this.left));
+        let len = this.source.fill(now, &mut buf[..max]);
+        if len == 0 {
+            if this.left == 0 || this.source.is_over() {
+                return Poll::Ready(Ok(0));
+            }
+            this.reader = Some(cx.waker().clone());
+            return Poll::Pending;
         }
+        this.left -= len;
+        this.world.sim.take_time(READ_TIME);
+        this.count_read()?;
         Poll::Ready(Ok(len))
     }
 }
 
 impl AsyncWrite for FloodStream {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.takes { Poll::Ready(Ok(buf.len())) } else { Poll::Pending }
+        if !self.takes {
+            return Poll::Pending;
+        }
+        let now = self.now();
+        self.source.take(now, buf)?;
+        self.reader.take().into_iter().for_each(Waker::wake);
+        Poll::Ready(Ok(buf.len()))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -139,12 +254,6 @@ impl AsyncWrite for FloodStream {
     }
 }
 
-/// The mutant's way: as long as there is something.
-async fn read_all(mut stream: FloodStream) {
-    let mut bytes = [0; 4096];
-    while let Ok(1..) = poll_fn(|cx| Pin::new(&mut stream).poll_read(cx, &mut bytes)).await {}
-}
-
 /// A few floods, one after another or several at once.
 pub async fn run(world: Arc<World>) {
     let mut rng = Rng::apart(world.profile.seed, 0x6b);
@@ -153,11 +262,7 @@ pub async fn run(world: Arc<World>) {
         let server = lock(&world.place).hosts.first().map(|host| host.server.clone());
         if let Some(server) = server {
             let stream = FloodStream::new(&world, &mut rng);
-            *lock(&world.place).faults.entry("flood").or_default() += 1;
-            match world.mutant {
-                Some(Mutant::Greedy) => world.sim.spawn(USERS, read_all(stream)),
-                _ => server.serve_stream(Box::new(stream), Subject::Anonymous),
-            }
+            server.serve_stream(Box::new(stream), Subject::Anonymous);
         }
     }
 }

@@ -2,16 +2,21 @@
 //!
 //! What becomes of an execution is drawn from its operation's number, so that it does not depend on when it runs.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use oncewire_driver::core::{MethodId, MethodSpec};
 use oncewire_driver::{Bytes, Context, Method, Server};
 
 use super::World;
+use super::clocks::Clock;
 use super::executor::{Group, Sleep, lock};
 use super::model::End;
-use super::profile::MS;
+use super::profile::{MS, SECOND};
+use crate::mutant::Mutant;
 use crate::rng::{Rng, mix};
 
 /// A request: the operation's number and a pad.
@@ -27,6 +32,14 @@ pub const LIMITED: Method<Request, Reply> =
 /// Answers as often as it is asked.
 pub const IDEM: Method<Request, Reply> =
     Method::new("driver_world.idem").reply_len_max(2_000).idempotent();
+/// Answers when its caller has given up, or after a while.
+pub const LISTENS: Method<Request, Reply> =
+    Method::new("driver_world.listens").reply_len_max(2_000);
+/// The same, without hearing of it: it is dropped.
+pub const DROPPED: Method<Request, Reply> =
+    Method::new("driver_world.dropped").reply_len_max(2_000).drop_on_cancel();
+/// Answers nothing to floods of calls.
+pub const FLOODED: MethodId = MethodId::of("driver_world.flooded");
 /// Answers in bytes.
 pub const RAW: MethodId = MethodId::of("driver_world.raw");
 /// Is not offered.
@@ -40,6 +53,11 @@ pub const IDEM_PLACE: usize = 2;
 pub const ABSENT: usize = 4;
 /// The place of arguments that cannot be decoded.
 pub const GARBLED: usize = 5;
+
+/// The place of [`LISTENS`].
+pub const LISTENS_PLACE: usize = 6;
+/// The place of [`DROPPED`].
+pub const DROPPED_PLACE: usize = 7;
 
 /// Bytes of the largest bodies, where a world has large ones.
 pub const LARGE_MAX: usize = 100_000;
@@ -102,9 +120,25 @@ fn plan(world: &World, op: u64) -> Plan {
     plan
 }
 
+/// How long the handler of an operation waits for its caller to give up; `None` for as long as it takes.
+fn patience(world: &World, op: u64) -> Option<u64> {
+    let profile = &world.profile;
+    let mut rng = Rng::apart(profile.seed, (op << 8) | 0x52);
+    // Where few may run, the others would wait for ever.
+    let ever = rng.one_in(2) && profile.limits.is_none();
+    (!ever).then(|| rng.delay(profile.handler_delay_max.min(500 * MS)))
+}
+
+/// Whether the handler of an operation ends by itself.
+pub fn ends(world: &World, op: u64, method: usize) -> bool {
+    !matches!(method, LISTENS_PLACE | DROPPED_PLACE) || patience(world, op).is_some()
+}
+
 /// Notes how an execution ended, also when it is dropped.
 struct Run {
     world: Arc<World>,
+    server: Group,
+    method: usize,
     op: u64,
     run: u64,
     end: End,
@@ -114,21 +148,73 @@ impl Drop for Run {
     fn drop(&mut self) {
         let (op, run, end) = (self.op, self.run, self.end);
         self.world.sim.note(|| format!("operation {op} execution {run} ends: {end:?}"));
-        lock(&self.world.model).end(op, run, end);
+        if self.method == DROPPED_PLACE && end == End::Dropped {
+            self.world.count("handler dropped");
+        }
+        let mut model = lock(&self.world.model);
+        model.load.leave(self.server, self.method);
+        model.end(op, run, end);
     }
 }
 
-async fn execute(world: Arc<World>, server: Group, context: Context, op: u64) -> (u64, usize) {
+/// A run of the operation begins; it ends when this is dropped.
+fn start(world: &Arc<World>, server: Group, method: usize, op: u64) -> Run {
+    let mut model = lock(&world.model);
+    let entered = model.load.enter(&world.profile, server, method);
+    let started = model.start(op);
+    drop(model);
+    for what in [entered.err(), started.clone().err()].into_iter().flatten() {
+        world.sim.fail(what);
+    }
+    let run = started.unwrap_or(0);
+    Run { world: world.clone(), server, method, op, run, end: End::Dropped }
+}
+
+/// The handler of [`LISTENS`] or [`DROPPED`].
+async fn wait(
+    world: Arc<World>,
+    server: Group,
+    context: Context,
+    method: usize,
+    op: u64,
+) -> (u64, usize) {
+    world.sim.note(|| format!("server {server} runs operation {op}, which waits"));
+    let mut guard = start(&world, server, method, op);
+    let mut time = patience(&world, op).map(|time| Sleep::new(&world.sim, time));
+    let mut cancelled = std::pin::pin!(context.cancelled());
+    let heard = std::future::poll_fn(|cx| {
+        if method == LISTENS_PLACE && cancelled.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(true);
+        }
+        match &mut time {
+            Some(time) => Pin::new(time).poll(cx).map(|()| false),
+            None => Poll::Pending,
+        }
+    });
+    if heard.await {
+        world.count("cancel heard");
+        if !context.is_cancelled() {
+            world.sim.fail(format!("operation {op} heard of a cancel, and is not cancelled"));
+        }
+        if world.profile.brisk && !lock(&world.model).may_be_cancelled(op) {
+            world.sim.fail(format!("operation {op} is cancelled, and its caller waits for it"));
+        }
+    }
+    guard.end = End::Replied;
+    (guard.run, 5)
+}
+
+async fn execute(
+    world: Arc<World>,
+    server: Group,
+    context: Context,
+    method: usize,
+    op: u64,
+) -> (u64, usize) {
     let plan = plan(&world, op);
     world.sim.note(|| format!("server {server} runs operation {op}, xid {}", context.xid));
-    let run = match lock(&world.model).start(op) {
-        Ok(run) => run,
-        Err(what) => {
-            world.sim.fail(what);
-            0
-        }
-    };
-    let mut guard = Run { world: world.clone(), op, run, end: End::Dropped };
+    let mut guard = start(&world, server, method, op);
+    let run = guard.run;
     if plan.end == End::Panicked && plan.panic_first {
         panic_quietly(&mut guard, server);
     }
@@ -178,8 +264,8 @@ pub async fn yield_now() {
 }
 
 /// A server of the world, whose tasks are `group`.
-pub fn server(world: &Arc<World>, group: Group) -> Server {
-    let typed = |world: &Arc<World>| {
+pub fn server(world: &Arc<World>, group: Group, clock: &Arc<Clock>) -> Server {
+    let typed = |world: &Arc<World>, method: usize| {
         let world = world.clone();
         move |context: Context, (op, bytes): Request| {
             let world = world.clone();
@@ -187,7 +273,10 @@ pub fn server(world: &Arc<World>, group: Group) -> Server {
                 if bytes != pad(op, bytes.len()) {
                     world.sim.fail(format!("operation {op} came with other bytes"));
                 }
-                let (run, len) = execute(world, group, context, op).await;
+                let (run, len) = match method {
+                    LISTENS_PLACE | DROPPED_PLACE => wait(world, group, context, method, op).await,
+                    _ => execute(world, group, context, method, op).await,
+                };
                 (op, run, pad(op ^ run, len))
             }
         }
@@ -201,29 +290,44 @@ pub fn server(world: &Arc<World>, group: Group) -> Server {
                 world.sim.fail(format!("operation {op} came with other bytes"));
             }
             let large = world.profile.large && op % 3 == 0;
-            let (run, len) = execute(world, group, context, op).await;
+            let (run, len) = execute(world, group, context, RAW_PLACE, op).await;
             // As long as its request, at most so long that it leaves in one piece of its own.
             raw_reply(op, run, if large { len + body.len() } else { len })
         }
     };
     let mut spec = MethodSpec::new(RAW);
     spec.reply_len_max = if world.profile.large { 2 * LARGE_MAX as u32 } else { 2_000 };
-    let behind =
-        Rng::apart(world.profile.seed, u64::from(group) << 8 | 0x51).below(world.sim.now());
-    Server::builder("driver_world")
-        .runtime(world.sim.runtime_behind(group, behind))
+    let mut builder = Server::builder("driver_world");
+    let limited = |method: Method<Request, Reply>| match &world.profile.limits {
+        Some(limits) => method.concurrency(limits.method).queue_max(limits.method_queue),
+        None => method,
+    };
+    if let Some(limits) = &world.profile.limits {
+        builder = builder.concurrency(limits.server).queue_max(limits.server_queue);
+    }
+    if let Some(fault) = world.mutant.and_then(Mutant::fault) {
+        builder = builder.fault(fault);
+    }
+    builder
+        .runtime(world.sim.runtime_with(group, clock.clone()))
         .configure(|config| world.profile.configure(config))
-        .method(&ECHO, typed(world))
-        .method(&LIMITED, typed(world))
-        .method(&IDEM, typed(world))
+        .method(&limited(ECHO), typed(world, 0))
+        .method(&limited(LIMITED), typed(world, 1))
+        .method(&limited(IDEM), typed(world, IDEM_PLACE))
+        .method(&LISTENS, typed(world, LISTENS_PLACE))
+        .method(&DROPPED, typed(world, DROPPED_PLACE))
+        .method_raw(MethodSpec::new(FLOODED), |_, _| std::future::ready(Bytes::new()))
         .method_raw(spec, raw)
         .build()
         .expect("the description is sound")
 }
 
-/// How long the handler of an operation takes.
-pub fn delay_of(world: &World, op: u64) -> u64 {
-    plan(world, op).delay
+/// How long the handler of an operation takes, if its caller does not give up.
+pub fn delay_of(world: &World, op: u64, method: usize) -> u64 {
+    match method {
+        LISTENS_PLACE | DROPPED_PLACE => patience(world, op).unwrap_or(3_600 * SECOND),
+        _ => plan(world, op).delay,
+    }
 }
 
 /// The longest that a handler takes, and a little more.

@@ -56,6 +56,8 @@ struct Op {
     begun_at: u64,
     runs: Vec<End>,
     told: Option<Told>,
+    /// Its caller has dropped it.
+    given_up: bool,
 }
 
 /// Everything that is known.
@@ -76,6 +78,40 @@ pub struct Model {
     pub outcomes: [u64; 4],
     /// Executions.
     pub runs: u64,
+    /// What runs where.
+    pub load: Load,
+    /// How far clocks have jumped forward, in all.
+    pub clocks_ahead: u64,
+    /// How long they have stood still, in all.
+    pub clocks_stood: u64,
+}
+
+/// Calls that run, by server and method.
+#[derive(Debug, Default)]
+pub struct Load(BTreeMap<(u32, usize), usize>);
+
+impl Load {
+    /// A handler begins.
+    pub fn enter(&mut self, profile: &Profile, server: u32, method: usize) -> Check {
+        let running = self.0.entry((server, method)).or_default();
+        *running += 1;
+        let Some(limits) = &profile.limits else { return Ok(()) };
+        if *running > limits.method && method <= super::handlers::IDEM_PLACE {
+            return Err(format!("{running} calls of one method run, and {limits:?}"));
+        }
+        let all: usize = self.0.range((server, 0)..(server + 1, 0)).map(|(_, count)| count).sum();
+        if all > limits.server {
+            return Err(format!("{all} calls run, and {limits:?}"));
+        }
+        Ok(())
+    }
+
+    /// A handler has ended.
+    pub fn leave(&mut self, server: u32, method: usize) {
+        if let Some(running) = self.0.get_mut(&(server, method)) {
+            *running -= 1;
+        }
+    }
 }
 
 type Check = Result<(), String>;
@@ -83,7 +119,14 @@ type Check = Result<(), String>;
 impl Model {
     /// A new operation.
     pub fn begin(&mut self, now: u64, client: usize, kind: Kind) -> u64 {
-        self.ops.push(Op { kind, client, begun_at: now, runs: Vec::new(), told: None });
+        self.ops.push(Op {
+            kind,
+            client,
+            begun_at: now,
+            runs: Vec::new(),
+            told: None,
+            given_up: false,
+        });
         self.ops.len() as u64 - 1
     }
 
@@ -111,6 +154,27 @@ impl Model {
         if let Some(op) = self.ops.get_mut(op as usize) {
             op.runs[run as usize] = end;
         }
+    }
+
+    /// Which method's.
+    pub fn method_of(&self, op: u64) -> usize {
+        self.ops[op as usize].kind.method
+    }
+
+    /// Its caller waits for it no more.
+    pub fn give_up(&mut self, op: u64) {
+        self.ops[op as usize].given_up = true;
+    }
+
+    /// Whether its handler may hear of a cancel, where nothing goes wrong.
+    pub fn may_be_cancelled(&self, op: u64) -> bool {
+        let op = &self.ops[op as usize];
+        op.given_up || self.closing[op.client]
+    }
+
+    /// Whether it runs now.
+    pub fn runs_now(&self, op: u64) -> bool {
+        self.ops[op as usize].runs.contains(&End::Runs)
     }
 
     /// Whether a one-way call was executed.
@@ -158,10 +222,12 @@ impl Model {
             return Err("but it ran".into());
         }
         let possible = match why {
-            NotExecuted::Overloaded => profile.tight || profile.requests_max.is_some(),
+            NotExecuted::Overloaded => {
+                profile.tight || profile.requests_max.is_some() || profile.limits.is_some()
+            }
             NotExecuted::UnknownMethod => op.kind.method == super::handlers::ABSENT,
             NotExecuted::BadArguments => op.kind.method == super::handlers::GARBLED,
-            NotExecuted::DeadlinePassed => now >= op.begun_at + op.kind.timeout,
+            NotExecuted::DeadlinePassed => self.is_late(now, op),
             // Nobody who cancels is told.
             NotExecuted::Cancelled => false,
             NotExecuted::ShuttingDown => self.drained,
@@ -174,6 +240,11 @@ impl Model {
         possible.then_some(()).ok_or("without cause".into())
     }
 
+    /// Whether its deadline has passed by some clock.
+    fn is_late(&self, now: u64, op: &Op) -> bool {
+        now + self.clocks_ahead >= op.begun_at + op.kind.timeout
+    }
+
     fn judge_unknown(
         &self,
         profile: &Profile,
@@ -184,7 +255,7 @@ impl Model {
     ) -> Check {
         let (possible, with_ticket) = match why {
             Unknown::Disconnected => (op.kind.fail_fast, true),
-            Unknown::DeadlinePassed => (now >= op.begun_at + op.kind.timeout, true),
+            Unknown::DeadlinePassed => (self.is_late(now, op), true),
             Unknown::SessionEnded => (profile.sessions_may_end(), false),
             Unknown::Repeated => (op.kind.idempotent, false),
             Unknown::Closed => (self.closing[op.client], false),

@@ -35,6 +35,8 @@ pub struct LinkStyle {
     pub cut_below: u64,
     /// Closing an end with bytes unread resets the link once in so many; 0 for never.
     pub reset_unread_in: u64,
+    /// A server's end forgets to wake its reader once in so many arrivals, on purpose; 0 for never.
+    pub forgets_in: u64,
 }
 
 /// How a link breaks.
@@ -159,6 +161,9 @@ impl Wire {
             && *at <= now
         {
             self.sim.deliver_at(now, self.clone());
+        }
+        if self.from == Role::Client && state.rng.one_in(self.style.forgets_in) {
+            state.reader = None;
         }
         state.reader.take().into_iter().for_each(Waker::wake);
     }

@@ -11,9 +11,12 @@ use oncewire_driver::{Accept, BoxFuture, BoxStream, Connect, Server, Subject};
 use smol::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::World;
+use super::clocks::Clock;
 use super::executor::{Group, Sleep, lock};
+use super::flooded::{FloodedStream, MuteStream};
 use super::net::{CUTS, Link, SimStream};
 use super::profile::MS;
+use crate::mutant::Mutant;
 use crate::rng::Rng;
 
 /// What happens to those who dial.
@@ -46,6 +49,8 @@ pub struct Host {
     pub group: Group,
     /// It drains: it takes no new dials once it has a successor.
     pub draining: bool,
+    /// Its process's.
+    pub clock: Arc<Clock>,
     queue: Arc<Mutex<Queue>>,
 }
 
@@ -55,6 +60,8 @@ pub struct Place {
     pub hosts: Vec<Host>,
     /// What happens to those who dial.
     pub dials: Dials,
+    /// The clients' clocks.
+    pub client_clocks: Vec<Arc<Clock>>,
     links: Vec<Link>,
     rng: Rng,
     groups: Group,
@@ -75,6 +82,7 @@ impl Place {
         Place {
             hosts: Vec::new(),
             dials: Dials::Through,
+            client_clocks: Vec::new(),
             links: Vec::new(),
             rng: Rng::apart(seed, 4),
             groups: CLIENTS,
@@ -114,7 +122,9 @@ impl World {
             place.groups += 1;
             place.groups
         };
-        let server = super::handlers::server(self, group);
+        let mut behind = Rng::apart(self.profile.seed, u64::from(group) << 8 | 0x51);
+        let clock = Clock::behind(behind.below(self.sim.now()));
+        let server = super::handlers::server(self, group, &clock);
         let queue = Arc::<Mutex<Queue>>::default();
         let acceptor = SimAcceptor { world: self.clone(), queue: queue.clone() };
         let serving = server.clone();
@@ -124,7 +134,7 @@ impl World {
             let ended = serving.serve(acceptor).await;
             world.sim.note(|| format!("server {group} has served: {ended:?}"));
         });
-        lock(&self.place).hosts.push(Host { server, group, draining: false, queue });
+        lock(&self.place).hosts.push(Host { server, group, draining: false, clock, queue });
     }
 
     /// A server's process dies.
@@ -142,7 +152,7 @@ impl World {
         self.sim.kill(host.group);
     }
 
-    async fn dial(&self) -> io::Result<BoxStream> {
+    async fn dial(self: &Arc<Self>) -> io::Result<BoxStream> {
         let delay = lock(&self.place).rng.delay(self.profile.link.delay_max);
         Sleep::new(&self.sim, delay).await;
         let judged = lock(&self.place).judge_dial();
@@ -172,13 +182,26 @@ impl World {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         let at = open[place.rng.index(open.len())];
-        let (link, ours, theirs) = Link::new(&self.sim, self.profile.link, self.profile.seed);
+        let mut style = self.profile.link;
+        if self.mutant == Some(Mutant::Starved) {
+            style.forgets_in = 40;
+        }
+        let (link, ours, theirs) = Link::new(&self.sim, style, self.profile.seed);
+        let mut rng = Rng::apart(self.profile.seed, (link.id << 8) | 0x76);
         self.sim.note(|| format!("link {} to server {}", link.id, place.hosts[at].group));
         place.links.push(link);
         let mut queue = lock(&place.hosts[at].queue);
         queue.streams.push_back(theirs);
         queue.acceptor.take().into_iter().for_each(Waker::wake);
-        Ok(Box::new(ours))
+        drop(queue);
+        drop(place);
+        Ok(match self.mutant {
+            Some(Mutant::Mute) => Box::new(MuteStream::new(ours)),
+            _ if self.profile.flooded_clients && rng.one_in(2) => {
+                Box::new(FloodedStream::new(self, ours, &mut rng))
+            }
+            _ => Box::new(ours),
+        })
     }
 }
 
@@ -354,6 +377,8 @@ impl World {
         // The same for tasks that still write.
         let longest = super::handlers::longest(&self) + 6_000 * MS;
         Sleep::new(&self.sim, longest).await;
+        let stood = lock(&self.model).clocks_stood;
+        Sleep::new(&self.sim, stood).await;
         let left = self.sim.living(group);
         if left > 0 {
             self.sim.fail(format!("server {group} is drained and dropped, and has {left} tasks"));

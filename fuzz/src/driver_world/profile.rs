@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use oncewire_driver::ClientOptions;
-use oncewire_driver::core::ServerConfig;
+use oncewire_driver::core::{ServerConfig, ServerCounters};
 
 use super::executor::{Policy, Schedule};
 use super::net::LinkStyle;
@@ -53,8 +53,16 @@ pub struct Profile {
     pub tight: bool,
     /// Some bodies are large: they leave and arrive in pieces, and some in memory of their own.
     pub large: bool,
-    /// Peers send without end.
+    /// Peers send to servers without end.
     pub floods: bool,
+    /// Servers send to their clients without end.
+    pub flooded_clients: bool,
+    /// Some handlers wait until their callers give up.
+    pub waits: bool,
+    /// How many calls may run and wait, if there are so few that some wait or find no place.
+    pub limits: Option<Limits>,
+    /// Clocks of processes jump forward and stand.
+    pub clocks: bool,
     /// How links behave.
     pub link: LinkStyle,
     /// How tasks are scheduled.
@@ -71,6 +79,19 @@ pub struct Profile {
     pub kept_max: u64,
     /// Bytes of requests in all, if there are so few that long ones are dropped as they come.
     pub requests_max: Option<u64>,
+}
+
+/// How many calls may run and wait at a server.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Calls of a typed method that run at once.
+    pub method: usize,
+    /// Calls of it that wait.
+    pub method_queue: usize,
+    /// Calls that run at once.
+    pub server: usize,
+    /// Calls that wait.
+    pub server_queue: usize,
 }
 
 impl Profile {
@@ -109,6 +130,10 @@ impl Profile {
             tight: rng.one_in(6),
             large: false,
             floods: Rng::apart(seed, 0x6d).one_in(5),
+            flooded_clients: Rng::apart(seed, 0x72).one_in(7),
+            waits: Rng::apart(seed, 0x73).one_in(5),
+            limits: None,
+            clocks: false,
             link: link_style(&mut rng),
             schedule: schedule(&mut rng),
             options,
@@ -127,6 +152,10 @@ impl Profile {
         } else if apart.one_in(5) {
             profile.become_slow(&mut apart);
         }
+        if !brisk && !profile.slow {
+            profile.clocks = Rng::apart(seed, 0x74).one_in(6);
+            profile.limit(&mut Rng::apart(seed, 0x75));
+        }
         profile.stay_possible();
         // Small pieces would take more polls than a world has.
         profile.large = (profile.slow || Rng::apart(seed, 0x6e).one_in(3))
@@ -135,7 +164,8 @@ impl Profile {
             && profile.link.piece_max >= 1_000
             && profile.link.capacity >= 1_000;
         let mut scarce = Rng::apart(seed, 0x6f);
-        if profile.large && scarce.one_in(2) {
+        // A server without room for a refusal closes the connection: not where none may end.
+        if profile.large && !profile.slow && scarce.one_in(2) {
             profile.requests_max = Some(scarce.range(100_000, 400_000));
         }
         profile
@@ -150,6 +180,21 @@ impl Profile {
             self.keepalive = self.keepalive.max(Duration::from_secs(2));
             self.options.connect_timeout = self.options.connect_timeout.max(Duration::from_secs(2));
         }
+    }
+
+    fn limit(&mut self, rng: &mut Rng) {
+        if !rng.one_in(6) {
+            return;
+        }
+        self.limits = Some(Limits {
+            method: rng.pick(&[1, 1, 2, 5]),
+            method_queue: rng.pick(&[2, 6, 50]),
+            server: rng.pick(&[2, 4, 1_000]),
+            server_queue: rng.pick(&[4, 100]),
+        });
+        // Handlers that wait for something, so that calls wait for them; not so long that their callers cannot.
+        self.odd_in = self.odd_in.min(3);
+        self.handler_delay_max = self.handler_delay_max.clamp(20 * MS, 60 * MS);
     }
 
     fn become_brisk(&mut self) {
@@ -193,6 +238,7 @@ impl Profile {
         self.options.connect_timeout = Duration::from_secs(10);
         self.schedule.slow_in = 0;
         self.floods = false;
+        self.flooded_clients = false;
         self.link.rate = rng.pick(&[60_000, 200_000]);
         self.link.capacity = rng.pick(&[4 << 10, 64 << 10, 1 << 20]);
         self.link.delay_max = self.link.delay_max.min(20 * MS);
@@ -204,7 +250,22 @@ impl Profile {
 
     /// Whether a session may end though its client is well.
     pub fn sessions_may_end(&self) -> bool {
-        self.servers_change || self.servers > 1
+        self.servers_change || self.servers > 1 || self.clocks
+    }
+
+    /// Which budget of a server its counters exceed.
+    pub fn over_budget(&self, counters: &ServerCounters) -> Option<&'static str> {
+        let kept = self.kept_max.saturating_mul(counters.sessions as u64);
+        let requests = counters.request_bytes + counters.coming_bytes + counters.table_bytes;
+        if self.tight && counters.kept_bytes > kept {
+            Some("what sessions may keep")
+        } else if counters.half_sent_bytes > counters.kept_bytes {
+            Some("what is kept")
+        } else if self.requests_max.is_some_and(|max| requests > max) {
+            Some("what requests may take")
+        } else {
+            None
+        }
     }
 
     /// Applies the profile to a server's description.
@@ -233,6 +294,7 @@ fn link_style(rng: &mut Rng) -> LinkStyle {
         cut_in: rng.pick(&[0, 2, 6]),
         cut_below: rng.pick(&[300, 3_000, 40_000]),
         reset_unread_in: rng.pick(&[0, 2]),
+        forgets_in: 0,
     }
 }
 

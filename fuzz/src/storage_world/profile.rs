@@ -98,6 +98,7 @@ impl Profile {
                 cut_in: rng.pick(&[0, 0, 4]),
                 cut_below: 3_000,
                 reset_unread_in: rng.pick(&[0, 2]),
+                forgets_in: 0,
             },
             schedule: Schedule {
                 policy: rng.pick(&[Policy::Any, Policy::Any, Policy::Oldest, Policy::Newest]),

@@ -18,6 +18,7 @@ use super::journal::SimJournal;
 use super::model::Kind;
 use super::service::{NOTE, PAY, Reply};
 use super::{Broken, PROGRAMS, World};
+use crate::driver_world::clocks::Clock;
 use crate::driver_world::executor::{Group, Sleep, lock};
 use crate::driver_world::handlers::pad;
 use crate::driver_world::net::Cut;
@@ -122,7 +123,7 @@ impl Program {
         *lock(&self.life) = Life { group, lives: true, waker: None };
         lock(&world.host).program_lives += 1;
         let behind = self.rng().below(world.sim.now());
-        let runtime = world.sim.runtime_behind(group, behind);
+        let runtime = world.sim.runtime_with(group, Clock::behind(behind));
         let journal = SimJournal::new(self, group, &self.disk, store);
         let connector = SimConnector { world: world.clone(), client: self.client };
         let options = world.profile.options.clone();

@@ -14,6 +14,7 @@ use super::World;
 use super::ledger::SimLedger;
 use super::model::{End, Name};
 use super::profile::LEASE;
+use crate::driver_world::clocks::Clock;
 use crate::driver_world::executor::{Group, Sleep, lock};
 use crate::driver_world::handlers::{pad, yield_now};
 use crate::driver_world::profile::MS;
@@ -180,7 +181,7 @@ pub fn server(world: &Arc<World>, group: Group, ledger: SimLedger) -> Result<Ser
     let behind =
         Rng::apart(world.profile.seed, u64::from(group) << 8 | 0x71).below(world.sim.now());
     Server::builder("storage_world")
-        .runtime(world.sim.runtime_behind(group, behind))
+        .runtime(world.sim.runtime_with(group, Clock::behind(behind)))
         .ledger(ledger)
         .transactional(&PAY, move |transaction, context, request| {
             pay(&payer, transaction, context, request)
