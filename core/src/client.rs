@@ -80,7 +80,7 @@ pub struct Client<S: ClientStorage> {
     /// Number of the connection; calls remember on which one they were carried.
     epoch: u32,
     session: Option<ClientSession>,
-    /// h of the current connection's `Welcome`.
+    /// `seen` of the current connection's `Welcome`.
     seen: u64,
     table: CallTable<S>,
     output: Output,
@@ -127,9 +127,9 @@ impl<S: ClientStorage> Client<S> {
         }
     }
 
-    /// Takes a call in. It is handed by a later [`poll_transmit`](Client::poll_transmit), when there is a session and
-    /// a free slot; until then it has no xid (S8). In a [durable](ClientConfig::durable) client it is held: its owner
-    /// writes it down in between.
+    /// Queues a call. It is sent by a later [`poll_transmit`](Client::poll_transmit), when there is a session and
+    /// a free slot; until then it has no xid (S8). In a [durable](ClientConfig::durable) client its owner journals
+    /// it in between.
     ///
     /// # Errors
     /// Why nothing was begun.
@@ -196,8 +196,7 @@ impl<S: ClientStorage> Client<S> {
         }
     }
 
-    /// Nobody holds the call or its ticket any more: no outcome of it is reported, and if it was not handed it never
-    /// will be. Its slot is freed when it is settled. The id is not valid any more.
+    /// Drops the call and its ticket: no outcome of it is reported, and if it was not sent it never will be. Its slot is freed when it is settled. The id is not valid any more.
     pub fn forget(&mut self, now: Instant, id: CallId) {
         self.advance_clock(now);
         let Some(entry) = self.table.calls.get_mut(id.0) else { return };
@@ -249,7 +248,7 @@ impl<S: ClientStorage> Client<S> {
     }
 
     /// The link has moved bytes that neither [`handle_data`](Client::handle_data) nor
-    /// [`poll_transmit`](Client::poll_transmit) sees: it had no room for all that was handed, and has taken more of it; or
+    /// [`poll_transmit`](Client::poll_transmit) sees: it had no room for all that was sent, and has taken more of it; or
     /// it gives out whole frames only, and has received a part of one. The server is alive, though it may say nothing
     /// (S20). Without it, a server that does not say so while it receives is called dead when a request takes longer than
     /// the keepalive.
@@ -316,7 +315,7 @@ impl<S: ClientStorage> Client<S> {
         self.refused
     }
 
-    /// Whether everything is said: all calls are settled and acknowledged, and our `Goodbye` was handed last. When it has
+    /// Whether everything is said: all calls are settled and acknowledged, and our `Goodbye` was sent last. When it has
     /// left, the connection may be closed without waiting for the server to do so (W62).
     pub fn is_goodbye_sent(&self) -> bool {
         self.goodbye_sent && !self.output.owes_ack()
@@ -406,7 +405,7 @@ impl<S: ClientStorage> Client<S> {
         self.pending_events.disconnect = Some(reason);
     }
 
-    /// S3: the session is over; what was handed in it is in doubt for good.
+    /// S3: the session is over; what was sent in it is in doubt for good.
     fn session_lost(&mut self, end: SessionEnd, reason: CloseReason) {
         self.drop_connection(reason);
         self.table.session_lost();

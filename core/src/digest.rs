@@ -14,7 +14,7 @@ const K2: u64 = 0xa076_1d64_78bd_642f;
 /// Bodies at least this long are digested in four chains: with two, a large body waits for its multiplications.
 const LONG_LEN_MIN: usize = 256;
 
-/// Digest of what makes a request the same request: method, flags and body; not X, not the deadline (C18).
+/// Digest of what makes a request the same request: method, flags and body; not `acked`, not the deadline (C18).
 #[inline]
 pub fn digest(method: MethodId, flags: u8, body: &[u8]) -> u64 {
     let (a, b) = begin(method, flags, body.len());

@@ -113,10 +113,10 @@ pub enum ProtocolError {
         /// The one that runs.
         running: u64,
     },
-    /// X covers a running call, or the call that carries it (S10): this client goes on from an old copy of its journal, and
+    /// `acked` covers a running call, or the call that carries it (S10): this client goes on from an old copy of its journal, and
     /// its session is over (S7).
     AckAhead {
-        /// The X received.
+        /// The `acked` received.
         acked: u64,
     },
     /// A new xid is below one that was already read, without leave (S13).
@@ -188,7 +188,7 @@ pub(crate) fn describe_code(code: u8) -> &'static str {
         8 => "a Welcome came that nothing asked for",
         9 => "an xid was out of range",
         10 => "a new xid fell on a slot whose call runs",
-        11 => "X covered a call that runs or the one that carried it",
+        11 => "an acknowledgement covered a call that runs or the one that carried it",
         12 => "a new xid was below one already read",
         13 => "the same xid came with other arguments",
         14 => "a request came after the client's Goodbye",
@@ -216,7 +216,7 @@ impl fmt::Display for ProtocolError {
                 write!(f, "xid {xid} fell on the slot of xid {running}, which runs")
             }
             ProtocolError::AckAhead { acked } => {
-                write!(f, "X {acked} covers a call that runs or the one that carried it")
+                write!(f, "acked {acked} covers a call that runs or the one that carried it")
             }
             ProtocolError::OutOfOrder { xid, seen } => {
                 write!(f, "new xid {xid} is below {seen}, which was already read")
@@ -345,7 +345,7 @@ impl fmt::Display for CloseReason {
 
 impl core::error::Error for CloseReason {}
 
-/// Why a session ended before its client ended it. Calls of it that were handed are `Unknown` for good.
+/// Why a session ended before its client ended it. Calls of it that were sent are `Unknown` for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SessionEnd {
@@ -363,7 +363,7 @@ pub enum SessionEnd {
 }
 
 impl SessionEnd {
-    /// What it means for calls of the session that were handed.
+    /// What it means for calls of the session that were sent.
     pub fn executed(&self) -> Executed {
         Executed::Unknown
     }

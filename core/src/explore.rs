@@ -12,7 +12,7 @@ impl Hash for ClientCounters {
     fn hash<H: Hasher>(&self, _: &mut H) {}
 }
 
-/// The same; but what is held now decides what is let in.
+/// The same; but what is held now decides what is admitted.
 impl Hash for ServerCounters {
     fn hash<H: Hasher>(&self, state: &mut H) {
         (self.kept_bytes, self.request_bytes, self.coming_bytes, self.table_bytes, self.running)

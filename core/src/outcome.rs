@@ -166,9 +166,9 @@ impl core::error::Error for NotExecuted {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Unknown {
-    /// The connection broke after a byte of the request was handed, and the call was to fail fast (S21).
+    /// The connection broke after a byte of the request was sent, and the call was to fail fast (S21).
     Disconnected,
-    /// The deadline passed after a byte of the request was handed (S17).
+    /// The deadline passed after a byte of the request was sent (S17).
     DeadlinePassed,
     /// The session ended before the answer came (S3, S10).
     SessionEnded,

@@ -211,7 +211,7 @@ impl<T: ServerStorage> Server<T> {
     }
 
     /// The link of a connection has moved bytes that neither [`handle_data`](Server::handle_data) nor
-    /// [`poll_transmit`](Server::poll_transmit) sees: it had no room for all that was handed, and has taken more of it; or
+    /// [`poll_transmit`](Server::poll_transmit) sees: it had no room for all that was sent, and has taken more of it; or
     /// it gives out whole frames only, and has received a part of one. The client is alive, though it may say nothing
     /// (S20).
     pub fn handle_progress(&mut self, now: Instant, conn: ConnId) {
@@ -322,7 +322,7 @@ impl<T: ServerStorage> Server<T> {
         self.quota_index.find(principal.0).is_some()
     }
 
-    /// Whether calls are let in or running.
+    /// Whether calls are admitted or running.
     pub fn is_busy(&self) -> bool {
         self.counters.running > 0
     }

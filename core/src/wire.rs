@@ -151,7 +151,7 @@ pub struct Hello {
 pub struct Resume {
     /// Its id, from the `Welcome` that opened it.
     pub session: SessionId,
-    /// X: the client has seen all replies up to here.
+    /// The client has seen all replies up to here.
     pub acked: u64,
 }
 
@@ -168,7 +168,7 @@ pub struct Welcome {
     pub service: ServiceName,
     /// The session's id: a secret.
     pub session: SessionId,
-    /// h: the highest xid that the server has read in this session; 0 if none.
+    /// The highest xid that the server has read in this session; 0 if none.
     pub seen: u64,
     /// How far the server's ledger has come; never falls unless an old copy was put back (S32).
     pub commit: u64,
@@ -228,10 +228,10 @@ pub enum Refuse {
     TooSlow,
 }
 
-/// A settled-slots report (W25): X, and one bit for each of 64 slots.
+/// A settled-slots report (W25): `acked`, and one bit for each of 64 slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ack {
-    /// X.
+    /// The client has seen all replies up to here.
     pub acked: u64,
     /// The highest xid that the client has sent in this session: the bits say nothing of later ones.
     pub last: u64,
@@ -253,7 +253,7 @@ pub struct RequestHeader {
     pub remaining_ms: u32,
     /// The call's number.
     pub xid: Xid,
-    /// X: the client has seen all replies up to here.
+    /// The client has seen all replies up to here.
     pub acked: u64,
 }
 

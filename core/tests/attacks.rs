@@ -22,15 +22,15 @@ fn c70_handlers_that_hang_are_ended_as_aborted_and_other_sessions_never_notice()
     pair.drive();
     pair.mode = Mode::Echo;
     let fine = pair.call_with(other, Call::new(ECHO, b"fine"));
-    assert_eq!(pair.fate_at(other, fine), reply(b"fine"));
+    assert_eq!(pair.outcome_at(other, fine), reply(b"fine"));
     // The driver's time limit of the method passes.
     for n in 0..4u8 {
         pair.abort(&[n]);
     }
     for call in hanging {
-        assert_eq!(pair.fate(call), Some(Fate::NoReply(NoReply::Aborted)));
+        assert_eq!(pair.outcome(call), Some(OwnedOutcome::NoReply(NoReply::Aborted)));
     }
-    assert_eq!(pair.fate(waiting), reply(b"waiting"), "the slots are free again");
+    assert_eq!(pair.outcome(waiting), reply(b"waiting"), "the slots are free again");
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn s24_a_broken_frame_of_one_session_does_not_touch_another() {
     pair.send_bytes(raw, &[0xff; 64]);
     assert_eq!(pair.server_errors.len(), 1);
     pair.finish(b"a");
-    assert_eq!(pair.fate(call), reply(b"a"));
+    assert_eq!(pair.outcome(call), reply(b"a"));
     assert_eq!(pair.disconnects(), []);
 }
 
@@ -113,8 +113,8 @@ fn s24_a_client_that_says_anything_in_any_order_runs_no_xid_twice_and_leaks_noth
             pair.mode = *rng.pick(&[Mode::Echo, Mode::Start, Mode::Hold]);
             let frame = any_frame(&mut rng, welcome.session);
             pair.send_bytes(raw, &frame);
-            if rng.one_in(3) && !pair.let_in.is_empty() {
-                let body = pair.let_in[0].body.clone();
+            if rng.one_in(3) && !pair.admitted.is_empty() {
+                let body = pair.admitted[0].body.clone();
                 let _ = pair.start(&body);
             }
             if rng.one_in(3) && !pair.started.is_empty() {
@@ -140,7 +140,7 @@ fn s24_a_client_that_says_anything_in_any_order_runs_no_xid_twice_and_leaks_noth
         xids.sort_by_key(|(session, xid)| (session.to_bytes(), *xid));
         xids.dedup();
         assert_eq!(all, xids.len(), "seed {seed}: an xid ran twice");
-        while let Some(call) = pair.let_in.first() {
+        while let Some(call) = pair.admitted.first() {
             let body = call.body.clone();
             let _ = pair.start(&body);
         }
@@ -217,10 +217,10 @@ fn s24_a_not_seen_that_nobody_asked_for_ends_the_connection_and_no_call() {
     pair.link().down.extend(bytes_of(&Frame::Reply(header, b"")));
     pair.drive();
     assert_eq!(pair.peers[0].errors, [ProtocolError::UnexpectedAnswer { xid: xid.get() }]);
-    assert_eq!(pair.fate(call), None);
+    assert_eq!(pair.outcome(call), None);
     pair.reconnect();
     pair.finish(b"a");
-    assert_eq!((pair.fate(call), pair.ran(b"a")), (reply(b"a"), 1));
+    assert_eq!((pair.outcome(call), pair.ran(b"a")), (reply(b"a"), 1));
 }
 
 #[test]
@@ -353,6 +353,6 @@ fn w20_a_peer_of_another_protocol_or_version_is_told_so() {
     let Frame::Hello(said) = hello(None) else { unreachable!() };
     pair.send(raw, &Frame::Hello(wire::Hello { version_min: 2, version_max: 9, ..said }));
     let unsupported = Refuse::VersionUnsupported { min: wire::VERSION, max: wire::VERSION };
-    assert_eq!(pair.got(raw), [Got::Refuse(unsupported)]);
+    assert_eq!(pair.got(raw), [OwnedFrame::Refuse(unsupported)]);
     assert_eq!(pair.server.counters().sessions, 0);
 }

@@ -14,7 +14,7 @@ struct End {
     client: Client<Heap>,
     server: Server<Heap>,
     conn: Option<ConnId>,
-    fates: Vec<(CallId, Fate)>,
+    outcomes: Vec<(CallId, OwnedOutcome)>,
     runs: Vec<Vec<u8>>,
     /// Bytes from the other end, not taken yet.
     arrived: Vec<u8>,
@@ -27,7 +27,7 @@ impl End {
             client: Client::new(ClientConfig::default()),
             server: Server::new(config, &methods()).unwrap(),
             conn: None,
-            fates: Vec::new(),
+            outcomes: Vec::new(),
             runs: Vec::new(),
             arrived: Vec::new(),
         }
@@ -52,7 +52,7 @@ impl End {
         let mut out = vec![0; 1 << 16];
         while let Some(event) = self.client.poll_event() {
             if let ClientEvent::Ended { call, outcome } = event {
-                self.fates.push((call, outcome.into()));
+                self.outcomes.push((call, outcome.into()));
             }
         }
         while let Some(len) = self.client.poll_transmit(now, &mut out) {
@@ -80,7 +80,7 @@ impl End {
                     let received = self.client.handle_data(now, frame).unwrap();
                     assert_eq!(received.consumed, frame.len());
                     if let Some(reply) = received.item {
-                        self.fates.push((reply.call, reply.outcome.into()));
+                        self.outcomes.push((reply.call, reply.outcome.into()));
                     }
                 }
                 Role::Client => self.serve(now, frame),
@@ -101,8 +101,8 @@ impl End {
         }
     }
 
-    fn fate(&self, id: CallId) -> Option<Fate> {
-        self.fates.iter().rev().find(|(call, _)| *call == id).map(|(_, fate)| fate.clone())
+    fn outcome(&self, id: CallId) -> Option<OwnedOutcome> {
+        self.outcomes.iter().rev().find(|(call, _)| *call == id).map(|(_, outcome)| outcome.clone())
     }
 }
 
@@ -178,8 +178,8 @@ fn s26_both_ends_call_each_other_over_one_link() {
         let left = both.call(0, b"from the left");
         let right = both.call(1, b"from the right");
         both.drive();
-        assert_eq!(both.ends[0].fate(left), reply(b"from the left"));
-        assert_eq!(both.ends[1].fate(right), reply(b"from the right"));
+        assert_eq!(both.ends[0].outcome(left), reply(b"from the left"));
+        assert_eq!(both.ends[1].outcome(right), reply(b"from the right"));
         assert_eq!(both.ends[0].runs, [b"from the right"]);
         assert_eq!(both.ends[1].runs, [b"from the left"]);
         let service = |at: usize| both.ends[at].client.session().unwrap().service;
@@ -200,7 +200,7 @@ fn s26_each_direction_has_numbers_and_slots_of_its_own() {
     }
     both.drive();
     for (at, id, body) in calls {
-        assert_eq!(both.ends[at].fate(id), reply(&body));
+        assert_eq!(both.ends[at].outcome(id), reply(&body));
     }
     assert_eq!((both.ends[0].runs.len(), both.ends[1].runs.len()), (34, 100));
     both.advance(secs(1));
@@ -234,8 +234,8 @@ fn s26_a_break_is_resumed_in_both_directions_and_nothing_runs_twice() {
         both.connect(2);
         both.chunk = usize::MAX;
         both.drive();
-        assert_eq!(both.ends[0].fate(left), reply(b"left"), "cut after {cut_at} bytes");
-        assert_eq!(both.ends[1].fate(right), reply(b"right"), "cut after {cut_at} bytes");
+        assert_eq!(both.ends[0].outcome(left), reply(b"left"), "cut after {cut_at} bytes");
+        assert_eq!(both.ends[1].outcome(right), reply(b"right"), "cut after {cut_at} bytes");
         assert_eq!((both.ends[0].runs.len(), both.ends[1].runs.len()), (1, 1), "{cut_at}");
     }
 }
@@ -253,5 +253,5 @@ fn s26_an_idle_link_stays_up_and_one_direction_may_end_before_the_other() {
     assert_eq!(both.ends[1].server.counters().sessions, 0);
     let call = both.call(1, b"still here");
     both.drive();
-    assert_eq!(both.ends[1].fate(call), reply(b"still here"));
+    assert_eq!(both.ends[1].outcome(call), reply(b"still here"));
 }

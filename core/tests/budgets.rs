@@ -414,11 +414,11 @@ fn c99_a_request_that_finds_no_memory_costs_other_calls_no_answer() {
     }
     pair.reconnect();
     for (call, body) in calls.iter().zip(&bodies).take(16) {
-        assert_eq!(pair.fate(*call), reply(body));
+        assert_eq!(pair.outcome(*call), reply(body));
     }
     pair.reconnect();
     // The table finds room now. The call beside it does not, and is refused.
-    assert_eq!(pair.fate(calls[16]), not_executed(NotExecuted::Overloaded));
+    assert_eq!(pair.outcome(calls[16]), not_executed(NotExecuted::Overloaded));
 }
 
 #[test]

@@ -19,16 +19,16 @@ fn fail_fast(body: &[u8]) -> Call<'_> {
 fn c31_a_call_of_which_no_byte_left_is_not_executed() {
     let mut pair = Pair::unconnected();
     let call = pair.call_with(0, fail_fast(b"a"));
-    assert_eq!(pair.fate(call), None, "a first connection may yet come");
+    assert_eq!(pair.outcome(call), None, "a first connection may yet come");
     pair.connect(0);
     pair.hold(true);
     pair.cut();
-    assert_eq!(pair.fate(call), not_executed(NotExecuted::Disconnected));
+    assert_eq!(pair.outcome(call), not_executed(NotExecuted::Disconnected));
     let later = pair.call_with(0, fail_fast(b"b"));
-    assert_eq!(pair.fate(later), not_executed(NotExecuted::Disconnected), "at once");
+    assert_eq!(pair.outcome(later), not_executed(NotExecuted::Disconnected), "at once");
     let patient = pair.call(b"c");
     pair.advance(secs(30));
-    assert_eq!(pair.fate(patient), not_executed(NotExecuted::DeadlinePassed));
+    assert_eq!(pair.outcome(patient), not_executed(NotExecuted::DeadlinePassed));
     pair.reconnect();
     assert_eq!(pair.runs, []);
 }
@@ -40,7 +40,7 @@ fn c31_a_call_that_waits_for_a_slot_is_not_executed_when_the_connection_breaks()
     pair.call(b"slow");
     let waiting = pair.call_with(0, fail_fast(b"waiting"));
     pair.cut();
-    assert_eq!(pair.fate(waiting), not_executed(NotExecuted::Disconnected));
+    assert_eq!(pair.outcome(waiting), not_executed(NotExecuted::Disconnected));
     pair.reconnect();
     pair.finish(b"slow");
     assert_eq!(pair.ran(b"waiting"), 0);
@@ -56,9 +56,9 @@ fn c32_half_a_request_is_discarded_and_after_the_resume_the_call_runs_once() {
         pair.deliver_up(link, half);
         assert_eq!(pair.runs, [], "{half} bytes");
         pair.cut();
-        assert_eq!(pair.fate(call), None);
+        assert_eq!(pair.outcome(call), None);
         pair.reconnect();
-        assert_eq!(pair.fate(call), reply(b"12345"), "{half} bytes");
+        assert_eq!(pair.outcome(call), reply(b"12345"), "{half} bytes");
         assert_eq!(pair.ran(b"12345"), 1, "{half} bytes");
         assert_eq!(pair.client().counters().resends, 1);
     }
@@ -72,9 +72,9 @@ fn c32_half_a_request_with_fail_fast_is_unknown_and_its_ticket_says_not_executed
     let link = pair.link_number();
     pair.deliver_up(link, 20);
     pair.cut();
-    assert_eq!(pair.fate(call), ticket(Unknown::Disconnected));
+    assert_eq!(pair.outcome(call), ticket(Unknown::Disconnected));
     pair.reconnect();
-    assert_eq!(pair.fate(call), not_executed(NotExecuted::Disconnected));
+    assert_eq!(pair.outcome(call), not_executed(NotExecuted::Disconnected));
     assert_eq!(pair.runs, []);
     assert_eq!(pair.client().unsettled(), 0);
 }
@@ -89,7 +89,7 @@ fn c32_a_request_that_left_only_in_part_is_sent_whole_after_the_resume() {
     let mut out = [0; 256];
     assert!(pair.client().poll_transmit(now, &mut out).is_some(), "the first bytes");
     pair.reconnect();
-    assert_eq!(pair.fate(call), reply(&body));
+    assert_eq!(pair.outcome(call), reply(&body));
     assert_eq!(pair.ran(&body), 1);
 }
 
@@ -100,7 +100,7 @@ fn c33_a_request_that_arrived_gets_its_reply_after_the_resume() {
     let call = pair.call(b"a");
     assert_eq!(pair.ran(b"a"), 1);
     pair.reconnect();
-    assert_eq!(pair.fates(call), [Fate::Reply(echo(b"a"))]);
+    assert_eq!(pair.outcomes(call), [OwnedOutcome::Reply(echo(b"a"))]);
     assert_eq!(pair.ran(b"a"), 1);
     assert_eq!(pair.client().counters().resends, 0, "asked for, not sent again");
 }
@@ -111,9 +111,9 @@ fn c33_with_fail_fast_it_is_unknown_and_its_ticket_brings_the_reply() {
     pair.link().hold_down = true;
     let call = pair.call_with(0, fail_fast(b"a"));
     pair.cut();
-    assert_eq!(pair.fate(call), ticket(Unknown::Disconnected));
+    assert_eq!(pair.outcome(call), ticket(Unknown::Disconnected));
     pair.reconnect();
-    assert_eq!(pair.fate(call), reply(b"a"));
+    assert_eq!(pair.outcome(call), reply(b"a"));
     assert_eq!(pair.ran(b"a"), 1);
 }
 
@@ -136,13 +136,17 @@ fn c34_an_end_inside_a_frame_is_an_outcome_and_never_a_decode_error() {
             left -= 1;
         }
         if left > 0 {
-            assert_eq!(pair.fate(call), reply(b"a"), "delivered whole");
+            assert_eq!(pair.outcome(call), reply(b"a"), "delivered whole");
             assert!(cut_at > 80, "a Welcome and a reply");
             return;
         }
         pair.cut();
         pair.reconnect();
-        assert_eq!(pair.fates(call), [Fate::Reply(echo(b"a"))], "cut after {cut_at} bytes");
+        assert_eq!(
+            pair.outcomes(call),
+            [OwnedOutcome::Reply(echo(b"a"))],
+            "cut after {cut_at} bytes"
+        );
         assert_eq!(pair.ran(b"a"), 1, "cut after {cut_at} bytes");
         assert_eq!((&pair.peers[0].errors, &pair.server_errors), (&vec![], &vec![]));
         cut_at += 1;
@@ -157,14 +161,14 @@ fn c35_the_late_reply_of_a_call_given_up_is_never_matched_to_another() {
     short.timeout = secs(1);
     let old = pair.call_with(0, short);
     pair.advance(secs(1));
-    assert_eq!(pair.fate(old), ticket(Unknown::DeadlinePassed));
+    assert_eq!(pair.outcome(old), ticket(Unknown::DeadlinePassed));
     pair.forget(old);
     let new = pair.call(b"new");
     pair.finish(b"old");
-    assert_eq!(pair.fate(new), None, "not the old one's reply");
+    assert_eq!(pair.outcome(new), None, "not the old one's reply");
     pair.finish(b"new");
-    assert_eq!(pair.fates(new), [Fate::Reply(echo(b"new"))]);
-    assert_eq!(pair.fates(old).len(), 1, "nobody holds its ticket");
+    assert_eq!(pair.outcomes(new), [OwnedOutcome::Reply(echo(b"new"))]);
+    assert_eq!(pair.outcomes(old).len(), 1, "nobody holds its ticket");
 }
 
 #[test]
@@ -176,10 +180,10 @@ fn c35_a_reply_to_an_xid_that_was_never_sent_ends_the_connection_and_no_call() {
     pair.link().down.extend(bytes_of(&Frame::Reply(header, b"for whom?")));
     pair.drive();
     assert_eq!(pair.peers[0].errors, [ProtocolError::UnexpectedAnswer { xid: 999 }]);
-    assert_eq!(pair.fate(call), None);
+    assert_eq!(pair.outcome(call), None);
     pair.reconnect();
     pair.finish(b"a");
-    assert_eq!(pair.fates(call), [Fate::Reply(echo(b"a"))]);
+    assert_eq!(pair.outcomes(call), [OwnedOutcome::Reply(echo(b"a"))]);
 }
 
 #[test]
@@ -191,10 +195,10 @@ fn c36_one_call_times_out_and_the_others_do_not_notice() {
     let short = pair.call_with(0, short);
     let other = pair.call(b"other");
     pair.advance(secs(2));
-    assert_eq!(pair.fate(short), ticket(Unknown::DeadlinePassed));
+    assert_eq!(pair.outcome(short), ticket(Unknown::DeadlinePassed));
     assert!(pair.client().is_connected());
     pair.finish(b"other");
-    assert_eq!(pair.fates(other), [Fate::Reply(echo(b"other"))]);
+    assert_eq!(pair.outcomes(other), [OwnedOutcome::Reply(echo(b"other"))]);
     assert_eq!(pair.disconnects(), []);
     assert_eq!(
         pair.peers[0].events.iter().filter(|e| matches!(e, ClientEvent::Connected { .. })).count(),
@@ -228,13 +232,13 @@ fn c37_garbage_closes_its_connection_with_a_reason_and_the_session_survives() {
         pair.send(raw, &request(1, 0, b"a"));
         pair.send_bytes(raw, bytes);
         assert_eq!(pair.server_errors, [error]);
-        assert_eq!(pair.got(raw), [Got::Refuse(Refuse::Protocol(error.code()))]);
+        assert_eq!(pair.got(raw), [OwnedFrame::Refuse(Refuse::Protocol(error.code()))]);
         assert!(!pair.links[raw].server_open, "closed");
         let (raw, resumed) = pair.raw_resume(welcome.session, 0);
         assert_eq!(resumed.seen, 1);
         pair.send(raw, &Frame::Ask(xid(1), 1));
         pair.finish(b"a");
-        assert_eq!(pair.got(raw), [Got::Reply(Status::Done, 1, echo(b"a"))]);
+        assert_eq!(pair.got(raw), [OwnedFrame::Reply(Status::Done, 1, echo(b"a"))]);
     }
 }
 
@@ -264,7 +268,7 @@ fn c37_a_client_survives_garbage_from_a_server() {
         assert!(!pair.client().is_connected());
         pair.reconnect();
         pair.finish(b"a");
-        assert_eq!(pair.fates(call), [Fate::Reply(echo(b"a"))]);
+        assert_eq!(pair.outcomes(call), [OwnedOutcome::Reply(echo(b"a"))]);
         assert_eq!(pair.ran(b"a"), 1);
     }
 }
@@ -288,7 +292,7 @@ fn c38_a_silent_peer_is_noticed_within_the_keepalive_and_calls_go_on_after_the_r
     assert_eq!(pair.server_events.iter().filter(silent).count(), 1, "nor does the server wait");
     pair.reconnect();
     pair.finish(b"a");
-    assert_eq!(pair.fates(call), [Fate::Reply(echo(b"a"))]);
+    assert_eq!(pair.outcomes(call), [OwnedOutcome::Reply(echo(b"a"))]);
     assert_eq!(pair.ran(b"a"), 1);
 }
 
@@ -317,18 +321,18 @@ fn c39_a_huge_last_reply_of_an_idle_client_is_freed_within_a_second() {
     pair.mode = Mode::Start;
     let call = pair.call_with(0, Call::new(BIG, b"a"));
     pair.finish_with(b"a", &vec![9; 1 << 20]);
-    assert_eq!(pair.fate(call), Some(Fate::Reply(vec![9; 1 << 20])));
+    assert_eq!(pair.outcome(call), Some(OwnedOutcome::Reply(vec![9; 1 << 20])));
     assert_eq!(pair.kept(), 0, "much was kept: at once");
     let small = pair.call(b"b");
     pair.finish(b"b");
-    assert_eq!(pair.fate(small), reply(b"b"));
+    assert_eq!(pair.outcome(small), reply(b"b"));
     assert!(pair.kept() > 0, "little was kept: soon");
     pair.advance(secs(1));
     assert_eq!(pair.kept(), 0);
 }
 
 /// A dialogue with all kinds of frames; returns everything that can be observed.
-fn dialogue(chunk: usize, out_len: usize) -> (Vec<Fate>, Vec<Run>, ServerCounters) {
+fn dialogue(chunk: usize, out_len: usize) -> (Vec<OwnedOutcome>, Vec<Run>, ServerCounters) {
     let mut pair = Pair::unconnected();
     pair.chunk = chunk;
     pair.out_len = out_len;
@@ -354,17 +358,17 @@ fn dialogue(chunk: usize, out_len: usize) -> (Vec<Fate>, Vec<Run>, ServerCounter
     assert!(pair.client().is_closed());
     let mut runs = pair.runs.clone();
     runs.sort_by(|a, b| a.body.cmp(&b.body));
-    let fates = calls.iter().map(|call| pair.fate(*call).expect("an outcome")).collect();
-    (fates, runs, pair.server.counters())
+    let outcomes = calls.iter().map(|call| pair.outcome(*call).expect("an outcome")).collect();
+    (outcomes, runs, pair.server.counters())
 }
 
 #[test]
 fn c41_byte_at_a_time_and_all_at_once_behave_the_same() {
-    let (fates, runs, counters) = dialogue(usize::MAX, 1 << 16);
-    assert_eq!(fates.len(), 11);
+    let (outcomes, runs, counters) = dialogue(usize::MAX, 1 << 16);
+    assert_eq!(outcomes.len(), 11);
     for (chunk, out_len) in [(1, 1 << 16), (1, 256), (7, 300), (usize::MAX, 256)] {
         let (other_fates, other_runs, other) = dialogue(chunk, out_len);
-        assert_eq!(fates, other_fates, "chunk {chunk}, out {out_len}");
+        assert_eq!(outcomes, other_fates, "chunk {chunk}, out {out_len}");
         let bodies = |runs: &[Run]| runs.iter().map(|run| run.body.clone()).collect::<Vec<_>>();
         assert_eq!(bodies(&runs), bodies(&other_runs));
         assert_eq!((counters.sessions, counters.kept_bytes), (other.sessions, other.kept_bytes));
@@ -393,7 +397,7 @@ fn c42_one_that_dribbles_its_hello_is_closed_as_too_slow() {
         pair.advance(secs(1));
     }
     assert!(closed_for(&pair, CloseReason::TooSlow));
-    assert_eq!(pair.got(raw), [Got::Refuse(Refuse::TooSlow)]);
+    assert_eq!(pair.got(raw), [OwnedFrame::Refuse(Refuse::TooSlow)]);
     assert_eq!(pair.server.counters().conns, 0);
 }
 
@@ -442,5 +446,5 @@ fn c42_a_client_gives_up_a_handshake_that_is_never_answered() {
     pair.connect_by_hand(0);
     pair.advance(secs(10));
     assert_eq!(pair.disconnects(), [CloseReason::TooSlow]);
-    assert_eq!(pair.fate(call), not_executed(NotExecuted::Disconnected));
+    assert_eq!(pair.outcome(call), not_executed(NotExecuted::Disconnected));
 }

@@ -23,20 +23,20 @@ fn c52_after_a_restart_without_a_ledger_calls_in_doubt_are_unknown_at_once_and_n
     pair.reconnect();
     let new = *pair.client().session().unwrap();
     assert_ne!((old.server, old.id), (new.server, new.id));
-    assert_eq!(pair.fates(in_doubt), [Fate::Unknown(Unknown::SessionEnded, false)]);
-    assert_eq!(pair.fate(waiting), reply(b"waiting"));
+    assert_eq!(pair.outcomes(in_doubt), [OwnedOutcome::Unknown(Unknown::SessionEnded, false)]);
+    assert_eq!(pair.outcome(waiting), reply(b"waiting"));
     assert_eq!(pair.ran(b"in doubt"), 1);
     let later = pair.call(b"later");
-    assert_eq!(pair.fate(later), reply(b"later"));
+    assert_eq!(pair.outcome(later), reply(b"later"));
 }
 
-/// A call that is let in, and whose session a ledger knows; nothing of the call is recorded.
-fn let_in() -> (Pair, CallId, CallKey) {
+/// A call that is admitted, and whose session a ledger knows; nothing of the call is recorded.
+fn admitted() -> (Pair, CallId, CallKey) {
     let mut pair = Pair::new();
     pair.record_session();
     pair.mode = Mode::Hold;
     let call = pair.call(b"a");
-    let key = pair.let_in[0].admission.key();
+    let key = pair.admitted[0].admission.key();
     (pair, call, key)
 }
 
@@ -48,9 +48,9 @@ fn crash(pair: &mut Pair) {
 
 #[test]
 fn c53_after_a_crash_before_anything_was_recorded_the_call_runs_after_the_resume() {
-    let (mut pair, call, _) = let_in();
+    let (mut pair, call, _) = admitted();
     crash(&mut pair);
-    assert_eq!(pair.fates(call), [Fate::Reply(echo(b"a"))]);
+    assert_eq!(pair.outcomes(call), [OwnedOutcome::Reply(echo(b"a"))]);
     assert_eq!(pair.ran(b"a"), 1);
     assert_eq!(pair.client().counters().resumes, 1);
     assert_eq!(pair.sessions_lost(), []);
@@ -58,23 +58,23 @@ fn c53_after_a_crash_before_anything_was_recorded_the_call_runs_after_the_resume
 
 #[test]
 fn c53_also_when_a_later_xid_moved_h_above_it() {
-    let (mut pair, call, _) = let_in();
+    let (mut pair, call, _) = admitted();
     pair.call(b"b");
-    let later = pair.let_in[1].admission.key();
+    let later = pair.admitted[1].admission.key();
     assert_eq!(pair.start(b"b"), Ok(()));
     pair.record(later, Some(&echo(b"b")));
     crash(&mut pair);
-    assert_eq!(pair.fate(call), reply(b"a"), "NotSeen, sent again");
+    assert_eq!(pair.outcome(call), reply(b"a"), "NotSeen, sent again");
     assert_eq!((pair.ran(b"a"), pair.ran(b"b")), (1, 1));
 }
 
 #[test]
 fn c54_a_recorded_call_that_was_started_and_not_completed_is_unknown_and_never_runs_again() {
-    let (mut pair, call, key) = let_in();
+    let (mut pair, call, key) = admitted();
     pair.record(key, None);
     assert_eq!(pair.start(b"a"), Ok(()));
     crash(&mut pair);
-    assert_eq!(pair.fates(call), [Fate::Unknown(Unknown::Interrupted, false)]);
+    assert_eq!(pair.outcomes(call), [OwnedOutcome::Unknown(Unknown::Interrupted, false)]);
     assert_eq!(pair.ran(b"a"), 1);
     assert_eq!(pair.client().unsettled(), 0, "no ticket holds a slot");
     pair.reconnect();
@@ -83,10 +83,10 @@ fn c54_a_recorded_call_that_was_started_and_not_completed_is_unknown_and_never_r
 
 #[test]
 fn c54_also_if_it_crashed_between_the_record_and_the_start() {
-    let (mut pair, call, key) = let_in();
+    let (mut pair, call, key) = admitted();
     pair.record(key, None);
     crash(&mut pair);
-    assert_eq!(pair.fate(call), unknown(Unknown::Interrupted));
+    assert_eq!(pair.outcome(call), unknown(Unknown::Interrupted));
     assert_eq!(pair.ran(b"a"), 0);
 }
 
@@ -96,25 +96,25 @@ fn c54_a_request_sent_again_under_an_interrupted_xid_is_told_so() {
     pair.mode = Mode::Hold;
     let (raw, welcome) = pair.raw_session();
     pair.send(raw, &request(1, 0, b"a"));
-    let key = pair.let_in[0].admission.key();
+    let key = pair.admitted[0].admission.key();
     pair.record(key, None);
     pair.restart_server_with_ledger();
     pair.mode = Mode::Echo;
     let (raw, resumed) = pair.raw_resume(welcome.session, 0);
-    assert_eq!(resumed.seen, 1, "h's lower bound survives");
+    assert_eq!(resumed.seen, 1, "the lower bound of `seen` survives");
     pair.send(raw, &request(1, 0, b"a"));
-    assert_eq!(pair.got(raw), [Got::Reply(Status::Interrupted, 1, vec![])]);
+    assert_eq!(pair.got(raw), [OwnedFrame::Reply(Status::Interrupted, 1, vec![])]);
     assert_eq!(pair.runs, []);
 }
 
 #[test]
 fn c55_after_a_crash_between_the_completion_record_and_the_reply_an_ask_brings_the_kept_reply() {
-    let (mut pair, call, key) = let_in();
+    let (mut pair, call, key) = admitted();
     pair.record(key, None);
     assert_eq!(pair.start(b"a"), Ok(()));
     pair.record(key, Some(b"the one reply"));
     crash(&mut pair);
-    assert_eq!(pair.fates(call), [Fate::Reply(b"the one reply".to_vec())]);
+    assert_eq!(pair.outcomes(call), [OwnedOutcome::Reply(b"the one reply".to_vec())]);
     assert_eq!(pair.client().counters().asks, 1);
     assert_eq!(pair.ran(b"a"), 1);
     pair.advance(secs(1));
@@ -132,7 +132,7 @@ fn c55_a_restored_reply_is_byte_for_byte_and_its_digest_still_judges() {
     pair.restart_server_with_ledger();
     let (raw, _) = pair.raw_resume(welcome.session, 0);
     pair.send(raw, &request(1, 0, b"a"));
-    assert_eq!(pair.got(raw), [Got::Reply(Status::Done, 1, b"kept".to_vec())]);
+    assert_eq!(pair.got(raw), [OwnedFrame::Reply(Status::Done, 1, b"kept".to_vec())]);
     pair.send(raw, &request(1, 0, b"other"));
     assert_eq!(pair.server_errors, [ProtocolError::FalseRetry { xid: 1 }]);
 }
@@ -140,18 +140,18 @@ fn c55_a_restored_reply_is_byte_for_byte_and_its_digest_still_judges() {
 #[test]
 fn c56_a_transactional_call_without_a_completion_record_runs_again_and_with_one_never() {
     // No started record: the effect and the completion record are written together, or not at all.
-    let (mut pair, call, _) = let_in();
+    let (mut pair, call, _) = admitted();
     assert_eq!(pair.start(b"a"), Ok(()));
     pair.runs.clear(); // The crash takes the uncommitted effect with it.
     crash(&mut pair);
-    assert_eq!(pair.fate(call), reply(b"a"));
+    assert_eq!(pair.outcome(call), reply(b"a"));
     assert_eq!(pair.ran(b"a"), 1);
 
-    let (mut pair, call, key) = let_in();
+    let (mut pair, call, key) = admitted();
     assert_eq!(pair.start(b"a"), Ok(()));
     pair.record(key, Some(b"committed"));
     crash(&mut pair);
-    assert_eq!(pair.fate(call), Some(Fate::Reply(b"committed".to_vec())));
+    assert_eq!(pair.outcome(call), Some(OwnedOutcome::Reply(b"committed".to_vec())));
     assert_eq!(pair.ran(b"a"), 1);
 }
 
@@ -164,8 +164,8 @@ fn c56_a_neighbour_that_panics_is_rolled_back_alone() {
     let now = pair.now;
     pair.server.roll_back(now, running, NotExecuted::Aborted);
     pair.finish(b"good");
-    assert_eq!(pair.fate(good), reply(b"good"));
-    assert_eq!(pair.fate(bad), not_executed(NotExecuted::Aborted));
+    assert_eq!(pair.outcome(good), reply(b"good"));
+    assert_eq!(pair.outcome(bad), not_executed(NotExecuted::Aborted));
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn c57_a_second_crash_during_recovery_gives_the_same_result() {
     for recorded in [None, Some(None), Some(Some(&b"kept"[..]))] {
         let mut results = Vec::new();
         for crashes in 1..=3 {
-            let (mut pair, call, key) = let_in();
+            let (mut pair, call, key) = admitted();
             let _ = pair.start(b"a");
             if let Some(done) = recorded {
                 pair.record(key, None);
@@ -194,7 +194,7 @@ fn c57_a_second_crash_during_recovery_gives_the_same_result() {
                 pair.drive();
             }
             crash(&mut pair);
-            results.push((pair.fate(call), pair.runs.len()));
+            results.push((pair.outcome(call), pair.runs.len()));
         }
         assert!(results[0].0.is_some());
         assert!(results.iter().all(|result| *result == results[0]), "{recorded:?}: {results:?}");
@@ -203,7 +203,7 @@ fn c57_a_second_crash_during_recovery_gives_the_same_result() {
 
 #[test]
 fn c57_the_lease_is_a_full_one_after_a_restart() {
-    let (mut pair, _, _) = let_in();
+    let (mut pair, _, _) = admitted();
     pair.cut();
     pair.advance(secs(299));
     pair.restart_server_with_ledger();
@@ -217,18 +217,18 @@ fn c57_the_lease_is_a_full_one_after_a_restart() {
 fn c58_with_a_ledger_that_cannot_write_new_calls_are_refused() {
     let mut pair = Pair::new();
     pair.mode = Mode::Hold;
-    let let_in = pair.call(b"let in");
+    let admitted = pair.call(b"admitted");
     pair.server.fail_ledger();
     let new = pair.call(b"new");
-    assert_eq!(pair.fate(new), not_executed(NotExecuted::LedgerFailed));
-    assert_eq!(pair.start(b"let in"), Err(Refused(NotExecuted::LedgerFailed)));
-    assert_eq!(pair.fate(let_in), not_executed(NotExecuted::LedgerFailed));
+    assert_eq!(pair.outcome(new), not_executed(NotExecuted::LedgerFailed));
+    assert_eq!(pair.start(b"admitted"), Err(Refused(NotExecuted::LedgerFailed)));
+    assert_eq!(pair.outcome(admitted), not_executed(NotExecuted::LedgerFailed));
     assert_eq!(pair.runs, []);
 }
 
 #[test]
 fn c60_a_commit_number_below_one_the_client_saw_loses_the_session() {
-    let (mut pair, call, key) = let_in();
+    let (mut pair, call, key) = admitted();
     pair.server.set_commit(10);
     pair.reconnect();
     assert_eq!(pair.client().session().unwrap().commit, 10);
@@ -236,31 +236,31 @@ fn c60_a_commit_number_below_one_the_client_saw_loses_the_session() {
     pair.server_config.commit = 9;
     crash(&mut pair);
     assert_eq!(pair.sessions_lost(), [SessionEnd::RolledBack]);
-    assert_eq!(pair.fate(call), unknown(Unknown::SessionEnded));
+    assert_eq!(pair.outcome(call), unknown(Unknown::SessionEnded));
     assert_eq!(pair.ran(b"a"), 0);
 }
 
 #[test]
 fn c60_a_commit_number_as_high_as_seen_or_higher_resumes() {
     for commit in [10, 11] {
-        let (mut pair, call, _) = let_in();
+        let (mut pair, call, _) = admitted();
         pair.server.set_commit(10);
         pair.reconnect();
         pair.server_config.commit = commit;
         crash(&mut pair);
         assert_eq!(pair.sessions_lost(), []);
-        assert_eq!(pair.fate(call), reply(b"a"));
+        assert_eq!(pair.outcome(call), reply(b"a"));
         assert_eq!(pair.client().session().unwrap().commit, commit);
     }
 }
 
 #[test]
 fn c60_a_copy_restored_by_the_tool_has_a_new_server_id_and_ends_calls_as_unknown() {
-    let (mut pair, call, key) = let_in();
+    let (mut pair, call, key) = admitted();
     pair.record(key, Some(b"of the old copy"));
     pair.server_config.server = ServerId::from_bytes([0xaa; 16]);
     crash(&mut pair);
-    assert_eq!(pair.fate(call), unknown(Unknown::SessionEnded));
+    assert_eq!(pair.outcome(call), unknown(Unknown::SessionEnded));
     assert_eq!(pair.sessions_lost(), [SessionEnd::SessionUnknown]);
     assert_eq!(pair.ran(b"a"), 0);
 }
@@ -277,7 +277,7 @@ fn c72_a_hole_left_by_a_crash_below_a_committed_xid_is_not_seen_and_runs_once() 
     pair.runs.clear(); // xid 4 was rolled back by the crash, xid 5 was not.
     crash(&mut pair);
     assert_eq!(pair.client().counters().asks, 2);
-    assert_eq!((pair.fate(four), pair.fate(five)), (reply(b"4"), reply(b"5")));
+    assert_eq!((pair.outcome(four), pair.outcome(five)), (reply(b"4"), reply(b"5")));
     assert_eq!((pair.ran(b"4"), pair.ran(b"5")), (1, 0));
     assert_eq!(pair.server_errors, []);
 }
@@ -289,16 +289,16 @@ fn c76_a_late_started_record_of_an_expired_xid_does_not_replace_that_of_a_later_
     let mut call = Call::new(ECHO, b"1");
     call.timeout = secs(1);
     pair.call_with(0, call);
-    let (_, digest) = pair.server.record_of(pair.let_in[0].admission.key()).unwrap();
+    let (_, digest) = pair.server.record_of(pair.admitted[0].admission.key()).unwrap();
     let late = CallRecord {
-        xid: pair.let_in[0].admission.key().xid(),
+        xid: pair.admitted[0].admission.key().xid(),
         digest,
         state: RecordState::Started,
     };
     pair.advance(secs(1));
     assert!(pair.start(b"1").is_err());
     let second = pair.call(b"2");
-    let key = pair.let_in[0].admission.key();
+    let key = pair.admitted[0].admission.key();
     pair.record(key, None);
     assert_eq!(pair.start(b"2"), Ok(()));
     pair.record(key, Some(&echo(b"2")));
@@ -306,7 +306,7 @@ fn c76_a_late_started_record_of_an_expired_xid_does_not_replace_that_of_a_later_
     // The late record is stable only now, beside that of xid 2, and both come back in either order.
     for late_last in [false, true] {
         let record = &pair.ledger.sessions[&session.to_bytes()];
-        // X need not survive.
+        // `acked` need not survive.
         let (record, kept) = (SessionRecord { acked: 0, ..record.0 }, record.1[&0].clone());
         let done = kept.done.clone().unwrap();
         let done =
@@ -322,14 +322,14 @@ fn c76_a_late_started_record_of_an_expired_xid_does_not_replace_that_of_a_later_
         pair.server = server;
         pair.mode = Mode::Echo;
         pair.reconnect();
-        assert_eq!(pair.fate(second), reply(b"2"));
+        assert_eq!(pair.outcome(second), reply(b"2"));
         assert_eq!((pair.ran(b"1"), pair.ran(b"2")), (0, 1));
     }
 }
 
 #[test]
 fn s28_a_started_record_does_not_replace_the_completion_of_the_same_xid() {
-    let (mut pair, call, key) = let_in();
+    let (mut pair, call, key) = admitted();
     assert_eq!(pair.start(b"a"), Ok(()));
     let (_, digest) = pair.server.record_of(key).unwrap();
     pair.record(key, Some(b"kept"));
@@ -344,7 +344,7 @@ fn s28_a_started_record_does_not_replace_the_completion_of_the_same_xid() {
     assert!(!pair.server.restore_call(session, started));
     pair.server.handle_disconnected(pair.now, conn);
     pair.reconnect();
-    assert_eq!(pair.fate(call), Some(Fate::Reply(b"kept".to_vec())));
+    assert_eq!(pair.outcome(call), Some(OwnedOutcome::Reply(b"kept".to_vec())));
 }
 
 #[test]
@@ -381,12 +381,12 @@ fn s30_h_is_at_least_the_highest_xid_recorded() {
 
 #[test]
 fn s30_a_restored_session_is_still_its_principals() {
-    let (mut pair, _, _) = let_in();
+    let (mut pair, _, _) = admitted();
     let session = pair.session_id();
     pair.restart_server_with_ledger();
     let thief = pair.raw(BOB);
     pair.send(thief, &hello(Some((session, 0))));
-    assert_eq!(pair.got(thief), [Got::Refuse(Refuse::WrongPrincipal)]);
+    assert_eq!(pair.got(thief), [OwnedFrame::Refuse(Refuse::WrongPrincipal)]);
 }
 
 #[test]

@@ -8,12 +8,12 @@ use oncewire_core::wire::{Ack, Frame, Refuse};
 use oncewire_core::*;
 use util::*;
 
-fn done(number: u64, body: &[u8]) -> Got {
-    Got::Reply(Status::Done, number, echo(body))
+fn done(number: u64, body: &[u8]) -> OwnedFrame {
+    OwnedFrame::Reply(Status::Done, number, echo(body))
 }
 
-fn not_seen(number: u64) -> Got {
-    Got::Reply(Status::NotSeen { ask: 1 }, number, Vec::new())
+fn not_seen(number: u64) -> OwnedFrame {
+    OwnedFrame::Reply(Status::NotSeen { ask: 1 }, number, Vec::new())
 }
 
 /// Bytes kept for one reply.
@@ -33,7 +33,7 @@ fn s09_an_x_between_two_kept_replies_discards_the_lower_one_alone() {
     pair.got(raw);
     pair.send(raw, &Frame::Ask(xid(5), 1));
     pair.send(raw, &Frame::Ask(xid(4), 1));
-    assert_eq!(pair.got(raw), [done(5, b"b"), Got::Refuse(Refuse::Protocol(16))], "C84");
+    assert_eq!(pair.got(raw), [done(5, b"b"), OwnedFrame::Refuse(Refuse::Protocol(16))], "C84");
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn s09_the_same_holds_when_the_lower_one_came_later() {
     assert_eq!(pair.kept(), 3 * one());
     for (acked, left) in [(4, 2), (5, 1), (6, 0)] {
         pair.send(raw, &Frame::Ack(Ack { acked, last: u64::MAX, base: 0, settled: 0 }));
-        assert_eq!(pair.kept(), left * one(), "X {acked}");
+        assert_eq!(pair.kept(), left * one(), "acked {acked}");
     }
 }
 
@@ -90,7 +90,7 @@ fn the_name_of_a_call_says_nothing_once_its_session_has_ended() {
     pair.mode = Mode::Hold;
     let (raw, _) = pair.raw_session();
     pair.send(raw, &request(4, 3, b"a"));
-    let call = pair.let_in(b"a");
+    let call = pair.admitted(b"a");
     let key = call.admission.key();
     assert!(pair.server.record_of(key).is_some());
     assert!(!pair.server.is_cancelled(key), "nobody has cancelled it");
@@ -108,7 +108,7 @@ fn the_name_of_a_call_says_nothing_once_its_session_has_ended() {
     // Another one takes its place, with a call of the same number.
     let (raw, _) = pair.raw_session();
     pair.send(raw, &request(4, 3, b"b"));
-    let other = pair.let_in(b"b");
+    let other = pair.admitted(b"b");
     assert_ne!(other.admission.key().session(), key.session());
     pair.send(raw, &Frame::Cancel(xid(4)));
     assert_eq!((pair.server.record_of(key), pair.server.is_cancelled(key)), (None, false));
@@ -176,7 +176,7 @@ fn c42_a_long_frame_that_grows_by_less_is_too_slow() {
         slowly(&mut pair, conn, &frame[..100 + steps * 30_000]);
     }
     // Until then it was heard.
-    assert_eq!(pair.got(raw).pop(), Some(Got::Refuse(wire::Refuse::TooSlow)));
+    assert_eq!(pair.got(raw).pop(), Some(OwnedFrame::Refuse(wire::Refuse::TooSlow)));
 }
 
 fn bytes_of_body(body: &[u8]) -> Vec<u8> {

@@ -17,7 +17,7 @@ fn c11_a_duplicate_while_the_original_runs_runs_once_and_is_answered_once() {
     assert_eq!(pair.ran(b"a"), 1);
     assert_eq!(pair.server.counters().duplicates, 1);
     pair.finish(b"a");
-    assert_eq!(pair.got(raw), [Got::Reply(Status::Done, 1, echo(b"a"))]);
+    assert_eq!(pair.got(raw), [OwnedFrame::Reply(Status::Done, 1, echo(b"a"))]);
 }
 
 #[test]
@@ -27,12 +27,12 @@ fn c12_a_duplicate_while_the_original_runs_on_a_new_connection_runs_once_and_ans
     let (old, welcome) = pair.raw_session();
     pair.send(old, &request(1, 0, b"a"));
     let (new, resumed) = pair.raw_resume(welcome.session, 0);
-    assert_eq!(resumed.seen, 1, "h tells what was read");
+    assert_eq!(resumed.seen, 1, "`seen` tells what was read");
     pair.send(new, &request(1, 0, b"a"));
     pair.finish(b"a");
     assert_eq!(pair.ran(b"a"), 1);
-    assert_eq!(pair.got(new), [Got::Reply(Status::Done, 1, echo(b"a"))]);
-    assert_eq!(pair.got(old), [Got::Refuse(Refuse::Superseded)], "no reply on the old one");
+    assert_eq!(pair.got(new), [OwnedFrame::Reply(Status::Done, 1, echo(b"a"))]);
+    assert_eq!(pair.got(old), [OwnedFrame::Refuse(Refuse::Superseded)], "no reply on the old one");
 }
 
 #[test]
@@ -43,9 +43,9 @@ fn c12_an_ask_while_the_original_runs_is_answered_when_it_is_done() {
     pair.reconnect();
     assert_eq!(pair.client().counters().asks, 1, "asked for, without its body");
     assert_eq!(pair.client().counters().resends, 0);
-    assert_eq!(pair.fate(call), None);
+    assert_eq!(pair.outcome(call), None);
     pair.finish(b"a");
-    assert_eq!(pair.fates(call), [Fate::Reply(echo(b"a"))]);
+    assert_eq!(pair.outcomes(call), [OwnedOutcome::Reply(echo(b"a"))]);
     assert_eq!(pair.ran(b"a"), 1);
 }
 
@@ -57,7 +57,7 @@ fn c13_a_duplicate_after_completion_gets_the_same_bytes_without_a_run() {
     pair.send(raw, &request(1, 0, b"a"));
     pair.finish_with(b"a", b"first and only");
     for _ in 0..3 {
-        assert_eq!(pair.got(raw), [Got::Reply(Status::Done, 1, b"first and only".to_vec())]);
+        assert_eq!(pair.got(raw), [OwnedFrame::Reply(Status::Done, 1, b"first and only".to_vec())]);
         pair.send(raw, &request(1, 0, b"a"));
     }
     assert_eq!(pair.ran(b"a"), 1);
@@ -71,7 +71,10 @@ fn c14_an_application_error_is_kept_and_sent_again_like_any_reply() {
     pair.link().hold_down = true;
     pair.finish_with(b"withdraw 10", b"error: insufficient funds");
     pair.reconnect();
-    assert_eq!(pair.fate(call), Some(Fate::Reply(b"error: insufficient funds".to_vec())));
+    assert_eq!(
+        pair.outcome(call),
+        Some(OwnedOutcome::Reply(b"error: insufficient funds".to_vec()))
+    );
     assert_eq!(pair.ran(b"withdraw 10"), 1);
 }
 
@@ -120,9 +123,9 @@ fn c16_a_first_copy_that_arrives_after_a_later_put_does_not_undo_it() {
     let old = pair.cut_at_client();
     pair.connect(0);
     pair.drive();
-    assert_eq!(pair.fate(put_10), reply(b"put 10"), "the retry");
+    assert_eq!(pair.outcome(put_10), reply(b"put 10"), "the retry");
     let put_20 = pair.call(b"put 20");
-    assert_eq!(pair.fate(put_20), reply(b"put 20"));
+    assert_eq!(pair.outcome(put_20), reply(b"put 20"));
     assert!(pair.deliver_up(old, usize::MAX), "the first copy");
     pair.drive();
     assert_eq!(k(&pair), Some(&b"put 20"[..]));
@@ -148,13 +151,13 @@ fn c17_other_arguments_under_the_same_xid_end_the_session_and_disclose_nothing()
     pair.send(raw, &request(1, 0, b"a"));
     pair.got(raw);
     pair.send(raw, &request(1, 0, b"b"));
-    assert_eq!(pair.got(raw), [Got::Refuse(Refuse::Protocol(FALSE_RETRY))]);
+    assert_eq!(pair.got(raw), [OwnedFrame::Refuse(Refuse::Protocol(FALSE_RETRY))]);
     assert_eq!(pair.server_errors, [ProtocolError::FalseRetry { xid: 1 }]);
     assert_eq!(pair.ran(b"b"), 0);
     assert_eq!(pair.server.counters().sessions, 0);
     let again = pair.raw(ALICE);
     pair.send(again, &hello(Some((welcome.session, 0))));
-    assert_eq!(pair.got(again), [Got::Refuse(Refuse::SessionUnknown)]);
+    assert_eq!(pair.got(again), [OwnedFrame::Refuse(Refuse::SessionUnknown)]);
 }
 
 #[test]
@@ -182,7 +185,7 @@ fn c17_a_false_retry_while_the_original_runs_lets_it_finish_and_then_ends_the_se
     assert_eq!(pair.server.counters().sessions, 1, "not while a call runs");
     let again = pair.raw(ALICE);
     pair.send(again, &hello(Some((welcome.session, 0))));
-    assert_eq!(pair.got(again), [Got::Refuse(Refuse::SessionUnknown)], "but it is over");
+    assert_eq!(pair.got(again), [OwnedFrame::Refuse(Refuse::SessionUnknown)], "but it is over");
     pair.finish(b"a");
     assert_eq!(pair.server.counters().sessions, 0);
     assert_eq!((pair.kept(), pair.server.counters().running), (0, 0));
@@ -196,8 +199,8 @@ fn c17_a_client_told_of_a_false_retry_ends_its_calls_as_unknown() {
     let two = pair.call(b"2");
     pair.link().down.extend(bytes_of(&Frame::Refuse(Refuse::Protocol(FALSE_RETRY))));
     pair.drive();
-    assert_eq!(pair.fate(one), unknown(Unknown::SessionEnded));
-    assert_eq!(pair.fate(two), unknown(Unknown::SessionEnded));
+    assert_eq!(pair.outcome(one), unknown(Unknown::SessionEnded));
+    assert_eq!(pair.outcome(two), unknown(Unknown::SessionEnded));
     assert_eq!(pair.sessions_lost(), [SessionEnd::FalseRetry]);
     assert_eq!(pair.client().unsettled(), 0);
 }
@@ -211,7 +214,7 @@ fn c18_a_retry_with_another_x_and_another_deadline_is_the_same_request() {
     pair.got(raw);
     let retry = wire::RequestHeader { remaining_ms: 17, ..header(2, 1) };
     pair.send(raw, &Frame::Request(retry, b"b"));
-    assert_eq!(pair.got(raw), [Got::Reply(Status::Done, 2, echo(b"b"))]);
+    assert_eq!(pair.got(raw), [OwnedFrame::Reply(Status::Done, 2, echo(b"b"))]);
     assert_eq!(pair.ran(b"b"), 1);
     assert_eq!(pair.server_errors, []);
 }
@@ -225,18 +228,20 @@ fn c19_an_xid_on_a_slot_whose_call_runs_is_a_protocol_error_and_changes_nothing(
     pair.send(raw, &request(2, 0, b"b"));
     pair.finish(b"a");
     let kept = pair.kept();
-    // Its X would discard the reply of xid 1, if it counted.
+    // Its `acked` would discard the reply of xid 1, if it counted.
     pair.send(raw, &request(6, 1, b"c"));
     assert_eq!(pair.server_errors, [ProtocolError::SlotBusy { xid: 6, running: 2 }]);
     assert_eq!(pair.ran(b"c"), 0);
     assert_eq!(pair.kept(), kept, "nothing was discarded");
     let (raw, resumed) = pair.raw_resume(welcome.session, 0);
-    assert_eq!(resumed.seen, 2, "h has not moved");
+    assert_eq!(resumed.seen, 2, "`seen` has not moved");
     pair.send(raw, &Frame::Ask(xid(1), 1));
     pair.send(raw, &Frame::Ask(xid(2), 1));
     pair.finish(b"b");
-    let replies =
-        [Got::Reply(Status::Done, 1, echo(b"a")), Got::Reply(Status::Done, 2, echo(b"b"))];
+    let replies = [
+        OwnedFrame::Reply(Status::Done, 1, echo(b"a")),
+        OwnedFrame::Reply(Status::Done, 2, echo(b"b")),
+    ];
     assert_eq!(pair.got(raw), replies);
 }
 
@@ -258,7 +263,7 @@ fn c19_an_x_at_or_above_a_running_xid_is_a_protocol_error_and_changes_nothing() 
         assert_eq!(pair.kept(), kept, "{wrong:?}");
         let (raw, _) = pair.raw_resume(welcome.session, 0);
         pair.send(raw, &Frame::Ask(xid(1), 1));
-        assert_eq!(pair.got(raw), [Got::Reply(Status::Done, 1, echo(b"a"))], "{wrong:?}");
+        assert_eq!(pair.got(raw), [OwnedFrame::Reply(Status::Done, 1, echo(b"a"))], "{wrong:?}");
     }
 }
 
@@ -284,9 +289,9 @@ fn c19_a_resume_with_an_x_above_a_running_xid_is_refused_and_the_session_lives()
     pair.send(raw, &request(1, 0, b"a"));
     let wrong = pair.raw(ALICE);
     pair.send(wrong, &hello(Some((welcome.session, 1))));
-    assert!(matches!(pair.got(wrong)[..], [Got::Refuse(Refuse::Protocol(_))]));
+    assert!(matches!(pair.got(wrong)[..], [OwnedFrame::Refuse(Refuse::Protocol(_))]));
     pair.finish(b"a");
-    assert_eq!(pair.got(raw), [Got::Reply(Status::Done, 1, echo(b"a"))]);
+    assert_eq!(pair.got(raw), [OwnedFrame::Reply(Status::Done, 1, echo(b"a"))]);
 }
 
 #[test]
@@ -298,9 +303,9 @@ fn c19_a_new_xid_below_one_already_read_is_a_protocol_error_unless_it_was_not_se
     assert_eq!(pair.server_errors, [ProtocolError::OutOfOrder { xid: 2, seen: 3 }]);
     let (raw, _) = pair.raw_resume(welcome.session, 0);
     pair.send(raw, &Frame::Ask(xid(2), 1));
-    assert_eq!(pair.got(raw), [Got::Reply(Status::NotSeen { ask: 1 }, 2, vec![])]);
+    assert_eq!(pair.got(raw), [OwnedFrame::Reply(Status::NotSeen { ask: 1 }, 2, vec![])]);
     pair.send(raw, &request(2, 0, b"b"));
-    assert_eq!(pair.got(raw), [Got::Reply(Status::Done, 2, echo(b"b"))]);
+    assert_eq!(pair.got(raw), [OwnedFrame::Reply(Status::Done, 2, echo(b"b"))]);
 }
 
 #[test]
@@ -311,13 +316,13 @@ fn c20_the_session_ends_cleanly_before_its_numbers_run_out() {
     let first = pair.session_id();
     for number in 0..10u8 {
         let call = pair.call(&[number]);
-        if pair.fate(call).is_none() {
+        if pair.outcome(call).is_none() {
             pair.advance(ms(200));
             assert!(!pair.client().is_connected(), "the session has ended with its connection");
             pair.connect(0);
             pair.drive();
         }
-        assert_eq!(pair.fate(call), reply(&[number]));
+        assert_eq!(pair.outcome(call), reply(&[number]));
         assert_eq!(pair.ran(&[number]), 1);
     }
     assert_eq!(pair.runs[0].xid, Xid::MAX - 2);
@@ -367,15 +372,17 @@ fn c22_a_hundred_thousand_calls_pass_one_that_takes_an_hour_and_memory_does_not_
     pair.mode = Mode::Echo;
     for number in 0..100_000u32 {
         let call = pair.call(&number.to_le_bytes());
-        assert!(matches!(pair.peers[0].fates.last(), Some((id, Fate::Reply(_))) if *id == call));
+        assert!(
+            matches!(pair.peers[0].outcomes.last(), Some((id, OwnedOutcome::Reply(_))) if *id == call)
+        );
         assert!(pair.kept() <= reserved + 3 * 7, "at most one small reply a slot");
-        pair.peers[0].fates.clear();
+        pair.peers[0].outcomes.clear();
         pair.runs.truncate(1);
     }
     pair.advance(secs(3600));
     assert_eq!(pair.client().pending(), 1);
     pair.finish(b"slow");
-    assert_eq!(pair.fate(slow), reply(b"slow"));
+    assert_eq!(pair.outcome(slow), reply(b"slow"));
     pair.advance(secs(1));
     assert_eq!(pair.kept(), 0);
 }
@@ -390,17 +397,17 @@ fn c23_a_call_given_up_before_the_server_read_it_is_not_executed_also_for_its_ti
     pair.cut();
     pair.advance(secs(26));
     for call in &calls {
-        assert_eq!(pair.fates(*call), [Fate::Unknown(Unknown::DeadlinePassed, true)]);
+        assert_eq!(pair.outcomes(*call), [OwnedOutcome::Unknown(Unknown::DeadlinePassed, true)]);
     }
     pair.reconnect();
     for call in &calls {
-        assert_eq!(pair.fate(*call), not_executed(NotExecuted::DeadlinePassed));
+        assert_eq!(pair.outcome(*call), not_executed(NotExecuted::DeadlinePassed));
     }
     assert_eq!(pair.client().unsettled(), 0, "all slots are free");
     assert_eq!(pair.client().counters().resends, 0);
     assert_eq!(pair.runs.len(), 1, "only the first one");
     let next = pair.call(b"next");
-    assert_eq!(pair.fate(next), reply(b"next"));
+    assert_eq!(pair.outcome(next), reply(b"next"));
 }
 
 #[test]
@@ -428,10 +435,10 @@ fn c24_the_reply_of_a_call_given_up_while_it_runs_frees_its_slot_exactly_once() 
     for body in [&b"other"[..], b"waiting", b"late"] {
         pair.finish(body);
     }
-    assert_eq!(pair.fates(gone), [], "nobody is told");
-    assert_eq!(pair.fates(other), [Fate::Reply(echo(b"other"))]);
-    assert_eq!(pair.fates(waiting), [Fate::Reply(echo(b"waiting"))]);
-    assert_eq!(pair.fates(late), [Fate::Reply(echo(b"late"))]);
+    assert_eq!(pair.outcomes(gone), [], "nobody is told");
+    assert_eq!(pair.outcomes(other), [OwnedOutcome::Reply(echo(b"other"))]);
+    assert_eq!(pair.outcomes(waiting), [OwnedOutcome::Reply(echo(b"waiting"))]);
+    assert_eq!(pair.outcomes(late), [OwnedOutcome::Reply(echo(b"late"))]);
 }
 
 #[test]
@@ -450,7 +457,7 @@ fn c25_a_request_that_was_refused_is_refused_again_and_never_executed() {
         if why != NotExecuted::UnknownMethod {
             pair.refuse(b"a", why);
         }
-        let refused = [Got::Reply(Status::Refused(why), 1, vec![])];
+        let refused = [OwnedFrame::Reply(Status::Refused(why), 1, vec![])];
         assert_eq!(pair.got(raw), refused);
         pair.mode = Mode::Echo;
         pair.send(raw, &Frame::Request(header, b"a"));
@@ -470,12 +477,12 @@ fn c26_a_panic_is_kept_as_aborted_and_a_retry_gets_it() {
     pair.link().hold_down = true;
     pair.abort(b"panics");
     pair.reconnect();
-    assert_eq!(pair.fates(call), [Fate::NoReply(NoReply::Aborted)]);
+    assert_eq!(pair.outcomes(call), [OwnedOutcome::NoReply(NoReply::Aborted)]);
     assert_eq!(pair.ran(b"panics"), 1);
     assert_eq!(NoReply::Aborted.to_string().split(',').next(), Some("executed"));
     pair.mode = Mode::Echo;
     let next = pair.call(b"next");
-    assert_eq!(pair.fate(next), reply(b"next"), "the server lives on");
+    assert_eq!(pair.outcome(next), reply(b"next"), "the server lives on");
 }
 
 #[test]
@@ -487,7 +494,7 @@ fn c26_a_transaction_rolled_back_is_not_executed() {
     let now = pair.now;
     pair.server.roll_back(now, running, NotExecuted::Aborted);
     pair.drive();
-    assert_eq!(pair.fate(call), not_executed(NotExecuted::Aborted));
+    assert_eq!(pair.outcome(call), not_executed(NotExecuted::Aborted));
 }
 
 #[test]
@@ -501,7 +508,7 @@ fn c71_a_reply_that_crosses_a_cancel_settles_and_the_second_answer_is_dropped() 
     assert!(pair.cancels.is_empty(), "it was done when the cancel came");
     pair.link().hold_down = false;
     pair.drive();
-    assert_eq!(pair.fates(call), [Fate::Reply(echo(b"a"))]);
+    assert_eq!(pair.outcomes(call), [OwnedOutcome::Reply(echo(b"a"))]);
 }
 
 #[test]
@@ -514,11 +521,11 @@ fn c71_a_reply_that_crosses_an_ask_settles_and_the_second_one_is_dropped() {
     let link = pair.link_number();
     pair.drive();
     pair.finish(b"a");
-    assert_eq!(pair.fates(call), [Fate::Reply(echo(b"a"))]);
+    assert_eq!(pair.outcomes(call), [OwnedOutcome::Reply(echo(b"a"))]);
     // Another push of the same, as a server that answered both would send it.
     let header = wire::ReplyHeader { status: Status::Done, xid: xid(pair.runs[0].xid) };
     pair.send_down(link, &Frame::Reply(header, &echo(b"a")));
-    assert_eq!(pair.fates(call).len(), 1);
+    assert_eq!(pair.outcomes(call).len(), 1);
     assert_eq!(pair.client().counters().late_answers, 1);
     assert!(pair.client().is_connected());
 }
@@ -547,7 +554,7 @@ fn s23_a_one_way_call_reports_nothing_but_is_resumed_and_runs_once() {
     let id = pair.call_with(0, call);
     pair.reconnect();
     assert_eq!(pair.ran(b"a"), 1);
-    assert_eq!(pair.fates(id), []);
+    assert_eq!(pair.outcomes(id), []);
     assert_eq!((pair.client().unsettled(), pair.client().pending()), (0, 0));
     pair.reconnect();
     assert_eq!(pair.ran(b"a"), 1);

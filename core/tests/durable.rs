@@ -27,7 +27,7 @@ fn c82_a_session_that_a_clients_journal_has_keeps_its_full_lease_though_no_reque
     pair.jump(secs(299));
     let calls = restart(&mut pair, &disk);
     pair.reconnect();
-    assert_eq!((pair.fate(only(&calls)), pair.ran(b"a")), (reply(b"a"), 1));
+    assert_eq!((pair.outcome(only(&calls)), pair.ran(b"a")), (reply(b"a"), 1));
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn c82_so_does_one_that_a_restored_client_has_resumed_and_lost_again() {
     pair.jump(secs(299));
     let calls = restart(&mut pair, &disk);
     pair.reconnect();
-    assert_eq!((pair.fate(only(&calls)), pair.ran(b"a")), (reply(b"a"), 1));
+    assert_eq!((pair.outcome(only(&calls)), pair.ran(b"a")), (reply(b"a"), 1));
 }
 
 #[test]
@@ -58,12 +58,12 @@ fn c82_the_session_that_follows_a_lost_one_is_asked_for_in_the_same_way() {
     pair.client_config.durable = false;
     let calls = restart(&mut pair, &disk);
     pair.reconnect();
-    assert_eq!(pair.fate(only(&calls)), unknown(Unknown::SessionEnded), "its lease is over");
+    assert_eq!(pair.outcome(only(&calls)), unknown(Unknown::SessionEnded), "its lease is over");
     let disk = recorded_and_lost(&mut pair);
     pair.jump(secs(299));
     let calls = restart(&mut pair, &disk);
     pair.reconnect();
-    assert_eq!(pair.fate(only(&calls)), reply(b"a"));
+    assert_eq!(pair.outcome(only(&calls)), reply(b"a"));
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn c82_only_a_client_that_asks_for_it_has_the_full_lease_before_its_first_reques
         let Frame::Hello(plain) = hello(None) else { panic!("a hello") };
         pair.send(raw, &Frame::Hello(Hello { features, ..plain }));
         let got = pair.got(raw);
-        let [Got::Welcome(welcome)] = got.as_slice() else { panic!("no welcome: {got:?}") };
+        let [OwnedFrame::Welcome(welcome)] = got.as_slice() else { panic!("no welcome: {got:?}") };
         assert_eq!(welcome.features, features & (FEATURE_DURABLE | FEATURE_PATIENT), "W32");
         pair.hang_up(raw);
         pair.jump(secs(11));
@@ -143,7 +143,7 @@ fn c81_the_lease_after_a_servers_restart_is_a_full_one() {
     pair.jump(secs(299));
     let calls = restart(&mut pair, &disk);
     pair.reconnect();
-    assert_eq!((pair.fate(only(&calls)), pair.ran(b"a")), (reply(b"a"), 1));
+    assert_eq!((pair.outcome(only(&calls)), pair.ran(b"a")), (reply(b"a"), 1));
 }
 
 /// Makes a call whose outcome its owner writes down.
@@ -151,8 +151,8 @@ fn pay(pair: &mut Pair, disk: &mut Disk, body: &[u8]) {
     let call = pair.call(body);
     record(pair, disk);
     let number = disk.xid_last;
-    assert_eq!(pair.fate(call), reply(body));
-    disk.calls.get_mut(&number).unwrap().outcome = pair.fate(call);
+    assert_eq!(pair.outcome(call), reply(body));
+    disk.calls.get_mut(&number).unwrap().outcome = pair.outcome(call);
     settle(pair, call);
     pair.advance(secs(1));
 }
@@ -179,13 +179,20 @@ fn c83_a_client_that_goes_on_from_an_old_copy_of_its_journal_ends_the_session_an
         pair.reconnect();
         assert_eq!(pair.sessions_lost(), [SessionEnd::RolledBack]);
         if in_doubt {
-            assert_eq!(pair.fates(only(&calls)), [Fate::Unknown(Unknown::SessionEnded, false)]);
+            assert_eq!(
+                pair.outcomes(only(&calls)),
+                [OwnedOutcome::Unknown(Unknown::SessionEnded, false)]
+            );
         }
-        assert_eq!((pair.runs.len(), pair.fates(new)), (runs, vec![]), "nothing is sent");
+        assert_eq!((pair.runs.len(), pair.outcomes(new)), (runs, vec![]), "nothing is sent");
         let mut disk = Disk::default();
         pair.reconnect();
         record(&mut pair, &mut disk);
-        assert_eq!(pair.fates(new), [Fate::Reply(echo(b"new"))], "not the reply of an old one");
+        assert_eq!(
+            pair.outcomes(new),
+            [OwnedOutcome::Reply(echo(b"new"))],
+            "not the reply of an old one"
+        );
         assert_eq!(pair.ran(b"new"), 1);
     }
 }
@@ -212,10 +219,10 @@ fn c83_an_h_up_to_what_was_recorded_is_no_sign_of_an_old_copy() {
     write_down(&mut pair, &mut disk);
     let copy = disk.clone();
     say_recorded(&mut pair, &disk);
-    assert_eq!(pair.fate(call), reply(b"2"));
+    assert_eq!(pair.outcome(call), reply(b"2"));
     let calls = restart(&mut pair, &copy);
     pair.reconnect();
-    assert_eq!((pair.fate(only(&calls)), pair.ran(b"2")), (reply(b"2"), 1));
+    assert_eq!((pair.outcome(only(&calls)), pair.ran(b"2")), (reply(b"2"), 1));
     assert_eq!(pair.sessions_lost(), []);
 }
 
@@ -238,7 +245,7 @@ fn c84_a_client_that_asks_for_what_another_run_of_it_has_settled_ends_the_sessio
         let mut disk = Disk::default();
         pair.mode = Mode::Start;
         if by_bit {
-            // X stays below it, and a bit says that the second one is settled.
+            // `acked` stays below it, and a bit says that the second one is settled.
             pair.call(b"1");
             record(&mut pair, &mut disk);
         }
@@ -252,18 +259,18 @@ fn c84_a_client_that_asks_for_what_another_run_of_it_has_settled_ends_the_sessio
         pair.reconnect();
         assert_eq!(pair.sessions_lost(), [SessionEnd::RolledBack]);
         for call in calls.values() {
-            assert_eq!(pair.fates(*call), [Fate::Unknown(Unknown::SessionEnded, false)]);
+            assert_eq!(pair.outcomes(*call), [OwnedOutcome::Unknown(Unknown::SessionEnded, false)]);
         }
         assert_eq!(pair.server.counters().sessions, 2, "a new one, and that of the other run");
         let new = pair.call(b"new");
         pair.mode = Mode::Echo;
         pair.reconnect();
         record(&mut pair, &mut Disk::default());
-        assert_eq!(pair.fate(new), reply(b"new"));
+        assert_eq!(pair.outcome(new), reply(b"new"));
     }
 }
 
-/// The old copy gave the number to another call, which it settled unsent: its X covers what the other run has running. It
+/// The old copy gave the number to another call, which it settled unsent: its `acked` covers what the other run has running. It
 /// was refused each time that it dialled, for as long as that call ran.
 #[test]
 fn c129_a_client_on_an_old_copy_whose_x_covers_what_another_run_has_running_ends_the_session() {
@@ -281,16 +288,16 @@ fn c129_a_client_on_an_old_copy_whose_x_covers_what_another_run_has_running_ends
     pair.reconnect();
     assert_eq!(pair.disconnects(), [CloseReason::PeerSaysProtocol(11)]);
     assert_eq!(pair.sessions_lost(), [SessionEnd::RolledBack]);
-    assert_eq!(pair.fates(new), [], "it waits for another session");
+    assert_eq!(pair.outcomes(new), [], "it waits for another session");
     pair.mode = Mode::Echo;
     pair.reconnect();
     record(&mut pair, &mut Disk::default());
-    assert_eq!((pair.fate(new), pair.ran(b"new")), (reply(b"new"), 1));
+    assert_eq!((pair.outcome(new), pair.ran(b"new")), (reply(b"new"), 1));
     // The other run has lost nothing.
     let calls = restart(&mut pair, &disk);
     pair.reconnect();
     pair.finish(b"2");
-    assert_eq!((pair.fate(only(&calls)), pair.ran(b"2")), (reply(b"2"), 1));
+    assert_eq!((pair.outcome(only(&calls)), pair.ran(b"2")), (reply(b"2"), 1));
 }
 
 /// It knew of the slots up to the highest of an unsettled call, and acknowledged what was settled on these.
@@ -316,7 +323,7 @@ fn a_restored_client_acknowledges_what_is_settled_on_any_slot() {
         }
         // Their outcomes are on disk, and the process dies before it says so.
         for kept in disk.calls.values_mut().skip(1) {
-            kept.outcome = Some(Fate::Reply(Vec::new()));
+            kept.outcome = Some(OwnedOutcome::Reply(Vec::new()));
         }
         let running = 64 << 10;
         assert!(pair.kept() > running);

@@ -14,7 +14,7 @@ fn drain(pair: &mut Pair) {
     pair.drive();
 }
 
-const SHUTTING_DOWN: Fate = Fate::NotExecuted(NotExecuted::ShuttingDown);
+const SHUTTING_DOWN: OwnedOutcome = OwnedOutcome::NotExecuted(NotExecuted::ShuttingDown);
 
 #[test]
 fn c78_a_call_that_was_numbered_before_the_servers_goodbye_is_sent_once_recorded_and_refused() {
@@ -28,12 +28,12 @@ fn c78_a_call_that_was_numbered_before_the_servers_goodbye_is_sent_once_recorded
     let now = pair.now;
     assert!(pair.client().poll_unjournaled(now).is_none(), "S25: nothing new begins");
     say_recorded(&mut pair, &disk);
-    assert_eq!(pair.fates(call), [SHUTTING_DOWN]);
+    assert_eq!(pair.outcomes(call), [SHUTTING_DOWN]);
     assert!(!pair.server.is_drained(), "the outcome is not on the client's disk");
     settle(&mut pair, call);
     pair.advance(secs(1));
     assert!(pair.server.is_drained());
-    assert_eq!((pair.fates(later), pair.runs.len()), (vec![], 0));
+    assert_eq!((pair.outcomes(later), pair.runs.len()), (vec![], 0));
     assert_eq!(pair.server_errors, []);
 }
 
@@ -45,7 +45,7 @@ fn c78_one_that_is_given_up_before_it_is_recorded_holds_no_drain_up() {
     write_down(&mut pair, &mut disk);
     drain(&mut pair);
     pair.cancel(call);
-    assert_eq!(pair.fates(call), [Fate::NotExecuted(NotExecuted::Cancelled)]);
+    assert_eq!(pair.outcomes(call), [OwnedOutcome::NotExecuted(NotExecuted::Cancelled)]);
     settle(&mut pair, call);
     assert!(pair.server.is_drained());
 }
@@ -59,7 +59,7 @@ fn c78_an_answer_that_is_being_written_down_is_kept_by_a_draining_server() {
     drain(&mut pair);
     let calls = restart(&mut pair, &disk);
     pair.reconnect();
-    assert_eq!(pair.fate(only(&calls)), reply(b"a"), "a restored client learns it again");
+    assert_eq!(pair.outcome(only(&calls)), reply(b"a"), "a restored client learns it again");
     assert_eq!(pair.ran(b"a"), 1);
     settle(&mut pair, only(&calls));
     pair.advance(secs(1));
@@ -92,7 +92,7 @@ fn c79_the_answer_to_an_ask_is_awaited_before_the_goodbye() {
         pair.links[link].hold_down = false;
         pair.drive();
         assert_eq!(pair.client().counters().asks, 1);
-        assert_eq!(pair.fates(hole), [SHUTTING_DOWN], "it never ran");
+        assert_eq!(pair.outcomes(hole), [SHUTTING_DOWN], "it never ran");
         pair.advance(secs(1));
         assert!(pair.server.is_drained());
         assert_eq!((pair.ran(b"hole"), &pair.server_errors), (0, &vec![]));
@@ -108,7 +108,7 @@ fn c79_an_ask_is_answered_though_a_goodbye_came_right_behind_it() {
     let mut said = bytes_of(&Frame::Ask(xid(4), 1));
     said.extend(bytes_of(&Frame::Goodbye(Role::Client)));
     pair.send_bytes(raw, &said);
-    assert_eq!(pair.got(raw), [Got::Reply(Status::NotSeen { ask: 1 }, 4, vec![])]);
+    assert_eq!(pair.got(raw), [OwnedFrame::Reply(Status::NotSeen { ask: 1 }, 4, vec![])]);
     assert_eq!(pair.server.counters().sessions, 0, "nothing else is owed");
 }
 
@@ -168,10 +168,10 @@ fn c80_a_request_that_was_lost_before_the_servers_goodbye_is_sent_again_and_refu
         }
         lost.set(false);
         drain(&mut pair);
-        assert_eq!(pair.fates(call), [], "nobody knows yet");
+        assert_eq!(pair.outcomes(call), [], "nobody knows yet");
         pair.advance(secs(5));
         let why = if cancelled { NotExecuted::Cancelled } else { NotExecuted::ShuttingDown };
-        assert_eq!(pair.fates(call), [Fate::NotExecuted(why)]);
+        assert_eq!(pair.outcomes(call), [OwnedOutcome::NotExecuted(why)]);
         assert!(pair.server.is_drained());
         assert_eq!((pair.runs.len(), &pair.server_errors), (0, &vec![]));
     }
@@ -187,7 +187,7 @@ fn c80_a_reply_that_was_lost_is_brought_again_before_the_goodbye() {
     pair.finish(b"a");
     lost.set(false);
     pair.advance(secs(20));
-    assert_eq!(pair.fates(call), [Fate::Reply(echo(b"a"))]);
+    assert_eq!(pair.outcomes(call), [OwnedOutcome::Reply(echo(b"a"))]);
     assert!(pair.server.is_drained() && pair.now.since(Instant::ZERO) < secs(60));
 }
 
@@ -203,7 +203,11 @@ fn c80_a_call_that_outlasts_a_drains_grace_holds_it_up_no_longer() {
     assert!(!pair.server.is_drained());
     pair.advance(secs(5));
     assert!(pair.server.is_drained(), "the grace is over");
-    assert_eq!((pair.fates(slow), pair.fates(waits)), (vec![], vec![]), "both go on elsewhere");
+    assert_eq!(
+        (pair.outcomes(slow), pair.outcomes(waits)),
+        (vec![], vec![]),
+        "both go on elsewhere"
+    );
 }
 
 #[test]
@@ -216,7 +220,7 @@ fn c85_a_drain_waits_for_a_client_that_has_just_lost_its_connection() {
     drain(&mut pair);
     assert!(!pair.server.is_drained(), "only this server knows that it never read the call");
     pair.reconnect();
-    assert_eq!(pair.fates(call), [SHUTTING_DOWN]);
+    assert_eq!(pair.outcomes(call), [SHUTTING_DOWN]);
     pair.advance(secs(1));
     assert!(pair.server.is_drained());
     assert!(pair.server_events.contains(&ServerEvent::Drained));

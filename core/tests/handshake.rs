@@ -33,7 +33,7 @@ fn of_a_session() -> [Frame<'static>; 7] {
 }
 
 /// The frames that are written on a connection; `None` once the server has let go of it.
-fn said(server: &mut Server<Heap>, conn: ConnId) -> Vec<Got> {
+fn said(server: &mut Server<Heap>, conn: ConnId) -> Vec<OwnedFrame> {
     let mut out = [0; 4096];
     let len = server.poll_transmit(Instant::ZERO, conn, &mut out).map_or(0, |len| len.get());
     let mut rest = &out[..len];
@@ -62,7 +62,10 @@ fn c87_what_comes_in_one_write_with_the_hello_is_not_taken() {
                     server.handle_data(Instant::ZERO, conn, behind).map(drop)
                 };
                 assert_eq!(result, Err(ProtocolError::NoSession), "{frame:?}");
-                assert_eq!(said(&mut server, conn), [Got::Refuse(Refuse::Protocol(NO_SESSION))]);
+                assert_eq!(
+                    said(&mut server, conn),
+                    [OwnedFrame::Refuse(Refuse::Protocol(NO_SESSION))]
+                );
                 while let Some(event) = server.poll_event() {
                     assert!(!matches!(event, ServerEvent::SessionOpened(_)), "nothing to record");
                 }
@@ -73,7 +76,7 @@ fn c87_what_comes_in_one_write_with_the_hello_is_not_taken() {
     }
 }
 
-/// A request was let in while the record of its session was on its way; with a broken frame behind it the call was
+/// A request was admitted while the record of its session was on its way; with a broken frame behind it the call was
 /// executed and recorded in a session that no record knew.
 #[test]
 fn c87_a_request_that_comes_while_the_session_is_being_recorded_is_not_taken() {
@@ -84,7 +87,7 @@ fn c87_a_request_that_comes_while_the_session_is_being_recorded_is_not_taken() {
     let result = server.handle_data(Instant::ZERO, conn, &request).map(drop);
     assert_eq!(result, Err(ProtocolError::NoSession));
     server.confirm_session(conn);
-    assert_eq!(said(&mut server, conn), [Got::Refuse(Refuse::Protocol(NO_SESSION))]);
+    assert_eq!(said(&mut server, conn), [OwnedFrame::Refuse(Refuse::Protocol(NO_SESSION))]);
     let events: Vec<_> = std::iter::from_fn(|| server.poll_event()).collect();
     let ended = ServerEvent::SessionEnded(SECRET);
     assert!(events.contains(&ended), "its record, which comes first, is forgotten: {events:?}");
@@ -101,7 +104,7 @@ fn c87_the_same_bytes_on_another_connection_execute_nothing() {
     bytes.extend(bytes_of(&request(1, 0, b"a")));
     pair.send_bytes(again, &bytes);
     assert_eq!(pair.ran(b"a"), 1);
-    assert_eq!(pair.got(again), [Got::Refuse(Refuse::Protocol(NO_SESSION))]);
+    assert_eq!(pair.got(again), [OwnedFrame::Refuse(Refuse::Protocol(NO_SESSION))]);
     assert_eq!(pair.server.counters().sessions, 1);
 }
 
@@ -115,10 +118,10 @@ fn c87_behind_a_hello_that_resumes_the_session_survives() {
     let mut bytes = bytes_of(&hello(Some((welcome.session, 0))));
     bytes.extend(bytes_of(&Frame::Ask(xid(1), 1)));
     pair.send_bytes(again, &bytes);
-    assert_eq!(pair.got(again), [Got::Refuse(Refuse::Protocol(NO_SESSION))]);
+    assert_eq!(pair.got(again), [OwnedFrame::Refuse(Refuse::Protocol(NO_SESSION))]);
     let (raw, _) = pair.raw_resume(welcome.session, 0);
     pair.send(raw, &Frame::Ask(xid(1), 1));
-    assert_eq!(pair.got(raw), [Got::Reply(Status::Done, 1, echo(b"a"))]);
+    assert_eq!(pair.got(raw), [OwnedFrame::Reply(Status::Done, 1, echo(b"a"))]);
 }
 
 #[test]
@@ -135,7 +138,7 @@ fn c87_a_second_hello_before_the_welcome_has_left_has_one_welcome_on_a_lossy_lin
     assert_eq!(server.poll_event(), Some(ServerEvent::SessionOpened(conn)));
     assert_eq!(server.poll_event(), None);
     server.confirm_session(conn);
-    assert!(matches!(said(&mut server, conn)[..], [Got::Welcome(_)]));
+    assert!(matches!(said(&mut server, conn)[..], [OwnedFrame::Welcome(_)]));
     assert_eq!(server.counters().sessions, 1);
 }
 
@@ -232,7 +235,7 @@ fn c88_a_client_that_waits_for_a_slow_ledger_is_not_called_silent() {
         }
     }
     server.confirm_session(conn);
-    assert!(matches!(said(&mut server, conn)[..], [Got::Welcome(_)]));
+    assert!(matches!(said(&mut server, conn)[..], [OwnedFrame::Welcome(_)]));
 }
 
 /// A session is always granted a moment, and a frame of it was judged again and again until that was over.

@@ -46,9 +46,9 @@ fn a_lost_request_is_sent_again_and_runs_once() {
     lost.set(true);
     let call = pair.call(b"a");
     lost.set(false);
-    assert_eq!(pair.fate(call), None);
+    assert_eq!(pair.outcome(call), None);
     pair.advance(ms(200));
-    assert_eq!((pair.fate(call), pair.ran(b"a")), (reply(b"a"), 1));
+    assert_eq!((pair.outcome(call), pair.ran(b"a")), (reply(b"a"), 1));
     assert_eq!(pair.client().counters().resends, 1);
 }
 
@@ -61,7 +61,7 @@ fn a_lost_reply_is_sent_again_and_not_computed_again() {
     pair.finish(b"a");
     lost.set(false);
     pair.advance(secs(1));
-    assert_eq!((pair.fate(call), pair.ran(b"a")), (reply(b"a"), 1));
+    assert_eq!((pair.outcome(call), pair.ran(b"a")), (reply(b"a"), 1));
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn a_slow_call_is_not_run_by_its_own_resends() {
     pair.advance(secs(20));
     assert!(pair.server.counters().duplicates > 3);
     pair.finish(b"a");
-    assert_eq!(pair.fates(call), [Fate::Reply(echo(b"a"))]);
+    assert_eq!(pair.outcomes(call), [OwnedOutcome::Reply(echo(b"a"))]);
     assert_eq!(pair.ran(b"a"), 1);
 }
 
@@ -96,7 +96,7 @@ fn a_lost_hello_and_a_lost_welcome_are_sent_again() {
         pair.connect(0);
         pair.drive();
         pair.advance(secs(5));
-        assert_eq!(pair.fate(call), reply(b"a"), "{loses:?}");
+        assert_eq!(pair.outcome(call), reply(b"a"), "{loses:?}");
         assert_eq!(pair.server.counters().sessions, 1);
         assert_eq!((&pair.peers[0].errors, &pair.server_errors), (&vec![], &vec![]));
     }
@@ -110,10 +110,10 @@ fn a_call_whose_deadline_passed_is_asked_for_and_not_sent_again() {
     call.timeout = secs(1);
     let call = pair.call_with(0, call);
     pair.advance(secs(1));
-    assert_eq!(pair.fate(call), ticket(Unknown::DeadlinePassed));
+    assert_eq!(pair.outcome(call), ticket(Unknown::DeadlinePassed));
     lost.set(false);
     pair.advance(secs(20));
-    assert_eq!(pair.fate(call), not_executed(NotExecuted::DeadlinePassed), "NotSeen");
+    assert_eq!(pair.outcome(call), not_executed(NotExecuted::DeadlinePassed), "NotSeen");
     assert_eq!(pair.ran(b"a"), 0, "never late");
     assert_eq!(pair.client().unsettled(), 0);
 }
@@ -128,7 +128,7 @@ fn a_lost_cancel_is_sent_again() {
     lost.set(false);
     pair.advance(secs(1));
     assert_eq!(pair.start(b"a"), Err(Refused(NotExecuted::Cancelled)));
-    assert_eq!(pair.fate(call), not_executed(NotExecuted::Cancelled));
+    assert_eq!(pair.outcome(call), not_executed(NotExecuted::Cancelled));
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn an_idempotent_call_that_was_sent_again_never_ends_as_not_executed() {
     lost.set(false);
     pair.advance(ms(200));
     pair.refuse(b"a", NotExecuted::Overloaded);
-    assert_eq!(pair.fates(call), [Fate::Unknown(Unknown::Repeated, false)]);
+    assert_eq!(pair.outcomes(call), [OwnedOutcome::Unknown(Unknown::Repeated, false)]);
 }
 
 #[test]
@@ -157,11 +157,11 @@ fn a_resend_that_crosses_the_reply_of_an_idempotent_call_does_not_run_under_the_
     pair.advance(ms(200));
     pair.link().hold_down = false;
     pair.drive();
-    assert_eq!(pair.fates(call), [Fate::Reply(echo(b"a"))]);
+    assert_eq!(pair.outcomes(call), [OwnedOutcome::Reply(echo(b"a"))]);
     pair.mode = Mode::Echo;
     let next = pair.call(b"next");
     assert_eq!(pair.server_errors, [], "an honest client is not accused");
-    assert_eq!(pair.fate(next), reply(b"next"));
+    assert_eq!(pair.outcome(next), reply(b"next"));
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn an_answer_that_comes_while_its_resend_is_half_written_does_not_break_the_stre
     pair.mode = Mode::Echo;
     let next = pair.call(b"next");
     assert_eq!(pair.server_errors, []);
-    assert_eq!(pair.fate(next), reply(b"next"));
+    assert_eq!(pair.outcome(next), reply(b"next"));
     assert_eq!(pair.ran(&body), 1);
 }
 
@@ -204,7 +204,7 @@ fn a_call_unanswered_when_the_client_said_goodbye_is_asked_for() {
     pair.drive();
     pair.advance(secs(5));
     assert_eq!(pair.server_errors, [], "no request after Goodbye");
-    assert_eq!(pair.fate(call), not_executed(NotExecuted::ShuttingDown));
+    assert_eq!(pair.outcome(call), not_executed(NotExecuted::ShuttingDown));
     assert_eq!(pair.ran(b"a"), 0);
     assert!(pair.server.is_drained());
 }
@@ -224,7 +224,7 @@ fn no_request_is_sent_again_because_goodbye_is_said_again() {
     pair.jump(secs(20));
     assert_eq!(pair.server_errors, [], "no request after Goodbye");
     pair.finish(b"a");
-    assert_eq!((pair.fates(call), pair.ran(b"a")), (vec![Fate::Reply(echo(b"a"))], 1));
+    assert_eq!((pair.outcomes(call), pair.ran(b"a")), (vec![OwnedOutcome::Reply(echo(b"a"))], 1));
 }
 
 #[test]
@@ -273,7 +273,7 @@ fn a_resend_time_of_nothing_does_not_spin() {
     let now = pair.now;
     pair.client().handle_timeout(now);
     pair.finish(b"a");
-    assert_eq!(pair.fate(call), reply(b"a"));
+    assert_eq!(pair.outcome(call), reply(b"a"));
 }
 
 #[test]
@@ -348,16 +348,16 @@ fn live_through(seed: u64, doubles: bool) {
     assert_eq!((&pair.peers[0].errors, &pair.server_errors), (&vec![], &vec![]), "seed {seed}");
     assert_eq!(pair.client().unsettled(), 0, "seed {seed}");
     for (id, body, idempotent) in calls {
-        let fate = pair.fate(id);
+        let outcome = pair.outcome(id);
         let ran = pair.ran(&body);
         assert!(idempotent || ran <= 1, "seed {seed}: {body:?} ran {ran} times");
-        match &fate {
-            Some(Fate::Reply(bytes)) => {
+        match &outcome {
+            Some(OwnedOutcome::Reply(bytes)) => {
                 assert_eq!(*bytes, echo(&body), "seed {seed}");
                 assert!(ran >= 1, "seed {seed}");
             }
-            Some(Fate::NotExecuted(_)) => assert_eq!(ran, 0, "seed {seed}: {body:?}"),
-            Some(Fate::Unknown(Unknown::Repeated, false)) if idempotent => {}
+            Some(OwnedOutcome::NotExecuted(_)) => assert_eq!(ran, 0, "seed {seed}: {body:?}"),
+            Some(OwnedOutcome::Unknown(Unknown::Repeated, false)) if idempotent => {}
             other => panic!("seed {seed}: {body:?} ended as {other:?}"),
         }
     }

@@ -13,7 +13,7 @@ static LIVE: AtomicUsize = AtomicUsize::new(0);
 
 struct Counted;
 
-// SAFETY: everything is handed to the system's allocator as it came.
+// SAFETY: everything is sent to the system's allocator as it came.
 unsafe impl GlobalAlloc for Counted {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         LIVE.fetch_add(layout.size(), Ordering::Relaxed);

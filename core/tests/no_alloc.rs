@@ -43,7 +43,7 @@ fn noted() {
     }
 }
 
-// SAFETY: everything is handed to the system's allocator as it came.
+// SAFETY: everything is sent to the system's allocator as it came.
 unsafe impl GlobalAlloc for Watched {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         noted();
@@ -222,7 +222,7 @@ impl<S: ClientStorage, T: ServerStorage> Pair<S, T> {
         }
     }
 
-    fn reply_to_held(&mut self, reply: u8) {
+    fn reply_to_durable(&mut self, reply: u8) {
         let Some(running) = self.held.take() else { panic!("nothing runs") };
         assert_eq!(self.server.reply(self.now, running, &[reply]), Ok(()));
     }
@@ -281,7 +281,7 @@ fn with_inline_storage_nothing_is_ever_allocated() {
     let call = pair.call(9, long);
     pair.drive();
     pair.disconnect();
-    pair.reply_to_held(10);
+    pair.reply_to_durable(10);
     pair.connect();
     pair.drive();
     assert_eq!(pair.replied, Some((call, Ok(10))));
@@ -306,7 +306,7 @@ fn with_inline_storage_nothing_is_ever_allocated() {
     pair.client.cancel(pair.now, call);
     pair.drive();
     assert_eq!(pair.cancels, 1);
-    pair.reply_to_held(31);
+    pair.reply_to_durable(31);
     pair.drive();
     assert_eq!(pair.replied, Some((call, Ok(31))));
 
@@ -316,7 +316,7 @@ fn with_inline_storage_nothing_is_ever_allocated() {
     pair.pass(Duration::from_secs(2));
     let unknown = Outcome::Unknown { why: Unknown::DeadlinePassed, ticket: true };
     assert_eq!(pair.ended, Some((call, unknown)));
-    pair.reply_to_held(41);
+    pair.reply_to_durable(41);
     pair.drive();
     assert_eq!(pair.replied, Some((call, Ok(41))));
 

@@ -192,10 +192,10 @@ impl Walk {
         self.pair.drive();
     }
 
-    /// Something happens to a call that is let in or runs.
+    /// Something happens to a call that is admitted or runs.
     fn handle(&mut self) {
-        if !self.pair.let_in.is_empty() && self.rng.one_in(2) {
-            let at = self.rng.below(self.pair.let_in.len() as u64) as usize;
+        if !self.pair.admitted.is_empty() && self.rng.one_in(2) {
+            let at = self.rng.below(self.pair.admitted.len() as u64) as usize;
             self.start(at);
         } else if !self.pair.started.is_empty() {
             let at = self.rng.below(self.pair.started.len() as u64) as usize;
@@ -204,7 +204,7 @@ impl Walk {
     }
 
     fn start(&mut self, at: usize) {
-        let call = &self.pair.let_in[at];
+        let call = &self.pair.admitted[at];
         let (body, key, method) = (call.body.clone(), call.admission.key(), call.method);
         if self.kind != Kind::Ledger && self.rng.one_in(8) {
             self.pair.refuse(&body, NotExecuted::Overloaded);
@@ -282,7 +282,7 @@ impl Walk {
     }
 
     fn drain_handlers(&mut self) {
-        while !self.pair.let_in.is_empty() {
+        while !self.pair.admitted.is_empty() {
             self.start(0);
         }
         while !self.pair.started.is_empty() {
@@ -305,23 +305,26 @@ impl Walk {
 
     fn judge_call(&self, made: &Made) {
         let ran = self.pair.ran(&made.body);
-        let fates = self.pair.fates(made.id);
-        let what = format!("{:?} ran {ran} times, told {fates:?}", &made.body[..4]);
+        let outcomes = self.pair.outcomes(made.id);
+        let what = format!("{:?} ran {ran} times, told {outcomes:?}", &made.body[..4]);
         assert!(made.call.idempotent || ran <= 1, "{what}");
-        let is_final = |fate: &Fate| !matches!(fate, Fate::Unknown(_, true));
-        let finals = fates.iter().filter(|fate| is_final(fate)).count();
-        assert!(finals <= 1 && fates.iter().rev().skip(1).all(|fate| !is_final(fate)), "{what}");
-        assert!(fates.len() <= 2, "{what}");
-        match fates.iter().find(|fate| is_final(fate)) {
-            Some(Fate::Reply(bytes)) => {
+        let is_final = |outcome: &OwnedOutcome| !matches!(outcome, OwnedOutcome::Unknown(_, true));
+        let finals = outcomes.iter().filter(|outcome| is_final(outcome)).count();
+        assert!(
+            finals <= 1 && outcomes.iter().rev().skip(1).all(|outcome| !is_final(outcome)),
+            "{what}"
+        );
+        assert!(outcomes.len() <= 2, "{what}");
+        match outcomes.iter().find(|outcome| is_final(outcome)) {
+            Some(OwnedOutcome::Reply(bytes)) => {
                 assert!(ran >= 1, "{what}");
                 assert_eq!(*bytes, echo(&made.body), "{what}");
             }
-            Some(Fate::NoReply(NoReply::NotKept)) => {
+            Some(OwnedOutcome::NoReply(NoReply::NotKept)) => {
                 assert!(ran >= 1 && made.call.idempotent, "{what}")
             }
-            Some(Fate::NoReply(_)) => assert!(ran >= 1, "{what}"),
-            Some(Fate::NotExecuted(why)) => {
+            Some(OwnedOutcome::NoReply(_)) => assert!(ran >= 1, "{what}"),
+            Some(OwnedOutcome::NotExecuted(why)) => {
                 assert_eq!(ran, 0, "{what}");
                 let cause = match why {
                     NotExecuted::DeadlinePassed => made.call.timeout < secs(3_000),
@@ -333,7 +336,7 @@ impl Walk {
                 };
                 assert!(cause, "{what}");
             }
-            Some(Fate::Unknown(why, _)) => {
+            Some(OwnedOutcome::Unknown(why, _)) => {
                 let cause = match why {
                     Unknown::SessionEnded => self.restarted,
                     Unknown::Interrupted => self.kind == Kind::Ledger && !made.call.idempotent,
@@ -345,7 +348,7 @@ impl Walk {
             None => assert!(made.call.one_way || made.forgotten, "{what}"),
         }
         if made.call.one_way {
-            assert_eq!(fates, [], "{what}");
+            assert_eq!(outcomes, [], "{what}");
         }
     }
 }

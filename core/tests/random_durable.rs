@@ -20,7 +20,7 @@ struct Walk {
     /// The client's process knows which call has which xid.
     known: BTreeMap<u64, CallId>,
     /// Final outcomes that were written, by the call's body. What an earlier session left behind stays here.
-    told: BTreeMap<Vec<u8>, Fate>,
+    told: BTreeMap<Vec<u8>, OwnedOutcome>,
     made: u64,
     draining: bool,
     loses: Rc<Cell<bool>>,
@@ -174,10 +174,13 @@ impl Walk {
             let Some(kept) = self.disk.calls.get_mut(number).filter(|k| k.outcome.is_none()) else {
                 continue;
             };
-            let fate = self.pair.fate(*call).filter(|fate| !matches!(fate, Fate::Unknown(_, true)));
-            let Some(fate) = fate.filter(|_| all || self.rng.one_in(2)) else { continue };
-            kept.outcome = Some(fate.clone());
-            self.told.insert(kept.body.clone(), fate);
+            let outcome = self
+                .pair
+                .outcome(*call)
+                .filter(|outcome| !matches!(outcome, OwnedOutcome::Unknown(_, true)));
+            let Some(outcome) = outcome.filter(|_| all || self.rng.one_in(2)) else { continue };
+            kept.outcome = Some(outcome.clone());
+            self.told.insert(kept.body.clone(), outcome);
             let now = self.pair.now;
             self.pair.peers[0].client.settle(now, *call);
         }
@@ -195,9 +198,9 @@ impl Walk {
 
     /// A call is started, or answered, with its record before.
     fn handle(&mut self) {
-        if !self.pair.let_in.is_empty() && self.rng.one_in(2) {
-            let at = self.rng.below(self.pair.let_in.len() as u64) as usize;
-            let call = &self.pair.let_in[at];
+        if !self.pair.admitted.is_empty() && self.rng.one_in(2) {
+            let at = self.rng.below(self.pair.admitted.len() as u64) as usize;
+            let call = &self.pair.admitted[at];
             let (body, key) = (call.body.clone(), call.admission.key());
             self.pair.record(key, None);
             let _ = self.pair.start(&body);
@@ -218,7 +221,7 @@ impl Walk {
         }
         self.pair.cut();
         for _ in 0..200 {
-            while !self.pair.let_in.is_empty() || !self.pair.started.is_empty() {
+            while !self.pair.admitted.is_empty() || !self.pair.started.is_empty() {
                 self.handle();
             }
             self.go_on();
@@ -253,9 +256,9 @@ impl Walk {
             let ran = self.pair.ran(&body);
             let told = self.told.get(&body);
             let true_ = match told {
-                Some(Fate::Reply(bytes)) => ran == 1 && *bytes == echo(&body),
-                Some(Fate::Unknown(Unknown::Interrupted, false)) => ran <= 1,
-                Some(Fate::NotExecuted(_)) | None => ran == 0,
+                Some(OwnedOutcome::Reply(bytes)) => ran == 1 && *bytes == echo(&body),
+                Some(OwnedOutcome::Unknown(Unknown::Interrupted, false)) => ran <= 1,
+                Some(OwnedOutcome::NotExecuted(_)) | None => ran == 0,
                 // The session is kept by a ledger, for longer than the walk: there is always an answer.
                 Some(_) => false,
             };

@@ -23,7 +23,10 @@ fn c01_a_request_before_the_handshake_is_not_executed_and_allocates_no_session()
         let mut pair = Pair::unconnected();
         let raw = pair.raw(ALICE);
         pair.send(raw, &frame);
-        assert!(matches!(pair.got(raw)[..], [Got::Refuse(Refuse::Protocol(_))]), "{frame:?}");
+        assert!(
+            matches!(pair.got(raw)[..], [OwnedFrame::Refuse(Refuse::Protocol(_))]),
+            "{frame:?}"
+        );
         assert!(!pair.links[raw].server_open);
         let counters = pair.server.counters();
         assert_eq!((counters.sessions, counters.conns, counters.admitted), (0, 0, 0));
@@ -36,7 +39,7 @@ fn c01_an_ask_before_the_handshake_is_refused_with_its_reason() {
     let mut pair = Pair::unconnected();
     let raw = pair.raw(ALICE);
     pair.send(raw, &Frame::Ask(xid(1), 1));
-    assert_eq!(pair.got(raw), [Got::Refuse(Refuse::Protocol(NO_SESSION))]);
+    assert_eq!(pair.got(raw), [OwnedFrame::Refuse(Refuse::Protocol(NO_SESSION))]);
     assert_eq!(pair.server_errors, [ProtocolError::NoSession]);
 }
 
@@ -45,7 +48,7 @@ fn c01_a_resume_of_a_session_never_opened_is_unknown() {
     let mut pair = Pair::unconnected();
     let raw = pair.raw(ALICE);
     pair.send(raw, &hello(Some((SessionId::from_bytes([9; 16]), 0))));
-    assert_eq!(pair.got(raw), [Got::Refuse(Refuse::SessionUnknown)]);
+    assert_eq!(pair.got(raw), [OwnedFrame::Refuse(Refuse::SessionUnknown)]);
     pair.send(raw, &request(1, 0, b"a"));
     assert_eq!((pair.runs.len(), pair.server.counters().sessions), (0, 0));
 }
@@ -59,13 +62,13 @@ fn c02_a_client_whose_welcome_is_lost_opens_another_session_and_the_empty_one_en
     pair.drive();
     assert_eq!(pair.server.counters().sessions, 1);
     pair.reconnect();
-    assert_eq!(pair.fate(call), reply(b"a"));
+    assert_eq!(pair.outcome(call), reply(b"a"));
     assert_eq!(pair.server.counters().sessions, 2, "ids of their own");
     assert_eq!(pair.server.counters().resumes, 0);
     pair.advance(secs(10));
     assert_eq!(pair.server.counters().sessions, 1, "the empty one is kept for a short lease only");
     let next = pair.call(b"b");
-    assert_eq!(pair.fate(next), reply(b"b"));
+    assert_eq!(pair.outcome(next), reply(b"b"));
     assert_eq!(pair.runs[0].session, pair.runs[1].session);
 }
 
@@ -79,7 +82,7 @@ fn c02_a_delayed_hello_read_late_opens_an_empty_session_into_which_no_resume_can
     assert_eq!(pair.cut_at_client(), old);
     pair.connect(0);
     pair.drive();
-    assert_eq!(pair.fate(call), reply(b"a"));
+    assert_eq!(pair.outcome(call), reply(b"a"));
     let session = pair.session_id();
     assert!(pair.deliver_up(old, usize::MAX), "the delayed Hello");
     pair.drive();
@@ -100,7 +103,7 @@ fn c02_a_delayed_request_on_a_dead_connection_never_runs() {
     let old = pair.cut_at_client();
     pair.connect(0);
     pair.drive();
-    assert_eq!(pair.fate(call), reply(b"a"));
+    assert_eq!(pair.outcome(call), reply(b"a"));
     pair.close();
     assert_eq!(pair.server.counters().sessions, 0);
     pair.deliver_up(old, usize::MAX);
@@ -118,15 +121,15 @@ fn c03_a_client_that_restarts_has_a_new_session_and_the_old_one_ends_by_its_leas
     pair.cut();
     // The process dies, and another one takes its place.
     pair.peers[0].client = Client::new(pair.client_config);
-    pair.peers[0].fates.clear();
+    pair.peers[0].outcomes.clear();
     pair.reconnect();
     assert_ne!(pair.session_id(), old_session);
     let new = pair.call(b"new");
     assert_eq!(pair.runs[1].xid, old_xid, "the same number in another session");
     pair.finish(b"old");
-    assert_eq!(pair.fate(new), None, "an old reply can never match");
+    assert_eq!(pair.outcome(new), None, "an old reply can never match");
     pair.finish(b"new");
-    assert_eq!(pair.fate(new), reply(b"new"));
+    assert_eq!(pair.outcome(new), reply(b"new"));
     pair.advance(secs(299));
     assert_eq!(pair.server.counters().sessions, 2);
     pair.advance(secs(2));
@@ -147,12 +150,12 @@ fn c04_another_principal_that_resumes_a_known_id_learns_nothing_and_harms_nothin
     let thief = pair.raw(BOB);
     pair.links[thief].up.extend(bytes_of(&hello(Some((welcome.session, 1)))));
     pair.send(thief, &Frame::Ask(xid(1), 1));
-    assert_eq!(pair.got(thief), [Got::Refuse(Refuse::WrongPrincipal)]);
+    assert_eq!(pair.got(thief), [OwnedFrame::Refuse(Refuse::WrongPrincipal)]);
     assert!(!pair.links[thief].server_open);
-    assert_eq!(pair.kept(), kept, "its X counts for nothing");
+    assert_eq!(pair.kept(), kept, "its `acked` counts for nothing");
     assert!(pair.links[raw].server_open, "the owner keeps its connection");
     pair.send(raw, &request(1, 0, b"secret"));
-    assert_eq!(pair.got(raw), [Got::Reply(Status::Done, 1, echo(b"secret"))]);
+    assert_eq!(pair.got(raw), [OwnedFrame::Reply(Status::Done, 1, echo(b"secret"))]);
 }
 
 #[test]
@@ -163,7 +166,7 @@ fn c04_a_client_that_is_told_so_ends_its_calls_in_doubt_as_unknown() {
     pair.cut();
     pair.connect_as(0, BOB);
     pair.drive();
-    assert_eq!(pair.fate(call), unknown(Unknown::SessionEnded));
+    assert_eq!(pair.outcome(call), unknown(Unknown::SessionEnded));
     assert_eq!(pair.disconnects(), [CloseReason::WrongPrincipal]);
     assert_eq!(pair.sessions_lost(), [SessionEnd::Refused]);
 }
@@ -176,7 +179,7 @@ fn c05_calls_in_doubt_of_an_expired_session_are_unknown_and_never_sent_again() {
     call.timeout = secs(3600);
     let ran = pair.call_with(0, call.clone());
     pair.finish(b"a");
-    assert_eq!(pair.fate(ran), reply(b"a"));
+    assert_eq!(pair.outcome(ran), reply(b"a"));
     pair.link().hold_up = true;
     call.body = b"in doubt".as_slice().into();
     let in_doubt = pair.call_with(0, call);
@@ -185,7 +188,7 @@ fn c05_calls_in_doubt_of_an_expired_session_are_unknown_and_never_sent_again() {
     assert_eq!(pair.server.counters().sessions, 0);
     pair.mode = Mode::Echo;
     pair.reconnect();
-    assert_eq!(pair.fates(in_doubt), [Fate::Unknown(Unknown::SessionEnded, false)]);
+    assert_eq!(pair.outcomes(in_doubt), [OwnedOutcome::Unknown(Unknown::SessionEnded, false)]);
     assert_eq!(pair.sessions_lost(), [SessionEnd::SessionUnknown]);
     assert_eq!(pair.ran(b"in doubt"), 0);
     pair.reconnect();
@@ -203,9 +206,11 @@ fn c05_a_ticket_of_a_lost_session_ends_without_a_ticket() {
     pair.advance(secs(1));
     pair.restart_server();
     pair.reconnect();
-    let fates =
-        [Fate::Unknown(Unknown::DeadlinePassed, true), Fate::Unknown(Unknown::SessionEnded, false)];
-    assert_eq!(pair.fates(call), fates);
+    let outcomes = [
+        OwnedOutcome::Unknown(Unknown::DeadlinePassed, true),
+        OwnedOutcome::Unknown(Unknown::SessionEnded, false),
+    ];
+    assert_eq!(pair.outcomes(call), outcomes);
 }
 
 #[test]
@@ -218,10 +223,10 @@ fn c06_calls_queued_but_never_sent_run_in_the_new_session() {
     let offline = pair.call(b"offline");
     pair.mode = Mode::Echo;
     pair.reconnect();
-    assert_eq!(pair.fate(sent), unknown(Unknown::SessionEnded));
-    assert_eq!(pair.fate(queued[0]), reply(b"q1"));
-    assert_eq!(pair.fate(queued[1]), reply(b"q2"));
-    assert_eq!(pair.fate(offline), reply(b"offline"));
+    assert_eq!(pair.outcome(sent), unknown(Unknown::SessionEnded));
+    assert_eq!(pair.outcome(queued[0]), reply(b"q1"));
+    assert_eq!(pair.outcome(queued[1]), reply(b"q2"));
+    assert_eq!(pair.outcome(offline), reply(b"offline"));
     let order: Vec<&[u8]> = pair.runs.iter().map(|run| &run.body[..]).collect();
     assert_eq!(order, [&b"sent"[..], b"q1", b"q2", b"offline"]);
 }
@@ -239,7 +244,7 @@ fn c07_a_lease_that_ends_while_a_call_runs_waits_for_it_and_a_resume_gets_the_re
     pair.reconnect();
     assert_eq!(pair.server.counters().resumes, 1);
     pair.finish(b"a");
-    assert_eq!(pair.fate(call), reply(b"a"));
+    assert_eq!(pair.outcome(call), reply(b"a"));
     pair.advance(secs(10));
     assert_eq!(pair.server.counters().sessions, 1, "resumed: it lives on");
 }
@@ -283,7 +288,7 @@ fn c116_a_lease_that_ends_while_a_call_runs_says_that_nobody_waits_for_it() {
     assert_eq!((told(&pair), pair.server.is_wanted(key)), (2, false));
     pair.finish(b"a");
     assert_eq!((pair.server.counters().sessions, pair.server.is_wanted(key)), (0, false));
-    assert_eq!(pair.fate(call), None);
+    assert_eq!(pair.outcome(call), None);
 }
 
 #[test]
@@ -301,13 +306,13 @@ fn c08_a_full_session_table_refuses_the_newcomer_and_evicts_nobody() {
     pair.drive();
     let full = ClientEvent::Disconnect(CloseReason::SessionsFull);
     assert_eq!(pair.peers[third].events, [full]);
-    assert_eq!(pair.fate_at(third, call), None, "it may try again");
+    assert_eq!(pair.outcome_at(third, call), None, "it may try again");
     pair.reconnect();
     assert_eq!(pair.session_id(), first);
     assert_eq!(pair.sessions_lost(), []);
     pair.close();
     pair.reconnect_client(third);
-    assert_eq!(pair.fate_at(third, call), reply(b"a"), "when there is room");
+    assert_eq!(pair.outcome_at(third, call), reply(b"a"), "when there is room");
 }
 
 #[test]
@@ -317,10 +322,10 @@ fn c08_a_principals_full_share_refuses_only_that_principal() {
     let mut pair = Pair::with(config, ClientConfig::default()).connected();
     let second = pair.raw(ALICE);
     pair.send(second, &hello(None));
-    assert_eq!(pair.got(second), [Got::Refuse(Refuse::PrincipalFull)]);
+    assert_eq!(pair.got(second), [OwnedFrame::Refuse(Refuse::PrincipalFull)]);
     let other = pair.raw(BOB);
     pair.send(other, &hello(None));
-    assert!(matches!(pair.got(other)[..], [Got::Welcome(_)]));
+    assert!(matches!(pair.got(other)[..], [OwnedFrame::Welcome(_)]));
     assert!(pair.client().is_connected());
 }
 
@@ -361,7 +366,7 @@ fn c10_a_client_that_demands_another_service_is_told_both_names_and_nothing_runs
     assert_eq!(pair.client().refusal(), Some(reason));
     let text = reason.to_string();
     assert!(text.contains("jobs") && text.contains("mail"), "{text}");
-    assert_eq!(pair.fate(call), not_executed(NotExecuted::SessionRefused));
+    assert_eq!(pair.outcome(call), not_executed(NotExecuted::SessionRefused));
     assert!(!pair.client().wants_connection());
     assert_eq!((pair.server.counters().sessions, pair.runs.len()), (0, 0));
     let now = pair.now;
@@ -389,7 +394,7 @@ fn c10_a_server_that_does_not_judge_is_judged_by_the_client_before_anything_leav
     let call = pair.call(b"a");
     let link = pair.connect_by_hand(0);
     pair.drive();
-    let Got::Hello(said) = pair.got_up(link)[0] else { panic!("no hello") };
+    let OwnedFrame::Hello(said) = pair.got_up(link)[0] else { panic!("no hello") };
     assert_eq!(said.service, Some(service("jobs")));
     let welcome = wire::Welcome {
         version: wire::VERSION,
@@ -408,7 +413,7 @@ fn c10_a_server_that_does_not_judge_is_judged_by_the_client_before_anything_leav
         },
     };
     pair.send_down(link, &Frame::Welcome(welcome));
-    assert_eq!(pair.fate(call), not_executed(NotExecuted::SessionRefused));
+    assert_eq!(pair.outcome(call), not_executed(NotExecuted::SessionRefused));
     assert_eq!(pair.got_up(link), []);
 }
 
@@ -427,7 +432,7 @@ fn s7_grants_are_the_smaller_of_what_both_want_and_hold_for_the_sessions_life() 
     let error = CallError::RequestTooLarge { len: 101, max: 100 };
     assert_eq!(pair.client().call(now, too_large), Err(error));
     let call = pair.call(&[1; 48]);
-    assert_eq!(pair.fate(call), Some(Fate::NoReply(NoReply::ReplyTooLarge)));
+    assert_eq!(pair.outcome(call), Some(OwnedOutcome::NoReply(NoReply::ReplyTooLarge)));
     pair.reconnect();
     assert_eq!(pair.client().session().unwrap().grants, grants);
 }
@@ -439,7 +444,7 @@ fn s7_a_request_taken_before_the_grants_were_known_and_too_large_for_them_is_not
     let mut pair = Pair::with(config, ClientConfig::default());
     let call = pair.call(&[0; 101]);
     pair.reconnect();
-    assert_eq!(pair.fate(call), not_executed(NotExecuted::RequestTooLarge));
+    assert_eq!(pair.outcome(call), not_executed(NotExecuted::RequestTooLarge));
     assert!(pair.client().is_connected());
 }
 
@@ -464,7 +469,7 @@ fn s7_a_server_that_comes_back_with_other_grants_has_lost_the_session() {
     };
     pair.send_down(link, &Frame::Welcome(welcome));
     assert_eq!(pair.sessions_lost(), [SessionEnd::GrantsChanged]);
-    assert_eq!(pair.fate(call), unknown(Unknown::SessionEnded));
+    assert_eq!(pair.outcome(call), unknown(Unknown::SessionEnded));
 }
 
 #[test]
@@ -477,7 +482,11 @@ fn c59_an_idempotent_call_in_doubt_runs_on_the_server_that_took_the_others_place
     pair.restart_server();
     pair.mode = Mode::Echo;
     pair.reconnect();
-    assert_eq!(pair.fates(call), [Fate::Reply(echo(b"a"))], "the caller notices nothing");
+    assert_eq!(
+        pair.outcomes(call),
+        [OwnedOutcome::Reply(echo(b"a"))],
+        "the caller notices nothing"
+    );
     assert_eq!(pair.ran(b"a"), 2);
 }
 
@@ -510,7 +519,7 @@ fn c59_an_idempotent_call_no_longer_wanted_is_not_repeated_in_a_new_session() {
     pair.restart_server();
     pair.mode = Mode::Echo;
     pair.reconnect();
-    assert_eq!(pair.fate(cancelled), unknown(Unknown::SessionEnded));
+    assert_eq!(pair.outcome(cancelled), unknown(Unknown::SessionEnded));
     assert_eq!(pair.ran(b"a"), 1);
 }
 
@@ -522,13 +531,13 @@ fn c68_clients_that_come_and_go_leave_nothing_behind() {
         pair.peers[0].client = Client::new(pair.client_config);
         pair.connect(0);
         let call = pair.call(&n.to_le_bytes());
-        assert_eq!(pair.fate(call), reply(&n.to_le_bytes()));
+        assert_eq!(pair.outcome(call), reply(&n.to_le_bytes()));
         pair.close();
         assert!(pair.client().is_closed());
         assert_eq!(pair.events().last(), Some(&ClientEvent::Closed));
         pair.links.clear();
         pair.peers[0].link = None;
-        pair.peers[0].fates.clear();
+        pair.peers[0].outcomes.clear();
     }
     let counters = pair.server.counters();
     assert_eq!((counters.sessions, counters.conns, counters.kept_bytes), (0, 0, 0));
@@ -544,7 +553,7 @@ fn c68_close_waits_for_pending_calls_and_takes_no_more() {
     let now = pair.now;
     assert_eq!(pair.client().call(now, Call::new(ECHO, b"b")), Err(CallError::Closed));
     pair.finish(b"a");
-    assert_eq!(pair.fate(call), reply(b"a"));
+    assert_eq!(pair.outcome(call), reply(b"a"));
     assert!(pair.client().is_closed());
     assert_eq!(pair.server.counters().sessions, 0);
 }
@@ -559,7 +568,7 @@ fn idempotent(method: MethodId, body: &[u8]) -> Call<'_> {
 fn c69_an_idempotent_call_of_a_method_that_is_not_is_refused() {
     let mut pair = Pair::new();
     let call = pair.call_with(0, idempotent(ECHO, b"a"));
-    assert_eq!(pair.fate(call), not_executed(NotExecuted::NotIdempotent));
+    assert_eq!(pair.outcome(call), not_executed(NotExecuted::NotIdempotent));
     assert_eq!(pair.runs, []);
 }
 
@@ -569,13 +578,13 @@ fn c69_a_plain_call_of_an_idempotent_method_runs_at_most_once_as_it_asked() {
     pair.link().hold_down = true;
     let call = pair.call_with(0, Call::new(IDEM, b"a"));
     pair.reconnect();
-    assert_eq!(pair.fate(call), reply(b"a"));
+    assert_eq!(pair.outcome(call), reply(b"a"));
     assert_eq!(pair.ran(b"a"), 1, "its reply was kept");
     pair.mode = Mode::Start;
     let call = pair.call_with(0, Call::new(IDEM, b"b"));
     pair.restart_server();
     pair.reconnect();
-    assert_eq!(pair.fate(call), unknown(Unknown::SessionEnded));
+    assert_eq!(pair.outcome(call), unknown(Unknown::SessionEnded));
     assert_eq!(pair.ran(b"b"), 1);
 }
 
@@ -586,7 +595,7 @@ fn s22_no_body_is_kept_for_an_idempotent_call_and_it_runs_again_after_a_resume()
     let call = pair.call_with(0, idempotent(IDEM, b"a"));
     assert_eq!(pair.kept(), 0, "its reply has left");
     pair.reconnect();
-    assert_eq!(pair.fate(call), reply(b"a"));
+    assert_eq!(pair.outcome(call), reply(b"a"));
     assert_eq!(pair.ran(b"a"), 2);
     assert_eq!(pair.client().counters().asks, 0);
 }
@@ -601,7 +610,7 @@ fn s22_a_finished_idempotent_call_no_longer_wanted_answers_done_without_a_body()
     pair.cut();
     pair.advance(secs(1));
     pair.reconnect();
-    assert_eq!(pair.fate(call), Some(Fate::NoReply(NoReply::NotKept)));
+    assert_eq!(pair.outcome(call), Some(OwnedOutcome::NoReply(NoReply::NotKept)));
     assert_eq!(pair.ran(b"a"), 1);
 }
 
@@ -614,7 +623,7 @@ fn c73_an_idempotent_call_whose_repetition_is_refused_is_unknown() {
     pair.mode = Mode::Hold;
     pair.reconnect();
     pair.refuse(b"a", NotExecuted::Overloaded);
-    assert_eq!(pair.fates(call), [Fate::Unknown(Unknown::Repeated, false)]);
+    assert_eq!(pair.outcomes(call), [OwnedOutcome::Unknown(Unknown::Repeated, false)]);
 }
 
 #[test]
@@ -628,9 +637,11 @@ fn c73_an_idempotent_call_whose_repetition_comes_too_late_is_unknown() {
     pair.reconnect();
     pair.advance(secs(5));
     assert_eq!(pair.start(b"a"), Err(Refused(NotExecuted::DeadlinePassed)));
-    let fates =
-        [Fate::Unknown(Unknown::DeadlinePassed, true), Fate::Unknown(Unknown::Repeated, false)];
-    assert_eq!(pair.fates(call), fates);
+    let outcomes = [
+        OwnedOutcome::Unknown(Unknown::DeadlinePassed, true),
+        OwnedOutcome::Unknown(Unknown::Repeated, false),
+    ];
+    assert_eq!(pair.outcomes(call), outcomes);
 }
 
 #[test]
@@ -645,8 +656,8 @@ fn c73_an_idempotent_call_above_h_after_a_crash_and_not_wanted_is_unknown() {
     pair.restart_server_with_ledger();
     pair.advance(secs(1));
     pair.reconnect();
-    assert_eq!(pair.server.counters().resumes, 1, "with h below the call");
-    assert_eq!(pair.fate(call), unknown(Unknown::Repeated));
+    assert_eq!(pair.server.counters().resumes, 1, "with `seen` below the call");
+    assert_eq!(pair.outcome(call), unknown(Unknown::Repeated));
 }
 
 #[test]
@@ -655,5 +666,5 @@ fn c73_an_idempotent_call_that_was_never_in_doubt_is_not_executed_when_refused()
     pair.mode = Mode::Hold;
     let call = pair.call_with(0, idempotent(IDEM, b"a"));
     pair.refuse(b"a", NotExecuted::Overloaded);
-    assert_eq!(pair.fate(call), not_executed(NotExecuted::Overloaded));
+    assert_eq!(pair.outcome(call), not_executed(NotExecuted::Overloaded));
 }

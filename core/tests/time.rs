@@ -20,14 +20,14 @@ fn c45_a_call_whose_deadline_passes_in_the_servers_queue_is_never_started() {
     let mut pair = Pair::new();
     pair.mode = Mode::Hold;
     let call = pair.call_with(0, within(b"a", secs(1)));
-    assert_eq!(pair.let_in[0].deadline, pair.now + secs(1));
+    assert_eq!(pair.admitted[0].deadline, pair.now + secs(1));
     pair.advance(secs(1));
     assert_eq!(pair.start(b"a"), Err(Refused(NotExecuted::DeadlinePassed)));
-    let fates = [
-        Fate::Unknown(Unknown::DeadlinePassed, true),
-        Fate::NotExecuted(NotExecuted::DeadlinePassed),
+    let outcomes = [
+        OwnedOutcome::Unknown(Unknown::DeadlinePassed, true),
+        OwnedOutcome::NotExecuted(NotExecuted::DeadlinePassed),
     ];
-    assert_eq!(pair.fates(call), fates);
+    assert_eq!(pair.outcomes(call), outcomes);
     assert_eq!(pair.runs, []);
     assert_eq!((pair.client().unsettled(), pair.kept()), (0, 0));
 }
@@ -40,7 +40,7 @@ fn c45_a_call_is_started_a_moment_before_its_deadline() {
     pair.advance(ms(999));
     assert_eq!(pair.start(b"a"), Ok(()));
     pair.finish(b"a");
-    assert_eq!(pair.fate(call), reply(b"a"));
+    assert_eq!(pair.outcome(call), reply(b"a"));
 }
 
 #[test]
@@ -49,13 +49,14 @@ fn c46_a_call_whose_deadline_passes_while_it_runs_is_unknown_and_its_ticket_tell
     pair.mode = Mode::Start;
     let call = pair.call_with(0, within(b"a", secs(1)));
     pair.advance(ms(999));
-    assert_eq!(pair.fate(call), None);
+    assert_eq!(pair.outcome(call), None);
     pair.advance(ms(1));
-    assert_eq!(pair.fate(call), ticket(Unknown::DeadlinePassed));
+    assert_eq!(pair.outcome(call), ticket(Unknown::DeadlinePassed));
     pair.advance(secs(100));
     pair.finish(b"a");
-    let fates = [Fate::Unknown(Unknown::DeadlinePassed, true), Fate::Reply(echo(b"a"))];
-    assert_eq!(pair.fates(call), fates);
+    let outcomes =
+        [OwnedOutcome::Unknown(Unknown::DeadlinePassed, true), OwnedOutcome::Reply(echo(b"a"))];
+    assert_eq!(pair.outcomes(call), outcomes);
     let counters = pair.client().counters();
     assert_eq!((counters.sent, counters.asks), (1, 0), "a ticket resends nothing");
 }
@@ -69,7 +70,7 @@ fn c46_the_ticket_also_tells_what_happened_after_a_resume() {
     pair.cut();
     pair.finish(b"a");
     pair.reconnect();
-    assert_eq!(pair.fate(call), reply(b"a"));
+    assert_eq!(pair.outcome(call), reply(b"a"));
     assert_eq!(pair.ran(b"a"), 1);
 }
 
@@ -129,7 +130,7 @@ fn c47_a_now_that_goes_backwards_counts_as_the_newest_seen() {
     pair.advance(secs(1));
     pair.now = Instant::ZERO;
     assert_eq!(pair.start(b"a"), Err(Refused(NotExecuted::DeadlinePassed)));
-    assert_eq!(pair.fate(call), not_executed(NotExecuted::DeadlinePassed));
+    assert_eq!(pair.outcome(call), not_executed(NotExecuted::DeadlinePassed));
 }
 
 #[test]
@@ -137,7 +138,7 @@ fn c48_a_cancel_before_the_request_left_is_not_executed() {
     let mut pair = Pair::unconnected();
     let call = pair.call(b"a");
     pair.cancel(call);
-    assert_eq!(pair.fates(call), [Fate::NotExecuted(NotExecuted::Cancelled)]);
+    assert_eq!(pair.outcomes(call), [OwnedOutcome::NotExecuted(NotExecuted::Cancelled)]);
     pair.reconnect();
     assert_eq!(pair.runs, []);
 }
@@ -150,11 +151,11 @@ fn c48_a_cancel_overtaken_by_completion_gets_the_reply() {
     pair.link().hold_up = true;
     pair.cancel(call);
     pair.finish(b"a");
-    assert_eq!(pair.fates(call), [Fate::Reply(echo(b"a"))]);
+    assert_eq!(pair.outcomes(call), [OwnedOutcome::Reply(echo(b"a"))]);
     pair.link().hold_up = false;
     pair.drive();
     assert_eq!(pair.cancels, []);
-    assert_eq!(pair.fates(call).len(), 1);
+    assert_eq!(pair.outcomes(call).len(), 1);
 }
 
 #[test]
@@ -167,9 +168,9 @@ fn c48_a_cancel_of_a_running_call_tells_its_handler_once_and_it_decides() {
     assert_eq!(pair.cancels.len(), 1);
     let key = pair.cancels[0];
     assert!(pair.server.is_cancelled(key));
-    assert_eq!(pair.fate(call), None, "not before the truth is known");
+    assert_eq!(pair.outcome(call), None, "not before the truth is known");
     pair.finish(b"a");
-    assert_eq!(pair.fates(call), [Fate::Reply(echo(b"a"))]);
+    assert_eq!(pair.outcomes(call), [OwnedOutcome::Reply(echo(b"a"))]);
 }
 
 #[test]
@@ -181,7 +182,7 @@ fn c48_a_cancel_while_disconnected_reaches_the_server_after_the_resume() {
     pair.cancel(call);
     pair.reconnect();
     assert_eq!(pair.start(b"a"), Err(Refused(NotExecuted::Cancelled)));
-    assert_eq!(pair.fates(call), [Fate::NotExecuted(NotExecuted::Cancelled)]);
+    assert_eq!(pair.outcomes(call), [OwnedOutcome::NotExecuted(NotExecuted::Cancelled)]);
 }
 
 #[test]
@@ -191,9 +192,9 @@ fn c48_a_cancel_of_a_call_in_doubt_above_h_is_not_executed_without_a_word() {
     let call = pair.call(b"a");
     pair.cut();
     pair.cancel(call);
-    assert_eq!(pair.fate(call), None);
+    assert_eq!(pair.outcome(call), None);
     pair.reconnect();
-    assert_eq!(pair.fates(call), [Fate::NotExecuted(NotExecuted::Cancelled)]);
+    assert_eq!(pair.outcomes(call), [OwnedOutcome::NotExecuted(NotExecuted::Cancelled)]);
     assert_eq!(pair.runs, []);
 }
 
@@ -223,11 +224,11 @@ fn c50_with_all_slots_busy_the_next_call_waits_for_a_slot() {
     let fourth = pair.call_with(0, within(b"4", secs(1)));
     assert_eq!(pair.runs.len(), 2);
     pair.advance(secs(1));
-    assert_eq!(pair.fate(fourth), not_executed(NotExecuted::DeadlinePassed));
+    assert_eq!(pair.outcome(fourth), not_executed(NotExecuted::DeadlinePassed));
     pair.finish(b"2");
     assert_eq!(pair.ran(b"3"), 1);
     pair.finish(b"3");
-    assert_eq!(pair.fate(third), reply(b"3"));
+    assert_eq!(pair.outcome(third), reply(b"3"));
     pair.finish(b"1");
     assert_eq!(pair.ran(b"4"), 0);
 }
@@ -245,8 +246,8 @@ fn c51_tickets_whose_replies_have_come_hold_no_slots_and_still_answer() {
     assert_eq!(pair.client().unsettled(), 0);
     pair.mode = Mode::Echo;
     let next = [pair.call(b"3"), pair.call(b"4")];
-    assert_eq!((pair.fate(next[0]), pair.fate(next[1])), (reply(b"3"), reply(b"4")));
-    assert_eq!((pair.fate(tickets[0]), pair.fate(tickets[1])), (reply(b"1"), reply(b"2")));
+    assert_eq!((pair.outcome(next[0]), pair.outcome(next[1])), (reply(b"3"), reply(b"4")));
+    assert_eq!((pair.outcome(tickets[0]), pair.outcome(tickets[1])), (reply(b"1"), reply(b"2")));
 }
 
 #[test]
@@ -256,11 +257,11 @@ fn c51_a_ticket_settled_without_a_reply_holds_no_slot_even_before_its_event_is_p
     pair.link().hold_up = true;
     let call = pair.call_with(0, within(b"a", secs(1)));
     pair.advance(secs(1));
-    assert_eq!(pair.fate(call), ticket(Unknown::DeadlinePassed));
+    assert_eq!(pair.outcome(call), ticket(Unknown::DeadlinePassed));
     pair.reconnect();
-    assert_eq!(pair.fate(call), not_executed(NotExecuted::DeadlinePassed));
+    assert_eq!(pair.outcome(call), not_executed(NotExecuted::DeadlinePassed));
     let next = pair.call(b"next");
-    assert_eq!(pair.fate(next), reply(b"next"));
+    assert_eq!(pair.outcome(next), reply(b"next"));
 }
 
 #[test]
@@ -272,7 +273,7 @@ fn c61_a_deadline_between_admission_and_start_is_refused_with_one_answer() {
     pair.send(raw, &Frame::Request(short, b"a"));
     pair.advance(ms(100));
     assert_eq!(pair.start(b"a"), Err(Refused(NotExecuted::DeadlinePassed)));
-    let refused = Got::Reply(Status::Refused(NotExecuted::DeadlinePassed), 1, vec![]);
+    let refused = OwnedFrame::Reply(Status::Refused(NotExecuted::DeadlinePassed), 1, vec![]);
     assert_eq!(pair.got(raw), std::slice::from_ref(&refused));
     pair.send(raw, &Frame::Request(header(1, 0), b"a"));
     assert_eq!(pair.got(raw), [refused], "a retry with more time gets the same");
@@ -288,7 +289,7 @@ fn c61_a_cancel_between_admission_and_start_is_refused_with_one_answer() {
     assert_eq!(pair.cancels, [], "there is no handler to tell");
     assert_eq!(pair.withdrawn.len(), 1, "whoever holds its admission may refuse it at once");
     assert_eq!(pair.start(b"a"), Err(Refused(NotExecuted::Cancelled)));
-    assert_eq!(pair.fates(call), [Fate::NotExecuted(NotExecuted::Cancelled)]);
+    assert_eq!(pair.outcomes(call), [OwnedOutcome::NotExecuted(NotExecuted::Cancelled)]);
     assert_eq!(pair.runs, []);
 }
 
@@ -306,7 +307,7 @@ fn s17_the_deadline_counts_from_the_first_admission() {
 }
 
 #[test]
-fn c63_a_call_of_which_only_the_first_byte_was_handed_is_unknown_at_its_deadline() {
+fn c63_a_call_of_which_only_the_first_byte_was_sent_is_unknown_at_its_deadline() {
     let mut pair = Pair::new();
     let now = pair.now;
     let body = vec![1; 10_000];
@@ -320,7 +321,7 @@ fn c63_a_call_of_which_only_the_first_byte_was_handed_is_unknown_at_its_deadline
 }
 
 #[test]
-fn c63_a_call_of_which_no_byte_was_handed_is_not_executed_at_its_deadline() {
+fn c63_a_call_of_which_no_byte_was_sent_is_not_executed_at_its_deadline() {
     let mut pair = Pair::new();
     let now = pair.now;
     let call = pair.client().call(now, within(b"a", secs(1))).unwrap();
@@ -332,21 +333,21 @@ fn c63_a_call_of_which_no_byte_was_handed_is_not_executed_at_its_deadline() {
 }
 
 #[test]
-fn c64_the_end_of_a_call_never_handed_does_not_move_x_above_what_runs() {
+fn c64_the_end_of_a_call_never_sent_does_not_move_x_above_what_runs() {
     let mut pair = Pair::slots(2);
     pair.mode = Mode::Start;
     pair.call(b"1");
     pair.call(b"2");
     let never = pair.call_with(0, within(b"never", secs(1)));
     pair.advance(secs(1));
-    assert_eq!(pair.fate(never), not_executed(NotExecuted::DeadlinePassed));
+    assert_eq!(pair.outcome(never), not_executed(NotExecuted::DeadlinePassed));
     pair.finish(b"2");
     let next = pair.call(b"3");
     assert_eq!(pair.server_errors, []);
     assert_eq!(pair.ran(b"3"), 1);
     pair.finish(b"3");
     pair.finish(b"1");
-    assert_eq!(pair.fate(next), reply(b"3"));
+    assert_eq!(pair.outcome(next), reply(b"3"));
 }
 
 #[test]
@@ -383,12 +384,12 @@ fn c65_calls_that_expire_while_disconnected_free_their_slots_after_the_resume() 
     pair.finish(&[3]);
     assert_eq!(pair.client().unsettled(), 0);
     for (call, n) in calls.iter().zip(0u8..) {
-        assert_eq!(pair.fate(*call), reply(&[n]), "and the tickets tell");
+        assert_eq!(pair.outcome(*call), reply(&[n]), "and the tickets tell");
         assert_eq!(pair.ran(&[n]), 1);
     }
     pair.mode = Mode::Echo;
     let next: Vec<CallId> = (10..14u8).map(|n| pair.call(&[n])).collect();
-    assert!(next.iter().zip(10u8..).all(|(call, n)| pair.fate(*call) == reply(&[n])));
+    assert!(next.iter().zip(10u8..).all(|(call, n)| pair.outcome(*call) == reply(&[n])));
 }
 
 #[test]
@@ -402,7 +403,7 @@ fn c09_a_clock_that_jumps_forward_ends_no_session_whose_connection_lives() {
     assert_eq!(pair.session_id(), session);
     assert_eq!(pair.server.counters().sessions, 1);
     let call = pair.call(b"b");
-    assert_eq!(pair.fate(call), reply(b"b"));
+    assert_eq!(pair.outcome(call), reply(b"b"));
 }
 
 #[test]
@@ -428,7 +429,7 @@ fn s18_a_call_not_wanted_any_more_is_not_sent_when_the_server_says_it_has_not_se
     };
     pair.got_up(link);
     pair.send_down(link, &Frame::Welcome(welcome));
-    assert_eq!(pair.got_up(link), [Got::Ask(number.get())]);
+    assert_eq!(pair.got_up(link), [OwnedFrame::Ask(number.get())]);
     // Its answer and the deadline come in one turn, before anything can be written.
     let not_seen = bytes_of(&Frame::Reply(
         wire::ReplyHeader { status: Status::NotSeen { ask: 1 }, xid: number },
@@ -437,14 +438,14 @@ fn s18_a_call_not_wanted_any_more_is_not_sent_when_the_server_says_it_has_not_se
     let now = pair.now;
     pair.client().handle_data(now, &not_seen).unwrap();
     pair.jump(secs(5));
-    assert_eq!(pair.fate(call), ticket(Unknown::DeadlinePassed));
+    assert_eq!(pair.outcome(call), ticket(Unknown::DeadlinePassed));
     let sent = pair.got_up(link);
-    assert!(!sent.iter().any(|frame| matches!(frame, Got::Request(..))), "{sent:?}");
+    assert!(!sent.iter().any(|frame| matches!(frame, OwnedFrame::Request(..))), "{sent:?}");
     pair.send_down(
         link,
         &Frame::Reply(wire::ReplyHeader { status: Status::NotSeen { ask: 2 }, xid: number }, b""),
     );
-    assert_eq!(pair.fate(call), not_executed(NotExecuted::DeadlinePassed));
+    assert_eq!(pair.outcome(call), not_executed(NotExecuted::DeadlinePassed));
     assert_eq!(pair.client().unsettled(), 0);
 }
 
@@ -457,5 +458,5 @@ fn at_the_end_of_time_nothing_spins() {
     pair.client().handle_timeout(end);
     pair.server.handle_timeout(end);
     pair.drive();
-    assert_eq!(pair.fate(call), ticket(Unknown::DeadlinePassed));
+    assert_eq!(pair.outcome(call), ticket(Unknown::DeadlinePassed));
 }

@@ -1,4 +1,4 @@
-//! The lecture's toy RPC, done right: method 22 adds one, and each call is executed once.
+//! The smallest server and client: method 22 adds one, and each call is executed once.
 //!
 //! `cargo run --example toy` prints `Call(22, 100) -> 101`.
 

@@ -58,6 +58,8 @@ const SERVER: &str = "server";
 const COMMIT: &str = "commit";
 /// The format that this version writes, and the latest that it reads.
 const FORMAT_NUMBER: u32 = 1;
+/// The oldest format that this version reads.
+const FORMAT_OLDEST: u32 = 1;
 /// How files of redb begin.
 const MAGIC: [u8; 9] = *b"redb\x1a\x0a\xa9\x0d\x0a";
 /// Bytes of pages that redb keeps in memory.
@@ -271,10 +273,14 @@ fn open_meta(transaction: &redb::ReadTransaction, kind: &Kind) -> Result<Meta, S
         Err(error) => return Err(cannot_be_read(&error)),
     };
     match field(&meta, FORMAT)?.try_into().map(u32::from_le_bytes) {
-        Ok(FORMAT_NUMBER) => Ok(meta),
+        Ok(known) if (FORMAT_OLDEST..=FORMAT_NUMBER).contains(&known) => Ok(meta),
         Ok(later) if later > FORMAT_NUMBER => Err(format!(
             "it has format {later}, and this version knows formats up to {FORMAT_NUMBER}: \
              use the version of oncewire-ledger-redb that wrote it, or a later one"
+        )),
+        Ok(earlier) if earlier > 0 => Err(format!(
+            "it has format {earlier}, and this version knows formats from {FORMAT_OLDEST}: \
+             let the servers and clients that use it finish with the version that wrote it"
         )),
         _ => Err(format!("its format number is broken: {}", kind.remedy)),
     }

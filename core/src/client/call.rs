@@ -25,7 +25,7 @@ pub struct CallEntry<B> {
     pub(super) fail_fast: bool,
     /// The caller holds the call or its ticket.
     pub(super) listened: bool,
-    /// The caller was told that its fate is unknown, and may hold a ticket.
+    /// `Unknown` was reported for it, and the caller may hold a ticket.
     pub(super) reported: bool,
     /// Why it is not to be executed any more, if it is not.
     pub(super) abandoned: Option<NotExecuted>,
@@ -35,9 +35,9 @@ pub struct CallEntry<B> {
     pub(super) cancelled: bool,
     /// Its owner settles it.
     pub(super) durable: bool,
-    /// It is held and has its final outcome: nothing more is sent of it, and its slot stays taken.
+    /// It is durable and has its final outcome: nothing more is sent of it, and its slot stays taken.
     pub(super) answered: bool,
-    /// The connection on which it was last handed or asked for, and which of the two.
+    /// Whether it was last sent or asked for, and on which connection.
     pub(super) last_sent: LastSent,
     /// The `Ask`s for it.
     pub(super) asks: Asks,
@@ -90,9 +90,9 @@ impl Asks {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "_explore", derive(Hash))]
 pub(super) enum CallState {
-    /// No byte was handed; no xid.
+    /// No byte was sent; no xid.
     Waiting,
-    /// SentCall, or, if it is held, about to be; occupies its slot.
+    /// Sent, or, if it is durable, about to be; occupies its slot.
     Unsettled,
     /// Over; waits for its event to be polled or its last bytes to leave.
     Settled,
@@ -176,7 +176,7 @@ impl<B> CallEntry<B> {
         }
     }
 
-    /// Whether it has its xid, and no byte of it was handed: only of a held call can this be seen (S8).
+    /// Whether it has its xid, and no byte of it was sent: only a durable call is ever so (S8).
     pub(super) fn never_sent(&self) -> bool {
         self.state == CallState::Unsettled
             && self.last_sent == LastSent::Never

@@ -1,4 +1,4 @@
-//! The client's books: which calls wait, which are unsettled, which slot is whose, and what X is.
+//! The table of a client's calls: which wait, which are unsettled, which slot is whose, and what is acknowledged.
 
 use super::Call;
 use super::call::{CallEntry, CallState, EVENT, LastSent, QUEUE, TODO, Todo};
@@ -54,7 +54,7 @@ pub(super) struct CallTable<S: ClientStorage> {
     pub(super) last_xid: u64,
     /// The highest xid settled.
     pub(super) settled_high: u64,
-    /// The highest xid that may be told to the server, in X too: an owner that keeps its calls knows all up to it.
+    /// The highest xid that may be sent to the server, as `acked` too: an owner with a journal has journaled all up to it.
     pub(super) journaled_up_to: u64,
     /// The first call that has its xid and waits for its record.
     pub(super) first_unjournaled: Option<u32>,
@@ -141,9 +141,9 @@ impl<S: ClientStorage> CallTable<S> {
         }
     }
 
-    /// X: everything at or below it is settled (S9). Numbers between settled ones were never used.
+    /// Everything at or below this xid is settled (S9). Numbers between settled ones were never used.
     ///
-    /// Nor does it pass what is recorded: an owner that is restored from its records would use those numbers (S8).
+    /// Nor does it pass what is journaled: an owner that is restored from its journal would use those numbers (S8).
     #[inline]
     pub(super) fn acked(&self) -> u64 {
         match self.unsettled.front().and_then(|index| self.calls.at(index)?.xid) {
@@ -152,7 +152,7 @@ impl<S: ClientStorage> CallTable<S> {
         }
     }
 
-    /// Whether X says less than what is settled.
+    /// Whether something above `acked` is settled.
     #[inline]
     pub(super) fn settled_above(&self, acked: u64) -> bool {
         self.settled_high > acked
@@ -236,7 +236,7 @@ impl<S: ClientStorage> CallTable<S> {
     }
 
     pub(super) fn was_given(&self, xid: Xid) -> bool {
-        // What waits for its record was not handed, and cannot be answered.
+        // What is not journaled yet was not sent, and cannot be answered.
         xid.get() <= self.journaled_up_to
     }
 
@@ -321,7 +321,7 @@ impl<S: ClientStorage> CallTable<S> {
         self.release(index);
     }
 
-    /// Reports that an unsettled call's fate is unknown for now; its id stays valid as a ticket.
+    /// Reports that an unsettled call's outcome is unknown for now; its id stays valid as a ticket.
     pub(super) fn report_unknown(&mut self, index: u32, why: Unknown) {
         let Some(entry) = self.calls.at_mut(index) else { return };
         if entry.listened && !core::mem::replace(&mut entry.reported, true) {
@@ -440,7 +440,7 @@ impl<S: ClientStorage> CallTable<S> {
     }
 
     /// S3: calls of the lost session are unknown for good, but for idempotent ones, which are repeated (S22), and for
-    /// held ones of which no byte was handed.
+    /// durable ones of which no byte was sent.
     pub(super) fn session_lost(&mut self) {
         let mut repeated = List::<QUEUE>::default();
         self.first_unjournaled = None;
@@ -468,7 +468,7 @@ impl<S: ClientStorage> CallTable<S> {
         }
     }
 
-    /// Settles a call of a lost session; the outcome that a held one has stays the one it has.
+    /// Settles a call of a lost session; a durable one keeps the outcome that it has.
     fn lose_call(&mut self, index: u32) {
         let Some(entry) = self.calls.at_mut(index) else { return };
         let why = Unknown::SessionEnded;

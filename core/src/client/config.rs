@@ -26,13 +26,13 @@ pub struct ClientConfig {
     /// Bytes of request bodies pending at once.
     pub pending_bytes_max: usize,
     /// How long the server may be silent, if that is longer than it grants (S20). [`NEVER`](crate::NEVER) is for debugging a
-    /// service: such a client never gives a silent server up, and asks for as much patience as the server allows.
+    /// service: such a client never gives a silent server up, and asks for the longest keepalive that the server allows.
     pub keepalive: Duration,
     /// How long the handshake may take.
     pub handshake_timeout: Duration,
     /// Whether the link loses messages without breaking, and after how long to send again (S27).
     pub resend_after: Option<Duration>,
-    /// Whether the client's owner keeps a journal. Every call is held then: no byte of it is handed before
+    /// Whether the client's owner keeps a journal. Every call is durable then: no byte of it is sent before
     /// [`Client::journaled`](crate::Client::journaled), and it is not settled before
     /// [`Client::settle`](crate::Client::settle); one-way calls are refused. It is so for all calls or for none, because
     /// a client that is restored would give the number of a call that its journal does not know to another one, which

@@ -1,17 +1,16 @@
-//! Calls that their owner keeps on disk, so that they outlive the machine: all those of a [durable](ClientConfig::durable)
-//! client, and none of another.
+//! Durable calls: their owner keeps them in a journal, so that they outlive the machine. All calls of a
+//! [durable](ClientConfig::durable) client are, and none of another.
 //!
-//! A held call passes through its owner's hands twice. Before its first byte is handed it has its xid, and its owner
-//! writes both down; after its answer has come it stays unsettled, so that the server keeps that answer, until its
-//! owner has written that down too:
+//! A durable call is journaled twice: with its xid before its first byte is sent, and with its outcome before it is
+//! settled, so that the server keeps the answer until then:
 //!
 //! ```text
-//!  call ─► poll_unjournaled (xid) ─► [owner writes] ─► recorded ─► handed ─► answer ─► [owner writes] ─► settle
+//!  call ─► poll_unjournaled (xid) ─► [owner writes] ─► journaled ─► sent ─► answer ─► [owner writes] ─► settle
 //! ```
 //!
 //! A machine that is [restored](Client::restore) from what was written resumes the session: what the server never read
-//! is sent again under the same xid, and the rest is asked for (S21). Nothing above what is recorded was ever told to
-//! the server, neither in a request nor in X, so the numbers that a restored machine gives are new (S8).
+//! is sent again under the same xid, and the rest is asked for (S21). Nothing above what is journaled was ever
+//! sent to the server, neither in a request nor as `acked`, so the numbers that a restored machine gives are new (S8).
 
 use super::call::{CallEntry, CallState, LastSent, Todo};
 use super::calls::CallTable;
@@ -21,7 +20,7 @@ use crate::ids::{CallId, MethodId, SessionId, Xid};
 use crate::storage::{Array, Body, ClientStorage, FreeSlots, Places, Table};
 use crate::time::Instant;
 
-/// A held call that has its xid and is to be written down before it is handed.
+/// A durable call that has its xid and must be journaled before it is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UnjournaledCall<'a> {
@@ -68,7 +67,7 @@ impl<S: ClientStorage> Client<S> {
     }
 
     /// A call of the restored session that was recorded and not settled: before the first connection, and in the order
-    /// of xids. A byte of it may have been handed, so it is in doubt until the session is resumed. Its method, flags and
+    /// of xids. A byte of it may have been sent, so it is in doubt until the session is resumed. Its method, flags and
     /// body must be those that were recorded (S10); its timeout counts from now.
     ///
     /// `None` if it cannot be: it comes too late or out of order, its slot is taken, it is one-way, or there is no room.
@@ -82,7 +81,7 @@ impl<S: ClientStorage> Client<S> {
         self.table.restore_call(xid, call, deadline)
     }
 
-    /// The next held call that is to be written down, which has just got its xid. Poll until `None` whenever
+    /// The next durable call to be journaled, which has just been given its xid. Poll until `None` whenever
     /// [`poll_transmit`](Client::poll_transmit) is polled, and then events: what cannot be sent ends there.
     ///
     /// Once it is written, and all those before it, say so with [`journaled`](Client::journaled).
@@ -106,8 +105,8 @@ impl<S: ClientStorage> Client<S> {
         }
     }
 
-    /// Held calls of this session are written down, all up to this xid: they may be handed. Nothing happens if the
-    /// session has ended meanwhile: its calls that were not handed get other numbers in the next one.
+    /// The durable calls of this session up to this xid are journaled and may be sent. Nothing happens if the
+    /// session has ended meanwhile: its calls that were not sent get other numbers in the next one.
     pub fn journaled(&mut self, now: Instant, session: SessionId, up_to: Xid) {
         self.advance_clock(now);
         if self.session.is_none_or(|own| own.id != session) {
@@ -118,8 +117,8 @@ impl<S: ClientStorage> Client<S> {
         self.table.note_journaled(up_to.get(), now_due);
     }
 
-    /// The outcome of a held call is written down, or need not be: the call is settled, and the server may forget its
-    /// answer. Nothing happens to a call that has no final outcome, or is not held.
+    /// The outcome of a durable call is journaled, or need not be: the call is settled, and the server may forget its
+    /// answer. Nothing happens to a call that has no final outcome, or is not durable.
     pub fn settle(&mut self, now: Instant, id: CallId) {
         self.advance_clock(now);
         if self.table.calls.get(id.0).is_some_and(|entry| entry.answered) {
@@ -165,7 +164,7 @@ impl<S: ClientStorage> CallTable<S> {
         Some(id)
     }
 
-    /// All calls up to this xid may be handed; those that could not be before are to be sent if that is `now_due`.
+    /// All calls up to this xid may be sent; those that could not be before are to be sent if that is `now_due`.
     fn note_journaled(&mut self, up_to: u64, now_due: bool) {
         self.journaled_up_to = self.journaled_up_to.max(up_to.min(self.last_xid));
         // A round of S21 that has not come to them yet will.
@@ -182,7 +181,7 @@ impl<S: ClientStorage> CallTable<S> {
         }
     }
 
-    /// A held call has its final outcome: nothing more is sent of it, and its slot stays taken. Returns its id if the
+    /// A durable call has its final outcome: nothing more is sent of it, and its slot stays taken. Returns its id if the
     /// outcome is to be told; `None` if it had one already.
     pub(super) fn answer_durable(&mut self, index: u32) -> Option<CallId> {
         let key = self.calls.key_at(index)?;

@@ -36,7 +36,7 @@ pub enum ClientEvent {
     },
     /// The machine has let go of the connection: close it. A later `handle_disconnected` for it is not needed.
     Disconnect(CloseReason),
-    /// The session is over; what was handed in it is `Unknown` for good, the rest goes on in a new one.
+    /// The session is over; what was sent in it is `Unknown` for good, the rest goes on in a new one.
     SessionLost(SessionEnd),
     /// A call has an outcome. Unless it is `Unknown` with a ticket, or the client is durable, the id is not valid any more.
     Ended {
@@ -69,9 +69,9 @@ pub struct ClientSession {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClientCounters {
-    /// Requests handed, each resend counted.
+    /// Requests sent, each resend counted.
     pub sent: u64,
-    /// Requests handed again.
+    /// Requests sent again.
     pub resends: u64,
     /// Questions about calls in doubt.
     pub asks: u64,

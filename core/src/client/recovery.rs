@@ -7,7 +7,7 @@ use crate::error::SessionEnd;
 use crate::outcome::{NotExecuted, Outcome, Status, Unknown};
 use crate::wire::Welcome;
 
-/// What a client knows of a call of which a byte was handed.
+/// What a client knows of a call of which a byte was sent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SentCall {
     pub(crate) idempotent: bool,
@@ -27,11 +27,11 @@ pub(crate) struct Resumable<'a> {
 
 /// Why a session is over though its server accepts the resume; `None` if it goes on (S3, S7, S32).
 ///
-/// An h above every number that was sent says that another run of this client has used the session since: this one was
+/// A `seen` above every number that was sent says that another run of this client has used the session since: this one was
 /// restored from an old copy of its journal, or cloned. The numbers that it would give are used already, and the server
 /// would answer them with the other run's replies.
 ///
-/// An h below what was answered says nothing: refusals, and acknowledged calls, do not survive a crash of a server with a
+/// A `seen` below what was answered says nothing: refusals, and acknowledged calls, do not survive a crash of a server with a
 /// ledger (S30). That the ledger is an old copy shows in its commit.
 pub(crate) fn check_resumed(known: Resumable<'_>, welcome: &Welcome) -> Option<SessionEnd> {
     let Resumable { session, sent } = known;
@@ -55,11 +55,11 @@ pub(crate) enum Resumed {
     Settle,
 }
 
-/// S21 and S22: `above_h` says that the server never read the call's xid.
-pub(crate) fn resumed(call: SentCall, above_h: bool) -> Resumed {
-    if call.wanted && (above_h || call.idempotent) {
+/// S21 and S22: `above_seen` says that the server never read the call's xid.
+pub(crate) fn resumed(call: SentCall, above_seen: bool) -> Resumed {
+    if call.wanted && (above_seen || call.idempotent) {
         Resumed::SendAgain
-    } else if above_h {
+    } else if above_seen {
         Resumed::Settle
     } else {
         Resumed::Ask
@@ -83,7 +83,7 @@ pub(crate) fn repeated(call: SentCall) -> Repeated {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer<'d> {
     Settle(Outcome<'d>),
-    /// The server has nothing: as if above h.
+    /// The server has nothing: as if it were above `seen`.
     SendAgain,
 }
 

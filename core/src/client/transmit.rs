@@ -27,7 +27,7 @@ pub(super) struct Output {
     ping: bool,
     /// Our `Goodbye`, if it was sent, is to be said again (S27). It counts as sent all the same: no request follows it.
     goodbye_again: bool,
-    /// When what is settled above X is to be acknowledged (S16).
+    /// When what is settled above `acked` is to be acknowledged (S16).
     pub(super) ack_at: Instant,
     /// Bytes of the replies so settled.
     pub(super) ack_owed_bytes: usize,
@@ -91,8 +91,9 @@ enum Step {
 
 impl<S: ClientStorage> Client<S> {
     /// Writes what is to be sent at the front of `out` and returns its length; `None` when there is nothing to send.
-    /// Bytes so written count as handed. Poll until `None` after every other `&mut self` call. Held calls leave only once
-    /// [`poll_unjournaled`](Client::poll_unjournaled) has given them out and [`journaled`](Client::journaled) was said of them.
+    /// Bytes so written count as sent. Poll until `None` after every other `&mut self` call. Durable calls leave only once
+    /// [`poll_unjournaled`](Client::poll_unjournaled) has returned them and [`journaled`](Client::journaled) has covered
+    /// them.
     ///
     /// `out` must hold at least [`wire::CONTROL_LEN_MAX`] bytes: in a shorter one, some frames never fit.
     #[inline]
@@ -201,13 +202,13 @@ impl<S: ClientStorage> Client<S> {
             return Step::More;
         }
         if entry.xid.is_some_and(|xid| xid.get() > self.table.journaled_up_to) {
-            // Neither it nor any after it was ever handed.
+            // Neither it nor any after it was ever sent.
             self.table.resume_at = None;
             return Step::More;
         }
-        let above_h = entry.xid.is_some_and(|xid| xid.get() > self.seen);
+        let above_seen = entry.xid.is_some_and(|xid| xid.get() > self.seen);
         let cancelled = entry.cancelled;
-        let sent = match recovery::resumed(entry.sent_call(), above_h) {
+        let sent = match recovery::resumed(entry.sent_call(), above_seen) {
             Resumed::SendAgain => self.send_request(index, out),
             Resumed::Ask => self.send_ask(index, out),
             Resumed::Settle => {
@@ -281,7 +282,7 @@ impl<S: ClientStorage> Client<S> {
         if self.send_request(index, out) { Step::More } else { Step::Stop }
     }
 
-    /// Why a call that waits cannot be handed, if it cannot.
+    /// Why a call that waits cannot be sent, if it cannot.
     #[inline]
     pub(super) fn unfit(&self, entry: &CallEntry<S::Body>) -> Option<NotExecuted> {
         let granted = self.session.map_or(0, |session| session.grants.request_len_max);
@@ -294,7 +295,7 @@ impl<S: ClientStorage> Client<S> {
         }
     }
 
-    /// Begins to hand a request; false if there is no room for its beginning.
+    /// Begins to send a request; false if there is no room for its beginning.
     #[inline]
     fn send_request(&mut self, index: u32, out: &mut FrameWriter<'_>) -> bool {
         let acked = self.table.acked();
@@ -355,7 +356,7 @@ impl<S: ClientStorage> Client<S> {
     }
 
     /// After [`poll_transmit`](Client::poll_transmit): the rest of the frame that is leaving, if it is in shared memory.
-    /// It counts as handed whole. Send it before anything else, without copying it.
+    /// It counts as sent whole. Send it before anything else, without copying it.
     #[cfg(feature = "alloc")]
     pub fn take_shared_tail(&mut self) -> Option<bytes::Bytes> {
         let partial = self.output.partial.as_ref()?;
@@ -390,7 +391,7 @@ impl<S: ClientStorage> Client<S> {
         }
     }
 
-    /// A frame that carries X is leaving.
+    /// A frame that carries `acked` is being sent.
     fn note_acked(&mut self, acked: u64) {
         if !self.table.settled_above(acked) {
             self.output.ack_at = Instant::FAR_FUTURE;
@@ -412,7 +413,7 @@ impl<S: ClientStorage> Client<S> {
             || (self.output.ack_at != Instant::FAR_FUTURE && self.wants_goodbye())
     }
 
-    /// S9: X, and a bit for each slot of which everything is settled; 64 slots a frame.
+    /// S9: `acked`, and a bit for each slot of which everything is settled; 64 slots a frame.
     fn send_ack(&mut self, out: &mut FrameWriter<'_>) -> Step {
         let acked = self.table.acked();
         let above = self.table.settled_above(acked);

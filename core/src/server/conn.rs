@@ -61,7 +61,7 @@ pub(super) struct IncomingFrame {
 #[derive(Debug, Default)]
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub(super) struct PendingControl {
-    /// It was handed before, but may be lost (S27).
+    /// It was sent before, but may be lost (S27).
     pub(super) welcome_again: bool,
     pub(super) refuse: Option<Refuse>,
     pub(super) pong: bool,
@@ -75,7 +75,7 @@ impl PendingControl {
     }
 }
 
-/// A reply of which a byte was handed.
+/// A reply of which a byte was sent.
 #[derive(Debug)]
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub(super) struct PartialFrame<B> {
@@ -171,7 +171,7 @@ impl<B> Conn<B> {
     }
 }
 
-/// How far a connection has come. Nothing but `Hello` is taken before it is up: a request that was let in together with
+/// How far a connection has come. Nothing but `Hello` is taken before it is up: a request that was admitted together with
 /// the `Hello` was executed in a session of which no record was stable, and the same bytes on another connection
 /// executed it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,7 +18,7 @@ pub(crate) enum Arrival {
 /// What the server knows of a slot.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SlotView {
-    /// The last xid let in or refused on it; 0 if none.
+    /// The last xid admitted or refused on it; 0 if none.
     pub(crate) xid: u64,
     /// That call's digest.
     pub(crate) digest: u64,
@@ -31,7 +31,7 @@ impl SlotView {
     pub(crate) const UNUSED: SlotView = SlotView { xid: 0, digest: 0, discarded: true };
 }
 
-/// S10, for a request with `xid` and `digest` after X was brought up to `acked`.
+/// S10, for a request with `xid` and `digest` after everything up to `acked` was acknowledged.
 pub(crate) fn classify_request(acked: u64, slot: SlotView, xid: u64, digest: u64) -> Arrival {
     if xid <= acked || xid < slot.xid {
         Arrival::Stale
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn a_request_is_stale_a_duplicate_a_false_retry_or_new() {
-        assert_eq!(classify_request(9, KEPT, 9, 77), Arrival::Stale, "at X");
+        assert_eq!(classify_request(9, KEPT, 9, 77), Arrival::Stale, "at acked");
         assert_eq!(classify_request(0, KEPT, 5, 77), Arrival::Stale, "below the slot's xid");
         assert_eq!(
             classify_request(0, DISCARDED, 9, 77),

@@ -36,13 +36,13 @@ pub struct ServerCounters {
     pub kept_bytes: u64,
     /// Of these, bytes of replies that are acknowledged, but have not left yet.
     pub half_sent_bytes: u64,
-    /// Bytes of the requests of calls that are let in or running now.
+    /// Bytes of the requests of calls that are admitted or running now.
     pub request_bytes: u64,
     /// Bytes set aside for long requests that are on their way now.
     pub coming_bytes: u64,
     /// Bytes of tables of slots now.
     pub table_bytes: u64,
-    /// Calls let in or running now.
+    /// Calls admitted or running now.
     pub running: u64,
     /// Calls admitted since the start.
     pub admitted: u64,
@@ -54,7 +54,7 @@ pub struct ServerCounters {
     pub stale: u64,
     /// Questions answered.
     pub asks: u64,
-    /// Replies handed, each resend counted.
+    /// Replies sent, each resend counted.
     pub replies: u64,
     /// Sessions resumed.
     pub resumes: u64,

@@ -38,7 +38,7 @@ impl CallKey {
     }
 }
 
-/// The right to start a call that was let in.
+/// The right to start a call that was admitted.
 ///
 /// Give it to [`Server::start`] or [`Server::refuse`]: losing it pins the call's slot until its session ends.
 #[derive(Debug)]
@@ -234,14 +234,14 @@ impl<T: ServerStorage> Server<T> {
         self.conclude(running.key, SlotState::Running, |_| (refused(why), Payload::EMPTY));
     }
 
-    /// Whether a client no longer wants a call that is let in or runs.
+    /// Whether a client no longer wants a call that is admitted or runs.
     pub fn is_cancelled(&self, key: CallKey) -> bool {
         self.live_session(key.session())
             .and_then(|index| self.sessions.at(index)?.calls.get()?.slots.at(key.slot))
             .is_some_and(|slot| slot.xid == key.xid.get() && slot.cancelled)
     }
 
-    /// Whether somebody waits for a call that is let in or runs: it was not cancelled, the lease of its session is not
+    /// Whether somebody waits for a call that is admitted or runs: it was not cancelled, the lease of its session is not
     /// over, and neither is the grace of a drain. False for a call that has finished.
     pub fn is_wanted(&self, key: CallKey) -> bool {
         if self.drain.as_ref().is_some_and(|drain| drain.over) {
@@ -263,7 +263,7 @@ impl<T: ServerStorage> Server<T> {
         (slot.xid == key.xid.get()).then_some((session.id, slot.digest))
     }
 
-    /// The calls of a session that are let in, run, or are kept, by xid: of all others a ledger may forget its record.
+    /// The calls of a session that are admitted, run, or are kept, by xid: of all others a ledger may forget its record.
     pub fn held_calls(&self, session: SessionKey) -> impl Iterator<Item = Xid> {
         let index = self.live_session(session);
         let calls = index.and_then(|index| self.sessions.at(index)?.calls.get());
@@ -332,7 +332,7 @@ impl<T: ServerStorage> Server<T> {
         }
     }
 
-    /// Records the end of a call that was let in or ran, and sends it if its client listens.
+    /// Records the end of a call that was admitted or ran, and sends it if its client listens.
     pub(super) fn finish<'a>(
         &mut self,
         index: u32,

@@ -21,9 +21,9 @@ pub struct SessionRecord {
     pub principal: Principal,
     /// What it was granted.
     pub grants: Grants,
-    /// h, or less.
+    /// The highest xid read in it, or less.
     pub seen: u64,
-    /// X, or less.
+    /// What its client has acknowledged, or less.
     pub acked: u64,
 }
 

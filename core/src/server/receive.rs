@@ -30,8 +30,8 @@ pub enum Incoming<'d> {
     Request(Request<'d>),
     /// A call that runs is no longer wanted: its handler may stop, or not (S19).
     Cancel(CallKey),
-    /// A call that was let in and has not been started is no longer wanted. Whoever keeps its admission for later can
-    /// refuse it now; if nobody does, [`Server::start`] will.
+    /// A call that was admitted and has not been started is no longer wanted. An owner that keeps its admission for later
+    /// can refuse it now; otherwise [`Server::start`] will.
     Withdrawn(CallKey),
 }
 
@@ -407,7 +407,7 @@ impl<T: ServerStorage> Server<T> {
 }
 
 impl<T: ServerStorage> SessionView<'_, T> {
-    /// What a request is, as if its X were brought up already.
+    /// What a request is, as if its `acked` had been taken in already.
     ///
     /// # Errors
     /// What shows that it comes from a wrong client.

@@ -85,7 +85,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
         calls.slots.at_or_grow(slot_number);
     }
 
-    /// S16: nothing is kept and nothing can come that X does not judge: the session goes back to a few words.
+    /// S16: nothing is kept and nothing can come that `acked` does not judge: the session goes back to a few words.
     pub(super) fn release_if_idle(&mut self) {
         let session = &mut *self.session;
         let calls = session.calls.get().filter(|calls| calls.is_empty());
@@ -124,7 +124,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
         true
     }
 
-    /// Puts a call among those that are held, as one that is let in.
+    /// Puts a call among those that are held, as one that is admitted.
     #[inline]
     pub(super) fn hold(&mut self, slot_number: u32) {
         let Some(calls) = self.session.calls.get_mut() else { return };
@@ -198,7 +198,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
         self.counters.kept_bytes += u64::from(bytes);
     }
 
-    /// S9: brings X up to `acked` and discards what it covers.
+    /// S9: takes in `acked` and discards what it covers.
     ///
     /// # Errors
     /// If it covers a call that runs; nothing is changed then (S10).
@@ -294,7 +294,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
         self.counters.kept_bytes -= bytes;
     }
 
-    /// Records the end of a call that was let in or ran, and sends it if its client listens.
+    /// Records the end of a call that was admitted or ran, and sends it if its client listens.
     #[inline]
     pub(super) fn finish<'a>(
         &mut self,
@@ -366,7 +366,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
     /// S22: no body is kept for an idempotent call; only that it is done.
     ///
     /// On a lossy link it is kept (S27): there the repetition comes while the first reply may be under way, and if it
-    /// ran, the client's X could cover it.
+    /// ran, the client's `acked` could cover it.
     pub(super) fn forget_idempotent(&mut self, slot_number: u32) {
         if self.config.lossy {
             return;

@@ -15,9 +15,9 @@ use crate::wire::Grants;
 pub struct Session<T: ServerStorage> {
     pub(super) id: SessionId,
     pub(super) calls: T::LazyCalls,
-    /// X.
+    /// Everything up to here is acknowledged (S9).
     pub(super) acked: u64,
-    /// h.
+    /// The highest xid read.
     pub(super) seen: u64,
     /// When it lost its connection.
     pub(super) disconnected_at: Instant,
@@ -131,7 +131,7 @@ impl<T: ServerStorage> Session<T> {
         self.calls.get().map_or(0, |calls| calls.running)
     }
 
-    /// Whether no call is let in, runs or is kept, and no answer waits to be sent.
+    /// Whether no call is admitted, runs or is kept, and no answer waits to be sent.
     pub(super) fn holds_nothing(&self) -> bool {
         self.calls.get().is_none_or(|calls| calls.held.is_empty() && calls.out.is_empty())
     }
@@ -143,17 +143,17 @@ impl<T: ServerStorage> Session<T> {
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub struct Calls<T: ServerStorage> {
     pub(super) slots: T::Slots,
-    /// Slots with a call that is let in, runs, or is kept.
+    /// Slots with a call that is admitted, runs, or is kept.
     pub(super) held: Held,
     /// Slots with something to send.
     pub(super) out: List<OUT>,
-    /// Calls let in or running.
+    /// Calls admitted or running.
     pub(super) running: u32,
     /// Bytes of `slots` on the heap.
     pub(super) table_bytes: u32,
     /// Bytes kept or reserved.
     pub(super) kept_bytes: u64,
-    /// Bytes of the requests of calls that are let in or run.
+    /// Bytes of the requests of calls that are admitted or run.
     pub(super) request_bytes: u64,
 }
 

@@ -11,7 +11,7 @@ use crate::time::Instant;
 #[derive(Debug)]
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub struct Slot<B> {
-    /// The last xid let in or refused; 0 if none.
+    /// The last xid admitted or refused; 0 if none.
     pub(super) xid: u64,
     pub(super) digest: u64,
     /// When the call may no longer be started.
@@ -29,7 +29,7 @@ pub struct Slot<B> {
     pub(super) epoch: u32,
     /// Bytes counted for it: reserved while it runs, the body's length when it is kept.
     pub(super) bytes: u32,
-    /// Bytes of its request, while it is let in or runs.
+    /// Bytes of its request, while it is admitted or runs.
     pub(super) request_bytes: u32,
     pub(super) state: SlotState,
     pub(super) idempotent: bool,

@@ -104,7 +104,7 @@ impl<T: ServerStorage> Server<T> {
         let timeout = self.frame_timeout(conn.session);
         let now = self.now;
         match self.conns.at_mut(index).and_then(|conn| conn.incoming.as_mut()) {
-            // A session that asked for patience is judged again when others are; only others are judged to the moment.
+            // A session with a longer keepalive is judged again when others are; only those are judged to the moment.
             Some(frame) if self.receiving.front() == Some(index) && frame.since + timeout > now => {
                 frame.judged = now;
                 self.receiving.unlink(&mut self.conns, index);

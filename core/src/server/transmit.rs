@@ -210,7 +210,7 @@ impl<T: ServerStorage> Server<T> {
     }
 
     /// After [`poll_transmit`](Server::poll_transmit): the rest of the frame that is leaving on a connection, if it is in
-    /// shared memory. It counts as handed whole. Send it before anything else, without copying it, and poll this
+    /// shared memory. It counts as sent whole. Send it before anything else, without copying it, and poll this
     /// connection's transmit again only when it has left: until then its bytes stay counted as kept (S11).
     #[cfg(feature = "alloc")]
     pub fn take_shared_tail(&mut self, conn: ConnId) -> Option<bytes::Bytes> {

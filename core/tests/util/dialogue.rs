@@ -3,7 +3,7 @@
 use oncewire_core::wire::{Frame, Role};
 use oncewire_core::*;
 
-use super::words::frames;
+use super::outcomes::frames;
 use super::*;
 
 impl Pair {
@@ -37,22 +37,22 @@ impl Pair {
     }
 
     /// The newest outcome of a call of the first client.
-    pub fn fate(&self, id: CallId) -> Option<Fate> {
-        self.fate_at(0, id)
+    pub fn outcome(&self, id: CallId) -> Option<OwnedOutcome> {
+        self.outcome_at(0, id)
     }
 
-    pub fn fate_at(&self, at: usize, id: CallId) -> Option<Fate> {
-        self.fates_at(at, id).pop()
+    pub fn outcome_at(&self, at: usize, id: CallId) -> Option<OwnedOutcome> {
+        self.outcomes_at(at, id).pop()
     }
 
     /// All outcomes that a call has had.
-    pub fn fates(&self, id: CallId) -> Vec<Fate> {
-        self.fates_at(0, id)
+    pub fn outcomes(&self, id: CallId) -> Vec<OwnedOutcome> {
+        self.outcomes_at(0, id)
     }
 
-    pub fn fates_at(&self, at: usize, id: CallId) -> Vec<Fate> {
-        let all = self.peers[at].fates.iter();
-        all.filter(|(call, _)| *call == id).map(|(_, fate)| fate.clone()).collect()
+    pub fn outcomes_at(&self, at: usize, id: CallId) -> Vec<OwnedOutcome> {
+        let all = self.peers[at].outcomes.iter();
+        all.filter(|(call, _)| *call == id).map(|(_, outcome)| outcome.clone()).collect()
     }
 
     pub fn events(&self) -> &[ClientEvent] {
@@ -91,14 +91,14 @@ impl Pair {
 
     // The server's handlers.
 
-    pub fn let_in(&mut self, body: &[u8]) -> LetIn {
-        let at = self.let_in.iter().position(|call| call.body == body).expect("let in");
-        self.let_in.remove(at)
+    pub fn admitted(&mut self, body: &[u8]) -> LetIn {
+        let at = self.admitted.iter().position(|call| call.body == body).expect("admitted");
+        self.admitted.remove(at)
     }
 
-    /// Starts a call that was let in; the test answers it.
+    /// Starts a call that was admitted; the test answers it.
     pub fn start(&mut self, body: &[u8]) -> Result<(), Refused> {
-        let call = self.let_in(body);
+        let call = self.admitted(body);
         let key = call.admission.key();
         let session = self.server.record_of(key).map(|(session, _)| session);
         let result = self.server.start(self.now, call.admission).map(|running| {
@@ -135,7 +135,7 @@ impl Pair {
     }
 
     pub fn refuse(&mut self, body: &[u8], why: NotExecuted) {
-        let call = self.let_in(body);
+        let call = self.admitted(body);
         self.server.refuse(self.now, call.admission, why);
         self.drive();
     }
@@ -163,13 +163,13 @@ impl Pair {
     }
 
     /// Reads all frames that have come to the client of a raw link.
-    pub fn got(&mut self, raw: usize) -> Vec<Got> {
+    pub fn got(&mut self, raw: usize) -> Vec<OwnedFrame> {
         let bytes = std::mem::take(&mut self.links[raw].down).into();
         frames(bytes, Role::Server)
     }
 
     /// Reads all frames that have come to the server of a link by hand.
-    pub fn got_up(&mut self, link: usize) -> Vec<Got> {
+    pub fn got_up(&mut self, link: usize) -> Vec<OwnedFrame> {
         let bytes = std::mem::take(&mut self.links[link].up).into();
         frames(bytes, Role::Client)
     }

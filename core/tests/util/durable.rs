@@ -28,7 +28,7 @@ fn durable_with(server: ServerConfig) -> Pair {
 #[derive(Clone, Debug)]
 pub struct Kept {
     pub body: Vec<u8>,
-    pub outcome: Option<Fate>,
+    pub outcome: Option<OwnedOutcome>,
 }
 
 /// What an owner keeps.
@@ -88,7 +88,7 @@ pub fn restart(pair: &mut Pair, disk: &Disk) -> BTreeMap<u64, CallId> {
     }
     let peer = &mut pair.peers[0];
     peer.client = client;
-    peer.fates.clear();
+    peer.outcomes.clear();
     peer.events.clear();
     calls
 }

@@ -7,25 +7,25 @@
 //! | file | what it has |
 //! |---|---|
 //! | `mod.rs` | methods, numbers, chance |
-//! | `words.rs` | outcomes and frames in a form that a test compares, and frames by hand |
+//! | `outcomes.rs` | outcomes and frames in a form that a test compares, and frames by hand |
 //! | `pair.rs` | what a [`Pair`] is made of; connections, cuts, restarts |
 //! | `durable.rs` | a durable client's disk, and its death |
 //! | `dialogue.rs` | calls, handlers, and frames that the test plays |
-//! | `motion.rs` | time, and how bytes move |
+//! | `delivery.rs` | time, and how bytes move |
 
 #![allow(dead_code, unreachable_pub)]
 
+mod delivery;
 mod dialogue;
 pub mod durable;
-mod motion;
+mod outcomes;
 mod pair;
-mod words;
 
 use std::time::Duration;
 
 use oncewire_core::*;
+pub use outcomes::*;
 pub use pair::*;
-pub use words::*;
 
 /// Answers with its arguments.
 pub const ECHO: MethodId = MethodId::of("test.echo");

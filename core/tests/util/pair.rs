@@ -18,7 +18,7 @@ pub enum Mode {
     Hold,
 }
 
-/// A call that was let in and waits for the test.
+/// A call that was admitted and waits for the test.
 #[derive(Debug)]
 pub struct LetIn {
     pub admission: Admission,
@@ -100,7 +100,7 @@ pub struct Peer {
     pub client: Client<Heap>,
     pub link: Option<usize>,
     pub principal: Principal,
-    pub fates: Vec<(CallId, Fate)>,
+    pub outcomes: Vec<(CallId, OwnedOutcome)>,
     pub events: Vec<ClientEvent>,
     pub errors: Vec<ProtocolError>,
 }
@@ -113,7 +113,7 @@ pub struct Pair {
     pub client_config: ClientConfig,
     pub links: Vec<Link>,
     pub mode: Mode,
-    pub let_in: Vec<LetIn>,
+    pub admitted: Vec<LetIn>,
     pub started: Vec<Started>,
     /// Every execution, in order, by any server.
     pub runs: Vec<Run>,
@@ -165,7 +165,7 @@ impl Pair {
             client_config: client,
             links: Vec::new(),
             mode: Mode::Echo,
-            let_in: Vec::new(),
+            admitted: Vec::new(),
             started: Vec::new(),
             runs: Vec::new(),
             cancels: Vec::new(),
@@ -200,7 +200,7 @@ impl Pair {
             client: Client::new(config),
             link: None,
             principal,
-            fates: Vec::new(),
+            outcomes: Vec::new(),
             events: Vec::new(),
             errors: Vec::new(),
         });
@@ -271,7 +271,7 @@ impl Pair {
     fn raw_hello(&mut self, raw: usize, resume: Option<(SessionId, u64)>) -> Welcome {
         self.send(raw, &hello(resume));
         match self.got(raw).as_slice() {
-            [Got::Welcome(welcome)] => *welcome,
+            [OwnedFrame::Welcome(welcome)] => *welcome,
             other => panic!("no welcome: {other:?}"),
         }
     }
@@ -390,7 +390,7 @@ impl Pair {
         for number in 0..self.links.len() {
             self.cut_link(number);
         }
-        self.let_in.clear();
+        self.admitted.clear();
         self.started.clear();
         self.cancels.clear();
         self.withdrawn.clear();

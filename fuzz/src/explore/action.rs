@@ -157,8 +157,9 @@ impl World {
     fn dials(&self, p: usize, out: &mut Vec<Action>) {
         let session = self.peers[p].client.session();
         for h in 0..self.hosts.len() {
-            // A draining server opens no sessions; who asks again and again is told so again and again.
-            let refused = self.hosts[h].draining && session.is_none();
+            // A draining server opens no sessions, and a drained one does not listen: a client that tried again would
+            // meet the same refusal without end.
+            let refused = self.hosts[h].draining && session.is_none() || self.hosts[h].drained;
             let home = session.is_none_or(|session| session.server.to_bytes()[0] == h as u8 + 1);
             if !refused && (home || self.left.strays > 0) {
                 out.push(Action::Dial(p, h));

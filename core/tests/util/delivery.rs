@@ -66,7 +66,7 @@ impl Pair {
             moved = true;
             peer.events.push(event);
             match event {
-                ClientEvent::Ended { call, outcome } => peer.fates.push((call, outcome.into())),
+                ClientEvent::Ended { call, outcome } => peer.outcomes.push((call, outcome.into())),
                 ClientEvent::Disconnect(_) => {
                     if let Some(link) = peer.link.take() {
                         self.links[link].client_open = false;
@@ -201,13 +201,13 @@ impl Pair {
 
     fn take_in(&mut self, call: LetIn) {
         let body = call.body.clone();
-        self.let_in.push(call);
+        self.admitted.push(call);
         if self.mode == Mode::Hold {
             return;
         }
-        let call = self.let_in.pop().expect("just pushed");
+        let call = self.admitted.pop().expect("just pushed");
         let key = call.admission.key();
-        let session = self.server.record_of(key).expect("just let in").0;
+        let session = self.server.record_of(key).expect("just admitted").0;
         let Ok(running) = self.server.start(self.now, call.admission) else { return };
         let (xid, method) = (key.xid().get(), call.method);
         self.runs.push(Run { session, xid, method, body: body.clone() });
@@ -248,7 +248,7 @@ impl Pair {
                 Ok(received) => {
                     taken += received.consumed;
                     let Some(reply) = received.item else { break };
-                    peer.fates.push((reply.call, reply.outcome.into()));
+                    peer.outcomes.push((reply.call, reply.outcome.into()));
                 }
             }
         }

@@ -27,12 +27,12 @@ fn c27_at_the_memory_limit_new_calls_are_refused_and_nothing_kept_is_lost() {
         assert_eq!(pair.kept(), 101, "what is kept, not what was reserved");
         pair.got(raw);
         pair.send(raw, &request(2, 0, b"no room"));
-        let refused = Got::Reply(Status::Refused(NotExecuted::Overloaded), 2, vec![]);
+        let refused = OwnedFrame::Reply(Status::Refused(NotExecuted::Overloaded), 2, vec![]);
         assert_eq!(pair.got(raw), [refused]);
         assert_eq!(pair.ran(b"no room"), 0);
         let (raw, _) = pair.raw_resume(welcome.session, 0);
         pair.send(raw, &Frame::Ask(xid(1), 1));
-        assert_eq!(pair.got(raw), [Got::Reply(Status::Done, 1, echo(&[b'x'; 98]))]);
+        assert_eq!(pair.got(raw), [OwnedFrame::Reply(Status::Done, 1, echo(&[b'x'; 98]))]);
         pair.send(raw, &request(3, 2, b"room again"));
         assert_eq!(pair.ran(b"room again"), 1);
     }
@@ -54,7 +54,7 @@ fn c27_one_principal_at_its_limit_does_not_keep_another_out() {
     pair.connect(third);
     pair.drive();
     let refused = pair.call_with(third, Call::new(ECHO, b"alice too"));
-    assert_eq!(pair.fate_at(third, refused), not_executed(NotExecuted::Overloaded));
+    assert_eq!(pair.outcome_at(third, refused), not_executed(NotExecuted::Overloaded));
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn c27_a_reply_too_large_is_executed_without_a_body() {
     pair.mode = Mode::Start;
     let call = pair.call(b"a");
     pair.finish_with(b"a", &vec![7; (64 << 10) + 1]);
-    assert_eq!(pair.fate(call), Some(Fate::NoReply(NoReply::ReplyTooLarge)));
+    assert_eq!(pair.outcome(call), Some(OwnedOutcome::NoReply(NoReply::ReplyTooLarge)));
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn c28_a_kept_reply_outlives_every_time_limit_while_its_session_lives() {
     }
     pair.got(raw);
     pair.send(raw, &request(1, 0, b"a"));
-    assert_eq!(pair.got(raw), [Got::Reply(Status::Done, 1, echo(b"a"))]);
+    assert_eq!(pair.got(raw), [OwnedFrame::Reply(Status::Done, 1, echo(b"a"))]);
     assert_eq!(pair.ran(b"a"), 1);
 }
 
@@ -114,7 +114,7 @@ fn c29_control_frames_are_never_kept_and_never_use_an_xid() {
     ] {
         pair.send(raw, &frame);
     }
-    assert_eq!(pair.got(raw), [Got::Pong]);
+    assert_eq!(pair.got(raw), [OwnedFrame::Pong]);
     assert_eq!((pair.kept(), pair.server.counters().admitted), (0, 0));
     assert_eq!(pair.raw_resume(welcome.session, 0).1.seen, 0);
 }
@@ -145,7 +145,7 @@ fn c30_a_handler_that_finishes_after_its_session_was_dropped_leaks_nothing() {
     pair.drive();
     assert_eq!((pair.kept(), pair.server.counters().running), (0, 0));
     let next = pair.call(b"next");
-    assert_eq!(pair.fate(next), reply(b"next"));
+    assert_eq!(pair.outcome(next), reply(b"next"));
 }
 
 #[test]
@@ -211,7 +211,7 @@ fn c67_a_session_that_was_granted_more_than_the_server_now_grants_is_honoured() 
     pair.restart_server_with_ledger();
     pair.reconnect();
     for (call, n) in calls.iter().zip(0u8..) {
-        assert_eq!(pair.fate(*call), reply(&[n]), "four slots, no collision");
+        assert_eq!(pair.outcome(*call), reply(&[n]), "four slots, no collision");
     }
     assert_eq!(pair.client().session().unwrap().grants.slots, 4);
 }

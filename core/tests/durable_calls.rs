@@ -12,7 +12,7 @@ use util::durable::*;
 use util::*;
 
 #[test]
-fn a_held_call_is_not_handed_before_it_is_recorded() {
+fn a_durable_call_is_not_sent_before_it_is_recorded() {
     let mut pair = durable();
     let mut disk = Disk::default();
     let a = pair.call(b"a");
@@ -24,10 +24,10 @@ fn a_held_call_is_not_handed_before_it_is_recorded() {
     assert_eq!(pair.runs, [], "written, and the machine was not told");
     let later = pair.call(b"later");
     say_recorded(&mut pair, &disk);
-    let fates = [pair.fate(a), pair.fate(b), pair.fate(later)];
-    assert_eq!(fates, [reply(b"a"), reply(b"b"), None]);
+    let outcomes = [pair.outcome(a), pair.outcome(b), pair.outcome(later)];
+    assert_eq!(outcomes, [reply(b"a"), reply(b"b"), None]);
     record(&mut pair, &mut disk);
-    assert_eq!(pair.fate(later), reply(b"later"));
+    assert_eq!(pair.outcome(later), reply(b"later"));
 }
 
 #[test]
@@ -54,7 +54,7 @@ fn an_answer_to_a_call_that_is_not_recorded_yet_is_a_protocol_error() {
     pair.send_down(link, &Frame::Reply(header, b"a lie"));
     let number = disk.xid_last;
     assert_eq!(pair.peers[0].errors, [ProtocolError::UnexpectedAnswer { xid: number }]);
-    assert_eq!(pair.fate(call), None);
+    assert_eq!(pair.outcome(call), None);
 }
 
 #[test]
@@ -63,20 +63,20 @@ fn an_answer_is_kept_by_the_server_until_its_call_is_settled() {
     let mut disk = Disk::default();
     let call = pair.call(b"a");
     record(&mut pair, &mut disk);
-    assert_eq!(pair.fates(call), [Fate::Reply(echo(b"a"))]);
+    assert_eq!(pair.outcomes(call), [OwnedOutcome::Reply(echo(b"a"))]);
     for _ in 0..20 {
         let later = pair.call(b"later");
         record(&mut pair, &mut disk);
         settle(&mut pair, later);
     }
     pair.advance(secs(5));
-    assert_eq!(pair.kept(), echo(b"a").len() as u64, "neither X nor a bit nor another xid");
+    assert_eq!(pair.kept(), echo(b"a").len() as u64, "neither `acked` nor a bit nor another xid");
     assert_eq!(pair.client().unsettled(), 1);
     settle(&mut pair, call);
     pair.advance(secs(1));
     assert_eq!((pair.kept(), pair.client().unsettled()), (0, 0));
     pair.reconnect();
-    assert_eq!(pair.fates(call).len(), 1, "one outcome");
+    assert_eq!(pair.outcomes(call).len(), 1, "one outcome");
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn an_answered_call_is_neither_asked_for_nor_sent_again_nor_given_up() {
     pair.reconnect();
     let counters = pair.client().counters();
     assert_eq!((counters.asks, counters.resends), (0, 0));
-    assert_eq!(pair.fates(call), [Fate::Reply(echo(b"a"))]);
+    assert_eq!(pair.outcomes(call), [OwnedOutcome::Reply(echo(b"a"))]);
     assert_eq!(pair.kept(), echo(b"a").len() as u64);
     pair.forget(call);
     pair.advance(secs(1));
@@ -99,7 +99,7 @@ fn an_answered_call_is_neither_asked_for_nor_sent_again_nor_given_up() {
 }
 
 #[test]
-fn a_held_call_that_has_no_answer_cannot_be_settled() {
+fn a_durable_call_that_has_no_answer_cannot_be_settled() {
     let mut pair = durable();
     let mut disk = Disk::default();
     pair.mode = Mode::Start;
@@ -107,11 +107,11 @@ fn a_held_call_that_has_no_answer_cannot_be_settled() {
     record(&mut pair, &mut disk);
     settle(&mut pair, call);
     pair.finish(b"a");
-    assert_eq!(pair.fate(call), reply(b"a"));
+    assert_eq!(pair.outcome(call), reply(b"a"));
 }
 
 #[test]
-fn a_numbered_call_that_is_given_up_before_it_is_handed_is_not_executed() {
+fn a_numbered_call_that_is_given_up_before_it_is_sent_is_not_executed() {
     let mut pair = durable();
     let mut disk = Disk::default();
     let cancelled = pair.call(b"cancelled");
@@ -121,9 +121,9 @@ fn a_numbered_call_that_is_given_up_before_it_is_handed_is_not_executed() {
     pair.cancel(cancelled);
     pair.advance(secs(2));
     say_recorded(&mut pair, &disk);
-    assert_eq!(pair.fates(cancelled), [Fate::NotExecuted(NotExecuted::Cancelled)]);
-    assert_eq!(pair.fates(late), [Fate::NotExecuted(NotExecuted::DeadlinePassed)]);
-    assert_eq!(pair.fate(good), reply(b"good"));
+    assert_eq!(pair.outcomes(cancelled), [OwnedOutcome::NotExecuted(NotExecuted::Cancelled)]);
+    assert_eq!(pair.outcomes(late), [OwnedOutcome::NotExecuted(NotExecuted::DeadlinePassed)]);
+    assert_eq!(pair.outcome(good), reply(b"good"));
     assert_eq!(pair.runs.len(), 1);
     // Their slots are theirs until their owner has written that down: a restored client would send them.
     assert_eq!(pair.client().unsettled(), 3);
@@ -151,15 +151,15 @@ fn a_break_while_the_record_is_being_written_loses_nothing() {
             assert_eq!(pair.ran(b"second"), 0, "the resume does not send it");
             say_recorded(&mut pair, &disk);
         }
-        assert_eq!(pair.fate(second), reply(b"second"));
+        assert_eq!(pair.outcome(second), reply(b"second"));
         assert_eq!((pair.ran(b"first"), pair.ran(b"second")), (1, 1));
-        assert_eq!(pair.fates(first).len(), 1);
+        assert_eq!(pair.outcomes(first).len(), 1);
         assert_eq!(pair.client().counters().resends, 0, "it had never left");
     }
 }
 
 #[test]
-fn what_was_never_handed_goes_on_in_a_new_session_under_a_new_record() {
+fn what_was_never_sent_goes_on_in_a_new_session_under_a_new_record() {
     let mut pair = durable();
     let mut disk = Disk::default();
     pair.mode = Mode::Start;
@@ -171,12 +171,12 @@ fn what_was_never_handed_goes_on_in_a_new_session_under_a_new_record() {
     pair.restart_server();
     pair.mode = Mode::Echo;
     pair.reconnect();
-    assert_eq!(pair.fates(in_doubt), [Fate::Unknown(Unknown::SessionEnded, false)]);
+    assert_eq!(pair.outcomes(in_doubt), [OwnedOutcome::Unknown(Unknown::SessionEnded, false)]);
     // The old session's record says nothing about the new one.
     say_recorded(&mut pair, &old);
     assert_eq!(pair.ran(b"unhanded"), 0);
     record(&mut pair, &mut disk);
-    assert_eq!(pair.fate(unhanded), reply(b"unhanded"));
+    assert_eq!(pair.outcome(unhanded), reply(b"unhanded"));
     assert_eq!((pair.ran(b"in doubt"), pair.ran(b"unhanded")), (1, 1));
 }
 
@@ -188,7 +188,7 @@ fn the_answer_of_a_lost_session_stays_the_one_it_was() {
     record(&mut pair, &mut disk);
     pair.restart_server();
     pair.reconnect();
-    assert_eq!(pair.fates(call), [Fate::Reply(echo(b"a"))]);
+    assert_eq!(pair.outcomes(call), [OwnedOutcome::Reply(echo(b"a"))]);
     settle(&mut pair, call);
     assert_eq!(pair.client().pending(), 0);
 }
@@ -203,18 +203,18 @@ fn a_restored_client_learns_each_outcome() {
         pair.call(body);
         record(&mut pair, &mut disk);
     }
-    // Never handed either.
-    pair.call(b"never handed");
+    // Never sent either.
+    pair.call(b"never sent");
     write_down(&mut pair, &mut disk);
     let calls = restart(&mut pair, &disk);
     pair.reconnect();
     let calls: Vec<CallId> = calls.into_values().collect();
-    assert_eq!(pair.fate(calls[0]), reply(b"answered"));
-    assert_eq!(pair.fate(calls[1]), None);
-    assert_eq!(pair.fate(calls[2]), reply(b"never read"));
-    assert_eq!(pair.fate(calls[3]), reply(b"never handed"));
+    assert_eq!(pair.outcome(calls[0]), reply(b"answered"));
+    assert_eq!(pair.outcome(calls[1]), None);
+    assert_eq!(pair.outcome(calls[2]), reply(b"never read"));
+    assert_eq!(pair.outcome(calls[3]), reply(b"never sent"));
     pair.finish(b"runs");
-    assert_eq!(pair.fate(calls[1]), reply(b"runs"));
+    assert_eq!(pair.outcome(calls[1]), reply(b"runs"));
     assert_eq!(pair.runs.len(), 4, "{:?}", pair.runs);
     let counters = pair.client().counters();
     assert_eq!((counters.asks, counters.resumes, counters.sessions), (2, 1, 0));
@@ -244,7 +244,7 @@ fn a_restored_client_gives_numbers_that_the_server_takes_for_new() {
     pair.finish(b"1");
     settle(&mut pair, first);
     pair.advance(secs(1));
-    // The last record was not written after all. Had X gone up to the number before it, the server would drop what a
+    // The last record was not written after all. Had `acked` gone up to the number before it, the server would drop what a
     // restored client sends under that number as stale.
     let mut disk = Disk { calls: BTreeMap::new(), ..before };
     restart(&mut pair, &disk);
@@ -253,7 +253,7 @@ fn a_restored_client_gives_numbers_that_the_server_takes_for_new() {
     let skipped = disk.xid_last + 1;
     record(&mut pair, &mut disk);
     assert_eq!(disk.xid_last, skipped);
-    assert_eq!(pair.fate(next), reply(b"next"));
+    assert_eq!(pair.outcome(next), reply(b"next"));
 }
 
 #[test]
@@ -265,11 +265,11 @@ fn a_restored_session_that_is_gone_leaves_its_calls_unknown() {
     pair.restart_server();
     let calls = restart(&mut pair, &disk);
     pair.reconnect();
-    assert_eq!(pair.fates(only(&calls)), [Fate::Unknown(Unknown::SessionEnded, false)]);
+    assert_eq!(pair.outcomes(only(&calls)), [OwnedOutcome::Unknown(Unknown::SessionEnded, false)]);
     assert_eq!(pair.ran(b"a"), 1);
     let new = pair.call(b"new");
     record(&mut pair, &mut disk);
-    assert_eq!(pair.fate(new), reply(b"new"));
+    assert_eq!(pair.outcome(new), reply(b"new"));
 }
 
 #[test]
@@ -282,7 +282,7 @@ fn a_restored_client_honours_grants_above_its_own_limits() {
     pair.client_config.request_len_max = 1;
     let calls = restart(&mut pair, &disk);
     pair.reconnect();
-    assert_eq!(pair.fate(only(&calls)), reply(b"a"));
+    assert_eq!(pair.outcome(only(&calls)), reply(b"a"));
 }
 
 #[test]
@@ -321,20 +321,24 @@ fn c89_a_plain_call_in_a_durable_client_is_refused() {
         assert_eq!(refused, Err(CallError::OneWay), "restored: {restored}");
         // Whatever else is called waits for its record.
         let (runs, call) = (pair.runs.len(), pair.call(b"old"));
-        assert_eq!((pair.fate(call), pair.runs.len()), (None, runs));
+        assert_eq!((pair.outcome(call), pair.runs.len()), (None, runs));
         record(&mut pair, &mut disk);
-        assert_eq!(pair.fate(call), reply(b"old"));
+        assert_eq!(pair.outcome(call), reply(b"old"));
         // A number that only the client's memory has is one of which no server knows.
         let unrecorded = pair.call(b"unrecorded");
         write_down(&mut pair, &mut disk.clone());
         pair.drive();
-        assert_eq!(pair.fate(unrecorded), None);
+        assert_eq!(pair.outcome(unrecorded), None);
         restart(&mut pair, &disk);
         pair.reconnect();
     }
     let new = pair.call(b"new");
     record(&mut pair, &mut disk);
-    assert_eq!((pair.fate(new), pair.ran(b"new")), (reply(b"new"), 1), "not another one's reply");
+    assert_eq!(
+        (pair.outcome(new), pair.ran(b"new")),
+        (reply(b"new"), 1),
+        "not another one's reply"
+    );
     assert_eq!((pair.ran(b"old"), pair.ran(b"unrecorded"), pair.ran(b"one way")), (2, 0, 0));
 }
 
@@ -346,7 +350,7 @@ fn c89_a_client_without_a_journal_holds_no_call() {
     let call = pair.call(b"a");
     let now = pair.now;
     assert!(pair.client().poll_unjournaled(now).is_none());
-    assert_eq!((pair.fate(call), pair.fate(one_way)), (reply(b"a"), None));
+    assert_eq!((pair.outcome(call), pair.outcome(one_way)), (reply(b"a"), None));
     assert_eq!((pair.client().unsettled(), pair.ran(b"one way")), (0, 1));
 }
 
@@ -402,11 +406,11 @@ fn whatever_happens_every_recorded_call_runs_once_and_its_outcome_is_learned() {
                 }
                 3 => {
                     for (number, call) in &known {
-                        if let (Some(fate), Some(kept)) =
-                            (pair.fate(*call), disk.calls.get_mut(number))
+                        if let (Some(outcome), Some(kept)) =
+                            (pair.outcome(*call), disk.calls.get_mut(number))
                             && random.below(2) == 0
                         {
-                            kept.outcome.get_or_insert(fate);
+                            kept.outcome.get_or_insert(outcome);
                             let now = pair.now;
                             pair.peers[0].client.settle(now, *call);
                         }
@@ -431,8 +435,8 @@ fn whatever_happens_every_recorded_call_runs_once_and_its_outcome_is_learned() {
         let calls = restart(&mut pair, &disk);
         pair.reconnect();
         for (number, kept) in &disk.calls {
-            let fate = kept.outcome.clone().or_else(|| pair.fate(calls[number]));
-            assert_eq!(fate, reply(&kept.body), "seed {seed}, xid {number}");
+            let outcome = kept.outcome.clone().or_else(|| pair.outcome(calls[number]));
+            assert_eq!(outcome, reply(&kept.body), "seed {seed}, xid {number}");
             assert_eq!(pair.ran(&kept.body), 1, "seed {seed}, xid {number}");
         }
         for number in 1..=made {

@@ -53,7 +53,7 @@ fn c44_calls_on_their_way_to_a_draining_server_are_not_executed_and_running_ones
     pair.mode = Mode::Start;
     let running = pair.call(b"running");
     pair.mode = Mode::Hold;
-    let let_in = pair.call(b"let in");
+    let admitted = pair.call(b"admitted");
     pair.link().hold_up = true;
     let on_its_way = pair.call(b"on its way");
     let now = pair.now;
@@ -62,13 +62,13 @@ fn c44_calls_on_their_way_to_a_draining_server_are_not_executed_and_running_ones
     let after = pair.call(b"after");
     pair.link().hold_up = false;
     pair.drive();
-    assert_eq!(pair.fate(on_its_way), not_executed(NotExecuted::ShuttingDown));
-    assert_eq!(pair.start(b"let in"), Err(Refused(NotExecuted::ShuttingDown)));
-    assert_eq!(pair.fate(let_in), not_executed(NotExecuted::ShuttingDown));
-    assert_eq!(pair.fate(after), None, "it was never sent, and may go elsewhere");
+    assert_eq!(pair.outcome(on_its_way), not_executed(NotExecuted::ShuttingDown));
+    assert_eq!(pair.start(b"admitted"), Err(Refused(NotExecuted::ShuttingDown)));
+    assert_eq!(pair.outcome(admitted), not_executed(NotExecuted::ShuttingDown));
+    assert_eq!(pair.outcome(after), None, "it was never sent, and may go elsewhere");
     assert!(!pair.server.is_drained(), "a call runs");
     pair.finish(b"running");
-    assert_eq!(pair.fate(running), reply(b"running"));
+    assert_eq!(pair.outcome(running), reply(b"running"));
     pair.advance(secs(1));
     assert!(pair.server.is_drained());
     let drained = pair.server_events.iter().filter(|e| matches!(e, ServerEvent::Drained)).count();
@@ -78,7 +78,7 @@ fn c44_calls_on_their_way_to_a_draining_server_are_not_executed_and_running_ones
     pair.restart_server();
     pair.mode = Mode::Echo;
     pair.reconnect();
-    assert_eq!(pair.fate(after), reply(b"after"));
+    assert_eq!(pair.outcome(after), reply(b"after"));
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn c44_a_drain_waits_no_longer_than_its_grace() {
     pair.advance(secs(1));
     assert!(pair.server.is_drained());
     assert!(!pair.client().is_connected());
-    assert_eq!(pair.fate(call), None, "in doubt until a resume or its deadline");
+    assert_eq!(pair.outcome(call), None, "in doubt until a resume or its deadline");
 }
 
 #[test]
@@ -107,11 +107,11 @@ fn c44_a_draining_server_opens_no_sessions_and_resumes_old_ones() {
     pair.drive();
     let raw = pair.raw(ALICE);
     pair.send(raw, &hello(None));
-    assert_eq!(pair.got(raw), [Got::Refuse(Refuse::ShuttingDown)]);
+    assert_eq!(pair.got(raw), [OwnedFrame::Refuse(Refuse::ShuttingDown)]);
     pair.reconnect();
     assert!(pair.client().is_connected());
     pair.finish(b"a");
-    assert_eq!(pair.fate(call), reply(b"a"));
+    assert_eq!(pair.outcome(call), reply(b"a"));
     pair.advance(secs(1));
     assert!(pair.server.is_drained());
 }
@@ -134,7 +134,7 @@ fn c62_a_refusal_left_unread_on_the_old_connection_does_not_lie_about_the_new_ru
     pair.links[old].down.extend(&unread);
     pair.links[old].hold_down = false;
     pair.drive();
-    assert_eq!(pair.fates(call), [Fate::Reply(echo(b"a"))]);
+    assert_eq!(pair.outcomes(call), [OwnedOutcome::Reply(echo(b"a"))]);
     assert_eq!(pair.ran(b"a"), 1);
 }
 
@@ -150,7 +150,7 @@ fn c62_data_given_to_a_client_without_a_connection_is_taken_and_dropped() {
     let now = pair.now;
     let received = pair.client().handle_data(now, &bytes).unwrap();
     assert_eq!((received.consumed, received.item), (bytes.len(), None));
-    assert_eq!(pair.fate(call), None);
+    assert_eq!(pair.outcome(call), None);
 }
 
 #[test]
@@ -160,12 +160,12 @@ fn s4_the_newest_handshake_wins_and_unread_bytes_of_the_older_connection_are_dro
     pair.links[old].hold_up = true;
     pair.send(old, &request(1, 0, b"a"));
     let (new, _) = pair.raw_resume(welcome.session, 0);
-    assert_eq!(pair.got(old), [Got::Refuse(Refuse::Superseded)]);
+    assert_eq!(pair.got(old), [OwnedFrame::Refuse(Refuse::Superseded)]);
     pair.links[old].hold_up = false;
     pair.drive();
     assert_eq!(pair.runs, [], "what was unread is dropped");
     pair.send(new, &request(2, 0, b"b"));
-    assert_eq!(pair.got(new), [Got::Reply(Status::Done, 2, echo(b"b"))]);
+    assert_eq!(pair.got(new), [OwnedFrame::Reply(Status::Done, 2, echo(b"b"))]);
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn s4_a_reply_is_kept_until_it_is_asked_for_on_the_new_connection() {
     pair.finish(b"a");
     assert_eq!(pair.got(new), [], "nobody asked on this connection");
     pair.send(new, &Frame::Ask(xid(1), 1));
-    assert_eq!(pair.got(new), [Got::Reply(Status::Done, 1, echo(b"a"))]);
+    assert_eq!(pair.got(new), [OwnedFrame::Reply(Status::Done, 1, echo(b"a"))]);
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn s4_a_call_that_was_once_not_seen_is_answered_where_it_was_last_asked_for_too(
     let (raw, welcome) = pair.raw_session();
     pair.send(raw, &Frame::Ask(xid(1), 1));
     pair.send(raw, &request(1, 0, b"a"));
-    assert_eq!(pair.got(raw), [Got::Reply(Status::NotSeen { ask: 1 }, 1, vec![])]);
+    assert_eq!(pair.got(raw), [OwnedFrame::Reply(Status::NotSeen { ask: 1 }, 1, vec![])]);
     let (new, _) = pair.raw_resume(welcome.session, 0);
     pair.finish(b"a");
     assert_eq!(pair.got(new), [], "nobody asked on this connection");
@@ -208,7 +208,7 @@ fn s4_a_reply_that_waited_to_be_written_when_its_connection_broke_waits_to_be_as
     let (new, _) = pair.raw_resume(welcome.session, 0);
     assert_eq!(pair.got(new), []);
     pair.send(new, &Frame::Ask(xid(1), 1));
-    assert_eq!(pair.got(new), [Got::Reply(Status::Done, 1, b"kept".to_vec())]);
+    assert_eq!(pair.got(new), [OwnedFrame::Reply(Status::Done, 1, b"kept".to_vec())]);
 }
 
 #[test]
@@ -225,7 +225,7 @@ fn c75_a_reply_kept_when_a_draining_connection_breaks_after_goodbye_is_brought_b
     assert!(!pair.server.is_drained(), "the reply is not acknowledged");
     assert_eq!(pair.server.counters().sessions, 1);
     pair.reconnect();
-    assert_eq!(pair.fates(call), [Fate::Reply(echo(b"a"))]);
+    assert_eq!(pair.outcomes(call), [OwnedOutcome::Reply(echo(b"a"))]);
     pair.advance(secs(1));
     assert!(pair.server.is_drained());
 }
@@ -242,9 +242,9 @@ fn c75_a_refusal_likewise() {
     pair.link().hold_up = false;
     pair.drive();
     pair.cut();
-    assert_eq!(pair.fate(call), None);
+    assert_eq!(pair.outcome(call), None);
     pair.reconnect();
-    assert_eq!(pair.fates(call), [Fate::NotExecuted(NotExecuted::ShuttingDown)]);
+    assert_eq!(pair.outcomes(call), [OwnedOutcome::NotExecuted(NotExecuted::ShuttingDown)]);
     assert_eq!(pair.runs, []);
 }
 
@@ -263,10 +263,10 @@ fn c77_a_session_whose_connection_was_lost_before_its_welcome_was_read_is_there_
     pair.drive();
     assert_eq!(pair.server.counters().conns, 0);
     assert!(pair.client().is_connected());
-    assert_eq!(pair.fate(call), None);
+    assert_eq!(pair.outcome(call), None);
     pair.advance(secs(9));
     pair.reconnect();
-    assert_eq!(pair.fate(call), reply(b"a"));
+    assert_eq!(pair.outcome(call), reply(b"a"));
     assert_eq!(pair.ran(b"a"), 1);
     assert_eq!(pair.server.counters().resumes, 1);
     assert_eq!(pair.sessions_lost(), []);
@@ -282,15 +282,15 @@ fn c74_an_idempotent_call_no_longer_wanted_is_asked_for_and_x_does_not_cover_it(
     let call = pair.call_with(0, call);
     pair.cut();
     pair.advance(secs(1));
-    assert_eq!(pair.fate(call), ticket(Unknown::DeadlinePassed));
+    assert_eq!(pair.outcome(call), ticket(Unknown::DeadlinePassed));
     pair.mode = Mode::Echo;
     pair.reconnect();
     assert_eq!((pair.client().counters().asks, pair.client().counters().resends), (1, 0));
     let other = pair.call(b"other");
-    assert_eq!(pair.fate(other), reply(b"other"));
-    assert_eq!(pair.server_errors, [], "no X above the running call");
+    assert_eq!(pair.outcome(other), reply(b"other"));
+    assert_eq!(pair.server_errors, [], "no `acked` above the running call");
     pair.finish(b"a");
-    assert_eq!(pair.fate(call), reply(b"a"));
+    assert_eq!(pair.outcome(call), reply(b"a"));
     assert_eq!(pair.ran(b"a"), 1);
 }
 
@@ -313,8 +313,8 @@ fn s21_calls_above_h_are_sent_again_in_xid_order_and_those_below_asked_for() {
     let kinds: Vec<(bool, u64)> = got
         .iter()
         .map(|frame| match frame {
-            Got::Ask(xid) => (false, *xid),
-            Got::Request(header, _) => (true, header.xid.get()),
+            OwnedFrame::Ask(xid) => (false, *xid),
+            OwnedFrame::Request(header, _) => (true, header.xid.get()),
             other => panic!("{other:?}"),
         })
         .collect();

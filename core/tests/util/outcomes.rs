@@ -7,7 +7,7 @@ use super::*;
 
 /// An outcome that owns its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum OwnedOutcome {
     Reply(Vec<u8>),
     NoReply(NoReply),
     NotExecuted(NotExecuted),
@@ -15,39 +15,39 @@ pub enum Fate {
     Unknown(Unknown, bool),
 }
 
-impl From<Outcome<'_>> for Fate {
-    fn from(outcome: Outcome<'_>) -> Fate {
+impl From<Outcome<'_>> for OwnedOutcome {
+    fn from(outcome: Outcome<'_>) -> OwnedOutcome {
         match outcome {
-            Outcome::Reply(body) => Fate::Reply(body.to_vec()),
-            Outcome::NoReply(why) => Fate::NoReply(why),
-            Outcome::NotExecuted(why) => Fate::NotExecuted(why),
-            Outcome::Unknown { why, ticket } => Fate::Unknown(why, ticket),
+            Outcome::Reply(body) => OwnedOutcome::Reply(body.to_vec()),
+            Outcome::NoReply(why) => OwnedOutcome::NoReply(why),
+            Outcome::NotExecuted(why) => OwnedOutcome::NotExecuted(why),
+            Outcome::Unknown { why, ticket } => OwnedOutcome::Unknown(why, ticket),
         }
     }
 }
 
 /// The echo of `body`.
-pub fn reply(body: &[u8]) -> Option<Fate> {
-    Some(Fate::Reply(echo(body)))
+pub fn reply(body: &[u8]) -> Option<OwnedOutcome> {
+    Some(OwnedOutcome::Reply(echo(body)))
 }
 
-pub fn not_executed(why: NotExecuted) -> Option<Fate> {
-    Some(Fate::NotExecuted(why))
+pub fn not_executed(why: NotExecuted) -> Option<OwnedOutcome> {
+    Some(OwnedOutcome::NotExecuted(why))
 }
 
 /// Unknown, with a ticket.
-pub fn ticket(why: Unknown) -> Option<Fate> {
-    Some(Fate::Unknown(why, true))
+pub fn ticket(why: Unknown) -> Option<OwnedOutcome> {
+    Some(OwnedOutcome::Unknown(why, true))
 }
 
 /// Unknown, for good.
-pub fn unknown(why: Unknown) -> Option<Fate> {
-    Some(Fate::Unknown(why, false))
+pub fn unknown(why: Unknown) -> Option<OwnedOutcome> {
+    Some(OwnedOutcome::Unknown(why, false))
 }
 
 /// A frame that owns its bytes, as the test reads it when it plays one end of a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Got {
+pub enum OwnedFrame {
     Hello(Hello),
     Welcome(Welcome),
     Refuse(wire::Refuse),
@@ -61,22 +61,22 @@ pub enum Got {
     Goodbye,
 }
 
-impl From<Frame<'_>> for Got {
-    fn from(frame: Frame<'_>) -> Got {
+impl From<Frame<'_>> for OwnedFrame {
+    fn from(frame: Frame<'_>) -> OwnedFrame {
         match frame {
-            Frame::Hello(hello) => Got::Hello(hello),
-            Frame::Welcome(welcome) => Got::Welcome(welcome),
-            Frame::Refuse(refuse) => Got::Refuse(refuse),
-            Frame::Request(header, body) => Got::Request(header, body.to_vec()),
+            Frame::Hello(hello) => OwnedFrame::Hello(hello),
+            Frame::Welcome(welcome) => OwnedFrame::Welcome(welcome),
+            Frame::Refuse(refuse) => OwnedFrame::Refuse(refuse),
+            Frame::Request(header, body) => OwnedFrame::Request(header, body.to_vec()),
             Frame::Reply(header, body) => {
-                Got::Reply(header.status, header.xid.get(), body.to_vec())
+                OwnedFrame::Reply(header.status, header.xid.get(), body.to_vec())
             }
-            Frame::Ask(xid, _) => Got::Ask(xid.get()),
-            Frame::Ack(ack) => Got::Ack(ack),
-            Frame::Cancel(xid) => Got::Cancel(xid.get()),
-            Frame::Ping(_) => Got::Ping,
-            Frame::Pong(_) => Got::Pong,
-            Frame::Goodbye(_) => Got::Goodbye,
+            Frame::Ask(xid, _) => OwnedFrame::Ask(xid.get()),
+            Frame::Ack(ack) => OwnedFrame::Ack(ack),
+            Frame::Cancel(xid) => OwnedFrame::Cancel(xid.get()),
+            Frame::Ping(_) => OwnedFrame::Ping,
+            Frame::Pong(_) => OwnedFrame::Pong,
+            Frame::Goodbye(_) => OwnedFrame::Goodbye,
         }
     }
 }
@@ -93,7 +93,7 @@ pub fn bytes_of(frame: &Frame<'_>) -> Vec<u8> {
     out
 }
 
-/// A `Hello` that opens, or resumes a session with its X.
+/// A `Hello` that opens, or resumes a session with its `acked`.
 pub fn hello(resume: Option<(SessionId, u64)>) -> Frame<'static> {
     Frame::Hello(Hello {
         magic: wire::MAGIC,
@@ -119,7 +119,7 @@ pub fn header(number: u64, acked: u64) -> RequestHeader {
 }
 
 /// All frames of bytes that hold nothing else.
-pub(super) fn frames(bytes: Vec<u8>, from: Role) -> Vec<Got> {
+pub(super) fn frames(bytes: Vec<u8>, from: Role) -> Vec<OwnedFrame> {
     let mut all = Vec::new();
     let mut rest = &bytes[..];
     while !rest.is_empty() {

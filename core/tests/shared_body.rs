@@ -1,4 +1,4 @@
-//! Frames whose rest is handed over in shared memory, without a copy.
+//! Frames whose rest is passed on in shared memory, without a copy.
 
 use bytes::Bytes;
 use oncewire_core::*;
@@ -11,7 +11,7 @@ struct Both {
     client: Client<Heap>,
     server: Server<Heap>,
     conn: ConnId,
-    /// Rests that were handed over in shared memory.
+    /// Rests that were passed on in shared memory.
     rests: usize,
 }
 
@@ -143,7 +143,7 @@ fn large_shared_bodies_arrive_whole_between_small_ones() {
 }
 
 #[test]
-fn a_rest_counts_as_handed_and_the_call_is_in_doubt_when_the_connection_breaks() {
+fn a_rest_counts_as_sent_and_the_call_is_in_doubt_when_the_connection_breaks() {
     let mut both = Both::new();
     let body = large(100_000);
     let call = both.client.call(NOW, Call::new(ECHO, body.clone())).unwrap();
