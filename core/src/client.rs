@@ -29,6 +29,8 @@ pub use config::{Call, ClientConfig};
 pub use durable::UnjournaledCall;
 pub use event::{ClientCounters, ClientEvent, ClientSession, Received, Reply};
 
+use core::time::Duration;
+
 use crate::error::{CallError, CloseReason, SessionEnd};
 use crate::ids::CallId;
 use crate::keepalive::Keepalive;
@@ -99,6 +101,9 @@ pub struct Client<S: ClientStorage> {
     pending_events: PendingEvents,
     counters: ClientCounters,
 }
+
+/// With none, a connection would end before a `Welcome` could come.
+const HANDSHAKE_TIMEOUT_MIN: Duration = Duration::from_millis(1);
 
 impl<S: ClientStorage> Client<S> {
     /// A client without a connection.
@@ -234,7 +239,7 @@ impl<S: ClientStorage> Client<S> {
         self.phase = Phase::Greeting;
         self.failed = false;
         self.epoch = self.epoch.wrapping_add(1);
-        self.greeting_until = self.now + self.config.handshake_timeout;
+        self.greeting_until = self.now + self.config.handshake_timeout.max(HANDSHAKE_TIMEOUT_MIN);
         self.output.greet();
     }
 

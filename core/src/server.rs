@@ -144,7 +144,7 @@ impl<T: ServerStorage> Server<T> {
             return Err(ServerError::DuplicateMethod(twice[0].id));
         }
         Ok(Server {
-            config,
+            config: config.with_floors(),
             now: Instant::ZERO,
             methods: table,
             conns: T::Conns::default(),

@@ -459,3 +459,20 @@ fn s28_the_calls_that_a_ledger_must_keep_are_those_that_run_or_are_not_acknowled
     pair.send(raw, &request(4, 1, b"a"));
     assert_eq!(held(&pair), [xid(2), xid(3), xid(4)]);
 }
+
+#[test]
+fn s28_what_is_acknowledged_after_a_restart_may_be_forgotten_without_another_call() {
+    let mut pair = Pair::new();
+    pair.mode = Mode::Start;
+    pair.call(b"a");
+    let key = pair.started[0].running.key();
+    pair.record(key, Some(b"done"));
+    pair.finish_with(b"a", b"done");
+    // The client has its reply, and has acknowledged nothing yet.
+    pair.restart_server_with_ledger();
+    pair.reconnect();
+    let session = pair.server.session_of(pair.conn(pair.link_number()).unwrap()).unwrap();
+    pair.advance(secs(1));
+    assert_eq!(pair.server.held_calls(session).count(), 0, "its resume says so");
+    assert_eq!(pair.server.counters().kept_bytes, 0);
+}

@@ -250,3 +250,35 @@ fn c88_a_server_that_allows_no_time_at_all_does_not_spin() {
     pair.advance(ms(50));
     assert_eq!(pair.server.counters().timeouts, 1);
 }
+
+#[test]
+fn c144_a_read_of_nothing_keeps_no_peer_alive_and_no_frame_in_time() {
+    let mut pair = Pair::new();
+    let (raw, _) = pair.raw_session();
+    let conn = pair.conn(raw).unwrap();
+    pair.send_bytes(raw, &bytes_of(&request(1, 0, b"aaaa"))[..30]);
+    let config = pair.server_config;
+    for _ in 0..config.frame_timeout.as_secs() + 2 {
+        pair.now = pair.now + secs(1);
+        // Bytes move on the link, but none of this frame is given.
+        pair.server.handle_progress(pair.now, conn);
+        let taken = pair.server.handle_data(pair.now, conn, &[]).unwrap();
+        assert_eq!((taken.consumed, taken.item.is_none()), (0, true));
+        pair.server.handle_timeout(pair.now);
+        pair.drive();
+    }
+    assert!(pair.server_events.contains(&ServerEvent::Close(conn, CloseReason::TooSlow)));
+
+    let mut pair = Pair::new();
+    let (raw, _) = pair.raw_session();
+    let conn = pair.conn(raw).unwrap();
+    pair.silence();
+    for _ in 0..pair.server_config.keepalive.as_secs() + 1 {
+        let now = pair.now;
+        assert_eq!(pair.client().handle_data(now, &[]).unwrap().consumed, 0);
+        pair.server.handle_data(now, conn, &[]).unwrap();
+        pair.advance(secs(1));
+    }
+    assert_eq!(pair.disconnects(), [CloseReason::PeerSilent]);
+    assert!(pair.server_events.contains(&ServerEvent::Close(conn, CloseReason::PeerSilent)));
+}

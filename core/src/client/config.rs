@@ -7,6 +7,12 @@ use crate::storage::Payload;
 use crate::wire::ServiceName;
 
 /// What a client wants, and its limits.
+///
+/// Every number and time may be anything: none makes a client panic or spin. `slots` counts as 1 to 65,536;
+/// `handshake_timeout` and `resend_after` as a millisecond at least. With `calls_max` 0 no call is taken, with
+/// `pending_bytes_max` or `request_len_max` 0 only empty ones, and with `reply_len_max` 0 the server sends no body (S15).
+/// `ack_delay` or `ack_bytes` 0 acknowledges every reply at once; with both at their maximum, replies are acknowledged by
+/// later requests and before a `Goodbye` only.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 #[cfg_attr(feature = "_explore", derive(Hash))]

@@ -66,6 +66,16 @@ pub(crate) fn resumed(call: SentCall, above_seen: bool) -> Resumed {
     }
 }
 
+/// The same where links lose and double frames (S27). The `Welcome` may be an old one, delivered again after a reconnect of
+/// which the server knows nothing, and the call may have been read since. So its `seen` settles nothing: a call that is
+/// not wanted is asked for, and the answer says which `Ask` it answers.
+pub(crate) fn resumed_lossy(call: SentCall, above_seen: bool) -> Resumed {
+    match resumed(call, above_seen) {
+        Resumed::Settle => Resumed::Ask,
+        other => other,
+    }
+}
+
 /// What a client does with an unsettled call whose turn to be sent again has come on the same connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Repeated {
@@ -137,6 +147,12 @@ mod tests {
             let below = if idempotent { Resumed::SendAgain } else { Resumed::Ask };
             assert_eq!(resumed(wanted, false), below);
             assert_eq!(resumed(abandoned, true), Resumed::Settle);
+            assert_eq!(
+                resumed_lossy(abandoned, true),
+                Resumed::Ask,
+                "the Welcome may be old (C143)"
+            );
+            assert_eq!(resumed_lossy(wanted, true), Resumed::SendAgain);
             assert_eq!(resumed(abandoned, false), Resumed::Ask, "never settled alone (C74)");
         }
     }

@@ -208,7 +208,11 @@ impl<S: ClientStorage> Client<S> {
         }
         let above_seen = entry.xid.is_some_and(|xid| xid.get() > self.seen);
         let cancelled = entry.cancelled;
-        let sent = match recovery::resumed(entry.sent_call(), above_seen) {
+        let resumed = match self.config.resend_after {
+            None => recovery::resumed(entry.sent_call(), above_seen),
+            Some(_) => recovery::resumed_lossy(entry.sent_call(), above_seen),
+        };
+        let sent = match resumed {
             Resumed::SendAgain => self.send_request(index, out),
             Resumed::Ask => self.send_ask(index, out),
             Resumed::Settle => {
@@ -403,7 +407,9 @@ impl<S: ClientStorage> Client<S> {
     pub(super) fn note_settled(&mut self, len: usize) {
         self.output.ack_owed_bytes = self.output.ack_owed_bytes.saturating_add(len);
         let soon = self.output.ack_owed_bytes >= self.config.ack_bytes || self.goodbye_sent;
-        let at = if soon { Instant::ZERO } else { self.now + self.config.ack_delay };
+        // Never later than "never": what is not acknowledged at all holds up the end of the session.
+        let later = (self.now + self.config.ack_delay).min(Instant::LAST);
+        let at = if soon { Instant::ZERO } else { later };
         self.output.ack_at = self.output.ack_at.min(at);
     }
 

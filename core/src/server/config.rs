@@ -6,6 +6,19 @@ use crate::ids::{MethodId, ServerId};
 use crate::wire::ServiceName;
 
 /// Who a server is, what it grants, and its limits.
+///
+/// Every number and time may be anything: none makes a server panic or spin. What is not obvious of 0 and of very small
+/// values:
+///
+/// | field | then |
+/// |---|---|
+/// | `slots` | counts as 1; as 65,536 above that |
+/// | `keepalive`, `handshake_timeout`, `frame_timeout` | count as a few milliseconds; an incomplete frame always has the keepalive's time |
+/// | `lease`, `lease_unused` | a session ends with its connection, calls that run excepted; `Duration::MAX`: never |
+/// | `conns_max`, `sessions_max`, `sessions_per_principal_max` | no connection, or no session, is taken |
+/// | `request_len_max`, `reply_len_max` | only empty bodies, and replies without one (S15) |
+/// | `kept_…_max` | only calls whose replies are empty by declaration, and one-way calls; others are `Overloaded` |
+/// | `requests_…_max` | count as 4,096 if they are less: without tables of slots a call cannot even be refused |
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 #[cfg_attr(feature = "_explore", derive(Hash))]
@@ -63,7 +76,22 @@ pub struct ServerConfig {
     pub records_sessions: bool,
 }
 
+/// Twice the tables of a session's first slots, and small requests.
+const REQUESTS_MIN: u64 = 4096;
+
 impl ServerConfig {
+    /// The limits as they are used.
+    pub(super) fn with_floors(mut self) -> ServerConfig {
+        for requests in [
+            &mut self.requests_per_session_max,
+            &mut self.requests_per_principal_max,
+            &mut self.requests_max,
+        ] {
+            *requests = (*requests).max(REQUESTS_MIN);
+        }
+        self
+    }
+
     /// The defaults, for this server and service.
     pub const fn new(server: ServerId, service: ServiceName) -> ServerConfig {
         ServerConfig {

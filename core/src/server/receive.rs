@@ -80,9 +80,7 @@ impl<T: ServerStorage> Server<T> {
             let rest = &data[consumed..];
             let was_partial = live.incoming.is_some();
             if rest.is_empty() {
-                if was_partial {
-                    self.end_incoming(index);
-                }
+                // Nothing came, or all was taken: an incomplete frame whose bytes are elsewhere keeps its time.
                 return Ok(Received { consumed, item: None, wanted: 0 });
             }
             if let Coming::Dropped(_) = live.coming {

@@ -12,7 +12,8 @@ use crate::storage::{Places, ServerStorage};
 use crate::time::Instant;
 use crate::wire::Refuse;
 
-/// With none, a frame of a session that was granted a moment would be judged again and again in that moment.
+/// With none, no `Hello` could come in time, and a frame of a session that was granted a moment would be judged again and
+/// again in that moment.
 const FRAME_TIMEOUT_MIN: Duration = Duration::from_millis(1);
 
 /// Sessions and connections that one `handle_timeout` looks at, at most.
@@ -67,7 +68,8 @@ impl<T: ServerStorage> Server<T> {
         });
         let lease = self.lease_end(&self.leases, self.lease);
         let lease_unused = self.lease_end(&self.leases_unused, self.config.lease_unused);
-        [check, slow, drain, lease, lease_unused].into_iter().flatten().min()
+        let first = [check, slow, drain, lease, lease_unused].into_iter().flatten().min();
+        first.filter(|at| *at != Instant::FAR_FUTURE)
     }
 
     fn lease_end(&self, list: &List<LEASE>, lease: Duration) -> Option<Instant> {
@@ -89,7 +91,7 @@ impl<T: ServerStorage> Server<T> {
     fn first_too_slow(&self) -> Option<(u32, Instant)> {
         let hello = self.greeting.front().and_then(|index| {
             let since = self.conns.at(index)?.since;
-            Some((index, since + self.config.handshake_timeout))
+            Some((index, since + self.config.handshake_timeout.max(FRAME_TIMEOUT_MIN)))
         });
         let frame = self.receiving.front().and_then(|index| {
             let judged = self.conns.at(index)?.incoming?.judged;
