@@ -4,32 +4,13 @@
 #![allow(unsafe_code, missing_docs)]
 #![cfg(feature = "alloc")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
+#[path = "util/counting.rs"]
+mod counting;
 
+use std::sync::atomic::Ordering;
+
+use counting::LIVE;
 use oncewire_core::*;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-
-struct Counted;
-
-// SAFETY: everything is sent to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counted {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        LIVE.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promises are the callee's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promises are the callee's.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counted = Counted;
 
 const SESSIONS: usize = 10_000;
 /// The promise: bytes of heap for an idle session without a connection.

@@ -102,8 +102,10 @@ use std::future::{Future, IntoFuture};
 use std::io;
 use std::sync::Arc;
 
+use futures_lite::{AsyncReadExt, AsyncWriteExt};
+
 use crate::outcome::Outcome;
-use crate::transport::{Accept, BoxFuture, Connect};
+use crate::transport::{Accept, BoxFuture, BoxStream, Connect};
 use faulty_link::Direction;
 use raw_peer::kind;
 pub use world::World;
@@ -145,6 +147,32 @@ pub fn run<Fut: Future<Output = ()>>(
     case: impl FnOnce(World) -> Fut,
 ) {
     world::run(name, Arc::new(fixture), case);
+}
+
+/// Writes `len` bytes, less what does not fill a block of 50,000, and reads as many from the other end at the same time; then
+/// both directions must end. For transports' own tests of their streams; with an echo at the other end, one side is enough.
+///
+/// # Panics
+/// If other bytes come, or another number of them.
+pub async fn exchange(stream: BoxStream, len: usize) {
+    let (mut reader, mut writer) = futures_lite::io::split(stream);
+    // No power of two, so that blocks do not fall together with buffers.
+    let block: Vec<u8> = (0..50_000u32).map(|at| (at % 251) as u8).collect();
+    let write = async {
+        for _ in 0..len / block.len() {
+            writer.write_all(&block).await.expect("the stream takes bytes");
+        }
+        writer.close().await.expect("the stream can be closed");
+    };
+    let read = async {
+        let mut got = vec![0; block.len()];
+        for _ in 0..len / block.len() {
+            reader.read_exact(&mut got).await.expect("the bytes arrive");
+            assert!(got == block, "other bytes arrive than were written");
+        }
+        assert_eq!(reader.read(&mut got).await.expect("the stream ends"), 0, "too many bytes");
+    };
+    futures_lite::future::zip(write, read).await;
 }
 
 /// Waits for a call that must be answered so.

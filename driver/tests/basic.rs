@@ -1,48 +1,14 @@
 //! Calls over a socket pair: the driver by itself, before any transport crate.
 #![allow(missing_docs)]
 
-use std::io;
+#[path = "util/socket_pair.rs"]
+mod socket_pair;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use oncewire_driver::{
-    Accept, BoxFuture, BoxStream, Client, ClientOptions, Connect, Method, Outcome, Server, Subject,
-};
-use smol::channel::{Receiver, Sender, unbounded};
-use smol::net::unix::UnixStream;
-
-struct Dialler(Sender<UnixStream>);
-struct Listener(Receiver<UnixStream>);
-
-fn link() -> (Dialler, Listener) {
-    let (sender, receiver) = unbounded();
-    (Dialler(sender), Listener(receiver))
-}
-
-impl Connect for Dialler {
-    fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
-        Box::pin(async {
-            let (ours, theirs) = UnixStream::pair()?;
-            self.0.send(theirs).await.map_err(|_| io::ErrorKind::ConnectionRefused)?;
-            Ok(Box::new(ours) as BoxStream)
-        })
-    }
-    fn address(&self) -> String {
-        "a socket pair".to_owned()
-    }
-}
-
-impl Accept for Listener {
-    fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>> {
-        Box::pin(async {
-            let stream = self.0.recv().await.map_err(|_| io::ErrorKind::BrokenPipe)?;
-            Ok((Box::new(stream) as BoxStream, Subject::Anonymous))
-        })
-    }
-    fn address(&self) -> String {
-        "a socket pair".to_owned()
-    }
-}
+use oncewire_driver::{Client, ClientOptions, Method, Outcome, Server};
+use socket_pair::{Listener, link};
 
 const ADD_ONE: Method<i32, i32> = Method::new("toy.add_one");
 const SLOW: Method<(), u32> = Method::new("toy.slow");

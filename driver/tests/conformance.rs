@@ -1,47 +1,21 @@
 //! The driver's own run of the cases that every transport must show, over pairs of sockets.
 #![allow(missing_docs)]
 
+#[path = "util/socket_pair.rs"]
+mod socket_pair;
+
 use std::io;
 
+use oncewire_driver::BoxFuture;
 use oncewire_driver::conformance::{Endpoint, Fixture};
-use oncewire_driver::{Accept, BoxFuture, BoxStream, Connect, Subject};
-use smol::channel::{Receiver, Sender, unbounded};
-use smol::net::unix::UnixStream;
-
-struct Dialler(Sender<UnixStream>);
-struct Listener(Receiver<UnixStream>);
-
-impl Connect for Dialler {
-    fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
-        Box::pin(async {
-            let (ours, theirs) = UnixStream::pair()?;
-            self.0.send(theirs).await.map_err(|_| io::ErrorKind::ConnectionRefused)?;
-            Ok(Box::new(ours) as BoxStream)
-        })
-    }
-    fn address(&self) -> String {
-        "a socket pair".to_owned()
-    }
-}
-
-impl Accept for Listener {
-    fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>> {
-        Box::pin(async {
-            let stream = self.0.recv().await.map_err(|_| io::ErrorKind::BrokenPipe)?;
-            Ok((Box::new(stream) as BoxStream, Subject::Anonymous))
-        })
-    }
-    fn address(&self) -> String {
-        "a socket pair".to_owned()
-    }
-}
+use socket_pair::link;
 
 struct SocketPair;
 
 impl Fixture for SocketPair {
     fn bind(&self) -> BoxFuture<'_, io::Result<Endpoint>> {
-        let (sender, receiver) = unbounded();
-        Box::pin(async { Ok(Endpoint::new(Dialler(sender), Listener(receiver))) })
+        let (dialler, listener) = link();
+        Box::pin(async { Ok(Endpoint::new(dialler, listener)) })
     }
 }
 

@@ -6,8 +6,9 @@ use std::path::Path;
 use std::pin::pin;
 use std::process::{Command, ExitStatus};
 
+use oncewire_driver::conformance::exchange;
 use oncewire_pipe::{BoxStream, ChildConnector, Connect};
-use smol::future::{poll_once, yield_now, zip};
+use smol::future::{poll_once, yield_now};
 use smol::io::{AsyncReadExt, AsyncWriteExt};
 
 fn shell(script: &str) -> ChildConnector {
@@ -37,23 +38,7 @@ async fn gone(connector: &ChildConnector, pid: u32) -> ExitStatus {
 #[test]
 fn a_child_echoes_64_mib_while_it_is_sent_them() {
     smol::block_on(async {
-        let (mut reader, mut writer) = smol::io::split(cat().connect().await.unwrap());
-        let pattern: Vec<u8> = (0..64 * 1024u32).map(|i| (i % 251) as u8).collect();
-        let write = async {
-            for _ in 0..1024 {
-                writer.write_all(&pattern).await.unwrap();
-            }
-            writer.close().await.unwrap();
-        };
-        let read = async {
-            let mut got = vec![0; pattern.len()];
-            for _ in 0..1024 {
-                reader.read_exact(&mut got).await.unwrap();
-                assert!(got == pattern);
-            }
-            assert_eq!(reader.read(&mut got).await.unwrap(), 0);
-        };
-        zip(write, read).await;
+        exchange(cat().connect().await.unwrap(), 64 << 20).await;
     });
 }
 

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
+use oncewire_driver::conformance::exchange;
 use oncewire_pipe::memory::{self, MemoryStream};
-use oncewire_pipe::{Accept, BoxStream, Connect, Subject};
-use smol::future::{poll_once, zip};
+use oncewire_pipe::{Accept, Connect, Subject};
+use smol::future::poll_once;
 use smol::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 #[derive(Default)]
@@ -155,27 +156,6 @@ fn a_vectored_write_fills_what_room_there_is() {
         right.read_exact(&mut got).await.unwrap();
         assert_eq!(&got, b"onetw");
     });
-}
-
-/// Writes `len` bytes and reads as many, at the same time.
-async fn exchange(stream: BoxStream, len: usize) {
-    let (mut reader, mut writer) = smol::io::split(stream);
-    let pattern: Vec<u8> = (0..50_000u32).map(|i| (i % 251) as u8).collect();
-    let write = async {
-        for _ in 0..len / pattern.len() {
-            writer.write_all(&pattern).await.unwrap();
-        }
-        writer.close().await.unwrap();
-    };
-    let read = async {
-        let mut got = vec![0; pattern.len()];
-        for _ in 0..len / pattern.len() {
-            reader.read_exact(&mut got).await.unwrap();
-            assert!(got == pattern);
-        }
-        assert_eq!(reader.read(&mut got).await.unwrap(), 0);
-    };
-    zip(write, read).await;
 }
 
 #[test]

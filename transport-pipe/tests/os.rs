@@ -3,31 +3,11 @@
 use std::io::{ErrorKind, IoSlice};
 use std::pin::pin;
 
+use oncewire_driver::conformance::exchange;
 use oncewire_pipe::os::{self, PipeStream};
-use oncewire_pipe::{Accept, BoxStream, Connect, Subject};
+use oncewire_pipe::{Accept, Connect, Subject};
 use smol::future::{poll_once, zip};
 use smol::io::{AsyncReadExt, AsyncWriteExt};
-
-/// Writes `len` bytes and reads as many, at the same time.
-async fn exchange(stream: BoxStream, len: usize) {
-    let (mut reader, mut writer) = smol::io::split(stream);
-    let pattern: Vec<u8> = (0..50_000u32).map(|i| (i % 251) as u8).collect();
-    let write = async {
-        for _ in 0..len / pattern.len() {
-            writer.write_all(&pattern).await.unwrap();
-        }
-        writer.close().await.unwrap();
-    };
-    let read = async {
-        let mut got = vec![0; pattern.len()];
-        for _ in 0..len / pattern.len() {
-            reader.read_exact(&mut got).await.unwrap();
-            assert!(got == pattern);
-        }
-        assert_eq!(reader.read(&mut got).await.unwrap(), 0);
-    };
-    zip(write, read).await;
-}
 
 #[test]
 fn both_ends_send_64_mib_at_once_and_then_end() {

@@ -4,8 +4,9 @@
 use std::io::{ErrorKind, Read, Write};
 use std::process::{Child, Command, Stdio};
 
+use oncewire_driver::conformance::exchange;
 use oncewire_pipe::{Accept, BoxStream, ChildConnector, Connect, StdioAcceptor, Subject};
-use smol::future::{poll_once, zip};
+use smol::future::poll_once;
 use smol::io::{AsyncReadExt, AsyncWriteExt};
 
 type Test = (&'static str, fn());
@@ -139,23 +140,7 @@ fn start(role: &str) -> Child {
 fn a_child_echoes_64_mib_while_it_is_sent_them() {
     smol::block_on(async {
         let connector = ChildConnector::new(program("echo"));
-        let (mut reader, mut writer) = smol::io::split(connector.connect().await.unwrap());
-        let pattern: Vec<u8> = (0..64 * 1024u32).map(|i| (i % 251) as u8).collect();
-        let write = async {
-            for _ in 0..1024 {
-                writer.write_all(&pattern).await.unwrap();
-            }
-            writer.close().await.unwrap();
-        };
-        let read = async {
-            let mut got = vec![0; pattern.len()];
-            for _ in 0..1024 {
-                reader.read_exact(&mut got).await.unwrap();
-                assert!(got == pattern);
-            }
-            assert_eq!(reader.read(&mut got).await.unwrap(), 0);
-        };
-        zip(write, read).await;
+        exchange(connector.connect().await.unwrap(), 64 << 20).await;
     });
 }
 

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::pin::pin;
 use std::time::Duration;
 
+use oncewire_driver::conformance::exchange;
 use oncewire_tcp::{
     Accept, BoxStream, ClientOptions, Connect, Runtime, SmolRuntime, Subject, TcpAcceptor,
     TcpConnector,
@@ -75,27 +76,6 @@ async fn beside_a_plain_socket() -> (BoxStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = TcpConnector::new(listener.local_addr().unwrap()).connect().await.unwrap();
     (client, listener.accept().unwrap().0)
-}
-
-/// Writes `len` bytes and reads as many, at the same time.
-async fn exchange(stream: BoxStream, len: usize) {
-    let (mut reader, mut writer) = smol::io::split(stream);
-    let pattern: Vec<u8> = (0..64 * 1024u32).map(|i| (i % 251) as u8).collect();
-    let write = async {
-        for _ in 0..len / pattern.len() {
-            writer.write_all(&pattern).await.unwrap();
-        }
-        writer.close().await.unwrap();
-    };
-    let read = async {
-        let mut got = vec![0; pattern.len()];
-        for _ in 0..len / pattern.len() {
-            reader.read_exact(&mut got).await.unwrap();
-            assert!(got == pattern);
-        }
-        assert_eq!(reader.read(&mut got).await.unwrap(), 0);
-    };
-    zip(write, read).await;
 }
 
 #[test]

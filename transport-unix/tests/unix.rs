@@ -12,11 +12,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use oncewire_driver::conformance::exchange;
 use oncewire_unix::{
     Accept, BindOptions, BoxStream, Connect, Runtime, SmolRuntime, Subject, UnixAcceptor,
     UnixConnector,
 };
-use smol::future::{poll_once, zip};
+use smol::future::poll_once;
 use smol::io::{AsyncReadExt, AsyncWriteExt};
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -125,27 +126,6 @@ async fn meet(connector: &UnixConnector, acceptor: &UnixAcceptor) -> Subject {
 
 fn me() -> u32 {
     fs::metadata("/proc/self").unwrap().uid()
-}
-
-/// Writes `len` bytes and reads as many, at the same time.
-async fn exchange(stream: BoxStream, len: usize) {
-    let (mut reader, mut writer) = smol::io::split(stream);
-    let pattern: Vec<u8> = (0..64 * 1024u32).map(|i| (i % 251) as u8).collect();
-    let write = async {
-        for _ in 0..len / pattern.len() {
-            writer.write_all(&pattern).await.unwrap();
-        }
-        writer.close().await.unwrap();
-    };
-    let read = async {
-        let mut got = vec![0; pattern.len()];
-        for _ in 0..len / pattern.len() {
-            reader.read_exact(&mut got).await.unwrap();
-            assert!(got == pattern);
-        }
-        assert_eq!(reader.read(&mut got).await.unwrap(), 0);
-    };
-    zip(write, read).await;
 }
 
 #[test]

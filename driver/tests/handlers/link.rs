@@ -1,53 +1,18 @@
-//! Connections between clients and a server in one process.
+//! Servers and clients that are joined by pairs of sockets.
 
-use std::io;
+#[path = "../util/socket_pair.rs"]
+mod socket_pair;
 
-use oncewire_driver::{
-    Accept, BoxFuture, BoxStream, Client, ClientOptions, Connect, Server, ServerBuilder, Subject,
-};
-use smol::channel::{Receiver, Sender, unbounded};
-use smol::net::unix::UnixStream;
-
-#[derive(Clone)]
-pub(crate) struct Dialler(Sender<UnixStream>);
-struct Listener(Receiver<UnixStream>);
-
-impl Dialler {
-    pub(crate) async fn dial(&self) -> io::Result<UnixStream> {
-        let (ours, theirs) = UnixStream::pair()?;
-        self.0.send(theirs).await.map_err(|_| io::ErrorKind::ConnectionRefused)?;
-        Ok(ours)
-    }
-}
-
-impl Connect for Dialler {
-    fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
-        Box::pin(async { Ok(Box::new(self.dial().await?) as BoxStream) })
-    }
-    fn address(&self) -> String {
-        "a socket pair".to_owned()
-    }
-}
-
-impl Accept for Listener {
-    fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>> {
-        Box::pin(async {
-            let stream = self.0.recv().await.map_err(|_| io::ErrorKind::BrokenPipe)?;
-            Ok((Box::new(stream) as BoxStream, Subject::Anonymous))
-        })
-    }
-    fn address(&self) -> String {
-        "a socket pair".to_owned()
-    }
-}
+use oncewire_driver::{Client, ClientOptions, Server, ServerBuilder};
+pub(crate) use socket_pair::Dialler;
 
 /// Serves what was described.
 pub(crate) fn serve(builder: ServerBuilder) -> (Server, Dialler) {
-    let (sender, receiver) = unbounded();
+    let (dialler, listener) = socket_pair::link();
     let server = builder.build().unwrap();
     let serving = server.clone();
-    smol::spawn(async move { serving.serve(Listener(receiver)).await }).detach();
-    (server, Dialler(sender))
+    smol::spawn(async move { serving.serve(listener).await }).detach();
+    (server, dialler)
 }
 
 pub(crate) fn client(dialler: &Dialler) -> Client {
