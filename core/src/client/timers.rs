@@ -11,7 +11,7 @@ use crate::storage::{Array, ClientStorage, Flat, Places, Table};
 use crate::time::Instant;
 
 /// Calls whose deadline is judged, and blocks of calls that are looked through for one, by one `handle_timeout`.
-const DUE_MAX: u32 = 256;
+const DUE_MAX: u32 = 1024;
 
 impl<S: ClientStorage> Client<S> {
     /// Time has passed; harmless when called early. Each call does bounded work: if more calls are due, `poll_timeout` still
@@ -43,7 +43,7 @@ impl<S: ClientStorage> Client<S> {
     }
 
     /// The part of [`handle_timeout`](Client::handle_timeout) that is about calls: ends those whose deadline has passed.
-    /// The peer is not judged by its silence, so that not all of what has arrived need be read before. Ends a few hundred
+    /// The peer is not judged by its silence, so that not all of what has arrived need be read before. Ends a thousand
     /// calls at most: if more are due, [`poll_deadline`](Client::poll_deadline) still names the present.
     pub fn handle_deadlines(&mut self, now: Instant) {
         self.advance_clock(now);

@@ -494,6 +494,23 @@ fn what_clients_have_seen_is_forgotten_and_what_has_ended_too() {
 }
 
 #[test]
+fn what_is_acknowledged_after_a_restart_is_forgotten_without_another_call() {
+    let mut world = Ledgered::new();
+    let client = world.held();
+    let made: Vec<_> = (0..20).map(|n| world.call(&client, &ADD, n)).collect();
+    world.release_all();
+    assert!(made.iter().all(|made| made.told().is_some()));
+    assert_eq!(world.ledger.disk().calls.len(), 20);
+    world.restart();
+    world.ledger.mode(Mode::Commit);
+    // The client resumes by itself, and acknowledges as it does.
+    world.sim.advance(5 * SECOND);
+    assert_eq!(world.server().counters().resumes, 1);
+    assert_eq!(world.ledger.disk().calls.len(), 0);
+    assert_eq!(world.ledger.disk().sessions.len(), 1);
+}
+
+#[test]
 fn s14_the_time_limit_counts_from_the_start_of_a_recorded_call() {
     let world = Ledgered::new();
     let client = world.held();
