@@ -70,6 +70,7 @@
 mod buffer;
 mod caught;
 mod client;
+mod commit_thread;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod decode;

@@ -1,11 +1,9 @@
 //! A thread for stores whose commits block.
 
 use std::fmt;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Mutex, PoisonError};
-use std::thread::JoinHandle;
 
 use super::{Batch, Identity, Ledger, LedgerError, Restore};
+use crate::commit_thread::CommitThread;
 
 /// A store whose commits block, as those of files do: [`LedgerThread`] makes a [`Ledger`] of it.
 pub trait Store: Send + 'static {
@@ -31,15 +29,7 @@ pub trait Store: Send + 'static {
 /// A [`Ledger`] of a [`Store`]: batches are committed on a thread of its own, which ends with it.
 pub struct LedgerThread<S: Store> {
     identity: Identity,
-    /// Until the thread is started, by the first batch.
-    store: Mutex<Option<S>>,
-    thread: Mutex<Option<Running<S::Transaction>>>,
-}
-
-/// The thread, and the way to it.
-struct Running<X> {
-    batches: Sender<Batch<X>>,
-    thread: JoinHandle<()>,
+    thread: CommitThread<S, Batch<S::Transaction>>,
 }
 
 impl<S: Store> fmt::Debug for LedgerThread<S> {
@@ -51,27 +41,13 @@ impl<S: Store> fmt::Debug for LedgerThread<S> {
 impl<S: Store> LedgerThread<S> {
     /// Of this store.
     pub fn new(store: S) -> LedgerThread<S> {
-        let identity = store.identity();
-        LedgerThread { identity, store: Mutex::new(Some(store)), thread: Mutex::new(None) }
-    }
-
-    fn start(&self) -> Result<Running<S::Transaction>, LedgerError> {
-        let store = self.store.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let store = store.ok_or_else(|| LedgerError::new("the ledger's thread has ended"))?;
-        let (batches, receiver) = channel();
-        let thread = std::thread::Builder::new()
-            .name("oncewire-ledger".to_owned())
-            .spawn(move || run(store, &receiver))
-            .map_err(|error| LedgerError::new(format!("no thread for the ledger: {error}")))?;
-        Ok(Running { batches, thread })
+        LedgerThread { identity: store.identity(), thread: CommitThread::new("ledger", store) }
     }
 }
 
-fn run<S: Store>(mut store: S, batches: &Receiver<Batch<S::Transaction>>) {
-    while let Ok(mut batch) = batches.recv() {
-        let result = store.commit(&mut batch);
-        batch.finish(result);
-    }
+fn commit<S: Store>(store: &mut S, mut batch: Batch<S::Transaction>) {
+    let result = store.commit(&mut batch);
+    batch.finish(result);
 }
 
 impl<S: Store> Ledger for LedgerThread<S> {
@@ -82,41 +58,13 @@ impl<S: Store> Ledger for LedgerThread<S> {
     }
 
     fn recover(&self, restore: &mut Restore<'_>) -> Result<(), LedgerError> {
-        let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         let used = || LedgerError::new("the ledger is in use: one ledger serves one server");
-        store.as_mut().ok_or_else(used)?.recover(restore)
+        self.thread.read(|store| store.recover(restore)).unwrap_or_else(|| Err(used()))
     }
 
     fn commit(&self, batch: Batch<S::Transaction>) {
-        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        if thread.is_none() {
-            match self.start() {
-                Ok(started) => *thread = Some(started),
-                Err(error) => {
-                    drop(thread);
-                    return batch.finish(Err(error));
-                }
-            }
-        }
-        let sent = thread.as_ref().map(|running| running.batches.send(batch));
-        drop(thread);
-        // A batch that a dead thread does not take is dropped, and so finished with an error.
-        drop(sent);
-    }
-}
-
-impl<S: Store> Drop for LedgerThread<S> {
-    /// Waits until the store is closed, so that it can be opened again.
-    fn drop(&mut self) {
-        let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Running { batches, thread }) = thread else { return };
-        drop(batches);
-        // The last batch may have been the last that knew the server: then this is the thread itself.
-        if thread.thread().id() != std::thread::current().id() {
-            // A panic of the store has been told of by the panic hook, and by its unfinished batch.
-            if let Err(payload) = thread.join() {
-                crate::caught::bury(payload);
-            }
+        if let Err((batch, why)) = self.thread.commit(batch, commit) {
+            batch.finish(Err(LedgerError::new(why)));
         }
     }
 }
