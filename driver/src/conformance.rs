@@ -104,7 +104,7 @@ use std::sync::Arc;
 
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
 
-use crate::outcome::Outcome;
+use crate::client::Outcome;
 use crate::transport::{Accept, BoxFuture, BoxStream, Connect};
 use faulty_link::Direction;
 use raw_peer::kind;

@@ -41,7 +41,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-pub use crate::client::JournalBatch;
 use crate::ledger::LedgerError;
 pub use thread::{JournalStore, JournalThread};
 
@@ -103,6 +102,57 @@ pub struct JournalWrite {
     pub key: JournalKey,
     /// What replaces anything that stands there; `None` removes it.
     pub value: Option<Bytes>,
+}
+
+/// Writes of one client, to be made durable as a whole.
+///
+/// A batch that is dropped instead of finished has failed.
+pub struct JournalBatch {
+    writes: Vec<JournalWrite>,
+    /// Until it is finished.
+    owner: Option<Arc<dyn BatchOwner>>,
+}
+
+/// The client that a batch belongs to.
+pub(crate) trait BatchOwner: Send + Sync {
+    /// The batch is durable, or may not be, and why.
+    fn conclude(self: Arc<Self>, result: Result<(), JournalError>);
+}
+
+impl JournalBatch {
+    pub(crate) fn new(writes: Vec<JournalWrite>, owner: Arc<dyn BatchOwner>) -> JournalBatch {
+        debug_assert!(!writes.is_empty(), "there is something to write");
+        JournalBatch { writes, owner: Some(owner) }
+    }
+
+    /// What must be written, in order.
+    pub fn writes(&self) -> &[JournalWrite] {
+        &self.writes
+    }
+
+    /// Reports that all of it is durable, or that it may not be: then the client writes no more.
+    pub fn finish(mut self, result: Result<(), JournalError>) {
+        self.conclude(result);
+    }
+
+    fn conclude(&mut self, result: Result<(), JournalError>) {
+        if let Some(owner) = self.owner.take() {
+            owner.conclude(result);
+        }
+    }
+}
+
+impl Drop for JournalBatch {
+    fn drop(&mut self) {
+        let why = "the journal has let go of a batch without writing it";
+        self.conclude(Err(JournalError::new(why)));
+    }
+}
+
+impl fmt::Debug for JournalBatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JournalBatch").field("writes", &self.writes.len()).finish_non_exhaustive()
+    }
 }
 
 /// Why a journal cannot be opened, read or written, and what to do about it.

@@ -84,8 +84,8 @@ pub mod journal;
 pub mod ledger;
 mod method;
 mod nonblocking;
-mod outcome;
 mod pool;
+mod reply;
 mod runtime;
 mod server;
 mod spin;
@@ -94,14 +94,13 @@ mod transport;
 
 pub use bytes::Bytes;
 pub use client::{
-    Call, CallFuture, Client, ClientOptions, ClientStatus, Delivery, DurableCall, DurableClient,
-    Receipt, RecoveredCall, Ticket,
+    Call, CallFailure, CallFuture, Client, ClientOptions, ClientStatus, Delivery, DurableCall,
+    DurableClient, Outcome, Receipt, RecoveredCall, Ticket,
 };
 pub use method::{Method, RawMethod};
 pub use nonblocking::Nonblocking;
 pub use oncewire_core as core;
 pub use oncewire_core::NEVER;
-pub use outcome::{CallFailure, Outcome};
 pub use runtime::{Runtime, SmolRuntime, Timer};
 pub use server::{BuildError, Context, HandlerFaults, Load, Server, ServerBuilder};
 pub use transport::{Accept, BoxFuture, BoxStream, ByteStream, Connect, Subject};

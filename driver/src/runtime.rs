@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use oncewire_core::Instant;
 
-use crate::spin;
 use crate::transport::BoxFuture;
 
 /// A clock, timers, random bits, and an executor.
@@ -58,7 +57,11 @@ pub struct SmolRuntime {
     stays_until: AtomicU64,
 }
 
-/// A yield longer than [`PREEMPTED_AFTER`](spin::PREEMPTED_AFTER) means that another program computes on this core. We then
+/// If a yield takes longer than this, another process owns the core, and sleeping would have been faster: the scheduler
+/// serves those that wake up before those that yield.
+pub(crate) const PREEMPTED_AFTER: Duration = Duration::from_micros(200);
+
+/// A yield longer than [`PREEMPTED_AFTER`] means that another program computes on this core. We then
 /// do not yield for this many times as long, so that it takes no more than a few percent of our time.
 const STAY_FACTOR: u32 = 32;
 
@@ -165,7 +168,7 @@ impl Runtime for SmolRuntime {
         std::thread::yield_now();
         let back = self.now();
         let away = back.since(left);
-        if away > spin::PREEMPTED_AFTER {
+        if away > PREEMPTED_AFTER {
             let until = back + away.saturating_mul(STAY_FACTOR);
             self.stays_until.store(until.as_nanos(), Ordering::Relaxed);
         }

@@ -1,19 +1,27 @@
-//! Whether it pays to look once more before sleeping.
+//! Spinning: yield and read again, a few times, before sleeping.
 //!
-//! An answer often comes so soon that falling asleep and being woken for it costs more than to wait for it: on a core
-//! that both sides share, to let the other side run is all it takes. Where that does not pay it is soon given up, and
-//! tried again ever more seldom.
+//! An answer often comes so soon that sleeping and being woken costs more than the answer does. Where client and server
+//! share a core, one `sched_yield` is all it takes; where they do not, the answer is there within microseconds. Calls,
+//! the client's task and the server's connections all spin by [`spin`]; a [`SpinPolicy`] each decides when that pays, from
+//! what the last spins brought.
 
 use std::cell::Cell;
 use std::time::Duration;
 
 use oncewire_core::Instant;
 
+use crate::runtime::{PREEMPTED_AFTER, Runtime};
+
 thread_local! {
     static FORCE_READ: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs `f` as a try of a look: what it reads is asked for, though nobody has said that it is there.
+/// Whether this thread spins: then a read asks the system, although no event says that there is something to read.
+pub(crate) fn force_read() -> bool {
+    FORCE_READ.get()
+}
+
+/// Runs `f`, whose reads ask the system.
 pub(crate) fn with_forced_reads<T>(f: impl FnOnce() -> T) -> T {
     struct Guard;
     impl Drop for Guard {
@@ -26,74 +34,86 @@ pub(crate) fn with_forced_reads<T>(f: impl FnOnce() -> T) -> T {
     f()
 }
 
-/// Whether this thread makes a try of a look.
-pub(crate) fn force_read() -> bool {
-    FORCE_READ.get()
+/// Yields and calls `attempt`, until that returns something: which it must as soon as [`SpinPolicy::is_over`] says so.
+///
+/// `since` is about the present; `budget` is what [`Runtime::spin_budget`] said.
+pub(crate) fn spin<T>(
+    runtime: &dyn Runtime,
+    since: Instant,
+    budget: Duration,
+    mut attempt: impl FnMut(Instant, &mut Spin) -> Option<T>,
+) -> T {
+    let mut spin = Spin::new(since, budget);
+    loop {
+        runtime.yield_now();
+        let now = runtime.now();
+        if let Some(result) = with_forced_reads(|| attempt(now, &mut spin)) {
+            return result;
+        }
+        debug_assert!(spin.yields < YIELDS_MAX, "a spin ends");
+    }
 }
 
-/// Decides from what the last looks brought.
-#[derive(Debug, Default)]
-pub(crate) struct SpinPolicy {
-    /// Occasions to let pass before the next look.
-    skip: u32,
-    /// The same after the next look in vain.
-    penalty: u32,
+/// One spin.
+#[derive(Debug)]
+pub(crate) struct Spin {
+    since: Instant,
+    until: Instant,
+    yields: u32,
 }
 
-/// What a look has brought.
+/// What a spin has brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum SpinResult {
+enum SpinResult {
     /// What it was for.
     Hit,
-    /// Nothing, which cost little.
+    /// Nothing, but it cost little.
     Miss,
-    /// It took longer than sleeping would have.
+    /// Another process had the core meanwhile: sleeping would have been faster.
     Preempted,
 }
 
-/// One look, tried more than once: whose turn it is, a kernel may see otherwise than two sides that give way to each
-/// other, and if one of them then fell asleep they would never fall into step.
-#[derive(Debug)]
-pub(crate) struct SpinAttempt {
-    since: Instant,
-    until: Instant,
-    made: u32,
-}
-
-/// A look is tried so often at least.
+/// A spin yields at least twice. After one yield the scheduler may not have run the peer yet; if we slept then, the two
+/// sides would never fall into step.
 const YIELDS_MIN: u32 = 2;
-/// And so often at most, whatever the clock says.
+/// And no more often than this, even if the clock stands still.
 const YIELDS_MAX: u32 = 256;
-/// A look that keeps its caller away for longer than this does not pay: whoever sleeps is served before whoever gave way.
-pub(crate) const PREEMPTED_AFTER: Duration = Duration::from_micros(200);
-
-impl SpinAttempt {
-    /// The first try is about to be made; others may be for as long as `time`.
-    pub(crate) fn new(now: Instant, time: Duration) -> SpinAttempt {
-        SpinAttempt { since: now, until: now + time, made: 0 }
+impl Spin {
+    fn new(since: Instant, budget: Duration) -> Spin {
+        Spin { since, until: since + budget, yields: 0 }
     }
 
-    /// What a try has brought that ended at `now`; `None` if it brought nothing and another one is to be made.
-    pub(crate) fn judge(&mut self, now: Instant, paid: bool) -> Option<SpinResult> {
-        self.made += 1;
+    /// Counts an attempt that began at `now`; `None` if another one should follow.
+    fn judge(&mut self, now: Instant, hit: bool) -> Option<SpinResult> {
+        self.yields += 1;
         if now.since(self.since) >= PREEMPTED_AFTER {
             Some(SpinResult::Preempted)
-        } else if paid {
+        } else if hit {
             Some(SpinResult::Hit)
         } else {
-            let enough = now >= self.until || self.made >= YIELDS_MAX;
-            (self.made >= YIELDS_MIN && enough).then_some(SpinResult::Miss)
+            let is_over = now >= self.until || self.yields >= YIELDS_MAX;
+            (self.yields >= YIELDS_MIN && is_over).then_some(SpinResult::Miss)
         }
     }
 }
 
-/// Most occasions let pass after looks in vain: one in so many costs next to nothing, and finds out when they pay again.
+/// When to spin: each miss about doubles the number of opportunities that are skipped before the next spin, each hit
+/// halves it.
+#[derive(Debug, Default)]
+pub(crate) struct SpinPolicy {
+    /// Opportunities to skip before the next spin.
+    skip: u32,
+    /// What `skip` was set to after the last spin.
+    penalty: u32,
+}
+
+/// Opportunities skipped after misses, at most: one spin in 32 costs next to nothing, and notices when they pay again.
 const MISS_SKIP_MAX: u32 = 31;
-/// The same after looks that took too long.
+/// The same after preemptions, which cost more.
 const PREEMPTED_SKIP_MAX: u32 = 1023;
 
 impl SpinPolicy {
-    /// An occasion to look: whether to.
+    /// Counts an opportunity, and says whether to take it.
     pub(crate) fn should_spin(&mut self) -> bool {
         match self.skip.checked_sub(1) {
             Some(skip) => {
@@ -104,8 +124,14 @@ impl SpinPolicy {
         }
     }
 
-    /// What the look has brought.
-    pub(crate) fn record(&mut self, result: SpinResult) {
+    /// Counts an attempt of a spin that began at `now`; whether the spin is over.
+    pub(crate) fn is_over(&mut self, spin: &mut Spin, now: Instant, hit: bool) -> bool {
+        let Some(result) = spin.judge(now, hit) else { return false };
+        self.record(result);
+        true
+    }
+
+    fn record(&mut self, result: SpinResult) {
         let worse = 2 * self.penalty + 1;
         self.penalty = match result {
             SpinResult::Hit => self.penalty / 2,
@@ -121,41 +147,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_look_is_tried_twice_at_least_and_no_longer_than_it_may() {
+    fn a_spin_yields_twice_at_least_and_no_longer_than_its_budget() {
         let at = Instant::from_nanos;
-        let mut tries = SpinAttempt::new(at(0), Duration::ZERO);
+        let mut spin = Spin::new(at(0), Duration::ZERO);
         assert_eq!(
-            [tries.judge(at(1), false), tries.judge(at(2), false)],
+            [spin.judge(at(1), false), spin.judge(at(2), false)],
             [None, Some(SpinResult::Miss)]
         );
-        let mut tries = SpinAttempt::new(at(0), Duration::from_nanos(20));
-        let judged: Vec<_> = [5, 10, 15, 20].map(|now| tries.judge(at(now), false)).into();
+        let mut spin = Spin::new(at(0), Duration::from_nanos(20));
+        let judged: Vec<_> = [5, 10, 15, 20].map(|now| spin.judge(at(now), false)).into();
         assert_eq!(judged, [None, None, None, Some(SpinResult::Miss)]);
-        let mut tries = SpinAttempt::new(at(0), Duration::from_nanos(20));
-        assert_eq!(tries.judge(at(1), true), Some(SpinResult::Hit));
-        let mut tries = SpinAttempt::new(at(0), Duration::from_nanos(20));
-        assert_eq!(tries.judge(at(200_000), true), Some(SpinResult::Preempted));
-        let mut tries = SpinAttempt::new(at(0), Duration::from_nanos(20));
-        let stopped_clock = (0..).find_map(|_| tries.judge(at(0), false));
+        let mut spin = Spin::new(at(0), Duration::from_nanos(20));
+        assert_eq!(spin.judge(at(1), true), Some(SpinResult::Hit));
+        let mut spin = Spin::new(at(0), Duration::from_nanos(20));
+        assert_eq!(spin.judge(at(200_000), true), Some(SpinResult::Preempted));
+        let mut spin = Spin::new(at(0), Duration::from_nanos(20));
+        let stopped_clock = (0..).find_map(|_| spin.judge(at(0), false));
         assert_eq!(stopped_clock, Some(SpinResult::Miss));
     }
 
     #[test]
-    fn looks_that_do_not_pay_become_seldom_and_those_that_do_come_back() {
-        let mut spin = SpinPolicy::default();
-        let mut looks = |brings: SpinResult| {
-            let mut looks = 0;
+    fn spins_that_miss_become_rare_and_those_that_hit_come_back() {
+        let mut policy = SpinPolicy::default();
+        let mut spins = |brings: SpinResult| {
+            let mut spins = 0;
             for _ in 0..10_000 {
-                if spin.should_spin() {
-                    looks += 1;
-                    spin.record(brings);
+                if policy.should_spin() {
+                    spins += 1;
+                    policy.record(brings);
                 }
             }
-            looks
+            spins
         };
-        let (long, after_long) = (looks(SpinResult::Preempted), looks(SpinResult::Hit));
-        assert!(long < 25 && after_long > 8_000, "{long}, {after_long}");
-        let (vain, after_vain) = (looks(SpinResult::Miss), looks(SpinResult::Hit));
-        assert!((300..350).contains(&vain) && after_vain > 9_900, "{vain}, {after_vain}");
+        let (preempted, after_preempted) = (spins(SpinResult::Preempted), spins(SpinResult::Hit));
+        assert!(preempted < 25 && after_preempted > 8_000, "{preempted}, {after_preempted}");
+        let (missed, after_missed) = (spins(SpinResult::Miss), spins(SpinResult::Hit));
+        assert!((300..350).contains(&missed) && after_missed > 9_900, "{missed}, {after_missed}");
     }
 }

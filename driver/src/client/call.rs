@@ -1,19 +1,114 @@
-//! The future of one call, and the ticket that may be left of it.
-//!
-//! Whoever polls first while nobody reads becomes the leader: it reads the socket for all. When its own answer has
-//! come, or it is dropped, it passes the lead on to another one that waits.
+//! A call: described, then awaited.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, IntoFuture};
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use oncewire_core::{self as core, CallError, NotExecuted};
+use bytes::Bytes;
+use oncewire_core::{self as core, CallError, MethodId, NotExecuted};
 
+use super::outcome::{Decode, Outcome, Ticket};
 use super::pending::PendingId;
-use super::state::Shared;
-use crate::outcome::{Decode, Outcome, RawOutcome};
+use super::shared::Shared;
+use crate::reply::RawOutcome;
+
+/// A call that was described and not begun: await it.
+#[must_use = "a call begins when it is awaited"]
+pub struct Call<R> {
+    shared: Arc<Shared>,
+    method: MethodId,
+    body: Result<Bytes, CallError>,
+    timeout: Duration,
+    fail_fast: bool,
+    idempotent: bool,
+    decode: Decode<R>,
+    reply: PhantomData<fn() -> R>,
+}
+
+impl<R> fmt::Debug for Call<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call")
+            .field("method", &self.method)
+            .field("timeout", &self.timeout)
+            .field("fail_fast", &self.fail_fast)
+            .field("idempotent", &self.idempotent)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<R> Call<R> {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        method: MethodId,
+        body: Result<Bytes, CallError>,
+        decode: Decode<R>,
+    ) -> Call<R> {
+        let (timeout, fail_fast) = (shared.options.timeout, shared.options.fail_fast);
+        let shared = shared.clone();
+        Call {
+            shared,
+            method,
+            body,
+            timeout,
+            fail_fast,
+            idempotent: false,
+            decode,
+            reply: PhantomData,
+        }
+    }
+
+    /// Time until the caller gives up (S17).
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Whether it ends when the connection breaks, instead of waiting for the resume (S21).
+    pub fn fail_fast(mut self, fail_fast: bool) -> Self {
+        self.fail_fast = fail_fast;
+        self
+    }
+
+    /// Allows the call to run more than once: it is repeated, on another server too, until it is answered. The server
+    /// refuses it if the method is not declared idempotent (S22).
+    pub fn idempotent(mut self) -> Self {
+        self.idempotent = true;
+        self
+    }
+
+    /// Begins the call now, before it is awaited.
+    pub fn start(mut self) -> CallFuture<R> {
+        let begun = match self.describe() {
+            Ok(call) => self.shared.begin(call),
+            Err(error) => Err(NotExecuted::NotBegun(error)),
+        };
+        self.shared.ensure_sent();
+        CallFuture::new(self.shared, begun, self.decode)
+    }
+
+    fn describe(&mut self) -> Result<core::Call<'static>, CallError> {
+        let body = std::mem::replace(&mut self.body, Ok(Bytes::new()))?;
+        let mut call = core::Call::new(self.method, body);
+        call.timeout = self.timeout;
+        call.fail_fast = self.fail_fast;
+        call.idempotent = self.idempotent;
+        Ok(call)
+    }
+}
+
+impl<R> IntoFuture for Call<R> {
+    type Output = Outcome<R>;
+    type IntoFuture = CallFuture<R>;
+
+    fn into_future(mut self) -> CallFuture<R> {
+        let call = self.describe();
+        CallFuture::fresh(self.shared, call, self.decode)
+    }
+}
 
 /// A call on its way. Dropping it cancels the call: if it was not started it never will be (S19).
 #[must_use = "dropping a call cancels it"]
@@ -24,7 +119,7 @@ pub struct CallFuture<R> {
 }
 
 enum State {
-    /// To be begun when it is first polled, if it can be.
+    /// Begins when it is first polled; or why it cannot.
     Fresh(Result<core::Call<'static>, NotExecuted>),
     Waiting(PendingId),
     Done,
@@ -78,11 +173,8 @@ impl<R> Future for CallFuture<R> {
         };
         let raw = std::task::ready!(poll);
         this.state = State::Done;
-        let ticket = matches!(raw, RawOutcome::Unknown(_, true)).then(|| Ticket {
-            shared: this.shared.clone(),
-            id: Some(id),
-            decode: this.decode,
-        });
+        let ticket = matches!(raw, RawOutcome::Unknown(_, true))
+            .then(|| Ticket::new(this.shared.clone(), id, this.decode));
         Poll::Ready(this.decode.outcome(raw, ticket))
     }
 }
@@ -98,56 +190,5 @@ impl<R> Drop for CallFuture<R> {
 impl<R> fmt::Debug for CallFuture<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CallFuture").finish_non_exhaustive()
-    }
-}
-
-/// The right to learn later what became of a call whose outcome was `Unknown` (S18).
-///
-/// It sends nothing by itself. Holding it is not a wish that the call be executed; dropping it tells the server that
-/// nobody wants the call any more.
-pub struct Ticket<R> {
-    shared: Arc<Shared>,
-    id: Option<PendingId>,
-    decode: Decode<R>,
-}
-
-impl<R> Ticket<R> {
-    /// Waits for the final outcome: a reply, `NotExecuted`, or `Unknown` without a ticket when the session is lost and
-    /// there is nothing left to ask. May take as long as the server does; dropping this future loses nothing.
-    ///
-    /// Once it has told the outcome it has no more to tell, and waits for ever.
-    pub async fn wait(&mut self) -> Outcome<R> {
-        let Some(id) = self.id else { return std::future::pending().await };
-        let wait = TicketWait { shared: &self.shared, id };
-        let raw = std::future::poll_fn(|cx| wait.shared.poll_outcome(id, cx)).await;
-        drop(wait);
-        self.id = None;
-        self.decode.outcome(raw, None)
-    }
-}
-
-/// One wait for a ticket's outcome: when it is dropped, others must read.
-struct TicketWait<'a> {
-    shared: &'a Shared,
-    id: PendingId,
-}
-
-impl Drop for TicketWait<'_> {
-    fn drop(&mut self) {
-        self.shared.stop_waiting(self.id);
-    }
-}
-
-impl<R> Drop for Ticket<R> {
-    fn drop(&mut self) {
-        if let Some(id) = self.id {
-            self.shared.abandon(id);
-        }
-    }
-}
-
-impl<R> fmt::Debug for Ticket<R> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ticket").field("told", &self.id.is_none()).finish_non_exhaustive()
     }
 }

@@ -1,13 +1,5 @@
-//! Durable clients: their session and their calls outlive their process.
-//!
-//! | file | what it does |
-//! |---|---|
-//! | `durable.rs` | the handle, its calls, their outcomes and receipts |
-//! | `durable/journal_state.rs` | which call is recorded, what waits for which write |
-//! | `durable/codec.rs` | what stands in a journal, and its bytes |
-
-mod codec;
-mod journal_state;
+//! Durable clients: their session and their calls outlive their process. The handle, its calls, their outcomes and
+//! receipts.
 
 use std::fmt;
 use std::future::Future;
@@ -21,17 +13,19 @@ use oncewire_core::{CallError, Instant, MethodId, NotExecuted};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::state::{Shared, State};
+use super::Handle;
+use super::journal_state::{Delivered, JournalState, Recovered, call_of};
+use super::options::{ClientOptions, ClientStatus};
+use super::outcome::{Decode, Outcome};
+use super::shared::Shared;
+use super::state::State;
 use super::task::ClientTask;
-use super::{ClientOptions, ClientStatus, Handle};
 use crate::caught::caught;
-use crate::journal::{Journal, JournalError, JournalWrite};
+use crate::journal::{BatchOwner, Journal, JournalBatch, JournalError, JournalWrite};
 use crate::method::Method;
-use crate::outcome::{Decode, Outcome};
+use crate::reply::RawOutcome;
 use crate::runtime::{Runtime, SmolRuntime};
 use crate::transport::Connect;
-pub(crate) use journal_state::JournalState;
-use journal_state::{Delivered, Recovered};
 
 /// A client whose session and calls stand in a [journal](crate::journal): when its process dies, the next one resumes
 /// the session and learns what became of each call.
@@ -290,7 +284,7 @@ impl<R> Future for DurableCall<R> {
         let (told, number) = match self.state {
             CallState::Done => return Poll::Pending,
             CallState::NotBegun(why) => {
-                let outcome = crate::outcome::RawOutcome::NotExecuted(why);
+                let outcome = RawOutcome::NotExecuted(why);
                 (Delivered { outcome, stable: false }, 0)
             }
             CallState::Waiting(number) => match self.shared.poll_durable(number, cx) {
@@ -353,45 +347,6 @@ impl fmt::Debug for Receipt {
     }
 }
 
-/// Writes of one client, to be made durable as a whole.
-pub struct JournalBatch {
-    writes: Vec<JournalWrite>,
-    /// Until it is finished.
-    shared: Option<Arc<Shared>>,
-}
-
-impl JournalBatch {
-    /// What is to be written, in order.
-    pub fn writes(&self) -> &[JournalWrite] {
-        &self.writes
-    }
-
-    /// Tells the client that all of it is durable, or that it may not be: then nothing more is written.
-    pub fn finish(mut self, result: Result<(), JournalError>) {
-        self.conclude(result);
-    }
-
-    fn conclude(&mut self, result: Result<(), JournalError>) {
-        if let Some(shared) = self.shared.take() {
-            shared.conclude_durable(result);
-        }
-    }
-}
-
-impl Drop for JournalBatch {
-    /// Whoever had to write it is gone.
-    fn drop(&mut self) {
-        let why = "the journal has let go of a batch without writing it";
-        self.conclude(Err(JournalError::new(why)));
-    }
-}
-
-impl fmt::Debug for JournalBatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JournalBatch").field("writes", &self.writes.len()).finish_non_exhaustive()
-    }
-}
-
 /// What durable calls do with what all tasks share.
 impl Shared {
     fn begin_durable(
@@ -405,12 +360,12 @@ impl Shared {
             if state.machine.refusal().is_some() {
                 return Err(NotExecuted::SessionRefused);
             }
-            if state.task_gone {
+            if state.lifecycle.task_gone {
                 return Err(NotExecuted::NotBegun(CallError::Closed));
             }
             let closed = NotExecuted::NotBegun(CallError::Closed);
-            let journal = state.durable.as_mut().ok_or(closed)?;
-            let call = journal_state::call_of(method, body.clone(), timeout);
+            let journal = state.journal.as_mut().ok_or(closed)?;
+            let call = call_of(method, body.clone(), timeout);
             let number = journal.begin(&mut state.machine, now, tag, call, body)?;
             state.deliver(now);
             state.wake_task();
@@ -419,10 +374,10 @@ impl Shared {
     }
 
     fn poll_durable(&self, number: u64, cx: &mut Context<'_>) -> Poll<Delivered> {
-        self.with(|state, _| match &mut state.durable {
+        self.with(|state, _| match &mut state.journal {
             Some(journal) => {
                 let poll = journal.poll(number, cx, &mut state.dropped);
-                state.set_alarm();
+                state.set_deadline_timer();
                 poll
             }
             None => Poll::Pending,
@@ -431,7 +386,7 @@ impl Shared {
 
     fn cancel_durable(&self, number: u64) {
         self.with(|state, now| {
-            if let Some(call) = state.durable.as_ref().and_then(|journal| journal.call(number)) {
+            if let Some(call) = state.journal.as_ref().and_then(|journal| journal.call(number)) {
                 state.machine.cancel(now, call);
                 state.deliver(now);
                 state.wake_task();
@@ -441,7 +396,7 @@ impl Shared {
 
     fn leave_durable(&self, number: u64) {
         self.with(|state, _| {
-            if let Some(journal) = &mut state.durable {
+            if let Some(journal) = &mut state.journal {
                 journal.leave(number, &mut state.dropped);
             }
         });
@@ -449,11 +404,11 @@ impl Shared {
 
     fn confirm_durable(self: &Arc<Self>, number: u64) {
         let task_gone = self.with(|state, _| {
-            if let Some(journal) = &mut state.durable {
+            if let Some(journal) = &mut state.journal {
                 journal.confirm(number);
             }
             state.wake_task();
-            state.task_gone
+            state.lifecycle.task_gone
         });
         if task_gone {
             self.submit();
@@ -462,14 +417,14 @@ impl Shared {
 
     fn conclude_durable(self: &Arc<Self>, result: Result<(), JournalError>) {
         let task_gone = self.with(|state, now| {
-            if let Some(journal) = &mut state.durable {
+            if let Some(journal) = &mut state.journal {
                 journal.conclude(&mut state.machine, now, result, &mut state.to_wake);
             }
             state.deliver(now);
             // What is recorded now is to leave, and the next batch to be written.
             state.request_flush();
             state.wake_task();
-            state.task_gone
+            state.lifecycle.task_gone
         });
         if task_gone {
             self.submit();
@@ -485,27 +440,33 @@ impl Shared {
             first.or_else(|| state.take_batch(now))
         });
         if let Some((journal, writes)) = batch {
-            let batch = JournalBatch { writes, shared: Some(self.clone()) };
+            let batch = JournalBatch::new(writes, self.clone());
             // A batch that is dropped in a panic has failed.
             let _panicked = caught(|| journal.commit(batch));
         }
     }
 
     fn poll_written(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.with(|state, _| match &mut state.durable {
+        self.with(|state, _| match &mut state.journal {
             Some(journal) => journal.poll_idle(cx),
             None => Poll::Ready(()),
         })
     }
 
     fn journal_error(&self) -> Option<JournalError> {
-        self.with(|state, _| state.durable.as_ref()?.error().cloned())
+        self.with(|state, _| state.journal.as_ref()?.error().cloned())
+    }
+}
+
+impl BatchOwner for Shared {
+    fn conclude(self: Arc<Self>, result: Result<(), JournalError>) {
+        self.conclude_durable(result);
     }
 }
 
 impl State {
     fn take_batch(&mut self, now: Instant) -> Option<(Arc<dyn Journal>, Vec<JournalWrite>)> {
-        let journal = self.durable.as_mut()?;
+        let journal = self.journal.as_mut()?;
         let writes = journal.take_batch(&mut self.machine, now)?;
         Some((journal.journal(), writes))
     }

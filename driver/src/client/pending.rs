@@ -1,47 +1,51 @@
-//! Who waits for which call.
+//! The calls that wait for their outcomes.
 //!
-//! The machine forgets a call when it ends and may give its number to another one at once; a wait lasts until whoever
-//! waits has taken the outcome. So waits have numbers of their own.
+//! The machine forgets a call when it ends, and may give its [`CallId`] to another one at once. A call is pending here
+//! until its outcome is taken, or it is dropped. So pending calls have ids of their own.
 
 use std::task::{Context, Waker};
 
 use oncewire_core::{CallId, NotExecuted, Unknown};
 
 use crate::caught::register;
-use crate::outcome::RawOutcome;
+use crate::reply::RawOutcome;
 
-/// One wait; a later one in the same place has another serial.
+/// A pending call; a later one with the same index has another serial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PendingId {
     index: u32,
     serial: u32,
 }
 
+/// Invariants: an index is in `free` if its entry has no `call`. `by_call` leads to the entry whose `call` it is, until
+/// that has its last outcome. `ready` counts the entries with an outcome.
 #[derive(Default)]
 pub(super) struct PendingCalls {
-    places: Vec<PendingCall>,
+    entries: Vec<PendingCall>,
     free: Vec<u32>,
     /// By [`CallId::index`].
     by_call: Vec<Option<PendingId>>,
-    /// Outcomes that nobody has taken yet.
-    untaken: usize,
+    /// Outcomes that have not been taken.
+    ready: usize,
+    /// The call that is being polled: it takes its outcome itself and need not be woken.
+    pub(super) polled: Option<PendingId>,
 }
 
 #[derive(Default)]
 struct PendingCall {
     serial: u32,
-    /// `None` when the place is free.
+    /// `None` if the entry is free.
     call: Option<CallId>,
     waker: Option<Waker>,
     outcome: Option<RawOutcome>,
-    /// Stands among the followers.
+    /// It is among the followers: see [`Reader`](super::reader::Reader).
     follows: bool,
-    /// How often leading calls had been polled when it last was; 0 if it never was.
-    looked_at: u64,
+    /// [`Reader::leads`](super::reader::Reader) when it was last polled; 0 if it never was.
+    polled_at: u64,
 }
 
 impl PendingCall {
-    /// Makes its place free for a later one.
+    /// Frees the entry for a later call.
     #[inline]
     fn release(&mut self) {
         self.serial = self.serial.wrapping_add(1);
@@ -49,7 +53,7 @@ impl PendingCall {
         self.waker = None;
         self.outcome = None;
         self.follows = false;
-        self.looked_at = 0;
+        self.polled_at = 0;
     }
 }
 
@@ -57,143 +61,147 @@ impl PendingCalls {
     #[inline]
     pub(super) fn insert(&mut self, call: CallId) -> PendingId {
         let index = self.free.pop().unwrap_or_else(|| {
-            self.places.push(PendingCall::default());
-            self.places.len() as u32 - 1
+            self.entries.push(PendingCall::default());
+            self.entries.len() as u32 - 1
         });
-        let place = &mut self.places[index as usize];
-        place.call = Some(call);
-        let id = PendingId { index, serial: place.serial };
+        let entry = &mut self.entries[index as usize];
+        debug_assert!(entry.call.is_none(), "a free entry has no call");
+        entry.call = Some(call);
+        let id = PendingId { index, serial: entry.serial };
         if self.by_call.len() <= call.index() {
             self.by_call.resize(call.index() + 1, None);
         }
+        debug_assert!(self.by_call[call.index()].is_none(), "the machine's last call has ended");
         self.by_call[call.index()] = Some(id);
         id
     }
 
     #[inline]
     pub(super) fn len(&self) -> usize {
-        self.places.len() - self.free.len()
+        self.entries.len() - self.free.len()
     }
 
     #[inline]
     fn get(&self, id: PendingId) -> Option<&PendingCall> {
-        self.places.get(id.index as usize).filter(|w| w.serial == id.serial && w.call.is_some())
+        self.entries.get(id.index as usize).filter(|e| e.serial == id.serial && e.call.is_some())
     }
 
     #[inline]
     fn get_mut(&mut self, id: PendingId) -> Option<&mut PendingCall> {
-        self.places.get_mut(id.index as usize).filter(|w| w.serial == id.serial && w.call.is_some())
+        let entry = self.entries.get_mut(id.index as usize);
+        entry.filter(|e| e.serial == id.serial && e.call.is_some())
     }
 
-    /// Ends a wait; says which call it was for, if that one has not ended.
+    /// Removes a call; its [`CallId`] if it has not ended.
     #[inline]
     pub(super) fn remove(&mut self, id: PendingId, dropped: &mut Vec<Waker>) -> Option<CallId> {
-        let wait = self.get_mut(id)?;
-        dropped.extend(wait.waker.take());
-        let call = wait.call?;
-        let untaken = wait.outcome.is_some();
-        wait.release();
-        self.untaken -= usize::from(untaken);
+        let entry = self.get_mut(id)?;
+        dropped.extend(entry.waker.take());
+        let call = entry.call?;
+        let was_ready = entry.outcome.is_some();
+        entry.release();
+        self.ready -= usize::from(was_ready);
         self.free.push(id.index);
-        let entry = self.by_call.get_mut(call.index())?;
-        if *entry == Some(id) {
-            *entry = None;
+        let of_call = self.by_call.get_mut(call.index())?;
+        if *of_call == Some(id) {
+            *of_call = None;
             return Some(call);
         }
         None
     }
 
-    /// Whether there are outcomes that nobody has taken yet.
+    /// Whether there are outcomes that have not been taken.
     #[inline]
-    pub(super) fn has_untaken(&self) -> bool {
-        self.untaken > 0
+    pub(super) fn has_ready(&self) -> bool {
+        self.ready > 0
     }
 
     pub(super) fn contains(&self, id: PendingId) -> bool {
         self.get(id).is_some()
     }
 
-    /// Registers who is to be woken when the outcome is there.
+    /// Registers the waker that is called when the outcome is there.
     #[inline]
-    pub(super) fn wait(&mut self, id: PendingId, cx: &mut Context<'_>, dropped: &mut Vec<Waker>) {
-        if let Some(wait) = self.get_mut(id) {
-            register(&mut wait.waker, cx, dropped);
+    pub(super) fn register(
+        &mut self,
+        id: PendingId,
+        cx: &mut Context<'_>,
+        dropped: &mut Vec<Waker>,
+    ) {
+        if let Some(entry) = self.get_mut(id) {
+            register(&mut entry.waker, cx, dropped);
         }
     }
 
     #[inline]
     pub(super) fn has_outcome(&self, id: PendingId) -> bool {
-        self.get(id).is_some_and(|wait| wait.outcome.is_some())
+        self.get(id).is_some_and(|entry| entry.outcome.is_some())
     }
 
-    /// The outcome, once; ends the wait unless a ticket is left of it.
+    /// The outcome, once. The call is pending no more, unless a ticket is left of it.
     #[inline]
     pub(super) fn take_outcome(&mut self, id: PendingId) -> Option<RawOutcome> {
-        let wait = self.get_mut(id)?;
-        let outcome = wait.outcome.take()?;
-        // When it was told, the wait was parted from its call.
-        let ended = !matches!(outcome, RawOutcome::Unknown(_, true));
-        if ended {
-            wait.release();
+        let entry = self.get_mut(id)?;
+        let outcome = entry.outcome.take()?;
+        // `complete` has taken it out of `by_call`.
+        let is_last = !matches!(outcome, RawOutcome::Unknown(_, true));
+        if is_last {
+            entry.release();
             self.free.push(id.index);
         }
-        self.untaken -= 1;
+        self.ready -= 1;
         Some(outcome)
     }
 
-    /// The waker of a wait that has no outcome yet.
+    /// The waker of a call that has no outcome yet.
     #[inline]
     pub(super) fn waker(&self, id: PendingId) -> Option<&Waker> {
-        self.get(id).filter(|wait| wait.outcome.is_none())?.waker.as_ref()
+        self.get(id).filter(|entry| entry.outcome.is_none())?.waker.as_ref()
     }
 
     /// The same, taken out.
     #[inline]
     pub(super) fn take_waker(&mut self, id: PendingId) -> Option<Waker> {
-        self.get_mut(id).filter(|wait| wait.outcome.is_none())?.waker.take()
+        self.get_mut(id).filter(|entry| entry.outcome.is_none())?.waker.take()
     }
 
     #[inline]
     pub(super) fn follows(&self, id: PendingId) -> bool {
-        self.get(id).is_some_and(|wait| wait.follows)
+        self.get(id).is_some_and(|entry| entry.follows)
     }
 
-    /// Notes that a wait is polled, after leading calls were polled `leads` times; says whether they were since it last
-    /// was.
+    /// Notes that a call is polled, after leading calls were polled `leads` times. Whether one was since this call was
+    /// last polled.
     #[inline]
-    pub(super) fn note_look(&mut self, id: PendingId, leads: u64) -> bool {
-        let Some(wait) = self.get_mut(id) else { return true };
-        std::mem::replace(&mut wait.looked_at, leads) != leads
+    pub(super) fn note_poll(&mut self, id: PendingId, leads: u64) -> bool {
+        let Some(entry) = self.get_mut(id) else { return true };
+        std::mem::replace(&mut entry.polled_at, leads) != leads
     }
 
-    /// Notes whether a wait stands among the followers; says whether that is new.
+    /// Notes whether a call is among the followers; whether that is a change.
     #[inline]
     pub(super) fn set_follows(&mut self, id: PendingId, follows: bool) -> bool {
-        let Some(wait) = self.get_mut(id) else { return false };
-        std::mem::replace(&mut wait.follows, follows) != follows
+        let Some(entry) = self.get_mut(id) else { return false };
+        std::mem::replace(&mut entry.follows, follows) != follows
     }
 
-    /// A call has an outcome. Whoever waits for it is woken, but for `own`, which is being polled.
+    /// A call has an outcome: wakes its task, unless it is being polled.
     #[inline]
-    pub(super) fn tell(
-        &mut self,
-        call: CallId,
-        outcome: RawOutcome,
-        own: Option<PendingId>,
-        wake: &mut Vec<Waker>,
-    ) {
-        let ticket = matches!(outcome, RawOutcome::Unknown(_, true));
-        let Some(entry) = self.by_call.get_mut(call.index()) else { return };
-        let Some(id) = *entry else { return };
-        if !ticket {
-            *entry = None;
+    pub(super) fn complete(&mut self, call: CallId, outcome: RawOutcome, wake: &mut Vec<Waker>) {
+        let polled = self.polled;
+        let leaves_ticket = matches!(outcome, RawOutcome::Unknown(_, true));
+        let Some(of_call) = self.by_call.get_mut(call.index()) else { return };
+        // `None` for a one-way call, and for one that was abandoned.
+        let Some(id) = *of_call else { return };
+        if !leaves_ticket {
+            *of_call = None;
         }
-        if let Some(wait) = self.get_mut(id).filter(|wait| wait.call == Some(call)) {
-            let first = wait.outcome.replace(outcome).is_none();
-            if own != Some(id) {
-                wake.extend(wait.waker.take());
+        if let Some(entry) = self.get_mut(id).filter(|entry| entry.call == Some(call)) {
+            let is_first = entry.outcome.replace(outcome).is_none();
+            if polled != Some(id) {
+                wake.extend(entry.waker.take());
             }
-            self.untaken += usize::from(first);
+            self.ready += usize::from(is_first);
         }
     }
 
@@ -203,11 +211,11 @@ impl PendingCalls {
         pending.filter_map(|id| self.get(*id)?.call).collect()
     }
 
-    /// The client is gone: every wait that has no outcome gets the truest one there is.
+    /// The client is gone: every call without an outcome gets the truest one there is.
     pub(super) fn end_all(&mut self, wake: &mut Vec<Waker>) {
         self.by_call.clear();
-        for wait in self.places.iter_mut().filter(|wait| wait.call.is_some()) {
-            wait.outcome = Some(match wait.outcome.take() {
+        for entry in self.entries.iter_mut().filter(|entry| entry.call.is_some()) {
+            entry.outcome = Some(match entry.outcome.take() {
                 None | Some(RawOutcome::Unknown(_, true)) => {
                     RawOutcome::Unknown(Unknown::Closed, false)
                 }
@@ -216,8 +224,8 @@ impl PendingCalls {
                 }
                 Some(outcome) => outcome,
             });
-            wake.extend(wait.waker.take());
+            wake.extend(entry.waker.take());
         }
-        self.untaken = self.places.iter().filter(|wait| wait.outcome.is_some()).count();
+        self.ready = self.entries.iter().filter(|entry| entry.outcome.is_some()).count();
     }
 }

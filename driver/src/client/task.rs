@@ -10,40 +10,40 @@ use std::time::Duration;
 use oncewire_core::Instant;
 
 use super::backoff::{Backoff, Ended};
-use super::state::{LEAD_AFTER, Leader, Shared, State};
+use super::reader::{LEAD_AFTER, Leader};
+use super::shared::Shared;
+use super::state::State;
 use crate::caught::{Guarded, caught};
 use crate::runtime::Timer;
-use crate::spin::SpinAttempt;
+use crate::spin;
 use crate::transport::{BoxFuture, BoxStream};
 
-/// Looks for an answer in one poll: then other tasks get their turn.
-const LOOKS_MAX: u32 = 8;
+/// Spins in one poll: then other tasks get their turn.
+const SPINS_MAX: u32 = 4;
 
 pub(super) struct ClientTask {
     shared: Arc<Shared>,
-    /// Whether there is a journal to be served.
+    /// Whether there is a journal to write to.
     is_durable: bool,
     timer: Box<dyn Timer>,
-    /// When it fires, which may be before there is something to do: that costs a turn, and setting it a system call or
-    /// more. `None` before it was first set.
+    /// When it fires, which may be before there is something to do: an idle turn costs less than the system calls that set
+    /// it. `None` before it was first set.
     armed: Option<Instant>,
     dial: Option<Dial>,
     backoff: Backoff,
     /// When to dial next.
     dial_at: Instant,
-    /// Whether there was a connection when the task last looked.
+    /// Whether there was a connection in the last turn.
     was_connected: bool,
-    /// A look that has not been judged yet.
-    look: Option<SpinAttempt>,
 }
 
 /// How the task goes on after a turn.
 enum Next {
     /// The client has ended.
     End,
-    /// Something was written that may be answered as soon as others have run.
-    Look,
-    /// There is nothing to do, at this moment perhaps.
+    /// Something was written that may be answered within microseconds.
+    Spin,
+    /// There is nothing to do before this time, unless it is woken.
     Sleep(Instant),
 }
 
@@ -55,7 +55,7 @@ struct Dial {
 impl ClientTask {
     pub(super) fn new(shared: Arc<Shared>) -> ClientTask {
         let timer = shared.runtime.timer();
-        let is_durable = shared.with(|state, _| state.durable.is_some());
+        let is_durable = shared.with(|state, _| state.journal.is_some());
         let backoff = Backoff::new(shared.options.backoff_min, shared.options.backoff_max);
         ClientTask {
             shared,
@@ -66,7 +66,6 @@ impl ClientTask {
             backoff,
             dial_at: Instant::ZERO,
             was_connected: false,
-            look: None,
         }
     }
 
@@ -76,92 +75,92 @@ impl ClientTask {
         state: &mut State,
         now: Instant,
         cx: &mut Context<'_>,
-        may_look: bool,
+        may_spin: bool,
     ) -> Next {
         match &mut state.task {
             Some(waker) => waker.clone_from(cx.waker()),
             None => state.task = Some(cx.waker().clone()),
         }
-        let looked = self.look.take();
-        let mut soonest = Instant::ZERO;
-        if state.machine.poll_timeout().is_some_and(|at| at <= now) {
-            if state.stream.is_some() {
-                // What has arrived counts: it is read before anything is judged by the time (S20).
-                state.lead_as_task(now, cx);
-            }
-            state.machine.handle_timeout(now);
-            state.deliver(now);
-            // Whatever came of it is to leave. If the stream takes nothing, it is tried again a little later.
-            state.flush(now, cx);
-            soonest = now + Duration::from_millis(1);
-        }
+        let soonest = self.handle_timeout(state, now, cx);
         if self.has_ended(state, now) {
             return Next::End;
         }
-        if state.stream.is_none() {
+        if !state.link.is_up() {
             self.note_loss(state, now);
-            return Next::Sleep(self.alarm(self.next_look(state).max(soonest), now));
+            return Next::Sleep(self.timer_for(self.next_timeout(state).max(soonest), now));
         }
         self.was_connected = true;
-        let is_left = state.task_should_lead(now);
-        let looks = match state.leader {
-            Leader::Task => state.lead_or_look(now, cx, may_look, looked),
-            // What nobody waits for is answered, too.
-            Leader::Nobody if state.awaits_control() || state.wants_flush() => {
-                state.lead_or_look(now, cx, may_look, looked)
-            }
-            // A call that leads may wait for long, or be alive and not polled any more.
-            Leader::Nobody | Leader::Call(_) if is_left => {
-                state.lead_or_look(now, cx, may_look, looked)
-            }
-            Leader::Call(_) if state.wants_flush() => {
+        let should_lead = state.reader.task_should_lead(now);
+        let has_work = state.awaits_control() || state.reader.flush_requested;
+        let spin = match state.reader.leader {
+            Leader::Task => state.lead_or_spin(now, cx, may_spin),
+            // The server's answers that no call waits for are read, too.
+            Leader::None if has_work => state.lead_or_spin(now, cx, may_spin),
+            // A call that leads may wait for long, or its future may have been forgotten.
+            Leader::None | Leader::Call(_) if should_lead => state.lead_or_spin(now, cx, may_spin),
+            Leader::Call(_) if state.reader.flush_requested => {
                 state.flush(now, cx);
-                None
+                false
             }
-            Leader::Nobody | Leader::Call(_) => None,
+            Leader::None | Leader::Call(_) => false,
         };
         if self.has_ended(state, now) {
             return Next::End;
         }
-        if looks.is_some() {
-            self.look = looks;
-            return Next::Look;
+        if spin {
+            return Next::Spin;
         }
-        if state.stream.is_none() {
+        if !state.link.is_up() {
             self.note_loss(state, now);
         }
-        let lead = state.watch_lead(now);
-        Next::Sleep(self.alarm(self.next_look(state).max(soonest).min(lead), now))
+        let watch = state.reader.watch(now);
+        Next::Sleep(self.timer_for(self.next_timeout(state).max(soonest).min(watch), now))
     }
 
-    /// When the timer is to fire so that the task looks at that moment or before.
-    fn alarm(&self, at: Instant, now: Instant) -> Instant {
+    /// Handles a timeout of the machine that is due. Returns when the next one may be handled.
+    fn handle_timeout(&self, state: &mut State, now: Instant, cx: &mut Context<'_>) -> Instant {
+        if state.machine.poll_timeout().is_none_or(|at| at > now) {
+            return Instant::ZERO;
+        }
+        if state.link.is_up() {
+            // What has arrived counts: it is read before the server is judged by the time (S20).
+            state.lead_as_task(now, cx);
+        }
+        state.machine.handle_timeout(now);
+        state.deliver(now);
+        state.flush(now, cx);
+        // If the stream takes nothing, the machine's timeout stays due.
+        now + Duration::from_millis(1)
+    }
+
+    /// When the timer must fire for something to be done at `at` or before.
+    fn timer_for(&self, at: Instant, now: Instant) -> Instant {
         match self.armed {
             Some(armed) => armed.min(at),
-            // Whoever leads next, it is to be seen to so soon.
+            // The first turn: a call may lead next, and must be watched.
             None => at.min(now + LEAD_AFTER),
         }
     }
 
-    fn next_look(&self, state: &State) -> Instant {
+    fn next_timeout(&self, state: &State) -> Instant {
         let mut at = state.machine.poll_timeout().unwrap_or(Instant::FAR_FUTURE);
-        if state.stream.is_none() && state.machine.wants_connection() {
+        if !state.link.is_up() && state.machine.wants_connection() {
             at = at.min(self.dial.as_ref().map_or(self.dial_at, |dial| dial.until));
         }
-        if let Some(since) = state.closing_since {
+        if let Some(since) = state.lifecycle.closing_since {
             at = at.min(since + self.shared.options.close_timeout);
         }
         at
     }
 
     fn has_ended(&self, state: &mut State, now: Instant) -> bool {
-        if state.closed || state.machine.refusal().is_some() {
+        if state.lifecycle.ended || state.machine.refusal().is_some() {
             return true;
         }
         if !state.machine.is_closing() {
             return false;
         }
-        let since = *state.closing_since.get_or_insert(now);
+        let since = *state.lifecycle.closing_since.get_or_insert(now);
         now >= since + self.shared.options.close_timeout
     }
 
@@ -170,12 +169,11 @@ impl ClientTask {
         if !std::mem::take(&mut self.was_connected) {
             return;
         }
-        let reason = state.disconnected.take();
-        let ended = match state.connected_at {
+        let connection = &mut state.lifecycle.connection;
+        let (reason, answered) = (connection.reason.take(), connection.answered);
+        let ended = match connection.since {
             None => Ended::Unconnected(reason),
-            Some(at) => {
-                Ended::Connected { lasted: now.since(at), answered: state.answered, reason }
-            }
+            Some(since) => Ended::Connected { lasted: now.since(since), answered, reason },
         };
         self.back_off(now, ended);
     }
@@ -190,11 +188,11 @@ impl ClientTask {
     fn poll_dial(&mut self, cx: &mut Context<'_>) {
         let shared = self.shared.clone();
         let (now, wants_stream) = shared.with(|state, now| {
-            if state.stream.is_none() {
-                // A call that read for all may have found that it is gone.
+            if !state.link.is_up() {
+                // A call that read for all may have noticed.
                 self.note_loss(state, now);
             }
-            (now, state.stream.is_none() && state.machine.wants_connection())
+            (now, !state.link.is_up() && state.machine.wants_connection())
         });
         if !wants_stream {
             self.dial = None;
@@ -219,15 +217,12 @@ impl ClientTask {
         match result {
             Ok(stream) => {
                 self.was_connected = true;
-                self.shared.with(|state, now| {
-                    state.gain_stream(now, stream);
-                    state.leader = Leader::Task;
-                });
+                self.shared.with(|state, now| state.gain_connection(now, stream));
             }
             Err(error) => {
                 let why = format!("cannot connect to {}: {error}", address());
                 self.back_off(now, Ended::Unconnected(None));
-                self.shared.with(|state, now| state.lose_stream(now, why));
+                self.shared.with(|state, now| state.lose_connection(now, why));
             }
         }
     }
@@ -239,30 +234,31 @@ impl Future for ClientTask {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         let shared = this.shared.clone();
-        let mut looks = 0;
+        let mut spins = 0;
         loop {
-            if this.look.is_none() {
-                this.poll_dial(cx);
-            }
+            this.poll_dial(cx);
             let next = shared.with(|state, now| {
-                let next = this.turn(state, now, cx, looks < LOOKS_MAX);
+                let next = this.turn(state, now, cx, spins < SPINS_MAX);
                 state.armed = match next {
                     Next::End => Instant::FAR_FUTURE,
-                    Next::Look => now,
+                    Next::Spin => now,
                     Next::Sleep(until) => until,
                 };
                 next
             });
             if this.is_durable {
-                // After all that was ready has noted what it wants written, so that it goes in one batch.
+                // Now that all ready calls have noted what they want written, it goes in one batch.
                 shared.submit();
             }
             match next {
-                // `end` sees to what is left to write.
+                // `Shared::end` does the rest when this is dropped.
                 Next::End => return Poll::Ready(()),
-                Next::Look => {
-                    looks += 1;
-                    shared.runtime.yield_now();
+                Next::Spin => {
+                    spins += 1;
+                    let runtime = &*shared.runtime;
+                    spin::spin(runtime, runtime.now(), Duration::ZERO, |now, spin| {
+                        shared.with_at(now, |state, now| state.spin_as_task(now, cx, spin))
+                    });
                 }
                 Next::Sleep(until) => {
                     if this.armed.replace(until) != Some(until) {

@@ -10,7 +10,7 @@ use super::service::{
     ADD_ONE, ADD_ONE_OF_ANOTHER_VERSION, BLOB, ECHO, SMALL_BLOB, WAIT, arguments,
 };
 use super::world::{Host, World};
-use crate::outcome::Outcome;
+use crate::client::Outcome;
 
 /// What a server says to a connection on which only this was sent; a neighbour notices nothing.
 async fn first_words(world: &World, host: &Host, bytes: &[u8]) -> Refuse {

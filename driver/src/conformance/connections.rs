@@ -11,7 +11,7 @@ use super::raw_peer::{encode, request};
 use super::service::{ADD_ONE, BLOB, WAIT, arguments};
 use super::world::World;
 use super::{Direction, expect_reply, kind};
-use crate::outcome::Outcome;
+use crate::client::Outcome;
 
 pub async fn c31_a_call_of_which_no_byte_left_was_not_executed(world: World) {
     let host = world.host().await;

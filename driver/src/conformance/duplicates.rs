@@ -10,7 +10,7 @@ use super::faulty_link::FaultyLink;
 use super::raw_peer::{hello, request};
 use super::service::{ADD_ONE, FAIL, GET, PANIC, PANIC_AT_ONCE, PUT, WAIT, arguments, value};
 use super::world::World;
-use crate::outcome::Outcome;
+use crate::client::Outcome;
 
 pub async fn c11_a_duplicate_while_the_original_runs_is_answered_once(world: World) {
     let host = world.host().await;

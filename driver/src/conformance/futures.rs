@@ -11,7 +11,7 @@ use super::service::{ADD_ONE, ECHO, WAIT};
 use super::world::World;
 use super::{Direction, expect_reply, kind};
 use crate::client::CallFuture;
-use crate::outcome::Outcome;
+use crate::client::Outcome;
 
 /// Begins to wait for a call, which is then the one that reads for all.
 async fn lead(world: &World, mut call: CallFuture<u64>, waiting: u64) -> CallFuture<u64> {

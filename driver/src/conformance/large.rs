@@ -6,7 +6,7 @@ use super::expect_reply;
 use super::faulty_link::FaultyLink;
 use super::service::{ADD_ONE, BLOB, ECHO, WAIT, arguments};
 use super::world::World;
-use crate::outcome::Outcome;
+use crate::client::Outcome;
 
 pub async fn c25_a_refused_request_is_refused_again_and_never_executed(world: World) {
     let unknown = oncewire_core::MethodId::of("conformance.no_such_method");

@@ -8,7 +8,7 @@ use super::faulty_link::{Action, FaultyLink, Mark};
 use super::service::{ADD_ONE, WAIT, WAIT_AGAIN, arguments};
 use super::world::World;
 use super::{Direction, expect_reply, kind};
-use crate::outcome::Outcome;
+use crate::client::Outcome;
 
 pub async fn c52_after_a_restart_calls_in_doubt_are_unknown_and_new_ones_go_on(world: World) {
     let before = world.host().await;

@@ -14,7 +14,7 @@ use super::raw_peer::{encode, hello, request, welcome};
 use super::service::{ADD_ONE, WAIT, arguments, value};
 use super::world::{NamingAcceptor, World};
 use super::{expect_reply, kind};
-use crate::outcome::Outcome;
+use crate::client::Outcome;
 
 const LEASE_AND_MORE: Duration = Duration::from_secs(301);
 

@@ -10,8 +10,8 @@ use super::raw_peer::request;
 use super::service::{ADD_ONE, HANG, WAIT, arguments};
 use super::world::World;
 use super::{Direction, expect_reply, kind};
+use crate::client::Outcome;
 use crate::client::Ticket;
-use crate::outcome::Outcome;
 
 /// What is left of a call whose deadline has passed at a server.
 fn ticket_of(outcome: Outcome<u64>) -> Ticket<u64> {

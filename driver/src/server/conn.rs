@@ -17,7 +17,7 @@ use super::state::{ConnWork, Shared, State};
 use crate::buffer::{self, ReadBuffer, Scratch, WriteBuffer};
 use crate::faults::ServerFault;
 use crate::runtime::Timer;
-use crate::spin::{self, SpinAttempt, SpinPolicy};
+use crate::spin::{self, SpinPolicy};
 use crate::transport::{BoxStream, Subject};
 
 pub(super) struct ConnTask {
@@ -111,14 +111,13 @@ impl ConnTask {
         if endless {
             pace.go_on();
         }
-        // Whether, and for how long, to look for the next request.
-        let mut looks: Option<Duration> = None;
+        // Set to spin for the next request.
+        let mut budget: Option<Duration> = None;
         for _ in 0..reads_max {
-            let read = match looks {
-                Some(tries) => self.look(tries, pace, cx, scratch),
+            let read = match budget.take() {
+                Some(budget) => self.spin(&shared, budget, pace, cx, scratch),
                 None => self.read_once(pace, cx, scratch),
             };
-            looks = None;
             let written = self.write_all(pace.now, cx, scratch);
             match (read, &written) {
                 (Poll::Ready(Err(_) | Ok(0)), _) | (_, Poll::Ready(Err(_))) => return Turn::End,
@@ -133,22 +132,22 @@ impl ConnTask {
                         break;
                     }
                     if matches!(written, Poll::Ready(Ok(true))) {
-                        looks = self.looks();
+                        budget = self.spin_budget();
                     }
                     continue;
                 }
                 (Poll::Pending, _) => {}
             }
-            // The stream will wake us for both. What others have done meanwhile is looked for before we sleep.
+            // The stream wakes us for both. Replies that came meanwhile must leave before we sleep.
             let blocked = written.is_pending();
-            let look = shared.with_at(pace.now, |state, _| {
-                let look = state.next_work(self.id, blocked);
-                if blocked || matches!(look, ConnWork::Nothing) {
+            let work = shared.with_at(pace.now, |state, _| {
+                let work = state.next_work(self.id, blocked);
+                if blocked || matches!(work, ConnWork::Nothing) {
                     state.end_turn(self.id);
                 }
-                look
+                work
             });
-            match look {
+            match work {
                 // The last words say why: they are to leave, if the peer takes them. Not behind the rest of a reply:
                 // its bytes are no longer counted, and nobody knows when they would leave.
                 ConnWork::Close
@@ -171,8 +170,8 @@ impl ConnTask {
         Turn::Sleep
     }
 
-    /// For how long to look for the next request before sleeping, if at all: not where handlers wait for this thread.
-    fn looks(&mut self) -> Option<Duration> {
+    /// How long to spin for the next request, if at all: not where handlers wait for this thread.
+    fn spin_budget(&mut self) -> Option<Duration> {
         let shared = &self.shared;
         if !self.spin.should_spin() || shared.with_quietly(|state| state.machine.is_busy()) {
             return None;
@@ -180,24 +179,20 @@ impl ConnTask {
         shared.runtime.spin_budget(std::ptr::from_ref(self).addr())
     }
 
-    /// Lets whoever may send the next request act, and looks whether it has.
-    fn look(
+    /// Spins for the next request.
+    fn spin(
         &mut self,
-        time: Duration,
+        shared: &Shared,
+        budget: Duration,
         pace: &mut Pace,
         cx: &mut Context<'_>,
         scratch: &mut Scratch,
     ) -> Poll<io::Result<usize>> {
-        let mut tries = SpinAttempt::new(pace.now, time);
-        loop {
-            self.shared.runtime.yield_now();
-            pace.now = self.shared.runtime.now();
-            let read = spin::with_forced_reads(|| self.read_once(pace, cx, scratch));
-            if let Some(brought) = tries.judge(pace.now, read.is_ready()) {
-                self.spin.record(brought);
-                return read;
-            }
-        }
+        spin::spin(&*shared.runtime, pace.now, budget, |now, spin| {
+            pace.now = now;
+            let read = self.read_once(pace, cx, scratch);
+            self.spin.is_over(spin, now, read.is_ready()).then_some(read)
+        })
     }
 
     /// Ready when the last words have taken too long.

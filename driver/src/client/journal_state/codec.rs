@@ -1,4 +1,4 @@
-//! What stands in a journal, and its bytes.
+//! The rows of a journal, and their bytes.
 
 use bytes::Bytes;
 use oncewire_core::wire::{Grants, ServiceName};
@@ -7,9 +7,9 @@ use oncewire_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::outcome::{RawOutcome, ReplyBody};
+use crate::reply::{RawOutcome, ReplyBody};
 
-/// The session, and the highest xid that was recorded in it.
+/// The session, and the highest xid that was journaled in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SessionRow {
     pub(super) session: ClientSession,
@@ -40,7 +40,7 @@ impl SessionRow {
     }
 }
 
-/// A call that may have been handed.
+/// A call that may have been sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct CallRow {
     pub(super) session: SessionId,
@@ -102,8 +102,7 @@ const UNKNOWN: [(u8, Unknown); 5] = [
     (0x54, Unknown::Closed),
 ];
 
-/// A byte that says which outcome, and the reply behind it. `None` for what is no final outcome of a call that was
-/// recorded.
+/// A byte that says which outcome, and the reply behind it. `None` for what is no final outcome of a journaled call.
 pub(super) fn encode_outcome(outcome: &RawOutcome) -> Option<Bytes> {
     let byte = match outcome {
         RawOutcome::Reply(body) => {

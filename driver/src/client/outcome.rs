@@ -1,18 +1,21 @@
-//! What becomes of a call, with its reply decoded.
+//! What becomes of a call, with its reply decoded; and the ticket that may be left of it.
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use oncewire_core::{self as core, Executed, NoReply, NotExecuted, Unknown};
+use oncewire_core::{Executed, NoReply, NotExecuted, Unknown};
 use serde::de::DeserializeOwned;
 
-use crate::client::Ticket;
+use super::pending::PendingId;
+use super::shared::Shared;
 use crate::decode::{ValueLimits, decode};
+use crate::reply::{RawOutcome, ReplyBody};
 
 /// The one truthful outcome of a call.
 #[derive(Debug)]
-#[must_use = "a call that was not executed, or whose fate is unknown, is not an error that passes unseen"]
+#[must_use = "a call that was not executed, or may have been, is not an error that passes unseen"]
 pub enum Outcome<R> {
     /// Executed; here is the reply.
     Reply(R),
@@ -20,7 +23,7 @@ pub enum Outcome<R> {
     NoReply(NoReply),
     /// Not executed, and it never will be.
     NotExecuted(NotExecuted),
-    /// Nobody can know yet; the ticket, if there is one, may tell later.
+    /// It is not known whether it was executed. The ticket, if there is one, waits for the answer.
     Unknown(Unknown, Option<Ticket<R>>),
 }
 
@@ -34,7 +37,7 @@ impl<R> Outcome<R> {
         }
     }
 
-    /// The reply, or why there is none; lets go of the ticket.
+    /// The reply, or why there is none; drops the ticket.
     ///
     /// # Errors
     /// Everything but a reply.
@@ -55,7 +58,7 @@ pub enum CallFailure {
     NoReply(NoReply),
     /// Not executed, and it never will be.
     NotExecuted(NotExecuted),
-    /// Nobody can know.
+    /// It is not known whether it was executed.
     Unknown(Unknown),
 }
 
@@ -81,71 +84,6 @@ impl fmt::Display for CallFailure {
 }
 
 impl std::error::Error for CallFailure {}
-
-/// An outcome whose reply was not decoded.
-#[derive(Clone, Debug)]
-pub(crate) enum RawOutcome {
-    Reply(ReplyBody),
-    NoReply(NoReply),
-    NotExecuted(NotExecuted),
-    /// Nobody can know yet; whether a ticket is left.
-    Unknown(Unknown, bool),
-}
-
-/// Replies up to this long need no memory of their own between the read that brought them and their caller. So long a
-/// body is no larger than without.
-const SMALL_LEN_MAX: usize = 22;
-
-/// A reply as it was received.
-#[derive(Clone, Debug)]
-pub(crate) enum ReplyBody {
-    Small { len: u8, bytes: [u8; SMALL_LEN_MAX] },
-    Shared(Bytes),
-}
-
-impl ReplyBody {
-    /// `large` is what the reply is part of, if that is to be shared.
-    #[inline]
-    pub(crate) fn new(body: &[u8], large: Option<&Bytes>) -> ReplyBody {
-        if body.len() > SMALL_LEN_MAX {
-            return ReplyBody::Shared(crate::buffer::share(body, large));
-        }
-        let mut bytes = [0; SMALL_LEN_MAX];
-        bytes[..body.len()].copy_from_slice(body);
-        ReplyBody::Small { len: body.len() as u8, bytes }
-    }
-
-    #[inline]
-    pub(crate) fn as_slice(&self) -> &[u8] {
-        match self {
-            ReplyBody::Small { len, bytes } => &bytes[..usize::from(*len)],
-            ReplyBody::Shared(bytes) => bytes,
-        }
-    }
-
-    #[inline]
-    fn into_bytes(self) -> Bytes {
-        match self {
-            ReplyBody::Small { .. } => Bytes::copy_from_slice(self.as_slice()),
-            ReplyBody::Shared(bytes) => bytes,
-        }
-    }
-}
-
-const _: () = assert!(size_of::<ReplyBody>() == size_of::<Bytes>());
-
-impl RawOutcome {
-    /// `large` is what the reply is part of, if that is to be shared.
-    #[inline]
-    pub(crate) fn new(outcome: core::Outcome<'_>, large: Option<&Bytes>) -> RawOutcome {
-        match outcome {
-            core::Outcome::Reply(body) => RawOutcome::Reply(ReplyBody::new(body, large)),
-            core::Outcome::NoReply(why) => RawOutcome::NoReply(why),
-            core::Outcome::NotExecuted(why) => RawOutcome::NotExecuted(why),
-            core::Outcome::Unknown { why, ticket } => RawOutcome::Unknown(why, ticket),
-        }
-    }
-}
 
 /// How the bytes of a reply become a value.
 ///
@@ -190,5 +128,60 @@ impl<R> Decode<R> {
             RawOutcome::NotExecuted(why) => Outcome::NotExecuted(why),
             RawOutcome::Unknown(why, _) => Outcome::Unknown(why, ticket),
         }
+    }
+}
+
+/// The right to learn later what became of a call whose outcome was `Unknown` (S18).
+///
+/// It sends nothing by itself, and holding it does not ask for the call to be executed. Dropping it tells the server that
+/// the call's outcome is not needed any more.
+pub struct Ticket<R> {
+    shared: Arc<Shared>,
+    id: Option<PendingId>,
+    decode: Decode<R>,
+}
+
+impl<R> Ticket<R> {
+    pub(super) fn new(shared: Arc<Shared>, id: PendingId, decode: Decode<R>) -> Ticket<R> {
+        Ticket { shared, id: Some(id), decode }
+    }
+
+    /// Waits for the final outcome: a reply, `NotExecuted`, or `Unknown` without a ticket when the session is lost and
+    /// there is nothing left to ask. May take as long as the server does; dropping this future loses nothing.
+    ///
+    /// Once it has returned the outcome, it waits for ever.
+    pub async fn wait(&mut self) -> Outcome<R> {
+        let Some(id) = self.id else { return std::future::pending().await };
+        let wait = TicketWait { shared: &self.shared, id };
+        let raw = std::future::poll_fn(|cx| wait.shared.poll_outcome(id, cx)).await;
+        drop(wait);
+        self.id = None;
+        self.decode.outcome(raw, None)
+    }
+}
+
+/// One wait for a ticket's outcome. When it is dropped, another call must read in its place.
+struct TicketWait<'a> {
+    shared: &'a Shared,
+    id: PendingId,
+}
+
+impl Drop for TicketWait<'_> {
+    fn drop(&mut self) {
+        self.shared.stop_waiting(self.id);
+    }
+}
+
+impl<R> Drop for Ticket<R> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.shared.abandon(id);
+        }
+    }
+}
+
+impl<R> fmt::Debug for Ticket<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ticket").field("done", &self.id.is_none()).finish_non_exhaustive()
     }
 }

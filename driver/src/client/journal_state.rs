@@ -1,4 +1,13 @@
-//! What stands between a client's machine and its journal: which call is recorded, what waits for which write.
+//! Between a durable client's machine and its journal: which call is journaled, and what waits for which write.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `journal_state.rs` | calls, batches, and what a batch makes possible |
+//! | `journal_state/recovery.rs` | what a journal holds when it is opened |
+//! | `journal_state/codec.rs` | the rows of a journal, and their bytes |
+
+mod codec;
+mod recovery;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,19 +19,24 @@ use oncewire_core::{
     Unknown, Xid,
 };
 
-use super::codec::{self, CallRow, SessionRow};
+use codec::{CallRow, SessionRow};
+use recovery::{Found, broken};
+
 use crate::journal::{Journal, JournalError, JournalKey, JournalWrite};
-use crate::outcome::RawOutcome;
+use crate::reply::RawOutcome;
 
 /// The calls of a durable client, and what is to be written of them.
-pub(crate) struct JournalState {
+///
+/// Invariants: one batch is in flight at most. A call is sent only after its row is durable (its xid is in a batch that
+/// was concluded), and settled only after its outcome is. After an error nothing is written any more.
+pub(super) struct JournalState {
     journal: Arc<dyn Journal>,
     /// By the number that is their key in the journal.
     calls: BTreeMap<u64, JournaledCall>,
     /// The numbers of the calls that the machine has, by [`CallId::index`].
     by_call: Vec<Option<u64>>,
     next_number: u64,
-    /// The session that was last written, or is about to be.
+    /// The session that was last written, or is being written.
     session: Option<SessionId>,
     next: Batch,
     in_flight: Option<Vec<Effect>>,
@@ -36,12 +50,12 @@ struct Batch {
     effects: Vec<Effect>,
 }
 
-/// What is done once a batch is stable.
+/// What follows when a batch is durable.
 enum Effect {
-    /// The calls of this session up to this xid may be handed.
-    Recorded { session: SessionId, up_to: Xid },
-    /// This call's caller may be told.
-    Answered { number: u64, outcome: RawOutcome },
+    /// The calls of this session up to this xid may be sent.
+    Journaled { session: SessionId, up_to: Xid },
+    /// This call is settled, and its outcome delivered.
+    Settled { number: u64, outcome: RawOutcome },
 }
 
 /// One call.
@@ -51,21 +65,30 @@ struct JournaledCall {
     body: Bytes,
     /// While the machine has it.
     call: Option<CallId>,
-    /// It stands in the journal, or may.
-    written: bool,
-    /// Its outcome is known and not stable yet.
-    answered: bool,
-    told: Option<Delivered>,
-    /// Somebody can still take its outcome.
-    wanted: bool,
+    stage: Stage,
+    /// Its future was dropped: only the next run of the program can learn its outcome.
+    caller_gone: bool,
     waker: Option<Waker>,
 }
 
-/// An outcome that may be told.
+/// How far a call has come.
+enum Stage {
+    /// Nothing of it is in the journal, so it was not sent. When the client has a session, `Written`.
+    Unwritten,
+    /// It is in the journal, or in a batch on the way there: it may have been sent. Its outcome makes it `OutcomePending`.
+    /// `Written` again, in a new session, if the old one was lost before it was sent.
+    Written,
+    /// Its outcome is known, and not yet durable. When it is, `Ready`.
+    OutcomePending,
+    /// Its outcome can be taken. `written`: the call is in the journal.
+    Ready { delivered: Delivered, written: bool },
+}
+
+/// An outcome for a call's caller.
 #[derive(Clone)]
 pub(super) struct Delivered {
     pub(super) outcome: RawOutcome,
-    /// It is in the journal, and told again after a restart unless its caller confirms it.
+    /// It is in the journal, and delivered again after a restart unless its caller confirms it.
     pub(super) stable: bool,
 }
 
@@ -108,24 +131,28 @@ impl JournalState {
         for (number, (row, outcome)) in found.calls {
             let CallRow { tag, method, .. } = row.clone();
             left.push(Recovered { number, tag: tag.clone(), method });
-            let mut kept = JournaledCall::new(tag, method, Bytes::new());
-            kept.written = true;
-            let tell = |outcome| Some(Delivered { outcome, stable: true });
-            match outcome {
-                Some(outcome) => kept.told = tell(outcome),
-                None if Some(row.session) == session => unfinished.push((row.xid, number, row)),
-                // It belongs to a session that was over: whether a byte of it was handed is not written anywhere.
-                None => kept.told = tell(RawOutcome::Unknown(Unknown::SessionEnded, false)),
-            }
-            journal.calls.insert(number, kept);
+            let ready = |outcome| {
+                let delivered = Delivered { outcome, stable: true };
+                Stage::Ready { delivered, written: true }
+            };
+            let stage = match outcome {
+                Some(outcome) => ready(outcome),
+                None if Some(row.session) == session => {
+                    unfinished.push((row.xid, number, row));
+                    Stage::Written
+                }
+                // Its session was over before. The journal does not say whether a byte of it was sent.
+                None => ready(RawOutcome::Unknown(Unknown::SessionEnded, false)),
+            };
+            journal.calls.insert(number, JournaledCall::new(tag, method, Bytes::new(), stage));
         }
         unfinished.sort_by_key(|(xid, ..)| *xid);
         for (xid, number, row) in unfinished {
             let call = call_of(row.method, row.body.clone(), timeout);
             let call = machine.restore_call(now, xid, call).ok_or_else(|| broken("a call"))?;
             journal.number_call(call, number);
-            if let Some(kept) = journal.calls.get_mut(&number) {
-                kept.body = row.body;
+            if let Some(entry) = journal.calls.get_mut(&number) {
+                entry.body = row.body;
             }
         }
         Ok((journal, machine, left))
@@ -139,7 +166,7 @@ impl JournalState {
         self.error.as_ref()
     }
 
-    /// Takes a call in; returns its number.
+    /// Begins a call; returns its number.
     pub(super) fn begin(
         &mut self,
         machine: &mut Machine<Heap>,
@@ -155,7 +182,7 @@ impl JournalState {
         let call = machine.call(now, call).map_err(NotExecuted::NotBegun)?;
         let number = self.next_number;
         self.next_number += 1;
-        self.calls.insert(number, JournaledCall::new(tag, method, body));
+        self.calls.insert(number, JournaledCall::new(tag, method, body, Stage::Unwritten));
         self.number_call(call, number);
         Ok(number)
     }
@@ -165,16 +192,16 @@ impl JournalState {
             self.by_call.resize(call.index() + 1, None);
         }
         self.by_call[call.index()] = Some(number);
-        if let Some(kept) = self.calls.get_mut(&number) {
-            kept.call = Some(call);
+        if let Some(entry) = self.calls.get_mut(&number) {
+            entry.call = Some(call);
         }
     }
 
-    /// A call has an outcome: it is told once it is stable, or at once if nothing of the call is in the journal.
+    /// A call has an outcome: it is delivered once it is durable, or at once if nothing of the call is in the journal.
     ///
     /// `refused`: the server that answers will never be the right one (S7). The session may live on at the right one, so
-    /// what is not known here is for the next run to learn.
-    pub(crate) fn answer(
+    /// what is in doubt here is left for the next run to learn.
+    pub(super) fn complete(
         &mut self,
         call: CallId,
         outcome: RawOutcome,
@@ -185,37 +212,46 @@ impl JournalState {
             // The answer may still come, and is waited for.
             return;
         }
-        let Some(entry) = self.by_call.get_mut(call.index()) else { return };
-        let Some(number) = *entry else { return };
-        let Some(kept) = self.calls.get_mut(&number).filter(|kept| kept.call == Some(call)) else {
+        let Some(of_call) = self.by_call.get_mut(call.index()) else { return };
+        let Some(number) = *of_call else { return };
+        let Some(entry) = self.calls.get_mut(&number).filter(|entry| entry.call == Some(call))
+        else {
             return;
         };
-        *entry = None;
-        kept.body = Bytes::new();
+        *of_call = None;
+        entry.body = Bytes::new();
         let in_doubt = matches!(outcome, RawOutcome::Unknown(Unknown::SessionEnded, _));
-        if !kept.written || refused && in_doubt {
-            return self.tell(number, Delivered { outcome, stable: false }, wake);
+        if !entry.stage.is_written() || refused && in_doubt {
+            return self.deliver(number, Delivered { outcome, stable: false }, wake);
         }
         if self.error.is_some() {
             return;
         }
-        kept.answered = true;
+        debug_assert!(
+            !matches!(entry.stage, Stage::OutcomePending),
+            "the machine reports one final outcome"
+        );
+        if matches!(entry.stage, Stage::Written) {
+            entry.stage = Stage::OutcomePending;
+        }
         let (outcome, bytes) = match codec::encode_outcome(&outcome) {
             Some(bytes) => (outcome, Some(bytes)),
             None => (codec::NO_CLAIM, codec::encode_outcome(&codec::NO_CLAIM)),
         };
         self.next.writes.push(JournalWrite { key: JournalKey::Outcome(number), value: bytes });
-        self.next.effects.push(Effect::Answered { number, outcome });
+        self.next.effects.push(Effect::Settled { number, outcome });
     }
 
-    fn tell(&mut self, number: u64, told: Delivered, wake: &mut Vec<Waker>) {
-        let Some(kept) = self.calls.get_mut(&number) else { return };
-        wake.extend(kept.waker.take());
-        if kept.wanted {
-            kept.told.get_or_insert(told);
-        } else {
-            // Nobody holds it in this run; the journal tells it in the next one.
+    /// Lets a call's caller take its outcome. The first one counts.
+    fn deliver(&mut self, number: u64, delivered: Delivered, wake: &mut Vec<Waker>) {
+        let Some(entry) = self.calls.get_mut(&number) else { return };
+        wake.extend(entry.waker.take());
+        if entry.caller_gone {
+            // The journal has it for the next run.
             self.calls.remove(&number);
+        } else if !matches!(entry.stage, Stage::Ready { .. }) {
+            let written = entry.stage.is_written();
+            entry.stage = Stage::Ready { delivered, written };
         }
     }
 
@@ -228,7 +264,7 @@ impl JournalState {
         if self.in_flight.is_some() || self.error.is_some() {
             return None;
         }
-        self.note_calls(machine, now);
+        self.stage_calls(machine, now);
         if self.next.writes.is_empty() {
             return None;
         }
@@ -237,23 +273,25 @@ impl JournalState {
         Some(writes)
     }
 
-    /// Calls that can be handed get their xids, and are noted with them.
-    fn note_calls(&mut self, machine: &mut Machine<Heap>, now: Instant) {
+    /// Gives calls that can be sent their xids, and stages their rows.
+    fn stage_calls(&mut self, machine: &mut Machine<Heap>, now: Instant) {
         let Some(session) = machine.session().copied() else { return };
         let mut xid_last = None;
         while let Some(numbered) = machine.poll_unjournaled(now) {
             let (call, xid) = (numbered.call, numbered.xid);
             xid_last = Some(xid);
             let number = self.by_call.get(call.index()).copied().flatten();
-            let kept = number.and_then(|number| Some((number, self.calls.get_mut(&number)?)));
-            let Some((number, kept)) = kept else {
-                // Nobody's: it does not leave unrecorded.
+            let entry = number.and_then(|number| Some((number, self.calls.get_mut(&number)?)));
+            // A call that was written and never sent is written again when its session was lost.
+            let open = |stage: &Stage| matches!(stage, Stage::Unwritten | Stage::Written);
+            let Some((number, entry)) = entry.filter(|(_, entry)| open(&entry.stage)) else {
+                // Its caller has an outcome, or it has none: it does not leave without a row.
                 machine.forget(now, call);
                 continue;
             };
-            kept.written = true;
-            let (tag, body) = (kept.tag.clone(), kept.body.clone());
-            let row = CallRow { session: session.id, xid, method: kept.method, tag, body };
+            entry.stage = Stage::Written;
+            let (tag, body) = (entry.tag.clone(), entry.body.clone());
+            let row = CallRow { session: session.id, xid, method: entry.method, tag, body };
             let value = Some(row.encode());
             self.next.writes.push(JournalWrite { key: JournalKey::Call(number), value });
         }
@@ -264,11 +302,11 @@ impl JournalState {
         let row = SessionRow { session, xid_last: xid_last.map_or(0, Xid::get) };
         self.next.writes.push(JournalWrite { key: JournalKey::Session, value: Some(row.encode()) });
         if let Some(up_to) = xid_last {
-            self.next.effects.push(Effect::Recorded { session: session.id, up_to });
+            self.next.effects.push(Effect::Journaled { session: session.id, up_to });
         }
     }
 
-    /// A batch is stable, or will never be.
+    /// A batch is durable, or may not be.
     pub(super) fn conclude(
         &mut self,
         machine: &mut Machine<Heap>,
@@ -276,18 +314,19 @@ impl JournalState {
         result: Result<(), JournalError>,
         wake: &mut Vec<Waker>,
     ) {
+        debug_assert!(self.in_flight.is_some(), "a batch is concluded once");
         let effects = self.in_flight.take().unwrap_or_default();
         if let Err(error) = result {
             return self.fail(machine, now, error, wake);
         }
         for effect in effects {
             match effect {
-                Effect::Recorded { session, up_to } => machine.journaled(now, session, up_to),
-                Effect::Answered { number, outcome } => {
-                    if let Some(call) = self.calls.get(&number).and_then(|kept| kept.call) {
+                Effect::Journaled { session, up_to } => machine.journaled(now, session, up_to),
+                Effect::Settled { number, outcome } => {
+                    if let Some(call) = self.calls.get(&number).and_then(|entry| entry.call) {
                         machine.settle(now, call);
                     }
-                    self.tell(number, Delivered { outcome, stable: true }, wake);
+                    self.deliver(number, Delivered { outcome, stable: true }, wake);
                 }
             }
         }
@@ -296,7 +335,7 @@ impl JournalState {
         }
     }
 
-    /// Nothing is written any more. What may stand in the journal is learned in the next run.
+    /// Nothing is written any more. The next run learns what the journal holds.
     fn fail(
         &mut self,
         machine: &mut Machine<Heap>,
@@ -306,64 +345,69 @@ impl JournalState {
     ) {
         self.error.get_or_insert(error);
         self.next = Batch::default();
-        for kept in self.calls.values().filter(|kept| !kept.written) {
-            // No xid will be given to it any more.
-            kept.call.into_iter().for_each(|call| machine.forget(now, call));
+        for entry in self.calls.values().filter(|entry| !entry.stage.is_written()) {
+            // It must not get an xid any more.
+            entry.call.into_iter().for_each(|call| machine.forget(now, call));
         }
         let not_executed = RawOutcome::NotExecuted(NotExecuted::JournalFailed);
-        self.tell_all(not_executed, Unknown::JournalFailed, |_| true, wake);
+        self.deliver_all(not_executed, Unknown::JournalFailed, |_| true, wake);
         wake.append(&mut self.idle_wakers);
     }
 
-    /// The client's task is gone: nothing is handed any more, and no answer comes. What is being written still is.
-    pub(crate) fn end(&mut self, wake: &mut Vec<Waker>) {
+    /// The client's task is gone: nothing is sent any more, and no answer comes. What is being written still is.
+    pub(super) fn end(&mut self, wake: &mut Vec<Waker>) {
         let not_executed = RawOutcome::NotExecuted(NotExecuted::Closed);
-        self.tell_all(not_executed, Unknown::Closed, |kept| !kept.answered, wake);
+        let unanswered = |stage: &Stage| !matches!(stage, Stage::OutcomePending);
+        self.deliver_all(not_executed, Unknown::Closed, unanswered, wake);
         wake.append(&mut self.idle_wakers);
     }
 
-    /// Tells all that have no outcome: those that are not in the journal were never handed, and of the others the next
-    /// run of the client will tell.
-    fn tell_all(
+    /// Gives all calls without an outcome one: those that are not in the journal were never sent, and of the others the
+    /// next run learns what became of them.
+    fn deliver_all(
         &mut self,
         unwritten: RawOutcome,
         written: Unknown,
-        which: impl Fn(&JournaledCall) -> bool,
+        which: impl Fn(&Stage) -> bool,
         wake: &mut Vec<Waker>,
     ) {
-        let open = self.calls.iter().filter(|(_, kept)| kept.told.is_none() && which(kept));
-        let open: Vec<(u64, bool)> = open.map(|(number, kept)| (*number, kept.written)).collect();
+        let open = self.calls.iter().filter(|(_, entry)| {
+            !matches!(entry.stage, Stage::Ready { .. }) && which(&entry.stage)
+        });
+        let open: Vec<_> =
+            open.map(|(number, entry)| (*number, entry.stage.is_written())).collect();
         for (number, is_written) in open {
             let outcome = match is_written {
                 true => RawOutcome::Unknown(written, false),
                 false => unwritten.clone(),
             };
-            self.tell(number, Delivered { outcome, stable: false }, wake);
+            self.deliver(number, Delivered { outcome, stable: false }, wake);
         }
     }
 
-    /// The outcome of a call, once it may be told; then it is the taker's.
+    /// The outcome of a call, once there is one; then it is the taker's.
     pub(super) fn poll(
         &mut self,
         number: u64,
         cx: &mut Context<'_>,
         dropped: &mut Vec<Waker>,
     ) -> Poll<Delivered> {
-        let Some(kept) = self.calls.get_mut(&number) else { return Poll::Pending };
-        if let Some(told) = kept.told.take() {
+        let Some(entry) = self.calls.get_mut(&number) else { return Poll::Pending };
+        if let Stage::Ready { delivered, .. } = &entry.stage {
+            let delivered = delivered.clone();
             self.calls.remove(&number);
-            return Poll::Ready(told);
+            return Poll::Ready(delivered);
         }
-        crate::caught::register(&mut kept.waker, cx, dropped);
+        crate::caught::register(&mut entry.waker, cx, dropped);
         Poll::Pending
     }
 
-    /// Nobody waits for a call any more in this run.
+    /// A call's future was dropped.
     pub(super) fn leave(&mut self, number: u64, dropped: &mut Vec<Waker>) {
-        let Some(kept) = self.calls.get_mut(&number) else { return };
-        kept.wanted = false;
-        dropped.extend(kept.waker.take());
-        if kept.told.is_some() {
+        let Some(entry) = self.calls.get_mut(&number) else { return };
+        entry.caller_gone = true;
+        dropped.extend(entry.waker.take());
+        if matches!(entry.stage, Stage::Ready { .. }) {
             self.calls.remove(&number);
         }
     }
@@ -397,17 +441,18 @@ impl JournalState {
 }
 
 impl JournaledCall {
-    fn new(tag: Bytes, method: MethodId, body: Bytes) -> JournaledCall {
-        JournaledCall {
-            tag,
-            method,
-            body,
-            call: None,
-            written: false,
-            answered: false,
-            told: None,
-            wanted: true,
-            waker: None,
+    fn new(tag: Bytes, method: MethodId, body: Bytes, stage: Stage) -> JournaledCall {
+        JournaledCall { tag, method, body, call: None, stage, caller_gone: false, waker: None }
+    }
+}
+
+impl Stage {
+    /// Whether the call is in the journal, or may be.
+    fn is_written(&self) -> bool {
+        match self {
+            Stage::Unwritten => false,
+            Stage::Written | Stage::OutcomePending => true,
+            Stage::Ready { written, .. } => *written,
         }
     }
 }
@@ -421,51 +466,4 @@ pub(super) fn call_of(
     let mut call = Call::new(method, body);
     call.timeout = timeout;
     call
-}
-
-/// What a journal holds.
-#[derive(Default)]
-struct Found {
-    session: Option<SessionRow>,
-    calls: BTreeMap<u64, (CallRow, Option<RawOutcome>)>,
-}
-
-impl Found {
-    fn read(journal: &dyn Journal) -> Result<Found, JournalError> {
-        let mut found = Found::default();
-        let mut outcomes = BTreeMap::new();
-        let mut wrong = None;
-        journal.recover(&mut |key, bytes| {
-            let kept = match key {
-                JournalKey::Session => {
-                    found.session = SessionRow::decode(bytes);
-                    found.session.map(drop).ok_or("the session")
-                }
-                JournalKey::Call(number) => CallRow::decode(bytes)
-                    .map(|row| drop(found.calls.insert(number, (row, None))))
-                    .ok_or("a call"),
-                JournalKey::Outcome(number) => codec::decode_outcome(bytes)
-                    .map(|outcome| drop(outcomes.insert(number, outcome)))
-                    .ok_or("an outcome"),
-            };
-            wrong = wrong.or(kept.err());
-        })?;
-        for (number, outcome) in outcomes {
-            match found.calls.get_mut(&number) {
-                Some((_, kept)) => *kept = Some(outcome),
-                None => wrong = wrong.or(Some("an outcome")),
-            }
-        }
-        match wrong {
-            Some(what) => Err(broken(what)),
-            None => Ok(found),
-        }
-    }
-}
-
-fn broken(what: &str) -> JournalError {
-    JournalError::new(format!(
-        "the journal is corrupt: {what} in it cannot be decoded or does not fit the rest; what it held cannot be \
-         learned from it"
-    ))
 }

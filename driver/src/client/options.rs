@@ -1,0 +1,101 @@
+//! How a client behaves, and what it says of itself.
+
+use std::time::Duration;
+
+use oncewire_core::{ClientConfig, ClientCounters, CloseReason, ServerId, ServiceName};
+
+/// How a client behaves, and its limits.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ClientOptions {
+    /// The service that must answer; any if `None`. At most 64 bytes.
+    pub service: Option<ServiceName>,
+    /// The server that must answer; any if `None`.
+    pub server: Option<ServerId>,
+    /// Time until a call gives up, unless it says otherwise. It never gives up early; where this is a second or more, it may
+    /// by 10 ms late.
+    pub timeout: Duration,
+    /// Whether calls end when the connection breaks, unless they say otherwise (S21).
+    pub fail_fast: bool,
+    /// Calls unsettled at once that the server is asked for.
+    pub slots: u32,
+    /// Calls pending at once, unsettled or waiting.
+    pub calls_max: usize,
+    /// Bytes of requests pending at once.
+    pub pending_bytes_max: usize,
+    /// Bytes of the longest request.
+    pub request_len_max: u32,
+    /// Bytes of the longest reply.
+    pub reply_len_max: u32,
+    /// How long dialling may take, and the handshake after it.
+    pub connect_timeout: Duration,
+    /// How long the server may be silent before it is called dead, if that is longer than it grants (10 s by default).
+    ///
+    /// [`NEVER`](crate::NEVER) is for debugging a service: a server that stands at a breakpoint keeps its connection, and
+    /// so does a client, as far as [`keepalive_max`](oncewire_core::ServerConfig::keepalive_max) of the server allows: an
+    /// hour by default. A server can say the same of all its clients:
+    /// [`keepalive`](oncewire_core::ServerConfig::keepalive).
+    pub keepalive: Duration,
+    /// The longest pause before the second attempt to connect; doubles with each failure. The pause itself is random.
+    pub backoff_min: Duration,
+    /// The longest pause between attempts.
+    pub backoff_max: Duration,
+    /// How long [`Client::close`], and the drop of the last handle, wait for what is pending.
+    pub close_timeout: Duration,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        ClientOptions {
+            service: None,
+            server: None,
+            timeout: Duration::from_secs(30),
+            fail_fast: false,
+            slots: 1024,
+            calls_max: 65_536,
+            pending_bytes_max: 256 << 20,
+            request_len_max: 16 << 20,
+            reply_len_max: 16 << 20,
+            connect_timeout: Duration::from_secs(10),
+            keepalive: Duration::ZERO,
+            backoff_min: Duration::from_millis(20),
+            backoff_max: Duration::from_secs(5),
+            close_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+impl ClientOptions {
+    /// The part that the machine enforces.
+    pub(super) fn machine_config(&self) -> ClientConfig {
+        let mut config = ClientConfig::default();
+        config.service = self.service;
+        config.server = self.server;
+        config.slots = self.slots;
+        config.calls_max = self.calls_max;
+        config.pending_bytes_max = self.pending_bytes_max;
+        config.request_len_max = self.request_len_max;
+        config.reply_len_max = self.reply_len_max;
+        config.keepalive = self.keepalive;
+        config.handshake_timeout = self.connect_timeout;
+        config
+    }
+}
+
+/// What a client is doing.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ClientStatus {
+    /// Whether the session is open on a connection.
+    pub connected: bool,
+    /// The server that opened the session.
+    pub server: Option<ServerId>,
+    /// Why the last connection ended or could not be made.
+    pub last_error: Option<String>,
+    /// Why the server refuses this client for good, if it does.
+    pub refused: Option<CloseReason>,
+    /// Connections whose handshake went through, after the first one.
+    pub reconnects: u64,
+    /// How calls have fared.
+    pub counters: ClientCounters,
+}

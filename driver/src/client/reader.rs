@@ -1,0 +1,183 @@
+//! Which call reads the socket for all: the pattern Leader/Followers (Schmidt et al., POSA2).
+//!
+//! There is one socket, and many calls wait for what comes on it. Waking a task for each read and another for each answer
+//! would cost two wake-ups a call, so one of the calls reads: the leader, which finds its own answer, and wakes the others
+//! for theirs. When its outcome is there, or it is dropped, it promotes a follower. Where no call waits, or the leader is
+//! not polled any more, the client's task reads.
+
+use std::collections::VecDeque;
+use std::task::Waker;
+use std::time::Duration;
+
+use oncewire_core::Instant;
+
+use super::pending::{PendingCalls, PendingId};
+
+/// If no call has read for this long, the client's task reads the socket.
+pub(super) const LEAD_AFTER: Duration = Duration::from_millis(50);
+
+/// A leader's future may be polled once and then forgotten by its owner. While others depend on it, the task checks at
+/// this interval that a leader was polled, and reads itself if none was.
+const WATCH_INTERVAL: Duration = Duration::from_micros(400);
+
+/// Calls in a row that are answered within a spin: then other tasks get their turn.
+const HITS_MAX: u32 = 64;
+
+/// Invariants: a leading call is not among the followers, or it has lost the lead since. Followers may have ended; they
+/// are skipped. Without a connection there is no leader.
+#[derive(Default)]
+pub(super) struct Reader {
+    pub(super) leader: Leader,
+    /// Calls that wait while another one leads.
+    followers: VecDeque<PendingId>,
+    /// When a leading call was last polled, or passed the lead on.
+    led_at: Instant,
+    /// How often leading calls were polled, or passed the lead on.
+    leads: u64,
+    watch: Option<Watch>,
+    /// The leader was asked to write.
+    pub(super) flush_requested: bool,
+    /// The leader had its turn, and the stream had more.
+    pub(super) overran: bool,
+    /// Spins that hit, one after the other.
+    pub(super) hits: u32,
+    /// The call that has let others act before it.
+    yielded: Option<PendingId>,
+}
+
+/// Who reads the socket for all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Leader {
+    /// No one yet: the next call that is polled, or the task if none is.
+    #[default]
+    None,
+    Task,
+    Call(PendingId),
+}
+
+/// The task watches over the followers.
+#[derive(Debug)]
+struct Watch {
+    until: Instant,
+    /// [`Reader::leads`] when it began.
+    leads: u64,
+}
+
+impl Reader {
+    /// A call leads. Whoever led becomes a follower, if it is a call.
+    #[inline]
+    pub(super) fn lead_as(&mut self, id: PendingId, now: Instant, pending: &mut PendingCalls) {
+        if let Leader::Call(other) = self.leader
+            && other != id
+        {
+            self.add_follower(other, pending);
+        }
+        self.leader = Leader::Call(id);
+        self.led_at = now;
+        self.leads += 1;
+    }
+
+    /// The task leads. Whoever led becomes a follower, if it is a call.
+    pub(super) fn lead_as_task(&mut self, pending: &mut PendingCalls) {
+        if let Leader::Call(id) = self.leader {
+            self.add_follower(id, pending);
+        }
+        self.leader = Leader::Task;
+    }
+
+    /// There is nothing to read from any more.
+    pub(super) fn stop(&mut self, pending: &mut PendingCalls) {
+        if let Leader::Call(id) = self.leader {
+            self.add_follower(id, pending);
+        }
+        self.leader = Leader::None;
+    }
+
+    #[inline]
+    pub(super) fn add_follower(&mut self, id: PendingId, pending: &mut PendingCalls) {
+        if !pending.set_follows(id, true) {
+            return;
+        }
+        self.followers.push_back(id);
+        if self.followers.len() > 2 * pending.len() + 64 {
+            self.followers.retain(|id| pending.contains(*id));
+        }
+    }
+
+    /// Whoever leads does not any more. Returns the waker of a follower that should lead now, if there is one.
+    pub(super) fn pass(&mut self, now: Instant, pending: &mut PendingCalls) -> Option<Waker> {
+        self.leader = Leader::None;
+        self.led_at = now;
+        self.leads += 1;
+        while let Some(id) = self.followers.pop_front() {
+            pending.set_follows(id, false);
+            let waker = pending.take_waker(id);
+            if waker.is_some() {
+                return waker;
+            }
+        }
+        None
+    }
+
+    /// Notes that a follower is polled. True if the leader has not been polled since this call was last polled: its future
+    /// may be stalled, or its task may have polled us instead.
+    #[inline]
+    pub(super) fn leader_is_stalled(&self, id: PendingId, pending: &mut PendingCalls) -> bool {
+        !pending.note_poll(id, self.leads)
+    }
+
+    /// True if it is time for the task to read, because no call does.
+    pub(super) fn task_should_lead(&mut self, now: Instant) -> bool {
+        match self.leader {
+            Leader::Task => false,
+            Leader::None | Leader::Call(_) if self.followers.is_empty() => {
+                self.led_at + LEAD_AFTER <= now
+            }
+            Leader::None | Leader::Call(_) => {
+                let watch = self.watch.take_if(|watch| watch.until <= now);
+                watch.is_some_and(|watch| watch.leads == self.leads)
+            }
+        }
+    }
+
+    /// When the task should check next whether a call reads.
+    pub(super) fn watch(&mut self, now: Instant) -> Instant {
+        let until = match self.leader {
+            Leader::Task => Instant::FAR_FUTURE,
+            Leader::None | Leader::Call(_) if self.followers.is_empty() => {
+                (self.led_at + LEAD_AFTER).max(now + Duration::from_millis(1))
+            }
+            Leader::None | Leader::Call(_) => {
+                let watch = Watch { until: now + WATCH_INTERVAL, leads: self.leads };
+                return self.watch.get_or_insert(watch).until;
+            }
+        };
+        self.watch = None;
+        until
+    }
+
+    /// Whether calls depend on a leading call, and the task does not watch it yet.
+    #[inline]
+    pub(super) fn wants_watch(&self) -> bool {
+        self.watch.is_none() && !self.followers.is_empty() && self.leader != Leader::Task
+    }
+
+    /// True, once a call, if its task should yield to calls whose outcomes are ready, before it writes: their callers may
+    /// issue new requests, which can then share this write. And if calls have been answered without a sleep for long: a
+    /// caller that is always answered at once would keep the others from being polled. At most once a call, since those
+    /// futures may never be polled.
+    #[inline]
+    pub(super) fn should_yield_to_ready_calls(
+        &mut self,
+        id: PendingId,
+        pending: &PendingCalls,
+    ) -> bool {
+        let has_reason = pending.has_ready() || self.hits >= HITS_MAX;
+        if !has_reason || self.yielded == Some(id) {
+            return false;
+        }
+        self.yielded = Some(id);
+        self.hits = 0;
+        true
+    }
+}

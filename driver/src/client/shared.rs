@@ -1,0 +1,289 @@
+//! What the handles, the calls and the task of a client share.
+//!
+//! One lock, held for as long as it takes to move bytes between the machine, the buffers and the stream, never across an
+//! await. Wakers are called, and dropped, after it was released.
+
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use oncewire_core::{Call, CallError, Client as Machine, Heap, Instant, NotExecuted};
+
+use super::journal_state::JournalState;
+use super::options::{ClientOptions, ClientStatus};
+use super::pending::PendingId;
+use super::reader::Leader;
+use super::state::{DeadlineTimer, State, Step};
+use crate::caught::wake_all;
+use crate::reply::RawOutcome;
+use crate::runtime::Runtime;
+use crate::spin;
+use crate::sync::Lock;
+use crate::transport::Connect;
+
+/// Calls with a shorter timeout begin at the exact time.
+const COARSE_TIMEOUT_MIN: Duration = Duration::from_secs(1);
+
+pub(super) struct Shared {
+    pub(super) options: ClientOptions,
+    pub(super) runtime: Arc<dyn Runtime>,
+    pub(super) connector: Box<dyn Connect>,
+    state: Lock<State>,
+}
+
+/// Ends overdue calls on whatever thread the timer wakes it.
+struct DeadlineWaker(Weak<Shared>);
+
+impl Wake for DeadlineWaker {
+    fn wake(self: Arc<Self>) {
+        let Some(shared) = self.0.upgrade() else { return };
+        let is_durable = shared.with(|state, now| {
+            state.poll_deadline_timer(now);
+            state.journal.is_some()
+        });
+        if is_durable {
+            shared.submit();
+        }
+    }
+}
+
+impl Shared {
+    pub(super) fn new(
+        connector: Box<dyn Connect>,
+        options: ClientOptions,
+        runtime: Arc<dyn Runtime>,
+    ) -> Arc<Shared> {
+        let machine = Machine::new(options.machine_config());
+        Shared::with_machine(connector, options, runtime, machine, None)
+    }
+
+    pub(super) fn with_machine(
+        connector: Box<dyn Connect>,
+        options: ClientOptions,
+        runtime: Arc<dyn Runtime>,
+        machine: Machine<Heap>,
+        journal: Option<Box<JournalState>>,
+    ) -> Arc<Shared> {
+        let timer = runtime.timer();
+        let make = |shared: &Weak<Shared>| {
+            let waker = Waker::from(Arc::new(DeadlineWaker(shared.clone())));
+            let state = State::new(machine, journal, DeadlineTimer::new(timer, waker));
+            Shared { options, runtime, connector, state: Lock::new(state) }
+        };
+        Arc::new_cyclic(make)
+    }
+
+    /// Runs `f` under the lock, then calls the wakers that it has collected.
+    pub(super) fn with<T>(&self, f: impl FnOnce(&mut State, Instant) -> T) -> T {
+        self.with_at(self.runtime.now(), f)
+    }
+
+    /// The same at a time that may be a little in the past, where nothing depends on that: saves reading the clock.
+    #[inline]
+    pub(super) fn with_at<T>(&self, now: Instant, f: impl FnOnce(&mut State, Instant) -> T) -> T {
+        let mut state = self.state.lock();
+        let result = f(&mut state, now);
+        debug_assert!(state.pending.polled.is_none(), "no call is polled between two locks");
+        let overran = std::mem::take(&mut state.reader.overran);
+        if !state.to_wake.is_empty() || !state.dropped.is_empty() {
+            let to_wake = std::mem::take(&mut state.to_wake);
+            let dropped = std::mem::take(&mut state.dropped);
+            drop(state);
+            wake_all(to_wake);
+            drop(dropped);
+        } else if overran {
+            drop(state);
+        }
+        if overran {
+            // The next turn follows at once.
+            self.state.let_others();
+        }
+        result
+    }
+
+    /// Begins a call. It leaves when it is first polled.
+    #[inline]
+    pub(super) fn begin(&self, mut call: Call<'_>) -> Result<PendingId, NotExecuted> {
+        self.with_at(self.begins_at(&mut call), |state, now| state.begin(now, call))
+    }
+
+    /// When a call begins. Where the timeout is long a coarse timestamp will do. The timeout is then longer by its
+    /// staleness, so that no call gives up early.
+    #[inline]
+    fn begins_at(&self, call: &mut Call<'_>) -> Instant {
+        if call.timeout < COARSE_TIMEOUT_MIN {
+            return self.runtime.now();
+        }
+        let (now, staleness) = self.runtime.coarse_now();
+        call.timeout = call.timeout.saturating_add(staleness);
+        now
+    }
+
+    /// Begins a call, and polls it for the first time.
+    pub(super) fn begin_and_poll(
+        &self,
+        mut call: Call<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<(PendingId, Poll<RawOutcome>), NotExecuted> {
+        let (id, step) = self.with_at(self.begins_at(&mut call), |state, now| {
+            let id = state.begin(now, call)?;
+            Ok((id, state.poll_waiting(id, now, cx, true)))
+        })?;
+        Ok((id, self.finish_poll(id, step, cx)))
+    }
+
+    /// Has a call sent that is not polled yet.
+    pub(super) fn ensure_sent(&self) {
+        self.with(|state, _| state.request_flush());
+    }
+
+    /// Begins a one-way call, and has it sent.
+    pub(super) fn send(&self, call: Call<'_>) -> Result<(), CallError> {
+        self.with(|state, now| {
+            if state.lifecycle.task_gone {
+                return Err(CallError::Closed);
+            }
+            state.machine.call(now, call)?;
+            state.deliver(now);
+            state.request_flush();
+            Ok(())
+        })
+    }
+
+    /// The outcome of a call, once it is there. Meanwhile the call may read the socket for all.
+    #[inline]
+    pub(super) fn poll_outcome(&self, id: PendingId, cx: &mut Context<'_>) -> Poll<RawOutcome> {
+        if let Some(outcome) = self.state.lock().take_outcome_as_follower(id) {
+            return Poll::Ready(outcome);
+        }
+        let step = self.with(|state, now| state.poll_outcome(id, now, cx, true));
+        self.finish_poll(id, step, cx)
+    }
+
+    /// Goes on with a poll after the lock was released.
+    #[inline]
+    fn finish_poll(&self, id: PendingId, step: Step, cx: &mut Context<'_>) -> Poll<RawOutcome> {
+        match step {
+            Step::Done(outcome) => Poll::Ready(outcome),
+            Step::Sleep => Poll::Pending,
+            Step::Spin => self.spin(id, cx),
+        }
+    }
+
+    /// Spins for the reply to what a call has written.
+    fn spin(&self, id: PendingId, cx: &mut Context<'_>) -> Poll<RawOutcome> {
+        let runtime = &*self.runtime;
+        let budget = runtime.spin_budget(std::ptr::from_ref(self).addr());
+        let step = match budget {
+            Some(budget) => spin::spin(runtime, runtime.now(), budget, |now, spin| {
+                self.with_at(now, |state, now| {
+                    let reads = state.link.reads();
+                    let step = state.poll_outcome(id, now, cx, false);
+                    // Others may have read its outcome.
+                    let hit = state.link.reads() > reads || matches!(step, Step::Done(_));
+                    if !state.spin.is_over(spin, now, hit) {
+                        return None;
+                    }
+                    state.reader.hits += 1;
+                    Some(step)
+                })
+            }),
+            None => self.with(|state, now| {
+                spin::with_forced_reads(|| state.poll_outcome(id, now, cx, false))
+            }),
+        };
+        match step {
+            Step::Done(outcome) => Poll::Ready(outcome),
+            Step::Spin | Step::Sleep => Poll::Pending,
+        }
+    }
+
+    /// A call's future, or its ticket, was dropped: cancels the call.
+    pub(super) fn abandon(&self, id: PendingId) {
+        self.with(|state, now| {
+            if let Some(call) = state.pending.remove(id, &mut state.dropped) {
+                state.machine.cancel(now, call);
+                state.machine.forget(now, call);
+            }
+            state.deliver(now);
+            match state.reader.leader {
+                Leader::None => state.pass_lead(now),
+                _ => state.stop_leading(id, now),
+            }
+            // Its cancel must leave, and what it was asked to write.
+            state.request_flush();
+        });
+    }
+
+    /// A call is not polled for now: it reads no more.
+    pub(super) fn stop_waiting(&self, id: PendingId) {
+        self.with(|state, now| state.stop_leading(id, now));
+    }
+
+    /// Ends the session in good order. `is_awaited`: whether [`Shared::poll_closed`] follows.
+    pub(super) fn close(&self, is_awaited: bool) {
+        self.with(|state, now| {
+            state.machine.close(now);
+            state.lifecycle.closing_since.get_or_insert(now);
+            state.deliver(now);
+            if !state.say_goodbye(now, self.options.close_timeout, is_awaited) {
+                state.request_flush();
+                state.wake_task();
+            }
+        });
+    }
+
+    pub(super) fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.with(|state, _| {
+            if state.lifecycle.is_closed() {
+                return Poll::Ready(());
+            }
+            crate::buffer::add_waker(&mut state.lifecycle.close_wakers, cx);
+            Poll::Pending
+        })
+    }
+
+    pub(super) fn poll_connected(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        self.with(|state, _| {
+            if state.machine.is_connected() {
+                return Poll::Ready(true);
+            }
+            if state.lifecycle.is_closed() || state.machine.refusal().is_some() {
+                return Poll::Ready(false);
+            }
+            crate::buffer::add_waker(&mut state.lifecycle.connect_wakers, cx);
+            Poll::Pending
+        })
+    }
+
+    pub(super) fn status(&self) -> ClientStatus {
+        self.with(|state, _| ClientStatus {
+            connected: state.machine.is_connected(),
+            server: state.machine.session().map(|session| session.server),
+            last_error: state.lifecycle.last_error.clone(),
+            refused: state.machine.refusal(),
+            reconnects: state.lifecycle.connections.saturating_sub(1),
+            counters: state.machine.counters(),
+        })
+    }
+
+    /// The task is gone, in good order or not: nothing is sent or received any more.
+    pub(super) fn end(&self) {
+        self.with(|state, now| {
+            state.lifecycle.task_gone = true;
+            state.link.disconnect();
+            state.machine.close(now);
+            state.machine.handle_disconnected(now);
+            for call in state.pending.calls() {
+                // A call of which no byte was sent ends as cancelled; of the others it is not known whether they ran.
+                state.machine.cancel(now, call);
+            }
+            state.deliver(now);
+            state.pending.end_all(&mut state.to_wake);
+            if let Some(journal) = &mut state.journal {
+                journal.end(&mut state.to_wake);
+            }
+            state.lifecycle.wake_all(&mut state.to_wake);
+        });
+    }
+}

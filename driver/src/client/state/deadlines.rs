@@ -1,0 +1,88 @@
+//! Calls end at their deadlines, whatever the executor does.
+//!
+//! The client's task keeps time, but it needs a thread of the executor, and all of them may be blocked: a client on a
+//! blocked executor once learned of its timeouts when the executor was free again (C109). So the first deadline has a
+//! timer of its own. Its waker belongs to no task: it ends the calls that are overdue on the thread that calls it, the
+//! reactor's, and wakes those who wait for them.
+
+use std::task::{Context, Waker};
+
+use oncewire_core::Instant;
+
+use super::super::reader::Leader;
+use super::{OVERDUE_LEN, State};
+use crate::runtime::Timer;
+
+/// Invariant: `at` is no later than the machine's first deadline, when the lock is free.
+pub(in super::super) struct DeadlineTimer {
+    timer: Box<dyn Timer>,
+    /// When it fires, which may be before there is something to do.
+    at: Instant,
+    waker: Waker,
+}
+
+impl DeadlineTimer {
+    /// `waker` must call [`State::poll_deadline_timer`].
+    pub(in super::super) fn new(timer: Box<dyn Timer>, waker: Waker) -> DeadlineTimer {
+        DeadlineTimer { timer, at: Instant::FAR_FUTURE, waker }
+    }
+}
+
+impl State {
+    /// A call was polled, or read for all: ends what is overdue, and sets the timer for an earlier deadline.
+    #[inline]
+    pub(super) fn keep_deadlines(&mut self, now: Instant) {
+        let earlier = self.deadline_timer.at;
+        if self.machine.poll_deadline().is_some_and(|at| at <= now || at < earlier) {
+            self.end_overdue(now);
+            self.set_deadline_timer();
+        }
+    }
+
+    /// Sets the timer for a deadline that comes before the one that it was set for.
+    pub(in super::super) fn set_deadline_timer(&mut self) {
+        if let Some(at) = self.machine.poll_deadline().filter(|at| *at < self.deadline_timer.at) {
+            self.set_deadline_timer_at(at);
+        }
+    }
+
+    fn set_deadline_timer_at(&mut self, at: Instant) {
+        let timer = &mut self.deadline_timer;
+        timer.at = at;
+        timer.timer.set(at);
+        if timer.timer.poll(&mut Context::from_waker(&timer.waker)).is_ready() {
+            // The deadline is past. The waker takes the lock, so it is called when that is free.
+            timer.timer.set(Instant::ZERO);
+            self.to_wake.push(timer.waker.clone());
+        }
+    }
+
+    /// The timer's waker was called, perhaps for nothing: ends what is overdue.
+    pub(in super::super) fn poll_deadline_timer(&mut self, now: Instant) {
+        let timer = &mut self.deadline_timer;
+        if timer.timer.poll(&mut Context::from_waker(&timer.waker)).is_pending() {
+            return;
+        }
+        timer.at = Instant::FAR_FUTURE;
+        self.end_overdue(now);
+        self.set_deadline_timer();
+    }
+
+    /// Ends the calls that are overdue. What has arrived is read first, since an answer that is there counts.
+    pub(in super::super) fn end_overdue(&mut self, now: Instant) {
+        if self.machine.poll_deadline().is_none_or(|at| at > now) {
+            return;
+        }
+        let reader = match self.reader.leader {
+            Leader::Call(id) => self.pending.waker(id),
+            Leader::None | Leader::Task => None,
+        };
+        if let Some(waker) = reader.or(self.task.as_ref()).cloned() {
+            self.run(now, &mut Context::from_waker(&waker), None, OVERDUE_LEN);
+        }
+        self.machine.handle_deadlines(now);
+        self.deliver(now);
+        // Cancels, and calls that waited for a slot.
+        self.request_flush();
+    }
+}

@@ -1,0 +1,142 @@
+//! A call is polled: it takes its outcome, or reads for all, or waits for what another one reads.
+
+use std::task::Context;
+
+use oncewire_core::Instant;
+
+use super::super::link::TURN_LEN;
+use super::super::pending::PendingId;
+use super::super::reader::{LEAD_AFTER, Leader};
+use super::State;
+use crate::reply::RawOutcome;
+
+/// With fewer calls pending than this, a caller writes its own request at once; with more, the leader writes them
+/// together.
+const WRITE_ALONE_MAX: usize = 4;
+
+/// How a poll of a call goes on.
+pub(in super::super) enum Step {
+    Done(RawOutcome),
+    /// A request was written, and the reply may come within microseconds.
+    Spin,
+    Sleep,
+}
+
+impl State {
+    /// `may_spin`: whether the caller can spin, if that is worth while.
+    #[inline]
+    pub(in super::super) fn poll_outcome(
+        &mut self,
+        id: PendingId,
+        now: Instant,
+        cx: &mut Context<'_>,
+        may_spin: bool,
+    ) -> Step {
+        match self.take_outcome(id, now) {
+            Some(outcome) => Step::Done(outcome),
+            None => self.poll_waiting(id, now, cx, may_spin),
+        }
+    }
+
+    /// The same for a call that had no outcome when the lock was taken.
+    #[inline]
+    pub(in super::super) fn poll_waiting(
+        &mut self,
+        id: PendingId,
+        now: Instant,
+        cx: &mut Context<'_>,
+        may_spin: bool,
+    ) -> Step {
+        self.pending.register(id, cx, &mut self.dropped);
+        self.pending.polled = Some(id);
+        let mut spin = false;
+        match self.reader.leader {
+            Leader::Call(leader)
+                if leader != id && !self.reader.leader_is_stalled(id, &mut self.pending) =>
+            {
+                self.follow(id, now, cx);
+            }
+            // It took the lead because calls take long, and keeps it until a new call comes.
+            Leader::Task if self.pending.follows(id) => {}
+            _ if self.link.is_up() => spin = self.lead(id, now, cx, may_spin),
+            // When there is a connection again, one of the followers must lead.
+            _ => self.reader.add_follower(id, &mut self.pending),
+        }
+        // The stream may have more without end, and the task that keeps time may not be polled meanwhile.
+        self.keep_deadlines(now);
+        self.pending.polled = None;
+        self.wake_task_if_due_earlier();
+        match self.take_outcome(id, now) {
+            Some(outcome) => Step::Done(outcome),
+            None if spin => Step::Spin,
+            None => Step::Sleep,
+        }
+    }
+
+    /// The outcome that another call has read, if it has. Needs no time, since the lead stays where it is.
+    #[inline]
+    pub(in super::super) fn take_outcome_as_follower(
+        &mut self,
+        id: PendingId,
+    ) -> Option<RawOutcome> {
+        match self.reader.leader {
+            Leader::Call(leader) if leader == id => None,
+            _ => self.pending.take_outcome(id),
+        }
+    }
+
+    #[inline]
+    fn take_outcome(&mut self, id: PendingId, now: Instant) -> Option<RawOutcome> {
+        let outcome = self.pending.take_outcome(id)?;
+        if self.reader.leader == Leader::Call(id) {
+            self.pass_lead(now);
+        }
+        Some(outcome)
+    }
+
+    /// A call reads for all. Whether it should spin for the reply to what it wrote.
+    fn lead(&mut self, id: PendingId, now: Instant, cx: &mut Context<'_>, may_spin: bool) -> bool {
+        if self.reader.leader == Leader::Task && self.armed > now + LEAD_AFTER {
+            // It has to keep time for us, and to watch the connection when we are gone.
+            self.wake_task();
+        }
+        self.reader.lead_as(id, now, &mut self.pending);
+        if self.reader.should_yield_to_ready_calls(id, &self.pending) {
+            cx.waker().wake_by_ref();
+            return false;
+        }
+        if self.flush(now, cx) && may_spin && self.link.is_flushed() && self.spin.should_spin() {
+            return true;
+        }
+        self.run(now, cx, Some(id), TURN_LEN);
+        false
+    }
+
+    /// Another call reads: this one waits, and its request leaves at once or with others'.
+    #[inline]
+    fn follow(&mut self, id: PendingId, now: Instant, cx: &mut Context<'_>) {
+        let is_new = !self.pending.follows(id);
+        self.reader.add_follower(id, &mut self.pending);
+        // Calls whose outcomes are ready may be followed by others: then all of them leave together.
+        let alone = self.machine.pending() < WRITE_ALONE_MAX && !self.pending.has_ready();
+        if alone || !self.link.is_flushed() {
+            self.flush(now, cx);
+        } else if is_new {
+            // Only once: the leader may be of the same task, and would wake us in turn.
+            self.request_flush();
+        }
+    }
+
+    /// Whether calls depend on a leading call, and the task does not watch it yet.
+    #[inline]
+    fn wants_watch(&self) -> bool {
+        self.link.is_up() && self.reader.wants_watch()
+    }
+
+    #[inline]
+    fn wake_task_if_due_earlier(&mut self) {
+        if self.wants_watch() || self.machine.poll_timeout().is_some_and(|at| at < self.armed) {
+            self.wake_task();
+        }
+    }
+}
