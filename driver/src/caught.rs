@@ -74,6 +74,13 @@ pub(crate) fn register(slot: &mut Option<Waker>, cx: &Context<'_>, dropped: &mut
     dropped.extend(slot.replace(cx.waker().clone()));
 }
 
+/// Adds the waker that polls to those that are woken later, once.
+pub(crate) fn add_waker(wakers: &mut Vec<Waker>, cx: &mut Context<'_>) {
+    if !wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
+        wakers.push(cx.waker().clone());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -435,7 +435,7 @@ impl JournalState {
         if self.is_idle() {
             return Poll::Ready(());
         }
-        crate::buffer::add_waker(&mut self.idle_wakers, cx);
+        crate::caught::add_waker(&mut self.idle_wakers, cx);
         Poll::Pending
     }
 }

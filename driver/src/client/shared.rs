@@ -238,7 +238,7 @@ impl Shared {
             if state.lifecycle.is_closed() {
                 return Poll::Ready(());
             }
-            crate::buffer::add_waker(&mut state.lifecycle.close_wakers, cx);
+            crate::caught::add_waker(&mut state.lifecycle.close_wakers, cx);
             Poll::Pending
         })
     }
@@ -251,7 +251,7 @@ impl Shared {
             if state.lifecycle.is_closed() || state.machine.refusal().is_some() {
                 return Poll::Ready(false);
             }
-            crate::buffer::add_waker(&mut state.lifecycle.connect_wakers, cx);
+            crate::caught::add_waker(&mut state.lifecycle.connect_wakers, cx);
             Poll::Pending
         })
     }

@@ -15,7 +15,7 @@ impl Cancels {
     /// Registers who is to be woken, once.
     pub(super) fn wait(&mut self, call: CallKey, cx: &mut Context<'_>) {
         let calls = self.sessions.entry(call.session()).or_default();
-        crate::buffer::add_waker(calls.entry(call.xid()).or_default(), cx);
+        crate::caught::add_waker(calls.entry(call.xid()).or_default(), cx);
     }
 
     /// A call was cancelled, or has ended.

@@ -232,7 +232,7 @@ impl Shared {
         self.with(|state, _| match state.records.as_deref_mut() {
             Some(Records { error: Some(error), .. }) => Poll::Ready(error.clone()),
             Some(records) => {
-                crate::buffer::add_waker(&mut records.error_wakers, cx);
+                crate::caught::add_waker(&mut records.error_wakers, cx);
                 Poll::Pending
             }
             None => Poll::Pending,
@@ -244,7 +244,7 @@ impl Shared {
             if state.drained {
                 return Poll::Ready(());
             }
-            crate::buffer::add_waker(&mut state.drain_wakers, cx);
+            crate::caught::add_waker(&mut state.drain_wakers, cx);
             Poll::Pending
         })
     }

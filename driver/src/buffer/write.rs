@@ -1,0 +1,163 @@
+//! Bytes that the stream has not taken yet.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use futures_io::AsyncWrite;
+
+use super::WRITE_LEN;
+use crate::pool;
+use crate::transport::BoxStream;
+
+/// Bytes of a long frame that are written in one poll.
+const WRITE_TURN_MAX: usize = 1 << 20;
+
+/// Bytes that the machine has given out and the stream has not taken yet.
+#[derive(Debug, Default)]
+pub(crate) struct WriteBuffer {
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// The rest of a frame, shared: it leaves after them.
+    tail: Bytes,
+    /// Something was written since the last flush.
+    dirty: bool,
+    /// The stream had no room when it was last written to.
+    full: bool,
+    /// It had none, and has taken some bytes since: its peer is alive (S20). A stream that was not full proves nothing by
+    /// taking bytes, since a kernel takes as much for a dead peer.
+    progress: bool,
+}
+
+impl WriteBuffer {
+    /// Whether everything has left.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.start == self.end && self.tail.is_empty() && !self.dirty
+    }
+
+    /// Whether it holds the rest of a frame, in shared memory.
+    pub(crate) fn holds_rest(&self) -> bool {
+        !self.tail.is_empty()
+    }
+
+    /// Whether the stream, which was full, has taken some bytes since this was last asked.
+    #[inline]
+    pub(crate) fn take_progress(&mut self) -> bool {
+        std::mem::take(&mut self.progress)
+    }
+
+    /// Has `transmit` write into the buffer, which must be empty; whether it wrote anything.
+    pub(crate) fn fill(&mut self, transmit: impl FnOnce(&mut [u8]) -> usize) -> bool {
+        debug_assert!(self.is_empty(), "what it holds would be lost");
+        if self.bytes.is_empty() {
+            self.bytes = pool::take(WRITE_LEN);
+        }
+        self.start = 0;
+        self.end = transmit(&mut self.bytes);
+        self.end > 0
+    }
+
+    /// The rest of a frame, behind what is here.
+    pub(crate) fn append(&mut self, tail: Bytes) {
+        debug_assert!(self.tail.is_empty(), "a frame has one rest");
+        self.tail = tail;
+    }
+
+    /// Keeps a copy of bytes that a stream did not take.
+    pub(crate) fn keep(&mut self, rest: &[u8]) {
+        self.bytes = rest.to_vec();
+        (self.start, self.end) = (0, rest.len());
+    }
+
+    /// Writes what is there, and flushes it. A long frame takes several polls, even if the stream takes all of it.
+    pub(crate) fn poll_write(
+        &mut self,
+        stream: &mut BoxStream,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut left = WRITE_TURN_MAX;
+        while self.start < self.end {
+            let result = poll_some(stream, cx, &self.bytes[self.start..self.end]);
+            self.start += ready!(self.note_taken(result))?;
+        }
+        while !self.tail.is_empty() {
+            if left == 0 {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let result = poll_some(stream, cx, &self.tail[..self.tail.len().min(left)]);
+            let len = ready!(self.note_taken(result))?;
+            self.tail.advance(len);
+            left -= len;
+        }
+        self.tail = Bytes::new();
+        if self.dirty {
+            ready!(Pin::new(stream).poll_flush(cx))?;
+            self.dirty = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Notes what a stream has done with what it was offered.
+    fn note_taken(&mut self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match result {
+            Poll::Ready(Ok(_)) => {
+                self.dirty = true;
+                self.progress |= std::mem::take(&mut self.full);
+            }
+            Poll::Pending => self.full = true,
+            Poll::Ready(Err(_)) => {}
+        }
+        result
+    }
+
+    /// Writes all of `bytes` and then what was appended, and flushes; or keeps what the stream does not take. There must
+    /// be nothing else in the buffer.
+    pub(crate) fn poll_write_through(
+        &mut self,
+        stream: &mut BoxStream,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<()>> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let result = poll_some(stream, cx, rest);
+            match self.note_taken(result) {
+                Poll::Ready(len) => rest = &rest[len?..],
+                Poll::Pending => {
+                    self.keep(rest);
+                    self.dirty = true;
+                    return Poll::Pending;
+                }
+            }
+        }
+        self.poll_write(stream, cx)
+    }
+
+    /// Frees the memory; the buffer must be empty.
+    pub(crate) fn release(&mut self) {
+        pool::put(std::mem::take(&mut self.bytes));
+        (self.start, self.end) = (0, 0);
+    }
+}
+
+impl Drop for WriteBuffer {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+/// Writes at least one byte.
+fn poll_some(
+    stream: &mut BoxStream,
+    cx: &mut Context<'_>,
+    bytes: &[u8],
+) -> Poll<io::Result<usize>> {
+    match ready!(Pin::new(stream).poll_write(cx, bytes)) {
+        Ok(0) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+        result => Poll::Ready(result),
+    }
+}
