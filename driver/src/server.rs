@@ -4,48 +4,55 @@
 //! |---|---|
 //! | `server.rs` | the handle |
 //! | `server/builder.rs` | how a server is described |
-//! | `server/state.rs` | what all tasks share: the machine, and who is to be woken |
-//! | `server/principals.rs` | the numbers that stand for who is calling |
+//! | `server/state.rs` | what all tasks share: the machine, and which task to wake |
+//! | `server/principals.rs` | the numbers of callers |
 //! | `server/conn.rs` | the task of one connection |
 //! | `server/pace.rs` | how long its turns are |
 //! | `server/begin.rs` | from a call's admission to its handler |
 //! | `server/limits.rs` | how many handlers run, and what waits for them |
-//! | `server/cancels.rs` | who is to hear that nobody waits for a call any more |
-//! | `server/handler.rs` | from a request's bytes to its reply |
-//! | `server/transactional.rs` | the same in the ledger's transaction |
-//! | `server/records.rs` | what is on its way to the ledger |
-//! | `server/ledger_task.rs` | the task that sees to what waited for it |
+//! | `server/context.rs` | what a handler can know of its call |
+//! | `server/handler.rs` | from a request's bytes to a future or a transaction |
+//! | `server/transactional.rs` | handlers that run in the ledger's transaction |
+//! | `server/execution.rs` | a call runs, and ends |
+//! | `server/cancels.rs` | handlers that wait for their calls' cancels |
+//! | `server/recording.rs` | what is recorded, and when |
+//! | `server/ledger_queue.rs` | what is on its way to the ledger |
+//! | `server/batch.rs` | a batch of it, as the ledger sees it |
+//! | `server/ledger_task.rs` | the task that does what waited for the ledger |
+//! | `server/restore.rs` | takes back what a ledger has kept |
+//! | `server/timer_task.rs` | the task that keeps time |
 
+pub(crate) mod batch;
 mod begin;
 mod builder;
 mod cancels;
 mod conn;
+mod context;
+mod execution;
 mod handler;
+mod ledger_queue;
 mod ledger_task;
 mod limits;
 mod pace;
 mod principals;
-mod records;
+mod recording;
+pub(crate) mod restore;
 mod state;
+mod timer_task;
 mod transactional;
 
 use std::fmt;
-use std::future::Future;
 use std::io;
-use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context as TaskContext, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
-use oncewire_core::{Instant, NotExecuted, ServerCounters, ServerId};
+use oncewire_core::{NotExecuted, ServerCounters, ServerId};
 
-use crate::ledger::LedgerError;
-use crate::runtime::Timer;
+use crate::ledger::entry::LedgerError;
 use crate::transport::{Accept, BoxStream, Subject};
-use builder::MethodEntry;
 pub use builder::{BuildError, ServerBuilder};
-pub use handler::Context;
-pub use records::{Batch, Restore, Transactional};
+pub use context::Context;
 use state::Shared;
 
 /// A server: executes calls of many sessions over many connections, each call once.
@@ -175,7 +182,7 @@ impl Server {
 
     /// The error after which the ledger can write no more (S31); `None` while all is well.
     pub fn ledger_error(&self) -> Option<LedgerError> {
-        self.shared.with(|state, _| state.records.as_ref().and_then(|r| r.error.clone()))
+        self.shared.with(|state, _| state.ledger_queue.as_ref().and_then(|r| r.error.clone()))
     }
 
     /// Why the last transactional call that was rolled back was rolled back.
@@ -244,39 +251,4 @@ async fn yield_now() {
 fn is_final(error: &io::Error) -> bool {
     use io::ErrorKind::{InvalidInput, NotFound, Unsupported};
     matches!(error.kind(), InvalidInput | NotFound | Unsupported)
-}
-
-/// The task that keeps a server's time. Ends with the server.
-struct TimerTask {
-    shared: std::sync::Weak<Shared>,
-    timer: Box<dyn Timer>,
-}
-
-/// How often the timer task checks whether its server still exists.
-const TIMER_TASK_INTERVAL: Duration = Duration::from_secs(1);
-
-impl Future for TimerTask {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
-        loop {
-            let Some(shared) = self.shared.upgrade() else { return Poll::Ready(()) };
-            let at = shared.with(|state, now| {
-                if state.machine.poll_timeout().is_some_and(|at| at <= now) {
-                    state.machine.handle_timeout(now);
-                }
-                state.sweep(now);
-                state.sweep_principals();
-                state.timer_task = Some(cx.waker().clone());
-                let at = state.machine.poll_timeout().unwrap_or(Instant::FAR_FUTURE);
-                state.armed = at.min(now + TIMER_TASK_INTERVAL);
-                state.armed
-            });
-            self.timer.set(at);
-            let mut timer = pin!(&mut self.timer);
-            if timer.poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-        }
-    }
 }

@@ -1,13 +1,15 @@
 //! From a call's admission to its handler: at once, or when it has waited for its turn.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use oncewire_core::{Admission, CallKey, Instant, NotExecuted, Request, Running, SessionKey};
 
-use super::handler::{Body, Context, Ended, Execution, Plan, decoded};
+use super::context::{CallWatch, Context};
+use super::execution::{Ended, Execution};
+use super::handler::{Body, Plan, decoded};
+use super::ledger_queue::Prepared;
 use super::limits::{Permit, Waiting};
-use super::records::Prepared;
 use super::state::{Shared, State};
 use crate::caught::caught;
 use crate::transport::Subject;
@@ -127,6 +129,13 @@ impl State {
 }
 
 impl Shared {
+    /// For the contexts of calls.
+    #[inline]
+    fn watch(self: &Arc<Self>) -> Weak<dyn CallWatch> {
+        let weak: Weak<Shared> = Arc::downgrade(self);
+        weak
+    }
+
     /// Executes a call that was started, as far as it goes without waiting.
     #[inline]
     pub(super) fn execute(
@@ -137,7 +146,7 @@ impl Shared {
         caller: &Subject,
     ) -> Option<Ended> {
         let method = self.methods.get(call.method_index)?;
-        let context = Context::new(self, call.key, call.deadline, caller.clone());
+        let context = Context::new(self.watch(), call.key, call.deadline, caller.clone());
         match caught(|| method.handler.begin(context, call.body)) {
             Ok(Ok(future)) => Execution::new(running, permit, future).run(self, &method.options),
             Ok(Err(why)) => Some(Ended::refused(running, permit, why)),
@@ -154,7 +163,7 @@ impl Shared {
         caller: &Subject,
     ) {
         let Some(method) = self.methods.get(call.method_index) else { return };
-        let context = Context::new(self, call.key, call.deadline, caller.clone());
+        let context = Context::new(self.watch(), call.key, call.deadline, caller.clone());
         let plan = decoded(|| method.handler.plan(context, call.body));
         let (one_way, options) = (call.one_way, method.options);
         // Those before it may have taken their time.

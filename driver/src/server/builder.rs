@@ -13,24 +13,22 @@ use oncewire_core::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::handler::{Context, Handle, Raw, Typed};
+use super::Server;
+use super::batch::{Batch, BatchOwner, Submit};
+use super::context::Context;
+use super::handler::{MethodEntry, Raw, Typed};
+use super::ledger_queue::Item;
 use super::ledger_task::LedgerTask;
 use super::limits::{Bounds, Limits};
 use super::principals::PrincipalTable;
-use super::records::{Restore, Submit};
+use super::restore::Restore;
 use super::state::Shared;
+use super::timer_task::TimerTask;
 use super::transactional::TypedTransactional;
-use super::{Server, TimerTask};
 use crate::faults::Planted;
 use crate::ledger::{Ledger, LedgerError, NoLedger, Rollback};
-use crate::method::{Method, MethodOptions, RawMethod};
+use crate::method::{Method, RawMethod};
 use crate::runtime::{Runtime, SmolRuntime};
-
-/// A method and what executes it.
-pub(super) struct MethodEntry {
-    pub(super) handler: Box<dyn Handle>,
-    pub(super) options: MethodOptions,
-}
 
 /// Why a server could not be built.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +89,12 @@ impl std::error::Error for BuildError {}
 
 /// The server id of a description that gives none: a random one takes its place.
 const UNNAMED: ServerId = ServerId::from_bytes([0; 16]);
+
+impl<L: Ledger> Submit for L {
+    fn submit(&self, owner: Arc<dyn BatchOwner>, items: Vec<Item>) {
+        self.commit(Batch::new(items, owner));
+    }
+}
 
 /// A ledger of any kind.
 trait AnyLedger: Submit {
@@ -355,7 +359,7 @@ impl<L> ServerBuilder<L> {
                     lost: Vec::new(),
                 };
                 ledger.recover(&mut restore).map_err(BuildError::Ledger)?;
-                let records = Box::new(restore.into_records());
+                let records = Box::new(restore.into_queue());
                 Some((ledger.into_submit(), records))
             }
         };

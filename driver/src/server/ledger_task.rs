@@ -7,10 +7,10 @@ use std::task::{Context as TaskContext, Poll};
 
 use oncewire_core::{Instant, NotExecuted};
 
-use super::handler::Execution;
-use super::records::{Item, Prepared};
+use super::execution::Execution;
+use super::handler::Ran;
+use super::ledger_queue::{Item, Prepared};
 use super::state::{Shared, State};
-use super::transactional::Ran;
 use crate::method::MethodOptions;
 
 /// Ends with the server. It runs after the tasks that were ready before it, so that what they note goes in one batch.
@@ -28,9 +28,9 @@ impl Future for LedgerTask {
         let Some(shared) = self.shared.upgrade() else { return Poll::Ready(()) };
         let mut starts = Vec::new();
         shared.with(|state, now| {
-            let Some(records) = &mut state.records else { return };
-            records.ledger_task = Some(cx.waker().clone());
-            for concluded in std::mem::take(&mut records.concluded) {
+            let Some(queue) = &mut state.ledger_queue else { return };
+            queue.ledger_task = Some(cx.waker().clone());
+            for concluded in std::mem::take(&mut queue.concluded) {
                 match concluded.result {
                     Ok(commit) => {
                         state.machine.set_commit(commit);

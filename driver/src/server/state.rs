@@ -6,14 +6,16 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use oncewire_core::{CallKey, ConnId, Heap, Instant, Running, Server as Machine, ServerEvent};
 
-use super::MethodEntry;
+use super::batch::Submit;
 use super::cancels::Cancels;
+use super::context::CallWatch;
+use super::handler::MethodEntry;
+use super::ledger_queue::LedgerQueue;
 use super::limits::{Limits, Permit, Waiting};
 use super::principals::PrincipalTable;
-use super::records::{Records, Submit};
 use crate::caught::wake_all;
 use crate::faults::{Planted, ServerFault};
-use crate::ledger::LedgerError;
+use crate::ledger::entry::LedgerError;
 use crate::runtime::Runtime;
 use crate::sync::Lock;
 use crate::transport::Subject;
@@ -33,7 +35,7 @@ pub(super) struct State {
     conns: Vec<ConnEntry>,
     pub(super) principals: PrincipalTable,
     /// What is on its way to the ledger, if there is one.
-    pub(super) records: Option<Box<Records>>,
+    pub(super) ledger_queue: Option<Box<LedgerQueue>>,
     /// The task that keeps time, and when its timer fires.
     pub(super) timer_task: Option<Waker>,
     pub(super) armed: Instant,
@@ -104,15 +106,15 @@ impl Shared {
         limits: Limits,
         runtime: Arc<dyn Runtime>,
         principals: PrincipalTable,
-        ledger: Option<(Box<dyn Submit>, Box<Records>)>,
+        ledger: Option<(Box<dyn Submit>, Box<LedgerQueue>)>,
         planted: Planted,
     ) -> Arc<Shared> {
-        let (ledger, records) = ledger.unzip();
+        let (ledger, ledger_queue) = ledger.unzip();
         let state = State {
             machine,
             conns: Vec::new(),
             principals,
-            records,
+            ledger_queue,
             timer_task: None,
             armed: Instant::ZERO,
             drained: false,
@@ -168,17 +170,6 @@ impl Shared {
         }
     }
 
-    /// Ready when nobody waits for a call any more.
-    pub(super) fn poll_unwanted(self: &Arc<Self>, call: CallKey, cx: &mut Context<'_>) -> Poll<()> {
-        self.with(|state, _| {
-            if !state.machine.is_wanted(call) {
-                return Poll::Ready(());
-            }
-            state.cancels.wait(call, cx);
-            Poll::Pending
-        })
-    }
-
     /// Runs `f` under the lock and passes nothing on: whoever calls this does so when it is done with its turn.
     #[inline]
     pub(super) fn with_quietly<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
@@ -229,10 +220,10 @@ impl Shared {
         if self.ledger.is_none() {
             return Poll::Pending;
         }
-        self.with(|state, _| match state.records.as_deref_mut() {
-            Some(Records { error: Some(error), .. }) => Poll::Ready(error.clone()),
-            Some(records) => {
-                crate::caught::add_waker(&mut records.error_wakers, cx);
+        self.with(|state, _| match state.ledger_queue.as_deref_mut() {
+            Some(LedgerQueue { error: Some(error), .. }) => Poll::Ready(error.clone()),
+            Some(queue) => {
+                crate::caught::add_waker(&mut queue.error_wakers, cx);
                 Poll::Pending
             }
             None => Poll::Pending,
@@ -245,6 +236,22 @@ impl Shared {
                 return Poll::Ready(());
             }
             crate::caught::add_waker(&mut state.drain_wakers, cx);
+            Poll::Pending
+        })
+    }
+}
+
+impl CallWatch for Shared {
+    fn is_wanted(self: Arc<Self>, call: CallKey) -> bool {
+        self.with(|state, _| state.machine.is_wanted(call))
+    }
+
+    fn poll_unwanted(self: Arc<Self>, call: CallKey, cx: &mut Context<'_>) -> Poll<()> {
+        self.with(|state, _| {
+            if !state.machine.is_wanted(call) {
+                return Poll::Ready(());
+            }
+            state.cancels.wait(call, cx);
             Poll::Pending
         })
     }
@@ -360,8 +367,8 @@ impl State {
                 _ => {}
             }
         }
-        if let Some(records) = &mut self.records {
-            self.to_wake.extend(records.take_ledger_task());
+        if let Some(queue) = &mut self.ledger_queue {
+            self.to_wake.extend(queue.take_ledger_task());
         }
         if self.machine.poll_timeout().is_some_and(|at| at < self.armed) {
             self.to_wake.extend(self.timer_task.take());

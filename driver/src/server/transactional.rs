@@ -9,27 +9,11 @@ use oncewire_core::NotExecuted;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::handler::{Body, Context, Handle, Plan, decode_arguments};
+use super::context::Context;
+use super::handler::{Body, Handle, Plan, Ran, Work, decode_arguments};
 use crate::caught::{Guarded, caught};
 use crate::decode::ValueLimits;
 use crate::ledger::Rollback;
-
-/// A call that runs in a transaction: synchronously, and again if the transaction was rolled back for a neighbour.
-pub(super) trait Work: Send {
-    fn run(&mut self, transaction: &mut dyn Any, context: &Context) -> Ran;
-}
-
-/// How a run of a transactional handler ended.
-pub(super) enum Ran {
-    Done(Bytes),
-    RolledBack { why: String, panicked: bool },
-}
-
-impl Ran {
-    pub(super) fn rolled_back(why: impl Into<String>) -> Ran {
-        Ran::RolledBack { why: why.into(), panicked: false }
-    }
-}
 
 /// A typed handler of transactions `X`.
 pub(super) struct TypedTransactional<X, F, A, R> {
@@ -56,12 +40,12 @@ where
         let (function, body) = (self.function.clone(), body.keep());
         let types = PhantomData::<fn(&mut X) -> R>;
         let limits = self.limits;
-        let call = Call { function, body, limits, arguments: Some(arguments), types };
+        let call = TransactionalCall { function, body, limits, arguments: Some(arguments), types };
         Ok(Plan::Transaction(Guarded::new(Box::new(call)), context))
     }
 }
 
-struct Call<X, F, A, R> {
+struct TransactionalCall<X, F, A, R> {
     function: Arc<F>,
     /// The arguments again, for another run.
     body: Bytes,
@@ -70,7 +54,7 @@ struct Call<X, F, A, R> {
     types: PhantomData<fn(&mut X) -> R>,
 }
 
-impl<X, F, A, R> Work for Call<X, F, A, R>
+impl<X, F, A, R> Work for TransactionalCall<X, F, A, R>
 where
     X: 'static,
     F: Fn(&mut X, &Context, A) -> Result<R, Rollback> + Send + Sync + 'static,

@@ -1,0 +1,178 @@
+//! A batch as a ledger sees it.
+
+use std::any::Any;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use oncewire_core::{CallRecord, NoReply, RecordState, Running, SessionId, Xid};
+
+use super::handler::Ran;
+use super::ledger_queue::{Item, Transact};
+use crate::ledger::entry::{CallEntry, CallName, LedgerError, SessionEntry};
+
+/// Entries that a ledger must make durable together, in this order.
+///
+/// A batch that is dropped instead of finished has failed.
+pub struct Batch<X> {
+    items: Vec<Item>,
+    owner: Arc<dyn BatchOwner>,
+    types: PhantomData<fn(&mut X)>,
+}
+
+/// The server that a batch belongs to.
+pub(super) trait BatchOwner: Send + Sync {
+    /// The batch is durable, and this is the number of its commit; or it may not be, and why.
+    fn conclude(self: Arc<Self>, items: Vec<Item>, result: Result<u64, LedgerError>);
+}
+
+/// A ledger, whatever its transactions are.
+pub(super) trait Submit: Send + Sync {
+    /// Gives the ledger a batch, which may be finished before this returns.
+    fn submit(&self, owner: Arc<dyn BatchOwner>, items: Vec<Item>);
+}
+
+impl<X> Batch<X> {
+    pub(super) fn new(items: Vec<Item>, owner: Arc<dyn BatchOwner>) -> Batch<X> {
+        debug_assert!(!items.is_empty(), "there is something to write");
+        Batch { items, owner, types: PhantomData }
+    }
+}
+
+impl<X> fmt::Debug for Batch<X> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batch").field("len", &self.items.len()).finish_non_exhaustive()
+    }
+}
+
+impl<X: 'static> Batch<X> {
+    /// How many entries; never 0.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// How many of them are transactional calls.
+    pub fn transactions(&self) -> usize {
+        self.items.iter().filter(|item| matches!(item, Item::Transaction(_))).count()
+    }
+
+    /// The entries. A transactional call can be run again in another pass, after all that it did was rolled back: what
+    /// the last run said counts.
+    pub fn entries(&mut self) -> impl Iterator<Item = Entry<'_, X>> {
+        self.items.iter_mut().map(entry)
+    }
+}
+
+impl<X> Batch<X> {
+    /// All of it is durable, and this is the number of its commit; or it may not be, and why.
+    pub fn finish(mut self, result: Result<u64, LedgerError>) {
+        let items = std::mem::take(&mut self.items);
+        self.owner.clone().conclude(items, result);
+    }
+}
+
+impl<X> Drop for Batch<X> {
+    fn drop(&mut self) {
+        let items = std::mem::take(&mut self.items);
+        if !items.is_empty() {
+            let dropped = LedgerError::new("the ledger has let go of a batch without writing it");
+            self.owner.clone().conclude(items, Err(dropped));
+        }
+    }
+}
+
+fn entry<X>(item: &mut Item) -> Entry<'_, X> {
+    match item {
+        Item::Opened { session, .. } => Entry::SessionOpened(session),
+        Item::Ended(session) => Entry::SessionEnded(*session),
+        Item::Started(call) => {
+            Entry::Call(call_entry(call.name, call.digest, RecordState::Started))
+        }
+        Item::Withdrawn(name) => Entry::Withdrawn(*name),
+        Item::Finished(call) => {
+            let max = call.running.reply_len_max();
+            let state = reply_state(call.reply.as_deref().map_err(|why| *why), max);
+            Entry::Call(call_entry(call.name, call.digest, state))
+        }
+        Item::Settled { session, seen, held } => {
+            Entry::Settled { session: *session, seen: *seen, held }
+        }
+        Item::Transaction(call) => Entry::Transaction(Transactional { call, types: PhantomData }),
+    }
+}
+
+fn call_entry(name: CallName, digest: u64, state: RecordState<'_>) -> CallEntry<'_> {
+    let CallName { session, slot, xid } = name;
+    CallEntry { session, slot, record: CallRecord { xid, digest, state } }
+}
+
+/// What is recorded of a reply, or of there being none (S14, S15).
+fn reply_state(reply: Result<&[u8], NoReply>, max: usize) -> RecordState<'_> {
+    match reply {
+        Err(why) => RecordState::NoReply(why),
+        Ok(body) if body.len() > max => RecordState::NoReply(NoReply::ReplyTooLarge),
+        Ok(body) => RecordState::Done(body),
+    }
+}
+
+/// What a batch asks a ledger to write.
+#[derive(Debug)]
+pub enum Entry<'a, X> {
+    /// A session was opened: it must survive, even if no call of it is ever recorded.
+    SessionOpened(&'a SessionEntry),
+    /// A session is over: it and all its calls may be forgotten.
+    SessionEnded(SessionId),
+    /// What is known of a call. Never replaces a record of a later xid on its slot (C76).
+    Call(CallEntry<'a>),
+    /// A call whose started record was written, and that was refused after all: its record must go, if it is still there.
+    Withdrawn(CallName),
+    /// The client has seen the answers to all calls of a session but these: other records of it may go. `seen` need not
+    /// be written for its own sake, but is worth writing beside.
+    Settled {
+        /// Which session.
+        session: SessionId,
+        /// The highest xid that the session had seen when this was queued.
+        seen: u64,
+        /// Calls whose records stay, in order.
+        held: &'a [Xid],
+    },
+    /// A transactional call to execute.
+    Transaction(Transactional<'a, X>),
+}
+
+/// A call to execute in a ledger's transaction (S29).
+pub struct Transactional<'a, X> {
+    call: &'a mut Transact,
+    types: PhantomData<fn(&mut X)>,
+}
+
+impl<X> fmt::Debug for Transactional<'_, X> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transactional").field("name", &self.call.name).finish_non_exhaustive()
+    }
+}
+
+impl<'a, X: 'static> Transactional<'a, X> {
+    /// Runs the handler; its panics end here. `Some` is the record to be written in the same transaction. `None` says
+    /// that nothing that it did may remain, and that its neighbours' effects must.
+    ///
+    /// It may be run again if all that it did was rolled back.
+    pub fn run(self, transaction: &mut X) -> Option<CallEntry<'a>> {
+        let call = self.call;
+        let max = call.running.as_ref().map_or(0, Running::reply_len_max);
+        let work = call.work.get_mut();
+        let mut ran = match work {
+            Some(work) => work.run(transaction as &mut dyn Any, &call.context),
+            None => Ran::rolled_back("the call is over"),
+        };
+        if let (Ran::Done(body), true) = (&mut ran, call.one_way) {
+            // S23: a one-way call has no reply.
+            body.clear();
+        }
+        match call.ran.insert(ran) {
+            Ran::Done(body) => Some(call_entry(call.name, call.digest, reply_state(Ok(body), max))),
+            Ran::RolledBack { .. } => None,
+        }
+    }
+}

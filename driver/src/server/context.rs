@@ -1,0 +1,74 @@
+//! What a handler can know of its call.
+
+use std::fmt;
+use std::sync::{Arc, Weak};
+use std::task::{Context as TaskContext, Poll};
+
+use oncewire_core::{CallKey, Instant, Xid};
+
+use crate::transport::Subject;
+
+/// What a call's context asks of its server.
+pub(super) trait CallWatch: Send + Sync {
+    /// Whether the call's outcome is needed.
+    fn is_wanted(self: Arc<Self>, call: CallKey) -> bool;
+    /// Ready when the call's outcome is not needed any more.
+    fn poll_unwanted(self: Arc<Self>, call: CallKey, cx: &mut TaskContext<'_>) -> Poll<()>;
+}
+
+/// What a handler can know of its call.
+#[derive(Clone)]
+pub struct Context {
+    /// Who is calling, as far as the transport can say.
+    pub caller: Subject,
+    /// The call's number in its session.
+    pub xid: Xid,
+    /// When the caller gives up, on the server's clock.
+    pub deadline: Instant,
+    /// Weak, because calls that wait for their records are part of the server's shared state.
+    server: Weak<dyn CallWatch>,
+    key: CallKey,
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("caller", &self.caller)
+            .field("xid", &self.xid)
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Context {
+    pub(super) fn new(
+        server: Weak<dyn CallWatch>,
+        key: CallKey,
+        deadline: Instant,
+        caller: Subject,
+    ) -> Context {
+        Context { caller, xid: key.xid(), deadline, server, key }
+    }
+
+    /// Whether the call's outcome is not needed any more: its caller has cancelled it or has gone for good, or a drain's
+    /// grace is over. A handler may stop then, or not: what it returns is the outcome (S19).
+    ///
+    /// A caller has gone for good when its session was without a connection for the length of its lease, not at the
+    /// moment at which its connection breaks.
+    pub fn is_cancelled(&self) -> bool {
+        self.server.upgrade().is_none_or(|server| !server.is_wanted(self.key))
+    }
+
+    /// Waits until the call's outcome is not needed any more, or it has ended.
+    ///
+    /// A handler that waits for long, a long poll say, waits for this too: otherwise it, its session and what it holds
+    /// stay after its caller has died. [`Method::drop_on_cancel`](crate::Method::drop_on_cancel) does it for the whole
+    /// handler.
+    pub async fn cancelled(&self) {
+        std::future::poll_fn(|cx| match self.server.upgrade() {
+            Some(server) => server.poll_unwanted(self.key, cx),
+            None => Poll::Ready(()),
+        })
+        .await;
+    }
+}

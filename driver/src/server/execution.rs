@@ -1,0 +1,193 @@
+//! A call runs: started once, ended once.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll, Waker};
+
+use bytes::Bytes;
+use oncewire_core::{Instant, NoReply, NotExecuted, Running};
+
+use super::context::CallWatch;
+use super::handler::{ReplyFuture, Unencodable};
+use super::limits::Permit;
+use super::state::{Shared, State};
+use crate::caught::caught;
+use crate::method::MethodOptions;
+use crate::runtime::Timer;
+
+/// A call that runs.
+pub(super) struct Execution {
+    running: Running,
+    permit: Permit,
+    /// With a ledger: its end is recorded before it is reported. Whether it is a one-way call (S23).
+    recorded: Option<OneWay>,
+    future: ReplyFuture,
+}
+
+/// Whether a call has no reply (S23).
+type OneWay = bool;
+
+impl Execution {
+    /// A call that was started.
+    pub(super) fn new(running: Running, permit: Permit, future: ReplyFuture) -> Execution {
+        Execution { running, permit, recorded: None, future }
+    }
+
+    /// The same, of a call whose started record is stable.
+    pub(super) fn recorded(self, one_way: OneWay) -> Execution {
+        Execution { recorded: Some(one_way), ..self }
+    }
+
+    /// Polls it once, and returns how it ended, if it did; otherwise it becomes a task.
+    #[inline]
+    pub(super) fn run(mut self, shared: &Arc<Shared>, options: &MethodOptions) -> Option<Ended> {
+        let mut cx = TaskContext::from_waker(Waker::noop());
+        match poll_caught(&mut self.future, &mut cx) {
+            Poll::Ready(end) => {
+                let Execution { running, permit, recorded, future } = self;
+                drop(future);
+                Some(Ended { running, permit, recorded, end })
+            }
+            Poll::Pending => {
+                let limit = options.time_limit.map(|limit| {
+                    let mut timer = shared.runtime.timer();
+                    timer.set(shared.runtime.now() + limit);
+                    timer
+                });
+                let drop_on_cancel = options.drop_on_cancel;
+                let execution = Some(self);
+                let task = Task { execution, limit, drop_on_cancel, shared: shared.clone() };
+                shared.runtime.spawn(Box::pin(task));
+                None
+            }
+        }
+    }
+}
+
+/// A call that was started and has ended, which the machine must learn.
+#[must_use = "a call whose end is not reported pins its slot"]
+pub(super) struct Ended {
+    running: Running,
+    permit: Permit,
+    recorded: Option<OneWay>,
+    end: End,
+}
+
+impl Ended {
+    /// It never reached its handler.
+    pub(super) fn refused(running: Running, permit: Permit, why: NotExecuted) -> Ended {
+        Ended { running, permit, recorded: None, end: End::Refused(why) }
+    }
+
+    /// Its handler panicked before it was polled.
+    pub(super) fn panicked(running: Running, permit: Permit) -> Ended {
+        Ended { running, permit, recorded: None, end: End::Panicked }
+    }
+}
+
+/// How a call that was started has ended.
+enum End {
+    Replied(Bytes),
+    /// Executed, perhaps in part (S14).
+    Panicked,
+    /// Likewise: it took too long, or its outcome was not needed any more, or its task was dropped.
+    Dropped,
+    /// Executed (S15).
+    Unencodable(Unencodable),
+    /// Not executed.
+    Refused(NotExecuted),
+}
+
+impl State {
+    /// A call has ended.
+    #[inline]
+    pub(super) fn finish(&mut self, at: Instant, ended: Ended) {
+        let Ended { running, permit, recorded, end } = ended;
+        self.release(permit);
+        // Clones of its context may still wait for its cancel.
+        self.note_cancel(running.key());
+        let reply = match end {
+            End::Replied(body) => Ok(body),
+            End::Panicked => {
+                self.panics += 1;
+                Err(NoReply::Aborted)
+            }
+            End::Dropped => Err(NoReply::Aborted),
+            End::Unencodable(Unencodable(why)) => {
+                self.unencodable += 1;
+                self.last_unencodable = Some(why);
+                Err(NoReply::Unencodable)
+            }
+            End::Refused(why) => return self.machine.roll_back(at, running, why),
+        };
+        match (recorded, reply) {
+            (None, Ok(body)) => self.reply(at, running, body),
+            (None, Err(why)) => self.machine.no_reply(at, running, why),
+            (Some(true), Ok(_)) => self.record_finish(at, running, Ok(Bytes::new())),
+            (Some(_), reply) => self.record_finish(at, running, reply),
+        }
+    }
+}
+
+/// The task of a handler that was not ready at once: catches its panics and watches its time limit. Dropped before it
+/// has ended, the call ends as aborted.
+struct Task {
+    execution: Option<Execution>,
+    limit: Option<Box<dyn Timer>>,
+    drop_on_cancel: bool,
+    shared: Arc<Shared>,
+}
+
+impl Task {
+    /// Whether its call must be dropped: it has taken too long, or its outcome is not needed any more.
+    fn is_over(&mut self, cx: &mut TaskContext<'_>) -> bool {
+        let Some(execution) = &self.execution else { return false };
+        let key = execution.running.key();
+        let unwanted = self.drop_on_cancel && self.shared.clone().poll_unwanted(key, cx).is_ready();
+        unwanted || self.limit.as_mut().is_some_and(|limit| limit.poll(cx).is_ready())
+    }
+
+    fn end(&mut self, end: End) {
+        let Some(Execution { running, permit, recorded, future }) = self.execution.take() else {
+            return;
+        };
+        drop(future);
+        let ended = Ended { running, permit, recorded, end };
+        self.shared.with(|state, now| state.finish(now, ended));
+    }
+}
+
+impl Future for Task {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
+        let this = &mut *self;
+        let Some(execution) = &mut this.execution else { return Poll::Ready(()) };
+        let end = match poll_caught(&mut execution.future, cx) {
+            Poll::Ready(end) => end,
+            Poll::Pending if this.is_over(cx) => End::Dropped,
+            Poll::Pending => return Poll::Pending,
+        };
+        this.end(end);
+        Poll::Ready(())
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.end(End::Dropped);
+    }
+}
+
+#[inline]
+fn poll_caught(future: &mut ReplyFuture, cx: &mut TaskContext<'_>) -> Poll<End> {
+    let Some(future) = future.get_mut() else { return Poll::Ready(End::Dropped) };
+    match caught(|| future.as_mut().poll(cx)) {
+        Ok(poll) => poll.map(|reply| match reply {
+            Ok(body) => End::Replied(body),
+            Err(why) => End::Unencodable(why),
+        }),
+        Err(_) => Poll::Ready(End::Panicked),
+    }
+}

@@ -1,0 +1,153 @@
+//! What is on its way to the ledger: collected under the machine's lock, committed outside of it.
+//!
+//! Entries are queued in the order in which things happened, and one batch is in flight at most. So a ledger sees a
+//! session before its calls, and the calls of a slot in the order of their xids.
+
+use std::collections::BTreeMap;
+use std::task::Waker;
+use std::time::Duration;
+
+use bytes::Bytes;
+use oncewire_core::{
+    Admission, ConnId, Heap, Instant, NoReply, NotExecuted, Running, Server as Machine, SessionId,
+    SessionKey, Xid,
+};
+
+use super::context::Context;
+use super::handler::{Ran, ReplyFuture, Work};
+use super::limits::Permit;
+use crate::caught::Guarded;
+use crate::ledger::entry::{CallName, LedgerError, SessionEntry};
+use crate::method::MethodOptions;
+
+/// One thing to be written, and what waits for it.
+pub(super) enum Item {
+    Opened { conn: ConnId, session: SessionEntry },
+    Ended(SessionId),
+    Started(Box<Started>),
+    Withdrawn(CallName),
+    Finished(Finished),
+    Settled { session: SessionId, seen: u64, held: Vec<Xid> },
+    Transaction(Box<Transact>),
+}
+
+/// A call that is started when its record is stable.
+pub(super) struct Started {
+    pub(super) name: CallName,
+    pub(super) digest: u64,
+    pub(super) admission: Admission,
+    pub(super) call: Prepared,
+}
+
+/// All that it takes to start a call.
+pub(super) struct Prepared {
+    pub(super) future: ReplyFuture,
+    pub(super) permit: Permit,
+    pub(super) one_way: bool,
+    pub(super) options: MethodOptions,
+}
+
+/// A call that is answered when its record is stable.
+pub(super) struct Finished {
+    pub(super) name: CallName,
+    pub(super) digest: u64,
+    pub(super) running: Running,
+    pub(super) reply: Result<Bytes, NoReply>,
+}
+
+/// A call that runs in the ledger's transaction.
+pub(super) struct Transact {
+    pub(super) name: CallName,
+    pub(super) digest: u64,
+    pub(super) work: Guarded<Box<dyn Work>>,
+    pub(super) context: Context,
+    pub(super) one_way: bool,
+    pub(super) admission: Option<Admission>,
+    pub(super) permit: Option<Permit>,
+    pub(super) running: Option<Running>,
+    pub(super) ran: Option<Ran>,
+}
+
+impl Transact {
+    /// Decides whether it runs (S17), as late as can be.
+    pub(super) fn start(&mut self, machine: &mut Machine<Heap>, now: Instant) -> bool {
+        if let Some(admission) = self.admission.take() {
+            self.running = machine.start(now, admission).ok();
+        }
+        self.running.is_some()
+    }
+
+    /// Refuses it if it was not started.
+    pub(super) fn refuse(&mut self, machine: &mut Machine<Heap>, now: Instant) {
+        if let Some(admission) = self.admission.take() {
+            machine.refuse(now, admission, NotExecuted::LedgerFailed);
+        }
+    }
+}
+
+/// A batch that has come back.
+pub(super) struct Concluded {
+    pub(super) items: Vec<Item>,
+    pub(super) result: Result<u64, LedgerError>,
+}
+
+/// A session of which the ledger may keep more than it must: see [`Item::Settled`].
+pub(super) struct Watch {
+    pub(super) key: SessionKey,
+    /// What the ledger was last asked to keep.
+    pub(super) held: Vec<Xid>,
+    /// More was recorded since.
+    pub(super) fresh: bool,
+}
+
+/// Between the machine and its ledger.
+///
+/// Invariants: one batch is in flight at most, and `items` keep the order in which things happened. After an error
+/// nothing is written any more.
+#[derive(Default)]
+pub(super) struct LedgerQueue {
+    pub(super) items: Vec<Item>,
+    pub(super) in_flight: bool,
+    /// A batch is being given to the ledger, which may finish it at once.
+    pub(super) submitting: bool,
+    pub(super) concluded: Vec<Concluded>,
+    pub(super) ledger_task: Option<Waker>,
+    /// Woken when there is an error.
+    pub(super) error_wakers: Vec<Waker>,
+    pub(super) error: Option<LedgerError>,
+    pub(super) watched: BTreeMap<[u8; 16], Watch>,
+    pub(super) next_sweep: Instant,
+}
+
+/// How often the ledger is told what it may forget.
+pub(super) const SWEEP: Duration = Duration::from_secs(1);
+
+impl LedgerQueue {
+    pub(super) fn push(&mut self, item: Item) {
+        self.items.push(item);
+    }
+
+    /// Whether a batch can be given to the ledger.
+    pub(super) fn ready(&self) -> bool {
+        !self.items.is_empty() && !self.in_flight && !self.submitting
+    }
+
+    /// The task to wake, if there is a batch for it.
+    pub(super) fn take_ledger_task(&mut self) -> Option<Waker> {
+        if self.ready() { self.ledger_task.take() } else { None }
+    }
+
+    /// S31: nothing is written any more. What has not run is refused; what has is never answered.
+    pub(super) fn fail(&mut self, error: LedgerError) {
+        let items = std::mem::take(&mut self.items);
+        self.concluded.push(Concluded { items, result: Err(error.clone()) });
+        self.error.get_or_insert(error);
+    }
+}
+
+impl LedgerQueue {
+    pub(super) fn watch(&mut self, session: SessionId, key: SessionKey) {
+        let watch = || Watch { key, held: Vec::new(), fresh: true };
+        self.watched.entry(session.to_bytes()).or_insert_with(watch).fresh = true;
+    }
+}

@@ -1,0 +1,235 @@
+//! What the server records, and when: the rules S28 to S31.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use oncewire_core::{
+    Admission, CallKey, ConnId, Instant, NoReply, NotExecuted, Running, SessionId, SessionRecord,
+    Xid,
+};
+
+use super::batch::BatchOwner;
+use super::context::Context;
+use super::handler::Work;
+use super::ledger_queue::{
+    Concluded, Finished, Item, LedgerQueue, Prepared, SWEEP, Started, Transact,
+};
+use super::limits::Permit;
+use super::state::{Shared, State};
+use crate::caught::{Guarded, caught};
+use crate::ledger::entry::{CallName, LedgerError, SessionEntry};
+
+impl State {
+    /// S30: the session that was opened on a connection is to be recorded.
+    pub(super) fn record_session(&mut self, conn: ConnId) {
+        let record = self.machine.session_of(conn).and_then(|key| self.machine.session_record(key));
+        match (&mut self.ledger_queue, record) {
+            (Some(queue), Some(record)) if queue.error.is_none() => {
+                let SessionRecord { id, principal, grants, seen, .. } = record;
+                let subject = self.principals.subject(principal);
+                let session = SessionEntry { id, subject, grants, seen };
+                queue.push(Item::Opened { conn, session });
+            }
+            // All its calls will be refused: nothing of it needs to survive.
+            _ => self.machine.confirm_session(conn),
+        }
+    }
+
+    pub(super) fn record_session_end(&mut self, session: SessionId) {
+        if let Some(queue) = self.ledger_queue.as_mut().filter(|queue| queue.error.is_none()) {
+            queue.watched.remove(&session.to_bytes());
+            queue.push(Item::Ended(session));
+        }
+    }
+
+    fn name_of(&self, key: CallKey) -> Option<(CallName, u64)> {
+        let (session, digest) = self.machine.record_of(key)?;
+        Some((CallName { session, slot: key.slot() as u16, xid: key.xid() }, digest))
+    }
+
+    /// S28: the call is started once its record is stable.
+    pub(super) fn record_start(&mut self, now: Instant, admission: Admission, call: Prepared) {
+        let named = self.name_of(admission.key());
+        match (self.writable(), named) {
+            (Some(queue), Some((name, digest))) => {
+                let started = Started { name, digest, admission, call };
+                queue.push(Item::Started(Box::new(started)));
+            }
+            _ => {
+                self.machine.refuse(now, admission, NotExecuted::LedgerFailed);
+                self.drop_later(call.future);
+                self.release(call.permit);
+            }
+        }
+    }
+
+    /// S29: the call runs in the ledger's next transaction.
+    pub(super) fn record_transaction(
+        &mut self,
+        now: Instant,
+        admission: Admission,
+        permit: Permit,
+        work: Guarded<Box<dyn Work>>,
+        context: Context,
+        one_way: bool,
+    ) {
+        let key = admission.key();
+        let named = self.name_of(key);
+        match (self.writable(), named) {
+            (Some(queue), Some((name, digest))) => {
+                queue.watch(name.session, key.session());
+                queue.push(Item::Transaction(Box::new(Transact {
+                    name,
+                    digest,
+                    work,
+                    context,
+                    one_way,
+                    admission: Some(admission),
+                    permit: Some(permit),
+                    running: None,
+                    ran: None,
+                })));
+            }
+            _ => {
+                self.machine.refuse(now, admission, NotExecuted::LedgerFailed);
+                self.drop_later(work);
+                self.release(permit);
+            }
+        }
+    }
+
+    /// S28: the reply leaves once its record is stable.
+    pub(super) fn record_finish(
+        &mut self,
+        now: Instant,
+        running: Running,
+        reply: Result<Bytes, NoReply>,
+    ) {
+        let key = running.key();
+        match (self.name_of(key), self.writable()) {
+            (Some((name, digest)), Some(queue)) => {
+                queue.watch(name.session, key.session());
+                queue.push(Item::Finished(Finished { name, digest, running, reply }));
+            }
+            // Its session is gone: there is no one to answer.
+            (None, _) => self.machine.abort(now, running),
+            // S31: not answered without its record.
+            (Some(_), None) => drop(running),
+        }
+    }
+
+    fn writable(&mut self) -> Option<&mut LedgerQueue> {
+        self.ledger_queue.as_deref_mut().filter(|queue| queue.error.is_none())
+    }
+
+    /// A call was refused after its started record was written.
+    pub(super) fn record_withdrawal(&mut self, name: CallName) {
+        if let Some(queue) = self.writable() {
+            queue.push(Item::Withdrawn(name));
+        }
+    }
+
+    /// Tells the ledger what it may forget, once a second.
+    pub(super) fn sweep(&mut self, now: Instant) {
+        let Some(queue) = self.ledger_queue.as_deref_mut().filter(|r| r.error.is_none()) else {
+            return;
+        };
+        if now < queue.next_sweep {
+            return;
+        }
+        queue.next_sweep = now + SWEEP;
+        let (machine, items) = (&self.machine, &mut queue.items);
+        queue.watched.retain(|id, watch| {
+            let Some(record) = machine.session_record(watch.key) else { return false };
+            let held: Vec<Xid> = machine.held_calls(watch.key).collect();
+            let changed = std::mem::take(&mut watch.fresh) || held != watch.held;
+            let all_gone = held.is_empty();
+            watch.held.clone_from(&held);
+            if changed {
+                let (session, seen) = (SessionId::from_bytes(*id), record.seen);
+                items.push(Item::Settled { session, seen, held });
+            }
+            !all_gone
+        });
+    }
+
+    /// A transactional call has ended, or will not run.
+    pub(super) fn release_transaction(&mut self, call: &mut Transact) {
+        if let Some(permit) = call.permit.take() {
+            self.release(permit);
+        }
+    }
+
+    /// The next batch, if one is due.
+    fn take_batch(&mut self, now: Instant) -> Option<Vec<Item>> {
+        let queue = self.ledger_queue.as_deref_mut()?;
+        if !queue.ready() || queue.error.is_some() {
+            return None;
+        }
+        let mut items = std::mem::take(&mut queue.items);
+        let machine = &mut self.machine;
+        let refused = |item: &mut Item| match item {
+            Item::Transaction(call) => !call.start(machine, now),
+            _ => false,
+        };
+        let refused: Vec<Item> = items.extract_if(.., refused).collect();
+        for mut item in refused {
+            if let Item::Transaction(call) = &mut item {
+                self.release_transaction(call);
+            }
+            self.drop_later(item);
+        }
+        let queue = self.ledger_queue.as_deref_mut()?;
+        if items.is_empty() {
+            return None;
+        }
+        queue.in_flight = true;
+        queue.submitting = true;
+        Some(items)
+    }
+}
+
+impl Shared {
+    /// Gives the ledger what is due, if no batch is in flight.
+    pub(super) fn submit(self: &Arc<Self>) {
+        let Some(ledger) = &self.ledger else { return };
+        let mut next = self.with(|state, now| state.take_batch(now));
+        while let Some(items) = next {
+            // A batch that is dropped in a panic has failed.
+            let _panicked = caught(|| ledger.submit(self.clone(), items));
+            // It may have come back already.
+            next = self.with(|state, now| {
+                if let Some(queue) = &mut state.ledger_queue {
+                    queue.submitting = false;
+                }
+                state.take_batch(now)
+            });
+        }
+    }
+
+    /// A batch has come back: the next one goes, and the ledger task does what waited for this one.
+    fn conclude_batch(self: &Arc<Self>, items: Vec<Item>, result: Result<u64, LedgerError>) {
+        self.with(|state, now| {
+            let Some(queue) = &mut state.ledger_queue else { return };
+            queue.in_flight = false;
+            let error = result.as_ref().err().cloned();
+            queue.concluded.push(Concluded { items, result });
+            if let Some(error) = error {
+                queue.fail(error);
+                state.machine.fail_ledger();
+                state.to_wake.append(&mut queue.error_wakers);
+            }
+            state.to_wake.extend(queue.ledger_task.take());
+            if queue.error.is_some() {
+                state.refuse_waiting(now, NotExecuted::LedgerFailed);
+            }
+        });
+        self.submit();
+    }
+}
+
+impl BatchOwner for Shared {
+    fn conclude(self: Arc<Self>, items: Vec<Item>, result: Result<u64, LedgerError>) {
+        self.conclude_batch(items, result);
+    }
+}

@@ -1,0 +1,57 @@
+//! Takes back what a ledger has kept.
+
+use std::collections::{BTreeMap, HashMap};
+
+use oncewire_core::{Heap, Instant, Server as Machine, SessionId, SessionKey, SessionRecord, Xid};
+
+use super::ledger_queue::{Item, LedgerQueue, Watch};
+use super::principals::PrincipalTable;
+use crate::ledger::entry::{CallEntry, SessionEntry};
+
+/// Takes back what a ledger has kept.
+#[derive(Debug)]
+pub struct Restore<'a> {
+    pub(super) machine: &'a mut Machine<Heap>,
+    pub(super) principals: &'a mut PrincipalTable,
+    pub(super) now: Instant,
+    pub(super) sessions: HashMap<[u8; 16], SessionKey>,
+    /// Sessions that cannot be honoured (C67).
+    pub(super) lost: Vec<SessionId>,
+}
+
+impl Restore<'_> {
+    /// A session; its lease starts again. One that this server cannot honour is forgotten, and its client learns that when
+    /// it resumes.
+    pub fn session(&mut self, entry: &SessionEntry) {
+        let machine = &*self.machine;
+        let principal = self.principals.principal(&entry.subject, |of| machine.knows(of));
+        let SessionEntry { id, grants, seen, .. } = *entry;
+        let record = SessionRecord { id, principal, grants, seen, acked: 0 };
+        match self.machine.restore_session(self.now, record) {
+            Some(key) => drop(self.sessions.insert(id.to_bytes(), key)),
+            None => self.lost.push(id),
+        }
+    }
+
+    /// A call of a session that was given before.
+    pub fn call(&mut self, entry: CallEntry<'_>) {
+        if let Some(key) = self.sessions.get(&entry.session.to_bytes()) {
+            // False for what is already there, with a later xid: that one counts.
+            let _stale = self.machine.restore_call(*key, entry.record);
+        }
+    }
+
+    /// What cannot be honoured is forgotten by the ledger as well.
+    pub(super) fn into_queue(self) -> LedgerQueue {
+        let items = self.lost.into_iter().map(Item::Ended).collect();
+        // What is acknowledged after a restart is forgotten without waiting for the session's next call.
+        let mut watched = BTreeMap::new();
+        for (id, key) in self.sessions {
+            let held: Vec<Xid> = self.machine.held_calls(key).collect();
+            if !held.is_empty() {
+                watched.insert(id, Watch { key, held, fresh: false });
+            }
+        }
+        LedgerQueue { items, watched, ..LedgerQueue::default() }
+    }
+}

@@ -1,0 +1,47 @@
+//! The task that keeps a server's time.
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Weak;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use oncewire_core::Instant;
+
+use super::state::Shared;
+use crate::runtime::Timer;
+
+/// Ends with the server.
+pub(super) struct TimerTask {
+    pub(super) shared: Weak<Shared>,
+    pub(super) timer: Box<dyn Timer>,
+}
+
+/// How often the timer task checks whether its server still exists.
+const TIMER_TASK_INTERVAL: Duration = Duration::from_secs(1);
+
+impl Future for TimerTask {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let Some(shared) = self.shared.upgrade() else { return Poll::Ready(()) };
+            let at = shared.with(|state, now| {
+                if state.machine.poll_timeout().is_some_and(|at| at <= now) {
+                    state.machine.handle_timeout(now);
+                }
+                state.sweep(now);
+                state.sweep_principals();
+                state.timer_task = Some(cx.waker().clone());
+                let at = state.machine.poll_timeout().unwrap_or(Instant::FAR_FUTURE);
+                state.armed = at.min(now + TIMER_TASK_INTERVAL);
+                state.armed
+            });
+            self.timer.set(at);
+            let mut timer = pin!(&mut self.timer);
+            if timer.poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+}
