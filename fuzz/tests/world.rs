@@ -1,7 +1,11 @@
 //! The simulated world: a few hundred seeds, the broken machines, and that a seed replays.
 #![allow(missing_docs)]
 
-use oncewire_fuzz::world::{Broken, Report, Trace, Violation, run};
+use oncewire_fuzz::world::{Broken, Kind, Report, Trace, Violation, memory, run};
+
+/// What servers hold is compared with what it counts.
+#[global_allocator]
+static ALLOCATOR: memory::Counting = memory::Counting;
 
 fn world(seed: u64, calls: u64, broken: Broken) -> Result<Report, Violation> {
     run(seed, calls, broken, &mut Trace::default())
@@ -19,6 +23,9 @@ fn every_promise_is_kept_in_a_few_hundred_worlds() {
     assert!(sum.calls >= 300 * 400);
     let happened = sum.faults.iter().filter(|count| **count > 0).count();
     assert_eq!(happened, sum.faults.len(), "every kind of fault: {:?}", sum.faults);
+    let never = Kind::NAMES.iter().zip(sum.kinds).filter(|(_, count)| *count == 0);
+    let never: Vec<_> = never.map(|(name, _)| *name).collect();
+    assert!(never.is_empty(), "never met: {never:?}");
     assert!(sum.outcomes.iter().all(|count| *count > 0), "{:?}", sum.outcomes);
     let faults = sum.faults.iter().sum::<u64>();
     assert!(faults * 50 >= sum.calls, "{faults} faults in {} calls", sum.calls);
@@ -44,6 +51,31 @@ fn a_server_that_forgets_kept_replies_is_caught() {
 #[test]
 fn a_client_that_uses_an_xid_twice_is_caught() {
     assert!(caught(Broken::Reuse).1.contains("FalseRetry"));
+}
+
+#[test]
+fn a_server_that_takes_calls_behind_a_hello_is_caught() {
+    assert!(caught(Broken::Early).1.contains("S2"));
+}
+
+#[test]
+fn a_client_that_says_goodbye_with_calls_unsettled_is_caught() {
+    caught(Broken::HastyGoodbye);
+}
+
+#[test]
+fn a_client_that_does_not_notice_its_old_journal_is_caught() {
+    caught(Broken::OldJournal);
+}
+
+#[test]
+fn a_server_that_judges_handshakes_by_the_keepalive_is_caught() {
+    caught(Broken::Lazy);
+}
+
+#[test]
+fn a_server_that_counts_too_little_is_caught() {
+    assert!(caught(Broken::Undercount).1.contains("S11"));
 }
 
 #[test]

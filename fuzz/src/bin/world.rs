@@ -1,6 +1,7 @@
 //! Runs simulated worlds of the core; `--help` says how.
 //!
-//! Exits with 1 and a trace of the end if a promise was broken, or with 2 if the command line was not understood.
+//! Exits with 1 and a trace of the end if a promise was broken, with 2 if the command line was not understood, and with 3 if
+//! a thousand worlds or more never met one of the kinds of situations.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -11,8 +12,14 @@ use rustix::time::{ClockId, clock_gettime};
 
 use oncewire_fuzz::cli::Worlds;
 use oncewire_fuzz::targets::pair_traced;
-use oncewire_fuzz::world::{self, Broken, Fault, Report, Trace, Violation};
+use oncewire_fuzz::world::{self, Broken, Fault, Kind, Report, Trace, Violation, memory};
 
+/// What servers hold is compared with what it counts.
+#[global_allocator]
+static ALLOCATOR: memory::Counting = memory::Counting;
+
+/// So many worlds meet every kind.
+const ALL_KINDS: u64 = 1_000;
 /// Lines of the trace that are printed of a failure.
 const LINES_MAX: usize = 80;
 
@@ -71,7 +78,7 @@ fn show(input: &Path) -> ExitCode {
 }
 
 /// Megabytes of memory in use now, and the most that ever were, where the system says so.
-fn memory() -> Option<(u64, u64)> {
+fn resident() -> Option<(u64, u64)> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let field = |name| {
         let line = status.lines().find_map(|line: &str| line.strip_prefix(name))?;
@@ -112,7 +119,9 @@ fn print(sum: &Report, seconds: f64, early: Option<(u64, u64)>) {
     );
     let faults = Fault::NAMES.iter().zip(sum.faults).map(|(name, count)| format!("{name} {count}"));
     println!("faults: {}", faults.collect::<Vec<_>>().join(", "));
-    if let (Some((early, _)), Some((now, most))) = (early, memory()) {
+    let kinds = Kind::NAMES.iter().zip(sum.kinds).map(|(name, count)| format!("{name} {count}"));
+    println!("met: {}", kinds.collect::<Vec<_>>().join(", "));
+    if let (Some((early, _)), Some((now, most))) = (early, resident()) {
         println!("memory: {early} MB after a tenth of the worlds, {now} MB now, {most} MB at most");
     }
 }
@@ -127,6 +136,7 @@ fn main() -> ExitCode {
     let mut sum = Report::default();
     let seeds = options.worlds.seeds();
     let tenth = seeds.start + seeds.end.saturating_sub(seeds.start) / 10;
+    let worlds = seeds.end.saturating_sub(seeds.start);
     let mut early = None;
     for seed in seeds {
         let mut trace =
@@ -139,9 +149,15 @@ fn main() -> ExitCode {
             println!("{line}");
         }
         if seed == tenth {
-            early = memory();
+            early = resident();
         }
     }
     print(&sum, start.elapsed().as_secs_f64(), early);
-    ExitCode::SUCCESS
+    let never = Kind::NAMES.iter().zip(sum.kinds).filter(|(_, count)| *count == 0);
+    let never: Vec<_> = never.map(|(name, _)| *name).collect();
+    if !never.is_empty() {
+        println!("never met: {}", never.join(", "));
+    }
+    let many = worlds >= ALL_KINDS;
+    if never.is_empty() || !many { ExitCode::SUCCESS } else { ExitCode::from(3) }
 }

@@ -1,11 +1,8 @@
 //! What goes wrong.
 
-use oncewire_core::Status;
-use oncewire_core::wire::{self, Decoded, Frame, ReplyHeader, Role};
-
-use super::profile::{Broken, MS};
+use super::World;
+use super::profile::MS;
 use super::trace::{Check, ensure};
-use super::{World, body};
 
 macro_rules! faults {
     ($($(#[$doc:meta])* $name:ident $text:literal,)*) => {
@@ -79,11 +76,7 @@ impl World {
                 self.dial(p)
             }
             (62..66, _) => self.crash(),
-            (66..67, _) => {
-                let h = self.rng.below(self.hosts.len() as u64) as usize;
-                self.drain(h);
-                self.pump_host(h)
-            }
+            (66..67, _) => self.drain_one(),
             (67..72, _) => {
                 self.jump(p);
                 Ok(())
@@ -95,9 +88,18 @@ impl World {
                 link.map_or(Ok(()), |l| self.cut(l))
             }
             (77..82, Some(l)) if self.peers[p].tainted => self.damage(l),
+            (82..85, _) if self.profile.rolling => self.drain_one(),
+            (85..91, _) if self.profile.strangers => self.meet_stranger(p),
+            (91..95, _) if self.peers[p].durable => self.client_dies(p),
             (82..100, _) => self.old_links(),
             _ => Ok(()),
         }
+    }
+
+    fn drain_one(&mut self) -> Check {
+        let h = self.rng.below(self.hosts.len() as u64) as usize;
+        self.drain(h);
+        self.pump_host(h)
     }
 
     fn count(&mut self, fault: Fault, l: usize) {
@@ -166,6 +168,9 @@ impl World {
             if !link.used || (current && link.server_open) || self.rng.one_in(3) {
                 continue;
             }
+            if link.is_silent_stranger() {
+                continue;
+            }
             let h = link.host;
             let up = self.some_of(self.links[l].up.on_the_way());
             self.deliver_up(l, up)?;
@@ -209,6 +214,9 @@ impl World {
     fn jump(&mut self, p: usize) {
         self.faults[Fault::Jump as usize] += 1;
         let by = match self.rng.below(4) {
+            0 if self.profile.back && self.rng.one_in(4) => {
+                -(self.rng.below(3_600_000 * MS) as i64)
+            }
             0 => -(self.rng.below(200 * MS) as i64),
             1 => self.rng.below(3_600_000 * MS) as i64,
             _ => self.rng.below(2_000 * MS) as i64,
@@ -272,68 +280,5 @@ impl World {
         bytes[at] ^= (bits as u8).max(1);
         self.count(Fault::Damage, l);
         Ok(())
-    }
-
-    /// A machine that is broken on purpose meets what is on the way up.
-    pub(super) fn break_up(&mut self, l: usize) -> Check {
-        match self.profile.broken {
-            Broken::No => Ok(()),
-            Broken::NoDedup => self.forget_kept(l, true),
-            Broken::Forgetful => self.forget_kept(l, false),
-            Broken::Reuse => {
-                self.reuse_xid(l);
-                Ok(())
-            }
-        }
-    }
-
-    /// The server says of a kept reply, or of any call if it knows none, that it has nothing, and runs the call again
-    /// when it comes again.
-    fn forget_kept(&mut self, l: usize, running_too: bool) -> Check {
-        let link = &mut self.links[l];
-        let clear = link.conn.is_some() && link.up.arrived().is_empty();
-        let Some(number) = link.session.filter(|_| clear) else { return Ok(()) };
-        let bytes = link.up.on_the_way_mut();
-        let Ok(Decoded::Frame(frame, len)) = wire::decode(bytes, Role::Client, u32::MAX / 2) else {
-            return Ok(());
-        };
-        let session = &self.model.sessions[number as usize];
-        let forgets = |xid| session.keeps(xid) || (running_too && session.has_run(xid));
-        match frame {
-            Frame::Ask(xid, ask) if forgets(xid.get()) => {
-                let header = ReplyHeader { status: Status::NotSeen { ask }, xid };
-                let mut out = [0; 64];
-                let said = wire::encode(&Frame::Reply(header, &[]), &mut out).unwrap_or(0);
-                link.up.skip(len);
-                link.down.push(&out[..said]);
-                self.trace.note(|| format!("link {l}: {xid} is forgotten"));
-                self.forget_kept(l, running_too)
-            }
-            Frame::Request(header, body) if forgets(header.xid.get()) => {
-                match body::read_request(body) {
-                    Some(op) => self.model.executed(op, number, header.xid.get()).map(drop),
-                    None => Ok(()),
-                }
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// The client sends a call under the number of the one before it on its slot.
-    fn reuse_xid(&mut self, l: usize) {
-        let slots = u64::from(self.profile.slots);
-        if self.links[l].conn.is_none() || !self.rng.one_in(64) {
-            return;
-        }
-        let bytes = self.links[l].up.on_the_way_mut();
-        if bytes.len() < 32 || bytes[4] != 2 {
-            return;
-        }
-        let field: &mut [u8; 8] = (&mut bytes[16..24]).try_into().expect("8 bytes");
-        let xid = u64::from_le_bytes(*field);
-        if xid > slots {
-            *field = (xid - slots).to_le_bytes();
-            self.trace.note(|| format!("link {l}: xid {xid} becomes {}", xid - slots));
-        }
     }
 }

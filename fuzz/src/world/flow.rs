@@ -1,13 +1,16 @@
 //! How bytes and events move between the machines.
 
 use oncewire_core::wire::Role;
-use oncewire_core::{ClientEvent, Incoming, Instant, Outcome, ProtocolError, ServerEvent};
+use oncewire_core::{ClientEvent, Incoming, Instant, Outcome, ProtocolError, ServerEvent, Unknown};
 
 use super::host::{self, Call, Step};
-use super::link::lose_frames;
-use super::profile::{self, session_id, session_number};
+use super::journal::Final;
+use super::kinds::Kind;
+use super::link::{Link, Stranger, double_frames, lose_frames};
+use super::profile::{self, BACK_MAX, session_id, session_number};
 use super::trace::{Check, ensure};
 use super::{Fault, World, body};
+use crate::rng::Rng;
 
 /// What the server's end of a connection gave.
 enum Got {
@@ -23,6 +26,12 @@ struct Arrived {
     method: usize,
     idempotent: bool,
     one_way: bool,
+}
+
+/// Some of the last `len` bytes that were written come a second time, later.
+fn double(link: &mut Link, way: usize, len: usize, rng: &mut Rng) -> u64 {
+    let pipe = if way == 0 { &mut link.up } else { &mut link.down };
+    double_frames(pipe, &mut link.copies[way], len, || rng.one_in(16).then(|| rng.below(8)))
 }
 
 impl World {
@@ -55,6 +64,26 @@ impl World {
         let Some(conn) = self.hosts[h].server.handle_connected(now, principal, id) else {
             return Ok(());
         };
+        let l = self.take_link(p, h, conn);
+        let patient = self.profile.is_patient();
+        self.kinds[Kind::Patient as usize] += u64::from(patient);
+        if let Some(own) = self.peers[p].client.session()
+            && own.server != self.ids[h]
+        {
+            let number = session_number(own.id) as usize;
+            self.model.sessions[number].excused = true;
+        }
+        if let Some(old) = self.peers[p].link.replace(l) {
+            self.leave(old);
+        }
+        self.trace.note(|| format!("c{p} dials s{h}, link {l}"));
+        let now = self.peer_now(p);
+        self.peers[p].client.handle_connected(now);
+        self.flush_peer(p)
+    }
+
+    /// A place for a new connection.
+    pub(super) fn take_link(&mut self, p: usize, h: usize, conn: oncewire_core::ConnId) -> usize {
         let l = self.links.iter().position(|link| !link.used).unwrap_or(self.links.len());
         if l == self.links.len() {
             self.links.push(Default::default());
@@ -65,13 +94,7 @@ impl World {
             links.resize(conn.index() + 1, usize::MAX);
         }
         links[conn.index()] = l;
-        if let Some(old) = self.peers[p].link.replace(l) {
-            self.leave(old);
-        }
-        self.trace.note(|| format!("c{p} dials s{h}, link {l}"));
-        let now = self.peer_now(p);
-        self.peers[p].client.handle_connected(now);
-        self.flush_peer(p)
+        l
     }
 
     /// A client has let go of a connection: what is on the way to it is never read (S4).
@@ -87,6 +110,10 @@ impl World {
     /// Polls a client's events and writes what it wants to send.
     pub(super) fn flush_peer(&mut self, p: usize) -> Check {
         self.pump_peer(p)?;
+        if self.peers[p].durable {
+            self.keep_journal(p)?;
+            self.pump_peer(p)?;
+        }
         let now = self.peer_now(p);
         let out_len = self.profile.out_len;
         loop {
@@ -112,7 +139,11 @@ impl World {
                 if self.profile.takes_rest
                     && let Some(rest) = self.peers[p].client.take_shared_tail()
                 {
+                    self.kinds[Kind::SharedRest as usize] += 1;
                     link.up.push(&rest);
+                }
+                if self.profile.doubles && !self.calm {
+                    self.kinds[Kind::Doubled as usize] += double(link, 0, len, &mut self.rng);
                 }
             } else {
                 self.trace.note(|| format!("  link {l} loses {len} bytes up"));
@@ -122,6 +153,21 @@ impl World {
                 break;
             }
         }
+        self.pump_peer(p)?;
+        if self.profile.leaves && self.peers[p].client.is_goodbye_sent() {
+            self.take_leave(p)?;
+        }
+        Ok(())
+    }
+
+    /// W62: everything is said, and a client need not wait for its server to close the connection.
+    fn take_leave(&mut self, p: usize) -> Check {
+        let Some(l) = self.peers[p].link else { return Ok(()) };
+        self.kinds[Kind::Left as usize] += 1;
+        self.trace.note(|| format!("c{p} has taken leave, and closes link {l}"));
+        self.leave(l);
+        let now = self.peer_now(p);
+        self.peers[p].client.handle_disconnected(now);
         self.pump_peer(p)
     }
 
@@ -139,7 +185,8 @@ impl World {
                 ClientEvent::Disconnect(reason) => {
                     use oncewire_core::CloseReason::{PeerSaysProtocol, Protocol};
                     let fault = matches!(reason, PeerSaysProtocol(_) | Protocol(_));
-                    ensure!(!fault || self.peers[p].tainted, "c{p} is disconnected for {reason:?}");
+                    let excused = self.peers[p].tainted || self.peers[p].journal.rolled_back;
+                    ensure!(!fault || excused, "c{p} is disconnected for {reason:?}");
                     if let Some(l) = self.peers[p].link {
                         if reason == oncewire_core::CloseReason::PeerSilent {
                             self.check_dead(l)?;
@@ -148,6 +195,12 @@ impl World {
                     }
                 }
                 ClientEvent::Closed => self.peers[p].closed = true,
+                ClientEvent::Connected { .. } => {
+                    let peer = &mut self.peers[p];
+                    if let Some(session) = peer.client.session() {
+                        peer.session = Some(session_number(session.id));
+                    }
+                }
                 _ => {}
             }
         }
@@ -169,14 +222,31 @@ impl World {
             ensure!(peer.tainted, "c{p} reports {outcome:?} of a call that is over");
             return Ok(());
         };
-        if !ticket {
+        let (due, told) = (peer.due(call), peer.clock.told.get());
+        peer.reported(call);
+        if !ticket && !peer.durable {
             peer.over(call);
         }
         if peer.tainted {
             return Ok(());
         }
         self.trace.count(u64::from(op) << 8 | outcome.executed() as u64);
-        self.model.told(op, outcome)
+        match outcome {
+            Outcome::Unknown { why: Unknown::DeadlinePassed, .. } => {
+                ensure!(due <= told, "S17: op {op} had until {due}, and was given up at {told}");
+            }
+            Outcome::Unknown { why: Unknown::SessionEnded, .. } => {
+                let session = peer.session.map(|number| &self.model.sessions[number as usize]);
+                let excused = session.is_none_or(|session| session.excused);
+                ensure!(excused, "op {op} of c{p} is unknown for good, and could be known");
+            }
+            _ => {}
+        }
+        match (self.peers[p].durable, ticket) {
+            (false, _) => self.model.told(op, outcome),
+            (true, true) => Ok(()),
+            (true, false) => self.note_outcome(p, call, op, Final::of(outcome)),
+        }
     }
 
     /// Lets at most `len` more bytes reach the server.
@@ -188,20 +258,42 @@ impl World {
         if self.links[l].up.arrive(len) == 0 {
             return Ok(());
         }
+        let link = &self.links[l];
+        let old = link.conn.is_some() && !link.client_open && link.stranger.is_none();
+        self.kinds[Kind::Old as usize] += u64::from(old);
+        let before = self.links[l].up.taken();
         loop {
             match self.read_up(l)? {
-                Got::Nothing => return Ok(()),
+                Got::Nothing => {
+                    self.note_slow(l, 0, before);
+                    return Ok(());
+                }
                 Got::Again => {}
                 Got::Error(error) => {
                     let p = self.links[l].peer;
+                    let peer = &self.peers[p];
+                    let who = self.links[l].stranger;
                     ensure!(
-                        self.peers[p].tainted,
+                        peer.tainted
+                            || peer.journal.rolled_back
+                            || who.is_some_and(|who| World::stranger_may_err(who, &error)),
                         "c{p} broke the protocol on link {l}, says its server: {error:?}"
                     );
                     return Ok(());
                 }
                 Got::Call(arrived) => self.arrived(l, *arrived)?,
             }
+        }
+    }
+
+    /// Counts a frame that took longer than the keepalive to arrive.
+    fn note_slow(&mut self, l: usize, way: usize, before: usize) {
+        if self.profile.rate > 0 {
+            let link = &mut self.links[l];
+            let taken = if way == 0 { link.up.taken() } else { link.down.taken() };
+            let patience = self.profile.server.keepalive.as_nanos() as u64;
+            let slow = link.note_partial(way, self.now, taken != before, patience);
+            self.kinds[Kind::SlowFrame as usize] += u64::from(slow);
         }
     }
 
@@ -233,6 +325,9 @@ impl World {
                 let number = session_number(record.id);
                 link.session = Some(number);
                 self.model.bound(number, link.host, l, record.grants.slots);
+                // C82: a client's journal may know it.
+                let durable = self.peers[link.peer].durable && link.stranger.is_none();
+                self.model.sessions[number as usize].used |= durable;
             }
             if let Some(number) = link.session {
                 self.model.read(number, &data[..consumed]);
@@ -253,6 +348,9 @@ impl World {
             Some(_) => Got::Again,
             None => Got::Nothing,
         };
+        if let (Got::Call(_), Some(Stranger::Early)) = (&item, link.stranger) {
+            ensure!(false, "S2: a call behind a Hello was taken on link {l}");
+        }
         link.up.take(consumed);
         Ok(item)
     }
@@ -275,10 +373,14 @@ impl World {
             );
         }
         let kind = usize::from(spec.id == profile::LONG);
+        let mut plan = host::plan(self.seed, arrived.op.unwrap_or(0), &self.profile, kind);
+        if link.stranger == Some(Stranger::Hasty) {
+            plan = host::Plan { delays: [0; 4], end: host::End::Reply, pad: 3_000 };
+        }
         let call = Call {
             due: 0,
             step: Step::LetIn,
-            plan: host::plan(self.seed, arrived.op.unwrap_or(0), &self.profile, kind),
+            plan,
             admission: Some(arrived.admission),
             running: None,
             key,
@@ -304,6 +406,9 @@ impl World {
                     if reason == oncewire_core::CloseReason::PeerSilent {
                         self.check_dead(l)?;
                     }
+                    if let Some(who) = self.links[l].stranger {
+                        self.stranger_closed(l, who, reason)?;
+                    }
                     self.links[l].conn = None;
                     self.links[l].server_open = false;
                     self.unbound(l);
@@ -313,12 +418,15 @@ impl World {
                     self.trace.note(|| format!("s{h} ends session {number}"));
                     let now = self.hosts[h].clock.told.get();
                     let config = &self.profile.server;
-                    let lease = config.lease.as_nanos() as u64;
-                    let unused = config.lease_unused.as_nanos() as u64;
+                    // Where a clock shows an earlier time now and then, the machine may have been shown one.
+                    let less = if self.profile.back { BACK_MAX } else { 0 };
+                    let lease = config.lease.as_nanos() as u64 - less;
+                    let unused = config.lease_unused.as_nanos() as u64 - less;
                     if self.model.sessions[number as usize].alive {
                         self.model.session_ended(number, now, (lease, unused))?;
                     }
                 }
+                ServerEvent::SessionOpened(conn) => self.record_session(h, conn),
                 ServerEvent::Drained => self.hosts[h].drained = true,
                 _ => {}
             }
@@ -355,12 +463,14 @@ impl World {
         let l = host.links[conn.index()];
         let link = &mut self.links[l];
         ensure!(link.conn == Some(conn), "s{h} sends on a connection that it has let go of");
-        let out_len = self.profile.out_len;
+        let reads_slowly = link.stranger == Some(Stranger::Hasty);
+        let out_len = if reads_slowly { 256 } else { self.profile.out_len };
         while let Some(len) = host.server.poll_transmit(now, conn, link.down.room(out_len)) {
             let mut len = len.get();
             self.trace.count(len as u64);
             if let Some(number) = link.session {
-                self.model.wrote(number, &link.down.room(out_len)[..len]);
+                let holes = self.model.wrote(number, &link.down.room(out_len)[..len]);
+                self.kinds[Kind::Hole as usize] += holes;
             }
             if self.profile.lossy && !self.calm {
                 let bytes = &mut link.down.room(out_len)[..len];
@@ -376,7 +486,15 @@ impl World {
                 && link.client_open
                 && !link.silent
             {
+                self.kinds[Kind::SharedRest as usize] += 1;
                 link.down.push(&rest);
+            }
+            if reads_slowly && len > out_len / 2 {
+                link.unsent = true;
+                return Ok(());
+            }
+            if self.profile.doubles && !self.calm && link.client_open && !link.silent {
+                self.kinds[Kind::Doubled as usize] += double(link, 1, len, &mut self.rng);
             }
             if !self.calm && len > out_len / 2 && self.rng.one_in(4) {
                 link.unsent = true;
@@ -394,10 +512,15 @@ impl World {
             self.links[l].down.clear();
             return Ok(());
         }
+        if self.profile.broken != profile::Broken::No {
+            self.break_down(l);
+        }
         if self.links[l].down.arrive(len) == 0 {
             return Ok(());
         }
         let now = self.peer_now(p);
+        let mut ends = Vec::new();
+        let before = self.links[l].down.taken();
         loop {
             let link = &mut self.links[l];
             let peer = &mut self.peers[p];
@@ -425,15 +548,27 @@ impl World {
                     let ticket = matches!(reply.outcome, Outcome::Unknown { ticket: true, .. });
                     ensure!(!ticket, "received data brought a ticket");
                     if let Some(op) = op {
-                        peer.over(reply.call);
+                        if peer.durable {
+                            peer.reported(reply.call);
+                        } else {
+                            peer.over(reply.call);
+                        }
                         if !peer.tainted {
                             self.trace.count(u64::from(op));
-                            self.model.told(op, &reply.outcome)?;
+                            if peer.durable {
+                                ends.push((reply.call, op, Final::of(&reply.outcome)));
+                            } else {
+                                self.model.told(op, &reply.outcome)?;
+                            }
                         }
                     }
                     link.down.take(consumed);
                 }
             }
+        }
+        self.note_slow(l, 1, before);
+        for (call, op, end) in ends {
+            self.note_outcome(p, call, op, end)?;
         }
         self.pump_peer(p)
     }
@@ -441,7 +576,7 @@ impl World {
     /// Tells each end of the other's close, once it has read everything.
     pub(super) fn close_ends(&mut self, l: usize) -> Check {
         let link = &self.links[l];
-        if !link.used || link.held {
+        if !link.used || link.held || link.is_silent_stranger() {
             return Ok(());
         }
         if !link.client_open && (link.up.on_the_way() == 0 || link.conn.is_none()) {

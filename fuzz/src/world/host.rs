@@ -5,6 +5,7 @@ use oncewire_core::{
     Server,
 };
 
+use super::kinds::Kind;
 use super::model::{How, Record, Recorded};
 use super::peer::Clock;
 use super::profile::{self, MS, session_number};
@@ -90,6 +91,12 @@ pub struct Host {
     pub links: Vec<usize>,
     /// Calls between two steps.
     pub calls: Vec<Call>,
+    /// Connections whose new session is being recorded, and when that is stable.
+    pub opened: Vec<(u64, oncewire_core::ConnId)>,
+    /// When handshakes were last judged, where that is broken.
+    pub judged: u64,
+    /// Bytes of half-sent replies that were acknowledged, when last looked at.
+    pub half_sent: u64,
     /// How many processes it has had.
     pub life: u32,
     /// Records its ledger has written.
@@ -261,7 +268,17 @@ impl World {
                     let op = call.op.unwrap_or(0);
                     body::write_reply(op, call.run, call.plan.pad, &mut self.scratch);
                 }
-                let result = server.reply(now, running, &self.scratch[..len]);
+                let reply = &self.scratch[..len];
+                let shared = self.profile.shared && len > 1_024 && call.run % 2 == 1;
+                let result = if shared {
+                    server.reply(
+                        now,
+                        running,
+                        oncewire_core::Payload::Shared(reply.to_vec().into()),
+                    )
+                } else {
+                    server.reply(now, running, reply)
+                };
                 ensure!(result.is_ok(), "a reply of {len} bytes was refused: {result:?}");
                 kept = len;
             }
@@ -278,6 +295,9 @@ impl World {
 
     /// Lets calls whose delay is over go on.
     pub(super) fn run_due_calls(&mut self, h: usize) -> Check {
+        if !self.hosts[h].opened.is_empty() {
+            self.confirm_opened(h, self.now)?;
+        }
         let mut at = 0;
         while at < self.hosts[h].calls.len() {
             if self.hosts[h].calls[at].due <= self.now {
@@ -293,6 +313,35 @@ impl World {
     }
 
     // The ledger.
+
+    /// S30: a session was opened; its record is on its way to the ledger.
+    pub(super) fn record_session(&mut self, h: usize, conn: oncewire_core::ConnId) {
+        let slow = !self.calm && self.rng.one_in(4);
+        let takes = if slow { self.rng.delay(self.profile.delay_max) } else { 0 };
+        self.hosts[h].opened.push((self.now + takes, conn));
+    }
+
+    /// The records of new sessions are stable, as far as that was due: their `Welcome`s may leave.
+    pub(super) fn confirm_opened(&mut self, h: usize, by: u64) -> Check {
+        let mut at = 0;
+        while let Some((due, conn)) = self.hosts[h].opened.get(at).copied() {
+            if due > by {
+                at += 1;
+                continue;
+            }
+            self.hosts[h].opened.swap_remove(at);
+            let server = &mut self.hosts[h].server;
+            let record = server.session_of(conn).and_then(|key| server.session_record(key));
+            if let Some(session) = record {
+                let number = session_number(session.id);
+                self.trace.note(|| format!("  the ledger of s{h} has session {number}"));
+                self.kinds[Kind::Recorded as usize] += 1;
+                self.model.sessions[number as usize].record(session);
+            }
+            server.confirm_session(conn);
+        }
+        self.pump_host(h)
+    }
 
     fn write_record(&mut self, h: usize, call: &Call, state: Recorded) {
         if call.op.is_none() {
@@ -329,6 +378,8 @@ impl World {
         self.model.died(h);
         let host = &mut self.hosts[h];
         host.calls.clear();
+        host.opened.clear();
+        (host.judged, host.half_sent) = (0, 0);
         host.life += 1;
         // The new process has seen no newer time.
         host.clock.told.set(0);
@@ -340,13 +391,15 @@ impl World {
         }
         config.server = self.ids[h];
         config.commit = host.commit;
-        host.server = Server::new(config, &profile::methods()).expect("methods differ");
+        let server = Server::new(config, &profile::methods()).expect("methods differ");
+        self.measure_dead(h, server)?;
         if with_ledger {
             self.restore(h)?;
         } else {
             for session in &mut self.model.sessions {
                 if usize::from(session.host) == h {
                     session.page = None;
+                    session.excused = true;
                 }
             }
         }
@@ -362,12 +415,15 @@ impl World {
             if usize::from(session.host) != h {
                 continue;
             }
-            let Some(page) = session.page.clone() else { continue };
+            let Some(page) = session.page.clone() else {
+                self.model.sessions[number].excused = true;
+                continue;
+            };
             let key = self.hosts[h].server.restore_session(now, page.session);
             ensure!(key.is_some(), "session {number} could not be restored");
             let Some(key) = key else { continue };
             let number = session_number(page.session.id);
-            let since = self.hosts[h].clock.read(self.now).as_nanos();
+            let since = self.hosts[h].clock.told.get();
             self.model.restored(number, page.session.acked, since);
             for record in page.records.iter().flatten() {
                 self.restore_record(h, number, key, record);
@@ -414,6 +470,11 @@ impl World {
             let grace = [200 * MS, 5_000 * MS][self.rng.below(2) as usize];
             self.trace.note(|| format!("s{h} drains"));
             self.faults[Fault::Drain as usize] += 1;
+            let on = |link: &super::Link| link.used && link.host == h && link.session.is_some();
+            let lossy = self.profile.lossy && self.links.iter().any(on);
+            let durable = |link: &super::Link| on(link) && self.peers[link.peer].durable;
+            self.kinds[Kind::LossyDrain as usize] += u64::from(lossy);
+            self.kinds[Kind::DurableDrain as usize] += u64::from(self.links.iter().any(durable));
             let now = self.host_now(h);
             self.hosts[h].draining = true;
             self.hosts[h].server.drain(now, std::time::Duration::from_nanos(grace));

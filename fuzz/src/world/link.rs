@@ -31,6 +31,11 @@ impl Pipe {
         self.tail - self.arrived
     }
 
+    /// Bytes that the reader has taken of those that are there.
+    pub fn taken(&self) -> usize {
+        self.head
+    }
+
     /// Whether the reader has taken every byte.
     pub fn is_empty(&self) -> bool {
         self.head == self.tail
@@ -114,6 +119,43 @@ pub fn lose_frames(bytes: &mut [u8], mut lost: impl FnMut() -> bool) -> (usize, 
     (kept, count)
 }
 
+/// Second copies of frames on their way in one direction, each with the number of frames that it comes behind.
+pub type Copies = Vec<(u64, Box<[u8]>)>;
+
+/// Takes copies of whole frames that are to come twice, and puts those behind them that now come. Returns how many come
+/// a second time.
+pub fn double_frames(
+    pipe: &mut Pipe,
+    copies: &mut Copies,
+    len: usize,
+    mut twice: impl FnMut() -> Option<u64>,
+) -> u64 {
+    let mut count = 0;
+    let from = pipe.tail - len;
+    let mut at = 0;
+    let mut due = Vec::new();
+    while let Some(front) = wire::peek(&pipe.buf[from + at..from + len]) {
+        let end = (at + front.len).min(len);
+        copies.iter_mut().for_each(|(behind, _)| *behind = behind.saturating_sub(1));
+        if let Some(behind) = twice() {
+            copies.push((behind, pipe.buf[from + at..from + end].into()));
+        }
+        copies.retain_mut(|(behind, frame)| {
+            let comes = *behind == 0;
+            if comes {
+                due.push(std::mem::take(frame));
+            }
+            !comes
+        });
+        at = end;
+    }
+    for frame in due {
+        pipe.push(&frame);
+        count += 1;
+    }
+    count
+}
+
 /// One connection.
 #[derive(Debug, Default)]
 pub struct Link {
@@ -145,6 +187,23 @@ pub struct Link {
     pub busy_until: [u64; 2],
     /// Whether the place is taken.
     pub used: bool,
+    /// Second copies of frames, to the server and to the client.
+    pub copies: [Copies; 2],
+    /// Since when a part of a frame has been waiting for the rest at the server, and at the client.
+    pub partial_since: [Option<u64>; 2],
+    /// Who dialled, if no client did.
+    pub stranger: Option<Stranger>,
+}
+
+/// Who connects beside the clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stranger {
+    /// It sends a call in the same write as its `Hello`.
+    Early,
+    /// It says nothing, or half a `Hello`, and is closed at this time on the server's clock.
+    Silent(u64),
+    /// It acknowledges replies of which it has read the beginning only.
+    Hasty,
 }
 
 impl Link {
@@ -163,10 +222,26 @@ impl Link {
         carried as usize
     }
 
+    /// What has arrived one way was given to its reader, who `took` some of it. Whether a frame has become whole that took
+    /// longer than `patience`.
+    pub fn note_partial(&mut self, way: usize, now: u64, took: bool, patience: u64) -> bool {
+        let pipe = if way == 0 { &self.up } else { &self.down };
+        let since = self.partial_since[way];
+        if took || since.is_none() {
+            self.partial_since[way] = (!pipe.arrived().is_empty()).then_some(now);
+        }
+        took && since.is_some_and(|since| now - since > patience)
+    }
+
+    /// Whether a stranger is at its other end who says nothing until it is closed.
+    pub fn is_silent_stranger(&self) -> bool {
+        matches!(self.stranger, Some(Stranger::Silent(_))) && self.conn.is_some()
+    }
+
     /// Whether either end may call the other one dead.
     pub fn may_look_dead(&self) -> bool {
         let open = self.client_open && self.server_open;
-        self.disturbed || self.silent || self.held || !open
+        self.disturbed || self.silent || self.held || !open || self.stranger.is_some()
     }
 
     /// A new connection in this place.

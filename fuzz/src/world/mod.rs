@@ -9,6 +9,8 @@
 //! - a call has one outcome, or `Unknown` with a ticket and then one; a forgotten or one-way call has none;
 //! - calls of a session are let in by xid (S13), sessions end when they may (S6);
 //! - the bytes that a server keeps, and its calls that run, are what the model says, and within its budgets;
+//! - `Unknown` for good is said only where something has happened after which nobody can know;
+//! - deadlines, handshakes and leases end at their time, on the clock of the machine that judges them;
 //! - no machine calls an undamaged peer a breaker of the protocol, nor dead while its bytes get through, however slowly;
 //! - once faults stop, every call ends, and everything is released.
 //!
@@ -18,19 +20,25 @@
 //! check of the other clients stands.
 
 pub mod body;
+mod broken;
 mod faults;
 mod flow;
 pub mod host;
+pub mod journal;
+mod kinds;
 pub mod link;
+pub mod memory;
 pub mod model;
 pub mod peer;
 pub mod profile;
 mod settle;
+mod stranger;
 pub mod trace;
 
 use oncewire_core::{Call, Principal, Server};
 
 pub use faults::Fault;
+pub use kinds::Kind;
 pub use profile::Broken;
 pub use trace::{Check, Trace, Violation};
 
@@ -57,6 +65,8 @@ pub struct Report {
     pub simulated: u64,
     /// Faults by kind.
     pub faults: [u64; Fault::KINDS],
+    /// What was met on the way, by kind.
+    pub kinds: [u64; Kind::COUNT],
     /// Outcomes: reply, no reply, not executed, unknown with a ticket, unknown for good.
     pub outcomes: [u64; 5],
     /// The run's hash.
@@ -72,6 +82,9 @@ impl Report {
         self.turns += other.turns;
         self.simulated += other.simulated;
         for (sum, more) in self.faults.iter_mut().zip(other.faults) {
+            *sum += more;
+        }
+        for (sum, more) in self.kinds.iter_mut().zip(other.kinds) {
             *sum += more;
         }
         for (sum, more) in self.outcomes.iter_mut().zip(other.outcomes) {
@@ -96,6 +109,7 @@ pub struct World {
     links: Vec<Link>,
     model: Model,
     faults: [u64; Fault::KINDS],
+    kinds: [u64; Kind::COUNT],
     scratch: Vec<u8>,
     /// What happened.
     pub trace: Trace,
@@ -145,7 +159,8 @@ impl World {
         let clock = |rng: &mut Rng| Clock {
             ahead: rng.below(3_600_000 * MS) as i64,
             drift: if profile.drift { rng.below(5) as i64 - 2 } else { 0 },
-            told: Default::default(),
+            jitter: if profile.back { profile::BACK_MAX } else { 0 },
+            ..Clock::default()
         };
         let hosts = (0..profile.hosts).map(|h| {
             let mut config = profile.server;
@@ -155,6 +170,9 @@ impl World {
                 clock: clock(&mut rng),
                 links: Vec::new(),
                 calls: Vec::new(),
+                opened: Vec::new(),
+                judged: 0,
+                half_sent: 0,
                 life: 0,
                 commit: 0,
                 draining: false,
@@ -165,7 +183,9 @@ impl World {
         let hosts = hosts.collect();
         let peers = (0..profile.clients).map(|p| {
             let principal = Principal(p as u64 / 2);
-            let mut peer = Peer::new(profile.client, principal, clock(&mut rng));
+            let mut config = profile.client;
+            config.durable = profile.is_durable(p);
+            let mut peer = Peer::new(config, principal, clock(&mut rng));
             peer.tainted = profile.corrupt && p == 0;
             peer
         });
@@ -182,6 +202,7 @@ impl World {
             links: Vec::new(),
             model: Model { lossy: profile.lossy, ..Model::default() },
             faults: [0; Fault::KINDS],
+            kinds: [0; Kind::COUNT],
             scratch: vec![0; 8192],
             trace: Trace::default(),
             calm: false,
@@ -196,7 +217,11 @@ impl World {
             self.turn()?;
         }
         self.settle()?;
+        let clocks = self.peers.iter().map(|peer| &peer.clock);
+        let clocks = clocks.chain(self.hosts.iter().map(|host| &host.clock));
+        self.kinds[Kind::Back as usize] += clocks.map(|clock| clock.went_back.get()).sum::<u64>();
         Ok(Report {
+            kinds: self.kinds,
             calls: self.calls,
             runs: u64::from(self.model.runs),
             frames: self.model.frames,
@@ -229,9 +254,14 @@ impl World {
                 let keep = self.profile.ledger;
                 self.restart(h, keep)?;
             }
-            if !self.hosts[h].calls.is_empty() {
+            if !self.hosts[h].calls.is_empty() || !self.hosts[h].opened.is_empty() {
                 self.run_due_calls(h)?;
                 self.pump_host(h)?;
+            }
+        }
+        if self.turns.is_multiple_of(512) {
+            for h in 0..self.hosts.len() {
+                self.measure(h)?;
             }
         }
         self.check()
@@ -278,9 +308,13 @@ impl World {
 
     /// What must be true at any time.
     fn check(&mut self) -> Check {
-        for (h, host) in self.hosts.iter().enumerate() {
+        for (h, host) in self.hosts.iter_mut().enumerate() {
             let (counters, kept_max) = (host.server.counters(), self.profile.server.kept_max);
             self.model.check_held(h, &counters, kept_max, host.exact)?;
+            if counters.half_sent_bytes > host.half_sent {
+                self.kinds[Kind::HalfSent as usize] += 1;
+            }
+            host.half_sent = counters.half_sent_bytes;
         }
         Ok(())
     }
@@ -291,12 +325,12 @@ impl World {
         let slots = u64::from(self.profile.slots);
         let room = 32usize.saturating_sub(self.peers[p].client.pending()) as u64;
         let count = self.rng.range(0, 2 * slots).min(room);
-        let now = self.peer_now(p);
         for _ in 0..count {
+            let now = self.peer_now(p);
             self.make_call(p, now);
         }
         if self.rng.one_in(self.profile.odd_in) {
-            self.drop_interest(p, now)?;
+            self.drop_interest(p)?;
         }
         Ok(())
     }
@@ -331,6 +365,7 @@ impl World {
                 pad = (chance >> 44) as usize % 4_000;
             }
         }
+        one_way &= !self.peers[p].durable;
         let op = self.model.begin(p, idempotent, one_way);
         let len = body::write_request(op, pad, &mut self.scratch);
         let mut call = Call::new(method, &self.scratch[..len]);
@@ -339,17 +374,21 @@ impl World {
         self.calls += 1;
         let peer = &mut self.peers[p];
         match peer.client.call(now, call) {
-            Ok(id) => peer.made(id, op, one_way),
+            Ok(id) => {
+                let due = peer.clock.told.get().saturating_add(timeout);
+                peer.made(id, op, one_way, due);
+            }
             Err(_) => self.model.ops[op as usize].stage = Stage::Never,
         }
     }
 
     /// Cancels or forgets a call or a ticket.
-    fn drop_interest(&mut self, p: usize, now: oncewire_core::Instant) -> Check {
+    fn drop_interest(&mut self, p: usize) -> Check {
         let chance = self.rng.next_u64();
         let Some(id) = self.peers[p].recent(chance) else { return Ok(()) };
+        let now = self.peer_now(p);
         let peer = &mut self.peers[p];
-        if chance & 0x100 != 0 {
+        if chance & 0x100 != 0 || peer.durable {
             self.faults[Fault::Cancel as usize] += 1;
             peer.client.cancel(now, id);
         } else {

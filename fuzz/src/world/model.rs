@@ -5,8 +5,8 @@
 
 use std::hash::{Hash, Hasher};
 
-use oncewire_core::wire::{self, Decoded, Frame, Role};
-use oncewire_core::{NoReply, NotExecuted, Outcome, ServerCounters, SessionRecord};
+use oncewire_core::wire::{self, Decoded, Frame, ReplyHeader, Role};
+use oncewire_core::{NoReply, NotExecuted, Outcome, ServerCounters, SessionRecord, Status};
 
 use super::body;
 use super::trace::{Check, ensure};
@@ -130,10 +130,16 @@ pub struct Session {
     pub used: bool,
     /// Its `Welcome` has left its server.
     pub told: bool,
+    /// The `Hello` of its connection was read.
+    greeted: bool,
     /// Its client said `Goodbye`.
     pub goodbye: bool,
     /// It came back from a ledger, where holes may be.
     pub restored: bool,
+    /// Its client went on from a journal: what that has and this server has not may come behind later calls (S13).
+    pub doubted: bool,
+    /// Something has happened after which its client may not be able to learn what became of its calls.
+    pub excused: bool,
     slots_granted: u64,
     acked: u64,
     admitted: u64,
@@ -186,6 +192,12 @@ impl Session {
     /// Whether nothing is kept for it.
     pub fn holds_nothing(&self) -> bool {
         self.slots.iter().all(|slot| slot.bytes == 0)
+    }
+
+    /// A ledger has it: from now on its lease is the full one (C81).
+    pub fn record(&mut self, session: SessionRecord) {
+        self.used = true;
+        self.page.get_or_insert_with(|| Box::new(Page { session, records: [None; SLOTS_MAX] }));
     }
 
     /// Whether an answer is kept under this number.
@@ -329,7 +341,9 @@ impl Model {
 
     fn read_control(holds: &mut Holds, session: &mut Session, frame: &Frame<'_>) {
         match frame {
-            Frame::Hello(hello) => {
+            // W63: of a second one on its connection nothing comes.
+            Frame::Hello(hello) if !session.greeted => {
+                session.greeted = true;
                 session.goodbye = false;
                 Model::acknowledge(holds, session, hello.resume.map_or(0, |resume| resume.acked));
             }
@@ -343,7 +357,9 @@ impl Model {
                 Model::acknowledge(holds, session, ack.acked);
                 for bit in 0..64usize {
                     let at = ack.base as usize + bit;
-                    if ack.settled & (1 << bit) != 0 && at < SLOTS_MAX {
+                    // A copy that came late says nothing of what was sent since (W25).
+                    let older = session.slots.get(at).is_some_and(|slot| slot.xid <= ack.last);
+                    if ack.settled & (1 << bit) != 0 && older {
                         Model::drop_slot(holds, &mut session.slots[at]);
                     }
                 }
@@ -374,7 +390,11 @@ impl Model {
         holds.hard += u64::from(bytes);
         holds.running += 1;
         ensure!(session.told, "S2: xid {xid} was let in before its session's Welcome had left");
-        let in_order = xid > session.admitted || idempotent || session.restored || self.lossy;
+        let in_order = xid > session.admitted
+            || idempotent
+            || session.restored
+            || session.doubted
+            || self.lossy;
         ensure!(in_order, "S13: xid {xid} was let in after {}", session.admitted);
         session.admitted = session.admitted.max(xid);
         Ok(())
@@ -434,15 +454,26 @@ impl Model {
             self.holds[host].sessions += 1;
         }
         session.link = Some(link);
-        session.goodbye = false;
+        (session.goodbye, session.greeted) = (false, false);
     }
 
-    /// A server has written these bytes on a connection of a session.
-    pub fn wrote(&mut self, number: u32, bytes: &[u8]) {
-        if let Ok(Decoded::Frame(Frame::Welcome(_), _)) = wire::decode(bytes, Role::Server, 1 << 20)
-        {
-            self.sessions[number as usize].told = true;
+    /// A server has written these bytes on a connection of a session. Returns for how many calls it says that its ledger
+    /// has nothing of them.
+    pub fn wrote(&mut self, number: u32, mut bytes: &[u8]) -> u64 {
+        let session = &mut self.sessions[number as usize];
+        let mut holes = 0;
+        while let Ok(Decoded::Frame(frame, len)) = wire::decode(bytes, Role::Server, 1 << 20) {
+            match frame {
+                Frame::Welcome(_) => session.told = true,
+                Frame::Reply(ReplyHeader { status: Status::NotSeen { .. }, .. }, _) => holes += 1,
+                _ => {}
+            }
+            if !session.restored {
+                break;
+            }
+            bytes = &bytes[len..];
         }
+        holes * u64::from(session.restored)
     }
 
     /// A connection of a session has ended at its server.
@@ -474,6 +505,7 @@ impl Model {
             ensure!(!lost, "S6: session {number} ended with {slot:?} kept");
             Model::drop_slot(holds, slot);
         }
+        session.excused |= over;
         session.alive = false;
         session.link = None;
         session.page = None;

@@ -4,6 +4,9 @@ use std::cell::Cell;
 
 use oncewire_core::{CallId, Client, ClientConfig, Heap, Instant, Principal};
 
+use super::journal::Journal;
+use crate::rng::mix;
+
 /// A clock that runs at a rate of its own and jumps.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
@@ -13,11 +16,21 @@ pub struct Clock {
     pub drift: i64,
     /// The newest time that its machine was told: to the machine, time does not go back.
     pub told: Cell<u64>,
+    /// By how much it may show less than it should, now and then.
+    pub jitter: u64,
+    /// How often it was read.
+    pub reads: Cell<u64>,
+    /// How often it showed less than before.
+    pub went_back: Cell<u64>,
 }
 
 impl Clock {
+    fn exact(&self, now: u64) -> i64 {
+        now as i64 + self.ahead + (now as i64 >> 6) * self.drift
+    }
+
     fn shows(&self, now: u64) -> u64 {
-        (now as i64 + self.ahead + (now as i64 >> 6) * self.drift).max(0) as u64
+        self.exact(now).max(0) as u64
     }
 
     /// Whether it shows `at` or later when it is `now` in the world.
@@ -28,9 +41,32 @@ impl Clock {
     /// What its machine is told when it is `now` in the world.
     #[inline]
     pub fn read(&self, now: u64) -> Instant {
-        let shown = self.shows(now);
+        let mut shown = self.shows(now);
+        if self.jitter > 0 {
+            shown = self.earlier(shown);
+        }
         self.told.set(self.told.get().max(shown));
         Instant::from_nanos(shown)
+    }
+
+    #[cold]
+    fn earlier(&self, shown: u64) -> u64 {
+        let chance = mix(self.reads.get());
+        self.reads.set(self.reads.get() + 1);
+        let shown = match chance % 8 {
+            0 => shown.saturating_sub((chance >> 8) % self.jitter),
+            _ => shown,
+        };
+        if shown < self.told.get() {
+            self.went_back.set(self.went_back.get() + 1);
+        }
+        shown
+    }
+
+    /// From now on it goes on from the newest time that it has shown.
+    pub fn go_on(&mut self, now: u64) {
+        self.jitter = 0;
+        self.ahead += (self.told.get() as i64 - self.exact(now)).max(0);
     }
 
     /// When it is `at` on this clock, in the world; not exact, but never too late by more than a moment.
@@ -51,8 +87,8 @@ pub struct Peer {
     pub principal: Principal,
     /// Its clock.
     pub clock: Clock,
-    /// The operations it waits for, by the index of their calls.
-    calls: Vec<Option<(CallId, u32)>>,
+    /// The operations it waits for, by the index of their calls, and when each is given up on the client's clock.
+    calls: Vec<Option<(CallId, u32, u64)>>,
     /// Some of its calls, for cancels and forgets.
     recent: [Option<CallId>; 8],
     /// Bytes of its connections were damaged: nothing is known of its operations any more.
@@ -61,6 +97,12 @@ pub struct Peer {
     pub away_until: u64,
     /// It has reported that it is closed.
     pub closed: bool,
+    /// It has a journal.
+    pub durable: bool,
+    /// What is in that.
+    pub journal: Journal,
+    /// Its session's number.
+    pub session: Option<u32>,
 }
 
 impl Peer {
@@ -76,12 +118,22 @@ impl Peer {
             tainted: false,
             away_until: 0,
             closed: false,
+            durable: config.durable,
+            journal: Journal::default(),
+            session: None,
         }
+    }
+
+    /// Its process has died, and this is the next one's machine.
+    pub fn start_again(&mut self, client: Client<Heap>) {
+        self.client = client;
+        self.calls.clear();
+        self.recent = [None; 8];
     }
 
     /// Remembers which operation a call makes.
     #[inline]
-    pub fn made(&mut self, id: CallId, op: u32, unheard: bool) {
+    pub fn made(&mut self, id: CallId, op: u32, unheard: bool, due: u64) {
         self.recent[op as usize % 8] = Some(id);
         if unheard {
             return;
@@ -89,14 +141,37 @@ impl Peer {
         if self.calls.len() <= id.index() {
             self.calls.resize(id.index() + 1, None);
         }
-        self.calls[id.index()] = Some((id, op));
+        self.calls[id.index()] = Some((id, op, due));
+    }
+
+    /// When a call is given up, if that was not reported yet.
+    pub fn due(&self, id: CallId) -> u64 {
+        match self.calls.get(id.index()) {
+            Some(Some((known, _, due))) if *known == id => *due,
+            _ => u64::MAX,
+        }
+    }
+
+    /// An outcome of a call has come, and its caller may wait for a later one.
+    pub fn reported(&mut self, id: CallId) {
+        if let Some(Some((known, _, due))) = self.calls.get_mut(id.index())
+            && *known == id
+        {
+            *due = u64::MAX;
+        }
+    }
+
+    /// An operation that should have been given up by this time and was not.
+    pub fn overdue(&self, now: u64) -> Option<u32> {
+        let late = self.calls.iter().flatten().find(|(_, _, due)| *due <= now);
+        late.map(|(_, op, _)| *op)
     }
 
     /// The operation that a call makes, unless its outcome has come.
     #[inline]
     pub fn op(&self, id: CallId) -> Option<u32> {
         match self.calls.get(id.index()) {
-            Some(Some((known, op))) if *known == id => Some(*op),
+            Some(Some((known, op, _))) if *known == id => Some(*op),
             _ => None,
         }
     }
@@ -104,7 +179,11 @@ impl Peer {
     /// The call's id is not valid any more.
     #[inline]
     pub fn over(&mut self, id: CallId) {
-        self.calls[id.index()] = None;
+        if let Some(place) = self.calls.get_mut(id.index())
+            && place.is_some_and(|(known, ..)| known == id)
+        {
+            *place = None;
+        }
     }
 
     /// A call that was made not long ago.
@@ -114,7 +193,7 @@ impl Peer {
 
     /// Operations that wait for an outcome.
     pub fn waits_for(&self) -> impl Iterator<Item = u32> + '_ {
-        self.calls.iter().flatten().map(|(_, op)| *op)
+        self.calls.iter().flatten().map(|(_, op, _)| *op)
     }
 }
 

@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use oncewire_core::{
-    ClientConfig, MethodId, MethodSpec, ServerConfig, ServerId, ServiceName, SessionId,
+    ClientConfig, MethodId, MethodSpec, NEVER, ServerConfig, ServerId, ServiceName, SessionId,
 };
 
 use crate::rng::{Rng, mix};
 
 /// Nanoseconds in a millisecond.
 pub const MS: u64 = 1_000_000;
+
+/// By how many nanoseconds a clock may show less than before, now and then.
+pub const BACK_MAX: u64 = 50 * MS;
 
 /// Executed at most once; recorded where there is a ledger.
 pub const PLAIN: MethodId = MethodId::of("world.plain");
@@ -53,6 +56,16 @@ pub enum Broken {
     Forgetful,
     /// The client uses an xid twice.
     Reuse,
+    /// A stranger's calls behind its `Hello` are taken, as if its session were recorded.
+    Early,
+    /// A client says `Goodbye` to a server that drains, whatever is unsettled.
+    HastyGoodbye,
+    /// A client does not notice that its journal is an old copy.
+    OldJournal,
+    /// Handshakes are judged only when peers are looked at, a quarter of the keepalive apart.
+    Lazy,
+    /// An acknowledged reply counts as gone though half of it has not left.
+    Undercount,
 }
 
 /// The kind of a world.
@@ -82,8 +95,24 @@ pub struct Profile {
     pub corrupt: bool,
     /// Links lose whole frames without breaking (S27).
     pub lossy: bool,
+    /// Such links deliver some frames twice, the second time later.
+    pub doubles: bool,
     /// Clocks drift.
     pub drift: bool,
+    /// Clocks show an earlier time now and then, and may jump back by an hour.
+    pub back: bool,
+    /// The first client with a journal: all from there on have one.
+    pub durable_from: usize,
+    /// Old copies of journals are put back.
+    pub old_journals: bool,
+    /// Others connect too, and do what no client does.
+    pub strangers: bool,
+    /// Clients close their connections as soon as everything is said (W62).
+    pub leaves: bool,
+    /// Servers drain often.
+    pub rolling: bool,
+    /// Long replies are in shared memory.
+    pub shared: bool,
     /// Longest delay of a handler, in nanoseconds.
     pub delay_max: u64,
     /// What the clients are configured with.
@@ -135,7 +164,15 @@ impl Profile {
             takes_rest: false,
             corrupt: rng.one_in(10),
             lossy: rng.one_in(8),
+            doubles: false,
             drift: rng.one_in(2),
+            back: false,
+            durable_from: usize::MAX,
+            old_journals: false,
+            strangers: false,
+            leaves: false,
+            rolling: false,
+            shared: false,
             delay_max: [2, 50, 4_000][rng.below(3) as usize] * MS,
             client,
             server,
@@ -151,7 +188,9 @@ impl Profile {
             // A link is to live for several keepalives.
             profile.fault_in = 600;
         }
+        profile.add_kinds(Rng::apart(seed, 0x6b69_6e64));
         profile.break_it();
+        profile.doubles &= profile.lossy;
         if profile.lossy {
             profile.out_len = 16 << 10;
             profile.server.lossy = true;
@@ -168,19 +207,73 @@ impl Profile {
         self.server.lease = self.server.lease.min(Duration::from_millis(1_500));
         self.server.lease_unused = Duration::from_millis(500);
         self.server.keepalive = self.server.keepalive.max(Duration::from_secs(2));
+        self.old_journals &= self.durable_from < self.clients;
+    }
+
+    /// Each of these has a share of all worlds, whatever else is in them.
+    fn add_kinds(&mut self, mut rng: Rng) {
+        let millis = |ms| Duration::from_millis(ms);
+        self.doubles = !rng.one_in(4);
+        self.back = rng.one_in(4);
+        if rng.one_in(6) {
+            self.durable_from = usize::from(self.corrupt || rng.one_in(3));
+            self.old_journals = rng.one_in(3);
+        }
+        self.server.records_sessions = self.ledger && !rng.one_in(3);
+        self.strangers = rng.one_in(4);
+        self.leaves = rng.one_in(3);
+        self.rolling = rng.one_in(8);
+        self.shared = rng.one_in(2);
+        if rng.one_in(6) {
+            self.server.keepalive = [millis(60_000), millis(3_600_000), NEVER][rng.index(3)];
+        } else if rng.one_in(12) {
+            self.client.keepalive = NEVER;
+        }
+        if rng.one_in(3) {
+            self.server.handshake_timeout = millis(rng.pick(&[50, 1_000, 100_000]));
+            self.client.handshake_timeout = millis(rng.pick(&[1_000, 100_000]));
+            self.server.frame_timeout = millis(rng.pick(&[500, 5_000]));
+        }
+    }
+
+    /// Whether a peer may be silent for so long that a link on which nothing passes is found by nobody.
+    pub fn is_patient(&self) -> bool {
+        self.server.keepalive >= Duration::from_secs(60) || self.client.keepalive == NEVER
+    }
+
+    /// Whether a client has a journal.
+    pub fn is_durable(&self, p: usize) -> bool {
+        p >= self.durable_from
     }
 
     fn break_it(&mut self) {
+        match self.broken {
+            Broken::No => {}
+            Broken::NoDedup | Broken::Forgetful | Broken::Reuse => self.make_plain(),
+            Broken::Early | Broken::Undercount => self.strangers = true,
+            Broken::HastyGoodbye => {
+                (self.rolling, self.ledger, self.durable_from) = (true, true, 0);
+                self.server.records_sessions = true;
+            }
+            Broken::OldJournal => (self.durable_from, self.old_journals) = (0, true),
+            Broken::Lazy => {
+                self.strangers = true;
+                self.server.keepalive = Duration::from_secs(3_600);
+            }
+        }
         if self.broken != Broken::No {
             // The broken machines handle whole frames.
             self.out_len = 16 << 10;
             self.corrupt = false;
             self.takes_rest = false;
-            self.rate = 0;
-            self.lossy = false;
-            self.ledger = false;
-            self.hosts = 1;
         }
+    }
+
+    fn make_plain(&mut self) {
+        self.durable_from = usize::MAX;
+        self.server.records_sessions = false;
+        (self.strangers, self.leaves, self.rolling, self.back) = (false, false, false, false);
+        (self.rate, self.hosts, self.lossy, self.ledger) = (0, 1, false, false);
     }
 }
 

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use oncewire_core::Instant;
+
 use super::World;
 use super::model::Stage;
 use super::peer::Peer;
-use super::profile::MS;
+use super::profile::{Broken, MS};
 use super::trace::{Check, ensure};
 
 /// Within this time without faults, on the world's clock, every call ends.
@@ -19,7 +21,9 @@ impl World {
         let machines = peers.chain(hosts);
         let timers = machines.filter_map(|(at, clock)| Some(clock.world(at?, self.now)));
         let calls = self.hosts.iter().flat_map(|host| host.calls.iter().map(|call| call.due));
-        timers.chain(calls).min().unwrap_or(u64::MAX)
+        let opened = self.hosts.iter().flat_map(|host| host.opened.iter().map(|(due, _)| *due));
+        let journals = self.peers.iter().filter_map(|peer| peer.journal.due());
+        timers.chain(calls).chain(opened).chain(journals).min().unwrap_or(u64::MAX)
     }
 
     /// Tells every machine the time whose moment has come.
@@ -28,17 +32,49 @@ impl World {
             let host = &self.hosts[h];
             if host.clock.has_come(host.server.poll_timeout(), self.now) {
                 let now = self.host_now(h);
-                self.hosts[h].server.handle_timeout(now);
+                let told = self.hosts[h].clock.told.get();
+                if self.profile.broken != Broken::Lazy || self.looks(h, now) {
+                    self.hosts[h].server.handle_timeout(now);
+                }
                 self.pump_host(h)?;
+                if self.profile.strangers {
+                    self.check_handshakes(h, told)?;
+                }
             }
         }
         for p in 0..self.peers.len() {
             let peer = &self.peers[p];
             if peer.clock.has_come(peer.client.poll_timeout(), self.now) {
                 let now = self.peer_now(p);
+                // What its next reading shows may be later.
+                let told = self.peers[p].clock.told.get();
                 self.peers[p].client.handle_timeout(now);
                 self.flush_peer(p)?;
+                self.check_deadlines(p, told)?;
+            } else if peer.journal.due().is_some_and(|due| due <= self.now) {
+                self.flush_peer(p)?;
             }
+        }
+        Ok(())
+    }
+
+    /// A server that looks after everything only as often as after its peers.
+    fn looks(&mut self, h: usize, now: Instant) -> bool {
+        let due = now.as_nanos() >= self.hosts[h].judged;
+        if due {
+            let often = self.profile.server.keepalive.as_nanos() as u64 / 4;
+            self.hosts[h].judged = now.as_nanos() + often;
+        }
+        due
+    }
+
+    /// S17: a client that was told the time has given up what it had until then.
+    fn check_deadlines(&self, p: usize, now: u64) -> Check {
+        let peer = &self.peers[p];
+        if !peer.tainted
+            && let Some(op) = peer.overdue(now)
+        {
+            ensure!(false, "S17: op {op} of c{p} was not given up at {now}");
         }
         Ok(())
     }
@@ -47,8 +83,20 @@ impl World {
     pub(super) fn settle(&mut self) -> Check {
         self.trace.note(|| "faults stop".into());
         self.calm = true;
+        for clock in self.hosts.iter_mut().map(|host| &mut host.clock) {
+            clock.go_on(self.now);
+        }
+        for peer in &mut self.peers {
+            peer.clock.go_on(self.now);
+        }
         for l in 0..self.links.len() {
-            self.links[l].held = false;
+            let link = &mut self.links[l];
+            link.held = false;
+            link.copies = Default::default();
+            if link.used && link.silent && self.profile.is_patient() {
+                // Nobody else would find it.
+                self.end_link(l)?;
+            }
         }
         for p in 0..self.peers.len() {
             self.peers[p].away_until = 0;
@@ -57,8 +105,8 @@ impl World {
             }
         }
         self.until("every call ends", LIVENESS, |world| {
-            world.peers.iter().all(|peer| peer.client.pending() == 0)
-                && world.hosts.iter().all(|host| host.calls.is_empty())
+            let ended = |peer: &Peer| peer.client.pending() == 0 && peer.journal.due().is_none();
+            world.peers.iter().all(ended) && world.hosts.iter().all(|host| host.calls.is_empty())
         })?;
         for number in 0..self.model.ops.len() {
             let op = self.model.ops[number];
@@ -70,7 +118,8 @@ impl World {
         // next asks whether the server is there (S27), and where nothing passes, when it has called the connection dead
         // (S20). Sessions that nobody resumes keep theirs until their leases end.
         let lost = self.profile.lossy || self.links.iter().any(|link| link.silent);
-        let again = if lost { self.profile.server.keepalive } else { Duration::ZERO };
+        let keepalive = self.profile.server.keepalive.min(Duration::from_secs(3_600));
+        let again = if lost { keepalive } else { Duration::ZERO };
         let soon = 2_000 * MS + again.as_nanos() as u64;
         self.until("what is connected is released", soon, |world| {
             let mut sessions = world.model.sessions.iter();
@@ -87,7 +136,8 @@ impl World {
             }
         }
         let lease = self.profile.server.lease.as_nanos() as u64;
-        self.until("everything is released", 2 * lease + LIVENESS, |world| {
+        let limit = 2 * lease + LIVENESS + 2 * again.as_nanos() as u64;
+        self.until("everything is released", limit, |world| {
             world.hosts.iter().all(|host| {
                 let counters = host.server.counters();
                 counters.kept_bytes == 0 && counters.running == 0 && counters.sessions == 0
@@ -99,6 +149,9 @@ impl World {
                 !peer.client.is_closing() || peer.closed,
                 "c{p} is closing and never closed: {peer:?}"
             );
+        }
+        for h in 0..self.hosts.len() {
+            self.measure(h)?;
         }
         self.check()
     }
