@@ -5,8 +5,9 @@
 
 use core::fmt;
 
+use super::dedup::{self, StartFacts};
 use super::session::SessionState;
-use super::slot::SlotState;
+use super::slot::{SlotState, SlotView};
 use super::{Server, Slot};
 use crate::ids::{Key, SessionId, SessionKey, Xid};
 use crate::outcome::{NoReply, NotExecuted, Status};
@@ -128,10 +129,16 @@ pub enum RecordState<'a> {
     NoReply(NoReply),
 }
 
-/// The status that tells of a refusal.
-fn refused(why: NotExecuted) -> Status {
-    let status = Status::Refused(why);
-    if status.to_byte().is_some() { status } else { Status::Refused(NotExecuted::BadArguments) }
+impl<'a> RecordState<'a> {
+    /// What is kept of a call that a ledger restores. S28: of one that was started no more can be known, and it is never
+    /// run again.
+    fn kept(self) -> (Status, &'a [u8]) {
+        match self {
+            RecordState::Started => (Status::Interrupted, &[]),
+            RecordState::Done(body) => (Status::Done, body),
+            RecordState::NoReply(why) => (Status::NoReply(why), &[]),
+        }
+    }
 }
 
 impl<T: ServerStorage> Server<T> {
@@ -150,24 +157,20 @@ impl<T: ServerStorage> Server<T> {
         if session.state == SessionState::Ended {
             return Err(gone);
         }
-        let doomed = session.state == SessionState::Aborting;
+        let aborting = session.state == SessionState::Aborting;
         let calls = session.calls.get_mut().ok_or(gone)?;
         let slot = calls.slots.at_mut(key.slot).ok_or(gone)?;
         if slot.xid != key.xid.get() || slot.state != SlotState::Admitted {
             return Err(gone);
         }
-        let refusal = if slot.cancelled || doomed {
-            Some(NotExecuted::Cancelled)
-        } else if slot.deadline <= now {
-            Some(NotExecuted::DeadlinePassed)
-        } else if draining {
-            Some(NotExecuted::ShuttingDown)
-        } else if ledger_failed {
-            Some(NotExecuted::LedgerFailed)
-        } else {
-            None
+        let facts = StartFacts {
+            cancelled: slot.cancelled,
+            aborting,
+            past_deadline: slot.deadline <= now,
+            draining,
+            ledger_failed,
         };
-        if let Some(why) = refusal {
+        if let Err(why) = dedup::may_start(&facts) {
             self.finish(key.session.index, key.slot, Status::Refused(why), Payload::EMPTY);
             return Err(Refused(why));
         }
@@ -178,7 +181,9 @@ impl<T: ServerStorage> Server<T> {
     /// Refuses an admitted call. A reason that only a client can have is told as `BadArguments`.
     pub fn refuse(&mut self, now: Instant, admission: Admission, why: NotExecuted) {
         self.advance_clock(now);
-        self.conclude(admission.key, SlotState::Admitted, |_| (refused(why), Payload::EMPTY));
+        self.conclude(admission.key, SlotState::Admitted, |_| {
+            (dedup::status_of_refusal(why), Payload::EMPTY)
+        });
     }
 
     /// Answers a call: its reply is kept until the client has seen it, and sent if it can be. Write the completion
@@ -200,14 +205,12 @@ impl<T: ServerStorage> Server<T> {
         let (len, max) = (body.as_slice().len(), running.reply_len_max());
         let mut result = Ok(());
         self.conclude(running.key, SlotState::Running, |slot| {
-            if slot.one_way {
-                (Status::Done, Payload::EMPTY)
-            } else if len > max {
+            let status = dedup::status_of_reply(slot.one_way, len, max);
+            if status != Status::Done {
                 result = Err(ReplyTooLarge { len, max });
-                (Status::NoReply(NoReply::ReplyTooLarge), Payload::EMPTY)
-            } else {
-                (Status::Done, body)
             }
+            let is_kept = status == Status::Done && !slot.one_way;
+            (status, if is_kept { body } else { Payload::EMPTY })
         });
         result
     }
@@ -220,10 +223,7 @@ impl<T: ServerStorage> Server<T> {
     /// The call was executed, and there is no reply to show. A reason that only a client can have is told as `Aborted`.
     pub fn no_reply(&mut self, now: Instant, running: Running, why: NoReply) {
         self.advance_clock(now);
-        let status = match Status::NoReply(why) {
-            status if status.to_byte().is_some() => status,
-            _ => Status::NoReply(NoReply::Aborted),
-        };
+        let status = dedup::status_of_no_reply(why);
         self.conclude(running.key, SlotState::Running, |_| (status, Payload::EMPTY));
     }
 
@@ -231,7 +231,9 @@ impl<T: ServerStorage> Server<T> {
     /// or it never came to its handler. A reason that only a client can have is told as `BadArguments`.
     pub fn roll_back(&mut self, now: Instant, running: Running, why: NotExecuted) {
         self.advance_clock(now);
-        self.conclude(running.key, SlotState::Running, |_| (refused(why), Payload::EMPTY));
+        self.conclude(running.key, SlotState::Running, |_| {
+            (dedup::status_of_refusal(why), Payload::EMPTY)
+        });
     }
 
     /// Whether a client no longer wants a call that is admitted or runs.
@@ -277,29 +279,21 @@ impl<T: ServerStorage> Server<T> {
     pub fn restore_call(&mut self, session: SessionKey, record: CallRecord<'_>) -> bool {
         let Some(index) = self.live_session(session) else { return false };
         let number = record.xid.get();
-        let Some(session) = self.sessions.at_mut(index) else { return false };
-        if number <= session.acked {
-            return false;
-        }
-        let slot_number = session.slot_of(number);
         let Some(mut view) = self.view(index) else { return false };
-        let Some(slot) = view.slot_or_grow(slot_number) else { return false };
-        let known = slot.xid == number && record.state == RecordState::Started;
-        if slot.xid > number || known || slot.state.is_running() {
+        let slot_number = view.session.slot_of(number);
+        let slot = view.slot(slot_number).map_or(SlotView::UNUSED, Slot::view);
+        let started = record.state == RecordState::Started;
+        if !dedup::may_restore(view.session.acked, &slot, number, started) {
             return false;
         }
         view.discard(slot_number);
-        let (status, body) = match record.state {
-            RecordState::Started => (Status::Interrupted, &[][..]),
-            RecordState::Done(body) => (Status::Done, body),
-            RecordState::NoReply(why) => (Status::NoReply(why), &[][..]),
-        };
-        view.session.seen = view.session.seen.max(number);
-        let Some(slot) = view.slot_mut(slot_number) else { return false };
+        let (status, body) = record.state.kept();
+        let Some(slot) = view.slot_or_grow(slot_number) else { return false };
         slot.xid = number;
         slot.digest = record.digest;
         slot.idempotent = false;
         slot.one_way = false;
+        view.session.seen = view.session.seen.max(number);
         view.hold(slot_number);
         // What was kept before the restart is kept after it, whatever the budget says now (S11).
         view.count(slot_number, body.len() as u32);

@@ -6,7 +6,6 @@
 use super::Server;
 use crate::digest::Long;
 use crate::error::ProtocolError;
-use crate::outcome::NotExecuted;
 use crate::storage::{Places, ServerStorage};
 use crate::wire::{self, REQUEST_HEADER_LEN, RequestHeader};
 
@@ -105,8 +104,7 @@ impl<T: ServerStorage> Server<T> {
         conn.coming = Coming::Nothing;
         self.note_whole(index);
         if let Some(session) = session {
-            let no_room = Err(NotExecuted::Overloaded);
-            self.admit_request(session, &header, digest, len, no_room)?;
+            self.admit_request(session, &header, digest, len, true)?;
         }
         Ok((data.len(), 0))
     }

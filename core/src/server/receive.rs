@@ -3,18 +3,20 @@
 use core::time::Duration;
 
 use super::conn::{IncomingFrame, Phase};
-use super::dedup::{self, Arrival, Asked, SlotView};
+use super::dedup::{
+    self, AdmissionFacts, Arrival, AskAnswer, CancelEffect, RequestFacts, SessionFacts,
+};
 use super::execute::{Admission, CallKey};
 use super::long::Coming;
 use super::replies::SessionView;
 use super::session::SessionState;
-use super::slot::SlotState;
+use super::slot::{SlotState, SlotView};
 use super::{MethodSpec, Server, Slot};
 use crate::client::Received;
 use crate::digest::digest;
 use crate::error::{CloseReason, ProtocolError};
 use crate::ids::{ConnId, MethodId, SessionKey, Xid};
-use crate::outcome::{NoReply, NotExecuted, Status};
+use crate::outcome::{NotExecuted, Status};
 use crate::storage::{Flat, Lazy, Payload, Places, ServerStorage, Table};
 use crate::time::Instant;
 use crate::wire::{self, Ack, Control, Frame, Parsed, Refuse, RequestHeader, Role};
@@ -247,8 +249,7 @@ impl<T: ServerStorage> Server<T> {
         body: &'d [u8],
     ) -> Result<Option<Request<'d>>, ProtocolError> {
         let digest = digest(header.method, header.flags, body);
-        let method = self.admit_method(header);
-        let admitted = self.admit_request(index, header, digest, body.len(), method)?;
+        let admitted = self.admit_request(index, header, digest, body.len(), false)?;
         Ok(admitted.map(|(key, method_index)| Request {
             admission: Admission { key },
             method: header.method,
@@ -260,8 +261,8 @@ impl<T: ServerStorage> Server<T> {
         }))
     }
 
-    /// The same for a request of which no more is known than its header, its digest and its length. The right to start
-    /// it may be made once of the key, with which the index of its method comes.
+    /// The same for a request of which no more is known than its header, its digest and its length; `dropped` says that
+    /// its body was not kept. One right to start it may be made of the key, with which the index of its method comes.
     #[inline]
     pub(super) fn admit_request(
         &mut self,
@@ -269,21 +270,29 @@ impl<T: ServerStorage> Server<T> {
         header: &RequestHeader,
         digest: u64,
         len: usize,
-        method: Result<(usize, MethodSpec), NotExecuted>,
+        dropped: bool,
     ) -> Result<Option<(CallKey, usize)>, ProtocolError> {
         let deadline = self.now + Duration::from_millis(u64::from(header.remaining_ms));
+        let method = self.find_method(header.method);
+        let (draining, ledger_failed) = (self.drain.is_some(), self.ledger_failed);
         let Some(mut view) = self.view(index) else { return Ok(None) };
         let xid = header.xid;
         let slot_number = view.session.slot_of(xid.get());
-        let arrival = view.classify(header, slot_number, digest)?;
+        let idempotent = header.flags & wire::FLAG_IDEMPOTENT != 0;
+        let request = RequestFacts { xid: xid.get(), acked: header.acked, digest, idempotent };
+        let slot = view.slot(slot_number).map_or(SlotView::UNUSED, Slot::view);
+        let arrival = dedup::classify_request(&view.facts(), &slot, &request)?;
         view.acknowledge(header.acked)?;
         match arrival {
             Arrival::Stale => {
                 view.counters.stale += 1;
                 return Ok(None);
             }
-            Arrival::Duplicate if !view.repeat(slot_number) => return Ok(None),
-            Arrival::Duplicate | Arrival::FalseRetry | Arrival::New => {}
+            Arrival::Duplicate => {
+                view.answer_again(slot_number);
+                return Ok(None);
+            }
+            Arrival::Rerun | Arrival::New => {}
         }
         if !view.has_table_room(slot_number) {
             let conn = view.session.conn;
@@ -295,39 +304,40 @@ impl<T: ServerStorage> Server<T> {
         }
         let key = CallKey { session: view.key, slot: slot_number, xid };
         let one_way = header.flags & wire::FLAG_ONE_WAY != 0;
-        // S11: room for it and for its reply is set aside, or it is refused.
-        let why = match method {
-            Ok((method_index, method)) => {
-                let granted = view.session.grants().reply_len_max;
-                let reply = if one_way { 0 } else { method.reply_len_max.min(granted) };
-                if view.reserve(slot_number, reply, len as u32) {
-                    view.counters.admitted += 1;
-                    return Ok(Some((key, method_index)));
-                }
-                NotExecuted::Overloaded
-            }
-            Err(why) => why,
+        // S11: memory for it and for its reply is set aside, or it is refused.
+        let granted = view.session.grants().reply_len_max;
+        let reply = match method {
+            Some((_, method)) if !one_way => method.reply_len_max.min(granted),
+            _ => 0,
         };
-        self.finish(index, slot_number, Status::Refused(why), Payload::EMPTY);
-        Ok(None)
+        let facts = AdmissionFacts {
+            dropped,
+            method: method.map(|(_, method)| method),
+            idempotent,
+            draining,
+            ledger_failed,
+            fits: view.fits(reply, len as u32),
+        };
+        match (dedup::may_admit(&facts), method) {
+            (Ok(()), Some((method_index, _))) => {
+                view.reserve(slot_number, reply, len as u32);
+                view.counters.admitted += 1;
+                Ok(Some((key, method_index)))
+            }
+            (refusal, _) => {
+                let why = refusal.err().unwrap_or(NotExecuted::UnknownMethod);
+                self.finish(index, slot_number, Status::Refused(why), Payload::EMPTY);
+                Ok(None)
+            }
+        }
     }
 
-    /// A call's method and its index, if it may be executed as far as others' replies do not matter.
+    /// A method that is offered, and its index.
     #[inline]
-    fn admit_method(&self, header: &RequestHeader) -> Result<(usize, MethodSpec), NotExecuted> {
+    fn find_method(&self, id: MethodId) -> Option<(usize, MethodSpec)> {
         let methods = self.methods.as_slice();
-        let found = methods.binary_search_by_key(&header.method, |method| method.id);
-        let at = found.map_err(|_| NotExecuted::UnknownMethod)?;
-        let method = methods[at];
-        if self.drain.is_some() {
-            Err(NotExecuted::ShuttingDown)
-        } else if self.ledger_failed {
-            Err(NotExecuted::LedgerFailed)
-        } else if header.flags & wire::FLAG_IDEMPOTENT != 0 && !method.idempotent {
-            Err(NotExecuted::NotIdempotent)
-        } else {
-            Ok((at, method))
-        }
+        let at = methods.binary_search_by_key(&id, |method| method.id).ok()?;
+        Some((at, methods[at]))
     }
 
     /// S21.
@@ -336,28 +346,17 @@ impl<T: ServerStorage> Server<T> {
         let Some(mut view) = self.view(index) else { return Ok(()) };
         view.counters.asks += 1;
         let slot_number = view.session.slot_of(number);
-        let (epoch, acked) = (view.session.epoch, view.session.acked);
-        let lossy = view.config.lossy;
+        let facts = view.facts();
         if !view.has_table_room(slot_number) {
             let conn = view.session.conn;
             self.close_when_sent(conn, CloseReason::NoRoom);
             return Ok(());
         }
         let Some(slot) = view.slot_or_grow(slot_number) else { return Ok(()) };
-        match dedup::classify_ask(acked, slot.view(), number) {
-            // S27: a second copy of the question. On a stream there are none.
-            Asked::Settled if lossy => {}
-            Asked::Settled => return Err(ProtocolError::AlreadySettled { xid: number }),
-            Asked::Here => {
-                slot.epoch = epoch;
-                if let SlotState::Kept(_) = slot.state {
-                    view.enqueue_reply(slot_number);
-                }
-            }
-            Asked::NotSeen => {
-                if slot.state.is_running() {
-                    return Err(ProtocolError::SlotBusy { xid: number, running: slot.xid });
-                }
+        match dedup::classify_ask(&facts, &slot.view(), number)? {
+            AskAnswer::Dropped => {}
+            AskAnswer::WhenDone | AskAnswer::Kept => view.route_answer(slot_number),
+            AskAnswer::NotSeen => {
                 (slot.not_seen, slot.ask) = (number, ask);
                 view.discard(slot_number);
                 view.enqueue_reply(slot_number);
@@ -371,20 +370,14 @@ impl<T: ServerStorage> Server<T> {
         let session = self.sessions.at_mut(index)?;
         let slot_number = session.slot_of(xid.get());
         let slot = session.calls.get_mut()?.slots.at_mut(slot_number)?;
-        if slot.xid != xid.get() {
-            return None;
-        }
         let call = CallKey { session: key, slot: slot_number, xid };
-        match slot.state {
-            SlotState::Admitted | SlotState::Running
-                if core::mem::replace(&mut slot.cancelled, true) =>
-            {
-                None
-            }
-            SlotState::Admitted => Some(Incoming::Withdrawn(call)),
-            SlotState::Running => Some(Incoming::Cancel(call)),
-            _ => None,
-        }
+        let item = match dedup::classify_cancel(&slot.view(), slot.cancelled, xid.get()) {
+            CancelEffect::Nothing => return None,
+            CancelEffect::Withdraw => Incoming::Withdrawn(call),
+            CancelEffect::Interrupt => Incoming::Cancel(call),
+        };
+        slot.cancelled = true;
+        Some(item)
     }
 
     fn handle_ack(&mut self, index: u32, ack: Ack) -> Result<(), ProtocolError> {
@@ -405,63 +398,30 @@ impl<T: ServerStorage> Server<T> {
 }
 
 impl<T: ServerStorage> SessionView<'_, T> {
-    /// What a request is, as if its `acked` had been taken in already.
-    ///
-    /// # Errors
-    /// What shows that it comes from a wrong client.
+    /// What the decisions in `dedup.rs` look at.
     #[inline]
-    fn classify(
-        &self,
-        header: &RequestHeader,
-        slot_number: u32,
-        digest: u64,
-    ) -> Result<Arrival, ProtocolError> {
-        let session = &*self.session;
-        let xid = header.xid.get();
-        if header.acked >= xid {
-            return Err(ProtocolError::AckAhead { acked: header.acked });
+    fn facts(&self) -> SessionFacts {
+        SessionFacts {
+            acked: self.session.acked,
+            seen: self.session.seen,
+            closing: self.session.state == SessionState::Closing,
+            lossy: self.config.lossy,
         }
-        let after_goodbye = session.state == SessionState::Closing;
-        if after_goodbye && !self.config.lossy {
-            return Err(ProtocolError::AfterGoodbye);
-        }
-        let slot = session.calls.get().and_then(|calls| calls.slots.at(slot_number));
-        let view = slot.map_or(SlotView::UNUSED, Slot::view);
-        let arrival = dedup::classify_request(session.acked.max(header.acked), view, xid, digest);
-        match arrival {
-            Arrival::FalseRetry => return Err(ProtocolError::FalseRetry { xid }),
-            // S27: what is not new may be the second copy of a request from before.
-            Arrival::New if after_goodbye => return Err(ProtocolError::AfterGoodbye),
-            Arrival::New => {
-                if slot.is_some_and(|slot| slot.state.is_running()) {
-                    return Err(ProtocolError::SlotBusy { xid, running: view.xid });
-                }
-                let idempotent = header.flags & wire::FLAG_IDEMPOTENT != 0;
-                let not_seen = slot.is_some_and(|slot| slot.not_seen == xid);
-                let leave = idempotent || not_seen || self.config.lossy;
-                if xid <= session.seen && !leave {
-                    return Err(ProtocolError::OutOfOrder { xid, seen: session.seen });
-                }
-            }
-            Arrival::Stale | Arrival::Duplicate => {}
-        }
-        Ok(arrival)
     }
 
-    /// A duplicate came: it is answered from what is kept, or when it is done. True if it is to run again: it is done,
-    /// and nothing was kept (S22).
-    fn repeat(&mut self, slot_number: u32) -> bool {
-        let epoch = self.session.epoch;
-        let Some(slot) = self.slot_mut(slot_number) else { return false };
-        slot.epoch = epoch;
-        match slot.state {
-            SlotState::Kept(Status::NoReply(NoReply::NotKept)) => return true,
-            SlotState::Kept(_) => {
-                self.enqueue_reply(slot_number);
-            }
-            _ => {}
-        }
+    /// A duplicate came.
+    fn answer_again(&mut self, slot_number: u32) {
+        self.route_answer(slot_number);
         self.counters.duplicates += 1;
-        false
+    }
+
+    /// S4: a call was sent again or asked for on this connection, so its answer goes there: now, if it is kept.
+    fn route_answer(&mut self, slot_number: u32) {
+        let epoch = self.session.epoch;
+        let Some(slot) = self.slot_mut(slot_number) else { return };
+        slot.epoch = epoch;
+        if let SlotState::Kept(_) = slot.state {
+            self.enqueue_reply(slot_number);
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! Memory for calls and their replies, and their discard (S9, S11).
 
 use super::conn::{CONN_EVENT, PartialBody, PartialFrame};
+use super::dedup::{self, AckEffect};
 use super::session::Reach;
-use super::slot::SlotState;
+use super::slot::{SlotState, SlotView};
 use super::{Calls, PrincipalQuota, Server, ServerConfig, ServerCounters, Session, Slot};
 use crate::budget::{self, Bytes};
 use crate::error::ProtocolError;
@@ -44,6 +45,11 @@ impl<T: ServerStorage> Server<T> {
 }
 
 impl<T: ServerStorage> SessionView<'_, T> {
+    #[inline]
+    pub(super) fn slot(&self, slot_number: u32) -> Option<&Slot<T::Body>> {
+        self.session.calls.get()?.slots.at(slot_number)
+    }
+
     #[inline]
     pub(super) fn slot_mut(&mut self, slot_number: u32) -> Option<&mut Slot<T::Body>> {
         self.session.calls.get_mut()?.slots.at_mut(slot_number)
@@ -96,7 +102,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
         session.calls.release();
     }
 
-    /// Lets a new call in, on its slot; false if the storage has no such slot.
+    /// Puts a new call on its slot; false if the storage has no such slot.
     #[inline]
     pub(super) fn admit(
         &mut self,
@@ -137,14 +143,17 @@ impl<T: ServerStorage> SessionView<'_, T> {
         self.counters.running += 1;
     }
 
-    /// S11: sets memory aside for a call's reply and its request; false if there is no room.
+    /// S11: whether there is memory for a call's reply and its request.
     #[inline(always)]
-    pub(super) fn reserve(&mut self, slot_number: u32, reply: u32, request: u32) -> bool {
-        if !self.fits_kept(reply) || !self.fits_requests(request) {
-            return false;
-        }
-        let Some(calls) = self.session.calls.get_mut() else { return true };
-        let Some(slot) = calls.slots.at_mut(slot_number) else { return true };
+    pub(super) fn fits(&self, reply: u32, request: u32) -> bool {
+        self.fits_kept(reply) && self.fits_requests(request)
+    }
+
+    /// S11: sets memory aside for a call's reply and its request.
+    #[inline(always)]
+    pub(super) fn reserve(&mut self, slot_number: u32, reply: u32, request: u32) {
+        let Some(calls) = self.session.calls.get_mut() else { return };
+        let Some(slot) = calls.slots.at_mut(slot_number) else { return };
         (slot.bytes, slot.request_bytes) = (reply, request);
         let (reply, request) = (u64::from(reply), u64::from(request));
         calls.kept_bytes += reply;
@@ -153,7 +162,6 @@ impl<T: ServerStorage> SessionView<'_, T> {
         self.quota.request_bytes += request;
         self.counters.kept_bytes += reply;
         self.counters.request_bytes += request;
-        true
     }
 
     #[inline(always)]
@@ -225,21 +233,24 @@ impl<T: ServerStorage> SessionView<'_, T> {
 
     /// S10: an `Ack` must not cover a slot whose call runs.
     pub(super) fn check_settled(&self, ack: &Ack) -> Result<(), ProtocolError> {
-        let Some(calls) = self.session.calls.get() else { return Ok(()) };
-        let runs = |slot: &Slot<T::Body>| slot.xid <= ack.last && slot.state.is_running();
-        if settled_slots(ack).any(|number| calls.slots.at(number).is_some_and(runs)) {
+        if settled_slots(ack).any(|number| self.effect_of(ack, number) == AckEffect::Ahead) {
             return Err(ProtocolError::AckAhead { acked: ack.acked });
         }
         Ok(())
     }
 
-    /// S9: discards what stands on the slots whose bits are set, unless it is later than the `Ack` (S27).
+    /// S9: discards what is kept on the slots whose bits are set.
     pub(super) fn discard_settled(&mut self, ack: &Ack) {
         for number in settled_slots(ack) {
-            if self.slot_mut(number).is_some_and(|slot| slot.xid <= ack.last) {
+            if self.effect_of(ack, number) == AckEffect::Discard {
                 self.discard(number);
             }
         }
+    }
+
+    fn effect_of(&self, ack: &Ack, slot_number: u32) -> AckEffect {
+        let slot = self.slot(slot_number).map_or(SlotView::UNUSED, Slot::view);
+        dedup::classify_settled(&slot, ack.last)
     }
 
     /// Forgets what is kept on a slot; its xid stays. Nothing happens if nothing is kept.
@@ -363,17 +374,12 @@ impl<T: ServerStorage> SessionView<'_, T> {
         calls.out.pop_front(&mut calls.slots)
     }
 
-    /// S22: no body is kept for an idempotent call; only that it is done.
-    ///
-    /// On a lossy link it is kept (S27): there the repetition comes while the first reply may be under way, and if it
-    /// ran, the client's `acked` could cover it.
+    /// S22: the reply of a call has left, or was not sent: it need not be kept if the call may run again.
     pub(super) fn forget_idempotent(&mut self, slot_number: u32) {
-        if self.config.lossy {
-            return;
-        }
+        let lossy = self.config.lossy;
         let Some(calls) = self.session.calls.get_mut() else { return };
         let Some(slot) = calls.slots.at_mut(slot_number) else { return };
-        if slot.idempotent && slot.state == SlotState::Kept(Status::Done) {
+        if dedup::is_forgotten_once_sent(slot.idempotent, lossy, slot.state) {
             slot.state = SlotState::Kept(Status::NoReply(NoReply::NotKept));
             slot.body.release();
             let freed = core::mem::take(&mut slot.bytes);

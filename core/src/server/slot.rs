@@ -1,6 +1,5 @@
 //! A slot of a session: the last call on it and what became of that.
 
-use super::dedup::SlotView;
 use super::held::Derived;
 use crate::outcome::Status;
 use crate::storage::list::{Links, linked};
@@ -38,21 +37,50 @@ pub struct Slot<B> {
 }
 
 /// What a slot's call is doing.
+///
+/// ```text
+///  Discarded ─► Admitted ─► Running ─► Kept ─► Discarded
+///                   └─ refused ─────────▲
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "_explore", derive(Hash))]
 pub(super) enum SlotState {
-    /// Nothing, and nothing of it is left.
+    /// There was no call yet, or its client has seen its answer: nothing but its xid and digest is here. The next call on
+    /// the slot is admitted, or a ledger's record restored as `Kept`.
     Discarded,
-    /// Admitted, not started.
+    /// The request was taken in, and its handler has not started: it will be `Running`, or `Kept` as refused.
     Admitted,
+    /// Its handler runs, and will answer: `Kept`. It stays until then, whatever becomes of its session.
     Running,
+    /// It has ended with this status and waits for its client to see the answer: `Discarded` by an acknowledgement or by a
+    /// later xid on the slot; or `Admitted` again, if it is idempotent and its reply was not kept.
     Kept(Status),
 }
 
 impl SlotState {
+    /// Whether the call is still to be answered.
     pub(super) fn is_running(self) -> bool {
         matches!(self, SlotState::Admitted | SlotState::Running)
     }
+}
+
+/// What the decisions in `dedup.rs` look at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SlotView {
+    /// The last xid admitted or refused on it; 0 if none.
+    pub(super) xid: u64,
+    /// That call's digest.
+    pub(super) digest: u64,
+    /// The xid that was asked for and not seen; 0 if none.
+    pub(super) not_seen: u64,
+    /// What became of the call.
+    pub(super) state: SlotState,
+}
+
+impl SlotView {
+    /// A slot on which nothing ever came.
+    pub(super) const UNUSED: SlotView =
+        SlotView { xid: 0, digest: 0, not_seen: 0, state: SlotState::Discarded };
 }
 
 impl<B: Default> Default for Slot<B> {
@@ -80,11 +108,7 @@ impl<B: Default> Default for Slot<B> {
 
 impl<B> Slot<B> {
     pub(super) fn view(&self) -> SlotView {
-        SlotView {
-            xid: self.xid,
-            digest: self.digest,
-            discarded: self.state == SlotState::Discarded,
-        }
+        SlotView { xid: self.xid, digest: self.digest, not_seen: self.not_seen, state: self.state }
     }
 }
 
