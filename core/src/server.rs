@@ -398,7 +398,7 @@ impl<T: ServerStorage> Server<T> {
         let Some(session) = self.sessions.at_mut(session_index) else { return };
         session.conn = NIL;
         session.disconnected_at = now;
-        if session.is_open() {
+        if session.state.is_open() {
             let full = session.reach.has_full_lease();
             let list = if full { &mut self.leases } else { &mut self.leases_unused };
             list.push_back(&mut self.sessions, session_index);

@@ -171,28 +171,44 @@ impl<B> Conn<B> {
     }
 }
 
-/// How far a connection has come. Nothing but `Hello` is taken before it is up: a request that was admitted together with
-/// the `Hello` was executed in a session of which no record was stable, and the same bytes on another connection
+/// How far a connection has come.
+///
+/// ```text
+///                  opens, with a ledger
+///  AwaitingHello ───────────────────────► AwaitingRecord
+///        │ opens without one, or resumes        │ the record is stable
+///        ▼                                      ▼
+///   WelcomeDue ◄─────────────────────────────────
+///        │ the Welcome has left
+///        ▼
+///       Up ──► Finishing ──► Closing ──► (removed)
+/// ```
+///
+/// Every phase may become `Closing`. Nothing but `Hello` is taken before it is `Up`: a request that was admitted together
+/// with the `Hello` was executed in a session of which no record was stable, and the same bytes on another connection
 /// executed it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "_explore", derive(Hash))]
 pub(super) enum Phase {
+    /// It was made. Its `Hello` opens a session (`AwaitingRecord`, `WelcomeDue`), resumes one (`WelcomeDue`), or is refused.
     AwaitingHello,
-    /// It has opened a session, whose record has to be stable before the `Welcome` leaves (S30).
+    /// It has opened a session whose record must be stable before the `Welcome` leaves (S30): then `WelcomeDue`. If it
+    /// closes before, the session ends with it.
     AwaitingRecord {
-        /// Whether the driver knows.
+        /// Whether the event that asks for the record was polled. Before, not even a ledger has heard of the session.
         asked: bool,
     },
-    /// The `Welcome` is to leave.
+    /// The `Welcome` waits to be sent: then `Up`.
     WelcomeDue {
         /// Whether the session was opened here. Before its `Welcome` has left, no other place knows its id.
         opened: bool,
     },
-    /// The `Welcome` has left.
+    /// The `Welcome` has left: requests are taken.
     Up,
-    /// Nothing more is read, and it is closed for this reason once all answers that wait have left.
+    /// Nothing more is read; it is `Closing` for this reason once all answers that wait have left.
     Finishing(CloseReason),
-    /// To be closed for this reason once everything was sent. It has no session.
+    /// It has no session any more, and a `Refuse` may wait to be sent. Its event is polled after that, and then it is
+    /// removed.
     Closing(CloseReason),
 }
 

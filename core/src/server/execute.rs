@@ -250,7 +250,7 @@ impl<T: ServerStorage> Server<T> {
             return false;
         }
         let session = self.live_session(key.session()).and_then(|index| self.sessions.at(index));
-        session.filter(|session| session.is_open()).is_some_and(|session| {
+        session.filter(|session| session.state.is_open()).is_some_and(|session| {
             let slot = session.calls.get().and_then(|calls| calls.slots.at(key.slot));
             slot.is_some_and(|slot| {
                 slot.xid == key.xid.get() && slot.state.is_running() && !slot.cancelled

@@ -285,10 +285,9 @@ impl<T: ServerStorage> Server<T> {
         let principal = conn.principal;
         let found = self.session_index.find(resume.session.prefix());
         let known = found.and_then(|at| self.sessions.at(at).map(|session| (at, session)));
-        let Some((at, session)) = known.filter(|(_, session)| {
-            session.id == resume.session
-                && (session.is_open() || session.state == SessionState::Expired)
-        }) else {
+        let Some((at, session)) =
+            known.filter(|(_, session)| session.id == resume.session && session.state.may_resume())
+        else {
             self.close_conn(index, Some(Refuse::SessionUnknown), CloseReason::SessionUnknown);
             return Ok(());
         };
@@ -395,20 +394,12 @@ impl<T: ServerStorage> Server<T> {
     #[cold]
     fn end_if_over(&mut self, index: u32) {
         let Some(session) = self.sessions.at(index) else { return };
-        let due = match session.state {
-            SessionState::Open | SessionState::Ended => false,
-            SessionState::Closing => self.owes_nothing(session),
-            SessionState::Expired | SessionState::Aborting => session.running() == 0,
-        };
-        if due {
+        // W62: something is kept, or an answer is still to be sent or half sent.
+        let half_sent = self.conns.at(session.conn).is_some_and(|conn| conn.partial.is_some());
+        let owes = half_sent || !session.holds_nothing();
+        if session.state.is_over(session.running(), owes) {
             self.drop_session(index);
         }
-    }
-
-    /// W62: nothing runs, nothing is kept, and no answer is still to be sent or half sent.
-    fn owes_nothing(&self, session: &Session<T>) -> bool {
-        let half_sent = self.conns.at(session.conn).is_some_and(|conn| conn.partial.is_some());
-        session.holds_nothing() && !half_sent
     }
 
     fn drop_session(&mut self, index: u32) {

@@ -65,19 +65,58 @@ struct Limits {
 }
 
 /// How far a session has ended.
+///
+/// ```text
+///           Goodbye              all answered and seen
+///    Open ──────────► Closing ──────────────────────────┐
+///    │  ▲ ◄────────────┘ resume                         ▼
+///    │  └── resume ── Expired ────────────────────► Ended ─► (removed)
+///    ├─ lease over ─────▲        last call finishes     ▲
+///    └─ ended for cause ─► Aborting ────────────────────┘
+/// ```
+///
+/// A lease that is over, or a cause, ends a session in which nothing runs at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "_explore", derive(Hash))]
 pub(super) enum SessionState {
+    /// Opened, resumed, or restored from a ledger. It has a connection, or its lease runs.
     Open,
-    /// The client said `Goodbye` on this connection: it ends once nothing runs, nothing is kept, and every answer has
-    /// left.
+    /// The client said `Goodbye`: it ends once nothing runs, nothing is kept, and every answer has left. Without its
+    /// connection the lease runs, and a resume makes it `Open`: the `Goodbye` is void then.
     Closing,
-    /// Its lease is over, but one of its calls runs (S6); until then it can be resumed.
+    /// Its lease is over, or its client ended it, and one of its calls runs (S6). It ends when the last one has finished;
+    /// until then it can be resumed, and is `Open` again.
     Expired,
-    /// It was ended for cause, but one of its calls runs; it cannot be resumed.
+    /// It was ended for cause (S10), and one of its calls runs. It ends when the last one has finished, and cannot be
+    /// resumed: its id is forgotten.
     Aborting,
-    /// It has ended; its place is freed when the event was polled.
+    /// It is over, and holds nothing; its place is freed when its event was polled.
     Ended,
+}
+
+impl SessionState {
+    /// Whether its client may come back to it. From `Closing` too: it may have lost the connection on which it said
+    /// `Goodbye` before everything had come.
+    pub(super) fn may_resume(self) -> bool {
+        match self {
+            SessionState::Open | SessionState::Closing | SessionState::Expired => true,
+            SessionState::Aborting | SessionState::Ended => false,
+        }
+    }
+
+    /// Whether its client may still ask for what is kept: somebody waits for what runs in it.
+    pub(super) fn is_open(self) -> bool {
+        matches!(self, SessionState::Open | SessionState::Closing)
+    }
+
+    /// Whether it is over now; `owes` says that something is kept, or is still to be sent.
+    pub(super) fn is_over(self, running: u32, owes: bool) -> bool {
+        match self {
+            SessionState::Open | SessionState::Ended => false,
+            SessionState::Closing => running == 0 && !owes,
+            SessionState::Expired | SessionState::Aborting => running == 0,
+        }
+    }
 }
 
 impl<T: ServerStorage> Session<T> {
@@ -116,11 +155,6 @@ impl<T: ServerStorage> Session<T> {
             lease_ms: self.limits.lease_ms,
             keepalive_ms: self.limits.keepalive_ms,
         }
-    }
-
-    /// Whether its client may still ask for what is kept.
-    pub(super) fn is_open(&self) -> bool {
-        matches!(self.state, SessionState::Open | SessionState::Closing)
     }
 
     pub(super) fn table_bytes(&self) -> u32 {

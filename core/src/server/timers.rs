@@ -2,9 +2,9 @@
 
 use core::time::Duration;
 
-use super::Server;
 use super::conn::{Conn, Phase};
 use super::session::{LEASE, Session};
+use super::{Drain, Server};
 use crate::error::CloseReason;
 use crate::keepalive::{self, Keepalive, Verdict};
 use crate::storage::list::List;
@@ -22,6 +22,35 @@ const WORK_MAX: usize = 256;
 /// Bytes of tables after which one `handle_timeout` ends no further session. The last one may have more: what it takes to
 /// drop a slot with what is kept on it is less than the request, or the `Ask`, took for which it was made.
 const TABLE_BYTES_DROPPED: u32 = 1 << 20;
+
+/// What a server waits for. Each timer is that of the first one of many, which are kept in the order of their moments.
+#[derive(Clone, Copy, Debug)]
+enum Timer {
+    /// When to check the peer of a connection (S20). On from the connection's start to its end.
+    Keepalive,
+    /// When to give up a handshake or an incomplete frame (C42). On while there is one.
+    SlowPeer,
+    /// When to end a session that has no connection (S6). On while there is one.
+    Lease,
+    /// The same for one in which no request came.
+    UnusedLease,
+    /// When a drain has waited long enough for clients without a connection to come back (S25). Nothing is done then, but
+    /// the drain may be complete.
+    Return,
+    /// When the grace of a drain is over (S25). On from its start.
+    Drain,
+}
+
+impl Timer {
+    const ALL: [Timer; 6] = [
+        Timer::Keepalive,
+        Timer::SlowPeer,
+        Timer::Lease,
+        Timer::UnusedLease,
+        Timer::Return,
+        Timer::Drain,
+    ];
+}
 
 impl<T: ServerStorage> Server<T> {
     /// Time has passed. Call it when [`poll_timeout`](Server::poll_timeout)'s moment has come, after everything that
@@ -52,24 +81,34 @@ impl<T: ServerStorage> Server<T> {
                 _ => break,
             }
         }
-        if self.drain.as_ref().is_some_and(|drain| drain.until <= self.now && !drain.over) {
+        if self.due_at(Timer::Drain).is_some_and(|at| at <= self.now) {
             self.end_drain();
         }
     }
 
     /// When [`handle_timeout`](Server::handle_timeout) is next to be called; changes only after a `&mut self` call.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let check =
-            self.keepalives.front().and_then(|index| self.conns.at(index)).map(|c| c.keepalive_at);
-        let slow = self.first_too_slow().map(|(_, at)| at);
-        let drain = self.drain.as_ref().filter(|drain| !drain.over).map(|drain| {
-            let returns = self.returns_until().filter(|until| *until > self.now);
-            returns.map_or(drain.until, |until| until.min(drain.until))
-        });
-        let lease = self.lease_end(&self.leases, self.lease);
-        let lease_unused = self.lease_end(&self.leases_unused, self.config.lease_unused);
-        let first = [check, slow, drain, lease, lease_unused].into_iter().flatten().min();
+        let first = Timer::ALL.into_iter().filter_map(|timer| self.due_at(timer)).min();
         first.filter(|at| *at != Instant::FAR_FUTURE)
+    }
+
+    /// When a timer is due; `None` while it is off.
+    fn due_at(&self, timer: Timer) -> Option<Instant> {
+        match timer {
+            Timer::Keepalive => Some(self.conns.at(self.keepalives.front()?)?.keepalive_at),
+            Timer::SlowPeer => self.first_too_slow().map(|(_, at)| at),
+            Timer::Lease => self.lease_end(&self.leases, self.lease),
+            Timer::UnusedLease => self.lease_end(&self.leases_unused, self.config.lease_unused),
+            Timer::Return => {
+                self.drain_under_way()?;
+                self.returns_until().filter(|until| *until > self.now)
+            }
+            Timer::Drain => Some(self.drain_under_way()?.until),
+        }
+    }
+
+    fn drain_under_way(&self) -> Option<&Drain> {
+        self.drain.as_ref().filter(|drain| !drain.over)
     }
 
     fn lease_end(&self, list: &List<LEASE>, lease: Duration) -> Option<Instant> {
