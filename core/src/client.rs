@@ -23,8 +23,7 @@ mod recovery;
 mod timers;
 mod transmit;
 
-pub(crate) use call::CallEntry;
-pub(crate) use calls::CallIndex;
+use calls::CallIndex;
 pub use config::{Call, ClientConfig};
 pub use durable::UnjournaledCall;
 pub use event::{ClientCounters, ClientEvent, ClientSession, Received, Reply};
@@ -38,7 +37,7 @@ use crate::outcome::{NotExecuted, Outcome, Unknown};
 use crate::storage::{Body, ClientStorage, Places, Table};
 use crate::time::Instant;
 use call::CallState;
-use calls::CallTable;
+use calls::{CallTable, Calls};
 use transmit::Output;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,7 +162,7 @@ impl<S: ClientStorage> Client<S> {
         let id = self
             .table
             .admit(call, durable, deadline)
-            .ok_or(CallError::TooManyCalls { max: S::Calls::CAPACITY })?;
+            .ok_or(CallError::TooManyCalls { max: Calls::<S>::CAPACITY })?;
         if self.phase == Phase::Down && self.failed {
             self.fail_fast(id.0.index);
         }

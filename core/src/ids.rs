@@ -157,7 +157,6 @@ impl Principal {
 }
 
 /// One place in a table, told from later tenants of the same place by its generation.
-#[doc(hidden)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     pub(crate) index: u32,

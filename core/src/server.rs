@@ -38,14 +38,14 @@ mod transmit;
 use core::time::Duration;
 
 pub use config::{MethodSpec, ServerConfig, ServerError};
-pub(crate) use conn::Conn;
+use conn::Conn;
 pub use event::{ServerCounters, ServerEvent};
 pub use execute::{Admission, CallKey, CallRecord, RecordState, Refused, ReplyTooLarge, Running};
 pub use handshake::SessionRecord;
-pub(crate) use quota::PrincipalQuota;
+use quota::PrincipalQuota;
 pub use receive::{Incoming, Request};
-pub(crate) use session::{Calls, Session};
-pub(crate) use slot::Slot;
+use session::{Calls, Session};
+use slot::Slot;
 
 use crate::error::CloseReason;
 use crate::ids::{ConnId, Principal, SessionId, SessionKey};
@@ -65,6 +65,11 @@ struct Drain {
     over: bool,
     told: bool,
 }
+
+type Methods<T> = <T as ServerStorage>::Methods<MethodSpec>;
+type Conns<T> = <T as ServerStorage>::Conns<Conn<<T as ServerStorage>::Body>>;
+type Sessions<T> = <T as ServerStorage>::Sessions<Session<T>>;
+type Quotas<T> = <T as ServerStorage>::Quotas<PrincipalQuota>;
 
 /// The server machine.
 ///
@@ -93,12 +98,12 @@ struct Drain {
 pub struct Server<T: ServerStorage> {
     config: ServerConfig,
     now: Instant,
-    methods: T::Methods,
-    conns: T::Conns,
-    sessions: T::Sessions,
+    methods: Methods<T>,
+    conns: Conns<T>,
+    sessions: Sessions<T>,
     /// Sessions by the first half of their ids.
     session_index: T::Index,
-    quotas: T::Quotas,
+    quotas: Quotas<T>,
     /// Shares by principal.
     quota_index: T::Index,
     /// How often peers are looked at: as the least patient session has it.
@@ -134,7 +139,7 @@ impl<T: ServerStorage> Server<T> {
     /// # Errors
     /// If two methods have the same number, or there are too many for the storage.
     pub fn new(config: ServerConfig, methods: &[MethodSpec]) -> Result<Server<T>, ServerError> {
-        let mut table = T::Methods::default();
+        let mut table = Methods::<T>::default();
         for (at, method) in methods.iter().enumerate() {
             *table.at_or_grow(at as u32).ok_or(ServerError::TooManyMethods)? = *method;
         }
@@ -147,10 +152,10 @@ impl<T: ServerStorage> Server<T> {
             config: config.with_floors(),
             now: Instant::ZERO,
             methods: table,
-            conns: T::Conns::default(),
-            sessions: T::Sessions::default(),
+            conns: Conns::<T>::default(),
+            sessions: Sessions::<T>::default(),
             session_index: T::Index::default(),
-            quotas: T::Quotas::default(),
+            quotas: Quotas::<T>::default(),
             quota_index: T::Index::default(),
             check_period: keepalive::check_period(config.keepalive),
             keepalives: List::default(),

@@ -2,7 +2,8 @@
 //!
 //! A machine is generic over one of two families: [`Heap`] (feature `alloc`), whose tables grow up to the configured
 //! limits, and [`InlineClient`] / [`InlineServer`], whose tables are arrays inside the machine. Both can live in one
-//! program. The traits below are the machines' own business: use them as bounds, do not implement them.
+//! program. The traits below are the machines' own business: use them as bounds, do not implement them. They know
+//! nothing of what a machine puts into a table.
 
 #[cfg(all(test, feature = "alloc"))]
 pub(crate) mod counted;
@@ -18,9 +19,7 @@ pub(crate) mod tree;
 pub use heap::Heap;
 pub use inline::{InlineClient, InlineServer};
 
-use crate::client::{CallEntry, CallIndex};
 use crate::ids::Key;
-use crate::server::{Calls, Conn, MethodSpec, PrincipalQuota, Session, Slot};
 use crate::time::Instant;
 
 /// A payload on its way into a machine.
@@ -74,7 +73,6 @@ impl<'a> From<&'a alloc::vec::Vec<u8>> for Payload<'a> {
 }
 
 /// Room for one payload.
-#[doc(hidden)]
 pub trait Body: Default {
     /// The longest payload it can hold.
     const LEN_MAX: usize;
@@ -102,14 +100,12 @@ pub trait Body: Default {
 }
 
 /// Places that are found by number.
-#[doc(hidden)]
 pub trait Places<T> {
     fn at(&self, index: u32) -> Option<&T>;
     fn at_mut(&mut self, index: u32) -> Option<&mut T>;
 }
 
 /// A table whose places are given out and taken back.
-#[doc(hidden)]
 pub trait Table<T>: Places<T> + Default {
     /// The most entries it can ever hold.
     const CAPACITY: usize;
@@ -135,7 +131,6 @@ pub trait Table<T>: Places<T> + Default {
 }
 
 /// An array whose entries are made when they are first used.
-#[doc(hidden)]
 pub trait Array<T>: Places<T> + Default {
     /// One more than the highest index it can ever hold.
     const CAPACITY: usize;
@@ -148,7 +143,6 @@ pub trait Array<T>: Places<T> + Default {
 }
 
 /// An array that grows to the highest index used.
-#[doc(hidden)]
 pub trait Flat<T>: Array<T> {
     fn len(&self) -> u32;
     fn as_slice(&self) -> &[T];
@@ -156,19 +150,17 @@ pub trait Flat<T>: Array<T> {
 }
 
 /// Finds the lowest free slot of a client.
-#[doc(hidden)]
 pub trait FreeSlots: Default {
     /// The lowest free slot that is not below `from`: one of `slots`, or one behind them.
-    fn first_from(&self, from: u32, slots: &impl Flat<CallIndex>) -> u32;
+    fn first_from<T>(&self, from: u32, slots: &impl Flat<T>, is_free: impl Fn(&T) -> bool) -> u32;
     fn note_taken(&mut self, slot: u32);
     fn note_freed(&mut self, slot: u32);
 }
 
 /// When something is due; never, at first.
-#[doc(hidden)]
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(feature = "_explore", derive(Hash))]
-pub struct Due(pub(crate) Instant);
+pub(crate) struct Due(pub(crate) Instant);
 
 impl Default for Due {
     fn default() -> Self {
@@ -177,7 +169,6 @@ impl Default for Due {
 }
 
 /// Finds indices by 64-bit keys: used at handshakes, never on the path of a call.
-#[doc(hidden)]
 pub trait Index: Default {
     fn find(&self, key: u64) -> Option<u32>;
     /// False when the key is taken or the index is full.
@@ -186,7 +177,6 @@ pub trait Index: Default {
 }
 
 /// A value that exists only while it is needed.
-#[doc(hidden)]
 pub trait Lazy<T>: Default {
     fn get(&self) -> Option<&T>;
     fn get_mut(&mut self) -> Option<&mut T>;
@@ -194,54 +184,55 @@ pub trait Lazy<T>: Default {
     fn release(&mut self);
 }
 
-/// What all that a client keeps can do: nothing more, or be copied and hashed for the explorer.
-#[doc(hidden)]
+/// What all that a machine keeps can do: nothing more, or be copied and hashed for the explorer.
 #[cfg(not(feature = "_explore"))]
 pub trait State {}
 #[cfg(not(feature = "_explore"))]
 impl<T> State for T {}
-#[doc(hidden)]
 #[cfg(feature = "_explore")]
 pub trait State: Clone + core::hash::Hash {}
 #[cfg(feature = "_explore")]
 impl<T: Clone + core::hash::Hash> State for T {}
 
 /// The storage of a client: [`Heap`] or [`InlineClient`].
-pub trait ClientStorage: Sized {
+pub trait ClientStorage: Sized + State {
+    /// A request.
     #[doc(hidden)]
     type Body: Body + State;
     #[doc(hidden)]
-    type Calls: Table<CallEntry<Self::Body>> + State;
+    type Calls<T: State>: Table<T> + State;
     #[doc(hidden)]
-    type SlotMap: Flat<CallIndex> + State;
+    type SlotMap<T: Default + State>: Flat<T> + State;
     /// Which entries of `SlotMap` are free.
     #[doc(hidden)]
     type FreeSlots: FreeSlots + State;
-    /// A lower bound of the timers in each block of `DEADLINE_BLOCK` calls, or blocks.
+    /// An entry for each block of `DEADLINE_BLOCK` calls, or blocks.
     #[doc(hidden)]
-    type Blocks: Flat<Due> + State;
+    type Blocks<T: Default + State>: Flat<T> + State;
     #[doc(hidden)]
     const DEADLINE_BLOCK: u32;
 }
 
 /// The storage of a server: [`Heap`] or [`InlineServer`].
-pub trait ServerStorage: Sized {
+pub trait ServerStorage: Sized + State {
+    /// A kept reply.
     #[doc(hidden)]
-    type Body: Body;
+    type Body: Body + State;
     #[doc(hidden)]
-    type Slots: Array<Slot<Self::Body>>;
+    type Slots<T: Default + State>: Array<T> + State;
+    /// What a session needs only while it is not idle.
     #[doc(hidden)]
-    type LazyCalls: Lazy<Calls<Self>>;
+    type Lazy<T: Default + State>: Lazy<T> + State;
     #[doc(hidden)]
-    type Sessions: Table<Session<Self>>;
+    type Sessions<T: State>: Table<T> + State;
     #[doc(hidden)]
-    type Conns: Table<Conn<Self::Body>>;
+    type Conns<T: State>: Table<T> + State;
     #[doc(hidden)]
-    type Quotas: Table<PrincipalQuota>;
+    type Quotas<T: State>: Table<T> + State;
     #[doc(hidden)]
-    type Index: Index;
+    type Index: Index + State;
     #[doc(hidden)]
-    type Methods: Flat<MethodSpec>;
+    type Methods<T: Default + State>: Flat<T> + State;
 }
 
 /// One place of a table.

@@ -6,11 +6,10 @@ use crate::outcome::{NotExecuted, Outcome};
 use crate::storage::list::{Links, linked};
 use crate::time::Instant;
 
-/// One call; opaque.
-#[doc(hidden)]
+/// One call.
 #[derive(Debug)]
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
-pub struct CallEntry<B> {
+pub(crate) struct CallEntry<B> {
     pub(super) body: B,
     pub(super) method: MethodId,
     pub(super) xid: Option<Xid>,

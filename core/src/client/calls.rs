@@ -10,10 +10,9 @@ use crate::storage::{Array, Body, ClientStorage, Flat, FreeSlots, Places, Table}
 use crate::time::Instant;
 
 /// The index of the call that occupies a slot; `NIL` where the slot is free.
-#[doc(hidden)]
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(feature = "_explore", derive(Hash))]
-pub struct CallIndex(u32);
+pub(crate) struct CallIndex(u32);
 
 impl Default for CallIndex {
     fn default() -> Self {
@@ -31,14 +30,19 @@ impl CallIndex {
     }
 }
 
+/// The calls by index.
+pub(super) type Calls<S> = <S as ClientStorage>::Calls<CallEntry<<S as ClientStorage>::Body>>;
+/// The calls by slot.
+type SlotMap<S> = <S as ClientStorage>::SlotMap<CallIndex>;
+
 /// All calls of a client.
 ///
 /// Invariants: a call is on `waiting` while it has no xid, on `unsettled` from its first byte to its answer, in xid
 /// order; `slots` holds exactly the unsettled calls and those settled ones whose request is still leaving.
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub(super) struct CallTable<S: ClientStorage> {
-    pub(super) calls: S::Calls,
-    pub(super) slots: S::SlotMap,
+    pub(super) calls: Calls<S>,
+    pub(super) slots: SlotMap<S>,
     pub(super) free_slots: S::FreeSlots,
     pub(super) waiting: List<QUEUE>,
     pub(super) unsettled: List<QUEUE>,
@@ -71,8 +75,8 @@ pub(super) struct CallTable<S: ClientStorage> {
 impl<S: ClientStorage> Default for CallTable<S> {
     fn default() -> Self {
         CallTable {
-            calls: S::Calls::default(),
-            slots: S::SlotMap::default(),
+            calls: Calls::<S>::default(),
+            slots: SlotMap::<S>::default(),
             free_slots: S::FreeSlots::default(),
             waiting: List::default(),
             unsettled: List::default(),
@@ -96,7 +100,7 @@ impl<S: ClientStorage> Default for CallTable<S> {
 
 impl<S: ClientStorage> CallTable<S> {
     /// The most slots that the storage can serve.
-    pub(super) const SLOTS_MAX: usize = S::SlotMap::CAPACITY;
+    pub(super) const SLOTS_MAX: usize = SlotMap::<S>::CAPACITY;
 
     pub(super) fn pending(&self) -> usize {
         self.calls.len()
@@ -219,7 +223,7 @@ impl<S: ClientStorage> CallTable<S> {
 
     #[inline]
     fn free_slot(&self) -> Option<u32> {
-        let slot = self.free_slots.first_from(0, &self.slots);
+        let slot = self.free_slots.first_from(0, &self.slots, CallIndex::is_free);
         (slot < self.granted).then_some(slot)
     }
 
@@ -243,7 +247,7 @@ impl<S: ClientStorage> CallTable<S> {
     /// The slots from `base` on everything of which is settled, as the bits of an `Ack`, and its base: at or above this
     /// one. `None` behind the last one.
     pub(super) fn settled_bits(&self, base: u32) -> Option<(u32, u64)> {
-        let first = self.free_slots.first_from(base, &self.slots);
+        let first = self.free_slots.first_from(base, &self.slots, CallIndex::is_free);
         let base = first / 64 * 64;
         if base >= self.slots.len() {
             return None;

@@ -3,11 +3,12 @@
 use core::time::Duration;
 
 use super::call::{self, CallEntry, CallState};
+use super::calls::Calls;
 use super::{Client, Phase, recovery};
 use crate::error::CloseReason;
 use crate::keepalive::{self, Keepalive, NEVER, Verdict};
 use crate::outcome::{NotExecuted, Outcome, Unknown};
-use crate::storage::{Array, ClientStorage, Flat, Places, Table};
+use crate::storage::{Array, ClientStorage, Due, Flat, Places, Table};
 use crate::time::Instant;
 
 /// Calls whose deadline is judged, and blocks of calls that are looked through for one, by one `handle_timeout`.
@@ -146,7 +147,7 @@ impl<S: ClientStorage> Client<S> {
 /// that are put off or settled stay in it: it is taken again when it has come.
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub(super) struct Timers<S: ClientStorage> {
-    levels: [S::Blocks; LEVELS],
+    levels: [S::Blocks<Due>; LEVELS],
     earliest: Instant,
 }
 
@@ -191,7 +192,7 @@ impl<S: ClientStorage> Timers<S> {
 
     /// Some call whose timer has come. The caller moves that timer before it asks again. Takes one from `steps` for each
     /// block of calls that it looks through.
-    pub(super) fn next_due(&mut self, now: Instant, calls: &S::Calls, steps: &mut u32) -> NextDue {
+    pub(super) fn next_due(&mut self, now: Instant, calls: &Calls<S>, steps: &mut u32) -> NextDue {
         if self.earliest > now {
             return NextDue::None;
         }
@@ -216,7 +217,7 @@ impl<S: ClientStorage> Timers<S> {
         level: usize,
         number: u32,
         now: Instant,
-        calls: &S::Calls,
+        calls: &Calls<S>,
         steps: &mut u32,
     ) -> NextDue {
         if self.due(level, number) > now {

@@ -8,11 +8,10 @@ use crate::storage::list::{Links, NIL, linked};
 use crate::time::Instant;
 use crate::wire::{REPLY_HEADER_LEN, Refuse};
 
-/// One connection; opaque.
-#[doc(hidden)]
+/// One connection.
 #[derive(Debug)]
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
-pub struct Conn<B> {
+pub(crate) struct Conn<B> {
     pub(super) principal: Principal,
     /// What its `Hello` offered that this version knows.
     pub(super) features: u32,

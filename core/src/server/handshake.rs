@@ -2,7 +2,7 @@
 
 use super::PrincipalQuota;
 use super::conn::Phase;
-use super::session::{Reach, Session, SessionState};
+use super::session::{Reach, Session, SessionState, Slots};
 use super::{Conn, Server};
 use crate::error::{CloseReason, ProtocolError};
 use crate::ids::{Principal, SessionId, SessionKey};
@@ -51,7 +51,7 @@ impl<T: ServerStorage> Server<T> {
         self.advance_clock(now);
         let slots = u64::from(record.grants.slots);
         let fits = slots >= 1
-            && slots <= (T::Slots::CAPACITY as u64).min(65_536)
+            && slots <= (Slots::<T>::CAPACITY as u64).min(65_536)
             && record.grants.reply_len_max as usize <= T::Body::LEN_MAX;
         if !fits {
             return None;
@@ -207,7 +207,7 @@ impl<T: ServerStorage> Server<T> {
         if hello.features & wire::FEATURE_PATIENT != 0 {
             keepalive = keepalive.max(self.config.keepalive_max);
         }
-        let storage = u32::try_from(T::Slots::CAPACITY).unwrap_or(u32::MAX);
+        let storage = u32::try_from(Slots::<T>::CAPACITY).unwrap_or(u32::MAX);
         let body = u32::try_from(T::Body::LEN_MAX).unwrap_or(u32::MAX);
         Grants {
             slots: self.config.slots.min(hello.slots).min(storage).clamp(1, 65_536),

@@ -1,6 +1,6 @@
 //! Each principal's share of connections and sessions.
 
-use super::{Conn, Server};
+use super::{Conn, Quotas, Server};
 use crate::budget;
 use crate::ids::{Key, Principal, SessionId};
 use crate::storage::list::NIL;
@@ -10,11 +10,10 @@ use crate::storage::{Index, Places, ServerStorage, Table};
 /// not counted.
 const SHARES_MIN: usize = 1 << 30;
 
-/// One principal's share of the room; opaque.
-#[doc(hidden)]
+/// One principal's share of the room.
 #[derive(Debug)]
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
-pub struct PrincipalQuota {
+pub(crate) struct PrincipalQuota {
     pub(super) principal: Principal,
     pub(super) conns: u32,
     pub(super) sessions: u32,
@@ -31,7 +30,7 @@ impl<T: ServerStorage> Server<T> {
             return None;
         }
         let mut conn = Conn::new(principal, secret, self.now);
-        if T::Quotas::CAPACITY >= SHARES_MIN {
+        if Quotas::<T>::CAPACITY >= SHARES_MIN {
             conn.quota = self.quota_of(principal)?;
             let quota = self.quotas.at_mut(conn.quota)?;
             if !budget::may_have_another(quota.conns, free) {

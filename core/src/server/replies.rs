@@ -2,9 +2,9 @@
 
 use super::conn::{CONN_EVENT, PartialBody, PartialFrame};
 use super::dedup::{self, AckEffect};
-use super::session::Reach;
+use super::session::{Reach, Slots};
 use super::slot::{SlotState, SlotView};
-use super::{Calls, PrincipalQuota, Server, ServerConfig, ServerCounters, Session, Slot};
+use super::{Calls, Conns, PrincipalQuota, Server, ServerConfig, ServerCounters, Session, Slot};
 use crate::budget::{self, Bytes};
 use crate::error::ProtocolError;
 use crate::ids::Key;
@@ -22,7 +22,7 @@ pub(super) struct SessionView<'s, T: ServerStorage> {
     pub(super) counters: &'s mut ServerCounters,
     pub(super) config: &'s ServerConfig,
     held: &'s mut u64,
-    conns: &'s mut T::Conns,
+    conns: &'s mut Conns<T>,
     conn_events: &'s mut List<CONN_EVENT>,
 }
 
@@ -67,7 +67,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
     fn has_room_to_grow(&self, slot_number: u32) -> bool {
         let growth = match self.session.calls.get() {
             Some(calls) => calls.slots.growth(slot_number),
-            None => T::Slots::default().growth(slot_number),
+            None => Slots::<T>::default().growth(slot_number),
         };
         growth == 0 || self.fits_requests(growth)
     }

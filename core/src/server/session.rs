@@ -1,20 +1,18 @@
 //! A session at a server: what an idle one keeps, its calls while it has some, and how far it has ended.
 
 use super::held::Held;
-use super::slot::OUT;
+use super::slot::{OUT, Slot};
 use crate::ids::{SessionId, slot_of};
 use crate::storage::list::{Links, List, NIL, linked};
 use crate::storage::{Lazy, ServerStorage};
 use crate::time::Instant;
 use crate::wire::Grants;
 
-/// One session; opaque. What an idle one does not need is in `calls`, which comes and goes.
-#[doc(hidden)]
-#[derive(Debug)]
+/// One session. What an idle one does not need is in `calls`, which comes and goes.
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
-pub struct Session<T: ServerStorage> {
+pub(crate) struct Session<T: ServerStorage> {
     pub(super) id: SessionId,
-    pub(super) calls: T::LazyCalls,
+    pub(super) calls: T::Lazy<Calls<T>>,
     /// Everything up to here is acknowledged (S9).
     pub(super) acked: u64,
     /// The highest xid read.
@@ -123,7 +121,7 @@ impl<T: ServerStorage> Session<T> {
     pub(super) fn new(id: SessionId, quota: u32, grants: Grants) -> Session<T> {
         Session {
             id,
-            calls: T::LazyCalls::default(),
+            calls: T::Lazy::default(),
             acked: 0,
             seen: 0,
             disconnected_at: Instant::ZERO,
@@ -171,12 +169,13 @@ impl<T: ServerStorage> Session<T> {
     }
 }
 
-/// The calls of a session that is not idle; opaque.
-#[doc(hidden)]
-#[derive(Debug)]
+/// The slots of a session.
+pub(super) type Slots<T> = <T as ServerStorage>::Slots<Slot<<T as ServerStorage>::Body>>;
+
+/// The calls of a session that is not idle.
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
-pub struct Calls<T: ServerStorage> {
-    pub(super) slots: T::Slots,
+pub(crate) struct Calls<T: ServerStorage> {
+    pub(super) slots: Slots<T>,
     /// Slots with a call that is admitted, runs, or is kept.
     pub(super) held: Held,
     /// Slots with something to send.
@@ -205,7 +204,7 @@ impl<T: ServerStorage> Calls<T> {
 impl<T: ServerStorage> Default for Calls<T> {
     fn default() -> Self {
         Calls {
-            slots: T::Slots::default(),
+            slots: Slots::<T>::default(),
             held: Held::default(),
             out: List::default(),
             running: 0,

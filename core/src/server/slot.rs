@@ -5,11 +5,10 @@ use crate::outcome::Status;
 use crate::storage::list::{Links, linked};
 use crate::time::Instant;
 
-/// One slot; opaque.
-#[doc(hidden)]
+/// One slot.
 #[derive(Debug)]
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
-pub struct Slot<B> {
+pub(crate) struct Slot<B> {
     /// The last xid admitted or refused; 0 if none.
     pub(super) xid: u64,
     pub(super) digest: u64,

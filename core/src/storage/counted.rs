@@ -33,22 +33,22 @@ pub(crate) struct Counting;
 
 impl ClientStorage for Counting {
     type Body = HeapBody;
-    type Calls = Counted<HeapTable<CallEntry<HeapBody>>>;
-    type SlotMap = Counted<HeapArray<CallIndex>>;
+    type Calls<T: State> = Counted<HeapTable<T>>;
+    type SlotMap<T: Default + State> = Counted<HeapArray<T>>;
     type FreeSlots = HeapFreeSlots;
-    type Blocks = Counted<HeapArray<Due>>;
+    type Blocks<T: Default + State> = Counted<HeapArray<T>>;
     const DEADLINE_BLOCK: u32 = 64;
 }
 
 impl ServerStorage for Counting {
     type Body = HeapBody;
-    type Slots = Counted<HeapPages<Slot<HeapBody>>>;
-    type LazyCalls = Option<Box<Calls<Counting>>>;
-    type Sessions = Counted<HeapTable<Session<Counting>>>;
-    type Conns = Counted<HeapTable<Conn<HeapBody>>>;
-    type Quotas = Counted<HeapTable<PrincipalQuota>>;
+    type Slots<T: Default + State> = Counted<HeapPages<T>>;
+    type Lazy<T: Default + State> = Option<Box<T>>;
+    type Sessions<T: State> = Counted<HeapTable<T>>;
+    type Conns<T: State> = Counted<HeapTable<T>>;
+    type Quotas<T: State> = Counted<HeapTable<T>>;
     type Index = BTreeMap<u64, u32>;
-    type Methods = HeapArray<MethodSpec>;
+    type Methods<T: Default + State> = HeapArray<T>;
 }
 
 /// A table that counts.

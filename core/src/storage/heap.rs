@@ -16,22 +16,22 @@ pub struct Heap;
 
 impl ClientStorage for Heap {
     type Body = HeapBody;
-    type Calls = HeapTable<CallEntry<HeapBody>>;
-    type SlotMap = HeapArray<CallIndex>;
+    type Calls<T: State> = HeapTable<T>;
+    type SlotMap<T: Default + State> = HeapArray<T>;
     type FreeSlots = HeapFreeSlots;
-    type Blocks = HeapArray<Due>;
+    type Blocks<T: Default + State> = HeapArray<T>;
     const DEADLINE_BLOCK: u32 = 64;
 }
 
 impl ServerStorage for Heap {
     type Body = HeapBody;
-    type Slots = HeapPages<Slot<HeapBody>>;
-    type LazyCalls = Option<Box<Calls<Heap>>>;
-    type Sessions = HeapTable<Session<Heap>>;
-    type Conns = HeapTable<Conn<HeapBody>>;
-    type Quotas = HeapTable<PrincipalQuota>;
+    type Slots<T: Default + State> = HeapPages<T>;
+    type Lazy<T: Default + State> = Option<Box<T>>;
+    type Sessions<T: State> = HeapTable<T>;
+    type Conns<T: State> = HeapTable<T>;
+    type Quotas<T: State> = HeapTable<T>;
     type Index = BTreeMap<u64, u32>;
-    type Methods = HeapArray<MethodSpec>;
+    type Methods<T: Default + State> = HeapArray<T>;
 }
 
 /// Payloads at least this long are shared rather than copied.
@@ -41,7 +41,6 @@ const RETAIN_LEN_MAX: usize = 256;
 /// Payloads up to this long need no memory of their own: with them, a body has 64 bytes.
 const SMALL_LEN_MAX: usize = 62;
 
-#[doc(hidden)]
 #[derive(Debug)]
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub enum HeapBody {
@@ -136,7 +135,6 @@ impl Body for HeapBody {
 /// Places in chunks, so that growing neither moves entries nor holds twice the memory.
 const CHUNK_LEN: usize = 64;
 
-#[doc(hidden)]
 #[derive(Debug)]
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub struct HeapTable<T> {
@@ -250,7 +248,6 @@ fn chunk<T>() -> Option<Box<[Place<T>; CHUNK_LEN]>> {
     places.into_boxed_slice().try_into().ok()
 }
 
-#[doc(hidden)]
 #[derive(Debug)]
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub struct HeapArray<T>(Vec<T>);
@@ -303,7 +300,6 @@ impl<T: Default> Flat<T> for HeapArray<T> {
 }
 
 /// A bit for each slot, and one for each 64 slots: 65,536 slots are searched in at most 19 words.
-#[doc(hidden)]
 #[derive(Debug, Default)]
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub struct HeapFreeSlots {
@@ -370,7 +366,7 @@ impl HeapFreeSlots {
 
 impl FreeSlots for HeapFreeSlots {
     #[inline]
-    fn first_from(&self, from: u32, _: &impl Flat<CallIndex>) -> u32 {
+    fn first_from<T>(&self, from: u32, _: &impl Flat<T>, _: impl Fn(&T) -> bool) -> u32 {
         if from < WORD
             && let Some(bit) = clear_bit_from(self.front, from)
         {
@@ -450,13 +446,13 @@ mod tests {
         const SLOTS: u32 = 64 * 64 * 3 + 5;
         let mut free = HeapFreeSlots::default();
         let mut model = BTreeSet::new();
-        let slots = HeapArray::<CallIndex>::default();
+        let slots = HeapArray::<u32>::default();
         let check = |free: &HeapFreeSlots, model: &BTreeSet<u32>, from: u32| {
             let expected = (from..).find(|slot| !model.contains(slot)).unwrap();
-            assert_eq!(free.first_from(from, &slots), expected, "from {from}");
+            assert_eq!(free.first_from(from, &slots, |_| true), expected, "from {from}");
         };
         for slot in 0..SLOTS {
-            assert_eq!(free.first_from(0, &slots), slot);
+            assert_eq!(free.first_from(0, &slots, |_| true), slot);
             free.note_taken(slot);
             model.insert(slot);
         }
@@ -471,7 +467,7 @@ mod tests {
                 free.note_taken(slot);
             }
             if seed >> 40 & 7 == 0 {
-                let lowest = free.first_from(0, &slots);
+                let lowest = free.first_from(0, &slots, |_| true);
                 model.insert(lowest);
                 free.note_taken(lowest);
             }

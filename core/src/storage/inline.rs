@@ -12,10 +12,10 @@ impl<const CALLS: usize, const SLOTS: usize, const BODY: usize> ClientStorage
     for InlineClient<CALLS, SLOTS, BODY>
 {
     type Body = InlineBody<BODY>;
-    type Calls = InlineTable<CallEntry<InlineBody<BODY>>, CALLS>;
-    type SlotMap = InlineArray<CallIndex, SLOTS>;
+    type Calls<T: State> = InlineTable<T, CALLS>;
+    type SlotMap<T: Default + State> = InlineArray<T, SLOTS>;
     type FreeSlots = InlineFreeSlots;
-    type Blocks = InlineArray<Due, 1>;
+    type Blocks<T: Default + State> = InlineArray<T, 1>;
     const DEADLINE_BLOCK: u32 = u32::MAX;
 }
 
@@ -41,16 +41,15 @@ impl<
 > ServerStorage for InlineServer<SESSIONS, CONNS, SLOTS, METHODS, BODY>
 {
     type Body = InlineBody<BODY>;
-    type Slots = InlineArray<Slot<InlineBody<BODY>>, SLOTS>;
-    type LazyCalls = InPlace<Calls<Self>>;
-    type Sessions = InlineTable<Session<Self>, SESSIONS>;
-    type Conns = InlineTable<Conn<InlineBody<BODY>>, CONNS>;
-    type Quotas = InlineTable<PrincipalQuota, SESSIONS>;
+    type Slots<T: Default + State> = InlineArray<T, SLOTS>;
+    type Lazy<T: Default + State> = InPlace<T>;
+    type Sessions<T: State> = InlineTable<T, SESSIONS>;
+    type Conns<T: State> = InlineTable<T, CONNS>;
+    type Quotas<T: State> = InlineTable<T, SESSIONS>;
     type Index = InlineIndex<SESSIONS>;
-    type Methods = InlineArray<MethodSpec, METHODS>;
+    type Methods<T: Default + State> = InlineArray<T, METHODS>;
 }
 
-#[doc(hidden)]
 #[derive(Debug, Default)]
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub struct InlineBody<const N: usize>(heapless::Vec<u8, N>);
@@ -72,7 +71,6 @@ impl<const N: usize> Body for InlineBody<N> {
     }
 }
 
-#[doc(hidden)]
 #[derive(Debug)]
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub struct InlineTable<T, const N: usize> {
@@ -143,7 +141,6 @@ impl<T, const N: usize> Table<T> for InlineTable<T, N> {
     }
 }
 
-#[doc(hidden)]
 #[derive(Debug)]
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub struct InlineArray<T, const N: usize>(heapless::Vec<T, N>);
@@ -190,15 +187,14 @@ impl<T: Default, const N: usize> Flat<T> for InlineArray<T, N> {
 }
 
 /// Looks at one slot after another: there are as many as the storage has.
-#[doc(hidden)]
 #[derive(Debug, Default)]
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub struct InlineFreeSlots;
 
 impl FreeSlots for InlineFreeSlots {
-    fn first_from(&self, from: u32, slots: &impl Flat<CallIndex>) -> u32 {
+    fn first_from<T>(&self, from: u32, slots: &impl Flat<T>, is_free: impl Fn(&T) -> bool) -> u32 {
         let slots = slots.as_slice();
-        let free = slots.iter().skip(from as usize).position(CallIndex::is_free);
+        let free = slots.iter().skip(from as usize).position(is_free);
         free.map_or((slots.len() as u32).max(from), |at| from + at as u32)
     }
 
@@ -207,7 +203,6 @@ impl FreeSlots for InlineFreeSlots {
     fn note_freed(&mut self, _: u32) {}
 }
 
-#[doc(hidden)]
 #[derive(Debug, Default)]
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub struct InlineIndex<const N: usize>(heapless::Vec<(u64, u32), N>);
@@ -226,7 +221,6 @@ impl<const N: usize> Index for InlineIndex<N> {
     }
 }
 
-#[doc(hidden)]
 #[derive(Debug, Default)]
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub struct InPlace<T>(T);

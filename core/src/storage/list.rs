@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn an_array_grows_to_its_capacity_and_no_further() {
-        let mut map = <InlineClient<1, 4, 1> as ClientStorage>::SlotMap::default();
+        let mut map = <InlineClient<1, 4, 1> as ClientStorage>::SlotMap::<u32>::default();
         assert!(map.at_or_grow(3).is_some());
         assert!(map.at_or_grow(4).is_none());
         assert_eq!(map.len(), 4);

@@ -23,7 +23,6 @@ const REACH: usize = PAGE_LEN * DIRECTORY_LEN;
 type Page<T> = Box<[T; PAGE_LEN]>;
 type Directory<T> = Box<[Option<Page<T>>; DIRECTORY_LEN]>;
 
-#[doc(hidden)]
 #[derive(Debug)]
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub struct HeapPages<T> {
