@@ -196,7 +196,7 @@ pub struct Grants {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "_explore", derive(Hash))]
 pub enum Refuse {
-    /// The client broke the protocol: a [`ProtocolError::code`].
+    /// The client broke the protocol: a [`ProtocolError::code`](crate::ProtocolError::code).
     Protocol(u8),
     /// No version in common.
     VersionUnsupported {

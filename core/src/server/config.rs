@@ -72,7 +72,7 @@ pub struct ServerConfig {
     /// How far the ledger has come (S32).
     pub commit: u64,
     /// Whether a ledger keeps sessions: the `Welcome` of a new one waits for
-    /// [`confirm_session`](Server::confirm_session) (S30).
+    /// [`confirm_session`](crate::Server::confirm_session) (S30).
     pub records_sessions: bool,
 }
 
@@ -147,7 +147,7 @@ impl Default for MethodSpec {
     }
 }
 
-/// Why a [`Server`] could not be made.
+/// Why a [`Server`](crate::Server) could not be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ServerError {

@@ -12,10 +12,10 @@ pub enum ServerEvent {
     /// The machine has let go of this connection: close it. Its id is not valid any more.
     Close(ConnId, CloseReason),
     /// A session was opened on this connection: record it, then call
-    /// [`confirm_session`](Server::confirm_session). Only with [`ServerConfig::records_sessions`].
+    /// [`confirm_session`](crate::Server::confirm_session). Only with [`ServerConfig::records_sessions`](crate::ServerConfig::records_sessions).
     SessionOpened(ConnId),
     /// The lease of a session is over, or it was ended for cause, and calls of it run: nobody waits for them
-    /// ([`is_wanted`](Server::is_wanted)). Their handlers may stop, or not: only when they have finished is the session
+    /// ([`is_wanted`](crate::Server::is_wanted)). Their handlers may stop, or not: only when they have finished is the session
     /// gone (S6), and until then its client may be back, unless it was ended for cause.
     Abandoned(SessionKey),
     /// A session is over: a ledger may forget it.
