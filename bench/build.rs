@@ -1,4 +1,4 @@
-//! Describes the service of the peer tonic, which needs no protoc so.
+//! Describes the service for the peer tonic, so that the build needs no protoc.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

@@ -1,4 +1,4 @@
-//! An allocator that counts, for each thread, what it gives out and takes back.
+//! An allocator that counts the bytes that each thread allocates and frees.
 
 #![allow(unsafe_code, reason = "a global allocator is an unsafe trait; this one only counts")]
 

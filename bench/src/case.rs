@@ -1,4 +1,4 @@
-//! What is measured: workloads, subjects, streams, cores; and the figures of one measurement.
+//! A measurement: workloads, subjects, streams, cores; and the figures of one measurement.
 
 use std::time::Duration;
 

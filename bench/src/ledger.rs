@@ -1,6 +1,6 @@
 //! What a ledger costs, beside the disk's own sync, one commit of redb, and an idempotency-key table made by hand.
 //!
-//! Rates of a disk say little about another one, so figures are ratios to what the same disk did in the same round. Server
+//! Rates differ from disk to disk, so figures are ratios to what the same disk did by itself in the same round. Server
 //! and clients are one process here, over a pair of sockets: the disk is what is measured.
 
 mod disk;

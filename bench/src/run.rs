@@ -1,4 +1,4 @@
-//! The rounds: every case of a round once, one after another, so that what disturbs one round disturbs all alike.
+//! The rounds: every case of a round once, one after another, so that a disturbance hits all cases alike.
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Who is measured; each has a server and a client, in processes of their own.
+//! The programs that are measured: each has a server and a client, in processes of their own.
 
 mod bare_threads;
 mod oncewire;

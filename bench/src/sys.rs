@@ -1,4 +1,4 @@
-//! What is asked of the system: cores, processor time, memory, congestion control.
+//! Queries of the system: cores, processor time, memory, congestion control.
 
 use std::fs;
 

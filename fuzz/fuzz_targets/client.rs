@@ -1,4 +1,4 @@
-//! Gives cargo-fuzz's inputs to `oncewire_fuzz::targets::client`; built without cargo-fuzz, gives it the files it is told.
+//! Gives cargo-fuzz's inputs to `oncewire_fuzz::targets::client`; built without cargo-fuzz, the files on its command line.
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]

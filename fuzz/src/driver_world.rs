@@ -5,16 +5,16 @@
 //! | [`executor`] | the clock, timers, chance, and an executor whose choices the seed makes |
 //! | [`clocks`] | the clocks of processes, and what happens to them |
 //! | [`net`] | byte streams that are bounded, slow, delivered in pieces, and cut anywhere |
-//! | [`place`] | the one address: dials, servers behind it, and what goes wrong |
-//! | [`handlers`] | the service |
+//! | [`place`] | the one address: dials, the servers behind it, and faults |
+//! | [`handlers`] | the service: its methods and handlers |
 //! | [`flood`] | peers that send to servers without end |
 //! | [`flooded`] | servers that send to their clients without end |
-//! | [`actor`] | those who call |
-//! | [`model`] | what is true, and what may be said of it |
-//! | [`profile`] | what kind of world a seed stands for |
+//! | [`actor`] | tasks that make calls |
+//! | [`model`] | what is true of every operation, and which outcomes it allows |
+//! | [`profile`] | the kind of world that a seed selects |
 //!
-//! A call that somebody waits for must end by its deadline; a lost wake-up is found that way, since time passes only
-//! when nothing is ready. In the end nothing is left: no kept byte, no session, no task.
+//! Every call that is awaited must end by its deadline. This finds lost wake-ups, since time passes only when no task is ready.
+//! In the end nothing may be left: no kept byte, no session, no task.
 
 pub mod actor;
 pub mod clocks;

@@ -2,14 +2,14 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `history.rs` | records who called what when, and what they were told |
+//! | `history.rs` | records each call, when it was made, and what it returned |
 //! | `history/check.rs` | the checker: Wing and Gong's search, with Lowe's memory |
 //! | `history/model.rs` | a register and an append log, as sequential programs |
 //! | `history/run.rs` | the real client and server over memory, connections cut, servers replaced |
 //! | `history/cut.rs` | connections that break after some bytes |
 //!
-//! What the outcomes mean to a history is the promise itself: a reply is an operation that took effect once, between its
-//! call and its return; a call that was not executed is not in the history, so that any effect of it contradicts the
+//! An outcome means to a history what Oncewire promises: a reply is an operation that took effect once, between its call and
+//! its return; a call that was not executed is not in the history, so that any effect of it contradicts the
 //! rest; an unknown one may take effect at any time after its call, once, or never.
 
 pub mod check;

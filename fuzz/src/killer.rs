@@ -3,13 +3,13 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `killer.rs` | what is to be run, and what came of it |
-//! | `killer/run.rs` | the loop: wait for progress, kill somebody, start him again |
+//! | `killer.rs` | options and report |
+//! | `killer/run.rs` | the loop: wait for progress, kill a process, start it again |
 //! | `killer/stage.rs` | the temporary directory, the processes, and what they report |
 //! | `killer/netns.rs` | network namespaces, and a bad link between them |
-//! | `killer/control.rs` | a process's line to the stage |
-//! | `killer/service.rs` | what the server executes, and the journal that it writes before it answers |
-//! | `killer/caller.rs` | a client that calls without end and writes down what it is told |
+//! | `killer/control.rs` | a process's connection to the stage |
+//! | `killer/service.rs` | the service, and the journal that it writes before it answers |
+//! | `killer/caller.rs` | a client that calls without end and journals each outcome |
 //! | `killer/relay.rs` | joins a client's pipes to the server's socket |
 //! | `killer/journal.rs` | the journals |
 //! | `killer/check.rs` | whether they agree |
@@ -19,10 +19,10 @@
 //! over all lives of the server:
 //!
 //! - a call with a reply was executed once, by the life and at the position that the reply names;
-//! - a call that was told to be not executed never was;
+//! - a call that ended as not executed never ran;
 //! - any other call, unknown, given up, or of a client that was killed, was executed at most once;
 //! - one life of the server executes the calls of one client in the order in which they were made (S13);
-//! - as long as somebody lives to call and somebody to answer, calls are answered.
+//! - as long as a client and a server live, calls are answered.
 
 mod caller;
 mod check;

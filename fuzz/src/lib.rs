@@ -1,16 +1,18 @@
-//! Attacks on Oncewire: a simulated world with a reference model, and the functions behind the fuzz targets.
+//! Simulation and verification of Oncewire: worlds from a seed, a model checker, fuzz targets, and real kills.
+//!
+//! Each module has a binary of the same name, where it says so; `TESTING.md` says what each of them proves.
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`world`] | clients, servers, connections, clocks and crashes from one seed; checked after every step |
-//! | [`driver_world`] | the driver's real clients and servers over simulated streams, timers and scheduling |
-//! | [`explore`] | every schedule of small worlds, state by state |
-//! | [`storage_world`] | the real ledger on a disk that tears, fails, fills up and lies |
+//! | [`world`] | binary; the core's machines, connections, clocks and crashes from one seed, checked after every step |
+//! | [`driver_world`] | binary; the driver's real clients and servers over simulated streams, timers and scheduling |
+//! | [`explore`] | binary; model checking: every schedule of small worlds, state by state |
+//! | [`storage_world`] | binary; the real ledger on a disk that tears, fails, fills up and lies |
 //! | [`targets`] | the functions behind the fuzz targets |
-//! | [`history`] | whether what callers were told while connections broke and servers went is linearizable |
-//! | [`killer`] | real processes, killed at random moments, whose journals must agree |
-//! | [`mutant`] | servers and callers that are broken on purpose, for the checkers to find out |
-//! | [`rng`] | chance from a seed |
+//! | [`history`] | whether what callers learned while connections broke and servers were replaced is linearizable |
+//! | [`killer`] | binary; real processes, killed at random moments, whose journals must agree |
+//! | [`mutant`] | planted bugs that the checkers must find |
+//! | [`rng`] | random numbers from a seed |
 //! | [`cli`] | the command line that the simulators share |
 
 pub mod cli;

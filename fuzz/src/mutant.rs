@@ -1,5 +1,5 @@
-//! Breakage on purpose: what the checkers of [`history`](crate::history), [`killer`](crate::killer) and
-//! [`driver_world`](crate::driver_world) must catch.
+//! Planted bugs that the checkers of [`history`](crate::history), [`killer`](crate::killer) and
+//! [`driver_world`](crate::driver_world) must find.
 //!
 //! The product has no switch to break it, but for three faults that only a server can have ([`ServerFault`], behind a
 //! feature). A mutant stands in front of it: a proxy that reads the frames between a

@@ -1,4 +1,4 @@
-//! Chance from a seed.
+//! Random numbers from a seed.
 
 /// A small generator whose whole state is one number (splitmix64), behind choices that somebody else makes.
 #[derive(Clone, Debug)]

@@ -2,20 +2,20 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`disk`] | tears what was not synced, fails, fills up, is slow, and lies if it is told to |
+//! | [`disk`] | tears what was not synced, fails, fills up, is slow, and lies, if a mutant asks for it |
 //! | [`ledger`] | the real store on that disk; its commits end where the seed says; what is found on the disk |
-//! | [`host`] | the server's lives, the way to it, and what goes wrong |
+//! | [`host`] | the lives of the server, the connections to it, and faults |
 //! | [`program`] | durable clients: they die anywhere, and go on from their journals |
 //! | [`journal`] | the real journal on a disk of its own |
 //! | [`stranger`] | peers that send calls before they are welcome |
 //! | [`service`] | a transactional method, a recorded one, and one that reads what is durable |
-//! | [`caller`] | those who call |
-//! | [`model`] | what is true, and what may be said of it |
-//! | [`profile`] | what kind of world a seed stands for |
+//! | [`caller`] | tasks that make calls |
+//! | [`model`] | what is true of every operation, and which outcomes it allows |
+//! | [`profile`] | the kind of world that a seed selects |
 //!
 //! The clock, the tasks and the links are those of [`driver_world`](crate::driver_world). Each time a server opens its
-//! ledger, and in the end, all that was promised is held against the file: who was told what, which payments are in the
-//! tables, and which records.
+//! ledger, and in the end, the file is compared with all that was promised: every outcome that a caller got, every payment in the
+//! tables, and every record.
 
 pub mod caller;
 pub mod disk;

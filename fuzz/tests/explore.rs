@@ -1,4 +1,4 @@
-//! Every schedule of the smallest worlds; that broken machines are found out; and schedules that once broke a promise.
+//! Every schedule of the smallest worlds; that planted bugs are found; and schedules that once broke a promise.
 #![allow(missing_docs)]
 
 use oncewire_fuzz::explore::{Action, BROKEN, Limits, SCENES, Scene, explore, replay, shortest};

@@ -1,4 +1,4 @@
-//! Servers, clients and relays are really killed, on every transport; and what is broken on purpose is found out.
+//! Servers, clients and relays are really killed, on every transport; and planted bugs are found.
 
 use std::process::{Command, Output};
 

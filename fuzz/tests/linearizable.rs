@@ -1,5 +1,5 @@
-//! What callers are told agrees with one order of all calls, whatever happens to connections and servers; and a server or
-//! a caller that is broken on purpose is found out.
+//! All outcomes agree with one order of all calls, whatever happens to connections and servers; and planted bugs are
+//! found.
 
 use oncewire_fuzz::history::check::Verdict;
 use oncewire_fuzz::history::run::{Histories, Plan, run};

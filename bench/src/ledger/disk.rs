@@ -1,4 +1,4 @@
-//! What the disk and redb do by themselves.
+//! The disk by itself, and redb by itself.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -1,4 +1,4 @@
-//! Three ways to pay in: in the ledger's transaction, recorded, and with an idempotency-key table made by hand.
+//! Three ways to make a payment: in the ledger's transaction, recorded, and with an idempotency-key table made by hand.
 
 use std::io;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Bare streams, one smol thread, length-prefixed frames: what a wire can do when nothing is promised.
+//! Bare streams, one smol thread, length-prefixed frames: the limit of the wire, without any promise.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

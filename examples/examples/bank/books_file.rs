@@ -1,7 +1,7 @@
 //! The books of a bank, written down line by line, so that they survive its process.
 //!
-//! This is the service's own store, of which the ledger knows nothing: whether a line stands here and whether the call's
-//! record stands there are two questions, and between the two a crash leaves a call interrupted. What was written is
+//! This is the service's own store, of which the ledger knows nothing: its line and the ledger's record are
+//! two writes, and a crash between them leaves the call interrupted. What was written is
 //! safe from a killed process, not from a power cut.
 
 use std::fs::{File, OpenOptions};

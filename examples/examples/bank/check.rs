@@ -1,4 +1,4 @@
-//! What a client's outcomes imply, held against what the server says.
+//! Compares what a client's outcomes imply with what the server says.
 //!
 //! The expected balance comes from outcomes alone: a reply that says so moved money, a declined or `NotExecuted` call
 //! did not, and an `Unknown` that was never resolved may or may not have. Beyond that the server's log must agree with

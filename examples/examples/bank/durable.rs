@@ -1,6 +1,6 @@
 //! The bank with a ledger: its calls and its accounts survive a crash.
 //!
-//! *Recorded*: the handlers and the books are those of every bank, the books stand in a file beside the ledger, and a
+//! *Recorded*: the handlers and the books are those of every bank, the books are a file beside the ledger, and a
 //! crash between the two leaves the call `Unknown(Interrupted)`. *Transactional*: accounts and log are tables in the
 //! ledger's file, and money moves in the transaction that records the reply: exactly once.
 

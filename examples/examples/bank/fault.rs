@@ -1,4 +1,4 @@
-//! The fault injector: stands between clients and a server, and treats their connections badly.
+//! The fault injector: a relay between clients and a server that damages their connections.
 //!
 //! It knows where frames begin and end, so that it can cut a connection before a frame, inside one, or right after one, in
 //! either direction; swallow a reply and what follows it; and hold frames back. What it does to its n-th connection

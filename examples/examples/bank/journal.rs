@@ -1,6 +1,6 @@
 //! What a client intends and learns, written down line by line, so that it is known of a client that was killed.
 //!
-//! A line `+` stands there before its operation begins, a line `-` after its outcome came. The process may be killed at
+//! A line `+` is written before its operation begins, a line `-` after its outcome came. The process may be killed at
 //! any moment, but not the machine: what was written is there.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,7 +1,7 @@
 //! Plain at-least-once retries, as libraries do them that cannot tell "never arrived" from "executed, reply lost".
 //!
 //! Whatever has no reply is made again as a new call. It is the same library, the same server and the same faults; the
-//! only difference is that nobody looks at the outcome.
+//! only difference is that the outcome is ignored.
 
 use std::time::Duration;
 

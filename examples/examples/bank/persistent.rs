@@ -1,9 +1,9 @@
 //! A client whose calls outlive it: killed at any moment and started again, it learns what became of each.
 //!
-//! It keeps two files. In the library's journal stand the session and the calls; in the bank's own stands what the
-//! client intends and what it has learned, as an application's own data would. An outcome is confirmed when it stands in
-//! the second: a crash between the two tells it again. What was intended, has no outcome, and is not in the library's
-//! journal was never handed: it was not executed.
+//! It keeps two files. The library's journal has the session and the calls; the bank's own has what the client intends and
+//! what it has learned, as an application's own data would. An outcome is confirmed when it is in the second: after a crash
+//! between the two it is reported again. What was intended, has no outcome, and is not in the library's journal was never
+//! sent: it was not executed.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! The core in a program of your own, over tokio.
 //!
-//! It does no I/O and reads no clock. Whoever owns a machine goes round one loop:
-//! 1. Tell it what happened: bytes came, the connection broke, time has passed (`handle_…`).
+//! It does no I/O and reads no clock. The owner of a machine runs one loop:
+//! 1. Report what happened: bytes came, the connection broke, time has passed (`handle_…`).
 //! 2. Give it commands: `call` at the client; `start`, `refuse`, `reply` at the server.
 //! 3. Do what it wants: write what `poll_transmit` gives, obey `poll_event`, and wait, here in
 //!    `select!`, no longer than until `poll_timeout`.

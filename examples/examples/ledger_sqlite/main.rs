@@ -1,7 +1,7 @@
 //! Exactly once in a service's own SQL database: `cargo run --release --example ledger_sqlite [-- KILLS]`.
 //!
-//! Starts a bank in a process of its own, kills it with `SIGKILL` again and again while calls are under way, and holds
-//! the database against what callers were told. Exits with 1 if they differ.
+//! Starts a bank in a process of its own, kills it with `SIGKILL` again and again while calls are under way, and compares
+//! the database with the outcomes that callers got. Exits with 1 if they differ.
 //!
 //! | file | what it does |
 //! |---|---|

@@ -1,4 +1,4 @@
-//! Callers, kills, and whether the database holds what callers were told.
+//! Callers, kills, and the comparison of the database with the outcomes that callers got.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};

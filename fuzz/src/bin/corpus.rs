@@ -1,4 +1,4 @@
-//! Writes what the corpora began with: a directory for each target.
+//! Writes the first inputs of each fuzz target into a directory of its own.
 
 use std::path::PathBuf;
 

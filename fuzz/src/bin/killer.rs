@@ -1,4 +1,4 @@
-//! Kills servers and clients, and looks whether what callers were told was true.
+//! Kills servers and clients at random moments, and checks that every outcome which a caller got was true.
 //!
 //! `cargo run --release -p oncewire-fuzz --bin killer -- --kills 200`
 
@@ -10,16 +10,16 @@ use oncewire_fuzz::cli::{mutants, name, planted};
 use oncewire_fuzz::killer::{Failure, Options, ROLE, Transport, play, run};
 use oncewire_fuzz::mutant::{ALL, Mutant};
 
-/// Kills servers and clients at random moments, and looks whether what callers were told was true. Exits 1 if not.
+/// Kills servers and clients at random moments, and checks that every outcome which a caller got was true. Exits 1 if not.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// How many signals hit somebody, for each transport.
+    /// How many signals hit a process, for each transport.
     #[arg(long, default_value_t = 100)]
     kills: u64,
     /// Only this transport; without it, all of them one after another.
     #[arg(long)]
     transport: Option<Transport>,
-    /// Where chance comes from: who is hit, and after how many replies.
+    /// The seed of the random choices: which process is hit, and after how many replies.
     #[arg(long)]
     seed: Option<u64>,
     /// How many clients call.
@@ -32,7 +32,7 @@ struct Arguments {
     /// root, ip and tc, and exits 3 where the machine does not allow it.
     #[arg(long)]
     netns: bool,
-    /// Leaves the journals for you to read.
+    /// Keeps the journals, to be read.
     #[arg(long)]
     keep: bool,
 }

@@ -1,4 +1,4 @@
-//! Those who call: every way of making, waiting for, holding and dropping a call.
+//! Tasks that make calls, in every way in which a call can be made, awaited, held and dropped.
 
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;

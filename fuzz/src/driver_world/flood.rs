@@ -1,7 +1,7 @@
 //! Peers that send to a server without end: what it does for one of them in one turn is bounded.
 //!
-//! Their stream always has bytes to read, so a connection that reads for as long as there is something holds everybody up
-//! for ever. Time passes with what is read of a flood: a bound in time is a bound in reads.
+//! Their stream always has bytes to read, so a connection that reads for as long as there is something would hold up
+//! all others for ever. Time passes with what is read of a flood: a bound in time is a bound in reads.
 
 use std::collections::VecDeque;
 use std::io;

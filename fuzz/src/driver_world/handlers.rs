@@ -1,6 +1,6 @@
-//! The service of the world: what its methods are, and what their handlers do.
+//! The service of the world: its methods, and what their handlers do.
 //!
-//! What becomes of an execution is drawn from its operation's number, so that it does not depend on when it runs.
+//! How an execution ends is derived from its operation's number, so that it does not depend on when it runs.
 
 use std::future::Future;
 use std::pin::Pin;

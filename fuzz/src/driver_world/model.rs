@@ -1,4 +1,4 @@
-//! What is true of every operation, and what was said of it.
+//! The reference model: how often every operation ran, and which outcomes its caller may get.
 
 use std::collections::BTreeMap;
 

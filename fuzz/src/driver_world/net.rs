@@ -1,7 +1,7 @@
 //! Simulated byte streams: bounded, slow, delivered in pieces, cut anywhere.
 //!
-//! A link is two wires. Whoever polls last is the one who is woken: nothing more is promised by the traits, and a
-//! driver that counts on more hangs.
+//! A link is two wires. Only the task that polled last is woken: the traits promise no more, and a driver that counts on
+//! more hangs.
 
 use std::collections::VecDeque;
 use std::io;

@@ -1,4 +1,4 @@
-//! The one address, and the servers behind it.
+//! The one address of the world, the servers behind it, and the faults of both.
 
 use std::collections::VecDeque;
 use std::future::Future;

@@ -1,4 +1,4 @@
-//! What happened, for people and for comparing runs.
+//! A log of what happened, to be read, and a hash of it, to compare runs.
 
 use std::collections::VecDeque;
 

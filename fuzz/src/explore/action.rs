@@ -1,4 +1,4 @@
-//! What can happen next, and that it happens.
+//! The actions that are possible in a state, and their execution.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What a server does with a call, step by step, with its ledger; and how servers die.
+//! A server: the steps of its handlers and of its ledger, and its death.
 
 use std::rc::Rc;
 

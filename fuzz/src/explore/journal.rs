@@ -1,4 +1,4 @@
-//! Durable clients: what their journal has, and what becomes of them when their process dies.
+//! Durable clients: the content of their journals, and the death of their processes.
 
 use oncewire_core::{Call, CallId, Client, ClientSession, NotExecuted, Outcome, Unknown, Xid};
 

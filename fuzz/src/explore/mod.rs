@@ -6,7 +6,7 @@
 //! the ledger, and the reference [`model`](crate::world::model) of the simulated world, which judges after every step. A
 //! state seen before is not tried again.
 //!
-//! Where nothing goes on by itself any more, every call must have had its outcome; then faults stop, clients close,
+//! In a state where nothing goes on by itself, every call must have had its outcome; then faults stop, clients close,
 //! leases pass, and everything must be released.
 //!
 //! # What is left out, and why nothing is lost

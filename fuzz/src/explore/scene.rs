@@ -1,4 +1,4 @@
-//! The worlds: each is small in everything but what it is about.
+//! The worlds: each is small, except in what it tests.
 
 use oncewire_core::{MethodId, MethodSpec};
 

@@ -1,4 +1,4 @@
-//! Where nothing goes on by itself any more: every call has its outcome, and everything is released in the end.
+//! The check of a state in which nothing goes on by itself: every call has its outcome, and everything can be released.
 
 use super::action::Action;
 use super::world::{FOREVER, LEASE, World};

@@ -1,9 +1,9 @@
 //! Whether a history is linearizable.
 //!
 //! The search is Wing and Gong's (JPDC 1993): take an operation that no other one precedes, let the sequential model
-//! execute it, go on with the rest; go back when what the model returns is not what the client was told. Lowe's memory
+//! execute it, go on with the rest; go back when the model returns something else than the client got. Lowe's memory
 //! (CCPE 2017) cuts it short: the same operations taken in another order, with the same state after them, need not be
-//! looked at again. Operations that nobody knows the end of may be taken at any time or left out.
+//! looked at again. Operations of unknown outcome may be taken at any time or left out.
 
 use std::collections::HashSet;
 use std::hash::Hash;

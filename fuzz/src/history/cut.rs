@@ -1,4 +1,4 @@
-//! Connections that break after some bytes, or when they are told to.
+//! Connections that break after some bytes, or on command.
 
 use std::io;
 use std::pin::Pin;

@@ -1,5 +1,5 @@
-//! The real client and server over memory: connections are cut, servers replaced, callers lose patience; what everybody
-//! called and was told is recorded.
+//! The real client and server over memory: connections are cut, servers replaced, callers give up; every call
+//! and its outcome are recorded.
 //!
 //! Several threads run it, so the seed replays the faults and the calls, not the interleaving.
 

@@ -1,4 +1,4 @@
-//! A client that calls without end and writes down what it is told.
+//! A client that calls without end and journals each outcome.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};

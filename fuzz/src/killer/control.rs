@@ -1,5 +1,5 @@
-//! A process's line to the stage: it says what it is and how it gets on, hears what it is to do, and ends when the line
-//! does.
+//! A process's connection to the stage: it reports what it is and its progress, receives orders, and ends with the
+//! connection.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;

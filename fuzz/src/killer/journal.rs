@@ -1,5 +1,5 @@
-//! What clients and servers write down while they can: one line, one `write`. A line that is not whole is the last one
-//! of somebody who was killed, and counts as not written.
+//! The journals of clients and servers: each line is one `write`. An incomplete line is the last one of a killed process, and
+//! counts as not written.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};

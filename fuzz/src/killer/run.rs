@@ -1,4 +1,4 @@
-//! The loop: wait for progress, kill somebody, start him again; in the end, compare the journals.
+//! The loop: wait for progress, kill a process, start it again; in the end, compare the journals.
 
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;

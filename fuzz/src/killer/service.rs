@@ -1,4 +1,4 @@
-//! What the server executes, and the journal that it writes before it answers.
+//! The service, and the journal that the server writes before it answers.
 
 use std::collections::HashMap;
 use std::error::Error;

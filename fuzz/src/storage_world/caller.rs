@@ -1,4 +1,4 @@
-//! Those who call.
+//! Tasks that make calls.
 
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;

@@ -1,8 +1,8 @@
-//! A disk that does what disks are allowed to do, and, if it is told to, what they are not.
+//! A disk that does what disks may do, and, with a mutant, what they may not.
 //!
-//! What is written stands in the cache, where reads see it, until a sync. A power cut leaves of each write since the last
-//! sync all, nothing, or any bytes; the death of a process leaves the cache. A sync that fails may have written some, and
-//! what it has not it may have forgotten: the cache goes on showing what will never be on the platter.
+//! What is written is in the cache, where reads see it, until a sync. A power cut leaves of each write since the last
+//! sync all, nothing, or any bytes; the death of a process leaves the cache. A sync that fails may have written
+//! a part, and may have forgotten the rest: the cache goes on showing what will never be on the platter.
 
 use std::fmt;
 use std::io;

@@ -1,4 +1,4 @@
-//! The server's lives, the way to it, and what goes wrong.
+//! The lives of the server, the connections to it, and faults.
 
 use std::collections::BTreeMap;
 use std::io;

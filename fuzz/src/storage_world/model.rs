@@ -1,4 +1,4 @@
-//! What is true of every operation, what was said of it, and what is on the disk for good.
+//! The reference model: how often every operation ran, which outcomes its caller may get, and what is durable.
 
 use std::collections::{BTreeMap, BTreeSet};
 

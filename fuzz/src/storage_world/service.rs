@@ -1,6 +1,6 @@
 //! The service: a transactional method, a recorded one, and one that reads what is durable.
 //!
-//! What becomes of an execution is drawn from its operation's number, so that it does not depend on when it runs.
+//! How an execution ends is derived from its operation's number, so that it does not depend on when it runs.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Peers that send calls before they are welcome, and leave without a word.
 //!
-//! Links deliver in pieces, so what stands behind a `Hello` may be read after its `Welcome` has left: such a call may
+//! Links deliver in pieces, so what follows a `Hello` may be read after its `Welcome` has left: such a call may
 //! run. Each connection has a name and operations of its own, so that the model knows which session it ran in.
 
 use std::future::{Future, poll_fn};

@@ -1,4 +1,4 @@
-//! Both machines against each other, in a small world whose every choice is the input's.
+//! Both machines against each other, in a small world in which the input makes every choice.
 
 use crate::world::{self, Broken};
 

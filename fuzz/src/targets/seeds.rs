@@ -1,4 +1,4 @@
-//! What the corpora began with: ordinary exchanges, written down as each target's input.
+//! The first inputs of the corpora: ordinary exchanges, encoded for each target.
 
 use oncewire_core::wire::Role;
 

@@ -1,4 +1,4 @@
-//! What requests and replies carry: an operation's number, and a pattern that shows every changed byte.
+//! The bodies of requests and replies: an operation's number, and a pattern that shows every changed byte.
 
 /// Bytes of the number at the front of a request.
 pub const REQUEST_HEAD: usize = 8;

@@ -1,4 +1,4 @@
-//! What goes wrong.
+//! The faults of the world.
 
 use super::World;
 use super::profile::MS;

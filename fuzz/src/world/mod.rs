@@ -1,23 +1,24 @@
 //! A simulated world: clients, servers behind one address, connections, clocks and crashes, all from one seed.
 //!
-//! Nothing here is chance but what [`Rng`] gives, so a seed replays exactly. After every turn the reference [`model`]
-//! is asked whether every promise was kept:
+//! All randomness comes from [`Rng`], so a seed replays exactly. After every turn the reference [`model`] checks that every
+//! promise was kept:
 //!
-//! - an operation, and an xid of a session, is executed at most once, idempotent ones excepted; never once its client
-//!   was told that it was not executed, neither before nor after;
+//! - an operation, and an xid of a session, is executed at most once, idempotent ones excepted; never if its client
+//!   learned that it was not executed, neither before nor after;
 //! - a reply is the one that this operation's execution gave, byte for byte, whenever and however often it is sent;
 //! - a call has one outcome, or `Unknown` with a ticket and then one; a forgotten or one-way call has none;
-//! - calls of a session are let in by xid (S13), sessions end when they may (S6);
+//! - calls of a session are admitted by xid (S13), sessions end when they may (S6);
 //! - the bytes that a server keeps, and its calls that run, are what the model says, and within its budgets;
-//! - `Unknown` for good is said only where something has happened after which nobody can know;
+//! - a call ends as `Unknown` for good only after something that makes its outcome unknowable;
 //! - deadlines, handshakes and leases end at their time, on the clock of the machine that judges them;
-//! - no machine calls an undamaged peer a breaker of the protocol, nor dead while its bytes get through, however slowly;
+//! - no machine accuses an undamaged peer of breaking the protocol, nor calls it dead while its bytes get through, however
+//!   slowly;
 //! - once faults stop, every call ends, and everything is released.
 //!
 //! In a world with damage (`Profile::corrupt`), the first client's bytes may be changed on their way. The wire has no
-//! checksum, so of that client nothing is checked but that nobody panics, that no budget is exceeded and that all is
+//! checksum, so of that client nothing is checked but that no machine panics, that no budget is exceeded and that all is
 //! released in the end; and of servers that it reached, kept bytes are not compared with the model's any more. Every
-//! check of the other clients stands.
+//! check of the other clients holds.
 
 pub mod body;
 mod broken;

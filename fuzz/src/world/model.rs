@@ -1,6 +1,6 @@
 //! The reference model: what must be true of every operation, every session and every kept byte.
 //!
-//! It learns what servers execute and what clients are told, and reads along the frames that a server has taken, so
+//! It records what servers execute and which outcomes clients report, and reads the frames that a server has taken, so
 //! that it knows by itself what that server may keep. It shares no code with the machines but the frame decoder.
 
 use std::hash::{Hash, Hasher};

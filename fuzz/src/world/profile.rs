@@ -1,4 +1,4 @@
-//! What kind of world a seed stands for.
+//! The kind of world that a seed selects.
 
 use std::time::Duration;
 
