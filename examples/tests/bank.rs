@@ -214,7 +214,8 @@ fn with_a_ledger_balances_and_outcomes_survive_kills_of_server_and_clients() {
 
 #[test]
 fn the_crash_test_notices_a_ledger_that_writes_after_replying() {
-    for arguments in [&["--broken-ledger"][..], &["--broken-ledger", "--transactional"]] {
+    for arguments in [&["--mutant=hasty-ledger"][..], &["--mutant=hasty-ledger", "--transactional"]]
+    {
         // A kill shows it only if a call had run and its client had not heard: now and then, eight show nothing.
         let (code, told) = crash_test("40", arguments);
         assert_eq!(code, Some(1), "{told}");

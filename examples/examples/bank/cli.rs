@@ -58,6 +58,13 @@ pub(crate) struct ServeArgs {
     pub(crate) ledger: LedgerArgs,
 }
 
+/// A planted bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Mutant {
+    /// The ledger says that it has written what it writes later: replies leave before they are durable.
+    HastyLedger,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct LedgerArgs {
     /// Keeps sessions, calls and accounts in this file, so that they survive a crash.
@@ -66,9 +73,9 @@ pub(crate) struct LedgerArgs {
     /// Money moves in the ledger's own transactions: exactly once, whenever the crash comes.
     #[arg(long, requires = "ledger")]
     pub(crate) transactional: bool,
-    /// The ledger's disk says that it has written what it writes later.
+    /// Plants a bug.
     #[arg(long, requires = "ledger")]
-    pub(crate) broken_ledger: bool,
+    pub(crate) mutant: Option<Mutant>,
 }
 
 #[derive(Debug, Args)]
@@ -82,9 +89,9 @@ pub(crate) struct CrashTestArgs {
     /// Clients keep their calls on disk too: those that were killed are started again, and learn what became of each.
     #[arg(long)]
     pub(crate) durable: bool,
-    /// The ledger's disk lies: replies leave before they are durable. The test must fail.
+    /// Plants a bug: the test must fail.
     #[arg(long)]
-    pub(crate) broken_ledger: bool,
+    pub(crate) mutant: Option<Mutant>,
     /// Decides who is killed, and the calls; drawn if not given.
     #[arg(long)]
     pub(crate) seed: Option<u64>,

@@ -10,7 +10,7 @@ use smol::process::Child;
 use crate::address::Address;
 use crate::chance::{Rng, pause, within};
 use crate::check::{Doubt, Findings, check};
-use crate::cli::CrashTestArgs;
+use crate::cli::{CrashTestArgs, Mutant};
 use crate::client::{AUDIT_TIMEOUT, FAULTS_MAX, Load, Report, ask, connect};
 use crate::journal;
 use crate::process::{ServerProcess, TempDir, report, size, start_client};
@@ -37,10 +37,9 @@ pub(crate) async fn run(args: &CrashTestArgs, seed: u64) -> Result<bool, String>
     let dir = TempDir::new()?;
     let address = Address::Unix(dir.file("bank.sock"));
     let mut arguments = vec!["--ledger".to_owned(), dir.file("bank.ledger").display().to_string()];
-    for (given, name) in
-        [(args.transactional, "--transactional"), (args.broken_ledger, "--broken-ledger")]
-    {
-        arguments.extend(given.then(|| name.to_owned()));
+    arguments.extend(args.transactional.then(|| "--transactional".to_owned()));
+    if args.mutant == Some(Mutant::HastyLedger) {
+        arguments.push("--mutant=hasty-ledger".to_owned());
     }
     let server = ServerProcess::start_with(&address, &arguments).await?;
     let rng = Rng::new(seed, 0);

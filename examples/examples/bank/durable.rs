@@ -17,6 +17,7 @@ use oncewire_ledger_redb::redb::{
 use oncewire_ledger_redb::{RedbLedger, RedbStore, Snapshot, Transaction};
 
 use crate::chance::unique;
+use crate::cli::Mutant;
 use crate::service::{
     AUDIT, AUDIT_PAGE_LEN_MAX, AccountId, AuditPage, BALANCE, BankError, Change, DEDUCT, DEPOSIT,
     Executions, LEASE, NOTE, Note, OPEN, Open, Operation, SERVICE, STATS, Stats, recorded_server,
@@ -27,8 +28,12 @@ const ACCOUNTS: TableDefinition<'_, AccountId, u64> = TableDefinition::new("acco
 const LOG: TableDefinition<'_, (u64, u64), (u32, u32)> = TableDefinition::new("log");
 
 /// A bank on the ledger in this file.
-pub(crate) fn server(path: &Path, transactional: bool, broken: bool) -> Result<Server, String> {
-    let ledger = if broken {
+pub(crate) fn server(
+    path: &Path,
+    transactional: bool,
+    mutant: Option<Mutant>,
+) -> Result<Server, String> {
+    let ledger = if mutant == Some(Mutant::HastyLedger) {
         let disk = LyingDisk::open(path).map_err(|e| format!("{}: {e}", path.display()))?;
         let id = u128::from(unique()) << 64 | u128::from(unique());
         RedbStore::with_backend(disk, ServerId::from_bytes(id.to_le_bytes())).map(RedbLedger::new)

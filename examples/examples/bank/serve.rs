@@ -26,7 +26,7 @@ pub(crate) async fn run(
     // First of all: two banks with one ledger do not get as far as to listen.
     let server = match &ledger.ledger {
         None => service::server().map_err(|error| error.to_string())?,
-        Some(path) => durable::server(path, ledger.transactional, ledger.broken_ledger)?,
+        Some(path) => durable::server(path, ledger.transactional, ledger.mutant)?,
     };
     let acceptor = address.bind().await.map_err(explain)?;
     let ready = format!("listening on {}, server {}\n", acceptor.address(), server.id());
