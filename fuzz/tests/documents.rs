@@ -1,0 +1,121 @@
+//! What documents cite is there: files, binaries, examples, tests; and everything that is published says what it is.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Every file of the repository, by git; none where there is no git.
+fn files() -> Vec<String> {
+    let mut git = Command::new("git");
+    git.args(["ls-files", "--cached", "--others", "--exclude-standard"]).current_dir(root());
+    let Some(output) = git.output().ok().filter(|output| output.status.success()) else {
+        eprintln!("skipped: git does not list the files");
+        return Vec::new();
+    };
+    let all = String::from_utf8(output.stdout).expect("paths are text");
+    all.lines().filter(|path| root().join(path).exists()).map(str::to_owned).collect()
+}
+
+/// The documents among them, but not the changelog, which speaks of what was.
+fn documents(files: &[String]) -> impl Iterator<Item = &String> {
+    files.iter().filter(|path| path.ends_with(".md") && *path != "CHANGELOG.md")
+}
+
+/// What stands in backticks, and where links lead.
+fn cited(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().flat_map(|line| {
+        let code = line.split('`').skip(1).step_by(2);
+        let links = line.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+        code.chain(links)
+    })
+}
+
+fn is_path(text: &str) -> bool {
+    let known = [".rs", ".md", ".toml", ".txt", ".svg"].iter().any(|end| text.ends_with(end));
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/_-.".contains(c);
+    known && text.chars().all(plain) && !text.contains("://")
+}
+
+#[test]
+fn every_file_that_a_document_cites_exists() {
+    let files = files();
+    let mut missing = Vec::new();
+    for document in documents(&files) {
+        let text = read(document);
+        for path in cited(&text).filter(|path| is_path(path)) {
+            // A document may leave out the folders that its reader knows. VERSION stands for any.
+            let path = path.trim_start_matches("../");
+            let is_it = |file: &String| {
+                file.strip_suffix(path).is_some_and(|rest| rest.is_empty() || rest.ends_with('/'))
+            };
+            if !path.contains("VERSION") && !files.iter().any(is_it) {
+                missing.push(format!("{document}: {path}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+#[test]
+fn every_program_that_a_document_runs_exists() {
+    let kinds = [
+        ("--bin ", &["fuzz/src/bin", "ledger-redb/src/bin", "bench/src/bin"][..]),
+        ("--example ", &["examples/examples", "ledger-redb/examples"]),
+        (
+            "--test ",
+            &[
+                "core/tests",
+                "driver/tests",
+                "fuzz/tests",
+                "ledger-redb/tests",
+                "transport-tcp/tests",
+                "examples/tests",
+                "transport-unix/tests",
+                "transport-pipe/tests",
+            ],
+        ),
+    ];
+    let (files, mut missing) = (files(), Vec::new());
+    for document in documents(&files) {
+        let text = read(document);
+        for (flag, folders) in kinds {
+            for name in text.split(flag).skip(1) {
+                let end = name.find(|c: char| !c.is_ascii_alphanumeric() && !"_-".contains(c));
+                let name = &name[..end.unwrap_or(name.len())];
+                let exists = |folder: &&str| {
+                    let base = root().join(folder);
+                    base.join(format!("{name}.rs")).exists() || base.join(name).is_dir()
+                };
+                if !name.is_empty() && !folders.iter().any(exists) {
+                    missing.push(format!("{document}: {flag}{name}"));
+                }
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+#[test]
+fn every_published_crate_says_what_it_is() {
+    for folder in
+        ["core", "driver", "ledger-redb", "transport-pipe", "transport-tcp", "transport-unix"]
+    {
+        let manifest = read(&format!("{folder}/Cargo.toml"));
+        for field in
+            ["description", "keywords", "categories", "license", "repository", "rust-version"]
+        {
+            let is_there = manifest.lines().any(|line| line.starts_with(field));
+            assert!(is_there, "{folder}/Cargo.toml has no {field}");
+        }
+        for file in ["README.md", "LICENSE-MIT", "LICENSE-APACHE"] {
+            assert!(root().join(folder).join(file).exists(), "{folder} has no {file}");
+        }
+    }
+}
