@@ -125,7 +125,7 @@ fn c128_a_server_that_reads_one_connection_without_end_is_found_out() {
 
 #[test]
 fn c137_a_receiver_that_is_not_heard_is_found_out() {
-    is_caught(Mutant::Mute, 50..100, "lost a sound connection");
+    is_caught(Mutant::Mute, 110..130, "lost a sound connection");
 }
 
 #[test]

@@ -177,8 +177,7 @@ impl Actor {
         let now = world.sim.now();
         let op = lock(&world.model).begin(now, self.at, kind);
         let len = if self.rng.one_in(10) { self.rng.index(5_000) } else { self.rng.index(60) };
-        let one_in = if world.profile.slow { 4 } else { 4 };
-        let large = world.profile.large && kind.method == handlers::RAW_PLACE && op % one_in == 0;
+        let large = world.profile.large && kind.method == handlers::RAW_PLACE && op % 4 == 0;
         let len = if large { handlers::LARGE_MAX / (1 + op as usize % 5) } else { len };
         world.sim.note(|| format!("actor {} begins {op}: {kind:?}", self.number));
         let request: Request = (op, handlers::pad(op, len));
