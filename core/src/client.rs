@@ -6,7 +6,7 @@
 //! | `client/call.rs` | one call |
 //! | `client/calls.rs` | which calls wait, which are unsettled, which slot is whose |
 //! | `client/receive.rs` | frames that come |
-//! | `client/recovery.rs` | what happens to a call: every decision, as pure functions |
+//! | `client/recovery.rs` | what happens to a call, and to the session: every decision, as pure functions |
 //! | `client/transmit.rs` | frames that go |
 //! | `client/config.rs` | configuration, and a call to be made |
 //! | `client/event.rs` | replies, events, the session, counters |
@@ -33,11 +33,11 @@ use core::time::Duration;
 use crate::error::{CallError, CloseReason, SessionEnd};
 use crate::ids::CallId;
 use crate::keepalive::Keepalive;
-use crate::outcome::{NotExecuted, Outcome, Unknown};
+use crate::outcome::{NotExecuted, Outcome};
 use crate::storage::{Body, ClientStorage, Places, Table};
 use crate::time::Instant;
-use call::CallState;
 use calls::{CallTable, Calls};
+use recovery::{GiveUp, Reason};
 use transmit::Output;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,7 +164,7 @@ impl<S: ClientStorage> Client<S> {
             .admit(call, durable, deadline)
             .ok_or(CallError::TooManyCalls { max: Calls::<S>::CAPACITY })?;
         if self.phase == Phase::Down && self.failed {
-            self.fail_fast(id.0.index);
+            self.give_up(id.0.index, Reason::Disconnected);
         }
         Ok(id)
     }
@@ -178,25 +178,8 @@ impl<S: ClientStorage> Client<S> {
     /// Asks that the call not be started. It still ends with an outcome: the true one (S19).
     pub fn cancel(&mut self, now: Instant, id: CallId) {
         self.advance_clock(now);
-        let Some(entry) = self.table.calls.get_mut(id.0) else { return };
-        match entry.state {
-            CallState::Settled => {}
-            CallState::Waiting => {
-                let outcome = recovery::not_executed(entry.sent_call(), NotExecuted::Cancelled);
-                self.table.end(id.0.index, outcome);
-            }
-            CallState::Unsettled if entry.answered => {}
-            CallState::Unsettled if entry.never_sent() => {
-                let outcome = Outcome::NotExecuted(NotExecuted::Cancelled);
-                self.table.settle_with(id.0.index, outcome);
-            }
-            CallState::Unsettled => {
-                entry.abandoned.get_or_insert(NotExecuted::Cancelled);
-                entry.cancelled = true;
-                if self.phase == Phase::Up {
-                    self.table.note_todo(id.0.index, |todo| todo.cancel = true);
-                }
-            }
+        if self.table.calls.contains(id.0) {
+            self.give_up(id.0.index, Reason::Cancelled);
         }
     }
 
@@ -206,16 +189,7 @@ impl<S: ClientStorage> Client<S> {
         let Some(entry) = self.table.calls.get_mut(id.0) else { return };
         entry.listened = false;
         entry.durable = false;
-        entry.abandoned.get_or_insert(NotExecuted::Cancelled);
-        let outcome = Outcome::NotExecuted(NotExecuted::Cancelled);
-        match entry.state {
-            CallState::Waiting => self.table.end(id.0.index, outcome),
-            CallState::Unsettled if entry.answered || entry.never_sent() => {
-                self.table.settle_with(id.0.index, outcome);
-                self.note_settled(0);
-            }
-            CallState::Unsettled | CallState::Settled => self.table.drop_event(id.0.index),
-        }
+        self.give_up(id.0.index, Reason::Forgotten);
     }
 
     /// Takes no more calls; once those pending are settled, says `Goodbye`. The server closes the connection then, and
@@ -366,12 +340,12 @@ impl<S: ClientStorage> Client<S> {
         let mut next = self.table.unsettled_after(None);
         while let Some(index) = next {
             next = self.table.unsettled_after(Some(index));
-            self.fail_fast(index);
+            self.give_up(index, Reason::Disconnected);
         }
         let mut next = self.table.waiting_after(None);
         while let Some(index) = next {
             next = self.table.waiting_after(Some(index));
-            self.fail_fast(index);
+            self.give_up(index, Reason::Disconnected);
         }
     }
 
@@ -381,25 +355,32 @@ impl<S: ClientStorage> Client<S> {
         self.table.start_session(self.config.xid_before_first);
     }
 
-    /// S21: ends a `fail_fast` call at the break.
-    fn fail_fast(&mut self, index: u32) {
+    /// The call is not to be executed any more.
+    fn give_up(&mut self, index: u32, reason: Reason) {
         let Some(entry) = self.table.calls.at_mut(index) else { return };
-        if !entry.fail_fast || entry.abandoned.is_some() {
-            return;
+        let decision = recovery::give_up(entry.known(), reason);
+        if decision != GiveUp::Nothing {
+            entry.abandoned.get_or_insert(reason.not_executed());
         }
-        entry.abandoned = Some(NotExecuted::Disconnected);
-        match entry.state {
-            CallState::Settled => {}
-            CallState::Waiting => {
-                let outcome = recovery::not_executed(entry.sent_call(), NotExecuted::Disconnected);
-                self.table.end(index, outcome);
+        match decision {
+            GiveUp::Nothing => {}
+            GiveUp::End(outcome) => self.table.end(index, outcome),
+            GiveUp::Settle(outcome) => self.settle_with(index, outcome),
+            GiveUp::ReportUnknown(why) => self.table.report_unknown(index, why),
+            GiveUp::Drop => self.table.drop_event(index),
+            GiveUp::Cancel => {
+                entry.cancelled = true;
+                if self.phase == Phase::Up {
+                    self.table.note_todo(index, |todo| todo.cancel = true);
+                }
             }
-            CallState::Unsettled if entry.answered => {}
-            CallState::Unsettled if entry.never_sent() => {
-                let outcome = Outcome::NotExecuted(NotExecuted::Disconnected);
-                self.table.settle_with(index, outcome);
-            }
-            CallState::Unsettled => self.table.report_unknown(index, Unknown::Disconnected),
+        }
+    }
+
+    /// Settles a call whose outcome no received data brings.
+    fn settle_with(&mut self, index: u32, outcome: Outcome<'static>) {
+        if self.table.settle_with(index, outcome) {
+            self.note_settled(0);
         }
     }
 

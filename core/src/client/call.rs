@@ -1,6 +1,6 @@
 //! One call at its client.
 
-use super::recovery::SentCall;
+use super::recovery::{KnownCall, Progress};
 use crate::ids::{MethodId, Xid};
 use crate::outcome::{NotExecuted, Outcome};
 use crate::storage::list::{Links, linked};
@@ -167,24 +167,29 @@ impl<B> CallEntry<B> {
         self.event_links.is_linked()
     }
 
-    pub(super) fn sent_call(&self) -> SentCall {
-        SentCall {
+    /// What decides about it.
+    #[inline]
+    pub(super) fn known(&self) -> KnownCall {
+        KnownCall {
+            progress: self.progress(),
             idempotent: self.idempotent,
+            fail_fast: self.fail_fast,
             may_have_run: self.may_have_run,
-            wanted: self.abandoned.is_none(),
+            abandoned: self.abandoned,
         }
     }
 
-    /// Whether it has its xid, and no byte of it was sent: only a durable call is ever so (S8).
-    pub(super) fn never_sent(&self) -> bool {
-        self.state == CallState::Unsettled
-            && self.last_sent == LastSent::Never
-            && !self.may_have_run
-    }
-
-    /// Why it would be settled as not executed now.
-    pub(super) fn abandoned_why(&self) -> NotExecuted {
-        self.abandoned.unwrap_or(NotExecuted::Cancelled)
+    #[inline]
+    fn progress(&self) -> Progress {
+        match self.state {
+            CallState::Waiting => Progress::Waiting,
+            CallState::Settled => Progress::Settled,
+            CallState::Unsettled if self.answered => Progress::Answered,
+            CallState::Unsettled if self.last_sent == LastSent::Never && !self.may_have_run => {
+                Progress::Numbered
+            }
+            CallState::Unsettled => Progress::InFlight,
+        }
     }
 
     pub(super) fn timer(&self) -> Instant {

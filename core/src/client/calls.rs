@@ -2,6 +2,7 @@
 
 use super::Call;
 use super::call::{CallEntry, CallState, EVENT, LastSent, QUEUE, TODO, Todo};
+use super::recovery::{self, SessionLost};
 use super::timers::{NextDue, Timers};
 use crate::ids::{CallId, Xid, slot_of};
 use crate::outcome::{NotExecuted, Outcome, Unknown};
@@ -264,15 +265,15 @@ impl<S: ClientStorage> CallTable<S> {
         told.then_some(CallId(key))
     }
 
-    /// Settles a call whose outcome no received data brings.
-    pub(super) fn settle_with(&mut self, index: u32, outcome: Outcome<'static>) {
-        if self.calls.at(index).is_some_and(|entry| entry.durable) {
-            if self.answer_durable(index).is_some() {
-                self.push_event(index, outcome);
-            }
-            return;
+    /// Settles a call whose outcome no received data brings; false if that is its owner's to do.
+    pub(super) fn settle_with(&mut self, index: u32, outcome: Outcome<'static>) -> bool {
+        let durable = self.calls.at(index).is_some_and(|entry| entry.durable);
+        if !durable {
+            self.settle_at_once(index, outcome);
+        } else if self.answer_durable(index).is_some() {
+            self.push_event(index, outcome);
         }
-        self.settle_at_once(index, outcome);
+        !durable
     }
 
     fn settle_at_once(&mut self, index: u32, outcome: Outcome<'static>) {
@@ -443,18 +444,22 @@ impl<S: ClientStorage> CallTable<S> {
         }
     }
 
-    /// S3: calls of the lost session are unknown for good, but for idempotent ones, which are repeated (S22), and for
-    /// durable ones of which no byte was sent.
+    /// S3: the session is over. Calls that are repeated wait again, before those that wait already.
     pub(super) fn session_lost(&mut self) {
         let mut repeated = List::<QUEUE>::default();
         self.first_unjournaled = None;
         while let Some(index) = self.unsettled.front() {
-            let again = self.calls.at(index).is_some_and(|e| {
-                !e.answered && (e.idempotent && e.abandoned.is_none() || e.never_sent())
-            });
-            if !again {
-                self.lose_call(index);
-                continue;
+            let Some(entry) = self.calls.at(index) else { break };
+            match recovery::session_lost(entry.known()) {
+                SessionLost::Repeat => {}
+                SessionLost::Settle(outcome) => {
+                    self.settle_at_once(index, outcome);
+                    continue;
+                }
+                SessionLost::KeepOutcome => {
+                    self.settle_answered(index);
+                    continue;
+                }
             }
             self.free_slot_of(index);
             self.unsettled.unlink(&mut self.calls, index);
@@ -472,13 +477,9 @@ impl<S: ClientStorage> CallTable<S> {
         }
     }
 
-    /// Settles a call of a lost session; a durable one keeps the outcome that it has.
-    fn lose_call(&mut self, index: u32) {
+    /// Settles a durable call that has its outcome; if that was not polled yet, it still comes.
+    fn settle_answered(&mut self, index: u32) {
         let Some(entry) = self.calls.at_mut(index) else { return };
-        let why = Unknown::SessionEnded;
-        if !entry.answered {
-            return self.settle_at_once(index, Outcome::Unknown { why, ticket: false });
-        }
         let untold = entry.event.take();
         self.unlink_settled(index);
         if let Some(outcome) = untold {
@@ -491,7 +492,7 @@ impl<S: ClientStorage> CallTable<S> {
     pub(super) fn end_waiting(&mut self, why: NotExecuted) {
         while let Some(index) = self.waiting.front() {
             let Some(entry) = self.calls.at(index) else { return };
-            let outcome = super::recovery::not_executed(entry.sent_call(), why);
+            let outcome = recovery::not_executed(entry.known(), why);
             self.end(index, outcome);
         }
     }

@@ -14,7 +14,6 @@
 
 use super::call::{CallEntry, CallState, LastSent, Todo};
 use super::calls::CallTable;
-use super::recovery;
 use super::{Call, CallIndex, Client, ClientConfig, ClientSession, Phase};
 use crate::ids::{CallId, MethodId, SessionId, Xid};
 use crate::storage::{Array, Body, ClientStorage, FreeSlots, Places, Table};
@@ -93,8 +92,7 @@ impl<S: ClientStorage> Client<S> {
         loop {
             let index = self.table.first_waiting()?;
             let entry = self.table.calls.at(index).filter(|entry| entry.durable)?;
-            if let Some(why) = self.unfit(entry) {
-                let outcome = recovery::not_executed(entry.sent_call(), why);
+            if let Some(outcome) = self.refuse_to_send(entry) {
                 self.table.end(index, outcome);
                 continue;
             }

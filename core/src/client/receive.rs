@@ -1,9 +1,9 @@
 //! Frames that come to a client.
 
 use super::call::LastSent;
-use super::recovery::{self, Answer};
+use super::recovery::{self, Answer, Heard, Refusal};
 use super::{Client, ClientSession, Phase, Received, Reply};
-use crate::error::{CloseReason, ProtocolError, SessionEnd};
+use crate::error::{CloseReason, ProtocolError};
 use crate::outcome::Status;
 use crate::storage::ClientStorage;
 use crate::time::Instant;
@@ -96,22 +96,30 @@ impl<S: ClientStorage> Client<S> {
         if self.phase != Phase::Up || !self.table.was_given(xid) {
             return Err(unexpected);
         }
-        // S9: others were settled by an earlier answer.
-        let Some((index, entry)) = self.table.find(xid).filter(|(_, entry)| !entry.answered) else {
+        let Some((index, entry)) = self.table.find(xid) else {
             self.counters.late_answers += 1;
             return Ok(None);
         };
-        let durable = entry.durable;
-        if let Status::NotSeen { ask } = header.status {
-            let asked = entry.last_sent == LastSent::Asked { epoch: self.epoch };
-            if !asked || !entry.asks.are_answered_by(ask) {
-                // S27: what it says is older than what was sent since. On a stream nothing is answered twice.
-                let lossy = self.config.resend_after.is_some();
-                return if lossy { Ok(None) } else { Err(unexpected) };
+        let to_an_ask = match header.status {
+            Status::NotSeen { ask } => {
+                entry.last_sent == LastSent::Asked { epoch: self.epoch }
+                    && entry.asks.are_answered_by(ask)
             }
-        }
-        let why = entry.abandoned_why();
-        match recovery::answer(entry.sent_call(), why, self.server_leaving, header.status, body) {
+            _ => false,
+        };
+        let heard = Heard {
+            to_an_ask,
+            lossy: self.config.resend_after.is_some(),
+            server_leaving: self.server_leaving,
+        };
+        let durable = entry.durable;
+        match recovery::answer(entry.known(), heard, header.status, body) {
+            Answer::Unexpected => Err(unexpected),
+            Answer::Stale => Ok(None),
+            Answer::Late => {
+                self.counters.late_answers += 1;
+                Ok(None)
+            }
             Answer::SendAgain => {
                 self.table.note_todo(index, |todo| todo.send = true);
                 Ok(None)
@@ -139,7 +147,8 @@ impl<S: ClientStorage> Client<S> {
         if !sane {
             return Err(ProtocolError::UnexpectedWelcome);
         }
-        if let Some(reason) = self.check_server(welcome) {
+        if let Some(reason) = recovery::check_server(&self.config, welcome.service, welcome.server)
+        {
             self.refuse_for_good(reason);
             return Ok(());
         }
@@ -176,63 +185,14 @@ impl<S: ClientStorage> Client<S> {
         Ok(())
     }
 
-    /// S7: whether the server is the one that was demanded.
-    fn check_server(&self, welcome: &Welcome) -> Option<CloseReason> {
-        self.mismatch(welcome.service, welcome.server)
-    }
-
-    fn mismatch(
-        &self,
-        service: wire::ServiceName,
-        server: crate::ids::ServerId,
-    ) -> Option<CloseReason> {
-        if let Some(wanted) = self.config.service.filter(|wanted| *wanted != service) {
-            return Some(CloseReason::WrongService { wanted, found: service });
-        }
-        let wanted = self.config.server.filter(|wanted| *wanted != server)?;
-        Some(CloseReason::WrongServer { wanted, found: server })
-    }
-
     fn handle_refuse(&mut self, refuse: Refuse) {
-        let lost = |client: &mut Self, end, reason| {
-            if client.session.is_some() {
-                client.session_lost(end, reason);
-            } else {
-                client.drop_connection(reason);
+        match recovery::refused(&self.config, refuse) {
+            Refusal::Disconnect(reason) => self.drop_connection(reason),
+            Refusal::EndSession(end, reason) if self.session.is_some() => {
+                self.session_lost(end, reason);
             }
-        };
-        let false_retry = ProtocolError::FalseRetry { xid: 0 }.code();
-        let settled = ProtocolError::AlreadySettled { xid: 0 }.code();
-        let ahead = ProtocolError::AckAhead { acked: 0 }.code();
-        match refuse {
-            Refuse::Protocol(code) if code == false_retry => {
-                lost(self, SessionEnd::FalseRetry, CloseReason::PeerSaysProtocol(code));
-            }
-            // S7: another run of this client has gone on with the session: it has settled what this one asks for, or has
-            // running under a number what this one has settled. To dial again would be refused for as long as that runs.
-            Refuse::Protocol(code) if code == settled || code == ahead => {
-                lost(self, SessionEnd::RolledBack, CloseReason::PeerSaysProtocol(code));
-            }
-            Refuse::Protocol(code) => self.drop_connection(CloseReason::PeerSaysProtocol(code)),
-            Refuse::VersionUnsupported { min, max } => {
-                self.refuse_for_good(CloseReason::VersionUnsupported { min, max });
-            }
-            Refuse::SessionUnknown => {
-                lost(self, SessionEnd::SessionUnknown, CloseReason::SessionUnknown);
-            }
-            Refuse::WrongPrincipal => {
-                lost(self, SessionEnd::Refused, CloseReason::WrongPrincipal);
-            }
-            Refuse::SessionsFull => self.drop_connection(CloseReason::SessionsFull),
-            Refuse::PrincipalFull => self.drop_connection(CloseReason::PrincipalFull),
-            Refuse::WrongServer { service, server } => match self.mismatch(service, server) {
-                Some(reason) => self.refuse_for_good(reason),
-                // We demanded nothing that it is not: it is confused, and may not stay so.
-                None => self.drop_connection(CloseReason::PeerSaysProtocol(0)),
-            },
-            Refuse::ShuttingDown => self.drop_connection(CloseReason::ShuttingDown),
-            Refuse::Superseded => self.drop_connection(CloseReason::Superseded),
-            Refuse::TooSlow => self.drop_connection(CloseReason::TooSlow),
+            Refusal::EndSession(_, reason) => self.drop_connection(reason),
+            Refusal::ForGood(reason) => self.refuse_for_good(reason),
         }
     }
 }

@@ -1,20 +1,84 @@
 //! What happens to a call at its client: the one place that decides it.
 //!
-//! The functions here are pure. The machine looks up what it knows of a call, asks, and does what it is told.
+//! | function | decides |
+//! |---|---|
+//! | [`refuse_to_send`] | whether a call that waits may leave at all |
+//! | [`answer`] | what an answer means: settled, sent again, stale, or a fault of the server |
+//! | [`resumed`], [`repeated`], [`unanswered`] | what is sent again and what is asked for |
+//! | [`give_up`] | what a cancel, a passed deadline, a broken connection or a dropped caller does to a call |
+//! | [`check_resumed`], [`refused`], [`check_server`] | whether the session, or the client, is over |
+//! | [`session_lost`] | what of a lost session is repeated in the next one |
+//! | [`may_say_goodbye`] | whether the session may be ended |
+//!
+//! The functions are pure. The machine looks up what it knows of a call, asks, and obeys. The tests go through every
+//! combination of inputs.
 
-use super::ClientSession;
-use crate::error::SessionEnd;
+use super::{ClientConfig, ClientSession};
+use crate::error::{CloseReason, ProtocolError, SessionEnd};
+use crate::ids::ServerId;
 use crate::outcome::{NotExecuted, Outcome, Status, Unknown};
-use crate::wire::Welcome;
+use crate::wire::{Refuse, ServiceName, Welcome};
 
-/// What a client knows of a call of which a byte was sent.
+#[cfg(test)]
+mod tests;
+
+/// How far a call has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// It has no xid: no byte of it was sent in this session.
+    Waiting,
+    /// It is durable and has its xid, and no byte of it was sent: its record is not stable, or was not when there was a
+    /// connection (S8).
+    Numbered,
+    /// A byte of it may have been sent, and no answer was taken.
+    InFlight,
+    /// It is durable: its outcome is known, and its owner has not settled it.
+    Answered,
+    /// It is over.
+    Settled,
+}
+
+/// What a client knows of a call.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct SentCall {
+pub(crate) struct KnownCall {
+    pub(crate) progress: Progress,
     pub(crate) idempotent: bool,
+    pub(crate) fail_fast: bool,
     /// A connection that carried it has broken, or it was sent again: an earlier copy may have run.
     pub(crate) may_have_run: bool,
-    /// Whether it is still to be executed: not timed out, cancelled, failed fast or forgotten.
-    pub(crate) wanted: bool,
+    /// Why it must not be executed any more: timed out, cancelled, failed fast or forgotten. `None` while it is wanted.
+    pub(crate) abandoned: Option<NotExecuted>,
+}
+
+impl KnownCall {
+    fn is_wanted(self) -> bool {
+        self.abandoned.is_none()
+    }
+
+    /// Why it would end as not executed now.
+    fn abandoned_why(self) -> NotExecuted {
+        self.abandoned.unwrap_or(NotExecuted::Cancelled)
+    }
+}
+
+/// What is known of a call that waits, beside the call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waiting {
+    pub(crate) deadline_passed: bool,
+    /// Its body is no longer than the session's grant.
+    pub(crate) fits: bool,
+}
+
+/// Why a call that waits is not sent: its outcome. `None` if it may leave (S17).
+#[inline]
+pub(crate) fn refuse_to_send(call: KnownCall, waiting: Waiting) -> Option<Outcome<'static>> {
+    if waiting.deadline_passed {
+        Some(not_executed(call, NotExecuted::DeadlinePassed))
+    } else if !waiting.fits {
+        Some(not_executed(call, NotExecuted::RequestTooLarge))
+    } else {
+        None
+    }
 }
 
 /// What a client knows of the session that it resumes.
@@ -51,42 +115,76 @@ pub(crate) fn check_resumed(known: Resumable<'_>, welcome: &Welcome) -> Option<S
 pub(crate) enum Resumed {
     SendAgain,
     Ask,
-    /// Never read, and not wanted any more.
-    Settle,
+    /// The server never read it, and it is not wanted any more.
+    Settle(Outcome<'static>),
+    /// Nothing is left to be learned of it.
+    Skip,
+    /// Its record is not stable: no byte of it, nor of any call after it, was or may be sent (S8).
+    Stop,
 }
 
-/// S21 and S22: `above_seen` says that the server never read the call's xid.
-pub(crate) fn resumed(call: SentCall, above_seen: bool) -> Resumed {
-    if call.wanted && (above_seen || call.idempotent) {
-        Resumed::SendAgain
-    } else if above_seen {
-        Resumed::Settle
-    } else {
-        Resumed::Ask
+/// What a client knows of a call's xid when its session was resumed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Resume {
+    /// The server never read it.
+    pub(crate) above_seen: bool,
+    /// It may be sent to the server.
+    pub(crate) journaled: bool,
+    /// The link loses and doubles messages (S27).
+    pub(crate) lossy: bool,
+}
+
+/// S21 and S22, for one unsettled call after the other, in the order of xids.
+///
+/// On a lossy link, the `Welcome` may be an old one, delivered again after a reconnect of which the server knows nothing,
+/// and the call may have been read since. So its `seen` settles nothing there: a call that is not wanted is asked for, and
+/// the answer says which `Ask` it answers (C143).
+pub(crate) fn resumed(call: KnownCall, xid: Resume) -> Resumed {
+    match call.progress {
+        Progress::Waiting | Progress::Answered | Progress::Settled => Resumed::Skip,
+        Progress::Numbered | Progress::InFlight => {
+            if !xid.journaled {
+                Resumed::Stop
+            } else if call.is_wanted() && (xid.above_seen || call.idempotent) {
+                Resumed::SendAgain
+            } else if xid.above_seen && !xid.lossy {
+                Resumed::Settle(not_executed(call, call.abandoned_why()))
+            } else {
+                Resumed::Ask
+            }
+        }
     }
 }
 
-/// The same where links lose and double frames (S27). The `Welcome` may be an old one, delivered again after a reconnect of
-/// which the server knows nothing, and the call may have been read since. So its `seen` settles nothing: a call that is
-/// not wanted is asked for, and the answer says which `Ask` it answers.
-pub(crate) fn resumed_lossy(call: SentCall, above_seen: bool) -> Resumed {
-    match resumed(call, above_seen) {
-        Resumed::Settle => Resumed::Ask,
-        other => other,
-    }
-}
-
-/// What a client does with an unsettled call whose turn to be sent again has come on the same connection.
+/// What a client sends of an unsettled call, on the same connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Repeated {
     SendAgain,
     Ask,
 }
 
-/// S21 after `NotSeen`, S27 without an answer. By then the call may have been given up: what is asked for does not run
-/// late (S17), and its answer still frees the slot.
-pub(crate) fn repeated(call: SentCall) -> Repeated {
-    if call.wanted { Repeated::SendAgain } else { Repeated::Ask }
+/// S21 after `NotSeen`, S27 without an answer: the call's turn to be sent again has come. By then the call may have been
+/// given up: what is asked for does not run late (S17), and its answer still frees the slot.
+pub(crate) fn repeated(call: KnownCall) -> Repeated {
+    if call.is_wanted() { Repeated::SendAgain } else { Repeated::Ask }
+}
+
+/// S27: what was sent last got no answer in time on a link that loses messages. A question is asked again: the request
+/// was lost only if the server says so.
+pub(crate) fn unanswered(asked: bool) -> Repeated {
+    if asked { Repeated::Ask } else { Repeated::SendAgain }
+}
+
+/// What an answer is judged by, beside the call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heard {
+    /// Where the answer is a `NotSeen`: it answers an `Ask` that was sent on this connection, and since the request last
+    /// was.
+    pub(crate) to_an_ask: bool,
+    /// The link loses and doubles messages (S27).
+    pub(crate) lossy: bool,
+    /// The server has said `Goodbye` on this connection.
+    pub(crate) server_leaving: bool,
 }
 
 /// What a client makes of an answer.
@@ -95,19 +193,28 @@ pub(crate) enum Answer<'d> {
     Settle(Outcome<'d>),
     /// The server has nothing: as if it were above `seen`.
     SendAgain,
+    /// The call was settled by an earlier answer (S9).
+    Late,
+    /// It is older than what was sent since (S27).
+    Stale,
+    /// No server that keeps to the protocol says so: close the connection.
+    Unexpected,
 }
 
-/// S9, S14, S15, S21, S22, S28: `unwanted` is why the call is not wanted any more, if it is not.
+/// S9, S14, S15, S21, S22, S27, S28: what an answer to the call's xid means.
+///
+/// A `NotSeen` ends a call, or has it sent again, only if it answers the last question: on a lossy link, one that was
+/// delivered twice ended a call as not executed that then ran. On a stream nothing is answered twice.
 ///
 /// What a draining server has not seen is not sent again, only to be refused (S25): the connection on which it was asked
 /// for is the only one that could still carry it, and keeps the order, so no copy of the request is on its way.
-pub(crate) fn answer(
-    call: SentCall,
-    abandoned: NotExecuted,
-    server_leaving: bool,
-    status: Status,
-    body: &[u8],
-) -> Answer<'_> {
+#[inline]
+pub(crate) fn answer(call: KnownCall, heard: Heard, status: Status, body: &[u8]) -> Answer<'_> {
+    match call.progress {
+        Progress::InFlight => {}
+        Progress::Waiting | Progress::Numbered => return Answer::Unexpected,
+        Progress::Answered | Progress::Settled => return Answer::Late,
+    }
     match status {
         Status::Done => Answer::Settle(Outcome::Reply(body)),
         Status::NoReply(why) => Answer::Settle(Outcome::NoReply(why)),
@@ -115,18 +222,20 @@ pub(crate) fn answer(
         Status::Interrupted => {
             Answer::Settle(Outcome::Unknown { why: Unknown::Interrupted, ticket: false })
         }
-        Status::NotSeen { .. } => match resumed(call, true) {
-            Resumed::SendAgain if server_leaving => {
-                Answer::Settle(not_executed(call, NotExecuted::ShuttingDown))
-            }
-            Resumed::SendAgain => Answer::SendAgain,
-            Resumed::Ask | Resumed::Settle => Answer::Settle(not_executed(call, abandoned)),
-        },
+        Status::NotSeen { .. } if !heard.to_an_ask && heard.lossy => Answer::Stale,
+        Status::NotSeen { .. } if !heard.to_an_ask => Answer::Unexpected,
+        Status::NotSeen { .. } if !call.is_wanted() => {
+            Answer::Settle(not_executed(call, call.abandoned_why()))
+        }
+        Status::NotSeen { .. } if heard.server_leaving => {
+            Answer::Settle(not_executed(call, NotExecuted::ShuttingDown))
+        }
+        Status::NotSeen { .. } => Answer::SendAgain,
     }
 }
 
 /// `NotExecuted`, unless an earlier copy of an idempotent call may have run (S22, C73).
-pub(crate) fn not_executed(call: SentCall, why: NotExecuted) -> Outcome<'static> {
+pub(crate) fn not_executed(call: KnownCall, why: NotExecuted) -> Outcome<'static> {
     if call.idempotent && call.may_have_run {
         Outcome::Unknown { why: Unknown::Repeated, ticket: false }
     } else {
@@ -134,58 +243,173 @@ pub(crate) fn not_executed(call: SentCall, why: NotExecuted) -> Outcome<'static>
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Why a call is not to be executed any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// S19: the caller asked for it, and waits for the true outcome.
+    Cancelled,
+    /// S18: the caller has dropped the call and its ticket.
+    Forgotten,
+    /// S17: the time of the caller is over.
+    DeadlinePassed,
+    /// S21: there is no connection; it concerns calls that fail fast.
+    Disconnected,
+}
 
-    #[test]
-    fn after_a_resume_only_wanted_calls_are_sent_again() {
-        for idempotent in [false, true] {
-            let wanted = SentCall { idempotent, may_have_run: true, wanted: true };
-            let abandoned = SentCall { wanted: false, ..wanted };
-            assert_eq!(resumed(wanted, true), Resumed::SendAgain);
-            let below = if idempotent { Resumed::SendAgain } else { Resumed::Ask };
-            assert_eq!(resumed(wanted, false), below);
-            assert_eq!(resumed(abandoned, true), Resumed::Settle);
-            assert_eq!(
-                resumed_lossy(abandoned, true),
-                Resumed::Ask,
-                "the Welcome may be old (C143)"
-            );
-            assert_eq!(resumed_lossy(wanted, true), Resumed::SendAgain);
-            assert_eq!(resumed(abandoned, false), Resumed::Ask, "never settled alone (C74)");
+impl Reason {
+    /// Why the call was not executed, if it was not.
+    pub(crate) fn not_executed(self) -> NotExecuted {
+        match self {
+            Reason::Cancelled | Reason::Forgotten => NotExecuted::Cancelled,
+            Reason::DeadlinePassed => NotExecuted::DeadlinePassed,
+            Reason::Disconnected => NotExecuted::Disconnected,
         }
     }
+}
 
-    #[test]
-    fn on_the_same_connection_only_wanted_calls_are_sent_again() {
-        let wanted = SentCall { idempotent: false, may_have_run: false, wanted: true };
-        assert_eq!(repeated(wanted), Repeated::SendAgain);
-        assert_eq!(repeated(SentCall { wanted: false, ..wanted }), Repeated::Ask);
+/// What a client does with a call that is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GiveUp {
+    /// It waits and has no xid: it ends so.
+    End(Outcome<'static>),
+    /// Its xid is not used: it is settled so.
+    Settle(Outcome<'static>),
+    /// What became of it is not known yet: abandon it, and report that. Its answer still settles it.
+    ReportUnknown(Unknown),
+    /// Abandon it, and ask the server not to start it. Its answer says whether it did.
+    Cancel,
+    /// Abandon it, and drop what would be reported of it. Its answer still settles it.
+    Drop,
+    Nothing,
+}
+
+/// S17, S18, S19, S21: only a call of which no byte was sent ends here. Of any other, the server may be running a copy, and
+/// only its answer frees the xid.
+pub(crate) fn give_up(call: KnownCall, reason: Reason) -> GiveUp {
+    if reason == Reason::Disconnected && (!call.fail_fast || !call.is_wanted()) {
+        return GiveUp::Nothing;
     }
-
-    #[test]
-    fn what_a_draining_server_has_not_seen_is_not_executed() {
-        let call = SentCall { idempotent: false, may_have_run: true, wanted: true };
-        let answer = |leaving| {
-            answer(call, NotExecuted::Cancelled, leaving, Status::NotSeen { ask: 1 }, b"")
-        };
-        assert_eq!(answer(false), Answer::SendAgain);
-        let refused = Outcome::NotExecuted(NotExecuted::ShuttingDown);
-        assert_eq!(answer(true), Answer::Settle(refused));
-    }
-
-    #[test]
-    fn an_idempotent_call_whose_connection_broke_never_ends_as_not_executed() {
-        let call = SentCall { idempotent: true, may_have_run: true, wanted: false };
-        let refused = Status::Refused(NotExecuted::Overloaded);
-        let repeated = Outcome::Unknown { why: Unknown::Repeated, ticket: false };
-        for status in [refused, Status::NotSeen { ask: 1 }] {
-            let answer = answer(call, NotExecuted::Cancelled, false, status, b"");
-            assert_eq!(answer, Answer::Settle(repeated));
+    let outcome = not_executed(call, reason.not_executed());
+    match (call.progress, reason) {
+        (Progress::Waiting, _) => GiveUp::End(outcome),
+        (Progress::Numbered, _) => GiveUp::Settle(outcome),
+        (Progress::InFlight, Reason::Cancelled) => GiveUp::Cancel,
+        (Progress::InFlight, Reason::DeadlinePassed) => {
+            GiveUp::ReportUnknown(Unknown::DeadlinePassed)
         }
-        let healthy = SentCall { may_have_run: false, ..call };
-        let answer = answer(healthy, NotExecuted::Cancelled, false, refused, b"");
-        assert_eq!(answer, Answer::Settle(Outcome::NotExecuted(NotExecuted::Overloaded)));
+        (Progress::InFlight, Reason::Disconnected) => GiveUp::ReportUnknown(Unknown::Disconnected),
+        (Progress::InFlight | Progress::Settled, Reason::Forgotten) => GiveUp::Drop,
+        // The owner that would settle it is gone.
+        (Progress::Answered, Reason::Forgotten) => GiveUp::Settle(outcome),
+        (Progress::Answered | Progress::Settled, _) => GiveUp::Nothing,
     }
+}
+
+/// What becomes of a call when its session is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SessionLost {
+    /// It gets a new xid in the next session.
+    Repeat,
+    /// It is settled so.
+    Settle(Outcome<'static>),
+    /// It keeps the outcome that it has, and is settled.
+    KeepOutcome,
+}
+
+/// S3, the most dangerous rule: what was sent is never sent again in another session, where nothing would recognise it as
+/// a duplicate, unless it is idempotent (S22) and still wanted. A session that was opened in place of a lost one ran again
+/// what the lost one had run.
+pub(crate) fn session_lost(call: KnownCall) -> SessionLost {
+    match call.progress {
+        Progress::Waiting | Progress::Numbered => SessionLost::Repeat,
+        Progress::InFlight if call.idempotent && call.is_wanted() => SessionLost::Repeat,
+        Progress::InFlight => {
+            SessionLost::Settle(Outcome::Unknown { why: Unknown::SessionEnded, ticket: false })
+        }
+        Progress::Answered | Progress::Settled => SessionLost::KeepOutcome,
+    }
+}
+
+/// S7: whether the server that answers is one that this client did not ask for.
+pub(crate) fn check_server(
+    config: &ClientConfig,
+    service: ServiceName,
+    server: ServerId,
+) -> Option<CloseReason> {
+    if let Some(wanted) = config.service.filter(|wanted| *wanted != service) {
+        return Some(CloseReason::WrongService { wanted, found: service });
+    }
+    let wanted = config.server.filter(|wanted| *wanted != server)?;
+    Some(CloseReason::WrongServer { wanted, found: server })
+}
+
+/// What a `Refuse` means for its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// The connection is over; another one may do better.
+    Disconnect(CloseReason),
+    /// The session, if there is one, is over as well.
+    EndSession(SessionEnd, CloseReason),
+    /// No connection of this client can do better (S7).
+    ForGood(CloseReason),
+}
+
+/// S3, S5, S7, S10: what is over when a server refuses.
+pub(crate) fn refused(config: &ClientConfig, refuse: Refuse) -> Refusal {
+    let false_retry = ProtocolError::FalseRetry { xid: 0 }.code();
+    let settled = ProtocolError::AlreadySettled { xid: 0 }.code();
+    let ahead = ProtocolError::AckAhead { acked: 0 }.code();
+    match refuse {
+        Refuse::Protocol(code) if code == false_retry => {
+            Refusal::EndSession(SessionEnd::FalseRetry, CloseReason::PeerSaysProtocol(code))
+        }
+        // S7: another run of this client has gone on with the session: it has settled what this one asks for, or has
+        // running under a number what this one has settled. To dial again would be refused for as long as that runs.
+        Refuse::Protocol(code) if code == settled || code == ahead => {
+            Refusal::EndSession(SessionEnd::RolledBack, CloseReason::PeerSaysProtocol(code))
+        }
+        Refuse::Protocol(code) => Refusal::Disconnect(CloseReason::PeerSaysProtocol(code)),
+        Refuse::VersionUnsupported { min, max } => {
+            Refusal::ForGood(CloseReason::VersionUnsupported { min, max })
+        }
+        Refuse::SessionUnknown => {
+            Refusal::EndSession(SessionEnd::SessionUnknown, CloseReason::SessionUnknown)
+        }
+        Refuse::WrongPrincipal => {
+            Refusal::EndSession(SessionEnd::Refused, CloseReason::WrongPrincipal)
+        }
+        Refuse::SessionsFull => Refusal::Disconnect(CloseReason::SessionsFull),
+        Refuse::PrincipalFull => Refusal::Disconnect(CloseReason::PrincipalFull),
+        Refuse::WrongServer { service, server } => match check_server(config, service, server) {
+            Some(reason) => Refusal::ForGood(reason),
+            // We demanded nothing that it is not: it is confused, and may recover.
+            None => Refusal::Disconnect(CloseReason::PeerSaysProtocol(0)),
+        },
+        Refuse::ShuttingDown => Refusal::Disconnect(CloseReason::ShuttingDown),
+        Refuse::Superseded => Refusal::Disconnect(CloseReason::Superseded),
+        Refuse::TooSlow => Refusal::Disconnect(CloseReason::TooSlow),
+    }
+}
+
+/// What is known of a session whose client might say `Goodbye`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Leaving {
+    /// The server has said `Goodbye` on this connection (S25).
+    pub(crate) server_leaving: bool,
+    /// The session has no more numbers.
+    pub(crate) exhausted: bool,
+    /// The client was told to close.
+    pub(crate) closing: bool,
+    /// No call waits for its xid.
+    pub(crate) nothing_waits: bool,
+    /// No call has an xid and no settled outcome.
+    pub(crate) nothing_unsettled: bool,
+}
+
+/// S25, S6: nothing more will be sent in this session, and nothing of it is still to be learned. A `Goodbye` lets the
+/// server end the session: said while a call was being recorded, or was asked for, it made a call unknown that was never
+/// executed (C78, C79).
+pub(crate) fn may_say_goodbye(known: Leaving) -> bool {
+    let ends = known.server_leaving || known.exhausted || known.closing && known.nothing_waits;
+    ends && known.nothing_unsettled
 }

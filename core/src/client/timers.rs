@@ -2,12 +2,12 @@
 
 use core::time::Duration;
 
-use super::call::{self, CallEntry, CallState};
+use super::call::{self, CallEntry};
 use super::calls::Calls;
-use super::{Client, Phase, recovery};
+use super::recovery::{self, Reason, Repeated};
+use super::{Client, Phase};
 use crate::error::CloseReason;
 use crate::keepalive::{self, Keepalive, NEVER, Verdict};
-use crate::outcome::{NotExecuted, Outcome, Unknown};
 use crate::storage::{Array, ClientStorage, Due, Flat, Places, Table};
 use crate::time::Instant;
 
@@ -111,29 +111,17 @@ impl<S: ClientStorage> Client<S> {
             entry.retransmits = (entry.retransmits + 1).min(6);
             let asked = matches!(entry.last_sent, call::LastSent::Asked { .. });
             let cancelled = entry.cancelled;
+            let again = recovery::unanswered(asked);
             self.arm_resend(index);
             self.table.note_todo(index, |todo| {
-                todo.ask |= asked;
-                todo.send |= !asked;
+                todo.ask |= again == Repeated::Ask;
+                todo.send |= again == Repeated::SendAgain;
                 todo.cancel |= cancelled;
             });
             return;
         }
         entry.deadline = Instant::FAR_FUTURE;
-        entry.abandoned.get_or_insert(NotExecuted::DeadlinePassed);
-        match entry.state {
-            CallState::Settled => {}
-            CallState::Waiting => {
-                let outcome =
-                    recovery::not_executed(entry.sent_call(), NotExecuted::DeadlinePassed);
-                self.table.end(index, outcome);
-            }
-            CallState::Unsettled if entry.never_sent() => {
-                let outcome = Outcome::NotExecuted(NotExecuted::DeadlinePassed);
-                self.table.settle_with(index, outcome);
-            }
-            CallState::Unsettled => self.table.report_unknown(index, Unknown::DeadlinePassed),
-        }
+        self.give_up(index, Reason::DeadlinePassed);
     }
 
     /// S20; and S27: what nobody answers may be lost, so it is said again whenever the link is silent.

@@ -6,8 +6,9 @@ use core::time::Duration;
 use super::call::{CallEntry, CallState, LastSent, Todo};
 use super::recovery::{self, Repeated, Resumed};
 use super::{Client, Phase};
+use crate::ids::Xid;
 use crate::keepalive::NEVER;
-use crate::outcome::NotExecuted;
+use crate::outcome::Outcome;
 use crate::storage::{Body, ClientStorage, Places};
 use crate::time::Instant;
 use crate::wire::writer::FrameWriter;
@@ -197,28 +198,26 @@ impl<S: ClientStorage> Client<S> {
             self.table.advance_resume();
             return Step::More;
         };
-        if entry.answered {
-            self.table.advance_resume();
-            return Step::More;
-        }
-        if entry.xid.is_some_and(|xid| xid.get() > self.table.journaled_up_to) {
-            // Neither it nor any after it was ever sent.
-            self.table.resume_at = None;
-            return Step::More;
-        }
-        let above_seen = entry.xid.is_some_and(|xid| xid.get() > self.seen);
-        let cancelled = entry.cancelled;
-        let resumed = match self.config.resend_after {
-            None => recovery::resumed(entry.sent_call(), above_seen),
-            Some(_) => recovery::resumed_lossy(entry.sent_call(), above_seen),
+        let xid = entry.xid.map_or(0, Xid::get);
+        let xid = recovery::Resume {
+            above_seen: xid > self.seen,
+            journaled: xid <= self.table.journaled_up_to,
+            lossy: self.config.resend_after.is_some(),
         };
-        let sent = match resumed {
+        let cancelled = entry.cancelled;
+        let sent = match recovery::resumed(entry.known(), xid) {
             Resumed::SendAgain => self.send_request(index, out),
             Resumed::Ask => self.send_ask(index, out),
-            Resumed::Settle => {
-                let outcome = recovery::not_executed(entry.sent_call(), entry.abandoned_why());
-                self.table.settle_with(index, outcome);
-                self.note_settled(0);
+            Resumed::Settle(outcome) => {
+                self.settle_with(index, outcome);
+                return Step::More;
+            }
+            Resumed::Skip => {
+                self.table.advance_resume();
+                return Step::More;
+            }
+            Resumed::Stop => {
+                self.table.resume_at = None;
                 return Step::More;
             }
         };
@@ -237,7 +236,7 @@ impl<S: ClientStorage> Client<S> {
             self.table.done(index);
             return Step::More;
         };
-        let (todo, xid, call) = (entry.todo, entry.xid, entry.sent_call());
+        let (todo, xid, call) = (entry.todo, entry.xid, entry.known());
         let (sent, rest) = if todo.send {
             let sent = match recovery::repeated(call) {
                 Repeated::SendAgain => self.send_request(index, out),
@@ -271,8 +270,7 @@ impl<S: ClientStorage> Client<S> {
             return Step::Stop;
         }
         let len = entry.body.as_slice().len();
-        if let Some(why) = self.unfit(entry) {
-            let outcome = recovery::not_executed(entry.sent_call(), why);
+        if let Some(outcome) = self.refuse_to_send(entry) {
             self.table.end(index, outcome);
             return Step::More;
         }
@@ -286,17 +284,15 @@ impl<S: ClientStorage> Client<S> {
         if self.send_request(index, out) { Step::More } else { Step::Stop }
     }
 
-    /// Why a call that waits cannot be sent, if it cannot.
+    /// How a call that waits ends instead of being sent, if it does.
     #[inline]
-    pub(super) fn unfit(&self, entry: &CallEntry<S::Body>) -> Option<NotExecuted> {
+    pub(super) fn refuse_to_send(&self, entry: &CallEntry<S::Body>) -> Option<Outcome<'static>> {
         let granted = self.session.map_or(0, |session| session.grants.request_len_max);
-        if entry.deadline <= self.now {
-            Some(NotExecuted::DeadlinePassed)
-        } else if entry.body.as_slice().len() > granted as usize {
-            Some(NotExecuted::RequestTooLarge)
-        } else {
-            None
-        }
+        let waiting = recovery::Waiting {
+            deadline_passed: entry.deadline <= self.now,
+            fits: entry.body.as_slice().len() <= granted as usize,
+        };
+        recovery::refuse_to_send(entry.known(), waiting)
     }
 
     /// Begins to send a request; false if there is no room for its beginning.
@@ -445,14 +441,15 @@ impl<S: ClientStorage> Client<S> {
         Step::More
     }
 
-    /// S25, S6: nothing more will be sent in this session, and nothing of it is still to be learned. A `Goodbye` lets the
-    /// server end the session: said while a call was being recorded, or was asked for, it made a call unknown that was
-    /// never executed (C78, C79).
     fn wants_goodbye(&self) -> bool {
-        let ends = self.server_leaving
-            || self.table.is_exhausted()
-            || self.closing && self.table.nothing_waits();
         let due = !self.goodbye_sent || self.output.goodbye_again;
-        self.phase == Phase::Up && due && ends && self.table.nothing_unsettled()
+        let leaving = recovery::Leaving {
+            server_leaving: self.server_leaving,
+            exhausted: self.table.is_exhausted(),
+            closing: self.closing,
+            nothing_waits: self.table.nothing_waits(),
+            nothing_unsettled: self.table.nothing_unsettled(),
+        };
+        self.phase == Phase::Up && due && recovery::may_say_goodbye(leaving)
     }
 }

@@ -1,0 +1,326 @@
+//! Every decision, for every combination of its inputs, beside what is expected of it.
+//!
+//! The expectations are tables written from the rules in `docs/DESIGN.md`, without guards and without a default arm, so
+//! that the compiler checks that each combination has one.
+
+use super::*;
+use crate::ids::SessionId;
+use crate::wire::Grants;
+use Progress::{Answered, InFlight, Numbered, Settled, Waiting as Waits};
+
+const ABANDONED: [Option<NotExecuted>; 4] = [
+    None,
+    Some(NotExecuted::Cancelled),
+    Some(NotExecuted::DeadlinePassed),
+    Some(NotExecuted::Disconnected),
+];
+const REPEATED: Outcome<'static> = Outcome::Unknown { why: Unknown::Repeated, ticket: false };
+
+fn unknown(why: Unknown) -> Outcome<'static> {
+    Outcome::Unknown { why, ticket: false }
+}
+
+/// Calls in each state that a client can know one to be in.
+fn each_call(mut check: impl FnMut(KnownCall)) {
+    for progress in [Waits, Numbered, InFlight, Answered, Settled] {
+        for abandoned in ABANDONED {
+            for bits in 0..8 {
+                let [idempotent, fail_fast, may_have_run] = [1, 2, 4].map(|bit| bits & bit != 0);
+                check(KnownCall { progress, idempotent, fail_fast, may_have_run, abandoned });
+            }
+        }
+    }
+}
+
+fn expected_not_executed(call: KnownCall, why: NotExecuted) -> Outcome<'static> {
+    match (call.idempotent, call.may_have_run) {
+        (true, true) => REPEATED,
+        (true, false) | (false, true | false) => Outcome::NotExecuted(why),
+    }
+}
+
+#[test]
+fn an_idempotent_call_that_may_have_run_never_ends_as_not_executed() {
+    each_call(|call| {
+        for why in [NotExecuted::Overloaded, NotExecuted::Cancelled, NotExecuted::SessionRefused] {
+            let expected = expected_not_executed(call, why);
+            assert_eq!(not_executed(call, why), expected, "{call:?}");
+        }
+    });
+}
+
+#[test]
+fn a_call_that_waits_leaves_in_time_and_if_it_fits() {
+    each_call(|call| {
+        for (deadline_passed, fits, why) in [
+            (false, true, None),
+            (false, false, Some(NotExecuted::RequestTooLarge)),
+            (true, true, Some(NotExecuted::DeadlinePassed)),
+            (true, false, Some(NotExecuted::DeadlinePassed)),
+        ] {
+            let expected = why.map(|why| expected_not_executed(call, why));
+            let decided = refuse_to_send(call, Waiting { deadline_passed, fits });
+            assert_eq!(decided, expected, "{call:?} {deadline_passed} {fits}");
+        }
+    });
+}
+
+#[test]
+fn after_a_resume_only_wanted_calls_are_sent_again() {
+    each_call(|call| {
+        for bits in 0..8 {
+            let [above_seen, journaled, lossy] = [1, 2, 4].map(|bit| bits & bit != 0);
+            let wanted = call.abandoned.is_none();
+            let state = (call.progress, journaled, wanted, above_seen, call.idempotent, lossy);
+            let expected = match state {
+                (Waits | Answered | Settled, ..) => Resumed::Skip,
+                (Numbered | InFlight, false, ..) => Resumed::Stop,
+                // Not read; on a lossy link, not read when the Welcome was first sent (C143).
+                (Numbered | InFlight, true, true, true, ..) => Resumed::SendAgain,
+                (Numbered | InFlight, true, false, true, _, true) => Resumed::Ask,
+                (Numbered | InFlight, true, false, true, _, false) => {
+                    let why = call.abandoned.unwrap();
+                    Resumed::Settle(expected_not_executed(call, why))
+                }
+                // Read: only what may run twice is sent again, and nothing is settled without asking (C74).
+                (Numbered | InFlight, true, true, false, true, _) => Resumed::SendAgain,
+                (Numbered | InFlight, true, true, false, false, _) => Resumed::Ask,
+                (Numbered | InFlight, true, false, false, ..) => Resumed::Ask,
+            };
+            let decided = resumed(call, Resume { above_seen, journaled, lossy });
+            assert_eq!(decided, expected, "{call:?} {above_seen} {journaled} {lossy}");
+        }
+    });
+}
+
+#[test]
+fn on_the_same_connection_only_wanted_calls_are_sent_again() {
+    each_call(|call| {
+        let expected = match call.abandoned {
+            None => Repeated::SendAgain,
+            Some(_) => Repeated::Ask,
+        };
+        assert_eq!(repeated(call), expected, "{call:?}");
+    });
+    assert_eq!(unanswered(true), Repeated::Ask);
+    assert_eq!(unanswered(false), Repeated::SendAgain);
+}
+
+#[test]
+fn every_answer_means_one_thing() {
+    let statuses = (0..=u8::MAX).filter_map(Status::from_byte);
+    let statuses: heapless::Vec<Status, 16> = statuses.collect();
+    assert!(statuses.is_full());
+    each_call(|call| {
+        for status in &statuses {
+            for bits in 0..8 {
+                let [to_an_ask, lossy, server_leaving] = [1, 2, 4].map(|bit| bits & bit != 0);
+                let heard = Heard { to_an_ask, lossy, server_leaving };
+                let decided = answer(call, heard, *status, b"body");
+                let expected = expected_answer(call, heard, *status);
+                assert_eq!(decided, expected, "{call:?} {heard:?} {status:?}");
+            }
+        }
+    });
+}
+
+fn expected_answer(call: KnownCall, heard: Heard, status: Status) -> Answer<'static> {
+    match call.progress {
+        // Nothing was sent that could be answered.
+        Waits | Numbered => return Answer::Unexpected,
+        Answered | Settled => return Answer::Late,
+        InFlight => {}
+    }
+    let (wanted, leaving) = (call.abandoned.is_none(), heard.server_leaving);
+    match (status, heard.to_an_ask, heard.lossy, wanted, leaving) {
+        (Status::Done, ..) => Answer::Settle(Outcome::Reply(b"body")),
+        (Status::NoReply(why), ..) => Answer::Settle(Outcome::NoReply(why)),
+        (Status::Refused(why), ..) => Answer::Settle(expected_not_executed(call, why)),
+        (Status::Interrupted, ..) => Answer::Settle(unknown(Unknown::Interrupted)),
+        (Status::NotSeen { .. }, false, false, ..) => Answer::Unexpected,
+        (Status::NotSeen { .. }, false, true, ..) => Answer::Stale,
+        (Status::NotSeen { .. }, true, _, true, false) => Answer::SendAgain,
+        (Status::NotSeen { .. }, true, _, true, true) => {
+            Answer::Settle(expected_not_executed(call, NotExecuted::ShuttingDown))
+        }
+        (Status::NotSeen { .. }, true, _, false, _) => {
+            Answer::Settle(expected_not_executed(call, call.abandoned.unwrap()))
+        }
+    }
+}
+
+#[test]
+fn only_a_call_that_was_not_sent_ends_when_it_is_given_up() {
+    use Reason::{Cancelled, DeadlinePassed, Disconnected, Forgotten};
+    each_call(|call| {
+        for reason in [Cancelled, Forgotten, DeadlinePassed, Disconnected] {
+            let why = match reason {
+                Cancelled | Forgotten => NotExecuted::Cancelled,
+                DeadlinePassed => NotExecuted::DeadlinePassed,
+                Disconnected => NotExecuted::Disconnected,
+            };
+            let outcome = expected_not_executed(call, why);
+            let wanted = call.abandoned.is_none();
+            let expected = match (call.progress, reason, call.fail_fast, wanted) {
+                (_, Disconnected, false, _) | (_, Disconnected, true, false) => GiveUp::Nothing,
+                (Waits, Cancelled | Forgotten | DeadlinePassed, ..)
+                | (Waits, Disconnected, true, true) => GiveUp::End(outcome),
+                (Numbered, Cancelled | Forgotten | DeadlinePassed, ..)
+                | (Numbered, Disconnected, true, true) => GiveUp::Settle(outcome),
+                (InFlight, Cancelled, ..) => GiveUp::Cancel,
+                (InFlight, Forgotten, ..) => GiveUp::Drop,
+                (InFlight, DeadlinePassed, ..) => GiveUp::ReportUnknown(Unknown::DeadlinePassed),
+                (InFlight, Disconnected, true, true) => {
+                    GiveUp::ReportUnknown(Unknown::Disconnected)
+                }
+                (Answered, Forgotten, ..) => GiveUp::Settle(outcome),
+                (Settled, Forgotten, ..) => GiveUp::Drop,
+                (Answered | Settled, Cancelled | DeadlinePassed, ..)
+                | (Answered | Settled, Disconnected, true, true) => GiveUp::Nothing,
+            };
+            assert_eq!(give_up(call, reason), expected, "{call:?} {reason:?}");
+            assert_eq!(reason.not_executed(), why);
+        }
+    });
+}
+
+#[test]
+fn in_a_new_session_only_what_was_not_sent_or_may_run_twice_is_repeated() {
+    each_call(|call| {
+        let lost = SessionLost::Settle(unknown(Unknown::SessionEnded));
+        let expected = match (call.progress, call.idempotent, call.abandoned) {
+            (Waits | Numbered, ..) => SessionLost::Repeat,
+            (InFlight, true, None) => SessionLost::Repeat,
+            (InFlight, false, _) | (InFlight, true, Some(_)) => lost,
+            (Answered | Settled, ..) => SessionLost::KeepOutcome,
+        };
+        assert_eq!(session_lost(call), expected, "{call:?}");
+    });
+}
+
+#[test]
+fn a_session_goes_on_only_if_it_is_the_same_one() {
+    let grants =
+        Grants { slots: 4, request_len_max: 10, reply_len_max: 10, lease_ms: 10, keepalive_ms: 10 };
+    let session = ClientSession {
+        id: SessionId::from_bytes([1; 16]),
+        server: ServerId::from_bytes([2; 16]),
+        service: ServiceName::EMPTY,
+        grants,
+        commit: 5,
+    };
+    let other_grants = Grants { slots: 3, ..grants };
+    let known = Resumable { session: &session, sent: 7 };
+    for (id, server) in [(1, 2), (1, 3), (3, 2), (3, 3)] {
+        for granted in [grants, other_grants] {
+            for commit in [4, 5, 6] {
+                for seen in [0, 6, 7, 8] {
+                    let welcome = Welcome {
+                        version: 1,
+                        features: 0,
+                        server: ServerId::from_bytes([server; 16]),
+                        service: ServiceName::EMPTY,
+                        session: SessionId::from_bytes([id; 16]),
+                        seen,
+                        commit,
+                        grants: granted,
+                    };
+                    let expected = match (id, server, granted.slots, commit, seen) {
+                        (1, 2, 4, 5 | 6, 0..=7) => None,
+                        (1, 2, 4, _, _) => Some(SessionEnd::RolledBack),
+                        (1, 2, _, _, _) => Some(SessionEnd::GrantsChanged),
+                        (_, _, _, _, _) => Some(SessionEnd::SessionUnknown),
+                    };
+                    assert_eq!(check_resumed(known, &welcome), expected, "{welcome:?}");
+                }
+            }
+        }
+    }
+}
+
+const NAMES: [Option<&str>; 3] = [None, Some("found"), Some("other")];
+
+/// Configurations that demand nothing, what answers, and something else; which service and server is wrong by them.
+fn each_demand(mut check: impl FnMut(&ClientConfig, Option<CloseReason>)) {
+    let name = |name| ServiceName::new(name).unwrap();
+    for service in NAMES {
+        for server in [None, Some(1), Some(2)] {
+            let config = ClientConfig {
+                service: service.map(name),
+                server: server.map(|byte| ServerId::from_bytes([byte; 16])),
+                ..ClientConfig::default()
+            };
+            let expected = match (service, server) {
+                (Some("other"), _) => {
+                    let (wanted, found) = (name("other"), name("found"));
+                    Some(CloseReason::WrongService { wanted, found })
+                }
+                (_, Some(2)) => {
+                    let [found, wanted] = [1, 2].map(|byte| ServerId::from_bytes([byte; 16]));
+                    Some(CloseReason::WrongServer { wanted, found })
+                }
+                (_, _) => None,
+            };
+            check(&config, expected);
+        }
+    }
+}
+
+#[test]
+fn a_refusal_ends_no_more_than_it_says() {
+    let found = (ServiceName::new("found").unwrap(), ServerId::from_bytes([1; 16]));
+    each_demand(|config, wrong| {
+        assert_eq!(check_server(config, found.0, found.1), wrong);
+        for code in 0..=u8::MAX {
+            let reason = CloseReason::PeerSaysProtocol(code);
+            let expected = match code {
+                11 | 16 => Refusal::EndSession(SessionEnd::RolledBack, reason),
+                13 => Refusal::EndSession(SessionEnd::FalseRetry, reason),
+                _ => Refusal::Disconnect(reason),
+            };
+            assert_eq!(refused(config, Refuse::Protocol(code)), expected);
+        }
+        let confused = Refusal::Disconnect(CloseReason::PeerSaysProtocol(0));
+        let (service, server) = found;
+        let version = CloseReason::VersionUnsupported { min: 2, max: 3 };
+        for (refuse, expected) in [
+            (Refuse::VersionUnsupported { min: 2, max: 3 }, Refusal::ForGood(version)),
+            (
+                Refuse::SessionUnknown,
+                Refusal::EndSession(SessionEnd::SessionUnknown, CloseReason::SessionUnknown),
+            ),
+            (
+                Refuse::WrongPrincipal,
+                Refusal::EndSession(SessionEnd::Refused, CloseReason::WrongPrincipal),
+            ),
+            (Refuse::WrongServer { service, server }, wrong.map_or(confused, Refusal::ForGood)),
+            (Refuse::SessionsFull, Refusal::Disconnect(CloseReason::SessionsFull)),
+            (Refuse::PrincipalFull, Refusal::Disconnect(CloseReason::PrincipalFull)),
+            (Refuse::ShuttingDown, Refusal::Disconnect(CloseReason::ShuttingDown)),
+            (Refuse::Superseded, Refusal::Disconnect(CloseReason::Superseded)),
+            (Refuse::TooSlow, Refusal::Disconnect(CloseReason::TooSlow)),
+        ] {
+            assert_eq!(refused(config, refuse), expected, "{refuse:?}");
+        }
+    });
+}
+
+#[test]
+fn goodbye_is_said_only_when_nothing_is_left_to_learn() {
+    for bits in 0..32 {
+        let [server_leaving, exhausted, closing, nothing_waits, nothing_unsettled] =
+            [1, 2, 4, 8, 16].map(|bit| bits & bit != 0);
+        let known =
+            Leaving { server_leaving, exhausted, closing, nothing_waits, nothing_unsettled };
+        let expected = match bits {
+            // Something is unsettled.
+            0..16 => false,
+            // No reason to leave; a reason to close, and something waits.
+            16 | 24 | 20 => false,
+            // The server leaves, numbers are used up, or both, or nothing waits at the close.
+            17 | 18 | 19 | 21 | 22 | 23 | 25 | 26 | 27 | 28 | 29 | 30 | 31 => true,
+            _ => unreachable!(),
+        };
+        assert_eq!(may_say_goodbye(known), expected, "{known:?}");
+    }
+}
