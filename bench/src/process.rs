@@ -56,10 +56,9 @@ impl Process {
     }
 
     /// The next line that it prints.
-    pub(crate) fn line(&self, patience: Duration) -> Result<String> {
-        let none =
-            |_| format!("process {} said nothing for {patience:?}, or has ended", self.pid());
-        Ok(self.lines.recv_timeout(patience).map_err(none)?)
+    pub(crate) fn line(&self, limit: Duration) -> Result<String> {
+        let none = |_| format!("process {} said nothing for {limit:?}, or has ended", self.pid());
+        Ok(self.lines.recv_timeout(limit).map_err(none)?)
     }
 }
 

@@ -154,7 +154,7 @@ fn a_server_that_is_told_to_end_drains_while_a_client_calls() {
     let name = format!("oncewire-bank-test-{}.journal", std::process::id());
     let journal = std::env::temp_dir().join(name);
     let mut client = bank(&["client", &server.address, "--calls", "10000000", "--json"]);
-    client.args(["--patience", "2", "--journal"]).arg(&journal);
+    client.args(["--call-timeout", "2", "--journal"]).arg(&journal);
     let client = client.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // It is at work when it has written something down.
     while !std::fs::metadata(&journal).is_ok_and(|data| data.len() > 10_000) {

@@ -251,7 +251,7 @@ impl World {
         }
     }
 
-    /// Where nobody is at work, each call that was let in runs or waits for its turn, and no budget is exceeded.
+    /// Where nobody is at work, each call that was admitted runs or waits for its turn, and no budget is exceeded.
     fn check_load(&self) -> Check {
         let servers: Vec<_> =
             lock(&self.place).hosts.iter().map(|host| host.server.clone()).collect();

@@ -7,7 +7,7 @@ use oncewire_fuzz::mutant::{ALL, Mutant};
 
 const STEPS_MAX: usize = 3_000_000;
 
-/// How many histories may hold so many calls of unknown fate, one in so many, that the search for an order is given up:
+/// How many histories may hold so many calls of unknown outcome, one in so many, that the search for an order is given up:
 /// it is exponential in them, and how many there are is up to the machine's load.
 const UNDECIDED_ONE_IN: u64 = 4;
 

@@ -12,7 +12,7 @@ use crate::socket::{self, connected};
 
 /// Listens on a TCP address.
 ///
-/// Errors of a single `accept`, such as too many open files or a caller that was gone before it was let in, come out as
+/// Errors of a single `accept`, such as too many open files or a caller that was gone before it was admitted, come out as
 /// they are; the acceptor goes on listening.
 #[derive(Debug)]
 pub struct TcpAcceptor {

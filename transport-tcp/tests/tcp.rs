@@ -21,13 +21,13 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// Waits, but not for ever.
-async fn within<T>(patience: Duration, future: impl Future<Output = T>) -> T {
+async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> T {
     let runtime = SmolRuntime::global();
     let mut timer = runtime.timer();
-    timer.set(runtime.now() + patience);
+    timer.set(runtime.now() + limit);
     let too_late = async {
         smol::future::poll_fn(|cx| timer.poll(cx)).await;
-        panic!("not there after {patience:?}");
+        panic!("not there after {limit:?}");
     };
     smol::future::or(future, too_late).await
 }
@@ -155,8 +155,8 @@ fn c119_silent_addresses_delay_the_ones_behind_them_by_a_moment_only() {
         let addresses = silent.iter().map(|silent| silent.address);
         let connector = TcpConnector::any_of(addresses.chain([acceptor.local_addr()]));
         // One dial reaches it, within the time that the driver gives each.
-        let patience = ClientOptions::default().connect_timeout;
-        within(patience, connector.connect()).await.unwrap();
+        let limit = ClientOptions::default().connect_timeout;
+        within(limit, connector.connect()).await.unwrap();
         acceptor.accept().await.unwrap();
     });
 }
@@ -207,7 +207,7 @@ fn c119_as_many_connections_wait_to_be_accepted_as_the_system_allows() {
         for _ in 0..allowed.min(400) {
             waiting.push(within(Duration::from_secs(20), connector.connect()).await.unwrap());
         }
-        // They were all let in, not only begun.
+        // They were all admitted, not only begun.
         for _ in 0..waiting.len() {
             acceptor.accept().await.unwrap();
         }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::chance::unique;
-use crate::check::{Fate, Kind, Record, Records};
+use crate::check::{Kind, Record, Records, Verdict};
 use crate::journal::Journal;
 use crate::service::{AccountId, Operation};
 
@@ -42,8 +42,8 @@ impl Book {
         amount: u64,
     ) -> Operation {
         let operation = Operation { client: self.client, number };
-        let fate = if kind == Kind::Note { Fate::Untold } else { Fate::InDoubt };
-        let record = Record { kind, account, amount, fate };
+        let verdict = if kind == Kind::Note { Verdict::Untold } else { Verdict::InDoubt };
+        let record = Record { kind, account, amount, verdict };
         if let Some(journal) = &self.journal {
             journal.write_begin(operation, &record);
         }
@@ -52,22 +52,22 @@ impl Book {
     }
 
     /// What became of it is known.
-    pub(crate) fn end(&self, operation: Operation, fate: Fate) {
-        self.finish(operation, fate, None);
+    pub(crate) fn end(&self, operation: Operation, verdict: Verdict) {
+        self.finish(operation, verdict, None);
     }
 
     /// An account was opened.
     pub(crate) fn end_open(&self, operation: Operation, account: AccountId) {
-        self.finish(operation, Fate::Applied, Some(account));
+        self.finish(operation, Verdict::Applied, Some(account));
     }
 
-    fn finish(&self, operation: Operation, fate: Fate, account: Option<AccountId>) {
+    fn finish(&self, operation: Operation, verdict: Verdict, account: Option<AccountId>) {
         let mut records = self.lock();
         let Some(record) = records.get_mut(&operation.number) else { return };
-        record.fate = fate;
+        record.verdict = verdict;
         record.account = account.unwrap_or(record.account);
         if let Some(journal) = &self.journal {
-            journal.write_end(operation, fate, record.account);
+            journal.write_end(operation, verdict, record.account);
         }
     }
 

@@ -19,7 +19,7 @@ pub(crate) enum Kind {
 
 /// What its client knows of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub(crate) enum Verdict {
     /// Begun; its client has not, or not yet, learned more.
     InDoubt,
     /// Executed, and did what it should.
@@ -37,7 +37,7 @@ pub(crate) struct Record {
     pub(crate) kind: Kind,
     pub(crate) account: AccountId,
     pub(crate) amount: u64,
-    pub(crate) fate: Fate,
+    pub(crate) verdict: Verdict,
 }
 
 /// The operations of one client by their numbers, which begin with 0.
@@ -55,7 +55,7 @@ pub(crate) struct Findings {
     pub(crate) actual: u64,
     /// Operations that were executed more than once.
     pub(crate) executed_twice: u64,
-    /// Operations whose fate only the log can tell.
+    /// Operations whose verdict only the log has.
     pub(crate) in_doubt: u64,
     pub(crate) notes: u64,
     pub(crate) notes_executed: u64,
@@ -87,7 +87,7 @@ impl Findings {
     }
 }
 
-/// Who decides about operations whose client does not know their fate.
+/// Who decides about operations whose client does not know their verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Doubt {
     /// Nobody: they widen the interval.
@@ -135,7 +135,7 @@ pub(crate) fn unchecked(records: &Records, why: String) -> Findings {
     let mut findings = Findings { faults: vec![why], ..Findings::default() };
     let mut ranges = BTreeMap::new();
     for record in records.values() {
-        findings.in_doubt += u64::from(record.fate == Fate::InDoubt);
+        findings.in_doubt += u64::from(record.verdict == Verdict::InDoubt);
         add_to_range(record, None, &mut ranges);
     }
     ranges.into_values().for_each(|range| tell_expected(range, &mut findings));
@@ -145,12 +145,12 @@ pub(crate) fn unchecked(records: &Records, why: String) -> Findings {
 /// What an operation means for its account; `log` decides if its client cannot.
 fn add_to_range(record: &Record, log: Option<Executions>, ranges: &mut BTreeMap<AccountId, Range>) {
     // The account of an opening that nobody knows of is nobody's.
-    if record.kind == Kind::Open && record.fate != Fate::Applied {
+    if record.kind == Kind::Open && record.verdict != Verdict::Applied {
         return;
     }
-    let applied = match record.fate {
-        Fate::Applied => Some(true),
-        Fate::InDoubt => log.map(|log| log.applied > 0),
+    let applied = match record.verdict {
+        Verdict::Applied => Some(true),
+        Verdict::InDoubt => log.map(|log| log.applied > 0),
         _ => Some(false),
     };
     let amount = match record.kind {
@@ -184,13 +184,13 @@ fn tell_expected(range: Range, findings: &mut Findings) {
 fn check_one(number: u64, record: &Record, executions: Executions, findings: &mut Findings) {
     let Executions { executed, applied } = executions;
     findings.executed_twice += u64::from(executed > 1);
-    let possible = match record.fate {
-        Fate::Applied => executed == 1 && applied == 1,
-        Fate::Declined => executed == 1 && applied == 0,
-        Fate::NotExecuted => executed == 0,
-        Fate::InDoubt | Fate::Untold => executed <= 1,
+    let possible = match record.verdict {
+        Verdict::Applied => executed == 1 && applied == 1,
+        Verdict::Declined => executed == 1 && applied == 0,
+        Verdict::NotExecuted => executed == 0,
+        Verdict::InDoubt | Verdict::Untold => executed <= 1,
     };
-    findings.in_doubt += u64::from(record.fate == Fate::InDoubt);
+    findings.in_doubt += u64::from(record.verdict == Verdict::InDoubt);
     if record.kind == Kind::Note {
         findings.notes += 1;
         findings.notes_executed += u64::from(executed > 0);
@@ -199,7 +199,7 @@ fn check_one(number: u64, record: &Record, executions: Executions, findings: &mu
         findings.faults.push(format!(
             "operation {number} ({:?} of {} at account {}) ended as {:?}, but was executed {executed} times and \
              applied {applied} times",
-            record.kind, record.amount, record.account, record.fate,
+            record.kind, record.amount, record.account, record.verdict,
         ));
     }
 }

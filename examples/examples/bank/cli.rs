@@ -115,7 +115,7 @@ pub(crate) struct ClientArgs {
     pub(crate) seed: Option<u64>,
     /// How long most calls wait for their outcome, in seconds.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
-    pub(crate) patience: u64,
+    pub(crate) call_timeout: u64,
     /// Prints one JSON object.
     #[arg(long)]
     pub(crate) json: bool,

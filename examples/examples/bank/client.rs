@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::address::{Address, Dial};
 use crate::book::Book;
 use crate::chance::{Rng, within};
-use crate::check::{Doubt, Fate, Findings, Kind, Records, Testimony, check, unchecked};
+use crate::check::{Doubt, Findings, Kind, Records, Testimony, Verdict, check, unchecked};
 use crate::journal::Journal;
 use crate::naive;
 use crate::service::{
@@ -50,7 +50,7 @@ pub(crate) struct Load {
     pub(crate) in_flight: u64,
     pub(crate) seed: u64,
     /// How long most calls wait for their outcome.
-    pub(crate) patience: Duration,
+    pub(crate) call_timeout: Duration,
     /// Where each operation is written down before it begins.
     pub(crate) journal: Option<PathBuf>,
     /// Retries whatever has no reply as a new call.
@@ -200,7 +200,7 @@ enum Settled<R> {
 }
 
 impl<R> Settled<R> {
-    /// Other calls would fare no better: the server ends, or has been out of reach for all its caller's patience.
+    /// Other calls would fare no better: the server ends, or has been out of reach for a whole call's timeout.
     fn tells_the_end(&self, manner: Manner) -> bool {
         use NotExecuted::{Closed, DeadlinePassed, SessionRefused, ShuttingDown};
         match self {
@@ -227,7 +227,7 @@ struct Worker {
     client: Client,
     book: Book,
     seed: u64,
-    patience: Duration,
+    call_timeout: Duration,
     index: u64,
     calls: u64,
     /// The server that has the accounts.
@@ -290,7 +290,7 @@ impl Worker {
             client,
             book: Book::new(journal),
             seed: load.seed,
-            patience: load.patience,
+            call_timeout: load.call_timeout,
             index,
             calls: share,
             next: AtomicU64::new(0),
@@ -351,7 +351,7 @@ impl Worker {
         let mut rng = Rng::new(self.seed, (self.index << 40) | (call + 1));
         let number = OPENINGS + 2 * call;
         let account = accounts[usize::from(rng.percent(20))];
-        let manner = Manner::draw(&mut rng, self.patience);
+        let manner = Manner::draw(&mut rng, self.call_timeout);
         let amount = 1 + rng.below(100);
         match rng.below(100) {
             0..55 => self.change(&DEDUCT, Kind::Deduct, (number, account, amount), manner).await,
@@ -362,7 +362,7 @@ impl Worker {
             let operation = self.book.begin(number + 1, Kind::Note, account, 0);
             let note = Note { operation, account, text: format!("call {call}") };
             if self.client.send(&NOTE, &note).is_err() {
-                self.book.end(operation, Fate::NotExecuted);
+                self.book.end(operation, Verdict::NotExecuted);
             }
         }
     }
@@ -388,14 +388,14 @@ impl Worker {
             ending.0
         };
         match settled {
-            Settled::Reply(Ok(_)) => self.book.end(operation, Fate::Applied),
-            Settled::Reply(Err(_)) => self.book.end(operation, Fate::Declined),
-            Settled::NotExecuted(_) => self.book.end(operation, Fate::NotExecuted),
+            Settled::Reply(Ok(_)) => self.book.end(operation, Verdict::Applied),
+            Settled::Reply(Err(_)) => self.book.end(operation, Verdict::Declined),
+            Settled::NotExecuted(_) => self.book.end(operation, Verdict::NotExecuted),
             Settled::Interrupted | Settled::Unknown => {}
         }
     }
 
-    /// It moves nothing and may be repeated, so whoever has no reply asks again, now with patience.
+    /// It moves nothing and may be repeated, so a caller without a reply asks again, with more time.
     async fn read_balance(&self, account: AccountId, manner: Manner) {
         let call = || self.client.call(&BALANCE, &account).idempotent();
         let mut ending = settle(manner.apply(call())).await;
@@ -405,7 +405,7 @@ impl Worker {
             Settled::NotExecuted(_) => !ending.0.tells_the_end(manner),
         };
         if again {
-            ending = settle(call().timeout(self.patience)).await;
+            ending = settle(call().timeout(self.call_timeout)).await;
         }
         self.tally(&ending, manner);
     }
@@ -461,8 +461,8 @@ impl Worker {
 
 impl Manner {
     /// Most are patient; some give up at a break, some after a few milliseconds: these end as `Unknown` now and then.
-    fn draw(rng: &mut Rng, patience: Duration) -> Manner {
-        let patient = Manner { patient: true, timeout: patience, fail_fast: false };
+    fn draw(rng: &mut Rng, call_timeout: Duration) -> Manner {
+        let patient = Manner { patient: true, timeout: call_timeout, fail_fast: false };
         let short = Duration::from_millis(1 + rng.below(8));
         match rng.below(100) {
             0..70 => patient,
@@ -513,7 +513,7 @@ pub(crate) async fn ask(
         let page = AuditPage { client: number, first, count };
         testimony.log.extend(insist(|| client.call(&AUDIT, &page).timeout(timeout)).await?);
     }
-    let opened = records.values().filter(|r| r.kind == Kind::Open && r.fate == Fate::Applied);
+    let opened = records.values().filter(|r| r.kind == Kind::Open && r.verdict == Verdict::Applied);
     for account in opened.map(|record| record.account).collect::<BTreeSet<_>>() {
         let balance =
             insist(|| client.call(&BALANCE, &account).idempotent().timeout(timeout)).await?;

@@ -140,7 +140,7 @@ impl CrashTest {
             clients: 1,
             in_flight: 8,
             seed: self.seed.wrapping_add(number),
-            patience: Duration::from_secs(30),
+            call_timeout: Duration::from_secs(30),
             journal: Some(journal.clone()),
             at_least_once: false,
             durable: self.durable,

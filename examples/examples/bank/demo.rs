@@ -12,7 +12,7 @@ use smol::stream::StreamExt;
 
 use crate::address::Address;
 use crate::chance::{Rng, pause, within};
-use crate::check::{Doubt, Fate, Findings, Kind, check};
+use crate::check::{Doubt, Findings, Kind, Verdict, check};
 use crate::client::{self, AUDIT_TIMEOUT, FAULTS_MAX, Load, Report, ask};
 use crate::fault::{Counts, FRAMES_MAX, Injector};
 use crate::journal;
@@ -229,7 +229,7 @@ impl Part<'_> {
             clients: CLIENTS,
             in_flight: IN_FLIGHT,
             seed: seed.wrapping_add(index),
-            patience: PATIENCE,
+            call_timeout: PATIENCE,
             journal: Some(journal),
             at_least_once: false,
             durable: false,
@@ -364,7 +364,7 @@ impl Judge {
             for (&number, record) in records.iter().filter(|(_, r)| r.kind == Kind::Open) {
                 let applied = testimony.log.get(number as usize).map_or(0, |log| log.applied);
                 self.accounts += u64::from(applied);
-                if record.fate == Fate::InDoubt {
+                if record.verdict == Verdict::InDoubt {
                     self.ownerless += record.amount * u64::from(applied);
                 }
             }

@@ -132,7 +132,7 @@ enum Fault {
     Before,
     Inside,
     After,
-    /// A reply is dropped, though the server handed it over.
+    /// A reply is dropped, though the server sent it.
     Swallow,
 }
 

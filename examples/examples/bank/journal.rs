@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use crate::chance::unique;
-use crate::check::{Fate, Kind, Record, Records};
+use crate::check::{Kind, Record, Records, Verdict};
 use crate::service::{AccountId, Operation};
 
 /// A journal that is being written.
@@ -50,9 +50,9 @@ impl Journal {
     }
 
     /// Its outcome came.
-    pub(crate) fn write_end(&self, operation: Operation, fate: Fate, account: AccountId) {
+    pub(crate) fn write_end(&self, operation: Operation, verdict: Verdict, account: AccountId) {
         let Operation { client, number } = operation;
-        self.write(&format!("- {client} {number} {} {account}\n", fate_word(fate)));
+        self.write(&format!("- {client} {number} {} {account}\n", verdict_word(verdict)));
     }
 
     fn write(&self, line: &str) {
@@ -124,11 +124,11 @@ fn read_line(line: &str, clients: &mut BTreeMap<u64, Records>) -> Option<()> {
     let account = words.next()?.parse().ok()?;
     if sign == "+" {
         let (kind, amount) = (kind_of(word)?, words.next()?.parse().ok()?);
-        let fate = if kind == Kind::Note { Fate::Untold } else { Fate::InDoubt };
-        records.insert(number, Record { kind, account, amount, fate });
+        let verdict = if kind == Kind::Note { Verdict::Untold } else { Verdict::InDoubt };
+        records.insert(number, Record { kind, account, amount, verdict });
     } else {
         let record = records.get_mut(&number)?;
-        record.fate = fate_of(word)?;
+        record.verdict = verdict_of(word)?;
         record.account = account;
     }
     Some(())
@@ -141,12 +141,12 @@ const KINDS: [(Kind, &str); 4] = [
     (Kind::Note, "note"),
 ];
 
-const FATES: [(Fate, &str); 5] = [
-    (Fate::InDoubt, "in-doubt"),
-    (Fate::Applied, "applied"),
-    (Fate::Declined, "declined"),
-    (Fate::NotExecuted, "not-executed"),
-    (Fate::Untold, "untold"),
+const VERDICTS: [(Verdict, &str); 5] = [
+    (Verdict::InDoubt, "in-doubt"),
+    (Verdict::Applied, "applied"),
+    (Verdict::Declined, "declined"),
+    (Verdict::NotExecuted, "not-executed"),
+    (Verdict::Untold, "untold"),
 ];
 
 fn kind_word(kind: Kind) -> &'static str {
@@ -157,10 +157,10 @@ fn kind_of(word: &str) -> Option<Kind> {
     KINDS.iter().find(|(_, w)| *w == word).map(|(kind, _)| *kind)
 }
 
-fn fate_word(fate: Fate) -> &'static str {
-    FATES.iter().find(|(f, _)| *f == fate).map_or("", |(_, word)| word)
+fn verdict_word(verdict: Verdict) -> &'static str {
+    VERDICTS.iter().find(|(f, _)| *f == verdict).map_or("", |(_, word)| word)
 }
 
-fn fate_of(word: &str) -> Option<Fate> {
-    FATES.iter().find(|(_, w)| *w == word).map(|(fate, _)| *fate)
+fn verdict_of(word: &str) -> Option<Verdict> {
+    VERDICTS.iter().find(|(_, w)| *w == word).map(|(verdict, _)| *verdict)
 }

@@ -87,7 +87,7 @@ async fn run_client(args: ClientArgs) -> Result<bool, String> {
         clients: args.clients,
         in_flight: args.in_flight,
         seed: args.seed.unwrap_or_else(chance::unique),
-        patience: Duration::from_secs(args.patience),
+        call_timeout: Duration::from_secs(args.call_timeout),
         journal: args.journal,
         at_least_once: args.at_least_once,
         durable: args.durable,

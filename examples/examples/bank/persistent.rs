@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 
 use crate::book::Book;
 use crate::chance::{Rng, within};
-use crate::check::{Doubt, Fate, Findings, Kind, check, unchecked};
+use crate::check::{Doubt, Findings, Kind, Verdict, check, unchecked};
 use crate::client::{
     AUDIT_TIMEOUT, CONNECT_TIMEOUT, FAULTS_MAX, Load, POOR_OPENING, RICH_OPENING, Report, ask,
     connect_again, options, tell_findings,
@@ -67,7 +67,7 @@ fn open(load: &Load, path: &Path) -> Result<(DurableClient, Vec<RecoveredCall>),
     calls.push(".calls");
     let journal = RedbJournal::open(PathBuf::from(calls)).map_err(|error| error.to_string())?;
     let mut options = options();
-    options.timeout = load.patience;
+    options.timeout = load.call_timeout;
     DurableClient::open(load.address.connector(), options, journal)
         .map_err(|error| error.to_string())
 }
@@ -131,8 +131,8 @@ impl Worker {
         }
         for (number, _) in self.book.records() {
             if !known.contains(&number) && !self.ended.contains(&number) {
-                // Intended, and not recorded: no byte of it was handed.
-                self.book.end(self.name(number), Fate::NotExecuted);
+                // Intended, and not recorded: no byte of it was sent.
+                self.book.end(self.name(number), Verdict::NotExecuted);
             }
         }
     }
@@ -158,7 +158,8 @@ impl Worker {
     async fn open_accounts(&self) -> Result<[AccountId; 2], String> {
         loop {
             let records = self.book.records();
-            let open = |r: &&crate::check::Record| r.kind == Kind::Open && r.fate == Fate::Applied;
+            let open =
+                |r: &&crate::check::Record| r.kind == Kind::Open && r.verdict == Verdict::Applied;
             let accounts: Vec<_> = records.values().filter(open).map(|r| r.account).collect();
             let opening = match accounts[..] {
                 [] => RICH_OPENING,
@@ -203,11 +204,11 @@ impl Worker {
         let told = call.await;
         match &told.outcome {
             Outcome::Reply(account) => {
-                if self.agrees(number, Fate::Applied, Some(*account)) {
+                if self.agrees(number, Verdict::Applied, Some(*account)) {
                     self.book.end_open(self.name(number), *account);
                 }
             }
-            other => self.end(number, fate(other)),
+            other => self.end(number, verdict(other)),
         }
         told.receipt.confirm();
     }
@@ -217,32 +218,33 @@ impl Worker {
         self.end(
             number,
             match &told.outcome {
-                Outcome::Reply(Ok(_)) => Fate::Applied,
-                Outcome::Reply(Err(_)) => Fate::Declined,
-                other => fate(other),
+                Outcome::Reply(Ok(_)) => Verdict::Applied,
+                Outcome::Reply(Err(_)) => Verdict::Declined,
+                other => verdict(other),
             },
         );
         // Not before it stands in our own file.
         told.receipt.confirm();
     }
 
-    fn end(&self, number: u64, fate: Fate) {
-        if self.agrees(number, fate, None) {
-            self.book.end(self.name(number), fate);
+    fn end(&self, number: u64, verdict: Verdict) {
+        if self.agrees(number, verdict, None) {
+            self.book.end(self.name(number), verdict);
         }
     }
 
     /// Whether the outcome is to be noted; one that was noted before is to be the same.
-    fn agrees(&self, number: u64, fate: Fate, account: Option<AccountId>) -> bool {
+    fn agrees(&self, number: u64, verdict: Verdict, account: Option<AccountId>) -> bool {
         if !self.ended.contains(&number) {
             return true;
         }
         let before = self.book.records().get(&number).copied();
         let same = before.is_some_and(|before| {
-            before.fate == fate && account.is_none_or(|account| account == before.account)
+            before.verdict == verdict && account.is_none_or(|account| account == before.account)
         });
         if !same {
-            let why = format!("operation {number} was told as {fate:?}, and before as {before:?}");
+            let why =
+                format!("operation {number} was told as {verdict:?}, and before as {before:?}");
             self.lock_faults().push(why);
         }
         false
@@ -266,10 +268,10 @@ impl Worker {
     fn tell(&self, report: &mut Report) {
         for record in self.book.records().values() {
             report.calls += 1;
-            match record.fate {
-                Fate::Applied | Fate::Declined => report.replied += 1,
-                Fate::NotExecuted => report.not_executed += 1,
-                Fate::InDoubt | Fate::Untold => report.unknown += 1,
+            match record.verdict {
+                Verdict::Applied | Verdict::Declined => report.replied += 1,
+                Verdict::NotExecuted => report.not_executed += 1,
+                Verdict::InDoubt | Verdict::Untold => report.unknown += 1,
             }
         }
         let status = self.client.status();
@@ -284,10 +286,10 @@ fn tag(number: u64) -> String {
     number.to_string()
 }
 
-fn fate<R: DeserializeOwned>(outcome: &Outcome<R>) -> Fate {
+fn verdict<R: DeserializeOwned>(outcome: &Outcome<R>) -> Verdict {
     match outcome {
-        Outcome::Reply(_) => Fate::Applied,
-        Outcome::NotExecuted(_) => Fate::NotExecuted,
-        Outcome::NoReply(_) | Outcome::Unknown(..) => Fate::InDoubt,
+        Outcome::Reply(_) => Verdict::Applied,
+        Outcome::NotExecuted(_) => Verdict::NotExecuted,
+        Outcome::NoReply(_) | Outcome::Unknown(..) => Verdict::InDoubt,
     }
 }

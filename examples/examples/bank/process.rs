@@ -128,7 +128,7 @@ pub(crate) fn start_client(load: &Load) -> Result<Child, String> {
         ("--clients", load.clients),
         ("--in-flight", load.in_flight),
         ("--seed", load.seed),
-        ("--patience", load.patience.as_secs()),
+        ("--call-timeout", load.call_timeout.as_secs()),
     ] {
         arguments.extend([name.to_owned(), value.to_string()]);
     }

@@ -42,7 +42,7 @@ pub struct Schedule {
     pub slow_in: u64,
 }
 
-/// Tasks with one fate: they die together in a crash.
+/// A group of tasks: they die together in a crash.
 pub type Group = u32;
 
 /// What is to happen at a moment.

@@ -121,7 +121,7 @@ fn plan(world: &World, op: u64) -> Plan {
 }
 
 /// How long the handler of an operation waits for its caller to give up; `None` for as long as it takes.
-fn patience(world: &World, op: u64) -> Option<u64> {
+fn time_limit_of(world: &World, op: u64) -> Option<u64> {
     let profile = &world.profile;
     let mut rng = Rng::apart(profile.seed, (op << 8) | 0x52);
     // Where few may run, the others would wait for ever.
@@ -131,7 +131,7 @@ fn patience(world: &World, op: u64) -> Option<u64> {
 
 /// Whether the handler of an operation ends by itself.
 pub fn ends(world: &World, op: u64, method: usize) -> bool {
-    !matches!(method, LISTENS_PLACE | DROPPED_PLACE) || patience(world, op).is_some()
+    !matches!(method, LISTENS_PLACE | DROPPED_PLACE) || time_limit_of(world, op).is_some()
 }
 
 /// Notes how an execution ended, also when it is dropped.
@@ -180,7 +180,7 @@ async fn wait(
 ) -> (u64, usize) {
     world.sim.note(|| format!("server {server} runs operation {op}, which waits"));
     let mut guard = start(&world, server, method, op);
-    let mut time = patience(&world, op).map(|time| Sleep::new(&world.sim, time));
+    let mut time = time_limit_of(&world, op).map(|time| Sleep::new(&world.sim, time));
     let mut cancelled = std::pin::pin!(context.cancelled());
     let heard = std::future::poll_fn(|cx| {
         if method == LISTENS_PLACE && cancelled.as_mut().poll(cx).is_ready() {
@@ -325,7 +325,7 @@ pub fn server(world: &Arc<World>, group: Group, clock: &Arc<Clock>) -> Server {
 /// How long the handler of an operation takes, if its caller does not give up.
 pub fn delay_of(world: &World, op: u64, method: usize) -> u64 {
     match method {
-        LISTENS_PLACE | DROPPED_PLACE => patience(world, op).unwrap_or(3_600 * SECOND),
+        LISTENS_PLACE | DROPPED_PLACE => time_limit_of(world, op).unwrap_or(3_600 * SECOND),
         _ => plan(world, op).delay,
     }
 }

@@ -70,11 +70,11 @@ const ROLLED_BACK: Kind = Kind { end: End::RollBack, ..ATOMIC };
 /// How finely a handler's steps lie apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
-    /// A call is over in the moment in which it is let in.
+    /// A call is over in the moment in which it is admitted.
     AtOnce,
     /// It starts at once, and ends later.
     Runs,
-    /// It is let in, starts later, and ends later still.
+    /// It is admitted, starts later, and ends later still.
     Slow,
 }
 
@@ -401,7 +401,7 @@ pub static SCENES: &[Scene] = &[
     },
     Scene {
         name: "drain",
-        about: "a server drains under calls that are let in and run; two cuts (C75)",
+        about: "a server drains under calls that are admitted and run; two cuts (C75)",
         calls: &[&[CALL, CALL]],
         pace: Pace::Slow,
         budget: Budget { cuts: 2, late: 1, drains: 1, ..NONE },

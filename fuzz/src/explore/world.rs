@@ -71,7 +71,7 @@ pub(super) struct Handling {
     pub(super) op: u32,
     pub(super) run: u32,
     pub(super) kind: Kind,
-    /// What `record_of` said when it was let in, for a ledger that writes late.
+    /// What `record_of` said when it was admitted, for a ledger that writes late.
     pub(super) digest: u64,
 }
 

@@ -23,7 +23,7 @@ const REGISTERS: usize = 2;
 const REGISTER: Method<(u8, RegisterCall), u64> = Method::new("history.register");
 const LOG: Method<LogCall, LogReturn> = Method::new("history.log");
 
-/// How the callers' patience and the connections are.
+/// How the callers and the connections are.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     /// Where chance comes from.
@@ -58,7 +58,7 @@ pub struct Tally {
     pub replies: u64,
     /// Calls that were not executed.
     pub not_executed: u64,
-    /// Calls whose fate nobody knows.
+    /// Calls of unknown outcome.
     pub unknown: u64,
     /// Connections that were made.
     pub connections: u64,

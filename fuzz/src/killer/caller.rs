@@ -56,7 +56,7 @@ struct Caller {
 
 /// How a caller bears with a call.
 #[derive(Clone, Copy)]
-enum Patience {
+enum Manner {
     /// Waits for the outcome.
     Patient,
     /// Does not wait for another connection.
@@ -155,24 +155,24 @@ impl Caller {
         let (client, generation) = (self.part.client, self.part.generation);
         let key = Key { client, generation, call };
         let arguments = Arguments { key, element, wait_ms };
-        let patience = match chance.below(20) {
-            0..12 => Patience::Patient,
-            12..16 => Patience::FailFast,
-            16..19 => Patience::Hasty(Duration::from_millis(chance.range(1, 30))),
-            _ => Patience::Fickle(Duration::from_micros(chance.range(0, 5000))),
+        let manner = match chance.below(20) {
+            0..12 => Manner::Patient,
+            12..16 => Manner::FailFast,
+            16..19 => Manner::Hasty(Duration::from_millis(chance.range(1, 30))),
+            _ => Manner::Fickle(Duration::from_micros(chance.range(0, 5000))),
         };
         let begin = move |caller: &Caller| {
             let call = caller.client.call(&method, &arguments);
-            match patience {
-                Patience::Patient | Patience::Fickle(_) => call.start(),
-                Patience::FailFast => call.fail_fast(true).start(),
-                Patience::Hasty(timeout) => call.timeout(timeout).start(),
+            match manner {
+                Manner::Patient | Manner::Fickle(_) => call.start(),
+                Manner::FailFast => call.fail_fast(true).start(),
+                Manner::Hasty(timeout) => call.timeout(timeout).start(),
             }
         };
         let first = begin(&self);
         async move {
-            let outcome = match patience {
-                Patience::Fickle(time) => {
+            let outcome = match manner {
+                Manner::Fickle(time) => {
                     let Some(outcome) = self.within(time, first).await else { return };
                     outcome
                 }

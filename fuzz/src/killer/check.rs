@@ -16,7 +16,7 @@ pub struct Tally {
     pub replies: u64,
     /// Calls that were not executed.
     pub not_executed: u64,
-    /// Calls whose fate nobody knows.
+    /// Calls of unknown outcome.
     pub unknown: u64,
     /// Calls that were given up, or whose client was killed.
     pub silent: u64,

@@ -179,9 +179,9 @@ impl Stage {
     }
 
     /// The next report; `None` if there is none for so long.
-    pub(super) fn next(&self, patience: Duration) -> Option<(Who, What)> {
+    pub(super) fn next(&self, limit: Duration) -> Option<(Who, What)> {
         // It never disconnects: the listener has a sender.
-        self.events.recv_timeout(patience).ok()
+        self.events.recv_timeout(limit).ok()
     }
 }
 

@@ -74,7 +74,7 @@ impl Ledger for SimLedger {
 
     fn commit(&self, batch: Batch<Transaction>) {
         if *lock(&self.failed) {
-            self.world.sim.fail("a batch was handed over after an error of the ledger");
+            self.world.sim.fail("a batch was passed on after an error of the ledger");
         }
         let mut rng = lock(&self.rng);
         let (first, profile) = (rng.delay(MS), &self.world.profile);

@@ -291,8 +291,8 @@ impl World {
         if self.profile.rate > 0 {
             let link = &mut self.links[l];
             let taken = if way == 0 { link.up.taken() } else { link.down.taken() };
-            let patience = self.profile.server.keepalive.as_nanos() as u64;
-            let slow = link.note_partial(way, self.now, taken != before, patience);
+            let limit = self.profile.server.keepalive.as_nanos() as u64;
+            let slow = link.note_partial(way, self.now, taken != before, limit);
             self.kinds[Kind::SlowFrame as usize] += u64::from(slow);
         }
     }
@@ -355,7 +355,7 @@ impl World {
         Ok(item)
     }
 
-    /// A call was let in.
+    /// A call was admitted.
     fn arrived(&mut self, l: usize, arrived: Arrived) -> Check {
         let link = &self.links[l];
         let h = link.host;

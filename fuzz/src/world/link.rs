@@ -2,7 +2,7 @@
 
 use oncewire_core::{ConnId, wire};
 
-/// Bytes on their way in one direction: written at the end, handed to the reader from the front.
+/// Bytes on their way in one direction: written at the end, read from the front.
 #[derive(Default)]
 pub struct Pipe {
     buf: Vec<u8>,
@@ -223,14 +223,14 @@ impl Link {
     }
 
     /// What has arrived one way was given to its reader, who `took` some of it. Whether a frame has become whole that took
-    /// longer than `patience`.
-    pub fn note_partial(&mut self, way: usize, now: u64, took: bool, patience: u64) -> bool {
+    /// longer than `limit`.
+    pub fn note_partial(&mut self, way: usize, now: u64, took: bool, limit: u64) -> bool {
         let pipe = if way == 0 { &self.up } else { &self.down };
         let since = self.partial_since[way];
         if took || since.is_none() {
             self.partial_since[way] = (!pipe.arrived().is_empty()).then_some(now);
         }
-        took && since.is_some_and(|since| now - since > patience)
+        took && since.is_some_and(|since| now - since > limit)
     }
 
     /// Whether a stranger is at its other end who says nothing until it is closed.

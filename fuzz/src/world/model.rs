@@ -67,7 +67,7 @@ pub enum Held {
     /// Nothing.
     #[default]
     Nothing,
-    /// A call let in or running.
+    /// A call admitted or running.
     Running,
     /// An answer.
     Kept,
@@ -155,7 +155,7 @@ pub struct Holds {
     pub hard: u64,
     /// Bytes that may also be kept, for idempotent calls that are done.
     pub soft: u64,
-    /// Calls let in or running.
+    /// Calls admitted or running.
     pub running: u64,
     /// Sessions.
     pub sessions: usize,
@@ -371,36 +371,36 @@ impl Model {
 
     // What the server does.
 
-    /// A call was let in, with so many bytes reserved.
+    /// A call was admitted, with so many bytes reserved.
     #[inline]
     pub fn admitted(&mut self, number: u32, xid: u64, idempotent: bool, bytes: u32) -> Check {
         let session = &mut self.sessions[number as usize];
         let holds = &mut self.holds[usize::from(session.host)];
         let at = session.slot(xid);
         let slot = &mut session.slots[at];
-        ensure!(slot.xid == xid, "xid {xid} was let in on the slot of {}", slot.xid);
-        // S10, S12: what was answered, or refused, is never let in again.
+        ensure!(slot.xid == xid, "xid {xid} was admitted on the slot of {}", slot.xid);
+        // S10, S12: what was answered, or refused, is never admitted again.
         let new = self.fresh == (number, xid) || idempotent;
-        ensure!(new, "xid {xid} was let in again: {slot:?}");
-        ensure!(slot.held != Held::Running, "xid {xid} was let in while it runs");
-        ensure!(xid > session.acked, "xid {xid} was let in, at or below X {}", session.acked);
+        ensure!(new, "xid {xid} was admitted again: {slot:?}");
+        ensure!(slot.held != Held::Running, "xid {xid} was admitted while it runs");
+        ensure!(xid > session.acked, "xid {xid} was admitted, at or below X {}", session.acked);
         Model::drop_slot(holds, slot);
         slot.held = Held::Running;
         slot.bytes = bytes;
         holds.hard += u64::from(bytes);
         holds.running += 1;
-        ensure!(session.told, "S2: xid {xid} was let in before its session's Welcome had left");
+        ensure!(session.told, "S2: xid {xid} was admitted before its session's Welcome had left");
         let in_order = xid > session.admitted
             || idempotent
             || session.restored
             || session.doubted
             || self.lossy;
-        ensure!(in_order, "S13: xid {xid} was let in after {}", session.admitted);
+        ensure!(in_order, "S13: xid {xid} was admitted after {}", session.admitted);
         session.admitted = session.admitted.max(xid);
         Ok(())
     }
 
-    /// A call that was let in has been answered or refused; `bytes` of its reply are kept.
+    /// A call that was admitted has been answered or refused; `bytes` of its reply are kept.
     #[inline]
     pub fn finished(&mut self, number: u32, xid: u64, idempotent: bool, bytes: u32) -> Check {
         let session = &mut self.sessions[number as usize];
