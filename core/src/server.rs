@@ -354,7 +354,7 @@ impl<T: ServerStorage> Server<T> {
         self.unbind(index);
         self.keepalives.unlink(&mut self.conns, index);
         self.stop_timer(index);
-        let Some(conn) = self.conns.at_mut(index) else { return };
+        let Some(conn) = self.conns.live_mut(index) else { return };
         if conn.closing().is_some() {
             return;
         }
@@ -388,7 +388,7 @@ impl<T: ServerStorage> Server<T> {
     /// Parts a session from its connection: its lease begins; or it ends, if nobody knows of it.
     fn unbind(&mut self, conn_index: u32) {
         self.end_coming(conn_index);
-        let Some(conn) = self.conns.at_mut(conn_index) else { return };
+        let Some(conn) = self.conns.live_mut(conn_index) else { return };
         let partial = conn.partial.take();
         let phase = conn.phase;
         let Some(session_index) = conn.session.take() else { return };
@@ -400,7 +400,7 @@ impl<T: ServerStorage> Server<T> {
             view.release_if_idle();
         }
         let now = self.now;
-        let Some(session) = self.sessions.at_mut(session_index) else { return };
+        let Some(session) = self.sessions.live_mut(session_index) else { return };
         session.conn = NIL;
         session.disconnected_at = now;
         if session.state.is_open() {

@@ -103,6 +103,23 @@ pub trait Body: Default {
 pub trait Places<T> {
     fn at(&self, index: u32) -> Option<&T>;
     fn at_mut(&mut self, index: u32) -> Option<&mut T>;
+
+    /// The entry at an index that the machine has kept, and so is there: `None` is a bug, which tests and simulators
+    /// find here. An index of a stranger's, such as that of a key, is looked up by `at` or `get`.
+    #[inline]
+    fn live(&self, index: u32) -> Option<&T> {
+        let entry = self.at(index);
+        debug_assert!(entry.is_some(), "a machine keeps no index of an entry that is gone");
+        entry
+    }
+
+    /// The same, to change it.
+    #[inline]
+    fn live_mut(&mut self, index: u32) -> Option<&mut T> {
+        let entry = self.at_mut(index);
+        debug_assert!(entry.is_some(), "a machine keeps no index of an entry that is gone");
+        entry
+    }
 }
 
 /// A table whose places are given out and taken back.

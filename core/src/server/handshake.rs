@@ -107,7 +107,7 @@ impl<T: ServerStorage> Server<T> {
     }
 
     pub(super) fn handle_hello(&mut self, index: u32, hello: &Hello) -> Result<(), ProtocolError> {
-        let Some(conn) = self.conns.at(index) else { return Ok(()) };
+        let Some(conn) = self.conns.live(index) else { return Ok(()) };
         if let Some(session) = conn.session {
             return self.handle_hello_again(index, session, hello);
         }
@@ -179,7 +179,7 @@ impl<T: ServerStorage> Server<T> {
             self.close_conn(index, Some(Refuse::ShuttingDown), CloseReason::ShuttingDown);
             return;
         }
-        let Some(conn) = self.conns.at(index) else { return };
+        let Some(conn) = self.conns.live(index) else { return };
         let grants = self.grant(hello);
         if !self.may_open(conn.principal) {
             self.close_conn(index, Some(Refuse::PrincipalFull), CloseReason::PrincipalFull);
@@ -242,7 +242,7 @@ impl<T: ServerStorage> Server<T> {
         }
         match indexed {
             Some(key) => {
-                if let Some(quota) = self.quotas.at_mut(quota) {
+                if let Some(quota) = self.quotas.live_mut(quota) {
                     quota.sessions += 1;
                 }
                 Ok(key.index)
@@ -281,7 +281,7 @@ impl<T: ServerStorage> Server<T> {
     }
 
     fn resume(&mut self, index: u32, resume: &Resume) -> Result<(), ProtocolError> {
-        let Some(conn) = self.conns.at(index) else { return Ok(()) };
+        let Some(conn) = self.conns.live(index) else { return Ok(()) };
         let principal = conn.principal;
         let found = self.session_index.find(resume.session.prefix());
         let known = found.and_then(|at| self.sessions.at(at).map(|session| (at, session)));
@@ -306,19 +306,19 @@ impl<T: ServerStorage> Server<T> {
 
     /// S4: the newest handshake wins.
     fn bind(&mut self, conn_index: u32, session_index: u32, phase: Phase) {
-        let Some(session) = self.sessions.at(session_index) else { return };
+        let Some(session) = self.sessions.live(session_index) else { return };
         if session.conn != NIL {
             let reason = CloseReason::Superseded;
             self.close_conn(session.conn, Some(Refuse::Superseded), reason);
         }
         self.unlink_lease(session_index);
         let draining = self.drain.is_some();
-        let Some(session) = self.sessions.at_mut(session_index) else { return };
+        let Some(session) = self.sessions.live_mut(session_index) else { return };
         session.conn = conn_index;
         session.epoch = session.epoch.wrapping_add(1);
         session.state = SessionState::Open;
         self.stop_timer(conn_index);
-        let Some(conn) = self.conns.at_mut(conn_index) else { return };
+        let Some(conn) = self.conns.live_mut(conn_index) else { return };
         conn.session = Some(session_index);
         conn.phase = phase;
         conn.send.goodbye = draining;
@@ -347,7 +347,7 @@ impl<T: ServerStorage> Server<T> {
     /// S6: the lease of a session is over, or its client has said `Goodbye` and nothing is left.
     pub(super) fn end_session(&mut self, index: u32) {
         self.unlink_lease(index);
-        let Some(session) = self.sessions.at_mut(index) else { return };
+        let Some(session) = self.sessions.live_mut(index) else { return };
         if session.running() > 0 {
             session.state = SessionState::Expired;
             self.abandoned.push_back(&mut self.sessions, index);
@@ -359,7 +359,7 @@ impl<T: ServerStorage> Server<T> {
     /// S10: ends a session for cause: it cannot be resumed, but what runs in it finishes first.
     pub(super) fn abort_session(&mut self, index: u32) {
         self.unlink_lease(index);
-        let Some(session) = self.sessions.at_mut(index) else { return };
+        let Some(session) = self.sessions.live_mut(index) else { return };
         self.session_index.remove(session.id.prefix());
         if session.running() > 0 {
             session.state = SessionState::Aborting;
@@ -370,7 +370,7 @@ impl<T: ServerStorage> Server<T> {
     }
 
     fn unlink_lease(&mut self, index: u32) {
-        let Some(session) = self.sessions.at(index) else { return };
+        let Some(session) = self.sessions.live(index) else { return };
         let list = match session.state {
             SessionState::Ended => return,
             SessionState::Expired | SessionState::Aborting => &mut self.abandoned,
@@ -393,7 +393,7 @@ impl<T: ServerStorage> Server<T> {
 
     #[cold]
     fn end_if_over(&mut self, index: u32) {
-        let Some(session) = self.sessions.at(index) else { return };
+        let Some(session) = self.sessions.live(index) else { return };
         // W62: something is kept, or an answer is still to be sent or half sent.
         let half_sent = self.conns.at(session.conn).is_some_and(|conn| conn.partial.is_some());
         let owes = half_sent || !session.holds_nothing();
@@ -408,7 +408,7 @@ impl<T: ServerStorage> Server<T> {
             self.close_conn(conn, None, CloseReason::Goodbye);
         }
         self.unlink_lease(index);
-        let Some(session) = self.sessions.at_mut(index) else { return };
+        let Some(session) = self.sessions.live_mut(index) else { return };
         if session.state == SessionState::Ended {
             return;
         }
@@ -428,7 +428,7 @@ impl<T: ServerStorage> Server<T> {
         self.counters.kept_bytes -= kept;
         self.counters.request_bytes -= requests;
         self.counters.table_bytes -= tables;
-        if let Some(quota) = self.quotas.at_mut(quota_index) {
+        if let Some(quota) = self.quotas.live_mut(quota_index) {
             quota.sessions -= 1;
             quota.kept_bytes -= kept;
             quota.request_bytes -= requests + tables;

@@ -46,7 +46,7 @@ impl<T: ServerStorage> Server<T> {
         front: &[u8],
         wanted: usize,
     ) -> Result<usize, ProtocolError> {
-        let Some(conn) = self.conns.at(index) else { return Ok(0) };
+        let Some(conn) = self.conns.live(index) else { return Ok(0) };
         let (coming, session) = (conn.coming, conn.session);
         let known = !matches!(coming, Coming::Nothing);
         let (Some(session), false) = (session, known || wanted < LEN_MIN) else { return Ok(0) };
@@ -62,14 +62,14 @@ impl<T: ServerStorage> Server<T> {
             view.quota.request_bytes += u64::from(bytes);
             view.counters.coming_bytes += u64::from(bytes);
         }
-        let Some(conn) = self.conns.at_mut(index) else { return Ok(0) };
+        let Some(conn) = self.conns.live_mut(index) else { return Ok(0) };
         conn.coming = coming;
         Ok(if let Coming::Dropped(_) = coming { REQUEST_HEADER_LEN } else { 0 })
     }
 
     /// The long request has come, or its connection is gone.
     pub(super) fn end_coming(&mut self, index: u32) {
-        let Some(conn) = self.conns.at_mut(index) else { return };
+        let Some(conn) = self.conns.live_mut(index) else { return };
         let coming = core::mem::take(&mut conn.coming);
         if let (Coming::Kept(bytes), Some(session)) = (coming, conn.session)
             && let Some(view) = self.view(session)
@@ -86,7 +86,7 @@ impl<T: ServerStorage> Server<T> {
         index: u32,
         data: &[u8],
     ) -> Result<(usize, usize), ProtocolError> {
-        let Some(conn) = self.conns.at_mut(index) else { return Ok((data.len(), 0)) };
+        let Some(conn) = self.conns.live_mut(index) else { return Ok((data.len(), 0)) };
         let Coming::Dropped(dropped) = &mut conn.coming else { return Ok((0, 0)) };
         let left = dropped.len - dropped.at;
         let data = &data[..data.len().min(left)];

@@ -51,7 +51,7 @@ impl<T: ServerStorage> Server<T> {
         if index == NIL {
             return;
         }
-        if let Some(quota) = self.quotas.at_mut(index) {
+        if let Some(quota) = self.quotas.live_mut(index) {
             quota.conns -= 1;
         }
         self.drop_quota_if_unused(index);

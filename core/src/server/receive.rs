@@ -168,7 +168,7 @@ impl<T: ServerStorage> Server<T> {
     }
 
     fn end_incoming(&mut self, index: u32) {
-        let Some(conn) = self.conns.at_mut(index) else { return };
+        let Some(conn) = self.conns.live_mut(index) else { return };
         conn.incoming = None;
         if conn.phase != Phase::AwaitingHello {
             self.stop_timer(index);
@@ -179,7 +179,7 @@ impl<T: ServerStorage> Server<T> {
     /// slow one: what counts is how long it takes to get on.
     pub(super) fn note_partial(&mut self, index: u32, len: usize) {
         let now = self.now;
-        let Some(conn) = self.conns.at_mut(index) else { return };
+        let Some(conn) = self.conns.live_mut(index) else { return };
         if conn.incoming.is_some_and(|frame| len < frame.len + FRAME_PROGRESS_LEN) {
             return;
         }

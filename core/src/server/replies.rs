@@ -30,7 +30,7 @@ impl<T: ServerStorage> Server<T> {
     #[inline]
     pub(super) fn view(&mut self, index: u32) -> Option<SessionView<'_, T>> {
         let (key, session) = self.sessions.keyed_mut(index)?;
-        let quota = self.quotas.at_mut(session.quota)?;
+        let quota = self.quotas.live_mut(session.quota)?;
         Some(SessionView {
             key,
             session,
@@ -134,7 +134,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
     #[inline]
     pub(super) fn hold(&mut self, slot_number: u32) {
         let Some(calls) = self.session.calls.get_mut() else { return };
-        let Some(slot) = calls.slots.at_mut(slot_number) else { return };
+        let Some(slot) = calls.slots.live_mut(slot_number) else { return };
         let xid = slot.xid;
         slot.state = SlotState::Admitted;
         calls.held.insert(&mut calls.slots, slot_number, xid);
@@ -153,7 +153,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
     #[inline(always)]
     pub(super) fn reserve(&mut self, slot_number: u32, reply: u32, request: u32) {
         let Some(calls) = self.session.calls.get_mut() else { return };
-        let Some(slot) = calls.slots.at_mut(slot_number) else { return };
+        let Some(slot) = calls.slots.live_mut(slot_number) else { return };
         (slot.bytes, slot.request_bytes) = (reply, request);
         let (reply, request) = (u64::from(reply), u64::from(request));
         calls.kept_bytes += reply;
@@ -199,7 +199,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
     /// Sets `bytes` aside for a restored call, even where there is no room.
     pub(super) fn count(&mut self, slot_number: u32, bytes: u32) {
         let Some(calls) = self.session.calls.get_mut() else { return };
-        let Some(slot) = calls.slots.at_mut(slot_number) else { return };
+        let Some(slot) = calls.slots.live_mut(slot_number) else { return };
         slot.bytes = bytes;
         calls.kept_bytes += u64::from(bytes);
         self.quota.kept_bytes += u64::from(bytes);
@@ -316,7 +316,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
         let body = body.into();
         let len = body.as_slice().len();
         let Some(calls) = self.session.calls.get_mut() else { return };
-        let Some(slot) = calls.slots.at_mut(slot_number) else { return };
+        let Some(slot) = calls.slots.live_mut(slot_number) else { return };
         let kept = slot.body.store(body);
         let (status, len) = match kept {
             true => (status, len as u32),
@@ -378,7 +378,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
     pub(super) fn forget_idempotent(&mut self, slot_number: u32) {
         let lossy = self.config.lossy;
         let Some(calls) = self.session.calls.get_mut() else { return };
-        let Some(slot) = calls.slots.at_mut(slot_number) else { return };
+        let Some(slot) = calls.slots.live_mut(slot_number) else { return };
         if dedup::is_forgotten_once_sent(slot.idempotent, lossy, slot.state) {
             slot.state = SlotState::Kept(Status::NoReply(NoReply::NotKept));
             slot.body.release();

@@ -141,7 +141,7 @@ impl<T: ServerStorage> Server<T> {
 
     /// The time of a `Hello` or of a frame has come.
     fn close_if_slow(&mut self, index: u32) {
-        let Some(conn) = self.conns.at(index) else { return };
+        let Some(conn) = self.conns.live(index) else { return };
         let timeout = self.frame_timeout(conn.session);
         let now = self.now;
         match self.conns.at_mut(index).and_then(|conn| conn.incoming.as_mut()) {
@@ -180,9 +180,9 @@ impl<T: ServerStorage> Server<T> {
 
     /// S20: is the peer there?
     fn check_peer(&mut self, index: u32) {
-        let Some(conn) = self.conns.at(index) else { return };
+        let Some(conn) = self.conns.live(index) else { return };
         let keepalive = self.silence_max(conn.session);
-        let Some(conn) = self.conns.at_mut(index) else { return };
+        let Some(conn) = self.conns.live_mut(index) else { return };
         let verdict = match conn.phase {
             // There is nothing to ask, and the handshake's own time judges; or it waits for us.
             Phase::AwaitingHello | Phase::AwaitingRecord { .. } => Verdict::Alive,
@@ -212,7 +212,7 @@ impl<T: ServerStorage> Server<T> {
 
     pub(super) fn schedule_check(&mut self, index: u32) {
         self.keepalives.unlink(&mut self.conns, index);
-        let Some(conn) = self.conns.at_mut(index) else { return };
+        let Some(conn) = self.conns.live_mut(index) else { return };
         conn.keepalive_at = Keepalive::next_check(self.now, self.check_period);
         self.keepalives.push_back(&mut self.conns, index);
     }

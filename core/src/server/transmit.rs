@@ -52,7 +52,7 @@ impl<T: ServerStorage> Server<T> {
     /// Nothing is left to send on a connection: it is closed if it is to be, and so is its session if only that was
     /// missing.
     fn all_sent(&mut self, index: u32) {
-        let Some(conn) = self.conns.at(index) else { return };
+        let Some(conn) = self.conns.live(index) else { return };
         match (conn.phase, conn.session) {
             (Phase::Closing(_), _) => self.wake(index),
             (Phase::Finishing(reason), _) => self.close_conn(index, None, reason),
@@ -63,7 +63,7 @@ impl<T: ServerStorage> Server<T> {
 
     #[inline]
     pub(super) fn has_to_send(&self, index: u32) -> bool {
-        let Some(conn) = self.conns.at(index) else { return false };
+        let Some(conn) = self.conns.live(index) else { return false };
         let session = self.sessions.at(conn.session.unwrap_or(NIL));
         let replies = session.and_then(|session| session.calls.get());
         match conn.phase {
@@ -79,7 +79,7 @@ impl<T: ServerStorage> Server<T> {
 
     #[inline]
     fn transmit_step(&mut self, index: u32, out: &mut FrameWriter<'_>) -> Step {
-        let Some(conn) = self.conns.at_mut(index) else { return Step::Stop };
+        let Some(conn) = self.conns.live_mut(index) else { return Step::Stop };
         match conn.phase {
             Phase::AwaitingRecord { .. } => return Step::Stop,
             Phase::WelcomeDue { .. } => return self.send_welcome(index, out),
@@ -110,7 +110,7 @@ impl<T: ServerStorage> Server<T> {
 
     fn send_control(&mut self, index: u32, out: &mut FrameWriter<'_>) -> Step {
         let welcome = self.conns.at(index).and_then(|conn| self.welcome(conn));
-        let Some(conn) = self.conns.at_mut(index) else { return Step::Stop };
+        let Some(conn) = self.conns.live_mut(index) else { return Step::Stop };
         let send = &mut conn.send;
         let sent = if send.welcome_again {
             send.welcome_again =
@@ -136,10 +136,10 @@ impl<T: ServerStorage> Server<T> {
     /// Hands the replies that wait, as far as there is room.
     #[inline]
     fn send_replies(&mut self, index: u32, session_index: u32, out: &mut FrameWriter<'_>) -> Step {
-        let Some(session) = self.sessions.at_mut(session_index) else { return Step::Stop };
+        let Some(session) = self.sessions.live_mut(session_index) else { return Step::Stop };
         let Some(calls) = session.calls.get_mut() else { return Step::Stop };
         while let Some(number) = calls.out.front() {
-            let Some(slot) = calls.slots.at(number) else { return Step::Stop };
+            let Some(slot) = calls.slots.live(number) else { return Step::Stop };
             let (status, xid) = match slot.state {
                 SlotState::Kept(status) => (status, slot.xid),
                 _ => (Status::NotSeen { ask: slot.ask }, slot.not_seen),
@@ -177,7 +177,7 @@ impl<T: ServerStorage> Server<T> {
     }
 
     fn continue_reply(&mut self, index: u32, out: &mut FrameWriter<'_>) -> Step {
-        let Some(conn) = self.conns.at_mut(index) else { return Step::Stop };
+        let Some(conn) = self.conns.live_mut(index) else { return Step::Stop };
         let session_index = conn.session.unwrap_or(NIL);
         let Some(partial) = &mut conn.partial else { return Step::More };
         let body = match &partial.body {
