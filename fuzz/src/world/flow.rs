@@ -185,7 +185,11 @@ impl World {
                 ClientEvent::Disconnect(reason) => {
                     use oncewire_core::CloseReason::{PeerSaysProtocol, Protocol};
                     let fault = matches!(reason, PeerSaysProtocol(_) | Protocol(_));
-                    let excused = self.peers[p].tainted || self.peers[p].journal.rolled_back;
+                    let peer = &self.peers[p];
+                    let ahead = ProtocolError::AckAhead { acked: 0 }.code();
+                    let excused = peer.tainted
+                        || peer.journal.rolled_back
+                        || peer.journal.lost && reason == PeerSaysProtocol(ahead);
                     ensure!(!fault || excused, "c{p} is disconnected for {reason:?}");
                     if let Some(l) = self.peers[p].link {
                         if reason == oncewire_core::CloseReason::PeerSilent {
@@ -276,6 +280,7 @@ impl World {
                     ensure!(
                         peer.tainted
                             || peer.journal.rolled_back
+                            || peer.journal.lost && matches!(error, ProtocolError::AckAhead { .. })
                             || who.is_some_and(|who| World::stranger_may_err(who, &error)),
                         "c{p} broke the protocol on link {l}, says its server: {error:?}"
                     );

@@ -24,6 +24,9 @@ pub struct Journal {
     copy: Option<Disk>,
     /// An old copy was put back: errors that say so are no fault of the client's.
     pub rolled_back: bool,
+    /// The client goes on with a session that an earlier process of it had lost, at another server perhaps: what that settled
+    /// as unknown, this server may never have seen.
+    pub lost: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -205,6 +208,9 @@ impl World {
             stable -= 1;
             self.written(p, write, false)?;
         }
+        let peer = &mut self.peers[p];
+        let (own, kept) = (peer.client.session(), peer.journal.disk.session);
+        peer.journal.lost = kept.is_some_and(|kept| own.is_none_or(|own| own.id != kept.id));
         let lost = std::mem::take(&mut self.peers[p].journal.pending);
         let has_copy = self.peers[p].journal.copy.is_some();
         let from_copy = has_copy && self.rng.one_in(3);
