@@ -11,7 +11,7 @@ use std::task::{Context, Waker};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Panicked;
 
-/// Calls `code`. What it leaves behind when it panics must not be looked at.
+/// Calls `code`. What it leaves behind when it panics must not be used.
 #[inline]
 pub(crate) fn caught<T>(code: impl FnOnce() -> T) -> Result<T, Panicked> {
     catch_unwind(AssertUnwindSafe(code)).map_err(|payload| {
@@ -64,8 +64,8 @@ pub(crate) fn wake_all(wakers: Vec<Waker>) {
     }
 }
 
-/// Notes who is to be woken. The waker that was there before may be all that is left of its task, whose drop is the
-/// user's code: it goes to `dropped`, which is to be dropped without the lock.
+/// Registers the waker that polls. The waker that was there before may be all that is left of its task, whose drop is the
+/// user's code: it goes to `dropped`, which must be dropped without the lock.
 #[inline]
 pub(crate) fn register(slot: &mut Option<Waker>, cx: &Context<'_>, dropped: &mut Vec<Waker>) {
     if slot.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {

@@ -5,9 +5,9 @@
 //! own name. Names that begin with `c` and a number are cases of the project's list of situations in which systems of
 //! this kind have gone wrong; the others are cases of bad input and of futures.
 //!
-//! Between client and server stand the suite's own connector, which breaks, holds back or swallows what passes at a
+//! Between client and server are the suite's own connector, which breaks, holds back or swallows what passes at a
 //! frame of the case's choice, and peers that speak frames by hand. Time is advanced by hand: no case sleeps. Every wait
-//! has a watchdog that tells in vain for what it waited.
+//! has a watchdog, which fails the case with a message that says what it waited for.
 //!
 //! ```
 //! use oncewire_driver::conformance::{Fixture, Endpoint};
@@ -65,7 +65,7 @@
 //! | `world.rs` | what a case works with |
 //! | the others | the cases |
 
-// The cases' names are sentences; what they are to show is in the project's list.
+// The cases' names are sentences; docs/CASES.md says what they show.
 #[allow(missing_docs)]
 #[doc(hidden)]
 pub mod bad_input;
@@ -112,7 +112,7 @@ pub use world::World;
 
 /// What a transport gives the suite.
 pub trait Fixture: Send + Sync + 'static {
-    /// A fresh place to listen, and how to dial it. Several stand side by side.
+    /// A fresh place to listen, and how to dial it. Several can exist at once.
     fn bind(&self) -> BoxFuture<'_, io::Result<Endpoint>>;
 }
 

@@ -1,6 +1,6 @@
 //! Files that belong to this user alone: ledgers, journals, and the locks beside them and beside sockets.
 //!
-//! Ledgers and journals hold session ids, and whoever reads one can resume a session and make calls in its name; a lock
+//! Ledgers and journals hold session ids, and anyone who reads one can resume a session and make calls in its name; a lock
 //! that others can open, they can hold, and so keep a server from starting. So such files are made with mode 0600,
 //! whatever the umask, and checked when they are opened, as ssh checks its keys: a regular file, of this user, under one
 //! name, with no bits for anyone else. A file that fails is left as it is, and the error says what it is and whose.
@@ -70,7 +70,7 @@ pub fn remove_own(path: &Path) -> io::Result<()> {
     std::fs::remove_file(path)
 }
 
-/// A lock on a file of its own, which holds this process's id for messages. The kernel lets go of it when the process
+/// A lock on a file of its own, which holds this process's id for messages. The kernel releases it when the process
 /// ends, however it ends; the file stays, empty, since to remove it would be a race.
 ///
 /// ```
@@ -151,7 +151,7 @@ impl LockFile {
         let mut file = &self.0;
         file.set_len(0)?;
         file.rewind()?;
-        // In one piece: whoever is killed between two leaves half of it.
+        // In one write: a process that is killed between two leaves half of it.
         file.write_all(format!("{}\n", std::process::id()).as_bytes())
     }
 }
@@ -224,7 +224,7 @@ mod system {
         Ok(file)
     }
 
-    /// What stands in the way, if that says more than the system does.
+    /// What is in the way, if that says more than the system's error.
     fn explain(path: &Path, follow: bool, error: io::Error) -> io::Error {
         let there = if follow { fs::metadata(path) } else { fs::symlink_metadata(path) };
         match there.and_then(|there| check_kind_and_owner(&there)) {
@@ -364,7 +364,7 @@ mod system {
         Ok(())
     }
 
-    /// There are no locks here: whoever comes second is not noticed.
+    /// There are no locks on this system: a second process is not noticed.
     pub(super) fn lock(_: &File) -> io::Result<bool> {
         Ok(true)
     }

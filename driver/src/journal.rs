@@ -11,17 +11,17 @@
 //!    │  the request leaves                             │
 //!    │  the answer comes; the server keeps it          │
 //!    ├── outcome ──────────────────────────────────────► durable
-//!    │  the call is settled, and its caller told       │
+//!    │  the call is settled, and its outcome delivered │
 //!    │  the caller confirms that it has acted on it    │
 //!    └── removal ──────────────────────────────────────► durable, some time
 //! ```
 //!
-//! Wherever the client dies, the journal knows enough. Before the first line nothing was handed. After it the call may
-//! have been handed, and the server says. After the second the outcome is known, and told again after every restart,
+//! Wherever the client dies, the journal knows enough. Before the first line nothing was sent. After it the call may have
+//! been sent, and the server says so. After the second the outcome is known, and delivered again after every restart,
 //! until the caller has confirmed it.
 //!
-//! At most one batch is under way, and calls that are ready together share one. After an error nothing is written any
-//! more, no request leaves that is not recorded, and every call is told so.
+//! At most one batch is in flight, and calls that are ready together share one. After an error nothing is written any
+//! more, no request leaves that is not in the journal, and every call ends with that error.
 //!
 //! # How to write one
 //!
@@ -100,7 +100,7 @@ impl JournalKey {
 pub struct JournalWrite {
     /// Where.
     pub key: JournalKey,
-    /// What replaces anything that stands there; `None` removes it.
+    /// What replaces any value that is there; `None` removes it.
     pub value: Option<Bytes>,
 }
 

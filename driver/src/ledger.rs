@@ -11,8 +11,8 @@
 //!    │  welcomes and replies leave, calls are started    │
 //! ```
 //!
-//! At most one batch is under way. Nothing that an entry of it stands for leaves before its [`Batch::finish`], and after
-//! an error nothing does any more: the server refuses new calls and [`Server::serve`](crate::Server::serve) ends with the
+//! At most one batch is in flight. No reply or welcome leaves before the [`Batch::finish`] of the batch that records it, and
+//! after an error none does any more: the server refuses new calls and [`Server::serve`](crate::Server::serve) ends with the
 //! error (S31).
 //!
 //! # Two kinds of handlers
@@ -69,9 +69,9 @@ pub struct Identity {
     pub commit: u64,
 }
 
-/// A transactional handler's decision that nothing of the call is to remain: `NotExecuted(Aborted)` to the client.
+/// A transactional handler's decision that nothing of the call may remain: `NotExecuted(Aborted)` to the client.
 ///
-/// Every error becomes one with `?`. An answer that the client is to read is no rollback but a reply.
+/// Every error becomes one with `?`. An answer that the client must read is not a rollback but a reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rollback(String);
 

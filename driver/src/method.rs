@@ -59,7 +59,7 @@ impl<A, R> Method<A, R> {
         self
     }
 
-    /// Its replies have at most `len` bytes: so much room is reserved before each call (S11).
+    /// Its replies have at most `len` bytes: that much memory is reserved before each call (S11).
     pub const fn reply_len_max(mut self, len: u32) -> Method<A, R> {
         self.spec.reply_len_max = len;
         self
@@ -68,14 +68,14 @@ impl<A, R> Method<A, R> {
     /// A call that takes longer ends as aborted (S14): its future is dropped. Time counts from its start, and is judged
     /// whenever the future waits: one that blocks its thread is not interrupted.
     ///
-    /// Not for transactional methods, whose functions cannot be dropped half-way: a server that is to offer one with a
-    /// limit is not built.
+    /// Not for transactional methods, whose functions cannot be dropped half-way: a server that offers one with a limit
+    /// is not built.
     pub const fn time_limit(mut self, limit: Duration) -> Method<A, R> {
         self.options.time_limit = Some(limit);
         self
     }
 
-    /// At most so many calls of it run at once at a server, whoever makes them; 0 counts as 1. Others wait in a queue, in
+    /// The greatest number of its calls that run at once at a server, of all clients; 0 counts as 1. Others wait in a queue, in
     /// order ([`queue_max`](Method::queue_max)). One that is cancelled leaves the queue at once; one whose deadline has passed
     /// when its turn comes is not started (S17).
     ///
@@ -86,7 +86,7 @@ impl<A, R> Method<A, R> {
         self
     }
 
-    /// So many calls wait for one that runs, instead of four for each of [`concurrency`](Method::concurrency) and 4,096 at
+    /// The number of calls that may wait for those that run, instead of four for each of [`concurrency`](Method::concurrency) and 4,096 at
     /// least; one session has no more than half of the queue. A call that finds no place ends as
     /// `NotExecuted(Overloaded)`.
     pub const fn queue_max(mut self, calls: usize) -> Method<A, R> {
@@ -94,10 +94,10 @@ impl<A, R> Method<A, R> {
         self
     }
 
-    /// A call for which nobody waits any more is dropped, wherever its future waits, and ends as aborted: executed,
+    /// A call whose outcome is not needed any more is dropped, wherever its future waits, and ends as aborted: executed,
     /// perhaps in part (S14). For handlers that wait for long and need not finish what they have begun, as long polls do.
     /// Without this, what a handler does about it is its own affair: see [`Context::cancelled`](crate::Context::cancelled),
-    /// which also says when nobody waits.
+    /// which also says when an outcome is not needed any more.
     ///
     /// Not for transactional methods.
     pub const fn drop_on_cancel(mut self) -> Method<A, R> {
@@ -198,7 +198,7 @@ impl MethodOptions {
     }
 }
 
-/// What a server is to know of a method of bytes: a [`Method`], whose types do not matter, or a
+/// What a server must know of a method of bytes: a [`Method`], whose types do not matter, or a
 /// [`MethodSpec`](oncewire_core::MethodSpec) for one that has a number and no name.
 #[derive(Clone, Copy, Debug)]
 pub struct RawMethod {

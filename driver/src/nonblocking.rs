@@ -14,8 +14,8 @@ use crate::spin;
 /// A non-blocking descriptor, read and written when it is ready.
 ///
 /// A read that did not fill its buffer has emptied the descriptor: the next one waits for more before it asks the system
-/// again. That saves the system call that would only say so, one for each message. Clients and servers look for an answer
-/// at once where that pays.
+/// again. That saves one system call for each message, which would only return `WouldBlock`. Clients and servers that spin
+/// for an answer ask all the same.
 ///
 /// After a wake-up from the reactor, the next read always asks the system. It must not ask `Async::poll_readable` instead:
 /// async-io 2.6 discards an event if its thread was already waiting when the descriptor was registered. If the executor
@@ -32,7 +32,7 @@ use crate::spin;
 /// ```
 pub struct Nonblocking<T> {
     io: Async<T>,
-    /// Nothing was left when it was last read: there is no use in asking before the system says so.
+    /// The last read emptied it: the next one waits for an event first.
     drained: bool,
     bell: Arc<Bell>,
     /// The bell is registered with the reactor, and the last poll did not find that it had rung.
@@ -51,7 +51,7 @@ impl<T> Nonblocking<T> {
         self.io.get_ref()
     }
 
-    /// Has the next read ask the system at once, though the last one emptied the descriptor: for whoever learns by other
+    /// Has the next read ask the system at once, though the last one emptied the descriptor: for a caller that learns by other
     /// means that there is something to read.
     pub fn assume_readable(&mut self) {
         self.drained = false;
@@ -125,7 +125,7 @@ impl<T> Nonblocking<T> {
     }
 }
 
-/// What is registered with the reactor: remembers that it was woken, and wakes whoever polled last.
+/// Registered with the reactor: remembers that it was woken, and wakes the task that polled last.
 #[derive(Default)]
 struct Bell {
     state: Mutex<BellState>,
@@ -169,7 +169,7 @@ impl BellState {
         if self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             return;
         }
-        // It may be all that holds its task, and whoever polls us may hold a lock that the task's end needs.
+        // It may be all that holds its task, and the caller may hold a lock that the task's drop needs.
         if let Some(replaced) = self.waker.replace(cx.waker().clone()) {
             if self.replaced.len() < REPLACED_MAX {
                 self.replaced.push(replaced);
@@ -270,7 +270,7 @@ mod tests {
 
     impl Wake for Signal {
         fn wake(self: Arc<Self>) {
-            // The last one may come when nobody waits any more.
+            // The last one may come after the test has ended.
             let _ = self.0.send(());
         }
     }
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_polled_last_is_woken() {
+    fn the_task_that_polled_last_is_woken() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let mut stream = Nonblocking::new(Async::new(ours).unwrap(), |_| Ok(()));
         let channels = [channel(), channel()];

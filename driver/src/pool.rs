@@ -37,7 +37,7 @@ pub(crate) fn take(len: usize) -> Vec<u8> {
     found.unwrap_or_else(|| vec![0; len])
 }
 
-/// Keeps a buffer for whoever needs one next.
+/// Keeps a buffer for its next user.
 #[inline]
 pub(crate) fn put(buffer: Vec<u8>) {
     if buffer.len() >= LEN_MIN {
@@ -54,7 +54,7 @@ fn keep(buffer: Vec<u8>) {
     });
 }
 
-/// The first `len` bytes of a buffer, to be shared; when nobody holds them any more, the buffer is used again.
+/// The first `len` bytes of a buffer, shared; when the last handle is dropped, the buffer is used again.
 pub(crate) fn share(buffer: Vec<u8>, len: usize) -> Bytes {
     Bytes::from_owner(Shared { buffer, len })
 }

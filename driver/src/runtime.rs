@@ -42,7 +42,7 @@ pub trait Runtime: Send + Sync + 'static {
 
 /// A timer that can be set again and again.
 pub trait Timer: Send + 'static {
-    /// The moment at which it is to fire; replaces an earlier one.
+    /// When it must fire; replaces an earlier time.
     fn set(&mut self, at: Instant);
     /// Ready when the moment has come; wakes `cx` then.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()>;

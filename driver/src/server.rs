@@ -145,8 +145,8 @@ impl Server {
         self.shared.runtime.spawn(Box::pin(task));
     }
 
-    /// Ends in good order (S25): clients are told, what is not started is refused, what runs is finished and answered,
-    /// and everybody has until `grace` is over to fetch what is kept. Complete when no connection is left. A client that lost
+    /// Ends in good order (S25): clients are notified, what is not started is refused, what runs is finished and answered,
+    /// and clients have until `grace` is over to fetch the replies that are kept. Complete when no connection is left. A client that lost
     /// its connection less than a keepalive's time before is waited for as well, within the grace, unless a ledger keeps
     /// its session for the next server: its calls in doubt may never have been read, and only this server can say so.
     pub async fn drain(&self, grace: Duration) {

@@ -76,7 +76,7 @@ enum SpinResult {
 /// A spin yields at least twice. After one yield the scheduler may not have run the peer yet; if we slept then, the two
 /// sides would never fall into step.
 const YIELDS_MIN: u32 = 2;
-/// And no more often than this, even if the clock stands still.
+/// And no more often than this, even if the clock does not move.
 const YIELDS_MAX: u32 = 256;
 impl Spin {
     fn new(since: Instant, budget: Duration) -> Spin {

@@ -1,5 +1,5 @@
-//! The lock around what tasks share, in one place: a build with `--cfg shuttle` gets the one of a model whose scheduler
-//! decides who runs next at every lock (`tests/interleavings`).
+//! The lock around what tasks share. Under `--cfg shuttle` it is the model checker's mutex, at which its scheduler decides
+//! which thread runs next (`tests/interleavings`).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{PoisonError, TryLockError};
@@ -14,10 +14,10 @@ use shuttle::sync::Mutex;
 #[cfg(shuttle)]
 pub(crate) use shuttle::sync::MutexGuard;
 
-/// A mutex that survives panics, and whose holder can let others have it.
+/// A mutex that survives panics, and whose holder can yield it to others.
 ///
-/// The system's mutex goes to whoever is fastest, and that is the thread that just let go of it: one that works under
-/// the lock again and again, because a peer sends without end, keeps all others waiting.
+/// The system's mutex is not fair: the thread that has just released it gets it again before one that must be woken. A
+/// thread that worked under the lock again and again, because a peer sent without end, kept all others waiting (C106).
 #[derive(Debug, Default)]
 pub(crate) struct Lock<T> {
     mutex: Mutex<T>,
@@ -25,7 +25,7 @@ pub(crate) struct Lock<T> {
     waiting: AtomicUsize,
 }
 
-/// How often a thread gives way to those that wait, at most.
+/// Yields at most.
 const YIELDS_MAX: u32 = 100;
 
 impl<T> Lock<T> {
@@ -50,7 +50,7 @@ impl<T> Lock<T> {
         guard
     }
 
-    /// Before a thread that has just let go of the lock takes it again for more of the same.
+    /// Yields to threads that wait for the lock. Called between two turns of the same task.
     pub(crate) fn let_others(&self) {
         for _ in 0..YIELDS_MAX {
             if self.waiting.load(Ordering::Relaxed) == 0 {

@@ -1,4 +1,4 @@
-//! A connection that breaks again and again is not made again without a pause, whoever notices.
+//! A connection that breaks again and again is not made again without a pause, whichever task notices.
 #![allow(missing_docs)]
 
 use std::io;
@@ -15,7 +15,7 @@ use oncewire_driver::{
 };
 use smol::net::unix::UnixStream;
 
-/// Ends when it is told to.
+/// Ends when it is cut.
 struct Cut(UnixStream, Arc<AtomicBool>);
 
 impl AsyncRead for Cut {
@@ -88,7 +88,7 @@ fn a_connection_that_breaks_while_a_call_reads_for_all_is_followed_by_a_pause() 
         let until = runtime.now() + Duration::from_secs(1);
         while runtime.now() < until {
             assert!(client.connected().await);
-            // Each reads for all when the connection breaks, and is told so at once.
+            // Each reads for all when the connection breaks, and learns of it at once.
             let outcome = client.call(&BREAK, &1).await;
             assert!(matches!(outcome, Outcome::Unknown(..)), "{outcome:?}");
         }

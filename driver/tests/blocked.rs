@@ -1,5 +1,5 @@
-//! C109 on real threads: deadlines are told while every thread of the executor is blocked. Nothing here is judged by the
-//! clock: a blocked thread stays blocked until the call has ended, so a deadline that is not told hangs the test.
+//! C109 on real threads: deadlines are reported while every thread of the executor is blocked. Nothing here is judged by the
+//! clock: a blocked thread stays blocked until the call has ended, so a deadline that is not reported hangs the test.
 #![allow(missing_docs)]
 
 use std::future::IntoFuture;
@@ -19,7 +19,7 @@ const ECHO: Method<u32, u32> = Method::new("blocked.echo");
 const NESTED: Method<u32, u32> = Method::new("blocked.nested");
 const TIMEOUT: Duration = Duration::from_millis(100);
 /// For how long a test waits for what must come.
-const PATIENCE: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// An executor of one thread, and a runtime on it. The thread lasts as long as the process.
 fn runtime() -> (Arc<Executor<'static>>, Arc<dyn Runtime>) {
@@ -66,7 +66,7 @@ fn block(executor: &Executor<'static>) -> Sender<()> {
         let _released = released.recv();
     });
     task.detach();
-    blocked.recv_timeout(PATIENCE).expect("the executor runs");
+    blocked.recv_timeout(LIMIT).expect("the executor runs");
     release
 }
 
@@ -78,10 +78,10 @@ fn outcome(client: &Client) -> Outcome<u32> {
         let clock = SmolRuntime::global();
         let begun = clock.now();
         let outcome = smol::block_on(call);
-        println!("told {:?} after its deadline", clock.now().since(begun + TIMEOUT));
+        println!("reported {:?} after its deadline", clock.now().since(begun + TIMEOUT));
         let _ = sender.send(outcome);
     });
-    receiver.recv_timeout(PATIENCE).expect("the deadline is told")
+    receiver.recv_timeout(LIMIT).expect("the deadline is reported")
 }
 
 #[test]
@@ -128,6 +128,6 @@ fn c109_blocking_on_a_call_in_a_handler_ends_with_its_deadline() {
     std::thread::spawn(move || {
         let _ = sender.send(smol::block_on(client.call(&NESTED, &5).into_future()));
     });
-    let outcome = receiver.recv_timeout(PATIENCE).expect("the handler ends");
+    let outcome = receiver.recv_timeout(LIMIT).expect("the handler ends");
     assert!(matches!(outcome, Outcome::Reply(5)), "{outcome:?}");
 }

@@ -99,7 +99,7 @@ impl World {
         due.into_iter().for_each(|(_, waker)| waker.wake());
     }
 
-    /// Fires what is due, and polls whoever has waited longest; says how long that took, or nothing if nobody waits.
+    /// Fires what is due, and polls the task that has waited longest; says how long that took, or nothing if none waits.
     fn step(self: &Arc<Self>) -> Option<Duration> {
         self.fire();
         let task = lock(&self.ready).pop_front()?;
@@ -362,7 +362,7 @@ fn c106_a_flood_of_pings_takes_no_more_than_its_turns() {
     let begun = world.now();
     Peer::connect(&world, &server);
     assert!(world.now().since(begun) <= 5 * 6 * POLL_MAX);
-    // Pongs for nobody are not kept.
+    // Pongs that no one reads are not kept.
     let pongs: usize = flooders.iter().map(|flooder| lock(&flooder.stream.input).bytes.len()).sum();
     assert!(pongs < 1 << 16, "{pongs} bytes of pongs");
 }
@@ -464,10 +464,10 @@ type Watched = Arc<Mutex<Option<(Outcome<u32>, Instant)>>>;
 
 fn watch(world: &Arc<World>, call: CallFuture<u32>) -> Watched {
     let (watched, clock) = (Watched::default(), world.clone());
-    let told = watched.clone();
+    let reported = watched.clone();
     world.spawn(async move {
         let outcome = call.await;
-        *lock(&told) = Some((outcome, clock.now()));
+        *lock(&reported) = Some((outcome, clock.now()));
     });
     watched
 }
@@ -480,7 +480,7 @@ fn a_flooded_client_keeps_its_deadlines(frame: &Frame<'_>) {
     let flooded = dial.client();
     dial.flood(frame);
     let deadline = world.now() + TIMEOUT;
-    // One that reads for all, one that waits for it, and one that nobody polls any more.
+    // One that reads for all, one that waits for it, and one that is not polled any more.
     let timed = |n| flooded.call(&NEVER, &n).timeout(TIMEOUT).into_future();
     let calls = [watch(&world, timed(1)), watch(&world, timed(2))];
     let mut left = timed(3);
@@ -500,7 +500,7 @@ fn a_flooded_client_keeps_its_deadlines(frame: &Frame<'_>) {
         assert!(matches!(outcome, Outcome::Unknown(..)), "{outcome:?}");
         let late = at.since(deadline);
         // Before deadlines are judged, more is read than in a turn.
-        assert!(at >= deadline && late <= 2 * JUDGE_MAX, "told {late:?} late");
+        assert!(at >= deadline && late <= 2 * JUDGE_MAX, "reported {late:?} late");
     }
     let left = Pin::new(&mut left).poll(&mut Context::from_waker(Waker::noop()));
     assert!(matches!(left, Poll::Ready(Outcome::Unknown(..))), "{left:?}");
@@ -517,7 +517,7 @@ fn c108_a_flood_of_late_answers_leaves_a_client_its_deadlines() {
     a_flooded_client_keeps_its_deadlines(&Frame::Reply(header, &[0]));
 }
 
-/// Whether somebody was woken.
+/// Whether a task was woken.
 #[derive(Default)]
 struct Flag(AtomicBool);
 

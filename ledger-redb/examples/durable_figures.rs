@@ -1,7 +1,7 @@
 //! What a journal costs a client: `cargo run --release -p oncewire-ledger-redb --example durable_figures [FOLDER]`.
 //!
 //! Transactional calls of a plain client and of a durable one, at a server whose ledger is on the same disk. Rates of a
-//! disk say little about another one: look at the ratios.
+//! disk say little about another one: compare the ratios.
 #![allow(missing_docs)]
 
 use std::error::Error;

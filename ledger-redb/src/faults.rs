@@ -66,7 +66,7 @@ mod tests {
             })
             .transactional(&HOLD, move |_: &mut Transaction, _, ()| {
                 let (runs, release) = &*gate.lock().unwrap();
-                // Once more, after the crash, nobody waits for it.
+                // Run again after the crash, when no caller waits for it.
                 if runs.send(()).is_ok() {
                     release.recv()?;
                 }
@@ -109,7 +109,7 @@ mod tests {
         }
     }
 
-    /// Once the last server has let go of it.
+    /// Once the last server has closed it.
     async fn open(path: &Path) -> RedbStore {
         loop {
             match RedbStore::open(path) {
@@ -121,7 +121,7 @@ mod tests {
     }
 
     /// Eight payments in one batch, of which the third is rolled back, and a commit that fails before its call `stop_at`
-    /// or after all of them. Returns what the callers were told was paid, and what is there.
+    /// or after all of them. Returns what the callers learned was paid, and what is there.
     fn payments(stop_at: u32, records_apart: bool) -> (i64, i64) {
         let name = format!("oncewire-apart-{}-{stop_at}-{records_apart}", std::process::id());
         let folder = Folder(std::env::temp_dir().join(name));

@@ -22,7 +22,7 @@ pub(crate) const SESSIONS: TableDefinition<'_, &[u8; 16], &[u8]> =
 pub(crate) const CALLS: TableDefinition<'_, &[u8; 18], &[u8]> =
     TableDefinition::new("oncewire.calls");
 
-/// What a file is for, and how a person is told of it.
+/// What a file is for, and how messages call it.
 pub(crate) struct Kind {
     noun: &'static str,
     /// Only files of this kind have it.
@@ -139,7 +139,7 @@ fn open_database<T>(
 ) -> Result<(Database, T), LedgerError> {
     let file = files::open_regular(path).map_err(|error| unusable(path, &error))?;
     check_magic(path, &file, kind)?;
-    // It holds the ids of sessions: whoever reads one can act in its name.
+    // It holds the ids of sessions: anyone who reads one can act in its name.
     files::check_private(path, &file).map_err(|error| kind.wrong(path, &error.to_string()))?;
     let database = of_file(file).map_err(|error| kind.database_error(path, error))?;
     let content = read(&database).map_err(|why| kind.wrong(path, &why))?;
@@ -170,7 +170,7 @@ fn of_file(file: File) -> Result<Database, DatabaseError> {
 
 fn builder() -> redb::Builder {
     let mut builder = Database::builder();
-    // A file that something else has damaged is told of, not stumbled over.
+    // A file that something else has damaged is reported, not repaired.
     builder.set_check_integrity_on_open(true).set_cache_size(CACHE_LEN);
     builder
 }
@@ -295,7 +295,7 @@ fn cannot_be_read(error: &dyn std::fmt::Display) -> String {
     format!("it cannot be read: {error}")
 }
 
-/// Keeps other servers away, and tells them who we are.
+/// Keeps other servers away, and gives them our pid.
 pub(crate) fn lock(path: &Path) -> Result<LockFile, LedgerError> {
     lock_as(path, &LEDGER)
 }
@@ -349,7 +349,7 @@ fn check_magic(path: &Path, mut file: &File, kind: &Kind) -> Result<(), LedgerEr
 
 /// From here on, reads show what is on the disk.
 ///
-/// After an fsync that failed, Linux takes what it could not write for clean, and goes on showing it to whoever opens the
+/// After an fsync that failed, Linux takes what it could not write for clean, and goes on showing it to every process that opens the
 /// file next; no later fsync writes it. What a server had built on that would be gone after a power cut, so it is dropped
 /// before anything is read.
 fn forget_cached(file: &File) -> std::io::Result<()> {

@@ -33,7 +33,7 @@
 //!
 //! A record for each slot of each session that was used, which a later call on the slot replaces: the file is bounded by
 //! the slots granted, not by the calls made. Records that clients have acknowledged are removed once a second. Beside
-//! them stand the tables of transactional handlers, which are yours; names that begin with `oncewire.` are the ledger's.
+//! them are the tables of transactional handlers, which are yours; names that begin with `oncewire.` are the ledger's.
 //!
 //! # Group commit
 //!
@@ -118,7 +118,7 @@ impl Ledger for RedbLedger {
 #[derive(Clone, Debug)]
 pub struct Snapshots(Arc<Mutex<Arc<Snapshot>>>);
 
-/// One durable state. The file cannot reuse what it holds while it is kept: let go of it soon.
+/// One durable state. The file cannot reuse what it holds while it is kept: drop it soon.
 pub struct Snapshot(ReadTransaction);
 
 impl std::fmt::Debug for Snapshot {

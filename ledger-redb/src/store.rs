@@ -20,7 +20,7 @@ pub struct RedbStore {
     identity: Identity,
     snapshots: Snapshots,
     writes: Vec<Write>,
-    /// The bytes that `writes` put.
+    /// The bytes of `writes`.
     bytes: Vec<u8>,
     #[cfg(any(test, feature = "_faults"))]
     faults: crate::faults::Faults,
@@ -34,7 +34,7 @@ impl fmt::Debug for RedbStore {
     }
 }
 
-/// What is written of an entry.
+/// What an entry makes of the tables.
 enum Write {
     PutSession([u8; 16], Range<usize>),
     RemoveSession([u8; 16]),
@@ -94,7 +94,7 @@ impl RedbStore {
         self.snapshots.clone()
     }
 
-    /// Notes what is to be written of each entry and runs the transactional calls, all in one transaction.
+    /// Stages the writes of each entry and runs the transactional calls, all in one transaction.
     fn run_together(
         &mut self,
         batch: &mut Batch<Transaction>,
@@ -116,8 +116,8 @@ impl RedbStore {
     ///
     /// redb makes such transactions durable when it is closed, also after an error. So each holds the record of its
     /// call, and all that the batch says before it: whatever part of a batch becomes durable is one that S28 and S29
-    /// allow. [The records were written in the last transaction only, and an error before it left effects without them:
-    /// those calls ran twice.]
+    /// allow. The records were once written in the last transaction only; an error before it left effects without records,
+    /// and those calls ran twice.
     fn run_separately(&mut self, batch: &mut Batch<Transaction>) -> Result<(), redb::Error> {
         for entry in batch.entries() {
             let Entry::Transaction(call) = entry else {
@@ -159,7 +159,7 @@ impl RedbStore {
                 let held = held.iter().map(|xid| xid.get()).collect();
                 self.writes.push(Write::Settle { session: session.to_bytes(), seen, held });
             }
-            // Run, and its record noted, by the caller.
+            // The caller runs it, and stages its record.
             Entry::Transaction(_) => {}
         }
     }
@@ -172,7 +172,7 @@ impl RedbStore {
         self.writes.push(Write::PutCall { key, xid, bytes });
     }
 
-    /// Writes all that was noted and is not yet written.
+    /// Writes what is staged.
     fn write_staged(&mut self, transaction: &Transaction) -> Result<(), redb::Error> {
         let mut calls = transaction.0.open_table(CALLS)?;
         for write in &self.writes {
@@ -205,7 +205,7 @@ impl RedbStore {
         Ok(())
     }
 
-    /// Writes what was noted, and makes it durable with whatever else is in the transaction.
+    /// Writes what is staged, and makes it durable with all else that is in the transaction.
     fn finish(&mut self, transaction: Transaction, commit: u64) -> Result<(), redb::Error> {
         self.write_staged(&transaction)?;
         file::write_commit(&transaction.0, commit)?;
@@ -292,7 +292,7 @@ fn put_call(
     xid: u64,
     bytes: &[u8],
 ) -> Result<(), redb::StorageError> {
-    // C76: as good as never there.
+    // C76: a record of a later xid stays.
     let is_later = |old: &[u8]| CallEntry::xid_of(old).is_some_and(|old| old > xid);
     let old = calls.insert(key, bytes)?;
     let later = old.filter(|old| is_later(old.value())).map(|old| old.value().to_vec());

@@ -137,7 +137,7 @@ pub fn compact(path: &Path) -> Result<(u64, u64), LedgerError> {
 /// handlers, and without sessions and calls, which belong to the old one (S32). Returns the new server id.
 ///
 /// # Errors
-/// Why one of them cannot be used. Nothing stands at `to` then.
+/// Why one of them cannot be used. Nothing is at `to` then.
 pub fn restore(from: &Path, to: &Path) -> Result<ServerId, LedgerError> {
     if files::exists(to).map_err(|error| file::unusable(to, &error))? {
         return Err(file::wrong(to, "it exists: remove it first, or choose another path"));

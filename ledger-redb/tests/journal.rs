@@ -50,9 +50,9 @@ fn what_a_client_was_told_and_had_not_confirmed_is_told_after_a_crash() {
         first.receipt.confirm();
         let second = client.call("second", &COUNT, &20).await;
         assert!(matches!(second.outcome, Outcome::Reply(22)));
-        // A file as a crash leaves it: nobody has closed it.
+        // A file as a crash leaves it: not closed.
         std::fs::copy(&path, &copy).unwrap();
-        // As good as dead: it finds nobody any more.
+        // As good as dead: it finds no server any more.
         place.set(None);
         let again = Place::default();
         again.set(Some(server));

@@ -74,7 +74,7 @@ fn what_was_answered_is_there_after_a_crash_and_answered_alike() {
         let client = Client::new(place.clone(), ClientOptions::default());
         assert_eq!(client.call(&PAY, &(1, 100)).await.ok(), Ok(100));
         assert_eq!(client.call(&COUNT, &()).await.ok(), Ok(1));
-        // A file as a crash leaves it: nobody has closed it.
+        // A file as a crash leaves it: not closed.
         std::fs::copy(&path, &copy).unwrap();
         let after = open(&copy, &runs);
         assert_eq!(after.id(), before.id());
@@ -147,7 +147,7 @@ fn the_file_is_bounded_by_the_calls_in_flight_not_by_those_made() {
     assert_eq!(lens[1], lens[3], "{lens:?}");
     place.set(None);
     drop(server);
-    // The server's tasks let go of the ledger within a second; its lock says when.
+    // The server's tasks drop the ledger within a second; its lock says when.
     let found = loop {
         match tool::inspect(&path) {
             Ok(found) => break found,

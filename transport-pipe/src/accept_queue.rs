@@ -1,10 +1,10 @@
-//! Where dials of this process wait to be accepted.
+//! The queue of dials within this process that have not been accepted yet.
 
 use std::io::{self, ErrorKind};
 
 use smol::channel::{Receiver, Sender, bounded};
 
-/// A dial waits when so many before it have not been accepted yet.
+/// A dial waits while this many before it have not been accepted.
 const WAITING_MAX: usize = 128;
 
 pub(crate) fn accept_queue<S>() -> (DialSender<S>, DialReceiver<S>) {

@@ -181,7 +181,7 @@ impl ChildStream {
         if self.watch.poll_ended(cx).is_pending() {
             return Poll::Pending;
         }
-        // Once more: it may have written between that read and its end, which the reactor need not have told yet.
+        // Once more: it may have written between that read and its end, which the reactor may not have reported yet.
         self.pipes.assume_readable();
         match read(Pin::new(&mut self.pipes), cx) {
             Poll::Pending => Poll::Ready(Ok(0)),

@@ -1,4 +1,4 @@
-//! Connections within a process: two bounded buffers each, no threads, no system calls, no chance.
+//! Connections within a process: two bounded buffers each, no threads, no system calls, nothing random.
 //!
 //! What is read, written and woken depends on the order of the calls and on nothing else, so that a simulation that uses
 //! it can be repeated.
@@ -14,7 +14,7 @@ use oncewire_driver::{Accept, BoxFuture, BoxStream, Connect, Subject};
 
 use crate::accept_queue::{DialReceiver, DialSender, accept_queue};
 
-/// The bytes that fit into each direction of a connection, unless told otherwise. A pipe of Linux takes as many.
+/// The bytes that fit into each direction of a connection, unless another capacity is given. A pipe of Linux takes as many.
 pub const CAPACITY: usize = 64 * 1024;
 
 /// The two ends of a new connection.
@@ -102,6 +102,8 @@ pub struct MemoryStream {
 }
 
 /// One direction of a connection.
+///
+/// Invariant: a reader waits only while there are no bytes, a writer only while there is no room.
 #[derive(Debug)]
 struct HalfPipe {
     capacity: usize,
@@ -203,7 +205,7 @@ fn register_waker(place: &mut Option<Waker>, cx: &Context<'_>) {
     }
 }
 
-/// To be called without a lock: whoever is woken may want it.
+/// Must be called without the lock: the task that is woken may want it.
 fn wake(waker: Option<Waker>) {
     if let Some(waker) = waker {
         waker.wake();

@@ -1,4 +1,4 @@
-//! Our own stdin and stdout, for a program that somebody started to talk to it.
+//! Our own stdin and stdout, for a program that its parent talks to.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};

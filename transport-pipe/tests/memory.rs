@@ -68,7 +68,7 @@ fn a_full_buffer_holds_the_writer_until_the_reader_has_made_room() {
     let mut rest = [0; 16];
     assert_eq!(ready(reader.read(&mut right, &mut rest)), 8, "one read takes all there is");
     assert_eq!(&rest[..8], b"3456789a");
-    // Nobody waited any more, so nobody was woken.
+    // No task waited any more, so none was woken.
     assert_eq!((writer.count.get(), reader.count.get()), (1, 0));
 }
 

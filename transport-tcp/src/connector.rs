@@ -89,7 +89,7 @@ impl TcpConnector {
 
 async fn dial_one(address: SocketAddr) -> io::Result<Nonblocking<TcpStream>> {
     let stream = socket::connect(address).await?;
-    // Where nobody listens on a local port of the ephemeral range, TCP may connect the socket to itself.
+    // If no one listens on a local port of the ephemeral range, TCP may connect the socket to itself.
     if stream.get_ref().local_addr()? == stream.get_ref().peer_addr()? {
         return Err(io::ErrorKind::ConnectionRefused.into());
     }

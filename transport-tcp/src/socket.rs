@@ -54,7 +54,7 @@ mod quick {
             Err(e) => return Err(e.into()),
         }
         let stream = Async::new_nonblocking(TcpStream::from(socket))?;
-        // Within a machine a connection stands by now, though the system said that it was in progress.
+        // Within a machine the connection is made by now, though the system said that it was in progress.
         if stream.get_ref().peer_addr().is_err() {
             stream.writable().await?;
             if let Some(error) = stream.get_ref().take_error()? {

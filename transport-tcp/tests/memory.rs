@@ -1,6 +1,6 @@
 //! Strangers attack a server's memory, in a process of its own, and its resident memory is measured: C98 to C105.
 //!
-//! After each attack, and while the attackers' connections stand, an ordinary client's calls are answered as if nothing
+//! After each attack, and while the attackers' connections are open, an ordinary client's calls are answered as if nothing
 //! were: a hostile peer affects its own session only.
 #![cfg(target_os = "linux")]
 

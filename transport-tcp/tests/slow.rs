@@ -72,7 +72,7 @@ fn pump(mut from: TcpStream, mut to: TcpStream, rate: u64, count: &AtomicU64) {
         }
     })();
     drop(copied);
-    // Whatever ended it, both sides are to know.
+    // Whatever ended it, both sides must learn of it.
     let _gone = from.shutdown(Shutdown::Both);
     let _gone = to.shutdown(Shutdown::Both);
 }

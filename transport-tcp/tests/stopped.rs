@@ -1,6 +1,6 @@
 //! Processes that are stopped, as a debugger stops them, and keep their connection: C96.
 //!
-//! The test is one process, the peer another one: this program again, which is told by a variable whom it plays.
+//! The test is one process, the peer another one: this program again, whose role a variable gives.
 
 use std::env;
 use std::io::{BufRead, BufReader, Write};
@@ -19,7 +19,7 @@ const KEEPALIVE: Duration = Duration::from_millis(400);
 /// Many times as long.
 const STOP: Duration = Duration::from_secs(2);
 
-/// The variable, and what a peer is told in it: its role, whether it says never, and an address.
+/// The variable, and what it says: a peer's role, whether it says never, and an address.
 const ROLE: &str = "ONCEWIRE_STOPPED_ROLE";
 
 fn server(never: bool) -> Server {

@@ -32,7 +32,7 @@ async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> T {
     smol::future::or(future, too_late).await
 }
 
-/// An address that refuses: its port is taken, but nobody listens there.
+/// An address that refuses: its port is taken, but no socket listens there.
 struct Refusing {
     address: SocketAddr,
     _held: OwnedFd,
@@ -184,7 +184,7 @@ fn the_addresses_that_lose_are_given_up() {
         let acceptor = TcpAcceptor::bind("127.0.0.1:0").await.unwrap();
         let connector = TcpConnector::any_of([address, acceptor.local_addr()]);
         let stream = connector.connect().await.unwrap();
-        // The silent one gets room, and finds that nobody dials it any more.
+        // The silent one gets room, and finds that it is not dialled any more.
         let listener = TcpListener::from(held);
         drop((listener.accept().unwrap(), filler));
         listener.set_nonblocking(true).unwrap();

@@ -21,8 +21,8 @@ use crate::socket::connected;
 
 /// Listens on a unix socket. Dropping it removes the socket's file, if that is still its own.
 ///
-/// Once a second, while it waits for connections, it looks whether the file is still there. If it was removed, by a cleaner
-/// of temporary files, say, nobody can connect any more: `accept` then fails with
+/// Once a second, while it waits for connections, it checks that the file is still there. If it was removed, by a cleaner
+/// of temporary files, say, no client can connect any more: `accept` then fails with
 /// [`NotFound`](io::ErrorKind::NotFound), which ends [`Server::serve`](crate::Server::serve) with that error; connections
 /// that exist live on. With [`BindOptions::rebind`] the socket is made again instead.
 pub struct UnixAcceptor {
@@ -40,7 +40,7 @@ impl UnixAcceptor {
     /// Listens on a path that only this user can connect to, or on the abstract name `@name`. [`BindOptions`] has more.
     ///
     /// Fails with [`io::ErrorKind::AddrInUse`] if a server lives there, [`io::ErrorKind::AlreadyExists`] if something
-    /// that is not a socket, or not a lock of ours, stands there, [`io::ErrorKind::PermissionDenied`] if what a dead server
+    /// that is not a socket, or not a lock of ours, is there, [`io::ErrorKind::PermissionDenied`] if what a dead server
     /// left belongs to another user, and [`io::ErrorKind::InvalidInput`] if the path is too long.
     ///
     /// ```
@@ -148,7 +148,7 @@ fn accept_one(listener: &UnixListener) -> io::Result<UnixStream> {
 pub(crate) fn peer(stream: &UnixStream) -> io::Result<(Subject, Option<u32>)> {
     use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
     let credentials = getsockopt(stream, PeerCredentials)?;
-    // 0 stands for a process of a pid namespace that is not ours.
+    // 0 means a process of a pid namespace that is not ours.
     let pid = u32::try_from(credentials.pid()).ok().filter(|pid| *pid > 0);
     Ok((Subject::Uid(credentials.uid()), pid))
 }

@@ -15,7 +15,7 @@ use crate::name::Name;
 use crate::options::{BindOptions, SocketEvent};
 use crate::socket_file::SocketFile;
 
-/// How often it is looked whether the file is still there.
+/// How often the file is checked.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 pub(crate) struct Bound {
@@ -30,17 +30,17 @@ enum FileState {
     /// No file, or not one of ours.
     Unwatched,
     There(SocketFile),
-    /// It was removed, and is to be made again if the options say so.
+    /// It was removed, and must be made again if the options say so.
     Lost,
 }
 
 struct Watch {
     options: BindOptions,
     path: PathBuf,
-    /// Fires when it is time for the next look. Not set before something waits for connections.
+    /// Fires when the file must be checked. Not set before something waits for connections.
     timer: Box<dyn Timer>,
     is_set: bool,
-    /// Who waits for connections.
+    /// The tasks that wait for connections.
     waiting: Vec<Waker>,
     lock: Lock,
 }
@@ -70,7 +70,7 @@ impl Bound {
     }
 
     /// Ready when there is nothing more to wait for at `listener`: another one has taken its place, or, as an error,
-    /// nobody can reach it any more.
+    /// no client can reach it any more.
     pub(crate) fn poll_lost(
         &mut self,
         cx: &mut Context<'_>,
@@ -98,7 +98,7 @@ impl Bound {
 }
 
 impl Watch {
-    /// Ready when it is time to look.
+    /// Ready when it is time to check the file.
     fn poll_time(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.is_set {
             self.timer.set(SmolRuntime::global().now() + CHECK_EVERY);
@@ -114,7 +114,7 @@ impl Watch {
         Poll::Pending
     }
 
-    /// Looks whether the file is still there, and sees to it if it is not.
+    /// Checks that the file is still there; if not, makes it again, or reports that it is lost.
     fn check_file(&mut self, file: &mut FileState, listener: &mut Arc<Async<UnixListener>>) {
         if let FileState::There(socket_file) = &*file {
             if !socket_file.is_lost() {

@@ -21,7 +21,7 @@ use crate::socket_file::{Owner, SocketFile, clear, in_use, owner};
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum SocketEvent {
-    /// It was removed, or another one is in its place: nobody can connect any more.
+    /// It was removed, or another one is in its place: no client can connect any more.
     Removed,
     /// It was made again.
     Rebound,
@@ -29,7 +29,7 @@ pub enum SocketEvent {
     RebindFailed(io::Error),
 }
 
-/// How a socket is to be made.
+/// How to make a socket.
 ///
 /// ```
 /// # let path = std::env::temp_dir().join(format!("oncewire-mode-{}.sock", std::process::id()));

@@ -1,4 +1,4 @@
-//! The place of a socket in the file system: cleared of what a dead server left, taken, and given back.
+//! The file of a socket: cleared of what a dead server left, made, and removed.
 
 use std::fmt::Display;
 use std::fs::{self, Permissions};
@@ -87,8 +87,8 @@ impl Drop for SocketFile {
     }
 }
 
-/// Makes `path` free for a socket of ours: removes a socket of ours that nobody listens on, and nothing else. To be called
-/// with the lock held.
+/// Makes `path` free for a socket of ours: removes a socket of ours that no process listens on, and nothing else. The lock
+/// must be held.
 pub(crate) fn clear(path: &Path, name: &Name) -> io::Result<()> {
     let there = match fs::symlink_metadata(path) {
         Ok(there) => there,
@@ -122,17 +122,17 @@ pub(crate) fn clear(path: &Path, name: &Name) -> io::Result<()> {
 /// Who listens on a socket.
 pub(crate) enum Owner {
     None,
-    /// Its pid, where the system tells.
+    /// Its pid, if the system knows.
     Alive(Option<u32>),
 }
 
-/// Asks by dialling: only a refused connection says that nobody is there.
+/// Asks by dialling: only a refused connection proves that no process listens.
 pub(crate) fn owner(name: &Name) -> io::Result<Owner> {
     let socket: std::os::unix::net::UnixStream = stream_socket()?;
     match net::connect(&socket, &name.to_address()?) {
         Ok(()) => Ok(Owner::Alive(peer(&socket).ok().and_then(|(_, pid)| pid))),
         Err(Errno::CONNREFUSED | Errno::NOENT) => Ok(Owner::None),
-        // A full queue, or a socket of another type: somebody is there.
+        // A full queue, or a socket of another type: a process listens.
         Err(Errno::AGAIN | Errno::PROTOTYPE) => Ok(Owner::Alive(None)),
         Err(e) => {
             let text =
@@ -142,7 +142,7 @@ pub(crate) fn owner(name: &Name) -> io::Result<Owner> {
     }
 }
 
-/// The error of whoever comes second.
+/// The error of the server that comes second.
 pub(crate) fn in_use(name: impl Display, pid: Option<u32>) -> io::Error {
     let holder = match pid {
         Some(pid) => format!("process {pid}"),

@@ -27,13 +27,12 @@ use crate::reply::RawOutcome;
 use crate::runtime::{Runtime, SmolRuntime};
 use crate::transport::Connect;
 
-/// A client whose session and calls stand in a [journal](crate::journal): when its process dies, the next one resumes
+/// A client whose session and calls are kept in a [journal](crate::journal): when its process dies, the next one resumes
 /// the session and learns what became of each call.
 ///
-/// Every call of it is recorded before its first byte is handed, and its outcome before its caller is told. So each
-/// costs two durable commits, which calls that are ready together share. Calls that need no journal (idempotent ones,
-/// one-way ones, those whose caller dies with its process anyway) are made by a plain [`Client`](crate::Client) beside
-/// it.
+/// Every call is journaled before its first byte is sent, and its outcome before it is delivered. So a call costs two
+/// durable commits, which calls that are ready together share. Make calls that need no journal (idempotent and one-way
+/// ones, and those that are of no use after a crash) with a plain [`Client`](crate::Client) beside it.
 ///
 /// Cheap to clone; works from many tasks and threads.
 ///
@@ -43,38 +42,38 @@ use crate::transport::Connect;
 /// const DEPOSIT: Method<(u32, i64), i64> = Method::new("bank.deposit");
 ///
 /// async fn pay(connector: impl Connect, journal: impl Journal) {
-///     // What was under way when the last run died, and what it was told and had not acted on.
+///     // The calls that were pending when the last run died, and the outcomes that it had not confirmed.
 ///     let (client, left) = DurableClient::open(connector, ClientOptions::default(), journal).unwrap();
 ///     for call in left {
 ///         let order = String::from_utf8_lossy(call.tag()).into_owned();
-///         let told = call.typed(&DEPOSIT).unwrap().await;
-///         println!("{order}: {:?}", told.outcome);
-///         told.receipt.confirm();
+///         let delivery = call.typed(&DEPOSIT).unwrap().await;
+///         println!("{order}: {:?}", delivery.outcome);
+///         delivery.receipt.confirm();
 ///     }
-///     // The tag says what the call is for, to whoever finds it after a crash.
-///     let told = client.call("order 17", &DEPOSIT, &(1, 100)).await;
-///     match told.outcome {
+///     // After a crash, the tag says what the call was for.
+///     let delivery = client.call("order 17", &DEPOSIT, &(1, 100)).await;
+///     match delivery.outcome {
 ///         Outcome::Reply(balance) => println!("{balance}"),
 ///         other => println!("{other:?}"),
 ///     }
-///     // Only when this is noted where it belongs is the call forgotten.
-///     told.receipt.confirm();
+///     // Record the outcome where it belongs, then let the journal forget the call.
+///     delivery.receipt.confirm();
 /// }
 /// ```
 ///
 /// # What it promises, and what it does not
 ///
-/// - A call that is in the journal ends with one outcome, which is told again after every restart until it is confirmed.
-///   A call that is not was never handed: it was not executed.
+/// - A call that is in the journal ends with one outcome, which is delivered again after every restart until it is
+///   confirmed. A call that is not in the journal was never sent: it was not executed.
 /// - With a server that has a ledger, and a transactional method, such a call is executed exactly once, whichever side
 ///   dies when, as long as the client is back within the session's lease. If it is not, or the server has no ledger and
 ///   was restarted, its calls in doubt end as `Unknown`: it is not known whether they were executed, and they are never
-///   sent again. A recorded call of which perhaps no byte was handed is among them, if the client died.
+///   sent again. If the client died, that includes journaled calls of which no byte was sent.
 /// - Outcomes are final: a call is waited for until the server answers, or its session is over. A deadline that passes
-///   means that the server is not to start it any more. After a restart, timeouts count anew.
-/// - A journal that cannot write is for good. Calls of which nothing is in it end as `NotExecuted(JournalFailed)`, the
-///   others as `Unknown(JournalFailed)`: the next run of the program learns what became of them. Nothing leaves
-///   unrecorded.
+///   means that the server must not start it any more. After a restart, timeouts start again.
+/// - After an error of the journal nothing more is written. Calls of which nothing is in it end as `NotExecuted(JournalFailed)`, the
+///   others as `Unknown(JournalFailed)`: the next run of the program learns what became of them. No call is
+///   sent that is not in the journal.
 #[derive(Clone)]
 pub struct DurableClient {
     handle: Arc<Handle>,
@@ -168,7 +167,7 @@ impl DurableClient {
 
     /// Takes no more calls, waits for those pending, ends the session in good order, and waits until all that was
     /// confirmed is written; at most [`ClientOptions::close_timeout`], and the journal's time. What is unconfirmed is
-    /// told in the next run.
+    /// delivered in the next run.
     pub async fn close(&self) {
         let shared = &self.handle.shared;
         shared.close(true);
@@ -241,9 +240,9 @@ impl RecoveredCall {
 
 /// A call of a [`DurableClient`] on its way: await its outcome.
 ///
-/// It goes on whether it is awaited or not, and dropping it cancels nothing: its outcome is told in the next run of the
-/// program.
-#[must_use = "what nobody awaits is told in the next run of the program"]
+/// It goes on whether it is awaited or not, and dropping it cancels nothing: its outcome is then delivered in the next
+/// run of the program.
+#[must_use = "an outcome that is not awaited is delivered in the next run of the program"]
 pub struct DurableCall<R> {
     shared: Arc<Shared>,
     state: CallState,
@@ -258,7 +257,7 @@ enum CallState {
 }
 
 impl<R> DurableCall<R> {
-    /// Asks that the call not be started. It still ends with an outcome: the true one (S19).
+    /// Asks the server not to start the call. It still ends with an outcome: the true one (S19).
     pub fn cancel(&self) {
         if let CallState::Waiting(number) = self.state {
             self.shared.cancel_durable(number);
@@ -270,10 +269,10 @@ impl<R> DurableCall<R> {
         DurableCall { shared: self.shared.clone(), state, decode }
     }
 
-    fn delivery(&self, told: Delivered, number: u64) -> Delivery<R> {
-        let number = told.stable.then_some(number);
+    fn delivery(&self, delivered: Delivered, number: u64) -> Delivery<R> {
+        let number = delivered.stable.then_some(number);
         let receipt = Receipt { shared: self.shared.clone(), number };
-        Delivery { outcome: self.decode.outcome(told.outcome, None), receipt }
+        Delivery { outcome: self.decode.outcome(delivered.outcome, None), receipt }
     }
 }
 
@@ -281,19 +280,19 @@ impl<R> Future for DurableCall<R> {
     type Output = Delivery<R>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Delivery<R>> {
-        let (told, number) = match self.state {
+        let (delivered, number) = match self.state {
             CallState::Done => return Poll::Pending,
             CallState::NotBegun(why) => {
                 let outcome = RawOutcome::NotExecuted(why);
                 (Delivered { outcome, stable: false }, 0)
             }
             CallState::Waiting(number) => match self.shared.poll_durable(number, cx) {
-                Poll::Ready(told) => (told, number),
+                Poll::Ready(delivered) => (delivered, number),
                 Poll::Pending => return Poll::Pending,
             },
         };
         self.state = CallState::Done;
-        Poll::Ready(self.delivery(told, number))
+        Poll::Ready(self.delivery(delivered, number))
     }
 }
 
@@ -313,25 +312,25 @@ impl<R> fmt::Debug for DurableCall<R> {
 
 /// The outcome of a durable call, and the receipt for it.
 #[derive(Debug)]
-#[must_use = "a call that was not executed, or whose fate is unknown, is not an error that passes unseen"]
+#[must_use = "a call that was not executed, or may have been, is not an error that passes unseen"]
 pub struct Delivery<R> {
     /// What became of the call. Final: an `Unknown` has no ticket.
     pub outcome: Outcome<R>,
-    /// To be confirmed once the outcome was acted on.
+    /// Confirm it once you have acted on the outcome.
     pub receipt: Receipt,
 }
 
-/// The right to have a call forgotten, once its outcome was acted on. Dropped instead, the outcome is told again in the
-/// next run of the program.
-#[must_use = "an outcome that is not confirmed is told again in the next run of the program"]
+/// The right to have a call forgotten, once its outcome was acted on. If it is dropped instead, the outcome is
+/// delivered again in the next run of the program.
+#[must_use = "an outcome that is not confirmed is delivered again in the next run of the program"]
 pub struct Receipt {
     shared: Arc<Shared>,
-    /// `None` if nothing of the call is in the journal, or its outcome is to be told by the next run.
+    /// `None` if nothing of the call is in the journal, or only the next run can learn its outcome.
     number: Option<u64>,
 }
 
 impl Receipt {
-    /// Lets the journal forget the call, some time soon: a crash before that tells the outcome once more. An `Unknown`
+    /// Lets the journal forget the call, some time soon. If the program crashes before, the outcome is delivered once more. An `Unknown`
     /// that only says that this run cannot learn it is not forgotten: the client was closed, its journal cannot write, or
     /// the server is another one than was demanded (S7).
     pub fn confirm(self) {
@@ -347,7 +346,7 @@ impl fmt::Debug for Receipt {
     }
 }
 
-/// What durable calls do with what all tasks share.
+/// Durable calls on the shared state.
 impl Shared {
     fn begin_durable(
         &self,
@@ -421,7 +420,7 @@ impl Shared {
                 journal.conclude(&mut state.machine, now, result, &mut state.to_wake);
             }
             state.deliver(now);
-            // What is recorded now is to leave, and the next batch to be written.
+            // Journaled calls can leave now, and the next batch can be written.
             state.request_flush();
             state.wake_task();
             state.lifecycle.task_gone
@@ -431,11 +430,11 @@ impl Shared {
         }
     }
 
-    /// Hands the next batch to the journal, if there is one. Not under the lock: the journal may finish it at once.
+    /// Gives the journal the next batch, if there is one. Not under the lock: the journal may finish it at once.
     pub(super) fn submit(self: &Arc<Self>) {
         let batch = self.with(|state, now| {
             let first = state.take_batch(now);
-            // What cannot be handed has ended meanwhile, and its outcome may be to be written.
+            // Calls that cannot be sent have ended by that, and their outcomes may have to be written.
             state.deliver(now);
             first.or_else(|| state.take_batch(now))
         });

@@ -25,7 +25,7 @@ use recovery::{Found, broken};
 use crate::journal::{Journal, JournalError, JournalKey, JournalWrite};
 use crate::reply::RawOutcome;
 
-/// The calls of a durable client, and what is to be written of them.
+/// The calls of a durable client, and what must be written of them.
 ///
 /// Invariants: one batch is in flight at most. A call is sent only after its row is durable (its xid is in a batch that
 /// was concluded), and settled only after its outcome is. After an error nothing is written any more.

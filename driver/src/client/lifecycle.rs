@@ -8,7 +8,7 @@ use oncewire_core::{CloseReason, Instant};
 /// left in the wakers.
 #[derive(Default)]
 pub(super) struct Lifecycle {
-    /// When the client was told to close.
+    /// When `close` was called.
     pub(super) closing_since: Option<Instant>,
     /// The session was ended in good order.
     pub(super) ended: bool,

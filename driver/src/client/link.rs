@@ -12,7 +12,7 @@ use crate::transport::BoxStream;
 /// Bytes that are read in one turn, under one lock: at 20 ns for the smallest frame, a few hundred microseconds at most.
 pub(super) const TURN_LEN: usize = 32 << 10;
 
-/// Invariant: without a stream there is no backlog, and what the buffers hold is of no use. Both are replaced with the
+/// Invariant: without a stream there is no backlog, and what the buffers hold is ignored. Both are replaced with the
 /// stream.
 #[derive(Default)]
 pub(super) struct Link {

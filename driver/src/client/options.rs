@@ -31,7 +31,7 @@ pub struct ClientOptions {
     pub connect_timeout: Duration,
     /// How long the server may be silent before it is called dead, if that is longer than it grants (10 s by default).
     ///
-    /// [`NEVER`](crate::NEVER) is for debugging a service: a server that stands at a breakpoint keeps its connection, and
+    /// [`NEVER`](crate::NEVER) is for debugging a service: a server stopped at a breakpoint keeps its connection, and
     /// so does a client, as far as [`keepalive_max`](oncewire_core::ServerConfig::keepalive_max) of the server allows: an
     /// hour by default. A server can say the same of all its clients:
     /// [`keepalive`](oncewire_core::ServerConfig::keepalive).

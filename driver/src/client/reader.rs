@@ -64,7 +64,7 @@ struct Watch {
 }
 
 impl Reader {
-    /// A call leads. Whoever led becomes a follower, if it is a call.
+    /// A call leads. If another call did, that becomes a follower.
     #[inline]
     pub(super) fn lead_as(&mut self, id: PendingId, now: Instant, pending: &mut PendingCalls) {
         if let Leader::Call(other) = self.leader
@@ -77,7 +77,7 @@ impl Reader {
         self.leads += 1;
     }
 
-    /// The task leads. Whoever led becomes a follower, if it is a call.
+    /// The task leads. If a call did, that becomes a follower.
     pub(super) fn lead_as_task(&mut self, pending: &mut PendingCalls) {
         if let Leader::Call(id) = self.leader {
             self.add_follower(id, pending);
@@ -104,7 +104,7 @@ impl Reader {
         }
     }
 
-    /// Whoever leads does not any more. Returns the waker of a follower that should lead now, if there is one.
+    /// The leader gives the lead up. Returns the waker of the follower that should take it, if there is one.
     pub(super) fn pass(&mut self, now: Instant, pending: &mut PendingCalls) -> Option<Waker> {
         self.leader = Leader::None;
         self.led_at = now;

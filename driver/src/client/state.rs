@@ -34,8 +34,8 @@ const OVERDUE_LEN: usize = 256 << 10;
 /// Bytes that are read from a stream that takes no more, at most: more than sockets hold.
 const LAST_LEN_MAX: usize = 16 << 20;
 
-/// Each part keeps its own invariants; see there. Besides: where there is no connection no one leads; and whoever changes
-/// something that must leave, or be read, has the leader or the task woken for it.
+/// Each part keeps its own invariants; see there. Between them: without a connection there is no leader; and a change that
+/// makes something to write or to read has the leader or the task woken for it.
 pub(super) struct State {
     pub(super) machine: Machine<Heap>,
     pub(super) link: Link,
@@ -100,7 +100,7 @@ impl State {
     }
 
     /// Writes what there is to write and reads what there is to read, until `own` has its outcome, the stream has nothing
-    /// more, or `len_max` bytes were read; then `cx` is woken at once for the rest. Called for whoever leads.
+    /// more, or `len_max` bytes were read; then `cx` is woken at once for the rest. The caller must lead.
     fn run(&mut self, now: Instant, cx: &mut Context<'_>, own: Option<PendingId>, len_max: usize) {
         let mut left = len_max;
         loop {

@@ -58,7 +58,7 @@ pub async fn a_server_of_another_version_ends_the_client_with_a_reason(world: Wo
     let mut server = world.accept(&acceptor).await;
     server.hello().await;
     server.send(&Frame::Refuse(Refuse::VersionUnsupported { min: 7, max: 9 })).await;
-    let outcome = world.within("the call's fate", call).await;
+    let outcome = world.within("the call's outcome", call).await;
     let refused = NotExecuted::SessionRefused;
     assert!(matches!(&outcome, Outcome::NotExecuted(why) if *why == refused), "{outcome:?}");
     let why = client.status().refused.expect("refused for good").to_string();
@@ -298,7 +298,7 @@ pub async fn a_resume_answered_with_another_session_is_a_lost_session(world: Wor
     drop(server);
     let mut server = world.accept(&acceptor).await;
     server.take_in([2; 16], 1).await;
-    let outcome = world.within("the call's fate", call).await;
+    let outcome = world.within("the call's outcome", call).await;
     assert_eq!(outcome.executed(), Executed::Unknown, "{outcome:?}");
     let mut server = world.accept(&acceptor).await;
     assert_eq!(server.hello().await.resume, None, "it opens another session");

@@ -279,8 +279,8 @@ pub async fn c44_a_server_that_closes_answers_what_runs_and_refuses_what_is_on_i
     world.until("the request to leave", || link.held(Direction::Up) > 0).await;
     let server = host.server.clone();
     let drain = world.spawn(async move { server.drain(Duration::from_secs(1000)).await });
-    let told = || link.frames(Direction::Down, kind::GOODBYE_OF_SERVER) == 1;
-    world.until("the server's goodbye", told).await;
+    let said = || link.frames(Direction::Down, kind::GOODBYE_OF_SERVER) == 1;
+    world.until("the server's goodbye", said).await;
     link.release(Direction::Up);
     let outcome = world.within("the refusal", on_its_way).await;
     let refused = NotExecuted::ShuttingDown;
@@ -344,8 +344,8 @@ pub async fn c75_what_is_kept_when_a_draining_servers_connection_breaks_comes_af
     world.waiting(1).await;
     let server = host.server.clone();
     let drain = world.spawn(async move { server.drain(Duration::from_secs(1000)).await });
-    let told = || link.frames(Direction::Down, kind::GOODBYE_OF_SERVER) == 1;
-    world.until("the server's goodbye", told).await;
+    let said = || link.frames(Direction::Down, kind::GOODBYE_OF_SERVER) == 1;
+    world.until("the server's goodbye", said).await;
     link.fault(Direction::Down, Mark::Kind(kind::REPLY), Action::Cut);
     world.service.let_go(1);
     expect_reply(&world, call, 1).await;

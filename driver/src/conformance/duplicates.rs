@@ -116,7 +116,7 @@ pub async fn c17_a_client_told_of_a_false_retry_calls_its_calls_unknown(world: W
     let code = ProtocolError::FalseRetry { xid: 1 }.code();
     server.send(&Frame::Refuse(Refuse::Protocol(code))).await;
     for call in calls {
-        let outcome = world.within("the call's fate", call).await;
+        let outcome = world.within("the call's outcome", call).await;
         assert!(matches!(outcome, Outcome::Unknown(Unknown::SessionEnded, None)), "{outcome:?}");
     }
     let mut server = world.accept(&acceptor).await;
@@ -204,7 +204,7 @@ pub async fn c24_a_call_whose_caller_gave_up_frees_its_slot_once(world: World) {
     drop(outcome);
     let next = client.call(&WAIT, &2).start();
     let after = client.call(&ADD_ONE, &3).start();
-    world.until("the handler to be told", || world.service.cancelled() == 1).await;
+    world.until("the handler to notice", || world.service.cancelled() == 1).await;
     world.service.let_go(1);
     world.waiting(2).await;
     assert_eq!(host.server.counters().running, 1, "the slot was freed once");

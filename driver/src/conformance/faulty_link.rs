@@ -309,7 +309,7 @@ impl WireState {
                     self.down.ready = rest;
                     continue;
                 }
-                // Nobody is told of the end either.
+                // The end is not reported either.
                 _ => {
                     self.inner = None;
                     return Poll::Pending;

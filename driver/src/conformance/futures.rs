@@ -1,4 +1,4 @@
-//! Cases of futures: dropped at any await, left alone, outliving their client; and of whoever reads for the others.
+//! Cases of futures: dropped at any await, left alone, outliving their client; and of the call that reads for the others.
 
 use std::task::Poll;
 use std::time::Duration;
@@ -33,7 +33,7 @@ pub async fn c49_others_get_their_replies_when_the_one_that_reads_is_dropped(wor
             })
             .collect();
         world.waiting(round * 4 + 4).await;
-        // Whoever is to read next is woken, and does not find out at its next look.
+        // The call that must read next is woken, and does not depend on the task's next check.
         world.freeze_timers();
         drop(leader);
         world.service.let_go(4);
@@ -55,7 +55,7 @@ pub async fn c49_others_get_their_replies_when_the_one_that_reads_has_its_own(wo
             world.waiting(round * 4 + n + 1).await;
         }
         world.freeze_timers();
-        // Which one a permit goes to is the channel's choice; each reply reaches its caller, whoever read before.
+        // Which one a permit goes to is the channel's choice; each reply reaches its caller, whichever call read it.
         for done in 1..=4 {
             world.service.let_go(1);
             world
@@ -79,7 +79,7 @@ pub async fn c49_the_next_reader_may_be_dropped_as_well_and_so_on(world: World) 
     world.freeze_timers();
     let last = calls.pop().expect("eight calls");
     let last = world.spawn(last);
-    // Each one is told to read, and dropped before it can.
+    // Each one is woken to read, and dropped before it can.
     calls.into_iter().for_each(drop);
     world.service.let_go(8);
     expect_reply(&world, last, 7).await;
@@ -180,7 +180,7 @@ pub async fn a_reply_that_has_arrived_counts_though_its_deadline_has_passed_sinc
         world.service.let_go(1);
         world.counted(&host, "the reply to leave", |c| c.running == 0).await;
         world.counted(&host, "the reply to leave", |c| c.replies == round + 1).await;
-        // Nobody has read it: the client's process was suspended, say.
+        // It was not read: the client's process was suspended, say.
         world.advance(Duration::from_secs(6));
         world.moment().await;
         world.moment().await;
@@ -217,7 +217,7 @@ pub async fn close_is_done_as_soon_as_the_server_has_said_goodbye(world: World) 
     let host = world.host().await;
     let client = world.connected(&FaultyLink::to(host.connector.clone())).await;
     expect_reply(&world, client.call(&ADD_ONE, &1), 2).await;
-    // Nobody waits for a call: whoever closes is not to wait for the next look either.
+    // No call waits: `close` must not wait for the task's next check either.
     world.freeze_timers();
     world.within("the goodbye", client.close()).await;
     world.thaw_timers();
@@ -249,9 +249,9 @@ pub async fn close_does_not_wait_for_ever(world: World) {
         }
     };
     world.within("the close timeout", step).await;
-    let outcome = world.within("the call's fate", call).await;
+    let outcome = world.within("the call's outcome", call).await;
     assert!(matches!(outcome, Outcome::Unknown(Unknown::Closed, None)), "{outcome:?}");
-    let outcome = world.within("the call's fate", waits).await;
+    let outcome = world.within("the call's outcome", waits).await;
     let closed = NotExecuted::Closed;
     assert!(matches!(&outcome, Outcome::NotExecuted(why) if *why == closed), "{outcome:?}");
 }
@@ -295,7 +295,7 @@ pub async fn a_ticket_dropped_tells_the_server_that_nobody_wants_the_call(world:
     assert!(matches!(outcome, Outcome::Unknown(Unknown::DeadlinePassed, Some(_))), "{outcome:?}");
     assert_eq!(link.frames(Direction::Up, kind::CANCEL), 0);
     drop(outcome);
-    world.until("the handler to be told", || world.service.cancelled() == 1).await;
+    world.until("the handler to notice", || world.service.cancelled() == 1).await;
     assert_eq!(link.frames(Direction::Up, kind::CANCEL), 1);
     world.service.let_go(1);
 }

@@ -46,7 +46,7 @@ pub(crate) struct HalfLink {
 pub(crate) struct Passed {
     /// Something passed or was lost.
     pub(crate) any: bool,
-    /// The connection is to be cut behind what passed.
+    /// The connection must be cut behind what passed.
     pub(crate) cut: bool,
 }
 
@@ -127,7 +127,7 @@ impl HalfLink {
         }
     }
 
-    /// The fault's moment has come; says whether the connection is to be cut.
+    /// The fault's moment has come; says whether the connection must be cut.
     fn act(&mut self) -> bool {
         self.until_fault = None;
         let Some((_, action)) = self.fault.take() else { return false };

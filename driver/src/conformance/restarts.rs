@@ -21,7 +21,7 @@ pub async fn c52_after_a_restart_calls_in_doubt_are_unknown_and_new_ones_go_on(w
     link.lead_to(after.connector.clone());
     link.cut();
     let queued = client.call(&ADD_ONE, &2).start();
-    let outcome = world.within("the call's fate", call).await;
+    let outcome = world.within("the call's outcome", call).await;
     assert!(matches!(outcome, Outcome::Unknown(Unknown::SessionEnded, None)), "{outcome:?}");
     let queued = world.within("the next call", queued).await;
     assert!(matches!(queued, Outcome::Reply(3) | Outcome::Unknown(..)), "{queued:?}");
@@ -84,7 +84,7 @@ pub async fn c73_a_refused_repetition_of_an_idempotent_call_that_may_have_run_is
     let after = world.host_of(world.service.offer_but("suite", true)).await;
     link.lead_to(after.connector.clone());
     link.cut();
-    let outcome = world.within("the call's fate", call).await;
+    let outcome = world.within("the call's outcome", call).await;
     assert!(matches!(outcome, Outcome::Unknown(Unknown::Repeated, None)), "{outcome:?}");
     assert_eq!(world.service.waiting(), 1);
 }
@@ -105,7 +105,7 @@ pub async fn c73_an_overloaded_server_cannot_make_a_repeated_call_not_executed(w
     let (again, body) = server.requested().await;
     assert_eq!((again.xid, body), (first.xid, arguments(&7u64)), "sent again, not asked for");
     server.reply(first.xid.get(), Status::Refused(NotExecuted::Overloaded), &[]).await;
-    let outcome = world.within("the call's fate", call).await;
+    let outcome = world.within("the call's outcome", call).await;
     assert!(matches!(outcome, Outcome::Unknown(Unknown::Repeated, None)), "{outcome:?}");
 }
 

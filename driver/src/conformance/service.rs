@@ -191,7 +191,7 @@ fn echo_spec() -> MethodSpec {
     spec
 }
 
-/// Arguments as they stand in a request's body.
+/// Arguments as they are in a request's body.
 pub(crate) fn arguments<A: serde::Serialize>(arguments: &A) -> Vec<u8> {
     postcard::to_allocvec(arguments).expect("arguments of a test can be encoded")
 }

@@ -67,7 +67,7 @@ pub async fn c02_no_resume_lands_in_the_empty_session_of_another_server(world: W
     world.waiting(1).await;
     link.lead_to(first.connector.clone());
     link.cut();
-    let outcome = world.within("the call's fate", call).await;
+    let outcome = world.within("the call's outcome", call).await;
     assert!(matches!(outcome, Outcome::Unknown(Unknown::SessionEnded, None)), "{outcome:?}");
     world.service.let_go(1);
     expect_reply(&world, client.call(&ADD_ONE, &1), 2).await;
@@ -129,7 +129,7 @@ pub async fn c05_calls_in_doubt_are_never_sent_again_after_their_session_expired
     world.advance(LEASE_AND_MORE);
     world.counted(&host, "the session to end", |counters| counters.sessions == 0).await;
     link.refuse_dials(false);
-    let outcome = world.within("the call's fate", call).await;
+    let outcome = world.within("the call's outcome", call).await;
     assert!(matches!(outcome, Outcome::Unknown(Unknown::SessionEnded, None)), "{outcome:?}");
     expect_reply(&world, client.call(&ADD_ONE, &1), 2).await;
     assert_eq!(world.service.waiting(), 1);
@@ -204,8 +204,8 @@ pub async fn c08_a_full_session_table_refuses_newcomers_and_evicts_nobody(world:
     assert_eq!(newcomer.refused().await, Refuse::SessionsFull);
     let second = world.client(&FaultyLink::to(host.connector.clone()));
     let full = CloseReason::SessionsFull.to_string();
-    let told = || second.status().last_error.as_deref() == Some(full.as_str());
-    world.until("the second client to be told why", told).await;
+    let said = || second.status().last_error.as_deref() == Some(full.as_str());
+    world.until("the second client to learn why", said).await;
     let waits = second.call(&ADD_ONE, &2).start();
     expect_reply(&world, first.call(&ADD_ONE, &1), 2).await;
     world.within("the first client's goodbye", first.close()).await;

@@ -124,26 +124,21 @@ impl World {
         self.bounded(PATIENCE, what, future.into_future()).await
     }
 
-    async fn bounded<T>(
-        &self,
-        patience: Duration,
-        what: &str,
-        future: impl Future<Output = T>,
-    ) -> T {
+    async fn bounded<T>(&self, limit: Duration, what: &str, future: impl Future<Output = T>) -> T {
         let mut timer = self.real.timer();
-        timer.set(self.real.now() + patience);
+        timer.set(self.real.now() + limit);
         let mut future = std::pin::pin!(future);
         std::future::poll_fn(|cx| {
             if let std::task::Poll::Ready(result) = future.as_mut().poll(cx) {
                 return std::task::Poll::Ready(result);
             }
-            assert!(timer.poll(cx).is_pending(), "waited {patience:?} in vain for {what}");
+            assert!(timer.poll(cx).is_pending(), "waited {limit:?} for {what}");
             std::task::Poll::Pending
         })
         .await
     }
 
-    /// Waits until a condition holds that nobody reports.
+    /// Waits until a condition holds that no event reports.
     pub(crate) async fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
         let poll = async {
             while !holds() {
@@ -225,7 +220,7 @@ impl World {
     ) -> Client {
         let mut options = ClientOptions {
             timeout: Duration::from_secs(100_000),
-            // Attempts follow each other quickly: nobody waits for them.
+            // Attempts follow each other quickly, so that cases need not wait.
             backoff_min: Duration::from_millis(1),
             backoff_max: Duration::from_millis(5),
             ..ClientOptions::default()

@@ -25,7 +25,7 @@ pub(super) struct Call<'d> {
 }
 
 impl<'d> Call<'d> {
-    /// `large` is what the request is part of, if that is to be shared.
+    /// `large`: the buffer that the request is a part of, if it can be shared instead of copied.
     #[inline]
     pub(super) fn new(request: Request<'d>, large: Option<&'d Bytes>) -> (Admission, Call<'d>) {
         let Request { admission, deadline, idempotent, one_way, body, method_index, .. } = request;
@@ -47,7 +47,7 @@ impl State {
     pub(super) fn enqueue(&mut self, now: Instant, call: Waiting) {
         let method = call.method_index;
         let Err(call) = self.limits.wait(call) else { return };
-        // Those that wait longest may have waited too long: they make room.
+        // The oldest ones may be overdue: they make room.
         while let Some(oldest) = self.limits.oldest(method) {
             let Some(why) = self.is_over(now, oldest.key(), oldest.deadline) else { break };
             if let Some(oldest) = self.limits.pop(method) {
@@ -101,8 +101,8 @@ impl State {
         }
     }
 
-    /// Why a call that waits is not to run any more. The machine says so too when it is to start (S17); by then its place
-    /// in a queue was taken from another one, and a ledger has written that it began.
+    /// Why a call that waits must not run any more. The machine checks that too when the call starts (S17); but by then the
+    /// call has had its turn instead of another one, and a ledger has written that it began.
     fn is_over(&self, now: Instant, call: CallKey, deadline: Instant) -> Option<NotExecuted> {
         if deadline <= now {
             Some(NotExecuted::DeadlinePassed)
@@ -113,7 +113,7 @@ impl State {
         }
     }
 
-    /// Refuses a call that is not to run any more, though it is its turn.
+    /// Refuses a call that must not run any more, though it is its turn.
     fn still_wanted(
         &mut self,
         now: Instant,
@@ -154,7 +154,7 @@ impl Shared {
         }
     }
 
-    /// With a ledger: sees that a call is recorded before it is started, if it is to be.
+    /// With a ledger: has a call recorded before it is started, unless it is idempotent.
     pub(super) fn record(
         self: &Arc<Self>,
         admission: Admission,
@@ -213,7 +213,7 @@ impl Shared {
                 Some(admission) => self.record(admission, permit, call, &caller),
                 None => self.with(|state, _| state.release(permit)),
             }
-            // What was noted for others is told them.
+            // Delivers what `record` has left.
             return self.with(|_, _| ());
         }
         let start = |state: &mut State, now| {

@@ -146,7 +146,7 @@ impl<L> fmt::Debug for ServerBuilder<L> {
 
 impl ServerBuilder {
     pub(super) fn new(service: String) -> ServerBuilder {
-        // A name that is too long is told of by `build`.
+        // `build` reports a name that is too long.
         let name = ServiceName::new(&service).unwrap_or(ServiceName::EMPTY);
         let config = ServerConfig::new(UNNAMED, name);
         ServerBuilder {
@@ -169,7 +169,7 @@ impl<L: Ledger> ServerBuilder<L> {
     /// record of its reply become durable together, or not at all. So a call with retries is executed exactly once
     /// across crashes.
     ///
-    /// `function` runs on the ledger's thread and delays other calls while it does. It is to do nothing but read and
+    /// `function` runs on the ledger's thread and delays other calls while it does. It must do nothing but read and
     /// write in the transaction: it is run again when a neighbour in the same commit was rolled back, or a crash came
     /// before the commit. An error or a panic rolls back what it did, and only that; the client learns
     /// `NotExecuted(Aborted)`.
@@ -222,9 +222,9 @@ impl<L> ServerBuilder<L> {
     /// default, has one thread unless `SMOL_THREADS` says otherwise. Move such work to `smol::unblock`, or give the server a
     /// runtime of its own.
     ///
-    /// Blocking on a call (`block_on(client.call(…))`) inside a handler works if the client's connection stands and its
+    /// Blocking on a call (`block_on(client.call(…))`) inside a handler works if the client is connected and its
     /// server runs elsewhere: the caller reads the socket itself. If it must still dial, or the server shares the blocked
-    /// thread, the call can only wait for its deadline; that it is told in time, whatever is blocked, because deadlines are
+    /// thread, the call can only wait for its deadline. That is reported in time, whatever is blocked, because deadlines are
     /// kept by the reactor's thread and not by the executor's. Await the call instead.
     pub fn method<A, R, F, Fut>(mut self, method: &Method<A, R>, function: F) -> Self
     where
@@ -299,7 +299,7 @@ impl<L> ServerBuilder<L> {
         self
     }
 
-    /// Builds the server. It serves nobody before [`Server::serve`].
+    /// Builds the server. It accepts no connection before [`Server::serve`].
     ///
     /// # Errors
     /// What is wrong with its description.

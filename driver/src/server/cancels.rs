@@ -1,18 +1,18 @@
-//! Who is to hear that nobody waits for a call any more (S19).
+//! Handlers that wait for their calls' cancels (S19).
 
 use std::collections::BTreeMap;
 use std::task::{Context, Waker};
 
 use oncewire_core::{CallKey, SessionKey, Xid};
 
-/// Handlers that wait for their calls' cancels.
+/// By session and call: the wakers of contexts.
 #[derive(Default)]
 pub(super) struct Cancels {
     sessions: BTreeMap<SessionKey, BTreeMap<Xid, Vec<Waker>>>,
 }
 
 impl Cancels {
-    /// Registers who is to be woken, once.
+    /// Registers the waker that polls, once.
     pub(super) fn wait(&mut self, call: CallKey, cx: &mut Context<'_>) {
         let calls = self.sessions.entry(call.session()).or_default();
         crate::caught::add_waker(calls.entry(call.xid()).or_default(), cx);
@@ -34,13 +34,13 @@ impl Cancels {
         }
     }
 
-    /// Nobody waits for what runs in a session.
+    /// No outcome of a session is needed any more.
     pub(super) fn wake_session(&mut self, session: SessionKey, to_wake: &mut Vec<Waker>) {
         let calls = self.sessions.remove(&session).unwrap_or_default();
         to_wake.extend(calls.into_values().flatten());
     }
 
-    /// Nobody waits for anything.
+    /// No outcome is needed any more.
     pub(super) fn wake_all(&mut self, to_wake: &mut Vec<Waker>) {
         let sessions = std::mem::take(&mut self.sessions);
         to_wake.extend(sessions.into_values().flat_map(BTreeMap::into_values).flatten());

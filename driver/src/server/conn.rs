@@ -32,9 +32,9 @@ pub(super) struct ConnTask {
     pace: Pace,
     /// What the stream did not take.
     write: WriteBuffer,
-    /// Ends the wait for a peer that does not take the last words.
+    /// Ends the wait for a peer that does not take the last frame.
     linger: Option<Box<dyn Timer>>,
-    /// Whether the next request comes so soon after a reply that there is no use in sleeping.
+    /// Whether the next request comes so soon after a reply that spinning pays.
     spin: SpinPolicy,
 }
 
@@ -43,11 +43,11 @@ pub(super) struct ConnTask {
 enum Turn {
     /// It sleeps until it is woken.
     Sleep,
-    /// The stream broke, or the machine has let go of it.
+    /// The stream broke, or the machine has closed it.
     End,
 }
 
-/// What is to be done with what was received.
+/// What to do with what was received.
 enum Next<'d> {
     /// A call was admitted and started.
     Run(Running, Permit, Call<'d>),
@@ -57,7 +57,7 @@ enum Next<'d> {
     Nothing,
     /// The frame at the front needs so many bytes.
     Wait(usize),
-    /// The machine lets go of the connection.
+    /// The machine closes the connection.
     Lost,
 }
 
@@ -73,7 +73,7 @@ enum Rest {
 const READS_MAX: usize = 32;
 /// The same of writes of a full buffer, one after another.
 const WRITES_MAX: usize = 4;
-/// How long the last words on a connection may take to leave.
+/// How long a connection lingers at most, until its last frame has left (compare `SO_LINGER`).
 const LINGER: Duration = Duration::from_secs(5);
 
 impl ConnTask {
@@ -121,7 +121,7 @@ impl ConnTask {
             let written = self.write_all(pace.now, cx, scratch);
             match (read, &written) {
                 (Poll::Ready(Err(_) | Ok(0)), _) | (_, Poll::Ready(Err(_))) => return Turn::End,
-                // Last words that ask for no answer: nothing will follow them.
+                // The last frame has left, and asks for no answer.
                 (Poll::Ready(Ok(_)), Poll::Ready(Ok(false)))
                     if shared.with_at(pace.now, |state, _| state.is_closed(self.id)) =>
                 {
@@ -148,8 +148,8 @@ impl ConnTask {
                 work
             });
             match work {
-                // The last words say why: they are to leave, if the peer takes them. Not behind the rest of a reply:
-                // its bytes are no longer counted, and nobody knows when they would leave.
+                // The last frame says why, so the connection lingers until the peer has taken it. Not behind the rest of
+                // a reply, which may be long, and whose memory is no longer counted.
                 ConnWork::Close
                     if blocked && !self.write.holds_rest() && self.poll_linger(cx).is_pending() =>
                 {
@@ -195,7 +195,7 @@ impl ConnTask {
         })
     }
 
-    /// Ready when the last words have taken too long.
+    /// Ready when the last frame has taken too long.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let runtime = &self.shared.runtime;
         let timer = self.linger.get_or_insert_with(|| {
@@ -206,7 +206,7 @@ impl ConnTask {
         timer.poll(cx)
     }
 
-    /// Reads once and hands on what came; `Ready(Ok(0))` at the end of the stream. What an earlier turn left comes first.
+    /// Reads once and runs what came; `Ready(Ok(0))` at the end of the stream. What an earlier turn left comes first.
     fn read_once(
         &mut self,
         pace: &mut Pace,
@@ -262,7 +262,7 @@ impl ConnTask {
         let shared = &self.shared;
         let mut consumed = 0;
         let mut window = buffer::window(data);
-        // A call that was executed at once: told under the lock that the next one needs anyway.
+        // A call that was executed at once: the machine learns of it under the lock that the next call needs anyway.
         let mut ended = None;
         loop {
             // Events wait for the end of the turn.
@@ -275,7 +275,7 @@ impl ConnTask {
                         consumed += received.consumed;
                         self.next(state, pace.now, received, large)
                     }
-                    // The machine closes the connection when its last words have left.
+                    // The machine closes the connection when its last frame has left.
                     Err(_) => Next::Lost,
                 }
             });
@@ -305,8 +305,7 @@ impl ConnTask {
         }
     }
 
-    /// What is to be done with what the machine has found. Without a ledger nothing stands between a call's admission
-    /// and its start, and both happen under one lock.
+    /// What to do with what the machine has found. Without a ledger a call is admitted and started under one lock.
     #[inline]
     fn next<'d>(
         &self,
@@ -338,7 +337,7 @@ impl ConnTask {
         }
         match state.machine.start(self.shared.time_near(call.deadline), admission) {
             Ok(running) => Next::Run(running, permit, call),
-            // Its client is told why (S17).
+            // The machine has refused it (S17).
             Err(_) => {
                 state.release(permit);
                 Next::Nothing

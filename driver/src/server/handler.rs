@@ -24,7 +24,7 @@ pub(super) struct MethodEntry {
 
 /// The erased form of a handler.
 pub(super) trait Handle: Send + Sync + 'static {
-    /// Decodes the arguments and says how the call is to be executed. Nothing of it is executed by that.
+    /// Decodes the arguments and says how to execute the call. Nothing of it is executed by that.
     fn plan(&self, context: Context, body: Body<'_>) -> Result<Plan, NotExecuted>;
 
     /// The same for a call that was started already: it may begin to be executed.
@@ -51,7 +51,7 @@ pub(super) fn decoded<T>(
 #[derive(Clone, Copy)]
 pub(super) struct Body<'d> {
     pub(super) bytes: &'d [u8],
-    /// What they are part of, if that is to be shared.
+    /// The buffer that they are a part of, if it can be shared instead of copied.
     pub(super) large: Option<&'d Bytes>,
 }
 

@@ -119,7 +119,7 @@ pub(super) struct LedgerQueue {
     pub(super) next_sweep: Instant,
 }
 
-/// How often the ledger is told what it may forget.
+/// How often the ledger learns what it may forget.
 pub(super) const SWEEP: Duration = Duration::from_secs(1);
 
 impl LedgerQueue {

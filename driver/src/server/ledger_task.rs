@@ -1,4 +1,4 @@
-//! The task between a server and its ledger: hands batches over, and sees to what waited for them.
+//! The task between a server and its ledger: gives it batches, and does what waited for them.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,7 +13,7 @@ use super::ledger_queue::{Item, Prepared};
 use super::state::{Shared, State};
 use crate::method::MethodOptions;
 
-/// Ends with the server. It runs after the tasks that were ready before it, so that what they note goes in one batch.
+/// Ends with the server. It runs after the tasks that were ready before it, so that what they queue goes in one batch.
 pub(super) struct LedgerTask {
     pub(super) shared: Weak<Shared>,
 }
@@ -70,7 +70,8 @@ impl State {
                     let execution = Execution::new(running, permit, future).recorded(one_way);
                     starts.push((execution, options));
                 }
-                // Its client is told why; after a crash it must not be told that the call was interrupted.
+                // The machine has refused it. Its record must go, or after a crash the client would learn that it was
+                // interrupted.
                 Err(_) => {
                     self.record_withdrawal(started.name);
                     self.drop_later(started.call.future);
@@ -83,7 +84,7 @@ impl State {
                     Ok(body) => self.reply(now, finished.running, body),
                     Err(why) => self.machine.no_reply(now, finished.running, why),
                 }
-                // Who still waits for its cancel?
+                // Clones of its context may still wait for its cancel.
                 self.note_cancel(call);
             }
             Item::Transaction(mut call) => {
@@ -109,7 +110,7 @@ impl State {
     /// and its session: the next run of the server, which knows what is durable, answers it.
     fn give_up(&mut self, now: Instant, item: Item) {
         match item {
-            // It learns what its calls are refused for.
+            // Its calls learn why they are refused.
             Item::Opened { conn, .. } => self.machine.confirm_session(conn),
             Item::Started(started) => {
                 // Refused: the machine knows that the ledger has failed.

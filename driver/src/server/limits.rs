@@ -94,7 +94,7 @@ impl Limits {
         }
     }
 
-    /// Lets a call run at once, if none is to run before it.
+    /// Lets a call run at once, if none has its turn before it.
     #[inline]
     pub(super) fn enter(&mut self, method: usize) -> Option<Permit> {
         let gate = self.methods.get_mut(method)?;

@@ -1,7 +1,7 @@
 //! How long a connection's turn lasts.
 //!
-//! Handlers that do not wait run within the turn, so what a frame costs is anybody's guess: from 20 ns for a Ping to
-//! whatever a handler takes. The clock decides, read as seldom as the frames are fast.
+//! Handlers that do not wait run within the turn, so a frame may cost anything from 20 ns for a Ping to
+//! the time that a handler takes. So turns are bounded by the clock, which is read less often the faster the frames are.
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use oncewire_core::Instant;
 /// A turn lasts no longer than this and one frame. Beside 20 connections that send without end, another one waits for 20
 /// turns.
 const TURN: Duration = Duration::from_micros(100);
-/// Time between two looks at the clock, about.
-const LOOK_EVERY: Duration = Duration::from_micros(10);
-/// Frames between two looks at the clock, at most.
+/// Time between two readings of the clock, about.
+const CLOCK_INTERVAL: Duration = Duration::from_micros(10);
+/// Frames between two readings of the clock, at most.
 const FRAMES_MAX: u32 = 16;
 
 /// The time as a turn knows it, and when the turn is over.
@@ -21,17 +21,17 @@ pub(super) struct Pace {
     /// When the clock was last read.
     pub(super) now: Instant,
     until: Instant,
-    looked_at: Instant,
-    /// Frames between two looks.
+    read_at: Instant,
+    /// Frames between two readings.
     every: u32,
-    /// Frames until the next look.
+    /// Frames until the next reading.
     left: u32,
 }
 
 impl Default for Pace {
     fn default() -> Pace {
         let never = Instant::ZERO;
-        Pace { now: never, until: never, looked_at: never, every: 1, left: 1 }
+        Pace { now: never, until: never, read_at: never, every: 1, left: 1 }
     }
 }
 
@@ -40,7 +40,7 @@ impl Pace {
     pub(super) fn begin(&mut self, now: Instant) {
         self.now = now;
         self.until = now + TURN;
-        self.looked_at = now;
+        self.read_at = now;
         self.left = self.every;
     }
 
@@ -49,28 +49,28 @@ impl Pace {
         self.until = Instant::FAR_FUTURE;
     }
 
-    /// A frame was dealt with: whether to look at the clock.
+    /// A frame was handled: whether to read the clock.
     #[inline]
     pub(super) fn is_due(&mut self) -> bool {
         self.left = self.left.saturating_sub(1);
         self.left == 0
     }
 
-    /// What came before the next frame may have taken long: the clock is looked at after that.
+    /// What came before the next frame may have taken long: the clock is read after that frame.
     pub(super) fn hurry(&mut self) {
         self.left = 1;
     }
 
     /// The clock was read: whether the turn is over.
     pub(super) fn check(&mut self, now: Instant) -> bool {
-        let took = now.since(self.looked_at);
+        let took = now.since(self.read_at);
         self.every = match self.every {
-            every if took < LOOK_EVERY => (2 * every).min(FRAMES_MAX),
-            every if took > 2 * LOOK_EVERY => (every / 2).max(1),
+            every if took < CLOCK_INTERVAL => (2 * every).min(FRAMES_MAX),
+            every if took > 2 * CLOCK_INTERVAL => (every / 2).max(1),
             every => every,
         };
         self.left = self.every;
-        (self.now, self.looked_at) = (now, now);
+        (self.now, self.read_at) = (now, now);
         now >= self.until
     }
 }
@@ -105,8 +105,8 @@ mod tests {
         assert_eq!(turn(Duration::from_millis(1)), (1, 1));
         let (slow, _) = turn(Duration::from_micros(10));
         assert!((10..=12).contains(&slow), "{slow}");
-        let (fast, looks) = turn(Duration::from_nanos(300));
-        assert!((333..=400).contains(&fast) && looks <= 25, "{fast}, {looks}");
+        let (fast, readings) = turn(Duration::from_nanos(300));
+        assert!((333..=400).contains(&fast) && readings <= 25, "{fast}, {readings}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The numbers that stand for subjects (S5).
+//! The principals of subjects: a number for each caller (S5).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -15,15 +15,15 @@ use crate::transport::Subject;
 pub(super) struct PrincipalTable {
     numbers: HashMap<Arc<str>, u64>,
     names: HashMap<u64, Arc<str>>,
-    /// All numbers, in the order in which they are looked at.
+    /// All numbers, in the order in which they are checked.
     order: VecDeque<u64>,
     next: u64,
 }
 
 /// Above every uid.
 const FIRST: u64 = 1 << 32;
-/// Older names looked at for each new one: more than one, so that those that are over go faster than new ones come.
-const LOOKS: usize = 2;
+/// Older names checked for each new one: more than one, so that unused ones go faster than new ones come.
+const CHECKS: usize = 2;
 
 impl Default for PrincipalTable {
     fn default() -> Self {
@@ -51,7 +51,7 @@ impl PrincipalTable {
         if let Some(number) = self.numbers.get(text) {
             return Principal(*number);
         }
-        self.sweep(LOOKS, in_use);
+        self.sweep(CHECKS, in_use);
         let number = self.next;
         self.next += 1;
         self.numbers.insert(text.clone(), number);
@@ -60,7 +60,7 @@ impl PrincipalTable {
         Principal(number)
     }
 
-    /// For whom a number stands that was given here.
+    /// The subject of a number that was given here.
     pub(super) fn subject(&self, principal: Principal) -> Subject {
         match (u32::try_from(principal.0), self.names.get(&principal.0)) {
             (Ok(uid), _) => Subject::Uid(uid),
@@ -69,9 +69,9 @@ impl PrincipalTable {
         }
     }
 
-    /// Looks at so many names and forgets those that are over.
-    pub(super) fn sweep(&mut self, looks: usize, in_use: impl Fn(Principal) -> bool) {
-        for _ in 0..looks.min(self.order.len()) {
+    /// Checks `count` names and forgets those without a connection or session.
+    pub(super) fn sweep(&mut self, count: usize, in_use: impl Fn(Principal) -> bool) {
+        for _ in 0..count.min(self.order.len()) {
             let Some(number) = self.order.pop_front() else { return };
             if in_use(Principal(number)) {
                 self.order.push_back(number);

@@ -20,7 +20,7 @@ use crate::caught::{Guarded, caught};
 use crate::ledger::entry::{CallName, LedgerError, SessionEntry};
 
 impl State {
-    /// S30: the session that was opened on a connection is to be recorded.
+    /// S30: a session was opened on a connection, and must be recorded.
     pub(super) fn record_session(&mut self, conn: ConnId) {
         let record = self.machine.session_of(conn).and_then(|key| self.machine.session_record(key));
         match (&mut self.ledger_queue, record) {

@@ -1,4 +1,4 @@
-//! What the tasks of one server share: the machine, and who is to be woken for which connection.
+//! What the tasks of one server share: the machine, and which task to wake for which connection.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -51,18 +51,18 @@ pub(super) struct State {
     pub(super) later: Later,
     /// How many handlers run.
     pub(super) limits: Limits,
-    /// Who of them waits for the end of the wish that it run.
+    /// Which of them wait for their calls' cancels.
     cancels: Cancels,
-    /// Calls that found no place among those that wait.
+    /// Calls refused because too many waited.
     pub(super) overloaded: u64,
     /// What is broken on purpose.
     pub(super) planted: Planted,
 }
 
-/// What is to be done once the lock is let go.
+/// What must be done without the lock.
 #[derive(Default)]
 pub(super) struct Later {
-    /// What is left of calls that will not run. It is the user's, and its drop may call the server.
+    /// What is left of calls that will not run. Its drop is the user's code and may call the server.
     drop: Vec<Box<dyn Send>>,
     /// Calls whose turn it is.
     pub(super) begin: Vec<(Waiting, Permit)>,
@@ -75,23 +75,25 @@ impl Later {
     }
 }
 
-/// Names looked at in one sweep.
+/// Names checked in one sweep.
 const SWEEP_MAX: usize = 1_024;
 
-/// What a connection's task is to know.
+/// What a connection's task must know.
+///
+/// Invariant: while `at_work`, the task checks the flags itself before it sleeps, and is not woken for them.
 #[derive(Default)]
 struct ConnEntry {
     id: Option<ConnId>,
     waker: Option<Waker>,
-    /// Its task is at work and will look by itself.
+    /// Its task has its turn.
     at_work: bool,
     /// There is something to send.
     transmit: bool,
-    /// The machine has let go of it.
+    /// The machine has closed it.
     close: bool,
 }
 
-/// What a connection's task finds when it looks.
+/// What a connection's task has to do.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum ConnWork {
     Nothing,
@@ -170,7 +172,8 @@ impl Shared {
         }
     }
 
-    /// Runs `f` under the lock and passes nothing on: whoever calls this does so when it is done with its turn.
+    /// Runs `f` under the lock, without delivering events or calling wakers. The caller must call [`Shared::with`] before its
+    /// turn ends.
     #[inline]
     pub(super) fn with_quietly<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
         f(&mut self.state.lock())
@@ -258,7 +261,7 @@ impl CallWatch for Shared {
 }
 
 impl State {
-    /// Drops the user's part of a call, once the lock is let go.
+    /// Drops the user's part of a call when the lock is free.
     pub(super) fn drop_later(&mut self, what: impl Send + 'static) {
         self.later.drop.push(Box::new(what));
     }
@@ -270,7 +273,7 @@ impl State {
         }
     }
 
-    /// Nobody waits for a call any more, or it has ended.
+    /// A call's outcome is not needed any more, or it has ended.
     #[inline]
     pub(super) fn note_cancel(&mut self, call: CallKey) {
         self.cancels.wake(call, &mut self.to_wake);
@@ -305,13 +308,12 @@ impl State {
         }
     }
 
-    /// What there is to do on a connection; `blocked` says that its stream takes nothing, so that there is no use in
-    /// more to send.
+    /// What there is to do on a connection. `blocked`: its stream takes no more bytes.
     pub(super) fn next_work(&mut self, conn: ConnId, blocked: bool) -> ConnWork {
-        // Events may still wait that say so.
+        // Events that say so may not have been delivered yet.
         self.deliver();
-        // The machine tells of a close when its last words were taken. A connection that has words to write and no
-        // session has come to them.
+        // The machine emits Close only after its final frame was taken. A connection with output but no session is
+        // already closing.
         let stuck = blocked && self.machine.session_of(conn).is_none();
         match self.entry(conn) {
             None => ConnWork::Close,
@@ -322,7 +324,7 @@ impl State {
         }
     }
 
-    /// Whether the machine has let go of a connection, with nothing to send on it.
+    /// Whether the machine has closed a connection, and everything has left.
     pub(super) fn is_closed(&mut self, conn: ConnId) -> bool {
         self.deliver();
         self.entry(conn).is_none_or(|entry| entry.close && !entry.transmit)

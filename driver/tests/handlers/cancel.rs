@@ -1,4 +1,4 @@
-//! Calls that nobody waits for any more.
+//! Calls whose outcomes are not needed any more.
 
 use std::time::Duration;
 

@@ -12,7 +12,7 @@ use smol::channel::{Receiver, Sender, unbounded};
 
 use crate::link::{client, serve};
 
-/// Handlers that run until they are let go.
+/// Handlers that run until they are released.
 #[derive(Clone)]
 struct Gate {
     running: Arc<AtomicUsize>,

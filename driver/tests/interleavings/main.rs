@@ -4,7 +4,7 @@
 //! RUSTFLAGS="--cfg shuttle" cargo test --release --target-dir target/shuttle -p oncewire-driver --test interleavings
 //! ```
 //!
-//! Time stands still in it, so a wake-up that is lost is a call that never ends, and shuttle reports a deadlock.
+//! Time does not pass in it, so a wake-up that is lost is a call that never ends, and shuttle reports a deadlock.
 //! `INTERLEAVINGS` sets how many are tried of each case; `SHUTTLE_RANDOM_SEED` where chance begins. The same numbers
 //! give the same interleavings, so a failure repeats.
 #![cfg(shuttle)]

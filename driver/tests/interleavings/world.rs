@@ -1,4 +1,4 @@
-//! What the driver runs on while its interleavings are explored: time stands still, streams are in memory, tasks and
+//! What the driver runs on while its interleavings are explored: time does not pass, streams are in memory, tasks and
 //! threads belong to the model, and every lock is a place at which another one may go on.
 
 use std::collections::VecDeque;
@@ -29,7 +29,7 @@ pub(crate) const LONG: Method<Vec<u8>, Vec<u8>> = Method::new("interleavings.lon
 /// The time, always.
 const NOW: Instant = Instant::from_nanos(1_000_000_000);
 
-/// The tasks of the client and the server, which end when they are told to.
+/// The tasks of the client and the server, which end when they are stopped.
 #[derive(Clone, Default)]
 pub(crate) struct Tasks(Arc<std::sync::Mutex<Living>>);
 
@@ -76,7 +76,7 @@ impl Tasks {
     }
 }
 
-/// Time stands still, so nothing that waits is saved by a timer: who is not woken never wakes.
+/// Time does not pass, so no timer saves a task that waits: one that is not woken never wakes.
 struct Frozen {
     tasks: Tasks,
     /// What the next random bytes are; a client's are all zero, so that it dials again at once.
@@ -130,14 +130,14 @@ struct HalfPipe {
     capacity: usize,
     /// Nothing more is written.
     ended: bool,
-    /// Nobody reads any more.
+    /// Its reader is gone.
     reader_gone: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
 
 impl HalfPipe {
-    /// Tells both ends to look again.
+    /// Wakes both ends.
     fn wake(&mut self) -> [Option<Waker>; 2] {
         [self.reader.take(), self.writer.take()]
     }
@@ -417,7 +417,7 @@ impl World {
         self.runs.until(|runs| runs[n as usize] > 0).await;
     }
 
-    /// Whether what a caller was told agrees with what was executed.
+    /// Whether a caller's outcome agrees with what was executed.
     pub(crate) fn judge(&self, n: u64, outcome: &Outcome<u64>) {
         match outcome {
             Outcome::Reply(reply) => assert_eq!((*reply, self.runs(n)), (n + 1, 1), "argument {n}"),

@@ -14,7 +14,7 @@ fn reply<R: std::fmt::Debug>(value: R) -> Option<String> {
     Some(format!("reply {value:?}"))
 }
 
-fn told(what: &str) -> Option<String> {
+fn text(what: &str) -> Option<String> {
     Some(what.to_owned())
 }
 
@@ -36,8 +36,8 @@ fn c52_without_a_ledger_a_restart_ends_calls_in_doubt_as_unknown() {
     let group = std::sync::Arc::default();
     *lock(&world.place.0) = Some(server(&group));
     world.sim.advance(6 * SECOND);
-    assert_eq!(in_doubt.told(), told("unknown: SessionEnded, false"));
-    assert_eq!(world.call(&client, &ECHO, 5).told(), reply(5));
+    assert_eq!(in_doubt.outcome(), text("unknown: SessionEnded, false"));
+    assert_eq!(world.call(&client, &ECHO, 5).outcome(), reply(5));
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn c53_a_session_is_recorded_before_its_client_knows_it() {
     assert_eq!(world.ledger.held(), 1, "the call's started record");
     // Nothing of the call is on the disk: it runs after the resume.
     world.restart();
-    assert_eq!(made.told(), reply(1));
+    assert_eq!(made.outcome(), reply(1));
     assert_eq!(world.ran(), [1]);
     assert_eq!(world.server().counters().resumes, 1);
 }
@@ -69,11 +69,11 @@ fn c54_a_call_whose_completion_was_not_recorded_is_interrupted_and_never_runs_ag
     world.ledger.release();
     world.sim.run();
     assert_eq!(world.ran(), [1]);
-    assert_eq!(made.told(), None, "not answered before its record is stable");
+    assert_eq!(made.outcome(), None, "not answered before its record is stable");
     world.restart();
-    assert_eq!(made.told(), told("unknown: Interrupted, false"));
+    assert_eq!(made.outcome(), text("unknown: Interrupted, false"));
     assert_eq!(world.ran(), [1]);
-    assert_eq!(world.call(&client, &ADD, 2).told(), reply(2));
+    assert_eq!(world.call(&client, &ADD, 2).outcome(), reply(2));
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn c54_also_if_it_crashed_between_the_record_and_the_start() {
     let made = world.call(&client, &ADD, 1);
     world.ledger.write();
     world.restart();
-    assert_eq!(made.told(), told("unknown: Interrupted, false"));
+    assert_eq!(made.outcome(), text("unknown: Interrupted, false"));
     assert_eq!(world.ran(), [] as [i32; 0]);
 }
 
@@ -95,9 +95,9 @@ fn c55_a_call_whose_completion_was_recorded_keeps_its_reply_over_the_crash() {
     world.ledger.release();
     world.sim.run();
     world.ledger.write();
-    assert_eq!(made.told(), None);
+    assert_eq!(made.outcome(), None);
     world.restart();
-    assert_eq!(made.told(), reply(1));
+    assert_eq!(made.outcome(), reply(1));
     assert_eq!(world.ran(), [1]);
     assert_eq!(world.server().counters().asks, 1);
 }
@@ -115,11 +115,11 @@ fn c55_aborted_and_too_large_calls_too() {
         }
         world.ledger.write();
         world.restart();
-        assert!(long.told().unwrap().starts_with(end), "{:?}", long.told());
+        assert!(long.outcome().unwrap().starts_with(end), "{:?}", long.outcome());
         world.release_all();
-        let panics = panics.told();
+        let panics = panics.outcome();
         assert!(
-            panics == told("no reply: Aborted") || panics == told("unknown: Interrupted, false")
+            panics == text("no reply: Aborted") || panics == text("unknown: Interrupted, false")
         );
         assert_eq!(world.ran(), [-1]);
     }
@@ -141,10 +141,10 @@ fn c56_of_calls_in_one_durable_commit_one_that_panics_or_fails_is_rolled_back_al
     for (second, panics) in [(13, 1), (-500, 0)] {
         let world = Ledgered::new();
         let [good, bad] = pays(&world, second);
-        assert_eq!((good.told(), bad.told()), (None, None));
+        assert_eq!((good.outcome(), bad.outcome()), (None, None));
         world.release_all();
-        assert_eq!(good.told(), reply(100));
-        assert_eq!(bad.told(), told("not executed: Aborted"));
+        assert_eq!(good.outcome(), reply(100));
+        assert_eq!(bad.outcome(), text("not executed: Aborted"));
         assert_eq!(world.ledger.disk().accounts[&7], 100);
         let faults = world.server().handler_faults();
         assert_eq!((faults.rollbacks, faults.panics), (1, panics));
@@ -155,7 +155,7 @@ fn c56_of_calls_in_one_durable_commit_one_that_panics_or_fails_is_rolled_back_al
 
 #[test]
 fn c56_a_transactional_call_is_executed_exactly_once_wherever_the_crash_comes() {
-    // Before the batch is handed over, before it is written, after it, and after it was told.
+    // Before the batch is given out, before it is written, after it, and after it was concluded.
     for point in 0..4 {
         let mut world = Ledgered::new();
         let client = world.held();
@@ -169,7 +169,7 @@ fn c56_a_transactional_call_is_executed_exactly_once_wherever_the_crash_comes() 
             _ => {}
         }
         world.restart();
-        assert_eq!(made.told(), reply(5), "crash point {point}");
+        assert_eq!(made.outcome(), reply(5), "crash point {point}");
         assert_eq!(world.ledger.disk().accounts[&1], 5, "crash point {point}");
     }
 }
@@ -183,8 +183,8 @@ fn c56_a_neighbour_that_panics_and_a_crash() {
             world.ledger.write();
         }
         world.restart();
-        assert_eq!(good.told(), reply(100));
-        assert_eq!(bad.told(), told("not executed: Aborted"));
+        assert_eq!(good.outcome(), reply(100));
+        assert_eq!(bad.outcome(), text("not executed: Aborted"));
         assert_eq!(world.ledger.disk().accounts[&7], 100);
     }
 }
@@ -204,10 +204,10 @@ fn c57_a_second_crash_during_recovery_gives_the_same_result() {
     }
     world.sim.advance(6 * SECOND);
     // The first one ran and its completion was not written; of the second one the started record was.
-    let interrupted = told("unknown: Interrupted, false");
-    assert_eq!([made[0].told(), made[1].told()], [interrupted.clone(), interrupted]);
+    let interrupted = text("unknown: Interrupted, false");
+    assert_eq!([made[0].outcome(), made[1].outcome()], [interrupted.clone(), interrupted]);
     assert_eq!(world.ran(), [1]);
-    assert_eq!(paid.told(), reply(5));
+    assert_eq!(paid.outcome(), reply(5));
     assert_eq!(world.ledger.disk().accounts[&1], 5);
 }
 
@@ -225,21 +225,21 @@ fn c58_a_ledger_that_cannot_write_stops_the_server_from_answering() {
     world.ledger.mode(Mode::Fail);
     world.ledger.release();
     world.sim.run();
-    assert_eq!(started.told(), reply(1), "that one is stable");
-    assert_eq!(waits.told(), told("not executed: LedgerFailed"));
-    // What was written of it, if anything was, nobody can know: the next run of the server will.
-    assert_eq!(pays.told(), None);
-    assert_eq!(world.call(&client, &ADD, 3).told(), told("not executed: LedgerFailed"));
-    assert_eq!(world.call(&client, &COUNT, ()).told(), told("not executed: LedgerFailed"));
+    assert_eq!(started.outcome(), reply(1), "that one is stable");
+    assert_eq!(waits.outcome(), text("not executed: LedgerFailed"));
+    // What was written of it, if anything was, only the next run of the server learns.
+    assert_eq!(pays.outcome(), None);
+    assert_eq!(world.call(&client, &ADD, 3).outcome(), text("not executed: LedgerFailed"));
+    assert_eq!(world.call(&client, &COUNT, ()).outcome(), text("not executed: LedgerFailed"));
     let newcomer = world.client();
     let made = world.call(&newcomer, &PAY, (1, 5));
     world.sim.advance(SECOND);
-    assert_eq!(made.told(), told("not executed: LedgerFailed"));
+    assert_eq!(made.outcome(), text("not executed: LedgerFailed"));
     let error = world.server().ledger_error().expect("the error is loud");
     assert_eq!(error.to_string(), "no space left on the disk");
     assert_eq!(world.ran(), [1]);
     world.restart();
-    assert_eq!(pays.told(), reply(5), "and executed once, after all");
+    assert_eq!(pays.outcome(), reply(5), "and executed once, after all");
     assert_eq!(world.ledger.disk().accounts[&1], 5);
     assert_eq!(world.server().ledger_error(), None);
 }
@@ -252,9 +252,9 @@ fn c58_a_completion_that_cannot_be_recorded_is_not_told() {
     world.ledger.mode(Mode::Fail);
     world.ledger.release();
     world.sim.advance(20 * SECOND);
-    assert_eq!((made.told(), world.ran()), (None, vec![1]));
+    assert_eq!((made.outcome(), world.ran()), (None, vec![1]));
     world.restart();
-    assert_eq!(made.told(), told("unknown: Interrupted, false"));
+    assert_eq!(made.outcome(), text("unknown: Interrupted, false"));
 }
 
 #[test]
@@ -271,7 +271,7 @@ fn c58_serving_ends_with_the_ledgers_error() {
     assert_eq!(error.to_string(), "no space left on the disk");
 }
 
-/// Accepts nobody.
+/// Accepts no connection.
 struct NoConnections(smol::channel::Receiver<()>);
 
 impl oncewire_driver::Accept for NoConnections {
@@ -299,7 +299,7 @@ fn c58_a_ledger_that_lets_go_of_a_batch_has_failed() {
     let made = world.call(&client, &ADD, 1);
     world.ledger.crash();
     world.sim.run();
-    assert_eq!(made.told(), told("not executed: LedgerFailed"));
+    assert_eq!(made.outcome(), text("not executed: LedgerFailed"));
     assert!(world.server().ledger_error().is_some());
 }
 
@@ -307,10 +307,10 @@ fn c58_a_ledger_that_lets_go_of_a_batch_has_failed() {
 fn c60_an_old_copy_of_the_ledger_is_noticed_by_its_commit_number() {
     let mut world = Ledgered::new();
     let client = world.client();
-    assert_eq!(world.call(&client, &ADD, 1).told(), reply(1));
+    assert_eq!(world.call(&client, &ADD, 1).outcome(), reply(1));
     let copy = world.ledger.disk();
     for n in 2..5 {
-        assert_eq!(world.call(&client, &ADD, n).told(), reply(n));
+        assert_eq!(world.call(&client, &ADD, n).outcome(), reply(n));
     }
     // The client hears how far the ledger has come when it resumes.
     world.restart();
@@ -319,7 +319,7 @@ fn c60_an_old_copy_of_the_ledger_is_noticed_by_its_commit_number() {
     world.crash();
     world.start(copy);
     world.sim.advance(6 * SECOND);
-    assert_eq!(in_doubt.told(), told("unknown: SessionEnded, false"));
+    assert_eq!(in_doubt.outcome(), text("unknown: SessionEnded, false"));
     assert_eq!(world.ran(), [1, 2, 3, 4]);
 }
 
@@ -350,7 +350,7 @@ fn c61_a_deadline_or_a_cancel_while_the_started_record_is_written_refuses_the_ca
         world.restart();
         assert_eq!(world.ran(), [] as [i32; 0]);
         world.ledger.mode(Mode::Commit);
-        assert_eq!(world.call(&client, &ADD, 2).told(), reply(1));
+        assert_eq!(world.call(&client, &ADD, 2).outcome(), reply(1));
     }
 }
 
@@ -373,19 +373,19 @@ fn c67_grants_survive_a_restart_with_other_limits() {
     let mut world = Ledgered::new();
     let client = world.client();
     let made: Vec<_> = (0..9).map(|n| world.call(&client, &ADD, n)).collect();
-    assert!(made.iter().all(|made| made.told().is_some()));
+    assert!(made.iter().all(|made| made.outcome().is_some()));
     world.slots = Some(2);
     world.restart();
     let hang: Vec<_> = (0..5).map(|_| world.call(&client, &HANG, ())).collect();
-    assert_eq!(world.call(&client, &ADD, 9).told(), reply(10), "5 hang, and there is room");
+    assert_eq!(world.call(&client, &ADD, 9).outcome(), reply(10), "5 hang, and there is room");
     let newcomer = world.client();
     let others: Vec<_> = (0..2).map(|_| world.call(&newcomer, &HANG, ())).collect();
     let waits = world.call(&newcomer, &ADD, 10);
-    assert_eq!(waits.told(), None, "a new session has two slots");
+    assert_eq!(waits.outcome(), None, "a new session has two slots");
     world.sim.advance(4 * SECOND);
-    let ends: Vec<_> = hang.iter().chain(&others).map(Made::told).collect();
-    assert!(ends.iter().all(|end| *end == told("no reply: Aborted")), "{ends:?}");
-    assert_eq!(waits.told(), reply(11));
+    let ends: Vec<_> = hang.iter().chain(&others).map(Made::outcome).collect();
+    assert!(ends.iter().all(|end| *end == text("no reply: Aborted")), "{ends:?}");
+    assert_eq!(waits.outcome(), reply(11));
 }
 
 #[test]
@@ -409,7 +409,7 @@ fn c72_a_hole_below_a_committed_xid_is_sent_again_and_runs_once() {
     lock(&world.runs).clear();
     world.start(disk);
     world.sim.advance(6 * SECOND);
-    assert_eq!((hole.told(), paid.told()), (reply(1), reply(5)));
+    assert_eq!((hole.outcome(), paid.outcome()), (reply(1), reply(5)));
     assert_eq!(world.ran(), [1]);
     assert_eq!(world.ledger.disk().accounts[&1], 5);
 }
@@ -419,14 +419,14 @@ fn c73_idempotent_calls_leave_no_record_and_run_again() {
     let mut world = Ledgered::new();
     let client = world.held();
     let batches = world.ledger.batches().len();
-    assert_eq!(world.begin(client.call(&COUNT, &()).idempotent().start()).told(), reply(0));
+    assert_eq!(world.begin(client.call(&COUNT, &()).idempotent().start()).outcome(), reply(0));
     assert_eq!(world.ledger.batches().len(), batches, "nothing was written");
     let asked_once = world.call(&client, &COUNT, ());
-    assert_eq!(asked_once.told(), None, "at most once, as the request asks: recorded");
+    assert_eq!(asked_once.outcome(), None, "at most once, as the request asks: recorded");
     world.release_all();
-    assert_eq!(asked_once.told(), reply(0));
+    assert_eq!(asked_once.outcome(), reply(0));
     world.restart();
-    assert_eq!(world.begin(client.call(&COUNT, &()).idempotent().start()).told(), reply(0));
+    assert_eq!(world.begin(client.call(&COUNT, &()).idempotent().start()).outcome(), reply(0));
 }
 
 #[test]
@@ -449,7 +449,7 @@ fn c76_a_record_never_replaces_one_of_a_later_xid_on_its_slot() {
     }
     assert_eq!(world.ran(), [2]);
     world.restart();
-    assert_eq!(later.told(), told("unknown: Interrupted, false"));
+    assert_eq!(later.outcome(), text("unknown: Interrupted, false"));
     assert_eq!(world.ran(), [2], "xid 2 is not run again");
 }
 
@@ -464,7 +464,7 @@ fn calls_that_are_ready_together_share_a_commit() {
     world.sim.run();
     assert_eq!(world.ledger.batches()[before..], [99], "all of them");
     world.release_all();
-    assert!(many.iter().all(|made| made.told() == reply(5)));
+    assert!(many.iter().all(|made| made.outcome() == reply(5)));
     assert!(world.ledger.batches().len() <= before + 2);
 }
 
@@ -474,11 +474,11 @@ fn what_clients_have_seen_is_forgotten_and_what_has_ended_too() {
     let client = world.held();
     let made: Vec<_> = (0..50).map(|n| world.call(&client, &ADD, n)).collect();
     world.release_all();
-    assert!(made.iter().all(|made| made.told().is_some()));
+    assert!(made.iter().all(|made| made.outcome().is_some()));
     world.ledger.mode(Mode::Commit);
     assert_eq!(world.ledger.disk().calls.len(), 50, "one a slot that was used");
     for n in 0..50 {
-        assert_eq!(world.call(&client, &ADD, n).told(), reply(n + 51));
+        assert_eq!(world.call(&client, &ADD, n).outcome(), reply(n + 51));
     }
     assert_eq!(world.ledger.disk().calls.len(), 50, "later calls replace them");
     world.sim.advance(3 * SECOND);
@@ -499,7 +499,7 @@ fn what_is_acknowledged_after_a_restart_is_forgotten_without_another_call() {
     let client = world.held();
     let made: Vec<_> = (0..20).map(|n| world.call(&client, &ADD, n)).collect();
     world.release_all();
-    assert!(made.iter().all(|made| made.told().is_some()));
+    assert!(made.iter().all(|made| made.outcome().is_some()));
     assert_eq!(world.ledger.disk().calls.len(), 20);
     world.restart();
     world.ledger.mode(Mode::Commit);
@@ -521,17 +521,17 @@ fn s14_the_time_limit_counts_from_the_start_of_a_recorded_call() {
     assert_eq!(world.server().counters().running, 1);
     assert_eq!(world.ledger.disk().log.iter().filter(|line| line.contains("Aborted")).count(), 0);
     world.release_all();
-    assert_eq!(made.told(), None, "it has run for two seconds of three");
+    assert_eq!(made.outcome(), None, "it has run for two seconds of three");
     world.sim.advance(2 * SECOND);
     world.release_all();
-    assert_eq!(made.told(), told("no reply: Aborted"));
+    assert_eq!(made.outcome(), text("no reply: Aborted"));
 }
 
 #[test]
 fn s05_a_restored_session_is_its_principals() {
     let mut world = Ledgered::new();
     let client = world.client_with(ClientOptions::default());
-    assert_eq!(world.call(&client, &ADD, 0).told(), reply(1));
+    assert_eq!(world.call(&client, &ADD, 0).outcome(), reply(1));
     let mut disk = world.ledger.disk();
     for session in disk.sessions.values_mut() {
         assert_eq!(session.subject, oncewire_driver::Subject::Name("alice".into()));
@@ -548,7 +548,7 @@ fn a_server_that_is_dropped_leaves_nothing_behind() {
     let world = Ledgered::new();
     let client = world.client();
     let made = world.call(&client, &PAY, (1, 5));
-    assert_eq!(made.told(), reply(5));
+    assert_eq!(made.outcome(), reply(5));
     drop(client);
     world.sim.advance(6 * SECOND);
     let server = lock(&world.place.0).take();
@@ -567,5 +567,5 @@ fn a_server_that_dies_while_calls_wait_for_their_records_leaves_nothing_behind()
     assert_eq!(world.ledger.held(), 1, "the others wait for this one");
     world.crash();
     assert_eq!(world.ledger.handles(), 1);
-    assert!(calls.iter().all(|call| call.told().is_none()) && recorded.told().is_none());
+    assert!(calls.iter().all(|call| call.outcome().is_none()) && recorded.outcome().is_none());
 }

@@ -41,7 +41,7 @@ struct State {
     disk: Disk,
     mode: Mode,
     held: VecDeque<Batch<Accounts>>,
-    /// Batches that were handed over, and their lengths.
+    /// Batches that were given out, and their lengths.
     batches: Vec<usize>,
 }
 
@@ -82,7 +82,7 @@ impl TestLedger {
         lock(&self.0).held.push_front(batch);
     }
 
-    /// Writes the batch that is held, and tells.
+    /// Writes the batch that is held, and finishes it.
     pub fn release(&self) {
         self.write();
         let batch = lock(&self.0).held.pop_front().expect("a batch is held");
@@ -90,7 +90,7 @@ impl TestLedger {
         batch.finish(Ok(commit));
     }
 
-    /// Whoever held the batches is dead.
+    /// The process that held the batches is dead.
     pub fn crash(&self) {
         let held = std::mem::take(&mut lock(&self.0).held);
         drop(held);
@@ -126,7 +126,7 @@ fn put(disk: &mut Disk, entry: CallEntry<'_>) {
     }
 }
 
-/// False if a call is to be rolled back.
+/// False if a call must be rolled back.
 fn write(disk: &mut Disk, entry: Entry<'_, Accounts>) -> bool {
     match entry {
         Entry::SessionOpened(session) => {

@@ -78,7 +78,7 @@ fn c115_what_is_left_of_calls_whose_deadline_passes_before_their_record_is_dropp
     world.sim.advance(Duration::from_secs(2));
     world.release_all();
     for made in made {
-        assert_eq!(made.told(), Some("unknown: DeadlinePassed, true".to_owned()));
+        assert_eq!(made.outcome(), Some("unknown: DeadlinePassed, true".to_owned()));
     }
     assert_eq!((dropped(), world.server().counters().running), (2, 0));
     SERVER.set(None);
@@ -88,12 +88,12 @@ fn c115_what_is_left_of_calls_whose_deadline_passes_before_their_record_is_dropp
 fn c115_what_is_left_of_calls_that_the_ledger_cannot_record_is_dropped_without_the_lock() {
     // What may have run is not answered (S31).
     let refused = Some("not executed: LedgerFailed".to_owned());
-    for (method, told, running) in [(RECORDED, refused, 0), (TRANSACTIONAL, None, 1)] {
+    for (method, learned, running) in [(RECORDED, refused, 0), (TRANSACTIONAL, None, 1)] {
         let mut world = Ledgered::default();
         let client = start(&mut world);
         world.ledger.mode(Mode::Fail);
         let made = world.begin(client.call_raw(method.id(), seven()).start());
-        assert_eq!(made.told(), told);
+        assert_eq!(made.outcome(), learned);
         assert_eq!((dropped(), world.server().counters().running), (1, running));
         SERVER.set(None);
     }
@@ -105,10 +105,10 @@ fn c115_a_call_that_runs_and_panics_while_its_arguments_are_dropped_is_aborted()
     let client = start(&mut world);
     for method in [&RECORDED, &IDEMPOTENT] {
         let made = world.begin(client.call_raw(method.id(), seven()).start());
-        assert_eq!(made.told(), Some("no reply: Aborted".to_owned()));
+        assert_eq!(made.outcome(), Some("no reply: Aborted".to_owned()));
     }
     let made = world.begin(client.call_raw(TRANSACTIONAL.id(), seven()).start());
-    assert_eq!(made.told(), Some("not executed: Aborted".to_owned()));
+    assert_eq!(made.outcome(), Some("not executed: Aborted".to_owned()));
     assert_eq!(world.server().counters().running, 0);
     SERVER.set(None);
 }

@@ -36,16 +36,16 @@ fn a_call_is_recorded_then_handed_then_answered_then_told_then_forgotten() {
     let (world, process) = begin();
     process.journal.mode(Mode::Hold);
     process.pay(&world, 1, Then::Confirms);
-    assert_eq!((process.journal.held(), balance(&world, 1)), (1, 0), "not handed");
+    assert_eq!((process.journal.held(), balance(&world, 1)), (1, 0), "not sent");
     process.journal.write();
     world.sim.run();
-    assert_eq!((process.journal.calls(), balance(&world, 1)), (1, 0), "not told to be stable");
+    assert_eq!((process.journal.calls(), balance(&world, 1)), (1, 0), "not learned to be stable");
     process.journal.release();
     world.sim.run();
-    assert_eq!((process.told("1").len(), balance(&world, 1)), (0, 1), "answered, not told");
+    assert_eq!((process.learned("1").len(), balance(&world, 1)), (0, 1), "answered, not learned");
     process.journal.release();
     world.sim.run();
-    assert_eq!(process.told("1"), ["reply 1"]);
+    assert_eq!(process.learned("1"), ["reply 1"]);
     assert_eq!((process.journal.calls(), process.journal.outcomes()), (1, 1));
     process.release_all(&world);
     assert_eq!((process.journal.calls(), process.journal.outcomes()), (0, 0));
@@ -65,7 +65,7 @@ fn calls_that_are_ready_together_share_a_batch() {
     world.sim.run();
     process.release_all(&world);
     for account in 0..=50 {
-        assert_eq!(process.told(&account.to_string()), ["reply 1"]);
+        assert_eq!(process.learned(&account.to_string()), ["reply 1"]);
     }
     let batches = process.journal.batches();
     assert!(batches.len() - before <= 8, "{batches:?}");
@@ -91,18 +91,18 @@ fn killed_after(batches: usize, written: bool) -> (Ledgered, Process) {
 fn a_program_killed_at_any_step_of_its_journal_learns_what_became_of_its_call() {
     // Not in the journal: not executed, and never will be.
     let (world, process) = killed_after(0, false);
-    assert_eq!((process.told("1").len(), balance(&world, 1)), (0, 0));
-    // Recorded, not handed; handed and answered; its outcome written; told; its removal written.
+    assert_eq!((process.learned("1").len(), balance(&world, 1)), (0, 0));
+    // Journaled, not sent; sent and answered; its outcome written; delivered; its removal written.
     for (batches, written) in [(0, true), (1, false), (1, true)] {
         let (world, process) = killed_after(batches, written);
-        assert_eq!(process.told("1"), ["reply 1"], "{batches} {written}");
+        assert_eq!(process.learned("1"), ["reply 1"], "{batches} {written}");
         assert_eq!((process.journal.calls(), balance(&world, 1)), (0, 1), "{batches} {written}");
     }
     let (world, process) = killed_after(2, false);
-    assert_eq!(process.told("1"), ["reply 1", "reply 1"], "the confirmation was not written");
+    assert_eq!(process.learned("1"), ["reply 1", "reply 1"], "the confirmation was not written");
     assert_eq!((process.journal.calls(), balance(&world, 1)), (0, 1));
     let (_world, process) = killed_after(2, true);
-    assert_eq!(process.told("1"), ["reply 1"]);
+    assert_eq!(process.learned("1"), ["reply 1"]);
 }
 
 #[test]
@@ -110,12 +110,12 @@ fn an_outcome_that_is_not_confirmed_is_told_in_every_run() {
     let (world, mut process) = begin();
     process.pay(&world, 1, Then::Forgets);
     for run in 1..4 {
-        assert_eq!(process.told("1").len(), run);
+        assert_eq!(process.learned("1").len(), run);
         process = start_again(&world, process, Then::Forgets);
     }
     process = start_again(&world, process, Then::Confirms);
     process = start_again(&world, process, Then::Confirms);
-    assert_eq!(process.told("1"), ["reply 1"; 5]);
+    assert_eq!(process.learned("1"), ["reply 1"; 5]);
     assert_eq!(balance(&world, 1), 1);
     assert_eq!(world.server().counters().sessions, 1, "one session over six runs");
 }
@@ -131,17 +131,17 @@ fn what_the_server_answered_is_kept_for_as_long_as_the_lease() {
     world.sim.advance(200 * SECOND);
     let process = Process::start(&world, pages.clone(), notes, Then::Confirms);
     settle_down(&world);
-    assert_eq!(process.told("1"), ["reply 1"]);
-    // A program that is back too late is told so, and told again; the call is not sent again.
+    assert_eq!(process.learned("1"), ["reply 1"]);
+    // A program that is back too late learns that, and learns it again; the call is not sent again.
     let (_, notes) = process.kill(&world);
     world.sim.advance(400 * SECOND);
     let mut process = Process::start(&world, pages, notes, Then::Forgets);
     settle_down(&world);
     process = start_again(&world, process, Then::Confirms);
     let unknown = "unknown: SessionEnded, false";
-    assert_eq!(process.told("1"), ["reply 1", unknown, unknown]);
+    assert_eq!(process.learned("1"), ["reply 1", unknown, unknown]);
     process.pay(&world, 2, Then::Confirms);
-    assert_eq!(process.told("2"), ["reply 1"], "in a new session");
+    assert_eq!(process.learned("2"), ["reply 1"], "in a new session");
     assert_eq!((balance(&world, 1), balance(&world, 2)), (1, 1));
 }
 
@@ -160,7 +160,7 @@ fn c81_a_call_that_no_server_has_read_yet_runs_if_its_client_is_back_within_the_
         world.sim.advance(200 * SECOND);
         let process = Process::start(&world, pages, notes, Then::Confirms);
         settle_down(&world);
-        assert_eq!(process.told("1"), ["reply 1"], "a server that dies: {server_dies}");
+        assert_eq!(process.learned("1"), ["reply 1"], "a server that dies: {server_dies}");
     }
 }
 
@@ -185,11 +185,11 @@ fn c83_an_old_copy_of_a_journal_gives_no_call_the_reply_of_another() {
         process.pay(&world, 4, Then::Confirms);
         process.pay(&world, 3, Then::Forgets);
         settle_down(&world);
-        assert_eq!((balance(&world, 4), process.told("4")), (1, vec!["reply 1".to_owned()]));
-        assert_eq!((balance(&world, 3), &*process.told("3")[1]), (2, "reply 2"));
+        assert_eq!((balance(&world, 4), process.learned("4")), (1, vec!["reply 1".to_owned()]));
+        assert_eq!((balance(&world, 3), &*process.learned("3")[1]), (2, "reply 2"));
         if in_doubt {
-            let told = ["reply 1", "unknown: SessionEnded, false"];
-            assert_eq!(process.told("2"), told, "it cannot know");
+            let learned = ["reply 1", "unknown: SessionEnded, false"];
+            assert_eq!(process.learned("2"), learned, "it cannot know");
         }
         assert_eq!(balance(&world, 2), 1);
         let process = start_again(&world, process, Then::Confirms);
@@ -211,7 +211,7 @@ fn calls_of_a_session_before_the_last_are_never_sent_in_it() {
     assert!(process.client.status().connected);
     // Dies before the outcome is written; the new session is not written either.
     let process = start_again(&world, process, Then::Confirms);
-    assert_eq!(process.told("1"), ["unknown: SessionEnded, false"]);
+    assert_eq!(process.learned("1"), ["unknown: SessionEnded, false"]);
     assert_eq!(balance(&world, 1), 0);
 }
 
@@ -228,7 +228,7 @@ fn what_was_never_handed_goes_on_in_a_new_session() {
     process.release_all(&world);
     settle_down(&world);
     process.release_all(&world);
-    assert_eq!(process.told("2"), ["reply 1"]);
+    assert_eq!(process.learned("2"), ["reply 1"]);
     assert_eq!(balance(&world, 2), 1);
 }
 
@@ -238,13 +238,13 @@ fn a_journal_that_cannot_write_lets_nothing_leave() {
     process.pay(&world, 1, Then::Confirms);
     process.journal.mode(Mode::Fail);
     process.pay(&world, 2, Then::Confirms);
-    assert_eq!(process.told("2"), ["unknown: JournalFailed, false"], "it may be on the disk");
+    assert_eq!(process.learned("2"), ["unknown: JournalFailed, false"], "it may be on the disk");
     process.pay(&world, 3, Then::Confirms);
-    assert_eq!(process.told("3"), ["not executed: JournalFailed"]);
+    assert_eq!(process.learned("3"), ["not executed: JournalFailed"]);
     assert!(process.client.journal_error().unwrap().to_string().contains("no space left"));
     assert_eq!((balance(&world, 2), balance(&world, 3)), (0, 0));
     let process = start_again(&world, process, Then::Confirms);
-    assert_eq!(process.told("2").len(), 1, "it was not on the disk, and so not executed");
+    assert_eq!(process.learned("2").len(), 1, "it was not on the disk, and so not executed");
     assert_eq!(balance(&world, 2), 0);
 }
 
@@ -259,12 +259,12 @@ fn an_outcome_that_cannot_be_written_is_learned_by_the_next_run() {
         if was_written {
             process.journal.write();
         }
-        // The batch is let go of.
+        // The batch is dropped.
         drop(process.journal.crash());
         world.sim.run();
-        assert_eq!(process.told("1"), ["unknown: JournalFailed, false"]);
+        assert_eq!(process.learned("1"), ["unknown: JournalFailed, false"]);
         let process = start_again(&world, process, Then::Confirms);
-        assert_eq!(process.told("1")[1..], ["reply 1"]);
+        assert_eq!(process.learned("1")[1..], ["reply 1"]);
         assert_eq!(balance(&world, 1), 1);
     }
 }
@@ -296,15 +296,15 @@ fn rolled_back_and_refused_calls_have_their_outcomes_over_a_crash() {
     let tags: Vec<_> = left.iter().map(|call| call.tag().clone()).collect();
     assert_eq!(tags, ["poor", "nobody"]);
     assert_eq!(left[1].method(), MethodId::of("test.no"));
-    let mut told = Vec::new();
+    let mut learned = Vec::new();
     for call in left {
         let call = call.typed(&COUNT).expect_err("another method");
-        told.push(world.begin(async move { call.raw().await.outcome }));
+        learned.push(world.begin(async move { call.raw().await.outcome }));
     }
     settle_down(&world);
-    let told: Vec<_> = told.iter().map(Made::told).collect();
-    assert_eq!(told[0].as_deref(), Some("not executed: Aborted"));
-    assert_eq!(told[1].as_deref(), Some("not executed: UnknownMethod"));
+    let learned: Vec<_> = learned.iter().map(Made::outcome).collect();
+    assert_eq!(learned[0].as_deref(), Some("not executed: Aborted"));
+    assert_eq!(learned[1].as_deref(), Some("not executed: UnknownMethod"));
     drop((process, notes));
 }
 
@@ -324,17 +324,17 @@ fn a_run_that_demands_another_service_learns_nothing_and_spoils_nothing() {
     let (client, mut left) =
         DurableClient::with_runtime(place, options, wrong, runtime).expect("a journal");
     let call = left.remove(0).raw();
-    let told = world.begin(async move {
-        let told = call.await;
-        told.receipt.confirm();
-        told.outcome
+    let learned = world.begin(async move {
+        let learned = call.await;
+        learned.receipt.confirm();
+        learned.outcome
     });
     settle_down(&world);
-    assert_eq!(told.told().as_deref(), Some("unknown: SessionEnded, false"));
+    assert_eq!(learned.outcome().as_deref(), Some("unknown: SessionEnded, false"));
     drop(client);
     let process = Process::start(&world, journal.pages(), notes, Then::Confirms);
     settle_down(&world);
-    assert_eq!(process.told("1"), ["reply 1"]);
+    assert_eq!(process.learned("1"), ["reply 1"]);
     assert_eq!(balance(&world, 1), 1);
 }
 
@@ -351,7 +351,7 @@ fn what_is_left_can_be_cancelled() {
         process.watch(tag, call, Then::Confirms);
     }
     settle_down(&world);
-    assert_eq!(process.told("1"), ["not executed: Cancelled"]);
+    assert_eq!(process.learned("1"), ["not executed: Cancelled"]);
     assert_eq!(balance(&world, 1), 0);
 }
 
@@ -367,13 +367,13 @@ fn a_client_that_is_closed_in_good_order_leaves_nothing_behind() {
         Outcome::Reply(())
     });
     world.sim.advance(SECOND);
-    assert_eq!(closed.told().as_deref(), Some("reply ()"));
+    assert_eq!(closed.outcome().as_deref(), Some("reply ()"));
     assert_eq!(process.journal.calls(), 0);
     process.pay(&world, 6, Then::Confirms);
-    assert_eq!(process.told("6"), ["not executed: NotBegun(Closed)"]);
+    assert_eq!(process.learned("6"), ["not executed: NotBegun(Closed)"]);
     let process = start_again(&world, process, Then::Confirms);
     process.pay(&world, 7, Then::Confirms);
-    assert_eq!(process.told("7"), ["reply 1"], "in a new session");
+    assert_eq!(process.learned("7"), ["reply 1"], "in a new session");
 }
 
 #[test]
@@ -390,13 +390,13 @@ fn a_client_closed_while_the_server_is_gone_tells_the_truth_and_goes_on_later() 
         Outcome::Reply(())
     });
     world.sim.advance(10 * SECOND);
-    assert_eq!(closed.told().as_deref(), Some("reply ()"));
-    assert_eq!(process.told("2"), ["unknown: Closed, false"]);
-    assert_eq!(process.told("3"), ["not executed: Closed"], "it has no xid yet");
+    assert_eq!(closed.outcome().as_deref(), Some("reply ()"));
+    assert_eq!(process.learned("2"), ["unknown: Closed, false"]);
+    assert_eq!(process.learned("3"), ["not executed: Closed"], "it has no xid yet");
     world.start(world.ledger.disk());
     let process = start_again(&world, process, Then::Confirms);
-    assert_eq!(process.told("2")[1..], ["reply 1"]);
-    assert_eq!((process.told("3").len(), balance(&world, 2), balance(&world, 3)), (1, 1, 0));
+    assert_eq!(process.learned("2")[1..], ["reply 1"]);
+    assert_eq!((process.learned("3").len(), balance(&world, 2), balance(&world, 3)), (1, 1, 0));
 }
 
 #[test]
@@ -490,7 +490,7 @@ fn both_end(seed: u64, lies: usize, rolling: bool) -> Result<(), String> {
             _ => world.sim.advance(Duration::from_millis(random.below(2_000))),
         }
         world.sim.run();
-        if drained.as_ref().is_some_and(|drained| drained.told().is_some()) {
+        if drained.as_ref().is_some_and(|drained| drained.outcome().is_some()) {
             drained = None;
             world.restart();
         }
@@ -503,16 +503,18 @@ fn both_end(seed: u64, lies: usize, rolling: bool) -> Result<(), String> {
         return Err(format!("{} calls are left", process.journal.calls()));
     }
     for account in 1..=made {
-        let told = process.told(&account.to_string());
+        let learned = process.learned(&account.to_string());
         let paid = balance(&world, account);
-        // What was not in the journal was never handed, and nothing is told of it.
-        let truth = match told.first().map_or("", |told| &**told) {
+        // What was not in the journal was never sent, and has no outcome.
+        let truth = match learned.first().map_or("", |learned| &**learned) {
             "" => paid == 0,
             "reply 1" => paid == 1,
             first => first.starts_with("not executed") && paid == 0,
         };
-        if !truth || told.iter().any(|other| *other != told[0]) {
-            return Err(format!("payment {account} was executed {paid} times, and told {told:?}"));
+        if !truth || learned.iter().any(|other| *other != learned[0]) {
+            return Err(format!(
+                "payment {account} was executed {paid} times, and learned {learned:?}"
+            ));
         }
     }
     Ok(())

@@ -77,7 +77,7 @@ impl TestJournal {
         state.apply(writes);
     }
 
-    /// Writes the batch that is held, and tells.
+    /// Writes the batch that is held, and finishes it.
     pub fn release(&self) {
         self.write();
         let batch = lock(&self.0).held.pop_front().expect("a batch is held");

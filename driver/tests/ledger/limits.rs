@@ -56,10 +56,10 @@ fn c117_recorded_calls_wait_for_their_turn_and_those_whose_deadline_passes_leave
     let made: Vec<_> = (0..3).map(|n| world.call(&client, &SLOW, n)).collect();
     assert_eq!(world.server().load().waiting, 2);
     world.sim.advance(11 * SECOND);
-    assert_eq!(made[0].told(), Some("reply 0".to_owned()));
+    assert_eq!(made[0].outcome(), Some("reply 0".to_owned()));
     world.sim.advance(5 * SECOND);
     // The second began after ten seconds, and the third would after twenty.
-    assert_eq!(made[2].told(), Some("unknown: DeadlinePassed, true".to_owned()));
+    assert_eq!(made[2].outcome(), Some("unknown: DeadlinePassed, true".to_owned()));
     world.sim.advance(20 * SECOND);
     let log = world.ledger.disk().log;
     let started = log.iter().filter(|line| line.contains("Started")).count();
@@ -68,8 +68,8 @@ fn c117_recorded_calls_wait_for_their_turn_and_those_whose_deadline_passes_leave
     assert_eq!(world.server().counters().running, 0);
     // Every way out has given its permit back.
     for n in 0..3 {
-        assert_eq!(world.call(&client, &QUICK, n).told(), Some(format!("reply {n}")));
-        assert_eq!(world.call(&client, &PAY, n).told(), Some(format!("reply {n}")));
+        assert_eq!(world.call(&client, &QUICK, n).outcome(), Some(format!("reply {n}")));
+        assert_eq!(world.call(&client, &PAY, n).outcome(), Some(format!("reply {n}")));
     }
     assert_eq!(world.server().load().running, 0);
 }
@@ -84,14 +84,14 @@ fn c117_a_call_whose_record_comes_too_late_gives_its_turn_to_the_next() {
     let pay = world.call(&client, &PAY, 1);
     world.sim.advance(16 * SECOND);
     let next = world.call(&client, &QUICK, 2);
-    assert_eq!((late.told(), pay.told()), {
+    assert_eq!((late.outcome(), pay.outcome()), {
         let unknown = Some("unknown: DeadlinePassed, true".to_owned());
         (unknown.clone(), unknown)
     });
     assert_eq!(world.server().load().waiting, 1);
     world.release_all();
     world.ledger.mode(Mode::Commit);
-    assert_eq!(next.told(), Some("reply 2".to_owned()));
+    assert_eq!(next.outcome(), Some("reply 2".to_owned()));
     assert_eq!((world.server().load().running, world.server().load().waiting), (0, 0));
 }
 
@@ -105,7 +105,7 @@ fn c117_when_the_ledger_fails_what_waits_is_refused() {
     let made: Vec<_> = (0..3).map(|n| world.call(&first, &SLOW, n)).collect();
     world.sim.run();
     for made in made {
-        assert_eq!(made.told(), Some("not executed: LedgerFailed".to_owned()));
+        assert_eq!(made.outcome(), Some("not executed: LedgerFailed".to_owned()));
     }
     assert_eq!((world.server().load().running, world.server().load().waiting), (0, 0));
     drop(client);
@@ -130,7 +130,7 @@ fn c116_a_recorded_call_that_is_cancelled_is_dropped_and_kept_as_aborted() {
     call.cancel();
     let made = world.begin(async move { call.await.outcome });
     world.sim.advance(SECOND);
-    assert_eq!(made.told(), Some("no reply: Aborted".to_owned()));
+    assert_eq!(made.outcome(), Some("no reply: Aborted".to_owned()));
     assert_eq!((world.server().load().running, world.server().counters().running), (0, 0));
 }
 

@@ -12,7 +12,7 @@ use super::journal::{Pages, TestJournal};
 use super::sim::{Group, lock};
 use super::world::{Ledgered, PAY};
 
-/// What the program was told of each call, by tag. It outlives the program: the place where it notes what it acts on.
+/// What the program learned of each call, by tag. It outlives the program: the place where it records what it acts on.
 pub type Notes = Arc<Mutex<BTreeMap<String, Vec<String>>>>;
 
 /// What it does with an outcome after it has noted it.
@@ -74,7 +74,7 @@ impl Process {
         (Process { client, journal, group, notes, runtime }, left)
     }
 
-    /// Begins a call, and notes its outcome under its tag when it is told.
+    /// Begins a call, and records its outcome under its tag when it is delivered.
     pub fn call<A: Serialize, R>(&self, tag: &str, method: &Method<A, R>, arguments: A, then: Then)
     where
         R: DeserializeOwned + std::fmt::Debug + Send + 'static,
@@ -94,11 +94,11 @@ impl Process {
     {
         let notes = self.notes.clone();
         self.runtime.spawn(Box::pin(async move {
-            let told = call.await;
-            lock(&notes).entry(tag).or_default().push(say(&told.outcome));
+            let learned = call.await;
+            lock(&notes).entry(tag).or_default().push(say(&learned.outcome));
             match then {
-                Then::Confirms => told.receipt.confirm(),
-                Then::Forgets => drop(told.receipt),
+                Then::Confirms => learned.receipt.confirm(),
+                Then::Forgets => drop(learned.receipt),
             }
         }));
     }
@@ -123,7 +123,7 @@ impl Process {
         }
     }
 
-    pub fn told(&self, tag: &str) -> Vec<String> {
+    pub fn learned(&self, tag: &str) -> Vec<String> {
         lock(&self.notes).get(tag).cloned().unwrap_or_default()
     }
 }

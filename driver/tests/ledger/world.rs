@@ -47,8 +47,8 @@ impl<R> Made<R> {
 }
 
 impl<R: std::fmt::Debug> Made<R> {
-    /// What it ended as, told without its ticket; `None` while it has not.
-    pub fn told(&self) -> Option<String> {
+    /// What it ended as, without its ticket; `None` while it has not.
+    pub fn outcome(&self) -> Option<String> {
         lock(&self.0).as_ref().map(|outcome| match outcome {
             Outcome::Reply(reply) => format!("reply {reply:?}"),
             Outcome::NoReply(why) => format!("no reply: {why:?}"),
@@ -170,10 +170,10 @@ impl Ledgered {
         future: impl Future<Output = Outcome<R>> + Send + 'static,
     ) -> Made<R> {
         let made = Made(Arc::default());
-        let told = made.0.clone();
+        let learned = made.0.clone();
         self.sim.runtime(&self.clients).spawn(Box::pin(async move {
             let outcome = future.await;
-            *lock(&told) = Some(outcome);
+            *lock(&learned) = Some(outcome);
         }));
         self.sim.run();
         made
@@ -182,7 +182,7 @@ impl Ledgered {
     /// A client whose session is open and recorded, on a server whose commits are held from now on.
     pub fn held(&self) -> Client {
         let client = self.client();
-        assert_eq!(self.call(&client, &COUNT, ()).told(), Some("reply 0".to_owned()));
+        assert_eq!(self.call(&client, &COUNT, ()).outcome(), Some("reply 0".to_owned()));
         self.ledger.mode(Mode::Hold);
         client
     }

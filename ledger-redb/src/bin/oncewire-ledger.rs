@@ -1,4 +1,4 @@
-//! Looks after ledgers of Oncewire servers: `oncewire-ledger --help`.
+//! Inspects and copies ledgers of Oncewire servers: `oncewire-ledger --help`.
 #![allow(missing_docs)]
 
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use oncewire_driver::ledger::LedgerError;
 use oncewire_ledger_redb::tool;
 
-/// Looks after the ledger of a server that does not run.
+/// Inspects and copies the ledger of a server that does not run.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
