@@ -187,7 +187,7 @@ impl<S: ClientStorage> Client<S> {
     pub fn forget(&mut self, now: Instant, id: CallId) {
         self.advance_clock(now);
         let Some(entry) = self.table.calls.get_mut(id.0) else { return };
-        entry.listened = false;
+        entry.take_caller();
         entry.durable = false;
         self.give_up(id.0.index, Reason::Forgotten);
     }

@@ -1,6 +1,6 @@
 //! One call at its client.
 
-use super::recovery::{KnownCall, Progress};
+use super::recovery::KnownCall;
 use crate::ids::{MethodId, Xid};
 use crate::outcome::{NotExecuted, Outcome};
 use crate::storage::list::{Links, linked};
@@ -22,10 +22,7 @@ pub(crate) struct CallEntry<B> {
     pub(super) idempotent: bool,
     pub(super) one_way: bool,
     pub(super) fail_fast: bool,
-    /// The caller holds the call or its ticket.
-    pub(super) listened: bool,
-    /// `Unknown` was reported for it, and the caller may hold a ticket.
-    pub(super) reported: bool,
+    pub(super) caller: Caller,
     /// Why it is not to be executed any more, if it is not.
     pub(super) abandoned: Option<NotExecuted>,
     /// A connection that carried it has broken, or it was sent again: an earlier copy may have run.
@@ -34,8 +31,6 @@ pub(crate) struct CallEntry<B> {
     pub(super) cancelled: bool,
     /// Its owner settles it.
     pub(super) durable: bool,
-    /// It is durable and has its final outcome: nothing more is sent of it, and its slot stays taken.
-    pub(super) answered: bool,
     /// Whether it was last sent or asked for, and on which connection.
     pub(super) last_sent: LastSent,
     /// The `Ask`s for it.
@@ -86,15 +81,44 @@ impl Asks {
     }
 }
 
+/// How far a call has come.
+///
+/// ```text
+///  call ─► Waiting ─► Numbered ─► InFlight ─► Answered ─► Settled       durable
+///  call ─► Waiting ─────────────► InFlight ─────────────► Settled       others
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "_explore", derive(Hash))]
-pub(super) enum CallState {
-    /// No byte was sent; no xid.
+pub(crate) enum CallState {
+    /// It has no xid: no byte of it was sent in this session. So begins every call, and so begins one again that is
+    /// repeated in a new session (S3). Next: a slot is free, and it is numbered if it is durable and sent if it is not;
+    /// or it is given up, and settled.
     Waiting,
-    /// Sent, or, if it is durable, about to be; occupies its slot.
-    Unsettled,
-    /// Over; waits for its event to be polled or its last bytes to leave.
+    /// It is durable and has its xid, and no byte of it was sent: its record is not stable, or was not when there was a
+    /// connection (S8). It occupies its slot. Next: it is sent once its record is stable; or it is given up, and has its
+    /// outcome without having been sent; or its session is lost, and it waits again.
+    Numbered,
+    /// A byte of it may have been sent, on this connection or an earlier one, by this client or by the one whose journal
+    /// it was restored from. It occupies its slot. Next: only an answer, or the loss of its session, settles it; one that
+    /// is idempotent and wanted waits again when its session is lost.
+    InFlight,
+    /// It is durable and its outcome is known. It keeps its slot, so that the server keeps the answer, and nothing more is
+    /// sent of it. Next: its owner has journaled the outcome and settles it, or forgets it, or its session is lost.
+    Answered,
+    /// It is over. It keeps its slot while its request is leaving, and its place until its event was polled.
     Settled,
+}
+
+/// Who is to learn the outcome of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "_explore", derive(Hash))]
+pub(super) enum Caller {
+    /// Its caller waits: the next report is its outcome, or `Unknown`.
+    Waiting,
+    /// Its caller has got `Unknown` with a ticket, and may wait for the answer (S18). Not reported a second time.
+    HoldsTicket,
+    /// The call is one-way, was forgotten, or has its final outcome: nothing more is reported.
+    Gone,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,13 +164,11 @@ impl<B> CallEntry<B> {
             idempotent: call.idempotent,
             one_way: call.one_way,
             fail_fast: call.fail_fast,
-            listened: !call.one_way,
-            reported: false,
+            caller: if call.one_way { Caller::Gone } else { Caller::Waiting },
             abandoned: None,
             may_have_run: false,
             cancelled: false,
             durable,
-            answered: false,
             last_sent: LastSent::Never,
             asks: Asks::default(),
             todo: Todo::default(),
@@ -170,8 +192,9 @@ impl<B> CallEntry<B> {
     /// What decides about it.
     #[inline]
     pub(super) fn known(&self) -> KnownCall {
+        debug_assert!(self.is_consistent(), "{:?} {:?} {:?}", self.state, self.xid, self.todo);
         KnownCall {
-            progress: self.progress(),
+            state: self.state,
             idempotent: self.idempotent,
             fail_fast: self.fail_fast,
             may_have_run: self.may_have_run,
@@ -179,23 +202,47 @@ impl<B> CallEntry<B> {
         }
     }
 
-    #[inline]
-    fn progress(&self) -> Progress {
-        match self.state {
-            CallState::Waiting => Progress::Waiting,
-            CallState::Settled => Progress::Settled,
-            CallState::Unsettled if self.answered => Progress::Answered,
-            CallState::Unsettled if self.last_sent == LastSent::Never && !self.may_have_run => {
-                Progress::Numbered
+    /// Whether the fields go together.
+    fn is_consistent(&self) -> bool {
+        let unsent = self.last_sent == LastSent::Never;
+        let given_up = self.abandoned.is_some();
+        let only_send = Todo { send: self.todo.send, ..Todo::default() };
+        let has_ticket = self.caller == Caller::HoldsTicket;
+        let of_state = match self.state {
+            CallState::Waiting => {
+                self.xid.is_none() && unsent && !given_up && self.todo == Todo::default()
             }
-            CallState::Unsettled => Progress::InFlight,
+            CallState::Numbered => {
+                self.xid.is_some() && unsent && !given_up && self.todo == only_send
+            }
+            CallState::InFlight => self.xid.is_some() && (!unsent || self.may_have_run),
+            CallState::Answered => self.xid.is_some() && self.todo == Todo::default(),
+            CallState::Settled => true,
+        };
+        of_state && (!has_ticket || given_up)
+    }
+
+    /// Whether it has its xid and is not over.
+    #[inline]
+    pub(super) fn is_unsettled(&self) -> bool {
+        match self.state {
+            CallState::Numbered | CallState::InFlight | CallState::Answered => true,
+            CallState::Waiting | CallState::Settled => false,
         }
+    }
+
+    /// Nothing more is reported of it; false if nothing would have been.
+    #[inline]
+    pub(super) fn take_caller(&mut self) -> bool {
+        core::mem::replace(&mut self.caller, Caller::Gone) != Caller::Gone
     }
 
     pub(super) fn timer(&self) -> Instant {
         match self.state {
-            CallState::Waiting | CallState::Unsettled => self.deadline.min(self.retransmit_at),
-            CallState::Settled => Instant::FAR_FUTURE,
+            CallState::Waiting | CallState::Numbered | CallState::InFlight => {
+                self.deadline.min(self.retransmit_at)
+            }
+            CallState::Answered | CallState::Settled => Instant::FAR_FUTURE,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The table of a client's calls: which wait, which are unsettled, which slot is whose, and what is acknowledged.
 
 use super::Call;
-use super::call::{CallEntry, CallState, EVENT, LastSent, QUEUE, TODO, Todo};
+use super::call::{CallEntry, CallState, Caller, EVENT, LastSent, QUEUE, TODO, Todo};
 use super::recovery::{self, SessionLost};
 use super::timers::{NextDue, Timers};
 use crate::ids::{CallId, Xid, slot_of};
@@ -212,7 +212,7 @@ impl<S: ClientStorage> CallTable<S> {
         self.unsettled.push_back(&mut self.calls, index);
         self.unsettled_len += 1;
         let entry = self.calls.at_mut(index)?;
-        entry.state = CallState::Unsettled;
+        entry.state = CallState::Numbered;
         entry.xid = Some(xid);
         if entry.durable {
             self.first_unjournaled.get_or_insert(index);
@@ -288,12 +288,12 @@ impl<S: ClientStorage> CallTable<S> {
     #[inline]
     fn unlink_settled(&mut self, index: u32) -> Option<bool> {
         let entry = self.calls.at_mut(index)?;
-        if entry.state != CallState::Unsettled {
+        if !entry.is_unsettled() {
             return None;
         }
         entry.state = CallState::Settled;
         entry.event = None;
-        let listened = core::mem::take(&mut entry.listened);
+        let listened = entry.take_caller();
         let xid = entry.xid.map_or(0, Xid::get);
         let (has_todo, has_event) = (entry.is_on_todo(), entry.is_on_events());
         self.settled_high = self.settled_high.max(xid);
@@ -318,7 +318,7 @@ impl<S: ClientStorage> CallTable<S> {
     pub(super) fn end(&mut self, index: u32, outcome: Outcome<'static>) {
         let Some(entry) = self.calls.at_mut(index) else { return };
         entry.state = CallState::Settled;
-        let listened = core::mem::take(&mut entry.listened);
+        let listened = entry.take_caller();
         self.waiting.unlink(&mut self.calls, index);
         if listened {
             self.push_event(index, outcome);
@@ -329,7 +329,8 @@ impl<S: ClientStorage> CallTable<S> {
     /// Reports that an unsettled call's outcome is unknown for now; its id stays valid as a ticket.
     pub(super) fn report_unknown(&mut self, index: u32, why: Unknown) {
         let Some(entry) = self.calls.at_mut(index) else { return };
-        if entry.listened && !core::mem::replace(&mut entry.reported, true) {
+        if entry.caller == Caller::Waiting {
+            entry.caller = Caller::HoldsTicket;
             self.push_event(index, Outcome::Unknown { why, ticket: true });
         }
     }
@@ -401,7 +402,7 @@ impl<S: ClientStorage> CallTable<S> {
     /// Notes something to be sent about an unsettled call.
     pub(super) fn note_todo(&mut self, index: u32, note: impl FnOnce(&mut Todo)) {
         let Some(entry) = self.calls.at_mut(index) else { return };
-        if entry.state == CallState::Unsettled {
+        if matches!(entry.state, CallState::Numbered | CallState::InFlight) {
             note(&mut entry.todo);
             self.todo.push_back(&mut self.calls, index);
         }
@@ -437,7 +438,7 @@ impl<S: ClientStorage> CallTable<S> {
         while let Some(index) = next {
             next = self.unsettled.next(&self.calls, index);
             if let Some(entry) = self.calls.at_mut(index) {
-                entry.may_have_run |= entry.last_sent != LastSent::Never;
+                entry.may_have_run |= entry.state == CallState::InFlight;
                 entry.retransmit_at = Instant::FAR_FUTURE;
                 entry.retransmits = 0;
             }

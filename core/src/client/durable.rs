@@ -12,7 +12,7 @@
 //! is sent again under the same xid, and the rest is asked for (S21). Nothing above what is journaled was ever
 //! sent to the server, neither in a request nor as `acked`, so the numbers that a restored machine gives are new (S8).
 
-use super::call::{CallEntry, CallState, LastSent, Todo};
+use super::call::{CallEntry, CallState, Todo};
 use super::calls::CallTable;
 use super::{Call, CallIndex, Client, ClientConfig, ClientSession, Phase};
 use crate::ids::{CallId, MethodId, SessionId, Xid};
@@ -119,7 +119,7 @@ impl<S: ClientStorage> Client<S> {
     /// answer. Nothing happens to a call that has no final outcome, or is not durable.
     pub fn settle(&mut self, now: Instant, id: CallId) {
         self.advance_clock(now);
-        if self.table.calls.get(id.0).is_some_and(|entry| entry.answered) {
+        if self.table.calls.get(id.0).is_some_and(|entry| entry.state == CallState::Answered) {
             self.table.settle(id.0.index);
             self.note_settled(0);
         }
@@ -156,7 +156,7 @@ impl<S: ClientStorage> CallTable<S> {
         *self.slots.at_or_grow(slot)? = CallIndex::of(index);
         self.free_slots.note_taken(slot);
         let entry = self.calls.at_mut(index)?;
-        entry.state = CallState::Unsettled;
+        entry.state = CallState::InFlight;
         entry.xid = Some(xid);
         entry.may_have_run = true;
         Some(id)
@@ -172,7 +172,7 @@ impl<S: ClientStorage> CallTable<S> {
             if entry.xid.is_none_or(|xid| xid.get() > self.journaled_up_to) {
                 return;
             }
-            if now_due && !entry.answered && entry.last_sent == LastSent::Never {
+            if now_due && entry.state == CallState::Numbered {
                 self.note_todo(index, |todo| todo.send = true);
             }
             self.first_unjournaled = self.unsettled.next(&self.calls, index);
@@ -184,14 +184,15 @@ impl<S: ClientStorage> CallTable<S> {
     pub(super) fn answer_durable(&mut self, index: u32) -> Option<CallId> {
         let key = self.calls.key_at(index)?;
         let entry = self.calls.at_mut(index)?;
-        if entry.state != CallState::Unsettled || core::mem::replace(&mut entry.answered, true) {
+        if !matches!(entry.state, CallState::Numbered | CallState::InFlight) {
             return None;
         }
+        entry.state = CallState::Answered;
         entry.deadline = Instant::FAR_FUTURE;
         entry.retransmit_at = Instant::FAR_FUTURE;
         entry.todo = Todo::default();
         entry.event = None;
-        let told = core::mem::take(&mut entry.listened);
+        let told = entry.take_caller();
         self.todo.unlink(&mut self.calls, index);
         self.events.unlink(&mut self.calls, index);
         told.then_some(CallId(key))

@@ -13,6 +13,7 @@
 //! The functions are pure. The machine looks up what it knows of a call, asks, and obeys. The tests go through every
 //! combination of inputs.
 
+use super::call::CallState;
 use super::{ClientConfig, ClientSession};
 use crate::error::{CloseReason, ProtocolError, SessionEnd};
 use crate::ids::ServerId;
@@ -22,26 +23,10 @@ use crate::wire::{Refuse, ServiceName, Welcome};
 #[cfg(test)]
 mod tests;
 
-/// How far a call has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Progress {
-    /// It has no xid: no byte of it was sent in this session.
-    Waiting,
-    /// It is durable and has its xid, and no byte of it was sent: its record is not stable, or was not when there was a
-    /// connection (S8).
-    Numbered,
-    /// A byte of it may have been sent, and no answer was taken.
-    InFlight,
-    /// It is durable: its outcome is known, and its owner has not settled it.
-    Answered,
-    /// It is over.
-    Settled,
-}
-
 /// What a client knows of a call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KnownCall {
-    pub(crate) progress: Progress,
+    pub(crate) state: CallState,
     pub(crate) idempotent: bool,
     pub(crate) fail_fast: bool,
     /// A connection that carried it has broken, or it was sent again: an earlier copy may have run.
@@ -140,9 +125,9 @@ pub(crate) struct Resume {
 /// and the call may have been read since. So its `seen` settles nothing there: a call that is not wanted is asked for, and
 /// the answer says which `Ask` it answers (C143).
 pub(crate) fn resumed(call: KnownCall, xid: Resume) -> Resumed {
-    match call.progress {
-        Progress::Waiting | Progress::Answered | Progress::Settled => Resumed::Skip,
-        Progress::Numbered | Progress::InFlight => {
+    match call.state {
+        CallState::Waiting | CallState::Answered | CallState::Settled => Resumed::Skip,
+        CallState::Numbered | CallState::InFlight => {
             if !xid.journaled {
                 Resumed::Stop
             } else if call.is_wanted() && (xid.above_seen || call.idempotent) {
@@ -210,10 +195,10 @@ pub(crate) enum Answer<'d> {
 /// for is the only one that could still carry it, and keeps the order, so no copy of the request is on its way.
 #[inline]
 pub(crate) fn answer(call: KnownCall, heard: Heard, status: Status, body: &[u8]) -> Answer<'_> {
-    match call.progress {
-        Progress::InFlight => {}
-        Progress::Waiting | Progress::Numbered => return Answer::Unexpected,
-        Progress::Answered | Progress::Settled => return Answer::Late,
+    match call.state {
+        CallState::InFlight => {}
+        CallState::Waiting | CallState::Numbered => return Answer::Unexpected,
+        CallState::Answered | CallState::Settled => return Answer::Late,
     }
     match status {
         Status::Done => Answer::Settle(Outcome::Reply(body)),
@@ -290,18 +275,18 @@ pub(crate) fn give_up(call: KnownCall, reason: Reason) -> GiveUp {
         return GiveUp::Nothing;
     }
     let outcome = not_executed(call, reason.not_executed());
-    match (call.progress, reason) {
-        (Progress::Waiting, _) => GiveUp::End(outcome),
-        (Progress::Numbered, _) => GiveUp::Settle(outcome),
-        (Progress::InFlight, Reason::Cancelled) => GiveUp::Cancel,
-        (Progress::InFlight, Reason::DeadlinePassed) => {
+    match (call.state, reason) {
+        (CallState::Waiting, _) => GiveUp::End(outcome),
+        (CallState::Numbered, _) => GiveUp::Settle(outcome),
+        (CallState::InFlight, Reason::Cancelled) => GiveUp::Cancel,
+        (CallState::InFlight, Reason::DeadlinePassed) => {
             GiveUp::ReportUnknown(Unknown::DeadlinePassed)
         }
-        (Progress::InFlight, Reason::Disconnected) => GiveUp::ReportUnknown(Unknown::Disconnected),
-        (Progress::InFlight | Progress::Settled, Reason::Forgotten) => GiveUp::Drop,
+        (CallState::InFlight, Reason::Disconnected) => GiveUp::ReportUnknown(Unknown::Disconnected),
+        (CallState::InFlight | CallState::Settled, Reason::Forgotten) => GiveUp::Drop,
         // The owner that would settle it is gone.
-        (Progress::Answered, Reason::Forgotten) => GiveUp::Settle(outcome),
-        (Progress::Answered | Progress::Settled, _) => GiveUp::Nothing,
+        (CallState::Answered, Reason::Forgotten) => GiveUp::Settle(outcome),
+        (CallState::Answered | CallState::Settled, _) => GiveUp::Nothing,
     }
 }
 
@@ -320,13 +305,13 @@ pub(crate) enum SessionLost {
 /// a duplicate, unless it is idempotent (S22) and still wanted. A session that was opened in place of a lost one ran again
 /// what the lost one had run.
 pub(crate) fn session_lost(call: KnownCall) -> SessionLost {
-    match call.progress {
-        Progress::Waiting | Progress::Numbered => SessionLost::Repeat,
-        Progress::InFlight if call.idempotent && call.is_wanted() => SessionLost::Repeat,
-        Progress::InFlight => {
+    match call.state {
+        CallState::Waiting | CallState::Numbered => SessionLost::Repeat,
+        CallState::InFlight if call.idempotent && call.is_wanted() => SessionLost::Repeat,
+        CallState::InFlight => {
             SessionLost::Settle(Outcome::Unknown { why: Unknown::SessionEnded, ticket: false })
         }
-        Progress::Answered | Progress::Settled => SessionLost::KeepOutcome,
+        CallState::Answered | CallState::Settled => SessionLost::KeepOutcome,
     }
 }
 

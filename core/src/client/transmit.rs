@@ -300,7 +300,8 @@ impl<S: ClientStorage> Client<S> {
     fn send_request(&mut self, index: u32, out: &mut FrameWriter<'_>) -> bool {
         let acked = self.table.acked();
         let Some(entry) = self.table.calls.at_mut(index) else { return true };
-        let (Some(xid), CallState::Unsettled) = (entry.xid, entry.state) else { return true };
+        let Some(xid) = entry.xid else { return true };
+        debug_assert!(matches!(entry.state, CallState::Numbered | CallState::InFlight));
         let len = entry.body.as_slice().len();
         if !out.has_room_for(REQUEST_HEADER_LEN + len, REQUEST_HEADER_LEN) {
             return false;
@@ -326,6 +327,7 @@ impl<S: ClientStorage> Client<S> {
             self.counters.resends += 1;
             entry.may_have_run = true;
         }
+        entry.state = CallState::InFlight;
         entry.last_sent = LastSent::Sent;
         entry.asks.note_sent();
         let at = out.write_partial(&header, entry.body.as_slice(), 0);
@@ -374,6 +376,8 @@ impl<S: ClientStorage> Client<S> {
         if !out.control(&Frame::Ask(xid, entry.asks.next())) {
             return false;
         }
+        // The server said that it has read it.
+        entry.state = CallState::InFlight;
         entry.last_sent = LastSent::Asked { epoch: self.epoch };
         entry.asks.note_asked();
         self.counters.asks += 1;

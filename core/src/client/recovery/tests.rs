@@ -6,7 +6,7 @@
 use super::*;
 use crate::ids::SessionId;
 use crate::wire::Grants;
-use Progress::{Answered, InFlight, Numbered, Settled, Waiting as Waits};
+use CallState::{Answered, InFlight, Numbered, Settled, Waiting as Waits};
 
 const ABANDONED: [Option<NotExecuted>; 4] = [
     None,
@@ -22,11 +22,11 @@ fn unknown(why: Unknown) -> Outcome<'static> {
 
 /// Calls in each state that a client can know one to be in.
 fn each_call(mut check: impl FnMut(KnownCall)) {
-    for progress in [Waits, Numbered, InFlight, Answered, Settled] {
+    for state in [Waits, Numbered, InFlight, Answered, Settled] {
         for abandoned in ABANDONED {
             for bits in 0..8 {
                 let [idempotent, fail_fast, may_have_run] = [1, 2, 4].map(|bit| bits & bit != 0);
-                check(KnownCall { progress, idempotent, fail_fast, may_have_run, abandoned });
+                check(KnownCall { state, idempotent, fail_fast, may_have_run, abandoned });
             }
         }
     }
@@ -71,7 +71,7 @@ fn after_a_resume_only_wanted_calls_are_sent_again() {
         for bits in 0..8 {
             let [above_seen, journaled, lossy] = [1, 2, 4].map(|bit| bits & bit != 0);
             let wanted = call.abandoned.is_none();
-            let state = (call.progress, journaled, wanted, above_seen, call.idempotent, lossy);
+            let state = (call.state, journaled, wanted, above_seen, call.idempotent, lossy);
             let expected = match state {
                 (Waits | Answered | Settled, ..) => Resumed::Skip,
                 (Numbered | InFlight, false, ..) => Resumed::Stop,
@@ -125,7 +125,7 @@ fn every_answer_means_one_thing() {
 }
 
 fn expected_answer(call: KnownCall, heard: Heard, status: Status) -> Answer<'static> {
-    match call.progress {
+    match call.state {
         // Nothing was sent that could be answered.
         Waits | Numbered => return Answer::Unexpected,
         Answered | Settled => return Answer::Late,
@@ -161,7 +161,7 @@ fn only_a_call_that_was_not_sent_ends_when_it_is_given_up() {
             };
             let outcome = expected_not_executed(call, why);
             let wanted = call.abandoned.is_none();
-            let expected = match (call.progress, reason, call.fail_fast, wanted) {
+            let expected = match (call.state, reason, call.fail_fast, wanted) {
                 (_, Disconnected, false, _) | (_, Disconnected, true, false) => GiveUp::Nothing,
                 (Waits, Cancelled | Forgotten | DeadlinePassed, ..)
                 | (Waits, Disconnected, true, true) => GiveUp::End(outcome),
@@ -188,7 +188,7 @@ fn only_a_call_that_was_not_sent_ends_when_it_is_given_up() {
 fn in_a_new_session_only_what_was_not_sent_or_may_run_twice_is_repeated() {
     each_call(|call| {
         let lost = SessionLost::Settle(unknown(Unknown::SessionEnded));
-        let expected = match (call.progress, call.idempotent, call.abandoned) {
+        let expected = match (call.state, call.idempotent, call.abandoned) {
             (Waits | Numbered, ..) => SessionLost::Repeat,
             (InFlight, true, None) => SessionLost::Repeat,
             (InFlight, false, _) | (InFlight, true, Some(_)) => lost,
