@@ -41,17 +41,6 @@ enum Timer {
     Drain,
 }
 
-impl Timer {
-    const ALL: [Timer; 6] = [
-        Timer::Keepalive,
-        Timer::SlowPeer,
-        Timer::Lease,
-        Timer::UnusedLease,
-        Timer::Return,
-        Timer::Drain,
-    ];
-}
-
 impl<T: ServerStorage> Server<T> {
     /// Time has passed. Call it when [`poll_timeout`](Server::poll_timeout)'s moment has come, after everything that
     /// has arrived was given to [`handle_data`](Server::handle_data); poll events afterwards. Each call does bounded
@@ -88,11 +77,21 @@ impl<T: ServerStorage> Server<T> {
 
     /// When [`handle_timeout`](Server::handle_timeout) is next to be called; changes only after a `&mut self` call.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let first = Timer::ALL.into_iter().filter_map(|timer| self.due_at(timer)).min();
+        // Written out, so that each is a look at one list: as a loop it took twice the instructions.
+        let timers = [
+            self.due_at(Timer::Keepalive),
+            self.due_at(Timer::SlowPeer),
+            self.due_at(Timer::Lease),
+            self.due_at(Timer::UnusedLease),
+            self.due_at(Timer::Return),
+            self.due_at(Timer::Drain),
+        ];
+        let first = timers.into_iter().flatten().min();
         first.filter(|at| *at != Instant::FAR_FUTURE)
     }
 
     /// When a timer is due; `None` while it is off.
+    #[inline(always)]
     fn due_at(&self, timer: Timer) -> Option<Instant> {
         match timer {
             Timer::Keepalive => Some(self.conns.at(self.keepalives.front()?)?.keepalive_at),
@@ -107,6 +106,7 @@ impl<T: ServerStorage> Server<T> {
         }
     }
 
+    #[inline]
     fn drain_under_way(&self) -> Option<&Drain> {
         self.drain.as_ref().filter(|drain| !drain.over)
     }
