@@ -1,5 +1,7 @@
 //! A peer that speaks frames by hand, well or badly.
 
+use std::sync::Arc;
+
 use futures_lite::io::{AsyncReadExt, AsyncWriteExt};
 use oncewire_core::wire::{
     self, Ack, Decoded, Frame, Grants, Hello, Refuse, ReplyHeader, RequestHeader, Resume, Role,
@@ -7,8 +9,8 @@ use oncewire_core::wire::{
 };
 use oncewire_core::{MethodId, ServerId, SessionId, Status, Xid};
 
-use super::world::World;
-use crate::transport::BoxStream;
+use super::world::{AnyAcceptor, Host, World};
+use crate::transport::{Accept, BoxStream, Connect};
 
 /// Kinds of frames, as PROTOCOL.md numbers them.
 pub(crate) mod kind {
@@ -280,4 +282,26 @@ fn keep(frame: Frame<'_>) -> Heard {
         Frame::Goodbye(role) => Frame::Goodbye(role),
     };
     (frame, body)
+}
+
+impl World {
+    /// A connection on which a client is played by hand.
+    pub(crate) async fn raw_peer(&self, connector: &Arc<dyn Connect>) -> RawPeer {
+        let stream = self.within("a connection", connector.connect()).await.expect("a connection");
+        RawPeer::new(self.clone(), stream, Role::Client)
+    }
+
+    /// The same, with an open session.
+    pub(crate) async fn opened(&self, host: &Host) -> RawPeer {
+        let mut peer = self.raw_peer(&host.connector).await;
+        peer.open().await;
+        peer
+    }
+
+    /// The next connection to a place, on which a server is played by hand.
+    pub(crate) async fn accept(&self, acceptor: &AnyAcceptor) -> RawPeer {
+        let accepted = self.within("a client to connect", acceptor.accept()).await;
+        let (stream, _) = accepted.expect("the transport accepts");
+        RawPeer::new(self.clone(), stream, Role::Server)
+    }
 }

@@ -6,12 +6,10 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use oncewire_core::wire::Role;
 use oncewire_core::{ServerConfig, ServerCounters};
 
 use super::clock::{Clock, TestRuntime};
 use super::faulty_link::FaultyLink;
-use super::raw_peer::RawPeer;
 use super::service::Service;
 use super::{Endpoint, Fixture};
 use crate::client::{Client, ClientOptions};
@@ -234,26 +232,6 @@ impl World {
         let client = self.client(link);
         assert!(self.within("the handshake", client.connected()).await);
         client
-    }
-
-    /// A connection on which a client is played by hand.
-    pub(crate) async fn raw_peer(&self, connector: &Arc<dyn Connect>) -> RawPeer {
-        let stream = self.within("a connection", connector.connect()).await.expect("a connection");
-        RawPeer::new(self.clone(), stream, Role::Client)
-    }
-
-    /// The same, with an open session.
-    pub(crate) async fn opened(&self, host: &Host) -> RawPeer {
-        let mut peer = self.raw_peer(&host.connector).await;
-        peer.open().await;
-        peer
-    }
-
-    /// The next connection to a place, on which a server is played by hand.
-    pub(crate) async fn accept(&self, acceptor: &AnyAcceptor) -> RawPeer {
-        let accepted = self.within("a client to connect", acceptor.accept()).await;
-        let (stream, _) = accepted.expect("the transport accepts");
-        RawPeer::new(self.clone(), stream, Role::Server)
     }
 
     /// Waits until a server's counters are so.

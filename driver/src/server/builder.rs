@@ -325,18 +325,7 @@ impl<L> ServerBuilder<L> {
             config.server = ServerId::from_bytes(id);
         }
         let specs: Vec<_> = self.methods.iter().map(|(spec, _)| *spec).collect();
-        let wrong = |spec: &&oncewire_core::MethodSpec| {
-            spec.idempotent && self.transactional.contains(&spec.id)
-        };
-        if let Some(spec) = specs.iter().find(wrong) {
-            return Err(BuildError::TransactionalIdempotent(spec.id));
-        }
-        for (spec, entry) in &self.methods {
-            let option = entry.options.not_transactional();
-            if let Some(option) = option.filter(|_| self.transactional.contains(&spec.id)) {
-                return Err(BuildError::TransactionalOption { method: spec.id, option });
-            }
-        }
+        check_transactional(&self.methods, &self.transactional)?;
         let mut machine = Machine::new(config, &specs).map_err(BuildError::Methods)?;
         let by_id = |(spec, entry): (oncewire_core::MethodSpec, MethodEntry)| (spec.id, entry);
         let mut entries: HashMap<MethodId, MethodEntry> =
@@ -379,4 +368,23 @@ impl<L> ServerBuilder<L> {
             .spawn(Box::pin(TimerTask { shared: Arc::downgrade(&shared), timer: runtime.timer() }));
         Ok(Server { shared, id: config.server })
     }
+}
+
+/// Checks that no transactional method asks for what it cannot have.
+fn check_transactional(
+    methods: &[(oncewire_core::MethodSpec, MethodEntry)],
+    transactional: &[MethodId],
+) -> Result<(), BuildError> {
+    let is_transactional = |id: MethodId| transactional.contains(&id);
+    if let Some((spec, _)) =
+        methods.iter().find(|(spec, _)| spec.idempotent && is_transactional(spec.id))
+    {
+        return Err(BuildError::TransactionalIdempotent(spec.id));
+    }
+    for (spec, entry) in methods.iter().filter(|(spec, _)| is_transactional(spec.id)) {
+        if let Some(option) = entry.options.not_transactional() {
+            return Err(BuildError::TransactionalOption { method: spec.id, option });
+        }
+    }
+    Ok(())
 }
