@@ -4,7 +4,7 @@
 
 mod util;
 
-use oncewire_core::wire::{FEATURE_DURABLE, FEATURE_PATIENT, Frame, Hello};
+use oncewire_core::wire::{FEATURE_DURABLE, FEATURE_PATIENT, Frame, Hello, Refuse};
 use oncewire_core::*;
 use util::durable::*;
 use util::*;
@@ -298,6 +298,29 @@ fn c129_a_client_on_an_old_copy_whose_x_covers_what_another_run_has_running_ends
     pair.reconnect();
     pair.finish(b"2");
     assert_eq!((pair.outcome(only(&calls)), pair.ran(b"2")), (reply(b"2"), 1));
+}
+
+/// It settled a call as unknown, for it had lost its session at another server, and died before its journal had a new
+/// session. The next run resumed the old one, found its slot taken by that call, and was refused each time that it dialled.
+#[test]
+fn c145_a_session_in_which_a_settled_call_still_runs_is_over() {
+    let mut pair = durable();
+    let mut disk = Disk::default();
+    pair.mode = Mode::Start;
+    pair.call(b"1");
+    record(&mut pair, &mut disk);
+    let calls = restart(&mut pair, &disk);
+    let busy = ProtocolError::SlotBusy { xid: 2, running: 1 }.code();
+    let link = pair.connect_by_hand(0);
+    pair.send_down(link, &Frame::Refuse(Refuse::Protocol(busy)));
+    assert_eq!(pair.sessions_lost(), [SessionEnd::RolledBack]);
+    let unknown = OwnedOutcome::Unknown(Unknown::SessionEnded, false);
+    assert_eq!(pair.outcomes(only(&calls)), [unknown]);
+    let new = pair.call(b"new");
+    pair.mode = Mode::Echo;
+    pair.reconnect();
+    record(&mut pair, &mut Disk::default());
+    assert_eq!((pair.outcome(new), pair.ran(b"new")), (reply(b"new"), 1));
 }
 
 /// It knew of the slots up to the highest of an unsettled call, and acknowledged what was settled on these.

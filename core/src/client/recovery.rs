@@ -344,13 +344,14 @@ pub(crate) fn refused(config: &ClientConfig, refuse: Refuse) -> Refusal {
     let false_retry = ProtocolError::FalseRetry { xid: 0 }.code();
     let settled = ProtocolError::AlreadySettled { xid: 0 }.code();
     let ahead = ProtocolError::AckAhead { acked: 0 }.code();
+    let busy = ProtocolError::SlotBusy { xid: 0, running: 0 }.code();
     match refuse {
         Refuse::Protocol(code) if code == false_retry => {
             Refusal::EndSession(SessionEnd::FalseRetry, CloseReason::PeerSaysProtocol(code))
         }
         // S7: another run of this client has gone on with the session: it has settled what this one asks for, or has
         // running under a number what this one has settled. To dial again would be refused for as long as that runs.
-        Refuse::Protocol(code) if code == settled || code == ahead => {
+        Refuse::Protocol(code) if [settled, ahead, busy].contains(&code) => {
             Refusal::EndSession(SessionEnd::RolledBack, CloseReason::PeerSaysProtocol(code))
         }
         Refuse::Protocol(code) => Refusal::Disconnect(CloseReason::PeerSaysProtocol(code)),

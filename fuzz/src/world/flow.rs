@@ -187,9 +187,10 @@ impl World {
                     let fault = matches!(reason, PeerSaysProtocol(_) | Protocol(_));
                     let peer = &self.peers[p];
                     let ahead = ProtocolError::AckAhead { acked: 0 }.code();
-                    let excused = peer.tainted
-                        || peer.journal.rolled_back
-                        || peer.journal.lost && reason == PeerSaysProtocol(ahead);
+                    let busy = ProtocolError::SlotBusy { xid: 0, running: 0 }.code();
+                    let lost = [ahead, busy].map(PeerSaysProtocol).contains(&reason);
+                    let excused =
+                        peer.tainted || peer.journal.rolled_back || peer.journal.lost && lost;
                     ensure!(!fault || excused, "c{p} is disconnected for {reason:?}");
                     if let Some(l) = self.peers[p].link {
                         if reason == oncewire_core::CloseReason::PeerSilent {
@@ -280,7 +281,11 @@ impl World {
                     ensure!(
                         peer.tainted
                             || peer.journal.rolled_back
-                            || peer.journal.lost && matches!(error, ProtocolError::AckAhead { .. })
+                            || peer.journal.lost
+                                && matches!(
+                                    error,
+                                    ProtocolError::AckAhead { .. } | ProtocolError::SlotBusy { .. }
+                                )
                             || who.is_some_and(|who| World::stranger_may_err(who, &error)),
                         "c{p} broke the protocol on link {l}, says its server: {error:?}"
                     );

@@ -274,7 +274,7 @@ fn a_refusal_ends_no_more_than_it_says() {
         for code in 0..=u8::MAX {
             let reason = CloseReason::PeerSaysProtocol(code);
             let expected = match code {
-                11 | 16 => Refusal::EndSession(SessionEnd::RolledBack, reason),
+                10 | 11 | 16 => Refusal::EndSession(SessionEnd::RolledBack, reason),
                 13 => Refusal::EndSession(SessionEnd::FalseRetry, reason),
                 _ => Refusal::Disconnect(reason),
             };
