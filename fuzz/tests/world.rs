@@ -79,6 +79,16 @@ fn a_server_that_counts_too_little_is_caught() {
 }
 
 #[test]
+fn a_client_that_takes_an_old_not_seen_is_caught() {
+    caught(Broken::StaleNotSeen);
+}
+
+#[test]
+fn a_server_that_takes_an_old_ack_for_what_came_since_is_caught() {
+    caught(Broken::StaleAck);
+}
+
+#[test]
 fn a_seed_replays_exactly() {
     for seed in [1, 7, 1 << 40] {
         let mut traces = [Trace::keeping(100), Trace::keeping(100)];

@@ -18,6 +18,10 @@ impl World {
                 self.reuse_xid(l);
                 Ok(())
             }
+            Broken::StaleAck => {
+                self.links[l].widen_acks();
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -27,6 +31,7 @@ impl World {
         match self.profile.broken {
             Broken::HastyGoodbye => self.leave_at_once(l),
             Broken::OldJournal => self.hide_seen(l),
+            Broken::StaleNotSeen => self.links[l].renumber_not_seen(),
             _ => {}
         }
     }

@@ -131,6 +131,14 @@ impl World {
         self.close_ends(l)
     }
 
+    /// The server has read what was sent after a lost frame: on its next connection the client asks for that.
+    pub(super) fn cut_behind_hole(&mut self, l: usize) -> Check {
+        self.deliver_up(l, usize::MAX)?;
+        let h = self.links[l].host;
+        self.pump_host(h)?;
+        self.cut(l)
+    }
+
     fn some_of(&mut self, len: usize) -> usize {
         self.rng.below(len as u64 + 1) as usize
     }

@@ -6,11 +6,10 @@ use oncewire_core::{ClientEvent, Incoming, Instant, Outcome, ProtocolError, Serv
 use super::host::{self, Call, Step};
 use super::journal::Final;
 use super::kinds::Kind;
-use super::link::{Link, Stranger, double_frames, lose_frames};
+use super::link::{Stranger, lose_frames};
 use super::profile::{self, BACK_MAX, session_id, session_number};
 use super::trace::{Check, ensure};
 use super::{Fault, World, body};
-use crate::rng::Rng;
 
 /// What the server's end of a connection gave.
 enum Got {
@@ -26,12 +25,6 @@ struct Arrived {
     method: usize,
     idempotent: bool,
     one_way: bool,
-}
-
-/// Some of the last `len` bytes that were written come a second time, later.
-fn double(link: &mut Link, way: usize, len: usize, rng: &mut Rng) -> u64 {
-    let pipe = if way == 0 { &mut link.up } else { &mut link.down };
-    double_frames(pipe, &mut link.copies[way], len, || rng.one_in(16).then(|| rng.below(8)))
 }
 
 impl World {
@@ -128,11 +121,15 @@ impl World {
             };
             let mut len = len.get();
             self.trace.count(len as u64);
+            if self.profile.doubles && !self.calm {
+                self.kinds[Kind::OldNotSeen as usize] += link.note_asks(len);
+            }
             if self.profile.lossy && !self.calm {
                 let bytes = &mut link.up.room(out_len)[..len];
                 let lost = lose_frames(bytes, || self.rng.one_in(24));
                 len = lost.0;
                 self.faults[Fault::Loss as usize] += lost.1;
+                link.has_hole |= self.profile.doubles && lost.1 > 0 && len > 0;
             }
             if !link.silent && link.conn.is_some() {
                 link.up.wrote(len);
@@ -143,7 +140,7 @@ impl World {
                     link.up.push(&rest);
                 }
                 if self.profile.doubles && !self.calm {
-                    self.kinds[Kind::Doubled as usize] += double(link, 0, len, &mut self.rng);
+                    self.kinds[Kind::Doubled as usize] += link.double(0, len, &mut self.rng);
                 }
             } else {
                 self.trace.note(|| format!("  link {l} loses {len} bytes up"));
@@ -504,7 +501,7 @@ impl World {
                 return Ok(());
             }
             if self.profile.doubles && !self.calm && link.client_open && !link.silent {
-                self.kinds[Kind::Doubled as usize] += double(link, 1, len, &mut self.rng);
+                self.kinds[Kind::Doubled as usize] += link.double(1, len, &mut self.rng);
             }
             if !self.calm && len > out_len / 2 && self.rng.one_in(4) {
                 link.unsent = true;

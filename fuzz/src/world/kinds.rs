@@ -20,6 +20,8 @@ macro_rules! kinds {
 kinds! {
     /// A frame of a lossy link is delivered a second time.
     Doubled "doubled frames",
+    /// A second copy of a `NotSeen` was delivered behind a further `Ask` for its call.
+    OldNotSeen "old NotSeens behind an Ask",
     /// What came on a connection that its client has left was read after that.
     Old "reads of an old connection",
     /// A server that keeps a ledger recorded a session before its `Welcome` left.

@@ -2,6 +2,8 @@
 
 use oncewire_core::{ConnId, wire};
 
+use super::doubled::{Copies, LastAsks};
+
 /// Bytes on their way in one direction: written at the end, read from the front.
 #[derive(Default)]
 pub struct Pipe {
@@ -34,6 +36,11 @@ impl Pipe {
     /// Bytes that the reader has taken of those that are there.
     pub fn taken(&self) -> usize {
         self.head
+    }
+
+    /// The last `len` bytes that were written.
+    pub fn last(&self, len: usize) -> &[u8] {
+        &self.buf[self.tail - len..self.tail]
     }
 
     /// Whether the reader has taken every byte.
@@ -119,43 +126,6 @@ pub fn lose_frames(bytes: &mut [u8], mut lost: impl FnMut() -> bool) -> (usize, 
     (kept, count)
 }
 
-/// Second copies of frames on their way in one direction, each with the number of frames that it comes behind.
-pub type Copies = Vec<(u64, Box<[u8]>)>;
-
-/// Takes copies of whole frames that are to come twice, and puts those behind them that now come. Returns how many come
-/// a second time.
-pub fn double_frames(
-    pipe: &mut Pipe,
-    copies: &mut Copies,
-    len: usize,
-    mut twice: impl FnMut() -> Option<u64>,
-) -> u64 {
-    let mut count = 0;
-    let from = pipe.tail - len;
-    let mut at = 0;
-    let mut due = Vec::new();
-    while let Some(front) = wire::peek(&pipe.buf[from + at..from + len]) {
-        let end = (at + front.len).min(len);
-        copies.iter_mut().for_each(|(behind, _)| *behind = behind.saturating_sub(1));
-        if let Some(behind) = twice() {
-            copies.push((behind, pipe.buf[from + at..from + end].into()));
-        }
-        copies.retain_mut(|(behind, frame)| {
-            let comes = *behind == 0;
-            if comes {
-                due.push(std::mem::take(frame));
-            }
-            !comes
-        });
-        at = end;
-    }
-    for frame in due {
-        pipe.push(&frame);
-        count += 1;
-    }
-    count
-}
-
 /// One connection.
 #[derive(Debug, Default)]
 pub struct Link {
@@ -189,6 +159,10 @@ pub struct Link {
     pub used: bool,
     /// Second copies of frames, to the server and to the client.
     pub copies: [Copies; 2],
+    /// On such a link, a frame was lost and later ones were not.
+    pub has_hole: bool,
+    /// What the client has asked for on a link that doubles frames.
+    pub asks: LastAsks,
     /// Since when a part of a frame has been waiting for the rest at the server, and at the client.
     pub partial_since: [Option<u64>; 2],
     /// Who dialled, if no client did.

@@ -22,6 +22,7 @@
 
 pub mod body;
 mod broken;
+pub mod doubled;
 mod faults;
 mod flow;
 pub mod host;
@@ -246,7 +247,11 @@ impl World {
         }
         self.make_calls(p)?;
         if let Some(l) = self.peers[p].link {
-            self.exchange(l)?;
+            if std::mem::take(&mut self.links[l].has_hole) && self.rng.one_in(2) {
+                self.cut_behind_hole(l)?;
+            } else {
+                self.exchange(l)?;
+            }
         } else if self.peers[p].away_until <= self.now && !self.rng.one_in(4) {
             self.dial(p)?;
         }
@@ -330,7 +335,7 @@ impl World {
             let now = self.peer_now(p);
             self.make_call(p, now);
         }
-        if self.rng.one_in(self.profile.odd_in) {
+        if self.rng.one_in(self.profile.odd_in) || self.has_old_answer(p) && self.rng.one_in(3) {
             self.drop_interest(p)?;
         }
         Ok(())
@@ -386,7 +391,11 @@ impl World {
     /// Cancels or forgets a call or a ticket.
     fn drop_interest(&mut self, p: usize) -> Check {
         let chance = self.rng.next_u64();
-        let Some(id) = self.peers[p].recent(chance) else { return Ok(()) };
+        let id = match self.has_old_answer(p) {
+            true => self.peers[p].oldest(),
+            false => self.peers[p].recent(chance),
+        };
+        let Some(id) = id else { return Ok(()) };
         let now = self.peer_now(p);
         let peer = &mut self.peers[p];
         if chance & 0x100 != 0 || peer.durable {

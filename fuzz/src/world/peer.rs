@@ -186,6 +186,11 @@ impl Peer {
         }
     }
 
+    /// The oldest call that waits for an outcome.
+    pub fn oldest(&self) -> Option<CallId> {
+        self.calls.iter().flatten().min_by_key(|(_, op, _)| *op).map(|(id, ..)| *id)
+    }
+
     /// A call that was made not long ago.
     pub fn recent(&self, chance: u64) -> Option<CallId> {
         self.recent[chance as usize % 8]

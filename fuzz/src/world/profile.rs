@@ -66,6 +66,10 @@ pub enum Broken {
     Lazy,
     /// An acknowledged reply counts as gone though half of it has not left.
     Undercount,
+    /// A client takes any `NotSeen` for the answer to its last `Ask`.
+    StaleNotSeen,
+    /// A server takes the bits of an `Ack` for what its client has sent since, too.
+    StaleAck,
 }
 
 /// The kind of a world.
@@ -254,6 +258,11 @@ impl Profile {
             Broken::HastyGoodbye => {
                 (self.rolling, self.ledger, self.durable_from) = (true, true, 0);
                 self.server.records_sessions = true;
+            }
+            Broken::StaleNotSeen | Broken::StaleAck => {
+                (self.lossy, self.doubles, self.rate) = (true, true, 0);
+                // Calls are given up while they run.
+                (self.odd_in, self.fault_in, self.delay_max) = (4, 5, 4_000 * MS);
             }
             Broken::OldJournal => (self.durable_from, self.old_journals) = (0, true),
             Broken::Lazy => {
