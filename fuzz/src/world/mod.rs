@@ -22,6 +22,7 @@
 
 pub mod body;
 mod broken;
+mod client_flow;
 pub mod doubled;
 mod faults;
 mod flow;
@@ -33,6 +34,7 @@ pub mod memory;
 pub mod model;
 pub mod peer;
 pub mod profile;
+mod server_flow;
 mod settle;
 mod stranger;
 pub mod trace;

@@ -3,150 +3,19 @@
 //! It records what servers execute and which outcomes clients report, and reads the frames that a server has taken, so
 //! that it knows by itself what that server may keep. It shares no code with the machines but the frame decoder.
 
+mod ops;
+mod session;
+
 use std::hash::{Hash, Hasher};
 
 use oncewire_core::wire::{self, Decoded, Frame, ReplyHeader, Role};
-use oncewire_core::{NoReply, NotExecuted, Outcome, ServerCounters, SessionRecord, Status};
+use oncewire_core::{ServerCounters, Status};
 
-use super::body;
+use super::Violation;
 use super::trace::{Check, ensure};
-
-/// Most slots of a session in the world.
-pub const SLOTS_MAX: usize = 8;
-
-/// How far an operation has come at its client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Stage {
-    /// No outcome yet.
-    Pending,
-    /// Unknown, with a ticket.
-    Ticket,
-    /// Nobody listens: one-way, or forgotten.
-    Unheard,
-    /// Never begun, or not executed: it must never run.
-    Never,
-    /// It has another final outcome.
-    Ended,
-}
-
-/// How an execution ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum How {
-    /// Not yet.
-    Running,
-    /// With a reply of so many bytes.
-    Replied(u16),
-    /// Aborted.
-    Aborted,
-    /// With a reply that was too large.
-    TooLarge,
-}
-
-/// One operation.
-#[derive(Clone, Copy, Debug, Hash)]
-pub struct Op {
-    /// Whose.
-    pub peer: u8,
-    /// May run more than once.
-    pub idempotent: bool,
-    /// Reports nothing.
-    pub one_way: bool,
-    /// At its client.
-    pub stage: Stage,
-    /// Executions.
-    pub runs: u8,
-    /// How the last one ended.
-    pub how: How,
-    /// Number of the last one.
-    pub run: u32,
-}
-
-/// What stands on a slot at the server, as the model has it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Held {
-    /// Nothing.
-    #[default]
-    Nothing,
-    /// A call admitted or running.
-    Running,
-    /// An answer.
-    Kept,
-    /// The answer of an idempotent call, whose body may go at any time.
-    Soft,
-}
-
-#[derive(Clone, Copy, Debug, Default, Hash)]
-struct Slot {
-    xid: u64,
-    /// The last xid executed on it, in any life of the server.
-    executed: u64,
-    bytes: u32,
-    held: Held,
-}
-
-/// How far a recorded call had come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Recorded {
-    /// Started.
-    Started,
-    /// Done, by this execution of this operation, with so many bytes of reply.
-    Done(u32, u32, u16),
-    /// Finished without a reply to show.
-    NoReply(NoReply),
-}
-
-/// What the ledger has of one slot.
-#[derive(Clone, Copy, Debug, Hash)]
-pub struct Record {
-    /// The call's number.
-    pub xid: u64,
-    /// Its request's digest.
-    pub digest: u64,
-    /// How far it had come.
-    pub state: Recorded,
-}
-
-/// What the ledger has of one session.
-#[derive(Clone, Debug, Hash)]
-pub struct Page {
-    /// The session.
-    pub session: SessionRecord,
-    /// The last record of each slot.
-    pub records: [Option<Record>; SLOTS_MAX],
-}
-
-/// One session.
-#[derive(Clone, Debug, Default, Hash)]
-pub struct Session {
-    /// Where it was opened.
-    pub host: u8,
-    /// Whether its server has it.
-    pub alive: bool,
-    /// The connection that it is bound to.
-    pub link: Option<usize>,
-    /// When it lost its connection, on its server's clock.
-    pub alone_since: u64,
-    /// Whether it carried a request, or is on a disk: its lease is the full one.
-    pub used: bool,
-    /// Its `Welcome` has left its server.
-    pub told: bool,
-    /// The `Hello` of its connection was read.
-    greeted: bool,
-    /// Its client said `Goodbye`.
-    pub goodbye: bool,
-    /// It came back from a ledger, where holes may be.
-    pub restored: bool,
-    /// Its client went on from a journal: what that has and this server has not may come behind later calls (S13).
-    pub doubted: bool,
-    /// Something has happened after which its client may not be able to learn what became of its calls.
-    pub excused: bool,
-    slots_granted: u64,
-    acked: u64,
-    admitted: u64,
-    slots: [Slot; SLOTS_MAX],
-    /// What the ledger has of it.
-    pub page: Option<Box<Page>>,
-}
+pub use ops::{How, Op, Stage};
+use session::Slot;
+pub use session::{Held, Page, Record, Recorded, SLOTS_MAX, Session};
 
 /// What one server holds, as the model has it.
 #[derive(Clone, Copy, Debug, Default, Hash)]
@@ -184,50 +53,6 @@ pub struct Model {
     pub kept_floor: [u64; 2],
 }
 
-impl Session {
-    fn slot(&self, xid: u64) -> usize {
-        (xid % self.slots_granted.max(1)) as usize % SLOTS_MAX
-    }
-
-    /// Whether nothing is kept for it.
-    pub fn holds_nothing(&self) -> bool {
-        self.slots.iter().all(|slot| slot.bytes == 0)
-    }
-
-    /// A ledger has it: from now on its lease is the full one (C81).
-    pub fn record(&mut self, session: SessionRecord) {
-        self.used = true;
-        self.page.get_or_insert_with(|| Box::new(Page { session, records: [None; SLOTS_MAX] }));
-    }
-
-    /// Whether an answer is kept under this number.
-    pub fn keeps(&self, xid: u64) -> bool {
-        let slot = &self.slots[self.slot(xid)];
-        slot.xid == xid && matches!(slot.held, Held::Kept)
-    }
-
-    /// Whether the call with this number was the last one executed on its slot.
-    pub fn has_run(&self, xid: u64) -> bool {
-        self.slots[self.slot(xid)].executed == xid
-    }
-
-    /// How many slots it was granted.
-    pub fn grant(&mut self, slots: u32) {
-        self.slots_granted = u64::from(slots);
-    }
-
-    /// Writes a record, unless one of a later xid stands there (S28).
-    pub fn write(&mut self, session: SessionRecord, record: Record) {
-        let at = self.slot(record.xid);
-        let page =
-            self.page.get_or_insert_with(|| Box::new(Page { session, records: [None; SLOTS_MAX] }));
-        page.session = session;
-        if page.records[at].is_none_or(|old| old.xid <= record.xid) {
-            page.records[at] = Some(record);
-        }
-    }
-}
-
 impl Hash for Model {
     /// What decides what may happen from now on, not what has been counted.
     fn hash<H: Hasher>(&self, state: &mut H) {
@@ -243,22 +68,6 @@ impl Model {
         ops.clear();
         sessions.clear();
         *self = Model { ops, sessions, ..Model::default() };
-    }
-
-    /// A new operation.
-    #[inline]
-    pub fn begin(&mut self, peer: usize, idempotent: bool, one_way: bool) -> u32 {
-        let stage = if one_way { Stage::Unheard } else { Stage::Pending };
-        self.ops.push(Op {
-            peer: peer as u8,
-            idempotent,
-            one_way,
-            stage,
-            runs: 0,
-            how: How::Running,
-            run: 0,
-        });
-        (self.ops.len() - 1) as u32
     }
 
     /// Whether a server holds what it should, and no more than its budget; `exact` if nothing was damaged.
@@ -426,7 +235,7 @@ impl Model {
 
     /// An operation runs, or its effects become stable: returns the execution's number.
     #[inline]
-    pub fn executed(&mut self, op: u32, number: u32, xid: u64) -> Result<u32, super::Violation> {
+    pub fn executed(&mut self, op: u32, number: u32, xid: u64) -> Result<u32, Violation> {
         let session = &mut self.sessions[number as usize];
         let at = session.slot(xid);
         let slot = &mut session.slots[at];
@@ -541,66 +350,5 @@ impl Model {
         let executed = session.slots[at].executed;
         session.slots[at] = Slot { xid, executed, bytes, held: Held::Kept };
         holds.hard += u64::from(bytes);
-    }
-
-    // What the client is told.
-
-    /// An outcome has come.
-    #[inline]
-    pub fn told(&mut self, number: u32, outcome: &Outcome<'_>) -> Check {
-        let op = &self.ops[number as usize];
-        ensure!(
-            matches!(op.stage, Stage::Pending | Stage::Ticket),
-            "op {number} has {outcome:?}, though it is {:?}",
-            op.stage
-        );
-        self.told_again(number, outcome)?;
-        let op = &mut self.ops[number as usize];
-        let kind = match outcome {
-            Outcome::Reply(_) => 0,
-            Outcome::NoReply(_) => 1,
-            Outcome::NotExecuted(_) => 2,
-            Outcome::Unknown { ticket, .. } => {
-                ensure!(
-                    !ticket || op.stage == Stage::Pending,
-                    "op {number} has {outcome:?} for the second time"
-                );
-                3 + usize::from(!ticket)
-            }
-        };
-        op.stage = [Stage::Ended, Stage::Ended, Stage::Never, Stage::Ticket, Stage::Ended][kind];
-        self.outcomes[kind] += 1;
-        Ok(())
-    }
-
-    /// Whether what a caller is told is true; it may have been told before.
-    #[inline]
-    pub fn told_again(&self, number: u32, outcome: &Outcome<'_>) -> Check {
-        let op = &self.ops[number as usize];
-        match outcome {
-            Outcome::Reply(bytes) => {
-                let (of, run) = body::read_reply(bytes).unwrap_or((u32::MAX, 0));
-                let same = op.how == How::Replied(bytes.len() as u16) && op.run == run;
-                ensure!(
-                    op.runs > 0 && of == number && (same || op.idempotent),
-                    "op {number} has the reply of op {of}, execution {run}: {op:?}"
-                );
-            }
-            Outcome::NoReply(why) => {
-                let true_why = match why {
-                    NoReply::Aborted => op.how == How::Aborted || op.idempotent,
-                    NoReply::ReplyTooLarge => op.how == How::TooLarge || op.idempotent,
-                    NoReply::NotKept => op.idempotent,
-                    _ => false,
-                };
-                ensure!(op.runs > 0 && true_why, "op {number} has {outcome:?}: {op:?}");
-            }
-            Outcome::NotExecuted(why) => {
-                ensure!(op.runs == 0, "op {number} has {outcome:?}, and ran: {op:?}");
-                ensure!(*why != NotExecuted::LedgerFailed, "no ledger failed");
-            }
-            Outcome::Unknown { .. } => {}
-        }
-        Ok(())
     }
 }
