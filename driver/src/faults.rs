@@ -1,6 +1,6 @@
 //! Faults that no peer, stream or runtime can show, for simulators (feature `_faults`); not for programs.
 //!
-//! A simulator plants one in a server and must notice it. Without the feature [`Planted`] has no size, and asking it costs
+//! A simulator plants one in a server and must notice it. Without the feature `Planted` has no size, and asking it costs
 //! nothing.
 
 /// What is broken in a server on purpose.

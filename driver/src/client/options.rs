@@ -40,7 +40,7 @@ pub struct ClientOptions {
     pub backoff_min: Duration,
     /// The longest pause between attempts.
     pub backoff_max: Duration,
-    /// How long [`Client::close`], and the drop of the last handle, wait for what is pending.
+    /// How long [`Client::close`](crate::Client::close), and the drop of the last handle, wait for what is pending.
     pub close_timeout: Duration,
 }
 
