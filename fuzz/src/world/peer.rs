@@ -63,6 +63,11 @@ impl Clock {
         shown
     }
 
+    /// Whether it shows less than its machine was told: to the machine, time stands still.
+    pub fn is_behind(&self, now: u64) -> bool {
+        self.shows(now) < self.told.get()
+    }
+
     /// From now on it goes on from the newest time that it has shown.
     pub fn go_on(&mut self, now: u64) {
         self.jitter = 0;
