@@ -43,11 +43,13 @@ fn second_time(frame: &Frame<'_>, rng: &mut Rng) -> Option<When> {
 }
 
 impl Copies {
-    /// Keeps copies of some of the last `len` bytes that were written, whole frames, and puts those behind them that come
-    /// now. Returns how many do.
+    /// Keeps copies of some of the last `len` bytes that were written, and puts those behind them that come now, unless the
+    /// last frame is not whole. Returns how many do.
     fn double(&mut self, pipe: &mut Pipe, role: Role, len: usize, rng: &mut Rng) -> u64 {
         let mut due = Vec::new();
+        let mut whole = 0;
         for (frame, bytes) in frames(pipe.last(len), role) {
+            whole += bytes.len();
             for (when, _) in &mut self.0 {
                 if let When::Behind(frames) = when {
                     *frames = frames.saturating_sub(1);
@@ -56,6 +58,8 @@ impl Copies {
             if let Some(when) = second_time(&frame, rng) {
                 self.0.push((when, bytes.into()));
             }
+        }
+        if whole == len {
             self.take(When::Behind(0), &mut due);
         }
         due.iter().for_each(|frame| pipe.push(frame));
@@ -113,9 +117,13 @@ impl Link {
     /// answer may come. Returns how many do.
     pub(super) fn note_asks(&mut self, len: usize) -> u64 {
         let mut due = Vec::new();
+        // Not behind half a frame, of which the server has more to write, or died before it did.
+        let is_whole = self.conn.is_some() && !self.unsent;
         for (frame, _) in frames(self.up.room(len), Role::Client) {
             let Frame::Ask(xid, ask) = frame else { continue };
-            self.copies[1].take(When::Asked(xid), &mut due);
+            if is_whole {
+                self.copies[1].take(When::Asked(xid), &mut due);
+            }
             match self.asks.iter_mut().find(|(of, _)| *of == xid) {
                 Some((_, last)) => *last = ask,
                 None => self.asks.push((xid, ask)),
