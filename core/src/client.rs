@@ -5,6 +5,7 @@
 //! | `client.rs` | the type, its commands, its events |
 //! | `client/call.rs` | one call |
 //! | `client/calls.rs` | which calls wait, which are unsettled, which slot is whose |
+//! | `client/calls/settle.rs` | how a call leaves that table |
 //! | `client/receive.rs` | frames that come |
 //! | `client/recovery.rs` | what happens to a call, and to the session: every decision, as pure functions |
 //! | `client/transmit.rs` | frames that go |
