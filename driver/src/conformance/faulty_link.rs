@@ -133,6 +133,11 @@ impl FaultyLink {
         });
     }
 
+    /// Whole frames that are held back, on the newest connection.
+    pub(crate) fn held_frames(&self, way: Direction) -> usize {
+        self.newest().lock().half(way).whole_frames()
+    }
+
     /// Bytes held back on the newest connection.
     pub(crate) fn held(&self, way: Direction) -> usize {
         self.newest().lock().half(way).waiting.len()

@@ -72,6 +72,17 @@ impl HalfLink {
         self.counts[usize::from(kind)]
     }
 
+    /// Whole frames that wait, if the first byte that waits begins one.
+    pub(crate) fn whole_frames(&self) -> usize {
+        let mut rest = &self.waiting[..];
+        let mut frames = 0;
+        while let Some(front) = wire::peek(rest).filter(|front| front.len <= rest.len()) {
+            rest = &rest[front.len..];
+            frames += 1;
+        }
+        frames
+    }
+
     /// Moves what may pass from `waiting` to `ready`.
     pub(crate) fn pass(&mut self) -> Passed {
         let lost = self.flow == Flow::Swallowed;

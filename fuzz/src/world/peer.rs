@@ -65,7 +65,8 @@ impl Clock {
 
     /// Whether it shows less than its machine was told: to the machine, time stands still.
     pub fn is_behind(&self, now: u64) -> bool {
-        self.shows(now) < self.told.get()
+        // A clock that went back below zero shows zero.
+        self.exact(now) < self.told.get() as i64
     }
 
     /// From now on it goes on from the newest time that it has shown.
