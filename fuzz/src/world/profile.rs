@@ -242,7 +242,10 @@ impl Profile {
 
     /// Whether a peer may be silent for so long that a link on which nothing passes is found by nobody.
     pub fn is_patient(&self) -> bool {
-        self.server.keepalive >= Duration::from_secs(60) || self.client.keepalive == NEVER
+        let long = Duration::from_secs(60);
+        self.server.keepalive >= long
+            || self.client.keepalive == NEVER
+            || self.client.handshake_timeout >= long
     }
 
     /// Whether a client has a journal.
