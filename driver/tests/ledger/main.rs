@@ -3,12 +3,15 @@
 //! Everything runs on one thread and in virtual time; the ledger's disk is the test's, and so are its commits.
 #![allow(missing_docs, unreachable_pub)]
 
-mod cases;
+mod both_killed;
+mod crashes;
 mod disk;
 mod drops;
 mod durable;
+mod failures;
 mod journal;
 mod limits;
 mod process;
+mod records;
 mod sim;
 mod world;

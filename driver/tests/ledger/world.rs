@@ -208,3 +208,12 @@ pub fn ready<T>(future: impl Future<Output = T>) -> Option<T> {
         Poll::Pending => None,
     }
 }
+
+/// A reply, as [`Made::outcome`] has it.
+pub fn reply<R: std::fmt::Debug>(value: R) -> Option<String> {
+    Some(format!("reply {value:?}"))
+}
+
+pub fn text(what: &str) -> Option<String> {
+    Some(what.to_owned())
+}
