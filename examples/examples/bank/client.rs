@@ -1,25 +1,25 @@
 //! A client that makes many calls, and then checks that the bank agrees with every one of their outcomes.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use oncewire_driver::core::{NotExecuted, ServerId, ServiceName, Unknown};
-use oncewire_driver::{Call, Client, ClientOptions, Method, Outcome};
-use serde::{Deserialize, Serialize};
+use oncewire_driver::core::{ServerId, ServiceName};
+use oncewire_driver::{Client, ClientOptions, Method};
 
 use crate::address::{Address, Dial};
+use crate::audit::ask;
 use crate::book::Book;
 use crate::chance::{Rng, within};
-use crate::check::{Doubt, Findings, Kind, Records, Testimony, Verdict, check, unchecked};
+use crate::check::{Doubt, Findings, Kind, Verdict, check, unchecked};
 use crate::journal::Journal;
 use crate::naive;
+use crate::report::{Report, tell_findings};
 use crate::service::{
-    AUDIT, AUDIT_PAGE_LEN_MAX, AccountId, AuditPage, BALANCE, BankError, Change, DEDUCT, DEPOSIT,
-    NOTE, Note, OPEN, Open, SERVICE,
+    AccountId, BALANCE, BankError, Change, DEDUCT, DEPOSIT, NOTE, Note, OPEN, Open, SERVICE,
 };
+use crate::settle::{Manner, Settled, settle};
 
 /// How long a client tries to reach its server at first.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,10 +27,6 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) const AUDIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same for a bank that seems to be gone.
 const LAST_AUDIT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a ticket is waited for.
-const TICKET_WAIT: Duration = Duration::from_secs(30);
-/// Attempts at reading the bank's books, before they count as out of reach.
-const AUDIT_TRIES: u32 = 3;
 /// What a client's first account holds: enough.
 pub(crate) const RICH_OPENING: u64 = 10_000_000;
 /// What its second account holds: so little that the bank declines now and then.
@@ -58,83 +54,6 @@ pub(crate) struct Load {
     /// The client goes on with its calls when it was killed.
     pub(crate) durable: bool,
 }
-
-/// What came of it; printed as JSON.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Report {
-    /// Calls made, one-way notes not among them: the sum of the next three. Fewer than were asked for if the server ended
-    /// meanwhile.
-    pub(crate) calls: u64,
-    /// Calls that were executed and answered, now or by their ticket.
-    pub(crate) replied: u64,
-    pub(crate) not_executed: u64,
-    /// Calls that ended as `Unknown` and were never resolved.
-    pub(crate) unknown: u64,
-    /// Calls that ended as `Unknown` and whose ticket told the outcome; of a durable client, calls of a run that was
-    /// killed whose outcome a later run has learned.
-    pub(crate) resolved: u64,
-    /// Requests sent again.
-    pub(crate) resends: u64,
-    /// Questions about calls in doubt.
-    pub(crate) asks: u64,
-    pub(crate) reconnects: u64,
-    /// What the accounts hold together if no unresolved call was executed.
-    pub(crate) expected: u64,
-    /// The interval that unresolved calls make of it.
-    pub(crate) expected_min: u64,
-    pub(crate) expected_max: u64,
-    /// What they hold.
-    pub(crate) actual: u64,
-    /// The interval is one number and the actual balance is that number, for every account; every outcome agrees with
-    /// the bank's log.
-    pub(crate) exact: bool,
-    /// Operations that the bank executed more than once.
-    pub(crate) executed_twice: u64,
-    /// Attempts, where calls are retried as new ones.
-    pub(crate) attempts: u64,
-    pub(crate) notes: u64,
-    pub(crate) notes_executed: u64,
-    pub(crate) seed: u64,
-    /// What contradicts the outcomes, in words; at most ten.
-    pub(crate) faults: Vec<String>,
-}
-
-impl Report {
-    /// Several reports as one.
-    pub(crate) fn sum(reports: Vec<Report>) -> Report {
-        let mut sum = Report { exact: true, ..Report::default() };
-        reports.into_iter().for_each(|report| sum.add(report));
-        sum
-    }
-
-    fn add(&mut self, other: Report) {
-        self.exact &= other.exact;
-        for (sum, term) in [
-            (&mut self.calls, other.calls),
-            (&mut self.replied, other.replied),
-            (&mut self.not_executed, other.not_executed),
-            (&mut self.unknown, other.unknown),
-            (&mut self.resolved, other.resolved),
-            (&mut self.resends, other.resends),
-            (&mut self.asks, other.asks),
-            (&mut self.reconnects, other.reconnects),
-            (&mut self.expected, other.expected),
-            (&mut self.expected_min, other.expected_min),
-            (&mut self.expected_max, other.expected_max),
-            (&mut self.actual, other.actual),
-            (&mut self.executed_twice, other.executed_twice),
-            (&mut self.attempts, other.attempts),
-            (&mut self.notes, other.notes),
-            (&mut self.notes_executed, other.notes_executed),
-        ] {
-            *sum += term;
-        }
-        self.faults.extend(other.faults);
-    }
-}
-
-/// Faults that a report tells of.
-pub(crate) const FAULTS_MAX: usize = 10;
 
 /// Makes the load and checks it.
 ///
@@ -166,19 +85,6 @@ pub(crate) async fn run(load: &Load) -> Result<Report, String> {
     Ok(report)
 }
 
-pub(crate) fn tell_findings(report: &mut Report, mut findings: Findings) {
-    report.exact = findings.exact();
-    report.expected = findings.expected;
-    report.expected_min = findings.expected_min;
-    report.expected_max = findings.expected_max;
-    report.actual = findings.actual;
-    report.executed_twice = findings.executed_twice;
-    report.notes = findings.notes;
-    report.notes_executed = findings.notes_executed;
-    findings.faults.truncate(FAULTS_MAX);
-    report.faults = findings.faults;
-}
-
 /// How the calls of one session have ended.
 #[derive(Clone, Copy, Debug, Default)]
 struct Tally {
@@ -187,39 +93,6 @@ struct Tally {
     unknown: u64,
     resolved: u64,
     attempts: u64,
-}
-
-/// What became of a call in the end.
-#[derive(Clone, Copy, Debug)]
-enum Settled<R> {
-    Reply(R),
-    NotExecuted(NotExecuted),
-    /// Its server crashed meanwhile, and lives again.
-    Interrupted,
-    Unknown,
-}
-
-impl<R> Settled<R> {
-    /// Other calls would fare no better: the server ends, or has been out of reach for a whole call's timeout.
-    fn tells_the_end(&self, manner: Manner) -> bool {
-        use NotExecuted::{Closed, DeadlinePassed, SessionRefused, ShuttingDown};
-        match self {
-            Settled::Reply(_) | Settled::Interrupted => false,
-            Settled::NotExecuted(Closed | SessionRefused | ShuttingDown) => true,
-            Settled::NotExecuted(DeadlinePassed) => manner.patient,
-            Settled::NotExecuted(_) => false,
-            // Without a ticket, or even after its ticket was waited for.
-            Settled::Unknown => true,
-        }
-    }
-}
-
-/// How a call is made. Drawn from the seed, so that the same calls can be made again.
-#[derive(Clone, Copy, Debug)]
-struct Manner {
-    patient: bool,
-    timeout: Duration,
-    fail_fast: bool,
 }
 
 /// One session and its calls.
@@ -457,81 +330,4 @@ impl Worker {
         report.asks += status.counters.asks;
         report.reconnects += status.reconnects;
     }
-}
-
-impl Manner {
-    /// Most are patient; some give up at a break, some after a few milliseconds: these end as `Unknown` now and then.
-    fn draw(rng: &mut Rng, call_timeout: Duration) -> Manner {
-        let patient = Manner { patient: true, timeout: call_timeout, fail_fast: false };
-        let short = Duration::from_millis(1 + rng.below(8));
-        match rng.below(100) {
-            0..70 => patient,
-            70..85 => Manner { fail_fast: true, ..patient },
-            _ => Manner { patient: false, timeout: short, ..patient },
-        }
-    }
-
-    fn apply<R>(self, call: Call<R>) -> Call<R> {
-        call.timeout(self.timeout).fail_fast(self.fail_fast)
-    }
-}
-
-/// Waits for a call's outcome; if that is `Unknown`, for what its ticket tells. Says whether it had to.
-async fn settle<R>(call: Call<R>) -> (Settled<R>, bool) {
-    let mut outcome = call.await;
-    let mut waited = false;
-    if let Outcome::Unknown(_, Some(ticket)) = &mut outcome {
-        waited = true;
-        if let Some(told) = within(TICKET_WAIT, ticket.wait()).await {
-            outcome = told;
-        }
-    }
-    let settled = match outcome {
-        Outcome::Reply(reply) => Settled::Reply(reply),
-        Outcome::NotExecuted(why) => Settled::NotExecuted(why),
-        Outcome::Unknown(Unknown::Interrupted, _) => Settled::Interrupted,
-        // Executed, but who knows how far: no handler of the bank's ends so.
-        Outcome::NoReply(_) | Outcome::Unknown(..) => Settled::Unknown,
-    };
-    (settled, waited)
-}
-
-/// What the bank says of the operations of a client, and of the accounts that it opened.
-///
-/// # Errors
-/// Why it could not be asked.
-pub(crate) async fn ask(
-    client: &Client,
-    number: u64,
-    records: &Records,
-    timeout: Duration,
-) -> Result<Testimony, String> {
-    let mut testimony = Testimony::default();
-    let end = records.keys().next_back().map_or(0, |last| last + 1);
-    for first in (0..end).step_by(AUDIT_PAGE_LEN_MAX as usize) {
-        let count = (end - first).min(AUDIT_PAGE_LEN_MAX);
-        let page = AuditPage { client: number, first, count };
-        testimony.log.extend(insist(|| client.call(&AUDIT, &page).timeout(timeout)).await?);
-    }
-    let opened = records.values().filter(|r| r.kind == Kind::Open && r.verdict == Verdict::Applied);
-    for account in opened.map(|record| record.account).collect::<BTreeSet<_>>() {
-        let balance =
-            insist(|| client.call(&BALANCE, &account).idempotent().timeout(timeout)).await?;
-        if let Ok(balance) = balance {
-            testimony.balances.insert(account, balance);
-        }
-    }
-    Ok(testimony)
-}
-
-/// Repeats a call that only reads.
-async fn insist<R>(call: impl Fn() -> Call<R>) -> Result<R, String> {
-    let mut why = String::new();
-    for _ in 0..AUDIT_TRIES {
-        match call().await.ok() {
-            Ok(reply) => return Ok(reply),
-            Err(failure) => why = format!("the bank could not be asked: {failure}"),
-        }
-    }
-    Err(why)
 }

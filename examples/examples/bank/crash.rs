@@ -8,12 +8,14 @@ use oncewire_driver::Client;
 use smol::process::Child;
 
 use crate::address::Address;
+use crate::audit::ask;
 use crate::chance::{Rng, pause, within};
 use crate::check::{Doubt, Findings, check};
 use crate::cli::{CrashTestArgs, Mutant};
-use crate::client::{AUDIT_TIMEOUT, FAULTS_MAX, Load, Report, ask, connect};
+use crate::client::{AUDIT_TIMEOUT, Load, connect};
 use crate::journal;
 use crate::process::{ServerProcess, TempDir, report, size, start_client};
+use crate::report::{FAULTS_MAX, Report};
 use crate::service::STATS;
 
 /// Client processes at once.

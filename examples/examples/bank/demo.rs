@@ -11,12 +11,14 @@ use oncewire_driver::{Accept, Client};
 use smol::stream::StreamExt;
 
 use crate::address::Address;
+use crate::audit::ask;
 use crate::chance::{Rng, pause, within};
 use crate::check::{Doubt, Findings, Kind, Verdict, check};
-use crate::client::{self, AUDIT_TIMEOUT, FAULTS_MAX, Load, Report, ask};
+use crate::client::{self, AUDIT_TIMEOUT, Load};
 use crate::fault::{Counts, FRAMES_MAX, Injector};
 use crate::journal;
 use crate::process::{ServerProcess, TempDir, program, report, size, start_client};
+use crate::report::{FAULTS_MAX, Report};
 use crate::service::{STATS, Stats};
 use crate::table::tabulate;
 

@@ -7,6 +7,7 @@
 //! | `service.rs` | the methods, and what executes them |
 //! | `serve.rs` | the server process |
 //! | `client.rs` | the client process: makes calls, and judges their outcomes |
+//! | `settle.rs`, `audit.rs`, `report.rs` | how one call is made and ends, what the bank says of all, and the numbers |
 //! | `check.rs`, `book.rs`, `journal.rs` | what outcomes imply, and how it is kept |
 //! | `durable.rs`, `books_file.rs` | the same bank with a ledger |
 //! | `crash.rs` | kills it while money moves |
@@ -17,6 +18,7 @@
 //! | `address.rs`, `chance.rs`, `cli.rs` | addresses, random numbers, the command line |
 
 mod address;
+mod audit;
 mod book;
 mod books_file;
 mod chance;
@@ -32,8 +34,10 @@ mod naive;
 mod persistent;
 mod process;
 mod relay;
+mod report;
 mod serve;
 mod service;
+mod settle;
 mod table;
 
 use std::io::Write;
@@ -43,8 +47,9 @@ use std::time::Duration;
 use clap::Parser;
 
 use cli::{Cli, ClientArgs, Command};
-use client::{Load, Report};
+use client::Load;
 use demo::Demo;
+use report::Report;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

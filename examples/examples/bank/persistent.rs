@@ -14,14 +14,15 @@ use oncewire_driver::{DurableCall, DurableClient, Outcome, RecoveredCall};
 use oncewire_ledger_redb::RedbJournal;
 use serde::de::DeserializeOwned;
 
+use crate::audit::ask;
 use crate::book::Book;
 use crate::chance::{Rng, within};
 use crate::check::{Doubt, Findings, Kind, Verdict, check, unchecked};
 use crate::client::{
-    AUDIT_TIMEOUT, CONNECT_TIMEOUT, FAULTS_MAX, Load, POOR_OPENING, RICH_OPENING, Report, ask,
-    connect_again, options, tell_findings,
+    AUDIT_TIMEOUT, CONNECT_TIMEOUT, Load, POOR_OPENING, RICH_OPENING, connect_again, options,
 };
 use crate::journal::{self, Journal};
+use crate::report::{FAULTS_MAX, Report, tell_findings};
 use crate::service::{AccountId, BankError, Change, DEDUCT, DEPOSIT, OPEN, Open, Operation};
 
 /// Of a hundred calls, those that their caller does not want any more as soon as they are made.

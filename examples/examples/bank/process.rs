@@ -11,7 +11,8 @@ use smol::process::{Child, Command};
 
 use crate::address::Address;
 use crate::chance::{unique, within};
-use crate::client::{Load, Report};
+use crate::client::Load;
+use crate::report::Report;
 
 /// How long a server may take to be ready, and to end.
 const PATIENCE: Duration = Duration::from_secs(10);
