@@ -1,6 +1,6 @@
 //! Who gets how much of the server's memory (S11): pure decisions.
 //!
-//! Static limits cannot do it. Where the transport names nobody, a stranger opens as many sessions as he likes, and
+//! Static limits cannot do it. Where the transport gives no names, a stranger opens as many sessions as it likes, and
 //! seventeen of them with the default grants used to reserve all there was. So besides the limits there is a rule
 //! that depends on what is free: the more is taken, the less a claimant that holds much may still take, while one that
 //! holds little gets its first calls in, and greedy ones always leave something free.

@@ -45,7 +45,7 @@ use transmit::Output;
 #[cfg_attr(feature = "_explore", derive(Hash))]
 enum Phase {
     Down,
-    /// `Hello` is to be sent or was sent.
+    /// `Hello` waits to be sent, or was sent.
     Greeting,
     Up,
 }
@@ -57,7 +57,7 @@ struct PendingEvents {
     connected: Option<bool>,
     disconnect: Option<CloseReason>,
     lost: Option<SessionEnd>,
-    closed_told: bool,
+    closed_reported: bool,
 }
 
 /// The client machine.
@@ -200,7 +200,7 @@ impl<S: ClientStorage> Client<S> {
         self.closing = true;
     }
 
-    /// A connection to the server stands. An older one is forgotten: drop whatever of its bytes you have not given to
+    /// There is a connection to the server. An older one is forgotten: drop whatever of its bytes you have not given to
     /// [`handle_data`](Client::handle_data), and whatever of ours it did not take (S4).
     pub fn handle_connected(&mut self, now: Instant) {
         self.advance_clock(now);
@@ -256,7 +256,7 @@ impl<S: ClientStorage> Client<S> {
         if let Some((call, outcome)) = self.table.poll_event() {
             return Some(ClientEvent::Ended { call, outcome });
         }
-        if self.is_closed() && !core::mem::replace(&mut self.pending_events.closed_told, true) {
+        if self.is_closed() && !core::mem::replace(&mut self.pending_events.closed_reported, true) {
             return Some(ClientEvent::Closed);
         }
         None

@@ -1,6 +1,6 @@
 //! The digest by which a server knows a repeated request from another one under the same xid (S10).
 //!
-//! It guards a client against its own mistakes, not the server against an attacker: whoever can choose the xid
+//! It guards a client against its own mistakes, not the server against an attacker: a peer that can choose the xid
 //! and the body owns the session anyway. What matters is that it is the same on every machine, since ledgers keep
 //! it, and cheap: two multiplications for 16 bytes, two chains of them for a short body and four for a long one.
 //! PROTOCOL.md ("Request digest") gives the definition.
@@ -69,7 +69,7 @@ impl Long {
         Long { a, b, c: b ^ K0, d: b ^ K1 }
     }
 
-    /// Begins with what stands before a body of `len` bytes; `None` if that is not long.
+    /// Begins with what precedes a body of `len` bytes; `None` if that is not long.
     pub(crate) fn begin(method: MethodId, flags: u8, len: usize) -> Option<Long> {
         let (a, b) = begin(method, flags, len);
         (len >= LONG_LEN_MIN).then(|| Long::new(a, b))

@@ -147,7 +147,7 @@ pub enum ProtocolError {
 }
 
 impl ProtocolError {
-    /// The number that stands for this error in a `Refuse` frame (PROTOCOL.md, "Refuse").
+    /// The number of this error in a `Refuse` frame (PROTOCOL.md, "Refuse").
     pub const fn code(&self) -> u8 {
         match self {
             ProtocolError::FrameTooLong { .. } => 1,
@@ -242,7 +242,7 @@ impl fmt::Display for ProtocolError {
 
 impl core::error::Error for ProtocolError {}
 
-/// Why a connection is to be closed, or was refused.
+/// Why a connection has to be closed, or was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "_explore", derive(Hash))]

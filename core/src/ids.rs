@@ -40,7 +40,7 @@ impl fmt::Display for Xid {
 
 /// The 128 random bits that name a session (S1).
 ///
-/// Whoever knows them can resume the session, so they are never displayed whole.
+/// They are never displayed whole, because a peer that knows them can resume the session.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SessionId([u8; 16]);
 
@@ -156,7 +156,7 @@ impl Principal {
     pub const ANONYMOUS: Principal = Principal(u64::MAX);
 }
 
-/// One place in a table, told from later tenants of the same place by its generation.
+/// One place in a table, distinguished from later tenants of the same place by its generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     pub(crate) index: u32,

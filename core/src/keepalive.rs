@@ -24,7 +24,7 @@ const NEVER_MS: u32 = u32::MAX;
 /// How long a check period is where the peer may be silent for ever.
 const CHECK_PERIOD: Duration = Duration::from_secs(10);
 
-/// The keepalive that a number of milliseconds on the wire stands for.
+/// The keepalive that a number of milliseconds on the wire means.
 pub(crate) fn from_millis(keepalive_ms: u32) -> Duration {
     if keepalive_ms == NEVER_MS {
         NEVER
@@ -33,7 +33,7 @@ pub(crate) fn from_millis(keepalive_ms: u32) -> Duration {
     }
 }
 
-/// The number of milliseconds on the wire that stands for a keepalive.
+/// The number of milliseconds by which a keepalive is sent.
 pub(crate) fn millis(keepalive: Duration) -> u32 {
     u32::try_from(keepalive.as_millis()).unwrap_or(NEVER_MS).max(1)
 }

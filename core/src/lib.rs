@@ -1,6 +1,6 @@
 //! The Oncewire protocol as a sans-IO state machine: **every call has one truthful outcome**.
 //!
-//! It was executed and here is the reply; or it was not executed; or nobody can know yet, and its id is a ticket to
+//! It was executed and here is the reply; or it was not executed; or that is not known yet, and its id is a ticket to
 //! learn it later. A request that arrives twice runs once; a lost reply is sent again, not computed again; what is kept
 //! is bounded, and nothing that may still be asked for is forgotten. `PROTOCOL.md` beside this crate specifies the wire.
 //!

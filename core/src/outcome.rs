@@ -11,7 +11,7 @@ pub enum Executed {
     No,
     /// It was executed, once.
     Yes,
-    /// Nobody can know yet; a ticket may tell later.
+    /// Not known yet; a ticket may tell later.
     Unknown,
 }
 
@@ -25,12 +25,12 @@ pub enum Outcome<'d> {
     NoReply(NoReply),
     /// Not executed, and it never will be.
     NotExecuted(NotExecuted),
-    /// Nobody can know yet.
+    /// Not known yet.
     Unknown {
         /// What took the knowledge away.
         why: Unknown,
         /// Whether the answer may still come: the call's id stays valid, and a later outcome replaces this one, or
-        /// [`Client::forget`](crate::Client::forget) says that nobody waits for it.
+        /// [`Client::forget`](crate::Client::forget) gives it up.
         ticket: bool,
     },
 }
@@ -162,7 +162,7 @@ impl fmt::Display for NotExecuted {
 
 impl core::error::Error for NotExecuted {}
 
-/// Why nobody can know whether a call was executed.
+/// Why it is not known whether a call was executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Unknown {
@@ -259,12 +259,12 @@ impl Status {
         }
     }
 
-    /// The status that `byte` stands for.
+    /// The status with this byte.
     pub const fn from_byte(byte: u8) -> Option<Status> {
         Status::from_wire(byte, 0)
     }
 
-    /// The status that `byte` stands for, in an answer to the `Ask` with this number. Only NotSeen has one.
+    /// The status with this byte, in an answer to the `Ask` with this number. Only NotSeen has one.
     pub const fn from_wire(byte: u8, ask: u16) -> Option<Status> {
         if ask != 0 && byte != 0x20 {
             return None;

@@ -61,9 +61,10 @@ use session::LEASE;
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 struct Drain {
     until: Instant,
-    /// The grace is over: nobody is waited for any more.
+    /// The grace is over: what still runs is not waited for.
     over: bool,
-    told: bool,
+    /// [`ServerEvent::Drained`] was polled.
+    reported: bool,
 }
 
 type Methods<T> = <T as ServerStorage>::Methods<MethodSpec>;
@@ -120,7 +121,7 @@ pub struct Server<T: ServerStorage> {
     leases: List<LEASE>,
     /// The same for those that never carried a request.
     leases_unused: List<LEASE>,
-    /// Sessions in which something runs that nobody waits for any more, and whose event was not polled.
+    /// Sessions in which something runs that is not wanted any more, and whose event was not polled.
     abandoned: List<LEASE>,
     /// Sessions that have ended and whose event was not polled.
     ended: List<LEASE>,
@@ -252,7 +253,7 @@ impl<T: ServerStorage> Server<T> {
         }
         if self.is_drained()
             && let Some(drain) = &mut self.drain
-            && !core::mem::replace(&mut drain.told, true)
+            && !core::mem::replace(&mut drain.reported, true)
         {
             return Some(ServerEvent::Drained);
         }
@@ -269,7 +270,7 @@ impl<T: ServerStorage> Server<T> {
         if self.drain.is_some() {
             return;
         }
-        self.drain = Some(Drain { until: self.now + grace, over: false, told: false });
+        self.drain = Some(Drain { until: self.now + grace, over: false, reported: false });
         for index in 0..self.conns.high_water() {
             let Some(conn) = self.conns.at_mut(index) else { continue };
             if conn.session.is_some() {
@@ -385,7 +386,7 @@ impl<T: ServerStorage> Server<T> {
         }
     }
 
-    /// Parts a session from its connection: its lease begins; or it ends, if nobody knows of it.
+    /// Parts a session from its connection: its lease begins; or it ends, if its client never learned of it.
     fn unbind(&mut self, conn_index: u32) {
         self.end_coming(conn_index);
         let Some(conn) = self.conns.live_mut(conn_index) else { return };

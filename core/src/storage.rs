@@ -129,7 +129,7 @@ pub trait Table<T>: Places<T> + Default {
     /// Takes a free place; `None` when full.
     fn insert(&mut self, value: T) -> Option<Key>;
     fn remove(&mut self, index: u32) -> Option<T>;
-    /// The same, where nobody wants the entry.
+    /// The same, without returning the entry.
     fn free(&mut self, index: u32);
     /// The entry at `index`, with its key.
     fn keyed_mut(&mut self, index: u32) -> Option<(Key, &mut T)>;
@@ -269,7 +269,7 @@ impl<T> Place<T> {
         Some(value)
     }
 
-    /// The same, where nobody wants the value; false if there is none.
+    /// The same, without returning the value; false if there is none.
     #[inline]
     fn free(&mut self) -> bool {
         let taken = self.value.is_some();

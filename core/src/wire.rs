@@ -37,13 +37,13 @@ pub const SERVICE_NAME_LEN_MAX: usize = 64;
 
 /// Flag of a request: the call may run more than once (S22).
 pub const FLAG_IDEMPOTENT: u8 = 0x01;
-/// Flag of a request: nobody waits for the reply's body (S23).
+/// Flag of a request: its caller does not wait for the reply's body (S23).
 pub const FLAG_ONE_WAY: u8 = 0x02;
 
 /// Feature: the client keeps the session in a journal, and comes back to it though it never sent a request: its lease is
 /// the full one from the start (S6).
 pub const FEATURE_DURABLE: u32 = 0x01;
-/// Feature: the client is being debugged, and asks not to be called dead while it stands still: it is granted the longest
+/// Feature: the client is being debugged, and asks not to be called dead while it is stopped: it is granted the longest
 /// keepalive that the server allows anybody (S20).
 pub const FEATURE_PATIENT: u32 = 0x02;
 /// All features of this version.
@@ -283,7 +283,7 @@ pub enum Frame<'d> {
     Ask(Xid, u16),
     /// "These are settled."
     Ack(Ack),
-    /// "Nobody wants this xid any more."
+    /// "This xid is not wanted any more."
     Cancel(Xid),
     /// "Are you there?"
     Ping(Role),

@@ -77,7 +77,7 @@ fn server_turn<T: ServerStorage>(
         if let Some(Incoming::Request(request)) = received.item
             && let Ok(running) = server.start(now, request.admission)
         {
-            // A reply that is too large is recorded as such, and the client is told.
+            // A reply that is too large is recorded as such, and the client learns that.
             let _ = server.reply(now, running, &handler(request.body));
         }
         inbox.take(received.consumed);

@@ -27,7 +27,7 @@ pub(crate) struct CallEntry<B> {
     pub(super) abandoned: Option<NotExecuted>,
     /// A connection that carried it has broken, or it was sent again: an earlier copy may have run.
     pub(super) may_have_run: bool,
-    /// The server is to be told that nobody wants it.
+    /// It is not wanted any more: the server gets a `Cancel`.
     pub(super) cancelled: bool,
     /// Its owner settles it.
     pub(super) durable: bool,
@@ -129,7 +129,7 @@ pub(super) enum LastSent {
     Asked { epoch: u32 },
 }
 
-/// What is to be sent about a call on this connection.
+/// What waits to be sent about a call on this connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "_explore", derive(Hash))]
 pub(super) struct Todo {

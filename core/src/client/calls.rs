@@ -293,7 +293,7 @@ impl<S: ClientStorage> CallTable<S> {
         self.resume_at = self.resume_at.and_then(|index| self.unsettled.next(&self.calls, index));
     }
 
-    /// The connection is gone: nothing is to be done on it, and what it carried is in doubt.
+    /// The connection is gone: nothing is left to send on it, and what it carried is in doubt.
     pub(super) fn break_connection(&mut self) {
         self.resume_at = None;
         while let Some(index) = self.todo.pop_front(&mut self.calls) {
@@ -349,9 +349,9 @@ impl<S: ClientStorage> CallTable<S> {
     /// Settles a durable call that has its outcome; if that was not polled yet, it still comes.
     fn settle_answered(&mut self, index: u32) {
         let Some(entry) = self.calls.at_mut(index) else { return };
-        let untold = entry.event.take();
+        let unpolled = entry.event.take();
         self.unlink_settled(index);
-        if let Some(outcome) = untold {
+        if let Some(outcome) = unpolled {
             self.push_event(index, outcome);
         }
         self.release(index);
@@ -366,7 +366,7 @@ impl<S: ClientStorage> CallTable<S> {
         }
     }
 
-    /// Numbers start anew; the grant is set by the next `Welcome`. Nothing may be unsettled.
+    /// Numbers start again; the grant is set by the next `Welcome`. Nothing may be unsettled.
     pub(super) fn start_session(&mut self, xid_before_first: u64) {
         debug_assert!(self.unsettled.is_empty());
         self.last_xid = xid_before_first;

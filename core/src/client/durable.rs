@@ -130,7 +130,7 @@ impl<S: ClientStorage> CallTable<S> {
     fn restore_numbers(&mut self, xid_last: u64) {
         self.last_xid = xid_last;
         self.journaled_up_to = xid_last;
-        // S16: which of them are settled is told by bits at the resume.
+        // S16: the resume says in bits which of them are settled.
         self.settled_high = xid_last;
         // Of every slot that they may have been on, not only of those below the highest of an unsettled call.
         if let Some(last) = self.granted.checked_sub(1).filter(|_| xid_last > 0) {
@@ -162,7 +162,7 @@ impl<S: ClientStorage> CallTable<S> {
         Some(id)
     }
 
-    /// All calls up to this xid may be sent; those that could not be before are to be sent if that is `now_due`.
+    /// All calls up to this xid may be sent; those that could not be before are queued if that is `now_due`.
     fn note_journaled(&mut self, up_to: u64, now_due: bool) {
         self.journaled_up_to = self.journaled_up_to.max(up_to.min(self.last_xid));
         // A round of S21 that has not come to them yet will.
@@ -179,8 +179,8 @@ impl<S: ClientStorage> CallTable<S> {
         }
     }
 
-    /// A durable call has its final outcome: nothing more is sent of it, and its slot stays taken. Returns its id if the
-    /// outcome is to be told; `None` if it had one already.
+    /// A durable call has its final outcome: nothing more is sent of it, and its slot stays taken. Returns its id if its
+    /// caller waits for the outcome; `None` if it had one already.
     pub(super) fn answer_durable(&mut self, index: u32) -> Option<CallId> {
         let key = self.calls.key_at(index)?;
         let entry = self.calls.at_mut(index)?;
@@ -192,9 +192,9 @@ impl<S: ClientStorage> CallTable<S> {
         entry.retransmit_at = Instant::FAR_FUTURE;
         entry.todo = Todo::default();
         entry.event = None;
-        let told = entry.take_caller();
+        let has_caller = entry.take_caller();
         self.todo.unlink(&mut self.calls, index);
         self.events.unlink(&mut self.calls, index);
-        told.then_some(CallId(key))
+        has_caller.then_some(CallId(key))
     }
 }

@@ -384,7 +384,7 @@ pub(crate) struct Leaving {
     pub(crate) server_leaving: bool,
     /// The session has no more numbers.
     pub(crate) exhausted: bool,
-    /// The client was told to close.
+    /// The program has asked the client to close.
     pub(crate) closing: bool,
     /// No call waits for its xid.
     pub(crate) nothing_waits: bool,

@@ -124,7 +124,7 @@ impl<S: ClientStorage> Client<S> {
         self.give_up(index, Reason::DeadlinePassed);
     }
 
-    /// S20; and S27: what nobody answers may be lost, so it is said again whenever the link is silent.
+    /// S20. On a lossy link what was not answered may be lost, so it is sent again whenever the link is silent (S27).
     fn send_keepalive(&mut self) {
         self.output.ping(self.config.resend_after.is_some());
     }

@@ -17,7 +17,7 @@ use crate::wire::{self, Ack, Frame, Hello, REQUEST_HEADER_LEN, RequestHeader, Re
 /// A shorter time would come again at once, for ever.
 const RESEND_AFTER_MIN: Duration = Duration::from_millis(1);
 
-/// What is to be sent on the current connection, apart from requests and questions.
+/// What waits to be sent on the current connection, apart from requests and questions.
 #[derive(Debug)]
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub(super) struct Output {
@@ -26,9 +26,9 @@ pub(super) struct Output {
     pub(super) hello_again_at: Instant,
     pub(super) pong: bool,
     ping: bool,
-    /// Our `Goodbye`, if it was sent, is to be said again (S27). It counts as sent all the same: no request follows it.
+    /// Our `Goodbye`, if it was sent, is due again (S27). It counts as sent all the same: no request follows it.
     goodbye_again: bool,
-    /// When what is settled above `acked` is to be acknowledged (S16).
+    /// When to acknowledge what is settled above `acked` (S16).
     pub(super) ack_at: Instant,
     /// Bytes of the replies so settled.
     pub(super) ack_owed_bytes: usize,
@@ -91,7 +91,7 @@ enum Step {
 }
 
 impl<S: ClientStorage> Client<S> {
-    /// Writes what is to be sent at the front of `out` and returns its length; `None` when there is nothing to send.
+    /// Writes what is due at the front of `out` and returns its length; `None` when there is nothing to send.
     /// Bytes so written count as sent. Poll until `None` after every other `&mut self` call. Durable calls leave only once
     /// [`poll_unjournaled`](Client::poll_unjournaled) has returned them and [`journaled`](Client::journaled) has covered
     /// them.

@@ -39,7 +39,7 @@ pub struct ServerConfig {
     pub lease_unused: Duration,
     /// Silence after which a peer is called dead (S20); [`NEVER`](crate::NEVER) for debugging a service.
     pub keepalive: Duration,
-    /// The same, if it is longer, for a client that asks never to be called dead, since somebody debugs it. What it costs:
+    /// The same, if it is longer, for a client that asks never to be called dead because it is being debugged. The cost:
     /// a client that asks and then vanishes keeps its connection and its session for so long. The default is an hour.
     pub keepalive_max: Duration,
     /// How long a new connection may take to say `Hello` (C42).
@@ -54,7 +54,7 @@ pub struct ServerConfig {
     pub sessions_per_principal_max: u32,
     /// Bytes of replies kept or reserved for one session.
     ///
-    /// Of this and the five limits that follow, nobody gets so much that others are left without: a session holds at
+    /// Of this and the five limits that follow, no client gets so much that others are left without: a session holds at
     /// most as much as it leaves free, and a principal at most three times as much, but for sessions that hold little.
     pub kept_per_session_max: u64,
     /// Bytes of replies kept or reserved for one principal.

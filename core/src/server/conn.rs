@@ -1,4 +1,4 @@
-//! A connection at a server: its phase, what is to be sent on it, and the reply that is leaving.
+//! A connection at a server: its phase, what waits to be sent on it, and the reply that is leaving.
 
 use super::long::Coming;
 use crate::error::CloseReason;
@@ -84,7 +84,7 @@ pub(super) struct PartialFrame<B> {
     pub(super) body: PartialBody<B>,
 }
 
-/// Where the body of a reply that is leaving stands.
+/// Where the body of a reply that is leaving is stored.
 #[derive(Debug)]
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub(super) enum PartialBody<B> {
@@ -145,7 +145,7 @@ impl<B> Conn<B> {
         }
     }
 
-    /// Whether the record of its session is to be asked for, now.
+    /// Whether to ask for the record of its session now: once.
     pub(super) fn takes_record(&mut self) -> bool {
         let wanted = self.phase == Phase::AwaitingRecord { asked: false };
         if wanted {
@@ -160,7 +160,7 @@ impl<B> Conn<B> {
         !matches!(self.phase, Phase::Finishing(_) | Phase::Closing(_))
     }
 
-    /// Why it is to be closed, if it is.
+    /// Why it has to be closed, if it has.
     #[inline]
     pub(super) fn closing(&self) -> Option<CloseReason> {
         match self.phase {

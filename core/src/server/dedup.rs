@@ -271,13 +271,13 @@ pub(super) fn status_of_reply(one_way: bool, len: usize, max: usize) -> Status {
     if one_way || len <= max { Status::Done } else { Status::NoReply(NoReply::ReplyTooLarge) }
 }
 
-/// What is kept of a call that was not executed. A reason that only a client can have is told as `BadArguments`.
+/// What is kept of a call that was not executed. A reason that only a client can have becomes `BadArguments`.
 pub(super) fn status_of_refusal(why: NotExecuted) -> Status {
     let status = Status::Refused(why);
     if status.to_byte().is_some() { status } else { Status::Refused(NotExecuted::BadArguments) }
 }
 
-/// What is kept of a call that was executed without a reply to show. A reason that only a client can have is told as
+/// What is kept of a call that was executed without a reply to show. A reason that only a client can have becomes
 /// `Aborted`.
 pub(super) fn status_of_no_reply(why: NoReply) -> Status {
     let status = Status::NoReply(why);

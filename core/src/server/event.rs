@@ -14,7 +14,7 @@ pub enum ServerEvent {
     /// A session was opened on this connection: record it, then call
     /// [`confirm_session`](crate::Server::confirm_session). Only with [`ServerConfig::records_sessions`](crate::ServerConfig::records_sessions).
     SessionOpened(ConnId),
-    /// The lease of a session is over, or it was ended for cause, and calls of it run: nobody waits for them
+    /// The lease of a session is over, or it was ended for cause, and calls of it run that are not wanted any more
     /// ([`is_wanted`](crate::Server::is_wanted)). Their handlers may stop, or not: only when they have finished is the session
     /// gone (S6), and until then its client may be back, unless it was ended for cause.
     Abandoned(SessionKey),

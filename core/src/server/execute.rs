@@ -78,7 +78,7 @@ impl Running {
     }
 }
 
-/// [`Server::start`] has refused: the call will never run, and its client is told why.
+/// [`Server::start`] has refused: the call will never run, and its client learns why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused(pub NotExecuted);
 
@@ -143,7 +143,7 @@ impl<'a> RecordState<'a> {
 
 impl<T: ServerStorage> Server<T> {
     /// Decides whether an admitted call runs (S17): a passed deadline, a cancel or a drain has it refused, and its
-    /// client told so. Write a started record before, and start only when it is stable (S28).
+    /// client learns so. Write a started record before, and start only when it is stable (S28).
     ///
     /// # Errors
     /// Why it will never run.
@@ -178,7 +178,7 @@ impl<T: ServerStorage> Server<T> {
         Ok(Running { key, reply_len_max: slot.bytes })
     }
 
-    /// Refuses an admitted call. A reason that only a client can have is told as `BadArguments`.
+    /// Refuses an admitted call. A reason that only a client can have becomes `BadArguments`.
     pub fn refuse(&mut self, now: Instant, admission: Admission, why: NotExecuted) {
         self.advance_clock(now);
         self.conclude(admission.key, SlotState::Admitted, |_| {
@@ -220,7 +220,7 @@ impl<T: ServerStorage> Server<T> {
         self.no_reply(now, running, NoReply::Aborted);
     }
 
-    /// The call was executed, and there is no reply to show. A reason that only a client can have is told as `Aborted`.
+    /// The call was executed, and there is no reply to show. A reason that only a client can have becomes `Aborted`.
     pub fn no_reply(&mut self, now: Instant, running: Running, why: NoReply) {
         self.advance_clock(now);
         let status = dedup::status_of_no_reply(why);
@@ -228,7 +228,7 @@ impl<T: ServerStorage> Server<T> {
     }
 
     /// A call that was started has left no trace, and never will: the transaction in which it ran was rolled back (S14),
-    /// or it never came to its handler. A reason that only a client can have is told as `BadArguments`.
+    /// or it never came to its handler. A reason that only a client can have becomes `BadArguments`.
     pub fn roll_back(&mut self, now: Instant, running: Running, why: NotExecuted) {
         self.advance_clock(now);
         self.conclude(running.key, SlotState::Running, |_| {
@@ -243,7 +243,7 @@ impl<T: ServerStorage> Server<T> {
             .is_some_and(|slot| slot.xid == key.xid.get() && slot.cancelled)
     }
 
-    /// Whether somebody waits for a call that is admitted or runs: it was not cancelled, the lease of its session is not
+    /// Whether a call that is admitted or runs is still wanted: it was not cancelled, the lease of its session is not
     /// over, and neither is the grace of a drain. False for a call that has finished.
     pub fn is_wanted(&self, key: CallKey) -> bool {
         if self.drain.as_ref().is_some_and(|drain| drain.over) {
@@ -275,7 +275,7 @@ impl<T: ServerStorage> Server<T> {
 
     /// Puts back what a ledger has kept of a call (S28). A record never replaces one of a later xid on its slot.
     ///
-    /// False, and nothing done, if a later one stands there, if the call runs, or if the client has seen its answer.
+    /// False, and nothing done, if a later one is there, if the call runs, or if the client has seen its answer.
     pub fn restore_call(&mut self, session: SessionKey, record: CallRecord<'_>) -> bool {
         let Some(index) = self.live_session(session) else { return false };
         let number = record.xid.get();

@@ -42,7 +42,7 @@ impl<T: ServerStorage> Server<T> {
     /// [`restore_call`](Server::restore_call).
     ///
     /// `None`, and nothing done, if it cannot be honoured: the id is taken, the table is full, or the storage has
-    /// fewer slots or shorter bodies than were granted. Its client is told `SessionUnknown` (C67).
+    /// fewer slots or shorter bodies than were granted. Its client gets `SessionUnknown` (C67).
     pub fn restore_session(
         &mut self,
         now: crate::time::Instant,
@@ -84,7 +84,7 @@ impl<T: ServerStorage> Server<T> {
     }
 
     /// The record of the session that was opened on this connection is stable: its `Welcome` may leave. Nothing happens
-    /// if the connection is gone; nobody knows the session's id then.
+    /// if the connection is gone: its client never learned the session's id.
     pub fn confirm_session(&mut self, conn: crate::ids::ConnId) {
         let Some(live) = self.conns.get_mut(conn.0) else { return };
         if !matches!(live.phase, Phase::AwaitingRecord { .. }) {
@@ -97,7 +97,7 @@ impl<T: ServerStorage> Server<T> {
         self.wake(conn.0.index);
     }
 
-    /// A session that has a connection is on somebody's disk: its lease will be the full one.
+    /// A session that has a connection is on a disk, a ledger's or its client's: its lease will be the full one.
     fn note_recorded(&mut self, index: u32) {
         if let Some(session) = self.sessions.at_mut(index)
             && session.reach == Reach::Unused

@@ -52,7 +52,7 @@ pub struct Request<'d> {
     pub deadline: Instant,
     /// Whether it may run more than once (S22).
     pub idempotent: bool,
-    /// Whether nobody waits for its reply's body (S23).
+    /// Whether its caller does not wait for the reply's body (S23).
     pub one_way: bool,
 }
 
@@ -63,7 +63,7 @@ impl<T: ServerStorage> Server<T> {
     /// more in what is there already. Of a connection that the machine has let go of, everything is taken and dropped.
     ///
     /// # Errors
-    /// The client broke the protocol. A `Refuse` that says so is to be sent: poll events, transmit, and close the
+    /// The client broke the protocol. A `Refuse` that says so waits to be sent: poll events, transmit, and close the
     /// connection when [`ServerEvent::Close`](super::ServerEvent::Close) comes.
     #[inline]
     pub fn handle_data<'d>(

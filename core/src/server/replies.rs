@@ -359,7 +359,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
         true
     }
 
-    /// The connection is gone: nothing is to be sent on it. What is kept stays until it is asked for (S4).
+    /// The connection is gone: nothing can be sent on it. What is kept stays until it is asked for (S4).
     pub(super) fn unqueue_replies(&mut self) {
         while let Some(number) = self.pop_out() {
             self.forget_idempotent(number);

@@ -40,7 +40,7 @@ pub(super) enum Reach {
     /// A client that has it in memory only, and has sent no request in it: nothing is lost with it but a handshake.
     Unused,
     /// No request came, but it is on a disk: a ledger's, or its client's, which may have recorded a call in it that is on
-    /// its way. With a short lease such a call was lost, and nobody could know whether it had been executed (C81, C82).
+    /// its way. With a short lease such a call was lost, and its client could not learn whether it had been executed (C81, C82).
     Recorded,
     /// A request has come.
     Used,
@@ -102,7 +102,7 @@ impl SessionState {
         }
     }
 
-    /// Whether its client may still ask for what is kept: somebody waits for what runs in it.
+    /// Whether its client may still ask for what is kept, and what runs in it is wanted.
     pub(super) fn is_open(self) -> bool {
         matches!(self, SessionState::Open | SessionState::Closing)
     }
@@ -191,7 +191,7 @@ pub(crate) struct Calls<T: ServerStorage> {
 }
 
 impl<T: ServerStorage> Calls<T> {
-    /// Whether nothing is held, nothing is to be sent, and nothing that was kept is still leaving.
+    /// Whether nothing is held, nothing waits to be sent, and nothing that was kept is still leaving.
     pub(super) fn is_empty(&self) -> bool {
         self.held.is_empty() && self.out.is_empty() && self.kept_bytes == 0
     }

@@ -21,7 +21,7 @@ enum Step {
 }
 
 impl<T: ServerStorage> Server<T> {
-    /// Writes what is to be sent on a connection at the front of `out` and returns its length; `None` when there is
+    /// Writes what is due on a connection at the front of `out` and returns its length; `None` when there is
     /// nothing to send. Poll until `None` when [`ServerEvent::Transmit`](super::ServerEvent::Transmit) names the
     /// connection, and then poll events again: a connection to be closed is closed after its last frame.
     ///
@@ -49,8 +49,7 @@ impl<T: ServerStorage> Server<T> {
         written
     }
 
-    /// Nothing is left to send on a connection: it is closed if it is to be, and so is its session if only that was
-    /// missing.
+    /// Nothing is left to send on a connection: closes it if it was waiting for that, and ends its session likewise.
     fn all_sent(&mut self, index: u32) {
         let Some(conn) = self.conns.live(index) else { return };
         match (conn.phase, conn.session) {

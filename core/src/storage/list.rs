@@ -4,7 +4,7 @@ use crate::storage::Places;
 
 /// No index.
 pub(crate) const NIL: u32 = u32::MAX;
-/// Stands in `prev` of an entry that is on no list.
+/// `prev` of an entry that is on no list.
 const UNLINKED: u32 = u32::MAX - 1;
 
 /// An entry's neighbours on one list.

@@ -33,7 +33,7 @@ impl Role {
     }
 }
 
-/// What stands at the front of received bytes, without reading more than the length and the kind.
+/// What is at the front of received bytes, without reading more than the length and the kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameInfo {
     /// Bytes of the whole frame, the length field included.
@@ -77,8 +77,8 @@ pub enum Decoded<'d> {
 /// Decodes the frame at the front of `data`, which `from` sent and whose body may have `body_len_max` bytes.
 ///
 /// # Errors
-/// What is wrong with the frame. A length is judged as soon as it is there, so that nobody waits for, or makes room
-/// for, a frame that will be refused.
+/// What is wrong with the frame. A length is judged as soon as it is there, so that a receiver does not wait for, or make
+/// room for, a frame that will be refused.
 pub fn decode(data: &[u8], from: Role, body_len_max: u32) -> Result<Decoded<'_>, ProtocolError> {
     Ok(match parse(data, from, body_len_max)? {
         Parsed::Incomplete(wanted) => Decoded::Incomplete(wanted),
@@ -149,8 +149,8 @@ pub(crate) fn parse(
     }
 }
 
-/// What is wrong with a first frame that does not decode: a peer of another protocol is told so, and a client that does
-/// not begin with `Hello` too, rather than that its frame is too long.
+/// What is wrong with a first frame that does not decode: a peer of another protocol learns that, and so does a client
+/// that does not begin with `Hello`, rather than that its frame is too long.
 pub(crate) fn first_frame_error(data: &[u8], error: ProtocolError) -> ProtocolError {
     match data.get(LEN_FIELD_LEN) {
         Some(&KIND_HELLO) | None => error,
@@ -174,7 +174,7 @@ fn decode_control(kind: u8, fields: &[u8], from: Role) -> Result<Frame<'_>, Prot
     let empty = |frame| if fields.is_empty() { Ok(frame) } else { Err(malformed) };
     match (kind, from) {
         (KIND_HELLO, Role::Client) => {
-            // Judged first, so that a peer of another protocol is told so.
+            // Checked first, so that a peer of another protocol learns just that.
             if !fields.starts_with(&MAGIC) {
                 return Err(ProtocolError::BadMagic);
             }

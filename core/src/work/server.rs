@@ -80,7 +80,7 @@ impl Full {
         self.take(&Frame::Ack(ack)).map(drop)
     }
 
-    /// Takes and drops all that is to be sent.
+    /// Takes and drops all that waits to be sent.
     fn flush(&mut self) {
         let mut out = [0; 1024];
         loop {

@@ -7,12 +7,12 @@ use crate::outcome::{Outcome, Unknown};
 use crate::storage::{Body, ClientStorage, FreeSlots, Places, Table};
 
 impl<S: ClientStorage> CallTable<S> {
-    /// S9: takes an unsettled call's answer. Returns its id if its outcome is to be told.
+    /// S9: takes an unsettled call's answer. Returns its id if its caller waits for the outcome.
     pub(in crate::client) fn settle(&mut self, index: u32) -> Option<CallId> {
         let key = self.calls.key_at(index)?;
-        let told = self.unlink_settled(index)?;
+        let has_caller = self.unlink_settled(index)?;
         self.release(index);
-        told.then_some(CallId(key))
+        has_caller.then_some(CallId(key))
     }
 
     /// Settles a call whose outcome no received data brings; false if that is its owner's to do.
@@ -33,8 +33,8 @@ impl<S: ClientStorage> CallTable<S> {
         self.release(index);
     }
 
-    /// Takes an unsettled call off the lists, and forgets an event of it that was not polled; says whether somebody
-    /// listens. `None` if it was not unsettled.
+    /// Takes an unsettled call off the lists, and forgets an event of it that was not polled; says whether a
+    /// caller waits. `None` if it was not unsettled.
     #[inline]
     pub(super) fn unlink_settled(&mut self, index: u32) -> Option<bool> {
         let entry = self.calls.at_mut(index)?;
