@@ -76,8 +76,8 @@ impl<A, R> Method<A, R> {
     }
 
     /// The greatest number of its calls that run at once at a server, of all clients; 0 counts as 1. Others wait in a queue, in
-    /// order ([`queue_max`](Method::queue_max)). One that is cancelled leaves the queue at once; one whose deadline has passed
-    /// when its turn comes is not started (S17).
+    /// order ([`queue_max`](Method::queue_max)). One that is cancelled leaves the queue at once, and one whose deadline passes is
+    /// refused then (S17).
     ///
     /// A handler that calls a method with such a limit at its own server may wait for itself. Not for transactional
     /// methods: of those one runs at a time.
@@ -86,9 +86,9 @@ impl<A, R> Method<A, R> {
         self
     }
 
-    /// The number of calls that may wait for those that run, instead of four for each of [`concurrency`](Method::concurrency) and 4,096 at
-    /// least; one session has no more than half of the queue. A call that finds no place ends as
-    /// `NotExecuted(Overloaded)`.
+    /// The number of calls that may wait for those that run, instead of four for each of
+    /// [`concurrency`](Method::concurrency), 4,096 at least and 65,536 at most; with 0 none waits. One session has no more
+    /// than half of the queue. A call that finds no place ends as `NotExecuted(Overloaded)`.
     pub const fn queue_max(mut self, calls: usize) -> Method<A, R> {
         self.options.queue_max = Some(calls);
         self

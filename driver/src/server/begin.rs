@@ -42,21 +42,33 @@ impl Waiting {
     }
 }
 
+/// Calls that are refused under one lock because they are overdue.
+const OVERDUE_MAX: usize = 1_024;
+
 impl State {
     /// A call cannot run now: it waits for its turn, or is refused.
     pub(super) fn enqueue(&mut self, now: Instant, call: Waiting) {
-        let method = call.method_index;
-        let Err(call) = self.limits.wait(call) else { return };
-        // The oldest ones may be overdue: they make room.
-        while let Some(oldest) = self.limits.oldest(method) {
-            let Some(why) = self.is_over(now, oldest.key(), oldest.deadline) else { break };
-            if let Some(oldest) = self.limits.pop(method) {
-                self.machine.refuse(now, oldest.admission, why);
+        let deadline = call.deadline;
+        if let Err(call) = self.limits.wait(call) {
+            // The timer task may be late: those that are overdue make room.
+            self.refuse_overdue(now);
+            if let Err(call) = self.limits.wait(call) {
+                self.overloaded += 1;
+                self.machine.refuse(now, call.admission, NotExecuted::Overloaded);
+                return;
             }
         }
-        if let Err(call) = self.limits.wait(call) {
-            self.overloaded += 1;
-            self.machine.refuse(now, call.admission, NotExecuted::Overloaded);
+        if deadline < self.armed {
+            self.to_wake.extend(self.timer_task.take());
+        }
+    }
+
+    /// Refuses those that wait and whose deadlines have passed, or many of them: their clients keep their slots, and wait
+    /// for their outcomes, until they are refused.
+    pub(super) fn refuse_overdue(&mut self, now: Instant) {
+        for _ in 0..OVERDUE_MAX {
+            let Some(call) = self.limits.take_overdue(now) else { return };
+            self.machine.refuse(now, call.admission, NotExecuted::DeadlinePassed);
         }
     }
 

@@ -263,8 +263,8 @@ impl<L> ServerBuilder<L> {
         self
     }
 
-    /// At most so many calls run at once, of all methods and all clients; 65,536 unless this says otherwise. Others wait
-    /// in their methods' queues, and of those together there are no more than [`queue_max`](ServerBuilder::queue_max).
+    /// At most so many calls run at once, of all methods and all clients; 65,536 unless this says otherwise; 0 counts as 1.
+    /// Others wait in their methods' queues, and of those together there are no more than [`queue_max`](ServerBuilder::queue_max).
     ///
     /// One method's share is set by [`Method::concurrency`].
     pub fn concurrency(mut self, calls: usize) -> Self {
@@ -273,7 +273,7 @@ impl<L> ServerBuilder<L> {
     }
 
     /// So many calls wait for one that runs, instead of four for each of [`concurrency`](ServerBuilder::concurrency), 4,096
-    /// at least and 65,536 at most. A call that finds no place ends as `NotExecuted(Overloaded)`.
+    /// at least and 65,536 at most; with 0 none waits. A call that finds no place ends as `NotExecuted(Overloaded)`.
     pub fn queue_max(mut self, calls: usize) -> Self {
         self.queue_max = Some(calls);
         self

@@ -1,8 +1,9 @@
 //! How many handlers run at once, and the queues before them.
 //!
 //! A call takes a [`Permit`] before its handler begins, and gives it back when it has ended. Without one it waits in its
-//! method's queue, in order. Whether it is still to run is decided when it leaves the queue (S17): its deadline may have
-//! passed meanwhile. One that was cancelled leaves the queue at once: its client needs the slot, and others its place.
+//! method's queue, in order. One that was cancelled leaves the queue at once, and one whose deadline passes at its deadline:
+//! its client needs the slot, and others its place. Whether a call may still run is checked once more when its turn has come
+//! (S17).
 
 use std::collections::BTreeMap;
 
@@ -78,6 +79,8 @@ pub(super) struct Limits {
     waiting: usize,
     /// The same by session, with their methods and places: none has more than half of a queue.
     by_session: BTreeMap<SessionKey, BTreeMap<Xid, (usize, u64)>>,
+    /// The same by deadline and place, with their methods.
+    by_deadline: BTreeMap<(Instant, u64), usize>,
     next: u64,
 }
 
@@ -90,6 +93,7 @@ impl Limits {
             methods: methods.map(gate).collect(),
             waiting: 0,
             by_session: BTreeMap::new(),
+            by_deadline: BTreeMap::new(),
             next: 0,
         }
     }
@@ -120,6 +124,7 @@ impl Limits {
         if full || of_session >= length.div_ceil(2) {
             return Err(call);
         }
+        self.by_deadline.insert((call.deadline, self.next), method);
         gate.queue.insert(self.next, call);
         self.by_session.entry(session).or_default().insert(xid, (method, self.next));
         self.next += 1;
@@ -156,9 +161,16 @@ impl Limits {
         Some((call, Permit { method }))
     }
 
-    /// The call that waits longest for a method.
-    pub(super) fn oldest(&self, method: usize) -> Option<&Waiting> {
-        self.methods.get(method)?.queue.first_key_value().map(|(_, call)| call)
+    /// The earliest deadline of the calls that wait.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.by_deadline.first_key_value().map(|((deadline, _), _)| *deadline)
+    }
+
+    /// The call that waits and has the earliest deadline, taken out, if that is past.
+    pub(super) fn take_overdue(&mut self, now: Instant) -> Option<Waiting> {
+        let ((deadline, place), method) = self.by_deadline.first_key_value()?;
+        let (deadline, place, method) = (*deadline, *place, *method);
+        if deadline > now { None } else { self.take_out(method, place) }
     }
 
     /// Any call that waits.
@@ -168,7 +180,7 @@ impl Limits {
     }
 
     /// The call that waits longest for a method, taken out.
-    pub(super) fn pop(&mut self, method: usize) -> Option<Waiting> {
+    fn pop(&mut self, method: usize) -> Option<Waiting> {
         let place = *self.methods.get(method)?.queue.first_key_value()?.0;
         self.take_out(method, place)
     }
@@ -188,6 +200,7 @@ impl Limits {
     fn take_out(&mut self, method: usize, place: u64) -> Option<Waiting> {
         let call = self.methods.get_mut(method)?.queue.remove(&place)?;
         self.waiting -= 1;
+        self.by_deadline.remove(&(call.deadline, place));
         let (session, xid) = (call.key().session(), call.key().xid());
         if let Some(of_session) = self.by_session.get_mut(&session) {
             of_session.remove(&xid);

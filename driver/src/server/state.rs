@@ -266,6 +266,12 @@ impl State {
         self.later.drop.push(Box::new(what));
     }
 
+    /// When the timer task has something to do.
+    pub(super) fn next_timeout(&self) -> Instant {
+        let machine = self.machine.poll_timeout().unwrap_or(Instant::FAR_FUTURE);
+        self.limits.next_deadline().map_or(machine, |deadline| machine.min(deadline))
+    }
+
     /// A call that runs was cancelled.
     pub(super) fn cancel(&mut self, call: CallKey) {
         if !self.planted.is(ServerFault::LostCancels) {

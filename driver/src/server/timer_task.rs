@@ -6,8 +6,6 @@ use std::sync::Weak;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use oncewire_core::Instant;
-
 use super::state::Shared;
 use crate::runtime::Timer;
 
@@ -24,24 +22,23 @@ impl Future for TimerTask {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            let Some(shared) = self.shared.upgrade() else { return Poll::Ready(()) };
-            let at = shared.with(|state, now| {
-                if state.machine.poll_timeout().is_some_and(|at| at <= now) {
-                    state.machine.handle_timeout(now);
-                }
-                state.sweep(now);
-                state.sweep_principals();
-                state.timer_task = Some(cx.waker().clone());
-                let at = state.machine.poll_timeout().unwrap_or(Instant::FAR_FUTURE);
-                state.armed = at.min(now + TIMER_TASK_INTERVAL);
-                state.armed
-            });
-            self.timer.set(at);
-            let mut timer = pin!(&mut self.timer);
-            if timer.poll(cx).is_pending() {
-                return Poll::Pending;
+        let Some(shared) = self.shared.upgrade() else { return Poll::Ready(()) };
+        let at = shared.with(|state, now| {
+            if state.machine.poll_timeout().is_some_and(|at| at <= now) {
+                state.machine.handle_timeout(now);
             }
+            state.refuse_overdue(now);
+            state.sweep(now);
+            state.sweep_principals();
+            state.timer_task = Some(cx.waker().clone());
+            state.armed = state.next_timeout().min(now + TIMER_TASK_INTERVAL);
+            state.armed
+        });
+        self.timer.set(at);
+        if pin!(&mut self.timer).poll(cx).is_ready() {
+            // More is due than one turn does: others get theirs.
+            cx.waker().wake_by_ref();
         }
+        Poll::Pending
     }
 }

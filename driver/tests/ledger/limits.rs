@@ -75,6 +75,33 @@ fn c117_recorded_calls_wait_for_their_turn_and_those_whose_deadline_passes_leave
 }
 
 #[test]
+fn c146_a_call_that_waits_for_its_turn_is_refused_at_its_deadline() {
+    let in_memory = |world: &mut Ledgered| {
+        let builder = Server::builder("test").method(&SLOW, |_, _| std::future::pending());
+        let server = builder.runtime(world.sim.runtime(&world.group)).build().unwrap();
+        *lock(&world.place.0) = Some(server);
+    };
+    for start in [start, in_memory] {
+        let mut world = Ledgered::default();
+        start(&mut world);
+        let client = connected(&world);
+        let call =
+            |n: u32, timeout| world.begin(client.call(&SLOW, &n).timeout(timeout * SECOND).start());
+        let runs = call(0, 60);
+        // The second one's deadline comes first.
+        let made = [call(1, 60), call(2, 2)];
+        assert_eq!((world.server().load().running, world.server().load().waiting), (1, 2));
+        world.sim.advance(2 * SECOND);
+        let mut ticket = made[1].ticket().expect("the client has given up");
+        let later = world.begin(async move { ticket.wait().await });
+        world.sim.advance(SECOND / 1000);
+        assert_eq!(later.outcome(), Some("not executed: DeadlinePassed".to_owned()));
+        assert_eq!((world.server().load().running, world.server().load().waiting), (1, 1));
+        assert!(runs.outcome().is_none() && made[0].outcome().is_none());
+    }
+}
+
+#[test]
 fn c117_a_call_whose_record_comes_too_late_gives_its_turn_to_the_next() {
     let mut world = Ledgered::default();
     start(&mut world);
