@@ -3,14 +3,14 @@
 //! Entries are queued in the order in which things happened, and one batch is in flight at most. So a ledger sees a
 //! session before its calls, and the calls of a slot in the order of their xids.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::task::Waker;
 use std::time::Duration;
 
 use bytes::Bytes;
 use oncewire_core::{
-    Admission, ConnId, Heap, Instant, NoReply, NotExecuted, Running, Server as Machine, SessionId,
-    SessionKey, Xid,
+    Admission, CallKey, ConnId, Heap, Instant, NoReply, NotExecuted, Running, Server as Machine,
+    SessionId, SessionKey, Xid,
 };
 
 use super::context::Context;
@@ -115,6 +115,8 @@ pub(super) struct LedgerQueue {
     /// Woken when there is an error.
     pub(super) error_wakers: Vec<Waker>,
     pub(super) error: Option<LedgerError>,
+    /// Calls that have ended and are never answered, because of the error: to the machine they still run.
+    pub(super) unanswered: HashSet<CallKey>,
     pub(super) watched: BTreeMap<[u8; 16], Watch>,
     pub(super) next_sweep: Instant,
 }

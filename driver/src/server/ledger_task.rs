@@ -89,6 +89,7 @@ impl State {
             }
             Item::Transaction(mut call) => {
                 if let (Some(running), Some(ran)) = (call.running.take(), call.ran.take()) {
+                    let key = running.key();
                     match ran {
                         Ran::Done(body) => self.reply(now, running, body),
                         Ran::RolledBack { why, panicked } => {
@@ -98,6 +99,7 @@ impl State {
                             self.machine.roll_back(now, running, NotExecuted::Aborted);
                         }
                     }
+                    self.note_cancel(key);
                 }
                 self.release_transaction(&mut call);
                 self.drop_later(call);
@@ -106,8 +108,7 @@ impl State {
         }
     }
 
-    /// S31: an entry that may not be durable. What has not run is refused; what has is not answered, and keeps its slot
-    /// and its session: the next run of the server, which knows what is durable, answers it.
+    /// S31: an entry that may not be durable. What has not run is refused; what has is not answered.
     fn give_up(&mut self, now: Instant, item: Item) {
         match item {
             // Its calls learn why they are refused.
@@ -120,10 +121,14 @@ impl State {
             }
             Item::Transaction(mut call) => {
                 call.refuse(&mut self.machine, now);
+                if let Some(running) = call.running.take() {
+                    self.leave_unanswered(running);
+                }
                 self.release_transaction(&mut call);
                 self.drop_later(call);
             }
-            Item::Finished(_) | Item::Ended(_) | Item::Withdrawn(_) | Item::Settled { .. } => {}
+            Item::Finished(finished) => self.leave_unanswered(finished.running),
+            Item::Ended(_) | Item::Withdrawn(_) | Item::Settled { .. } => {}
         }
     }
 }

@@ -114,8 +114,18 @@ impl State {
             // Its session is gone: there is no one to answer.
             (None, _) => self.machine.abort(now, running),
             // S31: not answered without its record.
-            (Some(_), None) => drop(running),
+            (Some(_), None) => self.leave_unanswered(running),
         }
+    }
+
+    /// A call has ended, and keeps its slot and its session: the next run of the server, which knows what is durable, answers
+    /// it. Clones of its context may still wait for its end.
+    pub(super) fn leave_unanswered(&mut self, running: Running) {
+        let call = running.key();
+        if let Some(queue) = &mut self.ledger_queue {
+            queue.unanswered.insert(call);
+        }
+        self.note_cancel(call);
     }
 
     fn writable(&mut self) -> Option<&mut LedgerQueue> {

@@ -246,12 +246,12 @@ impl Shared {
 
 impl CallWatch for Shared {
     fn is_wanted(self: Arc<Self>, call: CallKey) -> bool {
-        self.with(|state, _| state.machine.is_wanted(call))
+        self.with(|state, _| state.is_wanted(call))
     }
 
     fn poll_unwanted(self: Arc<Self>, call: CallKey, cx: &mut Context<'_>) -> Poll<()> {
         self.with(|state, _| {
-            if !state.machine.is_wanted(call) {
+            if !state.is_wanted(call) {
                 return Poll::Ready(());
             }
             state.cancels.wait(call, cx);
@@ -270,6 +270,12 @@ impl State {
     pub(super) fn next_timeout(&self) -> Instant {
         let machine = self.machine.poll_timeout().unwrap_or(Instant::FAR_FUTURE);
         self.limits.next_deadline().map_or(machine, |deadline| machine.min(deadline))
+    }
+
+    /// Whether the outcome of a call that runs is needed.
+    fn is_wanted(&self, call: CallKey) -> bool {
+        let ended = |queue: &LedgerQueue| queue.unanswered.contains(&call);
+        self.machine.is_wanted(call) && !self.ledger_queue.as_deref().is_some_and(ended)
     }
 
     /// A call that runs was cancelled.

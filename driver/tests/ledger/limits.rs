@@ -1,9 +1,9 @@
 //! Limits of running handlers, and cancels, where calls are recorded.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use oncewire_driver::{BuildError, Client, ClientOptions, DurableClient, Method, Server};
+use oncewire_driver::{BuildError, Client, ClientOptions, Context, DurableClient, Method, Server};
 
 use super::disk::{Accounts, Disk, Mode, TestLedger};
 use super::journal::{Pages, TestJournal};
@@ -136,6 +136,104 @@ fn c117_when_the_ledger_fails_what_waits_is_refused() {
     }
     assert_eq!((world.server().load().running, world.server().load().waiting), (0, 0));
     drop(client);
+}
+
+/// Handlers that leave clones of their contexts behind, which wait for their calls' ends.
+struct Listeners {
+    world: Ledgered,
+    client: Client,
+    /// The calls whose ends were seen.
+    ended: Arc<Mutex<Vec<u32>>>,
+}
+
+const RECORDED: Method<u32, u32> = Method::new("test.context");
+const TRANSACTION: Method<u32, u32> = Method::new("test.context_of_transaction");
+
+impl Listeners {
+    /// Its ledger holds all commits.
+    fn new() -> Listeners {
+        let mut world = Ledgered::default();
+        world.ledger = TestLedger::on(Disk::default());
+        let runtime = world.sim.runtime(&world.group);
+        let ended = Arc::<Mutex<Vec<u32>>>::default();
+        let reported = ended.clone();
+        let listen = Arc::new(move |context: Context, n| {
+            let reported = reported.clone();
+            runtime.spawn(Box::pin(async move {
+                context.cancelled().await;
+                assert!(context.is_cancelled());
+                lock(&reported).push(n);
+            }));
+        });
+        let (recorded, runtime) = (listen.clone(), world.sim.runtime(&world.group));
+        let server = Server::builder("test")
+            .ledger(world.ledger.clone())
+            .method(&RECORDED, move |context, seconds| {
+                recorded(context, seconds);
+                let mut timer = runtime.timer();
+                timer.set(runtime.now() + seconds * SECOND);
+                async move {
+                    std::future::poll_fn(|cx| timer.poll(cx)).await;
+                    seconds
+                }
+            })
+            .transactional(&TRANSACTION, move |_: &mut Accounts, context, n| {
+                listen(context.clone(), n);
+                Ok(n)
+            })
+            .runtime(world.sim.runtime(&world.group))
+            .build()
+            .unwrap();
+        *lock(&world.place.0) = Some(server);
+        let client = connected(&world);
+        world.ledger.mode(Mode::Hold);
+        Listeners { world, client, ended }
+    }
+
+    fn ended(&self) -> Vec<u32> {
+        self.world.sim.run();
+        let mut ended = std::mem::take(&mut *lock(&self.ended));
+        ended.dedup();
+        ended
+    }
+}
+
+#[test]
+fn c147_a_call_that_has_ended_ends_the_waits_of_its_context() {
+    // The end of a transaction is durable, or may not be.
+    for fails in [false, true] {
+        let of = Listeners::new();
+        let made = of.world.call(&of.client, &TRANSACTION, 1);
+        of.world.ledger.write();
+        assert_eq!(of.ended(), []);
+        if fails {
+            of.world.ledger.crash()
+        } else {
+            of.world.ledger.release()
+        }
+        assert_eq!(of.ended(), [1]);
+        assert_eq!(made.outcome().is_some(), !fails);
+    }
+    // A handler has ended, and its record may not be durable.
+    let of = Listeners::new();
+    let made = of.world.call(&of.client, &RECORDED, 0);
+    of.world.ledger.release();
+    assert_eq!(of.ended(), []);
+    of.world.ledger.crash();
+    assert_eq!(of.ended(), [0]);
+    assert!(made.outcome().is_none());
+    // It ends when nothing is written any more.
+    let of = Listeners::new();
+    let made = of.world.call(&of.client, &RECORDED, 1);
+    of.world.ledger.release();
+    let _unknown = of.world.call(&of.client, &TRANSACTION, 2);
+    of.world.ledger.crash();
+    assert_eq!(of.ended(), []);
+    let failed = of.world.call(&of.client, &TRANSACTION, 3);
+    assert_eq!(failed.outcome(), Some("not executed: LedgerFailed".to_owned()));
+    of.world.sim.advance(SECOND);
+    assert_eq!(of.ended(), [1]);
+    assert!(made.outcome().is_none());
 }
 
 #[test]
