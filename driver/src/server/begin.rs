@@ -1,6 +1,9 @@
 //! From a call's admission to its handler: at once, or when it has waited for its turn.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Weak};
+use std::task::{Context as TaskContext, Poll};
 
 use bytes::Bytes;
 use oncewire_core::{Admission, CallKey, Instant, NotExecuted, Request, Running, SessionKey};
@@ -90,7 +93,7 @@ impl State {
         }
     }
 
-    /// Refuses all that wait: a drain or a failed ledger lets none of them run.
+    /// Refuses all that wait: a drain, a failed ledger or an executor that shuts down lets none of them run.
     pub(super) fn refuse_waiting(&mut self, now: Instant, why: NotExecuted) {
         while let Some(call) = self.limits.pop_any() {
             self.machine.refuse(now, call.admission, why);
@@ -137,6 +140,43 @@ impl State {
         };
         self.machine.refuse(now, admission, why);
         None
+    }
+}
+
+/// The task of a call whose turn has come.
+///
+/// If it is dropped before it is polled, its executor is shutting down and would run none of those that wait: all are
+/// refused. To begin the next one instead would drop them one inside the other.
+pub(super) struct Turn {
+    shared: Arc<Shared>,
+    call: Option<(Waiting, Permit)>,
+}
+
+impl Turn {
+    pub(super) fn new(shared: Arc<Shared>, waiting: Waiting, permit: Permit) -> Turn {
+        Turn { shared, call: Some((waiting, permit)) }
+    }
+}
+
+impl Future for Turn {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, _: &mut TaskContext<'_>) -> Poll<()> {
+        if let Some((waiting, permit)) = self.call.take() {
+            self.shared.begin(waiting, permit);
+        }
+        Poll::Ready(())
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let Some((waiting, permit)) = self.call.take() else { return };
+        self.shared.with(|state, now| {
+            state.machine.refuse(now, waiting.admission, NotExecuted::ShuttingDown);
+            state.refuse_waiting(now, NotExecuted::ShuttingDown);
+            state.release(permit);
+        });
     }
 }
 
@@ -213,7 +253,7 @@ impl Shared {
     }
 
     /// It is the turn of a call that has waited.
-    pub(super) fn begin(self: &Arc<Self>, waiting: Waiting, permit: Permit) {
+    fn begin(self: &Arc<Self>, waiting: Waiting, permit: Permit) {
         let Waiting { admission, method_index, body, caller, deadline, idempotent, one_way } =
             waiting;
         let key = admission.key();

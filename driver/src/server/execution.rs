@@ -39,6 +39,13 @@ impl Execution {
         Execution { recorded: Some(one_way), ..self }
     }
 
+    /// Ends it before it was polled.
+    pub(super) fn refuse(self, why: NotExecuted) -> Ended {
+        let Execution { running, permit, recorded, future } = self;
+        drop(future);
+        Ended { running, permit, recorded, end: End::Refused(why) }
+    }
+
     /// Polls it once, and returns how it ended, if it did; otherwise it becomes a task.
     #[inline]
     pub(super) fn run(mut self, shared: &Arc<Shared>, options: &MethodOptions) -> Option<Ended> {
@@ -119,7 +126,13 @@ impl State {
                 self.last_unencodable = Some(why);
                 Err(NoReply::Unencodable)
             }
-            End::Refused(why) => return self.machine.roll_back(at, running, why),
+            End::Refused(why) => {
+                let name = recorded.and_then(|_| self.name_of(running.key()));
+                self.machine.roll_back(at, running, why);
+                // After a crash the client would learn that it was interrupted.
+                name.into_iter().for_each(|(name, _)| self.record_withdrawal(name));
+                return;
+            }
         };
         match (recorded, reply) {
             (None, Ok(body)) => self.reply(at, running, body),

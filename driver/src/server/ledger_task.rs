@@ -7,7 +7,7 @@ use std::task::{Context as TaskContext, Poll};
 
 use oncewire_core::{Instant, NotExecuted};
 
-use super::execution::Execution;
+use super::execution::{Ended, Execution};
 use super::handler::Ran;
 use super::ledger_queue::{Item, Prepared};
 use super::state::{Shared, State};
@@ -45,18 +45,43 @@ impl Future for LedgerTask {
             }
         });
         if !starts.is_empty() {
-            shared.runtime.spawn(Box::pin(start_all(shared.clone(), starts)));
+            shared.runtime.spawn(Box::pin(StartAll { shared: shared.clone(), starts }));
         }
         shared.submit();
         Poll::Pending
     }
 }
 
-/// Polls each handler once; only one that is not ready becomes a task.
-async fn start_all(shared: Arc<Shared>, starts: Vec<Start>) {
-    let ended = |(execution, options): Start| execution.run(&shared, &options);
-    let ended: Vec<_> = starts.into_iter().filter_map(ended).collect();
-    shared.with(|state, now| ended.into_iter().for_each(|ended| state.finish(now, ended)));
+/// Polls each handler once; only one that is not ready becomes a task. Those that are dropped before are refused.
+struct StartAll {
+    shared: Arc<Shared>,
+    starts: Vec<Start>,
+}
+
+impl StartAll {
+    fn end(&mut self, end: impl Fn(&Arc<Shared>, Start) -> Option<Ended>) {
+        let StartAll { shared, starts } = self;
+        let ended: Vec<_> = starts.drain(..).filter_map(|start| end(shared, start)).collect();
+        shared.with(|state, now| ended.into_iter().for_each(|ended| state.finish(now, ended)));
+    }
+}
+
+impl Future for StartAll {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, _: &mut TaskContext<'_>) -> Poll<()> {
+        self.end(|shared, (execution, options)| execution.run(shared, &options));
+        Poll::Ready(())
+    }
+}
+
+impl Drop for StartAll {
+    fn drop(&mut self) {
+        if !self.starts.is_empty() {
+            // The executor is shutting down.
+            self.end(|_, (execution, _)| Some(execution.refuse(NotExecuted::ShuttingDown)));
+        }
+    }
 }
 
 impl State {

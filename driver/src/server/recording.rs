@@ -42,7 +42,7 @@ impl State {
         }
     }
 
-    fn name_of(&self, key: CallKey) -> Option<(CallName, u64)> {
+    pub(super) fn name_of(&self, key: CallKey) -> Option<(CallName, u64)> {
         let (session, digest) = self.machine.record_of(key)?;
         Some((CallName { session, slot: key.slot() as u16, xid: key.xid() }, digest))
     }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use oncewire_core::{CallKey, ConnId, Heap, Instant, Running, Server as Machine, ServerEvent};
 
 use super::batch::Submit;
+use super::begin::Turn;
 use super::cancels::Cancels;
 use super::context::CallWatch;
 use super::handler::MethodEntry;
@@ -167,8 +168,7 @@ impl Shared {
     fn see_to(self: &Arc<Self>, later: Later) {
         drop(later.drop);
         for (waiting, permit) in later.begin {
-            let shared = self.clone();
-            self.runtime.spawn(Box::pin(async move { shared.begin(waiting, permit) }));
+            self.runtime.spawn(Box::pin(Turn::new(self.clone(), waiting, permit)));
         }
     }
 

@@ -1,9 +1,14 @@
 //! Limits of running handlers, and cancels, where calls are recorded.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use oncewire_driver::{BuildError, Client, ClientOptions, Context, DurableClient, Method, Server};
+use oncewire_driver::core::Instant;
+use oncewire_driver::{
+    BoxFuture, BuildError, Client, ClientOptions, Context, DurableClient, Method, Runtime, Server,
+    Timer,
+};
 
 use super::disk::{Accounts, Disk, Mode, TestLedger};
 use super::journal::{Pages, TestJournal};
@@ -234,6 +239,78 @@ fn c147_a_call_that_has_ended_ends_the_waits_of_its_context() {
     of.world.sim.advance(SECOND);
     assert_eq!(of.ended(), [1]);
     assert!(made.outcome().is_none());
+}
+
+/// An executor that drops new tasks instead of polling them, from when it shuts down.
+struct Mortal {
+    runtime: Arc<dyn Runtime>,
+    is_down: AtomicBool,
+}
+
+impl Runtime for Mortal {
+    fn now(&self) -> Instant {
+        self.runtime.now()
+    }
+
+    fn timer(&self) -> Box<dyn Timer> {
+        self.runtime.timer()
+    }
+
+    fn random(&self, bytes: &mut [u8]) {
+        self.runtime.random(bytes);
+    }
+
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        if !self.is_down.load(Ordering::SeqCst) {
+            self.runtime.spawn(task);
+        }
+    }
+}
+
+#[test]
+fn c148_calls_whose_tasks_are_dropped_before_they_run_are_refused() {
+    let refused = Some("not executed: ShuttingDown".to_owned());
+    for with_ledger in [false, true] {
+        let mut world = Ledgered::default();
+        world.ledger = TestLedger::on(Disk::default());
+        let runtime = world.sim.runtime(&world.group);
+        let mortal = Arc::new(Mortal { runtime: runtime.clone(), is_down: AtomicBool::new(false) });
+        let slow = move |_, n: u32| {
+            let mut timer = runtime.timer();
+            timer.set(runtime.now() + SECOND);
+            async move {
+                std::future::poll_fn(|cx| timer.poll(cx)).await;
+                n
+            }
+        };
+        let builder = Server::builder("test").runtime(mortal.clone());
+        let built = match with_ledger {
+            false => builder.method(&SLOW, slow).build(),
+            true => builder.ledger(world.ledger.clone()).method(&SLOW, slow).build(),
+        };
+        *lock(&world.place.0) = Some(built.unwrap());
+        let client = connected(&world);
+        let runs = world.call(&client, &SLOW, 1);
+        let waits = [world.call(&client, &SLOW, 2), world.call(&client, &SLOW, 3)];
+        assert_eq!((world.server().load().running, world.server().load().waiting), (1, 2));
+        mortal.is_down.store(true, Ordering::SeqCst);
+        world.sim.advance(SECOND);
+        // It ends, and the turn of the next one never comes.
+        assert_eq!(runs.outcome(), Some("reply 1".to_owned()));
+        waits.iter().for_each(|call| assert_eq!(call.outcome(), refused));
+        assert_eq!((world.server().load().running, world.server().load().waiting), (0, 0));
+        if with_ledger {
+            // It has a started record, and does not run: the record goes.
+            assert_eq!(world.call(&client, &SLOW, 4).outcome(), refused);
+            let log = world.ledger.disk().log;
+            assert!(log.iter().any(|line| line.starts_with("withdrawn")), "{log:?}");
+        }
+        assert_eq!((world.server().load().running, world.server().counters().running), (0, 0));
+        mortal.is_down.store(false, Ordering::SeqCst);
+        let next = world.call(&client, &SLOW, 5);
+        world.sim.advance(SECOND);
+        assert_eq!(next.outcome(), Some("reply 5".to_owned()));
+    }
 }
 
 #[test]
