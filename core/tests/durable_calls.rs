@@ -354,23 +354,12 @@ fn c89_a_client_without_a_journal_holds_no_call() {
     assert_eq!((pair.client().unsettled(), pair.ran(b"one way")), (0, 1));
 }
 
-/// A small generator: every run of a seed is the same.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % end
-    }
-}
-
 /// Cuts, lost bytes, deaths of the client before and after each thing is written: every call whose record survived is
 /// executed once, and its outcome is learned and says so.
 #[test]
 fn whatever_happens_every_recorded_call_runs_once_and_its_outcome_is_learned() {
     for seed in 0..400 {
-        let mut random = Random(seed);
+        let mut random = Rng(seed);
         let mut pair = durable_slots(2 + seed as u32 % 3);
         let mut disk = Disk::default();
         // What the process knows: which call has which xid.

@@ -6,6 +6,8 @@
 
 mod util;
 
+use std::time::Duration;
+
 use oncewire_core::wire::{Ack, Frame, Refuse, Role};
 use oncewire_core::*;
 use util::*;
@@ -81,14 +83,20 @@ fn c44_calls_on_their_way_to_a_draining_server_are_not_executed_and_running_ones
     assert_eq!(pair.outcome(after), reply(b"after"));
 }
 
-#[test]
-fn c44_a_drain_waits_no_longer_than_its_grace() {
+/// A call that runs, at a server that has begun to drain.
+fn draining(body: &[u8], grace: Duration) -> (Pair, CallId) {
     let mut pair = Pair::new();
     pair.mode = Mode::Start;
-    let call = pair.call(b"slow");
+    let call = pair.call(body);
     let now = pair.now;
-    pair.server.drain(now, secs(5));
+    pair.server.drain(now, grace);
     pair.drive();
+    (pair, call)
+}
+
+#[test]
+fn c44_a_drain_waits_no_longer_than_its_grace() {
+    let (mut pair, call) = draining(b"slow", secs(5));
     pair.advance(secs(4));
     assert!(!pair.server.is_drained() && pair.client().is_connected());
     pair.advance(secs(1));
@@ -99,12 +107,7 @@ fn c44_a_drain_waits_no_longer_than_its_grace() {
 
 #[test]
 fn c44_a_draining_server_opens_no_sessions_and_resumes_old_ones() {
-    let mut pair = Pair::new();
-    pair.mode = Mode::Start;
-    let call = pair.call(b"a");
-    let now = pair.now;
-    pair.server.drain(now, secs(60));
-    pair.drive();
+    let (mut pair, call) = draining(b"a", secs(60));
     let raw = pair.raw(ALICE);
     pair.send(raw, &hello(None));
     assert_eq!(pair.got(raw), [OwnedFrame::Refuse(Refuse::ShuttingDown)]);
@@ -213,12 +216,7 @@ fn s4_a_reply_that_waited_to_be_written_when_its_connection_broke_waits_to_be_as
 
 #[test]
 fn c75_a_reply_kept_when_a_draining_connection_breaks_after_goodbye_is_brought_by_the_resume() {
-    let mut pair = Pair::new();
-    pair.mode = Mode::Start;
-    let call = pair.call(b"a");
-    let now = pair.now;
-    pair.server.drain(now, secs(60));
-    pair.drive();
+    let (mut pair, call) = draining(b"a", secs(60));
     pair.link().hold_down = true;
     pair.finish(b"a");
     pair.cut();
