@@ -3,15 +3,16 @@
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_lite::future::poll_once;
 use oncewire_core::{CallError, Executed, NotExecuted, Unknown};
 
 use super::faulty_link::{Action, FaultyLink, Mark};
 use super::service::{ADD_ONE, ECHO, WAIT};
+use super::time::outlive_deadline;
 use super::world::World;
 use super::{Direction, expect_reply, kind};
-use crate::client::CallFuture;
-use crate::client::Outcome;
+use crate::client::{CallFuture, Client, Outcome};
 
 /// Begins to wait for a call, which is then the one that reads for all.
 async fn lead(world: &World, mut call: CallFuture<u64>, waiting: u64) -> CallFuture<u64> {
@@ -122,15 +123,20 @@ pub async fn c49_a_reader_left_alone_with_its_reply_there_holds_nobody_up(world:
     assert_eq!(client.status().reconnects, 0);
 }
 
+/// A call of the echo, with more than the link takes while it is held: its request is left half written.
+async fn write_half(world: &World, client: &Client, link: &FaultyLink) -> CallFuture<Bytes> {
+    link.hold(Direction::Up);
+    let mut large = client.call_raw(ECHO, vec![3; 1 << 20]).start();
+    assert!(poll_once(&mut large).await.is_none());
+    world.until("the link to be full", || link.held(Direction::Up) == 64 << 10).await;
+    large
+}
+
 pub async fn c49_a_request_left_half_written_is_finished_by_others(world: World) {
     let host = world.host().await;
     let link = FaultyLink::to(host.connector.clone());
     let client = world.connected(&link).await;
-    link.hold(Direction::Up);
-    // More than the link takes while it is held: the writer is left alone in the middle.
-    let mut large = client.call_raw(ECHO, vec![3; 1 << 20]).start();
-    assert!(poll_once(&mut large).await.is_none());
-    world.until("the link to be full", || link.held(Direction::Up) == 64 << 10).await;
+    let large = write_half(&world, &client, &link).await;
     let other = world.spawn(client.call(&ADD_ONE, &1).start());
     link.release(Direction::Up);
     expect_reply(&world, other, 2).await;
@@ -143,10 +149,7 @@ pub async fn c49_a_request_dropped_half_written_does_not_break_the_stream(world:
     let host = world.host().await;
     let link = FaultyLink::to(host.connector.clone());
     let client = world.connected(&link).await;
-    link.hold(Direction::Up);
-    let mut large = client.call_raw(ECHO, vec![3; 1 << 20]).start();
-    assert!(poll_once(&mut large).await.is_none());
-    world.until("the link to be full", || link.held(Direction::Up) == 64 << 10).await;
+    let large = write_half(&world, &client, &link).await;
     drop(large);
     link.release(Direction::Up);
     expect_reply(&world, client.call(&ADD_ONE, &1), 2).await;
@@ -288,10 +291,7 @@ pub async fn a_ticket_dropped_tells_the_server_that_nobody_wants_the_call(world:
     let host = world.host().await;
     let link = FaultyLink::to(host.connector.clone());
     let client = world.connected(&link).await;
-    let call = client.call(&WAIT, &7).timeout(Duration::from_secs(5)).start();
-    world.waiting(1).await;
-    world.advance(Duration::from_secs(6));
-    let outcome = world.within("the deadline", call).await;
+    let outcome = outlive_deadline(&world, &client).await;
     assert!(matches!(outcome, Outcome::Unknown(Unknown::DeadlinePassed, Some(_))), "{outcome:?}");
     assert_eq!(link.frames(Direction::Up, kind::CANCEL), 0);
     drop(outcome);

@@ -10,8 +10,7 @@ use super::raw_peer::request;
 use super::service::{ADD_ONE, HANG, WAIT, arguments};
 use super::world::World;
 use super::{Direction, expect_reply, kind};
-use crate::client::Outcome;
-use crate::client::Ticket;
+use crate::client::{Client, Outcome, Ticket};
 
 /// What is left of a call whose deadline has passed at a server.
 fn ticket_of(outcome: Outcome<u64>) -> Ticket<u64> {
@@ -19,6 +18,14 @@ fn ticket_of(outcome: Outcome<u64>) -> Ticket<u64> {
         Outcome::Unknown(Unknown::DeadlinePassed, Some(ticket)) => ticket,
         other => panic!("Unknown with a ticket was expected, this came: {other:?}"),
     }
+}
+
+/// What a caller gets whose call waits at its handler when its deadline passes.
+pub(super) async fn outlive_deadline(world: &World, client: &Client) -> Outcome<u64> {
+    let call = client.call(&WAIT, &7).timeout(Duration::from_secs(5)).start();
+    world.waiting(1).await;
+    world.advance(Duration::from_secs(6));
+    world.within("the deadline", call).await
 }
 
 pub async fn c23_a_call_given_up_before_the_server_read_it_never_runs(world: World) {
@@ -73,10 +80,7 @@ pub async fn c46_the_ticket_of_a_call_that_runs_past_its_deadline_tells_the_repl
     let host = world.host().await;
     let link = FaultyLink::to(host.connector.clone());
     let client = world.connected(&link).await;
-    let call = client.call(&WAIT, &7).timeout(Duration::from_secs(5)).start();
-    world.waiting(1).await;
-    world.advance(Duration::from_secs(6));
-    let mut ticket = ticket_of(world.within("the deadline", call).await);
+    let mut ticket = ticket_of(outlive_deadline(&world, &client).await);
     // Read after whatever the client may have had to say about the other one.
     expect_reply(&world, client.call(&ADD_ONE, &1), 2).await;
     assert_eq!(world.service.cancelled(), 0, "a deadline is no cancel");
@@ -89,10 +93,7 @@ pub async fn c46_a_ticket_outlives_the_connection_and_the_future_that_waits_for_
     let host = world.host().await;
     let link = FaultyLink::to(host.connector.clone());
     let client = world.connected(&link).await;
-    let call = client.call(&WAIT, &7).timeout(Duration::from_secs(5)).start();
-    world.waiting(1).await;
-    world.advance(Duration::from_secs(6));
-    let mut ticket = ticket_of(world.within("the deadline", call).await);
+    let mut ticket = ticket_of(outlive_deadline(&world, &client).await);
     for _ in 0..3 {
         // A future that waits is polled, and dropped.
         assert!(futures_lite::future::poll_once(ticket.wait()).await.is_none());
