@@ -1,4 +1,4 @@
-//! What is counted is what memory really holds, and nobody gets more than a share of it: S11, C98 to C105.
+//! What is counted is what memory really holds, and no client gets more than a share of it: S11, C98 to C105.
 #![allow(missing_docs)]
 
 mod util;

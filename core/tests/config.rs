@@ -111,7 +111,7 @@ fn live(case: &str, server: ServerConfig, client: ClientConfig) {
         pair.advance(ms(400));
     }
     assert!(pair.server.is_drained(), "{case}: {:?}", pair.server.counters());
-    // Sessions that nobody comes back to are gone by their leases, if those end.
+    // Sessions that are not resumed are gone by their leases, if those end.
     pair.advance(secs(400));
     let lasting = server.lease == Duration::MAX || server.lease_unused == Duration::MAX;
     let counters = pair.server.counters();

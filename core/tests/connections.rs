@@ -168,7 +168,7 @@ fn c35_the_late_reply_of_a_call_given_up_is_never_matched_to_another() {
     assert_eq!(pair.outcome(new), None, "not the old one's reply");
     pair.finish(b"new");
     assert_eq!(pair.outcomes(new), [OwnedOutcome::Reply(echo(b"new"))]);
-    assert_eq!(pair.outcomes(old).len(), 1, "nobody holds its ticket");
+    assert_eq!(pair.outcomes(old).len(), 1, "no ticket for it is held");
 }
 
 #[test]

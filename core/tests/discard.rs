@@ -93,7 +93,7 @@ fn the_name_of_a_call_says_nothing_once_its_session_has_ended() {
     let call = pair.admitted(b"a");
     let key = call.admission.key();
     assert!(pair.server.record_of(key).is_some());
-    assert!(!pair.server.is_cancelled(key), "nobody has cancelled it");
+    assert!(!pair.server.is_cancelled(key), "it was not cancelled");
     pair.send(raw, &Frame::Cancel(xid(4)));
     assert!(pair.server.is_cancelled(key));
     assert!(pair.server.start(pair.now, call.admission).is_err());

@@ -107,7 +107,7 @@ fn recorded_session(stable: bool) -> (Server<Heap>, ConnId, Instant) {
     let now = Instant::ZERO;
     let conn = server.handle_connected(now, ALICE, SessionId::from_bytes([9; 16])).unwrap();
     let Frame::Hello(plain) = hello(None) else { panic!("a hello") };
-    // Its own journal makes no difference while nobody has told it the session's id.
+    // Its own journal makes no difference until it knows the session's id.
     let said = Frame::Hello(Hello { features: FEATURE_DURABLE, ..plain });
     server.handle_data(now, conn, &bytes_of(&said)).unwrap();
     assert_eq!(server.poll_event(), Some(ServerEvent::SessionOpened(conn)));

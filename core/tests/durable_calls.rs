@@ -21,7 +21,7 @@ fn a_durable_call_is_not_sent_before_it_is_recorded() {
     write_down(&mut pair, &mut disk);
     pair.drive();
     assert_eq!(disk.calls.len(), 2);
-    assert_eq!(pair.runs, [], "written, and the machine was not told");
+    assert_eq!(pair.runs, [], "written, and the machine does not know it yet");
     let later = pair.call(b"later");
     say_recorded(&mut pair, &disk);
     let outcomes = [pair.outcome(a), pair.outcome(b), pair.outcome(later)];
@@ -95,7 +95,7 @@ fn an_answered_call_is_neither_asked_for_nor_sent_again_nor_given_up() {
     assert_eq!(pair.kept(), echo(b"a").len() as u64);
     pair.forget(call);
     pair.advance(secs(1));
-    assert_eq!((pair.kept(), pair.client().pending()), (0, 0), "nobody wants it any more");
+    assert_eq!((pair.kept(), pair.client().pending()), (0, 0), "it is not wanted any more");
 }
 
 #[test]
@@ -383,7 +383,7 @@ fn whatever_happens_every_recorded_call_runs_once_and_its_outcome_is_learned() {
                         known.insert(number, call);
                     }
                     after.session = pair.client().session().copied();
-                    // Written or not, the process may die before it is told.
+                    // Written or not, the process may die before it learns that.
                     if random.below(4) == 0 {
                         let disk_then = if random.below(2) == 0 { &after } else { &disk };
                         disk = disk_then.clone();

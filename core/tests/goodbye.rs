@@ -168,7 +168,7 @@ fn c80_a_request_that_was_lost_before_the_servers_goodbye_is_sent_again_and_refu
         }
         lost.set(false);
         drain(&mut pair);
-        assert_eq!(pair.outcomes(call), [], "nobody knows yet");
+        assert_eq!(pair.outcomes(call), [], "it is not known yet");
         pair.advance(secs(5));
         let why = if cancelled { NotExecuted::Cancelled } else { NotExecuted::ShuttingDown };
         assert_eq!(pair.outcomes(call), [OwnedOutcome::NotExecuted(why)]);

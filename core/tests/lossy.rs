@@ -18,7 +18,7 @@ fn lossy_after(
 ) -> Pair {
     let mut server = default_server_config();
     server.lossy = true;
-    // Long enough that three pings in a row are seldom lost.
+    // Long enough that three pings in a row are rarely lost.
     server.keepalive = secs(60);
     let mut client = ClientConfig::default();
     client.resend_after = Some(resend_after);

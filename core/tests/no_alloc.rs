@@ -227,7 +227,7 @@ impl<S: ClientStorage, T: ServerStorage> Pair<S, T> {
         assert_eq!(self.server.reply(self.now, running, &[reply]), Ok(()));
     }
 
-    /// Time passes; both machines are told whenever they want to be.
+    /// Time passes; both machines learn of it whenever they want to.
     fn pass(&mut self, duration: Duration) {
         let end = self.now + duration;
         loop {

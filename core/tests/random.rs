@@ -306,7 +306,7 @@ impl Walk {
     fn judge_call(&self, made: &Made) {
         let ran = self.pair.ran(&made.body);
         let outcomes = self.pair.outcomes(made.id);
-        let what = format!("{:?} ran {ran} times, told {outcomes:?}", &made.body[..4]);
+        let what = format!("{:?} ran {ran} times, reported as {outcomes:?}", &made.body[..4]);
         assert!(made.call.idempotent || ran <= 1, "{what}");
         let is_final = |outcome: &OwnedOutcome| !matches!(outcome, OwnedOutcome::Unknown(_, true));
         let finals = outcomes.iter().filter(|outcome| is_final(outcome)).count();

@@ -42,7 +42,7 @@ impl Walk {
         server.slots = 1 + rng.below(4) as u32;
         server.lossy = lossy;
         if lossy {
-            // Three pings in a row are seldom lost.
+            // Three pings in a row are rarely lost.
             server.keepalive = secs(60);
         }
         let mut client = ClientConfig::default();
@@ -102,7 +102,7 @@ impl Walk {
                 self.pair.cancel(call);
             }
             19 => self.pair.advance(secs(self.rng.below(3))),
-            // Longer than the lease of a session that nobody knows.
+            // Longer than the lease of a session that its client never learned of.
             20 if self.rng.one_in(3) => self.pair.advance(secs(20)),
             _ => self.pair.advance(ms(self.rng.below(300))),
         }

@@ -1,4 +1,4 @@
-//! The loop of the crate's README: what stands between the markers is that code block, compiled here, and run.
+//! The loop of the crate's README: what is between the markers is that code block, compiled here, and run.
 
 // README begins
 use oncewire_core::*;

@@ -11,7 +11,8 @@
 //! | `run XID BODY` | the server executed a call |
 //! | `told CALL OUTCOME` | the client learned what became of its call, counted from 0 |
 //!
-//! `lost HEX` are bytes that the server sent in vain; what a client did has no line. The ignored test writes the file of a release, once.
+//! `lost HEX` are bytes that the server sent and that were lost; what a client did has no line. The ignored test writes
+//! the file of a release, once.
 #![allow(missing_docs)]
 
 use std::fmt::Write as _;

@@ -76,7 +76,7 @@ fn c44_calls_on_their_way_to_a_draining_server_are_not_executed_and_running_ones
     let drained = pair.server_events.iter().filter(|e| matches!(e, ServerEvent::Drained)).count();
     assert_eq!(drained, 1);
     assert_eq!(pair.runs.len(), 1);
-    assert!(pair.now.since(now) < secs(60), "nobody waited for the grace");
+    assert!(pair.now.since(now) < secs(60), "it did not wait for the end of the grace");
     pair.restart_server();
     pair.mode = Mode::Echo;
     pair.reconnect();
@@ -180,7 +180,7 @@ fn s4_a_reply_is_kept_until_it_is_asked_for_on_the_new_connection() {
     pair.send(old, &request(1, 0, b"a"));
     let (new, _) = pair.raw_resume(welcome.session, 0);
     pair.finish(b"a");
-    assert_eq!(pair.got(new), [], "nobody asked on this connection");
+    assert_eq!(pair.got(new), [], "no call was asked about on this connection");
     pair.send(new, &Frame::Ask(xid(1), 1));
     assert_eq!(pair.got(new), [OwnedFrame::Reply(Status::Done, 1, echo(b"a"))]);
 }
@@ -195,7 +195,7 @@ fn s4_a_call_that_was_once_not_seen_is_answered_where_it_was_last_asked_for_too(
     assert_eq!(pair.got(raw), [OwnedFrame::Reply(Status::NotSeen { ask: 1 }, 1, vec![])]);
     let (new, _) = pair.raw_resume(welcome.session, 0);
     pair.finish(b"a");
-    assert_eq!(pair.got(new), [], "nobody asked on this connection");
+    assert_eq!(pair.got(new), [], "no call was asked about on this connection");
 }
 
 #[test]

@@ -108,7 +108,7 @@ impl Both {
         }
     }
 
-    /// The connection breaks, and a new one stands.
+    /// The connection breaks, and there is a new one.
     fn reconnect(&mut self, number: u8) {
         self.client.handle_disconnected(NOW);
         self.server.handle_disconnected(NOW, self.conn);

@@ -287,7 +287,7 @@ fn c61_a_cancel_between_admission_and_start_is_refused_with_one_answer() {
     let call = pair.call(b"a");
     pair.cancel(call);
     assert_eq!(pair.cancels, [], "there is no handler to tell");
-    assert_eq!(pair.withdrawn.len(), 1, "whoever holds its admission may refuse it at once");
+    assert_eq!(pair.withdrawn.len(), 1, "the holder of its admission may refuse it at once");
     assert_eq!(pair.start(b"a"), Err(Refused(NotExecuted::Cancelled)));
     assert_eq!(pair.outcomes(call), [OwnedOutcome::NotExecuted(NotExecuted::Cancelled)]);
     assert_eq!(pair.runs, []);

@@ -251,7 +251,7 @@ impl World {
         }
     }
 
-    /// Where nobody is at work, each call that was admitted runs or waits for its turn, and no budget is exceeded.
+    /// Where no task is at work, each call that was admitted runs or waits for its turn, and no budget is exceeded.
     fn check_load(&self) -> Check {
         let servers: Vec<_> =
             lock(&self.place).hosts.iter().map(|host| host.server.clone()).collect();
@@ -358,7 +358,7 @@ impl World {
             }
             let panics = lock(&self.model).panics.get(&host.group).copied().unwrap_or(0);
             if faults.panics != panics {
-                return Err(format!("{panics} handlers panicked, and {faults:?} was told"));
+                return Err(format!("{panics} handlers panicked, and {faults:?} was reported"));
             }
         }
         let groups: Vec<_> = hosts.iter().map(|host| host.group).collect();

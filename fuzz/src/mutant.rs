@@ -2,7 +2,7 @@
 //! [`driver_world`](crate::driver_world) must find.
 //!
 //! The product has no switch to break it, but for three faults that only a server can have ([`ServerFault`], behind a
-//! feature). A mutant stands in front of it: a proxy that reads the frames between a
+//! feature). A mutant is in front of it: a proxy that reads the frames between a
 //! client and its server and tampers with them, or a caller that does what the outcome forbids. The world of the core
 //! has broken machines of its own ([`Broken`](crate::world::Broken)).
 
@@ -39,7 +39,7 @@ pub enum Mutant {
     /// A server whose turns have no bounds: it reads one connection for as long as there is something. This and those
     /// that follow are of the driver world only: no frame shows them.
     Greedy,
-    /// Whoever receives a large body is not heard meanwhile.
+    /// A peer that receives a large body is not heard meanwhile.
     Mute,
     /// A server that does not wake handlers for their calls' cancels.
     LostCancel,

@@ -28,7 +28,7 @@ fn documents(files: &[String]) -> impl Iterator<Item = &String> {
     files.iter().filter(|path| path.ends_with(".md") && *path != "CHANGELOG.md")
 }
 
-/// What stands in backticks, and where links lead.
+/// What is in backticks, and where links lead.
 fn cited(text: &str) -> impl Iterator<Item = &str> {
     text.lines().flat_map(|line| {
         let code = line.split('`').skip(1).step_by(2);
@@ -50,7 +50,7 @@ fn every_file_that_a_document_cites_exists() {
     for document in documents(&files) {
         let text = read(document);
         for path in cited(&text).filter(|path| is_path(path)) {
-            // A document may leave out the folders that its reader knows. VERSION stands for any.
+            // A document may leave out the folders that its reader knows. VERSION means any.
             let path = path.trim_start_matches("../");
             let is_it = |file: &String| {
                 file.strip_suffix(path).is_some_and(|rest| rest.is_empty() || rest.ends_with('/'))

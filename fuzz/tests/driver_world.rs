@@ -19,7 +19,7 @@ const KINDS: [&str; 17] = [
     "client flooded by answers",
     "client flooded by pings",
     "clock jump",
-    "clock stands",
+    "clock stops",
     "crash",
     "cut",
     "drain",
@@ -86,7 +86,7 @@ fn a_connection_that_takes_nothing_ends() {
 }
 
 /// A drain waited for ever for a peer that had vanished with a full buffer: the machine says that a connection is
-/// closed when its last words were taken, and nobody took them.
+/// closed when its last words were taken, and they never were.
 #[test]
 fn a_drain_ends_though_a_peer_takes_nothing() {
     run(3806);
@@ -101,7 +101,7 @@ fn every_mutant_is_caught() {
     for mutant in ALL.into_iter().filter(|mutant| *mutant != Mutant::Again) {
         let failure = (0..100)
             .find_map(|seed| driver_world::run_mutant(seed, 0, Some(mutant)).err())
-            .unwrap_or_else(|| panic!("nobody noticed {mutant:?}"));
+            .unwrap_or_else(|| panic!("{mutant:?} went unnoticed"));
         let promise = PROMISES.iter().any(|promise| failure.what.contains(promise));
         assert!(promise, "{mutant:?}: {failure}");
         let again = driver_world::run_mutant(failure.seed, 0, Some(mutant)).err();
@@ -114,7 +114,7 @@ fn is_caught(mutant: Mutant, seeds: std::ops::Range<u64>, reason: &str) {
     let failure = seeds
         .clone()
         .find_map(|seed| driver_world::run_mutant(seed, 0, Some(mutant)).err())
-        .unwrap_or_else(|| panic!("nobody noticed {mutant:?} in {seeds:?}"));
+        .unwrap_or_else(|| panic!("{mutant:?} went unnoticed in {seeds:?}"));
     assert!(failure.what.contains(reason), "{mutant:?}: {failure}");
 }
 

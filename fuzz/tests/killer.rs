@@ -41,7 +41,7 @@ fn every_mutant_is_caught() {
         let arguments = ["--transport", "unix", "--kills", "20", "--seed", "1", "--mutant", &name];
         let output = killer(&arguments);
         let complaint = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "nobody noticed {mutant:?}: {complaint}");
+        assert_eq!(output.status.code(), Some(1), "{mutant:?} went unnoticed: {complaint}");
         assert!(complaint.contains("element"), "{mutant:?}: {complaint}");
         assert!(complaint.contains("--seed 1"), "{mutant:?}: {complaint}");
     }

@@ -73,6 +73,6 @@ fn every_mutant_is_caught() {
     for mutant in ALL {
         let seeds = caught(mutant);
         println!("{}: caught by {seeds} seeds of 8", mutant.name());
-        assert!(seeds > 0, "nobody noticed {mutant:?}");
+        assert!(seeds > 0, "{mutant:?} went unnoticed");
     }
 }

@@ -36,7 +36,7 @@ fn the_same_seed_gives_the_same_run() {
     }
 }
 
-/// A call on a session that was opened to be told that the ledger has failed, and whose connection broke before: unknown,
+/// A call on a session that was opened only to learn that the ledger has failed, and whose connection broke before: unknown,
 /// and never run.
 #[test]
 fn a_session_opened_to_be_told_of_the_failure_does_not_survive() {
@@ -69,7 +69,7 @@ fn every_broken_disk_is_found_out_by_what_callers_and_tables_show() {
         let failure = (0..400)
             .filter_map(|seed| storage_world::run(seed, 0, Some(broken)).err())
             .find(|failure| promised(&failure.what) || broken == Broken::Cached)
-            .unwrap_or_else(|| panic!("nobody noticed {broken:?}"));
+            .unwrap_or_else(|| panic!("{broken:?} went unnoticed"));
         let again = storage_world::run(failure.seed, 0, Some(broken)).err();
         assert_eq!(again.map(|again| again.what), Some(failure.what), "{broken:?} replays");
     }

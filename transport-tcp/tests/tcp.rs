@@ -50,7 +50,7 @@ fn bound() -> (OwnedFd, SocketAddr) {
     (socket, address)
 }
 
-/// An address that lets nobody in and refuses nobody: its queue of connections is full.
+/// An address that neither accepts nor refuses connections: its queue of them is full.
 struct Silent {
     address: SocketAddr,
     _held: (OwnedFd, TcpStream),

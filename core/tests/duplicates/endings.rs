@@ -53,7 +53,7 @@ fn c24_the_reply_of_a_call_given_up_while_it_runs_frees_its_slot_exactly_once() 
     for body in [&b"other"[..], b"waiting", b"late"] {
         pair.finish(body);
     }
-    assert_eq!(pair.outcomes(gone), [], "nobody is told");
+    assert_eq!(pair.outcomes(gone), [], "its caller is gone");
     assert_eq!(pair.outcomes(other), [OwnedOutcome::Reply(echo(b"other"))]);
     assert_eq!(pair.outcomes(waiting), [OwnedOutcome::Reply(echo(b"waiting"))]);
     assert_eq!(pair.outcomes(late), [OwnedOutcome::Reply(echo(b"late"))]);

@@ -1,4 +1,4 @@
-//! Lines that are slow, and peers that stand still: C94 to C97.
+//! Lines that are slow, and peers that stop: C94 to C97.
 //!
 //! The [`Pair`](util::Pair) of the other files delivers everything at once. Here a line carries so many bytes a second
 //! each way, and has a buffer in front of it that takes more than it carries, as a kernel's send buffer does.
@@ -68,7 +68,7 @@ impl Lane {
         let len = (self.credit / 1_000_000_000).min(self.on_the_way.len() as u64);
         self.credit -= len * 1_000_000_000;
         if self.on_the_way.len() as u64 == len {
-            // A line that stands idle saves nothing up.
+            // An idle line saves nothing up.
             self.credit = 0;
         }
         self.on_the_way.drain(..len as usize).collect()

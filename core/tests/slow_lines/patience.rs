@@ -52,7 +52,7 @@ fn c96_a_peer_may_stop_in_the_middle_of_a_frame() {
     }
 }
 
-/// A server that nobody has configured so bears a stopped client for an hour, and no longer.
+/// By default a server keeps a stopped client for an hour, and no longer.
 #[test]
 fn c97_a_server_decides_how_long_it_bears_a_client_that_asks_for_patience() {
     let mut slow = line_with(None, Some(NEVER));

@@ -72,7 +72,7 @@ fn c94_many_small_requests_in_front_of_a_slow_line_do_not_look_like_silence() {
     assert_eq!((slow.runs, slow.replies), (600, 600));
 }
 
-/// The same down: the client's own words are few, since it acknowledges seldom.
+/// The same down: the client's own words are few, since it rarely acknowledges.
 #[test]
 fn c94_many_small_replies_in_front_of_a_slow_line_do_not_look_like_silence() {
     let mut slow = Slow::line(1_000_000, 10_000, 64 << 20);

@@ -124,7 +124,7 @@ impl Pair {
         moved | self.tell_server(number) | self.tell_client(number)
     }
 
-    /// The server is told of the client's close when it has read everything.
+    /// The server learns of the client's close when it has read everything.
     fn tell_server(&mut self, number: usize) -> bool {
         let link = &mut self.links[number];
         if link.client_open || link.hold_up || link.silent || !link.up.is_empty() {

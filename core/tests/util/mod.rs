@@ -1,7 +1,7 @@
 //! Two machines, the bytes between them, and the time: everything a test needs to hold a dialogue.
 //!
 //! A [`Pair`] is one server and any number of clients. Each connection is a [`Link`] of two byte queues that a test
-//! can hold back, cut at any byte, or deliver byte by byte; an old link's bytes stay readable. Time stands still until
+//! can hold back, cut at any byte, or deliver byte by byte; an old link's bytes stay readable. Time does not pass until
 //! [`Pair::advance`]. Either end of a link can be played by the test itself, frame by frame.
 //!
 //! | file | what it has |

@@ -79,7 +79,7 @@ pub struct Link {
     /// Nothing is delivered of itself.
     pub hold_up: bool,
     pub hold_down: bool,
-    /// What is written is lost, and nobody is told.
+    /// What is written is lost, and neither end notices.
     pub silent: bool,
     /// Second copies, and behind how many more frames of their direction each of them comes.
     pub(super) late_up: Vec<(usize, Vec<u8>)>,
@@ -312,7 +312,7 @@ impl Pair {
         self.link().hold_down = hold;
     }
 
-    /// The first client's connection breaks: bytes on their way are lost, both ends are told.
+    /// The first client's connection breaks: bytes on their way are lost, both ends learn of it.
     pub fn cut(&mut self) {
         self.cut_client(0);
     }
@@ -343,7 +343,7 @@ impl Pair {
         }
     }
 
-    /// The client is told that its connection is gone; the server is not, and what is on the way to it stays.
+    /// The client learns that its connection is gone; the server does not, and what is on the way to it stays.
     pub fn cut_at_client(&mut self) -> usize {
         let number = self.peers[0].link.take().expect("connected");
         let link = &mut self.links[number];
@@ -356,12 +356,12 @@ impl Pair {
         number
     }
 
-    /// Everything written from now on is lost, and nobody is told.
+    /// Everything written from now on is lost, and neither end notices.
     pub fn silence(&mut self) {
         self.link().silent = true;
     }
 
-    /// Cuts, if there is anything to cut, and connects until a session stands.
+    /// Cuts, if there is anything to cut, and connects until there is a session.
     pub fn reconnect(&mut self) {
         self.reconnect_client(0);
     }

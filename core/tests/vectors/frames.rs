@@ -7,7 +7,7 @@ use oncewire_core::*;
 
 use crate::record::*;
 
-/// The limit with which `frames.txt` is to be decoded.
+/// The limit for decoding `frames.txt`.
 const BODY_LEN_MAX: u32 = 1000;
 
 /// Kinds of frames, as numbers without a gap. A new variant does not compile here until it has one.

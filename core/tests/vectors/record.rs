@@ -93,7 +93,7 @@ pub(crate) fn records(file: &'static str) -> Vec<Record> {
         .filter(|record| !record.pairs.is_empty())
         .collect();
     let names: BTreeSet<&str> = records.iter().map(|record| record.text("name")).collect();
-    assert_eq!(names.len(), records.len(), "{file}: a name stands there twice");
+    assert_eq!(names.len(), records.len(), "{file}: a name is there twice");
     records
 }
 

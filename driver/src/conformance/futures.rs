@@ -95,7 +95,7 @@ pub async fn c49_others_get_their_replies_though_the_one_that_reads_is_not_polle
     expect_reply(&world, call, 3).await;
     world.service.let_go(1);
     expect_reply(&world, left_alone, 1).await;
-    assert_eq!(client.status().reconnects, 0, "nobody took the server for dead");
+    assert_eq!(client.status().reconnects, 0, "the server was not taken for dead");
 }
 
 pub async fn c49_a_task_that_leaves_the_reader_alone_gets_its_other_replies_at_once(world: World) {
@@ -108,7 +108,7 @@ pub async fn c49_a_task_that_leaves_the_reader_alone_gets_its_other_replies_at_o
     }
     world.service.let_go(1);
     expect_reply(&world, left_alone, 1).await;
-    assert_eq!(client.status().reconnects, 0, "nobody took the server for dead");
+    assert_eq!(client.status().reconnects, 0, "the server was not taken for dead");
 }
 
 pub async fn c49_a_reader_left_alone_with_its_reply_there_holds_nobody_up(world: World) {

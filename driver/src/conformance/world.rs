@@ -280,7 +280,7 @@ impl Accept for NamingAcceptor {
         Box::pin(async {
             let (stream, _) = self.acceptor.accept().await?;
             let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-            let name = names.front().copied().unwrap_or("nobody in particular");
+            let name = names.front().copied().unwrap_or("no one in particular");
             if names.len() > 1 {
                 names.pop_front();
             }

@@ -62,7 +62,7 @@ fn c115_the_last_waker_of_a_task_is_dropped_without_the_lock() {
         assert!(poll(&mut leader, Waker::noop()).is_pending());
         assert!(poll(&mut call, &nosy()).is_pending());
         drop(call);
-        assert_eq!(drops.load(Ordering::SeqCst), 2, "nobody waits for it");
+        assert_eq!(drops.load(Ordering::SeqCst), 2, "it is not waited for");
     });
 }
 

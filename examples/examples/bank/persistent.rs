@@ -244,8 +244,7 @@ impl Worker {
             before.verdict == verdict && account.is_none_or(|account| account == before.account)
         });
         if !same {
-            let why =
-                format!("operation {number} was told as {verdict:?}, and before as {before:?}");
+            let why = format!("operation {number} is {verdict:?}, and was {before:?} before");
             self.lock_faults().push(why);
         }
         false

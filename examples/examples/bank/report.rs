@@ -15,7 +15,7 @@ pub(crate) struct Report {
     pub(crate) not_executed: u64,
     /// Calls that ended as `Unknown` and were never resolved.
     pub(crate) unknown: u64,
-    /// Calls that ended as `Unknown` and whose ticket told the outcome; of a durable client, calls of a run that was
+    /// Calls that ended as `Unknown` and whose ticket brought the outcome; of a durable client, calls of a run that was
     /// killed whose outcome a later run has learned.
     pub(crate) resolved: u64,
     /// Requests sent again.

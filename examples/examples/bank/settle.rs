@@ -66,8 +66,8 @@ pub(crate) async fn settle<R>(call: Call<R>) -> (Settled<R>, bool) {
     let mut waited = false;
     if let Outcome::Unknown(_, Some(ticket)) = &mut outcome {
         waited = true;
-        if let Some(told) = within(TICKET_WAIT, ticket.wait()).await {
-            outcome = told;
+        if let Some(later) = within(TICKET_WAIT, ticket.wait()).await {
+            outcome = later;
         }
     }
     let settled = match outcome {

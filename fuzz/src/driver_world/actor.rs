@@ -237,7 +237,7 @@ impl Actor {
         self.tell(op, told);
         let method = lock(&self.world.model).method_of(op);
         if let Some(ticket) = ticket {
-            // Nobody waits for what does not end.
+            // What does not end is not waited for.
             if self.rng.one_in(4) || !handlers::ends(&self.world, op, method) {
                 self.give_up(op, ticket);
             } else {

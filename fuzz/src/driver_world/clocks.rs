@@ -1,6 +1,6 @@
-//! The clocks of processes: each is behind the world's by some time, jumps forward, and stands still.
+//! The clocks of processes: each is behind the world's by some time, jumps forward, and stops.
 //!
-//! No clock goes back: that is all that a runtime promises. One jumps when its machine was suspended, say, and stands while
+//! No clock goes back: that is all that a runtime promises. One jumps when its machine was suspended, say, and stops while
 //! a virtual machine is paused, after which it has either lost that time or makes up for it at once.
 
 use std::sync::{Arc, Mutex};
@@ -16,7 +16,7 @@ use crate::rng::Rng;
 struct State {
     /// How far it is behind the world's; less than 0 after jumps.
     behind: i64,
-    /// Where it stands.
+    /// Where it has stopped.
     stands_at: Option<u64>,
 }
 
@@ -36,7 +36,7 @@ impl Clock {
         Instant::from_nanos(state.stands_at.unwrap_or_else(|| state.shown(sim)))
     }
 
-    /// When it will show `at`, if nobody touches it: as the world counts. Never, while it stands.
+    /// When it will show `at`, if no fault touches it: as the world counts. Never, while it is stopped.
     pub fn shows_at(&self, at: Instant) -> u64 {
         let state = lock(&self.0);
         match state.stands_at {
@@ -58,7 +58,7 @@ impl Clock {
         state.stands_at = Some(state.stands_at.unwrap_or_else(|| state.shown(sim)));
     }
 
-    /// It goes on, from where it stands or from where it would be.
+    /// It goes on, from where it stopped or from where it would be.
     fn go_on(&self, sim: &Sim, makes_up: bool) {
         let mut state = lock(&self.0);
         if let Some(at) = state.stands_at.take()
@@ -94,8 +94,8 @@ pub async fn disturb(world: Arc<World>) {
             clock.jump(by);
         } else {
             let time = rng.pick(&[5 * MS, 300 * MS, 2_500 * MS]);
-            world.sim.note(|| format!("a clock stands for {} ms", time / MS));
-            world.count("clock stands");
+            world.sim.note(|| format!("a clock stops for {} ms", time / MS));
+            world.count("clock stops");
             lock(&world.model).clocks_stood += time;
             clock.stop(&world.sim);
             Sleep::new(&world.sim, time).await;

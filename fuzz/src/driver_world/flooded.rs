@@ -23,7 +23,7 @@ const BODY_LEN_MAX: u32 = u32::MAX >> 8;
 /// what is overdue, and goes on with its turn.
 const POLL_MAX: usize = 512 << 10;
 
-/// What stands between two frames of a server.
+/// What comes between two frames of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Pings,
@@ -216,7 +216,8 @@ impl Passing {
     }
 }
 
-/// The mutant `mute`: whoever receives a large frame is not heard meanwhile, as before a receiver had to say that it does.
+/// The mutant `mute`: a peer that receives a large frame is not heard meanwhile, as before receivers had to say that
+/// they do.
 #[derive(Debug)]
 pub struct MuteStream {
     inner: SimStream,

@@ -15,7 +15,7 @@ pub enum Told {
     NoReply(NoReply),
     /// Not executed.
     NotExecuted(NotExecuted),
-    /// Nobody can know; whether a ticket came with it.
+    /// It is not known; whether a ticket came with it.
     Unknown(Unknown, bool),
 }
 
@@ -72,9 +72,9 @@ pub struct Model {
     pub servers_changed: bool,
     /// Panics of handlers, by server.
     pub panics: BTreeMap<u32, u64>,
-    /// Calls that somebody waits for, by the moment at which they must have ended.
+    /// Calls that are waited for, by the moment at which they must have ended.
     pub awaited: BTreeMap<(u64, u64), String>,
-    /// Outcomes told, by kind: replies, without reply, not executed, unknown.
+    /// Outcomes reported, by kind: replies, without reply, not executed, unknown.
     pub outcomes: [u64; 4],
     /// Executions.
     pub runs: u64,
@@ -188,7 +188,7 @@ impl Model {
         self.ops[op as usize].told = Some(Told::NotExecuted(why));
     }
 
-    /// The caller was told an outcome.
+    /// The caller got an outcome.
     pub fn tell(&mut self, profile: &Profile, now: u64, op: u64, told: Told) -> Check {
         let known = &mut self.ops[op as usize];
         let before = known.told.replace(told);
@@ -228,7 +228,7 @@ impl Model {
             NotExecuted::UnknownMethod => op.kind.method == super::handlers::ABSENT,
             NotExecuted::BadArguments => op.kind.method == super::handlers::GARBLED,
             NotExecuted::DeadlinePassed => self.is_late(now, op),
-            // Nobody who cancels is told.
+            // A caller that cancels learns nothing.
             NotExecuted::Cancelled => false,
             NotExecuted::ShuttingDown => self.drained,
             NotExecuted::NotIdempotent => op.kind.idempotent,

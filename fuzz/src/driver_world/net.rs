@@ -48,7 +48,7 @@ pub enum Cut {
     HalfClosed,
     /// An error; what is under way may be lost.
     Reset,
-    /// Bytes of this direction vanish, and nobody is told.
+    /// Bytes of this direction vanish, and neither end notices.
     Hole,
     /// Bytes of both directions do.
     Holes,
@@ -79,9 +79,9 @@ struct WireState {
     tail: Option<Tail>,
     /// Bytes vanish.
     hole: bool,
-    /// Nobody reads any more.
+    /// The reader is gone.
     reader_gone: bool,
-    /// The writer is told so.
+    /// The writer learns of it.
     write_error: Option<io::ErrorKind>,
     reader: Option<Waker>,
     writer: Option<Waker>,
@@ -173,7 +173,7 @@ impl Wire {
         if state.tail.is_some() || state.reader_gone {
             state.held -= bytes.len();
             if state.reader_gone {
-                // Whoever writes to nobody is told.
+                // A writer whose reader is gone learns of it.
                 state.write_error.get_or_insert(io::ErrorKind::ConnectionReset);
             }
             state.writer.take().into_iter().for_each(Waker::wake);
@@ -302,7 +302,7 @@ impl Wire {
         Poll::Ready(Ok(max))
     }
 
-    /// Not yet, though there is no need to wait; whoever polls is woken soon.
+    /// Not yet, though there is no need to wait; the task that polls is woken soon.
     fn stutters(&self, state: &mut WireState, cx: &mut Context<'_>) -> bool {
         // One at a time: each costs a poll, which may stutter again.
         let now = self.sim.now();

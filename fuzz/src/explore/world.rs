@@ -35,7 +35,7 @@ pub(super) const LEASE: Duration = Duration::from_secs(3_600);
 const REPLY: u8 = 0x42;
 /// How long a draining server waits: less than a lease.
 pub(super) const GRACE: Duration = Duration::from_secs(900);
-/// The deadline of a call that is to be late.
+/// The deadline of a call that will be late.
 pub(super) const SHORT: Duration = Duration::from_secs(1);
 /// A step of a clock: longer than `SHORT`, and than what a client waits before it acknowledges or sends again.
 pub(super) const TICK: Duration = Duration::from_secs(2);
@@ -61,7 +61,7 @@ pub(super) struct Peer {
     pub(super) journal: Journal,
 }
 
-/// A call at its server. Its right is copied with the world, and so stands for one right in each state.
+/// A call at its server. Its right is copied with the world, so there is one right in each state.
 pub(super) struct Handling {
     pub(super) step: Step,
     pub(super) admission: Option<Admission>,
@@ -115,7 +115,7 @@ pub(super) enum Accepted {
     /// Nothing of it has come to any server.
     NotYet,
     Open(ConnId),
-    /// The server has let go, or has been told that it is gone, or has died.
+    /// The server has let go, or has learned that it is gone, or has died.
     Gone,
 }
 
@@ -152,9 +152,9 @@ pub(super) struct World {
     pub(super) model: Model,
     /// What may still go wrong.
     pub(super) left: Budget,
-    /// Something has happened after which nobody can know what became of calls in doubt.
+    /// Something has happened after which it cannot be known what became of calls in doubt.
     pub(super) excused: bool,
-    /// A sentence for each thing that happens, if somebody reads it.
+    /// A sentence for each thing that happens, if it is read.
     pub(super) story: Option<Vec<String>>,
 }
 

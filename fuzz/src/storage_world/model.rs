@@ -57,21 +57,21 @@ pub struct Model {
     put_back: BTreeSet<usize>,
     /// A server was drained.
     pub drained: bool,
-    /// Payments that some life of the server found on the disk, or that somebody was told of: they stay.
+    /// Payments that some life of the server found on the disk, or that was reported: they stay.
     found: BTreeSet<u64>,
-    /// The last commit that the server was told of.
+    /// The last commit that the server knows of.
     pub commit: u64,
     /// A disk or a commit has failed: calls may be refused for it.
     pub ledger_failed: bool,
     /// A server has died.
     pub died: bool,
-    /// Calls that somebody waits for, by the moment at which they must have ended.
+    /// Calls that are waited for, by the moment at which they must have ended.
     pub awaited: BTreeMap<(u64, u64), String>,
-    /// Outcomes told, by kind: replies, without reply, not executed, unknown.
+    /// Outcomes reported, by kind: replies, without reply, not executed, unknown.
     pub outcomes: [u64; 4],
     /// Executions of recorded operations, and runs of transactional ones.
     pub runs: u64,
-    /// Do not look at records, only at what callers and tables show: a broken disk is to be found out by that.
+    /// Do not look at records, only at what callers and tables show: a broken disk has to be found out by that.
     pub looks_away: bool,
 }
 
@@ -237,7 +237,7 @@ impl Model {
         }
     }
 
-    /// The caller was told an outcome.
+    /// The caller got an outcome.
     pub fn tell(&mut self, now: u64, op: u64, told: Told) -> Check {
         let at = match told {
             Told::Reply(_) => 0,
@@ -344,7 +344,7 @@ impl Model {
             Unknown::DeadlinePassed => now >= op.begun_at + op.timeout,
             Unknown::Interrupted => op.kind == Kind::Note && self.died,
             Unknown::Repeated => matches!(op.kind, Kind::Peek(_)),
-            // S30: sessions survive, but those that were opened only to be told that the ledger has failed.
+            // S30: sessions survive, but those that were opened only to learn that the ledger has failed.
             Unknown::SessionEnded => {
                 self.is_put_back(op) || (self.ledger_failed && op.name.is_none())
             }
@@ -354,7 +354,7 @@ impl Model {
     }
 }
 
-/// Whether an operation may run after its caller was told this: of a ticket something may come yet, and a server that has
+/// Whether an operation may run after its caller learned this: of a ticket something may come yet, and a server that has
 /// read a call of a client on an old journal knows nothing of that.
 fn leaves_open(op: &Op, told: Told, put_back: &BTreeSet<usize>) -> bool {
     match told {

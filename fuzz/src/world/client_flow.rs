@@ -57,7 +57,7 @@ impl World {
                 self.trace.note(|| format!("  link {l} loses {len} bytes up"));
             }
             if !self.calm && len > out_len / 2 && self.rng.one_in(8) {
-                // The rest leaves later: a frame stands half in the queue.
+                // The rest leaves later: half a frame is in the queue.
                 break;
             }
         }
@@ -193,7 +193,7 @@ impl World {
                         break;
                     };
                     let op = peer.op(reply.call);
-                    ensure!(op.is_some() || peer.tainted, "c{p} has a reply for nobody");
+                    ensure!(op.is_some() || peer.tainted, "c{p} has a reply without a call");
                     let ticket = matches!(reply.outcome, Outcome::Unknown { ticket: true, .. });
                     ensure!(!ticket, "received data brought a ticket");
                     if let Some(op) = op {

@@ -24,11 +24,11 @@ macro_rules! faults {
 faults! {
     /// A connection breaks for both ends; of the bytes on the way any number is lost.
     Cut "cut",
-    /// The client alone is told; what it sent is read later, after what comes on a newer connection.
+    /// The client alone learns of it; what it sent is read later, after what comes on a newer connection.
     Late "read late",
-    /// The server alone is told; the client reads on until it is told too.
+    /// The server alone learns of it; the client reads on until it learns of it too.
     ServerFirst "cut at the server",
-    /// Bytes vanish, and nobody is told.
+    /// Bytes vanish, and neither end notices.
     Silence "silence",
     /// The client leaves a working connection and makes another one.
     Takeover "takeover",
@@ -107,7 +107,7 @@ impl World {
         self.trace.note(|| format!("link {l}: {}", Fault::NAMES[fault as usize]));
     }
 
-    /// Both ends are told; each has read some of what was on the way.
+    /// Both ends learn of it; each has read some of what was on the way.
     fn cut(&mut self, l: usize) -> Check {
         self.count(Fault::Cut, l);
         if self.rng.one_in(2) {
@@ -143,7 +143,7 @@ impl World {
         self.rng.below(len as u64 + 1) as usize
     }
 
-    /// The client writes once more, perhaps half a frame, and is told; the server reads it later.
+    /// The client writes once more, perhaps half a frame, and learns of it; the server reads it later.
     fn cut_late(&mut self, l: usize) -> Check {
         self.count(Fault::Late, l);
         let p = self.links[l].peer;
@@ -240,7 +240,7 @@ impl World {
         self.disturb();
     }
 
-    /// Time did not go on as it does: whoever is called dead by it need not be.
+    /// Time did not go on as it does: a peer that is called dead by it need not be.
     fn disturb(&mut self) {
         self.links.iter_mut().for_each(|link| link.disturbed = true);
     }

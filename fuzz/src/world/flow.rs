@@ -62,7 +62,7 @@ impl World {
             self.links.push(Default::default());
         }
         self.links[l].open(p, h, conn);
-        // To a machine whose clock went back, time stands still for a while, and its peer may call it dead.
+        // To a machine whose clock went back, time stops for a while, and its peer may call it dead.
         let (ours, theirs) = (&self.peers[p].clock, &self.hosts[h].clock);
         self.links[l].disturbed = ours.is_behind(self.now) || theirs.is_behind(self.now);
         let links = &mut self.hosts[h].links;

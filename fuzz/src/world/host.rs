@@ -16,7 +16,7 @@ use crate::rng::mix;
 /// How far a call has come at its server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Let in.
+    /// Admitted.
     LetIn,
     /// Its started record is stable.
     Recorded,
@@ -464,7 +464,7 @@ impl World {
         self.hosts[h].clock.read(self.now)
     }
 
-    /// A server is told to drain.
+    /// A server begins to drain.
     pub(super) fn drain(&mut self, h: usize) {
         if !self.hosts[h].draining {
             let grace = [200 * MS, 5_000 * MS][self.rng.below(2) as usize];

@@ -172,7 +172,7 @@ impl World {
         }
     }
 
-    /// The machine of a durable client reports an outcome: its caller is told when that is written.
+    /// The machine of a durable client reports an outcome: its caller learns it when that is written.
     pub(super) fn note_outcome(&mut self, p: usize, call: CallId, op: u32, end: Final) -> Check {
         if !self.peers[p].journal.knows(op) {
             self.peers[p].over(call);
@@ -187,7 +187,7 @@ impl World {
 
     /// A caller learns an outcome, after an old copy perhaps once more.
     fn learn(&mut self, op: u32, outcome: &Outcome<'_>) -> Check {
-        self.trace.note(|| format!("  op {op} is told {outcome:?}"));
+        self.trace.note(|| format!("  op {op} ends as {outcome:?}"));
         match self.model.ops[op as usize].stage {
             Stage::Pending | Stage::Ticket => self.model.told(op, outcome),
             _ => self.model.told_again(op, outcome),
@@ -225,7 +225,7 @@ impl World {
         self.restart_client(p)
     }
 
-    /// What was not written was not sent; or, where an old copy was put back, nobody knows it any more.
+    /// What was not written was not sent; or, where an old copy was put back, it is not known any more.
     fn forget_unwritten(&mut self, p: usize, lost: &[u32], from_copy: bool) {
         let peer = &self.peers[p];
         let rows = &peer.journal.disk.rows;
@@ -251,7 +251,7 @@ impl World {
         }
         journal.rolled_back = true;
         for session in journal.disk.session.iter().map(|session| session.id) {
-            // What it had begun since is known to nobody, and what has ended since may begin again.
+            // What it had begun since is not known any more, and what has ended since may begin again.
             self.model.sessions[session_number(session) as usize].excused = true;
         }
         for row in &journal.disk.rows {

@@ -133,7 +133,7 @@ pub struct Link {
     pub peer: usize,
     /// Which server answered.
     pub host: usize,
-    /// The server's name for it, until it has let go or was told of the end.
+    /// The server's name for it, until it has let go or learned of the end.
     pub conn: Option<ConnId>,
     /// The session that it is bound to, once the server has said so.
     pub session: Option<u32>,
@@ -145,9 +145,9 @@ pub struct Link {
     pub client_open: bool,
     /// The server has not let go of it.
     pub server_open: bool,
-    /// What is written is lost, and nobody is told.
+    /// What is written is lost, and neither end notices.
     pub silent: bool,
-    /// Neither end is told of the other's close before faults stop or a fault says so.
+    /// Neither end learns of the other's close before faults stop or a fault says so.
     pub held: bool,
     /// The server has more to write, perhaps the rest of a frame.
     pub unsent: bool,

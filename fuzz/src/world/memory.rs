@@ -59,7 +59,7 @@ const SESSION: u64 = 128;
 const CONN: u64 = 64;
 
 impl World {
-    /// Bytes that a server is made of beside those that it says it holds: of a copy of it. `None` if nobody counts.
+    /// Bytes that a server is made of beside those that it says it holds: of a copy of it. `None` if not counted.
     pub(super) fn surplus(&self, h: usize) -> Option<i64> {
         if live() == 0 {
             return None;

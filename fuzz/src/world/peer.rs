@@ -38,7 +38,7 @@ impl Clock {
         at.is_some_and(|at| at.as_nanos() <= self.shows(now))
     }
 
-    /// What its machine is told when it is `now` in the world.
+    /// What its machine is shown when it is `now` in the world.
     #[inline]
     pub fn read(&self, now: u64) -> Instant {
         let mut shown = self.shows(now);
@@ -63,7 +63,7 @@ impl Clock {
         shown
     }
 
-    /// Whether it shows less than its machine was told: to the machine, time stands still.
+    /// Whether it shows less than it has shown its machine: to the machine, time has stopped.
     pub fn is_behind(&self, now: u64) -> bool {
         // A clock that went back below zero shows zero.
         self.exact(now) < self.told.get() as i64

@@ -240,7 +240,7 @@ impl Profile {
         }
     }
 
-    /// Whether a peer may be silent for so long that a link on which nothing passes is found by nobody.
+    /// Whether a peer may be silent for so long that a link on which nothing passes is not found.
     pub fn is_patient(&self) -> bool {
         let long = Duration::from_secs(60);
         self.server.keepalive >= long

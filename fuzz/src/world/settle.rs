@@ -68,7 +68,7 @@ impl World {
         due
     }
 
-    /// S17: a client that was told the time has given up what it had until then.
+    /// S17: a client that knows the time has given up what it had until then.
     fn check_deadlines(&self, p: usize, now: u64) -> Check {
         let peer = &self.peers[p];
         if !peer.tainted
@@ -94,7 +94,7 @@ impl World {
             link.held = false;
             link.copies = Default::default();
             if link.used && link.silent && self.profile.is_patient() {
-                // Nobody else would find it.
+                // Nothing else would find it.
                 self.end_link(l)?;
             }
         }
@@ -116,7 +116,7 @@ impl World {
         }
         // S16: an idle client acknowledges soon. Where that was lost before the faults stopped, it does so again when it
         // next asks whether the server is there (S27), and where nothing passes, when it has called the connection dead
-        // (S20). Sessions that nobody resumes keep theirs until their leases end.
+        // (S20). Sessions that are not resumed keep theirs until their leases end.
         let lost = self.profile.lossy || self.links.iter().any(|link| link.silent);
         let keepalive = self.profile.server.keepalive.min(Duration::from_secs(3_600));
         // A client that may be silent for ever looks four times in this.
@@ -159,7 +159,7 @@ impl World {
         self.check()
     }
 
-    /// A client's process dies, and another one takes its place; nobody waits for its calls any more.
+    /// A client's process dies, and another one takes its place; its calls are not waited for any more.
     fn replace(&mut self, p: usize) -> Check {
         self.trace.note(|| format!("c{p} is replaced"));
         if let Some(l) = self.peers[p].link {

@@ -27,7 +27,7 @@ impl World {
         }
     }
 
-    /// Its connection; nobody reads what comes down.
+    /// Its connection; what comes down is not read.
     fn connect_stranger(&mut self, p: usize, h: usize, who: Stranger) -> Option<usize> {
         let number = self.model.sessions.len() as u32;
         let now = self.host_now(h);
@@ -128,7 +128,7 @@ impl World {
         Ok(())
     }
 
-    /// C42: whether every handshake that is over was ended, of those that this server was told the time of.
+    /// C42: whether every handshake that is over was ended, of those whose time this server knows to be over.
     pub(super) fn check_handshakes(&self, h: usize, told: u64) -> Check {
         for (l, link) in self.links.iter().enumerate() {
             if let (Some(Stranger::Silent(due)), Some(_)) = (link.stranger, link.conn)

@@ -1,4 +1,4 @@
-//! Operations: what has become of each, and whether what its client is told is true.
+//! Operations: what has become of each, and whether what its client learns is true.
 
 use oncewire_core::{NoReply, NotExecuted, Outcome};
 
@@ -13,7 +13,7 @@ pub enum Stage {
     Pending,
     /// Unknown, with a ticket.
     Ticket,
-    /// Nobody listens: one-way, or forgotten.
+    /// Its caller does not wait: one-way, or forgotten.
     Unheard,
     /// Never begun, or not executed: it must never run.
     Never,
@@ -98,7 +98,7 @@ impl Model {
         Ok(())
     }
 
-    /// Whether what a caller is told is true; it may have been told before.
+    /// Whether what a caller learns is true; it may have learned it before.
     #[inline]
     pub fn told_again(&self, number: u32, outcome: &Outcome<'_>) -> Check {
         let op = &self.ops[number as usize];

@@ -5,7 +5,7 @@ use oncewire_core::{NoReply, SessionRecord};
 /// Most slots of a session in the world.
 pub const SLOTS_MAX: usize = 8;
 
-/// What stands on a slot at the server, as the model has it.
+/// What is on a slot at the server, as the model has it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Held {
     /// Nothing.
@@ -124,7 +124,7 @@ impl Session {
         self.slots_granted = u64::from(slots);
     }
 
-    /// Writes a record, unless one of a later xid stands there (S28).
+    /// Writes a record, unless one of a later xid is there (S28).
     pub fn write(&mut self, session: SessionRecord, record: Record) {
         let at = self.slot(record.xid);
         let page =
