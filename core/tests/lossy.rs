@@ -75,6 +75,22 @@ fn resends_back_off_while_nothing_comes() {
     assert!((4..=6).contains(&resends), "200 ms, 400, 800, 1600, …: {resends}");
 }
 
+/// An owner may say that no reply was kept. Only an idempotent call runs again for it.
+#[test]
+fn a_call_without_a_kept_reply_is_not_run_by_its_own_resends() {
+    let (mut pair, lost) = switched();
+    pair.mode = Mode::Start;
+    let call = pair.call(b"a");
+    lost.set(true);
+    let running = pair.running(b"a");
+    pair.server.no_reply(pair.now, running, NoReply::NotKept);
+    pair.drive();
+    lost.set(false);
+    pair.advance(secs(1));
+    assert_eq!(pair.ran(b"a"), 1);
+    assert_eq!(pair.outcomes(call), [OwnedOutcome::NoReply(NoReply::NotKept)]);
+}
+
 #[test]
 fn a_slow_call_is_not_run_by_its_own_resends() {
     let (mut pair, _) = switched();

@@ -84,7 +84,10 @@ pub(super) fn classify_request(
     match slot.state {
         SlotState::Discarded => Ok(Arrival::Stale),
         _ if digest != slot.digest => Err(ProtocolError::FalseRetry { xid }),
-        SlotState::Kept(Status::NoReply(NoReply::NotKept)) => Ok(Arrival::Rerun),
+        // An owner, or a ledger's record, may say so of a call that must not run twice.
+        SlotState::Kept(Status::NoReply(NoReply::NotKept)) if request.idempotent => {
+            Ok(Arrival::Rerun)
+        }
         SlotState::Admitted | SlotState::Running | SlotState::Kept(_) => Ok(Arrival::Duplicate),
     }
 }

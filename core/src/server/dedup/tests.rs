@@ -54,6 +54,7 @@ fn expected_of_request(
     let gone = slot.state == SlotState::Discarded;
     let runs = matches!(slot.state, SlotState::Admitted | SlotState::Running);
     let not_kept = slot.state == SlotState::Kept(Status::NoReply(NoReply::NotKept));
+    let again = not_kept && idempotent;
     let permitted = xid > session.seen || idempotent || session.lossy || slot.not_seen == xid;
     let rows = [
         (acked >= xid, Err(11)),
@@ -63,8 +64,8 @@ fn expected_of_request(
         (same && gone, Ok(Arrival::Stale)),
         (same && !gone && digest != slot.digest, Err(13)),
         (same && runs && digest == slot.digest, Ok(Arrival::Duplicate)),
-        (same && not_kept && digest == slot.digest, Ok(Arrival::Rerun)),
-        (same && !gone && !runs && !not_kept && digest == slot.digest, Ok(Arrival::Duplicate)),
+        (same && again && digest == slot.digest, Ok(Arrival::Rerun)),
+        (same && !gone && !runs && !again && digest == slot.digest, Ok(Arrival::Duplicate)),
         (is_new && session.closing, Err(14)),
         (is_new && !session.closing && runs, Err(10)),
         (is_new && !session.closing && !runs && !permitted, Err(12)),
