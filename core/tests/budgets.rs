@@ -197,6 +197,25 @@ fn c99_tables_are_bounded_and_what_finds_no_room_is_not_read() {
     assert_eq!(bare.server.counters().sessions, 1, "the session lives, and its client may resume");
 }
 
+/// A slot was made for it first, and where there was no memory for one, its client was not called faulty.
+#[test]
+fn an_ask_for_what_is_settled_makes_no_slot() {
+    for (lossy, requests_max) in [(false, MIB), (true, MIB), (false, 64), (true, 64)] {
+        let mut bare = Bare::with(|config| {
+            config.lossy = lossy;
+            config.requests_max = requests_max;
+        });
+        let conn = bare.open(Principal::ANONYMOUS, 4);
+        bare.say(conn, &Frame::Ack(Ack { acked: 5, last: 5, base: 0, settled: 0 }));
+        let ask = bytes_of(&Frame::Ask(xid(3), 1));
+        let answer = bare.server.handle_data(NOW, conn, &ask).err();
+        let settled = ProtocolError::AlreadySettled { xid: 3 };
+        assert_eq!(answer, if lossy { None } else { Some(settled) });
+        assert_eq!(bare.server.counters().table_bytes, 0);
+        assert_eq!(bare.server.session_of(conn).is_some(), lossy);
+    }
+}
+
 #[test]
 fn c100_requests_count_while_their_calls_run() {
     let body = vec![7; MIB as usize];

@@ -346,20 +346,19 @@ impl<T: ServerStorage> Server<T> {
         let Some(mut view) = self.view(index) else { return Ok(()) };
         view.counters.asks += 1;
         let slot_number = view.session.slot_of(number);
-        let facts = view.facts();
-        if !view.has_table_room(slot_number) {
-            let conn = view.session.conn;
-            self.close_when_sent(conn, CloseReason::NoRoom);
-            return Ok(());
-        }
-        let Some(slot) = view.slot_or_grow(slot_number) else { return Ok(()) };
-        match dedup::classify_ask(&facts, &slot.view(), number)? {
+        let slot = view.slot(slot_number).map_or(SlotView::UNUSED, Slot::view);
+        match dedup::classify_ask(&view.facts(), &slot, number)? {
             AskAnswer::Dropped => {}
             AskAnswer::WhenDone | AskAnswer::Kept => view.route_answer(slot_number),
-            AskAnswer::NotSeen => {
-                (slot.not_seen, slot.ask) = (number, ask);
+            AskAnswer::NotSeen if view.has_table_room(slot_number) => {
                 view.discard(slot_number);
+                let Some(slot) = view.slot_or_grow(slot_number) else { return Ok(()) };
+                (slot.not_seen, slot.ask) = (number, ask);
                 view.enqueue_reply(slot_number);
+            }
+            AskAnswer::NotSeen => {
+                let conn = view.session.conn;
+                self.close_when_sent(conn, CloseReason::NoRoom);
             }
         }
         Ok(())
