@@ -184,7 +184,8 @@ impl<S: ClientStorage> Client<S> {
         }
     }
 
-    /// Drops the call and its ticket: no outcome of it is reported, and if it was not sent it never will be. Its slot is freed when it is settled. The id is not valid any more.
+    /// Drops the call and its ticket: no outcome of it is reported, and if it was not sent it never will be. Its slot is
+    /// freed when it is settled. The id is not valid any more.
     pub fn forget(&mut self, now: Instant, id: CallId) {
         self.advance_clock(now);
         let Some(entry) = self.table.calls.get_mut(id.0) else { return };

@@ -36,7 +36,9 @@ pub struct ClientConfig {
     pub keepalive: Duration,
     /// How long the handshake may take.
     pub handshake_timeout: Duration,
-    /// Whether the link loses messages without breaking, and after how long to send again (S27).
+    /// Whether the link loses messages without breaking, and after how long to send again (S27). Set
+    /// [`ServerConfig::lossy`](crate::ServerConfig::lossy) as well: without it an idempotent call that is sent again may
+    /// still run when its first answer comes, and the server calls the client faulty.
     pub resend_after: Option<Duration>,
     /// Whether the client's owner keeps a journal. Every call is durable then: no byte of it is sent before
     /// [`Client::journaled`](crate::Client::journaled), and it is not settled before

@@ -274,7 +274,7 @@ impl<S: ClientStorage> Client<S> {
             self.table.end(index, outcome);
             return Step::More;
         }
-        // UnjournaledCall only when its first byte leaves (S8).
+        // It gets its xid only when its first byte leaves (S8).
         if !out.has_room_for(REQUEST_HEADER_LEN + len, REQUEST_HEADER_LEN) {
             return Step::Stop;
         }
@@ -340,7 +340,7 @@ impl<S: ClientStorage> Client<S> {
         true
     }
 
-    /// Hands more of the request that is leaving.
+    /// Writes more of the request that is leaving.
     #[inline]
     fn continue_request(&mut self, out: &mut FrameWriter<'_>) -> Step {
         let Some(partial) = &mut self.output.partial else { return Step::More };

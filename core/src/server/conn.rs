@@ -36,7 +36,7 @@ pub(crate) struct Conn<B> {
     pub(super) late_hellos: u8,
     /// The reply that is leaving.
     pub(super) partial: Option<PartialFrame<B>>,
-    /// On the list by `look_at`.
+    /// On the list by `keepalive_at`.
     keepalive_links: Links,
     /// On the list of those that have not said `Hello`, or of those with an incomplete frame.
     timer_links: Links,

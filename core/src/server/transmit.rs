@@ -132,7 +132,7 @@ impl<T: ServerStorage> Server<T> {
         if sent { Step::More } else { Step::Stop }
     }
 
-    /// Hands the replies that wait, as far as there is room.
+    /// Writes the replies that wait, as far as there is room.
     #[inline]
     fn send_replies(&mut self, index: u32, session_index: u32, out: &mut FrameWriter<'_>) -> Step {
         let Some(session) = self.sessions.live_mut(session_index) else { return Step::Stop };
