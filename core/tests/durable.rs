@@ -4,7 +4,7 @@
 
 mod util;
 
-use oncewire_core::wire::{FEATURE_DURABLE, FEATURE_PATIENT, Frame, Hello, Refuse};
+use oncewire_core::wire::{FEATURE_DURABLE, FEATURE_PATIENT, Frame, Hello};
 use oncewire_core::*;
 use util::durable::*;
 use util::*;
@@ -304,23 +304,47 @@ fn c129_a_client_on_an_old_copy_whose_x_covers_what_another_run_has_running_ends
 /// session. The next run resumed the old one, found its slot taken by that call, and was refused each time that it dialled.
 #[test]
 fn c145_a_session_in_which_a_settled_call_still_runs_is_over() {
-    let mut pair = durable();
-    let mut disk = Disk::default();
-    pair.mode = Mode::Start;
-    pair.call(b"1");
-    record(&mut pair, &mut disk);
-    let calls = restart(&mut pair, &disk);
-    let busy = ProtocolError::SlotBusy { xid: 2, running: 1 }.code();
-    let link = pair.connect_by_hand(0);
-    pair.send_down(link, &Frame::Refuse(Refuse::Protocol(busy)));
-    assert_eq!(pair.sessions_lost(), [SessionEnd::RolledBack]);
-    let unknown = OwnedOutcome::Unknown(Unknown::SessionEnded, false);
-    assert_eq!(pair.outcomes(only(&calls)), [unknown]);
-    let new = pair.call(b"new");
-    pair.mode = Mode::Echo;
-    pair.reconnect();
-    record(&mut pair, &mut Disk::default());
-    assert_eq!((pair.outcome(new), pair.ran(b"new")), (reply(b"new"), 1));
+    // The next run's new call leaves before its `Ack`, or behind it.
+    for (early, error) in [
+        (true, ProtocolError::SlotBusy { xid: 5, running: 3 }),
+        (false, ProtocolError::AckAhead { acked: 1 }),
+    ] {
+        let mut pair = durable_slots(2);
+        let mut disk = Disk::default();
+        pair.mode = Mode::Start;
+        pair.call(b"1");
+        pair.call(b"2");
+        record(&mut pair, &mut disk);
+        disk.calls.get_mut(&3).unwrap().outcome = unknown(Unknown::SessionEnded);
+        let calls = restart(&mut pair, &disk);
+        let now = pair.now;
+        let new = pair.client().call(now, Call::new(ECHO, b"new")).unwrap();
+        pair.connect(0);
+        if early {
+            shake_hands(&mut pair);
+        }
+        record(&mut pair, &mut disk);
+        assert_eq!(pair.server_errors, [error]);
+        assert_eq!(pair.sessions_lost(), [SessionEnd::RolledBack]);
+        let ended = unknown(Unknown::SessionEnded);
+        assert_eq!(pair.outcome(only(&calls)), ended);
+        pair.mode = Mode::Echo;
+        pair.reconnect();
+        record(&mut pair, &mut Disk::default());
+        // Where it was sent in the old session, it is not sent in another one (S3).
+        let expected = if early { (ended, 0) } else { (reply(b"new"), 1) };
+        assert_eq!((pair.outcome(new), pair.ran(b"new")), expected);
+    }
+}
+
+/// The `Hello` and its `Welcome` go to and fro, and nothing else.
+fn shake_hands(pair: &mut Pair) {
+    let (now, conn) = (pair.now, pair.conn(pair.link_number()).unwrap());
+    let mut out = [0; 512];
+    let len = pair.client().poll_transmit(now, &mut out).unwrap().get();
+    pair.server.handle_data(now, conn, &out[..len]).unwrap();
+    let len = pair.server.poll_transmit(now, conn, &mut out).unwrap().get();
+    pair.client().handle_data(now, &out[..len]).unwrap();
 }
 
 /// It knew of the slots up to the highest of an unsettled call, and acknowledged what was settled on these.

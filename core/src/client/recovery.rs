@@ -351,6 +351,12 @@ pub(crate) fn refused(config: &ClientConfig, refuse: Refuse) -> Refusal {
         }
         // S7: another run of this client has gone on with the session: it has settled what this one asks for, or has
         // running under a number what this one has settled. To dial again would be refused for as long as that runs.
+        //
+        // No server refuses a sound session so, not even on a lossy link. There a slot is used again only after
+        // - an answer: the call has finished. An idempotent one runs again only on a stream, for the one copy that was sent
+        //   on a later connection, and it is the answer to that copy which settles it.
+        // - `seen` on a stream: what was not read by then is dropped.
+        // - `NotSeen` to the last `Ask`: that was behind every copy of the request, and none had come (S27).
         Refuse::Protocol(code) if [settled, ahead, busy].contains(&code) => {
             Refusal::EndSession(SessionEnd::RolledBack, CloseReason::PeerSaysProtocol(code))
         }
