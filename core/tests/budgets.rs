@@ -27,13 +27,18 @@ impl Bare {
 
     /// A connection with a session of so many slots.
     fn open(&mut self, principal: Principal, slots: u32) -> ConnId {
+        self.open_for(principal, slots, 16 << 20)
+    }
+
+    /// The same, for requests of at most so many bytes.
+    fn open_for(&mut self, principal: Principal, slots: u32, request_len_max: u32) -> ConnId {
         self.secrets += 1;
         // The first half must differ: tables are indexed by it.
         let secret = self.secrets.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
         let secret = SessionId::from_bytes(secret);
         let conn = self.server.handle_connected(NOW, principal, secret).unwrap();
         let Frame::Hello(hello) = hello(None) else { unreachable!() };
-        self.say(conn, &Frame::Hello(wire::Hello { slots, request_len_max: 16 << 20, ..hello }));
+        self.say(conn, &Frame::Hello(wire::Hello { slots, request_len_max, ..hello }));
         while self.write(conn, 4096) > 0 {}
         conn
     }
@@ -364,6 +369,18 @@ fn c104_requests_count_as_soon_as_they_are_announced() {
     for conn in conns {
         bare.server.handle_disconnected(NOW, conn);
     }
+    assert_eq!(bare.server.counters().coming_bytes, 0);
+}
+
+/// With its length field it has 2³² + 3 bytes, and was counted as 3.
+#[test]
+fn c104_the_longest_request_that_a_length_can_announce_is_counted_whole() {
+    let mut bare = Bare::with(|config| config.request_len_max = u32::MAX);
+    let conn = bare.open_for(ALICE, 4, u32::MAX);
+    let mut front = bytes_of(&Frame::Request(header(1, 0), b""));
+    front[..4].copy_from_slice(&u32::MAX.to_le_bytes());
+    let received = bare.server.handle_data(NOW, conn, &front).unwrap();
+    assert_eq!(received.consumed, front.len(), "it finds no room, and is dropped as it comes");
     assert_eq!(bare.server.counters().coming_bytes, 0);
 }
 

@@ -51,7 +51,7 @@ impl<T: ServerStorage> Server<T> {
         let known = !matches!(coming, Coming::Nothing);
         let (Some(session), false) = (session, known || wanted < LEN_MIN) else { return Ok(0) };
         let Some(header) = wire::peek_request(front)? else { return Ok(0) };
-        let bytes = wanted as u32;
+        let bytes = u32::try_from(wanted).unwrap_or(u32::MAX);
         let fits = self.view(session).is_some_and(|view| view.fits_requests(bytes));
         let len = wanted - REQUEST_HEADER_LEN;
         let coming = match Long::begin(header.method, header.flags, len) {

@@ -133,7 +133,7 @@ pub(crate) fn parse(
     if len > control_max && after.first().is_some_and(|kind| !has_body(*kind, from)) {
         return Err(ProtocolError::FrameTooLong { len, max: control_max });
     }
-    let whole = len as usize + LEN_FIELD_LEN;
+    let whole = (len as usize).saturating_add(LEN_FIELD_LEN);
     let Some(payload) = after.get(..len as usize) else {
         return Ok(Parsed::Incomplete(whole));
     };
