@@ -132,7 +132,7 @@ impl<S: ClientStorage> Client<S> {
         if self.phase != Phase::Up {
             return Step::Stop;
         }
-        // S21: calls in doubt come first, in xid order, so that the server lets them in in that order (S13).
+        // S21: calls in doubt come first, in xid order, so that the server admits them in that order (S13).
         if let Some(index) = self.table.resume_at {
             return self.resume_call(index, out);
         }

@@ -83,7 +83,7 @@ fn c07_a_lease_that_ends_while_a_call_runs_waits_for_it_and_a_resume_gets_the_re
 }
 
 #[test]
-fn c07_the_same_while_a_call_is_only_let_in() {
+fn c07_the_same_while_a_call_is_only_admitted() {
     let mut pair = Pair::new();
     pair.mode = Mode::Hold;
     let mut call = Call::new(ECHO, b"a");

@@ -182,7 +182,7 @@ impl Pair {
                         Incoming::Cancel(key) => self.cancels.push(key),
                         Incoming::Withdrawn(key) => self.withdrawn.push(key),
                         Incoming::Request(request) => {
-                            let call = LetIn {
+                            let call = AdmittedCall {
                                 admission: request.admission,
                                 body: request.body.to_vec(),
                                 method: request.method,
@@ -199,7 +199,7 @@ impl Pair {
         self.links[number].up_in = data[at..].to_vec();
     }
 
-    fn take_in(&mut self, call: LetIn) {
+    fn take_in(&mut self, call: AdmittedCall) {
         let body = call.body.clone();
         self.admitted.push(call);
         if self.mode == Mode::Hold {

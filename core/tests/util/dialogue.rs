@@ -91,7 +91,7 @@ impl Pair {
 
     // The server's handlers.
 
-    pub fn admitted(&mut self, body: &[u8]) -> LetIn {
+    pub fn admitted(&mut self, body: &[u8]) -> AdmittedCall {
         let at = self.admitted.iter().position(|call| call.body == body).expect("admitted");
         self.admitted.remove(at)
     }

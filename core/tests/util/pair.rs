@@ -14,13 +14,13 @@ pub enum Mode {
     Echo,
     /// Starts it; the test answers.
     Start,
-    /// Lets it in; the test starts it.
+    /// Admits it; the test starts it.
     Hold,
 }
 
 /// A call that was admitted and waits for the test.
 #[derive(Debug)]
-pub struct LetIn {
+pub struct AdmittedCall {
     pub admission: Admission,
     pub body: Vec<u8>,
     pub method: MethodId,
@@ -113,7 +113,7 @@ pub struct Pair {
     pub client_config: ClientConfig,
     pub links: Vec<Link>,
     pub mode: Mode,
-    pub admitted: Vec<LetIn>,
+    pub admitted: Vec<AdmittedCall>,
     pub started: Vec<Started>,
     /// Every execution, in order, by any server.
     pub runs: Vec<Run>,

@@ -62,7 +62,7 @@ impl World {
                 self.model.read(session, read);
             }
             match received.item {
-                Some(Incoming::Request(request)) => self.let_in(at, request)?,
+                Some(Incoming::Request(request)) => self.admitted(at, request)?,
                 Some(_) => {}
                 None => ensure!(rest.is_empty(), "s{h} leaves {} bytes of a frame", rest.len()),
             }
@@ -70,7 +70,7 @@ impl World {
         self.pump_host(h)
     }
 
-    fn let_in(&mut self, at: usize, request: Request<'_>) -> Check {
+    fn admitted(&mut self, at: usize, request: Request<'_>) -> Check {
         let link = &self.links[at];
         let (p, h, session) = (link.peer, link.host, link.session.unwrap_or(u32::MAX));
         let op = body::read_request(request.body).unwrap_or(u32::MAX);
@@ -84,7 +84,7 @@ impl World {
         self.model.admitted(session, key.xid().get(), kind.idempotent, room)?;
         let digest = self.hosts[h].server.record_of(key).map_or(0, |(_, digest)| digest);
         let mut call = Handling {
-            step: Step::LetIn,
+            step: Step::Admitted,
             admission: Some(request.admission),
             running: None,
             key,
@@ -118,7 +118,7 @@ impl World {
             }
             // Without a ledger nothing can come between a record and what it is for.
             let stays = match call.step {
-                Step::LetIn | Step::Running => true,
+                Step::Admitted | Step::Running => true,
                 Step::Recorded => recorded && !call.kind.transaction,
                 Step::Completed => recorded,
             };
@@ -139,7 +139,7 @@ impl World {
         let op = call.op;
         let now = self.host_now(h);
         match call.step {
-            Step::LetIn => {
+            Step::Admitted => {
                 let refused = match call.kind.end {
                     End::Refuse => true,
                     End::RefuseFirst => self.hosts[h].life == 0,

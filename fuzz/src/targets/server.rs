@@ -14,7 +14,7 @@ const PLAIN: MethodId = MethodId::from_number(1);
 const IDEM: MethodId = MethodId::from_number(2);
 
 enum Right {
-    LetIn(Admission, bool),
+    Admitted(Admission, bool),
     Running(Running),
 }
 
@@ -191,7 +191,7 @@ impl Game<'_> {
             rest = &rest[received.consumed..];
             match received.item {
                 Some(Incoming::Request(request)) => {
-                    self.rights.push(Right::LetIn(request.admission, request.idempotent));
+                    self.rights.push(Right::Admitted(request.admission, request.idempotent));
                 }
                 Some(_) => {}
                 None => return,
@@ -206,10 +206,10 @@ impl Game<'_> {
             return;
         }
         match self.rights.swap_remove(at % self.rights.len()) {
-            Right::LetIn(admission, _) if what % 8 == 0 => {
+            Right::Admitted(admission, _) if what % 8 == 0 => {
                 self.server.refuse(self.now, admission, NotExecuted::BadArguments);
             }
-            Right::LetIn(admission, idempotent) => self.start(admission, idempotent),
+            Right::Admitted(admission, idempotent) => self.start(admission, idempotent),
             Right::Running(running) if what % 8 == 0 => self.server.abort(self.now, running),
             Right::Running(running) if what % 8 == 1 => {
                 self.server.roll_back(self.now, running, NotExecuted::Aborted);
@@ -270,7 +270,7 @@ impl Game<'_> {
         }
         for right in std::mem::take(&mut self.rights) {
             match right {
-                Right::LetIn(admission, _) => {
+                Right::Admitted(admission, _) => {
                     self.server.refuse(self.now, admission, NotExecuted::BadArguments);
                 }
                 Right::Running(running) => {

@@ -17,7 +17,7 @@ use crate::rng::mix;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Admitted.
-    LetIn,
+    Admitted,
     /// Its started record is stable.
     Recorded,
     /// It runs.
@@ -157,7 +157,7 @@ impl World {
             }
             call.due = 0;
             let more = match call.step {
-                Step::LetIn => self.call_let_in(h, &mut call)?,
+                Step::Admitted => self.call_admitted(h, &mut call)?,
                 Step::Recorded => self.call_start(h, &mut call)?,
                 Step::Running => self.call_complete(h, &mut call)?,
                 Step::Completed => {
@@ -175,7 +175,7 @@ impl World {
         self.profile.ledger && !call.idempotent
     }
 
-    fn call_let_in(&mut self, h: usize, call: &mut Call) -> Result<bool, super::Violation> {
+    fn call_admitted(&mut self, h: usize, call: &mut Call) -> Result<bool, super::Violation> {
         if call.plan.end == End::Refuse
             && let Some(admission) = call.admission.take()
         {
@@ -464,7 +464,7 @@ impl World {
         self.hosts[h].clock.read(self.now)
     }
 
-    /// A server begins to drain.
+    /// A server is told to drain.
     pub(super) fn drain(&mut self, h: usize) {
         if !self.hosts[h].draining {
             let grace = [200 * MS, 5_000 * MS][self.rng.below(2) as usize];

@@ -151,7 +151,7 @@ impl World {
         }
         let call = Call {
             due: 0,
-            step: Step::LetIn,
+            step: Step::Admitted,
             plan,
             admission: Some(arrived.admission),
             running: None,
