@@ -109,23 +109,27 @@ impl Client {
         Client { handle: Arc::new(Handle { shared }) }
     }
 
-    /// A call of a typed method: await it, or set its options first.
+    /// A call of a typed method: await it, or set its options first. It may run more than once if the method is
+    /// [`idempotent`](Method::idempotent), unless the call says [`at_most_once`](Call::at_most_once).
     pub fn call<A: Serialize, R: DeserializeOwned>(
         &self,
         method: &Method<A, R>,
         arguments: &A,
     ) -> Call<R> {
         let body = crate::buffer::encode(arguments).map_err(|_| CallError::Unencodable);
-        Call::new(&self.handle.shared, method.id(), body, Decode::postcard(method.values()))
+        let idempotent = method.spec().idempotent;
+        let decode = Decode::postcard(method.values());
+        Call::new(&self.handle.shared, method.id(), idempotent, body, decode)
     }
 
-    /// A call with bytes for arguments and bytes for a reply.
+    /// A call with bytes for arguments and bytes for a reply. It runs at most once, unless it says
+    /// [`idempotent`](Call::idempotent).
     pub fn call_raw(&self, method: MethodId, body: impl Into<Bytes>) -> Call<Bytes> {
-        Call::new(&self.handle.shared, method, Ok(body.into()), Decode::raw())
+        Call::new(&self.handle.shared, method, false, Ok(body.into()), Decode::raw())
     }
 
-    /// A one-way call: its outcome is not reported. It is still executed at most once, and sent again if the connection
-    /// breaks before the server has read it (S23).
+    /// A one-way call: its outcome is not reported. It is still executed at most once, unless the method is idempotent, and
+    /// sent again if the connection breaks before the server has read it (S23).
     ///
     /// # Errors
     /// Why it was not begun.
@@ -135,7 +139,7 @@ impl Client {
         arguments: &A,
     ) -> Result<(), CallError> {
         let body = crate::buffer::encode(arguments).map_err(|_| CallError::Unencodable)?;
-        self.send_raw(method.id(), body)
+        self.send_one_way(method.id(), method.spec().idempotent, body)
     }
 
     /// A one-way call with bytes for arguments.
@@ -143,9 +147,18 @@ impl Client {
     /// # Errors
     /// Why it was not begun.
     pub fn send_raw(&self, method: MethodId, body: impl Into<Bytes>) -> Result<(), CallError> {
-        let timeout = self.handle.shared.options.timeout;
-        let mut call = oncewire_core::Call::new(method, body.into());
-        call.timeout = timeout;
+        self.send_one_way(method, false, body.into())
+    }
+
+    fn send_one_way(
+        &self,
+        method: MethodId,
+        idempotent: bool,
+        body: Bytes,
+    ) -> Result<(), CallError> {
+        let mut call = oncewire_core::Call::new(method, body);
+        call.timeout = self.handle.shared.options.timeout;
+        call.idempotent = idempotent;
         call.one_way = true;
         self.handle.shared.send(call)
     }

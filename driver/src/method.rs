@@ -53,7 +53,9 @@ impl<A, R> Method<A, R> {
         }
     }
 
-    /// It may run more than once: its replies are not kept, and calls in doubt are repeated (S22).
+    /// It may run more than once: its replies are neither kept nor recorded, and calls in doubt are repeated, at another
+    /// server too (S22). All calls of it are so, but for those that say [`at_most_once`](crate::Call::at_most_once), and
+    /// those of a [`DurableClient`](crate::DurableClient), which are in its journal.
     pub const fn idempotent(mut self) -> Method<A, R> {
         self.spec.idempotent = true;
         self

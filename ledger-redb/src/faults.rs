@@ -140,7 +140,7 @@ mod tests {
             let calls: Vec<_> =
                 amounts.iter().map(|amount| client.call(&PAY, amount).start()).collect();
             // Requests are read in order: the others are in the next batch once this one was answered.
-            assert_eq!(client.call(&READ, &()).idempotent().await.ok(), Ok(0));
+            assert_eq!(client.call(&READ, &()).await.ok(), Ok(0));
             release.send(()).unwrap();
             assert_eq!(held.await.ok(), Ok(()));
             while before.ledger_error().is_none() {
@@ -160,7 +160,7 @@ mod tests {
                     other => panic!("{other:?}"),
                 }
             }
-            let there = client.call(&READ, &()).idempotent().await.ok().unwrap();
+            let there = client.call(&READ, &()).await.ok().unwrap();
             client.close().await;
             after.drain(Duration::from_secs(5)).await;
             (paid, there)

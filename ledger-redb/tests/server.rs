@@ -81,7 +81,7 @@ fn what_was_answered_is_there_after_a_crash_and_answered_alike() {
         place.set(Some(after.clone()));
         before.drain(std::time::Duration::ZERO).await;
         assert_eq!(client.call(&PAY, &(1, 1)).await.ok(), Ok(101));
-        assert_eq!(client.call(&BALANCE, &1).idempotent().await.ok(), Ok(101));
+        assert_eq!(client.call(&BALANCE, &1).await.ok(), Ok(101));
         assert_eq!(client.call(&COUNT, &()).await.ok(), Ok(2));
         assert_eq!(after.counters().resumes, 1, "the session survived");
         client.close().await;
@@ -114,7 +114,7 @@ fn c56_of_many_calls_in_flight_those_that_fail_are_rolled_back_alone() {
             }
         }
         assert_eq!((good, bad), (560, 80));
-        assert_eq!(client.call(&BALANCE, &1).idempotent().await.ok(), Ok(1120));
+        assert_eq!(client.call(&BALANCE, &1).await.ok(), Ok(1120));
         assert!(matches!(client.call(&STEAL, &()).await, Outcome::NotExecuted(_)));
         client.close().await;
     });

@@ -41,24 +41,17 @@ impl<R> fmt::Debug for Call<R> {
 }
 
 impl<R> Call<R> {
+    /// `idempotent`: what the method says of itself; calls of bytes have no method to ask.
     pub(super) fn new(
         shared: &Arc<Shared>,
         method: MethodId,
+        idempotent: bool,
         body: Result<Bytes, CallError>,
         decode: Decode<R>,
     ) -> Call<R> {
         let (timeout, fail_fast) = (shared.options.timeout, shared.options.fail_fast);
         let shared = shared.clone();
-        Call {
-            shared,
-            method,
-            body,
-            timeout,
-            fail_fast,
-            idempotent: false,
-            decode,
-            reply: PhantomData,
-        }
+        Call { shared, method, body, timeout, fail_fast, idempotent, decode, reply: PhantomData }
     }
 
     /// Time until the caller gives up (S17).
@@ -75,8 +68,17 @@ impl<R> Call<R> {
 
     /// Allows the call to run more than once: it is repeated, on another server too, until it is answered. The server
     /// refuses it if the method is not declared idempotent (S22).
+    ///
+    /// For calls of bytes: those of a [`Method`](crate::Method) that is declared idempotent are so without it.
     pub fn idempotent(mut self) -> Self {
         self.idempotent = true;
+        self
+    }
+
+    /// The call runs at most once though its method is idempotent: its reply is kept, and with a ledger recorded. If its
+    /// server is replaced meanwhile it ends as `Unknown` instead of running again.
+    pub fn at_most_once(mut self) -> Self {
+        self.idempotent = false;
         self
     }
 

@@ -35,7 +35,7 @@ pub async fn c59_an_idempotent_call_runs_again_at_the_server_that_replaces_its_o
     let before = world.host().await;
     let link = FaultyLink::to(before.connector.clone());
     let client = world.connected(&link).await;
-    let call = client.call(&WAIT_AGAIN, &7).idempotent().start();
+    let call = client.call(&WAIT_AGAIN, &7).start();
     world.waiting(1).await;
     let after = world.host().await;
     link.lead_to(after.connector.clone());
@@ -64,12 +64,12 @@ pub async fn c69_an_idempotent_method_runs_at_most_once_for_a_request_that_asks_
     let client = world.connected(&link).await;
     world.service.let_go(2);
     link.fault(Direction::Down, Mark::Kind(kind::REPLY), Action::Cut);
-    expect_reply(&world, client.call(&WAIT_AGAIN, &7), 7).await;
+    expect_reply(&world, client.call(&WAIT_AGAIN, &7).at_most_once(), 7).await;
     assert_eq!(world.service.waiting(), 1);
     link.fault(Direction::Down, Mark::Kind(kind::REPLY), Action::Cut);
     world.service.let_go(2);
-    expect_reply(&world, client.call(&WAIT_AGAIN, &8).idempotent(), 8).await;
-    assert_eq!(world.service.waiting(), 3, "this one asked to be repeated");
+    expect_reply(&world, client.call(&WAIT_AGAIN, &8), 8).await;
+    assert_eq!(world.service.waiting(), 3, "the method allows this one to be repeated");
 }
 
 pub async fn c73_a_refused_repetition_of_an_idempotent_call_that_may_have_run_is_unknown(
@@ -78,7 +78,7 @@ pub async fn c73_a_refused_repetition_of_an_idempotent_call_that_may_have_run_is
     let before = world.host().await;
     let link = FaultyLink::to(before.connector.clone());
     let client = world.connected(&link).await;
-    let call = client.call(&WAIT_AGAIN, &7).idempotent().start();
+    let call = client.call(&WAIT_AGAIN, &7).start();
     world.waiting(1).await;
     // The server that takes its place does not declare the method idempotent.
     let after = world.host_of(world.service.offer_but("suite", true)).await;
@@ -93,7 +93,7 @@ pub async fn c73_an_overloaded_server_cannot_make_a_repeated_call_not_executed(w
     let (connector, acceptor) = world.listen().await;
     let link = FaultyLink::to(connector);
     let client = world.client(&link);
-    let call = client.call(&WAIT_AGAIN, &7).idempotent().start();
+    let call = client.call(&WAIT_AGAIN, &7).start();
     let mut server = world.accept(&acceptor).await;
     server.take_in([1; 16], 0).await;
     let (first, _) = server.requested().await;
@@ -113,7 +113,7 @@ pub async fn c74_an_idempotent_call_nobody_wants_is_asked_for_and_not_covered_by
     let (connector, acceptor) = world.listen().await;
     let link = FaultyLink::to(connector);
     let client = world.client(&link);
-    let call = client.call(&WAIT_AGAIN, &7).idempotent().start();
+    let call = client.call(&WAIT_AGAIN, &7).start();
     let mut server = world.accept(&acceptor).await;
     server.take_in([1; 16], 0).await;
     let (first, _) = server.requested().await;

@@ -106,14 +106,14 @@ fn c73_idempotent_calls_leave_no_record_and_run_again() {
     let mut world = Ledgered::new();
     let client = world.held();
     let batches = world.ledger.batches().len();
-    assert_eq!(world.begin(client.call(&COUNT, &()).idempotent().start()).outcome(), reply(0));
+    assert_eq!(world.begin(client.call(&COUNT, &()).start()).outcome(), reply(0));
     assert_eq!(world.ledger.batches().len(), batches, "nothing was written");
-    let asked_once = world.call(&client, &COUNT, ());
+    let asked_once = world.begin(client.call(&COUNT, &()).at_most_once().start());
     assert_eq!(asked_once.outcome(), None, "at most once, as the request asks: recorded");
     world.release_all();
     assert_eq!(asked_once.outcome(), reply(0));
     world.restart();
-    assert_eq!(world.begin(client.call(&COUNT, &()).idempotent().start()).outcome(), reply(0));
+    assert_eq!(world.begin(client.call(&COUNT, &()).start()).outcome(), reply(0));
 }
 
 #[test]

@@ -169,13 +169,22 @@ impl Ledgered {
         &self,
         future: impl Future<Output = Outcome<R>> + Send + 'static,
     ) -> Made<R> {
+        self.begin_in(&self.sim, future)
+    }
+
+    /// The same in a simulation of the test's own.
+    pub fn begin_in<R: Send + 'static>(
+        &self,
+        sim: &Arc<Sim>,
+        future: impl Future<Output = Outcome<R>> + Send + 'static,
+    ) -> Made<R> {
         let made = Made(Arc::default());
         let learned = made.0.clone();
-        self.sim.runtime(&self.clients).spawn(Box::pin(async move {
+        sim.runtime(&self.clients).spawn(Box::pin(async move {
             let outcome = future.await;
             *lock(&learned) = Some(outcome);
         }));
-        self.sim.run();
+        sim.run();
         made
     }
 

@@ -30,8 +30,7 @@ pub(crate) async fn ask(
     }
     let opened = records.values().filter(|r| r.kind == Kind::Open && r.verdict == Verdict::Applied);
     for account in opened.map(|record| record.account).collect::<BTreeSet<_>>() {
-        let balance =
-            insist(|| client.call(&BALANCE, &account).idempotent().timeout(timeout)).await?;
+        let balance = insist(|| client.call(&BALANCE, &account).timeout(timeout)).await?;
         if let Ok(balance) = balance {
             testimony.balances.insert(account, balance);
         }

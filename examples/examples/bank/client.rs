@@ -270,7 +270,7 @@ impl Worker {
 
     /// It moves nothing and may be repeated, so a caller without a reply asks again, with more time.
     async fn read_balance(&self, account: AccountId, manner: Manner) {
-        let call = || self.client.call(&BALANCE, &account).idempotent();
+        let call = || self.client.call(&BALANCE, &account);
         let mut ending = settle(manner.apply(call())).await;
         let again = match ending.0 {
             Settled::Reply(_) => false,

@@ -168,7 +168,7 @@ impl Arena {
     async fn stats_when_quiet(&self) -> Result<Stats, String> {
         let quiet = async {
             loop {
-                let stats = self.auditor.call(&STATS, &()).idempotent().await;
+                let stats = self.auditor.call(&STATS, &()).await;
                 let stats = stats.ok().map_err(|why| format!("the server has no stats: {why}"))?;
                 // The auditor's own connection and call.
                 if stats.conns <= 1 && stats.running <= 1 {

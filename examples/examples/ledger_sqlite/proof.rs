@@ -96,7 +96,7 @@ async fn lane(client: Client, shared: &Shared, lane: u32) -> Result<(), String> 
         match round >> 28 {
             0 => notice(&client, shared, round).await?,
             1 => {
-                let told = client.call(&BALANCE, &account).timeout(PATIENCE).idempotent().await;
+                let told = client.call(&BALANCE, &account).timeout(PATIENCE).await;
                 told.ok().map_err(|failure| format!("a balance: {failure}"))?;
             }
             2..=7 => {

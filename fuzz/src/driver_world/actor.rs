@@ -478,9 +478,7 @@ fn begin_call<R: Send + 'static>(
     told: fn(Outcome<R>) -> Ended,
 ) -> Pin<Box<dyn Future<Output = Ended> + Send>> {
     let mut call = call.timeout(Duration::from_nanos(kind.timeout)).fail_fast(kind.fail_fast);
-    if kind.idempotent {
-        call = call.idempotent();
-    }
+    call = if kind.idempotent { call.idempotent() } else { call.at_most_once() };
     let future = if starts { call.start() } else { call.into_future() };
     Box::pin(async move { told(future.await) })
 }

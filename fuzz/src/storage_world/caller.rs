@@ -140,9 +140,7 @@ impl Caller {
         let call = match kind {
             Kind::Pay => begin_call(self.client.call(&PAY, &request), timeout),
             Kind::Note => begin_call(self.client.call(&NOTE, &request), timeout),
-            Kind::Peek(paid) => {
-                begin_call(self.client.call(&PEEK, &(op, paid)).idempotent(), timeout)
-            }
+            Kind::Peek(paid) => begin_call(self.client.call(&PEEK, &(op, paid)), timeout),
         };
         // Slow processors need some more.
         Pending { op, due: now + timeout + 100 * MS, call }
