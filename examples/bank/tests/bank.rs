@@ -2,24 +2,18 @@
 #![allow(missing_docs)]
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-/// Cargo builds examples before it runs tests, beside their directory.
-fn program() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let program = test.parent().and_then(|deps| deps.parent()).unwrap().join("examples/bank");
-    assert!(program.exists(), "{} is not built: `cargo build --examples`", program.display());
-    program
-}
+/// The program under test.
+const BANK: &str = env!("CARGO_BIN_EXE_bank");
 
 fn bank(arguments: &[&str]) -> Command {
     // A hang is a failure, not a wait for ever.
     let mut command = Command::new("timeout");
-    command.arg("--kill-after=5").arg("100").arg(program()).args(arguments).stdin(Stdio::null());
+    command.arg("--kill-after=5").arg("100").arg(BANK).args(arguments).stdin(Stdio::null());
     command
 }
 
@@ -36,7 +30,7 @@ struct Listening {
 
 impl Listening {
     fn start(arguments: &[&str]) -> Listening {
-        let mut command = Command::new(program());
+        let mut command = Command::new(BANK);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
@@ -114,7 +108,7 @@ fn a_client_over_a_unix_socket_is_exact_and_the_server_removes_its_socket() {
 
 #[test]
 fn a_client_over_a_pipe_is_exact() {
-    exact(&format!("pipe:'{}' serve pipe:-", program().display()), &[]);
+    exact(&format!("pipe:'{BANK}' serve pipe:-"), &[]);
 }
 
 #[test]
@@ -126,7 +120,7 @@ fn a_client_stays_exact_while_its_connections_are_cut() {
         let injector = Listening::start(&arguments);
         let over_unix = exact(&faults, &["--seed", seed]);
         assert!(over_unix["reconnects"].as_u64() > Some(0), "{over_unix}");
-        let relay = format!("pipe:'{}' relay '{faults}'", program().display());
+        let relay = format!("pipe:'{BANK}' relay '{faults}'");
         exact(&relay, &["--seed", seed]);
         assert_eq!(injector.terminate(), Some(0));
     }

@@ -1,6 +1,6 @@
 //! A bank whose balances stay exact, whatever happens to its connections and clients.
 //!
-//! `cargo run --release --example bank` shows it; `bank serve ADDR` and `bank client ADDR` are the pieces.
+//! `cargo run --release --example bank` at the top of the repository shows it; `bank serve ADDR` and `bank client ADDR` are the pieces.
 //!
 //! | file | what it does |
 //! |---|---|
@@ -51,7 +51,8 @@ use client::Load;
 use demo::Demo;
 use report::Report;
 
-fn main() -> ExitCode {
+/// Does what the command line asks for; without a command, shows all of it.
+pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Some(Command::Serve(args)) => {
@@ -104,7 +105,7 @@ async fn run_client(args: ClientArgs) -> Result<bool, String> {
     } else {
         describe(&report)
     };
-    // Whoever does not read it has the exit status.
+    // A reader that has closed its end still has the exit status.
     let _ = writeln!(std::io::stdout(), "{text}");
     Ok(report.faults.is_empty())
 }
