@@ -279,6 +279,41 @@ fn a_lost_ack_is_sent_again() {
     assert_eq!(pair.kept(), 0);
 }
 
+/// A client that is being debugged looks at the link every 2.5 s, whatever the server does, and repeated what was lost only at
+/// Pings of its own. Whichever side looked more often was heard by the other one in time, which then sent no Ping.
+#[test]
+fn c124_what_was_lost_is_said_again_whichever_side_pings() {
+    for server_keepalive in [secs(1), secs(600)] {
+        let mut server = default_server_config();
+        server.lossy = true;
+        server.keepalive = server_keepalive;
+        let mut client = ClientConfig::default();
+        client.resend_after = Some(ms(200));
+        client.keepalive = NEVER;
+        let mut pair = Pair::with(server, client);
+        let lost = std::rc::Rc::new(std::cell::Cell::new(false));
+        let loses = lost.clone();
+        pair.luck = Some(Box::new(move || if loses.get() { Luck::Lost } else { Luck::Once }));
+        let mut pair = pair.connected();
+        pair.call(b"a");
+        // Less than a check's time in between, so that no Ping is lost.
+        lost.set(true);
+        pair.advance(ms(150));
+        lost.set(false);
+        assert!(pair.kept() > 0);
+        pair.advance(secs(10));
+        assert_eq!(pair.kept(), 0, "{server_keepalive:?}");
+
+        lost.set(true);
+        let now = pair.now;
+        pair.server.drain(now, secs(1000));
+        pair.drive();
+        lost.set(false);
+        pair.advance(secs(10));
+        assert!(pair.server.is_drained(), "{server_keepalive:?}");
+    }
+}
+
 #[test]
 fn a_resend_time_of_nothing_does_not_spin() {
     let mut config = ClientConfig::default();

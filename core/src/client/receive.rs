@@ -67,7 +67,10 @@ impl<S: ClientStorage> Client<S> {
                 }
             }
             (Frame::Refuse(refuse), _) => self.handle_refuse(refuse),
-            (Frame::Ping(_), _) => self.output.pong = true,
+            (Frame::Ping(_), _) => {
+                self.output.pong = true;
+                self.repeat_if_lossy();
+            }
             (Frame::Pong(_), _) => {}
             // S25: the server drains; no new call leaves on this connection.
             (Frame::Goodbye(_), _) => self.server_leaving = true,

@@ -35,7 +35,10 @@ impl<S: ClientStorage> Client<S> {
                 match self.keepalive.check(self.silence_max(), self.check_period()) {
                     Verdict::Alive => {}
                     Verdict::Reassure => self.output.pong = true,
-                    Verdict::Probe => self.send_keepalive(),
+                    Verdict::Probe => {
+                        self.output.ping = true;
+                        self.repeat_if_lossy();
+                    }
                     Verdict::Dead => self.drop_connection(CloseReason::PeerSilent),
                 }
             }
@@ -124,9 +127,11 @@ impl<S: ClientStorage> Client<S> {
         self.give_up(index, Reason::DeadlinePassed);
     }
 
-    /// S20. On a lossy link what was not answered may be lost, so it is sent again whenever the link is silent (S27).
-    fn send_keepalive(&mut self) {
-        self.output.ping(self.config.resend_after.is_some());
+    /// The link was silent. What was not answered may be lost on it (S27).
+    pub(super) fn repeat_if_lossy(&mut self) {
+        if self.config.resend_after.is_some() {
+            self.output.repeat();
+        }
     }
 }
 

@@ -25,7 +25,7 @@ pub(super) struct Output {
     /// When an unanswered `Hello` is sent again (S27).
     pub(super) hello_again_at: Instant,
     pub(super) pong: bool,
-    ping: bool,
+    pub(super) ping: bool,
     /// Our `Goodbye`, if it was sent, is due again (S27). It counts as sent all the same: no request follows it.
     goodbye_again: bool,
     /// When to acknowledge what is settled above `acked` (S16).
@@ -72,14 +72,11 @@ impl Output {
         self.ack_at != Instant::FAR_FUTURE || self.ack_base.is_some()
     }
 
-    /// Asks the server for a byte; on a lossy link acknowledges and says `Goodbye` again, since the last one may be
-    /// lost.
-    pub(super) fn ping(&mut self, lossy: bool) {
-        self.ping = true;
-        if lossy {
-            self.ack_at = Instant::ZERO;
-            self.goodbye_again = true;
-        }
+    /// S27: acknowledges and says `Goodbye` again, since the last one may be lost. Done at each Ping of either side: the
+    /// side that looks at a silent link more often is the only one that sends any.
+    pub(super) fn repeat(&mut self) {
+        self.ack_at = Instant::ZERO;
+        self.goodbye_again = true;
     }
 }
 

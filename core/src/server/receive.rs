@@ -217,8 +217,10 @@ impl<T: ServerStorage> Server<T> {
             Frame::Cancel(xid) => return Ok(self.handle_cancel(bound?, xid)),
             Frame::Ping(_) => {
                 bound?;
+                let goodbye = self.repeats_goodbye();
                 if let Some(conn) = self.conns.at_mut(conn) {
                     conn.send.pong = true;
+                    conn.send.goodbye |= goodbye;
                 }
                 self.wake(conn);
             }

@@ -182,6 +182,7 @@ impl<T: ServerStorage> Server<T> {
     fn check_peer(&mut self, index: u32) {
         let Some(conn) = self.conns.live(index) else { return };
         let keepalive = self.silence_max(conn.session);
+        let goodbye = self.repeats_goodbye();
         let Some(conn) = self.conns.live_mut(index) else { return };
         let verdict = match conn.phase {
             // There is nothing to ask, and the handshake's own time judges; or it waits for us.
@@ -201,13 +202,18 @@ impl<T: ServerStorage> Server<T> {
                 }
                 Verdict::Probe => {
                     conn.send.ping = true;
-                    // S27: the first one may be lost.
-                    conn.send.goodbye |= self.config.lossy && self.drain.is_some();
+                    conn.send.goodbye |= goodbye;
                     self.wake(index);
                 }
             }
             self.schedule_check(index);
         }
+    }
+
+    /// S27: a `Goodbye` may be lost, and is said again at each Ping of either side, since the side that looks at a silent
+    /// link more often is the only one that sends any.
+    pub(super) fn repeats_goodbye(&self) -> bool {
+        self.config.lossy && self.drain.is_some()
     }
 
     pub(super) fn schedule_check(&mut self, index: u32) {

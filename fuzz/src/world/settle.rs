@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use oncewire_core::{Instant, NEVER};
+use oncewire_core::Instant;
 
 use super::World;
 use super::model::Stage;
@@ -119,9 +119,6 @@ impl World {
         // (S20). Sessions that are not resumed keep theirs until their leases end.
         let lost = self.profile.lossy || self.links.iter().any(|link| link.silent);
         let keepalive = self.profile.server.keepalive.min(Duration::from_secs(3_600));
-        // A client that may be silent for ever looks four times in this.
-        let patient = self.profile.client.keepalive == NEVER;
-        let keepalive = keepalive.max(Duration::from_secs(if patient { 10 } else { 0 }));
         let again = if lost { keepalive } else { Duration::ZERO };
         let soon = 2_000 * MS + again.as_nanos() as u64;
         self.until("what is connected is released", soon, |world| {
