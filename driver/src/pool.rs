@@ -1,19 +1,99 @@
 //! Memory of buffers, used again: fresh memory costs the system a page fault every 4 KiB, and the clearing of it.
+//!
+//! A [`Buffer`] has exactly the length that was asked for, however long its memory is. Otherwise the length of a read
+//! would depend on what else had run in the process, and a simulator could not repeat a run from its seed.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 
-/// Buffers shorter than this are not worth the search.
+/// Memory shorter than this is not worth the search.
 const LEN_MIN: usize = 32 << 10;
-/// Bytes of idle buffers kept in all, in a process.
+/// Bytes of idle memory kept in all, in a process.
 const IDLE_MAX: usize = 16 << 20;
+/// Memory up to this many times as long as what is wanted is taken; more of it would lie unused.
+const LONGER_MAX: usize = 2;
 
-/// Simulators repeat a run whatever ran before it in the process: how much is read at once must not depend on that.
-const EXACT: bool = cfg!(feature = "_faults");
+/// Bytes in memory that goes back to the pool when it is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Buffer {
+    memory: Vec<u8>,
+    len: usize,
+}
+
+impl Buffer {
+    /// A buffer of `len` bytes, whatever they are.
+    pub(crate) fn take(len: usize) -> Buffer {
+        let memory = with(|pool| pool.take(len)).unwrap_or_else(|| vec![0; len]);
+        debug_assert!(memory.len() >= len);
+        Buffer { memory, len }
+    }
+
+    /// A copy of `bytes`, in memory of their length.
+    pub(crate) fn copy_of(bytes: &[u8]) -> Buffer {
+        Buffer { memory: bytes.to_vec(), len: bytes.len() }
+    }
+
+    /// Lengthens it to `len` bytes. What is in it stays; what is behind that is anything.
+    pub(crate) fn lengthen(&mut self, len: usize) {
+        debug_assert!(len >= self.len);
+        if self.memory.len() < len {
+            self.memory.reserve_exact(len - self.memory.len());
+            self.memory.resize(len, 0);
+        }
+        self.len = len;
+    }
+
+    /// Bytes of memory that it occupies.
+    pub(crate) fn memory_len(&self) -> usize {
+        self.memory.capacity()
+    }
+
+    /// The first `len` bytes, shared; when the last handle is dropped, the memory is used again.
+    pub(crate) fn share(mut self, len: usize) -> Bytes {
+        debug_assert!(len <= self.len);
+        self.len = len;
+        Bytes::from_owner(self)
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        &self.memory[..self.len]
+    }
+}
+
+impl DerefMut for Buffer {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.memory[..self.len]
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl Drop for Buffer {
+    #[inline]
+    fn drop(&mut self) {
+        if self.memory.len() >= LEN_MIN {
+            let memory = std::mem::take(&mut self.memory);
+            drop(with(|pool| pool.keep(memory)));
+        }
+    }
+}
 
 struct Pool {
+    /// The memory that was kept last is the last.
     idle: Vec<Vec<u8>>,
+    /// Bytes of all of it.
     bytes: usize,
 }
 
@@ -23,56 +103,25 @@ fn with<T>(f: impl FnOnce(&mut Pool) -> T) -> T {
     f(&mut POOL.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// A buffer of at least `len` bytes, whatever they are.
-pub(crate) fn take(len: usize) -> Vec<u8> {
-    let found = with(|pool| {
-        // One that is much too large would lie idle for the most part.
-        let longest = if EXACT { len } else { len.saturating_mul(4) };
-        let fits = |buffer: &Vec<u8>| (len..=longest).contains(&buffer.len());
-        let at = pool.idle.iter().rposition(fits)?;
-        let buffer = pool.idle.swap_remove(at);
-        pool.bytes -= buffer.len();
-        Some(buffer)
-    });
-    found.unwrap_or_else(|| vec![0; len])
-}
-
-/// Keeps a buffer for its next user.
-#[inline]
-pub(crate) fn put(buffer: Vec<u8>) {
-    if buffer.len() >= LEN_MIN {
-        keep(buffer);
+impl Pool {
+    /// Memory for `len` bytes. The most recent that fits: it is the most likely to be in a cache.
+    fn take(&mut self, len: usize) -> Option<Vec<u8>> {
+        let longest = len.saturating_mul(LONGER_MAX);
+        let fits = |memory: &Vec<u8>| (len..=longest).contains(&memory.len());
+        let at = self.idle.iter().rposition(fits)?;
+        let memory = self.idle.swap_remove(at);
+        self.bytes -= memory.len();
+        Some(memory)
     }
-}
 
-fn keep(buffer: Vec<u8>) {
-    with(|pool| {
-        if pool.bytes + buffer.len() <= IDLE_MAX {
-            pool.bytes += buffer.len();
-            pool.idle.push(buffer);
+    /// Keeps memory for its next user, or returns it if there is enough of it.
+    fn keep(&mut self, memory: Vec<u8>) -> Option<Vec<u8>> {
+        if self.bytes + memory.len() > IDLE_MAX {
+            return Some(memory);
         }
-    });
-}
-
-/// The first `len` bytes of a buffer, shared; when the last handle is dropped, the buffer is used again.
-pub(crate) fn share(buffer: Vec<u8>, len: usize) -> Bytes {
-    Bytes::from_owner(Shared { buffer, len })
-}
-
-struct Shared {
-    buffer: Vec<u8>,
-    len: usize,
-}
-
-impl AsRef<[u8]> for Shared {
-    fn as_ref(&self) -> &[u8] {
-        &self.buffer[..self.len]
-    }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        put(std::mem::take(&mut self.buffer));
+        self.bytes += memory.len();
+        self.idle.push(memory);
+        None
     }
 }
 
@@ -81,27 +130,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_buffer_is_used_again_when_nobody_holds_it_and_not_before() {
-        // No other test uses this size, nor one up to four times as long.
+    fn memory_is_used_again_when_its_last_handle_is_dropped_and_not_before() {
+        // The other test's lengths are more than twice as long.
         let len = 777_777;
-        let mut buffer = take(len);
+        let mut buffer = Buffer::take(len);
         assert_eq!(buffer.len(), len);
         buffer[0] = 1;
-        let shared = share(buffer, len);
+        let shared = buffer.share(len);
         let part = shared.slice(..10);
         drop(shared);
-        assert_eq!(take(len)[0], 0, "the first one is still held");
+        assert_eq!(Buffer::take(len)[0], 0, "a part of the first one is still there");
         assert_eq!(part[0], 1);
         drop(part);
-        assert_eq!(take(len)[0], 1);
+        assert_eq!(Buffer::take(len)[0], 1);
+    }
+
+    #[test]
+    fn a_buffer_has_the_length_that_was_asked_for_whatever_memory_it_gets() {
+        let mut long = Buffer::take(3_333_333);
+        long[0] = 7;
+        drop(long);
+        let mut short = Buffer::take(1_700_000);
+        assert_eq!((short.len(), short[0]), (1_700_000, 7), "the same memory, not all of it");
+        short.lengthen(1_700_001);
+        assert_eq!((short.len(), short[0]), (1_700_001, 7));
+        assert_eq!(short.memory_len(), 3_333_333);
     }
 
     #[test]
     fn idle_memory_is_bounded() {
-        for _ in 0..3 {
-            let buffers: Vec<_> = (0..8).map(|_| share(take(5 << 20), 5 << 20)).collect();
-            drop(buffers);
-            assert!(with(|pool| pool.bytes) <= IDLE_MAX);
-        }
+        let mut pool = Pool { idle: Vec::new(), bytes: 0 };
+        let kept = (0..8).filter(|_| pool.keep(vec![0; 5 << 20]).is_none()).count();
+        assert_eq!((kept, pool.bytes), (3, 15 << 20));
+        assert!(pool.take(5 << 20).is_some());
+        assert!(pool.keep(vec![0; 6 << 20]).is_none(), "there is room again");
     }
 }

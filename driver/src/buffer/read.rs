@@ -8,14 +8,14 @@ use bytes::Bytes;
 use futures_io::AsyncRead;
 
 use super::READ_LEN;
-use crate::pool;
+use crate::pool::Buffer;
 use crate::transport::BoxStream;
 
 /// Memory for a whole frame is allocated when one byte in this many of it has come, and at least [`LARGE_PART_MIN`].
 const EAGER: usize = 32;
 /// See [`EAGER`].
 const LARGE_PART_MIN: usize = READ_LEN / 2;
-/// A buffer larger than this is freed when it is empty.
+/// A buffer in more memory than this gives it back when it is empty.
 const RETAIN_LEN_MAX: usize = 256 << 10;
 /// The front of a frame that is no longer than this waits for the rest in memory of its exact length, and each read
 /// copies it.
@@ -28,7 +28,7 @@ const PARKED_LEN_MAX: usize = LARGE_PART_MIN;
 #[derive(Debug, Default)]
 pub(crate) struct ReadBuffer {
     /// Without room behind the last byte it is parked: the next read borrows a longer one.
-    bytes: Vec<u8>,
+    bytes: Buffer,
     start: usize,
     end: usize,
     /// Where the frame at its front ends, if it has the buffer for itself; 0 if not.
@@ -65,21 +65,20 @@ impl ReadBuffer {
 
     /// Keeps a copy of `rest` and not a byte more.
     fn park(&mut self, rest: &[u8]) {
-        let parked = rest.to_vec();
-        pool::put(std::mem::replace(&mut self.bytes, parked));
+        self.bytes = Buffer::copy_of(rest);
         (self.start, self.end) = (0, rest.len());
     }
 
     /// Keeps a copy of bytes that the machine has no time for yet. The buffer must be empty.
     pub(crate) fn keep_frames(&mut self, rest: &[u8]) {
-        self.bytes = rest.to_vec();
+        self.bytes = Buffer::copy_of(rest);
         (self.start, self.end) = (0, rest.len());
     }
 
     fn take_in_large(&mut self, front: &[u8], wanted: usize) {
-        let mut large = pool::take(wanted);
+        let mut large = Buffer::take(wanted);
         large[..front.len()].copy_from_slice(front);
-        pool::put(std::mem::replace(&mut self.bytes, large));
+        self.bytes = large;
         (self.start, self.end, self.large) = (0, front.len(), wanted);
     }
 
@@ -97,7 +96,7 @@ impl ReadBuffer {
         let bytes = std::mem::take(&mut self.bytes);
         let len = std::mem::take(&mut self.large);
         (self.start, self.end) = (0, 0);
-        Some(pool::share(bytes, len))
+        Some(bytes.share(len))
     }
 
     /// Makes room for a frame of `wanted` bytes, of which some are here.
@@ -110,8 +109,8 @@ impl ReadBuffer {
             self.bytes.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, len);
         }
-        if len == 0 && self.bytes.len() > RETAIN_LEN_MAX {
-            self.bytes = Vec::new();
+        if len == 0 && self.bytes.memory_len() > RETAIN_LEN_MAX {
+            self.bytes = Buffer::default();
         }
         if self.large != 0 {
             return;
@@ -119,13 +118,11 @@ impl ReadBuffer {
         if is_large(len, wanted) {
             let front = std::mem::take(&mut self.bytes);
             self.take_in_large(&front[..len], wanted);
-            pool::put(front);
             return;
         }
         if len > 0 && len <= PARKED_LEN_MAX && self.bytes.len() > len {
             let front = std::mem::take(&mut self.bytes);
             self.park(&front[..len]);
-            pool::put(front);
         }
         self.make_room(wanted);
     }
@@ -135,14 +132,13 @@ impl ReadBuffer {
         let len = self.end - self.start;
         if len == 0 {
             if self.bytes.is_empty() {
-                self.bytes = pool::take(READ_LEN);
+                self.bytes = Buffer::take(READ_LEN);
             }
         } else if len > PARKED_LEN_MAX {
             // Twice what is here, or what the frame needs.
             let room = wanted.saturating_sub(len).clamp(PARKED_LEN_MAX, len.max(PARKED_LEN_MAX));
             if self.bytes.len() < len + room {
-                self.bytes.reserve_exact((len + room).saturating_sub(self.bytes.len()));
-                self.bytes.resize(len + room, 0);
+                self.bytes.lengthen(len + room);
             }
         }
     }
@@ -181,23 +177,14 @@ impl ReadBuffer {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         let here = self.end - self.start;
-        let mut longer = pool::take(here.max(PARKED_LEN_MAX) + READ_LEN);
+        let mut longer = Buffer::take(here.max(PARKED_LEN_MAX) + READ_LEN);
         let result = Pin::new(stream).poll_read(cx, &mut longer[here..]);
-        match result {
-            Poll::Ready(Ok(len @ 1..)) => {
-                longer[..here].copy_from_slice(self.unread());
-                (self.start, self.end) = (0, here + len);
-                pool::put(std::mem::replace(&mut self.bytes, longer));
-            }
-            _ => pool::put(longer),
+        if let Poll::Ready(Ok(len @ 1..)) = result {
+            longer[..here].copy_from_slice(self.unread());
+            (self.start, self.end) = (0, here + len);
+            self.bytes = longer;
         }
         result
-    }
-}
-
-impl Drop for ReadBuffer {
-    fn drop(&mut self) {
-        pool::put(std::mem::take(&mut self.bytes));
     }
 }
 
@@ -257,7 +244,7 @@ mod tests {
             read.keep(&frame[..1], wanted);
             loop {
                 let here = read.unread().len();
-                let memory = read.bytes.capacity();
+                let memory = read.bytes.memory_len();
                 let large = here >= LARGE_PART_MIN;
                 let most = if large { (EAGER * here).min(wanted.max(3 * here)) } else { here };
                 assert!(memory <= most, "{memory} bytes for {here} of {wanted}");

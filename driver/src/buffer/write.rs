@@ -8,7 +8,7 @@ use bytes::{Buf, Bytes};
 use futures_io::AsyncWrite;
 
 use super::WRITE_LEN;
-use crate::pool;
+use crate::pool::Buffer;
 use crate::transport::BoxStream;
 
 /// Bytes of a long frame that are written in one poll.
@@ -17,7 +17,7 @@ const WRITE_TURN_MAX: usize = 1 << 20;
 /// Bytes that the machine has given out and the stream has not taken yet.
 #[derive(Debug, Default)]
 pub(crate) struct WriteBuffer {
-    bytes: Vec<u8>,
+    bytes: Buffer,
     start: usize,
     end: usize,
     /// The rest of a frame, shared: it leaves after them.
@@ -53,7 +53,7 @@ impl WriteBuffer {
     pub(crate) fn fill(&mut self, transmit: impl FnOnce(&mut [u8]) -> usize) -> bool {
         debug_assert!(self.is_empty(), "what it holds would be lost");
         if self.bytes.is_empty() {
-            self.bytes = pool::take(WRITE_LEN);
+            self.bytes = Buffer::take(WRITE_LEN);
         }
         self.start = 0;
         self.end = transmit(&mut self.bytes);
@@ -68,7 +68,7 @@ impl WriteBuffer {
 
     /// Keeps a copy of bytes that a stream did not take.
     pub(crate) fn keep(&mut self, rest: &[u8]) {
-        self.bytes = rest.to_vec();
+        self.bytes = Buffer::copy_of(rest);
         (self.start, self.end) = (0, rest.len());
     }
 
@@ -139,14 +139,8 @@ impl WriteBuffer {
 
     /// Frees the memory; the buffer must be empty.
     pub(crate) fn release(&mut self) {
-        pool::put(std::mem::take(&mut self.bytes));
+        self.bytes = Buffer::default();
         (self.start, self.end) = (0, 0);
-    }
-}
-
-impl Drop for WriteBuffer {
-    fn drop(&mut self) {
-        self.release();
     }
 }
 
