@@ -10,6 +10,7 @@
 //! | [`flood`] | peers that send to servers without end |
 //! | [`flooded`] | servers that send to their clients without end |
 //! | [`actor`] | tasks that make calls |
+//! | [`awaited`] | what must end, and by when |
 //! | [`model`] | what is true of every operation, and which outcomes it allows |
 //! | [`profile`] | the kind of world that a seed selects |
 //!
@@ -17,6 +18,7 @@
 //! In the end nothing may be left: no kept byte, no session, no task.
 
 pub mod actor;
+pub mod awaited;
 pub mod clocks;
 pub mod executor;
 pub mod flood;
@@ -39,8 +41,9 @@ use oncewire_driver::{Client, Runtime};
 use crate::mutant::{self, Mutant, OF_DRIVER_WORLD};
 use crate::rng::Rng;
 use actor::Actor;
+use awaited::Awaited;
 use clocks::Clock;
-use executor::{Sim, Turn, lock};
+use executor::{Sim, lock};
 use model::Model;
 use place::{CLIENTS, MUTANTS, Place, SimConnector, USERS};
 use profile::{MS, Profile, SECOND};
@@ -55,8 +58,6 @@ pub const BRISK: u64 = 30 * MS;
 pub const BRISK_HELD: u64 = 400 * MS;
 /// Virtual time after which a world must have come to its end.
 const END_MAX: u64 = 4 * 3_600 * SECOND;
-/// Polls that no world needs.
-const POLLS_MAX: u64 = 3_000_000;
 
 /// One world.
 #[derive(Debug)]
@@ -94,28 +95,6 @@ impl std::fmt::Display for Failure {
             writeln!(f, "{line}")?;
         }
         write!(f, "seed {} step {}: {}", self.seed, self.step, self.what)
-    }
-}
-
-/// That somebody waits, and until when at most.
-#[derive(Debug)]
-pub struct Awaited {
-    world: Arc<World>,
-    key: (u64, u64),
-}
-
-impl Awaited {
-    /// Somebody waits for what `name` says; `due` is when it must have ended.
-    pub fn new(world: &Arc<World>, due: u64, name: impl FnOnce() -> String) -> Awaited {
-        let key = (due, world.sim.number());
-        lock(&world.model).awaited.insert(key, name());
-        Awaited { world: world.clone(), key }
-    }
-}
-
-impl Drop for Awaited {
-    fn drop(&mut self) {
-        lock(&self.world.model).awaited.remove(&self.key);
     }
 }
 
@@ -216,39 +195,19 @@ impl World {
 
     /// Lets the world go on until `done`, or fails when it is `at`.
     fn run_until(&self, at: u64, done: impl Fn() -> bool) -> Check {
-        while !done() {
-            let turn = self.sim.turn();
-            if let Some(what) = lock(&self.sim.violation).take() {
-                return Err(what);
-            }
-            if self.sim.polls.load(Ordering::Relaxed) > POLLS_MAX {
-                return Err("it takes too many polls: something spins".into());
-            }
-            match turn {
-                Turn::Polled => {}
-                Turn::Waited => {
-                    self.check_awaited()?;
-                    self.check_load()?;
-                }
-                Turn::Stuck => return Err("nothing is ready and nothing is due".into()),
-            }
-            if self.sim.now() > at {
-                return Err(format!("it is not done: {:?}", lock(&self.model).awaited));
-            }
-        }
-        Ok(())
+        self.sim.run_until(at, || self.check(), done)
     }
 
-    fn check_awaited(&self) -> Check {
-        let model = lock(&self.model);
-        match model.awaited.first_key_value() {
-            Some(((due, _), name)) if *due + model.clocks_stood < self.sim.now() => {
-                Err(format!("{name} has not ended, {} ms after it should have", {
-                    (self.sim.now() - due) / MS
-                }))
-            }
-            _ => Ok(()),
-        }
+    /// Lets some time pass.
+    fn pass(&self, nanos: u64) -> Check {
+        self.sim.pass(nanos, || self.check())
+    }
+
+    /// What is true whenever no task is ready.
+    fn check(&self) -> Check {
+        let clocks_stood = lock(&self.model).clocks_stood;
+        self.sim.check_awaited(clocks_stood)?;
+        self.check_load()
     }
 
     /// Where no task is at work, each call that was admitted runs or waits for its turn, and no budget is exceeded.
@@ -275,13 +234,6 @@ impl World {
     /// Counts that something of this kind happened.
     fn count(&self, kind: &'static str) {
         *lock(&self.place).faults.entry(kind).or_default() += 1;
-    }
-
-    /// Lets some time pass.
-    fn pass(&self, nanos: u64) -> Check {
-        let until = self.sim.now() + nanos;
-        self.sim.wake_at(until, std::task::Waker::noop().clone());
-        self.run_until(u64::MAX, || self.sim.now() >= until)
     }
 
     /// Faults are over and every call has ended: clients are connected, and nothing is kept for them (S16).
@@ -317,7 +269,7 @@ impl World {
     fn close_clients(self: &Arc<Self>, clients: Vec<Client>) -> Check {
         for (number, client) in clients.into_iter().enumerate() {
             let due = self.sim.now() + 3 * SECOND;
-            let awaited = Awaited::new(self, due, || format!("the last close of {number}"));
+            let awaited = Awaited::new(&self.sim, due, format!("the last close of {number}"));
             self.sim.spawn(USERS, async move {
                 client.close().await;
                 drop((client, awaited));

@@ -30,11 +30,10 @@ pub mod stranger;
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use oncewire_driver::Client;
 
-use crate::driver_world::executor::{Group, Sim, Turn, lock};
+use crate::driver_world::executor::{Group, Sim, lock};
 use crate::driver_world::profile::{MS, SECOND};
 use crate::driver_world::trace::Trace;
 use crate::driver_world::{Failure, Report};
@@ -57,8 +56,6 @@ const GROUPS: Group = 3;
 const PROGRAMS: Group = 1 << 20;
 /// Virtual time after which a world must have come to its end.
 const END_MAX: u64 = 3_600 * SECOND;
-/// Polls that no world needs.
-const POLLS_MAX: u64 = 3_000_000;
 
 /// What is broken on purpose, for the model to find out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -214,40 +211,11 @@ impl World {
 
     /// Lets the world go on until `done`, or fails when it is `at`.
     fn run_until(&self, at: u64, done: impl Fn() -> bool) -> Check {
-        while !done() {
-            let turn = self.sim.turn();
-            if let Some(what) = lock(&self.sim.violation).take() {
-                return Err(what);
-            }
-            if self.sim.polls.load(Ordering::Relaxed) > POLLS_MAX {
-                return Err("it takes too many polls: something spins".into());
-            }
-            match turn {
-                Turn::Polled => {}
-                Turn::Waited => self.check_awaited()?,
-                Turn::Stuck => return Err("nothing is ready and nothing is due".into()),
-            }
-            if self.sim.now() > at {
-                return Err(format!("it is not done: {:?}", lock(&self.model).awaited));
-            }
-        }
-        Ok(())
-    }
-
-    fn check_awaited(&self) -> Check {
-        match lock(&self.model).awaited.first_key_value() {
-            Some(((due, _), name)) if *due < self.sim.now() => {
-                let late = Duration::from_nanos(self.sim.now() - due).as_millis();
-                Err(format!("{name} has not ended, {late} ms after it should have"))
-            }
-            _ => Ok(()),
-        }
+        self.sim.run_until(at, || self.sim.check_awaited(0), done)
     }
 
     /// Lets some time pass.
     fn pass(&self, nanos: u64) -> Check {
-        let until = self.sim.now() + nanos.max(MS);
-        self.sim.wake_at(until, std::task::Waker::noop().clone());
-        self.run_until(u64::MAX, || self.sim.now() >= until)
+        self.sim.pass(nanos.max(MS), || self.sim.check_awaited(0))
     }
 }

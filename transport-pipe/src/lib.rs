@@ -6,8 +6,10 @@ mod accept_queue;
 mod child;
 pub mod memory;
 pub mod os;
+mod relay;
 mod stdio;
 
 pub use child::ChildConnector;
 pub use oncewire_driver::*;
+pub use relay::relay;
 pub use stdio::StdioAcceptor;

@@ -9,12 +9,13 @@ use std::time::Duration;
 use oncewire_driver::core::NotExecuted;
 use oncewire_driver::{Bytes, Call, Client, Outcome, Ticket};
 
+use super::awaited::Awaited;
 use super::executor::{Sleep, lock};
 use super::handlers::{self, Reply, Request};
 use super::model::{Kind, Told};
 use super::place::USERS;
 use super::profile::{MS, SECOND};
-use super::{Awaited, SLACK, World};
+use super::{SLACK, World};
 use crate::rng::Rng;
 
 /// A ticket of any method.
@@ -105,7 +106,7 @@ impl Actor {
         // Whatever is in doubt can be learnt now.
         let due = self.world.sim.now() + 120 * SECOND + handlers::longest(&self.world);
         for (op, mut ticket) in std::mem::take(&mut self.tickets) {
-            let awaited = Awaited::new(&self.world, due, || format!("the ticket of {op}"));
+            let awaited = Awaited::new(&self.world.sim, due, format!("the ticket of {op}"));
             let (told, _) = ticket.wait().await;
             drop(awaited);
             self.tell(op, told);
@@ -260,7 +261,7 @@ impl Actor {
             true => due.max(pending.due),
             false => due.max(self.due(now, op, pending.kind)),
         };
-        let awaited = Awaited::new(&self.world, due, || format!("operation {op}"));
+        let awaited = Awaited::new(&self.world.sim, due, format!("operation {op}"));
         let ended = pending.call.as_mut().await;
         drop(awaited);
         self.take(op, ended);
@@ -272,8 +273,8 @@ impl Actor {
         for _ in 0..self.rng.range(2, 8) {
             let pending = self.begin();
             let op = pending.op;
-            let name = || format!("operation {op}, joined");
-            let awaited = Awaited::new(&self.world, pending.due, name);
+            let name = format!("operation {op}, joined");
+            let awaited = Awaited::new(&self.world.sim, pending.due, name);
             all.push((pending, awaited));
         }
         let step = self.rng.range(1, all.len() as u64) as usize;
@@ -290,7 +291,7 @@ impl Actor {
         let mut pending = self.begin();
         let (op, due) = (pending.op, pending.due);
         let mut left = self.rng.range(1, 4);
-        let awaited = Awaited::new(&self.world, due, || format!("operation {op}, polled"));
+        let awaited = Awaited::new(&self.world.sim, due, format!("operation {op}, polled"));
         let ended = std::future::poll_fn(|cx| {
             if left == 0 {
                 return Poll::Ready(None);
@@ -430,7 +431,7 @@ impl Actor {
         self.world.sim.note(|| format!("client {number} is closed"));
         let limit = self.world.profile.options.close_timeout.as_nanos() as u64 + SLACK;
         let due = self.world.sim.now() + limit;
-        let awaited = Awaited::new(&self.world, due, || format!("the close of client {number}"));
+        let awaited = Awaited::new(&self.world.sim, due, format!("the close of client {number}"));
         self.client().close().await;
         drop(awaited);
     }

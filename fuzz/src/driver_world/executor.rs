@@ -15,6 +15,7 @@ use std::time::Duration;
 use oncewire_driver::core::Instant;
 use oncewire_driver::{BoxFuture, Runtime, Timer};
 
+use super::awaited::Deadlines;
 use super::clocks::Clock;
 use super::net::Wire;
 use super::trace::Trace;
@@ -109,6 +110,8 @@ pub struct Sim {
     numbers: AtomicU64,
     choices: Mutex<Rng>,
     bits: Mutex<Rng>,
+    /// What must end, and by when.
+    pub awaited: Arc<Mutex<Deadlines>>,
     /// What happened.
     pub trace: Mutex<Trace>,
     /// The first broken promise.
@@ -141,6 +144,7 @@ impl Sim {
             numbers: AtomicU64::new(0),
             choices: Mutex::new(Rng::apart(seed, 1)),
             bits: Mutex::new(Rng::apart(seed, 2)),
+            awaited: Arc::default(),
             trace: Mutex::new(trace),
             violation: Mutex::new(None),
             polls: AtomicU64::new(0),

@@ -16,7 +16,7 @@ use oncewire_driver::core::wire::{self, Frame, Hello, Role};
 use oncewire_driver::core::{self, Heap, Instant, Xid};
 
 use super::World;
-use super::executor::{Policy, Sleep, lock};
+use super::executor::{Policy, Sim, Sleep, lock};
 use super::handlers;
 use super::profile::MS;
 use crate::rng::Rng;
@@ -58,8 +58,34 @@ struct FloodStream {
     /// What is written to it goes nowhere, or waits for ever.
     takes: bool,
     reader: Option<Waker>,
-    /// Which poll of the world this is, and how many reads there were in it.
-    reads: (u64, u64),
+    /// Reads in the present turn.
+    reads: InOneTurn,
+}
+
+/// A sum over one poll of one task.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct InOneTurn {
+    poll: u64,
+    sum: u64,
+}
+
+impl InOneTurn {
+    /// Adds `amount`, and returns the sum of the present turn.
+    pub fn add(&mut self, sim: &Sim, amount: u64) -> u64 {
+        let poll = sim.polls.load(Ordering::Relaxed);
+        if self.poll != poll {
+            *self = InOneTurn { poll, sum: 0 };
+        }
+        self.sum += amount;
+        self.sum
+    }
+}
+
+/// Moves bytes out of a queue; returns how many.
+pub fn take_front(queue: &mut VecDeque<u8>, buf: &mut [u8]) -> usize {
+    let len = queue.len().min(buf.len());
+    buf.iter_mut().zip(queue.drain(..len)).for_each(|(to, byte)| *to = byte);
+    len
 }
 
 /// A frame as it is written.
@@ -123,17 +149,19 @@ impl FloodStream {
             machine.handle_connected(Instant::from_nanos(world.sim.now()));
         }
         let takes = kind == Kind::Calls || !rng.one_in(4);
-        FloodStream { world: world.clone(), source, left, takes, reader: None, reads: (0, 0) }
+        FloodStream {
+            world: world.clone(),
+            source,
+            left,
+            takes,
+            reader: None,
+            reads: InOneTurn::default(),
+        }
     }
 
     /// A server that goes on reading is stopped here, and found out.
     fn count_read(&mut self) -> io::Result<()> {
-        let poll = self.world.sim.polls.load(Ordering::Relaxed);
-        if self.reads.0 != poll {
-            self.reads = (poll, 0);
-        }
-        self.reads.1 += 1;
-        if self.reads.1 > READS_MAX {
+        if self.reads.add(&self.world.sim, 1) > READS_MAX {
             let what = format!("one connection was read {READS_MAX} times in one turn");
             self.world.sim.fail(what);
             return Err(io::ErrorKind::Other.into());
@@ -175,9 +203,7 @@ impl Source {
                 {
                     out.extend(&bytes[..len.get()]);
                 }
-                let len = out.len().min(buf.len());
-                buf.iter_mut().zip(out.drain(..len)).for_each(|(to, byte)| *to = byte);
-                len
+                take_front(out, buf)
             }
         }
     }

@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use futures_io::{AsyncRead, AsyncWrite};
@@ -13,7 +12,7 @@ use oncewire_driver::core::Status;
 use oncewire_driver::core::wire::{self, Decoded, Frame, Role};
 
 use super::World;
-use super::flood::{READ_TIME, bytes_of};
+use super::flood::{InOneTurn, READ_TIME, bytes_of, take_front};
 use super::net::SimStream;
 use crate::rng::Rng;
 
@@ -21,7 +20,7 @@ use crate::rng::Rng;
 const BODY_LEN_MAX: u32 = u32::MAX >> 8;
 /// Bytes of a flood that a client takes in one poll of a task, at most: it reads what sockets usually hold before it ends
 /// what is overdue, and goes on with its turn.
-const POLL_MAX: usize = 512 << 10;
+const POLL_MAX: u64 = 512 << 10;
 
 /// What comes between two frames of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +43,8 @@ pub struct FloodedStream {
     flood: Vec<u8>,
     /// Bytes until it is tired.
     left: usize,
-    /// Which poll of the world this is, and how many bytes of the flood were read in it.
-    taken: (u64, usize),
+    /// Bytes of the flood that were read in the present turn.
+    taken: InOneTurn,
     ended: bool,
 }
 
@@ -65,7 +64,7 @@ impl FloodedStream {
             whole: VecDeque::new(),
             flood: Vec::new(),
             left: rng.range(20, 400) as usize * 1_000,
-            taken: (0, 0),
+            taken: InOneTurn::default(),
             ended: false,
         }
     }
@@ -102,12 +101,7 @@ impl FloodedStream {
     }
 
     fn count(&mut self, len: usize) {
-        let poll = self.world.sim.polls.load(Ordering::Relaxed);
-        if self.taken.0 != poll {
-            self.taken = (poll, 0);
-        }
-        self.taken.1 += len;
-        if self.taken.1 > POLL_MAX {
+        if self.taken.add(&self.world.sim, len as u64) > POLL_MAX {
             self.left = 0;
             self.world.sim.fail(format!("a client read {POLL_MAX} bytes of a flood in one turn"));
         }
@@ -129,9 +123,7 @@ impl AsyncRead for FloodedStream {
         let this = &mut *self;
         loop {
             if !this.whole.is_empty() {
-                let len = this.whole.len().min(buf.len());
-                buf.iter_mut().zip(this.whole.drain(..len)).for_each(|(to, byte)| *to = byte);
-                return Poll::Ready(Ok(len));
+                return Poll::Ready(Ok(take_front(&mut this.whole, buf)));
             }
             let mut bytes = [0; 4096];
             match Pin::new(&mut this.inner).poll_read(cx, &mut bytes) {
@@ -259,9 +251,7 @@ impl AsyncRead for MuteStream {
                 ended => return Poll::Ready(ended),
             }
         }
-        let len = this.down.out.len().min(buf.len());
-        buf.iter_mut().zip(this.down.out.drain(..len)).for_each(|(to, byte)| *to = byte);
-        Poll::Ready(Ok(len))
+        Poll::Ready(Ok(take_front(&mut this.down.out, buf)))
     }
 }
 

@@ -72,8 +72,6 @@ pub struct Model {
     pub servers_changed: bool,
     /// Panics of handlers, by server.
     pub panics: BTreeMap<u32, u64>,
-    /// Calls that are waited for, by the moment at which they must have ended.
-    pub awaited: BTreeMap<(u64, u64), String>,
     /// Outcomes reported, by kind: replies, without reply, not executed, unknown.
     pub outcomes: [u64; 4],
     /// Executions.

@@ -11,6 +11,7 @@ use oncewire_driver::{Accept, BoxFuture, BoxStream, Connect, Server, Subject};
 use smol::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::World;
+use super::awaited::Awaited;
 use super::clocks::Clock;
 use super::executor::{Group, Sleep, lock};
 use super::flooded::{FloodedStream, MuteStream};
@@ -353,7 +354,7 @@ async fn replace(world: &Arc<World>, rng: &mut Rng) {
     world.sim.note(|| format!("server {group} drains for {} ms", grace / MS));
     // Last words may take five seconds to leave.
     let late = world.sim.now() + grace + 5_000 * MS + super::SLACK;
-    let waiting = super::Awaited::new(world, late, || format!("the drain of server {group}"));
+    let waiting = Awaited::new(&world.sim, late, format!("the drain of server {group}"));
     drain(&server, grace).await;
     drop(waiting);
     world.sim.note(|| format!("server {group} is drained"));

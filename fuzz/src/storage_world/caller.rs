@@ -11,6 +11,7 @@ use oncewire_driver::{Call, Client, Outcome, Ticket};
 use super::World;
 use super::model::{Kind, Told};
 use super::service::{self, NOTE, PAY, PEEK, Reply};
+use crate::driver_world::awaited::Awaited;
 use crate::driver_world::executor::{Sleep, lock};
 use crate::driver_world::handlers::pad;
 use crate::driver_world::profile::{MS, SECOND};
@@ -49,28 +50,6 @@ pub fn ended(outcome: Outcome<Reply>) -> Ended {
         Outcome::NoReply(why) => (Told::NoReply(why), None),
         Outcome::NotExecuted(why) => (Told::NotExecuted(why), None),
         Outcome::Unknown(why, ticket) => (Told::Unknown(why, ticket.is_some()), ticket),
-    }
-}
-
-/// That somebody waits, and until when at most.
-#[derive(Debug)]
-pub struct Awaited {
-    world: Arc<World>,
-    key: (u64, u64),
-}
-
-impl Awaited {
-    /// Somebody waits for what `name` says; `due` is when it must have ended.
-    pub fn new(world: &Arc<World>, due: u64, name: String) -> Awaited {
-        let key = (due, world.sim.number());
-        lock(&world.model).awaited.insert(key, name);
-        Awaited { world: world.clone(), key }
-    }
-}
-
-impl Drop for Awaited {
-    fn drop(&mut self) {
-        lock(&self.world.model).awaited.remove(&self.key);
     }
 }
 
@@ -113,7 +92,7 @@ impl Caller {
         // Whatever is in doubt can be learnt now.
         for (op, mut ticket) in std::mem::take(&mut self.tickets) {
             let due = self.world.sim.now() + 120 * SECOND;
-            let awaited = Awaited::new(&self.world, due, format!("the ticket of {op}"));
+            let awaited = Awaited::new(&self.world.sim, due, format!("the ticket of {op}"));
             let (told, _) = ended(ticket.wait().await);
             drop(awaited);
             self.world.tell(op, told);
@@ -155,7 +134,7 @@ impl Caller {
     async fn together(&mut self, many: u64) {
         let mut all: Vec<_> = (0..many).map(|_| self.begin()).collect();
         let waits = |pending: &Pending| {
-            Awaited::new(&self.world, pending.due, format!("operation {}", pending.op))
+            Awaited::new(&self.world.sim, pending.due, format!("operation {}", pending.op))
         };
         let mut awaited: Vec<_> = all.iter().map(waits).collect();
         while !all.is_empty() {

@@ -65,8 +65,6 @@ pub struct Model {
     pub ledger_failed: bool,
     /// A server has died.
     pub died: bool,
-    /// Calls that are waited for, by the moment at which they must have ended.
-    pub awaited: BTreeMap<(u64, u64), String>,
     /// Outcomes reported, by kind: replies, without reply, not executed, unknown.
     pub outcomes: [u64; 4],
     /// Executions of recorded operations, and runs of transactional ones.

@@ -11,13 +11,14 @@ use oncewire_driver::core::wire::Role;
 use oncewire_driver::{DurableCall, DurableClient, RecoveredCall};
 use oncewire_ledger_redb::RedbJournalStore;
 
-use super::caller::{self, Awaited};
+use super::caller;
 use super::disk::{Copied, Death, Disk};
 use super::host::SimConnector;
 use super::journal::SimJournal;
 use super::model::Kind;
 use super::service::{NOTE, PAY, Reply};
 use super::{Broken, PROGRAMS, World};
+use crate::driver_world::awaited::Awaited;
 use crate::driver_world::clocks::Clock;
 use crate::driver_world::executor::{Group, Sleep, lock};
 use crate::driver_world::handlers::pad;
@@ -230,7 +231,7 @@ impl Program {
         let world = &self.world;
         let due = world.sim.now() + PATIENCE;
         let name = format!("what the program of client {} has begun", self.client);
-        let awaited = Awaited::new(world, due, name);
+        let awaited = Awaited::new(&world.sim, due, name);
         // Its callers need some time to begin.
         Sleep::new(&world.sim, SECOND).await;
         while self.untold.load(Ordering::Relaxed) > 0 {
