@@ -8,8 +8,8 @@
 //! | `server/principals.rs` | the numbers of callers |
 //! | `server/conn.rs` | the task of one connection |
 //! | `server/pace.rs` | how long its turns are |
-//! | `server/begin.rs` | from a call's admission to its handler |
-//! | `server/limits.rs` | how many handlers run, and what waits for them |
+//! | `server/limits.rs` | how many handlers run, and the queues before them |
+//! | `server/waiting.rs` | calls that cannot run at once: their turn comes, or they are refused |
 //! | `server/context.rs` | what a handler can know of its call |
 //! | `server/handler.rs` | from a request's bytes to a future or a transaction |
 //! | `server/transactional.rs` | handlers that run in the ledger's transaction |
@@ -23,7 +23,6 @@
 //! | `server/timer_task.rs` | the task that keeps time |
 
 pub(crate) mod batch;
-mod begin;
 mod builder;
 mod cancels;
 mod conn;
@@ -40,6 +39,7 @@ pub(crate) mod restore;
 mod state;
 mod timer_task;
 mod transactional;
+mod waiting;
 
 use std::fmt;
 use std::io;

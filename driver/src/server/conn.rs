@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use oncewire_core::{Admission, ConnId, Incoming, Instant, Received, Running};
 
-use super::begin::Call;
+use super::execution::Call;
 use super::limits::{Permit, Waiting};
 use super::pace::Pace;
 use super::state::{ConnWork, Shared, State};

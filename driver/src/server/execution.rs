@@ -2,19 +2,40 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context as TaskContext, Poll, Waker};
 
 use bytes::Bytes;
-use oncewire_core::{Instant, NoReply, NotExecuted, Running};
+use oncewire_core::{Admission, CallKey, Instant, NoReply, NotExecuted, Request, Running};
 
-use super::context::CallWatch;
-use super::handler::{ReplyFuture, Unencodable};
+use super::context::{CallWatch, Context};
+use super::handler::{Body, ReplyFuture, Unencodable};
 use super::limits::Permit;
 use super::state::{Shared, State};
 use crate::caught::caught;
 use crate::method::MethodOptions;
 use crate::runtime::Timer;
+use crate::transport::Subject;
+
+/// What a request says, apart from the right to start it.
+pub(super) struct Call<'d> {
+    pub(super) key: CallKey,
+    pub(super) method_index: usize,
+    pub(super) body: Body<'d>,
+    pub(super) deadline: Instant,
+    pub(super) idempotent: bool,
+    pub(super) one_way: bool,
+}
+
+impl<'d> Call<'d> {
+    /// `large`: the buffer that the request is a part of, if it can be shared instead of copied.
+    #[inline]
+    pub(super) fn new(request: Request<'d>, large: Option<&'d Bytes>) -> (Admission, Call<'d>) {
+        let Request { admission, deadline, idempotent, one_way, body, method_index, .. } = request;
+        let (key, body) = (admission.key(), Body { bytes: body, large });
+        (admission, Call { key, method_index, body, deadline, idempotent, one_way })
+    }
+}
 
 /// A call that runs.
 pub(super) struct Execution {
@@ -106,7 +127,46 @@ enum End {
     Refused(NotExecuted),
 }
 
+impl Shared {
+    /// For the contexts of calls.
+    #[inline]
+    pub(super) fn watch(self: &Arc<Self>) -> Weak<dyn CallWatch> {
+        let weak: Weak<Shared> = Arc::downgrade(self);
+        weak
+    }
+
+    /// Executes a call that was started, as far as it goes without waiting.
+    #[inline]
+    pub(super) fn execute(
+        self: &Arc<Self>,
+        running: Running,
+        permit: Permit,
+        call: Call<'_>,
+        caller: &Subject,
+    ) -> Option<Ended> {
+        let method = self.methods.get(call.method_index)?;
+        let context = Context::new(self.watch(), call.key, call.deadline, caller.clone());
+        match caught(|| method.handler.begin(context, call.body)) {
+            Ok(Ok(future)) => Execution::new(running, permit, future).run(self, &method.options),
+            Ok(Err(why)) => Some(Ended::refused(running, permit, why)),
+            Err(_) => Some(Ended::panicked(running, permit)),
+        }
+    }
+}
+
 impl State {
+    /// A call has ended, or will not run: others may.
+    #[inline]
+    pub(super) fn release(&mut self, permit: Permit) {
+        if self.planted.loses_permit() {
+            return;
+        }
+        self.limits.release(permit);
+        if self.limits.has_waiting() {
+            self.begin_next();
+        }
+    }
+
     /// A call has ended.
     #[inline]
     pub(super) fn finish(&mut self, at: Instant, ended: Ended) {

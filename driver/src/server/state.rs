@@ -7,13 +7,13 @@ use bytes::Bytes;
 use oncewire_core::{CallKey, ConnId, Heap, Instant, Running, Server as Machine, ServerEvent};
 
 use super::batch::Submit;
-use super::begin::Turn;
 use super::cancels::Cancels;
 use super::context::CallWatch;
 use super::handler::MethodEntry;
 use super::ledger_queue::LedgerQueue;
 use super::limits::{Limits, Permit, Waiting};
 use super::principals::PrincipalTable;
+use super::waiting::Turn;
 use crate::caught::wake_all;
 use crate::faults::{Planted, ServerFault};
 use crate::ledger::entry::LedgerError;

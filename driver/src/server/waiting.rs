@@ -1,41 +1,24 @@
-//! From a call's admission to its handler: at once, or when it has waited for its turn.
+//! Calls that do not run as soon as they are admitted: they wait for their turn, or, with a ledger, for their record.
+//!
+//! A call leaves its queue as soon as it cannot run any more, whatever the reason: its deadline has passed, it was
+//! cancelled, its session is over, or the server drains. Calls once stayed until their turn, and behind one that never
+//! ended it never came: the client's slot was lost, and its ticket said nothing (C117, C146).
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
 use bytes::Bytes;
-use oncewire_core::{Admission, CallKey, Instant, NotExecuted, Request, Running, SessionKey};
+use oncewire_core::{Admission, CallKey, Instant, NotExecuted, Request, SessionKey};
 
-use super::context::{CallWatch, Context};
-use super::execution::{Ended, Execution};
+use super::context::Context;
+use super::execution::{Call, Execution};
 use super::handler::{Body, Plan, decoded};
 use super::ledger_queue::Prepared;
 use super::limits::{Permit, Waiting};
 use super::state::{Shared, State};
-use crate::caught::caught;
 use crate::transport::Subject;
-
-/// What a request says, apart from the right to start it.
-pub(super) struct Call<'d> {
-    pub(super) key: CallKey,
-    pub(super) method_index: usize,
-    pub(super) body: Body<'d>,
-    pub(super) deadline: Instant,
-    pub(super) idempotent: bool,
-    pub(super) one_way: bool,
-}
-
-impl<'d> Call<'d> {
-    /// `large`: the buffer that the request is a part of, if it can be shared instead of copied.
-    #[inline]
-    pub(super) fn new(request: Request<'d>, large: Option<&'d Bytes>) -> (Admission, Call<'d>) {
-        let Request { admission, deadline, idempotent, one_way, body, method_index, .. } = request;
-        let (key, body) = (admission.key(), Body { bytes: body, large });
-        (admission, Call { key, method_index, body, deadline, idempotent, one_way })
-    }
-}
 
 impl Waiting {
     pub(super) fn new(request: Request<'_>, large: Option<&Bytes>, caller: Subject) -> Waiting {
@@ -75,19 +58,7 @@ impl State {
         }
     }
 
-    /// A call has ended, or will not run: others may.
-    #[inline]
-    pub(super) fn release(&mut self, permit: Permit) {
-        if self.planted.loses_permit() {
-            return;
-        }
-        self.limits.release(permit);
-        if self.limits.has_waiting() {
-            self.begin_next();
-        }
-    }
-
-    fn begin_next(&mut self) {
+    pub(super) fn begin_next(&mut self) {
         while let Some(turn) = self.limits.next() {
             self.later.begin.push(turn);
         }
@@ -181,31 +152,6 @@ impl Drop for Turn {
 }
 
 impl Shared {
-    /// For the contexts of calls.
-    #[inline]
-    fn watch(self: &Arc<Self>) -> Weak<dyn CallWatch> {
-        let weak: Weak<Shared> = Arc::downgrade(self);
-        weak
-    }
-
-    /// Executes a call that was started, as far as it goes without waiting.
-    #[inline]
-    pub(super) fn execute(
-        self: &Arc<Self>,
-        running: Running,
-        permit: Permit,
-        call: Call<'_>,
-        caller: &Subject,
-    ) -> Option<Ended> {
-        let method = self.methods.get(call.method_index)?;
-        let context = Context::new(self.watch(), call.key, call.deadline, caller.clone());
-        match caught(|| method.handler.begin(context, call.body)) {
-            Ok(Ok(future)) => Execution::new(running, permit, future).run(self, &method.options),
-            Ok(Err(why)) => Some(Ended::refused(running, permit, why)),
-            Err(_) => Some(Ended::panicked(running, permit)),
-        }
-    }
-
     /// With a ledger: has a call recorded before it is started, unless it is idempotent.
     pub(super) fn record(
         self: &Arc<Self>,
