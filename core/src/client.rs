@@ -24,7 +24,6 @@ mod recovery;
 mod timers;
 mod transmit;
 
-use calls::CallIndex;
 pub use config::{Call, ClientConfig};
 pub use durable::UnjournaledCall;
 pub use event::{ClientCounters, ClientEvent, ClientSession, Received, Reply};
@@ -37,6 +36,7 @@ use crate::keepalive::Keepalive;
 use crate::outcome::{NotExecuted, Outcome};
 use crate::storage::{Body, ClientStorage, Places, Table};
 use crate::time::Instant;
+use call::CallState;
 use calls::{CallTable, Calls};
 use recovery::{GiveUp, Reason};
 use transmit::Output;
@@ -79,8 +79,8 @@ pub struct Client<S: ClientStorage> {
     config: ClientConfig,
     now: Instant,
     phase: Phase,
-    /// Number of the connection; calls remember on which one they were carried.
-    epoch: u32,
+    /// There was a connection.
+    was_connected: bool,
     session: Option<ClientSession>,
     /// `seen` of the current connection's `Welcome`.
     seen: u64,
@@ -108,16 +108,14 @@ const HANDSHAKE_TIMEOUT_MIN: Duration = Duration::from_millis(1);
 impl<S: ClientStorage> Client<S> {
     /// A client without a connection.
     pub fn new(config: ClientConfig) -> Client<S> {
-        let mut table = CallTable::default();
-        table.start_session(config.xid_before_first);
         Client {
+            table: CallTable::new(config.durable, config.xid_before_first),
             config,
             now: Instant::ZERO,
             phase: Phase::Down,
-            epoch: 0,
+            was_connected: false,
             session: None,
             seen: 0,
-            table,
             output: Output::default(),
             keepalive: Keepalive::default(),
             keepalive_at: Instant::FAR_FUTURE,
@@ -155,14 +153,13 @@ impl<S: ClientStorage> Client<S> {
         if self.table.pending_bytes().saturating_add(len) > self.config.pending_bytes_max {
             return Err(CallError::TooManyBytes { max: self.config.pending_bytes_max });
         }
-        let durable = self.config.durable;
-        if durable && call.one_way {
+        if self.config.durable && call.one_way {
             return Err(CallError::OneWay);
         }
         let deadline = self.now + call.timeout;
         let id = self
             .table
-            .admit(call, durable, deadline)
+            .admit(call, deadline)
             .ok_or(CallError::TooManyCalls { max: Calls::<S>::CAPACITY })?;
         if self.phase == Phase::Down && self.failed {
             self.give_up(id.0.index, Reason::Disconnected);
@@ -190,7 +187,6 @@ impl<S: ClientStorage> Client<S> {
         self.advance_clock(now);
         let Some(entry) = self.table.calls.get_mut(id.0) else { return };
         entry.take_caller();
-        entry.durable = false;
         self.give_up(id.0.index, Reason::Forgotten);
     }
 
@@ -213,7 +209,7 @@ impl<S: ClientStorage> Client<S> {
         self.pending_events.disconnect = None;
         self.phase = Phase::Greeting;
         self.failed = false;
-        self.epoch = self.epoch.wrapping_add(1);
+        self.was_connected = true;
         self.greeting_until = self.now + self.config.handshake_timeout.max(HANDSHAKE_TIMEOUT_MIN);
         self.output.greet();
     }
@@ -359,10 +355,10 @@ impl<S: ClientStorage> Client<S> {
 
     /// The call is not to be executed any more.
     fn give_up(&mut self, index: u32, reason: Reason) {
-        let Some(entry) = self.table.calls.at_mut(index) else { return };
+        let Some(entry) = self.table.calls.live_mut(index) else { return };
         let decision = recovery::give_up(entry.known(), reason);
-        if decision != GiveUp::Nothing {
-            entry.abandoned.get_or_insert(reason.not_executed());
+        if let CallState::InFlight(sent) = &mut entry.state {
+            sent.give_up(reason, decision);
         }
         match decision {
             GiveUp::Nothing => {}
@@ -370,12 +366,9 @@ impl<S: ClientStorage> Client<S> {
             GiveUp::Settle(outcome) => self.settle_with(index, outcome),
             GiveUp::ReportUnknown(why) => self.table.report_unknown(index, why),
             GiveUp::Drop => self.table.drop_event(index),
-            GiveUp::Cancel => {
-                entry.cancelled = true;
-                if self.phase == Phase::Up {
-                    self.table.note_todo(index, |todo| todo.cancel = true);
-                }
-            }
+            GiveUp::Cancel if self.phase == Phase::Up => self.table.note_todo(index),
+            // The resume sends it.
+            GiveUp::Cancel => {}
         }
     }
 

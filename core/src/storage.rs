@@ -20,7 +20,6 @@ pub use heap::Heap;
 pub use inline::{InlineClient, InlineServer};
 
 use crate::ids::Key;
-use crate::time::Instant;
 
 /// A payload on its way into a machine.
 #[derive(Clone, Debug)]
@@ -172,17 +171,6 @@ pub trait FreeSlots: Default {
     fn first_from<T>(&self, from: u32, slots: &impl Flat<T>, is_free: impl Fn(&T) -> bool) -> u32;
     fn note_taken(&mut self, slot: u32);
     fn note_freed(&mut self, slot: u32);
-}
-
-/// When something is due; never, at first.
-#[derive(Clone, Copy, Debug)]
-#[cfg_attr(feature = "_explore", derive(Hash))]
-pub(crate) struct Due(pub(crate) Instant);
-
-impl Default for Due {
-    fn default() -> Self {
-        Due(Instant::FAR_FUTURE)
-    }
 }
 
 /// Finds indices by 64-bit keys: used at handshakes, never on the path of a call.

@@ -59,3 +59,49 @@ impl core::ops::Add<Duration> for Instant {
         Instant(self.0.saturating_add(nanos))
     }
 }
+
+/// When something is due; off at first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "_explore", derive(Hash))]
+pub(crate) struct Timer(Instant);
+
+impl Default for Timer {
+    #[inline]
+    fn default() -> Self {
+        Timer::OFF
+    }
+}
+
+impl Timer {
+    /// It is never due.
+    pub(crate) const OFF: Timer = Timer(Instant::FAR_FUTURE);
+    /// Due at this moment; [`Instant::FAR_FUTURE`] is off.
+    #[inline]
+    pub(crate) const fn at(moment: Instant) -> Timer {
+        Timer(moment)
+    }
+
+    /// When it is due; `None` while it is off.
+    #[inline]
+    pub(crate) fn get(self) -> Option<Instant> {
+        (self != Timer::OFF).then_some(self.0)
+    }
+
+    /// Whether its moment has come. No machine's present is [`Instant::FAR_FUTURE`].
+    #[inline]
+    pub(crate) fn is_due(self, now: Instant) -> bool {
+        self.0 <= now
+    }
+
+    /// The one of two that is due first.
+    #[inline]
+    pub(crate) fn earlier(self, other: Timer) -> Timer {
+        Timer(self.0.min(other.0))
+    }
+
+    /// How long until it is due: 580 years if it is off.
+    #[inline]
+    pub(crate) fn time_left(self, now: Instant) -> core::time::Duration {
+        self.0.since(now)
+    }
+}

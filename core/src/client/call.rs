@@ -1,10 +1,10 @@
-//! One call at its client.
+//! One call at its client: its states, and what is kept with it.
 
-use super::recovery::KnownCall;
+use super::recovery::{GiveUp, KnownCall, Reason};
 use crate::ids::{MethodId, Xid};
-use crate::outcome::{NotExecuted, Outcome};
+use crate::outcome::Outcome;
 use crate::storage::list::{Links, linked};
-use crate::time::Instant;
+use crate::time::{Instant, Timer};
 
 /// One call.
 #[derive(Debug)]
@@ -12,101 +12,125 @@ use crate::time::Instant;
 pub(crate) struct CallEntry<B> {
     pub(super) body: B,
     pub(super) method: MethodId,
-    pub(super) xid: Option<Xid>,
-    pub(super) state: CallState,
-    /// When the caller gives up; `FAR_FUTURE` once it has.
-    pub(super) deadline: Instant,
-    /// When to send it again on a link that loses messages (S27).
-    pub(super) retransmit_at: Instant,
-    pub(super) retransmits: u8,
     pub(super) idempotent: bool,
     pub(super) one_way: bool,
     pub(super) fail_fast: bool,
     pub(super) caller: Caller,
-    /// Why it is not to be executed any more, if it is not.
-    pub(super) abandoned: Option<NotExecuted>,
-    /// A connection that carried it has broken, or it was sent again: an earlier copy may have run.
+    /// A connection that carried it has broken, or it was sent again: an earlier copy may have run. It stays so in the next
+    /// session.
     pub(super) may_have_run: bool,
-    /// It is not wanted any more: the server gets a `Cancel`.
-    pub(super) cancelled: bool,
-    /// Its owner settles it.
-    pub(super) durable: bool,
-    /// Whether it was last sent or asked for, and on which connection.
-    pub(super) last_sent: LastSent,
-    /// The `Ask`s for it.
-    pub(super) asks: Asks,
-    pub(super) todo: Todo,
-    /// An outcome that no received data brought.
+    pub(super) state: CallState,
+    /// When the caller gives up; off once it has.
+    pub(super) deadline: Timer,
+    /// An outcome that no received data brought. It is on the list of calls with an event.
     pub(super) event: Option<Outcome<'static>>,
     /// On the list of waiting or of unsettled calls.
     queue: Links,
     /// On the list of calls with something to do on this connection.
     todo_links: Links,
-    /// On the list of calls with an event.
     event_links: Links,
-}
-
-/// Which `Ask`s a `NotSeen` may answer: to an earlier one, it is older than the request that was sent since (S27).
-#[derive(Clone, Copy, Debug)]
-#[cfg_attr(feature = "_explore", derive(Hash))]
-pub(super) struct Asks {
-    /// The number of the last one.
-    last: u16,
-    /// The number of the first one since the request was last sent.
-    first: u16,
-}
-
-impl Default for Asks {
-    fn default() -> Self {
-        Asks { last: 0, first: 1 }
-    }
-}
-
-impl Asks {
-    pub(super) fn next(self) -> u16 {
-        self.last.wrapping_add(1)
-    }
-
-    pub(super) fn note_asked(&mut self) {
-        self.last = self.next();
-    }
-
-    pub(super) fn note_sent(&mut self) {
-        self.first = self.next();
-    }
-
-    /// Whether `number` is that of one since the request was last sent; at least one was.
-    pub(super) fn are_answered_by(self, number: u16) -> bool {
-        number.wrapping_sub(self.first) <= self.last.wrapping_sub(self.first)
-    }
 }
 
 /// How far a call has come.
 ///
 /// ```text
-///  call ─► Waiting ─► Numbered ─► InFlight ─► Answered ─► Settled       durable
-///  call ─► Waiting ─────────────► InFlight ─────────────► Settled       others
+///  call ─► Waiting ─► Numbered ─► InFlight ─► Answered ─► Leaving ─► Over       durable
+///  call ─► Waiting ─────────────► InFlight ─────────────► Leaving ─► Over       others
 /// ```
+///
+/// Numbered, in flight and answered calls are unsettled. These and those that leave occupy the slot of their xid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "_explore", derive(Hash))]
 pub(crate) enum CallState {
     /// It has no xid: no byte of it was sent in this session. So begins every call, and so begins one again that is
-    /// repeated in a new session (S3). Next: a slot is free, and it is numbered if it is durable and sent if it is not;
-    /// or it is given up, and settled.
+    /// repeated in a new session (S3). Next: a slot is free, and it is numbered if it is durable and sent if it is not; or
+    /// it is given up, and over.
     Waiting,
     /// It is durable and has its xid, and no byte of it was sent: its record is not stable, or was not when there was a
-    /// connection (S8). It occupies its slot. Next: it is sent once its record is stable; or it is given up, and has its
-    /// outcome without having been sent; or its session is lost, and it waits again.
-    Numbered,
-    /// A byte of it may have been sent, on this connection or an earlier one, by this client or by the one whose journal
-    /// it was restored from. It occupies its slot. Next: only an answer, or the loss of its session, settles it; one that
-    /// is idempotent and wanted waits again when its session is lost.
-    InFlight,
+    /// connection (S8). It is on the list of what is to be sent once its record is stable. Next: it is sent, or asked for
+    /// if the server says that it knows it; or it is given up, and has its outcome without having been sent; or its session
+    /// is lost, and it waits again.
+    Numbered { xid: Xid },
+    /// A byte of it may have been sent, on this connection or an earlier one, by this client or by the one whose journal it
+    /// was restored from. Next: only an answer, `seen` after a resume, or the loss of its session settles it; one that is
+    /// idempotent and wanted waits again when its session is lost.
+    InFlight(InFlight),
     /// It is durable and its outcome is known. It keeps its slot, so that the server keeps the answer, and nothing more is
     /// sent of it. Next: its owner has journaled the outcome and settles it, or forgets it, or its session is lost.
-    Answered,
-    /// It is over. It keeps its slot while its request is leaving, and its place until its event was polled.
-    Settled,
+    Answered { xid: Xid },
+    /// It was settled while its request was leaving, which must leave whole. Next: it has, or the connection is gone, and
+    /// it is over.
+    Leaving { xid: Xid },
+    /// Nothing more becomes of it, and its slot is free. It keeps its place until its event was polled.
+    Over,
+}
+
+/// What is known of a call of which a byte may have been sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "_explore", derive(Hash))]
+pub(crate) struct InFlight {
+    pub(super) xid: Xid,
+    pub(super) last_sent: LastSent,
+    /// What is to be sent of it on this connection. If something is, it is on the list of what is to be sent.
+    pub(super) next: Option<NextFrame>,
+    pub(super) abandoned: Option<Abandoned>,
+    /// When what was sent last is sent again on a link that loses messages (S27).
+    pub(super) resend: Timer,
+    /// How often it was.
+    pub(super) resends: u8,
+    asks: Asks,
+}
+
+/// What of a call has been sent on this connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "_explore", derive(Hash))]
+pub(crate) enum LastSent {
+    /// Nothing; its bytes were sent on an earlier one. The resume decides what is sent next (S21).
+    Earlier,
+    /// Its request.
+    Request,
+    /// An `Ask`, after its request if that was sent as well.
+    Ask,
+}
+
+/// What is to be sent of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "_explore", derive(Hash))]
+pub(crate) enum NextFrame {
+    Request,
+    Ask,
+}
+
+/// A call in flight that is not to be executed any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "_explore", derive(Hash))]
+pub(crate) struct Abandoned {
+    /// Why it was abandoned first.
+    pub(super) reason: Reason,
+    pub(super) cancel: Cancel,
+}
+
+/// Whether the server is asked not to start a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "_explore", derive(Hash))]
+pub(crate) enum Cancel {
+    /// No: it learns the deadline with the request.
+    No,
+    /// A `Cancel` is to be sent: on this connection if the call is on the list of what is to be sent, else on the next one
+    /// behind what the resume sends of the call.
+    Due,
+    /// It was sent on this connection.
+    Sent,
+}
+
+/// Which `Ask`s a `NotSeen` may answer: to an earlier one, it is older than the request that was sent since (S27).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "_explore", derive(Hash))]
+struct Asks {
+    /// The number of the last one.
+    last: u16,
+    /// The number of the first one since the request was last sent.
+    first: u16,
 }
 
 /// Who is to learn the outcome of a call.
@@ -117,25 +141,9 @@ pub(super) enum Caller {
     Waiting,
     /// Its caller has got `Unknown` with a ticket, and may wait for the answer (S18). Not reported a second time.
     HoldsTicket,
-    /// The call is one-way, was forgotten, or has its final outcome: nothing more is reported.
+    /// The call is one-way, was forgotten, or has its final outcome: nothing more is reported, and no owner settles it
+    /// unless it is [answered](CallState::Answered).
     Gone,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "_explore", derive(Hash))]
-pub(super) enum LastSent {
-    Never,
-    Sent,
-    Asked { epoch: u32 },
-}
-
-/// What waits to be sent about a call on this connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "_explore", derive(Hash))]
-pub(super) struct Todo {
-    pub(super) send: bool,
-    pub(super) ask: bool,
-    pub(super) cancel: bool,
 }
 
 pub(super) const QUEUE: u8 = 0;
@@ -147,31 +155,17 @@ linked!(CallEntry<B>, TODO, todo_links);
 linked!(CallEntry<B>, EVENT, event_links);
 
 impl<B> CallEntry<B> {
-    pub(super) fn new(
-        call: &super::Call<'_>,
-        durable: bool,
-        body: B,
-        deadline: Instant,
-    ) -> CallEntry<B> {
+    pub(super) fn new(call: &super::Call<'_>, body: B, deadline: Instant) -> CallEntry<B> {
         CallEntry {
             body,
             method: call.method,
-            xid: None,
-            state: CallState::Waiting,
-            deadline,
-            retransmit_at: Instant::FAR_FUTURE,
-            retransmits: 0,
             idempotent: call.idempotent,
             one_way: call.one_way,
             fail_fast: call.fail_fast,
             caller: if call.one_way { Caller::Gone } else { Caller::Waiting },
-            abandoned: None,
             may_have_run: false,
-            cancelled: false,
-            durable,
-            last_sent: LastSent::Never,
-            asks: Asks::default(),
-            todo: Todo::default(),
+            state: CallState::Waiting,
+            deadline: Timer::at(deadline),
             event: None,
             queue: Links::default(),
             todo_links: Links::default(),
@@ -179,56 +173,32 @@ impl<B> CallEntry<B> {
         }
     }
 
-    /// Whether it is on the list of calls with something to do on this connection.
-    pub(super) fn is_on_todo(&self) -> bool {
-        self.todo_links.is_linked()
-    }
-
-    /// Whether it is on the list of calls with an event.
-    pub(super) fn is_on_events(&self) -> bool {
-        self.event_links.is_linked()
-    }
-
     /// What decides about it.
     #[inline]
     pub(super) fn known(&self) -> KnownCall {
-        debug_assert!(self.is_consistent(), "{:?} {:?} {:?}", self.state, self.xid, self.todo);
+        debug_assert!(self.is_consistent(), "{:?} {:?}", self.state, self.caller);
         KnownCall {
             state: self.state,
             idempotent: self.idempotent,
             fail_fast: self.fail_fast,
             may_have_run: self.may_have_run,
-            abandoned: self.abandoned,
         }
     }
 
-    /// Whether the fields go together.
+    /// Whether what is kept beside the state goes together with it.
     fn is_consistent(&self) -> bool {
-        let unsent = self.last_sent == LastSent::Never;
-        let given_up = self.abandoned.is_some();
-        let only_send = Todo { send: self.todo.send, ..Todo::default() };
         let has_ticket = self.caller == Caller::HoldsTicket;
         let of_state = match self.state {
-            CallState::Waiting => {
-                self.xid.is_none() && unsent && !given_up && self.todo == Todo::default()
+            CallState::Waiting | CallState::Numbered { .. } => !has_ticket,
+            CallState::InFlight(sent) => {
+                (sent.last_sent != LastSent::Earlier || self.may_have_run)
+                    && (!has_ticket || sent.abandoned.is_some())
             }
-            CallState::Numbered => {
-                self.xid.is_some() && unsent && !given_up && self.todo == only_send
+            CallState::Answered { .. } | CallState::Leaving { .. } | CallState::Over => {
+                self.caller == Caller::Gone
             }
-            CallState::InFlight => self.xid.is_some() && (!unsent || self.may_have_run),
-            CallState::Answered => self.xid.is_some() && self.todo == Todo::default(),
-            CallState::Settled => true,
         };
-        of_state && (!has_ticket || given_up)
-    }
-
-    /// Whether it has its xid and is not over.
-    #[inline]
-    pub(super) fn is_unsettled(&self) -> bool {
-        match self.state {
-            CallState::Numbered | CallState::InFlight | CallState::Answered => true,
-            CallState::Waiting | CallState::Settled => false,
-        }
+        of_state && self.event.is_some() == self.event_links.is_linked()
     }
 
     /// Nothing more is reported of it; false if nothing would have been.
@@ -237,12 +207,136 @@ impl<B> CallEntry<B> {
         core::mem::replace(&mut self.caller, Caller::Gone) != Caller::Gone
     }
 
-    pub(super) fn timer(&self) -> Instant {
-        match self.state {
-            CallState::Waiting | CallState::Numbered | CallState::InFlight => {
-                self.deadline.min(self.retransmit_at)
-            }
-            CallState::Answered | CallState::Settled => Instant::FAR_FUTURE,
+    /// Whether it is on the list of calls with something to do on this connection.
+    pub(super) fn is_on_todo(&self) -> bool {
+        self.todo_links.is_linked()
+    }
+
+    /// A frame of it is leaving, under this xid: it is in flight from now on.
+    #[inline]
+    pub(super) fn note_sent(&mut self, xid: Xid, frame: NextFrame) {
+        debug_assert!(
+            self.state.may_be_sent() && self.state.xid() == Some(xid),
+            "{:?}",
+            self.state
+        );
+        if let CallState::InFlight(sent) = &mut self.state {
+            self.may_have_run |= frame == NextFrame::Request;
+            sent.note_sent(frame);
+        } else {
+            let mut sent = InFlight::new(xid);
+            sent.note_sent(frame);
+            self.state = CallState::InFlight(sent);
         }
+    }
+
+    pub(super) fn timer(&self) -> Timer {
+        match self.state {
+            CallState::Waiting | CallState::Numbered { .. } => self.deadline,
+            CallState::InFlight(sent) => self.deadline.earlier(sent.resend),
+            CallState::Answered { .. } | CallState::Leaving { .. } | CallState::Over => Timer::OFF,
+        }
+    }
+}
+
+impl CallState {
+    /// The xid whose slot it occupies.
+    #[inline]
+    pub(super) fn xid(&self) -> Option<Xid> {
+        match *self {
+            CallState::Waiting | CallState::Over => None,
+            CallState::InFlight(InFlight { xid, .. })
+            | CallState::Numbered { xid }
+            | CallState::Answered { xid }
+            | CallState::Leaving { xid } => Some(xid),
+        }
+    }
+
+    /// Whether frames of it may leave.
+    pub(super) fn may_be_sent(&self) -> bool {
+        matches!(self, CallState::Numbered { .. } | CallState::InFlight(_))
+    }
+
+    /// Whether something is to be sent of it on this connection; a numbered call is on the list only if it is.
+    pub(super) fn has_todo(&self) -> bool {
+        match self {
+            CallState::Numbered { .. } => true,
+            CallState::InFlight(sent) => sent.next.is_some() || sent.cancel() == Cancel::Due,
+            CallState::Waiting
+            | CallState::Answered { .. }
+            | CallState::Leaving { .. }
+            | CallState::Over => false,
+        }
+    }
+}
+
+impl InFlight {
+    /// A call of which nothing was sent on this connection.
+    pub(super) fn new(xid: Xid) -> InFlight {
+        InFlight {
+            xid,
+            last_sent: LastSent::Earlier,
+            next: None,
+            abandoned: None,
+            resend: Timer::OFF,
+            resends: 0,
+            asks: Asks { last: 0, first: 1 },
+        }
+    }
+
+    pub(super) fn note_sent(&mut self, frame: NextFrame) {
+        self.next = None;
+        match frame {
+            NextFrame::Request => {
+                self.last_sent = LastSent::Request;
+                self.asks.first = self.next_ask();
+            }
+            NextFrame::Ask => {
+                self.last_sent = LastSent::Ask;
+                self.asks.last = self.next_ask();
+            }
+        }
+    }
+
+    /// The connection is gone, and what it carried of the call is in doubt.
+    pub(super) fn note_disconnected(&mut self) {
+        self.last_sent = LastSent::Earlier;
+        self.next = None;
+        self.repeat_cancel();
+        self.resend = Timer::OFF;
+        self.resends = 0;
+    }
+
+    /// It is not to be executed any more, unless the decision is to leave it alone.
+    pub(super) fn give_up(&mut self, reason: Reason, decision: GiveUp) {
+        if decision == GiveUp::Nothing {
+            return;
+        }
+        let abandoned = self.abandoned.get_or_insert(Abandoned { reason, cancel: Cancel::No });
+        if decision == GiveUp::Cancel {
+            abandoned.cancel = Cancel::Due;
+        }
+    }
+
+    pub(super) fn cancel(&self) -> Cancel {
+        self.abandoned.map_or(Cancel::No, |abandoned| abandoned.cancel)
+    }
+
+    /// A `Cancel` that was sent may be lost: it is due again.
+    pub(super) fn repeat_cancel(&mut self) {
+        if let Some(Abandoned { cancel: cancel @ Cancel::Sent, .. }) = &mut self.abandoned {
+            *cancel = Cancel::Due;
+        }
+    }
+
+    /// The number of the next `Ask`.
+    pub(super) fn next_ask(&self) -> u16 {
+        self.asks.last.wrapping_add(1)
+    }
+
+    /// Whether `number` is that of an `Ask` that was sent on this connection, and since the request last was.
+    pub(super) fn was_asked(&self, number: u16) -> bool {
+        let Asks { first, last } = self.asks;
+        self.last_sent == LastSent::Ask && number.wrapping_sub(first) <= last.wrapping_sub(first)
     }
 }

@@ -3,14 +3,15 @@
 mod settle;
 
 use super::Call;
-use super::call::{CallEntry, CallState, EVENT, LastSent, QUEUE, TODO, Todo};
+use super::call::{CallEntry, CallState, Cancel, EVENT, InFlight, QUEUE, TODO};
 use super::recovery::{self, SessionLost};
 use super::timers::{NextDue, Timers};
 use crate::ids::{CallId, Xid, slot_of};
 use crate::outcome::NotExecuted;
 use crate::storage::list::{List, NIL};
 use crate::storage::{Array, Body, ClientStorage, Flat, FreeSlots, Places, Table};
-use crate::time::Instant;
+use crate::time::{Instant, Timer};
+use crate::wire::REQUEST_HEADER_LEN;
 
 /// The index of the call that occupies a slot; `NIL` where the slot is free.
 #[derive(Clone, Copy, Debug)]
@@ -24,10 +25,6 @@ impl Default for CallIndex {
 }
 
 impl CallIndex {
-    pub(super) fn of(index: u32) -> CallIndex {
-        CallIndex(index)
-    }
-
     pub(crate) fn is_free(&self) -> bool {
         self.0 == NIL
     }
@@ -40,8 +37,8 @@ type SlotMap<S> = <S as ClientStorage>::SlotMap<CallIndex>;
 
 /// All calls of a client.
 ///
-/// Invariants: a call is on `waiting` while it has no xid, on `unsettled` from its first byte to its answer, in xid
-/// order; `slots` holds exactly the unsettled calls and those settled ones whose request is still leaving.
+/// Invariants: a call is on `waiting` while it waits, and on `unsettled`, which is in the order of xids, while it is
+/// unsettled; `slots` holds exactly the calls whose state has an xid; at most one leaves, and that is the one in `partial`.
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub(super) struct CallTable<S: ClientStorage> {
     pub(super) calls: Calls<S>,
@@ -71,12 +68,24 @@ pub(super) struct CallTable<S: ClientStorage> {
     exhausted: bool,
     /// The next unsettled call to be sent again or asked for after a resume.
     pub(super) resume_at: Option<u32>,
-    /// The call whose request is leaving.
-    pub(super) in_transmit: Option<u32>,
+    /// The request that is leaving.
+    pub(super) partial: Option<PartialRequest>,
+    /// Whether the calls' owner settles them.
+    durable: bool,
 }
 
-impl<S: ClientStorage> Default for CallTable<S> {
-    fn default() -> Self {
+/// A request of which not all fitted into the output.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "_explore", derive(Hash))]
+pub(super) struct PartialRequest {
+    pub(super) index: u32,
+    pub(super) header: [u8; REQUEST_HEADER_LEN],
+    /// Bytes of header and body that have left.
+    pub(super) at: usize,
+}
+
+impl<S: ClientStorage> CallTable<S> {
+    pub(super) fn new(durable: bool, xid_before_first: u64) -> CallTable<S> {
         CallTable {
             calls: Calls::<S>::default(),
             slots: SlotMap::<S>::default(),
@@ -89,19 +98,18 @@ impl<S: ClientStorage> Default for CallTable<S> {
             timers: Timers::default(),
             spare: S::Body::default(),
             bytes: 0,
-            last_xid: 0,
+            last_xid: xid_before_first,
             settled_high: 0,
-            journaled_up_to: 0,
+            journaled_up_to: xid_before_first,
             first_unjournaled: None,
             granted: 0,
             exhausted: false,
             resume_at: None,
-            in_transmit: None,
+            partial: None,
+            durable,
         }
     }
-}
 
-impl<S: ClientStorage> CallTable<S> {
     /// The most slots that the storage can serve.
     pub(super) const SLOTS_MAX: usize = SlotMap::<S>::CAPACITY;
 
@@ -134,8 +142,9 @@ impl<S: ClientStorage> CallTable<S> {
         self.exhausted
     }
 
-    pub(super) fn earliest_timer(&self) -> Instant {
-        self.timers.earliest()
+    /// No call's timer is due before this.
+    pub(super) fn earliest_timer(&self) -> Timer {
+        if self.is_idle() { Timer::OFF } else { self.timers.earliest() }
     }
 
     pub(super) fn next_due(&mut self, now: Instant, steps: &mut u32) -> NextDue {
@@ -143,7 +152,7 @@ impl<S: ClientStorage> CallTable<S> {
     }
 
     pub(super) fn rearm(&mut self, index: u32) {
-        if let Some(entry) = self.calls.at(index) {
+        if let Some(entry) = self.calls.live(index) {
             self.timers.set(index, entry.timer());
         }
     }
@@ -153,7 +162,7 @@ impl<S: ClientStorage> CallTable<S> {
     /// Nor does it pass what is journaled: an owner that is restored from its journal would use those numbers (S8).
     #[inline]
     pub(super) fn acked(&self) -> u64 {
-        match self.unsettled.front().and_then(|index| self.calls.at(index)?.xid) {
+        match self.unsettled.front().and_then(|index| self.calls.live(index)?.state.xid()) {
             Some(lowest) => (lowest.get() - 1).min(self.journaled_up_to),
             None => self.journaled_up_to,
         }
@@ -167,13 +176,8 @@ impl<S: ClientStorage> CallTable<S> {
 
     /// Puts a new call at the end of those that wait; `None` when there is no room.
     #[inline]
-    pub(super) fn admit(
-        &mut self,
-        call: Call<'_>,
-        durable: bool,
-        deadline: Instant,
-    ) -> Option<CallId> {
-        let mut entry = CallEntry::new(&call, durable, S::Body::default(), deadline);
+    pub(super) fn admit(&mut self, call: Call<'_>, deadline: Instant) -> Option<CallId> {
+        let mut entry = CallEntry::new(&call, S::Body::default(), deadline);
         if !entry.body.store_in(call.body, &mut self.spare) {
             return None;
         }
@@ -181,7 +185,7 @@ impl<S: ClientStorage> CallTable<S> {
         let key = self.calls.insert(entry)?;
         self.bytes += len;
         self.waiting.push_back(&mut self.calls, key.index);
-        self.timers.set(key.index, deadline);
+        self.timers.set(key.index, Timer::at(deadline));
         Some(CallId(key))
     }
 
@@ -197,7 +201,7 @@ impl<S: ClientStorage> CallTable<S> {
         if self.exhausted {
             return None;
         }
-        let slot = self.free_slot()?;
+        let slot = self.lowest_free_slot()?;
         let slots = u64::from(self.granted);
         // The smallest number above all others that falls on the slot.
         let next = self.last_xid.checked_add(1)?;
@@ -207,25 +211,31 @@ impl<S: ClientStorage> CallTable<S> {
             self.exhausted = true;
             return None;
         };
-        *self.slots.at_or_grow(slot)? = CallIndex(index);
-        self.free_slots.note_taken(slot);
         self.last_xid = xid.get();
-        self.waiting.unlink(&mut self.calls, index);
-        self.unsettled.push_back(&mut self.calls, index);
-        self.unsettled_len += 1;
-        let entry = self.calls.at_mut(index)?;
-        entry.state = CallState::Numbered;
-        entry.xid = Some(xid);
-        if entry.durable {
+        if self.durable {
             self.first_unjournaled.get_or_insert(index);
         } else {
             self.journaled_up_to = xid.get();
         }
+        self.occupy_slot(index, xid, CallState::Numbered { xid })?;
         Some(xid)
     }
 
+    /// A call that waits is unsettled from now on, and has the highest xid.
     #[inline]
-    fn free_slot(&self) -> Option<u32> {
+    pub(super) fn occupy_slot(&mut self, index: u32, xid: Xid, state: CallState) -> Option<()> {
+        let slot = self.slot_of(xid);
+        *self.slots.at_or_grow(slot)? = CallIndex(index);
+        self.free_slots.note_taken(slot);
+        self.waiting.unlink(&mut self.calls, index);
+        self.unsettled.push_back(&mut self.calls, index);
+        self.unsettled_len += 1;
+        self.calls.live_mut(index)?.state = state;
+        Some(())
+    }
+
+    #[inline]
+    fn lowest_free_slot(&self) -> Option<u32> {
         let slot = self.free_slots.first_from(0, &self.slots, CallIndex::is_free);
         (slot < self.granted).then_some(slot)
     }
@@ -239,7 +249,7 @@ impl<S: ClientStorage> CallTable<S> {
     pub(super) fn find(&mut self, xid: Xid) -> Option<(u32, &mut CallEntry<S::Body>)> {
         let index = self.slots.at(self.slot_of(xid))?.0;
         let entry = self.calls.at_mut(index)?;
-        (entry.xid == Some(xid)).then_some((index, entry))
+        (entry.state.xid() == Some(xid)).then_some((index, entry))
     }
 
     pub(super) fn was_given(&self, xid: Xid) -> bool {
@@ -261,18 +271,33 @@ impl<S: ClientStorage> CallTable<S> {
 
     /// The request that was leaving has left, or never will.
     pub(super) fn transmit_finished(&mut self) {
-        let Some(index) = self.in_transmit.take() else { return };
-        if self.calls.at(index).is_some_and(|entry| entry.state == CallState::Settled) {
+        let Some(PartialRequest { index, .. }) = self.partial.take() else { return };
+        let state = self.calls.live(index).map(|entry| entry.state);
+        if let Some(CallState::Leaving { xid }) = state {
+            self.free_slot(index, xid, CallState::Over);
             self.release(index);
         }
     }
 
-    /// Notes something to be sent about an unsettled call.
-    pub(super) fn note_todo(&mut self, index: u32, note: impl FnOnce(&mut Todo)) {
-        let Some(entry) = self.calls.at_mut(index) else { return };
-        if matches!(entry.state, CallState::Numbered | CallState::InFlight) {
-            note(&mut entry.todo);
-            self.todo.push_back(&mut self.calls, index);
+    /// Something is to be sent about an unsettled call.
+    pub(super) fn note_todo(&mut self, index: u32) {
+        debug_assert!(self.calls.live(index).is_some_and(|entry| entry.state.has_todo()));
+        self.todo.push_back(&mut self.calls, index);
+    }
+
+    /// The resume has sent something of a call: if it was cancelled, a `Cancel` follows.
+    pub(super) fn cancel_again(&mut self, index: u32) {
+        if self.calls.live(index).is_some_and(|entry| entry.state.has_todo()) {
+            self.note_todo(index);
+        }
+    }
+
+    pub(super) fn note_cancel_sent(&mut self, index: u32) {
+        if let Some(entry) = self.calls.live_mut(index)
+            && let CallState::InFlight(InFlight { abandoned: Some(abandoned), .. }) =
+                &mut entry.state
+        {
+            abandoned.cancel = Cancel::Sent;
         }
     }
 
@@ -296,48 +321,38 @@ impl<S: ClientStorage> CallTable<S> {
     /// The connection is gone: nothing is left to send on it, and what it carried is in doubt.
     pub(super) fn break_connection(&mut self) {
         self.resume_at = None;
-        while let Some(index) = self.todo.pop_front(&mut self.calls) {
-            if let Some(entry) = self.calls.at_mut(index) {
-                entry.todo = Todo::default();
-            }
-        }
+        while self.todo.pop_front(&mut self.calls).is_some() {}
         self.transmit_finished();
         let mut next = self.unsettled.front();
         while let Some(index) = next {
             next = self.unsettled.next(&self.calls, index);
-            if let Some(entry) = self.calls.at_mut(index) {
-                entry.may_have_run |= entry.state == CallState::InFlight;
-                entry.retransmit_at = Instant::FAR_FUTURE;
-                entry.retransmits = 0;
+            if let Some(entry) = self.calls.live_mut(index)
+                && let CallState::InFlight(sent) = &mut entry.state
+            {
+                sent.note_disconnected();
+                entry.may_have_run = true;
             }
         }
     }
 
     /// S3: the session is over. Calls that are repeated wait again, before those that wait already.
     pub(super) fn session_lost(&mut self) {
+        debug_assert!(self.partial.is_none(), "the connection is gone");
         let mut repeated = List::<QUEUE>::default();
         self.first_unjournaled = None;
         while let Some(index) = self.unsettled.front() {
-            let Some(entry) = self.calls.at(index) else { break };
+            let Some(entry) = self.calls.live(index) else { break };
             match recovery::session_lost(entry.known()) {
-                SessionLost::Repeat => {}
-                SessionLost::Settle(outcome) => {
-                    self.settle_at_once(index, outcome);
-                    continue;
+                SessionLost::Repeat => {
+                    if let Some(xid) = entry.state.xid() {
+                        self.free_slot(index, xid, CallState::Waiting);
+                    }
+                    self.unsettled.unlink(&mut self.calls, index);
+                    self.unsettled_len -= 1;
+                    repeated.push_front(&mut self.calls, index);
                 }
-                SessionLost::KeepOutcome => {
-                    self.settle_answered(index);
-                    continue;
-                }
-            }
-            self.free_slot_of(index);
-            self.unsettled.unlink(&mut self.calls, index);
-            self.unsettled_len -= 1;
-            repeated.push_front(&mut self.calls, index);
-            if let Some(entry) = self.calls.at_mut(index) {
-                entry.state = CallState::Waiting;
-                entry.xid = None;
-                entry.last_sent = LastSent::Never;
+                SessionLost::Settle(outcome) => self.settle_at_once(index, outcome),
+                SessionLost::KeepOutcome => self.settle_answered(index),
             }
         }
         // Latest first, so that the earliest ends up at the front.
@@ -348,11 +363,10 @@ impl<S: ClientStorage> CallTable<S> {
 
     /// Settles a durable call that has its outcome; if that was not polled yet, it still comes.
     fn settle_answered(&mut self, index: u32) {
-        let Some(entry) = self.calls.at_mut(index) else { return };
-        let unpolled = entry.event.take();
+        let unpolled = self.calls.live_mut(index).and_then(|entry| entry.event.take());
         self.unlink_settled(index);
-        if let Some(outcome) = unpolled {
-            self.push_event(index, outcome);
+        if let Some(entry) = self.calls.live_mut(index) {
+            entry.event = unpolled;
         }
         self.release(index);
     }
@@ -360,7 +374,7 @@ impl<S: ClientStorage> CallTable<S> {
     /// Ends everything that waits, as not executed.
     pub(super) fn end_waiting(&mut self, why: NotExecuted) {
         while let Some(index) = self.waiting.front() {
-            let Some(entry) = self.calls.at(index) else { return };
+            let Some(entry) = self.calls.live(index) else { return };
             let outcome = recovery::not_executed(entry.known(), why);
             self.end(index, outcome);
         }
@@ -368,7 +382,7 @@ impl<S: ClientStorage> CallTable<S> {
 
     /// Numbers start again; the grant is set by the next `Welcome`. Nothing may be unsettled.
     pub(super) fn start_session(&mut self, xid_before_first: u64) {
-        debug_assert!(self.unsettled.is_empty());
+        debug_assert!(self.unsettled.is_empty() && self.partial.is_none());
         self.last_xid = xid_before_first;
         self.journaled_up_to = xid_before_first;
         self.first_unjournaled = None;

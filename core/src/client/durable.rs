@@ -12,12 +12,12 @@
 //! is sent again under the same xid, and the rest is asked for (S21). Nothing above what is journaled was ever
 //! sent to the server, neither in a request nor as `acked`, so the numbers that a restored machine gives are new (S8).
 
-use super::call::{CallEntry, CallState, Todo};
-use super::calls::CallTable;
-use super::{Call, CallIndex, Client, ClientConfig, ClientSession, Phase};
+use super::call::{CallEntry, CallState, InFlight};
+use super::calls::{CallIndex, CallTable};
+use super::{Call, Client, ClientConfig, ClientSession, Phase};
 use crate::ids::{CallId, MethodId, SessionId, Xid};
-use crate::storage::{Array, Body, ClientStorage, FreeSlots, Places, Table};
-use crate::time::Instant;
+use crate::storage::{Array, Body, ClientStorage, Places, Table};
+use crate::time::{Instant, Timer};
 
 /// A durable call that has its xid and must be journaled before it is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +72,7 @@ impl<S: ClientStorage> Client<S> {
     /// `None` if it cannot be: it comes too late or out of order, its slot is taken, it is one-way, or there is no room.
     pub fn restore_call(&mut self, now: Instant, xid: Xid, call: Call<'_>) -> Option<CallId> {
         self.advance_clock(now);
-        let early = self.epoch == 0 && self.phase == Phase::Down && self.session.is_some();
+        let early = !self.was_connected && self.session.is_some();
         if !early || call.one_way {
             return None;
         }
@@ -86,19 +86,20 @@ impl<S: ClientStorage> Client<S> {
     /// Once it is written, and all those before it, say so with [`journaled`](Client::journaled).
     pub fn poll_unjournaled(&mut self, now: Instant) -> Option<UnjournaledCall<'_>> {
         self.advance_clock(now);
-        if self.phase != Phase::Up || self.goodbye_sent || self.server_leaving {
+        let may_begin = self.phase == Phase::Up && !self.goodbye_sent && !self.server_leaving;
+        if !may_begin || !self.config.durable {
             return None;
         }
         loop {
             let index = self.table.first_waiting()?;
-            let entry = self.table.calls.at(index).filter(|entry| entry.durable)?;
+            let entry = self.table.calls.live(index)?;
             if let Some(outcome) = self.refuse_to_send(entry) {
                 self.table.end(index, outcome);
                 continue;
             }
             let xid = self.table.assign_xid()?;
             let call = CallId(self.table.calls.key_at(index)?);
-            let CallEntry { method, idempotent, ref body, .. } = *self.table.calls.at(index)?;
+            let CallEntry { method, idempotent, ref body, .. } = *self.table.calls.live(index)?;
             return Some(UnjournaledCall { call, xid, method, idempotent, body: body.as_slice() });
         }
     }
@@ -119,7 +120,8 @@ impl<S: ClientStorage> Client<S> {
     /// answer. Nothing happens to a call that has no final outcome, or is not durable.
     pub fn settle(&mut self, now: Instant, id: CallId) {
         self.advance_clock(now);
-        if self.table.calls.get(id.0).is_some_and(|entry| entry.state == CallState::Answered) {
+        let entry = self.table.calls.get(id.0);
+        if entry.is_some_and(|entry| matches!(entry.state, CallState::Answered { .. })) {
             self.table.settle(id.0.index);
             self.note_settled(0);
         }
@@ -140,7 +142,7 @@ impl<S: ClientStorage> CallTable<S> {
 
     fn restore_call(&mut self, xid: Xid, call: Call<'_>, deadline: Instant) -> Option<CallId> {
         let in_order = match self.unsettled.back() {
-            Some(last) => self.calls.at(last)?.xid < Some(xid),
+            Some(last) => self.calls.live(last)?.state.xid() < Some(xid),
             None => true,
         };
         let slot = self.slot_of(xid);
@@ -148,17 +150,10 @@ impl<S: ClientStorage> CallTable<S> {
         if !in_order || !free || xid.get() > self.last_xid {
             return None;
         }
-        let id = self.admit(call, true, deadline)?;
+        let id = self.admit(call, deadline)?;
         let index = id.0.index;
-        self.waiting.unlink(&mut self.calls, index);
-        self.unsettled.push_back(&mut self.calls, index);
-        self.unsettled_len += 1;
-        *self.slots.at_or_grow(slot)? = CallIndex::of(index);
-        self.free_slots.note_taken(slot);
-        let entry = self.calls.at_mut(index)?;
-        entry.state = CallState::InFlight;
-        entry.xid = Some(xid);
-        entry.may_have_run = true;
+        self.occupy_slot(index, xid, CallState::InFlight(InFlight::new(xid)))?;
+        self.calls.live_mut(index)?.may_have_run = true;
         Some(id)
     }
 
@@ -168,29 +163,25 @@ impl<S: ClientStorage> CallTable<S> {
         // A round of S21 that has not come to them yet will.
         let now_due = now_due && self.resume_at.is_none();
         while let Some(index) = self.first_unjournaled {
-            let Some(entry) = self.calls.at(index) else { return };
-            if entry.xid.is_none_or(|xid| xid.get() > self.journaled_up_to) {
+            let Some(entry) = self.calls.live(index) else { return };
+            if entry.state.xid().is_none_or(|xid| xid.get() > self.journaled_up_to) {
                 return;
             }
-            if now_due && entry.state == CallState::Numbered {
-                self.note_todo(index, |todo| todo.send = true);
+            if now_due && matches!(entry.state, CallState::Numbered { .. }) {
+                self.note_todo(index);
             }
             self.first_unjournaled = self.unsettled.next(&self.calls, index);
         }
     }
 
     /// A durable call has its final outcome: nothing more is sent of it, and its slot stays taken. Returns its id if its
-    /// caller waits for the outcome; `None` if it had one already.
+    /// caller waits for the outcome.
     pub(super) fn answer_durable(&mut self, index: u32) -> Option<CallId> {
-        let key = self.calls.key_at(index)?;
-        let entry = self.calls.at_mut(index)?;
-        if !matches!(entry.state, CallState::Numbered | CallState::InFlight) {
-            return None;
-        }
-        entry.state = CallState::Answered;
-        entry.deadline = Instant::FAR_FUTURE;
-        entry.retransmit_at = Instant::FAR_FUTURE;
-        entry.todo = Todo::default();
+        let (key, entry) = self.calls.keyed_mut(index)?;
+        debug_assert!(entry.state.may_be_sent(), "{:?}", entry.state);
+        let xid = entry.state.xid()?;
+        entry.state = CallState::Answered { xid };
+        entry.deadline = Timer::OFF;
         entry.event = None;
         let has_caller = entry.take_caller();
         self.todo.unlink(&mut self.calls, index);

@@ -1,10 +1,9 @@
 //! Frames that come to a client.
 
-use super::call::LastSent;
+use super::call::{CallState, NextFrame};
 use super::recovery::{self, Answer, Heard, Refusal};
 use super::{Client, ClientSession, Phase, Received, Reply};
 use crate::error::{CloseReason, ProtocolError};
-use crate::outcome::Status;
 use crate::storage::ClientStorage;
 use crate::time::Instant;
 use crate::wire::{self, Control, Frame, Parsed, Refuse, ReplyHeader, Role, VERSION, Welcome};
@@ -103,19 +102,11 @@ impl<S: ClientStorage> Client<S> {
             self.counters.late_answers += 1;
             return Ok(None);
         };
-        let to_an_ask = match header.status {
-            Status::NotSeen { ask } => {
-                entry.last_sent == LastSent::Asked { epoch: self.epoch }
-                    && entry.asks.are_answered_by(ask)
-            }
-            _ => false,
-        };
         let heard = Heard {
-            to_an_ask,
             lossy: self.config.resend_after.is_some(),
             server_leaving: self.server_leaving,
         };
-        let durable = entry.durable;
+        let caller = entry.caller;
         match recovery::answer(entry.known(), heard, header.status, body) {
             Answer::Unexpected => Err(unexpected),
             Answer::Stale => Ok(None),
@@ -124,10 +115,13 @@ impl<S: ClientStorage> Client<S> {
                 Ok(None)
             }
             Answer::SendAgain => {
-                self.table.note_todo(index, |todo| todo.send = true);
+                if let CallState::InFlight(sent) = &mut entry.state {
+                    sent.next = Some(NextFrame::Request);
+                }
+                self.table.note_todo(index);
                 Ok(None)
             }
-            Answer::Settle(outcome) if durable => {
+            Answer::Settle(outcome) if self.table.owner_settles(caller) => {
                 let call = self.table.answer_durable(index);
                 Ok(call.map(|call| Reply { call, outcome }))
             }

@@ -13,7 +13,7 @@
 //! The functions are pure. The machine looks up what it knows of a call, asks, and obeys. The tests go through every
 //! combination of inputs.
 
-use super::call::CallState;
+use super::call::{CallState, LastSent, NextFrame};
 use super::{ClientConfig, ClientSession};
 use crate::error::{CloseReason, ProtocolError, SessionEnd};
 use crate::ids::ServerId;
@@ -31,18 +31,13 @@ pub(crate) struct KnownCall {
     pub(crate) fail_fast: bool,
     /// A connection that carried it has broken, or it was sent again: an earlier copy may have run.
     pub(crate) may_have_run: bool,
-    /// Why it must not be executed any more: timed out, cancelled, failed fast or forgotten. `None` while it is wanted.
-    pub(crate) abandoned: Option<NotExecuted>,
 }
 
 impl KnownCall {
-    fn is_wanted(self) -> bool {
-        self.abandoned.is_none()
-    }
-
-    /// Why it would end as not executed now.
-    fn abandoned_why(self) -> NotExecuted {
-        self.abandoned.unwrap_or(NotExecuted::Cancelled)
+    /// Why it must not be executed any more: timed out, cancelled, failed fast or forgotten. `None` while it is wanted.
+    fn abandoned(self) -> Option<NotExecuted> {
+        let CallState::InFlight(sent) = self.state else { return None };
+        sent.abandoned.map(|abandoned| abandoned.reason.not_executed())
     }
 }
 
@@ -98,8 +93,7 @@ pub(crate) fn check_resumed(known: Resumable<'_>, welcome: &Welcome) -> Option<S
 /// What a client does with an unsettled call after its session was resumed (S21, S22).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Resumed {
-    SendAgain,
-    Ask,
+    Send(NextFrame),
     /// The server never read it, and it is not wanted any more.
     Settle(Outcome<'static>),
     /// Nothing is left to be learned of it.
@@ -126,46 +120,37 @@ pub(crate) struct Resume {
 /// the answer says which `Ask` it answers (C143).
 pub(crate) fn resumed(call: KnownCall, xid: Resume) -> Resumed {
     match call.state {
-        CallState::Waiting | CallState::Answered | CallState::Settled => Resumed::Skip,
-        CallState::Numbered | CallState::InFlight => {
-            if !xid.journaled {
-                Resumed::Stop
-            } else if call.is_wanted() && (xid.above_seen || call.idempotent) {
-                Resumed::SendAgain
-            } else if xid.above_seen && !xid.lossy {
-                Resumed::Settle(not_executed(call, call.abandoned_why()))
-            } else {
-                Resumed::Ask
-            }
-        }
+        CallState::Numbered { .. } | CallState::InFlight(_) if !xid.journaled => Resumed::Stop,
+        CallState::Numbered { .. } | CallState::InFlight(_) => match call.abandoned() {
+            None if xid.above_seen || call.idempotent => Resumed::Send(NextFrame::Request),
+            Some(why) if xid.above_seen && !xid.lossy => Resumed::Settle(not_executed(call, why)),
+            None | Some(_) => Resumed::Send(NextFrame::Ask),
+        },
+        CallState::Waiting
+        | CallState::Answered { .. }
+        | CallState::Leaving { .. }
+        | CallState::Over => Resumed::Skip,
     }
 }
 
-/// What a client sends of an unsettled call, on the same connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Repeated {
-    SendAgain,
-    Ask,
-}
-
-/// S21 after `NotSeen`, S27 without an answer: the call's turn to be sent again has come. By then the call may have been
-/// given up: what is asked for does not run late (S17), and its answer still frees the slot.
-pub(crate) fn repeated(call: KnownCall) -> Repeated {
-    if call.is_wanted() { Repeated::SendAgain } else { Repeated::Ask }
+/// What is sent of a call in flight whose turn has come, and that was to be repeated by `next`. By then the call may have
+/// been given up: what is asked for does not run late (S17), and its answer still frees the slot.
+pub(crate) fn repeated(call: KnownCall, next: NextFrame) -> NextFrame {
+    if call.abandoned().is_none() { next } else { NextFrame::Ask }
 }
 
 /// S27: what was sent last got no answer in time on a link that loses messages. A question is asked again: the request
 /// was lost only if the server says so.
-pub(crate) fn unanswered(asked: bool) -> Repeated {
-    if asked { Repeated::Ask } else { Repeated::SendAgain }
+pub(crate) fn unanswered(last_sent: LastSent) -> NextFrame {
+    match last_sent {
+        LastSent::Earlier | LastSent::Request => NextFrame::Request,
+        LastSent::Ask => NextFrame::Ask,
+    }
 }
 
 /// What an answer is judged by, beside the call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Heard {
-    /// Where the answer is a `NotSeen`: it answers an `Ask` that was sent on this connection, and since the request last
-    /// was.
-    pub(crate) to_an_ask: bool,
     /// The link loses and doubles messages (S27).
     pub(crate) lossy: bool,
     /// The server has said `Goodbye` on this connection.
@@ -188,18 +173,21 @@ pub(crate) enum Answer<'d> {
 
 /// S9, S14, S15, S21, S22, S27, S28: what an answer to the call's xid means.
 ///
-/// A `NotSeen` ends a call, or has it sent again, only if it answers the last question: on a lossy link, one that was
-/// delivered twice ended a call as not executed that then ran. On a stream nothing is answered twice.
+/// A `NotSeen` ends a call, or has it sent again, only if it answers an `Ask` that was sent on this connection, and since
+/// the request last was: on a lossy link, one that was delivered twice ended a call as not executed that then ran. On a
+/// stream nothing is answered twice.
 ///
 /// What a draining server has not seen is not sent again, only to be refused (S25): the connection on which it was asked
 /// for is the only one that could still carry it, and keeps the order, so no copy of the request is on its way.
 #[inline]
 pub(crate) fn answer(call: KnownCall, heard: Heard, status: Status, body: &[u8]) -> Answer<'_> {
-    match call.state {
-        CallState::InFlight => {}
-        CallState::Waiting | CallState::Numbered => return Answer::Unexpected,
-        CallState::Answered | CallState::Settled => return Answer::Late,
-    }
+    let sent = match call.state {
+        CallState::InFlight(sent) => sent,
+        CallState::Waiting | CallState::Numbered { .. } => return Answer::Unexpected,
+        CallState::Answered { .. } | CallState::Leaving { .. } | CallState::Over => {
+            return Answer::Late;
+        }
+    };
     match status {
         Status::Done => Answer::Settle(Outcome::Reply(body)),
         Status::NoReply(why) => Answer::Settle(Outcome::NoReply(why)),
@@ -207,15 +195,15 @@ pub(crate) fn answer(call: KnownCall, heard: Heard, status: Status, body: &[u8])
         Status::Interrupted => {
             Answer::Settle(Outcome::Unknown { why: Unknown::Interrupted, ticket: false })
         }
-        Status::NotSeen { .. } if !heard.to_an_ask && heard.lossy => Answer::Stale,
-        Status::NotSeen { .. } if !heard.to_an_ask => Answer::Unexpected,
-        Status::NotSeen { .. } if !call.is_wanted() => {
-            Answer::Settle(not_executed(call, call.abandoned_why()))
-        }
-        Status::NotSeen { .. } if heard.server_leaving => {
-            Answer::Settle(not_executed(call, NotExecuted::ShuttingDown))
-        }
-        Status::NotSeen { .. } => Answer::SendAgain,
+        Status::NotSeen { ask } if !sent.was_asked(ask) && heard.lossy => Answer::Stale,
+        Status::NotSeen { ask } if !sent.was_asked(ask) => Answer::Unexpected,
+        Status::NotSeen { .. } => match call.abandoned() {
+            Some(why) => Answer::Settle(not_executed(call, why)),
+            None if heard.server_leaving => {
+                Answer::Settle(not_executed(call, NotExecuted::ShuttingDown))
+            }
+            None => Answer::SendAgain,
+        },
     }
 }
 
@@ -230,6 +218,7 @@ pub(crate) fn not_executed(call: KnownCall, why: NotExecuted) -> Outcome<'static
 
 /// Why a call is not to be executed any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "_explore", derive(Hash))]
 pub(crate) enum Reason {
     /// S19: the caller asked for it, and waits for the true outcome.
     Cancelled,
@@ -271,22 +260,27 @@ pub(crate) enum GiveUp {
 /// S17, S18, S19, S21: only a call of which no byte was sent ends here. Of any other, the server may be running a copy, and
 /// only its answer frees the xid.
 pub(crate) fn give_up(call: KnownCall, reason: Reason) -> GiveUp {
-    if reason == Reason::Disconnected && (!call.fail_fast || !call.is_wanted()) {
+    if reason == Reason::Disconnected && (!call.fail_fast || call.abandoned().is_some()) {
         return GiveUp::Nothing;
     }
     let outcome = not_executed(call, reason.not_executed());
     match (call.state, reason) {
         (CallState::Waiting, _) => GiveUp::End(outcome),
-        (CallState::Numbered, _) => GiveUp::Settle(outcome),
-        (CallState::InFlight, Reason::Cancelled) => GiveUp::Cancel,
-        (CallState::InFlight, Reason::DeadlinePassed) => {
+        (CallState::Numbered { .. }, _) => GiveUp::Settle(outcome),
+        (CallState::InFlight(_), Reason::Cancelled) => GiveUp::Cancel,
+        (CallState::InFlight(_), Reason::DeadlinePassed) => {
             GiveUp::ReportUnknown(Unknown::DeadlinePassed)
         }
-        (CallState::InFlight, Reason::Disconnected) => GiveUp::ReportUnknown(Unknown::Disconnected),
-        (CallState::InFlight | CallState::Settled, Reason::Forgotten) => GiveUp::Drop,
+        (CallState::InFlight(_), Reason::Disconnected) => {
+            GiveUp::ReportUnknown(Unknown::Disconnected)
+        }
+        (CallState::InFlight(_), Reason::Forgotten) => GiveUp::Drop,
         // The owner that would settle it is gone.
-        (CallState::Answered, Reason::Forgotten) => GiveUp::Settle(outcome),
-        (CallState::Answered | CallState::Settled, _) => GiveUp::Nothing,
+        (CallState::Answered { .. }, Reason::Forgotten) => GiveUp::Settle(outcome),
+        (CallState::Leaving { .. } | CallState::Over, Reason::Forgotten) => GiveUp::Drop,
+        (CallState::Answered { .. } | CallState::Leaving { .. } | CallState::Over, _) => {
+            GiveUp::Nothing
+        }
     }
 }
 
@@ -306,12 +300,16 @@ pub(crate) enum SessionLost {
 /// what the lost one had run.
 pub(crate) fn session_lost(call: KnownCall) -> SessionLost {
     match call.state {
-        CallState::Waiting | CallState::Numbered => SessionLost::Repeat,
-        CallState::InFlight if call.idempotent && call.is_wanted() => SessionLost::Repeat,
-        CallState::InFlight => {
+        CallState::Waiting | CallState::Numbered { .. } => SessionLost::Repeat,
+        CallState::InFlight(_) if call.idempotent && call.abandoned().is_none() => {
+            SessionLost::Repeat
+        }
+        CallState::InFlight(_) => {
             SessionLost::Settle(Outcome::Unknown { why: Unknown::SessionEnded, ticket: false })
         }
-        CallState::Answered | CallState::Settled => SessionLost::KeepOutcome,
+        CallState::Answered { .. } | CallState::Leaving { .. } | CallState::Over => {
+            SessionLost::KeepOutcome
+        }
     }
 }
 
@@ -385,7 +383,7 @@ pub(crate) fn refused(config: &ClientConfig, refuse: Refuse) -> Refusal {
 
 /// What is known of a session whose client might say `Goodbye`.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Leaving {
+pub(crate) struct KnownSession {
     /// The server has said `Goodbye` on this connection (S25).
     pub(crate) server_leaving: bool,
     /// The session has no more numbers.
@@ -401,7 +399,7 @@ pub(crate) struct Leaving {
 /// S25, S6: nothing more will be sent in this session, and nothing of it is still to be learned. A `Goodbye` lets the
 /// server end the session: said while a call was being recorded, or was asked for, it made a call unknown that was never
 /// executed (C78, C79).
-pub(crate) fn may_say_goodbye(known: Leaving) -> bool {
+pub(crate) fn may_say_goodbye(known: KnownSession) -> bool {
     let ends = known.server_leaving || known.exhausted || known.closing && known.nothing_waits;
     ends && known.nothing_unsettled
 }

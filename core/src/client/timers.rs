@@ -2,14 +2,14 @@
 
 use core::time::Duration;
 
-use super::call::{self, CallEntry};
+use super::call::{CallEntry, CallState, LastSent};
 use super::calls::Calls;
-use super::recovery::{self, Reason, Repeated};
+use super::recovery::{self, Reason};
 use super::{Client, Phase};
 use crate::error::CloseReason;
 use crate::keepalive::{self, Keepalive, NEVER, Verdict};
-use crate::storage::{Array, ClientStorage, Due, Flat, Places, Table};
-use crate::time::Instant;
+use crate::storage::{Array, ClientStorage, Flat, Places, Table};
+use crate::time::{Instant, Timer};
 
 /// Calls whose deadline is judged, and blocks of calls that are looked through for one, by one `handle_timeout`.
 const DUE_MAX: u32 = 1024;
@@ -65,21 +65,14 @@ impl<S: ClientStorage> Client<S> {
             Phase::Greeting => self.greeting_until.min(self.output.hello_again_at),
             Phase::Up => self.keepalive_at.min(self.output.ack_at),
         };
-        let at = connection.min(self.calls_timeout());
-        (at != Instant::FAR_FUTURE).then_some(at)
+        Timer::at(connection).earlier(self.table.earliest_timer()).get()
     }
 
     /// When [`handle_deadlines`](Client::handle_deadlines) is next to be called; changes only after a `&mut self` call. May
     /// be earlier than the first deadline, never later.
     #[inline]
     pub fn poll_deadline(&self) -> Option<Instant> {
-        let at = self.calls_timeout();
-        (at != Instant::FAR_FUTURE).then_some(at)
-    }
-
-    #[inline]
-    fn calls_timeout(&self) -> Instant {
-        if self.table.is_idle() { Instant::FAR_FUTURE } else { self.table.earliest_timer() }
+        self.table.earliest_timer().get()
     }
 
     /// How long the server may be silent.
@@ -108,23 +101,19 @@ impl<S: ClientStorage> Client<S> {
 
     /// A call's timer has come: its deadline, or the time to send it again.
     fn handle_due(&mut self, index: u32) {
-        let Some(entry) = self.table.calls.at_mut(index) else { return };
-        if entry.deadline > self.now {
+        let Some(entry) = self.table.calls.live_mut(index) else { return };
+        if entry.deadline.is_due(self.now) {
+            entry.deadline = Timer::OFF;
+            self.give_up(index, Reason::DeadlinePassed);
+        } else if let CallState::InFlight(sent) = &mut entry.state {
             // S27: unanswered on a link that loses messages.
-            entry.retransmits = (entry.retransmits + 1).min(6);
-            let asked = matches!(entry.last_sent, call::LastSent::Asked { .. });
-            let cancelled = entry.cancelled;
-            let again = recovery::unanswered(asked);
+            debug_assert!(sent.last_sent != LastSent::Earlier, "it was sent on this connection");
+            sent.resends = (sent.resends + 1).min(6);
+            sent.next.get_or_insert(recovery::unanswered(sent.last_sent));
+            sent.repeat_cancel();
             self.arm_resend(index);
-            self.table.note_todo(index, |todo| {
-                todo.ask |= again == Repeated::Ask;
-                todo.send |= again == Repeated::SendAgain;
-                todo.cancel |= cancelled;
-            });
-            return;
+            self.table.note_todo(index);
         }
-        entry.deadline = Instant::FAR_FUTURE;
-        self.give_up(index, Reason::DeadlinePassed);
     }
 
     /// The link was silent. What was not answered may be lost on it (S27).
@@ -140,8 +129,8 @@ impl<S: ClientStorage> Client<S> {
 /// that are put off or settled stay in it: it is taken again when it has come.
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub(super) struct Timers<S: ClientStorage> {
-    levels: [S::Blocks<Due>; LEVELS],
-    earliest: Instant,
+    levels: [S::Blocks<Timer>; LEVELS],
+    earliest: Timer,
 }
 
 /// With blocks of 64, the highest level has one entry for each 262,144 calls.
@@ -149,7 +138,7 @@ const LEVELS: usize = 3;
 
 impl<S: ClientStorage> Default for Timers<S> {
     fn default() -> Self {
-        Timers { levels: Default::default(), earliest: Instant::FAR_FUTURE }
+        Timers { levels: Default::default(), earliest: Timer::OFF }
     }
 }
 
@@ -166,43 +155,43 @@ pub(super) enum NextDue {
 
 impl<S: ClientStorage> Timers<S> {
     /// No timer comes before this.
-    pub(super) fn earliest(&self) -> Instant {
+    pub(super) fn earliest(&self) -> Timer {
         self.earliest
     }
 
     #[inline]
-    pub(super) fn set(&mut self, index: u32, at: Instant) {
+    pub(super) fn set(&mut self, index: u32, timer: Timer) {
         let mut number = index;
         for level in &mut self.levels {
             number /= S::DEADLINE_BLOCK;
             match level.at_or_grow(number) {
-                Some(due) if due.0 > at => due.0 = at,
+                Some(earliest) if *earliest > timer => *earliest = timer,
                 _ => break,
             }
         }
-        self.earliest = self.earliest.min(at);
+        self.earliest = self.earliest.earlier(timer);
     }
 
     /// Some call whose timer has come. The caller moves that timer before it asks again. Takes one from `steps` for each
     /// block of calls that it looks through.
     pub(super) fn next_due(&mut self, now: Instant, calls: &Calls<S>, steps: &mut u32) -> NextDue {
-        if self.earliest > now {
+        if !self.earliest.is_due(now) {
             return NextDue::None;
         }
-        let mut earliest = Instant::FAR_FUTURE;
+        let mut earliest = Timer::OFF;
         for number in 0..self.levels[LEVELS - 1].len() {
             let next = self.next_below(LEVELS - 1, number, now, calls, steps);
             if next != NextDue::None {
                 return next;
             }
-            earliest = earliest.min(self.due(LEVELS - 1, number));
+            earliest = earliest.earlier(self.due(LEVELS - 1, number));
         }
         self.earliest = earliest;
         NextDue::None
     }
 
-    fn due(&self, level: usize, number: u32) -> Instant {
-        self.levels[level].at(number).map_or(Instant::FAR_FUTURE, |due| due.0)
+    fn due(&self, level: usize, number: u32) -> Timer {
+        self.levels[level].at(number).copied().unwrap_or_default()
     }
 
     fn next_below(
@@ -213,7 +202,7 @@ impl<S: ClientStorage> Timers<S> {
         calls: &Calls<S>,
         steps: &mut u32,
     ) -> NextDue {
-        if self.due(level, number) > now {
+        if !self.due(level, number).is_due(now) {
             return NextDue::None;
         }
         if level == 0 {
@@ -224,11 +213,11 @@ impl<S: ClientStorage> Timers<S> {
         }
         let first = number.saturating_mul(S::DEADLINE_BLOCK);
         let len = if level == 0 { calls.high_water() } else { self.levels[level - 1].len() };
-        let mut earliest = Instant::FAR_FUTURE;
+        let mut earliest = Timer::OFF;
         for below in first..first.saturating_add(S::DEADLINE_BLOCK).min(len) {
             let timer = if level == 0 {
-                let timer = calls.at(below).map_or(Instant::FAR_FUTURE, CallEntry::timer);
-                if timer <= now {
+                let timer = calls.at(below).map_or(Timer::OFF, CallEntry::timer);
+                if timer.is_due(now) {
                     return NextDue::Call(below);
                 }
                 timer
@@ -239,10 +228,10 @@ impl<S: ClientStorage> Timers<S> {
                 }
                 self.due(level - 1, below)
             };
-            earliest = earliest.min(timer);
+            earliest = earliest.earlier(timer);
         }
-        if let Some(due) = self.levels[level].at_mut(number) {
-            due.0 = earliest;
+        if let Some(block) = self.levels[level].live_mut(number) {
+            *block = earliest;
         }
         NextDue::None
     }

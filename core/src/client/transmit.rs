@@ -3,14 +3,14 @@
 use core::num::NonZeroUsize;
 use core::time::Duration;
 
-use super::call::{CallEntry, CallState, LastSent, Todo};
-use super::recovery::{self, Repeated, Resumed};
+use super::call::{CallEntry, CallState, Cancel, InFlight, NextFrame};
+use super::calls::PartialRequest;
+use super::recovery::{self, Resumed};
 use super::{Client, Phase};
-use crate::ids::Xid;
 use crate::keepalive::NEVER;
 use crate::outcome::Outcome;
 use crate::storage::{Body, ClientStorage, Places};
-use crate::time::Instant;
+use crate::time::{Instant, Timer};
 use crate::wire::writer::FrameWriter;
 use crate::wire::{self, Ack, Frame, Hello, REQUEST_HEADER_LEN, RequestHeader, Resume, Role};
 
@@ -34,16 +34,6 @@ pub(super) struct Output {
     pub(super) ack_owed_bytes: usize,
     /// The first slot of the next `Ack`, while a round of them is leaving.
     ack_base: Option<u32>,
-    /// The request that is leaving.
-    partial: Option<Partial>,
-}
-
-#[derive(Debug)]
-#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
-struct Partial {
-    header: [u8; REQUEST_HEADER_LEN],
-    /// Bytes of header and body that have left.
-    at: usize,
 }
 
 impl Default for Output {
@@ -57,7 +47,6 @@ impl Default for Output {
             ack_at: Instant::FAR_FUTURE,
             ack_owed_bytes: 0,
             ack_base: None,
-            partial: None,
         }
     }
 }
@@ -108,7 +97,7 @@ impl<S: ClientStorage> Client<S> {
 
     #[inline]
     fn transmit_step(&mut self, out: &mut FrameWriter<'_>) -> Step {
-        if self.output.partial.is_some() {
+        if self.table.partial.is_some() {
             return self.continue_request(out);
         }
         match self.phase {
@@ -191,81 +180,72 @@ impl<S: ClientStorage> Client<S> {
 
     /// S21 for one call.
     fn resume_call(&mut self, index: u32, out: &mut FrameWriter<'_>) -> Step {
-        let Some(entry) = self.table.calls.at(index) else {
-            self.table.advance_resume();
-            return Step::More;
-        };
-        let xid = entry.xid.map_or(0, Xid::get);
-        let xid = recovery::Resume {
-            above_seen: xid > self.seen,
-            journaled: xid <= self.table.journaled_up_to,
+        let Some(entry) = self.table.calls.live(index) else { return Step::Stop };
+        let Some(xid) = entry.state.xid() else { return Step::Stop };
+        let known = recovery::Resume {
+            above_seen: xid.get() > self.seen,
+            journaled: xid.get() <= self.table.journaled_up_to,
             lossy: self.config.resend_after.is_some(),
         };
-        let cancelled = entry.cancelled;
-        let sent = match recovery::resumed(entry.known(), xid) {
-            Resumed::SendAgain => self.send_request(index, out),
-            Resumed::Ask => self.send_ask(index, out),
-            Resumed::Settle(outcome) => {
-                self.settle_with(index, outcome);
-                return Step::More;
-            }
-            Resumed::Skip => {
+        match recovery::resumed(entry.known(), known) {
+            Resumed::Send(frame) => {
+                if !self.send(index, frame, out) {
+                    return Step::Stop;
+                }
                 self.table.advance_resume();
-                return Step::More;
+                self.table.cancel_again(index);
             }
-            Resumed::Stop => {
-                self.table.resume_at = None;
-                return Step::More;
-            }
-        };
-        if !sent {
-            return Step::Stop;
-        }
-        self.table.advance_resume();
-        if cancelled {
-            self.table.note_todo(index, |todo| todo.cancel = true);
+            // It moves the resume on.
+            Resumed::Settle(outcome) => self.settle_with(index, outcome),
+            Resumed::Skip => self.table.advance_resume(),
+            Resumed::Stop => self.table.resume_at = None,
         }
         Step::More
     }
 
+    /// Sends what is to be sent of a call, one frame of it.
     fn do_for_call(&mut self, index: u32, out: &mut FrameWriter<'_>) -> Step {
-        let Some(entry) = self.table.calls.at(index) else {
-            self.table.done(index);
-            return Step::More;
-        };
-        let (todo, xid, call) = (entry.todo, entry.xid, entry.known());
-        let (sent, rest) = if todo.send {
-            let sent = match recovery::repeated(call) {
-                Repeated::SendAgain => self.send_request(index, out),
-                Repeated::Ask => self.send_ask(index, out),
-            };
-            (sent, Todo { send: false, ..todo })
-        } else if todo.ask {
-            (self.send_ask(index, out), Todo { ask: false, ..todo })
-        } else if todo.cancel {
-            let sent = xid.is_some_and(|xid| out.control(&Frame::Cancel(xid)));
-            (sent, Todo { cancel: false, ..todo })
-        } else {
-            self.table.done(index);
-            return Step::More;
+        let Some(entry) = self.table.calls.live(index) else { return Step::Stop };
+        let sent = match entry.state {
+            CallState::Numbered { .. } => self.send(index, NextFrame::Request, out),
+            CallState::InFlight(InFlight { next: Some(next), .. }) => {
+                let frame = recovery::repeated(entry.known(), next);
+                self.send(index, frame, out)
+            }
+            CallState::InFlight(sent) if sent.cancel() == Cancel::Due => {
+                let is_sent = out.control(&Frame::Cancel(sent.xid));
+                if is_sent {
+                    self.table.note_cancel_sent(index);
+                }
+                is_sent
+            }
+            // The resume has sent it.
+            _ => true,
         };
         if !sent {
             return Step::Stop;
         }
-        if let Some(entry) = self.table.calls.at_mut(index) {
-            entry.todo = rest;
+        if !self.table.calls.live(index).is_some_and(|entry| entry.state.has_todo()) {
+            self.table.done(index);
         }
         Step::More
+    }
+
+    fn send(&mut self, index: u32, frame: NextFrame, out: &mut FrameWriter<'_>) -> bool {
+        match frame {
+            NextFrame::Request => self.send_request(index, out),
+            NextFrame::Ask => self.send_ask(index, out),
+        }
     }
 
     #[inline]
     fn send_waiting(&mut self, out: &mut FrameWriter<'_>) -> Step {
         let Some(index) = self.table.first_waiting() else { return Step::Stop };
-        let Some(entry) = self.table.calls.at(index) else { return Step::Stop };
-        if entry.durable || self.table.first_unjournaled.is_some() {
-            // S13: what waits for its record is not overtaken.
+        if self.config.durable {
+            // Its owner takes it from `poll_unjournaled`.
             return Step::Stop;
         }
+        let Some(entry) = self.table.calls.live(index) else { return Step::Stop };
         let len = entry.body.as_slice().len();
         if let Some(outcome) = self.refuse_to_send(entry) {
             self.table.end(index, outcome);
@@ -286,7 +266,7 @@ impl<S: ClientStorage> Client<S> {
     pub(super) fn refuse_to_send(&self, entry: &CallEntry<S::Body>) -> Option<Outcome<'static>> {
         let granted = self.session.map_or(0, |session| session.grants.request_len_max);
         let waiting = recovery::Waiting {
-            deadline_passed: entry.deadline <= self.now,
+            deadline_passed: entry.deadline.is_due(self.now),
             fits: entry.body.as_slice().len() <= granted as usize,
         };
         recovery::refuse_to_send(entry.known(), waiting)
@@ -296,9 +276,8 @@ impl<S: ClientStorage> Client<S> {
     #[inline]
     fn send_request(&mut self, index: u32, out: &mut FrameWriter<'_>) -> bool {
         let acked = self.table.acked();
-        let Some(entry) = self.table.calls.at_mut(index) else { return true };
-        let Some(xid) = entry.xid else { return true };
-        debug_assert!(matches!(entry.state, CallState::Numbered | CallState::InFlight));
+        let Some(entry) = self.table.calls.live_mut(index) else { return false };
+        let Some(xid) = entry.state.xid() else { return false };
         let len = entry.body.as_slice().len();
         if !out.has_room_for(REQUEST_HEADER_LEN + len, REQUEST_HEADER_LEN) {
             return false;
@@ -310,7 +289,7 @@ impl<S: ClientStorage> Client<S> {
         if entry.one_way {
             flags |= wire::FLAG_ONE_WAY;
         }
-        let remaining = entry.deadline.since(self.now).as_nanos().div_ceil(1_000_000);
+        let remaining = entry.deadline.time_left(self.now).as_nanos().div_ceil(1_000_000);
         let header = RequestHeader {
             flags,
             method: entry.method,
@@ -318,19 +297,13 @@ impl<S: ClientStorage> Client<S> {
             xid,
             acked,
         };
-        let Some(header) = wire::request_header(&header, len) else { return true };
+        let Some(header) = wire::request_header(&header, len) else { return false };
         self.counters.sent += 1;
-        if entry.last_sent != LastSent::Never || entry.may_have_run {
-            self.counters.resends += 1;
-            entry.may_have_run = true;
-        }
-        entry.state = CallState::InFlight;
-        entry.last_sent = LastSent::Sent;
-        entry.asks.note_sent();
+        entry.note_sent(xid, NextFrame::Request);
+        self.counters.resends += u64::from(entry.may_have_run);
         let at = out.write_partial(&header, entry.body.as_slice(), 0);
         if at < REQUEST_HEADER_LEN + len {
-            self.table.in_transmit = Some(index);
-            self.output.partial = Some(Partial { header, at });
+            self.table.partial = Some(PartialRequest { index, header, at });
         }
         self.arm_resend(index);
         self.note_acked(acked);
@@ -340,16 +313,13 @@ impl<S: ClientStorage> Client<S> {
     /// Writes more of the request that is leaving.
     #[inline]
     fn continue_request(&mut self, out: &mut FrameWriter<'_>) -> Step {
-        let Some(partial) = &mut self.output.partial else { return Step::More };
-        let body = match self.table.in_transmit.and_then(|index| self.table.calls.at(index)) {
-            Some(entry) => entry.body.as_slice(),
-            None => &[],
-        };
+        let Some(partial) = &mut self.table.partial else { return Step::More };
+        let Some(entry) = self.table.calls.live(partial.index) else { return Step::Stop };
+        let body = entry.body.as_slice();
         partial.at = out.write_partial(&partial.header, body, partial.at);
         if partial.at < REQUEST_HEADER_LEN + body.len() {
             return Step::Stop;
         }
-        self.output.partial = None;
         self.table.transmit_finished();
         Step::More
     }
@@ -358,25 +328,25 @@ impl<S: ClientStorage> Client<S> {
     /// It counts as sent whole. Send it before anything else, without copying it.
     #[cfg(feature = "alloc")]
     pub fn take_shared_tail(&mut self) -> Option<bytes::Bytes> {
-        let partial = self.output.partial.as_ref()?;
-        let entry = self.table.calls.at(self.table.in_transmit?)?;
+        let partial = self.table.partial.as_ref()?;
         let from = partial.at.checked_sub(REQUEST_HEADER_LEN)?;
-        let rest = entry.body.shared()?.slice(from..);
-        self.output.partial = None;
+        let rest = self.table.calls.live(partial.index)?.body.shared()?.slice(from..);
         self.table.transmit_finished();
         Some(rest)
     }
 
     fn send_ask(&mut self, index: u32, out: &mut FrameWriter<'_>) -> bool {
-        let Some(entry) = self.table.calls.at_mut(index) else { return true };
-        let Some(xid) = entry.xid else { return true };
-        if !out.control(&Frame::Ask(xid, entry.asks.next())) {
+        let Some(entry) = self.table.calls.live_mut(index) else { return false };
+        let (xid, number) = match entry.state {
+            CallState::InFlight(sent) => (sent.xid, sent.next_ask()),
+            // The server says that it has read it.
+            CallState::Numbered { xid } => (xid, InFlight::new(xid).next_ask()),
+            _ => return false,
+        };
+        if !out.control(&Frame::Ask(xid, number)) {
             return false;
         }
-        // The server said that it has read it.
-        entry.state = CallState::InFlight;
-        entry.last_sent = LastSent::Asked { epoch: self.epoch };
-        entry.asks.note_asked();
+        entry.note_sent(xid, NextFrame::Ask);
         self.counters.asks += 1;
         self.arm_resend(index);
         true
@@ -385,9 +355,11 @@ impl<S: ClientStorage> Client<S> {
     /// S27: on a link that loses messages, an unanswered request or question is sent again.
     pub(super) fn arm_resend(&mut self, index: u32) {
         let Some(after) = self.config.resend_after else { return };
-        if let Some(entry) = self.table.calls.at_mut(index) {
-            let after = after.max(RESEND_AFTER_MIN).saturating_mul(1 << entry.retransmits);
-            entry.retransmit_at = self.now + after;
+        if let Some(entry) = self.table.calls.live_mut(index)
+            && let CallState::InFlight(sent) = &mut entry.state
+        {
+            let after = after.max(RESEND_AFTER_MIN).saturating_mul(1 << sent.resends);
+            sent.resend = Timer::at(self.now + after);
             self.table.rearm(index);
         }
     }
@@ -444,7 +416,7 @@ impl<S: ClientStorage> Client<S> {
 
     fn wants_goodbye(&self) -> bool {
         let due = !self.goodbye_sent || self.output.goodbye_again;
-        let leaving = recovery::Leaving {
+        let leaving = recovery::KnownSession {
             server_leaving: self.server_leaving,
             exhausted: self.table.is_exhausted(),
             closing: self.closing,

@@ -7,46 +7,55 @@ use crate::outcome::{Outcome, Unknown};
 use crate::storage::{Body, ClientStorage, FreeSlots, Places, Table};
 
 impl<S: ClientStorage> CallTable<S> {
+    /// Whether a call's owner settles it, once it has an outcome: not if it has forgotten it.
+    pub(in crate::client) fn owner_settles(&self, caller: Caller) -> bool {
+        self.durable && caller != Caller::Gone
+    }
+
     /// S9: takes an unsettled call's answer. Returns its id if its caller waits for the outcome.
     pub(in crate::client) fn settle(&mut self, index: u32) -> Option<CallId> {
         let key = self.calls.key_at(index)?;
-        let has_caller = self.unlink_settled(index)?;
+        let has_caller = self.unlink_settled(index);
         self.release(index);
         has_caller.then_some(CallId(key))
     }
 
     /// Settles a call whose outcome no received data brings; false if that is its owner's to do.
     pub(in crate::client) fn settle_with(&mut self, index: u32, outcome: Outcome<'static>) -> bool {
-        let durable = self.calls.at(index).is_some_and(|entry| entry.durable);
-        if !durable {
-            self.settle_at_once(index, outcome);
-        } else if self.answer_durable(index).is_some() {
+        let caller = self.calls.live(index).map_or(Caller::Gone, |entry| entry.caller);
+        if self.owner_settles(caller) {
+            self.answer_durable(index);
             self.push_event(index, outcome);
+            return false;
         }
-        !durable
+        self.settle_at_once(index, outcome);
+        true
     }
 
     pub(super) fn settle_at_once(&mut self, index: u32, outcome: Outcome<'static>) {
-        if self.unlink_settled(index) == Some(true) {
+        if self.unlink_settled(index) {
             self.push_event(index, outcome);
         }
         self.release(index);
     }
 
     /// Takes an unsettled call off the lists, and forgets an event of it that was not polled; says whether a
-    /// caller waits. `None` if it was not unsettled.
+    /// caller waits.
     #[inline]
-    pub(super) fn unlink_settled(&mut self, index: u32) -> Option<bool> {
-        let entry = self.calls.at_mut(index)?;
-        if !entry.is_unsettled() {
-            return None;
+    pub(super) fn unlink_settled(&mut self, index: u32) -> bool {
+        let Some(entry) = self.calls.live_mut(index) else { return false };
+        let has_caller = entry.take_caller();
+        let (has_todo, has_event) = (entry.is_on_todo(), entry.event.take().is_some());
+        let Some(xid) = entry.state.xid() else {
+            debug_assert!(false, "only an unsettled call is settled: {:?}", entry.state);
+            return false;
+        };
+        if self.partial.is_some_and(|partial| partial.index == index) {
+            entry.state = CallState::Leaving { xid };
+        } else {
+            self.free_slot(index, xid, CallState::Over);
         }
-        entry.state = CallState::Settled;
-        entry.event = None;
-        let listened = entry.take_caller();
-        let xid = entry.xid.map_or(0, Xid::get);
-        let (has_todo, has_event) = (entry.is_on_todo(), entry.is_on_events());
-        self.settled_high = self.settled_high.max(xid);
+        self.settled_high = self.settled_high.max(xid.get());
         if self.resume_at == Some(index) {
             self.advance_resume();
         }
@@ -61,16 +70,17 @@ impl<S: ClientStorage> CallTable<S> {
         if has_event {
             self.events.unlink(&mut self.calls, index);
         }
-        Some(listened)
+        has_caller
     }
 
     /// Ends a call that waits.
     pub(in crate::client) fn end(&mut self, index: u32, outcome: Outcome<'static>) {
-        let Some(entry) = self.calls.at_mut(index) else { return };
-        entry.state = CallState::Settled;
-        let listened = entry.take_caller();
+        let Some(entry) = self.calls.live_mut(index) else { return };
+        debug_assert_eq!(entry.state, CallState::Waiting);
+        entry.state = CallState::Over;
+        let has_caller = entry.take_caller();
         self.waiting.unlink(&mut self.calls, index);
-        if listened {
+        if has_caller {
             self.push_event(index, outcome);
         }
         self.release(index);
@@ -78,7 +88,7 @@ impl<S: ClientStorage> CallTable<S> {
 
     /// Reports that an unsettled call's outcome is unknown for now; its id stays valid as a ticket.
     pub(in crate::client) fn report_unknown(&mut self, index: u32, why: Unknown) {
-        let Some(entry) = self.calls.at_mut(index) else { return };
+        let Some(entry) = self.calls.live_mut(index) else { return };
         if entry.caller == Caller::Waiting {
             entry.caller = Caller::HoldsTicket;
             self.push_event(index, Outcome::Unknown { why, ticket: true });
@@ -86,7 +96,8 @@ impl<S: ClientStorage> CallTable<S> {
     }
 
     pub(super) fn push_event(&mut self, index: u32, outcome: Outcome<'static>) {
-        if let Some(entry) = self.calls.at_mut(index) {
+        if let Some(entry) = self.calls.live_mut(index) {
+            debug_assert!(entry.event.is_none(), "the earlier one was taken off");
             entry.event = Some(outcome);
         }
         self.events.push_back(&mut self.calls, index);
@@ -95,49 +106,47 @@ impl<S: ClientStorage> CallTable<S> {
     /// Forgets an event that was not polled, and the call with it if it is over.
     pub(in crate::client) fn drop_event(&mut self, index: u32) {
         self.events.unlink(&mut self.calls, index);
-        let Some(entry) = self.calls.at_mut(index) else { return };
-        entry.event = None;
-        if entry.state == CallState::Settled {
-            self.release(index);
+        if let Some(entry) = self.calls.live_mut(index) {
+            entry.event = None;
         }
+        self.release(index);
     }
 
     #[inline]
     pub(in crate::client) fn poll_event(&mut self) -> Option<(CallId, Outcome<'static>)> {
         let index = self.events.pop_front(&mut self.calls)?;
-        let id = CallId(self.calls.key_at(index)?);
-        let entry = self.calls.at_mut(index)?;
-        let outcome = entry.event.take()?;
-        if entry.state == CallState::Settled {
-            self.release(index);
-        }
-        Some((id, outcome))
+        let (key, entry) = self.calls.keyed_mut(index)?;
+        let outcome = entry.event.take();
+        debug_assert!(outcome.is_some(), "it was on the list");
+        self.release(index);
+        Some((CallId(key), outcome?))
     }
 
-    /// Frees a settled call's slot and then the call, each as soon as nothing needs it: the slot when its request has
-    /// left, the call when its event was polled as well.
+    /// Frees the place of a call that is over and has no event.
     #[inline]
     pub(super) fn release(&mut self, index: u32) {
-        if self.in_transmit == Some(index) {
-            return;
-        }
-        self.free_slot_of(index);
-        if let Some(entry) = self.calls.at_mut(index).filter(|entry| entry.event.is_none()) {
+        if let Some(entry) = self.calls.live_mut(index)
+            && matches!(entry.state, CallState::Over)
+            && entry.event.is_none()
+        {
             self.bytes -= entry.body.as_slice().len();
             entry.body.leave_in(&mut self.spare);
             self.calls.free(index);
         }
     }
 
+    /// A call does not occupy the slot of its xid any more.
     #[inline]
-    pub(super) fn free_slot_of(&mut self, index: u32) {
-        let Some(xid) = self.calls.at(index).and_then(|entry| entry.xid) else { return };
+    pub(super) fn free_slot(&mut self, index: u32, xid: Xid, next: CallState) {
         let slot = self.slot_of(xid);
-        if let Some(call) = self.slots.at_mut(slot)
-            && call.0 == index
-        {
+        let place = self.slots.live_mut(slot);
+        debug_assert!(place.as_ref().is_some_and(|call| call.0 == index), "the slot is another's");
+        if let Some(call) = place {
             *call = CallIndex::default();
-            self.free_slots.note_freed(slot);
+        }
+        self.free_slots.note_freed(slot);
+        if let Some(entry) = self.calls.live_mut(index) {
+            entry.state = next;
         }
     }
 }

@@ -4,31 +4,73 @@
 //! that the compiler checks that each combination has one.
 
 use super::*;
-use crate::ids::SessionId;
+use crate::client::call::{Abandoned, Cancel, InFlight as Sent};
+use crate::ids::{SessionId, Xid};
 use crate::wire::Grants;
-use CallState::{Answered, InFlight, Numbered, Settled, Waiting as Waits};
+use CallState::{Answered, InFlight, Leaving, Numbered, Over, Waiting as Waits};
 
-const ABANDONED: [Option<NotExecuted>; 4] = [
-    None,
-    Some(NotExecuted::Cancelled),
-    Some(NotExecuted::DeadlinePassed),
-    Some(NotExecuted::Disconnected),
-];
 const REPEATED: Outcome<'static> = Outcome::Unknown { why: Unknown::Repeated, ticket: false };
 
 fn unknown(why: Unknown) -> Outcome<'static> {
     Outcome::Unknown { why, ticket: false }
 }
 
-/// Calls in each state that a client can know one to be in.
-fn each_call(mut check: impl FnMut(KnownCall)) {
-    for state in [Waits, Numbered, InFlight, Answered, Settled] {
-        for abandoned in ABANDONED {
-            for bits in 0..8 {
-                let [idempotent, fail_fast, may_have_run] = [1, 2, 4].map(|bit| bits & bit != 0);
-                check(KnownCall { state, idempotent, fail_fast, may_have_run, abandoned });
+const REASONS: [Option<Reason>; 5] = [
+    None,
+    Some(Reason::Cancelled),
+    Some(Reason::Forgotten),
+    Some(Reason::DeadlinePassed),
+    Some(Reason::Disconnected),
+];
+
+/// Each state that a call can be in; in flight, with each thing that decides, the `Ask` with the number 1 the last one.
+fn each_state(mut check: impl FnMut(CallState)) {
+    let xid = Xid::new(1).unwrap();
+    for state in [Waits, Numbered { xid }, Answered { xid }, Leaving { xid }, Over] {
+        check(state);
+    }
+    for reason in REASONS {
+        for cancel in [Cancel::No, Cancel::Due, Cancel::Sent] {
+            for last_sent in [LastSent::Earlier, LastSent::Request, LastSent::Ask] {
+                for next in [None, Some(NextFrame::Request), Some(NextFrame::Ask)] {
+                    let mut sent = Sent::new(xid);
+                    sent.note_sent(NextFrame::Request);
+                    sent.note_sent(NextFrame::Ask);
+                    sent.abandoned = reason.map(|reason| Abandoned { reason, cancel });
+                    (sent.last_sent, sent.next) = (last_sent, next);
+                    check(InFlight(sent));
+                }
             }
         }
+    }
+}
+
+/// Calls in each state that a client can know one to be in.
+fn each_call(mut check: impl FnMut(KnownCall)) {
+    each_state(|state| {
+        for bits in 0..8 {
+            let [idempotent, fail_fast, may_have_run] = [1, 2, 4].map(|bit| bits & bit != 0);
+            check(KnownCall { state, idempotent, fail_fast, may_have_run });
+        }
+    });
+}
+
+fn expected_why(reason: Reason) -> NotExecuted {
+    match reason {
+        Reason::Cancelled | Reason::Forgotten => NotExecuted::Cancelled,
+        Reason::DeadlinePassed => NotExecuted::DeadlinePassed,
+        Reason::Disconnected => NotExecuted::Disconnected,
+    }
+}
+
+/// Why a call is not wanted any more.
+fn abandoned(call: KnownCall) -> Option<NotExecuted> {
+    match call.state {
+        InFlight(Sent { abandoned: Some(Abandoned { reason, .. }), .. }) => {
+            Some(expected_why(reason))
+        }
+        InFlight(Sent { abandoned: None, .. }) => None,
+        Waits | Numbered { .. } | Answered { .. } | Leaving { .. } | Over => None,
     }
 }
 
@@ -70,22 +112,30 @@ fn after_a_resume_only_wanted_calls_are_sent_again() {
     each_call(|call| {
         for bits in 0..8 {
             let [above_seen, journaled, lossy] = [1, 2, 4].map(|bit| bits & bit != 0);
-            let wanted = call.abandoned.is_none();
+            let wanted = abandoned(call).is_none();
             let state = (call.state, journaled, wanted, above_seen, call.idempotent, lossy);
             let expected = match state {
-                (Waits | Answered | Settled, ..) => Resumed::Skip,
-                (Numbered | InFlight, false, ..) => Resumed::Stop,
+                (Waits | Answered { .. } | Leaving { .. } | Over, ..) => Resumed::Skip,
+                (Numbered { .. } | InFlight(_), false, ..) => Resumed::Stop,
                 // Not read; on a lossy link, not read when the Welcome was first sent (C143).
-                (Numbered | InFlight, true, true, true, ..) => Resumed::SendAgain,
-                (Numbered | InFlight, true, false, true, _, true) => Resumed::Ask,
-                (Numbered | InFlight, true, false, true, _, false) => {
-                    let why = call.abandoned.unwrap();
+                (Numbered { .. } | InFlight(_), true, true, true, ..) => {
+                    Resumed::Send(NextFrame::Request)
+                }
+                (Numbered { .. } | InFlight(_), true, false, true, _, true) => {
+                    Resumed::Send(NextFrame::Ask)
+                }
+                (Numbered { .. } | InFlight(_), true, false, true, _, false) => {
+                    let why = abandoned(call).unwrap();
                     Resumed::Settle(expected_not_executed(call, why))
                 }
                 // Read: only what may run twice is sent again, and nothing is settled without asking (C74).
-                (Numbered | InFlight, true, true, false, true, _) => Resumed::SendAgain,
-                (Numbered | InFlight, true, true, false, false, _) => Resumed::Ask,
-                (Numbered | InFlight, true, false, false, ..) => Resumed::Ask,
+                (Numbered { .. } | InFlight(_), true, true, false, true, _) => {
+                    Resumed::Send(NextFrame::Request)
+                }
+                (Numbered { .. } | InFlight(_), true, true, false, false, _)
+                | (Numbered { .. } | InFlight(_), true, false, false, ..) => {
+                    Resumed::Send(NextFrame::Ask)
+                }
             };
             let decided = resumed(call, Resume { above_seen, journaled, lossy });
             assert_eq!(decided, expected, "{call:?} {above_seen} {journaled} {lossy}");
@@ -96,26 +146,29 @@ fn after_a_resume_only_wanted_calls_are_sent_again() {
 #[test]
 fn on_the_same_connection_only_wanted_calls_are_sent_again() {
     each_call(|call| {
-        let expected = match call.abandoned {
-            None => Repeated::SendAgain,
-            Some(_) => Repeated::Ask,
-        };
-        assert_eq!(repeated(call), expected, "{call:?}");
+        for next in [NextFrame::Request, NextFrame::Ask] {
+            let expected = match (abandoned(call), next) {
+                (None, NextFrame::Request) => NextFrame::Request,
+                (None, NextFrame::Ask) | (Some(_), _) => NextFrame::Ask,
+            };
+            assert_eq!(repeated(call, next), expected, "{call:?}");
+        }
     });
-    assert_eq!(unanswered(true), Repeated::Ask);
-    assert_eq!(unanswered(false), Repeated::SendAgain);
+    assert_eq!(unanswered(LastSent::Ask), NextFrame::Ask);
+    assert_eq!(unanswered(LastSent::Request), NextFrame::Request);
 }
 
 #[test]
 fn every_answer_means_one_thing() {
     let statuses = (0..=u8::MAX).filter_map(Status::from_byte);
-    let statuses: heapless::Vec<Status, 16> = statuses.collect();
-    assert!(statuses.is_full());
+    let mut statuses: heapless::Vec<Status, 17> = statuses.collect();
+    assert_eq!(statuses.len(), 16);
+    statuses.push(Status::NotSeen { ask: 1 }).unwrap();
     each_call(|call| {
         for status in &statuses {
-            for bits in 0..8 {
-                let [to_an_ask, lossy, server_leaving] = [1, 2, 4].map(|bit| bits & bit != 0);
-                let heard = Heard { to_an_ask, lossy, server_leaving };
+            for bits in 0..4 {
+                let [lossy, server_leaving] = [1, 2].map(|bit| bits & bit != 0);
+                let heard = Heard { lossy, server_leaving };
                 let decided = answer(call, heard, *status, b"body");
                 let expected = expected_answer(call, heard, *status);
                 assert_eq!(decided, expected, "{call:?} {heard:?} {status:?}");
@@ -125,14 +178,18 @@ fn every_answer_means_one_thing() {
 }
 
 fn expected_answer(call: KnownCall, heard: Heard, status: Status) -> Answer<'static> {
-    match call.state {
+    let last_sent = match call.state {
         // Nothing was sent that could be answered.
-        Waits | Numbered => return Answer::Unexpected,
-        Answered | Settled => return Answer::Late,
-        InFlight => {}
-    }
-    let (wanted, leaving) = (call.abandoned.is_none(), heard.server_leaving);
-    match (status, heard.to_an_ask, heard.lossy, wanted, leaving) {
+        Waits | Numbered { .. } => return Answer::Unexpected,
+        Answered { .. } | Leaving { .. } | Over => return Answer::Late,
+        InFlight(sent) => sent.last_sent,
+    };
+    let to_an_ask = match (last_sent, status) {
+        (LastSent::Ask, Status::NotSeen { ask: 1 }) => true,
+        (LastSent::Earlier | LastSent::Request, _) | (LastSent::Ask, _) => false,
+    };
+    let (wanted, leaving) = (abandoned(call).is_none(), heard.server_leaving);
+    match (status, to_an_ask, heard.lossy, wanted, leaving) {
         (Status::Done, ..) => Answer::Settle(Outcome::Reply(b"body")),
         (Status::NoReply(why), ..) => Answer::Settle(Outcome::NoReply(why)),
         (Status::Refused(why), ..) => Answer::Settle(expected_not_executed(call, why)),
@@ -144,7 +201,7 @@ fn expected_answer(call: KnownCall, heard: Heard, status: Status) -> Answer<'sta
             Answer::Settle(expected_not_executed(call, NotExecuted::ShuttingDown))
         }
         (Status::NotSeen { .. }, true, _, false, _) => {
-            Answer::Settle(expected_not_executed(call, call.abandoned.unwrap()))
+            Answer::Settle(expected_not_executed(call, abandoned(call).unwrap()))
         }
     }
 }
@@ -153,30 +210,28 @@ fn expected_answer(call: KnownCall, heard: Heard, status: Status) -> Answer<'sta
 fn only_a_call_that_was_not_sent_ends_when_it_is_given_up() {
     use Reason::{Cancelled, DeadlinePassed, Disconnected, Forgotten};
     each_call(|call| {
-        for reason in [Cancelled, Forgotten, DeadlinePassed, Disconnected] {
-            let why = match reason {
-                Cancelled | Forgotten => NotExecuted::Cancelled,
-                DeadlinePassed => NotExecuted::DeadlinePassed,
-                Disconnected => NotExecuted::Disconnected,
-            };
+        for reason in REASONS.into_iter().flatten() {
+            let why = expected_why(reason);
             let outcome = expected_not_executed(call, why);
-            let wanted = call.abandoned.is_none();
+            let wanted = abandoned(call).is_none();
             let expected = match (call.state, reason, call.fail_fast, wanted) {
                 (_, Disconnected, false, _) | (_, Disconnected, true, false) => GiveUp::Nothing,
                 (Waits, Cancelled | Forgotten | DeadlinePassed, ..)
                 | (Waits, Disconnected, true, true) => GiveUp::End(outcome),
-                (Numbered, Cancelled | Forgotten | DeadlinePassed, ..)
-                | (Numbered, Disconnected, true, true) => GiveUp::Settle(outcome),
-                (InFlight, Cancelled, ..) => GiveUp::Cancel,
-                (InFlight, Forgotten, ..) => GiveUp::Drop,
-                (InFlight, DeadlinePassed, ..) => GiveUp::ReportUnknown(Unknown::DeadlinePassed),
-                (InFlight, Disconnected, true, true) => {
+                (Numbered { .. }, Cancelled | Forgotten | DeadlinePassed, ..)
+                | (Numbered { .. }, Disconnected, true, true) => GiveUp::Settle(outcome),
+                (InFlight(_), Cancelled, ..) => GiveUp::Cancel,
+                (InFlight(_), Forgotten, ..) => GiveUp::Drop,
+                (InFlight(_), DeadlinePassed, ..) => GiveUp::ReportUnknown(Unknown::DeadlinePassed),
+                (InFlight(_), Disconnected, true, true) => {
                     GiveUp::ReportUnknown(Unknown::Disconnected)
                 }
-                (Answered, Forgotten, ..) => GiveUp::Settle(outcome),
-                (Settled, Forgotten, ..) => GiveUp::Drop,
-                (Answered | Settled, Cancelled | DeadlinePassed, ..)
-                | (Answered | Settled, Disconnected, true, true) => GiveUp::Nothing,
+                (Answered { .. }, Forgotten, ..) => GiveUp::Settle(outcome),
+                (Leaving { .. } | Over, Forgotten, ..) => GiveUp::Drop,
+                (Answered { .. } | Leaving { .. } | Over, Cancelled | DeadlinePassed, ..)
+                | (Answered { .. } | Leaving { .. } | Over, Disconnected, true, true) => {
+                    GiveUp::Nothing
+                }
             };
             assert_eq!(give_up(call, reason), expected, "{call:?} {reason:?}");
             assert_eq!(reason.not_executed(), why);
@@ -188,11 +243,11 @@ fn only_a_call_that_was_not_sent_ends_when_it_is_given_up() {
 fn in_a_new_session_only_what_was_not_sent_or_may_run_twice_is_repeated() {
     each_call(|call| {
         let lost = SessionLost::Settle(unknown(Unknown::SessionEnded));
-        let expected = match (call.state, call.idempotent, call.abandoned) {
-            (Waits | Numbered, ..) => SessionLost::Repeat,
-            (InFlight, true, None) => SessionLost::Repeat,
-            (InFlight, false, _) | (InFlight, true, Some(_)) => lost,
-            (Answered | Settled, ..) => SessionLost::KeepOutcome,
+        let expected = match (call.state, call.idempotent, abandoned(call)) {
+            (Waits | Numbered { .. }, ..) => SessionLost::Repeat,
+            (InFlight(_), true, None) => SessionLost::Repeat,
+            (InFlight(_), false, _) | (InFlight(_), true, Some(_)) => lost,
+            (Answered { .. } | Leaving { .. } | Over, ..) => SessionLost::KeepOutcome,
         };
         assert_eq!(session_lost(call), expected, "{call:?}");
     });
@@ -311,7 +366,7 @@ fn goodbye_is_said_only_when_nothing_is_left_to_learn() {
         let [server_leaving, exhausted, closing, nothing_waits, nothing_unsettled] =
             [1, 2, 4, 8, 16].map(|bit| bits & bit != 0);
         let known =
-            Leaving { server_leaving, exhausted, closing, nothing_waits, nothing_unsettled };
+            KnownSession { server_leaving, exhausted, closing, nothing_waits, nothing_unsettled };
         let expected = match bits {
             // Something is unsettled.
             0..16 => false,
