@@ -39,15 +39,62 @@ use crate::time::Instant;
 use call::CallState;
 use calls::{CallTable, Calls};
 use recovery::{GiveUp, Reason};
+use timers::{ConnTimer, ConnTimers};
 use transmit::Output;
 
+/// What a client has of a connection.
+///
+/// ```text
+///  Start ─► Greeting ─► Up      an attempt or a connection fails: Down
+///  Down  ─► Greeting ─► Up      no attempt can do better: Refused
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "_explore", derive(Hash))]
 enum Phase {
+    /// None, and no attempt at one has failed: so begins a client. Calls wait, those that fail fast as well. Next: a
+    /// connection is made (`Greeting`), or is not (`Down`).
+    Start,
+    /// None: the last attempt at one failed, or it broke. Calls that fail fast end at once. Next: `Greeting`.
     Down,
-    /// `Hello` waits to be sent, or was sent.
-    Greeting,
-    Up,
+    /// There is one, and the `Hello` waits to be sent or was sent. Next: the `Welcome` comes (`Up`), the connection ends
+    /// (`Down`), or the server refuses for good (`Refused`).
+    Greeting {
+        /// The server has said `Goodbye` already.
+        server_leaving: bool,
+    },
+    /// The session is open on it. Next: the connection ends (`Down`), or the server refuses for good (`Refused`).
+    Up {
+        /// The highest xid that the server had read, from its `Welcome`.
+        seen: u64,
+        goodbye: Goodbye,
+    },
+    /// None, and no connection of this client can do better (S7): so it stays.
+    Refused(CloseReason),
+}
+
+/// Who has said `Goodbye` on a connection (S25).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "_explore", derive(Hash))]
+enum Goodbye {
+    /// Nobody has. Next: either.
+    NotSaid,
+    /// The server: it drains, and no new call leaves. Next: `Said`, once nothing is unsettled.
+    ServerSaid,
+    /// We have, whether or not the server has: nothing is unsettled, and nothing new begins. The session is over when the
+    /// connection is (W62).
+    Said,
+}
+
+/// Whether the program has asked a client to close.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "_explore", derive(Hash))]
+enum Closing {
+    /// It takes calls. Next: `Asked`.
+    No,
+    /// It takes none, and those that it has go on. Next: `Reported`, once they are settled and the connection is gone.
+    Asked,
+    /// [`ClientEvent::Closed`] was polled.
+    Reported,
 }
 
 /// Events that are not about one call.
@@ -57,7 +104,6 @@ struct PendingEvents {
     connected: Option<bool>,
     disconnect: Option<CloseReason>,
     lost: Option<SessionEnd>,
-    closed_reported: bool,
 }
 
 /// The client machine.
@@ -79,25 +125,12 @@ pub struct Client<S: ClientStorage> {
     config: ClientConfig,
     now: Instant,
     phase: Phase,
-    /// There was a connection.
-    was_connected: bool,
+    closing: Closing,
     session: Option<ClientSession>,
-    /// `seen` of the current connection's `Welcome`.
-    seen: u64,
     table: CallTable<S>,
     output: Output,
     keepalive: Keepalive,
-    keepalive_at: Instant,
-    /// When a handshake has failed.
-    greeting_until: Instant,
-    /// Whether the last attempt at a connection failed or broke.
-    failed: bool,
-    /// The server said `Goodbye`.
-    server_leaving: bool,
-    /// We said `Goodbye` on this connection: nothing is unsettled, and nothing new begins.
-    goodbye_sent: bool,
-    closing: bool,
-    refused: Option<CloseReason>,
+    timers: ConnTimers,
     pending_events: PendingEvents,
     counters: ClientCounters,
 }
@@ -112,19 +145,12 @@ impl<S: ClientStorage> Client<S> {
             table: CallTable::new(config.durable, config.xid_before_first),
             config,
             now: Instant::ZERO,
-            phase: Phase::Down,
-            was_connected: false,
+            phase: Phase::Start,
+            closing: Closing::No,
             session: None,
-            seen: 0,
             output: Output::default(),
             keepalive: Keepalive::default(),
-            keepalive_at: Instant::FAR_FUTURE,
-            greeting_until: Instant::FAR_FUTURE,
-            failed: false,
-            server_leaving: false,
-            goodbye_sent: false,
-            closing: false,
-            refused: None,
+            timers: ConnTimers::default(),
             pending_events: PendingEvents::default(),
             counters: ClientCounters::default(),
         }
@@ -141,7 +167,7 @@ impl<S: ClientStorage> Client<S> {
         self.advance_clock(now);
         let len = call.body.as_slice().len();
         let max = self.request_len_max();
-        if self.closing || self.refused.is_some() {
+        if self.closing != Closing::No || matches!(self.phase, Phase::Refused(_)) {
             return Err(CallError::Closed);
         }
         if len > max {
@@ -161,7 +187,7 @@ impl<S: ClientStorage> Client<S> {
             .table
             .admit(call, deadline)
             .ok_or(CallError::TooManyCalls { max: Calls::<S>::CAPACITY })?;
-        if self.phase == Phase::Down && self.failed {
+        if self.phase == Phase::Down {
             self.give_up(id.0.index, Reason::Disconnected);
         }
         Ok(id)
@@ -194,32 +220,40 @@ impl<S: ClientStorage> Client<S> {
     /// when [`handle_disconnected`](Client::handle_disconnected) has said so, [`ClientEvent::Closed`] comes.
     pub fn close(&mut self, now: Instant) {
         self.advance_clock(now);
-        self.closing = true;
+        if self.closing == Closing::No {
+            self.closing = Closing::Asked;
+        }
     }
 
     /// There is a connection to the server. An older one is forgotten: drop whatever of its bytes you have not given to
-    /// [`handle_data`](Client::handle_data), and whatever of ours it did not take (S4).
+    /// [`handle_data`](Client::handle_data), and whatever of ours it did not take (S4). A client that was refused for good
+    /// lets go of it at once.
     pub fn handle_connected(&mut self, now: Instant) {
         self.advance_clock(now);
-        if self.phase != Phase::Down {
-            self.disconnect();
+        match self.phase {
+            Phase::Start | Phase::Down => {}
+            Phase::Greeting { .. } | Phase::Up { .. } => self.disconnect(),
+            Phase::Refused(reason) => {
+                self.pending_events.disconnect = Some(reason);
+                return;
+            }
         }
         // What was not polled was about the older one.
         self.pending_events.connected = None;
         self.pending_events.disconnect = None;
-        self.phase = Phase::Greeting;
-        self.failed = false;
-        self.was_connected = true;
-        self.greeting_until = self.now + self.config.handshake_timeout.max(HANDSHAKE_TIMEOUT_MIN);
+        self.phase = Phase::Greeting { server_leaving: false };
+        let timeout = self.config.handshake_timeout.max(HANDSHAKE_TIMEOUT_MIN);
+        self.timers.set(ConnTimer::Handshake, self.now + timeout);
         self.output.greet();
     }
 
     /// The connection is gone, or could not be made. Harmless if there was none.
     pub fn handle_disconnected(&mut self, now: Instant) {
         self.advance_clock(now);
-        if self.phase != Phase::Down || !self.failed {
-            // Else it is known, and no call can have begun since that ends at a break.
-            self.disconnect();
+        match self.phase {
+            // It is known, and no call can have begun since that ends at a break.
+            Phase::Down | Phase::Refused(_) => {}
+            Phase::Start | Phase::Greeting { .. } | Phase::Up { .. } => self.disconnect(),
         }
     }
 
@@ -237,7 +271,22 @@ impl<S: ClientStorage> Client<S> {
     /// [`poll_transmit`](Client::poll_transmit) has returned `None`: what cannot be sent ends there.
     #[inline]
     pub fn poll_event(&mut self) -> Option<ClientEvent> {
-        if self.phase == Phase::Greeting && self.closing && self.table.is_idle() {
+        if self.closing != Closing::No || !self.pending_events.is_empty() {
+            return self.poll_rare_event();
+        }
+        self.poll_ended()
+    }
+
+    #[inline]
+    fn poll_ended(&mut self) -> Option<ClientEvent> {
+        let (call, outcome) = self.table.poll_event()?;
+        Some(ClientEvent::Ended { call, outcome })
+    }
+
+    #[cold]
+    fn poll_rare_event(&mut self) -> Option<ClientEvent> {
+        let is_greeting = matches!(self.phase, Phase::Greeting { .. });
+        if is_greeting && self.is_closing() && self.table.is_idle() {
             // Nothing waits for the answer.
             self.drop_connection(CloseReason::Goodbye);
         }
@@ -250,10 +299,11 @@ impl<S: ClientStorage> Client<S> {
         if let Some(end) = self.pending_events.lost.take() {
             return Some(ClientEvent::SessionLost(end));
         }
-        if let Some((call, outcome)) = self.table.poll_event() {
-            return Some(ClientEvent::Ended { call, outcome });
+        if let Some(ended) = self.poll_ended() {
+            return Some(ended);
         }
-        if self.is_closed() && !core::mem::replace(&mut self.pending_events.closed_reported, true) {
+        if self.closing == Closing::Asked && self.is_closed() {
+            self.closing = Closing::Reported;
             return Some(ClientEvent::Closed);
         }
         None
@@ -261,24 +311,39 @@ impl<S: ClientStorage> Client<S> {
 
     /// Whether [`close`](Client::close) is complete.
     pub fn is_closed(&self) -> bool {
-        self.closing
-            && self.table.is_idle()
-            && (self.phase == Phase::Down || self.refused.is_some())
+        self.is_closing() && self.table.is_idle() && !self.has_connection()
     }
 
     /// Whether [`close`](Client::close) was called.
     pub fn is_closing(&self) -> bool {
-        self.closing
+        self.closing != Closing::No
     }
 
     /// Whether a connection would serve a purpose: false once the client is closed or refused for good.
     pub fn wants_connection(&self) -> bool {
-        self.refused.is_none() && !(self.closing && self.table.is_idle())
+        let is_refused = matches!(self.phase, Phase::Refused(_));
+        !(is_refused || self.is_closing() && self.table.is_idle())
     }
 
     /// Whether the session is open on the current connection.
     pub fn is_connected(&self) -> bool {
-        self.phase == Phase::Up
+        matches!(self.phase, Phase::Up { .. })
+    }
+
+    #[inline]
+    fn has_connection(&self) -> bool {
+        matches!(self.phase, Phase::Greeting { .. } | Phase::Up { .. })
+    }
+
+    /// Whether calls may begin on this connection: neither side has said `Goodbye` (S25).
+    #[inline]
+    fn may_begin_calls(&self) -> bool {
+        matches!(self.phase, Phase::Up { goodbye: Goodbye::NotSaid, .. })
+    }
+
+    #[inline]
+    fn has_said_goodbye(&self) -> bool {
+        matches!(self.phase, Phase::Up { goodbye: Goodbye::Said, .. })
     }
 
     /// The session, once the first handshake is through.
@@ -288,13 +353,13 @@ impl<S: ClientStorage> Client<S> {
 
     /// Why the server refuses this client for good, if it does (S7).
     pub fn refusal(&self) -> Option<CloseReason> {
-        self.refused
+        if let Phase::Refused(reason) = self.phase { Some(reason) } else { None }
     }
 
     /// Whether everything is said: all calls are settled and acknowledged, and our `Goodbye` was sent last. When it has
     /// left, the connection may be closed without waiting for the server to do so (W62).
     pub fn is_goodbye_sent(&self) -> bool {
-        self.goodbye_sent && !self.output.owes_ack()
+        self.has_said_goodbye() && !self.output.owes_ack()
     }
 
     /// Calls that have not ended.
@@ -320,16 +385,13 @@ impl<S: ClientStorage> Client<S> {
     /// The connection is gone: what was carried on it is in doubt until the resume. Visits all calls, once for each
     /// connection, and not for failed attempts at one; a driver's dials have a backoff, and the calls are its own.
     fn disconnect(&mut self) {
+        debug_assert!(!matches!(self.phase, Phase::Refused(_)), "there is none");
         // Nothing was unsettled then, and nothing began after it: the session is over (W62).
-        let ended = self.goodbye_sent;
+        let ended = self.has_said_goodbye();
         debug_assert!(!ended || self.table.nothing_unsettled());
         self.phase = Phase::Down;
-        self.failed = true;
-        self.server_leaving = false;
-        self.goodbye_sent = false;
         self.keepalive = Keepalive::default();
-        self.keepalive_at = Instant::FAR_FUTURE;
-        self.greeting_until = Instant::FAR_FUTURE;
+        self.timers = ConnTimers::default();
         self.output = Output::default();
         self.table.break_connection();
         if ended {
@@ -349,7 +411,6 @@ impl<S: ClientStorage> Client<S> {
 
     fn end_session(&mut self) {
         self.session = None;
-        self.seen = 0;
         self.table.start_session(self.config.xid_before_first);
     }
 
@@ -366,7 +427,7 @@ impl<S: ClientStorage> Client<S> {
             GiveUp::Settle(outcome) => self.settle_with(index, outcome),
             GiveUp::ReportUnknown(why) => self.table.report_unknown(index, why),
             GiveUp::Drop => self.table.drop_event(index),
-            GiveUp::Cancel if self.phase == Phase::Up => self.table.note_todo(index),
+            GiveUp::Cancel if self.is_connected() => self.table.note_todo(index),
             // The resume sends it.
             GiveUp::Cancel => {}
         }
@@ -395,9 +456,16 @@ impl<S: ClientStorage> Client<S> {
 
     /// S7: no connection of this client can do better.
     fn refuse_for_good(&mut self, reason: CloseReason) {
-        self.refused = Some(reason);
         self.session_lost(SessionEnd::Refused, reason);
+        self.phase = Phase::Refused(reason);
         self.table.end_waiting(NotExecuted::SessionRefused);
+    }
+}
+
+impl PendingEvents {
+    #[inline]
+    fn is_empty(&self) -> bool {
+        self.connected.is_none() && self.disconnect.is_none() && self.lost.is_none()
     }
 }
 

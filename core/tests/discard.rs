@@ -193,3 +193,35 @@ fn what_is_wrong_with_the_first_frame_is_said_of_the_first_frame() {
     pair.send_bytes(raw, &bytes);
     assert_eq!(pair.server_errors, [ProtocolError::NoSession]);
 }
+
+#[test]
+fn c150_what_is_settled_while_acks_are_leaving_is_acknowledged_too() {
+    // So many slots that one output has no room for all `Ack`s of a round.
+    const SLOTS: u32 = 1024;
+    let mut pair = Pair::slots(SLOTS);
+    pair.mode = Mode::Hold;
+    let bodies: Vec<_> = (0..SLOTS).map(|number| number.to_le_bytes()).collect();
+    let mut one_runs = 0;
+    for body in &bodies {
+        pair.call(body);
+        pair.start(body).unwrap();
+        one_runs = if one_runs == 0 { pair.kept() } else { one_runs };
+    }
+    for body in &bodies[2..] {
+        pair.finish(body);
+    }
+    let link = pair.link_number();
+    pair.links[link].hold_down = true;
+    pair.finish(&bodies[1]);
+    // The first `Ack`s of the round have left when the reply comes to a call on a slot that they have passed.
+    pair.now = pair.now + ms(100);
+    let (now, mut out) = (pair.now, [0; wire::CONTROL_LEN_MAX]);
+    let len = pair.client().poll_transmit(now, &mut out).unwrap().get();
+    pair.links[link].up.extend(&out[..len]);
+    pair.links[link].hold_down = false;
+    assert!(pair.deliver_down(link, usize::MAX));
+    pair.drive();
+    pair.advance(ms(100));
+    assert_eq!(pair.client().unsettled(), 1);
+    assert_eq!(pair.kept(), one_runs, "S16: what an idle client has settled is not kept for it");
+}

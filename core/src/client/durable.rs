@@ -65,14 +65,14 @@ impl<S: ClientStorage> Client<S> {
         Some(client)
     }
 
-    /// A call of the restored session that was recorded and not settled: before the first connection, and in the order
-    /// of xids. A byte of it may have been sent, so it is in doubt until the session is resumed. Its method, flags and
+    /// A call of the restored session that was recorded and not settled: before the first attempt to connect, and
+    /// in the order of xids. A byte of it may have been sent, so it is in doubt until the session is resumed. Its method, flags and
     /// body must be those that were recorded (S10); its timeout counts from now.
     ///
     /// `None` if it cannot be: it comes too late or out of order, its slot is taken, it is one-way, or there is no room.
     pub fn restore_call(&mut self, now: Instant, xid: Xid, call: Call<'_>) -> Option<CallId> {
         self.advance_clock(now);
-        let early = !self.was_connected && self.session.is_some();
+        let early = self.phase == Phase::Start && self.session.is_some();
         if !early || call.one_way {
             return None;
         }
@@ -86,8 +86,7 @@ impl<S: ClientStorage> Client<S> {
     /// Once it is written, and all those before it, say so with [`journaled`](Client::journaled).
     pub fn poll_unjournaled(&mut self, now: Instant) -> Option<UnjournaledCall<'_>> {
         self.advance_clock(now);
-        let may_begin = self.phase == Phase::Up && !self.goodbye_sent && !self.server_leaving;
-        if !may_begin || !self.config.durable {
+        if !self.may_begin_calls() || !self.config.durable {
             return None;
         }
         loop {
@@ -112,7 +111,7 @@ impl<S: ClientStorage> Client<S> {
             return;
         }
         // A server that drains refuses it, which is an answer; what cannot leave now is found by the next resume.
-        let now_due = self.phase == Phase::Up && !self.goodbye_sent;
+        let now_due = self.is_connected() && !self.has_said_goodbye();
         self.table.note_journaled(up_to.get(), now_due);
     }
 

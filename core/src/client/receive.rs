@@ -2,7 +2,8 @@
 
 use super::call::{CallState, NextFrame};
 use super::recovery::{self, Answer, Heard, Refusal};
-use super::{Client, ClientSession, Phase, Received, Reply};
+use super::timers::ConnTimers;
+use super::{Client, ClientSession, Goodbye, Phase, Received, Reply};
 use crate::error::{CloseReason, ProtocolError};
 use crate::storage::ClientStorage;
 use crate::time::Instant;
@@ -26,7 +27,7 @@ impl<S: ClientStorage> Client<S> {
         let mut consumed = 0;
         let mut wanted = 0;
         let mut item = None;
-        while item.is_none() && self.phase != Phase::Down {
+        while item.is_none() && self.has_connection() {
             let rest = &data[consumed..];
             if rest.is_empty() {
                 return Ok(Received { consumed, item, wanted });
@@ -46,7 +47,7 @@ impl<S: ClientStorage> Client<S> {
             consumed += len;
             item = step.inspect_err(|_| self.disconnect())?;
         }
-        if self.phase == Phase::Down && item.is_none() {
+        if !self.has_connection() && item.is_none() {
             consumed = data.len();
         }
         Ok(Received { consumed, item, wanted })
@@ -56,8 +57,11 @@ impl<S: ClientStorage> Client<S> {
         &mut self,
         control: Control<'_>,
     ) -> Result<Option<Reply<'d>>, ProtocolError> {
-        match (control.decode(Role::Server)?, self.phase) {
-            (Frame::Welcome(welcome), Phase::Greeting) => self.handle_welcome(&welcome)?,
+        match (control.decode(Role::Server)?, &mut self.phase) {
+            (Frame::Welcome(welcome), Phase::Greeting { server_leaving }) => {
+                let server_leaving = *server_leaving;
+                self.handle_welcome(&welcome, server_leaving)?;
+            }
             (Frame::Welcome(welcome), _) => {
                 // S27: the answer to a `Hello` that was sent twice.
                 let again = self.session.is_some_and(|session| session.id == welcome.session);
@@ -72,7 +76,11 @@ impl<S: ClientStorage> Client<S> {
             }
             (Frame::Pong(_), _) => {}
             // S25: the server drains; no new call leaves on this connection.
-            (Frame::Goodbye(_), _) => self.server_leaving = true,
+            (Frame::Goodbye(_), Phase::Greeting { server_leaving }) => *server_leaving = true,
+            (Frame::Goodbye(_), Phase::Up { goodbye: goodbye @ Goodbye::NotSaid, .. }) => {
+                *goodbye = Goodbye::ServerSaid;
+            }
+            (Frame::Goodbye(_), _) => {}
             // A client's frames, and those with a body, are no control frames of a server.
             (
                 Frame::Hello(_)
@@ -95,7 +103,8 @@ impl<S: ClientStorage> Client<S> {
     ) -> Result<Option<Reply<'d>>, ProtocolError> {
         let xid = header.xid;
         let unexpected = ProtocolError::UnexpectedAnswer { xid: xid.get() };
-        if self.phase != Phase::Up || !self.table.was_given(xid) {
+        let Phase::Up { goodbye, .. } = self.phase else { return Err(unexpected) };
+        if !self.table.was_given(xid) {
             return Err(unexpected);
         }
         let Some((index, entry)) = self.table.find(xid) else {
@@ -104,7 +113,7 @@ impl<S: ClientStorage> Client<S> {
         };
         let heard = Heard {
             lossy: self.config.resend_after.is_some(),
-            server_leaving: self.server_leaving,
+            server_leaving: goodbye == Goodbye::ServerSaid,
         };
         let caller = entry.caller;
         match recovery::answer(entry.known(), heard, header.status, body) {
@@ -133,7 +142,11 @@ impl<S: ClientStorage> Client<S> {
         }
     }
 
-    fn handle_welcome(&mut self, welcome: &Welcome) -> Result<(), ProtocolError> {
+    fn handle_welcome(
+        &mut self,
+        welcome: &Welcome,
+        server_leaving: bool,
+    ) -> Result<(), ProtocolError> {
         let grants = welcome.grants;
         let opened_read = self.session.is_none() && welcome.seen != 0;
         let sane = welcome.version == VERSION
@@ -167,17 +180,15 @@ impl<S: ClientStorage> Client<S> {
             grants,
             commit: welcome.commit,
         });
-        self.seen = welcome.seen;
-        self.phase = Phase::Up;
-        self.greeting_until = Instant::FAR_FUTURE;
-        self.output.hello_again_at = Instant::FAR_FUTURE;
+        let goodbye = if server_leaving { Goodbye::ServerSaid } else { Goodbye::NotSaid };
+        self.phase = Phase::Up { seen: welcome.seen, goodbye };
+        self.timers = ConnTimers::default();
         self.schedule_check();
         self.table.grant(grants.slots);
         self.table.start_resume();
-        if self.table.settled_above(self.table.acked()) {
-            // S16: what was acknowledged by bits is acknowledged again after a resume.
-            self.output.ack_at = Instant::ZERO;
-        }
+        // S16: what was acknowledged by bits is acknowledged again after a resume.
+        let at_once = self.table.settled_above(self.table.acked());
+        self.schedule_ack(at_once);
         self.pending_events.connected = Some(resumed);
         Ok(())
     }

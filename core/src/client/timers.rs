@@ -2,10 +2,10 @@
 
 use core::time::Duration;
 
+use super::Client;
 use super::call::{CallEntry, CallState, LastSent};
 use super::calls::Calls;
 use super::recovery::{self, Reason};
-use super::{Client, Phase};
 use crate::error::CloseReason;
 use crate::keepalive::{self, Keepalive, NEVER, Verdict};
 use crate::storage::{Array, ClientStorage, Flat, Places, Table};
@@ -20,29 +20,22 @@ impl<S: ClientStorage> Client<S> {
     /// has arrived was given to [`handle_data`](Client::handle_data); poll events and transmit afterwards.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.handle_deadlines(now);
-        match self.phase {
-            Phase::Down => {}
-            Phase::Greeting if self.greeting_until <= self.now => {
-                self.drop_connection(CloseReason::TooSlow);
-            }
-            Phase::Greeting => {
-                if self.output.hello_again_at <= self.now {
-                    self.output.greet();
+        if self.timers.is_due(ConnTimer::Handshake, self.now) {
+            self.drop_connection(CloseReason::TooSlow);
+        } else if self.timers.is_due(ConnTimer::HelloAgain, self.now) {
+            self.timers.stop(ConnTimer::HelloAgain);
+            self.output.greet();
+        } else if self.timers.is_due(ConnTimer::Keepalive, self.now) {
+            self.schedule_check();
+            match self.keepalive.check(self.silence_max(), self.check_period()) {
+                Verdict::Alive => {}
+                Verdict::Reassure => self.output.pong = true,
+                Verdict::Probe => {
+                    self.output.ping = true;
+                    self.repeat_if_lossy();
                 }
+                Verdict::Dead => self.drop_connection(CloseReason::PeerSilent),
             }
-            Phase::Up if self.keepalive_at <= self.now => {
-                self.schedule_check();
-                match self.keepalive.check(self.silence_max(), self.check_period()) {
-                    Verdict::Alive => {}
-                    Verdict::Reassure => self.output.pong = true,
-                    Verdict::Probe => {
-                        self.output.ping = true;
-                        self.repeat_if_lossy();
-                    }
-                    Verdict::Dead => self.drop_connection(CloseReason::PeerSilent),
-                }
-            }
-            Phase::Up => {}
         }
     }
 
@@ -60,12 +53,7 @@ impl<S: ClientStorage> Client<S> {
     /// When [`handle_timeout`](Client::handle_timeout) is next to be called; changes only after a `&mut self` call.
     /// May be earlier than the first thing to do, never later.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let connection = match self.phase {
-            Phase::Down => Instant::FAR_FUTURE,
-            Phase::Greeting => self.greeting_until.min(self.output.hello_again_at),
-            Phase::Up => self.keepalive_at.min(self.output.ack_at),
-        };
-        Timer::at(connection).earlier(self.table.earliest_timer()).get()
+        self.timers.earliest().earlier(self.table.earliest_timer()).get()
     }
 
     /// When [`handle_deadlines`](Client::handle_deadlines) is next to be called; changes only after a `&mut self` call. May
@@ -96,7 +84,8 @@ impl<S: ClientStorage> Client<S> {
     }
 
     pub(super) fn schedule_check(&mut self) {
-        self.keepalive_at = Keepalive::next_check(self.now, self.check_period());
+        let at = Keepalive::next_check(self.now, self.check_period());
+        self.timers.set(ConnTimer::Keepalive, at);
     }
 
     /// A call's timer has come: its deadline, or the time to send it again.
@@ -115,12 +104,53 @@ impl<S: ClientStorage> Client<S> {
             self.table.note_todo(index);
         }
     }
+}
 
-    /// The link was silent. What was not answered may be lost on it (S27).
-    pub(super) fn repeat_if_lossy(&mut self) {
-        if self.config.resend_after.is_some() {
-            self.output.repeat();
-        }
+/// What a client waits for, apart from the deadlines of calls. All are off without a connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum ConnTimer {
+    /// When to give up a handshake. On while greeting.
+    Handshake,
+    /// When to send an unanswered `Hello` again (S27). On while greeting, once it was sent, on a link that loses messages.
+    HelloAgain,
+    /// When to check whether the server is alive (S20). On while up.
+    Keepalive,
+    /// When to acknowledge what is settled, if no request does (S16). On while up, if something is.
+    Ack,
+}
+
+/// When each of them is due.
+#[derive(Debug, Default)]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
+pub(super) struct ConnTimers([Timer; 4]);
+
+impl ConnTimers {
+    pub(super) fn set(&mut self, timer: ConnTimer, at: Instant) {
+        self.0[timer as usize] = Timer::at(at);
+    }
+
+    /// It is due then, if it would not be due earlier.
+    pub(super) fn bring_forward(&mut self, timer: ConnTimer, at: Instant) {
+        let timer = &mut self.0[timer as usize];
+        *timer = timer.earlier(Timer::at(at));
+    }
+
+    #[inline]
+    pub(super) fn stop(&mut self, timer: ConnTimer) {
+        self.0[timer as usize] = Timer::OFF;
+    }
+
+    pub(super) fn is_on(&self, timer: ConnTimer) -> bool {
+        self.0[timer as usize] != Timer::OFF
+    }
+
+    #[inline]
+    pub(super) fn is_due(&self, timer: ConnTimer, now: Instant) -> bool {
+        self.0[timer as usize].is_due(now)
+    }
+
+    fn earliest(&self) -> Timer {
+        self.0.iter().fold(Timer::OFF, |earliest, timer| earliest.earlier(*timer))
     }
 }
 

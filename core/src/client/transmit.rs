@@ -6,7 +6,8 @@ use core::time::Duration;
 use super::call::{CallEntry, CallState, Cancel, InFlight, NextFrame};
 use super::calls::PartialRequest;
 use super::recovery::{self, Resumed};
-use super::{Client, Phase};
+use super::timers::ConnTimer;
+use super::{Client, Goodbye, Phase};
 use crate::keepalive::NEVER;
 use crate::outcome::Outcome;
 use crate::storage::{Body, ClientStorage, Places};
@@ -18,54 +19,32 @@ use crate::wire::{self, Ack, Frame, Hello, REQUEST_HEADER_LEN, RequestHeader, Re
 const RESEND_AFTER_MIN: Duration = Duration::from_millis(1);
 
 /// What waits to be sent on the current connection, apart from requests and questions.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub(super) struct Output {
     hello: bool,
-    /// When an unanswered `Hello` is sent again (S27).
-    pub(super) hello_again_at: Instant,
     pub(super) pong: bool,
     pub(super) ping: bool,
     /// Our `Goodbye`, if it was sent, is due again (S27). It counts as sent all the same: no request follows it.
     goodbye_again: bool,
-    /// When to acknowledge what is settled above `acked` (S16).
-    pub(super) ack_at: Instant,
-    /// Bytes of the replies so settled.
-    pub(super) ack_owed_bytes: usize,
+    /// Bytes of the replies that were settled since a frame has said of all that they are (S16). `None` if none was.
+    ack_owed: Option<usize>,
     /// The first slot of the next `Ack`, while a round of them is leaving.
-    ack_base: Option<u32>,
-}
-
-impl Default for Output {
-    fn default() -> Self {
-        Output {
-            hello: false,
-            hello_again_at: Instant::FAR_FUTURE,
-            pong: false,
-            ping: false,
-            goodbye_again: false,
-            ack_at: Instant::FAR_FUTURE,
-            ack_owed_bytes: 0,
-            ack_base: None,
-        }
-    }
+    ack_round: Option<u32>,
 }
 
 impl Output {
     pub(super) fn greet(&mut self) {
         self.hello = true;
-        self.hello_again_at = Instant::FAR_FUTURE;
+    }
+
+    #[inline]
+    fn has_control(&self) -> bool {
+        self.hello || self.pong || self.ping
     }
 
     pub(super) fn owes_ack(&self) -> bool {
-        self.ack_at != Instant::FAR_FUTURE || self.ack_base.is_some()
-    }
-
-    /// S27: acknowledges and says `Goodbye` again, since the last one may be lost. Done at each Ping of either side: the
-    /// side that looks at a silent link more often is the only one that sends any.
-    pub(super) fn repeat(&mut self) {
-        self.ack_at = Instant::ZERO;
-        self.goodbye_again = true;
+        self.ack_owed.is_some() || self.ack_round.is_some()
     }
 }
 
@@ -100,22 +79,10 @@ impl<S: ClientStorage> Client<S> {
         if self.table.partial.is_some() {
             return self.continue_request(out);
         }
-        match self.phase {
-            Phase::Down => return Step::Stop,
-            Phase::Greeting | Phase::Up => {}
+        if self.output.has_control() {
+            return self.send_control(out);
         }
-        if self.output.hello {
-            return self.send_hello(out);
-        }
-        if self.output.pong {
-            self.output.pong = !out.control(&Frame::Pong(Role::Client));
-            return if self.output.pong { Step::Stop } else { Step::More };
-        }
-        if self.output.ping {
-            self.output.ping = !out.control(&Frame::Ping(Role::Client));
-            return if self.output.ping { Step::Stop } else { Step::More };
-        }
-        if self.phase != Phase::Up {
+        if !self.is_connected() {
             return Step::Stop;
         }
         // S21: calls in doubt come first, in xid order, so that the server admits them in that order (S13).
@@ -125,7 +92,7 @@ impl<S: ClientStorage> Client<S> {
         if let Some(index) = self.table.first_to_do() {
             return self.do_for_call(index, out);
         }
-        if !self.goodbye_sent && !self.server_leaving && self.table.first_waiting().is_some() {
+        if self.may_begin_calls() && self.table.first_waiting().is_some() {
             match self.send_waiting(out) {
                 Step::More => return Step::More,
                 Step::Stop => {}
@@ -134,11 +101,29 @@ impl<S: ClientStorage> Client<S> {
         if self.wants_ack() {
             return self.send_ack(out);
         }
-        if self.wants_goodbye() && out.control(&Frame::Goodbye(Role::Client)) {
-            self.goodbye_sent = true;
+        if self.wants_goodbye()
+            && out.control(&Frame::Goodbye(Role::Client))
+            && let Phase::Up { goodbye, .. } = &mut self.phase
+        {
+            *goodbye = Goodbye::Said;
             self.output.goodbye_again = false;
         }
         Step::Stop
+    }
+
+    #[cold]
+    fn send_control(&mut self, out: &mut FrameWriter<'_>) -> Step {
+        debug_assert!(self.has_connection());
+        if self.output.hello {
+            return self.send_hello(out);
+        }
+        let (waits, frame) = if self.output.pong {
+            (&mut self.output.pong, Frame::Pong(Role::Client))
+        } else {
+            (&mut self.output.ping, Frame::Ping(Role::Client))
+        };
+        *waits = !out.control(&frame);
+        if *waits { Step::Stop } else { Step::More }
     }
 
     fn send_hello(&mut self, out: &mut FrameWriter<'_>) -> Step {
@@ -161,7 +146,7 @@ impl<S: ClientStorage> Client<S> {
         }
         self.output.hello = false;
         if let Some(after) = self.config.resend_after {
-            self.output.hello_again_at = self.now + after.max(RESEND_AFTER_MIN);
+            self.timers.set(ConnTimer::HelloAgain, self.now + after.max(RESEND_AFTER_MIN));
         }
         Step::More
     }
@@ -180,10 +165,11 @@ impl<S: ClientStorage> Client<S> {
 
     /// S21 for one call.
     fn resume_call(&mut self, index: u32, out: &mut FrameWriter<'_>) -> Step {
+        let Phase::Up { seen, .. } = self.phase else { return Step::Stop };
         let Some(entry) = self.table.calls.live(index) else { return Step::Stop };
         let Some(xid) = entry.state.xid() else { return Step::Stop };
         let known = recovery::Resume {
-            above_seen: xid.get() > self.seen,
+            above_seen: xid.get() > seen,
             journaled: xid.get() <= self.table.journaled_up_to,
             lossy: self.config.resend_after.is_some(),
         };
@@ -367,62 +353,88 @@ impl<S: ClientStorage> Client<S> {
     /// A frame that carries `acked` is being sent.
     fn note_acked(&mut self, acked: u64) {
         if !self.table.settled_above(acked) {
-            self.output.ack_at = Instant::FAR_FUTURE;
-            self.output.ack_owed_bytes = 0;
+            self.output.ack_owed = None;
+            self.timers.stop(ConnTimer::Ack);
         }
     }
 
     /// A call was settled whose reply had `len` bytes: S16.
     pub(super) fn note_settled(&mut self, len: usize) {
-        self.output.ack_owed_bytes = self.output.ack_owed_bytes.saturating_add(len);
-        let soon = self.output.ack_owed_bytes >= self.config.ack_bytes || self.goodbye_sent;
-        // Never later than "never": what is not acknowledged at all holds up the end of the session.
-        let later = (self.now + self.config.ack_delay).min(Instant::LAST);
-        let at = if soon { Instant::ZERO } else { later };
-        self.output.ack_at = self.output.ack_at.min(at);
+        let owed = self.output.ack_owed.unwrap_or(0).saturating_add(len);
+        self.output.ack_owed = Some(owed);
+        self.schedule_ack(owed >= self.config.ack_bytes || self.has_said_goodbye());
+    }
+
+    /// Sees to it that an `Ack` is sent, at once or in time, if one is owed or must be sent at once. Without a session on
+    /// this connection, its `Welcome` sees to that.
+    pub(super) fn schedule_ack(&mut self, at_once: bool) {
+        if !self.is_connected() {
+            return;
+        }
+        if at_once {
+            self.output.ack_owed.get_or_insert(0);
+            self.timers.bring_forward(ConnTimer::Ack, self.now);
+        } else if self.output.ack_owed.is_some() {
+            // Never later than "never": what is not acknowledged at all holds up the end of the session.
+            let later = (self.now + self.config.ack_delay).min(Instant::LAST);
+            self.timers.bring_forward(ConnTimer::Ack, later);
+        }
+    }
+
+    /// S27: on a link that loses messages, acknowledges and says `Goodbye` again, since the last one may be lost. Done at
+    /// each Ping of either side: the side that looks at a silent link more often is the only one that sends any.
+    pub(super) fn repeat_if_lossy(&mut self) {
+        if self.config.resend_after.is_some() {
+            self.output.goodbye_again = true;
+            self.schedule_ack(true);
+        }
     }
 
     fn wants_ack(&self) -> bool {
-        self.output.ack_base.is_some()
-            || self.output.ack_at <= self.now
-            || (self.output.ack_at != Instant::FAR_FUTURE && self.wants_goodbye())
+        debug_assert_eq!(self.output.ack_owed.is_some(), self.timers.is_on(ConnTimer::Ack));
+        self.output.ack_round.is_some()
+            || self.timers.is_due(ConnTimer::Ack, self.now)
+            || (self.output.ack_owed.is_some() && self.wants_goodbye())
     }
 
     /// S9: `acked`, and a bit for each slot of which everything is settled; 64 slots a frame.
     fn send_ack(&mut self, out: &mut FrameWriter<'_>) -> Step {
         let acked = self.table.acked();
         let above = self.table.settled_above(acked);
-        let mut base = self.output.ack_base.unwrap_or(0);
         loop {
-            let settled = if above { self.table.settled_bits(base) } else { None };
-            let first = self.output.ack_base.is_none();
-            let (at, bits) = settled.unwrap_or((base, 0));
-            let last = self.table.journaled_up_to;
-            let frame = Ack { acked, last, base: at, settled: bits };
-            if (first || bits != 0) && !out.control(&Frame::Ack(frame)) {
-                return Step::Stop;
+            let begun = self.output.ack_round;
+            let base = begun.unwrap_or(0);
+            let bits = if above { self.table.settled_bits(base) } else { None };
+            if begun.is_none() || bits.is_some_and(|(_, settled)| settled != 0) {
+                let (base, settled) = bits.unwrap_or((base, 0));
+                let last = self.table.journaled_up_to;
+                if !out.control(&Frame::Ack(Ack { acked, last, base, settled })) {
+                    return Step::Stop;
+                }
             }
-            if settled.is_none() {
-                break;
+            if begun.is_none() {
+                // What is settled from here on may be on a slot that the round has passed: it is owed another one.
+                self.output.ack_owed = None;
+                self.timers.stop(ConnTimer::Ack);
             }
-            base = at + 64;
-            self.output.ack_base = Some(base);
+            self.output.ack_round = bits.map(|(base, _)| base + 64);
+            if self.output.ack_round.is_none() {
+                return Step::More;
+            }
         }
-        self.output.ack_base = None;
-        self.output.ack_at = Instant::FAR_FUTURE;
-        self.output.ack_owed_bytes = 0;
-        Step::More
     }
 
     fn wants_goodbye(&self) -> bool {
-        let due = !self.goodbye_sent || self.output.goodbye_again;
-        let leaving = recovery::KnownSession {
-            server_leaving: self.server_leaving,
+        let Phase::Up { goodbye, .. } = self.phase else { return false };
+        if goodbye == Goodbye::Said {
+            return self.output.goodbye_again;
+        }
+        recovery::may_say_goodbye(recovery::KnownSession {
+            server_leaving: goodbye == Goodbye::ServerSaid,
             exhausted: self.table.is_exhausted(),
-            closing: self.closing,
+            closing: self.is_closing(),
             nothing_waits: self.table.nothing_waits(),
             nothing_unsettled: self.table.nothing_unsettled(),
-        };
-        self.phase == Phase::Up && due && recovery::may_say_goodbye(leaving)
+        })
     }
 }
