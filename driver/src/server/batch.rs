@@ -66,8 +66,19 @@ impl<X: 'static> Batch<X> {
 
 impl<X> Batch<X> {
     /// All of it is durable, and this is the number of its commit; or it may not be, and why.
+    ///
+    /// A batch of which a transactional call was not run has failed, whatever `result` says: such a call has no outcome,
+    /// and would keep its slot and its client for ever (C190).
     pub fn finish(mut self, result: Result<u64, LedgerError>) {
         let items = std::mem::take(&mut self.items);
+        let was_left_out =
+            |item: &Item| matches!(item, Item::Transaction(call) if call.ran.is_none());
+        let result = match result {
+            Ok(_) if items.iter().any(was_left_out) => Err(LedgerError::new(
+                "the ledger has finished a batch without running its transactional calls",
+            )),
+            result => result,
+        };
         self.owner.clone().conclude(items, result);
     }
 }

@@ -6,6 +6,9 @@ use std::task::{Context, Waker};
 use oncewire_core::{CallKey, SessionKey, Xid};
 
 /// By session and call: the wakers of contexts.
+///
+/// Every end of a call wakes them, also one that no machine reports, such as a ledger's failure: a clone of a context may
+/// have left the handler, and its wait would last for ever (C147).
 #[derive(Default)]
 pub(super) struct Cancels {
     sessions: BTreeMap<SessionKey, BTreeMap<Xid, Vec<Waker>>>,
@@ -28,6 +31,7 @@ impl Cancels {
 
     fn wake_call(&mut self, call: CallKey, to_wake: &mut Vec<Waker>) {
         let Some(calls) = self.sessions.get_mut(&call.session()) else { return };
+        debug_assert!(!calls.is_empty(), "a session without waits has no entry");
         to_wake.extend(calls.remove(&call.xid()).into_iter().flatten());
         if calls.is_empty() {
             self.sessions.remove(&call.session());

@@ -144,6 +144,7 @@ impl Shared {
         call: Call<'_>,
         caller: &Subject,
     ) -> Option<Ended> {
+        debug_assert!(self.ledger.is_none(), "S28: a call is recorded before it is started");
         let method = self.methods.get(call.method_index)?;
         let context = Context::new(self.watch(), call.key, call.deadline, caller.clone());
         match caught(|| method.handler.begin(context, call.body)) {

@@ -71,6 +71,7 @@ pub(super) struct Transact {
 impl Transact {
     /// Decides whether it runs (S17), as late as can be.
     pub(super) fn start(&mut self, machine: &mut Machine<Heap>, now: Instant) -> bool {
+        debug_assert!(self.admission.is_some() && self.running.is_none(), "it is started once");
         if let Some(admission) = self.admission.take() {
             self.running = machine.start(now, admission).ok();
         }
@@ -126,6 +127,7 @@ pub(super) const SWEEP: Duration = Duration::from_secs(1);
 
 impl LedgerQueue {
     pub(super) fn push(&mut self, item: Item) {
+        debug_assert!(self.error.is_none(), "S31: after an error nothing is written");
         self.items.push(item);
     }
 
@@ -141,6 +143,7 @@ impl LedgerQueue {
 
     /// S31: nothing is written any more. What has not run is refused; what has is never answered.
     pub(super) fn fail(&mut self, error: LedgerError) {
+        debug_assert!(!self.in_flight, "what was in flight has come back");
         let items = std::mem::take(&mut self.items);
         self.concluded.push(Concluded { items, result: Err(error.clone()) });
         self.error.get_or_insert(error);

@@ -113,6 +113,10 @@ impl State {
                 self.note_cancel(call);
             }
             Item::Transaction(mut call) => {
+                debug_assert!(
+                    call.running.is_some() && call.ran.is_some(),
+                    "it was started, and run"
+                );
                 if let (Some(running), Some(ran)) = (call.running.take(), call.ran.take()) {
                     let key = running.key();
                     match ran {

@@ -107,6 +107,7 @@ impl Limits {
         }
         gate.running += 1;
         self.running += 1;
+        debug_assert!(self.running <= self.bounds.running && gate.running <= gate.bounds.running);
         Some(Permit { method })
     }
 
@@ -129,6 +130,7 @@ impl Limits {
         self.by_session.entry(session).or_default().insert(xid, (method, self.next));
         self.next += 1;
         self.waiting += 1;
+        self.debug_check();
         Ok(())
     }
 
@@ -136,6 +138,7 @@ impl Limits {
     #[inline]
     pub(super) fn release(&mut self, permit: Permit) {
         if let Some(gate) = self.methods.get_mut(permit.method) {
+            debug_assert!(gate.running > 0 && self.running > 0, "a permit is given back once");
             gate.running -= 1;
             self.running -= 1;
         }
@@ -146,7 +149,8 @@ impl Limits {
         self.waiting > 0
     }
 
-    /// The call that waits longest among those that may run now, with its permit.
+    /// The call that waits longest among those that may run now, with its permit. It looks at each method: queues are the
+    /// exception, and a server has few methods.
     pub(super) fn next(&mut self) -> Option<(Waiting, Permit)> {
         if self.running >= self.bounds.running {
             return None;
@@ -200,7 +204,8 @@ impl Limits {
     fn take_out(&mut self, method: usize, place: u64) -> Option<Waiting> {
         let call = self.methods.get_mut(method)?.queue.remove(&place)?;
         self.waiting -= 1;
-        self.by_deadline.remove(&(call.deadline, place));
+        let by_deadline = self.by_deadline.remove(&(call.deadline, place));
+        debug_assert_eq!(by_deadline, Some(method), "a call is in all three orders, or in none");
         let (session, xid) = (call.key().session(), call.key().xid());
         if let Some(of_session) = self.by_session.get_mut(&session) {
             of_session.remove(&xid);
@@ -208,7 +213,14 @@ impl Limits {
                 self.by_session.remove(&session);
             }
         }
+        self.debug_check();
         Some(call)
+    }
+
+    /// The queues, the deadlines and the count are of the same calls.
+    fn debug_check(&self) {
+        debug_assert_eq!(self.waiting, self.by_deadline.len());
+        debug_assert_eq!(self.waiting, self.methods.iter().map(|gate| gate.queue.len()).sum());
     }
 
     /// Handlers that run, and calls that wait for one.

@@ -57,6 +57,7 @@ impl PrincipalTable {
         self.numbers.insert(text.clone(), number);
         self.names.insert(number, text.clone());
         self.order.push_back(number);
+        debug_assert_eq!(self.names.len(), self.numbers.len(), "one number a name");
         Principal(number)
     }
 
@@ -84,6 +85,7 @@ impl PrincipalTable {
 
     fn give_memory_back(&mut self) {
         let len = self.order.len();
+        debug_assert_eq!(len, self.names.len(), "each number has its turn to be checked");
         if self.order.capacity() > 4 * len + 64 {
             self.order.shrink_to(2 * len);
             self.names.shrink_to(2 * len);

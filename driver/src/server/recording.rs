@@ -99,6 +99,9 @@ impl State {
     }
 
     /// S28: the reply leaves once its record is stable.
+    ///
+    /// Where there is no reply because the ledger has failed, the call is not aborted: an `Aborted` would say that it was
+    /// executed, and the next run of the server may find that it was not, or the other way round (S31, C58).
     pub(super) fn record_finish(
         &mut self,
         now: Instant,
@@ -152,6 +155,7 @@ impl State {
         queue.watched.retain(|id, watch| {
             let Some(record) = machine.session_record(watch.key) else { return false };
             let held: Vec<Xid> = machine.held_calls(watch.key).collect();
+            debug_assert!(held.is_sorted(), "ledgers search it by halves");
             let changed = std::mem::take(&mut watch.fresh) || held != watch.held;
             let all_gone = held.is_empty();
             watch.held.clone_from(&held);
@@ -193,6 +197,7 @@ impl State {
         if items.is_empty() {
             return None;
         }
+        debug_assert!(!queue.in_flight && !queue.submitting, "one batch is in flight at most");
         queue.in_flight = true;
         queue.submitting = true;
         Some(items)
@@ -221,6 +226,7 @@ impl Shared {
     fn conclude_batch(self: &Arc<Self>, items: Vec<Item>, result: Result<u64, LedgerError>) {
         self.with(|state, now| {
             let Some(queue) = &mut state.ledger_queue else { return };
+            debug_assert!(queue.in_flight, "a batch comes back once");
             queue.in_flight = false;
             let error = result.as_ref().err().cloned();
             queue.concluded.push(Concluded { items, result });

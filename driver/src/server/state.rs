@@ -204,6 +204,10 @@ impl Shared {
             if state.conns.len() <= index {
                 state.conns.resize_with(index + 1, ConnEntry::default);
             }
+            debug_assert!(
+                state.conns[index].id.is_none(),
+                "an index is given again when it is free"
+            );
             state.conns[index] = ConnEntry { id: Some(id), ..ConnEntry::default() };
             Some(id)
         })
@@ -313,6 +317,7 @@ impl State {
     /// A connection's task begins a turn: it need not be woken for what it does itself.
     pub(super) fn begin_turn(&mut self, conn: ConnId, cx: &mut Context<'_>) {
         let Some(entry) = self.entry(conn) else { return };
+        debug_assert!(!entry.at_work, "a turn begins when the last one has ended");
         entry.at_work = true;
         match &mut entry.waker {
             Some(waker) => waker.clone_from(cx.waker()),

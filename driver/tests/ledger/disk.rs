@@ -34,6 +34,8 @@ pub enum Mode {
     Hold,
     /// Not written; finished with an error.
     Fail,
+    /// A ledger with a bug: what runs in its transaction is left out, and all is said to be durable.
+    LeaveOut,
 }
 
 #[derive(Default)]
@@ -195,6 +197,10 @@ impl Ledger for TestLedger {
                 batch.finish(Ok(commit));
             }
             Mode::Hold => lock(&self.0).held.push_back(batch),
+            Mode::LeaveOut => {
+                let commit = self.disk().commit + 1;
+                batch.finish(Ok(commit));
+            }
             Mode::Fail => batch.finish(Err(LedgerError::new("no space left on the disk"))),
         }
     }

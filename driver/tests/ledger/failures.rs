@@ -54,6 +54,22 @@ fn c58_a_completion_that_cannot_be_recorded_is_not_told() {
 }
 
 #[test]
+fn c190_a_ledger_that_leaves_a_transaction_out_has_failed() {
+    let mut world = Ledgered::new();
+    let client = world.client();
+    assert_eq!(world.call(&client, &PAY, (1, 1)).outcome(), reply(1));
+    world.ledger.mode(Mode::LeaveOut);
+    let made = world.call(&client, &PAY, (1, 5));
+    assert_eq!(made.outcome(), None, "it has no outcome that would be true");
+    let error = world.server().ledger_error().expect("the error is loud").to_string();
+    assert!(error.contains("without running"), "{error}");
+    assert_eq!(world.call(&client, &PAY, (1, 5)).outcome(), text("not executed: LedgerFailed"));
+    world.ledger.mode(Mode::Commit);
+    world.restart();
+    assert_eq!((made.outcome(), world.ledger.disk().accounts[&1]), (reply(6), 6));
+}
+
+#[test]
 fn c58_serving_ends_with_the_ledgers_error() {
     let world = Ledgered::new();
     let (_sender, receiver) = smol::channel::unbounded();
