@@ -42,6 +42,10 @@ pub use thread::{LedgerThread, Store};
 /// A durable store of completion records.
 ///
 /// One ledger belongs to one server at a time: an implementation must refuse to be opened twice.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a ledger",
+    note = "transactional methods need one: write `.ledger(…)` before them, or before the `.service(…)` that has them"
+)]
 pub trait Ledger: Send + Sync + 'static {
     /// In which transactional handlers write.
     type Transaction: 'static;

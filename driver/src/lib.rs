@@ -88,6 +88,7 @@ mod pool;
 mod reply;
 mod runtime;
 mod server;
+mod service;
 mod spin;
 mod sync;
 mod transport;
@@ -100,7 +101,12 @@ pub use client::{
 pub use method::{Method, RawMethod};
 pub use nonblocking::Nonblocking;
 pub use oncewire_core as core;
-pub use oncewire_core::NEVER;
+pub use oncewire_core::{CallError, NEVER};
+#[cfg(feature = "macros")]
+pub use oncewire_macros::service;
 pub use runtime::{Runtime, SmolRuntime, Timer};
 pub use server::{BuildError, Context, HandlerFaults, Load, Server, ServerBuilder};
+#[doc(hidden)]
+pub use service::__private;
+pub use service::Service;
 pub use transport::{Accept, BoxFuture, BoxStream, ByteStream, Connect, Subject};

@@ -12,6 +12,7 @@
 //! | `server/waiting.rs` | calls that cannot run at once: their turn comes, or they are refused |
 //! | `server/context.rs` | what a handler can know of its call |
 //! | `server/handler.rs` | from a request's bytes to a future or a transaction |
+//! | `server/blocking.rs` | handlers that block their thread |
 //! | `server/transactional.rs` | handlers that run in the ledger's transaction |
 //! | `server/execution.rs` | a call runs, and ends |
 //! | `server/cancels.rs` | handlers that wait for their calls' cancels |
@@ -23,6 +24,7 @@
 //! | `server/timer_task.rs` | the task that keeps time |
 
 pub(crate) mod batch;
+mod blocking;
 mod builder;
 mod cancels;
 mod conn;

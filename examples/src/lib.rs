@@ -1,2 +1,7 @@
-//! The programs are in `examples/`. Here the repository's README is compiled and run.
+//! The programs are in `examples/`. Here the repository's README is compiled and run, and the macro's.
 #![doc = include_str!("../../README.md")]
+
+/// What the macro's page shows: its own crate cannot depend on the library.
+#[cfg(doctest)]
+#[doc = include_str!("../../macros/README.md")]
+struct Macros;

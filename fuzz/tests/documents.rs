@@ -104,9 +104,16 @@ fn every_program_that_a_document_runs_exists() {
 
 #[test]
 fn every_published_crate_says_what_it_is() {
-    for folder in
-        ["core", "driver", "ledger-redb", "transport-pipe", "transport-tcp", "transport-unix"]
-    {
+    for folder in [
+        "core",
+        "driver",
+        "ledger-redb",
+        "macros",
+        "oncewire",
+        "transport-pipe",
+        "transport-tcp",
+        "transport-unix",
+    ] {
         let manifest = read(&format!("{folder}/Cargo.toml"));
         for field in
             ["description", "keywords", "categories", "license", "repository", "rust-version"]

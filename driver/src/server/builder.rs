@@ -219,8 +219,8 @@ impl<L> ServerBuilder<L> {
     ///
     /// A handler that blocks its thread (a lock, a file, `block_on`) blocks everything else that would run on that thread of
     /// the executor: other connections, other servers and clients on the same [`Runtime`]. smol's global executor, the
-    /// default, has one thread unless `SMOL_THREADS` says otherwise. Move such work to `smol::unblock`, or give the server a
-    /// runtime of its own.
+    /// default, has one thread unless `SMOL_THREADS` says otherwise. Offer such a method by [`blocking`](ServerBuilder::blocking),
+    /// or give the server a runtime of its own.
     ///
     /// Blocking on a call (`block_on(client.call(…))`) inside a handler works if the client is connected and its
     /// server runs elsewhere: the caller reads the socket itself. If it must still dial, or the server shares the blocked

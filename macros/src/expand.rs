@@ -1,0 +1,347 @@
+//! What is generated beside the trait: its methods' constants, its clients, and what offers an implementation at a server.
+//!
+//! All paths are absolute, and generic parameters have names that no user's type has: a user's `Result`, `Option` or
+//! `Context` is never taken for another. The user's own types keep the spans at which they were written, so that the compiler
+//! reports there what they lack.
+
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{format_ident, quote, quote_spanned};
+use syn::spanned::Spanned;
+
+use crate::model::{Kind, Method, Service};
+
+/// The names of what is generated.
+struct Names {
+    methods: Ident,
+    client: Ident,
+    durable_client: Ident,
+    server: Ident,
+}
+
+pub(crate) fn expand(service: &Service) -> TokenStream {
+    let trait_name = &service.trait_name;
+    let names = Names {
+        methods: format_ident!("{trait_name}Methods"),
+        client: format_ident!("{trait_name}Client"),
+        durable_client: format_ident!("Durable{trait_name}Client"),
+        server: format_ident!("{trait_name}Server"),
+    };
+    let (methods, client) = (methods(service, &names), client(service, &names));
+    let (durable_client, server) = (durable_client(service, &names), server(service, &names));
+    quote!(#methods #client #durable_client #server)
+}
+
+fn methods(service: &Service, names: &Names) -> TokenStream {
+    let Service { visibility, trait_name, library, methods } = service;
+    let name = &names.methods;
+    let doc = format!(
+        "The methods of [`{trait_name}`]: names, types and properties, as client and server share them."
+    );
+    let constants = methods.iter().map(|method| constant(method, service));
+    let checks = methods.iter().map(|method| check_types(method, library));
+    let ids = methods.iter().map(|method| {
+        let (cfg, constant) = (method.conditions(), method.constant());
+        quote!(#(#cfg)* #name::#constant.id())
+    });
+    quote! {
+        #[doc = #doc]
+        #[allow(dead_code)]
+        #[derive(Clone, Copy, Debug)]
+        #visibility struct #name;
+
+        #[allow(dead_code)]
+        impl #name { #(#constants)* }
+
+        #[allow(deprecated)]
+        const _: () = {
+            #(#checks)*
+        };
+
+        #[allow(deprecated)]
+        const _: () = ::core::assert!(
+            #library::__private::are_distinct(&[#(#ids),*]),
+            "two methods of this service have names with the same number: rename one",
+        );
+    }
+}
+
+/// What a type lacks to be an argument or a reply is reported where it is written.
+fn check_types(method: &Method, library: &TokenStream) -> TokenStream {
+    let (cfg, reply) = (method.conditions(), &method.reply);
+    let arguments = method
+        .arguments
+        .iter()
+        .map(|(_, of)| quote_spanned!(of.span()=> #library::__private::argument::<#of>();));
+    let reply = quote_spanned!(reply.span()=> #library::__private::reply::<#reply>(););
+    quote!(#(#cfg)* { #(#arguments)* #reply })
+}
+
+fn constant(method: &Method, service: &Service) -> TokenStream {
+    let Service { visibility, library, .. } = service;
+    let Method { attributes, wire_name, reply, options, .. } = method;
+    let name = method.constant();
+    let types = method.types();
+    let doc = format!("`{wire_name}`{}.", method.properties());
+    let idempotent = options.idempotent.map(|_| quote!(.idempotent()));
+    let drop_on_cancel = options.drop_on_cancel.map(|_| quote!(.drop_on_cancel()));
+    let values = [
+        ("reply_len_max", &options.reply_len_max),
+        ("time_limit", &options.time_limit),
+        ("concurrency", &options.concurrency),
+        ("queue_max", &options.queue_max),
+        ("depth_max", &options.depth_max),
+        ("memory_max", &options.memory_max),
+    ];
+    let values = values.iter().filter_map(|(name, value)| {
+        let (span, value) = value.as_ref()?;
+        let name = Ident::new(name, *span);
+        Some(quote!(.#name(#value)))
+    });
+    quote! {
+        #(#attributes)*
+        #[doc = ""]
+        #[doc = #doc]
+        #visibility const #name: #library::Method<#types, #reply> =
+            #library::Method::new(#wire_name) #idempotent #drop_on_cancel #(#values)*;
+    }
+}
+
+fn client(service: &Service, names: &Names) -> TokenStream {
+    let Service { visibility, trait_name, library, methods } = service;
+    let (name, constants) = (&names.client, &names.methods);
+    let doc =
+        format!("Calls the methods of [`{trait_name}`] at a server, through the client in it.");
+    let calls = methods.iter().map(|method| {
+        let Method { attributes, name, reply, .. } = method;
+        let (parameters, arguments, constant) =
+            (method.parameters(), method.values(), method.constant());
+        if method.options.one_way.is_some() {
+            return quote! {
+                #(#attributes)*
+                #[doc = ""]
+                #[doc = "One way: says only whether the call was begun."]
+                #visibility fn #name(&self, #(#parameters),*)
+                    -> ::core::result::Result<(), #library::CallError>
+                {
+                    self.0.send(&#constants::#constant, &#arguments)
+                }
+            };
+        }
+        quote! {
+            #(#attributes)*
+            #visibility fn #name(&self, #(#parameters),*) -> #library::Call<#reply> {
+                self.0.call(&#constants::#constant, &#arguments)
+            }
+        }
+    });
+    quote! {
+        #[doc = #doc]
+        #[allow(dead_code)]
+        #[derive(Clone, Debug)]
+        #visibility struct #name(#[doc = "Makes the calls."] #visibility #library::Client);
+
+        #[allow(dead_code, deprecated, clippy::too_many_arguments)]
+        impl #name { #(#calls)* }
+
+        impl ::core::convert::From<#library::Client> for #name {
+            fn from(client: #library::Client) -> Self {
+                #name(client)
+            }
+        }
+    }
+}
+
+fn durable_client(service: &Service, names: &Names) -> TokenStream {
+    let Service { visibility, trait_name, library, methods } = service;
+    let (name, constants) = (&names.durable_client, &names.methods);
+    let doc = format!(
+        "Makes durable calls of the methods of [`{trait_name}`]: each has a tag, which its caller knows it by after a restart."
+    );
+    // Not the name of an argument, though it reads the same.
+    let tag = Ident::new("tag", Span::mixed_site());
+    let two_way = methods.iter().filter(|method| method.options.one_way.is_none());
+    let calls = two_way.map(|method| {
+        let Method { attributes, name, reply, .. } = method;
+        let (parameters, arguments, constant) =
+            (method.parameters(), method.values(), method.constant());
+        quote! {
+            #(#attributes)*
+            #visibility fn #name(
+                &self,
+                #tag: impl ::core::convert::Into<#library::Bytes>,
+                #(#parameters),*
+            ) -> #library::DurableCall<#reply> {
+                self.0.call(#tag, &#constants::#constant, &#arguments)
+            }
+        }
+    });
+    quote! {
+        #[doc = #doc]
+        #[allow(dead_code)]
+        #[derive(Clone, Debug)]
+        #visibility struct #name(#[doc = "Makes the calls."] #visibility #library::DurableClient);
+
+        #[allow(dead_code, deprecated, clippy::too_many_arguments)]
+        impl #name { #(#calls)* }
+
+        impl ::core::convert::From<#library::DurableClient> for #name {
+            fn from(client: #library::DurableClient) -> Self {
+                #name(client)
+            }
+        }
+    }
+}
+
+fn server(service: &Service, names: &Names) -> TokenStream {
+    let Service { visibility, trait_name, library, methods } = service;
+    let name = &names.server;
+    let doc = format!(
+        "Offers an implementation of [`{trait_name}`] at a server: `builder.service({name}(…))`."
+    );
+    let (builder, state) =
+        (Ident::new("builder", Span::mixed_site()), Ident::new("state", Span::mixed_site()));
+    let offers = methods.iter().map(|method| offer(method, service, names, &builder, &state));
+    let mut transactions: Vec<TokenStream> = methods
+        .iter()
+        .filter_map(|method| match &method.kind {
+            Kind::Transactional(transaction) => Some(in_service(transaction, trait_name)),
+            _ => None,
+        })
+        .collect();
+    transactions.dedup_by_key(|transaction| transaction.to_string());
+    let ledger = if transactions.is_empty() {
+        TokenStream::new()
+    } else {
+        quote! {
+            __OncewireLedger: #library::ledger::Ledger,
+            #(__OncewireLedger: #library::ledger::Ledger<Transaction = #transactions>,)*
+        }
+    };
+    quote! {
+        #[doc = #doc]
+        #[allow(dead_code)]
+        #[derive(Clone, Copy, Debug)]
+        #visibility struct #name<__OncewireService>(
+            #[doc = "Executes the calls."] #visibility __OncewireService,
+        );
+
+        #[allow(deprecated)]
+        impl<__OncewireService, __OncewireLedger> #library::Service<__OncewireLedger>
+            for #name<__OncewireService>
+        where
+            __OncewireService: #trait_name,
+            #ledger
+        {
+            fn offer(
+                self,
+                #builder: #library::ServerBuilder<__OncewireLedger>,
+            ) -> #library::ServerBuilder<__OncewireLedger> {
+                let #state = ::std::sync::Arc::new(self.0);
+                #(#offers)*
+                #builder
+            }
+        }
+    }
+}
+
+/// `Self::Transaction` outside the trait.
+fn in_service(transaction: &syn::Type, trait_name: &Ident) -> TokenStream {
+    if let syn::Type::Path(path) = transaction
+        && path.qself.is_none()
+        && path.path.segments.len() == 2
+        && path.path.segments[0].ident == "Self"
+    {
+        let last = &path.path.segments[1];
+        return quote!(<__OncewireService as #trait_name>::#last);
+    }
+    quote!(#transaction)
+}
+
+fn offer(
+    method: &Method,
+    service: &Service,
+    names: &Names,
+    builder: &Ident,
+    state: &Ident,
+) -> TokenStream {
+    let Service { trait_name, library, .. } = service;
+    let Method { name, context, arguments, .. } = method;
+    let (cfg, constant, constants) = (method.conditions(), method.constant(), &names.methods);
+    let values = method.values();
+    let arguments: Vec<&Ident> = arguments.iter().map(|(name, _)| name).collect();
+    let local = |name| Ident::new(name, Span::mixed_site());
+    let (received, transaction) = (local("context"), local("transaction"));
+    let function = quote!(<__OncewireService as #trait_name>::#name);
+    // At the type's place: what is not a context is reported there.
+    let as_context = quote_spanned!(context.span()=> <#context as #library::__private::IsContext>);
+    let call = match &method.kind {
+        Kind::Async => quote! {
+            #builder.method(&#constants::#constant, move |#received, #values| {
+                let #state = ::std::clone::Clone::clone(&#state);
+                async move {
+                    #function(&*#state, #as_context::owned(#received), #(#arguments),*).await
+                }
+            })
+        },
+        Kind::Blocking => quote! {
+            #builder.blocking(&#constants::#constant, move |#received, #values| {
+                #function(&*#state, #as_context::owned(#received), #(#arguments),*)
+            })
+        },
+        Kind::Transactional(_) => quote! {
+            #builder.transactional(&#constants::#constant, move |#transaction, #received, #values| {
+                #function(
+                    &*#state,
+                    #transaction,
+                    #as_context::borrowed(#received),
+                    #(#arguments),*
+                )
+            })
+        },
+    };
+    quote! {
+        #(#cfg)*
+        let #builder = {
+            let #state = ::std::clone::Clone::clone(&#state);
+            #call
+        };
+    }
+}
+
+impl Method {
+    /// The type of all arguments.
+    fn types(&self) -> TokenStream {
+        let types = self.arguments.iter().map(|(_, of)| of);
+        quote!((#(#types,)*))
+    }
+
+    /// All arguments, as a value and as a pattern.
+    fn values(&self) -> TokenStream {
+        let names = self.arguments.iter().map(|(name, _)| name);
+        quote!((#(#names,)*))
+    }
+
+    fn parameters(&self) -> Vec<TokenStream> {
+        self.arguments.iter().map(|(name, of)| quote!(#name: #of)).collect()
+    }
+
+    /// The conditions under which it exists.
+    fn conditions(&self) -> Vec<&syn::Attribute> {
+        let cfg = |attribute: &&syn::Attribute| attribute.path().is_ident("cfg");
+        self.attributes.iter().filter(cfg).collect()
+    }
+
+    /// What its constant's documentation says of it.
+    fn properties(&self) -> String {
+        let options = &self.options;
+        let properties = [
+            (options.idempotent.is_some(), "idempotent"),
+            (options.one_way.is_some(), "one-way"),
+            (options.transactional.is_some(), "transactional"),
+            (options.blocking.is_some(), "blocking"),
+        ];
+        let said: Vec<_> =
+            properties.into_iter().filter_map(|(is_so, name)| is_so.then_some(name)).collect();
+        if said.is_empty() { String::new() } else { format!(", {}", said.join(", ")) }
+    }
+}

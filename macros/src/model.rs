@@ -1,0 +1,193 @@
+//! A service, as its trait describes it.
+
+use proc_macro2::TokenStream;
+use quote::{quote, quote_spanned};
+use syn::ext::IdentExt;
+use syn::spanned::Spanned;
+use syn::{
+    Attribute, FnArg, Ident, ItemTrait, Pat, ReturnType, TraitItem, TraitItemFn, Type, Visibility,
+    parse_quote, parse_quote_spanned,
+};
+
+use crate::attributes::{MethodOptions, ServiceOptions, method_options};
+use crate::check;
+use crate::errors::Errors;
+
+pub(crate) struct Service {
+    pub(crate) visibility: Visibility,
+    pub(crate) trait_name: Ident,
+    /// The path of the crate that has the library's types.
+    pub(crate) library: TokenStream,
+    pub(crate) methods: Vec<Method>,
+}
+
+pub(crate) struct Method {
+    pub(crate) name: Ident,
+    /// The full name on the wire.
+    pub(crate) wire_name: String,
+    /// The attributes that hold for what is generated too: `doc`, `cfg`, `deprecated`, `allow`.
+    pub(crate) attributes: Vec<Attribute>,
+    pub(crate) kind: Kind,
+    pub(crate) options: MethodOptions,
+    /// The type of the context, without a reference.
+    pub(crate) context: Type,
+    pub(crate) arguments: Vec<(Ident, Type)>,
+    /// The reply on the wire.
+    pub(crate) reply: Type,
+}
+
+/// How a server runs it.
+pub(crate) enum Kind {
+    Async,
+    Blocking,
+    /// In a transaction of this type.
+    Transactional(Box<Type>),
+}
+
+impl Service {
+    /// `None` if too little is right to generate anything. What concerns only the macro is taken out of the trait, and its
+    /// `async` functions become functions whose futures are `Send`.
+    pub(crate) fn new(
+        definition: &mut ItemTrait,
+        options: ServiceOptions,
+        errors: &mut Errors,
+    ) -> Option<Service> {
+        let ServiceOptions { name, library } = options;
+        check::definition(definition, errors);
+        let is_generic = !definition.generics.params.is_empty();
+        let service_name = name.as_ref().map(syn::LitStr::value).unwrap_or_default();
+        let mut methods = Vec::new();
+        for item in &mut definition.items {
+            match item {
+                TraitItem::Fn(function) => {
+                    methods.extend(Method::new(function, &service_name, &library, errors));
+                    send_future(function);
+                }
+                other => check::other_item(other, errors),
+            }
+        }
+        check::names(&methods, errors);
+        definition.supertraits.push(parse_quote!(::core::marker::Send));
+        definition.supertraits.push(parse_quote!(::core::marker::Sync));
+        definition.supertraits.push(parse_quote!('static));
+        if is_generic || name.is_none() {
+            return None;
+        }
+        let (visibility, trait_name) = (definition.vis.clone(), definition.ident.clone());
+        Some(Service { visibility, trait_name, library, methods })
+    }
+}
+
+impl Method {
+    /// `None` if there is an error in it.
+    fn new(
+        function: &mut TraitItemFn,
+        service: &str,
+        library: &TokenStream,
+        errors: &mut Errors,
+    ) -> Option<Method> {
+        let before = errors.count();
+        let options = method_options(&mut function.attrs, errors);
+        check::options(&options, errors);
+        check::signature(&function.sig, &options, errors);
+        let mut inputs = function.sig.inputs.iter().skip(1).filter_map(|input| match input {
+            FnArg::Typed(typed) => Some(typed),
+            FnArg::Receiver(_) => None,
+        });
+        let is_transactional = options.transactional.is_some();
+        let transaction = if is_transactional { inputs.next() } else { None };
+        let context = inputs.next();
+        let mut arguments = Vec::new();
+        for input in inputs {
+            check::argument_type(&input.ty, errors);
+            match &*input.pat {
+                Pat::Ident(pattern) if pattern.subpat.is_none() && pattern.by_ref.is_none() => {
+                    arguments.push((pattern.ident.clone(), (*input.ty).clone()));
+                }
+                other => errors.at(
+                    other,
+                    "an argument has a plain name: it is the name in the client's function too",
+                ),
+            }
+        }
+        check::argument_count(&arguments, errors);
+        let output: Type = match &function.sig.output {
+            ReturnType::Default => parse_quote!(()),
+            ReturnType::Type(_, output) => (**output).clone(),
+        };
+        let reply = if is_transactional { reply_in(&output, library) } else { output };
+        check::reply(&reply, &options, &function.sig, errors);
+        if errors.count() > before {
+            return None;
+        }
+        let kind = match (transaction, options.blocking) {
+            (Some(transaction), _) => Kind::Transactional(Box::new(referred(&transaction.ty))),
+            (None, Some(_)) => Kind::Blocking,
+            (None, None) => Kind::Async,
+        };
+        let name = function.sig.ident.clone();
+        let on_wire = options.name.as_ref().map(syn::LitStr::value);
+        let on_wire = on_wire.unwrap_or_else(|| name.unraw().to_string());
+        let passed_on = ["doc", "cfg", "deprecated", "allow"];
+        let passed_on =
+            |attribute: &&Attribute| passed_on.iter().any(|name| attribute.path().is_ident(name));
+        Some(Method {
+            name,
+            wire_name: format!("{service}.{on_wire}"),
+            attributes: function.attrs.iter().filter(passed_on).cloned().collect(),
+            kind,
+            options,
+            context: referred(&context?.ty),
+            arguments,
+            reply,
+        })
+    }
+
+    pub(crate) fn constant(&self) -> Ident {
+        let name = self.name.unraw().to_string().to_uppercase();
+        Ident::new(&name, self.name.span())
+    }
+}
+
+/// `T` of `&T` and `&mut T`, and of `T`.
+fn referred(reference: &Type) -> Type {
+    match reference {
+        Type::Reference(reference) => (*reference.elem).clone(),
+        other => other.clone(),
+    }
+}
+
+/// `R` of `Result<R, Rollback>`. Where it is called something else, the compiler finds out.
+fn reply_in(output: &Type, library: &TokenStream) -> Type {
+    if let Type::Path(path) = output
+        && let Some(last) = path.path.segments.last()
+        && last.ident == "Result"
+        && let syn::PathArguments::AngleBracketed(generic) = &last.arguments
+        && let Some(syn::GenericArgument::Type(reply)) = generic.args.first()
+        && generic.args.len() == 2
+    {
+        return reply.clone();
+    }
+    let span = output.span();
+    parse_quote_spanned!(span=> <#output as #library::__private::TransactionalResult>::Reply)
+}
+
+/// `async fn` in a trait says nothing of its future; a server needs one that may go from thread to thread. What implements
+/// it may still be an `async fn`.
+fn send_future(function: &mut TraitItemFn) {
+    if function.sig.asyncness.take().is_none() {
+        return;
+    }
+    let span = function.sig.fn_token.span;
+    let output = match &function.sig.output {
+        ReturnType::Default => quote_spanned!(span=> ()),
+        ReturnType::Type(_, output) => quote!(#output),
+    };
+    function.sig.output = parse_quote_spanned! {
+        span=> -> impl ::core::future::Future<Output = #output> + ::core::marker::Send
+    };
+    if let Some(body) = &function.default {
+        function.default = Some(parse_quote!({ async move #body }));
+        function.attrs.push(parse_quote!(#[allow(clippy::manual_async_fn)]));
+    }
+}

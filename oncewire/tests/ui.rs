@@ -1,0 +1,9 @@
+//! What the compiler says of services that are none: each file in `ui` beside its messages. The macro's own messages, all of
+//! them, have tests in its crate.
+#![allow(missing_docs)]
+
+#[test]
+fn the_compilers_messages_are_about_what_the_user_wrote() {
+    let cases = trybuild::TestCases::new();
+    cases.compile_fail("tests/ui/*.rs");
+}

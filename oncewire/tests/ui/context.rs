@@ -1,0 +1,8 @@
+//! The first argument is no context.
+
+#[oncewire::service(name = "bad")]
+pub trait Bad {
+    async fn get(&self, key: String) -> u32;
+}
+
+fn main() {}
