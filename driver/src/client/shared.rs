@@ -37,10 +37,17 @@ struct DeadlineWaker(Weak<Shared>);
 impl Wake for DeadlineWaker {
     fn wake(self: Arc<Self>) {
         let Some(shared) = self.0.upgrade() else { return };
-        let is_durable = shared.with(|state, now| {
-            state.poll_deadline_timer(now);
-            state.journal.is_some()
-        });
+        let mut goes_on = false;
+        let is_durable = loop {
+            let is_durable = shared.with(|state, now| {
+                goes_on = state.poll_deadline_timer(now, goes_on);
+                state.journal.is_some()
+            });
+            if !goes_on {
+                break is_durable;
+            }
+            shared.state.let_others();
+        };
         if is_durable {
             shared.submit();
         }
@@ -82,8 +89,9 @@ impl Shared {
     #[inline]
     pub(super) fn with_at<T>(&self, now: Instant, f: impl FnOnce(&mut State, Instant) -> T) -> T {
         let mut state = self.state.lock();
+        // A stream that panicked has left it there.
+        state.pending.polled = None;
         let result = f(&mut state, now);
-        debug_assert!(state.pending.polled.is_none(), "no call is polled between two locks");
         let overran = std::mem::take(&mut state.reader.overran);
         if !state.to_wake.is_empty() || !state.dropped.is_empty() {
             let to_wake = std::mem::take(&mut state.to_wake);

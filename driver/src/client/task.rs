@@ -20,6 +20,8 @@ use crate::transport::{BoxFuture, BoxStream};
 
 /// Spins in one poll: then other tasks get their turn.
 const SPINS_MAX: u32 = 4;
+/// Turns in one poll, likewise. A client that does not pause between dials, and is refused at once, never slept (C170).
+const TURNS_MAX: u32 = 16;
 
 pub(super) struct ClientTask {
     shared: Arc<Shared>,
@@ -129,6 +131,10 @@ impl ClientTask {
         state.machine.handle_timeout(now);
         state.deliver(now);
         state.flush(now, cx);
+        if state.machine.poll_deadline().is_some_and(|at| at <= now) {
+            // More calls are due than the machine ends in one step: others get their turn, then it goes on.
+            cx.waker().wake_by_ref();
+        }
         // If the stream takes nothing, the machine's timeout stays due.
         now + Duration::from_millis(1)
     }
@@ -235,7 +241,7 @@ impl Future for ClientTask {
         let this = &mut *self;
         let shared = this.shared.clone();
         let mut spins = 0;
-        loop {
+        for _ in 0..TURNS_MAX {
             this.poll_dial(cx);
             let next = shared.with(|state, now| {
                 let next = this.turn(state, now, cx, spins < SPINS_MAX);
@@ -271,6 +277,8 @@ impl Future for ClientTask {
                 }
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 

@@ -170,3 +170,84 @@ fn c110_a_call_that_is_polled_once_and_left_delays_nobody() {
         }
     }
 }
+
+/// Counts how often it is woken.
+#[derive(Default)]
+struct Count(AtomicUsize);
+
+impl Wake for Count {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+const DUE_IN: Duration = Duration::from_secs(20);
+
+#[test]
+fn c149_calls_that_are_due_at_once_are_ended_by_one_wake_of_the_timer() {
+    const CALLS: usize = 65_536;
+    let world = World::new();
+    let client = Dial::new(&world).client();
+    let count = Arc::new(Count::default());
+    let waker = Waker::from(count.clone());
+    let begin = |n: usize| {
+        let mut call = client.call(&NEVER, &(n as u32)).timeout(DUE_IN).into_future();
+        assert!(Pin::new(&mut call).poll(&mut Context::from_waker(&waker)).is_pending());
+        call
+    };
+    let calls: Vec<_> = (0..CALLS).map(begin).collect();
+    let woken = count.0.load(Ordering::SeqCst);
+    world.pass(DUE_IN);
+    // No task is polled. The waker that had ended a thousand calls once called itself for the next thousand.
+    let small = std::thread::Builder::new().stack_size(128 << 10);
+    small.spawn(move || world.fire()).unwrap().join().unwrap();
+    assert!(count.0.load(Ordering::SeqCst) - woken >= CALLS);
+    drop(calls);
+}
+
+/// No server is there.
+struct Nowhere;
+
+impl Connect for Nowhere {
+    fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
+        Box::pin(std::future::ready(Err(io::ErrorKind::ConnectionRefused.into())))
+    }
+
+    fn address(&self) -> String {
+        "nowhere".to_owned()
+    }
+}
+
+#[test]
+fn c149_calls_that_are_due_at_once_and_not_polled_free_their_places_at_once() {
+    const CALLS: usize = 8 * 1024;
+    let world = World::new();
+    let mut options = ClientOptions::default();
+    options.calls_max = CALLS;
+    let client = Client::with_runtime(Nowhere, options, Arc::new(HandRuntime(world.clone())));
+    let begin = |n: usize| client.call(&NEVER, &(n as u32)).timeout(DUE_IN).start();
+    let is_refused = |mut call: CallFuture<u32>| {
+        Pin::new(&mut call).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    };
+    let calls: Vec<_> = (0..CALLS).map(begin).collect();
+    assert!(is_refused(begin(0)));
+    while world.step().is_some() {}
+    world.pass(DUE_IN);
+    // The clock stands still.
+    while world.step().is_some() {}
+    let later: Vec<_> = (0..CALLS).map(begin).collect();
+    assert!(!later.into_iter().any(is_refused));
+    drop(calls);
+}
+
+#[test]
+fn c170_a_client_that_dials_without_a_pause_leaves_others_their_turns() {
+    let world = World::new();
+    let neighbour = Dial::new(&world).client();
+    let mut options = ClientOptions::default();
+    (options.backoff_min, options.backoff_max) = (Duration::ZERO, Duration::ZERO);
+    let client = Client::with_runtime(Nowhere, options, Arc::new(HandRuntime(world.clone())));
+    let call = watch(&world, neighbour.call(&ECHO, &1).into_future());
+    world.run_until(|| lock(&call).is_some());
+    assert!(!client.status().connected);
+}

@@ -149,9 +149,11 @@ impl Runtime for HandRuntime {
     }
 
     fn random(&self, bytes: &mut [u8]) {
+        // Spread over all of `u64`, as pauses between dials expect it: small numbers are pauses of no time.
         let number = self.0.numbers.fetch_add(1, Ordering::SeqCst) + 1;
+        let spread = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         bytes.fill(0);
-        bytes[..8].copy_from_slice(&number.to_le_bytes());
+        bytes[..8].copy_from_slice(&spread.to_le_bytes());
     }
 
     fn spawn(&self, task: BoxFuture<'static, ()>) {

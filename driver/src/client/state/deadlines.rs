@@ -57,18 +57,25 @@ impl State {
         }
     }
 
-    /// The timer's waker was called, perhaps for nothing: ends what is overdue.
-    pub(in super::super) fn poll_deadline_timer(&mut self, now: Instant) {
+    /// The timer's waker was called, perhaps for nothing: ends what is overdue, or a part of it. True if it must be called
+    /// again at once, with `goes_on`.
+    pub(in super::super) fn poll_deadline_timer(&mut self, now: Instant, goes_on: bool) -> bool {
         let timer = &mut self.deadline_timer;
-        if timer.timer.poll(&mut Context::from_waker(&timer.waker)).is_pending() {
-            return;
+        if !goes_on && timer.timer.poll(&mut Context::from_waker(&timer.waker)).is_pending() {
+            return false;
         }
         timer.at = Instant::FAR_FUTURE;
         self.end_overdue(now);
+        if self.machine.poll_deadline().is_some_and(|at| at <= now) {
+            // No one sets it meanwhile.
+            self.deadline_timer.at = Instant::ZERO;
+            return true;
+        }
         self.set_deadline_timer();
+        false
     }
 
-    /// Ends the calls that are overdue. What has arrived is read first, since an answer that is there counts.
+    /// Ends the calls that are overdue, or a thousand of them. What has arrived is read first, since an answer that is there counts.
     pub(in super::super) fn end_overdue(&mut self, now: Instant) {
         if self.machine.poll_deadline().is_none_or(|at| at > now) {
             return;
