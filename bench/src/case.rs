@@ -93,8 +93,19 @@ pub(crate) enum Subject {
     SmolLoop,
     /// A bare socket, blocking threads.
     BareThreads,
-    /// Oncewire, at most once.
+    /// Oncewire, at most once: on an executor of one thread made by hand, as many loops as calls are outstanding, in one
+    /// task.
     Oncewire,
+    /// The same, each loop in a task of its own.
+    OncewireTasks,
+    /// The same, one loop that keeps the calls in flight.
+    OncewireBuffered,
+    /// Oncewire as in its README: the default runtime, typed methods, loops in the main thread's task.
+    OncewireReadme,
+    /// The same, each loop in a task of its own.
+    OncewireReadmeTasks,
+    /// The same, one loop that keeps the calls in flight.
+    OncewireReadmeBuffered,
     /// Oncewire, idempotent calls.
     OncewireIdempotent,
     /// Oncewire, its client on a thread that blocks.
@@ -111,6 +122,17 @@ pub(crate) enum Subject {
     GoRpc,
 }
 
+/// How a client keeps many calls outstanding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Loops that each await their own call, all in one `FuturesUnordered`.
+    Loops,
+    /// Such loops, each in a task of its own.
+    Tasks,
+    /// One loop that begins a call for each that completes: `buffer_unordered`.
+    Buffered,
+}
+
 /// What kind of subject one is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -120,10 +142,15 @@ pub(crate) enum Kind {
 }
 
 impl Subject {
-    pub(crate) const ALL: [Subject; 10] = [
+    pub(crate) const ALL: [Subject; 15] = [
         Subject::SmolLoop,
         Subject::BareThreads,
         Subject::Oncewire,
+        Subject::OncewireTasks,
+        Subject::OncewireBuffered,
+        Subject::OncewireReadme,
+        Subject::OncewireReadmeTasks,
+        Subject::OncewireReadmeBuffered,
         Subject::OncewireIdempotent,
         Subject::OncewireBlocking,
         Subject::Tarpc,
@@ -136,11 +163,38 @@ impl Subject {
     pub(crate) fn kind(self) -> Kind {
         match self {
             Subject::SmolLoop | Subject::BareThreads => Kind::Bare,
-            Subject::Oncewire | Subject::OncewireIdempotent | Subject::OncewireBlocking => {
-                Kind::Oncewire
-            }
-            _ => Kind::Peer,
+            Subject::Oncewire
+            | Subject::OncewireTasks
+            | Subject::OncewireBuffered
+            | Subject::OncewireReadme
+            | Subject::OncewireReadmeTasks
+            | Subject::OncewireReadmeBuffered
+            | Subject::OncewireIdempotent
+            | Subject::OncewireBlocking => Kind::Oncewire,
+            Subject::Tarpc
+            | Subject::Tonic
+            | Subject::Capnp
+            | Subject::PostcardRpc
+            | Subject::GoRpc => Kind::Peer,
         }
+    }
+
+    pub(crate) fn way(self) -> Way {
+        match self {
+            Subject::OncewireTasks | Subject::OncewireReadmeTasks => Way::Tasks,
+            Subject::OncewireBuffered | Subject::OncewireReadmeBuffered => Way::Buffered,
+            _ => Way::Loops,
+        }
+    }
+
+    /// Whether client and server are written as in the README.
+    pub(crate) fn is_readme(self) -> bool {
+        matches!(
+            self,
+            Subject::OncewireReadme
+                | Subject::OncewireReadmeTasks
+                | Subject::OncewireReadmeBuffered
+        )
     }
 
     pub(crate) fn name(self) -> &'static str {
@@ -148,6 +202,11 @@ impl Subject {
             Subject::SmolLoop => "smol loop",
             Subject::BareThreads => "bare threads",
             Subject::Oncewire => "oncewire",
+            Subject::OncewireTasks => "oncewire tasks",
+            Subject::OncewireBuffered => "oncewire buff.",
+            Subject::OncewireReadme => "README",
+            Subject::OncewireReadmeTasks => "README tasks",
+            Subject::OncewireReadmeBuffered => "README buff.",
             Subject::OncewireIdempotent => "oncewire idem.",
             Subject::OncewireBlocking => "oncewire block.",
             Subject::Tarpc => "tarpc",
@@ -167,13 +226,20 @@ impl Subject {
             }
             // A thread that blocks waits for one connection, and one that handles for one call.
             Subject::BareThreads => transport != Transport::Pipe && !matches!(workload, W7 | W8),
+            Subject::OncewireTasks
+            | Subject::OncewireBuffered
+            | Subject::OncewireReadmeTasks
+            | Subject::OncewireReadmeBuffered => {
+                transport != Transport::Pipe && matches!(workload, W2 | W3)
+            }
             Subject::OncewireIdempotent => workload == W2,
             Subject::OncewireBlocking => transport != Transport::Pipe && workload == W1,
             Subject::Tarpc
             | Subject::Tonic
             | Subject::Capnp
             | Subject::PostcardRpc
-            | Subject::GoRpc => transport != Transport::Pipe,
+            | Subject::GoRpc
+            | Subject::OncewireReadme => transport != Transport::Pipe,
         }
     }
 }

@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
+use futures_util::stream::{self, FuturesUnordered};
 
 use crate::Result;
-use crate::case::{Case, Figures, Workload};
+use crate::case::{Case, Figures, Way, Workload};
 use crate::clock::{Duration, now};
 use crate::meter::Meter;
 use crate::sys;
@@ -50,6 +50,8 @@ pub(crate) async fn run<D: Dial>(case: &Case, dial: &D) -> Result<Figures> {
     let meter = Meter::start(case, dial.server_pid().unwrap_or(case.server_pid));
     if case.workload == Workload::W1 {
         one_by_one(&callers[0], &body, &meter).await?;
+    } else if case.subject.way() == Way::Buffered {
+        buffered(&callers[0], case.workload.outstanding(), &body, &meter).await?;
     } else {
         let mut all = FuturesUnordered::new();
         for caller in &callers {
@@ -68,7 +70,7 @@ pub(crate) async fn run<D: Dial>(case: &Case, dial: &D) -> Result<Figures> {
     Ok(figures)
 }
 
-fn check(len: usize, body: &Bytes) -> Result<()> {
+pub(crate) fn check(len: usize, body: &Bytes) -> Result<()> {
     if len != body.len() {
         return Err(format!("{len} bytes came back of {}", body.len()).into());
     }
@@ -92,6 +94,24 @@ async fn again_and_again(caller: &impl Caller, body: &Bytes, meter: &Meter) -> R
             return Ok(());
         }
     }
+}
+
+/// Keeps `outstanding` calls in flight: begins one for each that completes.
+async fn buffered(
+    caller: &impl Caller,
+    outstanding: usize,
+    body: &Bytes,
+    meter: &Meter,
+) -> Result<()> {
+    let calls = stream::repeat_with(|| caller.call(body)).buffer_unordered(outstanding);
+    let mut calls = std::pin::pin!(calls);
+    while let Some(len) = calls.next().await {
+        check(len?, body)?;
+        if !meter.count(1) {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// W5.

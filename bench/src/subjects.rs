@@ -24,9 +24,7 @@ pub(crate) fn serve(case: &Case) -> Result<()> {
     match case.subject {
         Subject::BareThreads => bare_threads::serve(case),
         Subject::SmolLoop => smol_loop::serve(case),
-        Subject::Oncewire | Subject::OncewireIdempotent | Subject::OncewireBlocking => {
-            oncewire::serve(case)
-        }
+        subject if subject.kind() == Kind::Oncewire => oncewire::serve(case),
         #[cfg(feature = "peers")]
         _ => peers::serve(case),
         #[cfg(not(feature = "peers"))]
@@ -39,9 +37,7 @@ pub(crate) fn drive(case: &Case) -> Result<Figures> {
     match case.subject {
         Subject::BareThreads => bare_threads::drive(case),
         Subject::SmolLoop => smol_loop::drive(case),
-        Subject::Oncewire | Subject::OncewireIdempotent | Subject::OncewireBlocking => {
-            oncewire::drive(case)
-        }
+        subject if subject.kind() == Kind::Oncewire => oncewire::drive(case),
         #[cfg(feature = "peers")]
         _ => peers::drive(case),
         #[cfg(not(feature = "peers"))]
