@@ -35,12 +35,14 @@ pub(super) struct Reader {
     /// How often leading calls were polled, or passed the lead on.
     leads: u64,
     watch: Option<Watch>,
-    /// The leader was asked to write.
-    pub(super) flush_requested: bool,
+    /// Who was asked to write what there is to write.
+    pub(super) flush: Flush,
     /// The leader had its turn, and the stream had more.
     pub(super) overran: bool,
     /// Spins that hit, one after the other.
     pub(super) hits: u32,
+    /// Calls that were answered since something was last written: their callers may be about to call again.
+    answered: usize,
     /// The call that has let others act before it.
     yielded: Option<PendingId>,
 }
@@ -53,6 +55,17 @@ pub(super) enum Leader {
     None,
     Task,
     Call(PendingId),
+}
+
+/// Who will write: it was woken for that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Flush {
+    /// There is nothing to write, as far as is known.
+    #[default]
+    None,
+    /// The call that leads, or the next one that does: others add to what it writes until it is polled.
+    ByLeader,
+    ByTask,
 }
 
 /// The task watches over the followers.
@@ -162,22 +175,39 @@ impl Reader {
         self.watch.is_none() && !self.followers.is_empty() && self.leader != Leader::Task
     }
 
-    /// True, once a call, if its task should yield to calls whose outcomes are ready, before it writes: their callers may
-    /// issue new requests, which can then share this write. And if calls have been answered without a sleep for long: a
-    /// caller that is always answered at once would keep the others from being polled. At most once a call, since those
-    /// futures may never be polled.
+    /// Calls were answered.
     #[inline]
-    pub(super) fn should_yield_to_ready_calls(
+    pub(super) fn note_answers(&mut self, count: usize) {
+        self.answered += count;
+    }
+
+    /// What there was to write was written, if there was something.
+    #[inline]
+    pub(super) fn note_flush(&mut self, wrote: bool) {
+        self.flush = Flush::None;
+        if wrote {
+            self.answered = 0;
+        }
+    }
+
+    /// True, once a call, if its task should yield before it writes, so that the calls of others leave with it: several were
+    /// answered together, and their callers may issue new ones. A caller that keeps calls in flight takes all outcomes
+    /// before it polls the first new call; so it is not enough to look whether outcomes are left. The same if calls have
+    /// been answered without a sleep for long: a caller that is always answered at once would keep the others from being
+    /// polled. At most once a call, since those futures may never be polled.
+    #[inline]
+    pub(super) fn should_yield_before_write(
         &mut self,
         id: PendingId,
         pending: &PendingCalls,
     ) -> bool {
-        let has_reason = pending.has_ready() || self.hits >= HITS_MAX;
-        if !has_reason || self.yielded == Some(id) {
+        let has_company = pending.has_ready() || self.answered > 1;
+        if !has_company && self.hits < HITS_MAX || self.yielded == Some(id) {
             return false;
         }
         self.yielded = Some(id);
         self.hits = 0;
+        self.flush = Flush::ByLeader;
         true
     }
 }

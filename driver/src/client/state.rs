@@ -22,7 +22,7 @@ use super::journal_state::JournalState;
 use super::lifecycle::Lifecycle;
 use super::link::{Link, TURN_LEN};
 use super::pending::{PendingCalls, PendingId};
-use super::reader::{Leader, Reader};
+use super::reader::{Flush, Leader, Reader};
 use crate::reply::RawOutcome;
 use crate::spin::SpinPolicy;
 use crate::transport::BoxStream;
@@ -141,10 +141,15 @@ impl State {
     /// Gives the machine what was received, or half a turn's worth of it; says how many bytes it took.
     fn take_data(&mut self, now: Instant) -> usize {
         let State { machine, link, pending, journal, lifecycle, to_wake, .. } = self;
+        let mut answered = 0;
         let (taken, result) = link.take_data(machine, now, |machine, call, outcome| {
-            lifecycle.connection.answered = true;
+            answered += 1;
             complete(machine, pending, journal, call, outcome, to_wake);
         });
+        if answered > 0 {
+            lifecycle.connection.answered = true;
+            self.reader.note_answers(answered);
+        }
         match result {
             Ok(()) => self.deliver(now),
             Err(error) => self.lose_connection(now, error.to_string()),
@@ -154,7 +159,12 @@ impl State {
 
     /// Takes what the machine wants to send, and writes it; whether anything was written.
     pub(super) fn flush(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
-        self.reader.flush_requested = false;
+        let wrote = self.write(now, cx);
+        self.reader.note_flush(wrote);
+        wrote
+    }
+
+    fn write(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
         let mut wrote = false;
         while self.link.is_up() {
             if !self.link.is_flushed() {
@@ -259,7 +269,8 @@ impl State {
         match self.reader.pass(now, &mut self.pending) {
             Some(waker) => self.to_wake.push(waker),
             // The call that was asked to write is gone, or the one that would have read.
-            None if self.reader.flush_requested || self.awaits_control() => self.wake_task(),
+            None if self.reader.flush != Flush::None => self.ask_task_to_flush(),
+            None if self.awaits_control() => self.wake_task(),
             None => {}
         }
     }
@@ -278,16 +289,25 @@ impl State {
 
     /// There is something to write. The leader does that, with whatever else there is by then.
     pub(super) fn request_flush(&mut self) {
-        if std::mem::replace(&mut self.reader.flush_requested, true) {
+        if self.reader.flush != Flush::None {
             return;
         }
-        match self.reader.leader {
-            Leader::Call(id) => match self.pending.waker(id) {
-                Some(waker) => self.to_wake.push(waker.clone()),
-                None => self.wake_task(),
-            },
-            Leader::None | Leader::Task => self.wake_task(),
+        let leader = match self.reader.leader {
+            Leader::Call(id) => self.pending.waker(id),
+            Leader::None | Leader::Task => None,
+        };
+        match leader {
+            Some(waker) => {
+                self.to_wake.push(waker.clone());
+                self.reader.flush = Flush::ByLeader;
+            }
+            None => self.ask_task_to_flush(),
         }
+    }
+
+    fn ask_task_to_flush(&mut self) {
+        self.reader.flush = Flush::ByTask;
+        self.wake_task();
     }
 
     pub(super) fn wake_task(&mut self) {

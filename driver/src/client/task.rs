@@ -10,7 +10,7 @@ use std::time::Duration;
 use oncewire_core::Instant;
 
 use super::backoff::{Backoff, Ended};
-use super::reader::{LEAD_AFTER, Leader};
+use super::reader::{Flush, LEAD_AFTER, Leader};
 use super::shared::Shared;
 use super::state::State;
 use crate::caught::{Guarded, caught};
@@ -93,14 +93,14 @@ impl ClientTask {
         }
         self.was_connected = true;
         let should_lead = state.reader.task_should_lead(now);
-        let has_work = state.awaits_control() || state.reader.flush_requested;
+        let has_work = state.awaits_control() || state.reader.flush == Flush::ByTask;
         let spin = match state.reader.leader {
             Leader::Task => state.lead_or_spin(now, cx, may_spin),
             // The server's answers that no call waits for are read, too.
             Leader::None if has_work => state.lead_or_spin(now, cx, may_spin),
             // A call that leads may wait for long, or its future may have been forgotten.
             Leader::None | Leader::Call(_) if should_lead => state.lead_or_spin(now, cx, may_spin),
-            Leader::Call(_) if state.reader.flush_requested => {
+            Leader::Call(_) if state.reader.flush == Flush::ByTask => {
                 state.flush(now, cx);
                 false
             }

@@ -4,20 +4,27 @@ use super::*;
 
 /// Dials a server of the same world.
 #[derive(Clone)]
-struct Dial {
+pub(super) struct Dial {
     world: Arc<World>,
     server: Server,
-    /// What clients read.
+    /// What clients read, and what they write.
     inputs: Arc<Mutex<Vec<Arc<Mutex<HalfPipe>>>>>,
+    outputs: Arc<Mutex<Vec<Arc<Mutex<HalfPipe>>>>>,
 }
 
 impl Dial {
-    fn new(world: &Arc<World>) -> Dial {
-        Dial { world: world.clone(), server: server(world).0, inputs: Arc::default() }
+    pub(super) fn new(world: &Arc<World>) -> Dial {
+        let server = server(world).0;
+        Dial { world: world.clone(), server, inputs: Arc::default(), outputs: Arc::default() }
+    }
+
+    /// How often the last client that connected has written.
+    pub(super) fn writes(&self) -> usize {
+        lock(lock(&self.outputs).last().unwrap()).writes
     }
 
     /// A client that has made a call.
-    fn client(&self) -> Client {
+    pub(super) fn client(&self) -> Client {
         let runtime = Arc::new(HandRuntime(self.world.clone()));
         let client = Client::with_runtime(self.clone(), ClientOptions::default(), runtime);
         let mut call = client.call(&ECHO, &0).into_future();
@@ -36,6 +43,7 @@ impl Connect for Dial {
     fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
         let (ours, theirs) = streams(&self.world);
         lock(&self.inputs).push(ours.input.clone());
+        lock(&self.outputs).push(ours.output.clone());
         self.server.serve_stream(Box::new(theirs), Subject::Anonymous);
         Box::pin(std::future::ready(Ok(Box::new(ours) as BoxStream)))
     }

@@ -1,8 +1,9 @@
-//! C106 to C110: peers that send without end. Everything runs on one thread that the test drives poll by poll, on a clock
+//! C106 to C110: peers that send without end; and C171, calls that leave together. Everything runs on one thread that the test drives poll by poll, on a clock
 //! that moves with the bytes that are read and the calls that are executed: nothing here depends on how fast the machine
 //! is, and a poll that does not end hangs the test.
 #![allow(missing_docs)]
 
+mod batches;
 mod clients;
 mod servers;
 
@@ -189,6 +190,8 @@ impl Timer for HandTimer {
 struct HalfPipe {
     bytes: VecDeque<u8>,
     reader: Option<Waker>,
+    /// How often it was written to.
+    writes: usize,
     /// When `bytes` are read, this comes again and again.
     flood: Vec<u8>,
 }
@@ -252,6 +255,7 @@ impl AsyncWrite for Stream {
         _: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        lock(&self.output).writes += 1;
         HalfPipe::put(&self.output, buf);
         Poll::Ready(Ok(buf.len()))
     }

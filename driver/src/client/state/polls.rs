@@ -6,7 +6,7 @@ use oncewire_core::Instant;
 
 use super::super::link::TURN_LEN;
 use super::super::pending::PendingId;
-use super::super::reader::{LEAD_AFTER, Leader};
+use super::super::reader::{Flush, LEAD_AFTER, Leader};
 use super::State;
 use crate::reply::RawOutcome;
 
@@ -101,7 +101,7 @@ impl State {
             self.wake_task();
         }
         self.reader.lead_as(id, now, &mut self.pending);
-        if self.reader.should_yield_to_ready_calls(id, &self.pending) {
+        if self.reader.should_yield_before_write(id, &self.pending) {
             cx.waker().wake_by_ref();
             return false;
         }
@@ -118,8 +118,10 @@ impl State {
         let is_new = !self.pending.follows(id);
         self.reader.add_follower(id, &mut self.pending);
         // Calls whose outcomes are ready may be followed by others: then all of them leave together.
-        let alone = self.machine.pending() < WRITE_ALONE_MAX && !self.pending.has_ready();
-        if alone || !self.link.is_flushed() {
+        let is_alone = self.machine.pending() < WRITE_ALONE_MAX
+            && !self.pending.has_ready()
+            && self.reader.flush == Flush::None;
+        if is_alone || !self.link.is_flushed() {
             self.flush(now, cx);
         } else if is_new {
             // Only once: the leader may be of the same task, and would wake us in turn.
