@@ -153,7 +153,7 @@ pub(super) fn drive(case: &Case) -> Result<Figures> {
         let dial = Dialler::new(case, SmolRuntime::global())?;
         return smol::block_on(async {
             match case.subject.way() {
-                Way::Tasks => in_tasks(case, &dial, |task| smol::spawn(task)).await,
+                Way::Tasks => in_tasks(case, &dial, smol::spawn).await,
                 Way::Loops | Way::Buffered => crate::load::run(case, &dial).await,
             }
         });
