@@ -97,6 +97,8 @@ pub struct Host {
     pub judged: u64,
     /// Bytes of half-sent replies that were acknowledged, when last looked at.
     pub half_sent: u64,
+    /// The most sessions that this process of it has had at once.
+    pub sessions_most: usize,
     /// How many processes it has had.
     pub life: u32,
     /// Records its ledger has written.

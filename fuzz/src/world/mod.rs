@@ -181,6 +181,7 @@ impl World {
                 commit: 0,
                 draining: false,
                 drained: false,
+                sessions_most: 0,
                 exact: !profile.corrupt,
             }
         });

@@ -168,6 +168,8 @@ impl World {
 
     /// Polls a server's events and writes what it wants to send.
     pub(super) fn pump_host(&mut self, h: usize) -> Check {
+        let host = &mut self.hosts[h];
+        host.sessions_most = host.sessions_most.max(host.server.counters().sessions);
         while let Some(event) = self.hosts[h].server.poll_event() {
             match event {
                 ServerEvent::Transmit(conn) => self.flush_conn(h, conn)?,
