@@ -265,7 +265,7 @@ impl Transport {
     }
 }
 
-/// One measurement, as its two processes are told.
+/// One measurement, as it is described to its two processes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Case {
     pub(crate) subject: Subject,

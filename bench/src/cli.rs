@@ -96,7 +96,7 @@ impl Cli {
             || self.workload.iter().any(|name| ledger::PARTS.contains(&&name[..]))
     }
 
-    /// Who is measured: the bare ones always, since all others are told as ratios to them.
+    /// Which subjects to measure. The bare ones always are, since all others are reported as ratios to them.
     pub(crate) fn subjects(&self) -> Vec<Subject> {
         let wanted = |subject: &Subject| {
             let named = self.subjects.is_empty() || self.subjects.contains(subject);

@@ -61,11 +61,11 @@ fn name(case: &Case) -> String {
     format!("{workload:?}/{cores} {} {}", subject.name(), transport.name())
 }
 
-/// Says what is being done, if somebody looks on.
+/// Shows what is being done, on a terminal.
 pub(crate) fn progress(text: &str) {
     let mut stderr = std::io::stderr();
     if stderr.is_terminal() {
-        // Nobody is hurt by a lost line.
+        // A lost line does no harm.
         let _ = write!(stderr, "\r\x1b[K{text}");
     }
 }

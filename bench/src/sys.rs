@@ -43,7 +43,7 @@ pub(crate) fn load_average() -> String {
     fs::read_to_string("/proc/loadavg").unwrap_or_default().trim().to_owned()
 }
 
-/// Sets TCP's congestion control to cubic on every socket that this process has, whoever made it: the system's default
+/// Sets TCP's congestion control to cubic on every socket of this process, also those that libraries made: the system's default
 /// may be another, which paces what loopback need not. Accepted sockets inherit it from their listener.
 pub(crate) fn use_cubic() -> Result<()> {
     let own = match pidfd_open(getpid(), PidfdFlags::empty()) {

@@ -1,5 +1,5 @@
 //! A seeded random walk over everything that can happen to honest peers, judged by a model: what ran, and what the
-//! caller was told. `SEED=n cargo test --test random` repeats one walk of each kind.
+//! caller saw. `SEED=n cargo test --test random` repeats one walk of each kind.
 #![allow(missing_docs)]
 
 mod util;

@@ -39,7 +39,7 @@ struct ClientEnd {
     client: Client<Heap>,
     calls: Vec<CallId>,
     unread: Vec<u8>,
-    /// `told` lines.
+    /// Lines of outcomes.
     told: Vec<String>,
 }
 

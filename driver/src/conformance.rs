@@ -239,7 +239,7 @@ macro_rules! conformance_tests {
                 c15_a_delayed_copy_of_an_acknowledged_request_is_dropped,
                 c16_a_late_first_copy_of_a_put_does_not_undo_the_next_put,
                 c17_other_arguments_under_an_old_xid_end_the_session,
-                c17_a_client_told_of_a_false_retry_calls_its_calls_unknown,
+                c17_a_client_that_learns_of_a_false_retry_ends_its_calls_as_unknown,
                 c18_a_retry_with_another_x_and_deadline_is_the_same_request,
                 c19_a_new_xid_on_a_slot_whose_call_runs_changes_nothing,
                 c19_an_x_at_a_running_xid_changes_nothing,

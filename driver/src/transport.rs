@@ -73,7 +73,7 @@ pub enum Subject {
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Subject::Anonymous => f.write_str("nobody"),
+            Subject::Anonymous => f.write_str("anonymous"),
             Subject::Uid(uid) => write!(f, "uid {uid}"),
             Subject::Name(name) => name.fmt(f),
         }

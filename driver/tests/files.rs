@@ -84,7 +84,7 @@ const LOCK_ROLE: &str = "ONCEWIRE_TEST_LOCK";
 
 /// Not a test: takes a lock, says what came of it, and keeps it until its stdin ends.
 #[test]
-fn takes_a_lock_when_told_to() {
+fn takes_a_lock_when_asked_to() {
     let Some(path) = std::env::var_os(LOCK_ROLE) else { return };
     let lock = LockFile::take(Path::new(&path));
     println!("\nlock: {}", format!("{lock:?}").replace('\n', " "));
@@ -94,7 +94,7 @@ fn takes_a_lock_when_told_to() {
 /// This program once more as another user; what came of its lock. `None` if it cannot be started.
 fn lock_as_nobody(path: &Path) -> Option<(Child, String)> {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "takes_a_lock_when_told_to", "--nocapture"])
+        .args(["--exact", "takes_a_lock_when_asked_to", "--nocapture"])
         .env(LOCK_ROLE, path)
         .uid(NOBODY)
         .gid(NOBODY)

@@ -291,7 +291,7 @@ fn flooded_client(kind: &'static str, honest_path: &Path) -> Result<Duration> {
     Ok(late)
 }
 
-/// Welcomes a client, answers one call, and then sends what nobody asked for.
+/// Welcomes a client, answers one call, and then sends frames that were not asked for.
 fn flood_client(mut stream: UnixStream, kind: &str) -> Result<()> {
     let config = ServerConfig::new(ServerId::from_bytes([1; 16]), ServiceName::EMPTY);
     let mut server = core::Server::<Heap>::new(config, &[core::MethodSpec::new(ECHO.id())])?;

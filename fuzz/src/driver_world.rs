@@ -54,7 +54,7 @@ use trace::Trace;
 pub const SLACK: u64 = 100 * MS;
 /// How long a call may take in a brisk world, apart from its handler.
 pub const BRISK: u64 = 30 * MS;
-/// The same where futures are held that nobody polls.
+/// The same where futures are held and not polled.
 pub const BRISK_HELD: u64 = 400 * MS;
 /// Virtual time after which a world must have come to its end.
 const END_MAX: u64 = 4 * 3_600 * SECOND;

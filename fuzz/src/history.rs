@@ -26,7 +26,7 @@ pub struct Operation<C, R> {
     pub call: C,
     /// When: before the call began.
     pub invoked: u64,
-    /// When the outcome was there, and what it said. `None`: nobody knows what became of it.
+    /// When the outcome was there, and what it said. `None`: the client never learned it.
     pub returned: Option<(u64, R)>,
 }
 
@@ -76,7 +76,7 @@ impl<C: Clone, R: Clone> Recorder<C, R> {
         });
     }
 
-    /// The call was not executed, so its client was told.
+    /// The client learned that the call was not executed.
     pub fn not_executed(&self, begun: Begun) {
         self.with(|log| log.operations[begun.0] = None);
     }

@@ -56,12 +56,12 @@ pub enum Transport {
     Pipe,
 }
 
-/// What is to be run.
+/// What to run.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// What connects the processes.
     pub transport: Transport,
-    /// How many signals are to hit somebody; the continuation of who was stopped is not counted.
+    /// How many processes to kill or stop. Those that are continued again are not counted.
     pub kills: u64,
     /// Where chance comes from. It replays who is hit and after how many replies, not what the kernel does meanwhile.
     pub seed: u64,
@@ -71,7 +71,7 @@ pub struct Options {
     pub mutant: Option<Mutant>,
     /// Whether server and clients are in network namespaces with a bad link between them; TCP only.
     pub netns: bool,
-    /// Whether the journals stay for somebody to read.
+    /// Whether the journals stay, to be read.
     pub keep: bool,
 }
 
@@ -93,7 +93,7 @@ pub struct Kills {
 }
 
 impl Kills {
-    /// Everything that hit somebody.
+    /// All kills and stops.
     pub fn all(&self) -> u64 {
         self.servers
             + self.clients
@@ -136,7 +136,7 @@ impl fmt::Display for Report {
         }
         writeln!(
             f,
-            "  {} calls: {} replies, {} not executed, {} unknown, {} without an outcome; {} tickets told more",
+            "  {} calls: {} replies, {} not executed, {} unknown, {} without an outcome; {} tickets brought more",
             tally.calls, tally.replies, tally.not_executed, tally.unknown, tally.silent, tally.late,
         )?;
         write!(
@@ -152,9 +152,9 @@ impl fmt::Display for Report {
 pub enum Failure {
     /// A promise was broken.
     Violation(Violation),
-    /// Nobody was answered for a long time, though somebody lived to answer.
+    /// No call was answered for a long time, although a server was alive.
     Wedged(String),
-    /// A process ended that nobody killed.
+    /// A process ended that was not killed.
     Ended(String),
     /// The machine does not allow network namespaces, or has no tools for them.
     NotAllowed(std::io::Error),

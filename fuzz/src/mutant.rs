@@ -34,7 +34,7 @@ pub enum Mutant {
     Twice,
     /// The reply of an executed call is replaced by a refusal: a server that lost a kept reply and says "not executed".
     Denied,
-    /// A caller who is told `Unknown` makes the same call again and shows that one's outcome: at least once.
+    /// At least once: a caller that gets `Unknown` makes the same call again, and reports the second outcome.
     Again,
     /// A server whose turns have no bounds: it reads one connection for as long as there is something. This and those
     /// that follow are of the driver world only: no frame shows them.
@@ -159,7 +159,7 @@ impl Connect for AnyConnector {
 struct Proxy {
     inner: AnyConnector,
     mutant: Mutant,
-    /// Executes what is to be executed twice, in a session of its own.
+    /// Executes a request a second time, in a session of its own.
     second: Client,
     runtime: Arc<dyn Runtime>,
     known: Mutex<Known>,
@@ -347,7 +347,7 @@ impl Proxy {
                 reply_frame(header.xid, Status::Refused(NotExecuted::Overloaded), &[])
             }
             (Mutant::Twice, Some((method, request))) => {
-                // Its reply is nobody's.
+                // No call waits for its reply.
                 self.execute(method, request).await;
                 frame
             }

@@ -1,6 +1,6 @@
 //! Random numbers from a seed.
 
-/// A small generator whose whole state is one number (splitmix64), behind choices that somebody else makes.
+/// A small generator whose whole state is one number (splitmix64), to draw choices from.
 #[derive(Clone, Debug)]
 pub struct Rng {
     state: u64,
@@ -22,12 +22,12 @@ pub const fn mix(number: u64) -> u64 {
 }
 
 impl Rng {
-    /// The generator that `seed` stands for.
+    /// The generator of this seed.
     pub fn new(seed: u64) -> Rng {
         Rng::choosing(seed, &[])
     }
 
-    /// One of many that `seed` stands for: each `purpose` has another one.
+    /// One of many generators of this seed: another one for each `purpose`.
     pub fn apart(seed: u64, purpose: u64) -> Rng {
         Rng { state: mix(seed ^ mix(purpose)).wrapping_add(STEP), choices: Vec::new(), at: 0 }
     }

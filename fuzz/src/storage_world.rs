@@ -62,7 +62,7 @@ const END_MAX: u64 = 3_600 * SECOND;
 pub enum Broken {
     /// The disk says that it has synced, and has not.
     Lying,
-    /// The server is not told of the disk's errors.
+    /// The disk's errors do not reach the server.
     Deaf,
     /// A process that opens the file after a failed sync believes what the cache holds.
     Cached,

@@ -59,7 +59,7 @@ fn a_run_does_not_depend_on_those_before_it() {
     assert_eq!(hashes([133, 134, 135, 136]), back);
 }
 
-/// Calls of one task that waited together woke each other without end: each told the leader to write, and the leader
+/// Calls of one task that waited together woke each other without end: each asked the leader to write, and the leader
 /// was of the same task.
 #[test]
 fn calls_joined_in_one_task_do_not_spin() {

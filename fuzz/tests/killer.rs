@@ -12,11 +12,11 @@ fn killer(arguments: &[&str]) -> Output {
 
 fn survive(transport: &str) {
     let output = killer(&["--transport", transport, "--kills", "20", "--seed", "1"]);
-    let told = String::from_utf8_lossy(&output.stdout);
+    let report = String::from_utf8_lossy(&output.stdout);
     let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{told}{complaint}");
-    assert!(told.contains("20 kills"), "{told}");
-    assert!(told.contains("every outcome was true"), "{told}");
+    assert!(output.status.success(), "{report}{complaint}");
+    assert!(report.contains("20 kills"), "{report}");
+    assert!(report.contains("every outcome was true"), "{report}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ fn passes(seed: u64, calls: u64) {
     assert!(result.is_ok(), "seed {seed} with {calls} calls: {result:?}");
 }
 
-/// On a lossy link, a client that said `Goodbye` again after a silence sent a request again first, and was told
+/// On a lossy link, a client that said `Goodbye` again after a silence sent a request again first, and got
 /// `AfterGoodbye`. Reduced: `no_request_is_sent_again_because_goodbye_is_said_again` in `core/tests/lossy.rs`.
 #[test]
 fn a_goodbye_said_again_with_a_resend_due() {
@@ -30,7 +30,7 @@ fn a_lease_of_a_server_that_was_restarted_after_its_clock_went_back() {
     passes(115, 400);
 }
 
-/// The world's mistake: a process that took nothing back from its ledger was not told the time.
+/// The world's mistake: a process that took nothing back from its ledger was not given the time.
 #[test]
 fn a_lease_after_a_restart_with_an_empty_ledger() {
     passes(136_141, 2_000);

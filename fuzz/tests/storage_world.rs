@@ -39,7 +39,7 @@ fn the_same_seed_gives_the_same_run() {
 /// A call on a session that was opened only to learn that the ledger has failed, and whose connection broke before: unknown,
 /// and never run.
 #[test]
-fn a_session_opened_to_be_told_of_the_failure_does_not_survive() {
+fn a_session_opened_after_the_failure_does_not_survive() {
     run(70);
 }
 
@@ -57,7 +57,7 @@ const PROMISES: [&str; 6] = [
     "a second time",
     "was durable, and is gone",
     "but it ran",
-    "was told, and it has",
+    "was reported, and it has",
     "without cause",
     " and then ",
 ];

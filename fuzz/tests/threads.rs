@@ -112,7 +112,7 @@ impl Runs {
             Executed::No => runs == 0,
             Executed::Unknown => true,
         };
-        assert!(right, "operation {op} ran {runs} times and was told {outcome:?}");
+        assert!(right, "operation {op} ran {runs} times and ended as {outcome:?}");
         match outcome {
             Outcome::Reply(reply) => assert_eq!(*reply, op + 1),
             Outcome::Unknown(Unknown::DeadlinePassed, _) => panic!("operation {op} was forgotten"),
@@ -268,12 +268,12 @@ fn mix(seed: u64, bytes_max: u64) {
 
 /// Runs a mixture beside a watchdog.
 fn watched(seed: u64, bytes_max: u64) {
-    let (done, told) = mpsc::channel();
+    let (done, finished) = mpsc::channel();
     let mixing = thread::spawn(move || {
         mix(seed, bytes_max);
         done.send(()).expect("the watchdog waits");
     });
-    match told.recv_timeout(WATCHDOG) {
+    match finished.recv_timeout(WATCHDOG) {
         Ok(()) => mixing.join().expect("it has ended"),
         Err(mpsc::RecvTimeoutError::Timeout) => panic!("seed {seed}, {bytes_max} bytes: it hangs"),
         Err(mpsc::RecvTimeoutError::Disconnected) => {

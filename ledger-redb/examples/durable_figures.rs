@@ -82,9 +82,9 @@ fn measure(folder: &Path) -> Result<()> {
     let pay_durably = |lane| {
         let durable = durable.clone();
         async move {
-            let told = durable.call("", &PAY, &lane).await;
-            told.receipt.confirm();
-            told.outcome.ok().map(drop)
+            let delivery = durable.call("", &PAY, &lane).await;
+            delivery.receipt.confirm();
+            delivery.outcome.ok().map(drop)
         }
     };
     let mut one_plain = || Ok(smol::block_on(pay_plainly(1))?);

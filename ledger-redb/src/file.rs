@@ -45,7 +45,7 @@ pub(crate) const LEDGER: Kind = Kind {
 pub(crate) const JOURNAL: Kind = Kind {
     noun: "journal",
     meta: TableDefinition::new("oncewire.journal.meta"),
-    // A copy would make its client use numbers again.
+    // A client that goes on from a copy uses numbers again that its server knows; a new call once got an old reply (C83).
     remedy: NO_COPY,
     remedy_inside: NO_COPY,
 };
@@ -139,7 +139,8 @@ fn open_database<T>(
 ) -> Result<(Database, T), LedgerError> {
     let file = files::open_regular(path).map_err(|error| unusable(path, &error))?;
     check_magic(path, &file, kind)?;
-    // It holds the ids of sessions: anyone who reads one can act in its name.
+    // It holds the ids of sessions: anyone who reads one can act in its name. When any mode was accepted, another user of
+    // the machine resumed a live session (C120).
     files::check_private(path, &file).map_err(|error| kind.wrong(path, &error.to_string()))?;
     let database = of_file(file).map_err(|error| kind.database_error(path, error))?;
     let content = read(&database).map_err(|why| kind.wrong(path, &why))?;
@@ -188,7 +189,8 @@ fn create(
     put_in_place(&new, path)
 }
 
-/// An empty file of ours beside `path`. One that was left there half made is removed.
+/// An empty file of ours beside `path`. One that was left there half made is removed; anything else in its place is left
+/// alone and is an error, since it was once truncated although it belonged to another program (C121).
 pub(crate) fn create_beside(path: &Path) -> Result<(PathBuf, File), LedgerError> {
     let new = beside(path, "new");
     let created = files::remove_own(&new).and_then(|()| {

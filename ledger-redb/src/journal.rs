@@ -1,4 +1,7 @@
 //! A journal of a client in one file.
+//!
+//! One table: every entry by its key, each written over the last one of the same key. There is nothing to compact, and the
+//! file is as long as what is unsettled.
 
 use std::fmt;
 use std::path::Path;

@@ -159,8 +159,9 @@ impl RedbStore {
                 let held = held.iter().map(|xid| xid.get()).collect();
                 self.writes.push(Write::Settle { session: session.to_bytes(), seen, held });
             }
-            // The caller runs it, and stages its record.
-            Entry::Transaction(_) => {}
+            Entry::Transaction(_) => {
+                debug_assert!(false, "the caller runs it, and stages its record")
+            }
         }
     }
 
@@ -172,7 +173,7 @@ impl RedbStore {
         self.writes.push(Write::PutCall { key, xid, bytes });
     }
 
-    /// Writes what is staged.
+    /// Writes what is staged, in the order in which it was.
     fn write_staged(&mut self, transaction: &Transaction) -> Result<(), redb::Error> {
         let mut calls = transaction.0.open_table(CALLS)?;
         for write in &self.writes {
@@ -207,7 +208,15 @@ impl RedbStore {
 
     /// Writes what is staged, and makes it durable with all else that is in the transaction.
     fn finish(&mut self, transaction: Transaction, commit: u64) -> Result<(), redb::Error> {
+        debug_assert!(
+            commit > self.identity.commit,
+            "the number shows an old copy only if it grows"
+        );
         self.write_staged(&transaction)?;
+        debug_assert!(
+            self.writes.is_empty() && self.bytes.is_empty(),
+            "nothing is left for the next"
+        );
         file::write_commit(&transaction.0, commit)?;
         Ok(transaction.0.commit()?)
     }
@@ -292,7 +301,8 @@ fn put_call(
     xid: u64,
     bytes: &[u8],
 ) -> Result<(), redb::StorageError> {
-    // C76: a record of a later xid stays.
+    // A record of a later xid stays. The record of an expired call can come after that of the next call on its slot;
+    // where it replaced that one, the next call ran again after a crash (C76).
     let is_later = |old: &[u8]| CallEntry::xid_of(old).is_some_and(|old| old > xid);
     let old = calls.insert(key, bytes)?;
     let later = old.filter(|old| is_later(old.value())).map(|old| old.value().to_vec());
@@ -309,6 +319,7 @@ fn settle(
     seen: u64,
     held: &[u64],
 ) -> Result<(), redb::StorageError> {
+    debug_assert!(held.is_sorted(), "it is searched by halves");
     let mut gone = Vec::new();
     let (first, last) = all_calls(session);
     for call in calls.range::<&[u8; 18]>(&first..=&last)? {

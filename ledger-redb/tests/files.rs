@@ -32,7 +32,7 @@ fn a_new_ledger_has_a_server_id_that_stays() {
 }
 
 #[test]
-fn a_second_server_is_told_who_uses_the_ledger() {
+fn a_second_server_learns_who_uses_the_ledger() {
     let folder = Folder::new("lock");
     let path = folder.path("a.ledger");
     let _first = RedbLedger::open(&path).unwrap();
@@ -103,7 +103,7 @@ fn a_ledger_damaged_anywhere_is_refused_or_whole() {
     for len in [1, 9, 100, 4096, whole.len() / 2] {
         std::fs::write(&path, &whole[..len]).unwrap();
         let opened = std::panic::catch_unwind(|| RedbLedger::open(&path));
-        assert!(opened.expect("told of, not stumbled over").is_err(), "cut off at {len}");
+        assert!(opened.expect("reported, not a panic").is_err(), "cut off at {len}");
     }
 }
 

@@ -36,7 +36,7 @@ fn open(place: &Place, path: &Path) -> (DurableClient, Vec<RecoveredCall>) {
 }
 
 #[test]
-fn what_a_client_was_told_and_had_not_confirmed_is_told_after_a_crash() {
+fn an_outcome_that_was_not_confirmed_is_delivered_again_after_a_crash() {
     let folder = Folder::new("journal-crash");
     let (path, copy) = (folder.path("a.journal"), folder.path("crashed.journal"));
     let (place, runs) = (Place::default(), Arc::default());
@@ -61,9 +61,9 @@ fn what_a_client_was_told_and_had_not_confirmed_is_told_after_a_crash() {
         assert!(tags.ends_with(&["second".into()]), "{tags:?}");
         for call in left {
             let second = call.tag() == "second";
-            let told = call.typed(&COUNT).unwrap().await;
-            assert_eq!(told.outcome.ok(), Ok(if second { 22 } else { 11 }));
-            told.receipt.confirm();
+            let delivery = call.typed(&COUNT).unwrap().await;
+            assert_eq!(delivery.outcome.ok(), Ok(if second { 22 } else { 11 }));
+            delivery.receipt.confirm();
         }
         let third = after.call("third", &COUNT, &30).await;
         assert!(matches!(third.outcome, Outcome::Reply(33)), "in the same session");
@@ -87,14 +87,14 @@ fn a_client_that_was_closed_leaves_a_journal_that_can_be_opened_again() {
             assert_eq!(left.len(), 0);
             let calls: Vec<_> = (0..20).map(|n| client.call(vec![n], &COUNT, &0)).collect();
             for call in calls {
-                let told = call.await;
-                assert!(told.outcome.ok().is_ok());
-                told.receipt.confirm();
+                let delivery = call.await;
+                assert!(delivery.outcome.ok().is_ok());
+                delivery.receipt.confirm();
             }
             client.close().await;
             assert_eq!(runs.load(Ordering::SeqCst), 20 * run);
-            let told = client.call("late", &COUNT, &0).await;
-            assert!(matches!(told.outcome, Outcome::NotExecuted(NotExecuted::NotBegun(_))));
+            let delivery = client.call("late", &COUNT, &0).await;
+            assert!(matches!(delivery.outcome, Outcome::NotExecuted(NotExecuted::NotBegun(_))));
         });
         // Its task, which ends beside us, holds the journal.
         while let Err(error) = RedbJournal::open(&path) {
@@ -105,7 +105,7 @@ fn a_client_that_was_closed_leaves_a_journal_that_can_be_opened_again() {
 }
 
 #[test]
-fn a_client_whose_server_is_gone_for_good_is_told_so() {
+fn a_client_whose_server_is_gone_for_good_learns_so() {
     let folder = Folder::new("journal-gone");
     let (path, copy) = (folder.path("a.journal"), folder.path("crashed.journal"));
     let place = Place::default();
@@ -122,9 +122,9 @@ fn a_client_whose_server_is_gone_for_good_is_told_so() {
         let other = Place::default();
         other.set(Some(server(&Arc::default())));
         let (after, mut left) = open(&other, &copy);
-        let told = left.remove(0).typed(&COUNT).unwrap().await;
-        assert!(matches!(told.outcome, Outcome::Unknown(Unknown::SessionEnded, None)));
-        told.receipt.confirm();
+        let delivery = left.remove(0).typed(&COUNT).unwrap().await;
+        assert!(matches!(delivery.outcome, Outcome::Unknown(Unknown::SessionEnded, None)));
+        delivery.receipt.confirm();
         after.close().await;
     });
 }

@@ -81,7 +81,7 @@ fn record_a_ledger_and_a_journal() {
         let (client, _) =
             DurableClient::open(place.clone(), ClientOptions::default(), opened).unwrap();
         client.call("confirmed", &PAY, &(1, 100)).await.receipt.confirm();
-        let told = client.call("told", &PAY, &(1, 20)).await;
+        let delivery = client.call("told", &PAY, &(1, 20)).await;
         let _interrupted = client.call("interrupted", &HANG, &());
         while seen.runs.load(Ordering::SeqCst) < 3 {
             smol::future::yield_now().await;
@@ -89,7 +89,7 @@ fn record_a_ledger_and_a_journal() {
         let answered = client.call("answered", &PAY, &(COPIES, 5)).await;
         assert!(matches!(answered.outcome, Outcome::Reply(5)));
         std::fs::copy(&ledger, into.join("server.ledger")).unwrap();
-        drop((told, answered));
+        drop((delivery, answered));
     });
 }
 
@@ -121,13 +121,14 @@ fn executed_calls_of_every_version_are_answered_and_not_run_again() {
                 let tag = String::from_utf8(call.tag().to_vec()).unwrap();
                 let is_hang = tag == "interrupted";
                 let (outcome, receipt) = if is_hang {
-                    let told = call.typed(&HANG).unwrap().await;
-                    let unknown = matches!(told.outcome, Outcome::Unknown(Unknown::Interrupted, _));
-                    assert!(unknown, "{version}: {:?}", told.outcome);
-                    (None, told.receipt)
+                    let delivery = call.typed(&HANG).unwrap().await;
+                    let unknown =
+                        matches!(delivery.outcome, Outcome::Unknown(Unknown::Interrupted, _));
+                    assert!(unknown, "{version}: {:?}", delivery.outcome);
+                    (None, delivery.receipt)
                 } else {
-                    let told = call.typed(&PAY).unwrap().await;
-                    (Some(told.outcome.ok().unwrap()), told.receipt)
+                    let delivery = call.typed(&PAY).unwrap().await;
+                    (Some(delivery.outcome.ok().unwrap()), delivery.receipt)
                 };
                 receipt.confirm();
                 tags.push((tag, outcome));
@@ -137,9 +138,13 @@ fn executed_calls_of_every_version_are_answered_and_not_run_again() {
             assert_eq!(tags, expected.map(|(tag, sum)| (tag.to_owned(), sum)), "{version}");
             assert_eq!(seen.runs.load(Ordering::SeqCst), 0, "{version}: a recorded call ran again");
 
-            let told = client.call("new", &PAY, &(COPIES, 1)).await;
-            assert!(matches!(told.outcome, Outcome::Reply(6)), "{version}: {:?}", told.outcome);
-            told.receipt.confirm();
+            let delivery = client.call("new", &PAY, &(COPIES, 1)).await;
+            assert!(
+                matches!(delivery.outcome, Outcome::Reply(6)),
+                "{version}: {:?}",
+                delivery.outcome
+            );
+            delivery.receipt.confirm();
             assert_eq!(server.counters().resumes, 1, "{version}: the session goes on");
             client.close().await;
         });

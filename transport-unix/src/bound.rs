@@ -83,7 +83,8 @@ impl Bound {
                 return Poll::Ready(Ok(()));
             }
             if matches!(self.file, FileState::Lost) && !watch.options.rebinds() {
-                let text = format!("{name}: the socket was removed, nobody can connect any more");
+                let text =
+                    format!("{name}: the socket was removed, no client can connect any more");
                 return Poll::Ready(Err(io::Error::new(ErrorKind::NotFound, text)));
             }
             if watch.poll_time(cx).is_pending() {

@@ -107,7 +107,7 @@ pub(crate) fn clear(path: &Path, name: &Name) -> io::Result<()> {
     let (uid, we) = (there.uid(), rustix::process::geteuid().as_raw());
     if uid != we {
         let text = format!(
-            "{name} is a socket that nobody listens on, but it belongs to uid {uid}, and this \
+            "{name} is a socket that no process listens on, but it belongs to uid {uid}, and this \
              program runs as uid {we}; it is left alone: remove it, or choose another path"
         );
         return Err(io::Error::new(ErrorKind::PermissionDenied, text));

@@ -61,7 +61,7 @@ impl Server {
     /// `None` if it ended before it listened.
     fn start_with(mut command: Command, name: &Path) -> Option<Server> {
         let mut child = command
-            .args(["--exact", "serves_when_told_to", "--nocapture"])
+            .args(["--exact", "serves_when_asked_to", "--nocapture"])
             .env(ROLE, name)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -94,7 +94,7 @@ impl Drop for Server {
 
 /// Not a test: what [`Server`] runs. It tells every caller who it is.
 #[test]
-fn serves_when_told_to() {
+fn serves_when_asked_to() {
     let Some(name) = std::env::var_os(ROLE) else { return };
     let acceptor = UnixAcceptor::bind(Path::new(&name)).unwrap();
     println!("\nlistening");
@@ -165,7 +165,7 @@ fn a_caller_from_another_pid_namespace_is_known_too() {
 }
 
 #[test]
-fn only_the_owner_may_connect_unless_told_otherwise() {
+fn only_the_owner_may_connect_by_default() {
     let dir = Dir::new();
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
     let acceptor = UnixAcceptor::bind(dir.socket()).unwrap();
@@ -212,7 +212,7 @@ fn a_full_queue_is_an_error_that_says_so() {
 }
 
 #[test]
-fn a_second_server_is_told_the_pid_of_the_first() {
+fn a_second_server_learns_the_pid_of_the_first() {
     let dir = Dir::new();
     let server = Server::start(&dir.socket());
     let error = UnixAcceptor::bind(dir.socket()).unwrap_err();

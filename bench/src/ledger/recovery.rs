@@ -52,7 +52,7 @@ pub(super) fn fill(path: &Path, records: u64) -> Result<()> {
         }
     }
     transaction.commit()?;
-    // Nobody has closed it.
+    // It was not closed.
     std::fs::copy(&made, path)?;
     drop(database);
     Ok(())

@@ -151,7 +151,7 @@ fn window(case: &Case, mut stream: Box<dyn Socket>, meter: &Meter) -> Result<()>
     }
 }
 
-/// Bodies that fill the socket's buffers need somebody who reads while somebody writes.
+/// Bodies that fill the socket's buffers must be read while they are written.
 fn two_threads(case: &Case, mut stream: Box<dyn Socket>, meter: &Meter) -> Result<()> {
     let (permit, permits) = std::sync::mpsc::channel();
     let mut writer = stream.another()?;

@@ -170,7 +170,7 @@ impl Drop for Dialler<'_> {
 struct Lone(RefCell<(BoxStream, Box<[u8]>)>);
 
 impl Caller for Lone {
-    // There is one call at a time: nobody else can want the cell.
+    // There is one call at a time: nothing else can want the cell.
     #[allow(clippy::await_holding_refcell_ref)]
     async fn call(&self, body: &Bytes) -> Result<usize> {
         let (stream, buffer) = &mut *self.0.borrow_mut();

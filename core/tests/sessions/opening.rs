@@ -230,7 +230,7 @@ fn c08_an_id_that_is_taken_takes_no_place() {
 }
 
 #[test]
-fn c10_a_client_that_demands_another_service_is_told_both_names_and_nothing_runs() {
+fn c10_a_client_that_demands_another_service_learns_both_names_and_nothing_runs() {
     let mut config = default_server_config();
     config.service = service("mail");
     let mut demanding = ClientConfig::default();

@@ -7,7 +7,7 @@
 #[path = "../util/mod.rs"]
 mod util;
 
-mod patience;
+mod keepalive;
 mod speed;
 
 use std::collections::VecDeque;

@@ -105,7 +105,7 @@ pub async fn c17_other_arguments_under_an_old_xid_end_the_session(world: World) 
     assert_eq!(peer.refused().await, Refuse::SessionUnknown);
 }
 
-pub async fn c17_a_client_told_of_a_false_retry_calls_its_calls_unknown(world: World) {
+pub async fn c17_a_client_that_learns_of_a_false_retry_ends_its_calls_as_unknown(world: World) {
     let (connector, acceptor) = world.listen().await;
     let client = world.client(&FaultyLink::to(connector));
     let calls = [client.call(&ADD_ONE, &1).start(), client.call(&ADD_ONE, &2).start()];

@@ -1,4 +1,9 @@
 //! A call runs: started once, ended once.
+//!
+//! Whatever becomes of a handler, [`State::finish`] gets exactly one [`Ended`] for it: it returned, it panicked, its time
+//! was over, or its task was dropped because the executor shuts down. A call whose end is lost keeps its slot, its permit
+//! and its session for good, as once after a panic whose payload panicked when it was dropped (C115). Therefore
+//! the futures here are [`Guarded`](crate::caught::Guarded), and the task reports an end in its `Drop` as well.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -1,4 +1,7 @@
 //! Handlers: from a request's bytes to the future, or the transaction, that executes it.
+//!
+//! Arguments are decoded before anything runs, within the bounds of `decode.rs`. So what cannot be decoded is
+//! `NotExecuted(BadArguments)`, for certain, and leaves no record with a ledger.
 
 use std::any::Any;
 use std::future::Future;

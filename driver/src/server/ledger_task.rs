@@ -1,4 +1,8 @@
 //! The task between a server and its ledger: gives it batches, and does what waited for them.
+//!
+//! It is a task because a ledger may finish a batch in any thread, also before `submit` has returned. Handlers that
+//! waited for their records must run on the server's executor, not on the ledger's thread: the next commit would wait for
+//! them.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -1,4 +1,16 @@
 //! What the server records, and when: the rules S28 to S31.
+//!
+//! | what happens | what is queued | what waits until it is durable |
+//! |---|---|---|
+//! | a session is opened | [`Item::Opened`] | its `Welcome`, and so its first call (S30) |
+//! | a call is admitted whose handler is a future | [`Item::Started`] | the start of its handler (S28) |
+//! | that call ends | [`Item::Finished`] | its reply (S28) |
+//! | a call is admitted whose handler is transactional | [`Item::Transaction`] | its reply; it runs in the commit (S29) |
+//! | a call is refused after its `Started` was written | [`Item::Withdrawn`] | nothing |
+//! | a client has seen replies | [`Item::Settled`] | nothing |
+//! | a session ends | [`Item::Ended`] | nothing |
+//!
+//! A call of an idempotent method is not recorded (S22): after a crash it may run again.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Takes back what a ledger has kept.
+//! Takes back what a ledger has kept, before the server accepts its first connection.
 
 use std::collections::{BTreeMap, HashMap};
 

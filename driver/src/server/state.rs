@@ -1,4 +1,8 @@
 //! What the tasks of one server share: the machine, and which task to wake for which connection.
+//!
+//! There is one lock. It is held for a frame at a time, and never while user code runs: handlers, wakers and the drops of
+//! futures come after it, in [`Shared::with_at`]. A waker may poll, and a drop may make a call; either would find its own
+//! server locked (C115).
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};

@@ -1,4 +1,7 @@
-//! The task that keeps a server's time.
+//! The task that keeps a server's time: one timer for the deadlines of its machine and of the calls that wait.
+//!
+//! It holds the server weakly, and looks once a second whether it still exists: a server without connections and handles
+//! is gone, and there may be no event that could wake this task then.
 
 use std::future::Future;
 use std::pin::{Pin, pin};

@@ -122,7 +122,7 @@ impl Wake for Flag {
 }
 
 #[test]
-fn c109_a_deadline_is_told_though_no_task_runs() {
+fn c109_a_deadline_wakes_its_call_though_no_task_runs() {
     let world = World::new();
     let dial = Dial::new(&world);
     let connected = dial.client();

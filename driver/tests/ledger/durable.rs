@@ -32,7 +32,7 @@ pub fn balance(world: &Ledgered, account: u32) -> i64 {
 }
 
 #[test]
-fn a_call_is_recorded_then_handed_then_answered_then_told_then_forgotten() {
+fn a_call_is_recorded_then_sent_then_answered_then_delivered_then_forgotten() {
     let (world, process) = begin();
     process.journal.mode(Mode::Hold);
     process.pay(&world, 1, Then::Confirms);
@@ -106,7 +106,7 @@ fn a_program_killed_at_any_step_of_its_journal_learns_what_became_of_its_call() 
 }
 
 #[test]
-fn an_outcome_that_is_not_confirmed_is_told_in_every_run() {
+fn an_outcome_that_is_not_confirmed_is_delivered_in_every_run() {
     let (world, mut process) = begin();
     process.pay(&world, 1, Then::Forgets);
     for run in 1..4 {

@@ -41,7 +41,7 @@ fn c58_a_ledger_that_cannot_write_stops_the_server_from_answering() {
 }
 
 #[test]
-fn c58_a_completion_that_cannot_be_recorded_is_not_told() {
+fn c58_a_completion_that_cannot_be_recorded_is_not_answered() {
     let mut world = Ledgered::new();
     let client = world.held();
     let made = world.call(&client, &ADD, 1);

@@ -12,7 +12,7 @@ use oncewire_pipe::{ChildConnector, StdioAcceptor};
 use oncewire_tcp::{TcpAcceptor, TcpConnector};
 use oncewire_unix::{UnixAcceptor, UnixConnector};
 
-/// Where a bank is, or is to be.
+/// Where a bank is, or will be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Address {
     /// `host:port`.
@@ -32,7 +32,7 @@ impl FromStr for Address {
             return Err("an address is tcp:HOST:PORT, unix:PATH or pipe:COMMAND".to_owned());
         }
         if rest.is_empty() {
-            return Err(format!("nothing stands after {kind}:"));
+            return Err(format!("there is nothing after {kind}:"));
         }
         Ok(match kind {
             "tcp" => match rest.rsplit_once(':') {
@@ -94,7 +94,7 @@ pub(crate) struct Dial {
 impl Dial {
     /// Makes the first connection now; the next dial hands it out.
     ///
-    /// The driver would try for ever. That a server was never there is better told of at once.
+    /// The driver would try for ever. If there never was a server, it is better to say so at once.
     pub(crate) async fn dial_first(&self) -> io::Result<()> {
         let stream = self.connector.connect().await?;
         *self.first.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream);

@@ -10,7 +10,7 @@ use crate::service::{AccountId, Operation};
 /// The operations of one client.
 #[derive(Debug)]
 pub(crate) struct Book {
-    /// Stands for the client in the bank's log.
+    /// Names the client in the bank's log.
     pub(crate) client: u64,
     records: Mutex<Records>,
     journal: Option<Arc<Journal>>,

@@ -26,7 +26,7 @@ pub(crate) enum Line {
 pub(crate) struct BooksFile(File);
 
 impl BooksFile {
-    /// Opens the file and tells what stands in it. A last line that was cut off was never answered, and goes.
+    /// Opens the file and reads what is in it. A last line that was cut off was never answered, and is removed.
     pub(crate) fn open(path: &Path, mut tell: impl FnMut(Line)) -> Result<BooksFile, String> {
         let explain = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
         let mut options = OpenOptions::new();
@@ -43,7 +43,7 @@ impl BooksFile {
         Ok(BooksFile(file))
     }
 
-    /// Writes an execution down, before anybody is told of it.
+    /// Writes an execution down, before it is answered.
     pub(crate) fn write(&mut self, line: &Line) {
         // Without its books the bank must not go on.
         let mut text = serde_json::to_string(line).expect("a line can be written");

@@ -36,7 +36,7 @@ impl Rng {
     }
 }
 
-/// A number that nobody else has.
+/// A number that is used nowhere else.
 pub(crate) fn unique() -> u64 {
     let mut bytes = [0; 8];
     SmolRuntime::global().random(&mut bytes);

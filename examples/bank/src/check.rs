@@ -27,7 +27,7 @@ pub(crate) enum Verdict {
     /// Executed, and declined by the bank.
     Declined,
     NotExecuted,
-    /// Nothing is ever told of it: a one-way call.
+    /// It has no outcome: a one-way call.
     Untold,
 }
 
@@ -90,7 +90,7 @@ impl Findings {
 /// Who decides about operations whose client does not know their verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Doubt {
-    /// Nobody: they widen the interval.
+    /// None: they widen the interval.
     Widens,
     /// The server's log, which was read when nothing of the client could arrive any more: for clients that were killed.
     AskTheLog,
@@ -144,7 +144,7 @@ pub(crate) fn unchecked(records: &Records, why: String) -> Findings {
 
 /// What an operation means for its account; `log` decides if its client cannot.
 fn add_to_range(record: &Record, log: Option<Executions>, ranges: &mut BTreeMap<AccountId, Range>) {
-    // The account of an opening that nobody knows of is nobody's.
+    // An account whose opening no client knows of belongs to none.
     if record.kind == Kind::Open && record.verdict != Verdict::Applied {
         return;
     }

@@ -27,7 +27,7 @@ pub(crate) enum Command {
     Serve(ServeArgs),
     /// Makes calls and checks every outcome against the bank's books: 0 if they agree, 1 if not, 2 if there is no bank.
     Client(ClientArgs),
-    /// Stands between clients and a server, cuts their connections, swallows replies and delays.
+    /// A relay between clients and a server that cuts connections, swallows replies and delays.
     Faults(FaultsArgs),
     /// Kills the server and its clients while money moves, starts them again, and holds every balance and every outcome
     /// against the bank's books: 0 if they agree, 1 if not, 2 if it could not be tried.

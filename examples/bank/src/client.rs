@@ -127,7 +127,7 @@ pub(crate) async fn connect(address: &Address) -> Result<Client, String> {
     match within(CONNECT_TIMEOUT, connector.dial_first()).await {
         Some(Ok(())) => {}
         Some(Err(error)) => return Err(format!("cannot connect: {error}")),
-        None => return Err(format!("cannot connect: nobody answers at {address}")),
+        None => return Err(format!("cannot connect: no bank answers at {address}")),
     }
     opened(connector, address).await
 }

@@ -31,7 +31,7 @@ const UNDER_WAY_LEN: u64 = 300;
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Runs the test; whether the books agree with everything that clients were told.
+/// Runs the test; whether the books agree with every outcome that clients saw.
 ///
 /// # Errors
 /// Why it could not be tried.

@@ -357,7 +357,7 @@ struct Judge {
 }
 
 impl Judge {
-    /// Checks one journal; says how many operations it tells of.
+    /// Checks one journal; returns how many operations are in it.
     async fn hear(&mut self, arena: &Arena, journal: &Path, doubt: Doubt) -> Result<u64, String> {
         let mut operations = 0;
         for (number, records) in journal::read(journal).map_err(|error| error.to_string())? {

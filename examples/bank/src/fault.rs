@@ -21,7 +21,7 @@ use crate::chance::{Rng, pause};
 
 /// Longer frames than these are not the bank's.
 const BODY_LEN_MAX: u32 = 1 << 20;
-/// A connection is cut within so many frames, unless told otherwise.
+/// By default, a connection is cut within so many frames.
 pub(crate) const FRAMES_MAX: u64 = 300;
 /// A tenth of them within so many: in its handshake or right after it.
 const EARLY_FRAMES_MAX: u64 = 4;
@@ -200,7 +200,7 @@ enum Step {
 
 impl Pump<'_> {
     async fn run(mut self) {
-        // An error of either side ends the connection: there is nobody to tell.
+        // An error of either side ends the connection: there is no one to report it to.
         let _ = self.pump().await;
     }
 

@@ -202,8 +202,8 @@ impl Worker {
     }
 
     async fn end_open(&self, number: u64, call: DurableCall<AccountId>) {
-        let told = call.await;
-        match &told.outcome {
+        let delivery = call.await;
+        match &delivery.outcome {
             Outcome::Reply(account) => {
                 if self.agrees(number, Verdict::Applied, Some(*account)) {
                     self.book.end_open(self.name(number), *account);
@@ -211,21 +211,21 @@ impl Worker {
             }
             other => self.end(number, verdict(other)),
         }
-        told.receipt.confirm();
+        delivery.receipt.confirm();
     }
 
     async fn end_change(&self, number: u64, call: DurableCall<Result<u64, BankError>>) {
-        let told = call.await;
+        let delivery = call.await;
         self.end(
             number,
-            match &told.outcome {
+            match &delivery.outcome {
                 Outcome::Reply(Ok(_)) => Verdict::Applied,
                 Outcome::Reply(Err(_)) => Verdict::Declined,
                 other => verdict(other),
             },
         );
-        // Not before it stands in our own file.
-        told.receipt.confirm();
+        // Not before it is in our own file.
+        delivery.receipt.confirm();
     }
 
     fn end(&self, number: u64, verdict: Verdict) {
@@ -234,7 +234,7 @@ impl Worker {
         }
     }
 
-    /// Whether the outcome is to be noted; one that was noted before is to be the same.
+    /// Whether the outcome must be noted; one that was noted before must be the same.
     fn agrees(&self, number: u64, verdict: Verdict, account: Option<AccountId>) -> bool {
         if !self.ended.contains(&number) {
             return true;
@@ -250,7 +250,7 @@ impl Worker {
         false
     }
 
-    /// Asks the bank as somebody else.
+    /// Asks the bank as another client.
     async fn check(&self, load: &Load) -> Findings {
         let records = self.book.records();
         let auditor = match connect_again(&load.address).await {

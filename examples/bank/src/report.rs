@@ -78,7 +78,7 @@ impl Report {
     }
 }
 
-/// Faults that a report tells of.
+/// Faults that a report lists, at most.
 pub(crate) const FAULTS_MAX: usize = 10;
 
 pub(crate) fn tell_findings(report: &mut Report, mut findings: Findings) {

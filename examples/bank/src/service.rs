@@ -37,7 +37,7 @@ pub(crate) const AUDIT: Method<AuditPage, Vec<Executions>> = Method::new("bank.a
 /// What the server has done.
 pub(crate) const STATS: Method<(), Stats> = Method::new("bank.stats").idempotent();
 
-/// Operations that one [`AUDIT`] tells of, at most.
+/// Operations in one reply of [`AUDIT`], at most.
 pub(crate) const AUDIT_PAGE_LEN_MAX: u64 = 4096;
 
 /// The number of an account: the bank gives it.
@@ -46,7 +46,7 @@ pub(crate) type AccountId = u64;
 /// An operation of a client: its name in the bank's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Operation {
-    /// A random number that stands for the client.
+    /// A random number that names the client.
     pub(crate) client: u64,
     /// Counts the client's operations.
     pub(crate) number: u64,
@@ -153,7 +153,7 @@ struct Books {
 }
 
 impl Books {
-    /// The books that a file tells of, which goes on being written.
+    /// The books that are in a file, which goes on being written.
     fn of_file(path: &Path) -> Result<Books, String> {
         let mut books = Books::default();
         let file = BooksFile::open(path, |line| books.again(line))?;
@@ -323,7 +323,7 @@ fn build<L>(builder: ServerBuilder<L>, bank: Bank) -> Result<Server, BuildError>
             async move { bank.books().stats(bank.server.get()) }
         })
         .build()?;
-    // The bank is told of the server that holds it: neither ends before the process does.
+    // The bank refers to the server that holds it: neither ends before the process does.
     let _ = bank.server.set(server.clone());
     Ok(server)
 }

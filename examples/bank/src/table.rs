@@ -28,7 +28,7 @@ pub(crate) fn tabulate(columns: &[Column]) -> Table {
     row(&mut table, "resends", &|c| c.report.resends);
     row(&mut table, "asked about instead", &|c| c.report.asks);
     row(&mut table, "duplicates suppressed", &|c| c.server.duplicates + c.server.asks);
-    row(&mut table, "not executed, and told so", &|c| c.report.not_executed);
+    row(&mut table, "not executed, and reported so", &|c| c.report.not_executed);
     row(&mut table, "unknown outcomes resolved", &|c| c.report.resolved);
     row(&mut table, "unknown outcomes left", &|c| c.report.unknown);
     table.heading("What came of it");

@@ -143,7 +143,7 @@ fn plain_retries_over_the_same_faults_are_not_exact() {
 }
 
 #[test]
-fn a_server_that_is_told_to_end_drains_while_a_client_calls() {
+fn a_server_that_gets_sigterm_drains_while_a_client_calls() {
     let server = Listening::start(&["serve", "tcp:127.0.0.1:0"]);
     let name = format!("oncewire-bank-test-{}.journal", std::process::id());
     let journal = std::env::temp_dir().join(name);
@@ -189,20 +189,20 @@ fn what_cannot_be_tried_ends_with_2_and_a_reason() {
 /// A few kills of everything that a crash test starts.
 fn crash_test(kills: &str, arguments: &[&str]) -> (Option<i32>, String) {
     let output = run(&[&["crash-test", "--kills", kills, "--seed", "3"], arguments].concat());
-    let told = format!(
+    let text = format!(
         "{}{}",
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
-    (output.status.code(), told)
+    (output.status.code(), text)
 }
 
 #[test]
 fn with_a_ledger_balances_and_outcomes_survive_kills_of_server_and_clients() {
     for arguments in [&[][..], &["--transactional"]] {
-        let (code, told) = crash_test("8", arguments);
-        assert_eq!(code, Some(0), "{told}");
-        assert!(told.contains("executed more than once: 0"), "{told}");
+        let (code, text) = crash_test("8", arguments);
+        assert_eq!(code, Some(0), "{text}");
+        assert!(text.contains("executed more than once: 0"), "{text}");
     }
 }
 
@@ -211,8 +211,8 @@ fn the_crash_test_notices_a_ledger_that_writes_after_replying() {
     for arguments in [&["--mutant=hasty-ledger"][..], &["--mutant=hasty-ledger", "--transactional"]]
     {
         // A kill shows it only if a call had run and its client had not heard: now and then, eight show nothing.
-        let (code, told) = crash_test("40", arguments);
-        assert_eq!(code, Some(1), "{told}");
+        let (code, text) = crash_test("40", arguments);
+        assert_eq!(code, Some(1), "{text}");
     }
 }
 
@@ -224,8 +224,8 @@ fn a_second_bank_on_the_same_ledger_names_the_first_and_ends() {
     let first = Listening::start(&["serve", "tcp:127.0.0.1:0", "--ledger", ledger]);
     let second = run(&["serve", "tcp:127.0.0.1:0", "--ledger", ledger]);
     assert_eq!(second.status.code(), Some(2));
-    let told = String::from_utf8_lossy(&second.stderr).into_owned();
-    assert!(told.contains(&format!("process {} uses it", first.child.id())), "{told}");
+    let text = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(text.contains(&format!("process {} uses it", first.child.id())), "{text}");
     assert_eq!(first.terminate(), Some(0));
     for ending in ["", ".lock", ".books"] {
         std::fs::remove_file(format!("{ledger}{ending}")).unwrap();

@@ -14,7 +14,10 @@ const ADD_ONE: MethodId = MethodId::from_number(22);
 static EXECUTED: AtomicU32 = AtomicU32::new(0);
 
 /// The machines' time. Any monotonic clock will do, from any origin.
-#[allow(clippy::disallowed_methods, reason = "whoever embeds the core reads the clock for it")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a program that embeds the core reads the clock for it"
+)]
 pub fn now() -> Instant {
     static ORIGIN: LazyLock<std::time::Instant> = LazyLock::new(std::time::Instant::now);
     Instant::ZERO + ORIGIN.elapsed()
@@ -44,7 +47,7 @@ pub fn new_server() -> io::Result<Server<Heap>> {
 }
 
 /// Gives a connection's bytes to the server, runs the calls among them, and leaves in `input` what
-/// is not a whole frame yet. True if the third call ran, whose reply is to be lost.
+/// is not a whole frame yet. True if the third call ran: its reply must be lost.
 pub fn execute(machine: &mut Server<Heap>, conn: ConnId, input: &mut Vec<u8>) -> bool {
     let (mut at, mut cut) = (0, false);
     // An error closes the connection: `poll_event` says so, once its last frame has left.
@@ -71,7 +74,7 @@ pub fn execute(machine: &mut Server<Heap>, conn: ConnId, input: &mut Vec<u8>) ->
     cut
 }
 
-/// What a caller is told who only wants the reply.
+/// The outcome, for a caller that only wants the reply.
 pub type Answer = Result<u32, String>;
 
 pub fn begin(machine: &mut Client<Heap>, argument: u32) -> Result<CallId, String> {

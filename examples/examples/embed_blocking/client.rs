@@ -31,7 +31,7 @@ impl Caller {
         let id = begin(&mut self.machine, argument)?;
         loop {
             if let Some(answer) = self.turn() {
-                // If the outcome is `Unknown`, nobody will ask again.
+                // If the outcome is `Unknown`, we will not ask again.
                 self.machine.forget(now(), id);
                 return answer;
             }

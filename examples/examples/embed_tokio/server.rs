@@ -16,7 +16,7 @@ use crate::embed::{execute, now, secret, wait};
 
 struct State {
     machine: Server<Heap>,
-    /// What wakes the task of each connection; one that is not here is to be closed.
+    /// What wakes the task of each connection. One that is not here must be closed.
     conns: HashMap<ConnId, Arc<Notify>>,
 }
 
@@ -27,7 +27,7 @@ struct Shared {
 }
 
 impl Shared {
-    /// Whoever uses the machine also passes on what it then wants, for all connections.
+    /// After each use of the machine, its events are passed on, for all connections.
     fn with<R>(&self, turn: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let before = state.machine.poll_timeout();

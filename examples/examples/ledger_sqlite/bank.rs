@@ -29,7 +29,7 @@ fn change(transaction: &mut Transaction, account: u32, cents: i64) -> Result<i64
         "INSERT OR IGNORE INTO accounts (id, cents, changes) VALUES (?1, 0, 0)",
         [account],
     )?;
-    // In two steps: what the first has done is to be undone if the second fails.
+    // In two steps: if the second fails, the first must be undone.
     transaction.execute("UPDATE accounts SET changes = changes + 1 WHERE id = ?1", [account])?;
     let sql = "UPDATE accounts SET cents = cents + ?2 WHERE id = ?1 RETURNING cents";
     Ok(transaction.row(sql, params![account, cents], |row| row.get(0))?)

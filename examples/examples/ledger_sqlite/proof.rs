@@ -25,7 +25,7 @@ const BETWEEN: u64 = 400;
 /// No call of this program needs it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What callers were told: cents and changes of each account, and what else was.
+/// What the outcomes imply: cents and changes of each account, and the other results.
 #[derive(Debug, Default)]
 struct Books {
     accounts: BTreeMap<u32, (i64, i64)>,
@@ -54,7 +54,7 @@ impl Bank {
 }
 
 impl Drop for Bank {
-    /// `SIGKILL`: nothing is written or told any more.
+    /// `SIGKILL`: nothing is written or sent any more.
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -86,7 +86,7 @@ impl Shared {
     }
 }
 
-/// Makes calls, one after another, until it is told to stop.
+/// Makes calls, one after another, until it is stopped.
 async fn lane(client: Client, shared: &Shared, lane: u32) -> Result<(), String> {
     let mut round = lane;
     while !shared.stop.load(Ordering::SeqCst) {

@@ -12,7 +12,7 @@ use oncewire_driver::{Bytes, Call, Client, Outcome, Ticket};
 use super::awaited::Awaited;
 use super::executor::{Sleep, lock};
 use super::handlers::{self, Reply, Request};
-use super::model::{Kind, Told};
+use super::model::{Kind, Observed};
 use super::place::USERS;
 use super::profile::{MS, SECOND};
 use super::{SLACK, World};
@@ -24,7 +24,7 @@ enum AnyTicket {
     Raw(Ticket<Bytes>),
 }
 
-type Ended = (Told, Option<AnyTicket>);
+type Ended = (Observed, Option<AnyTicket>);
 
 /// A call that was made.
 struct Pending {
@@ -32,7 +32,7 @@ struct Pending {
     /// It was started or polled: its time runs.
     begun: bool,
     kind: Kind,
-    /// When it must have ended, if somebody waits for it.
+    /// When it must have ended, if its caller waits for it.
     due: u64,
     call: Pin<Box<dyn Future<Output = Ended> + Send>>,
 }
@@ -54,24 +54,24 @@ impl std::fmt::Debug for Actor {
 }
 
 fn typed(outcome: Outcome<Reply>) -> Ended {
-    let (told, ticket) = split(outcome, handlers::read_typed);
-    (told, ticket.map(AnyTicket::Typed))
+    let (observed, ticket) = split(outcome, handlers::read_typed);
+    (observed, ticket.map(AnyTicket::Typed))
 }
 
 fn raw(outcome: Outcome<Bytes>) -> Ended {
-    let (told, ticket) = split(outcome, |reply| handlers::read_raw(reply));
-    (told, ticket.map(AnyTicket::Raw))
+    let (observed, ticket) = split(outcome, |reply| handlers::read_raw(reply));
+    (observed, ticket.map(AnyTicket::Raw))
 }
 
 fn split<R>(
     outcome: Outcome<R>,
     read: impl Fn(&R) -> Option<(u64, u64)>,
-) -> (Told, Option<Ticket<R>>) {
+) -> (Observed, Option<Ticket<R>>) {
     match outcome {
-        Outcome::Reply(reply) => (Told::Reply(read(&reply)), None),
-        Outcome::NoReply(why) => (Told::NoReply(why), None),
-        Outcome::NotExecuted(why) => (Told::NotExecuted(why), None),
-        Outcome::Unknown(why, ticket) => (Told::Unknown(why, ticket.is_some()), ticket),
+        Outcome::Reply(reply) => (Observed::Reply(read(&reply)), None),
+        Outcome::NoReply(why) => (Observed::NoReply(why), None),
+        Outcome::NotExecuted(why) => (Observed::NotExecuted(why), None),
+        Outcome::Unknown(why, ticket) => (Observed::Unknown(why, ticket.is_some()), ticket),
     }
 }
 
@@ -107,9 +107,9 @@ impl Actor {
         let due = self.world.sim.now() + 120 * SECOND + handlers::longest(&self.world);
         for (op, mut ticket) in std::mem::take(&mut self.tickets) {
             let awaited = Awaited::new(&self.world.sim, due, format!("the ticket of {op}"));
-            let (told, _) = ticket.wait().await;
+            let (observed, _) = ticket.wait().await;
             drop(awaited);
-            self.tell(op, told);
+            self.observe(op, observed);
         }
         self.let_handle_go();
     }
@@ -226,16 +226,16 @@ impl Actor {
         profile.brisk.then_some(slack)
     }
 
-    fn tell(&self, op: u64, told: Told) {
+    fn observe(&self, op: u64, observed: Observed) {
         let now = self.world.sim.now();
-        self.world.sim.note(|| format!("actor {} is told of {op}: {told:?}", self.number));
-        if let Err(what) = lock(&self.world.model).tell(&self.world.profile, now, op, told) {
+        self.world.sim.note(|| format!("actor {} sees {op} end as {observed:?}", self.number));
+        if let Err(what) = lock(&self.world.model).observe(&self.world.profile, now, op, observed) {
             self.world.sim.fail(what);
         }
     }
 
-    fn take(&mut self, op: u64, (told, ticket): Ended) {
-        self.tell(op, told);
+    fn take(&mut self, op: u64, (observed, ticket): Ended) {
+        self.observe(op, observed);
         let method = lock(&self.world.model).method_of(op);
         if let Some(ticket) = ticket {
             // What does not end is not waited for.
@@ -406,12 +406,12 @@ impl Actor {
             return;
         }
         let pause = self.rng.delay(500 * MS);
-        let told = {
+        let observed = {
             let wait = std::pin::pin!(ticket.wait());
             before(wait, Sleep::new(&self.world.sim, pause)).await
         };
-        match told {
-            Some((told, _)) => self.tell(op, told),
+        match observed {
+            Some((observed, _)) => self.observe(op, observed),
             None => self.tickets.push((op, ticket)),
         }
     }
@@ -476,10 +476,10 @@ fn begin_call<R: Send + 'static>(
     call: Call<R>,
     kind: Kind,
     starts: bool,
-    told: fn(Outcome<R>) -> Ended,
+    observed: fn(Outcome<R>) -> Ended,
 ) -> Pin<Box<dyn Future<Output = Ended> + Send>> {
     let mut call = call.timeout(Duration::from_nanos(kind.timeout)).fail_fast(kind.fail_fast);
     call = if kind.idempotent { call.idempotent() } else { call.at_most_once() };
     let future = if starts { call.start() } else { call.into_future() };
-    Box::pin(async move { told(future.await) })
+    Box::pin(async move { observed(future.await) })
 }

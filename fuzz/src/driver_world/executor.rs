@@ -37,7 +37,7 @@ pub enum Policy {
 pub struct Schedule {
     /// How the next task is chosen.
     pub policy: Policy,
-    /// A task that nobody woke is polled once in so many polls; 0 for never.
+    /// One poll in so many is of a task that was not woken; 0 for none.
     pub spurious_in: u64,
     /// Time passes between two polls once in so many; 0 for never.
     pub slow_in: u64,
@@ -399,7 +399,7 @@ impl Runtime for SimRuntime {
     }
 }
 
-/// A timer on the virtual clock: fires once after each `set`, and wakes only whoever polled last.
+/// A timer on the virtual clock: fires once after each `set`, and wakes only the task that polled last.
 #[derive(Debug)]
 pub struct SimTimer {
     sim: Arc<Sim>,

@@ -8,7 +8,7 @@ use super::profile::Profile;
 
 /// An outcome without its ticket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum Observed {
     /// A reply: the operation and the execution that its bytes name, if they are as they were written.
     Reply(Option<(u64, u64)>),
     /// Executed without a reply.
@@ -55,7 +55,7 @@ struct Op {
     client: usize,
     begun_at: u64,
     runs: Vec<End>,
-    told: Option<Told>,
+    observed: Option<Observed>,
     /// Its caller has dropped it.
     given_up: bool,
 }
@@ -122,7 +122,7 @@ impl Model {
             client,
             begun_at: now,
             runs: Vec::new(),
-            told: None,
+            observed: None,
             given_up: false,
         });
         self.ops.len() as u64 - 1
@@ -141,8 +141,8 @@ impl Model {
         if known.runs.len() > 1 && !known.kind.idempotent {
             return Err(format!("operation {op} runs a second time"));
         }
-        match known.told {
-            Some(Told::NotExecuted(why)) => Err(format!("operation {op} runs after {why:?}")),
+        match known.observed {
+            Some(Observed::NotExecuted(why)) => Err(format!("operation {op} runs after {why:?}")),
             _ => Ok(known.runs.len() as u64 - 1),
         }
     }
@@ -177,39 +177,39 @@ impl Model {
 
     /// Whether a one-way call was executed.
     pub fn one_way_lost(&self) -> Option<u64> {
-        let lost = |op: &Op| op.kind.one_way && op.runs.is_empty() && op.told.is_none();
+        let lost = |op: &Op| op.kind.one_way && op.runs.is_empty() && op.observed.is_none();
         self.ops.iter().position(lost).map(|op| op as u64)
     }
 
     /// It was never begun: nothing is expected of it.
     pub fn not_begun(&mut self, op: u64, why: NotExecuted) {
-        self.ops[op as usize].told = Some(Told::NotExecuted(why));
+        self.ops[op as usize].observed = Some(Observed::NotExecuted(why));
     }
 
     /// The caller got an outcome.
-    pub fn tell(&mut self, profile: &Profile, now: u64, op: u64, told: Told) -> Check {
+    pub fn observe(&mut self, profile: &Profile, now: u64, op: u64, observed: Observed) -> Check {
         let known = &mut self.ops[op as usize];
-        let before = known.told.replace(told);
-        let at = match told {
-            Told::Reply(_) => 0,
-            Told::NoReply(_) => 1,
-            Told::NotExecuted(_) => 2,
-            Told::Unknown(..) => 3,
+        let before = known.observed.replace(observed);
+        let at = match observed {
+            Observed::Reply(_) => 0,
+            Observed::NoReply(_) => 1,
+            Observed::NotExecuted(_) => 2,
+            Observed::Unknown(..) => 3,
         };
         self.outcomes[at] += 1;
         let known = &self.ops[op as usize];
-        if !matches!(before, None | Some(Told::Unknown(_, true))) {
-            return Err(format!("operation {op} was told {before:?} and then {told:?}"));
+        if !matches!(before, None | Some(Observed::Unknown(_, true))) {
+            return Err(format!("operation {op} ended as {before:?} and then as {observed:?}"));
         }
-        let judged = match told {
-            Told::Reply(reply) => judge_reply(op, known, reply),
-            Told::NoReply(why) => judge_no_reply(known, why),
-            Told::NotExecuted(why) => self.judge_not_executed(profile, now, known, why),
-            Told::Unknown(why, ticket) => self.judge_unknown(profile, now, known, why, ticket),
+        let judged = match observed {
+            Observed::Reply(reply) => judge_reply(op, known, reply),
+            Observed::NoReply(why) => judge_no_reply(known, why),
+            Observed::NotExecuted(why) => self.judge_not_executed(profile, now, known, why),
+            Observed::Unknown(why, ticket) => self.judge_unknown(profile, now, known, why, ticket),
         };
         judged.map_err(|what| {
             format!(
-                "operation {op} {:?}, runs {:?}, was told {told:?}: {what}",
+                "operation {op} {:?}, runs {:?}, ended as {observed:?}: {what}",
                 known.kind, known.runs
             )
         })

@@ -35,7 +35,7 @@ pub enum Dials {
     Mixed,
 }
 
-/// Connections that nobody has accepted.
+/// Connections that were not accepted yet.
 #[derive(Default)]
 struct Queue {
     streams: VecDeque<SimStream>,
@@ -78,7 +78,7 @@ pub const CLIENTS: Group = 1;
 pub const MUTANTS: Group = Group::MAX;
 
 impl Place {
-    /// Nobody yet.
+    /// None yet.
     pub fn new(seed: u64) -> Place {
         Place {
             hosts: Vec::new(),
@@ -234,7 +234,7 @@ impl SimConnector {
         SimConnector { world, dials: Mutex::default() }
     }
 
-    /// S21: attempts that fail come less and less often, whoever makes them fail and how.
+    /// S21: attempts that fail become rarer, whatever makes them fail.
     fn note_dial(&self) {
         let now = self.world.sim.now();
         let mut dials = lock(&self.dials);
@@ -290,7 +290,7 @@ impl Accept for SimAcceptor {
     }
 }
 
-/// What goes wrong, until it is told to stop.
+/// What goes wrong, until [`Sim::calm_down`](super::executor::Sim::calm_down).
 pub async fn chaos(world: Arc<World>) {
     let profile = &world.profile;
     let mut rng = Rng::apart(profile.seed, 5);

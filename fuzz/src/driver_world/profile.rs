@@ -19,7 +19,7 @@ pub const SECOND: u64 = 1_000 * MS;
 pub struct Profile {
     /// The seed.
     pub seed: u64,
-    /// Nothing goes wrong, nobody is slow, and every call must end as fast as its handler and the link allow.
+    /// Nothing goes wrong, nothing is slow, and every call must end as fast as its handler and the link allow.
     pub brisk: bool,
     /// Nothing goes wrong, but bodies take longer than the keepalive to pass: no connection may end by that.
     pub slow: bool,
@@ -171,7 +171,7 @@ impl Profile {
         profile
     }
 
-    /// On a link that is too slow for its timeouts, nobody ever connects.
+    /// On a link that is too slow for its timeouts, no client ever connects.
     fn stay_possible(&mut self) {
         if self.link.piece_max < 100 || self.link.capacity < 1_000 {
             self.link.delay_max = self.link.delay_max.min(MS / 2);

@@ -49,7 +49,7 @@ pub enum Action {
     Forget(usize, usize),
     /// A server drains.
     Drain(usize),
-    /// The grace of a server's drain is over, and nobody does anything about it any more.
+    /// The grace of a server's drain is over. Nothing can follow.
     Grace(usize),
     /// A frame on its way up is lost.
     LoseUp(u32),
@@ -81,10 +81,10 @@ impl fmt::Display for Action {
             Action::Stale(n) => write!(f, "the client of link {n} reads what the older one had"),
             Action::Step(h, _) => write!(f, "s{h} takes a call further"),
             Action::Record(h) => write!(f, "s{h} has recorded a session"),
-            Action::CutClient(n) => write!(f, "link {n} breaks, its client is told"),
-            Action::CutServer(n) => write!(f, "link {n} breaks, its server is told"),
-            Action::EndClient(n) => write!(f, "the client of link {n} is told of its end"),
-            Action::EndServer(n) => write!(f, "the server of link {n} is told of its end"),
+            Action::CutClient(n) => write!(f, "link {n} breaks, its client learns of it"),
+            Action::CutServer(n) => write!(f, "link {n} breaks, its server learns of it"),
+            Action::EndClient(n) => write!(f, "the client of link {n} learns of its end"),
+            Action::EndServer(n) => write!(f, "the server of link {n} learns of its end"),
             Action::Copy(n, h) => write!(f, "what came up link {n} comes to s{h} once more"),
             Action::Restart(h) => write!(f, "s{h} dies and starts again"),
             Action::Lease(h) => write!(f, "a lease passes at s{h}"),

@@ -5,7 +5,7 @@ use std::hash::{Hash, Hasher};
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
-/// A part of a state: copied, and hashed anew, only when it is changed. Most steps change one machine.
+/// A part of a state. It is copied, and hashed again, only when it changes: most steps change one machine.
 #[derive(Clone)]
 pub(super) struct Shared<T> {
     value: Rc<T>,

@@ -52,7 +52,7 @@ impl Write {
 }
 
 impl World {
-    /// A durable client gives its waiting calls their numbers, which are to be written.
+    /// A durable client gives its waiting calls their numbers, which must be written next.
     pub(super) fn number_calls(&mut self, p: usize) {
         let now = self.peer_now(p);
         let peer = &mut *self.peers[p];
@@ -65,7 +65,7 @@ impl World {
         }
     }
 
-    /// A durable client's machine reports an outcome: its caller is told once it is written.
+    /// A durable client's machine reports an outcome. Its caller gets it once it is written.
     pub(super) fn note_outcome(&mut self, p: usize, k: usize, outcome: &Outcome<'_>) -> Check {
         let peer = &mut *self.peers[p];
         let journal = &mut peer.journal;
@@ -118,7 +118,7 @@ impl World {
     /// A caller learns an outcome, perhaps once more.
     pub(super) fn learn(&mut self, p: usize, k: usize, outcome: &Outcome<'_>) -> Check {
         let op = self.op(p, k);
-        self.tell(|_| format!("    op {op} is told {outcome:?}"));
+        self.tell(|_| format!("    op {op} ends as {outcome:?}"));
         if let Outcome::Unknown { why: Unknown::SessionEnded, .. } = outcome {
             ensure!(self.excused, "op {op} is unknown, and could be known: {outcome:?}");
         }
@@ -126,12 +126,12 @@ impl World {
             && self.scene.budget.disks > 0
         {
             // The model knows no failing ledgers; to it, one refusal is as good as another.
-            return self.model.told(op, &Outcome::NotExecuted(NotExecuted::Overloaded));
+            return self.model.observe(op, &Outcome::NotExecuted(NotExecuted::Overloaded));
         }
         if std::mem::take(&mut self.peers[p].journal.again[k]) {
             return self.model.told_again(op, outcome);
         }
-        self.model.told(op, outcome)
+        self.model.observe(op, outcome)
     }
 
     /// A client's process dies, and another one goes on from its journal, or from an old copy of it.
@@ -194,7 +194,7 @@ impl World {
         client.restore_call(now, xid, call)
     }
 
-    /// Nothing of a call was written: nothing of it was sent, or, before an old copy was put back, nobody knows any more.
+    /// Nothing of a call was written: nothing of it was sent, or it was, and an old copy was put back since.
     fn forget_unwritten(&mut self, p: usize, k: usize, from_copy: bool) {
         let op = self.op(p, k) as usize;
         let stage = &mut self.model.ops[op].stage;

@@ -131,7 +131,7 @@ pub struct Budget {
     pub deaths: u8,
     /// A durable client's journal is copied; once the copy is put back when its process dies.
     pub old_copies: u8,
-    /// A server's clock passes half a lease: all that a session has which nobody knows but its client.
+    /// A server's clock passes half a lease: all that a session gets whose `Welcome` its client may not have.
     pub half_leases: u8,
 }
 

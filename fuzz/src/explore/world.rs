@@ -392,7 +392,7 @@ impl World {
         while let Some(event) = self.peers[p].client.poll_event() {
             self.tell(|_| format!("    c{p}: {event:?}"));
             match event {
-                ClientEvent::Ended { call, outcome } => self.told(p, call, &outcome)?,
+                ClientEvent::Ended { call, outcome } => self.observe(p, call, &outcome)?,
                 ClientEvent::Disconnect(reason) => {
                     let settled = ProtocolError::AlreadySettled { xid: 1 }.code();
                     let old =
@@ -408,7 +408,7 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn told(&mut self, p: usize, call: CallId, outcome: &Outcome<'_>) -> Check {
+    pub(super) fn observe(&mut self, p: usize, call: CallId, outcome: &Outcome<'_>) -> Check {
         let place = self.peers[p].calls.iter().position(|known| *known == Some(call));
         let Some(k) = place else {
             ensure!(false, "c{p} reports {outcome:?} of a call that is over");
@@ -447,7 +447,7 @@ impl World {
                 Some(reply) => {
                     let ticket = matches!(reply.outcome, Outcome::Unknown { ticket: true, .. });
                     ensure!(!ticket, "received data brought a ticket");
-                    self.told(p, reply.call, &reply.outcome)?;
+                    self.observe(p, reply.call, &reply.outcome)?;
                 }
                 None => ensure!(rest.is_empty(), "c{p} leaves {} bytes of a frame", rest.len()),
             }

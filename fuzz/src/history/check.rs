@@ -123,7 +123,7 @@ impl<M: Model> Search<'_, M> {
         let operation = &self.history[index];
         let (after, value) = M::step(state, &operation.call);
         match &operation.returned {
-            Some((_, told)) if *told != value => return None,
+            Some((_, observed)) if *observed != value => return None,
             // Without an effect it can as well be left out.
             None if after == *state => return None,
             _ => {}
@@ -170,9 +170,9 @@ mod tests {
     }
 
     fn append(invoked: u64, returned: u64, element: u64, log: &[u64]) -> Logs {
-        let told = LogReturn { len: log.len() as u64, digest: digest(log) };
+        let observed = LogReturn { len: log.len() as u64, digest: digest(log) };
         let call = LogCall::Append(element);
-        vec![Operation { call, invoked, returned: Some((returned, told)) }]
+        vec![Operation { call, invoked, returned: Some((returned, observed)) }]
     }
 
     fn is_good(history: &Registers) -> bool {
@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn an_effect_of_a_call_that_was_not_executed_is_noticed() {
-        // The append of 5 was told to be not executed, so it is not in the history.
+        // The append of 5 ended as not executed, so it is not in the history.
         let bad = append(3, 4, 6, &[5, 6]);
         assert_eq!(check::<Log>(&bad, STEPS_MAX), Verdict::NotLinearizable { longest: 0 });
     }

@@ -106,8 +106,8 @@ struct Run {
     executor: Arc<smol::Executor<'static>>,
 }
 
-/// What a caller was told in the end.
-enum Told<R> {
+/// The last outcome that a caller saw.
+enum Observed<R> {
     Value(R),
     NotExecuted,
     Unknown,
@@ -176,7 +176,7 @@ impl Run {
         }
     }
 
-    /// A new server of the same objects; it ends when nobody can dial it any more.
+    /// A new server of the same objects; it ends when no client can dial it any more.
     fn serve(self: Arc<Run>) -> AnyConnector {
         let (connector, acceptor) = memory::listener();
         let (one, other) = (self.clone(), self.clone());
@@ -243,15 +243,15 @@ impl Run {
                     };
                     let begun = recorder.invoke(call);
                     let arguments = (which as u8, call);
-                    let told = self.call(&client, &mut chance, &REGISTER, &arguments).await;
-                    self.record(recorder, begun, told);
+                    let observed = self.call(&client, &mut chance, &REGISTER, &arguments).await;
+                    self.record(recorder, begun, observed);
                 }
                 _ => {
                     let read = chance.one_in(3);
                     let call = if read { LogCall::Read } else { LogCall::Append(value) };
                     let begun = self.log.invoke(call);
-                    let told = self.call(&client, &mut chance, &LOG, &call).await;
-                    self.record(&self.log, begun, told);
+                    let observed = self.call(&client, &mut chance, &LOG, &call).await;
+                    self.record(&self.log, begun, observed);
                 }
             }
             self.ended.fetch_add(1, Ordering::Relaxed);
@@ -265,7 +265,7 @@ impl Run {
         chance: &mut Rng,
         method: &Method<A, R>,
         arguments: &A,
-    ) -> Told<R> {
+    ) -> Observed<R> {
         loop {
             let (fail_fast, hasty) = (chance.one_in(3), chance.one_in(5));
             let timeout = match hasty {
@@ -273,23 +273,23 @@ impl Run {
                 false => Duration::from_secs(20),
             };
             let call = client.call(method, arguments).fail_fast(fail_fast).timeout(timeout);
-            let told = match call.await {
-                Outcome::Reply(value) => Told::Value(value),
-                Outcome::NoReply(_) => Told::Unknown,
-                Outcome::NotExecuted(_) => Told::NotExecuted,
+            let observed = match call.await {
+                Outcome::Reply(value) => Observed::Value(value),
+                Outcome::NoReply(_) => Observed::Unknown,
+                Outcome::NotExecuted(_) => Observed::NotExecuted,
                 Outcome::Unknown(_, Some(mut ticket)) if chance.one_in(2) => {
                     match self.within(ticket.wait()).await {
-                        Some(Outcome::Reply(value)) => Told::Value(value),
-                        Some(Outcome::NotExecuted(_)) => Told::NotExecuted,
-                        _ => Told::Unknown,
+                        Some(Outcome::Reply(value)) => Observed::Value(value),
+                        Some(Outcome::NotExecuted(_)) => Observed::NotExecuted,
+                        _ => Observed::Unknown,
                     }
                 }
-                Outcome::Unknown(..) => Told::Unknown,
+                Outcome::Unknown(..) => Observed::Unknown,
             };
-            if self.plan.mutant == Some(Mutant::Again) && matches!(told, Told::Unknown) {
+            if self.plan.mutant == Some(Mutant::Again) && matches!(observed, Observed::Unknown) {
                 continue;
             }
-            return told;
+            return observed;
         }
     }
 
@@ -304,18 +304,23 @@ impl Run {
         smol::future::or(async { Some(future.await) }, late).await
     }
 
-    fn record<C: Clone, R: Clone>(&self, recorder: &Recorder<C, R>, begun: Begun, told: Told<R>) {
+    fn record<C: Clone, R: Clone>(
+        &self,
+        recorder: &Recorder<C, R>,
+        begun: Begun,
+        observed: Observed<R>,
+    ) {
         let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
-        match told {
-            Told::Value(value) => {
+        match observed {
+            Observed::Value(value) => {
                 recorder.returned(begun, value);
                 tally.replies += 1;
             }
-            Told::NotExecuted => {
+            Observed::NotExecuted => {
                 recorder.not_executed(begun);
                 tally.not_executed += 1;
             }
-            Told::Unknown => tally.unknown += 1,
+            Observed::Unknown => tally.unknown += 1,
         }
     }
 }

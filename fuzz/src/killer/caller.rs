@@ -14,7 +14,7 @@ use oncewire_unix::UnixConnector;
 use smol::lock::Semaphore;
 
 use super::control::{Control, DONE, PROGRESS, QUIT, die_with_parent};
-use super::journal::{Journal, Key, Links, Receipt, Said, Told};
+use super::journal::{Journal, Key, Links, Observed, Receipt, Said};
 use super::service::{ADD, APPEND, Arguments, pause};
 use super::{ROLE, stage};
 use crate::history::cut::Switch;
@@ -49,7 +49,7 @@ struct Caller {
     journal: Journal,
     control: Control,
     runtime: Arc<SmolRuntime>,
-    /// Elements whose call did not succeed: to be called anew, under another number.
+    /// Elements whose call did not succeed: they are tried again, as new calls.
     failed: Mutex<Vec<u64>>,
     outcomes: AtomicU64,
 }
@@ -71,10 +71,11 @@ enum Manner {
 pub(super) fn play(dir: &Path, part: Part) -> Result<(), Box<dyn Error + Send + Sync>> {
     die_with_parent()?;
     let quit = Arc::new(AtomicBool::new(false));
-    let told = quit.clone();
+    let asked = quit.clone();
     let name = format!("client {} {}", part.client, part.generation);
-    let hear =
-        move |line: &str| told.store(told.load(Ordering::SeqCst) || line == QUIT, Ordering::SeqCst);
+    let hear = move |line: &str| {
+        asked.store(asked.load(Ordering::SeqCst) || line == QUIT, Ordering::SeqCst)
+    };
     let control = Control::join(dir, &name, hear)?;
     let journal = Journal::create(&dir.join(format!("calls-{}-{}", part.client, part.generation)))?;
     let mut options = ClientOptions::default();
@@ -193,21 +194,21 @@ impl Caller {
 
     /// Writes down an outcome, and what its ticket tells later.
     async fn conclude(&self, call: u64, element: u64, outcome: Outcome<Receipt>) {
-        let (mut told, ticket) = split(outcome);
-        self.write(Said::Told { call, told });
+        let (mut observed, ticket) = split(outcome);
+        self.write(Said::Observed { call, observed });
         if let Some(mut ticket) = ticket
             && let Some(outcome) = self.within(TICKET_PATIENCE, ticket.wait()).await
         {
             let (later, _) = split(outcome);
-            if later != Told::Unknown {
-                told = later;
-                self.write(Said::Told { call, told });
+            if later != Observed::Unknown {
+                observed = later;
+                self.write(Said::Observed { call, observed });
             }
         }
-        match told {
+        match observed {
             // If the stage is gone, so is this process soon.
-            Told::Reply(_) | Told::NoReply => drop(self.control.say(PROGRESS)),
-            Told::NotExecuted | Told::Unknown => {
+            Observed::Reply(_) | Observed::NoReply => drop(self.control.say(PROGRESS)),
+            Observed::NotExecuted | Observed::Unknown => {
                 self.failed.lock().unwrap_or_else(PoisonError::into_inner).push(element);
                 // Else calls that fail fast would fail by the thousand.
                 self.client.connected().await;
@@ -243,11 +244,11 @@ impl Caller {
     }
 }
 
-fn split(outcome: Outcome<Receipt>) -> (Told, Option<oncewire_driver::Ticket<Receipt>>) {
+fn split(outcome: Outcome<Receipt>) -> (Observed, Option<oncewire_driver::Ticket<Receipt>>) {
     match outcome {
-        Outcome::Reply(receipt) => (Told::Reply(receipt), None),
-        Outcome::NoReply(_) => (Told::NoReply, None),
-        Outcome::NotExecuted(_) => (Told::NotExecuted, None),
-        Outcome::Unknown(_, ticket) => (Told::Unknown, ticket),
+        Outcome::Reply(receipt) => (Observed::Reply(receipt), None),
+        Outcome::NoReply(_) => (Observed::NoReply, None),
+        Outcome::NotExecuted(_) => (Observed::NotExecuted, None),
+        Outcome::Unknown(_, ticket) => (Observed::Unknown, ticket),
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
-use super::journal::{Key, Links, Ran, Receipt, Said, Told, read_ran, read_said};
+use super::journal::{Key, Links, Observed, Ran, Receipt, Said, read_ran, read_said};
 
 /// How calls fared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub struct Tally {
     pub unknown: u64,
     /// Calls that were given up, or whose client was killed.
     pub silent: u64,
-    /// Calls that were unknown first and whose ticket told more.
+    /// Calls that were unknown first, and whose ticket then brought the outcome.
     pub late: u64,
     /// Executions.
     pub runs: u64,
@@ -59,7 +59,7 @@ impl fmt::Display for Violation {
 #[derive(Debug)]
 struct Called {
     element: u64,
-    told: Option<Told>,
+    observed: Option<Observed>,
 }
 
 /// All journals of one run.
@@ -103,21 +103,22 @@ impl Journals {
             match *one {
                 Said::Call { call, element } => {
                     let key = Key { client, generation, call };
-                    self.calls.insert(key, Called { element, told: None });
+                    self.calls.insert(key, Called { element, observed: None });
                 }
-                Said::Told { call, told } => {
+                Said::Observed { call, observed } => {
                     let key = Key { client, generation, call };
                     let Some(called) = self.calls.get_mut(&key) else {
-                        let what = "was told of, and never made".to_owned();
+                        let what = "has an outcome, and was never made".to_owned();
                         return Err(Violation { key, element: 0, what });
                     };
                     // Only an unknown one has more to come.
-                    if called.told.is_some_and(|before| before != Told::Unknown) {
-                        let what = format!("was told {:?} and then {told:?}", called.told);
+                    if called.observed.is_some_and(|before| before != Observed::Unknown) {
+                        let what =
+                            format!("ended as {:?} and then as {observed:?}", called.observed);
                         return Err(Violation { key, element: called.element, what });
                     }
-                    self.tally.late += u64::from(called.told.is_some());
-                    called.told = Some(told);
+                    self.tally.late += u64::from(called.observed.is_some());
+                    called.observed = Some(observed);
                 }
                 Said::Links(now) => links = now,
             }
@@ -129,7 +130,7 @@ impl Journals {
         Ok(())
     }
 
-    /// Compares what clients were told with what servers did.
+    /// Compares the outcomes that clients saw with what servers did.
     pub(super) fn check(mut self) -> Result<Tally, Violation> {
         let mut runs: HashMap<Key, Vec<Receipt>> = HashMap::new();
         for (life, ran) in &self.lives {
@@ -140,16 +141,16 @@ impl Journals {
         }
         for (key, called) in &self.calls {
             let receipts = runs.get(key).map_or(&[][..], Vec::as_slice);
-            if let Some(what) = contradiction(called.told, receipts) {
+            if let Some(what) = contradiction(called.observed, receipts) {
                 return Err(Violation { key: *key, element: called.element, what });
             }
             let tally = &mut self.tally;
             tally.calls += 1;
             tally.runs += receipts.len() as u64;
-            match called.told {
-                Some(Told::Reply(_) | Told::NoReply) => tally.replies += 1,
-                Some(Told::NotExecuted) => tally.not_executed += 1,
-                Some(Told::Unknown) => tally.unknown += 1,
+            match called.observed {
+                Some(Observed::Reply(_) | Observed::NoReply) => tally.replies += 1,
+                Some(Observed::NotExecuted) => tally.not_executed += 1,
+                Some(Observed::Unknown) => tally.unknown += 1,
                 None => tally.silent += 1,
             }
         }
@@ -184,17 +185,17 @@ impl Journals {
     }
 }
 
-/// What is wrong with a call whose client was told `told` and that was executed so often.
-fn contradiction(told: Option<Told>, runs: &[Receipt]) -> Option<String> {
-    match (told, runs) {
+/// What is wrong with a call whose client saw `outcome` and that was executed `runs` times.
+fn contradiction(observed: Option<Observed>, runs: &[Receipt]) -> Option<String> {
+    match (observed, runs) {
         (_, [_, _, ..]) => Some(format!("was executed {} times: {runs:?}", runs.len())),
-        (Some(Told::Reply(receipt)), [run]) if receipt == *run => None,
-        (Some(Told::Reply(receipt)), _) => {
-            Some(format!("was told {receipt:?}, and its executions are {runs:?}"))
+        (Some(Observed::Reply(receipt)), [run]) if receipt == *run => None,
+        (Some(Observed::Reply(receipt)), _) => {
+            Some(format!("ended with {receipt:?}, and its executions are {runs:?}"))
         }
-        (Some(Told::NoReply), []) => Some("was told to be executed, and never was".to_owned()),
-        (Some(Told::NotExecuted), [run]) => {
-            Some(format!("was told to be not executed, and was: {run:?}"))
+        (Some(Observed::NoReply), []) => Some("ended as executed, and never was".to_owned()),
+        (Some(Observed::NotExecuted), [run]) => {
+            Some(format!("ended as not executed, and was: {run:?}"))
         }
         _ => None,
     }
@@ -214,12 +215,12 @@ mod tests {
         Ran { key: key(call), element: 100 + call, is_append: true, position }
     }
 
-    fn check(told: &[(u64, Option<Told>)], lives: &[&[Ran]]) -> Result<Tally, Violation> {
+    fn check(observed: &[(u64, Option<Observed>)], lives: &[&[Ran]]) -> Result<Tally, Violation> {
         let mut journals = Journals::default();
         let mut said = Vec::new();
-        for (call, told) in told {
+        for (call, observed) in observed {
             said.push(Said::Call { call: *call, element: 100 + call });
-            said.extend(told.map(|told| Said::Told { call: *call, told }));
+            said.extend(observed.map(|observed| Said::Observed { call: *call, observed }));
         }
         journals.add_client(0, 1, &said)?;
         for (life, runs) in (1..).zip(lives) {
@@ -230,34 +231,34 @@ mod tests {
 
     #[test]
     fn a_reply_needs_its_execution() {
-        let told = [(1, Some(Told::Reply(RECEIPT)))];
-        assert_eq!(check(&told, &[&[ran(1, 1)]]).map(|tally| tally.replies), Ok(1));
-        assert!(check(&told, &[&[]]).is_err());
-        assert!(check(&told, &[&[], &[ran(1, 1)]]).is_err(), "another life executed it");
+        let observed = [(1, Some(Observed::Reply(RECEIPT)))];
+        assert_eq!(check(&observed, &[&[ran(1, 1)]]).map(|tally| tally.replies), Ok(1));
+        assert!(check(&observed, &[&[]]).is_err());
+        assert!(check(&observed, &[&[], &[ran(1, 1)]]).is_err(), "another life executed it");
     }
 
     #[test]
     fn a_call_that_was_told_to_be_not_executed_never_was() {
-        assert!(check(&[(1, Some(Told::NotExecuted))], &[&[]]).is_ok());
-        assert!(check(&[(1, Some(Told::NotExecuted))], &[&[ran(1, 1)]]).is_err());
+        assert!(check(&[(1, Some(Observed::NotExecuted))], &[&[]]).is_ok());
+        assert!(check(&[(1, Some(Observed::NotExecuted))], &[&[ran(1, 1)]]).is_err());
     }
 
     #[test]
     fn an_unknown_call_was_executed_at_most_once_over_all_lives() {
-        for told in [None, Some(Told::Unknown)] {
-            assert!(check(&[(1, told)], &[&[]]).is_ok());
-            assert!(check(&[(1, told)], &[&[ran(1, 1)]]).is_ok());
-            assert!(check(&[(1, told)], &[&[ran(1, 1)], &[ran(1, 1)]]).is_err());
-            assert!(check(&[(1, told)], &[&[ran(1, 1), ran(1, 2)]]).is_err());
+        for observed in [None, Some(Observed::Unknown)] {
+            assert!(check(&[(1, observed)], &[&[]]).is_ok());
+            assert!(check(&[(1, observed)], &[&[ran(1, 1)]]).is_ok());
+            assert!(check(&[(1, observed)], &[&[ran(1, 1)], &[ran(1, 1)]]).is_err());
+            assert!(check(&[(1, observed)], &[&[ran(1, 1), ran(1, 2)]]).is_err());
         }
     }
 
     #[test]
     fn a_life_executes_the_calls_of_a_client_in_order() {
-        let told = [(1, None), (2, None)];
-        assert!(check(&told, &[&[ran(1, 1), ran(2, 2)]]).is_ok());
-        assert!(check(&told, &[&[ran(2, 1), ran(1, 2)]]).is_err());
-        assert!(check(&told, &[&[ran(2, 1)], &[ran(1, 1)]]).is_ok());
+        let observed = [(1, None), (2, None)];
+        assert!(check(&observed, &[&[ran(1, 1), ran(2, 2)]]).is_ok());
+        assert!(check(&observed, &[&[ran(2, 1), ran(1, 2)]]).is_err());
+        assert!(check(&observed, &[&[ran(2, 1)], &[ran(1, 1)]]).is_ok());
     }
 
     #[test]
@@ -269,8 +270,8 @@ mod tests {
     fn only_an_unknown_call_is_told_of_again() {
         let again = [
             Said::Call { call: 1, element: 101 },
-            Said::Told { call: 1, told: Told::NotExecuted },
-            Said::Told { call: 1, told: Told::Unknown },
+            Said::Observed { call: 1, observed: Observed::NotExecuted },
+            Said::Observed { call: 1, observed: Observed::Unknown },
         ];
         assert!(Journals::default().add_client(0, 1, &again).is_err());
     }

@@ -27,9 +27,9 @@ pub(super) struct Receipt {
     pub(super) position: u64,
 }
 
-/// What a client was told.
+/// The outcome that a client saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Told {
+pub(super) enum Observed {
     Reply(Receipt),
     NoReply,
     NotExecuted,
@@ -51,7 +51,7 @@ pub(super) enum Said {
     /// Before the call.
     Call { call: u64, element: u64 },
     /// After it.
-    Told { call: u64, told: Told },
+    Observed { call: u64, observed: Observed },
     /// From time to time; the last one counts.
     Links(Links),
 }
@@ -87,13 +87,13 @@ impl Said {
     pub(super) fn line(&self) -> String {
         match self {
             Said::Call { call, element } => format!("call {call} {element}"),
-            Said::Told { call, told } => match told {
-                Told::Reply(Receipt { life, position }) => {
-                    format!("told {call} reply {life} {position}")
+            Said::Observed { call, observed } => match observed {
+                Observed::Reply(Receipt { life, position }) => {
+                    format!("observed {call} reply {life} {position}")
                 }
-                Told::NoReply => format!("told {call} no-reply"),
-                Told::NotExecuted => format!("told {call} not-executed"),
-                Told::Unknown => format!("told {call} unknown"),
+                Observed::NoReply => format!("observed {call} no-reply"),
+                Observed::NotExecuted => format!("observed {call} not-executed"),
+                Observed::Unknown => format!("observed {call} unknown"),
             },
             Said::Links(Links { sessions, reconnects, asks, resends }) => {
                 format!("links {sessions} {reconnects} {asks} {resends}")
@@ -107,18 +107,18 @@ impl Said {
             ["call", call, element] => {
                 Said::Call { call: call.parse().ok()?, element: element.parse().ok()? }
             }
-            ["told", call, told @ ..] => {
-                let told = match told {
-                    ["reply", life, position] => Told::Reply(Receipt {
+            ["observed", call, observed @ ..] => {
+                let observed = match observed {
+                    ["reply", life, position] => Observed::Reply(Receipt {
                         life: life.parse().ok()?,
                         position: position.parse().ok()?,
                     }),
-                    ["no-reply"] => Told::NoReply,
-                    ["not-executed"] => Told::NotExecuted,
-                    ["unknown"] => Told::Unknown,
+                    ["no-reply"] => Observed::NoReply,
+                    ["not-executed"] => Observed::NotExecuted,
+                    ["unknown"] => Observed::Unknown,
                     _ => return None,
                 };
-                Said::Told { call: call.parse().ok()?, told }
+                Said::Observed { call: call.parse().ok()?, observed }
             }
             ["links", sessions, reconnects, asks, resends] => Said::Links(Links {
                 sessions: sessions.parse().ok()?,
@@ -185,10 +185,10 @@ mod tests {
         let receipt = Receipt { life: 3, position: 9 };
         let said = [
             Said::Call { call: 1, element: 7 },
-            Said::Told { call: 1, told: Told::Unknown },
-            Said::Told { call: 1, told: Told::Reply(receipt) },
-            Said::Told { call: 2, told: Told::NotExecuted },
-            Said::Told { call: 3, told: Told::NoReply },
+            Said::Observed { call: 1, observed: Observed::Unknown },
+            Said::Observed { call: 1, observed: Observed::Reply(receipt) },
+            Said::Observed { call: 2, observed: Observed::NotExecuted },
+            Said::Observed { call: 3, observed: Observed::NoReply },
             Said::Links(links),
         ];
         for one in said {

@@ -13,16 +13,16 @@ use super::stage::{Process, Stage, What, Who, tell_to_die};
 use super::{Failure, Kills, Options, Report, Transport};
 use crate::rng::Rng;
 
-/// Without a reply for so long, though nobody is stopped, the run has failed.
+/// If no process is stopped and no reply comes for this long, the run has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The longest time that a run may take for each kill, and once more for its end.
 const KILL_TIME_MAX: Duration = Duration::from_secs(3);
 /// The most replies between two kills.
 const REPLIES_MAX: u64 = 60;
-/// The longest time that somebody is stopped; longer than the keepalive, so that some are called dead.
+/// The longest time that a process is stopped. Longer than the keepalive, so that some are taken for dead.
 const STOP_MS_MAX: u64 = 500;
 
-/// Who is to be hit by what.
+/// What to do to which process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Blow {
     KillServer,
@@ -111,7 +111,7 @@ impl Run {
         Ok(())
     }
 
-    /// The next report, if there is one before somebody is to go on.
+    /// The next report, if it comes before a stopped process must be continued.
     fn next(&mut self, until: Instant) -> Result<Option<What>, Failure> {
         let now = self.runtime.now();
         if now >= self.end {
@@ -189,7 +189,7 @@ impl Run {
         }
     }
 
-    /// Hits somebody.
+    /// Kills or stops a process.
     fn strike(&mut self) -> Result<(), Failure> {
         let client = self.chance.below(self.clients.len() as u64) as usize;
         let pipe = self.options.transport == Transport::Pipe;

@@ -77,7 +77,7 @@ impl Process {
         self.child.wait().map(drop)
     }
 
-    /// `SIGSTOP`; false if it stands already.
+    /// `SIGSTOP`; false if it is stopped already.
     pub(super) fn stop(&mut self) -> io::Result<bool> {
         if self.stopped {
             return Ok(false);
@@ -215,7 +215,7 @@ fn hear(number: u64, line: UnixStream, events: &Sender<(Who, What)>) {
     let mut lines = BufReader::new(reader).lines().map_while(Result::ok);
     let Some(name) = lines.next() else { return };
     let Some(who) = who(&name, number) else { return };
-    // Nobody listens any more when the run is over.
+    // When the run is over, no process listens.
     let _ = events.send((who, What::Joined(line)));
     for said in lines {
         let what = match said.as_str() {

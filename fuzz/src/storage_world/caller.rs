@@ -9,7 +9,7 @@ use std::time::Duration;
 use oncewire_driver::{Call, Client, Outcome, Ticket};
 
 use super::World;
-use super::model::{Kind, Told};
+use super::model::{Kind, Observed};
 use super::service::{self, NOTE, PAY, PEEK, Reply};
 use crate::driver_world::awaited::Awaited;
 use crate::driver_world::executor::{Sleep, lock};
@@ -18,7 +18,7 @@ use crate::driver_world::profile::{MS, SECOND};
 use crate::rng::Rng;
 
 /// An outcome without its ticket, and the ticket.
-pub type Ended = (Told, Option<Ticket<Reply>>);
+pub type Ended = (Observed, Option<Ticket<Reply>>);
 
 /// A call under way.
 struct Pending {
@@ -46,18 +46,18 @@ impl std::fmt::Debug for Caller {
 /// An outcome, and the ticket that came with it.
 pub fn ended(outcome: Outcome<Reply>) -> Ended {
     match outcome {
-        Outcome::Reply(reply) => (Told::Reply(service::read(&reply)), None),
-        Outcome::NoReply(why) => (Told::NoReply(why), None),
-        Outcome::NotExecuted(why) => (Told::NotExecuted(why), None),
-        Outcome::Unknown(why, ticket) => (Told::Unknown(why, ticket.is_some()), ticket),
+        Outcome::Reply(reply) => (Observed::Reply(service::read(&reply)), None),
+        Outcome::NoReply(why) => (Observed::NoReply(why), None),
+        Outcome::NotExecuted(why) => (Observed::NotExecuted(why), None),
+        Outcome::Unknown(why, ticket) => (Observed::Unknown(why, ticket.is_some()), ticket),
     }
 }
 
 impl World {
-    /// Whoever made this call is told an outcome.
-    pub fn tell(&self, op: u64, told: Told) {
-        self.sim.note(|| format!("{op} is told {told:?}"));
-        if let Err(what) = lock(&self.model).tell(self.sim.now(), op, told) {
+    /// The caller of `op` gets its outcome.
+    pub fn observe(&self, op: u64, observed: Observed) {
+        self.sim.note(|| format!("{op} ends as {observed:?}"));
+        if let Err(what) = lock(&self.model).observe(self.sim.now(), op, observed) {
             self.sim.fail(format!("operation {op}: {what}"));
         }
     }
@@ -93,9 +93,9 @@ impl Caller {
         for (op, mut ticket) in std::mem::take(&mut self.tickets) {
             let due = self.world.sim.now() + 120 * SECOND;
             let awaited = Awaited::new(&self.world.sim, due, format!("the ticket of {op}"));
-            let (told, _) = ended(ticket.wait().await);
+            let (observed, _) = ended(ticket.wait().await);
             drop(awaited);
-            self.world.tell(op, told);
+            self.world.observe(op, observed);
         }
     }
 
@@ -125,8 +125,8 @@ impl Caller {
         Pending { op, due: now + timeout + 100 * MS, call }
     }
 
-    fn take(&mut self, op: u64, (told, ticket): Ended) {
-        self.world.tell(op, told);
+    fn take(&mut self, op: u64, (observed, ticket): Ended) {
+        self.world.observe(op, observed);
         self.tickets.extend(ticket.map(|ticket| (op, ticket)));
     }
 
@@ -145,7 +145,7 @@ impl Caller {
         }
     }
 
-    /// S19: a call that nobody wants any more.
+    /// S19: a call whose outcome is not wanted any more.
     async fn drop_some(&mut self) {
         let mut pending = self.begin();
         let mut pause = Sleep::new(&self.world.sim, self.rng.delay(50 * MS));

@@ -77,7 +77,7 @@ struct State {
     blown: Option<Death>,
     /// Longest time that an operation takes.
     slowness: u64,
-    /// Time that operations have taken and nobody has waited for.
+    /// Time that operations have taken and that has not passed yet.
     owed: u64,
     counters: Counters,
 }
@@ -461,7 +461,7 @@ mod tests {
         disk.set_lies(false);
         disk.handle().sync_data().unwrap();
         disk.end_life(Death::PowerCut, true);
-        assert_eq!(first(&disk), 7, "it was told not to lie any more");
+        assert_eq!(first(&disk), 7, "it does not lie any more");
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub struct Host {
     /// It runs.
     pub server: Option<Server>,
     group: Group,
-    /// Its ledger has failed: it is to be ended.
+    /// Its ledger has failed: end it.
     failed: bool,
     /// It drains.
     draining: bool,
@@ -272,7 +272,7 @@ pub async fn operate(world: Arc<World>) {
         }
         match world.open() {
             Ok(Some(store)) => world.start(store),
-            // Whoever starts it does not try without end.
+            // A supervisor would not try without end either.
             Ok(None) => Sleep::new(&world.sim, rng.delay(400 * MS)).await,
             Err(what) => return world.sim.fail(what),
         }
@@ -308,7 +308,7 @@ pub async fn chaos(world: Arc<World>) {
         }
     }
     world.disk.set_faults(Faults::default());
-    // A drain may outlast the faults, and leases begin anew after it.
+    // A drain may outlast the faults, and all leases start again after it.
     while lock(&world.host).draining {
         Sleep::new(&world.sim, 50 * MS).await;
     }

@@ -87,7 +87,7 @@ impl Ledger for SimLedger {
             Sleep::new(&world.sim, first).await;
             let done = commit(&world, &store, batch, fuse, stop);
             let Some((batch, result)) = done else { return };
-            // It may be on the disk long before anybody is told, and the process may die in between.
+            // It may be on the disk long before it is reported, and the process may die in between.
             Sleep::new(&world.sim, world.disk.take_owed()).await;
             *lock(&failed) = result.is_err();
             if let Ok(number) = &result {
@@ -303,7 +303,10 @@ pub fn audit(world: &World, store: &RedbStore) -> Result<(), String> {
         return Err(format!("it is the ledger of another server: {}", identity.server));
     }
     if identity.commit < model.commit {
-        return Err(format!("commit {} was told, and it has {}", model.commit, identity.commit));
+        return Err(format!(
+            "commit {} was reported, and it has {}",
+            model.commit, identity.commit
+        ));
     }
     model.sessions.extend(sessions);
     for record in records {

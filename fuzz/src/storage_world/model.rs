@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use oncewire_driver::core::{CallError, NoReply, NotExecuted, Unknown};
 
 use super::stranger;
-pub use crate::driver_world::model::{End, Told};
+pub use crate::driver_world::model::{End, Observed};
 
 /// Which method an operation calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ struct Op {
     done: bool,
     /// Executions of a recorded operation, in all lives of the server.
     runs: Vec<End>,
-    told: Option<Told>,
+    observed: Option<Observed>,
 }
 
 /// Everything that is known.
@@ -87,9 +87,9 @@ impl Model {
     }
 
     fn push(&mut self, now: u64, kind: Kind, timeout: u64, durable: Option<usize>) -> u64 {
-        let (name, runs, told) = (None, Vec::new(), None);
+        let (name, runs, observed) = (None, Vec::new(), None);
         let done = false;
-        self.ops.push(Op { kind, begun_at: now, timeout, durable, name, done, runs, told });
+        self.ops.push(Op { kind, begun_at: now, timeout, durable, name, done, runs, observed });
         self.ops.len() as u64 - 1
     }
 
@@ -107,7 +107,7 @@ impl Model {
     pub fn reopened(&mut self, client: usize, left: &BTreeSet<u64>) -> Check {
         let put_back = self.was_put_back(client);
         for (number, op) in (0..).zip(&mut self.ops) {
-            if op.durable != Some(client) || op.told.is_some() || left.contains(&number) {
+            if op.durable != Some(client) || op.observed.is_some() || left.contains(&number) {
                 continue;
             }
             if !op.runs.is_empty() && !put_back {
@@ -115,7 +115,7 @@ impl Model {
             }
             if !put_back {
                 let why = NotExecuted::NotBegun(CallError::Closed);
-                op.told = Some(Told::NotExecuted(why));
+                op.observed = Some(Observed::NotExecuted(why));
             }
         }
         Ok(())
@@ -149,9 +149,9 @@ impl Model {
         if known.runs.len() > 1 {
             return Err(format!("operation {op} runs a second time"));
         }
-        match known.told {
-            Some(told) if !leaves_open(known, told, &self.put_back) => {
-                return Err(format!("operation {op} runs after its caller was told {told:?}"));
+        match known.observed {
+            Some(observed) if !leaves_open(known, observed, &self.put_back) => {
+                return Err(format!("operation {op} runs after its caller saw {observed:?}"));
             }
             _ => {}
         }
@@ -163,7 +163,7 @@ impl Model {
         Ok(0)
     }
 
-    /// S30: a call is only taken where the `Welcome` has left, so its session is on the disk. Told of strangers, whose
+    /// S30: a call is only taken where the `Welcome` has left, so its session is on the disk. It is checked for strangers, whose
     /// connections have a session each.
     fn check_session(&self, op: u64, (client, _): Name) -> Check {
         let is_known = || self.sessions.values().any(|known| *known == client);
@@ -190,9 +190,9 @@ impl Model {
         if there {
             return Err(format!("operation {op} is executed a second time"));
         }
-        match known.told {
-            Some(told) if !leaves_open(known, told, &self.put_back) => {
-                Err(format!("operation {op} is executed after its caller was told {told:?}"))
+        match known.observed {
+            Some(observed) if !leaves_open(known, observed, &self.put_back) => {
+                Err(format!("operation {op} is executed after its caller saw {observed:?}"))
             }
             _ => self.check_session(op, name),
         }
@@ -205,13 +205,14 @@ impl Model {
             if *times != 1 || known.kind != Kind::Pay {
                 return Err(format!("payment {op} was executed {times} times"));
             }
-            if let Some(Told::NotExecuted(why)) = known.told {
-                return Err(format!("payment {op} is there, and its caller was told {why:?}"));
+            if let Some(Observed::NotExecuted(why)) = known.observed {
+                return Err(format!("payment {op} is there, and its caller saw {why:?}"));
             }
         }
         for (op, known) in (0..).zip(&self.ops).filter(|(_, known)| known.kind == Kind::Pay) {
-            let told = matches!(known.told, Some(Told::Reply(_) | Told::NoReply(_)));
-            let must = told || self.found.contains(&op) || (known.done && !self.looks_away);
+            let observed =
+                matches!(known.observed, Some(Observed::Reply(_) | Observed::NoReply(_)));
+            let must = observed || self.found.contains(&op) || (known.done && !self.looks_away);
             if must && !payments.contains_key(&op) {
                 return Err(format!("payment {op} was durable, and is gone: {known:?}"));
             }
@@ -236,31 +237,31 @@ impl Model {
     }
 
     /// The caller got an outcome.
-    pub fn tell(&mut self, now: u64, op: u64, told: Told) -> Check {
-        let at = match told {
-            Told::Reply(_) => 0,
-            Told::NoReply(_) => 1,
-            Told::NotExecuted(_) => 2,
-            Told::Unknown(..) => 3,
+    pub fn observe(&mut self, now: u64, op: u64, observed: Observed) -> Check {
+        let at = match observed {
+            Observed::Reply(_) => 0,
+            Observed::NoReply(_) => 1,
+            Observed::NotExecuted(_) => 2,
+            Observed::Unknown(..) => 3,
         };
         self.outcomes[at] += 1;
         let known = &mut self.ops[op as usize];
-        let before = known.told.replace(told);
+        let before = known.observed.replace(observed);
         let put_back = known.durable.is_some_and(|client| self.put_back.contains(&client));
         // Until it is confirmed, in every life.
-        let again = known.durable.is_some() && before == Some(told);
-        if !again && !put_back && !matches!(before, None | Some(Told::Unknown(_, true))) {
-            return Err(format!("operation {op} was told {before:?} and then {told:?}"));
+        let again = known.durable.is_some() && before == Some(observed);
+        if !again && !put_back && !matches!(before, None | Some(Observed::Unknown(_, true))) {
+            return Err(format!("operation {op} ended as {before:?} and then as {observed:?}"));
         }
         let known = &self.ops[op as usize];
-        let judged = match told {
-            Told::Reply(reply) => self.judge_reply(op, known, reply),
-            Told::NoReply(why) => self.judge_no_reply(known, why),
-            Told::NotExecuted(why) => self.judge_not_executed(now, known, why),
-            Told::Unknown(why, _) => self.judge_unknown(now, known, why),
+        let judged = match observed {
+            Observed::Reply(reply) => self.judge_reply(op, known, reply),
+            Observed::NoReply(why) => self.judge_no_reply(known, why),
+            Observed::NotExecuted(why) => self.judge_not_executed(now, known, why),
+            Observed::Unknown(why, _) => self.judge_unknown(now, known, why),
         };
-        let judged = judged.map_err(|what| format!("{known:?} was told {told:?}: {what}"));
-        if let (Kind::Peek(paid), Told::Reply(Some((_, 1)))) = (known.kind, told) {
+        let judged = judged.map_err(|what| format!("{known:?} ended as {observed:?}: {what}"));
+        if let (Kind::Peek(paid), Observed::Reply(Some((_, 1)))) = (known.kind, observed) {
             self.found.insert(paid);
         }
         judged
@@ -354,10 +355,10 @@ impl Model {
 
 /// Whether an operation may run after its caller learned this: of a ticket something may come yet, and a server that has
 /// read a call of a client on an old journal knows nothing of that.
-fn leaves_open(op: &Op, told: Told, put_back: &BTreeSet<usize>) -> bool {
-    match told {
-        Told::Unknown(_, true) => true,
-        Told::Unknown(..) => op.durable.is_some_and(|client| put_back.contains(&client)),
+fn leaves_open(op: &Op, observed: Observed, put_back: &BTreeSet<usize>) -> bool {
+    match observed {
+        Observed::Unknown(_, true) => true,
+        Observed::Unknown(..) => op.durable.is_some_and(|client| put_back.contains(&client)),
         _ => false,
     }
 }

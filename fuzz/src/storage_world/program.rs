@@ -38,8 +38,8 @@ pub struct Program {
     disk: Disk,
     rng: Mutex<Rng>,
     life: Mutex<Life>,
-    /// Calls of this life that have not been told.
-    untold: AtomicU64,
+    /// Calls of this life whose outcome has not been delivered.
+    undelivered: AtomicU64,
 }
 
 #[derive(Default)]
@@ -66,7 +66,7 @@ impl Program {
             disk,
             rng: Mutex::new(Rng::apart(seed, (client as u64) << 8 | 0x7d)),
             life: Mutex::default(),
-            untold: AtomicU64::new(0),
+            undelivered: AtomicU64::new(0),
         })
     }
 
@@ -116,7 +116,7 @@ impl Program {
             .map_err(|error| format!("a sound disk, and {error}"))
     }
 
-    /// One process, from its start to its death; the last one ends by itself, when all is told.
+    /// One process, from its start to its death; the last one ends by itself, when every outcome is delivered.
     async fn live(self: &Arc<Self>, last: bool) -> Result<(), String> {
         let (world, number) = (&self.world, self.world.sim.number());
         let group = PROGRAMS + number as Group;
@@ -130,7 +130,7 @@ impl Program {
         let options = world.profile.options.clone();
         let (client, left) = DurableClient::with_runtime(connector, options, journal, runtime)
             .map_err(|error| format!("a journal that was written, and {error}"))?;
-        self.untold.store(0, Ordering::Relaxed);
+        self.undelivered.store(0, Ordering::Relaxed);
         self.take_left(group, left, last)?;
         for _ in 0..world.profile.actors.min(2) {
             let rng = Rng::new(self.rng().next_u64());
@@ -150,7 +150,7 @@ impl Program {
         Ok(())
     }
 
-    /// What the last process left behind, which must be all that was begun and not told.
+    /// What the last process left behind: it must be every call that was begun and whose outcome was not delivered.
     fn take_left(
         self: &Arc<Self>,
         group: Group,
@@ -179,12 +179,12 @@ impl Program {
     fn watch(self: &Arc<Self>, group: Group, op: u64, call: DurableCall<Reply>, confirms: bool) {
         let program = self.clone();
         let confirms = confirms || !self.rng().one_in(4);
-        self.untold.fetch_add(1, Ordering::Relaxed);
+        self.undelivered.fetch_add(1, Ordering::Relaxed);
         self.world.sim.spawn(group, async move {
             let delivery = call.await;
-            let (told, _) = caller::ended(delivery.outcome);
-            program.world.tell(op, told);
-            program.untold.fetch_sub(1, Ordering::Relaxed);
+            let (observed, _) = caller::ended(delivery.outcome);
+            program.world.observe(op, observed);
+            program.undelivered.fetch_sub(1, Ordering::Relaxed);
             if confirms {
                 delivery.receipt.confirm();
             }
@@ -226,7 +226,7 @@ impl Program {
         waker.into_iter().for_each(Waker::wake);
     }
 
-    /// All is told and confirmed, and the session ended in good order.
+    /// Every outcome is delivered and confirmed, and the session ends in good order.
     async fn finish(&self, client: &DurableClient) {
         let world = &self.world;
         let due = world.sim.now() + PATIENCE;
@@ -234,7 +234,7 @@ impl Program {
         let awaited = Awaited::new(&world.sim, due, name);
         // Its callers need some time to begin.
         Sleep::new(&world.sim, SECOND).await;
-        while self.untold.load(Ordering::Relaxed) > 0 {
+        while self.undelivered.load(Ordering::Relaxed) > 0 {
             Sleep::new(&world.sim, 50 * MS).await;
         }
         client.close().await;

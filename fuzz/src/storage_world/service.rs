@@ -76,7 +76,7 @@ pub fn read(reply: &Reply) -> Option<(u64, u64)> {
     (*bytes == pad(op ^ number, bytes.len())).then_some((*op, *number))
 }
 
-/// Whose call it is: clients are told apart by their names.
+/// Whose call it is, by the client's name.
 fn name(context: &Context) -> Name {
     let client = match &context.caller {
         Subject::Name(name) => name.parse().unwrap_or(usize::MAX),

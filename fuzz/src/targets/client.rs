@@ -25,7 +25,7 @@ struct Game<'d> {
     slots: u32,
 }
 
-/// Plays the script: nobody panics, each call has at most one final outcome and at most one ticket before it, what is
+/// Plays the script: nothing panics, each call has at most one final outcome and at most one ticket before it, what is
 /// sent is made of whole frames in a connection's order, and at the end every call is over.
 pub fn client(data: &[u8]) {
     let mut script = Script::new(data);

@@ -31,7 +31,7 @@ struct Game<'d> {
     out: Vec<u8>,
 }
 
-/// Plays the script: nobody panics, no limit is exceeded, no xid of a session runs twice, every answer is made of whole
+/// Plays the script: nothing panics, no limit is exceeded, no xid of a session runs twice, every answer is made of whole
 /// frames, each step's work is bounded, and when the connections are gone and the leases over, nothing is left.
 pub fn server(data: &[u8]) {
     let mut script = Script::new(data);

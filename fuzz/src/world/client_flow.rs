@@ -89,7 +89,7 @@ impl World {
                 self.trace.note(|| format!("c{p} op {op:?}: {event:?}"));
             }
             match event {
-                ClientEvent::Ended { call, outcome } => self.told(p, call, &outcome)?,
+                ClientEvent::Ended { call, outcome } => self.observe(p, call, &outcome)?,
                 ClientEvent::Disconnect(reason) => {
                     use oncewire_core::CloseReason::{PeerSaysProtocol, Protocol};
                     let fault = matches!(reason, PeerSaysProtocol(_) | Protocol(_));
@@ -120,14 +120,14 @@ impl World {
         Ok(())
     }
 
-    fn told(&mut self, p: usize, call: oncewire_core::CallId, outcome: &Outcome<'_>) -> Check {
+    fn observe(&mut self, p: usize, call: oncewire_core::CallId, outcome: &Outcome<'_>) -> Check {
         let peer = &mut self.peers[p];
         let ticket = matches!(outcome, Outcome::Unknown { ticket: true, .. });
         let Some(op) = peer.op(call) else {
             ensure!(peer.tainted, "c{p} reports {outcome:?} of a call that is over");
             return Ok(());
         };
-        let (due, told) = (peer.due(call), peer.clock.told.get());
+        let (due, latest) = (peer.due(call), peer.clock.latest.get());
         peer.reported(call);
         if !ticket && !peer.durable {
             peer.over(call);
@@ -138,7 +138,10 @@ impl World {
         self.trace.count(u64::from(op) << 8 | outcome.executed() as u64);
         match outcome {
             Outcome::Unknown { why: Unknown::DeadlinePassed, .. } => {
-                ensure!(due <= told, "S17: op {op} had until {due}, and was given up at {told}");
+                ensure!(
+                    due <= latest,
+                    "S17: op {op} had until {due}, and was given up at {latest}"
+                );
             }
             Outcome::Unknown { why: Unknown::SessionEnded, .. } => {
                 let session = peer.session.map(|number| &self.model.sessions[number as usize]);
@@ -148,7 +151,7 @@ impl World {
             _ => {}
         }
         match (self.peers[p].durable, ticket) {
-            (false, _) => self.model.told(op, outcome),
+            (false, _) => self.model.observe(op, outcome),
             (true, true) => Ok(()),
             (true, false) => self.note_outcome(p, call, op, Final::of(outcome)),
         }
@@ -207,7 +210,7 @@ impl World {
                             if peer.durable {
                                 ends.push((reply.call, op, Final::of(&reply.outcome)));
                             } else {
-                                self.model.told(op, &reply.outcome)?;
+                                self.model.observe(op, &reply.outcome)?;
                             }
                         }
                     }

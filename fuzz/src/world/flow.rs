@@ -106,7 +106,7 @@ impl World {
     pub(super) fn unbound(&mut self, l: usize) {
         let link = &self.links[l];
         if let Some(number) = link.session {
-            let now = self.hosts[link.host].clock.told.get();
+            let now = self.hosts[link.host].clock.latest.get();
             self.trace.note(|| format!("  session {number} leaves link {l} at {now}"));
             self.model.unbound(number, l, now);
         }
@@ -132,7 +132,7 @@ impl World {
         Ok(())
     }
 
-    /// The server is told that the connection is gone.
+    /// The server learns that the connection is gone.
     pub(super) fn tell_server(&mut self, l: usize) -> Check {
         let link = &mut self.links[l];
         link.server_open = false;
@@ -146,12 +146,12 @@ impl World {
         Ok(())
     }
 
-    /// The client is told that the connection is gone.
+    /// The client learns that the connection is gone.
     pub(super) fn tell_client(&mut self, l: usize) -> Check {
         let p = self.links[l].peer;
         if self.peers[p].link == Some(l) {
             self.leave(l);
-            self.trace.note(|| format!("c{p} is told that link {l} is gone"));
+            self.trace.note(|| format!("c{p} learns that link {l} is gone"));
             let now = self.peer_now(p);
             self.peers[p].client.handle_disconnected(now);
             self.pump_peer(p)?;

@@ -384,7 +384,7 @@ impl World {
         (host.judged, host.half_sent) = (0, 0);
         host.life += 1;
         // The new process has seen no newer time.
-        host.clock.told.set(0);
+        host.clock.latest.set(0);
         (host.draining, host.drained) = (false, false);
         let mut config = self.profile.server;
         if !with_ledger {
@@ -425,7 +425,7 @@ impl World {
             ensure!(key.is_some(), "session {number} could not be restored");
             let Some(key) = key else { continue };
             let number = session_number(page.session.id);
-            let since = self.hosts[h].clock.told.get();
+            let since = self.hosts[h].clock.latest.get();
             self.model.restored(number, page.session.acked, since);
             for record in page.records.iter().flatten() {
                 self.restore_record(h, number, key, record);
@@ -466,7 +466,7 @@ impl World {
         self.hosts[h].clock.read(self.now)
     }
 
-    /// A server is told to drain.
+    /// A server begins to drain.
     pub(super) fn drain(&mut self, h: usize) {
         if !self.hosts[h].draining {
             let grace = [200 * MS, 5_000 * MS][self.rng.below(2) as usize];

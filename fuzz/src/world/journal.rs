@@ -189,7 +189,7 @@ impl World {
     fn learn(&mut self, op: u32, outcome: &Outcome<'_>) -> Check {
         self.trace.note(|| format!("  op {op} ends as {outcome:?}"));
         match self.model.ops[op as usize].stage {
-            Stage::Pending | Stage::Ticket => self.model.told(op, outcome),
+            Stage::Pending | Stage::Ticket => self.model.observe(op, outcome),
             _ => self.model.told_again(op, outcome),
         }
     }
@@ -268,7 +268,7 @@ impl World {
         let mut config = self.profile.client;
         config.durable = true;
         // The new process has seen no newer time.
-        self.peers[p].clock.told.set(0);
+        self.peers[p].clock.latest.set(0);
         let now = self.peer_now(p);
         let peer = &mut self.peers[p];
         let disk = &peer.journal.disk;
@@ -295,7 +295,7 @@ impl World {
                 peer.journal.disk.rows.retain(|old| old.op != row.op);
                 let unknown = Outcome::Unknown { why: Unknown::SessionEnded, ticket: false };
                 match self.model.ops[row.op as usize].stage {
-                    Stage::Pending | Stage::Ticket => self.model.told(row.op, &unknown)?,
+                    Stage::Pending | Stage::Ticket => self.model.observe(row.op, &unknown)?,
                     _ => self.model.told_again(row.op, &unknown)?,
                 }
                 continue;
@@ -310,7 +310,7 @@ impl World {
                 ensure!(false, "op {} of c{p} cannot be restored as {}", row.op, row.xid);
                 continue;
             };
-            let due = peer.clock.told.get() + timeout;
+            let due = peer.clock.latest.get() + timeout;
             peer.made(id, row.op, false, due);
         }
         Ok(())

@@ -384,7 +384,7 @@ impl World {
         let peer = &mut self.peers[p];
         match peer.client.call(now, call) {
             Ok(id) => {
-                let due = peer.clock.told.get().saturating_add(timeout);
+                let due = peer.clock.latest.get().saturating_add(timeout);
                 peer.made(id, op, one_way, due);
             }
             Err(_) => self.model.ops[op as usize].stage = Stage::Never,

@@ -35,7 +35,7 @@ pub struct Holds {
 pub struct Model {
     /// All operations, by number.
     pub ops: Vec<Op>,
-    /// All sessions, by number; a number stands in the session's id.
+    /// All sessions, by number; the session's id contains its number.
     pub sessions: Vec<Session>,
     /// By server.
     pub holds: [Holds; 2],
@@ -198,7 +198,10 @@ impl Model {
         slot.bytes = bytes;
         holds.hard += u64::from(bytes);
         holds.running += 1;
-        ensure!(session.told, "S2: xid {xid} was admitted before its session's Welcome had left");
+        ensure!(
+            session.welcomed,
+            "S2: xid {xid} was admitted before its session's Welcome had left"
+        );
         let in_order = xid > session.admitted
             || idempotent
             || session.restored
@@ -273,7 +276,7 @@ impl Model {
         let mut holes = 0;
         while let Ok(Decoded::Frame(frame, len)) = wire::decode(bytes, Role::Server, 1 << 20) {
             match frame {
-                Frame::Welcome(_) => session.told = true,
+                Frame::Welcome(_) => session.welcomed = true,
                 Frame::Reply(ReplyHeader { status: Status::NotSeen { .. }, .. }, _) => holes += 1,
                 _ => {}
             }
@@ -302,7 +305,7 @@ impl Model {
         let over = session.link.is_none() && now.saturating_sub(session.alone_since) >= lease;
         ensure!(session.alive, "session {number} ended twice");
         ensure!(
-            session.goodbye || over || !session.told,
+            session.goodbye || over || !session.welcomed,
             "S6: session {number} ended early: {:?}, {} ns alone",
             session.link,
             now.saturating_sub(session.alone_since)

@@ -14,8 +14,8 @@ pub struct Clock {
     pub ahead: i64,
     /// The rate's deviation, in 1/64.
     pub drift: i64,
-    /// The newest time that its machine was told: to the machine, time does not go back.
-    pub told: Cell<u64>,
+    /// The latest time that its machine was given: to the machine, time does not go back.
+    pub latest: Cell<u64>,
     /// By how much it may show less than it should, now and then.
     pub jitter: u64,
     /// How often it was read.
@@ -45,7 +45,7 @@ impl Clock {
         if self.jitter > 0 {
             shown = self.earlier(shown);
         }
-        self.told.set(self.told.get().max(shown));
+        self.latest.set(self.latest.get().max(shown));
         Instant::from_nanos(shown)
     }
 
@@ -57,7 +57,7 @@ impl Clock {
             0 => shown.saturating_sub((chance >> 8) % self.jitter),
             _ => shown,
         };
-        if shown < self.told.get() {
+        if shown < self.latest.get() {
             self.went_back.set(self.went_back.get() + 1);
         }
         shown
@@ -66,13 +66,13 @@ impl Clock {
     /// Whether it shows less than it has shown its machine: to the machine, time has stopped.
     pub fn is_behind(&self, now: u64) -> bool {
         // A clock that went back below zero shows zero.
-        self.exact(now) < self.told.get() as i64
+        self.exact(now) < self.latest.get() as i64
     }
 
     /// From now on it goes on from the newest time that it has shown.
     pub fn go_on(&mut self, now: u64) {
         self.jitter = 0;
-        self.ahead += (self.told.get() as i64 - self.exact(now)).max(0);
+        self.ahead += (self.latest.get() as i64 - self.exact(now)).max(0);
     }
 
     /// When it is `at` on this clock, in the world; not exact, but never too late by more than a moment.

@@ -190,7 +190,7 @@ impl World {
                 ServerEvent::SessionEnded(id) => {
                     let number = session_number(id);
                     self.trace.note(|| format!("s{h} ends session {number}"));
-                    let now = self.hosts[h].clock.told.get();
+                    let now = self.hosts[h].clock.latest.get();
                     let config = &self.profile.server;
                     // Where a clock shows an earlier time now and then, the machine may have been shown one.
                     let less = if self.profile.back { BACK_MAX } else { 0 };

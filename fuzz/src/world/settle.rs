@@ -32,13 +32,13 @@ impl World {
             let host = &self.hosts[h];
             if host.clock.has_come(host.server.poll_timeout(), self.now) {
                 let now = self.host_now(h);
-                let told = self.hosts[h].clock.told.get();
+                let latest = self.hosts[h].clock.latest.get();
                 if self.profile.broken != Broken::Lazy || self.looks(h, now) {
                     self.hosts[h].server.handle_timeout(now);
                 }
                 self.pump_host(h)?;
                 if self.profile.strangers {
-                    self.check_handshakes(h, told)?;
+                    self.check_handshakes(h, latest)?;
                 }
             }
         }
@@ -47,10 +47,10 @@ impl World {
             if peer.clock.has_come(peer.client.poll_timeout(), self.now) {
                 let now = self.peer_now(p);
                 // What its next reading shows may be later.
-                let told = self.peers[p].clock.told.get();
+                let latest = self.peers[p].clock.latest.get();
                 self.peers[p].client.handle_timeout(now);
                 self.flush_peer(p)?;
-                self.check_deadlines(p, told)?;
+                self.check_deadlines(p, latest)?;
             } else if peer.journal.due().is_some_and(|due| due <= self.now) {
                 self.flush_peer(p)?;
             }

@@ -111,7 +111,7 @@ impl World {
         let timeout = self.profile.server.handshake_timeout.as_nanos() as u64;
         let who = Stranger::Silent(u64::MAX);
         let Some(l) = self.connect_stranger(p, h, who) else { return Ok(()) };
-        let due = self.hosts[h].clock.told.get() + timeout;
+        let due = self.hosts[h].clock.latest.get() + timeout;
         self.links[l].stranger = Some(Stranger::Silent(due));
         if self.rng.one_in(2) {
             self.say_hello(l, None);
@@ -129,13 +129,16 @@ impl World {
     }
 
     /// C42: whether every handshake that is over was ended, of those whose time this server knows to be over.
-    pub(super) fn check_handshakes(&self, h: usize, told: u64) -> Check {
+    pub(super) fn check_handshakes(&self, h: usize, latest: u64) -> Check {
         for (l, link) in self.links.iter().enumerate() {
             if let (Some(Stranger::Silent(due)), Some(_)) = (link.stranger, link.conn)
                 && link.used
                 && link.host == h
             {
-                ensure!(due > told, "C42: link {l} had until {due} to say Hello, and it is {told}");
+                ensure!(
+                    due > latest,
+                    "C42: link {l} had until {due} to say Hello, and it is {latest}"
+                );
             }
         }
         Ok(())
@@ -144,11 +147,11 @@ impl World {
     /// A server has closed the connection of a stranger.
     pub(super) fn stranger_closed(&mut self, l: usize, who: Stranger, why: CloseReason) -> Check {
         if let Stranger::Silent(due) = who {
-            let told = self.hosts[self.links[l].host].clock.told.get();
+            let latest = self.hosts[self.links[l].host].clock.latest.get();
             let expected = matches!(why, CloseReason::TooSlow | CloseReason::ShuttingDown);
             ensure!(expected, "link {l} said nothing, and was closed for {why:?}");
             if why == CloseReason::TooSlow {
-                ensure!(told >= due, "C42: link {l} was closed at {told}, it had until {due}");
+                ensure!(latest >= due, "C42: link {l} was closed at {latest}, it had until {due}");
                 self.kinds[Kind::TooSlow as usize] += 1;
             }
         }

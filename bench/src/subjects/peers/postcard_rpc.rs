@@ -104,7 +104,7 @@ fn echo(_: &mut Context, _: VarHeader, body: Body) -> Body {
 
 async fn echo_later(context: Context, header: VarHeader, body: Body, sender: Sender<Outgoing>) {
     wait_if_asked(context.0).await;
-    // It fails if the connection has ended; then nobody waits.
+    // It fails if the connection has ended; then no call waits.
     let _ = sender.reply::<EchoLater>(header.seq_no, &body).await;
 }
 

@@ -72,7 +72,7 @@ impl Model {
 
     /// An outcome has come.
     #[inline]
-    pub fn told(&mut self, number: u32, outcome: &Outcome<'_>) -> Check {
+    pub fn observe(&mut self, number: u32, outcome: &Outcome<'_>) -> Check {
         let op = &self.ops[number as usize];
         ensure!(
             matches!(op.stage, Stage::Pending | Stage::Ticket),

@@ -73,7 +73,7 @@ pub struct Session {
     /// Whether it carried a request, or is on a disk: its lease is the full one.
     pub used: bool,
     /// Its `Welcome` has left its server.
-    pub told: bool,
+    pub welcomed: bool,
     /// The `Hello` of its connection was read.
     pub(super) greeted: bool,
     /// Its client said `Goodbye`.
