@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::case::{Kind, Subject, Transport, Workload};
-use crate::report::{Cell, find};
+use crate::cells::{Cell, find};
 
 const WIDTH: f64 = 720.0;
 const LEFT: f64 = 170.0;

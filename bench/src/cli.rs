@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::case::{Kind, Subject, Transport, Workload};
-use crate::{ledger, subjects};
+use crate::subjects;
+
+/// The parts of the ledger for `--workload`: one call at a time, many at once, recovery.
+pub(crate) const LEDGER_PARTS: [&str; 3] = ["L1", "L2", "L3"];
 
 /// Measures Oncewire beside bare sockets and its peers: server and client as processes of their own, interleaved in
 /// rounds, each workload with both on one core and with one core each.
@@ -67,7 +70,7 @@ impl Cli {
     pub(crate) fn check(&self) -> Result<(), String> {
         let known = |name: &String| {
             name == "core"
-                || ledger::PARTS.contains(&&name[..])
+                || LEDGER_PARTS.contains(&&name[..])
                 || Workload::ALL.iter().any(|workload| format!("{workload:?}") == *name)
         };
         if let Some(name) = self.workload.iter().find(|name| !known(name)) {
@@ -93,7 +96,7 @@ impl Cli {
 
     pub(crate) fn wants_ledger(&self) -> bool {
         self.workload.is_empty()
-            || self.workload.iter().any(|name| ledger::PARTS.contains(&&name[..]))
+            || self.workload.iter().any(|name| LEDGER_PARTS.contains(&&name[..]))
     }
 
     /// Which subjects to measure. The bare ones always are, since all others are reported as ratios to them.

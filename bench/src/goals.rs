@@ -1,8 +1,8 @@
 //! What Oncewire promises of its speed, as bounds on figures of this program.
 
 use crate::case::{Figures, Kind, Subject, Transport, Workload};
+use crate::cells::{Cell, find};
 use crate::machine::CoreRow;
-use crate::report::{Cell, find};
 
 /// One promise and the figure beside it.
 #[derive(Clone, Debug, serde::Serialize)]

@@ -16,15 +16,13 @@ use oncewire_driver::{CallFailure, Client, Method};
 use serde::Serialize;
 
 use crate::Result;
+use crate::cells::median;
 use crate::cli::Cli;
 use crate::clock::{Duration, Instant, now};
 use crate::goals::Goal;
-use crate::report::median;
 use disk::Bare;
 use service::{Kind, Service};
 
-/// The parts of the ledger for `--workload`: one call at a time, many at once, recovery.
-pub(crate) const PARTS: [&str; 3] = ["L1", "L2", "L3"];
 const IN_FLIGHT: [usize; 6] = [1, 4, 16, 64, 256, 1024];
 /// Turns of L1 that are compared with each other: a disk that others use is fast at one time and slow at another.
 const WINDOW: usize = 16;

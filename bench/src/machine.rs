@@ -215,7 +215,7 @@ pub(crate) fn run(setup: Setup) -> Result<CoreRow> {
     let allocations = allocs::count() - allocations;
     Ok(CoreRow {
         setup,
-        ns: crate::report::median(batches.into_iter()),
+        ns: crate::cells::median(batches.into_iter()),
         allocations: allocations as f64 / made as f64,
         instructions: None,
         connected_bytes: world.connected_bytes,

@@ -2,6 +2,7 @@
 
 mod allocs;
 mod case;
+mod cells;
 mod chart;
 mod cli;
 mod clock;
@@ -65,7 +66,7 @@ fn measure(cli: &Cli) -> Result<()> {
         println!("\nWithout the peers in Rust: they need a build with `--features peers`.");
     }
     ledger::print(&ledger);
-    let cells = report::cells(&rows);
+    let cells = cells::cells(&rows);
     if let Some(path) = &cli.svg {
         std::fs::write(path, chart::svg(&cells))?;
     }

@@ -3,27 +3,13 @@
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
-
 use crate::Result;
 use crate::case::{Case, Figures, Subject, Transport, Workload};
+use crate::cells::Row;
 use crate::cli::Cli;
 use crate::clock::Duration;
 use crate::process::{Process, Role};
 use crate::{subjects, sys};
-
-/// One measurement and what it gave.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Row {
-    pub(crate) round: u32,
-    pub(crate) workload: Workload,
-    pub(crate) cores: u32,
-    pub(crate) subject: Subject,
-    pub(crate) transport: Transport,
-    pub(crate) figures: Figures,
-    /// The system's load averages after it.
-    pub(crate) load: String,
-}
 
 /// A process takes at most so long for what is not the sample.
 const PATIENCE: Duration = Duration::from_secs(20);

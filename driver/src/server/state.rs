@@ -17,7 +17,6 @@ use super::handler::MethodEntry;
 use super::ledger_queue::LedgerQueue;
 use super::limits::{Limits, Permit, Waiting};
 use super::principals::PrincipalTable;
-use super::waiting::Turn;
 use crate::caught::wake_all;
 use crate::faults::{Planted, ServerFault};
 use crate::ledger::entry::LedgerError;
@@ -162,18 +161,11 @@ impl Shared {
         let later = (!state.later.is_empty()).then(|| std::mem::take(&mut state.later));
         drop(state);
         wake_all(to_wake);
-        if let Some(later) = later {
-            self.see_to(later);
+        if let Some(Later { drop: of_user, begin }) = later {
+            drop(of_user);
+            self.begin_all(begin);
         }
         result
-    }
-
-    #[cold]
-    fn see_to(self: &Arc<Self>, later: Later) {
-        drop(later.drop);
-        for (waiting, permit) in later.begin {
-            self.runtime.spawn(Box::pin(Turn::new(self.clone(), waiting, permit)));
-        }
     }
 
     /// Runs `f` under the lock, without delivering events or calling wakers. The caller must call [`Shared::with`] before its

@@ -118,13 +118,13 @@ impl State {
 ///
 /// If it is dropped before it is polled, its executor is shutting down and would run none of those that wait: all are
 /// refused. To begin the next one instead would drop them one inside the other.
-pub(super) struct Turn {
+struct Turn {
     shared: Arc<Shared>,
     call: Option<(Waiting, Permit)>,
 }
 
 impl Turn {
-    pub(super) fn new(shared: Arc<Shared>, waiting: Waiting, permit: Permit) -> Turn {
+    fn new(shared: Arc<Shared>, waiting: Waiting, permit: Permit) -> Turn {
         Turn { shared, call: Some((waiting, permit)) }
     }
 }
@@ -195,6 +195,15 @@ impl Shared {
         });
         if let Some(ended) = started.and_then(|execution| execution.run(self, &options)) {
             self.with_quietly(|state| state.finish(now, ended));
+        }
+    }
+
+    /// It is the turn of these calls. Each begins in a task of its own: its handler may run for long, and the task that gave
+    /// back the permit has other work.
+    #[cold]
+    pub(super) fn begin_all(self: &Arc<Self>, calls: Vec<(Waiting, Permit)>) {
+        for (waiting, permit) in calls {
+            self.runtime.spawn(Box::pin(Turn::new(self.clone(), waiting, permit)));
         }
     }
 

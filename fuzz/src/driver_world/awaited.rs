@@ -10,13 +10,10 @@ use super::profile::MS;
 /// Polls that no world needs.
 const POLLS_MAX: u64 = 3_000_000;
 
-/// What must end, in words, by the time by which it must. The second number tells equal times apart.
-pub type Deadlines = BTreeMap<(u64, u64), String>;
-
 /// A task waits for something. Dropped when the wait is over.
 #[derive(Debug)]
 pub struct Awaited {
-    deadlines: Arc<Mutex<Deadlines>>,
+    deadlines: Arc<Mutex<BTreeMap<(u64, u64), String>>>,
     key: (u64, u64),
 }
 

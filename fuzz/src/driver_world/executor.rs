@@ -15,7 +15,6 @@ use std::time::Duration;
 use oncewire_driver::core::Instant;
 use oncewire_driver::{BoxFuture, Runtime, Timer};
 
-use super::awaited::Deadlines;
 use super::clocks::Clock;
 use super::net::Wire;
 use super::trace::Trace;
@@ -110,8 +109,9 @@ pub struct Sim {
     numbers: AtomicU64,
     choices: Mutex<Rng>,
     bits: Mutex<Rng>,
-    /// What must end, and by when.
-    pub awaited: Arc<Mutex<Deadlines>>,
+    /// What must end, in words, by the time by which it must: see [`Awaited`](super::awaited::Awaited). The second number
+    /// tells equal times apart.
+    pub awaited: Arc<Mutex<BTreeMap<(u64, u64), String>>>,
     /// What happened.
     pub trace: Mutex<Trace>,
     /// The first broken promise.
