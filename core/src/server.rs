@@ -51,7 +51,7 @@ use crate::error::CloseReason;
 use crate::ids::{ConnId, Principal, SessionId, SessionKey};
 use crate::keepalive;
 use crate::storage::list::{List, NIL};
-use crate::storage::{Array, Flat, Index, Places, ServerStorage, Table};
+use crate::storage::{Array, Index, Places, ServerStorage, Table};
 use crate::time::Instant;
 use crate::wire::Refuse;
 use conn::{CONN_EVENT, KEEPALIVE, Phase, TIMER};
@@ -144,8 +144,8 @@ impl<T: ServerStorage> Server<T> {
         for (at, method) in methods.iter().enumerate() {
             *table.at_or_grow(at as u32).ok_or(ServerError::TooManyMethods)? = *method;
         }
-        table.as_mut_slice().sort_unstable_by_key(|method| method.id);
-        let mut pairs = table.as_slice().windows(2);
+        table.sort_unstable_by_key(|method| method.id);
+        let mut pairs = table.windows(2);
         if let Some(twice) = pairs.find(|pair| pair[0].id == pair[1].id) {
             return Err(ServerError::DuplicateMethod(twice[0].id));
         }
@@ -177,7 +177,7 @@ impl<T: ServerStorage> Server<T> {
 
     /// The methods, sorted by number: [`Request::method_index`] counts in this order.
     pub fn methods(&self) -> &[MethodSpec] {
-        self.methods.as_slice()
+        &self.methods
     }
 
     /// A client has connected, and `principal` is who the transport says it is. `secret` must be 128 fresh random

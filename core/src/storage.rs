@@ -13,13 +13,17 @@ mod inline;
 pub(crate) mod list;
 #[cfg(feature = "alloc")]
 mod pages;
+mod slab;
 pub(crate) mod tree;
 
 #[cfg(feature = "alloc")]
 pub use heap::Heap;
 pub use inline::{InlineClient, InlineServer};
 
+use core::ops::DerefMut;
+
 use crate::ids::Key;
+use slab::{Place, Slab};
 
 /// A payload on its way into a machine.
 #[derive(Clone, Debug)]
@@ -75,7 +79,7 @@ impl<'a> From<&'a alloc::vec::Vec<u8>> for Payload<'a> {
 pub trait Body: Default {
     /// The longest payload it can hold.
     const LEN_MAX: usize;
-    /// Keeps `payload`; false, and nothing kept, if it is too long.
+    /// Keeps `payload`; false, and nothing of use kept, if it is too long.
     fn store(&mut self, payload: Payload<'_>) -> bool;
     /// What is kept.
     fn as_slice(&self) -> &[u8];
@@ -84,17 +88,13 @@ pub trait Body: Default {
     fn shared(&self) -> Option<&bytes::Bytes> {
         None
     }
-    /// Keeps nothing; may hold on to a little memory for the next payload.
-    fn clear(&mut self);
     /// Keeps nothing, and no memory either.
-    fn release(&mut self) {
-        self.clear();
-    }
+    fn release(&mut self);
     /// [`store`](Body::store), in the memory of `spare` if there is use for it.
     fn store_in(&mut self, payload: Payload<'_>, _spare: &mut Self) -> bool {
         self.store(payload)
     }
-    /// Keeps nothing, and leaves its memory, if it has a little, in `spare`.
+    /// Leaves its memory, if it has a little, in `spare`; what is kept is of no use afterwards.
     fn leave_in(&mut self, _spare: &mut Self) {}
 }
 
@@ -121,28 +121,16 @@ pub trait Places<T> {
     }
 }
 
-/// A table whose places are given out and taken back.
-pub trait Table<T>: Places<T> + Default {
-    /// The most entries it can ever hold.
-    const CAPACITY: usize;
-    /// Takes a free place; `None` when full.
-    fn insert(&mut self, value: T) -> Option<Key>;
-    fn remove(&mut self, index: u32) -> Option<T>;
-    /// The same, without returning the entry.
-    fn free(&mut self, index: u32);
-    /// The entry at `index`, with its key.
-    fn keyed_mut(&mut self, index: u32) -> Option<(Key, &mut T)>;
-    fn len(&self) -> usize;
-    /// The key of the entry at `index`, if there is one.
-    fn key_at(&self, index: u32) -> Option<Key>;
-    /// One more than the highest index that was ever used.
-    fn high_water(&self) -> u32;
+/// Whatever is one slice: a `Vec`, with or without an allocator.
+impl<T, V: DerefMut<Target = [T]>> Places<T> for V {
+    #[inline]
+    fn at(&self, index: u32) -> Option<&T> {
+        self.get(index as usize)
+    }
 
-    /// The entry that `key` names, unless its place has a later tenant.
-    fn get(&self, key: Key) -> Option<&T>;
-    fn get_mut(&mut self, key: Key) -> Option<&mut T>;
-    fn contains(&self, key: Key) -> bool {
-        self.get(key).is_some()
+    #[inline]
+    fn at_mut(&mut self, index: u32) -> Option<&mut T> {
+        self.get_mut(index as usize)
     }
 }
 
@@ -158,17 +146,34 @@ pub trait Array<T>: Places<T> + Default {
     }
 }
 
-/// An array that grows to the highest index used.
-pub trait Flat<T>: Array<T> {
-    fn len(&self) -> u32;
-    fn as_slice(&self) -> &[T];
-    fn as_mut_slice(&mut self) -> &mut [T];
+/// A table whose places are given out and taken back.
+pub trait Table<T>: Places<T> + Default {
+    /// The most entries it can ever hold.
+    const CAPACITY: usize;
+    /// Takes a free place; `None` when full.
+    fn insert(&mut self, value: T) -> Option<Key>;
+    fn remove(&mut self, index: u32) -> Option<T>;
+    /// The same, without returning the entry.
+    fn free(&mut self, index: u32);
+    fn len(&self) -> usize;
+    /// One more than the highest index that was ever used.
+    fn high_water(&self) -> u32;
+    /// The entry at `index`, with its key.
+    fn keyed_mut(&mut self, index: u32) -> Option<(Key, &mut T)>;
+    /// The key of the entry at `index`, if there is one.
+    fn key_at(&self, index: u32) -> Option<Key>;
+    /// The entry that `key` names, unless its place has a later tenant.
+    fn get(&self, key: Key) -> Option<&T>;
+    fn get_mut(&mut self, key: Key) -> Option<&mut T>;
+    fn contains(&self, key: Key) -> bool {
+        self.get(key).is_some()
+    }
 }
 
 /// Finds the lowest free slot of a client.
 pub trait FreeSlots: Default {
     /// The lowest free slot that is not below `from`: one of `slots`, or one behind them.
-    fn first_from<T>(&self, from: u32, slots: &impl Flat<T>, is_free: impl Fn(&T) -> bool) -> u32;
+    fn first_from<T>(&self, from: u32, slots: &[T], is_free: impl Fn(&T) -> bool) -> u32;
     fn note_taken(&mut self, slot: u32);
     fn note_freed(&mut self, slot: u32);
 }
@@ -179,14 +184,6 @@ pub trait Index: Default {
     /// False when the key is taken or the index is full.
     fn insert(&mut self, key: u64, index: u32) -> bool;
     fn remove(&mut self, key: u64);
-}
-
-/// A value that exists only while it is needed.
-pub trait Lazy<T>: Default {
-    fn get(&self) -> Option<&T>;
-    fn get_mut(&mut self) -> Option<&mut T>;
-    fn get_or_make(&mut self) -> &mut T;
-    fn release(&mut self);
 }
 
 /// What all that a machine keeps can do: nothing more, or be copied and hashed for the explorer.
@@ -207,13 +204,13 @@ pub trait ClientStorage: Sized + State {
     #[doc(hidden)]
     type Calls<T: State>: Table<T> + State;
     #[doc(hidden)]
-    type SlotMap<T: Default + State>: Flat<T> + State;
+    type SlotMap<T: Default + State>: Array<T> + DerefMut<Target = [T]> + State;
     /// Which entries of `SlotMap` are free.
     #[doc(hidden)]
     type FreeSlots: FreeSlots + State;
     /// An entry for each block of `DEADLINE_BLOCK` calls, or blocks.
     #[doc(hidden)]
-    type Blocks<T: Default + State>: Flat<T> + State;
+    type Blocks<T: Default + State>: Array<T> + DerefMut<Target = [T]> + State;
     #[doc(hidden)]
     const DEADLINE_BLOCK: u32;
 }
@@ -225,9 +222,9 @@ pub trait ServerStorage: Sized + State {
     type Body: Body + State;
     #[doc(hidden)]
     type Slots<T: Default + State>: Array<T> + State;
-    /// What a session needs only while it is not idle.
+    /// Where a session has what it needs only while it is not idle.
     #[doc(hidden)]
-    type Lazy<T: Default + State>: Lazy<T> + State;
+    type Boxed<T: Default + State>: DerefMut<Target = T> + Default + State;
     #[doc(hidden)]
     type Sessions<T: State>: Table<T> + State;
     #[doc(hidden)]
@@ -237,46 +234,5 @@ pub trait ServerStorage: Sized + State {
     #[doc(hidden)]
     type Index: Index + State;
     #[doc(hidden)]
-    type Methods<T: Default + State>: Flat<T> + State;
-}
-
-/// One place of a table.
-#[derive(Debug)]
-#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
-struct Place<T> {
-    generation: u32,
-    value: Option<T>,
-}
-
-impl<T> Place<T> {
-    const EMPTY: Place<T> = Place { generation: 0, value: None };
-
-    fn take(&mut self) -> Option<T> {
-        let value = self.value.take()?;
-        self.generation = self.generation.wrapping_add(1);
-        Some(value)
-    }
-
-    /// The same, without returning the value; false if there is none.
-    #[inline]
-    fn free(&mut self) -> bool {
-        let taken = self.value.is_some();
-        if taken {
-            self.value = None;
-            self.generation = self.generation.wrapping_add(1);
-        }
-        taken
-    }
-
-    fn key(&self, index: u32) -> Option<Key> {
-        self.value.as_ref().map(|_| Key { index, generation: self.generation })
-    }
-
-    fn of(&self, key: Key) -> Option<&T> {
-        if self.generation == key.generation { self.value.as_ref() } else { None }
-    }
-
-    fn of_mut(&mut self, key: Key) -> Option<&mut T> {
-        if self.generation == key.generation { self.value.as_mut() } else { None }
-    }
+    type Methods<T: Default + State>: Array<T> + DerefMut<Target = [T]> + State;
 }

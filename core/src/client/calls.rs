@@ -9,7 +9,7 @@ use super::timers::{NextDue, Timers};
 use crate::ids::{CallId, Xid, slot_of};
 use crate::outcome::NotExecuted;
 use crate::storage::list::{List, NIL};
-use crate::storage::{Array, Body, ClientStorage, Flat, FreeSlots, Places, Table};
+use crate::storage::{Array, Body, ClientStorage, FreeSlots, Places, Table};
 use crate::time::{Instant, Timer};
 use crate::wire::REQUEST_HEADER_LEN;
 
@@ -262,7 +262,7 @@ impl<S: ClientStorage> CallTable<S> {
     pub(super) fn settled_bits(&self, base: u32) -> Option<(u32, u64)> {
         let first = self.free_slots.first_from(base, &self.slots, CallIndex::is_free);
         let base = first / 64 * 64;
-        if base >= self.slots.len() {
+        if base >= self.slots.len() as u32 {
             return None;
         }
         let free = |at: &u32| self.slots.at(base + at).is_some_and(CallIndex::is_free);
@@ -388,7 +388,7 @@ impl<S: ClientStorage> CallTable<S> {
         self.first_unjournaled = None;
         self.settled_high = 0;
         self.exhausted = false;
-        debug_assert!(self.slots.as_slice().iter().all(CallIndex::is_free));
+        debug_assert!(self.slots.iter().all(CallIndex::is_free));
     }
 
     pub(super) fn grant(&mut self, slots: u32) {

@@ -8,7 +8,7 @@ use super::calls::Calls;
 use super::recovery::{self, Reason};
 use crate::error::CloseReason;
 use crate::keepalive::{self, Keepalive, NEVER, Verdict};
-use crate::storage::{Array, ClientStorage, Flat, Places, Table};
+use crate::storage::{Array, ClientStorage, Places, Table};
 use crate::time::{Instant, Timer};
 
 /// Calls whose deadline is judged, and blocks of calls that are looked through for one, by one `handle_timeout`.
@@ -209,7 +209,7 @@ impl<S: ClientStorage> Timers<S> {
             return NextDue::None;
         }
         let mut earliest = Timer::OFF;
-        for number in 0..self.levels[LEVELS - 1].len() {
+        for number in 0..self.levels[LEVELS - 1].len() as u32 {
             let next = self.next_below(LEVELS - 1, number, now, calls, steps);
             if next != NextDue::None {
                 return next;
@@ -242,7 +242,7 @@ impl<S: ClientStorage> Timers<S> {
             *steps -= 1;
         }
         let first = number.saturating_mul(S::DEADLINE_BLOCK);
-        let len = if level == 0 { calls.high_water() } else { self.levels[level - 1].len() };
+        let len = if level == 0 { calls.high_water() } else { self.levels[level - 1].len() as u32 };
         let mut earliest = Timer::OFF;
         for below in first..first.saturating_add(S::DEADLINE_BLOCK).min(len) {
             let timer = if level == 0 {

@@ -11,7 +11,7 @@ use super::slot::{SlotState, SlotView};
 use super::{Server, Slot};
 use crate::ids::{Key, SessionId, SessionKey, Xid};
 use crate::outcome::{NoReply, NotExecuted, Status};
-use crate::storage::{Lazy, Payload, Places, ServerStorage, Table};
+use crate::storage::{Payload, Places, ServerStorage, Table};
 use crate::time::Instant;
 
 /// Which call at which server: a name, not a right.
@@ -158,7 +158,7 @@ impl<T: ServerStorage> Server<T> {
             return Err(gone);
         }
         let aborting = session.state == SessionState::Aborting;
-        let calls = session.calls.get_mut().ok_or(gone)?;
+        let calls = session.calls.as_deref_mut().ok_or(gone)?;
         let slot = calls.slots.at_mut(key.slot).ok_or(gone)?;
         if slot.xid != key.xid.get() || slot.state != SlotState::Admitted {
             return Err(gone);
@@ -239,7 +239,7 @@ impl<T: ServerStorage> Server<T> {
     /// Whether a client no longer wants a call that is admitted or runs.
     pub fn is_cancelled(&self, key: CallKey) -> bool {
         self.live_session(key.session())
-            .and_then(|index| self.sessions.at(index)?.calls.get()?.slots.at(key.slot))
+            .and_then(|index| self.sessions.at(index)?.calls.as_deref()?.slots.at(key.slot))
             .is_some_and(|slot| slot.xid == key.xid.get() && slot.cancelled)
     }
 
@@ -251,7 +251,7 @@ impl<T: ServerStorage> Server<T> {
         }
         let session = self.live_session(key.session()).and_then(|index| self.sessions.at(index));
         session.filter(|session| session.state.is_open()).is_some_and(|session| {
-            let slot = session.calls.get().and_then(|calls| calls.slots.at(key.slot));
+            let slot = session.calls.as_deref().and_then(|calls| calls.slots.at(key.slot));
             slot.is_some_and(|slot| {
                 slot.xid == key.xid.get() && slot.state.is_running() && !slot.cancelled
             })
@@ -261,14 +261,14 @@ impl<T: ServerStorage> Server<T> {
     /// What a ledger writes of a call beside its reply: its session's id and its request's digest.
     pub fn record_of(&self, key: CallKey) -> Option<(SessionId, u64)> {
         let session = self.sessions.at(self.live_session(key.session())?)?;
-        let slot = session.calls.get()?.slots.at(key.slot)?;
+        let slot = session.calls.as_deref()?.slots.at(key.slot)?;
         (slot.xid == key.xid.get()).then_some((session.id, slot.digest))
     }
 
     /// The calls of a session that are admitted, run, or are kept, by xid: of all others a ledger may forget its record.
     pub fn held_calls(&self, session: SessionKey) -> impl Iterator<Item = Xid> {
         let index = self.live_session(session);
-        let calls = index.and_then(|index| self.sessions.at(index)?.calls.get());
+        let calls = index.and_then(|index| self.sessions.at(index)?.calls.as_deref());
         let xids = calls.map(|calls| calls.held.xids(&calls.slots));
         xids.into_iter().flatten().filter_map(Xid::new)
     }

@@ -8,7 +8,7 @@ use crate::error::{CloseReason, ProtocolError};
 use crate::ids::{Principal, SessionId, SessionKey};
 use crate::keepalive;
 use crate::storage::list::NIL;
-use crate::storage::{Array, Body, Index, Lazy, Places, ServerStorage, Table};
+use crate::storage::{Array, Body, Index, Places, ServerStorage, Table};
 use crate::wire::{self, Grants, Hello, Refuse, Resume, Welcome};
 
 /// What a ledger knows of a session (S30).
@@ -417,12 +417,12 @@ impl<T: ServerStorage> Server<T> {
         }
         session.state = SessionState::Ended;
         let (mut held, mut kept, mut requests, mut tables) = (0, 0, 0, 0);
-        if let Some(calls) = session.calls.get() {
+        if let Some(calls) = session.calls.as_deref() {
             (kept, requests) = (calls.kept_bytes, calls.request_bytes);
             tables = u64::from(calls.table_bytes);
             held = u64::from(calls.held.len());
         }
-        session.calls.release();
+        session.calls = None;
         let quota_index = session.quota;
         self.held -= held;
         self.counters.kept_bytes -= kept;

@@ -14,7 +14,7 @@ use crate::storage::tree::{Ordered, Tree};
 /// What follows from other values: two machines that differ in it only behave alike, and the explorer's digest leaves it
 /// out.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Derived<T>(T);
+pub(super) struct Derived<T>(pub(super) T);
 
 #[cfg(feature = "_explore")]
 impl<T> core::hash::Hash for Derived<T> {
@@ -67,12 +67,6 @@ impl<B> Ordered<HELD> for Slot<B> {
     fn key(&self) -> u64 {
         self.xid
     }
-    fn height(&self) -> u8 {
-        self.held_height.0
-    }
-    fn height_mut(&mut self) -> &mut u8 {
-        &mut self.held_height.0
-    }
 }
 
 impl Held {
@@ -92,6 +86,7 @@ impl Held {
         let last = order.in_order.back().and_then(|last| slots.at(last));
         if last.is_some_and(|last| last.xid > xid) {
             order.late_running.insert(slots, index);
+            mark_late(slots, index, true);
             return;
         }
         order.in_order.push_back(slots, index);
@@ -120,6 +115,7 @@ impl Held {
         let order = &mut self.calls.0;
         if is_late {
             order.late_kept.remove(slots, index);
+            mark_late(slots, index, false);
             return;
         }
         let next = order.in_order.unlink(slots, index);
@@ -171,10 +167,8 @@ impl Held {
     }
 }
 
-impl<B> Slot<B> {
-    /// Whether its call came later than one with a higher xid.
-    #[inline]
-    pub(super) fn is_late(&self) -> bool {
-        self.held_height.0 > 0
+fn mark_late<B>(slots: &mut impl Places<Slot<B>>, index: u32, is_late: bool) {
+    if let Some(slot) = slots.live_mut(index) {
+        slot.is_late.0 = is_late;
     }
 }

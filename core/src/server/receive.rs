@@ -17,7 +17,7 @@ use crate::digest::digest;
 use crate::error::{CloseReason, ProtocolError};
 use crate::ids::{ConnId, MethodId, SessionKey, Xid};
 use crate::outcome::{NotExecuted, Status};
-use crate::storage::{Flat, Lazy, Payload, Places, ServerStorage, Table};
+use crate::storage::{Payload, Places, ServerStorage, Table};
 use crate::time::Instant;
 use crate::wire::{self, Ack, Control, Frame, Parsed, Refuse, RequestHeader, Role};
 
@@ -337,7 +337,7 @@ impl<T: ServerStorage> Server<T> {
     /// A method that is offered, and its index.
     #[inline]
     fn find_method(&self, id: MethodId) -> Option<(usize, MethodSpec)> {
-        let methods = self.methods.as_slice();
+        let methods = &self.methods;
         let at = methods.binary_search_by_key(&id, |method| method.id).ok()?;
         Some((at, methods[at]))
     }
@@ -370,7 +370,7 @@ impl<T: ServerStorage> Server<T> {
         let key = self.sessions.key_at(index)?;
         let session = self.sessions.at_mut(index)?;
         let slot_number = session.slot_of(xid.get());
-        let slot = session.calls.get_mut()?.slots.at_mut(slot_number)?;
+        let slot = session.calls.as_deref_mut()?.slots.at_mut(slot_number)?;
         let call = CallKey { session: key, slot: slot_number, xid };
         let item = match dedup::classify_cancel(&slot.view(), slot.cancelled, xid.get()) {
             CancelEffect::Nothing => return None,

@@ -10,7 +10,7 @@ use crate::error::ProtocolError;
 use crate::ids::Key;
 use crate::outcome::{NoReply, Status};
 use crate::storage::list::{List, NIL};
-use crate::storage::{Array, Body, Lazy, Payload, Places, ServerStorage, Table};
+use crate::storage::{Array, Body, Payload, Places, ServerStorage, Table};
 use crate::time::Instant;
 use crate::wire::{self, Ack, RequestHeader};
 
@@ -47,25 +47,25 @@ impl<T: ServerStorage> Server<T> {
 impl<T: ServerStorage> SessionView<'_, T> {
     #[inline]
     pub(super) fn slot(&self, slot_number: u32) -> Option<&Slot<T::Body>> {
-        self.session.calls.get()?.slots.at(slot_number)
+        self.session.calls.as_deref()?.slots.at(slot_number)
     }
 
     #[inline]
     pub(super) fn slot_mut(&mut self, slot_number: u32) -> Option<&mut Slot<T::Body>> {
-        self.session.calls.get_mut()?.slots.at_mut(slot_number)
+        self.session.calls.as_deref_mut()?.slots.at_mut(slot_number)
     }
 
     /// Whether there is memory for a slot: without any, a call on it cannot even be refused, since a refusal is kept.
     #[inline]
     pub(super) fn has_table_room(&self, slot_number: u32) -> bool {
-        let calls = self.session.calls.get();
+        let calls = self.session.calls.as_deref();
         calls.is_some_and(|calls| calls.slots.at(slot_number).is_some())
             || self.has_room_to_grow(slot_number)
     }
 
     #[cold]
     fn has_room_to_grow(&self, slot_number: u32) -> bool {
-        let growth = match self.session.calls.get() {
+        let growth = match self.session.calls.as_deref() {
             Some(calls) => calls.slots.growth(slot_number),
             None => Slots::<T>::default().growth(slot_number),
         };
@@ -83,7 +83,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
 
     #[cold]
     fn grow(&mut self, slot_number: u32) {
-        let calls = self.session.calls.get_or_make();
+        let calls = self.session.calls.get_or_insert_default();
         let growth = calls.slots.growth(slot_number);
         calls.table_bytes += growth;
         self.counters.table_bytes += u64::from(growth);
@@ -94,12 +94,12 @@ impl<T: ServerStorage> SessionView<'_, T> {
     /// S16: nothing is kept and nothing can come that `acked` does not judge: the session goes back to a few words.
     pub(super) fn release_if_idle(&mut self) {
         let session = &mut *self.session;
-        let calls = session.calls.get().filter(|calls| calls.is_empty());
+        let calls = session.calls.as_deref().filter(|calls| calls.is_empty());
         let Some(calls) = calls.filter(|_| session.acked >= session.seen) else { return };
         let bytes = u64::from(calls.table_bytes);
         self.counters.table_bytes -= bytes;
         self.quota.request_bytes -= bytes;
-        session.calls.release();
+        session.calls = None;
     }
 
     /// Puts a new call on its slot; false if the storage has no such slot.
@@ -133,7 +133,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
     /// Puts a call among those that are held, as one that is admitted.
     #[inline]
     pub(super) fn hold(&mut self, slot_number: u32) {
-        let Some(calls) = self.session.calls.get_mut() else { return };
+        let Some(calls) = self.session.calls.as_deref_mut() else { return };
         let Some(slot) = calls.slots.live_mut(slot_number) else { return };
         let xid = slot.xid;
         slot.state = SlotState::Admitted;
@@ -152,7 +152,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
     /// S11: sets memory aside for a call's reply and its request.
     #[inline(always)]
     pub(super) fn reserve(&mut self, slot_number: u32, reply: u32, request: u32) {
-        let Some(calls) = self.session.calls.get_mut() else { return };
+        let Some(calls) = self.session.calls.as_deref_mut() else { return };
         let Some(slot) = calls.slots.live_mut(slot_number) else { return };
         (slot.bytes, slot.request_bytes) = (reply, request);
         let (reply, request) = (u64::from(reply), u64::from(request));
@@ -167,7 +167,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
     #[inline(always)]
     fn fits_kept(&self, bytes: u32) -> bool {
         let held = Bytes {
-            session: self.session.calls.get().map_or(0, |calls| calls.kept_bytes),
+            session: self.session.calls.as_deref().map_or(0, |calls| calls.kept_bytes),
             principal: self.quota.kept_bytes,
             server: self.counters.kept_bytes,
         };
@@ -182,7 +182,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
     #[inline(always)]
     pub(super) fn fits_requests(&self, bytes: u32) -> bool {
         let held = Bytes {
-            session: self.session.calls.get().map_or(0, Calls::request_and_table_bytes),
+            session: self.session.calls.as_deref().map_or(0, Calls::request_and_table_bytes),
             principal: self.quota.request_bytes,
             server: self.counters.request_bytes
                 + self.counters.coming_bytes
@@ -198,7 +198,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
 
     /// Sets `bytes` aside for a restored call, even where there is no room.
     pub(super) fn count(&mut self, slot_number: u32, bytes: u32) {
-        let Some(calls) = self.session.calls.get_mut() else { return };
+        let Some(calls) = self.session.calls.as_deref_mut() else { return };
         let Some(slot) = calls.slots.live_mut(slot_number) else { return };
         slot.bytes = bytes;
         calls.kept_bytes += u64::from(bytes);
@@ -215,7 +215,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
         if acked <= self.session.acked {
             return Ok(());
         }
-        let calls = self.session.calls.get_mut().filter(|calls| calls.running > 0);
+        let calls = self.session.calls.as_deref_mut().filter(|calls| calls.running > 0);
         if calls.is_some_and(|calls| calls.held.has_running_up_to(&calls.slots, acked)) {
             return Err(ProtocolError::AckAhead { acked });
         }
@@ -227,7 +227,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
     }
 
     fn first_held_up_to(&self, acked: u64) -> Option<u32> {
-        let calls = self.session.calls.get()?;
+        let calls = self.session.calls.as_deref()?;
         calls.held.kept_up_to(&calls.slots, acked)
     }
 
@@ -257,13 +257,13 @@ impl<T: ServerStorage> SessionView<'_, T> {
     #[inline]
     pub(super) fn discard(&mut self, slot_number: u32) {
         let session = &mut *self.session;
-        let Some(calls) = session.calls.get_mut() else { return };
+        let Some(calls) = session.calls.as_deref_mut() else { return };
         let Some(slot) = calls.slots.at_mut(slot_number) else { return };
         if !matches!(slot.state, SlotState::Kept(_)) {
             return;
         }
         slot.state = SlotState::Discarded;
-        let is_late = slot.is_late();
+        let is_late = slot.is_late.0;
         let bytes = core::mem::take(&mut slot.bytes);
         // A frame that has begun to leave is finished, whatever becomes of its slot, and counted until it has left.
         let partial = self.conns.at_mut(session.conn).and_then(|conn| conn.partial.as_mut());
@@ -298,7 +298,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
     #[inline]
     fn give_back(&mut self, bytes: u32) {
         let bytes = u64::from(bytes);
-        if let Some(calls) = self.session.calls.get_mut() {
+        if let Some(calls) = self.session.calls.as_deref_mut() {
             calls.kept_bytes -= bytes;
         }
         self.quota.kept_bytes -= bytes;
@@ -315,7 +315,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
     ) {
         let body = body.into();
         let len = body.as_slice().len();
-        let Some(calls) = self.session.calls.get_mut() else { return };
+        let Some(calls) = self.session.calls.as_deref_mut() else { return };
         let Some(slot) = calls.slots.live_mut(slot_number) else { return };
         let kept = slot.body.store(body);
         let (status, len) = match kept {
@@ -323,7 +323,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
             false => (Status::NoReply(NoReply::ReplyTooLarge), 0),
         };
         slot.state = SlotState::Kept(status);
-        let late = slot.is_late();
+        let late = slot.is_late.0;
         let freed = slot.bytes.saturating_sub(len);
         slot.bytes -= freed;
         let request = u64::from(core::mem::take(&mut slot.request_bytes));
@@ -349,7 +349,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
     #[inline]
     pub(super) fn enqueue_reply(&mut self, slot_number: u32) -> bool {
         let (conn, epoch) = (self.session.conn, self.session.epoch);
-        let Some(calls) = self.session.calls.get_mut() else { return false };
+        let Some(calls) = self.session.calls.as_deref_mut() else { return false };
         let due = |slot: &Slot<T::Body>| slot.not_seen != 0 || slot.epoch == epoch;
         if conn == NIL || !calls.slots.at(slot_number).is_some_and(due) {
             return false;
@@ -370,14 +370,14 @@ impl<T: ServerStorage> SessionView<'_, T> {
     }
 
     fn pop_out(&mut self) -> Option<u32> {
-        let calls = self.session.calls.get_mut()?;
+        let calls = self.session.calls.as_deref_mut()?;
         calls.out.pop_front(&mut calls.slots)
     }
 
     /// S22: the reply of a call has left, or was not sent: it need not be kept if the call may run again.
     pub(super) fn forget_idempotent(&mut self, slot_number: u32) {
         let lossy = self.config.lossy;
-        let Some(calls) = self.session.calls.get_mut() else { return };
+        let Some(calls) = self.session.calls.as_deref_mut() else { return };
         let Some(slot) = calls.slots.live_mut(slot_number) else { return };
         if dedup::is_forgotten_once_sent(slot.idempotent, lossy, slot.state) {
             slot.state = SlotState::Kept(Status::NoReply(NoReply::NotKept));

@@ -3,8 +3,8 @@
 use super::held::Held;
 use super::slot::{OUT, Slot};
 use crate::ids::{SessionId, slot_of};
+use crate::storage::ServerStorage;
 use crate::storage::list::{Links, List, NIL, linked};
-use crate::storage::{Lazy, ServerStorage};
 use crate::time::Instant;
 use crate::wire::Grants;
 
@@ -12,7 +12,7 @@ use crate::wire::Grants;
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub(crate) struct Session<T: ServerStorage> {
     pub(super) id: SessionId,
-    pub(super) calls: T::Lazy<Calls<T>>,
+    pub(super) calls: Option<T::Boxed<Calls<T>>>,
     /// Everything up to here is acknowledged (S9).
     pub(super) acked: u64,
     /// The highest xid read.
@@ -121,7 +121,7 @@ impl<T: ServerStorage> Session<T> {
     pub(super) fn new(id: SessionId, quota: u32, grants: Grants) -> Session<T> {
         Session {
             id,
-            calls: T::Lazy::default(),
+            calls: None,
             acked: 0,
             seen: 0,
             disconnected_at: Instant::ZERO,
@@ -156,16 +156,16 @@ impl<T: ServerStorage> Session<T> {
     }
 
     pub(super) fn table_bytes(&self) -> u32 {
-        self.calls.get().map_or(0, |calls| calls.table_bytes)
+        self.calls.as_deref().map_or(0, |calls| calls.table_bytes)
     }
 
     pub(super) fn running(&self) -> u32 {
-        self.calls.get().map_or(0, |calls| calls.running)
+        self.calls.as_deref().map_or(0, |calls| calls.running)
     }
 
     /// Whether no call is admitted, runs or is kept, and no answer waits to be sent.
     pub(super) fn holds_nothing(&self) -> bool {
-        self.calls.get().is_none_or(|calls| calls.held.is_empty() && calls.out.is_empty())
+        self.calls.as_deref().is_none_or(|calls| calls.held.is_empty() && calls.out.is_empty())
     }
 }
 

@@ -19,9 +19,10 @@ pub(crate) struct Slot<B> {
     /// The number of the latest `Ask` for it.
     pub(super) ask: u16,
     pub(super) body: B,
-    /// Its neighbours among the held calls; in a tree if its height is not 0.
+    /// Its neighbours among the held calls: in a tree if it came late, else on a list.
     pub(super) held_links: Derived<Links>,
-    pub(super) held_height: Derived<u8>,
+    /// Whether its call came later than one with a higher xid.
+    pub(super) is_late: Derived<bool>,
     out_links: Links,
     /// The session's connection on which its request or `Ask` last came.
     pub(super) epoch: u32,
@@ -92,7 +93,7 @@ impl<B: Default> Default for Slot<B> {
             ask: 0,
             body: B::default(),
             held_links: Derived::default(),
-            held_height: Derived::default(),
+            is_late: Derived::default(),
             out_links: Links::default(),
             epoch: 0,
             bytes: 0,

@@ -8,7 +8,7 @@ use super::slot::SlotState;
 use crate::ids::{ConnId, Xid};
 use crate::outcome::Status;
 use crate::storage::list::NIL;
-use crate::storage::{Body, Lazy, Places, ServerStorage, Table};
+use crate::storage::{Body, Places, ServerStorage, Table};
 use crate::time::Instant;
 use crate::wire::writer::FrameWriter;
 use crate::wire::{self, Frame, REPLY_HEADER_LEN, ReplyHeader, Role};
@@ -64,7 +64,7 @@ impl<T: ServerStorage> Server<T> {
     pub(super) fn has_to_send(&self, index: u32) -> bool {
         let Some(conn) = self.conns.live(index) else { return false };
         let session = self.sessions.at(conn.session.unwrap_or(NIL));
-        let replies = session.and_then(|session| session.calls.get());
+        let replies = session.and_then(|session| session.calls.as_deref());
         match conn.phase {
             // S30.
             Phase::AwaitingRecord { .. } => return false,
@@ -136,7 +136,7 @@ impl<T: ServerStorage> Server<T> {
     #[inline]
     fn send_replies(&mut self, index: u32, session_index: u32, out: &mut FrameWriter<'_>) -> Step {
         let Some(session) = self.sessions.live_mut(session_index) else { return Step::Stop };
-        let Some(calls) = session.calls.get_mut() else { return Step::Stop };
+        let Some(calls) = session.calls.as_deref_mut() else { return Step::Stop };
         while let Some(number) = calls.out.front() {
             let Some(slot) = calls.slots.live(number) else { return Step::Stop };
             let (status, xid) = match slot.state {
@@ -189,7 +189,7 @@ impl<T: ServerStorage> Server<T> {
             PartialBody::Slot(number) => self
                 .sessions
                 .at(session_index)
-                .and_then(|session| session.calls.get()?.slots.at(*number))
+                .and_then(|session| session.calls.as_deref()?.slots.at(*number))
                 .map_or(&[][..], |slot| slot.body.as_slice()),
         };
         partial.at = out.write_partial(&partial.header, body, partial.at);
@@ -222,7 +222,7 @@ impl<T: ServerStorage> Server<T> {
                 (body.shared()?.slice(from..), PartialBody::TakenDetached { bytes: *bytes })
             }
             PartialBody::Slot(number) => {
-                let calls = self.sessions.at(session_index)?.calls.get()?;
+                let calls = self.sessions.at(session_index)?.calls.as_deref()?;
                 let rest = calls.slots.at(*number)?.body.shared()?.slice(from..);
                 (rest, PartialBody::Taken(*number))
             }

@@ -6,9 +6,12 @@ use std::cell::Cell;
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 
-use super::heap::{HeapArray, HeapBody, HeapFreeSlots, HeapTable};
-use super::pages::HeapPages;
+use core::ops::Deref;
+
+use super::heap::{Chunks, HeapBody, HeapFreeSlots};
+use super::pages::Pages;
 use super::*;
 
 std::thread_local! {
@@ -33,25 +36,25 @@ pub(crate) struct Counting;
 
 impl ClientStorage for Counting {
     type Body = HeapBody;
-    type Calls<T: State> = Counted<HeapTable<T>>;
-    type SlotMap<T: Default + State> = Counted<HeapArray<T>>;
+    type Calls<T: State> = Slab<Counted<Chunks<Place<T>>>>;
+    type SlotMap<T: Default + State> = CountedVec<T>;
     type FreeSlots = HeapFreeSlots;
-    type Blocks<T: Default + State> = Counted<HeapArray<T>>;
+    type Blocks<T: Default + State> = CountedVec<T>;
     const DEADLINE_BLOCK: u32 = 64;
 }
 
 impl ServerStorage for Counting {
     type Body = HeapBody;
-    type Slots<T: Default + State> = Counted<HeapPages<T>>;
-    type Lazy<T: Default + State> = Option<Box<T>>;
-    type Sessions<T: State> = Counted<HeapTable<T>>;
-    type Conns<T: State> = Counted<HeapTable<T>>;
-    type Quotas<T: State> = Counted<HeapTable<T>>;
+    type Slots<T: Default + State> = Counted<Pages<T>>;
+    type Boxed<T: Default + State> = Box<T>;
+    type Sessions<T: State> = Slab<Counted<Chunks<Place<T>>>>;
+    type Conns<T: State> = Slab<Counted<Chunks<Place<T>>>>;
+    type Quotas<T: State> = Slab<Counted<Chunks<Place<T>>>>;
     type Index = BTreeMap<u64, u32>;
-    type Methods<T: Default + State> = HeapArray<T>;
+    type Methods<T: Default + State> = Vec<T>;
 }
 
-/// A table that counts.
+/// An array that counts.
 #[derive(Debug, Default)]
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub(crate) struct Counted<C>(C);
@@ -65,53 +68,6 @@ impl<T, C: Places<T>> Places<T> for Counted<C> {
     fn at_mut(&mut self, index: u32) -> Option<&mut T> {
         note(1);
         self.0.at_mut(index)
-    }
-}
-
-impl<T, C: Table<T>> Table<T> for Counted<C> {
-    const CAPACITY: usize = C::CAPACITY;
-
-    fn insert(&mut self, value: T) -> Option<Key> {
-        note(1);
-        self.0.insert(value)
-    }
-
-    fn remove(&mut self, index: u32) -> Option<T> {
-        note(1);
-        self.0.remove(index)
-    }
-
-    fn free(&mut self, index: u32) {
-        note(1);
-        self.0.free(index);
-    }
-
-    fn keyed_mut(&mut self, index: u32) -> Option<(Key, &mut T)> {
-        note(1);
-        self.0.keyed_mut(index)
-    }
-
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    fn key_at(&self, index: u32) -> Option<Key> {
-        note(1);
-        self.0.key_at(index)
-    }
-
-    fn high_water(&self) -> u32 {
-        self.0.high_water()
-    }
-
-    fn get(&self, key: Key) -> Option<&T> {
-        note(1);
-        self.0.get(key)
-    }
-
-    fn get_mut(&mut self, key: Key) -> Option<&mut T> {
-        note(1);
-        self.0.get_mut(key)
     }
 }
 
@@ -129,18 +85,32 @@ impl<T, C: Array<T>> Array<T> for Counted<C> {
     }
 }
 
-impl<T, C: Flat<T>> Flat<T> for Counted<C> {
-    fn len(&self) -> u32 {
-        self.0.len()
-    }
+/// The same, as one slice.
+#[derive(Debug, Default)]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
+pub(crate) struct CountedVec<T>(Vec<T>);
 
-    fn as_slice(&self) -> &[T] {
-        note(self.0.as_slice().len());
-        self.0.as_slice()
-    }
+impl<T> Deref for CountedVec<T> {
+    type Target = [T];
 
-    fn as_mut_slice(&mut self) -> &mut [T] {
-        note(self.0.as_slice().len());
-        self.0.as_mut_slice()
+    fn deref(&self) -> &[T] {
+        note(1);
+        &self.0
+    }
+}
+
+impl<T> DerefMut for CountedVec<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        note(1);
+        &mut self.0
+    }
+}
+
+impl<T: Default> Array<T> for CountedVec<T> {
+    const CAPACITY: usize = Vec::<T>::CAPACITY;
+
+    fn at_or_grow(&mut self, index: u32) -> Option<&mut T> {
+        note(1);
+        self.0.at_or_grow(index)
     }
 }

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use bytes::Bytes;
 
-use super::pages::HeapPages;
+use super::pages::{Pages, filled};
 use super::*;
 
 /// Storage on the heap, for clients and servers; the machines' configurations set the limits.
@@ -16,27 +16,30 @@ pub struct Heap;
 
 impl ClientStorage for Heap {
     type Body = HeapBody;
-    type Calls<T: State> = HeapTable<T>;
-    type SlotMap<T: Default + State> = HeapArray<T>;
+    type Calls<T: State> = Slab<Chunks<Place<T>>>;
+    type SlotMap<T: Default + State> = Vec<T>;
     type FreeSlots = HeapFreeSlots;
-    type Blocks<T: Default + State> = HeapArray<T>;
+    type Blocks<T: Default + State> = Vec<T>;
     const DEADLINE_BLOCK: u32 = 64;
 }
 
 impl ServerStorage for Heap {
     type Body = HeapBody;
-    type Slots<T: Default + State> = HeapPages<T>;
-    type Lazy<T: Default + State> = Option<Box<T>>;
-    type Sessions<T: State> = HeapTable<T>;
-    type Conns<T: State> = HeapTable<T>;
-    type Quotas<T: State> = HeapTable<T>;
+    type Slots<T: Default + State> = Pages<T>;
+    type Boxed<T: Default + State> = Box<T>;
+    type Sessions<T: State> = Slab<Chunks<Place<T>>>;
+    type Conns<T: State> = Slab<Chunks<Place<T>>>;
+    type Quotas<T: State> = Slab<Chunks<Place<T>>>;
     type Index = BTreeMap<u64, u32>;
-    type Methods<T: Default + State> = HeapArray<T>;
+    type Methods<T: Default + State> = Vec<T>;
 }
+
+/// Lists have two numbers that are no index.
+pub(super) const INDEX_MAX: usize = (u32::MAX - 2) as usize;
 
 /// Payloads at least this long are shared rather than copied.
 const SHARE_LEN_MIN: usize = 1024;
-/// A cleared body keeps at most this much memory for the next payload.
+/// At most this much memory of a body is kept for the next one.
 const RETAIN_LEN_MAX: usize = 256;
 /// Payloads up to this long need no memory of their own: with them, a body has 64 bytes.
 const SMALL_LEN_MAX: usize = 62;
@@ -99,15 +102,6 @@ impl Body for HeapBody {
     }
 
     #[inline]
-    fn clear(&mut self) {
-        match self {
-            HeapBody::Small { len, .. } => *len = 0,
-            HeapBody::Own(vec) if vec.capacity() <= RETAIN_LEN_MAX => vec.clear(),
-            HeapBody::Own(_) | HeapBody::Shared(_) => *self = HeapBody::default(),
-        }
-    }
-
-    #[inline]
     fn release(&mut self) {
         match self {
             HeapBody::Small { len, .. } => *len = 0,
@@ -125,177 +119,62 @@ impl Body for HeapBody {
 
     #[inline]
     fn leave_in(&mut self, spare: &mut Self) {
-        if let HeapBody::Own(_) = self {
-            self.clear();
+        if let HeapBody::Own(vec) = self
+            && vec.capacity() <= RETAIN_LEN_MAX
+        {
             core::mem::swap(self, spare);
         }
     }
 }
 
-/// Places in chunks, so that growing neither moves entries nor holds twice the memory.
 const CHUNK_LEN: usize = 64;
 
+/// An array in chunks, so that growing neither moves entries nor holds twice the memory.
 #[derive(Debug)]
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
-pub struct HeapTable<T> {
-    chunks: Vec<Box<[Place<T>; CHUNK_LEN]>>,
-    free: Vec<u32>,
-    used: u32,
-}
+pub struct Chunks<T>(Vec<Box<[T; CHUNK_LEN]>>);
 
-impl<T> Default for HeapTable<T> {
+impl<T> Default for Chunks<T> {
     fn default() -> Self {
-        HeapTable { chunks: Vec::new(), free: Vec::new(), used: 0 }
+        Chunks(Vec::new())
     }
 }
 
-impl<T> HeapTable<T> {
-    #[inline]
-    fn place(&self, index: u32) -> Option<&Place<T>> {
-        let index = index as usize;
-        Some(&self.chunks.get(index / CHUNK_LEN)?[index % CHUNK_LEN])
-    }
-
-    #[inline]
-    fn place_mut(&mut self, index: u32) -> Option<&mut Place<T>> {
-        let index = index as usize;
-        Some(&mut self.chunks.get_mut(index / CHUNK_LEN)?[index % CHUNK_LEN])
-    }
-}
-
-impl<T> Places<T> for HeapTable<T> {
+impl<T> Places<T> for Chunks<T> {
     #[inline]
     fn at(&self, index: u32) -> Option<&T> {
-        self.place(index)?.value.as_ref()
+        let index = index as usize;
+        Some(&self.0.get(index / CHUNK_LEN)?[index % CHUNK_LEN])
     }
 
     #[inline]
     fn at_mut(&mut self, index: u32) -> Option<&mut T> {
-        self.place_mut(index)?.value.as_mut()
+        let index = index as usize;
+        Some(&mut self.0.get_mut(index / CHUNK_LEN)?[index % CHUNK_LEN])
     }
 }
 
-impl<T> Table<T> for HeapTable<T> {
-    const CAPACITY: usize = (u32::MAX - 2) as usize;
-
-    #[inline]
-    fn insert(&mut self, value: T) -> Option<Key> {
-        let index = match self.free.pop() {
-            Some(index) => index,
-            None if (self.used as usize) < Self::CAPACITY => {
-                if self.chunks.len() == self.used as usize / CHUNK_LEN {
-                    self.chunks.push(chunk()?);
-                }
-                self.used += 1;
-                self.used - 1
-            }
-            None => return None,
-        };
-        let place = self.place_mut(index)?;
-        let generation = place.generation;
-        place.value = Some(value);
-        Some(Key { index, generation })
-    }
-
-    #[inline]
-    fn remove(&mut self, index: u32) -> Option<T> {
-        let value = self.place_mut(index)?.take()?;
-        self.free.push(index);
-        Some(value)
-    }
-
-    #[inline]
-    fn free(&mut self, index: u32) {
-        if self.place_mut(index).is_some_and(Place::free) {
-            self.free.push(index);
-        }
-    }
-
-    #[inline]
-    fn keyed_mut(&mut self, index: u32) -> Option<(Key, &mut T)> {
-        let place = self.place_mut(index)?;
-        let generation = place.generation;
-        Some((Key { index, generation }, place.value.as_mut()?))
-    }
-
-    #[inline]
-    fn len(&self) -> usize {
-        self.used as usize - self.free.len()
-    }
-
-    fn key_at(&self, index: u32) -> Option<Key> {
-        self.place(index)?.key(index)
-    }
-
-    fn high_water(&self) -> u32 {
-        self.used
-    }
-
-    #[inline]
-    fn get(&self, key: Key) -> Option<&T> {
-        self.place(key.index)?.of(key)
-    }
-
-    #[inline]
-    fn get_mut(&mut self, key: Key) -> Option<&mut T> {
-        self.place_mut(key.index)?.of_mut(key)
-    }
-}
-
-fn chunk<T>() -> Option<Box<[Place<T>; CHUNK_LEN]>> {
-    let mut places = Vec::with_capacity(CHUNK_LEN);
-    places.resize_with(CHUNK_LEN, || Place::EMPTY);
-    places.into_boxed_slice().try_into().ok()
-}
-
-#[derive(Debug)]
-#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
-pub struct HeapArray<T>(Vec<T>);
-
-impl<T> Default for HeapArray<T> {
-    fn default() -> Self {
-        HeapArray(Vec::new())
-    }
-}
-
-impl<T> Places<T> for HeapArray<T> {
-    #[inline]
-    fn at(&self, index: u32) -> Option<&T> {
-        self.0.get(index as usize)
-    }
-
-    #[inline]
-    fn at_mut(&mut self, index: u32) -> Option<&mut T> {
-        self.0.get_mut(index as usize)
-    }
-}
-
-impl<T: Default> Array<T> for HeapArray<T> {
-    const CAPACITY: usize = (u32::MAX - 2) as usize;
+impl<T: Default> Array<T> for Chunks<T> {
+    const CAPACITY: usize = INDEX_MAX;
 
     #[inline]
     fn at_or_grow(&mut self, index: u32) -> Option<&mut T> {
-        let needed = index as usize + 1;
-        if self.0.len() < needed {
-            self.0.resize_with(needed, T::default);
+        while self.0.len() <= index as usize / CHUNK_LEN {
+            self.0.push(filled());
         }
-        self.0.get_mut(index as usize)
+        self.at_mut(index)
     }
 }
 
-impl<T: Default> Flat<T> for HeapArray<T> {
-    #[inline]
-    fn len(&self) -> u32 {
-        self.0.len() as u32
-    }
+impl<T: Default> Array<T> for Vec<T> {
+    const CAPACITY: usize = INDEX_MAX;
 
     #[inline]
-    fn as_slice(&self) -> &[T] {
-        &self.0
-    }
-
-    fn as_mut_slice(&mut self) -> &mut [T] {
-        &mut self.0
+    fn at_or_grow(&mut self, index: u32) -> Option<&mut T> {
+        if self.len() <= index as usize {
+            self.resize_with(index as usize + 1, T::default);
+        }
+        self.at_mut(index)
     }
 }
 
@@ -366,7 +245,7 @@ impl HeapFreeSlots {
 
 impl FreeSlots for HeapFreeSlots {
     #[inline]
-    fn first_from<T>(&self, from: u32, _: &impl Flat<T>, _: impl Fn(&T) -> bool) -> u32 {
+    fn first_from<T>(&self, from: u32, _: &[T], _: impl Fn(&T) -> bool) -> u32 {
         if from < WORD
             && let Some(bit) = clear_bit_from(self.front, from)
         {
@@ -399,37 +278,16 @@ impl Index for BTreeMap<u64, u32> {
 
     #[inline]
     fn insert(&mut self, key: u64, index: u32) -> bool {
-        match self.entry(key) {
-            alloc::collections::btree_map::Entry::Vacant(place) => {
-                place.insert(index);
-                true
-            }
-            alloc::collections::btree_map::Entry::Occupied(_) => false,
+        let is_free = !self.contains_key(&key);
+        if is_free {
+            BTreeMap::insert(self, key, index);
         }
+        is_free
     }
 
     #[inline]
     fn remove(&mut self, key: u64) {
         BTreeMap::remove(self, &key);
-    }
-}
-
-impl<T: Default> Lazy<T> for Option<Box<T>> {
-    fn get(&self) -> Option<&T> {
-        self.as_deref()
-    }
-
-    fn get_mut(&mut self) -> Option<&mut T> {
-        self.as_deref_mut()
-    }
-
-    #[inline]
-    fn get_or_make(&mut self) -> &mut T {
-        self.get_or_insert_with(Box::default)
-    }
-
-    fn release(&mut self) {
-        *self = None;
     }
 }
 
@@ -446,13 +304,12 @@ mod tests {
         const SLOTS: u32 = 64 * 64 * 3 + 5;
         let mut free = HeapFreeSlots::default();
         let mut model = BTreeSet::new();
-        let slots = HeapArray::<u32>::default();
         let check = |free: &HeapFreeSlots, model: &BTreeSet<u32>, from: u32| {
             let expected = (from..).find(|slot| !model.contains(slot)).unwrap();
-            assert_eq!(free.first_from(from, &slots, |_| true), expected, "from {from}");
+            assert_eq!(free.first_from(from, &[0], |_| true), expected, "from {from}");
         };
         for slot in 0..SLOTS {
-            assert_eq!(free.first_from(0, &slots, |_| true), slot);
+            assert_eq!(free.first_from(0, &[0], |_| true), slot);
             free.note_taken(slot);
             model.insert(slot);
         }
@@ -467,7 +324,7 @@ mod tests {
                 free.note_taken(slot);
             }
             if seed >> 40 & 7 == 0 {
-                let lowest = free.first_from(0, &slots, |_| true);
+                let lowest = free.first_from(0, &[0], |_| true);
                 model.insert(lowest);
                 free.note_taken(lowest);
             }

@@ -145,7 +145,7 @@ impl<const L: u8> List<L> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::{Array, ClientStorage, Flat, InlineClient};
+    use crate::storage::{Array, ClientStorage, InlineClient};
 
     #[derive(Default)]
     struct Item(Links);

@@ -6,6 +6,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use super::heap::INDEX_MAX;
 use super::{Array, Places};
 
 /// Entries that lie together at the front: a client takes the lowest free slot, so most calls use these. They are found
@@ -25,14 +26,14 @@ type Directory<T> = Box<[Option<Page<T>>; DIRECTORY_LEN]>;
 
 #[derive(Debug)]
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
-pub struct HeapPages<T> {
+pub struct Pages<T> {
     front: Vec<T>,
     directories: Vec<Option<Directory<T>>>,
 }
 
-impl<T> Default for HeapPages<T> {
+impl<T> Default for Pages<T> {
     fn default() -> Self {
-        HeapPages { front: Vec::new(), directories: Vec::new() }
+        Pages { front: Vec::new(), directories: Vec::new() }
     }
 }
 
@@ -46,7 +47,7 @@ fn front_len(index: usize) -> usize {
     (index + 1).next_power_of_two().max(FRONT_LEN_MIN)
 }
 
-impl<T> HeapPages<T> {
+impl<T> Pages<T> {
     fn page(&self, index: usize) -> Option<&Page<T>> {
         let (directory, page, _) = place_of(index);
         self.directories.get(directory)?.as_ref()?[page].as_ref()
@@ -58,7 +59,7 @@ impl<T> HeapPages<T> {
     }
 }
 
-impl<T: Default> HeapPages<T> {
+impl<T: Default> Pages<T> {
     #[cold]
     fn grow(&mut self, index: usize) {
         if index < FRONT_LEN {
@@ -78,7 +79,7 @@ impl<T: Default> HeapPages<T> {
 }
 
 /// A boxed array of defaults, made in its place: one made on the stack and moved could be too large for it.
-fn filled<T: Default, const N: usize>() -> Box<[T; N]> {
+pub(super) fn filled<T: Default, const N: usize>() -> Box<[T; N]> {
     let mut values = Vec::with_capacity(N);
     values.resize_with(N, T::default);
     match values.into_boxed_slice().try_into() {
@@ -87,7 +88,7 @@ fn filled<T: Default, const N: usize>() -> Box<[T; N]> {
     }
 }
 
-impl<T> Places<T> for HeapPages<T> {
+impl<T> Places<T> for Pages<T> {
     #[inline]
     fn at(&self, index: u32) -> Option<&T> {
         let index = index as usize;
@@ -107,8 +108,8 @@ impl<T> Places<T> for HeapPages<T> {
     }
 }
 
-impl<T: Default> Array<T> for HeapPages<T> {
-    const CAPACITY: usize = (u32::MAX - 2) as usize;
+impl<T: Default> Array<T> for Pages<T> {
+    const CAPACITY: usize = INDEX_MAX;
 
     #[inline]
     fn at_or_grow(&mut self, index: u32) -> Option<&mut T> {
@@ -145,7 +146,7 @@ mod tests {
 
     #[test]
     fn an_entry_costs_its_page_and_each_is_found_where_it_was_put() {
-        let mut pages = HeapPages::<u64>::default();
+        let mut pages = Pages::<u64>::default();
         assert!(pages.at(0).is_none());
         let mut total = 0;
         for index in [65_535, 0, 3, 4, 15, 16, 1023, 255, 256, 65_534] {

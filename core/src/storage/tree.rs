@@ -1,4 +1,4 @@
-//! A balanced search tree through the entries of a table: no memory of its own, and a bound on every operation.
+//! A search tree through the entries of a table: no memory of its own, and a bound on every operation.
 
 use super::Places;
 use crate::storage::list::{Linked, Links, NIL};
@@ -7,13 +7,12 @@ use crate::storage::list::{Linked, Links, NIL};
 pub(crate) trait Ordered<const L: u8>: Linked<L> {
     /// What the tree is ordered by; no two entries of a tree have the same, and none changes while it is in the tree.
     fn key(&self) -> u64;
-    /// Levels of the tree below and with this entry; 0 while it is in no tree.
-    fn height(&self) -> u8;
-    fn height_mut(&mut self) -> &mut u8;
 }
 
-/// An AVL tree of kind `L`. Every operation visits at most a few entries on each of its 1.44 · log2(n) levels, so
-/// recursion is at most 24 deep for 65,536 entries.
+/// A digital search tree of kind `L`: at each level, one more bit of the key, from the highest, says into which half it
+/// goes. So no operation visits more than 64 entries, whatever keys a peer chooses and in whatever order; no balance
+/// has to be kept. An entry may lie anywhere on the way that its key describes: all keys in the lower half of a place are
+/// below all those in its upper half, and the entry at the place itself is somewhere among them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tree<const L: u8> {
     root: u32,
@@ -25,44 +24,92 @@ impl<const L: u8> Default for Tree<L> {
     }
 }
 
+/// Where an entry hangs: the one above it and the half that it is in; at the root, no one and any half.
+#[derive(Clone, Copy)]
+struct Place {
+    above: u32,
+    upper: bool,
+}
+
+const ROOT: Place = Place { above: NIL, upper: false };
+
+fn half(links: &Links, upper: bool) -> u32 {
+    if upper { links.next } else { links.prev }
+}
+
 impl<const L: u8> Tree<L> {
-    /// Inserts an entry that is in no tree and on no list.
-    pub(crate) fn insert<T: Ordered<L>>(&mut self, places: &mut impl Places<T>, index: u32) {
-        let Some(entry) = places.at_mut(index) else { return };
-        debug_assert!(!entry.links().is_linked() && entry.height() == 0, "it is linked already");
-        *entry.links_mut() = Links { prev: NIL, next: NIL };
-        *entry.height_mut() = 1;
-        let key = entry.key();
-        self.root = insert(places, self.root, index, key);
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.root == NIL
     }
 
-    /// Removes an entry of this tree.
-    pub(crate) fn remove<T: Ordered<L>>(&mut self, places: &mut impl Places<T>, index: u32) {
-        let Some(entry) = places.at(index) else { return };
-        debug_assert!(entry.height() > 0, "it is in no tree");
+    /// Inserts an entry that is in no tree and on no list.
+    pub(crate) fn insert<T: Ordered<L>>(&mut self, places: &mut impl Places<T>, index: u32) {
+        let Some(entry) = places.live_mut(index) else { return };
+        debug_assert!(!entry.links().is_linked(), "it is linked already");
+        *entry.links_mut() = Links { prev: NIL, next: NIL };
         let key = entry.key();
-        self.root = remove(places, self.root, index, key);
-        if let Some(entry) = places.at_mut(index) {
-            *entry.links_mut() = Links::default();
-            *entry.height_mut() = 0;
+        let (place, found) = self.find(places, key, NIL);
+        debug_assert!(found == NIL, "two entries with one key");
+        self.hang(places, place, index);
+    }
+
+    /// Removes an entry of this tree. Any entry below it may take its place: here it is one without halves.
+    pub(crate) fn remove<T: Ordered<L>>(&mut self, places: &mut impl Places<T>, index: u32) {
+        let Some(entry) = places.live_mut(index) else { return };
+        let (key, links) = (entry.key(), core::mem::take(entry.links_mut()));
+        debug_assert!(links.is_linked(), "it is in no tree");
+        let (place, _) = self.find(places, key, index);
+        let (mut leaf, mut at) = (NIL, place);
+        let mut below = links;
+        loop {
+            let upper = below.prev == NIL;
+            let next = half(&below, upper);
+            let Some(entry) = places.at(next) else { break };
+            at = Place { above: if leaf == NIL { index } else { leaf }, upper };
+            (leaf, below) = (next, *entry.links());
+        }
+        if leaf != NIL {
+            let mut links = links;
+            if at.above == index {
+                *(if at.upper { &mut links.next } else { &mut links.prev }) = NIL;
+            } else {
+                self.hang(places, at, NIL);
+            }
+            if let Some(entry) = places.live_mut(leaf) {
+                *entry.links_mut() = links;
+            }
+        }
+        self.hang(places, place, leaf);
+    }
+
+    /// Where the entry `index`, which has `key`, hangs; or the free place for `key`, and `NIL`.
+    fn find<T: Ordered<L>>(&self, places: &impl Places<T>, key: u64, index: u32) -> (Place, u32) {
+        let (mut place, mut at, mut bits) = (ROOT, self.root, key);
+        while at != index
+            && let Some(entry) = places.at(at)
+        {
+            debug_assert!(entry.key() != key, "two entries with one key");
+            place = Place { above: at, upper: bits >> 63 == 1 };
+            at = half(entry.links(), place.upper);
+            bits <<= 1;
+        }
+        (place, at)
+    }
+
+    /// Hangs an entry, or nothing, into a place.
+    fn hang<T: Ordered<L>>(&mut self, places: &mut impl Places<T>, place: Place, index: u32) {
+        match places.at_mut(place.above).map(T::links_mut) {
+            Some(links) if place.upper => links.next = index,
+            Some(links) => links.prev = index,
+            None => self.root = index,
         }
     }
 
     /// The entry with the smallest key.
     #[inline]
     pub(crate) fn first<T: Ordered<L>>(&self, places: &impl Places<T>) -> Option<u32> {
-        if self.root == NIL { None } else { self.leftmost(places) }
-    }
-
-    #[cold]
-    fn leftmost<T: Ordered<L>>(&self, places: &impl Places<T>) -> Option<u32> {
-        let mut at = self.root;
-        let mut first = None;
-        while let Some(entry) = places.at(at) {
-            first = Some(at);
-            at = left(entry);
-        }
-        first
+        if self.is_empty() { None } else { first_of(places, self.root, None) }
     }
 
     /// The entry with the smallest key above `key`.
@@ -71,150 +118,37 @@ impl<const L: u8> Tree<L> {
         places: &impl Places<T>,
         key: u64,
     ) -> Option<u32> {
-        let mut at = self.root;
-        let mut first = None;
+        let (mut at, mut bits) = (self.root, key);
+        let (mut first, mut beside) = (None, NIL);
         while let Some(entry) = places.at(at) {
-            if entry.key() > key {
-                first = Some(at);
-                at = left(entry);
-            } else {
-                at = right(entry);
+            first = lesser(first, (entry.key() > key).then_some((entry.key(), at)));
+            let upper = bits >> 63 == 1;
+            if !upper && entry.links().next != NIL {
+                // All of it is above `key`, and below all that was passed so before.
+                beside = entry.links().next;
             }
+            at = half(entry.links(), upper);
+            bits <<= 1;
         }
-        first
+        first_of(places, beside, first)
     }
 }
 
-fn left<const L: u8>(entry: &impl Linked<L>) -> u32 {
-    entry.links().prev
-}
-
-fn right<const L: u8>(entry: &impl Linked<L>) -> u32 {
-    entry.links().next
-}
-
-fn height<const L: u8, T: Ordered<L>>(places: &impl Places<T>, index: u32) -> u8 {
-    places.at(index).map_or(0, T::height)
-}
-
-/// Inserts the entry at `index`, which has `key`, below `root`; returns the new root.
-fn insert<const L: u8, T: Ordered<L>>(
-    places: &mut impl Places<T>,
-    root: u32,
-    index: u32,
-    key: u64,
-) -> u32 {
-    let Some(entry) = places.at(root) else { return index };
-    let (lower, upper) = (left(entry), right(entry));
-    debug_assert!(entry.key() != key, "two entries with one key");
-    let children = if key < entry.key() {
-        Links { prev: insert(places, lower, index, key), next: upper }
-    } else {
-        Links { prev: lower, next: insert(places, upper, index, key) }
-    };
-    balanced(places, root, children)
-}
-
-/// Takes the entry at `index`, which has `key`, out of the tree below `root`; returns the new root.
-fn remove<const L: u8, T: Ordered<L>>(
-    places: &mut impl Places<T>,
-    root: u32,
-    index: u32,
-    key: u64,
-) -> u32 {
-    let Some(entry) = places.at(root) else {
-        debug_assert!(false, "the entry is not in this tree");
-        return NIL;
-    };
-    let (lower, upper) = (left(entry), right(entry));
-    if root == index {
-        return joined(places, lower, upper);
+/// The entry with the smallest key in the tree below `at`, or `first` if that is smaller.
+fn first_of<const L: u8, T: Ordered<L>>(
+    places: &impl Places<T>,
+    mut at: u32,
+    mut first: Option<(u64, u32)>,
+) -> Option<u32> {
+    while let Some(entry) = places.at(at) {
+        first = lesser(first, Some((entry.key(), at)));
+        at = half(entry.links(), entry.links().prev == NIL);
     }
-    let children = if key < entry.key() {
-        Links { prev: remove(places, lower, index, key), next: upper }
-    } else {
-        Links { prev: lower, next: remove(places, upper, index, key) }
-    };
-    balanced(places, root, children)
+    first.map(|(_, index)| index)
 }
 
-/// One tree of two whose heights differ by one at most, all keys of `lower` being below all of `upper`.
-fn joined<const L: u8, T: Ordered<L>>(places: &mut impl Places<T>, lower: u32, upper: u32) -> u32 {
-    if lower == NIL {
-        return upper;
-    }
-    if upper == NIL {
-        return lower;
-    }
-    let (first, rest) = without_first(places, upper);
-    balanced(places, first, Links { prev: lower, next: rest })
-}
-
-/// The first entry below `root`, and the tree without it.
-fn without_first<const L: u8, T: Ordered<L>>(places: &mut impl Places<T>, root: u32) -> (u32, u32) {
-    let (lower, upper) = places.at(root).map_or((NIL, NIL), |entry| (left(entry), right(entry)));
-    if lower == NIL {
-        return (root, upper);
-    }
-    let (first, rest) = without_first(places, lower);
-    (first, balanced(places, root, Links { prev: rest, next: upper }))
-}
-
-/// Gives `root` these children, whose heights differ by two at most, and rotates if they do; returns the new root.
-fn balanced<const L: u8, T: Ordered<L>>(
-    places: &mut impl Places<T>,
-    root: u32,
-    children: Links,
-) -> u32 {
-    let Links { prev: lower, next: upper } = children;
-    let (low, high) = (height(places, lower), height(places, upper));
-    if low > high + 1 {
-        let (outer, inner) = places.at(lower).map_or((NIL, NIL), |e| (left(e), right(e)));
-        if height(places, outer) >= height(places, inner) {
-            join(places, root, Links { prev: inner, next: upper });
-            return join(places, lower, Links { prev: outer, next: root });
-        }
-        let halves = places.at(inner).map_or((NIL, NIL), |e| (left(e), right(e)));
-        join(places, lower, Links { prev: outer, next: halves.0 });
-        join(places, root, Links { prev: halves.1, next: upper });
-        return join(places, inner, Links { prev: lower, next: root });
-    }
-    if high > low + 1 {
-        let (inner, outer) = places.at(upper).map_or((NIL, NIL), |e| (left(e), right(e)));
-        if height(places, outer) >= height(places, inner) {
-            join(places, root, Links { prev: lower, next: inner });
-            return join(places, upper, Links { prev: root, next: outer });
-        }
-        let halves = places.at(inner).map_or((NIL, NIL), |e| (left(e), right(e)));
-        join(places, root, Links { prev: lower, next: halves.0 });
-        join(places, upper, Links { prev: halves.1, next: outer });
-        return join(places, inner, Links { prev: root, next: upper });
-    }
-    set(places, root, children, low.max(high) + 1);
-    root
-}
-
-fn set<const L: u8, T: Ordered<L>>(
-    places: &mut impl Places<T>,
-    root: u32,
-    children: Links,
-    height: u8,
-) {
-    if let Some(entry) = places.at_mut(root) {
-        *entry.links_mut() = children;
-        *entry.height_mut() = height;
-    }
-}
-
-/// Gives `root` these children, whose heights differ by one at most; returns it.
-fn join<const L: u8, T: Ordered<L>>(
-    places: &mut impl Places<T>,
-    root: u32,
-    children: Links,
-) -> u32 {
-    let height = height(places, children.prev).max(height(places, children.next)) + 1;
-    set(places, root, children, height);
-    root
+fn lesser(one: Option<(u64, u32)>, other: Option<(u64, u32)>) -> Option<(u64, u32)> {
+    one.into_iter().chain(other).min()
 }
 
 #[cfg(test)]
@@ -230,7 +164,6 @@ mod tests {
     struct Item {
         key: u64,
         links: Links,
-        height: u8,
     }
 
     impl Linked<0> for Item {
@@ -246,12 +179,6 @@ mod tests {
         fn key(&self) -> u64 {
             self.key
         }
-        fn height(&self) -> u8 {
-            self.height
-        }
-        fn height_mut(&mut self) -> &mut u8 {
-            &mut self.height
-        }
     }
 
     struct Items(Vec<Item>);
@@ -265,15 +192,12 @@ mod tests {
         }
     }
 
-    /// Checks heights and order below `root`; returns its height.
-    fn check(items: &Items, root: u32, above: Option<u64>, below: Option<u64>) -> u8 {
-        let Some(entry) = items.at(root) else { return 0 };
-        assert!(above.is_none_or(|key| entry.key > key) && below.is_none_or(|key| entry.key < key));
-        let low = check(items, entry.links.prev, above, Some(entry.key));
-        let high = check(items, entry.links.next, Some(entry.key), below);
-        assert!(low.abs_diff(high) <= 1, "{low} and {high}");
-        assert_eq!(entry.height, low.max(high) + 1);
-        entry.height
+    /// Checks that every entry below `root` is on the way that its key describes; returns how many levels there are.
+    fn check(items: &Items, root: u32, level: u32, way: u64) -> u32 {
+        let Some(entry) = items.at(root) else { return level };
+        assert!(level == 0 || entry.key >> (64 - level) == way, "{} at level {level}", entry.key);
+        let low = check(items, entry.links.prev, level + 1, way << 1);
+        low.max(check(items, entry.links.next, level + 1, way << 1 | 1))
     }
 
     #[test]
@@ -299,13 +223,12 @@ mod tests {
                 tree.remove(&mut items, index);
                 assert!(!items.0[index as usize].links.is_linked());
             }
-            check(&items, tree.root, None, None);
+            assert!(check(&items, tree.root, 0, 0) <= 64);
             let key = (seed >> 20) % (LEN * 7);
             let key_at = |index: u32| u64::from(index) * 7;
             assert_eq!(tree.first(&items).map(key_at), model.first().copied());
             let above = model.range(key + 1..).next().copied();
             assert_eq!(tree.first_above(&items, key).map(key_at), above);
         }
-        assert!(height(&items, tree.root) <= 13);
     }
 }

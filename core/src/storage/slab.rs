@@ -1,0 +1,134 @@
+//! The table: places that are given out and taken back, in an array of either kind of memory.
+
+use super::{Array, Places, Table};
+use crate::ids::Key;
+use crate::storage::list::NIL;
+
+/// One place of a table.
+#[derive(Debug)]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
+pub struct Place<T> {
+    /// Grows when the place is freed, so that keys of earlier tenants do not name later ones.
+    generation: u32,
+    /// The next free place, while this one is free and not the last one.
+    next_free: u32,
+    value: Option<T>,
+}
+
+impl<T> Default for Place<T> {
+    fn default() -> Self {
+        Place { generation: 0, next_free: NIL, value: None }
+    }
+}
+
+/// A table in the memory of `A`. The place that was freed last is given out first.
+#[derive(Debug)]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
+pub struct Slab<A> {
+    places: A,
+    /// A free place, or `NIL` if all that were used are taken.
+    first_free: u32,
+    used: u32,
+    len: u32,
+}
+
+impl<A: Default> Default for Slab<A> {
+    fn default() -> Self {
+        Slab { places: A::default(), first_free: NIL, used: 0, len: 0 }
+    }
+}
+
+impl<T, A: Array<Place<T>>> Places<T> for Slab<A> {
+    #[inline]
+    fn at(&self, index: u32) -> Option<&T> {
+        self.places.at(index)?.value.as_ref()
+    }
+
+    #[inline]
+    fn at_mut(&mut self, index: u32) -> Option<&mut T> {
+        self.places.at_mut(index)?.value.as_mut()
+    }
+}
+
+impl<A> Slab<A> {
+    /// The place at `index` is empty now.
+    #[inline(always)]
+    fn give_back<T>(&mut self, index: u32)
+    where
+        A: Array<Place<T>>,
+    {
+        let Some(place) = self.places.live_mut(index) else { return };
+        place.generation = place.generation.wrapping_add(1);
+        place.next_free = core::mem::replace(&mut self.first_free, index);
+        self.len -= 1;
+    }
+}
+
+impl<T, A: Array<Place<T>>> Table<T> for Slab<A> {
+    const CAPACITY: usize = A::CAPACITY;
+
+    #[inline]
+    fn insert(&mut self, value: T) -> Option<Key> {
+        let index = if self.first_free == NIL { self.used } else { self.first_free };
+        let place = self.places.at_or_grow(index)?;
+        debug_assert!(place.value.is_none(), "a free place is empty");
+        place.value = Some(value);
+        self.first_free = core::mem::replace(&mut place.next_free, NIL);
+        let generation = place.generation;
+        self.used = self.used.max(index + 1);
+        self.len += 1;
+        Some(Key { index, generation })
+    }
+
+    #[inline]
+    fn remove(&mut self, index: u32) -> Option<T> {
+        let value = self.places.at_mut(index)?.value.take()?;
+        self.give_back(index);
+        Some(value)
+    }
+
+    #[inline]
+    fn free(&mut self, index: u32) {
+        let Some(place) = self.places.at_mut(index) else { return };
+        if place.value.is_some() {
+            // Not by `remove`: that moves the entry.
+            place.value = None;
+            self.give_back(index);
+        }
+    }
+
+    #[inline]
+    fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    #[inline]
+    fn high_water(&self) -> u32 {
+        self.used
+    }
+
+    #[inline]
+    fn keyed_mut(&mut self, index: u32) -> Option<(Key, &mut T)> {
+        let place = self.places.at_mut(index)?;
+        let generation = place.generation;
+        Some((Key { index, generation }, place.value.as_mut()?))
+    }
+
+    #[inline]
+    fn key_at(&self, index: u32) -> Option<Key> {
+        let place = self.places.at(index)?;
+        place.value.as_ref().map(|_| Key { index, generation: place.generation })
+    }
+
+    #[inline]
+    fn get(&self, key: Key) -> Option<&T> {
+        let place = self.places.at(key.index)?;
+        place.value.as_ref().filter(|_| place.generation == key.generation)
+    }
+
+    #[inline]
+    fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+        let place = self.places.at_mut(key.index)?;
+        place.value.as_mut().filter(|_| place.generation == key.generation)
+    }
+}
