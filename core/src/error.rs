@@ -4,7 +4,7 @@ use core::fmt;
 
 use crate::ids::ServerId;
 use crate::outcome::Executed;
-use crate::wire::ServiceName;
+use crate::wire::{Refuse, ServiceName};
 
 /// Why a call was not even begun. Nothing of it has left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -175,67 +175,56 @@ impl ProtocolError {
     }
 }
 
-/// What a number in a `Refuse` frame says, for messages.
-pub(crate) fn describe_code(code: u8) -> &'static str {
-    match code {
-        1 => "a frame was longer than the grants allow",
-        2 => "a frame was too short for its kind",
-        3 => "a frame's kind is unknown",
-        4 => "a frame's fields cannot be decoded",
-        5 => "the peer does not speak this protocol",
-        6 => "a frame that needs a session came before the handshake",
-        7 => "a second Hello came on one connection",
-        8 => "a Welcome came that nothing asked for",
-        9 => "an xid was out of range",
-        10 => "a new xid fell on a slot whose call runs",
-        11 => "an acknowledgement covered a call that runs or the one that carried it",
-        12 => "a new xid was below one already read",
-        13 => "the same xid came with other arguments",
-        14 => "a request came after the client's Goodbye",
-        15 => "an answer came to an xid that was never sent",
-        16 => "an answer that was acknowledged was asked for",
-        _ => "a reason this version does not know",
-    }
+/// What each number of [`ProtocolError::code`] says.
+const PROTOCOL_TEXTS: [&str; 17] = [
+    "a reason this version does not know",
+    "a frame was longer than the grants allow",
+    "a frame was too short for its kind",
+    "a frame's kind is unknown",
+    "a frame's fields cannot be decoded",
+    "the peer does not speak this protocol",
+    "a frame that needs a session came before the handshake",
+    "a second Hello came on one connection",
+    "a Welcome came that nothing asked for",
+    "an xid was out of range",
+    "a new xid fell on a slot whose call runs",
+    "an acknowledgement covered a call that runs or the one that carried it",
+    "a new xid was below one already read",
+    "the same xid came with other arguments",
+    "a request came after the client's Goodbye",
+    "an answer came to an xid that was not asked for",
+    "an answer that was acknowledged was asked for",
+];
+
+fn protocol_text(code: u8) -> &'static str {
+    PROTOCOL_TEXTS.get(usize::from(code)).unwrap_or(&PROTOCOL_TEXTS[0])
 }
 
 impl fmt::Display for ProtocolError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("protocol error: ")?;
+        write!(f, "protocol error: {}", protocol_text(self.code()))?;
         match self {
             ProtocolError::FrameTooLong { len, max } => {
-                write!(f, "a frame announces {len} bytes, {max} are allowed")
+                write!(f, " ({len} bytes announced, {max} allowed)")
             }
             ProtocolError::FrameTooShort { kind, len } => {
-                write!(f, "a frame of kind {kind:#04x} has only {len} bytes")
+                write!(f, " (kind {kind:#04x}, {len} bytes)")
             }
-            ProtocolError::UnknownKind(kind) => write!(f, "a frame's kind {kind:#04x} is unknown"),
-            ProtocolError::Malformed { kind } => {
-                write!(f, "the fields of a frame of kind {kind:#04x} cannot be decoded")
+            ProtocolError::UnknownKind(kind) | ProtocolError::Malformed { kind } => {
+                write!(f, " (kind {kind:#04x})")
             }
-            ProtocolError::SlotBusy { xid, running } => {
-                write!(f, "xid {xid} fell on the slot of xid {running}, which runs")
-            }
-            ProtocolError::AckAhead { acked } => {
-                write!(f, "acked {acked} covers a call that runs or the one that carried it")
-            }
-            ProtocolError::OutOfOrder { xid, seen } => {
-                write!(f, "new xid {xid} is below {seen}, which was already read")
-            }
-            ProtocolError::FalseRetry { xid } => {
-                write!(f, "xid {xid} came again with other arguments")
-            }
-            ProtocolError::UnexpectedAnswer { xid } => {
-                write!(f, "an answer to xid {xid}, which was not asked for")
-            }
-            ProtocolError::AlreadySettled { xid } => {
-                write!(f, "the answer to xid {xid} was asked for, and was acknowledged before")
-            }
+            ProtocolError::SlotBusy { xid, running } => write!(f, " (xid {xid}, {running} runs)"),
+            ProtocolError::AckAhead { acked } => write!(f, " (acked {acked})"),
+            ProtocolError::OutOfOrder { xid, seen } => write!(f, " (xid {xid}, {seen} was read)"),
+            ProtocolError::FalseRetry { xid }
+            | ProtocolError::UnexpectedAnswer { xid }
+            | ProtocolError::AlreadySettled { xid } => write!(f, " (xid {xid})"),
             ProtocolError::BadMagic
             | ProtocolError::NoSession
             | ProtocolError::SecondHello
             | ProtocolError::UnexpectedWelcome
             | ProtocolError::XidOutOfRange
-            | ProtocolError::AfterGoodbye => f.write_str(describe_code(self.code())),
+            | ProtocolError::AfterGoodbye => Ok(()),
         }
     }
 }
@@ -249,36 +238,17 @@ impl core::error::Error for ProtocolError {}
 pub enum CloseReason {
     /// The peer broke the protocol.
     Protocol(ProtocolError),
-    /// The peer says that we broke the protocol; the number is [`ProtocolError::code`]'s.
-    PeerSaysProtocol(u8),
+    /// The server refuses the client: it says so, or has said so to us.
+    Refused(Refuse),
     /// No byte came for the keepalive's time (S20).
     PeerSilent,
-    /// The handshake, or one frame, took too long (C42).
+    /// The handshake, or one frame, took the peer too long (C42).
     TooSlow,
-    /// A newer connection resumed the session (S4).
-    Superseded,
     /// The session was ended in good order.
     Goodbye,
-    /// The server is draining and opens no sessions (S25).
-    ShuttingDown,
-    /// The two ends have no protocol version in common.
-    VersionUnsupported {
-        /// Lowest version that the server speaks.
-        min: u8,
-        /// Highest version that the server speaks.
-        max: u8,
-    },
-    /// The server has no such session (S3).
-    SessionUnknown,
-    /// The session belongs to another principal (S5).
-    WrongPrincipal,
     /// There was no memory for one more call of the session, not even to refuse it (S11). It was not read: after a
     /// resume it is sent again.
     NoRoom,
-    /// The server's session table is full (S6).
-    SessionsFull,
-    /// The principal's share of the session table is full (S6).
-    PrincipalFull,
     /// The client demanded another service (S7).
     WrongService {
         /// What the client demanded.
@@ -296,11 +266,16 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
+    /// Whether one end broke the protocol, as we or the peer found.
+    pub fn is_protocol_error(&self) -> bool {
+        matches!(self, CloseReason::Protocol(_) | CloseReason::Refused(Refuse::Protocol(_)))
+    }
+
     /// Whether another attempt with the same configuration can end otherwise.
     pub fn is_final(&self) -> bool {
         matches!(
             self,
-            CloseReason::VersionUnsupported { .. }
+            CloseReason::Refused(Refuse::VersionUnsupported { .. } | Refuse::WrongServer { .. })
                 | CloseReason::WrongService { .. }
                 | CloseReason::WrongServer { .. }
         )
@@ -311,33 +286,47 @@ impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             CloseReason::Protocol(error) => error.fmt(f),
-            CloseReason::PeerSaysProtocol(code) => {
-                write!(f, "the peer reports a protocol error: {}", describe_code(*code))
-            }
+            CloseReason::Refused(refuse) => refuse.fmt(f),
             CloseReason::PeerSilent => {
                 f.write_str("the peer sent no byte for the keepalive's time")
             }
-            CloseReason::TooSlow => f.write_str("the handshake or a frame took too long"),
-            CloseReason::Superseded => f.write_str("a newer connection resumed the session"),
+            CloseReason::TooSlow => f.write_str("the handshake or a frame took the peer too long"),
             CloseReason::Goodbye => f.write_str("the session was ended in good order"),
-            CloseReason::ShuttingDown => f.write_str("the server is shutting down"),
-            CloseReason::VersionUnsupported { min, max } => {
-                write!(f, "the server speaks protocol versions {min} to {max} only")
-            }
-            CloseReason::SessionUnknown => f.write_str("the server does not have the session"),
-            CloseReason::WrongPrincipal => f.write_str("the session belongs to another principal"),
             CloseReason::NoRoom => {
                 f.write_str("the server has no memory for another call of the session now")
-            }
-            CloseReason::SessionsFull => f.write_str("the server's session table is full"),
-            CloseReason::PrincipalFull => {
-                f.write_str("the principal's share of the server's session table is full")
             }
             CloseReason::WrongService { wanted, found } => {
                 write!(f, "service {wanted} was demanded, but {found} answered")
             }
             CloseReason::WrongServer { wanted, found } => {
                 write!(f, "server {wanted} was demanded, but {found} answered")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Refuse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refuse::Protocol(code) => {
+                write!(f, "the peer reports a protocol error: {}", protocol_text(*code))
+            }
+            Refuse::VersionUnsupported { min, max } => {
+                write!(f, "the server speaks protocol versions {min} to {max} only")
+            }
+            Refuse::SessionUnknown => f.write_str("the server does not have the session"),
+            Refuse::WrongPrincipal => f.write_str("the session belongs to another principal"),
+            Refuse::SessionsFull => f.write_str("the server's session table is full"),
+            Refuse::PrincipalFull => {
+                f.write_str("the principal's share of the server's session table is full")
+            }
+            Refuse::WrongServer { service, server } => {
+                write!(f, "another server was demanded than {server} of service {service}")
+            }
+            Refuse::ShuttingDown => f.write_str("the server is shutting down"),
+            Refuse::Superseded => f.write_str("a newer connection resumed the session"),
+            Refuse::TooSlow => {
+                f.write_str("the server found that the handshake or a frame took too long")
             }
         }
     }
@@ -372,7 +361,7 @@ impl SessionEnd {
 impl fmt::Display for SessionEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            SessionEnd::SessionUnknown => "the server does not have the session",
+            SessionEnd::SessionUnknown => return Refuse::SessionUnknown.fmt(f),
             SessionEnd::RolledBack => "the server's ledger or the client's journal is an old copy",
             SessionEnd::GrantsChanged => "the server came back with other grants",
             SessionEnd::FalseRetry => "the server found other arguments under a repeated xid",

@@ -99,4 +99,4 @@ pub use server::{
 pub use storage::Heap;
 pub use storage::{ClientStorage, InlineClient, InlineServer, Payload, ServerStorage};
 pub use time::Instant;
-pub use wire::ServiceName;
+pub use wire::{Refuse, ServiceName};

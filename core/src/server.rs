@@ -277,7 +277,7 @@ impl<T: ServerStorage> Server<T> {
                 conn.send.goodbye = true;
                 self.wake(index);
             } else {
-                self.close_conn(index, Some(Refuse::ShuttingDown), CloseReason::ShuttingDown);
+                self.close_conn(index, CloseReason::Refused(Refuse::ShuttingDown));
             }
         }
     }
@@ -348,10 +348,25 @@ impl<T: ServerStorage> Server<T> {
         self.conn_events.push_back(&mut self.conns, index);
     }
 
-    /// Ends a connection from our side: `refuse` is still sent, nothing else is, and nothing more is read.
-    fn close_conn(&mut self, index: u32, refuse: Option<Refuse>, reason: CloseReason) {
+    /// What a client is told of the reason for which its connection is closed.
+    fn refuse_for(&self, reason: CloseReason) -> Option<Refuse> {
+        match reason {
+            CloseReason::Protocol(error) => Some(Refuse::Protocol(error.code())),
+            CloseReason::Refused(refuse) => Some(refuse),
+            CloseReason::TooSlow => Some(Refuse::TooSlow),
+            CloseReason::WrongService { .. } | CloseReason::WrongServer { .. } => {
+                let (service, server) = (self.config.service, self.config.server);
+                Some(Refuse::WrongServer { service, server })
+            }
+            CloseReason::PeerSilent | CloseReason::Goodbye | CloseReason::NoRoom => None,
+        }
+    }
+
+    /// Ends a connection from our side: the reason is still sent, nothing else is, and nothing more is read.
+    fn close_conn(&mut self, index: u32, reason: CloseReason) {
         // Into the middle of a reply nothing else can be put.
-        let refuse = refuse.filter(|_| self.conns.at(index).is_some_and(|c| c.partial.is_none()));
+        let half_sent = self.conns.live(index).is_some_and(|conn| conn.partial.is_some());
+        let refuse = if half_sent { None } else { self.refuse_for(reason) };
         self.unbind(index);
         self.keepalives.unlink(&mut self.conns, index);
         self.stop_timer(index);
@@ -370,7 +385,7 @@ impl<T: ServerStorage> Server<T> {
     fn close_when_sent(&mut self, index: u32, reason: CloseReason) {
         let half_sent = self.conns.at(index).is_some_and(|conn| conn.partial.is_some());
         if !half_sent && !self.has_to_send(index) {
-            self.close_conn(index, None, reason);
+            self.close_conn(index, reason);
         } else if let Some(conn) = self.conns.at_mut(index) {
             conn.phase = Phase::Finishing(reason);
             self.wake(index);
@@ -427,7 +442,7 @@ impl<T: ServerStorage> Server<T> {
     fn end_drain(&mut self) {
         for index in 0..self.conns.high_water() {
             if self.conns.at(index).is_some() {
-                self.close_conn(index, Some(Refuse::ShuttingDown), CloseReason::ShuttingDown);
+                self.close_conn(index, CloseReason::Refused(Refuse::ShuttingDown));
             }
         }
         if let Some(drain) = &mut self.drain {

@@ -51,17 +51,19 @@ fn every_error_of_one_scope_says_something_of_its_own() {
     let (wanted, found) = (ServerId::from_bytes([1; 16]), ServerId::from_bytes([2; 16]));
     all_differ(&[
         &CloseReason::Protocol(P::NoSession),
-        &CloseReason::PeerSaysProtocol(6),
+        &CloseReason::Refused(Refuse::Protocol(6)),
         &CloseReason::PeerSilent,
         &CloseReason::TooSlow,
-        &CloseReason::Superseded,
+        &CloseReason::Refused(Refuse::Superseded),
         &CloseReason::Goodbye,
-        &CloseReason::ShuttingDown,
-        &CloseReason::VersionUnsupported { min: 2, max: 3 },
-        &CloseReason::SessionUnknown,
-        &CloseReason::WrongPrincipal,
-        &CloseReason::SessionsFull,
-        &CloseReason::PrincipalFull,
+        &CloseReason::Refused(Refuse::ShuttingDown),
+        &CloseReason::Refused(Refuse::VersionUnsupported { min: 2, max: 3 }),
+        &CloseReason::Refused(Refuse::TooSlow),
+        &CloseReason::Refused(Refuse::WrongServer { service: name("mail"), server: found }),
+        &CloseReason::Refused(Refuse::SessionUnknown),
+        &CloseReason::Refused(Refuse::WrongPrincipal),
+        &CloseReason::Refused(Refuse::SessionsFull),
+        &CloseReason::Refused(Refuse::PrincipalFull),
         &CloseReason::WrongService { wanted: name("jobs"), found: name("mail") },
         &CloseReason::WrongServer { wanted, found },
     ]);
@@ -135,6 +137,9 @@ fn every_outcome_says_something_of_its_own() {
 fn what_errors_know_of_an_execution() {
     assert_eq!(CallError::Closed.executed(), Executed::No);
     assert_eq!(SessionEnd::SessionUnknown.executed(), Executed::Unknown);
-    assert!(CloseReason::VersionUnsupported { min: 2, max: 2 }.is_final());
-    assert!(!CloseReason::PeerSilent.is_final() && !CloseReason::SessionsFull.is_final());
+    assert!(CloseReason::Refused(Refuse::VersionUnsupported { min: 2, max: 2 }).is_final());
+    assert!(
+        !CloseReason::PeerSilent.is_final()
+            && !CloseReason::Refused(Refuse::SessionsFull).is_final()
+    );
 }

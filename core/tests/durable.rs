@@ -286,7 +286,7 @@ fn c129_a_client_on_an_old_copy_whose_x_covers_what_another_run_has_running_ends
     restart(&mut pair, &old);
     let new = pair.call(b"new");
     pair.reconnect();
-    assert_eq!(pair.disconnects(), [CloseReason::PeerSaysProtocol(11)]);
+    assert_eq!(pair.disconnects(), [CloseReason::Refused(Refuse::Protocol(11))]);
     assert_eq!(pair.sessions_lost(), [SessionEnd::RolledBack]);
     assert_eq!(pair.outcomes(new), [], "it waits for another session");
     pair.mode = Mode::Echo;

@@ -166,7 +166,7 @@ impl<S: ClientStorage> Client<S> {
         if let Some(session) = self.session {
             let known = recovery::Resumable { session: &session, sent: self.table.journaled_up_to };
             if let Some(end) = recovery::check_resumed(known, welcome) {
-                self.session_lost(end, CloseReason::SessionUnknown);
+                self.session_lost(end, CloseReason::Refused(Refuse::SessionUnknown));
                 return Ok(());
             }
             self.counters.resumes += 1;

@@ -343,9 +343,10 @@ pub(crate) fn refused(config: &ClientConfig, refuse: Refuse) -> Refusal {
     let settled = ProtocolError::AlreadySettled { xid: 0 }.code();
     let ahead = ProtocolError::AckAhead { acked: 0 }.code();
     let busy = ProtocolError::SlotBusy { xid: 0, running: 0 }.code();
+    let reason = CloseReason::Refused(refuse);
     match refuse {
         Refuse::Protocol(code) if code == false_retry => {
-            Refusal::EndSession(SessionEnd::FalseRetry, CloseReason::PeerSaysProtocol(code))
+            Refusal::EndSession(SessionEnd::FalseRetry, reason)
         }
         // S7: another run of this client has gone on with the session: it has settled what this one asks for, or has
         // running under a number what this one has settled. To dial again would be refused for as long as that runs.
@@ -356,28 +357,22 @@ pub(crate) fn refused(config: &ClientConfig, refuse: Refuse) -> Refusal {
         // - `seen` on a stream: what was not read by then is dropped.
         // - `NotSeen` to the last `Ask`: that was behind every copy of the request, and none had come (S27).
         Refuse::Protocol(code) if [settled, ahead, busy].contains(&code) => {
-            Refusal::EndSession(SessionEnd::RolledBack, CloseReason::PeerSaysProtocol(code))
+            Refusal::EndSession(SessionEnd::RolledBack, reason)
         }
-        Refuse::Protocol(code) => Refusal::Disconnect(CloseReason::PeerSaysProtocol(code)),
-        Refuse::VersionUnsupported { min, max } => {
-            Refusal::ForGood(CloseReason::VersionUnsupported { min, max })
-        }
-        Refuse::SessionUnknown => {
-            Refusal::EndSession(SessionEnd::SessionUnknown, CloseReason::SessionUnknown)
-        }
-        Refuse::WrongPrincipal => {
-            Refusal::EndSession(SessionEnd::Refused, CloseReason::WrongPrincipal)
-        }
-        Refuse::SessionsFull => Refusal::Disconnect(CloseReason::SessionsFull),
-        Refuse::PrincipalFull => Refusal::Disconnect(CloseReason::PrincipalFull),
+        Refuse::VersionUnsupported { .. } => Refusal::ForGood(reason),
+        Refuse::SessionUnknown => Refusal::EndSession(SessionEnd::SessionUnknown, reason),
+        Refuse::WrongPrincipal => Refusal::EndSession(SessionEnd::Refused, reason),
         Refuse::WrongServer { service, server } => match check_server(config, service, server) {
             Some(reason) => Refusal::ForGood(reason),
             // We demanded nothing that it is not: it is confused, and may recover.
-            None => Refusal::Disconnect(CloseReason::PeerSaysProtocol(0)),
+            None => Refusal::Disconnect(CloseReason::Refused(Refuse::Protocol(0))),
         },
-        Refuse::ShuttingDown => Refusal::Disconnect(CloseReason::ShuttingDown),
-        Refuse::Superseded => Refusal::Disconnect(CloseReason::Superseded),
-        Refuse::TooSlow => Refusal::Disconnect(CloseReason::TooSlow),
+        Refuse::Protocol(_)
+        | Refuse::SessionsFull
+        | Refuse::PrincipalFull
+        | Refuse::ShuttingDown
+        | Refuse::Superseded
+        | Refuse::TooSlow => Refusal::Disconnect(reason),
     }
 }
 

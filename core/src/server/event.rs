@@ -2,6 +2,7 @@
 
 use crate::error::CloseReason;
 use crate::ids::{ConnId, SessionId, SessionKey};
+use crate::wire::Refuse;
 
 /// What happened at a server that no received data says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,12 +82,16 @@ impl ServerCounters {
     /// A connection is closed from this side.
     pub(super) fn note_close(&mut self, reason: &CloseReason) {
         let counter = match reason {
-            CloseReason::SessionUnknown => &mut self.resumes_unknown,
-            CloseReason::WrongPrincipal => &mut self.resumes_of_others,
+            CloseReason::Refused(Refuse::SessionUnknown) => &mut self.resumes_unknown,
+            CloseReason::Refused(Refuse::WrongPrincipal) => &mut self.resumes_of_others,
             CloseReason::WrongService { .. }
             | CloseReason::WrongServer { .. }
-            | CloseReason::VersionUnsupported { .. } => &mut self.hellos_mismatched,
-            CloseReason::SessionsFull | CloseReason::PrincipalFull => &mut self.hellos_without_room,
+            | CloseReason::Refused(Refuse::VersionUnsupported { .. }) => {
+                &mut self.hellos_mismatched
+            }
+            CloseReason::Refused(Refuse::SessionsFull | Refuse::PrincipalFull) => {
+                &mut self.hellos_without_room
+            }
             CloseReason::Protocol(_) => &mut self.protocol_errors,
             CloseReason::TooSlow | CloseReason::PeerSilent => &mut self.timeouts,
             CloseReason::NoRoom => &mut self.closed_without_room,

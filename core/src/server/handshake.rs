@@ -113,14 +113,11 @@ impl<T: ServerStorage> Server<T> {
         }
         if !(hello.version_min..=hello.version_max).contains(&wire::VERSION) {
             let (min, max) = (wire::VERSION, wire::VERSION);
-            let reason = CloseReason::VersionUnsupported { min, max };
-            self.close_conn(index, Some(Refuse::VersionUnsupported { min, max }), reason);
+            self.close_conn(index, CloseReason::Refused(Refuse::VersionUnsupported { min, max }));
             return Ok(());
         }
         if let Some(reason) = self.mismatch(hello) {
-            let refuse =
-                Refuse::WrongServer { service: self.config.service, server: self.config.server };
-            self.close_conn(index, Some(refuse), reason);
+            self.close_conn(index, reason);
             return Ok(());
         }
         if let Some(conn) = self.conns.at_mut(index) {
@@ -176,13 +173,13 @@ impl<T: ServerStorage> Server<T> {
 
     fn open(&mut self, index: u32, hello: &Hello) {
         if self.drain.is_some() {
-            self.close_conn(index, Some(Refuse::ShuttingDown), CloseReason::ShuttingDown);
+            self.close_conn(index, CloseReason::Refused(Refuse::ShuttingDown));
             return;
         }
         let Some(conn) = self.conns.live(index) else { return };
         let grants = self.grant(hello);
         if !self.may_open(conn.principal) {
-            self.close_conn(index, Some(Refuse::PrincipalFull), CloseReason::PrincipalFull);
+            self.close_conn(index, CloseReason::Refused(Refuse::PrincipalFull));
             return;
         }
         match self.insert_session(conn.secret, conn.principal, grants) {
@@ -191,10 +188,10 @@ impl<T: ServerStorage> Server<T> {
             }
             Ok(session) => self.bind(index, session, Phase::WelcomeDue { opened: true }),
             Err(Full::Sessions) => {
-                self.close_conn(index, Some(Refuse::SessionsFull), CloseReason::SessionsFull);
+                self.close_conn(index, CloseReason::Refused(Refuse::SessionsFull));
             }
             Err(Full::Principal) => {
-                self.close_conn(index, Some(Refuse::PrincipalFull), CloseReason::PrincipalFull);
+                self.close_conn(index, CloseReason::Refused(Refuse::PrincipalFull));
             }
         }
     }
@@ -288,11 +285,11 @@ impl<T: ServerStorage> Server<T> {
         let Some((at, session)) =
             known.filter(|(_, session)| session.id == resume.session && session.state.may_resume())
         else {
-            self.close_conn(index, Some(Refuse::SessionUnknown), CloseReason::SessionUnknown);
+            self.close_conn(index, CloseReason::Refused(Refuse::SessionUnknown));
             return Ok(());
         };
         if self.quotas.at(session.quota).is_none_or(|quota| quota.principal != principal) {
-            self.close_conn(index, Some(Refuse::WrongPrincipal), CloseReason::WrongPrincipal);
+            self.close_conn(index, CloseReason::Refused(Refuse::WrongPrincipal));
             return Ok(());
         }
         if let Some(mut view) = self.view(at) {
@@ -308,8 +305,7 @@ impl<T: ServerStorage> Server<T> {
     fn bind(&mut self, conn_index: u32, session_index: u32, phase: Phase) {
         let Some(session) = self.sessions.live(session_index) else { return };
         if session.conn != NIL {
-            let reason = CloseReason::Superseded;
-            self.close_conn(session.conn, Some(Refuse::Superseded), reason);
+            self.close_conn(session.conn, CloseReason::Refused(Refuse::Superseded));
         }
         self.unlink_lease(session_index);
         let draining = self.drain.is_some();
@@ -405,7 +401,7 @@ impl<T: ServerStorage> Server<T> {
     fn drop_session(&mut self, index: u32) {
         let conn = self.sessions.at(index).map_or(NIL, |session| session.conn);
         if conn != NIL {
-            self.close_conn(conn, None, CloseReason::Goodbye);
+            self.close_conn(conn, CloseReason::Goodbye);
         }
         self.unlink_lease(index);
         let Some(session) = self.sessions.live_mut(index) else { return };

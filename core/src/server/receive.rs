@@ -19,7 +19,7 @@ use crate::ids::{ConnId, MethodId, SessionKey, Xid};
 use crate::outcome::{NotExecuted, Status};
 use crate::storage::{Payload, Places, ServerStorage, Table};
 use crate::time::Instant;
-use crate::wire::{self, Ack, Control, Frame, Parsed, Refuse, RequestHeader, Role};
+use crate::wire::{self, Ack, Control, Frame, Parsed, RequestHeader, Role};
 
 /// Bytes by which an incomplete frame must grow within the frame timeout.
 const FRAME_PROGRESS_LEN: usize = 64 << 10;
@@ -191,8 +191,7 @@ impl<T: ServerStorage> Server<T> {
     }
 
     fn close_for(&mut self, index: u32, session: Option<u32>, error: ProtocolError) {
-        let refuse = Refuse::Protocol(error.code());
-        self.close_conn(index, Some(refuse), CloseReason::Protocol(error));
+        self.close_conn(index, CloseReason::Protocol(error));
         if let (ProtocolError::FalseRetry { .. }, Some(session)) = (error, session) {
             self.abort_session(session);
         }

@@ -10,7 +10,6 @@ use crate::keepalive::{self, Keepalive, Verdict};
 use crate::storage::list::List;
 use crate::storage::{Places, ServerStorage};
 use crate::time::Instant;
-use crate::wire::Refuse;
 
 /// With none, no `Hello` could come in time, and a frame of a session that was granted a moment would be judged again and
 /// again in that moment.
@@ -151,7 +150,7 @@ impl<T: ServerStorage> Server<T> {
                 self.receiving.unlink(&mut self.conns, index);
                 self.receiving.push_back(&mut self.conns, index);
             }
-            _ => self.close_conn(index, Some(Refuse::TooSlow), CloseReason::TooSlow),
+            _ => self.close_conn(index, CloseReason::TooSlow),
         }
     }
 
@@ -192,7 +191,7 @@ impl<T: ServerStorage> Server<T> {
             }
         };
         if verdict == Verdict::Dead {
-            self.close_conn(index, None, CloseReason::PeerSilent);
+            self.close_conn(index, CloseReason::PeerSilent);
         } else {
             match verdict {
                 Verdict::Alive | Verdict::Dead => {}

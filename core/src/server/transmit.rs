@@ -54,7 +54,7 @@ impl<T: ServerStorage> Server<T> {
         let Some(conn) = self.conns.live(index) else { return };
         match (conn.phase, conn.session) {
             (Phase::Closing(_), _) => self.wake(index),
-            (Phase::Finishing(reason), _) => self.close_conn(index, None, reason),
+            (Phase::Finishing(reason), _) => self.close_conn(index, reason),
             (_, Some(session)) => self.end_if_due(session),
             (_, None) => {}
         }

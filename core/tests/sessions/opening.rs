@@ -165,7 +165,7 @@ fn c04_a_client_that_is_told_so_ends_its_calls_in_doubt_as_unknown() {
     pair.connect_as(0, BOB);
     pair.drive();
     assert_eq!(pair.outcome(call), unknown(Unknown::SessionEnded));
-    assert_eq!(pair.disconnects(), [CloseReason::WrongPrincipal]);
+    assert_eq!(pair.disconnects(), [CloseReason::Refused(Refuse::WrongPrincipal)]);
     assert_eq!(pair.sessions_lost(), [SessionEnd::Refused]);
 }
 
@@ -182,7 +182,7 @@ fn c08_a_full_session_table_refuses_the_newcomer_and_evicts_nobody() {
     let call = pair.call_with(third, Call::new(ECHO, b"a"));
     pair.connect(third);
     pair.drive();
-    let full = ClientEvent::Disconnect(CloseReason::SessionsFull);
+    let full = ClientEvent::Disconnect(CloseReason::Refused(Refuse::SessionsFull));
     assert_eq!(pair.peers[third].events, [full]);
     assert_eq!(pair.outcome_at(third, call), None, "it may try again");
     pair.reconnect();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use oncewire_core::CloseReason;
+use oncewire_core::{CloseReason, Refuse};
 
 /// A connection that lasted this long worked, whether or not a call was answered on it.
 const LASTING: Duration = Duration::from_secs(1);
@@ -48,9 +48,9 @@ impl Backoff {
     /// together come back apart (C43). `random` is spread over all of `u64`.
     pub(super) fn pause(&mut self, ended: Ended, random: u64) -> Duration {
         match ended {
-            Ended::Unconnected(Some(CloseReason::SessionUnknown | CloseReason::WrongPrincipal))
-                if std::mem::take(&mut self.may_reopen) =>
-            {
+            Ended::Unconnected(Some(CloseReason::Refused(
+                Refuse::SessionUnknown | Refuse::WrongPrincipal,
+            ))) if std::mem::take(&mut self.may_reopen) => {
                 return Duration::ZERO;
             }
             Ended::Unconnected(_) => {}
@@ -68,7 +68,7 @@ impl Backoff {
     fn forgive(&mut self, lasted: Duration, answered: bool, reason: Option<CloseReason>) {
         match reason {
             // Another client has our session: each ends the other's connections, however well they work.
-            Some(CloseReason::Superseded) => {}
+            Some(CloseReason::Refused(Refuse::Superseded)) => {}
             _ if lasted >= LASTING => self.failures = 0,
             _ if answered => self.failures = self.failures.min(SHORT_FAILURES_MAX),
             _ => {}
@@ -97,12 +97,12 @@ mod tests {
     fn whatever_ends_every_connection_attempts_come_less_often() {
         let ends = [
             Ended::Unconnected(None),
-            Ended::Unconnected(Some(CloseReason::SessionUnknown)),
-            Ended::Unconnected(Some(CloseReason::WrongPrincipal)),
-            Ended::Unconnected(Some(CloseReason::SessionsFull)),
+            Ended::Unconnected(Some(CloseReason::Refused(Refuse::SessionUnknown))),
+            Ended::Unconnected(Some(CloseReason::Refused(Refuse::WrongPrincipal))),
+            Ended::Unconnected(Some(CloseReason::Refused(Refuse::SessionsFull))),
             connected(0, false, None),
-            connected(0, false, Some(CloseReason::SessionUnknown)),
-            connected(0, true, Some(CloseReason::Superseded)),
+            connected(0, false, Some(CloseReason::Refused(Refuse::SessionUnknown))),
+            connected(0, true, Some(CloseReason::Refused(Refuse::Superseded))),
         ];
         for ended in ends {
             // 30 attempts that worked would take less than a third of a second.
@@ -111,7 +111,7 @@ mod tests {
         // A session that opens and is refused when it resumes: one attempt in two does not wait.
         let alternating = |i| match i % 2 {
             0 => connected(0, false, None),
-            _ => Ended::Unconnected(Some(CloseReason::SessionUnknown)),
+            _ => Ended::Unconnected(Some(CloseReason::Refused(Refuse::SessionUnknown))),
         };
         assert!(total(60, alternating) > Duration::from_secs(45));
     }
@@ -138,7 +138,7 @@ mod tests {
         for _ in 0..20 {
             backoff.pause(Ended::Unconnected(None), u64::MAX);
         }
-        let unknown = Ended::Unconnected(Some(CloseReason::SessionUnknown));
+        let unknown = Ended::Unconnected(Some(CloseReason::Refused(Refuse::SessionUnknown)));
         assert_eq!(backoff.pause(unknown, u64::MAX), Duration::ZERO);
         assert!(backoff.pause(unknown, u64::MAX) > MAX / 2);
     }

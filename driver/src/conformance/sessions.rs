@@ -203,7 +203,7 @@ pub async fn c08_a_full_session_table_refuses_newcomers_and_evicts_nobody(world:
     newcomer.send(&Frame::Hello(hello(None))).await;
     assert_eq!(newcomer.refused().await, Refuse::SessionsFull);
     let second = world.client(&FaultyLink::to(host.connector.clone()));
-    let full = CloseReason::SessionsFull.to_string();
+    let full = CloseReason::Refused(Refuse::SessionsFull).to_string();
     let said = || second.status().last_error.as_deref() == Some(full.as_str());
     world.until("the second client to learn why", said).await;
     let waits = second.call(&ADD_ONE, &2).start();

@@ -388,16 +388,16 @@ impl World {
     }
 
     fn pump_peer(&mut self, p: usize) -> Check {
-        use oncewire_core::CloseReason::{PeerSaysProtocol, Protocol};
+        use oncewire_core::{CloseReason, Refuse};
         while let Some(event) = self.peers[p].client.poll_event() {
             self.tell(|_| format!("    c{p}: {event:?}"));
             match event {
                 ClientEvent::Ended { call, outcome } => self.observe(p, call, &outcome)?,
                 ClientEvent::Disconnect(reason) => {
                     let settled = ProtocolError::AlreadySettled { xid: 1 }.code();
-                    let old =
-                        self.scene.budget.old_copies > 0 && reason == PeerSaysProtocol(settled);
-                    let fault = matches!(reason, PeerSaysProtocol(_) | Protocol(_)) && !old;
+                    let old = self.scene.budget.old_copies > 0
+                        && reason == CloseReason::Refused(Refuse::Protocol(settled));
+                    let fault = reason.is_protocol_error() && !old;
                     ensure!(!fault, "c{p} is disconnected for {reason:?}");
                     self.leave(p);
                 }

@@ -91,12 +91,13 @@ impl World {
             match event {
                 ClientEvent::Ended { call, outcome } => self.observe(p, call, &outcome)?,
                 ClientEvent::Disconnect(reason) => {
-                    use oncewire_core::CloseReason::{PeerSaysProtocol, Protocol};
-                    let fault = matches!(reason, PeerSaysProtocol(_) | Protocol(_));
+                    use oncewire_core::{CloseReason, Refuse};
+                    let fault = reason.is_protocol_error();
                     let peer = &self.peers[p];
                     let ahead = ProtocolError::AckAhead { acked: 0 }.code();
                     let busy = ProtocolError::SlotBusy { xid: 0, running: 0 }.code();
-                    let lost = [ahead, busy].map(PeerSaysProtocol).contains(&reason);
+                    let refused = |code| CloseReason::Refused(Refuse::Protocol(code));
+                    let lost = [ahead, busy].map(refused).contains(&reason);
                     let excused =
                         peer.tainted || peer.journal.rolled_back || peer.journal.lost && lost;
                     ensure!(!fault || excused, "c{p} is disconnected for {reason:?}");

@@ -1,7 +1,7 @@
 //! Others that connect: they write calls behind their `Hello`, say nothing, or acknowledge what they have not read.
 
 use oncewire_core::wire::{self, Ack, Frame, Hello, MAGIC, RequestHeader, Resume, VERSION};
-use oncewire_core::{CloseReason, ProtocolError, Xid};
+use oncewire_core::{CloseReason, ProtocolError, Refuse, Xid};
 
 use super::kinds::Kind;
 use super::link::Stranger;
@@ -148,7 +148,8 @@ impl World {
     pub(super) fn stranger_closed(&mut self, l: usize, who: Stranger, why: CloseReason) -> Check {
         if let Stranger::Silent(due) = who {
             let latest = self.hosts[self.links[l].host].clock.latest.get();
-            let expected = matches!(why, CloseReason::TooSlow | CloseReason::ShuttingDown);
+            let expected =
+                matches!(why, CloseReason::TooSlow | CloseReason::Refused(Refuse::ShuttingDown));
             ensure!(expected, "link {l} said nothing, and was closed for {why:?}");
             if why == CloseReason::TooSlow {
                 ensure!(latest >= due, "C42: link {l} was closed at {latest}, it had until {due}");

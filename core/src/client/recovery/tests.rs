@@ -327,7 +327,7 @@ fn a_refusal_ends_no_more_than_it_says() {
     each_demand(|config, wrong| {
         assert_eq!(check_server(config, found.0, found.1), wrong);
         for code in 0..=u8::MAX {
-            let reason = CloseReason::PeerSaysProtocol(code);
+            let reason = CloseReason::Refused(Refuse::Protocol(code));
             let expected = match code {
                 10 | 11 | 16 => Refusal::EndSession(SessionEnd::RolledBack, reason),
                 13 => Refusal::EndSession(SessionEnd::FalseRetry, reason),
@@ -335,25 +335,34 @@ fn a_refusal_ends_no_more_than_it_says() {
             };
             assert_eq!(refused(config, Refuse::Protocol(code)), expected);
         }
-        let confused = Refusal::Disconnect(CloseReason::PeerSaysProtocol(0));
+        let confused = Refusal::Disconnect(CloseReason::Refused(Refuse::Protocol(0)));
         let (service, server) = found;
-        let version = CloseReason::VersionUnsupported { min: 2, max: 3 };
+        let version = CloseReason::Refused(Refuse::VersionUnsupported { min: 2, max: 3 });
         for (refuse, expected) in [
             (Refuse::VersionUnsupported { min: 2, max: 3 }, Refusal::ForGood(version)),
             (
                 Refuse::SessionUnknown,
-                Refusal::EndSession(SessionEnd::SessionUnknown, CloseReason::SessionUnknown),
+                Refusal::EndSession(
+                    SessionEnd::SessionUnknown,
+                    CloseReason::Refused(Refuse::SessionUnknown),
+                ),
             ),
             (
                 Refuse::WrongPrincipal,
-                Refusal::EndSession(SessionEnd::Refused, CloseReason::WrongPrincipal),
+                Refusal::EndSession(
+                    SessionEnd::Refused,
+                    CloseReason::Refused(Refuse::WrongPrincipal),
+                ),
             ),
             (Refuse::WrongServer { service, server }, wrong.map_or(confused, Refusal::ForGood)),
-            (Refuse::SessionsFull, Refusal::Disconnect(CloseReason::SessionsFull)),
-            (Refuse::PrincipalFull, Refusal::Disconnect(CloseReason::PrincipalFull)),
-            (Refuse::ShuttingDown, Refusal::Disconnect(CloseReason::ShuttingDown)),
-            (Refuse::Superseded, Refusal::Disconnect(CloseReason::Superseded)),
-            (Refuse::TooSlow, Refusal::Disconnect(CloseReason::TooSlow)),
+            (Refuse::SessionsFull, Refusal::Disconnect(CloseReason::Refused(Refuse::SessionsFull))),
+            (
+                Refuse::PrincipalFull,
+                Refusal::Disconnect(CloseReason::Refused(Refuse::PrincipalFull)),
+            ),
+            (Refuse::ShuttingDown, Refusal::Disconnect(CloseReason::Refused(Refuse::ShuttingDown))),
+            (Refuse::Superseded, Refusal::Disconnect(CloseReason::Refused(Refuse::Superseded))),
+            (Refuse::TooSlow, Refusal::Disconnect(CloseReason::Refused(Refuse::TooSlow))),
         ] {
             assert_eq!(refused(config, refuse), expected, "{refuse:?}");
         }
