@@ -56,6 +56,7 @@ use crate::time::Instant;
 use crate::wire::Refuse;
 use conn::{CONN_EVENT, KEEPALIVE, Phase, TIMER};
 use session::LEASE;
+use transmit::has_to_send;
 
 #[derive(Debug)]
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
@@ -231,15 +232,15 @@ impl<T: ServerStorage> Server<T> {
     #[inline]
     pub fn poll_event(&mut self) -> Option<ServerEvent> {
         while let Some(index) = self.conn_events.pop_front(&mut self.conns) {
-            let key = self.conns.key_at(index)?;
-            if self.conns.at_mut(index).is_some_and(Conn::takes_record) {
+            let Some((key, conn)) = self.conns.keyed_mut(index) else { continue };
+            if conn.takes_record() {
                 self.wake(index);
                 return Some(ServerEvent::SessionOpened(ConnId(key)));
             }
-            if self.has_to_send(index) {
+            if has_to_send::<T>(conn, &self.sessions) {
                 return Some(ServerEvent::Transmit(ConnId(key)));
             }
-            if let Some(reason) = self.conns.at(index).and_then(Conn::closing) {
+            if let Some(reason) = conn.closing() {
                 self.remove_conn(index);
                 return Some(ServerEvent::Close(ConnId(key), reason));
             }
@@ -251,7 +252,8 @@ impl<T: ServerStorage> Server<T> {
             let session = self.sessions.remove(index)?;
             return Some(ServerEvent::SessionEnded(session.id));
         }
-        if self.is_drained()
+        if self.drain.is_some()
+            && self.is_drained()
             && let Some(drain) = &mut self.drain
             && !core::mem::replace(&mut drain.reported, true)
         {
@@ -340,7 +342,9 @@ impl<T: ServerStorage> Server<T> {
 
     #[inline]
     fn advance_clock(&mut self, now: Instant) {
-        self.now = self.now.max(now.min(Instant::LAST));
+        if now > self.now {
+            self.now = now.min(Instant::LAST);
+        }
     }
 
     /// Puts a connection on the list of those with an event.
@@ -383,12 +387,12 @@ impl<T: ServerStorage> Server<T> {
     /// The same once every answer that waits has left. They are kept, but a client that comes back for them sends what
     /// had it closed along with its questions: closed at once it never learned what became of its other calls.
     fn close_when_sent(&mut self, index: u32, reason: CloseReason) {
-        let half_sent = self.conns.at(index).is_some_and(|conn| conn.partial.is_some());
-        if !half_sent && !self.has_to_send(index) {
-            self.close_conn(index, reason);
-        } else if let Some(conn) = self.conns.at_mut(index) {
+        let Some(conn) = self.conns.live_mut(index) else { return };
+        if conn.partial.is_some() || has_to_send::<T>(conn, &self.sessions) {
             conn.phase = Phase::Finishing(reason);
             self.wake(index);
+        } else {
+            self.close_conn(index, reason);
         }
     }
 

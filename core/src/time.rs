@@ -39,6 +39,12 @@ impl Instant {
         Instant(millis.saturating_mul(1_000_000))
     }
 
+    /// The moment `millis` milliseconds after this one: a call's deadline, without the 128 bits of a [`Duration`].
+    #[inline]
+    pub(crate) const fn after_millis(self, millis: u32) -> Instant {
+        Instant(self.0.saturating_add(millis as u64 * 1_000_000))
+    }
+
     /// Nanoseconds since the origin.
     pub const fn as_nanos(self) -> u64 {
         self.0

@@ -154,6 +154,12 @@ impl<B> Conn<B> {
         wanted
     }
 
+    /// Whether nothing comes before the replies that wait.
+    #[inline]
+    pub(super) fn sends_replies(&self) -> bool {
+        self.phase == Phase::Up && self.partial.is_none() && self.send.is_empty()
+    }
+
     /// Whether what comes on it is read.
     #[inline]
     pub(super) fn is_read(&self) -> bool {

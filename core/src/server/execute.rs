@@ -288,16 +288,19 @@ impl<T: ServerStorage> Server<T> {
         }
         view.discard(slot_number);
         let (status, body) = record.state.kept();
-        let Some(slot) = view.slot_or_grow(slot_number) else { return false };
+        if view.slot(slot_number).is_none() {
+            view.grow(slot_number);
+        }
+        let Some(slot) = view.slot_mut(slot_number) else { return false };
         slot.xid = number;
         slot.digest = record.digest;
         slot.idempotent = false;
         slot.one_way = false;
         view.session.seen = view.session.seen.max(number);
-        view.hold(slot_number);
+        view.hold(slot_number, number);
         // What was kept before the restart is kept after it, whatever the budget says now (S11).
         view.count(slot_number, body.len() as u32);
-        self.finish(index, slot_number, status, body);
+        self.finish(index, slot_number, status, body.into());
         true
     }
 
@@ -315,27 +318,24 @@ impl<T: ServerStorage> Server<T> {
         if view.key != key.session || view.session.state == SessionState::Ended {
             return;
         }
-        let Some(slot) = view.slot_mut(key.slot) else { return };
-        if slot.xid != key.xid.get() || slot.state != state {
-            return;
-        }
-        let (status, body) = end(slot);
-        view.finish(key.slot, status, body);
+        view.finish(key.slot, |slot| {
+            (slot.xid == key.xid.get() && slot.state == state).then(|| end(slot))
+        });
         if view.session.state != SessionState::Open {
             self.end_if_due(index);
         }
     }
 
     /// Records the end of a call that was admitted or ran, and sends it if its client listens.
-    pub(super) fn finish<'a>(
+    pub(super) fn finish(
         &mut self,
         index: u32,
         slot_number: u32,
         status: Status,
-        body: impl Into<Payload<'a>>,
+        body: Payload<'_>,
     ) {
         let Some(mut view) = self.view(index) else { return };
-        view.finish(slot_number, status, body);
+        view.finish(slot_number, |_| Some((status, body)));
         if view.session.state != SessionState::Open {
             self.end_if_due(index);
         }

@@ -1,7 +1,5 @@
 //! Frames that come to a server.
 
-use core::time::Duration;
-
 use super::conn::{IncomingFrame, Phase};
 use super::dedup::{
     self, AdmissionFacts, Arrival, AskAnswer, CancelEffect, RequestFacts, SessionFacts,
@@ -76,15 +74,15 @@ impl<T: ServerStorage> Server<T> {
         let index = conn.0.index;
         let mut consumed = 0;
         loop {
-            let Some(live) = self.conns.get_mut(conn.0).filter(|conn| conn.is_read()) else {
-                return Ok(Received { consumed: data.len(), item: None, wanted: 0 });
-            };
             let rest = &data[consumed..];
-            let was_partial = live.incoming.is_some();
             if rest.is_empty() {
                 // Nothing came, or all was taken: an incomplete frame whose bytes are elsewhere keeps its time.
                 return Ok(Received { consumed, item: None, wanted: 0 });
             }
+            let Some(live) = self.conns.get_mut(conn.0).filter(|conn| conn.is_read()) else {
+                return Ok(Received { consumed: data.len(), item: None, wanted: 0 });
+            };
+            let was_partial = live.incoming.is_some();
             if let Coming::Dropped(_) = live.coming {
                 // No frame is at the front, and bytes of a body say nothing of what came.
                 live.keepalive.on_progress();
@@ -256,7 +254,7 @@ impl<T: ServerStorage> Server<T> {
             method: header.method,
             method_index,
             body,
-            deadline: self.now + Duration::from_millis(u64::from(header.remaining_ms)),
+            deadline: self.now.after_millis(header.remaining_ms),
             idempotent: header.flags & wire::FLAG_IDEMPOTENT != 0,
             one_way: header.flags & wire::FLAG_ONE_WAY != 0,
         }))
@@ -273,7 +271,7 @@ impl<T: ServerStorage> Server<T> {
         len: usize,
         dropped: bool,
     ) -> Result<Option<(CallKey, usize)>, ProtocolError> {
-        let deadline = self.now + Duration::from_millis(u64::from(header.remaining_ms));
+        let deadline = self.now.after_millis(header.remaining_ms);
         let method = self.find_method(header.method);
         let (draining, ledger_failed) = (self.drain.is_some(), self.ledger_failed);
         let Some(mut view) = self.view(index) else { return Ok(None) };
@@ -281,7 +279,8 @@ impl<T: ServerStorage> Server<T> {
         let slot_number = view.session.slot_of(xid.get());
         let idempotent = header.flags & wire::FLAG_IDEMPOTENT != 0;
         let request = RequestFacts { xid: xid.get(), acked: header.acked, digest, idempotent };
-        let slot = view.slot(slot_number).map_or(SlotView::UNUSED, Slot::view);
+        let found = view.slot(slot_number).map(Slot::view);
+        let slot = found.unwrap_or(SlotView::UNUSED);
         let arrival = dedup::classify_request(&view.facts(), &slot, &request)?;
         view.acknowledge(header.acked)?;
         match arrival {
@@ -295,13 +294,14 @@ impl<T: ServerStorage> Server<T> {
             }
             Arrival::Rerun | Arrival::New => {}
         }
-        if !view.has_table_room(slot_number) {
+        if found.is_none() && !view.make_slot(slot_number) {
             let conn = view.session.conn;
             self.close_when_sent(conn, CloseReason::NoRoom);
             return Ok(None);
         }
-        if !view.admit(slot_number, header, digest, deadline) {
-            return Ok(None);
+        if let SlotState::Kept(_) = slot.state {
+            // S9: a later xid on its slot.
+            view.discard(slot_number);
         }
         let key = CallKey { session: view.key, slot: slot_number, xid };
         let one_way = header.flags & wire::FLAG_ONE_WAY != 0;
@@ -319,6 +319,7 @@ impl<T: ServerStorage> Server<T> {
             ledger_failed,
             fits: view.fits(reply, len as u32),
         };
+        view.admit(slot_number, header, digest, deadline);
         match (dedup::may_admit(&facts), method) {
             (Ok(()), Some((method_index, _))) => {
                 view.reserve(slot_number, reply, len as u32);
@@ -351,9 +352,9 @@ impl<T: ServerStorage> Server<T> {
         match dedup::classify_ask(&view.facts(), &slot, number)? {
             AskAnswer::Dropped => {}
             AskAnswer::WhenDone | AskAnswer::Kept => view.route_answer(slot_number),
-            AskAnswer::NotSeen if view.has_table_room(slot_number) => {
+            AskAnswer::NotSeen if view.make_slot(slot_number) => {
                 view.discard(slot_number);
-                let Some(slot) = view.slot_or_grow(slot_number) else { return Ok(()) };
+                let Some(slot) = view.slot_mut(slot_number) else { return Ok(()) };
                 (slot.not_seen, slot.ask) = (number, ask);
                 view.enqueue_reply(slot_number);
             }

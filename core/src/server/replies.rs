@@ -55,40 +55,33 @@ impl<T: ServerStorage> SessionView<'_, T> {
         self.session.calls.as_deref_mut()?.slots.at_mut(slot_number)
     }
 
-    /// Whether there is memory for a slot: without any, a call on it cannot even be refused, since a refusal is kept.
-    #[inline]
-    pub(super) fn has_table_room(&self, slot_number: u32) -> bool {
-        let calls = self.session.calls.as_deref();
-        calls.is_some_and(|calls| calls.slots.at(slot_number).is_some())
-            || self.has_room_to_grow(slot_number)
-    }
-
-    #[cold]
-    fn has_room_to_grow(&self, slot_number: u32) -> bool {
+    /// Makes a slot if it is not there. False if there is no memory for it: without any, a call on it cannot even be
+    /// refused, since a refusal is kept.
+    pub(super) fn make_slot(&mut self, slot_number: u32) -> bool {
+        if self.slot(slot_number).is_some() {
+            return true;
+        }
         let growth = match self.session.calls.as_deref() {
             Some(calls) => calls.slots.growth(slot_number),
             None => Slots::<T>::default().growth(slot_number),
         };
-        growth == 0 || self.fits_requests(growth)
-    }
-
-    /// A slot, made if it is not there, and counted; `None` if the storage has no such slot.
-    #[inline]
-    pub(super) fn slot_or_grow(&mut self, slot_number: u32) -> Option<&mut Slot<T::Body>> {
-        if self.slot_mut(slot_number).is_none() {
+        let fits = growth == 0 || self.fits_requests(growth);
+        if fits {
             self.grow(slot_number);
         }
-        self.slot_mut(slot_number)
+        fits
     }
 
+    /// Makes a slot, and counts its memory, whether or not there is any left.
     #[cold]
-    fn grow(&mut self, slot_number: u32) {
+    pub(super) fn grow(&mut self, slot_number: u32) {
         let calls = self.session.calls.get_or_insert_default();
         let growth = calls.slots.growth(slot_number);
         calls.table_bytes += growth;
         self.counters.table_bytes += u64::from(growth);
         self.quota.request_bytes += u64::from(growth);
-        calls.slots.at_or_grow(slot_number);
+        let slot = calls.slots.at_or_grow(slot_number);
+        debug_assert!(slot.is_some(), "no more slots are granted than the storage has");
     }
 
     /// S16: nothing is kept and nothing can come that `acked` does not judge: the session goes back to a few words.
@@ -102,7 +95,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
         session.calls = None;
     }
 
-    /// Puts a new call on its slot; false if the storage has no such slot.
+    /// Puts a new call on its slot, on which nothing is kept.
     #[inline]
     pub(super) fn admit(
         &mut self,
@@ -110,14 +103,14 @@ impl<T: ServerStorage> SessionView<'_, T> {
         header: &RequestHeader,
         digest: u64,
         deadline: Instant,
-    ) -> bool {
-        // S9: a later xid on its slot.
-        self.discard(slot_number);
+    ) {
         let session = &mut *self.session;
         session.reach = Reach::Used;
         session.seen = session.seen.max(header.xid.get());
         let epoch = session.epoch;
-        let Some(slot) = self.slot_or_grow(slot_number) else { return false };
+        let Some(calls) = session.calls.as_deref_mut() else { return };
+        let Some(slot) = calls.slots.live_mut(slot_number) else { return };
+        debug_assert!(slot.state == SlotState::Discarded && slot.bytes == 0);
         slot.xid = header.xid.get();
         slot.digest = digest;
         slot.deadline = deadline;
@@ -126,16 +119,14 @@ impl<T: ServerStorage> SessionView<'_, T> {
         slot.idempotent = header.flags & wire::FLAG_IDEMPOTENT != 0;
         slot.one_way = header.flags & wire::FLAG_ONE_WAY != 0;
         slot.cancelled = false;
-        self.hold(slot_number);
-        true
+        self.hold(slot_number, header.xid.get());
     }
 
     /// Puts a call among those that are held, as one that is admitted.
     #[inline]
-    pub(super) fn hold(&mut self, slot_number: u32) {
+    pub(super) fn hold(&mut self, slot_number: u32, xid: u64) {
         let Some(calls) = self.session.calls.as_deref_mut() else { return };
         let Some(slot) = calls.slots.live_mut(slot_number) else { return };
-        let xid = slot.xid;
         slot.state = SlotState::Admitted;
         calls.held.insert(&mut calls.slots, slot_number, xid);
         calls.running += 1;
@@ -305,58 +296,59 @@ impl<T: ServerStorage> SessionView<'_, T> {
         self.counters.kept_bytes -= bytes;
     }
 
-    /// Records the end of a call that was admitted or ran, and sends it if its client listens.
+    /// Records the end of a call that was admitted or ran, and sends it if its client listens. `end` says what is kept, or
+    /// that it is another call, to which nothing happens.
     #[inline]
     pub(super) fn finish<'a>(
         &mut self,
         slot_number: u32,
-        status: Status,
-        body: impl Into<Payload<'a>>,
+        end: impl FnOnce(&Slot<T::Body>) -> Option<(Status, Payload<'a>)>,
     ) {
-        let body = body.into();
-        let len = body.as_slice().len();
+        let (conn, epoch) = (self.session.conn, self.session.epoch);
         let Some(calls) = self.session.calls.as_deref_mut() else { return };
-        let Some(slot) = calls.slots.live_mut(slot_number) else { return };
-        let kept = slot.body.store(body);
-        let (status, len) = match kept {
+        let Some(slot) = calls.slots.at_mut(slot_number) else { return };
+        let Some((status, body)) = end(slot) else { return };
+        debug_assert!(slot.state.is_running(), "a call ends once");
+        let len = body.as_slice().len();
+        let (status, len) = match slot.body.store(body) {
             true => (status, len as u32),
             false => (Status::NoReply(NoReply::ReplyTooLarge), 0),
         };
         slot.state = SlotState::Kept(status);
         let late = slot.is_late.0;
+        let due = slot.is_due(epoch);
         let freed = slot.bytes.saturating_sub(len);
         slot.bytes -= freed;
         let request = u64::from(core::mem::take(&mut slot.request_bytes));
-        calls.request_bytes -= request;
-        self.quota.request_bytes -= request;
-        self.counters.request_bytes -= request;
-        calls.running -= 1;
         if late {
             calls.held.finish_late(&mut calls.slots, slot_number);
         }
-        self.give_back(freed);
+        calls.request_bytes -= request;
+        calls.running -= 1;
+        calls.kept_bytes -= u64::from(freed);
+        self.quota.request_bytes -= request;
+        self.quota.kept_bytes -= u64::from(freed);
+        self.counters.request_bytes -= request;
+        self.counters.kept_bytes -= u64::from(freed);
         self.counters.running -= 1;
-        if let Status::Refused(_) = status {
-            self.counters.refused += 1;
-        }
-        if !self.enqueue_reply(slot_number) {
+        self.counters.refused += u64::from(matches!(status, Status::Refused(_)));
+        if due && conn != NIL {
+            calls.out.push_back(&mut calls.slots, slot_number);
+            self.conn_events.push_back(self.conns, conn);
+        } else {
             self.forget_idempotent(slot_number);
         }
     }
 
     /// Puts a slot among those with something to send, if its session has a connection and the slot's request or
-    /// `Ask` came on it (S4); says whether it did.
-    #[inline]
-    pub(super) fn enqueue_reply(&mut self, slot_number: u32) -> bool {
+    /// `Ask` came on it (S4).
+    pub(super) fn enqueue_reply(&mut self, slot_number: u32) {
         let (conn, epoch) = (self.session.conn, self.session.epoch);
-        let Some(calls) = self.session.calls.as_deref_mut() else { return false };
-        let due = |slot: &Slot<T::Body>| slot.not_seen != 0 || slot.epoch == epoch;
-        if conn == NIL || !calls.slots.at(slot_number).is_some_and(due) {
-            return false;
+        let Some(calls) = self.session.calls.as_deref_mut() else { return };
+        if conn != NIL && calls.slots.live(slot_number).is_some_and(|slot| slot.is_due(epoch)) {
+            calls.out.push_back(&mut calls.slots, slot_number);
+            self.conn_events.push_back(self.conns, conn);
         }
-        calls.out.push_back(&mut calls.slots, slot_number);
-        self.conn_events.push_back(self.conns, conn);
-        true
     }
 
     /// The connection is gone: nothing can be sent on it. What is kept stays until it is asked for (S4).

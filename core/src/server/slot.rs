@@ -23,7 +23,8 @@ pub(crate) struct Slot<B> {
     pub(super) held_links: Derived<Links>,
     /// Whether its call came later than one with a higher xid.
     pub(super) is_late: Derived<bool>,
-    out_links: Links,
+    /// Its neighbours among those with something to send.
+    pub(super) out_links: Links,
     /// The session's connection on which its request or `Ask` last came.
     pub(super) epoch: u32,
     /// Bytes counted for it: reserved while it runs, the body's length when it is kept.
@@ -107,6 +108,12 @@ impl<B: Default> Default for Slot<B> {
 }
 
 impl<B> Slot<B> {
+    /// Whether what it has to send goes to the connection with this number (S4).
+    #[inline]
+    pub(super) fn is_due(&self, epoch: u32) -> bool {
+        self.not_seen != 0 || self.epoch == epoch
+    }
+
     pub(super) fn view(&self) -> SlotView {
         SlotView { xid: self.xid, digest: self.digest, not_seen: self.not_seen, state: self.state }
     }

@@ -2,9 +2,9 @@
 
 use core::num::NonZeroUsize;
 
-use super::Server;
 use super::conn::{PartialBody, PartialFrame, Phase};
 use super::slot::SlotState;
+use super::{Conn, Server, Sessions};
 use crate::ids::{ConnId, Xid};
 use crate::outcome::Status;
 use crate::storage::list::NIL;
@@ -34,12 +34,17 @@ impl<T: ServerStorage> Server<T> {
         out: &mut [u8],
     ) -> Option<NonZeroUsize> {
         self.advance_clock(now);
-        if !self.conns.contains(conn.0) {
-            return None;
-        }
+        let live = self.conns.get(conn.0)?;
         let index = conn.0.index;
         let mut out = FrameWriter::new(out);
-        while let Step::More = self.transmit_step(index, &mut out) {}
+        // As nearly always: there are replies to send, or nothing.
+        let mut step = match live.session.filter(|_| live.sends_replies()) {
+            Some(session) => self.send_replies(index, session, &mut out),
+            None => Step::More,
+        };
+        while let Step::More = step {
+            step = self.transmit_step(index, &mut out);
+        }
         let written = NonZeroUsize::new(out.written());
         if written.is_none() {
             self.all_sent(index);
@@ -60,23 +65,6 @@ impl<T: ServerStorage> Server<T> {
         }
     }
 
-    #[inline]
-    pub(super) fn has_to_send(&self, index: u32) -> bool {
-        let Some(conn) = self.conns.live(index) else { return false };
-        let session = self.sessions.at(conn.session.unwrap_or(NIL));
-        let replies = session.and_then(|session| session.calls.as_deref());
-        match conn.phase {
-            // S30.
-            Phase::AwaitingRecord { .. } => return false,
-            Phase::WelcomeDue { .. } => return true,
-            _ => {}
-        }
-        conn.partial.as_ref().is_some_and(PartialFrame::is_here)
-            || !conn.send.is_empty()
-            || replies.is_some_and(|calls| !calls.out.is_empty())
-    }
-
-    #[inline]
     fn transmit_step(&mut self, index: u32, out: &mut FrameWriter<'_>) -> Step {
         let Some(conn) = self.conns.live_mut(index) else { return Step::Stop };
         match conn.phase {
@@ -138,7 +126,7 @@ impl<T: ServerStorage> Server<T> {
         let Some(session) = self.sessions.live_mut(session_index) else { return Step::Stop };
         let Some(calls) = session.calls.as_deref_mut() else { return Step::Stop };
         while let Some(number) = calls.out.front() {
-            let Some(slot) = calls.slots.live(number) else { return Step::Stop };
+            let Some(slot) = calls.slots.live_mut(number) else { return Step::Stop };
             let (status, xid) = match slot.state {
                 SlotState::Kept(status) => (status, slot.xid),
                 _ => (Status::NotSeen { ask: slot.ask }, slot.not_seen),
@@ -156,7 +144,8 @@ impl<T: ServerStorage> Server<T> {
             }
             let at = out.write_partial(&header, body, 0);
             let idempotent = slot.idempotent;
-            calls.out.unlink(&mut calls.slots, number);
+            let links = core::mem::take(&mut slot.out_links);
+            calls.out.join(&mut calls.slots, links.prev, links.next);
             self.counters.replies += 1;
             if at < len {
                 if let Some(conn) = self.conns.at_mut(index) {
@@ -231,4 +220,23 @@ impl<T: ServerStorage> Server<T> {
         partial.body = taken;
         Some(rest)
     }
+}
+
+/// Whether a connection has something to send.
+#[inline]
+pub(super) fn has_to_send<T: ServerStorage>(conn: &Conn<T::Body>, sessions: &Sessions<T>) -> bool {
+    match conn.phase {
+        // S30.
+        Phase::AwaitingRecord { .. } => return false,
+        Phase::WelcomeDue { .. } => return true,
+        _ => {}
+    }
+    let has_replies = || {
+        let session = conn.session.and_then(|index| sessions.live(index));
+        let calls = session.and_then(|session| session.calls.as_deref());
+        calls.is_some_and(|calls| !calls.out.is_empty())
+    };
+    conn.partial.as_ref().is_some_and(PartialFrame::is_here)
+        || !conn.send.is_empty()
+        || has_replies()
 }

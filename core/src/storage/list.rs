@@ -86,33 +86,29 @@ impl<const L: u8> List<L> {
 
     #[inline]
     pub(crate) fn push_back<T: Linked<L>>(&mut self, places: &mut impl Places<T>, index: u32) {
-        let tail = self.tail;
-        match places.at_mut(index) {
-            Some(entry) if !entry.links().is_linked() => {
-                *entry.links_mut() = Links { prev: tail, next: NIL };
-            }
-            _ => return,
-        }
-        match places.at_mut(tail) {
-            Some(entry) => entry.links_mut().next = index,
-            None => self.head = index,
+        let links = Links { prev: self.tail, next: NIL };
+        if !link(places, index, links) {
+            return;
         }
         self.tail = index;
+        if links.prev == NIL {
+            self.head = index;
+        } else if let Some(entry) = places.live_mut(links.prev) {
+            entry.links_mut().next = index;
+        }
     }
 
     pub(crate) fn push_front<T: Linked<L>>(&mut self, places: &mut impl Places<T>, index: u32) {
-        let head = self.head;
-        match places.at_mut(index) {
-            Some(entry) if !entry.links().is_linked() => {
-                *entry.links_mut() = Links { prev: NIL, next: head };
-            }
-            _ => return,
-        }
-        match places.at_mut(head) {
-            Some(entry) => entry.links_mut().prev = index,
-            None => self.tail = index,
+        let links = Links { prev: NIL, next: self.head };
+        if !link(places, index, links) {
+            return;
         }
         self.head = index;
+        if links.next == NIL {
+            self.tail = index;
+        } else if let Some(entry) = places.live_mut(links.next) {
+            entry.links_mut().prev = index;
+        }
     }
 
     /// Takes an entry off the list; nothing happens if it is on none. Returns the one behind it, or [`NIL`].
@@ -120,18 +116,25 @@ impl<const L: u8> List<L> {
     pub(crate) fn unlink<T: Linked<L>>(&mut self, places: &mut impl Places<T>, index: u32) -> u32 {
         let Some(entry) = places.at_mut(index) else { return NIL };
         let links = core::mem::take(entry.links_mut());
-        if !links.is_linked() {
-            return NIL;
-        }
-        match places.at_mut(links.prev) {
-            Some(entry) => entry.links_mut().next = links.next,
-            None => self.head = links.next,
-        }
-        match places.at_mut(links.next) {
-            Some(entry) => entry.links_mut().prev = links.prev,
-            None => self.tail = links.prev,
+        if links.is_linked() {
+            self.join(places, links.prev, links.next);
         }
         links.next
+    }
+
+    /// Makes two entries neighbours, as when what was between them is gone; beside [`NIL`] one becomes an end.
+    #[inline]
+    pub(crate) fn join<T: Linked<L>>(&mut self, places: &mut impl Places<T>, prev: u32, next: u32) {
+        if prev == NIL {
+            self.head = next;
+        } else if let Some(entry) = places.live_mut(prev) {
+            entry.links_mut().next = next;
+        }
+        if next == NIL {
+            self.tail = prev;
+        } else if let Some(entry) = places.live_mut(next) {
+            entry.links_mut().prev = prev;
+        }
     }
 
     #[inline]
@@ -140,6 +143,13 @@ impl<const L: u8> List<L> {
         self.unlink(places, index);
         Some(index)
     }
+}
+
+/// Gives an entry these links, unless it has some.
+#[inline(always)]
+fn link<const L: u8, T: Linked<L>>(places: &mut impl Places<T>, index: u32, links: Links) -> bool {
+    let entry = places.live_mut(index).filter(|entry| !entry.links().is_linked());
+    entry.map(|entry| *entry.links_mut() = links).is_some()
 }
 
 #[cfg(test)]

@@ -21,7 +21,11 @@ impl<T> Default for Place<T> {
     }
 }
 
-/// A table in the memory of `A`. The place that was freed last is given out first.
+/// Up to so many places are searched for the lowest free one. So machines with the same entries look the same, whatever
+/// was freed in which order, and the explorer has fewer to visit.
+const SEARCHED_MAX: usize = 64;
+
+/// A table in the memory of `A`. Of a large one, the place that was freed last is given out first.
 #[derive(Debug)]
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub struct Slab<A> {
@@ -59,7 +63,9 @@ impl<A> Slab<A> {
     {
         let Some(place) = self.places.live_mut(index) else { return };
         place.generation = place.generation.wrapping_add(1);
-        place.next_free = core::mem::replace(&mut self.first_free, index);
+        if A::CAPACITY > SEARCHED_MAX {
+            place.next_free = core::mem::replace(&mut self.first_free, index);
+        }
         self.len -= 1;
     }
 }
@@ -69,7 +75,12 @@ impl<T, A: Array<Place<T>>> Table<T> for Slab<A> {
 
     #[inline]
     fn insert(&mut self, value: T) -> Option<Key> {
-        let index = if self.first_free == NIL { self.used } else { self.first_free };
+        let free = match self.first_free {
+            NIL if A::CAPACITY <= SEARCHED_MAX => (0..self.used).find(|at| self.at(*at).is_none()),
+            NIL => None,
+            free => Some(free),
+        };
+        let index = free.unwrap_or(self.used);
         let place = self.places.at_or_grow(index)?;
         debug_assert!(place.value.is_none(), "a free place is empty");
         place.value = Some(value);
