@@ -315,14 +315,13 @@ impl<T: ServerStorage> Server<T> {
 
     /// The session to which a connection is bound.
     pub fn session_of(&self, conn: ConnId) -> Option<SessionKey> {
-        let index = self.conns.at(conn.0.index).filter(|_| self.conns.contains(conn.0))?.session?;
+        let index = self.conns.get(conn.0)?.session?;
         self.sessions.key_at(index).map(SessionKey)
     }
 
     /// The principal of a connection.
     pub fn principal_of(&self, conn: ConnId) -> Option<Principal> {
-        let conn = self.conns.at(conn.0.index).filter(|_| self.conns.contains(conn.0))?;
-        Some(conn.principal)
+        self.conns.get(conn.0).map(|conn| conn.principal)
     }
 
     /// Whether there are connections or sessions of a principal.

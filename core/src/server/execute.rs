@@ -8,7 +8,7 @@ use core::fmt;
 use super::dedup::{self, StartFacts};
 use super::session::SessionState;
 use super::slot::{SlotState, SlotView};
-use super::{Server, Slot};
+use super::{Server, Session, Slot};
 use crate::ids::{Key, SessionId, SessionKey, Xid};
 use crate::outcome::{NoReply, NotExecuted, Status};
 use crate::storage::{Payload, Places, ServerStorage, Table};
@@ -236,33 +236,31 @@ impl<T: ServerStorage> Server<T> {
         });
     }
 
+    /// The session of a call and its slot, unless the session has ended or the slot has moved on.
+    fn find(&self, key: CallKey) -> Option<(&Session<T>, &Slot<T::Body>)> {
+        let session = self.sessions.at(self.live_session(key.session())?)?;
+        let slot = session.calls.as_deref()?.slots.at(key.slot)?;
+        (slot.xid == key.xid.get()).then_some((session, slot))
+    }
+
     /// Whether a client no longer wants a call that is admitted or runs.
     pub fn is_cancelled(&self, key: CallKey) -> bool {
-        self.live_session(key.session())
-            .and_then(|index| self.sessions.at(index)?.calls.as_deref()?.slots.at(key.slot))
-            .is_some_and(|slot| slot.xid == key.xid.get() && slot.cancelled)
+        self.find(key).is_some_and(|(_, slot)| slot.cancelled)
     }
 
     /// Whether a call that is admitted or runs is still wanted: it was not cancelled, the lease of its session is not
     /// over, and neither is the grace of a drain. False for a call that has finished.
     pub fn is_wanted(&self, key: CallKey) -> bool {
-        if self.drain.as_ref().is_some_and(|drain| drain.over) {
-            return false;
-        }
-        let session = self.live_session(key.session()).and_then(|index| self.sessions.at(index));
-        session.filter(|session| session.state.is_open()).is_some_and(|session| {
-            let slot = session.calls.as_deref().and_then(|calls| calls.slots.at(key.slot));
-            slot.is_some_and(|slot| {
-                slot.xid == key.xid.get() && slot.state.is_running() && !slot.cancelled
+        let grace_is_over = self.drain.as_ref().is_some_and(|drain| drain.over);
+        !grace_is_over
+            && self.find(key).is_some_and(|(session, slot)| {
+                session.state.is_open() && slot.state.is_running() && !slot.cancelled
             })
-        })
     }
 
     /// What a ledger writes of a call beside its reply: its session's id and its request's digest.
     pub fn record_of(&self, key: CallKey) -> Option<(SessionId, u64)> {
-        let session = self.sessions.at(self.live_session(key.session())?)?;
-        let slot = session.calls.as_deref()?.slots.at(key.slot)?;
-        (slot.xid == key.xid.get()).then_some((session.id, slot.digest))
+        self.find(key).map(|(session, slot)| (session.id, slot.digest))
     }
 
     /// The calls of a session that are admitted, run, or are kept, by xid: of all others a ledger may forget its record.
@@ -291,15 +289,12 @@ impl<T: ServerStorage> Server<T> {
         if view.slot(slot_number).is_none() {
             view.grow(slot_number);
         }
-        let Some(slot) = view.slot_mut(slot_number) else { return false };
-        slot.xid = number;
-        slot.digest = record.digest;
-        slot.idempotent = false;
-        slot.one_way = false;
-        view.session.seen = view.session.seen.max(number);
-        view.hold(slot_number, number);
         // What was kept before the restart is kept after it, whatever the budget says now (S11).
-        view.count(slot_number, body.len() as u32);
+        view.admit(slot_number, number, (body.len() as u32, 0), |slot| {
+            slot.digest = record.digest;
+            slot.idempotent = false;
+            slot.one_way = false;
+        });
         self.finish(index, slot_number, status, body.into());
         true
     }

@@ -1,6 +1,5 @@
 //! Opening, resuming, restoring and ending sessions.
 
-use super::PrincipalQuota;
 use super::conn::Phase;
 use super::session::{Reach, Session, SessionState, Slots};
 use super::{Conn, Server};
@@ -73,7 +72,7 @@ impl<T: ServerStorage> Server<T> {
 
     /// What a ledger should know of a session.
     pub fn session_record(&self, key: SessionKey) -> Option<SessionRecord> {
-        let session = self.sessions.at(key.0.index).filter(|_| self.sessions.contains(key.0))?;
+        let session = self.sessions.get(key.0)?;
         Some(SessionRecord {
             id: session.id,
             principal: self.quotas.at(session.quota)?.principal,
@@ -226,8 +225,8 @@ impl<T: ServerStorage> Server<T> {
         if self.sessions.len() >= self.config.sessions_max {
             return Err(full);
         }
-        let known = self.quota_index.find(principal.0).and_then(|index| self.quotas.at(index));
-        if known.map_or(0, |quota| quota.sessions) >= self.config.sessions_per_principal_max {
+        let known = self.known_quota(principal).map_or(0, |quota| quota.sessions);
+        if known >= self.config.sessions_per_principal_max {
             return Err(Full::Principal);
         }
         let quota = self.quota_of(principal).ok_or(full)?;
@@ -248,32 +247,6 @@ impl<T: ServerStorage> Server<T> {
                 self.drop_quota_if_unused(quota);
                 Err(full)
             }
-        }
-    }
-
-    pub(super) fn quota_of(&mut self, principal: Principal) -> Option<u32> {
-        if let Some(index) = self.quota_index.find(principal.0) {
-            return Some(index);
-        }
-        let key = self.quotas.insert(PrincipalQuota {
-            principal,
-            conns: 0,
-            sessions: 0,
-            kept_bytes: 0,
-            request_bytes: 0,
-        })?;
-        if !self.quota_index.insert(principal.0, key.index) {
-            self.quotas.remove(key.index);
-            return None;
-        }
-        Some(key.index)
-    }
-
-    pub(super) fn drop_quota_if_unused(&mut self, index: u32) {
-        if self.quotas.at(index).is_some_and(|quota| quota.sessions == 0 && quota.conns == 0)
-            && let Some(quota) = self.quotas.remove(index)
-        {
-            self.quota_index.remove(quota.principal.0);
         }
     }
 

@@ -103,25 +103,24 @@ impl Held {
         order.late_kept.insert(slots, index);
     }
 
-    /// Lets go of a call that is kept, and came late or did not.
+    /// Lets go of a call that is kept and did not come late. Its links are those that it had.
     #[inline]
-    pub(super) fn remove<B>(
-        &mut self,
-        slots: &mut impl Places<Slot<B>>,
-        index: u32,
-        is_late: bool,
-    ) {
+    pub(super) fn remove<B>(&mut self, slots: &mut impl Places<Slot<B>>, index: u32, links: Links) {
+        debug_assert!(links.is_linked(), "it is held");
         self.len -= 1;
         let order = &mut self.calls.0;
-        if is_late {
-            order.late_kept.remove(slots, index);
-            mark_late(slots, index, false);
-            return;
-        }
-        let next = order.in_order.unlink(slots, index);
+        order.in_order.join(slots, links.prev, links.next);
         if order.running_from == index {
-            order.running_from = next;
+            order.running_from = links.next;
         }
+    }
+
+    /// The same for one that came late.
+    #[cold]
+    pub(super) fn remove_late<B>(&mut self, slots: &mut impl Places<Slot<B>>, index: u32) {
+        self.len -= 1;
+        self.calls.0.late_kept.remove(slots, index);
+        mark_late(slots, index, false);
     }
 
     /// Whether a call up to this xid is admitted or runs. Each call is passed once, however often this is asked.

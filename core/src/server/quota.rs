@@ -57,10 +57,43 @@ impl<T: ServerStorage> Server<T> {
         self.drop_quota_if_unused(index);
     }
 
+    /// A principal's share, if it has any connection or session.
+    pub(super) fn known_quota(&self, principal: Principal) -> Option<&PrincipalQuota> {
+        self.quota_index.find(principal.0).and_then(|index| self.quotas.live(index))
+    }
+
+    /// A principal's share, made if it has none.
+    pub(super) fn quota_of(&mut self, principal: Principal) -> Option<u32> {
+        if let Some(index) = self.quota_index.find(principal.0) {
+            return Some(index);
+        }
+        let key = self.quotas.insert(PrincipalQuota {
+            principal,
+            conns: 0,
+            sessions: 0,
+            kept_bytes: 0,
+            request_bytes: 0,
+        })?;
+        if !self.quota_index.insert(principal.0, key.index) {
+            self.quotas.remove(key.index);
+            return None;
+        }
+        Some(key.index)
+    }
+
+    /// A share of nothing is given up.
+    pub(super) fn drop_quota_if_unused(&mut self, index: u32) {
+        if self.quotas.at(index).is_some_and(|quota| quota.sessions == 0 && quota.conns == 0)
+            && let Some(quota) = self.quotas.remove(index)
+        {
+            self.quota_index.remove(quota.principal.0);
+        }
+    }
+
     /// Whether a principal leaves enough of the sessions to others to have another one.
     pub(super) fn may_open(&self, principal: Principal) -> bool {
         let free = self.config.sessions_max.saturating_sub(self.sessions.len());
-        let quota = self.quota_index.find(principal.0).and_then(|index| self.quotas.at(index));
+        let quota = self.known_quota(principal);
         // Without any free one, the table is full, and not the principal's part of it.
         free == 0 || quota.is_none_or(|quota| budget::may_have_another(quota.sessions, free))
     }

@@ -7,7 +7,7 @@ use super::dedup::{
 use super::execute::{Admission, CallKey};
 use super::long::Coming;
 use super::replies::SessionView;
-use super::session::SessionState;
+use super::session::{Reach, SessionState};
 use super::slot::{SlotState, SlotView};
 use super::{MethodSpec, Server, Slot};
 use crate::client::Received;
@@ -54,6 +54,16 @@ pub struct Request<'d> {
     pub one_way: bool,
 }
 
+/// What follows the bytes that were taken.
+enum Next<'d> {
+    /// What is behind them.
+    More,
+    /// Nothing, before so many bytes are here.
+    Wanted(usize),
+    /// The owner's turn.
+    Item(Incoming<'d>),
+}
+
 impl<T: ServerStorage> Server<T> {
     /// Takes received bytes of a connection, up to the first call or cancel among them.
     ///
@@ -71,91 +81,82 @@ impl<T: ServerStorage> Server<T> {
         data: &'d [u8],
     ) -> Result<Received<Incoming<'d>>, ProtocolError> {
         self.advance_clock(now);
-        let index = conn.0.index;
         let mut consumed = 0;
-        loop {
-            let rest = &data[consumed..];
-            if rest.is_empty() {
-                // Nothing came, or all was taken: an incomplete frame whose bytes are elsewhere keeps its time.
-                return Ok(Received { consumed, item: None, wanted: 0 });
-            }
-            let Some(live) = self.conns.get_mut(conn.0).filter(|conn| conn.is_read()) else {
-                return Ok(Received { consumed: data.len(), item: None, wanted: 0 });
-            };
-            let was_partial = live.incoming.is_some();
-            if let Coming::Dropped(_) = live.coming {
-                // No frame is at the front, and bytes of a body say nothing of what came.
-                live.keepalive.on_progress();
-                let session = live.session;
-                match self.drop_coming(index, rest) {
-                    Ok((len, 0)) => consumed += len,
-                    Ok((len, wanted)) => {
-                        consumed += len;
-                        return Ok(Received { consumed, item: None, wanted });
-                    }
-                    Err(error) => {
-                        self.close_for(index, session, error);
-                        return Err(error);
-                    }
-                }
-                continue;
-            }
-            live.keepalive.on_bytes(rest);
-            // S2: until its `Welcome` has left, a session takes nothing.
-            let session = live.session.filter(|_| live.phase == Phase::Up);
-            let body_len_max = session
-                .and_then(|index| self.sessions.at(index))
-                .map_or(0, |session| session.grants().request_len_max);
-            let (result, len) = match wire::parse(rest, Role::Client, body_len_max) {
-                Ok(Parsed::Request(header, body, len)) => {
-                    consumed += len;
-                    if was_partial {
-                        self.note_whole(index);
-                    }
-                    let bound = session.ok_or(ProtocolError::NoSession);
-                    match bound.and_then(|bound| self.handle_request(bound, &header, body)) {
-                        Ok(None) => continue,
-                        Ok(Some(request)) => {
-                            let item = Some(Incoming::Request(request));
-                            return Ok(Received { consumed, item, wanted: 0 });
-                        }
-                        Err(error) => (Err(error), 0),
-                    }
-                }
-                Ok(Parsed::Incomplete(_)) if session.is_none() && wire::is_not_hello(rest) => {
-                    (Err(ProtocolError::NoSession), 0)
-                }
-                Ok(Parsed::Incomplete(wanted)) => {
-                    self.note_partial(index, rest.len());
-                    match self.note_coming(index, rest, wanted) {
-                        Ok(0) => return Ok(Received { consumed, item: None, wanted }),
-                        Ok(len) => {
-                            consumed += len;
-                            continue;
-                        }
-                        Err(error) => (Err(error), 0),
-                    }
-                }
-                Ok(Parsed::Control(control, len)) => {
-                    (self.handle_control(index, session, control, rest), len)
-                }
-                // A server's frames are never cut out as a client's.
-                Ok(Parsed::Reply(..)) => (Err(ProtocolError::NoSession), 0),
-                Err(error) if session.is_none() => (Err(wire::first_frame_error(rest, error)), 0),
-                Err(error) => (Err(error), 0),
-            };
-            consumed += len;
-            if len > 0 && was_partial {
-                self.note_whole(index);
-            }
-            match result {
-                Ok(None) => {}
-                Ok(item) => return Ok(Received { consumed, item, wanted: 0 }),
+        // Where nothing came, or all was taken, an incomplete frame whose bytes are elsewhere keeps its time.
+        while consumed < data.len() {
+            let (len, next) = match self.take_front(conn, &data[consumed..]) {
+                Ok(taken) => taken,
                 Err(error) => {
-                    self.close_for(index, session, error);
+                    self.close_for(conn.0.index, error);
                     return Err(error);
                 }
+            };
+            consumed += len;
+            match next {
+                Next::More => {}
+                Next::Wanted(wanted) => return Ok(Received { consumed, item: None, wanted }),
+                Next::Item(item) => {
+                    return Ok(Received { consumed, item: Some(item), wanted: 0 });
+                }
             }
+        }
+        Ok(Received { consumed, item: None, wanted: 0 })
+    }
+
+    /// Takes what is at the front of `data`, which is not empty; returns how much.
+    #[inline]
+    fn take_front<'d>(
+        &mut self,
+        conn: ConnId,
+        data: &'d [u8],
+    ) -> Result<(usize, Next<'d>), ProtocolError> {
+        let index = conn.0.index;
+        let Some(live) = self.conns.get_mut(conn.0).filter(|conn| conn.is_read()) else {
+            return Ok((data.len(), Next::More));
+        };
+        if let Coming::Dropped(_) = live.coming {
+            // No frame is at the front, and bytes of a body say nothing of what came.
+            live.keepalive.on_progress();
+            return Ok(match self.drop_coming(index, data)? {
+                (len, 0) => (len, Next::More),
+                (len, wanted) => (len, Next::Wanted(wanted)),
+            });
+        }
+        live.keepalive.on_bytes(data);
+        let was_partial = live.incoming.is_some();
+        // S2: until its `Welcome` has left, a session takes nothing.
+        let session = live.session.filter(|_| live.phase == Phase::Up);
+        let bound = session.and_then(|index| self.sessions.live(index));
+        let body_len_max = bound.map_or(0, |session| session.grants().request_len_max);
+        let parsed = wire::parse(data, Role::Client, body_len_max).map_err(|error| {
+            if session.is_some() { error } else { wire::first_frame_error(data, error) }
+        })?;
+        if was_partial && !matches!(parsed, Parsed::Incomplete(_)) {
+            self.note_whole(index);
+        }
+        match parsed {
+            Parsed::Request(header, body, len) => {
+                let session = session.ok_or(ProtocolError::NoSession)?;
+                let request = self.handle_request(session, &header, body)?;
+                let item = request.map(|request| Next::Item(Incoming::Request(request)));
+                Ok((len, item.unwrap_or(Next::More)))
+            }
+            Parsed::Control(control, len) => {
+                let item = self.handle_control(index, session, control, data)?;
+                Ok((len, item.map_or(Next::More, Next::Item)))
+            }
+            Parsed::Incomplete(_) if session.is_none() && wire::is_not_hello(data) => {
+                Err(ProtocolError::NoSession)
+            }
+            Parsed::Incomplete(wanted) => {
+                self.note_partial(index, data.len());
+                Ok(match self.note_coming(index, data, wanted)? {
+                    0 => (0, Next::Wanted(wanted)),
+                    len => (len, Next::More),
+                })
+            }
+            // A server's frames are never cut out as a client's.
+            Parsed::Reply(..) => Err(ProtocolError::NoSession),
         }
     }
 
@@ -188,7 +189,9 @@ impl<T: ServerStorage> Server<T> {
         }
     }
 
-    fn close_for(&mut self, index: u32, session: Option<u32>, error: ProtocolError) {
+    #[cold]
+    fn close_for(&mut self, index: u32, error: ProtocolError) {
+        let session = self.conns.live(index).and_then(|conn| conn.session);
         self.close_conn(index, CloseReason::Protocol(error));
         if let (ProtocolError::FalseRetry { .. }, Some(session)) = (error, session) {
             self.abort_session(session);
@@ -319,10 +322,21 @@ impl<T: ServerStorage> Server<T> {
             ledger_failed,
             fits: view.fits(reply, len as u32),
         };
-        view.admit(slot_number, header, digest, deadline);
-        match (dedup::may_admit(&facts), method) {
+        let verdict = dedup::may_admit(&facts);
+        view.session.reach = Reach::Used;
+        let epoch = view.session.epoch;
+        let bytes = if verdict.is_ok() { (reply, len as u32) } else { (0, 0) };
+        view.admit(slot_number, xid.get(), bytes, |slot| {
+            slot.digest = digest;
+            slot.deadline = deadline;
+            slot.not_seen = 0;
+            slot.epoch = epoch;
+            slot.idempotent = idempotent;
+            slot.one_way = one_way;
+            slot.cancelled = false;
+        });
+        match (verdict, method) {
             (Ok(()), Some((method_index, _))) => {
-                view.reserve(slot_number, reply, len as u32);
                 view.counters.admitted += 1;
                 Ok(Some((key, method_index)))
             }

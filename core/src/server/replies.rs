@@ -2,7 +2,7 @@
 
 use super::conn::{CONN_EVENT, PartialBody, PartialFrame};
 use super::dedup::{self, AckEffect};
-use super::session::{Reach, Slots};
+use super::session::Slots;
 use super::slot::{SlotState, SlotView};
 use super::{Calls, Conns, PrincipalQuota, Server, ServerConfig, ServerCounters, Session, Slot};
 use crate::budget::{self, Bytes};
@@ -11,8 +11,7 @@ use crate::ids::Key;
 use crate::outcome::{NoReply, Status};
 use crate::storage::list::{List, NIL};
 use crate::storage::{Array, Body, Payload, Places, ServerStorage, Table};
-use crate::time::Instant;
-use crate::wire::{self, Ack, RequestHeader};
+use crate::wire::Ack;
 
 /// One session, and what the replies kept in it count against: on the path of a call each of them is looked up once.
 pub(super) struct SessionView<'s, T: ServerStorage> {
@@ -95,57 +94,30 @@ impl<T: ServerStorage> SessionView<'_, T> {
         session.calls = None;
     }
 
-    /// Puts a new call on its slot, on which nothing is kept.
+    /// Puts a new call on its slot, on which nothing is kept. It is held as one that is admitted, and so many bytes are set
+    /// aside for its reply and its request (S11).
     #[inline]
     pub(super) fn admit(
         &mut self,
         slot_number: u32,
-        header: &RequestHeader,
-        digest: u64,
-        deadline: Instant,
+        xid: u64,
+        (reply, request): (u32, u32),
+        fill: impl FnOnce(&mut Slot<T::Body>),
     ) {
         let session = &mut *self.session;
-        session.reach = Reach::Used;
-        session.seen = session.seen.max(header.xid.get());
-        let epoch = session.epoch;
+        session.seen = session.seen.max(xid);
         let Some(calls) = session.calls.as_deref_mut() else { return };
         let Some(slot) = calls.slots.live_mut(slot_number) else { return };
         debug_assert!(slot.state == SlotState::Discarded && slot.bytes == 0);
-        slot.xid = header.xid.get();
-        slot.digest = digest;
-        slot.deadline = deadline;
-        slot.not_seen = 0;
-        slot.epoch = epoch;
-        slot.idempotent = header.flags & wire::FLAG_IDEMPOTENT != 0;
-        slot.one_way = header.flags & wire::FLAG_ONE_WAY != 0;
-        slot.cancelled = false;
-        self.hold(slot_number, header.xid.get());
-    }
-
-    /// Puts a call among those that are held, as one that is admitted.
-    #[inline]
-    pub(super) fn hold(&mut self, slot_number: u32, xid: u64) {
-        let Some(calls) = self.session.calls.as_deref_mut() else { return };
-        let Some(slot) = calls.slots.live_mut(slot_number) else { return };
+        debug_assert!(slot.xid <= xid && slot.request_bytes == 0);
+        slot.xid = xid;
         slot.state = SlotState::Admitted;
+        (slot.bytes, slot.request_bytes) = (reply, request);
+        fill(slot);
         calls.held.insert(&mut calls.slots, slot_number, xid);
         calls.running += 1;
         *self.held += 1;
         self.counters.running += 1;
-    }
-
-    /// S11: whether there is memory for a call's reply and its request.
-    #[inline(always)]
-    pub(super) fn fits(&self, reply: u32, request: u32) -> bool {
-        self.fits_kept(reply) && self.fits_requests(request)
-    }
-
-    /// S11: sets memory aside for a call's reply and its request.
-    #[inline(always)]
-    pub(super) fn reserve(&mut self, slot_number: u32, reply: u32, request: u32) {
-        let Some(calls) = self.session.calls.as_deref_mut() else { return };
-        let Some(slot) = calls.slots.live_mut(slot_number) else { return };
-        (slot.bytes, slot.request_bytes) = (reply, request);
         let (reply, request) = (u64::from(reply), u64::from(request));
         calls.kept_bytes += reply;
         calls.request_bytes += request;
@@ -153,6 +125,12 @@ impl<T: ServerStorage> SessionView<'_, T> {
         self.quota.request_bytes += request;
         self.counters.kept_bytes += reply;
         self.counters.request_bytes += request;
+    }
+
+    /// S11: whether there is memory for a call's reply and its request.
+    #[inline(always)]
+    pub(super) fn fits(&self, reply: u32, request: u32) -> bool {
+        self.fits_kept(reply) && self.fits_requests(request)
     }
 
     #[inline(always)]
@@ -185,16 +163,6 @@ impl<T: ServerStorage> SessionView<'_, T> {
             server: self.config.requests_max,
         };
         budget::has_room(held, limits, u64::from(bytes))
-    }
-
-    /// Sets `bytes` aside for a restored call, even where there is no room.
-    pub(super) fn count(&mut self, slot_number: u32, bytes: u32) {
-        let Some(calls) = self.session.calls.as_deref_mut() else { return };
-        let Some(slot) = calls.slots.live_mut(slot_number) else { return };
-        slot.bytes = bytes;
-        calls.kept_bytes += u64::from(bytes);
-        self.quota.kept_bytes += u64::from(bytes);
-        self.counters.kept_bytes += u64::from(bytes);
     }
 
     /// S9: takes in `acked` and discards what it covers.
@@ -254,7 +222,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
             return;
         }
         slot.state = SlotState::Discarded;
-        let is_late = slot.is_late.0;
+        let out = core::mem::take(&mut slot.out_links);
         let bytes = core::mem::take(&mut slot.bytes);
         // A frame that has begun to leave is finished, whatever becomes of its slot, and counted until it has left.
         let partial = self.conns.at_mut(session.conn).and_then(|conn| conn.partial.as_mut());
@@ -266,8 +234,15 @@ impl<T: ServerStorage> SessionView<'_, T> {
             self.counters.kept_bytes -= u64::from(bytes);
         }
         slot.body.release();
-        calls.held.remove(&mut calls.slots, slot_number, is_late);
-        calls.out.unlink(&mut calls.slots, slot_number);
+        if slot.is_late.0 {
+            calls.held.remove_late(&mut calls.slots, slot_number);
+        } else {
+            let links = core::mem::take(&mut slot.held_links.0);
+            calls.held.remove(&mut calls.slots, slot_number, links);
+        }
+        if out.is_linked() {
+            calls.out.join(&mut calls.slots, out.prev, out.next);
+        }
         *self.held -= 1;
     }
 

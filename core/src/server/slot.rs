@@ -6,7 +6,7 @@ use crate::storage::list::{Links, linked};
 use crate::time::Instant;
 
 /// One slot.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub(crate) struct Slot<B> {
     /// The last xid admitted or refused; 0 if none.
@@ -43,11 +43,12 @@ pub(crate) struct Slot<B> {
 ///  Discarded ─► Admitted ─► Running ─► Kept ─► Discarded
 ///                   └─ refused ─────────▲
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "_explore", derive(Hash))]
 pub(super) enum SlotState {
     /// There was no call yet, or its client has seen its answer: nothing but its xid and digest is here. The next call on
     /// the slot is admitted, or a ledger's record restored as `Kept`.
+    #[default]
     Discarded,
     /// The request was taken in, and its handler has not started: it will be `Running`, or `Kept` as refused.
     Admitted,
@@ -82,29 +83,6 @@ impl SlotView {
     /// A slot on which nothing ever came.
     pub(super) const UNUSED: SlotView =
         SlotView { xid: 0, digest: 0, not_seen: 0, state: SlotState::Discarded };
-}
-
-impl<B: Default> Default for Slot<B> {
-    fn default() -> Self {
-        Slot {
-            xid: 0,
-            digest: 0,
-            deadline: Instant::ZERO,
-            not_seen: 0,
-            ask: 0,
-            body: B::default(),
-            held_links: Derived::default(),
-            is_late: Derived::default(),
-            out_links: Links::default(),
-            epoch: 0,
-            bytes: 0,
-            request_bytes: 0,
-            state: SlotState::Discarded,
-            idempotent: false,
-            one_way: false,
-            cancelled: false,
-        }
-    }
 }
 
 impl<B> Slot<B> {
