@@ -107,7 +107,7 @@ pub struct Profile {
     pub back: bool,
     /// The first client with a journal: all from there on have one.
     pub durable_from: usize,
-    /// Old copies of journals are put back.
+    /// Old copies of journals are put back. Not on lossy links, where what the old copy asks for may stay unanswered (S27).
     pub old_journals: bool,
     /// Others connect too, and do what no client does.
     pub strangers: bool,
