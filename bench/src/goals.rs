@@ -61,8 +61,11 @@ pub(crate) fn of_cell(cells: &[Cell], cell: &Cell) -> Vec<Goal> {
         let ratio = to(Subject::BareThreads);
         return ratio.map(|r| Goal::most("× bare threads", r, 1.15)).into_iter().collect();
     }
-    if cell.subject != Subject::Oncewire || cell.transport == Transport::Pipe {
+    if cell.transport == Transport::Pipe {
         return Vec::new();
+    }
+    if cell.subject != Subject::Oncewire {
+        return of_way(cells, cell, to_peer);
     }
     match (cell.workload, cell.cores) {
         (W2, 1) => {
@@ -84,6 +87,36 @@ pub(crate) fn of_cell(cells: &[Cell], cell: &Cell) -> Vec<Goal> {
         }
         (W6, _) => goals.push(Goal::most("bytes", cell.median(), 8192.0)),
         _ => {}
+    }
+    goals
+}
+
+/// What is promised of the other ways of calling, and of programs as in the README: that they come near.
+fn of_way(cells: &[Cell], cell: &Cell, to_peer: Option<f64>) -> Vec<Goal> {
+    let to = |subject| {
+        let other = find(cells, cell.workload, cell.cores, subject, cell.transport);
+        other.map(|other| cell.ratio_to(other))
+    };
+    let mut goals = Vec::new();
+    let tasks = match cell.subject {
+        Subject::OncewireBuffered => to(Subject::OncewireTasks),
+        Subject::OncewireReadmeBuffered => to(Subject::OncewireReadmeTasks),
+        _ => None,
+    };
+    goals.extend(tasks.map(|ratio| Goal::least("× tasks", ratio, 0.75)));
+    let by_hand = match cell.subject {
+        Subject::OncewireReadme => to(Subject::Oncewire),
+        Subject::OncewireReadmeTasks => to(Subject::OncewireTasks),
+        Subject::OncewireReadmeBuffered => to(Subject::OncewireBuffered),
+        _ => None,
+    };
+    goals.extend(by_hand.and_then(|ratio| match cell.workload {
+        Workload::W1 => Some(Goal::most("× by hand", ratio, 1.05)),
+        Workload::W2 | Workload::W3 => Some(Goal::least("× by hand", ratio, 0.95)),
+        _ => None,
+    }));
+    if by_hand.is_some() && (cell.workload, cell.cores) == (Workload::W2, 1) {
+        goals.extend(to_peer.map(|ratio| Goal::least("× best peer", ratio, 4.0)));
     }
     goals
 }

@@ -4,6 +4,9 @@
 //! would cost two wake-ups a call, so one of the calls reads: the leader, which finds its own answer, and wakes the others
 //! for theirs. When its outcome is there, or it is dropped, it promotes a follower. Where no call waits, or the leader is
 //! not polled any more, the client's task reads.
+//!
+//! The leader also writes. Outcomes that one read has brought lead to new calls, and these should leave in one write. So the
+//! first of them, which leads, lets the others run once before it writes; what they begin joins.
 
 use std::collections::VecDeque;
 use std::task::Waker;
