@@ -4,8 +4,10 @@
 //! |---|---|
 //! | `client.rs` | the handle |
 //! | `client/options.rs` | how a client behaves, and its status |
+//! | `client/with_options.rs` | the same, set one by one |
 //! | `client/call.rs` | a call, described and then awaited |
 //! | `client/outcome.rs` | its outcome, decoded, and the ticket that may be left of it |
+//! | `client/unreplied.rs` | outcomes as `Result`s |
 //! | `client/shared.rs` | what the handles, the calls and the task of a client share, and the lock around it |
 //! | `client/state.rs` | what is under that lock: the machine and the parts below |
 //! | `client/link.rs` | the stream and its buffers |
@@ -30,6 +32,8 @@ mod reader;
 mod shared;
 mod state;
 mod task;
+mod unreplied;
+mod with_options;
 
 use std::fmt;
 use std::future::Future;
@@ -49,6 +53,7 @@ pub use options::{ClientOptions, ClientStatus};
 use outcome::Decode;
 pub use outcome::{CallFailure, Outcome, Ticket};
 use shared::Shared;
+pub use unreplied::Unreplied;
 
 /// A client: makes calls in one session at one server, over one connection after another.
 ///
@@ -187,5 +192,5 @@ const _: () = {
     const fn assert_send<T: Send + Future>() {}
     assert_send_sync::<Client>();
     assert_send_sync::<Ticket<Vec<u8>>>();
-    assert_send::<CallFuture<Vec<u8>>>();
+    assert_send::<Call<Vec<u8>>>();
 };

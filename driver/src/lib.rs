@@ -96,16 +96,22 @@ mod transport;
 pub use bytes::Bytes;
 pub use client::{
     Call, CallFailure, CallFuture, Client, ClientOptions, ClientStatus, Delivery, DurableCall,
-    DurableClient, Outcome, Receipt, RecoveredCall, Ticket,
+    DurableClient, Outcome, Receipt, RecoveredCall, Ticket, Unreplied,
 };
 pub use method::{Method, RawMethod};
 pub use nonblocking::Nonblocking;
 pub use oncewire_core as core;
-pub use oncewire_core::{CallError, NEVER};
+pub use oncewire_core::{
+    CallError, ClientCounters, CloseReason, Executed, Instant, MethodId, MethodSpec, NEVER,
+    NoReply, NotExecuted, ServerConfig, ServerCounters, ServerError, ServerId, ServiceName,
+    SessionId, Unknown, Xid,
+};
 #[cfg(feature = "macros")]
 pub use oncewire_macros::service;
 pub use runtime::{Runtime, SmolRuntime, Timer};
-pub use server::{BuildError, Context, HandlerFaults, Load, Server, ServerBuilder};
+pub use server::{
+    BuildError, Context, HandlerFaults, Load, Server, ServerBuilder, StateHandler, StatefulBuilder,
+};
 #[doc(hidden)]
 pub use service::__private;
 pub use service::Service;

@@ -12,6 +12,7 @@
 //! | `server/waiting.rs` | calls that cannot run at once: their turn comes, or they are refused |
 //! | `server/context.rs` | what a handler can know of its call |
 //! | `server/handler.rs` | from a request's bytes to a future or a transaction |
+//! | `server/stateful.rs` | handlers that share a state |
 //! | `server/blocking.rs` | handlers that block their thread |
 //! | `server/transactional.rs` | handlers that run in the ledger's transaction |
 //! | `server/execution.rs` | a call runs, and ends |
@@ -39,6 +40,7 @@ mod principals;
 mod recording;
 pub(crate) mod restore;
 mod state;
+mod stateful;
 mod timer_task;
 mod transactional;
 mod waiting;
@@ -56,6 +58,7 @@ use crate::transport::{Accept, BoxStream, Subject};
 pub use builder::{BuildError, ServerBuilder};
 pub use context::Context;
 use state::Shared;
+pub use stateful::{StateHandler, StatefulBuilder};
 
 /// A server: executes calls of many sessions over many connections, each call once.
 ///

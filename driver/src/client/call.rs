@@ -1,8 +1,7 @@
-//! A call: described, then awaited.
+//! A call: described, then begun, then awaited.
 
 use std::fmt;
-use std::future::{Future, IntoFuture};
-use std::marker::PhantomData;
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,109 +15,35 @@ use super::pending::PendingId;
 use super::shared::Shared;
 use crate::reply::RawOutcome;
 
-/// A call that was described and not begun: await it.
-#[must_use = "a call begins when it is awaited"]
+/// A call: a future of its outcome. It begins when it is first polled, or with [`start`](Call::start).
+///
+/// Its options are set before it begins, and have no effect later. Dropping it cancels the call: if it was not started at
+/// the server it never will be (S19).
+///
+/// ```
+/// use oncewire_driver::{Client, Method};
+///
+/// const ADD_ONE: Method<i32, i32> = Method::new("toy.add_one");
+///
+/// async fn calls(client: Client) {
+///     let [one, other] = [1, 2].map(|n| smol::spawn(client.call(&ADD_ONE, &n)));
+///     println!("{:?} {:?}", one.await, other.await);
+/// }
+///
+/// fn call(client: &Client) {
+///     println!("{:?}", client.call(&ADD_ONE, &3).block());
+/// }
+/// ```
+#[must_use = "a call begins when it is awaited, and is cancelled when it is dropped"]
 pub struct Call<R> {
-    shared: Arc<Shared>,
-    method: MethodId,
-    body: Result<Bytes, CallError>,
-    timeout: Duration,
-    fail_fast: bool,
-    idempotent: bool,
-    decode: Decode<R>,
-    reply: PhantomData<fn() -> R>,
-}
-
-impl<R> fmt::Debug for Call<R> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Call")
-            .field("method", &self.method)
-            .field("timeout", &self.timeout)
-            .field("fail_fast", &self.fail_fast)
-            .field("idempotent", &self.idempotent)
-            .finish_non_exhaustive()
-    }
-}
-
-impl<R> Call<R> {
-    /// `idempotent`: what the method says of itself; calls of bytes have no method to ask.
-    pub(super) fn new(
-        shared: &Arc<Shared>,
-        method: MethodId,
-        idempotent: bool,
-        body: Result<Bytes, CallError>,
-        decode: Decode<R>,
-    ) -> Call<R> {
-        let (timeout, fail_fast) = (shared.options.timeout, shared.options.fail_fast);
-        let shared = shared.clone();
-        Call { shared, method, body, timeout, fail_fast, idempotent, decode, reply: PhantomData }
-    }
-
-    /// Time until the caller gives up (S17).
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
-        self
-    }
-
-    /// Whether it ends when the connection breaks, instead of waiting for the resume (S21).
-    pub fn fail_fast(mut self, fail_fast: bool) -> Self {
-        self.fail_fast = fail_fast;
-        self
-    }
-
-    /// Allows the call to run more than once: it is repeated, on another server too, until it is answered. The server
-    /// refuses it if the method is not declared idempotent (S22).
-    ///
-    /// For calls of bytes: those of a [`Method`](crate::Method) that is declared idempotent are so without it.
-    pub fn idempotent(mut self) -> Self {
-        self.idempotent = true;
-        self
-    }
-
-    /// The call runs at most once though its method is idempotent: its reply is kept, and with a ledger recorded. If its
-    /// server is replaced meanwhile it ends as `Unknown` instead of running again.
-    pub fn at_most_once(mut self) -> Self {
-        self.idempotent = false;
-        self
-    }
-
-    /// Begins the call now, before it is awaited.
-    pub fn start(mut self) -> CallFuture<R> {
-        let begun = match self.describe() {
-            Ok(call) => self.shared.begin(call),
-            Err(error) => Err(NotExecuted::NotBegun(error)),
-        };
-        self.shared.ensure_sent();
-        CallFuture::new(self.shared, begun, self.decode)
-    }
-
-    fn describe(&mut self) -> Result<core::Call<'static>, CallError> {
-        let body = std::mem::replace(&mut self.body, Ok(Bytes::new()))?;
-        let mut call = core::Call::new(self.method, body);
-        call.timeout = self.timeout;
-        call.fail_fast = self.fail_fast;
-        call.idempotent = self.idempotent;
-        Ok(call)
-    }
-}
-
-impl<R> IntoFuture for Call<R> {
-    type Output = Outcome<R>;
-    type IntoFuture = CallFuture<R>;
-
-    fn into_future(mut self) -> CallFuture<R> {
-        let call = self.describe();
-        CallFuture::fresh(self.shared, call, self.decode)
-    }
-}
-
-/// A call on its way. Dropping it cancels the call: if it was not started it never will be (S19).
-#[must_use = "dropping a call cancels it"]
-pub struct CallFuture<R> {
     shared: Arc<Shared>,
     state: State,
     decode: Decode<R>,
 }
+
+/// What [`Call::start`] returned while it was a type of its own.
+#[doc(hidden)]
+pub type CallFuture<R> = Call<R>;
 
 enum State {
     /// Begins when it is first polled; or why it cannot.
@@ -127,31 +52,82 @@ enum State {
     Done,
 }
 
-impl<R> CallFuture<R> {
+impl<R> Call<R> {
+    /// `idempotent`: what the method says of itself; calls of bytes have no method to ask.
+    #[inline]
     pub(super) fn new(
-        shared: Arc<Shared>,
-        begun: Result<PendingId, NotExecuted>,
+        shared: &Arc<Shared>,
+        method: MethodId,
+        idempotent: bool,
+        body: Result<Bytes, CallError>,
         decode: Decode<R>,
-    ) -> CallFuture<R> {
-        let state = match begun {
-            Ok(id) => State::Waiting(id),
-            Err(why) => State::Fresh(Err(why)),
-        };
-        CallFuture { shared, state, decode }
+    ) -> Call<R> {
+        let call = body.map_err(NotExecuted::NotBegun).map(|body| {
+            let mut call = core::Call::new(method, body);
+            call.timeout = shared.options.timeout;
+            call.fail_fast = shared.options.fail_fast;
+            call.idempotent = idempotent;
+            call
+        });
+        Call { shared: shared.clone(), state: State::Fresh(call), decode }
+    }
+
+    /// Time until the caller gives up (S17).
+    pub fn timeout(self, timeout: Duration) -> Self {
+        self.described(|call| call.timeout = timeout)
+    }
+
+    /// Whether it ends when the connection breaks, instead of waiting for the resume (S21).
+    pub fn fail_fast(self, fail_fast: bool) -> Self {
+        self.described(|call| call.fail_fast = fail_fast)
+    }
+
+    /// Allows the call to run more than once: it is repeated, on another server too, until it is answered. The server
+    /// refuses it if the method is not declared idempotent (S22).
+    ///
+    /// For calls of bytes: those of a [`Method`](crate::Method) that is declared idempotent are so without it.
+    pub fn idempotent(self) -> Self {
+        self.described(|call| call.idempotent = true)
+    }
+
+    /// The call runs at most once though its method is idempotent: its reply is kept, and with a ledger recorded. If its
+    /// server is replaced meanwhile it ends as `Unknown` instead of running again.
+    pub fn at_most_once(self) -> Self {
+        self.described(|call| call.idempotent = false)
     }
 
     #[inline]
-    pub(super) fn fresh(
-        shared: Arc<Shared>,
-        call: Result<core::Call<'static>, CallError>,
-        decode: Decode<R>,
-    ) -> CallFuture<R> {
-        let state = State::Fresh(call.map_err(NotExecuted::NotBegun));
-        CallFuture { shared, state, decode }
+    fn described(mut self, change: impl FnOnce(&mut core::Call<'static>)) -> Self {
+        if let State::Fresh(Ok(call)) = &mut self.state {
+            change(call);
+        }
+        self
+    }
+
+    /// Begins the call now, before it is awaited.
+    pub fn start(mut self) -> Call<R> {
+        if let State::Fresh(call) = &mut self.state {
+            let call = std::mem::replace(call, Err(NotExecuted::Closed));
+            self.state = match call.and_then(|call| self.shared.begin(call)) {
+                Ok(id) => State::Waiting(id),
+                Err(why) => State::Fresh(Err(why)),
+            };
+            self.shared.ensure_sent();
+        }
+        self
+    }
+
+    /// Blocks this thread until the call has its outcome. For threads that run nothing else: not inside an `async` function or a
+    /// handler, where it would block the executor.
+    ///
+    /// The timeout is kept, because deadlines are the client's. The client's own task, which dials, runs on the client's
+    /// runtime: with the default one, on smol's global threads.
+    pub fn block(self) -> Outcome<R> {
+        smol::block_on(self)
     }
 }
 
-impl<R> Future for CallFuture<R> {
+impl<R> Future for Call<R> {
     type Output = Outcome<R>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome<R>> {
@@ -181,7 +157,7 @@ impl<R> Future for CallFuture<R> {
     }
 }
 
-impl<R> Drop for CallFuture<R> {
+impl<R> Drop for Call<R> {
     fn drop(&mut self) {
         if let State::Waiting(id) = self.state {
             self.shared.abandon(id);
@@ -189,8 +165,19 @@ impl<R> Drop for CallFuture<R> {
     }
 }
 
-impl<R> fmt::Debug for CallFuture<R> {
+impl<R> fmt::Debug for Call<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CallFuture").finish_non_exhaustive()
+        let mut debug = f.debug_struct("Call");
+        match &self.state {
+            State::Fresh(Ok(call)) => debug
+                .field("method", &call.method)
+                .field("timeout", &call.timeout)
+                .field("fail_fast", &call.fail_fast)
+                .field("idempotent", &call.idempotent),
+            State::Fresh(Err(why)) => debug.field("not_executed", why),
+            State::Waiting(_) => debug.field("begun", &true),
+            State::Done => debug.field("done", &true),
+        };
+        debug.finish_non_exhaustive()
     }
 }
