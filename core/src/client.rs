@@ -35,11 +35,11 @@ use crate::ids::CallId;
 use crate::keepalive::Keepalive;
 use crate::outcome::{NotExecuted, Outcome};
 use crate::storage::{Body, ClientStorage, Places, Table};
-use crate::time::Instant;
+use crate::time::{Instant, Timer};
 use call::CallState;
 use calls::{CallTable, Calls};
 use recovery::{GiveUp, Reason};
-use timers::{ConnTimer, ConnTimers};
+use timers::ConnTimers;
 use transmit::Output;
 
 /// What a client has of a connection.
@@ -243,7 +243,7 @@ impl<S: ClientStorage> Client<S> {
         self.pending_events.disconnect = None;
         self.phase = Phase::Greeting { server_leaving: false };
         let timeout = self.config.handshake_timeout.max(HANDSHAKE_TIMEOUT_MIN);
-        self.timers.set(ConnTimer::Handshake, self.now + timeout);
+        self.timers.handshake = Timer::at(self.now + timeout);
         self.output.greet();
     }
 
@@ -394,17 +394,13 @@ impl<S: ClientStorage> Client<S> {
         self.timers = ConnTimers::default();
         self.output = Output::default();
         self.table.break_connection();
+        debug_assert!(self.table.partial.is_none() && self.table.first_to_do().is_none());
         if ended {
             self.end_session();
         }
-        let mut next = self.table.unsettled_after(None);
+        let mut next = self.table.call_after(None);
         while let Some(index) = next {
-            next = self.table.unsettled_after(Some(index));
-            self.give_up(index, Reason::Disconnected);
-        }
-        let mut next = self.table.waiting_after(None);
-        while let Some(index) = next {
-            next = self.table.waiting_after(Some(index));
+            next = self.table.call_after(Some(index));
             self.give_up(index, Reason::Disconnected);
         }
     }
@@ -449,6 +445,7 @@ impl<S: ClientStorage> Client<S> {
     /// S3: the session is over; what was sent in it is in doubt for good.
     fn session_lost(&mut self, end: SessionEnd, reason: CloseReason) {
         self.drop_connection(reason);
+        debug_assert!(!self.has_connection());
         self.table.session_lost();
         self.end_session();
         self.pending_events.lost = Some(end);
@@ -459,6 +456,7 @@ impl<S: ClientStorage> Client<S> {
         self.session_lost(SessionEnd::Refused, reason);
         self.phase = Phase::Refused(reason);
         self.table.end_waiting(NotExecuted::SessionRefused);
+        debug_assert!(self.table.is_idle());
     }
 }
 

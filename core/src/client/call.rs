@@ -24,7 +24,7 @@ pub(crate) struct CallEntry<B> {
     pub(super) deadline: Timer,
     /// An outcome that no received data brought. It is on the list of calls with an event.
     pub(super) event: Option<Outcome<'static>>,
-    /// On the list of waiting or of unsettled calls.
+    /// On the queue of unsettled and waiting calls.
     queue: Links,
     /// On the list of calls with something to do on this connection.
     todo_links: Links,
@@ -65,20 +65,25 @@ pub(crate) enum CallState {
     Over,
 }
 
-/// What is known of a call of which a byte may have been sent.
+/// What is known of a call of which a byte may have been sent. In this order, so that the xid, which every frame is compared
+/// with, is in the same place as in the other states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "_explore", derive(Hash))]
+#[repr(C)]
 pub(crate) struct InFlight {
     pub(super) xid: Xid,
+    /// When what was sent last is sent again on a link that loses messages (S27).
+    pub(super) resend: Timer,
+    /// The number of the last `Ask`. A `NotSeen` to one from before the request was last sent is older than that (S27).
+    ask_last: u16,
+    /// The number of the first `Ask` since the request was last sent.
+    ask_first: u16,
+    /// How often it was sent again on this connection.
+    pub(super) resends: u8,
     pub(super) last_sent: LastSent,
     /// What is to be sent of it on this connection. If something is, it is on the list of what is to be sent.
     pub(super) next: Option<NextFrame>,
     pub(super) abandoned: Option<Abandoned>,
-    /// When what was sent last is sent again on a link that loses messages (S27).
-    pub(super) resend: Timer,
-    /// How often it was.
-    pub(super) resends: u8,
-    asks: Asks,
 }
 
 /// What of a call has been sent on this connection.
@@ -121,16 +126,6 @@ pub(crate) enum Cancel {
     Due,
     /// It was sent on this connection.
     Sent,
-}
-
-/// Which `Ask`s a `NotSeen` may answer: to an earlier one, it is older than the request that was sent since (S27).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "_explore", derive(Hash))]
-struct Asks {
-    /// The number of the last one.
-    last: u16,
-    /// The number of the first one since the request was last sent.
-    first: u16,
 }
 
 /// Who is to learn the outcome of a call.
@@ -212,14 +207,10 @@ impl<B> CallEntry<B> {
         self.todo_links.is_linked()
     }
 
-    /// A frame of it is leaving, under this xid: it is in flight from now on.
+    /// A frame of it is leaving, under the xid that it has or gets: it is in flight from now on.
     #[inline]
     pub(super) fn note_sent(&mut self, xid: Xid, frame: NextFrame) {
-        debug_assert!(
-            self.state.may_be_sent() && self.state.xid() == Some(xid),
-            "{:?}",
-            self.state
-        );
+        debug_assert!(self.state.xid().is_none_or(|own| own == xid), "{:?}", self.state);
         if let CallState::InFlight(sent) = &mut self.state {
             self.may_have_run |= frame == NextFrame::Request;
             sent.note_sent(frame);
@@ -280,7 +271,8 @@ impl InFlight {
             abandoned: None,
             resend: Timer::OFF,
             resends: 0,
-            asks: Asks { last: 0, first: 1 },
+            ask_last: 0,
+            ask_first: 1,
         }
     }
 
@@ -289,11 +281,11 @@ impl InFlight {
         match frame {
             NextFrame::Request => {
                 self.last_sent = LastSent::Request;
-                self.asks.first = self.next_ask();
+                self.ask_first = self.next_ask();
             }
             NextFrame::Ask => {
                 self.last_sent = LastSent::Ask;
-                self.asks.last = self.next_ask();
+                self.ask_last = self.next_ask();
             }
         }
     }
@@ -331,12 +323,12 @@ impl InFlight {
 
     /// The number of the next `Ask`.
     pub(super) fn next_ask(&self) -> u16 {
-        self.asks.last.wrapping_add(1)
+        self.ask_last.wrapping_add(1)
     }
 
     /// Whether `number` is that of an `Ask` that was sent on this connection, and since the request last was.
     pub(super) fn was_asked(&self, number: u16) -> bool {
-        let Asks { first, last } = self.asks;
-        self.last_sent == LastSent::Ask && number.wrapping_sub(first) <= last.wrapping_sub(first)
+        let asked = self.ask_last.wrapping_sub(self.ask_first);
+        self.last_sent == LastSent::Ask && number.wrapping_sub(self.ask_first) <= asked
     }
 }

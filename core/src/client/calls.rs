@@ -37,16 +37,17 @@ type SlotMap<S> = <S as ClientStorage>::SlotMap<CallIndex>;
 
 /// All calls of a client.
 ///
-/// Invariants: a call is on `waiting` while it waits, and on `unsettled`, which is in the order of xids, while it is
-/// unsettled; `slots` holds exactly the calls whose state has an xid; at most one leaves, and that is the one in `partial`.
+/// Invariants: `queue` has the unsettled calls, in the order of their xids, and behind them those that wait, in the order in
+/// which they get theirs; `slots` has exactly the calls whose state has an xid; at most one leaves, and that is the one in
+/// `partial`.
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub(super) struct CallTable<S: ClientStorage> {
     pub(super) calls: Calls<S>,
     pub(super) slots: SlotMap<S>,
     pub(super) free_slots: S::FreeSlots,
-    pub(super) waiting: List<QUEUE>,
-    pub(super) unsettled: List<QUEUE>,
+    pub(super) queue: List<QUEUE>,
     pub(super) unsettled_len: usize,
+    pub(super) first_waiting: Option<u32>,
     pub(super) todo: List<TODO>,
     pub(super) events: List<EVENT>,
     timers: Timers<S>,
@@ -90,9 +91,9 @@ impl<S: ClientStorage> CallTable<S> {
             calls: Calls::<S>::default(),
             slots: SlotMap::<S>::default(),
             free_slots: S::FreeSlots::default(),
-            waiting: List::default(),
-            unsettled: List::default(),
+            queue: List::default(),
             unsettled_len: 0,
+            first_waiting: None,
             todo: List::default(),
             events: List::default(),
             timers: Timers::default(),
@@ -126,16 +127,16 @@ impl<S: ClientStorage> CallTable<S> {
     }
 
     pub(super) fn nothing_unsettled(&self) -> bool {
-        self.unsettled.is_empty()
+        self.unsettled_len == 0
     }
 
     pub(super) fn nothing_waits(&self) -> bool {
-        self.waiting.is_empty()
+        self.first_waiting.is_none()
     }
 
     /// Whether nothing is pending; events not yet polled count as ended.
     pub(super) fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.unsettled.is_empty()
+        self.queue.is_empty()
     }
 
     pub(super) fn is_exhausted(&self) -> bool {
@@ -162,7 +163,8 @@ impl<S: ClientStorage> CallTable<S> {
     /// Nor does it pass what is journaled: an owner that is restored from its journal would use those numbers (S8).
     #[inline]
     pub(super) fn acked(&self) -> u64 {
-        match self.unsettled.front().and_then(|index| self.calls.live(index)?.state.xid()) {
+        debug_assert!(self.journaled_up_to <= self.last_xid && self.settled_high <= self.last_xid);
+        match self.queue.front().and_then(|index| self.calls.live(index)?.state.xid()) {
             Some(lowest) => (lowest.get() - 1).min(self.journaled_up_to),
             None => self.journaled_up_to,
         }
@@ -184,20 +186,17 @@ impl<S: ClientStorage> CallTable<S> {
         let len = entry.body.as_slice().len();
         let key = self.calls.insert(entry)?;
         self.bytes += len;
-        self.waiting.push_back(&mut self.calls, key.index);
+        self.queue.push_back(&mut self.calls, key.index);
+        self.first_waiting.get_or_insert(key.index);
         self.timers.set(key.index, Timer::at(deadline));
         Some(CallId(key))
     }
 
-    pub(super) fn first_waiting(&self) -> Option<u32> {
-        self.waiting.front()
-    }
-
-    /// Gives the first waiting call its xid, on the lowest free slot (S8). `None` if no slot is free, or if the
-    /// session has run out of numbers.
+    /// Gives the first waiting call its xid, on the lowest free slot (S8): it is unsettled from now on, and the caller says in
+    /// which state. `None` if no slot is free, or if the session has run out of numbers.
     #[inline]
     pub(super) fn assign_xid(&mut self) -> Option<Xid> {
-        let index = self.waiting.front()?;
+        let index = self.first_waiting?;
         if self.exhausted {
             return None;
         }
@@ -211,26 +210,30 @@ impl<S: ClientStorage> CallTable<S> {
             self.exhausted = true;
             return None;
         };
+        debug_assert_eq!(self.slot_of(xid), slot);
         self.last_xid = xid.get();
         if self.durable {
             self.first_unjournaled.get_or_insert(index);
         } else {
             self.journaled_up_to = xid.get();
         }
-        self.occupy_slot(index, xid, CallState::Numbered { xid })?;
+        self.occupy_slot(index, slot)?;
         Some(xid)
     }
 
-    /// A call that waits is unsettled from now on, and has the highest xid.
-    #[inline]
-    pub(super) fn occupy_slot(&mut self, index: u32, xid: Xid, state: CallState) -> Option<()> {
-        let slot = self.slot_of(xid);
-        *self.slots.at_or_grow(slot)? = CallIndex(index);
+    /// The first call that waits is unsettled from now on, and has the highest xid.
+    #[inline(always)]
+    pub(super) fn occupy_slot(&mut self, index: u32, slot: u32) -> Option<()> {
+        debug_assert_eq!(self.first_waiting, Some(index));
+        let place = match self.slots.at_mut(slot) {
+            Some(place) => place,
+            None => self.slots.at_or_grow(slot)?,
+        };
+        debug_assert!(place.is_free(), "a slot has one call");
+        *place = CallIndex(index);
         self.free_slots.note_taken(slot);
-        self.waiting.unlink(&mut self.calls, index);
-        self.unsettled.push_back(&mut self.calls, index);
+        self.first_waiting = self.queue.next(&self.calls, index);
         self.unsettled_len += 1;
-        self.calls.live_mut(index)?.state = state;
         Some(())
     }
 
@@ -272,9 +275,11 @@ impl<S: ClientStorage> CallTable<S> {
     /// The request that was leaving has left, or never will.
     pub(super) fn transmit_finished(&mut self) {
         let Some(PartialRequest { index, .. }) = self.partial.take() else { return };
-        let state = self.calls.live(index).map(|entry| entry.state);
-        if let Some(CallState::Leaving { xid }) = state {
-            self.free_slot(index, xid, CallState::Over);
+        if let Some(entry) = self.calls.live_mut(index)
+            && let CallState::Leaving { xid } = entry.state
+        {
+            entry.state = CallState::Over;
+            self.free_slot(index, xid);
             self.release(index);
         }
     }
@@ -311,11 +316,11 @@ impl<S: ClientStorage> CallTable<S> {
 
     /// Begins the round of S21 after a resume.
     pub(super) fn start_resume(&mut self) {
-        self.resume_at = self.unsettled.front();
+        self.resume_at = self.unsettled_after(None);
     }
 
     pub(super) fn advance_resume(&mut self) {
-        self.resume_at = self.resume_at.and_then(|index| self.unsettled.next(&self.calls, index));
+        self.resume_at = self.resume_at.and_then(|index| self.unsettled_after(Some(index)));
     }
 
     /// The connection is gone: nothing is left to send on it, and what it carried is in doubt.
@@ -323,9 +328,9 @@ impl<S: ClientStorage> CallTable<S> {
         self.resume_at = None;
         while self.todo.pop_front(&mut self.calls).is_some() {}
         self.transmit_finished();
-        let mut next = self.unsettled.front();
+        let mut next = self.unsettled_after(None);
         while let Some(index) = next {
-            next = self.unsettled.next(&self.calls, index);
+            next = self.unsettled_after(Some(index));
             if let Some(entry) = self.calls.live_mut(index)
                 && let CallState::InFlight(sent) = &mut entry.state
             {
@@ -333,47 +338,57 @@ impl<S: ClientStorage> CallTable<S> {
                 entry.may_have_run = true;
             }
         }
+        debug_assert!(self.is_consistent());
     }
 
     /// S3: the session is over. Calls that are repeated wait again, before those that wait already.
     pub(super) fn session_lost(&mut self) {
         debug_assert!(self.partial.is_none(), "the connection is gone");
-        let mut repeated = List::<QUEUE>::default();
         self.first_unjournaled = None;
-        while let Some(index) = self.unsettled.front() {
-            let Some(entry) = self.calls.live(index) else { break };
+        let mut next = self.unsettled_after(None);
+        while let Some(index) = next {
+            next = self.unsettled_after(Some(index));
+            let Some(entry) = self.calls.live_mut(index) else { break };
             match recovery::session_lost(entry.known()) {
                 SessionLost::Repeat => {
-                    if let Some(xid) = entry.state.xid() {
-                        self.free_slot(index, xid, CallState::Waiting);
-                    }
-                    self.unsettled.unlink(&mut self.calls, index);
+                    let xid = entry.state.xid();
+                    entry.state = CallState::Waiting;
                     self.unsettled_len -= 1;
-                    repeated.push_front(&mut self.calls, index);
+                    if let Some(xid) = xid {
+                        self.free_slot(index, xid);
+                    }
                 }
                 SessionLost::Settle(outcome) => self.settle_at_once(index, outcome),
                 SessionLost::KeepOutcome => self.settle_answered(index),
             }
         }
-        // Latest first, so that the earliest ends up at the front.
-        while let Some(index) = repeated.pop_front(&mut self.calls) {
-            self.waiting.push_front(&mut self.calls, index);
-        }
+        self.first_waiting = self.queue.front();
+        debug_assert!(self.nothing_unsettled() && self.is_consistent());
     }
 
-    /// Settles a durable call that has its outcome; if that was not polled yet, it still comes.
-    fn settle_answered(&mut self, index: u32) {
-        let unpolled = self.calls.live_mut(index).and_then(|entry| entry.event.take());
-        self.unlink_settled(index);
-        if let Some(entry) = self.calls.live_mut(index) {
-            entry.event = unpolled;
+    /// Whether the queue, the slots and the states go together. Looks at every call.
+    fn is_consistent(&self) -> bool {
+        let (mut last, mut unsettled) = (None, 0);
+        let mut next = self.unsettled_after(None);
+        while let Some(index) = next {
+            next = self.unsettled_after(Some(index));
+            let Some(xid) = self.calls.live(index).and_then(|entry| entry.state.xid()) else {
+                return false;
+            };
+            let holder = self.slots.live(self.slot_of(xid)).map(|call| call.0);
+            if last >= Some(xid) || holder != Some(index) {
+                return false;
+            }
+            (last, unsettled) = (Some(xid), unsettled + 1);
         }
-        self.release(index);
+        let waits = |index| self.calls.live(index).map(|entry| entry.state);
+        unsettled == self.unsettled_len
+            && self.first_waiting.is_none_or(|index| waits(index) == Some(CallState::Waiting))
     }
 
     /// Ends everything that waits, as not executed.
     pub(super) fn end_waiting(&mut self, why: NotExecuted) {
-        while let Some(index) = self.waiting.front() {
+        while let Some(index) = self.first_waiting {
             let Some(entry) = self.calls.live(index) else { return };
             let outcome = recovery::not_executed(entry.known(), why);
             self.end(index, outcome);
@@ -382,7 +397,7 @@ impl<S: ClientStorage> CallTable<S> {
 
     /// Numbers start again; the grant is set by the next `Welcome`. Nothing may be unsettled.
     pub(super) fn start_session(&mut self, xid_before_first: u64) {
-        debug_assert!(self.unsettled.is_empty() && self.partial.is_none());
+        debug_assert!(self.nothing_unsettled() && self.partial.is_none());
         self.last_xid = xid_before_first;
         self.journaled_up_to = xid_before_first;
         self.first_unjournaled = None;
@@ -397,11 +412,11 @@ impl<S: ClientStorage> CallTable<S> {
 
     /// The unsettled call after `after`, in xid order; the first one after `None`.
     pub(super) fn unsettled_after(&self, after: Option<u32>) -> Option<u32> {
-        after.map_or(self.unsettled.front(), |index| self.unsettled.next(&self.calls, index))
+        self.call_after(after).filter(|index| Some(*index) != self.first_waiting)
     }
 
-    /// The waiting call after `after`; the first one after `None`.
-    pub(super) fn waiting_after(&self, after: Option<u32>) -> Option<u32> {
-        after.map_or(self.waiting.front(), |index| self.waiting.next(&self.calls, index))
+    /// The same, and behind the unsettled calls those that wait.
+    pub(super) fn call_after(&self, after: Option<u32>) -> Option<u32> {
+        after.map_or(self.queue.front(), |index| self.queue.next(&self.calls, index))
     }
 }

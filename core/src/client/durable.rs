@@ -69,7 +69,8 @@ impl<S: ClientStorage> Client<S> {
     /// in the order of xids. A byte of it may have been sent, so it is in doubt until the session is resumed. Its method, flags and
     /// body must be those that were recorded (S10); its timeout counts from now.
     ///
-    /// `None` if it cannot be: it comes too late or out of order, its slot is taken, it is one-way, or there is no room.
+    /// `None` if it cannot be: it comes too late, behind a new call or out of order, its slot is taken, it is one-way, or
+    /// there is no room.
     pub fn restore_call(&mut self, now: Instant, xid: Xid, call: Call<'_>) -> Option<CallId> {
         self.advance_clock(now);
         let early = self.phase == Phase::Start && self.session.is_some();
@@ -90,16 +91,18 @@ impl<S: ClientStorage> Client<S> {
             return None;
         }
         loop {
-            let index = self.table.first_waiting()?;
+            let index = self.table.first_waiting?;
             let entry = self.table.calls.live(index)?;
             if let Some(outcome) = self.refuse_to_send(entry) {
                 self.table.end(index, outcome);
                 continue;
             }
             let xid = self.table.assign_xid()?;
-            let call = CallId(self.table.calls.key_at(index)?);
-            let CallEntry { method, idempotent, ref body, .. } = *self.table.calls.live(index)?;
-            return Some(UnjournaledCall { call, xid, method, idempotent, body: body.as_slice() });
+            let (key, entry) = self.table.calls.keyed_mut(index)?;
+            entry.state = CallState::Numbered { xid };
+            let CallEntry { method, idempotent, ref body, .. } = *entry;
+            let (call, body) = (CallId(key), body.as_slice());
+            return Some(UnjournaledCall { call, xid, method, idempotent, body });
         }
     }
 
@@ -140,19 +143,21 @@ impl<S: ClientStorage> CallTable<S> {
     }
 
     fn restore_call(&mut self, xid: Xid, call: Call<'_>, deadline: Instant) -> Option<CallId> {
-        let in_order = match self.unsettled.back() {
+        let in_order = match self.queue.back() {
             Some(last) => self.calls.live(last)?.state.xid() < Some(xid),
             None => true,
         };
         let slot = self.slot_of(xid);
         let free = self.slots.at(slot).is_none_or(CallIndex::is_free);
-        if !in_order || !free || xid.get() > self.last_xid {
+        if !in_order || !free || xid.get() > self.last_xid || self.first_waiting.is_some() {
             return None;
         }
         let id = self.admit(call, deadline)?;
         let index = id.0.index;
-        self.occupy_slot(index, xid, CallState::InFlight(InFlight::new(xid)))?;
-        self.calls.live_mut(index)?.may_have_run = true;
+        self.occupy_slot(index, slot)?;
+        let entry = self.calls.live_mut(index)?;
+        entry.state = CallState::InFlight(InFlight::new(xid));
+        entry.may_have_run = true;
         Some(id)
     }
 
@@ -166,10 +171,12 @@ impl<S: ClientStorage> CallTable<S> {
             if entry.state.xid().is_none_or(|xid| xid.get() > self.journaled_up_to) {
                 return;
             }
-            if now_due && matches!(entry.state, CallState::Numbered { .. }) {
+            let is_numbered = matches!(entry.state, CallState::Numbered { .. });
+            debug_assert!(is_numbered || matches!(entry.state, CallState::Answered { .. }));
+            if now_due && is_numbered {
                 self.note_todo(index);
             }
-            self.first_unjournaled = self.unsettled.next(&self.calls, index);
+            self.first_unjournaled = self.unsettled_after(Some(index));
         }
     }
 

@@ -147,6 +147,7 @@ impl<S: ClientStorage> Client<S> {
         welcome: &Welcome,
         server_leaving: bool,
     ) -> Result<(), ProtocolError> {
+        debug_assert!(!self.is_connected());
         let grants = welcome.grants;
         let opened_read = self.session.is_none() && welcome.seen != 0;
         let sane = welcome.version == VERSION

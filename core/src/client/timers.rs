@@ -20,12 +20,12 @@ impl<S: ClientStorage> Client<S> {
     /// has arrived was given to [`handle_data`](Client::handle_data); poll events and transmit afterwards.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.handle_deadlines(now);
-        if self.timers.is_due(ConnTimer::Handshake, self.now) {
+        if self.timers.handshake.is_due(self.now) {
             self.drop_connection(CloseReason::TooSlow);
-        } else if self.timers.is_due(ConnTimer::HelloAgain, self.now) {
-            self.timers.stop(ConnTimer::HelloAgain);
+        } else if self.timers.hello_again.is_due(self.now) {
+            self.timers.hello_again = Timer::OFF;
             self.output.greet();
-        } else if self.timers.is_due(ConnTimer::Keepalive, self.now) {
+        } else if self.timers.keepalive.is_due(self.now) {
             self.schedule_check();
             match self.keepalive.check(self.silence_max(), self.check_period()) {
                 Verdict::Alive => {}
@@ -85,12 +85,13 @@ impl<S: ClientStorage> Client<S> {
 
     pub(super) fn schedule_check(&mut self) {
         let at = Keepalive::next_check(self.now, self.check_period());
-        self.timers.set(ConnTimer::Keepalive, at);
+        self.timers.keepalive = Timer::at(at);
     }
 
     /// A call's timer has come: its deadline, or the time to send it again.
     fn handle_due(&mut self, index: u32) {
         let Some(entry) = self.table.calls.live_mut(index) else { return };
+        debug_assert!(entry.timer().is_due(self.now));
         if entry.deadline.is_due(self.now) {
             entry.deadline = Timer::OFF;
             self.give_up(index, Reason::DeadlinePassed);
@@ -107,50 +108,23 @@ impl<S: ClientStorage> Client<S> {
 }
 
 /// What a client waits for, apart from the deadlines of calls. All are off without a connection.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum ConnTimer {
-    /// When to give up a handshake. On while greeting.
-    Handshake,
-    /// When to send an unanswered `Hello` again (S27). On while greeting, once it was sent, on a link that loses messages.
-    HelloAgain,
-    /// When to check whether the server is alive (S20). On while up.
-    Keepalive,
-    /// When to acknowledge what is settled, if no request does (S16). On while up, if something is.
-    Ack,
-}
-
-/// When each of them is due.
 #[derive(Debug, Default)]
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
-pub(super) struct ConnTimers([Timer; 4]);
+pub(super) struct ConnTimers {
+    /// When to give up a handshake. On while greeting.
+    pub(super) handshake: Timer,
+    /// When to send an unanswered `Hello` again (S27). On while greeting, once it was sent, on a link that loses messages.
+    pub(super) hello_again: Timer,
+    /// When to check whether the server is alive (S20). On while up.
+    pub(super) keepalive: Timer,
+    /// When to acknowledge what is settled, if no request does (S16). On while up, if something is.
+    pub(super) ack: Timer,
+}
 
 impl ConnTimers {
-    pub(super) fn set(&mut self, timer: ConnTimer, at: Instant) {
-        self.0[timer as usize] = Timer::at(at);
-    }
-
-    /// It is due then, if it would not be due earlier.
-    pub(super) fn bring_forward(&mut self, timer: ConnTimer, at: Instant) {
-        let timer = &mut self.0[timer as usize];
-        *timer = timer.earlier(Timer::at(at));
-    }
-
-    #[inline]
-    pub(super) fn stop(&mut self, timer: ConnTimer) {
-        self.0[timer as usize] = Timer::OFF;
-    }
-
-    pub(super) fn is_on(&self, timer: ConnTimer) -> bool {
-        self.0[timer as usize] != Timer::OFF
-    }
-
-    #[inline]
-    pub(super) fn is_due(&self, timer: ConnTimer, now: Instant) -> bool {
-        self.0[timer as usize].is_due(now)
-    }
-
     fn earliest(&self) -> Timer {
-        self.0.iter().fold(Timer::OFF, |earliest, timer| earliest.earlier(*timer))
+        let ConnTimers { handshake, hello_again, keepalive, ack } = *self;
+        handshake.earlier(hello_again).earlier(keepalive).earlier(ack)
     }
 }
 

@@ -6,8 +6,8 @@ use core::time::Duration;
 use super::call::{CallEntry, CallState, Cancel, InFlight, NextFrame};
 use super::calls::PartialRequest;
 use super::recovery::{self, Resumed};
-use super::timers::ConnTimer;
 use super::{Client, Goodbye, Phase};
+use crate::ids::Xid;
 use crate::keepalive::NEVER;
 use crate::outcome::Outcome;
 use crate::storage::{Body, ClientStorage, Places};
@@ -40,7 +40,7 @@ impl Output {
 
     #[inline]
     fn has_control(&self) -> bool {
-        self.hello || self.pong || self.ping
+        self.hello | self.pong | self.ping
     }
 
     pub(super) fn owes_ack(&self) -> bool {
@@ -92,10 +92,12 @@ impl<S: ClientStorage> Client<S> {
         if let Some(index) = self.table.first_to_do() {
             return self.do_for_call(index, out);
         }
-        if self.may_begin_calls() && self.table.first_waiting().is_some() {
-            match self.send_waiting(out) {
-                Step::More => return Step::More,
-                Step::Stop => {}
+        if self.may_begin_calls() {
+            while let Some(index) = self.table.first_waiting {
+                match self.send_waiting(index, out) {
+                    Step::More => {}
+                    Step::Stop => break,
+                }
             }
         }
         if self.wants_ack() {
@@ -146,7 +148,7 @@ impl<S: ClientStorage> Client<S> {
         }
         self.output.hello = false;
         if let Some(after) = self.config.resend_after {
-            self.timers.set(ConnTimer::HelloAgain, self.now + after.max(RESEND_AFTER_MIN));
+            self.timers.hello_again = Timer::at(self.now + after.max(RESEND_AFTER_MIN));
         }
         Step::More
     }
@@ -165,6 +167,7 @@ impl<S: ClientStorage> Client<S> {
 
     /// S21 for one call.
     fn resume_call(&mut self, index: u32, out: &mut FrameWriter<'_>) -> Step {
+        debug_assert!(!self.has_said_goodbye(), "nothing was unsettled then");
         let Phase::Up { seen, .. } = self.phase else { return Step::Stop };
         let Some(entry) = self.table.calls.live(index) else { return Step::Stop };
         let Some(xid) = entry.state.xid() else { return Step::Stop };
@@ -225,8 +228,7 @@ impl<S: ClientStorage> Client<S> {
     }
 
     #[inline]
-    fn send_waiting(&mut self, out: &mut FrameWriter<'_>) -> Step {
-        let Some(index) = self.table.first_waiting() else { return Step::Stop };
+    fn send_waiting(&mut self, index: u32, out: &mut FrameWriter<'_>) -> Step {
         if self.config.durable {
             // Its owner takes it from `poll_unjournaled`.
             return Step::Stop;
@@ -241,10 +243,9 @@ impl<S: ClientStorage> Client<S> {
         if !out.has_room_for(REQUEST_HEADER_LEN + len, REQUEST_HEADER_LEN) {
             return Step::Stop;
         }
-        if self.table.assign_xid().is_none() {
-            return Step::Stop;
-        }
-        if self.send_request(index, out) { Step::More } else { Step::Stop }
+        let Some(xid) = self.table.assign_xid() else { return Step::Stop };
+        self.write_request(index, xid, out);
+        Step::More
     }
 
     /// How a call that waits ends instead of being sent, if it does.
@@ -258,16 +259,31 @@ impl<S: ClientStorage> Client<S> {
         recovery::refuse_to_send(entry.known(), waiting)
     }
 
-    /// Begins to send a request; false if there is no room for its beginning.
-    #[inline]
+    /// Begins to send a request again; false if there is no room for its beginning.
     fn send_request(&mut self, index: u32, out: &mut FrameWriter<'_>) -> bool {
-        let acked = self.table.acked();
-        let Some(entry) = self.table.calls.live_mut(index) else { return false };
+        let Some(entry) = self.table.calls.live(index) else { return false };
         let Some(xid) = entry.state.xid() else { return false };
         let len = entry.body.as_slice().len();
-        if !out.has_room_for(REQUEST_HEADER_LEN + len, REQUEST_HEADER_LEN) {
-            return false;
+        let has_room = out.has_room_for(REQUEST_HEADER_LEN + len, REQUEST_HEADER_LEN);
+        if has_room {
+            self.write_request(index, xid, out);
         }
+        has_room
+    }
+
+    /// Begins to send a request for whose beginning there is room.
+    #[inline]
+    fn write_request(&mut self, index: u32, xid: Xid, out: &mut FrameWriter<'_>) {
+        debug_assert!(
+            self.is_connected() && !self.has_said_goodbye() && self.table.partial.is_none()
+        );
+        debug_assert!(self.table.was_given(xid), "S8: no byte leaves of what is not journaled");
+        let Some(entry) = self.table.calls.live_mut(index) else { return };
+        entry.note_sent(xid, NextFrame::Request);
+        self.counters.sent += 1;
+        self.counters.resends += u64::from(entry.may_have_run);
+        let acked = self.table.acked();
+        let Some(entry) = self.table.calls.live(index) else { return };
         let mut flags = 0;
         if entry.idempotent {
             flags |= wire::FLAG_IDEMPOTENT;
@@ -283,17 +299,16 @@ impl<S: ClientStorage> Client<S> {
             xid,
             acked,
         };
-        let Some(header) = wire::request_header(&header, len) else { return false };
-        self.counters.sent += 1;
-        entry.note_sent(xid, NextFrame::Request);
-        self.counters.resends += u64::from(entry.may_have_run);
-        let at = out.write_partial(&header, entry.body.as_slice(), 0);
-        if at < REQUEST_HEADER_LEN + len {
+        let body = entry.body.as_slice();
+        let header = wire::request_header(&header, body.len());
+        debug_assert!(header.is_some(), "a body is no longer than the session's grant");
+        let Some(header) = header else { return };
+        let at = out.write_partial(&header, body, 0);
+        if at < REQUEST_HEADER_LEN + body.len() {
             self.table.partial = Some(PartialRequest { index, header, at });
         }
         self.arm_resend(index);
         self.note_acked(acked);
-        true
     }
 
     /// Writes more of the request that is leaving.
@@ -327,18 +342,23 @@ impl<S: ClientStorage> Client<S> {
             CallState::InFlight(sent) => (sent.xid, sent.next_ask()),
             // The server says that it has read it.
             CallState::Numbered { xid } => (xid, InFlight::new(xid).next_ask()),
-            _ => return false,
+            state => {
+                debug_assert!(false, "{state:?}");
+                return false;
+            }
         };
         if !out.control(&Frame::Ask(xid, number)) {
             return false;
         }
         entry.note_sent(xid, NextFrame::Ask);
+        debug_assert!(self.table.was_given(xid), "S8: nothing leaves of what is not journaled");
         self.counters.asks += 1;
         self.arm_resend(index);
         true
     }
 
     /// S27: on a link that loses messages, an unanswered request or question is sent again.
+    #[inline]
     pub(super) fn arm_resend(&mut self, index: u32) {
         let Some(after) = self.config.resend_after else { return };
         if let Some(entry) = self.table.calls.live_mut(index)
@@ -354,12 +374,13 @@ impl<S: ClientStorage> Client<S> {
     fn note_acked(&mut self, acked: u64) {
         if !self.table.settled_above(acked) {
             self.output.ack_owed = None;
-            self.timers.stop(ConnTimer::Ack);
+            self.timers.ack = Timer::OFF;
         }
     }
 
     /// A call was settled whose reply had `len` bytes: S16.
     pub(super) fn note_settled(&mut self, len: usize) {
+        debug_assert!(self.session.is_some(), "a call was unsettled in it");
         let owed = self.output.ack_owed.unwrap_or(0).saturating_add(len);
         self.output.ack_owed = Some(owed);
         self.schedule_ack(owed >= self.config.ack_bytes || self.has_said_goodbye());
@@ -373,11 +394,11 @@ impl<S: ClientStorage> Client<S> {
         }
         if at_once {
             self.output.ack_owed.get_or_insert(0);
-            self.timers.bring_forward(ConnTimer::Ack, self.now);
+            self.timers.ack = Timer::at(self.now);
         } else if self.output.ack_owed.is_some() {
             // Never later than "never": what is not acknowledged at all holds up the end of the session.
             let later = (self.now + self.config.ack_delay).min(Instant::LAST);
-            self.timers.bring_forward(ConnTimer::Ack, later);
+            self.timers.ack = self.timers.ack.earlier(Timer::at(later));
         }
     }
 
@@ -391,9 +412,9 @@ impl<S: ClientStorage> Client<S> {
     }
 
     fn wants_ack(&self) -> bool {
-        debug_assert_eq!(self.output.ack_owed.is_some(), self.timers.is_on(ConnTimer::Ack));
+        debug_assert_eq!(self.output.ack_owed.is_some(), self.timers.ack.get().is_some());
         self.output.ack_round.is_some()
-            || self.timers.is_due(ConnTimer::Ack, self.now)
+            || self.timers.ack.is_due(self.now)
             || (self.output.ack_owed.is_some() && self.wants_goodbye())
     }
 
@@ -415,7 +436,7 @@ impl<S: ClientStorage> Client<S> {
             if begun.is_none() {
                 // What is settled from here on may be on a slot that the round has passed: it is owed another one.
                 self.output.ack_owed = None;
-                self.timers.stop(ConnTimer::Ack);
+                self.timers.ack = Timer::OFF;
             }
             self.output.ack_round = bits.map(|(base, _)| base + 64);
             if self.output.ack_round.is_none() {

@@ -98,19 +98,6 @@ impl<const L: u8> List<L> {
         }
     }
 
-    pub(crate) fn push_front<T: Linked<L>>(&mut self, places: &mut impl Places<T>, index: u32) {
-        let links = Links { prev: NIL, next: self.head };
-        if !link(places, index, links) {
-            return;
-        }
-        self.head = index;
-        if links.next == NIL {
-            self.tail = index;
-        } else if let Some(entry) = places.live_mut(links.next) {
-            entry.links_mut().prev = index;
-        }
-    }
-
     /// Takes an entry off the list; nothing happens if it is on none. Returns the one behind it, or [`NIL`].
     #[inline]
     pub(crate) fn unlink<T: Linked<L>>(&mut self, places: &mut impl Places<T>, index: u32) -> u32 {
@@ -199,17 +186,15 @@ mod tests {
         }
         list.push_back(&mut items, 3);
         assert_eq!(order(&list, &items), [1, 3, 5], "a second push is a no-op");
-        list.push_front(&mut items, 0);
-        list.push_front(&mut items, 5);
         list.push_back(&mut items, 7);
-        assert_eq!(order(&list, &items), [0, 1, 3, 5, 7]);
+        assert_eq!(order(&list, &items), [1, 3, 5, 7]);
         list.unlink(&mut items, 3);
         list.unlink(&mut items, 3);
         list.unlink(&mut items, 7);
-        assert_eq!(list.pop_front(&mut items), Some(0));
-        list.push_front(&mut items, 6);
-        assert_eq!(order(&list, &items), [6, 1, 5]);
-        for index in [6, 1, 5] {
+        assert_eq!(list.pop_front(&mut items), Some(1));
+        list.push_back(&mut items, 6);
+        assert_eq!((order(&list, &items), list.back()), ([5, 6].into_iter().collect(), Some(6)));
+        for index in [6, 5] {
             list.unlink(&mut items, index);
         }
         assert!(list.is_empty());

@@ -61,6 +61,11 @@ impl<'o> FrameWriter<'o> {
             self.at += whole;
             return whole;
         }
+        self.write_what_fits(header, body, at)
+    }
+
+    #[cold]
+    fn write_what_fits(&mut self, header: &[u8], body: &[u8], at: usize) -> usize {
         let mut at = at;
         if let Some(rest) = header.get(at..) {
             at += self.copy(rest);

@@ -13,11 +13,9 @@ impl<S: ClientStorage> CallTable<S> {
     }
 
     /// S9: takes an unsettled call's answer. Returns its id if its caller waits for the outcome.
+    #[inline]
     pub(in crate::client) fn settle(&mut self, index: u32) -> Option<CallId> {
-        let key = self.calls.key_at(index)?;
-        let has_caller = self.unlink_settled(index);
-        self.release(index);
-        has_caller.then_some(CallId(key))
+        self.settle_reporting(index, |_, _| None)
     }
 
     /// Settles a call whose outcome no received data brings; false if that is its owner's to do.
@@ -33,44 +31,64 @@ impl<S: ClientStorage> CallTable<S> {
     }
 
     pub(super) fn settle_at_once(&mut self, index: u32, outcome: Outcome<'static>) {
-        if self.unlink_settled(index) {
-            self.push_event(index, outcome);
-        }
-        self.release(index);
+        self.settle_reporting(index, |has_caller, _| has_caller.then_some(outcome));
     }
 
-    /// Takes an unsettled call off the lists, and forgets an event of it that was not polled; says whether a
-    /// caller waits.
-    #[inline]
-    pub(super) fn unlink_settled(&mut self, index: u32) -> bool {
-        let Some(entry) = self.calls.live_mut(index) else { return false };
-        let has_caller = entry.take_caller();
-        let (has_todo, has_event) = (entry.is_on_todo(), entry.event.take().is_some());
+    /// Settles a durable call that has its outcome; if that was not polled yet, it still comes.
+    pub(super) fn settle_answered(&mut self, index: u32) {
+        self.settle_reporting(index, |_, unpolled| unpolled);
+    }
+
+    /// Settles an unsettled call. What is reported of it is decided by whether a caller waits, and by what was to be reported
+    /// and was not polled. Returns its id if a caller waits.
+    #[inline(always)]
+    fn settle_reporting(
+        &mut self,
+        index: u32,
+        report: impl FnOnce(bool, Option<Outcome<'static>>) -> Option<Outcome<'static>>,
+    ) -> Option<CallId> {
+        let (key, entry) = self.calls.keyed_mut(index)?;
         let Some(xid) = entry.state.xid() else {
             debug_assert!(false, "only an unsettled call is settled: {:?}", entry.state);
-            return false;
+            return None;
         };
-        if self.partial.is_some_and(|partial| partial.index == index) {
-            entry.state = CallState::Leaving { xid };
-        } else {
-            self.free_slot(index, xid, CallState::Over);
+        debug_assert!(self.unsettled_len > 0 && !matches!(entry.state, CallState::Leaving { .. }));
+        let has_caller = entry.take_caller();
+        let (was_on_todo, was_on_events) = (entry.is_on_todo(), entry.event.is_some());
+        entry.event = report(has_caller, entry.event.take());
+        let is_on_events = entry.event.is_some();
+        let is_leaving = self.partial.is_some_and(|partial| partial.index == index);
+        let is_done = !is_leaving && !is_on_events;
+        entry.state = if is_leaving { CallState::Leaving { xid } } else { CallState::Over };
+        if is_done {
+            self.bytes -= entry.body.as_slice().len();
+            entry.body.leave_in(&mut self.spare);
         }
         self.settled_high = self.settled_high.max(xid.get());
         if self.resume_at == Some(index) {
             self.advance_resume();
         }
         if self.first_unjournaled == Some(index) {
-            self.first_unjournaled = self.unsettled.next(&self.calls, index);
+            self.first_unjournaled = self.unsettled_after(Some(index));
         }
-        self.unsettled.unlink(&mut self.calls, index);
+        self.queue.unlink(&mut self.calls, index);
         self.unsettled_len -= 1;
-        if has_todo {
+        if was_on_todo {
             self.todo.unlink(&mut self.calls, index);
         }
-        if has_event {
+        if was_on_events {
             self.events.unlink(&mut self.calls, index);
         }
-        has_caller
+        if is_on_events {
+            self.events.push_back(&mut self.calls, index);
+        }
+        if !is_leaving {
+            self.free_slot(index, xid);
+        }
+        if is_done {
+            self.calls.free(index);
+        }
+        has_caller.then_some(CallId(key))
     }
 
     /// Ends a call that waits.
@@ -79,7 +97,10 @@ impl<S: ClientStorage> CallTable<S> {
         debug_assert_eq!(entry.state, CallState::Waiting);
         entry.state = CallState::Over;
         let has_caller = entry.take_caller();
-        self.waiting.unlink(&mut self.calls, index);
+        if self.first_waiting == Some(index) {
+            self.first_waiting = self.queue.next(&self.calls, index);
+        }
+        self.queue.unlink(&mut self.calls, index);
         if has_caller {
             self.push_event(index, outcome);
         }
@@ -137,7 +158,7 @@ impl<S: ClientStorage> CallTable<S> {
 
     /// A call does not occupy the slot of its xid any more.
     #[inline]
-    pub(super) fn free_slot(&mut self, index: u32, xid: Xid, next: CallState) {
+    pub(super) fn free_slot(&mut self, index: u32, xid: Xid) {
         let slot = self.slot_of(xid);
         let place = self.slots.live_mut(slot);
         debug_assert!(place.as_ref().is_some_and(|call| call.0 == index), "the slot is another's");
@@ -145,8 +166,5 @@ impl<S: ClientStorage> CallTable<S> {
             *call = CallIndex::default();
         }
         self.free_slots.note_freed(slot);
-        if let Some(entry) = self.calls.live_mut(index) {
-            entry.state = next;
-        }
     }
 }
