@@ -19,8 +19,8 @@ use super::pending::{PendingCalls, PendingId};
 /// If no call has read for this long, the client's task reads the socket.
 pub(super) const LEAD_AFTER: Duration = Duration::from_millis(50);
 
-/// A leader's future may be polled once and then forgotten by its owner. While others depend on it, the task checks at
-/// this interval that a leader was polled, and reads itself if none was.
+/// A leader's future may be polled once and then forgotten by its owner. While others depend on it, or what it has not
+/// written yet, the task checks at this interval that a leader was polled, and reads itself if none was.
 const WATCH_INTERVAL: Duration = Duration::from_micros(400);
 
 /// Calls in a row that are answered within a spin: then other tasks get their turn.
@@ -146,7 +146,7 @@ impl Reader {
     pub(super) fn task_should_lead(&mut self, now: Instant) -> bool {
         match self.leader {
             Leader::Task => false,
-            Leader::None | Leader::Call(_) if self.followers.is_empty() => {
+            Leader::None | Leader::Call(_) if !self.is_depended_on() => {
                 self.led_at + LEAD_AFTER <= now
             }
             Leader::None | Leader::Call(_) => {
@@ -160,7 +160,7 @@ impl Reader {
     pub(super) fn watch(&mut self, now: Instant) -> Instant {
         let until = match self.leader {
             Leader::Task => Instant::FAR_FUTURE,
-            Leader::None | Leader::Call(_) if self.followers.is_empty() => {
+            Leader::None | Leader::Call(_) if !self.is_depended_on() => {
                 (self.led_at + LEAD_AFTER).max(now + Duration::from_millis(1))
             }
             Leader::None | Leader::Call(_) => {
@@ -175,7 +175,13 @@ impl Reader {
     /// Whether calls depend on a leading call, and the task does not watch it yet.
     #[inline]
     pub(super) fn wants_watch(&self) -> bool {
-        self.watch.is_none() && !self.followers.is_empty() && self.leader != Leader::Task
+        self.watch.is_none() && self.leader != Leader::Task && self.is_depended_on()
+    }
+
+    /// Whether a leading call reads for others, or has put off a write (C172).
+    #[inline]
+    fn is_depended_on(&self) -> bool {
+        !self.followers.is_empty() || self.flush == Flush::ByLeader
     }
 
     /// Calls were answered.

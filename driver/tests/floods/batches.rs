@@ -113,3 +113,32 @@ fn c171_tasks_that_each_call_again_and_again_write_once_a_batch() {
         }
     });
 }
+
+#[test]
+fn c172_a_call_that_waits_for_company_and_is_left_is_sent_all_the_same() {
+    let world = World::new();
+    let dial = Dial::new(&world);
+    let client = dial.client();
+    for round in 0..10 {
+        let mut calls: Vec<_> =
+            (0..8).map(|n| client.call(&ECHO, &n).into_future()).map(Some).collect();
+        let poll = |calls: &mut Vec<Option<CallFuture<u32>>>| {
+            let mut cx = Context::from_waker(Waker::noop());
+            for slot in calls.iter_mut() {
+                if slot.as_mut().is_some_and(|call| Pin::new(call).poll(&mut cx).is_ready()) {
+                    *slot = None;
+                }
+            }
+            calls.iter().all(Option::is_none)
+        };
+        // The last write is answered by several outcomes: they are all taken.
+        world.run_until(|| poll(&mut calls));
+        let (writes, begun) = (dial.writes(), world.now());
+        let mut left = client.call(&ECHO, &round).into_future();
+        let poll = Pin::new(&mut left).poll(&mut Context::from_waker(Waker::noop()));
+        assert!(poll.is_pending());
+        world.run_until(|| dial.writes() > writes);
+        let time = world.now().since(begun);
+        assert!(time <= Duration::from_millis(1), "{time:?} in round {round}");
+    }
+}
