@@ -6,7 +6,21 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
-pub use oncewire_driver::*;
+// By name, and not all of it: a glob import of this crate must not hide `core`.
+#[doc(hidden)]
+pub use oncewire_driver::__private;
+pub use oncewire_driver::core as protocol;
+#[cfg(feature = "macros")]
+pub use oncewire_driver::service;
+pub use oncewire_driver::{
+    Accept, BoxFuture, BoxStream, BuildError, ByteStream, Bytes, Call, CallError, CallFailure,
+    Client, ClientCounters, ClientOptions, ClientStatus, CloseReason, Connect, Context, Delivery,
+    DurableCall, DurableClient, Executed, HandlerFaults, Instant, Load, Method, MethodId,
+    MethodSpec, NEVER, NoReply, Nonblocking, NotExecuted, Outcome, RawMethod, Receipt,
+    RecoveredCall, Runtime, Server, ServerBuilder, ServerConfig, ServerCounters, ServerError,
+    ServerId, Service, ServiceName, SessionId, SmolRuntime, StateHandler, StatefulBuilder, Subject,
+    Ticket, Timer, Unknown, Unreplied, Xid, files, journal, ledger,
+};
 #[cfg(feature = "redb")]
 pub use oncewire_ledger_redb as redb;
 #[cfg(feature = "pipe")]
