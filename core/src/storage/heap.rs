@@ -130,15 +130,9 @@ impl Body for HeapBody {
 const CHUNK_LEN: usize = 64;
 
 /// An array in chunks, so that growing neither moves entries nor holds twice the memory.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub struct Chunks<T>(Vec<Box<[T; CHUNK_LEN]>>);
-
-impl<T> Default for Chunks<T> {
-    fn default() -> Self {
-        Chunks(Vec::new())
-    }
-}
 
 impl<T> Places<T> for Chunks<T> {
     #[inline]

@@ -24,17 +24,11 @@ const REACH: usize = PAGE_LEN * DIRECTORY_LEN;
 type Page<T> = Box<[T; PAGE_LEN]>;
 type Directory<T> = Box<[Option<Page<T>>; DIRECTORY_LEN]>;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub struct Pages<T> {
     front: Vec<T>,
     directories: Vec<Option<Directory<T>>>,
-}
-
-impl<T> Default for Pages<T> {
-    fn default() -> Self {
-        Pages { front: Vec::new(), directories: Vec::new() }
-    }
 }
 
 /// Where an entry behind the front lies: its directory, its page there, its place in the page.
