@@ -17,7 +17,7 @@
 //! | `server/held.rs` | held calls in the order of their xids |
 //! | `server/replies.rs` | memory for calls and replies, and their discard |
 //! | `server/quota.rs` | each principal's share of connections and sessions |
-//! | `server/transmit.rs` | frames that go |
+//! | `server/transmit.rs` | what it wants of its owner: events, and frames that go |
 
 mod config;
 mod conn;
@@ -228,40 +228,6 @@ impl<T: ServerStorage> Server<T> {
         }
     }
 
-    /// The next event. Poll until `None` after every other `&mut self` call.
-    #[inline]
-    pub fn poll_event(&mut self) -> Option<ServerEvent> {
-        while let Some(index) = self.conn_events.pop_front(&mut self.conns) {
-            let Some((key, conn)) = self.conns.keyed_mut(index) else { continue };
-            if conn.takes_record() {
-                self.wake(index);
-                return Some(ServerEvent::SessionOpened(ConnId(key)));
-            }
-            if has_to_send::<T>(conn, &self.sessions) {
-                return Some(ServerEvent::Transmit(ConnId(key)));
-            }
-            if let Some(reason) = conn.closing() {
-                self.remove_conn(index);
-                return Some(ServerEvent::Close(ConnId(key), reason));
-            }
-        }
-        if let Some(index) = self.abandoned.pop_front(&mut self.sessions) {
-            return self.sessions.key_at(index).map(|key| ServerEvent::Abandoned(SessionKey(key)));
-        }
-        if let Some(index) = self.ended.pop_front(&mut self.sessions) {
-            let session = self.sessions.remove(index)?;
-            return Some(ServerEvent::SessionEnded(session.id));
-        }
-        if self.drain.is_some()
-            && self.is_drained()
-            && let Some(drain) = &mut self.drain
-            && !core::mem::replace(&mut drain.reported, true)
-        {
-            return Some(ServerEvent::Drained);
-        }
-        None
-    }
-
     /// Says `Goodbye` to every client, refuses what is not started, and waits for clients to acknowledge what is
     /// kept for them, but no longer than `grace` (S25). Clients that lost their connection less than a keepalive's time ago
     /// are waited for as well, unless a ledger keeps their sessions. [`ServerEvent::Drained`] tells when it is over.
@@ -299,7 +265,7 @@ impl<T: ServerStorage> Server<T> {
             return None;
         }
         let last = [&self.leases, &self.leases_unused].into_iter().filter_map(|list| list.back());
-        let lost = last.filter_map(|index| Some(self.sessions.at(index)?.disconnected_at));
+        let lost = last.filter_map(|index| Some(self.sessions.live(index)?.disconnected_at));
         Some(lost.max()? + self.config.keepalive)
     }
 
@@ -412,6 +378,10 @@ impl<T: ServerStorage> Server<T> {
         let phase = conn.phase;
         let Some(session_index) = conn.session.take() else { return };
         if let Some(mut view) = self.view(session_index) {
+            debug_assert!(
+                view.session.conn == conn_index,
+                "a session and its connection know each other"
+            );
             if let Some(partial) = &partial {
                 view.release_partial(partial);
             }

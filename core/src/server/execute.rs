@@ -174,6 +174,7 @@ impl<T: ServerStorage> Server<T> {
             self.finish(key.session.index, key.slot, Status::Refused(why), Payload::EMPTY);
             return Err(Refused(why));
         }
+        debug_assert!(slot.not_seen == 0, "a request answers the question whether it came");
         slot.state = SlotState::Running;
         Ok(Running { key, reply_len_max: slot.bytes })
     }
@@ -238,7 +239,7 @@ impl<T: ServerStorage> Server<T> {
 
     /// The session of a call and its slot, unless the session has ended or the slot has moved on.
     fn find(&self, key: CallKey) -> Option<(&Session<T>, &Slot<T::Body>)> {
-        let session = self.sessions.at(self.live_session(key.session())?)?;
+        let session = self.sessions.live(self.live_session(key.session())?)?;
         let slot = session.calls.as_deref()?.slots.at(key.slot)?;
         (slot.xid == key.xid.get()).then_some((session, slot))
     }
@@ -266,7 +267,7 @@ impl<T: ServerStorage> Server<T> {
     /// The calls of a session that are admitted, run, or are kept, by xid: of all others a ledger may forget its record.
     pub fn held_calls(&self, session: SessionKey) -> impl Iterator<Item = Xid> {
         let index = self.live_session(session);
-        let calls = index.and_then(|index| self.sessions.at(index)?.calls.as_deref());
+        let calls = index.and_then(|index| self.sessions.live(index)?.calls.as_deref());
         let xids = calls.map(|calls| calls.held.xids(&calls.slots));
         xids.into_iter().flatten().filter_map(Xid::new)
     }

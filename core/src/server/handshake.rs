@@ -61,7 +61,7 @@ impl<T: ServerStorage> Server<T> {
         let keepalive = keepalive::from_millis(record.grants.keepalive_ms);
         self.check_period = self.check_period.min(keepalive::check_period(keepalive));
         let now = self.now;
-        let session = self.sessions.at_mut(index)?;
+        let session = self.sessions.live_mut(index)?;
         session.seen = record.seen;
         session.acked = record.acked;
         session.reach = Reach::Used;
@@ -75,7 +75,7 @@ impl<T: ServerStorage> Server<T> {
         let session = self.sessions.get(key.0)?;
         Some(SessionRecord {
             id: session.id,
-            principal: self.quotas.at(session.quota)?.principal,
+            principal: self.quotas.live(session.quota)?.principal,
             grants: session.grants(),
             seen: session.seen,
             acked: session.acked,
@@ -98,7 +98,7 @@ impl<T: ServerStorage> Server<T> {
 
     /// A session that has a connection is on a disk, a ledger's or its client's: its lease will be the full one.
     fn note_recorded(&mut self, index: u32) {
-        if let Some(session) = self.sessions.at_mut(index)
+        if let Some(session) = self.sessions.live_mut(index)
             && session.reach == Reach::Unused
         {
             session.reach = Reach::Recorded;
@@ -110,6 +110,10 @@ impl<T: ServerStorage> Server<T> {
         if let Some(session) = conn.session {
             return self.handle_hello_again(index, session, hello);
         }
+        debug_assert!(
+            conn.phase == Phase::AwaitingHello,
+            "it has neither session nor reason to close"
+        );
         if !(hello.version_min..=hello.version_max).contains(&wire::VERSION) {
             let (min, max) = (wire::VERSION, wire::VERSION);
             self.close_conn(index, CloseReason::Refused(Refuse::VersionUnsupported { min, max }));
@@ -119,7 +123,7 @@ impl<T: ServerStorage> Server<T> {
             self.close_conn(index, reason);
             return Ok(());
         }
-        if let Some(conn) = self.conns.at_mut(index) {
+        if let Some(conn) = self.conns.live_mut(index) {
             conn.features = hello.features & wire::FEATURES;
         }
         match hello.resume {
@@ -140,8 +144,8 @@ impl<T: ServerStorage> Server<T> {
         session: u32,
         hello: &Hello,
     ) -> Result<(), ProtocolError> {
-        let session = self.sessions.at(session).ok_or(ProtocolError::SecondHello)?;
-        let Some(conn) = self.conns.at_mut(index).filter(|_| self.config.lossy) else {
+        let session = self.sessions.live(session).ok_or(ProtocolError::SecondHello)?;
+        let Some(conn) = self.conns.live_mut(index).filter(|_| self.config.lossy) else {
             return Err(ProtocolError::SecondHello);
         };
         match hello.resume {
@@ -254,14 +258,14 @@ impl<T: ServerStorage> Server<T> {
         let Some(conn) = self.conns.live(index) else { return Ok(()) };
         let principal = conn.principal;
         let found = self.session_index.find(resume.session.prefix());
-        let known = found.and_then(|at| self.sessions.at(at).map(|session| (at, session)));
+        let known = found.and_then(|at| self.sessions.live(at).map(|session| (at, session)));
         let Some((at, session)) =
             known.filter(|(_, session)| session.id == resume.session && session.state.may_resume())
         else {
             self.close_conn(index, CloseReason::Refused(Refuse::SessionUnknown));
             return Ok(());
         };
-        if self.quotas.at(session.quota).is_none_or(|quota| quota.principal != principal) {
+        if self.quotas.live(session.quota).is_none_or(|quota| quota.principal != principal) {
             self.close_conn(index, CloseReason::Refused(Refuse::WrongPrincipal));
             return Ok(());
         }
@@ -280,9 +284,14 @@ impl<T: ServerStorage> Server<T> {
         if session.conn != NIL {
             self.close_conn(session.conn, CloseReason::Refused(Refuse::Superseded));
         }
+        debug_assert!(self.conns.live(conn_index).is_some_and(|conn| conn.session.is_none()));
         self.unlink_lease(session_index);
         let draining = self.drain.is_some();
         let Some(session) = self.sessions.live_mut(session_index) else { return };
+        debug_assert!(
+            session.conn == NIL && session.state.may_resume(),
+            "one connection a session"
+        );
         session.conn = conn_index;
         session.epoch = session.epoch.wrapping_add(1);
         session.state = SessionState::Open;
@@ -300,7 +309,7 @@ impl<T: ServerStorage> Server<T> {
     }
 
     pub(super) fn welcome(&self, conn: &Conn<T::Body>) -> Option<Welcome> {
-        let session = self.sessions.at(conn.session?)?;
+        let session = self.sessions.live(conn.session?)?;
         Some(Welcome {
             version: wire::VERSION,
             features: conn.features,
@@ -329,6 +338,7 @@ impl<T: ServerStorage> Server<T> {
     pub(super) fn abort_session(&mut self, index: u32) {
         self.unlink_lease(index);
         let Some(session) = self.sessions.live_mut(index) else { return };
+        debug_assert!(session.state.may_resume(), "it is ended for cause once");
         self.session_index.remove(session.id.prefix());
         if session.running() > 0 {
             session.state = SessionState::Aborting;
@@ -355,7 +365,7 @@ impl<T: ServerStorage> Server<T> {
     /// come.
     #[inline]
     pub(super) fn end_if_due(&mut self, index: u32) {
-        if self.sessions.at(index).is_some_and(|session| session.state != SessionState::Open) {
+        if self.sessions.live(index).is_some_and(|session| session.state != SessionState::Open) {
             self.end_if_over(index);
         }
     }
@@ -372,7 +382,7 @@ impl<T: ServerStorage> Server<T> {
     }
 
     fn drop_session(&mut self, index: u32) {
-        let conn = self.sessions.at(index).map_or(NIL, |session| session.conn);
+        let conn = self.sessions.live(index).map_or(NIL, |session| session.conn);
         if conn != NIL {
             self.close_conn(conn, CloseReason::Goodbye);
         }
@@ -384,6 +394,7 @@ impl<T: ServerStorage> Server<T> {
         if session.state != SessionState::Aborting {
             self.session_index.remove(session.id.prefix());
         }
+        debug_assert!(session.conn == NIL && session.running() == 0, "nothing runs or is bound");
         session.state = SessionState::Ended;
         let (mut held, mut kept, mut requests, mut tables) = (0, 0, 0, 0);
         if let Some(calls) = session.calls.as_deref() {

@@ -89,6 +89,7 @@ impl Held {
             mark_late(slots, index, true);
             return;
         }
+        debug_assert!(last.is_none_or(|last| last.xid < xid), "no xid is held twice");
         order.in_order.push_back(slots, index);
         if order.running_from == NIL {
             order.running_from = index;

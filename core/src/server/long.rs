@@ -88,6 +88,7 @@ impl<T: ServerStorage> Server<T> {
     ) -> Result<(usize, usize), ProtocolError> {
         let Some(conn) = self.conns.live_mut(index) else { return Ok((data.len(), 0)) };
         let Coming::Dropped(dropped) = &mut conn.coming else { return Ok((0, 0)) };
+        debug_assert!(dropped.at < dropped.len, "there is more of it to come");
         let left = dropped.len - dropped.at;
         let data = &data[..data.len().min(left)];
         let (blocks, rest) = data.as_chunks::<BLOCK_LEN>();

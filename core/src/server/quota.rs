@@ -32,7 +32,7 @@ impl<T: ServerStorage> Server<T> {
         let mut conn = Conn::new(principal, secret, self.now);
         if Quotas::<T>::CAPACITY >= SHARES_MIN {
             conn.quota = self.quota_of(principal)?;
-            let quota = self.quotas.at_mut(conn.quota)?;
+            let quota = self.quotas.live_mut(conn.quota)?;
             if !budget::may_have_another(quota.conns, free) {
                 return None;
             }
@@ -52,6 +52,7 @@ impl<T: ServerStorage> Server<T> {
             return;
         }
         if let Some(quota) = self.quotas.live_mut(index) {
+            debug_assert!(quota.conns > 0, "each connection is counted once");
             quota.conns -= 1;
         }
         self.drop_quota_if_unused(index);
@@ -83,7 +84,7 @@ impl<T: ServerStorage> Server<T> {
 
     /// A share of nothing is given up.
     pub(super) fn drop_quota_if_unused(&mut self, index: u32) {
-        if self.quotas.at(index).is_some_and(|quota| quota.sessions == 0 && quota.conns == 0)
+        if self.quotas.live(index).is_some_and(|quota| quota.sessions == 0 && quota.conns == 0)
             && let Some(quota) = self.quotas.remove(index)
         {
             self.quota_index.remove(quota.principal.0);

@@ -15,6 +15,7 @@ use crate::digest::digest;
 use crate::error::{CloseReason, ProtocolError};
 use crate::ids::{ConnId, MethodId, SessionKey, Xid};
 use crate::outcome::{NotExecuted, Status};
+use crate::storage::list::NIL;
 use crate::storage::{Payload, Places, ServerStorage, Table};
 use crate::time::Instant;
 use crate::wire::{self, Ack, Control, Frame, Parsed, RequestHeader, Role};
@@ -182,6 +183,7 @@ impl<T: ServerStorage> Server<T> {
         if conn.incoming.is_some_and(|frame| len < frame.len + FRAME_PROGRESS_LEN) {
             return;
         }
+        debug_assert!(conn.is_read() && len > 0, "nothing comes on a connection that is closed");
         conn.incoming = Some(IncomingFrame { since: now, judged: now, len });
         if conn.phase != Phase::AwaitingHello {
             self.stop_timer(index);
@@ -218,7 +220,7 @@ impl<T: ServerStorage> Server<T> {
             Frame::Ping(_) => {
                 bound?;
                 let goodbye = self.repeats_goodbye();
-                if let Some(conn) = self.conns.at_mut(conn) {
+                if let Some(conn) = self.conns.live_mut(conn) {
                     conn.send.pong = true;
                     conn.send.goodbye |= goodbye;
                 }
@@ -229,7 +231,7 @@ impl<T: ServerStorage> Server<T> {
             }
             Frame::Goodbye(_) => {
                 let index = bound?;
-                if let Some(session) = self.sessions.at_mut(index) {
+                if let Some(session) = self.sessions.live_mut(index) {
                     session.state = SessionState::Closing;
                 }
                 self.end_if_due(index);
@@ -278,6 +280,7 @@ impl<T: ServerStorage> Server<T> {
         let method = self.find_method(header.method);
         let (draining, ledger_failed) = (self.drain.is_some(), self.ledger_failed);
         let Some(mut view) = self.view(index) else { return Ok(None) };
+        debug_assert!(view.session.state.is_open() && view.session.conn != NIL, "it is bound");
         let xid = header.xid;
         let slot_number = view.session.slot_of(xid.get());
         let idempotent = header.flags & wire::FLAG_IDEMPOTENT != 0;
@@ -360,6 +363,7 @@ impl<T: ServerStorage> Server<T> {
     fn handle_ask(&mut self, index: u32, xid: Xid, ask: u16) -> Result<(), ProtocolError> {
         let number = xid.get();
         let Some(mut view) = self.view(index) else { return Ok(()) };
+        debug_assert!(view.session.state.is_open() && view.session.conn != NIL, "it is bound");
         view.counters.asks += 1;
         let slot_number = view.session.slot_of(number);
         let slot = view.slot(slot_number).map_or(SlotView::UNUSED, Slot::view);
@@ -382,7 +386,7 @@ impl<T: ServerStorage> Server<T> {
 
     fn handle_cancel<'d>(&mut self, index: u32, xid: Xid) -> Option<Incoming<'d>> {
         let key = self.sessions.key_at(index)?;
-        let session = self.sessions.at_mut(index)?;
+        let session = self.sessions.live_mut(index)?;
         let slot_number = session.slot_of(xid.get());
         let slot = session.calls.as_deref_mut()?.slots.at_mut(slot_number)?;
         let call = CallKey { session: key, slot: slot_number, xid };

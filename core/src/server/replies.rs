@@ -88,6 +88,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
         let session = &mut *self.session;
         let calls = session.calls.as_deref().filter(|calls| calls.is_empty());
         let Some(calls) = calls.filter(|_| session.acked >= session.seen) else { return };
+        debug_assert!(calls.running == 0 && calls.request_bytes == 0, "what runs is held");
         let bytes = u64::from(calls.table_bytes);
         self.counters.table_bytes -= bytes;
         self.quota.request_bytes -= bytes;
@@ -253,6 +254,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
                 self.forget_idempotent(number);
             }
             PartialBody::Detached { bytes, .. } | PartialBody::TakenDetached { bytes } => {
+                debug_assert!(u64::from(bytes) <= self.counters.half_sent_bytes);
                 self.counters.half_sent_bytes -= u64::from(bytes);
                 self.give_back(bytes);
                 self.release_if_idle();
@@ -283,12 +285,13 @@ impl<T: ServerStorage> SessionView<'_, T> {
         let Some(calls) = self.session.calls.as_deref_mut() else { return };
         let Some(slot) = calls.slots.at_mut(slot_number) else { return };
         let Some((status, body)) = end(slot) else { return };
-        debug_assert!(slot.state.is_running(), "a call ends once");
+        debug_assert!(slot.state.is_running() && calls.running > 0, "a call ends once");
         let len = body.as_slice().len();
         let (status, len) = match slot.body.store(body) {
             true => (status, len as u32),
             false => (Status::NoReply(NoReply::ReplyTooLarge), 0),
         };
+        debug_assert!(len <= slot.bytes, "room was set aside for all that is kept");
         slot.state = SlotState::Kept(status);
         let late = slot.is_late.0;
         let due = slot.is_due(epoch);

@@ -48,7 +48,7 @@ impl<T: ServerStorage> Server<T> {
         self.advance_clock(now);
         for _ in 0..WORK_MAX {
             let Some(index) = self.keepalives.front() else { break };
-            if self.conns.at(index).is_none_or(|conn| conn.keepalive_at > self.now) {
+            if self.conns.live(index).is_none_or(|conn| conn.keepalive_at > self.now) {
                 break;
             }
             self.check_peer(index);
@@ -63,7 +63,7 @@ impl<T: ServerStorage> Server<T> {
         for _ in 0..WORK_MAX {
             match self.first_lease_over() {
                 Some(index) if tables < TABLE_BYTES_DROPPED => {
-                    tables += self.sessions.at(index).map_or(0, Session::table_bytes);
+                    tables += self.sessions.live(index).map_or(0, Session::table_bytes);
                     self.end_session(index);
                 }
                 _ => break,
@@ -93,7 +93,7 @@ impl<T: ServerStorage> Server<T> {
     #[inline(always)]
     fn due_at(&self, timer: Timer) -> Option<Instant> {
         match timer {
-            Timer::Keepalive => Some(self.conns.at(self.keepalives.front()?)?.keepalive_at),
+            Timer::Keepalive => Some(self.conns.live(self.keepalives.front()?)?.keepalive_at),
             Timer::SlowPeer => self.first_too_slow().map(|(_, at)| at),
             Timer::Lease => self.lease_end(&self.leases, self.lease),
             Timer::UnusedLease => self.lease_end(&self.leases_unused, self.config.lease_unused),
@@ -111,7 +111,7 @@ impl<T: ServerStorage> Server<T> {
     }
 
     fn lease_end(&self, list: &List<LEASE>, lease: Duration) -> Option<Instant> {
-        let session = self.sessions.at(list.front()?)?;
+        let session = self.sessions.live(list.front()?)?;
         Some(session.disconnected_at + lease)
     }
 
@@ -128,11 +128,11 @@ impl<T: ServerStorage> Server<T> {
     /// all connections, so that the oldest is the first.
     fn first_too_slow(&self) -> Option<(u32, Instant)> {
         let hello = self.greeting.front().and_then(|index| {
-            let since = self.conns.at(index)?.since;
+            let since = self.conns.live(index)?.since;
             Some((index, since + self.config.handshake_timeout.max(FRAME_TIMEOUT_MIN)))
         });
         let frame = self.receiving.front().and_then(|index| {
-            let judged = self.conns.at(index)?.incoming?.judged;
+            let judged = self.conns.live(index)?.incoming?.judged;
             Some((index, judged + self.frame_timeout(None)))
         });
         [hello, frame].into_iter().flatten().min_by_key(|(_, at)| *at)
@@ -141,9 +141,10 @@ impl<T: ServerStorage> Server<T> {
     /// The time of a `Hello` or of a frame has come.
     fn close_if_slow(&mut self, index: u32) {
         let Some(conn) = self.conns.live(index) else { return };
+        debug_assert!(conn.is_read(), "a connection that closes is in no list of these");
         let timeout = self.frame_timeout(conn.session);
         let now = self.now;
-        match self.conns.at_mut(index).and_then(|conn| conn.incoming.as_mut()) {
+        match self.conns.live_mut(index).and_then(|conn| conn.incoming.as_mut()) {
             // A session with a longer keepalive is judged again when others are; only those are judged to the moment.
             Some(frame) if self.receiving.front() == Some(index) && frame.since + timeout > now => {
                 frame.judged = now;
@@ -157,7 +158,7 @@ impl<T: ServerStorage> Server<T> {
     /// How long the peer of a session may be silent.
     fn silence_max(&self, session: Option<u32>) -> Duration {
         let granted = session
-            .and_then(|session| self.sessions.at(session))
+            .and_then(|session| self.sessions.live(session))
             .map(|session| keepalive::from_millis(session.grants().keepalive_ms));
         granted.unwrap_or_default().max(self.config.keepalive)
     }
@@ -170,7 +171,7 @@ impl<T: ServerStorage> Server<T> {
     /// Takes a connection off the list that its phase has put it on.
     pub(super) fn stop_timer(&mut self, index: u32) {
         let greets = |conn: &Conn<T::Body>| conn.phase == Phase::AwaitingHello;
-        let list = match self.conns.at(index).is_some_and(greets) {
+        let list = match self.conns.live(index).is_some_and(greets) {
             true => &mut self.greeting,
             false => &mut self.receiving,
         };
@@ -180,6 +181,7 @@ impl<T: ServerStorage> Server<T> {
     /// S20: is the peer there?
     fn check_peer(&mut self, index: u32) {
         let Some(conn) = self.conns.live(index) else { return };
+        debug_assert!(conn.keepalive_at <= self.now, "its time has come");
         let keepalive = self.silence_max(conn.session);
         let goodbye = self.repeats_goodbye();
         let Some(conn) = self.conns.live_mut(index) else { return };

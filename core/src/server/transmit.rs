@@ -1,11 +1,11 @@
-//! Frames that a server sends.
+//! What a server wants of its owner: its events, and the frames that it sends.
 
 use core::num::NonZeroUsize;
 
 use super::conn::{PartialBody, PartialFrame, Phase};
 use super::slot::SlotState;
-use super::{Conn, Server, Sessions};
-use crate::ids::{ConnId, Xid};
+use super::{Conn, Server, ServerEvent, Sessions};
+use crate::ids::{ConnId, SessionKey, Xid};
 use crate::outcome::Status;
 use crate::storage::list::NIL;
 use crate::storage::{Body, Places, ServerStorage, Table};
@@ -21,8 +21,42 @@ enum Step {
 }
 
 impl<T: ServerStorage> Server<T> {
+    /// The next event. Poll until `None` after every other `&mut self` call.
+    #[inline]
+    pub fn poll_event(&mut self) -> Option<ServerEvent> {
+        while let Some(index) = self.conn_events.pop_front(&mut self.conns) {
+            let Some((key, conn)) = self.conns.keyed_mut(index) else { continue };
+            if conn.takes_record() {
+                self.wake(index);
+                return Some(ServerEvent::SessionOpened(ConnId(key)));
+            }
+            if has_to_send::<T>(conn, &self.sessions) {
+                return Some(ServerEvent::Transmit(ConnId(key)));
+            }
+            if let Some(reason) = conn.closing() {
+                self.remove_conn(index);
+                return Some(ServerEvent::Close(ConnId(key), reason));
+            }
+        }
+        if let Some(index) = self.abandoned.pop_front(&mut self.sessions) {
+            return self.sessions.key_at(index).map(|key| ServerEvent::Abandoned(SessionKey(key)));
+        }
+        if let Some(index) = self.ended.pop_front(&mut self.sessions) {
+            let session = self.sessions.remove(index)?;
+            return Some(ServerEvent::SessionEnded(session.id));
+        }
+        if self.drain.is_some()
+            && self.is_drained()
+            && let Some(drain) = &mut self.drain
+            && !core::mem::replace(&mut drain.reported, true)
+        {
+            return Some(ServerEvent::Drained);
+        }
+        None
+    }
+
     /// Writes what is due on a connection at the front of `out` and returns its length; `None` when there is
-    /// nothing to send. Poll until `None` when [`ServerEvent::Transmit`](super::ServerEvent::Transmit) names the
+    /// nothing to send. Poll until `None` when [`ServerEvent::Transmit`] names the
     /// connection, and then poll events again: a connection to be closed is closed after its last frame.
     ///
     /// `out` must hold at least [`wire::CONTROL_LEN_MAX`] bytes: in a shorter one, some frames never fit.
@@ -48,7 +82,7 @@ impl<T: ServerStorage> Server<T> {
         let written = NonZeroUsize::new(out.written());
         if written.is_none() {
             self.all_sent(index);
-        } else if let Some(conn) = self.conns.at_mut(index) {
+        } else if let Some(conn) = self.conns.live_mut(index) {
             conn.keepalive.on_sent();
         }
         written
@@ -84,9 +118,9 @@ impl<T: ServerStorage> Server<T> {
 
     /// From then on requests are taken.
     fn send_welcome(&mut self, index: u32, out: &mut FrameWriter<'_>) -> Step {
-        let welcome = self.conns.at(index).and_then(|conn| self.welcome(conn));
+        let welcome = self.conns.live(index).and_then(|conn| self.welcome(conn));
         let sent = welcome.is_some_and(|welcome| out.control(&Frame::Welcome(welcome)));
-        match self.conns.at_mut(index).filter(|_| sent) {
+        match self.conns.live_mut(index).filter(|_| sent) {
             Some(conn) => {
                 conn.phase = Phase::Up;
                 Step::More
@@ -96,7 +130,7 @@ impl<T: ServerStorage> Server<T> {
     }
 
     fn send_control(&mut self, index: u32, out: &mut FrameWriter<'_>) -> Step {
-        let welcome = self.conns.at(index).and_then(|conn| self.welcome(conn));
+        let welcome = self.conns.live(index).and_then(|conn| self.welcome(conn));
         let Some(conn) = self.conns.live_mut(index) else { return Step::Stop };
         let send = &mut conn.send;
         let sent = if send.welcome_again {
@@ -124,6 +158,7 @@ impl<T: ServerStorage> Server<T> {
     #[inline]
     fn send_replies(&mut self, index: u32, session_index: u32, out: &mut FrameWriter<'_>) -> Step {
         let Some(session) = self.sessions.live_mut(session_index) else { return Step::Stop };
+        debug_assert!(session.conn == index, "a session's replies leave on its connection");
         let Some(calls) = session.calls.as_deref_mut() else { return Step::Stop };
         while let Some(number) = calls.out.front() {
             let Some(slot) = calls.slots.live_mut(number) else { return Step::Stop };
@@ -148,7 +183,7 @@ impl<T: ServerStorage> Server<T> {
             calls.out.join(&mut calls.slots, links.prev, links.next);
             self.counters.replies += 1;
             if at < len {
-                if let Some(conn) = self.conns.at_mut(index) {
+                if let Some(conn) = self.conns.live_mut(index) {
                     conn.partial =
                         Some(PartialFrame { header, at, body: PartialBody::Slot(number) });
                 }
@@ -177,10 +212,11 @@ impl<T: ServerStorage> Server<T> {
             PartialBody::Detached { body, .. } => body.as_slice(),
             PartialBody::Slot(number) => self
                 .sessions
-                .at(session_index)
+                .live(session_index)
                 .and_then(|session| session.calls.as_deref()?.slots.at(*number))
                 .map_or(&[][..], |slot| slot.body.as_slice()),
         };
+        debug_assert!(partial.at <= REPLY_HEADER_LEN + body.len(), "it is the reply that began");
         partial.at = out.write_partial(&partial.header, body, partial.at);
         if partial.at < REPLY_HEADER_LEN + body.len() {
             return Step::Stop;
@@ -191,7 +227,7 @@ impl<T: ServerStorage> Server<T> {
 
     /// The reply that was leaving on a connection has left.
     fn end_reply(&mut self, index: u32, session_index: u32) {
-        let partial = self.conns.at_mut(index).and_then(|conn| conn.partial.take());
+        let partial = self.conns.live_mut(index).and_then(|conn| conn.partial.take());
         if let (Some(partial), Some(mut view)) = (partial, self.view(session_index)) {
             view.release_partial(&partial);
         }
@@ -211,7 +247,7 @@ impl<T: ServerStorage> Server<T> {
                 (body.shared()?.slice(from..), PartialBody::TakenDetached { bytes: *bytes })
             }
             PartialBody::Slot(number) => {
-                let calls = self.sessions.at(session_index)?.calls.as_deref()?;
+                let calls = self.sessions.live(session_index)?.calls.as_deref()?;
                 let rest = calls.slots.at(*number)?.body.shared()?.slice(from..);
                 (rest, PartialBody::Taken(*number))
             }
