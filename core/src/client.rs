@@ -76,7 +76,7 @@ enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "_explore", derive(Hash))]
 enum Goodbye {
-    /// Nobody has. Next: either.
+    /// Neither side has. Next: either.
     NotSaid,
     /// The server: it drains, and no new call leaves. Next: `Said`, once nothing is unsettled.
     ServerSaid,

@@ -47,13 +47,14 @@ pub(crate) enum CallState {
     /// it is given up, and over.
     Waiting,
     /// It is durable and has its xid, and no byte of it was sent: its record is not stable, or was not when there was a
-    /// connection (S8). It is on the list of what is to be sent once its record is stable. Next: it is sent, or asked for
-    /// if the server says that it knows it; or it is given up, and has its outcome without having been sent; or its session
-    /// is lost, and it waits again.
+    /// connection (S8). Once its record is stable, it joins the list of calls with something to send. Next: it is sent, or
+    /// asked for if the server says that it knows it (`InFlight`); or it is given up, and is `Answered` without having been
+    /// sent, or `Over` if it was forgotten; or its session is lost (`Waiting`).
     Numbered { xid: Xid },
     /// A byte of it may have been sent, on this connection or an earlier one, by this client or by the one whose journal it
-    /// was restored from. Next: only an answer, `seen` after a resume, or the loss of its session settles it; one that is
-    /// idempotent and wanted waits again when its session is lost.
+    /// was restored from. Next: only an answer, `seen` after a resume, or the loss of its session settles it (`Answered` if
+    /// it is durable, `Leaving` if its request has not left, else `Over`); one that is idempotent and wanted is `Waiting`
+    /// again when its session is lost.
     InFlight(InFlight),
     /// It is durable and its outcome is known. It keeps its slot, so that the server keeps the answer, and nothing more is
     /// sent of it. Next: its owner has journaled the outcome and settles it, or forgets it, or its session is lost.
@@ -81,7 +82,7 @@ pub(crate) struct InFlight {
     /// How often it was sent again on this connection.
     pub(super) resends: u8,
     pub(super) last_sent: LastSent,
-    /// What is to be sent of it on this connection. If something is, it is on the list of what is to be sent.
+    /// What it sends next on this connection. With something to send, it is on the list of such calls.
     pub(super) next: Option<NextFrame>,
     pub(super) abandoned: Option<Abandoned>,
 }
@@ -98,7 +99,7 @@ pub(crate) enum LastSent {
     Ask,
 }
 
-/// What is to be sent of a call.
+/// A frame that a call sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "_explore", derive(Hash))]
 pub(crate) enum NextFrame {
@@ -121,7 +122,7 @@ pub(crate) struct Abandoned {
 pub(crate) enum Cancel {
     /// No: it learns the deadline with the request.
     No,
-    /// A `Cancel` is to be sent: on this connection if the call is on the list of what is to be sent, else on the next one
+    /// A `Cancel` is due: on this connection if the call is on the list of calls with something to send, else on the next one
     /// behind what the resume sends of the call.
     Due,
     /// It was sent on this connection.
@@ -248,7 +249,7 @@ impl CallState {
         matches!(self, CallState::Numbered { .. } | CallState::InFlight(_))
     }
 
-    /// Whether something is to be sent of it on this connection; a numbered call is on the list only if it is.
+    /// Whether it has something to send on this connection; a numbered call is on the list only if it has.
     pub(super) fn has_todo(&self) -> bool {
         match self {
             CallState::Numbered { .. } => true,

@@ -284,7 +284,7 @@ impl<S: ClientStorage> CallTable<S> {
         }
     }
 
-    /// Something is to be sent about an unsettled call.
+    /// An unsettled call has something to send.
     pub(super) fn note_todo(&mut self, index: u32) {
         debug_assert!(self.calls.live(index).is_some_and(|entry| entry.state.has_todo()));
         self.todo.push_back(&mut self.calls, index);

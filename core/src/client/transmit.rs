@@ -192,7 +192,7 @@ impl<S: ClientStorage> Client<S> {
         Step::More
     }
 
-    /// Sends what is to be sent of a call, one frame of it.
+    /// Sends one of the frames that a call has to send.
     fn do_for_call(&mut self, index: u32, out: &mut FrameWriter<'_>) -> Step {
         let Some(entry) = self.table.calls.live(index) else { return Step::Stop };
         let sent = match entry.state {
