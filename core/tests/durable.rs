@@ -300,6 +300,37 @@ fn c129_a_client_on_an_old_copy_whose_x_covers_what_another_run_has_running_ends
     assert_eq!((pair.outcome(only(&calls)), pair.ran(b"2")), (reply(b"2"), 1));
 }
 
+/// The server has read nothing, so the old copy sent its calls again instead of asking for them; they were dropped as stale, and
+/// held all slots of the client for ever.
+#[test]
+fn c125_a_client_on_an_old_copy_whose_calls_another_run_has_settled_unread_ends_the_session() {
+    let mut pair = durable();
+    let mut disk = Disk::default();
+    pair.link().hold_up = true;
+    let mut call = Call::new(ECHO, b"a");
+    call.timeout = secs(1);
+    let call = pair.call_with(0, call);
+    record(&mut pair, &mut disk);
+    let old = disk.clone();
+    pair.cut();
+    pair.advance(secs(2));
+    pair.reconnect();
+    settle(&mut pair, call);
+    pair.advance(secs(1));
+    assert_eq!(pair.server_errors, []);
+
+    let calls = restart(&mut pair, &old);
+    pair.reconnect();
+    record(&mut pair, &mut Disk::default());
+    assert_eq!(
+        pair.server_errors,
+        [ProtocolError::AlreadySettled { xid: calls.keys().copied().next().unwrap() }]
+    );
+    assert_eq!(pair.sessions_lost(), [SessionEnd::RolledBack]);
+    assert_eq!(pair.outcome(only(&calls)), unknown(Unknown::SessionEnded));
+    assert_eq!(pair.ran(b"a"), 0);
+}
+
 /// It settled a call as unknown, for it had lost its session at another server, and died before its journal had a new
 /// session. The next run resumed the old one, found its slot taken by that call, and was refused each time that it dialled.
 #[test]

@@ -58,6 +58,14 @@ pub(super) enum Arrival {
     New,
 }
 
+/// S7: `seen` in the `Welcome` to a client that resumes its session and says that it has acknowledged up to `acked`.
+///
+/// One that knows of less than the session does is an old copy of itself. Of what another run has settled, read or not, it is
+/// to ask, so that it learns that: its requests would be dropped as stale without a word (C125).
+pub(super) fn seen_by_resume(session: &SessionFacts, acked: u64) -> u64 {
+    if acked < session.acked { session.seen.max(session.acked) } else { session.seen }
+}
+
 /// S10, for a request that falls on `slot`, as if everything up to its `acked` were acknowledged already.
 ///
 /// # Errors

@@ -2,7 +2,7 @@
 
 use super::conn::Phase;
 use super::session::{Reach, Session, SessionState, Slots};
-use super::{Conn, Server};
+use super::{Conn, Server, dedup};
 use crate::error::{CloseReason, ProtocolError};
 use crate::ids::{Principal, SessionId, SessionKey};
 use crate::keepalive;
@@ -271,6 +271,7 @@ impl<T: ServerStorage> Server<T> {
         }
         if let Some(mut view) = self.view(at) {
             view.acknowledge(resume.acked)?;
+            view.session.seen = dedup::seen_by_resume(&view.facts(), resume.acked);
             view.release_if_idle();
         }
         self.counters.resumes += 1;

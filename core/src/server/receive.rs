@@ -419,7 +419,7 @@ impl<T: ServerStorage> Server<T> {
 impl<T: ServerStorage> SessionView<'_, T> {
     /// What the decisions in `dedup.rs` look at.
     #[inline]
-    fn facts(&self) -> SessionFacts {
+    pub(super) fn facts(&self) -> SessionFacts {
         SessionFacts {
             acked: self.session.acked,
             seen: self.session.seen,

@@ -119,6 +119,22 @@ fn expected_of_ask(session: &SessionFacts, slot: &SlotView, xid: u64) -> Result<
 }
 
 #[test]
+fn who_has_acknowledged_less_than_its_session_is_to_ask_for_all_of_it() {
+    for session in sessions() {
+        for acked in XIDS {
+            let SessionFacts { acked: known, seen, .. } = session;
+            let rows = [
+                (acked >= known, seen),
+                (acked < known && known > seen, known),
+                (acked < known && known <= seen, seen),
+            ];
+            let case = (session, acked);
+            assert_eq!(seen_by_resume(&session, acked), only(&rows, &case), "{case:?}");
+        }
+    }
+}
+
+#[test]
 fn an_ask_is_answered_as_the_table_of_the_protocol_says() {
     for session in sessions() {
         for slot in slots() {
