@@ -1,4 +1,4 @@
-//! Methods as values that client and server share.
+//! Methods as values that client and server share: a name, the types, and what may be done with its calls.
 
 use std::fmt;
 use std::marker::PhantomData;

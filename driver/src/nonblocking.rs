@@ -1,4 +1,5 @@
-//! A descriptor of the system as a byte stream: what transports over sockets and pipes share.
+//! A descriptor of the system as a byte stream: what the transports over sockets and pipes share. Reads and writes do not
+//! block; readiness comes from async-io.
 
 use std::fmt;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};

@@ -1,4 +1,4 @@
-//! A journal of a client in one file.
+//! The journal of a durable client in one file.
 //!
 //! One table: every entry by its key, each written over the last one of the same key. There is nothing to compact, and the
 //! file is as long as what is unsettled.

@@ -24,7 +24,7 @@
 //! | file | what it does |
 //! |---|---|
 //! | `file.rs` | opens, creates and locks files; says what is wrong with them |
-//! | `store.rs` | batches to commits, records to bytes |
+//! | `store.rs` | makes a batch one durable commit, and records bytes |
 //! | `journal.rs` | the other side: what a client has asked for survives its crash |
 //! | `faults.rs` | what a simulator lets go wrong inside a commit |
 //! | `tool.rs` | what the program `oncewire-ledger` does |

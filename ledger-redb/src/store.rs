@@ -1,4 +1,7 @@
-//! Batches to commits, records to bytes.
+//! The store of a ledger: a batch becomes one durable commit, and records become bytes.
+//!
+//! A commit is tried as one transaction of redb, with one fsync. If one of its calls is rolled back, the transaction is
+//! given up and each call runs again in one of its own: see `run_separately` for what must not go wrong there.
 
 use std::fmt;
 use std::ops::Range;

@@ -1,4 +1,4 @@
-//! Listening.
+//! Listens on an address and accepts connections.
 
 use std::fmt;
 use std::io;

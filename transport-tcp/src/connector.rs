@@ -1,4 +1,4 @@
-//! Dialling.
+//! Dials an address: resolves it, and tries what it resolves to.
 
 use std::fmt;
 use std::io;

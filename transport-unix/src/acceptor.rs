@@ -1,4 +1,4 @@
-//! Listening, and who is calling.
+//! Listens on a socket's name, accepts connections, and says by the peer's credentials who is calling.
 
 use std::fmt;
 use std::future::{Future, poll_fn};

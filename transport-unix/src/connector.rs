@@ -1,4 +1,4 @@
-//! Dialling.
+//! Dials a socket by its name, and checks whose it is.
 
 use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixStream;

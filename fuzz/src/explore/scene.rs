@@ -548,7 +548,7 @@ pub static SCENES: &[Scene] = &[
     },
 ];
 
-/// Worlds whose machines are broken on purpose: to find out whether the explorer is awake.
+/// Worlds whose machines are broken on purpose: the explorer must find each.
 pub static BROKEN: &[Scene] = &[
     Scene {
         name: "no-dedup",

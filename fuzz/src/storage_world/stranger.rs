@@ -1,4 +1,4 @@
-//! Peers that send calls before they are welcome, and leave without a word.
+//! Peers that send calls before they have their `Welcome`, and leave without a `Goodbye`.
 //!
 //! Links deliver in pieces, so what follows a `Hello` may be read after its `Welcome` has left: such a call may
 //! run. Each connection has a name and operations of its own, so that the model knows which session it ran in.
