@@ -79,7 +79,8 @@ fn what_was_answered_is_there_after_a_crash_and_answered_alike() {
         let after = open(&copy, &runs);
         assert_eq!(after.id(), before.id());
         place.set(Some(after.clone()));
-        before.drain(std::time::Duration::ZERO).await;
+        // Not by a drain: a client that is fast enough says goodbye to a server that drains, and opens a new session.
+        place.cut();
         assert_eq!(client.call(&PAY, &(1, 1)).await.ok(), Ok(101));
         assert_eq!(client.call(&BALANCE, &1).await.ok(), Ok(101));
         assert_eq!(client.call(&COUNT, &()).await.ok(), Ok(2));

@@ -31,11 +31,17 @@ impl Drop for Folder {
 
 /// Where clients dial: the server that runs now, if one does.
 #[derive(Clone, Default)]
-pub struct Place(Arc<Mutex<Option<Server>>>);
+pub struct Place(Arc<Mutex<Option<Server>>>, Arc<Mutex<Option<UnixStream>>>);
 
 impl Place {
     pub fn set(&self, server: Option<Server>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = server;
+    }
+
+    /// Breaks the last connection: neither side has said goodbye.
+    pub fn cut(&self) {
+        let last = self.1.lock().unwrap_or_else(PoisonError::into_inner).take();
+        last.expect("there is a connection").shutdown(std::net::Shutdown::Both).unwrap();
     }
 }
 
@@ -45,6 +51,7 @@ impl Connect for Place {
             let server = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let server = server.ok_or(io::ErrorKind::ConnectionRefused)?;
             let (ours, theirs) = UnixStream::pair()?;
+            *self.1.lock().unwrap_or_else(PoisonError::into_inner) = Some(ours.clone());
             server.serve_stream(Box::new(theirs), Subject::Anonymous);
             Ok(Box::new(ours) as BoxStream)
         })
