@@ -231,7 +231,8 @@ async fn answers(server: &mut RawPeer, xid: u64, reply: u64) {
 }
 
 pub async fn a_client_leaves_a_server_that_sends_garbage(world: World) {
-    misbehaves(world, "announces", |_| b"garbage, garbage, garbage".to_vec()).await;
+    misbehaves(world, "longer than the grants allow", |_| b"garbage, garbage, garbage".to_vec())
+        .await;
 }
 
 pub async fn a_client_leaves_a_server_that_answers_what_was_not_asked(world: World) {
@@ -260,7 +261,7 @@ pub async fn a_client_leaves_a_server_that_welcomes_twice(world: World) {
 }
 
 pub async fn a_client_leaves_a_server_that_announces_too_much(world: World) {
-    misbehaves(world, "announces", |_| b"\xff\xff\xff\x7f\x42".to_vec()).await;
+    misbehaves(world, "longer than the grants allow", |_| b"\xff\xff\xff\x7f\x42".to_vec()).await;
 }
 
 pub async fn a_client_does_not_believe_a_senseless_welcome(world: World) {
