@@ -289,16 +289,8 @@ impl<T: ServerStorage> Server<T> {
         let slot = found.unwrap_or(SlotView::UNUSED);
         let arrival = dedup::classify_request(&view.facts(), &slot, &request)?;
         view.acknowledge(header.acked)?;
-        match arrival {
-            Arrival::Stale => {
-                view.counters.stale += 1;
-                return Ok(None);
-            }
-            Arrival::Duplicate => {
-                view.answer_again(slot_number);
-                return Ok(None);
-            }
-            Arrival::Rerun | Arrival::New => {}
+        if !view.note_arrival(arrival, slot_number) {
+            return Ok(None);
         }
         if found.is_none() && !view.make_slot(slot_number) {
             let conn = view.session.conn;
@@ -330,13 +322,7 @@ impl<T: ServerStorage> Server<T> {
         let epoch = view.session.epoch;
         let bytes = if verdict.is_ok() { (reply, len as u32) } else { (0, 0) };
         view.admit(slot_number, xid.get(), bytes, |slot| {
-            slot.digest = digest;
-            slot.deadline = deadline;
-            slot.not_seen = 0;
-            slot.epoch = epoch;
-            slot.idempotent = idempotent;
-            slot.one_way = one_way;
-            slot.cancelled = false;
+            slot.fill(header, digest, deadline, epoch)
         });
         match (verdict, method) {
             (Ok(()), Some((method_index, _))) => {
@@ -428,10 +414,18 @@ impl<T: ServerStorage> SessionView<'_, T> {
         }
     }
 
-    /// A duplicate came.
-    fn answer_again(&mut self, slot_number: u32) {
-        self.route_answer(slot_number);
-        self.counters.duplicates += 1;
+    /// Counts what is not to run, and answers a duplicate; true for what is to run.
+    #[inline]
+    fn note_arrival(&mut self, arrival: Arrival, slot_number: u32) -> bool {
+        match arrival {
+            Arrival::New | Arrival::Rerun => return true,
+            Arrival::Stale => self.counters.stale += 1,
+            Arrival::Duplicate => {
+                self.route_answer(slot_number);
+                self.counters.duplicates += 1;
+            }
+        }
+        false
     }
 
     /// S4: a call was sent again or asked for on this connection, so its answer goes there: now, if it is kept.

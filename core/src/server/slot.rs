@@ -4,6 +4,7 @@ use super::held::Derived;
 use crate::outcome::Status;
 use crate::storage::list::{Links, linked};
 use crate::time::Instant;
+use crate::wire::{FLAG_IDEMPOTENT, FLAG_ONE_WAY, RequestHeader};
 
 /// One slot.
 #[derive(Debug, Default)]
@@ -90,6 +91,24 @@ impl<B> Slot<B> {
     #[inline]
     pub(super) fn is_due(&self, epoch: u32) -> bool {
         self.not_seen != 0 || self.epoch == epoch
+    }
+
+    /// What a new request says; its xid, its state and its bytes are set with the rest of what its session counts.
+    #[inline]
+    pub(super) fn fill(
+        &mut self,
+        header: &RequestHeader,
+        digest: u64,
+        deadline: Instant,
+        epoch: u32,
+    ) {
+        self.digest = digest;
+        self.deadline = deadline;
+        self.not_seen = 0;
+        self.epoch = epoch;
+        self.idempotent = header.flags & FLAG_IDEMPOTENT != 0;
+        self.one_way = header.flags & FLAG_ONE_WAY != 0;
+        self.cancelled = false;
     }
 
     pub(super) fn view(&self) -> SlotView {
