@@ -24,9 +24,9 @@ pub struct Journal {
     copy: Option<Disk>,
     /// An old copy was put back: errors that say so are no fault of the client's.
     pub rolled_back: bool,
-    /// The client goes on with a session that an earlier process of it had lost, at another server perhaps: what that settled
-    /// as unknown, this server may never have seen.
-    pub lost: bool,
+    /// The session that a process of the client had lost, at another server perhaps, and that its journal still had when it
+    /// died.
+    lost: Option<SessionId>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -89,6 +89,12 @@ impl Final {
 }
 
 impl Journal {
+    /// The client may go on with a session that an earlier process of it had lost, however often it has died since: what
+    /// that settled as unknown, a server that still has the session may never have seen (C145).
+    pub fn has_lost_session(&self) -> bool {
+        self.lost.is_some() && self.lost == self.disk.session.map(|session| session.id)
+    }
+
     /// When the next of what is being written is stable.
     pub fn due(&self) -> Option<u64> {
         self.pending.front().map(|(due, _)| *due)
@@ -210,7 +216,9 @@ impl World {
         }
         let peer = &mut self.peers[p];
         let (own, kept) = (peer.client.session(), peer.journal.disk.session);
-        peer.journal.lost = kept.is_some_and(|kept| own.is_none_or(|own| own.id != kept.id));
+        if let Some(kept) = kept.filter(|kept| own.is_none_or(|own| own.id != kept.id)) {
+            peer.journal.lost = Some(kept.id);
+        }
         let lost = std::mem::take(&mut self.peers[p].journal.pending);
         let has_copy = self.peers[p].journal.copy.is_some();
         let from_copy = has_copy && self.rng.one_in(3);

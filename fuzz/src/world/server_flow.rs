@@ -54,7 +54,7 @@ impl World {
                     ensure!(
                         peer.tainted
                             || peer.journal.rolled_back
-                            || peer.journal.lost
+                            || peer.journal.has_lost_session()
                                 && matches!(
                                     error,
                                     ProtocolError::AckAhead { .. } | ProtocolError::SlotBusy { .. }
