@@ -98,9 +98,8 @@ impl World {
                     let busy = ProtocolError::SlotBusy { xid: 0, running: 0 }.code();
                     let refused = |code| CloseReason::Refused(Refuse::Protocol(code));
                     let lost = [ahead, busy].map(refused).contains(&reason);
-                    let excused = peer.tainted
-                        || peer.journal.rolled_back
-                        || peer.journal.has_lost_session() && lost;
+                    let excused =
+                        peer.tainted || peer.journal.rolled_back || peer.journal.lost && lost;
                     ensure!(!fault || excused, "c{p} is disconnected for {reason:?}");
                     if let Some(l) = self.peers[p].link {
                         if reason == oncewire_core::CloseReason::PeerSilent {

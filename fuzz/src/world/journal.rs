@@ -24,9 +24,10 @@ pub struct Journal {
     copy: Option<Disk>,
     /// An old copy was put back: errors that say so are no fault of the client's.
     pub rolled_back: bool,
-    /// The session that a process of the client had lost, at another server perhaps, and that its journal still had when it
-    /// died.
-    lost: Option<SessionId>,
+    /// A process of the client went on with a session that an earlier one had lost, at another server perhaps: what that
+    /// settled as unknown, this server may never have seen (C145). It may also read late what that process sent, when the
+    /// journal has another session.
+    pub lost: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -89,12 +90,6 @@ impl Final {
 }
 
 impl Journal {
-    /// The client may go on with a session that an earlier process of it had lost, however often it has died since: what
-    /// that settled as unknown, a server that still has the session may never have seen (C145).
-    pub fn has_lost_session(&self) -> bool {
-        self.lost.is_some() && self.lost == self.disk.session.map(|session| session.id)
-    }
-
     /// When the next of what is being written is stable.
     pub fn due(&self) -> Option<u64> {
         self.pending.front().map(|(due, _)| *due)
@@ -216,9 +211,7 @@ impl World {
         }
         let peer = &mut self.peers[p];
         let (own, kept) = (peer.client.session(), peer.journal.disk.session);
-        if let Some(kept) = kept.filter(|kept| own.is_none_or(|own| own.id != kept.id)) {
-            peer.journal.lost = Some(kept.id);
-        }
+        peer.journal.lost |= kept.is_some_and(|kept| own.is_none_or(|own| own.id != kept.id));
         let lost = std::mem::take(&mut self.peers[p].journal.pending);
         let has_copy = self.peers[p].journal.copy.is_some();
         let from_copy = has_copy && self.rng.one_in(3);

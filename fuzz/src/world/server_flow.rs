@@ -54,7 +54,7 @@ impl World {
                     ensure!(
                         peer.tainted
                             || peer.journal.rolled_back
-                            || peer.journal.has_lost_session()
+                            || peer.journal.lost
                                 && matches!(
                                     error,
                                     ProtocolError::AckAhead { .. } | ProtocolError::SlotBusy { .. }
