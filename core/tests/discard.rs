@@ -102,8 +102,10 @@ fn the_name_of_a_call_says_nothing_once_its_session_has_ended() {
     // The session ends, and before its event is polled it is as good as gone.
     let goodbye = bytes_of(&Frame::Goodbye(wire::Role::Client));
     let conn = pair.conn(raw).expect("open");
+    assert!(pair.server.session_record(key.session()).is_some());
     pair.server.handle_data(pair.now, conn, &goodbye).unwrap();
     assert_eq!((pair.server.record_of(key), pair.server.is_cancelled(key)), (None, false));
+    assert_eq!(pair.server.session_record(key.session()), None, "its principal's share is gone");
     pair.drive();
     // Another one takes its place, with a call of the same number.
     let (raw, _) = pair.raw_session();

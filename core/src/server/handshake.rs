@@ -70,9 +70,9 @@ impl<T: ServerStorage> Server<T> {
         self.sessions.key_at(index).map(SessionKey)
     }
 
-    /// What a ledger should know of a session.
+    /// What a ledger should know of a session. `None` if it has ended: the share that it had may be another principal's.
     pub fn session_record(&self, key: SessionKey) -> Option<SessionRecord> {
-        let session = self.sessions.get(key.0)?;
+        let session = self.sessions.live(self.live_session(key)?)?;
         Some(SessionRecord {
             id: session.id,
             principal: self.quotas.live(session.quota)?.principal,
