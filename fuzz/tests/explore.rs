@@ -84,7 +84,7 @@ fn every_broken_world_has_its_test() {
 }
 
 /// A `NotSeen` to an `Ask` from before a request was taken for the answer to one from after it, and a call that ran was
-/// called not executed. Reduced: `a_not_seen_to_an_ask_from_before_…` in `core/tests/lossy.rs`.
+/// called not executed. Reduced: `a_not_seen_to_an_ask_from_before_…` in `core/tests/lossy`.
 #[test]
 fn a_call_that_was_asked_for_before_and_after_it_was_sent_again() {
     use Action::{Call, Cancel, ClientTick, CutClient, Dial, Down, LoseUp, Up};

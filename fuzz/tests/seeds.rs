@@ -12,7 +12,7 @@ fn passes(seed: u64, calls: u64) {
 }
 
 /// On a lossy link, a client that said `Goodbye` again after a silence sent a request again first, and got
-/// `AfterGoodbye`. Reduced: `no_request_is_sent_again_because_goodbye_is_said_again` in `core/tests/lossy.rs`.
+/// `AfterGoodbye`. Reduced: `no_request_is_sent_again_because_goodbye_is_said_again` in `core/tests/lossy`.
 #[test]
 fn a_goodbye_said_again_with_a_resend_due() {
     passes(553, 4_000);
