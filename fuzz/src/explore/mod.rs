@@ -25,12 +25,15 @@ mod action;
 mod digest;
 mod host;
 mod journal;
+mod peer;
 pub mod scene;
+mod scenes;
 mod settle;
 mod world;
 
 pub use action::Action;
-pub use scene::{BROKEN, Broken, SCENES, Scene};
+pub use scene::{Broken, Scene};
+pub use scenes::{BROKEN, SCENES};
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
