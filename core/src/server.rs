@@ -317,7 +317,7 @@ impl<T: ServerStorage> Server<T> {
         self.conn_events.push_back(&mut self.conns, index);
     }
 
-    /// What a client is told of the reason for which its connection is closed.
+    /// What a client reads of why its connection is closed.
     fn refuse_for(&self, reason: CloseReason) -> Option<Refuse> {
         match reason {
             CloseReason::Protocol(error) => Some(Refuse::Protocol(error.code())),

@@ -241,7 +241,7 @@ fn c149_calls_that_are_due_at_once_and_not_polled_free_their_places_at_once() {
     assert!(is_refused(begin(0)));
     while world.step().is_some() {}
     world.pass(DUE_IN);
-    // The clock stands still.
+    // The clock does not move.
     while world.step().is_some() {}
     let later: Vec<_> = (0..CALLS).map(begin).collect();
     assert!(!later.into_iter().any(is_refused));
