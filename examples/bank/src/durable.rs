@@ -143,16 +143,7 @@ fn balance(snapshot: &Snapshot, account: AccountId) -> Result<u64, BankError> {
 }
 
 fn tell_stats(snapshot: &Snapshot, server: Option<&Server>) -> Stats {
-    let counters = server.map(Server::counters).unwrap_or_default();
-    let mut stats = Stats {
-        conns: counters.conns as u64,
-        running: counters.running,
-        duplicates: counters.duplicates,
-        stale: counters.stale,
-        asks: counters.asks,
-        resumes: counters.resumes,
-        ..Stats::default()
-    };
+    let mut stats = Stats::of_server(server);
     if let Ok(accounts) = snapshot.open_table(ACCOUNTS) {
         for account in accounts.iter().expect("the accounts can be read") {
             stats.accounts += 1;

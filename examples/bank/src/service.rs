@@ -137,6 +137,22 @@ pub(crate) struct Stats {
     pub(crate) resumes: u64,
 }
 
+impl Stats {
+    /// What the server counts; nothing of the books.
+    pub(crate) fn of_server(server: Option<&Server>) -> Stats {
+        let counters = server.map(Server::counters).unwrap_or_default();
+        Stats {
+            conns: counters.conns as u64,
+            running: counters.running,
+            duplicates: counters.duplicates,
+            stale: counters.stale,
+            asks: counters.asks,
+            resumes: counters.resumes,
+            ..Stats::default()
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Account {
     balance: u64,
@@ -244,18 +260,12 @@ impl Books {
     }
 
     fn stats(&self, server: Option<&Server>) -> Stats {
-        let counters = server.map(Server::counters).unwrap_or_default();
         Stats {
             accounts: self.accounts.len() as u64,
             balances: self.accounts.values().map(|account| account.balance).sum(),
             operations: self.log.len() as u64,
             executed_again: self.executed_again,
-            conns: counters.conns as u64,
-            running: counters.running,
-            duplicates: counters.duplicates,
-            stale: counters.stale,
-            asks: counters.asks,
-            resumes: counters.resumes,
+            ..Stats::of_server(server)
         }
     }
 }
