@@ -414,19 +414,9 @@ fn s18_a_call_not_wanted_any_more_is_not_sent_when_the_server_says_it_has_not_se
     let number = xid(pair.runs[0].xid);
     pair.cut();
     // A server that resumes the session, has read the xid, and has lost the call in a crash.
-    let session = *pair.client().session().unwrap();
     let link = pair.connect_by_hand(0);
     pair.drive();
-    let welcome = wire::Welcome {
-        version: wire::VERSION,
-        features: 0,
-        server: session.server,
-        service: session.service,
-        session: session.id,
-        seen: number.get(),
-        commit: 0,
-        grants: session.grants,
-    };
+    let welcome = pair.resuming_welcome(number.get());
     pair.got_up(link);
     pair.send_down(link, &Frame::Welcome(welcome));
     assert_eq!(pair.got_up(link), [OwnedFrame::Ask(number.get())]);

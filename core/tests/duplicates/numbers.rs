@@ -19,14 +19,20 @@ fn c18_a_retry_with_another_x_and_another_deadline_is_the_same_request() {
     assert_eq!(pair.server_errors, []);
 }
 
-#[test]
-fn c19_an_xid_on_a_slot_whose_call_runs_is_a_protocol_error_and_changes_nothing() {
+/// A session by hand in which xid 1 has a kept reply and xid 2 runs.
+fn one_kept_and_one_running() -> (Pair, usize, wire::Welcome) {
     let mut pair = Pair::unconnected();
     pair.mode = Mode::Start;
     let (raw, welcome) = pair.raw_session();
     pair.send(raw, &request(1, 0, b"a"));
     pair.send(raw, &request(2, 0, b"b"));
     pair.finish(b"a");
+    (pair, raw, welcome)
+}
+
+#[test]
+fn c19_an_xid_on_a_slot_whose_call_runs_is_a_protocol_error_and_changes_nothing() {
+    let (mut pair, raw, welcome) = one_kept_and_one_running();
     let kept = pair.kept();
     // Its `acked` would discard the reply of xid 1, if it counted.
     pair.send(raw, &request(6, 1, b"c"));
@@ -50,12 +56,7 @@ fn c19_an_x_at_or_above_a_running_xid_is_a_protocol_error_and_changes_nothing() 
     let ack = |acked| Frame::Ack(Ack { acked, last: u64::MAX, base: 0, settled: 0 });
     let bit = Frame::Ack(Ack { acked: 0, last: u64::MAX, base: 0, settled: 1 << 2 });
     for wrong in [request(3, 2, b"c"), ack(2), ack(9), bit] {
-        let mut pair = Pair::unconnected();
-        pair.mode = Mode::Start;
-        let (raw, welcome) = pair.raw_session();
-        pair.send(raw, &request(1, 0, b"a"));
-        pair.send(raw, &request(2, 0, b"b"));
-        pair.finish(b"a");
+        let (mut pair, raw, welcome) = one_kept_and_one_running();
         let kept = pair.kept();
         pair.send(raw, &wrong);
         assert!(matches!(pair.server_errors[..], [ProtocolError::AckAhead { .. }]), "{wrong:?}");

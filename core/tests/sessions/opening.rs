@@ -331,20 +331,11 @@ fn s7_a_server_that_comes_back_with_other_grants_has_lost_the_session() {
     let mut pair = Pair::new();
     pair.mode = Mode::Start;
     let call = pair.call(b"a");
-    let session = *pair.client().session().unwrap();
     pair.cut();
     let link = pair.connect_by_hand(0);
     pair.drive();
-    let welcome = wire::Welcome {
-        version: wire::VERSION,
-        features: 0,
-        server: session.server,
-        service: session.service,
-        session: session.id,
-        seen: 4,
-        commit: 0,
-        grants: wire::Grants { slots: 2, ..session.grants },
-    };
+    let mut welcome = pair.resuming_welcome(4);
+    welcome.grants.slots = 2;
     pair.send_down(link, &Frame::Welcome(welcome));
     assert_eq!(pair.sessions_lost(), [SessionEnd::GrantsChanged]);
     assert_eq!(pair.outcome(call), unknown(Unknown::SessionEnded));

@@ -224,6 +224,21 @@ impl Pair {
         self.attach(at, link)
     }
 
+    /// What a server that the test plays says to resume the client's session.
+    pub fn resuming_welcome(&mut self, seen: u64) -> Welcome {
+        let session = *self.client().session().expect("the client has had one");
+        Welcome {
+            version: wire::VERSION,
+            features: 0,
+            server: session.server,
+            service: session.service,
+            session: session.id,
+            seen,
+            commit: 0,
+            grants: session.grants,
+        }
+    }
+
     /// A new connection of a client to a server that the test plays.
     pub fn connect_by_hand(&mut self, at: usize) -> usize {
         let link = Link { client: Some(at), by_hand: true, server_open: true, ..Link::default() };
