@@ -300,6 +300,10 @@ impl State {
             Some(waker) => {
                 self.to_wake.push(waker.clone());
                 self.reader.flush = Flush::ByLeader;
+                if self.reader.wants_watch() {
+                    // Its future may have been forgotten (C175).
+                    self.wake_task();
+                }
             }
             None => self.ask_task_to_flush(),
         }

@@ -142,3 +142,39 @@ fn c172_a_call_that_waits_for_company_and_is_left_is_sent_all_the_same() {
         assert!(time <= Duration::from_millis(1), "{time:?} in round {round}");
     }
 }
+
+#[test]
+fn c175_what_is_sent_behind_a_call_that_reads_and_is_left_leaves_soon_all_the_same() {
+    type Send = fn(&Client, CallFuture<u32>) -> CallFuture<u32>;
+    let sends: [(&str, Send); 3] = [
+        ("a one-way call", |client, begun| {
+            client.send(&ECHO, &1).unwrap();
+            begun
+        }),
+        ("a call that was started", |client, begun| {
+            std::mem::forget(begun);
+            client.call(&ECHO, &1).start()
+        }),
+        ("a cancel", |client, begun| {
+            drop(begun);
+            client.call(&ECHO, &1)
+        }),
+    ];
+    for (what, send) in sends {
+        let world = World::new();
+        let dial = Dial::new(&world);
+        let client = dial.client();
+        let begun = client.call(&NEVER, &1).start();
+        let mut left = client.call(&NEVER, &0);
+        let poll = Pin::new(&mut left).poll(&mut Context::from_waker(Waker::noop()));
+        assert!(poll.is_pending());
+        // The task sleeps until it is time to read itself.
+        let settled = world.now() + Duration::from_millis(5);
+        world.run_until(|| world.now() >= settled);
+        let (writes, since) = (dial.writes(), world.now());
+        let _call = send(&client, begun);
+        world.run_until(|| dial.writes() > writes);
+        let time = world.now().since(since);
+        assert!(time <= Duration::from_millis(1), "{what} left after {time:?}");
+    }
+}
