@@ -4,18 +4,24 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use smol::lock::Semaphore;
 
 use super::builder::ServerBuilder;
 use super::context::Context;
 use crate::method::Method;
 
+/// Threads of a method that does not say how many it may have: as many as the pool has, unless that was changed.
+const THREADS: usize = 500;
+
 impl<L> ServerBuilder<L> {
     /// Offers a typed method whose function blocks its thread or computes for long: each call runs on a thread of smol's
     /// pool for blocking work, and delays nothing else. The pool has at most 500 threads (`BLOCKING_MAX_THREADS` changes
-    /// that), for all that a process blocks on; [`Method::concurrency`] says how many of them a method may have.
+    /// that), for all that a process blocks on; [`Method::concurrency`] says how many of them a method may have, instead of
+    /// 500.
     ///
     /// Moving a call to a thread and its reply back costs some 20 µs. A function that has begun cannot be stopped: where a call
-    /// ends by [`Method::time_limit`] or [`Method::drop_on_cancel`], it goes on without an effect on the outcome.
+    /// ends by [`Method::time_limit`] or [`Method::drop_on_cancel`], it goes on without an effect on the outcome, and keeps
+    /// its thread. Other calls of the method wait for one if it has no more, and their time limits run meanwhile.
     ///
     /// ```
     /// use oncewire_driver::{Method, Server};
@@ -34,9 +40,20 @@ impl<L> ServerBuilder<L> {
         R: Serialize + Send + 'static,
     {
         let function = Arc::new(function);
+        // A call's permit is given back when the call ends, and its function may go on: a client that cancelled its calls
+        // could take every thread of the pool, and fill the queue before it without bound (C176).
+        let threads = method.options().concurrency.unwrap_or(THREADS).max(1);
+        let threads = Arc::new(Semaphore::new(threads));
         self.method(method, move |context, arguments| {
-            let function = function.clone();
-            smol::unblock(move || function(context, arguments))
+            let (function, threads) = (function.clone(), threads.clone());
+            async move {
+                let thread = threads.acquire_arc().await;
+                let run = move || {
+                    let _thread = thread;
+                    function(context, arguments)
+                };
+                smol::unblock(run).await
+            }
         })
     }
 }

@@ -234,6 +234,47 @@ fn c117_bytes_have_the_same_options_and_a_time_limit_that_cannot_be_kept_is_refu
     });
 }
 
+#[test]
+fn c176_a_function_that_blocks_counts_until_it_returns_though_its_call_has_ended() {
+    const LIMITED: Method<u32, u32> =
+        Method::new("test.limited").concurrency(1).time_limit(Duration::from_millis(5));
+    const DROPPED: Method<u32, u32> = Method::new("test.dropped").concurrency(1).drop_on_cancel();
+    let (limited, dropped) = (Gate::new(), Gate::new());
+    let builder = [(&LIMITED, &limited), (&DROPPED, &dropped)].into_iter().fold(
+        with_add_one(Server::builder("test")),
+        |builder, (method, gate)| {
+            let gate = gate.clone();
+            builder.blocking(method, move |_, n| smol::block_on(gate.clone().run(n)))
+        },
+    );
+    smol::block_on(async {
+        let (_server, dialler) = serve(builder);
+        let client = client(&dialler);
+        for n in 0..4 {
+            let outcome = client.call(&LIMITED, &n).await;
+            assert!(matches!(outcome, Outcome::NoReply(_)), "{outcome:?}");
+        }
+        limited.let_go(4);
+        assert!(limited.most.load(Ordering::SeqCst) <= 1);
+        let left = client.call(&DROPPED, &0).start();
+        assert_eq!(dropped.begun().await, 0);
+        drop(left);
+        for n in 1..5 {
+            let left = client.call(&DROPPED, &n).start();
+            arrive(&client).await;
+            drop(left);
+            arrive(&client).await;
+        }
+        let last = client.call(&DROPPED, &5).start();
+        arrive(&client).await;
+        assert_eq!(dropped.begun.1.len(), 0, "the first one has not returned");
+        dropped.let_go(2);
+        assert_eq!(last.await.ok(), Ok(5));
+        assert_eq!(dropped.begun().await, 5, "of the others none was begun");
+        assert_eq!(dropped.most.load(Ordering::SeqCst), 1);
+    });
+}
+
 /// The mutant `leak`: what is said to run does not agree with what does.
 #[cfg(feature = "_faults")]
 #[test]
