@@ -1,4 +1,5 @@
 //! What comes behind a `Hello` before its `Welcome` has left, and how long a handshake and a frame may take: C87 and C88.
+//! Before that, no one else can resume the session: C155.
 #![allow(missing_docs)]
 
 mod util;
@@ -281,4 +282,24 @@ fn c144_a_read_of_nothing_keeps_no_peer_alive_and_no_frame_in_time() {
     }
     assert_eq!(pair.disconnects(), [CloseReason::PeerSilent]);
     assert!(pair.server_events.contains(&ServerEvent::Close(conn, CloseReason::PeerSilent)));
+}
+
+#[test]
+fn c155_a_session_whose_welcome_has_not_left_cannot_be_resumed() {
+    for records in [false, true] {
+        for asked in [false, true] {
+            let (mut server, opening) = server(records);
+            server.handle_data(Instant::ZERO, opening, &bytes_of(&hello(None))).unwrap();
+            while asked && server.poll_event().is_some() {}
+            let other = SessionId::from_bytes([8; 16]);
+            let resuming = server.handle_connected(Instant::ZERO, ALICE, other).unwrap();
+            let resume = bytes_of(&hello(Some((SECRET, 0))));
+            server.handle_data(Instant::ZERO, resuming, &resume).unwrap();
+            let refused = OwnedFrame::Refuse(Refuse::SessionUnknown);
+            assert_eq!(said(&mut server, resuming), [refused]);
+            server.confirm_session(opening);
+            assert!(matches!(said(&mut server, opening).as_slice(), [OwnedFrame::Welcome(_)]));
+            assert_eq!(server.counters().sessions, 1);
+        }
+    }
 }

@@ -217,6 +217,13 @@ pub(super) enum Phase {
     Closing(CloseReason),
 }
 
+impl Phase {
+    /// Whether the session was opened on this connection and its `Welcome` has not left: no client can know its id yet.
+    pub(super) fn owes_first_welcome(self) -> bool {
+        matches!(self, Phase::AwaitingRecord { .. } | Phase::WelcomeDue { opened: true })
+    }
+}
+
 pub(super) const KEEPALIVE: u8 = 10;
 pub(super) const CONN_EVENT: u8 = 11;
 pub(super) const TIMER: u8 = 15;

@@ -259,9 +259,12 @@ impl<T: ServerStorage> Server<T> {
         let principal = conn.principal;
         let found = self.session_index.find(resume.session.prefix());
         let known = found.and_then(|at| self.sessions.live(at).map(|session| (at, session)));
-        let Some((at, session)) =
-            known.filter(|(_, session)| session.id == resume.session && session.state.may_resume())
-        else {
+        let Some((at, session)) = known.filter(|(_, session)| {
+            session.id == resume.session
+                && session.state.may_resume()
+                // It ends with its connection: to bind it to this one would bring an ended session back.
+                && self.conns.at(session.conn).is_none_or(|conn| !conn.phase.owes_first_welcome())
+        }) else {
             self.close_conn(index, CloseReason::Refused(Refuse::SessionUnknown));
             return Ok(());
         };
