@@ -476,3 +476,22 @@ fn s28_what_is_acknowledged_after_a_restart_may_be_forgotten_without_another_cal
     assert_eq!(pair.server.held_calls(session).count(), 0, "its resume says so");
     assert_eq!(pair.server.counters().kept_bytes, 0);
 }
+
+#[test]
+fn c156_a_restored_reply_that_only_a_client_can_have_is_sent_as_aborted() {
+    let mut pair = Pair::new();
+    pair.mode = Mode::Start;
+    let call = pair.call(b"a");
+    let key = pair.started[0].running.key();
+    let (_, digest) = pair.server.record_of(key).unwrap();
+    let record = pair.server.session_record(key.session()).unwrap();
+    pair.ledger.sessions.insert(record.id.to_bytes(), (record, Default::default()));
+    pair.restart_server_with_ledger();
+    let mut server: Server<Heap> = Server::new(pair.server_config, &methods()).unwrap();
+    let session = server.restore_session(pair.now, record).unwrap();
+    let state = RecordState::NoReply(NoReply::Undecodable);
+    assert!(server.restore_call(session, CallRecord { xid: key.xid(), digest, state }));
+    pair.server = server;
+    pair.reconnect();
+    assert_eq!(pair.outcome(call), Some(OwnedOutcome::NoReply(NoReply::Aborted)));
+}

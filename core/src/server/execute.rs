@@ -125,7 +125,7 @@ pub enum RecordState<'a> {
     Started,
     /// Finished with this reply.
     Done(&'a [u8]),
-    /// Finished without a reply to show.
+    /// Finished without a reply to show. A reason that only a client can have becomes `Aborted`.
     NoReply(NoReply),
 }
 
@@ -136,7 +136,7 @@ impl<'a> RecordState<'a> {
         match self {
             RecordState::Started => (Status::Interrupted, &[]),
             RecordState::Done(body) => (Status::Done, body),
-            RecordState::NoReply(why) => (Status::NoReply(why), &[]),
+            RecordState::NoReply(why) => (dedup::status_of_no_reply(why), &[]),
         }
     }
 }
