@@ -65,9 +65,10 @@ impl<S: ClientStorage> Client<S> {
         Some(client)
     }
 
-    /// A call of the restored session that was recorded and not settled: before the first attempt to connect, and
-    /// in the order of xids. A byte of it may have been sent, so it is in doubt until the session is resumed. Its method, flags and
-    /// body must be those that were recorded (S10); its timeout counts from now.
+    /// A call of the restored session that was recorded and not settled. Give all of them before the first attempt to
+    /// connect and before the first new call, in the order of their xids. A byte of it may have been sent, so it is in
+    /// doubt until the session is resumed. Its method, flags and body must be those that were recorded (S10); its timeout
+    /// counts from now.
     ///
     /// `None` if it cannot be: it comes too late, behind a new call or out of order, its slot is taken, it is one-way, or
     /// there is no room.
