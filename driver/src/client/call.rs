@@ -137,11 +137,10 @@ impl<R> Future for Call<R> {
             State::Done => return Poll::Pending,
             State::Fresh(call) => {
                 let call = std::mem::replace(call, Err(NotExecuted::Closed));
-                match call.and_then(|call| this.shared.begin_and_poll(call, cx)) {
-                    Ok((id, poll)) => {
-                        this.state = State::Waiting(id);
-                        (id, poll)
-                    }
+                let Call { shared, state, .. } = this;
+                let on_begun = |id| *state = State::Waiting(id);
+                match call.and_then(|call| shared.begin_and_poll(call, cx, on_begun)) {
+                    Ok(begun) => begun,
                     Err(why) => {
                         this.state = State::Done;
                         return Poll::Ready(Outcome::NotExecuted(why));

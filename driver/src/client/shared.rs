@@ -127,14 +127,17 @@ impl Shared {
         now
     }
 
-    /// Begins a call, and polls it for the first time.
+    /// Begins a call, and polls it for the first time. That may panic, in the stream or the waker, when the call has begun
+    /// and `on_begun` was called: a call that has begun must not end as one that has not (C177).
     pub(super) fn begin_and_poll(
         &self,
         mut call: Call<'_>,
         cx: &mut Context<'_>,
+        on_begun: impl FnOnce(PendingId),
     ) -> Result<(PendingId, Poll<RawOutcome>), NotExecuted> {
         let (id, step) = self.with_at(self.begins_at(&mut call), |state, now| {
             let id = state.begin(now, call)?;
+            on_begun(id);
             Ok((id, state.poll_waiting(id, now, cx, true)))
         })?;
         Ok((id, self.finish_poll(id, step, cx)))

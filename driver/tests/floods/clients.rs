@@ -1,4 +1,6 @@
-//! Clients whose server sends without end, or whose tasks do not run: C108 to C110.
+//! Clients whose server sends without end, whose tasks do not run, or whose stream panics: C108 to C110, C177.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::*;
 
@@ -21,6 +23,11 @@ impl Dial {
     /// How often the last client that connected has written.
     pub(super) fn writes(&self) -> usize {
         lock(lock(&self.outputs).last().unwrap()).writes
+    }
+
+    /// The next write of the last client that connected panics.
+    fn panic(&self) {
+        lock(lock(&self.outputs).last().unwrap()).panics = true;
     }
 
     /// A client that has made a call.
@@ -258,4 +265,22 @@ fn c170_a_client_that_dials_without_a_pause_leaves_others_their_turns() {
     let call = watch(&world, neighbour.call(&ECHO, &1).into_future());
     world.run_until(|| lock(&call).is_some());
     assert!(!client.status().connected);
+}
+
+#[test]
+fn c177_a_call_whose_first_poll_panics_has_begun_all_the_same() {
+    let world = World::new();
+    let dial = Dial::new(&world);
+    let client = dial.client();
+    let mut call = client.call(&ECHO, &7);
+    dial.panic();
+    let mut poll = || Pin::new(&mut call).poll(&mut Context::from_waker(Waker::noop()));
+    catch_unwind(AssertUnwindSafe(&mut poll)).unwrap_err();
+    // The request has left, so it must not end as never begun.
+    let mut outcome = Poll::Pending;
+    world.run_until(|| {
+        outcome = poll();
+        outcome.is_ready()
+    });
+    assert!(matches!(outcome, Poll::Ready(Outcome::Reply(7))), "{outcome:?}");
 }

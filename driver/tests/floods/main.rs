@@ -1,6 +1,8 @@
-//! C106 to C110: peers that send without end; and C171, calls that leave together. Everything runs on one thread that the test drives poll by poll, on a clock
-//! that moves with the bytes that are read and the calls that are executed: nothing here depends on how fast the machine
-//! is, and a poll that does not end hangs the test.
+//! C106 to C110: peers that send without end; C171 to C177: calls that leave together, or are left.
+//!
+//! Everything runs on one thread that the test drives poll by poll, on a clock that moves with the bytes that are read and
+//! the calls that are executed: nothing here depends on how fast the machine is, and a poll that does not end hangs the
+//! test.
 #![allow(missing_docs)]
 
 mod batches;
@@ -192,6 +194,8 @@ struct HalfPipe {
     reader: Option<Waker>,
     /// How often it was written to.
     writes: usize,
+    /// The next write panics, once what it was given is there.
+    panics: bool,
     /// When `bytes` are read, this comes again and again.
     flood: Vec<u8>,
 }
@@ -257,6 +261,7 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         lock(&self.output).writes += 1;
         HalfPipe::put(&self.output, buf);
+        assert!(!std::mem::take(&mut lock(&self.output).panics), "as the test asks for");
         Poll::Ready(Ok(buf.len()))
     }
 
