@@ -6,20 +6,10 @@
 //! sorted list, each of 65,536 such calls in descending order was compared with all before it.
 
 use super::Slot;
-use super::slot::HELD;
+use super::slot::{Derived, HELD};
 use crate::storage::Places;
 use crate::storage::list::{Linked, Links, List, NIL};
 use crate::storage::tree::{Ordered, Tree};
-
-/// What follows from other values: two machines that differ in it only behave alike, and the explorer's digest leaves it
-/// out.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Derived<T>(pub(super) T);
-
-#[cfg(feature = "_explore")]
-impl<T> core::hash::Hash for Derived<T> {
-    fn hash<H: core::hash::Hasher>(&self, _: &mut H) {}
-}
 
 /// The held calls of a session.
 #[derive(Clone, Copy, Debug, Default)]
