@@ -3,6 +3,7 @@
 use super::recovery::{GiveUp, KnownCall, Reason};
 use crate::ids::{MethodId, Xid};
 use crate::outcome::Outcome;
+use crate::storage::ClientStorage;
 use crate::storage::list::{Links, linked};
 use crate::time::{Instant, Timer};
 
@@ -30,6 +31,9 @@ pub(crate) struct CallEntry<B> {
     todo_links: Links,
     event_links: Links,
 }
+
+/// The calls by index.
+pub(super) type Calls<S> = <S as ClientStorage>::Calls<CallEntry<<S as ClientStorage>::Body>>;
 
 /// How far a call has come.
 ///

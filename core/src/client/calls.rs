@@ -3,7 +3,7 @@
 mod settle;
 
 use super::Call;
-use super::call::{CallEntry, CallState, Cancel, EVENT, InFlight, QUEUE, TODO};
+use super::call::{CallEntry, CallState, Calls, Cancel, EVENT, InFlight, QUEUE, TODO};
 use super::recovery::{self, SessionLost};
 use super::timers::{NextDue, Timers};
 use crate::ids::{CallId, Xid, slot_of};
@@ -30,8 +30,6 @@ impl CallIndex {
     }
 }
 
-/// The calls by index.
-pub(super) type Calls<S> = <S as ClientStorage>::Calls<CallEntry<<S as ClientStorage>::Body>>;
 /// The calls by slot.
 type SlotMap<S> = <S as ClientStorage>::SlotMap<CallIndex>;
 

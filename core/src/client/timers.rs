@@ -3,8 +3,7 @@
 use core::time::Duration;
 
 use super::Client;
-use super::call::{CallEntry, CallState, LastSent};
-use super::calls::Calls;
+use super::call::{CallEntry, CallState, Calls, LastSent};
 use super::recovery::{self, Reason};
 use crate::error::CloseReason;
 use crate::keepalive::{self, Keepalive, NEVER, Verdict};
