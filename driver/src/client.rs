@@ -47,7 +47,7 @@ use serde::de::DeserializeOwned;
 use crate::method::Method;
 use crate::runtime::{Runtime, SmolRuntime};
 use crate::transport::Connect;
-pub use call::{Call, CallFuture};
+pub use call::Call;
 pub use durable::{Delivery, DurableCall, DurableClient, Receipt, RecoveredCall};
 pub use options::{ClientOptions, ClientStatus};
 use outcome::Decode;

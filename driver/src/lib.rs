@@ -95,8 +95,8 @@ mod transport;
 
 pub use bytes::Bytes;
 pub use client::{
-    Call, CallFailure, CallFuture, Client, ClientOptions, ClientStatus, Delivery, DurableCall,
-    DurableClient, Outcome, Receipt, RecoveredCall, Ticket, Unreplied,
+    Call, CallFailure, Client, ClientOptions, ClientStatus, Delivery, DurableCall, DurableClient,
+    Outcome, Receipt, RecoveredCall, Ticket, Unreplied,
 };
 pub use method::{Method, RawMethod};
 pub use nonblocking::Nonblocking;

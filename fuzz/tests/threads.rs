@@ -15,7 +15,7 @@ use std::time::Duration;
 use futures_io::{AsyncRead, AsyncWrite};
 use oncewire_driver::core::{Executed, Unknown};
 use oncewire_driver::{
-    BoxFuture, BoxStream, CallFuture, Client, ClientOptions, Connect, Method, Outcome, Server,
+    BoxFuture, BoxStream, Call, Client, ClientOptions, Connect, Method, Outcome, Server,
     SmolRuntime,
 };
 use oncewire_fuzz::rng::Rng;
@@ -129,7 +129,7 @@ struct Caller {
 }
 
 impl Caller {
-    fn begin(&mut self) -> Option<(u64, CallFuture<u64>)> {
+    fn begin(&mut self) -> Option<(u64, Call<u64>)> {
         let op = self.ops.next()?;
         let method = if self.rng.one_in(8) { &SLOW } else { &ECHO };
         Some((op, self.client.call(method, &op).into_future()))

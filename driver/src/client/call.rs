@@ -41,10 +41,6 @@ pub struct Call<R> {
     decode: Decode<R>,
 }
 
-/// What [`Call::start`] returned while it was a type of its own.
-#[doc(hidden)]
-pub type CallFuture<R> = Call<R>;
-
 enum State {
     /// Begins when it is first polled; or why it cannot.
     Fresh(Result<core::Call<'static>, NotExecuted>),

@@ -12,10 +12,10 @@ use super::service::{ADD_ONE, ECHO, WAIT};
 use super::time::outlive_deadline;
 use super::world::World;
 use super::{Direction, expect_reply, kind};
-use crate::client::{CallFuture, Client, Outcome};
+use crate::client::{Call, Client, Outcome};
 
 /// Begins to wait for a call, which is then the one that reads for all.
-async fn lead(world: &World, mut call: CallFuture<u64>, waiting: u64) -> CallFuture<u64> {
+async fn lead(world: &World, mut call: Call<u64>, waiting: u64) -> Call<u64> {
     assert!(poll_once(&mut call).await.is_none());
     world.waiting(waiting).await;
     assert!(poll_once(&mut call).await.is_none());
@@ -124,7 +124,7 @@ pub async fn c49_a_reader_left_alone_with_its_reply_there_holds_nobody_up(world:
 }
 
 /// A call of the echo, with more than the link takes while it is held: its request is left half written.
-async fn write_half(world: &World, client: &Client, link: &FaultyLink) -> CallFuture<Bytes> {
+async fn write_half(world: &World, client: &Client, link: &FaultyLink) -> Call<Bytes> {
     link.hold(Direction::Up);
     let mut large = client.call_raw(ECHO, vec![3; 1 << 20]).start();
     assert!(poll_once(&mut large).await.is_none());

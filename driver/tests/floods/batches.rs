@@ -32,7 +32,7 @@ impl Wake for Child {
 /// outcomes that are there before it polls the first new call.
 struct Buffered {
     client: Client,
-    calls: Vec<Option<CallFuture<u32>>>,
+    calls: Vec<Option<Call<u32>>>,
     woken: Arc<Woken>,
     done: usize,
 }
@@ -122,7 +122,7 @@ fn c172_a_call_that_waits_for_company_and_is_left_is_sent_all_the_same() {
     for round in 0..10 {
         let mut calls: Vec<_> =
             (0..8).map(|n| client.call(&ECHO, &n).into_future()).map(Some).collect();
-        let poll = |calls: &mut Vec<Option<CallFuture<u32>>>| {
+        let poll = |calls: &mut Vec<Option<Call<u32>>>| {
             let mut cx = Context::from_waker(Waker::noop());
             for slot in calls.iter_mut() {
                 if slot.as_mut().is_some_and(|call| Pin::new(call).poll(&mut cx).is_ready()) {
@@ -145,7 +145,7 @@ fn c172_a_call_that_waits_for_company_and_is_left_is_sent_all_the_same() {
 
 #[test]
 fn c175_what_is_sent_behind_a_call_that_reads_and_is_left_leaves_soon_all_the_same() {
-    type Send = fn(&Client, CallFuture<u32>) -> CallFuture<u32>;
+    type Send = fn(&Client, Call<u32>) -> Call<u32>;
     let sends: [(&str, Send); 3] = [
         ("a one-way call", |client, begun| {
             client.send(&ECHO, &1).unwrap();

@@ -63,7 +63,7 @@ impl Connect for Dial {
 /// A call in a task of its own; when it has ended, its outcome and the moment.
 type Watched = Arc<Mutex<Option<(Outcome<u32>, Instant)>>>;
 
-fn watch(world: &Arc<World>, call: CallFuture<u32>) -> Watched {
+fn watch(world: &Arc<World>, call: Call<u32>) -> Watched {
     let (watched, clock) = (Watched::default(), world.clone());
     let reported = watched.clone();
     world.spawn(async move {
@@ -241,7 +241,7 @@ fn c149_calls_that_are_due_at_once_and_not_polled_free_their_places_at_once() {
     options.calls_max = CALLS;
     let client = Client::with_runtime(Nowhere, options, Arc::new(HandRuntime(world.clone())));
     let begin = |n: usize| client.call(&NEVER, &(n as u32)).timeout(DUE_IN).start();
-    let is_refused = |mut call: CallFuture<u32>| {
+    let is_refused = |mut call: Call<u32>| {
         Pin::new(&mut call).poll(&mut Context::from_waker(Waker::noop())).is_ready()
     };
     let calls: Vec<_> = (0..CALLS).map(begin).collect();

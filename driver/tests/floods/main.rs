@@ -22,8 +22,8 @@ use futures_io::{AsyncRead, AsyncWrite};
 use oncewire_driver::core::wire::{self, Frame, Role};
 use oncewire_driver::core::{self, Heap, Instant};
 use oncewire_driver::{
-    BoxFuture, BoxStream, CallFuture, Client, ClientOptions, Connect, Method, Outcome, Runtime,
-    Server, ServerBuilder, Subject, Timer,
+    BoxFuture, BoxStream, Call, Client, ClientOptions, Connect, Method, Outcome, Runtime, Server,
+    ServerBuilder, Subject, Timer,
 };
 
 const ECHO: Method<u32, u32> = Method::new("floods.echo");

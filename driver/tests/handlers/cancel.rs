@@ -55,7 +55,7 @@ fn offer() -> (ServerBuilder, Receiver<Said>) {
     (builder, said)
 }
 
-async fn begin(client: &Client, said: &Receiver<Said>) -> [oncewire_driver::CallFuture<u32>; 2] {
+async fn begin(client: &Client, said: &Receiver<Said>) -> [oncewire_driver::Call<u32>; 2] {
     let listens = client.call(&LISTENS, &1).start();
     assert_eq!(said.recv().await, Ok(Said::Begun("listens")));
     let dropped = client.call(&DROPPED, &1).start();

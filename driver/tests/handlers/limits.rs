@@ -7,7 +7,7 @@ use std::task::{Context as TaskContext, Waker};
 use std::time::Duration;
 
 use oncewire_driver::core::{MethodSpec, NotExecuted, Unknown};
-use oncewire_driver::{Bytes, CallFailure, CallFuture, Method, Outcome, Server, ServerBuilder};
+use oncewire_driver::{Bytes, Call, CallFailure, Method, Outcome, Server, ServerBuilder};
 use smol::channel::{Receiver, Sender, unbounded};
 
 use crate::link::{client, serve};
@@ -66,7 +66,7 @@ fn begin(
     client: &oncewire_driver::Client,
     method: &Method<u32, u32>,
     of: std::ops::Range<u32>,
-) -> Vec<CallFuture<u32>> {
+) -> Vec<Call<u32>> {
     of.map(|n| client.call(method, &n).start()).collect()
 }
 
