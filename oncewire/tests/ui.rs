@@ -10,5 +10,6 @@ fn the_compilers_messages_are_about_what_the_user_wrote() {
     // The compiler lists the ledgers that there are. With all features of the workspace's tests, that of redb is one.
     if cfg!(feature = "redb") {
         cases.compile_fail("tests/ui/no_ledger.rs");
+        cases.compile_fail("tests/ui/no_ledger_by_hand.rs");
     }
 }

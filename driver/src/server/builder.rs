@@ -164,7 +164,7 @@ impl ServerBuilder {
     }
 }
 
-impl<L: Ledger> ServerBuilder<L> {
+impl<L> ServerBuilder<L> {
     /// Offers a typed method whose calls run in the ledger's transaction (S29): what `function` writes there and the
     /// record of its reply become durable together, or not at all. So a call with retries is executed exactly once
     /// across crashes.
@@ -175,6 +175,8 @@ impl<L: Ledger> ServerBuilder<L> {
     /// `NotExecuted(Aborted)`.
     pub fn transactional<A, R, F>(mut self, method: &Method<A, R>, function: F) -> Self
     where
+        // Not on the `impl`: without a ledger the method would not be found, and the compiler would not say why.
+        L: Ledger,
         F: Fn(&mut L::Transaction, &Context, A) -> Result<R, Rollback> + Send + Sync + 'static,
         A: DeserializeOwned + Send + 'static,
         R: Serialize + 'static,

@@ -133,10 +133,11 @@ impl<S: Send + Sync + 'static, L> StatefulBuilder<S, L> {
     }
 }
 
-impl<S: Send + Sync + 'static, L: Ledger> StatefulBuilder<S, L> {
+impl<S: Send + Sync + 'static, L> StatefulBuilder<S, L> {
     /// Offers a transactional method: see [`ServerBuilder::transactional`].
     pub fn transactional<A, R, F>(mut self, method: &Method<A, R>, function: F) -> Self
     where
+        L: Ledger,
         F: Fn(&S, &mut L::Transaction, &Context, A) -> Result<R, Rollback> + Send + Sync + 'static,
         A: DeserializeOwned + Send + 'static,
         R: Serialize + 'static,
