@@ -4,7 +4,7 @@ use proc_macro2::{Span, TokenStream};
 use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream, Parser};
 use syn::punctuated::Punctuated;
-use syn::{Attribute, Expr, ExprLit, Ident, Lit, LitStr, Path, Token};
+use syn::{Attribute, Expr, ExprLit, Ident, Lit, LitStr, MetaList, Path, Token};
 
 use crate::errors::Errors;
 
@@ -16,6 +16,11 @@ struct Property {
 
 impl Parse for Property {
     fn parse(input: ParseStream<'_>) -> syn::Result<Property> {
+        if input.peek(LitStr) {
+            let text: LitStr = input.parse()?;
+            let hint = format!("a name is said by its property: `name = {:?}`", text.value());
+            return Err(syn::Error::new(text.span(), hint));
+        }
         let name = input.call(Ident::parse_any)?;
         let value = input.parse::<Option<Token![=]>>()?.map(|_| input.parse()).transpose()?;
         Ok(Property { name, value })
@@ -158,7 +163,14 @@ pub(crate) fn method_options(
     errors: &mut Errors,
 ) -> MethodOptions {
     let mut options = MethodOptions::default();
-    for attribute in attributes.extract_if(.., |attribute| attribute.path().is_ident("rpc")) {
+    for attribute in attributes.extract_if(.., |attribute| is_rpc(attribute)) {
+        if !attribute.path().is_ident("rpc") {
+            errors.at(
+                attribute,
+                "a method's properties are not conditional: write the method twice, each with its `#[cfg(…)]` and its `#[rpc(…)]`",
+            );
+            continue;
+        }
         match attribute.parse_args_with(Properties::parse_terminated) {
             Ok(properties) => {
                 properties.into_iter().for_each(|property| options.set(property, errors));
@@ -167,6 +179,18 @@ pub(crate) fn method_options(
         }
     }
     options
+}
+
+/// `#[rpc(…)]`, or one under `cfg_attr`, which this macro gets before the compiler has decided the condition.
+fn is_rpc(attribute: &Attribute) -> bool {
+    let is_conditional =
+        |list: &MetaList| {
+            list.path.is_ident("cfg_attr")
+                && list.tokens.clone().into_iter().any(
+                    |token| matches!(token, proc_macro2::TokenTree::Ident(word) if word == "rpc"),
+                )
+        };
+    attribute.path().is_ident("rpc") || attribute.meta.require_list().is_ok_and(is_conditional)
 }
 
 impl MethodOptions {

@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 
-use proc_macro2::{TokenStream, TokenTree};
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use quote::ToTokens;
-use syn::{FnArg, Ident, ItemTrait, Receiver, ReceiverKind, Safety, Signature, TraitItem, Type};
+use syn::{
+    Attribute, FnArg, Ident, ItemTrait, Receiver, ReceiverKind, Safety, Signature, TraitItem, Type,
+};
 
 use crate::attributes::MethodOptions;
 use crate::errors::Errors;
@@ -175,7 +177,14 @@ fn owned(of: &Type, what: &str, errors: &mut Errors) {
             of,
             format!("{what} has one type, which client and server agree on: write it instead of `impl …`"),
         ),
-        _ => {}
+        _ => {
+            if let Some(borrow) = find_borrow(of.to_token_stream()) {
+                errors.at(
+                    borrow,
+                    format!("{what} is owned, because it comes over the wire: nothing in it is borrowed"),
+                );
+            }
+        }
     }
     if let Some(word) = find_self(of.to_token_stream()) {
         errors.at(word, format!("{what} has the same type for every implementation: name it"));
@@ -189,6 +198,46 @@ fn find_self(tokens: TokenStream) -> Option<Ident> {
         TokenTree::Group(group) => find_self(group.stream()),
         _ => None,
     })
+}
+
+/// The first reference in a type, or lifetime that is not `'static`.
+fn find_borrow(tokens: TokenStream) -> Option<TokenStream> {
+    let mut tokens = tokens.into_iter();
+    while let Some(token) = tokens.next() {
+        match token {
+            TokenTree::Punct(sign) if sign.as_char() == '&' => {
+                return Some(TokenTree::Punct(sign).into());
+            }
+            TokenTree::Punct(sign) if sign.as_char() == '\'' => match tokens.next() {
+                Some(TokenTree::Ident(name)) if name == "static" => {}
+                name => return Some(std::iter::once(TokenTree::Punct(sign)).chain(name).collect()),
+            },
+            // What is in braces is no type, but the value of a constant.
+            TokenTree::Group(group) if group.delimiter() != Delimiter::Brace => {
+                if let Some(borrow) = find_borrow(group.stream()) {
+                    return Some(borrow);
+                }
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+/// What is on the wire is the same for every client and server.
+pub(crate) fn unconditional(input: &FnArg, errors: &mut Errors) {
+    let attributes = match input {
+        FnArg::Typed(typed) => &typed.attrs,
+        FnArg::Receiver(receiver) => &receiver.attrs,
+    };
+    let is_condition =
+        |of: &&Attribute| of.path().is_ident("cfg") || of.path().is_ident("cfg_attr");
+    if let Some(condition) = attributes.iter().find(is_condition) {
+        errors.at(
+            condition,
+            "a method has the same arguments for every client and server: write it twice, each with its `#[cfg(…)]`",
+        );
+    }
 }
 
 pub(crate) fn argument_count(arguments: &[(Ident, Type)], errors: &mut Errors) {
@@ -221,23 +270,30 @@ pub(crate) fn reply(
     }
 }
 
-/// Names that two methods share.
-pub(crate) fn names(methods: &[Method], errors: &mut Errors) {
-    let mut seen: HashMap<&str, &Method> = HashMap::new();
-    for method in methods {
-        if let Some(first) = seen.insert(&method.wire_name, method) {
-            // Both may be written for different `cfg`s.
-            let is_conditional = |method: &Method| {
-                method.attributes.iter().any(|attribute| attribute.path().is_ident("cfg"))
-            };
-            if is_conditional(first) || is_conditional(method) {
-                continue;
-            }
-            let message = format!("`{}` is the name of `{}` too", method.wire_name, first.name);
-            match &method.options.name {
-                Some(name) => errors.at(name, message),
-                None => errors.at(method.name.to_token_stream(), message),
-            }
+/// Names that two methods share. Of such, only the first one stays.
+pub(crate) fn names(methods: &mut Vec<Method>, errors: &mut Errors) {
+    let mut seen: HashMap<String, Ident> = HashMap::new();
+    methods.retain(|method| {
+        // Both may be written for different `cfg`s.
+        if method.attributes.iter().any(|attribute| attribute.path().is_ident("cfg")) {
+            return true;
         }
-    }
+        let constant = method.constant().to_string();
+        let first = seen.get(&method.wire_name).map(|first| (first, method.wire_name.as_str()));
+        let first = first.or_else(|| seen.get(&constant).map(|first| (first, constant.as_str())));
+        if let Some((first, name)) = first {
+            let message = format!("`{name}` is the name of `{first}` too");
+            let message =
+                if name == constant { format!("the constant {message}") } else { message };
+            match &method.options.name {
+                Some(place) if name != constant => errors.at(place, message),
+                _ => errors.at(&method.name, message),
+            }
+            return false;
+        }
+        // The one has a dot, and the other none.
+        seen.insert(method.wire_name.clone(), method.name.clone());
+        seen.insert(constant, method.name.clone());
+        true
+    });
 }

@@ -4,8 +4,9 @@
 //! `Context` is never taken for another. The user's own types keep the spans at which they were written, so that the compiler
 //! reports there what they lack.
 
-use proc_macro2::{Ident, Span, TokenStream};
+use proc_macro2::{Group, Ident, Span, TokenStream, TokenTree};
 use quote::{format_ident, quote, quote_spanned};
+use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 
 use crate::model::{Kind, Method, Service};
@@ -19,7 +20,8 @@ struct Names {
 }
 
 pub(crate) fn expand(service: &Service) -> TokenStream {
-    let trait_name = &service.trait_name;
+    // Of `r#move`, `moveClient`.
+    let trait_name = service.trait_name.unraw();
     let names = Names {
         methods: format_ident!("{trait_name}Methods"),
         client: format_ident!("{trait_name}Client"),
@@ -254,7 +256,23 @@ fn in_service(transaction: &syn::Type, trait_name: &Ident) -> TokenStream {
         let last = &path.path.segments[1];
         return quote!(<__OncewireService as #trait_name>::#last);
     }
-    quote!(#transaction)
+    named(quote!(#transaction))
+}
+
+/// The same, where `Self` is the type that implements the trait.
+fn named(tokens: TokenStream) -> TokenStream {
+    let one = |token| match token {
+        TokenTree::Ident(word) if word == "Self" => {
+            TokenTree::Ident(Ident::new("__OncewireService", word.span()))
+        }
+        TokenTree::Group(group) => {
+            let mut inner = Group::new(group.delimiter(), named(group.stream()));
+            inner.set_span(group.span());
+            TokenTree::Group(inner)
+        }
+        other => other,
+    };
+    tokens.into_iter().map(one).collect()
 }
 
 fn offer(

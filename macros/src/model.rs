@@ -66,7 +66,7 @@ impl Service {
                 other => check::other_item(other, errors),
             }
         }
-        check::names(&methods, errors);
+        check::names(&mut methods, errors);
         definition.supertraits.push(parse_quote!(::core::marker::Send));
         definition.supertraits.push(parse_quote!(::core::marker::Sync));
         definition.supertraits.push(parse_quote!('static));
@@ -90,6 +90,7 @@ impl Method {
         let options = method_options(&mut function.attrs, errors);
         check::options(&options, errors);
         check::signature(&function.sig, &options, errors);
+        function.sig.inputs.iter().for_each(|input| check::unconditional(input, errors));
         let mut inputs = function.sig.inputs.iter().skip(1).filter_map(|input| match input {
             FnArg::Typed(typed) => Some(typed),
             FnArg::Receiver(_) => None,

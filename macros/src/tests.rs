@@ -96,6 +96,7 @@ fn properties_are_known_said_once_and_have_the_values_that_they_need() {
     one("#[rpc(idempotent = true)] async fn a(&self, c: Context);", "true", "takes no value");
     one("#[rpc(time_limit)] async fn a(&self, c: Context);", "time_limit", "`time_limit = …`");
     one("#[rpc(name = 5)] async fn a(&self, c: Context);", "5", "`name = \"…\"`");
+    one("#[rpc(\"x.v2\")] async fn a(&self, c: Context);", "\"x.v2\"", "`name = \"x.v2\"`");
     one("#[rpc(name = \"\")] async fn a(&self, c: Context);", "\"\"", "not empty");
 }
 
@@ -159,6 +160,10 @@ fn types_are_the_same_for_every_client_and_owned() {
     one("async fn a<'a>(&self, c: Context);", "<'a>", "need no lifetime");
     one("async fn a(&self, c: Context, t: &str);", "&str", "`String` instead of `&str`");
     one("async fn a(&self, c: Context, t: &[u8]);", "&[u8]", "`Vec<T>` instead of `&[T]`");
+    one("async fn a(&self, c: Context, t: Vec<&str>);", "&", "nothing in it is borrowed");
+    one("async fn a(&self, c: Context, t: (Cow<'_, str>, u8));", "'_", "nothing in it is borrowed");
+    one("async fn a(&self, c: Context) -> Option<&'static str>;", "&", "a reply is owned");
+    assert_eq!(method_errors("async fn a(&self, c: C) -> Cow<'static, str>;"), [] as [String; 0]);
     one("async fn a(&self, c: Context) -> impl Into<u8>;", "impl Into<u8>", "a reply has one type");
     one("async fn a(&self, c: Context, t: Vec<Self>);", "Self", "name it");
     one("async fn a(&self, c: Context, _: u8);", "_", "a plain name");
@@ -183,6 +188,25 @@ fn two_methods_have_two_names() {
         "b",
         "`s.b` is the name of `a` too",
     );
+    one(
+        "async fn a(&self, c: Context);
+        #[rpc(name = \"b\")] async fn A(&self, c: Context);",
+        "A",
+        "the constant `A` is the name of `a` too",
+    );
+    let said = method_errors(
+        "#[cfg(x)] async fn a(&self, c: Context);
+        #[cfg(not(x))] async fn a(&self, c: Context) -> u8;",
+    );
+    assert_eq!(said, [] as [String; 0]);
+}
+
+#[test]
+fn conditions_are_for_whole_methods() {
+    let twice = "write the method twice";
+    let conditional = "#[cfg_attr(x, rpc(idempotent))]";
+    one(&format!("{conditional} async fn a(&self, c: Context);"), conditional, twice);
+    one("async fn a(&self, c: Context, #[cfg(x)] n: u8);", "#[cfg(x)]", "write it twice");
 }
 
 #[test]

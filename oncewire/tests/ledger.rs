@@ -38,7 +38,7 @@ pub trait Bank {
     #[rpc(transactional, one_way)]
     fn close(
         &self,
-        transaction: &mut Self::Transaction,
+        transaction: &mut <Self as Bank>::Transaction,
         context: &Context,
         account: u64,
     ) -> Result<(), Rollback>;

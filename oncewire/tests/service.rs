@@ -43,6 +43,13 @@ pub(crate) trait Mint {
     async fn coin(&self, context: Context, cents: u64) -> (u64, String);
 }
 
+/// Its name is a keyword.
+#[oncewire::service(name = "move")]
+#[allow(non_camel_case_types)]
+pub trait r#move {
+    async fn r#fn(&self, context: Context);
+}
+
 #[derive(Default)]
 struct InMemory {
     cents: AtomicU64,
@@ -114,6 +121,7 @@ fn what_a_method_is_called_and_says_of_itself_is_in_its_constant() {
     assert_eq!(BankMethods::NOTE.name(), "bank.note.v2");
     assert_eq!(BankMethods::TYPE.name(), "bank.type");
     assert_eq!(MintMethods::COIN.name(), "mint.coin");
+    assert_eq!(moveMethods::FN.name(), "move.fn");
     // The same bytes as without the attribute.
     assert_eq!(BankMethods::DEDUCT.decode_arguments(&[7, 5]), Some((7, 5)));
     assert_eq!(BankMethods::DEDUCT.decode_reply(&[0, 3]), Some(Ok(3)));
