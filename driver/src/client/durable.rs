@@ -312,7 +312,7 @@ impl<R> fmt::Debug for DurableCall<R> {
 
 /// The outcome of a durable call, and the receipt for it.
 #[derive(Debug)]
-#[must_use = "a call that was not executed, or may have been, is not an error that passes unseen"]
+#[must_use = "the call may not have been executed: this says whether it was"]
 pub struct Delivery<R> {
     /// What became of the call. Final: an `Unknown` has no ticket.
     pub outcome: Outcome<R>,

@@ -15,7 +15,7 @@ use crate::reply::{RawOutcome, ReplyBody};
 
 /// The one truthful outcome of a call.
 #[derive(Debug)]
-#[must_use = "a call that was not executed, or may have been, is not an error that passes unseen"]
+#[must_use = "the call may not have been executed: this says whether it was"]
 pub enum Outcome<R> {
     /// Executed; here is the reply.
     Reply(R),

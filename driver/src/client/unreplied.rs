@@ -8,7 +8,7 @@ use super::outcome::{CallFailure, Outcome, Ticket};
 
 /// The outcome of a call that brought no reply, with its ticket if there is one: see [`Outcome::into_result`].
 #[derive(Debug)]
-#[must_use = "a call that was not executed, or may have been, is not an error that passes unseen"]
+#[must_use = "the call may not have been executed: this says whether it was"]
 pub enum Unreplied<R> {
     /// Executed, perhaps in part, but there is no reply to show.
     NoReply(NoReply),
