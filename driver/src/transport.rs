@@ -58,6 +58,33 @@ pub trait Accept: Send + Sync + 'static {
     fn address(&self) -> String;
 }
 
+macro_rules! through_pointers {
+    ($($pointer:ident),+) => {$(
+        impl<T: Connect + ?Sized> Connect for $pointer<T> {
+            fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
+                (**self).connect()
+            }
+
+            fn address(&self) -> String {
+                (**self).address()
+            }
+        }
+
+        impl<T: Accept + ?Sized> Accept for $pointer<T> {
+            fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>> {
+                (**self).accept()
+            }
+
+            fn address(&self) -> String {
+                (**self).address()
+            }
+        }
+    )+};
+}
+
+// A program that takes its transport from its configuration has a `Box<dyn Connect>`.
+through_pointers!(Box, Arc);
+
 /// Who the transport says is calling. Sessions are bound to it (S5).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]

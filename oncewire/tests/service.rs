@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use oncewire::{BuildError, Client, ClientOptions, Context, NEVER, Outcome, Server};
+use oncewire::{
+    Accept, BuildError, Client, ClientOptions, Connect, Context, NEVER, Outcome, Server,
+};
 use oncewire_pipe::memory;
 use serde::{Deserialize, Serialize};
 
@@ -189,4 +191,16 @@ fn users_types_of_any_name_are_not_taken_for_the_librarys() {
         assert_eq!(client.call(hygiene::Context(3)).await.ok(), Ok(hygiene::Context(3)));
         assert_eq!(client.send(1, 2, 3).await.ok(), Ok(6));
     });
+}
+
+/// As a program has them that takes its transport from its configuration.
+#[test]
+fn a_transport_of_any_kind_is_one() {
+    let server = Server::builder("money").service(MintServer(InMemory::default())).build().unwrap();
+    let (connector, acceptor) = memory::listener();
+    let acceptor: Box<dyn Accept> = Box::new(acceptor);
+    let connector: Arc<dyn Connect> = Arc::new(connector);
+    smol::spawn(async move { server.serve(acceptor).await }).detach();
+    let mint = MintClient(Client::new(connector, ClientOptions::default()));
+    assert_eq!(mint.coin(5).block().ok().unwrap().0, 5);
 }

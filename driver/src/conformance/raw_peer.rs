@@ -9,7 +9,7 @@ use oncewire_core::wire::{
 };
 use oncewire_core::{MethodId, ServerId, SessionId, Status, Xid};
 
-use super::world::{AnyAcceptor, Host, World};
+use super::world::{Host, World};
 use crate::transport::{Accept, BoxStream, Connect};
 
 /// Kinds of frames, as PROTOCOL.md numbers them.
@@ -299,7 +299,7 @@ impl World {
     }
 
     /// The next connection to a place, on which a server is played by hand.
-    pub(crate) async fn accept(&self, acceptor: &AnyAcceptor) -> RawPeer {
+    pub(crate) async fn accept(&self, acceptor: &dyn Accept) -> RawPeer {
         let accepted = self.within("a client to connect", acceptor.accept()).await;
         let (stream, _) = accepted.expect("the transport accepts");
         RawPeer::new(self.clone(), stream, Role::Server)

@@ -171,10 +171,10 @@ impl World {
     }
 
     /// A fresh place to listen.
-    pub(crate) async fn listen(&self) -> (Arc<dyn Connect>, AnyAcceptor) {
+    pub(crate) async fn listen(&self) -> (Arc<dyn Connect>, Box<dyn Accept>) {
         let bound = self.within("the transport to listen", self.fixture.bind()).await;
         let Endpoint { connector, acceptor } = bound.expect("the transport can listen");
-        (Arc::from(connector), AnyAcceptor(acceptor))
+        (Arc::from(connector), acceptor)
     }
 
     /// A server with the suite's service and the default limits.
@@ -250,27 +250,14 @@ impl World {
     }
 }
 
-/// An acceptor of any transport.
-pub(crate) struct AnyAcceptor(Box<dyn Accept>);
-
-impl Accept for AnyAcceptor {
-    fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>> {
-        self.0.accept()
-    }
-
-    fn address(&self) -> String {
-        self.0.address()
-    }
-}
-
 /// An acceptor that says who is calling: the next one of a list, and its last one from then on.
 pub(crate) struct NamingAcceptor {
-    acceptor: AnyAcceptor,
+    acceptor: Box<dyn Accept>,
     names: Mutex<VecDeque<&'static str>>,
 }
 
 impl NamingAcceptor {
-    pub(crate) fn new(acceptor: AnyAcceptor, names: &[&'static str]) -> NamingAcceptor {
+    pub(crate) fn new(acceptor: Box<dyn Accept>, names: &[&'static str]) -> NamingAcceptor {
         NamingAcceptor { acceptor, names: Mutex::new(names.iter().copied().collect()) }
     }
 }
