@@ -42,6 +42,7 @@ pub trait Bank {
 /// Another, at the same server.
 #[oncewire::service(name = "mint")]
 pub(crate) trait Mint {
+    async fn remaining(&self, context: Context) -> Duration;
     async fn coin(&self, context: Context, cents: u64) -> (u64, String);
 }
 
@@ -82,6 +83,10 @@ impl Bank for InMemory {
 }
 
 impl Mint for InMemory {
+    async fn remaining(&self, context: Context) -> Duration {
+        context.remaining()
+    }
+
     async fn coin(&self, context: Context, cents: u64) -> (u64, String) {
         (self.cents.fetch_add(cents, Ordering::SeqCst) + cents, format!("{:?}", context.caller))
     }
@@ -203,4 +208,15 @@ fn a_transport_of_any_kind_is_one() {
     smol::spawn(async move { server.serve(acceptor).await }).detach();
     let mint = MintClient(Client::new(connector, ClientOptions::default()));
     assert_eq!(mint.coin(5).block().ok().unwrap().0, 5);
+}
+
+#[test]
+fn a_handler_knows_how_long_its_caller_waits() {
+    let mint = MintClient(serve().0);
+    let minute = Duration::from_secs(60);
+    let remaining = mint.remaining().timeout(minute).block().ok().unwrap();
+    // Clocks are read coarsely, and never so that a call ends early.
+    assert!(Duration::ZERO < remaining && remaining < 2 * minute, "{remaining:?}");
+    let remaining = mint.remaining().timeout(NEVER).block().ok().unwrap();
+    assert!(remaining > 2 * minute, "{remaining:?}");
 }

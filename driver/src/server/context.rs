@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
 
 use oncewire_core::{CallKey, Instant, Xid};
 
@@ -12,6 +13,8 @@ use crate::transport::Subject;
 pub(super) trait CallWatch: Send + Sync {
     /// Whether the call's outcome is needed.
     fn is_wanted(self: Arc<Self>, call: CallKey) -> bool;
+    /// The time, on the clock of the calls' deadlines.
+    fn now(&self) -> Instant;
     /// Ready when the call's outcome is not needed any more.
     fn poll_unwanted(self: Arc<Self>, call: CallKey, cx: &mut TaskContext<'_>) -> Poll<()>;
 }
@@ -48,6 +51,12 @@ impl Context {
         caller: Subject,
     ) -> Context {
         Context { caller, xid: key.xid(), deadline, server, key }
+    }
+
+    /// Time until the caller gives up, for the timeout of a call to another service, say. Zero when it has, or the server is
+    /// gone; centuries for a call without a timeout. It may be some milliseconds too long.
+    pub fn remaining(&self) -> Duration {
+        self.server.upgrade().map_or(Duration::ZERO, |server| self.deadline.since(server.now()))
     }
 
     /// Whether the call's outcome is not needed any more: its caller has cancelled it or has gone for good, or a drain's

@@ -247,6 +247,10 @@ impl CallWatch for Shared {
         self.with(|state, _| state.is_wanted(call))
     }
 
+    fn now(&self) -> Instant {
+        self.runtime.now()
+    }
+
     fn poll_unwanted(self: Arc<Self>, call: CallKey, cx: &mut Context<'_>) -> Poll<()> {
         self.with(|state, _| {
             if !state.is_wanted(call) {
