@@ -3,6 +3,9 @@
 //! All paths are absolute, and generic parameters have names that no user's type has: a user's `Result`, `Option` or
 //! `Context` is never taken for another. The user's own types keep the spans at which they were written, so that the compiler
 //! reports there what they lack.
+//!
+//! A program may use the client alone, or the server's side, or the constants: nothing of it is reported as dead code, the
+//! trait itself included. Compilers differ in what of it they would report.
 
 use proc_macro2::{Group, Ident, Span, TokenStream, TokenTree};
 use quote::{format_ident, quote, quote_spanned};

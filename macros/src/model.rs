@@ -67,6 +67,7 @@ impl Service {
             }
         }
         check::names(&mut methods, errors);
+        definition.attrs.push(parse_quote!(#[allow(dead_code)]));
         definition.supertraits.push(parse_quote!(::core::marker::Send));
         definition.supertraits.push(parse_quote!(::core::marker::Sync));
         definition.supertraits.push(parse_quote!('static));
