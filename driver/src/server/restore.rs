@@ -21,8 +21,12 @@ pub struct Restore<'a> {
 
 impl Restore<'_> {
     /// A session; its lease starts again. One that this server cannot honour is forgotten, and its client learns that when
-    /// it resumes.
+    /// it resumes. One that is given again changes nothing.
     pub fn session(&mut self, entry: &SessionEntry) {
+        if self.sessions.contains_key(&entry.id.to_bytes()) {
+            // The machine refuses an id that it has: the ledger was asked to forget a session that went on (C178).
+            return;
+        }
         let machine = &*self.machine;
         let principal = self.principals.principal(&entry.subject, |of| machine.knows(of));
         let SessionEntry { id, grants, seen, .. } = *entry;

@@ -22,6 +22,8 @@ pub struct Disk {
     pub commit: u64,
     /// Entries written, by kind.
     pub log: Vec<String>,
+    /// Each session is given back twice.
+    pub repeats_sessions: bool,
 }
 
 /// What becomes of a batch.
@@ -63,6 +65,10 @@ impl TestLedger {
 
     pub fn mode(&self, mode: Mode) {
         lock(&self.0).mode = mode;
+    }
+
+    pub fn repeat_sessions(&self) {
+        lock(&self.0).disk.repeats_sessions = true;
     }
 
     pub fn handles(&self) -> usize {
@@ -179,7 +185,9 @@ impl Ledger for TestLedger {
 
     fn recover(&self, restore: &mut Restore<'_>) -> Result<(), LedgerError> {
         let disk = self.disk();
-        disk.sessions.values().for_each(|session| restore.session(session));
+        for _ in 0..1 + usize::from(disk.repeats_sessions) {
+            disk.sessions.values().for_each(|session| restore.session(session));
+        }
         for ((session, slot), bytes) in &disk.calls {
             let entry = CallEntry::decode(SessionId::from_bytes(*session), *slot, bytes);
             restore.call(entry.ok_or_else(|| LedgerError::new("a record is broken"))?);

@@ -1,4 +1,4 @@
-//! What a ledger has a record of, when, and for how long: C61, C67, C72, C73, C76.
+//! What a ledger has a record of, when, and for how long: C61, C67, C72, C73, C76, C178.
 
 use std::time::Duration;
 
@@ -195,6 +195,21 @@ fn what_is_acknowledged_after_a_restart_is_forgotten_without_another_call() {
     assert_eq!(world.server().counters().resumes, 1);
     assert_eq!(world.ledger.disk().calls.len(), 0);
     assert_eq!(world.ledger.disk().sessions.len(), 1);
+}
+
+#[test]
+fn c178_a_session_that_a_ledger_gives_back_twice_is_one_and_stays() {
+    let mut world = Ledgered::new();
+    let client = world.client();
+    assert_eq!(world.call(&client, &ADD, 1).outcome(), reply(1));
+    world.ledger.repeat_sessions();
+    for n in 2..4 {
+        world.restart();
+        world.sim.advance(5 * SECOND);
+        assert_eq!(world.call(&client, &ADD, n).outcome(), reply(n as usize));
+        assert_eq!(world.ledger.disk().sessions.len(), 1, "it was not ended");
+        assert_eq!(client.status().counters.sessions, 1);
+    }
 }
 
 #[test]
