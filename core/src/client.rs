@@ -36,9 +36,9 @@ use crate::keepalive::Keepalive;
 use crate::outcome::{NotExecuted, Outcome};
 use crate::storage::{Body, ClientStorage, Places, Table};
 use crate::time::{Instant, Timer};
-use call::{CallState, Calls};
+use call::{CallState, Calls, Reason};
 use calls::CallTable;
-use recovery::{GiveUp, Reason};
+use recovery::GiveUp;
 use timers::ConnTimers;
 use transmit::Output;
 
@@ -414,8 +414,10 @@ impl<S: ClientStorage> Client<S> {
     fn give_up(&mut self, index: u32, reason: Reason) {
         let Some(entry) = self.table.calls.live_mut(index) else { return };
         let decision = recovery::give_up(entry.known(), reason);
-        if let CallState::InFlight(sent) = &mut entry.state {
-            sent.give_up(reason, decision);
+        if let CallState::InFlight(sent) = &mut entry.state
+            && decision != GiveUp::Nothing
+        {
+            sent.abandon(reason, decision == GiveUp::Cancel);
         }
         match decision {
             GiveUp::Nothing => {}

@@ -1,6 +1,5 @@
 //! One call at its client: its states, and what is kept with it.
 
-use super::recovery::{GiveUp, KnownCall, Reason};
 use crate::ids::{MethodId, Xid};
 use crate::outcome::Outcome;
 use crate::storage::ClientStorage;
@@ -120,6 +119,20 @@ pub(crate) struct Abandoned {
     pub(super) cancel: Cancel,
 }
 
+/// Why a call is not to be executed any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "_explore", derive(Hash))]
+pub(crate) enum Reason {
+    /// S19: the caller asked for it, and waits for the true outcome.
+    Cancelled,
+    /// S18: the caller has dropped the call and its ticket.
+    Forgotten,
+    /// S17: the time of the caller is over.
+    DeadlinePassed,
+    /// S21: there is no connection; it concerns calls that fail fast.
+    Disconnected,
+}
+
 /// Whether the server is asked not to start a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "_explore", derive(Hash))]
@@ -144,6 +157,16 @@ pub(super) enum Caller {
     /// The call is one-way, was forgotten, or has its final outcome: nothing more is reported, and no owner settles it
     /// unless it is [answered](CallState::Answered).
     Gone,
+}
+
+/// What a client knows of a call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KnownCall {
+    pub(crate) state: CallState,
+    pub(crate) idempotent: bool,
+    pub(crate) fail_fast: bool,
+    /// A connection that carried it has broken, or it was sent again: an earlier copy may have run.
+    pub(crate) may_have_run: bool,
 }
 
 pub(super) const QUEUE: u8 = 0;
@@ -304,13 +327,10 @@ impl InFlight {
         self.resends = 0;
     }
 
-    /// It is not to be executed any more, unless the decision is to leave it alone.
-    pub(super) fn give_up(&mut self, reason: Reason, decision: GiveUp) {
-        if decision == GiveUp::Nothing {
-            return;
-        }
+    /// It is not to be executed any more, and with `cancel` the server is asked not to start it.
+    pub(super) fn abandon(&mut self, reason: Reason, cancel: bool) {
         let abandoned = self.abandoned.get_or_insert(Abandoned { reason, cancel: Cancel::No });
-        if decision == GiveUp::Cancel {
+        if cancel {
             abandoned.cancel = Cancel::Due;
         }
     }

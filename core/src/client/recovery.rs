@@ -13,7 +13,7 @@
 //! The functions are pure. The machine looks up what it knows of a call, asks, and obeys. The tests go through every
 //! combination of inputs.
 
-use super::call::{CallState, LastSent, NextFrame};
+use super::call::{CallState, KnownCall, LastSent, NextFrame, Reason};
 use super::{ClientConfig, ClientSession};
 use crate::error::{CloseReason, ProtocolError, SessionEnd};
 use crate::ids::ServerId;
@@ -23,21 +23,22 @@ use crate::wire::{Refuse, ServiceName, Welcome};
 #[cfg(test)]
 mod tests;
 
-/// What a client knows of a call.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct KnownCall {
-    pub(crate) state: CallState,
-    pub(crate) idempotent: bool,
-    pub(crate) fail_fast: bool,
-    /// A connection that carried it has broken, or it was sent again: an earlier copy may have run.
-    pub(crate) may_have_run: bool,
-}
-
 impl KnownCall {
     /// Why it must not be executed any more: timed out, cancelled, failed fast or forgotten. `None` while it is wanted.
     fn abandoned(self) -> Option<NotExecuted> {
         let CallState::InFlight(sent) = self.state else { return None };
         sent.abandoned.map(|abandoned| abandoned.reason.not_executed())
+    }
+}
+
+impl Reason {
+    /// Why the call was not executed, if it was not.
+    fn not_executed(self) -> NotExecuted {
+        match self {
+            Reason::Cancelled | Reason::Forgotten => NotExecuted::Cancelled,
+            Reason::DeadlinePassed => NotExecuted::DeadlinePassed,
+            Reason::Disconnected => NotExecuted::Disconnected,
+        }
     }
 }
 
@@ -213,31 +214,6 @@ pub(crate) fn not_executed(call: KnownCall, why: NotExecuted) -> Outcome<'static
         Outcome::Unknown { why: Unknown::Repeated, ticket: false }
     } else {
         Outcome::NotExecuted(why)
-    }
-}
-
-/// Why a call is not to be executed any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "_explore", derive(Hash))]
-pub(crate) enum Reason {
-    /// S19: the caller asked for it, and waits for the true outcome.
-    Cancelled,
-    /// S18: the caller has dropped the call and its ticket.
-    Forgotten,
-    /// S17: the time of the caller is over.
-    DeadlinePassed,
-    /// S21: there is no connection; it concerns calls that fail fast.
-    Disconnected,
-}
-
-impl Reason {
-    /// Why the call was not executed, if it was not.
-    pub(crate) fn not_executed(self) -> NotExecuted {
-        match self {
-            Reason::Cancelled | Reason::Forgotten => NotExecuted::Cancelled,
-            Reason::DeadlinePassed => NotExecuted::DeadlinePassed,
-            Reason::Disconnected => NotExecuted::Disconnected,
-        }
     }
 }
 

@@ -3,8 +3,8 @@
 use core::time::Duration;
 
 use super::Client;
-use super::call::{CallEntry, CallState, Calls, LastSent};
-use super::recovery::{self, Reason};
+use super::call::{CallEntry, CallState, Calls, LastSent, Reason};
+use super::recovery;
 use crate::error::CloseReason;
 use crate::keepalive::{self, Keepalive, NEVER, Verdict};
 use crate::storage::{Array, ClientStorage, Places, Table};
