@@ -30,10 +30,10 @@ pub use event::{ClientCounters, ClientEvent, ClientSession, Received, Reply};
 
 use core::time::Duration;
 
-use crate::error::{CallError, CloseReason, SessionEnd};
+use crate::error::{CloseReason, SessionEnd};
 use crate::ids::CallId;
 use crate::keepalive::Keepalive;
-use crate::outcome::{NotExecuted, Outcome};
+use crate::outcome::{CallError, NotExecuted, Outcome};
 use crate::storage::{Body, ClientStorage, Places, Table};
 use crate::time::{Instant, Timer};
 use call::{CallState, Calls, Reason};

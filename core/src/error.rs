@@ -1,73 +1,10 @@
-//! Errors, one type a scope: a call that never began, a connection, a session.
+//! Errors, one type a scope: a frame, a connection, a session.
 
 use core::fmt;
 
-use crate::ids::ServerId;
+use crate::ids::{ServerId, ServiceName};
 use crate::outcome::Executed;
-use crate::wire::{Refuse, ServiceName};
-
-/// Why a call was not even begun. Nothing of it has left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum CallError {
-    /// The client was closed.
-    Closed,
-    /// As many calls are pending as the client's storage or its `calls_max` holds.
-    TooManyCalls {
-        /// That many.
-        max: usize,
-    },
-    /// The request is larger than the storage, the configuration or the session's grant allows.
-    RequestTooLarge {
-        /// Bytes in the request.
-        len: usize,
-        /// Bytes allowed.
-        max: usize,
-    },
-    /// The requests that wait for their answers fill the client's budget.
-    TooManyBytes {
-        /// Bytes allowed.
-        max: usize,
-    },
-    /// The arguments cannot be encoded.
-    Unencodable,
-    /// The call is one-way and the client is [durable](crate::ClientConfig::durable): a journal keeps a call until its
-    /// outcome is written, and nothing is reported of this one.
-    OneWay,
-}
-
-impl CallError {
-    /// Always [`Executed::No`].
-    pub fn executed(&self) -> Executed {
-        Executed::No
-    }
-}
-
-impl fmt::Display for CallError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            CallError::Closed => f.write_str("call not begun: the client is closed"),
-            CallError::TooManyCalls { max } => {
-                write!(f, "call not begun: {max} calls are pending, which is the limit")
-            }
-            CallError::RequestTooLarge { len, max } => {
-                write!(f, "call not begun: the request has {len} bytes, {max} are allowed")
-            }
-            CallError::Unencodable => {
-                f.write_str("call not begun: its arguments cannot be encoded")
-            }
-            CallError::OneWay => {
-                f.write_str("call not begun: a durable client makes no one-way calls")
-            }
-            CallError::TooManyBytes { max } => write!(
-                f,
-                "call not begun: pending requests fill the client's budget of {max} bytes"
-            ),
-        }
-    }
-}
-
-impl core::error::Error for CallError {}
+use crate::wire::Refuse;
 
 /// What a peer did that ends its connection. The session survives, except after a false retry (S24).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -86,10 +86,12 @@ pub use client::{
     UnjournaledCall,
 };
 pub use digest::digest;
-pub use error::{CallError, CloseReason, ProtocolError, SessionEnd};
-pub use ids::{CallId, ConnId, MethodId, Principal, ServerId, SessionId, SessionKey, Xid};
+pub use error::{CloseReason, ProtocolError, SessionEnd};
+pub use ids::{
+    CallId, ConnId, MethodId, Principal, ServerId, ServiceName, SessionId, SessionKey, Xid,
+};
 pub use keepalive::NEVER;
-pub use outcome::{Executed, NoReply, NotExecuted, Outcome, Status, Unknown};
+pub use outcome::{CallError, Executed, NoReply, NotExecuted, Outcome, Status, Unknown};
 pub use server::{
     Admission, CallKey, CallRecord, Incoming, MethodSpec, RecordState, Refused, ReplyTooLarge,
     Request, Running, Server, ServerConfig, ServerCounters, ServerError, ServerEvent,
@@ -99,4 +101,4 @@ pub use server::{
 pub use storage::Heap;
 pub use storage::{ClientStorage, InlineClient, InlineServer, Payload, ServerStorage};
 pub use time::Instant;
-pub use wire::{Refuse, ServiceName};
+pub use wire::Refuse;

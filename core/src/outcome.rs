@@ -1,8 +1,6 @@
-//! What becomes of a call.
+//! What becomes of a call: its outcome, or the error of one that never began.
 
 use core::fmt;
-
-use crate::error::CallError;
 
 /// Whether a call was executed, as far as the holder of an outcome or an error can know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -161,6 +159,69 @@ impl fmt::Display for NotExecuted {
 }
 
 impl core::error::Error for NotExecuted {}
+
+/// Why a call was not even begun. Nothing of it has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The client was closed.
+    Closed,
+    /// As many calls are pending as the client's storage or its `calls_max` holds.
+    TooManyCalls {
+        /// That many.
+        max: usize,
+    },
+    /// The request is larger than the storage, the configuration or the session's grant allows.
+    RequestTooLarge {
+        /// Bytes in the request.
+        len: usize,
+        /// Bytes allowed.
+        max: usize,
+    },
+    /// The requests that wait for their answers fill the client's budget.
+    TooManyBytes {
+        /// Bytes allowed.
+        max: usize,
+    },
+    /// The arguments cannot be encoded.
+    Unencodable,
+    /// The call is one-way and the client is [durable](crate::ClientConfig::durable): a journal keeps a call until its
+    /// outcome is written, and nothing is reported of this one.
+    OneWay,
+}
+
+impl CallError {
+    /// Always [`Executed::No`].
+    pub fn executed(&self) -> Executed {
+        Executed::No
+    }
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CallError::Closed => f.write_str("call not begun: the client is closed"),
+            CallError::TooManyCalls { max } => {
+                write!(f, "call not begun: {max} calls are pending, which is the limit")
+            }
+            CallError::RequestTooLarge { len, max } => {
+                write!(f, "call not begun: the request has {len} bytes, {max} are allowed")
+            }
+            CallError::Unencodable => {
+                f.write_str("call not begun: its arguments cannot be encoded")
+            }
+            CallError::OneWay => {
+                f.write_str("call not begun: a durable client makes no one-way calls")
+            }
+            CallError::TooManyBytes { max } => write!(
+                f,
+                "call not begun: pending requests fill the client's budget of {max} bytes"
+            ),
+        }
+    }
+}
+
+impl core::error::Error for CallError {}
 
 /// Why it is not known whether a call was executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -7,8 +7,6 @@
 mod codec;
 pub(crate) mod writer;
 
-use core::fmt;
-
 use serde::{Deserialize, Serialize};
 
 pub(crate) use codec::{
@@ -16,6 +14,8 @@ pub(crate) use codec::{
     reply_header, request_header,
 };
 pub use codec::{Decoded, FrameInfo, decode, encode, peek};
+
+pub use crate::ids::{SERVICE_NAME_LEN_MAX, ServiceName};
 
 use crate::ids::{MethodId, ServerId, SessionId, Xid};
 use crate::outcome::Status;
@@ -32,8 +32,6 @@ pub const REQUEST_HEADER_LEN: usize = 32;
 pub const REPLY_HEADER_LEN: usize = 16;
 /// The longest control frame, the length field included. An output slice must hold one.
 pub const CONTROL_LEN_MAX: usize = 256;
-/// Bytes of the longest service name.
-pub const SERVICE_NAME_LEN_MAX: usize = 64;
 
 /// Flag of a request: the call may run more than once (S22).
 pub const FLAG_IDEMPOTENT: u8 = 0x01;
@@ -56,69 +54,6 @@ pub enum Role {
     Client,
     /// The machine that executes them.
     Server,
-}
-
-/// The name of a service, at most [`SERVICE_NAME_LEN_MAX`] bytes of UTF-8.
-///
-/// ```
-/// use oncewire_core::ServiceName;
-/// assert_eq!(ServiceName::new("bank").unwrap().as_str(), "bank");
-/// assert!(ServiceName::new(&"x".repeat(65)).is_none());
-/// ```
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ServiceName {
-    bytes: [u8; SERVICE_NAME_LEN_MAX],
-    len: u8,
-}
-
-impl ServiceName {
-    /// The name of a service that has none.
-    pub const EMPTY: ServiceName = ServiceName { bytes: [0; SERVICE_NAME_LEN_MAX], len: 0 };
-
-    /// `None` if the name is too long.
-    pub const fn new(name: &str) -> Option<ServiceName> {
-        let from = name.as_bytes();
-        if from.len() > SERVICE_NAME_LEN_MAX {
-            return None;
-        }
-        let mut bytes = [0; SERVICE_NAME_LEN_MAX];
-        let mut at = 0;
-        while at < from.len() {
-            bytes[at] = from[at];
-            at += 1;
-        }
-        Some(ServiceName { bytes, len: from.len() as u8 })
-    }
-
-    /// The name.
-    pub fn as_str(&self) -> &str {
-        core::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or("")
-    }
-}
-
-impl fmt::Display for ServiceName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.as_str())
-    }
-}
-
-impl fmt::Debug for ServiceName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ServiceName({:?})", self.as_str())
-    }
-}
-
-impl Serialize for ServiceName {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.as_str())
-    }
-}
-
-impl<'de> Deserialize<'de> for ServiceName {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let name = <&str>::deserialize(deserializer)?;
-        ServiceName::new(name).ok_or_else(|| serde::de::Error::custom("service name too long"))
-    }
 }
 
 /// The first frame of a connection: opens a session or resumes one (W20).

@@ -2,9 +2,8 @@
 
 use core::time::Duration;
 
-use crate::ids::{MethodId, ServerId};
+use crate::ids::{MethodId, ServerId, ServiceName};
 use crate::storage::Payload;
-use crate::wire::ServiceName;
 
 /// What a client wants, and its limits.
 ///

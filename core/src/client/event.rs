@@ -1,9 +1,9 @@
 //! What a client reports: replies, events, its session and its counters.
 
 use crate::error::{CloseReason, SessionEnd};
-use crate::ids::{CallId, ServerId, SessionId};
+use crate::ids::{CallId, ServerId, ServiceName, SessionId};
 use crate::outcome::Outcome;
-use crate::wire::{Grants, ServiceName};
+use crate::wire::Grants;
 
 /// What [`Client::handle_data`](crate::Client::handle_data) or [`Server::handle_data`](crate::Server::handle_data) took from the bytes it was given.
 #[derive(Debug)]

@@ -16,9 +16,9 @@
 use super::call::{CallState, KnownCall, LastSent, NextFrame, Reason};
 use super::{ClientConfig, ClientSession};
 use crate::error::{CloseReason, ProtocolError, SessionEnd};
-use crate::ids::ServerId;
+use crate::ids::{ServerId, ServiceName};
 use crate::outcome::{NotExecuted, Outcome, Status, Unknown};
-use crate::wire::{Refuse, ServiceName, Welcome};
+use crate::wire::{Refuse, Welcome};
 
 #[cfg(test)]
 mod tests;

@@ -2,8 +2,7 @@
 
 use core::time::Duration;
 
-use crate::ids::{MethodId, ServerId};
-use crate::wire::ServiceName;
+use crate::ids::{MethodId, ServerId, ServiceName};
 
 /// Who a server is, what it grants, and its limits.
 ///

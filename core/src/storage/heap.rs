@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use bytes::Bytes;
 
+use super::list::INDEX_MAX;
 use super::pages::{Pages, filled};
 use super::*;
 
@@ -33,9 +34,6 @@ impl ServerStorage for Heap {
     type Index = BTreeMap<u64, u32>;
     type Methods<T: Default + State> = Vec<T>;
 }
-
-/// Lists have two numbers that are no index.
-pub(super) const INDEX_MAX: usize = (u32::MAX - 2) as usize;
 
 /// Payloads at least this long are shared rather than copied.
 const SHARE_LEN_MIN: usize = 1024;

@@ -6,6 +6,9 @@ use crate::storage::Places;
 pub(crate) const NIL: u32 = u32::MAX;
 /// `prev` of an entry that is on no list.
 const UNLINKED: u32 = u32::MAX - 1;
+/// So the highest index is two below the highest number.
+#[cfg(feature = "alloc")]
+pub(super) const INDEX_MAX: usize = (u32::MAX - 2) as usize;
 
 /// An entry's neighbours on one list.
 #[derive(Clone, Copy, Debug)]

@@ -6,7 +6,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use super::heap::INDEX_MAX;
+use super::list::INDEX_MAX;
 use super::{Array, Places};
 
 /// Entries that lie together at the front: a client takes the lowest free slot, so most calls use these. They are found
