@@ -39,7 +39,7 @@ fn every_peer_carries_large_bodies_and_waiting_handlers_over_each_stream() {
 }
 
 #[test]
-fn the_ledger_is_told_beside_the_disk() {
+fn the_report_names_the_ledger_beside_the_disk() {
     let output = Command::new(env!("CARGO_BIN_EXE_oncewire-bench"))
         .args("--workload L1 --rounds 1 --sample-ms 30".split(' '))
         .output()

@@ -208,7 +208,7 @@ fn s24_an_answer_before_the_welcome_ends_the_connection() {
 }
 
 #[test]
-fn s24_a_not_seen_that_nobody_asked_for_ends_the_connection_and_no_call() {
+fn s24_an_unrequested_not_seen_ends_the_connection_and_no_call() {
     let mut pair = Pair::new();
     pair.mode = Mode::Start;
     let call = pair.call(b"a");
@@ -342,7 +342,7 @@ fn s26_frames_of_the_other_role_are_unknown_kinds() {
 }
 
 #[test]
-fn w20_a_peer_of_another_protocol_or_version_is_told_so() {
+fn w20_a_peer_of_another_protocol_or_version_is_refused() {
     let mut pair = Pair::unconnected();
     let raw = pair.raw(ALICE);
     let mut bytes = bytes_of(&hello(None));

@@ -91,7 +91,7 @@ fn c54_also_if_it_crashed_between_the_record_and_the_start() {
 }
 
 #[test]
-fn c54_a_request_sent_again_under_an_interrupted_xid_is_told_so() {
+fn c54_a_request_sent_again_under_an_interrupted_xid_is_answered_interrupted() {
     let mut pair = Pair::unconnected();
     pair.mode = Mode::Hold;
     let (raw, welcome) = pair.raw_session();

@@ -75,7 +75,7 @@ fn c46_the_ticket_also_tells_what_happened_after_a_resume() {
 }
 
 #[test]
-fn c46_a_reply_that_comes_before_the_ticket_was_told_takes_its_place() {
+fn c46_a_reply_that_comes_before_the_event_was_polled_replaces_it() {
     let mut pair = Pair::new();
     pair.mode = Mode::Start;
     let call = pair.call_with(0, within(b"a", secs(1)));

@@ -85,7 +85,7 @@ fn outcome(client: &Client) -> Outcome<u32> {
 }
 
 #[test]
-fn c109_a_call_that_dials_is_told_its_deadline_though_the_executor_is_blocked() {
+fn c109_a_call_that_waits_for_a_dial_times_out_though_the_executor_is_blocked() {
     let (executor, runtime) = runtime();
     let blocked = block(&executor);
     let client = Client::with_runtime(Dial(None), ClientOptions::default(), runtime);
@@ -95,7 +95,7 @@ fn c109_a_call_that_dials_is_told_its_deadline_though_the_executor_is_blocked() 
 }
 
 #[test]
-fn c109_a_call_in_flight_is_told_its_deadline_though_the_executor_is_blocked() {
+fn c109_a_call_in_flight_times_out_though_the_executor_is_blocked() {
     let (executor, own) = runtime();
     // The server is on the blocked executor, too: no answer comes.
     let client =

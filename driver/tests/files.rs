@@ -92,7 +92,7 @@ fn takes_a_lock_when_asked_to() {
 }
 
 /// This program once more as another user; what came of its lock. `None` if it cannot be started.
-fn lock_as_nobody(path: &Path) -> Option<(Child, String)> {
+fn lock_as_other_user(path: &Path) -> Option<(Child, String)> {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "takes_a_lock_when_asked_to", "--nocapture"])
         .env(LOCK_ROLE, path)
@@ -169,7 +169,7 @@ fn c120_a_user_who_may_not_open_a_file_learns_whose_it_is() {
     let folder = Folder::new();
     let path = folder.path("a");
     private(&path, "");
-    let Some((mut child, said)) = lock_as_nobody(&path) else { return };
+    let Some((mut child, said)) = lock_as_other_user(&path) else { return };
     assert!(said.contains("uid 0") && said.contains("uid 65534"), "{said}");
     drop(child.stdin.take());
     child.wait().unwrap();
@@ -253,7 +253,7 @@ fn links_are_followed_if_we_or_root_made_them_and_lead_somewhere() {
 }
 
 #[test]
-fn c120_a_folder_in_which_everybody_replaces_files_is_refused() {
+fn c120_a_folder_writable_by_all_without_the_sticky_bit_is_refused() {
     let folder = Folder::new();
     let path = folder.path("a");
     private(&path, "");

@@ -20,17 +20,17 @@ fn survive(transport: &str) {
 }
 
 #[test]
-fn over_tcp_every_outcome_is_true_though_somebody_is_killed_20_times() {
+fn over_tcp_every_outcome_is_true_through_20_kills() {
     survive("tcp");
 }
 
 #[test]
-fn over_a_unix_socket_every_outcome_is_true_though_somebody_is_killed_20_times() {
+fn over_a_unix_socket_every_outcome_is_true_through_20_kills() {
     survive("unix");
 }
 
 #[test]
-fn over_pipes_every_outcome_is_true_though_somebody_is_killed_20_times() {
+fn over_pipes_every_outcome_is_true_through_20_kills() {
     survive("pipe");
 }
 

@@ -283,7 +283,7 @@ fn watched(seed: u64, bytes_max: u64) {
 }
 
 #[test]
-fn futures_dropped_in_many_threads_harm_nobody() {
+fn futures_dropped_in_many_threads_harm_no_other_call() {
     for seed in 0..8 {
         watched(seed, u64::MAX);
     }

@@ -252,7 +252,7 @@ fn a_second_acceptor_on_one_port_is_refused() {
 }
 
 #[test]
-fn addresses_are_told() {
+fn addresses_are_reported() {
     block_on(async {
         let acceptor = TcpAcceptor::bind("127.0.0.1:0").await.unwrap();
         let told = format!("tcp:{}", acceptor.local_addr());

@@ -190,7 +190,7 @@ fn c17_a_false_retry_while_the_original_runs_lets_it_finish_and_then_ends_the_se
 }
 
 #[test]
-fn c17_a_client_told_of_a_false_retry_ends_its_calls_as_unknown() {
+fn c17_a_client_refused_for_a_false_retry_ends_its_calls_as_unknown() {
     let mut pair = Pair::new();
     pair.mode = Mode::Start;
     let one = pair.call(b"1");

@@ -98,27 +98,27 @@ fn c07_the_same_while_a_call_is_only_admitted() {
 }
 
 #[test]
-fn c116_a_lease_that_ends_while_a_call_runs_says_that_nobody_waits_for_it() {
+fn c116_a_lease_that_ends_while_a_call_runs_abandons_the_call() {
     let mut pair = Pair::new();
     pair.mode = Mode::Start;
     let mut call = Call::new(ECHO, b"a");
     call.timeout = secs(3600);
     let call = pair.call_with(0, call);
     let key = pair.started[0].running.key();
-    let told = |pair: &Pair| {
+    let abandoned = |pair: &Pair| {
         let event = ServerEvent::Abandoned(key.session());
         pair.server_events.iter().filter(|known| **known == event).count()
     };
     pair.cut();
     pair.advance(secs(299));
-    assert_eq!((told(&pair), pair.server.is_wanted(key)), (0, true));
+    assert_eq!((abandoned(&pair), pair.server.is_wanted(key)), (0, true));
     pair.advance(secs(2));
-    assert_eq!((told(&pair), pair.server.is_wanted(key)), (1, false));
+    assert_eq!((abandoned(&pair), pair.server.is_wanted(key)), (1, false));
     pair.reconnect();
     assert!(pair.server.is_wanted(key), "its client is back");
     pair.cut();
     pair.advance(secs(301));
-    assert_eq!((told(&pair), pair.server.is_wanted(key)), (2, false));
+    assert_eq!((abandoned(&pair), pair.server.is_wanted(key)), (2, false));
     pair.finish(b"a");
     assert_eq!((pair.server.counters().sessions, pair.server.is_wanted(key)), (0, false));
     assert_eq!(pair.outcome(call), None);

@@ -157,7 +157,7 @@ fn c04_another_principal_that_resumes_a_known_id_learns_nothing_and_harms_nothin
 }
 
 #[test]
-fn c04_a_client_that_is_told_so_ends_its_calls_in_doubt_as_unknown() {
+fn c04_session_unknown_ends_the_calls_in_doubt_as_unknown() {
     let mut pair = Pair::new();
     pair.mode = Mode::Start;
     let call = pair.call(b"a");
@@ -170,7 +170,7 @@ fn c04_a_client_that_is_told_so_ends_its_calls_in_doubt_as_unknown() {
 }
 
 #[test]
-fn c08_a_full_session_table_refuses_the_newcomer_and_evicts_nobody() {
+fn c08_a_full_session_table_refuses_the_newcomer_and_evicts_no_session() {
     let mut config = default_server_config();
     config.sessions_max = 2;
     let mut pair = Pair::with(config, ClientConfig::default()).connected();
@@ -252,7 +252,7 @@ fn c10_a_client_that_demands_another_service_learns_both_names_and_nothing_runs(
 }
 
 #[test]
-fn c10_a_client_that_demands_another_server_id_is_told_both() {
+fn c10_a_client_that_demands_another_server_id_learns_both_ids() {
     let (wanted, found) = (ServerId::from_bytes([9; 16]), default_server_config().server);
     let mut demanding = ClientConfig::default();
     demanding.server = Some(wanted);

@@ -37,7 +37,7 @@ pub async fn a_plain_http_request_is_refused(world: World) {
     assert!(matches!(refuse, Refuse::Protocol(_)), "{refuse:?}");
 }
 
-pub async fn a_version_that_nobody_speaks_is_refused_with_those_that_are(world: World) {
+pub async fn an_unsupported_version_is_refused_with_the_supported_ones(world: World) {
     let host = world.host().await;
     let future = Hello { version_min: VERSION + 1, version_max: VERSION + 3, ..hello(None) };
     let refuse = first_words(&world, &host, &encode(&Frame::Hello(future))).await;

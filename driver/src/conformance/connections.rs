@@ -125,7 +125,7 @@ pub async fn c34_every_way_in_which_a_connection_breaks_ends_in_a_typed_outcome(
     assert_eq!(world.service.waiting(), waiting, "nothing ran twice");
 }
 
-pub async fn c35_the_reply_of_a_call_nobody_wants_is_never_given_to_another_one(world: World) {
+pub async fn c35_the_reply_of_an_abandoned_call_never_reaches_another_call(world: World) {
     let host = world.host().await;
     let link = FaultyLink::to(host.connector.clone());
     let client = world.connected(&link).await;
@@ -149,7 +149,7 @@ pub async fn c35_the_reply_of_a_call_nobody_wants_is_never_given_to_another_one(
     assert_eq!(client.status().reconnects, 0);
 }
 
-pub async fn c36_a_call_that_times_out_on_a_healthy_connection_disturbs_nobody(world: World) {
+pub async fn c36_a_call_that_times_out_on_a_healthy_connection_disturbs_no_other(world: World) {
     let host = world.host().await;
     let link = FaultyLink::to(host.connector.clone());
     let client = world.connected(&link).await;

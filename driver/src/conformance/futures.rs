@@ -111,7 +111,7 @@ pub async fn c49_a_task_that_leaves_the_reader_alone_gets_its_other_replies_at_o
     assert_eq!(client.status().reconnects, 0, "the server was not taken for dead");
 }
 
-pub async fn c49_a_reader_left_alone_with_its_reply_there_holds_nobody_up(world: World) {
+pub async fn c49_a_leader_that_is_not_polled_again_holds_up_no_other_call(world: World) {
     let host = world.host().await;
     let client = world.connected(&FaultyLink::to(host.connector.clone())).await;
     let left_alone = lead(&world, client.call(&WAIT, &1).start(), 1).await;
@@ -287,7 +287,7 @@ pub async fn the_drop_of_an_idle_client_ends_its_session_at_once(world: World) {
     }
 }
 
-pub async fn a_ticket_dropped_tells_the_server_that_nobody_wants_the_call(world: World) {
+pub async fn a_dropped_ticket_cancels_its_call_at_the_server(world: World) {
     let host = world.host().await;
     let link = FaultyLink::to(host.connector.clone());
     let client = world.connected(&link).await;

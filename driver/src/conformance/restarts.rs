@@ -109,7 +109,7 @@ pub async fn c73_an_overloaded_server_cannot_make_a_repeated_call_not_executed(w
     assert!(matches!(outcome, Outcome::Unknown(Unknown::Repeated, None)), "{outcome:?}");
 }
 
-pub async fn c74_an_idempotent_call_nobody_wants_is_asked_for_and_not_covered_by_x(world: World) {
+pub async fn c74_an_abandoned_idempotent_call_is_asked_for_and_not_acknowledged(world: World) {
     let (connector, acceptor) = world.listen().await;
     let link = FaultyLink::to(connector);
     let client = world.client(&link);

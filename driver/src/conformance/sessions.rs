@@ -195,7 +195,7 @@ pub async fn c07_a_session_whose_lease_is_over_ends_when_its_last_call_has_finis
     assert_eq!(peer.refused().await, Refuse::SessionUnknown);
 }
 
-pub async fn c08_a_full_session_table_refuses_newcomers_and_evicts_nobody(world: World) {
+pub async fn c08_a_full_session_table_refuses_newcomers_and_evicts_no_session(world: World) {
     let host = world.host_with(|config| config.sessions_max = 1).await;
     let link = FaultyLink::to(host.connector.clone());
     let first = world.connected(&link).await;

@@ -164,7 +164,7 @@ fn c109_a_deadline_wakes_its_call_though_no_task_runs() {
 }
 
 #[test]
-fn c110_a_call_that_is_polled_once_and_left_delays_nobody() {
+fn c110_a_call_that_is_polled_once_and_left_delays_no_other() {
     let world = World::new();
     let dial = Dial::new(&world);
     let client = dial.client();

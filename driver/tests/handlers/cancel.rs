@@ -291,7 +291,7 @@ mod mortal {
 /// while one is polled needs no wake.
 #[cfg(feature = "_faults")]
 #[test]
-fn c135_a_cancel_that_wakes_nobody_leaves_its_handlers_running() {
+fn c135_a_cancel_that_wakes_no_task_leaves_its_handlers_running() {
     let (builder, said) = offer();
     let builder = builder.fault(oncewire_driver::faults::ServerFault::LostCancels);
     smol::block_on(smol::spawn(async move {

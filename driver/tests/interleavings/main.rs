@@ -61,7 +61,7 @@ fn close(world: &World) {
 }
 
 #[test]
-fn every_thread_gets_its_replies_whoever_leads() {
+fn every_thread_gets_its_replies_under_any_leader() {
     explore(|| {
         let world = World::new();
         let threads = (0..3).map(|at| {
@@ -95,7 +95,7 @@ fn a_leader_that_is_dropped_hands_over() {
 }
 
 #[test]
-fn calls_that_are_dropped_while_they_follow_take_nobody_with_them() {
+fn a_dropped_follower_takes_no_other_call_with_it() {
     explore(|| {
         let world = World::new();
         let fickle = (0..2).map(|at| {
@@ -119,7 +119,7 @@ fn calls_that_are_dropped_while_they_follow_take_nobody_with_them() {
 }
 
 #[test]
-fn a_leader_left_alone_by_its_own_thread_holds_nobody_up() {
+fn a_leader_whose_thread_stops_polling_holds_up_no_other_call() {
     explore(|| {
         let world = World::new();
         let leaves = beside(&world, |world| async move {
@@ -225,7 +225,7 @@ fn close_waits_for_those_who_wait_and_ends() {
 }
 
 #[test]
-fn calls_leave_though_nobody_waits_for_them() {
+fn calls_are_sent_though_their_futures_are_not_polled() {
     explore(|| {
         let world = World::new();
         let leads = beside(&world, |world| async move {

@@ -102,6 +102,6 @@ pub async fn disturb(world: Arc<World>) {
             clock.go_on(&world.sim, rng.one_in(2));
         }
         // Timers were armed for when the clock was to show something.
-        world.sim.wake_everybody();
+        world.sim.wake_all();
     }
 }

@@ -202,7 +202,7 @@ impl Sim {
     }
 
     /// Polls all tasks, as if all had been woken.
-    pub fn wake_everybody(&self) {
+    pub fn wake_all(&self) {
         for task in lock(&self.tasks).iter().filter(|task| task.lives) {
             task.waker.wake_by_ref();
         }

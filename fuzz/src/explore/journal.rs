@@ -129,7 +129,7 @@ impl World {
             return self.model.observe(op, &Outcome::NotExecuted(NotExecuted::Overloaded));
         }
         if std::mem::take(&mut self.peers[p].journal.again[k]) {
-            return self.model.told_again(op, outcome);
+            return self.model.reported_again(op, outcome);
         }
         self.model.observe(op, outcome)
     }

@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_was_told_to_be_not_executed_never_was() {
+    fn a_call_reported_as_not_executed_was_never_executed() {
         assert!(check(&[(1, Some(Observed::NotExecuted))], &[&[]]).is_ok());
         assert!(check(&[(1, Some(Observed::NotExecuted))], &[&[ran(1, 1)]]).is_err());
     }
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_unknown_call_is_told_of_again() {
+    fn only_an_unknown_call_is_reported_again() {
         let again = [
             Said::Call { call: 1, element: 101 },
             Said::Observed { call: 1, observed: Observed::NotExecuted },

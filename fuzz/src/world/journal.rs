@@ -191,7 +191,7 @@ impl World {
         self.trace.note(|| format!("  op {op} ends as {outcome:?}"));
         match self.model.ops[op as usize].stage {
             Stage::Pending | Stage::Ticket => self.model.observe(op, outcome),
-            _ => self.model.told_again(op, outcome),
+            _ => self.model.reported_again(op, outcome),
         }
     }
 
@@ -297,7 +297,7 @@ impl World {
                 let unknown = Outcome::Unknown { why: Unknown::SessionEnded, ticket: false };
                 match self.model.ops[row.op as usize].stage {
                     Stage::Pending | Stage::Ticket => self.model.observe(row.op, &unknown)?,
-                    _ => self.model.told_again(row.op, &unknown)?,
+                    _ => self.model.reported_again(row.op, &unknown)?,
                 }
                 continue;
             }

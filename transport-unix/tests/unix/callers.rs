@@ -53,7 +53,7 @@ fn only_the_owner_may_connect_by_default() {
 }
 
 #[test]
-fn nobody_connects_where_nobody_listens() {
+fn a_dial_without_a_listener_fails() {
     let dir = Dir::new();
     let connector = UnixConnector::new(dir.socket());
     let error = block_on(connector.connect()).err().unwrap();

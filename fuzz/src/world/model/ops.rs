@@ -79,7 +79,7 @@ impl Model {
             "op {number} has {outcome:?}, though it is {:?}",
             op.stage
         );
-        self.told_again(number, outcome)?;
+        self.reported_again(number, outcome)?;
         let op = &mut self.ops[number as usize];
         let kind = match outcome {
             Outcome::Reply(_) => 0,
@@ -100,7 +100,7 @@ impl Model {
 
     /// Whether what a caller learns is true; it may have learned it before.
     #[inline]
-    pub fn told_again(&self, number: u32, outcome: &Outcome<'_>) -> Check {
+    pub fn reported_again(&self, number: u32, outcome: &Outcome<'_>) -> Check {
         let op = &self.ops[number as usize];
         match outcome {
             Outcome::Reply(bytes) => {
