@@ -1,5 +1,7 @@
 //! Cases of futures: dropped at any await, left alone, outliving their client; and of the call that reads for the others.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -355,9 +357,10 @@ pub async fn calls_dropped_at_any_await_on_connections_that_break_run_at_most_on
     let link = FaultyLink::to(host.connector.clone());
     let client = world.client_with(&link, |options| options.slots = 16);
     let seed = world.seed();
+    let ended = Arc::new(AtomicU64::new(0));
     let tasks: Vec<_> = (0..TASKS)
         .map(|task| {
-            let client = client.clone();
+            let (client, ended) = (client.clone(), ended.clone());
             let mut chance = Chance((seed ^ (task + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1);
             world.spawn(async move {
                 let mut replied = Vec::new();
@@ -378,6 +381,7 @@ pub async fn calls_dropped_at_any_await_on_connections_that_break_run_at_most_on
                         assert_eq!(reply, n + 1, "seed {seed}");
                         replied.push(n);
                     }
+                    ended.fetch_add(1, Ordering::Relaxed);
                 }
                 replied
             })
@@ -404,7 +408,8 @@ pub async fn calls_dropped_at_any_await_on_connections_that_break_run_at_most_on
             }
         }
     };
-    world.within(&format!("all calls to end, seed {seed}"), cuts).await;
+    let what = format!("another call to end, seed {seed}");
+    world.while_progress(&what, || ended.load(Ordering::Relaxed), cuts).await;
     let mut replied = Vec::new();
     for task in tasks {
         replied.extend(task.await);

@@ -73,7 +73,7 @@ pub(super) fn run<Fut: Future<Output = ()>>(
         clock: Arc::new(Clock::default()),
         service: Service::new(),
     };
-    smol::block_on(world.bounded(CASE_PATIENCE, "the end of the case", case(world.clone())));
+    smol::block_on(world.bounded(CASE_PATIENCE, "the end of the case", || 0, case(world.clone())));
     drop(stop);
     worker.join().expect("the case's tasks end in good order");
 }
@@ -119,16 +119,37 @@ impl World {
 
     /// Waits for a future, but not for ever.
     pub(crate) async fn within<F: IntoFuture>(&self, what: &str, future: F) -> F::Output {
-        self.bounded(PATIENCE, what, future.into_future()).await
+        self.while_progress(what, || 0, future.into_future()).await
     }
 
-    async fn bounded<T>(&self, limit: Duration, what: &str, future: impl Future<Output = T>) -> T {
+    /// Waits for a future as long as `progress` changes from time to time: for long work whose time depends on the machine.
+    pub(crate) async fn while_progress<T>(
+        &self,
+        what: &str,
+        progress: impl Fn() -> u64,
+        future: impl Future<Output = T>,
+    ) -> T {
+        self.bounded(PATIENCE, what, progress, future).await
+    }
+
+    async fn bounded<T>(
+        &self,
+        limit: Duration,
+        what: &str,
+        progress: impl Fn() -> u64,
+        future: impl Future<Output = T>,
+    ) -> T {
         let mut timer = self.real.timer();
         timer.set(self.real.now() + limit);
+        let mut seen = progress();
         let mut future = std::pin::pin!(future);
         std::future::poll_fn(|cx| {
             if let std::task::Poll::Ready(result) = future.as_mut().poll(cx) {
                 return std::task::Poll::Ready(result);
+            }
+            if progress() != seen {
+                seen = progress();
+                timer.set(self.real.now() + limit);
             }
             assert!(timer.poll(cx).is_pending(), "waited {limit:?} for {what}");
             std::task::Poll::Pending
