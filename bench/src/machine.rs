@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::{Duration, now};
 use crate::{Result, allocs};
 
-const ECHO: MethodId = MethodId::of("bench.echo");
+const ECHO: MethodId = MethodId::of("bench/echo");
 
 /// What a run of the core is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -114,7 +114,7 @@ struct PendingEvents {
 /// // At most 8 calls pending, 4 of them unsettled, requests of at most 64 bytes.
 /// let mut client: Client<InlineClient<8, 4, 64>> = Client::new(ClientConfig::default());
 /// let now = Instant::ZERO;
-/// client.call(now, Call::new(MethodId::of("toy.add_one"), b"\x64")).unwrap();
+/// client.call(now, Call::new(MethodId::of("toy/add_one"), b"\x64")).unwrap();
 /// client.handle_connected(now);
 /// let mut out = [0; 256];
 /// let hello = client.poll_transmit(now, &mut out).unwrap();

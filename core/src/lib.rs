@@ -23,7 +23,7 @@
 //! use oncewire_core::*;
 //!
 //! let now = Instant::ZERO;
-//! let add_one = MethodId::of("toy.add_one");
+//! let add_one = MethodId::of("toy/add_one");
 //! let mut client: Client<InlineClient<4, 4, 16>> = Client::new(ClientConfig::default());
 //! let config = ServerConfig::new(ServerId::from_bytes([7; 16]), ServiceName::new("toy").unwrap());
 //! let mut server: Server<InlineServer<2, 3, 4, 1, 16>> =

@@ -87,7 +87,7 @@ type Quotas<T> = <T as ServerStorage>::Quotas<PrincipalQuota>;
 ///     Heap, Instant, MethodId, MethodSpec, Principal, Server, ServerConfig, ServerId, ServiceName, SessionId,
 /// };
 ///
-/// let methods = [MethodSpec::new(MethodId::of("toy.add_one"))];
+/// let methods = [MethodSpec::new(MethodId::of("toy/add_one"))];
 /// let server = ServerId::from_bytes([7; 16]);
 /// let config = ServerConfig::new(server, ServiceName::new("toy").unwrap());
 /// let mut server: Server<Heap> = Server::new(config, &methods).unwrap();

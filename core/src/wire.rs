@@ -27,7 +27,7 @@ pub const MAGIC: [u8; 4] = *b"1wir";
 /// Bytes of the length field.
 pub const LEN_FIELD_LEN: usize = 4;
 /// Bytes of a request before its body, the length field included.
-pub const REQUEST_HEADER_LEN: usize = 32;
+pub const REQUEST_HEADER_LEN: usize = 36;
 /// Bytes of a reply before its body, the length field included.
 pub const REPLY_HEADER_LEN: usize = 16;
 /// The longest control frame, the length field included. An output slice must hold one.

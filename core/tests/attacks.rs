@@ -230,7 +230,7 @@ fn s24_a_reply_longer_than_the_client_takes_is_judged_by_its_length_alone() {
     let mut pair = Pair::with(default_server_config(), config).connected();
     pair.link().down.extend(2_000u32.to_le_bytes());
     pair.drive();
-    assert_eq!(pair.peers[0].errors, [ProtocolError::FrameTooLong { len: 2_000, max: 1_028 }]);
+    assert_eq!(pair.peers[0].errors, [ProtocolError::FrameTooLong { len: 2_000, max: 1_032 }]);
 }
 
 #[test]

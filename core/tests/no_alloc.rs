@@ -82,7 +82,7 @@ impl Drop for NoAllocation {
     }
 }
 
-const ADD_ONE: MethodId = MethodId::of("toy.add_one");
+const ADD_ONE: MethodId = MethodId::of("toy/add_one");
 const SECRET: SessionId = SessionId::from_bytes([1; 16]);
 
 /// A client, a server, and the bytes between them, without a buffer that grows.

@@ -120,7 +120,7 @@ impl Link for Wire {
 
 #[test]
 fn the_loop_of_the_readme_makes_calls() {
-    let add_one = MethodId::of("toy.add_one");
+    let add_one = MethodId::of("toy/add_one");
     let service = ServiceName::new("toy").unwrap();
     let config = ServerConfig::new(ServerId::from_bytes([7; 16]), service);
     let mut server: Server<InlineServer<1, 2, 4, 1, 16>> =

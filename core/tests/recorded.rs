@@ -22,7 +22,7 @@ use oncewire_core::wire::{self, Decoded, Frame, Role, ServiceName};
 use oncewire_core::*;
 
 const FILES: [(&str, &str); 1] = [("0.1", include_str!("recorded/0.1.txt"))];
-const ECHO: MethodId = MethodId::of("test.echo");
+const ECHO: MethodId = MethodId::of("test/echo");
 const NOW: Instant = Instant::from_nanos(1_000_000_000);
 
 /// The server's end: a machine, and the connection that it has.

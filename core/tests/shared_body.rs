@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use oncewire_core::*;
 
-const ECHO: MethodId = MethodId::of("test.echo");
-const IDEM: MethodId = MethodId::of("test.idem");
+const ECHO: MethodId = MethodId::of("test/echo");
+const IDEM: MethodId = MethodId::of("test/idem");
 const NOW: Instant = Instant::ZERO;
 
 struct Both {

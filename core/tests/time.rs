@@ -312,7 +312,7 @@ fn c63_a_call_of_which_only_the_first_byte_was_sent_is_unknown_at_its_deadline()
     let now = pair.now;
     let body = vec![1; 10_000];
     let call = pair.client().call(now, within(&body, secs(1))).unwrap();
-    let mut out = [0; 32];
+    let mut out = [0; wire::REQUEST_HEADER_LEN];
     assert!(pair.client().poll_transmit(now, &mut out).is_some());
     let later = now + secs(1);
     pair.client().handle_timeout(later);

@@ -63,7 +63,7 @@ pub use unreplied::Unreplied;
 /// ```no_run
 /// use oncewire_driver::{Client, ClientOptions, Connect, Method, Outcome};
 ///
-/// const ADD_ONE: Method<i32, i32> = Method::new("toy.add_one");
+/// const ADD_ONE: Method<i32, i32> = Method::new("toy/add_one");
 ///
 /// async fn call(connector: impl Connect) {
 ///     let client = Client::new(connector, ClientOptions::default());

@@ -50,7 +50,7 @@
 //!     }
 //! }
 //!
-//! const ADD_ONE: Method<i32, i32> = Method::new("toy.add_one");
+//! const ADD_ONE: Method<i32, i32> = Method::new("toy/add_one");
 //!
 //! smol::block_on(async {
 //!     let (sender, receiver) = unbounded();

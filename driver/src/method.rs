@@ -16,8 +16,8 @@ use crate::decode::{ValueLimits, decode};
 /// ```
 /// use oncewire_driver::Method;
 ///
-/// const DEDUCT: Method<(u64, u64), Result<u64, String>> = Method::new("bank.deduct");
-/// const BALANCE: Method<u64, u64> = Method::new("bank.balance").idempotent();
+/// const DEDUCT: Method<(u64, u64), Result<u64, String>> = Method::new("bank/deduct");
+/// const BALANCE: Method<u64, u64> = Method::new("bank/balance").idempotent();
 /// assert_ne!(DEDUCT.id(), BALANCE.id());
 /// ```
 ///

@@ -67,7 +67,7 @@ pub use stateful::{StateHandler, StatefulBuilder};
 /// ```
 /// use oncewire_driver::{Method, Server};
 ///
-/// const ADD_ONE: Method<i32, i32> = Method::new("toy.add_one");
+/// const ADD_ONE: Method<i32, i32> = Method::new("toy/add_one");
 ///
 /// let server = Server::builder("toy")
 ///     .method(&ADD_ONE, |_context, n: i32| async move { n + 1 })

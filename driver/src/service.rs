@@ -10,7 +10,7 @@ use crate::server::ServerBuilder;
 /// ```
 /// use oncewire_driver::{Method, Server, ServerBuilder, Service};
 ///
-/// const ADD_ONE: Method<i32, i32> = Method::new("toy.add_one");
+/// const ADD_ONE: Method<i32, i32> = Method::new("toy/add_one");
 ///
 /// struct Toy;
 ///

@@ -67,7 +67,7 @@ impl Connect for Dialler {
     }
 }
 
-const BREAK: Method<u32, u32> = Method::new("test.break");
+const BREAK: Method<u32, u32> = Method::new("test/break");
 
 #[test]
 fn a_connection_that_breaks_while_a_call_reads_for_all_is_followed_by_a_pause() {

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use oncewire_driver::{Client, ClientOptions, Method, Outcome, Server};
 use socket_pair::{Listener, link};
 
-const ADD_ONE: Method<i32, i32> = Method::new("toy.add_one");
-const SLOW: Method<(), u32> = Method::new("toy.slow");
+const ADD_ONE: Method<i32, i32> = Method::new("toy/add_one");
+const SLOW: Method<(), u32> = Method::new("toy/slow");
 
 fn serve(listener: Listener) -> (Server, Arc<AtomicUsize>) {
     let runs = Arc::new(AtomicUsize::new(0));

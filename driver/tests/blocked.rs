@@ -15,8 +15,8 @@ use oncewire_driver::{
 use smol::Executor;
 use smol::net::unix::UnixStream;
 
-const ECHO: Method<u32, u32> = Method::new("blocked.echo");
-const NESTED: Method<u32, u32> = Method::new("blocked.nested");
+const ECHO: Method<u32, u32> = Method::new("blocked/echo");
+const NESTED: Method<u32, u32> = Method::new("blocked/nested");
 const TIMEOUT: Duration = Duration::from_millis(100);
 /// For how long a test waits for what must come.
 const LIMIT: Duration = Duration::from_secs(20);

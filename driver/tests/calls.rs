@@ -13,10 +13,10 @@ use oncewire_driver::{
 };
 use socket_pair::link;
 
-const ADD: Method<u64, u64> = Method::new("sum.add");
-const READ: Method<(), u64> = Method::new("sum.read").idempotent();
-const HANG: Method<(), ()> = Method::new("sum.hang");
-const ABSENT: Method<(), ()> = Method::new("sum.absent");
+const ADD: Method<u64, u64> = Method::new("sum/add");
+const READ: Method<(), u64> = Method::new("sum/read").idempotent();
+const HANG: Method<(), ()> = Method::new("sum/hang");
+const ABSENT: Method<(), ()> = Method::new("sum/absent");
 
 #[derive(Default)]
 struct Sum(AtomicU64);

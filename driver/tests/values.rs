@@ -71,8 +71,8 @@ struct Chain {
     tail: Option<Box<Chain>>,
 }
 
-const TREE: Method<Tree, Tree> = Method::new("test.tree");
-const CHAIN: Method<Chain, ()> = Method::new("test.chain");
+const TREE: Method<Tree, Tree> = Method::new("test/tree");
+const CHAIN: Method<Chain, ()> = Method::new("test/chain");
 
 /// `Node` of one, again and again, and a leaf.
 fn nested(levels: usize) -> Vec<u8> {
@@ -119,16 +119,16 @@ fn the_depth_of_a_method_can_be_raised_and_lowered() {
     on_a_thread(move || assert!(deep.decode_arguments(&nested(200)).is_some()));
     assert!(TREE.depth_max(3).decode_arguments(&nested(1)).is_some());
     assert!(TREE.depth_max(2).decode_arguments(&nested(1)).is_none());
-    assert!(Method::<u64, ()>::new("test.flat").depth_max(0).decode_arguments(&[7]).is_some());
+    assert!(Method::<u64, ()>::new("test/flat").depth_max(0).decode_arguments(&[7]).is_some());
 }
 
 #[test]
 fn c112_elements_of_no_size_are_bounded_before_they_are_decoded() {
     let many = bytes(&(1u64 << 63));
     assert_eq!(many.len(), 10);
-    let units: Method<Vec<()>, ()> = Method::new("test.units");
-    let pairs: Method<Vec<[(); 32]>, ()> = Method::new("test.pairs");
-    let maps: Method<HashMap<(), ()>, ()> = Method::new("test.maps");
+    let units: Method<Vec<()>, ()> = Method::new("test/units");
+    let pairs: Method<Vec<[(); 32]>, ()> = Method::new("test/pairs");
+    let maps: Method<HashMap<(), ()>, ()> = Method::new("test/maps");
     let (_, most) = most(|| {
         assert!(units.decode_arguments(&many).is_none());
         assert!(pairs.decode_arguments(&many).is_none());
@@ -142,14 +142,14 @@ fn c112_elements_of_no_size_are_bounded_before_they_are_decoded() {
 
 #[test]
 fn c113_bytes_behind_a_value_are_an_error() {
-    let method: Method<(u64, String), Option<u8>> = Method::new("test.trailing");
+    let method: Method<(u64, String), Option<u8>> = Method::new("test/trailing");
     let mut arguments = bytes(&(7u64, "seven"));
     assert_eq!(method.decode_arguments(&arguments), Some((7, "seven".to_owned())));
     arguments.push(0);
     assert_eq!(method.decode_arguments(&arguments), None);
     assert_eq!(method.decode_reply(&[0]), Some(None));
     assert_eq!(method.decode_reply(&[0, 0]), None);
-    assert_eq!(Method::<(), ()>::new("test.nothing").decode_arguments(&[0]), None);
+    assert_eq!(Method::<(), ()>::new("test/nothing").decode_arguments(&[0]), None);
 }
 
 /// A row of which nothing is there takes 16 bytes on the wire, and 384 in memory.
@@ -162,7 +162,7 @@ fn c112_memory_of_a_value_is_bounded_by_its_bytes() {
     /// What a sequence of so many elements of no content takes, or why not.
     fn decoded<T: for<'d> Deserialize<'d> + Send + 'static>(element: usize) -> (bool, usize) {
         let len = LEN / element;
-        let method: Method<Vec<T>, ()> = Method::new("test.rows");
+        let method: Method<Vec<T>, ()> = Method::new("test/rows");
         let body = [bytes(&(len as u64)), vec![0; len * element]].concat();
         most(|| method.decode_arguments(&body).is_some())
     }
@@ -181,7 +181,7 @@ fn c112_memory_of_a_value_is_bounded_by_its_bytes() {
     }
     let (decoded, most) = decoded::<Wide>(2);
     assert!(!decoded && most < 2 << 20, "refused before the first is decoded: {most}");
-    let raised: Method<Vec<Wide>, ()> = Method::new("test.rows").memory_max(1 << 30);
+    let raised: Method<Vec<Wide>, ()> = Method::new("test/rows").memory_max(1 << 30);
     let body = [bytes(&(LEN as u64 / 2)), vec![0; LEN]].concat();
     assert_eq!(raised.decode_arguments(&body).unwrap().len(), LEN / 2);
 }
@@ -193,13 +193,13 @@ fn what_is_boxed_or_mapped_counts_too() {
     struct Big {
         parts: [Option<u64>; 16],
     }
-    let boxes: Method<Vec<Option<Box<Big>>>, ()> = Method::new("test.boxes").memory_max(64 << 10);
+    let boxes: Method<Vec<Option<Box<Big>>>, ()> = Method::new("test/boxes").memory_max(64 << 10);
     let few = [bytes(&100u64), [&[1][..], &[0; 16]].concat().repeat(100)].concat();
     let many = [bytes(&300u64), [&[1][..], &[0; 16]].concat().repeat(300)].concat();
     assert!(boxes.decode_arguments(&few).is_some());
     assert!(boxes.decode_arguments(&many).is_none());
     let maps: Method<HashMap<u64, [Option<u64>; 16]>, ()> =
-        Method::new("test.maps").memory_max(64 << 10);
+        Method::new("test/maps").memory_max(64 << 10);
     let map = |len: u64| (0..len).map(|key| (key, [None::<u64>; 16])).collect::<HashMap<_, _>>();
     assert!(maps.decode_arguments(&bytes(&map(100))).is_some());
     assert!(maps.decode_arguments(&bytes(&map(200))).is_none());
@@ -216,16 +216,16 @@ fn preallocation_of_nested_sequences_does_not_add_up() {
     }
     // Each level announces as many elements as there are bytes.
     let body = [&[0; 12][..], &bytes(&15_000u64)].concat().repeat(1_200);
-    let method: Method<Fat, ()> = Method::new("test.fat").depth_max(10_000);
+    let method: Method<Fat, ()> = Method::new("test/fat").depth_max(10_000);
     let (decoded, most) = most(|| method.decode_arguments(&body).is_some());
     assert!(!decoded && most < 32 * body.len() + (2 << 20), "{most}");
 }
 
 #[test]
 fn text_and_bytes_are_taken_whole() {
-    let method: Method<(String, Vec<u8>), ()> = Method::new("test.text");
+    let method: Method<(String, Vec<u8>), ()> = Method::new("test/text");
     let long = ("ä".repeat(1 << 20), vec![7; 1 << 20]);
     assert_eq!(method.decode_arguments(&bytes(&long)), Some(long));
-    let method: Method<Option<char>, ()> = Method::new("test.char");
+    let method: Method<Option<char>, ()> = Method::new("test/char");
     assert_eq!(method.decode_arguments(&bytes(&Some('ö'))), Some(Some('ö')));
 }

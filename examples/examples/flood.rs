@@ -20,9 +20,9 @@ use oncewire_unix::{Client, ClientOptions, Method, Server, UnixAcceptor, UnixCon
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
-const ECHO: Method<u32, u32> = Method::new("flood.echo");
+const ECHO: Method<u32, u32> = Method::new("flood/echo");
 /// Takes 10 µs of the processor.
-const WORK: Method<u32, u32> = Method::new("flood.work");
+const WORK: Method<u32, u32> = Method::new("flood/work");
 
 /// The promise: the 99th percentile beside one flooder is at most so long, or [`FACTOR_MAX`] times that alone.
 const HONEST_MAX: Duration = Duration::from_millis(5);

@@ -21,9 +21,9 @@ const CONNECTION_BYTES_MAX: usize = 8 << 10;
 const FAIL_FAST_MAX_MS: u64 = 10;
 const KILLS: usize = 20;
 
-const ADD_ONE: Method<i32, i32> = Method::new("footprint.add_one");
-const RESIDENT: Method<(), u64> = Method::new("footprint.resident").idempotent();
-const FOREVER: Method<(), ()> = Method::new("footprint.forever");
+const ADD_ONE: Method<i32, i32> = Method::new("footprint/add_one");
+const RESIDENT: Method<(), u64> = Method::new("footprint/resident").idempotent();
+const FOREVER: Method<(), ()> = Method::new("footprint/forever");
 
 fn main() -> Result<()> {
     match std::env::args().nth(1).as_deref() {

@@ -17,9 +17,9 @@ use store::SqliteStore;
 const TABLES: &str = "CREATE TABLE IF NOT EXISTS totals (cents INTEGER CHECK (cents < 1000));
     INSERT INTO totals SELECT 0 WHERE NOT EXISTS (SELECT * FROM totals);";
 /// Adds, and says what is there. The table has no room for more than 999, and 13 panics.
-const ADD: Method<i64, i64> = Method::new("test.add");
+const ADD: Method<i64, i64> = Method::new("test/add");
 /// Ends the transaction that it runs in, which is not its own.
-const MEDDLE: Method<(), ()> = Method::new("test.meddle");
+const MEDDLE: Method<(), ()> = Method::new("test/meddle");
 
 struct Folder(PathBuf);
 

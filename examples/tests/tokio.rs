@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use oncewire::{Client, ClientOptions, Executed, Method, Server, memory};
 
-const ADD_ONE: Method<i32, i32> = Method::new("toy.add_one");
-const HANG: Method<(), ()> = Method::new("toy.hang").drop_on_cancel();
+const ADD_ONE: Method<i32, i32> = Method::new("toy/add_one");
+const HANG: Method<(), ()> = Method::new("toy/hang").drop_on_cancel();
 
 async fn calls() {
     let builder = Server::builder("toy").method(&ADD_ONE, |_, n| async move { n + 1 });

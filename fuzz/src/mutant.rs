@@ -170,7 +170,7 @@ struct Known {
     /// Method and body of requests that went by and are not acknowledged, by xid.
     requests: BTreeMap<u64, (MethodId, Vec<u8>)>,
     /// The last reply of each method.
-    replies: HashMap<u32, Vec<u8>>,
+    replies: HashMap<u64, Vec<u8>>,
     /// Xids that the server says it has not seen.
     forgotten: BTreeSet<u64>,
 }

@@ -21,8 +21,8 @@ use oncewire_driver::{
 use oncewire_fuzz::rng::Rng;
 use oncewire_pipe::memory::{MemoryConnector, listener};
 
-const ECHO: Method<u64, u64> = Method::new("threads.echo");
-const SLOW: Method<u64, u64> = Method::new("threads.slow");
+const ECHO: Method<u64, u64> = Method::new("threads/echo");
+const SLOW: Method<u64, u64> = Method::new("threads/slow");
 
 /// Threads that call, and threads that run the client's and the server's tasks.
 const CALLERS: u64 = 6;

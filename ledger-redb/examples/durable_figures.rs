@@ -23,7 +23,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 const ACCOUNTS: TableDefinition<'_, u32, u64> = TableDefinition::new("accounts");
 
 /// Adds one to an account, in the ledger's transaction.
-const PAY: Method<u32, u64> = Method::new("figures.pay");
+const PAY: Method<u32, u64> = Method::new("figures/pay");
 
 /// How long each rate is measured.
 const LONG: Duration = Duration::from_secs(1);

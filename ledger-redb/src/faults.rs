@@ -44,11 +44,11 @@ mod tests {
 
     const BALANCE: TableDefinition<'_, (), i64> = TableDefinition::new("balance");
     /// Transactional: adds, and rolls back what leaves less than nothing.
-    const PAY: Method<i64, i64> = Method::new("test.pay");
+    const PAY: Method<i64, i64> = Method::new("test/pay");
     /// Transactional: keeps the commit under way until it is released.
-    const HOLD: Method<(), ()> = Method::new("test.hold");
+    const HOLD: Method<(), ()> = Method::new("test/hold");
     /// Idempotent.
-    const READ: Method<(), i64> = Method::new("test.read").idempotent();
+    const READ: Method<(), i64> = Method::new("test/read").idempotent();
 
     /// Where HOLD says that it runs, and what releases it.
     type Gate = (Sender<()>, Receiver<()>);

@@ -57,9 +57,9 @@ const FORMAT: &str = "format";
 const SERVER: &str = "server";
 const COMMIT: &str = "commit";
 /// The format that this version writes, and the latest that it reads.
-const FORMAT_NUMBER: u32 = 1;
+const FORMAT_NUMBER: u32 = 2;
 /// The oldest format that this version reads.
-const FORMAT_OLDEST: u32 = 1;
+const FORMAT_OLDEST: u32 = 2;
 /// How files of redb begin.
 const MAGIC: [u8; 9] = *b"redb\x1a\x0a\xa9\x0d\x0a";
 /// Bytes of pages that redb keeps in memory.

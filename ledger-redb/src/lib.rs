@@ -5,7 +5,7 @@
 //! use oncewire_ledger_redb::{RedbLedger, Transaction, redb::{ReadableTable, TableDefinition}};
 //!
 //! const ACCOUNTS: TableDefinition<'_, u32, i64> = TableDefinition::new("accounts");
-//! const DEPOSIT: Method<(u32, i64), i64> = Method::new("bank.deposit");
+//! const DEPOSIT: Method<(u32, i64), i64> = Method::new("bank/deposit");
 //!
 //! let ledger = RedbLedger::open("bank.ledger")?;
 //! let server = Server::builder("bank")

@@ -16,7 +16,7 @@ use oncewire_ledger_redb::redb::{Database, TableDefinition};
 use oncewire_ledger_redb::{RedbJournal, RedbJournalStore, RedbLedger};
 use util::{Folder, Place};
 
-const COUNT: Method<u32, u32> = Method::new("test.count");
+const COUNT: Method<u32, u32> = Method::new("test/count");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("oncewire.journal.meta");
 
 fn server(runs: &Arc<AtomicU32>) -> Server {

@@ -22,9 +22,9 @@ const VERSIONS: [&str; 1] = ["0.1"];
 
 const ACCOUNTS: TableDefinition<'_, u32, i64> = TableDefinition::new("accounts");
 /// Transactional: adds, and returns the sum.
-const PAY: Method<(u32, i64), i64> = Method::new("test.pay");
+const PAY: Method<(u32, i64), i64> = Method::new("test/pay");
 /// Recorded: never ends.
-const HANG: Method<(), ()> = Method::new("test.hang");
+const HANG: Method<(), ()> = Method::new("test/hang");
 /// The account whose payments copy the journal while they run.
 const COPIES: u32 = 2;
 

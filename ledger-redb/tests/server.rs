@@ -17,13 +17,13 @@ use util::{Folder, Place};
 
 const ACCOUNTS: TableDefinition<'_, u32, i64> = TableDefinition::new("accounts");
 /// Transactional: adds, and says what is there. Rolls back what leaves less than nothing, and panics at 13.
-const PAY: Method<(u32, i64), i64> = Method::new("test.pay");
+const PAY: Method<(u32, i64), i64> = Method::new("test/pay");
 /// Recorded: counts.
-const COUNT: Method<(), u32> = Method::new("test.count");
+const COUNT: Method<(), u32> = Method::new("test/count");
 /// Idempotent, from a snapshot.
-const BALANCE: Method<u32, i64> = Method::new("test.balance").idempotent();
+const BALANCE: Method<u32, i64> = Method::new("test/balance").idempotent();
 /// Transactional, and reaches for what is not its own.
-const STEAL: Method<(), ()> = Method::new("test.steal");
+const STEAL: Method<(), ()> = Method::new("test/steal");
 
 fn server(ledger: RedbLedger, runs: &Arc<AtomicU32>) -> Server {
     let (snapshots, runs): (Snapshots, _) = (ledger.snapshots(), runs.clone());

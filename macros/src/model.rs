@@ -135,7 +135,7 @@ impl Method {
             |attribute: &&Attribute| passed_on.iter().any(|name| attribute.path().is_ident(name));
         Some(Method {
             name,
-            wire_name: format!("{service}.{on_wire}"),
+            wire_name: format!("{service}/{on_wire}"),
             attributes: function.attrs.iter().filter(passed_on).cloned().collect(),
             kind,
             options,

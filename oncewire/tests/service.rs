@@ -124,11 +124,11 @@ fn a_service_is_called_through_its_client() {
 
 #[test]
 fn what_a_method_is_called_and_says_of_itself_is_in_its_constant() {
-    assert_eq!(BankMethods::DEDUCT.name(), "bank.deduct");
-    assert_eq!(BankMethods::NOTE.name(), "bank.note.v2");
-    assert_eq!(BankMethods::TYPE.name(), "bank.type");
-    assert_eq!(MintMethods::COIN.name(), "mint.coin");
-    assert_eq!(moveMethods::FN.name(), "move.fn");
+    assert_eq!(BankMethods::DEDUCT.name(), "bank/deduct");
+    assert_eq!(BankMethods::NOTE.name(), "bank/note.v2");
+    assert_eq!(BankMethods::TYPE.name(), "bank/type");
+    assert_eq!(MintMethods::COIN.name(), "mint/coin");
+    assert_eq!(moveMethods::FN.name(), "move/fn");
     // The same bytes as without the attribute.
     assert_eq!(BankMethods::DEDUCT.decode_arguments(&[7, 5]), Some((7, 5)));
     assert_eq!(BankMethods::DEDUCT.decode_reply(&[0, 3]), Some(Ok(3)));

@@ -13,11 +13,11 @@ use oncewire_tcp::core::wire::{self, Ack, Frame, Hello, RequestHeader};
 use oncewire_tcp::core::{MethodId, MethodSpec, Xid};
 use oncewire_tcp::{Client, ClientOptions, Method, Server, TcpAcceptor, TcpConnector};
 
-const ECHO: Method<u32, u32> = Method::new("memory.echo");
+const ECHO: Method<u32, u32> = Method::new("memory/echo");
 /// Is never answered.
-const HOLD: MethodId = MethodId::of("memory.hold");
+const HOLD: MethodId = MethodId::of("memory/hold");
 /// Is answered with 8 MiB.
-const BIG: MethodId = MethodId::of("memory.big");
+const BIG: MethodId = MethodId::of("memory/big");
 
 const MIB: usize = 1 << 20;
 const BIG_LEN: usize = 8 * MIB;

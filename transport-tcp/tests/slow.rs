@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use oncewire_tcp::core::{MethodId, MethodSpec};
 use oncewire_tcp::{Client, ClientOptions, Outcome, Server, TcpAcceptor, TcpConnector};
 
-const SWALLOW: MethodId = MethodId::of("slow.swallow");
-const PRODUCE: MethodId = MethodId::of("slow.produce");
+const SWALLOW: MethodId = MethodId::of("slow/swallow");
+const PRODUCE: MethodId = MethodId::of("slow/produce");
 
 #[derive(Clone, Copy, Debug)]
 enum Way {

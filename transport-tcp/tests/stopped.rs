@@ -13,7 +13,7 @@ use oncewire_tcp::{
 };
 use rustix::process::{Pid, Signal, kill_process};
 
-const ADD_ONE: Method<u32, u32> = Method::new("stopped.add_one");
+const ADD_ONE: Method<u32, u32> = Method::new("stopped/add_one");
 /// What a peer is borne by default, here.
 const KEEPALIVE: Duration = Duration::from_millis(400);
 /// Many times as long.

@@ -21,9 +21,9 @@ const ACCOUNTS_LEN: u64 = 1000;
 
 /// Account and key; only the table made by hand needs the key.
 type Pay = Method<(u64, u64), u64>;
-static PAY: Pay = Method::new("bench.pay");
-static NOTE: Pay = Method::new("bench.note");
-static BY_HAND: Pay = Method::new("bench.by_hand").idempotent();
+static PAY: Pay = Method::new("bench/pay");
+static NOTE: Pay = Method::new("bench/note");
+static BY_HAND: Pay = Method::new("bench/by_hand").idempotent();
 
 /// How a call is made safe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

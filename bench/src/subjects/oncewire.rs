@@ -20,8 +20,8 @@ use crate::load::{Caller, Dial, check};
 use crate::meter::Meter;
 use crate::sys;
 
-const ECHO: MethodId = MethodId::of("bench.echo");
-const TYPED_ECHO: Method<Bytes, Bytes> = Method::new("bench.echo").reply_len_max((1 << 20) + 64);
+const ECHO: MethodId = MethodId::of("bench/echo");
+const TYPED_ECHO: Method<Bytes, Bytes> = Method::new("bench/echo").reply_len_max((1 << 20) + 64);
 
 pub(super) fn serve(case: &Case) -> Result<()> {
     if case.subject.is_readme() {

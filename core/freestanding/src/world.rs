@@ -6,7 +6,7 @@ use oncewire_core::{
     ServerId, ServiceName, SessionId,
 };
 
-const ADD_ONE: MethodId = MethodId::of("toy.add_one");
+const ADD_ONE: MethodId = MethodId::of("toy/add_one");
 const NOW: Instant = Instant::ZERO;
 
 /// The step that went wrong.

@@ -248,8 +248,8 @@ fn decode_request(
     let xid = Xid::new(u64_at(header, 11)).ok_or(ProtocolError::XidOutOfRange)?;
     let request = RequestHeader {
         flags,
-        method: MethodId::from_number(u32_at(header, 3)),
-        remaining_ms: u32_at(header, 7),
+        method: MethodId::from_number(u64_at(header, 3)),
+        remaining_ms: u32_at(header, 27),
         xid,
         acked: u64_at(header, 19),
     };
@@ -339,10 +339,10 @@ pub(crate) fn request_header(
     out[0..4].copy_from_slice(&len.to_le_bytes());
     out[4] = KIND_REQUEST;
     out[5] = header.flags;
-    out[8..12].copy_from_slice(&header.method.number().to_le_bytes());
-    out[12..16].copy_from_slice(&header.remaining_ms.to_le_bytes());
+    out[8..16].copy_from_slice(&header.method.number().to_le_bytes());
     out[16..24].copy_from_slice(&header.xid.get().to_le_bytes());
     out[24..32].copy_from_slice(&header.acked.to_le_bytes());
+    out[32..36].copy_from_slice(&header.remaining_ms.to_le_bytes());
     Some(out)
 }
 

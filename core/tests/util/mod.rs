@@ -28,13 +28,13 @@ pub use outcomes::*;
 pub use pair::*;
 
 /// Answers with its arguments.
-pub const ECHO: MethodId = MethodId::of("test.echo");
+pub const ECHO: MethodId = MethodId::of("test/echo");
 /// The same, declared idempotent.
-pub const IDEM: MethodId = MethodId::of("test.idem");
+pub const IDEM: MethodId = MethodId::of("test/idem");
 /// Replies of up to 1 MiB.
-pub const BIG: MethodId = MethodId::of("test.big");
+pub const BIG: MethodId = MethodId::of("test/big");
 /// Not offered.
-pub const ABSENT: MethodId = MethodId::of("test.absent");
+pub const ABSENT: MethodId = MethodId::of("test/absent");
 
 pub const ALICE: Principal = Principal(1);
 pub const BOB: Principal = Principal(2);

@@ -156,6 +156,6 @@ fn digests_and_method_numbers_are_as_in_their_vectors() {
     }
     for record in records("methods.txt") {
         let found = MethodId::of(record.quoted("name")).number();
-        assert_eq!(format!("{found:08x}"), record.text("method"), "{}", record.name());
+        assert_eq!(format!("{found:016x}"), record.text("method"), "{}", record.name());
     }
 }

@@ -27,7 +27,7 @@ fn the_digests_in_the_protocol_are_right() {
         let [method, flags, body, expected] = words[..] else { panic!("{line}") };
         let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         let record = Record { file: "PROTOCOL.md", pairs: vec![pair("body", body)] };
-        let method = MethodId::from_number(u32::from_str_radix(method, 16).unwrap());
+        let method = MethodId::from_number(u64::from_str_radix(method, 16).unwrap());
         let flags = u8::from_str_radix(flags, 16).unwrap();
         assert_eq!(format!("{:016x}", digest(method, flags, &record.bytes("body"))), expected);
     }

@@ -23,7 +23,7 @@ use crate::reply::RawOutcome;
 /// ```
 /// use oncewire_driver::{Client, Method};
 ///
-/// const ADD_ONE: Method<i32, i32> = Method::new("toy.add_one");
+/// const ADD_ONE: Method<i32, i32> = Method::new("toy/add_one");
 ///
 /// async fn calls(client: Client) {
 ///     let [one, other] = [1, 2].map(|n| smol::spawn(client.call(&ADD_ONE, &n)));

@@ -39,7 +39,7 @@ use crate::transport::Connect;
 /// ```no_run
 /// use oncewire_driver::{ClientOptions, Connect, DurableClient, Method, Outcome, journal::Journal};
 ///
-/// const DEPOSIT: Method<(u32, i64), i64> = Method::new("bank.deposit");
+/// const DEPOSIT: Method<(u32, i64), i64> = Method::new("bank/deposit");
 ///
 /// async fn pay(connector: impl Connect, journal: impl Journal) {
 ///     // The calls that were pending when the last run died, and the outcomes that it had not confirmed.

@@ -64,7 +64,7 @@ impl<R> Outcome<R> {
     /// ```
     /// use oncewire_driver::{Client, Method, Unreplied};
     ///
-    /// const ADD_ONE: Method<i32, i32> = Method::new("toy.add_one");
+    /// const ADD_ONE: Method<i32, i32> = Method::new("toy/add_one");
     ///
     /// async fn add_one(client: &Client, n: i32) -> Result<i32, Unreplied<i32>> {
     ///     let sum = client.call(&ADD_ONE, &n).await.into_result()?;
@@ -88,7 +88,7 @@ impl<R> Outcome<R> {
     /// ```
     /// use oncewire_driver::{CallFailure, Client, Method};
     ///
-    /// const ADD_ONE: Method<i32, i32> = Method::new("toy.add_one");
+    /// const ADD_ONE: Method<i32, i32> = Method::new("toy/add_one");
     ///
     /// async fn add_one(client: &Client, n: i32) -> Result<Option<i32>, CallFailure> {
     ///     for _attempt in 0..3 {

@@ -70,7 +70,7 @@ pub async fn a_truncated_frame_at_the_end_of_a_connection_is_dropped(world: Worl
     let mut peer = world.raw_peer(&host.connector).await;
     let session = peer.open().await.session;
     let whole = encode(&Frame::Request(request(1, 0, ADD_ONE.id()), &arguments(&1u64)));
-    for len in [1, 4, 5, 31, 32] {
+    for len in [1, 4, 5, 35, 36] {
         peer.send_bytes(&whole[..len]).await;
         drop(peer);
         world.counted(&host, "the loss", |counters| counters.conns == 0).await;
@@ -119,7 +119,7 @@ pub async fn a_frame_longer_than_was_granted_closes_the_connection(world: World)
 pub async fn an_unknown_method_is_a_typed_refusal_on_a_healthy_connection(world: World) {
     let host = world.host().await;
     let client = world.connected(&FaultyLink::to(host.connector.clone())).await;
-    let unknown = MethodId::of("conformance.no_such_method");
+    let unknown = MethodId::of("conformance/no_such_method");
     let outcome = world.within("the refusal", client.call_raw(unknown, vec![1])).await;
     let refused = NotExecuted::UnknownMethod;
     assert!(matches!(&outcome, Outcome::NotExecuted(why) if *why == refused), "{outcome:?}");

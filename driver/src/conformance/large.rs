@@ -9,7 +9,7 @@ use super::world::World;
 use crate::client::Outcome;
 
 pub async fn c25_a_refused_request_is_refused_again_and_never_executed(world: World) {
-    let unknown = oncewire_core::MethodId::of("conformance.no_such_method");
+    let unknown = oncewire_core::MethodId::of("conformance/no_such_method");
     // Room for one reply of `BLOB`, and a little more.
     let host = world.host_with(|config| config.kept_per_session_max = 5 << 20).await;
     let mut peer = world.opened(&host).await;

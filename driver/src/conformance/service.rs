@@ -12,33 +12,33 @@ use oncewire_core::{MethodId, MethodSpec};
 use crate::method::Method;
 use crate::server::{Context, Server, ServerBuilder};
 
-pub(crate) const ADD_ONE: Method<u64, u64> = Method::new("conformance.add_one");
-pub(crate) const PUT: Method<u64, u64> = Method::new("conformance.put");
-pub(crate) const GET: Method<(), u64> = Method::new("conformance.get");
+pub(crate) const ADD_ONE: Method<u64, u64> = Method::new("conformance/add_one");
+pub(crate) const PUT: Method<u64, u64> = Method::new("conformance/put");
+pub(crate) const GET: Method<(), u64> = Method::new("conformance/get");
 /// Waits until the test lets it go, then returns its argument.
-pub(crate) const WAIT: Method<u64, u64> = Method::new("conformance.wait").reply_len_max(16);
+pub(crate) const WAIT: Method<u64, u64> = Method::new("conformance/wait").reply_len_max(16);
 /// The same, and may run more than once.
 pub(crate) const WAIT_AGAIN: Method<u64, u64> =
-    Method::new("conformance.wait_again").idempotent().reply_len_max(16);
-pub(crate) const FAIL: Method<(), Result<u64, String>> = Method::new("conformance.fail");
-pub(crate) const PANIC: Method<(), u64> = Method::new("conformance.panic");
+    Method::new("conformance/wait_again").idempotent().reply_len_max(16);
+pub(crate) const FAIL: Method<(), Result<u64, String>> = Method::new("conformance/fail");
+pub(crate) const PANIC: Method<(), u64> = Method::new("conformance/panic");
 /// Panics before there is a future to poll.
-pub(crate) const PANIC_AT_ONCE: Method<(), u64> = Method::new("conformance.panic_at_once");
+pub(crate) const PANIC_AT_ONCE: Method<(), u64> = Method::new("conformance/panic_at_once");
 /// Returns so many bytes.
 pub(crate) const BLOB: Method<u32, Vec<u8>> =
-    Method::new("conformance.blob").reply_len_max(4 << 20);
+    Method::new("conformance/blob").reply_len_max(4 << 20);
 /// The same, of at most 1000 bytes.
 pub(crate) const SMALL_BLOB: Method<u32, Vec<u8>> =
-    Method::new("conformance.small_blob").reply_len_max(1000);
+    Method::new("conformance/small_blob").reply_len_max(1000);
 /// Never returns, and has ten seconds.
 pub(crate) const HANG: Method<(), u64> =
-    Method::new("conformance.hang").time_limit(Duration::from_secs(10));
+    Method::new("conformance/hang").time_limit(Duration::from_secs(10));
 /// Returns its bytes.
-pub(crate) const ECHO: MethodId = MethodId::of("conformance.echo");
+pub(crate) const ECHO: MethodId = MethodId::of("conformance/echo");
 
 /// The same number, another type of reply: a client of another version.
 pub(crate) const ADD_ONE_OF_ANOTHER_VERSION: Method<u64, String> =
-    Method::new("conformance.add_one");
+    Method::new("conformance/add_one");
 
 /// What all servers of one test share: it outlives each of them.
 pub(crate) struct Service {

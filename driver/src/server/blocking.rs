@@ -26,7 +26,7 @@ impl<L> ServerBuilder<L> {
     /// ```
     /// use oncewire_driver::{Method, Server};
     ///
-    /// const READ: Method<String, Result<Vec<u8>, String>> = Method::new("files.read").concurrency(8);
+    /// const READ: Method<String, Result<Vec<u8>, String>> = Method::new("files/read").concurrency(8);
     ///
     /// let builder = Server::builder("files").blocking(&READ, |_context, path| {
     ///     std::fs::read(path).map_err(|error| error.to_string())

@@ -250,7 +250,7 @@ impl<L> ServerBuilder<L> {
     /// use std::time::Duration;
     /// use oncewire_driver::{Bytes, Method, Server};
     ///
-    /// const STORE: Method<Bytes, Bytes> = Method::new("files.store").time_limit(Duration::from_secs(60));
+    /// const STORE: Method<Bytes, Bytes> = Method::new("files/store").time_limit(Duration::from_secs(60));
     ///
     /// let builder = Server::builder("files").method_raw(&STORE, |_context, body| async move { body });
     /// # drop(builder);

@@ -63,8 +63,8 @@ impl<L> ServerBuilder<L> {
     /// use std::{collections::HashMap, sync::Mutex};
     /// use oncewire_driver::{Context, Method, Server};
     ///
-    /// const PUT: Method<(String, u64), Option<u64>> = Method::new("kv.put");
-    /// const GET: Method<String, Option<u64>> = Method::new("kv.get").idempotent();
+    /// const PUT: Method<(String, u64), Option<u64>> = Method::new("kv/put");
+    /// const GET: Method<String, Option<u64>> = Method::new("kv/get").idempotent();
     ///
     /// #[derive(Default)]
     /// struct Kv(Mutex<HashMap<String, u64>>);

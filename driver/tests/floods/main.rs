@@ -26,12 +26,12 @@ use oncewire_driver::{
     ServerBuilder, Subject, Timer,
 };
 
-const ECHO: Method<u32, u32> = Method::new("floods.echo");
+const ECHO: Method<u32, u32> = Method::new("floods/echo");
 /// Takes [`WORK_TIME`].
-const WORK: Method<u32, u32> = Method::new("floods.work");
+const WORK: Method<u32, u32> = Method::new("floods/work");
 
 /// Has no reply.
-const NEVER: Method<u32, u32> = Method::new("floods.never");
+const NEVER: Method<u32, u32> = Method::new("floods/never");
 
 /// What a byte takes that is read: 262 µs for a buffer of 64 KiB.
 const BYTE_TIME: Duration = Duration::from_nanos(4);

@@ -13,8 +13,8 @@ use oncewire_driver::{
 
 use crate::link::{Dialler, client, serve};
 
-const ADD_ONE: Method<u32, u32> = Method::new("test.add_one");
-const NEVER: Method<u32, u32> = Method::new("test.never");
+const ADD_ONE: Method<u32, u32> = Method::new("test/add_one");
+const NEVER: Method<u32, u32> = Method::new("test/never");
 
 fn offer() -> oncewire_driver::ServerBuilder {
     Server::builder("test")

@@ -9,8 +9,8 @@ use smol::channel::{Receiver, Sender, unbounded};
 
 use crate::link::{client, serve};
 
-const LISTENS: Method<u32, u32> = Method::new("test.listens");
-const DROPPED: Method<u32, u32> = Method::new("test.dropped").drop_on_cancel();
+const LISTENS: Method<u32, u32> = Method::new("test/listens");
+const DROPPED: Method<u32, u32> = Method::new("test/dropped").drop_on_cancel();
 
 /// What handlers say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,8 +165,8 @@ fn c116_a_timeout_whose_ticket_is_held_is_no_cancel_and_to_drop_the_ticket_is_on
     });
 }
 
-const ALONE: Method<u32, u32> = Method::new("test.alone").concurrency(1);
-const ADD_ONE: Method<u32, u32> = Method::new("test.add_one");
+const ALONE: Method<u32, u32> = Method::new("test/alone").concurrency(1);
+const ADD_ONE: Method<u32, u32> = Method::new("test/add_one");
 
 /// A method that runs one call at a time and never ends it, and one that answers.
 fn stuck() -> ServerBuilder {
@@ -301,7 +301,7 @@ fn c135_a_cancel_that_wakes_no_task_leaves_its_handlers_running() {
         drop(calls);
         // What follows the cancels on the same connection was read: nothing else will wake them.
         for _ in 0..100 {
-            let absent = client.call(&Method::<u32, u32>::new("test.absent"), &1).await;
+            let absent = client.call(&Method::<u32, u32>::new("test/absent"), &1).await;
             assert!(matches!(absent, Outcome::NotExecuted(_)), "{absent:?}");
         }
         assert_eq!(server.load().running, 2);

@@ -50,8 +50,8 @@ impl Gate {
     }
 }
 
-const ADD_ONE: Method<u32, u32> = Method::new("test.add_one");
-const TWO: Method<u32, u32> = Method::new("test.two").concurrency(2);
+const ADD_ONE: Method<u32, u32> = Method::new("test/add_one");
+const TWO: Method<u32, u32> = Method::new("test/two").concurrency(2);
 
 /// Waits for the answer of a call that is answered without the gate: those before it have arrived.
 async fn arrive(client: &oncewire_driver::Client) {
@@ -98,7 +98,7 @@ fn c117_a_method_runs_no_more_calls_at_once_than_it_says_and_the_others_in_order
 
 #[test]
 fn c117_a_server_runs_no_more_calls_at_once_than_it_says_whatever_their_methods() {
-    const OTHER: Method<u32, u32> = Method::new("test.other");
+    const OTHER: Method<u32, u32> = Method::new("test/other");
     let gate = Gate::new();
     let builder = gate.offer(gate.offer(Server::builder("test"), &TWO), &OTHER).concurrency(3);
     smol::block_on(async {
@@ -121,7 +121,7 @@ fn c117_a_server_runs_no_more_calls_at_once_than_it_says_whatever_their_methods(
 
 #[test]
 fn c117_behind_a_full_queue_calls_are_refused_and_no_session_has_all_of_it() {
-    const ONE: Method<u32, u32> = Method::new("test.one").concurrency(1).queue_max(4);
+    const ONE: Method<u32, u32> = Method::new("test/one").concurrency(1).queue_max(4);
     let gate = Gate::new();
     let builder = with_add_one(gate.offer(Server::builder("test"), &ONE));
     smol::block_on(async {
@@ -149,7 +149,7 @@ fn c117_behind_a_full_queue_calls_are_refused_and_no_session_has_all_of_it() {
 
 #[test]
 fn c117_a_call_whose_deadline_passes_while_it_waits_is_not_started_and_makes_room() {
-    const ONE: Method<u32, u32> = Method::new("test.one").concurrency(1).queue_max(2);
+    const ONE: Method<u32, u32> = Method::new("test/one").concurrency(1).queue_max(2);
     let gate = Gate::new();
     let builder = with_add_one(gate.offer(Server::builder("test"), &ONE));
     smol::block_on(async {
@@ -192,7 +192,7 @@ fn passed() -> Result<u32, CallFailure> {
 
 #[test]
 fn c117_a_drain_refuses_what_waits_and_finishes_what_runs() {
-    const ONE: Method<u32, u32> = Method::new("test.one").concurrency(1);
+    const ONE: Method<u32, u32> = Method::new("test/one").concurrency(1);
     let gate = Gate::new();
     let builder = with_add_one(gate.offer(Server::builder("test"), &ONE));
     smol::block_on(async {
@@ -219,7 +219,7 @@ fn c117_a_drain_refuses_what_waits_and_finishes_what_runs() {
 #[test]
 fn c117_bytes_have_the_same_options_and_a_time_limit_that_cannot_be_kept_is_refused() {
     const SLOW: Method<Bytes, Bytes> =
-        Method::new("test.slow").time_limit(Duration::from_millis(5)).concurrency(1);
+        Method::new("test/slow").time_limit(Duration::from_millis(5)).concurrency(1);
     let builder = Server::builder("test")
         .method_raw(&SLOW, |_, _| std::future::pending())
         .method_raw(MethodSpec::new(ADD_ONE.id()), |_, body| std::future::ready(body));
@@ -237,8 +237,8 @@ fn c117_bytes_have_the_same_options_and_a_time_limit_that_cannot_be_kept_is_refu
 #[test]
 fn c176_a_function_that_blocks_counts_until_it_returns_though_its_call_has_ended() {
     const LIMITED: Method<u32, u32> =
-        Method::new("test.limited").concurrency(1).time_limit(Duration::from_millis(5));
-    const DROPPED: Method<u32, u32> = Method::new("test.dropped").concurrency(1).drop_on_cancel();
+        Method::new("test/limited").concurrency(1).time_limit(Duration::from_millis(5));
+    const DROPPED: Method<u32, u32> = Method::new("test/dropped").concurrency(1).drop_on_cancel();
     let (limited, dropped) = (Gate::new(), Gate::new());
     let builder = [(&LIMITED, &limited), (&DROPPED, &dropped)].into_iter().fold(
         with_add_one(Server::builder("test")),

@@ -16,11 +16,11 @@ impl Drop for Bomb {
     }
 }
 
-const AT_ONCE: Method<u32, ()> = Method::new("test.at_once");
-const FIRST_POLL: Method<u32, ()> = Method::new("test.first_poll");
-const LATER: Method<u32, ()> = Method::new("test.later");
-const RETURNED: Method<u32, Fused> = Method::new("test.returned");
-const ADD_ONE: Method<u32, u32> = Method::new("test.add_one");
+const AT_ONCE: Method<u32, ()> = Method::new("test/at_once");
+const FIRST_POLL: Method<u32, ()> = Method::new("test/first_poll");
+const LATER: Method<u32, ()> = Method::new("test/later");
+const RETURNED: Method<u32, Fused> = Method::new("test/returned");
+const ADD_ONE: Method<u32, u32> = Method::new("test/add_one");
 
 /// A reply that panics when it is encoded.
 #[derive(Debug)]
@@ -90,8 +90,8 @@ impl<'de> serde::Deserialize<'de> for Endless {
 
 #[test]
 fn c114_a_reply_that_cannot_be_encoded_says_so_and_which_method() {
-    const ENDLESS: Method<(), Endless> = Method::new("test.endless");
-    const LATER: Method<(), Endless> = Method::new("test.endless_later");
+    const ENDLESS: Method<(), Endless> = Method::new("test/endless");
+    const LATER: Method<(), Endless> = Method::new("test/endless_later");
     let builder = Server::builder("test")
         .method(&ENDLESS, |_, ()| std::future::ready(Endless))
         .method(&LATER, |_, ()| async {

@@ -15,11 +15,11 @@ enum Tree {
     Node(Vec<Tree>),
 }
 
-const COUNT: Method<Tree, u32> = Method::new("test.count");
-const PAIR: Method<(u32, u32), u32> = Method::new("test.pair");
-const UNITS: Method<Vec<()>, u32> = Method::new("test.units");
+const COUNT: Method<Tree, u32> = Method::new("test/count");
+const PAIR: Method<(u32, u32), u32> = Method::new("test/pair");
+const UNITS: Method<Vec<()>, u32> = Method::new("test/units");
 /// Replies with its argument.
-const ECHO: MethodId = MethodId::of("test.echo");
+const ECHO: MethodId = MethodId::of("test/echo");
 
 fn nested(levels: usize) -> Vec<u8> {
     let mut bytes = [1, 1].repeat(levels);
@@ -63,9 +63,9 @@ fn c111_a_reply_beyond_its_limits_was_executed_and_cannot_be_decoded() {
     spec.reply_len_max = 1 << 20;
     let builder = Server::builder("test").method_raw(spec, |_, body| std::future::ready(body));
     // A client that knows the method by other types.
-    let deep: Method<Raw, Tree> = Method::new("test.echo");
-    let units: Method<Raw, Vec<()>> = Method::new("test.echo");
-    let byte: Method<Raw, u8> = Method::new("test.echo");
+    let deep: Method<Raw, Tree> = Method::new("test/echo");
+    let units: Method<Raw, Vec<()>> = Method::new("test/echo");
+    let byte: Method<Raw, u8> = Method::new("test/echo");
     smol::block_on(async {
         let (_server, dialler) = serve(builder);
         let client = client(&dialler);

@@ -20,11 +20,11 @@ use shuttle::rand::{Rng, thread_rng};
 use shuttle::sync::Mutex;
 
 /// Answers at once.
-pub(crate) const ECHO: Method<u64, u64> = Method::new("interleavings.echo");
+pub(crate) const ECHO: Method<u64, u64> = Method::new("interleavings/echo");
 /// Answers once the gate is open.
-pub(crate) const HELD: Method<u64, u64> = Method::new("interleavings.held");
+pub(crate) const HELD: Method<u64, u64> = Method::new("interleavings/held");
 /// Answers with as many bytes as it was sent.
-pub(crate) const LONG: Method<Vec<u8>, Vec<u8>> = Method::new("interleavings.long");
+pub(crate) const LONG: Method<Vec<u8>, Vec<u8>> = Method::new("interleavings/long");
 
 /// The time, always.
 const NOW: Instant = Instant::from_nanos(1_000_000_000);

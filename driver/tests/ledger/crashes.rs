@@ -12,7 +12,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
 fn c52_without_a_ledger_a_restart_ends_calls_in_doubt_as_unknown() {
-    const ECHO: Method<u8, u8> = Method::new("test.echo");
+    const ECHO: Method<u8, u8> = Method::new("test/echo");
     let world = Ledgered::default();
     let server = |group: &std::sync::Arc<super::sim::Group>| {
         let builder = Server::builder("test").method(&ECHO, |_, n: u8| async move {

@@ -31,9 +31,9 @@ impl Drop for Nosy {
     }
 }
 
-const RECORDED: Method<Nosy, u32> = Method::new("test.recorded");
-const TRANSACTIONAL: Method<Nosy, u32> = Method::new("test.transactional");
-const IDEMPOTENT: Method<Nosy, u32> = Method::new("test.idempotent").idempotent();
+const RECORDED: Method<Nosy, u32> = Method::new("test/recorded");
+const TRANSACTIONAL: Method<Nosy, u32> = Method::new("test/transactional");
+const IDEMPOTENT: Method<Nosy, u32> = Method::new("test/idempotent").idempotent();
 
 fn start(world: &mut Ledgered) -> Client {
     world.ledger = TestLedger::on(Disk::default());

@@ -276,7 +276,7 @@ fn rolled_back_and_refused_calls_have_their_outcomes_over_a_crash() {
     process.call("poor", &PAY, (1, -5), Then::Confirms);
     process.call(
         "nobody",
-        &oncewire_driver::Method::<(u32, i64), i64>::new("test.no"),
+        &oncewire_driver::Method::<(u32, i64), i64>::new("test/no"),
         (1, 1),
         Then::Confirms,
     );
@@ -295,7 +295,7 @@ fn rolled_back_and_refused_calls_have_their_outcomes_over_a_crash() {
     };
     let tags: Vec<_> = left.iter().map(|call| call.tag().clone()).collect();
     assert_eq!(tags, ["poor", "nobody"]);
-    assert_eq!(left[1].method(), MethodId::of("test.no"));
+    assert_eq!(left[1].method(), MethodId::of("test/no"));
     let mut learned = Vec::new();
     for call in left {
         let call = call.typed(&COUNT).expect_err("another method");

@@ -11,7 +11,7 @@ use super::sim::{Group, Place, Sim, lock};
 use super::world::*;
 
 /// Waits for ever at the first server, and says how often it ran at the second.
-const READ: Method<(), usize> = Method::new("test.read").idempotent();
+const READ: Method<(), usize> = Method::new("test/read").idempotent();
 
 /// Two servers without a ledger, one after the other, at one address.
 struct Replaced {

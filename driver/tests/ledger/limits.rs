@@ -17,10 +17,10 @@ use super::world::Ledgered;
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Takes ten seconds.
-const SLOW: Method<u32, u32> = Method::new("test.slow").concurrency(1).queue_max(4);
-const QUICK: Method<u32, u32> = Method::new("test.quick").concurrency(1).queue_max(4);
-const DROPPED: Method<u32, u32> = Method::new("test.dropped").drop_on_cancel();
-const PAY: Method<u32, u32> = Method::new("test.pay");
+const SLOW: Method<u32, u32> = Method::new("test/slow").concurrency(1).queue_max(4);
+const QUICK: Method<u32, u32> = Method::new("test/quick").concurrency(1).queue_max(4);
+const DROPPED: Method<u32, u32> = Method::new("test/dropped").drop_on_cancel();
+const PAY: Method<u32, u32> = Method::new("test/pay");
 
 fn start(world: &mut Ledgered) {
     world.ledger = TestLedger::on(Disk::default());
@@ -151,8 +151,8 @@ struct Listeners {
     ended: Arc<Mutex<Vec<u32>>>,
 }
 
-const RECORDED: Method<u32, u32> = Method::new("test.context");
-const TRANSACTION: Method<u32, u32> = Method::new("test.context_of_transaction");
+const RECORDED: Method<u32, u32> = Method::new("test/context");
+const TRANSACTION: Method<u32, u32> = Method::new("test/context_of_transaction");
 
 impl Listeners {
     /// Its ledger holds all commits.

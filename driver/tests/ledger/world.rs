@@ -13,16 +13,16 @@ use super::disk::{Accounts, Disk, Mode, TestLedger};
 use super::sim::{Group, Place, Sim, lock};
 
 /// Recorded: says which run of it this was. A negative argument panics.
-pub const ADD: Method<i32, u32> = Method::new("test.add");
+pub const ADD: Method<i32, u32> = Method::new("test/add");
 /// Recorded, and never ends by itself.
-pub const HANG: Method<(), ()> = Method::new("test.hang").time_limit(Duration::from_secs(3));
+pub const HANG: Method<(), ()> = Method::new("test/hang").time_limit(Duration::from_secs(3));
 /// Recorded: a reply of so many bytes.
-pub const LONG: Method<u32, Vec<u8>> = Method::new("test.long").reply_len_max(100);
+pub const LONG: Method<u32, Vec<u8>> = Method::new("test/long").reply_len_max(100);
 /// Transactional: adds to an account and says what is on it. What leaves less than nothing is rolled back, a panic at
 /// 13 too.
-pub const PAY: Method<(u32, i64), i64> = Method::new("test.pay");
+pub const PAY: Method<(u32, i64), i64> = Method::new("test/pay");
 /// Idempotent: how often anything was run.
-pub const COUNT: Method<(), usize> = Method::new("test.count").idempotent();
+pub const COUNT: Method<(), usize> = Method::new("test/count").idempotent();
 
 #[derive(Default)]
 pub struct Ledgered {

@@ -19,23 +19,23 @@ use crate::books_file::{BooksFile, Line};
 pub(crate) const SERVICE: &str = "bank";
 
 /// Opens an account.
-pub(crate) const OPEN: Method<Open, AccountId> = Method::new("bank.open").reply_len_max(16);
+pub(crate) const OPEN: Method<Open, AccountId> = Method::new("bank/open").reply_len_max(16);
 /// Takes money out of an account; the reply is the balance.
 pub(crate) const DEDUCT: Method<Change, Result<u64, BankError>> =
-    Method::new("bank.deduct").reply_len_max(32);
+    Method::new("bank/deduct").reply_len_max(32);
 /// Puts money into an account; the reply is the balance.
 pub(crate) const DEPOSIT: Method<Change, Result<u64, BankError>> =
-    Method::new("bank.deposit").reply_len_max(32);
+    Method::new("bank/deposit").reply_len_max(32);
 /// What an account holds.
 pub(crate) const BALANCE: Method<AccountId, Result<u64, BankError>> =
-    Method::new("bank.balance").idempotent();
+    Method::new("bank/balance").idempotent();
 /// Writes a line onto an account's statement. One-way: nothing is reported of it.
-pub(crate) const NOTE: Method<Note, ()> = Method::new("bank.note").reply_len_max(0);
+pub(crate) const NOTE: Method<Note, ()> = Method::new("bank/note").reply_len_max(0);
 /// How often a client's operations were executed. Not idempotent, though it changes nothing: so it is executed after
 /// everything that its session sent before it.
-pub(crate) const AUDIT: Method<AuditPage, Vec<Executions>> = Method::new("bank.audit");
+pub(crate) const AUDIT: Method<AuditPage, Vec<Executions>> = Method::new("bank/audit");
 /// What the server has done.
-pub(crate) const STATS: Method<(), Stats> = Method::new("bank.stats").idempotent();
+pub(crate) const STATS: Method<(), Stats> = Method::new("bank/stats").idempotent();
 
 /// Operations in one reply of [`AUDIT`], at most.
 pub(crate) const AUDIT_PAGE_LEN_MAX: u64 = 4096;

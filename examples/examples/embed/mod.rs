@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use oncewire_core::*;
 
-/// "toy.add_one": a little-endian u32 in, the next one out.
+/// "toy/add_one": a little-endian u32 in, the next one out.
 const ADD_ONE: MethodId = MethodId::from_number(22);
 /// How often it has run.
 static EXECUTED: AtomicU32 = AtomicU32::new(0);

@@ -9,13 +9,13 @@ use rusqlite::{Connection, params};
 use crate::store::{SqliteStore, Transaction};
 
 /// Pays in, and says what is there then.
-pub const DEPOSIT: Method<(u32, i64), i64> = Method::new("sqlite_bank.deposit");
+pub const DEPOSIT: Method<(u32, i64), i64> = Method::new("sqlite_bank/deposit");
 /// Pays out, and says what is there then. Where too little is there, the database's own constraint rolls the call back.
-pub const WITHDRAW: Method<(u32, i64), i64> = Method::new("sqlite_bank.withdraw");
+pub const WITHDRAW: Method<(u32, i64), i64> = Method::new("sqlite_bank/withdraw");
 /// Recorded, not transactional: how many notices this process has written.
-pub const NOTICE: Method<u32, u32> = Method::new("sqlite_bank.notice");
+pub const NOTICE: Method<u32, u32> = Method::new("sqlite_bank/notice");
 /// What is there: read over a connection of its own, which sees only what is durable.
-pub const BALANCE: Method<u32, i64> = Method::new("sqlite_bank.balance").idempotent();
+pub const BALANCE: Method<u32, i64> = Method::new("sqlite_bank/balance").idempotent();
 
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS accounts (

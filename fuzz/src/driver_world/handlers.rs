@@ -25,25 +25,25 @@ pub type Request = (u64, Vec<u8>);
 pub type Reply = (u64, u64, Vec<u8>);
 
 /// Answers.
-pub const ECHO: Method<Request, Reply> = Method::new("driver_world.echo").reply_len_max(2_000);
+pub const ECHO: Method<Request, Reply> = Method::new("driver_world/echo").reply_len_max(2_000);
 /// Answers, or is aborted when it takes too long.
 pub const LIMITED: Method<Request, Reply> =
-    Method::new("driver_world.limited").reply_len_max(2_000).time_limit(Duration::from_millis(50));
+    Method::new("driver_world/limited").reply_len_max(2_000).time_limit(Duration::from_millis(50));
 /// Answers as often as it is asked.
 pub const IDEM: Method<Request, Reply> =
-    Method::new("driver_world.idem").reply_len_max(2_000).idempotent();
+    Method::new("driver_world/idem").reply_len_max(2_000).idempotent();
 /// Answers when its caller has given up, or after a while.
 pub const LISTENS: Method<Request, Reply> =
-    Method::new("driver_world.listens").reply_len_max(2_000);
+    Method::new("driver_world/listens").reply_len_max(2_000);
 /// The same, without hearing of it: it is dropped.
 pub const DROPPED: Method<Request, Reply> =
-    Method::new("driver_world.dropped").reply_len_max(2_000).drop_on_cancel();
+    Method::new("driver_world/dropped").reply_len_max(2_000).drop_on_cancel();
 /// Answers nothing to floods of calls.
-pub const FLOODED: MethodId = MethodId::of("driver_world.flooded");
+pub const FLOODED: MethodId = MethodId::of("driver_world/flooded");
 /// Answers in bytes.
-pub const RAW: MethodId = MethodId::of("driver_world.raw");
+pub const RAW: MethodId = MethodId::of("driver_world/raw");
 /// Is not offered.
-pub const NOWHERE: Method<Request, Reply> = Method::new("driver_world.nowhere");
+pub const NOWHERE: Method<Request, Reply> = Method::new("driver_world/nowhere");
 
 /// The place of [`RAW`], as the model knows it.
 pub const RAW_PLACE: usize = 3;

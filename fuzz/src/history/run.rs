@@ -20,8 +20,8 @@ use crate::mutant::{AnyConnector, Mutant, dial};
 use crate::rng::{Rng, mix};
 
 const REGISTERS: usize = 2;
-const REGISTER: Method<(u8, RegisterCall), u64> = Method::new("history.register");
-const LOG: Method<LogCall, LogReturn> = Method::new("history.log");
+const REGISTER: Method<(u8, RegisterCall), u64> = Method::new("history/register");
+const LOG: Method<LogCall, LogReturn> = Method::new("history/log");
 
 /// How the callers and the connections are.
 #[derive(Clone, Copy, Debug)]

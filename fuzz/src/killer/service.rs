@@ -17,9 +17,9 @@ use super::control::{Control, READY, die_with_parent};
 use super::journal::{Journal, Key, Ran, Receipt};
 
 /// Appends an element to the client's log.
-pub(super) const APPEND: Method<Arguments, Receipt> = Method::new("killer.append");
+pub(super) const APPEND: Method<Arguments, Receipt> = Method::new("killer/append");
 /// Adds one to the client's counter.
-pub(super) const ADD: Method<Arguments, Receipt> = Method::new("killer.add");
+pub(super) const ADD: Method<Arguments, Receipt> = Method::new("killer/add");
 
 /// Silence after which a peer is called dead: short, so that stopped processes are.
 const KEEPALIVE: Duration = Duration::from_millis(250);

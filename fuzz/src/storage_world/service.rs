@@ -26,12 +26,12 @@ pub type Request = (u64, Vec<u8>);
 pub type Reply = (u64, u64, Vec<u8>);
 
 /// Transactional: notes the operation's payment.
-pub const PAY: Method<Request, Reply> = Method::new("storage_world.pay").reply_len_max(600);
+pub const PAY: Method<Request, Reply> = Method::new("storage_world/pay").reply_len_max(600);
 /// Recorded.
 pub const NOTE: Method<Request, Reply> =
-    Method::new("storage_world.note").reply_len_max(600).time_limit(Duration::from_millis(400));
+    Method::new("storage_world/note").reply_len_max(600).time_limit(Duration::from_millis(400));
 /// Idempotent: whether the payment of another operation is durable, 1 or 0.
-pub const PEEK: Method<(u64, u64), Reply> = Method::new("storage_world.peek").idempotent();
+pub const PEEK: Method<(u64, u64), Reply> = Method::new("storage_world/peek").idempotent();
 
 /// How often each operation was paid. More than once is a broken promise.
 pub const PAYMENTS: TableDefinition<'_, u64, u64> = TableDefinition::new("payments");

@@ -108,7 +108,7 @@ impl Game<'_> {
     fn call(&mut self) {
         let flags = self.script.byte();
         let len = usize::from(self.script.byte());
-        let mut call = Call::new(MethodId::from_number(u32::from(flags)), &[7; 255][..len]);
+        let mut call = Call::new(MethodId::from_number(u64::from(flags)), &[7; 255][..len]);
         call.idempotent = flags & 1 != 0;
         call.one_way = flags & 2 != 0;
         call.fail_fast = flags & 4 != 0;

@@ -111,7 +111,7 @@ fn client_reads(script: &mut Script<'_>) {
     }
     let mut client: Client<Heap> = Client::new(config);
     let mut now = Instant::from_millis(5);
-    let _ = client.call(now, Call::new(MethodId::of("fuzz.call"), b"body"));
+    let _ = client.call(now, Call::new(MethodId::of("fuzz/call"), b"body"));
     let mut out = [0; 600];
     for _ in 0..4 {
         if !client.wants_connection() {

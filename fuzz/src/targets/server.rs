@@ -153,7 +153,7 @@ impl Game<'_> {
         let acked = if kind & 0x80 == 0 { acked.min(number.saturating_sub(1)) } else { acked };
         let header = RequestHeader {
             flags: kind & 3,
-            method: MethodId::from_number(1 + u32::from(kind >> 2 & 3)),
+            method: MethodId::from_number(1 + u64::from(kind >> 2 & 3)),
             remaining_ms: if kind & 0x10 == 0 { 30_000 } else { 5 },
             xid,
             acked,

@@ -37,7 +37,7 @@ struct Chain {
 }
 
 fn round_trip<T: Serialize + DeserializeOwned + PartialEq + Debug>(data: &[u8]) {
-    let method: Method<T, T> = Method::new("fuzz.typed");
+    let method: Method<T, T> = Method::new("fuzz/typed");
     let decoded = method.decode_arguments(data);
     if let Some(value) = &decoded {
         let encoded = postcard::to_stdvec(value).expect("what was decoded can be encoded");
@@ -60,7 +60,7 @@ const FLAT_LEN_MAX: usize = 512;
 
 /// What postcard by itself does not survive, or not in this life.
 fn bounded<T: DeserializeOwned>(data: &[u8]) {
-    let method: Method<T, T> = Method::new("fuzz.bounded");
+    let method: Method<T, T> = Method::new("fuzz/bounded");
     std::hint::black_box(method.decode_arguments(data));
 }
 

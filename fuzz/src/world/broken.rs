@@ -114,7 +114,7 @@ impl World {
             return;
         }
         let bytes = self.links[l].up.on_the_way_mut();
-        if bytes.len() < 32 || bytes[4] != 2 {
+        if bytes.len() < wire::REQUEST_HEADER_LEN || bytes[4] != 2 {
             return;
         }
         let field: &mut [u8; 8] = (&mut bytes[16..24]).try_into().expect("8 bytes");

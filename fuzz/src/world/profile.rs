@@ -15,15 +15,15 @@ pub const MS: u64 = 1_000_000;
 pub const BACK_MAX: u64 = 50 * MS;
 
 /// Executed at most once; recorded where there is a ledger.
-pub const PLAIN: MethodId = MethodId::of("world.plain");
+pub const PLAIN: MethodId = MethodId::of("world/plain");
 /// The same, with long replies.
-pub const LONG: MethodId = MethodId::of("world.long");
+pub const LONG: MethodId = MethodId::of("world/long");
 /// Declared idempotent.
-pub const IDEM: MethodId = MethodId::of("world.idem");
+pub const IDEM: MethodId = MethodId::of("world/idem");
 /// Its effects and its record are one transaction (S29).
-pub const TRANSACTION: MethodId = MethodId::of("world.transaction");
+pub const TRANSACTION: MethodId = MethodId::of("world/transaction");
 /// Not offered.
-pub const ABSENT: MethodId = MethodId::of("world.absent");
+pub const ABSENT: MethodId = MethodId::of("world/absent");
 
 /// Longest reply of a short method, and of a long one.
 pub const REPLY_MAX: u32 = 96;

@@ -3,7 +3,7 @@
 use oncewire::ledger::Rollback;
 use oncewire::{Context, Method, Server};
 
-const DEPOSIT: Method<u64, u64> = Method::new("bank.deposit");
+const DEPOSIT: Method<u64, u64> = Method::new("bank/deposit");
 
 fn deposit(_: &mut u8, _: &Context, cents: u64) -> Result<u64, Rollback> {
     Ok(cents)

@@ -54,7 +54,7 @@ pub(super) struct CallRow {
 struct CallBytes<'a> {
     session: SessionId,
     xid: u64,
-    method: u32,
+    method: u64,
     tag: &'a [u8],
     body: &'a [u8],
 }
@@ -169,7 +169,7 @@ mod tests {
         let row = CallRow {
             session: session.id,
             xid: Xid::new(77).unwrap(),
-            method: MethodId::of("bank.deposit"),
+            method: MethodId::of("bank/deposit"),
             tag: Bytes::from_static(b"order 5"),
             body: Bytes::new(),
         };
