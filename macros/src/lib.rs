@@ -8,6 +8,7 @@ mod check;
 mod errors;
 mod expand;
 mod model;
+mod schema;
 #[cfg(test)]
 mod tests;
 
@@ -18,6 +19,12 @@ pub fn service(
     item: proc_macro::TokenStream,
 ) -> proc_macro::TokenStream {
     service_tokens(arguments.into(), item.into()).into()
+}
+
+/// Describes how postcard carries a type: see the [crate's page](crate#types).
+#[proc_macro_derive(Schema, attributes(schema))]
+pub fn schema(item: proc_macro::TokenStream) -> proc_macro::TokenStream {
+    schema::derive(item.into()).into()
 }
 
 /// The same, on tokens that exist outside the compiler too.
