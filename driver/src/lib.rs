@@ -8,6 +8,7 @@
 //! | survive a crash of the server | [`ledger`], [`ServerBuilder::ledger`] |
 //! | survive a crash of the client | [`journal`], [`DurableClient`] |
 //! | keep secrets in files | [`files`] |
+//! | describe types and methods | [`Schema`], [`schema`] |
 //! | choose the executor, or simulate | [`Runtime`], [`SmolRuntime`] |
 //!
 //! The rules S1 to S32 that comments cite are stated in the core's `PROTOCOL.md`. Nothing here decides what happens to a
@@ -108,6 +109,8 @@ pub use oncewire_core::{
 };
 #[cfg(feature = "macros")]
 pub use oncewire_macros::service;
+pub use oncewire_schema as schema;
+pub use oncewire_schema::Schema;
 pub use runtime::{Runtime, SmolRuntime, Timer};
 pub use server::{
     BuildError, Context, HandlerFaults, Load, Server, ServerBuilder, StateHandler, StatefulBuilder,

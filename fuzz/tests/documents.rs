@@ -110,6 +110,7 @@ fn every_published_crate_says_what_it_is() {
         "ledger-redb",
         "macros",
         "oncewire",
+        "schema",
         "transport-pipe",
         "transport-tcp",
         "transport-unix",

@@ -17,9 +17,10 @@ pub use oncewire_driver::{
     Client, ClientCounters, ClientOptions, ClientStatus, CloseReason, Connect, Context, Delivery,
     DurableCall, DurableClient, Executed, HandlerFaults, Instant, Load, Method, MethodId,
     MethodSpec, NEVER, NoReply, Nonblocking, NotExecuted, Outcome, RawMethod, Receipt,
-    RecoveredCall, Runtime, Server, ServerBuilder, ServerConfig, ServerCounters, ServerError,
-    ServerId, Service, ServiceName, SessionId, SmolRuntime, StateHandler, StatefulBuilder, Subject,
-    Ticket, Timer, Unknown, Unreplied, Xid, files, journal, ledger,
+    RecoveredCall, Runtime, Schema, Server, ServerBuilder, ServerConfig, ServerCounters,
+    ServerError, ServerId, Service, ServiceName, SessionId, SmolRuntime, StateHandler,
+    StatefulBuilder, Subject, Ticket, Timer, Unknown, Unreplied, Xid, files, journal, ledger,
+    schema,
 };
 #[cfg(feature = "redb")]
 pub use oncewire_ledger_redb as redb;

@@ -1,0 +1,169 @@
+//! Descriptions: as text, as numbers, and of types that refer to themselves.
+#![allow(missing_docs, dead_code)]
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use oncewire_schema::{Schema, Signature, SignatureTable, TypeTable};
+use serde::{Deserialize, Serialize};
+
+fn text<T: Schema>() -> String {
+    TypeTable::of::<T>().to_string()
+}
+
+fn hash<T: Schema>() -> u64 {
+    TypeTable::of::<T>().hash()
+}
+
+#[derive(Serialize, Deserialize, Schema)]
+#[schema(crate = oncewire_schema)]
+struct Point {
+    x: i32,
+    #[serde(rename = "why")]
+    y: i32,
+    #[serde(skip)]
+    cache: Option<std::thread::ThreadId>,
+}
+
+#[derive(Serialize, Deserialize, Schema)]
+#[schema(crate = oncewire_schema)]
+struct Chain {
+    number: u32,
+    next: Option<Box<Chain>>,
+}
+
+#[derive(Serialize, Deserialize, Schema)]
+#[schema(crate = oncewire_schema)]
+#[serde(rename_all = "snake_case")]
+enum Tree<T> {
+    Leaf(T),
+    BothSides(Vec<Tree<T>>, Vec<Tree<T>>),
+    Empty,
+}
+
+#[derive(Serialize, Deserialize, Schema)]
+#[schema(crate = oncewire_schema)]
+struct Cents(u64);
+
+#[test]
+fn a_description_is_read_like_a_type() {
+    assert_eq!(text::<u8>(), "u8");
+    assert_eq!(text::<Vec<Option<(String, [u16; 4])>>>(), "Vec<Option<(String, [u16; 4])>>");
+    assert_eq!(text::<HashMap<String, ()>>(), "Map<String, ()>");
+    assert_eq!(text::<Point>(), "Point where Point = {x: i32, why: i32}");
+    assert_eq!(text::<Chain>(), "Chain where Chain = {number: u32, next: Option<Chain>}");
+    assert_eq!(text::<Duration>(), "Duration where Duration = {secs: u64, nanos: u32}");
+    assert_eq!(
+        text::<Tree<u8>>(),
+        "Tree<u8> where Tree<u8> = leaf(u8) | both_sides(Vec<Tree<u8>>, Vec<Tree<u8>>) | empty"
+    );
+    assert_eq!(text::<(Cents,)>(), "(Cents,) where Cents = u64");
+    let signature = Signature::of::<(u8, Cents), ()>(&["a", "b"]);
+    assert_eq!(signature.to_string(), "(a: u8, b: Cents) where Cents = u64");
+    assert_eq!(Signature::of::<(), u8>(&[]).to_string(), "() -> u8");
+    assert_eq!(Signature::of::<u16, u8>(&[]).to_string(), "(u16) -> u8");
+}
+
+mod other {
+    use super::*;
+
+    #[derive(Serialize, Deserialize, Schema)]
+    #[schema(crate = oncewire_schema)]
+    pub(super) struct Chain {
+        link: super::Chain,
+    }
+}
+
+#[test]
+fn two_types_of_one_name_are_told_apart() {
+    assert_eq!(
+        text::<other::Chain>(),
+        "Chain where Chain = {link: Chain#2}, Chain#2 = {number: u32, next: Option<Chain#2>}"
+    );
+}
+
+/// The same values by other definitions: they are compared by what they unfold to.
+mod again {
+    use super::*;
+
+    #[derive(Serialize, Deserialize, Schema)]
+    #[schema(crate = oncewire_schema)]
+    pub(super) struct Link {
+        number: Number,
+        next: Option<Rest>,
+    }
+
+    #[derive(Serialize, Deserialize, Schema)]
+    #[schema(crate = oncewire_schema)]
+    struct Number(u32);
+
+    #[derive(Serialize, Deserialize, Schema)]
+    #[schema(crate = oncewire_schema)]
+    struct Rest(Box<Another>);
+
+    #[derive(Serialize, Deserialize, Schema)]
+    #[schema(crate = oncewire_schema)]
+    struct Another {
+        number: u32,
+        next: Option<Box<Link>>,
+    }
+
+    #[derive(Serialize, Deserialize, Schema)]
+    #[schema(crate = oncewire_schema)]
+    pub(super) struct Swapped {
+        why: i32,
+        x: i32,
+    }
+}
+
+#[test]
+fn the_number_is_of_what_is_on_the_wire_and_of_the_names_of_its_parts() {
+    assert_eq!(hash::<Chain>(), hash::<again::Link>());
+    assert_eq!(hash::<Cents>(), hash::<u64>());
+    assert_eq!(hash::<Vec<Cents>>(), hash::<std::collections::BTreeSet<u64>>());
+    assert_eq!(hash::<BTreeMap<u8, u8>>(), hash::<HashMap<u8, u8>>());
+    assert_ne!(hash::<Point>(), hash::<again::Swapped>());
+    assert_ne!(hash::<Chain>(), hash::<other::Chain>());
+    assert_ne!(hash::<Tree<u8>>(), hash::<Tree<u16>>());
+    assert_ne!(hash::<(u8, u8)>(), hash::<(u8, (u8,))>());
+    assert_ne!(hash::<Option<u8>>(), hash::<Vec<u8>>());
+    let of = |names| Signature::of::<(u64, u64), ()>(names).hash();
+    assert_ne!(of(&["from", "to"]), of(&["to", "from"]));
+    // From build to build, and from machine to machine.
+    assert_eq!(hash::<Tree<u8>>(), TREE_HASH);
+}
+
+const TREE_HASH: u64 = 4_126_022_723_919_682_784;
+
+#[test]
+fn a_description_is_sent_and_one_that_leads_nowhere_is_refused() {
+    let signature = Signature::of::<(Tree<Point>, Chain), Result<(), Cents>>(&["a", "b"]).table();
+    let sent = postcard::to_stdvec(&signature).unwrap();
+    let received: SignatureTable = postcard::from_bytes(&sent).unwrap();
+    assert_eq!(received, signature);
+    assert_eq!(received.hash(), signature.hash());
+    assert_eq!(received.to_string(), signature.to_string());
+    // One node, an option of number 0, and the root; then of number 1, which is not there.
+    let mut table = postcard::to_stdvec(&TypeTable::of::<Option<u8>>()).unwrap();
+    assert_eq!(table[..3], [2, 1, 1]);
+    table[2] = 2;
+    assert!(postcard::from_bytes::<TypeTable>(&table).is_err());
+}
+
+#[test]
+fn a_description_from_a_stranger_is_printed_within_bounds() {
+    // Each of these is a pair of the next: 2^30 leaves.
+    let mut nodes = Vec::new();
+    for next in 1..31u8 {
+        nodes.extend([5, 2, next, next]);
+    }
+    let table = [&[31][..], &nodes, &[0, 0, 0]].concat();
+    let table: TypeTable = postcard::from_bytes(&table).unwrap();
+    assert!(table.to_string().len() < 100_000);
+    table.hash();
+    // A struct of nothing but itself.
+    let table = [1, 6, 1, b'A', 0, 0, 1, 0, 0];
+    let table: TypeTable = postcard::from_bytes(&table).unwrap();
+    assert_eq!(table.to_string(), "A where A = A");
+    table.hash();
+}
