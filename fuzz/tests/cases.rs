@@ -5,12 +5,13 @@ use std::fs;
 use std::path::Path;
 
 /// Where numbered tests are.
-const FOLDERS: [&str; 8] = [
+const FOLDERS: [&str; 9] = [
     "core",
     "driver",
     "transport-unix",
     "transport-tcp",
     "transport-pipe",
+    "transport-tls",
     "ledger-redb",
     "fuzz",
     "examples",

@@ -1,0 +1,24 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+mod acceptor;
+mod certificate;
+mod client;
+mod connector;
+mod error;
+mod handshakes;
+mod provider;
+mod reload;
+mod server;
+mod stream;
+mod verifier;
+
+pub use acceptor::{HandshakeCounters, TlsAcceptor};
+pub use certificate::certificate_name;
+pub use client::{ClientTls, ClientTlsBuilder};
+pub use connector::TlsConnector;
+pub use oncewire_driver::*;
+pub use rustls;
+pub use server::{ServerTls, ServerTlsBuilder};
+pub use verifier::PeerCertificate;

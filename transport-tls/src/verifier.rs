@@ -1,0 +1,119 @@
+//! Which clients are let in, of those whose certificates are good.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+
+use crate::certificate::certificate_name;
+
+/// Says whether a client is let in.
+pub(crate) type Admit = Arc<dyn Fn(&PeerCertificate<'_>) -> bool + Send + Sync>;
+
+/// A client's certificate, which was found good.
+#[derive(Debug)]
+pub struct PeerCertificate<'a> {
+    name: &'a str,
+    certificate: &'a CertificateDer<'a>,
+    intermediates: &'a [CertificateDer<'a>],
+}
+
+impl PeerCertificate<'_> {
+    /// Its [name](certificate_name).
+    pub fn name(&self) -> &str {
+        self.name
+    }
+
+    /// The certificate itself, as DER.
+    pub fn certificate(&self) -> &[u8] {
+        self.certificate
+    }
+
+    /// What the client sent with it: not all of it need be part of the chain to the authority.
+    pub fn intermediates(&self) -> &[CertificateDer<'_>] {
+        self.intermediates
+    }
+}
+
+/// Lets in clients whose certificates are good, have a name, and are admitted.
+#[cfg_attr(not(any(feature = "ring", feature = "aws-lc-rs")), allow(dead_code))]
+pub(crate) struct NamedClients {
+    certificates: Arc<dyn ClientCertVerifier>,
+    admit: Option<Admit>,
+}
+
+#[cfg_attr(not(any(feature = "ring", feature = "aws-lc-rs")), allow(dead_code))]
+impl NamedClients {
+    pub(crate) fn new(
+        certificates: Arc<dyn ClientCertVerifier>,
+        admit: Option<Admit>,
+    ) -> NamedClients {
+        NamedClients { certificates, admit }
+    }
+}
+
+impl fmt::Debug for NamedClients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NamedClients").finish_non_exhaustive()
+    }
+}
+
+impl ClientCertVerifier for NamedClients {
+    fn offer_client_auth(&self) -> bool {
+        self.certificates.offer_client_auth()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.certificates.client_auth_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.certificates.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let verified = self.certificates.verify_client_cert(certificate, intermediates, now)?;
+        // The client is sent the alert "access denied".
+        let denied = Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure);
+        let Ok(name) = certificate_name(certificate) else { return Err(denied) };
+        let peer = PeerCertificate { name: &name, certificate, intermediates };
+        match &self.admit {
+            Some(admit) if !admit(&peer) => Err(denied),
+            _ => Ok(verified),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.certificates.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.certificates.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.certificates.supported_verify_schemes()
+    }
+
+    fn requires_raw_public_keys(&self) -> bool {
+        self.certificates.requires_raw_public_keys()
+    }
+}
