@@ -28,5 +28,10 @@ pub use oncewire_ledger_redb as redb;
 pub use oncewire_pipe::{ChildConnector, StdioAcceptor, memory, os};
 #[cfg(feature = "tcp")]
 pub use oncewire_tcp::{TcpAcceptor, TcpConnector};
+#[cfg(feature = "tls")]
+pub use oncewire_tls::{
+    ClientTls, ClientTlsBuilder, HandshakeCounters, PeerCertificate, ServerTls, ServerTlsBuilder,
+    TlsAcceptor, TlsConnector, certificate_name, rustls,
+};
 #[cfg(all(unix, feature = "unix"))]
 pub use oncewire_unix::{BindOptions, SocketEvent, UnixAcceptor, UnixConnector};
