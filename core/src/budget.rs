@@ -1,7 +1,7 @@
 //! Who gets how much of the server's memory (S11): pure decisions.
 //!
 //! Static limits cannot do it. Where the transport gives no names, a stranger opens as many sessions as it likes, and
-//! seventeen of them with the default grants used to reserve all there was. So besides the limits there is a rule
+//! seventeen of them with the default grants once reserved all of it. So besides the limits there is a rule
 //! that depends on what is free: the more is taken, the less a claimant that holds much may still take, while one that
 //! holds little gets its first calls in, and greedy ones always leave something free.
 
@@ -13,7 +13,7 @@ pub(crate) struct Bytes {
     pub(crate) server: u64,
 }
 
-/// A principal holds at most so many times what it leaves free: alone, three quarters of all there is.
+/// A principal holds at most this multiple of what it leaves free: alone, three quarters of the budget.
 const PRINCIPAL_WEIGHT: u64 = 3;
 /// A session that holds no more than this part of what is free may take it even where its principal holds its share.
 const SMALL_PART: u64 = 16;
@@ -48,8 +48,8 @@ mod tests {
 
     const LIMITS: Bytes = Bytes { session: 256 << 20, principal: 1 << 30, server: 1 << 30 };
 
-    /// What each of so many sessions, of so many principals, gets when all take calls of 64 KiB in turn; and what a
-    /// session of another principal, and one more of the same, get after that.
+    /// What each of `sessions` sessions of each of `principals` principals gets when all take calls of 64 KiB in turn; and
+    /// what a session of another principal, and one more of the same, get after that.
     fn taken(principals: usize, sessions: usize) -> (u64, u64, u64) {
         const CALL: u64 = 64 << 10;
         let mut held = vec![vec![0; sessions]; principals];

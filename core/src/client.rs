@@ -91,7 +91,7 @@ enum Goodbye {
 enum Closing {
     /// It takes calls. Next: `Asked`.
     No,
-    /// It takes none, and those that it has go on. Next: `Reported`, once they are settled and the connection is gone.
+    /// It takes no calls, and those that it has continue. Next: `Reported`, once they are settled and the connection is gone.
     Asked,
     /// [`ClientEvent::Closed`] was polled.
     Reported,
@@ -356,7 +356,7 @@ impl<S: ClientStorage> Client<S> {
         if let Phase::Refused(reason) = self.phase { Some(reason) } else { None }
     }
 
-    /// Whether everything is said: all calls are settled and acknowledged, and our `Goodbye` was sent last. When it has
+    /// Whether nothing is left to send: all calls are settled and acknowledged, and our `Goodbye` was sent last. When it has
     /// left, the connection may be closed without waiting for the server to do so (W62).
     pub fn is_goodbye_sent(&self) -> bool {
         self.has_said_goodbye() && !self.output.owes_ack()

@@ -50,13 +50,13 @@ pub enum ProtocolError {
         /// The one that runs.
         running: u64,
     },
-    /// `acked` covers a running call, or the call that carries it (S10): this client goes on from an old copy of its journal, and
+    /// `acked` covers a running call, or the call that carries it (S10): this client continues from an old copy of its journal, and
     /// its session is over (S7).
     AckAhead {
         /// The `acked` received.
         acked: u64,
     },
-    /// A new xid is below one that was already read, without leave (S13).
+    /// A new xid is below one that was already read, without permission (S13).
     OutOfOrder {
         /// The new xid.
         xid: u64,
@@ -75,7 +75,7 @@ pub enum ProtocolError {
         /// The xid.
         xid: u64,
     },
-    /// An `Ask` came for an xid whose answer the session's client has acknowledged: this client goes on from an old copy of
+    /// An `Ask` came for an xid whose answer the session's client has acknowledged: this client continues from an old copy of
     /// its journal. Nothing is left to answer it with, and its session is over (S7).
     AlreadySettled {
         /// The xid.
@@ -181,7 +181,7 @@ pub enum CloseReason {
     PeerSilent,
     /// The handshake, or one frame, took the peer too long (C42).
     TooSlow,
-    /// The session was ended in good order.
+    /// The session ended cleanly.
     Goodbye,
     /// There was no memory for one more call of the session, not even to refuse it (S11). It was not read: after a
     /// resume it is sent again.
@@ -277,7 +277,7 @@ impl core::error::Error for CloseReason {}
 pub enum SessionEnd {
     /// The server no longer has it, or never had (S3).
     SessionUnknown,
-    /// One end goes on from an old copy: the server's ledger is older than what the client has seen (S32), or the client's
+    /// One end continues from an old copy: the server's ledger is older than what the client has seen (S32), or the client's
     /// journal than what the server has (S7). Its other calls and numbers are not known there.
     RolledBack,
     /// The server came back with other grants (S7).

@@ -1,4 +1,4 @@
-//! Names and numbers, each a type of its own.
+//! Names and numbers, each its own type.
 
 use core::fmt;
 use core::num::NonZeroU64;

@@ -14,7 +14,7 @@ use crate::wire::may_be_pong;
 /// process that has died is noticed where the system says so. A machine that vanishes without a word is not, and its
 /// session and its connection stay: that is why it is no setting for a service in use.
 ///
-/// Other clocks go on while a process is stopped: callers' deadlines, time limits of methods, and the handshakes of
+/// Other clocks keep running while a process is stopped: callers' deadlines, time limits of methods, and the handshakes of
 /// connections made meanwhile.
 pub const NEVER: Duration = Duration::MAX;
 

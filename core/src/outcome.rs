@@ -239,7 +239,7 @@ pub enum Unknown {
     Repeated,
     /// The client was closed before the answer came.
     Closed,
-    /// The client's journal cannot write: what became of the call is learned when the client is started again.
+    /// The client's journal cannot write: the call's outcome is learned when the client is started again.
     JournalFailed,
 }
 

@@ -17,7 +17,7 @@
 //! | `server/held.rs` | held calls in the order of their xids |
 //! | `server/replies.rs` | memory for calls and replies, and their discard |
 //! | `server/quota.rs` | each principal's share of connections and sessions |
-//! | `server/transmit.rs` | what it wants of its owner: events, and frames that go |
+//! | `server/transmit.rs` | what it asks of its owner: events, and frames to send |
 
 mod config;
 mod conn;
@@ -350,7 +350,7 @@ impl<T: ServerStorage> Server<T> {
     }
 
     /// The same once every answer that waits has left. They are kept, but a client that comes back for them sends what
-    /// had it closed along with its questions: closed at once it never learned what became of its other calls.
+    /// had it closed along with its questions: closed at once it never learned the outcomes of its other calls.
     fn close_when_sent(&mut self, index: u32, reason: CloseReason) {
         let Some(conn) = self.conns.live_mut(index) else { return };
         if conn.partial.is_some() || has_to_send::<T>(conn, &self.sessions) {

@@ -42,7 +42,7 @@ pub const FLAG_ONE_WAY: u8 = 0x02;
 /// the full one from the start (S6).
 pub const FEATURE_DURABLE: u32 = 0x01;
 /// Feature: the client is being debugged, and asks not to be called dead while it is stopped: it is granted the longest
-/// keepalive that the server allows anybody (S20).
+/// keepalive that the server allows (S20).
 pub const FEATURE_PATIENT: u32 = 0x02;
 /// All features of this version.
 pub(crate) const FEATURES: u32 = FEATURE_DURABLE | FEATURE_PATIENT;

@@ -1,4 +1,4 @@
-//! The end of a session in good order: nothing that can be known is given up by a goodbye (S6, S25). C78 to C81.
+//! The clean end of a session: nothing that can be known is given up by a goodbye (S6, S25). C78 to C81.
 #![allow(missing_docs)]
 
 mod util;

@@ -168,7 +168,7 @@ impl Client {
         self.handle.shared.send(call)
     }
 
-    /// Takes no more calls, waits for those pending, and ends the session in good order; at most
+    /// Takes no more calls, waits for those pending, and ends the session cleanly; at most
     /// [`ClientOptions::close_timeout`].
     pub async fn close(&self) {
         self.handle.shared.close(true);

@@ -29,7 +29,7 @@ pub(crate) struct ValueLimits {
 
 /// See [`Method::depth_max`](crate::Method::depth_max).
 const DEPTH_MAX: u32 = 128;
-/// A value of so many bytes counts as one more level: on its way it lies on the stack, several times over.
+/// A value of this many bytes counts as one more level: while it is decoded, it is on the stack several times.
 const LEVEL_LEN: usize = 512;
 /// See [`Method::memory_max`](crate::Method::memory_max). An empty string takes 24 bytes of memory for one on the wire.
 const MEMORY_BASE: usize = 64 << 10;
@@ -125,7 +125,7 @@ struct Bounded<'m, T> {
 #[derive(Clone, Copy)]
 enum Parts {
     Inline,
-    /// In memory of their own.
+    /// In their own memory.
     Apart,
 }
 

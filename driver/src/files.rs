@@ -30,7 +30,7 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
     system::open(path, true)
 }
 
-/// Checks that a file opened at `path` belongs to this user alone, and that not everybody can put another in its place.
+/// Checks that a file opened at `path` belongs to this user alone, and that other users cannot replace it.
 ///
 /// # Errors
 /// [`ErrorKind::PermissionDenied`]: what is wrong with it, and what to do.
@@ -70,7 +70,7 @@ pub fn remove_own(path: &Path) -> io::Result<()> {
     std::fs::remove_file(path)
 }
 
-/// A lock on a file of its own, which holds this process's id for messages. The kernel releases it when the process
+/// A lock on a separate file, which holds this process's id for messages. The kernel releases it when the process
 /// ends, however it ends; the file stays, empty, since to remove it would be a race.
 ///
 /// ```

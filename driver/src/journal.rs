@@ -1,7 +1,7 @@
 //! The seam between a durable client and a store of what it has asked for.
 //!
 //! A plain client that dies forgets its session and its calls. A [`DurableClient`](crate::DurableClient) keeps them in a
-//! journal, so that the next run of its program resumes the session inside its lease and learns what became of each
+//! journal, so that the next run of its program resumes the session inside its lease and learns the outcome of each
 //! call. With a [ledger](crate::ledger) at the server, exactly once then survives the death of either side.
 //!
 //! ```text
@@ -26,12 +26,12 @@
 //! # How to write one
 //!
 //! A journal is a small map from keys to bytes, which are the client's business. A store whose commits block implements
-//! [`JournalStore`], and [`JournalThread`] gives it a thread of its own. For SQL: one table `journal(kind, number, bytes,
+//! [`JournalStore`], and [`JournalThread`] gives it its own thread. For SQL: one table `journal(kind, number, bytes,
 //! primary key (kind, number))`; a batch is one transaction whose durability is not turned off.
 //!
 //! Do not put back a copy of a journal in place of a later one. The server shows that it is old, by a number or an answer that
 //! the copy does not know: the session ends, calls that the copy has unfinished end as `Unknown`, though the later run may
-//! have learned their outcomes, and new calls go on in a new session. No call gets the reply of another. Calls that the copy
+//! have learned their outcomes, and new calls continue in a new session. No call gets the reply of another. Calls that the copy
 //! does not have are not heard of again.
 
 mod thread;
@@ -66,7 +66,7 @@ pub enum JournalKey {
     Session,
     /// A call, by a number that the journal's client gave it.
     Call(u64),
-    /// What became of that call.
+    /// The outcome of that call.
     Outcome(u64),
 }
 

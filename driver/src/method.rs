@@ -117,7 +117,7 @@ impl<A, R> Method<A, R> {
         self
     }
 
-    /// Its arguments, and likewise its reply, may take so many bytes of memory beside their own size, instead of 64 KiB
+    /// Its arguments, and likewise its reply, may take this many bytes of memory beside their own size, instead of 64 KiB
     /// and 32 times their bytes on the wire. Raise it for values that are much larger in memory than on the wire: mostly
     /// empty rows of many columns, say.
     ///

@@ -1,6 +1,6 @@
 //! Time, chance and tasks: everything that the driver takes from outside, in one trait.
 //!
-//! This is the one file of the driver that may read a clock. A simulation passes a runtime of its own, and every run of
+//! This is the one file of the driver that may read a clock. A simulation passes its own runtime, and every run of
 //! it can be repeated.
 
 use std::cell::Cell;

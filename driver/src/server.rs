@@ -142,7 +142,7 @@ impl Server {
         Ok(())
     }
 
-    /// Serves one connection that was accepted by other means, in a task of its own.
+    /// Serves one connection that was accepted by other means, in its own task.
     pub fn serve_stream(&self, stream: BoxStream, subject: Subject) {
         // Beyond the limit of connections, the newcomer is closed.
         let Some(id) = self.shared.connect(&subject) else { return };
@@ -150,7 +150,7 @@ impl Server {
         self.shared.runtime.spawn(Box::pin(task));
     }
 
-    /// Ends in good order (S25): clients are notified, what is not started is refused, what runs is finished and answered,
+    /// Shuts down gracefully (S25): clients are notified, what is not started is refused, what runs is finished and answered,
     /// and clients have until `grace` is over to fetch the replies that are kept. Complete when no connection is left. A client that lost
     /// its connection less than a keepalive's time before is waited for as well, within the grace, unless a ledger keeps
     /// its session for the next server: its calls in doubt may never have been read, and only this server can say so.
@@ -239,7 +239,7 @@ enum Stop {
     Ledger(LedgerError),
 }
 
-/// Lets the tasks that are ready run before this one goes on.
+/// Lets the tasks that are ready run before this one continues.
 async fn yield_now() {
     let mut yielded = false;
     std::future::poll_fn(|cx| {

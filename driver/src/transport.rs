@@ -48,7 +48,7 @@ pub trait Connect: Send + Sync + 'static {
 
 /// Accepts connections, one a call.
 pub trait Accept: Send + Sync + 'static {
-    /// Waits for the next connection and says who is at its other end. An error is worth a message and a short pause;
+    /// Waits for the next connection and says who the peer is. An error is worth a message and a short pause;
     /// [`io::ErrorKind::BrokenPipe`] says that there will never be another connection, and
     /// [`NotFound`](io::ErrorKind::NotFound), [`InvalidInput`](io::ErrorKind::InvalidInput) and
     /// [`Unsupported`](io::ErrorKind::Unsupported) that there cannot be one, which is an error of

@@ -16,7 +16,7 @@ use rustix::process::{geteuid, umask};
 /// A user that is not us.
 const NOBODY: u32 = 65534;
 
-/// A folder of the test's own in which everybody may make files and only their owners may remove them, as in `/tmp`.
+/// A folder of the test's own in which every user may make files and only their owners may remove them, as in `/tmp`.
 struct Folder(PathBuf);
 
 impl Folder {

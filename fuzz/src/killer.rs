@@ -167,7 +167,7 @@ impl fmt::Display for Failure {
         match self {
             Failure::Violation(violation) => violation.fmt(f),
             Failure::Wedged(what) => write!(f, "wedged: {what}"),
-            Failure::Ended(who) => write!(f, "{who} ended, and nobody had killed it"),
+            Failure::Ended(who) => write!(f, "{who} ended without being killed"),
             Failure::NotAllowed(why) => {
                 write!(f, "network namespaces need root, ip and tc, and this machine says: {why}")
             }

@@ -45,7 +45,7 @@ pub(crate) const LEDGER: Kind = Kind {
 pub(crate) const JOURNAL: Kind = Kind {
     noun: "journal",
     meta: TableDefinition::new("oncewire.journal.meta"),
-    // A client that goes on from a copy uses numbers again that its server knows; a new call once got an old reply (C83).
+    // A client that continues from a copy uses numbers again that its server knows; a new call once got an old reply (C83).
     remedy: NO_COPY,
     remedy_inside: NO_COPY,
 };
@@ -351,7 +351,7 @@ fn check_magic(path: &Path, mut file: &File, kind: &Kind) -> Result<(), LedgerEr
 
 /// From here on, reads show what is on the disk.
 ///
-/// After an fsync that failed, Linux takes what it could not write for clean, and goes on showing it to every process that opens the
+/// After an fsync that failed, Linux takes what it could not write for clean, and keeps showing it to every process that opens the
 /// file next; no later fsync writes it. What a server had built on that would be gone after a power cut, so it is dropped
 /// before anything is read.
 fn forget_cached(file: &File) -> std::io::Result<()> {

@@ -19,7 +19,7 @@ use crate::file;
 /// All that is kept, by the bytes of its key.
 const ENTRIES: TableDefinition<'_, &[u8; 9], &[u8]> = TableDefinition::new("oncewire.journal");
 
-/// A journal in a file of redb, on a thread of its own: for a
+/// A journal in a file of redb, on its own thread: for a
 /// [`DurableClient`](oncewire_driver::DurableClient).
 ///
 /// ```no_run

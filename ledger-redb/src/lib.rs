@@ -38,7 +38,7 @@
 //! # Group commit
 //!
 //! Calls that are ready together run in one transaction of redb, and share its one fsync. If a handler among them rolls
-//! back, the transaction is given up, and each call runs again in one of its own, with its record, none of which is durable
+//! back, the transaction is given up, and each call runs again in its own transaction, with its record, none of which is durable
 //! before the last. So each succeeds or fails alone, and a handler may run twice; what it did the first time is gone.
 
 #![forbid(unsafe_code)]
@@ -64,7 +64,7 @@ use redb::{MultimapTable, MultimapTableDefinition, ReadTransaction, Table, Table
 pub use journal::{RedbJournal, RedbJournalStore};
 pub use store::RedbStore;
 
-/// A ledger in a file of redb, on a thread of its own.
+/// A ledger in a file of redb, on its own thread.
 #[derive(Debug)]
 pub struct RedbLedger {
     thread: LedgerThread<RedbStore>,

@@ -1,7 +1,7 @@
 //! The store of a ledger: a batch becomes one durable commit, and records become bytes.
 //!
 //! A commit is tried as one transaction of redb, with one fsync. If one of its calls is rolled back, the transaction is
-//! given up and each call runs again in one of its own: see `run_separately` for what must not go wrong there.
+//! given up and each call runs again in its own: see `run_separately` for what must not go wrong there.
 
 use std::fmt;
 use std::ops::Range;
@@ -115,7 +115,7 @@ impl RedbStore {
         Ok(())
     }
 
-    /// The same, each call in a transaction of its own, none of which is durable by itself.
+    /// The same, each call in its own transaction, none of which is durable by itself.
     ///
     /// redb makes such transactions durable when it is closed, also after an error. So each holds the record of its
     /// call, and all that the batch says before it: whatever part of a batch becomes durable is one that S28 and S29

@@ -16,7 +16,7 @@ use crate::os::PipeStream;
 /// Starts a program at every dial, and talks to its stdin and stdout.
 ///
 /// The connection ends when the program does, even if something it started still holds its stdout. Dropping the
-/// stream closes the program's stdin; a program that then does not end by itself goes on, unless
+/// stream closes the program's stdin; a program that then does not end by itself keeps running, unless
 /// [`kill_on_drop`](ChildConnector::kill_on_drop) says otherwise. It is waited for in either case, on smol's global
 /// executor, so that no zombie stays.
 ///

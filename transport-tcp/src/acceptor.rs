@@ -13,7 +13,7 @@ use crate::socket::{self, connected};
 /// Listens on a TCP address.
 ///
 /// Errors of a single `accept`, such as too many open files or a caller that was gone before it was admitted, come out as
-/// they are; the acceptor goes on listening.
+/// they are; the acceptor keeps listening.
 #[derive(Debug)]
 pub struct TcpAcceptor {
     listener: Async<TcpListener>,
@@ -43,7 +43,7 @@ impl TcpAcceptor {
         Err(all_failed(&format!("tcp:{name}"), tried))
     }
 
-    /// Takes a listener made elsewhere: inherited, or with options of its own.
+    /// Takes a listener made elsewhere: inherited, or with its own options.
     ///
     /// ```
     /// let listener = std::net::TcpListener::bind("127.0.0.1:0")?;

@@ -49,7 +49,7 @@ mod quick {
     pub(crate) async fn connect(address: SocketAddr) -> io::Result<Async<TcpStream>> {
         let socket = new_socket(address)?;
         match net::connect(&socket, &address) {
-            // What was begun goes on after an interruption.
+            // A connect that was interrupted continues.
             Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => {}
             Err(e) => return Err(e.into()),
         }

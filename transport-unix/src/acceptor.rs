@@ -143,7 +143,7 @@ fn accept_one(listener: &UnixListener) -> io::Result<UnixStream> {
     Ok(retry_on_intr(|| net::accept_with(listener, flags))?.into())
 }
 
-/// Who is at the other end, and its pid if that can be seen from here.
+/// Who the peer is, and its pid if that can be seen from here.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn peer(stream: &UnixStream) -> io::Result<(Subject, Option<u32>)> {
     use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
@@ -153,7 +153,7 @@ pub(crate) fn peer(stream: &UnixStream) -> io::Result<(Subject, Option<u32>)> {
     Ok((Subject::Uid(credentials.uid()), pid))
 }
 
-/// Who is at the other end: not known on this system.
+/// Who the peer is: not known on this system.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) fn peer(_: &UnixStream) -> io::Result<(Subject, Option<u32>)> {
     Ok((Subject::Anonymous, None))

@@ -48,7 +48,7 @@ impl UnixConnector {
     /// a service manager that runs as root.
     ///
     /// The error of such a dial has the kind [`PermissionDenied`](io::ErrorKind::PermissionDenied) and names both users. A
-    /// client goes on dialling, less and less often, since the right server may come yet; its `status` shows the error. On
+    /// client keeps dialling, less and less often, since the right server may come yet; its `status` shows the error. On
     /// systems that do not say who listens, every dial fails.
     ///
     /// ```

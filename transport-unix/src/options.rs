@@ -128,7 +128,7 @@ impl BindOptions {
     }
 
     fn bind_path(&self, path: &Path, name: &Name) -> io::Result<UnixAcceptor> {
-        // A name that cannot be one is said to be so before anything is made beside it.
+        // A name that cannot be used is reported before anything is made beside it.
         name.to_address()?;
         // The path must mean the same when it is removed, or made again.
         let path = std::path::absolute(path)?;

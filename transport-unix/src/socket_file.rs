@@ -51,7 +51,7 @@ impl SocketFile {
     }
 
     /// Whether no path leads to the file any more, or ours leads to another one. A path that cannot be seen from here may
-    /// be one that others can see: this process may live in a root folder of its own by now.
+    /// be one that others can see: this process may live in its own root folder by now.
     pub(crate) fn is_lost(&self) -> bool {
         rustix::fs::fstat(&self.file).is_ok_and(|there| there.st_nlink == 0)
             || id_at(&self.path).is_ok_and(|id| id != self.id)

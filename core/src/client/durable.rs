@@ -36,7 +36,7 @@ pub struct UnjournaledCall<'a> {
 }
 
 impl<S: ClientStorage> Client<S> {
-    /// A client that goes on with a session of an earlier one, from which it was restored: give it the calls that were
+    /// A client that continues the session of an earlier one, restored from its journal: give it the calls that were
     /// not settled with [`restore_call`](Client::restore_call), and then connect.
     ///
     /// `xid_last` is the highest number that was recorded in that session, of calls settled since too. Limits of

@@ -21,7 +21,7 @@ pub struct Received<T> {
 pub struct Reply<'d> {
     /// Which call. Its id is not valid any more, unless the client is durable.
     pub call: CallId,
-    /// What became of it; its body borrows from the received bytes.
+    /// The outcome; its body borrows from the received bytes.
     pub outcome: Outcome<'d>,
 }
 
@@ -36,13 +36,13 @@ pub enum ClientEvent {
     },
     /// The machine has let go of the connection: close it. A later `handle_disconnected` for it is not needed.
     Disconnect(CloseReason),
-    /// The session is over; what was sent in it is `Unknown` for good, the rest goes on in a new one.
+    /// The session is over; what was sent in it is `Unknown` for good, the rest continues in a new one.
     SessionLost(SessionEnd),
     /// A call has an outcome. Unless it is `Unknown` with a ticket, or the client is durable, the id is not valid any more.
     Ended {
         /// Which call.
         call: CallId,
-        /// What became of it.
+        /// The outcome.
         outcome: Outcome<'static>,
     },
     /// [`Client::close`](crate::Client::close) is complete: every call is settled and the session is over.

@@ -70,7 +70,7 @@ pub(crate) struct Resumable<'a> {
     pub(crate) sent: u64,
 }
 
-/// Why a session is over though its server accepts the resume; `None` if it goes on (S3, S7, S32).
+/// Why a session is over though its server accepts the resume; `None` if it continues (S3, S7, S32).
 ///
 /// A `seen` above every number that was sent says that another run of this client has used the session since: this one was
 /// restored from an old copy of its journal, or cloned. The numbers that it would give are used already, and the server
@@ -224,7 +224,7 @@ pub(crate) enum GiveUp {
     End(Outcome<'static>),
     /// Its xid is not used: it is settled so.
     Settle(Outcome<'static>),
-    /// What became of it is not known yet: abandon it, and report that. Its answer still settles it.
+    /// Its outcome is not known yet: abandon it, and report that. Its answer still settles it.
     ReportUnknown(Unknown),
     /// Abandon it, and ask the server not to start it. Its answer says whether it did.
     Cancel,

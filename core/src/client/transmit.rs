@@ -396,7 +396,7 @@ impl<S: ClientStorage> Client<S> {
             self.output.ack_owed.get_or_insert(0);
             self.timers.ack = Timer::at(self.now);
         } else if self.output.ack_owed.is_some() {
-            // Never later than "never": what is not acknowledged at all holds up the end of the session.
+            // Never later than "never": a session cannot end while something in it is unacknowledged.
             let later = (self.now + self.config.ack_delay).min(Instant::LAST);
             self.timers.ack = self.timers.ack.earlier(Timer::at(later));
         }

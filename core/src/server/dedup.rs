@@ -139,7 +139,7 @@ pub(super) enum AskAnswer {
 /// S21, for an `Ask` about `xid`, which falls on `slot`.
 ///
 /// # Errors
-/// If the client has settled the xid and would not ask, unless it goes on from an old copy of its journal (S7); or if an
+/// If the client has settled the xid and would not ask, unless it continues from an old copy of its journal (S7); or if an
 /// earlier call runs on the slot.
 pub(super) fn classify_ask(
     session: &SessionFacts,

@@ -59,7 +59,7 @@ pub struct Request<'d> {
 enum Next<'d> {
     /// What is behind them.
     More,
-    /// Nothing, before so many bytes are here.
+    /// Nothing, until this many bytes are here.
     Wanted(usize),
     /// The owner's turn.
     Item(Incoming<'d>),

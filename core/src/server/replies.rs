@@ -95,7 +95,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
         session.calls = None;
     }
 
-    /// Puts a new call on its slot, on which nothing is kept. It is held as one that is admitted, and so many bytes are set
+    /// Puts a new call on its slot, on which nothing is kept. It is held as one that is admitted, and that many bytes are set
     /// aside for its reply and its request (S11).
     #[inline]
     pub(super) fn admit(

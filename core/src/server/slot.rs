@@ -1,4 +1,4 @@
-//! A slot of a session: the last call on it and what became of that.
+//! A slot of a session: the last call on it and how far that has come.
 
 use crate::outcome::Status;
 use crate::storage::list::{Links, linked};
@@ -85,7 +85,7 @@ pub(super) struct SlotView {
     pub(super) digest: u64,
     /// The xid that was asked for and not seen; 0 if none.
     pub(super) not_seen: u64,
-    /// What became of the call.
+    /// How far the call has come.
     pub(super) state: SlotState,
 }
 

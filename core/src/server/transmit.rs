@@ -1,4 +1,4 @@
-//! What a server wants of its owner: its events, and the frames that it sends.
+//! What a server asks of its owner: its events, and the frames to send.
 
 use core::num::NonZeroUsize;
 

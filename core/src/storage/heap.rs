@@ -39,7 +39,7 @@ impl ServerStorage for Heap {
 const SHARE_LEN_MIN: usize = 1024;
 /// At most this much memory of a body is kept for the next one.
 const RETAIN_LEN_MAX: usize = 256;
-/// Payloads up to this long need no memory of their own: with them, a body has 64 bytes.
+/// Payloads up to this long need no allocation: with them, a body has 64 bytes.
 const SMALL_LEN_MAX: usize = 62;
 
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! Doubly linked lists through the entries of a table: constant-time work, no memory of their own.
+//! Doubly linked lists through the entries of a table: constant-time operations, no allocation.
 
 use crate::storage::Places;
 

@@ -12,7 +12,7 @@ use super::{Array, Places};
 /// Entries that lie together at the front: a client takes the lowest free slot, so most calls use these. They are found
 /// in a third of the instructions that an entry in a page takes, and a call looks for its slot more than ten times.
 const FRONT_LEN: usize = 64;
-/// The front begins with so many, and doubles.
+/// The front begins with this many entries, and doubles.
 const FRONT_LEN_MIN: usize = 4;
 /// Entries in a page.
 const PAGE_LEN: usize = 8;

@@ -21,7 +21,7 @@ impl<T> Default for Place<T> {
     }
 }
 
-/// Up to so many places are searched for the lowest free one. So machines with the same entries look the same, whatever
+/// Up to this many places are searched for the lowest free one. So machines with the same entries look the same, whatever
 /// was freed in which order, and the explorer has fewer to visit.
 const SEARCHED_MAX: usize = 64;
 

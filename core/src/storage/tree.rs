@@ -1,4 +1,4 @@
-//! A search tree through the entries of a table: no memory of its own, and a bound on every operation.
+//! A search tree through the entries of a table: no allocation, and a bound on every operation.
 
 use super::Places;
 use crate::storage::list::{Linked, Links, NIL};

@@ -194,7 +194,7 @@ mod tests {
 
     use super::*;
 
-    /// Bytes of a frame, in reads of so many at a time.
+    /// Bytes of a frame, in reads of at most this size.
     struct Trickle {
         rest: Vec<u8>,
         at_once: usize,

@@ -28,7 +28,7 @@ use crate::runtime::{Runtime, SmolRuntime};
 use crate::transport::Connect;
 
 /// A client whose session and calls are kept in a [journal](crate::journal): when its process dies, the next one resumes
-/// the session and learns what became of each call.
+/// the session and learns the outcome of each call.
 ///
 /// Every call is journaled before its first byte is sent, and its outcome before it is delivered. So a call costs two
 /// durable commits, which calls that are ready together share. Make calls that need no journal (idempotent and one-way
@@ -72,7 +72,7 @@ use crate::transport::Connect;
 /// - Outcomes are final: a call is waited for until the server answers, or its session is over. A deadline that passes
 ///   means that the server must not start it any more. After a restart, timeouts start again.
 /// - After an error of the journal nothing more is written. Calls of which nothing is in it end as `NotExecuted(JournalFailed)`, the
-///   others as `Unknown(JournalFailed)`: the next run of the program learns what became of them. No call is
+///   others as `Unknown(JournalFailed)`: the next run of the program learns their outcomes. No call is
 ///   sent that is not in the journal.
 #[derive(Clone)]
 pub struct DurableClient {
@@ -87,7 +87,7 @@ impl fmt::Debug for DurableClient {
 
 impl DurableClient {
     /// A client on the default runtime, and what the last one with this journal left behind, oldest first. Connects in
-    /// the background, and goes on with those calls at once. Blocks while the journal is read.
+    /// the background, and continues those calls at once. Blocks while the journal is read.
     ///
     /// [`ClientOptions::fail_fast`] is without effect.
     ///
@@ -135,7 +135,7 @@ impl DurableClient {
         self.begin(tag.into(), method.id(), body, timeout, Decode::postcard(method.values()))
     }
 
-    /// Begins a call with bytes for arguments and bytes for a reply, and a timeout of its own (S17).
+    /// Begins a call with bytes for arguments and bytes for a reply, and its own timeout (S17).
     pub fn call_raw(
         &self,
         tag: impl Into<Bytes>,
@@ -165,7 +165,7 @@ impl DurableClient {
         DurableCall { shared, state, decode }
     }
 
-    /// Takes no more calls, waits for those pending, ends the session in good order, and waits until all that was
+    /// Takes no more calls, waits for those pending, ends the session cleanly, and waits until all that was
     /// confirmed is written; at most [`ClientOptions::close_timeout`], and the journal's time. What is unconfirmed is
     /// delivered in the next run.
     pub async fn close(&self) {
@@ -192,7 +192,7 @@ impl DurableClient {
     }
 }
 
-/// A call that an earlier run of the program left behind: it goes on, or its outcome waits to be confirmed.
+/// A call that an earlier run of the program left behind: it continues, or its outcome waits to be confirmed.
 #[derive(Debug)]
 pub struct RecoveredCall {
     tag: Bytes,
@@ -240,7 +240,7 @@ impl RecoveredCall {
 
 /// A call of a [`DurableClient`] on its way: await its outcome.
 ///
-/// It goes on whether it is awaited or not, and dropping it cancels nothing: its outcome is then delivered in the next
+/// It continues whether it is awaited or not, and dropping it cancels nothing: its outcome is then delivered in the next
 /// run of the program.
 #[must_use = "an outcome that is not awaited is delivered in the next run of the program"]
 pub struct DurableCall<R> {
@@ -314,7 +314,7 @@ impl<R> fmt::Debug for DurableCall<R> {
 #[derive(Debug)]
 #[must_use = "the call may not have been executed: this says whether it was"]
 pub struct Delivery<R> {
-    /// What became of the call. Final: an `Unknown` has no ticket.
+    /// The call's outcome. Final: an `Unknown` has no ticket.
     pub outcome: Outcome<R>,
     /// Confirm it once you have acted on the outcome.
     pub receipt: Receipt,

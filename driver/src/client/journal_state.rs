@@ -100,7 +100,7 @@ pub(super) struct Recovered {
 }
 
 impl JournalState {
-    /// Reads a journal, and makes the machine that goes on where the one before was.
+    /// Reads a journal, and makes the machine that continues where the one before was.
     pub(super) fn open(
         journal: Arc<dyn Journal>,
         mut config: ClientConfig,
@@ -363,7 +363,7 @@ impl JournalState {
     }
 
     /// Gives all calls without an outcome one: those that are not in the journal were never sent, and of the others the
-    /// next run learns what became of them.
+    /// next run learns their outcomes.
     fn deliver_all(
         &mut self,
         unwritten: RawOutcome,

@@ -10,7 +10,7 @@ use oncewire_core::{CloseReason, Instant};
 pub(super) struct Lifecycle {
     /// When `close` was called.
     pub(super) closing_since: Option<Instant>,
-    /// The session was ended in good order.
+    /// The session ended cleanly.
     pub(super) ended: bool,
     /// The client's task has ended, or was dropped.
     pub(super) task_gone: bool,

@@ -131,7 +131,7 @@ impl<R> Decode<R> {
     }
 }
 
-/// The right to learn later what became of a call whose outcome was `Unknown` (S18).
+/// The right to learn the outcome of a call later, after it was `Unknown` (S18).
 ///
 /// It sends nothing by itself, and holding it does not ask for the call to be executed. Dropping it tells the server that
 /// the call's outcome is not needed any more.

@@ -1,7 +1,7 @@
 //! The calls that wait for their outcomes.
 //!
 //! The machine forgets a call when it ends, and may give its [`CallId`] to another one at once. A call is pending here
-//! until its outcome is taken, or it is dropped. So pending calls have ids of their own.
+//! until its outcome is taken, or it is dropped. So pending calls have their own ids.
 
 use std::task::{Context, Waker};
 

@@ -171,7 +171,7 @@ impl Shared {
         self.finish_poll(id, step, cx)
     }
 
-    /// Goes on with a poll after the lock was released.
+    /// The rest of a poll, after the lock was released.
     #[inline]
     fn finish_poll(&self, id: PendingId, step: Step, cx: &mut Context<'_>) -> Poll<RawOutcome> {
         match step {
@@ -231,7 +231,7 @@ impl Shared {
         self.with(|state, now| state.stop_leading(id, now));
     }
 
-    /// Ends the session in good order. `is_awaited`: whether [`Shared::poll_closed`] follows.
+    /// Ends the session cleanly. `is_awaited`: whether [`Shared::poll_closed`] follows.
     pub(super) fn close(&self, is_awaited: bool) {
         self.with(|state, now| {
             state.machine.close(now);
@@ -278,7 +278,7 @@ impl Shared {
         })
     }
 
-    /// The task is gone, in good order or not: nothing is sent or received any more.
+    /// The task has ended, cleanly or not: nothing is sent or received any more.
     pub(super) fn end(&self) {
         self.with(|state, now| {
             state.lifecycle.task_gone = true;

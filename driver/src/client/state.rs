@@ -31,7 +31,7 @@ pub(super) use polls::Step;
 
 /// Bytes that are read before deadlines are judged: as much as sockets usually hold.
 const OVERDUE_LEN: usize = 256 << 10;
-/// Bytes that are read from a stream that takes no more, at most: more than sockets hold.
+/// The most bytes that are read from a stream that accepts no more writes: more than sockets hold.
 const LAST_LEN_MAX: usize = 16 << 20;
 
 /// Each part keeps its own invariants; see there. Between them: without a connection there is no leader; and a change that
@@ -119,7 +119,7 @@ impl State {
         }
     }
 
-    /// The reader's turn is over, though the stream may have more: other tasks run before it goes on.
+    /// The reader's turn is over, though the stream may have more: other tasks run before it continues.
     fn end_turn(&mut self, cx: &mut Context<'_>) {
         self.reader.overran = true;
         cx.waker().wake_by_ref();
@@ -186,7 +186,7 @@ impl State {
         wrote
     }
 
-    /// The stream takes no more bytes. Replies may have arrived before it broke, so it is read to its end first: a call
+    /// The stream accepts no more bytes. Replies may have arrived before it broke, so it is read to its end first: a call
     /// that was answered must not end as in doubt.
     fn stop_writing(&mut self, now: Instant, error: &io::Error) {
         let message = error.to_string();

@@ -39,7 +39,7 @@ pub(super) struct ClientTask {
     was_connected: bool,
 }
 
-/// How the task goes on after a turn.
+/// What the task does after a turn.
 enum Next {
     /// The client has ended.
     End,
@@ -132,7 +132,7 @@ impl ClientTask {
         state.deliver(now);
         state.flush(now, cx);
         if state.machine.poll_deadline().is_some_and(|at| at <= now) {
-            // More calls are due than the machine ends in one step: others get their turn, then it goes on.
+            // More calls are due than the machine ends in one step: others get their turn, then it continues.
             cx.waker().wake_by_ref();
         }
         // If the stream takes nothing, the machine's timeout stays due.

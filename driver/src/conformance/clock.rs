@@ -35,7 +35,7 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    /// Moves time forward, at once, for everybody.
+    /// Moves time forward, at once, for all tasks.
     pub(crate) fn advance(&self, by: Duration) {
         self.ahead_nanos.fetch_add(by.as_nanos() as u64, Ordering::SeqCst);
         let wakers = std::mem::take(&mut *self.lock());

@@ -75,7 +75,7 @@ pub(super) fn run<Fut: Future<Output = ()>>(
     };
     smol::block_on(world.bounded(CASE_PATIENCE, "the end of the case", || 0, case(world.clone())));
     drop(stop);
-    worker.join().expect("the case's tasks end in good order");
+    worker.join().expect("the case's tasks end cleanly");
 }
 
 impl World {
@@ -89,7 +89,7 @@ impl World {
         Arc::new(TestRuntime { clock: self.clock.clone(), real: self.real.clone(), skew })
     }
 
-    /// Moves time forward, at once, for everybody.
+    /// Moves time forward, at once, for all tasks.
     pub(crate) fn advance(&self, by: Duration) {
         self.clock.advance(by);
     }

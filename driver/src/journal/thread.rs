@@ -20,7 +20,7 @@ pub trait JournalStore: Send + 'static {
     fn commit(&mut self, writes: &[JournalWrite]) -> Result<(), JournalError>;
 }
 
-/// A [`Journal`] of a [`JournalStore`]: batches are committed on a thread of its own, which ends with it.
+/// A [`Journal`] of a [`JournalStore`]: batches are committed on its own thread, which ends with it.
 pub struct JournalThread<S: JournalStore>(CommitThread<S, JournalBatch>);
 
 impl<S: JournalStore> fmt::Debug for JournalThread<S> {

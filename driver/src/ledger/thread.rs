@@ -26,7 +26,7 @@ pub trait Store: Send + 'static {
     fn commit(&mut self, batch: &mut Batch<Self::Transaction>) -> Result<u64, LedgerError>;
 }
 
-/// A [`Ledger`] of a [`Store`]: batches are committed on a thread of its own, which ends with it.
+/// A [`Ledger`] of a [`Store`]: batches are committed on its own thread, which ends with it.
 pub struct LedgerThread<S: Store> {
     identity: Identity,
     thread: CommitThread<S, Batch<S::Transaction>>,

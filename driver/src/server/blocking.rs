@@ -20,7 +20,7 @@ impl<L> ServerBuilder<L> {
     /// 500.
     ///
     /// Moving a call to a thread and its reply back costs some 20 µs. A function that has begun cannot be stopped: where a call
-    /// ends by [`Method::time_limit`] or [`Method::drop_on_cancel`], it goes on without an effect on the outcome, and keeps
+    /// ends by [`Method::time_limit`] or [`Method::drop_on_cancel`], it keeps running without an effect on the outcome, and keeps
     /// its thread. Other calls of the method wait for one if it has no more, and their time limits run meanwhile.
     ///
     /// ```
@@ -40,7 +40,7 @@ impl<L> ServerBuilder<L> {
         R: Serialize + Send + 'static,
     {
         let function = Arc::new(function);
-        // A call's permit is given back when the call ends, and its function may go on: a client that cancelled its calls
+        // A call's permit is given back when the call ends, and its function may still run: a client that cancelled its calls
         // could take every thread of the pool, and fill the queue before it without bound (C176).
         let threads = method.options().concurrency.unwrap_or(THREADS).max(1);
         let threads = Arc::new(Semaphore::new(threads));

@@ -222,7 +222,7 @@ impl<L> ServerBuilder<L> {
     /// A handler that blocks its thread (a lock, a file, `block_on`) blocks everything else that would run on that thread of
     /// the executor: other connections, other servers and clients on the same [`Runtime`]. smol's global executor, the
     /// default, has one thread unless `SMOL_THREADS` says otherwise. Offer such a method by [`blocking`](ServerBuilder::blocking),
-    /// or give the server a runtime of its own.
+    /// or give the server its own runtime.
     ///
     /// Blocking on a call (`block_on(client.call(…))`) inside a handler works if the client is connected and its
     /// server runs elsewhere: the caller reads the socket itself. If it must still dial, or the server shares the blocked
@@ -265,7 +265,7 @@ impl<L> ServerBuilder<L> {
         self
     }
 
-    /// At most so many calls run at once, of all methods and all clients; 65,536 unless this says otherwise; 0 counts as 1.
+    /// At most this many calls run at once, of all methods and all clients; 65,536 unless this says otherwise; 0 counts as 1.
     /// Others wait in their methods' queues, and of those together there are no more than [`queue_max`](ServerBuilder::queue_max).
     ///
     /// One method's share is set by [`Method::concurrency`].

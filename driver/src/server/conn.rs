@@ -46,7 +46,7 @@ pub(super) struct ConnTask {
     spin: SpinPolicy,
 }
 
-/// Whether a connection's task goes on.
+/// Whether a connection's task continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
     /// It sleeps until it is woken.
@@ -63,7 +63,7 @@ enum Next<'d> {
     Record(Admission, Permit, Call<'d>),
     /// There may be more.
     Nothing,
-    /// The frame at the front needs so many bytes.
+    /// The frame at the front needs this many bytes.
     Wait(usize),
     /// The machine closes the connection.
     Lost,
@@ -71,7 +71,7 @@ enum Next<'d> {
 
 /// What is left of received bytes.
 enum Rest {
-    /// The front of a frame of so many bytes.
+    /// The front of a frame of this many bytes.
     Needs(usize),
     /// Frames for which this turn has no time.
     Later,

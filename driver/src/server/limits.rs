@@ -36,7 +36,7 @@ impl Waiting {
     }
 }
 
-/// At most so many at once, and so many that wait for it.
+/// At most this many at once, and this many that wait.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     pub(super) running: usize,

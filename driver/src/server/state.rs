@@ -323,7 +323,7 @@ impl State {
         }
     }
 
-    /// What there is to do on a connection. `blocked`: its stream takes no more bytes.
+    /// What there is to do on a connection. `blocked`: its stream accepts no more bytes now.
     pub(super) fn next_work(&mut self, conn: ConnId, blocked: bool) -> ConnWork {
         // Events that say so may not have been delivered yet.
         self.deliver();

@@ -56,7 +56,7 @@ where
 }
 
 impl<L> ServerBuilder<L> {
-    /// Goes on with a state that the functions of the following methods take by reference, so that it is passed once and not
+    /// Continues with a state that the functions of the following methods take by reference, so that it is passed once and not
     /// cloned into each. [`stateless`](StatefulBuilder::stateless) goes back, and another state may follow.
     ///
     /// ```
@@ -119,7 +119,7 @@ impl<S: Send + Sync + 'static, L> StatefulBuilder<S, L> {
         self
     }
 
-    /// Goes on without the state.
+    /// Continues without the state.
     pub fn stateless(self) -> ServerBuilder<L> {
         self.builder
     }

@@ -1,7 +1,7 @@
 //! Handlers that run in the ledger's transaction (S29).
 //!
 //! Such a handler may run more than once: if a neighbour in the same transaction is rolled back, all of it is, and the
-//! others run again. Each run takes arguments of its own, so the request's bytes are kept until the commit.
+//! others run again. Each run decodes its own arguments, so the request's bytes are kept until the commit.
 
 use std::any::Any;
 use std::marker::PhantomData;

@@ -198,7 +198,7 @@ impl Shared {
         }
     }
 
-    /// It is the turn of these calls. Each begins in a task of its own: its handler may run for long, and the task that gave
+    /// It is the turn of these calls. Each begins in its own task: its handler may run for long, and the task that gave
     /// back the permit has other work.
     #[cold]
     pub(super) fn begin_all(self: &Arc<Self>, calls: Vec<(Waiting, Permit)>) {

@@ -54,7 +54,7 @@ fn all_end(threads: impl IntoIterator<Item = JoinHandle<()>>) {
     threads.into_iter().for_each(|thread| thread.join().expect("its assertions hold"));
 }
 
-/// The session ends in good order, which needs everything that was taken in to be settled.
+/// The session ends cleanly, which needs everything that was taken in to be settled.
 fn close(world: &World) {
     block_on(world.client.close());
     world.tasks.end();

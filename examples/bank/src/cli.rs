@@ -51,7 +51,7 @@ pub(crate) struct DemoArgs {
 pub(crate) struct ServeArgs {
     /// tcp:HOST:PORT, unix:PATH, or pipe:- for stdin and stdout.
     pub(crate) address: Address,
-    /// How long clients have to end in good order, in seconds.
+    /// How long clients have to end cleanly, in seconds.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub(crate) grace: u64,
     #[command(flatten)]

@@ -157,7 +157,7 @@ struct Arena {
 }
 
 impl Arena {
-    /// The end: the server drains, and has to end in good order.
+    /// The end: the server drains, and must end cleanly.
     async fn close(self) -> Result<(), String> {
         self.injector.stop().await;
         self.auditor.close().await;

@@ -108,7 +108,7 @@ pub(crate) async fn run(
     let mut signals = Signals::new([Signal::Term, Signal::Int])
         .map_err(|error| format!("cannot wait for signals: {error}"))?;
     let acceptor = entrance.bind().await.map_err(|error| format!("cannot listen: {error}"))?;
-    // Whether anybody reads it is not the injector's concern.
+    // A reader that has gone is not the injector's concern.
     let ready = format!("listening on {}, seed {seed}", acceptor.address());
     let _ = writeln!(std::io::stdout(), "{ready}");
     let injector = Injector::start(acceptor, server, seed, frames_max);

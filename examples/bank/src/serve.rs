@@ -1,4 +1,4 @@
-//! A bank as a process: says where it is, serves, and ends in good order.
+//! A bank as a process: says where it is, serves, and ends cleanly.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -53,7 +53,7 @@ pub(crate) async fn run(
     Ok(())
 }
 
-/// Whether anybody reads it is not the server's concern.
+/// A reader that has gone is not the server's concern.
 fn tell(out: &mut impl Write, line: &str) {
     let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
 }

@@ -40,7 +40,7 @@ impl Listening {
         Listening { child, address, line }
     }
 
-    /// Ends it in good order.
+    /// Ends it cleanly.
     fn terminate(mut self) -> Option<i32> {
         let pid = Pid::from_raw(self.child.id() as i32).unwrap();
         kill_process(pid, Signal::TERM).unwrap();

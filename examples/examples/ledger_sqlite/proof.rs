@@ -81,7 +81,7 @@ struct Shared {
 impl Shared {
     fn book(&self, with: impl FnOnce(&mut Books)) {
         with(&mut self.books.lock().unwrap_or_else(PoisonError::into_inner));
-        // Whether anybody counts it is not the caller's concern.
+        // A counter that has gone is not the caller's concern.
         let _ = self.answers.try_send(Ok(()));
     }
 }

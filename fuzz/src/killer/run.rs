@@ -258,7 +258,7 @@ impl Run {
         Ok(stopped)
     }
 
-    /// Lets everybody go on and finish, and waits for them.
+    /// Lets all processes continue and finish, and waits for them.
     fn finish(&mut self) -> Result<(), Failure> {
         let until = self.runtime.now() + PATIENCE;
         let joined = |run: &Run| run.clients.iter().all(|client| client.line.is_some());

@@ -186,7 +186,7 @@ impl World {
         });
     }
 
-    /// The server drains, and its process ends in good order, unless it dies before.
+    /// The server drains, and its process ends cleanly, unless it dies before.
     fn drain(self: &Arc<Self>, grace: u64) {
         let mut host = lock(&self.host);
         let (group, server) = (host.group, host.server.clone());

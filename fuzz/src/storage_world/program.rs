@@ -226,7 +226,7 @@ impl Program {
         waker.into_iter().for_each(Waker::wake);
     }
 
-    /// Every outcome is delivered and confirmed, and the session ends in good order.
+    /// Every outcome is delivered and confirmed, and the session ends cleanly.
     async fn finish(&self, client: &DurableClient) {
         let world = &self.world;
         let due = world.sim.now() + PATIENCE;

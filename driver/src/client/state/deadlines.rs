@@ -1,8 +1,8 @@
 //! Calls end at their deadlines, whatever the executor does.
 //!
 //! The client's task keeps time, but it needs a thread of the executor, and all of them may be blocked: a client on a
-//! blocked executor once learned of its timeouts when the executor was free again (C109). So the first deadline has a
-//! timer of its own. Its waker belongs to no task: it ends the calls that are overdue on the thread that calls it, the
+//! blocked executor once learned of its timeouts when the executor was free again (C109). So the first deadline has
+//! its own timer, whose waker belongs to no task: it ends the calls that are overdue on the thread that calls it, the
 //! reactor's, and wakes those who wait for them.
 
 use std::task::{Context, Waker};

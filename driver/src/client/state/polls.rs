@@ -14,7 +14,7 @@ use crate::reply::RawOutcome;
 /// together.
 const WRITE_ALONE_MAX: usize = 4;
 
-/// How a poll of a call goes on.
+/// What follows in a poll of a call.
 pub(in super::super) enum Step {
     Done(RawOutcome),
     /// A request was written, and the reply may come within microseconds.

@@ -19,7 +19,7 @@ impl State {
     }
 
     /// The task reads for all, until there is nothing more. On a new connection it may first [spin](State::spin_as_task)
-    /// for the answer to what it wrote: then true, and the next turn goes on.
+    /// for the answer to what it wrote: then true, and the next turn continues.
     pub(in super::super) fn lead_or_spin(
         &mut self,
         now: Instant,
