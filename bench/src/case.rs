@@ -1,9 +1,11 @@
-//! A measurement: workloads, subjects, streams, cores; and the figures of one measurement.
+//! A measurement: workloads, streams, cores; and the figures of one measurement.
 
 use std::time::Duration;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+
+use crate::subject::Subject;
 
 /// What a client does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
@@ -81,165 +83,6 @@ impl Workload {
         match self {
             Workload::W2 | Workload::W3 | Workload::W7 | Workload::W8 => 64,
             Workload::W1 | Workload::W4 | Workload::W5 | Workload::W6 => 1,
-        }
-    }
-}
-
-/// Who is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Subject {
-    /// A bare socket, one smol task.
-    SmolLoop,
-    /// A bare socket, blocking threads.
-    BareThreads,
-    /// Oncewire, at most once: on an executor of one thread made by hand, as many loops as calls are outstanding, in one
-    /// task.
-    Oncewire,
-    /// The same, each loop in a task of its own.
-    OncewireTasks,
-    /// The same, one loop that keeps the calls in flight.
-    OncewireBuffered,
-    /// Oncewire as in its README: the default runtime, typed methods, loops in the main thread's task.
-    OncewireReadme,
-    /// The same, each loop in a task of its own.
-    OncewireReadmeTasks,
-    /// The same, one loop that keeps the calls in flight.
-    OncewireReadmeBuffered,
-    /// Oncewire, idempotent calls.
-    OncewireIdempotent,
-    /// Oncewire, its client on a thread that blocks.
-    OncewireBlocking,
-    /// The tarpc crate.
-    Tarpc,
-    /// The tonic crate.
-    Tonic,
-    /// The capnp-rpc crate.
-    Capnp,
-    /// The postcard-rpc crate.
-    PostcardRpc,
-    /// The net/rpc package of Go.
-    GoRpc,
-}
-
-/// How a client keeps many calls outstanding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
-    /// Loops that each await their own call, all in one `FuturesUnordered`.
-    Loops,
-    /// Such loops, each in a task of its own.
-    Tasks,
-    /// One loop that begins a call for each that completes: `buffer_unordered`.
-    Buffered,
-}
-
-/// What kind of subject one is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Bare,
-    Oncewire,
-    Peer,
-}
-
-impl Subject {
-    pub(crate) const ALL: [Subject; 15] = [
-        Subject::SmolLoop,
-        Subject::BareThreads,
-        Subject::Oncewire,
-        Subject::OncewireTasks,
-        Subject::OncewireBuffered,
-        Subject::OncewireReadme,
-        Subject::OncewireReadmeTasks,
-        Subject::OncewireReadmeBuffered,
-        Subject::OncewireIdempotent,
-        Subject::OncewireBlocking,
-        Subject::Tarpc,
-        Subject::Tonic,
-        Subject::Capnp,
-        Subject::PostcardRpc,
-        Subject::GoRpc,
-    ];
-
-    pub(crate) fn kind(self) -> Kind {
-        match self {
-            Subject::SmolLoop | Subject::BareThreads => Kind::Bare,
-            Subject::Oncewire
-            | Subject::OncewireTasks
-            | Subject::OncewireBuffered
-            | Subject::OncewireReadme
-            | Subject::OncewireReadmeTasks
-            | Subject::OncewireReadmeBuffered
-            | Subject::OncewireIdempotent
-            | Subject::OncewireBlocking => Kind::Oncewire,
-            Subject::Tarpc
-            | Subject::Tonic
-            | Subject::Capnp
-            | Subject::PostcardRpc
-            | Subject::GoRpc => Kind::Peer,
-        }
-    }
-
-    pub(crate) fn way(self) -> Way {
-        match self {
-            Subject::OncewireTasks | Subject::OncewireReadmeTasks => Way::Tasks,
-            Subject::OncewireBuffered | Subject::OncewireReadmeBuffered => Way::Buffered,
-            _ => Way::Loops,
-        }
-    }
-
-    /// Whether client and server are written as in the README.
-    pub(crate) fn is_readme(self) -> bool {
-        matches!(
-            self,
-            Subject::OncewireReadme
-                | Subject::OncewireReadmeTasks
-                | Subject::OncewireReadmeBuffered
-        )
-    }
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Subject::SmolLoop => "smol loop",
-            Subject::BareThreads => "bare threads",
-            Subject::Oncewire => "oncewire",
-            Subject::OncewireTasks => "oncewire tasks",
-            Subject::OncewireBuffered => "oncewire buff.",
-            Subject::OncewireReadme => "README",
-            Subject::OncewireReadmeTasks => "README tasks",
-            Subject::OncewireReadmeBuffered => "README buff.",
-            Subject::OncewireIdempotent => "oncewire idem.",
-            Subject::OncewireBlocking => "oncewire block.",
-            Subject::Tarpc => "tarpc",
-            Subject::Tonic => "tonic",
-            Subject::Capnp => "capnp-rpc",
-            Subject::PostcardRpc => "postcard-rpc",
-            Subject::GoRpc => "go net/rpc",
-        }
-    }
-
-    /// Whether the subject does this workload over this stream.
-    pub(crate) fn offers(self, transport: Transport, workload: Workload) -> bool {
-        use Workload::{W1, W2, W3, W4, W7, W8};
-        match self {
-            Subject::SmolLoop | Subject::Oncewire => {
-                transport != Transport::Pipe || matches!(workload, W1 | W2 | W3 | W4)
-            }
-            // A thread that blocks waits for one connection, and one that handles for one call.
-            Subject::BareThreads => transport != Transport::Pipe && !matches!(workload, W7 | W8),
-            Subject::OncewireTasks
-            | Subject::OncewireBuffered
-            | Subject::OncewireReadmeTasks
-            | Subject::OncewireReadmeBuffered => {
-                transport != Transport::Pipe && matches!(workload, W2 | W3)
-            }
-            Subject::OncewireIdempotent => workload == W2,
-            Subject::OncewireBlocking => transport != Transport::Pipe && workload == W1,
-            Subject::Tarpc
-            | Subject::Tonic
-            | Subject::Capnp
-            | Subject::PostcardRpc
-            | Subject::GoRpc
-            | Subject::OncewireReadme => transport != Transport::Pipe,
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use crate::case::{Figures, Subject, Transport, Workload};
+use crate::case::{Figures, Transport, Workload};
+use crate::subject::Subject;
 
 /// One measurement and what it gave.
 #[derive(Clone, Debug, Serialize)]

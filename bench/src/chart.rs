@@ -2,8 +2,9 @@
 
 use std::fmt::Write;
 
-use crate::case::{Kind, Subject, Transport, Workload};
+use crate::case::{Transport, Workload};
 use crate::cells::{Cell, find};
+use crate::subject::{Kind, Subject};
 
 const WIDTH: f64 = 720.0;
 const LEFT: f64 = 170.0;

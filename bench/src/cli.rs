@@ -4,18 +4,22 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::case::{Kind, Subject, Transport, Workload};
+use crate::case::{Transport, Workload};
+use crate::subject::{Kind, Subject};
 use crate::subjects;
 
 /// The parts of the ledger for `--workload`: one call at a time, many at once, recovery.
 pub(crate) const LEDGER_PARTS: [&str; 3] = ["L1", "L2", "L3"];
+
+/// The parts that have tables of their own.
+const OTHER_PARTS: [&str; 3] = ["W9", "core", "both"];
 
 /// Measures Oncewire beside bare sockets and its peers: server and client as processes of their own, interleaved in
 /// rounds, each workload with both on one core and with one core each.
 #[derive(Debug, Parser)]
 #[command(name = "oncewire-bench")]
 pub(crate) struct Cli {
-    /// Only these parts: W1 to W8, core, L1 to L3 (the ledger).
+    /// Only these parts: W1 to W8, W9 (fairness), core, both (instructions of both ends), L1 to L3 (the ledger).
     #[arg(long, value_delimiter = ',')]
     pub(crate) workload: Vec<String>,
     /// Only these peers, or "none"; needs the feature `peers`.
@@ -58,6 +62,10 @@ pub(crate) enum RoleCommand {
     Drive { case: String },
     #[command(hide = true)]
     CoreCalls { setup: String, calls: u64 },
+    #[command(hide = true)]
+    BothEndsCalls { setup: String, calls: u64 },
+    #[command(hide = true)]
+    Fairness { part: String },
 }
 
 fn transport(name: &str) -> Result<Transport, String> {
@@ -69,14 +77,14 @@ impl Cli {
     /// What is wrong with it, if anything is.
     pub(crate) fn check(&self) -> Result<(), String> {
         let known = |name: &String| {
-            name == "core"
+            OTHER_PARTS.contains(&&name[..])
                 || LEDGER_PARTS.contains(&&name[..])
                 || Workload::ALL.iter().any(|workload| format!("{workload:?}") == *name)
         };
         if let Some(name) = self.workload.iter().find(|name| !known(name)) {
-            return Err(format!("--workload {name}: there are W1 to W8, core, and L1 to L3"));
+            return Err(format!("--workload {name}: there are W1 to W9, core, both, and L1 to L3"));
         }
-        let peer = |name: &String| name == "none" || Subject::ALL.into_iter().any(|s| is(s, name));
+        let peer = |name: &String| name == "none" || Subject::all().any(|s| is(s, name));
         match self.peers.iter().flatten().find(|name| !peer(name)) {
             Some(name) => Err(format!("--peers {name}: there is no such peer")),
             None => Ok(()),
@@ -90,13 +98,12 @@ impl Cli {
         Workload::ALL.into_iter().filter(wanted).collect()
     }
 
-    pub(crate) fn wants_core(&self) -> bool {
-        self.workload.is_empty() || self.workload.iter().any(|name| name == "core")
+    pub(crate) fn wants(&self, part: &str) -> bool {
+        self.workload.is_empty() || self.workload.iter().any(|name| name == part)
     }
 
     pub(crate) fn wants_ledger(&self) -> bool {
-        self.workload.is_empty()
-            || self.workload.iter().any(|name| LEDGER_PARTS.contains(&&name[..]))
+        LEDGER_PARTS.iter().any(|part| self.wants(part))
     }
 
     /// Which subjects to measure. The bare ones always are, since all others are reported as ratios to them.
@@ -110,7 +117,7 @@ impl Cli {
                     .is_none_or(|some| some.iter().any(|name| is(*subject, name)));
             (named && peer || *subject == Subject::SmolLoop) && subjects::is_built(*subject)
         };
-        Subject::ALL.into_iter().filter(wanted).collect()
+        Subject::all().filter(wanted).collect()
     }
 }
 

@@ -1,9 +1,7 @@
 //! The core's part of the benchmark: which setups, callgrind, and the table.
 
-use std::process::{Command, Stdio};
-
 use crate::machine::{CoreRow, Setup};
-use crate::{Result, machine, sys};
+use crate::{Result, callgrind, machine, sys};
 
 const LONE: Setup = Setup { slots: 1024, sessions: 1, body_len: 32, window: false };
 
@@ -30,7 +28,7 @@ const CALLGRIND_SESSIONS_MAX: usize = 10_000;
 pub(crate) fn all() -> Result<Vec<CoreRow>> {
     let cores = sys::cores()?;
     sys::pin(&cores[cores.len() - 1..])?;
-    let has_callgrind = Command::new("valgrind").arg("--version").output().is_ok();
+    let has_callgrind = callgrind::is_there();
     let mut rows = Vec::new();
     // The first run of all is slow: the core wakes up, and memory is fresh.
     machine::run(LONE)?;
@@ -50,20 +48,9 @@ pub(crate) fn all() -> Result<Vec<CoreRow>> {
 fn instructions(setup: Setup) -> Result<f64> {
     let warm = 2 * u64::from(setup.slots) * setup.sessions.min(16) as u64;
     let calls = (400_000 / (setup.body_len as u64 + 200)).max(u64::from(setup.slots));
-    let (less, more) = (counted(setup, warm)?, counted(setup, warm + calls)?);
+    let counted = |calls| callgrind::instructions("core-calls", &setup, calls);
+    let (less, more) = (counted(warm)?, counted(warm + calls)?);
     Ok((more - less) as f64 / calls as f64)
-}
-
-fn counted(setup: Setup, calls: u64) -> Result<u64> {
-    let output = Command::new("valgrind")
-        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-        .arg(std::env::current_exe()?)
-        .args(["core-calls", &serde_json::to_string(&setup)?, &calls.to_string()])
-        .stdin(Stdio::null())
-        .output()?;
-    let text = String::from_utf8_lossy(&output.stderr);
-    let line = text.lines().find_map(|line| line.split("Collected : ").nth(1));
-    Ok(line.ok_or("callgrind said nothing")?.trim().parse()?)
 }
 
 pub(crate) fn print(rows: &[CoreRow]) {

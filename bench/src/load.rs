@@ -5,9 +5,10 @@ use futures_util::StreamExt;
 use futures_util::stream::{self, FuturesUnordered};
 
 use crate::Result;
-use crate::case::{Case, Figures, Way, Workload};
+use crate::case::{Case, Figures, Workload};
 use crate::clock::{Duration, now};
 use crate::meter::Meter;
+use crate::subject::Way;
 use crate::sys;
 
 /// Opens connections to one server.

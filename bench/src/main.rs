@@ -1,21 +1,26 @@
 //! Measures Oncewire beside bare sockets and its peers. `PERFORMANCE.md` says what is measured and how.
 
 mod allocs;
+mod both_ends;
+mod callgrind;
 mod case;
 mod cells;
 mod chart;
 mod cli;
 mod clock;
 mod core_bench;
+mod fairness;
 mod frames;
 mod goals;
 mod ledger;
 mod load;
 mod machine;
 mod meter;
+mod place;
 mod process;
 mod report;
 mod run;
+mod subject;
 mod subjects;
 mod sys;
 
@@ -37,6 +42,12 @@ fn main() -> ExitCode {
         Some(RoleCommand::CoreCalls { setup, calls }) => serde_json::from_str(setup)
             .map_err(Into::into)
             .and_then(|setup| machine::make_calls(setup, *calls)),
+        Some(RoleCommand::BothEndsCalls { setup, calls }) => serde_json::from_str(setup)
+            .map_err(Into::into)
+            .and_then(|setup| both_ends::make_calls(setup, *calls)),
+        Some(RoleCommand::Fairness { part }) => {
+            serde_json::from_str(part).map_err(Into::into).and_then(|part| fairness::play(&part))
+        }
         None => measure(&cli),
     };
     if let Err(error) = done {
@@ -56,12 +67,16 @@ fn drive(case: &str) -> Result<()> {
 fn measure(cli: &Cli) -> Result<()> {
     cli.check()?;
     let rows = if cli.workloads().is_empty() { Vec::new() } else { run::all(cli)? };
-    let core = if cli.wants_core() { core_bench::all()? } else { Vec::new() };
+    let core = if cli.wants("core") { core_bench::all()? } else { Vec::new() };
+    let both_ends = if cli.wants("both") { both_ends::all()? } else { Vec::new() };
+    let fairness = if cli.wants("W9") { fairness::all(cli)? } else { Vec::new() };
     let ledger = if cli.wants_ledger() { ledger::all(cli)? } else { Vec::new() };
     report::print(&rows);
     if !core.is_empty() {
         core_bench::print(&core);
     }
+    both_ends::print(&both_ends);
+    fairness::print(&fairness);
     if !cfg!(feature = "peers") && !rows.is_empty() {
         println!("\nWithout the peers in Rust: they need a build with `--features peers`.");
     }
@@ -72,10 +87,13 @@ fn measure(cli: &Cli) -> Result<()> {
     }
     if let Some(path) = &cli.json {
         let mut goals = goals::of_core(&core);
+        goals.extend(both_ends::goals(&both_ends));
+        goals.extend(fairness::goals(&fairness));
         goals.extend(cells.iter().flat_map(|cell| goals::named(&cells, cell)));
         let (of_ledger, promised) = (&ledger, ledger::goals(&ledger));
         let all = serde_json::json!({
-            "rows": rows, "core": core, "goals": goals, "ledger": of_ledger, "ledger_goals": promised,
+            "rows": rows, "core": core, "both_ends": both_ends, "fairness": fairness, "goals": goals,
+            "ledger": of_ledger, "ledger_goals": promised,
         });
         std::fs::write(path, serde_json::to_string_pretty(&all)?)?;
     }

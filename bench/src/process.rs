@@ -6,8 +6,9 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
+use serde::Serialize;
+
 use crate::Result;
-use crate::case::Case;
 use crate::clock::Duration;
 
 /// A role's process; ends with this value.
@@ -17,24 +18,18 @@ pub(crate) struct Process {
     _stdin: Option<ChildStdin>,
 }
 
-/// One of the two processes of a measurement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Role {
-    Serve,
-    Drive,
-}
-
-impl Role {
-    fn name(self) -> &'static str {
-        if self == Role::Serve { "serve" } else { "drive" }
-    }
-}
-
 impl Process {
-    pub(crate) fn start(program: &Path, role: Role, case: &Case) -> Result<Process> {
+    /// Starts a role of a program with its argument; smol's default executor gets so many threads there.
+    pub(crate) fn start(
+        program: &Path,
+        role: &str,
+        argument: &impl Serialize,
+        smol_threads: usize,
+    ) -> Result<Process> {
         let mut child = Command::new(program)
-            .arg(role.name())
-            .arg(serde_json::to_string(case)?)
+            .arg(role)
+            .arg(serde_json::to_string(argument)?)
+            .env("SMOL_THREADS", smol_threads.to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -53,6 +48,11 @@ impl Process {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
     }
 
     /// The next line that it prints.

@@ -1,8 +1,9 @@
 //! From rows to a table: medians over rounds, and ratios to the bare socket of the same round.
 
-use crate::case::{Figures, Subject, Workload};
+use crate::case::{Figures, Workload};
 use crate::cells::{Cell, Row, cells, find};
 use crate::goals;
+use crate::subject::Subject;
 
 pub(crate) fn print(rows: &[Row]) {
     let cells = cells(rows);

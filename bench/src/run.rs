@@ -1,14 +1,15 @@
 //! The rounds: every case of a round once, one after another, so that a disturbance hits all cases alike.
 
 use std::io::{IsTerminal, Write};
-use std::path::{Path, PathBuf};
 
 use crate::Result;
-use crate::case::{Case, Figures, Subject, Transport, Workload};
+use crate::case::{Case, Figures, Transport, Workload};
 use crate::cells::Row;
 use crate::cli::Cli;
 use crate::clock::Duration;
-use crate::process::{Process, Role};
+use crate::place::Place;
+use crate::process::Process;
+use crate::subject::Subject;
 use crate::{subjects, sys};
 
 /// A process takes at most so long for what is not the sample.
@@ -104,55 +105,21 @@ fn measure(case: &Case, cores: &[usize]) -> Result<Figures> {
     // The first core has the interrupts, more often than not.
     let client_core = *cores.last().ok_or("no core")?;
     let server_core = if case.cores == 1 { client_core } else { cores[0] };
-    let place = Place::of(case)?;
+    let threads = case.subject.smol_threads();
+    let place = Place::of(case.transport);
     let mut case = Case { server_core, address: place.address(), ..case.clone() };
     let mut server = None;
     if case.transport != Transport::Pipe {
         sys::pin(&[server_core])?;
-        let process = Process::start(&program, Role::Serve, &case)?;
+        let process = Process::start(&program, "serve", &case, threads)?;
         let line = process.line(PATIENCE)?;
         case.address = line.strip_prefix("ready ").ok_or("it is not ready")?.to_owned();
         case.server_pid = process.pid();
         server = Some(process);
     }
     sys::pin(&[client_core])?;
-    let client = Process::start(&program, Role::Drive, &case)?;
+    let client = Process::start(&program, "drive", &case, threads)?;
     let line = client.line(PATIENCE + Duration::from_millis(case.warm_ms + case.sample_ms))?;
     drop((client, server, place));
     Ok(serde_json::from_str(&line)?)
-}
-
-/// Where a server listens.
-struct Place {
-    transport: Transport,
-    path: PathBuf,
-    number: u32,
-}
-
-impl Place {
-    fn of(case: &Case) -> Result<Place> {
-        use std::sync::atomic::{AtomicU32, Ordering};
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let file = format!("oncewire-bench-{}-{number}.sock", sys::own_pid());
-        Ok(Place { transport: case.transport, path: std::env::temp_dir().join(file), number })
-    }
-
-    /// Every server has an address of its own, so that ports in TIME_WAIT of an earlier one do not matter.
-    fn address(&self) -> String {
-        match self.transport {
-            Transport::Tcp => {
-                format!("127.1.{}.{}:0", self.number / 250 % 250, 1 + self.number % 250)
-            }
-            Transport::Unix | Transport::Pipe => self.path.to_string_lossy().into_owned(),
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let remove = |path: &Path| std::fs::remove_file(path);
-        // A server may have removed them, or made none.
-        let _ = (remove(&self.path), remove(&self.path.with_extension("sock.lock")));
-    }
 }

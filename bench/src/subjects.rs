@@ -12,7 +12,8 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use crate::Result;
-use crate::case::{Case, Figures, Kind, Subject, Transport};
+use crate::case::{Case, Figures, Transport};
+use crate::subject::{Host, Kind, Subject};
 use crate::sys;
 
 /// The server's process. Ends with its parent.
@@ -49,6 +50,7 @@ pub(crate) fn drive(case: &Case) -> Result<Figures> {
 pub(crate) fn is_built(subject: Subject) -> bool {
     match subject {
         Subject::GoRpc => go_program().is_some(),
+        _ if matches!(subject.host(), Host::Tokio { .. }) => cfg!(feature = "tokio"),
         _ => subject.kind() != Kind::Peer || cfg!(feature = "peers"),
     }
 }
@@ -75,7 +77,7 @@ fn go_program() -> Option<&'static PathBuf> {
 }
 
 /// The server listens: says so, and ends when its parent does.
-fn ready(address: &str) -> Result<()> {
+pub(crate) fn ready(address: &str) -> Result<()> {
     sys::use_cubic()?;
     println!("ready {address}");
     std::io::stdout().flush()?;

@@ -30,6 +30,8 @@ const HONEST_MAX: Duration = Duration::from_millis(5);
 const FACTOR_MAX: u32 = 5;
 /// The promise: a flooded client ends a call so long after its deadline at most.
 const LATE_MAX: Duration = Duration::from_millis(50);
+/// Slots of an attacker's session.
+const SLOTS: u32 = 1024;
 /// How long each measurement takes.
 const TIME: Duration = Duration::from_secs(2);
 
@@ -83,7 +85,8 @@ fn attack(path: &str, kind: &str, count: usize) -> Result<()> {
     let mut out = [0; wire::CONTROL_LEN_MAX];
     let frame = match kind {
         "pings" => Frame::Ping(Role::Client),
-        "asks" => Frame::Ask(Xid::new(1).ok_or("no xid")?, 1),
+        // The first call on the first slot: an `Ask` for another number would end the connection.
+        "asks" => Frame::Ask(Xid::new(SLOTS.into()).ok_or("no xid")?, 1),
         _ => return Err(format!("no attack is called {kind}").into()),
     };
     let len = wire::encode(&frame, &mut out).ok_or("it does not fit")?;
@@ -101,7 +104,9 @@ fn attack(path: &str, kind: &str, count: usize) -> Result<()> {
 /// Opens a session and makes one call, so that there is a reply to ask for.
 fn open(path: &str) -> Result<UnixStream> {
     let mut stream = UnixStream::connect(path)?;
-    let mut client = core::Client::<Heap>::new(core::ClientConfig::default());
+    let mut config = core::ClientConfig::default();
+    config.slots = SLOTS;
+    let mut client = core::Client::<Heap>::new(config);
     let begun = Instant::now();
     let now = || core::Instant::ZERO + begun.elapsed();
     client.handle_connected(now());

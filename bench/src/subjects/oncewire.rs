@@ -1,53 +1,49 @@
-//! Oncewire itself.
+//! Oncewire itself: what server and client do is here, what they run on in `oncewire/hosts.rs`.
 
-use std::future::Future;
+mod hosts;
+#[cfg(feature = "tokio")]
+mod tokio;
+
 use std::process::exit;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use oncewire_core::{MethodId, MethodSpec};
-use oncewire_driver::{Client, ClientOptions, Method, Outcome, Runtime, Server, SmolRuntime};
+use oncewire_driver::{Client, ClientOptions, Method, Outcome, Runtime, Server};
 use oncewire_pipe::{ChildConnector, StdioAcceptor};
 use oncewire_tcp::{TcpAcceptor, TcpConnector};
 use oncewire_unix::{UnixAcceptor, UnixConnector};
-use smol::Executor;
 
 use super::{ready, server_command};
 use crate::Result;
-use crate::case::{Case, Figures, Subject, Transport, Way};
+use crate::case::{Case, Transport};
 use crate::clock::sleep;
-use crate::load::{Caller, Dial, check};
-use crate::meter::Meter;
-use crate::sys;
+use crate::load::{Caller, Dial};
+use crate::subject::{Host, Subject};
+
+pub(super) use hosts::{drive, serve};
 
 const ECHO: MethodId = MethodId::of("bench/echo");
 const TYPED_ECHO: Method<Bytes, Bytes> = Method::new("bench/echo").reply_len_max((1 << 20) + 64);
 
-pub(super) fn serve(case: &Case) -> Result<()> {
-    if case.subject.is_readme() {
-        return smol::block_on(serve_as_in_readme(case));
-    }
-    // One executor on one thread: each process has one core.
-    let executor: Arc<Executor<'static>> = Arc::default();
+/// A server whose methods take and give raw bodies.
+fn raw_server(case: &Case, runtime: Arc<dyn Runtime>) -> Result<Server> {
     let mut spec = MethodSpec::new(ECHO);
     spec.idempotent = case.subject == Subject::OncewireIdempotent;
     spec.reply_len_max = case.body_len as u32;
-    let wait = case.workload.wait();
-    let builder = Server::builder("bench").runtime(runtime(&executor));
-    let builder = match wait {
+    let builder = Server::builder("bench").runtime(runtime);
+    let builder = match case.workload.wait() {
         None => builder.method_raw(spec, |_, body: Bytes| std::future::ready(body)),
         Some(wait) => builder.method_raw(spec, move |_, body: Bytes| async move {
             sleep(wait).await;
             body
         }),
     };
-    let server = builder.build()?;
-    // A task of its own: the main future is polled with every event.
-    let serving = executor.spawn(listen(case.clone(), server));
-    smol::block_on(executor.run(serving))
+    Ok(builder.build()?)
 }
 
-async fn serve_as_in_readme(case: &Case) -> Result<()> {
+/// A server with typed methods on the default runtime, as in the README.
+fn typed_server(case: &Case) -> Result<Server> {
     let builder = Server::builder("bench");
     let builder = match case.workload.wait() {
         None => builder.method(&TYPED_ECHO, |_, body| async move { body }),
@@ -56,7 +52,7 @@ async fn serve_as_in_readme(case: &Case) -> Result<()> {
             body
         }),
     };
-    smol::spawn(listen(case.clone(), builder.build()?)).await
+    Ok(builder.build()?)
 }
 
 async fn listen(case: Case, server: Server) -> Result<()> {
@@ -74,11 +70,6 @@ async fn listen(case: Case, server: Server) -> Result<()> {
         Transport::Pipe => server.serve(StdioAcceptor::new()?).await?,
     }
     exit(0)
-}
-
-fn runtime(executor: &Arc<Executor<'static>>) -> Arc<dyn Runtime> {
-    let executor = executor.clone();
-    SmolRuntime::with_spawner(move |task| executor.spawn(task).detach())
 }
 
 struct Dialler<'a> {
@@ -130,9 +121,9 @@ struct Connection {
 impl Caller for Connection {
     async fn call(&self, body: &Bytes) -> Result<usize> {
         let call = match self.subject {
-            subject if subject.is_readme() => self.client.call(&TYPED_ECHO, body),
             Subject::OncewireIdempotent => self.client.call_raw(ECHO, body.clone()).idempotent(),
-            _ => self.client.call_raw(ECHO, body.clone()),
+            subject if subject.host() == Host::ByHand => self.client.call_raw(ECHO, body.clone()),
+            _ => self.client.call(&TYPED_ECHO, body),
         };
         match call.await {
             Outcome::Reply(reply) => Ok(reply.len()),
@@ -144,58 +135,4 @@ impl Caller for Connection {
     async fn close(self) -> Result<()> {
         Ok(())
     }
-}
-
-pub(super) fn drive(case: &Case) -> Result<Figures> {
-    // The default runtime: the library's tasks are on the default executor's thread. The blocking client is a program that
-    // blocks on each call.
-    if case.subject.is_readme() || case.subject == Subject::OncewireBlocking {
-        let dial = Dialler::new(case, SmolRuntime::global())?;
-        return smol::block_on(async {
-            match case.subject.way() {
-                Way::Tasks => in_tasks(case, &dial, smol::spawn).await,
-                Way::Loops | Way::Buffered => crate::load::run(case, &dial).await,
-            }
-        });
-    }
-    let executor: Arc<Executor<'static>> = Arc::default();
-    let dial = Dialler::new(case, runtime(&executor))?;
-    smol::block_on(executor.run(async {
-        match case.subject.way() {
-            Way::Tasks => in_tasks(case, &dial, |task| executor.spawn(task)).await,
-            Way::Loops | Way::Buffered => crate::load::run(case, &dial).await,
-        }
-    }))
-}
-
-type BoxTask = std::pin::Pin<Box<dyn Future<Output = Result<()>> + Send>>;
-
-/// A task for each call that is outstanding.
-async fn in_tasks(
-    case: &Case,
-    dial: &Dialler<'_>,
-    spawn: impl Fn(BoxTask) -> smol::Task<Result<()>>,
-) -> Result<Figures> {
-    let body = Bytes::from(vec![7; case.body_len]);
-    let connection = dial.dial().await?;
-    check(connection.call(&body).await?, &body)?;
-    sys::use_cubic()?;
-    let meter = Arc::new(Mutex::new(Meter::start(case, case.server_pid)));
-    let one = |_| {
-        let (connection, body, meter) = (connection.clone(), body.clone(), meter.clone());
-        spawn(Box::pin(async move {
-            loop {
-                check(connection.call(&body).await?, &body)?;
-                if !meter.lock().unwrap_or_else(PoisonError::into_inner).count(1) {
-                    return Ok(());
-                }
-            }
-        }))
-    };
-    let tasks: Vec<_> = (0..case.outstanding).map(one).collect();
-    for task in tasks {
-        task.await?;
-    }
-    let meter = meter.lock().unwrap_or_else(PoisonError::into_inner);
-    meter.figures()
 }

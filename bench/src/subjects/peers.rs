@@ -11,7 +11,8 @@ use std::future::Future;
 use tokio::task::LocalSet;
 
 use crate::Result;
-use crate::case::{Case, Figures, Subject};
+use crate::case::{Case, Figures};
+use crate::subject::Subject;
 
 pub(super) fn serve(case: &Case) -> Result<()> {
     match case.subject {

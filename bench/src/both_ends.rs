@@ -1,0 +1,249 @@
+//! Client and server with their driver in one process and on one thread, over a pair of sockets: what callgrind counts for
+//! a call through all of it.
+//!
+//! The clock is made here. It moves a little with each reading, so that what the driver bounds by time, such as a server's
+//! turn, is bounded by the same work under callgrind as without it; and counts repeat.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::{self, FuturesUnordered};
+use oncewire_core::{Instant, MethodId, MethodSpec};
+use oncewire_driver::{
+    BoxFuture, BoxStream, Client, ClientOptions, Connect, Method, Nonblocking, Outcome, Runtime,
+    Server, Subject, Timer,
+};
+use serde::{Deserialize, Serialize};
+use smol::{Async, Executor};
+
+use crate::Result;
+use crate::callgrind;
+use crate::clock::Duration;
+use crate::goals::Goal;
+use crate::subject::Way;
+
+const ECHO: MethodId = MethodId::of("bench/echo");
+const TYPED_ECHO: Method<Bytes, Bytes> = Method::new("bench/echo").reply_len_max((1 << 20) + 64);
+
+/// What a run is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Setup {
+    way: Way,
+    typed: bool,
+    outstanding: usize,
+    body_len: usize,
+}
+
+/// What it gave.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct BothRow {
+    setup: Setup,
+    instructions: f64,
+}
+
+fn setups() -> Vec<Setup> {
+    let setup = |way, typed, outstanding| Setup { way, typed, outstanding, body_len: 32 };
+    vec![
+        setup(Way::Loops, false, 1),
+        setup(Way::Loops, true, 1),
+        setup(Way::Loops, false, 64),
+        setup(Way::Loops, true, 64),
+        setup(Way::Tasks, true, 64),
+        setup(Way::Buffered, true, 64),
+        setup(Way::Tasks, true, 1024),
+        Setup { body_len: 1 << 20, ..setup(Way::Loops, false, 4) },
+        Setup { body_len: 1 << 20, ..setup(Way::Loops, true, 4) },
+    ]
+}
+
+pub(crate) fn all() -> Result<Vec<BothRow>> {
+    if !callgrind::is_there() {
+        return Ok(Vec::new());
+    }
+    let mut rows = Vec::new();
+    for setup in setups() {
+        crate::run::progress(&format!("both ends: {setup:?}"));
+        let calls = ((8 << 20) / (2048 + setup.body_len)).clamp(16, 4096) as u64;
+        let counted = |calls| callgrind::instructions("both-ends-calls", &setup, calls);
+        let (less, more) = (counted(calls)?, counted(3 * calls)?);
+        rows.push(BothRow { setup, instructions: (more - less) as f64 / (2 * calls) as f64 });
+    }
+    Ok(rows)
+}
+
+pub(crate) fn print(rows: &[BothRow]) {
+    if rows.is_empty() {
+        return;
+    }
+    println!("\nBoth ends with their driver, over a pair of sockets: instructions a call");
+    println!("  {:>9}{:>8}{:>10}{:>8}{:>12}", "body", "flight", "way", "bodies", "instr.");
+    for BothRow { setup, instructions } in rows {
+        println!(
+            "  {:>9}{:>8}{:>10}{:>8}{:>12.0}",
+            setup.body_len,
+            setup.outstanding,
+            format!("{:?}", setup.way),
+            if setup.typed { "typed" } else { "raw" },
+            instructions
+        );
+    }
+    for goal in goals(rows) {
+        println!("  {}", goal.shown());
+    }
+}
+
+/// What is promised of a call in W2.
+pub(crate) fn goals(rows: &[BothRow]) -> Vec<Goal> {
+    let w2 = |row: &&BothRow| row.setup.way == Way::Loops && row.setup.outstanding == 64;
+    let bound = |row: &BothRow| {
+        let (name, bound) = if row.setup.typed { ("typed", 3350.0) } else { ("raw", 3200.0) };
+        Goal::most(&format!("both ends, W2 {name}, instructions"), row.instructions, bound)
+    };
+    rows.iter().filter(w2).map(bound).collect()
+}
+
+/// Makes calls: what callgrind counts.
+pub(crate) fn make_calls(setup: Setup, calls: u64) -> Result<()> {
+    let executor: Arc<Executor<'static>> = Arc::default();
+    let runtime = Arc::new(CountedRuntime { executor: executor.clone(), now: AtomicU64::new(1) });
+    let builder = Server::builder("bench").runtime(runtime.clone());
+    let builder = if setup.typed {
+        builder.method(&TYPED_ECHO, |_, body| async move { body })
+    } else {
+        let mut spec = MethodSpec::new(ECHO);
+        spec.reply_len_max = setup.body_len as u32;
+        builder.method_raw(spec, |_, body: Bytes| std::future::ready(body))
+    };
+    let dial = Dial(builder.build()?);
+    let client = Client::with_runtime(dial, ClientOptions::default(), runtime);
+    let caller = Caller { client, setup, body: Bytes::from(vec![7; setup.body_len]) };
+    let each = calls / setup.outstanding as u64;
+    smol::block_on(executor.run(async {
+        match setup.way {
+            Way::Loops => {
+                let mut loops: FuturesUnordered<_> =
+                    (0..setup.outstanding).map(|_| caller.clone().calls(each)).collect();
+                while let Some(done) = loops.next().await {
+                    done?;
+                }
+            }
+            Way::Tasks => {
+                let one = |_| executor.spawn(caller.clone().calls(each));
+                for task in (0..setup.outstanding).map(one).collect::<Vec<_>>() {
+                    task.await?;
+                }
+            }
+            Way::Buffered => {
+                let calls = stream::iter(0..calls).map(|_| caller.call());
+                let mut calls = pin!(calls.buffer_unordered(setup.outstanding));
+                while let Some(done) = calls.next().await {
+                    done?;
+                }
+            }
+        }
+        Ok(())
+    }))
+}
+
+#[derive(Clone)]
+struct Caller {
+    client: Client,
+    setup: Setup,
+    body: Bytes,
+}
+
+impl Caller {
+    async fn call(&self) -> Result<()> {
+        let call = match self.setup.typed {
+            true => self.client.call(&TYPED_ECHO, &self.body),
+            false => self.client.call_raw(ECHO, self.body.clone()),
+        };
+        match call.await {
+            Outcome::Reply(reply) if reply.len() == self.body.len() => Ok(()),
+            other => Err(format!("{other:?}").into()),
+        }
+    }
+
+    async fn calls(self, count: u64) -> Result<()> {
+        for _ in 0..count {
+            self.call().await?;
+        }
+        Ok(())
+    }
+}
+
+/// Dials by making a pair of sockets.
+struct Dial(Server);
+
+impl Connect for Dial {
+    fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
+        Box::pin(async {
+            let (ours, theirs) = UnixStream::pair()?;
+            self.0.serve_stream(stream(theirs)?, Subject::Anonymous);
+            stream(ours)
+        })
+    }
+
+    fn address(&self) -> String {
+        "a socket pair".to_owned()
+    }
+}
+
+fn stream(socket: UnixStream) -> io::Result<BoxStream> {
+    let close = |socket: &UnixStream| socket.shutdown(Shutdown::Write);
+    Ok(Box::new(Nonblocking::new(Async::new(socket)?, close)))
+}
+
+/// How far the clock moves with each reading: the driver reads it about twice a call, and a call takes some 0.3 µs a side.
+const READING: u64 = 150;
+
+struct CountedRuntime {
+    executor: Arc<Executor<'static>>,
+    now: AtomicU64,
+}
+
+impl Runtime for CountedRuntime {
+    fn now(&self) -> Instant {
+        Instant::from_nanos(self.now.fetch_add(READING, Ordering::Relaxed))
+    }
+
+    fn coarse_now(&self) -> (Instant, Duration) {
+        let now = Instant::from_nanos(self.now.load(Ordering::Relaxed));
+        (now, Duration::from_millis(10))
+    }
+
+    fn timer(&self) -> Box<dyn Timer> {
+        Box::new(Never)
+    }
+
+    fn random(&self, bytes: &mut [u8]) {
+        bytes.fill(7);
+    }
+
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        self.executor.spawn(task).detach();
+    }
+
+    /// Both ends are on this thread: who spins keeps the other from answering.
+    fn spin_budget(&self, _: usize) -> Option<Duration> {
+        None
+    }
+}
+
+/// A timer that does not fire: nothing here waits for time.
+struct Never;
+
+impl Timer for Never {
+    fn set(&mut self, _: Instant) {}
+
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+}
