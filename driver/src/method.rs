@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use oncewire_core::{MethodId, MethodSpec};
+use oncewire_schema::{Schema, Signature};
 use serde::de::DeserializeOwned;
 
 use crate::decode::{ValueLimits, decode};
@@ -38,6 +39,7 @@ pub struct Method<A, R> {
     spec: MethodSpec,
     options: MethodOptions,
     values: ValueLimits,
+    signature: Option<Signature>,
     types: PhantomData<fn(A) -> R>,
 }
 
@@ -49,6 +51,7 @@ impl<A, R> Method<A, R> {
             spec: MethodSpec::new(MethodId::of(name)),
             options: MethodOptions::NONE,
             values: ValueLimits::DEFAULT,
+            signature: None,
             types: PhantomData,
         }
     }
@@ -126,6 +129,40 @@ impl<A, R> Method<A, R> {
     pub const fn memory_max(mut self, bytes: usize) -> Method<A, R> {
         self.values.memory_max = Some(bytes);
         self
+    }
+
+    /// It has a [`signature`](Method::signature), of types that have a schema and parameters of these names; of none if its
+    /// arguments are not a tuple. The attribute `service` does this by itself.
+    ///
+    /// ```
+    /// use oncewire_driver::Method;
+    ///
+    /// const DEDUCT: Method<(u64, u64), Result<u64, String>> =
+    ///     Method::new("bank/deduct").parameters(&["account", "cents"]);
+    /// let signature = DEDUCT.signature().unwrap();
+    /// assert_eq!(signature.to_string(), "(account: u64, cents: u64) -> Result<u64, String>");
+    /// ```
+    ///
+    /// # Panics
+    /// If the arguments are a tuple of another number of elements. In a constant it is the compiler that says so.
+    pub const fn parameters(self, names: &'static [&'static str]) -> Method<A, R>
+    where
+        A: Schema,
+        R: Schema,
+    {
+        self.with_signature(Some(Signature::of::<A, R>(names)))
+    }
+
+    #[doc(hidden)]
+    pub const fn with_signature(mut self, signature: Option<Signature>) -> Method<A, R> {
+        self.signature = signature;
+        self
+    }
+
+    /// What it takes and returns, if all its types have a [`Schema`]: of a constant that the attribute `service` wrote, or
+    /// of one with [`parameters`](Method::parameters).
+    pub const fn signature(&self) -> Option<Signature> {
+        self.signature
     }
 
     /// The arguments in a request's body, decoded as a server does it: for a handler of bytes, or a tool.

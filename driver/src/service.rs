@@ -39,6 +39,7 @@ impl<L> ServerBuilder<L> {
 #[doc(hidden)]
 pub mod __private {
     use oncewire_core::MethodId;
+    pub use oncewire_schema::__private::{Probe, WithoutSchema, signature};
     use serde::Serialize;
     use serde::de::DeserializeOwned;
 

@@ -102,12 +102,21 @@ fn constant(method: &Method, service: &Service) -> TokenStream {
         let name = Ident::new(name, *span);
         Some(quote!(.#name(#value)))
     });
+    let parameters = method.arguments.iter().map(|(name, _)| name.unraw().to_string());
+    // Of types that all have a schema. It is asked for and not required, so that it is no error where one has none.
+    let signature = quote! {
+        .with_signature(#library::__private::signature(&[#(#parameters),*], {
+            #[allow(unused_imports)]
+            use #library::__private::WithoutSchema as _;
+            #library::__private::Probe::<#types, #reply>::LINKS
+        }))
+    };
     quote! {
         #(#attributes)*
         #[doc = ""]
         #[doc = #doc]
         #visibility const #name: #library::Method<#types, #reply> =
-            #library::Method::new(#wire_name) #idempotent #drop_on_cancel #(#values)*;
+            #library::Method::new(#wire_name) #idempotent #drop_on_cancel #(#values)* #signature;
     }
 }
 
