@@ -354,6 +354,22 @@ fn c89_a_client_without_a_journal_holds_no_call() {
     assert_eq!((pair.client().unsettled(), pair.ran(b"one way")), (0, 1));
 }
 
+/// After one more restart, what was written was executed once and has its reply, and nothing ran twice.
+fn expect_the_truth(mut pair: Pair, disk: &Disk, made: u64, seed: u64) {
+    let calls = restart(&mut pair, disk);
+    pair.reconnect();
+    for (number, kept) in &disk.calls {
+        let outcome = kept.outcome.clone().or_else(|| pair.outcome(calls[number]));
+        assert_eq!(outcome, reply(&kept.body), "seed {seed}, xid {number}");
+        assert_eq!(pair.ran(&kept.body), 1, "seed {seed}, xid {number}");
+    }
+    for number in 1..=made {
+        assert!(pair.ran(format!("{number}").as_bytes()) <= 1, "seed {seed}");
+    }
+    assert_eq!(pair.server_errors, [], "seed {seed}");
+    assert_eq!(pair.peers[0].errors, [], "seed {seed}");
+}
+
 /// Cuts, lost bytes, deaths of the client before and after each thing is written: every call whose record survived is
 /// executed once, and its outcome is learned and says so.
 #[test]
@@ -421,17 +437,6 @@ fn whatever_happens_every_recorded_call_runs_once_and_its_outcome_is_learned() {
                 }
             }
         }
-        let calls = restart(&mut pair, &disk);
-        pair.reconnect();
-        for (number, kept) in &disk.calls {
-            let outcome = kept.outcome.clone().or_else(|| pair.outcome(calls[number]));
-            assert_eq!(outcome, reply(&kept.body), "seed {seed}, xid {number}");
-            assert_eq!(pair.ran(&kept.body), 1, "seed {seed}, xid {number}");
-        }
-        for number in 1..=made {
-            assert!(pair.ran(format!("{number}").as_bytes()) <= 1, "seed {seed}");
-        }
-        assert_eq!(pair.server_errors, [], "seed {seed}");
-        assert_eq!(pair.peers[0].errors, [], "seed {seed}");
+        expect_the_truth(pair, &disk, made, seed);
     }
 }

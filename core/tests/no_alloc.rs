@@ -251,11 +251,38 @@ impl<S: ClientStorage, T: ServerStorage> Pair<S, T> {
     }
 }
 
+type Inline = Pair<InlineClient<8, 4, 16>, InlineServer<2, 3, 4, 1, 16>>;
+
+const LONG: Duration = Duration::from_secs(3600);
+
+fn give_up(pair: &mut Inline) {
+    // A cancel reaches the server; the call ends as it really ended.
+    pair.hold = true;
+    let call = pair.call(30, LONG);
+    pair.drive();
+    pair.client.cancel(pair.now, call);
+    pair.drive();
+    assert_eq!(pair.cancels, 1);
+    pair.reply_to_durable(31);
+    pair.drive();
+    assert_eq!(pair.replied, Some((call, Ok(31))));
+
+    // A deadline passes while the call runs; the ticket brings the reply.
+    let call = pair.call(40, Duration::from_secs(1));
+    pair.drive();
+    pair.pass(Duration::from_secs(2));
+    let unknown = Outcome::Unknown { why: Unknown::DeadlinePassed, ticket: true };
+    assert_eq!(pair.ended, Some((call, unknown)));
+    pair.reply_to_durable(41);
+    pair.drive();
+    assert_eq!(pair.replied, Some((call, Ok(41))));
+}
+
 #[test]
 fn with_inline_storage_nothing_is_ever_allocated() {
     let _watch = NoAllocation::begin();
-    let mut pair: Pair<InlineClient<8, 4, 16>, InlineServer<2, 3, 4, 1, 16>> = Pair::new("toy");
-    let long = Duration::from_secs(3600);
+    let mut pair = Inline::new("toy");
+    let long = LONG;
 
     // Open, and many round trips.
     pair.connect();
@@ -299,26 +326,7 @@ fn with_inline_storage_nothing_is_ever_allocated() {
     assert_eq!(pair.replied, Some((call, Ok(21))));
     assert_eq!(pair.client.counters().resends, 1);
 
-    // A cancel reaches the server; the call ends as it really ended.
-    pair.hold = true;
-    let call = pair.call(30, long);
-    pair.drive();
-    pair.client.cancel(pair.now, call);
-    pair.drive();
-    assert_eq!(pair.cancels, 1);
-    pair.reply_to_durable(31);
-    pair.drive();
-    assert_eq!(pair.replied, Some((call, Ok(31))));
-
-    // A deadline passes while the call runs; the ticket brings the reply.
-    let call = pair.call(40, Duration::from_secs(1));
-    pair.drive();
-    pair.pass(Duration::from_secs(2));
-    let unknown = Outcome::Unknown { why: Unknown::DeadlinePassed, ticket: true };
-    assert_eq!(pair.ended, Some((call, unknown)));
-    pair.reply_to_durable(41);
-    pair.drive();
-    assert_eq!(pair.replied, Some((call, Ok(41))));
+    give_up(&mut pair);
 
     // The end: everything acknowledged, the session gone.
     pair.client.close(pair.now);

@@ -94,165 +94,219 @@ fn any_grants(rng: &mut Rng) -> Grants {
     }
 }
 
-fn walk_server<T: ServerStorage>(seed: u64, conns_max: usize) {
-    let mut rng = Rng(seed);
-    let mut config = default_server_config();
-    config.slots = 1 + rng.below(3) as u32;
-    config.conns_max = conns_max;
-    config.sessions_max = 3;
-    config.lease = ms(rng.below(5_000));
-    config.lease_unused = ms(rng.below(5_000));
-    config.keepalive = ms(500 + rng.below(5_000));
-    config.records_sessions = rng.one_in(2);
-    config.lossy = rng.one_in(2);
-    if rng.one_in(6) {
-        config.requests_max = rng.below(2_000);
-        config.kept_max = rng.below(2_000);
+/// An owner of a server that does anything in any order.
+struct ServerWalk<T: ServerStorage> {
+    rng: Rng,
+    now: Instant,
+    server: Server<T>,
+    conns: Vec<ConnId>,
+    sessions: Vec<SessionKey>,
+    keys: Vec<CallKey>,
+    admitted: Vec<Admission>,
+    running: Vec<Running>,
+}
+
+impl<T: ServerStorage> ServerWalk<T> {
+    fn new(seed: u64, conns_max: usize) -> ServerWalk<T> {
+        let mut rng = Rng(seed);
+        let mut config = default_server_config();
+        config.slots = 1 + rng.below(3) as u32;
+        config.conns_max = conns_max;
+        config.sessions_max = 3;
+        config.lease = ms(rng.below(5_000));
+        config.lease_unused = ms(rng.below(5_000));
+        config.keepalive = ms(500 + rng.below(5_000));
+        config.records_sessions = rng.one_in(2);
+        config.lossy = rng.one_in(2);
+        if rng.one_in(6) {
+            config.requests_max = rng.below(2_000);
+            config.kept_max = rng.below(2_000);
+        }
+        ServerWalk {
+            rng,
+            now: Instant::from_millis(1),
+            server: Server::new(config, &methods()).unwrap(),
+            conns: Vec::new(),
+            sessions: Vec::new(),
+            keys: Vec::new(),
+            admitted: Vec::new(),
+            running: Vec::new(),
+        }
     }
-    let mut server: Server<T> = Server::new(config, &methods()).unwrap();
-    let mut now = Instant::from_millis(1);
-    let (mut conns, mut sessions, mut keys) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut admitted, mut running): (Vec<Admission>, Vec<Running>) = (Vec::new(), Vec::new());
-    for _ in 0..150 {
-        let back = if rng.one_in(6) { rng.below(9) } else { rng.below(2) } as usize;
-        let conn = conns.len().checked_sub(back + 1).map(|at| conns[at]);
-        match rng.below(34) {
-            0..=2 => {
-                let who = Principal(rng.below(8) / 7);
-                let secret = secret(&mut rng);
-                let Some(conn) = server.handle_connected(now, who, secret) else { continue };
-                conns.push(conn);
-                if rng.one_in(4) {
-                    continue;
-                }
-                let resume = if rng.one_in(2) { sessions.last() } else { None };
-                let record = resume.and_then(|key| server.session_record(*key));
-                let greeting = hello(record.map(|record| (record.id, rng.below(3))));
-                let _ = server.handle_data(now, conn, &bytes_of(&greeting));
-                if rng.one_in(8) {
-                    continue;
-                }
-                server.confirm_session(conn);
-                let _ = server.poll_transmit(now, conn, &mut [0; wire::CONTROL_LEN_MAX]);
+
+    /// One step, now and then on the connection that is given.
+    fn step(&mut self, conn: Option<ConnId>) {
+        let now = self.now;
+        match self.rng.below(34) {
+            0..=2 => self.connect(),
+            3 => conn.into_iter().for_each(|conn| self.server.handle_disconnected(now, conn)),
+            4 => conn.into_iter().for_each(|conn| self.server.confirm_session(conn)),
+            5..=15 => conn.into_iter().for_each(|conn| self.read(conn)),
+            16..=18 if !self.admitted.is_empty() => self.start_or_refuse(),
+            19..=21 if !self.running.is_empty() => self.end_one(),
+            22 => self.restore_session(),
+            23..=25 if !self.sessions.is_empty() => self.restore_call(),
+            26 => self.look(),
+            27 if self.rng.one_in(8) => {
+                let grace = ms(self.rng.below(4_000));
+                self.server.drain(now, grace);
             }
-            3 => conn.into_iter().for_each(|conn| server.handle_disconnected(now, conn)),
-            4 => conn.into_iter().for_each(|conn| server.confirm_session(conn)),
-            5..=15 => {
-                let Some(conn) = conn else { continue };
-                let mut data = any_client_frame(&mut rng);
-                if rng.one_in(20) {
-                    data.truncate(rng.below(data.len() as u64) as usize);
-                } else if rng.one_in(3) {
-                    data.extend(any_client_frame(&mut rng));
-                }
-                let mut at = 0;
-                while let Ok(taken) = server.handle_data(now, conn, &data[at..]) {
-                    at += taken.consumed;
-                    match taken.item {
-                        Some(Incoming::Request(request)) => {
-                            keys.push(request.admission.key());
-                            admitted.push(request.admission);
-                        }
-                        Some(_) => {}
-                        None => break,
-                    }
-                }
-            }
-            16..=18 if !admitted.is_empty() => {
-                let at = rng.below(admitted.len() as u64) as usize;
-                let admission = admitted.swap_remove(at);
-                if rng.one_in(4) {
-                    server.refuse(now, admission, NotExecuted::Overloaded);
-                } else {
-                    running.extend(server.start(now, admission));
-                }
-            }
-            19..=21 if !running.is_empty() => {
-                let at = rng.below(running.len() as u64) as usize;
-                let run = running.swap_remove(at);
-                match rng.below(4) {
-                    0 => server.abort(now, run),
-                    1 => server.roll_back(now, run, NotExecuted::SessionRefused),
-                    2 => server.no_reply(now, run, NoReply::NotKept),
-                    _ => drop(server.reply(now, run, &BODY[..rng.below(50) as usize])),
-                }
-            }
-            22 => {
-                let record = SessionRecord {
-                    id: secret(&mut rng),
-                    principal: Principal(rng.below(8) / 7),
-                    grants: any_grants(&mut rng),
-                    seen: rng.below(8),
-                    acked: rng.below(3),
-                };
-                sessions.extend(server.restore_session(now, record));
-            }
-            23..=25 if !sessions.is_empty() => {
-                let key = *rng.pick(&sessions);
-                let state = match rng.below(3) {
-                    0 => RecordState::Started,
-                    1 => RecordState::NoReply(NoReply::NotKept),
-                    _ => RecordState::Done(&BODY[..rng.below(50) as usize]),
-                };
-                let record = CallRecord { xid: xid(1 + rng.below(9)), digest: 1, state };
-                server.restore_call(key, record);
-            }
-            26 => {
-                for key in &keys {
-                    let _ = (server.is_cancelled(*key), server.is_wanted(*key));
-                    let _ = server.record_of(*key);
-                }
-                for key in &sessions {
-                    let _ = (server.session_record(*key), server.held_calls(*key).count());
-                }
-                for conn in &conns {
-                    let _ = (server.session_of(*conn), server.principal_of(*conn));
-                    server.handle_progress(now, *conn);
-                }
-            }
-            27 if rng.one_in(8) => server.drain(now, ms(rng.below(4_000))),
             28 => {
-                now = now + ms(rng.below(2_000));
-                server.handle_timeout(now);
+                self.now = now + ms(self.rng.below(2_000));
+                self.server.handle_timeout(self.now);
             }
-            29..=31 => {
-                let Some(conn) = conn else { continue };
-                let mut out = [0; 512];
-                let len = *rng.pick(&[30, 64, wire::CONTROL_LEN_MAX, 512]);
-                let _ = server.poll_transmit(now, conn, &mut out[..len]);
-                if rng.one_in(3) {
-                    let _ = server.take_shared_tail(conn);
+            29..=31 => conn.into_iter().for_each(|conn| self.write(conn)),
+            _ => self.poll_events(),
+        }
+        self.sessions.extend(conn.and_then(|conn| self.server.session_of(conn)));
+    }
+
+    fn connect(&mut self) {
+        let who = Principal(self.rng.below(8) / 7);
+        let secret = secret(&mut self.rng);
+        let Some(conn) = self.server.handle_connected(self.now, who, secret) else { return };
+        self.conns.push(conn);
+        if self.rng.one_in(4) {
+            return;
+        }
+        let resume = if self.rng.one_in(2) { self.sessions.last() } else { None };
+        let record = resume.and_then(|key| self.server.session_record(*key));
+        let greeting = hello(record.map(|record| (record.id, self.rng.below(3))));
+        let _ = self.server.handle_data(self.now, conn, &bytes_of(&greeting));
+        if self.rng.one_in(8) {
+            return;
+        }
+        self.server.confirm_session(conn);
+        let _ = self.server.poll_transmit(self.now, conn, &mut [0; wire::CONTROL_LEN_MAX]);
+    }
+
+    fn read(&mut self, conn: ConnId) {
+        let mut data = any_client_frame(&mut self.rng);
+        if self.rng.one_in(20) {
+            data.truncate(self.rng.below(data.len() as u64) as usize);
+        } else if self.rng.one_in(3) {
+            data.extend(any_client_frame(&mut self.rng));
+        }
+        let mut at = 0;
+        while let Ok(taken) = self.server.handle_data(self.now, conn, &data[at..]) {
+            at += taken.consumed;
+            match taken.item {
+                Some(Incoming::Request(request)) => {
+                    self.keys.push(request.admission.key());
+                    self.admitted.push(request.admission);
                 }
-            }
-            _ => {
-                for _ in 0..rng.below(6) {
-                    let Some(event) = server.poll_event() else { break };
-                    if let ServerEvent::SessionOpened(conn) = event {
-                        sessions.extend(server.session_of(conn));
-                    }
-                }
+                Some(_) => {}
+                None => break,
             }
         }
-        sessions.extend(conn.and_then(|conn| server.session_of(conn)));
     }
-    for admission in admitted {
-        server.refuse(now, admission, NotExecuted::Overloaded);
+
+    fn start_or_refuse(&mut self) {
+        let at = self.rng.below(self.admitted.len() as u64) as usize;
+        let admission = self.admitted.swap_remove(at);
+        if self.rng.one_in(4) {
+            self.server.refuse(self.now, admission, NotExecuted::Overloaded);
+        } else {
+            self.running.extend(self.server.start(self.now, admission));
+        }
     }
-    for run in running {
-        server.abort(now, run);
+
+    fn end_one(&mut self) {
+        let at = self.rng.below(self.running.len() as u64) as usize;
+        let run = self.running.swap_remove(at);
+        match self.rng.below(4) {
+            0 => self.server.abort(self.now, run),
+            1 => self.server.roll_back(self.now, run, NotExecuted::SessionRefused),
+            2 => self.server.no_reply(self.now, run, NoReply::NotKept),
+            _ => drop(self.server.reply(self.now, run, &BODY[..self.rng.below(50) as usize])),
+        }
     }
-    for conn in conns {
-        server.handle_disconnected(now, conn);
+
+    fn restore_session(&mut self) {
+        let record = SessionRecord {
+            id: secret(&mut self.rng),
+            principal: Principal(self.rng.below(8) / 7),
+            grants: any_grants(&mut self.rng),
+            seen: self.rng.below(8),
+            acked: self.rng.below(3),
+        };
+        self.sessions.extend(self.server.restore_session(self.now, record));
     }
-    for _ in 0..8 {
-        now = now + secs(400);
-        server.handle_timeout(now);
-        while server.poll_event().is_some() {}
+
+    fn restore_call(&mut self) {
+        let key = *self.rng.pick(&self.sessions);
+        let state = match self.rng.below(3) {
+            0 => RecordState::Started,
+            1 => RecordState::NoReply(NoReply::NotKept),
+            _ => RecordState::Done(&BODY[..self.rng.below(50) as usize]),
+        };
+        let record = CallRecord { xid: xid(1 + self.rng.below(9)), digest: 1, state };
+        self.server.restore_call(key, record);
     }
-    let left = server.counters();
-    assert_eq!((left.conns, left.sessions, left.running), (0, 0, 0), "seed {seed}");
-    let bytes = (left.kept_bytes, left.request_bytes, left.table_bytes, left.coming_bytes);
-    assert_eq!(bytes, (0, 0, 0, 0), "seed {seed}");
+
+    fn look(&mut self) {
+        for key in &self.keys {
+            let _ = (self.server.is_cancelled(*key), self.server.is_wanted(*key));
+            let _ = self.server.record_of(*key);
+        }
+        for key in &self.sessions {
+            let _ = (self.server.session_record(*key), self.server.held_calls(*key).count());
+        }
+        for conn in &self.conns {
+            let _ = (self.server.session_of(*conn), self.server.principal_of(*conn));
+            self.server.handle_progress(self.now, *conn);
+        }
+    }
+
+    fn write(&mut self, conn: ConnId) {
+        let mut out = [0; 512];
+        let len = *self.rng.pick(&[30, 64, wire::CONTROL_LEN_MAX, 512]);
+        let _ = self.server.poll_transmit(self.now, conn, &mut out[..len]);
+        if self.rng.one_in(3) {
+            let _ = self.server.take_shared_tail(conn);
+        }
+    }
+
+    fn poll_events(&mut self) {
+        for _ in 0..self.rng.below(6) {
+            let Some(event) = self.server.poll_event() else { break };
+            if let ServerEvent::SessionOpened(conn) = event {
+                self.sessions.extend(self.server.session_of(conn));
+            }
+        }
+    }
+
+    /// Everything ends, and nothing is left.
+    fn end(mut self, seed: u64) {
+        for admission in self.admitted {
+            self.server.refuse(self.now, admission, NotExecuted::Overloaded);
+        }
+        for run in self.running {
+            self.server.abort(self.now, run);
+        }
+        for conn in self.conns {
+            self.server.handle_disconnected(self.now, conn);
+        }
+        for _ in 0..8 {
+            self.now = self.now + secs(400);
+            self.server.handle_timeout(self.now);
+            while self.server.poll_event().is_some() {}
+        }
+        let left = self.server.counters();
+        assert_eq!((left.conns, left.sessions, left.running), (0, 0, 0), "seed {seed}");
+        let bytes = (left.kept_bytes, left.request_bytes, left.table_bytes, left.coming_bytes);
+        assert_eq!(bytes, (0, 0, 0, 0), "seed {seed}");
+    }
+}
+
+fn walk_server<T: ServerStorage>(seed: u64, conns_max: usize) {
+    let mut walk: ServerWalk<T> = ServerWalk::new(seed, conns_max);
+    for _ in 0..150 {
+        let back = if walk.rng.one_in(6) { walk.rng.below(9) } else { walk.rng.below(2) } as usize;
+        let conn = walk.conns.len().checked_sub(back + 1).map(|at| walk.conns[at]);
+        walk.step(conn);
+    }
+    walk.end(seed);
 }
 
 #[test]
@@ -305,15 +359,12 @@ fn any_server_frame(rng: &mut Rng) -> Vec<u8> {
     })
 }
 
-fn walk_client<S: ClientStorage>(seed: u64) {
-    let mut rng = Rng(seed);
+fn any_client<S: ClientStorage>(rng: &mut Rng) -> Client<S> {
     let mut config = ClientConfig::default();
     config.durable = rng.one_in(2);
     config.resend_after = if rng.one_in(2) { Some(ms(rng.below(900))) } else { None };
     config.keepalive = if rng.one_in(4) { NEVER } else { secs(3) };
     config.slots = 2;
-    let mut now = Instant::from_millis(1);
-    let mut calls = Vec::new();
     let restored = ClientSession {
         id: SessionId::from_bytes([0; 16]),
         server: ServerId::from_bytes([1; 16]),
@@ -321,24 +372,60 @@ fn walk_client<S: ClientStorage>(seed: u64) {
         grants: GRANTS,
         commit: 0,
     };
-    let mut client: Client<S> = match rng.below(3) {
+    match rng.below(3) {
         0 => Client::restore(config, restored, rng.below(6)).unwrap(),
         _ => Client::new(config),
-    };
-    let make = |rng: &mut Rng| {
-        let body = &BODY[..*rng.pick(&[0, 4, 4, 20, 20, 24])];
-        let mut call = Call::new(*rng.pick(&[ECHO, IDEM]), body);
-        call.idempotent = rng.one_in(3);
-        call.one_way = rng.one_in(6);
-        call.fail_fast = rng.one_in(4);
-        call.timeout = *rng.pick(&[ms(0), ms(500), secs(90), secs(90), NEVER]);
-        call
-    };
+    }
+}
+
+fn any_call(rng: &mut Rng) -> Call<'static> {
+    let body = &BODY[..*rng.pick(&[0, 4, 4, 20, 20, 24])];
+    let mut call = Call::new(*rng.pick(&[ECHO, IDEM]), body);
+    call.idempotent = rng.one_in(3);
+    call.one_way = rng.one_in(6);
+    call.fail_fast = rng.one_in(4);
+    call.timeout = *rng.pick(&[ms(0), ms(500), secs(90), secs(90), NEVER]);
+    call
+}
+
+fn read_all<S: ClientStorage>(client: &mut Client<S>, now: Instant, data: &[u8]) {
+    let mut at = 0;
+    while let Ok(taken) = client.handle_data(now, &data[at..]) {
+        at += taken.consumed;
+        if taken.item.is_none() {
+            break;
+        }
+    }
+}
+
+/// The session ends, and nothing is left.
+fn end_client<S: ClientStorage>(
+    mut client: Client<S>,
+    calls: Vec<CallId>,
+    now: Instant,
+    seed: u64,
+) {
+    let _ = (client.poll_timeout(), client.counters());
+    for id in calls {
+        client.forget(now, id);
+    }
+    client.handle_connected(now);
+    let refuse = bytes_of(&Frame::Refuse(Refuse::SessionUnknown));
+    let _ = client.handle_data(now, &refuse);
+    while client.poll_event().is_some() {}
+    assert_eq!((client.pending(), client.unsettled()), (0, 0), "seed {seed}");
+}
+
+fn walk_client<S: ClientStorage>(seed: u64) {
+    let mut rng = Rng(seed);
+    let mut client: Client<S> = any_client(&mut rng);
+    let mut now = Instant::from_millis(1);
+    let mut calls = Vec::new();
     for _ in 0..150 {
         let id = calls.get(rng.below(64) as usize % calls.len().max(1)).copied();
         match rng.below(34) {
             0..=4 | 28 | 29 => {
-                let call = make(&mut rng);
+                let call = any_call(&mut rng);
                 calls.extend(client.call(now, call));
             }
             5 => id.into_iter().for_each(|id| client.cancel(now, id)),
@@ -353,7 +440,7 @@ fn walk_client<S: ClientStorage>(seed: u64) {
             }
             12 if rng.one_in(2) => client.handle_disconnected(now),
             14 => {
-                let call = make(&mut rng);
+                let call = any_call(&mut rng);
                 calls.extend(client.restore_call(now, xid(1 + rng.below(6)), call));
             }
             15 => {
@@ -384,13 +471,7 @@ fn walk_client<S: ClientStorage>(seed: u64) {
             }
             26 | 27 => {
                 let data = any_server_frame(&mut rng);
-                let mut at = 0;
-                while let Ok(taken) = client.handle_data(now, &data[at..]) {
-                    at += taken.consumed;
-                    if taken.item.is_none() {
-                        break;
-                    }
-                }
+                read_all(&mut client, now, &data);
             }
             _ => {
                 for _ in 0..rng.below(5) {
@@ -399,15 +480,7 @@ fn walk_client<S: ClientStorage>(seed: u64) {
             }
         }
     }
-    let _ = (client.poll_timeout(), client.counters());
-    for id in calls {
-        client.forget(now, id);
-    }
-    client.handle_connected(now);
-    let refuse = bytes_of(&Frame::Refuse(Refuse::SessionUnknown));
-    let _ = client.handle_data(now, &refuse);
-    while client.poll_event().is_some() {}
-    assert_eq!((client.pending(), client.unsettled()), (0, 0), "seed {seed}");
+    end_client(client, calls, now, seed);
 }
 
 #[test]
