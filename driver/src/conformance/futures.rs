@@ -350,6 +350,24 @@ impl Chance {
     }
 }
 
+/// Cuts connections inside of frames and between them, while calls are made.
+async fn cut_while(world: &World, link: &FaultyLink, going_on: impl Fn() -> bool, seed: u64) {
+    let mut chance = Chance(seed | 1);
+    while going_on() {
+        if link.connections() > 0 {
+            let (mark, way) = match chance.below(3) {
+                0 => (Mark::Inside(kind::REQUEST, chance.below(33) as usize), Direction::Up),
+                1 => (Mark::Inside(kind::REPLY, chance.below(17) as usize), Direction::Down),
+                _ => (Mark::Kind(kind::ACK), Direction::Up),
+            };
+            link.fault(way, mark, Action::Cut);
+        }
+        for _ in 0..chance.below(10) {
+            world.moment().await;
+        }
+    }
+}
+
 pub async fn calls_dropped_at_any_await_on_connections_that_break_run_at_most_once(world: World) {
     const TASKS: u64 = 6;
     const CALLS: u64 = 120;
@@ -387,27 +405,8 @@ pub async fn calls_dropped_at_any_await_on_connections_that_break_run_at_most_on
             })
         })
         .collect();
-    let mut chance = Chance(seed | 1);
-    let cuts = async {
-        while tasks.iter().any(|task| !task.is_finished()) {
-            if link.connections() > 0 {
-                let mark = match chance.below(3) {
-                    0 => Mark::Inside(kind::REQUEST, chance.below(33) as usize),
-                    1 => Mark::Inside(kind::REPLY, chance.below(17) as usize),
-                    _ => Mark::Kind(kind::ACK),
-                };
-                let way = if matches!(mark, Mark::Inside(kind::REPLY, _)) {
-                    Direction::Down
-                } else {
-                    Direction::Up
-                };
-                link.fault(way, mark, Action::Cut);
-            }
-            for _ in 0..chance.below(10) {
-                world.moment().await;
-            }
-        }
-    };
+    let going_on = || tasks.iter().any(|task| !task.is_finished());
+    let cuts = cut_while(&world, &link, going_on, seed);
     let what = format!("another call to end, seed {seed}");
     world.while_progress(&what, || ended.load(Ordering::Relaxed), cuts).await;
     let mut replied = Vec::new();

@@ -80,9 +80,14 @@ fn both_end(seed: u64, lies: usize, rolling: bool) -> Result<(), String> {
     if process.journal.calls() > 0 {
         return Err(format!("{} calls are left", process.journal.calls()));
     }
+    payments_are_true(&world, &process, made)
+}
+
+/// Each payment was executed as often as its outcomes say.
+fn payments_are_true(world: &Ledgered, process: &Process, made: u32) -> Result<(), String> {
     for account in 1..=made {
         let learned = process.learned(&account.to_string());
-        let paid = balance(&world, account);
+        let paid = balance(world, account);
         // What was not in the journal was never sent, and has no outcome.
         let truth = match learned.first().map_or("", |learned| &**learned) {
             "" => paid == 0,

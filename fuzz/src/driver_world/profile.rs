@@ -100,16 +100,7 @@ impl Profile {
         let mut rng = Rng::apart(seed, 3);
         let brisk = rng.one_in(4);
         let fault_pause = rng.pick(&[0, 50, 300, 2_000]) * MS;
-        let mut options = ClientOptions::default();
-        options.slots = rng.pick(&[1, 2, 3, 8, 64, 1024]);
-        options.timeout = Duration::from_secs(rng.pick(&[5, 30]));
-        options.fail_fast = rng.one_in(8);
-        options.connect_timeout = Duration::from_millis(rng.pick(&[200, 2_000, 10_000]));
-        options.backoff_max = Duration::from_millis(rng.pick(&[100, 1_000, 5_000]));
-        options.close_timeout = Duration::from_millis(rng.pick(&[30, 1_000, 5_000, 60_000]));
-        if rng.one_in(8) {
-            options.calls_max = 6;
-        }
+        let options = client_options(&mut rng);
         let mut profile = Profile {
             seed,
             brisk,
@@ -282,6 +273,20 @@ impl Profile {
         }
         config.requests_max = self.requests_max.unwrap_or(config.requests_max);
     }
+}
+
+fn client_options(rng: &mut Rng) -> ClientOptions {
+    let mut options = ClientOptions::default();
+    options.slots = rng.pick(&[1, 2, 3, 8, 64, 1024]);
+    options.timeout = Duration::from_secs(rng.pick(&[5, 30]));
+    options.fail_fast = rng.one_in(8);
+    options.connect_timeout = Duration::from_millis(rng.pick(&[200, 2_000, 10_000]));
+    options.backoff_max = Duration::from_millis(rng.pick(&[100, 1_000, 5_000]));
+    options.close_timeout = Duration::from_millis(rng.pick(&[30, 1_000, 5_000, 60_000]));
+    if rng.one_in(8) {
+        options.calls_max = 6;
+    }
+    options
 }
 
 fn link_style(rng: &mut Rng) -> LinkStyle {

@@ -1,12 +1,11 @@
-//! The actions that are possible in a state, and their execution.
+//! The actions that are possible in a state; `apply.rs` executes one.
 
 use std::fmt;
 
 use oncewire_core::wire::{self, Decoded, Frame, Role};
 
 use super::scene::Pace;
-use super::world::{Accepted, GRACE, LEASE, Link, TICK, World};
-use crate::world::trace::{Check, ensure};
+use super::world::{Accepted, Link, World};
 
 /// One thing that happens. Connections are given by number, calls by their places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,7 +189,7 @@ impl World {
     }
 
     /// Whether its next frame would be read after one of a newer connection of its client.
-    fn is_late(&self, link: &Link) -> bool {
+    pub(super) fn is_late(&self, link: &Link) -> bool {
         !link.client_open
             && self.links.iter().any(|other| {
                 other.peer == link.peer
@@ -201,6 +200,12 @@ impl World {
 
     /// What else may happen.
     pub(super) fn faults(&self, out: &mut Vec<Action>) {
+        self.link_faults(out);
+        self.host_faults(out);
+        self.peer_faults(out);
+    }
+
+    fn link_faults(&self, out: &mut Vec<Action>) {
         let left = &self.left;
         for link in &self.links {
             let number = link.number;
@@ -228,6 +233,10 @@ impl World {
                 out.push(Action::LoseDown(number));
             }
         }
+    }
+
+    fn host_faults(&self, out: &mut Vec<Action>) {
+        let left = &self.left;
         for (h, host) in self.hosts.iter().enumerate() {
             if left.restarts > 0 && !host.drained && !host.disk_full {
                 out.push(Action::Restart(h));
@@ -248,6 +257,10 @@ impl World {
                 out.push(Action::FailLedger(h));
             }
         }
+    }
+
+    fn peer_faults(&self, out: &mut Vec<Action>) {
+        let left = &self.left;
         for (p, peer) in self.peers.iter().enumerate() {
             if left.client_ticks > 0 {
                 out.push(Action::ClientTick(p));
@@ -275,190 +288,7 @@ impl World {
         }
     }
 
-    /// Makes it happen.
-    pub(super) fn apply(&mut self, action: Action) -> Check {
-        self.tell(|_| action.to_string());
-        match action {
-            Action::Call(p) => self.make_call(p)?,
-            Action::Dial(p, h) => {
-                let session = self.peers[p].client.session();
-                if session.is_some_and(|session| session.server.to_bytes()[0] != h as u8 + 1) {
-                    self.left.strays = self.left.strays.saturating_sub(1);
-                    self.excused = true;
-                }
-                self.dial(p, h)?;
-            }
-            Action::Step(h, at) => self.step(h, at)?,
-            Action::Record(h) => self.record_session(h)?,
-            Action::Restart(h) => {
-                if !self.hosts[h].drained && !self.hosts[h].disk_full {
-                    self.left.restarts = self.left.restarts.saturating_sub(1);
-                    self.excused |= !self.scene.ledger;
-                }
-                self.restart(h)?;
-            }
-            Action::Lease(h) => {
-                self.left.leases -= 1;
-                self.excused = true;
-                self.pass_at_host(h, LEASE)?;
-            }
-            Action::HalfLease(h) => {
-                self.left.half_leases -= 1;
-                self.excused |= !self.scene.ledger && !self.scene.durable;
-                self.pass_at_host(h, LEASE / 2)?;
-            }
-            Action::Journal(p) => self.write_journal(p)?,
-            Action::Death(p) => {
-                self.left.deaths -= 1;
-                self.die(p, false)?;
-            }
-            Action::CopyJournal(p) => {
-                self.left.old_copies -= 1;
-                self.copy_journal(p);
-            }
-            Action::OldJournal(p) => {
-                self.left.deaths -= 1;
-                self.excused = true;
-                self.die(p, true)?;
-            }
-            Action::ServerTick(h) => {
-                self.left.server_ticks -= 1;
-                self.pass_at_host(h, TICK)?;
-            }
-            Action::ClientTick(p) => {
-                self.left.client_ticks = self.left.client_ticks.saturating_sub(1);
-                self.pass_at_client(p)?;
-            }
-            Action::Cancel(p, k) => {
-                self.left.cancels -= 1;
-                let now = self.peer_now(p);
-                if let Some(id) = self.peers[p].calls[k] {
-                    self.peers[p].client.cancel(now, id);
-                }
-                self.flush_peer(p)?;
-            }
-            Action::Forget(p, k) => {
-                self.left.forgets -= 1;
-                self.forget(p, k)?;
-            }
-            Action::Drain(h) => {
-                self.left.drains -= 1;
-                let now = self.host_now(h);
-                self.hosts[h].draining = true;
-                self.hosts[h].server.drain(now, GRACE);
-                self.pump_host(h)?;
-            }
-            Action::Grace(h) => {
-                self.excused |= !self.scene.ledger;
-                self.pass_at_host(h, GRACE)?;
-            }
-            Action::FailLedger(h) => {
-                self.left.disks -= 1;
-                self.hosts[h].disk_full = true;
-                self.hosts[h].server.fail_ledger();
-            }
-            Action::Close(p) => {
-                self.left.closes = self.left.closes.saturating_sub(1);
-                // What it had not called by then is never called.
-                for k in self.peers[p].made..self.scene.calls[p].len() {
-                    let op = self.op(p, k) as usize;
-                    self.model.ops[op].stage = crate::world::model::Stage::Never;
-                }
-                let now = self.peer_now(p);
-                self.peers[p].client.close(now);
-                self.flush_peer(p)?;
-            }
-            Action::Up(number)
-            | Action::Down(number)
-            | Action::Stale(number)
-            | Action::CutClient(number)
-            | Action::CutServer(number)
-            | Action::EndClient(number)
-            | Action::EndServer(number)
-            | Action::LoseUp(number)
-            | Action::LoseDown(number)
-            | Action::Copy(number, _) => self.apply_to_link(action, number)?,
-        }
-        self.tidy()
-    }
-
-    fn apply_to_link(&mut self, action: Action, number: u32) -> Check {
-        let at = self.links.iter().position(|link| link.number == number);
-        ensure!(at.is_some(), "there is no link {number}");
-        let at = at.unwrap_or_default();
-        let p = self.links[at].peer;
-        match action {
-            Action::Up(_) => {
-                if self.is_late(&self.links[at]) {
-                    self.left.late -= 1;
-                }
-                self.read_up(at)
-            }
-            Action::Down(_) => {
-                let frame = self.links[at].down.remove(0);
-                self.read_down(at, &frame)
-            }
-            Action::Stale(_) => {
-                let frame = self.links[at].stale.remove(0);
-                self.read_down(at, &frame)
-            }
-            Action::CutClient(_) => {
-                self.left.cuts -= 1;
-                self.links[at].broken = true;
-                self.tell_client(p)
-            }
-            Action::CutServer(_) => {
-                self.left.cuts -= 1;
-                self.links[at].broken = true;
-                self.tell_server(at)
-            }
-            Action::EndClient(_) => self.tell_client(p),
-            Action::EndServer(_) => self.tell_server(at),
-            Action::LoseUp(_) => {
-                self.left.losses -= 1;
-                self.links[at].up.remove(0);
-                Ok(())
-            }
-            Action::LoseDown(_) => {
-                self.left.losses -= 1;
-                self.links[at].down.remove(0);
-                Ok(())
-            }
-            Action::Copy(_, h) => {
-                self.left.copies -= 1;
-                let sent = self.links[at].sent.clone();
-                self.new_link(p, h).up = sent;
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn forget(&mut self, p: usize, k: usize) -> Check {
-        let now = self.peer_now(p);
-        if let Some(id) = self.peers[p].calls[k].take() {
-            self.peers[p].client.forget(now, id);
-            let op = self.op(p, k) as usize;
-            self.model.ops[op].stage = crate::world::model::Stage::Unheard;
-        }
-        self.flush_peer(p)
-    }
-
-    pub(super) fn pass_at_host(&mut self, h: usize, time: std::time::Duration) -> Check {
-        self.hosts[h].clock += time.as_nanos() as u64;
-        let now = self.host_now(h);
-        self.hosts[h].server.handle_timeout(now);
-        self.pump_host(h)
-    }
-
-    pub(super) fn pass_at_client(&mut self, p: usize) -> Check {
-        self.peers[p].clock += TICK.as_nanos() as u64;
-        let now = self.peer_now(p);
-        self.peers[p].client.handle_timeout(now);
-        self.flush_peer(p)
-    }
-
-    /// Whether nothing tells the clients apart: then it does not matter which one moves first.
+    /// Whether all clients have the same calls: then it does not matter which one moves first.
     pub(super) fn is_symmetric(&self) -> bool {
         let plain = |kind: &super::scene::Kind| format!("{kind:?}");
         let scripts = self.scene.calls.iter().map(|calls| calls.iter().map(plain).collect());

@@ -22,6 +22,7 @@
 //! - Clocks stand still but for the steps that a scene grants; keepalives and handshakes never time out.
 
 mod action;
+mod apply;
 mod digest;
 mod host;
 mod journal;

@@ -127,6 +127,17 @@ pub struct Profile {
     pub broken: Broken,
 }
 
+fn client_config(rng: &mut Rng) -> ClientConfig {
+    let mut client = ClientConfig::default();
+    client.slots = 8;
+    client.reply_len_max = 4096;
+    client.ack_delay = Duration::from_millis([0, 5, 100][rng.below(3) as usize]);
+    client.ack_bytes = [64, 1_000, 64 << 10][rng.below(3) as usize];
+    client.calls_max = 40;
+    client.pending_bytes_max = 64 << 10;
+    client
+}
+
 impl Profile {
     /// The world of a seed.
     pub fn of(seed: u64, broken: Broken) -> Profile {
@@ -148,13 +159,7 @@ impl Profile {
             2 => server.kept_per_session_max = rng.range(200, 4_500),
             _ => {}
         }
-        let mut client = ClientConfig::default();
-        client.slots = 8;
-        client.reply_len_max = 4096;
-        client.ack_delay = Duration::from_millis([0, 5, 100][rng.below(3) as usize]);
-        client.ack_bytes = [64, 1_000, 64 << 10][rng.below(3) as usize];
-        client.calls_max = 40;
-        client.pending_bytes_max = 64 << 10;
+        let client = client_config(&mut rng);
         let mut profile = Profile {
             clients: rng.range(1, 8) as usize,
             hosts: 1 + usize::from(rng.one_in(6)),

@@ -81,29 +81,7 @@ impl World {
 
     /// Faults stop; the promises that hold only then are checked.
     pub(super) fn settle(&mut self) -> Check {
-        self.trace.note(|| "faults stop".into());
-        self.calm = true;
-        for clock in self.hosts.iter_mut().map(|host| &mut host.clock) {
-            clock.go_on(self.now);
-        }
-        for peer in &mut self.peers {
-            peer.clock.go_on(self.now);
-        }
-        for l in 0..self.links.len() {
-            let link = &mut self.links[l];
-            link.held = false;
-            link.copies = Default::default();
-            if link.used && link.silent && self.profile.is_patient() {
-                // Nothing else would find it.
-                self.end_link(l)?;
-            }
-        }
-        for p in 0..self.peers.len() {
-            self.peers[p].away_until = 0;
-            if self.peers[p].tainted {
-                self.replace(p)?;
-            }
-        }
+        self.stop_faults()?;
         self.until("every call ends", LIVENESS, |world| {
             let ended = |peer: &Peer| peer.client.pending() == 0 && peer.journal.due().is_none();
             world.peers.iter().all(ended) && world.hosts.iter().all(|host| host.calls.is_empty())
@@ -154,6 +132,33 @@ impl World {
             self.measure(h)?;
         }
         self.check()
+    }
+
+    fn stop_faults(&mut self) -> Check {
+        self.trace.note(|| "faults stop".into());
+        self.calm = true;
+        for clock in self.hosts.iter_mut().map(|host| &mut host.clock) {
+            clock.go_on(self.now);
+        }
+        for peer in &mut self.peers {
+            peer.clock.go_on(self.now);
+        }
+        for l in 0..self.links.len() {
+            let link = &mut self.links[l];
+            link.held = false;
+            link.copies = Default::default();
+            if link.used && link.silent && self.profile.is_patient() {
+                // Nothing else would find it.
+                self.end_link(l)?;
+            }
+        }
+        for p in 0..self.peers.len() {
+            self.peers[p].away_until = 0;
+            if self.peers[p].tainted {
+                self.replace(p)?;
+            }
+        }
+        Ok(())
     }
 
     /// A client's process dies, and another one takes its place; its calls are not waited for any more.
