@@ -56,7 +56,7 @@ impl ProducesTickets for NoTickets {
 }
 
 /// What a connection must not have, whatever the configuration says: data before the handshake is complete can be
-/// replayed, and a resumed session is let in on a certificate that is not looked at again.
+/// replayed, and a resumed session is accepted on a certificate that is not checked again.
 fn safe(config: &ServerConfig) -> Arc<ServerConfig> {
     let mut config = config.clone();
     config.max_early_data_size = 0;
@@ -76,7 +76,7 @@ impl From<Arc<ServerConfig>> for ServerTls {
 impl ServerTls {
     /// Connections from now on use what is in the files now. If that cannot be used, those before stay in use.
     ///
-    /// Connections that exist live on, also those of clients that would not be let in any more. Does nothing for a
+    /// Existing connections stay open, also those of clients that would no longer be accepted. Does nothing for a
     /// configuration of the program's own: see [`replace`](ServerTls::replace).
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! Which clients are let in, of those whose certificates are good.
+//! Which clients are accepted, of those whose certificates are good.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, 
 
 use crate::certificate::certificate_name;
 
-/// Says whether a client is let in.
+/// Whether a client is accepted.
 pub(crate) type Admit = Arc<dyn Fn(&PeerCertificate<'_>) -> bool + Send + Sync>;
 
 /// A client's certificate, which was found good.

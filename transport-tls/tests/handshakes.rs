@@ -25,7 +25,7 @@ fn ends(client: ClientTls, server: ServerTls) -> Ends {
 async fn meet((connector, acceptor): &Ends) -> io::Result<(BoxStream, (BoxStream, Subject))> {
     let mut accepting = acceptor.accept();
     let mut dialling = connector.connect();
-    // An acceptor does not report those that it does not let in.
+    // An acceptor does not report those that it does not accept.
     let first =
         or(async { Ok((&mut accepting).await) }, async { Err((&mut dialling).await) }).await;
     match first {
