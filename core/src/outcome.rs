@@ -121,6 +121,8 @@ pub enum NotExecuted {
     Aborted,
     /// The server's ledger cannot write (S31).
     LedgerFailed,
+    /// The server does not let this caller call the method (S5).
+    PermissionDenied,
     /// The request is larger than the session was granted.
     RequestTooLarge,
     /// There was no connection, and the call was to fail fast (S21).
@@ -149,6 +151,7 @@ impl fmt::Display for NotExecuted {
             NotExecuted::NotIdempotent => "the server does not declare the method idempotent",
             NotExecuted::Aborted => "the transaction was rolled back",
             NotExecuted::LedgerFailed => "the server's ledger cannot write",
+            NotExecuted::PermissionDenied => "the server does not let this caller call the method",
             NotExecuted::RequestTooLarge => "the request is larger than the session was granted",
             NotExecuted::Disconnected => "there was no connection, and the call was to fail fast",
             NotExecuted::SessionRefused => "the server refused the session for good",
@@ -300,6 +303,7 @@ impl Status {
                 NotExecuted::NotIdempotent => 0x16,
                 NotExecuted::Aborted => 0x17,
                 NotExecuted::LedgerFailed => 0x18,
+                NotExecuted::PermissionDenied => 0x19,
                 NotExecuted::RequestTooLarge
                 | NotExecuted::Disconnected
                 | NotExecuted::SessionRefused
@@ -345,6 +349,7 @@ impl Status {
             0x16 => Status::Refused(NotExecuted::NotIdempotent),
             0x17 => Status::Refused(NotExecuted::Aborted),
             0x18 => Status::Refused(NotExecuted::LedgerFailed),
+            0x19 => Status::Refused(NotExecuted::PermissionDenied),
             0x20 => Status::NotSeen { ask },
             0x21 => Status::Interrupted,
             _ => return None,
@@ -367,6 +372,6 @@ mod tests {
                 assert_eq!(numbered.map(Status::ask), (byte == 0x20).then_some(7));
             }
         }
-        assert_eq!(known, 16);
+        assert_eq!(known, 17);
     }
 }

@@ -101,6 +101,7 @@ fn every_outcome_says_something_of_its_own() {
         &N::NotIdempotent,
         &N::Aborted,
         &N::LedgerFailed,
+        &N::PermissionDenied,
         &N::RequestTooLarge,
         &N::Disconnected,
         &N::SessionRefused,

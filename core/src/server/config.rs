@@ -73,6 +73,9 @@ pub struct ServerConfig {
     /// Whether a ledger keeps sessions: the `Welcome` of a new one waits for
     /// [`confirm_session`](crate::Server::confirm_session) (S30).
     pub records_sessions: bool,
+    /// Whether the owner says of each new call if its caller may make it: every admission must go through
+    /// [`authorize`](crate::Server::authorize) before it is started, and until then nothing is set aside for it.
+    pub authorizes: bool,
 }
 
 /// Twice the tables of a session's first slots, and small requests.
@@ -117,6 +120,7 @@ impl ServerConfig {
             lossy: false,
             commit: 0,
             records_sessions: false,
+            authorizes: false,
         }
     }
 }

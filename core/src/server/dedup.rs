@@ -5,6 +5,7 @@
 //! | is a request new, a duplicate, stale, to be run again, or a fault of its client? | [`classify_request`] |
 //! | what is an `Ask` answered with? | [`classify_ask`] |
 //! | is a new request admitted, and if not, why? | [`may_admit`] |
+//! | is an admitted call allowed, if its owner has to say so? | [`may_reserve`] |
 //! | may an admitted call be started, and if not, why? | [`may_start`] |
 //! | what does a `Cancel` do? | [`classify_cancel`] |
 //! | what does a bit of an `Ack` do? | [`classify_settled`] |
@@ -197,6 +198,21 @@ pub(super) fn may_admit(facts: &AdmissionFacts) -> Result<(), NotExecuted> {
     } else if facts.idempotent && !method.idempotent {
         Err(NotExecuted::NotIdempotent)
     } else if !facts.fits {
+        Err(NotExecuted::Overloaded)
+    } else {
+        Ok(())
+    }
+}
+
+/// W44: the refusals of a call that was admitted, and for which nothing is set aside before its owner has said whether its
+/// caller may make it.
+///
+/// # Errors
+/// Why it will never run.
+pub(super) fn may_reserve(allowed: bool, fits: bool) -> Result<(), NotExecuted> {
+    if !allowed {
+        Err(NotExecuted::PermissionDenied)
+    } else if !fits {
         Err(NotExecuted::Overloaded)
     } else {
         Ok(())

@@ -142,6 +142,49 @@ impl<'a> RecordState<'a> {
 }
 
 impl<T: ServerStorage> Server<T> {
+    /// Says whether the caller may make a call that was admitted, with [`ServerConfig::authorizes`]: the first thing to do
+    /// with it, before its arguments are decoded. If it is allowed, memory is set aside for it, a request of `request_len`
+    /// bytes to the method at `method_index`; otherwise, or without room, it is refused, and that is kept like any answer
+    /// (S12).
+    ///
+    /// Only new calls come here: a duplicate is answered from what is kept, and an `Ask` is, too.
+    ///
+    /// # Errors
+    /// Why it will never run.
+    ///
+    /// [`ServerConfig::authorizes`]: crate::ServerConfig::authorizes
+    pub fn authorize(
+        &mut self,
+        now: Instant,
+        admission: Admission,
+        method_index: usize,
+        request_len: usize,
+        allowed: bool,
+    ) -> Result<Admission, Refused> {
+        debug_assert!(self.config.authorizes, "memory was set aside when it was admitted");
+        self.advance_clock(now);
+        let key = admission.key;
+        let gone = Refused(NotExecuted::Cancelled);
+        let method = self.methods.get(method_index).copied().ok_or(gone)?;
+        let index = self.live_session(key.session()).ok_or(gone)?;
+        let view = &mut self.view(index).ok_or(gone)?;
+        let waits =
+            |slot: &&Slot<T::Body>| slot.xid == key.xid.get() && slot.state == SlotState::Admitted;
+        let slot = view.slot(key.slot).filter(waits).ok_or(gone)?;
+        let reply = if slot.one_way { 0 } else { view.reply_max(&method) };
+        let bytes = (reply, u32::try_from(request_len).unwrap_or(u32::MAX));
+        match dedup::may_reserve(allowed, view.fits(bytes.0, bytes.1)) {
+            Ok(()) => {
+                view.reserve(key.slot, bytes);
+                Ok(admission)
+            }
+            Err(why) => {
+                self.finish(index, key.slot, Status::Refused(why), Payload::EMPTY);
+                Err(Refused(why))
+            }
+        }
+    }
+
     /// Decides whether an admitted call runs (S17): a passed deadline, a cancel or a drain has it refused, and its
     /// client learns so. Write a started record before, and start only when it is stable (S28).
     ///

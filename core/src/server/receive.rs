@@ -303,24 +303,25 @@ impl<T: ServerStorage> Server<T> {
         }
         let key = CallKey { session: view.key, slot: slot_number, xid };
         let one_way = header.flags & wire::FLAG_ONE_WAY != 0;
-        // S11: memory for it and for its reply is set aside, or it is refused.
-        let granted = view.session.grants().reply_len_max;
+        // S11: memory for it and for its reply is set aside, or it is refused. Where its owner must allow it first, then.
+        let waits = view.config.authorizes;
         let reply = match method {
-            Some((_, method)) if !one_way => method.reply_len_max.min(granted),
+            Some((_, method)) if !one_way && !waits => view.reply_max(&method),
             _ => 0,
         };
+        let request_len = if waits { 0 } else { len as u32 };
         let facts = AdmissionFacts {
             dropped,
             method: method.map(|(_, method)| method),
             idempotent,
             draining,
             ledger_failed,
-            fits: view.fits(reply, len as u32),
+            fits: view.fits(reply, request_len),
         };
         let verdict = dedup::may_admit(&facts);
         view.session.reach = Reach::Used;
         let epoch = view.session.epoch;
-        let bytes = if verdict.is_ok() { (reply, len as u32) } else { (0, 0) };
+        let bytes = if verdict.is_ok() { (reply, request_len) } else { (0, 0) };
         view.admit(slot_number, xid.get(), bytes, |slot| {
             slot.fill(header, digest, deadline, epoch)
         });

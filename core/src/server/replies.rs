@@ -4,7 +4,9 @@ use super::conn::{CONN_EVENT, PartialBody, PartialFrame};
 use super::dedup::{self, AckEffect};
 use super::session::Slots;
 use super::slot::{SlotState, SlotView};
-use super::{Calls, Conns, PrincipalQuota, Server, ServerConfig, ServerCounters, Session, Slot};
+use super::{
+    Calls, Conns, MethodSpec, PrincipalQuota, Server, ServerConfig, ServerCounters, Session, Slot,
+};
 use crate::budget::{self, Bytes};
 use crate::error::ProtocolError;
 use crate::ids::Key;
@@ -126,6 +128,28 @@ impl<T: ServerStorage> SessionView<'_, T> {
         self.quota.request_bytes += request;
         self.counters.kept_bytes += reply;
         self.counters.request_bytes += request;
+    }
+
+    /// Sets so many bytes aside for a call that was admitted without any.
+    pub(super) fn reserve(&mut self, slot_number: u32, (reply, request): (u32, u32)) {
+        let Some(calls) = self.session.calls.as_deref_mut() else { return };
+        let Some(slot) = calls.slots.live_mut(slot_number) else { return };
+        debug_assert!(slot.state == SlotState::Admitted);
+        debug_assert!(slot.bytes == 0 && slot.request_bytes == 0, "nothing was set aside");
+        (slot.bytes, slot.request_bytes) = (reply, request);
+        let (reply, request) = (u64::from(reply), u64::from(request));
+        calls.kept_bytes += reply;
+        calls.request_bytes += request;
+        self.quota.kept_bytes += reply;
+        self.quota.request_bytes += request;
+        self.counters.kept_bytes += reply;
+        self.counters.request_bytes += request;
+    }
+
+    /// S11: bytes of the longest reply that a call of this method may give.
+    #[inline]
+    pub(super) fn reply_max(&self, method: &MethodSpec) -> u32 {
+        method.reply_len_max.min(self.session.grants().reply_len_max)
     }
 
     /// S11: whether there is memory for a call's reply and its request.

@@ -161,8 +161,8 @@ fn on_the_same_connection_only_wanted_calls_are_sent_again() {
 #[test]
 fn every_answer_means_one_thing() {
     let statuses = (0..=u8::MAX).filter_map(Status::from_byte);
-    let mut statuses: heapless::Vec<Status, 17> = statuses.collect();
-    assert_eq!(statuses.len(), 16);
+    let mut statuses: heapless::Vec<Status, 18> = statuses.collect();
+    assert_eq!(statuses.len(), 17);
     statuses.push(Status::NotSeen { ask: 1 }).unwrap();
     each_call(|call| {
         for status in &statuses {
