@@ -241,19 +241,21 @@ impl MethodOptions {
 /// [`MethodSpec`](oncewire_core::MethodSpec) for one that has a number and no name.
 #[derive(Clone, Copy, Debug)]
 pub struct RawMethod {
+    /// Empty for one that has a number only.
+    pub(crate) name: &'static str,
     pub(crate) spec: MethodSpec,
     pub(crate) options: MethodOptions,
 }
 
 impl From<MethodSpec> for RawMethod {
     fn from(spec: MethodSpec) -> RawMethod {
-        RawMethod { spec, options: MethodOptions::NONE }
+        RawMethod { name: "", spec, options: MethodOptions::NONE }
     }
 }
 
 impl<A, R> From<&Method<A, R>> for RawMethod {
     fn from(method: &Method<A, R>) -> RawMethod {
-        RawMethod { spec: method.spec, options: method.options }
+        RawMethod { name: method.name, spec: method.spec, options: method.options }
     }
 }
 

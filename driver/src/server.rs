@@ -8,6 +8,7 @@
 //! | `server/principals.rs` | the numbers of callers |
 //! | `server/conn.rs` | the task of one connection |
 //! | `server/pace.rs` | how long its turns are |
+//! | `server/authorization.rs` | which callers may call which methods |
 //! | `server/limits.rs` | how many handlers run, and the queues before them |
 //! | `server/waiting.rs` | calls that cannot run at once: their turn comes, or they are refused |
 //! | `server/context.rs` | what a handler can know of its call |
@@ -24,6 +25,7 @@
 //! | `server/restore.rs` | takes back what a ledger has kept |
 //! | `server/timer_task.rs` | the task that keeps time |
 
+mod authorization;
 pub(crate) mod batch;
 mod blocking;
 mod builder;

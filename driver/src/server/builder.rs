@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Server;
+use super::authorization::{Authorization, Authorize};
 use super::batch::{Batch, BatchOwner, Submit};
 use super::context::Context;
 use super::handler::{MethodEntry, Raw, Typed};
@@ -29,6 +30,7 @@ use crate::faults::Planted;
 use crate::ledger::{Ledger, LedgerError, NoLedger, Rollback};
 use crate::method::{Method, RawMethod};
 use crate::runtime::{Runtime, SmolRuntime};
+use crate::transport::Subject;
 
 /// Why a server could not be built.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,6 +129,7 @@ pub struct ServerBuilder<L = NoLedger> {
     transactional: Vec<MethodId>,
     concurrency: usize,
     queue_max: Option<usize>,
+    authorize: Option<Authorize>,
     planted: Planted,
     types: PhantomData<fn() -> L>,
 }
@@ -158,6 +161,7 @@ impl ServerBuilder {
             transactional: Vec::new(),
             concurrency: CONCURRENCY,
             queue_max: None,
+            authorize: None,
             planted: Planted::default(),
             types: PhantomData,
         }
@@ -183,7 +187,7 @@ impl<L> ServerBuilder<L> {
     {
         let handler =
             Box::new(TypedTransactional::<L::Transaction, F, A, R>::new(function, method.values()));
-        let entry = MethodEntry { handler, options: method.options() };
+        let entry = MethodEntry { name: method.name(), handler, options: method.options() };
         self.methods.push((method.spec(), entry));
         self.transactional.push(method.id());
         self
@@ -204,6 +208,7 @@ impl ServerBuilder<NoLedger> {
             transactional: self.transactional,
             concurrency: self.concurrency,
             queue_max: self.queue_max,
+            authorize: self.authorize,
             planted: self.planted,
             types: PhantomData,
         }
@@ -236,7 +241,7 @@ impl<L> ServerBuilder<L> {
         Fut: Future<Output = R> + Send + 'static,
     {
         let handler = Box::new(Typed::<F, A, R>::new(function, method));
-        let entry = MethodEntry { handler, options: method.options() };
+        let entry = MethodEntry { name: method.name(), handler, options: method.options() };
         self.methods.push((method.spec(), entry));
         self
     }
@@ -260,8 +265,9 @@ impl<L> ServerBuilder<L> {
         F: Fn(Context, Bytes) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Bytes> + Send + 'static,
     {
-        let RawMethod { spec, options } = method.into();
-        self.methods.push((spec, MethodEntry { handler: Box::new(Raw::new(function)), options }));
+        let RawMethod { name, spec, options } = method.into();
+        let handler = Box::new(Raw::new(function));
+        self.methods.push((spec, MethodEntry { name, handler, options }));
         self
     }
 
@@ -278,6 +284,31 @@ impl<L> ServerBuilder<L> {
     /// at least and 65,536 at most; with 0 none waits. A call that finds no place ends as `NotExecuted(Overloaded)`.
     pub fn queue_max(mut self, calls: usize) -> Self {
         self.queue_max = Some(calls);
+        self
+    }
+
+    /// Lets a caller call a method only if `allows` returns true for it and the method's name. Other calls end as
+    /// `NotExecuted(PermissionDenied)`, before anything of them is decoded and before any memory is set aside.
+    ///
+    /// It is asked for each new call, in the connection's task, and must not block; of a request that comes again, and of a
+    /// call that is asked for, it is not asked: what was decided stays (S12). A panic denies. The name of a method that was
+    /// offered by its number alone is that number, as [`MethodId`] shows it.
+    ///
+    /// ```
+    /// use oncewire_driver::{Server, Subject};
+    ///
+    /// let builder = Server::builder("bank").authorize(|caller, method| match caller {
+    ///     Subject::Uid(0) => true,
+    ///     Subject::Name(name) => &**name == "teller" && method.starts_with("bank/"),
+    ///     _ => method == "bank/motto",
+    /// });
+    /// # drop(builder);
+    /// ```
+    pub fn authorize(
+        mut self,
+        allows: impl Fn(&Subject, &str) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.authorize = Some(Box::new(allows));
         self
     }
 
@@ -312,6 +343,7 @@ impl<L> ServerBuilder<L> {
         let runtime = self.runtime.unwrap_or_else(|| SmolRuntime::global());
         let mut config = self.config;
         config.service = service;
+        config.authorizes = self.authorize.is_some();
         if let Some(ledger) = &self.ledger {
             let identity = ledger.identity();
             let (configured, ledger) = (config.server, identity.server);
@@ -334,6 +366,9 @@ impl<L> ServerBuilder<L> {
             self.methods.into_iter().map(by_id).collect();
         let sorted = machine.methods().iter().filter_map(|spec| entries.remove(&spec.id));
         let methods: Vec<MethodEntry> = sorted.collect();
+        let authorization = self
+            .authorize
+            .map(|allows| Authorization::new(allows, machine.methods().iter().zip(&methods)));
         let bounds =
             |entry: &MethodEntry| Bounds::new(entry.options.concurrency, entry.options.queue_max);
         let all = Bounds::new(Some(self.concurrency), self.queue_max);
@@ -361,6 +396,7 @@ impl<L> ServerBuilder<L> {
             runtime.clone(),
             principals,
             ledger,
+            authorization,
             self.planted,
         );
         if shared.ledger.is_some() {

@@ -16,7 +16,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use oncewire_core::{Admission, ConnId, Incoming, Instant, Received, Running};
+use oncewire_core::{Admission, ConnId, Incoming, Instant, Received, Request, Running};
 
 use super::execution::Call;
 use super::limits::{Permit, Waiting};
@@ -57,6 +57,8 @@ enum Turn {
 
 /// What to do with what was received.
 enum Next<'d> {
+    /// A new call, if its caller may make it.
+    Authorize(Request<'d>),
     /// A call was admitted and started.
     Run(Running, Permit, Call<'d>),
     /// A call was admitted, and waits for its record.
@@ -274,7 +276,7 @@ impl ConnTask {
         let mut ended = None;
         loop {
             // Events wait for the end of the turn.
-            let next = shared.with_quietly(|state| {
+            let mut next = shared.with_quietly(|state| {
                 if let Some(ended) = ended.take() {
                     state.finish(pace.now, ended);
                 }
@@ -287,6 +289,9 @@ impl ConnTask {
                     Err(_) => Next::Lost,
                 }
             });
+            if let Next::Authorize(request) = next {
+                next = self.authorize(pace.now, request, large);
+            }
             match next {
                 Next::Run(running, permit, call) => {
                     ended = shared.execute(running, permit, call, &self.subject);
@@ -294,7 +299,8 @@ impl ConnTask {
                 Next::Record(admission, permit, call) => {
                     shared.record(admission, permit, call, &self.subject);
                 }
-                Next::Nothing => {}
+                // What was asked has its answer.
+                Next::Authorize(_) | Next::Nothing => {}
                 Next::Wait(wanted) if window == data.len() => {
                     return (consumed, Rest::Needs(wanted));
                 }
@@ -335,6 +341,42 @@ impl ConnTask {
             Some(_) => return Next::Nothing,
             None => return Next::Wait(received.wanted),
         };
+        if self.shared.authorization.is_some() {
+            return Next::Authorize(request);
+        }
+        self.admitted(state, now, request, large)
+    }
+
+    /// Asks whether the caller may make a new call: without the lock, since it is the program that is asked.
+    #[cold]
+    fn authorize<'d>(
+        &self,
+        now: Instant,
+        request: Request<'d>,
+        large: Option<&'d Bytes>,
+    ) -> Next<'d> {
+        let method = request.method_index;
+        let authorization = self.shared.authorization.as_ref();
+        let allowed = authorization.is_none_or(|it| it.allows(&self.subject, method));
+        self.shared.with_quietly(|state| {
+            let Request { admission, body, .. } = request;
+            match state.machine.authorize(now, admission, method, body.len(), allowed) {
+                Ok(admission) => self.admitted(state, now, Request { admission, ..request }, large),
+                // The machine has refused it.
+                Err(_) => Next::Nothing,
+            }
+        })
+    }
+
+    /// What to do with a call that its caller may make.
+    #[inline]
+    fn admitted<'d>(
+        &self,
+        state: &mut State,
+        now: Instant,
+        request: Request<'d>,
+        large: Option<&'d Bytes>,
+    ) -> Next<'d> {
         let Some(permit) = state.limits.enter(request.method_index) else {
             state.enqueue(now, Waiting::new(request, large, self.subject.clone()));
             return Next::Nothing;

@@ -21,6 +21,8 @@ use crate::transport::BoxFuture;
 
 /// A method and what executes it.
 pub(super) struct MethodEntry {
+    /// Empty for one that has a number only.
+    pub(super) name: &'static str,
     pub(super) handler: Box<dyn Handle>,
     pub(super) options: MethodOptions,
 }

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use oncewire_core::{CallKey, ConnId, Heap, Instant, Running, Server as Machine, ServerEvent};
 
+use super::authorization::Authorization;
 use super::batch::Submit;
 use super::cancels::Cancels;
 use super::context::CallWatch;
@@ -30,6 +31,7 @@ pub(super) struct Shared {
     /// In the order of the machine's methods.
     pub(super) methods: Vec<MethodEntry>,
     pub(super) ledger: Option<Box<dyn Submit>>,
+    pub(super) authorization: Option<Authorization>,
     state: Lock<State>,
 }
 
@@ -113,6 +115,7 @@ impl Shared {
         runtime: Arc<dyn Runtime>,
         principals: PrincipalTable,
         ledger: Option<(Box<dyn Submit>, Box<LedgerQueue>)>,
+        authorization: Option<Authorization>,
         planted: Planted,
     ) -> Arc<Shared> {
         let (ledger, ledger_queue) = ledger.unzip();
@@ -138,7 +141,7 @@ impl Shared {
             overloaded: 0,
             planted,
         };
-        Arc::new(Shared { runtime, methods, ledger, state: Lock::new(state) })
+        Arc::new(Shared { runtime, methods, ledger, authorization, state: Lock::new(state) })
     }
 
     /// Runs `f` under the lock, passes the machine's events on, then wakes whom they concern.
