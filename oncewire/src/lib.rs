@@ -24,6 +24,8 @@ pub use oncewire_driver::{
 };
 #[cfg(feature = "redb")]
 pub use oncewire_ledger_redb as redb;
+#[cfg(all(target_os = "linux", feature = "pipe"))]
+pub use oncewire_pipe::plugin;
 #[cfg(feature = "pipe")]
 pub use oncewire_pipe::{ChildConnector, StdioAcceptor, memory, os};
 #[cfg(feature = "tcp")]

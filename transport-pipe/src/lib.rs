@@ -6,6 +6,8 @@ mod accept_queue;
 mod child;
 pub mod memory;
 pub mod os;
+#[cfg(target_os = "linux")]
+pub mod plugin;
 mod relay;
 mod stdio;
 

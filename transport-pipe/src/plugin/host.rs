@@ -1,0 +1,304 @@
+//! What a host knows of a plugin, and how it comes by a connection: the decisions of its life, all in one place.
+
+use std::error::Error;
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use oncewire_driver::{BoxFuture, BoxStream, Connect, Instant, Runtime, SmolRuntime};
+use smol::channel::{Receiver, Sender, bounded};
+use smol::future::or;
+
+use super::end::{EndReason, PluginEnd};
+use super::policy::{Ends, RestartPolicy};
+use super::process::Process;
+use super::run::{Run, sleep};
+use super::stderr::{Sink, Stderr};
+use super::stream::{LastAnswer, PluginStream};
+use super::{PluginState, PluginStatus, lock, thread};
+use crate::os::PipeStream;
+
+pub(super) struct Host {
+    pub(super) name: Arc<str>,
+    pub(super) program: String,
+    pub(super) command: Mutex<Command>,
+    pub(super) policy: RestartPolicy,
+    pub(super) stop_grace: Duration,
+    /// The next run may know the sessions of the last.
+    pub(super) keeps_sessions: bool,
+    pub(super) sink: Arc<Sink>,
+    state: Mutex<State>,
+}
+
+struct State {
+    life: Life,
+    ends: Ends,
+    starts: u64,
+    last_end: Option<PluginEnd>,
+    /// The last run had a session, and the client has not heard that this is gone.
+    lost_session: bool,
+    changed: Changed,
+}
+
+/// Where a plugin is in its life.
+///
+/// ```text
+///  Due ─► Live ─► Due      it ended, and may be started again
+///         Live ─► Over     it ended too often, or is no plugin; or its host stopped it
+///  Over ─► Due             its host asked for a restart
+/// ```
+enum Life {
+    /// Nothing runs. It may be started from then on.
+    Due(Instant),
+    /// Its program was started, and has not been waited for. Nothing else is started meanwhile.
+    Live(Arc<Run>),
+    /// Nothing more is started.
+    Over {
+        by_host: bool,
+        /// The client has been told, and asks again only when something has changed.
+        told: bool,
+    },
+}
+
+/// Wakes those that wait for a decision of the host.
+struct Changed {
+    _open: Sender<()>,
+    closed: Receiver<()>,
+}
+
+impl Changed {
+    fn new() -> Changed {
+        let (open, closed) = bounded(1);
+        Changed { _open: open, closed }
+    }
+}
+
+/// What a dial has to do.
+enum Step {
+    Connected(BoxStream),
+    Failed(io::Error),
+    /// Until then, or until something changes.
+    Wait(Option<Duration>, Receiver<()>),
+    /// The last run's connection is gone, and its program is not.
+    End(Arc<Run>),
+}
+
+impl Host {
+    pub(super) fn new(
+        name: Arc<str>,
+        command: Command,
+        policy: RestartPolicy,
+        stop_grace: Duration,
+        keeps_sessions: bool,
+        sink: Arc<Sink>,
+    ) -> Arc<Host> {
+        let program = command.get_program().to_string_lossy().into_owned();
+        let state = State {
+            life: Life::Due(Instant::ZERO),
+            ends: Ends::default(),
+            starts: 0,
+            last_end: None,
+            lost_session: false,
+            changed: Changed::new(),
+        };
+        let (command, state) = (Mutex::new(command), Mutex::new(state));
+        Arc::new(Host { name, program, command, policy, stop_grace, keeps_sessions, sink, state })
+    }
+
+    fn next_step(self: &Arc<Host>) -> Step {
+        let state = &mut *lock(&self.state);
+        let now = SmolRuntime::global().now();
+        let keeps_sessions = self.keeps_sessions && matches!(state.life, Life::Due(_));
+        match &mut state.life {
+            // Before any pause: calls in flight learn it now.
+            Life::Due(_) | Life::Over { .. } if state.lost_session && !keeps_sessions => {
+                state.lost_session = false;
+                Step::Connected(Box::new(LastAnswer::new()))
+            }
+            Life::Due(at) if *at > now => {
+                Step::Wait(Some(at.since(now)), state.changed.closed.clone())
+            }
+            Life::Due(_) => match self.start() {
+                Ok((run, pipes)) => {
+                    state.life = Life::Live(run.clone());
+                    state.starts += 1;
+                    // The new run says what it knows of it.
+                    state.lost_session = false;
+                    Step::Connected(Box::new(PluginStream::new(pipes, run)))
+                }
+                Err(error) => {
+                    let text = format!("cannot start {}: {error}", self.program);
+                    let why = EndReason::NotStarted(text);
+                    let end = PluginEnd { why, status: None, stderr: Vec::new() };
+                    state.note_end(&self.policy, end, now, !is_transient(&error));
+                    Step::Failed(state.over(error.kind()))
+                }
+            },
+            Life::Live(run) => Step::End(run.clone()),
+            Life::Over { told: true, .. } => Step::Wait(None, state.changed.closed.clone()),
+            Life::Over { told, .. } => {
+                *told = true;
+                Step::Failed(state.over(ErrorKind::NotConnected))
+            }
+        }
+    }
+
+    fn start(self: &Arc<Host>) -> io::Result<(Arc<Run>, PipeStream)> {
+        thread::start()?;
+        let (process, pipes) = Process::start(&mut lock(&self.command))?;
+        let stderr = Stderr::new(pipes.stderr, self.sink.clone());
+        let host = self.clone();
+        let run = Run::follow(process, stderr, move |run, end| host.handle_ended(run, end));
+        Ok((run, pipes.stdin_and_stdout))
+    }
+
+    fn handle_ended(&self, run: &Run, end: PluginEnd) {
+        let state = &mut *lock(&self.state);
+        state.lost_session |= run.has_spoken();
+        match &state.life {
+            Life::Live(_) => {
+                let now = SmolRuntime::global().now();
+                let is_no_plugin = matches!(end.why, EndReason::Garbage(_));
+                state.note_end(&self.policy, end, now, is_no_plugin);
+            }
+            Life::Due(_) | Life::Over { .. } => state.last_end = Some(end),
+        }
+    }
+
+    /// Ends it at once, or gives what runs to be waited for.
+    pub(super) fn stop(&self) -> Option<Arc<Run>> {
+        let state = &mut *lock(&self.state);
+        let life = std::mem::replace(&mut state.life, Life::Over { by_host: true, told: false });
+        state.changed = Changed::new();
+        match life {
+            Life::Live(run) => Some(run),
+            Life::Due(_) | Life::Over { .. } => None,
+        }
+    }
+
+    /// Starts it again: at once, and as if it had never ended.
+    pub(super) fn restart(&self) {
+        let state = &mut *lock(&self.state);
+        state.ends.forget();
+        match &state.life {
+            Life::Live(run) => run.kill(EndReason::Stopped),
+            Life::Due(_) | Life::Over { .. } => {
+                state.life = Life::Due(Instant::ZERO);
+                state.changed = Changed::new();
+            }
+        }
+    }
+
+    pub(super) fn status(&self) -> PluginStatus {
+        let state = lock(&self.state);
+        let (plugin_state, pid) = match &state.life {
+            Life::Due(_) if state.starts == 0 => (PluginState::NotStarted, None),
+            Life::Due(_) => (PluginState::Paused, None),
+            Life::Over { by_host: true, .. } => (PluginState::Stopped, None),
+            Life::Over { by_host: false, .. } => (PluginState::GaveUp, None),
+            Life::Live(run) => {
+                let of_run = if run.process.is_held() {
+                    PluginState::Held
+                } else if run.has_spoken() {
+                    PluginState::Running
+                } else {
+                    PluginState::Starting
+                };
+                (of_run, Some(run.process.id()))
+            }
+        };
+        let last_end = state.last_end.clone();
+        PluginStatus { state: plugin_state, pid, starts: state.starts, last_end }
+    }
+
+    pub(super) fn last_end(&self) -> Option<PluginEnd> {
+        lock(&self.state).last_end.clone()
+    }
+}
+
+impl State {
+    /// A run has ended, or could not begin: decides whether there is another.
+    fn note_end(&mut self, policy: &RestartPolicy, end: PluginEnd, now: Instant, for_good: bool) {
+        let due = match end.why {
+            EndReason::Stopped => Some(now),
+            _ if for_good => None,
+            _ => self.ends.note(policy, now),
+        };
+        self.last_end = Some(end);
+        self.life = match due {
+            Some(at) => Life::Due(at),
+            None => Life::Over { by_host: false, told: false },
+        };
+    }
+
+    /// What a dial is told that gets no connection.
+    fn over(&mut self, kind: ErrorKind) -> io::Error {
+        let end = self.last_end.as_ref().map(ToString::to_string).unwrap_or_default();
+        let text = match &mut self.life {
+            Life::Over { by_host: true, .. } => "its host stopped it".to_owned(),
+            Life::Over { by_host: false, told } => {
+                *told = true;
+                format!("not started again: {end}")
+            }
+            Life::Due(_) | Life::Live(_) => return io::Error::new(kind, end),
+        };
+        io::Error::new(kind, Over(text))
+    }
+}
+
+/// The error of a plugin that is not started again.
+#[derive(Debug)]
+struct Over(String);
+
+impl fmt::Display for Over {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for Over {}
+
+/// Whether a program that could not be started may be, later: the system was short of something.
+fn is_transient(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::WouldBlock | ErrorKind::OutOfMemory | ErrorKind::ExecutableFileBusy
+    ) || matches!(error.raw_os_error(), Some(EMFILE | ENFILE))
+}
+
+const ENFILE: i32 = rustix::io::Errno::NFILE.raw_os_error();
+const EMFILE: i32 = rustix::io::Errno::MFILE.raw_os_error();
+
+/// Dials the plugin: starts its program if it does not run.
+pub(super) struct PluginConnector(pub(super) Arc<Host>);
+
+impl Connect for PluginConnector {
+    fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
+        Box::pin(async {
+            loop {
+                match self.0.next_step() {
+                    Step::Connected(stream) => return Ok(stream),
+                    Step::Failed(error) => return Err(error),
+                    Step::Wait(None, changed) => {
+                        let _ = changed.recv().await;
+                    }
+                    Step::Wait(Some(time), changed) => {
+                        or(sleep(time), async {
+                            let _ = changed.recv().await;
+                        })
+                        .await;
+                    }
+                    Step::End(run) => {
+                        run.ended_within(self.0.stop_grace, EndReason::Disconnected).await;
+                    }
+                }
+            }
+        })
+    }
+
+    fn address(&self) -> String {
+        format!("plugin {}", self.0.name)
+    }
+}

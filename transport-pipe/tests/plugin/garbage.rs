@@ -1,0 +1,61 @@
+//! Programs that are no plugins.
+
+use oncewire_pipe::plugin::{EndReason, PluginState};
+
+use crate::{collect, gone, plugin, shell, until, until_state};
+
+crate::tests! {
+    c133_what_a_program_prints_in_place_of_the_protocol_is_quoted,
+    a_program_that_prints_too_little_and_ends_is_no_plugin,
+    garbage_is_found_though_it_never_stops,
+    a_program_that_closes_its_stdout_and_lives_is_killed,
+}
+
+fn c133_what_a_program_prints_in_place_of_the_protocol_is_quoted() {
+    smol::block_on(async {
+        let plugin = plugin("banner").start();
+        until_state(&plugin, PluginState::GaveUp).await;
+        let status = plugin.status();
+        assert_eq!(status.starts, 1);
+        assert_eq!(
+            status.last_end.unwrap().to_string(),
+            "the program wrote something else than Oncewire to its stdout: \"Welcome to the plugin!\\nVersion 1\\n\""
+        );
+        // The same if its host insists.
+        plugin.restart();
+        until(|| plugin.status().starts == 2).await;
+        until_state(&plugin, PluginState::GaveUp).await;
+    });
+}
+
+fn a_program_that_prints_too_little_and_ends_is_no_plugin() {
+    smol::block_on(async {
+        let plugin = shell("printf '\\n'; echo usage: me >&2; exit 2").start();
+        until_state(&plugin, PluginState::GaveUp).await;
+        let end = plugin.status().last_end.unwrap();
+        assert_eq!(end.why, EndReason::Garbage(b"\n".to_vec()));
+        assert!(end.to_string().ends_with("to its stdout: \"\\n\": usage: me"), "{end}");
+    });
+}
+
+fn garbage_is_found_though_it_never_stops() {
+    smol::block_on(async {
+        let plugin = shell("yes >&2 & exec yes").start();
+        until_state(&plugin, PluginState::GaveUp).await;
+        let text = plugin.status().last_end.unwrap().to_string();
+        assert!(text.contains("to its stdout: \"y\\ny\\ny\\n"), "{text}");
+    });
+}
+
+fn a_program_that_closes_its_stdout_and_lives_is_killed() {
+    smol::block_on(async {
+        let (builder, lines) = collect(shell("echo $$ >&2; exec >&- sleep 1000"));
+        let plugin = builder.restarts(oncewire_pipe::plugin::RestartPolicy::NEVER).start();
+        until_state(&plugin, PluginState::GaveUp).await;
+        let end = plugin.status().last_end.unwrap();
+        assert_eq!(end.why, EndReason::ClosedPipe);
+        until(|| !lines.lock().unwrap().is_empty()).await;
+        let pid = lines.lock().unwrap()[0].text.parse().unwrap();
+        gone(pid).await;
+    });
+}
