@@ -24,7 +24,7 @@ mod recovery;
 mod timers;
 mod transmit;
 
-pub use config::{Call, ClientConfig};
+pub use config::{Call, ClientConfig, DialFailure, OnDialFailure};
 pub use durable::UnjournaledCall;
 pub use event::{ClientCounters, ClientEvent, ClientSession, Received, Reply};
 
@@ -46,7 +46,8 @@ use transmit::Output;
 ///
 /// ```text
 ///  Start ─► Greeting ─► Up      an attempt or a connection fails: Down
-///  Down  ─► Greeting ─► Up      no attempt can do better: Refused
+///  Down  ─► Greeting ─► Up      an attempt fails, and calls are not to wait for another: Unreachable
+///                               no attempt can do better: Refused
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "_explore", derive(Hash))]
@@ -56,6 +57,8 @@ enum Phase {
     Start,
     /// None: the last attempt at one failed, or it broke. Calls that fail fast end at once. Next: `Greeting`.
     Down,
+    /// The same, and calls that have not left are not to wait for another attempt. Next: `Greeting`.
+    Unreachable,
     /// There is one, and the `Hello` waits to be sent or was sent. Next: the `Welcome` comes (`Up`), the connection ends
     /// (`Down`), or the server refuses for good (`Refused`).
     Greeting {
@@ -187,8 +190,10 @@ impl<S: ClientStorage> Client<S> {
             .table
             .admit(call, deadline)
             .ok_or(CallError::TooManyCalls { max: Calls::<S>::CAPACITY })?;
-        if self.phase == Phase::Down {
-            self.give_up(id.0.index, Reason::Disconnected);
+        match self.phase {
+            Phase::Down => self.give_up(id.0.index, Reason::Disconnected),
+            Phase::Unreachable => self.give_up(id.0.index, Reason::Unreachable),
+            Phase::Start | Phase::Greeting { .. } | Phase::Up { .. } | Phase::Refused(_) => {}
         }
         Ok(id)
     }
@@ -231,7 +236,7 @@ impl<S: ClientStorage> Client<S> {
     pub fn handle_connected(&mut self, now: Instant) {
         self.advance_clock(now);
         match self.phase {
-            Phase::Start | Phase::Down => {}
+            Phase::Start | Phase::Down | Phase::Unreachable => {}
             Phase::Greeting { .. } | Phase::Up { .. } => self.disconnect(),
             Phase::Refused(reason) => {
                 self.pending_events.disconnect = Some(reason);
@@ -252,9 +257,37 @@ impl<S: ClientStorage> Client<S> {
         self.advance_clock(now);
         match self.phase {
             // It is known, and no call can have begun since that ends at a break.
-            Phase::Down | Phase::Refused(_) => {}
-            Phase::Start | Phase::Greeting { .. } | Phase::Up { .. } => self.disconnect(),
+            Phase::Down | Phase::Unreachable | Phase::Refused(_) => {}
+            Phase::Greeting { .. } => self.fail_greeting(DialFailure::Transient),
+            Phase::Start | Phase::Up { .. } => self.disconnect(),
         }
+    }
+
+    /// No connection could be made: like [`handle_disconnected`](Client::handle_disconnected), and says whether another
+    /// attempt may do better. [`ClientConfig::on_dial_failure`] decides what it does to calls that have not left.
+    pub fn handle_dial_failed(&mut self, now: Instant, failure: DialFailure) {
+        self.handle_disconnected(now);
+        self.note_dial_failed(failure);
+    }
+
+    /// An attempt to connect failed. Visits the calls that wait when it is the first such failure since a connection was made.
+    fn note_dial_failed(&mut self, failure: DialFailure) {
+        if self.phase != Phase::Down || !recovery::ends_unsent(&self.config, failure) {
+            return;
+        }
+        self.phase = Phase::Unreachable;
+        let mut next = self.table.first_waiting;
+        while let Some(index) = next {
+            next = self.table.call_after(Some(index));
+            self.give_up(index, Reason::Unreachable);
+        }
+    }
+
+    /// The connection is gone before there was a session on it.
+    fn fail_greeting(&mut self, failure: DialFailure) {
+        debug_assert!(matches!(self.phase, Phase::Greeting { .. }));
+        self.disconnect();
+        self.note_dial_failed(failure);
     }
 
     /// The link has moved bytes that neither [`handle_data`](Client::handle_data) nor
@@ -440,13 +473,18 @@ impl<S: ClientStorage> Client<S> {
 
     /// We end the connection.
     fn drop_connection(&mut self, reason: CloseReason) {
+        let was_greeting = matches!(self.phase, Phase::Greeting { .. });
         self.disconnect();
+        if was_greeting {
+            self.note_dial_failed(DialFailure::Transient);
+        }
         self.pending_events.disconnect = Some(reason);
     }
 
     /// S3: the session is over; what was sent in it is in doubt for good.
     fn session_lost(&mut self, end: SessionEnd, reason: CloseReason) {
-        self.drop_connection(reason);
+        self.disconnect();
+        self.pending_events.disconnect = Some(reason);
         debug_assert!(!self.has_connection());
         self.table.session_lost();
         self.end_session();

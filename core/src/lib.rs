@@ -82,8 +82,8 @@ pub mod wire;
 mod work;
 
 pub use client::{
-    Call, Client, ClientConfig, ClientCounters, ClientEvent, ClientSession, Received, Reply,
-    UnjournaledCall,
+    Call, Client, ClientConfig, ClientCounters, ClientEvent, ClientSession, DialFailure,
+    OnDialFailure, Received, Reply, UnjournaledCall,
 };
 pub use digest::digest;
 pub use error::{CloseReason, ProtocolError, SessionEnd};

@@ -127,6 +127,9 @@ pub enum NotExecuted {
     RequestTooLarge,
     /// There was no connection, and the call was to fail fast (S21).
     Disconnected,
+    /// No connection to the server could be made, and calls that have not left were not to wait for one
+    /// ([`OnDialFailure`](crate::OnDialFailure)).
+    NeverConnected,
     /// The server refused the session, and no other attempt can do better (S7).
     SessionRefused,
     /// The client was closed before the call left.
@@ -154,6 +157,7 @@ impl fmt::Display for NotExecuted {
             NotExecuted::PermissionDenied => "the server does not let this caller call the method",
             NotExecuted::RequestTooLarge => "the request is larger than the session was granted",
             NotExecuted::Disconnected => "there was no connection, and the call was to fail fast",
+            NotExecuted::NeverConnected => "no connection to the server could be made",
             NotExecuted::SessionRefused => "the server refused the session for good",
             NotExecuted::Closed => "the client was closed before the call left",
             NotExecuted::JournalFailed => "the client's journal cannot write",
@@ -306,6 +310,7 @@ impl Status {
                 NotExecuted::PermissionDenied => 0x19,
                 NotExecuted::RequestTooLarge
                 | NotExecuted::Disconnected
+                | NotExecuted::NeverConnected
                 | NotExecuted::SessionRefused
                 | NotExecuted::Closed
                 | NotExecuted::JournalFailed

@@ -104,6 +104,7 @@ fn every_outcome_says_something_of_its_own() {
         &N::PermissionDenied,
         &N::RequestTooLarge,
         &N::Disconnected,
+        &N::NeverConnected,
         &N::SessionRefused,
         &N::Closed,
         &N::JournalFailed,

@@ -104,8 +104,8 @@ pub use nonblocking::Nonblocking;
 pub use oncewire_core as core;
 pub use oncewire_core::{
     CallError, ClientCounters, CloseReason, Executed, Instant, MethodId, MethodSpec, NEVER,
-    NoReply, NotExecuted, ServerConfig, ServerCounters, ServerError, ServerId, ServiceName,
-    SessionId, Unknown, Xid,
+    NoReply, NotExecuted, OnDialFailure, ServerConfig, ServerCounters, ServerError, ServerId,
+    ServiceName, SessionId, Unknown, Xid,
 };
 #[cfg(feature = "macros")]
 pub use oncewire_macros::service;

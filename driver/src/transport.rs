@@ -44,6 +44,15 @@ pub trait Connect: Send + Sync + 'static {
     fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>>;
     /// What is dialled, for messages.
     fn address(&self) -> String;
+    /// Whether a dial that failed with this error will fail until somebody changes something: there is no such host or program,
+    /// say, or its certificate is not to be trusted. The client goes on dialling, but calls need not wait for it:
+    /// [`ClientOptions::on_dial_failure`](crate::ClientOptions::on_dial_failure).
+    ///
+    /// Unless a transport says otherwise, [`InvalidInput`](io::ErrorKind::InvalidInput) and
+    /// [`Unsupported`](io::ErrorKind::Unsupported) are such errors. That nothing listens is not: a server may start.
+    fn is_permanent(&self, error: &io::Error) -> bool {
+        matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
+    }
 }
 
 /// Accepts connections, one a call.
@@ -67,6 +76,10 @@ macro_rules! through_pointers {
 
             fn address(&self) -> String {
                 (**self).address()
+            }
+
+            fn is_permanent(&self, error: &io::Error) -> bool {
+                (**self).is_permanent(error)
             }
         }
 

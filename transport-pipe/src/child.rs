@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 use futures_io::{AsyncRead, AsyncWrite};
 use oncewire_driver::{BoxFuture, BoxStream, Connect};
+use rustix::io::Errno;
 use smol::process::{Child, Command};
 
 use crate::os::PipeStream;
@@ -83,7 +84,10 @@ impl ChildConnector {
 
     fn start(&self) -> io::Result<ChildStream> {
         let mut child = lock(&self.shared.command).spawn().map_err(|e| {
-            io::Error::new(e.kind(), format!("cannot start {}: {e}", self.shared.program))
+            // A file that is no program, and so not to be started later either.
+            let is_format = e.raw_os_error() == Some(Errno::NOEXEC.raw_os_error());
+            let kind = if is_format { io::ErrorKind::InvalidInput } else { e.kind() };
+            io::Error::new(kind, format!("cannot start {}: {e}", self.shared.program))
         })?;
         let pid = child.id();
         lock(&self.shared.last).pid = Some(pid);
@@ -119,6 +123,12 @@ impl Connect for ChildConnector {
 
     fn address(&self) -> String {
         format!("child:{}", self.shared.program)
+    }
+
+    /// There is no such program, or it must not or cannot be started. A lack of memory or of processes may pass.
+    fn is_permanent(&self, error: &io::Error) -> bool {
+        use io::ErrorKind::{InvalidInput, NotADirectory, NotFound, PermissionDenied};
+        matches!(error.kind(), InvalidInput | NotADirectory | NotFound | PermissionDenied)
     }
 }
 

@@ -7,7 +7,9 @@ use std::pin::pin;
 use std::process::{Command, ExitStatus};
 
 use oncewire_driver::conformance::exchange;
-use oncewire_pipe::{BoxStream, ChildConnector, Connect};
+use oncewire_pipe::{
+    BoxStream, ChildConnector, Client, ClientOptions, Connect, Method, NEVER, NotExecuted, Outcome,
+};
 use smol::future::{poll_once, yield_now};
 use smol::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -190,4 +192,20 @@ fn a_program_that_is_not_there_is_an_error_that_names_it() {
         assert_eq!(connector.address(), "child:/nowhere/to/be/found");
         assert_eq!((connector.pid(), connector.last_exit()), (None, None));
     });
+}
+
+#[test]
+fn c160_a_call_of_a_plugin_that_is_missing_ends_at_once() {
+    const CALL: Method<(), ()> = Method::new("plugin.call");
+    for program in ["/nowhere/to/be/found", "/dev/null", "/dev"] {
+        let connector = ChildConnector::new(Command::new(program));
+        let client = Client::new(connector, ClientOptions::default());
+        let outcome = client.call(&CALL, &()).timeout(NEVER).block();
+        assert!(
+            matches!(outcome, Outcome::NotExecuted(NotExecuted::NeverConnected)),
+            "{outcome:?}"
+        );
+        let why = client.status().last_error.unwrap();
+        assert!(why.contains(program), "{why}");
+    }
 }

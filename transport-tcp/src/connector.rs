@@ -110,4 +110,9 @@ impl Connect for TcpConnector {
             }
         }
     }
+
+    /// A name that does not exist, or no name at all. That it could not be looked up may pass.
+    fn is_permanent(&self, error: &io::Error) -> bool {
+        matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput)
+    }
 }

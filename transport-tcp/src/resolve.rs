@@ -10,11 +10,24 @@ pub(crate) async fn resolve(name: &str) -> io::Result<Vec<SocketAddr>> {
     }
     let owned = name.to_owned();
     let found = smol::unblock(move || owned.to_socket_addrs().map(Vec::from_iter)).await;
-    let found = found.map_err(|e| io::Error::new(e.kind(), format!("{name}: {e}")))?;
+    let found = found.map_err(|e| io::Error::new(kind_of(&e), format!("{name}: {e}")))?;
     if found.is_empty() {
         return Err(io::Error::new(io::ErrorKind::NotFound, format!("{name} has no address")));
     }
     Ok(found)
+}
+
+/// What kind of error a look-up ended with: [`NotFound`](io::ErrorKind::NotFound) if there is no such name, which only the
+/// text says.
+fn kind_of(error: &io::Error) -> io::ErrorKind {
+    let text = error.to_string();
+    if !text.contains("lookup") {
+        error.kind()
+    } else if text.contains("emporary failure") || text.contains("ry again") {
+        io::ErrorKind::HostUnreachable
+    } else {
+        io::ErrorKind::NotFound
+    }
 }
 
 /// The error of an attempt at several addresses: it names them all, and its kind is that of the last.

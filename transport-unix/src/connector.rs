@@ -48,7 +48,9 @@ impl UnixConnector {
     /// a service manager that runs as root.
     ///
     /// The error of such a dial has the kind [`PermissionDenied`](io::ErrorKind::PermissionDenied) and names both users. A
-    /// client keeps dialling, less and less often, since the right server may come yet; its `status` shows the error. On
+    /// client keeps dialling, less and less often, since the right server may come yet; its `status` shows the error, and
+    /// calls that have not left end at once, unless
+    /// [`on_dial_failure`](oncewire_driver::ClientOptions::on_dial_failure) says otherwise. On
     /// systems that do not say who listens, every dial fails.
     ///
     /// ```
@@ -86,6 +88,15 @@ impl Connect for UnixConnector {
 
     fn address(&self) -> String {
         format!("unix:{}", self.name)
+    }
+
+    /// A name that no socket can have, or a socket that is not for us, or not of the user that was demanded.
+    fn is_permanent(&self, error: &io::Error) -> bool {
+        let kind = error.kind();
+        matches!(
+            kind,
+            ErrorKind::InvalidInput | ErrorKind::PermissionDenied | ErrorKind::Unsupported
+        )
     }
 }
 

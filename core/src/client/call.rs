@@ -131,6 +131,8 @@ pub(crate) enum Reason {
     DeadlinePassed,
     /// S21: there is no connection; it concerns calls that fail fast.
     Disconnected,
+    /// An attempt to connect failed, and calls that have not left are not to wait for another. Only those end by it.
+    Unreachable,
 }
 
 /// Whether the server is asked not to start a call.
@@ -165,6 +167,7 @@ pub(crate) struct KnownCall {
     pub(crate) state: CallState,
     pub(crate) idempotent: bool,
     pub(crate) fail_fast: bool,
+    pub(crate) one_way: bool,
     /// A connection that carried it has broken, or it was sent again: an earlier copy may have run.
     pub(crate) may_have_run: bool,
 }
@@ -204,6 +207,7 @@ impl<B> CallEntry<B> {
             state: self.state,
             idempotent: self.idempotent,
             fail_fast: self.fail_fast,
+            one_way: self.one_way,
             may_have_run: self.may_have_run,
         }
     }

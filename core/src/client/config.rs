@@ -48,6 +48,8 @@ pub struct ClientConfig {
     /// Its owner may come back to a session that never carried a request: the server keeps each session for the full
     /// lease from the start (S6). [`Client::restore`](crate::Client::restore) sets it.
     pub durable: bool,
+    /// What a failed attempt to connect does to calls that have not left. A durable client's calls wait, whatever it says.
+    pub on_dial_failure: OnDialFailure,
     /// How long an acknowledgement that no request carries may wait.
     pub ack_delay: Duration,
     /// Kept bytes at the server above which it does not wait.
@@ -71,11 +73,36 @@ impl Default for ClientConfig {
             handshake_timeout: Duration::from_secs(10),
             resend_after: None,
             durable: false,
+            on_dial_failure: OnDialFailure::default(),
             ack_delay: Duration::from_millis(100),
             ack_bytes: 64 << 10,
             xid_before_first: 0,
         }
     }
+}
+
+/// What a failed attempt to connect does to calls of which no byte was sent in any session: whether they wait for the next
+/// one, or end as [`NeverConnected`](crate::NotExecuted::NeverConnected). Calls in flight wait for the resume (S21), and one-way
+/// calls, of which nothing is reported, for a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum OnDialFailure {
+    /// They wait for a connection until their deadlines.
+    Wait,
+    /// They end if the failure is [permanent](DialFailure::Permanent). New calls do so, too, until the next attempt.
+    #[default]
+    EndIfPermanent,
+    /// They end, whatever the failure is. New calls do so, too, until the next attempt.
+    End,
+}
+
+/// How an attempt to connect failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DialFailure {
+    /// A later attempt may succeed by itself: nothing listens yet, or the server has no room.
+    Transient,
+    /// No later attempt will succeed before somebody changes something: there is no such host or program, or what answers
+    /// does not speak the protocol.
+    Permanent,
 }
 
 /// One call to be made.

@@ -3,7 +3,7 @@
 use super::call::{CallState, NextFrame};
 use super::recovery::{self, Answer, Heard, Refusal};
 use super::timers::ConnTimers;
-use super::{Client, ClientSession, Goodbye, Phase, Received, Reply};
+use super::{Client, ClientSession, DialFailure, Goodbye, Phase, Received, Reply};
 use crate::error::{CloseReason, ProtocolError};
 use crate::storage::ClientStorage;
 use crate::time::Instant;
@@ -45,12 +45,21 @@ impl<S: ClientStorage> Client<S> {
                 Err(error) => (Err(error), 0),
             };
             consumed += len;
-            item = step.inspect_err(|_| self.disconnect())?;
+            item = step.inspect_err(|_| self.handle_broken())?;
         }
         if !self.has_connection() && item.is_none() {
             consumed = data.len();
         }
         Ok(Received { consumed, item, wanted })
+    }
+
+    /// The server broke the protocol. What has not even said `Welcome` is no server of this protocol.
+    #[cold]
+    fn handle_broken(&mut self) {
+        match self.phase {
+            Phase::Greeting { .. } => self.fail_greeting(DialFailure::Permanent),
+            _ => self.disconnect(),
+        }
     }
 
     fn handle_control<'d>(

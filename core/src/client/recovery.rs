@@ -6,6 +6,7 @@
 //! | [`answer`] | what an answer means: settled, sent again, stale, or a fault of the server |
 //! | [`resumed`], [`repeated`], [`unanswered`] | what is sent again and what is asked for |
 //! | [`give_up`] | what a cancel, a passed deadline, a broken connection or a dropped caller does to a call |
+//! | [`ends_unsent`] | whether calls that have not left end when no connection can be made |
 //! | [`check_resumed`], [`refused`], [`check_server`] | whether the session, or the client, is over |
 //! | [`session_lost`] | what of a lost session is repeated in the next one |
 //! | [`may_say_goodbye`] | whether the session may be ended |
@@ -14,7 +15,7 @@
 //! combination of inputs.
 
 use super::call::{CallState, KnownCall, LastSent, NextFrame, Reason};
-use super::{ClientConfig, ClientSession};
+use super::{ClientConfig, ClientSession, DialFailure, OnDialFailure};
 use crate::error::{CloseReason, ProtocolError, SessionEnd};
 use crate::ids::{ServerId, ServiceName};
 use crate::outcome::{NotExecuted, Outcome, Status, Unknown};
@@ -38,6 +39,7 @@ impl Reason {
             Reason::Cancelled | Reason::Forgotten => NotExecuted::Cancelled,
             Reason::DeadlinePassed => NotExecuted::DeadlinePassed,
             Reason::Disconnected => NotExecuted::Disconnected,
+            Reason::Unreachable => NotExecuted::NeverConnected,
         }
     }
 }
@@ -239,9 +241,17 @@ pub(crate) fn give_up(call: KnownCall, reason: Reason) -> GiveUp {
     if reason == Reason::Disconnected && (!call.fail_fast || call.abandoned().is_some()) {
         return GiveUp::Nothing;
     }
+    // Of one that a lost session has carried, an earlier copy may have run; and a one-way call has no one to tell.
+    if reason == Reason::Unreachable && (call.may_have_run || call.one_way) {
+        return GiveUp::Nothing;
+    }
     let outcome = not_executed(call, reason.not_executed());
     match (call.state, reason) {
         (CallState::Waiting, _) => GiveUp::End(outcome),
+        // In a journal, or in doubt until the resume.
+        (CallState::Numbered { .. } | CallState::InFlight(_), Reason::Unreachable) => {
+            GiveUp::Nothing
+        }
         (CallState::Numbered { .. }, _) => GiveUp::Settle(outcome),
         (CallState::InFlight(_), Reason::Cancelled) => GiveUp::Cancel,
         (CallState::InFlight(_), Reason::DeadlinePassed) => {
@@ -257,6 +267,16 @@ pub(crate) fn give_up(call: KnownCall, reason: Reason) -> GiveUp {
         (CallState::Answered { .. } | CallState::Leaving { .. } | CallState::Over, _) => {
             GiveUp::Nothing
         }
+    }
+}
+
+/// Whether calls that have not left end when an attempt to connect fails. A journal's calls are meant to outlive outages, so
+/// they wait.
+pub(crate) fn ends_unsent(config: &ClientConfig, failure: DialFailure) -> bool {
+    match (config.on_dial_failure, failure) {
+        _ if config.durable => false,
+        (OnDialFailure::End, _) | (OnDialFailure::EndIfPermanent, DialFailure::Permanent) => true,
+        (OnDialFailure::Wait, _) | (OnDialFailure::EndIfPermanent, DialFailure::Transient) => false,
     }
 }
 

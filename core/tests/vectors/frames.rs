@@ -127,6 +127,7 @@ fn reasons_that_only_a_client_gives_have_no_byte() {
     for why in [
         NotExecuted::RequestTooLarge,
         NotExecuted::Disconnected,
+        NotExecuted::NeverConnected,
         NotExecuted::SessionRefused,
         NotExecuted::Closed,
         NotExecuted::NotBegun(CallError::Closed),

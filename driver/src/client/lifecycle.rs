@@ -1,5 +1,6 @@
 //! Connected, closing, closed: what a client's owner can learn of it, and who waits for that.
 
+use std::fmt;
 use std::task::Waker;
 
 use oncewire_core::{CloseReason, Instant};
@@ -16,7 +17,12 @@ pub(super) struct Lifecycle {
     pub(super) task_gone: bool,
     pub(super) close_wakers: Vec<Waker>,
     pub(super) connect_wakers: Vec<Waker>,
+    /// Why the last connection ended or could not be made.
     pub(super) last_error: Option<String>,
+    /// Attempts to connect that failed since the last handshake that went through.
+    pub(super) failed_attempts: u32,
+    /// What was dialled last.
+    pub(super) address: String,
     /// Handshakes that went through.
     pub(super) connections: u64,
     /// The current connection, or the last one.
@@ -47,9 +53,26 @@ impl Lifecycle {
         self.connection = Connection { is_fresh: true, ..Connection::default() };
     }
 
+    /// An attempt to connect failed.
+    pub(super) fn dial_failed(&mut self, why: impl fmt::Display) {
+        self.failed_attempts = self.failed_attempts.saturating_add(1);
+        let why = why.to_string();
+        let why = without_address(&why, &self.address);
+        self.last_error = Some(format!("cannot connect to {}: {why}", self.address));
+    }
+
+    /// The connection is gone.
+    pub(super) fn disconnected(&mut self, why: impl fmt::Display) {
+        match self.connection.since {
+            None => self.dial_failed(why),
+            Some(_) => self.last_error = Some(why.to_string()),
+        }
+    }
+
     /// Its handshake went through.
     pub(super) fn opened(&mut self, now: Instant, wake: &mut Vec<Waker>) {
         self.connections += 1;
+        self.failed_attempts = 0;
         self.connection.since = Some(now);
         wake.append(&mut self.connect_wakers);
     }
@@ -58,5 +81,39 @@ impl Lifecycle {
     pub(super) fn wake_all(&mut self, wake: &mut Vec<Waker>) {
         wake.append(&mut self.close_wakers);
         wake.append(&mut self.connect_wakers);
+    }
+}
+
+/// A dial's error without the address at its front: transports name it, with or without its scheme, and so does the client.
+fn without_address<'a>(mut why: &'a str, address: &str) -> &'a str {
+    let bare = address.split_once(':').map_or(address, |(_scheme, bare)| bare);
+    while let Some(rest) = why.strip_prefix(address).or_else(|| why.strip_prefix(bare))
+        && let Some(rest) = rest.strip_prefix(": ")
+    {
+        why = rest;
+    }
+    why
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_said_once() {
+        for (why, address, said) in [
+            ("tcp:1.2.3.4:5: 1.2.3.4:5: refused", "tcp:1.2.3.4:5", "refused"),
+            (
+                "tcp:a:5: 1.2.3.4:5: refused; 1.2.3.5:5: refused",
+                "tcp:a:5",
+                "1.2.3.4:5: refused; 1.2.3.5:5: refused",
+            ),
+            ("/run/app: not there", "unix:/run/app", "not there"),
+            ("refused", "memory", "refused"),
+            ("memory", "memory", "memory"),
+            ("", "", ""),
+        ] {
+            assert_eq!(without_address(why, address), said, "{why}");
+        }
     }
 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use oncewire_core::{ClientConfig, ClientCounters, CloseReason, ServerId, ServiceName};
+use oncewire_core::{
+    ClientConfig, ClientCounters, CloseReason, OnDialFailure, ServerId, ServiceName,
+};
 
 /// How a client behaves, and its limits.
 #[derive(Clone, Debug)]
@@ -17,6 +19,14 @@ pub struct ClientOptions {
     pub timeout: Duration,
     /// Whether calls end when the connection breaks, unless they say otherwise (S21).
     pub fail_fast: bool,
+    /// What a failed dial does to calls of which no byte was sent. By default those end at once as
+    /// [`NeverConnected`](oncewire_core::NotExecuted::NeverConnected) that no later dial can help: there is no such host or
+    /// program, or what answers does not speak this protocol. With [`OnDialFailure::End`] a server that is not there ends them
+    /// as well, and with [`OnDialFailure::Wait`] nothing but their deadlines does.
+    ///
+    /// Unlike [`fail_fast`](ClientOptions::fail_fast) it leaves calls in flight to the resume. One-way calls and those of a
+    /// [`DurableClient`](crate::DurableClient) always wait.
+    pub on_dial_failure: OnDialFailure,
     /// Calls unsettled at once that the server is asked for.
     pub slots: u32,
     /// Calls pending at once, unsettled or waiting.
@@ -51,6 +61,7 @@ impl Default for ClientOptions {
             server: None,
             timeout: Duration::from_secs(30),
             fail_fast: false,
+            on_dial_failure: OnDialFailure::default(),
             slots: 1024,
             calls_max: 65_536,
             pending_bytes_max: 256 << 20,
@@ -71,6 +82,7 @@ impl ClientOptions {
         let mut config = ClientConfig::default();
         config.service = self.service;
         config.server = self.server;
+        config.on_dial_failure = self.on_dial_failure;
         config.slots = self.slots;
         config.calls_max = self.calls_max;
         config.pending_bytes_max = self.pending_bytes_max;
@@ -92,6 +104,8 @@ pub struct ClientStatus {
     pub server: Option<ServerId>,
     /// Why the last connection ended or could not be made.
     pub last_error: Option<String>,
+    /// Attempts to connect that failed, since the last one that led to a session.
+    pub failed_attempts: u32,
     /// Why the server refuses this client for good, if it does.
     pub refused: Option<CloseReason>,
     /// Connections whose handshake went through, after the first one.

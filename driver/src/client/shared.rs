@@ -272,6 +272,7 @@ impl Shared {
             connected: state.machine.is_connected(),
             server: state.machine.session().map(|session| session.server),
             last_error: state.lifecycle.last_error.clone(),
+            failed_attempts: state.lifecycle.failed_attempts,
             refused: state.machine.refusal(),
             reconnects: state.lifecycle.connections.saturating_sub(1),
             counters: state.machine.counters(),

@@ -15,7 +15,8 @@ use std::io;
 use std::task::{Context, Poll, Waker};
 
 use oncewire_core::{
-    Call, CallError, CallId, Client as Machine, ClientEvent, Heap, Instant, NotExecuted,
+    Call, CallError, CallId, Client as Machine, ClientEvent, DialFailure, Heap, Instant,
+    NotExecuted, SessionEnd,
 };
 
 use super::journal_state::JournalState;
@@ -152,6 +153,10 @@ impl State {
         }
         match result {
             Ok(()) => self.deliver(now),
+            Err(error) if self.lifecycle.connection.since.is_none() => {
+                let why = format!("what answers does not speak this protocol ({error})");
+                self.lose_connection(now, why);
+            }
             Err(error) => self.lose_connection(now, error.to_string()),
         }
         taken
@@ -217,9 +222,16 @@ impl State {
         self.deliver(now);
     }
 
-    /// The connection is gone, or could not be made.
+    /// No connection could be made.
+    pub(super) fn fail_dial(&mut self, now: Instant, why: &io::Error, failure: DialFailure) {
+        self.lifecycle.dial_failed(why);
+        self.machine.handle_dial_failed(now, failure);
+        self.deliver(now);
+    }
+
+    /// The connection is gone.
     pub(super) fn lose_connection(&mut self, now: Instant, why: String) {
-        self.lifecycle.last_error = Some(why);
+        self.lifecycle.disconnected(why);
         self.machine.handle_disconnected(now);
         self.drop_stream();
         self.deliver(now);
@@ -240,9 +252,11 @@ impl State {
                 ClientEvent::Connected { .. } => self.lifecycle.opened(now, &mut self.to_wake),
                 ClientEvent::Disconnect(reason) => {
                     self.lifecycle.connection.reason = Some(reason);
-                    self.lifecycle.last_error = Some(reason.to_string());
+                    self.lifecycle.disconnected(reason);
                     self.drop_stream();
                 }
+                // It was said when the connection ended, with the reason.
+                ClientEvent::SessionLost(SessionEnd::Refused) => {}
                 ClientEvent::SessionLost(end) => {
                     self.lifecycle.last_error = Some(end.to_string());
                 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use oncewire_core::Instant;
+use oncewire_core::{DialFailure, Instant};
 
 use super::backoff::{Backoff, Ended};
 use super::reader::{Flush, LEAD_AFTER, Leader};
@@ -205,6 +205,8 @@ impl ClientTask {
             return;
         }
         if self.dial.is_none() && self.dial_at <= now {
+            let address = caught(|| shared.connector.address()).unwrap_or_default();
+            shared.with(|state, _| state.lifecycle.address = address);
             let attempt: BoxFuture<'static, _> =
                 Box::pin(async move { shared.connector.connect().await });
             let attempt = Guarded::new(attempt);
@@ -219,16 +221,19 @@ impl ClientTask {
             Poll::Pending => Err(io::ErrorKind::TimedOut.into()),
         };
         self.dial = None;
-        let address = || caught(|| self.shared.connector.address()).unwrap_or_default();
         match result {
             Ok(stream) => {
                 self.was_connected = true;
                 self.shared.with(|state, now| state.gain_connection(now, stream));
             }
             Err(error) => {
-                let why = format!("cannot connect to {}: {error}", address());
+                let is_permanent = caught(|| self.shared.connector.is_permanent(&error));
+                let failure = match is_permanent {
+                    Ok(true) => DialFailure::Permanent,
+                    Ok(false) | Err(_) => DialFailure::Transient,
+                };
                 self.back_off(now, Ended::Unconnected(None));
-                self.shared.with(|state, now| state.lose_connection(now, why));
+                self.shared.with(|state, now| state.fail_dial(now, &error, failure));
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use oncewire_core::{ServerId, ServiceName};
+use oncewire_core::{OnDialFailure, ServerId, ServiceName};
 
 use super::options::ClientOptions;
 
@@ -38,6 +38,8 @@ with! {
     with_timeout: timeout = Duration;
     /// Whether calls end when the connection breaks: [`fail_fast`](ClientOptions::fail_fast).
     with_fail_fast: fail_fast = bool;
+    /// What a failed dial does to calls that have not left: [`on_dial_failure`](ClientOptions::on_dial_failure).
+    with_on_dial_failure: on_dial_failure = OnDialFailure;
     /// Calls unsettled at once: [`slots`](ClientOptions::slots).
     with_slots: slots = u32;
     /// Calls pending at once: [`calls_max`](ClientOptions::calls_max).

@@ -15,12 +15,13 @@ fn unknown(why: Unknown) -> Outcome<'static> {
     Outcome::Unknown { why, ticket: false }
 }
 
-const REASONS: [Option<Reason>; 5] = [
+const REASONS: [Option<Reason>; 6] = [
     None,
     Some(Reason::Cancelled),
     Some(Reason::Forgotten),
     Some(Reason::DeadlinePassed),
     Some(Reason::Disconnected),
+    Some(Reason::Unreachable),
 ];
 
 /// Each state that a call can be in; in flight, with each thing that decides, the `Ask` with the number 1 the last one.
@@ -48,9 +49,10 @@ fn each_state(mut check: impl FnMut(CallState)) {
 /// Calls in each state that a client can know one to be in.
 fn each_call(mut check: impl FnMut(KnownCall)) {
     each_state(|state| {
-        for bits in 0..8 {
-            let [idempotent, fail_fast, may_have_run] = [1, 2, 4].map(|bit| bits & bit != 0);
-            check(KnownCall { state, idempotent, fail_fast, may_have_run });
+        for bits in 0..16 {
+            let [idempotent, fail_fast, one_way, may_have_run] =
+                [1, 2, 4, 8].map(|bit| bits & bit != 0);
+            check(KnownCall { state, idempotent, fail_fast, one_way, may_have_run });
         }
     });
 }
@@ -60,6 +62,7 @@ fn expected_why(reason: Reason) -> NotExecuted {
         Reason::Cancelled | Reason::Forgotten => NotExecuted::Cancelled,
         Reason::DeadlinePassed => NotExecuted::DeadlinePassed,
         Reason::Disconnected => NotExecuted::Disconnected,
+        Reason::Unreachable => NotExecuted::NeverConnected,
     }
 }
 
@@ -208,13 +211,18 @@ fn expected_answer(call: KnownCall, heard: Heard, status: Status) -> Answer<'sta
 
 #[test]
 fn only_a_call_that_was_not_sent_ends_when_it_is_given_up() {
-    use Reason::{Cancelled, DeadlinePassed, Disconnected, Forgotten};
+    use Reason::{Cancelled, DeadlinePassed, Disconnected, Forgotten, Unreachable};
     each_call(|call| {
         for reason in REASONS.into_iter().flatten() {
             let why = expected_why(reason);
             let outcome = expected_not_executed(call, why);
             let wanted = abandoned(call).is_none();
             let expected = match (call.state, reason, call.fail_fast, wanted) {
+                (Waits, Unreachable, ..) => match (call.one_way, call.may_have_run) {
+                    (false, false) => GiveUp::End(outcome),
+                    (true, _) | (false, true) => GiveUp::Nothing,
+                },
+                (_, Unreachable, ..) => GiveUp::Nothing,
                 (_, Disconnected, false, _) | (_, Disconnected, true, false) => GiveUp::Nothing,
                 (Waits, Cancelled | Forgotten | DeadlinePassed, ..)
                 | (Waits, Disconnected, true, true) => GiveUp::End(outcome),
@@ -237,6 +245,24 @@ fn only_a_call_that_was_not_sent_ends_when_it_is_given_up() {
             assert_eq!(reason.not_executed(), why);
         }
     });
+}
+
+#[test]
+fn calls_that_have_not_left_end_by_a_failed_dial_if_they_are_not_to_wait() {
+    use DialFailure::{Permanent, Transient};
+    for (policy, failure, ends) in [
+        (OnDialFailure::Wait, Transient, false),
+        (OnDialFailure::Wait, Permanent, false),
+        (OnDialFailure::EndIfPermanent, Transient, false),
+        (OnDialFailure::EndIfPermanent, Permanent, true),
+        (OnDialFailure::End, Transient, true),
+        (OnDialFailure::End, Permanent, true),
+    ] {
+        for durable in [false, true] {
+            let config = ClientConfig { on_dial_failure: policy, durable, ..Default::default() };
+            assert_eq!(ends_unsent(&config, failure), ends && !durable, "{policy:?} {failure:?}");
+        }
+    }
 }
 
 #[test]

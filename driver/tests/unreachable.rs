@@ -1,0 +1,119 @@
+//! The caller learns at once that no connection can be made, where that is known (C160).
+#![allow(missing_docs)]
+
+#[path = "util/socket_pair.rs"]
+mod socket_pair;
+
+use std::io;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use oncewire_driver::{
+    BoxFuture, BoxStream, Client, ClientOptions, Connect, Method, NEVER, NotExecuted,
+    OnDialFailure, Outcome, Server,
+};
+use smol::io::AsyncWriteExt;
+use smol::net::unix::UnixStream;
+use socket_pair::{Dialler, link};
+
+const ADD_ONE: Method<i32, i32> = Method::new("toy.add_one");
+
+/// Each dial takes the next of these; there is no dial after the last.
+struct Dials(Mutex<Vec<Dial>>);
+
+enum Dial {
+    Fails(io::ErrorKind),
+    /// What answers says this, and ends the connection.
+    Reaches(&'static [u8]),
+    ReachesServer(Dialler),
+}
+
+impl Dials {
+    fn new(dials: impl IntoIterator<Item = Dial>) -> Dials {
+        let mut dials: Vec<_> = dials.into_iter().collect();
+        dials.reverse();
+        Dials(Mutex::new(dials))
+    }
+}
+
+impl Connect for Dials {
+    fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
+        let next = self.0.lock().unwrap().pop();
+        Box::pin(async move {
+            match next {
+                Some(Dial::Fails(kind)) => Err(io::Error::new(kind, "test:here: it failed")),
+                Some(Dial::Reaches(said)) => {
+                    let (ours, mut theirs) = UnixStream::pair()?;
+                    theirs.write_all(said).await?;
+                    Ok(Box::new(ours) as BoxStream)
+                }
+                Some(Dial::ReachesServer(dialler)) => dialler.connect().await,
+                None => std::future::pending().await,
+            }
+        })
+    }
+
+    fn address(&self) -> String {
+        "test:here".to_owned()
+    }
+}
+
+fn client(on_dial_failure: OnDialFailure, dials: impl IntoIterator<Item = Dial>) -> Client {
+    let options = ClientOptions::default()
+        .with_on_dial_failure(on_dial_failure)
+        .with_backoff_min(Duration::ZERO)
+        .with_backoff_max(Duration::ZERO);
+    Client::new(Dials::new(dials), options)
+}
+
+/// A call that is begun before the first dial has failed, most of the time.
+fn never_connected(client: &Client, why: &str) {
+    let outcome = client.call(&ADD_ONE, &1).timeout(NEVER).block();
+    assert!(matches!(outcome, Outcome::NotExecuted(NotExecuted::NeverConnected)), "{outcome:?}");
+    let said = client.status().last_error.unwrap();
+    assert!(said.contains(why), "{said}");
+}
+
+#[test]
+fn c160_a_dial_that_cannot_succeed_is_said_at_once_and_once() {
+    let dials = [Dial::Fails(io::ErrorKind::InvalidInput)];
+    let client = client(OnDialFailure::EndIfPermanent, dials);
+    never_connected(&client, "cannot connect to test:here: it failed");
+    assert_eq!(client.status().failed_attempts, 1);
+}
+
+#[test]
+fn c160_what_does_not_speak_the_protocol_is_said_at_once() {
+    let dials = [Dial::Reaches(b""), Dial::Reaches(b"HTTP/1.1 400 Bad Request\r\n\r\n")];
+    let client = client(OnDialFailure::EndIfPermanent, dials);
+    never_connected(&client, "cannot connect to test:here: what answers does not speak this");
+    assert_eq!(client.status().failed_attempts, 2);
+}
+
+#[test]
+fn c160_where_calls_are_not_to_wait_a_refused_dial_ends_them() {
+    for dial in [Dial::Fails(io::ErrorKind::ConnectionRefused), Dial::Reaches(b"")] {
+        let client = client(OnDialFailure::End, [dial]);
+        never_connected(&client, "cannot connect to test:here: ");
+    }
+}
+
+#[test]
+fn c160_otherwise_calls_wait_for_a_server_that_comes_later() {
+    for policy in [OnDialFailure::EndIfPermanent, OnDialFailure::Wait] {
+        let (dialler, listener) = link();
+        let server =
+            Server::builder("toy").method(&ADD_ONE, |_, n| async move { n + 1 }).build().unwrap();
+        smol::spawn(async move { server.serve(listener).await }).detach();
+        let mut dials: Vec<_> =
+            (0..5).map(|_| Dial::Fails(io::ErrorKind::ConnectionRefused)).collect();
+        if policy == OnDialFailure::Wait {
+            dials.push(Dial::Fails(io::ErrorKind::InvalidInput));
+        }
+        dials.push(Dial::ReachesServer(dialler));
+        let client = client(policy, dials);
+        let outcome = client.call(&ADD_ONE, &1).timeout(NEVER).block();
+        assert!(matches!(outcome, Outcome::Reply(2)), "{outcome:?}");
+        assert_eq!(client.status().failed_attempts, 0);
+    }
+}
