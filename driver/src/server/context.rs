@@ -1,13 +1,15 @@
 //! What a handler can know of its call.
 
 use std::fmt;
+use std::future::Future;
 use std::sync::{Arc, Weak};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
-use oncewire_core::{CallKey, Instant, Xid};
+use oncewire_core::{CallKey, Instant, SessionTag, Xid};
 
-use crate::transport::Subject;
+use crate::caught::{Guarded, caught};
+use crate::transport::{BoxFuture, Subject};
 
 /// What a call's context asks of its server.
 pub(super) trait CallWatch: Send + Sync {
@@ -15,6 +17,10 @@ pub(super) trait CallWatch: Send + Sync {
     fn is_wanted(self: Arc<Self>, call: CallKey) -> bool;
     /// The time, on the clock of the calls' deadlines.
     fn now(&self) -> Instant;
+    /// The session of the call, until that has ended.
+    fn session(&self, call: CallKey) -> Option<SessionTag>;
+    /// Runs a task beside the server's own.
+    fn spawn(&self, task: BoxFuture<'static, ()>);
     /// Ready when the call's outcome is not needed any more.
     fn poll_unwanted(self: Arc<Self>, call: CallKey, cx: &mut TaskContext<'_>) -> Poll<()>;
 }
@@ -57,6 +63,41 @@ impl Context {
     /// gone; centuries for a call without a timeout. It may be some milliseconds too long.
     pub fn remaining(&self) -> Duration {
         self.server.upgrade().map_or(Duration::ZERO, |server| self.deadline.since(server.now()))
+    }
+
+    /// The session that the call belongs to, by a name that is no secret. It is the same for all calls of a client's session,
+    /// also after its connection has broken and, with a ledger, after the server has started again; with [`xid`](Context::xid)
+    /// it names this call and no other, in a log or in a table of one's own. `None` if the session has ended, which it does not
+    /// while the call runs.
+    pub fn session(&self) -> Option<SessionTag> {
+        self.server.upgrade()?.session(self.key)
+    }
+
+    /// Runs work that outlives the call: a handler's own future is dropped when it has returned, or passed its time limit. The
+    /// call's outcome does not say how the work ends, a panic in it ends only that, and neither a cancel nor
+    /// [`Server::drain`](crate::Server::drain) waits for it. It is dropped if the server is gone.
+    ///
+    /// ```
+    /// use oncewire_driver::{Context, Method, Server};
+    ///
+    /// const ORDER: Method<u64, ()> = Method::new("shop.order");
+    ///
+    /// async fn send_mail(order: u64) {
+    ///     println!("order {order} has arrived");
+    /// }
+    ///
+    /// let order = |context: Context, order: u64| async move { context.spawn(send_mail(order)) };
+    /// let server = Server::builder("shop").method(&ORDER, order).build();
+    /// # server.unwrap();
+    /// ```
+    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let Some(server) = self.server.upgrade() else { return };
+        let mut work = Guarded::new(Box::pin(work));
+        // The panic hook has said so.
+        server.spawn(Box::pin(std::future::poll_fn(move |cx| {
+            let poll = caught(|| work.get_mut().map(|work| work.as_mut().poll(cx)));
+            poll.ok().flatten().unwrap_or(Poll::Ready(()))
+        })));
     }
 
     /// Whether the call's outcome is not needed any more: its caller has cancelled it or has gone for good, or a drain's

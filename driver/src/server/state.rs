@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use oncewire_core::{CallKey, ConnId, Heap, Instant, Running, Server as Machine, ServerEvent};
+use oncewire_core::{
+    CallKey, ConnId, Heap, Instant, Running, Server as Machine, ServerEvent, SessionTag,
+};
 
 use super::authorization::Authorization;
 use super::batch::Submit;
@@ -23,7 +25,7 @@ use crate::faults::{Planted, ServerFault};
 use crate::ledger::entry::LedgerError;
 use crate::runtime::Runtime;
 use crate::sync::Lock;
-use crate::transport::Subject;
+use crate::transport::{BoxFuture, Subject};
 
 /// What all connections, handlers and handles of a server have in common.
 pub(super) struct Shared {
@@ -252,6 +254,15 @@ impl CallWatch for Shared {
 
     fn now(&self) -> Instant {
         self.runtime.now()
+    }
+
+    fn session(&self, call: CallKey) -> Option<SessionTag> {
+        let record = self.with_quietly(|state| state.machine.session_record(call.session()));
+        Some(record?.id.tag())
+    }
+
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        self.runtime.spawn(task);
     }
 
     fn poll_unwanted(self: Arc<Self>, call: CallKey, cx: &mut Context<'_>) -> Poll<()> {

@@ -3,6 +3,7 @@
 
 mod callers;
 mod cancel;
+mod contexts;
 mod limits;
 mod link;
 mod panics;
