@@ -31,12 +31,12 @@ pub use event::{ClientCounters, ClientEvent, ClientSession, Received, Reply};
 use core::time::Duration;
 
 use crate::error::{CloseReason, SessionEnd};
-use crate::ids::CallId;
+use crate::ids::{CallId, Xid};
 use crate::keepalive::Keepalive;
 use crate::outcome::{CallError, NotExecuted, Outcome};
 use crate::storage::{Body, ClientStorage, Places, Table};
 use crate::time::{Instant, Timer};
-use call::{CallState, Calls, Reason};
+use call::{CallEvent, CallState, Calls, Reason};
 use calls::CallTable;
 use recovery::GiveUp;
 use timers::ConnTimers;
@@ -185,11 +185,14 @@ impl<S: ClientStorage> Client<S> {
         if self.config.durable && call.one_way {
             return Err(CallError::OneWay);
         }
-        let deadline = self.now + call.timeout;
+        let (deadline, one_way) = (self.now + call.timeout, call.one_way);
         let id = self
             .table
             .admit(call, deadline)
             .ok_or(CallError::TooManyCalls { max: Calls::<S>::CAPACITY })?;
+        if one_way {
+            self.counters.one_way += 1;
+        }
         match self.phase {
             Phase::Down => self.give_up(id.0.index, Reason::Disconnected),
             Phase::Unreachable => self.give_up(id.0.index, Reason::Unreachable),
@@ -312,8 +315,8 @@ impl<S: ClientStorage> Client<S> {
 
     #[inline]
     fn poll_ended(&mut self) -> Option<ClientEvent> {
-        let (call, outcome) = self.table.poll_event()?;
-        Some(ClientEvent::Ended { call, outcome })
+        let (call, CallEvent { outcome, xid }) = self.table.poll_event()?;
+        Some(ClientEvent::Ended { call, xid, outcome })
     }
 
     #[cold]
@@ -393,6 +396,11 @@ impl<S: ClientStorage> Client<S> {
     /// left, the connection may be closed without waiting for the server to do so (W62).
     pub fn is_goodbye_sent(&self) -> bool {
         self.has_said_goodbye() && !self.output.owes_ack()
+    }
+
+    /// The number that a call has in its session; `None` if no byte of it was sent, or it has ended.
+    pub fn xid(&self, id: CallId) -> Option<Xid> {
+        self.table.calls.get(id.0)?.state.xid()
     }
 
     /// Calls that have not ended.

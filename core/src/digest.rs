@@ -111,7 +111,7 @@ fn mix(x: u64, y: u64) -> u64 {
 
 /// The same, and the factors, so that a zero factor loses nothing.
 #[inline]
-fn fold(x: u64, y: u64) -> u64 {
+pub(crate) fn fold(x: u64, y: u64) -> u64 {
     mix(x, y) ^ x.wrapping_add(y.rotate_left(32))
 }
 

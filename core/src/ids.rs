@@ -55,10 +55,65 @@ impl SessionId {
         self.0
     }
 
+    /// Its name for logs, which is no secret.
+    pub fn tag(self) -> SessionTag {
+        let [a, b] = [&self.0[..8], &self.0[8..]]
+            .map(|half| half.iter().fold(0, |number, byte| (number << 8) | u64::from(*byte)));
+        SessionTag(crate::digest::fold(a, b))
+    }
+
     /// The first half, by which tables are indexed.
     pub(crate) fn prefix(self) -> u64 {
         let [a, b, c, d, e, f, g, h, ..] = self.0;
         u64::from_le_bytes([a, b, c, d, e, f, g, h])
+    }
+}
+
+/// A name for a session that is no secret: for logs, errors and records, and for whoever has to tell the calls of one client from
+/// another's. It is the same in every process, and for the life of the session.
+///
+/// It is 64 bits that follow from the session's 128: a peer that knows it has as many bits still to guess, one attempt a
+/// connection.
+///
+/// ```
+/// use oncewire_core::{SessionId, SessionTag};
+///
+/// let tag = SessionId::from_bytes([7; 16]).tag();
+/// assert_eq!(tag.to_string().parse(), Ok(tag));
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionTag(u64);
+
+impl SessionTag {
+    /// A tag that was written down as a number.
+    pub const fn from_number(number: u64) -> SessionTag {
+        SessionTag(number)
+    }
+
+    /// The number.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for SessionTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for SessionTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SessionTag({self})")
+    }
+}
+
+impl core::str::FromStr for SessionTag {
+    type Err = core::num::ParseIntError;
+
+    /// From its 16 hexadecimal digits.
+    fn from_str(text: &str) -> Result<SessionTag, Self::Err> {
+        u64::from_str_radix(text, 16).map(SessionTag)
     }
 }
 

@@ -47,7 +47,7 @@
 //!     if let Some(len) = server.poll_transmit(now, conn, &mut wire) {
 //!         let received = client.handle_data(now, &wire[..len.get()]).unwrap();
 //!         if let Some(reply) = received.item {
-//!             assert_eq!(reply, Reply { call, outcome: Outcome::Reply(&[101]) });
+//!             assert_eq!((reply.call, reply.outcome), (call, Outcome::Reply(&[101])));
 //!             break;
 //!         }
 //!     }
@@ -88,7 +88,8 @@ pub use client::{
 pub use digest::digest;
 pub use error::{CloseReason, ProtocolError, SessionEnd};
 pub use ids::{
-    CallId, ConnId, MethodId, Principal, ServerId, ServiceName, SessionId, SessionKey, Xid,
+    CallId, ConnId, MethodId, Principal, ServerId, ServiceName, SessionId, SessionKey, SessionTag,
+    Xid,
 };
 pub use keepalive::NEVER;
 pub use outcome::{CallError, Executed, NoReply, NotExecuted, Outcome, Status, Unknown};

@@ -192,6 +192,8 @@ pub enum CallError {
     },
     /// The arguments cannot be encoded.
     Unencodable,
+    /// The process was forked since the client was made: the threads that drive it are the parent's. Drivers say so.
+    Forked,
     /// The call is one-way and the client is [durable](crate::ClientConfig::durable): a journal keeps a call until its
     /// outcome is written, and nothing is reported of this one.
     OneWay,
@@ -214,6 +216,9 @@ impl fmt::Display for CallError {
             CallError::RequestTooLarge { len, max } => {
                 write!(f, "call not begun: the request has {len} bytes, {max} are allowed")
             }
+            CallError::Forked => f.write_str(
+                "call not begun: the process was forked since the client was made, whose threads are the parent's",
+            ),
             CallError::Unencodable => {
                 f.write_str("call not begun: its arguments cannot be encoded")
             }

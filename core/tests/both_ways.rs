@@ -51,7 +51,7 @@ impl End {
     fn transmit(&mut self, now: Instant, wire: &mut VecDeque<u8>) {
         let mut out = vec![0; 1 << 16];
         while let Some(event) = self.client.poll_event() {
-            if let ClientEvent::Ended { call, outcome } = event {
+            if let ClientEvent::Ended { call, outcome, .. } = event {
                 self.outcomes.push((call, outcome.into()));
             }
         }

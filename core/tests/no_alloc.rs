@@ -169,7 +169,7 @@ impl<S: ClientStorage, T: ServerStorage> Pair<S, T> {
                 moved = true;
             }
             while let Some(event) = self.client.poll_event() {
-                if let ClientEvent::Ended { call, outcome } = event {
+                if let ClientEvent::Ended { call, outcome, .. } = event {
                     self.ended = Some((call, outcome));
                 }
                 moved = true;

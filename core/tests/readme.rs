@@ -51,7 +51,7 @@ fn client_turn<S: ClientStorage>(
         client.handle_timeout(now);
     }
     while let Some(event) = client.poll_event() {
-        if let ClientEvent::Ended { call, outcome } = event {
+        if let ClientEvent::Ended { call, outcome, .. } = event {
             on_outcome(call, outcome);
         }
     }

@@ -89,7 +89,7 @@ impl Both {
             let received = self.client.handle_data(NOW, &bytes[at..]).unwrap();
             at += received.consumed;
             match received.item {
-                Some(Reply { call, outcome: Outcome::Reply(body) }) => {
+                Some(Reply { call, outcome: Outcome::Reply(body), .. }) => {
                     replies.push((call, body.to_vec()));
                 }
                 Some(other) => panic!("{other:?}"),

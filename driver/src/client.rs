@@ -8,6 +8,8 @@
 //! | `client/call.rs` | a call, described and then awaited |
 //! | `client/outcome.rs` | its outcome, decoded, and the ticket that may be left of it |
 //! | `client/unreplied.rs` | outcomes as `Result`s |
+//! | `client/retry.rs` | makes calls again that were not executed |
+//! | `client/report.rs` | what is known of a call without a reply |
 //! | `client/shared.rs` | what the handles, the calls and the task of a client share, and the lock around it |
 //! | `client/state.rs` | what is under that lock: the machine and the parts below |
 //! | `client/link.rs` | the stream and its buffers |
@@ -29,6 +31,8 @@ mod options;
 mod outcome;
 mod pending;
 mod reader;
+mod report;
+mod retry;
 mod shared;
 mod state;
 mod task;
@@ -48,12 +52,15 @@ use crate::method::Method;
 use crate::runtime::{Runtime, SmolRuntime};
 use crate::transport::Connect;
 pub use call::Call;
+use call::CalledMethod;
 pub use durable::{Delivery, DurableCall, DurableClient, Receipt, RecoveredCall};
-pub use options::{ClientOptions, ClientStatus};
+pub use options::{ClientOptions, ClientStatus, CloseReport};
 use outcome::Decode;
 pub use outcome::{CallFailure, Outcome, Ticket};
+pub use report::CallReport;
+pub use retry::Retry;
 use shared::Shared;
-pub use unreplied::Unreplied;
+pub use unreplied::{CallResult, Unreplied};
 
 /// A client: makes calls in one session at one server, over one connection after another.
 ///
@@ -124,13 +131,15 @@ impl Client {
         let body = crate::buffer::encode(arguments).map_err(|_| CallError::Unencodable);
         let idempotent = method.spec().idempotent;
         let decode = Decode::postcard(method.values());
-        Call::new(&self.handle.shared, method.id(), idempotent, body, decode)
+        let called = CalledMethod { id: method.id(), name: method.name() };
+        Call::new(&self.handle.shared, called, idempotent, body, decode)
     }
 
     /// A call with bytes for arguments and bytes for a reply. It runs at most once, unless it says
     /// [`idempotent`](Call::idempotent).
     pub fn call_raw(&self, method: MethodId, body: impl Into<Bytes>) -> Call<Bytes> {
-        Call::new(&self.handle.shared, method, false, Ok(body.into()), Decode::raw())
+        let called = CalledMethod { id: method, name: "" };
+        Call::new(&self.handle.shared, called, false, Ok(body.into()), Decode::raw())
     }
 
     /// A one-way call: its outcome is not reported. It is still executed at most once, unless the method is idempotent, and
@@ -169,10 +178,18 @@ impl Client {
     }
 
     /// Takes no more calls, waits for those pending, and ends the session cleanly; at most
-    /// [`ClientOptions::close_timeout`].
-    pub async fn close(&self) {
+    /// [`ClientOptions::close_timeout`]. Says what could not be delivered.
+    pub async fn close(&self) -> CloseReport {
         self.handle.shared.close(true);
-        std::future::poll_fn(|cx| self.handle.shared.poll_closed(cx)).await;
+        std::future::poll_fn(|cx| self.handle.shared.poll_closed(cx)).await
+    }
+
+    /// The same for a thread that runs nothing else: see [`Call::block`].
+    pub fn close_blocking(&self) -> CloseReport {
+        if self.handle.shared.is_forked() {
+            return CloseReport { in_good_order: false, unfinished: 0, one_way_unconfirmed: 0 };
+        }
+        smol::block_on(self.close())
     }
 
     /// What the client is doing.
@@ -194,3 +211,37 @@ const _: () = {
     assert_send_sync::<Ticket<Vec<u8>>>();
     assert_send::<Call<Vec<u8>>>();
 };
+
+#[cfg(test)]
+mod tests {
+    use oncewire_core::NotExecuted;
+
+    use super::*;
+    use crate::transport::{BoxFuture, BoxStream};
+
+    struct Nowhere;
+
+    impl Connect for Nowhere {
+        fn connect(&self) -> BoxFuture<'_, std::io::Result<BoxStream>> {
+            Box::pin(std::future::pending())
+        }
+
+        fn address(&self) -> String {
+            "nowhere".to_owned()
+        }
+    }
+
+    #[test]
+    fn c163_a_call_in_a_fork_of_the_clients_process_ends_at_once() {
+        const CALL: Method<(), ()> = Method::new("test/call");
+        let client = Client::new(Nowhere, ClientOptions::default());
+        client.handle.shared.pretend_forked();
+        let forked = NotExecuted::NotBegun(CallError::Forked);
+        let failure = CallFailure::NotExecuted(forked);
+        assert_eq!(client.call(&CALL, &()).block().ok(), Err(failure));
+        assert_eq!(client.call(&CALL, &()).result().block().unwrap_err().failure(), failure);
+        let retry = Retry::within(std::time::Duration::from_secs(1000));
+        assert_eq!(retry.block(|| client.call(&CALL, &())).unwrap_err().failure(), failure);
+        assert!(!client.close_blocking().in_good_order);
+    }
+}

@@ -343,6 +343,7 @@ macro_rules! conformance_tests {
                 a_dropped_ticket_cancels_its_call_at_the_server,
                 a_client_whose_server_comes_later_waits_for_it,
                 attempts_to_connect_come_less_and_less_often,
+                c162_a_retry_makes_again_only_what_was_not_executed,
                 calls_dropped_at_any_await_on_connections_that_break_run_at_most_once,
             ]
         }

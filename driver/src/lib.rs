@@ -96,8 +96,9 @@ mod transport;
 
 pub use bytes::Bytes;
 pub use client::{
-    Call, CallFailure, Client, ClientOptions, ClientStatus, Delivery, DurableCall, DurableClient,
-    Outcome, Receipt, RecoveredCall, Ticket, Unreplied,
+    Call, CallFailure, CallReport, CallResult, Client, ClientOptions, ClientStatus, CloseReport,
+    Delivery, DurableCall, DurableClient, Outcome, Receipt, RecoveredCall, Retry, Ticket,
+    Unreplied,
 };
 pub use method::{Method, RawMethod};
 pub use nonblocking::Nonblocking;
@@ -105,7 +106,7 @@ pub use oncewire_core as core;
 pub use oncewire_core::{
     CallError, ClientCounters, CloseReason, Executed, Instant, MethodId, MethodSpec, NEVER,
     NoReply, NotExecuted, OnDialFailure, ServerConfig, ServerCounters, ServerError, ServerId,
-    ServiceName, SessionId, Unknown, Xid,
+    ServiceName, SessionId, SessionTag, Unknown, Xid,
 };
 #[cfg(feature = "macros")]
 pub use oncewire_macros::service;

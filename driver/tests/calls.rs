@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use oncewire_driver::{
     CallFailure, Client, ClientOptions, Context, Executed, Method, NotExecuted, Outcome, Server,
-    Unreplied,
 };
 use socket_pair::link;
 
@@ -73,9 +72,61 @@ fn an_outcome_is_a_result_of_three_kinds() {
     let absent = || client.call(&ABSENT, &()).block();
     assert_eq!(absent().or_not_executed(), Ok(Err(NotExecuted::UnknownMethod)));
     let unreplied = absent().into_result().unwrap_err();
-    assert!(matches!(unreplied, Unreplied::NotExecuted(NotExecuted::UnknownMethod)));
     assert_eq!(unreplied.to_string(), NotExecuted::UnknownMethod.to_string());
+    assert!(unreplied.report().is_none());
     assert_eq!(CallFailure::from(unreplied), CallFailure::NotExecuted(NotExecuted::UnknownMethod));
     assert_eq!(client.call(&ADD, &1).block().into_result().ok(), Some(1));
     assert_eq!(Outcome::Reply(7).or_not_executed(), Ok(Ok(7)));
+}
+
+#[test]
+fn c161_an_error_says_which_method_of_which_server_and_what_the_call_is_known_by() {
+    let client = client(ClientOptions::default());
+    let unreplied = client.call(&ABSENT, &()).result().block().unwrap_err();
+    assert_eq!(unreplied.failure(), CallFailure::NotExecuted(NotExecuted::UnknownMethod));
+    let report = unreplied.report().unwrap();
+    assert_eq!((report.method_name, report.method), ("sum/absent", ABSENT.id()));
+    assert_eq!((report.connections, report.failed_attempts), (1, 0));
+    let server = report.server.unwrap();
+    let (session, xid) = (report.session.unwrap(), report.xid.unwrap());
+    assert_eq!(
+        unreplied.to_string(),
+        format!(
+            "sum/absent of \"sum\" at a socket pair: not executed: the server has no such method \
+             (server {server}, session {session}, xid {xid})"
+        )
+    );
+    // Of an unknown outcome, first with a ticket; and of what the ticket brings, the same call.
+    let hang = client.call(&HANG, &()).timeout(Duration::from_millis(20));
+    let unreplied = hang.result().block().unwrap_err();
+    assert!(unreplied.report().unwrap().xid > Some(xid));
+    assert!(unreplied.into_ticket().is_some());
+    assert_eq!(client.call(&ADD, &5).result().block().unwrap(), 5);
+    let raw = client.call_raw(ABSENT.id(), Vec::new()).result().block().unwrap_err();
+    assert!(raw.to_string().starts_with(&format!("method {} of \"sum\" at", ABSENT.id())), "{raw}");
+}
+
+#[test]
+fn c163_a_close_says_what_was_not_delivered() {
+    const NOTE: Method<u64, ()> = Method::new("sum/note");
+    const REFUSED: Method<(), ()> = Method::new("sum/refused");
+    let client = client(ClientOptions::default());
+    client.send(&ADD, &1).unwrap();
+    assert_eq!(client.call(&ADD, &1).block().ok(), Ok(2));
+    let closed = client.close_blocking();
+    assert!(closed.in_good_order, "{closed:?}");
+    assert_eq!((closed.unfinished, closed.one_way_unconfirmed), (0, 0));
+    assert_eq!(client.status().counters.one_way_executed, 1);
+    // Nothing listens: two one-way calls and one call never leave.
+    let (dialler, listener) = link();
+    drop(listener);
+    let options = ClientOptions::default().with_close_timeout(Duration::from_millis(10));
+    let client = Client::new(dialler, options);
+    client.send(&NOTE, &1).unwrap();
+    client.send(&NOTE, &2).unwrap();
+    let call = client.call(&REFUSED, &()).start();
+    let closed = client.close_blocking();
+    assert!(!closed.in_good_order);
+    assert_eq!((closed.unfinished, closed.one_way_unconfirmed), (1, 2));
+    assert_eq!(call.block().ok(), Err(CallFailure::NotExecuted(NotExecuted::Closed)));
 }

@@ -16,7 +16,7 @@ use smol::io::AsyncWriteExt;
 use smol::net::unix::UnixStream;
 use socket_pair::{Dialler, link};
 
-const ADD_ONE: Method<i32, i32> = Method::new("toy.add_one");
+const ADD_ONE: Method<i32, i32> = Method::new("toy/add_one");
 
 /// Each dial takes the next of these; there is no dial after the last.
 struct Dials(Mutex<Vec<Dial>>);
@@ -86,7 +86,7 @@ fn c160_a_dial_that_cannot_succeed_is_said_at_once_and_once() {
 fn c160_what_does_not_speak_the_protocol_is_said_at_once() {
     let dials = [Dial::Reaches(b""), Dial::Reaches(b"HTTP/1.1 400 Bad Request\r\n\r\n")];
     let client = client(OnDialFailure::EndIfPermanent, dials);
-    never_connected(&client, "cannot connect to test:here: what answers does not speak this");
+    never_connected(&client, "cannot connect to test:here: what answers is no server of this");
     assert_eq!(client.status().failed_attempts, 2);
 }
 
@@ -116,4 +116,22 @@ fn c160_otherwise_calls_wait_for_a_server_that_comes_later() {
         assert!(matches!(outcome, Outcome::Reply(2)), "{outcome:?}");
         assert_eq!(client.status().failed_attempts, 0);
     }
+}
+
+#[test]
+fn c161_a_passed_deadline_says_that_there_was_no_connection_and_why() {
+    let dials: Vec<_> = (0..14).map(|_| Dial::Fails(io::ErrorKind::ConnectionRefused)).collect();
+    let client = client(OnDialFailure::EndIfPermanent, dials);
+    while client.status().failed_attempts < 14 {
+        std::thread::yield_now();
+    }
+    let call = client.call(&ADD_ONE, &1).timeout(Duration::from_millis(1));
+    let unreplied = call.result().block().unwrap_err();
+    assert_eq!(
+        unreplied.to_string(),
+        "toy/add_one at test:here: not executed: the deadline passed before the call was started: \
+         cannot connect to test:here: it failed, 14 attempts"
+    );
+    let report = unreplied.report().unwrap();
+    assert_eq!((report.xid, report.session, report.connections), (None, None, 0));
 }

@@ -1,5 +1,7 @@
 //! What the program `oncewire-ledger` does.
 
+mod call;
+
 use std::fmt;
 use std::path::Path;
 
@@ -10,6 +12,7 @@ use redb::{CompactionError, Database, ReadableDatabase, ReadableTable};
 
 use crate::file::{self, CALLS, OpenFile, SESSIONS};
 use crate::store::call_name;
+pub use call::{CallFound, call};
 
 /// What a ledger holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

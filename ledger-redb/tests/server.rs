@@ -7,11 +7,15 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use oncewire_driver::core::ServerId;
 use oncewire_driver::ledger::Rollback;
-use oncewire_driver::{Client, ClientOptions, Method, Outcome, Server};
+use oncewire_driver::{
+    CallFailure, Client, ClientOptions, Method, Outcome, Server, SessionTag, Unknown, Xid,
+};
 use oncewire_ledger_redb::redb::{ReadableTable, StorageBackend, TableDefinition};
+use oncewire_ledger_redb::tool::CallFound;
 use oncewire_ledger_redb::{RedbLedger, RedbStore, Snapshots, Transaction, tool};
 use util::{Folder, Place};
 
@@ -157,6 +161,55 @@ fn the_file_is_bounded_by_the_calls_in_flight_not_by_those_made() {
         std::thread::yield_now();
     };
     assert!(found.done <= 50 && found.broken == 0, "{found}");
+}
+
+const HANG: Method<(), ()> = Method::new("test/hang");
+
+#[test]
+fn c161_what_a_client_could_not_learn_of_a_call_is_looked_up_by_what_its_error_says() {
+    let folder = Folder::new("looked-up");
+    let path = folder.path("a.ledger");
+    let (place, (started, starts)) = (Place::default(), smol::channel::bounded(1));
+    let server = Server::builder("test")
+        .ledger(RedbLedger::open(&path).unwrap())
+        .method(&HANG, move |_, ()| {
+            started.try_send(()).unwrap();
+            std::future::pending()
+        })
+        .build()
+        .unwrap();
+    place.set(Some(server.clone()));
+    let report = smol::block_on(async {
+        let options = ClientOptions::default().with_close_timeout(Duration::ZERO);
+        let client = Client::new(place.clone(), options);
+        let call = smol::spawn(client.call(&HANG, &()).result());
+        starts.recv().await.unwrap();
+        client.close().await;
+        let unreplied = call.await.unwrap_err();
+        assert_eq!(unreplied.failure(), CallFailure::Unknown(Unknown::Closed));
+        let report = unreplied.report().unwrap().clone();
+        let known_by = format!("session {}, xid {}", report.session.unwrap(), report.xid.unwrap());
+        let said = unreplied.to_string();
+        assert!(said.starts_with("test/hang of \"test\" at a socket pair: unknown"), "{said}");
+        assert!(said.contains(&known_by), "{said}");
+        server.drain(Duration::ZERO).await;
+        report
+    });
+    place.set(None);
+    drop(server);
+    let (session, xid) = (report.session.unwrap(), report.xid.unwrap());
+    let look_up = |session, xid| loop {
+        // The server's tasks drop the ledger within a second; its lock says when.
+        match tool::call(&path, session, xid) {
+            Ok(found) => break found,
+            Err(error) => assert!(error.to_string().contains("uses it"), "{error}"),
+        }
+        std::thread::yield_now();
+    };
+    assert_eq!(look_up(session, xid), CallFound::Started);
+    assert_eq!(look_up(session, Xid::new(77).unwrap()), CallFound::NoRecord);
+    let stranger = SessionTag::from_number(session.number() ^ 1);
+    assert_eq!(look_up(stranger, xid), CallFound::NoSession);
 }
 
 /// A disk in memory whose syncs can be made to fail.

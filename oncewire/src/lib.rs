@@ -14,13 +14,13 @@ pub use oncewire_driver::core as protocol;
 pub use oncewire_driver::service;
 pub use oncewire_driver::{
     Accept, BoxFuture, BoxStream, BuildError, ByteStream, Bytes, Call, CallError, CallFailure,
-    Client, ClientCounters, ClientOptions, ClientStatus, CloseReason, Connect, Context, Delivery,
-    DurableCall, DurableClient, Executed, HandlerFaults, Instant, Load, Method, MethodId,
-    MethodSpec, NEVER, NoReply, Nonblocking, NotExecuted, OnDialFailure, Outcome, RawMethod,
-    Receipt, RecoveredCall, Runtime, Schema, Server, ServerBuilder, ServerConfig, ServerCounters,
-    ServerError, ServerId, Service, ServiceName, SessionId, SmolRuntime, StateHandler,
-    StatefulBuilder, Subject, Ticket, Timer, Unknown, Unreplied, Xid, files, journal, ledger,
-    schema,
+    CallReport, CallResult, Client, ClientCounters, ClientOptions, ClientStatus, CloseReason,
+    CloseReport, Connect, Context, Delivery, DurableCall, DurableClient, Executed, HandlerFaults,
+    Instant, Load, Method, MethodId, MethodSpec, NEVER, NoReply, Nonblocking, NotExecuted,
+    OnDialFailure, Outcome, RawMethod, Receipt, RecoveredCall, Retry, Runtime, Schema, Server,
+    ServerBuilder, ServerConfig, ServerCounters, ServerError, ServerId, Service, ServiceName,
+    SessionId, SessionTag, SmolRuntime, StateHandler, StatefulBuilder, Subject, Ticket, Timer,
+    Unknown, Unreplied, Xid, files, journal, ledger, schema,
 };
 #[cfg(feature = "redb")]
 pub use oncewire_ledger_redb as redb;

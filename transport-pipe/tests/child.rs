@@ -196,7 +196,7 @@ fn a_program_that_is_not_there_is_an_error_that_names_it() {
 
 #[test]
 fn c160_a_call_of_a_plugin_that_is_missing_ends_at_once() {
-    const CALL: Method<(), ()> = Method::new("plugin.call");
+    const CALL: Method<(), ()> = Method::new("plugin/call");
     for program in ["/nowhere/to/be/found", "/dev/null", "/dev"] {
         let connector = ChildConnector::new(Command::new(program));
         let client = Client::new(connector, ClientOptions::default());

@@ -23,12 +23,21 @@ pub(crate) struct CallEntry<B> {
     /// When the caller gives up; off once it has.
     pub(super) deadline: Timer,
     /// An outcome that no received data brought. It is on the list of calls with an event.
-    pub(super) event: Option<Outcome<'static>>,
+    pub(super) event: Option<CallEvent>,
     /// On the queue of unsettled and waiting calls.
     queue: Links,
     /// On the list of calls with something to do on this connection.
     todo_links: Links,
     event_links: Links,
+}
+
+/// What is to be reported of a call.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "_explore", derive(Hash))]
+pub(super) struct CallEvent {
+    pub(super) outcome: Outcome<'static>,
+    /// The number that it had in its session, if it had one: what it was called by there, also when that is over.
+    pub(super) xid: Option<Xid>,
 }
 
 /// The calls by index.

@@ -1,7 +1,7 @@
 //! What a client reports: replies, events, its session and its counters.
 
 use crate::error::{CloseReason, SessionEnd};
-use crate::ids::{CallId, ServerId, ServiceName, SessionId};
+use crate::ids::{CallId, ServerId, ServiceName, SessionId, Xid};
 use crate::outcome::Outcome;
 use crate::wire::Grants;
 
@@ -21,6 +21,8 @@ pub struct Received<T> {
 pub struct Reply<'d> {
     /// Which call. Its id is not valid any more, unless the client is durable.
     pub call: CallId,
+    /// Its number in the session.
+    pub xid: Xid,
     /// The outcome; its body borrows from the received bytes.
     pub outcome: Outcome<'d>,
 }
@@ -42,6 +44,8 @@ pub enum ClientEvent {
     Ended {
         /// Which call.
         call: CallId,
+        /// Its number in its session, if it had one: with the session's name, what a server's records know it by.
+        xid: Option<Xid>,
         /// The outcome.
         outcome: Outcome<'static>,
     },
@@ -77,6 +81,10 @@ pub struct ClientCounters {
     pub asks: u64,
     /// Answers that came too late to count.
     pub late_answers: u64,
+    /// One-way calls that were begun.
+    pub one_way: u64,
+    /// Those of them that the server has executed, as it has said. The others wait, or were not executed, or it is not known.
+    pub one_way_executed: u64,
     /// Sessions opened.
     pub sessions: u64,
     /// Sessions resumed.

@@ -3,8 +3,9 @@
 use super::call::{CallState, NextFrame};
 use super::recovery::{self, Answer, Heard, Refusal};
 use super::timers::ConnTimers;
-use super::{Client, ClientSession, DialFailure, Goodbye, Phase, Received, Reply};
+use super::{Client, ClientSession, Goodbye, Phase, Received, Reply};
 use crate::error::{CloseReason, ProtocolError};
+use crate::outcome::Executed;
 use crate::storage::ClientStorage;
 use crate::time::Instant;
 use crate::wire::{self, Control, Frame, Parsed, Refuse, ReplyHeader, Role, VERSION, Welcome};
@@ -45,7 +46,7 @@ impl<S: ClientStorage> Client<S> {
                 Err(error) => (Err(error), 0),
             };
             consumed += len;
-            item = step.inspect_err(|_| self.handle_broken())?;
+            item = step.inspect_err(|error| self.handle_broken(error))?;
         }
         if !self.has_connection() && item.is_none() {
             consumed = data.len();
@@ -53,11 +54,11 @@ impl<S: ClientStorage> Client<S> {
         Ok(Received { consumed, item, wanted })
     }
 
-    /// The server broke the protocol. What has not even said `Welcome` is no server of this protocol.
+    /// The server broke the protocol.
     #[cold]
-    fn handle_broken(&mut self) {
+    fn handle_broken(&mut self, error: &ProtocolError) {
         match self.phase {
-            Phase::Greeting { .. } => self.fail_greeting(DialFailure::Permanent),
+            Phase::Greeting { .. } => self.fail_greeting(recovery::greeting_failed(error)),
             _ => self.disconnect(),
         }
     }
@@ -124,7 +125,7 @@ impl<S: ClientStorage> Client<S> {
             lossy: self.config.resend_after.is_some(),
             server_leaving: goodbye == Goodbye::ServerSaid,
         };
-        let caller = entry.caller;
+        let (caller, one_way) = (entry.caller, entry.one_way);
         match recovery::answer(entry.known(), heard, header.status, body) {
             Answer::Unexpected => Err(unexpected),
             Answer::Stale => Ok(None),
@@ -141,12 +142,15 @@ impl<S: ClientStorage> Client<S> {
             }
             Answer::Settle(outcome) if self.table.owner_settles(caller) => {
                 let call = self.table.answer_durable(index);
-                Ok(call.map(|call| Reply { call, outcome }))
+                Ok(call.map(|call| Reply { call, xid, outcome }))
             }
             Answer::Settle(outcome) => {
+                if one_way && outcome.executed() == Executed::Yes {
+                    self.counters.one_way_executed += 1;
+                }
                 let call = self.table.settle(index);
                 self.note_settled(body.len());
-                Ok(call.map(|call| Reply { call, outcome }))
+                Ok(call.map(|call| Reply { call, xid, outcome }))
             }
         }
     }

@@ -66,7 +66,9 @@ impl Pair {
             moved = true;
             peer.events.push(event);
             match event {
-                ClientEvent::Ended { call, outcome } => peer.outcomes.push((call, outcome.into())),
+                ClientEvent::Ended { call, outcome, .. } => {
+                    peer.outcomes.push((call, outcome.into()))
+                }
                 ClientEvent::Disconnect(_) => {
                     if let Some(link) = peer.link.take() {
                         self.links[link].client_open = false;

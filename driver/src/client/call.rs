@@ -11,9 +11,12 @@ use bytes::Bytes;
 use oncewire_core::{self as core, CallError, MethodId, NotExecuted};
 
 use super::outcome::{Decode, Outcome, Ticket};
-use super::pending::PendingId;
+use super::pending::{PendingId, Trace};
+use super::report::CallReport;
 use super::shared::Shared;
+use super::unreplied::CallResult;
 use crate::reply::RawOutcome;
+use crate::runtime::Runtime;
 
 /// A call: a future of its outcome. It begins when it is first polled, or with [`start`](Call::start).
 ///
@@ -39,6 +42,15 @@ pub struct Call<R> {
     shared: Arc<Shared>,
     state: State,
     decode: Decode<R>,
+    method: CalledMethod,
+}
+
+/// What is called, for reports.
+#[derive(Clone, Copy)]
+pub(super) struct CalledMethod {
+    pub(super) id: MethodId,
+    /// Empty if it has none.
+    pub(super) name: &'static str,
 }
 
 enum State {
@@ -53,24 +65,44 @@ impl<R> Call<R> {
     #[inline]
     pub(super) fn new(
         shared: &Arc<Shared>,
-        method: MethodId,
+        method: CalledMethod,
         idempotent: bool,
         body: Result<Bytes, CallError>,
         decode: Decode<R>,
     ) -> Call<R> {
         let call = body.map_err(NotExecuted::NotBegun).map(|body| {
-            let mut call = core::Call::new(method, body);
+            let mut call = core::Call::new(method.id, body);
             call.timeout = shared.options.timeout;
             call.fail_fast = shared.options.fail_fast;
             call.idempotent = idempotent;
             call
         });
-        Call { shared: shared.clone(), state: State::Fresh(call), decode }
+        Call { shared: shared.clone(), state: State::Fresh(call), decode, method }
     }
 
     /// Time until the caller gives up (S17).
     pub fn timeout(self, timeout: Duration) -> Self {
         self.described(|call| call.timeout = timeout)
+    }
+
+    /// The same, if that is sooner: for a call that is part of something that has a deadline of its own.
+    ///
+    /// ```
+    /// # use oncewire_driver::{Call, Client, Context, Method};
+    /// const ADD_ONE: Method<i32, i32> = Method::new("toy/add_one");
+    ///
+    /// /// A handler that calls another service, for as long as its own caller waits.
+    /// async fn add_two(context: Context, client: &Client, n: i32) -> Result<i32, String> {
+    ///     let call = client.call(&ADD_ONE, &(n + 1)).timeout_at_most(context.remaining());
+    ///     call.result().await.map_err(|unreplied| unreplied.to_string())
+    /// }
+    /// ```
+    pub fn timeout_at_most(self, timeout: Duration) -> Self {
+        self.described(|call| call.timeout = call.timeout.min(timeout))
+    }
+
+    pub(super) fn runtime(&self) -> &Arc<dyn Runtime> {
+        &self.shared.runtime
     }
 
     /// Whether it ends when the connection breaks, instead of waiting for the resume (S21).
@@ -117,9 +149,78 @@ impl<R> Call<R> {
     /// handler, where it would block the executor.
     ///
     /// The timeout is kept, because deadlines are the client's. The client's own task, which dials, runs on the client's
-    /// runtime: with the default one, on smol's global threads.
+    /// runtime: with the default one, on smol's global threads. In a fork of the process that made the client there are no such
+    /// threads: there it ends as [`NotBegun`](NotExecuted::NotBegun).
     pub fn block(self) -> Outcome<R> {
-        smol::block_on(self)
+        smol::block_on(self.unless_forked())
+    }
+
+    /// In a fork of the client's process nothing would end the call, so it ends before it begins.
+    pub(super) fn unless_forked(mut self) -> Self {
+        if self.shared.is_forked() {
+            let forked = NotExecuted::NotBegun(CallError::Forked);
+            self.state = State::Fresh(Err(forked));
+        }
+        self
+    }
+
+    /// The same call as a future of a `Result`, for `?`: its error keeps the ticket, and says which method of which server was
+    /// called, why there is no reply, and by what session and number the server's records know the call.
+    ///
+    /// ```
+    /// use oncewire_driver::{Client, Method, Unreplied};
+    ///
+    /// const ADD_ONE: Method<i32, i32> = Method::new("toy/add_one");
+    ///
+    /// async fn add_two(client: &Client, n: i32) -> Result<i32, Unreplied<i32>> {
+    ///     let n = client.call(&ADD_ONE, &n).result().await?;
+    ///     client.call(&ADD_ONE, &n).result().await
+    /// }
+    ///
+    /// fn add_one(client: &Client, n: i32) -> Result<i32, Box<dyn std::error::Error>> {
+    ///     Ok(client.call(&ADD_ONE, &n).result().block()?)
+    /// }
+    /// ```
+    pub fn result(self) -> CallResult<R> {
+        CallResult(self)
+    }
+
+    /// What is known of the call.
+    pub(super) fn report(&self, trace: Option<Trace>) -> CallReport {
+        self.shared.report(self.method, trace)
+    }
+
+    /// The outcome; and where the call was, if that is no reply.
+    #[inline]
+    pub(super) fn poll_traced(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<(Outcome<R>, Option<Trace>)> {
+        let (id, poll) = match &mut self.state {
+            State::Waiting(id) => (*id, self.shared.poll_outcome(*id, cx)),
+            State::Done => return Poll::Pending,
+            State::Fresh(call) => {
+                let call = std::mem::replace(call, Err(NotExecuted::Closed));
+                let Call { shared, state, .. } = self;
+                let on_begun = |id| *state = State::Waiting(id);
+                match call.and_then(|call| shared.begin_and_poll(call, cx, on_begun)) {
+                    Ok(begun) => begun,
+                    Err(why) => {
+                        self.state = State::Done;
+                        return Poll::Ready((Outcome::NotExecuted(why), None));
+                    }
+                }
+            }
+        };
+        let raw = std::task::ready!(poll);
+        self.state = State::Done;
+        if let RawOutcome::Reply(_) = raw {
+            return Poll::Ready((self.decode.outcome(raw, None), None));
+        }
+        let trace = self.shared.take_trace(id);
+        let ticket = matches!(raw, RawOutcome::Unknown(_, true))
+            .then(|| Ticket::new(self.shared.clone(), id, self.decode));
+        Poll::Ready((self.decode.outcome(raw, ticket), trace))
     }
 }
 
@@ -127,28 +228,7 @@ impl<R> Future for Call<R> {
     type Output = Outcome<R>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome<R>> {
-        let this = &mut *self;
-        let (id, poll) = match &mut this.state {
-            State::Waiting(id) => (*id, this.shared.poll_outcome(*id, cx)),
-            State::Done => return Poll::Pending,
-            State::Fresh(call) => {
-                let call = std::mem::replace(call, Err(NotExecuted::Closed));
-                let Call { shared, state, .. } = this;
-                let on_begun = |id| *state = State::Waiting(id);
-                match call.and_then(|call| shared.begin_and_poll(call, cx, on_begun)) {
-                    Ok(begun) => begun,
-                    Err(why) => {
-                        this.state = State::Done;
-                        return Poll::Ready(Outcome::NotExecuted(why));
-                    }
-                }
-            }
-        };
-        let raw = std::task::ready!(poll);
-        this.state = State::Done;
-        let ticket = matches!(raw, RawOutcome::Unknown(_, true))
-            .then(|| Ticket::new(this.shared.clone(), id, this.decode));
-        Poll::Ready(this.decode.outcome(raw, ticket))
+        self.poll_traced(cx).map(|(outcome, _)| outcome)
     }
 }
 

@@ -1,9 +1,12 @@
 //! Connected, closing, closed: what a client's owner can learn of it, and who waits for that.
 
 use std::fmt;
+use std::sync::Arc;
 use std::task::Waker;
 
-use oncewire_core::{CloseReason, Instant};
+use oncewire_core::{ClientSession, CloseReason, Instant};
+
+use super::report::SessionInfo;
 
 /// Invariants: `ended` and `task_gone` never become false again. After either, no more is sent or received, and no one is
 /// left in the wakers.
@@ -13,6 +16,8 @@ pub(super) struct Lifecycle {
     pub(super) closing_since: Option<Instant>,
     /// The session ended cleanly.
     pub(super) ended: bool,
+    /// Calls that had no outcome when the client's task ended.
+    pub(super) unfinished: u64,
     /// The client's task has ended, or was dropped.
     pub(super) task_gone: bool,
     pub(super) close_wakers: Vec<Waker>,
@@ -25,6 +30,8 @@ pub(super) struct Lifecycle {
     pub(super) address: String,
     /// Handshakes that went through.
     pub(super) connections: u64,
+    /// The session, or the last one.
+    pub(super) session: Option<Arc<SessionInfo>>,
     /// The current connection, or the last one.
     pub(super) connection: Connection,
 }
@@ -70,8 +77,14 @@ impl Lifecycle {
     }
 
     /// Its handshake went through.
-    pub(super) fn opened(&mut self, now: Instant, wake: &mut Vec<Waker>) {
+    pub(super) fn opened(
+        &mut self,
+        now: Instant,
+        session: Option<&ClientSession>,
+        wake: &mut Vec<Waker>,
+    ) {
         self.connections += 1;
+        self.session = session.map(|session| Arc::new(SessionInfo::new(session)));
         self.failed_attempts = 0;
         self.connection.since = Some(now);
         wake.append(&mut self.connect_wakers);

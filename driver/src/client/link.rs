@@ -3,7 +3,7 @@
 use std::io;
 use std::task::{Context, Poll};
 
-use oncewire_core::{CallId, Client as Machine, Heap, Instant, ProtocolError};
+use oncewire_core::{CallId, Client as Machine, Heap, Instant, ProtocolError, Xid};
 
 use crate::buffer::{self, ReadBuffer, WriteBuffer};
 use crate::reply::RawOutcome;
@@ -86,7 +86,7 @@ impl Link {
         &mut self,
         machine: &mut Machine<Heap>,
         now: Instant,
-        mut on_reply: impl FnMut(&Machine<Heap>, CallId, RawOutcome),
+        mut on_reply: impl FnMut(&Machine<Heap>, CallId, Xid, RawOutcome),
     ) -> (usize, Result<(), ProtocolError>) {
         let read = &mut self.read;
         let (mut taken, mut window) = (0, 0);
@@ -111,7 +111,8 @@ impl Link {
             let (consumed, wanted) = (received.consumed, received.wanted);
             let more = received.item.is_some() || window < data.len();
             if let Some(reply) = received.item {
-                on_reply(machine, reply.call, RawOutcome::new(reply.outcome, large.as_ref()));
+                let outcome = RawOutcome::new(reply.outcome, large.as_ref());
+                on_reply(machine, reply.call, reply.xid, outcome);
             }
             taken += consumed;
             window -= consumed;

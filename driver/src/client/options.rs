@@ -113,3 +113,17 @@ pub struct ClientStatus {
     /// How calls have fared.
     pub counters: ClientCounters,
 }
+
+/// How the close of a client went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CloseReport {
+    /// Everything was settled and acknowledged, and the server was told that the session is over. Otherwise the time was up
+    /// first, or the server refused the client.
+    pub in_good_order: bool,
+    /// Calls that the close ended: their callers learn `Closed`, as not executed or as unknown.
+    pub unfinished: u64,
+    /// One-way calls, of all that the client has made, of which the server has not said that it executed them: the close or their
+    /// deadlines came first, or the server refused them.
+    pub one_way_unconfirmed: u64,
+}

@@ -156,6 +156,9 @@ impl<R> Ticket<R> {
         let raw = std::future::poll_fn(|cx| wait.shared.poll_outcome(id, cx)).await;
         drop(wait);
         self.id = None;
+        if !matches!(raw, RawOutcome::Reply(_)) {
+            self.shared.take_trace(id);
+        }
         self.decode.outcome(raw, None)
     }
 }

@@ -3,10 +3,12 @@
 //! The machine forgets a call when it ends, and may give its [`CallId`] to another one at once. A call is pending here
 //! until its outcome is taken, or it is dropped. So pending calls have their own ids.
 
+use std::sync::Arc;
 use std::task::{Context, Waker};
 
-use oncewire_core::{CallId, NotExecuted, Unknown};
+use oncewire_core::{CallId, NotExecuted, Unknown, Xid};
 
+use super::report::SessionInfo;
 use crate::caught::register;
 use crate::reply::RawOutcome;
 
@@ -25,10 +27,20 @@ pub(super) struct PendingCalls {
     free: Vec<u32>,
     /// By [`CallId::index`].
     by_call: Vec<Option<PendingId>>,
+    /// Where calls were whose outcomes have just been taken, and are no replies.
+    traces: Vec<(PendingId, Trace)>,
     /// Outcomes that have not been taken.
     ready: usize,
     /// The call that is being polled: it takes its outcome itself and need not be woken.
     pub(super) polled: Option<PendingId>,
+}
+
+/// What a call was known by at its server.
+#[derive(Clone, Debug)]
+pub(super) struct Trace {
+    pub(super) xid: Option<Xid>,
+    /// The session that the client had.
+    pub(super) session: Option<Arc<SessionInfo>>,
 }
 
 #[derive(Default)]
@@ -38,6 +50,8 @@ struct PendingCall {
     call: Option<CallId>,
     waker: Option<Waker>,
     outcome: Option<RawOutcome>,
+    /// Of an outcome that is no reply.
+    trace: Option<Trace>,
     /// It is among the followers: see [`Reader`](super::reader::Reader).
     follows: bool,
     /// [`Reader::leads`](super::reader::Reader) when it was last polled; 0 if it never was.
@@ -97,6 +111,7 @@ impl PendingCalls {
     pub(super) fn remove(&mut self, id: PendingId, dropped: &mut Vec<Waker>) -> Option<CallId> {
         let entry = self.get_mut(id)?;
         dropped.extend(entry.waker.take());
+        entry.trace = None;
         let call = entry.call?;
         let was_ready = entry.outcome.is_some();
         entry.release();
@@ -145,12 +160,30 @@ impl PendingCalls {
         let outcome = entry.outcome.take()?;
         // `complete` has taken it out of `by_call`.
         let is_last = !matches!(outcome, RawOutcome::Unknown(_, true));
+        let trace = entry.trace.take();
         if is_last {
             entry.release();
             self.free.push(id.index);
         }
+        if let Some(trace) = trace {
+            self.traces.push((id, trace));
+        }
         self.ready -= 1;
         Some(outcome)
+    }
+
+    /// Notes where a call is that has not ended.
+    pub(super) fn set_trace(&mut self, call: CallId, trace: Trace) {
+        let id = self.by_call.get(call.index()).copied().flatten();
+        if let Some(entry) = id.and_then(|id| self.get_mut(id)) {
+            entry.trace = Some(trace);
+        }
+    }
+
+    /// Where a call was whose outcome was taken and is no reply, once.
+    pub(super) fn take_trace(&mut self, id: PendingId) -> Option<Trace> {
+        let at = self.traces.iter().position(|(of, _)| *of == id)?;
+        Some(self.traces.swap_remove(at).1)
     }
 
     /// The waker of a call that has no outcome yet.
@@ -185,9 +218,15 @@ impl PendingCalls {
         std::mem::replace(&mut entry.follows, follows) != follows
     }
 
-    /// A call has an outcome: wakes its task, unless it is being polled.
+    /// A call has an outcome: wakes its task, unless it is being polled. `trace` unless it is a reply.
     #[inline]
-    pub(super) fn complete(&mut self, call: CallId, outcome: RawOutcome, wake: &mut Vec<Waker>) {
+    pub(super) fn complete(
+        &mut self,
+        call: CallId,
+        outcome: RawOutcome,
+        trace: Option<Trace>,
+        wake: &mut Vec<Waker>,
+    ) {
         let polled = self.polled;
         let leaves_ticket = matches!(outcome, RawOutcome::Unknown(_, true));
         let Some(of_call) = self.by_call.get_mut(call.index()) else { return };
@@ -198,6 +237,7 @@ impl PendingCalls {
         }
         if let Some(entry) = self.get_mut(id).filter(|entry| entry.call == Some(call)) {
             let is_first = entry.outcome.replace(outcome).is_none();
+            entry.trace = trace;
             if polled != Some(id) {
                 wake.extend(entry.waker.take());
             }

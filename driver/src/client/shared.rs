@@ -3,16 +3,19 @@
 //! One lock, held for as long as it takes to move bytes between the machine, the buffers and the stream, never across an
 //! await. Wakers are called, and dropped, after it was released.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use oncewire_core::{Call, CallError, Client as Machine, Heap, Instant, NotExecuted};
 
+use super::call::CalledMethod;
 use super::journal_state::JournalState;
-use super::options::{ClientOptions, ClientStatus};
-use super::pending::PendingId;
+use super::options::{ClientOptions, ClientStatus, CloseReport};
+use super::pending::{PendingId, Trace};
 use super::reader::Leader;
+use super::report::CallReport;
 use super::state::{DeadlineTimer, State, Step};
 use crate::caught::wake_all;
 use crate::reply::RawOutcome;
@@ -28,6 +31,8 @@ pub(super) struct Shared {
     pub(super) options: ClientOptions,
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) connector: Box<dyn Connect>,
+    /// The process that made it: in a fork of that, nothing drives it.
+    pid: AtomicU32,
     state: Lock<State>,
 }
 
@@ -75,9 +80,20 @@ impl Shared {
         let make = |shared: &Weak<Shared>| {
             let waker = Waker::from(Arc::new(DeadlineWaker(shared.clone())));
             let state = State::new(machine, journal, DeadlineTimer::new(timer, waker));
-            Shared { options, runtime, connector, state: Lock::new(state) }
+            let pid = AtomicU32::new(std::process::id());
+            Shared { options, runtime, connector, pid, state: Lock::new(state) }
         };
         Arc::new_cyclic(make)
+    }
+
+    /// Whether this process is a fork of the one that made the client.
+    pub(super) fn is_forked(&self) -> bool {
+        self.pid.load(Ordering::Relaxed) != std::process::id()
+    }
+
+    #[cfg(test)]
+    pub(super) fn pretend_forked(&self) {
+        self.pid.fetch_xor(1, Ordering::Relaxed);
     }
 
     /// Runs `f` under the lock, then calls the wakers that it has collected.
@@ -209,6 +225,16 @@ impl Shared {
         }
     }
 
+    /// Where a call was whose outcome was taken and is no reply.
+    #[cold]
+    pub(super) fn take_trace(&self, id: PendingId) -> Option<Trace> {
+        self.state.lock().pending.take_trace(id)
+    }
+
+    pub(super) fn report(&self, method: CalledMethod, trace: Option<Trace>) -> CallReport {
+        CallReport::new(method.id, method.name, trace, &self.state.lock().lifecycle)
+    }
+
     /// A call's future, or its ticket, was dropped: cancels the call.
     pub(super) fn abandon(&self, id: PendingId) {
         self.with(|state, now| {
@@ -244,10 +270,15 @@ impl Shared {
         });
     }
 
-    pub(super) fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<CloseReport> {
         self.with(|state, _| {
             if state.lifecycle.is_closed() {
-                return Poll::Ready(());
+                let counters = state.machine.counters();
+                return Poll::Ready(CloseReport {
+                    in_good_order: state.lifecycle.ended,
+                    unfinished: state.lifecycle.unfinished,
+                    one_way_unconfirmed: counters.one_way - counters.one_way_executed,
+                });
             }
             crate::caught::add_waker(&mut state.lifecycle.close_wakers, cx);
             Poll::Pending
@@ -291,6 +322,8 @@ impl Shared {
                 state.machine.cancel(now, call);
             }
             state.deliver(now);
+            state.trace_unsettled();
+            state.lifecycle.unfinished = state.pending.calls().len() as u64;
             state.pending.end_all(&mut state.to_wake);
             if let Some(journal) = &mut state.journal {
                 journal.end(&mut state.to_wake);

@@ -16,13 +16,13 @@ use std::task::{Context, Poll, Waker};
 
 use oncewire_core::{
     Call, CallError, CallId, Client as Machine, ClientEvent, DialFailure, Heap, Instant,
-    NotExecuted, SessionEnd,
+    NotExecuted, SessionEnd, Xid,
 };
 
 use super::journal_state::JournalState;
 use super::lifecycle::Lifecycle;
 use super::link::{Link, TURN_LEN};
-use super::pending::{PendingCalls, PendingId};
+use super::pending::{PendingCalls, PendingId, Trace};
 use super::reader::{Flush, Leader, Reader};
 use crate::reply::RawOutcome;
 use crate::spin::SpinPolicy;
@@ -143,9 +143,10 @@ impl State {
     fn take_data(&mut self, now: Instant) -> usize {
         let State { machine, link, pending, journal, lifecycle, to_wake, .. } = self;
         let mut answered = 0;
-        let (taken, result) = link.take_data(machine, now, |machine, call, outcome| {
+        let (taken, result) = link.take_data(machine, now, |machine, call, xid, outcome| {
             answered += 1;
-            complete(machine, pending, journal, call, outcome, to_wake);
+            let trace = trace(lifecycle, Some(xid), &outcome);
+            complete(machine, pending, journal, call, outcome, trace, to_wake);
         });
         if answered > 0 {
             lifecycle.connection.answered = true;
@@ -154,7 +155,7 @@ impl State {
         match result {
             Ok(()) => self.deliver(now),
             Err(error) if self.lifecycle.connection.since.is_none() => {
-                let why = format!("what answers does not speak this protocol ({error})");
+                let why = format!("what answers is no server of this protocol ({error})");
                 self.lose_connection(now, why);
             }
             Err(error) => self.lose_connection(now, error.to_string()),
@@ -249,7 +250,10 @@ impl State {
     pub(super) fn deliver(&mut self, now: Instant) {
         while let Some(event) = self.machine.poll_event() {
             match event {
-                ClientEvent::Connected { .. } => self.lifecycle.opened(now, &mut self.to_wake),
+                ClientEvent::Connected { .. } => {
+                    let session = self.machine.session();
+                    self.lifecycle.opened(now, session, &mut self.to_wake);
+                }
                 ClientEvent::Disconnect(reason) => {
                     self.lifecycle.connection.reason = Some(reason);
                     self.lifecycle.disconnected(reason);
@@ -260,10 +264,11 @@ impl State {
                 ClientEvent::SessionLost(end) => {
                     self.lifecycle.last_error = Some(end.to_string());
                 }
-                ClientEvent::Ended { call, outcome } => {
+                ClientEvent::Ended { call, xid, outcome } => {
                     let outcome = RawOutcome::new(outcome, None);
-                    let State { machine, pending, journal, to_wake, .. } = self;
-                    complete(machine, pending, journal, call, outcome, to_wake);
+                    let State { machine, pending, journal, lifecycle, to_wake, .. } = self;
+                    let trace = trace(lifecycle, xid, &outcome);
+                    complete(machine, pending, journal, call, outcome, trace, to_wake);
                 }
                 ClientEvent::Closed => {
                     self.lifecycle.ended = true;
@@ -275,6 +280,14 @@ impl State {
         }
         if self.machine.refusal().is_some() {
             self.to_wake.append(&mut self.lifecycle.connect_wakers);
+        }
+    }
+
+    /// Notes where the calls were that end with the client.
+    pub(super) fn trace_unsettled(&mut self) {
+        for call in self.pending.calls() {
+            let (xid, session) = (self.machine.xid(call), self.lifecycle.session.clone());
+            self.pending.set_trace(call, Trace { xid, session });
         }
     }
 
@@ -333,6 +346,15 @@ impl State {
     }
 }
 
+/// Where a call was whose outcome is no reply.
+#[inline]
+fn trace(lifecycle: &Lifecycle, xid: Option<Xid>, outcome: &RawOutcome) -> Option<Trace> {
+    match outcome {
+        RawOutcome::Reply(_) => None,
+        _ => Some(Trace { xid, session: lifecycle.session.clone() }),
+    }
+}
+
 /// A call has an outcome.
 #[inline]
 fn complete(
@@ -341,10 +363,11 @@ fn complete(
     journal: &mut Option<Box<JournalState>>,
     call: CallId,
     outcome: RawOutcome,
+    trace: Option<Trace>,
     wake: &mut Vec<Waker>,
 ) {
     match journal {
-        None => pending.complete(call, outcome, wake),
+        None => pending.complete(call, outcome, trace, wake),
         Some(journal) => journal.complete(call, outcome, machine.refusal().is_some(), wake),
     }
 }

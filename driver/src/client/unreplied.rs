@@ -1,86 +1,113 @@
 //! Outcomes as `Result`s: for `?`.
 
 use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
-use oncewire_core::{Executed, NoReply, NotExecuted, Unknown};
+use oncewire_core::{Executed, NotExecuted};
 
+use super::call::Call;
 use super::outcome::{CallFailure, Outcome, Ticket};
+use super::report::CallReport;
 
-/// The outcome of a call that brought no reply, with its ticket if there is one: see [`Outcome::into_result`].
-#[derive(Debug)]
+/// A call that brought no reply: why, its ticket if there is one, and what is known of it.
+///
+/// [`Call::result`] gives it with its report, so that its text says which method of which server it was, why, and by what
+/// session and number the server's records know it. [`Outcome::into_result`] gives it without.
+///
+/// ```
+/// use oncewire_driver::{CallFailure, Client, Method, NotExecuted, Unreplied};
+///
+/// const ADD_ONE: Method<i32, i32> = Method::new("toy/add_one");
+///
+/// async fn add_one(client: &Client, n: i32) -> Result<i32, Unreplied<i32>> {
+///     let unreplied = match client.call(&ADD_ONE, &n).result().await {
+///         Ok(sum) => return Ok(sum),
+///         Err(unreplied) => unreplied,
+///     };
+///     match unreplied.failure() {
+///         CallFailure::NotExecuted(NotExecuted::Overloaded) => println!("try again later"),
+///         _ => println!("{unreplied}"),
+///     }
+///     Err(unreplied)
+/// }
+/// ```
 #[must_use = "the call may not have been executed: this says whether it was"]
-pub enum Unreplied<R> {
-    /// Executed, perhaps in part, but there is no reply to show.
-    NoReply(NoReply),
-    /// Not executed, and it never will be.
-    NotExecuted(NotExecuted),
-    /// It is not known whether it was executed. The ticket, if there is one, waits for the answer.
-    Unknown(Unknown, Option<Ticket<R>>),
+pub struct Unreplied<R> {
+    failure: CallFailure,
+    ticket: Option<Ticket<R>>,
+    report: Option<Box<CallReport>>,
 }
 
 impl<R> Unreplied<R> {
     /// Whether the call was executed.
     pub fn executed(&self) -> Executed {
-        self.failure().executed()
+        self.failure.executed()
     }
 
-    /// The same without the ticket, which stays here.
+    /// Why there is no reply: what to branch on.
     pub fn failure(&self) -> CallFailure {
-        match self {
-            Unreplied::NoReply(why) => CallFailure::NoReply(*why),
-            Unreplied::NotExecuted(why) => CallFailure::NotExecuted(*why),
-            Unreplied::Unknown(why, _) => CallFailure::Unknown(*why),
-        }
+        self.failure
     }
 
-    /// The right to ask again, if there is one.
+    /// What is known of the call, if it came from [`Call::result`].
+    pub fn report(&self) -> Option<&CallReport> {
+        self.report.as_deref()
+    }
+
+    /// The right to ask again, if there is one: only what is unknown has it.
     pub fn into_ticket(self) -> Option<Ticket<R>> {
-        match self {
-            Unreplied::Unknown(_, ticket) => ticket,
-            Unreplied::NoReply(_) | Unreplied::NotExecuted(_) => None,
-        }
+        self.ticket
+    }
+
+    fn with_report(self, report: CallReport) -> Unreplied<R> {
+        Unreplied { report: Some(Box::new(report)), ..self }
     }
 }
 
 impl<R> fmt::Display for Unreplied<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.failure().fmt(f)
+        match &self.report {
+            Some(report) => report.write(self.failure, f),
+            None => self.failure.fmt(f),
+        }
     }
 }
 
-impl<R: fmt::Debug> std::error::Error for Unreplied<R> {}
+impl<R> fmt::Debug for Unreplied<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unreplied")
+            .field("failure", &self.failure)
+            .field("ticket", &self.ticket)
+            .field("report", &self.report)
+            .finish()
+    }
+}
+
+impl<R> std::error::Error for Unreplied<R> {}
 
 impl<R> From<Unreplied<R>> for CallFailure {
-    /// Drops the ticket.
+    /// Drops the ticket and the report.
     fn from(unreplied: Unreplied<R>) -> CallFailure {
-        unreplied.failure()
+        unreplied.failure
     }
 }
 
 impl<R> Outcome<R> {
     /// The reply, or why there is none and the ticket that may be left. [`ok`](Outcome::ok) does the same for those who need no
-    /// ticket.
-    ///
-    /// ```
-    /// use oncewire_driver::{Client, Method, Unreplied};
-    ///
-    /// const ADD_ONE: Method<i32, i32> = Method::new("toy/add_one");
-    ///
-    /// async fn add_one(client: &Client, n: i32) -> Result<i32, Unreplied<i32>> {
-    ///     let sum = client.call(&ADD_ONE, &n).await.into_result()?;
-    ///     Ok(sum)
-    /// }
-    /// ```
+    /// ticket; [`Call::result`] says more of what went wrong.
     ///
     /// # Errors
     /// Everything but a reply.
     pub fn into_result(self) -> Result<R, Unreplied<R>> {
-        match self {
-            Outcome::Reply(reply) => Ok(reply),
-            Outcome::NoReply(why) => Err(Unreplied::NoReply(why)),
-            Outcome::NotExecuted(why) => Err(Unreplied::NotExecuted(why)),
-            Outcome::Unknown(why, ticket) => Err(Unreplied::Unknown(why, ticket)),
-        }
+        let (failure, ticket) = match self {
+            Outcome::Reply(reply) => return Ok(reply),
+            Outcome::NoReply(why) => (CallFailure::NoReply(why), None),
+            Outcome::NotExecuted(why) => (CallFailure::NotExecuted(why), None),
+            Outcome::Unknown(why, ticket) => (CallFailure::Unknown(why), ticket),
+        };
+        Err(Unreplied { failure, ticket, report: None })
     }
 
     /// The reply, or why the call was not executed, for those who make it again then; all else is an error.
@@ -116,5 +143,30 @@ impl<R> Ticket<R> {
     /// Blocks this thread until the final outcome is there: see [`wait`](Ticket::wait) and [`Call::block`](crate::Call::block).
     pub fn block(&mut self) -> Outcome<R> {
         smol::block_on(self.wait())
+    }
+}
+
+/// A call as a future of its reply, or of an error that says all that is known: see [`Call::result`].
+#[must_use = "a call begins when it is awaited, and is cancelled when it is dropped"]
+#[derive(Debug)]
+pub struct CallResult<R>(pub(super) Call<R>);
+
+impl<R> CallResult<R> {
+    /// Blocks this thread until the call has its outcome: see [`Call::block`].
+    ///
+    /// # Errors
+    /// Everything but a reply.
+    pub fn block(self) -> Result<R, Unreplied<R>> {
+        smol::block_on(CallResult(self.0.unless_forked()))
+    }
+}
+
+impl<R> Future for CallResult<R> {
+    type Output = Result<R, Unreplied<R>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let (outcome, trace) = std::task::ready!(self.0.poll_traced(cx));
+        let result = outcome.into_result();
+        Poll::Ready(result.map_err(|unreplied| unreplied.with_report(self.0.report(trace))))
     }
 }

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_lite::future::poll_once;
-use oncewire_core::{CallError, Executed, NotExecuted, Unknown};
+use oncewire_core::{CallError, Executed, NoReply, NotExecuted, OnDialFailure, Unknown};
 
 use super::faulty_link::{Action, FaultyLink, Mark};
-use super::service::{ADD_ONE, ECHO, WAIT};
+use super::service::{ADD_ONE, ECHO, PANIC, WAIT};
 use super::time::outlive_deadline;
 use super::world::World;
 use super::{Direction, expect_reply, kind};
-use crate::client::{Call, Client, Outcome};
+use crate::client::{Call, CallFailure, Client, Outcome, Retry};
 
 /// Begins to wait for a call, which is then the one that reads for all.
 async fn lead(world: &World, mut call: Call<u64>, waiting: u64) -> Call<u64> {
@@ -313,6 +313,48 @@ pub async fn a_client_whose_server_comes_later_waits_for_it(world: World) {
     assert!(why.starts_with("cannot connect to "), "{why}");
     link.refuse_dials(false);
     expect_reply(&world, call, 2).await;
+}
+
+pub async fn c162_a_retry_makes_again_only_what_was_not_executed(world: World) {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let host = world.host().await;
+    let link = FaultyLink::to(host.connector.clone());
+    link.refuse_dials(true);
+    let client = world.client_with(&link, |options| options.on_dial_failure = OnDialFailure::End);
+    let attempts = Arc::new(AtomicU64::new(0));
+    let made = || attempts.load(Ordering::SeqCst);
+    let add_one = |retry: Retry| {
+        let (client, attempts) = (client.clone(), attempts.clone());
+        let make = move || {
+            attempts.fetch_add(1, Ordering::SeqCst);
+            client.call(&ADD_ONE, &1)
+        };
+        world.spawn(async move { retry.call(make).await })
+    };
+    // The server is not there, and then it is.
+    let retry = Retry::within(MINUTE * 1000).pauses(MINUTE, MINUTE);
+    let task = add_one(retry.clone());
+    world.advance_until(MINUTE, "the third attempt", || made() >= 3).await;
+    link.refuse_dials(false);
+    world.advance_until(MINUTE, "the reply", || task.is_finished()).await;
+    assert_eq!(task.await.unwrap(), 2);
+    assert_eq!(world.service.runs(), 1);
+    // It was executed, and is not made again.
+    let unreplied = retry.call(|| client.call(&PANIC, &()));
+    let unreplied = world.within("the outcome", unreplied).await.unwrap_err();
+    assert_eq!(unreplied.failure(), CallFailure::NoReply(NoReply::Aborted));
+    assert_eq!(world.service.runs(), 2);
+    // The budget ends, with what the last attempt ended with.
+    link.refuse_dials(true);
+    link.cut();
+    world.until("the break", || !client.status().connected).await;
+    let (before, begun) = (made(), world.runtime().now());
+    let task = add_one(Retry::within(MINUTE * 5).attempts_max(u32::MAX).pauses(MINUTE, MINUTE));
+    world.advance_until(MINUTE / 6, "the end of the budget", || task.is_finished()).await;
+    assert_eq!(task.await.unwrap_err().executed(), Executed::No);
+    let took = world.runtime().now().since(begun);
+    assert!(made() > before + 1 && took < MINUTE * 6, "{} attempts, {took:?}", made() - before);
+    assert_eq!(world.service.runs(), 2);
 }
 
 pub async fn attempts_to_connect_come_less_and_less_often(world: World) {

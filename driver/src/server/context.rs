@@ -80,7 +80,7 @@ impl Context {
     /// ```
     /// use oncewire_driver::{Context, Method, Server};
     ///
-    /// const ORDER: Method<u64, ()> = Method::new("shop.order");
+    /// const ORDER: Method<u64, ()> = Method::new("shop/order");
     ///
     /// async fn send_mail(order: u64) {
     ///     println!("order {order} has arrived");

@@ -8,10 +8,10 @@ use smol::channel::bounded;
 
 use crate::link::{client, serve};
 
-const WHO: Method<(), (u64, u64)> = Method::new("test.who");
-const LATER: Method<(), ()> = Method::new("test.later");
-const RELAY: Method<(), bool> = Method::new("test.relay");
-const HANG: Method<(), ()> = Method::new("test.hang");
+const WHO: Method<(), (u64, u64)> = Method::new("test/who");
+const LATER: Method<(), ()> = Method::new("test/later");
+const RELAY: Method<(), bool> = Method::new("test/relay");
+const HANG: Method<(), ()> = Method::new("test/hang");
 
 #[test]
 fn c164_a_session_and_an_xid_name_a_call_and_the_client_knows_the_same() {

@@ -78,7 +78,7 @@ pub async fn run(server: SocketAddr, mut jobs: mpsc::Receiver<Job>) -> ClientCou
         }
         while let Some(event) = machine.poll_event() {
             match event {
-                ClientEvent::Ended { call, outcome } => {
+                ClientEvent::Ended { call, outcome, .. } => {
                     // If the outcome is `Unknown`, we will not ask again.
                     machine.forget(now(), call);
                     tell(callers.remove(&call), answer(outcome));

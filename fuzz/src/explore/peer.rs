@@ -92,7 +92,7 @@ impl World {
         while let Some(event) = self.peers[p].client.poll_event() {
             self.tell(|_| format!("    c{p}: {event:?}"));
             match event {
-                ClientEvent::Ended { call, outcome } => self.observe(p, call, &outcome)?,
+                ClientEvent::Ended { call, outcome, .. } => self.observe(p, call, &outcome)?,
                 ClientEvent::Disconnect(reason) => {
                     let settled = ProtocolError::AlreadySettled { xid: 1 }.code();
                     let old = self.scene.budget.old_copies > 0

@@ -199,7 +199,7 @@ impl Game<'_> {
         while let Some(event) = self.client.poll_event() {
             events += 1;
             assert!(events < 1_000, "events without end");
-            let ClientEvent::Ended { call, outcome } = event else { continue };
+            let ClientEvent::Ended { call, outcome, .. } = event else { continue };
             assert!(self.is_known(call), "{outcome:?} for a call that is over");
             if let Outcome::Unknown { ticket: true, .. } = outcome {
                 let first = self.calls[call.index()].replace((call, true));

@@ -89,7 +89,7 @@ impl World {
                 self.trace.note(|| format!("c{p} op {op:?}: {event:?}"));
             }
             match event {
-                ClientEvent::Ended { call, outcome } => self.observe(p, call, &outcome)?,
+                ClientEvent::Ended { call, outcome, .. } => self.observe(p, call, &outcome)?,
                 ClientEvent::Disconnect(reason) => {
                     use oncewire_core::{CloseReason, Refuse};
                     let fault = reason.is_protocol_error();

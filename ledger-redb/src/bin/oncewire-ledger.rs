@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use oncewire_driver::ledger::LedgerError;
+use oncewire_driver::{SessionTag, Xid};
 use oncewire_ledger_redb::tool;
 
 /// Inspects and copies the ledger of a server that does not run.
@@ -32,6 +33,15 @@ enum Command {
     Compact {
         /// The ledger's file.
         file: PathBuf,
+    },
+    /// Says what is recorded of one call: for a client that could not learn its outcome, and whose error names session and xid.
+    Call {
+        /// The ledger's file.
+        file: PathBuf,
+        /// The session, in 16 hexadecimal digits.
+        session: SessionTag,
+        /// The call's number.
+        xid: u64,
     },
     /// Copies a ledger for use by a server: with a new server id, so that no client takes it for the old one.
     ///
@@ -60,6 +70,10 @@ fn main() -> ExitCode {
 
 fn run(command: &Command) -> Result<String, LedgerError> {
     Ok(match command {
+        Command::Call { file, session, xid } => {
+            let xid = Xid::new(*xid).ok_or_else(|| LedgerError::new(format!("{xid} is no xid")))?;
+            tool::call(file, *session, xid)?.to_string()
+        }
         Command::Inspect { file } => tool::inspect(file)?.to_string(),
         Command::Verify { file } => format!("{}\nnothing is broken", tool::verify(file)?),
         Command::Compact { file } => {

@@ -1,7 +1,7 @@
 //! How a call leaves the table: settled, ended while it waited, reported; and when its slot and its entry are free again.
 
 use super::{CallIndex, CallTable};
-use crate::client::call::{CallState, Caller};
+use crate::client::call::{CallEvent, CallState, Caller};
 use crate::ids::{CallId, Xid};
 use crate::outcome::{Outcome, Unknown};
 use crate::storage::{Body, ClientStorage, FreeSlots, Places, Table};
@@ -55,7 +55,9 @@ impl<S: ClientStorage> CallTable<S> {
         debug_assert!(self.unsettled_len > 0 && !matches!(entry.state, CallState::Leaving { .. }));
         let has_caller = entry.take_caller();
         let (was_on_todo, was_on_events) = (entry.is_on_todo(), entry.event.is_some());
-        entry.event = report(has_caller, entry.event.take());
+        let unpolled = entry.event.take().map(|event| event.outcome);
+        let reported = report(has_caller, unpolled);
+        entry.event = reported.map(|outcome| CallEvent { outcome, xid: Some(xid) });
         let is_on_events = entry.event.is_some();
         let is_leaving = self.partial.is_some_and(|partial| partial.index == index);
         let is_done = !is_leaving && !is_on_events;
@@ -119,7 +121,7 @@ impl<S: ClientStorage> CallTable<S> {
     pub(super) fn push_event(&mut self, index: u32, outcome: Outcome<'static>) {
         if let Some(entry) = self.calls.live_mut(index) {
             debug_assert!(entry.event.is_none(), "the earlier one was taken off");
-            entry.event = Some(outcome);
+            entry.event = Some(CallEvent { outcome, xid: entry.state.xid() });
         }
         self.events.push_back(&mut self.calls, index);
     }
@@ -134,13 +136,13 @@ impl<S: ClientStorage> CallTable<S> {
     }
 
     #[inline]
-    pub(in crate::client) fn poll_event(&mut self) -> Option<(CallId, Outcome<'static>)> {
+    pub(in crate::client) fn poll_event(&mut self) -> Option<(CallId, CallEvent)> {
         let index = self.events.pop_front(&mut self.calls)?;
         let (key, entry) = self.calls.keyed_mut(index)?;
-        let outcome = entry.event.take();
-        debug_assert!(outcome.is_some(), "it was on the list");
+        let event = entry.event.take();
+        debug_assert!(event.is_some(), "it was on the list");
         self.release(index);
-        Some((CallId(key), outcome?))
+        Some((CallId(key), event?))
     }
 
     /// Frees the place of a call that is over and has no event.
