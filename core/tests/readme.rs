@@ -27,39 +27,46 @@ impl Inbox {
     }
 }
 
+/// Whether the connection is still there. If not, close it and make another one.
 fn client_turn<S: ClientStorage>(
     now: Instant,
     client: &mut Client<S>,
     link: &mut impl Link,
     inbox: &mut Inbox,
     mut on_outcome: impl FnMut(CallId, Outcome<'_>),
-) {
+) -> bool {
     inbox.fill(link);
-    // An error ends the connection: make another one, and say `handle_connected`.
-    while let Ok(received) = client.handle_data(now, &inbox.bytes[..inbox.len]) {
+    // After an error the machine has let go of the connection.
+    let mut is_up = loop {
+        let Ok(received) = client.handle_data(now, &inbox.bytes[..inbox.len]) else { break false };
         if let Some(reply) = &received.item {
             on_outcome(reply.call, reply.outcome);
         }
         let (consumed, more) = (received.consumed, received.item.is_some());
         inbox.take(consumed);
         if !more {
-            break;
+            break true;
         }
-    }
+    };
     // Only after everything that has arrived was read.
     if client.poll_timeout().is_some_and(|at| at <= now) {
         client.handle_timeout(now);
-    }
-    while let Some(event) = client.poll_event() {
-        if let ClientEvent::Ended { call, outcome, .. } = event {
-            on_outcome(call, outcome);
-        }
     }
     let mut out = [0; 256];
     while let Some(len) = client.poll_transmit(now, &mut out) {
         link.send(&out[..len.get()]);
     }
+    // Last, since what cannot be sent ends while it is to be.
+    while let Some(event) = client.poll_event() {
+        match event {
+            ClientEvent::Ended { call, outcome, .. } => on_outcome(call, outcome),
+            // Its reason is worth a message: it was refused, say, or the server fell silent.
+            ClientEvent::Disconnect(_) => is_up = false,
+            _ => {}
+        }
+    }
     // Sleep until bytes come or `client.poll_timeout()` has passed.
+    is_up
 }
 
 fn server_turn<T: ServerStorage>(
@@ -139,10 +146,11 @@ fn the_loop_of_the_readme_makes_calls() {
     let mut replies = Vec::new();
     for _ in 0..20 {
         now = now + core::time::Duration::from_millis(10);
-        client_turn(now, &mut client, &mut near, near_inbox, |call, outcome| {
+        let is_up = client_turn(now, &mut client, &mut near, near_inbox, |call, outcome| {
             let Outcome::Reply(&[byte]) = outcome else { panic!("{outcome:?}") };
             replies.push((call, byte));
         });
+        assert!(is_up);
         far.arrived.append(&mut near.sent);
         server_turn(now, &mut server, conn, &mut far, far_inbox, |body| [body[0] + 1]);
         near.arrived.append(&mut far.sent);
