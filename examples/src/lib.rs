@@ -5,3 +5,13 @@
 #[cfg(doctest)]
 #[doc = include_str!("../../macros/README.md")]
 struct Macros;
+
+/// What to do when an outcome is unknown.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/UNKNOWN.md")]
+struct UnknownOutcomes;
+
+/// Threads, executors, fork and exit.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/PROGRAMS.md")]
+struct Programs;

@@ -1,30 +1,88 @@
-//! A client inside tokio's runtimes: its calls are futures like any other there, and its timeouts are kept.
+//! A client inside tokio's runtimes: its calls are futures like any other there, and its timeouts are kept. `docs/PROGRAMS.md`
+//! says how.
 #![allow(missing_docs)]
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use oncewire::{Client, ClientOptions, Executed, Method, Server, memory};
+use oncewire::{
+    CallFailure, Client, ClientOptions, Executed, Method, Runtime, Server, SmolRuntime, Unknown,
+    memory,
+};
+use tokio::runtime::Builder;
 
 const ADD_ONE: Method<i32, i32> = Method::new("toy/add_one");
 const HANG: Method<(), ()> = Method::new("toy/hang").drop_on_cancel();
+const TIMEOUT: Duration = Duration::from_millis(20);
 
-async fn calls() {
+/// The client's own task beside tokio, on smol's executor.
+fn beside() -> Arc<dyn Runtime> {
+    SmolRuntime::global()
+}
+
+/// The client's own task on the runtime that it is made in.
+fn inside() -> Arc<dyn Runtime> {
+    SmolRuntime::with_spawner(|task| drop(tokio::spawn(task)))
+}
+
+fn connect(runtime: Arc<dyn Runtime>) -> Client {
     let builder = Server::builder("toy").method(&ADD_ONE, |_, n| async move { n + 1 });
     let server = builder.method(&HANG, |_, ()| std::future::pending()).build().unwrap();
     let (connector, acceptor) = memory::listener();
     tokio::spawn(async move { server.serve(acceptor).await });
-    let client = Client::new(connector, ClientOptions::default());
+    Client::with_runtime(connector, ClientOptions::default(), runtime)
+}
+
+async fn calls(runtime: Arc<dyn Runtime>) {
+    let client = connect(runtime);
     let spawned = tokio::spawn(client.call(&ADD_ONE, &1));
     let (one, other) = tokio::join!(client.call(&ADD_ONE, &2), client.call(&ADD_ONE, &3));
     assert_eq!(spawned.await.unwrap().ok(), Ok(2));
     assert_eq!((one.ok(), other.ok()), (Ok(3), Ok(4)));
-    let hangs = client.call(&HANG, &()).timeout(Duration::from_millis(20)).await;
+    let hangs = client.call(&HANG, &()).timeout(TIMEOUT).await;
     assert_eq!(hangs.executed(), Executed::Unknown);
     drop(hangs);
-    client.close().await;
+    assert!(client.close().await.in_good_order);
 }
 
 #[test]
 fn calls_are_made_on_one_thread_of_tokio() {
-    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(calls());
+    let tokio = Builder::new_current_thread().build().unwrap();
+    tokio.block_on(calls(beside()));
+    tokio.block_on(calls(inside()));
+}
+
+#[test]
+fn calls_are_made_on_several_threads_of_tokio() {
+    let tokio = Builder::new_multi_thread().worker_threads(2).build().unwrap();
+    for runtime in [beside, inside] {
+        tokio.block_on(async { tokio::spawn(calls(runtime())).await.unwrap() });
+    }
+}
+
+#[test]
+fn deadlines_are_kept_though_every_thread_of_tokio_is_blocked() {
+    for runtime in [beside, inside] {
+        let tokio = Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let (client, started) = tokio.block_on(async {
+            let client = connect(runtime());
+            assert_eq!(client.call(&ADD_ONE, &1).await.ok(), Ok(2));
+            let hangs = client.call(&HANG, &()).timeout(TIMEOUT).start();
+            (client, hangs)
+        });
+        let (blocked, is_blocked) = std::sync::mpsc::channel();
+        let (free, wait) = std::sync::mpsc::channel::<()>();
+        tokio.spawn(async move {
+            blocked.send(()).unwrap();
+            wait.recv().unwrap();
+        });
+        is_blocked.recv().unwrap();
+        // The call's deadline passes while tokio's only worker can poll nothing.
+        let unreplied = started.result().block().unwrap_err();
+        let passed = CallFailure::Unknown(Unknown::DeadlinePassed);
+        assert_eq!(unreplied.failure(), passed);
+        drop(unreplied);
+        free.send(()).unwrap();
+        assert!(client.close_blocking().in_good_order);
+    }
 }

@@ -317,13 +317,14 @@ impl Shared {
             state.link.disconnect();
             state.machine.close(now);
             state.machine.handle_disconnected(now);
-            for call in state.pending.calls() {
+            let calls = state.pending.calls();
+            state.lifecycle.unfinished = calls.len() as u64;
+            for call in calls {
                 // A call of which no byte was sent ends as cancelled; of the others it is not known whether they ran.
                 state.machine.cancel(now, call);
             }
             state.deliver(now);
             state.trace_unsettled();
-            state.lifecycle.unfinished = state.pending.calls().len() as u64;
             state.pending.end_all(&mut state.to_wake);
             if let Some(journal) = &mut state.journal {
                 journal.end(&mut state.to_wake);
