@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
@@ -19,6 +20,9 @@ use crate::name::Name;
 use crate::options::BindOptions;
 use crate::socket::connected;
 
+/// Connections that are refused one after another: then other tasks get their turn.
+const REFUSALS_MAX: usize = 16;
+
 /// Listens on a unix socket. Dropping it removes the socket's file, if that is still its own.
 ///
 /// Once a second, while it waits for connections, it checks that the file is still there. If it was removed, by a cleaner
@@ -28,6 +32,28 @@ use crate::socket::connected;
 pub struct UnixAcceptor {
     bound: Mutex<Bound>,
     name: Name,
+    allowed: Option<Allowed>,
+    refused: AtomicU64,
+}
+
+/// Who may connect: these users, and processes of these groups.
+#[derive(Debug, Default)]
+struct Allowed {
+    uids: Vec<u32>,
+    gids: Vec<u32>,
+}
+
+impl Allowed {
+    /// # Errors
+    /// If this system does not say who connects.
+    fn has(&self, peer: Option<Peer>) -> io::Result<bool> {
+        let unknown = || {
+            let message = "this system does not say who connects, so no one can be allowed to";
+            io::Error::new(io::ErrorKind::Unsupported, message)
+        };
+        let peer = peer.ok_or_else(unknown)?;
+        Ok(self.uids.contains(&peer.uid) || self.gids.contains(&peer.gid))
+    }
 }
 
 impl fmt::Debug for UnixAcceptor {
@@ -94,8 +120,60 @@ impl UnixAcceptor {
         Ok(UnixAcceptor::of(Bound::unwatched(Async::new(listener)?), name))
     }
 
+    /// Lets only these users connect, and those that other calls of this and of
+    /// [`allow_gids`](UnixAcceptor::allow_gids) allow. The connections of others are closed, and counted. The file's mode, 0600 unless
+    /// [`BindOptions::mode`] says otherwise, must let them connect as well; abstract names have none.
+    ///
+    /// ```
+    /// # let path = std::env::temp_dir().join(format!("oncewire-allow-{}.sock", std::process::id()));
+    /// use oncewire_unix::BindOptions;
+    ///
+    /// let acceptor = BindOptions::new().mode(0o666).bind(&path)?.allow_uids([0, 1000]).allow_gids([50]);
+    /// # drop(acceptor);
+    /// # std::fs::remove_file(path.with_extension("sock.lock"))?;
+    /// # std::io::Result::Ok(())
+    /// ```
+    ///
+    /// Where the system does not say who connects, [`accept`](Accept::accept) fails with
+    /// [`Unsupported`](io::ErrorKind::Unsupported).
+    pub fn allow_uids(mut self, uids: impl IntoIterator<Item = u32>) -> UnixAcceptor {
+        self.allowed.get_or_insert_default().uids.extend(uids);
+        self
+    }
+
+    /// The same for processes whose group is one of these: the one that the system reports of a process that connects, its
+    /// effective group. Its supplementary groups do not count.
+    pub fn allow_gids(mut self, gids: impl IntoIterator<Item = u32>) -> UnixAcceptor {
+        self.allowed.get_or_insert_default().gids.extend(gids);
+        self
+    }
+
+    /// Connections that were closed because their users were not allowed.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// The next connection of a user that is allowed.
+    async fn accept_allowed(&self) -> io::Result<(UnixStream, Option<Peer>)> {
+        let mut refused = 0_usize;
+        loop {
+            let socket = self.accept_next().await?;
+            let peer = peer(&socket)?;
+            match &self.allowed {
+                Some(allowed) if !allowed.has(peer)? => {
+                    self.refused.fetch_add(1, Ordering::Relaxed);
+                }
+                _ => return Ok((socket, peer)),
+            }
+            refused += 1;
+            if refused.is_multiple_of(REFUSALS_MAX) {
+                yield_now().await;
+            }
+        }
+    }
+
     pub(crate) fn of(bound: Bound, name: Name) -> UnixAcceptor {
-        UnixAcceptor { bound: Mutex::new(bound), name }
+        UnixAcceptor { bound: Mutex::new(bound), name, allowed: None, refused: AtomicU64::new(0) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Bound> {
@@ -126,8 +204,8 @@ impl UnixAcceptor {
 impl Accept for UnixAcceptor {
     fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>> {
         Box::pin(async {
-            let socket = self.accept_next().await?;
-            let (subject, _) = peer(&socket)?;
+            let (socket, peer) = self.accept_allowed().await?;
+            let subject = peer.map_or(Subject::Anonymous, |peer| Subject::Uid(peer.uid));
             Ok((Box::new(connected(socket)?) as BoxStream, subject))
         })
     }
@@ -137,24 +215,46 @@ impl Accept for UnixAcceptor {
     }
 }
 
+/// Lets other tasks run.
+async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 /// A connection that waits to be admitted. It does not block and is not inherited, by the same system call.
 fn accept_one(listener: &UnixListener) -> io::Result<UnixStream> {
     let flags = net::SocketFlags::CLOEXEC | net::SocketFlags::NONBLOCK;
     Ok(retry_on_intr(|| net::accept_with(listener, flags))?.into())
 }
 
-/// Who the peer is, and its pid if that can be seen from here.
+/// The process at the other end of a socket.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// If it can be seen from here.
+    pub(crate) pid: Option<u32>,
+}
+
+/// Who the peer was when it connected.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) fn peer(stream: &UnixStream) -> io::Result<(Subject, Option<u32>)> {
+pub(crate) fn peer(stream: &UnixStream) -> io::Result<Option<Peer>> {
     use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
     let credentials = getsockopt(stream, PeerCredentials)?;
     // 0 means a process of a pid namespace that is not ours.
     let pid = u32::try_from(credentials.pid()).ok().filter(|pid| *pid > 0);
-    Ok((Subject::Uid(credentials.uid()), pid))
+    Ok(Some(Peer { uid: credentials.uid(), gid: credentials.gid(), pid }))
 }
 
 /// Who the peer is: not known on this system.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) fn peer(_: &UnixStream) -> io::Result<(Subject, Option<u32>)> {
-    Ok((Subject::Anonymous, None))
+pub(crate) fn peer(_: &UnixStream) -> io::Result<Option<Peer>> {
+    Ok(None)
 }

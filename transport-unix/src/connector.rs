@@ -4,11 +4,11 @@ use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use oncewire_driver::{BoxFuture, BoxStream, Connect, Subject};
+use oncewire_driver::{BoxFuture, BoxStream, Connect};
 use rustix::io::Errno;
 use rustix::net;
 
-use crate::acceptor::peer;
+use crate::acceptor::{Peer, peer};
 use crate::name::Name;
 use crate::socket::connected;
 
@@ -68,12 +68,12 @@ impl UnixConnector {
         let Some(wanted) = self.server_uid else { return Ok(socket) };
         let name = &self.name;
         match peer(&socket)? {
-            (Subject::Uid(found), _) if found == wanted => Ok(socket),
-            (Subject::Uid(found), _) => Err(io::Error::new(
+            Some(Peer { uid, .. }) if uid == wanted => Ok(socket),
+            Some(Peer { uid: found, .. }) => Err(io::Error::new(
                 ErrorKind::PermissionDenied,
                 format!("{name}: its server runs as uid {found}, not as uid {wanted}"),
             )),
-            _ => Err(io::Error::new(
+            None => Err(io::Error::new(
                 ErrorKind::PermissionDenied,
                 format!("{name}: this system does not say whether its server is uid {wanted}"),
             )),

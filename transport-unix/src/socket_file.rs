@@ -130,7 +130,7 @@ pub(crate) enum Owner {
 pub(crate) fn owner(name: &Name) -> io::Result<Owner> {
     let socket: std::os::unix::net::UnixStream = stream_socket()?;
     match net::connect(&socket, &name.to_address()?) {
-        Ok(()) => Ok(Owner::Alive(peer(&socket).ok().and_then(|(_, pid)| pid))),
+        Ok(()) => Ok(Owner::Alive(peer(&socket).ok().flatten().and_then(|peer| peer.pid))),
         Err(Errno::CONNREFUSED | Errno::NOENT) => Ok(Owner::None),
         // A full queue, or a socket of another type: a process listens.
         Err(Errno::AGAIN | Errno::PROTOTYPE) => Ok(Owner::Alive(None)),

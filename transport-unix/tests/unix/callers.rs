@@ -179,3 +179,42 @@ fn a_listener_made_elsewhere_keeps_its_file() {
     assert!(dir.socket().exists());
     assert!(!dir.0.join("s.lock").exists());
 }
+
+/// Whether a connection passes the acceptor. If not, it is closed, and the acceptor waits for the next one.
+async fn is_let_in(acceptor: &UnixAcceptor, path: &Path) -> bool {
+    let mut stream = UnixConnector::new(path).connect().await.unwrap();
+    let closed = async {
+        assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+        false
+    };
+    let accepted = async {
+        acceptor.accept().await.unwrap();
+        true
+    };
+    smol::future::or(accepted, closed).await
+}
+
+#[test]
+fn c193_only_users_and_groups_on_the_lists_are_let_in() {
+    type Change = fn(UnixAcceptor) -> UnixAcceptor;
+    let cases: [(Change, bool); 6] = [
+        (|acceptor| acceptor, true),
+        (|acceptor| acceptor.allow_uids([me() + 1, me()]), true),
+        (|acceptor| acceptor.allow_uids([me() + 1]), false),
+        (|acceptor| acceptor.allow_gids([my_group()]), true),
+        (|acceptor| acceptor.allow_gids([my_group() + 1]), false),
+        (|acceptor| acceptor.allow_uids([me() + 1]).allow_gids([my_group()]), true),
+    ];
+    block_on(async {
+        for (number, (change, is_in)) in cases.into_iter().enumerate() {
+            let dir = Dir::new();
+            let acceptor = change(UnixAcceptor::bind(dir.socket()).unwrap());
+            assert_eq!(is_let_in(&acceptor, &dir.socket()).await, is_in, "case {number}");
+            assert_eq!(acceptor.refused(), u64::from(!is_in), "case {number}");
+        }
+        let nobody = UnixAcceptor::bind_abstract(format!("oncewire-none-{}", std::process::id()));
+        let nobody = nobody.unwrap().allow_uids([]);
+        let name = nobody.address().replace("unix:", "");
+        assert!(!is_let_in(&nobody, Path::new(&name)).await, "an empty list lets no one in");
+    });
+}

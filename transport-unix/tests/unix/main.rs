@@ -132,6 +132,10 @@ fn me() -> u32 {
     fs::metadata("/proc/self").unwrap().uid()
 }
 
+fn my_group() -> u32 {
+    fs::metadata("/proc/self").unwrap().gid()
+}
+
 /// Waits, but not for ever.
 async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     let runtime = SmolRuntime::global();
