@@ -148,7 +148,7 @@ async fn serve(transport: Transport, address: &str) -> Result<()> {
         })
         .build()?;
     if transport == Transport::Tcp {
-        let acceptor = TcpAcceptor::bind(address).await?;
+        let acceptor = TcpAcceptor::bind(address).await?.insecure();
         subjects::ready(&acceptor.local_addr().to_string())?;
         smol::spawn(async move { server.serve(acceptor).await }).await?;
     } else {

@@ -62,7 +62,14 @@ pub trait Accept: Send + Sync + 'static {
     /// [`NotFound`](io::ErrorKind::NotFound), [`InvalidInput`](io::ErrorKind::InvalidInput) and
     /// [`Unsupported`](io::ErrorKind::Unsupported) that there cannot be one, which is an error of
     /// [`Server::serve`](crate::Server::serve).
+    ///
+    /// A future that is dropped before it is ready must not lose a connection.
     fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>>;
+    /// The same, for a transport around this one that encrypts all that passes and checks who is at the other end, as TLS does.
+    /// A transport that would not [`accept`](Accept::accept) from a network without that may do so here.
+    fn accept_protected(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>> {
+        self.accept()
+    }
     /// Where it listens, for messages.
     fn address(&self) -> String;
 }
@@ -86,6 +93,10 @@ macro_rules! through_pointers {
         impl<T: Accept + ?Sized> Accept for $pointer<T> {
             fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>> {
                 (**self).accept()
+            }
+
+            fn accept_protected(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>> {
+                (**self).accept_protected()
             }
 
             fn address(&self) -> String {

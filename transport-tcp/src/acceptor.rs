@@ -14,10 +14,15 @@ use crate::socket::{self, connected};
 ///
 /// Errors of a single `accept`, such as too many open files or a caller that was gone before it was admitted, come out as
 /// they are; the acceptor keeps listening.
+///
+/// On an address that other machines can reach it accepts only for TLS around it (`oncewire-tls`), unless it was made
+/// [`insecure`](TcpAcceptor::insecure): otherwise [`accept`](Accept::accept) fails with
+/// [`InvalidInput`](io::ErrorKind::InvalidInput), which ends [`Server::serve`](crate::Server::serve) with that error.
 #[derive(Debug)]
 pub struct TcpAcceptor {
     listener: Async<TcpListener>,
     local: SocketAddr,
+    insecure: bool,
 }
 
 impl TcpAcceptor {
@@ -52,7 +57,34 @@ impl TcpAcceptor {
     /// ```
     pub fn from_listener(listener: TcpListener) -> io::Result<TcpAcceptor> {
         let local = listener.local_addr()?;
-        Ok(TcpAcceptor { listener: Async::new(listener)?, local })
+        Ok(TcpAcceptor { listener: Async::new(listener)?, local, insecure: false })
+    }
+
+    /// Accepts without TLS on any address. All who can reach it are served, and anyone on the way can read and change every
+    /// byte: for networks on which all are trusted, or a tunnel.
+    ///
+    /// ```
+    /// # smol::block_on(async {
+    /// let acceptor = oncewire_tcp::TcpAcceptor::bind("0.0.0.0:0").await?.insecure();
+    /// # drop(acceptor);
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
+    pub fn insecure(mut self) -> TcpAcceptor {
+        self.insecure = true;
+        self
+    }
+
+    /// An error unless only this machine can reach it, or its owner has said that it does not matter.
+    fn check_exposure(&self) -> io::Result<()> {
+        if self.insecure || self.local.ip().to_canonical().is_loopback() {
+            return Ok(());
+        }
+        let message = format!(
+            "tcp:{}: other machines can reach this address, and without TLS they can read and change everything; put it in TLS \
+             (oncewire-tls), listen on a loopback address, or say TcpAcceptor::insecure",
+            self.local
+        );
+        Err(io::Error::new(io::ErrorKind::InvalidInput, message))
     }
 
     /// Where it listens, with the port that it got.
@@ -63,6 +95,13 @@ impl TcpAcceptor {
 
 impl Accept for TcpAcceptor {
     fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>> {
+        Box::pin(async {
+            self.check_exposure()?;
+            self.accept_protected().await
+        })
+    }
+
+    fn accept_protected(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>> {
         Box::pin(async {
             let stream = socket::accept(&self.listener).await?;
             Ok((Box::new(connected(stream)?) as BoxStream, Subject::Anonymous))

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use oncewire_driver::conformance::exchange;
 use oncewire_tcp::{
-    Accept, BoxStream, ClientOptions, Connect, Runtime, SmolRuntime, Subject, TcpAcceptor,
+    Accept, BoxStream, ClientOptions, Connect, Runtime, Server, SmolRuntime, Subject, TcpAcceptor,
     TcpConnector,
 };
 use rustix::fd::OwnedFd;
@@ -332,4 +332,26 @@ fn streams_and_ends_move_between_threads() {
     reads::<BoxStream>();
     shared::<TcpConnector>();
     shared::<TcpAcceptor>();
+}
+
+#[test]
+fn c194_what_other_machines_can_reach_is_not_served_without_tls_unless_its_owner_says_so() {
+    block_on(async {
+        let server = Server::builder("open").build().unwrap();
+        for address in ["0.0.0.0:0", "[::]:0"] {
+            let Ok(acceptor) = TcpAcceptor::bind(address).await else {
+                eprintln!("skipped: {address} cannot be had here");
+                continue;
+            };
+            let error = server.serve(acceptor).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+            let error = error.to_string();
+            assert!(error.contains("oncewire-tls") && error.contains("insecure"), "{error}");
+        }
+        let acceptor = TcpAcceptor::bind("0.0.0.0:0").await.unwrap().insecure();
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], acceptor.local_addr().port()));
+        let connector = TcpConnector::new(address);
+        let (client, accepted) = zip(connector.connect(), acceptor.accept()).await;
+        assert!(client.is_ok() && accepted.is_ok());
+    });
 }

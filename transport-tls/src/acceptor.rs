@@ -140,7 +140,7 @@ impl<A: Accept> TlsAcceptor<A> {
         if state.newcomer.is_none() && state.ended.is_none() {
             let accepting = state.accepting.get_or_insert_with(|| {
                 let inner = self.inner.clone();
-                Box::pin(async move { inner.accept().await })
+                Box::pin(async move { inner.accept_protected().await })
             });
             let accepted = std::task::ready!(accepting.as_mut().poll(cx));
             state.accepting = None;

@@ -235,3 +235,21 @@ fn c173_records_without_content_do_not_keep_a_thread_busy() {
         assert!(polls > 5, "{polls} polls");
     });
 }
+
+#[test]
+fn c194_in_tls_every_address_may_be_listened_on() {
+    smol::block_on(async {
+        let authority = Authority::new();
+        let tls = authority.server().serves().build().unwrap();
+        let acceptor = TcpAcceptor::bind("0.0.0.0:0").await.unwrap();
+        let port = acceptor.local_addr().port();
+        // Through pointers, too, as a program has it that takes its transport from its configuration.
+        let acceptor: Box<dyn Accept> = Box::new(acceptor);
+        let acceptor = TlsAcceptor::new(acceptor, tls);
+        let tls = ClientTls::builder().authorities_file(authority.file()).build().unwrap();
+        let tcp = TcpConnector::new(std::net::SocketAddr::from(([127, 0, 0, 1], port)));
+        let connector = TlsConnector::new(tcp, tls, SERVER).unwrap();
+        let (client, accepted) = zip(connector.connect(), acceptor.accept()).await;
+        assert!(client.is_ok() && accepted.is_ok());
+    });
+}

@@ -391,12 +391,11 @@ impl<L> ServerBuilder<L> {
         };
         let shared = Shared::new(
             machine,
-            methods,
+            (methods, authorization),
             limits,
             runtime.clone(),
             principals,
             ledger,
-            authorization,
             self.planted,
         );
         if shared.ledger.is_some() {

@@ -112,12 +112,11 @@ pub(super) enum ConnWork {
 impl Shared {
     pub(super) fn new(
         machine: Machine<Heap>,
-        methods: Vec<MethodEntry>,
+        (methods, authorization): (Vec<MethodEntry>, Option<Authorization>),
         limits: Limits,
         runtime: Arc<dyn Runtime>,
         principals: PrincipalTable,
         ledger: Option<(Box<dyn Submit>, Box<LedgerQueue>)>,
-        authorization: Option<Authorization>,
         planted: Planted,
     ) -> Arc<Shared> {
         let (ledger, ledger_queue) = ledger.unzip();
