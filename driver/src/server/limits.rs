@@ -220,7 +220,10 @@ impl Limits {
     /// The queues, the deadlines and the count are of the same calls.
     fn debug_check(&self) {
         debug_assert_eq!(self.waiting, self.by_deadline.len());
-        debug_assert_eq!(self.waiting, self.methods.iter().map(|gate| gate.queue.len()).sum());
+        debug_assert_eq!(
+            self.waiting,
+            self.methods.iter().map(|gate| gate.queue.len()).sum::<usize>()
+        );
     }
 
     /// Handlers that run, and calls that wait for one.
