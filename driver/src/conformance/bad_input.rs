@@ -101,7 +101,7 @@ pub async fn a_request_after_goodbye_closes_the_connection(world: World) {
     bytes.extend(encode(&Frame::Request(request(2, 0, ADD_ONE.id()), &arguments(&2u64))));
     peer.send_bytes(&bytes).await;
     assert_eq!(peer.refused().await, Refuse::Protocol(ProtocolError::AfterGoodbye.code()));
-    assert_eq!(world.service.arguments(), []);
+    assert_eq!(world.service.arguments(), [0; 0]);
 }
 
 pub async fn a_frame_longer_than_was_granted_closes_the_connection(world: World) {

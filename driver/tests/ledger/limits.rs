@@ -210,7 +210,7 @@ fn c147_a_call_that_has_ended_ends_the_waits_of_its_context() {
         let of = Listeners::new();
         let made = of.world.call(&of.client, &TRANSACTION, 1);
         of.world.ledger.write();
-        assert_eq!(of.ended(), []);
+        assert_eq!(of.ended(), [0; 0]);
         if fails {
             of.world.ledger.crash()
         } else {
@@ -223,7 +223,7 @@ fn c147_a_call_that_has_ended_ends_the_waits_of_its_context() {
     let of = Listeners::new();
     let made = of.world.call(&of.client, &RECORDED, 0);
     of.world.ledger.release();
-    assert_eq!(of.ended(), []);
+    assert_eq!(of.ended(), [0; 0]);
     of.world.ledger.crash();
     assert_eq!(of.ended(), [0]);
     assert!(made.outcome().is_none());
@@ -233,7 +233,7 @@ fn c147_a_call_that_has_ended_ends_the_waits_of_its_context() {
     of.world.ledger.release();
     let _unknown = of.world.call(&of.client, &TRANSACTION, 2);
     of.world.ledger.crash();
-    assert_eq!(of.ended(), []);
+    assert_eq!(of.ended(), [0; 0]);
     let failed = of.world.call(&of.client, &TRANSACTION, 3);
     assert_eq!(failed.outcome(), Some("not executed: LedgerFailed".to_owned()));
     of.world.sim.advance(SECOND);
