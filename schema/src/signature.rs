@@ -7,7 +7,7 @@ use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::table::{Builder, Dangling, Index, Nodes};
+use crate::table::{Builder, Index, Malformed, Nodes, distinct};
 use crate::types::{Link, Schema, Type};
 
 /// What a method takes and returns, as a constant.
@@ -93,11 +93,12 @@ struct UncheckedSignatureTable {
 }
 
 impl TryFrom<UncheckedSignatureTable> for SignatureTable {
-    type Error = Dangling;
+    type Error = Malformed;
 
-    fn try_from(unchecked: UncheckedSignatureTable) -> Result<SignatureTable, Dangling> {
+    fn try_from(unchecked: UncheckedSignatureTable) -> Result<SignatureTable, Malformed> {
         let UncheckedSignatureTable { parameters, arguments, reply, nodes } = unchecked;
         nodes.check(&[arguments, reply])?;
+        distinct(parameters.iter().map(String::as_str))?;
         Ok(SignatureTable { parameters, arguments, reply, nodes })
     }
 }

@@ -1,7 +1,7 @@
 //! A description as a value of its own, which may come from another program.
 
 use alloc::borrow::ToOwned;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::any::TypeId;
@@ -72,13 +72,20 @@ pub(crate) struct NodeVariant {
     pub(crate) fields: NodeFields,
 }
 
-/// A description that refers to what is not in it.
+/// A description that no type has.
 #[derive(Debug)]
-pub(crate) struct Dangling;
+pub(crate) enum Malformed {
+    Dangling,
+    /// JSON could not tell the two.
+    TwoOfOneName,
+}
 
-impl fmt::Display for Dangling {
+impl fmt::Display for Malformed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the description refers to a type that is not in it")
+        f.write_str(match self {
+            Malformed::Dangling => "the description refers to a type that is not in it",
+            Malformed::TwoOfOneName => "the description has two parts of one name",
+        })
     }
 }
 
@@ -92,9 +99,9 @@ impl TypeTable {
 }
 
 impl TryFrom<UncheckedTypeTable> for TypeTable {
-    type Error = Dangling;
+    type Error = Malformed;
 
-    fn try_from(unchecked: UncheckedTypeTable) -> Result<TypeTable, Dangling> {
+    fn try_from(unchecked: UncheckedTypeTable) -> Result<TypeTable, Malformed> {
         let UncheckedTypeTable { nodes, root } = unchecked;
         nodes.check(&[root])?;
         Ok(TypeTable { nodes, root })
@@ -110,12 +117,22 @@ impl Nodes {
         self.0.len()
     }
 
-    /// Whether all references, and these, lead to a type.
-    pub(crate) fn check(&self, roots: &[Index]) -> Result<(), Dangling> {
+    /// Whether all references, and these, lead to a type, and names are of one part each.
+    pub(crate) fn check(&self, roots: &[Index]) -> Result<(), Malformed> {
         let is_there = |index: Index| (index as usize) < self.0.len();
         let mut all = roots.iter().all(|index| is_there(*index));
         self.0.iter().for_each(|node| node.for_each_reference(|index| all &= is_there(index)));
-        if all { Ok(()) } else { Err(Dangling) }
+        if !all {
+            return Err(Malformed::Dangling);
+        }
+        self.0.iter().try_for_each(|node| match node {
+            Node::Struct(_, fields) => fields.check(),
+            Node::Enum(_, variants) => {
+                distinct(variants.iter().map(|variant| variant.name.as_str()))?;
+                variants.iter().try_for_each(|variant| variant.fields.check())
+            }
+            _ => Ok(()),
+        })
     }
 
     /// What is on the wire and in JSON in its place: a struct of one unnamed field is as that field.
@@ -157,7 +174,20 @@ impl Node {
     }
 }
 
+/// Whether these names are of one part each.
+pub(crate) fn distinct<'t>(mut names: impl Iterator<Item = &'t str>) -> Result<(), Malformed> {
+    let mut seen = BTreeSet::new();
+    if names.all(|name| seen.insert(name)) { Ok(()) } else { Err(Malformed::TwoOfOneName) }
+}
+
 impl NodeFields {
+    fn check(&self) -> Result<(), Malformed> {
+        match self {
+            NodeFields::Unnamed(_) => Ok(()),
+            NodeFields::Named(fields) => distinct(fields.iter().map(|(name, _)| name.as_str())),
+        }
+    }
+
     fn for_each_reference(&self, see: impl FnMut(Index)) {
         match self {
             NodeFields::Unnamed(fields) => fields.iter().copied().for_each(see),

@@ -148,6 +148,10 @@ fn a_description_is_sent_and_one_that_leads_nowhere_is_refused() {
     assert_eq!(table[..3], [2, 1, 1]);
     table[2] = 2;
     assert!(postcard::from_bytes::<TypeTable>(&table).is_err());
+    // A struct with two fields of one name.
+    let fields = |second| [1, 6, 1, b'A', 0, 1, 2, 1, b'x', 0, 1, second, 0, 0];
+    assert!(postcard::from_bytes::<TypeTable>(&fields(b'y')).is_ok());
+    assert!(postcard::from_bytes::<TypeTable>(&fields(b'x')).is_err());
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod client;
 mod decode;
 mod golden;
 mod handshake;
+mod json;
 mod pair;
 mod script;
 mod seeds;
@@ -16,6 +17,7 @@ pub use client::client;
 pub use decode::decode;
 pub use golden::golden;
 pub use handshake::handshake;
+pub use json::json;
 pub use pair::{pair, pair_traced};
 pub use seeds::seeds;
 pub use server::server;
@@ -30,6 +32,7 @@ pub const ALL: &[Target] = &[
     ("decode", decode),
     ("golden", golden),
     ("handshake", handshake),
+    ("json", json),
     ("pair", pair),
     ("server", server),
     ("typed", typed),

@@ -20,6 +20,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             [&[1, 3, 1, 0][..], &[0, 3, 1, 0, 2, 1, 0, 3, 9, 0, 2, 9, 9, 9, 9, 0, 3]].concat(),
             [&[1, 3, 1, 1][..], &[6, 2, 0, 0, 1]].concat(),
         ],
+        "json" => super::json::json_seeds(),
         "pair" => (0..16u64)
             .map(|seed| [(seed << 57 | seed).to_le_bytes(), [seed as u8 * 13; 8]].concat())
             .collect(),
