@@ -90,6 +90,7 @@ mod reply;
 mod runtime;
 mod server;
 mod service;
+mod signatures;
 mod spin;
 mod sync;
 mod transport;
@@ -119,4 +120,5 @@ pub use server::{
 #[doc(hidden)]
 pub use service::__private;
 pub use service::Service;
+pub use signatures::{MethodSignature, SignatureMismatch};
 pub use transport::{Accept, BoxFuture, BoxStream, ByteStream, Connect, Subject};

@@ -9,6 +9,7 @@ use oncewire_schema::{Schema, Signature};
 use serde::de::DeserializeOwned;
 
 use crate::decode::{ValueLimits, decode};
+use crate::signatures::MethodSignature;
 
 /// A procedure: its full name, the types of its arguments and its reply, and what a server may do with it.
 ///
@@ -165,6 +166,14 @@ impl<A, R> Method<A, R> {
         self.signature
     }
 
+    /// Its name and its signature, if it has one: what [`Client::mismatches`](crate::Client::mismatches) compares.
+    pub const fn described(&self) -> Option<MethodSignature> {
+        match self.signature {
+            Some(signature) => Some(MethodSignature { name: self.name, signature }),
+            None => None,
+        }
+    }
+
     /// The arguments in a request's body, decoded as a server does it: for a handler of bytes, or a tool.
     ///
     /// `None` if they cannot be decoded, if there is more behind them, or if they exceed the method's limits.
@@ -245,17 +254,23 @@ pub struct RawMethod {
     pub(crate) name: &'static str,
     pub(crate) spec: MethodSpec,
     pub(crate) options: MethodOptions,
+    pub(crate) described: Option<MethodSignature>,
 }
 
 impl From<MethodSpec> for RawMethod {
     fn from(spec: MethodSpec) -> RawMethod {
-        RawMethod { name: "", spec, options: MethodOptions::NONE }
+        RawMethod { name: "", spec, options: MethodOptions::NONE, described: None }
     }
 }
 
 impl<A, R> From<&Method<A, R>> for RawMethod {
     fn from(method: &Method<A, R>) -> RawMethod {
-        RawMethod { name: method.name, spec: method.spec, options: method.options }
+        RawMethod {
+            name: method.name,
+            spec: method.spec,
+            options: method.options,
+            described: method.described(),
+        }
     }
 }
 

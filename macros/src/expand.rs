@@ -44,6 +44,10 @@ fn methods(service: &Service, names: &Names) -> TokenStream {
     );
     let constants = methods.iter().map(|method| constant(method, service));
     let checks = methods.iter().map(|method| check_types(method, library));
+    let described = methods.iter().map(|method| {
+        let (cfg, constant) = (method.conditions(), method.constant());
+        quote!(#(#cfg)* Self::#constant.described())
+    });
     let ids = methods.iter().map(|method| {
         let (cfg, constant) = (method.conditions(), method.constant());
         quote!(#(#cfg)* #name::#constant.id())
@@ -54,8 +58,16 @@ fn methods(service: &Service, names: &Names) -> TokenStream {
         #[derive(Clone, Copy, Debug)]
         #visibility struct #name;
 
-        #[allow(dead_code)]
-        impl #name { #(#constants)* }
+        #[allow(dead_code, deprecated)]
+        impl #name {
+            #(#constants)*
+
+            /// The names and signatures of all whose types have a schema.
+            #visibility fn signatures() -> ::std::vec::Vec<#library::MethodSignature> {
+                let all: &[::core::option::Option<#library::MethodSignature>] = &[#(#described),*];
+                ::core::iter::Iterator::collect(::core::iter::Iterator::flatten(all.iter().copied()))
+            }
+        }
 
         #[allow(deprecated)]
         const _: () = {

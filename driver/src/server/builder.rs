@@ -30,6 +30,7 @@ use crate::faults::Planted;
 use crate::ledger::{Ledger, LedgerError, NoLedger, Rollback};
 use crate::method::{Method, RawMethod};
 use crate::runtime::{Runtime, SmolRuntime};
+use crate::signatures::MethodSignature;
 use crate::transport::Subject;
 
 /// Why a server could not be built.
@@ -127,6 +128,8 @@ pub struct ServerBuilder<L = NoLedger> {
     runtime: Option<Arc<dyn Runtime>>,
     ledger: Option<Box<dyn AnyLedger>>,
     transactional: Vec<MethodId>,
+    pub(crate) signatures: Vec<MethodSignature>,
+    pub(crate) tells_signatures: bool,
     concurrency: usize,
     queue_max: Option<usize>,
     authorize: Option<Authorize>,
@@ -159,6 +162,8 @@ impl ServerBuilder {
             runtime: None,
             ledger: None,
             transactional: Vec::new(),
+            signatures: Vec::new(),
+            tells_signatures: false,
             concurrency: CONCURRENCY,
             queue_max: None,
             authorize: None,
@@ -189,6 +194,7 @@ impl<L> ServerBuilder<L> {
             Box::new(TypedTransactional::<L::Transaction, F, A, R>::new(function, method.values()));
         let entry = MethodEntry { name: method.name(), handler, options: method.options() };
         self.methods.push((method.spec(), entry));
+        self.signatures.extend(method.described());
         self.transactional.push(method.id());
         self
     }
@@ -206,6 +212,8 @@ impl ServerBuilder<NoLedger> {
             runtime: self.runtime,
             ledger,
             transactional: self.transactional,
+            signatures: self.signatures,
+            tells_signatures: self.tells_signatures,
             concurrency: self.concurrency,
             queue_max: self.queue_max,
             authorize: self.authorize,
@@ -243,6 +251,7 @@ impl<L> ServerBuilder<L> {
         let handler = Box::new(Typed::<F, A, R>::new(function, method));
         let entry = MethodEntry { name: method.name(), handler, options: method.options() };
         self.methods.push((method.spec(), entry));
+        self.signatures.extend(method.described());
         self
     }
 
@@ -265,9 +274,10 @@ impl<L> ServerBuilder<L> {
         F: Fn(Context, Bytes) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Bytes> + Send + 'static,
     {
-        let RawMethod { name, spec, options } = method.into();
+        let RawMethod { name, spec, options, described } = method.into();
         let handler = Box::new(Raw::new(function));
         self.methods.push((spec, MethodEntry { name, handler, options }));
+        self.signatures.extend(described);
         self
     }
 
@@ -337,6 +347,10 @@ impl<L> ServerBuilder<L> {
     /// # Errors
     /// What is wrong with its description.
     pub fn build(self) -> Result<Server, BuildError> {
+        self.with_signatures_method().build_as_it_is()
+    }
+
+    fn build_as_it_is(self) -> Result<Server, BuildError> {
         let len = self.service.len();
         let too_long = BuildError::ServiceNameTooLong { len };
         let service = ServiceName::new(&self.service).ok_or(too_long)?;

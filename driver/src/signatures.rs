@@ -1,0 +1,118 @@
+//! What a server's methods take and return, asked for over the wire: by tools, and by clients that compare it with what they
+//! mean.
+//!
+//! A built-in method of the server answers, an ordinary one but for its name. So this is above the protocol, and nothing of
+//! it delays a call.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+
+use oncewire_core::MethodId;
+use oncewire_schema::{Signature, SignatureTable};
+
+use crate::client::{Call, CallFailure, Client};
+use crate::method::Method;
+use crate::server::ServerBuilder;
+
+/// For the numbers of methods, or for none of all: the name and the signature of each that has one.
+const SIGNATURES: Method<Vec<u64>, Vec<(String, SignatureTable)>> =
+    Method::new("oncewire/signatures").idempotent().reply_len_max(1 << 20);
+
+/// A method's name and its signature.
+#[derive(Clone, Copy, Debug)]
+pub struct MethodSignature {
+    /// Its full name on the wire.
+    pub name: &'static str,
+    /// What it takes and returns.
+    pub signature: Signature,
+}
+
+/// A method that client and server do not mean the same by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignatureMismatch {
+    /// Its full name on the wire.
+    pub method: &'static str,
+    /// Its signature at this client.
+    pub client: String,
+    /// Its signature at the server.
+    pub server: String,
+}
+
+impl fmt::Display for SignatureMismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { method, client, server } = self;
+        write!(f, "`{method}` is {client} at the client, and {server} at the server")
+    }
+}
+
+impl<L> ServerBuilder<L> {
+    /// Tells every client that asks what the methods take and return which have a
+    /// [`signature`](Method::signature), by name. For tools without types, and for [`Client::mismatches`].
+    ///
+    /// Without it a server answers `NotExecuted(UnknownMethod)`.
+    pub fn signatures(mut self) -> Self {
+        self.tells_signatures = true;
+        self
+    }
+
+    /// Adds the method that tells them.
+    pub(crate) fn with_signatures_method(mut self) -> Self {
+        if !self.tells_signatures {
+            return self;
+        }
+        let all = std::mem::take(&mut self.signatures).into_iter().map(|method| {
+            let table = method.signature.table();
+            (MethodId::of(method.name).number(), (method.name.to_owned(), table))
+        });
+        let all: BTreeMap<u64, (String, SignatureTable)> = all.collect();
+        self.method(&SIGNATURES, move |_, numbers: Vec<u64>| {
+            // Each once, however often it is asked for.
+            let numbers: BTreeSet<u64> = numbers.into_iter().collect();
+            let wanted =
+                all.iter().filter(|(number, _)| numbers.is_empty() || numbers.contains(number));
+            let mut told: Vec<_> = wanted.map(|(_, told)| told.clone()).collect();
+            told.sort_by(|(one, _), (other, _)| one.cmp(other));
+            std::future::ready(told)
+        })
+    }
+}
+
+impl Client {
+    /// Asks the server for the names and signatures of all its methods that have one, sorted by name.
+    ///
+    /// A server tells them if [`ServerBuilder::signatures`] was said; otherwise the call ends as
+    /// `NotExecuted(UnknownMethod)`.
+    pub fn signatures(&self) -> Call<Vec<(String, SignatureTable)>> {
+        self.call(&SIGNATURES, &Vec::new())
+    }
+
+    /// Asks the server for the signatures of these methods, and returns those that it means something else by. A method
+    /// that the server does not have, or has no signature of, is not compared.
+    ///
+    /// For the start of a program: what it finds would otherwise be found call by call, where the bytes happen to be
+    /// no value of the other type. It says nothing of the server that the client may be connected to later.
+    ///
+    /// # Errors
+    /// The server was not asked, or does not tell: see [`Client::signatures`].
+    pub async fn mismatches(
+        &self,
+        methods: &[MethodSignature],
+    ) -> Result<Vec<SignatureMismatch>, CallFailure> {
+        if methods.is_empty() {
+            return Ok(Vec::new());
+        }
+        let number = |method: &MethodSignature| MethodId::of(method.name).number();
+        let numbers: Vec<u64> = methods.iter().map(number).collect();
+        let told = self.call(&SIGNATURES, &numbers).await.ok()?;
+        let told: HashMap<String, SignatureTable> = told.into_iter().collect();
+        let compare = |method: &MethodSignature| {
+            let (here, there) = (method.signature.table(), told.get(method.name)?);
+            (here.hash() != there.hash()).then(|| SignatureMismatch {
+                method: method.name,
+                client: here.to_string(),
+                server: there.to_string(),
+            })
+        };
+        Ok(methods.iter().filter_map(compare).collect())
+    }
+}
