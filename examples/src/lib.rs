@@ -15,3 +15,8 @@ struct UnknownOutcomes;
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/PROGRAMS.md")]
 struct Programs;
+
+/// The page about values.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/VALUES.md")]
+struct Values;
