@@ -103,7 +103,7 @@ pub use client::{
 };
 pub use method::{Method, RawMethod};
 pub use nonblocking::Nonblocking;
-pub use oncewire_core as core;
+pub use oncewire_core as protocol;
 pub use oncewire_core::{
     CallError, ClientCounters, CloseReason, Executed, Instant, MethodId, MethodSpec, NEVER,
     NoReply, NotExecuted, OnDialFailure, ServerConfig, ServerCounters, ServerError, ServerId,

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use oncewire_unix::core::wire::{self, Frame, ReplyHeader, Role};
-use oncewire_unix::core::{
+use oncewire_unix::protocol::wire::{self, Frame, ReplyHeader, Role};
+use oncewire_unix::protocol::{
     self as core, Heap, Principal, ServerConfig, ServerId, ServiceName, SessionId, Status, Xid,
 };
 use oncewire_unix::{Client, ClientOptions, Method, Server, UnixAcceptor, UnixConnector};

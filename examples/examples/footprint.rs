@@ -7,7 +7,7 @@ use std::error::Error;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use oncewire_unix::core::Executed;
+use oncewire_unix::protocol::Executed;
 use oncewire_unix::{
     Client, ClientOptions, Method, Runtime, Server, SmolRuntime, UnixAcceptor, UnixConnector,
 };

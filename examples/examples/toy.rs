@@ -2,7 +2,7 @@
 //!
 //! `cargo run --example toy` prints `Call(22, 100) -> 101`.
 
-use oncewire_pipe::core::{MethodId, MethodSpec};
+use oncewire_pipe::protocol::{MethodId, MethodSpec};
 use oncewire_pipe::{Bytes, Client, ClientOptions, Server, memory};
 
 const ADD_ONE: MethodId = MethodId::from_number(22);

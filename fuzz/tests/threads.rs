@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use futures_io::{AsyncRead, AsyncWrite};
-use oncewire_driver::core::{Executed, Unknown};
+use oncewire_driver::protocol::{Executed, Unknown};
 use oncewire_driver::{
     BoxFuture, BoxStream, Call, Client, ClientOptions, Connect, Method, Outcome, Server,
     SmolRuntime,

@@ -28,7 +28,7 @@ const PAY: Method<u32, u64> = Method::new("figures/pay");
 /// How long each rate is measured.
 const LONG: Duration = Duration::from_secs(1);
 
-fn now() -> oncewire_driver::core::Instant {
+fn now() -> oncewire_driver::protocol::Instant {
     SmolRuntime::global().now()
 }
 

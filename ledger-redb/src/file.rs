@@ -4,9 +4,9 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
-use oncewire_driver::core::ServerId;
 use oncewire_driver::files::{self, LockError, LockFile};
 use oncewire_driver::ledger::{Identity, LedgerError};
+use oncewire_driver::protocol::ServerId;
 use redb::backends::FileBackend;
 use redb::{
     Database, DatabaseError, ReadableDatabase, StorageBackend, StorageError, TableDefinition,

@@ -7,11 +7,11 @@ use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 
-use oncewire_driver::core::{ServerId, SessionId};
 use oncewire_driver::files::LockFile;
 use oncewire_driver::ledger::{
     Batch, CallEntry, Entry, Identity, LedgerError, Restore, SessionEntry, Store,
 };
+use oncewire_driver::protocol::{ServerId, SessionId};
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, Table};
 
 use crate::file::{self, CALLS, OpenFile, SESSIONS};

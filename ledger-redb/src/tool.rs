@@ -5,9 +5,9 @@ mod call;
 use std::fmt;
 use std::path::Path;
 
-use oncewire_driver::core::{RecordState, ServerId, SessionId};
 use oncewire_driver::files;
 use oncewire_driver::ledger::{CallEntry, LedgerError, SessionEntry};
+use oncewire_driver::protocol::{RecordState, ServerId, SessionId};
 use redb::{CompactionError, Database, ReadableDatabase, ReadableTable};
 
 use crate::file::{self, CALLS, OpenFile, SESSIONS};

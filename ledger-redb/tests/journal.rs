@@ -7,8 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use oncewire_driver::core::{NotExecuted, Unknown};
 use oncewire_driver::journal::{JournalError, JournalKey, JournalStore, JournalWrite};
+use oncewire_driver::protocol::{NotExecuted, Unknown};
 use oncewire_driver::{
     Bytes, ClientOptions, DurableClient, Method, Outcome, RecoveredCall, Server,
 };

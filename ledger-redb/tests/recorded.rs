@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-use oncewire_driver::core::Unknown;
+use oncewire_driver::protocol::Unknown;
 use oncewire_driver::{ClientOptions, DurableClient, Method, Outcome, Server};
 use oncewire_ledger_redb::redb::{ReadableTable, TableDefinition};
 use oncewire_ledger_redb::{RedbJournal, RedbLedger, Transaction, tool};

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use oncewire_driver::core::ServerId;
 use oncewire_driver::ledger::Rollback;
+use oncewire_driver::protocol::ServerId;
 use oncewire_driver::{
     CallFailure, Client, ClientOptions, Method, Outcome, Server, SessionTag, Unknown, Xid,
 };

@@ -9,7 +9,7 @@
 // By name, and not all of it: a glob import of this crate must not hide `core`.
 #[doc(hidden)]
 pub use oncewire_driver::__private;
-pub use oncewire_driver::core as protocol;
+pub use oncewire_driver::protocol;
 #[cfg(feature = "macros")]
 pub use oncewire_driver::service;
 pub use oncewire_driver::{

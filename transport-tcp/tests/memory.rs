@@ -9,8 +9,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-use oncewire_tcp::core::wire::{self, Ack, Frame, Hello, RequestHeader};
-use oncewire_tcp::core::{MethodId, MethodSpec, Xid};
+use oncewire_tcp::protocol::wire::{self, Ack, Frame, Hello, RequestHeader};
+use oncewire_tcp::protocol::{MethodId, MethodSpec, Xid};
 use oncewire_tcp::{Client, ClientOptions, Method, Server, TcpAcceptor, TcpConnector};
 
 const ECHO: Method<u32, u32> = Method::new("memory/echo");

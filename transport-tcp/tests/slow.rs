@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use oncewire_tcp::core::{MethodId, MethodSpec};
+use oncewire_tcp::protocol::{MethodId, MethodSpec};
 use oncewire_tcp::{Client, ClientOptions, Outcome, Server, TcpAcceptor, TcpConnector};
 
 const SWALLOW: MethodId = MethodId::of("slow/swallow");

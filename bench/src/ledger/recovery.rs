@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use oncewire_driver::Subject;
-use oncewire_driver::core::wire::Grants;
-use oncewire_driver::core::{CallRecord, RecordState, SessionId, Xid};
 use oncewire_driver::ledger::{CallEntry, SessionEntry};
+use oncewire_driver::protocol::wire::Grants;
+use oncewire_driver::protocol::{CallRecord, RecordState, SessionId, Xid};
 use oncewire_ledger_redb::RedbLedger;
 use oncewire_ledger_redb::redb::{Database, TableDefinition};
 

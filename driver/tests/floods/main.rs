@@ -19,8 +19,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use futures_io::{AsyncRead, AsyncWrite};
-use oncewire_driver::core::wire::{self, Frame, Role};
-use oncewire_driver::core::{self, Heap, Instant};
+use oncewire_driver::protocol::wire::{self, Frame, Role};
+use oncewire_driver::protocol::{self as core, Heap, Instant};
 use oncewire_driver::{
     BoxFuture, BoxStream, Call, Client, ClientOptions, Connect, Method, Outcome, Runtime, Server,
     ServerBuilder, Subject, Timer,

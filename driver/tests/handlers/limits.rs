@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context as TaskContext, Waker};
 use std::time::Duration;
 
-use oncewire_driver::core::{MethodSpec, NotExecuted, Unknown};
+use oncewire_driver::protocol::{MethodSpec, NotExecuted, Unknown};
 use oncewire_driver::{Bytes, Call, CallFailure, Method, Outcome, Server, ServerBuilder};
 use smol::channel::{Receiver, Sender, unbounded};
 

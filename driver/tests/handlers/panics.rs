@@ -1,6 +1,6 @@
 //! Handlers that panic, in any way.
 
-use oncewire_driver::core::NoReply;
+use oncewire_driver::protocol::NoReply;
 use oncewire_driver::{Bytes, CallFailure, Method, Server};
 
 use crate::link::{client, serve};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use oncewire_driver::core::{MethodId, MethodSpec, NoReply, NotExecuted};
+use oncewire_driver::protocol::{MethodId, MethodSpec, NoReply, NotExecuted};
 use oncewire_driver::{Bytes, CallFailure, Method, Server};
 use serde::{Deserialize, Serialize};
 

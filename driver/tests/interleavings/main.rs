@@ -14,7 +14,7 @@ mod world;
 use std::future::Future;
 
 use oncewire_driver::Outcome;
-use oncewire_driver::core::{CallError, NotExecuted, Unknown};
+use oncewire_driver::protocol::{CallError, NotExecuted, Unknown};
 use shuttle::future::block_on;
 use shuttle::rand::{Rng, thread_rng};
 use shuttle::scheduler::{PctScheduler, RandomScheduler};

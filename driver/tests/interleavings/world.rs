@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use futures_io::{AsyncRead, AsyncWrite};
-use oncewire_driver::core::Instant;
+use oncewire_driver::protocol::Instant;
 use oncewire_driver::{
     Accept, BoxFuture, BoxStream, Client, ClientOptions, Connect, Method, Outcome, Runtime, Server,
     Subject, Timer,

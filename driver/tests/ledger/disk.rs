@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
-use oncewire_driver::core::{ServerId, SessionId};
 use oncewire_driver::ledger::{
     Batch, CallEntry, Entry, Identity, Ledger, LedgerError, Restore, SessionEntry,
 };
+use oncewire_driver::protocol::{ServerId, SessionId};
 
 use super::sim::lock;
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use oncewire_driver::core::{MethodId, ServiceName};
 use oncewire_driver::journal::JournalKey;
+use oncewire_driver::protocol::{MethodId, ServiceName};
 use oncewire_driver::{ClientOptions, DurableClient, Outcome};
 
 use super::disk::{Disk, Mode};

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use oncewire_driver::core::Instant;
+use oncewire_driver::protocol::Instant;
 use oncewire_driver::{
     BoxFuture, BuildError, Client, ClientOptions, Context, DurableClient, Method, Runtime, Server,
     Timer,

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use futures_io::{AsyncRead, AsyncWrite};
-use oncewire_driver::core::Instant;
+use oncewire_driver::protocol::Instant;
 use oncewire_driver::{BoxFuture, BoxStream, Connect, Runtime, Server, Subject, Timer};
 
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use oncewire_driver::core::{ServerId, ServiceName};
+use oncewire_driver::protocol::{ServerId, ServiceName};
 use oncewire_driver::{Client, ClientOptions, Method};
 
 use crate::address::{Address, Dial};

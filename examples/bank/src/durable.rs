@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use oncewire_driver::Server;
-use oncewire_driver::core::ServerId;
 use oncewire_driver::ledger::Rollback;
+use oncewire_driver::protocol::ServerId;
 use oncewire_ledger_redb::redb::{
     ReadableTable, ReadableTableMetadata, StorageBackend, TableDefinition, TableError,
 };

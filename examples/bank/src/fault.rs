@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_signal::{Signal, Signals};
-use oncewire_driver::core::wire::{self, Decoded, Frame, Role};
+use oncewire_driver::protocol::wire::{self, Decoded, Frame, Role};
 use oncewire_driver::{Accept, BoxStream, Connect};
 use smol::Task;
 use smol::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};

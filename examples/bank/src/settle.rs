@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use oncewire_driver::core::{NotExecuted, Unknown};
+use oncewire_driver::protocol::{NotExecuted, Unknown};
 use oncewire_driver::{Call, Outcome};
 
 use crate::chance::{Rng, within};

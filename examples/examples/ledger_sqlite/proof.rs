@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use oncewire_driver::core::Unknown;
+use oncewire_driver::protocol::Unknown;
 use oncewire_driver::{Client, ClientOptions, Outcome};
 use oncewire_unix::UnixConnector;
 use smol::channel::{Receiver, Sender, unbounded};

@@ -5,12 +5,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use oncewire_driver::core::{ServerId, SessionId};
 use oncewire_driver::files::{self, LockError, LockFile};
 use oncewire_driver::ledger::{
     Batch, CallEntry, CallName, Entry, Identity, LedgerError, LedgerThread, Restore, SessionEntry,
     Store,
 };
+use oncewire_driver::protocol::{ServerId, SessionId};
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 
 /// What the ledger needs beside the service's own tables.

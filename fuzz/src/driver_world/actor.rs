@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use oncewire_driver::core::NotExecuted;
+use oncewire_driver::protocol::NotExecuted;
 use oncewire_driver::{Bytes, Call, Client, Outcome, Ticket};
 
 use super::awaited::Awaited;

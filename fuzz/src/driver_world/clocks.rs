@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use oncewire_driver::core::Instant;
+use oncewire_driver::protocol::Instant;
 
 use super::World;
 use super::executor::{Sim, Sleep, lock};

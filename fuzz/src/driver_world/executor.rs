@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use oncewire_driver::core::Instant;
+use oncewire_driver::protocol::Instant;
 use oncewire_driver::{BoxFuture, Runtime, Timer};
 
 use super::clocks::Clock;

@@ -12,8 +12,8 @@ use std::task::{Context, Poll, Waker};
 
 use futures_io::{AsyncRead, AsyncWrite};
 use oncewire_driver::Subject;
-use oncewire_driver::core::wire::{self, Frame, Hello, Role};
-use oncewire_driver::core::{self, Heap, Instant, Xid};
+use oncewire_driver::protocol::wire::{self, Frame, Hello, Role};
+use oncewire_driver::protocol::{self as core, Heap, Instant, Xid};
 
 use super::World;
 use super::executor::{Policy, Sim, Sleep, lock};

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures_io::{AsyncRead, AsyncWrite};
-use oncewire_driver::core::Status;
-use oncewire_driver::core::wire::{self, Decoded, Frame, Role};
+use oncewire_driver::protocol::Status;
+use oncewire_driver::protocol::wire::{self, Decoded, Frame, Role};
 
 use super::World;
 use super::flood::{InOneTurn, READ_TIME, bytes_of, take_front};

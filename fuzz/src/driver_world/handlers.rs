@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use oncewire_driver::core::{MethodId, MethodSpec};
+use oncewire_driver::protocol::{MethodId, MethodSpec};
 use oncewire_driver::{Bytes, Context, Method, Server};
 
 use super::World;

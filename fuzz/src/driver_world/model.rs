@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use oncewire_driver::core::{NoReply, NotExecuted, Unknown};
+use oncewire_driver::protocol::{NoReply, NotExecuted, Unknown};
 
 use super::profile::Profile;
 

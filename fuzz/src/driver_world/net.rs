@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use futures_io::{AsyncRead, AsyncWrite};
-use oncewire_driver::core::wire::{self, Decoded, Role};
+use oncewire_driver::protocol::wire::{self, Decoded, Role};
 
 use super::executor::{Sim, lock};
 use super::profile::SECOND;

@@ -6,7 +6,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 
-use oncewire_driver::core::wire::{self, Frame, Refuse, Role};
+use oncewire_driver::protocol::wire::{self, Frame, Refuse, Role};
 use oncewire_driver::{Accept, BoxFuture, BoxStream, Connect, Server, Subject};
 use smol::io::{AsyncReadExt, AsyncWriteExt};
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use oncewire_driver::ClientOptions;
-use oncewire_driver::core::{ServerConfig, ServerCounters};
+use oncewire_driver::protocol::{ServerConfig, ServerCounters};
 
 use super::executor::{Policy, Schedule};
 use super::net::LinkStyle;

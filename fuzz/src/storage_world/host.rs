@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use oncewire_driver::core::ServerId;
-use oncewire_driver::core::wire::{self, Frame, Role};
+use oncewire_driver::protocol::ServerId;
+use oncewire_driver::protocol::wire::{self, Frame, Role};
 use oncewire_driver::{Accept, BoxFuture, BoxStream, Connect, Server, Subject};
 use oncewire_ledger_redb::RedbStore;
 

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use oncewire_driver::Subject;
-use oncewire_driver::core::RecordState;
 use oncewire_driver::ledger::{
     Batch, CallEntry, Entry, Identity, Ledger, LedgerError, Restore, SessionEntry, Store,
 };
+use oncewire_driver::protocol::RecordState;
 use oncewire_ledger_redb::faults::Faults;
 use oncewire_ledger_redb::redb::{ReadableTable, TableDefinition, TableError};
 use oncewire_ledger_redb::{RedbStore, Snapshots, Transaction};
@@ -238,7 +238,7 @@ fn find_records(snapshots: &Snapshots) -> Result<Vec<Found>, String> {
         let (id, slot) = key.value().split_at(16);
         let session: [u8; 16] = id.try_into().map_err(|error| say(&error))?;
         let slot = u16::from_be_bytes([slot[0], slot[1]]);
-        let id = oncewire_driver::core::SessionId::from_bytes(session);
+        let id = oncewire_driver::protocol::SessionId::from_bytes(session);
         let call =
             CallEntry::decode(id, slot, bytes.value()).ok_or("a record cannot be decoded")?;
         let reply = reply_of(&call)?;
@@ -255,7 +255,7 @@ fn find_sessions(snapshots: &Snapshots) -> Result<BTreeMap<[u8; 16], usize>, Str
     let mut sessions = BTreeMap::new();
     for entry in table.iter().map_err(|error| say(&error))? {
         let (id, bytes) = entry.map_err(|error| say(&error))?;
-        let session = oncewire_driver::core::SessionId::from_bytes(*id.value());
+        let session = oncewire_driver::protocol::SessionId::from_bytes(*id.value());
         let entry = SessionEntry::decode(session, bytes.value());
         sessions.insert(*id.value(), client_of(&entry.ok_or("a session cannot be decoded")?));
     }

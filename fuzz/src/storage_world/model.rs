@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use oncewire_driver::core::{CallError, NoReply, NotExecuted, Unknown};
+use oncewire_driver::protocol::{CallError, NoReply, NotExecuted, Unknown};
 
 use super::stranger;
 pub use crate::driver_world::model::{End, Observed};

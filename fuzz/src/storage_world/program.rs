@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 
-use oncewire_driver::core::wire::Role;
+use oncewire_driver::protocol::wire::Role;
 use oncewire_driver::{DurableCall, DurableClient, RecoveredCall};
 use oncewire_ledger_redb::RedbJournalStore;
 

@@ -10,8 +10,8 @@ use std::task::Poll;
 
 use futures_io::{AsyncRead, AsyncWrite};
 use oncewire_driver::BoxStream;
-use oncewire_driver::core::wire::{self, Frame, Hello, RequestHeader};
-use oncewire_driver::core::{MethodId, Xid};
+use oncewire_driver::protocol::wire::{self, Frame, Hello, RequestHeader};
+use oncewire_driver::protocol::{MethodId, Xid};
 
 use super::World;
 use super::model::Kind;

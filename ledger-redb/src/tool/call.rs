@@ -3,8 +3,8 @@
 use std::fmt;
 use std::path::Path;
 
-use oncewire_driver::core::{NoReply, RecordState, SessionId, SessionTag, Xid};
 use oncewire_driver::ledger::{CallEntry, LedgerError, SessionEntry};
+use oncewire_driver::protocol::{NoReply, RecordState, SessionId, SessionTag, Xid};
 use redb::{Database, ReadableDatabase, ReadableTable};
 
 use crate::file::{self, CALLS, SESSIONS};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_io::{AsyncRead, AsyncWrite};
 use oncewire_driver::BoxFuture;
-use oncewire_driver::core::wire::{self, CONTROL_LEN_MAX, Decoded, Frame, Refuse, Role};
+use oncewire_driver::protocol::wire::{self, CONTROL_LEN_MAX, Decoded, Frame, Refuse, Role};
 
 use super::end::EndReason;
 use super::run::Run;
