@@ -50,6 +50,9 @@ pub trait Connect: Send + Sync + 'static {
     ///
     /// Unless a transport says otherwise, [`InvalidInput`](io::ErrorKind::InvalidInput) and
     /// [`Unsupported`](io::ErrorKind::Unsupported) are such errors. That nothing listens is not: a server may start.
+    ///
+    /// It is not asked of errors of the stream. There, [`PermissionDenied`](io::ErrorKind::PermissionDenied) and `Unsupported`
+    /// from a read before the session is open count as such.
     fn is_permanent(&self, error: &io::Error) -> bool {
         matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
     }

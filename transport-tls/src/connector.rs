@@ -7,7 +7,7 @@ use oncewire_driver::{BoxFuture, BoxStream, Connect};
 use rustls::pki_types::ServerName;
 
 use crate::client::ClientTls;
-use crate::error::{Side, explain};
+use crate::error::{Side, explain, is_verdict};
 use crate::stream::{Paced, Stream};
 
 /// Dials by another connector, and speaks TLS on what that connects to.
@@ -64,5 +64,9 @@ impl<C: Connect> Connect for TlsConnector<C> {
 
     fn address(&self) -> String {
         format!("tls:{}", self.inner.address())
+    }
+
+    fn is_permanent(&self, error: &io::Error) -> bool {
+        is_verdict(error) || self.inner.is_permanent(error)
     }
 }

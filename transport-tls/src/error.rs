@@ -69,6 +69,13 @@ pub(crate) fn explain(side: Side, handshaking: bool, error: io::Error) -> io::Er
     io::Error::new(kind, TlsError { text, source })
 }
 
+/// Whether an error is a verdict of [`explain`] that another attempt will not change.
+pub(crate) fn is_verdict(error: &io::Error) -> bool {
+    use io::ErrorKind::{PermissionDenied, Unsupported};
+    let is_of_tls = error.get_ref().is_some_and(|inner| inner.is::<TlsError>());
+    is_of_tls && matches!(error.kind(), PermissionDenied | Unsupported)
+}
+
 /// What is wrong with a certificate, after its subject.
 fn bad(why: &CertificateError) -> String {
     const DAY: u64 = 24 * 60 * 60;

@@ -134,7 +134,7 @@ impl State {
         match std::task::ready!(self.link.poll_fill(cx)) {
             Ok(0) => self.lose_connection(now, "the server closed the connection".to_owned()),
             Ok(len) => return Poll::Ready(self.take_data(now).max(len.min(TURN_LEN / 2))),
-            Err(error) => self.lose_connection(now, error.to_string()),
+            Err(error) => self.fail_stream(now, &error),
         }
         Poll::Ready(0)
     }
@@ -227,6 +227,20 @@ impl State {
     pub(super) fn fail_dial(&mut self, now: Instant, why: &io::Error, failure: DialFailure) {
         self.lifecycle.dial_failed(why);
         self.machine.handle_dial_failed(now, failure);
+        self.deliver(now);
+    }
+
+    /// The stream cannot be read. Before there was a session on it, that may be the server's verdict on this client's
+    /// certificate, which in TLS 1.3 comes after the handshake: then it is as if the dial had failed.
+    fn fail_stream(&mut self, now: Instant, error: &io::Error) {
+        use io::ErrorKind::{PermissionDenied, Unsupported};
+        let is_verdict = matches!(error.kind(), PermissionDenied | Unsupported);
+        if self.lifecycle.connection.since.is_some() || !is_verdict {
+            return self.lose_connection(now, error.to_string());
+        }
+        self.lifecycle.disconnected(error);
+        self.machine.handle_dial_failed(now, DialFailure::Permanent);
+        self.drop_stream();
         self.deliver(now);
     }
 

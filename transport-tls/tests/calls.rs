@@ -1,0 +1,59 @@
+//! What a caller learns whose connection is refused, and one whose connection is not: C191.
+
+use oncewire_tcp::{TcpAcceptor, TcpConnector};
+use oncewire_tls::{
+    Client, ClientOptions, ClientTls, Method, NotExecuted, Outcome, Server, ServerTls, TlsAcceptor,
+    TlsConnector,
+};
+use util::{Authority, SERVER};
+
+mod util;
+
+const WHO: Method<(), String> = Method::new("test/who");
+
+/// A client of a server with these configurations.
+async fn client(tls: ClientTls, server: ServerTls) -> Client {
+    let acceptor = TcpAcceptor::bind("127.0.0.1:0").await.unwrap();
+    let tcp = TcpConnector::new(acceptor.local_addr());
+    let builder = Server::builder("test").method(&WHO, |context, ()| {
+        let caller = context.caller.to_string();
+        async move { caller }
+    });
+    let offered = builder.build().unwrap();
+    smol::spawn(async move { offered.serve(TlsAcceptor::new(acceptor, server)).await }).detach();
+    Client::new(TlsConnector::new(tcp, tls, SERVER).unwrap(), ClientOptions::default())
+}
+
+#[test]
+fn c191_a_call_ends_at_once_when_a_certificate_is_not_accepted() {
+    smol::block_on(async {
+        let (authority, other) = (Authority::new(), Authority::named("another"));
+        let server = || authority.server().serves().client_authorities_file(authority.file());
+        let trusting = || ClientTls::builder().authorities_file(authority.file());
+        let foreign = other.client("alice");
+        let cases = [
+            (trusting().build().unwrap(), "asks for a certificate"),
+            (
+                trusting().identity_files(foreign.certificate, foreign.key).build().unwrap(),
+                "its authority is not trusted there",
+            ),
+            (
+                ClientTls::builder().authorities_file(other.file()).build().unwrap(),
+                "is of an authority that is not trusted here",
+            ),
+        ];
+        for (tls, why) in cases {
+            let client = client(tls, server().build().unwrap()).await;
+            // The deadline is half a minute away: the test would be seen to wait for it.
+            let outcome = client.call(&WHO, &()).await;
+            let expected = matches!(outcome, Outcome::NotExecuted(NotExecuted::NeverConnected));
+            assert!(expected, "{outcome:?}");
+            let said = client.status().last_error.unwrap();
+            assert!(said.contains(why), "{said} / {why}");
+        }
+        let alice = authority.client("alice").asks().authorities_file(authority.file());
+        let client = client(alice.build().unwrap(), server().build().unwrap()).await;
+        assert_eq!(client.call(&WHO, &()).await.ok().unwrap(), "alice");
+        client.close().await;
+    });
+}
