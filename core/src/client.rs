@@ -26,7 +26,7 @@ mod transmit;
 
 pub use config::{Call, ClientConfig, DialFailure, OnDialFailure};
 pub use durable::UnjournaledCall;
-pub use event::{ClientCounters, ClientEvent, ClientSession, Received, Reply};
+pub use event::{ClientCounters, ClientEvent, ClientSession, Received, Reply, ServerInfo};
 
 use core::time::Duration;
 
@@ -119,7 +119,7 @@ struct PendingEvents {
 /// let now = Instant::ZERO;
 /// client.call(now, Call::new(MethodId::of("toy/add_one"), b"\x64")).unwrap();
 /// client.handle_connected(now);
-/// let mut out = [0; 256];
+/// let mut out = [0; oncewire_core::wire::CONTROL_LEN_MAX];
 /// let hello = client.poll_transmit(now, &mut out).unwrap();
 /// assert_eq!(&out[5..9], b"1wir", "the first frame is a Hello of {hello} bytes");
 /// ```
@@ -130,6 +130,7 @@ pub struct Client<S: ClientStorage> {
     phase: Phase,
     closing: Closing,
     session: Option<ClientSession>,
+    server_info: Option<ServerInfo>,
     table: CallTable<S>,
     output: Output,
     keepalive: Keepalive,
@@ -151,6 +152,7 @@ impl<S: ClientStorage> Client<S> {
             phase: Phase::Start,
             closing: Closing::No,
             session: None,
+            server_info: None,
             output: Output::default(),
             keepalive: Keepalive::default(),
             timers: ConnTimers::default(),
@@ -249,6 +251,7 @@ impl<S: ClientStorage> Client<S> {
         // What was not polled was about the older one.
         self.pending_events.connected = None;
         self.pending_events.disconnect = None;
+        self.server_info = None;
         self.phase = Phase::Greeting { server_leaving: false };
         let timeout = self.config.handshake_timeout.max(HANDSHAKE_TIMEOUT_MIN);
         self.timers.handshake = Timer::at(self.now + timeout);
@@ -385,6 +388,12 @@ impl<S: ClientStorage> Client<S> {
     /// The session, once the first handshake is through.
     pub fn session(&self) -> Option<&ClientSession> {
         self.session.as_ref()
+    }
+
+    /// What the server said of itself on this connection, in its `Welcome` or its `Refuse`; `None` before. It stays when
+    /// the connection ends, until there is another one, so that an error may name the instance.
+    pub fn server_info(&self) -> Option<&ServerInfo> {
+        self.server_info.as_ref()
     }
 
     /// Why the server refuses this client for good, if it does (S7).

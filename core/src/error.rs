@@ -2,8 +2,9 @@
 
 use core::fmt;
 
-use crate::ids::{ServerId, ServiceName};
+use crate::ids::ServerId;
 use crate::outcome::Executed;
+use crate::text::ServiceName;
 use crate::wire::Refuse;
 
 /// What a peer did that ends its connection. The session survives, except after a false retry (S24).

@@ -72,10 +72,12 @@ mod error;
 #[cfg(feature = "_explore")]
 mod explore;
 mod ids;
+mod instance;
 mod keepalive;
 mod outcome;
 mod server;
 mod storage;
+mod text;
 mod time;
 pub mod wire;
 #[cfg(all(test, feature = "alloc"))]
@@ -83,14 +85,14 @@ mod work;
 
 pub use client::{
     Call, Client, ClientConfig, ClientCounters, ClientEvent, ClientSession, DialFailure,
-    OnDialFailure, Received, Reply, UnjournaledCall,
+    OnDialFailure, Received, Reply, ServerInfo, UnjournaledCall,
 };
 pub use digest::digest;
 pub use error::{CloseReason, ProtocolError, SessionEnd};
 pub use ids::{
-    CallId, ConnId, MethodId, Principal, ServerId, ServiceName, SessionId, SessionKey, SessionTag,
-    Xid,
+    CallId, ConnId, MethodId, Principal, ServerId, SessionId, SessionKey, SessionTag, Xid,
 };
+pub use instance::{Instance, Schemas};
 pub use keepalive::NEVER;
 pub use outcome::{CallError, Executed, NoReply, NotExecuted, Outcome, Status, Unknown};
 pub use server::{
@@ -101,5 +103,6 @@ pub use server::{
 #[cfg(feature = "alloc")]
 pub use storage::Heap;
 pub use storage::{ClientStorage, InlineClient, InlineServer, Payload, ServerStorage};
+pub use text::{ServiceName, Text};
 pub use time::Instant;
 pub use wire::Refuse;

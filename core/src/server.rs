@@ -335,7 +335,7 @@ impl<T: ServerStorage> Server<T> {
     fn close_conn(&mut self, index: u32, reason: CloseReason) {
         // Into the middle of a reply nothing else can be put.
         let half_sent = self.conns.live(index).is_some_and(|conn| conn.partial.is_some());
-        let refuse = if half_sent { None } else { self.refuse_for(reason) };
+        let refuse = !half_sent && self.refuse_for(reason).is_some();
         self.unbind(index);
         self.keepalives.unlink(&mut self.conns, index);
         self.stop_timer(index);

@@ -15,7 +15,8 @@ pub(crate) use codec::{
 };
 pub use codec::{Decoded, FrameInfo, decode, encode, peek};
 
-pub use crate::ids::{SERVICE_NAME_LEN_MAX, ServiceName};
+pub use crate::instance::{INSTANCE_NAME_LEN_MAX, Instance, SCHEMAS_MAX, Schemas};
+pub use crate::text::{SERVICE_NAME_LEN_MAX, ServiceName};
 
 use crate::ids::{MethodId, ServerId, SessionId, Xid};
 use crate::outcome::Status;
@@ -31,7 +32,7 @@ pub const REQUEST_HEADER_LEN: usize = 36;
 /// Bytes of a reply before its body, the length field included.
 pub const REPLY_HEADER_LEN: usize = 16;
 /// The longest control frame, the length field included. An output slice must hold one.
-pub const CONTROL_LEN_MAX: usize = 256;
+pub const CONTROL_LEN_MAX: usize = 384;
 
 /// Flag of a request: the call may run more than once (S22).
 pub const FLAG_IDEMPOTENT: u8 = 0x01;
@@ -109,6 +110,10 @@ pub struct Welcome {
     pub commit: u64,
     /// What the session may use, fixed for its life.
     pub grants: Grants,
+    /// Which process answered.
+    pub instance: Instance,
+    /// The schemas of its services.
+    pub schemas: Schemas,
 }
 
 /// What a session may use, fixed for its life (S7).
@@ -208,8 +213,8 @@ pub enum Frame<'d> {
     Hello(Hello),
     /// Accepts a `Hello`.
     Welcome(Welcome),
-    /// Says why the server closes.
-    Refuse(Refuse),
+    /// Says why the server closes, and which process does.
+    Refuse(Refuse, Instance),
     /// A call.
     Request(RequestHeader, &'d [u8]),
     /// The answer to a call.

@@ -110,7 +110,11 @@ impl Walk {
         // Polled again only when the rest has left.
         line.rest = None;
         let mut out = [0; 8192];
-        let _ = self.server.poll_transmit(self.now, line.conn, &mut out[..len.max(256)]);
+        let _ = self.server.poll_transmit(
+            self.now,
+            line.conn,
+            &mut out[..len.max(wire::CONTROL_LEN_MAX)],
+        );
         if self.rng.one_in(2) {
             line.rest = self.server.take_shared_tail(line.conn);
         }

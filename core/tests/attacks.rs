@@ -171,6 +171,8 @@ fn welcome() -> Welcome {
             lease_ms: 300_000,
             keepalive_ms: 10_000,
         },
+        instance: Instance::UNNAMED,
+        schemas: Schemas::EMPTY,
     }
 }
 
@@ -283,7 +285,7 @@ fn s24_a_server_that_says_anything_in_any_order_never_makes_a_client_panic_or_sp
                 link,
                 &match rng.below(12) {
                     0..=3 => Frame::Welcome(said),
-                    4 => Frame::Refuse(refuse),
+                    4 => Frame::Refuse(refuse, Instance::UNNAMED),
                     5 => Frame::Goodbye(Role::Server),
                     6 => Frame::Ping(Role::Server),
                     _ => Frame::Reply(wire::ReplyHeader { status, xid: number }, body),

@@ -82,11 +82,11 @@ fn c32_half_a_request_with_fail_fast_is_unknown_and_its_ticket_says_not_executed
 #[test]
 fn c32_a_request_that_left_only_in_part_is_sent_whole_after_the_resume() {
     let mut pair = Pair::new();
-    pair.out_len = 256;
+    pair.out_len = wire::CONTROL_LEN_MAX;
     let body = vec![3; 10_000];
     let now = pair.now;
     let call = pair.client().call(now, Call::new(ECHO, &body)).unwrap();
-    let mut out = [0; 256];
+    let mut out = [0; wire::CONTROL_LEN_MAX];
     assert!(pair.client().poll_transmit(now, &mut out).is_some(), "the first bytes");
     pair.reconnect();
     assert_eq!(pair.outcome(call), reply(&body));
@@ -366,7 +366,9 @@ fn dialogue(chunk: usize, out_len: usize) -> (Vec<OwnedOutcome>, Vec<Run>, Serve
 fn c41_byte_at_a_time_and_all_at_once_behave_the_same() {
     let (outcomes, runs, counters) = dialogue(usize::MAX, 1 << 16);
     assert_eq!(outcomes.len(), 11);
-    for (chunk, out_len) in [(1, 1 << 16), (1, 256), (7, 300), (usize::MAX, 256)] {
+    for (chunk, out_len) in
+        [(1, 1 << 16), (1, wire::CONTROL_LEN_MAX), (7, 400), (usize::MAX, wire::CONTROL_LEN_MAX)]
+    {
         let (other_fates, other_runs, other) = dialogue(chunk, out_len);
         assert_eq!(outcomes, other_fates, "chunk {chunk}, out {out_len}");
         let bodies = |runs: &[Run]| runs.iter().map(|run| run.body.clone()).collect::<Vec<_>>();

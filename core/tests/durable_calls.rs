@@ -45,6 +45,8 @@ fn an_answer_to_a_call_that_is_not_recorded_yet_is_a_protocol_error() {
         seen: 0,
         commit: session.commit,
         grants: session.grants,
+        instance: Instance::UNNAMED,
+        schemas: Schemas::EMPTY,
     };
     pair.send_down(link, &Frame::Welcome(welcome));
     let call = pair.call(b"a");

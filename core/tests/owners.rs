@@ -328,6 +328,8 @@ fn welcome(rng: &mut Rng) -> Vec<u8> {
         seen: rng.below(3) * rng.below(3),
         commit: 0,
         grants: GRANTS,
+        instance: Instance::UNNAMED,
+        schemas: Schemas::EMPTY,
     }))
 }
 
@@ -343,13 +345,16 @@ fn any_server_frame(rng: &mut Rng) -> Vec<u8> {
     ]);
     bytes_of(&match rng.below(20) {
         0 if rng.one_in(4) => return welcome(rng),
-        6 if rng.one_in(4) => Frame::Refuse(*rng.pick(&[
-            Refuse::Protocol(3),
-            Refuse::SessionUnknown,
-            Refuse::ShuttingDown,
-            Refuse::Superseded,
-            Refuse::WrongPrincipal,
-        ])),
+        6 if rng.one_in(4) => Frame::Refuse(
+            *rng.pick(&[
+                Refuse::Protocol(3),
+                Refuse::SessionUnknown,
+                Refuse::ShuttingDown,
+                Refuse::Superseded,
+                Refuse::WrongPrincipal,
+            ]),
+            Instance::UNNAMED,
+        ),
         7 => Frame::Ping(Role::Server),
         8 if rng.one_in(3) => Frame::Goodbye(Role::Server),
         _ => {
@@ -410,7 +415,7 @@ fn end_client<S: ClientStorage>(
         client.forget(now, id);
     }
     client.handle_connected(now);
-    let refuse = bytes_of(&Frame::Refuse(Refuse::SessionUnknown));
+    let refuse = bytes_of(&Frame::Refuse(Refuse::SessionUnknown, Instance::UNNAMED));
     let _ = client.handle_data(now, &refuse);
     while client.poll_event().is_some() {}
     assert_eq!((client.pending(), client.unsettled()), (0, 0), "seed {seed}");

@@ -60,7 +60,7 @@ impl Walk {
             config.kept_per_session_max = 100_000;
         }
         let mut pair = Pair::with(config, ClientConfig::default());
-        pair.out_len = *rng.pick(&[256, 300, 4096]);
+        pair.out_len = *rng.pick(&[wire::CONTROL_LEN_MAX, 400, 4096]);
         let made = Vec::new();
         Walk { seed, kind, rng, pair, made, draining: false, restarted: false }
     }

@@ -52,7 +52,7 @@ fn client_turn<S: ClientStorage>(
     if client.poll_timeout().is_some_and(|at| at <= now) {
         client.handle_timeout(now);
     }
-    let mut out = [0; 256];
+    let mut out = [0; wire::CONTROL_LEN_MAX];
     while let Some(len) = client.poll_transmit(now, &mut out) {
         link.send(&out[..len.get()]);
     }
@@ -95,7 +95,7 @@ fn server_turn<T: ServerStorage>(
     if server.poll_timeout().is_some_and(|at| at <= now) {
         server.handle_timeout(now);
     }
-    let mut out = [0; 256];
+    let mut out = [0; wire::CONTROL_LEN_MAX];
     while let Some(event) = server.poll_event() {
         if let ServerEvent::Transmit(conn) = event {
             while let Some(len) = server.poll_transmit(now, conn, &mut out) {

@@ -105,9 +105,9 @@ pub use method::{Method, RawMethod};
 pub use nonblocking::Nonblocking;
 pub use oncewire_core as protocol;
 pub use oncewire_core::{
-    CallError, ClientCounters, CloseReason, Executed, Instant, MethodId, MethodSpec, NEVER,
-    NoReply, NotExecuted, OnDialFailure, ServerConfig, ServerCounters, ServerError, ServerId,
-    ServiceName, SessionId, SessionTag, Unknown, Xid,
+    CallError, ClientCounters, CloseReason, Executed, Instance, Instant, MethodId, MethodSpec,
+    NEVER, NoReply, NotExecuted, OnDialFailure, ServerConfig, ServerCounters, ServerError,
+    ServerId, ServiceName, SessionId, SessionTag, Unknown, Xid,
 };
 #[cfg(feature = "macros")]
 pub use oncewire_macros::service;

@@ -53,7 +53,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use oncewire_core::{NotExecuted, ServerCounters, ServerId};
+use oncewire_core::{Instance, NotExecuted, ServerCounters, ServerId};
 
 use crate::ledger::entry::LedgerError;
 use crate::transport::{Accept, BoxStream, Subject};
@@ -81,11 +81,16 @@ pub use stateful::{StateHandler, StatefulBuilder};
 pub struct Server {
     shared: Arc<Shared>,
     id: ServerId,
+    instance: Instance,
 }
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server").field("id", &self.id).field("counters", &self.counters()).finish()
+        f.debug_struct("Server")
+            .field("id", &self.id)
+            .field("instance", &self.instance)
+            .field("counters", &self.counters())
+            .finish()
     }
 }
 
@@ -103,6 +108,11 @@ impl Server {
     /// Names this server's set of completion records: new at every start, unless a ledger keeps them.
     pub fn id(&self) -> ServerId {
         self.id
+    }
+
+    /// This start of the server, as clients see it: see [`ServerBuilder::instance`].
+    pub fn instance(&self) -> Instance {
+        self.instance
     }
 
     /// Accepts connections and serves them, until a drain is complete or the transport says that there will be no

@@ -88,12 +88,13 @@ fn c161_an_error_says_which_method_of_which_server_and_what_the_call_is_known_by
     assert_eq!((report.method_name, report.method), ("sum/absent", ABSENT.id()));
     assert_eq!((report.connections, report.failed_attempts), (1, 0));
     let server = report.server.unwrap();
+    let instance = report.instance.unwrap();
     let (session, xid) = (report.session.unwrap(), report.xid.unwrap());
     assert_eq!(
         unreplied.to_string(),
         format!(
             "sum/absent of \"sum\" at a socket pair: not executed: the server has no such method \
-             (server {server}, session {session}, xid {xid})"
+             (server {server}, instance {instance}, session {session}, xid {xid})"
         )
     );
     // Of an unknown outcome, first with a ticket; and of what the ticket brings, the same call.

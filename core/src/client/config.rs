@@ -2,8 +2,9 @@
 
 use core::time::Duration;
 
-use crate::ids::{MethodId, ServerId, ServiceName};
+use crate::ids::{MethodId, ServerId};
 use crate::storage::Payload;
+use crate::text::ServiceName;
 
 /// What a client wants, and its limits.
 ///

@@ -1,8 +1,10 @@
 //! What a client reports: replies, events, its session and its counters.
 
 use crate::error::{CloseReason, SessionEnd};
-use crate::ids::{CallId, ServerId, ServiceName, SessionId, Xid};
+use crate::ids::{CallId, ServerId, SessionId, Xid};
+use crate::instance::{Instance, Schemas};
 use crate::outcome::Outcome;
+use crate::text::ServiceName;
 use crate::wire::Grants;
 
 /// What [`Client::handle_data`](crate::Client::handle_data) or [`Server::handle_data`](crate::Server::handle_data) took from the bytes it was given.
@@ -67,6 +69,16 @@ pub struct ClientSession {
     pub grants: Grants,
     /// The highest commit number seen (S32).
     pub commit: u64,
+}
+
+/// What a server says of itself with each connection, beside the session: see [`Client::server_info`](crate::Client::server_info).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "_explore", derive(Hash))]
+pub struct ServerInfo {
+    /// Which process answered.
+    pub instance: Instance,
+    /// The schemas of its services; empty if it has refused the client.
+    pub schemas: Schemas,
 }
 
 /// Numbers that tell how a client has fared since it was made.

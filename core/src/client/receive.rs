@@ -3,8 +3,9 @@
 use super::call::{CallState, NextFrame};
 use super::recovery::{self, Answer, Heard, Refusal};
 use super::timers::ConnTimers;
-use super::{Client, ClientSession, Goodbye, Phase, Received, Reply};
+use super::{Client, ClientSession, Goodbye, Phase, Received, Reply, ServerInfo};
 use crate::error::{CloseReason, ProtocolError};
+use crate::instance::{Instance, Schemas};
 use crate::outcome::Executed;
 use crate::storage::ClientStorage;
 use crate::time::Instant;
@@ -79,7 +80,7 @@ impl<S: ClientStorage> Client<S> {
                     return Err(ProtocolError::UnexpectedWelcome);
                 }
             }
-            (Frame::Refuse(refuse), _) => self.handle_refuse(refuse),
+            (Frame::Refuse(refuse, instance), _) => self.handle_refuse(refuse, instance),
             (Frame::Ping(_), _) => {
                 self.output.pong = true;
                 self.repeat_if_lossy();
@@ -171,8 +172,9 @@ impl<S: ClientStorage> Client<S> {
         if !sane {
             return Err(ProtocolError::UnexpectedWelcome);
         }
-        if let Some(reason) = recovery::check_server(&self.config, welcome.service, welcome.server)
-        {
+        let Welcome { service, server, instance, schemas, .. } = *welcome;
+        self.server_info = Some(ServerInfo { instance, schemas });
+        if let Some(reason) = recovery::check_server(&self.config, service, server) {
             self.refuse_for_good(reason);
             return Ok(());
         }
@@ -207,7 +209,10 @@ impl<S: ClientStorage> Client<S> {
         Ok(())
     }
 
-    fn handle_refuse(&mut self, refuse: Refuse) {
+    fn handle_refuse(&mut self, refuse: Refuse, instance: Instance) {
+        if self.server_info.is_none_or(|info| info.instance != instance) {
+            self.server_info = Some(ServerInfo { instance, schemas: Schemas::EMPTY });
+        }
         match recovery::refused(&self.config, refuse) {
             Refusal::Disconnect(reason) => self.drop_connection(reason),
             Refusal::EndSession(end, reason) if self.session.is_some() => {

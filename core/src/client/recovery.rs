@@ -17,8 +17,9 @@
 use super::call::{CallState, KnownCall, LastSent, NextFrame, Reason};
 use super::{ClientConfig, ClientSession, DialFailure, OnDialFailure};
 use crate::error::{CloseReason, ProtocolError, SessionEnd};
-use crate::ids::{ServerId, ServiceName};
+use crate::ids::ServerId;
 use crate::outcome::{NotExecuted, Outcome, Status, Unknown};
+use crate::text::ServiceName;
 use crate::wire::{Refuse, Welcome};
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 
 use core::time::Duration;
 
-use crate::ids::{MethodId, ServerId, ServiceName};
+use crate::ids::{MethodId, ServerId};
+use crate::instance::{Instance, Schemas};
+use crate::text::ServiceName;
 
 /// Who a server is, what it grants, and its limits.
 ///
@@ -26,6 +28,10 @@ pub struct ServerConfig {
     pub server: ServerId,
     /// The service's name.
     pub service: ServiceName,
+    /// This start of the server: said to every client, and named in their errors.
+    pub instance: Instance,
+    /// The schemas of its services: said to every client.
+    pub schemas: Schemas,
     /// Most slots granted to a session; at most 65,536.
     pub slots: u32,
     /// Bytes of the longest request body granted.
@@ -99,6 +105,8 @@ impl ServerConfig {
         ServerConfig {
             server,
             service,
+            instance: Instance::UNNAMED,
+            schemas: Schemas::EMPTY,
             slots: 1024,
             request_len_max: 16 << 20,
             reply_len_max: 16 << 20,

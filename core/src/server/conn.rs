@@ -6,7 +6,7 @@ use crate::ids::{Principal, SessionId};
 use crate::keepalive::Keepalive;
 use crate::storage::list::{Links, NIL, linked};
 use crate::time::Instant;
-use crate::wire::{REPLY_HEADER_LEN, Refuse};
+use crate::wire::REPLY_HEADER_LEN;
 
 /// One connection.
 #[derive(Debug)]
@@ -62,7 +62,8 @@ pub(super) struct IncomingFrame {
 pub(super) struct PendingControl {
     /// It was sent before, but may be lost (S27).
     pub(super) welcome_again: bool,
-    pub(super) refuse: Option<Refuse>,
+    /// The reason for which it closes.
+    pub(super) refuse: bool,
     pub(super) pong: bool,
     pub(super) ping: bool,
     pub(super) goodbye: bool,
@@ -70,7 +71,7 @@ pub(super) struct PendingControl {
 
 impl PendingControl {
     pub(super) fn is_empty(&self) -> bool {
-        !self.welcome_again && self.refuse.is_none() && !self.pong && !self.ping && !self.goodbye
+        !self.welcome_again && !self.refuse && !self.pong && !self.ping && !self.goodbye
     }
 }
 

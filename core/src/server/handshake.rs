@@ -323,6 +323,8 @@ impl<T: ServerStorage> Server<T> {
             seen: session.seen,
             commit: self.config.commit,
             grants: session.grants(),
+            instance: self.config.instance,
+            schemas: self.config.schemas,
         })
     }
 

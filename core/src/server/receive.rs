@@ -237,7 +237,7 @@ impl<T: ServerStorage> Server<T> {
                 self.end_if_due(index);
             }
             // A server's frames, and those with a body, are no control frames of a client.
-            Frame::Welcome(_) | Frame::Refuse(_) | Frame::Request(..) | Frame::Reply(..) => {
+            Frame::Welcome(_) | Frame::Refuse(..) | Frame::Request(..) | Frame::Reply(..) => {
                 return Err(ProtocolError::NoSession);
             }
         }

@@ -130,16 +130,23 @@ impl<T: ServerStorage> Server<T> {
     }
 
     fn send_control(&mut self, index: u32, out: &mut FrameWriter<'_>) -> Step {
-        let welcome = self.conns.live(index).and_then(|conn| self.welcome(conn));
+        let Some(conn) = self.conns.live(index) else { return Step::Stop };
+        let sent = if conn.send.welcome_again {
+            self.welcome(conn).is_none_or(|welcome| out.control(&Frame::Welcome(welcome)))
+        } else if conn.send.refuse {
+            let refuse = conn.closing().and_then(|reason| self.refuse_for(reason));
+            let instance = self.config.instance;
+            refuse.is_none_or(|refuse| out.control(&Frame::Refuse(refuse, instance)))
+        } else {
+            false
+        };
         let Some(conn) = self.conns.live_mut(index) else { return Step::Stop };
         let send = &mut conn.send;
         let sent = if send.welcome_again {
-            send.welcome_again =
-                !welcome.is_none_or(|welcome| out.control(&Frame::Welcome(welcome)));
-            !send.welcome_again
-        } else if let Some(refuse) = send.refuse {
-            let sent = out.control(&Frame::Refuse(refuse));
-            send.refuse = if sent { None } else { send.refuse };
+            send.welcome_again = !sent;
+            sent
+        } else if send.refuse {
+            send.refuse = !sent;
             sent
         } else if send.pong {
             send.pong = !out.control(&Frame::Pong(Role::Server));

@@ -183,7 +183,9 @@ fn decode_control(kind: u8, fields: &[u8], from: Role) -> Result<Frame<'_>, Prot
             hello.map(Frame::Hello).ok_or(malformed)
         }
         (KIND_WELCOME, Role::Server) => open_fields(fields).map(Frame::Welcome).ok_or(malformed),
-        (KIND_REFUSE, Role::Server) => open_fields(fields).map(Frame::Refuse).ok_or(malformed),
+        (KIND_REFUSE, Role::Server) => open_fields(fields)
+            .map(|(refuse, instance)| Frame::Refuse(refuse, instance))
+            .ok_or(malformed),
         (KIND_ASK, Role::Client) => ask_fields(fields, malformed),
         (KIND_CANCEL, Role::Client) => xid_field(fields, malformed).map(Frame::Cancel),
         (KIND_ACK, Role::Client) => closed_fields(fields).map(Frame::Ack).ok_or(malformed),
@@ -310,7 +312,7 @@ pub fn encode(frame: &Frame<'_>, out: &mut [u8]) -> Option<usize> {
         }
         Frame::Hello(hello) => control(KIND_HELLO, hello, out),
         Frame::Welcome(welcome) => control(KIND_WELCOME, welcome, out),
-        Frame::Refuse(refuse) => control(KIND_REFUSE, refuse, out),
+        Frame::Refuse(refuse, instance) => control(KIND_REFUSE, &(refuse, instance), out),
         Frame::Ask(xid, number) => control(KIND_ASK, &(xid.get(), number), out),
         Frame::Ack(ack) => control(KIND_ACK, ack, out),
         Frame::Cancel(xid) => control(KIND_CANCEL, &xid.get(), out),

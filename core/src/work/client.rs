@@ -43,6 +43,8 @@ impl Full {
                 lease_ms: 1_000_000,
                 keepalive_ms: 1_000_000,
             },
+            instance: Instance::UNNAMED,
+            schemas: Schemas::EMPTY,
         };
         self.client.handle_data(self.now, &encoded(&Frame::Welcome(welcome))).unwrap();
         self.flush();

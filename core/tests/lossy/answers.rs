@@ -23,6 +23,8 @@ fn asked_before_and_after() -> (Client<Heap>, CallId, Instant) {
                 lease_ms: 300_000,
                 keepalive_ms: 300_000,
             },
+            instance: Instance::UNNAMED,
+            schemas: Schemas::EMPTY,
         })
     };
     let mut config = ClientConfig::default();
@@ -72,7 +74,7 @@ fn answer(
     now: Instant,
     frame: &wire::Frame<'_>,
 ) -> Option<(CallId, bool)> {
-    let mut out = [0; 256];
+    let mut out = [0; wire::CONTROL_LEN_MAX];
     let len = wire::encode(frame, &mut out).unwrap();
     let item = client.handle_data(now, &out[..len]).unwrap().item?;
     Some((item.call, item.outcome == Outcome::NotExecuted(NotExecuted::Cancelled)))

@@ -289,6 +289,8 @@ fn c10_a_server_that_does_not_judge_is_judged_by_the_client_before_anything_leav
             lease_ms: 1,
             keepalive_ms: 1,
         },
+        instance: Instance::UNNAMED,
+        schemas: Schemas::EMPTY,
     };
     pair.send_down(link, &Frame::Welcome(welcome));
     assert_eq!(pair.outcome(call), not_executed(NotExecuted::SessionRefused));

@@ -66,7 +66,7 @@ impl From<Frame<'_>> for OwnedFrame {
         match frame {
             Frame::Hello(hello) => OwnedFrame::Hello(hello),
             Frame::Welcome(welcome) => OwnedFrame::Welcome(welcome),
-            Frame::Refuse(refuse) => OwnedFrame::Refuse(refuse),
+            Frame::Refuse(refuse, _) => OwnedFrame::Refuse(refuse),
             Frame::Request(header, body) => OwnedFrame::Request(header, body.to_vec()),
             Frame::Reply(header, body) => {
                 OwnedFrame::Reply(header.status, header.xid.get(), body.to_vec())

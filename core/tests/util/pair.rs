@@ -236,6 +236,8 @@ impl Pair {
             seen,
             commit: 0,
             grants: session.grants,
+            instance: Instance::UNNAMED,
+            schemas: Schemas::EMPTY,
         }
     }
 

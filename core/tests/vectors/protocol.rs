@@ -104,7 +104,8 @@ impl Example {
 fn the_worked_example_is_what_the_machines_say() {
     let method = MethodId::from_number(22);
     let service = ServiceName::new("toy").unwrap();
-    let config = ServerConfig::new(ServerId::from_bytes([7; 16]), service);
+    let mut config = ServerConfig::new(ServerId::from_bytes([7; 16]), service);
+    config.instance = Instance::new(0x1234, "toy-1");
     let mut example = Example {
         now: Instant::ZERO,
         client: Client::new(ClientConfig::default()),

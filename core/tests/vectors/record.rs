@@ -144,8 +144,10 @@ pub(crate) fn described<'d>(record: &Record, body: &'d [u8]) -> Frame<'d> {
                 lease_ms: record.number("lease_ms"),
                 keepalive_ms: record.number("keepalive_ms"),
             },
+            instance: described_instance(record),
+            schemas: described_schemas(record),
         }),
-        "Refuse" => Frame::Refuse(described_refuse(record)),
+        "Refuse" => Frame::Refuse(described_refuse(record), described_instance(record)),
         "Request" => {
             let header = RequestHeader {
                 flags: record.number("flags"),
@@ -175,6 +177,19 @@ pub(crate) fn described<'d>(record: &Record, body: &'d [u8]) -> Frame<'d> {
         "Goodbye" => Frame::Goodbye(record.role()),
         other => panic!("{}: frame = {other}", record.name()),
     }
+}
+
+fn described_instance(record: &Record) -> Instance {
+    let id = u64::from_le_bytes(record.bytes("instance.id").try_into().unwrap());
+    Instance::new(id, record.quoted("instance.name"))
+}
+
+fn described_schemas(record: &Record) -> Schemas {
+    let bytes = record.bytes("schemas");
+    let (hashes, rest) = bytes.as_chunks::<8>();
+    assert!(rest.is_empty());
+    let all = hashes.iter().map(|hash| u64::from_le_bytes(*hash));
+    all.fold(Schemas::EMPTY, |schemas, hash| schemas.with(hash).unwrap())
 }
 
 fn described_refuse(record: &Record) -> Refuse {

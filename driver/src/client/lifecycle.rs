@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::Waker;
 
-use oncewire_core::{ClientSession, CloseReason, Instant};
+use oncewire_core::{ClientSession, CloseReason, Instance, Instant};
 
 use super::report::SessionInfo;
 
@@ -81,10 +81,11 @@ impl Lifecycle {
         &mut self,
         now: Instant,
         session: Option<&ClientSession>,
+        instance: Option<Instance>,
         wake: &mut Vec<Waker>,
     ) {
         self.connections += 1;
-        self.session = session.map(|session| Arc::new(SessionInfo::new(session)));
+        self.session = session.map(|session| Arc::new(SessionInfo::new(session, instance)));
         self.failed_attempts = 0;
         self.connection.since = Some(now);
         wake.append(&mut self.connect_wakers);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use oncewire_core::{
-    ClientConfig, ClientCounters, CloseReason, OnDialFailure, ServerId, ServiceName,
+    ClientConfig, ClientCounters, CloseReason, Instance, OnDialFailure, ServerId, ServiceName,
 };
 
 /// How a client behaves, and its limits.
@@ -102,7 +102,10 @@ pub struct ClientStatus {
     pub connected: bool,
     /// The server that opened the session.
     pub server: Option<ServerId>,
-    /// Why the last connection ended or could not be made.
+    /// Which process of it has answered on this connection, or on the last one while there is none: the server id names a
+    /// set of records, which several may share.
+    pub instance: Option<Instance>,
+    /// Why the last connection ended or could not be made; it names the instance that answered, if one did.
     pub last_error: Option<String>,
     /// Attempts to connect that failed, since the last one that led to a session.
     pub failed_attempts: u32,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use oncewire_core::{
-    ClientSession, MethodId, NotExecuted, ServerId, ServiceName, SessionTag, Unknown, Xid,
+    ClientSession, Instance, MethodId, NotExecuted, ServerId, ServiceName, SessionTag, Unknown, Xid,
 };
 
 use super::lifecycle::Lifecycle;
@@ -16,13 +16,14 @@ use super::pending::Trace;
 pub(super) struct SessionInfo {
     tag: SessionTag,
     server: ServerId,
+    instance: Option<Instance>,
     service: ServiceName,
 }
 
 impl SessionInfo {
-    pub(super) fn new(session: &ClientSession) -> SessionInfo {
+    pub(super) fn new(session: &ClientSession, instance: Option<Instance>) -> SessionInfo {
         let ClientSession { id, server, service, .. } = *session;
-        SessionInfo { tag: id.tag(), server, service }
+        SessionInfo { tag: id.tag(), server, instance, service }
     }
 }
 
@@ -42,6 +43,8 @@ pub struct CallReport {
     pub service: Option<ServiceName>,
     /// Which set of records that server keeps.
     pub server: Option<ServerId>,
+    /// Which process it was on the connection that the call was made on: several may keep the same records.
+    pub instance: Option<Instance>,
     /// The session that the call was made in.
     pub session: Option<SessionTag>,
     /// The call's number in its session; `None` if no byte of it was sent.
@@ -73,6 +76,7 @@ impl CallReport {
             address: client.address.clone(),
             service: session.map(|session| session.service),
             server: session.map(|session| session.server),
+            instance: session.and_then(|session| session.instance),
             session: session.map(|session| session.tag),
             xid,
             connections: client.connections,
@@ -114,7 +118,11 @@ impl CallReport {
             }
         }
         if let (Some(server), Some(session), Some(xid)) = (self.server, self.session, self.xid) {
-            write!(f, " (server {server}, session {session}, xid {xid})")?;
+            write!(f, " (server {server}")?;
+            if let Some(instance) = self.instance {
+                write!(f, ", instance {instance}")?;
+            }
+            write!(f, ", session {session}, xid {xid})")?;
         }
         Ok(())
     }

@@ -302,6 +302,7 @@ impl Shared {
         self.with(|state, _| ClientStatus {
             connected: state.machine.is_connected(),
             server: state.machine.session().map(|session| session.server),
+            instance: state.machine.server_info().map(|info| info.instance),
             last_error: state.lifecycle.last_error.clone(),
             failed_attempts: state.lifecycle.failed_attempts,
             refused: state.machine.refusal(),

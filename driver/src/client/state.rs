@@ -252,6 +252,14 @@ impl State {
         self.deliver(now);
     }
 
+    /// An error, and which process answered on its connection.
+    fn with_instance(&self, error: &dyn std::fmt::Display) -> String {
+        match self.machine.server_info() {
+            Some(info) => format!("{error}; instance {}", info.instance),
+            None => error.to_string(),
+        }
+    }
+
     /// Closes the stream, which the machine knows of. The task makes another one.
     fn drop_stream(&mut self) {
         self.link.disconnect();
@@ -266,17 +274,19 @@ impl State {
             match event {
                 ClientEvent::Connected { .. } => {
                     let session = self.machine.session();
-                    self.lifecycle.opened(now, session, &mut self.to_wake);
+                    let instance = self.machine.server_info().map(|info| info.instance);
+                    self.lifecycle.opened(now, session, instance, &mut self.to_wake);
                 }
                 ClientEvent::Disconnect(reason) => {
                     self.lifecycle.connection.reason = Some(reason);
-                    self.lifecycle.disconnected(reason);
+                    let why = self.with_instance(&reason);
+                    self.lifecycle.disconnected(why);
                     self.drop_stream();
                 }
                 // It was said when the connection ended, with the reason.
                 ClientEvent::SessionLost(SessionEnd::Refused) => {}
                 ClientEvent::SessionLost(end) => {
-                    self.lifecycle.last_error = Some(end.to_string());
+                    self.lifecycle.last_error = Some(self.with_instance(&end));
                 }
                 ClientEvent::Ended { call, xid, outcome } => {
                     let outcome = RawOutcome::new(outcome, None);

@@ -1,6 +1,6 @@
 //! Cases of input that no right peer sends, and of calls that cannot be.
 
-use oncewire_core::wire::{Frame, Hello, Refuse, Role, VERSION};
+use oncewire_core::wire::{Frame, Hello, Instance, Refuse, Role, VERSION};
 use oncewire_core::{CallError, Executed, MethodId, NoReply, NotExecuted, ProtocolError, Status};
 
 use super::expect_reply;
@@ -57,7 +57,9 @@ pub async fn a_server_of_another_version_ends_the_client_with_a_reason(world: Wo
     let call = client.call(&ADD_ONE, &1).start();
     let mut server = world.accept(&acceptor).await;
     server.hello().await;
-    server.send(&Frame::Refuse(Refuse::VersionUnsupported { min: 7, max: 9 })).await;
+    server
+        .send(&Frame::Refuse(Refuse::VersionUnsupported { min: 7, max: 9 }, Instance::UNNAMED))
+        .await;
     let outcome = world.within("the call's outcome", call).await;
     let refused = NotExecuted::SessionRefused;
     assert!(matches!(&outcome, Outcome::NotExecuted(why) if *why == refused), "{outcome:?}");

@@ -7,7 +7,7 @@ use oncewire_core::wire::{
     self, Ack, Decoded, Frame, Grants, Hello, Refuse, ReplyHeader, RequestHeader, Resume, Role,
     ServiceName, Welcome,
 };
-use oncewire_core::{MethodId, ServerId, SessionId, Status, Xid};
+use oncewire_core::{Instance, MethodId, Schemas, ServerId, SessionId, Status, Xid};
 
 use super::world::{Host, World};
 use crate::transport::{Accept, BoxStream, Connect};
@@ -70,6 +70,8 @@ pub(crate) fn welcome(hello: &Hello, session: [u8; 16], seen: u64) -> Welcome {
             lease_ms: 300_000,
             keepalive_ms: 10_000,
         },
+        instance: Instance::UNNAMED,
+        schemas: Schemas::EMPTY,
     }
 }
 
@@ -211,7 +213,7 @@ impl RawPeer {
     /// As a client: the connection must end, with this as the last word.
     pub(crate) async fn refused(&mut self) -> Refuse {
         match self.rest().await.pop() {
-            Some((Frame::Refuse(refuse), _)) => refuse,
+            Some((Frame::Refuse(refuse, _), _)) => refuse,
             other => panic!("a Refuse was expected, this came: {other:?}"),
         }
     }
@@ -273,7 +275,7 @@ fn keep(frame: Frame<'_>) -> Heard {
         Frame::Reply(header, _) => Frame::Reply(header, &[]),
         Frame::Hello(hello) => Frame::Hello(hello),
         Frame::Welcome(welcome) => Frame::Welcome(welcome),
-        Frame::Refuse(refuse) => Frame::Refuse(refuse),
+        Frame::Refuse(refuse, _) => Frame::Refuse(refuse, Instance::UNNAMED),
         Frame::Ask(xid, number) => Frame::Ask(xid, number),
         Frame::Ack(ack) => Frame::Ack(ack),
         Frame::Cancel(xid) => Frame::Cancel(xid),

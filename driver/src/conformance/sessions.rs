@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use oncewire_core::wire::{Frame, Refuse, Resume, ServiceName};
+use oncewire_core::wire::{Frame, Instance, Refuse, Resume, ServiceName};
 use oncewire_core::{
     CloseReason, NotExecuted, ProtocolError, ServerId, SessionId, Status, Unknown,
 };
@@ -105,7 +105,10 @@ pub async fn c04_another_principal_gets_nothing_of_a_session_whose_id_it_knows(w
     let mut bob = world.raw_peer(&host.connector).await;
     bob.send(&Frame::Hello(hello(Some(Resume { session, acked: 0 })))).await;
     bob.ask(1).await;
-    assert_eq!(bob.rest().await, [(Frame::Refuse(Refuse::WrongPrincipal), Vec::new())]);
+    assert_eq!(
+        bob.rest().await,
+        [(Frame::Refuse(Refuse::WrongPrincipal, Instance::UNNAMED), Vec::new())]
+    );
     let (status, _) = alice.call(2, 0, ADD_ONE.id(), &arguments(&2u64)).await;
     assert_eq!(status, Status::Done, "the session is unharmed");
     drop(alice);
@@ -253,6 +256,10 @@ pub async fn c10_another_service_than_demanded_ends_before_anything_runs(world: 
     let why = client.status().refused.expect("the server refuses this client for good");
     let message = why.to_string();
     assert!(message.contains("\"jobs\"") && message.contains("\"mail\""), "{message}");
+    let instance = host.server.instance();
+    assert_eq!(client.status().instance, Some(instance));
+    let message = client.status().last_error.expect("it names the instance");
+    assert!(message.contains(&instance.to_string()), "{message}");
     assert!(!world.within("the refusal", client.connected()).await);
     // One that comes after the refusal fares no differently.
     let outcome = world.within("the refusal", client.call(&ADD_ONE, &1)).await;
@@ -347,7 +354,7 @@ pub async fn c118_a_client_that_is_refused_each_time_waits_before_it_dials_again
                     if is_welcome {
                         server.send(&Frame::Welcome(welcome(&hello, [1; 16], 0))).await;
                     }
-                    server.send(&Frame::Refuse(refusal)).await;
+                    server.send(&Frame::Refuse(refusal, Instance::UNNAMED)).await;
                     server.rest().await;
                 }
             }

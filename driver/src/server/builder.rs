@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use oncewire_core::{
-    MethodId, Server as Machine, ServerConfig, ServerError, ServerId, ServiceName,
+    Instance, MethodId, Server as Machine, ServerConfig, ServerError, ServerId, ServiceName,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -126,6 +126,7 @@ pub struct ServerBuilder<L = NoLedger> {
     methods: Vec<(oncewire_core::MethodSpec, MethodEntry)>,
     config: ServerConfig,
     runtime: Option<Arc<dyn Runtime>>,
+    instance: Option<String>,
     ledger: Option<Box<dyn AnyLedger>>,
     transactional: Vec<MethodId>,
     pub(crate) signatures: Vec<MethodSignature>,
@@ -160,6 +161,7 @@ impl ServerBuilder {
             methods: Vec::new(),
             config,
             runtime: None,
+            instance: None,
             ledger: None,
             transactional: Vec::new(),
             signatures: Vec::new(),
@@ -210,6 +212,7 @@ impl ServerBuilder<NoLedger> {
             methods: self.methods,
             config: self.config,
             runtime: self.runtime,
+            instance: self.instance,
             ledger,
             transactional: self.transactional,
             signatures: self.signatures,
@@ -328,6 +331,14 @@ impl<L> ServerBuilder<L> {
         self
     }
 
+    /// What people know this process by, instead of its host's name and its process id: an address, a pod's name. Clients
+    /// learn it, and their errors name it. Its first 48 bytes are kept. Beside it they see 64 bits that are random at each
+    /// start. Give the name of a host that clients should not learn another one.
+    pub fn instance(mut self, name: impl Into<String>) -> Self {
+        self.instance = Some(name.into());
+        self
+    }
+
     /// Runs on a runtime of your own.
     pub fn runtime(mut self, runtime: Arc<dyn Runtime>) -> Self {
         self.runtime = Some(runtime);
@@ -371,6 +382,12 @@ impl<L> ServerBuilder<L> {
             let mut id = [0; 16];
             runtime.random(&mut id);
             config.server = ServerId::from_bytes(id);
+        }
+        if config.instance == Instance::UNNAMED {
+            let mut id = [0; 8];
+            runtime.random(&mut id);
+            let name = self.instance.unwrap_or_else(host_and_process);
+            config.instance = Instance::new(u64::from_le_bytes(id), &name);
         }
         let specs: Vec<_> = self.methods.iter().map(|(spec, _)| *spec).collect();
         check_transactional(&self.methods, &self.transactional)?;
@@ -417,8 +434,17 @@ impl<L> ServerBuilder<L> {
         }
         runtime
             .spawn(Box::pin(TimerTask { shared: Arc::downgrade(&shared), timer: runtime.timer() }));
-        Ok(Server { shared, id: config.server })
+        Ok(Server { shared, id: config.server, instance: config.instance })
     }
+}
+
+/// The name of an instance that gets none: `host:pid`, or what of it is known.
+fn host_and_process() -> String {
+    let of_system = || std::fs::read_to_string("/proc/sys/kernel/hostname");
+    let host = of_system()
+        .or_else(|_| std::env::var("HOSTNAME").or_else(|_| std::env::var("COMPUTERNAME")));
+    let host = host.unwrap_or_default();
+    format!("{}:{}", host.trim(), std::process::id())
 }
 
 /// Checks that no transactional method asks for what it cannot have.

@@ -297,7 +297,7 @@ pub fn server(world: &Arc<World>, group: Group, clock: &Arc<Clock>) -> Server {
     };
     let mut spec = MethodSpec::new(RAW);
     spec.reply_len_max = if world.profile.large { 2 * LARGE_MAX as u32 } else { 2_000 };
-    let mut builder = Server::builder("driver_world");
+    let mut builder = Server::builder("driver_world").instance("simulated");
     let limited = |method: Method<Request, Reply>| match &world.profile.limits {
         Some(limits) => method.concurrency(limits.method).queue_max(limits.method_queue),
         None => method,

@@ -6,7 +6,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 
-use oncewire_driver::protocol::wire::{self, Frame, Refuse, Role};
+use oncewire_driver::protocol::wire::{self, Frame, Instance, Refuse, Role};
 use oncewire_driver::{Accept, BoxFuture, BoxStream, Connect, Server, Subject};
 use smol::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -209,7 +209,8 @@ impl World {
 /// A server that has no session, whatever it is asked for.
 async fn refuse(mut client: SimStream) {
     let mut bytes = [0; wire::CONTROL_LEN_MAX];
-    let len = wire::encode(&Frame::Refuse(Refuse::SessionUnknown), &mut bytes).unwrap_or(0);
+    let len = wire::encode(&Frame::Refuse(Refuse::SessionUnknown, Instance::UNNAMED), &mut bytes)
+        .unwrap_or(0);
     // It leaves when the client does.
     if client.read(&mut [0; 256]).await.is_ok() && client.write_all(&bytes[..len]).await.is_ok() {
         while let Ok(1..) = client.read(&mut [0; 256]).await {}

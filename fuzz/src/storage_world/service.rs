@@ -181,6 +181,7 @@ pub fn server(world: &Arc<World>, group: Group, ledger: SimLedger) -> Result<Ser
     let behind =
         Rng::apart(world.profile.seed, u64::from(group) << 8 | 0x71).below(world.sim.now());
     Server::builder("storage_world")
+        .instance("simulated")
         .runtime(world.sim.runtime_with(group, Clock::behind(behind)))
         .ledger(ledger)
         .transactional(&PAY, move |transaction, context, request| {

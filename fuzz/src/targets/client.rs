@@ -147,6 +147,8 @@ impl Game<'_> {
             seen,
             commit: u64::from(kind >> 7),
             grants,
+            instance: Instance::UNNAMED,
+            schemas: Schemas::EMPTY,
         };
         self.receive(&bytes_of(&Frame::Welcome(welcome)));
     }
@@ -171,10 +173,10 @@ impl Game<'_> {
             0 => Frame::Ping(Role::Server),
             1 => Frame::Pong(Role::Server),
             2 => Frame::Goodbye(Role::Server),
-            3 => Frame::Refuse(Refuse::SessionUnknown),
-            4 => Frame::Refuse(Refuse::Superseded),
-            5 => Frame::Refuse(Refuse::Protocol(self.script.byte())),
-            6 => Frame::Refuse(Refuse::ShuttingDown),
+            3 => Frame::Refuse(Refuse::SessionUnknown, Instance::UNNAMED),
+            4 => Frame::Refuse(Refuse::Superseded, Instance::UNNAMED),
+            5 => Frame::Refuse(Refuse::Protocol(self.script.byte()), Instance::UNNAMED),
+            6 => Frame::Refuse(Refuse::ShuttingDown, Instance::UNNAMED),
             _ => {
                 self.client.close(self.now);
                 return;
@@ -242,7 +244,7 @@ impl Game<'_> {
         self.client.handle_connected(self.now);
         self.poll();
         let refuse = Refuse::VersionUnsupported { min: 9, max: 9 };
-        self.receive(&bytes_of(&Frame::Refuse(refuse)));
+        self.receive(&bytes_of(&Frame::Refuse(refuse, Instance::UNNAMED)));
         self.poll();
         assert_eq!(self.client.pending(), 0, "{:?}", self.client);
         assert!(self.calls.iter().all(Option::is_none), "{:?}", self.calls);

@@ -121,7 +121,7 @@ fn client_reads(script: &mut Script<'_>) {
         while client.poll_transmit(now, &mut out).is_some() {}
         let frame = match script.byte() % 8 {
             0..6 => Frame::Welcome(welcome(script)),
-            _ => Frame::Refuse(refuse(script)),
+            _ => Frame::Refuse(refuse(script), Instance::UNNAMED),
         };
         let mut bytes = bytes_of(&frame);
         let raw = usize::from(script.byte() % 64);
@@ -166,6 +166,8 @@ fn welcome(script: &mut Script<'_>) -> Welcome {
             lease_ms: script.number() as u32,
             keepalive_ms: script.number() as u32,
         },
+        instance: Instance::UNNAMED,
+        schemas: Schemas::EMPTY,
     }
 }
 

@@ -247,8 +247,8 @@ impl Game<'_> {
     }
 
     fn transmit(&mut self, conn: ConnId) {
-        let mut out = [0; 400];
-        let room = 256 + usize::from(self.script.byte() & 1) * 144;
+        let mut out = [0; 500];
+        let room = wire::CONTROL_LEN_MAX + usize::from(self.script.byte() & 1) * 116;
         self.out.clear();
         while let Some(len) = self.server.poll_transmit(self.now, conn, &mut out[..room]) {
             self.out.extend_from_slice(&out[..len.get()]);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use oncewire_core::wire;
 use oncewire_core::{
     ClientConfig, MethodId, MethodSpec, NEVER, ServerConfig, ServerId, ServiceName, SessionId,
 };
@@ -165,7 +166,7 @@ impl Profile {
             hosts: 1 + usize::from(rng.one_in(6)),
             ledger: rng.one_in(3),
             slots,
-            out_len: [256, 700, 4096, 16 << 10][rng.below(4) as usize],
+            out_len: [wire::CONTROL_LEN_MAX, 700, 4096, 16 << 10][rng.below(4) as usize],
             fault_in: [5, 8, 8, 12][rng.below(4) as usize],
             odd_in: [4, 12, 24][rng.below(3) as usize],
             split_in: [3, 10, 40][rng.below(3) as usize],

@@ -1,6 +1,6 @@
 //! What a server is given, and what becomes of what it gives: bytes, events and calls.
 
-use oncewire_core::wire::Role;
+use oncewire_core::wire::{self, Role};
 use oncewire_core::{Incoming, ProtocolError, ServerEvent};
 
 use super::host::{self, Call, Step};
@@ -228,7 +228,7 @@ impl World {
         let link = &mut self.links[l];
         ensure!(link.conn == Some(conn), "s{h} sends on a connection that it has let go of");
         let reads_slowly = link.stranger == Some(Stranger::Hasty);
-        let out_len = if reads_slowly { 256 } else { self.profile.out_len };
+        let out_len = if reads_slowly { wire::CONTROL_LEN_MAX } else { self.profile.out_len };
         while let Some(len) = host.server.poll_transmit(now, conn, link.down.room(out_len)) {
             let mut len = len.get();
             self.trace.count(len as u64);

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use futures_io::{AsyncRead, AsyncWrite};
 use oncewire_driver::BoxFuture;
-use oncewire_driver::protocol::wire::{self, CONTROL_LEN_MAX, Decoded, Frame, Refuse, Role};
+use oncewire_driver::protocol::wire::{
+    self, CONTROL_LEN_MAX, Decoded, Frame, Instance, Refuse, Role,
+};
 
 use super::end::EndReason;
 use super::run::Run;
@@ -133,7 +135,7 @@ fn first_frame(head: &[u8]) -> FirstFrame {
         return FirstFrame::None;
     }
     match wire::decode(head, Role::Server, 0) {
-        Ok(Decoded::Frame(Frame::Welcome(_) | Frame::Refuse(_), _)) => FirstFrame::Whole,
+        Ok(Decoded::Frame(Frame::Welcome(_) | Frame::Refuse(..), _)) => FirstFrame::Whole,
         Ok(Decoded::Frame(..)) | Err(_) => FirstFrame::None,
         Ok(Decoded::Incomplete(_)) => FirstFrame::Partial,
     }
@@ -228,7 +230,8 @@ pub(super) struct LastAnswer {
 impl LastAnswer {
     pub(super) fn new() -> LastAnswer {
         let mut frame = vec![0; CONTROL_LEN_MAX];
-        let len = wire::encode(&Frame::Refuse(Refuse::SessionUnknown), &mut frame);
+        let len =
+            wire::encode(&Frame::Refuse(Refuse::SessionUnknown, Instance::UNNAMED), &mut frame);
         frame.truncate(len.unwrap_or(0));
         debug_assert!(!frame.is_empty());
         LastAnswer { answer: Some(frame) }
@@ -281,7 +284,8 @@ mod tests {
             assert!(is_none, "{text:?}");
         }
         let mut frame = [0; CONTROL_LEN_MAX];
-        let len = wire::encode(&Frame::Refuse(Refuse::SessionsFull), &mut frame).unwrap();
+        let len = wire::encode(&Frame::Refuse(Refuse::SessionsFull, Instance::UNNAMED), &mut frame)
+            .unwrap();
         for part in 0..len {
             assert!(matches!(first_frame(&frame[..part]), FirstFrame::Partial), "{part}");
         }

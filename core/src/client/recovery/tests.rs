@@ -6,6 +6,7 @@
 use super::*;
 use crate::client::call::{Abandoned, Cancel, InFlight as Sent};
 use crate::ids::{SessionId, Xid};
+use crate::instance::{Instance, Schemas};
 use crate::wire::Grants;
 use CallState::{Answered, InFlight, Leaving, Numbered, Over, Waiting as Waits};
 
@@ -305,6 +306,8 @@ fn a_session_goes_on_only_if_it_is_the_same_one() {
                         seen,
                         commit,
                         grants: granted,
+                        instance: Instance::UNNAMED,
+                        schemas: Schemas::EMPTY,
                     };
                     let expected = match (id, server, granted.slots, commit, seen) {
                         (1, 2, 4, 5 | 6, 0..=7) => None,
