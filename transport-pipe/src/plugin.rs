@@ -68,6 +68,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use oncewire_driver::{CallFailure, Client, ClientOptions, NEVER, NotExecuted, Unknown};
+use smol::future::or;
 
 pub use end::{EndReason, PluginEnd, PluginFailure};
 use host::{Host, PluginConnector};
@@ -120,9 +121,19 @@ impl Plugin {
     pub fn explain(&self, call: CallFailure) -> PluginFailure {
         let may_be_why = match call {
             CallFailure::NoReply(_) => false,
-            CallFailure::NotExecuted(why) => {
-                matches!(why, NotExecuted::Disconnected | NotExecuted::DeadlinePassed)
-            }
+            // But for what the server answered, and what the caller did.
+            CallFailure::NotExecuted(why) => !matches!(
+                why,
+                NotExecuted::Aborted
+                    | NotExecuted::BadArguments
+                    | NotExecuted::Cancelled
+                    | NotExecuted::LedgerFailed
+                    | NotExecuted::NotBegun(_)
+                    | NotExecuted::NotIdempotent
+                    | NotExecuted::Overloaded
+                    | NotExecuted::RequestTooLarge
+                    | NotExecuted::UnknownMethod
+            ),
             CallFailure::Unknown(why) => matches!(
                 why,
                 Unknown::Disconnected | Unknown::DeadlinePassed | Unknown::SessionEnded
@@ -132,9 +143,13 @@ impl Plugin {
         PluginFailure { call, plugin: self.host.name.clone(), end }
     }
 
-    /// Kills it if it runs, and starts it again, also if that had been given up. Earlier ends do not count any more.
-    pub fn restart(&self) {
-        self.host.restart();
+    /// Kills it if it runs, and starts it again, also if that had been given up. Earlier ends do not count any more. Waits until
+    /// it serves, or is given up again, and says whether it serves.
+    pub async fn restart(&self) -> bool {
+        let starts = self.host.restart();
+        // The client has dropped the last run's connection by then.
+        self.host.started(starts).await
+            && or(self.client.connected(), self.host.started(u64::MAX)).await
     }
 
     /// Ends it in good order: waits for the calls that are pending, closes its stdin, and waits until it has ended by itself,

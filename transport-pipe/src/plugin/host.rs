@@ -1,7 +1,5 @@
 //! What a host knows of a plugin, and how it comes by a connection: the decisions of its life, all in one place.
 
-use std::error::Error;
-use std::fmt;
 use std::io::{self, ErrorKind};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -37,6 +35,8 @@ struct State {
     ends: Ends,
     starts: u64,
     last_end: Option<PluginEnd>,
+    /// The last run, until its stream was dropped too.
+    last_run: Option<Arc<Run>>,
     /// The last run had a session, and the client has not heard that this is gone.
     lost_session: bool,
     changed: Changed,
@@ -62,7 +62,7 @@ enum Life {
     },
 }
 
-/// Wakes those that wait for a decision of the host.
+/// Wakes those that wait for another state: it is replaced then, which closes its channel.
 struct Changed {
     _open: Sender<()>,
     closed: Receiver<()>,
@@ -100,6 +100,7 @@ impl Host {
             ends: Ends::default(),
             starts: 0,
             last_end: None,
+            last_run: None,
             lost_session: false,
             changed: Changed::new(),
         };
@@ -110,6 +111,12 @@ impl Host {
     fn next_step(self: &Arc<Host>) -> Step {
         let state = &mut *lock(&self.state);
         let now = SmolRuntime::global().now();
+        if let Some(end) = state.last_run.take().and_then(|run| run.late_garbage()) {
+            // It ended faster than what it had written was read.
+            if matches!(state.life, Life::Due(_)) {
+                state.note_end(&self.policy, end, now, true);
+            }
+        }
         let keeps_sessions = self.keeps_sessions && matches!(state.life, Life::Due(_));
         match &mut state.life {
             // Before any pause: calls in flight learn it now.
@@ -124,6 +131,7 @@ impl Host {
                 Ok((run, pipes)) => {
                     state.life = Life::Live(run.clone());
                     state.starts += 1;
+                    state.changed = Changed::new();
                     // The new run says what it knows of it.
                     state.lost_session = false;
                     Step::Connected(Box::new(PluginStream::new(pipes, run)))
@@ -133,15 +141,12 @@ impl Host {
                     let why = EndReason::NotStarted(text);
                     let end = PluginEnd { why, status: None, stderr: Vec::new() };
                     state.note_end(&self.policy, end, now, !is_transient(&error));
-                    Step::Failed(state.over(error.kind()))
+                    Step::Failed(state.error())
                 }
             },
             Life::Live(run) => Step::End(run.clone()),
             Life::Over { told: true, .. } => Step::Wait(None, state.changed.closed.clone()),
-            Life::Over { told, .. } => {
-                *told = true;
-                Step::Failed(state.over(ErrorKind::NotConnected))
-            }
+            Life::Over { .. } => Step::Failed(state.error()),
         }
     }
 
@@ -158,7 +163,8 @@ impl Host {
         let state = &mut *lock(&self.state);
         state.lost_session |= run.has_spoken();
         match &state.life {
-            Life::Live(_) => {
+            Life::Live(run) => {
+                state.last_run = Some(run.clone());
                 let now = SmolRuntime::global().now();
                 let is_no_plugin = matches!(end.why, EndReason::Garbage(_));
                 state.note_end(&self.policy, end, now, is_no_plugin);
@@ -178,8 +184,8 @@ impl Host {
         }
     }
 
-    /// Starts it again: at once, and as if it had never ended.
-    pub(super) fn restart(&self) {
+    /// Starts it again: at once, and as if it had never ended. Returns how often it had been started.
+    pub(super) fn restart(&self) -> u64 {
         let state = &mut *lock(&self.state);
         state.ends.forget();
         match &state.life {
@@ -188,6 +194,24 @@ impl Host {
                 state.life = Life::Due(Instant::ZERO);
                 state.changed = Changed::new();
             }
+        }
+        state.starts
+    }
+
+    /// Waits until it has been started more than so many times, or until nothing more is started, and says which.
+    pub(super) async fn started(&self, more_than: u64) -> bool {
+        loop {
+            let changed = {
+                let state = lock(&self.state);
+                if matches!(state.life, Life::Over { .. }) {
+                    return false;
+                }
+                if state.starts > more_than {
+                    return true;
+                }
+                state.changed.closed.clone()
+            };
+            let _ = changed.recv().await;
         }
     }
 
@@ -231,34 +255,25 @@ impl State {
             Some(at) => Life::Due(at),
             None => Life::Over { by_host: false, told: false },
         };
+        self.changed = Changed::new();
     }
 
-    /// What a dial is told that gets no connection.
-    fn over(&mut self, kind: ErrorKind) -> io::Error {
+    /// What a dial is told that gets no connection: an error that a client takes for permanent, if nothing more is started.
+    fn error(&mut self) -> io::Error {
         let end = self.last_end.as_ref().map(ToString::to_string).unwrap_or_default();
-        let text = match &mut self.life {
-            Life::Over { by_host: true, .. } => "its host stopped it".to_owned(),
+        match &mut self.life {
+            Life::Over { by_host: true, told } => {
+                *told = true;
+                io::Error::new(ErrorKind::Unsupported, "its host stopped it")
+            }
             Life::Over { by_host: false, told } => {
                 *told = true;
-                format!("not started again: {end}")
+                io::Error::new(ErrorKind::Unsupported, format!("not started again: {end}"))
             }
-            Life::Due(_) | Life::Live(_) => return io::Error::new(kind, end),
-        };
-        io::Error::new(kind, Over(text))
+            Life::Due(_) | Life::Live(_) => io::Error::new(ErrorKind::NotConnected, end),
+        }
     }
 }
-
-/// The error of a plugin that is not started again.
-#[derive(Debug)]
-struct Over(String);
-
-impl fmt::Display for Over {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl Error for Over {}
 
 /// Whether a program that could not be started may be, later: the system was short of something.
 fn is_transient(error: &io::Error) -> bool {

@@ -67,6 +67,15 @@ impl Run {
         self.process.kill_group();
     }
 
+    /// Its end, if only what it had written before was found to be garbage after it.
+    pub(super) fn late_garbage(&self) -> Option<PluginEnd> {
+        let end = lock(&self.end).clone()?;
+        match lock(&self.killed_for).take()? {
+            why @ EndReason::Garbage(_) => Some(PluginEnd { why, ..end }),
+            _ => None,
+        }
+    }
+
     /// Waits until it has ended and was waited for.
     pub(super) async fn ended(self: Arc<Run>) {
         // Nothing is ever sent.

@@ -6,7 +6,7 @@ use oncewire_pipe::plugin::{EndReason, Plugin, PluginState, RestartPolicy};
 use oncewire_pipe::{CallFailure, Executed, Unknown};
 
 use crate::roles::{ABORT, ECHO, EXIT, EXIT_UNLESS, HANG, PID};
-use crate::{gone, plugin, program, shell, signal, until, until_state};
+use crate::{gone, plugin, program, shell, signal, told_at_once, until, until_state};
 
 crate::tests! {
     c130_a_plugin_that_ends_in_mid_call_is_the_reason_of_its_calls,
@@ -76,13 +76,14 @@ fn a_plugin_that_ends_at_once_is_given_up_after_its_restarts() {
         let policy = RestartPolicy::at_most(3, Duration::from_secs(3600))
             .backoff(Duration::from_millis(1), Duration::from_millis(4));
         let plugin = shell("echo cannot read its settings >&2; exit 7").restarts(policy).start();
-        until_state(&plugin, PluginState::GaveUp).await;
+        // Those that begin later learn it as well.
+        for _ in 0..3 {
+            let text = told_at_once(&plugin).await;
+            let end = "the program ended with status 7: cannot read its settings";
+            assert_eq!(text, end);
+        }
         let status = plugin.status();
         assert_eq!((status.starts, status.pid), (4, None));
-        assert_eq!(
-            status.last_end.unwrap().to_string(),
-            "the program ended with status 7: cannot read its settings"
-        );
     });
 }
 
@@ -111,7 +112,7 @@ fn a_program_that_cannot_be_started_is_told_at_once() {
         ] {
             let text = format!("cannot start {path}: {why}");
             let plugin = Plugin::builder("none", std::process::Command::new(path)).start();
-            until_state(&plugin, PluginState::GaveUp).await;
+            assert!(told_at_once(&plugin).await.contains(&text));
             let status = plugin.status();
             let end = status.last_end.unwrap();
             assert!(matches!(end.why, EndReason::NotStarted(_)));
@@ -130,12 +131,12 @@ fn a_plugin_that_was_given_up_is_started_again_on_demand() {
             assert_eq!(plugin.status().starts, starts);
             signal("-9", pid);
             until_state(&plugin, PluginState::GaveUp).await;
-            plugin.restart();
+            assert!(plugin.restart().await);
         }
         // One that runs is ended first.
         let pid = plugin.client().call(&PID, &()).await.ok().unwrap();
-        plugin.restart();
-        until(|| plugin.status().starts == 5).await;
+        assert!(plugin.restart().await);
+        assert_eq!(plugin.status().starts, 5);
         assert!(plugin.client().call(&PID, &()).await.ok().unwrap() != pid);
         assert_eq!(plugin.status().last_end.unwrap().why, EndReason::Stopped);
         gone(pid).await;

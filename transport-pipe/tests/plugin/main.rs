@@ -99,6 +99,12 @@ async fn ended(pid: u32) {
     until(|| matches!(state_of(pid), None | Some('Z' | 'X'))).await;
 }
 
+/// Waits until a plugin is given up, and says why it was.
+async fn told_at_once(plugin: &Plugin) -> String {
+    until_state(plugin, PluginState::GaveUp).await;
+    plugin.status().last_end.unwrap().to_string()
+}
+
 fn signal(name: &str, pid: u32) {
     let status = Command::new("kill").args([name, &pid.to_string()]).status().unwrap();
     assert!(status.success());
