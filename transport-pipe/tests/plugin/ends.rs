@@ -80,7 +80,7 @@ fn a_plugin_that_ends_at_once_is_given_up_after_its_restarts() {
         for _ in 0..3 {
             let text = told_at_once(&plugin).await;
             let end = "the program ended with status 7: cannot read its settings";
-            assert_eq!(text, end);
+            assert!(text.starts_with("not executed: ") && text.ends_with(end), "{text}");
         }
         let status = plugin.status();
         assert_eq!((status.starts, status.pid), (4, None));

@@ -16,7 +16,7 @@ fn c133_what_a_program_prints_in_place_of_the_protocol_is_quoted() {
         let plugin = plugin("banner").start();
         assert_eq!(
             told_at_once(&plugin).await,
-            "the program wrote something else than Oncewire to its stdout: \"Welcome to the plugin!\\nVersion 1\\n\""
+            "not executed: no connection to the server could be made; plugin banner: the program wrote something else than Oncewire to its stdout: \"Welcome to the plugin!\\nVersion 1\\n\""
         );
         assert_eq!(plugin.status().starts, 1);
         // The same if its host insists.

@@ -13,8 +13,10 @@ mod stops;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use oncewire_pipe::plugin::{Plugin, PluginBuilder, PluginState, StderrLine};
+use oncewire_pipe::{CallFailure, NotExecuted};
 use smol::future::yield_now;
 
 type Test = (&'static str, fn());
@@ -99,10 +101,13 @@ async fn ended(pid: u32) {
     until(|| matches!(state_of(pid), None | Some('Z' | 'X'))).await;
 }
 
-/// Waits until a plugin is given up, and says why it was.
+/// Makes a call that would wait for an hour, of a plugin that is given up, and returns what its caller is told.
 async fn told_at_once(plugin: &Plugin) -> String {
-    until_state(plugin, PluginState::GaveUp).await;
-    plugin.status().last_end.unwrap().to_string()
+    let call = plugin.client().call(&roles::PID, &()).timeout(Duration::from_secs(3600));
+    let failure = call.await.ok().unwrap_err();
+    assert_eq!(failure, CallFailure::NotExecuted(NotExecuted::NeverConnected));
+    assert_eq!(plugin.status().state, PluginState::GaveUp);
+    plugin.explain(failure).to_string()
 }
 
 fn signal(name: &str, pid: u32) {
