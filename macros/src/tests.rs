@@ -186,7 +186,7 @@ fn two_methods_have_two_names() {
         "#[rpc(name = \"b\")] async fn a(&self, c: Context);
         async fn b(&self, c: Context);",
         "b",
-        "`s.b` is the name of `a` too",
+        "`s/b` is the name of `a` too",
     );
     one(
         "async fn a(&self, c: Context);
