@@ -180,7 +180,9 @@ impl World {
         self.sim.spawn(USERS, host::chaos(self.clone()));
         self.run_until(END_MAX, || self.sim.living(USERS) == 0)?;
         for client in clients {
-            self.sim.spawn(USERS, async move { drop(client.close().await) });
+            self.sim.spawn(USERS, async move {
+                let _ = client.close().await;
+            });
         }
         self.run_until(END_MAX, || self.sim.living(USERS) == 0)?;
         self.pass(10 * SECOND + profile::LEASE.as_nanos() as u64)?;
