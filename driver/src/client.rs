@@ -192,6 +192,11 @@ impl Client {
         smol::block_on(self.close())
     }
 
+    /// What the server has said of its services; none before the first connection.
+    pub(crate) fn schemas(&self) -> oncewire_core::Schemas {
+        self.handle.shared.schemas()
+    }
+
     /// What the client is doing.
     pub fn status(&self) -> ClientStatus {
         self.handle.shared.status()

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
-use oncewire_core::MethodId;
-use oncewire_schema::{Signature, SignatureTable};
+use oncewire_core::{MethodId, Schemas};
+use oncewire_schema::{Signature, SignatureTable, service_hash};
 
 use crate::client::{Call, CallFailure, Client};
 use crate::method::Method;
@@ -45,6 +45,23 @@ impl fmt::Display for SignatureMismatch {
     }
 }
 
+/// A number for each service of these methods: what a server says with each connection.
+fn service_hashes(methods: &[MethodSignature]) -> impl Iterator<Item = u64> {
+    let mut services: BTreeMap<&str, Vec<(&str, SignatureTable)>> = BTreeMap::new();
+    for method in methods {
+        let service = method.name.split_once('/').map_or("", |(service, _)| service);
+        services.entry(service).or_default().push((method.name, method.signature.table()));
+    }
+    services.into_iter().map(|(service, methods)| {
+        service_hash(service, methods.iter().map(|(name, table)| (*name, table)))
+    })
+}
+
+/// Those of as many services as there is room for.
+pub(crate) fn schemas(methods: &[MethodSignature]) -> Schemas {
+    service_hashes(methods).fold(Schemas::EMPTY, |all, hash| all.with(hash).unwrap_or(all))
+}
+
 impl<L> ServerBuilder<L> {
     /// Tells every client that asks what the methods take and return which have a
     /// [`signature`](Method::signature), by name. For tools without types, and for [`Client::mismatches`].
@@ -56,11 +73,11 @@ impl<L> ServerBuilder<L> {
     }
 
     /// Adds the method that tells them.
-    pub(crate) fn with_signatures_method(mut self) -> Self {
+    pub(crate) fn with_signatures_method(self) -> Self {
         if !self.tells_signatures {
             return self;
         }
-        let all = std::mem::take(&mut self.signatures).into_iter().map(|method| {
+        let all = self.signatures.clone().into_iter().map(|method| {
             let table = method.signature.table();
             (MethodId::of(method.name).number(), (method.name.to_owned(), table))
         });
@@ -86,14 +103,17 @@ impl Client {
         self.call(&SIGNATURES, &Vec::new())
     }
 
-    /// Asks the server for the signatures of these methods, and returns those that it means something else by. A method
-    /// that the server does not have, or has no signature of, is not compared.
+    /// The methods among these that the server means something else by. A method that the server does not have, or has no
+    /// signature of, is not compared.
+    ///
+    /// A server says with each connection a number for each of its first eight services. Where those of all methods of
+    /// a service are the same, nothing is asked; else the server is asked for the signatures.
     ///
     /// For the start of a program: what it finds would otherwise be found call by call, where the bytes happen to be
     /// no value of the other type. It says nothing of the server that the client may be connected to later.
     ///
     /// # Errors
-    /// The server was not asked, or does not tell: see [`Client::signatures`].
+    /// The server means another set of methods, and was not asked or does not tell what: see [`Client::signatures`].
     pub async fn mismatches(
         &self,
         methods: &[MethodSignature],
@@ -103,7 +123,19 @@ impl Client {
         }
         let number = |method: &MethodSignature| MethodId::of(method.name).number();
         let numbers: Vec<u64> = methods.iter().map(number).collect();
-        let told = self.call(&SIGNATURES, &numbers).await.ok()?;
+        let means_the_same = || {
+            let said = self.schemas();
+            service_hashes(methods).all(|hash| said.contains(hash))
+        };
+        if means_the_same() {
+            return Ok(Vec::new());
+        }
+        let told = match self.call(&SIGNATURES, &numbers).await.ok() {
+            Ok(told) => told,
+            // It was not connected before.
+            Err(_) if means_the_same() => return Ok(Vec::new()),
+            Err(failure) => return Err(failure),
+        };
         let told: HashMap<String, SignatureTable> = told.into_iter().collect();
         let compare = |method: &MethodSignature| {
             let (here, there) = (method.signature.table(), told.get(method.name)?);

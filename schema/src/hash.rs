@@ -7,6 +7,7 @@
 //!
 //! What counts is how a type unfolds, [`DEPTH`] levels deep, and not how a program has cut it into definitions.
 
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use crate::signature::SignatureTable;
@@ -68,6 +69,25 @@ impl SignatureTable {
         hash.number(hashes[self.reply as usize]);
         hash.finish()
     }
+}
+
+/// A number for a service: of its name, and of the names and signatures of its methods, in any order.
+///
+/// Two programs with the same have the same methods with the same signatures.
+pub fn service_hash<'m>(
+    service: &str,
+    methods: impl IntoIterator<Item = (&'m str, &'m SignatureTable)>,
+) -> u64 {
+    let methods = methods.into_iter().map(|(name, signature)| (name, signature.hash()));
+    let methods: BTreeMap<&str, u64> = methods.collect();
+    let mut hash = Hash::new(b'i');
+    hash.text(service);
+    hash.number(methods.len() as u64);
+    for (name, signature) in methods {
+        hash.text(name);
+        hash.number(signature);
+    }
+    hash.finish()
 }
 
 impl Nodes {

@@ -15,6 +15,7 @@ mod signature;
 mod table;
 mod types;
 
+pub use hash::service_hash;
 #[cfg(feature = "derive")]
 pub use oncewire_macros::Schema;
 #[doc(hidden)]

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use oncewire_schema::{Schema, Signature, SignatureTable, TypeTable};
+use oncewire_schema::{Schema, Signature, SignatureTable, TypeTable, service_hash};
 use serde::{Deserialize, Serialize};
 
 fn text<T: Schema>() -> String {
@@ -170,4 +170,18 @@ fn a_description_from_a_stranger_is_printed_within_bounds() {
     let table: TypeTable = postcard::from_bytes(&table).unwrap();
     assert_eq!(table.to_string(), "A where A = A");
     table.hash();
+}
+
+#[test]
+fn a_service_is_its_name_and_its_methods() {
+    let (one, other) =
+        (Signature::of::<u8, u8>(&[]).table(), Signature::of::<u16, u8>(&[]).table());
+    let hash = service_hash("bank", [("bank/a", &one), ("bank/b", &other)]);
+    assert_eq!(service_hash("bank", [("bank/b", &other), ("bank/a", &one)]), hash);
+    for methods in [[("bank/a", &other), ("bank/b", &one)], [("bank/a", &one), ("bank/c", &other)]]
+    {
+        assert_ne!(service_hash("bank", methods), hash);
+    }
+    assert_ne!(service_hash("bank", [("bank/a", &one)]), hash);
+    assert_ne!(service_hash("mint", [("bank/a", &one), ("bank/b", &other)]), hash);
 }

@@ -298,6 +298,12 @@ impl Shared {
         })
     }
 
+    pub(super) fn schemas(&self) -> oncewire_core::Schemas {
+        self.with(|state, _| {
+            state.machine.server_info().map(|info| info.schemas).unwrap_or_default()
+        })
+    }
+
     pub(super) fn status(&self) -> ClientStatus {
         self.with(|state, _| ClientStatus {
             connected: state.machine.is_connected(),

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use oncewire_core::{
-    Instance, MethodId, Server as Machine, ServerConfig, ServerError, ServerId, ServiceName,
+    Instance, MethodId, Schemas, Server as Machine, ServerConfig, ServerError, ServerId,
+    ServiceName,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -30,7 +31,7 @@ use crate::faults::Planted;
 use crate::ledger::{Ledger, LedgerError, NoLedger, Rollback};
 use crate::method::{Method, RawMethod};
 use crate::runtime::{Runtime, SmolRuntime};
-use crate::signatures::MethodSignature;
+use crate::signatures::{MethodSignature, schemas};
 use crate::transport::Subject;
 
 /// Why a server could not be built.
@@ -368,6 +369,9 @@ impl<L> ServerBuilder<L> {
         let runtime = self.runtime.unwrap_or_else(|| SmolRuntime::global());
         let mut config = self.config;
         config.service = service;
+        if config.schemas == Schemas::EMPTY {
+            config.schemas = schemas(&self.signatures);
+        }
         config.authorizes = self.authorize.is_some();
         if let Some(ledger) = &self.ledger {
             let identity = ledger.identity();
