@@ -494,3 +494,26 @@ fn c99_a_resume_that_acknowledges_everything_gives_the_tables_back() {
     pair.raw_resume(welcome.session, 1);
     assert_eq!(pair.server.counters().table_bytes, 0);
 }
+
+#[test]
+fn c196_an_id_that_is_almost_right_is_as_wrong_as_any() {
+    let mut bare = Bare::with(|_| {});
+    let own = bare.open(ALICE, 4);
+    let session = bare.server.session_of(own).unwrap();
+    let id = bare.server.session_record(session).unwrap().id.to_bytes();
+    for bit in 0..128 {
+        let mut guess = id;
+        guess[bit / 8] ^= 1 << (bit % 8);
+        bare.secrets += 1;
+        let secret = SessionId::from_bytes(bare.secrets.to_be_bytes());
+        let conn = bare.server.handle_connected(NOW, ALICE, secret).unwrap();
+        let hello = bytes_of(&hello(Some((SessionId::from_bytes(guess), 0))));
+        let _refused = bare.server.handle_data(NOW, conn, &hello);
+        while bare.write(conn, 4096) > 0 {}
+        assert!(bare.server.session_of(conn).is_none(), "bit {bit}");
+    }
+    let counters = bare.server.counters();
+    assert_eq!((counters.resumes_unknown, counters.resumes, counters.sessions), (128, 0, 1));
+    // The session is where it was.
+    assert_eq!(bare.server.session_of(own), Some(session));
+}

@@ -23,19 +23,19 @@ fn case_of(test: &str) -> Option<u32> {
     if digits.len() < 2 { None } else { digits.parse().ok() }
 }
 
-/// The names of all numbered functions below a folder.
-fn collect_tests(folder: &Path, tests: &mut BTreeSet<String>) {
+/// The names of all functions below a folder.
+fn collect_functions(folder: &Path, names: &mut BTreeSet<String>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         if path.is_dir() && name != "target" {
-            collect_tests(&path, tests);
+            collect_functions(&path, names);
         } else if name.ends_with(".rs") {
             let text = fs::read_to_string(&path).unwrap();
             let functions = text.split("fn ").skip(1);
-            let names = functions
+            let found = functions
                 .filter_map(|rest| rest.split(|c: char| c != '_' && !c.is_alphanumeric()).next());
-            tests.extend(names.filter(|name| case_of(name).is_some()).map(str::to_owned));
+            names.extend(found.map(str::to_owned));
         }
     }
 }
@@ -45,8 +45,9 @@ fn every_case_has_its_tests_and_every_numbered_test_its_case() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let mut tests = BTreeSet::new();
     for folder in FOLDERS {
-        collect_tests(&root.join(folder), &mut tests);
+        collect_functions(&root.join(folder), &mut tests);
     }
+    tests.retain(|name| case_of(name).is_some());
     let list = fs::read_to_string(root.join("docs/CASES.md")).unwrap();
     let mut rows = BTreeMap::new();
     for line in list.lines().filter(|line| line.starts_with("| C")) {
@@ -68,5 +69,25 @@ fn every_case_has_its_tests_and_every_numbered_test_its_case() {
     for test in &tests {
         let number = case_of(test).unwrap();
         assert!(rows.contains_key(&number), "{test} has no row in docs/CASES.md");
+    }
+}
+
+/// Names in backticks that look like tests, in the table of attacks.
+#[test]
+fn every_attack_in_security_md_has_its_tests() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut functions = BTreeSet::new();
+    for folder in FOLDERS {
+        collect_functions(&root.join(folder), &mut functions);
+    }
+    let text = fs::read_to_string(root.join("SECURITY.md")).unwrap();
+    let table = text.split("## ").find(|part| part.starts_with("Attacks, ")).expect("the table");
+    let cells = table.lines().filter(|line| line.starts_with("| ")).skip(1);
+    let names: Vec<&str> = cells
+        .flat_map(|line| line.rsplit(" | ").next().unwrap_or("").split('`').skip(1).step_by(2))
+        .collect();
+    assert!(names.len() >= 30, "only {} tests were found in SECURITY.md", names.len());
+    for name in names {
+        assert!(functions.contains(name), "SECURITY.md names a test that does not exist: {name}");
     }
 }
