@@ -88,6 +88,10 @@ pub trait Body: Default {
     fn shared(&self) -> Option<&bytes::Bytes> {
         None
     }
+    /// Whether what is kept is shared.
+    fn is_shared(&self) -> bool {
+        false
+    }
     /// Keeps nothing, and no memory either.
     fn release(&mut self);
     /// [`store`](Body::store), in the memory of `spare` if there is use for it.

@@ -167,7 +167,8 @@ fn a_reply_whose_rest_was_taken_and_lost_is_sent_again() {
     let admitted = both.up();
     both.answer_all(admitted);
     let mut out = [0; 4096];
-    assert_eq!(both.server.poll_transmit(NOW, both.conn, &mut out).unwrap().get(), 4096);
+    let written = both.server.poll_transmit(NOW, both.conn, &mut out).unwrap();
+    assert_eq!(written.get(), wire::REPLY_HEADER_LEN);
     assert!(both.server.take_shared_tail(both.conn).is_some());
     assert!(both.server.take_shared_tail(both.conn).is_none(), "once");
     both.reconnect(2);
@@ -201,4 +202,44 @@ fn there_is_no_rest_of_what_is_not_shared_or_has_not_begun() {
     assert!(both.client.take_shared_tail().is_none(), "it was copied, and goes on being copied");
     assert!(both.client.poll_transmit(NOW, &mut out).is_some());
     assert!(both.server.take_shared_tail(both.conn).is_none());
+}
+
+#[test]
+fn a_long_body_leaves_from_where_it_lies_whatever_room_there_is() {
+    let mut both = Both::new();
+    let body = large(64 << 10);
+    both.client.call(NOW, Call::new(ECHO, body.clone())).unwrap();
+    both.client.call(NOW, Call::new(ECHO, &b"short"[..])).unwrap();
+    let mut out = vec![0; 1 << 20];
+    let written = both.client.poll_transmit(NOW, &mut out).unwrap();
+    assert_eq!(written.get(), wire::REQUEST_HEADER_LEN);
+    let rest = both.client.take_shared_tail().unwrap();
+    assert_eq!((rest.as_ptr(), rest.len()), (body.as_ptr(), body.len()), "no copy");
+    let mut bytes = out[..written.get()].to_vec();
+    bytes.extend(&rest);
+    let written = both.client.poll_transmit(NOW, &mut out).unwrap();
+    bytes.extend(&out[..written.get()]);
+    let received = both.server.handle_data(NOW, both.conn, &bytes).unwrap();
+    let Some(Incoming::Request(request)) = received.item else { panic!("{received:?}") };
+    assert_eq!(request.body, body);
+    let running = both.server.start(NOW, request.admission).unwrap();
+    both.server.reply(NOW, running, body.clone()).unwrap();
+    let written = both.server.poll_transmit(NOW, both.conn, &mut out).unwrap();
+    assert_eq!(written.get(), wire::REPLY_HEADER_LEN);
+    let rest = both.server.take_shared_tail(both.conn).unwrap();
+    assert_eq!((rest.as_ptr(), rest.len()), (body.as_ptr(), body.len()), "no copy");
+}
+
+#[test]
+fn a_long_body_that_is_not_taken_is_copied_behind_its_header() {
+    let mut both = Both::new();
+    let body = large(100_000);
+    both.client.call(NOW, Call::new(ECHO, body.clone())).unwrap();
+    let (mut bytes, mut out) = (Vec::new(), vec![0; 1 << 20]);
+    while let Some(len) = both.client.poll_transmit(NOW, &mut out) {
+        bytes.extend(&out[..len.get()]);
+    }
+    let received = both.server.handle_data(NOW, both.conn, &bytes).unwrap();
+    let Some(Incoming::Request(request)) = received.item else { panic!("{received:?}") };
+    assert_eq!(request.body, body);
 }

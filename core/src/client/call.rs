@@ -244,6 +244,12 @@ impl<B> CallEntry<B> {
     }
 
     /// Whether it is on the list of calls with something to do on this connection.
+    /// The calls before and behind it in the queue.
+    #[inline]
+    pub(super) fn neighbours(&self) -> Links {
+        self.queue
+    }
+
     pub(super) fn is_on_todo(&self) -> bool {
         self.todo_links.is_linked()
     }

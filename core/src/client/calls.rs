@@ -168,6 +168,15 @@ impl<S: ClientStorage> CallTable<S> {
         }
     }
 
+    /// The same for the request of a call, whose xid the table may not have noted yet.
+    #[inline]
+    pub(super) fn acked_with(&self, index: u32, xid: Xid) -> u64 {
+        if self.queue.front() == Some(index) {
+            return (xid.get() - 1).min(self.journaled_up_to);
+        }
+        self.acked()
+    }
+
     /// Whether something above `acked` is settled.
     #[inline]
     pub(super) fn settled_above(&self, acked: u64) -> bool {

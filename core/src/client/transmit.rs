@@ -12,7 +12,7 @@ use crate::keepalive::NEVER;
 use crate::outcome::Outcome;
 use crate::storage::{Body, ClientStorage, Places};
 use crate::time::{Instant, Timer};
-use crate::wire::writer::FrameWriter;
+use crate::wire::writer::{APART_LEN_MIN, FrameWriter};
 use crate::wire::{self, Ack, Frame, Hello, REQUEST_HEADER_LEN, RequestHeader, Resume, Role};
 
 /// A shorter time would come again at once, for ever.
@@ -61,6 +61,9 @@ impl<S: ClientStorage> Client<S> {
     /// [`poll_unjournaled`](Client::poll_unjournaled) has returned them and [`journaled`](Client::journaled) has covered
     /// them.
     ///
+    /// A body of 64 KiB or more in shared memory is not copied behind its header: what is written ends with that, and
+    /// [`take_shared_tail`](Client::take_shared_tail) has the body. Polled again without that, it is copied.
+    ///
     /// `out` must hold at least [`wire::CONTROL_LEN_MAX`] bytes: in a shorter one, some frames never fit.
     #[inline]
     pub fn poll_transmit(&mut self, now: Instant, out: &mut [u8]) -> Option<NonZeroUsize> {
@@ -98,6 +101,9 @@ impl<S: ClientStorage> Client<S> {
                     Step::More => {}
                     Step::Stop => break,
                 }
+            }
+            if self.table.partial.is_some() {
+                return Step::Stop;
             }
         }
         if self.wants_ack() {
@@ -244,8 +250,7 @@ impl<S: ClientStorage> Client<S> {
             return Step::Stop;
         }
         let Some(xid) = self.table.assign_xid() else { return Step::Stop };
-        self.write_request(index, xid, out);
-        Step::More
+        if self.write_request(index, xid, out) { Step::More } else { Step::Stop }
     }
 
     /// How a call that waits ends instead of being sent, if it does.
@@ -273,17 +278,16 @@ impl<S: ClientStorage> Client<S> {
 
     /// Begins to send a request for whose beginning there is room.
     #[inline]
-    fn write_request(&mut self, index: u32, xid: Xid, out: &mut FrameWriter<'_>) {
+    fn write_request(&mut self, index: u32, xid: Xid, out: &mut FrameWriter<'_>) -> bool {
         debug_assert!(
             self.is_connected() && !self.has_said_goodbye() && self.table.partial.is_none()
         );
         debug_assert!(self.table.was_given(xid), "S8: no byte leaves of what is not journaled");
-        let Some(entry) = self.table.calls.live_mut(index) else { return };
+        let acked = self.table.acked_with(index, xid);
+        let Some(entry) = self.table.calls.live_mut(index) else { return true };
         entry.note_sent(xid, NextFrame::Request);
         self.counters.sent += 1;
         self.counters.resends += u64::from(entry.may_have_run);
-        let acked = self.table.acked();
-        let Some(entry) = self.table.calls.live(index) else { return };
         let mut flags = 0;
         if entry.idempotent {
             flags |= wire::FLAG_IDEMPOTENT;
@@ -302,13 +306,22 @@ impl<S: ClientStorage> Client<S> {
         let body = entry.body.as_slice();
         let header = wire::request_header(&header, body.len());
         debug_assert!(header.is_some(), "a body is no longer than the session's grant");
-        let Some(header) = header else { return };
-        let at = out.write_partial(&header, body, 0);
-        if at < REQUEST_HEADER_LEN + body.len() {
+        let Some(header) = header else { return true };
+        // Where a link loses messages, a frame is one of them (S27), and does not leave in pieces.
+        let apart = body.len() >= APART_LEN_MIN
+            && entry.body.is_shared()
+            && self.config.resend_after.is_none();
+        let at = match apart {
+            true => out.write_header(&header),
+            false => out.write_partial(&header, body, 0),
+        };
+        let is_whole = at == REQUEST_HEADER_LEN + body.len();
+        if !is_whole {
             self.table.partial = Some(PartialRequest { index, header, at });
         }
         self.arm_resend(index);
         self.note_acked(acked);
+        is_whole
     }
 
     /// Writes more of the request that is leaving.
@@ -379,6 +392,7 @@ impl<S: ClientStorage> Client<S> {
     }
 
     /// A call was settled whose reply had `len` bytes: S16.
+    #[inline]
     pub(super) fn note_settled(&mut self, len: usize) {
         debug_assert!(self.session.is_some(), "a call was unsettled in it");
         let owed = self.output.ack_owed.unwrap_or(0).saturating_add(len);

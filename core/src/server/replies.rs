@@ -210,6 +210,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
         Ok(())
     }
 
+    #[inline]
     fn first_held_up_to(&self, acked: u64) -> Option<u32> {
         let calls = self.session.calls.as_deref()?;
         calls.held.kept_up_to(&calls.slots, acked)

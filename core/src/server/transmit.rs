@@ -10,7 +10,7 @@ use crate::outcome::Status;
 use crate::storage::list::NIL;
 use crate::storage::{Body, Places, ServerStorage, Table};
 use crate::time::Instant;
-use crate::wire::writer::FrameWriter;
+use crate::wire::writer::{APART_LEN_MIN, FrameWriter};
 use crate::wire::{self, Frame, REPLY_HEADER_LEN, ReplyHeader, Role};
 
 /// Whether there may be more to send.
@@ -58,6 +58,9 @@ impl<T: ServerStorage> Server<T> {
     /// Writes what is due on a connection at the front of `out` and returns its length; `None` when there is
     /// nothing to send. Poll until `None` when [`ServerEvent::Transmit`] names the
     /// connection, and then poll events again: a connection to be closed is closed after its last frame.
+    ///
+    /// A body of 64 KiB or more in shared memory is not copied behind its header: what is written ends with that, and
+    /// [`take_shared_tail`](Server::take_shared_tail) has the body. Polled again without that, it is copied.
     ///
     /// `out` must hold at least [`wire::CONTROL_LEN_MAX`] bytes: in a shorter one, some frames never fit.
     #[inline]
@@ -184,7 +187,12 @@ impl<T: ServerStorage> Server<T> {
             if !out.has_room_for(len, REPLY_HEADER_LEN) {
                 return Step::Stop;
             }
-            let at = out.write_partial(&header, body, 0);
+            // Where a link loses messages, a frame is one of them (S27), and does not leave in pieces.
+            let apart = body.len() >= APART_LEN_MIN && slot.body.is_shared() && !self.config.lossy;
+            let at = match apart {
+                true => out.write_header(&header),
+                false => out.write_partial(&header, body, 0),
+            };
             let idempotent = slot.idempotent;
             let links = core::mem::take(&mut slot.out_links);
             calls.out.join(&mut calls.slots, links.prev, links.next);

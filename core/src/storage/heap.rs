@@ -100,6 +100,11 @@ impl Body for HeapBody {
     }
 
     #[inline]
+    fn is_shared(&self) -> bool {
+        matches!(self, HeapBody::Shared(_))
+    }
+
+    #[inline]
     fn release(&mut self) {
         match self {
             HeapBody::Small { len, .. } => *len = 0,

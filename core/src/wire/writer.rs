@@ -2,6 +2,9 @@
 
 use crate::wire::{self, CONTROL_LEN_MAX, Frame};
 
+/// Shared bodies at least this long are not copied behind their headers: they leave from where they lie.
+pub(crate) const APART_LEN_MIN: usize = 64 << 10;
+
 /// The caller's output slice, and how much of it is written.
 #[derive(Debug)]
 pub(crate) struct FrameWriter<'o> {
@@ -62,6 +65,12 @@ impl<'o> FrameWriter<'o> {
             return whole;
         }
         self.write_what_fits(header, body, at)
+    }
+
+    /// Writes the header of a frame whose body leaves from where it lies, as far as it fits; returns the byte to go on from.
+    #[cold]
+    pub(crate) fn write_header(&mut self, header: &[u8]) -> usize {
+        self.copy(header)
     }
 
     #[cold]

@@ -54,6 +54,7 @@ impl<S: ClientStorage> CallTable<S> {
         };
         debug_assert!(self.unsettled_len > 0 && !matches!(entry.state, CallState::Leaving { .. }));
         let has_caller = entry.take_caller();
+        let neighbours = entry.neighbours();
         let (was_on_todo, was_on_events) = (entry.is_on_todo(), entry.event.is_some());
         let unpolled = entry.event.take().map(|event| event.outcome);
         let reported = report(has_caller, unpolled);
@@ -73,7 +74,12 @@ impl<S: ClientStorage> CallTable<S> {
         if self.first_unjournaled == Some(index) {
             self.first_unjournaled = self.unsettled_after(Some(index));
         }
-        self.queue.unlink(&mut self.calls, index);
+        if is_done {
+            // Its links go with it.
+            self.queue.join(&mut self.calls, neighbours.prev, neighbours.next);
+        } else {
+            self.queue.unlink(&mut self.calls, index);
+        }
         self.unsettled_len -= 1;
         if was_on_todo {
             self.todo.unlink(&mut self.calls, index);
