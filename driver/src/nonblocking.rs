@@ -39,12 +39,22 @@ pub struct Nonblocking<T> {
     /// The bell is registered with the reactor, and the last poll did not find that it had rung.
     waits: bool,
     close: fn(&T) -> io::Result<()>,
+    send: Option<SendVectored<T>>,
 }
+
+/// Sends the bytes of several buffers by one system call.
+type SendVectored<T> = fn(&T, &[IoSlice<'_>]) -> io::Result<usize>;
 
 impl<T> Nonblocking<T> {
     /// `close` ends the direction that is written.
     pub fn new(io: Async<T>, close: fn(&T) -> io::Result<()>) -> Nonblocking<T> {
-        Nonblocking { io, drained: false, bell: Arc::default(), waits: false, close }
+        Nonblocking { io, drained: false, bell: Arc::default(), waits: false, close, send: None }
+    }
+
+    /// Writes several buffers by `send`. Without it they are written one by one: the standard library's `write_vectored`
+    /// on a socket raises SIGPIPE where a program has restored that signal's default, which ends its process.
+    pub fn with_send(self, send: fn(&T, &[IoSlice<'_>]) -> io::Result<usize>) -> Nonblocking<T> {
+        Nonblocking { send: Some(send), ..self }
     }
 
     /// The descriptor itself.
@@ -244,7 +254,11 @@ where
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_write_with(cx, |mut io| io.write_vectored(bufs))
+        let first = bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| buf);
+        match self.send {
+            Some(send) => self.poll_write_with(cx, |io| send(io, bufs)),
+            None => self.poll_write_with(cx, |mut io| io.write(first)),
+        }
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,15 +1,22 @@
 //! A socket that gets connected.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 
 use async_io::Async;
 use oncewire_driver::Nonblocking;
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 
 /// A connected stream, from now on without Nagle's delay.
 pub(crate) fn connected(stream: Async<TcpStream>) -> io::Result<Nonblocking<TcpStream>> {
     stream.get_ref().set_nodelay(true)?;
-    Ok(Nonblocking::new(stream, |stream| stream.shutdown(Shutdown::Write)))
+    Ok(Nonblocking::new(stream, |stream| stream.shutdown(Shutdown::Write)).with_send(send))
+}
+
+/// Sends several buffers, and no SIGPIPE.
+fn send(socket: &TcpStream, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+    let mut nothing = SendAncillaryBuffer::default();
+    Ok(sendmsg(socket, bufs, &mut nothing, SendFlags::NOSIGNAL)?)
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]

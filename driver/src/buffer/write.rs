@@ -1,6 +1,6 @@
 //! Bytes that the stream has not taken yet.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -80,15 +80,19 @@ impl WriteBuffer {
     ) -> Poll<io::Result<()>> {
         let mut left = WRITE_TURN_MAX;
         while self.start < self.end {
-            let result = poll_some(stream, cx, &self.bytes[self.start..self.end]);
-            self.start += ready!(self.note_taken(result))?;
+            let head = &self.bytes[self.start..self.end];
+            let result = poll_both(stream, cx, head, self.front_of_tail(left));
+            let taken = Taken::new(ready!(self.note_taken(result))?, self.end - self.start);
+            self.start += taken.of_head;
+            self.tail.advance(taken.of_tail);
+            left -= taken.of_tail;
         }
         while !self.tail.is_empty() {
             if left == 0 {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            let result = poll_some(stream, cx, &self.tail[..self.tail.len().min(left)]);
+            let result = poll_some(stream, cx, self.front_of_tail(left));
             let len = ready!(self.note_taken(result))?;
             self.tail.advance(len);
             left -= len;
@@ -99,6 +103,11 @@ impl WriteBuffer {
             self.dirty = false;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// As much of the tail as may leave now.
+    fn front_of_tail(&self, max: usize) -> &[u8] {
+        &self.tail[..self.tail.len().min(max)]
     }
 
     /// Notes what a stream has done with what it was offered.
@@ -124,9 +133,13 @@ impl WriteBuffer {
     ) -> Poll<io::Result<()>> {
         let mut rest = bytes;
         while !rest.is_empty() {
-            let result = poll_some(stream, cx, rest);
+            let result = poll_both(stream, cx, rest, self.front_of_tail(WRITE_TURN_MAX));
             match self.note_taken(result) {
-                Poll::Ready(len) => rest = &rest[len?..],
+                Poll::Ready(len) => {
+                    let taken = Taken::new(len?, rest.len());
+                    rest = &rest[taken.of_head..];
+                    self.tail.advance(taken.of_tail);
+                }
                 Poll::Pending => {
                     self.keep(rest);
                     self.dirty = true;
@@ -141,6 +154,37 @@ impl WriteBuffer {
     pub(crate) fn release(&mut self) {
         self.bytes = Buffer::default();
         (self.start, self.end) = (0, 0);
+    }
+}
+
+/// Bytes that a stream took of two buffers.
+struct Taken {
+    of_head: usize,
+    of_tail: usize,
+}
+
+impl Taken {
+    fn new(len: usize, head_len: usize) -> Taken {
+        let of_head = len.min(head_len);
+        Taken { of_head, of_tail: len - of_head }
+    }
+}
+
+/// Writes at least one byte of `head`, and of `tail` if all of `head` was taken.
+#[inline]
+fn poll_both(
+    stream: &mut BoxStream,
+    cx: &mut Context<'_>,
+    head: &[u8],
+    tail: &[u8],
+) -> Poll<io::Result<usize>> {
+    if tail.is_empty() {
+        return poll_some(stream, cx, head);
+    }
+    let both = [IoSlice::new(head), IoSlice::new(tail)];
+    match ready!(Pin::new(stream).poll_write_vectored(cx, &both)) {
+        Ok(0) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+        result => Poll::Ready(result),
     }
 }
 

@@ -146,15 +146,19 @@ impl Link {
     /// Takes what the machine wants to send; whether there was anything.
     pub(super) fn fill(&mut self, machine: &mut Machine<Heap>, now: Instant) -> bool {
         debug_assert!(self.is_flushed(), "what was taken before has left");
+        let mut tail = None;
         let filled = self.write.fill(|out| {
             let mut len = 0;
-            while let Some(more) = machine.poll_transmit(now, &mut out[len..]) {
+            while tail.is_none()
+                && let Some(more) = machine.poll_transmit(now, &mut out[len..])
+            {
                 len += more.get();
+                tail = machine.take_shared_tail();
             }
             len
         });
-        if let Some(rest) = machine.take_shared_tail() {
-            self.write.append(rest);
+        if let Some(tail) = tail {
+            self.write.append(tail);
         }
         filled
     }
