@@ -9,10 +9,11 @@
 mod read;
 mod write;
 
+use std::any::Any;
 use std::cell::Cell;
 
 use bytes::Bytes;
-use oncewire_core::wire;
+use oncewire_core::{Payload, wire};
 use serde::Serialize;
 
 pub(crate) use read::ReadBuffer;
@@ -52,22 +53,61 @@ pub(crate) fn share(bytes: &[u8], large: Option<&Bytes>) -> Bytes {
     large.map_or_else(|| Bytes::copy_from_slice(bytes), |large| large.slice_ref(bytes))
 }
 
-/// A value that fits into this is encoded on the stack, and then takes one allocation of its exact length.
+/// A value that fits into this is encoded on the stack, and then takes one allocation of its exact length, or none.
 const ENCODED_LEN: usize = 128;
 
+/// Values up to this length need no memory of their own. A longer one would make [`Encoded`] larger than [`Bytes`] make it.
+const SHORT_LEN_MAX: usize = 38;
+const _: () = assert!(size_of::<Encoded>() == size_of::<Bytes>() + size_of::<usize>());
+
 /// A value's bytes.
+#[derive(Clone, Debug)]
+pub(crate) enum Encoded {
+    Short { len: u8, bytes: [u8; SHORT_LEN_MAX] },
+    Shared(Bytes),
+}
+
+impl Encoded {
+    #[inline]
+    fn copy_of(bytes: &[u8]) -> Encoded {
+        if bytes.len() > SHORT_LEN_MAX {
+            return Encoded::Shared(Bytes::copy_from_slice(bytes));
+        }
+        let mut short = [0; SHORT_LEN_MAX];
+        short[..bytes.len()].copy_from_slice(bytes);
+        Encoded::Short { len: bytes.len() as u8, bytes: short }
+    }
+
+    /// The bytes for a machine, which shares them if they are long: nothing is left here then.
+    #[inline]
+    pub(crate) fn take_payload(&mut self) -> Payload<'_> {
+        match self {
+            Encoded::Short { len, bytes } => Payload::Slice(&bytes[..usize::from(*len)]),
+            Encoded::Shared(bytes) => Payload::Shared(std::mem::take(bytes)),
+        }
+    }
+
+    pub(crate) fn into_bytes(self) -> Bytes {
+        match self {
+            Encoded::Short { len, bytes } => Bytes::copy_from_slice(&bytes[..usize::from(len)]),
+            Encoded::Shared(bytes) => bytes,
+        }
+    }
+}
+
+/// Encodes a value.
 ///
 /// # Errors
 /// If it has parts that cannot be encoded.
 #[inline]
-pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> postcard::Result<Bytes> {
+pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> postcard::Result<Encoded> {
     match postcard::to_slice(value, &mut [0; ENCODED_LEN]) {
-        Ok(bytes) => Ok(Bytes::copy_from_slice(bytes)),
+        Ok(bytes) => Ok(Encoded::copy_of(bytes)),
         Err(postcard::Error::SerializeBufferFull) => {
             let mut bytes = postcard::to_allocvec(value)?;
             // A reply may be kept for long, and counts by its length.
             bytes.shrink_to_fit();
-            Ok(Bytes::from(bytes))
+            Ok(Encoded::Shared(Bytes::from(bytes)))
         }
         Err(error) => Err(error),
     }
@@ -78,12 +118,33 @@ pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> postcard::Result<Bytes
 pub(crate) struct Scratch {
     pub(crate) read: Vec<u8>,
     pub(crate) write: Vec<u8>,
+    pub(crate) spares: Spares,
+}
+
+/// Memory for what handlers do, by method: used again by the method's next call. What is in it, its handler knows.
+#[derive(Debug, Default)]
+pub(crate) struct Spares(Vec<Spare>);
+
+pub(crate) type Spare = Option<Box<dyn Any>>;
+
+impl Spares {
+    #[inline]
+    pub(crate) fn of_method(&mut self, index: usize) -> &mut Spare {
+        if self.0.len() <= index {
+            self.0.resize_with(index + 1, || None);
+        }
+        &mut self.0[index]
+    }
 }
 
 impl Scratch {
     /// Takes this thread's buffers, or new ones if they are lent already.
     pub(crate) fn take() -> Box<Scratch> {
-        let fresh = || Scratch { read: vec![0; READ_LEN], write: vec![0; WRITE_LEN] };
+        let fresh = || Scratch {
+            read: vec![0; READ_LEN],
+            write: vec![0; WRITE_LEN],
+            spares: Spares::default(),
+        };
         SCRATCH.take().unwrap_or_else(|| Box::new(fresh()))
     }
 

@@ -48,6 +48,7 @@ use oncewire_core::{CallError, MethodId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::buffer::Encoded;
 use crate::method::Method;
 use crate::runtime::{Runtime, SmolRuntime};
 use crate::transport::Connect;
@@ -139,7 +140,8 @@ impl Client {
     /// [`idempotent`](Call::idempotent).
     pub fn call_raw(&self, method: MethodId, body: impl Into<Bytes>) -> Call<Bytes> {
         let called = CalledMethod { id: method, name: "" };
-        Call::new(&self.handle.shared, called, false, Ok(body.into()), Decode::raw())
+        let body = Ok(Encoded::Shared(body.into()));
+        Call::new(&self.handle.shared, called, false, body, Decode::raw())
     }
 
     /// A one-way call: its outcome is not reported. It is still executed at most once, unless the method is idempotent, and
@@ -161,16 +163,16 @@ impl Client {
     /// # Errors
     /// Why it was not begun.
     pub fn send_raw(&self, method: MethodId, body: impl Into<Bytes>) -> Result<(), CallError> {
-        self.send_one_way(method, false, body.into())
+        self.send_one_way(method, false, Encoded::Shared(body.into()))
     }
 
     fn send_one_way(
         &self,
         method: MethodId,
         idempotent: bool,
-        body: Bytes,
+        mut body: Encoded,
     ) -> Result<(), CallError> {
-        let mut call = oncewire_core::Call::new(method, body);
+        let mut call = oncewire_core::Call::new(method, body.take_payload());
         call.timeout = self.handle.shared.options.timeout;
         call.idempotent = idempotent;
         call.one_way = true;

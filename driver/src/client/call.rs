@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use oncewire_core::{self as core, CallError, MethodId, NotExecuted};
 
 use super::outcome::{Decode, Outcome, Ticket};
@@ -15,6 +14,7 @@ use super::pending::{PendingId, Trace};
 use super::report::CallReport;
 use super::shared::Shared;
 use super::unreplied::CallResult;
+use crate::buffer::Encoded;
 use crate::reply::RawOutcome;
 use crate::runtime::Runtime;
 
@@ -55,9 +55,27 @@ pub(super) struct CalledMethod {
 
 enum State {
     /// Begins when it is first polled; or why it cannot.
-    Fresh(Result<core::Call<'static>, NotExecuted>),
+    Fresh(Result<Description, NotExecuted>),
     Waiting(PendingId),
     Done,
+}
+
+/// A call that has not begun.
+struct Description {
+    /// With empty arguments.
+    call: core::Call<'static>,
+    arguments: Encoded,
+}
+
+impl Description {
+    /// What the machine takes: once.
+    #[inline]
+    fn take_call(&mut self) -> core::Call<'_> {
+        let core::Call { method, timeout, idempotent, fail_fast, .. } = self.call;
+        let mut call = core::Call::new(method, self.arguments.take_payload());
+        (call.timeout, call.idempotent, call.fail_fast) = (timeout, idempotent, fail_fast);
+        call
+    }
 }
 
 impl<R> Call<R> {
@@ -67,15 +85,15 @@ impl<R> Call<R> {
         shared: &Arc<Shared>,
         method: CalledMethod,
         idempotent: bool,
-        body: Result<Bytes, CallError>,
+        arguments: Result<Encoded, CallError>,
         decode: Decode<R>,
     ) -> Call<R> {
-        let call = body.map_err(NotExecuted::NotBegun).map(|body| {
-            let mut call = core::Call::new(method.id, body);
+        let call = arguments.map_err(NotExecuted::NotBegun).map(|arguments| {
+            let mut call = core::Call::new(method.id, &[]);
             call.timeout = shared.options.timeout;
             call.fail_fast = shared.options.fail_fast;
             call.idempotent = idempotent;
-            call
+            Description { call, arguments }
         });
         Call { shared: shared.clone(), state: State::Fresh(call), decode, method }
     }
@@ -126,8 +144,8 @@ impl<R> Call<R> {
 
     #[inline]
     fn described(mut self, change: impl FnOnce(&mut core::Call<'static>)) -> Self {
-        if let State::Fresh(Ok(call)) = &mut self.state {
-            change(call);
+        if let State::Fresh(Ok(description)) = &mut self.state {
+            change(&mut description.call);
         }
         self
     }
@@ -136,7 +154,7 @@ impl<R> Call<R> {
     pub fn start(mut self) -> Call<R> {
         if let State::Fresh(call) = &mut self.state {
             let call = std::mem::replace(call, Err(NotExecuted::Closed));
-            self.state = match call.and_then(|call| self.shared.begin(call)) {
+            self.state = match call.and_then(|mut call| self.shared.begin(call.take_call())) {
                 Ok(id) => State::Waiting(id),
                 Err(why) => State::Fresh(Err(why)),
             };
@@ -203,7 +221,9 @@ impl<R> Call<R> {
                 let call = std::mem::replace(call, Err(NotExecuted::Closed));
                 let Call { shared, state, .. } = self;
                 let on_begun = |id| *state = State::Waiting(id);
-                match call.and_then(|call| shared.begin_and_poll(call, cx, on_begun)) {
+                let begin =
+                    |mut call: Description| shared.begin_and_poll(call.take_call(), cx, on_begun);
+                match call.and_then(begin) {
                     Ok(begun) => begun,
                     Err(why) => {
                         self.state = State::Done;
@@ -244,7 +264,7 @@ impl<R> fmt::Debug for Call<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Call");
         match &self.state {
-            State::Fresh(Ok(call)) => debug
+            State::Fresh(Ok(Description { call, .. })) => debug
                 .field("method", &call.method)
                 .field("timeout", &call.timeout)
                 .field("fail_fast", &call.fail_fast)

@@ -20,6 +20,7 @@ use super::outcome::{Decode, Outcome};
 use super::shared::Shared;
 use super::state::State;
 use super::task::ClientTask;
+use crate::buffer::Encoded;
 use crate::caught::caught;
 use crate::journal::{BatchOwner, Journal, JournalBatch, JournalError, JournalWrite};
 use crate::method::Method;
@@ -130,7 +131,8 @@ impl DurableClient {
         method: &Method<A, R>,
         arguments: &A,
     ) -> DurableCall<R> {
-        let body = crate::buffer::encode(arguments).map_err(|_| CallError::Unencodable);
+        let body = crate::buffer::encode(arguments);
+        let body = body.map(Encoded::into_bytes).map_err(|_| CallError::Unencodable);
         let timeout = self.handle.shared.options.timeout;
         self.begin(tag.into(), method.id(), body, timeout, Decode::postcard(method.values()))
     }

@@ -103,9 +103,20 @@ impl State {
     /// Writes what there is to write and reads what there is to read, until `own` has its outcome, the stream has nothing
     /// more, or `len_max` bytes were read; then `cx` is woken at once for the rest. The caller must lead.
     fn run(&mut self, now: Instant, cx: &mut Context<'_>, own: Option<PendingId>, len_max: usize) {
+        self.flush(now, cx);
+        self.read_on(now, cx, own, len_max);
+    }
+
+    /// The same where there is nothing to write before something was read.
+    fn read_on(
+        &mut self,
+        now: Instant,
+        cx: &mut Context<'_>,
+        own: Option<PendingId>,
+        len_max: usize,
+    ) {
         let mut left = len_max;
         loop {
-            self.flush(now, cx);
             if own.is_some_and(|id| self.pending.has_outcome(id)) {
                 return;
             }
@@ -117,6 +128,7 @@ impl State {
                 Poll::Ready(len) => left = left.saturating_sub(len),
                 Poll::Pending => return,
             }
+            self.flush(now, cx);
         }
     }
 

@@ -22,7 +22,7 @@ use super::execution::Call;
 use super::limits::{Permit, Waiting};
 use super::pace::Pace;
 use super::state::{ConnWork, Shared, State};
-use crate::buffer::{self, ReadBuffer, Scratch, WriteBuffer};
+use crate::buffer::{self, ReadBuffer, Scratch, Spares, WriteBuffer};
 use crate::faults::ServerFault;
 use crate::runtime::Timer;
 use crate::spin::{self, SpinPolicy};
@@ -232,10 +232,11 @@ impl ConnTask {
                 let mut read = std::mem::take(&mut self.read);
                 if let Some(large) = read.take_large() {
                     // One frame, and all of it.
-                    self.take_data(pace, &large, Some(&large));
+                    self.take_data(pace, &large, Some(&large), &mut scratch.spares);
                     return result;
                 }
-                let (consumed, rest) = self.take_data(pace, read.unread(), None);
+                let spares = &mut scratch.spares;
+                let (consumed, rest) = self.take_data(pace, read.unread(), None, spares);
                 read.consume(consumed);
                 self.backlog = matches!(rest, Rest::Later);
                 match rest {
@@ -250,11 +251,12 @@ impl ConnTask {
             }
             return result;
         }
+        let Scratch { read, spares, .. } = scratch;
         let stream = Pin::new(&mut self.stream);
-        let result = futures_io::AsyncRead::poll_read(stream, cx, &mut scratch.read);
+        let result = futures_io::AsyncRead::poll_read(stream, cx, read);
         if let Poll::Ready(Ok(len @ 1..)) = result {
-            let data = &scratch.read[..len];
-            let (consumed, rest) = self.take_data(pace, data, None);
+            let data = &read[..len];
+            let (consumed, rest) = self.take_data(pace, data, None, spares);
             match rest {
                 _ if consumed == len => {}
                 Rest::Later => {
@@ -268,7 +270,13 @@ impl ConnTask {
     }
 
     /// Gives the machine what was received, and runs what it admits, until the turn is over. Returns how much it took.
-    fn take_data(&self, pace: &mut Pace, data: &[u8], large: Option<&Bytes>) -> (usize, Rest) {
+    fn take_data(
+        &self,
+        pace: &mut Pace,
+        data: &[u8],
+        large: Option<&Bytes>,
+        spares: &mut Spares,
+    ) -> (usize, Rest) {
         let shared = &self.shared;
         let mut consumed = 0;
         let mut window = buffer::window(data);
@@ -294,7 +302,7 @@ impl ConnTask {
             }
             match next {
                 Next::Run(running, permit, call) => {
-                    ended = shared.execute(running, permit, call, &self.subject);
+                    ended = shared.execute(running, permit, call, &self.subject, spares);
                 }
                 Next::Record(admission, permit, call) => {
                     shared.record(admission, permit, call, &self.subject);
@@ -417,13 +425,15 @@ impl ConnTask {
             let id = self.id;
             let (len, rest) = self.shared.with_at(now, |state, now| {
                 state.set_transmit(id, false);
-                let mut len = 0;
-                while let Some(more) =
-                    state.machine.poll_transmit(now, id, &mut scratch.write[len..])
+                let (mut len, mut tail) = (0, None);
+                while tail.is_none()
+                    && let Some(more) =
+                        state.machine.poll_transmit(now, id, &mut scratch.write[len..])
                 {
                     len += more.get();
+                    tail = state.machine.take_shared_tail(id);
                 }
-                (len, state.machine.take_shared_tail(id))
+                (len, tail)
             });
             if len == 0 {
                 return Poll::Ready(Ok(wrote));

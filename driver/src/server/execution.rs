@@ -14,10 +14,11 @@ use bytes::Bytes;
 use oncewire_core::{Admission, CallKey, Instant, NoReply, NotExecuted, Request, Running};
 
 use super::context::{CallWatch, Context};
-use super::handler::{Body, ReplyFuture, Unencodable};
+use super::handler::{Begun, Body, Reply, ReplyFuture, Unencodable};
 use super::limits::Permit;
 use super::state::{Shared, State};
-use crate::caught::caught;
+use crate::buffer::{Encoded, Spares};
+use crate::caught::{Guarded, caught};
 use crate::method::MethodOptions;
 use crate::runtime::Timer;
 use crate::transport::Subject;
@@ -73,7 +74,6 @@ impl Execution {
     }
 
     /// Polls it once, and returns how it ended, if it did; otherwise it becomes a task.
-    #[inline]
     pub(super) fn run(mut self, shared: &Arc<Shared>, options: &MethodOptions) -> Option<Ended> {
         let mut cx = TaskContext::from_waker(Waker::noop());
         match poll_caught(&mut self.future, &mut cx) {
@@ -83,18 +83,22 @@ impl Execution {
                 Some(Ended { running, permit, recorded, end })
             }
             Poll::Pending => {
-                let limit = options.time_limit.map(|limit| {
-                    let mut timer = shared.runtime.timer();
-                    timer.set(shared.runtime.now() + limit);
-                    timer
-                });
-                let drop_on_cancel = options.drop_on_cancel;
-                let execution = Some(self);
-                let task = Task { execution, limit, drop_on_cancel, shared: shared.clone() };
-                shared.runtime.spawn(Box::pin(task));
+                self.go_on(shared, options);
                 None
             }
         }
+    }
+
+    /// It has been polled, and becomes a task.
+    fn go_on(self, shared: &Arc<Shared>, options: &MethodOptions) {
+        let limit = options.time_limit.map(|limit| {
+            let mut timer = shared.runtime.timer();
+            timer.set(shared.runtime.now() + limit);
+            timer
+        });
+        let drop_on_cancel = options.drop_on_cancel;
+        let task = Task { execution: Some(self), limit, drop_on_cancel, shared: shared.clone() };
+        shared.runtime.spawn(Box::pin(task));
     }
 }
 
@@ -113,7 +117,7 @@ impl Ended {
         Ended { running, permit, recorded: None, end: End::Refused(why) }
     }
 
-    /// Its handler panicked before it was polled.
+    /// Its handler panicked.
     pub(super) fn panicked(running: Running, permit: Permit) -> Ended {
         Ended { running, permit, recorded: None, end: End::Panicked }
     }
@@ -121,7 +125,7 @@ impl Ended {
 
 /// How a call that was started has ended.
 enum End {
-    Replied(Bytes),
+    Replied(Encoded),
     /// Executed, perhaps in part (S14).
     Panicked,
     /// Likewise: it took too long, or its outcome was not needed any more, or its task was dropped.
@@ -130,6 +134,16 @@ enum End {
     Unencodable(Unencodable),
     /// Not executed.
     Refused(NotExecuted),
+}
+
+impl End {
+    #[inline]
+    fn of(reply: Reply) -> End {
+        match reply {
+            Ok(body) => End::Replied(body),
+            Err(why) => End::Unencodable(why),
+        }
+    }
 }
 
 impl Shared {
@@ -148,14 +162,26 @@ impl Shared {
         permit: Permit,
         call: Call<'_>,
         caller: &Subject,
+        spares: &mut Spares,
     ) -> Option<Ended> {
         debug_assert!(self.ledger.is_none(), "S28: a call is recorded before it is started");
         let method = self.methods.get(call.method_index)?;
         let context = Context::new(self.watch(), call.key, call.deadline, caller.clone());
-        match caught(|| method.handler.begin(context, call.body)) {
-            Ok(Ok(future)) => Execution::new(running, permit, future).run(self, &method.options),
+        let spare = spares.of_method(call.method_index);
+        match caught(|| method.handler.begin(context, call.body, spare)) {
+            Ok(Ok(Begun::Ready(reply))) => {
+                Some(Ended { running, permit, recorded: None, end: End::of(reply) })
+            }
+            Ok(Ok(Begun::Pending(future))) => {
+                Execution::new(running, permit, future).go_on(self, &method.options);
+                None
+            }
             Ok(Err(why)) => Some(Ended::refused(running, permit, why)),
-            Err(_) => Some(Ended::panicked(running, permit)),
+            Err(_) => {
+                // What has panicked may be in it.
+                drop(Guarded::new(spare.take()));
+                Some(Ended::panicked(running, permit))
+            }
         }
     }
 }
@@ -201,10 +227,10 @@ impl State {
             }
         };
         match (recorded, reply) {
-            (None, Ok(body)) => self.reply(at, running, body),
+            (None, Ok(mut body)) => self.reply(at, running, body.take_payload()),
             (None, Err(why)) => self.machine.no_reply(at, running, why),
             (Some(true), Ok(_)) => self.record_finish(at, running, Ok(Bytes::new())),
-            (Some(_), reply) => self.record_finish(at, running, reply),
+            (Some(_), reply) => self.record_finish(at, running, reply.map(Encoded::into_bytes)),
         }
     }
 }
@@ -263,10 +289,7 @@ impl Drop for Task {
 fn poll_caught(future: &mut ReplyFuture, cx: &mut TaskContext<'_>) -> Poll<End> {
     let Some(future) = future.get_mut() else { return Poll::Ready(End::Dropped) };
     match caught(|| future.as_mut().poll(cx)) {
-        Ok(poll) => poll.map(|reply| match reply {
-            Ok(body) => End::Replied(body),
-            Err(why) => End::Unencodable(why),
-        }),
+        Ok(poll) => poll.map(End::of),
         Err(_) => Poll::Ready(End::Panicked),
     }
 }

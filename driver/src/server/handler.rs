@@ -6,7 +6,9 @@
 use std::any::Any;
 use std::future::Future;
 use std::ops::Range;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll, Waker};
 
 use bytes::Bytes;
 use oncewire_core::NotExecuted;
@@ -14,6 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::context::Context;
+use crate::buffer::{Encoded, Spare};
 use crate::caught::{Guarded, caught};
 use crate::decode::{ValueLimits, decode};
 use crate::method::{Method, MethodOptions};
@@ -36,12 +39,67 @@ pub(super) trait Handle: Send + Sync + 'static {
     ///
     /// # Panics
     /// If the function does. A panic while decoding is no panic, but an error.
-    fn begin(&self, context: Context, body: Body<'_>) -> Result<ReplyFuture, NotExecuted> {
-        match decoded(|| self.plan(context, body))? {
-            Plan::Future(future) => Ok(future),
-            // There is none without a ledger, and with one no call is started before its plan.
-            Plan::Transaction(..) => Err(NotExecuted::LedgerFailed),
+    fn begin(
+        &self,
+        context: Context,
+        body: Body<'_>,
+        spare: &mut Spare,
+    ) -> Result<Begun, NotExecuted>;
+}
+
+/// How far a call has come that was begun.
+pub(super) enum Begun {
+    Ready(Reply),
+    /// It was polled once.
+    Pending(ReplyFuture),
+}
+
+/// The memory of a handler's future: it is polled there for the first time, and nearly always for the last. If it is not
+/// ready, both go on as a task.
+struct Place<F>(Pin<Box<Option<F>>>);
+
+impl<F> Place<F> {
+    /// Drops the future. If that panics, it has been dropped all the same.
+    #[inline]
+    fn clear(&mut self) {
+        let _panicked = caught(|| self.0.set(None));
+    }
+}
+
+impl<F: Future> Future for Place<F> {
+    type Output = F::Output;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<F::Output> {
+        self.0.as_mut().as_pin_mut().map_or(Poll::Pending, |future| future.poll(cx))
+    }
+}
+
+/// Polls a handler's future once, in the memory of the call before it.
+#[inline]
+fn begin_in<F>(spare: &mut Spare, future: F) -> Begun
+where
+    F: Future<Output = Reply> + Send + 'static,
+{
+    let mut cx = TaskContext::from_waker(Waker::noop());
+    if let Some(place) = spare.as_deref_mut().and_then(<dyn Any>::downcast_mut::<Place<F>>) {
+        place.0.set(Some(future));
+        if let Poll::Ready(reply) = Pin::new(&mut *place).poll(&mut cx) {
+            place.clear();
+            return Begun::Ready(reply);
         }
+        let place = std::mem::replace(place, Place(Box::pin(None)));
+        return Begun::Pending(Guarded::new(Box::pin(place)));
+    }
+    // The first call of this method on this thread.
+    let mut place = Place(Box::pin(Some(future)));
+    match Pin::new(&mut place).poll(&mut cx) {
+        Poll::Ready(reply) => {
+            place.clear();
+            *spare = Some(Box::new(place));
+            Begun::Ready(reply)
+        }
+        Poll::Pending => Begun::Pending(Guarded::new(Box::pin(place))),
     }
 }
 
@@ -92,7 +150,7 @@ pub(super) enum Plan {
 }
 
 impl Plan {
-    fn future(future: impl Future<Output = Result<Bytes, Unencodable>> + Send + 'static) -> Plan {
+    fn future(future: impl Future<Output = Reply> + Send + 'static) -> Plan {
         Plan::Future(Guarded::new(Box::pin(future)))
     }
 }
@@ -114,8 +172,11 @@ impl Ran {
     }
 }
 
-/// The bytes of a reply. Wherever it is dropped, a panic in that ends there.
-pub(super) type ReplyFuture = Guarded<BoxFuture<'static, Result<Bytes, Unencodable>>>;
+/// The bytes of a reply.
+pub(super) type Reply = Result<Encoded, Unencodable>;
+
+/// A reply to come. Wherever it is dropped, a panic in that ends there.
+pub(super) type ReplyFuture = Guarded<BoxFuture<'static, Reply>>;
 
 /// The call was executed, and its reply cannot be encoded: which method's, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,9 +210,14 @@ where
         Ok(Plan::future(async move { encoded(function(context, arguments), name).await }))
     }
 
-    fn begin(&self, context: Context, body: Body<'_>) -> Result<ReplyFuture, NotExecuted> {
+    fn begin(
+        &self,
+        context: Context,
+        body: Body<'_>,
+        spare: &mut Spare,
+    ) -> Result<Begun, NotExecuted> {
         let arguments = decoded(|| decode_arguments(body.bytes, self.limits))?;
-        Ok(Guarded::new(Box::pin(encoded((self.function)(context, arguments), self.name))))
+        Ok(begin_in(spare, encoded((self.function)(context, arguments), self.name)))
     }
 }
 
@@ -163,10 +229,7 @@ pub(super) fn decode_arguments<A: DeserializeOwned>(
     decode(bytes, limits).ok_or(NotExecuted::BadArguments)
 }
 
-async fn encoded<R: Serialize>(
-    reply: impl Future<Output = R>,
-    method: &'static str,
-) -> Result<Bytes, Unencodable> {
+async fn encoded<R: Serialize>(reply: impl Future<Output = R>, method: &'static str) -> Reply {
     let encoded = crate::buffer::encode(&reply.await);
     encoded.map_err(|error| Unencodable(format!("{method}: the reply cannot be encoded: {error}")))
 }
@@ -190,13 +253,19 @@ where
     fn plan(&self, context: Context, body: Body<'_>) -> Result<Plan, NotExecuted> {
         let function = self.function.clone();
         let (body, buffer) = (body.keep(), body.buffer());
-        Ok(Plan::future(async move { Ok(apart(function(context, body).await, &buffer)) }))
+        let reply = async move { apart(function(context, body).await, &buffer) };
+        Ok(Plan::future(async move { Ok(Encoded::Shared(reply.await)) }))
     }
 
-    fn begin(&self, context: Context, body: Body<'_>) -> Result<ReplyFuture, NotExecuted> {
+    fn begin(
+        &self,
+        context: Context,
+        body: Body<'_>,
+        spare: &mut Spare,
+    ) -> Result<Begun, NotExecuted> {
         let buffer = body.buffer();
         let reply = (self.function)(context, body.keep());
-        Ok(Guarded::new(Box::pin(async move { Ok(apart(reply.await, &buffer)) })))
+        Ok(begin_in(spare, async move { Ok(Encoded::Shared(apart(reply.await, &buffer))) }))
     }
 }
 

@@ -7,9 +7,8 @@
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
 use oncewire_core::{
-    CallKey, ConnId, Heap, Instant, Running, Server as Machine, ServerEvent, SessionTag,
+    CallKey, ConnId, Heap, Instant, Payload, Running, Server as Machine, ServerEvent, SessionTag,
 };
 
 use super::authorization::Authorization;
@@ -147,11 +146,15 @@ impl Shared {
 
     /// Runs `f` under the lock, passes the machine's events on, then wakes whom they concern.
     pub(super) fn with<T>(self: &Arc<Self>, f: impl FnOnce(&mut State, Instant) -> T) -> T {
-        self.with_at(self.runtime.now(), f)
+        self.with_at(self.runtime.now(), |state, now| {
+            let result = f(state, now);
+            state.wake_timer_if_due_earlier();
+            result
+        })
     }
 
-    /// The same at a moment that may have passed a little, where nothing depends on the time that is: the clock need
-    /// not be read.
+    /// The same within a connection's turn: at a moment that may have passed a little, so that the clock need not be read.
+    /// Nor are the machine's timers: [`State::end_turn`] does that.
     #[inline]
     pub(super) fn with_at<T>(
         self: &Arc<Self>,
@@ -308,7 +311,12 @@ impl State {
 
     /// Answers a call, and counts what it should not have been.
     #[inline]
-    pub(super) fn reply(&mut self, now: Instant, running: Running, body: Bytes) {
+    pub(super) fn reply<'a>(
+        &mut self,
+        now: Instant,
+        running: Running,
+        body: impl Into<Payload<'a>>,
+    ) {
         if self.machine.reply(now, running, body).is_err() {
             self.replies_too_large += 1;
         }
@@ -371,6 +379,7 @@ impl State {
         if let Some(entry) = self.entry(conn) {
             entry.at_work = false;
         }
+        self.wake_timer_if_due_earlier();
     }
 
     /// What the machine says has happened.
@@ -400,6 +409,10 @@ impl State {
         if let Some(queue) = &mut self.ledger_queue {
             self.to_wake.extend(queue.take_ledger_task());
         }
+    }
+
+    /// Wakes the task that keeps time if the machine has something to do before its timer fires.
+    fn wake_timer_if_due_earlier(&mut self) {
         if self.machine.poll_timeout().is_some_and(|at| at < self.armed) {
             self.to_wake.extend(self.timer_task.take());
         }

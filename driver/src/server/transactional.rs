@@ -13,7 +13,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::context::Context;
-use super::handler::{Body, Handle, Plan, Ran, Work, decode_arguments};
+use super::handler::{Begun, Body, Handle, Plan, Ran, Work, decode_arguments};
+use crate::buffer::Spare;
 use crate::caught::{Guarded, caught};
 use crate::decode::ValueLimits;
 use crate::ledger::Rollback;
@@ -46,6 +47,11 @@ where
         let call = TransactionalCall { function, body, limits, arguments: Some(arguments), types };
         Ok(Plan::Transaction(Guarded::new(Box::new(call)), context))
     }
+
+    // There is none without a ledger, and with one no call is started before its plan.
+    fn begin(&self, _: Context, _: Body<'_>, _: &mut Spare) -> Result<Begun, NotExecuted> {
+        Err(NotExecuted::LedgerFailed)
+    }
 }
 
 struct TransactionalCall<X, F, A, R> {
@@ -75,7 +81,7 @@ where
             let again = || decode_arguments::<A>(body, limits);
             let arguments = arguments.map_or_else(again, Ok)?;
             let reply = function(transaction, context, arguments)?;
-            Ok::<_, Rollback>(crate::buffer::encode(&reply)?)
+            Ok::<_, Rollback>(crate::buffer::encode(&reply)?.into_bytes())
         };
         match caught(run) {
             Ok(Ok(body)) => Ran::Done(body),

@@ -18,6 +18,7 @@ use super::handler::{Body, Plan, decoded};
 use super::ledger_queue::Prepared;
 use super::limits::{Permit, Waiting};
 use super::state::{Shared, State};
+use crate::buffer::Spares;
 use crate::transport::Subject;
 
 impl Waiting {
@@ -229,7 +230,8 @@ impl Shared {
         };
         match self.with(start) {
             Some(running) => {
-                if let Some(ended) = self.execute(running, permit, call, &caller) {
+                let mut spares = Spares::default();
+                if let Some(ended) = self.execute(running, permit, call, &caller, &mut spares) {
                     self.with(|state, now| state.finish(now, ended));
                 }
             }

@@ -108,7 +108,7 @@ impl State {
         if self.flush(now, cx) && may_spin && self.link.is_flushed() && self.spin.should_spin() {
             return true;
         }
-        self.run(now, cx, Some(id), TURN_LEN);
+        self.read_on(now, cx, Some(id), TURN_LEN);
         false
     }
 
