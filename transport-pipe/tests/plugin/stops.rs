@@ -1,12 +1,12 @@
 //! Hosts that stop their plugins, and what is left running then.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use oncewire_pipe::plugin::{EndReason, Plugin, PluginState, RestartPolicy, StderrLine};
-use std::sync::Mutex;
 
 use crate::roles::{ECHO, EXIT, LEAVE, PID};
-use crate::{collect, ended, gone, plugin, shell, state_of, until, until_state};
+use crate::{collect, ended, gone, plugin, shell, signal, state_of, until, until_state};
 
 crate::tests! {
     a_stop_lets_a_plugin_end_by_itself,
@@ -56,6 +56,8 @@ fn a_drop_kills_a_plugin_and_what_it_started() {
         let pid = plugin.client().call(&PID, &()).await.ok().unwrap();
         let child = child_of(&lines).await;
         assert!(!matches!(state_of(child), None | Some('Z')));
+        // So that it cannot end by itself when its stdin is closed.
+        signal("-STOP", pid);
         drop(plugin);
         gone(pid).await;
         ended(child).await;
