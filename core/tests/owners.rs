@@ -54,6 +54,7 @@ fn any_request(rng: &mut Rng) -> Frame<'static> {
     // Mostly the same at each repetition.
     let kind = if rng.one_in(8) { rng.below(6) } else { number };
     let header = wire::RequestHeader {
+        instance: 0,
         flags: [0, 1, 0, 2, 0, 3][kind as usize % 6],
         method: if kind % 2 == 1 { IDEM } else { ECHO },
         remaining_ms: *rng.pick(&[0, 60_000, 60_000]),
@@ -318,7 +319,7 @@ fn a_server_bears_its_owner_and_its_clients_in_any_order() {
     }
 }
 
-fn welcome(rng: &mut Rng) -> Vec<u8> {
+fn welcome(rng: &mut Rng, nonce: u32) -> Vec<u8> {
     bytes_of(&Frame::Welcome(Welcome {
         version: wire::VERSION,
         features: 0,
@@ -330,10 +331,11 @@ fn welcome(rng: &mut Rng) -> Vec<u8> {
         grants: GRANTS,
         instance: Instance::UNNAMED,
         schemas: Schemas::EMPTY,
+        nonce: nonce.saturating_sub(rng.one_in(16).into()),
     }))
 }
 
-fn any_server_frame(rng: &mut Rng) -> Vec<u8> {
+fn any_server_frame(rng: &mut Rng, nonce: u32) -> Vec<u8> {
     let number = xid(1 + rng.below(4));
     let status = *rng.pick(&[
         Status::Done,
@@ -344,7 +346,7 @@ fn any_server_frame(rng: &mut Rng) -> Vec<u8> {
         Status::Interrupted,
     ]);
     bytes_of(&match rng.below(20) {
-        0 if rng.one_in(4) => return welcome(rng),
+        0 if rng.one_in(4) => return welcome(rng, nonce),
         6 if rng.one_in(4) => Frame::Refuse(
             *rng.pick(&[
                 Refuse::Protocol(3),
@@ -354,6 +356,7 @@ fn any_server_frame(rng: &mut Rng) -> Vec<u8> {
                 Refuse::WrongPrincipal,
             ]),
             Instance::UNNAMED,
+            nonce.saturating_sub(rng.one_in(16).into()),
         ),
         7 => Frame::Ping(Role::Server),
         8 if rng.one_in(3) => Frame::Goodbye(Role::Server),
@@ -408,6 +411,7 @@ fn end_client<S: ClientStorage>(
     mut client: Client<S>,
     calls: Vec<CallId>,
     now: Instant,
+    nonce: u32,
     seed: u64,
 ) {
     let _ = (client.poll_timeout(), client.counters());
@@ -415,7 +419,7 @@ fn end_client<S: ClientStorage>(
         client.forget(now, id);
     }
     client.handle_connected(now);
-    let refuse = bytes_of(&Frame::Refuse(Refuse::SessionUnknown, Instance::UNNAMED));
+    let refuse = bytes_of(&Frame::Refuse(Refuse::SessionUnknown, Instance::UNNAMED, nonce));
     let _ = client.handle_data(now, &refuse);
     while client.poll_event().is_some() {}
     assert_eq!((client.pending(), client.unsettled()), (0, 0), "seed {seed}");
@@ -426,6 +430,7 @@ fn walk_client<S: ClientStorage>(seed: u64) {
     let mut client: Client<S> = any_client(&mut rng);
     let mut now = Instant::from_millis(1);
     let mut calls = Vec::new();
+    let mut nonce = 0;
     for _ in 0..150 {
         let id = calls.get(rng.below(64) as usize % calls.len().max(1)).copied();
         match rng.below(34) {
@@ -437,11 +442,15 @@ fn walk_client<S: ClientStorage>(seed: u64) {
             6 => id.into_iter().for_each(|id| client.forget(now, id)),
             7 | 8 => id.into_iter().for_each(|id| client.settle(now, id)),
             9 if rng.one_in(12) => client.close(now),
-            10 => client.handle_connected(now),
+            10 => {
+                client.handle_connected(now);
+                nonce += 1;
+            }
             11..=13 if !client.is_connected() => {
                 client.handle_connected(now);
+                nonce += 1;
                 let _ = client.poll_transmit(now, &mut [0; wire::CONTROL_LEN_MAX]);
-                let _ = client.handle_data(now, &welcome(&mut rng));
+                let _ = client.handle_data(now, &welcome(&mut rng, nonce));
             }
             12 if rng.one_in(2) => client.handle_disconnected(now),
             14 => {
@@ -475,7 +484,7 @@ fn walk_client<S: ClientStorage>(seed: u64) {
                 }
             }
             26 | 27 => {
-                let data = any_server_frame(&mut rng);
+                let data = any_server_frame(&mut rng, nonce);
                 read_all(&mut client, now, &data);
             }
             _ => {
@@ -485,7 +494,7 @@ fn walk_client<S: ClientStorage>(seed: u64) {
             }
         }
     }
-    end_client(client, calls, now, seed);
+    end_client(client, calls, now, nonce + 1, seed);
 }
 
 #[test]

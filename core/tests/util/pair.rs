@@ -99,6 +99,8 @@ pub enum Luck {
 pub struct Peer {
     pub client: Client<Heap>,
     pub link: Option<usize>,
+    /// Connections it has had: the nonce of its last `Hello`.
+    pub connects: u32,
     pub principal: Principal,
     pub outcomes: Vec<(CallId, OwnedOutcome)>,
     pub events: Vec<ClientEvent>,
@@ -199,6 +201,7 @@ impl Pair {
         self.peers.push(Peer {
             client: Client::new(config),
             link: None,
+            connects: 0,
             principal,
             outcomes: Vec::new(),
             events: Vec::new(),
@@ -238,6 +241,7 @@ impl Pair {
             grants: session.grants,
             instance: Instance::UNNAMED,
             schemas: Schemas::EMPTY,
+            nonce: self.peers[0].connects,
         }
     }
 
@@ -256,6 +260,7 @@ impl Pair {
         }
         self.links.push(Link { client_open: true, ..link });
         self.peers[at].link = Some(number);
+        self.peers[at].connects += 1;
         self.peers[at].client.handle_connected(self.now);
         number
     }

@@ -34,6 +34,7 @@ fn hello(script: &mut Script<'_>) -> Hello {
     let resume = (script.byte() & 1 == 1)
         .then(|| Resume { session: SessionId::from_bytes(id(script)), acked: script.number() });
     Hello {
+        nonce: 0,
         magic: if script.byte() == 255 { *b"1wix" } else { wire::MAGIC },
         version_min: script.byte() % 3,
         version_max: script.byte() % 3,
@@ -113,15 +114,15 @@ fn client_reads(script: &mut Script<'_>) {
     let mut now = Instant::from_millis(5);
     let _ = client.call(now, Call::new(MethodId::of("fuzz/call"), b"body"));
     let mut out = [0; 600];
-    for _ in 0..4 {
+    for nonce in 1..5 {
         if !client.wants_connection() {
             break;
         }
         client.handle_connected(now);
         while client.poll_transmit(now, &mut out).is_some() {}
         let frame = match script.byte() % 8 {
-            0..6 => Frame::Welcome(welcome(script)),
-            _ => Frame::Refuse(refuse(script), Instance::UNNAMED),
+            0..6 => Frame::Welcome(welcome(script, nonce)),
+            _ => Frame::Refuse(refuse(script), Instance::UNNAMED, nonce),
         };
         let mut bytes = bytes_of(&frame);
         let raw = usize::from(script.byte() % 64);
@@ -148,7 +149,7 @@ fn client_reads(script: &mut Script<'_>) {
     assert!(client.pending() <= 1);
 }
 
-fn welcome(script: &mut Script<'_>) -> Welcome {
+fn welcome(script: &mut Script<'_>, nonce: u32) -> Welcome {
     // A client takes no other h than 0 for a new session.
     let seen = |number| if number % 2 == 0 { 0 } else { number };
     Welcome {
@@ -168,6 +169,7 @@ fn welcome(script: &mut Script<'_>) -> Welcome {
         },
         instance: Instance::UNNAMED,
         schemas: Schemas::EMPTY,
+        nonce,
     }
 }
 
