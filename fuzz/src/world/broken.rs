@@ -32,6 +32,8 @@ impl World {
             Broken::HastyGoodbye => self.leave_at_once(l),
             Broken::OldJournal => self.hide_seen(l),
             Broken::StaleNotSeen => self.links[l].renumber_not_seen(),
+            Broken::StaleWelcome => self.links[l].renumber_welcomes(),
+            Broken::SilentSettled => self.links[l].hide_settled(),
             _ => {}
         }
     }

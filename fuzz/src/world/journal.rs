@@ -10,6 +10,7 @@ use oncewire_core::{
 
 use super::kinds::Kind;
 use super::model::Stage;
+use super::profile;
 use super::profile::{MS, session_number};
 use super::trace::{Check, ensure};
 use super::{World, body};
@@ -218,7 +219,7 @@ impl World {
         self.trace.note(|| format!("c{p} dies; an old copy is put back: {from_copy}"));
         if from_copy {
             self.put_copy_back(p);
-        } else if self.profile.old_journals && !self.profile.lossy && !has_copy {
+        } else if self.profile.old_journals && !has_copy {
             self.peers[p].journal.copy = Some(self.peers[p].journal.disk.clone());
         }
         let lost: Vec<u32> = lost.iter().map(|(_, write)| write.op()).collect();
@@ -268,6 +269,8 @@ impl World {
     fn restart_client(&mut self, p: usize) -> Check {
         let mut config = self.profile.client;
         config.durable = true;
+        self.peers[p].life += 1;
+        config.nonce_before_first = profile::nonce(self.seed, p, self.peers[p].life);
         // The new process has seen no newer time.
         self.peers[p].clock.latest.set(0);
         let now = self.peer_now(p);
