@@ -67,6 +67,10 @@ pub(crate) fn may_be_pong(data: &[u8]) -> bool {
 
 /// A decoded frame and its length, or how many bytes are needed before it can be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "taken apart at once, and there may be no memory to box it in"
+)]
 pub enum Decoded<'d> {
     /// A whole frame.
     Frame(Frame<'d>, usize),
