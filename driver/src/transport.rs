@@ -48,6 +48,9 @@ pub trait Connect: Send + Sync + 'static {
     /// say, or its certificate is not to be trusted. The client goes on dialling, but calls need not wait for it:
     /// [`ClientOptions::on_dial_failure`](crate::ClientOptions::on_dial_failure).
     ///
+    /// A stream can say so too: an error of the kind [`PermissionDenied`](io::ErrorKind::PermissionDenied) or
+    /// [`Unsupported`](io::ErrorKind::Unsupported), read before the server's `Welcome`, counts as a dial that failed for good.
+    ///
     /// Unless a transport says otherwise, [`InvalidInput`](io::ErrorKind::InvalidInput) and
     /// [`Unsupported`](io::ErrorKind::Unsupported) are such errors. That nothing listens is not: a server may start.
     ///

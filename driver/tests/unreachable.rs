@@ -5,14 +5,16 @@
 mod socket_pair;
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Mutex;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use oncewire_driver::{
     BoxFuture, BoxStream, Client, ClientOptions, Connect, Method, NEVER, NotExecuted,
     OnDialFailure, Outcome, Server,
 };
-use smol::io::AsyncWriteExt;
+use smol::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use smol::net::unix::UnixStream;
 use socket_pair::{Dialler, link};
 
@@ -26,6 +28,39 @@ enum Dial {
     /// What answers says this, and ends the connection.
     Reaches(&'static [u8]),
     ReachesServer(Dialler),
+    /// What answers is reached, and then says that we are not accepted.
+    IsRefused,
+}
+
+/// A stream whose first read fails.
+struct Refusing;
+
+impl AsyncRead for Refusing {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        _: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::PermissionDenied, "no such certificate")))
+    }
+}
+
+impl AsyncWrite for Refusing {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
 }
 
 impl Dials {
@@ -47,6 +82,7 @@ impl Connect for Dials {
                     theirs.write_all(said).await?;
                     Ok(Box::new(ours) as BoxStream)
                 }
+                Some(Dial::IsRefused) => Ok(Box::new(Refusing) as BoxStream),
                 Some(Dial::ReachesServer(dialler)) => dialler.connect().await,
                 None => std::future::pending().await,
             }
@@ -88,6 +124,12 @@ fn c160_what_does_not_speak_the_protocol_is_said_at_once() {
     let client = client(OnDialFailure::EndIfPermanent, dials);
     never_connected(&client, "cannot connect to test:here: what answers is no server of this");
     assert_eq!(client.status().failed_attempts, 2);
+}
+
+#[test]
+fn c160_a_refusal_that_comes_after_the_dial_is_said_at_once() {
+    let client = client(OnDialFailure::EndIfPermanent, [Dial::IsRefused]);
+    never_connected(&client, "cannot connect to test:here: no such certificate");
 }
 
 #[test]
