@@ -198,15 +198,22 @@ impl<S: ClientStorage> Client<S> {
             .table
             .admit(call, deadline)
             .ok_or(CallError::TooManyCalls { max: Calls::<S>::CAPACITY })?;
-        if one_way {
-            self.counters.one_way += 1;
-        }
-        match self.phase {
-            Phase::Down => self.give_up(id.0.index, Reason::Disconnected),
-            Phase::Unreachable => self.give_up(id.0.index, Reason::Unreachable),
-            Phase::Start | Phase::Greeting { .. } | Phase::Up { .. } | Phase::Refused(_) => {}
+        self.counters.one_way += u64::from(one_way);
+        if matches!(self.phase, Phase::Down | Phase::Unreachable) {
+            self.begin_unconnected(id);
         }
         Ok(id)
+    }
+
+    /// A call has begun and no attempt at a connection runs: it may end at once.
+    #[cold]
+    #[inline(never)]
+    fn begin_unconnected(&mut self, id: CallId) {
+        let reason = match self.phase {
+            Phase::Unreachable => Reason::Unreachable,
+            _ => Reason::Disconnected,
+        };
+        self.give_up(id.0.index, reason);
     }
 
     /// Bytes of the longest request that [`call`](Client::call) takes now.
@@ -442,7 +449,9 @@ impl<S: ClientStorage> Client<S> {
 
     #[inline]
     fn advance_clock(&mut self, now: Instant) {
-        self.now = self.now.max(now.min(Instant::LAST));
+        if now > self.now {
+            self.now = now.min(Instant::LAST);
+        }
     }
 
     /// The connection is gone: what was carried on it is in doubt until the resume. Visits all calls, once for each

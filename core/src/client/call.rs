@@ -23,7 +23,9 @@ pub(crate) struct CallEntry<B> {
     /// When the caller gives up; off once it has.
     pub(super) deadline: Timer,
     /// An outcome that no received data brought. It is on the list of calls with an event.
-    pub(super) event: Option<CallEvent>,
+    pub(super) event: Option<Outcome<'static>>,
+    /// Its xid when that outcome came, if it had one: it has none any more when it is over.
+    pub(super) event_xid: Option<Xid>,
     /// On the queue of unsettled and waiting calls.
     queue: Links,
     /// On the list of calls with something to do on this connection.
@@ -33,7 +35,6 @@ pub(crate) struct CallEntry<B> {
 
 /// What is to be reported of a call.
 #[derive(Clone, Copy, Debug)]
-#[cfg_attr(feature = "_explore", derive(Hash))]
 pub(super) struct CallEvent {
     pub(super) outcome: Outcome<'static>,
     /// The number that it had in its session, if it had one: what it was called by there, also when that is over.
@@ -202,6 +203,7 @@ impl<B> CallEntry<B> {
             state: CallState::Waiting,
             deadline: Timer::at(deadline),
             event: None,
+            event_xid: None,
             queue: Links::default(),
             todo_links: Links::default(),
             event_links: Links::default(),

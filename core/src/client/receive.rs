@@ -1,13 +1,13 @@
 //! Frames that come to a client.
 
-use super::call::{CallState, NextFrame};
+use super::call::{CallState, Caller, NextFrame};
 use super::recovery::{self, Answer, Heard, Refusal};
 use super::timers::ConnTimers;
 use super::{Client, ClientSession, Goodbye, Phase, Received, Reply, ServerInfo};
 use crate::error::{CloseReason, ProtocolError, SessionEnd};
 use crate::instance::{Instance, Schemas};
-use crate::outcome::Executed;
-use crate::storage::ClientStorage;
+use crate::outcome::{Executed, Outcome};
+use crate::storage::{ClientStorage, Places};
 use crate::time::Instant;
 use crate::wire::{self, Control, Frame, Parsed, Refuse, ReplyHeader, Role, VERSION, Welcome};
 
@@ -47,7 +47,7 @@ impl<S: ClientStorage> Client<S> {
                 Err(error) => (Err(error), 0),
             };
             consumed += len;
-            item = step.inspect_err(|error| self.handle_broken(error))?;
+            item = step.map_err(|error| self.handle_broken(error))?;
         }
         if !self.has_connection() && item.is_none() {
             consumed = data.len();
@@ -57,11 +57,13 @@ impl<S: ClientStorage> Client<S> {
 
     /// The server broke the protocol.
     #[cold]
-    fn handle_broken(&mut self, error: &ProtocolError) {
+    #[inline(never)]
+    fn handle_broken(&mut self, error: ProtocolError) -> ProtocolError {
         match self.phase {
-            Phase::Greeting { .. } => self.fail_greeting(recovery::greeting_failed(error)),
+            Phase::Greeting { .. } => self.fail_greeting(recovery::greeting_failed(&error)),
             _ => self.disconnect(),
         }
+        error
     }
 
     fn handle_control<'d>(
@@ -126,7 +128,7 @@ impl<S: ClientStorage> Client<S> {
             self.counters.late_answers += 1;
             return Ok(None);
         };
-        let (caller, one_way) = (entry.caller, entry.one_way);
+        let caller = entry.caller;
         match recovery::answer(entry.known(), heard, header.status, body) {
             Answer::Unexpected => Err(unexpected),
             Answer::Stale => Ok(None),
@@ -151,13 +153,23 @@ impl<S: ClientStorage> Client<S> {
                 Ok(call.map(|call| Reply { call, xid, outcome }))
             }
             Answer::Settle(outcome) => {
-                if one_way && outcome.executed() == Executed::Yes {
-                    self.counters.one_way_executed += 1;
+                if caller == Caller::Gone {
+                    self.note_unreported(index, &outcome);
                 }
                 let call = self.table.settle(index);
                 self.note_settled(body.len());
                 Ok(call.map(|call| Reply { call, xid, outcome }))
             }
+        }
+    }
+
+    /// A call is settled of which nothing is reported: it is one-way, or was forgotten.
+    #[cold]
+    #[inline(never)]
+    fn note_unreported(&mut self, index: u32, outcome: &Outcome<'_>) {
+        let one_way = self.table.calls.live(index).is_some_and(|entry| entry.one_way);
+        if one_way && outcome.executed() == Executed::Yes {
+            self.counters.one_way_executed += 1;
         }
     }
 

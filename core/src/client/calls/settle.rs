@@ -56,9 +56,7 @@ impl<S: ClientStorage> CallTable<S> {
         let has_caller = entry.take_caller();
         let neighbours = entry.neighbours();
         let (was_on_todo, was_on_events) = (entry.is_on_todo(), entry.event.is_some());
-        let unpolled = entry.event.take().map(|event| event.outcome);
-        let reported = report(has_caller, unpolled);
-        entry.event = reported.map(|outcome| CallEvent { outcome, xid: Some(xid) });
+        entry.event = report(has_caller, entry.event.take());
         let is_on_events = entry.event.is_some();
         let is_leaving = self.partial.is_some_and(|partial| partial.index == index);
         let is_done = !is_leaving && !is_on_events;
@@ -88,6 +86,9 @@ impl<S: ClientStorage> CallTable<S> {
             self.events.unlink(&mut self.calls, index);
         }
         if is_on_events {
+            if let Some(entry) = self.calls.live_mut(index) {
+                entry.event_xid = Some(xid);
+            }
             self.events.push_back(&mut self.calls, index);
         }
         if !is_leaving {
@@ -127,7 +128,8 @@ impl<S: ClientStorage> CallTable<S> {
     pub(super) fn push_event(&mut self, index: u32, outcome: Outcome<'static>) {
         if let Some(entry) = self.calls.live_mut(index) {
             debug_assert!(entry.event.is_none(), "the earlier one was taken off");
-            entry.event = Some(CallEvent { outcome, xid: entry.state.xid() });
+            entry.event = Some(outcome);
+            entry.event_xid = entry.state.xid();
         }
         self.events.push_back(&mut self.calls, index);
     }
@@ -145,10 +147,11 @@ impl<S: ClientStorage> CallTable<S> {
     pub(in crate::client) fn poll_event(&mut self) -> Option<(CallId, CallEvent)> {
         let index = self.events.pop_front(&mut self.calls)?;
         let (key, entry) = self.calls.keyed_mut(index)?;
-        let event = entry.event.take();
-        debug_assert!(event.is_some(), "it was on the list");
+        let xid = entry.event_xid;
+        let outcome = entry.event.take();
+        debug_assert!(outcome.is_some(), "it was on the list");
         self.release(index);
-        Some((CallId(key), event?))
+        Some((CallId(key), CallEvent { outcome: outcome?, xid }))
     }
 
     /// Frees the place of a call that is over and has no event.
