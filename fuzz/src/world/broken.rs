@@ -33,7 +33,6 @@ impl World {
             Broken::OldJournal => self.hide_seen(l),
             Broken::StaleNotSeen => self.links[l].renumber_not_seen(),
             Broken::StaleWelcome => self.links[l].renumber_welcomes(),
-            Broken::SilentSettled => self.links[l].hide_settled(),
             _ => {}
         }
     }

@@ -170,15 +170,6 @@ impl Link {
         });
     }
 
-    /// A server that says nothing of what was acknowledged.
-    pub(super) fn hide_settled(&mut self) {
-        change_frames(&mut self.down, Role::Server, |frame| {
-            if let Frame::Reply(ReplyHeader { status: Status::Settled, .. }, _) = frame {
-                *frame = Frame::Pong(Role::Server);
-            }
-        });
-    }
-
     /// A server that takes the bits of an `Ack` for what its client has sent since, too.
     pub(super) fn widen_acks(&mut self) {
         change_frames(&mut self.up, Role::Client, |frame| {

@@ -219,7 +219,7 @@ impl World {
         self.trace.note(|| format!("c{p} dies; an old copy is put back: {from_copy}"));
         if from_copy {
             self.put_copy_back(p);
-        } else if self.profile.old_journals && !has_copy {
+        } else if self.profile.old_journals && !self.profile.lossy && !has_copy {
             self.peers[p].journal.copy = Some(self.peers[p].journal.disk.clone());
         }
         let lost: Vec<u32> = lost.iter().map(|(_, write)| write.op()).collect();

@@ -76,8 +76,6 @@ pub enum Broken {
     StaleWelcome,
     /// A server takes requests that were sent to another start of it.
     StaleRequest,
-    /// A server does not answer an `Ask` for what was acknowledged.
-    SilentSettled,
 }
 
 /// The kind of a world.
@@ -115,7 +113,7 @@ pub struct Profile {
     pub back: bool,
     /// The first client with a journal: all from there on have one.
     pub durable_from: usize,
-    /// Old copies of journals are put back.
+    /// Old copies of journals are put back. Not on lossy links, where second copies from another run of the client come to this.
     pub old_journals: bool,
     /// Others connect too, and do what no client does.
     pub strangers: bool,
@@ -284,10 +282,6 @@ impl Profile {
                 (self.lossy, self.doubles, self.rate) = (true, true, 0);
                 (self.ledger, self.hosts) = (true, 1);
                 (self.odd_in, self.fault_in) = (4, 5);
-            }
-            Broken::SilentSettled => {
-                (self.lossy, self.doubles, self.rate) = (true, true, 0);
-                (self.durable_from, self.old_journals, self.fault_in) = (0, true, 5);
             }
             Broken::OldJournal => {
                 (self.durable_from, self.old_journals, self.lossy) = (0, true, false);
