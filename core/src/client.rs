@@ -131,10 +131,6 @@ pub struct Client<S: ClientStorage> {
     closing: Closing,
     session: Option<ClientSession>,
     server_info: Option<ServerInfo>,
-    /// What requests say of the instance that they are for (S27).
-    instance_mark: u16,
-    /// Of the last `Hello`, or of the one before the first.
-    nonce: u32,
     table: CallTable<S>,
     output: Output,
     keepalive: Keepalive,
@@ -157,8 +153,6 @@ impl<S: ClientStorage> Client<S> {
             closing: Closing::No,
             session: None,
             server_info: None,
-            instance_mark: 0,
-            nonce: config.nonce_before_first,
             output: Output::default(),
             keepalive: Keepalive::default(),
             timers: ConnTimers::default(),
@@ -265,8 +259,6 @@ impl<S: ClientStorage> Client<S> {
         self.pending_events.connected = None;
         self.pending_events.disconnect = None;
         self.server_info = None;
-        // 0 is of no `Hello`.
-        self.nonce = self.nonce.wrapping_add(1).max(1);
         self.phase = Phase::Greeting { server_leaving: false };
         let timeout = self.config.handshake_timeout.max(HANDSHAKE_TIMEOUT_MIN);
         self.timers.handshake = Timer::at(self.now + timeout);
@@ -382,11 +374,6 @@ impl<S: ClientStorage> Client<S> {
     /// Whether the session is open on the current connection.
     pub fn is_connected(&self) -> bool {
         matches!(self.phase, Phase::Up { .. })
-    }
-
-    /// S27.
-    fn is_lossy(&self) -> bool {
-        self.config.resend_after.is_some()
     }
 
     #[inline]

@@ -184,8 +184,6 @@ pub enum CloseReason {
     TooSlow,
     /// The session ended cleanly.
     Goodbye,
-    /// The server was started again behind a link that says nothing of it (S27): the client has to greet it.
-    ServerRestarted,
     /// There was no memory for one more call of the session, not even to refuse it (S11). It was not read: after a
     /// resume it is sent again.
     NoRoom,
@@ -232,7 +230,6 @@ impl fmt::Display for CloseReason {
             }
             CloseReason::TooSlow => f.write_str("the handshake or a frame took the peer too long"),
             CloseReason::Goodbye => f.write_str("the session was ended in good order"),
-            CloseReason::ServerRestarted => f.write_str("the server was started again"),
             CloseReason::NoRoom => {
                 f.write_str("the server has no memory for another call of the session now")
             }

@@ -5,7 +5,6 @@ use core::fmt;
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use crate::ids::SessionId;
 use crate::text::Text;
 
 /// Bytes of the longest name of an instance.
@@ -43,11 +42,6 @@ impl Instance {
     /// The bits that no other start of a server has.
     pub const fn id(&self) -> u64 {
         self.id
-    }
-
-    /// What a request on a lossy link says of this instance and of its session: a copy of it belongs to no other (S27).
-    pub(crate) fn mark(&self, session: SessionId) -> u16 {
-        (self.id ^ session.prefix()) as u16
     }
 
     /// Its name: where it runs, say. Empty if it has none.

@@ -290,9 +290,6 @@ pub enum Status {
     },
     /// Started, and interrupted by a crash (S28).
     Interrupted,
-    /// In answer to an `Ask` on a link that loses messages: the session's client has acknowledged the answer. One that
-    /// still waits for it goes on from an old copy of its journal (S7).
-    Settled,
 }
 
 impl Status {
@@ -326,7 +323,6 @@ impl Status {
             },
             Status::NotSeen { .. } => 0x20,
             Status::Interrupted => 0x21,
-            Status::Settled => 0x22,
         })
     }
 
@@ -366,7 +362,6 @@ impl Status {
             0x19 => Status::Refused(NotExecuted::PermissionDenied),
             0x20 => Status::NotSeen { ask },
             0x21 => Status::Interrupted,
-            0x22 => Status::Settled,
             _ => return None,
         })
     }
@@ -387,6 +382,6 @@ mod tests {
                 assert_eq!(numbered.map(Status::ask), (byte == 0x20).then_some(7));
             }
         }
-        assert_eq!(known, 18);
+        assert_eq!(known, 17);
     }
 }

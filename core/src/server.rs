@@ -327,10 +327,7 @@ impl<T: ServerStorage> Server<T> {
                 let (service, server) = (self.config.service, self.config.server);
                 Some(Refuse::WrongServer { service, server })
             }
-            CloseReason::PeerSilent
-            | CloseReason::Goodbye
-            | CloseReason::ServerRestarted
-            | CloseReason::NoRoom => None,
+            CloseReason::PeerSilent | CloseReason::Goodbye | CloseReason::NoRoom => None,
         }
     }
 

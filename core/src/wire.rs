@@ -10,8 +10,8 @@ pub(crate) mod writer;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use codec::{
-    Control, KIND_REQUEST, Parsed, first_frame_error, is_not_hello, may_be_pong, parse,
-    peek_request, reply_header, request_header,
+    Control, Parsed, first_frame_error, is_not_hello, may_be_pong, parse, peek_request,
+    reply_header, request_header,
 };
 pub use codec::{Decoded, FrameInfo, decode, encode, peek};
 
@@ -80,8 +80,6 @@ pub struct Hello {
     pub service: Option<ServiceName>,
     /// The server that the client demands.
     pub server: Option<ServerId>,
-    /// Tells this handshake from all others of the client: what answers it repeats the number (S27).
-    pub nonce: u32,
 }
 
 /// What a client says of the session it resumes.
@@ -116,8 +114,6 @@ pub struct Welcome {
     pub instance: Instance,
     /// The schemas of its services.
     pub schemas: Schemas,
-    /// That of the `Hello` that this answers.
-    pub nonce: u32,
 }
 
 /// What a session may use, fixed for its life (S7).
@@ -191,9 +187,6 @@ pub struct Ack {
 pub struct RequestHeader {
     /// [`FLAG_IDEMPOTENT`], [`FLAG_ONE_WAY`].
     pub flags: u8,
-    /// On a link that loses messages, 16 bits that tell the instance that has welcomed the client, and its session; else 0
-    /// (S27).
-    pub instance: u16,
     /// Which procedure.
     pub method: MethodId,
     /// Remaining time in milliseconds, rounded up.
@@ -220,8 +213,8 @@ pub enum Frame<'d> {
     Hello(Hello),
     /// Accepts a `Hello`.
     Welcome(Welcome),
-    /// Says why the server closes, which process does, and the nonce of the `Hello` that it had read last, or 0.
-    Refuse(Refuse, Instance, u32),
+    /// Says why the server closes, and which process does.
+    Refuse(Refuse, Instance),
     /// A call.
     Request(RequestHeader, &'d [u8]),
     /// The answer to a call.

@@ -91,7 +91,7 @@ fn c82_a_server_that_uses_a_feature_which_was_not_offered_is_wrong() {
         config.durable = durable;
         let mut pair = Pair::with(default_server_config(), config);
         let (_, mut welcome) = pair.raw_session();
-        (welcome.features, welcome.nonce) = (FEATURE_DURABLE, 1);
+        welcome.features = FEATURE_DURABLE;
         let link = pair.connect_by_hand(0);
         pair.drive();
         pair.send_down(link, &Frame::Welcome(welcome));

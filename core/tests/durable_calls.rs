@@ -47,7 +47,6 @@ fn an_answer_to_a_call_that_is_not_recorded_yet_is_a_protocol_error() {
         grants: session.grants,
         instance: Instance::UNNAMED,
         schemas: Schemas::EMPTY,
-        nonce: 2,
     };
     pair.send_down(link, &Frame::Welcome(welcome));
     let call = pair.call(b"a");

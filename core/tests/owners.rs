@@ -54,7 +54,6 @@ fn any_request(rng: &mut Rng) -> Frame<'static> {
     // Mostly the same at each repetition.
     let kind = if rng.one_in(8) { rng.below(6) } else { number };
     let header = wire::RequestHeader {
-        instance: 0,
         flags: [0, 1, 0, 2, 0, 3][kind as usize % 6],
         method: if kind % 2 == 1 { IDEM } else { ECHO },
         remaining_ms: *rng.pick(&[0, 60_000, 60_000]),
@@ -319,7 +318,7 @@ fn a_server_bears_its_owner_and_its_clients_in_any_order() {
     }
 }
 
-fn welcome(rng: &mut Rng, nonce: u32) -> Vec<u8> {
+fn welcome(rng: &mut Rng) -> Vec<u8> {
     bytes_of(&Frame::Welcome(Welcome {
         version: wire::VERSION,
         features: 0,
@@ -331,11 +330,10 @@ fn welcome(rng: &mut Rng, nonce: u32) -> Vec<u8> {
         grants: GRANTS,
         instance: Instance::UNNAMED,
         schemas: Schemas::EMPTY,
-        nonce: nonce.saturating_sub(rng.one_in(16).into()),
     }))
 }
 
-fn any_server_frame(rng: &mut Rng, nonce: u32) -> Vec<u8> {
+fn any_server_frame(rng: &mut Rng) -> Vec<u8> {
     let number = xid(1 + rng.below(4));
     let status = *rng.pick(&[
         Status::Done,
@@ -346,7 +344,7 @@ fn any_server_frame(rng: &mut Rng, nonce: u32) -> Vec<u8> {
         Status::Interrupted,
     ]);
     bytes_of(&match rng.below(20) {
-        0 if rng.one_in(4) => return welcome(rng, nonce),
+        0 if rng.one_in(4) => return welcome(rng),
         6 if rng.one_in(4) => Frame::Refuse(
             *rng.pick(&[
                 Refuse::Protocol(3),
@@ -356,7 +354,6 @@ fn any_server_frame(rng: &mut Rng, nonce: u32) -> Vec<u8> {
                 Refuse::WrongPrincipal,
             ]),
             Instance::UNNAMED,
-            nonce.saturating_sub(rng.one_in(16).into()),
         ),
         7 => Frame::Ping(Role::Server),
         8 if rng.one_in(3) => Frame::Goodbye(Role::Server),
@@ -411,7 +408,6 @@ fn end_client<S: ClientStorage>(
     mut client: Client<S>,
     calls: Vec<CallId>,
     now: Instant,
-    nonce: u32,
     seed: u64,
 ) {
     let _ = (client.poll_timeout(), client.counters());
@@ -419,7 +415,7 @@ fn end_client<S: ClientStorage>(
         client.forget(now, id);
     }
     client.handle_connected(now);
-    let refuse = bytes_of(&Frame::Refuse(Refuse::SessionUnknown, Instance::UNNAMED, nonce));
+    let refuse = bytes_of(&Frame::Refuse(Refuse::SessionUnknown, Instance::UNNAMED));
     let _ = client.handle_data(now, &refuse);
     while client.poll_event().is_some() {}
     assert_eq!((client.pending(), client.unsettled()), (0, 0), "seed {seed}");
@@ -430,7 +426,6 @@ fn walk_client<S: ClientStorage>(seed: u64) {
     let mut client: Client<S> = any_client(&mut rng);
     let mut now = Instant::from_millis(1);
     let mut calls = Vec::new();
-    let mut nonce = 0;
     for _ in 0..150 {
         let id = calls.get(rng.below(64) as usize % calls.len().max(1)).copied();
         match rng.below(34) {
@@ -442,15 +437,11 @@ fn walk_client<S: ClientStorage>(seed: u64) {
             6 => id.into_iter().for_each(|id| client.forget(now, id)),
             7 | 8 => id.into_iter().for_each(|id| client.settle(now, id)),
             9 if rng.one_in(12) => client.close(now),
-            10 => {
-                client.handle_connected(now);
-                nonce += 1;
-            }
+            10 => client.handle_connected(now),
             11..=13 if !client.is_connected() => {
                 client.handle_connected(now);
-                nonce += 1;
                 let _ = client.poll_transmit(now, &mut [0; wire::CONTROL_LEN_MAX]);
-                let _ = client.handle_data(now, &welcome(&mut rng, nonce));
+                let _ = client.handle_data(now, &welcome(&mut rng));
             }
             12 if rng.one_in(2) => client.handle_disconnected(now),
             14 => {
@@ -484,7 +475,7 @@ fn walk_client<S: ClientStorage>(seed: u64) {
                 }
             }
             26 | 27 => {
-                let data = any_server_frame(&mut rng, nonce);
+                let data = any_server_frame(&mut rng);
                 read_all(&mut client, now, &data);
             }
             _ => {
@@ -494,7 +485,7 @@ fn walk_client<S: ClientStorage>(seed: u64) {
             }
         }
     }
-    end_client(client, calls, now, nonce + 1, seed);
+    end_client(client, calls, now, seed);
 }
 
 #[test]

@@ -87,7 +87,7 @@ fn c160_a_server_that_has_no_room_is_one_that_cannot_be_reached() {
     let call = pair.call(b"a");
     let now = pair.now;
     pair.client().handle_connected(now);
-    let refusal = bytes_of(&Frame::Refuse(Refuse::SessionsFull, Instance::UNNAMED, 1));
+    let refusal = bytes_of(&Frame::Refuse(Refuse::SessionsFull, Instance::UNNAMED));
     pair.client().handle_data(now, &refusal).unwrap();
     pair.drive();
     assert_eq!(pair.outcome(call), not_executed(NotExecuted::NeverConnected));

@@ -89,16 +89,6 @@ fn a_server_that_takes_an_old_ack_for_what_came_since_is_caught() {
 }
 
 #[test]
-fn a_client_that_takes_an_old_welcome_is_caught() {
-    caught(Broken::StaleWelcome);
-}
-
-#[test]
-fn a_server_that_takes_a_request_of_an_earlier_life_is_caught() {
-    caught(Broken::StaleRequest);
-}
-
-#[test]
 fn a_seed_replays_exactly() {
     for seed in [1, 7, 1 << 40] {
         let mut traces = [Trace::keeping(100), Trace::keeping(100)];

@@ -102,7 +102,6 @@ impl Victim {
         say(
             &mut stream,
             &Frame::Hello(Hello {
-                nonce: 0,
                 magic: wire::MAGIC,
                 version_min: wire::VERSION,
                 version_max: wire::VERSION,
@@ -150,10 +149,7 @@ fn say(stream: &mut TcpStream, frame: &Frame<'_>) {
 
 fn request(method: MethodId, number: u64, flags: u8, body: &[u8]) -> Frame<'_> {
     let xid = Xid::new(number).unwrap();
-    Frame::Request(
-        RequestHeader { instance: 0, flags, method, remaining_ms: 600_000, xid, acked: 0 },
-        body,
-    )
+    Frame::Request(RequestHeader { flags, method, remaining_ms: 600_000, xid, acked: 0 }, body)
 }
 
 /// 15,000 such used to cost 979 MB.

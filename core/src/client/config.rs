@@ -37,11 +37,9 @@ pub struct ClientConfig {
     /// How long the handshake may take.
     pub handshake_timeout: Duration,
     /// Whether the link loses messages without breaking, and after how long to send again (S27). Set
-    /// [`ServerConfig::lossy`](crate::ServerConfig::lossy) as well: a server without it takes such requests for malformed.
+    /// [`ServerConfig::lossy`](crate::ServerConfig::lossy) as well: without it an idempotent call that is sent again may
+    /// still run when its first answer comes, and the server calls the client faulty.
     pub resend_after: Option<Duration>,
-    /// The number before that of the first handshake; each has the next one. On links that lose messages, give random bits
-    /// at each start, so that an answer to an earlier run of the client is not taken for one to this (S27).
-    pub nonce_before_first: u32,
     /// Whether the client's owner keeps a journal. Every call is durable then: no byte of it is sent before
     /// [`Client::journaled`](crate::Client::journaled), and it is not settled before
     /// [`Client::settle`](crate::Client::settle); one-way calls are refused. It is so for all calls or for none, because
@@ -75,7 +73,6 @@ impl Default for ClientConfig {
             keepalive: Duration::ZERO,
             handshake_timeout: Duration::from_secs(10),
             resend_after: None,
-            nonce_before_first: 0,
             durable: false,
             on_dial_failure: OnDialFailure::default(),
             ack_delay: Duration::from_millis(100),

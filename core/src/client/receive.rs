@@ -4,7 +4,7 @@ use super::call::{CallState, Caller, NextFrame};
 use super::recovery::{self, Answer, Heard, Refusal};
 use super::timers::ConnTimers;
 use super::{Client, ClientSession, Goodbye, Phase, Received, Reply, ServerInfo};
-use crate::error::{CloseReason, ProtocolError, SessionEnd};
+use crate::error::{CloseReason, ProtocolError};
 use crate::instance::{Instance, Schemas};
 use crate::outcome::{Executed, Outcome};
 use crate::storage::{ClientStorage, Places};
@@ -71,20 +71,18 @@ impl<S: ClientStorage> Client<S> {
         control: Control<'_>,
     ) -> Result<Option<Reply<'d>>, ProtocolError> {
         match (control.decode(Role::Server)?, &mut self.phase) {
-            (Frame::Welcome(welcome), _) if welcome.nonce != self.nonce => {
-                // S27: the answer to a `Hello` of an earlier connection, delivered again.
-                if !self.is_lossy() {
-                    return Err(ProtocolError::UnexpectedWelcome);
-                }
-            }
             (Frame::Welcome(welcome), Phase::Greeting { server_leaving }) => {
                 let server_leaving = *server_leaving;
                 self.handle_welcome(&welcome, server_leaving)?;
             }
-            (Frame::Welcome(welcome), _) => self.handle_welcome_again(&welcome)?,
-            (Frame::Refuse(refuse, instance, nonce), _) => {
-                self.handle_refuse(refuse, instance, nonce);
+            (Frame::Welcome(welcome), _) => {
+                // S27: the answer to a `Hello` that was sent twice.
+                let again = self.session.is_some_and(|session| session.id == welcome.session);
+                if self.config.resend_after.is_none() || !again {
+                    return Err(ProtocolError::UnexpectedWelcome);
+                }
             }
+            (Frame::Refuse(refuse, instance), _) => self.handle_refuse(refuse, instance),
             (Frame::Ping(_), _) => {
                 self.output.pong = true;
                 self.repeat_if_lossy();
@@ -122,21 +120,18 @@ impl<S: ClientStorage> Client<S> {
         if !self.table.was_given(xid) {
             return Err(unexpected);
         }
-        let heard =
-            Heard { lossy: self.is_lossy(), server_leaving: goodbye == Goodbye::ServerSaid };
         let Some((index, entry)) = self.table.find(xid) else {
             self.counters.late_answers += 1;
             return Ok(None);
+        };
+        let heard = Heard {
+            lossy: self.config.resend_after.is_some(),
+            server_leaving: goodbye == Goodbye::ServerSaid,
         };
         let caller = entry.caller;
         match recovery::answer(entry.known(), heard, header.status, body) {
             Answer::Unexpected => Err(unexpected),
             Answer::Stale => Ok(None),
-            Answer::RolledBack => {
-                let reason = CloseReason::Refused(Refuse::SessionUnknown);
-                self.session_lost(SessionEnd::RolledBack, reason);
-                Ok(None)
-            }
             Answer::Late => {
                 self.counters.late_answers += 1;
                 Ok(None)
@@ -191,8 +186,6 @@ impl<S: ClientStorage> Client<S> {
         }
         let Welcome { service, server, instance, schemas, .. } = *welcome;
         self.server_info = Some(ServerInfo { instance, schemas });
-        let mark = instance.mark(welcome.session);
-        self.instance_mark = if self.is_lossy() { mark } else { 0 };
         if let Some(reason) = recovery::check_server(&self.config, service, server) {
             self.refuse_for_good(reason);
             return Ok(());
@@ -228,27 +221,7 @@ impl<S: ClientStorage> Client<S> {
         Ok(())
     }
 
-    /// S27: the answer to a `Hello` that was sent or delivered twice. The second copy may have greeted a server that was
-    /// started again since, which takes no request of this connection.
-    fn handle_welcome_again(&mut self, welcome: &Welcome) -> Result<(), ProtocolError> {
-        let is_ours = self.session.is_some_and(|session| session.id == welcome.session);
-        if !self.is_lossy() || !is_ours {
-            return Err(ProtocolError::UnexpectedWelcome);
-        }
-        if self.server_info.is_some_and(|info| info.instance != welcome.instance) {
-            self.drop_connection(CloseReason::ServerRestarted);
-        }
-        Ok(())
-    }
-
-    fn handle_refuse(&mut self, refuse: Refuse, instance: Instance, nonce: u32) {
-        if nonce != self.nonce && self.is_lossy() {
-            // S27: of an earlier connection, delivered again; or of a server that has read no `Hello`, and knows no session.
-            if nonce == 0 {
-                self.drop_connection(CloseReason::Refused(refuse));
-            }
-            return;
-        }
+    fn handle_refuse(&mut self, refuse: Refuse, instance: Instance) {
         if self.server_info.is_none_or(|info| info.instance != instance) {
             self.server_info = Some(ServerInfo { instance, schemas: Schemas::EMPTY });
         }

@@ -119,9 +119,9 @@ pub(crate) struct Resume {
 
 /// S21 and S22, for one unsettled call after the other, in the order of xids.
 ///
-/// On a lossy link, a copy of the request may come behind the `Hello`, if the server knows nothing of the reconnect. So the
-/// `seen` of the `Welcome` settles nothing there: a call that is not wanted is asked for, and the answer says which `Ask` it
-/// answers (C143).
+/// On a lossy link, the `Welcome` may be an old one, delivered again after a reconnect of which the server knows nothing,
+/// and the call may have been read since. So its `seen` settles nothing there: a call that is not wanted is asked for, and
+/// the answer says which `Ask` it answers (C143).
 pub(crate) fn resumed(call: KnownCall, xid: Resume) -> Resumed {
     match call.state {
         CallState::Numbered { .. } | CallState::InFlight(_) if !xid.journaled => Resumed::Stop,
@@ -171,8 +171,6 @@ pub(crate) enum Answer<'d> {
     Late,
     /// It is older than what was sent since (S27).
     Stale,
-    /// Another run of this client has acknowledged the answer: this one is an old copy, and its session is over (S7).
-    RolledBack,
     /// No server that keeps to the protocol says so: close the connection.
     Unexpected,
 }
@@ -201,9 +199,6 @@ pub(crate) fn answer(call: KnownCall, heard: Heard, status: Status, body: &[u8])
         Status::Interrupted => {
             Answer::Settle(Outcome::Unknown { why: Unknown::Interrupted, ticket: false })
         }
-        // A sound client has not acknowledged what it waits for, and never asks again for what it has.
-        Status::Settled if heard.lossy => Answer::RolledBack,
-        Status::Settled => Answer::Unexpected,
         Status::NotSeen { ask } if !sent.was_asked(ask) && heard.lossy => Answer::Stale,
         Status::NotSeen { ask } if !sent.was_asked(ask) => Answer::Unexpected,
         Status::NotSeen { .. } => match call.abandoned() {

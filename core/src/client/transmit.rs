@@ -148,7 +148,6 @@ impl<S: ClientStorage> Client<S> {
             reply_len_max: self.config.reply_len_max,
             service: self.config.service,
             server: self.config.server,
-            nonce: self.nonce,
         };
         if !out.control(&Frame::Hello(hello)) {
             return Step::Stop;
@@ -181,7 +180,7 @@ impl<S: ClientStorage> Client<S> {
         let known = recovery::Resume {
             above_seen: xid.get() > seen,
             journaled: xid.get() <= self.table.journaled_up_to,
-            lossy: self.is_lossy(),
+            lossy: self.config.resend_after.is_some(),
         };
         match recovery::resumed(entry.known(), known) {
             Resumed::Send(frame) => {
@@ -299,7 +298,6 @@ impl<S: ClientStorage> Client<S> {
         let remaining = entry.deadline.time_left(self.now).as_nanos().div_ceil(1_000_000);
         let header = RequestHeader {
             flags,
-            instance: self.instance_mark,
             method: entry.method,
             remaining_ms: u32::try_from(remaining).unwrap_or(u32::MAX),
             xid,
@@ -421,7 +419,7 @@ impl<S: ClientStorage> Client<S> {
     /// S27: on a link that loses messages, acknowledges and says `Goodbye` again, since the last one may be lost. Done at
     /// each Ping of either side: the side that looks at a silent link more often is the only one that sends any.
     pub(super) fn repeat_if_lossy(&mut self) {
-        if self.is_lossy() {
+        if self.config.resend_after.is_some() {
             self.output.goodbye_again = true;
             self.schedule_ack(true);
         }

@@ -2,7 +2,7 @@
 
 use super::long::Coming;
 use crate::error::CloseReason;
-use crate::ids::{Principal, SessionId, Xid};
+use crate::ids::{Principal, SessionId};
 use crate::keepalive::Keepalive;
 use crate::storage::list::{Links, NIL, linked};
 use crate::time::Instant;
@@ -15,8 +15,6 @@ pub(crate) struct Conn<B> {
     pub(super) principal: Principal,
     /// What its `Hello` offered that this version knows.
     pub(super) features: u32,
-    /// That of the last `Hello` that came; 0 before.
-    pub(super) nonce: u32,
     /// The share in which it is counted, by index; `NIL` if in none.
     pub(super) quota: u32,
     /// Random bits for the session that it may open.
@@ -34,7 +32,7 @@ pub(crate) struct Conn<B> {
     pub(super) keepalive: Keepalive,
     pub(super) keepalive_at: Instant,
     pub(super) send: PendingControl,
-    /// `Hello`s of no use that came behind the first one, and were dropped (S27).
+    /// `Hello`s that came behind requests, and were dropped (S27).
     pub(super) late_hellos: u8,
     /// The reply that is leaving.
     pub(super) partial: Option<PartialFrame<B>>,
@@ -68,15 +66,12 @@ pub(super) struct PendingControl {
     pub(super) refuse: bool,
     pub(super) pong: bool,
     pub(super) ping: bool,
-    /// Says of this xid that its answer was acknowledged (S27). If there are several, the others are asked for again.
-    pub(super) settled: Option<Xid>,
     pub(super) goodbye: bool,
 }
 
 impl PendingControl {
     pub(super) fn is_empty(&self) -> bool {
-        let PendingControl { welcome_again, refuse, pong, ping, settled, goodbye } = self;
-        !(*welcome_again || *refuse || *pong || *ping || *goodbye) && settled.is_none()
+        !self.welcome_again && !self.refuse && !self.pong && !self.ping && !self.goodbye
     }
 }
 
@@ -133,7 +128,6 @@ impl<B> Conn<B> {
         Conn {
             principal,
             features: 0,
-            nonce: 0,
             quota: NIL,
             secret,
             session: None,

@@ -126,9 +126,8 @@ fn check_new(
 /// What an `Ask` is answered with (S21).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AskAnswer {
-    /// Settled: its answer was acknowledged. The question may be the second copy of one from before, whose client makes
-    /// nothing of the answer; or the client goes on from an old copy of its journal (S7), and learns it from this (S27).
-    Settled,
+    /// Nothing: it is the second copy of a question from before (S27).
+    Dropped,
     /// The reply, when the call is done.
     WhenDone,
     /// The reply that is kept.
@@ -152,7 +151,7 @@ pub(super) fn classify_ask(
     if xid <= session.acked || (xid <= slot.xid && !here) {
         // On a stream there are no second copies.
         return if session.lossy {
-            Ok(AskAnswer::Settled)
+            Ok(AskAnswer::Dropped)
         } else {
             Err(ProtocolError::AlreadySettled { xid })
         };

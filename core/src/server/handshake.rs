@@ -110,10 +110,6 @@ impl<T: ServerStorage> Server<T> {
         if let Some(session) = conn.session {
             return self.handle_hello_again(index, session, hello);
         }
-        if let Some(conn) = self.conns.live_mut(index) {
-            conn.nonce = hello.nonce;
-        }
-        let Some(conn) = self.conns.live(index) else { return Ok(()) };
         debug_assert!(
             conn.phase == Phase::AwaitingHello,
             "it has neither session nor reason to close"
@@ -139,10 +135,9 @@ impl<T: ServerStorage> Server<T> {
         }
     }
 
-    /// S27: on a lossy link the answer to a `Hello` may be lost, and the `Hello` come again; or it is delivered twice, or its
-    /// client has connected again without a word. A second copy may come behind requests, or be of an earlier session: a few
-    /// such are dropped. A client that says it again and again is another one, which took the place of the first without a
-    /// word, and has to connect (error 7).
+    /// S27: on a lossy link the answer to a `Hello` may be lost, and the `Hello` come again; or it is delivered twice. A
+    /// second copy may come behind requests: a few such are dropped. A client that says it again and again is another one,
+    /// which took the place of the first without a word, and has to connect (error 7).
     fn handle_hello_again(
         &mut self,
         index: u32,
@@ -153,19 +148,19 @@ impl<T: ServerStorage> Server<T> {
         let Some(conn) = self.conns.live_mut(index).filter(|_| self.config.lossy) else {
             return Err(ProtocolError::SecondHello);
         };
-        let asks_for_it = match hello.resume {
-            Some(resume) => resume.session == session.id,
-            None => session.reach != Reach::Used,
-        };
-        if asks_for_it {
-            conn.nonce = hello.nonce;
-            // One that has not left yet is enough.
-            conn.send.welcome_again = conn.phase == Phase::Up;
-            self.wake(index);
-        } else if conn.late_hellos == LATE_HELLOS_MAX {
-            return Err(ProtocolError::SecondHello);
-        } else {
-            conn.late_hellos += 1;
+        match hello.resume {
+            Some(resume) if resume.session != session.id => return Err(ProtocolError::SecondHello),
+            None if session.reach == Reach::Used => {
+                if conn.late_hellos == LATE_HELLOS_MAX {
+                    return Err(ProtocolError::SecondHello);
+                }
+                conn.late_hellos += 1;
+            }
+            _ => {
+                // One that has not left yet is enough.
+                conn.send.welcome_again = conn.phase == Phase::Up;
+                self.wake(index);
+            }
         }
         Ok(())
     }
@@ -330,7 +325,6 @@ impl<T: ServerStorage> Server<T> {
             grants: session.grants(),
             instance: self.config.instance,
             schemas: self.config.schemas,
-            nonce: conn.nonce,
         })
     }
 

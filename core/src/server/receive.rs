@@ -127,9 +127,7 @@ impl<T: ServerStorage> Server<T> {
         let was_partial = live.incoming.is_some();
         // S2: until its `Welcome` has left, a session takes nothing.
         let session = live.session.filter(|_| live.phase == Phase::Up);
-        // S27: behind a `Hello`, before its answer, comes only what was delivered for a second time. It is dropped.
-        let owing = live.session.filter(|_| session.is_none() && self.config.lossy);
-        let bound = session.or(owing).and_then(|index| self.sessions.live(index));
+        let bound = session.and_then(|index| self.sessions.live(index));
         let body_len_max = bound.map_or(0, |session| session.grants().request_len_max);
         let parsed = wire::parse(data, Role::Client, body_len_max).map_err(|error| {
             if session.is_some() { error } else { wire::first_frame_error(data, error) }
@@ -138,21 +136,17 @@ impl<T: ServerStorage> Server<T> {
             self.note_whole(index);
         }
         match parsed {
-            Parsed::Request(_, _, len) if owing.is_some() => Ok((len, Next::More)),
             Parsed::Request(header, body, len) => {
                 let session = session.ok_or(ProtocolError::NoSession)?;
                 let request = self.handle_request(session, &header, body)?;
                 let item = request.map(|request| Next::Item(Incoming::Request(request)));
                 Ok((len, item.unwrap_or(Next::More)))
             }
-            Parsed::Control(control, len) if owing.is_some() && !control.is_hello() => {
-                Ok((len, Next::More))
-            }
             Parsed::Control(control, len) => {
                 let item = self.handle_control(index, session, control, data)?;
                 Ok((len, item.map_or(Next::More, Next::Item)))
             }
-            Parsed::Incomplete(_) if session.or(owing).is_none() && wire::is_not_hello(data) => {
+            Parsed::Incomplete(_) if session.is_none() && wire::is_not_hello(data) => {
                 Err(ProtocolError::NoSession)
             }
             Parsed::Incomplete(wanted) => {
@@ -282,11 +276,6 @@ impl<T: ServerStorage> Server<T> {
         len: usize,
         dropped: bool,
     ) -> Result<Option<(CallKey, usize)>, ProtocolError> {
-        let lossy = self.config.lossy;
-        let stray = if lossy { self.is_stray(index, header) } else { header.instance != 0 };
-        if stray {
-            return self.handle_stray(index);
-        }
         let deadline = self.now.after_millis(header.remaining_ms);
         let method = self.find_method(header.method);
         let (draining, ledger_failed) = (self.drain.is_some(), self.ledger_failed);
@@ -349,29 +338,6 @@ impl<T: ServerStorage> Server<T> {
         }
     }
 
-    /// S27: whether it was sent in another session, or to another start of this server.
-    fn is_stray(&self, session: u32, header: &RequestHeader) -> bool {
-        let mark = |id| self.config.instance.mark(id);
-        self.sessions.live(session).is_none_or(|session| mark(session.id) != header.instance)
-    }
-
-    /// S27: on a lossy link this request is for another start of this server, or another session, and may have run there: it
-    /// was delivered for a second time, or its client has not heard of the restart. The `Welcome` says so again. On a stream the client is
-    /// faulty.
-    #[cold]
-    fn handle_stray<R>(&mut self, session: u32) -> Result<Option<R>, ProtocolError> {
-        if !self.config.lossy {
-            return Err(ProtocolError::Malformed { kind: wire::KIND_REQUEST });
-        }
-        self.counters.stale += 1;
-        let conn = self.sessions.live(session).map_or(NIL, |session| session.conn);
-        if let Some(live) = self.conns.live_mut(conn) {
-            live.send.welcome_again = live.phase == Phase::Up;
-            self.wake(conn);
-        }
-        Ok(None)
-    }
-
     /// A method that is offered, and its index.
     #[inline]
     fn find_method(&self, id: MethodId) -> Option<(usize, MethodSpec)> {
@@ -389,13 +355,7 @@ impl<T: ServerStorage> Server<T> {
         let slot_number = view.session.slot_of(number);
         let slot = view.slot(slot_number).map_or(SlotView::UNUSED, Slot::view);
         match dedup::classify_ask(&view.facts(), &slot, number)? {
-            AskAnswer::Settled => {
-                let conn = view.session.conn;
-                if let Some(live) = self.conns.live_mut(conn) {
-                    live.send.settled = Some(xid);
-                }
-                self.wake(conn);
-            }
+            AskAnswer::Dropped => {}
             AskAnswer::WhenDone | AskAnswer::Kept => view.route_answer(slot_number),
             AskAnswer::NotSeen if view.make_slot(slot_number) => {
                 view.discard(slot_number);

@@ -138,8 +138,8 @@ impl<T: ServerStorage> Server<T> {
             self.welcome(conn).is_none_or(|welcome| out.control(&Frame::Welcome(welcome)))
         } else if conn.send.refuse {
             let refuse = conn.closing().and_then(|reason| self.refuse_for(reason));
-            let (instance, nonce) = (self.config.instance, conn.nonce);
-            refuse.is_none_or(|refuse| out.control(&Frame::Refuse(refuse, instance, nonce)))
+            let instance = self.config.instance;
+            refuse.is_none_or(|refuse| out.control(&Frame::Refuse(refuse, instance)))
         } else {
             false
         };
@@ -157,11 +157,6 @@ impl<T: ServerStorage> Server<T> {
         } else if send.ping {
             send.ping = !out.control(&Frame::Ping(Role::Server));
             !send.ping
-        } else if let Some(xid) = send.settled {
-            let header = ReplyHeader { status: Status::Settled, xid };
-            let sent = out.control(&Frame::Reply(header, &[]));
-            send.settled = if sent { None } else { send.settled };
-            sent
         } else {
             send.goodbye = !out.control(&Frame::Goodbye(Role::Server));
             !send.goodbye

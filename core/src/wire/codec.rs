@@ -11,7 +11,7 @@ use crate::ids::{MethodId, Xid};
 use crate::outcome::Status;
 
 const KIND_HELLO: u8 = 0x01;
-pub(crate) const KIND_REQUEST: u8 = 0x02;
+const KIND_REQUEST: u8 = 0x02;
 const KIND_ASK: u8 = 0x03;
 const KIND_ACK: u8 = 0x04;
 const KIND_CANCEL: u8 = 0x05;
@@ -110,10 +110,6 @@ pub(crate) struct Control<'d> {
 }
 
 impl<'d> Control<'d> {
-    pub(crate) fn is_hello(&self) -> bool {
-        self.kind == KIND_HELLO
-    }
-
     pub(crate) fn decode(self, from: Role) -> Result<Frame<'d>, ProtocolError> {
         decode_control(self.kind, self.fields, from)
     }
@@ -192,7 +188,7 @@ fn decode_control(kind: u8, fields: &[u8], from: Role) -> Result<Frame<'_>, Prot
         }
         (KIND_WELCOME, Role::Server) => open_fields(fields).map(Frame::Welcome).ok_or(malformed),
         (KIND_REFUSE, Role::Server) => open_fields(fields)
-            .map(|(refuse, instance, nonce)| Frame::Refuse(refuse, instance, nonce))
+            .map(|(refuse, instance)| Frame::Refuse(refuse, instance))
             .ok_or(malformed),
         (KIND_ASK, Role::Client) => ask_fields(fields, malformed),
         (KIND_CANCEL, Role::Client) => xid_field(fields, malformed).map(Frame::Cancel),
@@ -252,13 +248,12 @@ fn decode_request(
         return Err(ProtocolError::FrameTooLong { len: body.len() as u32, max: body_len_max });
     }
     let flags = header[0];
-    if flags & !(FLAG_IDEMPOTENT | FLAG_ONE_WAY) != 0 {
+    if flags & !(FLAG_IDEMPOTENT | FLAG_ONE_WAY) != 0 || header[1] != 0 || header[2] != 0 {
         return Err(ProtocolError::Malformed { kind });
     }
     let xid = Xid::new(u64_at(header, 11)).ok_or(ProtocolError::XidOutOfRange)?;
     let request = RequestHeader {
         flags,
-        instance: u16::from_le_bytes([header[1], header[2]]),
         method: MethodId::from_number(u64_at(header, 3)),
         remaining_ms: u32_at(header, 27),
         xid,
@@ -321,9 +316,7 @@ pub fn encode(frame: &Frame<'_>, out: &mut [u8]) -> Option<usize> {
         }
         Frame::Hello(hello) => control(KIND_HELLO, hello, out),
         Frame::Welcome(welcome) => control(KIND_WELCOME, welcome, out),
-        Frame::Refuse(refuse, instance, nonce) => {
-            control(KIND_REFUSE, &(refuse, instance, nonce), out)
-        }
+        Frame::Refuse(refuse, instance) => control(KIND_REFUSE, &(refuse, instance), out),
         Frame::Ask(xid, number) => control(KIND_ASK, &(xid.get(), number), out),
         Frame::Ack(ack) => control(KIND_ACK, ack, out),
         Frame::Cancel(xid) => control(KIND_CANCEL, &xid.get(), out),
@@ -352,7 +345,6 @@ pub(crate) fn request_header(
     out[0..4].copy_from_slice(&len.to_le_bytes());
     out[4] = KIND_REQUEST;
     out[5] = header.flags;
-    out[6..8].copy_from_slice(&header.instance.to_le_bytes());
     out[8..16].copy_from_slice(&header.method.number().to_le_bytes());
     out[16..24].copy_from_slice(&header.xid.get().to_le_bytes());
     out[24..32].copy_from_slice(&header.acked.to_le_bytes());

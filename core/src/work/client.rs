@@ -16,18 +16,16 @@ const FIRST: u64 = FULL;
 struct Full {
     client: Client<Counting>,
     now: Instant,
-    connects: u32,
 }
 
 impl Full {
     fn new(config: ClientConfig) -> Full {
-        let mut full = Full { client: Client::new(config), now: NOW, connects: 0 };
+        let mut full = Full { client: Client::new(config), now: NOW };
         full.connect();
         full
     }
 
     fn connect(&mut self) {
-        self.connects += 1;
         self.client.handle_connected(self.now);
         self.flush();
         let welcome = Welcome {
@@ -47,7 +45,6 @@ impl Full {
             },
             instance: Instance::UNNAMED,
             schemas: Schemas::EMPTY,
-            nonce: self.connects,
         };
         self.client.handle_data(self.now, &encoded(&Frame::Welcome(welcome))).unwrap();
         self.flush();

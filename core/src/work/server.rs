@@ -35,7 +35,6 @@ impl Full {
 
     fn hello(&mut self, resume: Option<Resume>) -> Result<(), ProtocolError> {
         let hello = Hello {
-            nonce: 0,
             magic: MAGIC,
             version_min: wire::VERSION,
             version_max: wire::VERSION,
@@ -61,7 +60,6 @@ impl Full {
 
     fn request(&mut self, xid: u64) -> Admission {
         let header = RequestHeader {
-            instance: 0,
             flags: FLAG_IDEMPOTENT,
             method: METHOD,
             remaining_ms: 1_000,

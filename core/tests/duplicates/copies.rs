@@ -195,11 +195,9 @@ fn c17_a_client_refused_for_a_false_retry_ends_its_calls_as_unknown() {
     pair.mode = Mode::Start;
     let one = pair.call(b"1");
     let two = pair.call(b"2");
-    pair.link().down.extend(bytes_of(&Frame::Refuse(
-        Refuse::Protocol(FALSE_RETRY),
-        Instance::UNNAMED,
-        0,
-    )));
+    pair.link()
+        .down
+        .extend(bytes_of(&Frame::Refuse(Refuse::Protocol(FALSE_RETRY), Instance::UNNAMED)));
     pair.drive();
     assert_eq!(pair.outcome(one), unknown(Unknown::SessionEnded));
     assert_eq!(pair.outcome(two), unknown(Unknown::SessionEnded));

@@ -5,7 +5,6 @@
 mod util;
 
 mod answers;
-mod copies;
 
 use oncewire_core::*;
 use util::*;
@@ -323,9 +322,7 @@ fn c124_what_was_lost_is_said_again_whichever_side_pings() {
 fn a_resend_time_of_nothing_does_not_spin() {
     let mut config = ClientConfig::default();
     config.resend_after = Some(std::time::Duration::ZERO);
-    let mut server = default_server_config();
-    server.lossy = true;
-    let mut pair = Pair::with(server, config).connected();
+    let mut pair = Pair::with(default_server_config(), config).connected();
     pair.mode = Mode::Start;
     let call = pair.call(b"a");
     let now = pair.now;

@@ -291,7 +291,6 @@ fn c10_a_server_that_does_not_judge_is_judged_by_the_client_before_anything_leav
         },
         instance: Instance::UNNAMED,
         schemas: Schemas::EMPTY,
-        nonce: said.nonce,
     };
     pair.send_down(link, &Frame::Welcome(welcome));
     assert_eq!(pair.outcome(call), not_executed(NotExecuted::SessionRefused));

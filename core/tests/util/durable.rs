@@ -18,15 +18,6 @@ pub fn durable_slots(slots: u32) -> Pair {
     durable_with(config).connected()
 }
 
-/// The same on a link that loses and doubles messages.
-pub fn durable_on_lossy_link() -> Pair {
-    let mut server = default_server_config();
-    server.lossy = true;
-    let mut client = ClientConfig::default();
-    (client.durable, client.resend_after) = (true, Some(ms(200)));
-    Pair::with(server, client).connected()
-}
-
 fn durable_with(server: ServerConfig) -> Pair {
     let mut client = ClientConfig::default();
     client.durable = true;
@@ -86,8 +77,7 @@ pub fn restart(pair: &mut Pair, disk: &Disk) -> BTreeMap<u64, CallId> {
         pair.cut_at_client();
     }
     let mut calls = BTreeMap::new();
-    let mut config = pair.client_config;
-    config.nonce_before_first = pair.peers[0].connects;
+    let config = pair.client_config;
     let mut client = match disk.session {
         Some(session) => Client::restore(config, session, disk.xid_last).expect("room for it"),
         None => Client::new(config),

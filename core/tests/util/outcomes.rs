@@ -66,7 +66,7 @@ impl From<Frame<'_>> for OwnedFrame {
         match frame {
             Frame::Hello(hello) => OwnedFrame::Hello(hello),
             Frame::Welcome(welcome) => OwnedFrame::Welcome(welcome),
-            Frame::Refuse(refuse, ..) => OwnedFrame::Refuse(refuse),
+            Frame::Refuse(refuse, _) => OwnedFrame::Refuse(refuse),
             Frame::Request(header, body) => OwnedFrame::Request(header, body.to_vec()),
             Frame::Reply(header, body) => {
                 OwnedFrame::Reply(header.status, header.xid.get(), body.to_vec())
@@ -96,7 +96,6 @@ pub fn bytes_of(frame: &Frame<'_>) -> Vec<u8> {
 /// A `Hello` that opens, or resumes a session with its `acked`.
 pub fn hello(resume: Option<(SessionId, u64)>) -> Frame<'static> {
     Frame::Hello(Hello {
-        nonce: 0,
         magic: wire::MAGIC,
         version_min: wire::VERSION,
         version_max: wire::VERSION,
@@ -116,14 +115,7 @@ pub fn request(number: u64, acked: u64, body: &[u8]) -> Frame<'_> {
 }
 
 pub fn header(number: u64, acked: u64) -> RequestHeader {
-    RequestHeader {
-        instance: 0,
-        flags: 0,
-        method: ECHO,
-        remaining_ms: 30_000,
-        xid: xid(number),
-        acked,
-    }
+    RequestHeader { flags: 0, method: ECHO, remaining_ms: 30_000, xid: xid(number), acked }
 }
 
 /// All frames of bytes that hold nothing else.

@@ -99,8 +99,6 @@ pub enum Luck {
 pub struct Peer {
     pub client: Client<Heap>,
     pub link: Option<usize>,
-    /// Connections it has had: the nonce of its last `Hello`.
-    pub connects: u32,
     pub principal: Principal,
     pub outcomes: Vec<(CallId, OwnedOutcome)>,
     pub events: Vec<ClientEvent>,
@@ -201,7 +199,6 @@ impl Pair {
         self.peers.push(Peer {
             client: Client::new(config),
             link: None,
-            connects: 0,
             principal,
             outcomes: Vec::new(),
             events: Vec::new(),
@@ -241,7 +238,6 @@ impl Pair {
             grants: session.grants,
             instance: Instance::UNNAMED,
             schemas: Schemas::EMPTY,
-            nonce: self.peers[0].connects,
         }
     }
 
@@ -260,7 +256,6 @@ impl Pair {
         }
         self.links.push(Link { client_open: true, ..link });
         self.peers[at].link = Some(number);
-        self.peers[at].connects += 1;
         self.peers[at].client.handle_connected(self.now);
         number
     }

@@ -100,7 +100,7 @@ fn every_kind_status_refusal_and_code_has_a_vector() {
             Frame::Reply(header, _) => {
                 statuses.extend(header.status.to_byte().map(usize::from));
             }
-            Frame::Refuse(refuse, ..) => {
+            Frame::Refuse(refuse, _) => {
                 refusals.insert(refuse_number(&refuse));
                 let number = encode(&frame)[wire::LEN_FIELD_LEN + 1];
                 assert_eq!(usize::from(number), refuse_number(&refuse));

@@ -115,7 +115,6 @@ pub(crate) fn described<'d>(record: &Record, body: &'d [u8]) -> Frame<'d> {
     let xid = |key| Xid::new(record.number(key)).unwrap();
     match record.text("frame") {
         "Hello" => Frame::Hello(Hello {
-            nonce: record.number("nonce"),
             magic: wire::MAGIC,
             version_min: record.number("version_min"),
             version_max: record.number("version_max"),
@@ -147,16 +146,10 @@ pub(crate) fn described<'d>(record: &Record, body: &'d [u8]) -> Frame<'d> {
             },
             instance: described_instance(record),
             schemas: described_schemas(record),
-            nonce: record.number("nonce"),
         }),
-        "Refuse" => Frame::Refuse(
-            described_refuse(record),
-            described_instance(record),
-            record.number("nonce"),
-        ),
+        "Refuse" => Frame::Refuse(described_refuse(record), described_instance(record)),
         "Request" => {
             let header = RequestHeader {
-                instance: if record.has("instance") { record.number("instance") } else { 0 },
                 flags: record.number("flags"),
                 method: MethodId::from_number(record.number("method")),
                 remaining_ms: record.number("remaining_ms"),
@@ -223,7 +216,7 @@ fn described_refuse(record: &Record) -> Refuse {
 
 fn status_name(status: Status) -> String {
     match status {
-        Status::Done | Status::Interrupted | Status::Settled => format!("{status:?}"),
+        Status::Done | Status::Interrupted => format!("{status:?}"),
         Status::NotSeen { .. } => "NotSeen".to_owned(),
         Status::NoReply(why) => format!("NoReply.{why:?}"),
         Status::Refused(why) => format!("Refused.{why:?}"),

@@ -58,7 +58,7 @@ pub async fn a_server_of_another_version_ends_the_client_with_a_reason(world: Wo
     let mut server = world.accept(&acceptor).await;
     server.hello().await;
     server
-        .send(&Frame::Refuse(Refuse::VersionUnsupported { min: 7, max: 9 }, Instance::UNNAMED, 0))
+        .send(&Frame::Refuse(Refuse::VersionUnsupported { min: 7, max: 9 }, Instance::UNNAMED))
         .await;
     let outcome = world.within("the call's outcome", call).await;
     let refused = NotExecuted::SessionRefused;

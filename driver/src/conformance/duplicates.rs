@@ -42,7 +42,7 @@ pub async fn c12_a_duplicate_on_a_new_connection_is_answered_there(world: World)
     assert_eq!(new.answer(1).await, (Status::Done, body));
     assert_eq!(
         old.rest().await,
-        [(Frame::Refuse(Refuse::Superseded, Instance::UNNAMED, 0), Vec::new())]
+        [(Frame::Refuse(Refuse::Superseded, Instance::UNNAMED), Vec::new())]
     );
     assert_eq!(world.service.waiting(), 1);
 }
@@ -99,7 +99,7 @@ pub async fn c17_other_arguments_under_an_old_xid_end_the_session(world: World) 
     peer.call(1, 0, ADD_ONE.id(), &arguments(&1u64)).await;
     peer.request(1, 0, ADD_ONE.id(), &arguments(&2u64)).await;
     let code = ProtocolError::FalseRetry { xid: 1 }.code();
-    let refused = (Frame::Refuse(Refuse::Protocol(code), Instance::UNNAMED, 0), Vec::new());
+    let refused = (Frame::Refuse(Refuse::Protocol(code), Instance::UNNAMED), Vec::new());
     assert_eq!(peer.rest().await, [refused], "the old reply is not disclosed");
     assert_eq!(world.service.arguments(), [1]);
     assert_eq!(host.server.counters().sessions, 0);
@@ -117,7 +117,7 @@ pub async fn c17_a_client_that_learns_of_a_false_retry_ends_its_calls_as_unknown
     server.requested().await;
     server.requested().await;
     let code = ProtocolError::FalseRetry { xid: 1 }.code();
-    server.send(&Frame::Refuse(Refuse::Protocol(code), Instance::UNNAMED, 0)).await;
+    server.send(&Frame::Refuse(Refuse::Protocol(code), Instance::UNNAMED)).await;
     for call in calls {
         let outcome = world.within("the call's outcome", call).await;
         assert!(matches!(outcome, Outcome::Unknown(Unknown::SessionEnded, None)), "{outcome:?}");

@@ -40,7 +40,6 @@ pub(crate) struct RawPeer {
 /// What a peer says first.
 pub(crate) fn hello(resume: Option<Resume>) -> Hello {
     Hello {
-        nonce: 0,
         magic: wire::MAGIC,
         version_min: wire::VERSION,
         version_max: wire::VERSION,
@@ -73,14 +72,13 @@ pub(crate) fn welcome(hello: &Hello, session: [u8; 16], seen: u64) -> Welcome {
         },
         instance: Instance::UNNAMED,
         schemas: Schemas::EMPTY,
-        nonce: hello.nonce,
     }
 }
 
 /// A header with nothing unusual in it.
 pub(crate) fn request(xid: u64, acked: u64, method: MethodId) -> RequestHeader {
     let xid = Xid::new(xid).expect("an xid of a test");
-    RequestHeader { instance: 0, flags: 0, method, remaining_ms: 3_600_000, xid, acked }
+    RequestHeader { flags: 0, method, remaining_ms: 3_600_000, xid, acked }
 }
 
 impl RawPeer {
@@ -215,7 +213,7 @@ impl RawPeer {
     /// As a client: the connection must end, with this as the last word.
     pub(crate) async fn refused(&mut self) -> Refuse {
         match self.rest().await.pop() {
-            Some((Frame::Refuse(refuse, ..), _)) => refuse,
+            Some((Frame::Refuse(refuse, _), _)) => refuse,
             other => panic!("a Refuse was expected, this came: {other:?}"),
         }
     }
@@ -277,7 +275,7 @@ fn keep(frame: Frame<'_>) -> Heard {
         Frame::Reply(header, _) => Frame::Reply(header, &[]),
         Frame::Hello(hello) => Frame::Hello(hello),
         Frame::Welcome(welcome) => Frame::Welcome(welcome),
-        Frame::Refuse(refuse, ..) => Frame::Refuse(refuse, Instance::UNNAMED, 0),
+        Frame::Refuse(refuse, _) => Frame::Refuse(refuse, Instance::UNNAMED),
         Frame::Ask(xid, number) => Frame::Ask(xid, number),
         Frame::Ack(ack) => Frame::Ack(ack),
         Frame::Cancel(xid) => Frame::Cancel(xid),

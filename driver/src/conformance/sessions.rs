@@ -107,7 +107,7 @@ pub async fn c04_another_principal_gets_nothing_of_a_session_whose_id_it_knows(w
     bob.ask(1).await;
     assert_eq!(
         bob.rest().await,
-        [(Frame::Refuse(Refuse::WrongPrincipal, Instance::UNNAMED, 0), Vec::new())]
+        [(Frame::Refuse(Refuse::WrongPrincipal, Instance::UNNAMED), Vec::new())]
     );
     let (status, _) = alice.call(2, 0, ADD_ONE.id(), &arguments(&2u64)).await;
     assert_eq!(status, Status::Done, "the session is unharmed");
@@ -354,7 +354,7 @@ pub async fn c118_a_client_that_is_refused_each_time_waits_before_it_dials_again
                     if is_welcome {
                         server.send(&Frame::Welcome(welcome(&hello, [1; 16], 0))).await;
                     }
-                    server.send(&Frame::Refuse(refusal, Instance::UNNAMED, 0)).await;
+                    server.send(&Frame::Refuse(refusal, Instance::UNNAMED)).await;
                     server.rest().await;
                 }
             }

@@ -98,7 +98,6 @@ pub fn bytes_of(frame: &Frame<'_>) -> Vec<u8> {
 
 fn hello() -> Vec<u8> {
     bytes_of(&Frame::Hello(Hello {
-        nonce: 0,
         magic: wire::MAGIC,
         version_min: wire::VERSION,
         version_max: wire::VERSION,

@@ -209,9 +209,8 @@ impl World {
 /// A server that has no session, whatever it is asked for.
 async fn refuse(mut client: SimStream) {
     let mut bytes = [0; wire::CONTROL_LEN_MAX];
-    let len =
-        wire::encode(&Frame::Refuse(Refuse::SessionUnknown, Instance::UNNAMED, 0), &mut bytes)
-            .unwrap_or(0);
+    let len = wire::encode(&Frame::Refuse(Refuse::SessionUnknown, Instance::UNNAMED), &mut bytes)
+        .unwrap_or(0);
     // It leaves when the client does.
     if client.read(&mut [0; 256]).await.is_ok() && client.write_all(&bytes[..len]).await.is_ok() {
         while let Ok(1..) = client.read(&mut [0; 256]).await {}

@@ -51,7 +51,6 @@ pub async fn run(world: Arc<World>) {
 /// A `Hello` with calls behind it, and perhaps a frame behind them that is none.
 fn opening(world: &World, rng: &mut Rng) -> Vec<u8> {
     let hello = Hello {
-        nonce: 0,
         magic: wire::MAGIC,
         version_min: wire::VERSION,
         version_max: wire::VERSION,
@@ -79,7 +78,6 @@ fn opening(world: &World, rng: &mut Rng) -> Vec<u8> {
 fn request(xid: u64, method: MethodId, op: u64) -> Vec<u8> {
     let body = postcard::to_allocvec(&(op, pad(op, 10))).expect("numbers and bytes");
     let header = RequestHeader {
-        instance: 0,
         flags: 0,
         method,
         remaining_ms: TIMEOUT_MS as u32,

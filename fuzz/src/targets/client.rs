@@ -16,8 +16,6 @@ struct Game<'d> {
     now: Instant,
     /// What the client has sent on this connection and was not decoded yet.
     sent: Vec<u8>,
-    /// Connections it has had: the nonce of its last `Hello`.
-    connects: u32,
     /// Calls by index, and whether a ticket was given out.
     calls: Vec<Option<(CallId, bool)>>,
     ids: Vec<CallId>,
@@ -47,7 +45,6 @@ pub fn client(data: &[u8]) {
         client: Client::new(config),
         now: Instant::ZERO,
         sent: Vec::new(),
-        connects: 0,
         calls: Vec::new(),
         ids: Vec::new(),
         session: 0,
@@ -85,7 +82,6 @@ impl Game<'_> {
             }
             7 => {
                 self.sent.clear();
-                self.connects += 1;
                 self.client.handle_connected(self.now);
             }
             8 => self.client.handle_disconnected(self.now),
@@ -153,7 +149,6 @@ impl Game<'_> {
             grants,
             instance: Instance::UNNAMED,
             schemas: Schemas::EMPTY,
-            nonce: self.connects,
         };
         self.receive(&bytes_of(&Frame::Welcome(welcome)));
     }
@@ -178,14 +173,10 @@ impl Game<'_> {
             0 => Frame::Ping(Role::Server),
             1 => Frame::Pong(Role::Server),
             2 => Frame::Goodbye(Role::Server),
-            3 => Frame::Refuse(Refuse::SessionUnknown, Instance::UNNAMED, self.connects),
-            4 => Frame::Refuse(Refuse::Superseded, Instance::UNNAMED, self.connects),
-            5 => Frame::Refuse(
-                Refuse::Protocol(self.script.byte()),
-                Instance::UNNAMED,
-                self.connects,
-            ),
-            6 => Frame::Refuse(Refuse::ShuttingDown, Instance::UNNAMED, self.connects),
+            3 => Frame::Refuse(Refuse::SessionUnknown, Instance::UNNAMED),
+            4 => Frame::Refuse(Refuse::Superseded, Instance::UNNAMED),
+            5 => Frame::Refuse(Refuse::Protocol(self.script.byte()), Instance::UNNAMED),
+            6 => Frame::Refuse(Refuse::ShuttingDown, Instance::UNNAMED),
             _ => {
                 self.client.close(self.now);
                 return;
@@ -250,11 +241,10 @@ impl Game<'_> {
     /// The session is lost and the server refuses for good: every call ends.
     fn end(&mut self) {
         self.sent.clear();
-        self.connects += 1;
         self.client.handle_connected(self.now);
         self.poll();
         let refuse = Refuse::VersionUnsupported { min: 9, max: 9 };
-        self.receive(&bytes_of(&Frame::Refuse(refuse, Instance::UNNAMED, self.connects)));
+        self.receive(&bytes_of(&Frame::Refuse(refuse, Instance::UNNAMED)));
         self.poll();
         assert_eq!(self.client.pending(), 0, "{:?}", self.client);
         assert!(self.calls.iter().all(Option::is_none), "{:?}", self.calls);

@@ -132,7 +132,6 @@ impl Game<'_> {
         let session = self.sessions.get(at % self.sessions.len().max(1)).copied();
         let acked = self.script.number();
         let hello = Hello {
-            nonce: 0,
             magic: wire::MAGIC,
             version_min: 1,
             version_max: 1,
@@ -153,7 +152,6 @@ impl Game<'_> {
         let Some(xid) = Xid::new(number) else { return };
         let acked = if kind & 0x80 == 0 { acked.min(number.saturating_sub(1)) } else { acked };
         let header = RequestHeader {
-            instance: 0,
             flags: kind & 3,
             method: MethodId::from_number(1 + u64::from(kind >> 2 & 3)),
             remaining_ms: if kind & 0x10 == 0 { 30_000 } else { 5 },

@@ -32,7 +32,6 @@ impl World {
             Broken::HastyGoodbye => self.leave_at_once(l),
             Broken::OldJournal => self.hide_seen(l),
             Broken::StaleNotSeen => self.links[l].renumber_not_seen(),
-            Broken::StaleWelcome => self.links[l].renumber_welcomes(),
             _ => {}
         }
     }

@@ -38,9 +38,6 @@ fn second_time(frame: &Frame<'_>, rng: &mut Rng) -> Option<When> {
             }
         }
         Frame::Ask(..) | Frame::Ack(_) => rng.one_in(3).then(|| When::Behind(rng.below(24))),
-        // What came before a reconnect, or before the server's death, often comes after it.
-        Frame::Welcome(_) => rng.one_in(2).then(|| When::Behind(rng.below(24))),
-        Frame::Request(..) => rng.one_in(8).then(|| When::Behind(rng.below(24))),
         _ => rng.one_in(16).then(|| When::Behind(rng.below(8))),
     }
 }
@@ -67,13 +64,6 @@ impl Copies {
         }
         due.iter().for_each(|frame| pipe.push(frame));
         due.len() as u64
-    }
-
-    /// Those of an earlier connection that are still on their way come on the next one. Returns how many there are.
-    pub(super) fn carry_over(&mut self, old: &mut Copies) -> u64 {
-        let carried = old.0.len();
-        self.0.append(&mut old.0);
-        carried as u64
     }
 
     /// Whether one comes behind an `Ask`.
@@ -130,9 +120,6 @@ impl Link {
         // Not behind half a frame, of which the server has more to write, or died before it did.
         let is_whole = self.conn.is_some() && !self.unsent;
         for (frame, _) in frames(self.up.room(len), Role::Client) {
-            if let Frame::Hello(hello) = frame {
-                self.nonce = hello.nonce;
-            }
             let Frame::Ask(xid, ask) = frame else { continue };
             if is_whole {
                 self.copies[1].take(When::Asked(xid), &mut due);
@@ -156,16 +143,6 @@ impl Link {
                 && let Some((_, last)) = asks.iter().find(|(of, _)| of == xid)
             {
                 *ask = *last;
-            }
-        });
-    }
-
-    /// A client that takes any `Welcome` for the answer to its last `Hello`.
-    pub(super) fn renumber_welcomes(&mut self) {
-        let last = self.nonce;
-        change_frames(&mut self.down, Role::Server, |frame| {
-            if let Frame::Welcome(welcome) = frame {
-                welcome.nonce = last;
             }
         });
     }

@@ -2,7 +2,6 @@
 
 use oncewire_core::Instant;
 
-use super::doubled::Copies;
 use super::kinds::Kind;
 use super::profile::{session_id, session_number};
 use super::trace::{Check, ensure};
@@ -38,9 +37,7 @@ impl World {
         let Some(conn) = self.hosts[h].server.handle_connected(now, principal, id) else {
             return Ok(());
         };
-        let old = self.copies_on_the_way(p, h);
         let l = self.take_link(p, h, conn);
-        self.links[l].copies = old;
         let patient = self.profile.is_patient();
         self.kinds[Kind::Patient as usize] += u64::from(patient);
         if let Some(own) = self.peers[p].client.session()
@@ -56,22 +53,6 @@ impl World {
         let now = self.peer_now(p);
         self.peers[p].client.handle_connected(now);
         self.flush_peer(p)
-    }
-
-    /// The second copies that come to or from a client by way of its session's earlier connections: the line is the same one.
-    /// They are lost when it opens another session (S27).
-    fn copies_on_the_way(&mut self, p: usize, h: usize) -> [Copies; 2] {
-        let mut all = [Copies::default(), Copies::default()];
-        let session = self.peers[p].client.session().map(|session| session_number(session.id));
-        for link in self.links.iter_mut().filter(|link| (link.peer, link.host) == (p, h)) {
-            if session.is_none() || link.session != session {
-                continue;
-            }
-            for (all, old) in all.iter_mut().zip(&mut link.copies) {
-                self.kinds[Kind::CarriedOver as usize] += all.carry_over(old);
-            }
-        }
-        all
     }
 
     /// A place for a new connection.

@@ -397,7 +397,6 @@ impl World {
             self.ids[h] = profile::server_id(h, host.life);
         }
         config.server = self.ids[h];
-        config.instance = self.profile.instance(self.seed, h, host.life);
         config.commit = host.commit;
         let server = Server::new(config, &profile::methods()).expect("methods differ");
         self.measure_dead(h, server)?;

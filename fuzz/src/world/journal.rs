@@ -10,7 +10,6 @@ use oncewire_core::{
 
 use super::kinds::Kind;
 use super::model::Stage;
-use super::profile;
 use super::profile::{MS, session_number};
 use super::trace::{Check, ensure};
 use super::{World, body};
@@ -269,8 +268,6 @@ impl World {
     fn restart_client(&mut self, p: usize) -> Check {
         let mut config = self.profile.client;
         config.durable = true;
-        self.peers[p].life += 1;
-        config.nonce_before_first = profile::nonce(self.seed, p, self.peers[p].life);
         // The new process has seen no newer time.
         self.peers[p].clock.latest.set(0);
         let now = self.peer_now(p);

@@ -22,8 +22,6 @@ kinds! {
     Doubled "doubled frames",
     /// A second copy of a `NotSeen` was delivered behind a further `Ask` for its call.
     OldNotSeen "old NotSeens behind an Ask",
-    /// A second copy of a frame was on its way when its client connected again.
-    CarriedOver "doubled frames of an earlier connection",
     /// What came on a connection that its client has left was read after that.
     Old "reads of an old connection",
     /// A server that keeps a ledger recorded a session before its `Welcome` left.

@@ -135,8 +135,6 @@ pub struct Link {
     pub host: usize,
     /// The server's name for it, until it has let go or learned of the end.
     pub conn: Option<ConnId>,
-    /// A `Welcome` has left on it.
-    pub welcomed: bool,
     /// The session that it is bound to, once the server has said so.
     pub session: Option<u32>,
     /// To the server.
@@ -161,8 +159,6 @@ pub struct Link {
     pub used: bool,
     /// Second copies of frames, to the server and to the client.
     pub copies: [Copies; 2],
-    /// The nonce of the client's last `Hello`, on a link that doubles frames.
-    pub nonce: u32,
     /// On such a link, a frame was lost and later ones were not.
     pub has_hole: bool,
     /// What the client has asked for on a link that doubles frames.

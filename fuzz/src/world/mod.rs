@@ -169,7 +169,6 @@ impl World {
         let hosts = (0..profile.hosts).map(|h| {
             let mut config = profile.server;
             config.server = ids[h];
-            config.instance = profile.instance(seed, h, 0);
             Host {
                 server: Server::new(config, &profile::methods()).expect("methods differ"),
                 clock: clock(&mut rng),
@@ -186,12 +185,11 @@ impl World {
                 exact: !profile.corrupt,
             }
         });
-        let hosts: Vec<Host> = hosts.collect();
+        let hosts = hosts.collect();
         let peers = (0..profile.clients).map(|p| {
             let principal = Principal(p as u64 / 2);
             let mut config = profile.client;
             config.durable = profile.is_durable(p);
-            config.nonce_before_first = profile::nonce(seed, p, 0);
             let mut peer = Peer::new(config, principal, clock(&mut rng));
             peer.tainted = profile.corrupt && p == 0;
             peer

@@ -127,11 +127,6 @@ impl Model {
             let (xid, acked) = (field(16), field(24));
             let len = u32::from_le_bytes(bytes[..4].try_into().expect("4")) as usize + 4;
             self.frames += 1;
-            if u16::from_le_bytes([bytes[6], bytes[7]]) != session.mark {
-                self.fresh = (u32::MAX, 0);
-                bytes = &bytes[len.min(bytes.len())..];
-                continue;
-            }
             session.used = true;
             Model::acknowledge(holds, session, acked);
             let at = session.slot(xid);
@@ -272,20 +267,6 @@ impl Model {
         }
         session.link = Some(link);
         (session.goodbye, session.greeted) = (false, false);
-    }
-
-    /// The same before a `Welcome` has left on the connection: only a `Hello` is taken.
-    pub fn read_hellos(&mut self, number: u32, mut bytes: &[u8]) {
-        let session = &mut self.sessions[number as usize];
-        let holds = &mut self.holds[usize::from(session.host)];
-        while let Ok(Decoded::Frame(frame, len)) = wire::decode(bytes, Role::Client, u32::MAX / 2) {
-            self.frames += 1;
-            if let Frame::Hello(_) = frame {
-                Model::read_control(holds, session, &frame);
-            }
-            bytes = &bytes[len..];
-        }
-        self.fresh = (u32::MAX, 0);
     }
 
     /// A server has written these bytes on a connection of a session. Returns for how many calls it says that its ledger

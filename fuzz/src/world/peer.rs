@@ -103,8 +103,6 @@ pub struct Peer {
     pub away_until: u64,
     /// It has reported that it is closed.
     pub closed: bool,
-    /// Its process has died so often, or was replaced.
-    pub life: u32,
     /// It has a journal.
     pub durable: bool,
     /// What is in that.
@@ -126,7 +124,6 @@ impl Peer {
             tainted: false,
             away_until: 0,
             closed: false,
-            life: 0,
             durable: config.durable,
             journal: Journal::default(),
             session: None,

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use oncewire_core::wire;
 use oncewire_core::{
-    ClientConfig, Instance, MethodId, MethodSpec, NEVER, ServerConfig, ServerId, ServiceName,
-    SessionId,
+    ClientConfig, MethodId, MethodSpec, NEVER, ServerConfig, ServerId, ServiceName, SessionId,
 };
 
 use crate::rng::{Rng, mix};
@@ -72,10 +71,6 @@ pub enum Broken {
     StaleNotSeen,
     /// A server takes the bits of an `Ack` for what its client has sent since, too.
     StaleAck,
-    /// A client takes any `Welcome` for the answer to its last `Hello`.
-    StaleWelcome,
-    /// A server takes requests that were sent to another start of it.
-    StaleRequest,
 }
 
 /// The kind of a world.
@@ -113,7 +108,7 @@ pub struct Profile {
     pub back: bool,
     /// The first client with a journal: all from there on have one.
     pub durable_from: usize,
-    /// Old copies of journals are put back. Not on lossy links, where second copies from another run of the client come to this.
+    /// Old copies of journals are put back. Not on lossy links, where what the old copy asks for may stay unanswered (S27).
     pub old_journals: bool,
     /// Others connect too, and do what no client does.
     pub strangers: bool,
@@ -278,14 +273,7 @@ impl Profile {
                 // Calls are given up while they run.
                 (self.odd_in, self.fault_in, self.delay_max) = (4, 5, 4_000 * MS);
             }
-            Broken::StaleWelcome | Broken::StaleRequest => {
-                (self.lossy, self.doubles, self.rate) = (true, true, 0);
-                (self.ledger, self.hosts) = (true, 1);
-                (self.odd_in, self.fault_in) = (4, 5);
-            }
-            Broken::OldJournal => {
-                (self.durable_from, self.old_journals, self.lossy) = (0, true, false);
-            }
+            Broken::OldJournal => (self.durable_from, self.old_journals) = (0, true),
             Broken::Lazy => {
                 self.strangers = true;
                 self.server.keepalive = Duration::from_secs(3_600);
@@ -305,31 +293,6 @@ impl Profile {
         (self.strangers, self.leaves, self.rolling, self.back) = (false, false, false, false);
         (self.rate, self.hosts, self.lossy, self.ledger) = (0, 1, false, false);
     }
-}
-
-impl Profile {
-    /// A server in its `life`th life. Where requests are not to be told apart by it, all are one.
-    pub fn instance(&self, seed: u64, host: usize, life: u32) -> Instance {
-        let start = u64::from(life) << 8 | host as u64;
-        match self.broken {
-            Broken::StaleRequest => Instance::new(7, ""),
-            _ => Instance::new(mix(seed ^ mix(start ^ 0x696e_7374)), ""),
-        }
-    }
-}
-
-impl Profile {
-    /// What requests in a session with it say of both.
-    pub fn mark(&self, seed: u64, host: usize, life: u32, session: SessionId) -> u16 {
-        let [low, high, ..] = session.to_bytes();
-        let mark = self.instance(seed, host, life).id() as u16 ^ u16::from_le_bytes([low, high]);
-        if self.lossy { mark } else { 0 }
-    }
-}
-
-/// What the handshakes of a client in its `life`th life count from.
-pub fn nonce(seed: u64, peer: usize, life: u32) -> u32 {
-    mix(seed ^ mix(u64::from(life) << 8 | peer as u64 ^ 0x6e6f_6e63)) as u32
 }
 
 /// The id of the session that a connection may open: unguessable enough, and its number can be read from it.

@@ -97,18 +97,12 @@ impl World {
                 let number = session_number(record.id);
                 link.session = Some(number);
                 self.model.bound(number, link.host, l, record.grants.slots);
-                let mark = self.profile.mark(self.seed, link.host, host.life, record.id);
-                self.model.sessions[number as usize].mark = mark;
                 // C82: a client's journal may know it.
                 let durable = self.peers[link.peer].durable && link.stranger.is_none();
                 self.model.sessions[number as usize].used |= durable;
             }
             if let Some(number) = link.session {
-                if self.profile.lossy && !link.welcomed {
-                    self.model.read_hellos(number, &data[..consumed]);
-                } else {
-                    self.model.read(number, &data[..consumed]);
-                }
+                self.model.read(number, &data[..consumed]);
             }
         }
         let item = match received.item {
@@ -238,8 +232,6 @@ impl World {
         while let Some(len) = host.server.poll_transmit(now, conn, link.down.room(out_len)) {
             let mut len = len.get();
             self.trace.count(len as u64);
-            // The first frame that a server says of itself.
-            link.welcomed |= link.down.room(out_len)[4] == 0x41;
             if let Some(number) = link.session {
                 let holes = self.model.wrote(number, &link.down.room(out_len)[..len]);
                 self.kinds[Kind::Hole as usize] += holes;

@@ -7,7 +7,7 @@ use oncewire_core::Instant;
 use super::World;
 use super::model::Stage;
 use super::peer::Peer;
-use super::profile::{self, Broken, MS};
+use super::profile::{Broken, MS};
 use super::trace::{Check, ensure};
 
 /// Within this time without faults, on the world's clock, every call ends.
@@ -172,11 +172,7 @@ impl World {
         for op in old.waits_for().collect::<Vec<_>>() {
             self.model.ops[op as usize].stage = Stage::Unheard;
         }
-        let mut config = self.profile.client;
-        let life = old.life + 1;
-        config.nonce_before_first = profile::nonce(self.seed, p, life);
-        let mut new = Peer::new(config, old.principal, old.clock.clone());
-        new.life = life;
+        let mut new = Peer::new(self.profile.client, old.principal, old.clock.clone());
         new.away_until = u64::MAX;
         new.tainted = old.tainted;
         self.peers[p] = new;

@@ -49,7 +49,6 @@ impl World {
 
     fn say_hello(&mut self, l: usize, resume: Option<Resume>) {
         let hello = Hello {
-            nonce: 0,
             magic: MAGIC,
             version_min: VERSION,
             version_max: VERSION,
@@ -67,23 +66,13 @@ impl World {
     fn say_request(&mut self, l: usize, xid: Xid, op: u32) {
         let len = body::write_request(op, 0, &mut self.scratch);
         let request = self.scratch[..len].to_vec();
-        let header = RequestHeader {
-            instance: 0,
-            flags: 0,
-            method: profile::LONG,
-            remaining_ms: 30_000,
-            xid,
-            acked: 0,
-        };
+        let header =
+            RequestHeader { flags: 0, method: profile::LONG, remaining_ms: 30_000, xid, acked: 0 };
         self.say(l, &Frame::Request(header, &request));
     }
 
     /// S2: calls in one write with the `Hello`, of a new session or of a client's own. None is taken.
     fn early(&mut self, p: usize, h: usize) -> Check {
-        if self.profile.lossy {
-            // There a second copy may come behind a Hello, and is dropped (S27).
-            return Ok(());
-        }
         let Some(l) = self.connect_stranger(p, h, Stranger::Early) else { return Ok(()) };
         self.kinds[Kind::Early as usize] += 1;
         let known = self.peers[p].client.session().filter(|session| session.server == self.ids[h]);

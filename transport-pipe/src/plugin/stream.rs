@@ -231,7 +231,7 @@ impl LastAnswer {
     pub(super) fn new() -> LastAnswer {
         let mut frame = vec![0; CONTROL_LEN_MAX];
         let len =
-            wire::encode(&Frame::Refuse(Refuse::SessionUnknown, Instance::UNNAMED, 0), &mut frame);
+            wire::encode(&Frame::Refuse(Refuse::SessionUnknown, Instance::UNNAMED), &mut frame);
         frame.truncate(len.unwrap_or(0));
         debug_assert!(!frame.is_empty());
         LastAnswer { answer: Some(frame) }
@@ -284,9 +284,8 @@ mod tests {
             assert!(is_none, "{text:?}");
         }
         let mut frame = [0; CONTROL_LEN_MAX];
-        let len =
-            wire::encode(&Frame::Refuse(Refuse::SessionsFull, Instance::UNNAMED, 0), &mut frame)
-                .unwrap();
+        let len = wire::encode(&Frame::Refuse(Refuse::SessionsFull, Instance::UNNAMED), &mut frame)
+            .unwrap();
         for part in 0..len {
             assert!(matches!(first_frame(&frame[..part]), FirstFrame::Partial), "{part}");
         }

@@ -108,7 +108,7 @@ fn expected_of_ask(session: &SessionFacts, slot: &SlotView, xid: u64) -> Result<
     let runs = matches!(slot.state, SlotState::Admitted | SlotState::Running);
     let settled = xid <= session.acked || xid < slot.xid || xid == slot.xid && gone;
     let rows = [
-        (settled && session.lossy, Ok(AskAnswer::Settled)),
+        (settled && session.lossy, Ok(AskAnswer::Dropped)),
         (settled && !session.lossy, Err(16)),
         (!settled && xid == slot.xid && runs, Ok(AskAnswer::WhenDone)),
         (!settled && xid == slot.xid && !runs, Ok(AskAnswer::Kept)),

@@ -132,7 +132,7 @@ pub(super) fn decode_outcome(bytes: &[u8]) -> Option<RawOutcome> {
         Some(Status::NoReply(why)) => RawOutcome::NoReply(why),
         Some(Status::Refused(why)) => RawOutcome::NotExecuted(why),
         Some(Status::Interrupted) => RawOutcome::Unknown(Unknown::Interrupted, false),
-        Some(Status::NotSeen { .. } | Status::Settled) => return None,
+        Some(Status::NotSeen { .. }) => return None,
         None => match NOT_EXECUTED.iter().find(|(own, _)| *own == byte) {
             Some((_, why)) => RawOutcome::NotExecuted(*why),
             None => {

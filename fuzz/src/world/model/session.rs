@@ -64,8 +64,6 @@ pub struct Page {
 pub struct Session {
     /// Where it was opened.
     pub host: u8,
-    /// What requests in it say where that counts (S27): others are dropped.
-    pub mark: u16,
     /// Whether its server has it.
     pub alive: bool,
     /// The connection that it is bound to.
