@@ -20,7 +20,7 @@ const SECRET: &str = "correct-horse-battery-staple";
 /// What session ids are made of.
 const BITS: [u8; 2] = [0xc5, 0x3a];
 
-/// Draws the same bits always, so that a test knows them.
+/// Draws the same bits for each session, so that a test knows them.
 struct Drawn(Arc<SmolRuntime>);
 
 impl Runtime for Drawn {
@@ -33,8 +33,10 @@ impl Runtime for Drawn {
     }
 
     fn random(&self, bytes: &mut [u8]) {
+        // An instance's number is no secret; it has 8 bytes, a session's id has 16.
+        let drawn = if bytes.len() == 8 { [0x11, 0x22] } else { BITS };
         for (at, byte) in bytes.iter_mut().enumerate() {
-            *byte = BITS[at % 2];
+            *byte = drawn[at % 2];
         }
     }
 

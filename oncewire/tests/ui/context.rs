@@ -2,7 +2,7 @@
 
 #[oncewire::service(name = "bad")]
 pub trait Bad {
-    async fn get(&self, key: String) -> u32;
+    async fn get(&self, key: u64) -> u32;
 }
 
 fn main() {}

@@ -186,7 +186,7 @@ mod tests {
             assert_eq!(encode_outcome(&outcome).as_deref(), Some(&[byte][..]), "{outcome:?}");
             known += 1;
         }
-        assert_eq!(known, 15 + 9);
+        assert_eq!(known, 16 + 9);
         let reply = RawOutcome::Reply(ReplyBody::new(b"reply", None));
         let bytes = encode_outcome(&reply).unwrap();
         assert!(
