@@ -36,8 +36,9 @@ use crate::keepalive::Keepalive;
 use crate::outcome::{CallError, NotExecuted, Outcome};
 use crate::storage::{Body, ClientStorage, Places, Table};
 use crate::time::{Instant, Timer};
-use call::{CallEvent, CallState, Calls, Reason};
+use call::{CallState, Calls, Reason};
 use calls::CallTable;
+use event::PendingEvents;
 use recovery::GiveUp;
 use timers::ConnTimers;
 use transmit::Output;
@@ -98,15 +99,6 @@ enum Closing {
     Asked,
     /// [`ClientEvent::Closed`] was polled.
     Reported,
-}
-
-/// Events that are not about one call.
-#[derive(Debug, Default)]
-#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
-struct PendingEvents {
-    connected: Option<bool>,
-    disconnect: Option<CloseReason>,
-    lost: Option<SessionEnd>,
 }
 
 /// The client machine.
@@ -313,48 +305,6 @@ impl<S: ClientStorage> Client<S> {
         self.keepalive.on_progress();
     }
 
-    /// The next event. Poll until `None` after every `handle_…` call, after a command, and after
-    /// [`poll_transmit`](Client::poll_transmit) has returned `None`: what cannot be sent ends there.
-    #[inline]
-    pub fn poll_event(&mut self) -> Option<ClientEvent> {
-        if self.closing != Closing::No || !self.pending_events.is_empty() {
-            return self.poll_rare_event();
-        }
-        self.poll_ended()
-    }
-
-    #[inline]
-    fn poll_ended(&mut self) -> Option<ClientEvent> {
-        let (call, CallEvent { outcome, xid }) = self.table.poll_event()?;
-        Some(ClientEvent::Ended { call, xid, outcome })
-    }
-
-    #[cold]
-    fn poll_rare_event(&mut self) -> Option<ClientEvent> {
-        let is_greeting = matches!(self.phase, Phase::Greeting { .. });
-        if is_greeting && self.is_closing() && self.table.is_idle() {
-            // Nothing waits for the answer.
-            self.drop_connection(CloseReason::Goodbye);
-        }
-        if let Some(resumed) = self.pending_events.connected.take() {
-            return Some(ClientEvent::Connected { resumed });
-        }
-        if let Some(reason) = self.pending_events.disconnect.take() {
-            return Some(ClientEvent::Disconnect(reason));
-        }
-        if let Some(end) = self.pending_events.lost.take() {
-            return Some(ClientEvent::SessionLost(end));
-        }
-        if let Some(ended) = self.poll_ended() {
-            return Some(ended);
-        }
-        if self.closing == Closing::Asked && self.is_closed() {
-            self.closing = Closing::Reported;
-            return Some(ClientEvent::Closed);
-        }
-        None
-    }
-
     /// Whether [`close`](Client::close) is complete.
     pub fn is_closed(&self) -> bool {
         self.is_closing() && self.table.is_idle() && !self.has_connection()
@@ -523,13 +473,6 @@ impl<S: ClientStorage> Client<S> {
         self.phase = Phase::Refused(reason);
         self.table.end_waiting(NotExecuted::SessionRefused);
         debug_assert!(self.table.is_idle());
-    }
-}
-
-impl PendingEvents {
-    #[inline]
-    fn is_empty(&self) -> bool {
-        self.connected.is_none() && self.disconnect.is_none() && self.lost.is_none()
     }
 }
 

@@ -1,9 +1,12 @@
-//! What a client reports: replies, events, its session and its counters.
+//! What a client reports: replies, events and when they come, its session and its counters.
 
+use super::call::CallEvent;
+use super::{Client, Closing, Phase};
 use crate::error::{CloseReason, SessionEnd};
 use crate::ids::{CallId, ServerId, SessionId, Xid};
 use crate::instance::{Instance, Schemas};
 use crate::outcome::Outcome;
+use crate::storage::ClientStorage;
 use crate::text::ServiceName;
 use crate::wire::Grants;
 
@@ -101,4 +104,64 @@ pub struct ClientCounters {
     pub sessions: u64,
     /// Sessions resumed.
     pub resumes: u64,
+}
+
+/// Events that are not about one call.
+#[derive(Debug, Default)]
+#[cfg_attr(feature = "_explore", derive(Clone, Hash))]
+pub(super) struct PendingEvents {
+    pub(super) connected: Option<bool>,
+    pub(super) disconnect: Option<CloseReason>,
+    pub(super) lost: Option<SessionEnd>,
+}
+
+impl PendingEvents {
+    #[inline]
+    fn is_empty(&self) -> bool {
+        self.connected.is_none() && self.disconnect.is_none() && self.lost.is_none()
+    }
+}
+
+impl<S: ClientStorage> Client<S> {
+    /// The next event. Poll until `None` after every `handle_…` call, after a command, and after
+    /// [`poll_transmit`](Client::poll_transmit) has returned `None`: what cannot be sent ends there.
+    #[inline]
+    pub fn poll_event(&mut self) -> Option<ClientEvent> {
+        if self.closing != Closing::No || !self.pending_events.is_empty() {
+            return self.poll_rare_event();
+        }
+        self.poll_ended()
+    }
+
+    #[inline]
+    fn poll_ended(&mut self) -> Option<ClientEvent> {
+        let (call, CallEvent { outcome, xid }) = self.table.poll_event()?;
+        Some(ClientEvent::Ended { call, xid, outcome })
+    }
+
+    #[cold]
+    fn poll_rare_event(&mut self) -> Option<ClientEvent> {
+        let is_greeting = matches!(self.phase, Phase::Greeting { .. });
+        if is_greeting && self.is_closing() && self.table.is_idle() {
+            // Nothing waits for the answer.
+            self.drop_connection(CloseReason::Goodbye);
+        }
+        if let Some(resumed) = self.pending_events.connected.take() {
+            return Some(ClientEvent::Connected { resumed });
+        }
+        if let Some(reason) = self.pending_events.disconnect.take() {
+            return Some(ClientEvent::Disconnect(reason));
+        }
+        if let Some(end) = self.pending_events.lost.take() {
+            return Some(ClientEvent::SessionLost(end));
+        }
+        if let Some(ended) = self.poll_ended() {
+            return Some(ended);
+        }
+        if self.closing == Closing::Asked && self.is_closed() {
+            self.closing = Closing::Reported;
+            return Some(ClientEvent::Closed);
+        }
+        None
+    }
 }

@@ -12,9 +12,11 @@
 //! | `durable.rs` | a durable client's disk, and its death |
 //! | `dialogue.rs` | calls, handlers, and frames that the test plays |
 //! | `delivery.rs` | time, and how bytes move |
+//! | `bare.rs` | a server alone, whose clients are played frame by frame |
 
 #![allow(dead_code, unreachable_pub)]
 
+pub mod bare;
 mod delivery;
 mod dialogue;
 pub mod durable;
