@@ -43,8 +43,11 @@ impl World {
         if let Some(own) = self.peers[p].client.session()
             && own.server != self.ids[h]
         {
-            let number = session_number(own.id) as usize;
-            self.model.sessions[number].excused = true;
+            match self.model.sessions.get_mut(session_number(own.id) as usize) {
+                Some(session) => session.excused = true,
+                // A `Welcome` that was damaged may name any session.
+                None => ensure!(self.peers[p].tainted, "c{p} is in a session that never was"),
+            }
         }
         if let Some(old) = self.peers[p].link.replace(l) {
             self.leave(old);
