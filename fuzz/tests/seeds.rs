@@ -41,3 +41,9 @@ fn a_lease_after_a_restart_with_an_empty_ledger() {
 fn a_lease_that_ends_after_the_clock_went_back() {
     passes(10_436, 3_000);
 }
+
+/// The world's mistake: the client on the damaged link took a session that was never opened.
+#[test]
+fn a_session_named_by_a_damaged_welcome() {
+    passes(48_988, 2_000);
+}
