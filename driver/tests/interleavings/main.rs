@@ -217,7 +217,9 @@ fn close_waits_for_those_who_wait_and_ends() {
             assert!(possible, "{outcome:?}");
             world.judge(0, &outcome);
         });
-        let closes = beside(&world, |world| async move { world.client.close().await });
+        let closes = beside(&world, |world| async move {
+            world.client.close().await;
+        });
         let opens = beside(&world, |world| async move { world.open_gate() });
         all_end([held, closes, opens]);
         close(&world);
