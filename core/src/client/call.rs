@@ -245,13 +245,13 @@ impl<B> CallEntry<B> {
         core::mem::replace(&mut self.caller, Caller::Gone) != Caller::Gone
     }
 
-    /// Whether it is on the list of calls with something to do on this connection.
     /// The calls before and behind it in the queue.
     #[inline]
     pub(super) fn neighbours(&self) -> Links {
         self.queue
     }
 
+    /// Whether it is on the list of calls with something to do on this connection.
     pub(super) fn is_on_todo(&self) -> bool {
         self.todo_links.is_linked()
     }

@@ -139,6 +139,7 @@ impl<S: ClientStorage> CallTable<S> {
         self.events.unlink(&mut self.calls, index);
         if let Some(entry) = self.calls.live_mut(index) {
             entry.event = None;
+            entry.event_xid = None;
         }
         self.release(index);
     }
@@ -147,7 +148,7 @@ impl<S: ClientStorage> CallTable<S> {
     pub(in crate::client) fn poll_event(&mut self) -> Option<(CallId, CallEvent)> {
         let index = self.events.pop_front(&mut self.calls)?;
         let (key, entry) = self.calls.keyed_mut(index)?;
-        let xid = entry.event_xid;
+        let xid = entry.event_xid.take();
         let outcome = entry.event.take();
         debug_assert!(outcome.is_some(), "it was on the list");
         self.release(index);
