@@ -27,6 +27,8 @@ const READS_MAX: u64 = 64;
 pub const READ_TIME: u64 = 20_000;
 /// Bytes that it brings at most.
 const READ_LEN: usize = 4096;
+/// Bytes of frames after which a flood counts as one: a server that ended the connection at its first frame saw none.
+const COUNTED_LEN: usize = 64 << 10;
 /// Calls that a flood of calls has in flight, if it was granted so many slots.
 const IN_FLIGHT: usize = 64;
 
@@ -44,8 +46,9 @@ enum Kind {
 
 /// What is sent.
 enum Source {
-    /// An opening, then a frame again and again.
-    Frames { opening: Vec<u8>, frame: Vec<u8>, at: usize },
+    /// An opening, then, once that is answered, a frame again and again: sent before the `Welcome`, the first of them ends the
+    /// connection.
+    Frames { opening: Vec<u8>, frame: Vec<u8>, at: usize, is_answered: bool },
     /// What a client's machine has to say, which is given this number of calls.
     Machine { machine: Box<core::Client<Heap>>, calls: usize, out: VecDeque<u8>, coming: Vec<u8> },
 }
@@ -53,9 +56,11 @@ enum Source {
 struct FloodStream {
     world: Arc<World>,
     source: Source,
+    /// What it counts as, until it has.
+    uncounted: Option<&'static str>,
     /// Bytes until it ends.
     left: usize,
-    /// What is written to it goes nowhere, or waits for ever.
+    /// What is written to it after the opening was answered goes nowhere, or waits for ever.
     takes: bool,
     reader: Option<Waker>,
     /// Reads in the present turn.
@@ -123,7 +128,7 @@ impl Kind {
                 return Source::Machine { machine, calls, out: VecDeque::new(), coming };
             }
         };
-        Source::Frames { opening: hello(), frame, at: 0 }
+        Source::Frames { opening: hello(), frame, at: 0, is_answered: false }
     }
 
     fn name(self) -> &'static str {
@@ -143,7 +148,10 @@ impl FloodStream {
         let thousands = if world.profile.schedule.policy == Policy::Newest { 300 } else { 3_000 };
         let left = rng.range(100, thousands) as usize * 1_000;
         world.sim.note(|| format!("a {} of {left} bytes", kind.name()));
-        world.count(kind.name());
+        if kind == Kind::Hellos {
+            // The second one ends it.
+            world.count(kind.name());
+        }
         let mut source = kind.source(rng);
         if let Source::Machine { machine, .. } = &mut source {
             machine.handle_connected(Instant::from_nanos(world.sim.now()));
@@ -152,6 +160,7 @@ impl FloodStream {
         FloodStream {
             world: world.clone(),
             source,
+            uncounted: Some(kind.name()).filter(|_| kind != Kind::Hellos),
             left,
             takes,
             reader: None,
@@ -169,6 +178,14 @@ impl FloodStream {
         Ok(())
     }
 
+    fn count_flood(&mut self) {
+        if self.source.is_flood()
+            && let Some(name) = self.uncounted.take()
+        {
+            self.world.count(name);
+        }
+    }
+
     fn now(&self) -> Instant {
         Instant::from_nanos(self.world.sim.now())
     }
@@ -178,15 +195,17 @@ impl Source {
     /// The next bytes; none for now, or ever, if `is_over`.
     fn fill(&mut self, now: Instant, buf: &mut [u8]) -> usize {
         match self {
-            Source::Frames { opening, frame, at } => {
-                for byte in &mut *buf {
-                    *byte = match at.checked_sub(opening.len()) {
-                        None => opening[*at],
-                        Some(at) => frame[at % frame.len()],
-                    };
-                    *at += 1;
-                }
-                buf.len()
+            Source::Frames { opening, frame, at, is_answered } => {
+                let bytes = opening.iter().chain(frame.iter().cycle());
+                let limit = if *is_answered { usize::MAX } else { opening.len() };
+                let start = match at.checked_sub(opening.len()) {
+                    None => *at,
+                    Some(at) => opening.len() + at % frame.len(),
+                };
+                let len = buf.len().min(limit - *at);
+                buf.iter_mut().zip(bytes.skip(start)).take(len).for_each(|(to, byte)| *to = *byte);
+                *at += len;
+                len
             }
             Source::Machine { machine, calls, out, .. } => {
                 while *calls > 0 && machine.is_connected() && machine.pending() < IN_FLIGHT {
@@ -208,6 +227,19 @@ impl Source {
         }
     }
 
+    /// Whether the server has read enough of it.
+    fn is_flood(&self) -> bool {
+        match self {
+            Source::Frames { at, .. } => *at >= COUNTED_LEN,
+            Source::Machine { .. } => self.is_over(),
+        }
+    }
+
+    /// Whether the server has yet to answer the opening.
+    fn is_opening(&self) -> bool {
+        matches!(self, Source::Frames { is_answered: false, .. })
+    }
+
     fn is_over(&self) -> bool {
         match self {
             Source::Frames { .. } => false,
@@ -219,7 +251,13 @@ impl Source {
 
     /// What the server writes.
     fn take(&mut self, now: Instant, bytes: &[u8]) -> io::Result<()> {
-        let Source::Machine { machine, coming, .. } = self else { return Ok(()) };
+        let (machine, coming) = match self {
+            Source::Frames { is_answered, .. } => {
+                *is_answered = true;
+                return Ok(());
+            }
+            Source::Machine { machine, coming, .. } => (machine, coming),
+        };
         coming.extend(bytes);
         loop {
             let taken = machine.handle_data(now, coming);
@@ -242,6 +280,7 @@ impl AsyncRead for FloodStream {
         let this = &mut *self;
         let (now, max) = (this.now(), buf.len().min(READ_LEN).min(this.left));
         let len = this.source.fill(now, &mut buf[..max]);
+        this.count_flood();
         if len == 0 {
             if this.left == 0 || this.source.is_over() {
                 return Poll::Ready(Ok(0));
@@ -262,7 +301,7 @@ impl AsyncWrite for FloodStream {
         _: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if !self.takes {
+        if !self.takes && !self.source.is_opening() {
             return Poll::Pending;
         }
         let now = self.now();
