@@ -4,7 +4,6 @@
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
-use core::cell::Cell;
 use core::fmt::{self, Write as _};
 
 use crate::signature::SignatureTable;
@@ -13,19 +12,67 @@ use crate::types::Primitive;
 
 /// Deeper than a person reads, and than a table from a stranger may lead.
 const DEPTH: u32 = 32;
-/// Longer than a person reads: so many types are named in one text.
-const REFERENCES_MAX: u32 = 4_096;
+/// Longer than a person reads. A table from a stranger may name a type in many places, and give it a long name.
+const LEN_MAX: usize = 64 << 10;
 
 impl fmt::Display for TypeTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Line::write(f, |line| self.write(line))
+    }
+}
+
+impl fmt::Display for SignatureTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Line::write(f, |line| self.write(line))
+    }
+}
+
+/// The text, which is cut where it becomes too long.
+struct Line<'a, 'f> {
+    formatter: &'a mut fmt::Formatter<'f>,
+    /// How many bytes there is room for; `None` once there was too little.
+    left: Option<usize>,
+}
+
+impl<'a, 'f> Line<'a, 'f> {
+    fn write(
+        formatter: &'a mut fmt::Formatter<'f>,
+        text: impl FnOnce(&mut Self) -> fmt::Result,
+    ) -> fmt::Result {
+        let mut line = Line { formatter, left: Some(LEN_MAX) };
+        match text(&mut line) {
+            Err(_) if line.left.is_none() => line.formatter.write_char('…'),
+            written => written,
+        }
+    }
+}
+
+impl fmt::Write for Line<'_, '_> {
+    /// Fails where the text is cut, so that the types that are left are not visited: there may be 2³² of them.
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        text.chars().try_for_each(|letter| {
+            self.left = self.left.and_then(|left| left.checked_sub(letter.len_utf8()));
+            self.left.ok_or(fmt::Error)?;
+            // A name from a stranger may be printed on a terminal.
+            if letter.is_control() {
+                write!(self.formatter, "{}", letter.escape_default())
+            } else {
+                self.formatter.write_char(letter)
+            }
+        })
+    }
+}
+
+impl TypeTable {
+    fn write(&self, f: &mut Line<'_, '_>) -> fmt::Result {
         let labels = Labels::new(&self.nodes);
         labels.reference(self.root, DEPTH, f)?;
         labels.definitions(f)
     }
 }
 
-impl fmt::Display for SignatureTable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl SignatureTable {
+    fn write(&self, f: &mut Line<'_, '_>) -> fmt::Result {
         let labels = Labels::new(&self.nodes);
         f.write_char('(')?;
         match self.nodes.get(self.arguments) {
@@ -52,7 +99,6 @@ impl fmt::Display for SignatureTable {
 struct Labels<'t> {
     nodes: &'t Nodes,
     numbers: BTreeMap<Index, u32>,
-    left: Cell<u32>,
 }
 
 impl<'t> Labels<'t> {
@@ -66,14 +112,12 @@ impl<'t> Labels<'t> {
                 numbers.insert(index, *count);
             }
         }
-        Labels { nodes, numbers, left: Cell::new(REFERENCES_MAX) }
+        Labels { nodes, numbers }
     }
 
     /// A type where another one has it.
-    fn reference(&self, index: Index, depth: u32, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let depth = depth.checked_sub(1).zip(self.left.get().checked_sub(1));
-        let Some((depth, left)) = depth else { return f.write_char('…') };
-        self.left.set(left);
+    fn reference(&self, index: Index, depth: u32, f: &mut Line<'_, '_>) -> fmt::Result {
+        let Some(depth) = depth.checked_sub(1) else { return f.write_char('…') };
         match self.nodes.get(index) {
             Node::Primitive(primitive) => f.write_str(primitive.name()),
             Node::Option(of) => self.generic("Option", &[*of], depth, f),
@@ -89,13 +133,7 @@ impl<'t> Labels<'t> {
         }
     }
 
-    fn named(
-        &self,
-        index: Index,
-        name: &Name,
-        depth: u32,
-        f: &mut fmt::Formatter<'_>,
-    ) -> fmt::Result {
+    fn named(&self, index: Index, name: &Name, depth: u32, f: &mut Line<'_, '_>) -> fmt::Result {
         self.generic(&name.name, &name.parameters, depth, f)?;
         match self.numbers.get(&index) {
             Some(number) if *number > 1 => write!(f, "#{number}"),
@@ -108,7 +146,7 @@ impl<'t> Labels<'t> {
         name: &str,
         parameters: &[Index],
         depth: u32,
-        f: &mut fmt::Formatter<'_>,
+        f: &mut Line<'_, '_>,
     ) -> fmt::Result {
         f.write_str(name)?;
         if !parameters.is_empty() {
@@ -119,7 +157,7 @@ impl<'t> Labels<'t> {
         Ok(())
     }
 
-    fn list(&self, types: &[Index], depth: u32, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn list(&self, types: &[Index], depth: u32, f: &mut Line<'_, '_>) -> fmt::Result {
         for (at, of) in types.iter().enumerate() {
             separate(", ", at, f)?;
             self.reference(*of, depth, f)?;
@@ -127,14 +165,14 @@ impl<'t> Labels<'t> {
         Ok(())
     }
 
-    fn tuple(&self, types: &[Index], depth: u32, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn tuple(&self, types: &[Index], depth: u32, f: &mut Line<'_, '_>) -> fmt::Result {
         f.write_char('(')?;
         self.list(types, depth, f)?;
         f.write_str(if types.len() == 1 { ",)" } else { ")" })
     }
 
     /// What the types with names are.
-    fn definitions(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn definitions(&self, f: &mut Line<'_, '_>) -> fmt::Result {
         let mut at = 0;
         for index in 0..self.nodes.len() as Index {
             let node = self.nodes.get(index);
@@ -165,7 +203,7 @@ impl<'t> Labels<'t> {
         Ok(())
     }
 
-    fn variant(&self, variant: &NodeVariant, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn variant(&self, variant: &NodeVariant, f: &mut Line<'_, '_>) -> fmt::Result {
         f.write_str(&variant.name)?;
         match &variant.fields {
             NodeFields::Unnamed(fields) if fields.is_empty() => Ok(()),
@@ -178,7 +216,7 @@ impl<'t> Labels<'t> {
         }
     }
 
-    fn fields(&self, fields: &[(String, Index)], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn fields(&self, fields: &[(String, Index)], f: &mut Line<'_, '_>) -> fmt::Result {
         f.write_char('{')?;
         for (at, (name, of)) in fields.iter().enumerate() {
             separate(", ", at, f)?;
@@ -189,7 +227,7 @@ impl<'t> Labels<'t> {
     }
 }
 
-fn separate(by: &str, at: usize, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+fn separate(by: &str, at: usize, f: &mut Line<'_, '_>) -> fmt::Result {
     if at == 0 { Ok(()) } else { f.write_str(by) }
 }
 

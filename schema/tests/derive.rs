@@ -240,6 +240,15 @@ fn a_description_from_a_stranger_is_printed_within_bounds() {
     let table: TypeTable = postcard::from_bytes(&table).unwrap();
     assert_eq!(table.to_string(), "A where A = A");
     table.hash();
+    // A thousand of a type with a name of ten thousand bytes.
+    let table = (2u8, (5u8, vec![1u8; 1_000]), (6u8, "A".repeat(10_000), 0u8, 0u8, 0u8), 0u8);
+    let table: TypeTable = postcard::from_bytes(&postcard::to_stdvec(&table).unwrap()).unwrap();
+    let text = table.to_string();
+    assert!(text.starts_with("(AAAA") && text.ends_with("A…") && text.len() < 100_000, "{text}");
+    // What a terminal would obey.
+    let table = postcard::to_stdvec(&(1u8, (6u8, "A\u{1b}[2J\n", 0u8, 0u8, 0u8), 0u8)).unwrap();
+    let table: TypeTable = postcard::from_bytes(&table).unwrap();
+    assert_eq!(table.to_string(), "A\\u{1b}[2J\\n where A\\u{1b}[2J\\n = ()");
 }
 
 #[test]

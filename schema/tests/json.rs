@@ -230,6 +230,43 @@ fn nesting_has_an_end() {
     }
 }
 
+/// This description, from a stranger.
+fn received(table: impl Serialize) -> TypeTable {
+    postcard::from_bytes(&postcard::to_stdvec(&table).unwrap()).unwrap()
+}
+
+/// Searching a type for each value would take minutes.
+#[test]
+fn a_strangers_type_of_many_parts_is_not_searched_for_each_value() {
+    const COUNT: usize = 100_000;
+    let names = || (0..COUNT).map(|number| format!("n{number}"));
+    // Of variants without fields, and of fields that are units.
+    let one = (7u8, "Enum", 0u8, names().map(|name| (name, 0u8, 0u8)).collect::<Vec<_>>());
+    let all = (6u8, "Struct", 0u8, 1u8, names().map(|name| (name, 1u8)).collect::<Vec<_>>());
+    let unit = (0u8, 0u8);
+    let maps = received((4u8, &one, unit, (3u8, 0u8, 1u8), (2u8, 2u8), 3u8));
+    let bytes = postcard::to_stdvec(&vec![0u8; COUNT]).unwrap();
+    let json = format!("[{}{{}}]", "{},".repeat(COUNT - 1));
+    assert_eq!(maps.to_json(&bytes, LIMITS).as_deref(), Ok(&*json));
+    assert_eq!(maps.to_postcard(&json, LIMITS), Ok(bytes));
+    let variants = received((2u8, &one, (2u8, 0u8), 1u8));
+    let json = serde_json::to_string(&vec![names().last().unwrap(); COUNT]).unwrap();
+    let bytes = postcard::to_stdvec(&vec![COUNT as u32 - 1; COUNT]).unwrap();
+    assert_eq!(variants.to_postcard(&json, LIMITS), Ok(bytes));
+    let fields = received((2u8, &all, unit, 0u8));
+    let json: Vec<_> = names().rev().map(|name| format!("\"{name}\":null")).collect();
+    assert_eq!(fields.to_postcard(&format!("{{{}}}", json.join(",")), LIMITS), Ok(vec![]));
+}
+
+#[test]
+fn the_place_of_an_error_is_short() {
+    let field = ("x".repeat(10_000), 1u8);
+    let table = received((2u8, (6u8, "A", 0u8, 1u8, [1u8], field), (2u8, 0u8), 0u8));
+    let error = table.to_json(&[1; 200], LIMITS).unwrap_err();
+    assert!(error.to_string().contains("nested deeper"));
+    assert!(error.place().len() < 20_000);
+}
+
 #[test]
 fn what_is_long_in_memory_and_short_on_the_wire_is_refused_at_once() {
     let units = [&[0x80; 9][..], &[1]].concat();
@@ -239,7 +276,7 @@ fn what_is_long_in_memory_and_short_on_the_wire_is_refused_at_once() {
     // Names of fields are not on the wire.
     #[derive(Schema)]
     #[schema(crate = oncewire_schema)]
-    #[allow(dead_code)]
+    #[expect(dead_code, reason = "only its description is used")]
     struct Named {
         a_field_with_a_long_name: (),
     }

@@ -1,9 +1,11 @@
 //! What is written while JSON is read.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::Limits;
-use super::path::{Path, too_long};
+use super::path::{Keys, Path, too_long};
 use crate::table::{Index, Node, NodeVariant, Nodes};
 use crate::types::Primitive;
 
@@ -12,9 +14,23 @@ pub(super) struct Reader<'t> {
     pub(super) limits: Limits,
     pub(super) postcard: Vec<u8>,
     pub(super) path: Path<'t>,
+    pub(super) keys: Keys,
+    /// The variants' numbers by their names, of each enum that was read.
+    variants: BTreeMap<Index, BTreeMap<&'t str, usize>>,
 }
 
 impl<'t> Reader<'t> {
+    pub(super) fn new(nodes: &'t Nodes, limits: Limits) -> Reader<'t> {
+        Reader {
+            nodes,
+            limits,
+            postcard: Vec::new(),
+            path: Path::default(),
+            keys: Keys::default(),
+            variants: BTreeMap::new(),
+        }
+    }
+
     pub(super) fn push<E: serde::de::Error>(&mut self, value: impl Serialize) -> Result<(), E> {
         let bytes = postcard::to_allocvec(&value).map_err(E::custom)?;
         self.push_bytes(&bytes)
@@ -59,19 +75,29 @@ impl<'t> Reader<'t> {
         }
     }
 
+    /// The variant of this name, of an enum in the table.
     pub(super) fn push_variant<E: serde::de::Error>(
         &mut self,
+        index: Index,
         variants: &'t [NodeVariant],
         name: &str,
     ) -> Result<&'t NodeVariant, E> {
-        let number = variants.iter().position(|variant| variant.name == name);
-        let Some(number) = number else {
+        let numbers = self
+            .variants
+            .entry(index)
+            .or_insert_with(|| places(variants.iter().map(|variant| variant.name.as_str())));
+        let Some(number) = numbers.get(name).copied() else {
             let names = variants.iter().map(|variant| variant.name.as_str());
             return Err(unknown("variant", name, names));
         };
         self.push(number as u32)?;
         Ok(&variants[number])
     }
+}
+
+/// Where in their order the parts of these names are. Searching for each would take too long in a type from a stranger.
+pub(super) fn places<'t>(names: impl Iterator<Item = &'t str>) -> BTreeMap<&'t str, usize> {
+    names.enumerate().map(|(place, name)| (name, place)).collect()
 }
 
 pub(super) fn unknown<'t, E: serde::de::Error>(
@@ -101,7 +127,8 @@ pub(super) fn push_key<E: serde::de::Error>(
         };
     }
     let nodes = reader.nodes;
-    match nodes.get(nodes.resolve(index)) {
+    let index = nodes.resolve(index);
+    match nodes.get(index) {
         Node::Primitive(primitive) => match primitive {
             Primitive::String => reader.push_str(text),
             Primitive::Bool => number!(bool),
@@ -118,7 +145,7 @@ pub(super) fn push_key<E: serde::de::Error>(
             Primitive::Char => number!(char),
             Primitive::Unit | Primitive::F32 | Primitive::F64 => Err(E::custom("no key")),
         },
-        Node::Enum(_, variants) => reader.push_variant(variants, text).map(|_| ()),
+        Node::Enum(_, variants) => reader.push_variant(index, variants, text).map(|_| ()),
         _ => Err(E::custom("no key")),
     }
 }

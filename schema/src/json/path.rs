@@ -1,5 +1,6 @@
 //! Where in a value something is wrong; and what both directions must see alike.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::json::Error;
@@ -28,8 +29,14 @@ impl<'t> Path<'t> {
     }
 
     pub(super) fn error(&self, reason: String) -> Error {
+        /// Longer than a person reads. A name from a stranger may be long, and come on each level.
+        const LEN_MAX: usize = 4 << 10;
         let mut place = String::new();
         for step in &self.0 {
+            if place.len() > LEN_MAX {
+                place.push('…');
+                break;
+            }
             let _ = match step {
                 Step::Name(name) if place.is_empty() => write!(place, "{name}"),
                 Step::Name(name) => write!(place, ".{name}"),
@@ -57,15 +64,25 @@ impl Nodes {
             _ => false,
         }
     }
+}
 
+/// The enums of which it is known whether a map's keys may be their values: an enum from a stranger may have more variants
+/// than anything has time to look at for each map, which may be one byte.
+#[derive(Default)]
+pub(super) struct Keys(BTreeMap<Index, bool>);
+
+impl Keys {
     /// Whether a map with such keys is an object.
-    pub(super) fn is_key(&self, index: Index) -> bool {
-        match self.get(self.resolve(index)) {
+    pub(super) fn contains(&mut self, nodes: &Nodes, index: Index) -> bool {
+        let index = nodes.resolve(index);
+        match nodes.get(index) {
             Node::Primitive(primitive) => {
                 !matches!(primitive, Primitive::Unit | Primitive::F32 | Primitive::F64)
             }
-            Node::Enum(_, variants) => variants.iter().all(|variant| {
-                matches!(&variant.fields, NodeFields::Unnamed(fields) if fields.is_empty())
+            Node::Enum(_, variants) => *self.0.entry(index).or_insert_with(|| {
+                variants.iter().all(|variant| {
+                    matches!(&variant.fields, NodeFields::Unnamed(fields) if fields.is_empty())
+                })
             }),
             _ => false,
         }

@@ -12,8 +12,8 @@ use serde::de::{
 };
 use serde_json::value::RawValue;
 
-use super::output::{Reader, push_key, unknown};
-use super::path::{Path, Step, too_deep};
+use super::output::{Reader, places, push_key, unknown};
+use super::path::{Step, too_deep};
 use super::{Error, Limits};
 use crate::table::{Index, Node, NodeFields, NodeVariant, Nodes};
 use crate::types::Primitive;
@@ -66,7 +66,7 @@ fn whole<'t>(
     limits: Limits,
     what: What<'_, 't>,
 ) -> Result<Vec<u8>, Error> {
-    let mut reader = Reader { nodes, limits, postcard: Vec::new(), path: Path::default() };
+    let mut reader = Reader::new(nodes, limits);
     let mut json = serde_json::Deserializer::from_str(json);
     let part = Part { reader: &mut reader, what, depth: limits.depth_max };
     match part.deserialize(&mut json).and_then(|()| json.end()) {
@@ -144,7 +144,9 @@ impl<'r, 't> Part<'r, '_, 't> {
         match node {
             Node::Primitive(primitive) => self.primitive(*primitive, json),
             Node::Option(_) => json.deserialize_option(self),
-            Node::Map(key, _) if nodes.is_key(*key) => json.deserialize_map(self),
+            Node::Map(key, _) if self.reader.keys.contains(nodes, *key) => {
+                json.deserialize_map(self)
+            }
             Node::Sequence(_) | Node::Map(..) | Node::Array(..) => json.deserialize_seq(self),
             Node::Tuple(elements) => self.seen_as(What::Elements(elements)).deserialize(json),
             Node::Struct(_, NodeFields::Unnamed(fields)) => match fields[..] {
@@ -298,7 +300,7 @@ impl<'de, 't> Visitor<'de> for Part<'_, '_, 't> {
             return Err(A::Error::custom("no variant was expected"));
         };
         let (variant, content) =
-            json.variant_seed(VariantName { reader: &mut *self.reader, variants })?;
+            json.variant_seed(VariantName { reader: &mut *self.reader, index, variants })?;
         let part = self.part(Step::Name(&variant.name), What::Value(index));
         match &variant.fields {
             NodeFields::Unnamed(fields) => match fields[..] {
@@ -403,8 +405,9 @@ impl<'t> Part<'_, '_, 't> {
         let begin = self.reader.postcard.len();
         let mut written: Vec<Option<Range<usize>>> = vec![None; fields.len()];
         let mut in_order = 0;
+        let places = places(fields.iter().map(|(name, _)| *name));
         while let Some(name) = entries.next_key::<Cow<'de, str>>()? {
-            let Some(at) = fields.iter().position(|(field, _)| *field == name) else {
+            let Some(at) = places.get(&*name).copied() else {
                 return Err(unknown("field", &name, fields.iter().map(|(field, _)| *field)));
             };
             if written[at].is_some() {
@@ -436,6 +439,7 @@ impl<'t> Part<'_, '_, 't> {
 /// The name of a variant.
 struct VariantName<'r, 't> {
     reader: &'r mut Reader<'t>,
+    index: Index,
     variants: &'t [NodeVariant],
 }
 
@@ -455,6 +459,6 @@ impl<'t> Visitor<'_> for VariantName<'_, 't> {
     }
 
     fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Self::Value, E> {
-        self.reader.push_variant(self.variants, name)
+        self.reader.push_variant(self.index, self.variants, name)
     }
 }

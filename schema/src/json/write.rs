@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::path::{Path, Step, too_deep, too_long};
+use super::path::{Keys, Path, Step, too_deep, too_long};
 use super::{Error, Limits};
 use crate::table::{Index, Node, NodeFields, NodeVariant, Nodes};
 use crate::types::Primitive;
@@ -46,8 +46,14 @@ fn whole<'t>(
     limits: Limits,
     write: impl FnOnce(&mut Writer<'t, '_>) -> Result<(), Failed>,
 ) -> Result<String, Error> {
-    let mut writer =
-        Writer { nodes, limits, rest: postcard, json: String::new(), path: Path::default() };
+    let mut writer = Writer {
+        nodes,
+        limits,
+        rest: postcard,
+        json: String::new(),
+        path: Path::default(),
+        keys: Keys::default(),
+    };
     let written = write(&mut writer).and_then(|()| match writer.rest.len() {
         0 => Ok(()),
         len => Err(format!("{len} bytes are left behind the value")),
@@ -65,6 +71,7 @@ struct Writer<'t, 'v> {
     rest: &'v [u8],
     json: String,
     path: Path<'t>,
+    keys: Keys,
 }
 
 impl<'t, 'v> Writer<'t, 'v> {
@@ -241,7 +248,7 @@ impl<'t, 'v> Writer<'t, 'v> {
 
     fn map(&mut self, key: Index, value: Index, depth: u32) -> Result<(), Failed> {
         let count = self.take_count()?;
-        let is_object = self.nodes.is_key(key);
+        let is_object = self.keys.contains(self.nodes, key);
         self.text(if is_object { "{" } else { "[" })?;
         for at in 0..count {
             self.separate(at as usize)?;
