@@ -17,6 +17,28 @@
 //! What comes from a stranger may be converted, in either direction, with a description from a stranger as well: see
 //! [`Limits`].
 
+/// What is done with a primitive: the same macro, with the type, for those that `serde_json` and postcard treat alike, and what
+/// is said for the others.
+macro_rules! by_primitive {
+    ($primitive:expr, $plain:ident, { $($others:tt)* }) => {
+        match $primitive {
+            Primitive::Bool => $plain!(bool),
+            Primitive::I8 => $plain!(i8),
+            Primitive::I16 => $plain!(i16),
+            Primitive::I32 => $plain!(i32),
+            Primitive::I64 => $plain!(i64),
+            Primitive::I128 => $plain!(i128),
+            Primitive::U8 => $plain!(u8),
+            Primitive::U16 => $plain!(u16),
+            Primitive::U32 => $plain!(u32),
+            Primitive::U64 => $plain!(u64),
+            Primitive::U128 => $plain!(u128),
+            Primitive::Char => $plain!(char),
+            $($others)*
+        }
+    };
+}
+
 mod output;
 mod path;
 mod read;

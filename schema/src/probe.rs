@@ -2,7 +2,6 @@
 
 /// See above.
 #[doc(hidden)]
-#[allow(missing_docs)]
 pub mod __private {
     use core::fmt;
     use core::marker::PhantomData;

@@ -57,7 +57,7 @@ pub enum Type {
 
 /// A value without parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[allow(missing_docs)] // Their names are what they are.
+#[expect(missing_docs, reason = "their names are what they are")]
 pub enum Primitive {
     /// Nothing: no byte.
     Unit,

@@ -235,10 +235,10 @@ fn received(table: impl Serialize) -> TypeTable {
     postcard::from_bytes(&postcard::to_stdvec(&table).unwrap()).unwrap()
 }
 
-/// Searching a type for each value would take minutes.
+/// Searching a type for each value would take a minute.
 #[test]
 fn a_strangers_type_of_many_parts_is_not_searched_for_each_value() {
-    const COUNT: usize = 100_000;
+    const COUNT: usize = 30_000;
     let names = || (0..COUNT).map(|number| format!("n{number}"));
     // Of variants without fields, and of fields that are units.
     let one = (7u8, "Enum", 0u8, names().map(|name| (name, 0u8, 0u8)).collect::<Vec<_>>());
@@ -250,7 +250,7 @@ fn a_strangers_type_of_many_parts_is_not_searched_for_each_value() {
     assert_eq!(maps.to_json(&bytes, LIMITS).as_deref(), Ok(&*json));
     assert_eq!(maps.to_postcard(&json, LIMITS), Ok(bytes));
     let variants = received((2u8, &one, (2u8, 0u8), 1u8));
-    let json = serde_json::to_string(&vec![names().last().unwrap(); COUNT]).unwrap();
+    let json = serde_json::to_string(&vec![names().next_back().unwrap(); COUNT]).unwrap();
     let bytes = postcard::to_stdvec(&vec![COUNT as u32 - 1; COUNT]).unwrap();
     assert_eq!(variants.to_postcard(&json, LIMITS), Ok(bytes));
     let fields = received((2u8, &all, unit, 0u8));

@@ -117,7 +117,7 @@ pub(super) fn push_key<E: serde::de::Error>(
     index: Index,
     text: &str,
 ) -> Result<(), E> {
-    macro_rules! number {
+    macro_rules! parsed {
         ($of:ty) => {
             match text.parse::<$of>() {
                 // No sign or zero that is not needed: two texts are two keys.
@@ -129,22 +129,10 @@ pub(super) fn push_key<E: serde::de::Error>(
     let nodes = reader.nodes;
     let index = nodes.resolve(index);
     match nodes.get(index) {
-        Node::Primitive(primitive) => match primitive {
+        Node::Primitive(primitive) => by_primitive!(primitive, parsed, {
             Primitive::String => reader.push_str(text),
-            Primitive::Bool => number!(bool),
-            Primitive::I8 => number!(i8),
-            Primitive::I16 => number!(i16),
-            Primitive::I32 => number!(i32),
-            Primitive::I64 => number!(i64),
-            Primitive::I128 => number!(i128),
-            Primitive::U8 => number!(u8),
-            Primitive::U16 => number!(u16),
-            Primitive::U32 => number!(u32),
-            Primitive::U64 => number!(u64),
-            Primitive::U128 => number!(u128),
-            Primitive::Char => number!(char),
             Primitive::Unit | Primitive::F32 | Primitive::F64 => Err(E::custom("no key")),
-        },
+        }),
         Node::Enum(_, variants) => reader.push_variant(index, variants, text).map(|_| ()),
         _ => Err(E::custom("no key")),
     }

@@ -99,25 +99,14 @@ impl<'r, 't> Part<'r, '_, 't> {
         primitive: Primitive,
         json: D,
     ) -> Result<(), D::Error> {
-        macro_rules! number {
+        macro_rules! plain {
             ($of:ty) => {{
                 let value = <$of>::deserialize(json)?;
                 self.reader.push(value)
             }};
         }
-        match primitive {
+        by_primitive!(primitive, plain, {
             Primitive::Unit => <()>::deserialize(json),
-            Primitive::Bool => number!(bool),
-            Primitive::I8 => number!(i8),
-            Primitive::I16 => number!(i16),
-            Primitive::I32 => number!(i32),
-            Primitive::I64 => number!(i64),
-            Primitive::I128 => number!(i128),
-            Primitive::U8 => number!(u8),
-            Primitive::U16 => number!(u16),
-            Primitive::U32 => number!(u32),
-            Primitive::U64 => number!(u64),
-            Primitive::U128 => number!(u128),
             Primitive::F32 => {
                 let value = float(json, f32::is_finite, |special| special as f32)?;
                 self.reader.push(value)
@@ -126,9 +115,8 @@ impl<'r, 't> Part<'r, '_, 't> {
                 let value = float(json, f64::is_finite, |special| special)?;
                 self.reader.push(value)
             }
-            Primitive::Char => number!(char),
             Primitive::String => json.deserialize_str(self),
-        }
+        })
     }
 
     fn value<'de, D: Deserializer<'de>>(mut self, index: Index, json: D) -> Result<(), D::Error> {

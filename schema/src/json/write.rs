@@ -107,11 +107,6 @@ impl<'t, 'v> Writer<'t, 'v> {
         Ok(())
     }
 
-    fn number<T: Deserialize<'v> + Serialize>(&mut self) -> Result<(), Failed> {
-        let value: T = self.take()?;
-        self.json(&value)
-    }
-
     /// As `serde_json` writes it.
     fn json(&mut self, value: &(impl Serialize + ?Sized)) -> Result<(), Failed> {
         let text = serde_json::to_string(value).map_err(|error| error.to_string())?;
@@ -152,19 +147,14 @@ impl<'t, 'v> Writer<'t, 'v> {
     }
 
     fn primitive(&mut self, primitive: Primitive) -> Result<(), Failed> {
-        match primitive {
+        macro_rules! plain {
+            ($of:ty) => {{
+                let value: $of = self.take()?;
+                self.json(&value)
+            }};
+        }
+        by_primitive!(primitive, plain, {
             Primitive::Unit => self.text("null"),
-            Primitive::Bool => self.number::<bool>(),
-            Primitive::I8 => self.number::<i8>(),
-            Primitive::I16 => self.number::<i16>(),
-            Primitive::I32 => self.number::<i32>(),
-            Primitive::I64 => self.number::<i64>(),
-            Primitive::I128 => self.number::<i128>(),
-            Primitive::U8 => self.number::<u8>(),
-            Primitive::U16 => self.number::<u16>(),
-            Primitive::U32 => self.number::<u32>(),
-            Primitive::U64 => self.number::<u64>(),
-            Primitive::U128 => self.number::<u128>(),
             Primitive::F32 => {
                 let value: f32 = self.take()?;
                 if value.is_finite() { self.json(&value) } else { self.no_number(value.into()) }
@@ -173,7 +163,6 @@ impl<'t, 'v> Writer<'t, 'v> {
                 let value: f64 = self.take()?;
                 if value.is_finite() { self.json(&value) } else { self.no_number(value) }
             }
-            Primitive::Char => self.number::<char>(),
             Primitive::String => {
                 let text: &str = self.take()?;
                 // Before it is escaped: that may make it six times as long.
@@ -182,7 +171,7 @@ impl<'t, 'v> Writer<'t, 'v> {
                 }
                 self.json(text)
             }
-        }
+        })
     }
 
     fn no_number(&mut self, value: f64) -> Result<(), Failed> {
