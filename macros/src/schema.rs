@@ -5,11 +5,13 @@ mod rename;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
+
 use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{Data, DeriveInput, Field, Fields, GenericParam, Generics, Type, parse_quote};
+use syn::{Data, DeriveInput, Field, Fields, GenericParam, Generics, Ident, Type, parse_quote};
 
 use crate::errors::Errors;
 use attributes::{Container, FieldAttributes, VariantAttributes};
@@ -76,10 +78,12 @@ fn body(input: &DeriveInput, container: &Container, errors: &mut Errors) -> Toke
             quote!(#library::Shape::Struct(#fields))
         }
         Data::Enum(data) => {
+            let mut names = HashSet::new();
             let variants = data.variants.iter().map(|variant| {
                 let attributes = VariantAttributes::new(&variant.attrs, errors);
                 let name = variant.ident.unraw().to_string();
                 let name = attributes.rename.unwrap_or_else(|| container.variant_name(&name));
+                distinct(&name, &variant.ident, &mut names, errors);
                 let case = attributes.rename_all.or(container.rename_all_fields);
                 let fields = fields(&variant.fields, case, library, errors);
                 quote!(#library::Variant { name: #name, fields: #fields })
@@ -130,22 +134,35 @@ fn fields(
             quote!(#library::Fields::Unnamed(&[#(#links),*]))
         }
         Fields::Named(named) => {
+            let mut names = HashSet::new();
             let fields = named.named.iter().filter_map(|field| {
                 let attributes = FieldAttributes::new(&field.attrs, errors);
                 if attributes.skip.is_some() {
                     return None;
                 }
-                let name = field.ident.as_ref()?.unraw().to_string();
+                let place = field.ident.as_ref()?;
+                let name = place.unraw().to_string();
                 let name = match &attributes.rename {
                     Some(name) => name.clone(),
                     None => case.map_or(name.clone(), |case| case.of_field(&name)),
                 };
+                distinct(&name, place, &mut names, errors);
                 let link = link(field, &attributes, library);
                 Some(quote!(#library::Field { name: #name, of: #link }))
             });
             let fields: Vec<_> = fields.collect();
             quote!(#library::Fields::Named(&[#(#fields),*]))
         }
+    }
+}
+
+/// A description with two parts of one name is refused where it is received.
+fn distinct(name: &str, place: &Ident, names: &mut HashSet<String>, errors: &mut Errors) {
+    if !names.insert(name.to_owned()) {
+        errors.at(
+            place,
+            format!("`{name}` is the name of another one too: JSON could not tell them apart"),
+        );
     }
 }
 

@@ -22,11 +22,11 @@ const REFUSED: [(&str, &str); 12] = [
     ("content", "postcard has no field for a variant's content. Leave `content` out"),
     (
         "flatten",
-        "postcard does not write names, so that nothing can be told from a flattened field: make it a field of its own",
+        "postcard does not write names, so a reader cannot see where a flattened field ends: make it a field of its own",
     ),
     (
         "skip_serializing_if",
-        "postcard does not write names, so that whoever reads does not notice a field that is missing: write it always",
+        "postcard does not write names, so a reader does not notice that a field is missing: write it always",
     ),
     (
         "skip_serializing",
@@ -36,7 +36,7 @@ const REFUSED: [(&str, &str); 12] = [
         "skip_deserializing",
         "a field that is written and not read shifts all behind it: use `skip`, which does neither",
     ),
-    ("other", "a variant that stands for all others loses what was sent: leave `other` out"),
+    ("other", "a variant that replaces all unknown ones loses what was sent: leave `other` out"),
     ("remote", "implement `Schema` by hand for the type that has `remote`'s fields"),
     ("getter", "implement `Schema` by hand for the type that has these fields"),
     ("field_identifier", "postcard does not write names"),
@@ -137,6 +137,9 @@ pub(super) struct VariantAttributes {
 impl VariantAttributes {
     pub(super) fn new(attributes: &[Attribute], errors: &mut Errors) -> VariantAttributes {
         let (mut rename, mut rename_all) = (None, None);
+        each("schema", attributes, errors, |meta, _| {
+            Err(meta.error("for a variant there is nothing to say: say it of its fields"))
+        });
         each("serde", attributes, errors, |meta, errors| {
             match name(&meta).as_str() {
                 "rename" => rename = one_name(&meta)?,

@@ -44,6 +44,9 @@ fn what_postcard_cannot_carry_is_an_error_that_says_why() {
     one("#[serde(rename_all = \"Camel\")] struct A { b: u8 }", "no such case");
     one("#[serde(from = \"u8\")] struct A { b: u8 }", "read as one type");
     one("#[serde(news)] struct A { b: u8 }", "not known");
+    one("enum A { #[schema(as = String)] B(C) }", "say it of its fields");
+    one("struct A { b: u8, #[serde(rename = \"b\")] c: u8 }", "`b` is the name of another");
+    one("#[serde(rename_all = \"lowercase\")] enum A { Bc, BC }", "`bc` is the name of another");
     one("#[schema(like = u8)] struct A { b: u8 }", "`as = …`");
 }
 
