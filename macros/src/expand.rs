@@ -4,8 +4,7 @@
 //! `Context` is never taken for another. The user's own types keep the spans at which they were written, so that the compiler
 //! reports there what they lack.
 //!
-//! A program may use the client alone, or the server's side, or the constants: nothing of it is reported as dead code, the
-//! trait itself included. Compilers differ in what of it they would report.
+//! What of it a program does not use is not reported: see [`may_be_unused`].
 
 use proc_macro2::{Group, Ident, Span, TokenStream, TokenTree};
 use quote::{format_ident, quote, quote_spanned};
@@ -36,7 +35,30 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
     quote!(#methods #client #durable_client #server)
 }
 
+/// For each item, and the trait itself: a program may use the client alone, or the server's side, or the constants, and which
+/// of the rest would be reported differs between compilers. On one enclosing item it is not possible: they are beside the
+/// trait.
+pub(crate) fn may_be_unused() -> TokenStream {
+    quote!(#[allow(dead_code, reason = "a program may use only a part of a service")])
+}
+
+/// What a deprecated method's own code refers to.
+fn may_be_deprecated() -> TokenStream {
+    quote!(#[allow(deprecated, reason = "a deprecated method is called and offered as the others are")])
+}
+
+/// What calls the methods.
+fn calls_attributes() -> TokenStream {
+    let (unused, deprecated) = (may_be_unused(), may_be_deprecated());
+    quote! {
+        #unused
+        #deprecated
+        #[allow(clippy::too_many_arguments, reason = "as many as the method has")]
+    }
+}
+
 fn methods(service: &Service, names: &Names) -> TokenStream {
+    let (unused, deprecated) = (may_be_unused(), may_be_deprecated());
     let Service { visibility, trait_name, library, methods } = service;
     let name = &names.methods;
     let doc = format!(
@@ -54,11 +76,12 @@ fn methods(service: &Service, names: &Names) -> TokenStream {
     });
     quote! {
         #[doc = #doc]
-        #[allow(dead_code)]
+        #unused
         #[derive(Clone, Copy, Debug)]
         #visibility struct #name;
 
-        #[allow(dead_code, deprecated)]
+        #unused
+        #deprecated
         impl #name {
             #(#constants)*
 
@@ -69,12 +92,12 @@ fn methods(service: &Service, names: &Names) -> TokenStream {
             }
         }
 
-        #[allow(deprecated)]
+        #deprecated
         const _: () = {
             #(#checks)*
         };
 
-        #[allow(deprecated)]
+        #deprecated
         const _: () = ::core::assert!(
             #library::__private::are_distinct(&[#(#ids),*]),
             "two methods of this service have names with the same number: rename one",
@@ -118,7 +141,7 @@ fn constant(method: &Method, service: &Service) -> TokenStream {
     // Of types that all have a schema. It is asked for and not required, so that it is no error where one has none.
     let signature = quote! {
         .with_signature(#library::__private::signature(&[#(#parameters),*], {
-            #[allow(unused_imports)]
+            #[allow(unused_imports, reason = "it is for a type without a schema")]
             use #library::__private::WithoutSchema as _;
             #library::__private::Probe::<#types, #reply>::LINKS
         }))
@@ -133,6 +156,7 @@ fn constant(method: &Method, service: &Service) -> TokenStream {
 }
 
 fn client(service: &Service, names: &Names) -> TokenStream {
+    let (unused, attributes) = (may_be_unused(), calls_attributes());
     let Service { visibility, trait_name, library, methods } = service;
     let (name, constants) = (&names.client, &names.methods);
     let doc =
@@ -162,11 +186,11 @@ fn client(service: &Service, names: &Names) -> TokenStream {
     });
     quote! {
         #[doc = #doc]
-        #[allow(dead_code)]
+        #unused
         #[derive(Clone, Debug)]
         #visibility struct #name(#[doc = "Makes the calls."] #visibility #library::Client);
 
-        #[allow(dead_code, deprecated, clippy::too_many_arguments)]
+        #attributes
         impl #name { #(#calls)* }
 
         impl ::core::convert::From<#library::Client> for #name {
@@ -178,6 +202,7 @@ fn client(service: &Service, names: &Names) -> TokenStream {
 }
 
 fn durable_client(service: &Service, names: &Names) -> TokenStream {
+    let (unused, attributes) = (may_be_unused(), calls_attributes());
     let Service { visibility, trait_name, library, methods } = service;
     let (name, constants) = (&names.durable_client, &names.methods);
     let doc = format!(
@@ -203,11 +228,11 @@ fn durable_client(service: &Service, names: &Names) -> TokenStream {
     });
     quote! {
         #[doc = #doc]
-        #[allow(dead_code)]
+        #unused
         #[derive(Clone, Debug)]
         #visibility struct #name(#[doc = "Makes the calls."] #visibility #library::DurableClient);
 
-        #[allow(dead_code, deprecated, clippy::too_many_arguments)]
+        #attributes
         impl #name { #(#calls)* }
 
         impl ::core::convert::From<#library::DurableClient> for #name {
@@ -219,6 +244,7 @@ fn durable_client(service: &Service, names: &Names) -> TokenStream {
 }
 
 fn server(service: &Service, names: &Names) -> TokenStream {
+    let (unused, deprecated) = (may_be_unused(), may_be_deprecated());
     let Service { visibility, trait_name, library, methods } = service;
     let name = &names.server;
     let doc = format!(
@@ -245,13 +271,13 @@ fn server(service: &Service, names: &Names) -> TokenStream {
     };
     quote! {
         #[doc = #doc]
-        #[allow(dead_code)]
+        #unused
         #[derive(Clone, Copy, Debug)]
         #visibility struct #name<__OncewireService>(
             #[doc = "Executes the calls."] #visibility __OncewireService,
         );
 
-        #[allow(deprecated)]
+        #deprecated
         impl<__OncewireService, __OncewireLedger> #library::Service<__OncewireLedger>
             for #name<__OncewireService>
         where

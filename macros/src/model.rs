@@ -12,6 +12,7 @@ use syn::{
 use crate::attributes::{MethodOptions, ServiceOptions, method_options};
 use crate::check;
 use crate::errors::Errors;
+use crate::expand::may_be_unused;
 
 pub(crate) struct Service {
     pub(crate) visibility: Visibility,
@@ -67,7 +68,8 @@ impl Service {
             }
         }
         check::names(&mut methods, errors);
-        definition.attrs.push(parse_quote!(#[allow(dead_code)]));
+        let unused = may_be_unused();
+        definition.attrs.push(parse_quote!(#unused));
         definition.supertraits.push(parse_quote!(::core::marker::Send));
         definition.supertraits.push(parse_quote!(::core::marker::Sync));
         definition.supertraits.push(parse_quote!('static));
@@ -190,6 +192,8 @@ fn send_future(function: &mut TraitItemFn) {
     };
     if let Some(body) = &function.default {
         function.default = Some(parse_quote!({ async move #body }));
-        function.attrs.push(parse_quote!(#[allow(clippy::manual_async_fn)]));
+        function.attrs.push(parse_quote!(
+            #[allow(clippy::manual_async_fn, reason = "the user wrote an `async fn`")]
+        ));
     }
 }
