@@ -1,30 +1,28 @@
 //! A socket that gets connected.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 
 use async_io::Async;
 use oncewire_driver::Nonblocking;
-use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 
 /// A connected stream, from now on without Nagle's delay.
 pub(crate) fn connected(stream: Async<TcpStream>) -> io::Result<Nonblocking<TcpStream>> {
     stream.get_ref().set_nodelay(true)?;
-    Ok(Nonblocking::new(stream, |stream| stream.shutdown(Shutdown::Write)).with_send(send))
-}
-
-/// Sends several buffers, and no SIGPIPE.
-fn send(socket: &TcpStream, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-    let mut nothing = SendAncillaryBuffer::default();
-    Ok(sendmsg(socket, bufs, &mut nothing, SendFlags::NOSIGNAL)?)
+    let stream = Nonblocking::new(stream, |stream| stream.shutdown(Shutdown::Write));
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let stream = stream.with_send(quick::send);
+    Ok(stream)
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) use quick::{accept, connect, listen};
 
-/// As `async-io` does it, with fewer system calls.
+/// As `async-io` and the standard library do it, with fewer system calls.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod quick {
+    use std::io::IoSlice;
+
     use rustix::fd::OwnedFd;
     use rustix::io::{Errno, retry_on_intr};
     use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
@@ -75,6 +73,12 @@ mod quick {
         let accept = |listener: &TcpListener| net::accept_with(listener, FLAGS);
         let accepted = listener.read_with(|listener| Ok(retry_on_intr(|| accept(listener))?));
         Async::new_nonblocking(accepted.await?.into())
+    }
+
+    /// Sends several buffers, and no SIGPIPE.
+    pub(crate) fn send(socket: &TcpStream, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut nothing = net::SendAncillaryBuffer::default();
+        Ok(net::sendmsg(socket, bufs, &mut nothing, net::SendFlags::NOSIGNAL)?)
     }
 }
 
