@@ -188,9 +188,6 @@ impl Client {
 
     /// The same for a thread that runs nothing else: see [`Call::block`].
     pub fn close_blocking(&self) -> CloseReport {
-        if self.handle.shared.is_forked() {
-            return CloseReport { in_good_order: false, unfinished: 0, one_way_unconfirmed: 0 };
-        }
         smol::block_on(self.close())
     }
 
@@ -221,7 +218,7 @@ const _: () = {
 
 #[cfg(test)]
 mod tests {
-    use oncewire_core::NotExecuted;
+    use oncewire_core::{NotExecuted, Unknown};
 
     use super::*;
     use crate::transport::{BoxFuture, BoxStream};
@@ -250,5 +247,24 @@ mod tests {
         let retry = Retry::within(std::time::Duration::from_secs(1000));
         assert_eq!(retry.block(|| client.call(&CALL, &())).unwrap_err().failure(), failure);
         assert!(!client.close_blocking().in_good_order);
+    }
+
+    #[test]
+    fn c163_what_the_parent_has_begun_is_unknown_in_a_fork_and_its_session_stays() {
+        let client = Client::new(Nowhere, ClientOptions::default());
+        let shared = client.handle.shared.clone();
+        let method = MethodId::of("test/call");
+        let [call, result] = [(); 2].map(|()| client.call_raw(method, Vec::new()).start());
+        let ticket = shared.begin(oncewire_core::Call::new(method, &[])).unwrap();
+        let mut ticket = Ticket::new(shared.clone(), ticket, Decode::raw());
+        shared.pretend_forked();
+        let unknown = Some(CallFailure::Unknown(Unknown::Closed));
+        assert_eq!(call.block().ok().err(), unknown);
+        assert_eq!(result.result().block().err().map(CallFailure::from), unknown);
+        assert_eq!(ticket.block().ok().err(), unknown);
+        drop((ticket, client));
+        let (is_closing, pending) =
+            shared.with(|state, _| (state.machine.is_closing(), state.machine.pending()));
+        assert!(!is_closing && pending == 3, "the session, and its calls, are the parent's");
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use oncewire_core::{self as core, CallError, MethodId, NotExecuted};
+use oncewire_core::{self as core, CallError, MethodId, NotExecuted, Unknown};
 
 use super::outcome::{Decode, Outcome, Ticket};
 use super::pending::{PendingId, Trace};
@@ -57,6 +57,8 @@ enum State {
     /// Begins when it is first polled; or why it cannot.
     Fresh(Result<Description, NotExecuted>),
     Waiting(PendingId),
+    /// Begun before this process was forked: only the parent can learn its outcome.
+    Forked,
     Done,
 }
 
@@ -168,7 +170,7 @@ impl<R> Call<R> {
     ///
     /// The timeout is kept, because deadlines are the client's. The client's own task, which dials, runs on the client's
     /// runtime: with the default one, on smol's global threads. In a fork of the process that made the client there are no such
-    /// threads: there it ends as [`NotBegun`](NotExecuted::NotBegun).
+    /// threads: there it ends as [`NotBegun`](NotExecuted::NotBegun), or, if the parent has begun it, as `Unknown`.
     pub fn block(self) -> Outcome<R> {
         smol::block_on(self.unless_forked())
     }
@@ -176,8 +178,12 @@ impl<R> Call<R> {
     /// In a fork of the client's process nothing would end the call, so it ends before it begins.
     pub(super) fn unless_forked(mut self) -> Self {
         if self.shared.is_forked() {
-            let forked = NotExecuted::NotBegun(CallError::Forked);
-            self.state = State::Fresh(Err(forked));
+            self.state = match self.state {
+                State::Waiting(_) | State::Forked => State::Forked,
+                State::Done => State::Done,
+                State::Fresh(Err(why)) => State::Fresh(Err(why)),
+                State::Fresh(Ok(_)) => State::Fresh(Err(NotExecuted::NotBegun(CallError::Forked))),
+            };
         }
         self
     }
@@ -217,6 +223,10 @@ impl<R> Call<R> {
         let (id, poll) = match &mut self.state {
             State::Waiting(id) => (*id, self.shared.poll_outcome(*id, cx)),
             State::Done => return Poll::Pending,
+            State::Forked => {
+                self.state = State::Done;
+                return Poll::Ready((Outcome::Unknown(Unknown::Closed, None), None));
+            }
             State::Fresh(call) => {
                 let call = std::mem::replace(call, Err(NotExecuted::Closed));
                 let Call { shared, state, .. } = self;
@@ -270,7 +280,7 @@ impl<R> fmt::Debug for Call<R> {
                 .field("fail_fast", &call.fail_fast)
                 .field("idempotent", &call.idempotent),
             State::Fresh(Err(why)) => debug.field("not_executed", why),
-            State::Waiting(_) => debug.field("begun", &true),
+            State::Waiting(_) | State::Forked => debug.field("begun", &true),
             State::Done => debug.field("done", &true),
         };
         debug.finish_non_exhaustive()

@@ -174,7 +174,9 @@ impl DurableClient {
         let shared = &self.handle.shared;
         shared.close(true);
         std::future::poll_fn(|cx| shared.poll_closed(cx)).await;
-        std::future::poll_fn(|cx| shared.poll_written(cx)).await;
+        if !shared.is_forked() {
+            std::future::poll_fn(|cx| shared.poll_written(cx)).await;
+        }
     }
 
     /// What the client is doing.

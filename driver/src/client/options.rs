@@ -121,8 +121,8 @@ pub struct ClientStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CloseReport {
-    /// Everything was settled and acknowledged, and the server was told that the session is over. Otherwise the time was up
-    /// first, or the server refused the client.
+    /// Everything was settled and acknowledged, and the server has the `Goodbye` that ends the session. Otherwise the time was
+    /// up first, the server refused the client, or this process is a fork of the one that made it.
     pub in_good_order: bool,
     /// Calls that the close ended: their callers learn `Closed`, as not executed or as unknown.
     pub unfinished: u64,

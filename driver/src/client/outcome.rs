@@ -146,6 +146,11 @@ impl<R> Ticket<R> {
         Ticket { shared, id: Some(id), decode }
     }
 
+    /// Whether only the parent of this process can learn the outcome.
+    pub(super) fn is_forked(&self) -> bool {
+        self.shared.is_forked()
+    }
+
     /// Waits for the final outcome: a reply, `NotExecuted`, or `Unknown` without a ticket when the session is lost and
     /// there is nothing left to ask. May take as long as the server does; dropping this future loses nothing.
     ///

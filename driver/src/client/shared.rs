@@ -235,8 +235,11 @@ impl Shared {
         CallReport::new(method.id, method.name, trace, &self.state.lock().lifecycle)
     }
 
-    /// A call's future, or its ticket, was dropped: cancels the call.
+    /// A call's future, or its ticket, was dropped: cancels the call. In a fork it is the parent's to cancel.
     pub(super) fn abandon(&self, id: PendingId) {
+        if self.is_forked() {
+            return;
+        }
         self.with(|state, now| {
             if let Some(call) = state.pending.remove(id, &mut state.dropped) {
                 state.machine.cancel(now, call);
@@ -258,7 +261,12 @@ impl Shared {
     }
 
     /// Ends the session cleanly. `is_awaited`: whether [`Shared::poll_closed`] follows.
+    ///
+    /// In a fork it does nothing: session and sockets are the parent's, and its calls would end with them (C163).
     pub(super) fn close(&self, is_awaited: bool) {
+        if self.is_forked() {
+            return;
+        }
         self.with(|state, now| {
             state.machine.close(now);
             state.lifecycle.closing_since.get_or_insert(now);
@@ -271,6 +279,13 @@ impl Shared {
     }
 
     pub(super) fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<CloseReport> {
+        if self.is_forked() {
+            return Poll::Ready(CloseReport {
+                in_good_order: false,
+                unfinished: 0,
+                one_way_unconfirmed: 0,
+            });
+        }
         self.with(|state, _| {
             if state.lifecycle.is_closed() {
                 let counters = state.machine.counters();
