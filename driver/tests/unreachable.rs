@@ -29,11 +29,18 @@ enum Dial {
     Reaches(&'static [u8]),
     ReachesServer(Dialler),
     /// What answers is reached, and then says that we are not accepted.
-    IsRefused,
+    IsRefused(Closes),
 }
 
-/// A stream whose first read fails.
-struct Refusing;
+/// What the other side of a stream closes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Closes {
+    WhatItWrites,
+    Both,
+}
+
+/// A stream whose first read fails, and whose first write may.
+struct Refusing(Closes);
 
 impl AsyncRead for Refusing {
     fn poll_read(
@@ -51,7 +58,10 @@ impl AsyncWrite for Refusing {
         _: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Poll::Ready(Ok(bytes.len()))
+        match self.0 {
+            Closes::WhatItWrites => Poll::Ready(Ok(bytes.len())),
+            Closes::Both => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+        }
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -82,7 +92,7 @@ impl Connect for Dials {
                     theirs.write_all(said).await?;
                     Ok(Box::new(ours) as BoxStream)
                 }
-                Some(Dial::IsRefused) => Ok(Box::new(Refusing) as BoxStream),
+                Some(Dial::IsRefused(closes)) => Ok(Box::new(Refusing(closes)) as BoxStream),
                 Some(Dial::ReachesServer(dialler)) => dialler.connect().await,
                 None => std::future::pending().await,
             }
@@ -128,8 +138,11 @@ fn c160_what_does_not_speak_the_protocol_is_said_at_once() {
 
 #[test]
 fn c160_a_refusal_that_comes_after_the_dial_is_said_at_once() {
-    let client = client(OnDialFailure::EndIfPermanent, [Dial::IsRefused]);
-    never_connected(&client, "cannot connect to test:here: no such certificate");
+    // Whether our first words have left before it or not.
+    for closes in [Closes::WhatItWrites, Closes::Both] {
+        let client = client(OnDialFailure::EndIfPermanent, [Dial::IsRefused(closes)]);
+        never_connected(&client, "cannot connect to test:here: no such certificate");
+    }
 }
 
 #[test]

@@ -221,6 +221,7 @@ impl State {
                     left = left.saturating_sub(len);
                     self.take_data(now);
                 }
+                Poll::Ready(Err(last)) => return self.fail_stream(now, &last),
                 _ => return self.lose_connection(now, message),
             }
         }
