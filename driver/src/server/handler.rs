@@ -75,6 +75,9 @@ impl<F: Future> Future for Place<F> {
     }
 }
 
+/// Memory for a longer future is not kept: there is one for each method on each thread, for as long as the thread lives.
+const SPARE_LEN_MAX: usize = 4 << 10;
+
 /// Polls a handler's future once, in the memory of the call before it.
 #[inline]
 fn begin_in<F>(spare: &mut Spare, future: F) -> Begun
@@ -96,7 +99,9 @@ where
     match Pin::new(&mut place).poll(&mut cx) {
         Poll::Ready(reply) => {
             place.clear();
-            *spare = Some(Box::new(place));
+            if size_of::<F>() <= SPARE_LEN_MAX {
+                *spare = Some(Box::new(place));
+            }
             Begun::Ready(reply)
         }
         Poll::Pending => Begun::Pending(Guarded::new(Box::pin(place))),
@@ -272,6 +277,25 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Whether the memory of a handler that holds so many bytes is kept.
+    fn is_kept<const LEN: usize>() -> bool {
+        let mut spare = None;
+        let bytes = [1; LEN];
+        let begun = begin_in(&mut spare, async move {
+            std::future::ready(()).await;
+            assert_eq!(bytes[LEN - 1], 1);
+            Ok(Encoded::Shared(Bytes::new()))
+        });
+        assert!(matches!(begun, Begun::Ready(Ok(_))));
+        spare.is_some()
+    }
+
+    #[test]
+    fn the_memory_of_a_handler_with_much_on_its_stack_is_not_kept() {
+        assert!(is_kept::<100>());
+        assert!(!is_kept::<10_000>());
+    }
 
     #[test]
     fn a_small_part_of_a_large_request_is_copied_to_be_a_reply() {
