@@ -180,8 +180,10 @@ fn c161_what_a_client_could_not_learn_of_a_call_is_looked_up_by_what_its_error_s
         .unwrap();
     place.set(Some(server));
     let report = smol::block_on(async {
-        let options = ClientOptions::default().with_close_timeout(Duration::ZERO);
+        let options = ClientOptions::default().with_close_timeout(Duration::ZERO).with_slots(1);
         let client = Client::new(place.clone(), options);
+        // Refused, before another call takes its slot.
+        assert!(matches!(client.call(&COUNT, &()).await, Outcome::NotExecuted(_)));
         let call = smol::spawn(client.call(&HANG, &()).result());
         starts.recv().await.unwrap();
         client.close().await;
@@ -194,12 +196,14 @@ fn c161_what_a_client_could_not_learn_of_a_call_is_looked_up_by_what_its_error_s
         assert!(said.contains(&known_by), "{said}");
         report
     });
-    // The call goes on, as it would if the server were killed: so this is what is looked up after a crash.
+    // The call still runs, as it would if the server were killed: so this is what is looked up after a crash.
     let copy = folder.path("copy.ledger");
     std::fs::copy(&path, &copy).unwrap();
     let (session, xid) = (report.session.unwrap(), report.xid.unwrap());
     let look_up = |session, xid| tool::call(&copy, session, xid).unwrap();
     assert_eq!(look_up(session, xid), CallFound::Started);
+    let before = Xid::new(xid.get() - 1).unwrap();
+    assert_eq!(look_up(session, before), CallFound::Settled { by: xid });
     assert_eq!(look_up(session, Xid::new(77).unwrap()), CallFound::NoRecord);
     let stranger = SessionTag::from_number(session.number() ^ 1);
     assert_eq!(look_up(stranger, xid), CallFound::NoSession);

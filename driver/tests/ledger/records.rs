@@ -1,10 +1,10 @@
-//! What a ledger has a record of, when, and for how long: C61, C67, C72, C73, C76, C178.
+//! What a ledger has a record of, when, and for how long: C61, C67, C72, C73, C76, C178, C192.
 
 use std::time::Duration;
 
-use oncewire_driver::ClientOptions;
+use oncewire_driver::{ClientOptions, Server};
 
-use super::disk::{Disk, Mode};
+use super::disk::{Accounts, Disk, Mode};
 use super::sim::lock;
 use super::world::*;
 
@@ -210,6 +210,25 @@ fn c178_a_session_that_a_ledger_gives_back_twice_is_one_and_stays() {
         assert_eq!(world.ledger.disk().sessions.len(), 1, "it was not ended");
         assert_eq!(client.status().counters.sessions, 1);
     }
+}
+
+#[test]
+fn c192_a_denied_call_leaves_no_record_and_an_allowed_one_does() {
+    let world = Ledgered::default();
+    let server = Server::builder("test")
+        .ledger(world.ledger.clone())
+        .method(&ADD, |_, n| std::future::ready(n as u32))
+        .transactional(&PAY, |_: &mut Accounts, _, (_, amount)| Ok(amount))
+        .authorize(|_, method| method == "test/add")
+        .runtime(world.sim.runtime(&world.group));
+    *lock(&world.place.0) = Some(server.build().unwrap());
+    let client = world.client();
+    world.sim.run();
+    let denied = world.call(&client, &PAY, (1, 1));
+    assert_eq!(denied.outcome(), Some("not executed: PermissionDenied".to_owned()));
+    assert_eq!(world.ledger.disk().log, ["opened"]);
+    assert_eq!(world.call(&client, &ADD, 3).outcome(), reply(3));
+    assert!(world.ledger.disk().log.len() > 1);
 }
 
 #[test]
