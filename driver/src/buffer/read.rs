@@ -190,56 +190,14 @@ impl ReadBuffer {
 
 #[cfg(test)]
 mod tests {
-    use futures_io::AsyncWrite;
-
     use super::*;
-
-    /// Bytes of a frame, in reads of at most this size.
-    struct Trickle {
-        rest: Vec<u8>,
-        at_once: usize,
-    }
-
-    impl AsyncRead for Trickle {
-        fn poll_read(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-            out: &mut [u8],
-        ) -> Poll<io::Result<usize>> {
-            let len = self.at_once.min(self.rest.len()).min(out.len());
-            if len == 0 {
-                return Poll::Pending;
-            }
-            out[..len].copy_from_slice(&self.rest[..len]);
-            self.rest.drain(..len);
-            Poll::Ready(Ok(len))
-        }
-    }
-
-    impl AsyncWrite for Trickle {
-        fn poll_write(
-            self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-            bytes: &[u8],
-        ) -> Poll<io::Result<usize>> {
-            Poll::Ready(Ok(bytes.len()))
-        }
-
-        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
-        }
-
-        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
-        }
-    }
 
     #[test]
     fn what_waits_of_a_frame_costs_about_what_has_arrived() {
         let mut cx = Context::from_waker(std::task::Waker::noop());
         for (wanted, at_once) in [(100, 1), (4_000, 7), (30_000, 100), (300_000, 1_000)] {
             let frame: Vec<u8> = (0..wanted).map(|at| (at * 7) as u8).collect();
-            let mut stream: BoxStream = Box::new(Trickle { rest: frame[1..].to_vec(), at_once });
+            let mut rest = &frame[1..];
             let mut read = ReadBuffer::default();
             read.keep(&frame[..1], wanted);
             loop {
@@ -248,9 +206,12 @@ mod tests {
                 let large = here >= LARGE_PART_MIN;
                 let most = if large { (EAGER * here).min(wanted.max(3 * here)) } else { here };
                 assert!(memory <= most, "{memory} bytes for {here} of {wanted}");
-                if read.poll_fill(&mut stream, &mut cx).is_pending() {
-                    break;
-                }
+                let arrives = rest[..at_once.min(rest.len())].to_vec();
+                let mut stream: BoxStream = Box::new(smol::io::Cursor::new(arrives));
+                let Poll::Ready(Ok(len @ 1..)) = read.poll_fill(&mut stream, &mut cx) else {
+                    panic!("nothing was read of {} bytes", rest.len());
+                };
+                rest = &rest[len..];
                 if let Some(large) = read.take_large() {
                     assert_eq!(large, frame);
                     break;
