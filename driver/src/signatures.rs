@@ -63,18 +63,18 @@ pub(crate) fn schemas(methods: &[MethodSignature]) -> Schemas {
 }
 
 impl<L> ServerBuilder<L> {
-    /// Tells every client that asks what the methods take and return which have a
-    /// [`signature`](Method::signature), by name. For tools without types, and for [`Client::mismatches`].
+    /// Offers every client the names and signatures of all methods that have a [`signature`](Method::signature): for tools
+    /// without types, and for [`Client::mismatches`].
     ///
     /// Without it a server answers `NotExecuted(UnknownMethod)`.
     pub fn signatures(mut self) -> Self {
-        self.tells_signatures = true;
+        self.offers_signatures = true;
         self
     }
 
-    /// Adds the method that tells them.
+    /// Adds the method that returns them.
     pub(crate) fn with_signatures_method(self) -> Self {
-        if !self.tells_signatures {
+        if !self.offers_signatures {
             return self;
         }
         let all = self.signatures.clone().into_iter().map(|method| {
@@ -87,9 +87,9 @@ impl<L> ServerBuilder<L> {
             let numbers: BTreeSet<u64> = numbers.into_iter().collect();
             let wanted =
                 all.iter().filter(|(number, _)| numbers.is_empty() || numbers.contains(number));
-            let mut told: Vec<_> = wanted.map(|(_, told)| told.clone()).collect();
-            told.sort_by(|(one, _), (other, _)| one.cmp(other));
-            std::future::ready(told)
+            let mut found: Vec<_> = wanted.map(|(_, named)| named.clone()).collect();
+            found.sort_by(|(one, _), (other, _)| one.cmp(other));
+            std::future::ready(found)
         })
     }
 }
@@ -97,8 +97,7 @@ impl<L> ServerBuilder<L> {
 impl Client {
     /// Asks the server for the names and signatures of all its methods that have one, sorted by name.
     ///
-    /// A server tells them if [`ServerBuilder::signatures`] was said; otherwise the call ends as
-    /// `NotExecuted(UnknownMethod)`.
+    /// A server that was built without [`ServerBuilder::signatures`] answers `NotExecuted(UnknownMethod)`.
     pub fn signatures(&self) -> Call<Vec<(String, SignatureTable)>> {
         self.call(&SIGNATURES, &Vec::new())
     }
@@ -113,7 +112,7 @@ impl Client {
     /// no value of the other type. It says nothing of the server that the client may be connected to later.
     ///
     /// # Errors
-    /// The server means another set of methods, and was not asked or does not tell what: see [`Client::signatures`].
+    /// The server means another set of methods, and could not be asked or does not say which: see [`Client::signatures`].
     pub async fn mismatches(
         &self,
         methods: &[MethodSignature],
@@ -130,15 +129,15 @@ impl Client {
         if means_the_same() {
             return Ok(Vec::new());
         }
-        let told = match self.call(&SIGNATURES, &numbers).await.ok() {
-            Ok(told) => told,
+        let theirs = match self.call(&SIGNATURES, &numbers).await.ok() {
+            Ok(theirs) => theirs,
             // It was not connected before.
             Err(_) if means_the_same() => return Ok(Vec::new()),
             Err(failure) => return Err(failure),
         };
-        let told: HashMap<String, SignatureTable> = told.into_iter().collect();
+        let theirs: HashMap<String, SignatureTable> = theirs.into_iter().collect();
         let compare = |method: &MethodSignature| {
-            let (here, there) = (method.signature.table(), told.get(method.name)?);
+            let (here, there) = (method.signature.table(), theirs.get(method.name)?);
             (here.hash() != there.hash()).then(|| SignatureMismatch {
                 method: method.name,
                 client: here.to_string(),

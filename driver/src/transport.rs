@@ -44,18 +44,15 @@ pub trait Connect: Send + Sync + 'static {
     fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>>;
     /// What is dialled, for messages.
     fn address(&self) -> String;
-    /// Whether a dial that failed with this error will fail until somebody changes something: there is no such host or program,
-    /// say, or its certificate is not to be trusted. The client goes on dialling, but calls need not wait for it:
+    /// Whether every dial will fail with this error until a person changes something: there is no such host or program, say, or
+    /// its certificate is not trusted. The client continues to dial, but calls need not wait for it:
     /// [`ClientOptions::on_dial_failure`](crate::ClientOptions::on_dial_failure).
     ///
-    /// A stream can say so too: an error of the kind [`PermissionDenied`](io::ErrorKind::PermissionDenied) or
-    /// [`Unsupported`](io::ErrorKind::Unsupported), read before the server's `Welcome`, counts as a dial that failed for good.
-    ///
-    /// Unless a transport says otherwise, [`InvalidInput`](io::ErrorKind::InvalidInput) and
+    /// Unless a transport overrides it, [`InvalidInput`](io::ErrorKind::InvalidInput) and
     /// [`Unsupported`](io::ErrorKind::Unsupported) are such errors. That nothing listens is not: a server may start.
     ///
-    /// It is not asked of errors of the stream. There, [`PermissionDenied`](io::ErrorKind::PermissionDenied) and `Unsupported`
-    /// from a read before the session is open count as such.
+    /// It is not asked about errors of the stream. There, [`PermissionDenied`](io::ErrorKind::PermissionDenied) and `Unsupported`
+    /// from a read before the server's `Welcome` count as permanent.
     fn is_permanent(&self, error: &io::Error) -> bool {
         matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
     }

@@ -30,7 +30,7 @@ impl<'de> Deserialize<'de> for Argument {
     }
 }
 
-/// Names everyone who calls.
+/// Gives each caller the same name.
 struct Named(socket_pair::Listener, &'static str);
 
 impl Accept for Named {

@@ -98,7 +98,7 @@ impl CallReport {
         by_connection || self.failed_attempts > 0
     }
 
-    /// One line: which method of which server, what became of the call, why, and what it is known by.
+    /// One line: which method of which server, the outcome, why, and what the call is known by.
     pub(super) fn write(&self, failure: CallFailure, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.method_name {
             "" => write!(f, "method {}", self.method)?,

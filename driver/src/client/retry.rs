@@ -51,7 +51,7 @@ pub struct Retry {
 }
 
 impl Retry {
-    /// At most so long, with all attempts and pauses, and at most 10 attempts. The first pause is at most 50 ms, each next one
+    /// At most this long, with all attempts and pauses, and at most 10 attempts. The first pause is at most 50 ms, each next one
     /// at most twice as long, and none longer than 5 s.
     pub fn within(budget: Duration) -> Retry {
         Retry {
@@ -63,7 +63,7 @@ impl Retry {
         }
     }
 
-    /// At most so many attempts, the first one included; 0 counts as 1.
+    /// At most this many attempts, the first one included; 0 counts as 1.
     pub fn attempts_max(self, attempts: u32) -> Retry {
         Retry { attempts_max: attempts, ..self }
     }
@@ -73,7 +73,8 @@ impl Retry {
         Retry { pause_min: first_max, pause_max: max, ..self }
     }
 
-    /// Makes the call that `make` describes, and again while that helps.
+    /// Makes the call that `make` describes, and again while that helps. `make` must not [`start`](Call::start) it: the timeout
+    /// of a call that has begun cannot be cut to the budget any more.
     ///
     /// # Errors
     /// That of the last attempt, with its report and its ticket.
