@@ -7,10 +7,10 @@ use std::process::Command;
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 
-use oncewire_driver::{Accept, BoxFuture, BoxStream, Connect, Subject};
-use oncewire_pipe::{ChildConnector, StdioAcceptor};
-use oncewire_tcp::{TcpAcceptor, TcpConnector};
-use oncewire_unix::{UnixAcceptor, UnixConnector};
+use oncewire::{Accept, BoxFuture, BoxStream, Connect, Subject};
+use oncewire::{ChildConnector, StdioAcceptor};
+use oncewire::{TcpAcceptor, TcpConnector};
+use oncewire::{UnixAcceptor, UnixConnector};
 
 /// Where a bank is, or will be.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use oncewire_driver::{Call, Client};
+use oncewire::{Call, Client};
 
 use crate::check::{Kind, Records, Testimony, Verdict};
-use crate::service::{AUDIT, AUDIT_PAGE_LEN_MAX, AuditPage, BALANCE};
+use crate::service::{AUDIT_PAGE_LEN_MAX, AuditPage, BankClient};
 
 /// Attempts at reading the bank's books, before they count as out of reach.
 const AUDIT_TRIES: u32 = 3;
@@ -21,16 +21,17 @@ pub(crate) async fn ask(
     records: &Records,
     timeout: Duration,
 ) -> Result<Testimony, String> {
+    let bank = BankClient(client.clone());
     let mut testimony = Testimony::default();
     let end = records.keys().next_back().map_or(0, |last| last + 1);
     for first in (0..end).step_by(AUDIT_PAGE_LEN_MAX as usize) {
         let count = (end - first).min(AUDIT_PAGE_LEN_MAX);
         let page = AuditPage { client: number, first, count };
-        testimony.log.extend(insist(|| client.call(&AUDIT, &page).timeout(timeout)).await?);
+        testimony.log.extend(insist(|| bank.audit(page).timeout(timeout)).await?);
     }
     let opened = records.values().filter(|r| r.kind == Kind::Open && r.verdict == Verdict::Applied);
     for account in opened.map(|record| record.account).collect::<BTreeSet<_>>() {
-        let balance = insist(|| client.call(&BALANCE, &account).timeout(timeout)).await?;
+        let balance = insist(|| bank.balance(account).timeout(timeout)).await?;
         if let Ok(balance) = balance {
             testimony.balances.insert(account, balance);
         }

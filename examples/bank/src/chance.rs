@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use oncewire_driver::{Runtime, SmolRuntime};
+use oncewire::{Runtime, SmolRuntime};
 
 /// Random numbers from a seed (SplitMix64): the same ones in every version, so that a seed stays worth noting.
 #[derive(Clone, Debug)]

@@ -5,8 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use oncewire_driver::protocol::{ServerId, ServiceName};
-use oncewire_driver::{Client, ClientOptions, Method};
+use oncewire::{Client, ClientOptions, ServerId, ServiceName};
 
 use crate::address::{Address, Dial};
 use crate::audit::ask;
@@ -16,9 +15,7 @@ use crate::check::{Doubt, Findings, Kind, Verdict, check, unchecked};
 use crate::journal::Journal;
 use crate::naive;
 use crate::report::{Report, tell_findings};
-use crate::service::{
-    AccountId, BALANCE, BankError, Change, DEDUCT, DEPOSIT, NOTE, Note, OPEN, Open, SERVICE,
-};
+use crate::service::{AccountId, BankClient, Change, Note, Open, SERVICE};
 use crate::settle::{Manner, Settled, settle};
 
 /// How long a client tries to reach its server at first.
@@ -191,6 +188,10 @@ impl Worker {
         findings
     }
 
+    fn bank(&self) -> BankClient {
+        BankClient(self.client.clone())
+    }
+
     async fn open_accounts(&self) -> Result<[AccountId; 2], String> {
         let rich = self.open_account(0, RICH_OPENING).await?;
         Ok([rich, self.open_account(1, POOR_OPENING).await?])
@@ -198,7 +199,7 @@ impl Worker {
 
     async fn open_account(&self, number: u64, opening: u64) -> Result<AccountId, String> {
         let operation = self.book.begin(number, Kind::Open, 0, opening);
-        let outcome = self.client.call(&OPEN, &Open { operation, opening }).await;
+        let outcome = self.bank().open(Open { operation, opening }).await;
         match outcome.ok() {
             Ok(account) => {
                 self.book.end_open(operation, account);
@@ -227,14 +228,14 @@ impl Worker {
         let manner = Manner::draw(&mut rng, self.call_timeout);
         let amount = 1 + rng.below(100);
         match rng.below(100) {
-            0..55 => self.change(&DEDUCT, Kind::Deduct, (number, account, amount), manner).await,
-            55..85 => self.change(&DEPOSIT, Kind::Deposit, (number, account, amount), manner).await,
+            0..55 => self.change(Kind::Deduct, (number, account, amount), manner).await,
+            55..85 => self.change(Kind::Deposit, (number, account, amount), manner).await,
             _ => self.read_balance(account, manner).await,
         }
         if rng.percent(10) {
             let operation = self.book.begin(number + 1, Kind::Note, account, 0);
             let note = Note { operation, account, text: format!("call {call}") };
-            if self.client.send(&NOTE, &note).is_err() {
+            if self.bank().note(note).is_err() {
                 self.book.end(operation, Verdict::NotExecuted);
             }
         }
@@ -242,14 +243,19 @@ impl Worker {
 
     async fn change(
         &self,
-        method: &Method<Change, Result<u64, BankError>>,
         kind: Kind,
         (number, account, amount): (u64, AccountId, u64),
         manner: Manner,
     ) {
         let operation = self.book.begin(number, kind, account, amount);
-        let arguments = Change { operation, account, amount };
-        let make = || manner.apply(self.client.call(method, &arguments));
+        let (bank, change) = (self.bank(), Change { operation, account, amount });
+        let make = || {
+            manner.apply(if kind == Kind::Deduct {
+                bank.deduct(change)
+            } else {
+                bank.deposit(change)
+            })
+        };
         let settled = if self.at_least_once {
             let (reply, attempts) = naive::retry(make).await;
             self.count(|tally| tally.attempts += attempts);
@@ -270,7 +276,8 @@ impl Worker {
 
     /// It moves nothing and may be repeated, so a caller without a reply asks again, with more time.
     async fn read_balance(&self, account: AccountId, manner: Manner) {
-        let call = || self.client.call(&BALANCE, &account);
+        let bank = self.bank();
+        let call = || bank.balance(account);
         let mut ending = settle(manner.apply(call())).await;
         let again = match ending.0 {
             Settled::Reply(_) => false,

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use oncewire_driver::Client;
+use oncewire::Client;
 use smol::process::Child;
 
 use crate::address::Address;
@@ -16,7 +16,7 @@ use crate::client::{AUDIT_TIMEOUT, Load, connect};
 use crate::journal;
 use crate::process::{ServerProcess, TempDir, report, size, start_client};
 use crate::report::{FAULTS_MAX, Report};
-use crate::service::STATS;
+use crate::service::BankClient;
 
 /// Client processes at once.
 const CLIENTS: usize = 3;
@@ -269,9 +269,10 @@ impl CrashTest {
 
 /// Waits until nothing of the clients that are gone can arrive any more.
 async fn when_quiet(auditor: &Client) -> Result<(), String> {
+    let bank = BankClient(auditor.clone());
     let quiet = async {
         loop {
-            let stats = auditor.call(&STATS, &()).await.ok();
+            let stats = bank.stats().await.ok();
             let stats = stats.map_err(|why| format!("the server has no stats: {why}"))?;
             if stats.conns <= 1 && stats.running <= 1 {
                 return Ok(());

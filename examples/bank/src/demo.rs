@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_signal::{Signal, Signals};
 use indicatif::{ProgressBar, ProgressStyle};
-use oncewire_driver::{Accept, Client};
+use oncewire::{Accept, Client};
 use smol::stream::StreamExt;
 
 use crate::address::Address;
@@ -19,7 +19,7 @@ use crate::fault::{Counts, FRAMES_MAX, Injector};
 use crate::journal;
 use crate::process::{ServerProcess, TempDir, program, report, size, start_client};
 use crate::report::{FAULTS_MAX, Report};
-use crate::service::{STATS, Stats};
+use crate::service::{BankClient, Stats};
 use crate::table::tabulate;
 
 /// Client processes that live to the end of their calls.
@@ -166,9 +166,10 @@ impl Arena {
 
     /// What the server has done, once nothing of the clients can arrive any more.
     async fn stats_when_quiet(&self) -> Result<Stats, String> {
+        let bank = BankClient(self.auditor.clone());
         let quiet = async {
             loop {
-                let stats = self.auditor.call(&STATS, &()).await;
+                let stats = bank.stats().await;
                 let stats = stats.ok().map_err(|why| format!("the server has no stats: {why}"))?;
                 // The auditor's own connection and call.
                 if stats.conns <= 1 && stats.running <= 1 {

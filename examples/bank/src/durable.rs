@@ -8,19 +8,18 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use oncewire_driver::Server;
-use oncewire_driver::ledger::Rollback;
-use oncewire_driver::protocol::ServerId;
-use oncewire_ledger_redb::redb::{
+use oncewire::ledger::Rollback;
+use oncewire::redb::redb::{
     ReadableTable, ReadableTableMetadata, StorageBackend, TableDefinition, TableError,
 };
-use oncewire_ledger_redb::{RedbLedger, RedbStore, Snapshot, Transaction};
+use oncewire::redb::{RedbLedger, RedbStore, Snapshot, Snapshots, Transaction};
+use oncewire::{Context, Server, ServerId};
 
 use crate::chance::unique;
 use crate::cli::Mutant;
 use crate::service::{
-    AUDIT, AUDIT_PAGE_LEN_MAX, AccountId, AuditPage, BALANCE, BankError, Change, DEDUCT, DEPOSIT,
-    Executions, LEASE, NOTE, Note, OPEN, Open, Operation, SERVICE, STATS, Stats, recorded_server,
+    AUDIT_PAGE_LEN_MAX, AccountId, AuditPage, BankError, Change, Executions, LEASE, Note, Open,
+    Operation, SERVICE, Stats, recorded_server,
 };
 
 const ACCOUNTS: TableDefinition<'_, AccountId, u64> = TableDefinition::new("accounts");
@@ -49,35 +48,104 @@ pub(crate) fn server(
     recorded_server(ledger, &PathBuf::from(books))
 }
 
+/// [`Bank`](crate::service::Bank) on the wire; in the program its money moves in a transaction.
+#[oncewire::service(name = "bank")]
+trait TransactionalBank {
+    #[rpc(transactional, reply_len_max = 16)]
+    fn open(&self, tx: &mut Transaction, _: &Context, open: Open) -> Result<AccountId, Rollback>;
+    #[rpc(transactional, reply_len_max = 32)]
+    fn deduct(
+        &self,
+        transaction: &mut Transaction,
+        context: &Context,
+        change: Change,
+    ) -> Result<Result<u64, BankError>, Rollback>;
+    #[rpc(transactional, reply_len_max = 32)]
+    fn deposit(
+        &self,
+        transaction: &mut Transaction,
+        context: &Context,
+        change: Change,
+    ) -> Result<Result<u64, BankError>, Rollback>;
+    #[rpc(idempotent)]
+    async fn balance(&self, context: Context, account: AccountId) -> Result<u64, BankError>;
+    #[rpc(transactional, one_way)]
+    fn note(&self, tx: &mut Transaction, _: &Context, note: Note) -> Result<(), Rollback>;
+    #[rpc(transactional)]
+    fn audit(
+        &self,
+        transaction: &mut Transaction,
+        context: &Context,
+        page: AuditPage,
+    ) -> Result<Vec<Executions>, Rollback>;
+    #[rpc(idempotent)]
+    async fn stats(&self, context: Context) -> Stats;
+}
+
+/// What the methods that only read need.
+struct Reader {
+    snapshots: Snapshots,
+    server: Arc<OnceLock<Server>>,
+}
+
+impl TransactionalBank for Reader {
+    fn open(
+        &self,
+        tx: &mut Transaction,
+        _: &Context,
+        arguments: Open,
+    ) -> Result<AccountId, Rollback> {
+        open(tx, &arguments)
+    }
+
+    fn deduct(
+        &self,
+        transaction: &mut Transaction,
+        _: &Context,
+        arguments: Change,
+    ) -> Result<Result<u64, BankError>, Rollback> {
+        change(transaction, &arguments, u64::checked_sub)
+    }
+
+    fn deposit(
+        &self,
+        transaction: &mut Transaction,
+        _: &Context,
+        arguments: Change,
+    ) -> Result<Result<u64, BankError>, Rollback> {
+        change(transaction, &arguments, u64::checked_add)
+    }
+
+    async fn balance(&self, _: Context, account: AccountId) -> Result<u64, BankError> {
+        balance(&self.snapshots.latest(), account)
+    }
+
+    fn note(&self, tx: &mut Transaction, _: &Context, note: Note) -> Result<(), Rollback> {
+        let known = tx.open_table(ACCOUNTS)?.get(note.account)?.is_some();
+        log(tx, note.operation, known)
+    }
+
+    fn audit(
+        &self,
+        transaction: &mut Transaction,
+        _: &Context,
+        page: AuditPage,
+    ) -> Result<Vec<Executions>, Rollback> {
+        audit(transaction, &page)
+    }
+
+    async fn stats(&self, _: Context) -> Stats {
+        read_stats(&self.snapshots.latest(), self.server.get())
+    }
+}
+
 fn transactional_server(ledger: RedbLedger) -> Result<Server, String> {
-    let (balances, stats) = (ledger.snapshots(), ledger.snapshots());
-    let this = Arc::new(OnceLock::<Server>::new());
-    let known = this.clone();
+    let this = Arc::new(OnceLock::new());
+    let reader = Reader { snapshots: ledger.snapshots(), server: this.clone() };
     let server = Server::builder(SERVICE)
         .ledger(ledger)
         .configure(|config| config.lease = LEASE)
-        .transactional(&OPEN, |transaction: &mut Transaction, _, arguments| {
-            open(transaction, &arguments)
-        })
-        .transactional(&DEDUCT, |transaction: &mut Transaction, _, arguments| {
-            change(transaction, &arguments, u64::checked_sub)
-        })
-        .transactional(&DEPOSIT, |transaction: &mut Transaction, _, arguments| {
-            change(transaction, &arguments, u64::checked_add)
-        })
-        .transactional(&NOTE, |transaction: &mut Transaction, _, note: Note| {
-            let known = transaction.open_table(ACCOUNTS)?.get(note.account)?.is_some();
-            log(transaction, note.operation, known)
-        })
-        .transactional(&AUDIT, |transaction: &mut Transaction, _, page| audit(transaction, &page))
-        .method(&BALANCE, move |_, account| {
-            let snapshot = balances.latest();
-            async move { balance(&snapshot, account) }
-        })
-        .method(&STATS, move |_, ()| {
-            let (snapshot, server) = (stats.latest(), known.get().cloned());
-            async move { tell_stats(&snapshot, server.as_ref()) }
-        })
+        .service(TransactionalBankServer(reader))
         .build()
         .map_err(|error| error.to_string())?;
     // Neither ends before the process does.
@@ -142,7 +210,7 @@ fn balance(snapshot: &Snapshot, account: AccountId) -> Result<u64, BankError> {
     balance.map(|balance| balance.value()).ok_or(BankError::NoSuchAccount)
 }
 
-fn tell_stats(snapshot: &Snapshot, server: Option<&Server>) -> Stats {
+fn read_stats(snapshot: &Snapshot, server: Option<&Server>) -> Stats {
     let mut stats = Stats::of_server(server);
     if let Ok(accounts) = snapshot.open_table(ACCOUNTS) {
         for account in accounts.iter().expect("the accounts can be read") {

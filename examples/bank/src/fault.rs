@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_signal::{Signal, Signals};
-use oncewire_driver::protocol::wire::{self, Decoded, Frame, Role};
-use oncewire_driver::{Accept, BoxStream, Connect};
+use oncewire::protocol::wire::{self, Decoded, Frame, Role};
+use oncewire::{Accept, BoxStream, Connect};
 use smol::Task;
 use smol::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use smol::stream::StreamExt;

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use oncewire_driver::{Call, Outcome};
+use oncewire::{Call, Outcome};
 
 use crate::chance::pause;
 

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use oncewire_driver::{DurableCall, DurableClient, Outcome, RecoveredCall};
-use oncewire_ledger_redb::RedbJournal;
+use oncewire::redb::RedbJournal;
+use oncewire::{DurableCall, DurableClient, Outcome, RecoveredCall};
 use serde::de::DeserializeOwned;
 
 use crate::audit::ask;
@@ -23,7 +23,9 @@ use crate::client::{
 };
 use crate::journal::{self, Journal};
 use crate::report::{FAULTS_MAX, Report, tell_findings};
-use crate::service::{AccountId, BankError, Change, DEDUCT, DEPOSIT, OPEN, Open, Operation};
+use crate::service::{
+    AccountId, BankError, BankMethods, Change, DurableBankClient, Open, Operation,
+};
 
 /// Of a hundred calls, those that their caller does not want any more as soon as they are made.
 const CANCEL_PERCENT: u64 = 5;
@@ -122,12 +124,12 @@ impl Worker {
                 self.learned.fetch_add(1, Ordering::Relaxed);
                 self.book.learned_late(number);
             }
-            match call.typed(&OPEN) {
+            match call.typed(&BankMethods::OPEN) {
                 Ok(call) => self.end_open(number, call).await,
-                Err(call) if call.method() == DEPOSIT.id() => {
-                    self.end_left(number, call.typed(&DEPOSIT)).await;
+                Err(call) if call.method() == BankMethods::DEPOSIT.id() => {
+                    self.end_left(number, call.typed(&BankMethods::DEPOSIT)).await;
                 }
-                Err(call) => self.end_left(number, call.typed(&DEDUCT)).await,
+                Err(call) => self.end_left(number, call.typed(&BankMethods::DEDUCT)).await,
             }
         }
         for (number, _) in self.book.records() {
@@ -152,6 +154,10 @@ impl Worker {
         }
     }
 
+    fn bank(&self) -> DurableBankClient {
+        DurableBankClient(self.client.clone())
+    }
+
     fn name(&self, number: u64) -> Operation {
         Operation { client: self.book.client, number }
     }
@@ -169,7 +175,7 @@ impl Worker {
             };
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             let operation = self.book.begin(number, Kind::Open, 0, opening);
-            let call = self.client.call(tag(number), &OPEN, &Open { operation, opening });
+            let call = self.bank().open(tag(number), Open { operation, opening });
             self.end_open(number, call).await;
             if self.client.journal_error().is_some() || self.client.status().refused.is_some() {
                 return Err("no account was opened".to_owned());
@@ -187,13 +193,12 @@ impl Worker {
             let mut rng = Rng::new(self.seed, number);
             let account = accounts[usize::from(rng.percent(20))];
             let amount = 1 + rng.below(100);
-            let (kind, method) = match rng.percent(60) {
-                true => (Kind::Deduct, &DEDUCT),
-                false => (Kind::Deposit, &DEPOSIT),
-            };
+            let deducts = rng.percent(60);
+            let kind = if deducts { Kind::Deduct } else { Kind::Deposit };
             let operation = self.book.begin(number, kind, account, amount);
             let change = Change { operation, account, amount };
-            let call = self.client.call(tag(number), method, &change);
+            let (bank, tag) = (self.bank(), tag(number));
+            let call = if deducts { bank.deduct(tag, change) } else { bank.deposit(tag, change) };
             if rng.percent(CANCEL_PERCENT) {
                 call.cancel();
             }

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use async_signal::{Signal, Signals};
-use oncewire_driver::Accept;
+use oncewire::Accept;
 use smol::stream::StreamExt;
 
 use crate::address::Address;

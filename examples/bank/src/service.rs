@@ -9,8 +9,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use oncewire_driver::ledger::Ledger;
-use oncewire_driver::{BuildError, Method, Server, ServerBuilder};
+use oncewire::ledger::Ledger;
+use oncewire::{BuildError, Context, Server, ServerBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::books_file::{BooksFile, Line};
@@ -18,26 +18,33 @@ use crate::books_file::{BooksFile, Line};
 /// What the service is called.
 pub(crate) const SERVICE: &str = "bank";
 
-/// Opens an account.
-pub(crate) const OPEN: Method<Open, AccountId> = Method::new("bank/open").reply_len_max(16);
-/// Takes money out of an account; the reply is the balance.
-pub(crate) const DEDUCT: Method<Change, Result<u64, BankError>> =
-    Method::new("bank/deduct").reply_len_max(32);
-/// Puts money into an account; the reply is the balance.
-pub(crate) const DEPOSIT: Method<Change, Result<u64, BankError>> =
-    Method::new("bank/deposit").reply_len_max(32);
-/// What an account holds.
-pub(crate) const BALANCE: Method<AccountId, Result<u64, BankError>> =
-    Method::new("bank/balance").idempotent();
-/// Writes a line onto an account's statement. One-way: nothing is reported of it.
-pub(crate) const NOTE: Method<Note, ()> = Method::new("bank/note").reply_len_max(0);
-/// How often a client's operations were executed. Not idempotent, though it changes nothing: so it is executed after
-/// everything that its session sent before it.
-pub(crate) const AUDIT: Method<AuditPage, Vec<Executions>> = Method::new("bank/audit");
-/// What the server has done.
-pub(crate) const STATS: Method<(), Stats> = Method::new("bank/stats").idempotent();
+/// The bank as its clients call it.
+#[oncewire::service(name = "bank")]
+pub(crate) trait Bank {
+    /// Opens an account.
+    #[rpc(reply_len_max = 16)]
+    async fn open(&self, context: Context, open: Open) -> AccountId;
+    /// Takes money out of an account; the reply is the balance.
+    #[rpc(reply_len_max = 32)]
+    async fn deduct(&self, context: Context, change: Change) -> Result<u64, BankError>;
+    /// Puts money into an account; the reply is the balance.
+    #[rpc(reply_len_max = 32)]
+    async fn deposit(&self, context: Context, change: Change) -> Result<u64, BankError>;
+    /// What an account holds.
+    #[rpc(idempotent)]
+    async fn balance(&self, context: Context, account: AccountId) -> Result<u64, BankError>;
+    /// Writes a line onto an account's statement: nothing is reported of it.
+    #[rpc(one_way)]
+    async fn note(&self, context: Context, note: Note);
+    /// How often a client's operations were executed. Not idempotent, though it changes nothing: so it is executed after
+    /// everything that its session sent before it.
+    async fn audit(&self, context: Context, page: AuditPage) -> Vec<Executions>;
+    /// What the server has done.
+    #[rpc(idempotent)]
+    async fn stats(&self, context: Context) -> Stats;
+}
 
-/// Operations in one reply of [`AUDIT`], at most.
+/// Operations in one reply of [`Bank::audit`], at most.
 pub(crate) const AUDIT_PAGE_LEN_MAX: u64 = 4096;
 
 /// The number of an account: the bank gives it.
@@ -52,7 +59,7 @@ pub(crate) struct Operation {
     pub(crate) number: u64,
 }
 
-/// The arguments of [`OPEN`].
+/// The argument of [`Bank::open`].
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Open {
     pub(crate) operation: Operation,
@@ -60,15 +67,15 @@ pub(crate) struct Open {
     pub(crate) opening: u64,
 }
 
-/// The arguments of [`DEDUCT`] and [`DEPOSIT`].
-#[derive(Debug, Serialize, Deserialize)]
+/// The argument of [`Bank::deduct`] and [`Bank::deposit`].
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Change {
     pub(crate) operation: Operation,
     pub(crate) account: AccountId,
     pub(crate) amount: u64,
 }
 
-/// The arguments of [`NOTE`].
+/// The argument of [`Bank::note`].
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Note {
     pub(crate) operation: Operation,
@@ -76,8 +83,8 @@ pub(crate) struct Note {
     pub(crate) text: String,
 }
 
-/// The arguments of [`AUDIT`]: these operations of a client.
-#[derive(Debug, Serialize, Deserialize)]
+/// The argument of [`Bank::audit`]: these operations of a client.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct AuditPage {
     pub(crate) client: u64,
     pub(crate) first: u64,
@@ -112,7 +119,7 @@ impl fmt::Display for BankError {
 
 impl std::error::Error for BankError {}
 
-/// The reply of [`STATS`].
+/// The reply of [`Bank::stats`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Stats {
     /// Accounts that were opened.
@@ -270,16 +277,46 @@ impl Books {
     }
 }
 
-/// The bank: its books, and its server once that is built.
+/// The books, and the server once it is built.
 #[derive(Debug, Default)]
-struct Bank {
+struct State {
     books: Mutex<Books>,
     server: OnceLock<Server>,
 }
 
-impl Bank {
+impl State {
     fn books(&self) -> MutexGuard<'_, Books> {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Bank for Arc<State> {
+    async fn open(&self, _: Context, open: Open) -> AccountId {
+        self.books().open(open)
+    }
+
+    async fn deduct(&self, _: Context, change: Change) -> Result<u64, BankError> {
+        self.books().deduct(change)
+    }
+
+    async fn deposit(&self, _: Context, change: Change) -> Result<u64, BankError> {
+        self.books().deposit(change)
+    }
+
+    async fn balance(&self, _: Context, account: AccountId) -> Result<u64, BankError> {
+        self.books().balance(account)
+    }
+
+    async fn note(&self, _: Context, note: Note) {
+        self.books().note(note);
+    }
+
+    async fn audit(&self, _: Context, page: AuditPage) -> Vec<Executions> {
+        self.books().audit(&page)
+    }
+
+    async fn stats(&self, _: Context) -> Stats {
+        self.books().stats(self.server.get())
     }
 }
 
@@ -288,52 +325,21 @@ pub(crate) const LEASE: Duration = Duration::from_secs(60);
 
 /// A bank without accounts.
 pub(crate) fn server() -> Result<Server, BuildError> {
-    build(Server::builder(SERVICE), Bank::default())
+    build(Server::builder(SERVICE), State::default())
 }
 
-/// A bank whose calls a ledger records, and whose books stand in a file beside it.
+/// A bank whose calls a ledger records, and whose books are in a file beside it.
 pub(crate) fn recorded_server(ledger: impl Ledger, books: &Path) -> Result<Server, String> {
     let books = Mutex::new(Books::of_file(books)?);
-    let bank = Bank { books, server: OnceLock::new() };
-    build(Server::builder(SERVICE).ledger(ledger), bank).map_err(|error| error.to_string())
+    let state = State { books, server: OnceLock::new() };
+    build(Server::builder(SERVICE).ledger(ledger), state).map_err(|error| error.to_string())
 }
 
-fn build<L>(builder: ServerBuilder<L>, bank: Bank) -> Result<Server, BuildError> {
-    let bank = Arc::new(bank);
-    let [open, deduct, deposit] = std::array::from_fn(|_| bank.clone());
-    let [balance, note, audit, stats] = std::array::from_fn(|_| bank.clone());
-    let server = builder
-        .configure(|config| config.lease = LEASE)
-        .method(&OPEN, move |_, arguments: Open| {
-            let bank = open.clone();
-            async move { bank.books().open(arguments) }
-        })
-        .method(&DEDUCT, move |_, change: Change| {
-            let bank = deduct.clone();
-            async move { bank.books().deduct(change) }
-        })
-        .method(&DEPOSIT, move |_, change: Change| {
-            let bank = deposit.clone();
-            async move { bank.books().deposit(change) }
-        })
-        .method(&BALANCE, move |_, account: AccountId| {
-            let bank = balance.clone();
-            async move { bank.books().balance(account) }
-        })
-        .method(&NOTE, move |_, line: Note| {
-            let bank = note.clone();
-            async move { bank.books().note(line) }
-        })
-        .method(&AUDIT, move |_, page: AuditPage| {
-            let bank = audit.clone();
-            async move { bank.books().audit(&page) }
-        })
-        .method(&STATS, move |_, ()| {
-            let bank = stats.clone();
-            async move { bank.books().stats(bank.server.get()) }
-        })
-        .build()?;
-    // The bank refers to the server that holds it: neither ends before the process does.
-    let _ = bank.server.set(server.clone());
+fn build<L>(builder: ServerBuilder<L>, state: State) -> Result<Server, BuildError> {
+    let state = Arc::new(state);
+    let builder = builder.configure(|config| config.lease = LEASE);
+    let server = builder.service(BankServer(state.clone())).build()?;
+    // The state refers to the server that holds it: neither ends before the process does.
+    let _ = state.server.set(server.clone());
     Ok(server)
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use oncewire_driver::protocol::{NotExecuted, Unknown};
-use oncewire_driver::{Call, Outcome};
+use oncewire::protocol::{NotExecuted, Unknown};
+use oncewire::{Call, Outcome};
 
 use crate::chance::{Rng, within};
 
