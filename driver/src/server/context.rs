@@ -26,6 +26,10 @@ pub(super) trait CallWatch: Send + Sync {
 }
 
 /// What a handler can know of its call.
+///
+/// It does not say whether the request was sent more than once. A handler begins with the first copy that its server reads, later
+/// ones only have the answer sent again, and the copies are alike: whether an earlier one was lost, with a connection or with a
+/// server that has crashed, is not on the wire. A handler that must run once needs a ledger, not a flag.
 #[derive(Clone)]
 pub struct Context {
     /// Who is calling, as far as the transport can say.
