@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use oncewire_driver::{
     CallFailure, Client, ClientOptions, Context, Executed, Method, NotExecuted, Outcome, Server,
+    ServiceName,
 };
 use socket_pair::link;
 
@@ -130,4 +131,46 @@ fn c163_a_close_says_what_was_not_delivered() {
     assert!(!closed.in_good_order);
     assert_eq!((closed.unfinished, closed.one_way_unconfirmed), (1, 2));
     assert_eq!(call.block().ok(), Err(CallFailure::NotExecuted(NotExecuted::Closed)));
+}
+
+#[test]
+fn c158_reports_name_the_process_that_was_heard_last_and_the_session() {
+    let client = client(ClientOptions::default());
+    assert_eq!(client.call(&ADD, &1).block().ok(), Ok(1));
+    let closed = client.close_blocking();
+    assert_eq!(closed.instance, client.status().instance);
+    let (server, instance) = (closed.server.unwrap(), closed.instance.unwrap());
+    let session = closed.session.unwrap();
+    let known_by = format!("(server {server}, instance {instance}, session {session})");
+    let said = "closed in good order: 0 calls unfinished, 0 one-way calls unconfirmed";
+    assert_eq!(closed.to_string(), format!("{said} {known_by}"));
+    // Of a call of which no byte was sent.
+    let unreplied = client.call(&ADD, &1).result().block().unwrap_err();
+    let report = unreplied.report().unwrap();
+    assert_eq!(
+        (report.instance, report.session, report.xid),
+        (Some(instance), Some(session), None)
+    );
+    assert!(unreplied.to_string().ends_with(&known_by), "{unreplied}");
+}
+
+#[test]
+fn c158_reports_name_the_process_that_refused_the_client() {
+    let (dialler, listener) = link();
+    let server = Server::builder("sum").build().unwrap();
+    let instance = server.instance();
+    smol::spawn(async move { server.serve(listener).await }).detach();
+    let service = ServiceName::new("shop").unwrap();
+    let client = Client::new(dialler, ClientOptions::default().with_service(service));
+    let unreplied = client.call(&ADD, &1).result().block().unwrap_err();
+    assert_eq!(
+        unreplied.failure(),
+        CallFailure::NotExecuted(NotExecuted::SessionRefused),
+        "{unreplied}"
+    );
+    let report = unreplied.report().unwrap();
+    assert_eq!((report.instance, report.session, report.xid), (Some(instance), None, None));
+    assert_eq!(unreplied.to_string().matches(&instance.to_string()).count(), 1, "{unreplied}");
+    let closed = client.close_blocking();
+    assert_eq!((closed.instance, closed.session), (Some(instance), None));
 }

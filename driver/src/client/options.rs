@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use oncewire_core::{
     ClientConfig, ClientCounters, CloseReason, Instance, OnDialFailure, ServerId, ServiceName,
+    SessionTag,
 };
 
 /// How a client behaves, and its limits.
@@ -117,8 +118,8 @@ pub struct ClientStatus {
     pub counters: ClientCounters,
 }
 
-/// How the close of a client went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How the close of a client went. Its `Display` is a line for a log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CloseReport {
     /// Everything was settled and acknowledged, and the server has the `Goodbye` that ends the session. Otherwise the time was
@@ -129,4 +130,10 @@ pub struct CloseReport {
     /// One-way calls, of all that the client has made, of which the server has not said that it executed them: the close or their
     /// deadlines came first, or the server refused them.
     pub one_way_unconfirmed: u64,
+    /// The server of the last session, if there was one.
+    pub server: Option<ServerId>,
+    /// The process that the client last heard from, a refusal included.
+    pub instance: Option<Instance>,
+    /// The last session: what the server's records know those calls by that end as unknown.
+    pub session: Option<SessionTag>,
 }

@@ -8,14 +8,15 @@ use oncewire_core::{
 };
 
 use super::lifecycle::Lifecycle;
+use super::options::CloseReport;
 use super::outcome::CallFailure;
 use super::pending::Trace;
 
 /// The session that a call was made in.
 #[derive(Debug)]
 pub(super) struct SessionInfo {
-    tag: SessionTag,
-    server: ServerId,
+    pub(super) tag: SessionTag,
+    pub(super) server: ServerId,
     instance: Option<Instance>,
     service: ServiceName,
 }
@@ -43,9 +44,10 @@ pub struct CallReport {
     pub service: Option<ServiceName>,
     /// Which set of records that server keeps.
     pub server: Option<ServerId>,
-    /// Which process it was on the connection that the call was made on: several may keep the same records.
+    /// Which process of it answered, or was the last to say anything on the connection of the call: several may keep the same
+    /// records. For a call of which no byte was sent, the one that the client last heard from, a refusal included.
     pub instance: Option<Instance>,
-    /// The session that the call was made in.
+    /// The session that the call was made in. For a call of which no byte was sent, the client's.
     pub session: Option<SessionTag>,
     /// The call's number in its session; `None` if no byte of it was sent.
     pub xid: Option<Xid>,
@@ -63,6 +65,7 @@ impl CallReport {
         method_name: &'static str,
         trace: Option<Trace>,
         client: &Lifecycle,
+        last_heard: Option<Instance>,
     ) -> CallReport {
         let (xid, session) = match trace {
             Some(Trace { xid, session }) => (xid, session),
@@ -70,13 +73,14 @@ impl CallReport {
         };
         let session: Option<Arc<SessionInfo>> = session;
         let session = session.as_deref();
+        let of_session = session.and_then(|session| session.instance);
         CallReport {
             method_name,
             method,
             address: client.address.clone(),
             service: session.map(|session| session.service),
             server: session.map(|session| session.server),
-            instance: session.and_then(|session| session.instance),
+            instance: if xid.is_some() { of_session } else { last_heard.or(of_session) },
             session: session.map(|session| session.tag),
             xid,
             connections: client.connections,
@@ -117,12 +121,49 @@ impl CallReport {
                 write!(f, ", {} attempts", self.failed_attempts)?;
             }
         }
-        if let (Some(server), Some(session), Some(xid)) = (self.server, self.session, self.xid) {
-            write!(f, " (server {server}")?;
-            if let Some(instance) = self.instance {
-                write!(f, ", instance {instance}")?;
+        if let (Some(server), Some(session)) = (self.server, self.session) {
+            write!(f, " (")?;
+            write_known_by(f, server, self.instance, session)?;
+            if let Some(xid) = self.xid {
+                write!(f, ", xid {xid}")?;
             }
-            write!(f, ", session {session}, xid {xid})")?;
+            write!(f, ")")?;
+        }
+        Ok(())
+    }
+}
+
+/// What a server's log and records know a session by.
+fn write_known_by(
+    f: &mut fmt::Formatter<'_>,
+    server: ServerId,
+    instance: Option<Instance>,
+    session: SessionTag,
+) -> fmt::Result {
+    write!(f, "server {server}")?;
+    if let Some(instance) = instance {
+        write!(f, ", instance {instance}")?;
+    }
+    write!(f, ", session {session}")
+}
+
+/// One line: how it went, what was not delivered, and what the session is known by.
+impl fmt::Display for CloseReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { in_good_order, unfinished, one_way_unconfirmed, .. } = self;
+        f.write_str(if *in_good_order {
+            "closed in good order"
+        } else {
+            "not closed in good order"
+        })?;
+        write!(
+            f,
+            ": {unfinished} calls unfinished, {one_way_unconfirmed} one-way calls unconfirmed"
+        )?;
+        if let (Some(server), Some(session)) = (self.server, self.session) {
+            write!(f, " (")?;
+            write_known_by(f, server, self.instance, session)?;
+            write!(f, ")")?;
         }
         Ok(())
     }

@@ -232,7 +232,9 @@ impl Shared {
     }
 
     pub(super) fn report(&self, method: CalledMethod, trace: Option<Trace>) -> CallReport {
-        CallReport::new(method.id, method.name, trace, &self.state.lock().lifecycle)
+        let state = self.state.lock();
+        let last_heard = state.machine.server_info().map(|info| info.instance);
+        CallReport::new(method.id, method.name, trace, &state.lifecycle, last_heard)
     }
 
     /// A call's future, or its ticket, was dropped: cancels the call. In a fork it is the parent's to cancel.
@@ -280,19 +282,19 @@ impl Shared {
 
     pub(super) fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<CloseReport> {
         if self.is_forked() {
-            return Poll::Ready(CloseReport {
-                in_good_order: false,
-                unfinished: 0,
-                one_way_unconfirmed: 0,
-            });
+            return Poll::Ready(CloseReport::default());
         }
         self.with(|state, _| {
             if state.lifecycle.is_closed() {
                 let counters = state.machine.counters();
+                let session = state.lifecycle.session.as_deref();
                 return Poll::Ready(CloseReport {
                     in_good_order: state.lifecycle.ended,
                     unfinished: state.lifecycle.unfinished,
                     one_way_unconfirmed: counters.one_way - counters.one_way_executed,
+                    server: session.map(|session| session.server),
+                    instance: state.machine.server_info().map(|info| info.instance),
+                    session: session.map(|session| session.tag),
                 });
             }
             crate::caught::add_waker(&mut state.lifecycle.close_wakers, cx);
