@@ -8,7 +8,7 @@ use rustls::pki_types::ServerName;
 
 use crate::client::ClientTls;
 use crate::error::{Side, explain, is_verdict};
-use crate::stream::{Paced, Stream};
+use crate::tls_stream::{Paced, Stream};
 
 /// Dials by another connector, and speaks TLS on what that connects to.
 ///

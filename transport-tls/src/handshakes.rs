@@ -14,7 +14,7 @@ use rustls::ServerConfig;
 
 use crate::certificate::certificate_name;
 use crate::error::{Side, explain};
-use crate::stream::{Paced, Stream};
+use crate::tls_stream::{Paced, Stream};
 
 /// A stream, and who is at its other end.
 pub(crate) type Accepted = (BoxStream, Subject);

@@ -11,7 +11,7 @@ mod handshakes;
 mod provider;
 mod reload;
 mod server;
-mod stream;
+mod tls_stream;
 mod verifier;
 
 pub use acceptor::{HandshakeCounters, TlsAcceptor};
