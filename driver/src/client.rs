@@ -144,6 +144,27 @@ impl Client {
         Call::new(&self.handle.shared, called, false, body, Decode::raw())
     }
 
+    /// [`call_raw`](Client::call_raw) with a body that may be short enough to lie where it is.
+    #[cfg(feature = "stream")]
+    pub(crate) fn call_encoded(&self, method: MethodId, body: Encoded) -> Call<Bytes> {
+        let called = CalledMethod { id: method, name: "" };
+        Call::new(&self.handle.shared, called, false, Ok(body), Decode::raw())
+    }
+
+    /// How long calls of this client wait, unless they say otherwise.
+    #[cfg(feature = "stream")]
+    pub(crate) fn timeout(&self) -> std::time::Duration {
+        self.handle.shared.options.timeout
+    }
+
+    /// Unpredictable bits, of the client's runtime.
+    #[cfg(feature = "stream")]
+    pub(crate) fn random(&self) -> u64 {
+        let mut bytes = [0; 8];
+        self.handle.shared.runtime.random(&mut bytes);
+        u64::from_le_bytes(bytes)
+    }
+
     /// A one-way call: its outcome is not reported. It is still executed at most once, unless the method is idempotent, and
     /// sent again if the connection breaks before the server has read it (S23).
     ///
@@ -166,7 +187,7 @@ impl Client {
         self.send_one_way(method, false, Encoded::Shared(body.into()))
     }
 
-    fn send_one_way(
+    pub(crate) fn send_one_way(
         &self,
         method: MethodId,
         idempotent: bool,

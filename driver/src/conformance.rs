@@ -94,6 +94,9 @@ mod service;
 pub mod sessions;
 #[allow(missing_docs)]
 #[doc(hidden)]
+pub mod streams;
+#[allow(missing_docs)]
+#[doc(hidden)]
 pub mod time;
 mod world;
 
@@ -298,6 +301,16 @@ macro_rules! conformance_tests {
                 c73_a_refused_repetition_of_an_idempotent_call_that_may_have_run_is_unknown,
                 c73_an_overloaded_server_cannot_make_a_repeated_call_not_executed,
                 c74_an_abandoned_idempotent_call_is_asked_for_and_not_acknowledged,
+            ]
+            streams: [
+                c200_a_stream_through_cuts_brings_every_byte_once,
+                c201_a_resumable_stream_goes_on_at_another_server_and_no_other,
+                c202_a_stream_that_nothing_reads_comes_to_rest,
+                c203_a_dropped_stream_frees_what_it_held_at_both_ends,
+                c204_what_ends_a_stream_is_reported_behind_the_items_before_it,
+                c205_the_streams_of_a_session_end_with_it,
+                c206_small_calls_pass_a_stream_without_end,
+                c207_no_session_has_more_streams_than_it_may,
             ]
             bad_input: [
                 garbage_is_refused_as_another_protocol,

@@ -92,6 +92,8 @@ mod server;
 mod service;
 mod signatures;
 mod spin;
+#[cfg(feature = "stream")]
+pub mod stream;
 mod sync;
 mod transport;
 

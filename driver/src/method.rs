@@ -225,7 +225,7 @@ pub(crate) struct MethodOptions {
 }
 
 impl MethodOptions {
-    const NONE: MethodOptions = MethodOptions {
+    pub(crate) const NONE: MethodOptions = MethodOptions {
         time_limit: None,
         concurrency: None,
         queue_max: None,

@@ -36,6 +36,7 @@ fn every_case_of_the_suite_is_listed_in_its_macro() {
         "large",
         "restarts",
         "sessions",
+        "streams",
         "time",
     ] {
         for line in source(&format!("conformance/{module}.rs")).lines() {

@@ -12,6 +12,8 @@ pub use oncewire_driver::__private;
 pub use oncewire_driver::protocol;
 #[cfg(feature = "macros")]
 pub use oncewire_driver::service;
+#[cfg(feature = "stream")]
+pub use oncewire_driver::stream;
 pub use oncewire_driver::{
     Accept, BoxFuture, BoxStream, BuildError, ByteStream, Bytes, Call, CallError, CallFailure,
     CallReport, CallResult, Client, ClientCounters, ClientOptions, ClientStatus, CloseReason,

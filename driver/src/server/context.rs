@@ -21,6 +21,9 @@ pub(super) trait CallWatch: Send + Sync {
     fn session(&self, call: CallKey) -> Option<SessionTag>;
     /// Runs a task beside the server's own.
     fn spawn(&self, task: BoxFuture<'static, ()>);
+    /// A timer on the clock of the calls' deadlines.
+    #[cfg(feature = "stream")]
+    fn timer(&self) -> Box<dyn crate::runtime::Timer>;
     /// Ready when the call's outcome is not needed any more.
     fn poll_unwanted(self: Arc<Self>, call: CallKey, cx: &mut TaskContext<'_>) -> Poll<()>;
 }
@@ -75,6 +78,13 @@ impl Context {
     /// while the call runs.
     pub fn session(&self) -> Option<SessionTag> {
         self.server.upgrade()?.session(self.key)
+    }
+
+    /// The server's clock and a timer on it; `None` if the server is gone.
+    #[cfg(feature = "stream")]
+    pub(crate) fn timer(&self) -> Option<(Instant, Box<dyn crate::runtime::Timer>)> {
+        let server = self.server.upgrade()?;
+        Some((server.now(), server.timer()))
     }
 
     /// Runs work that outlives the call: a handler's own future is dropped when it has returned, or passed its time limit. The

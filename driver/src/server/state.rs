@@ -267,6 +267,11 @@ impl CallWatch for Shared {
         self.runtime.spawn(task);
     }
 
+    #[cfg(feature = "stream")]
+    fn timer(&self) -> Box<dyn crate::runtime::Timer> {
+        self.runtime.timer()
+    }
+
     fn poll_unwanted(self: Arc<Self>, call: CallKey, cx: &mut Context<'_>) -> Poll<()> {
         self.with(|state, _| {
             if !state.is_wanted(call) {

@@ -1,0 +1,258 @@
+//! How a server offers a stream, and which are open.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_core::Stream;
+use oncewire_core::{MethodSpec, SessionTag};
+use serde::de::DeserializeOwned;
+
+use super::messages::{Chunk, HEADER_LEN, Opened, Pull, StreamId};
+use super::source::{Producer, Source};
+use super::{Shape, StreamMethod};
+use crate::decode::{ValueLimits, decode};
+use crate::method::{Method, MethodOptions, RawMethod};
+use crate::runtime::Timer;
+use crate::server::{Context, ServerBuilder};
+use crate::sync::Lock;
+
+/// Streams of one method that a session may have open.
+const PER_SESSION_MAX: usize = 64;
+/// Streams of one method that may be open.
+const OPEN_MAX: usize = 16_384;
+/// How long a stream may outlive its session.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+impl<L> ServerBuilder<L> {
+    /// Offers a method that returns a stream: `function` is called once for each that is opened, with the position at which it is to
+    /// begin, and the stream that it returns is polled as its client asks for items. Feature `stream`; see
+    /// [`stream`](crate::stream).
+    ///
+    /// The stream is dropped when it has ended or panicked, when its client has dropped its end, and some seconds after the
+    /// client's session has ended. What [`method`](ServerBuilder::method) says of blocking holds for the function and its stream.
+    pub fn stream<A, T, F, Fut, S>(self, method: &StreamMethod<A, T>, function: F) -> Self
+    where
+        F: Fn(Context, A, u64) -> Fut + Send + Sync + 'static,
+        A: DeserializeOwned + Send + 'static,
+        T: Send + 'static,
+        Fut: Future<Output = S> + Send + 'static,
+        S: Stream<Item = T> + Send + 'static,
+    {
+        let StreamMethod { name, shape, codec, .. } = *method;
+        let (opens, pulls, closes) = {
+            let table = Arc::new(StreamTable::default());
+            (table.clone(), table.clone(), table)
+        };
+        let open: Method<(A, u64, StreamId), Opened> =
+            Method::new(name).reply_len_max(1).drop_on_cancel();
+        let open_function = move |context: Context, (arguments, position, id)| {
+            let place = opens.reserve(&context, id);
+            // Nothing of the function runs if there is no place.
+            let opened = place.map(|place| (place, function(context.clone(), arguments, position)));
+            async move {
+                let Some((place, function)) = opened else { return Opened::TooMany };
+                let stream = Box::pin(function.await);
+                place.open(Box::new(Producer { stream, codec }), position, shape);
+                Opened::Yes
+            }
+        };
+        let builder = self.method(&open, open_function);
+        let builder = builder.method_raw(next_method(name, shape), move |context, body: Bytes| {
+            next(pulls.clone(), context, body)
+        });
+        builder.method_raw(close_method(name, shape), move |context, body: Bytes| {
+            if let Some(id) = decode::<StreamId>(&body, ValueLimits::DEFAULT) {
+                closes.close(context.session(), id);
+            }
+            std::future::ready(Bytes::new())
+        })
+    }
+}
+
+/// The call for a chunk. Its reply is not kept: the stream keeps the chunk.
+fn next_method(name: &'static str, shape: Shape) -> RawMethod {
+    let mut spec = MethodSpec::new(shape.next);
+    spec.idempotent = true;
+    spec.reply_len_max = shape.chunk_len.saturating_add(HEADER_LEN as u32);
+    let options = MethodOptions { drop_on_cancel: true, ..MethodOptions::NONE };
+    RawMethod { name, spec, options, described: None }
+}
+
+fn close_method(name: &'static str, shape: Shape) -> RawMethod {
+    let mut spec = MethodSpec::new(shape.close);
+    spec.idempotent = true;
+    spec.reply_len_max = 0;
+    RawMethod { name, spec, options: MethodOptions::NONE, described: None }
+}
+
+async fn next(table: Arc<StreamTable>, context: Context, body: Bytes) -> Bytes {
+    let Some(pull) = decode::<Pull>(&body, ValueLimits::DEFAULT) else {
+        return Chunk::Lost.bytes();
+    };
+    let Some(source) = table.source(context.session(), pull.stream) else {
+        return Chunk::Lost.bytes();
+    };
+    drop(table);
+    let mut wait: Option<Box<dyn Timer>> = None;
+    std::future::poll_fn(|cx| {
+        let expired = wait.as_mut().is_some_and(|timer| timer.poll(cx).is_ready());
+        let poll = source.poll_pull(&pull, expired || pull.wait_ms == 0, cx);
+        if poll.is_pending() && wait.is_none() {
+            let Some((now, mut timer)) = context.timer() else { return poll };
+            timer.set(now + Duration::from_millis(pull.wait_ms.into()));
+            // It is not over before it is set; polled, it wakes this call.
+            let _pending = timer.poll(cx);
+            wait = Some(timer);
+        }
+        poll
+    })
+    .await
+}
+
+/// The open streams of one method.
+#[derive(Default)]
+struct StreamTable {
+    state: Lock<TableState>,
+}
+
+#[derive(Default)]
+struct TableState {
+    sessions: HashMap<SessionTag, HashMap<StreamId, Entry>>,
+    open: usize,
+    /// A task looks for sessions that have ended.
+    sweeps: bool,
+}
+
+struct Entry {
+    /// Asks whether the session has ended.
+    context: Context,
+    /// `None` while the function has not returned its stream.
+    source: Option<Arc<Source>>,
+}
+
+impl StreamTable {
+    /// A place for a stream; `None` if there are too many, or its id is taken.
+    fn reserve(self: &Arc<Self>, context: &Context, id: StreamId) -> Option<Place> {
+        let session = context.session()?;
+        let sweeps = {
+            let mut state = self.state.lock();
+            let TableState { sessions, open, .. } = &mut *state;
+            let streams = sessions.entry(session).or_default();
+            if streams.len() >= PER_SESSION_MAX || *open >= OPEN_MAX || streams.contains_key(&id) {
+                if streams.is_empty() {
+                    sessions.remove(&session);
+                }
+                return None;
+            }
+            streams.insert(id, Entry { context: context.clone(), source: None });
+            *open += 1;
+            std::mem::replace(&mut state.sweeps, true)
+        };
+        if !sweeps {
+            context.spawn(self.clone().sweep(context.clone()));
+        }
+        Some(Place { table: self.clone(), session, id, opened: false })
+    }
+
+    fn source(&self, session: Option<SessionTag>, id: StreamId) -> Option<Arc<Source>> {
+        self.state.lock().sessions.get(&session?)?.get(&id)?.source.clone()
+    }
+
+    /// A stream is not wanted any more.
+    fn close(&self, session: Option<SessionTag>, id: StreamId) {
+        let entry = session.and_then(|session| self.state.lock().remove(session, id));
+        if let Some(Entry { source: Some(source), .. }) = entry {
+            source.close();
+        }
+    }
+
+    /// Closes the streams of sessions that have ended, until none is open.
+    async fn sweep(self: Arc<Self>, context: Context) {
+        while let Some((now, mut timer)) = context.timer() {
+            timer.set(now + SWEEP_INTERVAL);
+            std::future::poll_fn(|cx| timer.poll(cx)).await;
+            let sessions = self.state.lock().one_of_each_session();
+            for (session, context) in sessions {
+                if context.session().is_none() {
+                    self.close_session(session);
+                }
+            }
+            let mut state = self.state.lock();
+            if state.open == 0 {
+                state.sweeps = false;
+                return;
+            }
+        }
+        // The server is gone.
+        let sessions = self.state.lock().one_of_each_session();
+        for (session, _) in sessions {
+            self.close_session(session);
+        }
+    }
+
+    fn close_session(&self, session: SessionTag) {
+        let streams = {
+            let mut state = self.state.lock();
+            let streams = state.sessions.remove(&session).unwrap_or_default();
+            state.open -= streams.len();
+            streams
+        };
+        streams.into_values().filter_map(|entry| entry.source).for_each(|source| source.close());
+    }
+}
+
+impl TableState {
+    fn one_of_each_session(&self) -> Vec<(SessionTag, Context)> {
+        let one = |(session, streams): (&SessionTag, &HashMap<StreamId, Entry>)| {
+            Some((*session, streams.values().next()?.context.clone()))
+        };
+        self.sessions.iter().filter_map(one).collect()
+    }
+
+    fn remove(&mut self, session: SessionTag, id: StreamId) -> Option<Entry> {
+        let streams = self.sessions.get_mut(&session)?;
+        let entry = streams.remove(&id)?;
+        if streams.is_empty() {
+            self.sessions.remove(&session);
+        }
+        self.open -= 1;
+        Some(entry)
+    }
+}
+
+/// A place in the table. It is free again if the function does not return.
+struct Place {
+    table: Arc<StreamTable>,
+    session: SessionTag,
+    id: StreamId,
+    opened: bool,
+}
+
+impl Place {
+    fn open(mut self, producer: Box<dyn super::source::Produce>, position: u64, shape: Shape) {
+        let (chunk_len, credit) = (shape.chunk_len as usize, shape.credit as usize);
+        let source = Arc::new(Source::new(producer, position, chunk_len, credit));
+        self.opened = true;
+        let mut state = self.table.state.lock();
+        let streams = state.sessions.get_mut(&self.session);
+        match streams.and_then(|streams| streams.get_mut(&self.id)) {
+            Some(entry) => entry.source = Some(source),
+            // It was closed meanwhile. The user's stream is dropped without the lock.
+            None => {
+                drop(state);
+                source.close();
+            }
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if !self.opened {
+            self.table.state.lock().remove(self.session, self.id);
+        }
+    }
+}
