@@ -147,6 +147,9 @@ fn a_tool_without_types_calls_a_method_with_json() {
         assert_eq!(names, ["bank/deduct", "bank/list", "bank/note", "bank/ping"]);
         let (name, deduct) = &all[0];
         let body = deduct.arguments_to_postcard(r#"{"type": 1, "account": 8}"#, Limits::DEFAULT);
+        assert_eq!(deduct.arguments_to_postcard("[8, 1]", Limits::DEFAULT), body);
+        let json = body.as_deref().map(|body| deduct.arguments_to_json(body, Limits::DEFAULT));
+        assert_eq!(json, Ok(Ok(r#"{"account":8,"type":1}"#.to_owned())));
         let reply = client.call_raw(MethodId::of(name), body.unwrap()).await.ok().unwrap();
         let reply = deduct.reply_to_json(&reply, Limits::DEFAULT).unwrap();
         assert_eq!(reply, r#"{"Err":{"NoSuchAccount":8}}"#);
