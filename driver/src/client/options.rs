@@ -122,8 +122,9 @@ pub struct ClientStatus {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CloseReport {
-    /// Everything was settled and acknowledged, and the server has the `Goodbye` that ends the session. Otherwise the time was
-    /// up first, the server refused the client, or this process is a fork of the one that made it.
+    /// Everything was settled and acknowledged, and the server has the `Goodbye` that ends the session, if there was one to end:
+    /// there is none for a client that was refused. Otherwise the time was up first, or this process is a fork of the one that
+    /// made it.
     pub in_good_order: bool,
     /// Calls that the close ended: their callers learn `Closed`, as not executed or as unknown.
     pub unfinished: u64,
