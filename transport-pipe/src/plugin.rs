@@ -1,7 +1,7 @@
 //! Programs that a host starts and calls: plugins.
 //!
 //! A [`Plugin`] is a program that serves a service over its stdin and stdout, with [`StdioAcceptor`](crate::StdioAcceptor). Its
-//! host starts it, calls it through a [`Client`], and is told the truth when it ends.
+//! host starts it, calls it through a [`Client`], and gets a truthful outcome for each call when it ends.
 //!
 //! ```no_run
 //! use std::process::Command;
@@ -24,7 +24,7 @@
 //! # });
 //! ```
 //!
-//! | what happens | what is done | what a caller is told |
+//! | what happens | what is done | what a caller sees |
 //! |---|---|---|
 //! | the program ends in mid call | it is started again, as the [`RestartPolicy`] says | calls in flight: `Unknown(SessionEnded)`, or they run again if they are idempotent; the others wait for the next run |
 //! | it ends too often | nothing more is started | at once `NotExecuted`; calls in flight: `Unknown(SessionEnded)` |
@@ -116,7 +116,7 @@ impl Plugin {
         self.host.status()
     }
 
-    /// A failed call together with the end of its plugin, where that may be why it failed. To be asked soon: it is the last end
+    /// A failed call together with the end of its plugin, where that may be why it failed. Ask it soon: it is the last end
     /// that is known.
     pub fn explain(&self, call: CallFailure) -> PluginFailure {
         let may_be_why = match call {

@@ -13,11 +13,11 @@ use crate::system;
 
 /// What a case has found out.
 pub(crate) struct Finding {
-    /// What the caller was told, or the host.
-    pub(crate) told: String,
+    /// What the caller saw, or the host.
+    pub(crate) seen: String,
     /// How long that took.
     pub(crate) took: Duration,
-    /// What went on afterwards.
+    /// What happened afterwards.
     pub(crate) then: String,
     /// Whether it was as it should be.
     pub(crate) held: bool,
@@ -52,7 +52,7 @@ cases! {
     "last-crash" "ends in mid call, and may not be started again" last_crash,
     "hang" "never answers one call" hang,
     "debugger" "is stopped for a second, as at a breakpoint" debugger,
-    "stderr" "writes 2 MB to its stderr, which nobody reads" stderr,
+    "stderr" "writes 2 MB to its stderr, which its host does not read" stderr,
     "banner" "prints a greeting before it serves" banner,
     "garbage" "speaks another protocol" garbage,
     "broken" "ends at once with status 1, each time" broken,
@@ -65,7 +65,7 @@ cases! {
 }
 
 const TEXT: &str = "every call has one truthful outcome";
-/// More than any call here needs: what is told at once must not take so long.
+/// More than any call here needs: an outcome that comes at once must not take so long.
 const LONG: Duration = Duration::from_secs(30);
 
 fn program(role: Role) -> Command {
@@ -110,9 +110,9 @@ async fn serves(plugin: &Plugin, groups: &Groups) -> Result<String, CallFailure>
     Ok(format!("the next call: {count} words, from run {}", plugin.status().starts))
 }
 
-/// A call that should fail, and what its caller is told.
+/// A call that should fail, and what its caller sees.
 struct Failed {
-    told: String,
+    seen: String,
     took: Duration,
     executed: Executed,
 }
@@ -122,19 +122,19 @@ async fn fails<R>(plugin: &Plugin, call: impl Future<Output = Result<R, CallFail
     let result = call.await;
     let took = system::now().since(started);
     match result {
-        Ok(_) => Failed { told: "a reply".to_owned(), took, executed: Executed::Yes },
+        Ok(_) => Failed { seen: "a reply".to_owned(), took, executed: Executed::Yes },
         Err(failure) => {
             let failure = plugin.explain(failure);
-            Failed { told: failure.to_string(), took, executed: failure.executed() }
+            Failed { seen: failure.to_string(), took, executed: failure.executed() }
         }
     }
 }
 
 impl Failed {
-    /// Told soon, in these words, and with this certainty.
+    /// It should have come soon, in these words, and with this certainty.
     fn finding(self, executed: Executed, words: &str, then: String) -> Finding {
-        let held = self.executed == executed && self.told.contains(words) && self.took < LONG / 3;
-        Finding { told: self.told, took: self.took, then, held }
+        let held = self.executed == executed && self.seen.contains(words) && self.took < LONG / 3;
+        Finding { seen: self.seen, took: self.took, then, held }
     }
 }
 
@@ -144,7 +144,7 @@ async fn works(groups: Groups) -> Result<Finding, CallFailure> {
     let count = words(&plugin).count(TEXT.to_owned()).await.ok()?;
     let took = system::now().since(started);
     process(&plugin, &groups).await?;
-    Ok(Finding { told: format!("{count} words"), took, then: String::new(), held: count == 6 })
+    Ok(Finding { seen: format!("{count} words"), took, then: String::new(), held: count == 6 })
 }
 
 async fn crash(groups: Groups) -> Result<Finding, CallFailure> {
@@ -171,7 +171,7 @@ async fn last_crash(groups: Groups) -> Result<Finding, CallFailure> {
     let failed = fails(&plugin, call).await;
     let next = fails(&plugin, async { words(&plugin).count(TEXT.to_owned()).await.ok() }).await;
     let held = next.executed == Executed::No && next.took < LONG / 3;
-    let then = format!("the next call: {}", next.told);
+    let then = format!("the next call: {}", next.seen);
     let finding = failed.finding(Executed::Unknown, "ended with status 3: no space left", then);
     Ok(Finding { held: held && finding.held, ..finding })
 }
@@ -200,7 +200,7 @@ async fn debugger(groups: Groups) -> Result<Finding, CallFailure> {
     let took = system::now().since(started);
     let then = serves(&plugin, &groups).await?;
     held &= plugin.status().starts == 1;
-    Ok(Finding { told: format!("{count} words, when it goes on"), took, then, held })
+    Ok(Finding { seen: format!("{count} words, when it runs again"), took, then, held })
 }
 
 async fn stderr(groups: Groups) -> Result<Finding, CallFailure> {
@@ -216,10 +216,10 @@ async fn stderr(groups: Groups) -> Result<Finding, CallFailure> {
     let then = serves(&plugin, &groups).await?;
     drop(gate);
     let held = plugin.status().starts == 1;
-    Ok(Finding { told: "the reply".to_owned(), took, then, held })
+    Ok(Finding { seen: "the reply".to_owned(), took, then, held })
 }
 
-/// A program that cannot serve: what its first caller is told, after so many starts.
+/// A program that cannot serve: what its first caller sees, after so many starts.
 async fn useless(
     builder: PluginBuilder,
     starts: u64,
@@ -283,9 +283,9 @@ async fn stop(groups: Groups) -> Result<Finding, CallFailure> {
     let end = plugin.stop().await;
     let took = system::now().since(started);
     let count = call.await.ok()?;
-    let told = end.map_or("nothing".to_owned(), |end| end.to_string());
-    let held = told == "the program ended with status 0";
-    Ok(Finding { told, took, then: format!("the call that was pending: {count} words"), held })
+    let seen = end.map_or("nothing".to_owned(), |end| end.to_string());
+    let held = seen == "the program ended with status 0";
+    Ok(Finding { seen, took, then: format!("the call that was pending: {count} words"), held })
 }
 
 async fn restarts(groups: Groups) -> Result<Finding, CallFailure> {
@@ -298,13 +298,13 @@ async fn restarts(groups: Groups) -> Result<Finding, CallFailure> {
     for _ in 0..200 {
         let call = async { words(&plugin).exit(1, "again".to_owned()).await.ok() };
         let failed = fails(&plugin, call).await;
-        let is_truthful = failed.executed == Executed::Unknown && failed.told.ends_with("again");
+        let is_truthful = failed.executed == Executed::Unknown && failed.seen.ends_with("again");
         truthful += u32::from(is_truthful);
         process(&plugin, &groups).await?;
     }
     let took = system::now().since(started);
     let is_clean = system::until(|| system::descriptors() == before).await;
     let then = format!("{} descriptors, before and after", system::descriptors());
-    let told = format!("{truthful} of 200 callers: the program ended with status 1: again");
-    Ok(Finding { told, took, then, held: is_clean && truthful == 200 })
+    let seen = format!("{truthful} of 200 callers: the program ended with status 1: again");
+    Ok(Finding { seen, took, then, held: is_clean && truthful == 200 })
 }

@@ -1,5 +1,5 @@
 //! A host and its plugins. It teaches what a host must count with when it runs other people's programs as child processes, and
-//! what its callers are told then: a plugin crashes, hangs, fills its stderr, prints garbage, is held by a debugger, leaves
+//! what its callers see then: a plugin crashes, hangs, fills its stderr, prints garbage, is held by a debugger, leaves
 //! programs behind, or is not there at all.
 //!
 //! ```text
@@ -23,7 +23,7 @@ A host that runs plugins as child processes, and tells the truth when they misbe
 
 Usage: plugin [CASE]...
 
-Without a case, all of them. Prints for each what the caller is told, how long that takes, and what is left running. Exit
+Without a case, all of them. Prints for each what the caller sees, how long that takes, and what is left running. Exit
 status 0: all was as it should be; 1: something was not; 2: no such case.
 
 Cases:";
@@ -89,8 +89,8 @@ async fn run_one(case: &Case) -> bool {
     };
     // The case has dropped its plugin.
     let is_clean = system::until(|| system::left_of(&groups.borrow()) == 0).await;
-    let Finding { told, took, then, held } = finding;
-    println!("    told after {:.3} s: {told}", took.as_secs_f64());
+    let Finding { seen, took, then, held } = finding;
+    println!("    the caller sees after {:.3} s: {seen}", took.as_secs_f64());
     if !then.is_empty() {
         println!("    {then}");
     }

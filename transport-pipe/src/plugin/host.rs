@@ -57,8 +57,8 @@ enum Life {
     /// Nothing more is started.
     Over {
         by_host: bool,
-        /// The client has been told, and asks again only when something has changed.
-        told: bool,
+        /// The client has had the error, and dials again only when something has changed.
+        reported: bool,
     },
 }
 
@@ -145,7 +145,7 @@ impl Host {
                 }
             },
             Life::Live(run) => Step::End(run.clone()),
-            Life::Over { told: true, .. } => Step::Wait(None, state.changed.closed.clone()),
+            Life::Over { reported: true, .. } => Step::Wait(None, state.changed.closed.clone()),
             Life::Over { .. } => Step::Failed(state.error()),
         }
     }
@@ -176,7 +176,8 @@ impl Host {
     /// Ends it at once, or gives what runs to be waited for.
     pub(super) fn stop(&self) -> Option<Arc<Run>> {
         let state = &mut *lock(&self.state);
-        let life = std::mem::replace(&mut state.life, Life::Over { by_host: true, told: false });
+        let life =
+            std::mem::replace(&mut state.life, Life::Over { by_host: true, reported: false });
         state.changed = Changed::new();
         match life {
             Life::Live(run) => Some(run),
@@ -253,21 +254,21 @@ impl State {
         self.last_end = Some(end);
         self.life = match due {
             Some(at) => Life::Due(at),
-            None => Life::Over { by_host: false, told: false },
+            None => Life::Over { by_host: false, reported: false },
         };
         self.changed = Changed::new();
     }
 
-    /// What a dial is told that gets no connection: an error that a client takes for permanent, if nothing more is started.
+    /// The error of a dial that gets no connection: one that a client takes for permanent, if nothing more is started.
     fn error(&mut self) -> io::Error {
         let end = self.last_end.as_ref().map(ToString::to_string).unwrap_or_default();
         match &mut self.life {
-            Life::Over { by_host: true, told } => {
-                *told = true;
+            Life::Over { by_host: true, reported } => {
+                *reported = true;
                 io::Error::new(ErrorKind::Unsupported, "its host stopped it")
             }
-            Life::Over { by_host: false, told } => {
-                *told = true;
+            Life::Over { by_host: false, reported } => {
+                *reported = true;
                 io::Error::new(ErrorKind::Unsupported, format!("not started again: {end}"))
             }
             Life::Due(_) | Life::Live(_) => io::Error::new(ErrorKind::NotConnected, end),

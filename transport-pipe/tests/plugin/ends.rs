@@ -6,7 +6,7 @@ use oncewire_pipe::plugin::{EndReason, Plugin, PluginState, RestartPolicy};
 use oncewire_pipe::{CallFailure, Executed, Unknown};
 
 use crate::roles::{ABORT, ECHO, EXIT, EXIT_UNLESS, HANG, PID};
-use crate::{gone, plugin, program, shell, signal, told_at_once, until, until_state};
+use crate::{fails_at_once, gone, plugin, program, shell, signal, until, until_state};
 
 crate::tests! {
     c130_a_plugin_that_ends_in_mid_call_is_the_reason_of_its_calls,
@@ -14,7 +14,7 @@ crate::tests! {
     an_idempotent_call_runs_again_in_the_next_run,
     a_plugin_that_ends_at_once_is_given_up_after_its_restarts,
     a_plugin_that_ends_for_the_last_time_in_mid_call_ends_that_call,
-    a_program_that_cannot_be_started_is_told_at_once,
+    calls_of_a_program_that_cannot_be_started_fail_at_once,
     a_plugin_that_was_given_up_is_started_again_on_demand,
     restarts_are_paused_and_calls_wait_for_them,
     a_call_that_fails_by_itself_is_not_blamed_on_an_end,
@@ -78,7 +78,7 @@ fn a_plugin_that_ends_at_once_is_given_up_after_its_restarts() {
         let plugin = shell("echo cannot read its settings >&2; exit 7").restarts(policy).start();
         // Those that begin later learn it as well.
         for _ in 0..3 {
-            let text = told_at_once(&plugin).await;
+            let text = fails_at_once(&plugin).await;
             let end = "the program ended with status 7: cannot read its settings";
             assert!(text.starts_with("not executed: ") && text.ends_with(end), "{text}");
         }
@@ -100,7 +100,7 @@ fn a_plugin_that_ends_for_the_last_time_in_mid_call_ends_that_call() {
     });
 }
 
-fn a_program_that_cannot_be_started_is_told_at_once() {
+fn calls_of_a_program_that_cannot_be_started_fail_at_once() {
     smol::block_on(async {
         let file = std::env::temp_dir().join(format!("oncewire-plugin-{}", std::process::id()));
         std::fs::write(&file, "#!/bin/sh\n").unwrap();
@@ -112,7 +112,7 @@ fn a_program_that_cannot_be_started_is_told_at_once() {
         ] {
             let text = format!("cannot start {path}: {why}");
             let plugin = Plugin::builder("none", std::process::Command::new(path)).start();
-            assert!(told_at_once(&plugin).await.contains(&text));
+            assert!(fails_at_once(&plugin).await.contains(&text));
             let status = plugin.status();
             let end = status.last_end.unwrap();
             assert!(matches!(end.why, EndReason::NotStarted(_)));

@@ -2,7 +2,7 @@
 
 use oncewire_pipe::plugin::{EndReason, PluginState};
 
-use crate::{collect, gone, plugin, shell, told_at_once, until, until_state};
+use crate::{collect, fails_at_once, gone, plugin, shell, until, until_state};
 
 crate::tests! {
     c133_what_a_program_prints_in_place_of_the_protocol_is_quoted,
@@ -15,7 +15,7 @@ fn c133_what_a_program_prints_in_place_of_the_protocol_is_quoted() {
     smol::block_on(async {
         let plugin = plugin("banner").start();
         assert_eq!(
-            told_at_once(&plugin).await,
+            fails_at_once(&plugin).await,
             "not executed: no connection to the server could be made; plugin banner: the program wrote something else than Oncewire to its stdout: \"Welcome to the plugin!\\nVersion 1\\n\""
         );
         assert_eq!(plugin.status().starts, 1);

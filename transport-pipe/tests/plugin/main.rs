@@ -101,8 +101,8 @@ async fn ended(pid: u32) {
     until(|| matches!(state_of(pid), None | Some('Z' | 'X'))).await;
 }
 
-/// Makes a call that would wait for an hour, of a plugin that is given up, and returns what its caller is told.
-async fn told_at_once(plugin: &Plugin) -> String {
+/// Makes a call that would wait for an hour, of a plugin that is given up, and returns what its caller sees.
+async fn fails_at_once(plugin: &Plugin) -> String {
     let call = plugin.client().call(&roles::PID, &()).timeout(Duration::from_secs(3600));
     let failure = call.await.ok().unwrap_err();
     assert_eq!(failure, CallFailure::NotExecuted(NotExecuted::NeverConnected));
