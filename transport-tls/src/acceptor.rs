@@ -14,7 +14,7 @@ use crate::server::ServerTls;
 /// Accepts by another acceptor, and speaks TLS on what that accepts.
 ///
 /// Handshakes are made beside each other, so that a slow client holds up no other, and belong to the acceptor: a future of
-/// `accept` that is dropped loses none. They need someone to wait in `accept` to go on, as a server does. A client that
+/// `accept` that is dropped loses none. They advance only while an `accept` is awaited, as a server does. A client that
 /// fails its handshake is counted, and not reported otherwise.
 ///
 /// Who is calling is the [name](crate::certificate_name) of the client's certificate. Without one it is who the acceptor
@@ -25,6 +25,7 @@ pub struct TlsAcceptor<A> {
     handshakes_max: usize,
     handshake_timeout: Duration,
     state: Mutex<State>,
+    seen: Mutex<Seen>,
     waiters: Arc<Waiters>,
 }
 
@@ -38,6 +39,12 @@ struct State {
     stalled: Box<dyn Timer>,
     /// There will be no other connection: reported when the last handshake has ended.
     ended: Option<io::Error>,
+}
+
+/// What came of handshakes. Not a part of [`State`], which is locked while handshakes are made: they call the program's
+/// `admit`, which may ask for this.
+#[derive(Default)]
+struct Seen {
     counters: HandshakeCounters,
     last_failure: Option<String>,
 }
@@ -71,15 +78,14 @@ impl<A: Accept> TlsAcceptor<A> {
                 handshakes: Handshakes::new(),
                 stalled: SmolRuntime::global().timer(),
                 ended: None,
-                counters: HandshakeCounters::default(),
-                last_failure: None,
             }),
+            seen: Mutex::default(),
             waiters: Arc::default(),
         }
     }
 
-    /// So many handshakes at once, at least one. A newcomer beyond that takes the place of the oldest, once that has gone on
-    /// for a second; until then it waits.
+    /// So many handshakes at once, at least one. A newcomer beyond that takes the place of the oldest, once that is a second
+    /// old; until then it waits.
     pub fn handshakes_max(mut self, handshakes: usize) -> Self {
         self.handshakes_max = handshakes.max(1);
         self
@@ -98,30 +104,28 @@ impl<A: Accept> TlsAcceptor<A> {
 
     /// How handshakes have ended.
     pub fn counters(&self) -> HandshakeCounters {
-        self.lock().counters
+        self.seen().counters
     }
 
     /// Why the last handshake that failed has failed.
     pub fn last_failure(&self) -> Option<String> {
-        self.lock().last_failure.clone()
+        self.seen().last_failure.clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        lock(&self.seen)
     }
 
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
-        let waker = self.waiters.register(cx);
-        let cx = &mut Context::from_waker(&waker);
-        let state = &mut *self.lock();
+        let state = &mut *lock(&self.state);
         loop {
             match state.handshakes.poll_next(cx) {
                 Poll::Ready(Ok(accepted)) => {
-                    state.counters.completed += 1;
+                    self.seen().counters.completed += 1;
                     return Poll::Ready(Ok(accepted));
                 }
                 Poll::Ready(Err(failure)) => {
-                    state.note(failure);
+                    self.seen().note(failure);
                     continue;
                 }
                 Poll::Pending => {}
@@ -154,10 +158,10 @@ impl<A: Accept> TlsAcceptor<A> {
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
-        if state.handshakes.len() >= self.handshakes_max {
+        if state.newcomer.is_some() && state.handshakes.len() >= self.handshakes_max {
             let Some(stalled_at) = state.handshakes.stalled_at() else { return Poll::Pending };
             if let Some(displaced) = state.handshakes.displace() {
-                state.note(displaced);
+                self.seen().note(displaced);
             } else {
                 state.stalled.set(stalled_at);
                 std::task::ready!(state.stalled.poll(cx));
@@ -171,7 +175,7 @@ impl<A: Accept> TlsAcceptor<A> {
     }
 }
 
-impl State {
+impl Seen {
     fn note(&mut self, failure: Failure) {
         match failure {
             Failure::TimedOut => self.counters.timed_out += 1,
@@ -192,7 +196,11 @@ fn is_final(error: &io::Error) -> bool {
 
 impl<A: Accept> Accept for TlsAcceptor<A> {
     fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>> {
-        Box::pin(std::future::poll_fn(|cx| self.poll_accept(cx)))
+        let waiter = Waiter::new(&self.waiters);
+        Box::pin(std::future::poll_fn(move |cx| {
+            let waker = waiter.register(cx);
+            self.poll_accept(&mut Context::from_waker(&waker))
+        }))
     }
 
     fn address(&self) -> String {
@@ -209,33 +217,65 @@ impl<A: Accept> fmt::Debug for TlsAcceptor<A> {
     }
 }
 
-/// All who wait in `accept`. What they wait for is shared, so an event wakes all: the one that polled last may have been
-/// dropped.
+/// The futures of `accept` that wait. What they wait for is shared, so an event wakes all: the one that polled last may have
+/// been dropped.
 #[derive(Default)]
 struct Waiters {
-    wakers: Mutex<Vec<Waker>>,
+    waiting: Mutex<Waiting>,
 }
 
-impl Waiters {
-    fn lock(&self) -> MutexGuard<'_, Vec<Waker>> {
-        self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A waker that wakes this one too, once.
-    fn register(self: &Arc<Self>, cx: &Context<'_>) -> Waker {
-        let mut wakers = self.lock();
-        if !wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
-            wakers.push(cx.waker().clone());
-        }
-        Waker::from(self.clone())
-    }
+#[derive(Default)]
+struct Waiting {
+    /// By the number of their future, which takes its own with it when it is dropped: a program that gives up waiting again
+    /// and again leaves none.
+    wakers: Vec<(u64, Waker)>,
+    next_id: u64,
 }
 
 impl Wake for Waiters {
     fn wake(self: Arc<Self>) {
-        let wakers = std::mem::take(&mut *self.lock());
-        for waker in wakers {
+        let wakers = std::mem::take(&mut lock(&self.waiting).wakers);
+        for (_, waker) in wakers {
             waker.wake();
         }
     }
+}
+
+/// One future of `accept`, as a waiter.
+struct Waiter {
+    waiters: Arc<Waiters>,
+    id: u64,
+}
+
+impl Waiter {
+    fn new(waiters: &Arc<Waiters>) -> Waiter {
+        let mut waiting = lock(&waiters.waiting);
+        waiting.next_id += 1;
+        Waiter { waiters: waiters.clone(), id: waiting.next_id }
+    }
+
+    /// A waker that wakes this one too, once.
+    fn register(&self, cx: &Context<'_>) -> Waker {
+        let _old = self.replace(Some(cx.waker().clone()));
+        Waker::from(self.waiters.clone())
+    }
+
+    /// Returns the waker before, to be dropped by the caller: that may drop what it wakes, and a waiter in it, which locks.
+    fn replace(&self, new: Option<Waker>) -> Option<Waker> {
+        let wakers = &mut lock(&self.waiters.waiting).wakers;
+        let at = wakers.iter().position(|(id, _)| *id == self.id);
+        let old = at.map(|at| wakers.swap_remove(at).1);
+        wakers.extend(new.map(|waker| (self.id, waker)));
+        old
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        let _old = self.replace(None);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

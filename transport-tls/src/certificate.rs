@@ -36,7 +36,7 @@ pub fn certificate_name(certificate: &CertificateDer<'_>) -> io::Result<String> 
 }
 
 /// The one common name of a subject: `SEQUENCE OF SET OF SEQUENCE { type OID, value ANY }` (RFC 5280, 4.1.2.4), without
-/// the outermost head. Two names would be the choice of whoever reads the certificate, so there must be one.
+/// the outermost head. Of two names each reader may choose another, so there must be one.
 fn common_name(subject: &[u8]) -> Option<&str> {
     /// 2.5.4.3.
     const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];

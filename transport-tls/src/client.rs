@@ -70,24 +70,24 @@ impl ClientTls {
     }
 }
 
-/// Describes a [`ClientTls`] that is made of files.
-#[derive(Clone, Debug, Default)]
-#[cfg_attr(not(any(feature = "ring", feature = "aws-lc-rs")), allow(dead_code))]
-pub struct ClientTlsBuilder {
-    authorities: Vec<std::path::PathBuf>,
-    #[cfg(feature = "system-roots")]
-    system: bool,
-    identity: Option<(std::path::PathBuf, std::path::PathBuf)>,
-}
-
+/// What is made of files needs a provider of cryptography of ours; a configuration of the program's own brings one.
 #[cfg(any(feature = "ring", feature = "aws-lc-rs"))]
-mod files {
+pub(crate) mod files {
     use std::path::PathBuf;
 
     use rustls::RootCertStore;
 
     use super::*;
     use crate::provider::{self, ALPN, provider};
+
+    /// Describes a [`ClientTls`] that is made of files.
+    #[derive(Clone, Debug, Default)]
+    pub struct ClientTlsBuilder {
+        authorities: Vec<PathBuf>,
+        #[cfg(feature = "system-roots")]
+        system: bool,
+        identity: Option<(PathBuf, PathBuf)>,
+    }
 
     impl ClientTls {
         /// Trusts no server, until the builder says whose certificates are trusted.

@@ -19,7 +19,7 @@ use crate::tls_stream::{Paced, Stream};
 /// A stream, and who is at its other end.
 pub(crate) type Accepted = (BoxStream, Subject);
 
-/// A handshake that has gone on for this long gives its place to a newcomer, if there is no other.
+/// A handshake that is this old gives its place to a newcomer, if there is no other.
 const STALLED_AFTER: Duration = Duration::from_secs(1);
 
 /// How a handshake ended.

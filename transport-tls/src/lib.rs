@@ -16,9 +16,14 @@ mod verifier;
 
 pub use acceptor::{HandshakeCounters, TlsAcceptor};
 pub use certificate::certificate_name;
-pub use client::{ClientTls, ClientTlsBuilder};
+pub use client::ClientTls;
+#[cfg(any(feature = "ring", feature = "aws-lc-rs"))]
+pub use client::files::ClientTlsBuilder;
 pub use connector::TlsConnector;
 pub use oncewire_driver::*;
 pub use rustls;
-pub use server::{ServerTls, ServerTlsBuilder};
+pub use server::ServerTls;
+#[cfg(any(feature = "ring", feature = "aws-lc-rs"))]
+pub use server::files::ServerTlsBuilder;
+#[cfg(any(feature = "ring", feature = "aws-lc-rs"))]
 pub use verifier::PeerCertificate;

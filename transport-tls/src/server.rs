@@ -1,4 +1,4 @@
-//! How a server proves who it is, and which clients it lets in.
+//! How a server proves who it is, and which clients it accepts.
 
 use std::fmt;
 use std::io;
@@ -9,7 +9,7 @@ use rustls::server::{NoServerSessionStorage, ProducesTickets};
 
 use crate::reload::Reloadable;
 
-/// How a server proves who it is, and which clients it lets in. Clones are the same: what one of them reloads, all use.
+/// How a server proves who it is, and which clients it accepts. Clones are the same: what one of them reloads, all use.
 ///
 /// ```no_run
 /// use oncewire_tls::ServerTls;
@@ -95,26 +95,9 @@ impl ServerTls {
     }
 }
 
-/// Describes a [`ServerTls`] that is made of files.
-#[cfg_attr(not(any(feature = "ring", feature = "aws-lc-rs")), allow(dead_code))]
-pub struct ServerTlsBuilder {
-    certificate: std::path::PathBuf,
-    key: std::path::PathBuf,
-    clients: Vec<std::path::PathBuf>,
-    admit: Option<crate::verifier::Admit>,
-}
-
-impl fmt::Debug for ServerTlsBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServerTlsBuilder")
-            .field("certificate", &self.certificate)
-            .field("clients", &self.clients)
-            .finish_non_exhaustive()
-    }
-}
-
+/// What is made of files needs a provider of cryptography of ours; a configuration of the program's own brings one.
 #[cfg(any(feature = "ring", feature = "aws-lc-rs"))]
-mod files {
+pub(crate) mod files {
     use std::path::PathBuf;
 
     use rustls::RootCertStore;
@@ -122,7 +105,24 @@ mod files {
 
     use super::*;
     use crate::provider::{self, ALPN, provider};
-    use crate::verifier::{NamedClients, PeerCertificate};
+    use crate::verifier::{Admit, NamedClients, PeerCertificate};
+
+    /// Describes a [`ServerTls`] that is made of files.
+    pub struct ServerTlsBuilder {
+        certificate: PathBuf,
+        key: PathBuf,
+        clients: Vec<PathBuf>,
+        admit: Option<Admit>,
+    }
+
+    impl fmt::Debug for ServerTlsBuilder {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("ServerTlsBuilder")
+                .field("certificate", &self.certificate)
+                .field("clients", &self.clients)
+                .finish_non_exhaustive()
+        }
+    }
 
     impl ServerTls {
         /// Shows clients this certificate: a PEM file with it and those between it and its authority, in this order, and
@@ -141,15 +141,15 @@ mod files {
     }
 
     impl ServerTlsBuilder {
-        /// Lets in only clients that have a certificate of an authority in this PEM file. Its
+        /// Accepts only clients that have a certificate of an authority in this PEM file. Its
         /// [name](crate::certificate_name) is then who is calling. Can be said several times.
         pub fn client_authorities_file(mut self, path: impl Into<PathBuf>) -> Self {
             self.clients.push(path.into());
             self
         }
 
-        /// Of the clients with such a certificate, lets in only those for which this returns true. The others learn that
-        /// their access is denied. It is called in the handshake, and must not block.
+        /// Of the clients with such a certificate, accepts only those for which this returns true; one for which it panics is
+        /// not accepted. The others learn that their access is denied. It is called in the handshake, and must not block.
         pub fn admit(
             mut self,
             admit: impl Fn(&PeerCertificate<'_>) -> bool + Send + Sync + 'static,

@@ -56,6 +56,16 @@ impl AsyncWrite for Stream {
         self.explained(result)
     }
 
+    /// The default would write the first buffer alone: a record, and a system call, of its own for each head of a long body.
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.tls).poll_write_vectored(cx, bufs);
+        self.explained(result)
+    }
+
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.tls).poll_flush(cx);
         self.explained(result)

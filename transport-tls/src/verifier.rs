@@ -1,6 +1,8 @@
 //! Which clients are accepted, of those whose certificates are good.
+#![cfg(any(feature = "ring", feature = "aws-lc-rs"))]
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use rustls::client::danger::HandshakeSignatureValid;
@@ -38,14 +40,12 @@ impl PeerCertificate<'_> {
     }
 }
 
-/// Lets in clients whose certificates are good, have a name, and are admitted.
-#[cfg_attr(not(any(feature = "ring", feature = "aws-lc-rs")), allow(dead_code))]
+/// Accepts clients whose certificates are good, have a name, and are admitted.
 pub(crate) struct NamedClients {
     certificates: Arc<dyn ClientCertVerifier>,
     admit: Option<Admit>,
 }
 
-#[cfg_attr(not(any(feature = "ring", feature = "aws-lc-rs")), allow(dead_code))]
 impl NamedClients {
     pub(crate) fn new(
         certificates: Arc<dyn ClientCertVerifier>,
@@ -53,6 +53,16 @@ impl NamedClients {
     ) -> NamedClients {
         NamedClients { certificates, admit }
     }
+}
+
+/// Asks the program. A panic denies: unwound, it would end the accepting task, and a client could bring it about.
+fn admits(admit: &Admit, peer: &PeerCertificate<'_>) -> bool {
+    let asked = catch_unwind(AssertUnwindSafe(|| admit(peer)));
+    asked.unwrap_or_else(|payload| {
+        // Its drop may panic again.
+        std::mem::forget(payload);
+        false
+    })
 }
 
 impl fmt::Debug for NamedClients {
@@ -86,7 +96,7 @@ impl ClientCertVerifier for NamedClients {
         let Ok(name) = certificate_name(certificate) else { return Err(denied) };
         let peer = PeerCertificate { name: &name, certificate, intermediates };
         match &self.admit {
-            Some(admit) if !admit(&peer) => Err(denied),
+            Some(admit) if !admits(admit, &peer) => Err(denied),
             _ => Ok(verified),
         }
     }

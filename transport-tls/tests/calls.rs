@@ -1,9 +1,13 @@
 //! What a caller learns whose connection is refused, and one whose connection is not: C191.
 
+use std::io;
+use std::sync::Arc;
+
+use oncewire_pipe::memory::{self, MemoryAcceptor, MemoryConnector};
 use oncewire_tcp::{TcpAcceptor, TcpConnector};
 use oncewire_tls::{
-    Client, ClientOptions, ClientTls, Method, NotExecuted, Outcome, Server, ServerTls, TlsAcceptor,
-    TlsConnector,
+    BoxFuture, BoxStream, Client, ClientOptions, ClientTls, Connect, Method, NotExecuted, Outcome,
+    Server, ServerTls, TlsAcceptor, TlsConnector,
 };
 use util::{Authority, SERVER};
 
@@ -55,5 +59,56 @@ fn c191_a_call_ends_at_once_when_a_certificate_is_not_accepted() {
         let client = client(alice.build().unwrap(), server().build().unwrap()).await;
         assert_eq!(client.call(&WHO, &()).await.ok().unwrap(), "alice");
         client.close().await;
+    });
+}
+
+/// Gives its stream away only when a server has refused it.
+struct Late {
+    tls: TlsConnector<MemoryConnector>,
+    acceptor: Arc<TlsAcceptor<MemoryAcceptor>>,
+}
+
+impl Connect for Late {
+    fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
+        Box::pin(async {
+            let stream = self.tls.connect().await?;
+            while self.acceptor.counters().failed == 0 {
+                smol::future::yield_now().await;
+            }
+            Ok(stream)
+        })
+    }
+
+    fn address(&self) -> String {
+        self.tls.address()
+    }
+
+    fn is_permanent(&self, error: &io::Error) -> bool {
+        self.tls.is_permanent(error)
+    }
+}
+
+/// The client's first write fails then, and the verdict is there to be read.
+#[test]
+fn c191_a_refusal_that_is_faster_than_the_first_write_is_read_all_the_same() {
+    smol::block_on(async {
+        let authority = Authority::new();
+        let server = authority.server().serves().client_authorities_file(authority.file());
+        let (memory, acceptor) = memory::listener();
+        let acceptor = Arc::new(TlsAcceptor::new(acceptor, server.build().unwrap()));
+        let offered = Server::builder("test").method(&WHO, |_, ()| async { String::new() });
+        let (offered, accepts) = (offered.build().unwrap(), acceptor.clone());
+        smol::spawn(async move { offered.serve(accepts).await }).detach();
+        let tls = ClientTls::builder().authorities_file(authority.file()).build().unwrap();
+        let tls = TlsConnector::new(memory, tls, SERVER).unwrap();
+        let client =
+            Client::new(Late { tls, acceptor: acceptor.clone() }, ClientOptions::default());
+        let outcome = client.call(&WHO, &()).await;
+        let expected = matches!(outcome, Outcome::NotExecuted(NotExecuted::NeverConnected));
+        assert!(expected, "{outcome:?}");
+        let said = client.status().last_error.unwrap();
+        assert!(said.contains("asks for a certificate"), "{said}");
+        // It was not dialled again to find that out.
+        assert_eq!(acceptor.counters().failed, 1);
     });
 }

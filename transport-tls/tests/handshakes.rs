@@ -1,6 +1,9 @@
 //! Handshakes: who gets in, who does not, and what either side learns.
 
+use std::future::Future;
 use std::io::{self, ErrorKind};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use oncewire_pipe::memory::{self, MemoryAcceptor, MemoryConnector};
@@ -41,7 +44,7 @@ async fn first_read(ends: &Ends) -> io::Error {
         stream.read_exact(&mut [0]).await
     };
     let accepting = async { Err(ends.1.accept().await.map(|_| ()).expect_err("it has no end")) };
-    or(reading, accepting).await.expect_err("the server does not let it in")
+    or(reading, accepting).await.expect_err("the server does not accept it")
 }
 
 #[test]
@@ -116,7 +119,7 @@ fn c191_a_server_that_is_not_trusted_is_not_connected_to_and_the_error_says_why(
 }
 
 #[test]
-fn c191_a_client_that_is_not_let_in_learns_why() {
+fn c191_a_client_that_is_not_accepted_learns_why() {
     smol::block_on(async {
         let (authority, namesake) = (Authority::new(), Authority::new());
         let other = Authority::named("another");
@@ -155,7 +158,7 @@ fn ends_that_do_not_both_speak_tls_say_so() {
         let authority = Authority::new();
         let client = ClientTls::builder().authorities_file(authority.file()).build().unwrap();
         let ends = ends(client, authority.server().serves().build().unwrap());
-        // A client in plain text is counted, and the acceptor goes on.
+        // A client in plain text is counted, and the acceptor continues.
         let (plain, acceptor) = memory::listener();
         let tls = authority.server().serves().build().unwrap();
         let acceptor = TlsAcceptor::new(acceptor, tls);
@@ -264,6 +267,79 @@ fn c173_all_who_wait_in_accept_are_woken() {
         assert!(smol::future::poll_once(ends.1.accept()).await.is_none());
         let (client, accepted) = zip(ends.0.connect(), first).await;
         assert!(client.is_ok() && accepted.is_ok());
+    });
+}
+
+/// Knows by its count whether it is kept.
+struct Idle;
+
+impl Wake for Idle {
+    fn wake(self: Arc<Self>) {}
+}
+
+#[test]
+fn an_accept_that_is_dropped_leaves_no_waker() {
+    let authority = Authority::new();
+    let ends = ends(client_of(&authority), authority.server().serves().build().unwrap());
+    let idle = Arc::new(Idle);
+    let mut accept = ends.1.accept();
+    for _ in 0..3 {
+        // A waker of its own for each poll, as some combinators have it.
+        let waker = Waker::from(Arc::new(Idle));
+        assert!(accept.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        let waker = Waker::from(idle.clone());
+        assert!(accept.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    }
+    assert_eq!(Arc::strong_count(&idle), 2);
+    drop(accept);
+    assert_eq!(Arc::strong_count(&idle), 1);
+}
+
+#[test]
+fn when_no_connection_follows_no_handshake_is_displaced() {
+    smol::block_on(async {
+        let authority = Authority::new();
+        let (connector, acceptor) = memory::listener();
+        let server = authority.server().serves().build().unwrap();
+        // Longer than a handshake keeps its place from a newcomer.
+        let acceptor = TlsAcceptor::new(acceptor, server)
+            .handshakes_max(1)
+            .handshake_timeout(Duration::from_millis(1500));
+        let _silent = connector.connect().await.unwrap();
+        drop(connector);
+        let end = acceptor.accept().await.map(|_| ()).unwrap_err();
+        assert_eq!(end.kind(), ErrorKind::BrokenPipe);
+        let counters = acceptor.counters();
+        assert_eq!((counters.displaced, counters.timed_out), (0, 1));
+    });
+}
+
+#[test]
+fn c191_an_admit_that_panics_admits_none_and_may_ask_the_acceptor() {
+    smol::block_on(async {
+        let authority = Authority::new();
+        let (connector, acceptor) = memory::listener();
+        let shared: Arc<OnceLock<Arc<TlsAcceptor<MemoryAcceptor>>>> = Arc::default();
+        let asked = shared.clone();
+        let server = authority.server().serves().client_authorities_file(authority.file());
+        let server = server.admit(move |peer| {
+            assert!(peer.name() != "mallory", "as the test wants it");
+            asked.get().unwrap().counters().failed == 1
+        });
+        let acceptor = Arc::new(TlsAcceptor::new(acceptor, server.build().unwrap()));
+        assert!(shared.set(acceptor.clone()).is_ok());
+        let tls = |name| {
+            let client = authority.client(name).asks().authorities_file(authority.file());
+            TlsConnector::new(connector.clone(), client.build().unwrap(), SERVER).unwrap()
+        };
+        let mallory = tls("mallory");
+        let refused = async { mallory.connect().await?.read_exact(&mut [0]).await };
+        let refused = or(refused, async { acceptor.accept().await.map(|_| ()) }).await;
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::PermissionDenied);
+        let alice = tls("alice");
+        let (client, accepted) = zip(alice.connect(), acceptor.accept()).await;
+        assert!(client.is_ok());
+        assert_eq!(accepted.unwrap().1, Subject::Name("alice".into()));
     });
 }
 

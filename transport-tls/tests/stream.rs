@@ -157,10 +157,17 @@ fn bytes_pass_both_ways_at_once_and_each_way_ends_by_itself() {
     });
 }
 
-/// Counts its reads, of few bytes each.
+/// Counts its reads, of few bytes each, and its writes.
 struct Counted {
     io: MemoryStream,
     reads: Arc<AtomicU64>,
+    writes: Arc<AtomicU64>,
+}
+
+impl Counted {
+    fn new(io: MemoryStream) -> Counted {
+        Counted { io, reads: Arc::default(), writes: Arc::default() }
+    }
 }
 
 impl AsyncRead for Counted {
@@ -181,6 +188,7 @@ impl AsyncWrite for Counted {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.writes.fetch_add(1, Ordering::Relaxed);
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
@@ -193,6 +201,24 @@ impl AsyncWrite for Counted {
     }
 }
 
+#[test]
+fn what_is_written_together_leaves_as_one_record() {
+    smol::block_on(async {
+        let (client, server) = memory::pair();
+        let client = Counted::new(client);
+        let writes = client.writes.clone();
+        let (mut client, mut server) = over(client, server).await;
+        let before = writes.load(Ordering::Relaxed);
+        let parts = [io::IoSlice::new(b"head "), io::IoSlice::new(b"and body")];
+        assert_eq!(client.write_vectored(&parts).await.unwrap(), 13);
+        client.flush().await.unwrap();
+        assert_eq!(writes.load(Ordering::Relaxed) - before, 1);
+        let mut got = [0; 13];
+        assert_eq!(server.read(&mut got).await.unwrap(), 13);
+        assert_eq!(&got, b"head and body");
+    });
+}
+
 /// A server sends many tickets, of which a client has no use: it reads past them, in several turns.
 #[test]
 fn c173_records_without_content_do_not_keep_a_thread_busy() {
@@ -200,8 +226,8 @@ fn c173_records_without_content_do_not_keep_a_thread_busy() {
     smol::block_on(async {
         let authority = Authority::new();
         let (client, server) = memory::pair_with_capacity(1 << 20);
-        let reads = Arc::new(AtomicU64::new(0));
-        let client = Counted { io: client, reads: reads.clone() };
+        let client = Counted::new(client);
+        let reads = client.reads.clone();
         let tls = ClientTls::builder().authorities_file(authority.file()).build().unwrap();
         let connector = TlsConnector::new(One::new(client), tls, SERVER).unwrap();
         let (certificate, key) = authority.server().load();
