@@ -18,7 +18,7 @@ use rustix::net;
 use crate::bound::Bound;
 use crate::name::Name;
 use crate::options::BindOptions;
-use crate::socket::connected;
+use crate::socket::{Peer, connected, peer};
 
 /// Connections that are refused one after another: then other tasks get their turn.
 const REFUSALS_MAX: usize = 16;
@@ -232,29 +232,4 @@ async fn yield_now() {
 fn accept_one(listener: &UnixListener) -> io::Result<UnixStream> {
     let flags = net::SocketFlags::CLOEXEC | net::SocketFlags::NONBLOCK;
     Ok(retry_on_intr(|| net::accept_with(listener, flags))?.into())
-}
-
-/// The process at the other end of a socket.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Peer {
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-    /// If it can be seen from here.
-    pub(crate) pid: Option<u32>,
-}
-
-/// Who the peer was when it connected.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) fn peer(stream: &UnixStream) -> io::Result<Option<Peer>> {
-    use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-    let credentials = getsockopt(stream, PeerCredentials)?;
-    // 0 means a process of a pid namespace that is not ours.
-    let pid = u32::try_from(credentials.pid()).ok().filter(|pid| *pid > 0);
-    Ok(Some(Peer { uid: credentials.uid(), gid: credentials.gid(), pid }))
-}
-
-/// Who the peer is: not known on this system.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) fn peer(_: &UnixStream) -> io::Result<Option<Peer>> {
-    Ok(None)
 }

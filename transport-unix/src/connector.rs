@@ -8,9 +8,8 @@ use oncewire_driver::{BoxFuture, BoxStream, Connect};
 use rustix::io::Errno;
 use rustix::net;
 
-use crate::acceptor::{Peer, peer};
 use crate::name::Name;
-use crate::socket::connected;
+use crate::socket::{Peer, connected, peer, stream_socket};
 
 /// Dials a unix socket.
 ///
@@ -101,7 +100,7 @@ impl Connect for UnixConnector {
 }
 
 /// Connects at once or not at all: a unix socket never has a connection on the way.
-pub(crate) fn dial(name: &Name) -> io::Result<UnixStream> {
+fn dial(name: &Name) -> io::Result<UnixStream> {
     let address = name.to_address()?;
     let socket = stream_socket()?;
     match net::connect(&socket, &address) {
@@ -113,11 +112,4 @@ pub(crate) fn dial(name: &Name) -> io::Result<UnixStream> {
         )),
         Err(e) => Err(name.explain(e)),
     }
-}
-
-/// A socket that does not block and is not inherited.
-pub(crate) fn stream_socket<T: From<rustix::fd::OwnedFd>>() -> io::Result<T> {
-    use net::{AddressFamily, SocketFlags, SocketType};
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    Ok(net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?.into())
 }

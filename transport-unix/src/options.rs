@@ -12,9 +12,9 @@ use rustix::net;
 
 use crate::acceptor::UnixAcceptor;
 use crate::bound::Bound;
-use crate::connector::stream_socket;
 use crate::lock::Lock;
 use crate::name::Name;
+use crate::socket::stream_socket;
 use crate::socket_file::{Owner, SocketFile, clear, in_use, owner};
 
 /// What happened to a socket's file while its server lived.
@@ -138,7 +138,7 @@ impl BindOptions {
         Ok(UnixAcceptor::of(bound, name.clone()))
     }
 
-    /// A socket of ours at `path`, which is the path of `name` or leads to the same place. To be called with the lock held.
+    /// A socket of ours at `path`, which is the path of `name` or leads to the same place. Call it with the lock held.
     pub(crate) fn make_socket(
         &self,
         path: &Path,

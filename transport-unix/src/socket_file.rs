@@ -10,9 +10,8 @@ use oncewire_driver::files::kind_of;
 use rustix::io::Errno;
 use rustix::net;
 
-use crate::acceptor::peer;
-use crate::connector::stream_socket;
 use crate::name::Name;
+use crate::socket::{peer, stream_socket};
 
 /// A socket's file that is ours, until this is dropped.
 ///

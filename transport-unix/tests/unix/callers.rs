@@ -195,7 +195,7 @@ async fn is_let_in(acceptor: &UnixAcceptor, path: &Path) -> bool {
 }
 
 #[test]
-fn c193_only_users_and_groups_on_the_lists_are_let_in() {
+fn c193_only_users_and_groups_on_the_lists_are_accepted() {
     type Change = fn(UnixAcceptor) -> UnixAcceptor;
     let cases: [(Change, bool); 6] = [
         (|acceptor| acceptor, true),
