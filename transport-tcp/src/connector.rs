@@ -93,7 +93,7 @@ async fn dial_one(address: SocketAddr) -> io::Result<Nonblocking<TcpStream>> {
     if stream.get_ref().local_addr()? == stream.get_ref().peer_addr()? {
         return Err(io::ErrorKind::ConnectionRefused.into());
     }
-    connected(stream)
+    Ok(connected(stream))
 }
 
 impl Connect for TcpConnector {

@@ -7,12 +7,14 @@ use async_io::Async;
 use oncewire_driver::Nonblocking;
 
 /// A connected stream, from now on without Nagle's delay.
-pub(crate) fn connected(stream: Async<TcpStream>) -> io::Result<Nonblocking<TcpStream>> {
-    stream.get_ref().set_nodelay(true)?;
+pub(crate) fn connected(stream: Async<TcpStream>) -> Nonblocking<TcpStream> {
+    // Where this fails the connection is gone already, and the stream says so. On macOS the error would be of a kind,
+    // `InvalidInput`, that ends a server, and a caller can bring it about by a reset.
+    let _ = stream.get_ref().set_nodelay(true);
     let stream = Nonblocking::new(stream, |stream| stream.shutdown(Shutdown::Write));
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let stream = stream.with_send(quick::send);
-    Ok(stream)
+    stream
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
