@@ -62,8 +62,7 @@ mod stream;
 mod thread;
 
 use std::fmt;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -245,17 +244,8 @@ impl PluginBuilder {
     /// Starts it, in the background. That it cannot be started is an outcome of its calls, and a part of its
     /// [`status`](Plugin::status).
     pub fn start(self) -> Plugin {
-        let PluginBuilder {
-            name,
-            mut command,
-            policy,
-            stop_grace,
-            keeps_sessions,
-            on_stderr,
-            options,
-        } = self;
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.process_group(0);
+        let PluginBuilder { name, command, policy, stop_grace, keeps_sessions, on_stderr, options } =
+            self;
         let sink = Sink::new(name.clone(), on_stderr);
         let host = Host::new(name, command, policy, stop_grace, keeps_sessions, sink);
         let client = Client::new(PluginConnector(host.clone()), options);

@@ -1,7 +1,8 @@
 //! What a host knows of a plugin, and how it comes by a connection: the decisions of its life, all in one place.
 
 use std::io::{self, ErrorKind};
-use std::process::Command;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -88,12 +89,14 @@ enum Step {
 impl Host {
     pub(super) fn new(
         name: Arc<str>,
-        command: Command,
+        mut command: Command,
         policy: RestartPolicy,
         stop_grace: Duration,
         keeps_sessions: bool,
         sink: Arc<Sink>,
     ) -> Arc<Host> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.process_group(0);
         let program = command.get_program().to_string_lossy().into_owned();
         let state = State {
             life: Life::Due(Instant::ZERO),
@@ -113,8 +116,10 @@ impl Host {
         let now = SmolRuntime::global().now();
         if let Some(end) = state.last_run.take().and_then(|run| run.late_garbage()) {
             // It ended faster than what it had written was read.
-            if matches!(state.life, Life::Due(_)) {
-                state.note_end(&self.policy, end, now, true);
+            match state.life {
+                Life::Due(_) => state.note_end(&self.policy, end, now, true),
+                Life::Over { .. } => state.last_end = Some(end),
+                Life::Live(_) => debug_assert!(false, "a run is looked at before the next begins"),
             }
         }
         let keeps_sessions = self.keeps_sessions && matches!(state.life, Life::Due(_));
@@ -163,8 +168,9 @@ impl Host {
         let state = &mut *lock(&self.state);
         state.lost_session |= run.has_spoken();
         match &state.life {
-            Life::Live(run) => {
-                state.last_run = Some(run.clone());
+            Life::Live(live) => {
+                debug_assert!(std::ptr::eq(&**live, run), "one run at a time");
+                state.last_run = Some(live.clone());
                 let now = SmolRuntime::global().now();
                 let is_no_plugin = matches!(end.why, EndReason::Garbage(_));
                 state.note_end(&self.policy, end, now, is_no_plugin);
@@ -316,5 +322,54 @@ impl Connect for PluginConnector {
 
     fn address(&self) -> String {
         format!("plugin {}", self.0.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use smol::io::AsyncReadExt;
+
+    use super::*;
+
+    fn host(script: &str, policy: RestartPolicy) -> Arc<Host> {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        let sink = Sink::new("sh".into(), Arc::new(|_| {}));
+        Host::new("sh".into(), command, policy, Duration::ZERO, false, sink)
+    }
+
+    /// Waits for the end of the run that was just begun.
+    async fn first_end(host: &Host) -> PluginEnd {
+        loop {
+            let changed = {
+                let state = lock(&host.state);
+                if let Some(end) = &state.last_end {
+                    return end.clone();
+                }
+                state.changed.closed.clone()
+            };
+            let _ = changed.recv().await;
+        }
+    }
+
+    #[test]
+    fn garbage_that_is_read_after_the_end_is_its_reason_and_nothing_is_started_again() {
+        smol::block_on(async {
+            for policy in [RestartPolicy::default(), RestartPolicy::NEVER] {
+                let host = host("echo a banner; exit 2", policy);
+                let dials = PluginConnector(host.clone());
+                let mut stream = dials.connect().await.unwrap();
+                assert_eq!(first_end(&host).await.why, EndReason::Ended);
+                stream.read(&mut [0; 100]).await.unwrap_err();
+                drop(stream);
+                let error = dials.connect().await.map(drop).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Unsupported);
+                assert!(error.to_string().contains("a banner"), "{error}");
+                let status = host.status();
+                assert_eq!((status.state, status.starts), (PluginState::GaveUp, 1));
+                let why = status.last_end.unwrap().why;
+                assert_eq!(why, EndReason::Garbage(b"a banner\n".to_vec()));
+            }
+        });
     }
 }

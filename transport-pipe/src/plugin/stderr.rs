@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{ErrorKind, PipeReader, Read};
+use std::mem::forget;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
@@ -96,8 +97,8 @@ impl Sink {
             let take = self.take.clone();
             smol::unblock(move || {
                 for line in lines {
-                    // A panic costs its own line.
-                    let _ = catch_unwind(AssertUnwindSafe(|| take(line)));
+                    // A panic costs its own line. Its payload is not dropped, since that may panic again.
+                    let _ = catch_unwind(AssertUnwindSafe(|| take(line))).map_err(forget);
                 }
             })
             .await;
