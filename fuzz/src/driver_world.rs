@@ -18,18 +18,14 @@
 //! In the end nothing may be left: no kept byte, no session, no task.
 
 pub mod actor;
-pub mod awaited;
 pub mod clocks;
-pub mod executor;
 pub mod flood;
 pub mod flooded;
 pub mod handlers;
 pub mod model;
-pub mod net;
 pub mod place;
 pub mod profile;
 mod report;
-pub mod trace;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -37,6 +33,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use oncewire_driver::{Client, Runtime};
+pub use oncewire_sim::parts::{awaited, executor, net, trace};
 
 use crate::mutant::{self, Mutant, OF_DRIVER_WORLD};
 use crate::rng::Rng;

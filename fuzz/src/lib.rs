@@ -21,7 +21,8 @@ pub mod explore;
 pub mod history;
 pub mod killer;
 pub mod mutant;
-pub mod rng;
 pub mod storage_world;
 pub mod targets;
 pub mod world;
+
+pub use oncewire_sim::parts::rng;

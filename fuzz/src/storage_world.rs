@@ -18,7 +18,6 @@
 //! tables, and every record.
 
 pub mod caller;
-pub mod disk;
 pub mod host;
 pub mod journal;
 pub mod ledger;
@@ -32,6 +31,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use oncewire_driver::Client;
+pub use oncewire_sim::parts::disk;
 
 use crate::driver_world::executor::{Group, Sim, lock};
 use crate::driver_world::profile::{MS, SECOND};

@@ -4,15 +4,11 @@ use std::time::Duration;
 
 use oncewire_driver::ClientOptions;
 use oncewire_driver::protocol::{ServerConfig, ServerCounters};
+pub use oncewire_sim::parts::{MS, SECOND};
 
 use super::executor::{Policy, Schedule};
 use super::net::LinkStyle;
 use crate::rng::Rng;
-
-/// Nanoseconds in a millisecond.
-pub const MS: u64 = 1_000_000;
-/// Nanoseconds in a second.
-pub const SECOND: u64 = 1_000 * MS;
 
 /// The kind of a world.
 #[derive(Clone, Debug)]

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
+use super::MS;
 use super::executor::{Sim, Turn, lock};
-use super::profile::MS;
 
 /// Polls that no world needs.
 const POLLS_MAX: u64 = 3_000_000;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::rng::mix;
+use super::rng::mix;
 
 /// The last lines of what happened, and a hash of everything.
 #[derive(Debug, Default)]

@@ -12,9 +12,9 @@ use std::task::{Context, Poll, Waker};
 use futures_io::{AsyncRead, AsyncWrite};
 use oncewire_driver::protocol::wire::{self, Decoded, Role};
 
+use super::SECOND;
 use super::executor::{Sim, lock};
-use super::profile::SECOND;
-use crate::rng::Rng;
+use super::rng::Rng;
 
 /// How links behave.
 #[derive(Clone, Copy, Debug)]

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 
 use oncewire_ledger_redb::redb::StorageBackend;
 
-use crate::driver_world::executor::lock;
-use crate::rng::Rng;
+use super::executor::lock;
+use super::rng::Rng;
 
 /// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,8 +17,8 @@ use oncewire_driver::{BoxFuture, Runtime, Timer};
 
 use super::clocks::Clock;
 use super::net::Wire;
+use super::rng::Rng;
 use super::trace::Trace;
-use crate::rng::Rng;
 
 /// How the next task is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
