@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 /// Where numbered tests are.
-const FOLDERS: [&str; 9] = [
+const FOLDERS: [&str; 10] = [
     "core",
     "driver",
     "transport-unix",
@@ -13,6 +13,7 @@ const FOLDERS: [&str; 9] = [
     "transport-pipe",
     "transport-tls",
     "ledger-redb",
+    "sim",
     "fuzz",
     "examples",
 ];

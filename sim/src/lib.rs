@@ -1,4 +1,24 @@
-//! What simulated worlds are made of, and a checker of histories.
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+mod checks;
+mod faults;
+mod host;
+mod ledger;
+mod run;
+mod sim;
 
 pub mod history;
 pub mod parts;
+
+pub use checks::Disks;
+pub use faults::Faults;
+pub use host::{Host, ServerHandle};
+pub use ledger::{SimJournal, SimLedger};
+pub use parts::disk::Death;
+pub use parts::rng::Rng;
+pub use run::{Failure, Report, run, trace, try_run};
+pub use sim::Sim;
+
+/// What goes wrong in a test, of any kind.
+pub type AnyError = Box<dyn std::error::Error + Send + Sync>;

@@ -1,4 +1,4 @@
-//! The parts that the simulation is made of, for worlds of your own.
+//! The parts that the simulation is made of, for worlds of your own: [`Sim`](crate::Sim) is one.
 //!
 //! | module | what it does |
 //! |---|---|

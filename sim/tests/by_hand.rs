@@ -1,0 +1,137 @@
+//! Faults by hand, durable clients, and what a test gets wrong.
+#![allow(missing_docs, unreachable_pub)]
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use oncewire::ledger::Rollback;
+use oncewire::redb::Transaction;
+use oncewire::redb::redb::{ReadableTable, TableDefinition};
+use oncewire::{ClientOptions, Context, DurableClient, Method, Outcome};
+use oncewire_sim::{AnyError, Death, Disks, Faults, Host, Sim};
+
+const PAID: TableDefinition<'_, u64, u64> = TableDefinition::new("paid");
+const PAY: Method<u64, u64> = Method::new("bank/pay");
+
+fn pay(transaction: &mut Transaction, _: &Context, order: u64) -> Result<u64, Rollback> {
+    let mut paid = transaction.open_table(PAID)?;
+    let times = paid.get(order)?.map_or(0, |times| times.value()) + 1;
+    paid.insert(order, times)?;
+    Ok(times)
+}
+
+fn server(host: &Host) -> Result<oncewire::Server, AnyError> {
+    Ok(host.builder("bank").ledger(host.ledger()?).transactional(&PAY, pay).build()?)
+}
+
+fn paid(disks: &Disks<'_>) -> Result<Vec<u64>, AnyError> {
+    let Some(paid) = disks.table(PAID)? else { return Ok(Vec::new()) };
+    let mut all = Vec::new();
+    for row in paid.iter()? {
+        let (order, times) = row?;
+        all.extend((0..times.value()).map(|_| order.value()));
+    }
+    Ok(all)
+}
+
+async fn at_frame(sim: Sim, frame: u64) {
+    sim.set_faults(Faults::NONE);
+    let bank = sim.server("bank", server);
+    bank.effects(paid);
+    bank.up().await;
+    bank.crash_at_frame(frame, Death::PowerCut);
+    let client = sim.client("teller", &bank);
+    for order in 0..3 {
+        let outcome = sim.record(order, client.call(&PAY, &order)).await;
+        assert!(matches!(outcome, Outcome::Reply(1)), "{outcome:?}");
+    }
+}
+
+#[test]
+fn a_server_that_dies_at_any_frame_executes_each_call_once() {
+    for frame in 1..5 {
+        let report = oncewire_sim::run(0..4, move |sim| at_frame(sim, frame));
+        assert!(report.faults["crashes"] >= 4, "{report:?}");
+    }
+}
+
+#[test]
+fn a_partition_and_a_stop_last_until_the_test_ends_them() {
+    oncewire_sim::run(0..4, |sim| async move {
+        sim.set_faults(Faults::NONE);
+        let bank = sim.server("bank", server);
+        bank.effects(paid);
+        let mut options = ClientOptions::default();
+        options.timeout = Duration::from_secs(5);
+        let client = sim.client_with("teller", &bank, options);
+        sim.partition("teller", &bank);
+        let outcome = sim.record(1, client.call(&PAY, &1)).await;
+        assert!(matches!(outcome, Outcome::NotExecuted(_)), "{outcome:?}");
+        assert!(sim.now() >= Duration::from_secs(5));
+        sim.heal("teller", &bank);
+        bank.stop(Death::Kill);
+        sim.sleep(Duration::from_secs(30)).await;
+        assert!(!bank.is_up());
+        bank.restart();
+        let outcome = sim.record(2, client.call(&PAY, &2)).await;
+        assert!(matches!(outcome, Outcome::Reply(1)), "{outcome:?}");
+    });
+}
+
+/// Pays each order that is not known to be paid; goes on from its journal when it was killed.
+async fn teller(
+    host: Host,
+    bank: oncewire_sim::ServerHandle,
+    done: Arc<Mutex<Vec<u64>>>,
+) -> Result<(), AnyError> {
+    let sim = host.sim();
+    let options = ClientOptions::default();
+    let connector = host.connector(&bank);
+    let (client, left) =
+        DurableClient::with_runtime(connector, options, host.journal()?, host.runtime())?;
+    let mut calls = Vec::new();
+    for call in left {
+        let order = u64::from_le_bytes(call.tag()[..].try_into()?);
+        calls.push((order, call.typed(&PAY).map_err(|_| "another method")?));
+    }
+    for order in 0..6_u64 {
+        let begun = done.lock().unwrap().contains(&order);
+        if !begun && calls.iter().all(|(of, _)| *of != order) {
+            calls.push((order, client.call(order.to_le_bytes().to_vec(), &PAY, &order)));
+        }
+        for (order, call) in calls.drain(..) {
+            let mut receipt = None;
+            let ended = async {
+                let delivery = call.await;
+                receipt = Some(delivery.receipt);
+                delivery.outcome
+            };
+            let _ = sim.record(order, ended).await;
+            done.lock().unwrap().push(order);
+            receipt.into_iter().for_each(|receipt| receipt.confirm());
+        }
+    }
+    client.close().await;
+    Ok(())
+}
+
+#[test]
+fn a_durable_client_that_dies_pays_each_order_once() {
+    let report = oncewire_sim::run(0..60, |sim| async move {
+        let bank = sim.server("bank", server);
+        bank.effects(paid);
+        // What the program has told somebody, whom no crash touches.
+        let done = Arc::<Mutex<Vec<u64>>>::default();
+        sim.program("teller", move |host| teller(host, bank.clone(), done.clone()));
+    });
+    assert!(report.outcomes[0] >= 200 && report.faults["crashes"] > 20, "{report:?}");
+}
+
+#[test]
+fn a_test_that_hangs_or_asserts_fails_with_its_seed() {
+    let hangs = oncewire_sim::try_run(3..4, |_| std::future::pending());
+    assert!(hangs.is_err_and(|failure| failure.seed == 3));
+    let asserts = oncewire_sim::try_run(0..9, |sim| async move { assert!(sim.seed() < 5, "five") });
+    let failure = asserts.expect_err("it must fail");
+    assert!(failure.seed == 5 && failure.what.contains("five"), "{failure}");
+}
