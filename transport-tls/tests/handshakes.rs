@@ -1,6 +1,5 @@
 //! Handshakes: who gets in, who does not, and what either side learns.
 
-use std::future::Future;
 use std::io::{self, ErrorKind};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Wake, Waker};
