@@ -311,6 +311,7 @@ macro_rules! conformance_tests {
                 c205_the_streams_of_a_session_end_with_it,
                 c206_small_calls_pass_a_stream_without_end,
                 c207_no_session_has_more_streams_than_it_may,
+                c207_no_session_takes_the_last_place_from_others,
             ]
             bad_input: [
                 garbage_is_refused_as_another_protocol,

@@ -42,6 +42,9 @@
 //! A stream that nothing reads so comes to rest: it holds no slot, and the function at the server is not polled. Between two chunks
 //! other calls of the connection pass, so that a small call waits for the credit's bytes at most and not for the whole body.
 //!
+//! All streams of a method hold at most 256 MiB at a server, and a session has at most 64 of them and as many as are left for
+//! others: one more is not opened, and ends as [`NotExecuted(Overloaded)`](crate::NotExecuted::Overloaded).
+//!
 //! # How a stream ends
 //!
 //! | at the client | what it means |
@@ -51,7 +54,7 @@
 //!
 //! A client that drops a stream says so to the server, which drops the function's stream. So does a server whose client's session has
 //! ended: within some seconds, not at the moment at which the connection breaks, since it may come back. A stream of which the server
-//! knows nothing any more, because it was started again or the session is over, goes on by itself where its method is
+//! knows nothing any more, because it was started again or the session is over, continues by itself where its method is
 //! [`resumable`](StreamMethod::resumable): it is opened again at the position that the reader has reached. The position is the number
 //! of items, or of bytes for a stream of [`bytes`](StreamMethod::bytes). Else it breaks as [`Lost`](StreamBreak::Lost).
 //!

@@ -13,7 +13,7 @@ use super::faulty_link::{Action, FaultyLink, Mark};
 use super::service::ADD_ONE;
 use super::world::World;
 use super::{Direction, expect_reply, kind};
-use crate::client::CallFailure;
+use crate::client::{CallFailure, Client};
 use crate::server::ServerBuilder;
 use crate::stream::{ServerStream, StreamBreak, StreamError, StreamMethod};
 
@@ -23,6 +23,9 @@ const CHUNK_LEN: u32 = 10_000;
 const BODY: StreamMethod<u64, Bytes> = StreamMethod::bytes("conformance/body").chunk_len(CHUNK_LEN);
 const RESUMABLE_BODY: StreamMethod<u64, Bytes> =
     StreamMethod::bytes("conformance/resumable_body").chunk_len(CHUNK_LEN).resumable();
+/// Two of these may be open: their chunks could hold 90 MiB each.
+const LARGE_BODY: StreamMethod<u64, Bytes> =
+    StreamMethod::bytes("conformance/large_body").chunk_len(10 << 20).credit(8);
 /// The numbers below this one, and then what the other says.
 const NUMBERS: StreamMethod<(u64, Behind), String> =
     StreamMethod::new("conformance/numbers").chunk_len(100);
@@ -128,13 +131,14 @@ fn numbers(
 }
 
 fn offer(world: &World, seen: &Arc<Seen>) -> ServerBuilder {
-    let (of_body, of_resumable, of_numbers) = (seen.clone(), seen.clone(), seen.clone());
+    let [of_body, of_resumable, of_large, of_numbers] = [(); 4].map(|()| seen.clone());
     let builder = world.service.offer("suite");
     builder
         .stream(&BODY, move |_, len, from| std::future::ready(body(&of_body, len, from)))
         .stream(&RESUMABLE_BODY, move |_, len, from| {
             std::future::ready(body(&of_resumable, len, from))
         })
+        .stream(&LARGE_BODY, move |_, len, from| std::future::ready(body(&of_large, len, from)))
         .stream(&NUMBERS, move |_, (below, behind), _| {
             std::future::ready(numbers(&of_numbers, below, behind))
         })
@@ -340,6 +344,27 @@ pub async fn c206_small_calls_pass_a_stream_without_end(world: World) {
     assert!(!reading.is_finished());
     drop(reading);
     world.until("the function's stream to be dropped", || seen.alive() == 0).await;
+}
+
+pub async fn c207_no_session_takes_the_last_place_from_others(world: World) {
+    let seen = Arc::new(Seen::default());
+    let host = world.host_of(offer(&world, &seen)).await;
+    let why = StreamBreak::NotOpened(CallFailure::NotExecuted(NotExecuted::Overloaded));
+    let too_many = Some(Err(StreamError { position: 0, why }));
+    let mut streams = Vec::new();
+    let mut open = async |client: &Client| {
+        let mut stream = client.stream(&LARGE_BODY, &100);
+        let first = world.within("a first item", stream.next()).await;
+        streams.push(stream);
+        first
+    };
+    let [one, other] = [(); 2].map(|()| FaultyLink::to(host.connector.clone()));
+    let (one, other) = (world.connected(&one).await, world.connected(&other).await);
+    assert!(open(&one).await.is_some_and(|item| item.is_ok()));
+    assert_eq!(open(&one).await, too_many);
+    assert!(open(&other).await.is_some_and(|item| item.is_ok()));
+    assert_eq!(open(&other).await, too_many);
+    assert_eq!(seen.opened(), 2);
 }
 
 pub async fn c207_no_session_has_more_streams_than_it_may(world: World) {

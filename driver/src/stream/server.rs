@@ -21,8 +21,12 @@ use crate::sync::Lock;
 
 /// Streams of one method that a session may have open.
 const PER_SESSION_MAX: usize = 64;
-/// Streams of one method that may be open.
+/// What all streams of one method may hold in chunks: the limits of replies do not count those.
+const KEPT_MAX: usize = 256 << 20;
+/// Streams of one method that may be open, however small their chunks.
 const OPEN_MAX: usize = 16_384;
+/// A call for a chunk waits no longer, whatever its client asks for: it keeps its session alive.
+const WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long a stream may outlive its session.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -43,7 +47,7 @@ impl<L> ServerBuilder<L> {
     {
         let StreamMethod { name, shape, codec, .. } = *method;
         let (opens, pulls, closes) = {
-            let table = Arc::new(StreamTable::default());
+            let table = Arc::new(StreamTable::new(shape));
             (table.clone(), table.clone(), table)
         };
         let open: Method<(A, u64, StreamId), Opened> =
@@ -102,7 +106,7 @@ async fn next(table: Arc<StreamTable>, context: Context, body: Bytes) -> Bytes {
         let poll = source.poll_pull(&pull, expired || pull.wait_ms == 0, cx);
         if poll.is_pending() && wait.is_none() {
             let Some((now, mut timer)) = context.timer() else { return poll };
-            timer.set(now + Duration::from_millis(pull.wait_ms.into()));
+            timer.set(now + WAIT_MAX.min(Duration::from_millis(pull.wait_ms.into())));
             // It is not over before it is set; polled, it wakes this call.
             let _pending = timer.poll(cx);
             wait = Some(timer);
@@ -113,8 +117,9 @@ async fn next(table: Arc<StreamTable>, context: Context, body: Bytes) -> Bytes {
 }
 
 /// The open streams of one method.
-#[derive(Default)]
 struct StreamTable {
+    /// How many may be open.
+    open_max: usize,
     state: Lock<TableState>,
 }
 
@@ -134,14 +139,22 @@ struct Entry {
 }
 
 impl StreamTable {
-    /// A place for a stream; `None` if there are too many, or its id is taken.
+    fn new(shape: Shape) -> StreamTable {
+        // The credit, and the chunk in the making.
+        let each = (shape.credit as usize + 1).saturating_mul(shape.chunk_len as usize);
+        StreamTable { open_max: (KEPT_MAX / each).clamp(1, OPEN_MAX), state: Lock::default() }
+    }
+
+    /// A place for a stream; `None` if there are too many, or its id is taken. A session has at most as many as are left for all
+    /// others, so that one alone does not take the last.
     fn reserve(self: &Arc<Self>, context: &Context, id: StreamId) -> Option<Place> {
         let session = context.session()?;
         let sweeps = {
             let mut state = self.state.lock();
             let TableState { sessions, open, .. } = &mut *state;
             let streams = sessions.entry(session).or_default();
-            if streams.len() >= PER_SESSION_MAX || *open >= OPEN_MAX || streams.contains_key(&id) {
+            let left = self.open_max - *open;
+            if streams.len() >= PER_SESSION_MAX.min(left) || streams.contains_key(&id) {
                 if streams.is_empty() {
                     sessions.remove(&session);
                 }
@@ -239,7 +252,12 @@ impl Place {
         let mut state = self.table.state.lock();
         let streams = state.sessions.get_mut(&self.session);
         match streams.and_then(|streams| streams.get_mut(&self.id)) {
-            Some(entry) => entry.source = Some(source),
+            Some(entry) => {
+                // A client that names two streams alike loses the one before, which is dropped without the lock.
+                let before = entry.source.replace(source);
+                drop(state);
+                before.inspect(|before| before.close());
+            }
             // It was closed meanwhile. The user's stream is dropped without the lock.
             None => {
                 drop(state);
@@ -252,7 +270,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         if !self.opened {
-            self.table.state.lock().remove(self.session, self.id);
+            let _entry = self.table.state.lock().remove(self.session, self.id);
         }
     }
 }

@@ -242,7 +242,7 @@ struct Left {
 /// What is known of a chunk.
 enum Found {
     Reply(Bytes),
-    /// It is to be made now. The producer is taken out.
+    /// It is made now, by this call. The producer is taken out.
     Next(Draft),
     /// One before it is being made, or was not asked for yet.
     Later,
