@@ -1,4 +1,4 @@
-//! What callers were told, what took effect, and whether they agree.
+//! The outcomes that callers have, what took effect, and whether they agree.
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -8,8 +8,8 @@ use oncewire_ledger_redb::redb::{Key, ReadOnlyTable, TableDefinition, TableError
 use oncewire_ledger_redb::{RedbJournalStore, RedbStore};
 
 use crate::AnyError;
-use crate::host::Process;
 use crate::parts::disk::Handle;
+use crate::process::Process;
 
 /// What the disks of a dead process hold, for [`ServerHandle::effects`](crate::ServerHandle::effects) and
 /// [`ServerHandle::check`](crate::ServerHandle::check).
@@ -58,7 +58,7 @@ impl<'p> Disks<'p> {
     }
 }
 
-/// What callers were told about one operation.
+/// The outcomes of one operation's calls.
 #[derive(Debug, Default)]
 struct Operation {
     /// Calls that have not ended.
@@ -112,7 +112,7 @@ impl Book {
 
     /// Something happened that no crash takes back.
     pub(crate) fn effect(&mut self, key: &str) -> Result<(), String> {
-        // What nobody has recorded has no outcome to contradict.
+        // What was not recorded has no outcome to contradict.
         let unknown = || Operation { doubtful: true, ..Operation::default() };
         let operation = self.operations.entry(key.to_owned()).or_insert_with(unknown);
         operation.effects += 1;
@@ -145,7 +145,7 @@ impl Book {
         match self.count(key) {
             count if count <= max => Ok(()),
             count if max == 0 => Err(format!(
-                "operation {key}: its caller was told that it was not executed, and it took effect ({count} times)"
+                "operation {key}: its outcome is not executed, and it took effect ({count} times)"
             )),
             count => Err(format!("operation {key} took effect {count} times")),
         }

@@ -104,5 +104,5 @@ pub(crate) fn schedule(seed: u64) -> Schedule {
 
 /// Virtual time after which a world must have come to its end.
 pub(crate) const END_MAX: u64 = 3_600 * SECOND;
-/// The shortest time between two looks at a world that changes by nobody's hand.
+/// The shortest time between two looks at a world that does not change by itself.
 pub(crate) const TICK: u64 = MS;

@@ -6,11 +6,11 @@ use oncewire_driver::journal::{Journal, JournalBatch, JournalError, JournalKey, 
 use oncewire_driver::ledger::{Batch, Identity, Ledger, LedgerError, Restore, Store};
 use oncewire_ledger_redb::{RedbJournalStore, RedbStore, Snapshots, Transaction};
 
-use crate::host::Process;
 use crate::parts::MS;
 use crate::parts::disk::{Death, Disk};
 use crate::parts::executor::{Group, Sleep, lock};
 use crate::parts::rng::Rng;
+use crate::process::Process;
 
 /// Where one commit ends its process.
 #[derive(Clone, Copy, Debug)]

@@ -2,9 +2,11 @@
 #![forbid(unsafe_code)]
 
 mod checks;
+mod counted;
 mod faults;
 mod host;
 mod ledger;
+mod process;
 mod run;
 mod sim;
 

@@ -14,10 +14,11 @@ use oncewire_driver::{
 use crate::AnyError;
 use crate::checks::Book;
 use crate::faults::Faults;
-use crate::host::{Host, Job, Process, ServerHandle, begin, pause};
+use crate::host::{Host, ServerHandle};
 use crate::parts::disk::Death;
 use crate::parts::executor::{Group, Sim as Executor, Sleep, lock};
 use crate::parts::rng::Rng;
+use crate::process::{Job, Process, begin};
 
 /// The group of the test and its tasks.
 pub(crate) const USERS: Group = 0;
@@ -157,7 +158,7 @@ impl Sim {
         Client::with_runtime(dialler, options, self.0.exec.runtime(CLIENTS))
     }
 
-    /// Makes a call that is part of operation `key`, and notes what its caller is told.
+    /// Makes a call that is part of operation `key`, and notes its outcome.
     ///
     /// An operation is what a caller wants once, in however many calls: if any of them is answered it took effect once, if all
     /// of them were not executed never, and otherwise at most once. What took effect is said by
@@ -171,13 +172,13 @@ impl Sim {
         lock(&self.0.book).begin(&recording.key);
         self.0.exec.note(|| format!("operation {} is called", recording.key));
         let outcome = call.await;
-        let told = match &outcome {
+        let outcome_text = match &outcome {
             Outcome::Reply(_) => "a reply".to_owned(),
             Outcome::NoReply(why) => format!("no reply: {why:?}"),
             Outcome::NotExecuted(why) => format!("not executed: {why:?}"),
             Outcome::Unknown(why, _) => format!("unknown: {why:?}"),
         };
-        self.0.exec.note(|| format!("operation {}: {told}", recording.key));
+        self.0.exec.note(|| format!("operation {}: {outcome_text}", recording.key));
         lock(&self.0.book).end(&recording.key, Some(&outcome));
         recording.ended = true;
         outcome
@@ -243,12 +244,12 @@ impl Sim {
         self.0.exec.note(line);
     }
 
-    /// What goes wrong, instead of what the seed selects. To be called before anything else.
+    /// What goes wrong, instead of what the seed selects. Call it before anything else.
     pub fn set_faults(&self, faults: Faults) {
         *lock(&self.0.faults) = faults;
     }
 
-    /// Nothing passes between a client and a server any more, and neither is told.
+    /// Nothing passes between a client and a server any more, and neither learns that.
     pub fn partition(&self, client: &str, server: &ServerHandle) {
         self.0.exec.note(|| format!("{client} and {} are partitioned", server.0.name));
         self.0.count("partitions");
@@ -347,4 +348,9 @@ impl Connect for Dialler {
     fn address(&self) -> String {
         self.server.name.clone()
     }
+}
+
+/// How long a pause takes, at random.
+fn pause(rng: &mut Rng, average: Duration) -> u64 {
+    rng.below(2 * average.as_nanos() as u64 + 1)
 }

@@ -78,7 +78,7 @@ fn a_partition_and_a_stop_last_until_the_test_ends_them() {
     });
 }
 
-/// Pays each order that is not known to be paid; goes on from its journal when it was killed.
+/// Pays each order that is not known to be paid; continues from its journal when it was killed.
 async fn teller(
     host: Host,
     bank: oncewire_sim::ServerHandle,
@@ -120,7 +120,7 @@ fn a_durable_client_that_dies_pays_each_order_once() {
     let report = oncewire_sim::run(0..60, |sim| async move {
         let bank = sim.server("bank", server);
         bank.effects(paid);
-        // What the program has told somebody, whom no crash touches.
+        // What the program has reported to where no crash reaches.
         let done = Arc::<Mutex<Vec<u64>>>::default();
         sim.program("teller", move |host| teller(host, bank.clone(), done.clone()));
     });

@@ -57,7 +57,7 @@ impl Clock {
         state.stands_at = Some(state.stands_at.unwrap_or_else(|| state.shown(sim)));
     }
 
-    /// It goes on, from where it stopped or from where it would be.
+    /// It continues, from where it stopped or from where it would be.
     pub fn go_on(&self, sim: &Sim, makes_up: bool) {
         let mut state = lock(&self.0);
         if let Some(at) = state.stands_at.take()

@@ -2,7 +2,7 @@
 //!
 //! What is written is in the cache, where reads see it, until a sync. A power cut leaves of each write since the last
 //! sync all, nothing, or any bytes; the death of a process leaves the cache. A sync that fails may have written
-//! a part, and may have forgotten the rest: the cache goes on showing what will never be on the platter.
+//! a part, and may have forgotten the rest: the cache still shows what will never be on the platter.
 
 use std::fmt;
 use std::io;

@@ -44,7 +44,7 @@ pub struct LinkStyle {
 pub enum Cut {
     /// What is under way arrives, then the stream ends.
     Clean,
-    /// One direction ends, the other goes on.
+    /// One direction ends, the other stays.
     HalfClosed,
     /// An error; what is under way may be lost.
     Reset,
