@@ -72,14 +72,17 @@ impl Report {
 /// Runs `test` in the world of each seed. `ONCEWIRE_SIM_SEED=n` runs one of them, and shows all of its trace.
 ///
 /// # Panics
-/// At the first broken promise, with the seed and what happened before.
+/// At the first broken promise, with the seed and what happened before; and if the variable is not a number.
 pub fn run<F, Fut>(seeds: Range<u64>, test: F) -> Report
 where
     F: Fn(Sim) -> Fut,
     Fut: Future<Output = ()> + Send + 'static,
 {
-    let Some(seed) = std::env::var(SEED).ok().and_then(|seed| seed.parse().ok()) else {
+    let Some(seed) = std::env::var_os(SEED) else {
         return try_run(seeds, test).unwrap_or_else(|failure| panic!("{failure}"));
+    };
+    let Some(seed) = seed.to_str().and_then(|seed| seed.parse().ok()) else {
+        panic!("{SEED} is {seed:?}, and must be a seed: a whole number below 2^64");
     };
     let (result, lines) = world(seed, usize::MAX, &test);
     match result {
