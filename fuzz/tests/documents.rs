@@ -111,8 +111,10 @@ fn every_published_crate_says_what_it_is() {
         "macros",
         "oncewire",
         "schema",
+        "sim",
         "transport-pipe",
         "transport-tcp",
+        "transport-tls",
         "transport-unix",
     ] {
         let manifest = read(&format!("{folder}/Cargo.toml"));
