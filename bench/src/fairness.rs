@@ -20,7 +20,7 @@ use crate::cli::Cli;
 use crate::clock::{Duration, now, sleep};
 use crate::goals::Goal;
 use crate::place::Place;
-use crate::process::Process;
+use crate::process::{LINE_TIMEOUT, Process};
 use crate::{subjects, sys};
 use neighbour::Neighbour;
 
@@ -34,8 +34,6 @@ const MEASURE: Method<Bytes, u32> = Method::new("bench/measure");
 const PAUSE: Duration = Duration::from_millis(1);
 /// A sample is so many times as long as those of the other workloads: its calls are few.
 const SAMPLES: u32 = 3;
-/// How long a process may take to say that it is ready, or what it measured.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A role's process, as it is described to it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -97,16 +95,16 @@ fn measure(
     let place = Place::of(transport);
     sys::pin(&[server_core])?;
     let server = start(&Part::Serve { transport, address: place.address() })?;
-    let line = server.line(PATIENCE)?;
+    let line = server.line(LINE_TIMEOUT)?;
     let address = line.strip_prefix("ready ").ok_or("it is not ready")?.to_owned();
     sys::pin(&[client_core])?;
     for neighbour in Neighbour::ALL {
         crate::run::progress(&format!("W9/{server_cores} {} {neighbour:?}", transport.name()));
         let mut beside = start(&Part::Beside { neighbour, transport, address: address.clone() })?;
-        beside.line(PATIENCE)?;
+        beside.line(LINE_TIMEOUT)?;
         let sample_ms = cli.sample_ms * u64::from(SAMPLES);
         let client = start(&Part::Call { transport, address: address.clone(), sample_ms })?;
-        let line = client.line(PATIENCE + Duration::from_millis(sample_ms))?;
+        let line = client.line(LINE_TIMEOUT + Duration::from_millis(sample_ms))?;
         let waits = serde_json::from_str(&line)?;
         if beside.has_ended()? {
             return Err(format!("{neighbour:?} did not stay to the end").into());
@@ -202,7 +200,7 @@ fn cells(rows: &[FairnessRow]) -> Vec<Cell> {
             || rows.iter().filter(|row| same(row, first) && row.neighbour == first.neighbour);
         let to_alone = |row: &FairnessRow| {
             let alone = rows.iter().find(|other| {
-                same(other, row) && other.round == row.round && other.neighbour == Neighbour::Nobody
+                same(other, row) && other.round == row.round && other.neighbour == Neighbour::Alone
             })?;
             Some(row.waits.p99_us / alone.waits.p99_us)
         };
@@ -224,7 +222,7 @@ impl Cell {
         let bound = (5.0 * self.p99_us / self.to_alone).max(5000.0).round();
         let Cell { transport, cores, neighbour, .. } = self;
         let text = format!("W9/{cores} {} {}, p99 µs", transport.name(), neighbour.name());
-        (*neighbour != Neighbour::Nobody).then(|| Goal::most(&text, self.p99_us, bound))
+        (*neighbour != Neighbour::Alone).then(|| Goal::most(&text, self.p99_us, bound))
     }
 }
 

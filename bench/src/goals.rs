@@ -101,7 +101,7 @@ fn of_program_by_hand(
             goals.extend(to_loop.map(|ratio| Goal::most("× loop", ratio, 1.1)));
             goals.extend(to_peer.map(|ratio| Goal::most(peer, ratio, 1.0)));
         }
-        (W6, _) => goals.push(Goal::most("bytes", cell.median(), 8192.0)),
+        (W6, _) => goals.push(Goal::most("bytes", cell.median(), 2048.0)),
         _ => {}
     }
     goals

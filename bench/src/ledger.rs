@@ -269,7 +269,7 @@ fn goal(group: &[&LedgerRow]) -> Option<Goal> {
     let ledger = row.name == Kind::Transactional.name() || row.name == Kind::Recorded.name();
     match (row.part, row.in_flight) {
         ("L1", _) if row.name == Kind::Transactional.name() => {
-            Some(Goal::most("redb commits", middle(group, |row| row.to_commit), 1.3))
+            Some(Goal::most("redb commits", middle(group, |row| row.to_commit), 1.2))
         }
         ("L2", 256) if ledger => {
             Some(Goal::least("calls a sync", middle(group, |row| row.to_sync), 50.0))

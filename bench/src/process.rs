@@ -11,6 +11,9 @@ use serde::Serialize;
 use crate::Result;
 use crate::clock::Duration;
 
+/// How long a process may take to say that it is ready, or what it measured, its sample not counted.
+pub(crate) const LINE_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// A role's process; ends with this value.
 pub(crate) struct Process {
     child: Child,

@@ -8,12 +8,9 @@ use crate::cells::Row;
 use crate::cli::Cli;
 use crate::clock::Duration;
 use crate::place::Place;
-use crate::process::Process;
+use crate::process::{LINE_TIMEOUT, Process};
 use crate::subject::Subject;
 use crate::{subjects, sys};
-
-/// A process takes at most so long for what is not the sample.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) fn all(cli: &Cli) -> Result<Vec<Row>> {
     let cores = sys::cores()?;
@@ -112,14 +109,14 @@ fn measure(case: &Case, cores: &[usize]) -> Result<Figures> {
     if case.transport != Transport::Pipe {
         sys::pin(&[server_core])?;
         let process = Process::start(&program, "serve", &case, threads)?;
-        let line = process.line(PATIENCE)?;
+        let line = process.line(LINE_TIMEOUT)?;
         case.address = line.strip_prefix("ready ").ok_or("it is not ready")?.to_owned();
         case.server_pid = process.pid();
         server = Some(process);
     }
     sys::pin(&[client_core])?;
     let client = Process::start(&program, "drive", &case, threads)?;
-    let line = client.line(PATIENCE + Duration::from_millis(case.warm_ms + case.sample_ms))?;
+    let line = client.line(LINE_TIMEOUT + Duration::from_millis(case.warm_ms + case.sample_ms))?;
     drop((client, server, place));
     Ok(serde_json::from_str(&line)?)
 }

@@ -176,7 +176,7 @@ impl Subject {
             Subject::OncewireTasks | Subject::OncewireReadmeTasks => {
                 transport != Transport::Pipe && matches!(workload, W2 | W3)
             }
-            // What threads share is not told apart by memory, nor by loops that are one task.
+            // W6 and W7 would show nothing new: idle memory does not depend on threads, and one task makes all calls of W7.
             Subject::OncewireSmol4 | Subject::OncewireTokio | Subject::OncewireTokioThreads => {
                 transport != Transport::Pipe && !matches!(workload, W6 | W7)
             }

@@ -51,3 +51,25 @@ fn the_report_names_the_ledger_beside_the_disk() {
         assert!(row.is_some(), "no row of {name} in {text}");
     }
 }
+
+#[test]
+fn a_client_is_measured_alone_and_beside_each_neighbour() {
+    let output = Command::new(env!("CARGO_BIN_EXE_oncewire-bench"))
+        .args("--workload W9 --transport unix --cores 1 --rounds 1 --sample-ms 30".split(' '))
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for (neighbour, has_goal) in [
+        ("alone", false),
+        ("pings", true),
+        ("asks", true),
+        ("calls of 10 µs", true),
+        ("bodies of 1 MiB", true),
+        ("1,000 calls of 10 µs", true),
+    ] {
+        let is_row = |line: &&str| line.trim_start().starts_with(neighbour);
+        let row = text.lines().find(is_row).unwrap_or_else(|| panic!("no {neighbour} in {text}"));
+        assert_eq!(row.contains("p99 µs ≤"), has_goal, "{row}");
+    }
+}

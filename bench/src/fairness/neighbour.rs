@@ -1,4 +1,4 @@
-//! Who else is connected to the server.
+//! What else is connected to the server.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -18,7 +18,8 @@ use crate::{subjects, sys};
 /// What the connection beside the honest client's does, as fast as it can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Neighbour {
-    Nobody,
+    /// There is none: the honest client is alone.
+    Alone,
     /// Pings, without waiting for their answers.
     Pings,
     /// Questions for the outcome of a call that was answered.
@@ -45,7 +46,7 @@ const SLOTS: u32 = 1024;
 
 impl Neighbour {
     pub(super) const ALL: [Neighbour; 6] = [
-        Neighbour::Nobody,
+        Neighbour::Alone,
         Neighbour::Pings,
         Neighbour::Asks,
         Neighbour::Calls,
@@ -55,7 +56,7 @@ impl Neighbour {
 
     pub(super) fn name(self) -> &'static str {
         match self {
-            Neighbour::Nobody => "nobody",
+            Neighbour::Alone => "alone",
             Neighbour::Pings => "pings",
             Neighbour::Asks => "asks",
             Neighbour::Calls => "calls of 10 µs",
@@ -68,7 +69,7 @@ impl Neighbour {
     pub(super) fn run(self, transport: Transport, address: &str) -> Result<()> {
         let mut out = [0; wire::CONTROL_LEN_MAX];
         match self {
-            Neighbour::Nobody => subjects::ready("")?,
+            Neighbour::Alone => subjects::ready("")?,
             Neighbour::Pings | Neighbour::Asks => {
                 let frame = match self {
                     Neighbour::Pings => Frame::Ping(Role::Client),
