@@ -16,8 +16,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use oncewire_pipe::plugin::{Plugin, PluginBuilder, PluginState, StderrLine};
-use oncewire_pipe::{CallFailure, NotExecuted};
-use smol::future::yield_now;
+use oncewire_pipe::{CallFailure, NotExecuted, Runtime, SmolRuntime};
+use smol::future::{or, poll_fn, yield_now};
 
 type Test = (&'static str, fn());
 
@@ -75,10 +75,21 @@ fn collect(builder: PluginBuilder) -> (PluginBuilder, Arc<Mutex<Vec<StderrLine>>
     (builder.on_stderr(move |line| kept.lock().unwrap().push(line)), lines)
 }
 
+/// Waits for a condition. One that never holds fails the test after two minutes, instead of holding it up.
 async fn until(mut condition: impl FnMut() -> bool) {
-    while !condition() {
-        yield_now().await;
-    }
+    let runtime = SmolRuntime::global();
+    let mut timer = runtime.timer();
+    timer.set(runtime.now() + Duration::from_secs(120));
+    let late = async {
+        poll_fn(|cx| timer.poll(cx)).await;
+        panic!("what is waited for has not happened in two minutes");
+    };
+    let holds = async {
+        while !condition() {
+            yield_now().await;
+        }
+    };
+    or(holds, late).await;
 }
 
 async fn until_state(plugin: &Plugin, state: PluginState) {
