@@ -362,13 +362,12 @@ impl<L> ServerBuilder<L> {
         self.with_signatures_method().build_as_it_is()
     }
 
-    fn build_as_it_is(self) -> Result<Server, BuildError> {
+    /// The configuration, with what the ledger, the methods and the system say of what its owner left open.
+    fn complete_config(&self, runtime: &dyn Runtime) -> Result<ServerConfig, BuildError> {
         let len = self.service.len();
         let too_long = BuildError::ServiceNameTooLong { len };
-        let service = ServiceName::new(&self.service).ok_or(too_long)?;
-        let runtime = self.runtime.unwrap_or_else(|| SmolRuntime::global());
         let mut config = self.config;
-        config.service = service;
+        config.service = ServiceName::new(&self.service).ok_or(too_long)?;
         if config.schemas == Schemas::EMPTY {
             config.schemas = schemas(&self.signatures);
         }
@@ -390,9 +389,15 @@ impl<L> ServerBuilder<L> {
         if config.instance == Instance::UNNAMED {
             let mut id = [0; 8];
             runtime.random(&mut id);
-            let name = self.instance.unwrap_or_else(host_and_process);
+            let name = self.instance.clone().unwrap_or_else(host_and_process);
             config.instance = Instance::new(u64::from_le_bytes(id), &name);
         }
+        Ok(config)
+    }
+
+    fn build_as_it_is(self) -> Result<Server, BuildError> {
+        let runtime = self.runtime.clone().unwrap_or_else(|| SmolRuntime::global());
+        let config = self.complete_config(&*runtime)?;
         let specs: Vec<_> = self.methods.iter().map(|(spec, _)| *spec).collect();
         check_transactional(&self.methods, &self.transactional)?;
         let mut machine = Machine::new(config, &specs).map_err(BuildError::Methods)?;
