@@ -1,5 +1,12 @@
 //! Durable clients: their session and their calls outlive their process. The handle, its calls, their outcomes and
 //! receipts.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `durable.rs` | what a program uses |
+//! | `durable/calls.rs` | the same on the shared state |
+
+mod calls;
 
 use std::fmt;
 use std::future::Future;
@@ -9,20 +16,18 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use oncewire_core::{CallError, Instant, MethodId, NotExecuted};
+use oncewire_core::{CallError, MethodId, NotExecuted};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Handle;
-use super::journal_state::{Delivered, JournalState, Recovered, call_of};
+use super::journal_state::{Delivered, JournalState, Recovered};
 use super::options::{ClientOptions, ClientStatus};
 use super::outcome::{Decode, Outcome};
 use super::shared::Shared;
-use super::state::State;
 use super::task::ClientTask;
 use crate::buffer::Encoded;
-use crate::caught::caught;
-use crate::journal::{BatchOwner, Journal, JournalBatch, JournalError, JournalWrite};
+use crate::journal::{Journal, JournalError};
 use crate::method::Method;
 use crate::reply::RawOutcome;
 use crate::runtime::{Runtime, SmolRuntime};
@@ -347,131 +352,6 @@ impl Receipt {
 impl fmt::Debug for Receipt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Receipt").field("kept", &self.number.is_some()).finish_non_exhaustive()
-    }
-}
-
-/// Durable calls on the shared state.
-impl Shared {
-    fn begin_durable(
-        &self,
-        tag: Bytes,
-        method: MethodId,
-        body: Bytes,
-        timeout: Duration,
-    ) -> Result<u64, NotExecuted> {
-        self.with(|state, now| {
-            if state.machine.refusal().is_some() {
-                return Err(NotExecuted::SessionRefused);
-            }
-            if state.lifecycle.task_gone {
-                return Err(NotExecuted::NotBegun(CallError::Closed));
-            }
-            let closed = NotExecuted::NotBegun(CallError::Closed);
-            let journal = state.journal.as_mut().ok_or(closed)?;
-            let call = call_of(method, body.clone(), timeout);
-            let number = journal.begin(&mut state.machine, now, tag, call, body)?;
-            state.deliver(now);
-            state.wake_task();
-            Ok(number)
-        })
-    }
-
-    fn poll_durable(&self, number: u64, cx: &mut Context<'_>) -> Poll<Delivered> {
-        self.with(|state, _| match &mut state.journal {
-            Some(journal) => {
-                let poll = journal.poll(number, cx, &mut state.dropped);
-                state.set_deadline_timer();
-                poll
-            }
-            None => Poll::Pending,
-        })
-    }
-
-    fn cancel_durable(&self, number: u64) {
-        self.with(|state, now| {
-            if let Some(call) = state.journal.as_ref().and_then(|journal| journal.call(number)) {
-                state.machine.cancel(now, call);
-                state.deliver(now);
-                state.wake_task();
-            }
-        });
-    }
-
-    fn leave_durable(&self, number: u64) {
-        self.with(|state, _| {
-            if let Some(journal) = &mut state.journal {
-                journal.leave(number, &mut state.dropped);
-            }
-        });
-    }
-
-    fn confirm_durable(self: &Arc<Self>, number: u64) {
-        let task_gone = self.with(|state, _| {
-            if let Some(journal) = &mut state.journal {
-                journal.confirm(number);
-            }
-            state.wake_task();
-            state.lifecycle.task_gone
-        });
-        if task_gone {
-            self.submit();
-        }
-    }
-
-    fn conclude_durable(self: &Arc<Self>, result: Result<(), JournalError>) {
-        let task_gone = self.with(|state, now| {
-            if let Some(journal) = &mut state.journal {
-                journal.conclude(&mut state.machine, now, result, &mut state.to_wake);
-            }
-            state.deliver(now);
-            // Journaled calls can leave now, and the next batch can be written.
-            state.request_flush();
-            state.wake_task();
-            state.lifecycle.task_gone
-        });
-        if task_gone {
-            self.submit();
-        }
-    }
-
-    /// Gives the journal the next batch, if there is one. Not under the lock: the journal may finish it at once.
-    pub(super) fn submit(self: &Arc<Self>) {
-        let batch = self.with(|state, now| {
-            let first = state.take_batch(now);
-            // Calls that cannot be sent have ended by that, and their outcomes may have to be written.
-            state.deliver(now);
-            first.or_else(|| state.take_batch(now))
-        });
-        if let Some((journal, writes)) = batch {
-            let batch = JournalBatch::new(writes, self.clone());
-            // A batch that is dropped in a panic has failed.
-            let _panicked = caught(|| journal.commit(batch));
-        }
-    }
-
-    fn poll_written(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.with(|state, _| match &mut state.journal {
-            Some(journal) => journal.poll_idle(cx),
-            None => Poll::Ready(()),
-        })
-    }
-
-    fn journal_error(&self) -> Option<JournalError> {
-        self.with(|state, _| state.journal.as_ref()?.error().cloned())
-    }
-}
-
-impl BatchOwner for Shared {
-    fn conclude(self: Arc<Self>, result: Result<(), JournalError>) {
-        self.conclude_durable(result);
-    }
-}
-
-impl State {
-    fn take_batch(&mut self, now: Instant) -> Option<(Arc<dyn Journal>, Vec<JournalWrite>)> {
-        let journal = self.journal.as_mut()?;
-        let writes = journal.take_batch(&mut self.machine, now)?;
-        Some((journal.journal(), writes))
     }
 }
 
