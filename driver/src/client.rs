@@ -7,6 +7,7 @@
 //! | `client/with_options.rs` | the same, set one by one |
 //! | `client/call.rs` | a call, described and then awaited |
 //! | `client/outcome.rs` | its outcome, decoded, and the ticket that may be left of it |
+//! | `client/resolve.rs` | tickets, waited for |
 //! | `client/unreplied.rs` | outcomes as `Result`s |
 //! | `client/retry.rs` | makes calls again that were not executed |
 //! | `client/report.rs` | what is known of a call without a reply |
@@ -32,6 +33,7 @@ mod outcome;
 mod pending;
 mod reader;
 mod report;
+mod resolve;
 mod retry;
 mod shared;
 mod state;
@@ -59,6 +61,7 @@ pub use options::{ClientOptions, ClientStatus, CloseReport};
 use outcome::Decode;
 pub use outcome::{CallFailure, Outcome, Ticket};
 pub use report::CallReport;
+pub use resolve::Resolve;
 pub use retry::Retry;
 use shared::Shared;
 pub use unreplied::{CallResult, Unreplied};

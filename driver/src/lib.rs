@@ -100,7 +100,7 @@ mod transport;
 pub use bytes::Bytes;
 pub use client::{
     Call, CallFailure, CallReport, CallResult, Client, ClientOptions, ClientStatus, CloseReport,
-    Delivery, DurableCall, DurableClient, Outcome, Receipt, RecoveredCall, Retry, Ticket,
+    Delivery, DurableCall, DurableClient, Outcome, Receipt, RecoveredCall, Resolve, Retry, Ticket,
     Unreplied,
 };
 pub use method::{Method, RawMethod};

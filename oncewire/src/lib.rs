@@ -19,11 +19,11 @@ pub use oncewire_driver::{
     CallReport, CallResult, Client, ClientCounters, ClientOptions, ClientStatus, CloseReason,
     CloseReport, Connect, Context, Delivery, DurableCall, DurableClient, Executed, HandlerFaults,
     Instance, Instant, Load, Method, MethodId, MethodSignature, MethodSpec, NEVER, NoReply,
-    Nonblocking, NotExecuted, OnDialFailure, Outcome, RawMethod, Receipt, RecoveredCall, Retry,
-    Runtime, Schema, Server, ServerBuilder, ServerConfig, ServerCounters, ServerError, ServerId,
-    Service, ServiceName, SessionId, SessionTag, SignatureMismatch, SmolRuntime, StateHandler,
-    StatefulBuilder, Subject, Ticket, Timer, Unknown, Unreplied, Xid, files, journal, ledger,
-    schema,
+    Nonblocking, NotExecuted, OnDialFailure, Outcome, RawMethod, Receipt, RecoveredCall, Resolve,
+    Retry, Runtime, Schema, Server, ServerBuilder, ServerConfig, ServerCounters, ServerError,
+    ServerId, Service, ServiceName, SessionId, SessionTag, SignatureMismatch, SmolRuntime,
+    StateHandler, StatefulBuilder, Subject, Ticket, Timer, Unknown, Unreplied, Xid, files, journal,
+    ledger, schema,
 };
 #[cfg(feature = "redb")]
 pub use oncewire_ledger_redb as redb;

@@ -16,13 +16,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use oncewire_core::{CallError, MethodId, NotExecuted};
+use oncewire_core::{CallError, MethodId, NotExecuted, Unknown};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Handle;
 use super::journal_state::{Delivered, JournalState, Recovered};
-use super::options::{ClientOptions, ClientStatus};
+use super::options::{ClientOptions, ClientStatus, CloseReport};
 use super::outcome::{Decode, Outcome};
 use super::shared::Shared;
 use super::task::ClientTask;
@@ -173,15 +173,21 @@ impl DurableClient {
     }
 
     /// Takes no more calls, waits for those pending, ends the session cleanly, and waits until all that was
-    /// confirmed is written; at most [`ClientOptions::close_timeout`], and the journal's time. What is unconfirmed is
-    /// delivered in the next run.
-    pub async fn close(&self) {
+    /// confirmed is written; at most [`ClientOptions::close_timeout`], and the journal's time. Says what could not be delivered, and
+    /// how many calls the next run is given.
+    pub async fn close(&self) -> CloseReport {
         let shared = &self.handle.shared;
         shared.close(true);
-        std::future::poll_fn(|cx| shared.poll_closed(cx)).await;
-        if !shared.is_forked() {
-            std::future::poll_fn(|cx| shared.poll_written(cx)).await;
+        let report = std::future::poll_fn(|cx| shared.poll_closed(cx)).await;
+        if shared.is_forked() {
+            return report;
         }
+        std::future::poll_fn(|cx| shared.poll_written(cx, report)).await
+    }
+
+    /// The same for a thread that runs nothing else: see [`Call::block`](crate::Call::block).
+    pub fn close_blocking(&self) -> CloseReport {
+        smol::block_on(self.close())
     }
 
     /// What the client is doing.
@@ -273,6 +279,17 @@ impl<R> DurableCall<R> {
         }
     }
 
+    /// Blocks this thread until the call has its outcome: see [`Call::block`](crate::Call::block). In a fork of the process that made
+    /// the client it ends as `Unknown` if the parent has begun it: the parent, or the next run, learns its outcome.
+    pub fn block(mut self) -> Delivery<R> {
+        if self.shared.is_forked() && matches!(self.state, CallState::Waiting(_)) {
+            self.state = CallState::Done;
+            let outcome = RawOutcome::Unknown(Unknown::Closed, false);
+            return self.delivery(Delivered { outcome, stable: false }, 0);
+        }
+        smol::block_on(self)
+    }
+
     fn decoded<T>(mut self, decode: Decode<T>) -> DurableCall<T> {
         let state = std::mem::replace(&mut self.state, CallState::Done);
         DurableCall { shared: self.shared.clone(), state, decode }
@@ -361,3 +378,52 @@ const _: () = {
     assert_send_sync::<DurableCall<Vec<u8>>>();
     assert_send_sync::<Receipt>();
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::{JournalBatch, JournalKey};
+    use crate::transport::{BoxFuture, BoxStream};
+
+    struct Nowhere;
+
+    impl Connect for Nowhere {
+        fn connect(&self) -> BoxFuture<'_, std::io::Result<BoxStream>> {
+            Box::pin(std::future::pending())
+        }
+
+        fn address(&self) -> String {
+            "nowhere".to_owned()
+        }
+    }
+
+    /// Holds nothing: no call here gets that far.
+    struct Empty;
+
+    impl Journal for Empty {
+        fn recover(&self, _: &mut dyn FnMut(JournalKey, &[u8])) -> Result<(), JournalError> {
+            Ok(())
+        }
+
+        fn commit(&self, batch: JournalBatch) {
+            batch.finish(Ok(()));
+        }
+    }
+
+    #[test]
+    fn c163_durable_calls_in_a_fork_of_the_clients_process_end_at_once() {
+        const CALL: Method<(), ()> = Method::new("test/call");
+        let options = ClientOptions::default();
+        let (client, _) = DurableClient::open(Nowhere, options, Empty).unwrap();
+        let begun = client.call("begun", &CALL, &());
+        client.handle.shared.pretend_forked();
+        let in_fork = client.call("not begun", &CALL, &()).block();
+        let forked = NotExecuted::NotBegun(CallError::Forked);
+        assert!(matches!(in_fork.outcome, Outcome::NotExecuted(why) if why == forked));
+        let delivery = begun.block();
+        assert!(matches!(delivery.outcome, Outcome::Unknown(Unknown::Closed, None)));
+        delivery.receipt.confirm();
+        let closed = client.close_blocking();
+        assert_eq!((closed.in_good_order, closed.left_in_journal), (false, 0));
+    }
+}

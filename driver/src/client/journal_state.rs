@@ -36,6 +36,8 @@ pub(super) struct JournalState {
     /// The numbers of the calls that the machine has, by [`CallId::index`].
     by_call: Vec<Option<u64>>,
     next_number: u64,
+    /// Calls that the journal holds when all is written: the next run is given them.
+    left: u64,
     /// The session that was last written, or is being written.
     session: Option<SessionId>,
     next: Batch,
@@ -120,6 +122,7 @@ impl JournalState {
             calls: BTreeMap::new(),
             by_call: Vec::new(),
             next_number: found.calls.keys().next_back().map_or(1, |last| last + 1),
+            left: found.calls.len() as u64,
             session,
             next: Batch::default(),
             in_flight: None,
@@ -289,6 +292,7 @@ impl JournalState {
                 machine.forget(now, call);
                 continue;
             };
+            self.left += u64::from(matches!(entry.stage, Stage::Unwritten));
             entry.stage = Stage::Written;
             let (tag, body) = (entry.tag.clone(), entry.body.clone());
             let row = CallRow { session: session.id, xid, method: entry.method, tag, body };
@@ -354,28 +358,36 @@ impl JournalState {
         wake.append(&mut self.idle_wakers);
     }
 
-    /// The client's task is gone: nothing is sent any more, and no answer comes. What is being written still is.
-    pub(super) fn end(&mut self, wake: &mut Vec<Waker>) {
+    /// The client's task is gone: nothing is sent any more, and no answer comes. What is being written still is. Says how many
+    /// calls ended by that.
+    pub(super) fn end(&mut self, wake: &mut Vec<Waker>) -> u64 {
         let not_executed = RawOutcome::NotExecuted(NotExecuted::Closed);
         let unanswered = |stage: &Stage| !matches!(stage, Stage::OutcomePending);
-        self.deliver_all(not_executed, Unknown::Closed, unanswered, wake);
+        let ended = self.deliver_all(not_executed, Unknown::Closed, unanswered, wake);
         wake.append(&mut self.idle_wakers);
+        ended
+    }
+
+    /// Calls that the next run is given; with an error, at most.
+    pub(super) fn left(&self) -> u64 {
+        self.left
     }
 
     /// Gives all calls without an outcome one: those that are not in the journal were never sent, and of the others the
-    /// next run learns their outcomes.
+    /// next run learns their outcomes. Says how many they were.
     fn deliver_all(
         &mut self,
         unwritten: RawOutcome,
         written: Unknown,
         which: impl Fn(&Stage) -> bool,
         wake: &mut Vec<Waker>,
-    ) {
+    ) -> u64 {
         let open = self.calls.iter().filter(|(_, entry)| {
             !matches!(entry.stage, Stage::Ready { .. }) && which(&entry.stage)
         });
         let open: Vec<_> =
             open.map(|(number, entry)| (*number, entry.stage.is_written())).collect();
+        let count = open.len() as u64;
         for (number, is_written) in open {
             let outcome = match is_written {
                 true => RawOutcome::Unknown(written, false),
@@ -383,6 +395,7 @@ impl JournalState {
             };
             self.deliver(number, Delivered { outcome, stable: false }, wake);
         }
+        count
     }
 
     /// The outcome of a call, once there is one; then it is the taker's.
@@ -420,6 +433,8 @@ impl JournalState {
     /// A call's caller has acted on its outcome: the journal may forget it.
     pub(super) fn confirm(&mut self, number: u64) {
         if self.error.is_none() {
+            debug_assert!(self.left > 0, "what is confirmed was written");
+            self.left = self.left.saturating_sub(1);
             for key in [JournalKey::Call(number), JournalKey::Outcome(number)] {
                 self.next.writes.push(JournalWrite { key, value: None });
             }

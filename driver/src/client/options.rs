@@ -124,7 +124,7 @@ pub struct ClientStatus {
 pub struct CloseReport {
     /// Everything was settled and acknowledged, and the server has the `Goodbye` that ends the session, if there was one to end:
     /// there is none for a client that was refused. Otherwise the time was up first, or this process is a fork of the one that
-    /// made it.
+    /// made it, or the journal cannot write.
     pub in_good_order: bool,
     /// Calls that the close ended: their callers learn `Closed`, as not executed or as unknown.
     pub unfinished: u64,
@@ -137,4 +137,7 @@ pub struct CloseReport {
     pub instance: Option<Instance>,
     /// The last session: what the server's records know those calls by that end as unknown.
     pub session: Option<SessionTag>,
+    /// Calls of a [`DurableClient`](crate::DurableClient) that its next run is given: those that the close ended after they were
+    /// journaled, and those whose outcomes were not confirmed. After an error of the journal it is the most that they can be.
+    pub left_in_journal: u64,
 }

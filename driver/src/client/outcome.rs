@@ -3,6 +3,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use oncewire_core::{Executed, NoReply, NotExecuted, Unknown};
@@ -146,37 +147,50 @@ impl<R> Ticket<R> {
         Ticket { shared, id: Some(id), decode }
     }
 
-    /// Whether only the parent of this process can learn the outcome.
-    pub(super) fn is_forked(&self) -> bool {
-        self.shared.is_forked()
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     /// Waits for the final outcome: a reply, `NotExecuted`, or `Unknown` without a ticket when the session is lost and
     /// there is nothing left to ask. May take as long as the server does; dropping this future loses nothing.
+    /// [`resolve`](Ticket::resolve) waits no longer than it is told.
     ///
     /// Once it has returned the outcome, it waits for ever.
     pub async fn wait(&mut self) -> Outcome<R> {
-        let Some(id) = self.id else { return std::future::pending().await };
-        let wait = TicketWait { shared: &self.shared, id };
-        let raw = std::future::poll_fn(|cx| wait.shared.poll_outcome(id, cx)).await;
-        drop(wait);
+        let wait = TicketWait(self);
+        std::future::poll_fn(|cx| wait.0.poll_final(cx)).await
+    }
+
+    pub(super) fn poll_final(&mut self, cx: &mut Context<'_>) -> Poll<Outcome<R>> {
+        let Some(id) = self.id else { return Poll::Pending };
+        let raw = std::task::ready!(self.shared.poll_outcome(id, cx));
+        self.stop_waiting();
         self.id = None;
         if !matches!(raw, RawOutcome::Reply(_)) {
             self.shared.take_trace(id);
         }
-        self.decode.outcome(raw, None)
+        Poll::Ready(self.decode.outcome(raw, None))
+    }
+
+    /// It is not polled for now: another call must read in its place.
+    pub(super) fn stop_waiting(&self) {
+        if let Some(id) = self.id {
+            self.shared.stop_waiting(id);
+        }
+    }
+
+    /// Whether its outcome was taken.
+    pub(super) fn is_spent(&self) -> bool {
+        self.id.is_none()
     }
 }
 
-/// One wait for a ticket's outcome. When it is dropped, another call must read in its place.
-struct TicketWait<'a> {
-    shared: &'a Shared,
-    id: PendingId,
-}
+/// One wait for a ticket's outcome.
+struct TicketWait<'a, R>(&'a mut Ticket<R>);
 
-impl Drop for TicketWait<'_> {
+impl<R> Drop for TicketWait<'_, R> {
     fn drop(&mut self) {
-        self.shared.stop_waiting(self.id);
+        self.0.stop_waiting();
     }
 }
 

@@ -150,7 +150,7 @@ fn write_known_by(
 /// One line: how it went, what was not delivered, and what the session is known by.
 impl fmt::Display for CloseReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { in_good_order, unfinished, one_way_unconfirmed, .. } = self;
+        let Self { in_good_order, unfinished, one_way_unconfirmed, left_in_journal, .. } = self;
         f.write_str(if *in_good_order {
             "closed in good order"
         } else {
@@ -160,6 +160,9 @@ impl fmt::Display for CloseReport {
             f,
             ": {unfinished} calls unfinished, {one_way_unconfirmed} one-way calls unconfirmed"
         )?;
+        if *left_in_journal > 0 {
+            write!(f, ", {left_in_journal} left in the journal")?;
+        }
         if let (Some(server), Some(session)) = (self.server, self.session) {
             write!(f, " (")?;
             write_known_by(f, server, self.instance, session)?;

@@ -295,6 +295,7 @@ impl Shared {
                     server: session.map(|session| session.server),
                     instance: state.machine.server_info().map(|info| info.instance),
                     session: session.map(|session| session.tag),
+                    left_in_journal: 0,
                 });
             }
             crate::caught::add_waker(&mut state.lifecycle.close_wakers, cx);
@@ -351,7 +352,7 @@ impl Shared {
             state.trace_unsettled();
             state.pending.end_all(&mut state.to_wake);
             if let Some(journal) = &mut state.journal {
-                journal.end(&mut state.to_wake);
+                state.lifecycle.unfinished += journal.end(&mut state.to_wake);
             }
             state.lifecycle.wake_all(&mut state.to_wake);
         });

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use oncewire_core::{Executed, NotExecuted, Unknown};
+use oncewire_core::{Executed, NotExecuted};
 
 use super::call::Call;
 use super::outcome::{CallFailure, Outcome, Ticket};
@@ -136,16 +136,6 @@ impl<R> Outcome<R> {
             Err(CallFailure::NotExecuted(why)) => Ok(Err(why)),
             Err(failure) => Err(failure),
         }
-    }
-}
-
-impl<R> Ticket<R> {
-    /// Blocks this thread until the final outcome is there: see [`wait`](Ticket::wait) and [`Call::block`](crate::Call::block).
-    pub fn block(&mut self) -> Outcome<R> {
-        if self.is_forked() {
-            return Outcome::Unknown(Unknown::Closed, None);
-        }
-        smol::block_on(self.wait())
     }
 }
 

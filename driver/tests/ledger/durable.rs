@@ -362,12 +362,11 @@ fn a_client_that_is_closed_in_good_order_leaves_nothing_behind() {
         process.pay(&world, account, Then::Confirms);
     }
     let client = process.client.clone();
-    let closed = world.begin(async move {
-        client.close().await;
-        Outcome::Reply(())
-    });
+    let closed = world.begin(async move { Outcome::Reply(client.close().await) });
     world.sim.advance(SECOND);
-    assert_eq!(closed.outcome().as_deref(), Some("reply ()"));
+    let closed = closed.take().and_then(|closed| closed.ok().ok()).expect("it is closed");
+    assert!(closed.in_good_order && closed.session.is_some(), "{closed}");
+    assert_eq!((closed.unfinished, closed.left_in_journal), (0, 0));
     assert_eq!(process.journal.calls(), 0);
     process.pay(&world, 6, Then::Confirms);
     assert_eq!(process.learned("6"), ["not executed: NotBegun(Closed)"]);
@@ -379,18 +378,21 @@ fn a_client_that_is_closed_in_good_order_leaves_nothing_behind() {
 #[test]
 fn a_client_closed_while_the_server_is_gone_tells_the_truth_and_goes_on_later() {
     let (mut world, process) = begin();
-    process.pay(&world, 1, Then::Confirms);
+    process.pay(&world, 1, Then::Forgets);
     world.ledger.mode(Mode::Hold);
     process.pay(&world, 2, Then::Confirms);
     world.crash();
     process.pay(&world, 3, Then::Confirms);
     let client = process.client.clone();
-    let closed = world.begin(async move {
-        client.close().await;
-        Outcome::Reply(())
-    });
+    let closed = world.begin(async move { Outcome::Reply(client.close().await) });
     world.sim.advance(10 * SECOND);
-    assert_eq!(closed.outcome().as_deref(), Some("reply ()"));
+    let closed = closed.take().and_then(|closed| closed.ok().ok()).expect("it is closed");
+    assert!(!closed.in_good_order && closed.session.is_some(), "{closed}");
+    // One was not confirmed, one is in doubt, and one was never written.
+    assert_eq!((closed.unfinished, closed.left_in_journal), (2, 2));
+    assert_eq!(process.journal.calls(), 2);
+    assert!(closed.to_string().contains("2 calls unfinished"), "{closed}");
+    assert!(closed.to_string().contains("2 left in the journal"), "{closed}");
     assert_eq!(process.learned("2"), ["unknown: Closed, false"]);
     assert_eq!(process.learned("3"), ["not executed: Closed"], "it has no xid yet");
     world.start(world.ledger.disk());

@@ -15,4 +15,5 @@ mod limits;
 mod process;
 mod records;
 mod sim;
+mod tickets;
 mod world;

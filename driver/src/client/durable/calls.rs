@@ -9,11 +9,12 @@ use oncewire_core::{CallError, Instant, MethodId, NotExecuted};
 
 use crate::caught::caught;
 use crate::client::journal_state::{Delivered, call_of};
+use crate::client::options::CloseReport;
 use crate::client::shared::Shared;
 use crate::client::state::State;
 use crate::journal::{BatchOwner, Journal, JournalBatch, JournalError, JournalWrite};
 
-/// Durable calls on the shared state.
+/// Durable calls on the shared state. In a fork of the process they do nothing: calls and journal are the parent's (C163).
 impl Shared {
     pub(super) fn begin_durable(
         &self,
@@ -22,6 +23,9 @@ impl Shared {
         body: Bytes,
         timeout: Duration,
     ) -> Result<u64, NotExecuted> {
+        if self.is_forked() {
+            return Err(NotExecuted::NotBegun(CallError::Forked));
+        }
         self.with(|state, now| {
             if state.machine.refusal().is_some() {
                 return Err(NotExecuted::SessionRefused);
@@ -51,6 +55,9 @@ impl Shared {
     }
 
     pub(super) fn cancel_durable(&self, number: u64) {
+        if self.is_forked() {
+            return;
+        }
         self.with(|state, now| {
             if let Some(call) = state.journal.as_ref().and_then(|journal| journal.call(number)) {
                 state.machine.cancel(now, call);
@@ -61,6 +68,9 @@ impl Shared {
     }
 
     pub(super) fn leave_durable(&self, number: u64) {
+        if self.is_forked() {
+            return;
+        }
         self.with(|state, _| {
             if let Some(journal) = &mut state.journal {
                 journal.leave(number, &mut state.dropped);
@@ -69,6 +79,9 @@ impl Shared {
     }
 
     pub(super) fn confirm_durable(self: &Arc<Self>, number: u64) {
+        if self.is_forked() {
+            return;
+        }
         let task_gone = self.with(|state, _| {
             if let Some(journal) = &mut state.journal {
                 journal.confirm(number);
@@ -112,10 +125,19 @@ impl Shared {
         }
     }
 
-    pub(super) fn poll_written(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.with(|state, _| match &mut state.journal {
-            Some(journal) => journal.poll_idle(cx),
-            None => Poll::Ready(()),
+    /// What is left of a closed client, once all is written that can be.
+    pub(super) fn poll_written(
+        &self,
+        cx: &mut Context<'_>,
+        closed: CloseReport,
+    ) -> Poll<CloseReport> {
+        self.with(|state, _| {
+            let Some(journal) = &mut state.journal else { return Poll::Ready(closed) };
+            journal.poll_idle(cx).map(|()| CloseReport {
+                in_good_order: closed.in_good_order && journal.error().is_none(),
+                left_in_journal: journal.left(),
+                ..closed
+            })
         })
     }
 
