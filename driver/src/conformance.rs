@@ -98,6 +98,9 @@ pub mod streams;
 #[allow(missing_docs)]
 #[doc(hidden)]
 pub mod time;
+#[allow(missing_docs)]
+#[doc(hidden)]
+pub mod uploads;
 mod world;
 
 use std::fmt::Debug;
@@ -312,6 +315,16 @@ macro_rules! conformance_tests {
                 c206_small_calls_pass_a_stream_without_end,
                 c207_no_session_has_more_streams_than_it_may,
                 c207_no_session_takes_the_last_place_from_others,
+            ]
+            uploads: [
+                c208_an_upload_through_cuts_is_read_once_and_committed_once,
+                c209_an_upload_that_nothing_reads_comes_to_rest_and_frees_all_when_it_is_dropped,
+                c240_an_upload_that_its_server_has_lost_is_not_executed,
+                c241_an_upload_is_resumed_where_it_is_and_its_old_writer_is_refused,
+                c242_what_ends_an_upload_is_reported_truthfully,
+                c243_a_commit_in_doubt_is_asked_for_and_never_made_twice,
+                c244_an_upload_outlives_its_session_only_if_it_is_resumable,
+                c245_no_session_has_more_uploads_than_it_may,
             ]
             bad_input: [
                 garbage_is_refused_as_another_protocol,

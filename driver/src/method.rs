@@ -154,6 +154,13 @@ impl<A, R> Method<A, R> {
         self.with_signature(Some(Signature::of::<A, R>(names)))
     }
 
+    /// It has another number than its name's.
+    #[cfg(feature = "stream")]
+    pub(crate) const fn numbered(mut self, id: MethodId) -> Method<A, R> {
+        self.spec.id = id;
+        self
+    }
+
     #[doc(hidden)]
     pub const fn with_signature(mut self, signature: Option<Signature>) -> Method<A, R> {
         self.signature = signature;

@@ -66,12 +66,14 @@
 //! | `stream/client.rs` | the client's end |
 //! | `stream/server.rs` | how a server offers one, and which are open |
 //! | `stream/source.rs` | an open one at the server: its function's stream, and the chunks that were not received yet |
+//! | `stream/upload.rs` | the other direction: [`upload`] |
 
 mod client;
 mod item;
 mod messages;
 mod server;
 mod source;
+pub mod upload;
 
 use std::fmt;
 
@@ -83,6 +85,7 @@ use serde::de::DeserializeOwned;
 use crate::client::CallFailure;
 pub use client::ServerStream;
 use item::Codec;
+pub use upload::{Incoming, Upload, UploadBreak, UploadError, UploadMethod};
 
 /// A method that returns a stream of items: its name, the types of its arguments and its items, and what it may cost.
 ///
@@ -146,24 +149,32 @@ impl<A, T> StreamMethod<A, T> {
     /// A chunk has at most this many bytes, and so has an item; 64 KiB unless this says otherwise. It must fit into the replies that
     /// client and server allow.
     pub const fn chunk_len(mut self, len: u32) -> Self {
-        self.shape.chunk_len = if len < 16 { 16 } else { len };
+        self.shape.chunk_len = chunk_len(len);
         self
     }
 
     /// This many chunks are asked for ahead of the reader: 4 unless this says otherwise, 1 at least and 64 at most. More are for
     /// connections of which a round trip takes long.
     pub const fn credit(mut self, chunks: u32) -> Self {
-        self.shape.credit = match chunks {
-            0 => 1,
-            chunks if chunks > CREDIT_MAX => CREDIT_MAX,
-            chunks => chunks,
-        };
+        self.shape.credit = credit(chunks);
         self
     }
 
     /// Its full name.
     pub const fn name(&self) -> &'static str {
         self.name
+    }
+}
+
+const fn chunk_len(len: u32) -> u32 {
+    if len < 16 { 16 } else { len }
+}
+
+const fn credit(chunks: u32) -> u32 {
+    match chunks {
+        0 => 1,
+        chunks if chunks > CREDIT_MAX => CREDIT_MAX,
+        chunks => chunks,
     }
 }
 

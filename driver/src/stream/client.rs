@@ -20,7 +20,7 @@ use crate::client::{Call, CallFailure, Client, Outcome};
 use crate::decode::{ValueLimits, decode};
 
 /// How long a call for a chunk waits at the server for the first item.
-const WAIT: Duration = Duration::from_secs(2);
+pub(super) const WAIT: Duration = Duration::from_secs(2);
 /// A stream is opened again so often without an item in between.
 const REOPENS_MAX: u32 = 5;
 

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::messages::HEADER_LEN;
 use crate::decode::{ValueLimits, decode};
 
 /// How items become bytes and bytes items.
@@ -32,6 +31,24 @@ pub(super) enum Piece {
     Whole(Bytes),
     /// May be cut anywhere.
     Bytes(Bytes),
+}
+
+impl Piece {
+    /// How far the position is behind it.
+    pub(super) fn advance(&self) -> u64 {
+        match self {
+            Piece::Whole(_) => 1,
+            Piece::Bytes(bytes) => bytes.len() as u64,
+        }
+    }
+
+    /// Whether it can go into chunks of this length.
+    pub(super) fn fits(&self, chunk_len: usize) -> bool {
+        match self {
+            Piece::Whole(bytes) => LEN_LEN + bytes.len() <= chunk_len,
+            Piece::Bytes(_) => true,
+        }
+    }
 }
 
 /// An item taken out of a chunk, and how far the position is behind it.
@@ -82,14 +99,15 @@ impl<T> Codec<T> {
     }
 }
 
-/// Puts as much of a piece into a chunk's reply as fits, behind the header; `Err` if it can never fit. Says how far the position is behind what was put, and
-/// leaves in `piece` what was not.
+/// Puts as much of a piece into a chunk as fits, behind its header; `Err` if it can never fit. Says how far the position is behind
+/// what was put, and leaves in `piece` what was not.
 pub(super) fn put(
     piece: &mut Option<Piece>,
-    reply: &mut Vec<u8>,
+    chunk: &mut Vec<u8>,
+    header_len: usize,
     chunk_len: usize,
 ) -> Result<u64, ItemTooLong> {
-    let space = (HEADER_LEN + chunk_len).saturating_sub(reply.len());
+    let space = (header_len + chunk_len).saturating_sub(chunk.len());
     match piece {
         None => Ok(0),
         Some(Piece::Bytes(bytes)) => {
@@ -97,15 +115,15 @@ pub(super) fn put(
             if bytes.is_empty() {
                 *piece = None;
             }
-            reply.extend_from_slice(&part);
+            chunk.extend_from_slice(&part);
             Ok(part.len() as u64)
         }
-        Some(Piece::Whole(bytes)) if LEN_LEN + bytes.len() > chunk_len => Err(ItemTooLong),
+        Some(whole @ Piece::Whole(_)) if !whole.fits(chunk_len) => Err(ItemTooLong),
         Some(Piece::Whole(bytes)) if LEN_LEN + bytes.len() > space => Ok(0),
         Some(Piece::Whole(bytes)) => {
             // It is no longer than a chunk, whose length is 32 bits.
-            reply.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
-            reply.extend_from_slice(bytes);
+            chunk.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+            chunk.extend_from_slice(bytes);
             *piece = None;
             Ok(1)
         }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,7 +21,7 @@ use crate::server::{Context, ServerBuilder};
 use crate::sync::Lock;
 
 /// Streams of one method that a session may have open.
-const PER_SESSION_MAX: usize = 64;
+pub(super) const PER_SESSION_MAX: usize = 64;
 /// What all streams of one method may hold in chunks: the limits of replies do not count those.
 const KEPT_MAX: usize = 256 << 20;
 /// Streams of one method that may be open, however small their chunks.
@@ -28,7 +29,7 @@ const OPEN_MAX: usize = 16_384;
 /// A call for a chunk waits no longer, whatever its client asks for: it keeps its session alive.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long a stream may outlive its session.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+pub(super) const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 impl<L> ServerBuilder<L> {
     /// Offers a method that returns a stream: `function` is called once for each that is opened, with the position at which it is to
@@ -100,13 +101,22 @@ async fn next(table: Arc<StreamTable>, context: Context, body: Bytes) -> Bytes {
         return Chunk::Lost.bytes();
     };
     drop(table);
+    waited(&context, pull.wait_ms, |expired, cx| source.poll_pull(&pull, expired, cx)).await
+}
+
+/// What a call waits for, for some milliseconds at most: `poll` is given whether those have passed.
+pub(super) async fn waited<T>(
+    context: &Context,
+    wait_ms: u32,
+    mut poll: impl FnMut(bool, &mut TaskContext<'_>) -> Poll<T>,
+) -> T {
     let mut wait: Option<Box<dyn Timer>> = None;
     std::future::poll_fn(|cx| {
         let expired = wait.as_mut().is_some_and(|timer| timer.poll(cx).is_ready());
-        let poll = source.poll_pull(&pull, expired || pull.wait_ms == 0, cx);
+        let poll = poll(expired || wait_ms == 0, cx);
         if poll.is_pending() && wait.is_none() {
             let Some((now, mut timer)) = context.timer() else { return poll };
-            timer.set(now + WAIT_MAX.min(Duration::from_millis(pull.wait_ms.into())));
+            timer.set(now + WAIT_MAX.min(Duration::from_millis(wait_ms.into())));
             // It is not over before it is set; polled, it wakes this call.
             let _pending = timer.poll(cx);
             wait = Some(timer);
@@ -114,6 +124,13 @@ async fn next(table: Arc<StreamTable>, context: Context, body: Bytes) -> Bytes {
         poll
     })
     .await
+}
+
+/// How many streams of one method may be open.
+pub(super) fn open_max(chunk_len: u32, credit: u32) -> usize {
+    // The credit, and the chunk in the making.
+    let each = (credit as usize + 1).saturating_mul(chunk_len as usize);
+    (KEPT_MAX / each).clamp(1, OPEN_MAX)
 }
 
 /// The open streams of one method.
@@ -140,9 +157,7 @@ struct Entry {
 
 impl StreamTable {
     fn new(shape: Shape) -> StreamTable {
-        // The credit, and the chunk in the making.
-        let each = (shape.credit as usize + 1).saturating_mul(shape.chunk_len as usize);
-        StreamTable { open_max: (KEPT_MAX / each).clamp(1, OPEN_MAX), state: Lock::default() }
+        StreamTable { open_max: open_max(shape.chunk_len, shape.credit), state: Lock::default() }
     }
 
     /// A place for a stream; `None` if there are too many, or its id is taken. A session has at most as many as are left for all

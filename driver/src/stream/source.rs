@@ -100,7 +100,7 @@ impl Draft {
                     Poll::Ready(Some(Ok(piece))) => self.rest = Some(piece),
                 }
             }
-            match put(&mut self.rest, &mut self.reply, chunk_len) {
+            match put(&mut self.rest, &mut self.reply, HEADER_LEN, chunk_len) {
                 Ok(advance) => self.advance += advance,
                 Err(ItemTooLong) => return Filled::Over(Chunk::ItemTooLong(self.end())),
             }

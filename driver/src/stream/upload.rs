@@ -1,0 +1,273 @@
+//! Uploads: streams of items that a client sends, which take effect by one commit.
+//!
+//! ```
+//! use oncewire_driver::stream::{Incoming, UploadError, UploadMethod};
+//! use oncewire_driver::{Client, Context, Server};
+//!
+//! /// The sum of numbers, counted from another.
+//! const SUM: UploadMethod<u64, u64, u64> = UploadMethod::new("toy/sum");
+//!
+//! async fn sum(_: Context, from: u64, mut numbers: Incoming<u64>) -> u64 {
+//!     let mut sum = from;
+//!     while let Some(number) = numbers.next().await {
+//!         sum += number;
+//!     }
+//!     // From here on it is the call that commits: what changes something belongs here.
+//!     sum
+//! }
+//! let server = Server::builder("toy").upload(&SUM, sum).build()?;
+//!
+//! async fn send(client: &Client) -> Result<u64, UploadError> {
+//!     let mut numbers = client.upload(&SUM, &100);
+//!     for number in 0..1_000 {
+//!         numbers.send(number).await?;
+//!     }
+//!     numbers.commit().await
+//! }
+//! # drop(server);
+//! # Ok::<(), oncewire_driver::BuildError>(())
+//! ```
+//!
+//! | what | how it is called | how often it runs |
+//! |---|---|---|
+//! | open | at most once | its function begins to read |
+//! | chunks | idempotent: each has its number | the server takes each once |
+//! | commit | at most once; with a ledger it is recorded | the function reads `None`, and what it returns is the reply |
+//!
+//! The function runs while chunks arrive, and so needs no memory for all of them. It reads `None` only when the commit's call was
+//! started: what it does before that must have no effect that lasts (a temporary file, a hash), and what it does after it is done
+//! by a call like any other. A function whose upload ends without a commit is dropped where it waits.
+//!
+//! The client sends as many chunks ahead as its [`credit`](UploadMethod::credit) allows: so many the server holds at most, the one
+//! that is read among them. [`send`](Upload::send) waits while there is no credit. While nothing reads, an upload holds no slot
+//! for more than two seconds, unless a sender waits.
+//!
+//! # How an upload ends
+//!
+//! | [`commit`](Upload::commit) returns | what it means |
+//! |---|---|
+//! | `Ok` | the function has returned this |
+//! | an error whose [`executed`](UploadError::executed) is `No` | the function has not read `None` and never will: the upload was lost, or the commit was not started |
+//! | one for which it is `Yes` | it has, and there is no reply: it has panicked, say |
+//! | one for which it is `Unknown` | the connection or the session was lost during the commit; `commit` may be awaited again if the answer may still come |
+//!
+//! A connection that breaks costs nothing but time. A server that was started again, or the end of the session, loses the upload;
+//! one of a [`resumable`](UploadMethod::resumable) method survives its session for a minute, and [`resume`](Upload::resume)
+//! continues it from another client, or another process.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `upload.rs` | a method that takes an upload, and why one breaks |
+//! | `upload/messages.rs` | what the calls of an upload say |
+//! | `upload/client.rs` | the client's end |
+//! | `upload/server.rs` | how a server offers one, and which are open |
+//! | `upload/queue.rs` | chunks that have arrived and were not read yet |
+//! | `upload/incoming.rs` | the items in them, for the function |
+//! | `upload/staging.rs` | the function, until the commit's call takes it over |
+
+mod client;
+mod incoming;
+mod messages;
+mod queue;
+mod server;
+mod staging;
+
+use std::fmt;
+
+use bytes::Bytes;
+use oncewire_core::{Executed, MethodId};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::item::Codec;
+use super::{CHUNK_LEN, CREDIT, beside, chunk_len, credit};
+use crate::client::CallFailure;
+pub use client::Upload;
+pub use incoming::Incoming;
+use messages::Refused;
+
+/// A method that takes an upload: its name, the types of its arguments, its items and its reply, and what it may cost.
+///
+/// Client and server use the same constant. Its commit has the number of the method of the same name; there are three more, of
+/// `NAME#open`, `NAME#put` and `NAME#close`. A server's [`authorize`](crate::ServerBuilder::authorize) is asked for each by `NAME`.
+pub struct UploadMethod<A, T, R> {
+    name: &'static str,
+    shape: Shape,
+    codec: Codec<T>,
+    types: std::marker::PhantomData<fn(A, T) -> R>,
+}
+
+/// What does not depend on the types.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    open: MethodId,
+    put: MethodId,
+    close: MethodId,
+    chunk_len: u32,
+    credit: u32,
+    reply_len_max: Option<u32>,
+    resumable: bool,
+}
+
+impl<A, T: Serialize + DeserializeOwned + 'static, R> UploadMethod<A, T, R> {
+    /// Items of a type. Each is encoded as an argument is, and must fit into a chunk.
+    pub const fn new(name: &'static str) -> UploadMethod<A, T, R> {
+        UploadMethod::with_codec(name, Codec::postcard())
+    }
+}
+
+impl<A, R> UploadMethod<A, Bytes, R> {
+    /// Bytes: what the client sends in pieces of any length is read in pieces of at most a chunk, cut anywhere.
+    pub const fn bytes(name: &'static str) -> UploadMethod<A, Bytes, R> {
+        UploadMethod::with_codec(name, Codec::bytes())
+    }
+}
+
+impl<A, T, R> UploadMethod<A, T, R> {
+    const fn with_codec(name: &'static str, codec: Codec<T>) -> UploadMethod<A, T, R> {
+        let commit = MethodId::of(name);
+        let shape = Shape {
+            open: beside(commit, b"#open"),
+            put: beside(commit, b"#put"),
+            close: beside(commit, b"#close"),
+            chunk_len: CHUNK_LEN,
+            credit: CREDIT,
+            reply_len_max: None,
+            resumable: false,
+        };
+        UploadMethod { name, shape, codec, types: std::marker::PhantomData }
+    }
+
+    /// An upload survives its client's session for a minute, so that it can be [resumed](Upload::resume). Without this the server
+    /// drops it some seconds after the session has ended.
+    pub const fn resumable(mut self) -> Self {
+        self.shape.resumable = true;
+        self
+    }
+
+    /// A chunk has at most this many bytes, and so has an item; 64 KiB unless this says otherwise. It must fit into the requests
+    /// that client and server allow.
+    pub const fn chunk_len(mut self, len: u32) -> Self {
+        self.shape.chunk_len = chunk_len(len);
+        self
+    }
+
+    /// This many chunks are sent ahead of their reader: 4 unless this says otherwise, 1 at least and 64 at most. More are for
+    /// connections of which a round trip takes long.
+    pub const fn credit(mut self, chunks: u32) -> Self {
+        self.shape.credit = credit(chunks);
+        self
+    }
+
+    /// The commit's reply has at most `len` bytes, as [`Method::reply_len_max`](crate::Method::reply_len_max) says it.
+    pub const fn reply_len_max(mut self, len: u32) -> Self {
+        self.shape.reply_len_max = Some(len);
+        self
+    }
+
+    /// Its full name.
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+}
+
+impl<A, T, R> Clone for UploadMethod<A, T, R> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<A, T, R> Copy for UploadMethod<A, T, R> {}
+
+impl<A, T, R> fmt::Debug for UploadMethod<A, T, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UploadMethod")
+            .field("name", &self.name)
+            .field("shape", &self.shape)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An upload broke, an item was not taken, or the commit has no reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct UploadError {
+    /// Items that were given to [`send`](Upload::send), or bytes, from the upload's begin on.
+    pub position: u64,
+    /// Why.
+    pub why: UploadBreak,
+}
+
+impl UploadError {
+    /// Whether the upload was committed.
+    pub fn executed(&self) -> Executed {
+        match self.why {
+            UploadBreak::Commit(why) => why.executed(),
+            _ => Executed::No,
+        }
+    }
+}
+
+/// Why an upload broke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum UploadBreak {
+    /// The call that opens it has no reply. Nothing was committed.
+    NotOpened(CallFailure),
+    /// A call that carries items has no reply. Nothing was committed.
+    NoAnswer(CallFailure),
+    /// The server knows nothing of it any more: it was started again, or the session is over. Nothing was committed.
+    Lost,
+    /// The function panicked before the commit.
+    Panicked,
+    /// The function has returned without reading all items: [`commit`](Upload::commit) brings what it has returned.
+    Stopped,
+    /// The item cannot be encoded, or has more bytes than a chunk. It was not sent, and the upload may continue without it.
+    ItemTooLong,
+    /// What was sent is no item for the server, or what it has answered is no answer.
+    Undecodable,
+    /// The commit's call has no reply: this says whether it was executed.
+    Commit(CallFailure),
+    /// It was committed before.
+    Over,
+}
+
+impl From<Refused> for UploadBreak {
+    fn from(why: Refused) -> UploadBreak {
+        match why {
+            Refused::Lost => UploadBreak::Lost,
+            Refused::Panicked => UploadBreak::Panicked,
+            Refused::Undecodable => UploadBreak::Undecodable,
+        }
+    }
+}
+
+impl fmt::Display for UploadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let UploadBreak::Commit(why) = &self.why {
+            return write!(f, "the upload's commit: {why}");
+        }
+        write!(f, "the upload stopped at position {}: ", self.position)?;
+        match &self.why {
+            UploadBreak::NotOpened(why) => write!(f, "it could not be opened: {why}"),
+            UploadBreak::NoAnswer(why) => write!(f, "not committed; its items: {why}"),
+            UploadBreak::Lost => {
+                f.write_str("not committed: the server knows nothing of it any more")
+            }
+            UploadBreak::Panicked => {
+                f.write_str("not committed: the function panicked at the server")
+            }
+            UploadBreak::Stopped => f.write_str("the function reads no more items"),
+            UploadBreak::ItemTooLong => {
+                f.write_str("the item cannot be encoded, or is longer than a chunk")
+            }
+            UploadBreak::Undecodable => {
+                f.write_str("not committed: client and server disagree about the method's types")
+            }
+            UploadBreak::Commit(why) => why.fmt(f),
+            UploadBreak::Over => f.write_str("it was committed before"),
+        }
+    }
+}
+
+impl std::error::Error for UploadError {}

@@ -1,0 +1,449 @@
+//! The client's end of an upload.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use oncewire_core::{CallError, NotExecuted};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::messages::{Commit, Committed, HEADER_LEN, Open, Opened, Put, Taken, UploadId};
+use super::{Shape, UploadBreak, UploadError, UploadMethod};
+use crate::buffer::Encoded;
+use crate::client::{Call, CallFailure, Client, Outcome, Ticket};
+use crate::decode::{ValueLimits, decode};
+use crate::method::Method;
+use crate::stream::client::WAIT;
+use crate::stream::item::{Codec, Piece, put};
+
+impl Client {
+    /// Sends a stream of items, and then commits it: see [`upload`](crate::stream::upload). It is opened when its first chunk is
+    /// sent. Feature `stream`.
+    pub fn upload<A: Serialize, T, R>(
+        &self,
+        method: &UploadMethod<A, T, R>,
+        arguments: &A,
+    ) -> Upload<T, R> {
+        let UploadMethod { name, shape, codec, .. } = *method;
+        Upload {
+            sender: Sender {
+                client: self.clone(),
+                shape,
+                arguments: postcard::to_allocvec(arguments).ok(),
+                timeout: self.timeout(),
+                id: self.random(),
+                writer: self.random(),
+                resumes: false,
+                next: 0,
+                read: 0,
+                puts: VecDeque::new(),
+                phase: Phase::Fresh,
+            },
+            codec,
+            position: 0,
+            draft: vec![0; HEADER_LEN],
+            rest: None,
+            commit: Method::new(name),
+            end: End::Open,
+        }
+    }
+}
+
+/// A stream of items that a client sends: see [`upload`](crate::stream::upload).
+///
+/// Dropping it before the commit frees what it held, here and at the server, and nothing is committed.
+#[must_use = "nothing takes effect before it is committed"]
+pub struct Upload<T, R> {
+    sender: Sender,
+    codec: Codec<T>,
+    /// Behind the last item that was taken.
+    position: u64,
+    /// The header's place, and the items of the next chunk.
+    draft: Vec<u8>,
+    /// What has not gone into a chunk yet.
+    rest: Option<Piece>,
+    commit: Method<Commit, Committed<R>>,
+    end: End<R>,
+}
+
+/// How far its end has come.
+enum End<R> {
+    /// It may still be committed.
+    Open,
+    Committing(Call<Committed<R>>),
+    /// The commit's outcome was not known.
+    InDoubt(Ticket<Committed<R>>),
+    Over(UploadBreak),
+}
+
+/// The calls that carry chunks, whatever is in them.
+struct Sender {
+    client: Client,
+    shape: Shape,
+    /// `None`: they cannot be encoded.
+    arguments: Option<Vec<u8>>,
+    timeout: Duration,
+    id: UploadId,
+    writer: u64,
+    resumes: bool,
+    /// The number of the next chunk.
+    next: u64,
+    /// Chunks of which it is known that the function has read them.
+    read: u64,
+    /// In order.
+    puts: VecDeque<Call<Bytes>>,
+    phase: Phase,
+}
+
+enum Phase {
+    Fresh,
+    Opening(Call<Bytes>),
+    Open,
+    /// The function has returned.
+    Stopped,
+}
+
+impl<T, R: DeserializeOwned> Upload<T, R> {
+    /// Continues the upload with this [`id`](Upload::id), of a [`resumable`](UploadMethod::resumable) method, instead of a new one;
+    /// the arguments are those of the first. [`ready`](Upload::ready) says at which position. For an upload that has begun it has
+    /// no effect.
+    pub fn resume(mut self, id: u64) -> Self {
+        if let Phase::Fresh = self.sender.phase {
+            (self.sender.id, self.sender.resumes) = (id, true);
+        }
+        self
+    }
+
+    /// The upload breaks when the server has not answered for this long, and the commit may take as long:
+    /// [`ClientOptions::timeout`](crate::ClientOptions::timeout) unless this says otherwise.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.sender.timeout = timeout;
+        self
+    }
+
+    /// What the server knows it by. It is no secret, but whoever knows it and is the same caller can continue the upload.
+    pub fn id(&self) -> u64 {
+        self.sender.id
+    }
+
+    /// Items that were given to [`send`](Upload::send), or bytes, from the upload's begin on.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Opens it, if it is not open, and says at which position it continues: where the server has all before it. Only an upload that
+    /// is [resumed](Upload::resume) need wait for this.
+    ///
+    /// # Errors
+    /// Why it could not be opened.
+    pub async fn ready(&mut self) -> Result<u64, UploadError> {
+        poll_fn(|cx| self.poll_open(cx)).await.map_err(|why| self.fail(why))?;
+        Ok(self.position)
+    }
+
+    /// Takes an item, and waits while there is no credit for the chunk that it fills. Items are sent when they fill a chunk, with
+    /// [`flush`](Upload::flush), and with the commit.
+    ///
+    /// An item whose future was dropped while it waited was taken or not: [`position`](Upload::position) says which.
+    ///
+    /// # Errors
+    /// Why the upload broke; or that this item was not taken.
+    pub async fn send(&mut self, item: T) -> Result<(), UploadError> {
+        self.ready().await?;
+        // What is left of an item whose future was dropped.
+        poll_fn(|cx| self.poll_rest(cx)).await.map_err(|why| self.fail(why))?;
+        let len_max = self.sender.shape.chunk_len as usize;
+        let Some(piece) = self.codec.encode(item).filter(|piece| piece.fits(len_max)) else {
+            return Err(UploadError { position: self.position, why: UploadBreak::ItemTooLong });
+        };
+        self.position += piece.advance();
+        self.rest = Some(piece);
+        poll_fn(|cx| self.poll_rest(cx)).await.map_err(|why| self.fail(why))
+    }
+
+    /// Sends what does not fill a chunk yet: for items that come one by one, and must not wait for others.
+    ///
+    /// # Errors
+    /// Why the upload broke.
+    pub async fn flush(&mut self) -> Result<(), UploadError> {
+        self.ready().await?;
+        poll_fn(|cx| self.poll_flush(cx)).await.map_err(|why| self.fail(why))
+    }
+
+    /// Sends what is left, and commits: the function at the server reads its last item and then `None`, and what it returns is the
+    /// reply. This is one call, which runs at most once.
+    ///
+    /// It may be awaited again after an error: if the commit was not executed it is made again, and if that is not known this waits
+    /// for the answer. It never commits twice. Its future may be dropped, and the call goes on; dropping the upload cancels it.
+    ///
+    /// # Errors
+    /// [`UploadError::executed`] says whether it was committed.
+    pub async fn commit(&mut self) -> Result<R, UploadError> {
+        let outcome = match &mut self.end {
+            End::Over(why) => return Err(UploadError { position: self.position, why: *why }),
+            End::InDoubt(ticket) => ticket.wait().await,
+            End::Open | End::Committing(_) => {
+                poll_fn(|cx| self.poll_commit(cx)).await.map_err(|why| self.fail(why))?
+            }
+        };
+        let why = match outcome {
+            Outcome::Reply(Committed::Done(reply)) => {
+                self.end = End::Over(UploadBreak::Over);
+                self.sender.forget();
+                return Ok(reply);
+            }
+            Outcome::Reply(Committed::No(why)) => return Err(self.fail(why.into())),
+            Outcome::NotExecuted(why) => {
+                self.end = End::Open;
+                UploadBreak::Commit(CallFailure::NotExecuted(why))
+            }
+            Outcome::Unknown(why, Some(ticket)) => {
+                self.end = End::InDoubt(ticket);
+                UploadBreak::Commit(CallFailure::Unknown(why))
+            }
+            Outcome::Unknown(why, None) => {
+                return Err(self.fail(UploadBreak::Commit(CallFailure::Unknown(why))));
+            }
+            Outcome::NoReply(why) => {
+                return Err(self.fail(UploadBreak::Commit(CallFailure::NoReply(why))));
+            }
+        };
+        Err(UploadError { position: self.position, why })
+    }
+
+    /// Leaves it at the server, uncommitted, for another client to [`resume`](Upload::resume) it by this id: what is in no chunk
+    /// yet, and chunks that are on their way, may not be in it. Of a method that is not resumable it is gone soon.
+    pub fn detach(mut self) -> u64 {
+        self.sender.forget();
+        self.sender.id
+    }
+
+    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UploadBreak>> {
+        if let End::Over(why) = self.end {
+            return Poll::Ready(Err(why));
+        }
+        let opened = ready!(self.sender.poll_open(cx))?;
+        self.position += opened.unwrap_or(0);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Puts what is left of an item into chunks.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UploadBreak>> {
+        let len_max = self.sender.shape.chunk_len as usize;
+        loop {
+            // What is no item was not taken.
+            let put = put(&mut self.rest, &mut self.draft, HEADER_LEN, len_max);
+            put.map_err(|_| UploadBreak::ItemTooLong)?;
+            if self.rest.is_none() && self.draft.len() < HEADER_LEN + len_max {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(self.poll_draft(cx))?;
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UploadBreak>> {
+        ready!(self.poll_rest(cx))?;
+        if self.draft.len() > HEADER_LEN { self.poll_draft(cx) } else { Poll::Ready(Ok(())) }
+    }
+
+    /// Sends the draft as the next chunk.
+    fn poll_draft(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UploadBreak>> {
+        ready!(self.sender.poll_credit(cx))?;
+        let fresh = {
+            let mut fresh = Vec::with_capacity(self.draft.len());
+            fresh.resize(HEADER_LEN, 0);
+            fresh
+        };
+        let draft = std::mem::replace(&mut self.draft, fresh);
+        let end = self.position - self.rest.as_ref().map_or(0, Piece::advance);
+        self.sender.send(draft, end);
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_commit(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Outcome<Committed<R>>, UploadBreak>> {
+        if let End::Open = self.end {
+            ready!(self.poll_open(cx))?;
+            match ready!(self.poll_sent(cx)) {
+                // What the function has returned is what the commit brings.
+                Ok(()) | Err(UploadBreak::Stopped) => {}
+                Err(why) => return Poll::Ready(Err(why)),
+            }
+            let Sender { id, writer, next, timeout, ref client, .. } = self.sender;
+            let message = Commit { id, writer, chunks: next };
+            self.end = End::Committing(client.call(&self.commit, &message).timeout(timeout));
+        }
+        let End::Committing(call) = &mut self.end else {
+            debug_assert!(false, "the commit's call was begun");
+            return Poll::Ready(Err(UploadBreak::Over));
+        };
+        Pin::new(call).poll(cx).map(Ok)
+    }
+
+    /// All that was taken has arrived at the server.
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UploadBreak>> {
+        ready!(self.poll_flush(cx))?;
+        self.sender.poll_arrived(cx)
+    }
+
+    /// It is over, unless the function has only stopped to read.
+    fn fail(&mut self, why: UploadBreak) -> UploadError {
+        if why != UploadBreak::Stopped {
+            self.end = End::Over(why);
+            self.sender.close();
+        }
+        UploadError { position: self.position, why }
+    }
+}
+
+impl Sender {
+    /// Opens it. The position at which it continues, if it was not open before.
+    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<u64>, UploadBreak>> {
+        loop {
+            match &mut self.phase {
+                Phase::Open | Phase::Stopped => return Poll::Ready(Ok(None)),
+                Phase::Fresh => self.phase = Phase::Opening(self.open()?),
+                Phase::Opening(call) => {
+                    let reply = ready!(Pin::new(call).poll(cx)).ok();
+                    return Poll::Ready(self.handle_opened(reply).map(Some));
+                }
+            }
+        }
+    }
+
+    fn open(&self) -> Result<Call<Bytes>, UploadBreak> {
+        let not_begun = NotExecuted::NotBegun(CallError::Unencodable);
+        let unencodable = || UploadBreak::NotOpened(CallFailure::NotExecuted(not_begun));
+        let open = Open { id: self.id, writer: self.writer, resumes: self.resumes };
+        let mut body = self.arguments.clone().ok_or_else(unencodable)?;
+        body.extend(postcard::to_allocvec(&open).map_err(|_| unencodable())?);
+        Ok(self.client.call_raw(self.shape.open, body).timeout(self.timeout))
+    }
+
+    fn handle_opened(&mut self, reply: Result<Bytes, CallFailure>) -> Result<u64, UploadBreak> {
+        let reply = reply.map_err(UploadBreak::NotOpened)?;
+        match decode(&reply, ValueLimits::DEFAULT).ok_or(UploadBreak::Undecodable)? {
+            Opened::Yes(progress) => {
+                self.phase = Phase::Open;
+                (self.next, self.read) = (progress.arrived, progress.read);
+                Ok(progress.position)
+            }
+            Opened::TooMany => {
+                let why = CallFailure::NotExecuted(NotExecuted::Overloaded);
+                Err(UploadBreak::NotOpened(why))
+            }
+            Opened::Lost => Err(UploadBreak::Lost),
+        }
+    }
+
+    /// Waits until one more chunk may be sent.
+    fn poll_credit(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UploadBreak>> {
+        loop {
+            self.handle_taken(cx)?;
+            if self.next < self.read + u64::from(self.shape.credit) {
+                return Poll::Ready(Ok(()));
+            }
+            if !self.puts.is_empty() {
+                return Poll::Pending;
+            }
+            // All chunks have arrived, and the first of them was not read for long.
+            let ask = self.call(self.read, 0, vec![0; HEADER_LEN]);
+            self.puts.push_back(ask);
+        }
+    }
+
+    /// Waits until all chunks have arrived.
+    fn poll_arrived(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UploadBreak>> {
+        self.handle_taken(cx)?;
+        if self.puts.is_empty() { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    /// Takes the replies that have come.
+    fn handle_taken(&mut self, cx: &mut Context<'_>) -> Result<(), UploadBreak> {
+        if let Phase::Stopped = self.phase {
+            return Err(UploadBreak::Stopped);
+        }
+        while let Some(call) = self.puts.front_mut() {
+            let Poll::Ready(outcome) = Pin::new(call).poll(cx) else { return Ok(()) };
+            self.puts.pop_front();
+            let reply = outcome.ok().map_err(UploadBreak::NoAnswer)?;
+            match decode(&reply, ValueLimits::DEFAULT).ok_or(UploadBreak::Undecodable)? {
+                // The server has no more than was sent.
+                Taken::Yes { read } => self.read = self.read.max(read.min(self.next)),
+                Taken::Stopped => {
+                    self.phase = Phase::Stopped;
+                    self.puts.clear();
+                    return Err(UploadBreak::Stopped);
+                }
+                Taken::No(why) => return Err(why.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a chunk, for which there is credit.
+    fn send(&mut self, chunk: Vec<u8>, end: u64) {
+        let call = self.call(self.next, end, chunk);
+        self.puts.push_back(call);
+        self.next += 1;
+    }
+
+    fn call(&self, chunk: u64, end: u64, mut body: Vec<u8>) -> Call<Bytes> {
+        let wait_ms = WAIT.min(self.timeout / 2).as_millis() as u32;
+        let (id, writer) = (self.id, self.writer);
+        let header = Put { id, writer, chunk, end, wait_ms, items: Bytes::new() }.header();
+        body[..HEADER_LEN].copy_from_slice(&header);
+        let body = Encoded::Shared(Bytes::from(body));
+        let call = self.client.call_encoded(self.shape.put, body);
+        call.idempotent().timeout(self.timeout).start()
+    }
+
+    /// Ends its calls, and leaves what the server holds.
+    fn forget(&mut self) {
+        self.puts.clear();
+        self.phase = Phase::Fresh;
+    }
+
+    /// Ends its calls, and lets the server drop what it holds.
+    fn close(&mut self) {
+        self.puts.clear();
+        if let Phase::Fresh = std::mem::replace(&mut self.phase, Phase::Fresh) {
+            return;
+        }
+        if let Ok(body) = crate::buffer::encode(&self.id) {
+            // A client that is closed ends its session, and the uploads of that.
+            let _closed = self.client.send_one_way(self.shape.close, true, body);
+        }
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl<T, R> fmt::Debug for Upload<T, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let phase = match (&self.end, &self.sender.phase) {
+            (End::Over(_), _) => "over",
+            (End::InDoubt(_), _) => "in doubt",
+            (End::Committing(_), _) => "committing",
+            (End::Open, Phase::Fresh) => "not opened",
+            (End::Open, Phase::Opening(_)) => "opening",
+            (End::Open, Phase::Open | Phase::Stopped) => "open",
+        };
+        f.debug_struct("Upload")
+            .field("id", &self.sender.id)
+            .field("position", &self.position)
+            .field("phase", &phase)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,335 @@
+//! How a server offers a method that takes uploads, and which are open.
+
+use std::collections::HashMap;
+use std::future::{Future, poll_fn};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use oncewire_core::{Instant, MethodSpec, SessionTag};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::messages::{Commit, Committed, Open, Opened, Put, Refused, Taken, UploadId};
+use super::queue::Queue;
+use super::staging::{Claimed, Staging};
+use super::{Incoming, Shape, UploadMethod};
+use crate::decode::{ValueLimits, decode};
+use crate::method::{Method, MethodOptions, RawMethod};
+use crate::server::{Context, ServerBuilder};
+use crate::stream::server::{PER_SESSION_MAX, SWEEP_INTERVAL, open_max, waited};
+use crate::sync::Lock;
+
+/// How long an upload of a resumable method outlives its session.
+const LINGER: Duration = Duration::from_secs(60);
+/// Bytes of [`Taken`] at most.
+const TAKEN_LEN_MAX: u32 = 16;
+/// Bytes of [`Committed`] beside the reply.
+const COMMITTED_LEN: u32 = 1;
+
+impl<L> ServerBuilder<L> {
+    /// Offers a method that takes an upload: `function` is called once for each, reads the items as they arrive, and reads `None`
+    /// when the client has committed: what it returns then is the commit's reply. Feature `stream`; see
+    /// [`upload`](crate::stream::upload).
+    ///
+    /// It is dropped where it waits if there will be no commit: when it is not read on, the client has dropped its end, or the
+    /// client's session has ended. Its context is that of the call that has opened the upload, whose deadline says nothing of the
+    /// commit. What [`method`](ServerBuilder::method) says of blocking holds for it too.
+    pub fn upload<A, T, R, F, Fut>(self, method: &UploadMethod<A, T, R>, function: F) -> Self
+    where
+        F: Fn(Context, A, Incoming<T>) -> Fut + Send + Sync + 'static,
+        A: DeserializeOwned + Send + 'static,
+        T: 'static,
+        R: Serialize + Send + 'static,
+        Fut: Future<Output = R> + Send + 'static,
+    {
+        let UploadMethod { name, shape, codec, .. } = *method;
+        let [opens, puts, commits, closes] = {
+            let table = Arc::new(UploadTable::new(shape));
+            [(); 4].map(|()| table.clone())
+        };
+        let open: Method<(A, Open), Opened> =
+            Method::new(name).numbered(shape.open).reply_len_max(40).drop_on_cancel();
+        let function = Arc::new(function);
+        let builder = self.method(&open, move |context: Context, (arguments, open): (A, Open)| {
+            let make = |incoming| {
+                let (function, context) = (function.clone(), context.clone());
+                // Nothing of the function runs before there is a place.
+                async move { function(context, arguments, Incoming::new(incoming, codec)).await }
+            };
+            std::future::ready(opens.open(&context, open, shape, make))
+        });
+        let builder = builder.method_raw(put_method(name, shape), move |context, body: Bytes| {
+            put(puts.clone(), context, body)
+        });
+        let commit_method: Method<Commit, Committed<R>> = match shape.reply_len_max {
+            Some(len) => Method::new(name).reply_len_max(len.saturating_add(COMMITTED_LEN)),
+            None => Method::new(name),
+        };
+        let builder = builder.method(&commit_method, move |context: Context, message| {
+            commit(commits.clone(), context, message)
+        });
+        builder.method_raw(close_method(name, shape), move |context: Context, body: Bytes| {
+            if let Some(id) = decode::<UploadId>(&body, ValueLimits::DEFAULT) {
+                closes.close(&context, id);
+            }
+            std::future::ready(Bytes::new())
+        })
+    }
+}
+
+/// The call for a chunk. It is idempotent by the chunk's number.
+fn put_method(name: &'static str, shape: Shape) -> RawMethod {
+    let mut spec = MethodSpec::new(shape.put);
+    spec.idempotent = true;
+    spec.reply_len_max = TAKEN_LEN_MAX;
+    let options = MethodOptions { drop_on_cancel: true, ..MethodOptions::NONE };
+    RawMethod { name, spec, options, described: None }
+}
+
+fn close_method(name: &'static str, shape: Shape) -> RawMethod {
+    let mut spec = MethodSpec::new(shape.close);
+    spec.idempotent = true;
+    spec.reply_len_max = 0;
+    RawMethod { name, spec, options: MethodOptions::NONE, described: None }
+}
+
+async fn put<R: Send + 'static>(
+    table: Arc<UploadTable<R>>,
+    context: Context,
+    body: Bytes,
+) -> Bytes {
+    let taken = match Put::parse(body) {
+        Some(put) => take_chunk(table, &context, put).await,
+        None => Taken::No(Refused::Lost),
+    };
+    crate::buffer::encode(&taken).map_or_else(|_| Bytes::new(), |taken| taken.into_bytes())
+}
+
+async fn take_chunk<R: Send + 'static>(
+    table: Arc<UploadTable<R>>,
+    context: &Context,
+    put: Put,
+) -> Taken {
+    let Some(upload) = table.find(context, put.id) else { return Taken::No(Refused::Lost) };
+    drop(table);
+    match upload.queue.accept(&put) {
+        Ok(Some(reader)) => upload.wake(reader),
+        Ok(None) => {}
+        Err(why) => return why,
+    }
+    let (queue, writer, chunk, wait_ms) =
+        (upload.queue.clone(), put.writer, put.chunk, put.wait_ms);
+    drop((upload, put));
+    waited(context, wait_ms, |expired, cx| queue.poll_read(writer, chunk, expired, cx)).await
+}
+
+/// The function is this call's from the moment on at which it takes it.
+async fn commit<R: Send + 'static>(
+    table: Arc<UploadTable<R>>,
+    context: Context,
+    message: Commit,
+) -> Committed<R> {
+    let Commit { id, writer, chunks } = message;
+    let Some(upload) = table.take(&context, id, writer) else {
+        return Committed::No(Refused::Lost);
+    };
+    drop(table);
+    let mut function = match poll_fn(|cx| upload.poll_claim(cx)).await {
+        Claimed::Returned(reply) => return Committed::Done(reply),
+        Claimed::Refused(why) => return Committed::No(why),
+        Claimed::Function(function) => function,
+    };
+    let queue = upload.queue.clone();
+    drop(upload);
+    if let Err(why) = queue.end(writer, chunks) {
+        return Committed::No(why);
+    }
+    // A panic is the call's.
+    poll_fn(|cx| {
+        if let Some(function) = function.get_mut()
+            && let Poll::Ready(reply) = function.as_mut().poll(cx)
+        {
+            return Poll::Ready(Committed::Done(reply));
+        }
+        queue.poll_refused(Some(cx)).map(Committed::No)
+    })
+    .await
+}
+
+/// The open uploads of one method.
+struct UploadTable<R> {
+    open_max: usize,
+    /// How long one outlives its session.
+    linger: Duration,
+    state: Lock<TableState<R>>,
+}
+
+struct TableState<R> {
+    uploads: HashMap<UploadId, Entry<R>>,
+    by_session: HashMap<SessionTag, usize>,
+    /// A task looks for sessions that have ended.
+    sweeps: bool,
+}
+
+struct Entry<R> {
+    upload: Arc<Staging<R>>,
+    /// Of the last call: asks whether the session has ended.
+    context: Context,
+    session: SessionTag,
+    /// When that was seen.
+    ended: Option<Instant>,
+}
+
+impl<R: Send + 'static> UploadTable<R> {
+    fn new(shape: Shape) -> UploadTable<R> {
+        let state =
+            TableState { uploads: HashMap::new(), by_session: HashMap::new(), sweeps: false };
+        UploadTable {
+            open_max: open_max(shape.chunk_len, shape.credit),
+            linger: if shape.resumable { LINGER } else { Duration::ZERO },
+            state: Lock::new(state),
+        }
+    }
+
+    fn open<F>(
+        self: &Arc<Self>,
+        context: &Context,
+        open: Open,
+        shape: Shape,
+        make: impl FnOnce(Arc<Queue>) -> F,
+    ) -> Opened
+    where
+        F: Future<Output = R> + Send + 'static,
+    {
+        let Open { id, writer, resumes } = open;
+        if resumes {
+            let upload = self.find(context, id);
+            let progress = upload.and_then(|upload| upload.queue.resume(writer));
+            return progress.map_or(Opened::Lost, Opened::Yes);
+        }
+        let Some(session) = context.session() else { return Opened::Lost };
+        let queue = Queue::new(writer, shape.chunk_len as usize, shape.credit as usize);
+        let queue = Arc::new(queue);
+        let upload = Arc::new(Staging::new(queue.clone(), make(queue)));
+        let sweeps = {
+            let mut state = self.state.lock();
+            let left = self.open_max.saturating_sub(state.uploads.len());
+            let own = state.by_session.get(&session).copied().unwrap_or(0);
+            if own >= PER_SESSION_MAX.min(left) || state.uploads.contains_key(&id) {
+                drop(state);
+                return Opened::TooMany;
+            }
+            let (upload, context) = (upload.clone(), context.clone());
+            state.uploads.insert(id, Entry { upload, context, session, ended: None });
+            state.by_session.insert(session, own + 1);
+            std::mem::replace(&mut state.sweeps, true)
+        };
+        if !sweeps {
+            context.spawn(self.clone().sweep(context.clone()));
+        }
+        context.spawn(upload.run());
+        Opened::Yes(super::messages::Progress { arrived: 0, read: 0, position: 0 })
+    }
+
+    /// The upload of this caller's, which is its session's from now on.
+    fn find(&self, context: &Context, id: UploadId) -> Option<Arc<Staging<R>>> {
+        let mut state = self.state.lock();
+        let TableState { uploads, by_session, .. } = &mut *state;
+        let entry = uploads.get_mut(&id).filter(|entry| entry.is_of(context))?;
+        let session = context.session()?;
+        if entry.session != session {
+            uncount(by_session, entry.session);
+            *by_session.entry(session).or_default() += 1;
+            (entry.session, entry.ended) = (session, None);
+            let before = std::mem::replace(&mut entry.context, context.clone());
+            let upload = entry.upload.clone();
+            drop(state);
+            drop(before);
+            return Some(upload);
+        }
+        Some(entry.upload.clone())
+    }
+
+    /// Takes it out for the commit.
+    fn take(&self, context: &Context, id: UploadId, writer: u64) -> Option<Arc<Staging<R>>> {
+        let mut state = self.state.lock();
+        let entry = state.uploads.get(&id)?;
+        if !entry.is_of(context) || !entry.upload.queue.is_written_by(writer) {
+            return None;
+        }
+        state.remove(id).map(|entry| entry.upload)
+    }
+
+    /// It is not wanted any more.
+    fn close(&self, context: &Context, id: UploadId) {
+        let entry = {
+            let mut state = self.state.lock();
+            match state.uploads.get(&id) {
+                Some(entry) if entry.is_of(context) => state.remove(id),
+                _ => None,
+            }
+        };
+        entry.into_iter().for_each(|entry| entry.upload.close());
+    }
+
+    /// Closes the uploads whose sessions have ended, until none is open.
+    async fn sweep(self: Arc<Self>, context: Context) {
+        while let Some((now, mut timer)) = context.timer() {
+            timer.set(now + SWEEP_INTERVAL);
+            poll_fn(|cx| timer.poll(cx)).await;
+            let (over, is_empty) = {
+                let mut state = self.state.lock();
+                let over = state.take_ended(now + SWEEP_INTERVAL, self.linger);
+                if state.uploads.is_empty() {
+                    state.sweeps = false;
+                }
+                (over, !state.sweeps)
+            };
+            over.iter().for_each(|entry| entry.upload.close());
+            if is_empty {
+                return;
+            }
+        }
+        // The server is gone.
+        let over = std::mem::take(&mut self.state.lock().uploads);
+        over.values().for_each(|entry| entry.upload.close());
+    }
+}
+
+impl<R> Entry<R> {
+    /// Whoever knows the id must be the one who opened it, as far as the transport can say.
+    fn is_of(&self, context: &Context) -> bool {
+        self.context.caller == context.caller
+    }
+}
+
+impl<R> TableState<R> {
+    fn remove(&mut self, id: UploadId) -> Option<Entry<R>> {
+        let entry = self.uploads.remove(&id)?;
+        uncount(&mut self.by_session, entry.session);
+        Some(entry)
+    }
+
+    fn take_ended(&mut self, now: Instant, linger: Duration) -> Vec<Entry<R>> {
+        let mut over = Vec::new();
+        for (id, entry) in &mut self.uploads {
+            if entry.context.session().is_some() {
+                continue;
+            }
+            let ended = *entry.ended.get_or_insert(now);
+            if now.since(ended) >= linger {
+                over.push(*id);
+            }
+        }
+        over.into_iter().filter_map(|id| self.remove(id)).collect()
+    }
+}
+
+fn uncount(by_session: &mut HashMap<SessionTag, usize>, session: SessionTag) {
+    match by_session.get_mut(&session) {
+        Some(count) if *count > 1 => *count -= 1,
+        _ => drop(by_session.remove(&session)),
+    }
+}
