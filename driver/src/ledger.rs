@@ -30,6 +30,7 @@
 #[doc = include_str!("../LEDGERS.md")]
 pub mod writing {}
 pub(crate) mod entry;
+mod records;
 mod thread;
 
 use oncewire_core::ServerId;
@@ -37,6 +38,7 @@ use oncewire_core::ServerId;
 pub use crate::server::batch::{Batch, Entry, Transactional};
 pub use crate::server::restore::Restore;
 pub use entry::{CallEntry, CallName, LedgerError, SessionEntry};
+pub use records::{RecordChange, Records};
 pub use thread::{LedgerThread, Store};
 
 /// A durable store of completion records.

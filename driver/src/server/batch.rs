@@ -9,6 +9,7 @@ use oncewire_core::{CallRecord, NoReply, RecordState, Running, SessionId, Xid};
 
 use super::handler::Ran;
 use super::ledger_queue::{Item, Transact};
+use crate::ledger::RecordChange;
 use crate::ledger::entry::{CallEntry, CallName, LedgerError, SessionEntry};
 
 /// Entries that a ledger must make durable together, in this order.
@@ -61,6 +62,22 @@ impl<X: 'static> Batch<X> {
     /// the last run said counts.
     pub fn entries(&mut self) -> impl Iterator<Item = Entry<'_, X>> {
         self.items.iter_mut().map(entry)
+    }
+
+    /// What the batch makes of the records, in order: to be applied to [`Records`](crate::ledger::Records), here and in
+    /// every copy.
+    ///
+    /// `run` runs each transactional call, by [`Transactional::run`], and returns what that returned. If that is `None`, it has
+    /// taken back what the call did in its transaction, and only that.
+    pub fn changes(
+        &mut self,
+        mut run: impl for<'a> FnMut(Transactional<'a, X>) -> Option<CallEntry<'a>>,
+    ) -> Vec<RecordChange> {
+        let change = |entry| match entry {
+            Entry::Transaction(call) => run(call).map(RecordChange::of_call),
+            entry => RecordChange::of(&entry),
+        };
+        self.entries().filter_map(change).collect()
     }
 }
 

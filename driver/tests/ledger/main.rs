@@ -14,6 +14,7 @@ mod journal;
 mod limits;
 mod process;
 mod records;
+mod replicated;
 mod sim;
 mod tickets;
 mod world;
