@@ -1,5 +1,6 @@
 //! What a test holds of a process: one life of it, and a server through all its lives.
 
+use std::io;
 use std::sync::Arc;
 
 use oncewire_driver::journal::JournalError;
@@ -12,6 +13,7 @@ use crate::checks::Disks;
 use crate::ledger::{SimJournal, SimLedger};
 use crate::parts::disk::{Death, Handle};
 use crate::parts::executor::Group;
+use crate::ports::PortAcceptor;
 use crate::process::Process;
 use crate::sim::{Dialler, Sim};
 
@@ -71,6 +73,21 @@ impl Host {
     /// Dials a server in the name of this process.
     pub fn connector(&self, server: &ServerHandle) -> impl Connect + use<> {
         Dialler { client: self.process.name.clone(), server: server.0.clone() }
+    }
+
+    /// Listens on a port of this process, until the acceptor is dropped or the process dies. Connections come in the name of
+    /// the process or the client that dials.
+    ///
+    /// # Errors
+    /// The port is taken.
+    pub fn listen(&self, port: &str) -> io::Result<PortAcceptor> {
+        PortAcceptor::new(&self.process, port)
+    }
+
+    /// Dials a port of the process `server` in the name of this process. That one is found by its name at each dial, so it
+    /// may be added to the world later.
+    pub fn dial(&self, server: &str, port: &str) -> impl Connect + use<> {
+        self.sim().dial(&self.process.name, server, port)
     }
 
     /// The world.

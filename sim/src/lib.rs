@@ -6,6 +6,7 @@ mod counted;
 mod faults;
 mod host;
 mod ledger;
+mod ports;
 mod process;
 mod run;
 mod sim;
@@ -19,6 +20,7 @@ pub use host::{Host, ServerHandle};
 pub use ledger::{SimJournal, SimLedger};
 pub use parts::disk::Death;
 pub use parts::rng::Rng;
+pub use ports::PortAcceptor;
 pub use run::{Failure, Report, run, trace, try_run};
 pub use sim::Sim;
 

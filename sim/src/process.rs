@@ -1,6 +1,6 @@
 //! Processes: how one starts, how it dies, and what comes after.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
@@ -20,6 +20,7 @@ use crate::parts::disk::{Death, Disk};
 use crate::parts::executor::{Group, Sleep, lock};
 use crate::parts::net::{CUTS, Cut, Link};
 use crate::parts::rng::Rng;
+use crate::ports::Port;
 use crate::sim::{OPERATORS, World};
 
 type Build = dyn Fn(&Host) -> Result<Server, AnyError> + Send + Sync;
@@ -31,6 +32,8 @@ pub(crate) type Check = dyn Fn(&Disks<'_>) -> Result<(), AnyError> + Send + Sync
 pub(crate) enum Job {
     Server(Box<Build>),
     Program(Box<Program>),
+    /// Starts again whenever it ends.
+    Daemon(Box<Program>),
 }
 
 /// Whether a process lives, and what comes after.
@@ -48,6 +51,8 @@ enum Life {
 struct State {
     life: Life,
     server: Option<Server>,
+    /// Where it listens beside.
+    ports: BTreeMap<String, Port>,
     /// Who waits for a change of `life`.
     wakers: Vec<Waker>,
     /// The last connections, and whose they are.
@@ -81,6 +86,7 @@ impl Process {
         let state = State {
             life: Life::Down,
             server: None,
+            ports: BTreeMap::new(),
             wakers: Vec::new(),
             links: Vec::new(),
             frames: 0,
@@ -155,7 +161,7 @@ impl Process {
     }
 
     fn end(&self, death: Death, why: &str, next: Life) {
-        let (group, server, links) = {
+        let (group, server, links, ports) = {
             let mut state = lock(&self.state);
             let Life::Up(group) = state.life else {
                 if next == Life::Stopped && state.life == Life::Down {
@@ -164,14 +170,16 @@ impl Process {
                 return;
             };
             state.dies_at = None;
-            (group, state.server.take(), std::mem::take(&mut state.links))
+            let (links, ports) =
+                (std::mem::take(&mut state.links), std::mem::take(&mut state.ports));
+            (group, state.server.take(), links, ports)
         };
         self.world.exec.note(|| format!("{} dies ({why}): {death:?}", self.name));
         if next != Life::Ended {
             self.world.count("crashes");
         }
         self.world.exec.kill(group);
-        drop(server);
+        drop((server, ports));
         for (_, link) in links {
             link.cut(Cut::Reset, Role::Server);
         }
@@ -267,8 +275,50 @@ impl Process {
                     }
                 });
             }
+            Job::Daemon(daemon) => {
+                let (future, process) = (daemon(host), self.clone());
+                self.set_life(Life::Up(group));
+                world.exec.spawn(group, async move {
+                    let why = match future.await {
+                        Ok(()) => "it has ended".to_owned(),
+                        Err(error) => format!("it has ended: {error}"),
+                    };
+                    process.die_in(group, Death::Kill, &why);
+                });
+            }
         }
         Ok(())
+    }
+
+    /// Begins to listen on a port; returns its number.
+    pub(crate) fn open_port(&self, port: &str) -> io::Result<u64> {
+        let mut state = lock(&self.state);
+        if state.ports.contains_key(port) {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        let number = self.world.exec.number();
+        let opened = Port { number, waiting: VecDeque::new(), waker: None };
+        state.ports.insert(port.to_owned(), opened);
+        Ok(number)
+    }
+
+    /// What `f` says of a port; of `None` if it is not open any more.
+    pub(crate) fn with_port<T>(
+        &self,
+        port: &str,
+        number: u64,
+        f: impl FnOnce(Option<&mut Port>) -> T,
+    ) -> T {
+        f(lock(&self.state).ports.get_mut(port).filter(|port| port.number == number))
+    }
+
+    pub(crate) fn close_port(&self, port: &str, number: u64) {
+        let mut state = lock(&self.state);
+        if state.ports.get(port).is_some_and(|open| open.number == number) {
+            let closed = state.ports.remove(port);
+            drop(state);
+            drop(closed);
+        }
     }
 
     /// Waits for the end of a program.
@@ -280,21 +330,38 @@ impl Process {
         matches!(self.life(), Life::Up(_))
     }
 
-    /// One connection of a client.
-    pub(crate) fn connect(self: &Arc<Self>, client: &str) -> io::Result<BoxStream> {
+    /// One connection of a client, to a port or to the server.
+    pub(crate) fn connect(
+        self: &Arc<Self>,
+        client: &str,
+        port: Option<&str>,
+    ) -> io::Result<BoxStream> {
         let mut state = lock(&self.state);
-        let Some(server) = state.server.clone() else {
-            return Err(io::ErrorKind::ConnectionRefused.into());
+        let is_open = match port {
+            Some(port) => state.ports.contains_key(port),
+            None => state.server.is_some(),
         };
+        if !is_open {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
         let world = &self.world;
         let (link, ours, theirs) = Link::new(&world.exec, world.faults().link(), world.seed);
         world.exec.note(|| format!("link {} from {client} to {}", link.id, self.name));
         let from = state.links.len().saturating_sub(15);
         state.links.drain(..from);
         state.links.push((client.to_owned(), link));
-        drop(state);
-        let counted = Counted::new(theirs, self.clone());
-        server.serve_stream(Box::new(counted), Subject::Name(client.into()));
+        let theirs: BoxStream = Box::new(Counted::new(theirs, self.clone()));
+        let subject = Subject::Name(client.into());
+        let port = port.and_then(|port| state.ports.get_mut(port));
+        if let Some(port) = port {
+            port.waiting.push_back((theirs, subject));
+            let waker = port.waker.take();
+            drop(state);
+            waker.into_iter().for_each(Waker::wake);
+        } else if let Some(server) = state.server.clone() {
+            drop(state);
+            server.serve_stream(theirs, subject);
+        }
         Ok(Box::new(ours))
     }
 
@@ -363,8 +430,10 @@ impl Process {
 
     /// Drops what it holds of the world.
     pub(crate) fn forget(&self) {
-        let server = lock(&self.state).server.take();
-        drop(server);
+        let mut state = lock(&self.state);
+        let left = (state.server.take(), std::mem::take(&mut state.ports));
+        drop(state);
+        drop(left);
         lock(&self.effects).clear();
         lock(&self.checks).clear();
     }

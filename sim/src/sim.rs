@@ -18,6 +18,7 @@ use crate::host::{Host, ServerHandle};
 use crate::parts::disk::Death;
 use crate::parts::executor::{Group, Sim as Executor, Sleep, lock};
 use crate::parts::rng::Rng;
+use crate::ports::PortDialler;
 use crate::process::{Job, Process, begin};
 
 /// The group of the test and its tasks.
@@ -95,12 +96,17 @@ impl World {
         lock(&self.checks).clear();
     }
 
-    async fn dial(self: &Arc<Self>, client: &str, server: &Arc<Process>) -> io::Result<BoxStream> {
+    pub(crate) async fn dial(
+        &self,
+        client: &str,
+        server: &Arc<Process>,
+        port: Option<&str>,
+    ) -> io::Result<BoxStream> {
         Sleep::new(&self.exec, self.faults().delay.as_nanos() as u64).await;
         if lock(&self.partitions).contains(&(client.to_owned(), server.name.clone())) {
             std::future::pending::<()>().await;
         }
-        server.connect(client)
+        server.connect(client, port)
     }
 }
 
@@ -137,6 +143,36 @@ impl Sim {
         lock(&self.0.clients).push(name.to_owned());
         let process = self.add(name, job);
         self.spawn(async move { process.ended().await });
+    }
+
+    /// A process of this name that runs `program`, and again whenever it ends or dies. It listens where
+    /// [`Host::listen`] says, with as many servers as it wants, and makes calls by [`Host::dial`]: one of several that
+    /// replicate a service, say. The world does not wait for it.
+    pub fn daemon<F>(
+        &self,
+        name: &str,
+        program: impl Fn(Host) -> F + Send + Sync + 'static,
+    ) -> ServerHandle
+    where
+        F: Future<Output = Result<(), AnyError>> + Send + 'static,
+    {
+        lock(&self.0.clients).push(name.to_owned());
+        ServerHandle(self.add(name, Job::Daemon(Box::new(move |host| Box::pin(program(host))))))
+    }
+
+    /// Dials a port of the process `server` in the name of `client`. The process is found by its name at each dial.
+    pub fn dial(&self, client: &str, server: &str, port: &str) -> impl Connect + use<> {
+        let mut clients = lock(&self.0.clients);
+        if clients.iter().all(|name| name != client) {
+            clients.push(client.to_owned());
+        }
+        drop(clients);
+        PortDialler {
+            world: self.0.clone(),
+            client: client.to_owned(),
+            server: server.to_owned(),
+            port: port.to_owned(),
+        }
     }
 
     fn add(&self, name: &str, job: Job) -> Arc<Process> {
@@ -280,6 +316,11 @@ impl Sim {
                 return;
             }
             Sleep::new(&world.exec, pause(&mut rng, faults.pause)).await;
+            // The test may have said more meanwhile: it is polled after this task in half of the worlds.
+            let faults = world.faults();
+            if faults.pause.is_zero() {
+                return;
+            }
             if world.exec.now() >= faults.until.as_nanos() as u64 {
                 break;
             }
@@ -342,7 +383,7 @@ pub(crate) struct Dialler {
 
 impl Connect for Dialler {
     fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
-        Box::pin(self.server.world.dial(&self.client, &self.server))
+        Box::pin(self.server.world.dial(&self.client, &self.server, None))
     }
 
     fn address(&self) -> String {

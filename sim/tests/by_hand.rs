@@ -135,3 +135,67 @@ fn a_test_that_hangs_or_asserts_fails_with_its_seed() {
     let failure = asserts.expect_err("it must fail");
     assert!(failure.seed == 5 && failure.what.contains("five"), "{failure}");
 }
+
+const COUNT: Method<(), u64> = Method::new("count/next").idempotent();
+
+/// Counts to three, and ends.
+async fn counter(host: Host) -> Result<(), AnyError> {
+    let counted = Arc::new(Mutex::new(0));
+    let counts = counted.clone();
+    let server = host.builder("count").method(&COUNT, move |_, ()| {
+        *counts.lock().unwrap() += 1;
+        std::future::ready(*counts.lock().unwrap())
+    });
+    let (server, acceptor) = (server.build()?, host.listen("count")?);
+    assert!(host.listen("count").is_err(), "the port is taken");
+    host.runtime().spawn(Box::pin(async move { drop(server.serve(acceptor).await) }));
+    while *counted.lock().unwrap() < 3 {
+        host.sim().sleep(Duration::from_millis(100)).await;
+    }
+    Err("counted to three".into())
+}
+
+#[test]
+fn a_daemon_listens_on_a_port_and_is_run_again_when_it_ends() {
+    oncewire_sim::run(0..8, |sim| async move {
+        sim.set_faults(Faults::NONE);
+        let daemon = sim.daemon("counter", counter);
+        let connector = sim.dial("someone", "counter", "count");
+        let client =
+            oncewire::Client::with_runtime(connector, ClientOptions::default(), sim.runtime());
+        for number in [1, 2, 3, 1, 2] {
+            if number == 1 {
+                daemon.up().await;
+            }
+            assert_eq!(client.call(&COUNT, &()).await.ok(), Ok(number));
+            // Only after its third one it ends.
+            sim.sleep(Duration::from_secs(1)).await;
+        }
+        sim.partition("someone", &daemon);
+        let lost = client.call(&COUNT, &()).timeout(Duration::from_secs(3)).await;
+        assert!(lost.ok().is_err());
+        sim.heal("someone", &daemon);
+        let nowhere = sim.dial("someone", "counter", "another port");
+        assert!(oncewire::Connect::connect(&nowhere).await.is_err());
+    });
+}
+
+#[test]
+fn a_world_whose_test_wants_no_faults_has_none() {
+    let report = oncewire_sim::run(0..60, |sim| async move {
+        sim.set_faults(Faults::NONE);
+        let daemon = sim.daemon("nothing", |_| std::future::pending());
+        sim.partition("someone", &daemon);
+        sim.sleep(Duration::from_secs(20)).await;
+        // Still: a dial does not end.
+        let dialled = Arc::new(Mutex::new(false));
+        let (dial, done) = (sim.dial("someone", "nothing", "a port"), dialled.clone());
+        sim.runtime().spawn(Box::pin(async move {
+            drop(oncewire::Connect::connect(&dial).await);
+            *done.lock().unwrap() = true;
+        }));
+        sim.sleep(Duration::from_secs(1)).await;
+        assert!(!*dialled.lock().unwrap());
+    });
+    assert_eq!(report.faults.into_iter().collect::<Vec<_>>(), [("partitions", 60)]);
+}
