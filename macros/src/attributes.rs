@@ -8,22 +8,24 @@ use syn::{Attribute, Expr, ExprLit, Ident, Lit, LitStr, MetaList, Path, Token};
 
 use crate::errors::Errors;
 
-/// `name` or `name = value`.
+/// `name` or `name = value`; or a text alone, which was meant as a name.
 struct Property {
     name: Ident,
     value: Option<Expr>,
+    is_bare: bool,
 }
 
 impl Parse for Property {
     fn parse(input: ParseStream<'_>) -> syn::Result<Property> {
         if input.peek(LitStr) {
             let text: LitStr = input.parse()?;
-            let hint = format!("a name is said by its property: `name = {:?}`", text.value());
-            return Err(syn::Error::new(text.span(), hint));
+            let name = Ident::new("name", text.span());
+            let value = ExprLit { attrs: Vec::new(), lit: Lit::Str(text) };
+            return Ok(Property { name, value: Some(Expr::Lit(value)), is_bare: true });
         }
         let name = input.call(Ident::parse_any)?;
         let value = input.parse::<Option<Token![=]>>()?.map(|_| input.parse()).transpose()?;
-        Ok(Property { name, value })
+        Ok(Property { name, value, is_bare: false })
     }
 }
 
@@ -52,6 +54,10 @@ impl Property {
             Some(Expr::Lit(ExprLit { lit: Lit::Str(text), .. })) => {
                 if text.value().trim().is_empty() {
                     errors.at(&text, "a name is not empty");
+                } else if self.is_bare {
+                    let hint =
+                        format!("a name is said by its property: `name = {:?}`", text.value());
+                    errors.at(&text, hint);
                 }
                 *place = Some(text);
             }
@@ -66,14 +72,16 @@ impl Property {
         }
     }
 
-    fn unknown(&self, of: &str, known: &[&str], errors: &mut Errors) {
+    /// The property that was probably meant.
+    fn unknown<'k>(&self, of: &str, known: &[&'k str], errors: &mut Errors) -> Option<&'k str> {
         let name = self.name.unraw().to_string();
-        let near = known.iter().find(|known| distance(&name, known) <= 2);
+        let near = known.iter().copied().find(|known| distance(&name, known) <= 2);
         let hint = match near {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("there are {}", known.join(", ")),
         };
         errors.at(&self.name, format!("{of} has no property `{name}`: {hint}"));
+        near
     }
 }
 
@@ -94,7 +102,11 @@ pub(crate) fn service_options(arguments: TokenStream, errors: &mut Errors) -> Se
                 match property.name.to_string().as_str() {
                     "name" => property.text(&mut options.name, errors),
                     "crate" => library(property, &mut options.library, errors),
-                    _ => property.unknown("a service", &["name", "crate"], errors),
+                    _ => match property.unknown("a service", &["name", "crate"], errors) {
+                        Some("name") => property.text(&mut options.name, &mut Errors::default()),
+                        Some(_) => library(property, &mut options.library, &mut Errors::default()),
+                        None => {}
+                    },
                 }
             }
         }
@@ -140,6 +152,8 @@ pub(crate) struct MethodOptions {
     pub(crate) queue_max: Option<(Span, Expr)>,
     pub(crate) depth_max: Option<(Span, Expr)>,
     pub(crate) memory_max: Option<(Span, Expr)>,
+    /// There is an `#[rpc(…)]` that cannot be read: what else it says is not known.
+    pub(crate) is_broken: bool,
 }
 
 const METHOD_PROPERTIES: [&str; 12] = [
@@ -169,13 +183,17 @@ pub(crate) fn method_options(
                 attribute,
                 "a method's properties are not conditional: write the method twice, each with its `#[cfg(…)]` and its `#[rpc(…)]`",
             );
+            options.is_broken = true;
             continue;
         }
         match attribute.parse_args_with(Properties::parse_terminated) {
             Ok(properties) => {
                 properties.into_iter().for_each(|property| options.set(property, errors));
             }
-            Err(error) => errors.push(error),
+            Err(error) => {
+                errors.push(error);
+                options.is_broken = true;
+            }
         }
     }
     options
@@ -195,7 +213,17 @@ fn is_rpc(attribute: &Attribute) -> bool {
 
 impl MethodOptions {
     fn set(&mut self, property: Property, errors: &mut Errors) {
-        match property.name.to_string().as_str() {
+        let name = property.name.to_string();
+        if METHOD_PROPERTIES.contains(&name.as_str()) {
+            self.set_as(&name, property, errors);
+        } else if let Some(near) = property.unknown("a method", &METHOD_PROPERTIES, errors) {
+            // Without it the method would be in error a second time, as one that is not `async`, say.
+            self.set_as(near, property, &mut Errors::default());
+        }
+    }
+
+    fn set_as(&mut self, name: &str, property: Property, errors: &mut Errors) {
+        match name {
             "idempotent" => property.flag(&mut self.idempotent, errors),
             "one_way" => property.flag(&mut self.one_way, errors),
             "transactional" => property.flag(&mut self.transactional, errors),
@@ -207,8 +235,7 @@ impl MethodOptions {
             "queue_max" => property.expression(&mut self.queue_max, errors),
             "depth_max" => property.expression(&mut self.depth_max, errors),
             "memory_max" => property.expression(&mut self.memory_max, errors),
-            "name" => property.text(&mut self.name, errors),
-            _ => property.unknown("a method", &METHOD_PROPERTIES, errors),
+            _ => property.text(&mut self.name, errors),
         }
     }
 }

@@ -39,6 +39,9 @@ pub(crate) fn other_item(item: &TraitItem, errors: &mut Errors) {
 
 /// Properties that exclude each other.
 pub(crate) fn options(options: &MethodOptions, errors: &mut Errors) {
+    if let (Some(_), Some((span, _))) = (options.one_way, &options.reply_len_max) {
+        errors.at_span(*span, "a one-way method has no reply that could be long");
+    }
     if options.transactional.is_none() {
         return;
     }
@@ -264,9 +267,6 @@ pub(crate) fn reply(
             &signature.output,
             format!("nothing of a one-way call comes back: let it return {hint}"),
         );
-    }
-    if let Some((span, _)) = &options.reply_len_max {
-        errors.at_span(*span, "a one-way method has no reply that could be long");
     }
 }
 

@@ -41,6 +41,7 @@ fn service_tokens(
             let hint = "`#[service]` is for a trait: its methods are the service's";
             let error = syn::Error::new(error.span(), format!("{hint} ({error})"));
             let error = error.into_compile_error();
+            let item = without_properties(item);
             return quote::quote!(#item #error);
         }
     };
@@ -50,4 +51,35 @@ fn service_tokens(
     let generated = service.map(|service| expand::expand(&service));
     let errors = errors.into_compile_errors();
     quote::quote!(#definition #generated #errors)
+}
+
+/// What is no trait keeps no `#[rpc(…)]` either: the compiler knows no such attribute.
+fn without_properties(item: proc_macro2::TokenStream) -> proc_macro2::TokenStream {
+    use proc_macro2::{Group, TokenTree};
+
+    let is_rpc = |token: &TokenTree| match token {
+        TokenTree::Group(group) => matches!(
+            group.stream().into_iter().next(),
+            Some(TokenTree::Ident(name)) if name == "rpc"
+        ),
+        _ => false,
+    };
+    let mut kept = Vec::new();
+    let mut tokens = item.into_iter().peekable();
+    while let Some(token) = tokens.next() {
+        match token {
+            TokenTree::Punct(sign)
+                if sign.as_char() == '#' && tokens.peek().is_some_and(is_rpc) =>
+            {
+                tokens.next();
+            }
+            TokenTree::Group(group) => {
+                let mut inner = Group::new(group.delimiter(), without_properties(group.stream()));
+                inner.set_span(group.span());
+                kept.push(TokenTree::Group(inner));
+            }
+            other => kept.push(other),
+        }
+    }
+    kept.into_iter().collect()
 }

@@ -56,12 +56,17 @@ impl Service {
         let ServiceOptions { name, library } = options;
         check::definition(definition, errors);
         let is_generic = !definition.generics.params.is_empty();
-        let service_name = name.as_ref().map(syn::LitStr::value).unwrap_or_default();
+        // Without a name, which is an error, the rest is generated all the same: what uses it is not in error.
+        let service_name = match &name {
+            Some(name) => name.value(),
+            None => definition.ident.unraw().to_string().to_lowercase(),
+        };
         let mut methods = Vec::new();
         for item in &mut definition.items {
             match item {
                 TraitItem::Fn(function) => {
                     methods.extend(Method::new(function, &service_name, &library, errors));
+                    plain_names(function);
                     send_future(function);
                 }
                 other => check::other_item(other, errors),
@@ -73,7 +78,7 @@ impl Service {
         definition.supertraits.push(parse_quote!(::core::marker::Send));
         definition.supertraits.push(parse_quote!(::core::marker::Sync));
         definition.supertraits.push(parse_quote!('static));
-        if is_generic || name.is_none() {
+        if is_generic {
             return None;
         }
         let (visibility, trait_name) = (definition.vis.clone(), definition.ident.clone());
@@ -82,16 +87,19 @@ impl Service {
 }
 
 impl Method {
-    /// `None` if there is an error in it.
+    /// `None` if there is an error in its function. With one in its properties only it can be called and offered.
     fn new(
         function: &mut TraitItemFn,
         service: &str,
         library: &TokenStream,
         errors: &mut Errors,
     ) -> Option<Method> {
-        let before = errors.count();
         let options = method_options(&mut function.attrs, errors);
+        if options.is_broken {
+            return None;
+        }
         check::options(&options, errors);
+        let before = errors.count();
         check::signature(&function.sig, &options, errors);
         function.sig.inputs.iter().for_each(|input| check::unconditional(input, errors));
         let mut inputs = function.sig.inputs.iter().skip(1).filter_map(|input| match input {
@@ -174,6 +182,21 @@ fn reply_in(output: &Type, library: &TokenStream) -> Type {
     }
     let span = output.span();
     parse_quote_spanned!(span=> <#output as #library::__private::TransactionalResult>::Reply)
+}
+
+/// Other patterns are errors of this macro, and in a function without a body the compiler's as well.
+fn plain_names(function: &mut TraitItemFn) {
+    if function.default.is_some() {
+        return;
+    }
+    for input in &mut function.sig.inputs {
+        if let FnArg::Typed(typed) = input
+            && !matches!(&*typed.pat, Pat::Ident(_) | Pat::Wild(_))
+        {
+            let span = typed.pat.span();
+            *typed.pat = parse_quote_spanned!(span=> _);
+        }
+    }
 }
 
 /// `async fn` in a trait says nothing of its future; a server needs one that may go from thread to thread. What implements

@@ -221,17 +221,46 @@ fn a_service_has_a_name() {
 
 #[test]
 fn the_trait_stays_and_so_does_what_is_right_in_it() {
-    let source = "pub trait S { #[rpc(oops)] async fn a(&self, c: Context); async fn b(&self, c: Context); }";
+    let source =
+        "pub trait S { fn a(&self, c: Context); #[rpc(oops)] async fn b(&self, c: Context); }";
     let parse = |text: &str| text.parse::<TokenStream>().expect("tokens");
     let generated = crate::service_tokens(parse("name = \"s\""), parse(source)).to_string();
     let file: syn::File = syn::parse_str(&generated).expect("items");
     let is_trait =
         |item: &syn::Item| matches!(item, syn::Item::Trait(kept) if kept.items.len() == 2);
     assert!(file.items.iter().any(is_trait), "{generated}");
-    assert!(!generated.contains("rpc"), "{generated}");
+    assert!(!generated.contains("# [rpc"), "{generated}");
     assert!(generated.contains("compile_error"), "{generated}");
     assert!(generated.contains("const B"), "{generated}");
     assert!(!generated.contains("const A"), "{generated}");
-    let kept = crate::service_tokens(parse("name = \"s\""), parse("struct S;")).to_string();
-    assert!(kept.starts_with("struct S ;") && kept.contains("compile_error"), "{kept}");
+    let item = "impl S { #[rpc(idempotent)] async fn a(&self) {} }";
+    let kept = crate::service_tokens(parse("name = \"s\""), parse(item)).to_string();
+    assert!(kept.starts_with("impl S { async fn a (& self) { } }"), "{kept}");
+    assert!(kept.contains("compile_error") && !kept.contains("# [rpc"), "{kept}");
+}
+
+#[test]
+fn a_service_without_its_name_is_generated_as_well() {
+    let parse = |text: &str| text.parse::<TokenStream>().expect("tokens");
+    for arguments in ["", "\"bank\"", "nme = \"bank\"", "name = 5", "nonsense nonsense"] {
+        let source = "trait Bank { async fn a(&self, c: Context); }";
+        assert_eq!(errors(arguments, source).len(), 1, "{arguments}");
+        let generated = crate::service_tokens(parse(arguments), parse(source)).to_string();
+        assert!(generated.contains("struct BankClient"), "{arguments}: {generated}");
+        assert!(generated.contains("\"bank/a\""), "{arguments}: {generated}");
+    }
+    let said = errors("\"bank\", crate = oncewire_tcp", "trait Bank {}");
+    assert_eq!(said.len(), 1, "{said:#?}");
+    assert!(said[0].contains("`name = \"bank\"`"), "{said:#?}");
+}
+
+#[test]
+fn a_property_that_is_nearly_right_is_one_error() {
+    one(
+        "#[rpc(transactonal)] fn a(&self, t: &mut Self::T, c: &Context) -> Result<u8, R>;",
+        "transactonal",
+        "did you mean `transactional`?",
+    );
+    one("#[rpc(blockng)] fn a(&self, c: Context);", "blockng", "did you mean `blocking`?");
+    one("#[rpc(transactional idempotent)] fn a(&self);", "idempotent", "expected `,`");
 }

@@ -30,6 +30,7 @@ impl Bad for Mine {
 }
 
 async fn calls(client: BadClient) {
+    let _ = client.one(1).await;
     let _ = client.four().await;
 }
 
