@@ -69,6 +69,7 @@ fn client_turn<S: ClientStorage>(
     is_up
 }
 
+/// The same for the server's side.
 fn server_turn<T: ServerStorage>(
     now: Instant,
     server: &mut Server<T>,
@@ -76,7 +77,7 @@ fn server_turn<T: ServerStorage>(
     link: &mut impl Link,
     inbox: &mut Inbox,
     handler: impl Fn(&[u8]) -> [u8; 1],
-) {
+) -> bool {
     inbox.fill(link);
     // After an error, a `Refuse` that says why is sent below, and then `Close` comes.
     while let Ok(received) = server.handle_data(now, conn, &inbox.bytes[..inbox.len]) {
@@ -96,13 +97,20 @@ fn server_turn<T: ServerStorage>(
         server.handle_timeout(now);
     }
     let mut out = [0; wire::CONTROL_LEN_MAX];
+    let mut is_up = true;
     while let Some(event) = server.poll_event() {
-        if let ServerEvent::Transmit(conn) = event {
-            while let Some(len) = server.poll_transmit(now, conn, &mut out) {
-                link.send(&out[..len.get()]);
+        match event {
+            ServerEvent::Transmit(conn) => {
+                while let Some(len) = server.poll_transmit(now, conn, &mut out) {
+                    link.send(&out[..len.get()]);
+                }
             }
+            // Of all connections: this server has one.
+            ServerEvent::Close(_, _) => is_up = false,
+            _ => {}
         }
     }
+    is_up
 }
 // README ends
 
@@ -152,7 +160,7 @@ fn the_loop_of_the_readme_makes_calls() {
         });
         assert!(is_up);
         far.arrived.append(&mut near.sent);
-        server_turn(now, &mut server, conn, &mut far, far_inbox, |body| [body[0] + 1]);
+        assert!(server_turn(now, &mut server, conn, &mut far, far_inbox, |body| [body[0] + 1]));
         near.arrived.append(&mut far.sent);
     }
     let expected: Vec<(CallId, u8)> = calls.into_iter().zip(1..).collect();
