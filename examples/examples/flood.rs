@@ -12,17 +12,33 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use oncewire_unix::protocol::wire::{self, Frame, ReplyHeader, Role};
-use oncewire_unix::protocol::{
-    self as core, Heap, Principal, ServerConfig, ServerId, ServiceName, SessionId, Status, Xid,
+use oncewire::protocol::wire::{self, Frame, ReplyHeader, Role};
+use oncewire::protocol::{self as core, Heap, Principal, Status};
+use oncewire::{
+    Client, ClientOptions, Context, Server, ServerConfig, ServerId, ServiceName, SessionId,
+    UnixAcceptor, UnixConnector, Xid,
 };
-use oncewire_unix::{Client, ClientOptions, Method, Server, UnixAcceptor, UnixConnector};
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
-const ECHO: Method<u32, u32> = Method::new("flood/echo");
-/// Takes 10 µs of the processor.
-const WORK: Method<u32, u32> = Method::new("flood/work");
+#[oncewire::service(name = "flood")]
+trait Flood {
+    async fn echo(&self, _: Context, n: u32) -> u32 {
+        n
+    }
+    /// Takes 10 µs of the processor.
+    async fn work(&self, _: Context, n: u32) -> u32 {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_micros(10) {
+            std::hint::spin_loop();
+        }
+        n
+    }
+}
+
+struct Flooded;
+
+impl Flood for Flooded {}
 
 /// The promise: the 99th percentile beside one flooder is at most so long, or [`FACTOR_MAX`] times that alone.
 const HONEST_MAX: Duration = Duration::from_millis(5);
@@ -49,16 +65,7 @@ fn main() -> Result<()> {
 // ---- the server ----
 
 fn serve(path: &str) -> Result<()> {
-    let server = Server::builder("flood")
-        .method(&ECHO, |_, n| async move { n })
-        .method(&WORK, |_, n| {
-            let begun = Instant::now();
-            while begun.elapsed() < Duration::from_micros(10) {
-                std::hint::spin_loop();
-            }
-            async move { n }
-        })
-        .build()?;
+    let server = Server::builder("flood").service(FloodServer(Flooded)).build()?;
     let acceptor = UnixAcceptor::bind(path)?;
     ready()?;
     Ok(smol::block_on(smol::spawn(async move { server.serve(acceptor).await }))?)
@@ -110,7 +117,7 @@ fn open(path: &str) -> Result<UnixStream> {
     let begun = Instant::now();
     let now = || core::Instant::ZERO + begun.elapsed();
     client.handle_connected(now());
-    client.call(now(), core::Call::new(ECHO.id(), &[1][..]))?;
+    client.call(now(), core::Call::new(FloodMethods::ECHO.id(), &[1][..]))?;
     let mut buffer = vec![0; 1 << 16];
     while client.pending() > 0 {
         while let Some(len) = client.poll_transmit(now(), &mut buffer) {
@@ -138,12 +145,10 @@ fn flood(mut stream: UnixStream, frames: &[u8]) {
 async fn call_for_ever(path: &str, count: usize) -> Result<()> {
     let mut tasks = Vec::new();
     for _ in 0..count {
-        let client = Client::new(UnixConnector::new(path), ClientOptions::default());
+        let client = client(path);
         for n in 0..1000 {
             let client = client.clone();
-            tasks.push(smol::spawn(
-                async move { while client.call(&WORK, &n).await.ok().is_ok() {} },
-            ));
+            tasks.push(smol::spawn(async move { while client.work(n).await.ok().is_ok() {} }));
         }
     }
     ready()?;
@@ -237,17 +242,21 @@ fn measure(attacks: &[(&str, usize)]) -> Result<()> {
     if broken.is_empty() { Ok(()) } else { Err(broken.join("; ").into()) }
 }
 
+fn client(path: impl AsRef<Path>) -> FloodClient {
+    FloodClient(Client::new(UnixConnector::new(path), ClientOptions::default()))
+}
+
 /// A client of its own makes one call after the other.
 fn honest(path: &Path) -> Result<Waits> {
     smol::block_on(async {
         let begun = Instant::now();
-        let client = Client::new(UnixConnector::new(path), ClientOptions::default());
-        client.call(&ECHO, &0).await.ok()?;
+        let client = client(path);
+        client.echo(0).await.ok()?;
         let connect = begun.elapsed();
         let mut times = Vec::new();
         while begun.elapsed() < TIME {
             let before = Instant::now();
-            client.call(&ECHO, &1).await.ok()?;
+            client.echo(1).await.ok()?;
             times.push(before.elapsed());
             smol::Timer::after(Duration::from_millis(1)).await;
         }
@@ -267,17 +276,17 @@ fn flooded_client(kind: &'static str, honest_path: &Path) -> Result<Duration> {
         let (stream, _) = listener.accept()?;
         flood_client(stream, kind)
     });
-    let client = Client::new(UnixConnector::new(&place.0), ClientOptions::default());
-    smol::block_on(client.call(&ECHO, &0).into_future()).ok()?;
-    let other = Client::new(UnixConnector::new(honest_path), ClientOptions::default());
+    let flooded = client(&place.0);
+    flooded.echo(0).block().ok()?;
+    let other = client(honest_path);
     let beside = std::thread::spawn(move || {
         smol::block_on(smol::spawn(async move {
             let begun = Instant::now();
-            let outcome = other.call(&ECHO, &1).await;
+            let outcome = other.echo(1).await;
             (begun.elapsed(), outcome.ok().is_ok())
         }))
     });
-    let watched = client.clone();
+    let watched = flooded.0.clone();
     let watcher = std::thread::spawn(move || {
         std::thread::sleep(TIMEOUT / 2);
         let begun = Instant::now();
@@ -285,7 +294,7 @@ fn flooded_client(kind: &'static str, honest_path: &Path) -> Result<Duration> {
         begun.elapsed()
     });
     let begun = Instant::now();
-    let outcome = smol::block_on(client.call(&ECHO, &1).timeout(TIMEOUT).into_future());
+    let outcome = flooded.echo(1).timeout(TIMEOUT).block();
     let late = begun.elapsed().saturating_sub(TIMEOUT);
     let (neighbour, answered) = beside.join().map_err(|_| "the neighbour panicked")?;
     let status = watcher.join().map_err(|_| "the watcher panicked")?;
@@ -299,7 +308,8 @@ fn flooded_client(kind: &'static str, honest_path: &Path) -> Result<Duration> {
 /// Welcomes a client, answers one call, and then sends frames that were not asked for.
 fn flood_client(mut stream: UnixStream, kind: &str) -> Result<()> {
     let config = ServerConfig::new(ServerId::from_bytes([1; 16]), ServiceName::EMPTY);
-    let mut server = core::Server::<Heap>::new(config, &[core::MethodSpec::new(ECHO.id())])?;
+    let mut server =
+        core::Server::<Heap>::new(config, &[core::MethodSpec::new(FloodMethods::ECHO.id())])?;
     let now = core::Instant::ZERO;
     let secret = SessionId::from_bytes([2; 16]);
     let conn = server.handle_connected(now, Principal::ANONYMOUS, secret).ok_or("no room")?;

@@ -7,9 +7,9 @@ use std::error::Error;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use oncewire_unix::protocol::Executed;
-use oncewire_unix::{
-    Client, ClientOptions, Method, Runtime, Server, SmolRuntime, UnixAcceptor, UnixConnector,
+use oncewire::{
+    Client, ClientOptions, Context, Executed, Runtime, Server, SmolRuntime, UnixAcceptor,
+    UnixConnector,
 };
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
@@ -21,9 +21,24 @@ const CONNECTION_BYTES_MAX: usize = 8 << 10;
 const FAIL_FAST_MAX_MS: u64 = 10;
 const KILLS: usize = 20;
 
-const ADD_ONE: Method<i32, i32> = Method::new("footprint/add_one");
-const RESIDENT: Method<(), u64> = Method::new("footprint/resident").idempotent();
-const FOREVER: Method<(), ()> = Method::new("footprint/forever");
+#[oncewire::service(name = "footprint")]
+trait Footprint {
+    async fn add_one(&self, _: Context, n: i32) -> i32 {
+        n + 1
+    }
+    /// Bytes of resident memory.
+    #[rpc(idempotent)]
+    async fn resident(&self, _: Context) -> u64 {
+        resident_bytes().unwrap_or(0)
+    }
+    async fn forever(&self, _: Context) {
+        std::future::pending().await
+    }
+}
+
+struct Measured;
+
+impl Footprint for Measured {}
 
 fn main() -> Result<()> {
     match std::env::args().nth(1).as_deref() {
@@ -33,11 +48,7 @@ fn main() -> Result<()> {
 }
 
 fn serve(path: &str) -> Result<()> {
-    let server = Server::builder("footprint")
-        .method(&ADD_ONE, |_, n: i32| async move { n + 1 })
-        .method(&RESIDENT, |_, ()| async { resident_bytes().unwrap_or(0) })
-        .method(&FOREVER, |_, ()| std::future::pending::<()>())
-        .build()?;
+    let server = Server::builder("footprint").service(FootprintServer(Measured)).build()?;
     let acceptor = UnixAcceptor::bind(path)?;
     println!("ready");
     std::io::stdout().flush()?;
@@ -82,8 +93,9 @@ impl ServerProcess {
         Ok(ServerProcess { child, path, _stdin: stdin, _stdout: stdout })
     }
 
-    fn connector(&self) -> UnixConnector {
-        UnixConnector::new(&self.path)
+    fn client(&self) -> FootprintClient {
+        let connector = UnixConnector::new(&self.path);
+        FootprintClient(Client::new(connector, ClientOptions::default()))
     }
 }
 
@@ -114,17 +126,17 @@ fn measure() -> Result<()> {
 /// Opens the connections, makes one call on each, and looks when all are idle again.
 async fn connection_bytes() -> Result<usize> {
     let server = ServerProcess::start("idle")?;
-    let observer = Client::new(server.connector(), ClientOptions::default());
-    observer.call(&ADD_ONE, &1).await.ok()?;
-    let before = observer.call(&RESIDENT, &()).await.ok()?;
+    let observer = server.client();
+    observer.add_one(1).await.ok()?;
+    let before = observer.resident().await.ok()?;
     let mut clients = Vec::with_capacity(CONNECTIONS);
     for _ in 0..CONNECTIONS {
-        let client = Client::new(server.connector(), ClientOptions::default());
-        client.call(&ADD_ONE, &1).await.ok()?;
+        let client = server.client();
+        client.add_one(1).await.ok()?;
         clients.push(client);
     }
     // Acknowledged by now, or a tenth of a second later: the last client's own next call comes after that.
-    let after = observer.call(&RESIDENT, &()).await.ok()?;
+    let after = observer.resident().await.ok()?;
     Ok((after.saturating_sub(before) as usize) / CONNECTIONS)
 }
 
@@ -134,11 +146,11 @@ async fn fail_fast_micros() -> Result<u64> {
     let mut longest = 0;
     for kill in 0..KILLS {
         let mut server = ServerProcess::start(&format!("kill-{kill}"))?;
-        let client = Client::new(server.connector(), ClientOptions::default());
-        client.call(&ADD_ONE, &1).await.ok()?;
-        let call = client.call(&FOREVER, &()).fail_fast(true).start();
+        let client = server.client();
+        client.add_one(1).await.ok()?;
+        let call = client.forever().fail_fast(true).start();
         // Answered behind the other one, so that one is in flight.
-        client.call(&ADD_ONE, &1).await.ok()?;
+        client.add_one(1).await.ok()?;
         server.child.kill()?;
         let killed = runtime.now();
         let outcome = call.await;

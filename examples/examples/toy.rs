@@ -1,9 +1,8 @@
-//! The smallest server and client: method 22 adds one, and each call is executed once.
+//! The smallest server and client, without types: method 22 adds one, and each call is executed once.
 //!
 //! `cargo run --example toy` prints `Call(22, 100) -> 101`.
 
-use oncewire_pipe::protocol::{MethodId, MethodSpec};
-use oncewire_pipe::{Bytes, Client, ClientOptions, Server, memory};
+use oncewire::{Bytes, Client, ClientOptions, MethodId, MethodSpec, Server, memory};
 
 const ADD_ONE: MethodId = MethodId::from_number(22);
 

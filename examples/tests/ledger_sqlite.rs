@@ -8,7 +8,7 @@ use std::io;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use oncewire_driver::{
+use oncewire::{
     BoxFuture, BoxStream, Client, ClientOptions, Connect, Method, Outcome, Server, Subject,
 };
 use smol::net::unix::UnixStream;
@@ -139,8 +139,8 @@ fn no_two_servers_use_one_database_and_its_id_stays() {
     let first = SqliteStore::open(&path, TABLES).unwrap();
     let error = SqliteStore::open(&path, TABLES).unwrap_err().to_string();
     assert!(error.contains("another server uses"), "{error}");
-    let identity = oncewire_driver::ledger::Store::identity(&first);
+    let identity = oncewire::ledger::Store::identity(&first);
     drop(first);
     let again = SqliteStore::open(&path, TABLES).unwrap();
-    assert_eq!(oncewire_driver::ledger::Store::identity(&again), identity);
+    assert_eq!(oncewire::ledger::Store::identity(&again), identity);
 }

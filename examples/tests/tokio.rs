@@ -6,13 +6,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oncewire::{
-    CallFailure, Client, ClientOptions, Executed, Method, Runtime, Server, SmolRuntime, Unknown,
+    CallFailure, Client, ClientOptions, Context, Executed, Runtime, Server, SmolRuntime, Unknown,
     memory,
 };
 use tokio::runtime::Builder;
 
-const ADD_ONE: Method<i32, i32> = Method::new("toy/add_one");
-const HANG: Method<(), ()> = Method::new("toy/hang").drop_on_cancel();
+#[oncewire::service(name = "toy")]
+trait Toy {
+    async fn add_one(&self, _: Context, n: i32) -> i32 {
+        n + 1
+    }
+    #[rpc(drop_on_cancel)]
+    async fn hang(&self, _: Context) {
+        std::future::pending().await
+    }
+}
+
+struct Tokio;
+
+impl Toy for Tokio {}
+
 const TIMEOUT: Duration = Duration::from_millis(20);
 
 /// The client's own task beside tokio, on smol's executor.
@@ -25,24 +38,23 @@ fn inside() -> Arc<dyn Runtime> {
     SmolRuntime::with_spawner(|task| drop(tokio::spawn(task)))
 }
 
-fn connect(runtime: Arc<dyn Runtime>) -> Client {
-    let builder = Server::builder("toy").method(&ADD_ONE, |_, n| async move { n + 1 });
-    let server = builder.method(&HANG, |_, ()| std::future::pending()).build().unwrap();
+fn connect(runtime: Arc<dyn Runtime>) -> ToyClient {
+    let server = Server::builder("toy").service(ToyServer(Tokio)).build().unwrap();
     let (connector, acceptor) = memory::listener();
     tokio::spawn(async move { server.serve(acceptor).await });
-    Client::with_runtime(connector, ClientOptions::default(), runtime)
+    ToyClient(Client::with_runtime(connector, ClientOptions::default(), runtime))
 }
 
 async fn calls(runtime: Arc<dyn Runtime>) {
-    let client = connect(runtime);
-    let spawned = tokio::spawn(client.call(&ADD_ONE, &1));
-    let (one, other) = tokio::join!(client.call(&ADD_ONE, &2), client.call(&ADD_ONE, &3));
+    let toy = connect(runtime);
+    let spawned = tokio::spawn(toy.add_one(1));
+    let (one, other) = tokio::join!(toy.add_one(2), toy.add_one(3));
     assert_eq!(spawned.await.unwrap().ok(), Ok(2));
     assert_eq!((one.ok(), other.ok()), (Ok(3), Ok(4)));
-    let hangs = client.call(&HANG, &()).timeout(TIMEOUT).await;
+    let hangs = toy.hang().timeout(TIMEOUT).await;
     assert_eq!(hangs.executed(), Executed::Unknown);
     drop(hangs);
-    assert!(client.close().await.in_good_order);
+    assert!(toy.0.close().await.in_good_order);
 }
 
 #[test]
@@ -64,11 +76,11 @@ fn calls_are_made_on_several_threads_of_tokio() {
 fn deadlines_are_kept_though_every_thread_of_tokio_is_blocked() {
     for runtime in [beside, inside] {
         let tokio = Builder::new_multi_thread().worker_threads(1).build().unwrap();
-        let (client, started) = tokio.block_on(async {
-            let client = connect(runtime());
-            assert_eq!(client.call(&ADD_ONE, &1).await.ok(), Ok(2));
-            let hangs = client.call(&HANG, &()).timeout(TIMEOUT).start();
-            (client, hangs)
+        let (toy, started) = tokio.block_on(async {
+            let toy = connect(runtime());
+            assert_eq!(toy.add_one(1).await.ok(), Ok(2));
+            let hangs = toy.hang().timeout(TIMEOUT).start();
+            (toy, hangs)
         });
         let (blocked, is_blocked) = std::sync::mpsc::channel();
         let (free, wait) = std::sync::mpsc::channel::<()>();
@@ -83,6 +95,6 @@ fn deadlines_are_kept_though_every_thread_of_tokio_is_blocked() {
         assert_eq!(unreplied.failure(), passed);
         drop(unreplied);
         free.send(()).unwrap();
-        assert!(client.close_blocking().in_good_order);
+        assert!(toy.0.close_blocking().in_good_order);
     }
 }

@@ -1,21 +1,73 @@
 //! A bank whose accounts and whose calls' records are in one SQLite database.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use oncewire_driver::ledger::Rollback;
-use oncewire_driver::{Method, Server};
+use oncewire::ledger::Rollback;
+use oncewire::{Context, Server};
 use rusqlite::{Connection, params};
 
 use crate::store::{SqliteStore, Transaction};
 
-/// Pays in, and says what is there then.
-pub const DEPOSIT: Method<(u32, i64), i64> = Method::new("sqlite_bank/deposit");
-/// Pays out, and says what is there then. Where too little is there, the database's own constraint rolls the call back.
-pub const WITHDRAW: Method<(u32, i64), i64> = Method::new("sqlite_bank/withdraw");
-/// Recorded, not transactional: how many notices this process has written.
-pub const NOTICE: Method<u32, u32> = Method::new("sqlite_bank/notice");
-/// What is there: read over a connection of its own, which sees only what is durable.
-pub const BALANCE: Method<u32, i64> = Method::new("sqlite_bank/balance").idempotent();
+#[oncewire::service(name = "sqlite_bank")]
+pub trait Bank {
+    /// Pays in, and says what is there then.
+    #[rpc(transactional)]
+    fn deposit(
+        &self,
+        transaction: &mut Transaction,
+        context: &Context,
+        account: u32,
+        cents: i64,
+    ) -> Result<i64, Rollback>;
+    /// Pays out, and says what is there then. Where too little is there, the database's own constraint rolls the call back.
+    #[rpc(transactional)]
+    fn withdraw(
+        &self,
+        transaction: &mut Transaction,
+        context: &Context,
+        account: u32,
+        cents: i64,
+    ) -> Result<i64, Rollback>;
+    /// Recorded, not transactional: it gives back the notice's number.
+    async fn notice(&self, context: Context, number: u32) -> u32;
+    /// What is there: read over a connection of its own, which sees only what is durable.
+    #[rpc(idempotent, blocking)]
+    fn balance(&self, context: Context, account: u32) -> i64;
+}
+
+struct InSqlite {
+    file: PathBuf,
+}
+
+impl Bank for InSqlite {
+    fn deposit(
+        &self,
+        transaction: &mut Transaction,
+        _: &Context,
+        account: u32,
+        cents: i64,
+    ) -> Result<i64, Rollback> {
+        change(transaction, account, cents)
+    }
+
+    fn withdraw(
+        &self,
+        transaction: &mut Transaction,
+        _: &Context,
+        account: u32,
+        cents: i64,
+    ) -> Result<i64, Rollback> {
+        change(transaction, account, -cents)
+    }
+
+    async fn notice(&self, _: Context, number: u32) -> u32 {
+        number
+    }
+
+    fn balance(&self, _: Context, account: u32) -> i64 {
+        balance(&self.file, account).expect("the database can be read")
+    }
+}
 
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS accounts (
@@ -58,20 +110,7 @@ pub fn accounts(path: &Path) -> rusqlite::Result<Vec<(u32, i64, i64)>> {
 /// What is wrong with the database.
 pub fn server(path: &Path) -> Result<Server, Box<dyn std::error::Error>> {
     let store = SqliteStore::open(path, TABLES)?;
-    let file = path.to_owned();
-    let server = Server::builder("sqlite_bank")
-        .ledger(store.into_ledger())
-        .transactional(&DEPOSIT, |transaction, _, (account, cents)| {
-            change(transaction, account, cents)
-        })
-        .transactional(&WITHDRAW, |transaction, _, (account, cents)| {
-            change(transaction, account, -cents)
-        })
-        .method(&NOTICE, |_, number| async move { number })
-        .method(&BALANCE, move |_, account| {
-            let read = balance(&file, account);
-            async move { read.expect("the database can be read") }
-        })
-        .build()?;
-    Ok(server)
+    let bank = InSqlite { file: path.to_owned() };
+    let builder = Server::builder("sqlite_bank").ledger(store.into_ledger());
+    Ok(builder.service(BankServer(bank)).build()?)
 }

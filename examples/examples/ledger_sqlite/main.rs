@@ -6,7 +6,7 @@
 //! | file | what it does |
 //! |---|---|
 //! | `store.rs` | completion records in SQLite: all that another database would have to do |
-//! | `bank.rs` | the service: handlers that write in the same transaction |
+//! | `bank.rs` | the service: methods that write in the same transaction |
 //! | `proof.rs` | callers, kills, and the comparison |
 #![allow(unreachable_pub, missing_docs)]
 
@@ -18,7 +18,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use oncewire_unix::UnixAcceptor;
+use oncewire::UnixAcceptor;
 
 type Error = Box<dyn std::error::Error>;
 

@@ -8,13 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use oncewire_driver::protocol::Unknown;
-use oncewire_driver::{Client, ClientOptions, Outcome};
-use oncewire_unix::UnixConnector;
+use oncewire::{Client, ClientOptions, Outcome, UnixConnector, Unknown};
 use smol::channel::{Receiver, Sender, unbounded};
 
 use crate::Error;
-use crate::bank::{self, BALANCE, DEPOSIT, NOTICE, WITHDRAW};
+use crate::bank::{self, BankClient};
 
 const ACCOUNTS: u32 = 4;
 const CLIENTS: u32 = 3;
@@ -87,25 +85,25 @@ impl Shared {
 }
 
 /// Makes calls, one after another, until it is stopped.
-async fn lane(client: Client, shared: &Shared, lane: u32) -> Result<(), String> {
+async fn lane(bank: BankClient, shared: &Shared, lane: u32) -> Result<(), String> {
     let mut round = lane;
     while !shared.stop.load(Ordering::SeqCst) {
         round = round.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         let account = round >> 8 & (ACCOUNTS - 1);
         let cents = i64::from(round >> 12 & 63) + 1;
         match round >> 28 {
-            0 => notice(&client, shared, round).await?,
+            0 => notice(&bank, shared, round).await?,
             1 => {
-                let told = client.call(&BALANCE, &account).timeout(PATIENCE).await;
-                told.ok().map_err(|failure| format!("a balance: {failure}"))?;
+                let outcome = bank.balance(account).timeout(PATIENCE).await;
+                outcome.ok().map_err(|failure| format!("a balance: {failure}"))?;
             }
             2..=7 => {
-                let told = client.call(&WITHDRAW, &(account, 4 * cents)).timeout(PATIENCE).await;
-                book(shared, account, -4 * cents, told)?;
+                let outcome = bank.withdraw(account, 4 * cents).timeout(PATIENCE).await;
+                book(shared, account, -4 * cents, outcome)?;
             }
             _ => {
-                let told = client.call(&DEPOSIT, &(account, cents)).timeout(PATIENCE).await;
-                book(shared, account, cents, told)?;
+                let outcome = bank.deposit(account, cents).timeout(PATIENCE).await;
+                book(shared, account, cents, outcome)?;
             }
         }
     }
@@ -113,8 +111,8 @@ async fn lane(client: Client, shared: &Shared, lane: u32) -> Result<(), String> 
 }
 
 /// A transactional call is executed once or not at all, and its caller knows which.
-fn book(shared: &Shared, account: u32, cents: i64, told: Outcome<i64>) -> Result<(), String> {
-    match told {
+fn book(shared: &Shared, account: u32, cents: i64, outcome: Outcome<i64>) -> Result<(), String> {
+    match outcome {
         Outcome::Reply(_) => shared.book(|books| {
             let (balance, changes) = books.accounts.entry(account).or_default();
             *balance += cents;
@@ -127,9 +125,9 @@ fn book(shared: &Shared, account: u32, cents: i64, told: Outcome<i64>) -> Result
 }
 
 /// A recorded call is never run again: one that the kill interrupted is unknown.
-async fn notice(client: &Client, shared: &Shared, number: u32) -> Result<(), String> {
-    match client.call(&NOTICE, &number).timeout(PATIENCE).await {
-        Outcome::Reply(told) if told == number => shared.book(|books| books.notices += 1),
+async fn notice(bank: &BankClient, shared: &Shared, number: u32) -> Result<(), String> {
+    match bank.notice(number).timeout(PATIENCE).await {
+        Outcome::Reply(written) if written == number => shared.book(|books| books.notices += 1),
         Outcome::Unknown(Unknown::Interrupted, _) => shared.book(|books| books.interrupted += 1),
         other => return Err(format!("a recorded call ended as {other:?}")),
     }
@@ -181,8 +179,7 @@ async fn under_kills(
     socket: &Path,
 ) -> Result<(), Error> {
     let mut bank = Bank::start(database, socket)?;
-    let mut options = ClientOptions::default();
-    options.backoff_max = Duration::from_millis(50);
+    let options = ClientOptions::default().with_backoff_max(Duration::from_millis(50));
     let clients: Vec<Client> =
         (0..CLIENTS).map(|_| Client::new(UnixConnector::new(socket), options.clone())).collect();
     let lanes: Vec<_> = (0..CLIENTS * LANES)
@@ -190,7 +187,7 @@ async fn under_kills(
             let client = clients[(number % CLIENTS) as usize].clone();
             let shared = shared.clone();
             smol::spawn(async move {
-                if let Err(what) = lane(client, &shared, number).await {
+                if let Err(what) = lane(BankClient(client), &shared, number).await {
                     let _ = shared.answers.try_send(Err(what));
                 }
             })

@@ -5,12 +5,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use oncewire_driver::files::{self, LockError, LockFile};
-use oncewire_driver::ledger::{
+use oncewire::files::{self, LockError, LockFile};
+use oncewire::ledger::{
     Batch, CallEntry, CallName, Entry, Identity, LedgerError, LedgerThread, Restore, SessionEntry,
     Store,
 };
-use oncewire_driver::protocol::{ServerId, SessionId};
+use oncewire::{ServerId, SessionId};
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 
 /// What the ledger needs beside the service's own tables.
@@ -224,7 +224,7 @@ impl Store for SqliteStore {
         let applied = self.apply(batch, commit);
         let done = applied.and_then(|()| self.transaction.0.execute_batch("COMMIT"));
         if let Err(error) = done {
-            // No other batch will come; what is still open is not to keep others out.
+            // No other batch will come; what is still open must not keep others out.
             let _ = self.transaction.0.execute_batch("ROLLBACK");
             return Err(say("written")(error));
         }
