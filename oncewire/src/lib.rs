@@ -1,6 +1,9 @@
-// Its code is a service over TCP.
+// Its code uses these features: of the workspace's tests they are all there.
 #![cfg_attr(
-    any(not(doctest), all(feature = "tcp", feature = "macros")),
+    any(
+        not(doctest),
+        all(unix, feature = "tcp", feature = "unix", feature = "macros", feature = "redb")
+    ),
     doc = include_str!("../README.md")
 )]
 #![forbid(unsafe_code)]
@@ -30,7 +33,7 @@ pub use oncewire_ledger_redb as redb;
 #[cfg(all(target_os = "linux", feature = "pipe"))]
 pub use oncewire_pipe::plugin;
 #[cfg(feature = "pipe")]
-pub use oncewire_pipe::{ChildConnector, StdioAcceptor, memory, os};
+pub use oncewire_pipe::{ChildConnector, StdioAcceptor, memory, os, relay};
 #[cfg(feature = "tcp")]
 pub use oncewire_tcp::{TcpAcceptor, TcpConnector};
 #[cfg(feature = "tls")]

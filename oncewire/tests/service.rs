@@ -220,3 +220,36 @@ fn a_handler_knows_how_long_its_caller_waits() {
     let remaining = mint.remaining().timeout(NEVER).block().ok().unwrap();
     assert!(remaining > 2 * minute, "{remaining:?}");
 }
+
+/// Calls another service for its own callers.
+#[oncewire::service(name = "front")]
+pub(crate) trait Front {
+    async fn remaining_behind(&self, context: Context) -> Duration;
+}
+
+struct Forwards(MintClient);
+
+impl Front for Forwards {
+    async fn remaining_behind(&self, context: Context) -> Duration {
+        let call = self.0.remaining().timeout_at_most(context.remaining());
+        call.await.ok().unwrap()
+    }
+}
+
+#[test]
+fn a_call_within_a_call_waits_no_longer_than_the_first() {
+    let mint = Server::builder("money").service(MintServer(InMemory::default())).build().unwrap();
+    let (connector, acceptor) = memory::listener();
+    smol::spawn(async move { mint.serve(acceptor).await }).detach();
+    let for_ever = ClientOptions::default().with_timeout(NEVER);
+    let behind = Forwards(MintClient(Client::new(connector, for_ever)));
+    let server = Server::builder("front").service(FrontServer(behind)).build().unwrap();
+    let (connector, acceptor) = memory::listener();
+    smol::spawn(async move { server.serve(acceptor).await }).detach();
+    let front = FrontClient(Client::new(connector, ClientOptions::default()));
+    let minute = Duration::from_secs(60);
+    let remaining = front.remaining_behind().timeout(minute).block().ok().unwrap();
+    assert!(Duration::ZERO < remaining && remaining < 2 * minute, "{remaining:?}");
+    let remaining = front.remaining_behind().timeout(NEVER).block().ok().unwrap();
+    assert!(remaining > 2 * minute, "{remaining:?}");
+}
