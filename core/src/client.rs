@@ -12,10 +12,12 @@
 //! | `client/config.rs` | configuration, and a call to be made |
 //! | `client/event.rs` | replies, events, the session, counters |
 //! | `client/timers.rs` | what happens when time passes |
+//! | `client/compare.rs` | calls that wait until signatures were compared |
 //! | `client/durable.rs` | calls that their owner keeps on disk: recorded before, settled after |
 
 mod call;
 mod calls;
+mod compare;
 mod config;
 mod durable;
 mod event;
@@ -24,7 +26,7 @@ mod recovery;
 mod timers;
 mod transmit;
 
-pub use config::{Call, ClientConfig, DialFailure, OnDialFailure};
+pub use config::{Call, ClientConfig, Comparison, DialFailure, OnDialFailure};
 pub use durable::UnjournaledCall;
 pub use event::{ClientCounters, ClientEvent, ClientSession, Received, Reply, ServerInfo};
 
@@ -180,6 +182,7 @@ impl<S: ClientStorage> Client<S> {
             return Err(CallError::OneWay);
         }
         let (deadline, one_way) = (self.now + call.timeout, call.one_way);
+        let sendable = matches!(call.comparison, Comparison::NotNeeded | Comparison::Same);
         let id = self
             .table
             .admit(call, deadline)
@@ -187,6 +190,8 @@ impl<S: ClientStorage> Client<S> {
         self.counters.one_way += u64::from(one_way);
         if matches!(self.phase, Phase::Down | Phase::Unreachable) {
             self.begin_unconnected(id);
+        } else if !sendable {
+            self.begin_compared(id);
         }
         Ok(id)
     }

@@ -84,8 +84,8 @@ pub mod wire;
 mod work;
 
 pub use client::{
-    Call, Client, ClientConfig, ClientCounters, ClientEvent, ClientSession, DialFailure,
-    OnDialFailure, Received, Reply, ServerInfo, UnjournaledCall,
+    Call, Client, ClientConfig, ClientCounters, ClientEvent, ClientSession, Comparison,
+    DialFailure, OnDialFailure, Received, Reply, ServerInfo, UnjournaledCall,
 };
 pub use digest::digest;
 pub use error::{CloseReason, ProtocolError, SessionEnd};

@@ -132,6 +132,11 @@ pub enum NotExecuted {
     NeverConnected,
     /// The server refused the session, and no other attempt can do better (S7).
     SessionRefused,
+    /// Client and server mean different things by the method: its signatures differ (S33). Nothing of the call was sent, or
+    /// the server had not read it.
+    SignatureMismatch,
+    /// The signatures of the method may differ, and the server did not say in time which it has (S33).
+    NotCompared,
     /// The client was closed before the call left.
     Closed,
     /// The client's journal cannot write, and nothing of the call is in it.
@@ -159,6 +164,12 @@ impl fmt::Display for NotExecuted {
             NotExecuted::Disconnected => "there was no connection, and the call was to fail fast",
             NotExecuted::NeverConnected => "no connection to the server could be made",
             NotExecuted::SessionRefused => "the server refused the session for good",
+            NotExecuted::SignatureMismatch => {
+                "client and server mean different things by the method: its signatures differ"
+            }
+            NotExecuted::NotCompared => {
+                "the server did not say in time which signature it has of the method"
+            }
             NotExecuted::Closed => "the client was closed before the call left",
             NotExecuted::JournalFailed => "the client's journal cannot write",
         })
@@ -317,6 +328,8 @@ impl Status {
                 | NotExecuted::Disconnected
                 | NotExecuted::NeverConnected
                 | NotExecuted::SessionRefused
+                | NotExecuted::SignatureMismatch
+                | NotExecuted::NotCompared
                 | NotExecuted::Closed
                 | NotExecuted::JournalFailed
                 | NotExecuted::NotBegun(_) => return None,

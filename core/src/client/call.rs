@@ -1,5 +1,6 @@
 //! One call at its client: its states, and what is kept with it.
 
+use super::Comparison;
 use crate::ids::{MethodId, Xid};
 use crate::outcome::Outcome;
 use crate::storage::ClientStorage;
@@ -15,6 +16,9 @@ pub(crate) struct CallEntry<B> {
     pub(super) idempotent: bool,
     pub(super) one_way: bool,
     pub(super) fail_fast: bool,
+    /// Of this connection; `Pending` between two.
+    pub(super) comparison: Comparison,
+    pub(super) signature: u32,
     pub(super) caller: Caller,
     /// A connection that carried it has broken, or it was sent again: an earlier copy may have run. It stays so in the next
     /// session.
@@ -49,6 +53,8 @@ pub(super) type Calls<S> = <S as ClientStorage>::Calls<CallEntry<<S as ClientSto
 /// ```text
 ///  call ─► Waiting ─► Numbered ─► InFlight ─► Answered ─► Leaving ─► Over       durable
 ///  call ─► Waiting ─────────────► InFlight ─────────────► Leaving ─► Over       others
+///           ▲  ▼
+///           Held
 /// ```
 ///
 /// Numbered, in flight and answered calls are unsettled. These and those that leave occupy the slot of their xid.
@@ -59,6 +65,9 @@ pub(crate) enum CallState {
     /// repeated in a new session (S3). Next: a slot is free, and it is numbered if it is durable and sent if it is not; or
     /// it is given up, and over.
     Waiting,
+    /// The same, and it is not sent before its method was compared with this server (S33); only while there is a connection.
+    /// Next: its method means the same, or the connection is gone (`Waiting`); or it is given up or refused, and over.
+    Held,
     /// It is durable and has its xid, and no byte of it was sent: its record is not stable, or was not when there was a
     /// connection (S8). Once its record is stable, it joins the list of calls with something to send. Next: it is sent, or
     /// asked for if the server says that it knows it (`InFlight`); or it is given up, and is `Answered` without having been
@@ -95,7 +104,8 @@ pub(crate) struct InFlight {
     /// How often it was sent again on this connection.
     pub(super) resends: u8,
     pub(super) last_sent: LastSent,
-    /// What it sends next on this connection. With something to send, it is on the list of such calls.
+    /// What it sends next on this connection. With something to send, it is on the list of such calls, unless that waits for
+    /// the comparison of its method.
     pub(super) next: Option<NextFrame>,
     pub(super) abandoned: Option<Abandoned>,
 }
@@ -178,6 +188,7 @@ pub(crate) struct KnownCall {
     pub(crate) idempotent: bool,
     pub(crate) fail_fast: bool,
     pub(crate) one_way: bool,
+    pub(crate) comparison: Comparison,
     /// A connection that carried it has broken, or it was sent again: an earlier copy may have run.
     pub(crate) may_have_run: bool,
 }
@@ -198,6 +209,8 @@ impl<B> CallEntry<B> {
             idempotent: call.idempotent,
             one_way: call.one_way,
             fail_fast: call.fail_fast,
+            comparison: call.comparison,
+            signature: call.signature,
             caller: if call.one_way { Caller::Gone } else { Caller::Waiting },
             may_have_run: false,
             state: CallState::Waiting,
@@ -219,6 +232,7 @@ impl<B> CallEntry<B> {
             idempotent: self.idempotent,
             fail_fast: self.fail_fast,
             one_way: self.one_way,
+            comparison: self.comparison,
             may_have_run: self.may_have_run,
         }
     }
@@ -227,6 +241,7 @@ impl<B> CallEntry<B> {
     fn is_consistent(&self) -> bool {
         let has_ticket = self.caller == Caller::HoldsTicket;
         let of_state = match self.state {
+            CallState::Held => !has_ticket && self.comparison != Comparison::NotNeeded,
             CallState::Waiting | CallState::Numbered { .. } => !has_ticket,
             CallState::InFlight(sent) => {
                 (sent.last_sent != LastSent::Earlier || self.may_have_run)
@@ -272,7 +287,7 @@ impl<B> CallEntry<B> {
 
     pub(super) fn timer(&self) -> Timer {
         match self.state {
-            CallState::Waiting | CallState::Numbered { .. } => self.deadline,
+            CallState::Waiting | CallState::Held | CallState::Numbered { .. } => self.deadline,
             CallState::InFlight(sent) => self.deadline.earlier(sent.resend),
             CallState::Answered { .. } | CallState::Leaving { .. } | CallState::Over => Timer::OFF,
         }
@@ -284,7 +299,7 @@ impl CallState {
     #[inline]
     pub(super) fn xid(&self) -> Option<Xid> {
         match *self {
-            CallState::Waiting | CallState::Over => None,
+            CallState::Waiting | CallState::Held | CallState::Over => None,
             CallState::InFlight(InFlight { xid, .. })
             | CallState::Numbered { xid }
             | CallState::Answered { xid }
@@ -303,6 +318,7 @@ impl CallState {
             CallState::Numbered { .. } => true,
             CallState::InFlight(sent) => sent.next.is_some() || sent.cancel() == Cancel::Due,
             CallState::Waiting
+            | CallState::Held
             | CallState::Answered { .. }
             | CallState::Leaving { .. }
             | CallState::Over => false,
@@ -337,6 +353,12 @@ impl InFlight {
                 self.ask_last = self.next_ask();
             }
         }
+    }
+
+    /// Its request is due, and waits until its method was compared: it is not on the list of calls with something to send.
+    pub(super) fn hold(&mut self) {
+        self.next = Some(NextFrame::Request);
+        self.resend = Timer::OFF;
     }
 
     /// The connection is gone, and what it carried of the call is in doubt.

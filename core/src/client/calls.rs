@@ -44,6 +44,8 @@ pub(super) struct CallTable<S: ClientStorage> {
     pub(super) slots: SlotMap<S>,
     pub(super) free_slots: S::FreeSlots,
     pub(super) queue: List<QUEUE>,
+    /// The calls whose methods must be compared with the server's first, in the order in which they began. None without a connection.
+    pub(super) held: List<QUEUE>,
     pub(super) unsettled_len: usize,
     pub(super) first_waiting: Option<u32>,
     pub(super) todo: List<TODO>,
@@ -90,6 +92,7 @@ impl<S: ClientStorage> CallTable<S> {
             slots: SlotMap::<S>::default(),
             free_slots: S::FreeSlots::default(),
             queue: List::default(),
+            held: List::default(),
             unsettled_len: 0,
             first_waiting: None,
             todo: List::default(),
@@ -129,12 +132,12 @@ impl<S: ClientStorage> CallTable<S> {
     }
 
     pub(super) fn nothing_waits(&self) -> bool {
-        self.first_waiting.is_none()
+        self.first_waiting.is_none() && self.held.is_empty()
     }
 
     /// Whether nothing is pending; events not yet polled count as ended.
     pub(super) fn is_idle(&self) -> bool {
-        self.queue.is_empty()
+        self.queue.is_empty() && self.held.is_empty()
     }
 
     pub(super) fn is_exhausted(&self) -> bool {
@@ -334,6 +337,7 @@ impl<S: ClientStorage> CallTable<S> {
     pub(super) fn break_connection(&mut self) {
         self.resume_at = None;
         while self.todo.pop_front(&mut self.calls).is_some() {}
+        self.release_all_held();
         self.transmit_finished();
         let mut next = self.unsettled_after(None);
         while let Some(index) = next {

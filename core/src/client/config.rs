@@ -121,6 +121,31 @@ pub struct Call<'a> {
     pub one_way: bool,
     /// It ends when the connection breaks (S21).
     pub fail_fast: bool,
+    /// Whether client and server must mean the same by its method before it is sent (S33).
+    pub comparison: Comparison,
+    /// Which signature of the method the client means: a number of its owner's own, that
+    /// [`Client::compare`](crate::Client::compare) gives back.
+    pub signature: u32,
+}
+
+/// What is known of a call's method: whether the server on this connection means the same by it as the client (S33).
+///
+/// The machine does not compare. Its owner does, after [`ClientEvent::Connected`](crate::ClientEvent::Connected) and before the next
+/// transmit, and reports it with [`Client::compare`](crate::Client::compare).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Comparison {
+    /// It is not compared: nothing is known of the types that its calls mean.
+    #[default]
+    NotNeeded,
+    /// It was compared with this server, which means the same. With the next connection it is `Pending` again.
+    Same,
+    /// It was not compared with this server yet. Its calls are not sent.
+    Pending,
+    /// The server means something else: its calls end as
+    /// [`SignatureMismatch`](crate::NotExecuted::SignatureMismatch).
+    Differs,
+    /// The server does not say what it means: its calls end as [`NotCompared`](crate::NotExecuted::NotCompared).
+    Failed,
 }
 
 impl<'a> Call<'a> {
@@ -133,6 +158,8 @@ impl<'a> Call<'a> {
             idempotent: false,
             one_way: false,
             fail_fast: false,
+            comparison: Comparison::NotNeeded,
+            signature: 0,
         }
     }
 }

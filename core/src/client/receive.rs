@@ -143,6 +143,12 @@ impl<S: ClientStorage> Client<S> {
                 self.table.note_todo(index);
                 Ok(None)
             }
+            Answer::Hold => {
+                if let CallState::InFlight(sent) = &mut entry.state {
+                    sent.hold();
+                }
+                Ok(None)
+            }
             Answer::Settle(outcome) if self.table.owner_settles(caller) => {
                 let call = self.table.answer_durable(index);
                 Ok(call.map(|call| Reply { call, xid, outcome }))
@@ -214,6 +220,7 @@ impl<S: ClientStorage> Client<S> {
         self.schedule_check();
         self.table.grant(grants.slots);
         self.table.start_resume();
+        self.table.forget_comparisons();
         // S16: what was acknowledged by bits is acknowledged again after a resume.
         let at_once = self.table.settled_above(self.table.acked());
         self.schedule_ack(at_once);

@@ -3,6 +3,7 @@
 //! | function | decides |
 //! |---|---|
 //! | [`refuse_to_send`] | whether a call that waits may leave at all |
+//! | [`compared`] | whether what is known of its method's signature lets it leave |
 //! | [`answer`] | what an answer means: settled, sent again, stale, or a fault of the server |
 //! | [`resumed`], [`repeated`], [`unanswered`] | what is sent again and what is asked for |
 //! | [`give_up`] | what a cancel, a passed deadline, a broken connection or a dropped caller does to a call |
@@ -15,7 +16,7 @@
 //! combination of inputs.
 
 use super::call::{CallState, KnownCall, LastSent, NextFrame, Reason};
-use super::{ClientConfig, ClientSession, DialFailure, OnDialFailure};
+use super::{ClientConfig, ClientSession, Comparison, DialFailure, OnDialFailure};
 use crate::error::{CloseReason, ProtocolError, SessionEnd};
 use crate::ids::ServerId;
 use crate::outcome::{NotExecuted, Outcome, Status, Unknown};
@@ -30,6 +31,37 @@ impl KnownCall {
     fn abandoned(self) -> Option<NotExecuted> {
         let CallState::InFlight(sent) = self.state else { return None };
         sent.abandoned.map(|abandoned| abandoned.reason.not_executed())
+    }
+
+    /// Why it must not be sent any more: it was abandoned, or the server means something else by its method. `None` while it
+    /// may be, or may be later.
+    fn unsendable(self) -> Option<NotExecuted> {
+        self.abandoned().or(match compared(self.comparison) {
+            Compared::Refuse(why) => Some(why),
+            Compared::Send | Compared::Hold => None,
+        })
+    }
+}
+
+/// What a comparison means for the requests of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Compared {
+    /// They may leave.
+    Send,
+    /// They wait for the comparison.
+    Hold,
+    /// They never leave: if the server has not read one, the call ends so.
+    Refuse(NotExecuted),
+}
+
+/// S33: no request of a method leaves to a server that may mean something else by it. A server that had renamed nothing, and
+/// had swapped two arguments of one type, executed calls with each in the other's place.
+pub(crate) fn compared(comparison: Comparison) -> Compared {
+    match comparison {
+        Comparison::NotNeeded | Comparison::Same => Compared::Send,
+        Comparison::Pending => Compared::Hold,
+        Comparison::Differs => Compared::Refuse(NotExecuted::SignatureMismatch),
+        Comparison::Failed => Compared::Refuse(NotExecuted::NotCompared),
     }
 }
 
@@ -100,6 +132,8 @@ pub(crate) enum Resumed {
     Send(NextFrame),
     /// The server never read it, and it is not wanted any more.
     Settle(Outcome<'static>),
+    /// The server never read it, or it may run twice; its request waits until its method was compared with this server (S33).
+    Hold,
     /// Nothing is left to be learned of it.
     Skip,
     /// Its record is not stable: no byte of it, nor of any call after it, was or may be sent (S8).
@@ -122,25 +156,39 @@ pub(crate) struct Resume {
 /// On a lossy link, the `Welcome` may be an old one, delivered again after a reconnect of which the server knows nothing,
 /// and the call may have been read since. So its `seen` settles nothing there: a call that is not wanted is asked for, and
 /// the answer says which `Ask` it answers (C143).
+///
+/// A resumed session may be at another instance of its server, which means something else by a method (S33). What that one never
+/// read is not sent to it.
 pub(crate) fn resumed(call: KnownCall, xid: Resume) -> Resumed {
     match call.state {
         CallState::Numbered { .. } | CallState::InFlight(_) if !xid.journaled => Resumed::Stop,
-        CallState::Numbered { .. } | CallState::InFlight(_) => match call.abandoned() {
-            None if xid.above_seen || call.idempotent => Resumed::Send(NextFrame::Request),
+        CallState::Numbered { .. } | CallState::InFlight(_) => match call.unsendable() {
+            None if xid.above_seen || call.idempotent => match compared(call.comparison) {
+                Compared::Hold => Resumed::Hold,
+                Compared::Send | Compared::Refuse(_) => Resumed::Send(NextFrame::Request),
+            },
             Some(why) if xid.above_seen && !xid.lossy => Resumed::Settle(not_executed(call, why)),
             None | Some(_) => Resumed::Send(NextFrame::Ask),
         },
         CallState::Waiting
+        | CallState::Held
         | CallState::Answered { .. }
         | CallState::Leaving { .. }
         | CallState::Over => Resumed::Skip,
     }
 }
 
-/// What is sent of a call in flight whose turn has come, and that was to be repeated by `next`. By then the call may have
-/// been given up: what is asked for does not run late (S17), and its answer still frees the slot.
-pub(crate) fn repeated(call: KnownCall, next: NextFrame) -> NextFrame {
-    if call.abandoned().is_none() { next } else { NextFrame::Ask }
+/// What is sent of an unsettled call whose turn has come, and that was to be sent or repeated by `next`; `None` if that waits
+/// for a comparison (S33). By then the call may have been given up: what is asked for does not run late (S17), and its
+/// answer still frees the slot.
+pub(crate) fn repeated(call: KnownCall, next: NextFrame) -> Option<NextFrame> {
+    match (call.unsendable(), next) {
+        (Some(_), _) | (None, NextFrame::Ask) => Some(NextFrame::Ask),
+        (None, NextFrame::Request) => match compared(call.comparison) {
+            Compared::Hold => None,
+            Compared::Send | Compared::Refuse(_) => Some(NextFrame::Request),
+        },
+    }
 }
 
 /// S27: what was sent last got no answer in time on a link that loses messages. A question is asked again: the request
@@ -167,6 +215,8 @@ pub(crate) enum Answer<'d> {
     Settle(Outcome<'d>),
     /// The server has nothing: as if it were above `seen`.
     SendAgain,
+    /// The same, and its request waits until its method was compared with this server (S33).
+    Hold,
     /// The call was settled by an earlier answer (S9).
     Late,
     /// It is older than what was sent since (S27).
@@ -187,7 +237,9 @@ pub(crate) enum Answer<'d> {
 pub(crate) fn answer(call: KnownCall, heard: Heard, status: Status, body: &[u8]) -> Answer<'_> {
     let sent = match call.state {
         CallState::InFlight(sent) => sent,
-        CallState::Waiting | CallState::Numbered { .. } => return Answer::Unexpected,
+        CallState::Waiting | CallState::Held | CallState::Numbered { .. } => {
+            return Answer::Unexpected;
+        }
         CallState::Answered { .. } | CallState::Leaving { .. } | CallState::Over => {
             return Answer::Late;
         }
@@ -201,12 +253,15 @@ pub(crate) fn answer(call: KnownCall, heard: Heard, status: Status, body: &[u8])
         }
         Status::NotSeen { ask } if !sent.was_asked(ask) && heard.lossy => Answer::Stale,
         Status::NotSeen { ask } if !sent.was_asked(ask) => Answer::Unexpected,
-        Status::NotSeen { .. } => match call.abandoned() {
+        Status::NotSeen { .. } => match call.unsendable() {
             Some(why) => Answer::Settle(not_executed(call, why)),
             None if heard.server_leaving => {
                 Answer::Settle(not_executed(call, NotExecuted::ShuttingDown))
             }
-            None => Answer::SendAgain,
+            None => match compared(call.comparison) {
+                Compared::Hold => Answer::Hold,
+                Compared::Send | Compared::Refuse(_) => Answer::SendAgain,
+            },
         },
     }
 }
@@ -217,6 +272,43 @@ pub(crate) fn not_executed(call: KnownCall, why: NotExecuted) -> Outcome<'static
         Outcome::Unknown { why: Unknown::Repeated, ticket: false }
     } else {
         Outcome::NotExecuted(why)
+    }
+}
+
+/// What a client does with an unfinished call whose method was compared with the server (S33).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Judged {
+    /// It waits, and may leave.
+    Release,
+    /// It waits and has no xid: it ends so.
+    End(Outcome<'static>),
+    /// Its xid is not used: it is settled so.
+    Settle(Outcome<'static>),
+    /// It has an xid, and its turn to send has come, if it waited for this: [`repeated`] says what.
+    Resume,
+    /// It goes on waiting, or nothing is sent of it any more.
+    Nothing,
+}
+
+/// S33: what the comparison of its method means for a call. What is in flight may have been read by this instance of its server or by
+/// the one before: it is asked for instead of being sent, and ends only if the server has not seen it.
+pub(crate) fn judged(call: KnownCall) -> Judged {
+    match (call.state, compared(call.comparison)) {
+        (_, Compared::Hold) => Judged::Nothing,
+        (CallState::Waiting | CallState::Held, Compared::Refuse(why)) => {
+            Judged::End(not_executed(call, why))
+        }
+        (CallState::Numbered { .. }, Compared::Refuse(why)) => {
+            Judged::Settle(not_executed(call, why))
+        }
+        (CallState::Held, Compared::Send) => Judged::Release,
+        (CallState::Numbered { .. }, Compared::Send) | (CallState::InFlight(_), _) => {
+            Judged::Resume
+        }
+        (CallState::Waiting, Compared::Send) => Judged::Nothing,
+        (CallState::Answered { .. } | CallState::Leaving { .. } | CallState::Over, _) => {
+            Judged::Nothing
+        }
     }
 }
 
@@ -248,7 +340,7 @@ pub(crate) fn give_up(call: KnownCall, reason: Reason) -> GiveUp {
     }
     let outcome = not_executed(call, reason.not_executed());
     match (call.state, reason) {
-        (CallState::Waiting, _) => GiveUp::End(outcome),
+        (CallState::Waiting | CallState::Held, _) => GiveUp::End(outcome),
         // In a journal, or in doubt until the resume.
         (CallState::Numbered { .. } | CallState::InFlight(_), Reason::Unreachable) => {
             GiveUp::Nothing
@@ -309,7 +401,7 @@ pub(crate) enum SessionLost {
 /// what the lost one had run.
 pub(crate) fn session_lost(call: KnownCall) -> SessionLost {
     match call.state {
-        CallState::Waiting | CallState::Numbered { .. } => SessionLost::Repeat,
+        CallState::Waiting | CallState::Held | CallState::Numbered { .. } => SessionLost::Repeat,
         CallState::InFlight(_) if call.idempotent && call.abandoned().is_none() => {
             SessionLost::Repeat
         }

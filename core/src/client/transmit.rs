@@ -192,6 +192,14 @@ impl<S: ClientStorage> Client<S> {
             }
             // It moves the resume on.
             Resumed::Settle(outcome) => self.settle_with(index, outcome),
+            Resumed::Hold => {
+                if let Some(entry) = self.table.calls.live_mut(index)
+                    && let CallState::InFlight(sent) = &mut entry.state
+                {
+                    sent.hold();
+                }
+                self.table.advance_resume();
+            }
             Resumed::Skip => self.table.advance_resume(),
             Resumed::Stop => self.table.resume_at = None,
         }
@@ -201,13 +209,21 @@ impl<S: ClientStorage> Client<S> {
     /// Sends one of the frames that a call has to send.
     fn do_for_call(&mut self, index: u32, out: &mut FrameWriter<'_>) -> Step {
         let Some(entry) = self.table.calls.live(index) else { return Step::Stop };
-        let sent = match entry.state {
-            CallState::Numbered { .. } => self.send(index, NextFrame::Request, out),
-            CallState::InFlight(InFlight { next: Some(next), .. }) => {
-                let frame = recovery::repeated(entry.known(), next);
-                self.send(index, frame, out)
-            }
-            CallState::InFlight(sent) if sent.cancel() == Cancel::Due => {
+        let next = match entry.state {
+            CallState::Numbered { .. } => Some(NextFrame::Request),
+            CallState::InFlight(sent) => sent.next,
+            _ => None,
+        };
+        let sent = match (next, entry.state) {
+            (Some(next), _) => match recovery::repeated(entry.known(), next) {
+                Some(frame) => self.send(index, frame, out),
+                None => {
+                    // The comparison of its method puts it on the list again.
+                    self.table.done(index);
+                    return Step::More;
+                }
+            },
+            (None, CallState::InFlight(sent)) if sent.cancel() == Cancel::Due => {
                 let is_sent = out.control(&Frame::Cancel(sent.xid));
                 if is_sent {
                     self.table.note_cancel_sent(index);

@@ -101,6 +101,20 @@ impl<const L: u8> List<L> {
         }
     }
 
+    /// Puts an entry in front of another one that is on the list.
+    pub(crate) fn insert_before<T: Linked<L>>(
+        &mut self,
+        places: &mut impl Places<T>,
+        index: u32,
+        before: u32,
+    ) {
+        let Some(prev) = places.at(before).map(|entry| entry.links().prev) else { return };
+        if prev != UNLINKED && link(places, index, Links { prev, next: before }) {
+            self.join(places, prev, index);
+            self.join(places, index, before);
+        }
+    }
+
     /// Takes an entry off the list; nothing happens if it is on none. Returns the one behind it, or [`NIL`].
     #[inline]
     pub(crate) fn unlink<T: Linked<L>>(&mut self, places: &mut impl Places<T>, index: u32) -> u32 {
@@ -197,7 +211,13 @@ mod tests {
         assert_eq!(list.pop_front(&mut items), Some(1));
         list.push_back(&mut items, 6);
         assert_eq!((order(&list, &items), list.back()), ([5, 6].into_iter().collect(), Some(6)));
-        for index in [6, 5] {
+        list.insert_before(&mut items, 0, 5);
+        list.insert_before(&mut items, 2, 6);
+        list.insert_before(&mut items, 4, 7);
+        list.insert_before(&mut items, 2, 0);
+        assert_eq!(order(&list, &items), [0, 5, 2, 6], "before one that is on the list, once");
+        assert_eq!((items.0[6].0.prev, list.front(), list.back()), (2, Some(0), Some(6)));
+        for index in [6, 0, 2, 5] {
             list.unlink(&mut items, index);
         }
         assert!(list.is_empty());

@@ -155,6 +155,7 @@ fn is_worth_another(failure: CallFailure) -> bool {
             | NotExecuted::LedgerFailed
             | NotExecuted::Disconnected
             | NotExecuted::NeverConnected
+            | NotExecuted::NotCompared
             | NotExecuted::NotBegun(
                 CallError::TooManyCalls { .. } | CallError::TooManyBytes { .. }
             )
@@ -180,6 +181,7 @@ mod tests {
             CallFailure::NotExecuted(NotExecuted::Aborted),
             CallFailure::NotExecuted(NotExecuted::Cancelled),
             CallFailure::NotExecuted(NotExecuted::SessionRefused),
+            CallFailure::NotExecuted(NotExecuted::SignatureMismatch),
             CallFailure::NotExecuted(NotExecuted::NotBegun(CallError::Closed)),
             CallFailure::NoReply(NoReply::Aborted),
             CallFailure::Unknown(Unknown::DeadlinePassed),

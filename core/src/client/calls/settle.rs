@@ -100,20 +100,30 @@ impl<S: ClientStorage> CallTable<S> {
         has_caller.then_some(CallId(key))
     }
 
-    /// Ends a call that waits.
+    /// Ends a call that waits, or is held.
     pub(in crate::client) fn end(&mut self, index: u32, outcome: Outcome<'static>) {
         let Some(entry) = self.calls.live_mut(index) else { return };
-        debug_assert_eq!(entry.state, CallState::Waiting);
+        debug_assert!(matches!(entry.state, CallState::Waiting | CallState::Held));
+        let is_held = entry.state == CallState::Held;
         entry.state = CallState::Over;
         let has_caller = entry.take_caller();
-        if self.first_waiting == Some(index) {
-            self.first_waiting = self.queue.next(&self.calls, index);
+        if is_held {
+            self.held.unlink(&mut self.calls, index);
+        } else {
+            self.leave_queue(index);
         }
-        self.queue.unlink(&mut self.calls, index);
         if has_caller {
             self.push_event(index, outcome);
         }
         self.release(index);
+    }
+
+    /// Takes a call that waits off the queue.
+    pub(in crate::client) fn leave_queue(&mut self, index: u32) {
+        if self.first_waiting == Some(index) {
+            self.first_waiting = self.queue.next(&self.calls, index);
+        }
+        self.queue.unlink(&mut self.calls, index);
     }
 
     /// Reports that an unsettled call's outcome is unknown for now; its id stays valid as a ticket.

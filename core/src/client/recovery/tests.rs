@@ -8,7 +8,7 @@ use crate::client::call::{Abandoned, Cancel, InFlight as Sent};
 use crate::ids::{SessionId, Xid};
 use crate::instance::{Instance, Schemas};
 use crate::wire::Grants;
-use CallState::{Answered, InFlight, Leaving, Numbered, Over, Waiting as Waits};
+use CallState::{Answered, Held, InFlight, Leaving, Numbered, Over, Waiting as Waits};
 
 const REPEATED: Outcome<'static> = Outcome::Unknown { why: Unknown::Repeated, ticket: false };
 
@@ -25,10 +25,18 @@ const REASONS: [Option<Reason>; 6] = [
     Some(Reason::Unreachable),
 ];
 
+const COMPARISONS: [Comparison; 5] = [
+    Comparison::NotNeeded,
+    Comparison::Same,
+    Comparison::Pending,
+    Comparison::Differs,
+    Comparison::Failed,
+];
+
 /// Each state that a call can be in; in flight, with each thing that decides, the `Ask` with the number 1 the last one.
 fn each_state(mut check: impl FnMut(CallState)) {
     let xid = Xid::new(1).unwrap();
-    for state in [Waits, Numbered { xid }, Answered { xid }, Leaving { xid }, Over] {
+    for state in [Waits, Held, Numbered { xid }, Answered { xid }, Leaving { xid }, Over] {
         check(state);
     }
     for reason in REASONS {
@@ -53,7 +61,16 @@ fn each_call(mut check: impl FnMut(KnownCall)) {
         for bits in 0..16 {
             let [idempotent, fail_fast, one_way, may_have_run] =
                 [1, 2, 4, 8].map(|bit| bits & bit != 0);
-            check(KnownCall { state, idempotent, fail_fast, one_way, may_have_run });
+            for comparison in COMPARISONS {
+                check(KnownCall {
+                    state,
+                    idempotent,
+                    fail_fast,
+                    one_way,
+                    comparison,
+                    may_have_run,
+                });
+            }
         }
     });
 }
@@ -74,7 +91,17 @@ fn abandoned(call: KnownCall) -> Option<NotExecuted> {
             Some(expected_why(reason))
         }
         InFlight(Sent { abandoned: None, .. }) => None,
-        Waits | Numbered { .. } | Answered { .. } | Leaving { .. } | Over => None,
+        Waits | Held | Numbered { .. } | Answered { .. } | Leaving { .. } | Over => None,
+    }
+}
+
+/// Why no request of a call may leave; the first reason counts.
+fn unsendable(call: KnownCall) -> Option<NotExecuted> {
+    match (abandoned(call), call.comparison) {
+        (Some(why), _) => Some(why),
+        (None, Comparison::Differs) => Some(NotExecuted::SignatureMismatch),
+        (None, Comparison::Failed) => Some(NotExecuted::NotCompared),
+        (None, Comparison::NotNeeded | Comparison::Same | Comparison::Pending) => None,
     }
 }
 
@@ -112,29 +139,71 @@ fn a_call_that_waits_leaves_in_time_and_if_it_fits() {
 }
 
 #[test]
+fn c230_no_request_leaves_before_its_method_was_compared() {
+    for comparison in COMPARISONS {
+        let expected = match comparison {
+            Comparison::NotNeeded | Comparison::Same => Compared::Send,
+            Comparison::Pending => Compared::Hold,
+            Comparison::Differs => Compared::Refuse(NotExecuted::SignatureMismatch),
+            Comparison::Failed => Compared::Refuse(NotExecuted::NotCompared),
+        };
+        assert_eq!(compared(comparison), expected);
+    }
+    each_call(|call| {
+        use Comparison::{Differs, Failed, NotNeeded, Pending, Same};
+        let mismatch = expected_not_executed(call, NotExecuted::SignatureMismatch);
+        let failed = expected_not_executed(call, NotExecuted::NotCompared);
+        let expected = match (call.state, call.comparison) {
+            (_, Pending) => Judged::Nothing,
+            (Held, NotNeeded | Same) => Judged::Release,
+            (Waits | Held, Differs) => Judged::End(mismatch),
+            (Waits | Held, Failed) => Judged::End(failed),
+            // No byte of it was sent.
+            (Numbered { .. }, Differs) => Judged::Settle(mismatch),
+            (Numbered { .. }, Failed) => Judged::Settle(failed),
+            // It may have been read: what was held is sent, or asked for.
+            (Numbered { .. }, NotNeeded | Same)
+            | (InFlight(_), NotNeeded | Same | Differs | Failed) => Judged::Resume,
+            (Waits | Answered { .. } | Leaving { .. } | Over, NotNeeded | Same)
+            | (Answered { .. } | Leaving { .. } | Over, Differs | Failed) => Judged::Nothing,
+        };
+        assert_eq!(judged(call), expected, "{call:?}");
+    });
+}
+
+#[test]
 fn after_a_resume_only_wanted_calls_are_sent_again() {
     each_call(|call| {
         for bits in 0..8 {
             let [above_seen, journaled, lossy] = [1, 2, 4].map(|bit| bits & bit != 0);
-            let wanted = abandoned(call).is_none();
+            let wanted = unsendable(call).is_none();
+            let pending = call.comparison == Comparison::Pending;
             let state = (call.state, journaled, wanted, above_seen, call.idempotent, lossy);
             let expected = match state {
-                (Waits | Answered { .. } | Leaving { .. } | Over, ..) => Resumed::Skip,
+                (Waits | Held | Answered { .. } | Leaving { .. } | Over, ..) => Resumed::Skip,
                 (Numbered { .. } | InFlight(_), false, ..) => Resumed::Stop,
                 // Not read; on a lossy link, not read when the Welcome was first sent (C143).
                 (Numbered { .. } | InFlight(_), true, true, true, ..) => {
-                    Resumed::Send(NextFrame::Request)
+                    if pending {
+                        Resumed::Hold
+                    } else {
+                        Resumed::Send(NextFrame::Request)
+                    }
                 }
                 (Numbered { .. } | InFlight(_), true, false, true, _, true) => {
                     Resumed::Send(NextFrame::Ask)
                 }
                 (Numbered { .. } | InFlight(_), true, false, true, _, false) => {
-                    let why = abandoned(call).unwrap();
+                    let why = unsendable(call).unwrap();
                     Resumed::Settle(expected_not_executed(call, why))
                 }
                 // Read: only what may run twice is sent again, and nothing is settled without asking (C74).
                 (Numbered { .. } | InFlight(_), true, true, false, true, _) => {
-                    Resumed::Send(NextFrame::Request)
+                    if pending {
+                        Resumed::Hold
+                    } else {
+                        Resumed::Send(NextFrame::Request)
+                    }
                 }
                 (Numbered { .. } | InFlight(_), true, true, false, false, _)
                 | (Numbered { .. } | InFlight(_), true, false, false, ..) => {
@@ -151,9 +220,10 @@ fn after_a_resume_only_wanted_calls_are_sent_again() {
 fn on_the_same_connection_only_wanted_calls_are_sent_again() {
     each_call(|call| {
         for next in [NextFrame::Request, NextFrame::Ask] {
-            let expected = match (abandoned(call), next) {
-                (None, NextFrame::Request) => NextFrame::Request,
-                (None, NextFrame::Ask) | (Some(_), _) => NextFrame::Ask,
+            let expected = match (unsendable(call), next, call.comparison) {
+                (None, NextFrame::Request, Comparison::Pending) => None,
+                (None, NextFrame::Request, _) => Some(NextFrame::Request),
+                (None, NextFrame::Ask, _) | (Some(_), _, _) => Some(NextFrame::Ask),
             };
             assert_eq!(repeated(call, next), expected, "{call:?}");
         }
@@ -184,7 +254,7 @@ fn every_answer_means_one_thing() {
 fn expected_answer(call: KnownCall, heard: Heard, status: Status) -> Answer<'static> {
     let last_sent = match call.state {
         // Nothing was sent that could be answered.
-        Waits | Numbered { .. } => return Answer::Unexpected,
+        Waits | Held | Numbered { .. } => return Answer::Unexpected,
         Answered { .. } | Leaving { .. } | Over => return Answer::Late,
         InFlight(sent) => sent.last_sent,
     };
@@ -192,7 +262,8 @@ fn expected_answer(call: KnownCall, heard: Heard, status: Status) -> Answer<'sta
         (LastSent::Ask, Status::NotSeen { ask: 1 }) => true,
         (LastSent::Earlier | LastSent::Request, _) | (LastSent::Ask, _) => false,
     };
-    let (wanted, leaving) = (abandoned(call).is_none(), heard.server_leaving);
+    let (wanted, leaving) = (unsendable(call).is_none(), heard.server_leaving);
+    let pending = call.comparison == Comparison::Pending;
     match (status, to_an_ask, heard.lossy, wanted, leaving) {
         (Status::Done, ..) => Answer::Settle(Outcome::Reply(b"body")),
         (Status::NoReply(why), ..) => Answer::Settle(Outcome::NoReply(why)),
@@ -200,12 +271,18 @@ fn expected_answer(call: KnownCall, heard: Heard, status: Status) -> Answer<'sta
         (Status::Interrupted, ..) => Answer::Settle(unknown(Unknown::Interrupted)),
         (Status::NotSeen { .. }, false, false, ..) => Answer::Unexpected,
         (Status::NotSeen { .. }, false, true, ..) => Answer::Stale,
-        (Status::NotSeen { .. }, true, _, true, false) => Answer::SendAgain,
+        (Status::NotSeen { .. }, true, _, true, false) => {
+            if pending {
+                Answer::Hold
+            } else {
+                Answer::SendAgain
+            }
+        }
         (Status::NotSeen { .. }, true, _, true, true) => {
             Answer::Settle(expected_not_executed(call, NotExecuted::ShuttingDown))
         }
         (Status::NotSeen { .. }, true, _, false, _) => {
-            Answer::Settle(expected_not_executed(call, abandoned(call).unwrap()))
+            Answer::Settle(expected_not_executed(call, unsendable(call).unwrap()))
         }
     }
 }
@@ -219,14 +296,14 @@ fn only_a_call_that_was_not_sent_ends_when_it_is_given_up() {
             let outcome = expected_not_executed(call, why);
             let wanted = abandoned(call).is_none();
             let expected = match (call.state, reason, call.fail_fast, wanted) {
-                (Waits, Unreachable, ..) => match (call.one_way, call.may_have_run) {
+                (Waits | Held, Unreachable, ..) => match (call.one_way, call.may_have_run) {
                     (false, false) => GiveUp::End(outcome),
                     (true, _) | (false, true) => GiveUp::Nothing,
                 },
                 (_, Unreachable, ..) => GiveUp::Nothing,
                 (_, Disconnected, false, _) | (_, Disconnected, true, false) => GiveUp::Nothing,
-                (Waits, Cancelled | Forgotten | DeadlinePassed, ..)
-                | (Waits, Disconnected, true, true) => GiveUp::End(outcome),
+                (Waits | Held, Cancelled | Forgotten | DeadlinePassed, ..)
+                | (Waits | Held, Disconnected, true, true) => GiveUp::End(outcome),
                 (Numbered { .. }, Cancelled | Forgotten | DeadlinePassed, ..)
                 | (Numbered { .. }, Disconnected, true, true) => GiveUp::Settle(outcome),
                 (InFlight(_), Cancelled, ..) => GiveUp::Cancel,
@@ -271,7 +348,7 @@ fn in_a_new_session_only_what_was_not_sent_or_may_run_twice_is_repeated() {
     each_call(|call| {
         let lost = SessionLost::Settle(unknown(Unknown::SessionEnded));
         let expected = match (call.state, call.idempotent, abandoned(call)) {
-            (Waits | Numbered { .. }, ..) => SessionLost::Repeat,
+            (Waits | Held | Numbered { .. }, ..) => SessionLost::Repeat,
             (InFlight(_), true, None) => SessionLost::Repeat,
             (InFlight(_), false, _) | (InFlight(_), true, Some(_)) => lost,
             (Answered { .. } | Leaving { .. } | Over, ..) => SessionLost::KeepOutcome,

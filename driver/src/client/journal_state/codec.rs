@@ -88,11 +88,13 @@ fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
 }
 
 /// What only a client says, in bytes that no status of the wire has.
-const NOT_EXECUTED: [(u8, NotExecuted); 4] = [
+const NOT_EXECUTED: [(u8, NotExecuted); 6] = [
     (0x40, NotExecuted::RequestTooLarge),
     (0x41, NotExecuted::Disconnected),
     (0x42, NotExecuted::SessionRefused),
     (0x43, NotExecuted::Closed),
+    (0x44, NotExecuted::SignatureMismatch),
+    (0x45, NotExecuted::NotCompared),
 ];
 const UNKNOWN: [(u8, Unknown); 5] = [
     (0x50, Unknown::SessionEnded),
@@ -186,7 +188,7 @@ mod tests {
             assert_eq!(encode_outcome(&outcome).as_deref(), Some(&[byte][..]), "{outcome:?}");
             known += 1;
         }
-        assert_eq!(known, 16 + 9);
+        assert_eq!(known, 16 + 11);
         let reply = RawOutcome::Reply(ReplyBody::new(b"reply", None));
         let bytes = encode_outcome(&reply).unwrap();
         assert!(
