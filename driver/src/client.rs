@@ -14,6 +14,7 @@
 //! | `client/shared.rs` | what the handles, the calls and the task of a client share, and the lock around it |
 //! | `client/state.rs` | what is under that lock: the machine and the parts below |
 //! | `client/link.rs` | the stream and its buffers |
+//! | `client/comparisons.rs` | what client and server mean by the methods that are called |
 //! | `client/pending.rs` | the calls that wait for their outcomes |
 //! | `client/reader.rs` | which of them reads the socket for all: leader and followers |
 //! | `client/lifecycle.rs` | connected, closing, closed, and who waits for that |
@@ -24,6 +25,7 @@
 
 mod backoff;
 mod call;
+mod comparisons;
 mod durable;
 mod journal_state;
 mod lifecycle;
@@ -135,14 +137,13 @@ impl Client {
         let body = crate::buffer::encode(arguments).map_err(|_| CallError::Unencodable);
         let idempotent = method.spec().idempotent;
         let decode = Decode::postcard(method.values());
-        let called = CalledMethod { id: method.id(), name: method.name() };
-        Call::new(&self.handle.shared, called, idempotent, body, decode)
+        Call::new(&self.handle.shared, CalledMethod::of(method), idempotent, body, decode)
     }
 
     /// A call with bytes for arguments and bytes for a reply. It runs at most once, unless it says
     /// [`idempotent`](Call::idempotent).
     pub fn call_raw(&self, method: MethodId, body: impl Into<Bytes>) -> Call<Bytes> {
-        let called = CalledMethod { id: method, name: "" };
+        let called = CalledMethod::of_bytes(method);
         let body = Ok(Encoded::Shared(body.into()));
         Call::new(&self.handle.shared, called, false, body, Decode::raw())
     }
@@ -150,7 +151,7 @@ impl Client {
     /// [`call_raw`](Client::call_raw) with a body that may be short enough to lie where it is.
     #[cfg(feature = "stream")]
     pub(crate) fn call_encoded(&self, method: MethodId, body: Encoded) -> Call<Bytes> {
-        let called = CalledMethod { id: method, name: "" };
+        let called = CalledMethod::of_bytes(method);
         Call::new(&self.handle.shared, called, false, Ok(body), Decode::raw())
     }
 
@@ -179,7 +180,7 @@ impl Client {
         arguments: &A,
     ) -> Result<(), CallError> {
         let body = crate::buffer::encode(arguments).map_err(|_| CallError::Unencodable)?;
-        self.send_one_way(method.id(), method.spec().idempotent, body)
+        self.send_call(&CalledMethod::of(method), method.spec().idempotent, body)
     }
 
     /// A one-way call with bytes for arguments.
@@ -194,13 +195,22 @@ impl Client {
         &self,
         method: MethodId,
         idempotent: bool,
+        body: Encoded,
+    ) -> Result<(), CallError> {
+        self.send_call(&CalledMethod::of_bytes(method), idempotent, body)
+    }
+
+    fn send_call(
+        &self,
+        method: &CalledMethod,
+        idempotent: bool,
         mut body: Encoded,
     ) -> Result<(), CallError> {
-        let mut call = oncewire_core::Call::new(method, body.take_payload());
+        let mut call = oncewire_core::Call::new(method.id, body.take_payload());
         call.timeout = self.handle.shared.options.timeout;
         call.idempotent = idempotent;
         call.one_way = true;
-        self.handle.shared.send(call)
+        self.handle.shared.send(call, method)
     }
 
     /// Takes no more calls, waits for those pending, and ends the session cleanly; at most
@@ -279,7 +289,8 @@ mod tests {
         let shared = client.handle.shared.clone();
         let method = MethodId::of("test/call");
         let [call, result] = [(); 2].map(|()| client.call_raw(method, Vec::new()).start());
-        let ticket = shared.begin(oncewire_core::Call::new(method, &[])).unwrap();
+        let of_bytes = CalledMethod::of_bytes(method);
+        let ticket = shared.begin(oncewire_core::Call::new(method, &[]), &of_bytes).unwrap();
         let mut ticket = Ticket::new(shared.clone(), ticket, Decode::raw());
         shared.pretend_forked();
         let unknown = Some(CallFailure::Unknown(Unknown::Closed));

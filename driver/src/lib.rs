@@ -11,7 +11,7 @@
 //! | describe types and methods | [`Schema`], [`schema`] |
 //! | choose the executor, or simulate | [`Runtime`], [`SmolRuntime`] |
 //!
-//! The rules S1 to S32 that comments cite are stated in the core's `PROTOCOL.md`. Nothing here decides what happens to a
+//! The rules S1 to S33 that comments cite are stated in the core's `PROTOCOL.md`. Nothing here decides what happens to a
 //! call: the core does.
 //!
 //! # A transport in a few lines, a client and a server

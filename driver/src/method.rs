@@ -41,7 +41,16 @@ pub struct Method<A, R> {
     options: MethodOptions,
     values: ValueLimits,
     signature: Option<Signature>,
+    service: Option<fn() -> Vec<MethodSignature>>,
     types: PhantomData<fn(A) -> R>,
+}
+
+/// What calls of a method with a signature are compared by.
+#[derive(Clone, Copy)]
+pub(crate) struct Typed {
+    pub(crate) signature: Signature,
+    /// All methods of its service, if the program knows them.
+    pub(crate) service: Option<fn() -> Vec<MethodSignature>>,
 }
 
 impl<A, R> Method<A, R> {
@@ -53,6 +62,7 @@ impl<A, R> Method<A, R> {
             options: MethodOptions::NONE,
             values: ValueLimits::DEFAULT,
             signature: None,
+            service: None,
             types: PhantomData,
         }
     }
@@ -165,6 +175,17 @@ impl<A, R> Method<A, R> {
     pub const fn with_signature(mut self, signature: Option<Signature>) -> Method<A, R> {
         self.signature = signature;
         self
+    }
+
+    /// Of a service with these methods: while a server says the hash of all of them, none need be compared by itself.
+    #[doc(hidden)]
+    pub const fn in_service(mut self, methods: fn() -> Vec<MethodSignature>) -> Method<A, R> {
+        self.service = Some(methods);
+        self
+    }
+
+    pub(crate) fn typed(&self) -> Option<Typed> {
+        self.signature.map(|signature| Typed { signature, service: self.service })
     }
 
     /// What it takes and returns, if all its types have a [`Schema`]: of a constant that the attribute `service` wrote, or

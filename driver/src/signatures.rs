@@ -1,22 +1,56 @@
-//! What a server's methods take and return, asked for over the wire: by tools, and by clients that compare it with what they
-//! mean.
+//! What a server's methods take and return: asked for over the wire by tools, and compared with what a client means (S33).
 //!
-//! A built-in method of the server answers, an ordinary one but for its name. So this is above the protocol, and nothing of
-//! it delays a call.
+//! Two built-in methods of the server answer, ordinary ones but for their names. One compares: it is offered by every server that
+//! has a method with a signature, and says only where the two differ. The other one tells all, if the server's owner lets it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::sync::Arc;
 
-use oncewire_core::{MethodId, Schemas};
+use oncewire_core::{Call as CoreCall, MethodId, Schemas};
 use oncewire_schema::{Signature, SignatureTable, service_hash};
 
 use crate::client::{Call, CallFailure, Client};
+use crate::decode::decode;
 use crate::method::Method;
-use crate::server::ServerBuilder;
+use crate::server::{Context, ServerBuilder};
 
 /// For the numbers of methods, or for none of all: the name and the signature of each that has one.
 const SIGNATURES: Method<Vec<u64>, Vec<(String, SignatureTable)>> =
     Method::new("oncewire/signatures").idempotent().reply_len_max(1 << 20);
+
+/// For methods' numbers and the hashes of their signatures at the client: of each that differs its index among them, and
+/// the server's signature. What the server does not have differs in nothing.
+const COMPARE: Method<Asked, Vec<(u32, String)>> =
+    Method::new("oncewire/compare").idempotent().reply_len_max(ANSWER_LEN_MAX as u32);
+
+/// Methods' numbers, and the hashes of their signatures.
+pub(crate) type Asked = Vec<(u64, u64)>;
+
+/// Bytes of the longest pair of numbers.
+const ASKED_LEN_MAX: usize = 20;
+/// Bytes of the longest answer.
+const ANSWER_LEN_MAX: usize = 32 << 10;
+/// Bytes of a signature in it: what is longer is cut.
+const TEXT_LEN_MAX: usize = 2 << 10;
+
+/// A comparison for the server to make; `None` if it cannot be encoded.
+pub(crate) fn question(asked: &Asked) -> Option<CoreCall<'static>> {
+    let body = crate::buffer::encode(asked).ok()?.into_bytes();
+    let mut call = CoreCall::new(COMPARE.id(), body);
+    call.idempotent = true;
+    Some(call)
+}
+
+/// How many methods fit into one question, by the longest request; one at least.
+pub(crate) fn asked_max(request_len_max: u32) -> usize {
+    (request_len_max as usize / ASKED_LEN_MAX).saturating_sub(1).max(1)
+}
+
+/// The server's answer.
+pub(crate) fn decode_answer(body: &[u8]) -> Option<Vec<(u32, String)>> {
+    decode(body, COMPARE.values())
+}
 
 /// A method's name and its signature.
 #[derive(Clone, Copy, Debug)]
@@ -34,15 +68,25 @@ pub struct SignatureMismatch {
     pub method: &'static str,
     /// Its signature at this client.
     pub client: String,
-    /// Its signature at the server.
+    /// Its signature at the server, which may be cut; empty if the server has not said which.
     pub server: String,
 }
 
 impl fmt::Display for SignatureMismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { method, client, server } = self;
+        let server = if server.is_empty() { "another one" } else { server };
         write!(f, "`{method}` is {client} at the client, and {server} at the server")
     }
+}
+
+/// The number of a method's service, of which these are all methods; `None` if the method is not among them.
+pub(crate) fn hash_of_service(name: &str, methods: &[MethodSignature]) -> Option<u64> {
+    let service = |name: &'static str| name.split_once('/').map_or("", |(service, _)| service);
+    let one = service(methods.iter().find(|method| method.name == name)?.name);
+    let methods = methods.iter().filter(|method| service(method.name) == one);
+    let tables: Vec<_> = methods.map(|method| (method.name, method.signature.table())).collect();
+    Some(service_hash(one, tables.iter().map(|(name, table)| (*name, table))))
 }
 
 /// A number for each service of these methods: what a server says with each connection.
@@ -64,24 +108,63 @@ pub(crate) fn schemas(methods: &[MethodSignature]) -> Schemas {
 
 impl<L> ServerBuilder<L> {
     /// Offers every client the names and signatures of all methods that have a [`signature`](Method::signature): for tools
-    /// without types, and for [`Client::mismatches`].
+    /// without types. Without it a server answers them `NotExecuted(UnknownMethod)`.
     ///
-    /// Without it a server answers `NotExecuted(UnknownMethod)`.
+    /// That client and server mean the same by a method is compared without it (S33): a client that names a method learns the
+    /// server's signature of it, if that is another one than its own.
     pub fn signatures(mut self) -> Self {
         self.offers_signatures = true;
         self
     }
 
-    /// Adds the method that returns them.
-    pub(crate) fn with_signatures_method(self) -> Self {
-        if !self.offers_signatures {
-            return self;
-        }
+    /// Adds the methods that compare and tell them.
+    pub(crate) fn with_signature_methods(self) -> Self {
         let all = self.signatures.clone().into_iter().map(|method| {
             let table = method.signature.table();
             (MethodId::of(method.name).number(), (method.name.to_owned(), table))
         });
         let all: BTreeMap<u64, (String, SignatureTable)> = all.collect();
+        if all.is_empty() && !self.offers_signatures {
+            return self;
+        }
+        self.with_comparison(&all).with_signatures(all)
+    }
+
+    /// It may be called by all, whatever [`authorize`](ServerBuilder::authorize) says of its name; a caller learns nothing of a
+    /// method that it may not call.
+    fn with_comparison(mut self, all: &BTreeMap<u64, (String, SignatureTable)>) -> Self {
+        let authorize = self.authorize.take();
+        if let Some(allows) = authorize.clone() {
+            self.authorize = Some(Arc::new(move |caller, method| {
+                method == COMPARE.name() || allows(caller, method)
+            }));
+        }
+        let described = all.iter().map(|(number, (name, table))| {
+            (*number, (name.clone(), table.hash(), cut(table.to_string())))
+        });
+        let described: HashMap<u64, (String, u64, String)> = described.collect();
+        self.method(&COMPARE, move |context: Context, asked: Asked| {
+            let mut left = ANSWER_LEN_MAX / 2;
+            let differs = |(at, (number, hash)): (usize, &(u64, u64))| {
+                let (name, own, text) = described.get(number).filter(|(_, own, _)| own != hash)?;
+                debug_assert!(own != hash);
+                if authorize.as_ref().is_some_and(|allows| !allows(&context.caller, name)) {
+                    return None;
+                }
+                // Where so many differ, it is enough to say of the first ones how.
+                let fits = text.len() <= left;
+                left -= if fits { text.len() } else { 0 };
+                Some((at as u32, if fits { text.clone() } else { String::new() }))
+            };
+            let answer: Vec<_> = asked.iter().enumerate().filter_map(differs).collect();
+            std::future::ready(answer)
+        })
+    }
+
+    fn with_signatures(self, all: BTreeMap<u64, (String, SignatureTable)>) -> Self {
+        if !self.offers_signatures {
+            return self;
+        }
         self.method(&SIGNATURES, move |_, numbers: Vec<u64>| {
             // Each once, however often it is asked for.
             let numbers: BTreeSet<u64> = numbers.into_iter().collect();
@@ -92,6 +175,15 @@ impl<L> ServerBuilder<L> {
             std::future::ready(found)
         })
     }
+}
+
+/// A text for people, of bounded length.
+fn cut(mut text: String) -> String {
+    if text.len() > TEXT_LEN_MAX {
+        text.truncate(text.floor_char_boundary(TEXT_LEN_MAX));
+        text.push('…');
+    }
+    text
 }
 
 impl Client {
@@ -105,14 +197,15 @@ impl Client {
     /// The methods among these that the server means something else by. A method that the server does not have, or has no
     /// signature of, is not compared.
     ///
-    /// A server says with each connection a number for each of its first eight services. Where those of all methods of
-    /// a service are the same, nothing is asked; else the server is asked for the signatures.
+    /// For the start of a program, which learns so before the first call that it cannot work with this server. Calls need it not:
+    /// each is compared before it is sent, and ends as `NotExecuted(SignatureMismatch)` (S33). It says nothing of the server that
+    /// the client may be connected to later.
     ///
-    /// For the start of a program: what it finds would otherwise be found call by call, where the bytes happen to be
-    /// no value of the other type. It says nothing of the server that the client may be connected to later.
+    /// A server says with each connection a number for each of its first eight services. Where those of all methods of
+    /// a service are the same, nothing is asked.
     ///
     /// # Errors
-    /// The server means another set of methods, and could not be asked or does not say which: see [`Client::signatures`].
+    /// The server means another set of methods, and could not be asked.
     pub async fn mismatches(
         &self,
         methods: &[MethodSignature],
@@ -120,8 +213,6 @@ impl Client {
         if methods.is_empty() {
             return Ok(Vec::new());
         }
-        let number = |method: &MethodSignature| MethodId::of(method.name).number();
-        let numbers: Vec<u64> = methods.iter().map(number).collect();
         let means_the_same = || {
             let said = self.schemas();
             service_hashes(methods).all(|hash| said.contains(hash))
@@ -129,21 +220,19 @@ impl Client {
         if means_the_same() {
             return Ok(Vec::new());
         }
-        let theirs = match self.call(&SIGNATURES, &numbers).await.ok() {
-            Ok(theirs) => theirs,
+        let asked = |method: &MethodSignature| {
+            (MethodId::of(method.name).number(), method.signature.hash())
+        };
+        let differs = match self.call(&COMPARE, &methods.iter().map(asked).collect()).await.ok() {
+            Ok(differs) => differs,
             // It was not connected before.
             Err(_) if means_the_same() => return Ok(Vec::new()),
             Err(failure) => return Err(failure),
         };
-        let theirs: HashMap<String, SignatureTable> = theirs.into_iter().collect();
-        let compare = |method: &MethodSignature| {
-            let (here, there) = (method.signature.table(), theirs.get(method.name)?);
-            (here.hash() != there.hash()).then(|| SignatureMismatch {
-                method: method.name,
-                client: here.to_string(),
-                server: there.to_string(),
-            })
+        let mismatch = |(at, server): (u32, String)| {
+            let MethodSignature { name, signature } = methods.get(at as usize)?;
+            Some(SignatureMismatch { method: name, client: signature.to_string(), server })
         };
-        Ok(methods.iter().filter_map(compare).collect())
+        Ok(differs.into_iter().filter_map(mismatch).collect())
     }
 }

@@ -5,9 +5,10 @@ use std::fs;
 use std::path::Path;
 
 /// Where numbered tests are.
-const FOLDERS: [&str; 10] = [
+const FOLDERS: [&str; 11] = [
     "core",
     "driver",
+    "oncewire",
     "transport-unix",
     "transport-tcp",
     "transport-pipe",

@@ -151,7 +151,8 @@ fn constant(method: &Method, service: &Service) -> TokenStream {
         #[doc = ""]
         #[doc = #doc]
         #visibility const #name: #library::Method<#types, #reply> =
-            #library::Method::new(#wire_name) #idempotent #drop_on_cancel #(#values)* #signature;
+            #library::Method::new(#wire_name) #idempotent #drop_on_cancel #(#values)* #signature
+            .in_service(Self::signatures);
     }
 }
 

@@ -145,6 +145,11 @@ impl Link {
         Link(target::<T>)
     }
 
+    /// Whether both surely lead to the same type: the function names it.
+    pub(crate) fn ptr_eq(self, other: Link) -> bool {
+        core::ptr::fn_addr_eq(self.0, other.0)
+    }
+
     pub(crate) fn target(self) -> Target {
         (self.0)()
     }

@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use oncewire_core::{self as core, CallError, MethodId, NotExecuted, Unknown};
 
-use super::outcome::{Decode, Outcome, Ticket};
+use super::outcome::{CallFailure, Decode, Outcome, Ticket};
 use super::pending::{PendingId, Trace};
 use super::report::CallReport;
 use super::shared::Shared;
 use super::unreplied::CallResult;
 use crate::buffer::Encoded;
+use crate::method::{Method, Typed};
 use crate::reply::RawOutcome;
 use crate::runtime::Runtime;
 
@@ -51,6 +52,19 @@ pub(super) struct CalledMethod {
     pub(super) id: MethodId,
     /// Empty if it has none.
     pub(super) name: &'static str,
+    /// What it is compared by, if it has a signature.
+    pub(super) typed: Option<Typed>,
+}
+
+impl CalledMethod {
+    pub(super) fn of<A, R>(method: &Method<A, R>) -> CalledMethod {
+        CalledMethod { id: method.id(), name: method.name(), typed: method.typed() }
+    }
+
+    /// One that has a number only.
+    pub(super) fn of_bytes(id: MethodId) -> CalledMethod {
+        CalledMethod { id, name: "", typed: None }
+    }
 }
 
 enum State {
@@ -156,10 +170,11 @@ impl<R> Call<R> {
     pub fn start(mut self) -> Call<R> {
         if let State::Fresh(call) = &mut self.state {
             let call = std::mem::replace(call, Err(NotExecuted::Closed));
-            self.state = match call.and_then(|mut call| self.shared.begin(call.take_call())) {
-                Ok(id) => State::Waiting(id),
-                Err(why) => State::Fresh(Err(why)),
-            };
+            self.state =
+                match call.and_then(|mut call| self.shared.begin(call.take_call(), &self.method)) {
+                    Ok(id) => State::Waiting(id),
+                    Err(why) => State::Fresh(Err(why)),
+                };
             self.shared.ensure_sent();
         }
         self
@@ -210,8 +225,8 @@ impl<R> Call<R> {
     }
 
     /// What is known of the call.
-    pub(super) fn report(&self, trace: Option<Trace>) -> CallReport {
-        self.shared.report(self.method, trace)
+    pub(super) fn report(&self, failure: CallFailure, trace: Option<Trace>) -> CallReport {
+        self.shared.report(self.method, failure, trace)
     }
 
     /// The outcome; and where the call was, if that is no reply.
@@ -229,10 +244,11 @@ impl<R> Call<R> {
             }
             State::Fresh(call) => {
                 let call = std::mem::replace(call, Err(NotExecuted::Closed));
-                let Call { shared, state, .. } = self;
+                let Call { shared, state, method, .. } = self;
                 let on_begun = |id| *state = State::Waiting(id);
-                let begin =
-                    |mut call: Description| shared.begin_and_poll(call.take_call(), cx, on_begun);
+                let begin = |mut call: Description| {
+                    shared.begin_and_poll(call.take_call(), method, cx, on_begun)
+                };
                 match call.and_then(begin) {
                     Ok(begun) => begun,
                     Err(why) => {

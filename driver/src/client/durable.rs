@@ -21,6 +21,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Handle;
+use super::call::CalledMethod;
 use super::journal_state::{Delivered, JournalState, Recovered};
 use super::options::{ClientOptions, ClientStatus, CloseReport};
 use super::outcome::{Decode, Outcome};
@@ -139,7 +140,8 @@ impl DurableClient {
         let body = crate::buffer::encode(arguments);
         let body = body.map(Encoded::into_bytes).map_err(|_| CallError::Unencodable);
         let timeout = self.handle.shared.options.timeout;
-        self.begin(tag.into(), method.id(), body, timeout, Decode::postcard(method.values()))
+        let decode = Decode::postcard(method.values());
+        self.begin(tag.into(), CalledMethod::of(method), body, timeout, decode)
     }
 
     /// Begins a call with bytes for arguments and bytes for a reply, and its own timeout (S17).
@@ -150,13 +152,14 @@ impl DurableClient {
         body: impl Into<Bytes>,
         timeout: Duration,
     ) -> DurableCall<Bytes> {
+        let method = CalledMethod::of_bytes(method);
         self.begin(tag.into(), method, Ok(body.into()), timeout, Decode::raw())
     }
 
     fn begin<R>(
         &self,
         tag: Bytes,
-        method: MethodId,
+        method: CalledMethod,
         body: Result<Bytes, CallError>,
         timeout: Duration,
         decode: Decode<R>,
@@ -164,7 +167,7 @@ impl DurableClient {
         let shared = self.handle.shared.clone();
         let begun = body
             .map_err(NotExecuted::NotBegun)
-            .and_then(|body| shared.begin_durable(tag, method, body, timeout));
+            .and_then(|body| shared.begin_durable(tag, &method, body, timeout));
         let state = match begun {
             Ok(number) => CallState::Waiting(number),
             Err(why) => CallState::NotBegun(why),

@@ -258,16 +258,17 @@ impl JournalState {
         }
     }
 
-    /// The next batch, if there is something to write and nothing is being written.
+    /// The next batch, if there is something to write and nothing is being written. `question`: a call of the client's own.
     pub(super) fn take_batch(
         &mut self,
         machine: &mut Machine<Heap>,
         now: Instant,
+        question: Option<CallId>,
     ) -> Option<Vec<JournalWrite>> {
         if self.in_flight.is_some() || self.error.is_some() {
             return None;
         }
-        self.stage_calls(machine, now);
+        self.stage_calls(machine, now, question);
         if self.next.writes.is_empty() {
             return None;
         }
@@ -277,12 +278,18 @@ impl JournalState {
     }
 
     /// Gives calls that can be sent their xids, and stages their rows.
-    fn stage_calls(&mut self, machine: &mut Machine<Heap>, now: Instant) {
+    ///
+    /// The client's own question of what the server means by its methods has no row. It takes a number as they do, which the
+    /// session's row covers, so that the next run does not give it again; and that run has no use for the answer.
+    fn stage_calls(&mut self, machine: &mut Machine<Heap>, now: Instant, question: Option<CallId>) {
         let Some(session) = machine.session().copied() else { return };
         let mut xid_last = None;
         while let Some(numbered) = machine.poll_unjournaled(now) {
             let (call, xid) = (numbered.call, numbered.xid);
             xid_last = Some(xid);
+            if question == Some(call) {
+                continue;
+            }
             let number = self.by_call.get(call.index()).copied().flatten();
             let entry = number.and_then(|number| Some((number, self.calls.get_mut(&number)?)));
             // A call that was written and never sent is written again when its session was lost.

@@ -7,6 +7,8 @@ use oncewire_core::{
     SessionTag,
 };
 
+use crate::signatures::SignatureMismatch;
+
 /// How a client behaves, and its limits.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -38,7 +40,8 @@ pub struct ClientOptions {
     pub request_len_max: u32,
     /// Bytes of the longest reply.
     pub reply_len_max: u32,
-    /// How long dialling may take, and the handshake after it.
+    /// How long dialling may take, and the handshake after it. A server that is asked what it means by a method has as long to
+    /// answer (S33); then the calls that wait for it end as [`NotCompared`](oncewire_core::NotExecuted::NotCompared).
     pub connect_timeout: Duration,
     /// How long the server may be silent before it is called dead, if that is longer than it grants (10 s by default).
     ///
@@ -114,6 +117,8 @@ pub struct ClientStatus {
     pub refused: Option<CloseReason>,
     /// Connections whose handshake went through, after the first one.
     pub reconnects: u64,
+    /// The methods that calls were made of and that this server, or the last one, means something else by (S33).
+    pub mismatches: Vec<SignatureMismatch>,
     /// How calls have fared.
     pub counters: ClientCounters,
 }

@@ -11,6 +11,7 @@ use super::lifecycle::Lifecycle;
 use super::options::CloseReport;
 use super::outcome::CallFailure;
 use super::pending::Trace;
+use crate::signatures::SignatureMismatch;
 
 /// The session that a call was made in.
 #[derive(Debug)]
@@ -57,6 +58,8 @@ pub struct CallReport {
     pub failed_attempts: u32,
     /// Why the last connection ended or could not be made, if anything has gone wrong so far.
     pub last_error: Option<String>,
+    /// What client and server mean by the method, if the call was not sent because they differ (S33).
+    pub mismatch: Option<SignatureMismatch>,
 }
 
 impl CallReport {
@@ -86,6 +89,7 @@ impl CallReport {
             connections: client.connections,
             failed_attempts: client.failed_attempts,
             last_error: client.last_error.clone(),
+            mismatch: None,
         }
     }
 
@@ -115,6 +119,9 @@ impl CallReport {
             write!(f, " at {}", self.address)?;
         }
         write!(f, ": {failure}")?;
+        if let Some(mismatch) = &self.mismatch {
+            write!(f, ": {mismatch}")?;
+        }
         if let Some(error) = self.last_error.as_ref().filter(|_| self.is_explained(failure)) {
             write!(f, ": {error}")?;
             if self.failed_attempts > 1 {

@@ -13,6 +13,7 @@ use oncewire_core::{Call, CallError, Client as Machine, Heap, Instant, NotExecut
 use super::call::CalledMethod;
 use super::journal_state::JournalState;
 use super::options::{ClientOptions, ClientStatus, CloseReport};
+use super::outcome::CallFailure;
 use super::pending::{PendingId, Trace};
 use super::reader::Leader;
 use super::report::CallReport;
@@ -79,7 +80,12 @@ impl Shared {
         let timer = runtime.timer();
         let make = |shared: &Weak<Shared>| {
             let waker = Waker::from(Arc::new(DeadlineWaker(shared.clone())));
-            let state = State::new(machine, journal, DeadlineTimer::new(timer, waker));
+            let state = State::new(
+                machine,
+                journal,
+                DeadlineTimer::new(timer, waker),
+                options.connect_timeout,
+            );
             let pid = AtomicU32::new(std::process::id());
             Shared { options, runtime, connector, pid, state: Lock::new(state) }
         };
@@ -127,8 +133,12 @@ impl Shared {
 
     /// Begins a call. It leaves when it is first polled.
     #[inline]
-    pub(super) fn begin(&self, mut call: Call<'_>) -> Result<PendingId, NotExecuted> {
-        self.with_at(self.begins_at(&mut call), |state, now| state.begin(now, call))
+    pub(super) fn begin(
+        &self,
+        mut call: Call<'_>,
+        method: &CalledMethod,
+    ) -> Result<PendingId, NotExecuted> {
+        self.with_at(self.begins_at(&mut call), |state, now| state.begin(now, call, method))
     }
 
     /// When a call begins. Where the timeout is long a coarse timestamp will do. The timeout is then longer by its
@@ -148,11 +158,12 @@ impl Shared {
     pub(super) fn begin_and_poll(
         &self,
         mut call: Call<'_>,
+        method: &CalledMethod,
         cx: &mut Context<'_>,
         on_begun: impl FnOnce(PendingId),
     ) -> Result<(PendingId, Poll<RawOutcome>), NotExecuted> {
         let (id, step) = self.with_at(self.begins_at(&mut call), |state, now| {
-            let id = state.begin(now, call)?;
+            let id = state.begin(now, call, method)?;
             on_begun(id);
             Ok((id, state.poll_waiting(id, now, cx, true)))
         })?;
@@ -165,11 +176,12 @@ impl Shared {
     }
 
     /// Begins a one-way call, and has it sent.
-    pub(super) fn send(&self, call: Call<'_>) -> Result<(), CallError> {
+    pub(super) fn send(&self, mut call: Call<'_>, method: &CalledMethod) -> Result<(), CallError> {
         self.with(|state, now| {
             if state.lifecycle.task_gone {
                 return Err(CallError::Closed);
             }
+            state.describe(&mut call, method);
             state.machine.call(now, call)?;
             state.deliver(now);
             state.request_flush();
@@ -231,10 +243,21 @@ impl Shared {
         self.state.lock().pending.take_trace(id)
     }
 
-    pub(super) fn report(&self, method: CalledMethod, trace: Option<Trace>) -> CallReport {
+    pub(super) fn report(
+        &self,
+        method: CalledMethod,
+        failure: CallFailure,
+        trace: Option<Trace>,
+    ) -> CallReport {
         let state = self.state.lock();
         let last_heard = state.machine.server_info().map(|info| info.instance);
-        CallReport::new(method.id, method.name, trace, &state.lifecycle, last_heard)
+        let mut report =
+            CallReport::new(method.id, method.name, trace, &state.lifecycle, last_heard);
+        if failure == CallFailure::NotExecuted(NotExecuted::SignatureMismatch) {
+            report.mismatch =
+                method.typed.and_then(|typed| state.comparisons.mismatch(method.id, &typed));
+        }
+        report
     }
 
     /// A call's future, or its ticket, was dropped: cancels the call. In a fork it is the parent's to cancel.
@@ -331,6 +354,7 @@ impl Shared {
             failed_attempts: state.lifecycle.failed_attempts,
             refused: state.machine.refusal(),
             reconnects: state.lifecycle.connections.saturating_sub(1),
+            mismatches: state.comparisons.mismatches(),
             counters: state.machine.counters(),
         })
     }

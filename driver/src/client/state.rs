@@ -13,12 +13,15 @@ mod turns;
 
 use std::io;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use oncewire_core::{
     Call, CallError, CallId, Client as Machine, ClientEvent, DialFailure, Heap, Instant,
     NotExecuted, SessionEnd, Xid,
 };
 
+use super::call::CalledMethod;
+use super::comparisons::Comparisons;
 use super::journal_state::JournalState;
 use super::lifecycle::Lifecycle;
 use super::link::{Link, TURN_LEN};
@@ -44,6 +47,10 @@ pub(super) struct State {
     pub(super) pending: PendingCalls,
     /// The calls of a durable client.
     pub(super) journal: Option<Box<JournalState>>,
+    /// What client and server mean by the methods that are called.
+    pub(super) comparisons: Comparisons,
+    /// How long the server may take to say what it means by a method.
+    patience: Duration,
     pub(super) reader: Reader,
     /// Whether replies come so soon that spinning pays.
     pub(super) spin: SpinPolicy,
@@ -65,12 +72,15 @@ impl State {
         machine: Machine<Heap>,
         journal: Option<Box<JournalState>>,
         deadline_timer: DeadlineTimer,
+        patience: Duration,
     ) -> State {
         State {
             machine,
             link: Link::default(),
             pending: PendingCalls::default(),
             journal,
+            comparisons: Comparisons::default(),
+            patience,
             reader: Reader::default(),
             spin: SpinPolicy::default(),
             lifecycle: Lifecycle::default(),
@@ -84,20 +94,34 @@ impl State {
 
     /// Takes a call. It leaves when it is first polled.
     #[inline]
-    pub(super) fn begin(&mut self, now: Instant, call: Call<'_>) -> Result<PendingId, NotExecuted> {
+    pub(super) fn begin(
+        &mut self,
+        now: Instant,
+        mut call: Call<'_>,
+        method: &CalledMethod,
+    ) -> Result<PendingId, NotExecuted> {
         if self.machine.refusal().is_some() {
             return Err(NotExecuted::SessionRefused);
         }
         if self.lifecycle.task_gone {
             return Err(NotExecuted::NotBegun(CallError::Closed));
         }
+        self.describe(&mut call, method);
         let call = self.machine.call(now, call).map_err(NotExecuted::NotBegun)?;
         let id = self.pending.insert(call);
-        if !self.link.is_up() {
-            // A call that fails fast has ended already.
+        if !self.link.is_up() || self.comparisons.is_due {
+            // A call that fails fast has ended already; and one that is not compared, or differs, is not sent.
             self.deliver(now);
         }
         Ok(id)
+    }
+
+    /// Says of a call what is known of its method's signature, if it has one.
+    #[inline]
+    pub(super) fn describe(&mut self, call: &mut Call<'_>, method: &CalledMethod) {
+        if let Some(typed) = &method.typed {
+            self.comparisons.describe(call, method.name, typed);
+        }
     }
 
     /// Writes what there is to write and reads what there is to read, until `own` has its outcome, the stream has nothing
@@ -153,9 +177,12 @@ impl State {
 
     /// Gives the machine what was received, or half a turn's worth of it; says how many bytes it took.
     fn take_data(&mut self, now: Instant) -> usize {
-        let State { machine, link, pending, journal, lifecycle, to_wake, .. } = self;
+        let State { machine, link, pending, journal, comparisons, lifecycle, to_wake, .. } = self;
         let mut answered = 0;
         let (taken, result) = link.take_data(machine, now, |machine, call, xid, outcome| {
+            if comparisons.question() == Some(call) {
+                return comparisons.answer(outcome, true);
+            }
             answered += 1;
             let trace = trace(lifecycle, Some(xid), &outcome);
             complete(machine, pending, journal, call, outcome, trace, to_wake);
@@ -253,7 +280,7 @@ impl State {
         }
         self.lifecycle.disconnected(error);
         self.machine.handle_dial_failed(now, DialFailure::Permanent);
-        self.drop_stream();
+        self.drop_stream(now);
         self.deliver(now);
     }
 
@@ -261,7 +288,7 @@ impl State {
     pub(super) fn lose_connection(&mut self, now: Instant, why: String) {
         self.lifecycle.disconnected(why);
         self.machine.handle_disconnected(now);
-        self.drop_stream();
+        self.drop_stream(now);
         self.deliver(now);
     }
 
@@ -274,8 +301,9 @@ impl State {
     }
 
     /// Closes the stream, which the machine knows of. The task makes another one.
-    fn drop_stream(&mut self) {
+    fn drop_stream(&mut self, now: Instant) {
         self.link.disconnect();
+        self.comparisons.disconnected(&mut self.machine, now);
         self.reader.stop(&mut self.pending);
         self.wake_task();
     }
@@ -283,9 +311,28 @@ impl State {
     /// Passes the machine's events on.
     #[inline]
     pub(super) fn deliver(&mut self, now: Instant) {
+        self.deliver_events(now);
+        while self.comparisons.is_due {
+            self.compare(now);
+            self.deliver_events(now);
+        }
+    }
+
+    /// Decides about calls whose methods must be compared, and has sent what can leave by that.
+    #[cold]
+    fn compare(&mut self, now: Instant) {
+        self.comparisons.decide(&mut self.machine, now, self.patience);
+        if self.link.is_up() {
+            self.request_flush();
+        }
+    }
+
+    #[inline]
+    fn deliver_events(&mut self, now: Instant) {
         while let Some(event) = self.machine.poll_event() {
             match event {
                 ClientEvent::Connected { .. } => {
+                    self.comparisons.connected(self.machine.server_info().copied());
                     let session = self.machine.session();
                     let instance = self.machine.server_info().map(|info| info.instance);
                     self.lifecycle.opened(now, session, instance, &mut self.to_wake);
@@ -294,7 +341,7 @@ impl State {
                     self.lifecycle.connection.reason = Some(reason);
                     let why = self.with_instance(&reason);
                     self.lifecycle.disconnected(why);
-                    self.drop_stream();
+                    self.drop_stream(now);
                 }
                 // It was said when the connection ended, with the reason.
                 ClientEvent::SessionLost(SessionEnd::Refused) => {}
@@ -303,6 +350,10 @@ impl State {
                 }
                 ClientEvent::Ended { call, xid, outcome } => {
                     let outcome = RawOutcome::new(outcome, None);
+                    if self.comparisons.question() == Some(call) {
+                        self.comparisons.answer(outcome, xid.is_some());
+                        continue;
+                    }
                     let State { machine, pending, journal, lifecycle, to_wake, .. } = self;
                     let trace = trace(lifecycle, xid, &outcome);
                     complete(machine, pending, journal, call, outcome, trace, to_wake);
@@ -346,9 +397,11 @@ impl State {
         }
     }
 
-    /// Whether something will come that is for no call: the server's Welcome or Goodbye.
+    /// Whether something will come that is for no call: the server's Welcome, its Goodbye, or what it means by a method.
     pub(super) fn awaits_control(&self) -> bool {
-        self.machine.is_closing() || !self.machine.is_connected()
+        self.machine.is_closing()
+            || !self.machine.is_connected()
+            || self.comparisons.question().is_some()
     }
 
     /// There is something to write. The leader does that, with whatever else there is by then.

@@ -160,6 +160,9 @@ impl<R> Future for CallResult<R> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let (outcome, trace) = std::task::ready!(self.0.poll_traced(cx));
         let result = outcome.into_result();
-        Poll::Ready(result.map_err(|unreplied| unreplied.with_report(self.0.report(trace))))
+        Poll::Ready(result.map_err(|unreplied| {
+            let report = self.0.report(unreplied.failure(), trace);
+            unreplied.with_report(report)
+        }))
     }
 }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use oncewire_core::MethodSpec;
 
@@ -10,7 +11,7 @@ use crate::caught::caught;
 use crate::transport::Subject;
 
 /// Says whether a caller may call a method.
-pub(super) type Authorize = Box<dyn Fn(&Subject, &str) -> bool + Send + Sync>;
+pub(crate) type Authorize = Arc<dyn Fn(&Subject, &str) -> bool + Send + Sync>;
 
 pub(super) struct Authorization {
     allows: Authorize,

@@ -134,7 +134,7 @@ pub struct ServerBuilder<L = NoLedger> {
     pub(crate) offers_signatures: bool,
     concurrency: usize,
     queue_max: Option<usize>,
-    authorize: Option<Authorize>,
+    pub(crate) authorize: Option<Authorize>,
     planted: Planted,
     types: PhantomData<fn() -> L>,
 }
@@ -322,7 +322,7 @@ impl<L> ServerBuilder<L> {
         mut self,
         allows: impl Fn(&Subject, &str) -> bool + Send + Sync + 'static,
     ) -> Self {
-        self.authorize = Some(Box::new(allows));
+        self.authorize = Some(Arc::new(allows));
         self
     }
 
@@ -359,7 +359,7 @@ impl<L> ServerBuilder<L> {
     /// # Errors
     /// What is wrong with its description.
     pub fn build(self) -> Result<Server, BuildError> {
-        self.with_signatures_method().build_as_it_is()
+        self.with_signature_methods().build_as_it_is()
     }
 
     /// The configuration, with what the ledger, the methods and the system say of what its owner left open.

@@ -5,9 +5,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use oncewire_core::{CallError, Instant, MethodId, NotExecuted};
+use oncewire_core::{CallError, Instant, NotExecuted};
 
 use crate::caught::caught;
+use crate::client::call::CalledMethod;
 use crate::client::journal_state::{Delivered, call_of};
 use crate::client::options::CloseReport;
 use crate::client::shared::Shared;
@@ -19,7 +20,7 @@ impl Shared {
     pub(super) fn begin_durable(
         &self,
         tag: Bytes,
-        method: MethodId,
+        method: &CalledMethod,
         body: Bytes,
         timeout: Duration,
     ) -> Result<u64, NotExecuted> {
@@ -34,8 +35,9 @@ impl Shared {
                 return Err(NotExecuted::NotBegun(CallError::Closed));
             }
             let closed = NotExecuted::NotBegun(CallError::Closed);
+            let mut call = call_of(method.id, body.clone(), timeout);
+            state.describe(&mut call, method);
             let journal = state.journal.as_mut().ok_or(closed)?;
-            let call = call_of(method, body.clone(), timeout);
             let number = journal.begin(&mut state.machine, now, tag, call, body)?;
             state.deliver(now);
             state.wake_task();
@@ -155,7 +157,8 @@ impl BatchOwner for Shared {
 impl State {
     fn take_batch(&mut self, now: Instant) -> Option<(Arc<dyn Journal>, Vec<JournalWrite>)> {
         let journal = self.journal.as_mut()?;
-        let writes = journal.take_batch(&mut self.machine, now)?;
+        let question = self.comparisons.question();
+        let writes = journal.take_batch(&mut self.machine, now, question)?;
         Some((journal.journal(), writes))
     }
 }

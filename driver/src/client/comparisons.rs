@@ -1,0 +1,303 @@
+//! Signatures: what this client and the server that it is connected to mean by the methods that are called (S33).
+//!
+//! The machine holds calls whose comparison is pending. Here is known which are: a server says a hash for each service with each
+//! connection, and where one differs, it is asked for the methods of the service, once for each instance.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::time::Duration;
+
+use oncewire_core::{
+    Call, CallId, Client as Machine, Comparison, Heap, Instant, MethodId, NoReply, NotExecuted,
+    ServerInfo,
+};
+
+use crate::method::Typed;
+use crate::reply::RawOutcome;
+use crate::signatures::{self, MethodSignature, SignatureMismatch};
+
+/// Signatures in one question.
+const ASKED_MAX: usize = 256;
+
+/// What is known of each signature that calls were made with. Its number is its index here, and one more.
+#[derive(Default)]
+pub(super) struct Comparisons {
+    known: Vec<KnownSignature>,
+    /// The numbers of the signatures of a method: one, but where a program has two definitions of it.
+    by_method: HashMap<MethodId, Vec<u32>, BuildHasherDefault<MethodHasher>>,
+    /// The server that this is known of.
+    server: Option<ServerInfo>,
+    /// It cannot be asked: what its hashes do not say is not compared.
+    is_silent: bool,
+    question: Question,
+    /// The most signatures in one question.
+    asked_max: usize,
+    /// Something has happened that may decide about calls, or calls were begun that nothing is known of.
+    pub(super) is_due: bool,
+}
+
+struct KnownSignature {
+    method: MethodSignature,
+    hash: u64,
+    /// That of its service, if the program knows all methods of it.
+    service: Option<u64>,
+    comparison: Comparison,
+    /// What was found last.
+    mismatch: Option<SignatureMismatch>,
+}
+
+/// What the server is asked.
+#[derive(Default)]
+enum Question {
+    #[default]
+    None,
+    /// Its answer is awaited, and calls with it.
+    Asked { call: CallId, signatures: Vec<u32> },
+    /// It was not answered in time. The answer still counts; until it comes, no call waits for it.
+    Late { call: CallId, signatures: Vec<u32> },
+    /// This is what became of it.
+    Answered { call: CallId, signatures: Vec<u32>, outcome: RawOutcome, is_sent: bool },
+}
+
+/// A method's number is a hash.
+#[derive(Default)]
+pub(super) struct MethodHasher(u64);
+
+impl Hasher for MethodHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+impl Comparisons {
+    /// Says what is known of a call's method.
+    #[inline]
+    pub(super) fn describe(&mut self, call: &mut Call<'_>, name: &'static str, typed: &Typed) {
+        let first = self.by_method.get(&call.method).and_then(|numbers| numbers.first());
+        let number = match first {
+            Some(&number) if self.known(number).method.signature.ptr_eq(&typed.signature) => number,
+            _ => self.find(call.method, name, typed),
+        };
+        (call.signature, call.comparison) = (number, self.known(number).comparison);
+        self.is_due |= call.comparison != Comparison::Same;
+    }
+
+    fn known(&self, number: u32) -> &KnownSignature {
+        &self.known[number as usize - 1]
+    }
+
+    fn known_mut(&mut self, number: u32) -> &mut KnownSignature {
+        &mut self.known[number as usize - 1]
+    }
+
+    /// The number of a signature, which it has from now on.
+    #[cold]
+    fn find(&mut self, id: MethodId, name: &'static str, typed: &Typed) -> u32 {
+        let hash = typed.signature.hash();
+        if let Some(number) = self.number_of(id, hash) {
+            return number;
+        }
+        let methods = typed.service.map_or_else(Vec::new, |service| service());
+        let service = signatures::hash_of_service(name, &methods);
+        for method in methods {
+            self.add(method, method.signature.hash(), service);
+        }
+        // It may be one of them.
+        let method = MethodSignature { name, signature: typed.signature };
+        self.number_of(id, hash).unwrap_or_else(|| self.add(method, hash, None))
+    }
+
+    fn number_of(&self, id: MethodId, hash: u64) -> Option<u32> {
+        let numbers = self.by_method.get(&id)?;
+        numbers.iter().copied().find(|number| self.known(*number).hash == hash)
+    }
+
+    fn add(&mut self, method: MethodSignature, hash: u64, service: Option<u64>) -> u32 {
+        let id = MethodId::of(method.name);
+        if let Some(number) = self.number_of(id, hash) {
+            return number;
+        }
+        let comparison = self.said_of(service);
+        self.known.push(KnownSignature { method, hash, service, comparison, mismatch: None });
+        let number = self.known.len() as u32;
+        self.by_method.entry(id).or_default().push(number);
+        number
+    }
+
+    /// What the server has said of a service with the connection.
+    fn said_of(&self, service: Option<u64>) -> Comparison {
+        let Some(info) = &self.server else { return Comparison::Pending };
+        // A server without types is not compared.
+        let is_same = self.is_silent
+            || info.schemas.as_slice().is_empty()
+            || service.is_some_and(|service| info.schemas.contains(service));
+        if is_same { Comparison::Same } else { Comparison::Pending }
+    }
+
+    /// A handshake went through.
+    pub(super) fn connected(&mut self, info: Option<ServerInfo>) {
+        debug_assert!(matches!(self.question, Question::None));
+        let is_same = self.server.is_some() && self.server == info;
+        // One without an id may be any.
+        if !is_same || info.is_none_or(|info| info.instance.id() == 0) {
+            (self.server, self.is_silent, self.asked_max) = (info, false, ASKED_MAX);
+            for at in 0..self.known.len() {
+                self.known[at].comparison = self.said_of(self.known[at].service);
+            }
+        }
+        self.is_due = true;
+    }
+
+    /// The connection is gone, and with it the question: it would be answered by another server.
+    pub(super) fn disconnected(&mut self, machine: &mut Machine<Heap>, now: Instant) {
+        let question = std::mem::take(&mut self.question);
+        if let Question::Asked { call, .. } | Question::Late { call, .. } = question {
+            machine.forget(now, call);
+        }
+    }
+
+    /// The question's call, if it has not ended.
+    #[inline]
+    pub(super) fn question(&self) -> Option<CallId> {
+        match self.question {
+            Question::Asked { call, .. } | Question::Late { call, .. } => Some(call),
+            Question::None | Question::Answered { .. } => None,
+        }
+    }
+
+    /// The question has this outcome. `is_sent`: the server may have read it.
+    pub(super) fn answer(&mut self, outcome: RawOutcome, is_sent: bool) {
+        self.is_due = true;
+        self.question = match (std::mem::take(&mut self.question), outcome) {
+            (Question::Asked { call, signatures }, RawOutcome::Unknown(_, true)) => {
+                Question::Late { call, signatures }
+            }
+            (
+                Question::Asked { call, signatures } | Question::Late { call, signatures },
+                outcome,
+            ) => Question::Answered { call, signatures, outcome, is_sent },
+            (question, _) => question,
+        };
+    }
+
+    /// Decides about the calls that are held, as far as that can be done, and asks the server for the rest; at most so long.
+    pub(super) fn decide(&mut self, machine: &mut Machine<Heap>, now: Instant, patience: Duration) {
+        self.is_due = false;
+        if let Question::Answered { .. } = self.question
+            && let Question::Answered { call, signatures, outcome, is_sent } =
+                std::mem::take(&mut self.question)
+        {
+            // A durable client's calls occupy their slots until then.
+            machine.settle(now, call);
+            self.take_answer(&signatures, &outcome, is_sent);
+        }
+        let is_late = matches!(self.question, Question::Late { .. });
+        let mut wanted = Vec::new();
+        machine.compare(now, |number| match self.known(number).comparison {
+            Comparison::Pending if is_late => Comparison::Failed,
+            Comparison::Pending => {
+                if !wanted.contains(&number) {
+                    wanted.push(number);
+                }
+                Comparison::Pending
+            }
+            comparison => comparison,
+        });
+        for known in &mut self.known {
+            if known.comparison == Comparison::Failed {
+                // The next call asks again.
+                known.comparison = Comparison::Pending;
+            }
+        }
+        if matches!(self.question, Question::None) && !wanted.is_empty() {
+            self.ask(machine, now, patience, wanted);
+        }
+    }
+
+    fn take_answer(&mut self, asked: &[u32], outcome: &RawOutcome, is_sent: bool) {
+        let answer = match outcome {
+            RawOutcome::Reply(body) => signatures::decode_answer(body.as_slice()),
+            RawOutcome::NotExecuted(NotExecuted::UnknownMethod) => {
+                // It has types and does not compare them.
+                self.is_silent = true;
+                for known in &mut self.known {
+                    known.comparison = Comparison::Same;
+                }
+                return;
+            }
+            // No slot was free for it, as none would have been for the calls.
+            RawOutcome::NotExecuted(NotExecuted::DeadlinePassed) if !is_sent => return,
+            RawOutcome::NoReply(NoReply::ReplyTooLarge) if asked.len() > 1 => {
+                self.asked_max = 1;
+                return;
+            }
+            _ => None,
+        };
+        let (judged, differs) = match answer {
+            Some(differs) => (Comparison::Same, differs),
+            None => (Comparison::Failed, Vec::new()),
+        };
+        for number in asked {
+            self.known_mut(*number).comparison = judged;
+        }
+        for (at, server) in differs {
+            let Some(number) = asked.get(at as usize) else { continue };
+            let known = self.known_mut(*number);
+            known.comparison = Comparison::Differs;
+            let MethodSignature { name, signature } = known.method;
+            known.mismatch =
+                Some(SignatureMismatch { method: name, client: signature.to_string(), server });
+        }
+    }
+
+    /// Asks for these, and for others of their services: their calls will follow.
+    fn ask(
+        &mut self,
+        machine: &mut Machine<Heap>,
+        now: Instant,
+        patience: Duration,
+        mut wanted: Vec<u32>,
+    ) {
+        let services: Vec<_> =
+            wanted.iter().filter_map(|number| self.known(*number).service).collect();
+        for number in 1..=self.known.len() as u32 {
+            let known = self.known(number);
+            let is_related = known.service.is_some_and(|service| services.contains(&service));
+            if is_related && known.comparison == Comparison::Pending && !wanted.contains(&number) {
+                wanted.push(number);
+            }
+        }
+        let granted = machine.session().map_or(0, |session| session.grants.request_len_max);
+        wanted.truncate(self.asked_max.min(signatures::asked_max(granted)));
+        let asked = wanted.iter().map(|number| {
+            let known = self.known(*number);
+            (MethodId::of(known.method.name).number(), known.hash)
+        });
+        let Some(mut call) = signatures::question(&asked.collect()) else { return };
+        call.timeout = patience;
+        if let Some(call) = machine.call_ahead(now, call) {
+            self.question = Question::Asked { call, signatures: wanted };
+        }
+    }
+
+    /// What client and server were last found to mean by a method.
+    pub(super) fn mismatch(&self, id: MethodId, typed: &Typed) -> Option<SignatureMismatch> {
+        self.known(self.number_of(id, typed.signature.hash())?).mismatch.clone()
+    }
+
+    /// What is known of the server that the client is or was connected to.
+    pub(super) fn mismatches(&self) -> Vec<SignatureMismatch> {
+        let differing = self.known.iter().filter(|known| known.comparison == Comparison::Differs);
+        differing.filter_map(|known| known.mismatch.clone()).collect()
+    }
+}
