@@ -27,6 +27,8 @@ const COMPARE: Method<Asked, Vec<(u32, String)>> =
 /// Methods' numbers, and the hashes of their signatures.
 pub(crate) type Asked = Vec<(u64, u64)>;
 
+/// Methods that are compared in one call; the server reads no more.
+const ASKED_MAX: usize = 256;
 /// Bytes of the longest pair of numbers.
 const ASKED_LEN_MAX: usize = 20;
 /// Bytes of the longest answer.
@@ -44,7 +46,7 @@ pub(crate) fn question(asked: &Asked) -> Option<CoreCall<'static>> {
 
 /// How many methods fit into one question, by the longest request; one at least.
 pub(crate) fn asked_max(request_len_max: u32) -> usize {
-    (request_len_max as usize / ASKED_LEN_MAX).saturating_sub(1).max(1)
+    (request_len_max as usize / ASKED_LEN_MAX).saturating_sub(1).clamp(1, ASKED_MAX)
 }
 
 /// The server's answer.
@@ -146,8 +148,7 @@ impl<L> ServerBuilder<L> {
         self.method(&COMPARE, move |context: Context, asked: Asked| {
             let mut left = ANSWER_LEN_MAX / 2;
             let differs = |(at, (number, hash)): (usize, &(u64, u64))| {
-                let (name, own, text) = described.get(number).filter(|(_, own, _)| own != hash)?;
-                debug_assert!(own != hash);
+                let (name, _, text) = described.get(number).filter(|(_, own, _)| own != hash)?;
                 if authorize.as_ref().is_some_and(|allows| !allows(&context.caller, name)) {
                     return None;
                 }
@@ -156,7 +157,8 @@ impl<L> ServerBuilder<L> {
                 left -= if fits { text.len() } else { 0 };
                 Some((at as u32, if fits { text.clone() } else { String::new() }))
             };
-            let answer: Vec<_> = asked.iter().enumerate().filter_map(differs).collect();
+            let asked = asked.iter().take(ASKED_MAX);
+            let answer: Vec<_> = asked.enumerate().filter_map(differs).collect();
             std::future::ready(answer)
         })
     }
@@ -178,12 +180,12 @@ impl<L> ServerBuilder<L> {
 }
 
 /// A text for people, of bounded length.
-fn cut(mut text: String) -> String {
-    if text.len() > TEXT_LEN_MAX {
-        text.truncate(text.floor_char_boundary(TEXT_LEN_MAX));
-        text.push('…');
+fn cut(text: String) -> String {
+    if text.len() <= TEXT_LEN_MAX {
+        return text;
     }
-    text
+    let end = (0..=TEXT_LEN_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    format!("{}…", &text[..end])
 }
 
 impl Client {
@@ -223,16 +225,20 @@ impl Client {
         let asked = |method: &MethodSignature| {
             (MethodId::of(method.name).number(), method.signature.hash())
         };
-        let differs = match self.call(&COMPARE, &methods.iter().map(asked).collect()).await.ok() {
-            Ok(differs) => differs,
-            // It was not connected before.
-            Err(_) if means_the_same() => return Ok(Vec::new()),
-            Err(failure) => return Err(failure),
-        };
-        let mismatch = |(at, server): (u32, String)| {
-            let MethodSignature { name, signature } = methods.get(at as usize)?;
-            Some(SignatureMismatch { method: name, client: signature.to_string(), server })
-        };
-        Ok(differs.into_iter().filter_map(mismatch).collect())
+        let mut found = Vec::new();
+        for methods in methods.chunks(ASKED_MAX) {
+            let differs = match self.call(&COMPARE, &methods.iter().map(asked).collect()).await.ok()
+            {
+                Ok(differs) => differs,
+                // It was not connected before.
+                Err(_) if means_the_same() => return Ok(Vec::new()),
+                Err(failure) => return Err(failure),
+            };
+            found.extend(differs.into_iter().filter_map(|(at, server)| {
+                let MethodSignature { name, signature } = methods.get(at as usize)?;
+                Some(SignatureMismatch { method: name, client: signature.to_string(), server })
+            }));
+        }
+        Ok(found)
     }
 }

@@ -16,9 +16,6 @@ use crate::method::Typed;
 use crate::reply::RawOutcome;
 use crate::signatures::{self, MethodSignature, SignatureMismatch};
 
-/// Signatures in one question.
-const ASKED_MAX: usize = 256;
-
 /// What is known of each signature that calls were made with. Its number is its index here, and one more.
 #[derive(Default)]
 pub(super) struct Comparisons {
@@ -150,7 +147,7 @@ impl Comparisons {
         let is_same = self.server.is_some() && self.server == info;
         // One without an id may be any.
         if !is_same || info.is_none_or(|info| info.instance.id() == 0) {
-            (self.server, self.is_silent, self.asked_max) = (info, false, ASKED_MAX);
+            (self.server, self.is_silent, self.asked_max) = (info, false, usize::MAX);
             for at in 0..self.known.len() {
                 self.known[at].comparison = self.said_of(self.known[at].service);
             }
