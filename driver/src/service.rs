@@ -89,6 +89,9 @@ pub mod __private {
     /// Reports what a type of replies lacks, at its place.
     pub const fn reply<R: Serialize + DeserializeOwned + 'static>() {}
 
+    /// The same for a type of items.
+    pub const fn item<T: Serialize + DeserializeOwned + Send + 'static>() {}
+
     /// Whether no two methods have the same number.
     pub const fn are_distinct(methods: &[MethodId]) -> bool {
         let mut one = 0;

@@ -64,6 +64,7 @@
 //! | `stream/messages.rs` | what the calls of a stream say |
 //! | `stream/item.rs` | items as bytes, and back |
 //! | `stream/client.rs` | the client's end |
+//! | `stream/outgoing.rs` | a stream of items without its type |
 //! | `stream/server.rs` | how a server offers one, and which are open |
 //! | `stream/source.rs` | an open one at the server: its function's stream, and the chunks that were not received yet |
 //! | `stream/upload.rs` | the other direction: [`upload`] |
@@ -71,6 +72,7 @@
 mod client;
 mod item;
 mod messages;
+mod outgoing;
 mod server;
 mod source;
 pub mod upload;
@@ -85,6 +87,7 @@ use serde::de::DeserializeOwned;
 use crate::client::CallFailure;
 pub use client::ServerStream;
 use item::Codec;
+pub use outgoing::Outgoing;
 pub use upload::{Incoming, Upload, UploadBreak, UploadError, UploadMethod};
 
 /// A method that returns a stream of items: its name, the types of its arguments and its items, and what it may cost.
@@ -163,6 +166,11 @@ impl<A, T> StreamMethod<A, T> {
     /// Its full name.
     pub const fn name(&self) -> &'static str {
         self.name
+    }
+
+    /// Its number: a hash of the name.
+    pub const fn id(&self) -> MethodId {
+        self.shape.open
     }
 }
 

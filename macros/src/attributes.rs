@@ -154,9 +154,12 @@ pub(crate) struct MethodOptions {
     pub(crate) memory_max: Option<(Span, Expr)>,
     /// There is an `#[rpc(…)]` that cannot be read: what else it says is not known.
     pub(crate) is_broken: bool,
+    pub(crate) resumable: Option<Span>,
+    pub(crate) chunk_len: Option<(Span, Expr)>,
+    pub(crate) credit: Option<(Span, Expr)>,
 }
 
-const METHOD_PROPERTIES: [&str; 12] = [
+const METHOD_PROPERTIES: [&str; 15] = [
     "idempotent",
     "one_way",
     "transactional",
@@ -168,6 +171,9 @@ const METHOD_PROPERTIES: [&str; 12] = [
     "queue_max",
     "depth_max",
     "memory_max",
+    "resumable",
+    "chunk_len",
+    "credit",
     "name",
 ];
 
@@ -235,6 +241,9 @@ impl MethodOptions {
             "queue_max" => property.expression(&mut self.queue_max, errors),
             "depth_max" => property.expression(&mut self.depth_max, errors),
             "memory_max" => property.expression(&mut self.memory_max, errors),
+            "resumable" => property.flag(&mut self.resumable, errors),
+            "chunk_len" => property.expression(&mut self.chunk_len, errors),
+            "credit" => property.expression(&mut self.credit, errors),
             _ => property.text(&mut self.name, errors),
         }
     }

@@ -12,6 +12,7 @@ use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 
 use crate::model::{Kind, Method, Service};
+use crate::streams;
 
 /// The names of what is generated.
 struct Names {
@@ -66,7 +67,7 @@ fn methods(service: &Service, names: &Names) -> TokenStream {
     );
     let constants = methods.iter().map(|method| constant(method, service));
     let checks = methods.iter().map(|method| check_types(method, library));
-    let described = methods.iter().map(|method| {
+    let described = methods.iter().filter(|method| !method.kind.is_stream()).map(|method| {
         let (cfg, constant) = (method.conditions(), method.constant());
         quote!(#(#cfg)* Self::#constant.described())
     });
@@ -112,11 +113,26 @@ fn check_types(method: &Method, library: &TokenStream) -> TokenStream {
         .arguments
         .iter()
         .map(|(_, of)| quote_spanned!(of.span()=> #library::__private::argument::<#of>();));
-    let reply = quote_spanned!(reply.span()=> #library::__private::reply::<#reply>(););
+    let item = |item: &syn::Type| {
+        // Bytes are no value, but a part of a body.
+        let check = quote_spanned!(item.span()=> #library::__private::item::<#item>(););
+        if streams::is_bytes(item) { TokenStream::new() } else { check }
+    };
+    let reply = match &method.kind {
+        Kind::Outgoing { .. } => item(reply),
+        kind => {
+            let incoming = kind.incoming().map(item);
+            let reply = quote_spanned!(reply.span()=> #library::__private::reply::<#reply>(););
+            quote!(#incoming #reply)
+        }
+    };
     quote!(#(#cfg)* { #(#arguments)* #reply })
 }
 
 fn constant(method: &Method, service: &Service) -> TokenStream {
+    if method.kind.is_stream() {
+        return stream_constant(method, service);
+    }
     let Service { visibility, library, .. } = service;
     let Method { attributes, wire_name, reply, options, .. } = method;
     let name = method.constant();
@@ -156,6 +172,40 @@ fn constant(method: &Method, service: &Service) -> TokenStream {
     }
 }
 
+fn stream_constant(method: &Method, service: &Service) -> TokenStream {
+    let Service { visibility, library, .. } = service;
+    let Method { attributes, wire_name, reply, options, .. } = method;
+    let (name, types) = (method.constant(), method.types());
+    let (item, of) = match method.kind.incoming() {
+        Some(item) => (item, quote!(#library::stream::UploadMethod::<#types, #item, #reply>)),
+        None => (reply, quote!(#library::stream::StreamMethod::<#types, #reply>)),
+    };
+    let new = Ident::new(if streams::is_bytes(item) { "bytes" } else { "new" }, Span::call_site());
+    let resumable = options.resumable.map(|_| quote!(.resumable()));
+    let values = [
+        ("reply_len_max", &options.reply_len_max),
+        ("chunk_len", &options.chunk_len),
+        ("credit", &options.credit),
+    ];
+    let values = values.iter().filter_map(|(name, value)| {
+        let (span, value) = value.as_ref()?;
+        let name = Ident::new(name, *span);
+        Some(quote!(.#name(#value)))
+    });
+    let does = if method.kind.incoming().is_some() { "takes a stream" } else { "sends a stream" };
+    let doc = format!("`{wire_name}`, {does}{}.", method.properties());
+    let of_type = match method.kind.incoming() {
+        Some(item) => quote!(#library::stream::UploadMethod<#types, #item, #reply>),
+        None => quote!(#library::stream::StreamMethod<#types, #reply>),
+    };
+    quote! {
+        #(#attributes)*
+        #[doc = ""]
+        #[doc = #doc]
+        #visibility const #name: #of_type = #of::#new(#wire_name) #resumable #(#values)*;
+    }
+}
+
 fn client(service: &Service, names: &Names) -> TokenStream {
     let (unused, attributes) = (may_be_unused(), calls_attributes());
     let Service { visibility, trait_name, library, methods } = service;
@@ -178,10 +228,16 @@ fn client(service: &Service, names: &Names) -> TokenStream {
                 }
             };
         }
+        let (returned, call) = match &method.kind {
+            Kind::Outgoing { .. } => (quote!(#library::stream::ServerStream<#reply>), "stream"),
+            Kind::Incoming(item) => (quote!(#library::stream::Upload<#item, #reply>), "upload"),
+            _ => (quote!(#library::Call<#reply>), "call"),
+        };
+        let call = Ident::new(call, Span::call_site());
         quote! {
             #(#attributes)*
-            #visibility fn #name(&self, #(#parameters),*) -> #library::Call<#reply> {
-                self.0.call(&#constants::#constant, &#arguments)
+            #visibility fn #name(&self, #(#parameters),*) -> #returned {
+                self.0.#call(&#constants::#constant, &#arguments)
             }
         }
     });
@@ -211,7 +267,9 @@ fn durable_client(service: &Service, names: &Names) -> TokenStream {
     );
     // Not the name of an argument, though it reads the same.
     let tag = Ident::new("tag", Span::mixed_site());
-    let two_way = methods.iter().filter(|method| method.options.one_way.is_none());
+    let two_way = methods
+        .iter()
+        .filter(|method| method.options.one_way.is_none() && !method.kind.is_stream());
     let calls = two_way.map(|method| {
         let Method { attributes, name, reply, .. } = method;
         let (parameters, arguments, constant) =
@@ -352,6 +410,40 @@ fn offer(
                 }
             })
         },
+        Kind::Outgoing { position } => {
+            let from = local("from");
+            let position = position.iter().map(|_| &from);
+            quote! {
+                #builder.stream(&#constants::#constant, move |#received, #values, #from| {
+                    let #state = ::std::clone::Clone::clone(&#state);
+                    async move {
+                        let _ = #from;
+                        #function(
+                            &*#state,
+                            #as_context::owned(#received),
+                            #(#position,)*
+                            #(#arguments),*
+                        ).await
+                    }
+                })
+            }
+        }
+        Kind::Incoming(_) => {
+            let incoming = local("incoming");
+            quote! {
+                #builder.upload(&#constants::#constant, move |#received, #values, #incoming| {
+                    let #state = ::std::clone::Clone::clone(&#state);
+                    async move {
+                        #function(
+                            &*#state,
+                            #as_context::owned(#received),
+                            #(#arguments,)*
+                            #incoming
+                        ).await
+                    }
+                })
+            }
+        }
         Kind::Blocking => quote! {
             #builder.blocking(&#constants::#constant, move |#received, #values| {
                 #function(&*#state, #as_context::owned(#received), #(#arguments),*)
@@ -374,6 +466,17 @@ fn offer(
             let #state = ::std::clone::Clone::clone(&#state);
             #call
         };
+    }
+}
+
+impl Kind {
+    fn is_stream(&self) -> bool {
+        matches!(self, Kind::Outgoing { .. } | Kind::Incoming(_))
+    }
+
+    /// The items that it takes.
+    fn incoming(&self) -> Option<&syn::Type> {
+        if let Kind::Incoming(item) = self { Some(item) } else { None }
     }
 }
 
@@ -408,6 +511,7 @@ impl Method {
             (options.one_way.is_some(), "one-way"),
             (options.transactional.is_some(), "transactional"),
             (options.blocking.is_some(), "blocking"),
+            (options.resumable.is_some(), "resumable"),
         ];
         let said: Vec<_> =
             properties.into_iter().filter_map(|(is_so, name)| is_so.then_some(name)).collect();

@@ -9,6 +9,7 @@ mod errors;
 mod expand;
 mod model;
 mod schema;
+mod streams;
 #[cfg(test)]
 mod tests;
 

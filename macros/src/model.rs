@@ -13,6 +13,7 @@ use crate::attributes::{MethodOptions, ServiceOptions, method_options};
 use crate::check;
 use crate::errors::Errors;
 use crate::expand::may_be_unused;
+use crate::streams::Streams;
 
 pub(crate) struct Service {
     pub(crate) visibility: Visibility,
@@ -33,7 +34,7 @@ pub(crate) struct Method {
     /// The type of the context, without a reference.
     pub(crate) context: Type,
     pub(crate) arguments: Vec<(Ident, Type)>,
-    /// The reply on the wire.
+    /// The reply on the wire; of a method that sends a stream, an item.
     pub(crate) reply: Type,
 }
 
@@ -43,6 +44,12 @@ pub(crate) enum Kind {
     Blocking,
     /// In a transaction of this type.
     Transactional(Box<Type>),
+    /// It sends a stream of its reply's type. `position`: it is told where to begin.
+    Outgoing {
+        position: Option<Ident>,
+    },
+    /// It takes a stream of this type.
+    Incoming(Box<Type>),
 }
 
 impl Service {
@@ -122,20 +129,29 @@ impl Method {
                 ),
             }
         }
-        check::argument_count(&arguments, errors);
         let output: Type = match &function.sig.output {
             ReturnType::Default => parse_quote!(()),
             ReturnType::Type(_, output) => (**output).clone(),
         };
-        let reply = if is_transactional { reply_in(&output, library) } else { output };
+        let streams = Streams::take(&mut arguments, &output, &options, errors);
+        let reply = match &streams {
+            Streams::Outgoing { item, .. } => item.clone(),
+            _ if is_transactional => reply_in(&output, library),
+            _ => output,
+        };
+        check::argument_count(&arguments, errors);
         check::reply(&reply, &options, &function.sig, errors);
         if errors.count() > before {
             return None;
         }
-        let kind = match (transaction, options.blocking) {
-            (Some(transaction), _) => Kind::Transactional(Box::new(referred(&transaction.ty))),
-            (None, Some(_)) => Kind::Blocking,
-            (None, None) => Kind::Async,
+        let kind = match (streams, transaction, options.blocking) {
+            (Streams::Outgoing { position, .. }, _, _) => Kind::Outgoing { position },
+            (Streams::Incoming { item }, _, _) => Kind::Incoming(Box::new(item)),
+            (Streams::Neither, Some(transaction), _) => {
+                Kind::Transactional(Box::new(referred(&transaction.ty)))
+            }
+            (Streams::Neither, None, Some(_)) => Kind::Blocking,
+            (Streams::Neither, None, None) => Kind::Async,
         };
         let name = function.sig.ident.clone();
         let on_wire = options.name.as_ref().map(syn::LitStr::value);

@@ -123,6 +123,53 @@ fn properties_that_exclude_each_other_say_why() {
 }
 
 #[test]
+fn streams_say_what_they_cannot_be() {
+    let said = method_errors(
+        "async fn read(&self, c: Context, name: String) -> Outgoing<Bytes>;
+        #[rpc(resumable, chunk_len = 9, credit = 2)]
+        async fn tail(&self, c: Context, from: u64, name: String) -> stream::Outgoing<Vec<u8>>;
+        #[rpc(resumable, reply_len_max = 9, name = \"write.v2\")]
+        async fn write(&self, c: Context, name: String, items: Incoming<Bytes>) -> u64;",
+    );
+    assert_eq!(said, [] as [String; 0]);
+    let properties = "idempotent one_way transactional blocking drop_on_cancel";
+    for name in properties.split(' ') {
+        let read = format!("#[rpc({name})] async fn a(&self, c: Context) -> Outgoing<u8>;");
+        let said = method_errors(&read);
+        let wanted = format!("{name}{BEHIND}a method that sends a stream is not `{name}`");
+        assert!(said.iter().any(|error| error.starts_with(&wanted)), "{said:#?}");
+    }
+    one(
+        "#[rpc(time_limit = T)] async fn a(&self, c: Context, i: Incoming<u8>) -> u8;",
+        "time_limit",
+        "a method that takes a stream is not `time_limit`",
+    );
+    one(
+        "#[rpc(reply_len_max = 1)] async fn a(&self, c: Context) -> Outgoing<u8>;",
+        "reply_len_max",
+        "`chunk_len` is the length of an item at most",
+    );
+    one(
+        "async fn a(&self, c: Context, i: Incoming<u8>) -> Outgoing<u8>;",
+        "Incoming<u8>",
+        "sends a stream or takes one",
+    );
+    one("async fn a(&self, c: Context, i: Incoming<u8>, n: u8);", "Incoming<u8>", "comes last");
+    one(
+        "#[rpc(resumable)] async fn a(&self, c: Context, n: String) -> Outgoing<u8>;",
+        "String",
+        "begins with `&self, context: Context, from: u64`",
+    );
+    one(
+        "#[rpc(resumable)] async fn a(&self, c: Context) -> Outgoing<u8>;",
+        "resumable",
+        "begins with `&self, context: Context, from: u64`",
+    );
+    one("#[rpc(credit = 2)] async fn a(&self, c: Context);", "credit", "`credit` is for streams");
+    one("async fn a(&self, c: Context) -> Outgoing<&str>;", "&str", "`String` instead of `&str`");
+}
+
+#[test]
 fn a_method_begins_as_its_kind_does() {
     let begins = "A method begins with `&self, context: Context`";
     one("async fn a();", "a", begins);

@@ -169,6 +169,11 @@ impl<A, T, R> UploadMethod<A, T, R> {
     pub const fn name(&self) -> &'static str {
         self.name
     }
+
+    /// The number of its commit: a hash of the name.
+    pub const fn id(&self) -> MethodId {
+        MethodId::of(self.name)
+    }
 }
 
 impl<A, T, R> Clone for UploadMethod<A, T, R> {
