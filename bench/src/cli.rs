@@ -12,14 +12,14 @@ use crate::subjects;
 pub(crate) const LEDGER_PARTS: [&str; 3] = ["L1", "L2", "L3"];
 
 /// The parts that have tables of their own.
-const OTHER_PARTS: [&str; 3] = ["W9", "core", "both"];
+const OTHER_PARTS: [&str; 4] = ["W9", "streams", "core", "both"];
 
 /// Measures Oncewire beside bare sockets and its peers: server and client as processes of their own, interleaved in
 /// rounds, each workload with both on one core and with one core each.
 #[derive(Debug, Parser)]
 #[command(name = "oncewire-bench")]
 pub(crate) struct Cli {
-    /// Only these parts: W1 to W8, W9 (fairness), core, both (instructions of both ends), L1 to L3 (the ledger).
+    /// Only these parts: W1 to W8, W9 (fairness), streams, core, both (instructions of both ends), L1 to L3 (the ledger).
     #[arg(long, value_delimiter = ',')]
     pub(crate) workload: Vec<String>,
     /// Only these peers, or "none"; needs the feature `peers`.
@@ -66,6 +66,8 @@ pub(crate) enum RoleCommand {
     BothEndsCalls { setup: String, calls: u64 },
     #[command(hide = true)]
     Fairness { part: String },
+    #[command(hide = true)]
+    Streams { part: String },
 }
 
 fn transport(name: &str) -> Result<Transport, String> {
@@ -82,7 +84,9 @@ impl Cli {
                 || Workload::ALL.iter().any(|workload| format!("{workload:?}") == *name)
         };
         if let Some(name) = self.workload.iter().find(|name| !known(name)) {
-            return Err(format!("--workload {name}: there are W1 to W9, core, both, and L1 to L3"));
+            return Err(format!(
+                "--workload {name}: there are W1 to W9, streams, core, both, and L1 to L3"
+            ));
         }
         let peer = |name: &String| name == "none" || Subject::all().any(|s| is(s, name));
         match self.peers.iter().flatten().find(|name| !peer(name)) {

@@ -20,6 +20,7 @@ mod place;
 mod process;
 mod report;
 mod run;
+mod streams;
 mod subject;
 mod subjects;
 mod sys;
@@ -48,6 +49,9 @@ fn main() -> ExitCode {
         Some(RoleCommand::Fairness { part }) => {
             serde_json::from_str(part).map_err(Into::into).and_then(|part| fairness::play(&part))
         }
+        Some(RoleCommand::Streams { part }) => {
+            serde_json::from_str(part).map_err(Into::into).and_then(|part| streams::play(&part))
+        }
         None => measure(&cli),
     };
     if let Err(error) = done {
@@ -70,6 +74,7 @@ fn measure(cli: &Cli) -> Result<()> {
     let core = if cli.wants("core") { core_bench::all()? } else { Vec::new() };
     let both_ends = if cli.wants("both") { both_ends::all()? } else { Vec::new() };
     let fairness = if cli.wants("W9") { fairness::all(cli)? } else { Vec::new() };
+    let streams = if cli.wants("streams") { streams::all(cli)? } else { Vec::new() };
     let ledger = if cli.wants_ledger() { ledger::all(cli)? } else { Vec::new() };
     report::print(&rows);
     if !core.is_empty() {
@@ -77,6 +82,7 @@ fn measure(cli: &Cli) -> Result<()> {
     }
     both_ends::print(&both_ends);
     fairness::print(&fairness);
+    streams::print(&streams);
     if !cfg!(feature = "peers") && !rows.is_empty() {
         println!("\nWithout the peers in Rust: they need a build with `--features peers`.");
     }
@@ -89,10 +95,11 @@ fn measure(cli: &Cli) -> Result<()> {
         let mut goals = goals::of_core(&core);
         goals.extend(both_ends::goals(&both_ends));
         goals.extend(fairness::goals(&fairness));
+        goals.extend(streams::goals(&streams));
         goals.extend(cells.iter().flat_map(|cell| goals::named(&cells, cell)));
         let (of_ledger, promised) = (&ledger, ledger::goals(&ledger));
         let all = serde_json::json!({
-            "rows": rows, "core": core, "both_ends": both_ends, "fairness": fairness, "goals": goals,
+            "rows": rows, "core": core, "both_ends": both_ends, "fairness": fairness, "streams": streams, "goals": goals,
             "ledger": of_ledger, "ledger_goals": promised,
         });
         std::fs::write(path, serde_json::to_string_pretty(&all)?)?;
