@@ -13,6 +13,8 @@ pub enum ServerFault {
     LostCancels,
     /// Every fourth call that ends keeps its place among those that run.
     LeakedPermits,
+    /// A chunk of an upload that comes again, and was read, is read again.
+    RepeatedChunks,
 }
 
 /// The fault of a server, if it has one.

@@ -10,6 +10,7 @@
 //! | [`flood`] | peers that send to servers without end |
 //! | [`flooded`] | servers that send to their clients without end |
 //! | [`actor`] | tasks that make calls |
+//! | [`streams`] | tasks that read streams and send uploads |
 //! | [`awaited`] | what must end, and by when |
 //! | [`model`] | what is true of every operation, and which outcomes it allows |
 //! | [`profile`] | the kind of world that a seed selects |
@@ -26,6 +27,7 @@ pub mod model;
 pub mod place;
 pub mod profile;
 mod report;
+pub mod streams;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -67,6 +69,8 @@ pub struct World {
     pub model: Mutex<Model>,
     /// The address.
     pub place: Mutex<Place>,
+    /// What is true of streams.
+    pub streams: Mutex<streams::Streams>,
     /// What is broken on purpose.
     pub mutant: Option<Mutant>,
     /// The world holds a handle of each client beside its actors.
@@ -117,6 +121,7 @@ pub fn run_mutant(seed: u64, lines_max: usize, mutant: Option<Mutant>) -> Result
         mutant,
         profile,
         model: Mutex::default(),
+        streams: Mutex::default(),
         place: Mutex::new(Place::new(seed)),
     });
     let ended = world.run();
@@ -162,6 +167,11 @@ impl World {
             let at = number % clients.len();
             let actor = Actor::new(self, number as u64, at, clients[at].clone());
             self.sim.spawn(USERS, actor.run());
+        }
+        if streams::are_in(self.profile.seed) {
+            for client in &clients {
+                self.sim.spawn(USERS, streams::Streamer::new(self, client.clone()).run());
+            }
         }
         self.sim.spawn(USERS, place::chaos(self.clone()));
         if self.profile.floods {
@@ -304,6 +314,10 @@ impl World {
                 && counters.running == 0;
             if !empty {
                 return Err(format!("all clients are gone, and a server has {counters:?}"));
+            }
+            let alive = lock(&self.streams).alive_at(host.group);
+            if alive > 0 {
+                return Err(format!("all clients are gone, and {alive} streams are left"));
             }
             let panics = lock(&self.model).panics.get(&host.group).copied().unwrap_or(0);
             if faults.panics != panics {

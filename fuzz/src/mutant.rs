@@ -1,7 +1,7 @@
 //! Planted bugs that the checkers of [`history`](crate::history), [`killer`](crate::killer) and
 //! [`driver_world`](crate::driver_world) must find.
 //!
-//! The product has no switch to break it, but for three faults that only a server can have ([`ServerFault`], behind a
+//! The product has no switch to break it, but for four faults that only a server can have ([`ServerFault`], behind a
 //! feature). A mutant is in front of it: a proxy that reads the frames between a
 //! client and its server and tampers with them, or a caller that does what the outcome forbids. The world of the core
 //! has broken machines of its own ([`Broken`](crate::world::Broken)).
@@ -47,11 +47,19 @@ pub enum Mutant {
     Leak,
     /// A server's streams forget at times to say that there is something to read.
     Starved,
+    /// A server reads a chunk of an upload again that comes again.
+    Repeats,
 }
 
 /// Those that only the driver world has.
-pub const OF_DRIVER_WORLD: [Mutant; 5] =
-    [Mutant::Greedy, Mutant::Mute, Mutant::LostCancel, Mutant::Leak, Mutant::Starved];
+pub const OF_DRIVER_WORLD: [Mutant; 6] = [
+    Mutant::Greedy,
+    Mutant::Mute,
+    Mutant::LostCancel,
+    Mutant::Leak,
+    Mutant::Starved,
+    Mutant::Repeats,
+];
 
 /// All mutants that callers can notice.
 pub const ALL: [Mutant; 6] = [
@@ -70,6 +78,7 @@ impl Mutant {
             Mutant::Greedy => Some(ServerFault::Greedy),
             Mutant::LostCancel => Some(ServerFault::LostCancels),
             Mutant::Leak => Some(ServerFault::LeakedPermits),
+            Mutant::Repeats => Some(ServerFault::RepeatedChunks),
             _ => None,
         }
     }

@@ -14,7 +14,7 @@ fn run(seed: u64) -> driver_world::Report {
 }
 
 /// Every kind of thing that may happen to a world of this simulation, by its name in the summary.
-const KINDS: [&str; 17] = [
+const KINDS: [&str; 25] = [
     "cancel heard",
     "client flooded by answers",
     "client flooded by pings",
@@ -32,6 +32,14 @@ const KINDS: [&str; 17] = [
     "queued",
     "refused dial",
     "refused hello",
+    "stream broke",
+    "stream dropped",
+    "stream ended",
+    "upload broke",
+    "upload committed",
+    "upload dropped",
+    "upload in doubt",
+    "upload lost",
 ];
 
 #[test]
@@ -136,6 +144,11 @@ fn c137_a_cancel_that_is_lost_is_found_out() {
 #[test]
 fn c137_a_permit_that_leaks_is_found_out() {
     is_caught(Mutant::Leak, 0..40, "calls are lost or run no more");
+}
+
+#[test]
+fn c246_a_chunk_that_is_read_twice_is_found_out() {
+    is_caught(Mutant::Repeats, 0..100, "was its turn");
 }
 
 #[test]

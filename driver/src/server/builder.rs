@@ -135,7 +135,7 @@ pub struct ServerBuilder<L = NoLedger> {
     concurrency: usize,
     queue_max: Option<usize>,
     pub(crate) authorize: Option<Authorize>,
-    planted: Planted,
+    pub(crate) planted: Planted,
     types: PhantomData<fn() -> L>,
 }
 

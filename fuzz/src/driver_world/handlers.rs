@@ -308,7 +308,7 @@ pub fn server(world: &Arc<World>, group: Group, clock: &Arc<Clock>) -> Server {
     if let Some(fault) = world.mutant.and_then(Mutant::fault) {
         builder = builder.fault(fault);
     }
-    builder
+    super::streams::offer(builder, world, group)
         .runtime(world.sim.runtime_with(group, clock.clone()))
         .configure(|config| world.profile.configure(config))
         .method(&limited(ECHO), typed(world, 0))

@@ -7,11 +7,13 @@ use bytes::Bytes;
 
 use super::messages::{Progress, Put, Refused, Taken};
 use crate::caught::{register, wake_all};
+use crate::faults::{Planted, ServerFault};
 use crate::sync::Lock;
 
 pub(super) struct Queue {
     chunk_len: usize,
     credit: usize,
+    planted: Planted,
     state: Lock<State>,
 }
 
@@ -52,7 +54,7 @@ enum Phase {
 }
 
 impl Queue {
-    pub(super) fn new(writer: u64, chunk_len: usize, credit: usize) -> Queue {
+    pub(super) fn new(writer: u64, chunk_len: usize, credit: usize, planted: Planted) -> Queue {
         let state = State {
             writer,
             read: 0,
@@ -65,7 +67,7 @@ impl Queue {
             puts: BTreeMap::new(),
             commit: None,
         };
-        Queue { chunk_len, credit, state: Lock::new(state) }
+        Queue { chunk_len, credit, planted, state: Lock::new(state) }
     }
 
     /// Another writer continues it. What an earlier one has sent behind a gap does not count, and what still comes of it is
@@ -89,7 +91,11 @@ impl Queue {
     pub(super) fn accept(&self, put: &Put) -> Result<Option<Waker>, Taken> {
         let mut state = self.state.lock();
         state.check(put.writer)?;
-        let Some(at) = put.chunk.checked_sub(state.read) else { return Ok(None) };
+        let at = match put.chunk.checked_sub(state.read) {
+            Some(at) => at,
+            None if self.planted.is(ServerFault::RepeatedChunks) => state.chunks.len() as u64,
+            None => return Ok(None),
+        };
         // A client that sends more than its credit, or than a chunk, is not served.
         if at >= self.credit as u64 || put.items.len() > self.chunk_len {
             return Err(Taken::No(Refused::Lost));

@@ -16,6 +16,7 @@ use super::queue::Queue;
 use super::staging::{Claimed, Staging};
 use super::{Incoming, Shape, UploadMethod};
 use crate::decode::{ValueLimits, decode};
+use crate::faults::Planted;
 use crate::method::{Method, MethodOptions, RawMethod};
 use crate::server::{Context, ServerBuilder};
 use crate::stream::server::{PER_SESSION_MAX, SWEEP_INTERVAL, open_max, waited};
@@ -46,7 +47,7 @@ impl<L> ServerBuilder<L> {
     {
         let UploadMethod { name, shape, codec, .. } = *method;
         let [opens, puts, commits, closes] = {
-            let table = Arc::new(UploadTable::new(shape));
+            let table = Arc::new(UploadTable::new(shape, self.planted));
             [(); 4].map(|()| table.clone())
         };
         let open: Method<(A, Open), Opened> =
@@ -163,6 +164,7 @@ struct UploadTable<R> {
     open_max: usize,
     /// How long one outlives its session.
     linger: Duration,
+    planted: Planted,
     state: Lock<TableState<R>>,
 }
 
@@ -183,11 +185,12 @@ struct Entry<R> {
 }
 
 impl<R: Send + 'static> UploadTable<R> {
-    fn new(shape: Shape) -> UploadTable<R> {
+    fn new(shape: Shape, planted: Planted) -> UploadTable<R> {
         let state =
             TableState { uploads: HashMap::new(), by_session: HashMap::new(), sweeps: false };
         UploadTable {
             open_max: open_max(shape.chunk_len, shape.credit),
+            planted,
             linger: if shape.resumable { LINGER } else { Duration::ZERO },
             state: Lock::new(state),
         }
@@ -210,7 +213,8 @@ impl<R: Send + 'static> UploadTable<R> {
             return progress.map_or(Opened::Lost, Opened::Yes);
         }
         let Some(session) = context.session() else { return Opened::Lost };
-        let queue = Queue::new(writer, shape.chunk_len as usize, shape.credit as usize);
+        let (chunk_len, credit) = (shape.chunk_len as usize, shape.credit as usize);
+        let queue = Queue::new(writer, chunk_len, credit, self.planted);
         let queue = Arc::new(queue);
         let upload = Arc::new(Staging::new(queue.clone(), make(queue)));
         let sweeps = {
