@@ -139,6 +139,18 @@ fn c231_what_the_last_server_has_not_read_is_not_sent_to_the_next_if_that_means_
 }
 
 #[test]
+fn c231_calls_that_pass_one_that_is_held_after_a_resume_keep_its_request_in_order() {
+    for idempotent in [false, true] {
+        let (mut pair, held) = unread_then_resumed(idempotent);
+        let passing = pair.call(b"passing");
+        assert_eq!(pair.outcome(passing), reply(b"passing"));
+        compare(&mut pair, Comparison::Same);
+        assert_eq!((pair.outcome(held), pair.ran(b"a")), (reply(b"a"), 1));
+        assert_eq!(pair.server_errors, [], "search: the held request came out of order");
+    }
+}
+
+#[test]
 fn c231_what_was_read_is_asked_for_before_it_was_compared_and_not_sent_again_if_it_is_not_known() {
     for comparison in [Comparison::Same, Comparison::Differs] {
         let mut pair = Pair::new();

@@ -132,7 +132,7 @@ pub(crate) enum Resumed {
     Send(NextFrame),
     /// The server never read it, and it is not wanted any more.
     Settle(Outcome<'static>),
-    /// The server never read it, or it may run twice; its request waits until its method was compared with this server (S33).
+    /// It may run twice, and its request waits until its method was compared with this server (S33).
     Hold,
     /// Nothing is left to be learned of it.
     Skip,
@@ -163,10 +163,9 @@ pub(crate) fn resumed(call: KnownCall, xid: Resume) -> Resumed {
     match call.state {
         CallState::Numbered { .. } | CallState::InFlight(_) if !xid.journaled => Resumed::Stop,
         CallState::Numbered { .. } | CallState::InFlight(_) => match call.unsendable() {
-            None if xid.above_seen || call.idempotent => match compared(call.comparison) {
-                Compared::Hold => Resumed::Hold,
-                Compared::Send | Compared::Refuse(_) => Resumed::Send(NextFrame::Request),
-            },
+            None if xid.above_seen || call.idempotent => {
+                sendable(call).map_or(Resumed::Hold, Resumed::Send)
+            }
             Some(why) if xid.above_seen && !xid.lossy => Resumed::Settle(not_executed(call, why)),
             None | Some(_) => Resumed::Send(NextFrame::Ask),
         },
@@ -184,10 +183,17 @@ pub(crate) fn resumed(call: KnownCall, xid: Resume) -> Resumed {
 pub(crate) fn repeated(call: KnownCall, next: NextFrame) -> Option<NextFrame> {
     match (call.unsendable(), next) {
         (Some(_), _) | (None, NextFrame::Ask) => Some(NextFrame::Ask),
-        (None, NextFrame::Request) => match compared(call.comparison) {
-            Compared::Hold => None,
-            Compared::Send | Compared::Refuse(_) => Some(NextFrame::Request),
-        },
+        (None, NextFrame::Request) => sendable(call),
+    }
+}
+
+/// What is sent of a call that is wanted, and whose request is due. While that waits for a comparison, the call is asked for: a
+/// server that has said `NotSeen` takes the request later, when those behind it have passed (S13). An idempotent one may come
+/// late anyway, and nothing is sent of it.
+fn sendable(call: KnownCall) -> Option<NextFrame> {
+    match compared(call.comparison) {
+        Compared::Send | Compared::Refuse(_) => Some(NextFrame::Request),
+        Compared::Hold => (!call.idempotent).then_some(NextFrame::Ask),
     }
 }
 

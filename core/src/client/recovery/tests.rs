@@ -183,11 +183,11 @@ fn after_a_resume_only_wanted_calls_are_sent_again() {
                 (Waits | Held | Answered { .. } | Leaving { .. } | Over, ..) => Resumed::Skip,
                 (Numbered { .. } | InFlight(_), false, ..) => Resumed::Stop,
                 // Not read; on a lossy link, not read when the Welcome was first sent (C143).
-                (Numbered { .. } | InFlight(_), true, true, true, ..) => {
-                    if pending {
-                        Resumed::Hold
-                    } else {
-                        Resumed::Send(NextFrame::Request)
+                (Numbered { .. } | InFlight(_), true, true, true, idempotent, _) => {
+                    match (pending, idempotent) {
+                        (false, _) => Resumed::Send(NextFrame::Request),
+                        (true, false) => Resumed::Send(NextFrame::Ask),
+                        (true, true) => Resumed::Hold,
                     }
                 }
                 (Numbered { .. } | InFlight(_), true, false, true, _, true) => {
@@ -221,7 +221,14 @@ fn on_the_same_connection_only_wanted_calls_are_sent_again() {
     each_call(|call| {
         for next in [NextFrame::Request, NextFrame::Ask] {
             let expected = match (unsendable(call), next, call.comparison) {
-                (None, NextFrame::Request, Comparison::Pending) => None,
+                // Others pass it: a server takes the request behind them if it has said that it has not seen it (C231).
+                (None, NextFrame::Request, Comparison::Pending) => {
+                    if call.idempotent {
+                        None
+                    } else {
+                        Some(NextFrame::Ask)
+                    }
+                }
                 (None, NextFrame::Request, _) => Some(NextFrame::Request),
                 (None, NextFrame::Ask, _) | (Some(_), _, _) => Some(NextFrame::Ask),
             };
