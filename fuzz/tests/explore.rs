@@ -79,8 +79,14 @@ fn a_server_that_opens_what_was_to_be_resumed_is_found_out() {
 }
 
 #[test]
+fn c238_a_client_that_compares_no_signatures_is_found_out() {
+    let (what, steps) = found("gate-open");
+    assert!(what.contains("means something else") && steps <= 8, "{what}, in {steps} steps");
+}
+
+#[test]
 fn every_broken_world_has_its_test() {
-    assert_eq!(BROKEN.len(), 5);
+    assert_eq!(BROKEN.len(), 6);
 }
 
 /// A `NotSeen` to an `Ask` from before a request was taken for the answer to one from after it, and a call that ran was

@@ -14,6 +14,8 @@ pub enum Action {
     Call(usize),
     /// A client dials a server.
     Dial(usize, usize),
+    /// A client learns what the server of its connection means by the methods that it has signatures of.
+    Compare(usize),
     /// The next frame reaches the server.
     Up(u32),
     /// The next frame reaches the client.
@@ -75,6 +77,7 @@ impl fmt::Display for Action {
         match *self {
             Action::Call(p) => write!(f, "c{p} makes a call"),
             Action::Dial(p, h) => write!(f, "c{p} dials s{h}"),
+            Action::Compare(p) => write!(f, "c{p} compares signatures"),
             Action::Up(n) => write!(f, "link {n} carries a frame up"),
             Action::Down(n) => write!(f, "link {n} carries a frame down"),
             Action::Stale(n) => write!(f, "the client of link {n} reads what the older one had"),
@@ -115,6 +118,9 @@ impl World {
             }
             if peer.link.is_none() && peer.client.wants_connection() {
                 self.dials(p, out);
+            }
+            if self.scene.is_typed() && peer.client.is_connected() && !peer.compared {
+                out.push(Action::Compare(p));
             }
             if !peer.journal.pending.is_empty() {
                 out.push(Action::Journal(p));

@@ -90,6 +90,7 @@ impl World {
                 }
                 self.dial(p, h)?;
             }
+            Action::Compare(p) => self.compare(p)?,
             Action::Journal(p) => self.write_journal(p)?,
             Action::Death(p) => {
                 self.left.deaths -= 1;

@@ -57,6 +57,8 @@ impl World {
                 self.model.bound(session, h, number as usize, record.grants.slots);
                 // C82: its lease is the full one.
                 self.model.sessions[session as usize].used |= self.scene.durable;
+                // S33: calls pass one that waits for its comparison, which comes behind them once it was not seen.
+                self.model.sessions[session as usize].doubted |= self.scene.is_typed();
             }
             if let Some(session) = self.links[at].session {
                 self.model.read(session, read);
@@ -199,6 +201,8 @@ impl World {
     fn execute(&mut self, h: usize, call: &mut Handling) -> Check {
         let op = call.op;
         self.tell(|_| format!("    s{h} executes op {op}"));
+        let same = !call.kind.typed || self.host_means_the_same(h);
+        ensure!(same, "S33: s{h} executes op {op}, and means something else by its method");
         call.run = self.model.executed(op, call.session, call.key.xid().get())?;
         Ok(())
     }
@@ -364,7 +368,7 @@ impl World {
                 }
                 Ok(Some(frame))
             }
-            Broken::No | Broken::Unread => Ok(Some(frame)),
+            Broken::No | Broken::Unread | Broken::GateOpen => Ok(Some(frame)),
         }
     }
 

@@ -1,7 +1,7 @@
 //! A client's side of a small world: it dials, calls, reads and learns.
 
 use oncewire_core::wire::{self, Decoded, Role};
-use oncewire_core::{CallId, ClientEvent, Outcome, ProtocolError};
+use oncewire_core::{CallId, ClientEvent, Comparison, Outcome, ProtocolError};
 
 use super::scene::Broken;
 use super::world::*;
@@ -19,6 +19,9 @@ impl World {
         call.timeout = if kind.short { SHORT } else { FOREVER };
         (call.idempotent, call.one_way) = (kind.idempotent, kind.one_way);
         call.fail_fast = kind.fail_fast;
+        if kind.typed && self.scene.broken != Broken::GateOpen {
+            call.comparison = self.comparison(p);
+        }
         let now = self.peer_now(p);
         let peer = &mut self.peers[p];
         let id = peer.client.call(now, call);
@@ -30,6 +33,25 @@ impl World {
         self.flush_peer(p)
     }
 
+    /// What a client knows of the methods that it has signatures of.
+    fn comparison(&self, p: usize) -> Comparison {
+        let peer = &self.peers[p];
+        match peer.client.server_info().filter(|_| peer.compared) {
+            None => Comparison::Pending,
+            Some(info) if means_the_same(info.instance) => Comparison::Same,
+            Some(_) => Comparison::Differs,
+        }
+    }
+
+    /// The server has said what it means by the methods (S33).
+    pub(super) fn compare(&mut self, p: usize) -> Check {
+        self.peers[p].compared = true;
+        let (now, verdict) = (self.peer_now(p), self.comparison(p));
+        self.tell(|_| format!("    c{p} finds: {verdict:?}"));
+        self.peers[p].client.compare(now, |_| verdict);
+        self.flush_peer(p)
+    }
+
     pub(super) fn dial(&mut self, p: usize, h: usize) -> Check {
         let unread = self.unread_of(p);
         let link = self.new_link(p, h);
@@ -37,6 +59,7 @@ impl World {
         link.stale = unread;
         let number = link.number;
         self.peers[p].link = Some(number);
+        self.peers[p].compared = false;
         let now = self.peer_now(p);
         self.peers[p].client.handle_connected(now);
         self.flush_peer(p)
@@ -49,6 +72,7 @@ impl World {
 
     /// A client has let go of its connection: what is on the way to it is never read (S4).
     pub(super) fn leave(&mut self, p: usize) {
+        self.peers[p].compared = false;
         let reads_on = self.scene.broken == Broken::Unread;
         if let Some(number) = self.peers[p].link.take()
             && let Some(link) = self.link(number)

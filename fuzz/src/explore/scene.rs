@@ -42,6 +42,9 @@ pub struct Kind {
     pub(super) fail_fast: bool,
     /// Its deadline passes at the next step of its client's clock.
     pub(super) short: bool,
+    /// Its client knows the method's signature. Each life of a server means something else by it than the one before; the first
+    /// life of the first server means the same as the clients.
+    pub(super) typed: bool,
     pub(super) end: End,
 }
 
@@ -52,6 +55,7 @@ pub(super) const CALL: Kind = Kind {
     one_way: false,
     fail_fast: false,
     short: false,
+    typed: false,
     end: End::Reply,
 };
 pub(super) const REFUSED: Kind = Kind { end: End::Refuse, ..CALL };
@@ -65,6 +69,9 @@ pub(super) const AGAIN: Kind = Kind { method: IDEM, idempotent: true, ..CALL };
 pub(super) const AGAIN_REFUSED: Kind = Kind { end: End::Refuse, ..AGAIN };
 pub(super) const AGAIN_SHORT: Kind = Kind { short: true, ..AGAIN };
 pub(super) const ATOMIC: Kind = Kind { method: TRANSACTION, transaction: true, ..CALL };
+pub(super) const TYPED: Kind = Kind { typed: true, ..CALL };
+pub(super) const TYPED_AGAIN: Kind = Kind { typed: true, ..AGAIN };
+pub(super) const TYPED_ATOMIC: Kind = Kind { typed: true, ..ATOMIC };
 pub(super) const ROLLED_BACK: Kind = Kind { end: End::RollBack, ..ATOMIC };
 
 /// How finely a handler's steps lie apart.
@@ -92,6 +99,8 @@ pub enum Broken {
     Reuse,
     /// An earlier form of S4: the client reads what its older connection still had for it.
     Unread,
+    /// The client compares no signatures.
+    GateOpen,
     /// An earlier form of S3: to resume a session that a server does not have opens it there, under the same server id.
     ResumeOpens,
 }
@@ -183,6 +192,13 @@ pub struct Scene {
     pub broken: Broken,
     /// Small enough for a test in a debug build.
     pub quick: bool,
+}
+
+impl Scene {
+    /// Whether clients compare signatures.
+    pub(super) fn is_typed(&self) -> bool {
+        self.calls.iter().any(|calls| calls.iter().any(|kind| kind.typed))
+    }
 }
 
 pub(super) const SCENE: Scene = Scene {

@@ -316,6 +316,48 @@ pub static SCENES: &[Scene] = &[
         ..SCENE
     },
     Scene {
+        name: "meanings",
+        about: "a server is replaced by one that means something else by two of three methods (S33); a cut",
+        calls: &[&[TYPED, TYPED_AGAIN, CALL]],
+        budget: Budget { cuts: 1, late: 1, restarts: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "meanings ledger",
+        about: "the same with a ledger: the session goes on, and what was not read is not sent again; two restarts, a cancel",
+        calls: &[&[TYPED, TYPED_ATOMIC]],
+        ledger: true,
+        pace: Pace::Slow,
+        budget: Budget { cuts: 1, restarts: 2, cancels: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "meaning",
+        about: "the same, smaller",
+        calls: &[&[TYPED, CALL]],
+        ledger: true,
+        budget: Budget { cuts: 1, restarts: 1, ..NONE },
+        quick: true,
+        ..SCENE
+    },
+    Scene {
+        name: "meanings durable",
+        about: "a client with a journal, whose calls are journaled only for a server that means the same; a cut, a restart",
+        calls: &[&[TYPED, TYPED]],
+        ledger: true,
+        durable: true,
+        budget: Budget { cuts: 1, restarts: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "meanings lossy",
+        about: "a link that loses a frame, and a server that drains and is replaced by one that means something else",
+        calls: &[&[TYPED, TYPED_AGAIN]],
+        lossy: true,
+        budget: Budget { losses: 1, client_ticks: 1, restarts: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
         name: "room",
         about: "two clients at a server with room for one reply; a cut",
         calls: &[&[CALL, CALL], &[CALL]],
@@ -380,6 +422,15 @@ pub static BROKEN: &[Scene] = &[
         ledger: true,
         pace: Pace::AtOnce,
         broken: Broken::Unread,
+        budget: Budget { restarts: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "gate-open",
+        about: "a client that compares no signatures (before S33)",
+        calls: &[&[TYPED]],
+        ledger: true,
+        broken: Broken::GateOpen,
         budget: Budget { restarts: 1, ..NONE },
         ..SCENE
     },

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use oncewire_core::wire;
 use oncewire_core::{
-    Admission, CallId, CallKey, Client, ClientConfig, ConnId, InlineClient, InlineServer, Instant,
-    Principal, Running, Server, ServerConfig, ServerEvent, ServiceName,
+    Admission, CallId, CallKey, Client, ClientConfig, ConnId, InlineClient, InlineServer, Instance,
+    Instant, Principal, Running, Server, ServerConfig, ServerEvent, ServiceName,
 };
 
 use super::digest::Shared;
@@ -54,6 +54,8 @@ pub(super) struct Peer {
     /// Nanoseconds on its clock.
     pub(super) clock: u64,
     pub(super) closed: bool,
+    /// It has compared signatures with the server of this connection.
+    pub(super) compared: bool,
     /// What its older connection still had for it, if it is broken so that it reads that later.
     pub(super) unread: Vec<Wire>,
     /// Empty unless it is durable.
@@ -180,6 +182,7 @@ impl World {
                 dials: 0,
                 clock: 0,
                 closed: false,
+                compared: false,
                 unread: Vec::new(),
                 journal: Journal::default(),
             })
@@ -221,6 +224,7 @@ impl World {
     }
 
     pub(super) fn machine(scene: &Scene, h: usize, life: u32, commit: u64) -> Machine {
+        let instance = meaning_instance(h, life);
         let same = scene.ledger || scene.broken == Broken::ResumeOpens;
         let life = if same { 0 } else { life };
         let service = ServiceName::new("small").expect("short");
@@ -237,6 +241,9 @@ impl World {
         config.lossy = scene.lossy;
         config.records_sessions = scene.ledger;
         config.commit = commit;
+        if scene.is_typed() {
+            config.instance = instance;
+        }
         Server::new(config, &super::scene::methods()).expect("methods differ")
     }
 
@@ -274,6 +281,11 @@ impl World {
 
     pub(super) fn link(&mut self, number: u32) -> Option<&mut Link> {
         self.links.iter_mut().find(|link| link.number == number)
+    }
+
+    /// Whether a server means the same as the clients by the methods that they know.
+    pub(super) fn host_means_the_same(&self, h: usize) -> bool {
+        means_the_same(meaning_instance(h, self.hosts[h].life))
     }
 
     // Clients.
@@ -432,6 +444,16 @@ impl World {
         let replies = matches!(kind.end, End::Reply | End::RefuseFirst);
         if replies && !kind.one_way { REPLY_HEAD } else { 0 }
     }
+}
+
+/// By what a server's life is known: its place and how many came before it.
+fn meaning_instance(h: usize, life: u32) -> Instance {
+    Instance::new(u64::from(life) << 8 | h as u64, "")
+}
+
+/// Whether this life of a server means the same as the clients by the methods that they know.
+pub(super) fn means_the_same(instance: Instance) -> bool {
+    ((instance.id() >> 8) + (instance.id() & 0xff)).is_multiple_of(2)
 }
 
 /// The whole frames in what a machine has written.

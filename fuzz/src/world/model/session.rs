@@ -80,7 +80,8 @@ pub struct Session {
     pub goodbye: bool,
     /// It came back from a ledger, where holes may be.
     pub restored: bool,
-    /// Its client went on from a journal: what that has and this server has not may come behind later calls (S13).
+    /// Its client went on from a journal, or compares signatures: what this server has not seen may come behind later
+    /// calls (S13).
     pub doubted: bool,
     /// Something has happened after which its client may not be able to learn what became of its calls.
     pub excused: bool,
