@@ -155,7 +155,12 @@ pub trait Table<T>: Places<T> + Default {
     /// The most entries it can ever hold.
     const CAPACITY: usize;
     /// Takes a free place; `None` when full.
-    fn insert(&mut self, value: T) -> Option<Key>;
+    #[inline]
+    fn insert(&mut self, value: T) -> Option<Key> {
+        self.insert_with(|| value).map(|(key, _)| key)
+    }
+    /// The same for an entry that is made in its place, which may be large.
+    fn insert_with(&mut self, make: impl FnOnce() -> T) -> Option<(Key, &mut T)>;
     fn remove(&mut self, index: u32) -> Option<T>;
     /// The same, without returning the entry.
     fn free(&mut self, index: u32);

@@ -189,12 +189,13 @@ impl<S: ClientStorage> CallTable<S> {
     /// Puts a new call at the end of those that wait; `None` when there is no room.
     #[inline]
     pub(super) fn admit(&mut self, call: Call<'_>, deadline: Instant) -> Option<CallId> {
-        let mut entry = CallEntry::new(&call, S::Body::default(), deadline);
+        let make = || CallEntry::new(&call, S::Body::default(), deadline);
+        let (key, entry) = self.calls.insert_with(make)?;
+        let len = call.body.as_slice().len();
         if !entry.body.store_in(call.body, &mut self.spare) {
+            self.calls.free(key.index);
             return None;
         }
-        let len = entry.body.as_slice().len();
-        let key = self.calls.insert(entry)?;
         self.bytes += len;
         self.queue.push_back(&mut self.calls, key.index);
         self.first_waiting.get_or_insert(key.index);

@@ -74,7 +74,7 @@ impl<T, A: Array<Place<T>>> Table<T> for Slab<A> {
     const CAPACITY: usize = A::CAPACITY;
 
     #[inline]
-    fn insert(&mut self, value: T) -> Option<Key> {
+    fn insert_with(&mut self, make: impl FnOnce() -> T) -> Option<(Key, &mut T)> {
         let free = match self.first_free {
             NIL if A::CAPACITY <= SEARCHED_MAX => (0..self.used).find(|at| self.at(*at).is_none()),
             NIL => None,
@@ -83,12 +83,11 @@ impl<T, A: Array<Place<T>>> Table<T> for Slab<A> {
         let index = free.unwrap_or(self.used);
         let place = self.places.at_or_grow(index)?;
         debug_assert!(place.value.is_none(), "a free place is empty");
-        place.value = Some(value);
         self.first_free = core::mem::replace(&mut place.next_free, NIL);
-        let generation = place.generation;
         self.used = self.used.max(index + 1);
         self.len += 1;
-        Some(Key { index, generation })
+        let key = Key { index, generation: place.generation };
+        Some((key, place.value.get_or_insert_with(make)))
     }
 
     #[inline]
