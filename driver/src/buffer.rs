@@ -14,6 +14,7 @@ use std::cell::Cell;
 
 use bytes::Bytes;
 use oncewire_core::{Payload, wire};
+use postcard::ser_flavors::Flavor;
 use serde::Serialize;
 
 pub(crate) use read::ReadBuffer;
@@ -53,9 +54,6 @@ pub(crate) fn share(bytes: &[u8], large: Option<&Bytes>) -> Bytes {
     large.map_or_else(|| Bytes::copy_from_slice(bytes), |large| large.slice_ref(bytes))
 }
 
-/// A value that fits into this is encoded on the stack, and then takes one allocation of its exact length, or none.
-const ENCODED_LEN: usize = 128;
-
 /// Values up to this length need no memory of their own. A longer one would make [`Encoded`] larger than [`Bytes`] make it.
 const SHORT_LEN_MAX: usize = 38;
 const _: () = assert!(size_of::<Encoded>() == size_of::<Bytes>() + size_of::<usize>());
@@ -68,16 +66,6 @@ pub(crate) enum Encoded {
 }
 
 impl Encoded {
-    #[inline]
-    fn copy_of(bytes: &[u8]) -> Encoded {
-        if bytes.len() > SHORT_LEN_MAX {
-            return Encoded::Shared(Bytes::copy_from_slice(bytes));
-        }
-        let mut short = [0; SHORT_LEN_MAX];
-        short[..bytes.len()].copy_from_slice(bytes);
-        Encoded::Short { len: bytes.len() as u8, bytes: short }
-    }
-
     /// The bytes for a machine, which shares them if they are long: nothing is left here then.
     #[inline]
     pub(crate) fn take_payload(&mut self) -> Payload<'_> {
@@ -99,17 +87,94 @@ impl Encoded {
 ///
 /// # Errors
 /// If it has parts that cannot be encoded.
-#[inline]
+#[inline(always)]
 pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> postcard::Result<Encoded> {
-    match postcard::to_slice(value, &mut [0; ENCODED_LEN]) {
-        Ok(bytes) => Ok(Encoded::copy_of(bytes)),
-        Err(postcard::Error::SerializeBufferFull) => {
-            let mut bytes = postcard::to_allocvec(value)?;
-            // A reply may be kept for long, and counts by its length.
-            bytes.shrink_to_fit();
-            Ok(Encoded::Shared(Bytes::from(bytes)))
+    let mut encoder = Encoder { front: [0; ENCODED_LEN], len: 0, long: Vec::new() };
+    // Not by `serialize_with_flavor`, which is not inlined.
+    value.serialize(&mut postcard::Serializer { output: &mut encoder })?;
+    Ok(encoder.take())
+}
+
+/// A value that fits into this is encoded on the stack, and then takes one allocation of its exact length, or none.
+const ENCODED_LEN: usize = 128;
+
+/// What postcard writes a value into.
+struct Encoder {
+    /// The bytes, as long as they fit.
+    front: [u8; ENCODED_LEN],
+    /// How many they are; more than fit once all of them are in `long`.
+    len: usize,
+    long: Vec<u8>,
+}
+
+impl Encoder {
+    #[inline(always)]
+    fn take(&mut self) -> Encoded {
+        if self.len > SHORT_LEN_MAX {
+            return self.take_long();
         }
-        Err(error) => Err(error),
+        let mut bytes = [0; SHORT_LEN_MAX];
+        bytes.copy_from_slice(&self.front[..SHORT_LEN_MAX]);
+        Encoded::Short { len: self.len as u8, bytes }
+    }
+
+    fn take_long(&mut self) -> Encoded {
+        if let Some(bytes) = self.front.get(..self.len) {
+            return Encoded::Shared(Bytes::copy_from_slice(bytes));
+        }
+        let mut long = std::mem::take(&mut self.long);
+        // A reply may be kept for long, and counts by its length.
+        long.shrink_to_fit();
+        Encoded::Shared(Bytes::from(long))
+    }
+
+    /// More than fits.
+    #[cold]
+    fn extend_long(&mut self, data: &[u8]) {
+        if let Some(front) = self.front.get(..self.len) {
+            // A long value is mostly one piece of text or bytes, which comes last.
+            self.long.reserve_exact((front.len() + data.len()).max(2 * ENCODED_LEN));
+            self.long.extend_from_slice(front);
+            self.len = ENCODED_LEN + 1;
+        }
+        self.long.extend_from_slice(data);
+    }
+}
+
+impl Flavor for &mut Encoder {
+    type Output = ();
+
+    #[inline]
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        match self.front.get_mut(self.len) {
+            Some(place) => {
+                *place = byte;
+                self.len += 1;
+            }
+            None => self.extend_long(&[byte]),
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn try_extend(&mut self, data: &[u8]) -> postcard::Result<()> {
+        // As nearly all numbers are, and all lengths of what is short.
+        if let [byte] = data {
+            return self.try_push(*byte);
+        }
+        let end = self.len.saturating_add(data.len());
+        match self.front.get_mut(self.len..end) {
+            Some(place) => {
+                place.copy_from_slice(data);
+                self.len = end;
+            }
+            None => self.extend_long(data),
+        }
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
     }
 }
 

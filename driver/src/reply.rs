@@ -13,9 +13,8 @@ pub(crate) enum RawOutcome {
     Unknown(Unknown, bool),
 }
 
-/// Replies up to this length are stored in place: no allocation between the read that brought them and their caller. A
-/// longer one would make [`ReplyBody`] larger than [`Bytes`].
-const SMALL_LEN_MAX: usize = 22;
+/// Replies up to this length are stored in place: no allocation between the read that brought them and their caller.
+const SMALL_LEN_MAX: usize = 38;
 
 /// A reply as it was received.
 #[derive(Clone, Debug)]
@@ -44,6 +43,15 @@ impl ReplyBody {
         }
     }
 
+    /// The memory that it shares, if it does.
+    #[inline]
+    pub(crate) fn shared(&self) -> Option<&Bytes> {
+        match self {
+            ReplyBody::Small { .. } => None,
+            ReplyBody::Shared(bytes) => Some(bytes),
+        }
+    }
+
     #[inline]
     pub(crate) fn into_bytes(self) -> Bytes {
         match self {
@@ -53,7 +61,7 @@ impl ReplyBody {
     }
 }
 
-const _: () = assert!(size_of::<ReplyBody>() == size_of::<Bytes>());
+const _: () = assert!(size_of::<ReplyBody>() == size_of::<Bytes>() + size_of::<usize>());
 
 impl RawOutcome {
     /// `large`: the buffer that the reply is a part of, if it can be shared instead of copied.

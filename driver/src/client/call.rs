@@ -229,18 +229,19 @@ impl<R> Call<R> {
         self.shared.report(self.method, failure, trace)
     }
 
-    /// The outcome; and where the call was, if that is no reply.
+    /// The outcome; and in `trace` where the call was, if that is no reply.
     #[inline]
     pub(super) fn poll_traced(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<(Outcome<R>, Option<Trace>)> {
+        trace: &mut Option<Trace>,
+    ) -> Poll<Outcome<R>> {
         let (id, poll) = match &mut self.state {
             State::Waiting(id) => (*id, self.shared.poll_outcome(*id, cx)),
             State::Done => return Poll::Pending,
             State::Forked => {
                 self.state = State::Done;
-                return Poll::Ready((Outcome::Unknown(Unknown::Closed, None), None));
+                return Poll::Ready(Outcome::Unknown(Unknown::Closed, None));
             }
             State::Fresh(call) => {
                 let call = std::mem::replace(call, Err(NotExecuted::Closed));
@@ -253,7 +254,7 @@ impl<R> Call<R> {
                     Ok(begun) => begun,
                     Err(why) => {
                         self.state = State::Done;
-                        return Poll::Ready((Outcome::NotExecuted(why), None));
+                        return Poll::Ready(Outcome::NotExecuted(why));
                     }
                 }
             }
@@ -261,12 +262,12 @@ impl<R> Call<R> {
         let raw = std::task::ready!(poll);
         self.state = State::Done;
         if let RawOutcome::Reply(_) = raw {
-            return Poll::Ready((self.decode.outcome(raw, None), None));
+            return Poll::Ready(self.decode.outcome(raw, None));
         }
-        let trace = self.shared.take_trace(id);
+        *trace = self.shared.take_trace(id);
         let ticket = matches!(raw, RawOutcome::Unknown(_, true))
             .then(|| Ticket::new(self.shared.clone(), id, self.decode));
-        Poll::Ready((self.decode.outcome(raw, ticket), trace))
+        Poll::Ready(self.decode.outcome(raw, ticket))
     }
 }
 
@@ -274,7 +275,7 @@ impl<R> Future for Call<R> {
     type Output = Outcome<R>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome<R>> {
-        self.poll_traced(cx).map(|(outcome, _)| outcome)
+        self.poll_traced(cx, &mut None)
     }
 }
 

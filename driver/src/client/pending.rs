@@ -157,6 +157,8 @@ impl PendingCalls {
     #[inline]
     pub(super) fn take_outcome(&mut self, id: PendingId) -> Option<RawOutcome> {
         let entry = self.get_mut(id)?;
+        // Not by `take` alone, which moves what is not there, too.
+        entry.outcome.as_ref()?;
         let outcome = entry.outcome.take()?;
         // `complete` has taken it out of `by_call`.
         let is_last = !matches!(outcome, RawOutcome::Unknown(_, true));

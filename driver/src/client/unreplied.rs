@@ -158,7 +158,8 @@ impl<R> Future for CallResult<R> {
     type Output = Result<R, Unreplied<R>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let (outcome, trace) = std::task::ready!(self.0.poll_traced(cx));
+        let mut trace = None;
+        let outcome = std::task::ready!(self.0.poll_traced(cx, &mut trace));
         let result = outcome.into_result();
         Poll::Ready(result.map_err(|unreplied| {
             let report = self.0.report(unreplied.failure(), trace);

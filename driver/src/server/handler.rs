@@ -54,6 +54,15 @@ pub(super) enum Begun {
     Pending(ReplyFuture),
 }
 
+impl Begun {
+    fn pending<F: Future + Send + 'static>(
+        future: F,
+        encode: impl FnOnce(F::Output) -> Reply + Send + 'static,
+    ) -> Begun {
+        Begun::Pending(Guarded::new(Box::pin(async move { encode(future.await) })))
+    }
+}
+
 /// The memory of a handler's future: it is polled there for the first time, and nearly always for the last. If it is not
 /// ready, both go on as a task.
 struct Place<F>(Pin<Box<Option<F>>>);
@@ -78,33 +87,36 @@ impl<F: Future> Future for Place<F> {
 /// Memory for a longer future is not kept: there is one for each method on each thread, for as long as the thread lives.
 const SPARE_LEN_MAX: usize = 4 << 10;
 
-/// Polls a handler's future once, in the memory of the call before it.
+/// Polls a handler's future once, in the memory of the call before it. `encode` makes the reply of what it returns.
 #[inline]
-fn begin_in<F>(spare: &mut Spare, future: F) -> Begun
+fn begin_in<F>(
+    spare: &mut Spare,
+    future: F,
+    encode: impl FnOnce(F::Output) -> Reply + Send + 'static,
+) -> Begun
 where
-    F: Future<Output = Reply> + Send + 'static,
+    F: Future + Send + 'static,
 {
     let mut cx = TaskContext::from_waker(Waker::noop());
     if let Some(place) = spare.as_deref_mut().and_then(<dyn Any>::downcast_mut::<Place<F>>) {
         place.0.set(Some(future));
-        if let Poll::Ready(reply) = Pin::new(&mut *place).poll(&mut cx) {
+        if let Poll::Ready(output) = Pin::new(&mut *place).poll(&mut cx) {
             place.clear();
-            return Begun::Ready(reply);
+            return Begun::Ready(encode(output));
         }
-        let place = std::mem::replace(place, Place(Box::pin(None)));
-        return Begun::Pending(Guarded::new(Box::pin(place)));
+        return Begun::pending(std::mem::replace(place, Place(Box::pin(None))), encode);
     }
     // The first call of this method on this thread.
     let mut place = Place(Box::pin(Some(future)));
     match Pin::new(&mut place).poll(&mut cx) {
-        Poll::Ready(reply) => {
+        Poll::Ready(output) => {
             place.clear();
             if size_of::<F>() <= SPARE_LEN_MAX {
                 *spare = Some(Box::new(place));
             }
-            Begun::Ready(reply)
+            Begun::Ready(encode(output))
         }
-        Poll::Pending => Begun::Pending(Guarded::new(Box::pin(place))),
+        Poll::Pending => Begun::pending(place, encode),
     }
 }
 
@@ -141,9 +153,11 @@ impl Body<'_> {
 
 /// A reply that may be kept for long, and counts by its length: a small part of a large request is copied, since it would
 /// hold all of the request's memory.
-fn apart(reply: Bytes, buffer: &Range<usize>) -> Bytes {
+#[inline]
+fn apart(reply: Bytes, buffer: &Range<usize>) -> Encoded {
     let is_part = buffer.contains(&reply.as_ptr().addr());
-    if is_part && reply.len() < buffer.len() / 2 { Bytes::copy_from_slice(&reply) } else { reply }
+    let copied = is_part && reply.len() < buffer.len() / 2;
+    Encoded::Shared(if copied { Bytes::copy_from_slice(&reply) } else { reply })
 }
 
 /// How a call is executed.
@@ -212,7 +226,7 @@ where
     fn plan(&self, context: Context, body: Body<'_>) -> Result<Plan, NotExecuted> {
         let arguments = decode_arguments(body.bytes, self.limits)?;
         let (function, name) = (self.function.clone(), self.name);
-        Ok(Plan::future(async move { encoded(function(context, arguments), name).await }))
+        Ok(Plan::future(async move { encoded(&function(context, arguments).await, name) }))
     }
 
     fn begin(
@@ -222,7 +236,9 @@ where
         spare: &mut Spare,
     ) -> Result<Begun, NotExecuted> {
         let arguments = decoded(|| decode_arguments(body.bytes, self.limits))?;
-        Ok(begin_in(spare, encoded((self.function)(context, arguments), self.name)))
+        let name = self.name;
+        let future = (self.function)(context, arguments);
+        Ok(begin_in(spare, future, move |reply| encoded(&reply, name)))
     }
 }
 
@@ -234,8 +250,9 @@ pub(super) fn decode_arguments<A: DeserializeOwned>(
     decode(bytes, limits).ok_or(NotExecuted::BadArguments)
 }
 
-async fn encoded<R: Serialize>(reply: impl Future<Output = R>, method: &'static str) -> Reply {
-    let encoded = crate::buffer::encode(&reply.await);
+#[inline]
+fn encoded<R: Serialize>(reply: &R, method: &'static str) -> Reply {
+    let encoded = crate::buffer::encode(reply);
     encoded.map_err(|error| Unencodable(format!("{method}: the reply cannot be encoded: {error}")))
 }
 
@@ -258,8 +275,7 @@ where
     fn plan(&self, context: Context, body: Body<'_>) -> Result<Plan, NotExecuted> {
         let function = self.function.clone();
         let (body, buffer) = (body.keep(), body.buffer());
-        let reply = async move { apart(function(context, body).await, &buffer) };
-        Ok(Plan::future(async move { Ok(Encoded::Shared(reply.await)) }))
+        Ok(Plan::future(async move { Ok(apart(function(context, body).await, &buffer)) }))
     }
 
     fn begin(
@@ -269,8 +285,8 @@ where
         spare: &mut Spare,
     ) -> Result<Begun, NotExecuted> {
         let buffer = body.buffer();
-        let reply = (self.function)(context, body.keep());
-        Ok(begin_in(spare, async move { Ok(Encoded::Shared(apart(reply.await, &buffer))) }))
+        let future = (self.function)(context, body.keep());
+        Ok(begin_in(spare, future, move |reply| Ok(apart(reply, &buffer))))
     }
 }
 
@@ -282,11 +298,11 @@ mod tests {
     fn is_kept<const LEN: usize>() -> bool {
         let mut spare = None;
         let bytes = [1; LEN];
-        let begun = begin_in(&mut spare, async move {
+        let future = async move {
             std::future::ready(()).await;
-            assert_eq!(bytes[LEN - 1], 1);
-            Ok(Encoded::Shared(Bytes::new()))
-        });
+            bytes[LEN - 1]
+        };
+        let begun = begin_in(&mut spare, future, |last| encoded(&last, "test"));
         assert!(matches!(begun, Begun::Ready(Ok(_))));
         spare.is_some()
     }
@@ -303,13 +319,14 @@ mod tests {
         let body = Body { bytes: &large[32..], large: Some(&large) };
         let buffer = body.buffer();
         let part = body.keep().slice(1_000..3_000);
-        let reply = apart(part.clone(), &buffer);
+        let apart = |reply| apart(reply, &buffer).into_bytes();
+        let reply = apart(part.clone());
         assert_eq!(reply, part);
         assert_ne!(reply.as_ptr(), part.as_ptr(), "it holds nothing of the request");
         let most = body.keep();
-        assert_eq!(apart(most.clone(), &buffer).as_ptr(), most.as_ptr(), "no copy of all of it");
+        assert_eq!(apart(most.clone()).as_ptr(), most.as_ptr(), "no copy of all of it");
         let other = Bytes::from(vec![1; 10]);
-        assert_eq!(apart(other.clone(), &buffer).as_ptr(), other.as_ptr());
+        assert_eq!(apart(other.clone()).as_ptr(), other.as_ptr());
         let small = Body { bytes: &large[..10], large: None };
         assert!(small.buffer().is_empty());
     }
