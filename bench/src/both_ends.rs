@@ -32,6 +32,9 @@ use crate::subject::Way;
 const ECHO: MethodId = MethodId::of("bench/echo");
 const TYPED_ECHO: Method<Bytes, Bytes> = Method::new("bench/echo").reply_len_max((1 << 20) + 64);
 
+/// Bytes on the wire of a typed body of 32: its length goes before it.
+const TYPED_LEN: usize = 33;
+
 /// What a run is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Setup {
@@ -55,6 +58,7 @@ fn setups() -> Vec<Setup> {
         setup(Way::Loops, true, 1),
         setup(Way::Loops, false, 64),
         setup(Way::Loops, true, 64),
+        Setup { body_len: TYPED_LEN, ..setup(Way::Loops, false, 64) },
         setup(Way::Tasks, true, 64),
         setup(Way::Buffered, true, 64),
         setup(Way::Tasks, true, 1024),
@@ -101,12 +105,22 @@ pub(crate) fn print(rows: &[BothRow]) {
 
 /// What is promised of a call in W2.
 pub(crate) fn goals(rows: &[BothRow]) -> Vec<Goal> {
-    let w2 = |row: &&BothRow| row.setup.way == Way::Loops && row.setup.outstanding == 64;
-    let bound = |row: &BothRow| {
-        let (name, bound) = if row.setup.typed { ("typed", 3350.0) } else { ("raw", 3200.0) };
-        Goal::most(&format!("both ends, W2 {name}, instructions"), row.instructions, bound)
+    let w2 = |typed, body_len| {
+        let setup = Setup { way: Way::Loops, typed, outstanding: 64, body_len };
+        rows.iter().find(|row| row.setup == setup).map(|row| row.instructions)
     };
-    rows.iter().filter(w2).map(bound).collect()
+    let (raw, typed) = (w2(false, 32), w2(true, 32));
+    let most =
+        |name, figure: f64, bound| Goal::most(&format!("both ends, W2 {name}"), figure, bound);
+    let ratio = typed.zip(w2(false, TYPED_LEN)).map(|(typed, raw)| typed / raw);
+    [
+        raw.map(|raw| most("raw, instructions", raw, 3200.0)),
+        typed.map(|typed| most("typed, instructions", typed, 3350.0)),
+        ratio.map(|ratio| most("typed × raw of the same bytes", ratio, 1.05)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// Makes calls: what callgrind counts.
