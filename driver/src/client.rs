@@ -129,7 +129,7 @@ impl Client {
 
     /// A call of a typed method: await it, or set its options first. It may run more than once if the method is
     /// [`idempotent`](Method::idempotent), unless the call says [`at_most_once`](Call::at_most_once).
-    pub fn call<A: Serialize, R: DeserializeOwned>(
+    pub fn call<A: Serialize, R: DeserializeOwned + 'static>(
         &self,
         method: &Method<A, R>,
         arguments: &A,

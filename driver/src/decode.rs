@@ -10,11 +10,13 @@
 
 mod access;
 
+use std::any::Any;
 use std::fmt;
 
+use bytes::Bytes;
 use serde::de::{
-    DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess,
-    Visitor,
+    Deserialize, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess,
+    SeqAccess, Visitor,
 };
 
 use access::{BoundedAccess, Paid};
@@ -52,14 +54,37 @@ impl ValueLimits {
 }
 
 /// The value that `bytes` are; `None` if they are none, or more than one, or one beyond its limits.
-#[inline]
-pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], limits: ValueLimits) -> Option<T> {
+#[inline(always)]
+pub(crate) fn decode<'de, T: Deserialize<'de>>(bytes: &'de [u8], limits: ValueLimits) -> Option<T> {
     let mut postcard = postcard::Deserializer::from_bytes(bytes);
     let mut memory = limits.memory(bytes.len());
     // The value itself belongs to the caller.
     let left = Left { memory: &mut memory, depth: limits.depth_max, place: usize::MAX };
     let value = T::deserialize(Bounded { inner: &mut postcard, left }).ok()?;
     postcard.finalize().ok()?.is_empty().then_some(value)
+}
+
+/// The same of bytes that are a part of `large`, if that is there: a value that is [`Bytes`] and nothing else, as
+/// arguments also in a tuple of its own, shares it instead of being copied.
+#[inline(always)]
+pub(crate) fn decode_shared<T: DeserializeOwned + 'static>(
+    bytes: &[u8],
+    large: Option<&Bytes>,
+    limits: ValueLimits,
+) -> Option<T> {
+    if let Some(large) = large {
+        let mut shared: Option<T> = None;
+        let place: &mut dyn Any = &mut shared;
+        if let Some(place) = place.downcast_mut::<Option<Bytes>>() {
+            *place = Some(large.slice_ref(decode::<&[u8]>(bytes, limits)?));
+            return shared;
+        }
+        if let Some(place) = place.downcast_mut::<Option<(Bytes,)>>() {
+            *place = Some((large.slice_ref(decode::<&[u8]>(bytes, limits)?),));
+            return shared;
+        }
+    }
+    decode(bytes, limits)
 }
 
 /// What a value may still cost.
@@ -352,5 +377,35 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Bounded<'_, S> {
     #[inline]
     fn deserialize<D: Deserializer<'de>>(self, inner: D) -> Result<S::Value, D::Error> {
         self.inner.deserialize(Bounded { inner, left: self.left })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_that_is_bytes_shares_the_buffer_it_came_in() {
+        const LEN: usize = 100_000;
+        let mut frame = vec![0; 32];
+        frame.extend(postcard::to_allocvec(&Bytes::from(vec![7; LEN])).unwrap());
+        let frame = Bytes::from(frame);
+        let (body, bytes) = (&frame[32..], &frame[35..]);
+        let limits = ValueLimits::DEFAULT;
+        let value: Bytes = decode_shared(body, Some(&frame), limits).unwrap();
+        let (argument,): (Bytes,) = decode_shared(body, Some(&frame), limits).unwrap();
+        for shared in [&value, &argument] {
+            assert_eq!((shared.as_ptr(), shared.len()), (bytes.as_ptr(), LEN));
+        }
+        let copied: Bytes = decode_shared(body, None, limits).unwrap();
+        assert_eq!(copied, value);
+        assert_ne!(copied.as_ptr(), bytes.as_ptr());
+        // Shared or not, the bounds are the same.
+        let small = ValueLimits { memory_max: Some(LEN), ..limits };
+        for large in [None, Some(&frame)] {
+            assert_eq!(decode_shared::<Bytes>(body, large, small), None);
+            assert_eq!(decode_shared::<(Bytes,)>(&body[..LEN], large, limits), None);
+            assert_eq!(decode_shared::<Vec<u8>>(body, large, limits), Some(vec![7; LEN]));
+        }
     }
 }

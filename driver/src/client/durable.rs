@@ -131,7 +131,7 @@ impl DurableClient {
 
     /// Begins a call of a typed method, with the client's timeout. `tag` is what the caller will know it by after a
     /// restart: an order's number, say.
-    pub fn call<A: Serialize, R: DeserializeOwned>(
+    pub fn call<A: Serialize, R: DeserializeOwned + 'static>(
         &self,
         tag: impl Into<Bytes>,
         method: &Method<A, R>,
@@ -240,7 +240,7 @@ impl RecoveredCall {
     ///
     /// # Errors
     /// The same again, if it is not.
-    pub fn typed<A, R: DeserializeOwned>(
+    pub fn typed<A, R: DeserializeOwned + 'static>(
         self,
         method: &Method<A, R>,
     ) -> Result<DurableCall<R>, RecoveredCall> {

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::pending::PendingId;
 use super::shared::Shared;
-use crate::decode::{ValueLimits, decode};
+use crate::decode::{ValueLimits, decode_shared};
 use crate::reply::{RawOutcome, ReplyBody};
 
 /// The one truthful outcome of a call.
@@ -103,9 +103,10 @@ impl<R> Clone for Decode<R> {
 
 impl<R> Copy for Decode<R> {}
 
-impl<R: DeserializeOwned> Decode<R> {
+impl<R: DeserializeOwned + 'static> Decode<R> {
     pub(crate) fn postcard(limits: ValueLimits) -> Decode<R> {
-        let decode = |body: ReplyBody, limits| decode(body.as_slice(), limits);
+        let decode =
+            |body: ReplyBody, limits| decode_shared(body.as_slice(), body.shared(), limits);
         Decode { decode, limits, types: PhantomData }
     }
 }

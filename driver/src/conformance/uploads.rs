@@ -168,7 +168,7 @@ async fn start(world: &World) -> (Arc<Seen>, Host, FaultyLink) {
 }
 
 /// Sends bytes up to this position, of this many.
-async fn send_until<R: serde::de::DeserializeOwned>(
+async fn send_until<R: serde::de::DeserializeOwned + 'static>(
     upload: &mut Upload<Bytes, R>,
     position: u64,
 ) -> Result<(), UploadError> {

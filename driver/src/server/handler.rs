@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use super::context::Context;
 use crate::buffer::{Encoded, Spare};
 use crate::caught::{Guarded, caught};
-use crate::decode::{ValueLimits, decode};
+use crate::decode::{ValueLimits, decode_shared};
 use crate::method::{Method, MethodOptions};
 use crate::transport::BoxFuture;
 
@@ -135,7 +135,12 @@ pub(super) struct Body<'d> {
     pub(super) large: Option<&'d Bytes>,
 }
 
-impl Body<'_> {
+impl<'d> Body<'d> {
+    /// One that was kept.
+    pub(super) fn kept(bytes: &'d Bytes) -> Body<'d> {
+        Body { bytes, large: Some(bytes) }
+    }
+
     #[inline]
     pub(super) fn keep(&self) -> Bytes {
         crate::buffer::share(self.bytes, self.large)
@@ -224,7 +229,7 @@ where
     Fut: Future<Output = R> + Send + 'static,
 {
     fn plan(&self, context: Context, body: Body<'_>) -> Result<Plan, NotExecuted> {
-        let arguments = decode_arguments(body.bytes, self.limits)?;
+        let arguments = decode_arguments(body, self.limits)?;
         let (function, name) = (self.function.clone(), self.name);
         Ok(Plan::future(async move { encoded(&function(context, arguments).await, name) }))
     }
@@ -235,7 +240,7 @@ where
         body: Body<'_>,
         spare: &mut Spare,
     ) -> Result<Begun, NotExecuted> {
-        let arguments = decoded(|| decode_arguments(body.bytes, self.limits))?;
+        let arguments = decoded(|| decode_arguments(body, self.limits))?;
         let name = self.name;
         let future = (self.function)(context, arguments);
         Ok(begin_in(spare, future, move |reply| encoded(&reply, name)))
@@ -243,11 +248,11 @@ where
 }
 
 #[inline]
-pub(super) fn decode_arguments<A: DeserializeOwned>(
-    bytes: &[u8],
+pub(super) fn decode_arguments<A: DeserializeOwned + 'static>(
+    body: Body<'_>,
     limits: ValueLimits,
 ) -> Result<A, NotExecuted> {
-    decode(bytes, limits).ok_or(NotExecuted::BadArguments)
+    decode_shared(body.bytes, body.large, limits).ok_or(NotExecuted::BadArguments)
 }
 
 #[inline]

@@ -40,7 +40,7 @@ where
     R: Serialize + 'static,
 {
     fn plan(&self, context: Context, body: Body<'_>) -> Result<Plan, NotExecuted> {
-        let arguments = decode_arguments(body.bytes, self.limits)?;
+        let arguments = decode_arguments(body, self.limits)?;
         let (function, body) = (self.function.clone(), body.keep());
         let types = PhantomData::<fn(&mut X) -> R>;
         let limits = self.limits;
@@ -78,7 +78,7 @@ where
         let (function, body, limits) = (&self.function, &self.body, self.limits);
         // What a panic leaves in the transaction is rolled back.
         let run = || {
-            let again = || decode_arguments::<A>(body, limits);
+            let again = || decode_arguments::<A>(Body::kept(body), limits);
             let arguments = arguments.map_or_else(again, Ok)?;
             let reply = function(transaction, context, arguments)?;
             Ok::<_, Rollback>(crate::buffer::encode(&reply)?.into_bytes())

@@ -108,7 +108,7 @@ enum Phase {
     Stopped,
 }
 
-impl<T, R: DeserializeOwned> Upload<T, R> {
+impl<T, R: DeserializeOwned + 'static> Upload<T, R> {
     /// Continues the upload with this [`id`](Upload::id), of a [`resumable`](UploadMethod::resumable) method, instead of a new one;
     /// the arguments are those of the first. [`ready`](Upload::ready) says at which position. For an upload that has begun it has
     /// no effect.
