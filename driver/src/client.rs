@@ -48,7 +48,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use oncewire_core::{CallError, MethodId};
+use oncewire_core::{CallError, MethodId, NotExecuted};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -134,7 +134,8 @@ impl Client {
         method: &Method<A, R>,
         arguments: &A,
     ) -> Call<R> {
-        let body = crate::buffer::encode(arguments).map_err(|_| CallError::Unencodable);
+        let unencodable = NotExecuted::NotBegun(CallError::Unencodable);
+        let body = crate::buffer::encode(arguments).map_err(|_| unencodable);
         let idempotent = method.spec().idempotent;
         let decode = Decode::postcard(method.values());
         Call::new(&self.handle.shared, CalledMethod::of(method), idempotent, body, decode)
@@ -252,7 +253,7 @@ const _: () = {
 
 #[cfg(test)]
 mod tests {
-    use oncewire_core::{NotExecuted, Unknown};
+    use oncewire_core::Unknown;
 
     use super::*;
     use crate::transport::{BoxFuture, BoxStream};

@@ -101,10 +101,10 @@ impl<R> Call<R> {
         shared: &Arc<Shared>,
         method: CalledMethod,
         idempotent: bool,
-        arguments: Result<Encoded, CallError>,
+        arguments: Result<Encoded, NotExecuted>,
         decode: Decode<R>,
     ) -> Call<R> {
-        let call = arguments.map_err(NotExecuted::NotBegun).map(|arguments| {
+        let call = arguments.map(|arguments| {
             let mut call = core::Call::new(method.id, &[]);
             call.timeout = shared.options.timeout;
             call.fail_fast = shared.options.fail_fast;

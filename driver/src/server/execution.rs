@@ -168,7 +168,8 @@ impl Shared {
         let method = self.methods.get(call.method_index)?;
         let context = Context::new(self.watch(), call.key, call.deadline, caller.clone());
         let spare = spares.of_method(call.method_index);
-        match caught(|| method.handler.begin(context, call.body, spare)) {
+        let mut decoded = false;
+        match caught(|| method.handler.begin(context, call.body, spare, &mut decoded)) {
             Ok(Ok(Begun::Ready(reply))) => {
                 Some(Ended { running, permit, recorded: None, end: End::of(reply) })
             }
@@ -177,6 +178,7 @@ impl Shared {
                 None
             }
             Ok(Err(why)) => Some(Ended::refused(running, permit, why)),
+            Err(_) if !decoded => Some(Ended::refused(running, permit, NotExecuted::BadArguments)),
             Err(_) => {
                 // What has panicked may be in it.
                 drop(Guarded::new(spare.take()));

@@ -33,17 +33,21 @@ pub(super) struct MethodEntry {
 /// The erased form of a handler.
 pub(super) trait Handle: Send + Sync + 'static {
     /// Decodes the arguments and says how to execute the call. Nothing of it is executed by that.
-    fn plan(&self, context: Context, body: Body<'_>) -> Result<Plan, NotExecuted>;
-
-    /// The same for a call that was started already: it may begin to be executed.
     ///
     /// # Panics
-    /// If the function does. A panic while decoding is no panic, but an error.
+    /// If decoding does.
+    fn plan(&self, context: Context, body: Body<'_>) -> Result<Plan, NotExecuted>;
+
+    /// The same for a call that was started already: it may begin to be executed. `decoded` is set before it does.
+    ///
+    /// # Panics
+    /// If decoding does, or the function: `decoded` says which.
     fn begin(
         &self,
         context: Context,
         body: Body<'_>,
         spare: &mut Spare,
+        decoded: &mut bool,
     ) -> Result<Begun, NotExecuted>;
 }
 
@@ -118,13 +122,6 @@ where
         }
         Poll::Pending => Begun::pending(place, encode),
     }
-}
-
-/// What decoding has brought; a panic refuses the call.
-pub(super) fn decoded<T>(
-    decode: impl FnOnce() -> Result<T, NotExecuted>,
-) -> Result<T, NotExecuted> {
-    caught(decode).unwrap_or(Err(NotExecuted::BadArguments))
 }
 
 /// A request's body, as it was received.
@@ -239,8 +236,10 @@ where
         context: Context,
         body: Body<'_>,
         spare: &mut Spare,
+        decoded: &mut bool,
     ) -> Result<Begun, NotExecuted> {
-        let arguments = decoded(|| decode_arguments(body, self.limits))?;
+        let arguments = decode_arguments(body, self.limits)?;
+        *decoded = true;
         let name = self.name;
         let future = (self.function)(context, arguments);
         Ok(begin_in(spare, future, move |reply| encoded(&reply, name)))
@@ -288,7 +287,9 @@ where
         context: Context,
         body: Body<'_>,
         spare: &mut Spare,
+        decoded: &mut bool,
     ) -> Result<Begun, NotExecuted> {
+        *decoded = true;
         let buffer = body.buffer();
         let future = (self.function)(context, body.keep());
         Ok(begin_in(spare, future, move |reply| Ok(apart(reply, &buffer))))

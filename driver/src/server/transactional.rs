@@ -49,7 +49,13 @@ where
     }
 
     // There is none without a ledger, and with one no call is started before its plan.
-    fn begin(&self, _: Context, _: Body<'_>, _: &mut Spare) -> Result<Begun, NotExecuted> {
+    fn begin(
+        &self,
+        _: Context,
+        _: Body<'_>,
+        _: &mut Spare,
+        _: &mut bool,
+    ) -> Result<Begun, NotExecuted> {
         Err(NotExecuted::LedgerFailed)
     }
 }

@@ -14,11 +14,12 @@ use oncewire_core::{Admission, CallKey, Instant, NotExecuted, Request, SessionKe
 
 use super::context::Context;
 use super::execution::{Call, Execution};
-use super::handler::{Body, Plan, decoded};
+use super::handler::{Body, Plan};
 use super::ledger_queue::Prepared;
 use super::limits::{Permit, Waiting};
 use super::state::{Shared, State};
 use crate::buffer::Spares;
+use crate::caught::caught;
 use crate::transport::Subject;
 
 impl Waiting {
@@ -163,7 +164,9 @@ impl Shared {
     ) {
         let Some(method) = self.methods.get(call.method_index) else { return };
         let context = Context::new(self.watch(), call.key, call.deadline, caller.clone());
-        let plan = decoded(|| method.handler.plan(context, call.body));
+        // What panics is only the decoding.
+        let plan = caught(|| method.handler.plan(context, call.body))
+            .unwrap_or(Err(NotExecuted::BadArguments));
         let (one_way, options) = (call.one_way, method.options);
         // Those before it may have taken their time.
         let now = self.runtime.now();
