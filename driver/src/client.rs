@@ -48,7 +48,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use oncewire_core::{CallError, MethodId, NotExecuted};
+use oncewire_core::{CallError, MethodId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -134,18 +134,20 @@ impl Client {
         method: &Method<A, R>,
         arguments: &A,
     ) -> Call<R> {
-        let unencodable = NotExecuted::NotBegun(CallError::Unencodable);
-        let body = crate::buffer::encode(arguments).map_err(|_| unencodable);
-        let idempotent = method.spec().idempotent;
         let decode = Decode::postcard(method.values());
-        Call::new(&self.handle.shared, CalledMethod::of(method), idempotent, body, decode)
+        let called = CalledMethod::of(method);
+        let shared = &self.handle.shared;
+        match crate::buffer::encode(arguments) {
+            Ok(body) => Call::new(shared, called, method.spec().idempotent, body, decode),
+            Err(_) => Call::refused(shared, called, CallError::Unencodable, decode),
+        }
     }
 
     /// A call with bytes for arguments and bytes for a reply. It runs at most once, unless it says
     /// [`idempotent`](Call::idempotent).
     pub fn call_raw(&self, method: MethodId, body: impl Into<Bytes>) -> Call<Bytes> {
         let called = CalledMethod::of_bytes(method);
-        let body = Ok(Encoded::Shared(body.into()));
+        let body = Encoded::Shared(body.into());
         Call::new(&self.handle.shared, called, false, body, Decode::raw())
     }
 
@@ -153,7 +155,7 @@ impl Client {
     #[cfg(feature = "stream")]
     pub(crate) fn call_encoded(&self, method: MethodId, body: Encoded) -> Call<Bytes> {
         let called = CalledMethod::of_bytes(method);
-        Call::new(&self.handle.shared, called, false, Ok(body), Decode::raw())
+        Call::new(&self.handle.shared, called, false, body, Decode::raw())
     }
 
     /// How long calls of this client wait, unless they say otherwise.
@@ -253,7 +255,7 @@ const _: () = {
 
 #[cfg(test)]
 mod tests {
-    use oncewire_core::Unknown;
+    use oncewire_core::{NotExecuted, Unknown};
 
     use super::*;
     use crate::transport::{BoxFuture, BoxStream};

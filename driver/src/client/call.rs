@@ -101,17 +101,27 @@ impl<R> Call<R> {
         shared: &Arc<Shared>,
         method: CalledMethod,
         idempotent: bool,
-        arguments: Result<Encoded, NotExecuted>,
+        arguments: Encoded,
         decode: Decode<R>,
     ) -> Call<R> {
-        let call = arguments.map(|arguments| {
-            let mut call = core::Call::new(method.id, &[]);
-            call.timeout = shared.options.timeout;
-            call.fail_fast = shared.options.fail_fast;
-            call.idempotent = idempotent;
-            Description { call, arguments }
-        });
-        Call { shared: shared.clone(), state: State::Fresh(call), decode, method }
+        let mut call = core::Call::new(method.id, &[]);
+        call.timeout = shared.options.timeout;
+        call.fail_fast = shared.options.fail_fast;
+        call.idempotent = idempotent;
+        let state = State::Fresh(Ok(Description { call, arguments }));
+        Call { shared: shared.clone(), state, decode, method }
+    }
+
+    /// One that cannot begin.
+    #[cold]
+    pub(super) fn refused(
+        shared: &Arc<Shared>,
+        method: CalledMethod,
+        why: CallError,
+        decode: Decode<R>,
+    ) -> Call<R> {
+        let state = State::Fresh(Err(NotExecuted::NotBegun(why)));
+        Call { shared: shared.clone(), state, decode, method }
     }
 
     /// Time until the caller gives up (S17).

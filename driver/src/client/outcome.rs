@@ -90,7 +90,7 @@ impl std::error::Error for CallFailure {}
 ///
 /// A function pointer, so that calls need no bound on their reply's type.
 pub(crate) struct Decode<R> {
-    decode: fn(ReplyBody, ValueLimits) -> Option<R>,
+    decode: fn(ReplyBody, ValueLimits) -> Outcome<R>,
     limits: ValueLimits,
     types: PhantomData<fn() -> R>,
 }
@@ -106,14 +106,17 @@ impl<R> Copy for Decode<R> {}
 impl<R: DeserializeOwned + 'static> Decode<R> {
     pub(crate) fn postcard(limits: ValueLimits) -> Decode<R> {
         let decode =
-            |body: ReplyBody, limits| decode_shared(body.as_slice(), body.shared(), limits);
+            |body: ReplyBody, limits| match decode_shared(body.as_slice(), body.shared(), limits) {
+                Some(reply) => Outcome::Reply(reply),
+                None => Outcome::NoReply(NoReply::Undecodable),
+            };
         Decode { decode, limits, types: PhantomData }
     }
 }
 
 impl Decode<Bytes> {
     pub(crate) fn raw() -> Decode<Bytes> {
-        let decode = |body: ReplyBody, _| Some(body.into_bytes());
+        let decode = |body: ReplyBody, _| Outcome::Reply(body.into_bytes());
         Decode { decode, limits: ValueLimits::DEFAULT, types: PhantomData }
     }
 }
@@ -122,10 +125,7 @@ impl<R> Decode<R> {
     #[inline]
     pub(crate) fn outcome(self, raw: RawOutcome, ticket: Option<Ticket<R>>) -> Outcome<R> {
         match raw {
-            RawOutcome::Reply(body) => match (self.decode)(body, self.limits) {
-                Some(reply) => Outcome::Reply(reply),
-                None => Outcome::NoReply(NoReply::Undecodable),
-            },
+            RawOutcome::Reply(body) => (self.decode)(body, self.limits),
             RawOutcome::NoReply(why) => Outcome::NoReply(why),
             RawOutcome::NotExecuted(why) => Outcome::NotExecuted(why),
             RawOutcome::Unknown(why, _) => Outcome::Unknown(why, ticket),

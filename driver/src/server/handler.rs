@@ -59,11 +59,9 @@ pub(super) enum Begun {
 }
 
 impl Begun {
-    fn pending<F: Future + Send + 'static>(
-        future: F,
-        encode: impl FnOnce(F::Output) -> Reply + Send + 'static,
-    ) -> Begun {
-        Begun::Pending(Guarded::new(Box::pin(async move { encode(future.await) })))
+    /// A future that was polled, and its reply to come.
+    fn pending(reply: impl Future<Output = Reply> + Send + 'static) -> Begun {
+        Begun::Pending(Guarded::new(Box::pin(reply)))
     }
 }
 
@@ -91,37 +89,37 @@ impl<F: Future> Future for Place<F> {
 /// Memory for a longer future is not kept: there is one for each method on each thread, for as long as the thread lives.
 const SPARE_LEN_MAX: usize = 4 << 10;
 
-/// Polls a handler's future once, in the memory of the call before it. `encode` makes the reply of what it returns.
+/// Polls a handler's future once, in the memory of the call before it. Returns what it has returned.
+///
+/// # Errors
+/// The future, if it is not ready.
 #[inline]
-fn begin_in<F>(
-    spare: &mut Spare,
-    future: F,
-    encode: impl FnOnce(F::Output) -> Reply + Send + 'static,
-) -> Begun
-where
-    F: Future + Send + 'static,
-{
+fn poll_once<F: Future + 'static>(spare: &mut Spare, future: F) -> Result<F::Output, Place<F>> {
     let mut cx = TaskContext::from_waker(Waker::noop());
-    if let Some(place) = spare.as_deref_mut().and_then(<dyn Any>::downcast_mut::<Place<F>>) {
-        place.0.set(Some(future));
-        if let Poll::Ready(output) = Pin::new(&mut *place).poll(&mut cx) {
-            place.clear();
-            return Begun::Ready(encode(output));
-        }
-        return Begun::pending(std::mem::replace(place, Place(Box::pin(None))), encode);
-    }
-    // The first call of this method on this thread.
-    let mut place = Place(Box::pin(Some(future)));
-    match Pin::new(&mut place).poll(&mut cx) {
+    let Some(place) = spare.as_deref_mut().and_then(<dyn Any>::downcast_mut::<Place<F>>) else {
+        return poll_first(spare, future);
+    };
+    place.0.set(Some(future));
+    match Pin::new(&mut *place).poll(&mut cx) {
         Poll::Ready(output) => {
             place.clear();
-            if size_of::<F>() <= SPARE_LEN_MAX {
-                *spare = Some(Box::new(place));
-            }
-            Begun::Ready(encode(output))
+            Ok(output)
         }
-        Poll::Pending => Begun::pending(place, encode),
+        Poll::Pending => Err(std::mem::replace(place, Place(Box::pin(None)))),
     }
+}
+
+/// The same for the first call of a method on this thread.
+#[cold]
+fn poll_first<F: Future + 'static>(spare: &mut Spare, future: F) -> Result<F::Output, Place<F>> {
+    let mut cx = TaskContext::from_waker(Waker::noop());
+    let mut place = Place(Box::pin(Some(future)));
+    let Poll::Ready(output) = Pin::new(&mut place).poll(&mut cx) else { return Err(place) };
+    place.clear();
+    if size_of::<F>() <= SPARE_LEN_MAX {
+        *spare = Some(Box::new(place));
+    }
+    Ok(output)
 }
 
 /// A request's body, as it was received.
@@ -241,8 +239,10 @@ where
         let arguments = decode_arguments(body, self.limits)?;
         *decoded = true;
         let name = self.name;
-        let future = (self.function)(context, arguments);
-        Ok(begin_in(spare, future, move |reply| encoded(&reply, name)))
+        Ok(match poll_once(spare, (self.function)(context, arguments)) {
+            Ok(reply) => Begun::Ready(encoded(&reply, name)),
+            Err(future) => Begun::pending(async move { encoded(&future.await, name) }),
+        })
     }
 }
 
@@ -291,8 +291,10 @@ where
     ) -> Result<Begun, NotExecuted> {
         *decoded = true;
         let buffer = body.buffer();
-        let future = (self.function)(context, body.keep());
-        Ok(begin_in(spare, future, move |reply| Ok(apart(reply, &buffer))))
+        Ok(match poll_once(spare, (self.function)(context, body.keep())) {
+            Ok(reply) => Begun::Ready(Ok(apart(reply, &buffer))),
+            Err(future) => Begun::pending(async move { Ok(apart(future.await, &buffer)) }),
+        })
     }
 }
 
@@ -308,8 +310,7 @@ mod tests {
             std::future::ready(()).await;
             bytes[LEN - 1]
         };
-        let begun = begin_in(&mut spare, future, |last| encoded(&last, "test"));
-        assert!(matches!(begun, Begun::Ready(Ok(_))));
+        assert!(poll_once(&mut spare, future).is_ok_and(|last| last == 1));
         spare.is_some()
     }
 
