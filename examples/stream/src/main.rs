@@ -1,4 +1,4 @@
-//! Reads a large body over connections that break, and looks at every byte.
+//! Reads a large body, and sends it back, over connections that break, and looks at every byte.
 
 // Real time: a program, not a test.
 #![allow(clippy::disallowed_methods)]
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use oncewire::stream::StreamMethod;
+use oncewire::stream::{Incoming, StreamMethod, UploadMethod};
 use oncewire::{Bytes, Client, ClientOptions, Method, Server, TcpAcceptor, TcpConnector};
 use smol::future;
 use smol::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,6 +17,8 @@ use smol::stream::{self, Stream};
 
 /// The bytes of a body of this length.
 const BODY: StreamMethod<u64, Bytes> = StreamMethod::bytes("files/body").resumable();
+/// Takes a body; returns its length, or what is wrong with it.
+const STORE: UploadMethod<(), Bytes, Result<u64, String>> = UploadMethod::bytes("files/store");
 const ADD_ONE: Method<u64, u64> = Method::new("files/add_one");
 
 const MIB: u64 = 1 << 20;
@@ -47,6 +49,34 @@ fn body(pattern: Bytes, len: u64, from: u64) -> impl Stream<Item = Bytes> + Send
     })
 }
 
+/// Looks at each byte of a body that begins with these.
+struct Checked {
+    pattern: Bytes,
+    position: u64,
+}
+
+impl Checked {
+    fn take(&mut self, mut bytes: Bytes) -> Result<(), String> {
+        while !bytes.is_empty() {
+            let expected = piece(&self.pattern, self.position, bytes.len() as u64);
+            if bytes.split_to(expected.len()) != expected {
+                return Err(format!("other bytes at position {}", self.position));
+            }
+            self.position += expected.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+/// Takes effect when `body` has ended, which is when the client has committed: here it only counts.
+async fn store(pattern: Bytes, mut body: Incoming<Bytes>) -> Result<u64, String> {
+    let mut checked = Checked { pattern, position: 0 };
+    while let Some(bytes) = body.next().await {
+        checked.take(bytes)?;
+    }
+    Ok(checked.position)
+}
+
 /// Passes on what comes, and cuts the connection after so many bytes.
 async fn relay(listener: TcpListener, server: String, cuts: Arc<AtomicU64>) -> std::io::Result<()> {
     loop {
@@ -55,41 +85,45 @@ async fn relay(listener: TcpListener, server: String, cuts: Arc<AtomicU64>) -> s
         for socket in [&client, &server] {
             socket.set_nodelay(true)?;
         }
-        let up = smol::io::copy(client.clone(), server.clone());
-        let down = async {
-            let (mut from, mut to) = (server.clone(), client.clone());
-            let (mut buf, mut left) = (vec![0; 64 << 10], CUT_EVERY);
-            while left > 0 {
-                let len = from.read(&mut buf).await?;
-                if len == 0 {
-                    return Ok(0);
-                }
-                to.write_all(&buf[..len]).await?;
-                left = left.saturating_sub(len as u64);
-            }
-            cuts.fetch_add(1, Ordering::Relaxed);
-            Ok(0)
-        };
+        let up = pass(client.clone(), server.clone(), &cuts);
+        let down = pass(server.clone(), client.clone(), &cuts);
         // Both sockets are closed when their last clones are dropped, here.
         let _ended = future::or(up, down).await;
     }
 }
 
-async fn read(client: &Client, len: u64) -> Result<(), AnyError> {
-    let pattern = pattern();
-    let mut body = client.stream(&BODY, &len);
-    let mut position = 0;
-    while let Some(bytes) = body.next().await {
-        let mut bytes = bytes?;
-        while !bytes.is_empty() {
-            let expected = piece(&pattern, position, bytes.len() as u64);
-            if bytes.split_to(expected.len()) != expected {
-                return Err(format!("other bytes at position {position}").into());
-            }
-            position += expected.len() as u64;
+async fn pass(mut from: TcpStream, mut to: TcpStream, cuts: &AtomicU64) -> std::io::Result<()> {
+    let (mut buf, mut left) = (vec![0; 64 << 10], CUT_EVERY);
+    while left > 0 {
+        let len = from.read(&mut buf).await?;
+        if len == 0 {
+            return Ok(());
         }
+        to.write_all(&buf[..len]).await?;
+        left = left.saturating_sub(len as u64);
     }
+    cuts.fetch_add(1, Ordering::Relaxed);
+    Ok(())
+}
+
+async fn read(client: &Client, len: u64) -> Result<(), AnyError> {
+    let mut checked = Checked { pattern: pattern(), position: 0 };
+    let mut body = client.stream(&BODY, &len);
+    while let Some(bytes) = body.next().await {
+        checked.take(bytes?)?;
+    }
+    let position = checked.position;
     if position != len { Err(format!("it ended at {position} of {len}").into()) } else { Ok(()) }
+}
+
+async fn send(client: &Client, len: u64) -> Result<(), AnyError> {
+    let pattern = pattern();
+    let mut body = client.upload(&STORE, &());
+    while body.position() < len {
+        body.send(piece(&pattern, body.position(), len - body.position())).await?;
+    }
+    let stored = body.commit().await??;
+    if stored != len { Err(format!("{stored} of {len} were stored").into()) } else { Ok(()) }
 }
 
 /// The times of small calls, one after the other, for ever.
@@ -105,10 +139,31 @@ async fn small_calls(client: &Client, times: &mut Vec<Duration>) -> Result<(), A
     Ok(())
 }
 
+/// Does it with small calls beside it, and says how long they took.
+async fn beside_small_calls(
+    what: &str,
+    client: &Client,
+    body: impl Future<Output = Result<(), AnyError>>,
+    len: u64,
+    cuts: &AtomicU64,
+) -> Result<(), AnyError> {
+    let mut times = Vec::new();
+    let (begun, cuts_before) = (Instant::now(), cuts.load(Ordering::Relaxed));
+    future::or(body, small_calls(client, &mut times)).await?;
+    let took = begun.elapsed();
+    times.sort();
+    let at = |percent| times.get(times.len() * percent / 100).copied().unwrap_or_default();
+    let (mib, cuts) = (len / MIB, cuts.load(Ordering::Relaxed) - cuts_before);
+    println!("{mib} MiB {what} in {took:.1?} through {cuts} cuts: every byte came, in order");
+    println!("{} small calls beside it: p50 {:.1?}, p99 {:.1?}", times.len(), at(50), at(99));
+    if cuts > 0 { Ok(()) } else { Err("nothing was cut".into()) }
+}
+
 async fn run(len: u64) -> Result<(), AnyError> {
-    let pattern = pattern();
+    let [of_body, of_store] = [(); 2].map(|()| pattern());
     let server = Server::builder("files")
-        .stream(&BODY, move |_, len, from| std::future::ready(body(pattern.clone(), len, from)))
+        .stream(&BODY, move |_, len, from| std::future::ready(body(of_body.clone(), len, from)))
+        .upload(&STORE, move |_, (), body| store(of_store.clone(), body))
         .method(&ADD_ONE, |_, n| async move { n + 1 })
         .build()?;
     let acceptor = TcpAcceptor::bind("127.0.0.1:0").await?;
@@ -120,17 +175,10 @@ async fn run(len: u64) -> Result<(), AnyError> {
     let relaying = smol::spawn(relay(listener, address, cuts.clone()));
 
     let client = Client::new(TcpConnector::new(relayed), ClientOptions::default());
-    let mut times = Vec::new();
-    let begun = Instant::now();
-    future::or(read(&client, len), small_calls(&client, &mut times)).await?;
-    let took = begun.elapsed();
-    times.sort();
-    let at = |percent| times.get(times.len() * percent / 100).copied().unwrap_or_default();
-    let (mib, cuts) = (len / MIB, cuts.load(Ordering::Relaxed));
-    println!("{mib} MiB in {took:.1?} through {cuts} cuts: every byte came, in order");
-    println!("{} small calls beside it: p50 {:.1?}, p99 {:.1?}", times.len(), at(50), at(99));
+    beside_small_calls("down", &client, read(&client, len), len, &cuts).await?;
+    beside_small_calls("up", &client, send(&client, len), len, &cuts).await?;
     drop((client, relaying, serving));
-    if cuts > 0 { Ok(()) } else { Err("nothing was cut".into()) }
+    Ok(())
 }
 
 fn main() -> ExitCode {
