@@ -41,6 +41,7 @@ impl Client {
             position: 0,
             chunk: Bytes::new(),
             reopens: 0,
+            at_once: 0,
             phase: Phase::Fresh,
         }
     }
@@ -64,6 +65,8 @@ pub struct ServerStream<T> {
     chunk: Bytes,
     /// Since the last item.
     reopens: u32,
+    /// Chunks that were there whenever they were asked for.
+    at_once: u32,
     phase: Phase,
 }
 
@@ -126,11 +129,19 @@ impl<T> ServerStream<T> {
                 }
                 Phase::Open(pulls) => {
                     pulls.fill(&self.client, self.shape, self.timeout);
+                    // Others of its thread have their turn, though it never has to wait.
+                    if self.at_once >= self.shape.credit {
+                        self.at_once = 0;
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
                     let Some(call) = pulls.calls.front_mut() else {
                         debug_assert!(false, "there is a call for the next chunk");
                         return Poll::Pending;
                     };
+                    let at_once = std::mem::take(&mut self.at_once);
                     let outcome = ready!(Pin::new(call).poll(cx));
+                    self.at_once = at_once + 1;
                     pulls.calls.pop_front();
                     self.handle_chunk(outcome)
                 }

@@ -145,14 +145,14 @@ impl<A, T, R> UploadMethod<A, T, R> {
         self
     }
 
-    /// A chunk has at most this many bytes, and so has an item; 64 KiB unless this says otherwise. It must fit into the requests
+    /// A chunk has at most this many bytes, and so has an item; 128 KiB unless this says otherwise. It must fit into the requests
     /// that client and server allow.
     pub const fn chunk_len(mut self, len: u32) -> Self {
         self.shape.chunk_len = chunk_len(len);
         self
     }
 
-    /// This many chunks are sent ahead of their reader: 4 unless this says otherwise, 1 at least and 64 at most. More are for
+    /// This many chunks are sent ahead of their reader: 2 unless this says otherwise, 1 at least and 64 at most. More are for
     /// connections of which a round trip takes long.
     pub const fn credit(mut self, chunks: u32) -> Self {
         self.shape.credit = credit(chunks);

@@ -42,6 +42,7 @@ impl Client {
                 next: 0,
                 read: 0,
                 puts: VecDeque::new(),
+                at_once: 0,
                 phase: Phase::Fresh,
             },
             codec,
@@ -97,12 +98,14 @@ struct Sender {
     read: u64,
     /// In order.
     puts: VecDeque<Call<Bytes>>,
+    /// Chunks for which there was credit whenever they were sent.
+    at_once: u32,
     phase: Phase,
 }
 
 enum Phase {
     Fresh,
-    Opening(Call<Bytes>),
+    Opening(Box<Call<Bytes>>),
     Open,
     /// The function has returned.
     Stopped,
@@ -309,7 +312,7 @@ impl Sender {
         loop {
             match &mut self.phase {
                 Phase::Open | Phase::Stopped => return Poll::Ready(Ok(None)),
-                Phase::Fresh => self.phase = Phase::Opening(self.open()?),
+                Phase::Fresh => self.phase = Phase::Opening(Box::new(self.open()?)),
                 Phase::Opening(call) => {
                     let reply = ready!(Pin::new(call).poll(cx)).ok();
                     return Poll::Ready(self.handle_opened(reply).map(Some));
@@ -345,12 +348,19 @@ impl Sender {
 
     /// Waits until one more chunk may be sent.
     fn poll_credit(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UploadBreak>> {
+        // Others of its thread have their turn, though it never has to wait.
+        if self.at_once >= self.shape.credit {
+            self.at_once = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         loop {
             self.handle_taken(cx)?;
             if self.next < self.read + u64::from(self.shape.credit) {
                 return Poll::Ready(Ok(()));
             }
             if !self.puts.is_empty() {
+                self.at_once = 0;
                 return Poll::Pending;
             }
             // All chunks have arrived, and the first of them was not read for long.
@@ -393,6 +403,7 @@ impl Sender {
         let call = self.call(self.next, end, chunk);
         self.puts.push_back(call);
         self.next += 1;
+        self.at_once += 1;
     }
 
     fn call(&self, chunk: u64, end: u64, mut body: Vec<u8>) -> Call<Bytes> {
