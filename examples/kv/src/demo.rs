@@ -24,7 +24,7 @@ const CLIENTS: u64 = 6;
 /// Calls between two kills, at least.
 const CALLS_BETWEEN: u64 = 40;
 /// A connection is cut before so many bytes have come back.
-const CUT_BELOW: u64 = 8_000;
+const CUT_BELOW: u64 = 1_500;
 /// How long anything may take. Only what fails takes so long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
