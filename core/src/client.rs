@@ -38,6 +38,7 @@ use crate::keepalive::Keepalive;
 use crate::outcome::{CallError, NotExecuted, Outcome};
 use crate::storage::{Body, ClientStorage, Places, Table};
 use crate::time::{Instant, Timer};
+use crate::wire::{self, Metadata};
 use call::{CallState, Calls, Reason};
 use calls::CallTable;
 use event::PendingEvents;
@@ -130,6 +131,8 @@ pub struct Client<S: ClientStorage> {
     keepalive: Keepalive,
     timers: ConnTimers,
     pending_events: PendingEvents,
+    /// Flags that no request of the session may have: that of metadata, until they are granted.
+    flags_refused: u8,
     counters: ClientCounters,
 }
 
@@ -151,6 +154,7 @@ impl<S: ClientStorage> Client<S> {
             keepalive: Keepalive::default(),
             timers: ConnTimers::default(),
             pending_events: PendingEvents::default(),
+            flags_refused: wire::FLAG_METADATA,
             counters: ClientCounters::default(),
         }
     }
@@ -180,6 +184,9 @@ impl<S: ClientStorage> Client<S> {
         }
         if self.config.durable && call.one_way {
             return Err(CallError::OneWay);
+        }
+        if call.metadata {
+            Metadata::split(call.body.as_slice()).map_err(CallError::BadMetadata)?;
         }
         let (deadline, one_way) = (self.now + call.timeout, call.one_way);
         let sendable = matches!(call.comparison, Comparison::NotNeeded | Comparison::Same);
@@ -421,6 +428,7 @@ impl<S: ClientStorage> Client<S> {
 
     fn end_session(&mut self) {
         self.session = None;
+        self.flags_refused = wire::FLAG_METADATA;
         self.table.start_session(self.config.xid_before_first);
     }
 

@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use crate::wire::MetadataError;
+
 /// Whether a call was executed, as far as the holder of an outcome or an error can know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Executed {
@@ -123,6 +125,10 @@ pub enum NotExecuted {
     LedgerFailed,
     /// The server does not let this caller call the method (S5).
     PermissionDenied,
+    /// The server could not read the call's metadata.
+    BadMetadata,
+    /// The call has metadata, and the server does not take any.
+    MetadataUnsupported,
     /// The request is larger than the session was granted.
     RequestTooLarge,
     /// There was no connection, and the call was to fail fast (S21).
@@ -160,6 +166,8 @@ impl fmt::Display for NotExecuted {
             NotExecuted::Aborted => "the transaction was rolled back",
             NotExecuted::LedgerFailed => "the server's ledger cannot write",
             NotExecuted::PermissionDenied => "the server does not let this caller call the method",
+            NotExecuted::BadMetadata => "the server could not read the call's metadata",
+            NotExecuted::MetadataUnsupported => "the call has metadata, and the server takes none",
             NotExecuted::RequestTooLarge => "the request is larger than the session was granted",
             NotExecuted::Disconnected => "there was no connection, and the call was to fail fast",
             NotExecuted::NeverConnected => "no connection to the server could be made",
@@ -203,6 +211,8 @@ pub enum CallError {
     },
     /// The arguments cannot be encoded.
     Unencodable,
+    /// The metadata breaks one of its limits.
+    BadMetadata(MetadataError),
     /// The process was forked since the client was made: the threads that drive it are the parent's. Drivers say so.
     Forked,
     /// The call is one-way and the client is [durable](crate::ClientConfig::durable): a journal keeps a call until its
@@ -233,6 +243,7 @@ impl fmt::Display for CallError {
             CallError::Unencodable => {
                 f.write_str("call not begun: its arguments cannot be encoded")
             }
+            CallError::BadMetadata(why) => write!(f, "call not begun: {why}"),
             CallError::OneWay => {
                 f.write_str("call not begun: a durable client makes no one-way calls")
             }
@@ -324,7 +335,9 @@ impl Status {
                 NotExecuted::Aborted => 0x17,
                 NotExecuted::LedgerFailed => 0x18,
                 NotExecuted::PermissionDenied => 0x19,
+                NotExecuted::BadMetadata => 0x1a,
                 NotExecuted::RequestTooLarge
+                | NotExecuted::MetadataUnsupported
                 | NotExecuted::Disconnected
                 | NotExecuted::NeverConnected
                 | NotExecuted::SessionRefused
@@ -373,6 +386,7 @@ impl Status {
             0x17 => Status::Refused(NotExecuted::Aborted),
             0x18 => Status::Refused(NotExecuted::LedgerFailed),
             0x19 => Status::Refused(NotExecuted::PermissionDenied),
+            0x1a => Status::Refused(NotExecuted::BadMetadata),
             0x20 => Status::NotSeen { ask },
             0x21 => Status::Interrupted,
             _ => return None,
@@ -395,6 +409,6 @@ mod tests {
                 assert_eq!(numbered.map(Status::ask), (byte == 0x20).then_some(7));
             }
         }
-        assert_eq!(known, 17);
+        assert_eq!(known, 18);
     }
 }

@@ -12,6 +12,7 @@
 //! | `server/dedup.rs` | what happens to a call: every decision, as pure functions |
 //! | `server/handshake.rs` | opening, resuming, restoring and ending sessions |
 //! | `server/receive.rs` | frames that come |
+//! | `server/metadata.rs` | requests with metadata |
 //! | `server/long.rs` | long requests while they come |
 //! | `server/execute.rs` | from admission to reply |
 //! | `server/held.rs` | held calls in the order of their xids |
@@ -27,6 +28,7 @@ mod execute;
 mod handshake;
 mod held;
 mod long;
+mod metadata;
 mod quota;
 mod receive;
 mod replies;

@@ -5,15 +5,20 @@
 //! keeps anything. The rule numbers (W1 …) are those of `PROTOCOL.md`.
 
 mod codec;
+mod metadata;
 pub(crate) mod writer;
 
 use serde::{Deserialize, Serialize};
 
 pub(crate) use codec::{
-    Control, Parsed, first_frame_error, is_not_hello, may_be_pong, parse, peek_request,
-    reply_header, request_header,
+    Control, KIND_REQUEST, Parsed, first_frame_error, is_not_hello, may_be_pong, may_have_metadata,
+    parse, peek_request, reply_header, request_header,
 };
 pub use codec::{Decoded, FrameInfo, decode, encode, peek};
+pub use metadata::{
+    METADATA_KEY_LEN_MAX, METADATA_LEN_MAX, METADATA_PAIRS_MAX, Metadata, MetadataError,
+    MetadataValue, MetadataWriter,
+};
 
 pub use crate::instance::{INSTANCE_NAME_LEN_MAX, Instance, SCHEMAS_MAX, Schemas};
 pub use crate::text::{SERVICE_NAME_LEN_MAX, ServiceName};
@@ -38,6 +43,10 @@ pub const CONTROL_LEN_MAX: usize = 384;
 pub const FLAG_IDEMPOTENT: u8 = 0x01;
 /// Flag of a request: its caller does not wait for the reply's body (S23).
 pub const FLAG_ONE_WAY: u8 = 0x02;
+/// Flag of a request: its body begins with a block of [`Metadata`]. Only where [`FEATURE_METADATA`] is in force.
+pub const FLAG_METADATA: u8 = 0x04;
+/// All flags of this version.
+pub(crate) const FLAGS: u8 = FLAG_IDEMPOTENT | FLAG_ONE_WAY | FLAG_METADATA;
 
 /// Feature: the client keeps the session in a journal, and comes back to it though it never sent a request: its lease is
 /// the full one from the start (S6).
@@ -45,8 +54,10 @@ pub const FEATURE_DURABLE: u32 = 0x01;
 /// Feature: the client is being debugged, and asks not to be called dead while it is stopped: it is granted the longest
 /// keepalive that the server allows (S20).
 pub const FEATURE_PATIENT: u32 = 0x02;
+/// Feature: requests may carry [`Metadata`].
+pub const FEATURE_METADATA: u32 = 0x04;
 /// All features of this version.
-pub(crate) const FEATURES: u32 = FEATURE_DURABLE | FEATURE_PATIENT;
+pub(crate) const FEATURES: u32 = FEATURE_DURABLE | FEATURE_PATIENT | FEATURE_METADATA;
 
 /// Which of the two machines sent a frame (S26).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,7 +77,7 @@ pub struct Hello {
     pub version_min: u8,
     /// Highest protocol version that the client speaks.
     pub version_max: u8,
-    /// Optional features that the client knows and wants: [`FEATURE_DURABLE`].
+    /// Optional features that the client knows and wants: [`FEATURE_DURABLE`] and the like.
     pub features: u32,
     /// The session to resume; `None` opens a new one.
     pub resume: Option<Resume>,
@@ -185,7 +196,7 @@ pub struct Ack {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "_explore", derive(Hash))]
 pub struct RequestHeader {
-    /// [`FLAG_IDEMPOTENT`], [`FLAG_ONE_WAY`].
+    /// [`FLAG_IDEMPOTENT`], [`FLAG_ONE_WAY`], [`FLAG_METADATA`].
     pub flags: u8,
     /// Which procedure.
     pub method: MethodId,

@@ -68,14 +68,15 @@ fn c82_the_session_that_follows_a_lost_one_is_asked_for_in_the_same_way() {
 
 #[test]
 fn c82_only_a_client_that_asks_for_it_has_the_full_lease_before_its_first_request() {
-    for (features, sessions) in [(0, 0), (FEATURE_DURABLE, 1), (4, 0), (!0, 1)] {
+    let known = FEATURE_DURABLE | FEATURE_PATIENT | wire::FEATURE_METADATA;
+    for (features, sessions) in [(0, 0), (FEATURE_DURABLE, 1), (8, 0), (!0, 1)] {
         let mut pair = Pair::unconnected();
         let raw = pair.raw(ALICE);
         let Frame::Hello(plain) = hello(None) else { panic!("a hello") };
         pair.send(raw, &Frame::Hello(Hello { features, ..plain }));
         let got = pair.got(raw);
         let [OwnedFrame::Welcome(welcome)] = got.as_slice() else { panic!("no welcome: {got:?}") };
-        assert_eq!(welcome.features, features & (FEATURE_DURABLE | FEATURE_PATIENT), "W32");
+        assert_eq!(welcome.features, features & known, "W32");
         pair.hang_up(raw);
         pair.jump(secs(11));
         assert_eq!(pair.server.counters().sessions, sessions, "{features:#x}");

@@ -38,7 +38,7 @@ fn an_answer_to_a_call_that_is_not_recorded_yet_is_a_protocol_error() {
     pair.drive();
     let welcome = Welcome {
         version: VERSION,
-        features: 0,
+        features: oncewire_core::wire::FEATURE_METADATA,
         server: session.server,
         service: session.service,
         session: session.id,

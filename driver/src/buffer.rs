@@ -75,6 +75,13 @@ impl Encoded {
         }
     }
 
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        match self {
+            Encoded::Short { len, bytes } => &bytes[..usize::from(*len)],
+            Encoded::Shared(bytes) => bytes,
+        }
+    }
+
     pub(crate) fn into_bytes(self) -> Bytes {
         match self {
             Encoded::Short { len, bytes } => Bytes::copy_from_slice(&bytes[..usize::from(len)]),

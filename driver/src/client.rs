@@ -53,6 +53,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::buffer::Encoded;
+use crate::metadata::Metadata;
 use crate::method::Method;
 use crate::runtime::{Runtime, SmolRuntime};
 use crate::transport::Connect;
@@ -183,7 +184,22 @@ impl Client {
         arguments: &A,
     ) -> Result<(), CallError> {
         let body = crate::buffer::encode(arguments).map_err(|_| CallError::Unencodable)?;
-        self.send_call(&CalledMethod::of(method), method.spec().idempotent, body)
+        self.send_call(&CalledMethod::of(method), method.spec().idempotent, body, false)
+    }
+
+    /// A one-way call with metadata: see [`Call::metadata`].
+    ///
+    /// # Errors
+    /// Why it was not begun.
+    pub fn send_with_metadata<A: Serialize, R>(
+        &self,
+        method: &Method<A, R>,
+        arguments: &A,
+        metadata: &Metadata,
+    ) -> Result<(), CallError> {
+        let body = crate::buffer::encode(arguments).map_err(|_| CallError::Unencodable)?;
+        let (body, metadata) = metadata.join(body)?;
+        self.send_call(&CalledMethod::of(method), method.spec().idempotent, body, metadata)
     }
 
     /// A one-way call with bytes for arguments.
@@ -200,7 +216,7 @@ impl Client {
         idempotent: bool,
         body: Encoded,
     ) -> Result<(), CallError> {
-        self.send_call(&CalledMethod::of_bytes(method), idempotent, body)
+        self.send_call(&CalledMethod::of_bytes(method), idempotent, body, false)
     }
 
     fn send_call(
@@ -208,11 +224,13 @@ impl Client {
         method: &CalledMethod,
         idempotent: bool,
         mut body: Encoded,
+        metadata: bool,
     ) -> Result<(), CallError> {
         let mut call = oncewire_core::Call::new(method.id, body.take_payload());
         call.timeout = self.handle.shared.options.timeout;
         call.idempotent = idempotent;
         call.one_way = true;
+        call.metadata = metadata;
         self.handle.shared.send(call, method)
     }
 

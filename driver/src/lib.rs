@@ -83,6 +83,7 @@ mod faults;
 pub mod files;
 pub mod journal;
 pub mod ledger;
+mod metadata;
 mod method;
 mod nonblocking;
 mod pool;
@@ -103,6 +104,7 @@ pub use client::{
     Delivery, DurableCall, DurableClient, Outcome, Receipt, RecoveredCall, Resolve, Retry, Ticket,
     Unreplied,
 };
+pub use metadata::{Metadata, MetadataError, MetadataKey, MetadataType, MetadataValue};
 pub use method::{Method, RawMethod};
 pub use nonblocking::Nonblocking;
 pub use oncewire_core as protocol;

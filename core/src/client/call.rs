@@ -6,6 +6,7 @@ use crate::outcome::Outcome;
 use crate::storage::ClientStorage;
 use crate::storage::list::{Links, linked};
 use crate::time::{Instant, Timer};
+use crate::wire;
 
 /// One call.
 #[derive(Debug)]
@@ -13,8 +14,8 @@ use crate::time::{Instant, Timer};
 pub(crate) struct CallEntry<B> {
     pub(super) body: B,
     pub(super) method: MethodId,
-    pub(super) idempotent: bool,
-    pub(super) one_way: bool,
+    /// Those of its request (W13).
+    pub(super) flags: u8,
     pub(super) fail_fast: bool,
     /// Of this connection; `Pending` between two.
     pub(super) comparison: Comparison,
@@ -206,8 +207,7 @@ impl<B> CallEntry<B> {
         CallEntry {
             body,
             method: call.method,
-            idempotent: call.idempotent,
-            one_way: call.one_way,
+            flags: call.flags(),
             fail_fast: call.fail_fast,
             comparison: call.comparison,
             signature: call.signature,
@@ -223,15 +223,21 @@ impl<B> CallEntry<B> {
         }
     }
 
+    /// Whether its request has this flag.
+    #[inline]
+    pub(super) fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+
     /// What decides about it.
     #[inline]
     pub(super) fn known(&self) -> KnownCall {
         debug_assert!(self.is_consistent(), "{:?} {:?}", self.state, self.caller);
         KnownCall {
             state: self.state,
-            idempotent: self.idempotent,
+            idempotent: self.has(wire::FLAG_IDEMPOTENT),
             fail_fast: self.fail_fast,
-            one_way: self.one_way,
+            one_way: self.has(wire::FLAG_ONE_WAY),
             comparison: self.comparison,
             may_have_run: self.may_have_run,
         }

@@ -5,6 +5,7 @@ use core::time::Duration;
 use crate::ids::{MethodId, ServerId};
 use crate::storage::Payload;
 use crate::text::ServiceName;
+use crate::wire;
 
 /// What a client wants, and its limits.
 ///
@@ -111,7 +112,7 @@ pub enum DialFailure {
 pub struct Call<'a> {
     /// Which procedure.
     pub method: MethodId,
-    /// Its arguments.
+    /// Its arguments, behind its metadata if it has any.
     pub body: Payload<'a>,
     /// Time until the caller gives up (S17).
     pub timeout: Duration,
@@ -126,6 +127,8 @@ pub struct Call<'a> {
     /// Which signature of the method the client means: a number of its owner's own, that
     /// [`Client::compare`](crate::Client::compare) gives back.
     pub signature: u32,
+    /// The body begins with a block of [`Metadata`](crate::wire::Metadata). A server that takes none never executes it.
+    pub metadata: bool,
 }
 
 /// What is known of a call's method: whether the server on this connection means the same by it as the client (S33).
@@ -160,6 +163,16 @@ impl<'a> Call<'a> {
             fail_fast: false,
             comparison: Comparison::NotNeeded,
             signature: 0,
+            metadata: false,
         }
+    }
+
+    /// Those of its request (W13).
+    #[inline]
+    pub(super) fn flags(&self) -> u8 {
+        let flag = |flag, is_set| if is_set { flag } else { 0 };
+        flag(wire::FLAG_IDEMPOTENT, self.idempotent)
+            | flag(wire::FLAG_ONE_WAY, self.one_way)
+            | flag(wire::FLAG_METADATA, self.metadata)
     }
 }

@@ -18,6 +18,7 @@ use super::{Call, Client, ClientConfig, ClientSession, Phase};
 use crate::ids::{CallId, MethodId, SessionId, Xid};
 use crate::storage::{Array, Body, ClientStorage, Places, Table};
 use crate::time::{Instant, Timer};
+use crate::wire;
 
 /// A durable call that has its xid and must be journaled before it is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub struct UnjournaledCall<'a> {
     pub method: MethodId,
     /// Whether it may run more than once.
     pub idempotent: bool,
+    /// Whether its body begins with a block of metadata.
+    pub metadata: bool,
     /// Its arguments.
     pub body: &'a [u8],
 }
@@ -79,6 +82,10 @@ impl<S: ClientStorage> Client<S> {
             return None;
         }
         let deadline = self.now + call.timeout;
+        if call.metadata {
+            // It was granted when the call was journaled.
+            self.flags_refused &= !wire::FLAG_METADATA;
+        }
         self.table.restore_call(xid, call, deadline)
     }
 
@@ -101,9 +108,11 @@ impl<S: ClientStorage> Client<S> {
             let xid = self.table.assign_xid()?;
             let (key, entry) = self.table.calls.keyed_mut(index)?;
             entry.state = CallState::Numbered { xid };
-            let CallEntry { method, idempotent, ref body, .. } = *entry;
+            let (idempotent, metadata) =
+                (entry.has(wire::FLAG_IDEMPOTENT), entry.has(wire::FLAG_METADATA));
+            let CallEntry { method, ref body, .. } = *entry;
             let (call, body) = (CallId(key), body.as_slice());
-            return Some(UnjournaledCall { call, xid, method, idempotent, body });
+            return Some(UnjournaledCall { call, xid, method, idempotent, metadata, body });
         }
     }
 

@@ -168,7 +168,8 @@ impl<S: ClientStorage> Client<S> {
     #[cold]
     #[inline(never)]
     fn note_unreported(&mut self, index: u32, outcome: &Outcome<'_>) {
-        let one_way = self.table.calls.live(index).is_some_and(|entry| entry.one_way);
+        let one_way =
+            self.table.calls.live(index).is_some_and(|entry| entry.has(wire::FLAG_ONE_WAY));
         if one_way && outcome.executed() == Executed::Yes {
             self.counters.one_way_executed += 1;
         }
@@ -198,7 +199,11 @@ impl<S: ClientStorage> Client<S> {
         }
         let resumed = self.session.is_some();
         if let Some(session) = self.session {
-            let known = recovery::Resumable { session: &session, sent: self.table.journaled_up_to };
+            let known = recovery::Resumable {
+                session: &session,
+                sent: self.table.journaled_up_to,
+                metadata_granted: self.flags_refused & wire::FLAG_METADATA == 0,
+            };
             if let Some(end) = recovery::check_resumed(known, welcome) {
                 self.session_lost(end, CloseReason::Refused(Refuse::SessionUnknown));
                 return Ok(());
@@ -214,6 +219,8 @@ impl<S: ClientStorage> Client<S> {
             grants,
             commit: welcome.commit,
         });
+        let takes_metadata = welcome.features & wire::FEATURE_METADATA != 0;
+        self.flags_refused = if takes_metadata { 0 } else { wire::FLAG_METADATA };
         let goodbye = if server_leaving { Goodbye::ServerSaid } else { Goodbye::NotSaid };
         self.phase = Phase::Up { seen: welcome.seen, goodbye };
         self.timers = ConnTimers::default();

@@ -21,7 +21,7 @@ use crate::error::{CloseReason, ProtocolError, SessionEnd};
 use crate::ids::ServerId;
 use crate::outcome::{NotExecuted, Outcome, Status, Unknown};
 use crate::text::ServiceName;
-use crate::wire::{Refuse, Welcome};
+use crate::wire::{FEATURE_METADATA, Refuse, Welcome};
 
 #[cfg(test)]
 mod tests;
@@ -83,6 +83,8 @@ pub(crate) struct Waiting {
     pub(crate) deadline_passed: bool,
     /// Its body is no longer than the session's grant.
     pub(crate) fits: bool,
+    /// It has metadata, which the server does not take.
+    pub(crate) metadata_unsupported: bool,
 }
 
 /// Why a call that waits is not sent: its outcome. `None` if it may leave (S17).
@@ -92,6 +94,8 @@ pub(crate) fn refuse_to_send(call: KnownCall, waiting: Waiting) -> Option<Outcom
         Some(not_executed(call, NotExecuted::DeadlinePassed))
     } else if !waiting.fits {
         Some(not_executed(call, NotExecuted::RequestTooLarge))
+    } else if waiting.metadata_unsupported {
+        Some(not_executed(call, NotExecuted::MetadataUnsupported))
     } else {
         None
     }
@@ -103,6 +107,8 @@ pub(crate) struct Resumable<'a> {
     pub(crate) session: &'a ClientSession,
     /// The highest xid of which a byte may have been sent.
     pub(crate) sent: u64,
+    /// Its requests may carry metadata.
+    pub(crate) metadata_granted: bool,
 }
 
 /// Why a session is over though its server accepts the resume; `None` if it continues (S3, S7, S32).
@@ -114,10 +120,11 @@ pub(crate) struct Resumable<'a> {
 /// A `seen` below what was answered says nothing: refusals, and acknowledged calls, do not survive a crash of a server with a
 /// ledger (S30). That the ledger is an old copy shows in its commit.
 pub(crate) fn check_resumed(known: Resumable<'_>, welcome: &Welcome) -> Option<SessionEnd> {
-    let Resumable { session, sent } = known;
+    let Resumable { session, sent, metadata_granted } = known;
+    let takes_metadata = welcome.features & FEATURE_METADATA != 0;
     if welcome.session != session.id || welcome.server != session.server {
         Some(SessionEnd::SessionUnknown)
-    } else if welcome.grants != session.grants {
+    } else if welcome.grants != session.grants || metadata_granted && !takes_metadata {
         Some(SessionEnd::GrantsChanged)
     } else if welcome.commit < session.commit || welcome.seen > sent {
         Some(SessionEnd::RolledBack)

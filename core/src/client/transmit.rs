@@ -163,7 +163,7 @@ impl<S: ClientStorage> Client<S> {
     pub(super) fn features(&self) -> u32 {
         let durable = if self.config.durable { wire::FEATURE_DURABLE } else { 0 };
         let patient = if self.config.keepalive == NEVER { wire::FEATURE_PATIENT } else { 0 };
-        durable | patient
+        durable | patient | wire::FEATURE_METADATA
     }
 
     pub(super) fn slots_max(&self) -> u32 {
@@ -276,6 +276,7 @@ impl<S: ClientStorage> Client<S> {
         let waiting = recovery::Waiting {
             deadline_passed: entry.deadline.is_due(self.now),
             fits: entry.body.as_slice().len() <= granted as usize,
+            metadata_unsupported: entry.has(self.flags_refused),
         };
         recovery::refuse_to_send(entry.known(), waiting)
     }
@@ -304,16 +305,9 @@ impl<S: ClientStorage> Client<S> {
         entry.note_sent(xid, NextFrame::Request);
         self.counters.sent += 1;
         self.counters.resends += u64::from(entry.may_have_run);
-        let mut flags = 0;
-        if entry.idempotent {
-            flags |= wire::FLAG_IDEMPOTENT;
-        }
-        if entry.one_way {
-            flags |= wire::FLAG_ONE_WAY;
-        }
         let remaining = entry.deadline.time_left(self.now).as_nanos().div_ceil(1_000_000);
         let header = RequestHeader {
-            flags,
+            flags: entry.flags,
             method: entry.method,
             remaining_ms: u32::try_from(remaining).unwrap_or(u32::MAX),
             xid,

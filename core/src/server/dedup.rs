@@ -169,8 +169,8 @@ pub(super) fn classify_ask(
 /// What the server knows of a new request when it admits it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AdmissionFacts {
-    /// There was no memory for the request, and its body was dropped as it came.
-    pub(super) dropped: bool,
+    /// What is wrong with what follows its header, whatever its method is.
+    pub(super) content: Result<(), NotExecuted>,
     /// Its method, if the server offers it.
     pub(super) method: Option<MethodSpec>,
     /// Whether the request says that it may run more than once.
@@ -187,9 +187,7 @@ pub(super) struct AdmissionFacts {
 /// Why it will never run.
 #[inline]
 pub(super) fn may_admit(facts: &AdmissionFacts) -> Result<(), NotExecuted> {
-    if facts.dropped {
-        return Err(NotExecuted::Overloaded);
-    }
+    facts.content?;
     let Some(method) = facts.method else { return Err(NotExecuted::UnknownMethod) };
     if facts.draining {
         Err(NotExecuted::ShuttingDown)

@@ -6,6 +6,7 @@
 use super::Server;
 use crate::digest::Long;
 use crate::error::ProtocolError;
+use crate::outcome::NotExecuted;
 use crate::storage::{Places, ServerStorage};
 use crate::wire::{self, REQUEST_HEADER_LEN, RequestHeader};
 
@@ -51,6 +52,7 @@ impl<T: ServerStorage> Server<T> {
         let known = !matches!(coming, Coming::Nothing);
         let (Some(session), false) = (session, known || wanted < LEN_MIN) else { return Ok(0) };
         let Some(header) = wire::peek_request(front)? else { return Ok(0) };
+        self.check_flags(session, &header)?;
         let bytes = u32::try_from(wanted).unwrap_or(u32::MAX);
         let fits = self.view(session).is_some_and(|view| view.fits_requests(bytes));
         let len = wanted - REQUEST_HEADER_LEN;
@@ -105,7 +107,9 @@ impl<T: ServerStorage> Server<T> {
         conn.coming = Coming::Nothing;
         self.note_whole(index);
         if let Some(session) = session {
-            self.admit_request(session, &header, digest, len, true)?;
+            let deadline = self.now.after_millis(header.remaining_ms);
+            let dropped = Err(NotExecuted::Overloaded);
+            self.admit_request(session, &header, (digest, deadline), len, dropped)?;
         }
         Ok((data.len(), 0))
     }

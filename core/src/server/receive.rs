@@ -18,7 +18,7 @@ use crate::outcome::{NotExecuted, Status};
 use crate::storage::list::NIL;
 use crate::storage::{Payload, Places, ServerStorage, Table};
 use crate::time::Instant;
-use crate::wire::{self, Ack, Control, Frame, Parsed, RequestHeader, Role};
+use crate::wire::{self, Ack, Control, Frame, Metadata, Parsed, RequestHeader, Role};
 
 /// Bytes by which an incomplete frame must grow within the frame timeout.
 const FRAME_PROGRESS_LEN: usize = 64 << 10;
@@ -45,6 +45,8 @@ pub struct Request<'d> {
     pub method: MethodId,
     /// Its place among [`Server::methods`].
     pub method_index: usize,
+    /// What it carries for middleware.
+    pub metadata: Metadata<'d>,
     /// Its arguments, borrowed from the received bytes.
     pub body: &'d [u8],
     /// When it may no longer be started, on this machine's clock (S17).
@@ -53,6 +55,13 @@ pub struct Request<'d> {
     pub idempotent: bool,
     /// Whether its caller does not wait for the reply's body (S23).
     pub one_way: bool,
+}
+
+impl Request<'_> {
+    /// Bytes that count for it in the budgets: its metadata and its arguments.
+    pub fn counted_len(&self) -> usize {
+        self.metadata.block_len() + self.body.len()
+    }
 }
 
 /// What follows the bytes that were taken.
@@ -82,10 +91,24 @@ impl<T: ServerStorage> Server<T> {
         data: &'d [u8],
     ) -> Result<Received<Incoming<'d>>, ProtocolError> {
         self.advance_clock(now);
-        let mut consumed = 0;
+        self.take_frames::<false>(conn, data, 0)
+    }
+
+    /// `METADATA`: whether there may be requests with metadata among them.
+    #[inline]
+    pub(super) fn take_frames<'d, const METADATA: bool>(
+        &mut self,
+        conn: ConnId,
+        data: &'d [u8],
+        mut consumed: usize,
+    ) -> Result<Received<Incoming<'d>>, ProtocolError> {
         // Where nothing came, or all was taken, an incomplete frame whose bytes are elsewhere keeps its time.
         while consumed < data.len() {
-            let (len, next) = match self.take_front(conn, &data[consumed..]) {
+            let rest = &data[consumed..];
+            if !METADATA && wire::may_have_metadata(rest) {
+                return self.take_frames_with_metadata(conn, data, consumed);
+            }
+            let (len, next) = match self.take_front::<METADATA>(conn, rest) {
                 Ok(taken) => taken,
                 Err(error) => {
                     self.close_for(conn.0.index, error);
@@ -106,7 +129,7 @@ impl<T: ServerStorage> Server<T> {
 
     /// Takes what is at the front of `data`, which is not empty; returns how much.
     #[inline]
-    fn take_front<'d>(
+    fn take_front<'d, const METADATA: bool>(
         &mut self,
         conn: ConnId,
         data: &'d [u8],
@@ -138,7 +161,7 @@ impl<T: ServerStorage> Server<T> {
         match parsed {
             Parsed::Request(header, body, len) => {
                 let session = session.ok_or(ProtocolError::NoSession)?;
-                let request = self.handle_request(session, &header, body)?;
+                let request = self.handle_request::<METADATA>(session, &header, body)?;
                 let item = request.map(|request| Next::Item(Incoming::Request(request)));
                 Ok((len, item.unwrap_or(Next::More)))
             }
@@ -246,37 +269,45 @@ impl<T: ServerStorage> Server<T> {
 
     /// S10. Nothing is changed before it is certain that the client keeps the rules.
     #[inline]
-    fn handle_request<'d>(
+    fn handle_request<'d, const METADATA: bool>(
         &mut self,
         index: u32,
         header: &RequestHeader,
         body: &'d [u8],
     ) -> Result<Option<Request<'d>>, ProtocolError> {
         let digest = digest(header.method, header.flags, body);
-        let admitted = self.admit_request(index, header, digest, body.len(), false)?;
+        let len = body.len();
+        let has_metadata = header.flags & wire::FLAG_METADATA != 0;
+        debug_assert!(METADATA || !has_metadata, "its flags were looked at before");
+        let (metadata, body, content) = match METADATA && has_metadata {
+            false => (Metadata::EMPTY, body, Ok(())),
+            true => self.split_metadata(index, header, body)?,
+        };
+        let deadline = self.now.after_millis(header.remaining_ms);
+        let admitted = self.admit_request(index, header, (digest, deadline), len, content)?;
         Ok(admitted.map(|(key, method_index)| Request {
             admission: Admission { key },
             method: header.method,
             method_index,
+            metadata,
             body,
-            deadline: self.now.after_millis(header.remaining_ms),
+            deadline,
             idempotent: header.flags & wire::FLAG_IDEMPOTENT != 0,
             one_way: header.flags & wire::FLAG_ONE_WAY != 0,
         }))
     }
 
-    /// The same for a request of which no more is known than its header, its digest and its length; `dropped` says that
-    /// its body was not kept. One right to start it may be made of the key, with which the index of its method comes.
+    /// The same for a request of which no more is known than its header, its digest and its length; `content` says what is
+    /// wrong with the rest. One right to start it may be made of the key, with which the index of its method comes.
     #[inline]
     pub(super) fn admit_request(
         &mut self,
         index: u32,
         header: &RequestHeader,
-        digest: u64,
+        (digest, deadline): (u64, Instant),
         len: usize,
-        dropped: bool,
+        content: Result<(), NotExecuted>,
     ) -> Result<Option<(CallKey, usize)>, ProtocolError> {
-        let deadline = self.now.after_millis(header.remaining_ms);
         let method = self.find_method(header.method);
         let (draining, ledger_failed) = (self.drain.is_some(), self.ledger_failed);
         let Some(mut view) = self.view(index) else { return Ok(None) };
@@ -311,7 +342,7 @@ impl<T: ServerStorage> Server<T> {
         };
         let request_len = if waits { 0 } else { len as u32 };
         let facts = AdmissionFacts {
-            dropped,
+            content,
             method: method.map(|(_, method)| method),
             idempotent,
             draining,

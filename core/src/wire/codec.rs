@@ -3,15 +3,15 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CONTROL_LEN_MAX, FLAG_IDEMPOTENT, FLAG_ONE_WAY, Frame, Hello, LEN_FIELD_LEN, MAGIC,
-    REPLY_HEADER_LEN, REQUEST_HEADER_LEN, ReplyHeader, RequestHeader, Role,
+    CONTROL_LEN_MAX, FLAG_METADATA, FLAGS, Frame, Hello, LEN_FIELD_LEN, MAGIC, REPLY_HEADER_LEN,
+    REQUEST_HEADER_LEN, ReplyHeader, RequestHeader, Role,
 };
 use crate::error::ProtocolError;
 use crate::ids::{MethodId, Xid};
 use crate::outcome::Status;
 
 const KIND_HELLO: u8 = 0x01;
-const KIND_REQUEST: u8 = 0x02;
+pub(crate) const KIND_REQUEST: u8 = 0x02;
 const KIND_ASK: u8 = 0x03;
 const KIND_ACK: u8 = 0x04;
 const KIND_CANCEL: u8 = 0x05;
@@ -63,6 +63,12 @@ pub fn peek(data: &[u8]) -> Option<FrameInfo> {
 #[inline]
 pub(crate) fn may_be_pong(data: &[u8]) -> bool {
     data.get(LEN_FIELD_LEN).is_none_or(|kind| kind & !FROM_SERVER == KIND_PONG)
+}
+
+/// Whether what is at the front of `data`, if it is a frame, is a request with metadata.
+#[inline]
+pub(crate) fn may_have_metadata(data: &[u8]) -> bool {
+    matches!(data, [_, _, _, _, KIND_REQUEST, flags, ..] if flags & FLAG_METADATA != 0)
 }
 
 /// A decoded frame and its length, or how many bytes are needed before it can be decoded.
@@ -248,7 +254,7 @@ fn decode_request(
         return Err(ProtocolError::FrameTooLong { len: body.len() as u32, max: body_len_max });
     }
     let flags = header[0];
-    if flags & !(FLAG_IDEMPOTENT | FLAG_ONE_WAY) != 0 || header[1] != 0 || header[2] != 0 {
+    if flags & !FLAGS != 0 || header[1] != 0 || header[2] != 0 {
         return Err(ProtocolError::Malformed { kind });
     }
     let xid = Xid::new(u64_at(header, 11)).ok_or(ProtocolError::XidOutOfRange)?;

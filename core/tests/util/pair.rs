@@ -229,7 +229,7 @@ impl Pair {
         let session = *self.client().session().expect("the client has had one");
         Welcome {
             version: wire::VERSION,
-            features: 0,
+            features: wire::FEATURE_METADATA,
             server: session.server,
             service: session.service,
             session: session.id,
@@ -286,7 +286,12 @@ impl Pair {
     }
 
     fn raw_hello(&mut self, raw: usize, resume: Option<(SessionId, u64)>) -> Welcome {
-        self.send(raw, &hello(resume));
+        self.raw_greet(raw, &hello(resume))
+    }
+
+    /// A handshake by hand.
+    pub fn raw_greet(&mut self, raw: usize, hello: &wire::Frame<'_>) -> Welcome {
+        self.send(raw, hello);
         match self.got(raw).as_slice() {
             [OwnedFrame::Welcome(welcome)] => *welcome,
             other => panic!("no welcome: {other:?}"),

@@ -130,6 +130,7 @@ fn reasons_that_only_a_client_gives_have_no_byte() {
         NotExecuted::NeverConnected,
         NotExecuted::SessionRefused,
         NotExecuted::Closed,
+        NotExecuted::MetadataUnsupported,
         NotExecuted::NotBegun(CallError::Closed),
     ] {
         let header = ReplyHeader { status: Status::Refused(why), xid: Xid::new(1).unwrap() };

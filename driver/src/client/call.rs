@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use oncewire_core::{self as core, CallError, MethodId, NotExecuted, Unknown};
 
 use super::outcome::{CallFailure, Decode, Outcome, Ticket};
@@ -15,6 +16,7 @@ use super::report::CallReport;
 use super::shared::Shared;
 use super::unreplied::CallResult;
 use crate::buffer::Encoded;
+use crate::metadata::{Metadata, MetadataKey, MetadataType};
 use crate::method::{Method, Typed};
 use crate::reply::RawOutcome;
 use crate::runtime::Runtime;
@@ -81,16 +83,33 @@ struct Description {
     /// With empty arguments.
     call: core::Call<'static>,
     arguments: Encoded,
+    metadata: Option<Box<Metadata>>,
 }
 
 impl Description {
     /// What the machine takes: once.
     #[inline]
-    fn take_call(&mut self) -> core::Call<'_> {
-        let core::Call { method, timeout, idempotent, fail_fast, .. } = self.call;
+    fn take_call(&mut self) -> Result<core::Call<'_>, NotExecuted> {
+        if self.metadata.is_some() {
+            self.join_metadata()?;
+        }
+        let core::Call { method, timeout, idempotent, fail_fast, metadata, .. } = self.call;
         let mut call = core::Call::new(method, self.arguments.take_payload());
         (call.timeout, call.idempotent, call.fail_fast) = (timeout, idempotent, fail_fast);
-        call
+        call.metadata = metadata;
+        Ok(call)
+    }
+
+    /// Puts the metadata before the arguments.
+    #[cold]
+    #[inline(never)]
+    fn join_metadata(&mut self) -> Result<(), NotExecuted> {
+        if let Some(metadata) = self.metadata.take() {
+            let arguments = std::mem::replace(&mut self.arguments, Encoded::Shared(Bytes::new()));
+            let joined = metadata.join(arguments).map_err(NotExecuted::NotBegun)?;
+            (self.arguments, self.call.metadata) = joined;
+        }
+        Ok(())
     }
 }
 
@@ -108,7 +127,7 @@ impl<R> Call<R> {
         call.timeout = shared.options.timeout;
         call.fail_fast = shared.options.fail_fast;
         call.idempotent = idempotent;
-        let state = State::Fresh(Ok(Description { call, arguments }));
+        let state = State::Fresh(Ok(Description { call, arguments, metadata: None }));
         Call { shared: shared.clone(), state, decode, method }
     }
 
@@ -122,6 +141,33 @@ impl<R> Call<R> {
     ) -> Call<R> {
         let state = State::Fresh(Err(NotExecuted::NotBegun(why)));
         Call { shared: shared.clone(), state, decode, method }
+    }
+
+    /// Sends a value beside the arguments, for whatever reads it at the server
+    /// ([`Context::metadata`](crate::Context::metadata)): a request's id, a tenant, a trace's context. One of the same key is
+    /// replaced.
+    ///
+    /// It is part of the call: a request that is sent again carries the same. A server that takes no metadata does not execute
+    /// the call ([`MetadataUnsupported`](NotExecuted::MetadataUnsupported)), which may then be made without. With more than 32
+    /// pairs or 1,024 bytes the call is not begun. Long arguments are copied once to join them.
+    pub fn metadata<T: MetadataType>(self, key: &MetadataKey<T>, value: impl Into<T>) -> Self {
+        self.changed(|call| call.metadata.get_or_insert_default().set(key, value))
+    }
+
+    /// Sends this metadata, in the place of what was set before: that of the call that a handler works for, say.
+    ///
+    /// ```
+    /// # use oncewire_driver::{Call, Client, Context, Method, Outcome};
+    /// const ADD_ONE: Method<i32, i32> = Method::new("toy/add_one");
+    ///
+    /// /// A handler that calls another service on behalf of its own caller.
+    /// async fn add_two(context: Context, client: &Client, n: i32) -> Outcome<i32> {
+    ///     let call = client.call(&ADD_ONE, &(n + 1)).timeout_at_most(context.remaining());
+    ///     call.with_metadata(context.all_metadata().cloned().unwrap_or_default()).await
+    /// }
+    /// ```
+    pub fn with_metadata(self, metadata: Metadata) -> Self {
+        self.changed(|call| call.metadata = Some(Box::new(metadata)))
     }
 
     /// Time until the caller gives up (S17).
@@ -169,9 +215,14 @@ impl<R> Call<R> {
     }
 
     #[inline]
-    fn described(mut self, change: impl FnOnce(&mut core::Call<'static>)) -> Self {
+    fn described(self, change: impl FnOnce(&mut core::Call<'static>)) -> Self {
+        self.changed(|description| change(&mut description.call))
+    }
+
+    #[inline]
+    fn changed(mut self, change: impl FnOnce(&mut Description)) -> Self {
         if let State::Fresh(Ok(description)) = &mut self.state {
-            change(&mut description.call);
+            change(description);
         }
         self
     }
@@ -180,11 +231,12 @@ impl<R> Call<R> {
     pub fn start(mut self) -> Call<R> {
         if let State::Fresh(call) = &mut self.state {
             let call = std::mem::replace(call, Err(NotExecuted::Closed));
-            self.state =
-                match call.and_then(|mut call| self.shared.begin(call.take_call(), &self.method)) {
-                    Ok(id) => State::Waiting(id),
-                    Err(why) => State::Fresh(Err(why)),
-                };
+            let begun =
+                call.and_then(|mut call| self.shared.begin(call.take_call()?, &self.method));
+            self.state = match begun {
+                Ok(id) => State::Waiting(id),
+                Err(why) => State::Fresh(Err(why)),
+            };
             self.shared.ensure_sent();
         }
         self
@@ -258,7 +310,7 @@ impl<R> Call<R> {
                 let Call { shared, state, method, .. } = self;
                 let on_begun = |id| *state = State::Waiting(id);
                 let begin = |mut call: Description| {
-                    shared.begin_and_poll(call.take_call(), method, cx, on_begun)
+                    shared.begin_and_poll(call.take_call()?, method, cx, on_begun)
                 };
                 match call.and_then(begin) {
                     Ok(begun) => begun,

@@ -29,6 +29,7 @@ use super::shared::Shared;
 use super::task::ClientTask;
 use crate::buffer::Encoded;
 use crate::journal::{Journal, JournalError};
+use crate::metadata::Metadata;
 use crate::method::Method;
 use crate::reply::RawOutcome;
 use crate::runtime::{Runtime, SmolRuntime};
@@ -137,8 +138,19 @@ impl DurableClient {
         method: &Method<A, R>,
         arguments: &A,
     ) -> DurableCall<R> {
-        let body = crate::buffer::encode(arguments);
-        let body = body.map(Encoded::into_bytes).map_err(|_| CallError::Unencodable);
+        self.call_with_metadata(tag, method, arguments, &Metadata::new())
+    }
+
+    /// The same with metadata, which the journal keeps with the arguments: see [`Call::metadata`](crate::Call::metadata).
+    pub fn call_with_metadata<A: Serialize, R: DeserializeOwned + 'static>(
+        &self,
+        tag: impl Into<Bytes>,
+        method: &Method<A, R>,
+        arguments: &A,
+        metadata: &Metadata,
+    ) -> DurableCall<R> {
+        let body = crate::buffer::encode(arguments).map_err(|_| CallError::Unencodable);
+        let body = body.and_then(|arguments| metadata.join(arguments));
         let timeout = self.handle.shared.options.timeout;
         let decode = Decode::postcard(method.values());
         self.begin(tag.into(), CalledMethod::of(method), body, timeout, decode)
@@ -153,21 +165,22 @@ impl DurableClient {
         timeout: Duration,
     ) -> DurableCall<Bytes> {
         let method = CalledMethod::of_bytes(method);
-        self.begin(tag.into(), method, Ok(body.into()), timeout, Decode::raw())
+        let body = Ok((Encoded::Shared(body.into()), false));
+        self.begin(tag.into(), method, body, timeout, Decode::raw())
     }
 
     fn begin<R>(
         &self,
         tag: Bytes,
         method: CalledMethod,
-        body: Result<Bytes, CallError>,
+        body: Result<(Encoded, bool), CallError>,
         timeout: Duration,
         decode: Decode<R>,
     ) -> DurableCall<R> {
         let shared = self.handle.shared.clone();
-        let begun = body
-            .map_err(NotExecuted::NotBegun)
-            .and_then(|body| shared.begin_durable(tag, &method, body, timeout));
+        let begun = body.map_err(NotExecuted::NotBegun).and_then(|(body, metadata)| {
+            shared.begin_durable(tag, &method, (body.into_bytes(), metadata), timeout)
+        });
         let state = match begun {
             Ok(number) => CallState::Waiting(number),
             Err(why) => CallState::NotBegun(why),

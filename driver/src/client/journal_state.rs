@@ -151,7 +151,7 @@ impl JournalState {
         }
         unfinished.sort_by_key(|(xid, ..)| *xid);
         for (xid, number, row) in unfinished {
-            let call = call_of(row.method, row.body.clone(), timeout);
+            let call = call_of(row.method, row.body.clone(), row.metadata, timeout);
             let call = machine.restore_call(now, xid, call).ok_or_else(|| broken("a call"))?;
             journal.number_call(call, number);
             if let Some(entry) = journal.calls.get_mut(&number) {
@@ -285,7 +285,7 @@ impl JournalState {
         let Some(session) = machine.session().copied() else { return };
         let mut xid_last = None;
         while let Some(numbered) = machine.poll_unjournaled(now) {
-            let (call, xid) = (numbered.call, numbered.xid);
+            let (call, xid, metadata) = (numbered.call, numbered.xid, numbered.metadata);
             xid_last = Some(xid);
             if question == Some(call) {
                 continue;
@@ -302,7 +302,8 @@ impl JournalState {
             self.left += u64::from(matches!(entry.stage, Stage::Unwritten));
             entry.stage = Stage::Written;
             let (tag, body) = (entry.tag.clone(), entry.body.clone());
-            let row = CallRow { session: session.id, xid, method: entry.method, tag, body };
+            let (session, method) = (session.id, entry.method);
+            let row = CallRow { session, xid, method, metadata, tag, body };
             let value = Some(row.encode());
             self.next.writes.push(JournalWrite { key: JournalKey::Call(number), value });
         }
@@ -483,9 +484,10 @@ impl Stage {
 pub(super) fn call_of(
     method: MethodId,
     body: Bytes,
+    metadata: bool,
     timeout: std::time::Duration,
 ) -> Call<'static> {
     let mut call = Call::new(method, body);
-    call.timeout = timeout;
+    (call.timeout, call.metadata) = (timeout, metadata);
     call
 }

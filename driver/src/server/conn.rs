@@ -367,8 +367,9 @@ impl ConnTask {
         let authorization = self.shared.authorization.as_ref();
         let allowed = authorization.is_none_or(|it| it.allows(&self.subject, method));
         self.shared.with_quietly(|state| {
-            let Request { admission, body, .. } = request;
-            match state.machine.authorize(now, admission, method, body.len(), allowed) {
+            let len = request.counted_len();
+            let Request { admission, .. } = request;
+            match state.machine.authorize(now, admission, method, len, allowed) {
                 Ok(admission) => self.admitted(state, now, Request { admission, ..request }, large),
                 // The machine has refused it.
                 Err(_) => Next::Nothing,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use oncewire_core::{CallKey, Instant, SessionTag, Xid};
 
 use crate::caught::{Guarded, caught};
+use crate::metadata::{Metadata, MetadataKey, MetadataType};
 use crate::transport::{BoxFuture, Subject};
 
 /// What a call's context asks of its server.
@@ -44,6 +45,7 @@ pub struct Context {
     /// Weak, because calls that wait for their records are part of the server's shared state.
     server: Weak<dyn CallWatch>,
     key: CallKey,
+    metadata: Option<Arc<Metadata>>,
 }
 
 impl fmt::Debug for Context {
@@ -62,14 +64,26 @@ impl Context {
         key: CallKey,
         deadline: Instant,
         caller: Subject,
+        metadata: Option<Arc<Metadata>>,
     ) -> Context {
-        Context { caller, xid: key.xid(), deadline, server, key }
+        Context { caller, xid: key.xid(), deadline, server, key, metadata }
     }
 
     /// Time until the caller gives up, for the timeout of a call to another service, say. Zero when it has, or the server is
     /// gone; centuries for a call without a timeout. It may be some milliseconds too long.
     pub fn remaining(&self) -> Duration {
         self.server.upgrade().map_or(Duration::ZERO, |server| self.deadline.since(server.now()))
+    }
+
+    /// What the caller has sent under this key beside the arguments ([`Call::metadata`](crate::Call::metadata)); `None` too if it
+    /// is of another type. The caller says it: it proves nothing that [`caller`](Context::caller) does not.
+    pub fn metadata<T: MetadataType>(&self, key: &MetadataKey<T>) -> Option<T> {
+        self.metadata.as_ref()?.get(key)
+    }
+
+    /// All of it, to be passed on with [`Call::with_metadata`](crate::Call::with_metadata), say. `None` if there is none.
+    pub fn all_metadata(&self) -> Option<&Metadata> {
+        self.metadata.as_deref()
     }
 
     /// The session that the call belongs to, by a name that is no secret. It is the same for all calls of a client's session,

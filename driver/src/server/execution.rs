@@ -19,6 +19,7 @@ use super::limits::Permit;
 use super::state::{Shared, State};
 use crate::buffer::{Encoded, Spares};
 use crate::caught::{Guarded, caught};
+use crate::metadata::Metadata;
 use crate::method::MethodOptions;
 use crate::runtime::Timer;
 use crate::transport::Subject;
@@ -28,6 +29,7 @@ pub(super) struct Call<'d> {
     pub(super) key: CallKey,
     pub(super) method_index: usize,
     pub(super) body: Body<'d>,
+    pub(super) metadata: Option<Arc<Metadata>>,
     pub(super) deadline: Instant,
     pub(super) idempotent: bool,
     pub(super) one_way: bool,
@@ -38,8 +40,9 @@ impl<'d> Call<'d> {
     #[inline]
     pub(super) fn new(request: Request<'d>, large: Option<&'d Bytes>) -> (Admission, Call<'d>) {
         let Request { admission, deadline, idempotent, one_way, body, method_index, .. } = request;
+        let metadata = Metadata::received(request.metadata);
         let (key, body) = (admission.key(), Body { bytes: body, large });
-        (admission, Call { key, method_index, body, deadline, idempotent, one_way })
+        (admission, Call { key, method_index, body, metadata, deadline, idempotent, one_way })
     }
 }
 
@@ -166,7 +169,8 @@ impl Shared {
     ) -> Option<Ended> {
         debug_assert!(self.ledger.is_none(), "S28: a call is recorded before it is started");
         let method = self.methods.get(call.method_index)?;
-        let context = Context::new(self.watch(), call.key, call.deadline, caller.clone());
+        let caller = caller.clone();
+        let context = Context::new(self.watch(), call.key, call.deadline, caller, call.metadata);
         let spare = spares.of_method(call.method_index);
         let mut decoded = false;
         match caught(|| method.handler.begin(context, call.body, spare, &mut decoded)) {

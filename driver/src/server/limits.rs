@@ -24,6 +24,7 @@ pub(super) struct Waiting {
     pub(super) admission: Admission,
     pub(super) method_index: usize,
     pub(super) body: Bytes,
+    pub(super) metadata: Option<std::sync::Arc<crate::metadata::Metadata>>,
     pub(super) caller: Subject,
     pub(super) deadline: Instant,
     pub(super) idempotent: bool,

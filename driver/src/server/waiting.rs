@@ -20,13 +20,15 @@ use super::limits::{Permit, Waiting};
 use super::state::{Shared, State};
 use crate::buffer::Spares;
 use crate::caught::caught;
+use crate::metadata::Metadata;
 use crate::transport::Subject;
 
 impl Waiting {
     pub(super) fn new(request: Request<'_>, large: Option<&Bytes>, caller: Subject) -> Waiting {
         let Request { admission, deadline, idempotent, one_way, body, method_index, .. } = request;
+        let metadata = Metadata::received(request.metadata);
         let body = crate::buffer::share(body, large);
-        Waiting { admission, method_index, body, caller, deadline, idempotent, one_way }
+        Waiting { admission, method_index, body, metadata, caller, deadline, idempotent, one_way }
     }
 }
 
@@ -163,7 +165,8 @@ impl Shared {
         caller: &Subject,
     ) {
         let Some(method) = self.methods.get(call.method_index) else { return };
-        let context = Context::new(self.watch(), call.key, call.deadline, caller.clone());
+        let caller = caller.clone();
+        let context = Context::new(self.watch(), call.key, call.deadline, caller, call.metadata);
         // What panics is only the decoding.
         let plan = caught(|| method.handler.plan(context, call.body))
             .unwrap_or(Err(NotExecuted::BadArguments));
@@ -213,11 +216,12 @@ impl Shared {
 
     /// It is the turn of a call that has waited.
     fn begin(self: &Arc<Self>, waiting: Waiting, permit: Permit) {
-        let Waiting { admission, method_index, body, caller, deadline, idempotent, one_way } =
+        let Waiting { admission, method_index, caller, deadline, idempotent, one_way, .. } =
             waiting;
+        let (body, metadata) = (waiting.body, waiting.metadata);
         let key = admission.key();
         let body = Body { bytes: &body, large: Some(&body) };
-        let call = Call { key, method_index, body, deadline, idempotent, one_way };
+        let call = Call { key, method_index, body, metadata, deadline, idempotent, one_way };
         if self.ledger.is_some() {
             let admission = self.with(|state, now| state.still_wanted(now, admission, deadline));
             match admission {

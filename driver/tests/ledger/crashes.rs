@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use oncewire_driver::{Method, Server};
+use oncewire_driver::{MetadataKey, Method, Server};
 
 use super::disk::Mode;
 use super::sim::lock;
@@ -221,4 +221,23 @@ fn c60_an_old_copy_of_the_ledger_is_noticed_by_its_commit_number() {
     world.sim.advance(6 * SECOND);
     assert_eq!(in_doubt.outcome(), text("unknown: SessionEnded, false"));
     assert_eq!(world.ran(), [1, 2, 3, 4]);
+}
+
+#[test]
+fn c217_recorded_and_transactional_calls_keep_their_metadata_through_a_crash() {
+    const TENANT: MetadataKey<String> = MetadataKey::new("tenant");
+    let mut world = Ledgered::new();
+    let client = world.held();
+    let recorded = world.begin(client.call(&ADD, &1).metadata(&TENANT, "acme").start());
+    let paid = world.begin(client.call(&PAY, &(7, 5)).metadata(&TENANT, "acme").start());
+    // Neither is stable: both are sent again, and run.
+    world.restart();
+    world.release_all();
+    assert_eq!((recorded.outcome(), paid.outcome()), (reply(1), reply(5)));
+    world.ledger.mode(Mode::Hold);
+    let paid = world.begin(client.call(&PAY, &(7, 5)).metadata(&TENANT, "acme").start());
+    world.ledger.release();
+    // It is stable, and its reply has not left: what the client asks for is answered.
+    world.restart();
+    assert_eq!(paid.outcome(), reply(10), "not twice");
 }

@@ -1,6 +1,6 @@
 //! The frame decoder: both roles, any limit.
 
-use oncewire_core::wire::{self, Decoded, Frame, Role};
+use oncewire_core::wire::{self, Decoded, Frame, Metadata, MetadataWriter, Role};
 
 use super::script::bytes_of;
 
@@ -43,8 +43,26 @@ pub(super) fn round_trip(frame: &Frame<'_>, bytes: &[u8], from: Role) {
     if let Frame::Request(..) | Frame::Reply(..) = frame {
         assert_eq!(again, bytes);
     }
+    if let Frame::Request(header, body) = frame
+        && header.flags & wire::FLAG_METADATA != 0
+    {
+        metadata(body);
+    }
     let front = wire::peek(&again).expect("a frame has a front");
     assert_eq!((front.len, front.from), (again.len(), from));
+}
+
+/// A block that is well-formed is written to the same bytes.
+fn metadata(body: &[u8]) {
+    let Ok((pairs, rest)) = Metadata::split(body) else { return };
+    let mut out = [0; wire::METADATA_LEN_MAX];
+    let mut writer = MetadataWriter::new(&mut out);
+    for (key, value) in pairs.iter() {
+        assert_eq!(pairs.get(key), Some(value));
+        writer.push(key, value).expect("it was read");
+    }
+    let len = writer.finish();
+    assert_eq!([&out[..len], rest].concat(), body);
 }
 
 fn prefixes(bytes: &[u8], from: Role, body_len_max: u32) {

@@ -1,8 +1,10 @@
 //! The first inputs of the corpora: ordinary exchanges, encoded for each target.
 
-use oncewire_core::wire::Role;
+use oncewire_core::wire::{FLAG_METADATA, Frame, RequestHeader, Role};
+use oncewire_core::{MethodId, Xid};
 
 use super::golden::frames;
+use super::script::bytes_of;
 use super::typed::Argument;
 
 /// Inputs for a target to begin with.
@@ -11,7 +13,9 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "client" => CLIENT.iter().map(|script| script.concat()).collect(),
         "decode" => {
             let head = |from| [u8::from(from == Role::Server), 0xe8, 3, 0, 0];
-            frames().iter().map(|(from, frame)| [&head(*from)[..], frame].concat()).collect()
+            let requests = METADATA.iter().map(|data| (Role::Client, request(data)));
+            let all = frames().iter().cloned().chain(requests);
+            all.map(|(from, frame)| [&head(from)[..], &frame].concat()).collect()
         }
         "golden" => (0..frames().len() as u8).map(|at| vec![at, 0x80, 5, 1]).collect(),
         "handshake" => vec![
@@ -28,6 +32,32 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "typed" => typed(),
         _ => Vec::new(),
     }
+}
+
+/// Blocks of metadata, most of them broken: two pairs; too long; cut off; a key that is empty, twice or not UTF-8; a text
+/// that is not UTF-8; a number of one byte; an unknown kind.
+const METADATA: &[&[u8]] = &[
+    &[18, 0, 1, b'a', 2, 8, 0, 7, 0, 0, 0, 0, 0, 0, 0, 1, b'b', 1, 0, 0, 9],
+    &[0xff, 0xff, 1],
+    &[4, 0, 1, b'a', 1],
+    &[4, 0, 0, 0, 0, 0],
+    &[10, 0, 1, b'a', 0, 0, 0, 1, b'a', 0, 0, 0],
+    &[5, 0, 1, 0xff, 0, 0, 0],
+    &[6, 0, 1, b'a', 1, 1, 0, 0xff],
+    &[6, 0, 1, b'a', 2, 1, 0, 7],
+    &[5, 0, 1, b'a', 9, 0, 0],
+];
+
+/// A request with such a block.
+fn request(data: &[u8]) -> Vec<u8> {
+    let header = RequestHeader {
+        flags: FLAG_METADATA,
+        method: MethodId::of("toy/add_one"),
+        remaining_ms: 30_000,
+        xid: Xid::new(1).expect("1 is one"),
+        acked: 0,
+    };
+    bytes_of(&Frame::Request(header, data))
 }
 
 const CONNECTED: &[u8] = &[7, 0, 10, 0, 0, 0];

@@ -135,7 +135,7 @@ impl Game<'_> {
             magic: wire::MAGIC,
             version_min: 1,
             version_max: 1,
-            features: 0,
+            features: u32::from(kind) & wire::FEATURE_METADATA,
             resume: session.filter(|_| kind & 1 == 1).map(|session| Resume { session, acked }),
             slots: 1 + u32::from(kind >> 5),
             request_len_max: 300,
@@ -152,7 +152,8 @@ impl Game<'_> {
         let Some(xid) = Xid::new(number) else { return };
         let acked = if kind & 0x80 == 0 { acked.min(number.saturating_sub(1)) } else { acked };
         let header = RequestHeader {
-            flags: kind & 3,
+            // A body of zeros is a block without pairs; the others are broken.
+            flags: kind & 3 | if kind & 0xc == 0xc { wire::FLAG_METADATA } else { 0 },
             method: MethodId::from_number(1 + u64::from(kind >> 2 & 3)),
             remaining_ms: if kind & 0x10 == 0 { 30_000 } else { 5 },
             xid,

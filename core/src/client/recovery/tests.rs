@@ -125,14 +125,16 @@ fn an_idempotent_call_that_may_have_run_never_ends_as_not_executed() {
 #[test]
 fn a_call_that_waits_leaves_in_time_and_if_it_fits() {
     each_call(|call| {
-        for (deadline_passed, fits, why) in [
-            (false, true, None),
-            (false, false, Some(NotExecuted::RequestTooLarge)),
-            (true, true, Some(NotExecuted::DeadlinePassed)),
-            (true, false, Some(NotExecuted::DeadlinePassed)),
+        for (deadline_passed, fits, metadata_unsupported, why) in [
+            (false, true, false, None),
+            (false, true, true, Some(NotExecuted::MetadataUnsupported)),
+            (false, false, false, Some(NotExecuted::RequestTooLarge)),
+            (true, true, true, Some(NotExecuted::DeadlinePassed)),
+            (true, false, false, Some(NotExecuted::DeadlinePassed)),
         ] {
             let expected = why.map(|why| expected_not_executed(call, why));
-            let decided = refuse_to_send(call, Waiting { deadline_passed, fits });
+            let waiting = Waiting { deadline_passed, fits, metadata_unsupported };
+            let decided = refuse_to_send(call, waiting);
             assert_eq!(decided, expected, "{call:?} {deadline_passed} {fits}");
         }
     });
@@ -242,8 +244,8 @@ fn on_the_same_connection_only_wanted_calls_are_sent_again() {
 #[test]
 fn every_answer_means_one_thing() {
     let statuses = (0..=u8::MAX).filter_map(Status::from_byte);
-    let mut statuses: heapless::Vec<Status, 18> = statuses.collect();
-    assert_eq!(statuses.len(), 17);
+    let mut statuses: heapless::Vec<Status, 19> = statuses.collect();
+    assert_eq!(statuses.len(), 18);
     statuses.push(Status::NotSeen { ask: 1 }).unwrap();
     each_call(|call| {
         for status in &statuses {
@@ -376,7 +378,7 @@ fn a_session_goes_on_only_if_it_is_the_same_one() {
         commit: 5,
     };
     let other_grants = Grants { slots: 3, ..grants };
-    let known = Resumable { session: &session, sent: 7 };
+    let known = |metadata_granted| Resumable { session: &session, sent: 7, metadata_granted };
     for (id, server) in [(1, 2), (1, 3), (3, 2), (3, 3)] {
         for granted in [grants, other_grants] {
             for commit in [4, 5, 6] {
@@ -399,7 +401,15 @@ fn a_session_goes_on_only_if_it_is_the_same_one() {
                         (1, 2, _, _, _) => Some(SessionEnd::GrantsChanged),
                         (_, _, _, _, _) => Some(SessionEnd::SessionUnknown),
                     };
-                    assert_eq!(check_resumed(known, &welcome), expected, "{welcome:?}");
+                    assert_eq!(check_resumed(known(false), &welcome), expected, "{welcome:?}");
+                    let lacks = check_resumed(known(true), &welcome);
+                    let same = (id, server) == (1, 2);
+                    let granted_less =
+                        if same { Some(SessionEnd::GrantsChanged) } else { expected };
+                    assert_eq!(lacks, granted_less, "{welcome:?}");
+                    let features = crate::wire::FEATURE_METADATA;
+                    let welcome = Welcome { features, ..welcome };
+                    assert_eq!(check_resumed(known(true), &welcome), expected, "{welcome:?}");
                 }
             }
         }

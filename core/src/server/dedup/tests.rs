@@ -162,11 +162,13 @@ fn first(reasons: &[(bool, NotExecuted)]) -> Result<(), NotExecuted> {
 
 #[test]
 fn a_new_request_is_refused_for_the_first_reason_in_the_order_of_the_protocol() {
-    for [dropped, known, repeatable, idempotent, draining, ledger_failed, fits] in flags() {
+    for [dropped, broken, known, repeatable, idempotent, draining, ledger_failed, fits] in flags() {
         let spec = MethodSpec::new(crate::ids::MethodId::from_number(1));
         let method = known.then_some(MethodSpec { idempotent: repeatable, ..spec });
+        let content =
+            first(&[(dropped, NotExecuted::Overloaded), (broken, NotExecuted::BadMetadata)]);
         let said = may_admit(&AdmissionFacts {
-            dropped,
+            content,
             method,
             idempotent,
             draining,
@@ -175,6 +177,7 @@ fn a_new_request_is_refused_for_the_first_reason_in_the_order_of_the_protocol() 
         });
         let expected = first(&[
             (dropped, NotExecuted::Overloaded),
+            (broken, NotExecuted::BadMetadata),
             (!known, NotExecuted::UnknownMethod),
             (draining, NotExecuted::ShuttingDown),
             (ledger_failed, NotExecuted::LedgerFailed),

@@ -21,7 +21,7 @@ impl Shared {
         &self,
         tag: Bytes,
         method: &CalledMethod,
-        body: Bytes,
+        (body, metadata): (Bytes, bool),
         timeout: Duration,
     ) -> Result<u64, NotExecuted> {
         if self.is_forked() {
@@ -35,7 +35,7 @@ impl Shared {
                 return Err(NotExecuted::NotBegun(CallError::Closed));
             }
             let closed = NotExecuted::NotBegun(CallError::Closed);
-            let mut call = call_of(method.id, body.clone(), timeout);
+            let mut call = call_of(method.id, body.clone(), metadata, timeout);
             state.describe(&mut call, method);
             let journal = state.journal.as_mut().ok_or(closed)?;
             let number = journal.begin(&mut state.machine, now, tag, call, body)?;

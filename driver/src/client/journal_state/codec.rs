@@ -46,9 +46,14 @@ pub(super) struct CallRow {
     pub(super) session: SessionId,
     pub(super) xid: Xid,
     pub(super) method: MethodId,
+    /// The body begins with a block of metadata.
+    pub(super) metadata: bool,
     pub(super) tag: Bytes,
     pub(super) body: Bytes,
 }
+
+/// Behind the row of a call whose body begins with a block of metadata: rows of builds that knew none end before it.
+const HAS_METADATA: u8 = 1;
 
 #[derive(Serialize, Deserialize)]
 struct CallBytes<'a> {
@@ -61,17 +66,25 @@ struct CallBytes<'a> {
 
 impl CallRow {
     pub(super) fn encode(&self) -> Bytes {
-        let CallRow { session, xid, method, tag, body } = self;
+        let CallRow { session, xid, method, metadata, tag, body } = self;
         let (xid, method) = (xid.get(), method.number());
-        encode(&CallBytes { session: *session, xid, method, tag, body })
+        let call = CallBytes { session: *session, xid, method, tag, body };
+        if *metadata { encode(&(call, HAS_METADATA)) } else { encode(&call) }
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Option<CallRow> {
-        let CallBytes { session, xid, method, tag, body } = decode(bytes)?;
+        let (call, rest) = postcard::take_from_bytes::<CallBytes<'_>>(bytes).ok()?;
+        let metadata = match rest {
+            [] => false,
+            [HAS_METADATA] => true,
+            _ => return None,
+        };
+        let CallBytes { session, xid, method, tag, body } = call;
         Some(CallRow {
             session,
             xid: Xid::new(xid)?,
             method: MethodId::from_number(method),
+            metadata,
             tag: Bytes::copy_from_slice(tag),
             body: Bytes::copy_from_slice(body),
         })
@@ -88,13 +101,14 @@ fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
 }
 
 /// What only a client says, in bytes that no status of the wire has.
-const NOT_EXECUTED: [(u8, NotExecuted); 6] = [
+const NOT_EXECUTED: [(u8, NotExecuted); 7] = [
     (0x40, NotExecuted::RequestTooLarge),
     (0x41, NotExecuted::Disconnected),
     (0x42, NotExecuted::SessionRefused),
     (0x43, NotExecuted::Closed),
     (0x44, NotExecuted::SignatureMismatch),
     (0x45, NotExecuted::NotCompared),
+    (0x46, NotExecuted::MetadataUnsupported),
 ];
 const UNKNOWN: [(u8, Unknown); 5] = [
     (0x50, Unknown::SessionEnded),
@@ -172,12 +186,18 @@ mod tests {
             session: session.id,
             xid: Xid::new(77).unwrap(),
             method: MethodId::of("bank/deposit"),
+            metadata: true,
             tag: Bytes::from_static(b"order 5"),
             body: Bytes::new(),
         };
         let bytes = row.encode();
-        assert_eq!(CallRow::decode(&bytes), Some(row));
-        assert_eq!(CallRow::decode(&bytes[..bytes.len() - 1]), None);
+        let (without, last) = bytes.split_at(bytes.len() - 1);
+        assert_eq!(CallRow::decode(&bytes), Some(row.clone()));
+        let plain = CallRow { metadata: false, ..row };
+        assert_eq!(plain.encode(), without);
+        assert_eq!(CallRow::decode(without), Some(plain));
+        assert_eq!(CallRow::decode(&without[..without.len() - 1]), None);
+        assert_eq!(CallRow::decode(&[without, &[9]].concat()), None, "{last:?} is the only one");
     }
 
     #[test]
@@ -188,7 +208,7 @@ mod tests {
             assert_eq!(encode_outcome(&outcome).as_deref(), Some(&[byte][..]), "{outcome:?}");
             known += 1;
         }
-        assert_eq!(known, 16 + 11);
+        assert_eq!(known, 17 + 12);
         let reply = RawOutcome::Reply(ReplyBody::new(b"reply", None));
         let bytes = encode_outcome(&reply).unwrap();
         assert!(
