@@ -89,6 +89,11 @@ fn a_server_that_takes_an_old_ack_for_what_came_since_is_caught() {
 }
 
 #[test]
+fn a_server_whose_digest_leaves_the_metadata_out_is_caught() {
+    assert!(caught(Broken::BareDigest).1.contains("S10"));
+}
+
+#[test]
 fn a_seed_replays_exactly() {
     for seed in [1, 7, 1 << 40] {
         let mut traces = [Trace::keeping(100), Trace::keeping(100)];

@@ -7,7 +7,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use oncewire_driver::protocol::NotExecuted;
-use oncewire_driver::{Bytes, Call, Client, Outcome, Ticket};
+use oncewire_driver::{Bytes, Call, Client, Metadata, Outcome, Ticket};
 
 use super::awaited::Awaited;
 use super::executor::{Sleep, lock};
@@ -183,27 +183,26 @@ impl Actor {
         world.sim.note(|| format!("actor {} begins {op}: {kind:?}", self.number));
         let request: Request = (op, handlers::pad(op, len));
         let starts = self.rng.one_in(4);
+        let begun = Begun { metadata: handlers::metadata_of(op), kind, starts };
         let call = match kind.method {
             handlers::RAW_PLACE => {
                 let mut body = op.to_le_bytes().to_vec();
                 body.extend(&request.1);
-                begin_call(client.call_raw(handlers::RAW, body), kind, starts, raw)
+                begin_call(client.call_raw(handlers::RAW, body), begun, raw)
             }
             handlers::GARBLED => {
-                begin_call(client.call_raw(handlers::ECHO.id(), vec![0x80]), kind, starts, raw)
+                begin_call(client.call_raw(handlers::ECHO.id(), vec![0x80]), begun, raw)
             }
-            handlers::ABSENT => {
-                begin_call(client.call(&handlers::NOWHERE, &request), kind, starts, typed)
-            }
-            0 => begin_call(client.call(&handlers::ECHO, &request), kind, starts, typed),
-            1 => begin_call(client.call(&handlers::LIMITED, &request), kind, starts, typed),
+            handlers::ABSENT => begin_call(client.call(&handlers::NOWHERE, &request), begun, typed),
+            0 => begin_call(client.call(&handlers::ECHO, &request), begun, typed),
+            1 => begin_call(client.call(&handlers::LIMITED, &request), begun, typed),
             handlers::LISTENS_PLACE => {
-                begin_call(client.call(&handlers::LISTENS, &request), kind, starts, typed)
+                begin_call(client.call(&handlers::LISTENS, &request), begun, typed)
             }
             handlers::DROPPED_PLACE => {
-                begin_call(client.call(&handlers::DROPPED, &request), kind, starts, typed)
+                begin_call(client.call(&handlers::DROPPED, &request), begun, typed)
             }
-            _ => begin_call(client.call(&handlers::IDEM, &request), kind, starts, typed),
+            _ => begin_call(client.call(&handlers::IDEM, &request), begun, typed),
         };
         Pending { op, begun: starts, kind, due: self.due(now, op, kind), call }
     }
@@ -386,7 +385,11 @@ impl Actor {
         let len = self.rng.index(100);
         let request: Request = (op, handlers::pad(op, len));
         let method = [handlers::ECHO, handlers::LIMITED, handlers::IDEM][method];
-        let sent = self.client().send(&method, &request);
+        let metadata = handlers::metadata_of(op);
+        let sent = match metadata.is_empty() {
+            true => self.client().send(&method, &request),
+            false => self.client().send_with_metadata(&method, &request, &metadata),
+        };
         self.world.sim.note(|| format!("actor {} sends {op}: {sent:?}", self.number));
         if let Err(why) = sent {
             let mut model = lock(&self.world.model);
@@ -472,12 +475,21 @@ async fn poll_once<F: Future + Unpin>(mut future: F) -> Option<F::Output> {
     .await
 }
 
+/// How a call is begun.
+struct Begun {
+    metadata: Metadata,
+    kind: Kind,
+    /// Before it is polled.
+    starts: bool,
+}
+
 fn begin_call<R: Send + 'static>(
     call: Call<R>,
-    kind: Kind,
-    starts: bool,
+    begun: Begun,
     observed: fn(Outcome<R>) -> Ended,
 ) -> Pin<Box<dyn Future<Output = Ended> + Send>> {
+    let Begun { metadata, kind, starts } = begun;
+    let call = call.with_metadata(metadata);
     let mut call = call.timeout(Duration::from_nanos(kind.timeout)).fail_fast(kind.fail_fast);
     call = if kind.idempotent { call.idempotent() } else { call.at_most_once() };
     let future = if starts { call.start() } else { call.into_future() };

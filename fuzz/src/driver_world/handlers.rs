@@ -9,7 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use oncewire_driver::protocol::{MethodId, MethodSpec};
-use oncewire_driver::{Bytes, Context, Method, Server};
+use oncewire_driver::{Bytes, Context, Metadata, MetadataKey, Method, Server};
 
 use super::World;
 use super::clocks::Clock;
@@ -65,6 +65,25 @@ pub const LARGE_MAX: usize = 100_000;
 /// The pad of an operation.
 pub fn pad(op: u64, len: usize) -> Vec<u8> {
     (0..len).map(|at| (mix(op ^ at as u64 >> 3) >> (8 * (at % 8))) as u8).collect()
+}
+
+const OP: MetadataKey<u64> = MetadataKey::new("op");
+const PAD: MetadataKey<Bytes> = MetadataKey::new("pad");
+
+/// What the calls of an operation carry beside their arguments: nothing in most.
+pub fn metadata_of(op: u64) -> Metadata {
+    let metadata = Metadata::new();
+    if op % 4 == 1 {
+        metadata.with(&OP, op).with(&PAD, pad(op, op as usize % 300))
+    } else {
+        metadata
+    }
+}
+
+fn check_metadata(world: &World, context: &Context, op: u64) {
+    if context.all_metadata().cloned().unwrap_or_default() != metadata_of(op) {
+        world.sim.fail(format!("operation {op} came with {:?}", context.all_metadata()));
+    }
 }
 
 /// A raw reply.
@@ -179,6 +198,7 @@ async fn wait(
     op: u64,
 ) -> (u64, usize) {
     world.sim.note(|| format!("server {server} runs operation {op}, which waits"));
+    check_metadata(&world, &context, op);
     let mut guard = start(&world, server, method, op);
     let mut time = time_limit_of(&world, op).map(|time| Sleep::new(&world.sim, time));
     let mut cancelled = std::pin::pin!(context.cancelled());
@@ -213,6 +233,7 @@ async fn execute(
 ) -> (u64, usize) {
     let plan = plan(&world, op);
     world.sim.note(|| format!("server {server} runs operation {op}, xid {}", context.xid));
+    check_metadata(&world, &context, op);
     let mut guard = start(&world, server, method, op);
     let run = guard.run;
     if plan.end == End::Panicked && plan.panic_first {

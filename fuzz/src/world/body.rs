@@ -1,4 +1,7 @@
-//! The bodies of requests and replies: an operation's number, and a pattern that shows every changed byte.
+//! The bodies of requests and replies: an operation's number, and a pattern that shows every changed byte. Some requests have
+//! metadata too, which also follows from the operation's number.
+
+use oncewire_core::wire::{FLAG_METADATA, Metadata, MetadataValue, MetadataWriter};
 
 /// Bytes of the number at the front of a request.
 pub const REQUEST_HEAD: usize = 8;
@@ -30,6 +33,48 @@ pub fn write_request(op: u32, pad: usize, out: &mut [u8]) -> usize {
     out[..8].copy_from_slice(&u64::from(op).to_le_bytes());
     out[8..8 + pad].copy_from_slice(pad_of(op, pad));
     REQUEST_HEAD + pad
+}
+
+/// Whether the request of an operation carries metadata.
+#[inline]
+pub fn has_metadata(op: u32) -> bool {
+    op % 4 == 1
+}
+
+fn metadata_of(op: u32) -> [(&'static str, MetadataValue<'static>); 2] {
+    let pad = MetadataValue::Bytes(pad_of(op, op as usize % 200));
+    [("op", MetadataValue::Number(op.into())), ("pad", pad)]
+}
+
+/// The same with the operation's metadata before it, if it has any. Returns whether it has.
+#[inline]
+pub fn write_call(op: u32, pad: usize, out: &mut [u8]) -> (usize, bool) {
+    if !has_metadata(op) {
+        return (write_request(op, pad, out), false);
+    }
+    let mut writer = MetadataWriter::new(out);
+    for (key, value) in metadata_of(op) {
+        writer.push(key, value).expect("it is within the limits");
+    }
+    let block = writer.finish();
+    (block + write_request(op, pad, &mut out[block..]), true)
+}
+
+/// Whether this is the metadata of an operation, as it was written.
+#[inline]
+pub fn is_metadata_of(op: u32, metadata: Metadata<'_>) -> bool {
+    match has_metadata(op) {
+        true => metadata.iter().eq(metadata_of(op)),
+        false => metadata.is_empty(),
+    }
+}
+
+/// What follows the metadata of a request with these flags.
+pub fn arguments(flags: u8, body: &[u8]) -> &[u8] {
+    match flags & FLAG_METADATA {
+        0 => body,
+        _ => Metadata::split(body).map_or(&[], |(_, arguments)| arguments),
+    }
 }
 
 /// Writes the reply that the execution `run` of an operation gives, and returns its length.

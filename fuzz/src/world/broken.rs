@@ -98,7 +98,7 @@ impl World {
                 self.forget_kept(l, running_too)
             }
             Frame::Request(header, body) if forgets(header.xid.get()) => {
-                match body::read_request(body) {
+                match body::read_request(body::arguments(header.flags, body)) {
                     Some(op) => self.model.executed(op, number, header.xid.get()).map(drop),
                     None => Ok(()),
                 }

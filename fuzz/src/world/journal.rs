@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use oncewire_core::wire;
 use oncewire_core::{
     Call, CallId, Client, ClientSession, MethodId, Outcome, SessionId, Unknown, Xid,
 };
@@ -120,8 +121,10 @@ impl World {
             let peer = &mut self.peers[p];
             while let Some(numbered) = peer.client.poll_unjournaled(now) {
                 let (call, xid, method) = (numbered.call, numbered.xid, numbered.method);
-                let (idempotent, len) = (numbered.idempotent, numbered.body.len());
-                let pad = (len - body::REQUEST_HEAD) as u16;
+                let flags = if numbered.metadata { wire::FLAG_METADATA } else { 0 };
+                let arguments = body::arguments(flags, numbered.body);
+                let pad = (arguments.len() - body::REQUEST_HEAD) as u16;
+                let idempotent = numbered.idempotent;
                 let Some(op) = peer.op(call) else { continue };
                 let row = Row { op, session: session.id, xid, method, idempotent, pad };
                 let due = self.now + World::write_time(&mut self.rng, self.calm);
@@ -301,9 +304,9 @@ impl World {
                 }
                 continue;
             }
-            let len = body::write_request(row.op, usize::from(row.pad), &mut self.scratch);
+            let (len, metadata) = body::write_call(row.op, usize::from(row.pad), &mut self.scratch);
             let mut call = Call::new(row.method, &self.scratch[..len]);
-            call.idempotent = row.idempotent;
+            (call.idempotent, call.metadata) = (row.idempotent, metadata);
             call.timeout = Duration::from_secs(30);
             let timeout = call.timeout.as_nanos() as u64;
             let id = peer.client.restore_call(now, row.xid, call);

@@ -28,6 +28,8 @@ kinds! {
     Recorded "recorded sessions",
     /// A stranger sent a call in the same write as its `Hello`.
     Early "calls behind a Hello",
+    /// A stranger sent a call again with other metadata.
+    Altered "calls with other metadata",
     /// A silent stranger was closed at the handshake's own time.
     TooSlow "handshakes too slow",
     /// A connection opened under a keepalive of a minute or more, or none.

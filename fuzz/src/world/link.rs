@@ -178,6 +178,8 @@ pub enum Stranger {
     Silent(u64),
     /// It acknowledges replies of which it has read the beginning only.
     Hasty,
+    /// It sends a call a second time with other metadata.
+    Altering,
 }
 
 impl Link {

@@ -376,9 +376,9 @@ impl World {
         }
         one_way &= !self.peers[p].durable;
         let op = self.model.begin(p, idempotent, one_way);
-        let len = body::write_request(op, pad, &mut self.scratch);
+        let (len, metadata) = body::write_call(op, pad, &mut self.scratch);
         let mut call = Call::new(method, &self.scratch[..len]);
-        call.timeout = Duration::from_nanos(timeout);
+        (call.timeout, call.metadata) = (Duration::from_nanos(timeout), metadata);
         (call.idempotent, call.one_way, call.fail_fast) = (idempotent, one_way, fail_fast);
         self.calls += 1;
         let peer = &mut self.peers[p];

@@ -305,7 +305,7 @@ impl Model {
         let over = session.link.is_none() && now.saturating_sub(session.alone_since) >= lease;
         ensure!(session.alive, "session {number} ended twice");
         ensure!(
-            session.goodbye || over || !session.welcomed,
+            session.goodbye || over || session.faulty || !session.welcomed,
             "S6: session {number} ended early: {:?}, {} ns alone",
             session.link,
             now.saturating_sub(session.alone_since)

@@ -71,6 +71,8 @@ pub enum Broken {
     StaleNotSeen,
     /// A server takes the bits of an `Ack` for what its client has sent since, too.
     StaleAck,
+    /// A server whose digest of a request leaves the metadata out.
+    BareDigest,
 }
 
 /// The kind of a world.
@@ -263,7 +265,7 @@ impl Profile {
         match self.broken {
             Broken::No => {}
             Broken::NoDedup | Broken::Forgetful | Broken::Reuse => self.make_plain(),
-            Broken::Early | Broken::Undercount => self.strangers = true,
+            Broken::Early | Broken::Undercount | Broken::BareDigest => self.strangers = true,
             Broken::HastyGoodbye => {
                 (self.rolling, self.ledger, self.durable_from) = (true, true, 0);
                 self.server.records_sessions = true;

@@ -107,7 +107,8 @@ impl World {
         }
         let item = match received.item {
             Some(Incoming::Request(request)) => {
-                let op = body::read_request(request.body).filter(|_| !tainted);
+                let op = body::read_request(request.body)
+                    .filter(|op| !tainted && body::is_metadata_of(*op, request.metadata));
                 ensure!(op.is_some() || tainted, "a request on link {l} was damaged");
                 Got::Call(Box::new(Arrived {
                     admission: request.admission,
@@ -146,7 +147,7 @@ impl World {
         }
         let kind = usize::from(spec.id == profile::LONG);
         let mut plan = host::plan(self.seed, arrived.op.unwrap_or(0), &self.profile, kind);
-        if link.stranger == Some(Stranger::Hasty) {
+        if let Some(Stranger::Hasty | Stranger::Altering) = link.stranger {
             plan = host::Plan { delays: [0; 4], end: host::End::Reply, pad: 3_000 };
         }
         let call = Call {

@@ -1,4 +1,5 @@
-//! Others that connect: they write calls behind their `Hello`, say nothing, or acknowledge what they have not read.
+//! Others that connect: they write calls behind their `Hello`, say nothing, acknowledge what they have not read, or send a
+//! call again with other metadata.
 
 use oncewire_core::wire::{self, Ack, Frame, Hello, MAGIC, RequestHeader, Resume, VERSION};
 use oncewire_core::{CloseReason, ProtocolError, Refuse, Xid};
@@ -20,9 +21,10 @@ impl World {
         if self.peers[p].tainted || self.hosts[h].draining {
             return Ok(());
         }
-        match self.rng.below(3) {
+        match self.rng.below(4) {
             0 => self.early(p, h),
             1 => self.silent(p, h),
+            2 => self.altering(p, h),
             _ => self.hasty(p, h),
         }
     }
@@ -52,7 +54,7 @@ impl World {
             magic: MAGIC,
             version_min: VERSION,
             version_max: VERSION,
-            features: 0,
+            features: wire::FEATURE_METADATA,
             resume,
             slots: 8,
             request_len_max: 8_192,
@@ -64,11 +66,20 @@ impl World {
     }
 
     fn say_request(&mut self, l: usize, xid: Xid, op: u32) {
-        let len = body::write_request(op, 0, &mut self.scratch);
-        let request = self.scratch[..len].to_vec();
-        let header =
-            RequestHeader { flags: 0, method: profile::LONG, remaining_ms: 30_000, xid, acked: 0 };
-        self.say(l, &Frame::Request(header, &request));
+        let request = self.request_of(op);
+        self.say_call(l, xid, op, &request);
+    }
+
+    fn request_of(&mut self, op: u32) -> Vec<u8> {
+        let (len, _) = body::write_call(op, 0, &mut self.scratch);
+        self.scratch[..len].to_vec()
+    }
+
+    fn say_call(&mut self, l: usize, xid: Xid, op: u32, request: &[u8]) {
+        let flags = if body::has_metadata(op) { wire::FLAG_METADATA } else { 0 };
+        let method = profile::LONG;
+        let header = RequestHeader { flags, method, remaining_ms: 30_000, xid, acked: 0 };
+        self.say(l, &Frame::Request(header, request));
     }
 
     /// S2: calls in one write with the `Hello`, of a new session or of a client's own. None is taken.
@@ -164,8 +175,49 @@ impl World {
         match who {
             Stranger::Early => *error == ProtocolError::NoSession,
             Stranger::Hasty => matches!(error, ProtocolError::AckAhead { .. }),
+            Stranger::Altering => matches!(error, ProtocolError::FalseRetry { .. }),
             Stranger::Silent(_) => false,
         }
+    }
+
+    /// S10: a call is answered, and comes again with the same arguments and other metadata. Its session is over.
+    fn altering(&mut self, p: usize, h: usize) -> Check {
+        if !body::has_metadata(self.model.ops.len() as u32) {
+            // The operation that is begun next.
+            return Ok(());
+        }
+        let Some(l) = self.connect_stranger(p, h, Stranger::Altering) else { return Ok(()) };
+        self.say_hello(l, None);
+        self.deliver_up(l, usize::MAX)?;
+        self.pump_host(h)?;
+        self.confirm_opened(h, u64::MAX)?;
+        let xid = Xid::new(1 + self.rng.below(64));
+        let Some(xid) = xid.filter(|_| self.links[l].conn.is_some()) else { return Ok(()) };
+        let op = self.model.begin(p, false, false);
+        self.model.ops[op as usize].stage = Stage::Unheard;
+        self.say_request(l, xid, op);
+        self.deliver_up(l, usize::MAX)?;
+        self.pump_host(h)?;
+        let session = self.links[l].session.map(|number| &mut self.model.sessions[number as usize]);
+        let Some(session) = session.filter(|session| session.keeps(xid.get())) else {
+            // With a ledger its record may not be stable yet.
+            return self.end_link(l);
+        };
+        session.faulty = true;
+        self.kinds[Kind::Altered as usize] += 1;
+        let mut request = self.request_of(op);
+        if self.profile.broken != Broken::BareDigest {
+            let at = request.windows(2).position(|bytes| bytes == b"op").unwrap_or(0);
+            request[at] = b'O';
+        }
+        self.say_call(l, xid, op, &request);
+        self.deliver_up(l, usize::MAX)?;
+        self.pump_host(h)?;
+        ensure!(
+            self.links[l].conn.is_none(),
+            "S10: link {l} lives on after a request came again with other metadata"
+        );
+        self.end_link(l)
     }
 
     /// C98: replies are acknowledged of which a part has left: what the server holds stays what it says.

@@ -94,7 +94,7 @@ pub fn describe(frame: &Frame<'_>) -> String {
             "Request xid {} X {} op {:?} flags {} remaining {} ms, {} bytes",
             header.xid,
             header.acked,
-            super::body::op_of(body),
+            super::body::op_of(super::body::arguments(header.flags, body)),
             header.flags,
             header.remaining_ms,
             body.len()

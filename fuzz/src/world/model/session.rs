@@ -78,6 +78,8 @@ pub struct Session {
     pub(super) greeted: bool,
     /// Its client said `Goodbye`.
     pub goodbye: bool,
+    /// Its client sends a false retry (S10), which ends it.
+    pub faulty: bool,
     /// It came back from a ledger, where holes may be.
     pub restored: bool,
     /// Its client went on from a journal, or compares signatures: what this server has not seen may come behind later
