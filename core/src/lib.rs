@@ -96,9 +96,9 @@ pub use instance::{Instance, Schemas};
 pub use keepalive::NEVER;
 pub use outcome::{CallError, Executed, NoReply, NotExecuted, Outcome, Status, Unknown};
 pub use server::{
-    Admission, CallKey, CallRecord, Incoming, MethodSpec, RecordState, Refused, ReplyTooLarge,
-    Request, Running, Server, ServerConfig, ServerCounters, ServerError, ServerEvent,
-    SessionRecord,
+    Admission, CallKey, CallRecord, Incoming, MethodSpec, Notice, RecordState, Refused,
+    ReplyTooLarge, Request, Running, Server, ServerConfig, ServerCounters, ServerError,
+    ServerEvent, SessionOver, SessionRecord, Verdict,
 };
 #[cfg(feature = "alloc")]
 pub use storage::Heap;

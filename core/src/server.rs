@@ -41,7 +41,7 @@ use core::time::Duration;
 
 pub use config::{MethodSpec, ServerConfig, ServerError};
 use conn::Conn;
-pub use event::{ServerCounters, ServerEvent};
+pub use event::{Notice, ServerCounters, ServerEvent, SessionOver, Verdict};
 pub use execute::{Admission, CallKey, CallRecord, RecordState, Refused, ReplyTooLarge, Running};
 pub use handshake::SessionRecord;
 use quota::PrincipalQuota;
@@ -134,6 +134,8 @@ pub struct Server<T: ServerStorage> {
     /// Slots held in all sessions.
     held: u64,
     ledger_failed: bool,
+    /// What was decided about the frame that is handled.
+    notice: Option<Notice>,
     counters: ServerCounters,
 }
 
@@ -174,6 +176,7 @@ impl<T: ServerStorage> Server<T> {
             drain: None,
             held: 0,
             ledger_failed: false,
+            notice: None,
             counters: ServerCounters::default(),
         })
     }

@@ -90,7 +90,7 @@ fn c87_a_request_that_comes_while_the_session_is_being_recorded_is_not_taken() {
     server.confirm_session(conn);
     assert_eq!(said(&mut server, conn), [OwnedFrame::Refuse(Refuse::Protocol(NO_SESSION))]);
     let events: Vec<_> = std::iter::from_fn(|| server.poll_event()).collect();
-    let ended = ServerEvent::SessionEnded(SECRET);
+    let ended = ServerEvent::SessionEnded(SECRET, SessionOver::Lease);
     assert!(events.contains(&ended), "its record, which comes first, is forgotten: {events:?}");
 }
 

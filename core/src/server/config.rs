@@ -82,6 +82,8 @@ pub struct ServerConfig {
     /// Whether the owner says of each new call if its caller may make it: every admission must go through
     /// [`authorize`](crate::Server::authorize) before it is started, and until then nothing is set aside for it.
     pub authorizes: bool,
+    /// Whether the machine says what it decides by itself, as [`Incoming::Notice`](crate::Incoming::Notice): for logs.
+    pub notices: bool,
 }
 
 /// Twice the tables of a session's first slots, and small requests.
@@ -129,6 +131,7 @@ impl ServerConfig {
             commit: 0,
             records_sessions: false,
             authorizes: false,
+            notices: false,
         }
     }
 }

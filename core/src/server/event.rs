@@ -1,8 +1,11 @@
 //! What a server reports: events and counters.
 
 use crate::error::CloseReason;
-use crate::ids::{ConnId, SessionId, SessionKey};
+use crate::ids::{ConnId, MethodId, SessionId, SessionKey};
+use crate::outcome::NotExecuted;
 use crate::wire::Refuse;
+
+use super::execute::CallKey;
 
 /// What happened at a server that no received data says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,9 +23,87 @@ pub enum ServerEvent {
     /// gone (S6), and until then its client may be back, unless it was ended for cause.
     Abandoned(SessionKey),
     /// A session is over: a ledger may forget it.
-    SessionEnded(SessionId),
+    SessionEnded(SessionId, SessionOver),
     /// The drain is complete: nothing runs, nothing is kept, no connection is left.
     Drained,
+}
+
+/// Why a session is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SessionOver {
+    /// Its client has ended it.
+    Goodbye,
+    /// It was without a connection for the length of its lease, or lost the one on which its client would have learned of it
+    /// (S6).
+    Lease,
+    /// Its client repeated an xid with other arguments (S10).
+    FalseRetry,
+}
+
+impl core::fmt::Display for SessionOver {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            SessionOver::Goodbye => "its client ended it",
+            SessionOver::Lease => "its client did not come back within the lease",
+            SessionOver::FalseRetry => "its client repeated an xid with other arguments",
+        })
+    }
+}
+
+/// What the machine has decided by itself, with [`ServerConfig::notices`](crate::ServerConfig::notices). Nothing is to be done
+/// about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "_explore", derive(Hash))]
+pub enum Notice {
+    /// A session was opened on the connection.
+    Opened,
+    /// The connection has resumed a session.
+    Resumed,
+    /// A request came again, or its client asked for the call's answer.
+    Duplicate {
+        /// Which call.
+        call: CallKey,
+        /// Its method, if it was a request that came.
+        method: Option<MethodId>,
+        /// What it is answered with.
+        verdict: Verdict,
+    },
+    /// A new request was refused.
+    Refused {
+        /// Which call.
+        call: CallKey,
+        /// Its method.
+        method: MethodId,
+        /// Why.
+        why: NotExecuted,
+    },
+}
+
+/// What a request that came again, or an `Ask`, is answered with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// Nothing: its client has long had the answer.
+    Dropped,
+    /// The answer, when the call is done.
+    WhenDone,
+    /// The answer that is kept.
+    Kept,
+    /// That no request with this xid was read: the call may be sent again.
+    NotSeen,
+}
+
+impl core::fmt::Display for Verdict {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Verdict::Dropped => "dropped: the answer was acknowledged",
+            Verdict::WhenDone => "answered when the call is done",
+            Verdict::Kept => "answered from what is kept",
+            Verdict::NotSeen => "answered that the request was not seen",
+        })
+    }
 }
 
 /// Numbers that tell what a server holds and has done.

@@ -197,7 +197,7 @@ impl<T: ServerStorage> Server<T> {
         let gone = Refused(NotExecuted::Cancelled);
         let (draining, ledger_failed, now) = (self.drain.is_some(), self.ledger_failed, self.now);
         let session = self.sessions.get_mut(key.session).ok_or(gone)?;
-        if session.state == SessionState::Ended {
+        if session.state.is_ended() {
             return Err(gone);
         }
         let aborting = session.state == SessionState::Aborting;
@@ -354,7 +354,7 @@ impl<T: ServerStorage> Server<T> {
     ) {
         let index = key.session.index;
         let Some(mut view) = self.view(index) else { return };
-        if view.key != key.session || view.session.state == SessionState::Ended {
+        if view.key != key.session || view.session.state.is_ended() {
             return;
         }
         view.finish(key.slot, |slot| {

@@ -1,6 +1,7 @@
 //! Opening, resuming, restoring and ending sessions.
 
 use super::conn::Phase;
+use super::event::Notice;
 use super::session::{Reach, Session, SessionState, Slots};
 use super::{Conn, Server, dedup};
 use crate::error::{CloseReason, ProtocolError};
@@ -127,12 +128,14 @@ impl<T: ServerStorage> Server<T> {
             conn.features = hello.features & wire::FEATURES;
         }
         match hello.resume {
-            Some(resume) => self.resume(index, &resume),
-            None => {
-                self.open(index, hello);
-                Ok(())
-            }
+            Some(resume) => self.resume(index, &resume)?,
+            None => self.open(index, hello),
         }
+        let opened = if hello.resume.is_some() { Notice::Resumed } else { Notice::Opened };
+        if self.conns.live(index).is_some_and(|conn| conn.session.is_some()) {
+            self.note(opened);
+        }
+        Ok(())
     }
 
     /// S27: on a lossy link the answer to a `Hello` may be lost, and the `Hello` come again; or it is delivered twice. A
@@ -346,8 +349,8 @@ impl<T: ServerStorage> Server<T> {
         let Some(session) = self.sessions.live_mut(index) else { return };
         debug_assert!(session.state.may_resume(), "it is ended for cause once");
         self.session_index.remove(session.id.prefix());
+        session.state = SessionState::Aborting;
         if session.running() > 0 {
-            session.state = SessionState::Aborting;
             self.abandoned.push_back(&mut self.sessions, index);
         } else {
             self.drop_session(index);
@@ -357,7 +360,7 @@ impl<T: ServerStorage> Server<T> {
     fn unlink_lease(&mut self, index: u32) {
         let Some(session) = self.sessions.live(index) else { return };
         let list = match session.state {
-            SessionState::Ended => return,
+            SessionState::Ended(_) => return,
             SessionState::Expired | SessionState::Aborting => &mut self.abandoned,
             SessionState::Open | SessionState::Closing if session.reach.has_full_lease() => {
                 &mut self.leases
@@ -394,14 +397,14 @@ impl<T: ServerStorage> Server<T> {
         }
         self.unlink_lease(index);
         let Some(session) = self.sessions.live_mut(index) else { return };
-        if session.state == SessionState::Ended {
+        if session.state.is_ended() {
             return;
         }
         if session.state != SessionState::Aborting {
             self.session_index.remove(session.id.prefix());
         }
         debug_assert!(session.conn == NIL && session.running() == 0, "nothing runs or is bound");
-        session.state = SessionState::Ended;
+        session.state = SessionState::Ended(session.state.over());
         let (mut held, mut kept, mut requests, mut tables) = (0, 0, 0, 0);
         if let Some(calls) = session.calls.as_deref() {
             (kept, requests) = (calls.kept_bytes, calls.request_bytes);

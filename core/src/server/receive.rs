@@ -4,6 +4,7 @@ use super::conn::{IncomingFrame, Phase};
 use super::dedup::{
     self, AdmissionFacts, Arrival, AskAnswer, CancelEffect, RequestFacts, SessionFacts,
 };
+use super::event::{Notice, Verdict};
 use super::execute::{Admission, CallKey};
 use super::long::Coming;
 use super::replies::SessionView;
@@ -34,6 +35,8 @@ pub enum Incoming<'d> {
     /// A call that was admitted and has not been started is no longer wanted. An owner that keeps its admission for later
     /// can refuse it now; otherwise [`Server::start`] will.
     Withdrawn(CallKey),
+    /// What the machine has decided by itself. Only with [`ServerConfig::notices`](super::ServerConfig::notices).
+    Notice(Notice),
 }
 
 /// A call that was admitted: to be started or refused.
@@ -142,7 +145,7 @@ impl<T: ServerStorage> Server<T> {
             // No frame is at the front, and bytes of a body say nothing of what came.
             live.keepalive.on_progress();
             return Ok(match self.drop_coming(index, data)? {
-                (len, 0) => (len, Next::More),
+                (len, 0) => (len, self.next_notice()),
                 (len, wanted) => (len, Next::Wanted(wanted)),
             });
         }
@@ -163,11 +166,11 @@ impl<T: ServerStorage> Server<T> {
                 let session = session.ok_or(ProtocolError::NoSession)?;
                 let request = self.handle_request::<METADATA>(session, &header, body)?;
                 let item = request.map(|request| Next::Item(Incoming::Request(request)));
-                Ok((len, item.unwrap_or(Next::More)))
+                Ok((len, item.unwrap_or_else(|| self.next_notice())))
             }
             Parsed::Control(control, len) => {
                 let item = self.handle_control(index, session, control, data)?;
-                Ok((len, item.map_or(Next::More, Next::Item)))
+                Ok((len, item.map_or_else(|| self.next_notice(), Next::Item)))
             }
             Parsed::Incomplete(_) if session.is_none() && wire::is_not_hello(data) => {
                 Err(ProtocolError::NoSession)
@@ -182,6 +185,21 @@ impl<T: ServerStorage> Server<T> {
             // A server's frames are never cut out as a client's.
             Parsed::Reply(..) => Err(ProtocolError::NoSession),
         }
+    }
+
+    /// Notes what was decided, for an owner that wants to know.
+    #[cold]
+    pub(super) fn note(&mut self, notice: Notice) {
+        if self.config.notices {
+            debug_assert!(self.notice.is_none(), "a frame has one notice at most");
+            self.notice = Some(notice);
+        }
+    }
+
+    /// After a frame that brought nothing to do.
+    #[cold]
+    fn next_notice<'d>(&mut self) -> Next<'d> {
+        self.notice.take().map_or(Next::More, |notice| Next::Item(Incoming::Notice(notice)))
     }
 
     /// C42: the frame at the front is whole; the next one has its own time.
@@ -321,6 +339,9 @@ impl<T: ServerStorage> Server<T> {
         let arrival = dedup::classify_request(&view.facts(), &slot, &request)?;
         view.acknowledge(header.acked)?;
         if !view.note_arrival(arrival, slot_number) {
+            let call = CallKey { session: view.key, slot: slot_number, xid };
+            let verdict = arrival_verdict(arrival, &slot);
+            self.note(Notice::Duplicate { call, method: Some(header.method), verdict });
             return Ok(None);
         }
         if found.is_none() && !view.make_slot(slot_number) {
@@ -364,6 +385,7 @@ impl<T: ServerStorage> Server<T> {
             (refusal, _) => {
                 let why = refusal.err().unwrap_or(NotExecuted::UnknownMethod);
                 self.finish(index, slot_number, Status::Refused(why), Payload::EMPTY);
+                self.note(Notice::Refused { call: key, method: header.method, why });
                 Ok(None)
             }
         }
@@ -385,7 +407,9 @@ impl<T: ServerStorage> Server<T> {
         view.counters.asks += 1;
         let slot_number = view.session.slot_of(number);
         let slot = view.slot(slot_number).map_or(SlotView::UNUSED, Slot::view);
-        match dedup::classify_ask(&view.facts(), &slot, number)? {
+        let answer = dedup::classify_ask(&view.facts(), &slot, number)?;
+        let call = CallKey { session: view.key, slot: slot_number, xid };
+        match answer {
             AskAnswer::Dropped => {}
             AskAnswer::WhenDone | AskAnswer::Kept => view.route_answer(slot_number),
             AskAnswer::NotSeen if view.make_slot(slot_number) => {
@@ -397,8 +421,16 @@ impl<T: ServerStorage> Server<T> {
             AskAnswer::NotSeen => {
                 let conn = view.session.conn;
                 self.close_when_sent(conn, CloseReason::NoRoom);
+                return Ok(());
             }
         }
+        let verdict = match answer {
+            AskAnswer::Dropped => Verdict::Dropped,
+            AskAnswer::WhenDone => Verdict::WhenDone,
+            AskAnswer::Kept => Verdict::Kept,
+            AskAnswer::NotSeen => Verdict::NotSeen,
+        };
+        self.note(Notice::Duplicate { call, method: None, verdict });
         Ok(())
     }
 
@@ -430,7 +462,16 @@ impl<T: ServerStorage> Server<T> {
     /// The session that `key` names, unless it has ended.
     pub(super) fn live_session(&self, key: SessionKey) -> Option<u32> {
         let session = self.sessions.get(key.0)?;
-        (session.state != SessionState::Ended).then_some(key.0.index)
+        (!session.state.is_ended()).then_some(key.0.index)
+    }
+}
+
+/// What a request that is not to run is answered with.
+fn arrival_verdict(arrival: Arrival, slot: &SlotView) -> Verdict {
+    match (arrival, slot.state) {
+        (Arrival::Stale, _) => Verdict::Dropped,
+        (_, SlotState::Kept(_)) => Verdict::Kept,
+        _ => Verdict::WhenDone,
     }
 }
 

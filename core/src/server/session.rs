@@ -1,5 +1,6 @@
 //! A session at a server: what an idle one keeps, its calls while it has some, and how far it has ended.
 
+use super::event::SessionOver;
 use super::held::Held;
 use super::slot::{OUT, Slot};
 use crate::ids::{SessionId, slot_of};
@@ -89,7 +90,7 @@ pub(super) enum SessionState {
     /// resumed: its id is forgotten.
     Aborting,
     /// It is over, and holds nothing; its place is freed when its event was polled.
-    Ended,
+    Ended(SessionOver),
 }
 
 impl SessionState {
@@ -98,7 +99,7 @@ impl SessionState {
     pub(super) fn may_resume(self) -> bool {
         match self {
             SessionState::Open | SessionState::Closing | SessionState::Expired => true,
-            SessionState::Aborting | SessionState::Ended => false,
+            SessionState::Aborting | SessionState::Ended(_) => false,
         }
     }
 
@@ -107,10 +108,24 @@ impl SessionState {
         matches!(self, SessionState::Open | SessionState::Closing)
     }
 
+    pub(super) fn is_ended(self) -> bool {
+        matches!(self, SessionState::Ended(_))
+    }
+
+    /// Why a session that ends in this state is over.
+    pub(super) fn over(self) -> SessionOver {
+        match self {
+            SessionState::Open | SessionState::Expired => SessionOver::Lease,
+            SessionState::Closing => SessionOver::Goodbye,
+            SessionState::Aborting => SessionOver::FalseRetry,
+            SessionState::Ended(over) => over,
+        }
+    }
+
     /// Whether it is over now; `owes` says that something is kept, or is still to be sent.
     pub(super) fn is_over(self, running: u32, owes: bool) -> bool {
         match self {
-            SessionState::Open | SessionState::Ended => false,
+            SessionState::Open | SessionState::Ended(_) => false,
             SessionState::Closing => running == 0 && !owes,
             SessionState::Expired | SessionState::Aborting => running == 0,
         }

@@ -43,7 +43,7 @@ impl<T: ServerStorage> Server<T> {
         }
         if let Some(index) = self.ended.pop_front(&mut self.sessions) {
             let session = self.sessions.remove(index)?;
-            return Some(ServerEvent::SessionEnded(session.id));
+            return Some(ServerEvent::SessionEnded(session.id, session.state.over()));
         }
         if self.drain.is_some()
             && self.is_drained()

@@ -106,7 +106,7 @@ impl Pair {
                         link.server_open = false;
                     }
                 }
-                ServerEvent::SessionEnded(session) => {
+                ServerEvent::SessionEnded(session, _) => {
                     self.ledger.sessions.remove(&session.to_bytes());
                 }
                 _ => {}

@@ -407,7 +407,7 @@ impl State {
                     self.cancels.wake_session(session, &mut self.to_wake);
                     self.withdraw_all(session);
                 }
-                ServerEvent::SessionEnded(session) => self.record_session_end(session),
+                ServerEvent::SessionEnded(session, _) => self.record_session_end(session),
                 _ => {}
             }
         }

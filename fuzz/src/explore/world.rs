@@ -330,7 +330,7 @@ impl World {
                         self.unbind(at);
                     }
                 }
-                ServerEvent::SessionEnded(id) => {
+                ServerEvent::SessionEnded(id, _) => {
                     let number = session_number(id);
                     self.tell(|_| format!("    s{h} ends session {number}"));
                     let leases = (LEASE.as_nanos() as u64, LEASE.as_nanos() as u64 / 2);

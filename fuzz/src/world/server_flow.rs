@@ -188,7 +188,7 @@ impl World {
                     self.links[l].server_open = false;
                     self.unbound(l);
                 }
-                ServerEvent::SessionEnded(id) => {
+                ServerEvent::SessionEnded(id, _) => {
                     let number = session_number(id);
                     self.trace.note(|| format!("s{h} ends session {number}"));
                     let now = self.hosts[h].clock.latest.get();
