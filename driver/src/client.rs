@@ -20,6 +20,7 @@
 //! | `client/lifecycle.rs` | connected, closing, closed, and who waits for that |
 //! | `client/task.rs` | the task behind a client: dials, keeps time, reads when no call does |
 //! | `client/backoff.rs` | how long it pauses before it dials again |
+//! | `client/observed.rs` | what observers learn |
 //! | `client/durable.rs` | clients whose calls outlive their process |
 //! | `client/journal_state.rs` | which of their calls is journaled, and what waits for which write |
 
@@ -30,6 +31,7 @@ mod durable;
 mod journal_state;
 mod lifecycle;
 mod link;
+mod observed;
 mod options;
 mod outcome;
 mod pending;
@@ -231,7 +233,9 @@ impl Client {
         call.idempotent = idempotent;
         call.one_way = true;
         call.metadata = metadata;
-        self.handle.shared.send(call, method)
+        self.handle.shared.send(call, method)?;
+        self.handle.shared.observe_one_way(method);
+        Ok(())
     }
 
     /// Takes no more calls, waits for those pending, and ends the session cleanly; at most
@@ -311,7 +315,7 @@ mod tests {
         let method = MethodId::of("test/call");
         let [call, result] = [(); 2].map(|()| client.call_raw(method, Vec::new()).start());
         let of_bytes = CalledMethod::of_bytes(method);
-        let ticket = shared.begin(oncewire_core::Call::new(method, &[]), &of_bytes).unwrap();
+        let ticket = shared.begin(oncewire_core::Call::new(method, &[]), &of_bytes, None).unwrap();
         let mut ticket = Ticket::new(shared.clone(), ticket, Decode::raw());
         shared.pretend_forked();
         let unknown = Some(CallFailure::Unknown(Unknown::Closed));

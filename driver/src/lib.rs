@@ -9,6 +9,7 @@
 //! | survive a crash of the client | [`journal`], [`DurableClient`] |
 //! | keep secrets in files | [`files`] |
 //! | describe types and methods | [`Schema`], [`schema`] |
+//! | see what happens | [`observe`] |
 //! | choose the executor, or simulate | [`Runtime`], [`SmolRuntime`] |
 //!
 //! The rules S1 to S33 that comments cite are stated in the core's `PROTOCOL.md`. Nothing here decides what happens to a
@@ -86,6 +87,7 @@ pub mod ledger;
 mod metadata;
 mod method;
 mod nonblocking;
+pub mod observe;
 mod pool;
 mod reply;
 mod runtime;

@@ -17,6 +17,7 @@
 //! | `server/blocking.rs` | handlers that block their thread |
 //! | `server/transactional.rs` | handlers that run in the ledger's transaction |
 //! | `server/execution.rs` | a call runs, and ends |
+//! | `server/observed.rs` | what observers learn; the verbs that start, refuse and end calls |
 //! | `server/cancels.rs` | handlers that wait for their calls' cancels |
 //! | `server/recording.rs` | what is recorded, and when |
 //! | `server/ledger_queue.rs` | what is on its way to the ledger |
@@ -37,6 +38,7 @@ mod handler;
 mod ledger_queue;
 mod ledger_task;
 mod limits;
+mod observed;
 mod pace;
 mod principals;
 mod recording;
@@ -56,6 +58,7 @@ use std::time::Duration;
 use oncewire_core::{Instance, NotExecuted, ServerCounters, ServerId};
 
 use crate::ledger::entry::LedgerError;
+use crate::observe::Event;
 use crate::transport::{Accept, BoxStream, Subject};
 pub use builder::{BuildError, ServerBuilder};
 pub use context::Context;
@@ -168,6 +171,7 @@ impl Server {
     /// its session for the next server: its calls in doubt may never have been read, and only this server can say so.
     pub async fn drain(&self, grace: Duration) {
         self.shared.with(|state, now| {
+            state.observe(|| Event::DrainBegan);
             state.machine.drain(now, grace);
             state.refuse_waiting(now, NotExecuted::ShuttingDown);
         });

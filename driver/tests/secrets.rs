@@ -7,6 +7,7 @@ mod socket_pair;
 
 use std::sync::{Arc, Mutex};
 
+use oncewire_driver::observe::{Event, Source};
 use oncewire_driver::{
     BoxFuture, Bytes, Client, ClientOptions, Instant, Method, Runtime, Server, SmolRuntime,
     Subject, Timer,
@@ -94,5 +95,44 @@ fn c198_a_planted_secret_is_shown_nowhere() {
             check("a context", note);
         }
         assert_eq!(notes.lock().unwrap().len(), 1);
+    });
+}
+
+#[test]
+fn c254_no_observer_is_told_a_secret() {
+    smol::block_on(async {
+        let notes: Arc<Mutex<Vec<String>>> = Arc::default();
+        let observer = || {
+            let notes = notes.clone();
+            move |source: &Source, event: &Event| {
+                let shown = format!("{source:?} {source} {event:?} {event}");
+                notes.lock().unwrap().push(shown);
+            }
+        };
+        let (dialler, listener) = socket_pair::link();
+        let server = Server::builder("vault")
+            .runtime(Arc::new(Drawn(SmolRuntime::global())))
+            .method_raw(&KEEP, |_, body| std::future::ready(body))
+            .method(&REFUSE, |_, n: u32| std::future::ready(n))
+            .authorize(|_, method| method != "vault/refuse")
+            .configure(|config| config.server = oncewire_driver::ServerId::from_bytes([1; 16]))
+            .observe(observer())
+            .build()
+            .unwrap();
+        let serving = server.clone();
+        smol::spawn(async move { serving.serve(listener).await }).detach();
+        let options = ClientOptions::default().with_observer(observer());
+        check("the options", &format!("{options:?}"));
+        let client = Client::new(dialler, options);
+        let kept = client.call_raw(KEEP.id(), Bytes::from_static(SECRET.as_bytes())).await;
+        assert_eq!(kept.ok().unwrap(), SECRET);
+        assert!(client.call(&REFUSE, &1).await.ok().is_err());
+        client.close().await;
+        server.drain(std::time::Duration::from_secs(10)).await;
+        let notes = notes.lock().unwrap();
+        for kind in ["SessionOpened", "CallStarted", "CallEnded", "CallRefused", "Drained"] {
+            assert!(notes.iter().any(|note| note.contains(kind)), "{kind}");
+        }
+        notes.iter().for_each(|note| check("an event", note));
     });
 }

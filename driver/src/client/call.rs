@@ -69,6 +69,9 @@ impl CalledMethod {
     }
 }
 
+/// The error of a call that was never tried.
+const UNENCODABLE: NotExecuted = NotExecuted::NotBegun(CallError::Unencodable);
+
 enum State {
     /// Begins when it is first polled; or why it cannot.
     Fresh(Result<Description, NotExecuted>),
@@ -231,11 +234,15 @@ impl<R> Call<R> {
     pub fn start(mut self) -> Call<R> {
         if let State::Fresh(call) = &mut self.state {
             let call = std::mem::replace(call, Err(NotExecuted::Closed));
-            let begun =
-                call.and_then(|mut call| self.shared.begin(call.take_call()?, &self.method));
-            self.state = match begun {
+            let begun = self.shared.observe_start(&self.method).filter(|_| call.is_ok());
+            let begin =
+                |mut call: Description| self.shared.begin(call.take_call()?, &self.method, begun);
+            self.state = match call.and_then(begin) {
                 Ok(id) => State::Waiting(id),
-                Err(why) => State::Fresh(Err(why)),
+                Err(why) => {
+                    self.shared.observe_not_begun(begun, why);
+                    State::Fresh(Err(why))
+                }
             };
             self.shared.ensure_sent();
         }
@@ -308,13 +315,19 @@ impl<R> Call<R> {
             State::Fresh(call) => {
                 let call = std::mem::replace(call, Err(NotExecuted::Closed));
                 let Call { shared, state, method, .. } = self;
+                let begun = match &call {
+                    // One that failed in `start` has been observed there.
+                    Ok(_) | Err(UNENCODABLE) => shared.observe_start(method),
+                    Err(_) => None,
+                };
                 let on_begun = |id| *state = State::Waiting(id);
                 let begin = |mut call: Description| {
-                    shared.begin_and_poll(call.take_call()?, method, cx, on_begun)
+                    shared.begin_and_poll(call.take_call()?, method, cx, begun, on_begun)
                 };
                 match call.and_then(begin) {
-                    Ok(begun) => begun,
+                    Ok(polled) => polled,
                     Err(why) => {
+                        self.shared.observe_not_begun(begun, why);
                         self.state = State::Done;
                         return Poll::Ready(Outcome::NotExecuted(why));
                     }
@@ -323,13 +336,17 @@ impl<R> Call<R> {
         };
         let raw = std::task::ready!(poll);
         self.state = State::Done;
-        if let RawOutcome::Reply(_) = raw {
+        if let RawOutcome::Reply(_) = raw
+            && self.shared.observed.is_none()
+        {
             return Poll::Ready(self.decode.outcome(raw, None));
         }
         *trace = self.shared.take_trace(id);
         let ticket = matches!(raw, RawOutcome::Unknown(_, true))
             .then(|| Ticket::new(self.shared.clone(), id, self.decode));
-        Poll::Ready(self.decode.outcome(raw, ticket))
+        let outcome = self.decode.outcome(raw, ticket);
+        self.shared.observe_outcome(id.name(), &outcome, trace.clone(), Some(self.method));
+        Poll::Ready(outcome)
     }
 }
 

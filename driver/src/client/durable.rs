@@ -178,12 +178,19 @@ impl DurableClient {
         decode: Decode<R>,
     ) -> DurableCall<R> {
         let shared = self.handle.shared.clone();
+        let seen = shared.observe_start(&method);
         let begun = body.map_err(NotExecuted::NotBegun).and_then(|(body, metadata)| {
             shared.begin_durable(tag, &method, (body.into_bytes(), metadata), timeout)
         });
         let state = match begun {
-            Ok(number) => CallState::Waiting(number),
-            Err(why) => CallState::NotBegun(why),
+            Ok(number) => {
+                shared.observe_durable(number, seen);
+                CallState::Waiting(number)
+            }
+            Err(why) => {
+                shared.observe_not_begun(seen, why);
+                CallState::NotBegun(why)
+            }
         };
         DurableCall { shared, state, decode }
     }
@@ -334,13 +341,16 @@ impl<R> Future for DurableCall<R> {
             },
         };
         self.state = CallState::Done;
-        Poll::Ready(self.delivery(delivered, number))
+        let delivery = self.delivery(delivered, number);
+        self.shared.observe_outcome(number, &delivery.outcome, None, None);
+        Poll::Ready(delivery)
     }
 }
 
 impl<R> Drop for DurableCall<R> {
     fn drop(&mut self) {
         if let CallState::Waiting(number) = self.state {
+            self.shared.observe_drop(number);
             self.shared.leave_durable(number);
         }
     }

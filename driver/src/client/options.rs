@@ -7,6 +7,7 @@ use oncewire_core::{
     SessionTag,
 };
 
+use crate::observe::{Observer, ObserverList};
 use crate::signatures::SignatureMismatch;
 
 /// How a client behaves, and its limits.
@@ -56,6 +57,7 @@ pub struct ClientOptions {
     pub backoff_max: Duration,
     /// How long [`Client::close`](crate::Client::close), and the drop of the last handle, wait for what is pending.
     pub close_timeout: Duration,
+    pub(crate) observers: ObserverList,
 }
 
 impl Default for ClientOptions {
@@ -76,11 +78,18 @@ impl Default for ClientOptions {
             backoff_min: Duration::from_millis(20),
             backoff_max: Duration::from_secs(5),
             close_timeout: Duration::from_secs(5),
+            observers: ObserverList::default(),
         }
     }
 }
 
 impl ClientOptions {
+    /// Tells an observer what happens: see [`observe`](crate::observe). There may be several.
+    pub fn with_observer(mut self, observer: impl Observer) -> Self {
+        self.observers.add(observer);
+        self
+    }
+
     /// The part that the machine enforces.
     pub(super) fn machine_config(&self) -> ClientConfig {
         let mut config = ClientConfig::default();

@@ -167,10 +167,13 @@ impl<R> Ticket<R> {
         let raw = std::task::ready!(self.shared.poll_outcome(id, cx));
         self.stop_waiting();
         self.id = None;
-        if !matches!(raw, RawOutcome::Reply(_)) {
-            self.shared.take_trace(id);
-        }
-        Poll::Ready(self.decode.outcome(raw, None))
+        let trace = match raw {
+            RawOutcome::Reply(_) if self.shared.observed.is_none() => None,
+            _ => self.shared.take_trace(id),
+        };
+        let outcome = self.decode.outcome(raw, None);
+        self.shared.observe_outcome(id.name(), &outcome, trace, None);
+        Poll::Ready(outcome)
     }
 
     /// It is not polled for now: another call must read in its place.

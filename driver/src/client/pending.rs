@@ -19,6 +19,13 @@ pub(super) struct PendingId {
     serial: u32,
 }
 
+impl PendingId {
+    /// The same as one number.
+    pub(super) fn name(self) -> u64 {
+        u64::from(self.index) << 32 | u64::from(self.serial)
+    }
+}
+
 /// Invariants: an index is in `free` if its entry has no `call`. `by_call` leads to the entry whose `call` it is, until
 /// that has its last outcome. `ready` counts the entries with an outcome.
 #[derive(Default)]
@@ -27,7 +34,7 @@ pub(super) struct PendingCalls {
     free: Vec<u32>,
     /// By [`CallId::index`].
     by_call: Vec<Option<PendingId>>,
-    /// Where calls were whose outcomes have just been taken, and are no replies.
+    /// Where calls were whose outcomes have just been taken, and are no replies, or are observed.
     traces: Vec<(PendingId, Trace)>,
     /// Outcomes that have not been taken.
     ready: usize,
@@ -50,7 +57,7 @@ struct PendingCall {
     call: Option<CallId>,
     waker: Option<Waker>,
     outcome: Option<RawOutcome>,
-    /// Of an outcome that is no reply.
+    /// Of an outcome that is no reply, or is observed.
     trace: Option<Trace>,
     /// It is among the followers: see [`Reader`](super::reader::Reader).
     follows: bool,

@@ -12,6 +12,7 @@ use oncewire_core::{Call, CallError, Client as Machine, Heap, Instant, NotExecut
 
 use super::call::CalledMethod;
 use super::journal_state::JournalState;
+use super::observed::{Begun, Notes, Observed};
 use super::options::{ClientOptions, ClientStatus, CloseReport};
 use super::outcome::CallFailure;
 use super::pending::{PendingId, Trace};
@@ -19,6 +20,7 @@ use super::reader::Leader;
 use super::report::CallReport;
 use super::state::{DeadlineTimer, State, Step};
 use crate::caught::wake_all;
+use crate::observe::ConnectionEnd;
 use crate::reply::RawOutcome;
 use crate::runtime::Runtime;
 use crate::spin;
@@ -32,6 +34,7 @@ pub(super) struct Shared {
     pub(super) options: ClientOptions,
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) connector: Box<dyn Connect>,
+    pub(super) observed: Option<Box<Observed>>,
     /// The process that made it: in a fork of that, nothing drives it.
     pid: AtomicU32,
     state: Lock<State>,
@@ -78,16 +81,19 @@ impl Shared {
         journal: Option<Box<JournalState>>,
     ) -> Arc<Shared> {
         let timer = runtime.timer();
+        let observed = Observed::new(&options.observers, &*connector);
         let make = |shared: &Weak<Shared>| {
             let waker = Waker::from(Arc::new(DeadlineWaker(shared.clone())));
+            let notes = Notes::new(&observed);
             let state = State::new(
                 machine,
                 journal,
+                notes,
                 DeadlineTimer::new(timer, waker),
                 options.connect_timeout,
             );
             let pid = AtomicU32::new(std::process::id());
-            Shared { options, runtime, connector, pid, state: Lock::new(state) }
+            Shared { options, runtime, connector, observed, pid, state: Lock::new(state) }
         };
         Arc::new_cyclic(make)
     }
@@ -115,14 +121,18 @@ impl Shared {
         state.pending.polled = None;
         let result = f(&mut state, now);
         let overran = std::mem::take(&mut state.reader.overran);
+        let must_tell = state.must_tell();
         if !state.to_wake.is_empty() || !state.dropped.is_empty() {
             let to_wake = std::mem::take(&mut state.to_wake);
             let dropped = std::mem::take(&mut state.dropped);
             drop(state);
             wake_all(to_wake);
             drop(dropped);
-        } else if overran {
+        } else {
             drop(state);
+        }
+        if must_tell {
+            self.tell_notes();
         }
         if overran {
             // The next turn follows at once.
@@ -131,14 +141,26 @@ impl Shared {
         result
     }
 
+    /// Runs `f` under the lock, where it changes nothing that others wait for.
+    pub(super) fn with_quietly<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+        f(&mut self.state.lock())
+    }
+
     /// Begins a call. It leaves when it is first polled.
     #[inline]
     pub(super) fn begin(
         &self,
         mut call: Call<'_>,
         method: &CalledMethod,
+        begun: Option<Begun>,
     ) -> Result<PendingId, NotExecuted> {
-        self.with_at(self.begins_at(&mut call), |state, now| state.begin(now, call, method))
+        self.with_at(self.begins_at(&mut call), |state, now| {
+            let id = state.begin(now, call, method)?;
+            if let Some(begun) = begun {
+                self.observe_begun(id.name(), begun, state.lifecycle.connections);
+            }
+            Ok(id)
+        })
     }
 
     /// When a call begins. Where the timeout is long a coarse timestamp will do. The timeout is then longer by its
@@ -160,11 +182,15 @@ impl Shared {
         mut call: Call<'_>,
         method: &CalledMethod,
         cx: &mut Context<'_>,
+        begun: Option<Begun>,
         on_begun: impl FnOnce(PendingId),
     ) -> Result<(PendingId, Poll<RawOutcome>), NotExecuted> {
         let (id, step) = self.with_at(self.begins_at(&mut call), |state, now| {
             let id = state.begin(now, call, method)?;
             on_begun(id);
+            if let Some(begun) = begun {
+                self.observe_begun(id.name(), begun, state.lifecycle.connections);
+            }
             Ok((id, state.poll_waiting(id, now, cx, true)))
         })?;
         Ok((id, self.finish_poll(id, step, cx)))
@@ -265,6 +291,9 @@ impl Shared {
         if self.is_forked() {
             return;
         }
+        if self.observed.is_some() {
+            self.observe_drop(id.name());
+        }
         self.with(|state, now| {
             if let Some(call) = state.pending.remove(id, &mut state.dropped) {
                 state.machine.cancel(now, call);
@@ -363,6 +392,7 @@ impl Shared {
     pub(super) fn end(&self) {
         self.with(|state, now| {
             state.lifecycle.task_gone = true;
+            state.note_close(|| ConnectionEnd::Lost("the client has ended".to_owned()));
             state.link.disconnect();
             state.machine.close(now);
             state.machine.handle_disconnected(now);

@@ -25,8 +25,10 @@ use super::comparisons::Comparisons;
 use super::journal_state::JournalState;
 use super::lifecycle::Lifecycle;
 use super::link::{Link, TURN_LEN};
+use super::observed::Notes;
 use super::pending::{PendingCalls, PendingId, Trace};
 use super::reader::{Flush, Leader, Reader};
+use crate::observe::{ConnectionEnd, Event};
 use crate::reply::RawOutcome;
 use crate::spin::SpinPolicy;
 use crate::transport::BoxStream;
@@ -56,6 +58,8 @@ pub(super) struct State {
     pub(super) spin: SpinPolicy,
     pub(super) lifecycle: Lifecycle,
     deadline_timer: DeadlineTimer,
+    /// For the observers, if there are any.
+    pub(super) notes: Option<Box<Notes>>,
     /// The client's task.
     pub(super) task: Option<Waker>,
     /// When the task's timer fires.
@@ -71,6 +75,7 @@ impl State {
     pub(super) fn new(
         machine: Machine<Heap>,
         journal: Option<Box<JournalState>>,
+        notes: Option<Box<Notes>>,
         deadline_timer: DeadlineTimer,
         patience: Duration,
     ) -> State {
@@ -85,6 +90,7 @@ impl State {
             spin: SpinPolicy::default(),
             lifecycle: Lifecycle::default(),
             deadline_timer,
+            notes,
             task: None,
             armed: Instant::ZERO,
             to_wake: Vec::new(),
@@ -177,14 +183,17 @@ impl State {
 
     /// Gives the machine what was received, or half a turn's worth of it; says how many bytes it took.
     fn take_data(&mut self, now: Instant) -> usize {
-        let State { machine, link, pending, journal, comparisons, lifecycle, to_wake, .. } = self;
+        let State {
+            machine, link, pending, journal, comparisons, lifecycle, to_wake, notes, ..
+        } = self;
+        let is_observed = notes.is_some();
         let mut answered = 0;
         let (taken, result) = link.take_data(machine, now, |machine, call, xid, outcome| {
             if comparisons.question() == Some(call) {
                 return comparisons.answer(outcome, true);
             }
             answered += 1;
-            let trace = trace(lifecycle, Some(xid), &outcome);
+            let trace = trace(lifecycle, Some(xid), &outcome, is_observed);
             complete(machine, pending, journal, call, outcome, trace, to_wake);
         });
         if answered > 0 {
@@ -258,6 +267,7 @@ impl State {
     pub(super) fn gain_connection(&mut self, now: Instant, stream: BoxStream) {
         self.link.connect(stream);
         self.lifecycle.connected();
+        self.note_connection();
         self.reader.lead_as_task(&mut self.pending);
         self.machine.handle_connected(now);
         self.deliver(now);
@@ -266,6 +276,12 @@ impl State {
     /// No connection could be made.
     pub(super) fn fail_dial(&mut self, now: Instant, why: &io::Error, failure: DialFailure) {
         self.lifecycle.dial_failed(why);
+        self.note(|state| Event::DialFailed {
+            address: state.lifecycle.address.clone(),
+            why: why.to_string(),
+            attempts: state.lifecycle.failed_attempts,
+            permanent: failure == DialFailure::Permanent,
+        });
         self.machine.handle_dial_failed(now, failure);
         self.deliver(now);
     }
@@ -278,6 +294,7 @@ impl State {
         if self.lifecycle.connection.since.is_some() || !is_verdict {
             return self.lose_connection(now, error.to_string());
         }
+        self.note_close(|| ConnectionEnd::Lost(error.to_string()));
         self.lifecycle.disconnected(error);
         self.machine.handle_dial_failed(now, DialFailure::Permanent);
         self.drop_stream(now);
@@ -286,6 +303,7 @@ impl State {
 
     /// The connection is gone.
     pub(super) fn lose_connection(&mut self, now: Instant, why: String) {
+        self.note_close(|| ConnectionEnd::Lost(why.clone()));
         self.lifecycle.disconnected(why);
         self.machine.handle_disconnected(now);
         self.drop_stream(now);
@@ -331,8 +349,9 @@ impl State {
     fn deliver_events(&mut self, now: Instant) {
         while let Some(event) = self.machine.poll_event() {
             match event {
-                ClientEvent::Connected { .. } => {
+                ClientEvent::Connected { resumed } => {
                     self.comparisons.connected(self.machine.server_info().copied());
+                    self.note_session(resumed);
                     let session = self.machine.session();
                     let instance = self.machine.server_info().map(|info| info.instance);
                     self.lifecycle.opened(now, session, instance, &mut self.to_wake);
@@ -340,12 +359,16 @@ impl State {
                 ClientEvent::Disconnect(reason) => {
                     self.lifecycle.connection.reason = Some(reason);
                     let why = self.with_instance(&reason);
+                    self.note_close(|| ConnectionEnd::Closed(reason));
                     self.lifecycle.disconnected(why);
                     self.drop_stream(now);
                 }
                 // It was said when the connection ended, with the reason.
-                ClientEvent::SessionLost(SessionEnd::Refused) => {}
+                ClientEvent::SessionLost(SessionEnd::Refused) => {
+                    self.note_session_lost(SessionEnd::Refused);
+                }
                 ClientEvent::SessionLost(end) => {
+                    self.note_session_lost(end);
                     self.lifecycle.last_error = Some(self.with_instance(&end));
                 }
                 ClientEvent::Ended { call, xid, outcome } => {
@@ -354,12 +377,16 @@ impl State {
                         self.comparisons.answer(outcome, xid.is_some());
                         continue;
                     }
-                    let State { machine, pending, journal, lifecycle, to_wake, .. } = self;
-                    let trace = trace(lifecycle, xid, &outcome);
+                    let State { machine, pending, journal, lifecycle, to_wake, notes, .. } = self;
+                    let trace = trace(lifecycle, xid, &outcome, notes.is_some());
                     complete(machine, pending, journal, call, outcome, trace, to_wake);
                 }
                 ClientEvent::Closed => {
                     self.lifecycle.ended = true;
+                    self.note(|state| {
+                        let session = state.lifecycle.session.as_deref();
+                        Event::ClientClosed { session: session.map(|session| session.tag) }
+                    });
                     self.lifecycle.wake_all(&mut self.to_wake);
                     self.wake_task();
                 }
@@ -436,11 +463,16 @@ impl State {
     }
 }
 
-/// Where a call was whose outcome is no reply.
+/// Where a call was whose outcome is no reply, or is observed.
 #[inline]
-fn trace(lifecycle: &Lifecycle, xid: Option<Xid>, outcome: &RawOutcome) -> Option<Trace> {
+fn trace(
+    lifecycle: &Lifecycle,
+    xid: Option<Xid>,
+    outcome: &RawOutcome,
+    is_observed: bool,
+) -> Option<Trace> {
     match outcome {
-        RawOutcome::Reply(_) => None,
+        RawOutcome::Reply(_) if !is_observed => None,
         _ => Some(Trace { xid, session: lifecycle.session.clone() }),
     }
 }

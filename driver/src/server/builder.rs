@@ -22,14 +22,16 @@ use super::handler::{MethodEntry, Raw, Typed};
 use super::ledger_queue::Item;
 use super::ledger_task::LedgerTask;
 use super::limits::{Bounds, Limits};
+use super::observed::Observed;
 use super::principals::PrincipalTable;
 use super::restore::Restore;
-use super::state::Shared;
+use super::state::{Parts, Shared};
 use super::timer_task::TimerTask;
 use super::transactional::TypedTransactional;
 use crate::faults::Planted;
 use crate::ledger::{Ledger, LedgerError, NoLedger, Rollback};
 use crate::method::{Method, RawMethod};
+use crate::observe::{MethodName, Observer, ObserverList, Observers, Source};
 use crate::runtime::{Runtime, SmolRuntime};
 use crate::signatures::{MethodSignature, schemas};
 use crate::transport::Subject;
@@ -135,6 +137,7 @@ pub struct ServerBuilder<L = NoLedger> {
     concurrency: usize,
     queue_max: Option<usize>,
     pub(crate) authorize: Option<Authorize>,
+    observers: ObserverList,
     pub(crate) planted: Planted,
     types: PhantomData<fn() -> L>,
 }
@@ -170,6 +173,7 @@ impl ServerBuilder {
             concurrency: CONCURRENCY,
             queue_max: None,
             authorize: None,
+            observers: ObserverList::default(),
             planted: Planted::default(),
             types: PhantomData,
         }
@@ -221,6 +225,7 @@ impl ServerBuilder<NoLedger> {
             concurrency: self.concurrency,
             queue_max: self.queue_max,
             authorize: self.authorize,
+            observers: self.observers,
             planted: self.planted,
             types: PhantomData,
         }
@@ -326,6 +331,12 @@ impl<L> ServerBuilder<L> {
         self
     }
 
+    /// Tells an observer what happens: see [`observe`](crate::observe). There may be several.
+    pub fn observe(mut self, observer: impl Observer) -> Self {
+        self.observers.add(observer);
+        self
+    }
+
     /// Changes the limits: see [`ServerConfig`](oncewire_core::ServerConfig).
     pub fn configure(mut self, change: impl FnOnce(&mut ServerConfig)) -> Self {
         change(&mut self.config);
@@ -372,6 +383,7 @@ impl<L> ServerBuilder<L> {
             config.schemas = schemas(&self.signatures);
         }
         config.authorizes = self.authorize.is_some();
+        config.notices = !self.observers.is_empty();
         if let Some(ledger) = &self.ledger {
             let identity = ledger.identity();
             let (configured, ledger) = (config.server, identity.server);
@@ -429,15 +441,18 @@ impl<L> ServerBuilder<L> {
                 Some((ledger.into_submit(), records))
             }
         };
-        let shared = Shared::new(
-            machine,
-            (methods, authorization),
-            limits,
-            runtime.clone(),
-            principals,
-            ledger,
-            self.planted,
-        );
+        let observers = (!self.observers.is_empty()).then(|| {
+            let (service, server, instance) = (config.service, config.server, config.instance);
+            let source = Source::Server { service, server, instance };
+            let names = machine.methods().iter().zip(&methods);
+            let names = names.map(|(spec, entry)| MethodName::new(spec.id, entry.name)).collect();
+            let observed = Observed::new(runtime.clone(), (server, instance), names);
+            (Observers::new(source, self.observers), Box::new(observed))
+        });
+        let planted = self.planted;
+        let parts =
+            Parts { methods, authorization, limits, principals, ledger, observers, planted };
+        let shared = Shared::new(machine, runtime.clone(), parts);
         if shared.ledger.is_some() {
             runtime.spawn(Box::pin(LedgerTask { shared: Arc::downgrade(&shared) }));
         }

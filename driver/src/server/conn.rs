@@ -130,7 +130,15 @@ impl ConnTask {
             };
             let written = self.write_all(pace.now, cx, scratch);
             match (read, &written) {
-                (Poll::Ready(Err(_) | Ok(0)), _) | (_, Poll::Ready(Err(_))) => return Turn::End,
+                (Poll::Ready(Err(error)), _) => {
+                    shared.note_lost(self.id, || error.to_string());
+                    return Turn::End;
+                }
+                (_, Poll::Ready(Err(error))) => {
+                    shared.note_lost(self.id, || error.to_string());
+                    return Turn::End;
+                }
+                (Poll::Ready(Ok(0)), _) => return Turn::End,
                 // The last frame has left, and asks for no answer.
                 (Poll::Ready(Ok(_)), Poll::Ready(Ok(false)))
                     if shared.with_at(pace.now, |state, _| state.is_closed(self.id)) =>
@@ -303,6 +311,12 @@ impl ConnTask {
             match next {
                 Next::Run(running, permit, call) => {
                     ended = shared.execute(running, permit, call, &self.subject, spares);
+                    if shared.observers.is_some() {
+                        // Its end is to be seen at once.
+                        shared.with_at(pace.now, |state, now| {
+                            ended.take().into_iter().for_each(|ended| state.finish(now, ended));
+                        });
+                    }
                 }
                 Next::Record(admission, permit, call) => {
                     shared.record(admission, permit, call, &self.subject);
@@ -346,6 +360,10 @@ impl ConnTask {
                 state.withdraw(now, call);
                 return Next::Nothing;
             }
+            Some(Incoming::Notice(notice)) => {
+                state.observe_notice(self.id, notice);
+                return Next::Nothing;
+            }
             Some(_) => return Next::Nothing,
             None => return Next::Wait(received.wanted),
         };
@@ -369,7 +387,7 @@ impl ConnTask {
         self.shared.with_quietly(|state| {
             let len = request.counted_len();
             let Request { admission, .. } = request;
-            match state.machine.authorize(now, admission, method, len, allowed) {
+            match state.authorize(now, admission, method, len, allowed) {
                 Ok(admission) => self.admitted(state, now, Request { admission, ..request }, large),
                 // The machine has refused it.
                 Err(_) => Next::Nothing,
@@ -394,7 +412,8 @@ impl ConnTask {
         if self.shared.ledger.is_some() {
             return Next::Record(admission, permit, call);
         }
-        match state.machine.start(self.shared.time_near(call.deadline), admission) {
+        let now = self.shared.time_near(call.deadline);
+        match state.start(now, admission, call.method_index) {
             Ok(running) => Next::Run(running, permit, call),
             // The machine has refused it (S17).
             Err(_) => {

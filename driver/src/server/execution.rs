@@ -21,6 +21,7 @@ use crate::buffer::{Encoded, Spares};
 use crate::caught::{Guarded, caught};
 use crate::metadata::Metadata;
 use crate::method::MethodOptions;
+use crate::observe::Event;
 use crate::runtime::Timer;
 use crate::transport::Subject;
 
@@ -169,6 +170,10 @@ impl Shared {
     ) -> Option<Ended> {
         debug_assert!(self.ledger.is_none(), "S28: a call is recorded before it is started");
         let method = self.methods.get(call.method_index)?;
+        if self.observers.is_some() {
+            // Its start is seen before it runs.
+            self.report();
+        }
         let caller = caller.clone();
         let context = Context::new(self.watch(), call.key, call.deadline, caller, call.metadata);
         let spare = spares.of_method(call.method_index);
@@ -216,6 +221,7 @@ impl State {
             End::Replied(body) => Ok(body),
             End::Panicked => {
                 self.panics += 1;
+                self.observe_call(running.key(), |call| Event::HandlerPanicked { call });
                 Err(NoReply::Aborted)
             }
             End::Dropped => Err(NoReply::Aborted),
@@ -226,7 +232,7 @@ impl State {
             }
             End::Refused(why) => {
                 let name = recorded.and_then(|_| self.name_of(running.key()));
-                self.machine.roll_back(at, running, why);
+                self.roll_back(at, running, why);
                 // After a crash the client would learn that it was interrupted.
                 name.into_iter().for_each(|(name, _)| self.record_withdrawal(name));
                 return;
@@ -234,7 +240,7 @@ impl State {
         };
         match (recorded, reply) {
             (None, Ok(mut body)) => self.reply(at, running, body.take_payload()),
-            (None, Err(why)) => self.machine.no_reply(at, running, why),
+            (None, Err(why)) => self.no_reply(at, running, why),
             (Some(true), Ok(_)) => self.record_finish(at, running, Ok(Bytes::new())),
             (Some(_), reply) => self.record_finish(at, running, reply.map(Encoded::into_bytes)),
         }

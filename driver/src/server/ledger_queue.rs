@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use oncewire_core::{
-    Admission, CallKey, ConnId, Heap, Instant, NoReply, NotExecuted, Running, Server as Machine,
-    SessionId, SessionKey, Xid,
+    Admission, CallKey, ConnId, Heap, Instant, NoReply, Running, Server as Machine, SessionId,
+    SessionKey, Xid,
 };
 
 use super::context::Context;
 use super::handler::{Ran, ReplyFuture, Work};
 use super::limits::Permit;
+use super::observed::{self, Observed};
 use crate::caught::Guarded;
 use crate::ledger::entry::{CallName, LedgerError, SessionEntry};
 use crate::method::MethodOptions;
@@ -59,6 +60,8 @@ pub(super) struct Finished {
 pub(super) struct Transact {
     pub(super) name: CallName,
     pub(super) digest: u64,
+    /// The index of its method.
+    pub(super) method: usize,
     pub(super) work: Guarded<Box<dyn Work>>,
     pub(super) context: Context,
     pub(super) one_way: bool,
@@ -70,19 +73,17 @@ pub(super) struct Transact {
 
 impl Transact {
     /// Decides whether it runs (S17), as late as can be.
-    pub(super) fn start(&mut self, machine: &mut Machine<Heap>, now: Instant) -> bool {
+    pub(super) fn start(
+        &mut self,
+        machine: &mut Machine<Heap>,
+        observed: &mut Option<Box<Observed>>,
+        now: Instant,
+    ) -> bool {
         debug_assert!(self.admission.is_some() && self.running.is_none(), "it is started once");
         if let Some(admission) = self.admission.take() {
-            self.running = machine.start(now, admission).ok();
+            self.running = observed::start(machine, observed, now, admission, self.method).ok();
         }
         self.running.is_some()
-    }
-
-    /// Refuses it if it was not started.
-    pub(super) fn refuse(&mut self, machine: &mut Machine<Heap>, now: Instant) {
-        if let Some(admission) = self.admission.take() {
-            machine.refuse(now, admission, NotExecuted::LedgerFailed);
-        }
     }
 }
 

@@ -16,6 +16,7 @@ use super::handler::Ran;
 use super::ledger_queue::{Item, Prepared};
 use super::state::{Shared, State};
 use crate::method::MethodOptions;
+use crate::observe::Event;
 
 /// Ends with the server. It runs after the tasks that were ready before it, so that what they queue goes in one batch.
 pub(super) struct LedgerTask {
@@ -93,25 +94,27 @@ impl State {
     fn conclude(&mut self, now: Instant, item: Item, starts: &mut Vec<Start>) {
         match item {
             Item::Opened { conn, .. } => self.machine.confirm_session(conn),
-            Item::Started(started) => match self.machine.start(now, started.admission) {
-                Ok(running) => {
-                    let Prepared { future, permit, one_way, options } = started.call;
-                    let execution = Execution::new(running, permit, future).recorded(one_way);
-                    starts.push((execution, options));
+            Item::Started(started) => {
+                match self.start(now, started.admission, started.call.permit.method()) {
+                    Ok(running) => {
+                        let Prepared { future, permit, one_way, options } = started.call;
+                        let execution = Execution::new(running, permit, future).recorded(one_way);
+                        starts.push((execution, options));
+                    }
+                    // The machine has refused it. Its record must go, or after a crash the client would learn that it was
+                    // interrupted.
+                    Err(_) => {
+                        self.record_withdrawal(started.name);
+                        self.drop_later(started.call.future);
+                        self.release(started.call.permit);
+                    }
                 }
-                // The machine has refused it. Its record must go, or after a crash the client would learn that it was
-                // interrupted.
-                Err(_) => {
-                    self.record_withdrawal(started.name);
-                    self.drop_later(started.call.future);
-                    self.release(started.call.permit);
-                }
-            },
+            }
             Item::Finished(finished) => {
                 let call = finished.running.key();
                 match finished.reply {
                     Ok(body) => self.reply(now, finished.running, body),
-                    Err(why) => self.machine.no_reply(now, finished.running, why),
+                    Err(why) => self.no_reply(now, finished.running, why),
                 }
                 // Clones of its context may still wait for its cancel.
                 self.note_cancel(call);
@@ -128,8 +131,12 @@ impl State {
                         Ran::RolledBack { why, panicked } => {
                             self.panics += u64::from(panicked);
                             self.rollbacks += 1;
+                            self.observe_call(key, |call| {
+                                let why = why.clone();
+                                Event::RolledBack { call, why, panicked }
+                            });
                             self.last_rollback = Some(why);
-                            self.machine.roll_back(now, running, NotExecuted::Aborted);
+                            self.roll_back(now, running, NotExecuted::Aborted);
                         }
                     }
                     self.note_cancel(key);
@@ -148,12 +155,15 @@ impl State {
             Item::Opened { conn, .. } => self.machine.confirm_session(conn),
             Item::Started(started) => {
                 // Refused: the machine knows that the ledger has failed.
-                drop(self.machine.start(now, started.admission));
+                let method = started.call.permit.method();
+                drop(self.start(now, started.admission, method));
                 self.drop_later(started.call.future);
                 self.release(started.call.permit);
             }
             Item::Transaction(mut call) => {
-                call.refuse(&mut self.machine, now);
+                if let Some(admission) = call.admission.take() {
+                    self.refuse(now, admission, call.method, NotExecuted::LedgerFailed);
+                }
                 if let Some(running) = call.running.take() {
                     self.leave_unanswered(running);
                 }

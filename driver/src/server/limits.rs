@@ -19,6 +19,13 @@ pub(super) struct Permit {
     method: usize,
 }
 
+impl Permit {
+    /// The index of the method that may run.
+    pub(super) fn method(&self) -> usize {
+        self.method
+    }
+}
+
 /// A call that waits: all that it takes to begin it.
 pub(super) struct Waiting {
     pub(super) admission: Admission,

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use oncewire_core::{
     Admission, CallKey, ConnId, Instant, NoReply, NotExecuted, Running, SessionId, SessionRecord,
-    Xid,
+    Unknown, Xid,
 };
 
 use super::batch::BatchOwner;
@@ -29,7 +29,12 @@ use super::ledger_queue::{
 use super::limits::Permit;
 use super::state::{Shared, State};
 use crate::caught::{Guarded, caught};
+use crate::client::CallFailure;
 use crate::ledger::entry::{CallName, LedgerError, SessionEntry};
+use crate::observe::{CallEnd, Event};
+
+/// S31: whether a call was executed that is not answered, the next run of the server says.
+const UNANSWERED: CallEnd = CallEnd::Failed(CallFailure::Unknown(Unknown::Interrupted));
 
 impl State {
     /// S30: a session was opened on a connection, and must be recorded.
@@ -68,7 +73,8 @@ impl State {
                 queue.push(Item::Started(Box::new(started)));
             }
             _ => {
-                self.machine.refuse(now, admission, NotExecuted::LedgerFailed);
+                let method = call.permit.method();
+                self.refuse(now, admission, method, NotExecuted::LedgerFailed);
                 self.drop_later(call.future);
                 self.release(call.permit);
             }
@@ -93,6 +99,7 @@ impl State {
                 queue.push(Item::Transaction(Box::new(Transact {
                     name,
                     digest,
+                    method: permit.method(),
                     work,
                     context,
                     one_way,
@@ -103,7 +110,7 @@ impl State {
                 })));
             }
             _ => {
-                self.machine.refuse(now, admission, NotExecuted::LedgerFailed);
+                self.refuse(now, admission, permit.method(), NotExecuted::LedgerFailed);
                 self.drop_later(work);
                 self.release(permit);
             }
@@ -127,7 +134,7 @@ impl State {
                 queue.push(Item::Finished(Finished { name, digest, running, reply }));
             }
             // Its session is gone: there is no one to answer.
-            (None, _) => self.machine.abort(now, running),
+            (None, _) => self.no_reply(now, running, NoReply::Aborted),
             // S31: not answered without its record.
             (Some(_), None) => self.leave_unanswered(running),
         }
@@ -137,6 +144,7 @@ impl State {
     /// it. Clones of its context may still wait for its end.
     pub(super) fn leave_unanswered(&mut self, running: Running) {
         let call = running.key();
+        self.observe_end(call, UNANSWERED);
         if let Some(queue) = &mut self.ledger_queue {
             queue.unanswered.insert(call);
         }
@@ -193,9 +201,9 @@ impl State {
             return None;
         }
         let mut items = std::mem::take(&mut queue.items);
-        let machine = &mut self.machine;
+        let (machine, observed) = (&mut self.machine, &mut self.observed);
         let refused = |item: &mut Item| match item {
-            Item::Transaction(call) => !call.start(machine, now),
+            Item::Transaction(call) => !call.start(machine, observed, now),
             _ => false,
         };
         let refused: Vec<Item> = items.extract_if(.., refused).collect();
@@ -243,7 +251,11 @@ impl Shared {
             let error = result.as_ref().err().cloned();
             queue.concluded.push(Concluded { items, result });
             if let Some(error) = error {
+                let why = error.to_string();
                 queue.fail(error);
+                if let Some(observed) = &mut state.observed {
+                    observed.push(Event::LedgerFailed { why });
+                }
                 state.machine.fail_ledger();
                 state.to_wake.append(&mut queue.error_wakers);
             }

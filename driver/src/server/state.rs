@@ -7,9 +7,7 @@
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use oncewire_core::{
-    CallKey, ConnId, Heap, Instant, Payload, Running, Server as Machine, ServerEvent, SessionTag,
-};
+use oncewire_core::{CallKey, ConnId, Heap, Instant, Server as Machine, ServerEvent, SessionTag};
 
 use super::authorization::Authorization;
 use super::batch::Submit;
@@ -18,10 +16,12 @@ use super::context::CallWatch;
 use super::handler::MethodEntry;
 use super::ledger_queue::LedgerQueue;
 use super::limits::{Limits, Permit, Waiting};
+use super::observed::Observed;
 use super::principals::PrincipalTable;
 use crate::caught::wake_all;
 use crate::faults::{Planted, ServerFault};
 use crate::ledger::entry::LedgerError;
+use crate::observe::{Event, Observers};
 use crate::runtime::Runtime;
 use crate::sync::Lock;
 use crate::transport::{BoxFuture, Subject};
@@ -33,6 +33,7 @@ pub(super) struct Shared {
     pub(super) methods: Vec<MethodEntry>,
     pub(super) ledger: Option<Box<dyn Submit>>,
     pub(super) authorization: Option<Authorization>,
+    pub(super) observers: Option<Observers>,
     state: Lock<State>,
 }
 
@@ -62,6 +63,8 @@ pub(super) struct State {
     cancels: Cancels,
     /// Calls refused because too many waited.
     pub(super) overloaded: u64,
+    /// For the observers, if there are any.
+    pub(super) observed: Option<Box<Observed>>,
     /// What is broken on purpose.
     pub(super) planted: Planted,
 }
@@ -80,6 +83,17 @@ impl Later {
     fn is_empty(&self) -> bool {
         self.drop.is_empty() && self.begin.is_empty()
     }
+}
+
+/// What a server is made of, beside its machine and its runtime.
+pub(super) struct Parts {
+    pub(super) methods: Vec<MethodEntry>,
+    pub(super) authorization: Option<Authorization>,
+    pub(super) limits: Limits,
+    pub(super) principals: PrincipalTable,
+    pub(super) ledger: Option<(Box<dyn Submit>, Box<LedgerQueue>)>,
+    pub(super) observers: Option<(Observers, Box<Observed>)>,
+    pub(super) planted: Planted,
 }
 
 /// Names checked in one sweep.
@@ -111,14 +125,13 @@ pub(super) enum ConnWork {
 impl Shared {
     pub(super) fn new(
         machine: Machine<Heap>,
-        (methods, authorization): (Vec<MethodEntry>, Option<Authorization>),
-        limits: Limits,
         runtime: Arc<dyn Runtime>,
-        principals: PrincipalTable,
-        ledger: Option<(Box<dyn Submit>, Box<LedgerQueue>)>,
-        planted: Planted,
+        parts: Parts,
     ) -> Arc<Shared> {
+        let Parts { methods, authorization, limits, principals, ledger, observers, planted } =
+            parts;
         let (ledger, ledger_queue) = ledger.unzip();
+        let (observers, observed) = observers.unzip();
         let state = State {
             machine,
             conns: Vec::new(),
@@ -139,9 +152,11 @@ impl Shared {
             limits,
             cancels: Cancels::default(),
             overloaded: 0,
+            observed,
             planted,
         };
-        Arc::new(Shared { runtime, methods, ledger, authorization, state: Lock::new(state) })
+        let state = Lock::new(state);
+        Arc::new(Shared { runtime, methods, ledger, authorization, observers, state })
     }
 
     /// Runs `f` under the lock, passes the machine's events on, then wakes whom they concern.
@@ -166,8 +181,12 @@ impl Shared {
         state.deliver();
         let to_wake = std::mem::take(&mut state.to_wake);
         let later = (!state.later.is_empty()).then(|| std::mem::take(&mut state.later));
+        let must_report = state.must_report();
         drop(state);
         wake_all(to_wake);
+        if must_report {
+            self.report();
+        }
         if let Some(Later { drop: of_user, begin }) = later {
             drop(of_user);
             self.begin_all(begin);
@@ -202,7 +221,9 @@ impl Shared {
             let State { machine, principals, .. } = state;
             let principal = principals.principal(subject, |of| machine.knows(of));
             let secret = oncewire_core::SessionId::from_bytes(secret);
-            let id = machine.handle_connected(now, principal, secret)?;
+            let id = machine.handle_connected(now, principal, secret);
+            state.observe_connection(id, subject);
+            let id = id?;
             let index = id.index();
             if state.conns.len() <= index {
                 state.conns.resize_with(index + 1, ConnEntry::default);
@@ -217,6 +238,7 @@ impl Shared {
     pub(super) fn disconnect(self: &Arc<Self>, conn: ConnId) {
         self.with(|state, now| {
             state.machine.handle_disconnected(now, conn);
+            state.observe_close(conn, None);
             if let Some(entry) = state.entry(conn) {
                 *entry = ConnEntry::default();
             }
@@ -314,19 +336,6 @@ impl State {
         self.cancels.wake(call, &mut self.to_wake);
     }
 
-    /// Answers a call, and counts what it should not have been.
-    #[inline]
-    pub(super) fn reply<'a>(
-        &mut self,
-        now: Instant,
-        running: Running,
-        body: impl Into<Payload<'a>>,
-    ) {
-        if self.machine.reply(now, running, body).is_err() {
-            self.replies_too_large += 1;
-        }
-    }
-
     #[inline]
     fn entry(&mut self, conn: ConnId) -> Option<&mut ConnEntry> {
         self.conns.get_mut(conn.index()).filter(|entry| entry.id == Some(conn))
@@ -393,11 +402,13 @@ impl State {
         while let Some(event) = self.machine.poll_event() {
             match event {
                 ServerEvent::Transmit(conn) => self.wake_conn(conn, |entry| entry.transmit = true),
-                ServerEvent::Close(conn, _) => {
+                ServerEvent::Close(conn, reason) => {
+                    self.observe_close(conn, Some(reason));
                     self.wake_conn(conn, |entry| entry.close = true);
                 }
                 ServerEvent::Drained => {
                     self.drained = true;
+                    self.observe(|| Event::Drained);
                     self.cancels.wake_all(&mut self.to_wake);
                     self.to_wake.append(&mut self.drain_wakers);
                     self.to_wake.extend(self.timer_task.take());
@@ -407,7 +418,10 @@ impl State {
                     self.cancels.wake_session(session, &mut self.to_wake);
                     self.withdraw_all(session);
                 }
-                ServerEvent::SessionEnded(session, _) => self.record_session_end(session),
+                ServerEvent::SessionEnded(session, why) => {
+                    self.observe_session_end(session, why);
+                    self.record_session_end(session);
+                }
                 _ => {}
             }
         }

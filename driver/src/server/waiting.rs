@@ -44,7 +44,7 @@ impl State {
             self.refuse_overdue(now);
             if let Err(call) = self.limits.wait(call) {
                 self.overloaded += 1;
-                self.machine.refuse(now, call.admission, NotExecuted::Overloaded);
+                self.refuse_waiting_call(now, call, NotExecuted::Overloaded);
                 return;
             }
         }
@@ -58,7 +58,7 @@ impl State {
     pub(super) fn refuse_overdue(&mut self, now: Instant) {
         for _ in 0..OVERDUE_MAX {
             let Some(call) = self.limits.take_overdue(now) else { return };
-            self.machine.refuse(now, call.admission, NotExecuted::DeadlinePassed);
+            self.refuse_waiting_call(now, call, NotExecuted::DeadlinePassed);
         }
     }
 
@@ -71,15 +71,19 @@ impl State {
     /// Refuses all that wait: a drain, a failed ledger or an executor that shuts down lets none of them run.
     pub(super) fn refuse_waiting(&mut self, now: Instant, why: NotExecuted) {
         while let Some(call) = self.limits.pop_any() {
-            self.machine.refuse(now, call.admission, why);
+            self.refuse_waiting_call(now, call, why);
         }
+    }
+
+    fn refuse_waiting_call(&mut self, now: Instant, call: Waiting, why: NotExecuted) {
+        self.refuse(now, call.admission, call.method_index, why);
     }
 
     /// A call was cancelled before it was started. If it waits for its turn, it waits no more: others of its client need
     /// its slot, and it might never come to be its turn.
     pub(super) fn withdraw(&mut self, now: Instant, call: CallKey) {
         if let Some(call) = self.limits.take(call) {
-            self.machine.refuse(now, call.admission, NotExecuted::Cancelled);
+            self.refuse_waiting_call(now, call, NotExecuted::Cancelled);
         }
     }
 
@@ -87,7 +91,7 @@ impl State {
     pub(super) fn withdraw_all(&mut self, session: SessionKey) {
         while let Some(call) = self.limits.take_of(session) {
             // The machine's own time is what counts here.
-            self.machine.refuse(Instant::ZERO, call.admission, NotExecuted::Cancelled);
+            self.refuse_waiting_call(Instant::ZERO, call, NotExecuted::Cancelled);
         }
     }
 
@@ -108,12 +112,13 @@ impl State {
         &mut self,
         now: Instant,
         admission: Admission,
+        method: usize,
         deadline: Instant,
     ) -> Option<Admission> {
         let Some(why) = self.is_over(now, admission.key(), deadline) else {
             return Some(admission);
         };
-        self.machine.refuse(now, admission, why);
+        self.refuse(now, admission, method, why);
         None
     }
 }
@@ -148,7 +153,7 @@ impl Drop for Turn {
     fn drop(&mut self) {
         let Some((waiting, permit)) = self.call.take() else { return };
         self.shared.with(|state, now| {
-            state.machine.refuse(now, waiting.admission, NotExecuted::ShuttingDown);
+            state.refuse_waiting_call(now, waiting, NotExecuted::ShuttingDown);
             state.refuse_waiting(now, NotExecuted::ShuttingDown);
             state.release(permit);
         });
@@ -176,7 +181,7 @@ impl Shared {
         let started = self.with_quietly(|state| match plan {
             // S22: idempotent calls leave no record.
             Ok(Plan::Future(future)) if call.idempotent => {
-                match state.machine.start(now, admission) {
+                match state.start(now, admission, call.method_index) {
                     Ok(running) => Some(Execution::new(running, permit, future)),
                     Err(_) => {
                         state.drop_later(future);
@@ -195,7 +200,7 @@ impl Shared {
                 None
             }
             Err(why) => {
-                state.machine.refuse(now, admission, why);
+                state.refuse(now, admission, call.method_index, why);
                 state.release(permit);
                 None
             }
@@ -223,7 +228,8 @@ impl Shared {
         let body = Body { bytes: &body, large: Some(&body) };
         let call = Call { key, method_index, body, metadata, deadline, idempotent, one_way };
         if self.ledger.is_some() {
-            let admission = self.with(|state, now| state.still_wanted(now, admission, deadline));
+            let admission =
+                self.with(|state, now| state.still_wanted(now, admission, method_index, deadline));
             match admission {
                 Some(admission) => self.record(admission, permit, call, &caller),
                 None => self.with(|state, _| state.release(permit)),
@@ -232,8 +238,8 @@ impl Shared {
             return self.with(|_, _| ());
         }
         let start = |state: &mut State, now| {
-            let admission = state.still_wanted(now, admission, deadline)?;
-            state.machine.start(now, admission).ok()
+            let admission = state.still_wanted(now, admission, method_index, deadline)?;
+            state.start(now, admission, method_index).ok()
         };
         match self.with(start) {
             Some(running) => {

@@ -12,6 +12,7 @@ mod failures;
 mod idempotent;
 mod journal;
 mod limits;
+mod observed;
 mod process;
 mod records;
 mod replicated;

@@ -6,6 +6,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use oncewire_driver::ledger::Rollback;
+use oncewire_driver::observe::{Event, Source};
 use oncewire_driver::{Client, ClientOptions, Method, Outcome, Server, Ticket};
 use serde::de::DeserializeOwned;
 
@@ -35,6 +36,8 @@ pub struct Ledgered {
     pub runs: Arc<Mutex<Vec<i32>>>,
     /// Slots that the server grants.
     pub slots: Option<u32>,
+    /// What its observer sees.
+    pub seen: Arc<Mutex<Vec<String>>>,
 }
 
 /// A call that was begun.
@@ -65,6 +68,19 @@ impl<R: std::fmt::Debug> Made<R> {
     }
 }
 
+/// An event in a form that a test compares.
+fn seen_as(event: &Event) -> String {
+    match event {
+        Event::CallStarted { call, .. } => format!("{} starts", call.method),
+        Event::CallEnded { call, end, .. } => format!("{} ends: {}", call.method, end.status()),
+        Event::CallRefused { call, why, .. } => format!("{} refused: {why:?}", call.method),
+        Event::RolledBack { call, why, panicked, .. } => {
+            format!("{} rolled back: {why}, {panicked}", call.method)
+        }
+        event => event.to_string(),
+    }
+}
+
 impl Ledgered {
     pub fn new() -> Ledgered {
         let mut world = Ledgered::default();
@@ -83,7 +99,7 @@ impl Ledgered {
 
     fn build(&self) -> Result<Server, oncewire_driver::BuildError> {
         let (runs, counted) = (self.runs.clone(), self.runs.clone());
-        let slots = self.slots;
+        let (slots, seen) = (self.slots, self.seen.clone());
         Server::builder("test")
             .ledger(self.ledger.clone())
             .method(&ADD, move |_, n: i32| {
@@ -113,6 +129,7 @@ impl Ledgered {
                 Ok(*balance)
             })
             .configure(|config| config.slots = slots.unwrap_or(config.slots))
+            .observe(move |_: &Source, event: &Event| lock(&seen).push(seen_as(event)))
             .runtime(self.sim.runtime(&self.group))
             .build()
     }

@@ -1,0 +1,265 @@
+//! What a client's observers learn.
+//!
+//! A call's start and end are told by whoever begins it and takes its outcome, without any lock. What happens to connections
+//! and sessions is noted under the lock, and told when it is free.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use oncewire_core::{CloseReason, Instant, NotExecuted, SessionEnd};
+
+use super::call::CalledMethod;
+use super::outcome::{CallFailure, Outcome};
+use super::pending::Trace;
+use super::shared::Shared;
+use super::state::State;
+use crate::caught::caught;
+use crate::observe::{
+    CallEnd, CallInfo, ConnectionEnd, Event, MethodName, ObserverList, Observers, Queue,
+    ROUNDS_MAX, Round, Source,
+};
+use crate::sync::Lock;
+use crate::transport::Connect;
+
+/// A client's observers, and the calls that they have seen begin.
+pub(super) struct Observed {
+    observers: Observers,
+    /// By the names of pending calls.
+    calls: Lock<HashMap<u64, Begun>>,
+    next: AtomicU64,
+}
+
+/// A call that was seen to begin.
+#[derive(Clone, Copy)]
+pub(super) struct Begun {
+    call: CallInfo,
+    at: Instant,
+    /// Connections that the client had had by then.
+    connections: u64,
+    /// It has ended as unknown, and may be known later.
+    in_doubt: bool,
+}
+
+/// What is noted under a client's lock.
+#[derive(Default)]
+pub(super) struct Notes {
+    queue: Queue,
+    /// Connections made, and whether the last one is open.
+    connections: u64,
+    open: bool,
+}
+
+impl Observed {
+    pub(super) fn new(list: &ObserverList, connector: &dyn Connect) -> Option<Box<Observed>> {
+        if list.is_empty() {
+            return None;
+        }
+        let address = caught(|| connector.address()).unwrap_or_default();
+        let observers = Observers::new(Source::Client { address }, list.clone());
+        let (calls, next) = (Lock::default(), AtomicU64::new(0));
+        Some(Box::new(Observed { observers, calls, next }))
+    }
+}
+
+impl Begun {
+    fn ended(&self, now: Instant, end: CallEnd) -> Event {
+        let Begun { call, at, in_doubt, .. } = *self;
+        let elapsed = now.since(at);
+        match in_doubt {
+            true => Event::LateOutcome { call, end, elapsed },
+            false => Event::CallEnded { call, end, elapsed, reconnects: 0, report: None },
+        }
+    }
+}
+
+/// How a call has ended, as its caller sees it.
+fn end_of<R>(outcome: &Outcome<R>) -> CallEnd {
+    match outcome {
+        Outcome::Reply(_) => CallEnd::Replied,
+        Outcome::NoReply(why) => CallEnd::Failed(CallFailure::NoReply(*why)),
+        Outcome::NotExecuted(why) => CallEnd::Failed(CallFailure::NotExecuted(*why)),
+        Outcome::Unknown(why, _) => CallEnd::Failed(CallFailure::Unknown(*why)),
+    }
+}
+
+impl Shared {
+    /// A call is about to begin.
+    #[inline]
+    pub(super) fn observe_start(&self, method: &CalledMethod) -> Option<Begun> {
+        let observed = self.observed.as_ref()?;
+        Some(self.begun(observed, method))
+    }
+
+    #[cold]
+    fn begun(&self, observed: &Observed, method: &CalledMethod) -> Begun {
+        let number = observed.next.fetch_add(1, Ordering::Relaxed) + 1;
+        let method = MethodName::new(method.id, method.name);
+        let call = CallInfo::new(number, method, None, None);
+        let at = self.runtime.now();
+        observed.observers.tell(&Event::CallStarted { call });
+        Begun { call, at, connections: 0, in_doubt: false }
+    }
+
+    /// It has begun, by this name.
+    #[cold]
+    pub(super) fn observe_begun(&self, name: u64, begun: Begun, connections: u64) {
+        if let Some(observed) = &self.observed {
+            observed.calls.lock().insert(name, Begun { connections, ..begun });
+        }
+    }
+
+    /// The same of a durable call.
+    pub(super) fn observe_durable(&self, number: u64, begun: Option<Begun>) {
+        if let Some(begun) = begun {
+            let connections = self.with_quietly(|state| state.lifecycle.connections);
+            self.observe_begun(number, begun, connections);
+        }
+    }
+
+    /// It did not begin.
+    #[cold]
+    pub(super) fn observe_not_begun(&self, begun: Option<Begun>, why: NotExecuted) {
+        if let (Some(observed), Some(begun)) = (&self.observed, begun) {
+            let end = CallEnd::Failed(CallFailure::NotExecuted(why));
+            observed.observers.tell(&begun.ended(self.runtime.now(), end));
+        }
+    }
+
+    /// The outcome of a pending call was taken.
+    #[cold]
+    pub(super) fn observe_outcome<R>(
+        &self,
+        name: u64,
+        outcome: &Outcome<R>,
+        trace: Option<Trace>,
+        method: Option<CalledMethod>,
+    ) {
+        let Some(observed) = &self.observed else { return };
+        let end = end_of(outcome);
+        let mut calls = observed.calls.lock();
+        let Some(mut begun) = calls.remove(&name) else { return };
+        if let Some(Trace { xid, session }) = &trace {
+            begun.call.xid = *xid;
+            begun.call.session = session.as_deref().map(|session| session.tag);
+        }
+        if let Outcome::Unknown(_, Some(_)) = outcome {
+            calls.insert(name, Begun { in_doubt: true, ..begun });
+        }
+        drop(calls);
+        let mut event = begun.ended(self.runtime.now(), end);
+        if let Event::CallEnded { reconnects, report, .. } = &mut event {
+            let connections = self.with_quietly(|state| state.lifecycle.connections);
+            *reconnects = connections.saturating_sub(begun.connections.max(1));
+            if let (Some(method), CallEnd::Failed(failure)) = (method, end) {
+                *report = Some(Box::new(self.report(method, failure, trace)));
+            }
+        }
+        observed.observers.tell(&event);
+    }
+
+    /// A pending call, or its ticket, was dropped.
+    #[cold]
+    pub(super) fn observe_drop(&self, name: u64) {
+        let Some(observed) = &self.observed else { return };
+        let begun = observed.calls.lock().remove(&name);
+        if let Some(begun) = begun.filter(|begun| !begun.in_doubt) {
+            observed.observers.tell(&begun.ended(self.runtime.now(), CallEnd::Dropped));
+        }
+    }
+
+    /// A one-way call was begun.
+    pub(super) fn observe_one_way(&self, method: &CalledMethod) {
+        if let Some(observed) = &self.observed {
+            let method = MethodName::new(method.id, method.name);
+            observed.observers.tell(&Event::OneWayStarted { method });
+        }
+    }
+
+    /// Tells what was noted.
+    #[cold]
+    pub(super) fn tell_notes(&self) {
+        let Some(observed) = &self.observed else { return };
+        let next = |step: fn(&mut Queue) -> Round| {
+            let step = |state: &mut State| state.notes.as_mut().map(|notes| step(&mut notes.queue));
+            self.with_quietly(step).unwrap_or(Round::Done)
+        };
+        let mut round = next(Queue::begin);
+        // What happens to connections is rare: whoever tells it does so to the end, but for observers that make it.
+        for _ in 0..ROUNDS_MAX {
+            let Round::Deliver(events) = round else { return };
+            events.iter().for_each(|event| observed.observers.tell(event));
+            round = next(Queue::next);
+        }
+        if let Round::Deliver(events) = round {
+            events.iter().for_each(|event| observed.observers.tell(event));
+            self.with_quietly(|state| {
+                state.notes.as_mut().is_some_and(|notes| notes.queue.hand_over())
+            });
+        }
+    }
+}
+
+impl Notes {
+    pub(super) fn new(observed: &Option<Box<Observed>>) -> Option<Box<Notes>> {
+        observed.as_ref().map(|_| Box::default())
+    }
+}
+
+impl State {
+    /// Whether something was noted that must be told when the lock is free.
+    #[inline]
+    pub(super) fn must_tell(&self) -> bool {
+        self.notes.as_ref().is_some_and(|notes| notes.queue.is_due())
+    }
+
+    pub(super) fn note(&mut self, event: impl FnOnce(&State) -> Event) {
+        let Some(mut notes) = self.notes.take() else { return };
+        notes.queue.push(event(self));
+        self.notes = Some(notes);
+    }
+
+    /// The session is over. Without one there never was one, and its refusal was noted.
+    pub(super) fn note_session_lost(&mut self, why: SessionEnd) {
+        if let Some(session) = self.lifecycle.session.as_deref().map(|session| session.tag) {
+            self.note(|_| Event::SessionLost { session, why });
+        }
+    }
+
+    pub(super) fn note_connection(&mut self) {
+        if let Some(notes) = &mut self.notes {
+            notes.connections += 1;
+            notes.open = true;
+            let connection = notes.connections;
+            notes.queue.push(Event::ConnectionOpened { connection, caller: None });
+        }
+    }
+
+    /// The connection is over, if it was not before.
+    pub(super) fn note_close(&mut self, why: impl FnOnce() -> ConnectionEnd) {
+        let Some(notes) = self.notes.as_mut().filter(|notes| notes.open) else { return };
+        notes.open = false;
+        let (connection, why) = (notes.connections, why());
+        let had_session = self.lifecycle.connection.since.is_some();
+        let session = self.lifecycle.session.as_deref().filter(|_| had_session);
+        let session = session.map(|session| session.tag);
+        if let (false, ConnectionEnd::Closed(reason)) = (had_session, &why)
+            && *reason != CloseReason::Goodbye
+        {
+            notes.queue.push(Event::SessionRefused { connection, why: *reason });
+        }
+        notes.queue.push(Event::ConnectionClosed { connection, session, why });
+    }
+
+    /// The session is open on the connection.
+    pub(super) fn note_session(&mut self, resumed: bool) {
+        let Some(notes) = &mut self.notes else { return };
+        let (session, info) = (self.machine.session(), self.machine.server_info());
+        let (Some(session), Some(info)) = (session, info) else { return };
+        let (connection, server, instance) = (notes.connections, session.server, info.instance);
+        let session = session.id.tag();
+        notes.queue.push(match resumed {
+            true => Event::SessionResumed { connection, session, server, instance },
+            false => Event::SessionOpened { connection, session, server, instance },
+        });
+    }
+}

@@ -1,0 +1,373 @@
+//! What a server's observers learn, and the verbs of the machine that start, refuse and end calls: each goes through here,
+//! so that none of them goes unobserved.
+//!
+//! Events are made under the lock and delivered when it is free ([`Shared::report`]).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use oncewire_core::{
+    Admission, CallKey, CloseReason, ConnId, Heap, Instance, Instant, MethodId, NoReply,
+    NotExecuted, Notice, Payload, Refused, Running, Server as Machine, ServerId, SessionId,
+    SessionOver, SessionTag,
+};
+
+use super::state::{Shared, State};
+use crate::client::CallFailure;
+use crate::observe::{
+    CallEnd, CallInfo, ConnectionEnd, Event, MethodName, Queue, ROUNDS_MAX, Round,
+};
+use crate::runtime::Runtime;
+use crate::transport::Subject;
+
+/// What is kept for the observers; none of it without any.
+pub(super) struct Observed {
+    queue: Queue,
+    runtime: Arc<dyn Runtime>,
+    identity: (ServerId, Instance),
+    /// In the order of the machine's methods.
+    methods: Vec<MethodName>,
+    conns: HashMap<ConnId, Line>,
+    running: HashMap<CallKey, (CallInfo, Instant)>,
+    /// Numbers given out.
+    connections: u64,
+    calls: u64,
+}
+
+/// A connection.
+struct Line {
+    number: u64,
+    session: Option<SessionTag>,
+    /// Why its stream broke.
+    lost: Option<String>,
+}
+
+impl Observed {
+    pub(super) fn new(
+        runtime: Arc<dyn Runtime>,
+        identity: (ServerId, Instance),
+        methods: Vec<MethodName>,
+    ) -> Observed {
+        Observed {
+            queue: Queue::default(),
+            runtime,
+            identity,
+            methods,
+            conns: HashMap::new(),
+            running: HashMap::new(),
+            connections: 0,
+            calls: 0,
+        }
+    }
+
+    pub(super) fn push(&mut self, event: Event) {
+        self.queue.push(event);
+    }
+
+    fn method(&self, index: usize) -> MethodName {
+        let unknown = MethodName::new(MethodId::from_number(0), "");
+        self.methods.get(index).copied().unwrap_or(unknown)
+    }
+
+    fn call(&mut self, machine: &Machine<Heap>, key: CallKey, method: MethodName) -> CallInfo {
+        self.calls += 1;
+        let session = machine.session_record(key.session()).map(|record| record.id.tag());
+        CallInfo::new(self.calls, method, session, Some(key.xid()))
+    }
+
+    fn started(&mut self, machine: &Machine<Heap>, key: CallKey, method: usize) {
+        let call = self.call(machine, key, self.method(method));
+        self.running.insert(key, (call, self.runtime.now()));
+        self.queue.push(Event::CallStarted { call });
+    }
+
+    fn refused(
+        &mut self,
+        machine: &Machine<Heap>,
+        key: CallKey,
+        method: MethodName,
+        why: NotExecuted,
+    ) {
+        let call = self.call(machine, key, method);
+        self.queue.push(Event::CallRefused { call, why });
+    }
+
+    fn ended(&mut self, key: CallKey, end: CallEnd) {
+        let Some((call, at)) = self.running.remove(&key) else { return };
+        let elapsed = self.runtime.now().since(at);
+        self.queue.push(Event::CallEnded { call, end, elapsed, reconnects: 0, report: None });
+    }
+
+    fn notice(&mut self, machine: &Machine<Heap>, conn: ConnId, notice: Notice) {
+        let event = match notice {
+            Notice::Opened | Notice::Resumed => {
+                let key = machine.session_of(conn);
+                let record = key.and_then(|key| machine.session_record(key));
+                let (Some(record), Some(line)) = (record, self.conns.get_mut(&conn)) else {
+                    return;
+                };
+                let (connection, session) = (line.number, record.id.tag());
+                line.session = Some(session);
+                let (server, instance) = self.identity;
+                match notice {
+                    Notice::Opened => {
+                        Event::SessionOpened { connection, session, server, instance }
+                    }
+                    _ => Event::SessionResumed { connection, session, server, instance },
+                }
+            }
+            Notice::Duplicate { call, method, verdict } => {
+                let record = machine.session_record(call.session());
+                let session = record.map(|record| record.id.tag());
+                let method = method.map(|id| self.named(id));
+                Event::Duplicate { session, xid: call.xid(), method, verdict }
+            }
+            Notice::Refused { call, method, why } => {
+                return self.refused(machine, call, self.named(method), why);
+            }
+            _ => return,
+        };
+        self.queue.push(event);
+    }
+
+    /// A method that may not be offered.
+    fn named(&self, id: MethodId) -> MethodName {
+        let found = self.methods.binary_search_by_key(&id, |method| method.id);
+        found.map_or(MethodName::new(id, ""), |at| self.methods[at])
+    }
+
+    fn closed(&mut self, conn: ConnId, reason: Option<CloseReason>) {
+        let Some(Line { number: connection, session, lost }) = self.conns.remove(&conn) else {
+            return;
+        };
+        if let (None, Some(why)) = (session, reason.filter(is_refusal)) {
+            self.queue.push(Event::SessionRefused { connection, why });
+        }
+        let why = match reason {
+            Some(reason) => ConnectionEnd::Closed(reason),
+            None => {
+                let ended = || "the client closed the connection".to_owned();
+                ConnectionEnd::Lost(lost.unwrap_or_else(ended))
+            }
+        };
+        self.queue.push(Event::ConnectionClosed { connection, session, why });
+    }
+}
+
+/// Whether a connection without a session was closed because it was to have none.
+fn is_refusal(reason: &CloseReason) -> bool {
+    matches!(
+        reason,
+        CloseReason::Refused(_)
+            | CloseReason::WrongService { .. }
+            | CloseReason::WrongServer { .. }
+    )
+}
+
+/// [`State::start`] where only parts of the state are at hand.
+#[inline]
+pub(super) fn start(
+    machine: &mut Machine<Heap>,
+    observed: &mut Option<Box<Observed>>,
+    now: Instant,
+    admission: Admission,
+    method: usize,
+) -> Result<Running, Refused> {
+    let key = admission.key();
+    let result = machine.start(now, admission);
+    if let Some(observed) = observed {
+        match &result {
+            Ok(_) => observed.started(machine, key, method),
+            Err(Refused(why)) => observed.refused(machine, key, observed.method(method), *why),
+        }
+    }
+    result
+}
+
+/// [`State::refuse`] where only parts of the state are at hand.
+pub(super) fn refuse(
+    machine: &mut Machine<Heap>,
+    observed: &mut Option<Box<Observed>>,
+    now: Instant,
+    (admission, method): (Admission, usize),
+    why: NotExecuted,
+) {
+    if let Some(observed) = observed {
+        observed.refused(machine, admission.key(), observed.method(method), why);
+    }
+    machine.refuse(now, admission, why);
+}
+
+impl State {
+    /// Starts a call of the method at this index, if it may still be.
+    #[inline]
+    pub(super) fn start(
+        &mut self,
+        now: Instant,
+        admission: Admission,
+        method: usize,
+    ) -> Result<Running, Refused> {
+        start(&mut self.machine, &mut self.observed, now, admission, method)
+    }
+
+    /// Refuses a call of the method at this index.
+    pub(super) fn refuse(
+        &mut self,
+        now: Instant,
+        admission: Admission,
+        method: usize,
+        why: NotExecuted,
+    ) {
+        refuse(&mut self.machine, &mut self.observed, now, (admission, method), why);
+    }
+
+    /// Whether the caller may make a call that was admitted.
+    pub(super) fn authorize(
+        &mut self,
+        now: Instant,
+        admission: Admission,
+        method: usize,
+        len: usize,
+        allowed: bool,
+    ) -> Result<Admission, Refused> {
+        let key = admission.key();
+        let result = self.machine.authorize(now, admission, method, len, allowed);
+        if let (Err(Refused(why)), Some(observed)) = (&result, &mut self.observed) {
+            observed.refused(&self.machine, key, observed.method(method), *why);
+        }
+        result
+    }
+
+    /// Answers a call, and counts what it should not have been.
+    #[inline]
+    pub(super) fn reply<'a>(
+        &mut self,
+        now: Instant,
+        running: Running,
+        body: impl Into<Payload<'a>>,
+    ) {
+        let key = running.key();
+        let is_kept = self.machine.reply(now, running, body).is_ok();
+        if !is_kept {
+            self.replies_too_large += 1;
+        }
+        if let Some(observed) = &mut self.observed {
+            let too_large = CallEnd::Failed(CallFailure::NoReply(NoReply::ReplyTooLarge));
+            observed.ended(key, if is_kept { CallEnd::Replied } else { too_large });
+        }
+    }
+
+    /// A call was executed, and there is no reply to show.
+    pub(super) fn no_reply(&mut self, now: Instant, running: Running, why: NoReply) {
+        self.observe_end(running.key(), CallEnd::Failed(CallFailure::NoReply(why)));
+        self.machine.no_reply(now, running, why);
+    }
+
+    /// A call that was started has left no trace.
+    pub(super) fn roll_back(&mut self, now: Instant, running: Running, why: NotExecuted) {
+        self.observe_end(running.key(), CallEnd::Failed(CallFailure::NotExecuted(why)));
+        self.machine.roll_back(now, running, why);
+    }
+
+    /// A call has ended otherwise.
+    pub(super) fn observe_end(&mut self, key: CallKey, end: CallEnd) {
+        if let Some(observed) = &mut self.observed {
+            observed.ended(key, end);
+        }
+    }
+
+    /// Something has happened that no other function here knows of.
+    pub(super) fn observe(&mut self, event: impl FnOnce() -> Event) {
+        if let Some(observed) = &mut self.observed {
+            observed.push(event());
+        }
+    }
+
+    /// Something has happened to a call that runs.
+    pub(super) fn observe_call(&mut self, key: CallKey, event: impl FnOnce(CallInfo) -> Event) {
+        if let Some(observed) = &mut self.observed
+            && let Some((call, _)) = observed.running.get(&key)
+        {
+            observed.queue.push(event(*call));
+        }
+    }
+
+    /// A connection was accepted, or there was no room for it.
+    pub(super) fn observe_connection(&mut self, conn: Option<ConnId>, caller: &Subject) {
+        let Some(observed) = &mut self.observed else { return };
+        let caller = caller.clone();
+        let Some(conn) = conn else {
+            return observed.queue.push(Event::ConnectionRefused { caller });
+        };
+        observed.connections += 1;
+        let number = observed.connections;
+        observed.conns.insert(conn, Line { number, session: None, lost: None });
+        let caller = Some(caller);
+        observed.queue.push(Event::ConnectionOpened { connection: number, caller });
+    }
+
+    /// A connection is over: the machine has closed it, or its stream.
+    pub(super) fn observe_close(&mut self, conn: ConnId, reason: Option<CloseReason>) {
+        if let Some(observed) = &mut self.observed {
+            observed.closed(conn, reason);
+        }
+    }
+
+    pub(super) fn observe_session_end(&mut self, session: SessionId, why: SessionOver) {
+        self.observe(|| Event::SessionEnded { session: session.tag(), why });
+    }
+
+    /// What the machine has decided by itself.
+    #[cold]
+    pub(super) fn observe_notice(&mut self, conn: ConnId, notice: Notice) {
+        if let Some(observed) = &mut self.observed {
+            observed.notice(&self.machine, conn, notice);
+        }
+    }
+
+    /// Whether events wait for the end of the lock.
+    #[inline]
+    pub(super) fn must_report(&self) -> bool {
+        self.observed.as_ref().is_some_and(|observed| observed.queue.is_due())
+    }
+}
+
+impl Shared {
+    /// A connection's stream broke.
+    pub(super) fn note_lost(&self, conn: ConnId, why: impl FnOnce() -> String) {
+        if self.observers.is_some() {
+            self.with_quietly(|state| {
+                let observed = state.observed.as_mut();
+                if let Some(line) = observed.and_then(|observed| observed.conns.get_mut(&conn)) {
+                    line.lost.get_or_insert_with(why);
+                }
+            });
+        }
+    }
+
+    /// Delivers the events that wait.
+    #[cold]
+    pub(super) fn report(self: &Arc<Self>) {
+        let Some(observers) = &self.observers else { return };
+        let next = |step: fn(&mut Queue) -> Round| {
+            self.with_quietly(|state| {
+                state.observed.as_mut().map_or(Round::Done, |observed| step(&mut observed.queue))
+            })
+        };
+        let mut round = next(Queue::begin);
+        for _ in 0..ROUNDS_MAX {
+            let Round::Deliver(events) = round else { return };
+            events.iter().for_each(|event| observers.tell(event));
+            round = next(Queue::next);
+        }
+        let Round::Deliver(events) = round else { return };
+        events.iter().for_each(|event| observers.tell(event));
+        let hand_over = |state: &mut State| {
+            state.observed.as_mut().is_some_and(|observed| observed.queue.hand_over())
+        };
+        if self.with_quietly(hand_over) {
+            let shared = self.clone();
+            self.runtime.spawn(Box::pin(async move { shared.report() }));
+        }
+    }
+}
