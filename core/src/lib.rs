@@ -98,7 +98,7 @@ pub use outcome::{CallError, Executed, NoReply, NotExecuted, Outcome, Status, Un
 pub use server::{
     Admission, CallKey, CallRecord, Incoming, MethodSpec, Notice, RecordState, Refused,
     ReplyTooLarge, Request, Running, Server, ServerConfig, ServerCounters, ServerError,
-    ServerEvent, SessionOver, SessionRecord, Verdict,
+    ServerEvent, SessionOver, SessionRecord, SessionSummary, Verdict,
 };
 #[cfg(feature = "alloc")]
 pub use storage::Heap;

@@ -18,6 +18,7 @@
 //! | `server/held.rs` | held calls in the order of their xids |
 //! | `server/replies.rs` | memory for calls and replies, and their discard |
 //! | `server/quota.rs` | each principal's share of connections and sessions |
+//! | `server/inspect.rs` | what it has, for people to look at |
 //! | `server/transmit.rs` | what it asks of its owner: events, and frames to send |
 
 mod config;
@@ -27,6 +28,7 @@ mod event;
 mod execute;
 mod handshake;
 mod held;
+mod inspect;
 mod long;
 mod metadata;
 mod quota;
@@ -44,6 +46,7 @@ use conn::Conn;
 pub use event::{Notice, ServerCounters, ServerEvent, SessionOver, Verdict};
 pub use execute::{Admission, CallKey, CallRecord, RecordState, Refused, ReplyTooLarge, Running};
 pub use handshake::SessionRecord;
+pub use inspect::SessionSummary;
 use quota::PrincipalQuota;
 pub use receive::{Incoming, Request};
 use session::{Calls, Session};

@@ -95,6 +95,7 @@ mod server;
 mod service;
 mod signatures;
 mod spin;
+mod status;
 #[cfg(feature = "stream")]
 pub mod stream;
 mod sync;
@@ -127,4 +128,5 @@ pub use server::{
 pub use service::__private;
 pub use service::Service;
 pub use signatures::{MethodSignature, SignatureMismatch};
+pub use status::{Health, MethodStatus, SessionStatus, Status};
 pub use transport::{Accept, BoxFuture, BoxStream, ByteStream, Connect, Subject};

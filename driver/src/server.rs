@@ -18,6 +18,7 @@
 //! | `server/transactional.rs` | handlers that run in the ledger's transaction |
 //! | `server/execution.rs` | a call runs, and ends |
 //! | `server/observed.rs` | what observers learn; the verbs that start, refuse and end calls |
+//! | `server/status.rs` | what a server says of itself |
 //! | `server/cancels.rs` | handlers that wait for their calls' cancels |
 //! | `server/recording.rs` | what is recorded, and when |
 //! | `server/ledger_queue.rs` | what is on its way to the ledger |
@@ -45,6 +46,7 @@ mod recording;
 pub(crate) mod restore;
 mod state;
 mod stateful;
+mod status;
 mod timer_task;
 mod transactional;
 mod waiting;
@@ -176,6 +178,10 @@ impl Server {
             state.refuse_waiting(now, NotExecuted::ShuttingDown);
         });
         std::future::poll_fn(|cx| self.shared.poll_drained(cx)).await;
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     /// What the server holds and has done.

@@ -21,12 +21,12 @@ pub use oncewire_driver::{
     Accept, BoxFuture, BoxStream, BuildError, ByteStream, Bytes, Call, CallError, CallFailure,
     CallReport, CallResult, Client, ClientCounters, ClientOptions, ClientStatus, CloseReason,
     CloseReport, Connect, Context, Delivery, DurableCall, DurableClient, Executed, HandlerFaults,
-    Instance, Instant, Load, Method, MethodId, MethodSignature, MethodSpec, NEVER, NoReply,
-    Nonblocking, NotExecuted, OnDialFailure, Outcome, RawMethod, Receipt, RecoveredCall, Resolve,
-    Retry, Runtime, Schema, Server, ServerBuilder, ServerConfig, ServerCounters, ServerError,
-    ServerId, Service, ServiceName, SessionId, SessionTag, SignatureMismatch, SmolRuntime,
-    StateHandler, StatefulBuilder, Subject, Ticket, Timer, Unknown, Unreplied, Xid, files, journal,
-    ledger, schema,
+    Health, Instance, Instant, Load, Method, MethodId, MethodSignature, MethodSpec, MethodStatus,
+    NEVER, NoReply, Nonblocking, NotExecuted, OnDialFailure, Outcome, RawMethod, Receipt,
+    RecoveredCall, Resolve, Retry, Runtime, Schema, Server, ServerBuilder, ServerConfig,
+    ServerCounters, ServerError, ServerId, Service, ServiceName, SessionId, SessionStatus,
+    SessionTag, SignatureMismatch, SmolRuntime, StateHandler, StatefulBuilder, Status, Subject,
+    Ticket, Timer, Unknown, Unreplied, Xid, files, journal, ledger, observe, schema,
 };
 #[cfg(feature = "redb")]
 pub use oncewire_ledger_redb as redb;

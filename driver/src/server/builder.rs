@@ -34,6 +34,7 @@ use crate::method::{Method, RawMethod};
 use crate::observe::{MethodName, Observer, ObserverList, Observers, Source};
 use crate::runtime::{Runtime, SmolRuntime};
 use crate::signatures::{MethodSignature, schemas};
+use crate::status::{About, host_name};
 use crate::transport::Subject;
 
 /// Why a server could not be built.
@@ -134,6 +135,7 @@ pub struct ServerBuilder<L = NoLedger> {
     transactional: Vec<MethodId>,
     pub(crate) signatures: Vec<MethodSignature>,
     pub(crate) offers_signatures: bool,
+    pub(crate) offers_status: bool,
     concurrency: usize,
     queue_max: Option<usize>,
     pub(crate) authorize: Option<Authorize>,
@@ -170,6 +172,7 @@ impl ServerBuilder {
             transactional: Vec::new(),
             signatures: Vec::new(),
             offers_signatures: false,
+            offers_status: false,
             concurrency: CONCURRENCY,
             queue_max: None,
             authorize: None,
@@ -222,6 +225,7 @@ impl ServerBuilder<NoLedger> {
             transactional: self.transactional,
             signatures: self.signatures,
             offers_signatures: self.offers_signatures,
+            offers_status: self.offers_status,
             concurrency: self.concurrency,
             queue_max: self.queue_max,
             authorize: self.authorize,
@@ -370,7 +374,7 @@ impl<L> ServerBuilder<L> {
     /// # Errors
     /// What is wrong with its description.
     pub fn build(self) -> Result<Server, BuildError> {
-        self.with_signature_methods().build_as_it_is()
+        self.with_status_methods().with_signature_methods().build_as_it_is()
     }
 
     /// The configuration, with what the ledger, the methods and the system say of what its owner left open.
@@ -449,9 +453,12 @@ impl<L> ServerBuilder<L> {
             let observed = Observed::new(runtime.clone(), (server, instance), names);
             (Observers::new(source, self.observers), Box::new(observed))
         });
+        let text = |method: MethodSignature| (method.name, method.signature.to_string());
+        let signatures = self.signatures.into_iter().map(text).collect();
+        let about = About { config, started: runtime.now(), signatures };
         let planted = self.planted;
         let parts =
-            Parts { methods, authorization, limits, principals, ledger, observers, planted };
+            Parts { methods, authorization, limits, principals, ledger, observers, about, planted };
         let shared = Shared::new(machine, runtime.clone(), parts);
         if shared.ledger.is_some() {
             runtime.spawn(Box::pin(LedgerTask { shared: Arc::downgrade(&shared) }));
@@ -464,11 +471,7 @@ impl<L> ServerBuilder<L> {
 
 /// The name of an instance that gets none: `host:pid`, or what of it is known.
 fn host_and_process() -> String {
-    let of_system = || std::fs::read_to_string("/proc/sys/kernel/hostname");
-    let host = of_system()
-        .or_else(|_| std::env::var("HOSTNAME").or_else(|_| std::env::var("COMPUTERNAME")));
-    let host = host.unwrap_or_default();
-    format!("{}:{}", host.trim(), std::process::id())
+    format!("{}:{}", host_name(), std::process::id())
 }
 
 /// Checks that no transactional method asks for what it cannot have.

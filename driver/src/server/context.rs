@@ -10,6 +10,7 @@ use oncewire_core::{CallKey, Instant, SessionTag, Xid};
 
 use crate::caught::{Guarded, caught};
 use crate::metadata::{Metadata, MetadataKey, MetadataType};
+use crate::status::Status;
 use crate::transport::{BoxFuture, Subject};
 
 /// What a call's context asks of its server.
@@ -20,6 +21,8 @@ pub(super) trait CallWatch: Send + Sync {
     fn now(&self) -> Instant;
     /// The session of the call, until that has ended.
     fn session(&self, call: CallKey) -> Option<SessionTag>;
+    /// What the server says of itself.
+    fn status(&self) -> Status;
     /// Runs a task beside the server's own.
     fn spawn(&self, task: BoxFuture<'static, ()>);
     /// A timer on the clock of the calls' deadlines.
@@ -92,6 +95,11 @@ impl Context {
     /// while the call runs.
     pub fn session(&self) -> Option<SessionTag> {
         self.server.upgrade()?.session(self.key)
+    }
+
+    /// What the server says of itself; `None` if it is gone.
+    pub(crate) fn server_status(&self) -> Option<Status> {
+        Some(self.server.upgrade()?.status())
     }
 
     /// The server's clock and a timer on it; `None` if the server is gone.

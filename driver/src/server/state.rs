@@ -23,17 +23,19 @@ use crate::faults::{Planted, ServerFault};
 use crate::ledger::entry::LedgerError;
 use crate::observe::{Event, Observers};
 use crate::runtime::Runtime;
+use crate::status::{About, Status};
 use crate::sync::Lock;
 use crate::transport::{BoxFuture, Subject};
 
 /// What all connections, handlers and handles of a server have in common.
-pub(super) struct Shared {
+pub(crate) struct Shared {
     pub(super) runtime: Arc<dyn Runtime>,
     /// In the order of the machine's methods.
     pub(super) methods: Vec<MethodEntry>,
     pub(super) ledger: Option<Box<dyn Submit>>,
     pub(super) authorization: Option<Authorization>,
     pub(super) observers: Option<Observers>,
+    pub(super) about: About,
     state: Lock<State>,
 }
 
@@ -93,6 +95,7 @@ pub(super) struct Parts {
     pub(super) principals: PrincipalTable,
     pub(super) ledger: Option<(Box<dyn Submit>, Box<LedgerQueue>)>,
     pub(super) observers: Option<(Observers, Box<Observed>)>,
+    pub(super) about: About,
     pub(super) planted: Planted,
 }
 
@@ -128,7 +131,7 @@ impl Shared {
         runtime: Arc<dyn Runtime>,
         parts: Parts,
     ) -> Arc<Shared> {
-        let Parts { methods, authorization, limits, principals, ledger, observers, planted } =
+        let Parts { methods, authorization, limits, principals, ledger, observers, about, planted } =
             parts;
         let (ledger, ledger_queue) = ledger.unzip();
         let (observers, observed) = observers.unzip();
@@ -156,7 +159,7 @@ impl Shared {
             planted,
         };
         let state = Lock::new(state);
-        Arc::new(Shared { runtime, methods, ledger, authorization, observers, state })
+        Arc::new(Shared { runtime, methods, ledger, authorization, observers, about, state })
     }
 
     /// Runs `f` under the lock, passes the machine's events on, then wakes whom they concern.
@@ -287,6 +290,10 @@ impl CallWatch for Shared {
 
     fn spawn(&self, task: BoxFuture<'static, ()>) {
         self.runtime.spawn(task);
+    }
+
+    fn status(&self) -> Status {
+        self.status()
     }
 
     #[cfg(feature = "stream")]
