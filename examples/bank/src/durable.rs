@@ -146,6 +146,8 @@ fn transactional_server(ledger: RedbLedger) -> Result<Server, String> {
         .ledger(ledger)
         .configure(|config| config.lease = LEASE)
         .service(TransactionalBankServer(reader))
+        .signatures()
+        .status()
         .build()
         .map_err(|error| error.to_string())?;
     // Neither ends before the process does.

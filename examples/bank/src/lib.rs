@@ -53,7 +53,15 @@ use report::Report;
 
 /// Does what the command line asks for; without a command, shows all of it.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    run(Cli::parse())
+}
+
+/// The same with a command line of the caller's, for tests of other programs: its first word is the program's name.
+pub fn main_with(arguments: &[&str]) -> ExitCode {
+    run(Cli::parse_from(arguments))
+}
+
+fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Some(Command::Serve(args)) => {
             let grace = Duration::from_secs(args.grace);

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use oncewire::ledger::Ledger;
-use oncewire::{BuildError, Context, Server, ServerBuilder};
+use oncewire::{BuildError, Context, Schema, Server, ServerBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::books_file::{BooksFile, Line};
@@ -51,7 +51,7 @@ pub(crate) const AUDIT_PAGE_LEN_MAX: u64 = 4096;
 pub(crate) type AccountId = u64;
 
 /// An operation of a client: its name in the bank's log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Schema)]
 pub(crate) struct Operation {
     /// A random number that names the client.
     pub(crate) client: u64,
@@ -60,7 +60,7 @@ pub(crate) struct Operation {
 }
 
 /// The argument of [`Bank::open`].
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, Schema)]
 pub(crate) struct Open {
     pub(crate) operation: Operation,
     /// The account's first balance.
@@ -68,7 +68,7 @@ pub(crate) struct Open {
 }
 
 /// The argument of [`Bank::deduct`] and [`Bank::deposit`].
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, Schema)]
 pub(crate) struct Change {
     pub(crate) operation: Operation,
     pub(crate) account: AccountId,
@@ -76,7 +76,7 @@ pub(crate) struct Change {
 }
 
 /// The argument of [`Bank::note`].
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, Schema)]
 pub(crate) struct Note {
     pub(crate) operation: Operation,
     pub(crate) account: AccountId,
@@ -84,7 +84,7 @@ pub(crate) struct Note {
 }
 
 /// The argument of [`Bank::audit`]: these operations of a client.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, Schema)]
 pub(crate) struct AuditPage {
     pub(crate) client: u64,
     pub(crate) first: u64,
@@ -93,7 +93,7 @@ pub(crate) struct AuditPage {
 }
 
 /// What the log says of one operation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Schema)]
 pub(crate) struct Executions {
     /// How often it was executed.
     pub(crate) executed: u32,
@@ -102,7 +102,7 @@ pub(crate) struct Executions {
 }
 
 /// Why the bank declines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
 pub(crate) enum BankError {
     NoSuchAccount,
     Insufficient { balance: u64 },
@@ -120,7 +120,7 @@ impl fmt::Display for BankError {
 impl std::error::Error for BankError {}
 
 /// The reply of [`Bank::stats`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Schema)]
 pub(crate) struct Stats {
     /// Accounts that were opened.
     pub(crate) accounts: u64,
@@ -338,7 +338,8 @@ pub(crate) fn recorded_server(ledger: impl Ledger, books: &Path) -> Result<Serve
 fn build<L>(builder: ServerBuilder<L>, state: State) -> Result<Server, BuildError> {
     let state = Arc::new(state);
     let builder = builder.configure(|config| config.lease = LEASE);
-    let server = builder.service(BankServer(state.clone())).build()?;
+    let builder = builder.service(BankServer(state.clone())).signatures().status();
+    let server = builder.build()?;
     // The state refers to the server that holds it: neither ends before the process does.
     let _ = state.server.set(server.clone());
     Ok(server)

@@ -1,0 +1,89 @@
+//! `tcp:HOST:PORT`, `unix:PATH`, `pipe:COMMAND`: where a server is.
+
+use std::fmt;
+use std::process::Command;
+use std::str::FromStr;
+
+#[cfg(unix)]
+use oncewire::UnixConnector;
+use oncewire::{ChildConnector, Connect, TcpConnector};
+
+/// Where a server is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Address {
+    /// `host:port`.
+    Tcp(String),
+    /// A socket's path.
+    #[cfg(unix)]
+    Unix(std::path::PathBuf),
+    /// A command for the shell, whose stdin and stdout are the connection.
+    Pipe(String),
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Address, String> {
+        let (kind, rest) = text.split_once(':').unwrap_or((text, ""));
+        let is_port = |port: &str| port.parse::<u16>().is_ok();
+        match (kind, rest) {
+            ("tcp" | "unix" | "pipe", "") => Err(format!("there is nothing after {kind}:")),
+            ("tcp", rest) => match rest.rsplit_once(':') {
+                Some((host, port)) if !host.is_empty() && is_port(port) => {
+                    Ok(Address::Tcp(rest.to_owned()))
+                }
+                _ => Err("tcp: wants HOST:PORT, the port a number".to_owned()),
+            },
+            #[cfg(unix)]
+            ("unix", rest) => Ok(Address::Unix(rest.into())),
+            ("pipe", rest) => Ok(Address::Pipe(rest.to_owned())),
+            _ => Err("an address is tcp:HOST:PORT, unix:PATH or pipe:COMMAND".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(address) => write!(f, "tcp:{address}"),
+            #[cfg(unix)]
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+            Address::Pipe(command) => write!(f, "pipe:{command}"),
+        }
+    }
+}
+
+impl Address {
+    /// Dials there.
+    pub(crate) fn connector(&self) -> Box<dyn Connect> {
+        match self {
+            Address::Tcp(address) => Box::new(TcpConnector::new(address)),
+            #[cfg(unix)]
+            Address::Unix(path) => Box::new(UnixConnector::new(path)),
+            Address::Pipe(command) => {
+                let mut shell = Command::new("/bin/sh");
+                // Without `exec` the shell may stay, and stand between us and the program.
+                shell.arg("-c").arg(format!("exec {command}"));
+                Box::new(ChildConnector::new(shell))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_read_as_it_is_written() {
+        for text in ["tcp:localhost:80", "tcp:[::1]:80", "unix:/run/app", "pipe:app serve pipe:-"] {
+            assert_eq!(
+                text.parse::<Address>().map(|address| address.to_string()).as_deref(),
+                Ok(text)
+            );
+        }
+        for wrong in ["", "tcp:", "tcp:80", "tcp::80", "tcp:localhost:x", "http://a", "unix:"] {
+            assert!(wrong.parse::<Address>().is_err(), "{wrong}");
+        }
+    }
+}

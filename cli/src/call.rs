@@ -1,0 +1,63 @@
+//! One call: JSON in, JSON out.
+
+use oncewire::schema::SignatureTable;
+use oncewire::schema::json::Limits;
+use oncewire::{Executed, MethodId};
+
+use crate::CallArgs;
+use crate::connect::connect;
+use crate::exit::Failure;
+use crate::list::methods;
+use crate::say;
+
+/// Makes the call, and prints its reply.
+pub(crate) async fn run(args: CallArgs) -> Result<(), Failure> {
+    if let Err(error) = serde_json::from_str::<serde_json::Value>(&args.arguments) {
+        return Err(Failure::NoJson(error.to_string()));
+    }
+    let session = connect(&args.address, args.timeout).await?;
+    let methods = methods(&session.client, args.timeout).await?;
+    let name = full_name(&args.method);
+    let Some((_, signature)) = methods.iter().find(|(known, _)| *known == name) else {
+        return Err(Failure::NoSuchMethod { alike: alike(&name, &methods), method: name });
+    };
+    let body = signature.arguments_to_postcard(&args.arguments, Limits::DEFAULT);
+    let body = body.map_err(|error| Failure::WrongType {
+        method: name.clone(),
+        signature: signature.to_string(),
+        why: error.to_string(),
+    })?;
+    let mut call = session.client.call_raw(MethodId::of(&name), body).timeout(args.timeout);
+    call = call.fail_fast(args.fail_fast);
+    if args.idempotent {
+        call = call.idempotent();
+    }
+    let reply = call.result().await.map_err(|unreplied| Failure::NoReply {
+        executed: unreplied.executed(),
+        why: format!("{name}: {unreplied}"),
+    })?;
+    let json = signature.reply_to_json(&reply, Limits::DEFAULT);
+    let json = json.map_err(|error| Failure::NoReply {
+        executed: Executed::Yes,
+        why: format!("{name}: executed, but its reply is not what its signature says: {error}"),
+    })?;
+    say(format_args!("{json}"));
+    session.client.close().await;
+    Ok(())
+}
+
+/// `bank.deduct` is `bank/deduct`.
+fn full_name(method: &str) -> String {
+    match method.contains('/') {
+        true => method.to_owned(),
+        false => method.replacen('.', "/", 1),
+    }
+}
+
+/// Methods of the same service, or of all.
+fn alike(name: &str, methods: &[(String, SignatureTable)]) -> Vec<String> {
+    let service = |name: &str| name.split('/').next().map(str::to_owned);
+    let names = || methods.iter().map(|(known, _)| known.clone());
+    let of_service: Vec<_> = names().filter(|known| service(known) == service(name)).collect();
+    if of_service.is_empty() { names().take(20).collect() } else { of_service }
+}

@@ -1,0 +1,83 @@
+//! Exit statuses, and the line on stderr that goes with each.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use oncewire::{CallFailure, Executed};
+
+use crate::address::Address;
+
+/// Why a command did not do what it was asked.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The arguments are no JSON.
+    NoJson(String),
+    /// They are no arguments of this method.
+    WrongType { method: String, signature: String, why: String },
+    /// The server has no such method; some that it has.
+    NoSuchMethod { method: String, alike: Vec<String> },
+    /// Nothing answers there.
+    Unreachable { address: Address, why: String },
+    /// What answers refuses the session, or is no Oncewire server.
+    Refused { address: Address, why: String },
+    /// The server does not offer what the command needs.
+    NotOffered(&'static str),
+    /// A call brought no reply: what it ended as, and a line about it.
+    NoReply { executed: Executed, why: String },
+}
+
+impl Failure {
+    pub(crate) fn code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Failure::NoJson(_) => 10,
+            Failure::WrongType { .. } => 11,
+            Failure::NoSuchMethod { .. } => 12,
+            Failure::Unreachable { .. } => 13,
+            Failure::Refused { .. } => 14,
+            Failure::NotOffered(_) => 15,
+            Failure::NoReply { executed: Executed::No, .. } => 20,
+            Failure::NoReply { executed: Executed::Unknown, .. } => 21,
+            Failure::NoReply { executed: Executed::Yes, .. } => 22,
+        })
+    }
+
+    /// A call of a built-in method had no reply.
+    pub(crate) fn of_builtin(failure: CallFailure, wants: &'static str) -> Failure {
+        match failure {
+            CallFailure::NotExecuted(oncewire::NotExecuted::UnknownMethod) => {
+                Failure::NotOffered(wants)
+            }
+            failure => Failure::NoReply { executed: failure.executed(), why: failure.to_string() },
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::NoJson(why) => write!(f, "not executed: the arguments are no JSON: {why}"),
+            Failure::WrongType { method, signature, why } => {
+                write!(f, "not executed: wrong arguments: {why}; it is {method}{signature}")
+            }
+            Failure::NoSuchMethod { method, alike } if alike.is_empty() => {
+                write!(
+                    f,
+                    "not executed: the server has no method {method}, or none with a signature"
+                )
+            }
+            Failure::NoSuchMethod { method, alike } => {
+                write!(
+                    f,
+                    "not executed: the server has no method {method}; it has {}",
+                    alike.join(", ")
+                )
+            }
+            Failure::Unreachable { address, why } => {
+                write!(f, "cannot connect to {address}: {why}")
+            }
+            Failure::Refused { address, why } => write!(f, "no session at {address}: {why}"),
+            Failure::NotOffered(wants) => write!(f, "the server was built without {wants}"),
+            Failure::NoReply { why, .. } => f.write_str(why),
+        }
+    }
+}

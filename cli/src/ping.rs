@@ -1,0 +1,76 @@
+//! Who answers, and how fast.
+
+use std::collections::BTreeMap;
+
+use oncewire::{CallFailure, MethodId, NotExecuted};
+
+use crate::PingArgs;
+use crate::connect::{Session, connect, now, pause};
+use crate::exit::Failure;
+use crate::say;
+
+/// A method that no server has: its refusal is a round trip.
+const NO_METHOD: MethodId = MethodId::of("oncewire/ping");
+
+/// Connects anew each time.
+pub(crate) async fn run(args: PingArgs) -> Result<(), Failure> {
+    let mut answered: BTreeMap<String, u32> = BTreeMap::new();
+    let mut failed = None;
+    for at in 0..args.count {
+        if at > 0 {
+            pause(args.interval).await;
+        }
+        match ping(&args).await {
+            Ok(instance) => *answered.entry(instance).or_default() += 1,
+            Err(failure) => {
+                if args.count > 1 {
+                    say(format_args!("{failure}"));
+                }
+                failed = Some(failure);
+            }
+        }
+    }
+    if answered.len() > 1 {
+        let times = |(instance, times): (&String, &u32)| format!("{instance} {times}x");
+        let instances: Vec<_> = answered.iter().map(times).collect();
+        say(format_args!("{} instances answer: {}", answered.len(), instances.join(", ")));
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+/// Returns which instance has answered.
+async fn ping(args: &PingArgs) -> Result<String, Failure> {
+    let session = connect(&args.address, args.timeout).await?;
+    let began = now();
+    let answer =
+        session.client.call_raw(NO_METHOD, Vec::new()).timeout(args.timeout).result().await;
+    let took = began.elapsed();
+    let unreplied = answer.err();
+    if let Some(unreplied) = unreplied.as_ref().filter(|why| !is_answer(why.failure())) {
+        let (executed, why) = (unreplied.executed(), unreplied.to_string());
+        return Err(Failure::NoReply { executed, why });
+    }
+    let report = unreplied.as_ref().and_then(|unreplied| unreplied.report());
+    let service = report.and_then(|report| report.service);
+    let service = service.map_or_else(String::new, |service| service.as_str().to_owned());
+    let Session { client, took: connected, instance } = session;
+    say(format_args!(
+        "{service} at {}: {instance}, connected in {connected:.0?}, answered in {took:.0?}",
+        args.address
+    ));
+    client.close().await;
+    Ok(instance.to_string())
+}
+
+/// Whether the server has said this.
+fn is_answer(failure: CallFailure) -> bool {
+    matches!(
+        failure,
+        CallFailure::NotExecuted(
+            NotExecuted::UnknownMethod
+                | NotExecuted::PermissionDenied
+                | NotExecuted::Overloaded
+                | NotExecuted::LedgerFailed
+        )
+    )
+}

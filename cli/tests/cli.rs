@@ -1,0 +1,199 @@
+//! The command line against a real bank: C260 to C264.
+#![allow(missing_docs)]
+#![cfg(unix)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::process::{Child, Command, Output, Stdio};
+
+/// The program under test.
+const ONCEWIRE: &str = env!("CARGO_BIN_EXE_oncewire");
+/// Asks this test program to be a bank at an address.
+const BANK: &str = "ONCEWIRE_TEST_BANK";
+
+/// `bank serve`, in a process of its own: this program, started again.
+#[test]
+#[ignore = "is started by the other tests"]
+fn bank() {
+    if let Ok(address) = std::env::var(BANK) {
+        let status = oncewire_bank::main_with(&["bank", "serve", &address]);
+        assert_eq!(format!("{status:?}"), format!("{:?}", std::process::ExitCode::SUCCESS));
+    }
+}
+
+/// Killed in the end.
+struct Bank {
+    child: Child,
+    address: String,
+}
+
+impl Bank {
+    fn start(address: &str) -> Bank {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--ignored", "--exact", "--nocapture", "bank"]).env(BANK, address);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        // The test program has a line of its own before it, or in front of it.
+        let ready = |line: String| {
+            let line = line.split_once("listening on ")?.1.to_owned();
+            Some(line.split_once(',')?.0.to_owned())
+        };
+        let address = lines.map_while(Result::ok).find_map(ready).expect("it serves");
+        Bank { child, address }
+    }
+
+    fn tcp() -> Bank {
+        Bank::start("tcp:127.0.0.1:0")
+    }
+
+    fn run(&self, command: &str, arguments: &[&str]) -> Ended {
+        run(&[&[command, &*self.address], arguments].concat())
+    }
+
+    fn call(&self, method: &str, arguments: &str) -> Ended {
+        self.run("call", &[method, arguments])
+    }
+}
+
+impl Drop for Bank {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+#[derive(Debug)]
+struct Ended {
+    status: i32,
+    out: String,
+    err: String,
+}
+
+impl Ended {
+    /// Its status, and whether the one line that it has on stderr says this.
+    fn failed(&self, status: i32, says: &str) {
+        assert_eq!(self.status, status, "{self:?}");
+        assert_eq!(self.err.lines().count(), 1, "{self:?}");
+        assert!(self.err.starts_with("oncewire: ") && self.err.contains(says), "{self:?}");
+    }
+
+    fn replied(&self) -> serde_json::Value {
+        assert_eq!((self.status, &*self.err), (0, ""), "{self:?}");
+        serde_json::from_str(&self.out).unwrap()
+    }
+}
+
+fn run(arguments: &[&str]) -> Ended {
+    // A hang is a failure, not a wait for ever.
+    let mut command = Command::new("timeout");
+    command.arg("100").arg(ONCEWIRE).args(arguments).stdin(Stdio::null());
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Ended { status: status.code().unwrap(), out: text(stdout), err: text(stderr) }
+}
+
+const OPEN: &str = r#"{"open": {"operation": {"client": 1, "number": 1}, "opening": 500}}"#;
+
+/// A deduction from an account.
+fn deduct(account: u64, amount: &str) -> String {
+    format!(
+        r#"{{"change": {{"operation": {{"client": 1, "number": 2}}, "account": {account}, "amount": {amount}}}}}"#
+    )
+}
+
+#[test]
+fn c260_a_call_from_the_command_line_is_made_once_and_its_reply_is_json() {
+    let bank = Bank::tcp();
+    let account = bank.call("bank.open", OPEN).replied().as_u64().unwrap();
+    let balance = bank.call("bank.deduct", &deduct(account, "100")).replied();
+    assert_eq!(balance, serde_json::json!({"Ok": 400}));
+    let insufficient = bank.call("bank/deduct", &deduct(account, "1000")).replied();
+    assert_eq!(insufficient, serde_json::json!({"Err": {"Insufficient": {"balance": 400}}}));
+    // By the order of its parameters, and as what may run twice.
+    let balance = bank.run("call", &["bank.balance", &format!("[{account}]"), "--idempotent"]);
+    assert_eq!(balance.replied(), serde_json::json!({"Ok": 400}));
+}
+
+#[test]
+fn c261_what_is_wrong_with_a_call_is_one_line_and_a_status_of_its_own() {
+    let bank = Bank::tcp();
+    bank.call("bank.balance", "{account}").failed(10, "no JSON");
+    bank.call("bank.balance", r#"{"account": "all"}"#).failed(11, "expected u64");
+    bank.call("bank.balance", r#"{"acount": 1}"#).failed(11, "acount");
+    bank.call("bank.blance", r#"{"account": 1}"#).failed(12, "it has bank/audit, bank/balance");
+    let opened = bank.run("call", &["bank.open", OPEN, "--idempotent"]);
+    opened.failed(20, "does not declare the method idempotent");
+    assert_eq!(opened.out, "");
+    let usage = run(&["call", "http://a", "bank.open"]);
+    assert_eq!(usage.status, 2, "{usage:?}");
+}
+
+#[test]
+fn c262_a_server_that_is_not_there_or_speaks_something_else_is_said_to() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("tcp:{}", listener.local_addr().unwrap());
+    let web_server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\nyou speak no HTTP").unwrap();
+        let _ = stream.read(&mut [0; 1024]);
+    });
+    run(&["ping", &address, "-n", "1"]).failed(14, "no server of this protocol");
+    web_server.join().unwrap();
+    run(&["list", &address]).failed(13, "refused");
+    run(&["call", "unix:/nonexistent/socket", "a.b"]).failed(13, "/nonexistent/socket");
+    run(&["call", "pipe:true", "a.b"]).failed(14, "");
+}
+
+#[test]
+fn c263_two_servers_behind_one_name_are_seen() {
+    let (one, other) = (Bank::tcp(), Bank::tcp());
+    // Behind one name: connections go to the one and to the other in turn.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("tcp:{}", listener.local_addr().unwrap());
+    let servers = [one.address.clone(), other.address.clone()];
+    let relay = std::thread::spawn(move || {
+        for at in 0..4 {
+            let (client, _) = listener.accept().unwrap();
+            let server = servers[at % 2].strip_prefix("tcp:").unwrap();
+            let server = std::net::TcpStream::connect(server).unwrap();
+            let ways =
+                [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)];
+            for (mut from, mut to) in ways {
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(std::net::Shutdown::Both);
+                });
+            }
+        }
+    });
+    let pinged = run(&["ping", &address, "-n", "4", "--interval", "1ms"]);
+    assert_eq!((pinged.status, &*pinged.err), (0, ""), "{pinged:?}");
+    relay.join().unwrap();
+    let lines: Vec<_> = pinged.out.lines().collect();
+    assert_eq!(lines.len(), 5, "{pinged:?}");
+    assert!(lines[0].starts_with("bank at tcp:"), "{pinged:?}");
+    assert!(lines[4].starts_with("2 instances answer: ") && lines[4].ends_with("2x"), "{pinged:?}");
+}
+
+#[test]
+fn c264_methods_are_listed_and_a_server_is_watched() {
+    let dir = std::env::temp_dir().join(format!("oncewire-cli-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let bank = Bank::start(&format!("unix:{}", dir.join("bank").display()));
+    let listed = bank.run("list", &[]);
+    assert_eq!(listed.status, 0, "{listed:?}");
+    let line = |name: &str| listed.out.lines().find(|line| line.starts_with(name)).unwrap();
+    assert!(line("bank/balance").starts_with("bank/balance(account: u64) -> Result<u64, "));
+    assert!(line("bank/deduct").contains("Insufficient"), "{listed:?}");
+    bank.call("bank.open", OPEN).replied();
+    let watched = bank.run("top", &["-n", "2", "--interval", "10ms"]);
+    assert_eq!((watched.status, &*watched.err), (0, ""), "{watched:?}");
+    assert!(watched.out.starts_with("bank: serving, instance "), "{watched:?}");
+    let pid = format!("pid {}", bank.child.id());
+    assert!(
+        watched.out.contains(&pid) && watched.out.contains("connected, 1 running"),
+        "{watched:?}"
+    );
+    drop(bank);
+    std::fs::remove_dir_all(&dir).unwrap();
+}
