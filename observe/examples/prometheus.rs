@@ -1,0 +1,71 @@
+//! A server whose counters Prometheus scrapes: `cargo run -p oncewire-observe --example prometheus`, then
+//! `curl http://127.0.0.1:9185/metrics`. With `--once` it makes some calls, scrapes itself, prints that and ends.
+
+use std::io;
+use std::sync::Arc;
+
+use oncewire_driver::{Client, ClientOptions, Method, Server};
+use oncewire_observe::Counting;
+use oncewire_tcp::{TcpAcceptor, TcpConnector};
+use smol::io::{AsyncReadExt, AsyncWriteExt};
+use smol::net::{TcpListener, TcpStream};
+
+const ADD_ONE: Method<i32, i32> = Method::new("toy/add_one");
+
+fn main() -> io::Result<()> {
+    let once = std::env::args().any(|argument| argument == "--once");
+    smol::block_on(async {
+        let counting = Arc::new(Counting::new());
+        let acceptor = TcpAcceptor::bind("127.0.0.1:0").await?;
+        let address = acceptor.local_addr().to_string();
+        let server = Server::builder("toy")
+            .method(&ADD_ONE, |_context, n: i32| async move { n + 1 })
+            .observe(counting.clone())
+            .build()
+            .map_err(io::Error::other)?;
+        smol::spawn(async move { server.serve(acceptor).await }).detach();
+
+        let page = TcpListener::bind(if once { "127.0.0.1:0" } else { "127.0.0.1:9185" }).await?;
+        let scraped = page.local_addr()?;
+        println!("toy at {address}, its counters at http://{scraped}/metrics");
+        let pages = smol::spawn(async move {
+            loop {
+                let (stream, _) = page.accept().await?;
+                // A scraper that goes away is not our concern.
+                let _ = answer(stream, &counting).await;
+            }
+        });
+        if !once {
+            return pages.await;
+        }
+        let client = Client::new(TcpConnector::new(&address), ClientOptions::default());
+        for n in 0..10 {
+            client.call(&ADD_ONE, &n).await.ok().map_err(io::Error::other)?;
+        }
+        let mut stream = TcpStream::connect(scraped).await?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        println!("{text}");
+        let counted = "rpc_server_call_duration_seconds_count{rpc_system_name=\"oncewire\",\
+                       rpc_method=\"toy/add_one\",rpc_response_status_code=\"OK\"} 10";
+        match text.lines().any(|line| line == counted) {
+            true => Ok(()),
+            false => Err(io::Error::other("ten calls were not counted")),
+        }
+    })
+}
+
+/// As much of HTTP as a scraper needs: whatever it asks for, it gets the counters.
+async fn answer(mut stream: TcpStream, counting: &Counting) -> io::Result<()> {
+    let mut request = [0; 4096];
+    let _len = stream.read(&mut request).await?;
+    let body = counting.prometheus();
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(body.as_bytes()).await?;
+    stream.close().await
+}

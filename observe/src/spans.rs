@@ -1,0 +1,122 @@
+//! Spans and events of `tracing`.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use oncewire_driver::Executed;
+use oncewire_driver::observe::{CallEnd, CallInfo, Event, Observer, Source};
+use tracing::field::Empty;
+use tracing::{Span, debug, error, info, info_span, warn};
+
+use crate::labels;
+
+/// Makes a span of each call and an event of each other thing, in the target `oncewire`.
+#[derive(Debug, Default)]
+pub struct Tracing {
+    /// The calls that are on their way, by their source and number.
+    spans: Mutex<HashMap<(usize, u64), Span>>,
+}
+
+impl Tracing {
+    /// With no call on its way.
+    pub fn new() -> Tracing {
+        Tracing::default()
+    }
+
+    /// A source is at the same place for as long as its observers are called with it.
+    fn key(source: &Source, call: &CallInfo) -> (usize, u64) {
+        (std::ptr::from_ref(source).addr(), call.number)
+    }
+
+    fn start(&self, source: &Source, call: &CallInfo) {
+        let method = labels::method(call.method);
+        let span = match source {
+            Source::Server { .. } => info_span!(
+                target: "oncewire",
+                parent: None,
+                "rpc.server.call",
+                otel.kind = "server",
+                otel.name = method,
+                rpc.system.name = "oncewire",
+                rpc.method = method,
+                rpc.method_original = Empty,
+                rpc.response.status_code = Empty,
+                error.r#type = Empty,
+                oncewire.executed = Empty,
+                oncewire.session = Empty,
+                oncewire.xid = Empty,
+            ),
+            Source::Client { address, .. } => info_span!(
+                target: "oncewire",
+                "rpc.client.call",
+                otel.kind = "client",
+                otel.name = method,
+                rpc.system.name = "oncewire",
+                rpc.method = method,
+                rpc.method_original = Empty,
+                rpc.response.status_code = Empty,
+                error.r#type = Empty,
+                server.address = &**address,
+                oncewire.executed = Empty,
+                oncewire.session = Empty,
+                oncewire.xid = Empty,
+                oncewire.reconnects = Empty,
+            ),
+            _ => return,
+        };
+        if method == labels::OTHER {
+            span.record("rpc.method_original", call.method.to_string());
+        }
+        let mut spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
+        spans.insert(Tracing::key(source, call), span);
+    }
+
+    fn end(&self, source: &Source, call: &CallInfo, end: &CallEnd, reconnects: u64) {
+        let key = Tracing::key(source, call);
+        let span = self.spans.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        let Some(span) = span else { return };
+        span.record("rpc.response.status_code", end.status());
+        if *end != CallEnd::Replied {
+            span.record("error.type", end.status());
+        }
+        span.record("oncewire.executed", labels::executed(end.executed()));
+        if let Some(session) = call.session {
+            span.record("oncewire.session", tracing::field::display(session));
+        }
+        if let Some(xid) = call.xid {
+            span.record("oncewire.xid", xid.get());
+        }
+        if !source.is_server() {
+            span.record("oncewire.reconnects", reconnects);
+        }
+    }
+}
+
+impl Observer for Tracing {
+    fn observe(&self, source: &Source, event: &Event) {
+        match event {
+            Event::CallStarted { call, .. } => self.start(source, call),
+            Event::CallEnded { call, end, reconnects, .. } => {
+                self.end(source, call, end, *reconnects);
+                if end.executed() == Executed::Unknown && *end != CallEnd::Dropped {
+                    warn!(target: "oncewire", at = %source, "{event}");
+                }
+            }
+            // What someone must look at.
+            Event::LedgerFailed { .. } => error!(target: "oncewire", at = %source, "{event}"),
+            Event::HandlerPanicked { .. }
+            | Event::SessionRefused { .. }
+            | Event::SessionLost { .. }
+            | Event::ConnectionRefused { .. }
+            | Event::DialFailed { .. }
+            | Event::EventsLost { .. } => warn!(target: "oncewire", at = %source, "{event}"),
+            Event::SessionOpened { .. }
+            | Event::SessionResumed { .. }
+            | Event::SessionEnded { .. }
+            | Event::RolledBack { .. }
+            | Event::DrainBegan
+            | Event::Drained => info!(target: "oncewire", at = %source, "{event}"),
+            event => debug!(target: "oncewire", at = %source, "{event}"),
+        }
+    }
+}
