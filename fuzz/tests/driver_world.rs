@@ -4,7 +4,7 @@ use oncewire_fuzz::driver_world;
 use oncewire_fuzz::mutant::{ALL, Mutant};
 
 /// Worlds in a debug build.
-const SEEDS: u64 = 320;
+const SEEDS: u64 = 360;
 
 fn run(seed: u64) -> driver_world::Report {
     match driver_world::run(seed, 60) {
