@@ -79,6 +79,8 @@ fn every_program_that_a_document_runs_exists() {
                 "examples/tests",
                 "transport-unix/tests",
                 "transport-pipe/tests",
+                "examples/primary-backup/tests",
+                "examples/viewservice/tests",
             ],
         ),
     ];

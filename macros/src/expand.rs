@@ -11,6 +11,7 @@ use quote::{format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 
+use crate::constants::constant;
 use crate::model::{Kind, Method, Service};
 use crate::streams;
 
@@ -127,83 +128,6 @@ fn check_types(method: &Method, library: &TokenStream) -> TokenStream {
         }
     };
     quote!(#(#cfg)* { #(#arguments)* #reply })
-}
-
-fn constant(method: &Method, service: &Service) -> TokenStream {
-    if method.kind.is_stream() {
-        return stream_constant(method, service);
-    }
-    let Service { visibility, library, .. } = service;
-    let Method { attributes, wire_name, reply, options, .. } = method;
-    let name = method.constant();
-    let types = method.types();
-    let doc = format!("`{wire_name}`{}.", method.properties());
-    let idempotent = options.idempotent.map(|_| quote!(.idempotent()));
-    let drop_on_cancel = options.drop_on_cancel.map(|_| quote!(.drop_on_cancel()));
-    let values = [
-        ("reply_len_max", &options.reply_len_max),
-        ("time_limit", &options.time_limit),
-        ("concurrency", &options.concurrency),
-        ("queue_max", &options.queue_max),
-        ("depth_max", &options.depth_max),
-        ("memory_max", &options.memory_max),
-    ];
-    let values = values.iter().filter_map(|(name, value)| {
-        let (span, value) = value.as_ref()?;
-        let name = Ident::new(name, *span);
-        Some(quote!(.#name(#value)))
-    });
-    let parameters = method.arguments.iter().map(|(name, _)| name.unraw().to_string());
-    // Of types that all have a schema. It is asked for and not required, so that it is no error where one has none.
-    let signature = quote! {
-        .with_signature(#library::__private::signature(&[#(#parameters),*], {
-            #[allow(unused_imports, reason = "it is for a type without a schema")]
-            use #library::__private::WithoutSchema as _;
-            #library::__private::Probe::<#types, #reply>::LINKS
-        }))
-    };
-    quote! {
-        #(#attributes)*
-        #[doc = ""]
-        #[doc = #doc]
-        #visibility const #name: #library::Method<#types, #reply> =
-            #library::Method::new(#wire_name) #idempotent #drop_on_cancel #(#values)* #signature
-            .in_service(Self::signatures);
-    }
-}
-
-fn stream_constant(method: &Method, service: &Service) -> TokenStream {
-    let Service { visibility, library, .. } = service;
-    let Method { attributes, wire_name, reply, options, .. } = method;
-    let (name, types) = (method.constant(), method.types());
-    let (item, of) = match method.kind.incoming() {
-        Some(item) => (item, quote!(#library::stream::UploadMethod::<#types, #item, #reply>)),
-        None => (reply, quote!(#library::stream::StreamMethod::<#types, #reply>)),
-    };
-    let new = Ident::new(if streams::is_bytes(item) { "bytes" } else { "new" }, Span::call_site());
-    let resumable = options.resumable.map(|_| quote!(.resumable()));
-    let values = [
-        ("reply_len_max", &options.reply_len_max),
-        ("chunk_len", &options.chunk_len),
-        ("credit", &options.credit),
-    ];
-    let values = values.iter().filter_map(|(name, value)| {
-        let (span, value) = value.as_ref()?;
-        let name = Ident::new(name, *span);
-        Some(quote!(.#name(#value)))
-    });
-    let does = if method.kind.incoming().is_some() { "takes a stream" } else { "sends a stream" };
-    let doc = format!("`{wire_name}`, {does}{}.", method.properties());
-    let of_type = match method.kind.incoming() {
-        Some(item) => quote!(#library::stream::UploadMethod<#types, #item, #reply>),
-        None => quote!(#library::stream::StreamMethod<#types, #reply>),
-    };
-    quote! {
-        #(#attributes)*
-        #[doc = ""]
-        #[doc = #doc]
-        #visibility const #name: #of_type = #of::#new(#wire_name) #resumable #(#values)*;
-    }
 }
 
 fn client(service: &Service, names: &Names) -> TokenStream {
@@ -470,41 +394,41 @@ fn offer(
 }
 
 impl Kind {
-    fn is_stream(&self) -> bool {
+    pub(crate) fn is_stream(&self) -> bool {
         matches!(self, Kind::Outgoing { .. } | Kind::Incoming(_))
     }
 
     /// The items that it takes.
-    fn incoming(&self) -> Option<&syn::Type> {
+    pub(crate) fn incoming(&self) -> Option<&syn::Type> {
         if let Kind::Incoming(item) = self { Some(item) } else { None }
     }
 }
 
 impl Method {
     /// The type of all arguments.
-    fn types(&self) -> TokenStream {
+    pub(crate) fn types(&self) -> TokenStream {
         let types = self.arguments.iter().map(|(_, of)| of);
         quote!((#(#types,)*))
     }
 
     /// All arguments, as a value and as a pattern.
-    fn values(&self) -> TokenStream {
+    pub(crate) fn values(&self) -> TokenStream {
         let names = self.arguments.iter().map(|(name, _)| name);
         quote!((#(#names,)*))
     }
 
-    fn parameters(&self) -> Vec<TokenStream> {
+    pub(crate) fn parameters(&self) -> Vec<TokenStream> {
         self.arguments.iter().map(|(name, of)| quote!(#name: #of)).collect()
     }
 
     /// The conditions under which it exists.
-    fn conditions(&self) -> Vec<&syn::Attribute> {
+    pub(crate) fn conditions(&self) -> Vec<&syn::Attribute> {
         let cfg = |attribute: &&syn::Attribute| attribute.path().is_ident("cfg");
         self.attributes.iter().filter(cfg).collect()
     }
 
     /// What its constant's documentation says of it.
-    fn properties(&self) -> String {
+    pub(crate) fn properties(&self) -> String {
         let options = &self.options;
         let properties = [
             (options.idempotent.is_some(), "idempotent"),

@@ -5,6 +5,7 @@
 
 mod attributes;
 mod check;
+mod constants;
 mod errors;
 mod expand;
 mod model;

@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 
+use crate::error::ProtocolError;
 use crate::ids::{MethodId, ServerId};
 use crate::storage::Payload;
 use crate::text::ServiceName;
@@ -105,6 +106,20 @@ pub enum DialFailure {
     /// No later attempt will succeed before somebody changes something: there is no such host or program, or what answers
     /// does not speak the protocol.
     Permanent,
+}
+
+impl DialFailure {
+    /// What a protocol error that ended a connection before there was a session says of the next attempt. What says no frame of
+    /// a server is not one; what says one, at the wrong time or with senseless fields, is a server that may recover.
+    pub(crate) fn of_greeting(error: &ProtocolError) -> DialFailure {
+        match error {
+            ProtocolError::FrameTooLong { .. }
+            | ProtocolError::FrameTooShort { .. }
+            | ProtocolError::UnknownKind(_)
+            | ProtocolError::Malformed { .. } => DialFailure::Permanent,
+            _ => DialFailure::Transient,
+        }
+    }
 }
 
 /// One call to be made.

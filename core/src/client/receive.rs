@@ -1,6 +1,7 @@
 //! Frames that come to a client.
 
 use super::call::{CallState, Caller, NextFrame};
+use super::config::DialFailure;
 use super::recovery::{self, Answer, Heard, Refusal};
 use super::timers::ConnTimers;
 use super::{Client, ClientSession, Goodbye, Phase, Received, Reply, ServerInfo};
@@ -60,7 +61,7 @@ impl<S: ClientStorage> Client<S> {
     #[inline(never)]
     fn handle_broken(&mut self, error: ProtocolError) -> ProtocolError {
         match self.phase {
-            Phase::Greeting { .. } => self.fail_greeting(recovery::greeting_failed(&error)),
+            Phase::Greeting { .. } => self.fail_greeting(DialFailure::of_greeting(&error)),
             _ => self.disconnect(),
         }
         error

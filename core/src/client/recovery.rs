@@ -7,13 +7,12 @@
 //! | [`answer`] | what an answer means: settled, sent again, stale, or a fault of the server |
 //! | [`resumed`], [`repeated`], [`unanswered`] | what is sent again and what is asked for |
 //! | [`give_up`] | what a cancel, a passed deadline, a broken connection or a dropped caller does to a call |
-//! | [`ends_unsent`], [`greeting_failed`] | whether calls that have not left end when no connection can be made |
+//! | [`ends_unsent`] | whether calls that have not left end when no connection can be made |
 //! | [`check_resumed`], [`refused`], [`check_server`] | whether the session, or the client, is over |
 //! | [`session_lost`] | what of a lost session is repeated in the next one |
 //! | [`may_say_goodbye`] | whether the session may be ended |
 //!
-//! The functions are pure. The machine looks up what it knows of a call, asks, and obeys. The tests go through every
-//! combination of inputs.
+//! Pure functions: the machine looks up what it knows, asks, and obeys. The tests go through every combination of inputs.
 
 use super::call::{CallState, KnownCall, LastSent, NextFrame, Reason};
 use super::{ClientConfig, ClientSession, Comparison, DialFailure, OnDialFailure};
@@ -383,18 +382,6 @@ pub(crate) fn ends_unsent(config: &ClientConfig, failure: DialFailure) -> bool {
         _ if config.durable => false,
         (OnDialFailure::End, _) | (OnDialFailure::EndIfPermanent, DialFailure::Permanent) => true,
         (OnDialFailure::Wait, _) | (OnDialFailure::EndIfPermanent, DialFailure::Transient) => false,
-    }
-}
-
-/// Whether another attempt may do better than one that a protocol error ended before there was a session. What says no frame of a
-/// server is not one; what says one, at the wrong time or with senseless fields, is a server that may recover.
-pub(crate) fn greeting_failed(error: &ProtocolError) -> DialFailure {
-    match error {
-        ProtocolError::FrameTooLong { .. }
-        | ProtocolError::FrameTooShort { .. }
-        | ProtocolError::UnknownKind(_)
-        | ProtocolError::Malformed { .. } => DialFailure::Permanent,
-        _ => DialFailure::Transient,
     }
 }
 
