@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 /// Where numbered tests are.
-const FOLDERS: [&str; 11] = [
+const FOLDERS: [&str; 13] = [
     "core",
     "driver",
     "oncewire",
@@ -14,6 +14,8 @@ const FOLDERS: [&str; 11] = [
     "transport-pipe",
     "transport-tls",
     "ledger-redb",
+    "cli",
+    "observe",
     "sim",
     "fuzz",
     "examples",
