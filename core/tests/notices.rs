@@ -36,7 +36,7 @@ impl Watched {
             at += received.consumed;
             match received.item {
                 Some(Incoming::Request(request)) => asked = Some(request.admission),
-                Some(Incoming::Notice(notice)) => self.notices.push(notice),
+                Some(Incoming::Notice) => self.notices.extend(self.server.take_notice()),
                 _ => {}
             }
         }

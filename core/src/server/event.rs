@@ -52,7 +52,7 @@ impl core::fmt::Display for SessionOver {
 }
 
 /// What the machine has decided by itself, with [`ServerConfig::notices`](crate::ServerConfig::notices). Nothing is to be done
-/// about it.
+/// about it. Not in [`Incoming`](crate::Incoming), which each call passes through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "_explore", derive(Hash))]

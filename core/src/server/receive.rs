@@ -35,8 +35,9 @@ pub enum Incoming<'d> {
     /// A call that was admitted and has not been started is no longer wanted. An owner that keeps its admission for later
     /// can refuse it now; otherwise [`Server::start`] will.
     Withdrawn(CallKey),
-    /// What the machine has decided by itself. Only with [`ServerConfig::notices`](super::ServerConfig::notices).
-    Notice(Notice),
+    /// The machine has decided something by itself: [`Server::take_notice`] says what. Only with
+    /// [`ServerConfig::notices`](super::ServerConfig::notices).
+    Notice,
 }
 
 /// A call that was admitted: to be started or refused.
@@ -197,9 +198,14 @@ impl<T: ServerStorage> Server<T> {
     }
 
     /// After a frame that brought nothing to do.
-    #[cold]
-    fn next_notice<'d>(&mut self) -> Next<'d> {
-        self.notice.take().map_or(Next::More, |notice| Next::Item(Incoming::Notice(notice)))
+    #[inline]
+    fn next_notice<'d>(&self) -> Next<'d> {
+        if self.notice.is_none() { Next::More } else { Next::Item(Incoming::Notice) }
+    }
+
+    /// What was decided, once, when [`Incoming::Notice`] has come.
+    pub fn take_notice(&mut self) -> Option<Notice> {
+        self.notice.take()
     }
 
     /// C42: the frame at the front is whole; the next one has its own time.

@@ -360,8 +360,8 @@ impl ConnTask {
                 state.withdraw(now, call);
                 return Next::Nothing;
             }
-            Some(Incoming::Notice(notice)) => {
-                state.observe_notice(self.id, notice);
+            Some(Incoming::Notice) => {
+                state.observe_notice(self.id);
                 return Next::Nothing;
             }
             Some(_) => return Next::Nothing,

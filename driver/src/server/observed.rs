@@ -319,8 +319,8 @@ impl State {
 
     /// What the machine has decided by itself.
     #[cold]
-    pub(super) fn observe_notice(&mut self, conn: ConnId, notice: Notice) {
-        if let Some(observed) = &mut self.observed {
+    pub(super) fn observe_notice(&mut self, conn: ConnId) {
+        if let (Some(notice), Some(observed)) = (self.machine.take_notice(), &mut self.observed) {
             observed.notice(&self.machine, conn, notice);
         }
     }
