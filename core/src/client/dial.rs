@@ -8,7 +8,8 @@ use crate::time::Instant;
 
 impl<S: ClientStorage> Client<S> {
     /// No connection could be made: like [`handle_disconnected`](Client::handle_disconnected), and says whether another
-    /// attempt may do better. [`ClientConfig::on_dial_failure`] decides what it does to calls that have not left.
+    /// attempt may do better. [`ClientConfig::on_dial_failure`](super::ClientConfig::on_dial_failure) decides what it does to
+    /// calls that have not left.
     pub fn handle_dial_failed(&mut self, now: Instant, failure: DialFailure) {
         self.handle_disconnected(now);
         self.note_dial_failed(failure);
