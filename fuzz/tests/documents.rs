@@ -107,10 +107,12 @@ fn every_program_that_a_document_runs_exists() {
 #[test]
 fn every_published_crate_says_what_it_is() {
     for folder in [
+        "cli",
         "core",
         "driver",
         "ledger-redb",
         "macros",
+        "observe",
         "oncewire",
         "schema",
         "sim",
