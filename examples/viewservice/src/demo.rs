@@ -102,6 +102,21 @@ impl Demo {
         println!("{what:<58}{view}{}", if is(&view) { "" } else { "  NOT AS IT SHOULD BE" });
     }
 
+    /// Waits until the primary has acknowledged the present view: a primary that dies earlier leaves a view that no other may follow.
+    async fn acknowledged(&mut self) {
+        let runtime = SmolRuntime::global();
+        let started = runtime.now();
+        let number = self.views.get().await.ok().unwrap_or_default().number;
+        while !matches!(self.views.acknowledged().await.ok(), Ok(last) if last >= number) {
+            if runtime.now().since(started) > PATIENCE {
+                println!("view {number} is not acknowledged  NOT AS IT SHOULD BE");
+                self.held = false;
+                return;
+            }
+            sleep(&*runtime, INTERVAL).await;
+        }
+    }
+
     /// Gives the service time to do what it must not.
     async fn expect_still(&mut self, what: &str, before: &View) {
         let runtime: Arc<dyn Runtime> = SmolRuntime::global();
@@ -131,13 +146,16 @@ pub async fn run() -> Result<bool, String> {
     demo.expect("server one starts", "one", None).await;
     let two = start(&path, "two", 2, Acknowledges::AtOnce);
     demo.expect("two starts", "one", Some("two")).await;
+    demo.acknowledged().await;
     let three = start(&path, "three", 3, Acknowledges::AtOnce);
     drop(one);
     demo.expect("three starts, one dies", "two", Some("three")).await;
+    demo.acknowledged().await;
     // A new start with the same name: the memory of the first is gone, though it was never away for long.
     drop(two);
     let two = start(&path, "two", 22, Acknowledges::Never);
     demo.expect("two dies and is back at once, with nothing in memory", "three", Some("two")).await;
+    demo.acknowledged().await;
     drop(three);
     demo.expect("three dies; two is primary, and acknowledges nothing", "two", None).await;
     let four = start(&path, "four", 4, Acknowledges::AtOnce);
