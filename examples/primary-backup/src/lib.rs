@@ -32,6 +32,9 @@ pub use client::{Dial, ViewConnector, kv_client};
 pub use node::{Net, Stopped, run};
 pub use state::{State, Transaction};
 
+/// Bytes of the longest reply: a value is as long as what was appended to it.
+const VALUE_LEN_MAX: u32 = 4 << 20;
+
 /// The service that clients call. Its methods are transactional: they run in the ledger's commit, which ships what they did to the
 /// backup before it is answered. `get` too, so that a primary that was deposed and does not know it answers nothing: its backup
 /// refuses the batch.
@@ -56,7 +59,7 @@ pub trait Kv {
         value: String,
     ) -> Result<(), Rollback>;
     /// A value; empty where there is none.
-    #[rpc(transactional)]
+    #[rpc(transactional, reply_len_max = VALUE_LEN_MAX)]
     fn get(
         &self,
         transaction: &mut Transaction,
