@@ -315,7 +315,8 @@ mod tests {
         let method = MethodId::of("test/call");
         let [call, result] = [(); 2].map(|()| client.call_raw(method, Vec::new()).start());
         let of_bytes = CalledMethod::of_bytes(method);
-        let ticket = shared.begin(oncewire_core::Call::new(method, &[]), &of_bytes, None).unwrap();
+        let ticket =
+            shared.begin(oncewire_core::Call::new(method, &[]), &of_bytes, |_, _| ()).unwrap();
         let mut ticket = Ticket::new(shared.clone(), ticket, Decode::raw());
         shared.pretend_forked();
         let unknown = Some(CallFailure::Unknown(Unknown::Closed));

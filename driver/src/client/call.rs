@@ -234,15 +234,9 @@ impl<R> Call<R> {
     pub fn start(mut self) -> Call<R> {
         if let State::Fresh(call) = &mut self.state {
             let call = std::mem::replace(call, Err(NotExecuted::Closed));
-            let begun = self.shared.observe_start(&self.method).filter(|_| call.is_ok());
-            let begin =
-                |mut call: Description| self.shared.begin(call.take_call()?, &self.method, begun);
-            self.state = match call.and_then(begin) {
+            self.state = match self.begin(call) {
                 Ok(id) => State::Waiting(id),
-                Err(why) => {
-                    self.shared.observe_not_begun(begun, why);
-                    State::Fresh(Err(why))
-                }
+                Err(why) => State::Fresh(Err(why)),
             };
             self.shared.ensure_sent();
         }
@@ -298,6 +292,39 @@ impl<R> Call<R> {
         self.shared.report(self.method, failure, trace)
     }
 
+    /// Begins the call before it is polled.
+    fn begin(&self, call: Result<Description, NotExecuted>) -> Result<PendingId, NotExecuted> {
+        let Call { shared, method, .. } = self;
+        let begun = shared.observe_start(method).filter(|_| call.is_ok());
+        let on_begun = |id, connections| shared.observe_begun(id, begun, connections);
+        let result = call.and_then(|mut call| shared.begin(call.take_call()?, method, on_begun));
+        result.inspect_err(|why| shared.observe_not_begun(begun, *why))
+    }
+
+    /// Begins the call and polls it for the first time, where that is observed.
+    #[cold]
+    #[inline(never)]
+    fn begin_and_poll_observed(
+        &mut self,
+        call: Result<Description, NotExecuted>,
+        cx: &mut Context<'_>,
+    ) -> Result<(PendingId, Poll<RawOutcome>), NotExecuted> {
+        let Call { shared, state, method, .. } = self;
+        let begun = match &call {
+            // One that failed in `start` has been observed there.
+            Ok(_) | Err(UNENCODABLE) => shared.observe_start(method),
+            Err(_) => None,
+        };
+        let on_begun = |id, connections| {
+            *state = State::Waiting(id);
+            shared.observe_begun(id, begun, connections);
+        };
+        let begin =
+            |mut call: Description| shared.begin_and_poll(call.take_call()?, method, cx, on_begun);
+        let result = call.and_then(begin);
+        result.inspect_err(|why| shared.observe_not_begun(begun, *why))
+    }
+
     /// The outcome; and in `trace` where the call was, if that is no reply.
     #[inline]
     pub(super) fn poll_traced(
@@ -314,20 +341,19 @@ impl<R> Call<R> {
             }
             State::Fresh(call) => {
                 let call = std::mem::replace(call, Err(NotExecuted::Closed));
-                let Call { shared, state, method, .. } = self;
-                let begun = match &call {
-                    // One that failed in `start` has been observed there.
-                    Ok(_) | Err(UNENCODABLE) => shared.observe_start(method),
-                    Err(_) => None,
+                let begun = match self.shared.observed {
+                    None => {
+                        let Call { shared, state, method, .. } = self;
+                        let on_begun = |id, _| *state = State::Waiting(id);
+                        call.and_then(|mut call| {
+                            shared.begin_and_poll(call.take_call()?, method, cx, on_begun)
+                        })
+                    }
+                    Some(_) => self.begin_and_poll_observed(call, cx),
                 };
-                let on_begun = |id| *state = State::Waiting(id);
-                let begin = |mut call: Description| {
-                    shared.begin_and_poll(call.take_call()?, method, cx, begun, on_begun)
-                };
-                match call.and_then(begin) {
+                match begun {
                     Ok(polled) => polled,
                     Err(why) => {
-                        self.shared.observe_not_begun(begun, why);
                         self.state = State::Done;
                         return Poll::Ready(Outcome::NotExecuted(why));
                     }

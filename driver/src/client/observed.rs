@@ -10,7 +10,7 @@ use oncewire_core::{CloseReason, Instant, NotExecuted, SessionEnd};
 
 use super::call::CalledMethod;
 use super::outcome::{CallFailure, Outcome};
-use super::pending::Trace;
+use super::pending::{PendingId, Trace};
 use super::shared::Shared;
 use super::state::State;
 use crate::caught::caught;
@@ -102,17 +102,21 @@ impl Shared {
 
     /// It has begun, by this name.
     #[cold]
-    pub(super) fn observe_begun(&self, name: u64, begun: Begun, connections: u64) {
-        if let Some(observed) = &self.observed {
+    pub(super) fn observe_begun(&self, id: PendingId, begun: Option<Begun>, connections: u64) {
+        self.note_begun(id.name(), begun, connections);
+    }
+
+    fn note_begun(&self, name: u64, begun: Option<Begun>, connections: u64) {
+        if let (Some(observed), Some(begun)) = (&self.observed, begun) {
             observed.calls.lock().insert(name, Begun { connections, ..begun });
         }
     }
 
     /// The same of a durable call.
     pub(super) fn observe_durable(&self, number: u64, begun: Option<Begun>) {
-        if let Some(begun) = begun {
+        if begun.is_some() {
             let connections = self.with_quietly(|state| state.lifecycle.connections);
-            self.observe_begun(number, begun, connections);
+            self.note_begun(number, begun, connections);
         }
     }
 

@@ -12,7 +12,7 @@ use oncewire_core::{Call, CallError, Client as Machine, Heap, Instant, NotExecut
 
 use super::call::CalledMethod;
 use super::journal_state::JournalState;
-use super::observed::{Begun, Notes, Observed};
+use super::observed::{Notes, Observed};
 use super::options::{ClientOptions, ClientStatus, CloseReport};
 use super::outcome::CallFailure;
 use super::pending::{PendingId, Trace};
@@ -146,19 +146,17 @@ impl Shared {
         f(&mut self.state.lock())
     }
 
-    /// Begins a call. It leaves when it is first polled.
+    /// Begins a call. It leaves when it is first polled. `on_begun` gets its name, and the connections that the client has had.
     #[inline]
     pub(super) fn begin(
         &self,
         mut call: Call<'_>,
         method: &CalledMethod,
-        begun: Option<Begun>,
+        on_begun: impl FnOnce(PendingId, u64),
     ) -> Result<PendingId, NotExecuted> {
         self.with_at(self.begins_at(&mut call), |state, now| {
             let id = state.begin(now, call, method)?;
-            if let Some(begun) = begun {
-                self.observe_begun(id.name(), begun, state.lifecycle.connections);
-            }
+            on_begun(id, state.lifecycle.connections);
             Ok(id)
         })
     }
@@ -182,15 +180,11 @@ impl Shared {
         mut call: Call<'_>,
         method: &CalledMethod,
         cx: &mut Context<'_>,
-        begun: Option<Begun>,
-        on_begun: impl FnOnce(PendingId),
+        on_begun: impl FnOnce(PendingId, u64),
     ) -> Result<(PendingId, Poll<RawOutcome>), NotExecuted> {
         let (id, step) = self.with_at(self.begins_at(&mut call), |state, now| {
             let id = state.begin(now, call, method)?;
-            on_begun(id);
-            if let Some(begun) = begun {
-                self.observe_begun(id.name(), begun, state.lifecycle.connections);
-            }
+            on_begun(id, state.lifecycle.connections);
             Ok((id, state.poll_waiting(id, now, cx, true)))
         })?;
         Ok((id, self.finish_poll(id, step, cx)))

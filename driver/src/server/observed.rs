@@ -75,6 +75,25 @@ impl Observed {
         CallInfo::new(self.calls, method, session, Some(key.xid()))
     }
 
+    /// Starts a call.
+    #[cold]
+    #[inline(never)]
+    fn start(
+        &mut self,
+        machine: &mut Machine<Heap>,
+        now: Instant,
+        admission: Admission,
+        method: usize,
+    ) -> Result<Running, Refused> {
+        let key = admission.key();
+        let result = machine.start(now, admission);
+        match &result {
+            Ok(_) => self.started(machine, key, method),
+            Err(Refused(why)) => self.refused(machine, key, self.method(method), *why),
+        }
+        result
+    }
+
     fn started(&mut self, machine: &Machine<Heap>, key: CallKey, method: usize) {
         let call = self.call(machine, key, self.method(method));
         self.running.insert(key, (call, self.runtime.now()));
@@ -173,15 +192,10 @@ pub(super) fn start(
     admission: Admission,
     method: usize,
 ) -> Result<Running, Refused> {
-    let key = admission.key();
-    let result = machine.start(now, admission);
-    if let Some(observed) = observed {
-        match &result {
-            Ok(_) => observed.started(machine, key, method),
-            Err(Refused(why)) => observed.refused(machine, key, observed.method(method), *why),
-        }
+    match observed {
+        None => machine.start(now, admission),
+        Some(observed) => observed.start(machine, now, admission, method),
     }
-    result
 }
 
 /// [`State::refuse`] where only parts of the state are at hand.
@@ -246,15 +260,24 @@ impl State {
         running: Running,
         body: impl Into<Payload<'a>>,
     ) {
-        let key = running.key();
-        let is_kept = self.machine.reply(now, running, body).is_ok();
-        if !is_kept {
+        if self.observed.is_some() {
+            return self.reply_observed(now, running, body.into());
+        }
+        if self.machine.reply(now, running, body).is_err() {
             self.replies_too_large += 1;
         }
-        if let Some(observed) = &mut self.observed {
-            let too_large = CallEnd::Failed(CallFailure::NoReply(NoReply::ReplyTooLarge));
-            observed.ended(key, if is_kept { CallEnd::Replied } else { too_large });
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn reply_observed(&mut self, now: Instant, running: Running, body: Payload<'_>) {
+        let key = running.key();
+        let mut end = CallEnd::Replied;
+        if self.machine.reply(now, running, body).is_err() {
+            self.replies_too_large += 1;
+            end = CallEnd::Failed(CallFailure::NoReply(NoReply::ReplyTooLarge));
         }
+        self.observe_end(key, end);
     }
 
     /// A call was executed, and there is no reply to show.
