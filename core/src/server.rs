@@ -31,6 +31,7 @@ mod held;
 mod inspect;
 mod long;
 mod metadata;
+mod notice;
 mod quota;
 mod receive;
 mod replies;

@@ -2,7 +2,7 @@
 
 use super::Comparison;
 use crate::ids::{MethodId, Xid};
-use crate::outcome::Outcome;
+use crate::outcome::{NotExecuted, Outcome};
 use crate::storage::ClientStorage;
 use crate::storage::list::{Links, linked};
 use crate::time::{Instant, Timer};
@@ -192,6 +192,14 @@ pub(crate) struct KnownCall {
     pub(crate) comparison: Comparison,
     /// A connection that carried it has broken, or it was sent again: an earlier copy may have run.
     pub(crate) may_have_run: bool,
+}
+
+impl KnownCall {
+    /// Why it must not be executed any more: timed out, cancelled, failed fast or forgotten. `None` while it is wanted.
+    pub(super) fn abandoned(self) -> Option<NotExecuted> {
+        let CallState::InFlight(sent) = self.state else { return None };
+        sent.abandoned.map(|abandoned| abandoned.reason.not_executed())
+    }
 }
 
 pub(super) const QUEUE: u8 = 0;

@@ -26,12 +26,6 @@ use crate::wire::{FEATURE_METADATA, Refuse, Welcome};
 mod tests;
 
 impl KnownCall {
-    /// Why it must not be executed any more: timed out, cancelled, failed fast or forgotten. `None` while it is wanted.
-    fn abandoned(self) -> Option<NotExecuted> {
-        let CallState::InFlight(sent) = self.state else { return None };
-        sent.abandoned.map(|abandoned| abandoned.reason.not_executed())
-    }
-
     /// Why it must not be sent any more: it was abandoned, or the server means something else by its method. `None` while it
     /// may be, or may be later.
     fn unsendable(self) -> Option<NotExecuted> {
@@ -66,7 +60,7 @@ pub(crate) fn compared(comparison: Comparison) -> Compared {
 
 impl Reason {
     /// Why the call was not executed, if it was not.
-    fn not_executed(self) -> NotExecuted {
+    pub(super) fn not_executed(self) -> NotExecuted {
         match self {
             Reason::Cancelled | Reason::Forgotten => NotExecuted::Cancelled,
             Reason::DeadlinePassed => NotExecuted::DeadlinePassed,

@@ -7,6 +7,7 @@ use super::dedup::{
 use super::event::{Notice, Verdict};
 use super::execute::{Admission, CallKey};
 use super::long::Coming;
+use super::notice::arrival_verdict;
 use super::replies::SessionView;
 use super::session::{Reach, SessionState};
 use super::slot::{SlotState, SlotView};
@@ -188,24 +189,10 @@ impl<T: ServerStorage> Server<T> {
         }
     }
 
-    /// Notes what was decided, for an owner that wants to know.
-    #[cold]
-    pub(super) fn note(&mut self, notice: Notice) {
-        if self.config.notices {
-            debug_assert!(self.notice.is_none(), "a frame has one notice at most");
-            self.notice = Some(notice);
-        }
-    }
-
     /// After a frame that brought nothing to do.
     #[inline]
     fn next_notice<'d>(&self) -> Next<'d> {
         if self.notice.is_none() { Next::More } else { Next::Item(Incoming::Notice) }
-    }
-
-    /// What was decided, once, when [`Incoming::Notice`] has come.
-    pub fn take_notice(&mut self) -> Option<Notice> {
-        self.notice.take()
     }
 
     /// C42: the frame at the front is whole; the next one has its own time.
@@ -469,15 +456,6 @@ impl<T: ServerStorage> Server<T> {
     pub(super) fn live_session(&self, key: SessionKey) -> Option<u32> {
         let session = self.sessions.get(key.0)?;
         (!session.state.is_ended()).then_some(key.0.index)
-    }
-}
-
-/// What a request that is not to run is answered with.
-fn arrival_verdict(arrival: Arrival, slot: &SlotView) -> Verdict {
-    match (arrival, slot.state) {
-        (Arrival::Stale, _) => Verdict::Dropped,
-        (_, SlotState::Kept(_)) => Verdict::Kept,
-        _ => Verdict::WhenDone,
     }
 }
 
