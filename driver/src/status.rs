@@ -1,4 +1,4 @@
-//! What a server says of itself to whoever asks: for tools, and for probes.
+//! What a server says of itself when asked: for tools, and for probes.
 //!
 //! A built-in service answers, of ordinary methods but for their names; it is off unless a server offers it. So it is above
 //! the protocol, and nothing of it delays a call.

@@ -99,7 +99,7 @@ fn c198_a_planted_secret_is_shown_nowhere() {
 }
 
 #[test]
-fn c254_no_observer_is_told_a_secret() {
+fn c254_no_observer_gets_a_secret() {
     smol::block_on(async {
         let notes: Arc<Mutex<Vec<String>>> = Arc::default();
         let observer = || {

@@ -44,7 +44,7 @@ pub(crate) enum Kind {
     Blocking,
     /// In a transaction of this type.
     Transactional(Box<Type>),
-    /// It sends a stream of its reply's type. `position`: it is told where to begin.
+    /// It sends a stream of its reply's type. `position`: its caller says where to begin.
     Outgoing {
         position: Option<Ident>,
     },

@@ -21,7 +21,7 @@ pub struct Counters {
     pub server: SideCounters,
     /// At clients.
     pub client: SideCounters,
-    /// Events that no observer was told, because observers were slow.
+    /// Events that were dropped because observers were slow.
     pub events_lost: u64,
 }
 

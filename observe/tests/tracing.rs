@@ -12,7 +12,7 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-/// A span, as a subscriber is told of it.
+/// A span, as a subscriber sees it.
 #[derive(Clone, Debug, Default)]
 struct Seen {
     name: &'static str,

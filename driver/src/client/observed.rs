@@ -1,7 +1,7 @@
 //! What a client's observers learn.
 //!
-//! A call's start and end are told by whoever begins it and takes its outcome, without any lock. What happens to connections
-//! and sessions is noted under the lock, and told when it is free.
+//! The thread that begins a call or takes its outcome delivers its start or end, without any lock. What happens to connections
+//! and sessions is noted under the lock, and delivered when it is free.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -188,7 +188,7 @@ impl Shared {
             self.with_quietly(step).unwrap_or(Round::Done)
         };
         let mut round = next(Queue::begin);
-        // What happens to connections is rare: whoever tells it does so to the end, but for observers that make it.
+        // Events of connections are rare: one thread delivers all that are noted, unless an observer makes more of them.
         for _ in 0..ROUNDS_MAX {
             let Round::Deliver(events) = round else { return };
             events.iter().for_each(|event| observed.observers.tell(event));
@@ -210,7 +210,7 @@ impl Notes {
 }
 
 impl State {
-    /// Whether something was noted that must be told when the lock is free.
+    /// Whether something was noted that must be delivered when the lock is free.
     #[inline]
     pub(super) fn must_tell(&self) -> bool {
         self.notes.as_ref().is_some_and(|notes| notes.queue.is_due())

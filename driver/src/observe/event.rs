@@ -64,7 +64,7 @@ pub enum Event {
         /// Which process of that.
         instance: Instance,
     },
-    /// A session goes on with a new connection.
+    /// A session was resumed on a new connection.
     #[non_exhaustive]
     SessionResumed {
         /// On which connection.

@@ -1,7 +1,7 @@
 //! A primary's side: a ledger whose commit ships each batch to the backup.
 //!
 //! Nothing is answered before the backup has it. When a forward fails, it fails at once and with a typed outcome, and **only the
-//! view service can say what comes next**: whether the backup had it or not, this server goes on alone if the new view says so, and
+//! view service can say what comes next**: whether the backup had it or not, this server serves alone if the new view says so, and
 //! ends if another is primary. Until it knows, it answers nothing.
 
 use std::sync::Arc;

@@ -50,7 +50,9 @@ impl Drop for TempDir {
 }
 
 /// A server that pings until it is dropped.
-struct Pinger(#[allow(dead_code)] Task<()>);
+struct Pinger {
+    _task: Task<()>,
+}
 
 /// When a pinger acknowledges the views in which it is primary.
 #[derive(Clone, Copy)]
@@ -62,7 +64,7 @@ enum Acknowledges {
 fn start(path: &Path, name: &str, start: u64, acknowledges: Acknowledges) -> Pinger {
     let views = ViewsClient(Client::new(UnixConnector::new(path), ClientOptions::default()));
     let member = Member { name: name.to_owned(), start };
-    Pinger(smol::spawn(async move {
+    let task = smol::spawn(async move {
         let runtime = SmolRuntime::global();
         let mut knows = 0;
         loop {
@@ -74,7 +76,8 @@ fn start(path: &Path, name: &str, start: u64, acknowledges: Acknowledges) -> Pin
             }
             sleep(&*runtime, INTERVAL).await;
         }
-    }))
+    });
+    Pinger { _task: task }
 }
 
 struct Demo {

@@ -129,7 +129,7 @@ impl<T, R: DeserializeOwned + 'static> Upload<T, R> {
         self
     }
 
-    /// What the server knows it by. It is no secret, but whoever knows it and is the same caller can continue the upload.
+    /// What the server knows it by. It is no secret, but the same caller can continue the upload with it.
     pub fn id(&self) -> u64 {
         self.sender.id
     }
@@ -182,7 +182,7 @@ impl<T, R: DeserializeOwned + 'static> Upload<T, R> {
     /// reply. This is one call, which runs at most once.
     ///
     /// It may be awaited again after an error: if the commit was not executed it is made again, and if that is not known this waits
-    /// for the answer. It never commits twice. Its future may be dropped, and the call goes on; dropping the upload cancels it.
+    /// for the answer. It never commits twice. Dropping its future does not stop the call; dropping the upload cancels it.
     ///
     /// # Errors
     /// [`UploadError::executed`] says whether it was committed.

@@ -303,7 +303,7 @@ impl<R: Send + 'static> UploadTable<R> {
 }
 
 impl<R> Entry<R> {
-    /// Whoever knows the id must be the one who opened it, as far as the transport can say.
+    /// The caller must be the one who opened it, as far as the transport can say.
     fn is_of(&self, context: &Context) -> bool {
         self.context.caller == context.caller
     }

@@ -1,7 +1,7 @@
 //! The function of an upload, until the commit's call takes it over.
 //!
 //! It is polled by a task of its own, and at once by the call that brings a chunk it waits for: so a chunk costs no switch of
-//! tasks. Both poll with the task's waker, since the call may be gone when the function goes on.
+//! tasks. Both poll with the task's waker, since the call may be gone when the function continues.
 
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
