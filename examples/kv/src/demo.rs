@@ -36,7 +36,30 @@ async fn sleep(time: Duration) {
 }
 
 /// A folder that goes when it is dropped.
-struct TempDir(PathBuf);
+#[derive(Debug)]
+pub struct TempDir(PathBuf);
+
+impl TempDir {
+    /// A new one.
+    ///
+    /// # Errors
+    /// Why it cannot be made.
+    pub fn new() -> Result<TempDir, String> {
+        // At random: a process that was killed has left its folder, and the number of a process comes again.
+        let mut random = [0; 8];
+        SmolRuntime::global().random(&mut random);
+        let name = format!("oncewire-kv-{:016x}", u64::from_le_bytes(random));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir(&path)
+            .map_err(|error| format!("{} cannot be made: {error}", path.display()))?;
+        Ok(TempDir(path))
+    }
+
+    /// The path of a file in it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
 
 impl Drop for TempDir {
     fn drop(&mut self) {
@@ -135,11 +158,9 @@ async fn calls_reach(history: &History, total: u64) -> Result<(), String> {
 /// # Errors
 /// Why it could not be tried.
 pub async fn run(kills: u64) -> Result<bool, String> {
-    let dir = std::env::temp_dir().join(format!("oncewire-kv-{}", std::process::id()));
+    let dir = TempDir::new()?;
+    let ledger = dir.file("kv.ledger");
     let cannot = |error: std::io::Error| error.to_string();
-    std::fs::create_dir(&dir).map_err(cannot)?;
-    let dir = TempDir(dir);
-    let ledger = dir.0.join("kv.ledger");
     let (mut server, address) = ServerProcess::start(&ledger)?;
     let place = Place::new(Mutex::new(address));
     let listener = TcpListener::bind("127.0.0.1:0").await.map_err(cannot)?;

@@ -4,6 +4,8 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Output, Stdio};
 
+use kv::demo::TempDir;
+
 fn program() -> Command {
     Command::new(env!("CARGO_BIN_EXE_kv"))
 }
@@ -47,7 +49,8 @@ fn a_server_that_is_killed_stays_linearizable() {
 
 #[test]
 fn values_survive_a_server_with_a_ledger() {
-    let file = std::env::temp_dir().join(format!("oncewire-kv-test-{}", std::process::id()));
+    let dir = TempDir::new().unwrap();
+    let file = dir.file("kv.ledger");
     let path = file.to_str().unwrap();
     let server = Running::start(&["serve", "127.0.0.1:0", "--ledger", path]);
     let at = &server.1;
@@ -65,8 +68,6 @@ fn values_survive_a_server_with_a_ledger() {
     assert_eq!(text(&run(&["get", &server.1, "k"]).stdout), "c\n");
     let second = run(&["serve", "127.0.0.1:0", "--ledger", path]);
     assert_eq!(second.status.code(), Some(2), "one server uses a ledger");
-    drop(server);
-    let _ = std::fs::remove_file(&file);
 }
 
 #[test]

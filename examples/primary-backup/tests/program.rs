@@ -2,11 +2,11 @@
 #![allow(missing_docs)]
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use oncewire::{Server, SmolRuntime, UnixAcceptor};
+use primary_backup::processes::TempDir;
 use viewservice::{ViewService, ViewsServer};
 
 fn program() -> Command {
@@ -19,23 +19,6 @@ fn run(args: &[&str]) -> Output {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-/// A folder that goes when it is dropped.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Folder {
-        let path = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
-        std::fs::create_dir(&path).unwrap();
-        Folder(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 /// A process that dies with the test.
@@ -69,8 +52,8 @@ fn kills_of_backup_and_primary_leave_each_append_executed_once() {
 
 #[test]
 fn values_can_be_put_and_got_by_hand() {
-    let folder = Folder::new("oncewire-pb-hand");
-    let (views, dir) = (folder.0.join("views"), folder.0.to_str().unwrap());
+    let folder = TempDir::new("oncewire-pb-hand").unwrap();
+    let (views, dir) = (folder.path().join("views"), folder.path().to_str().unwrap());
     let service = ViewService::new(Duration::from_millis(100), SmolRuntime::global());
     let server = Server::builder("views").service(ViewsServer(service)).build().unwrap();
     let acceptor = UnixAcceptor::bind(&views).unwrap();

@@ -31,7 +31,11 @@ impl TempDir {
     /// # Errors
     /// Why it cannot be made.
     pub fn new(name: &str) -> Result<TempDir, String> {
-        let path = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
+        // At random: a process that was killed has left its folder, and the number of a process comes again.
+        let mut random = [0; 8];
+        SmolRuntime::global().random(&mut random);
+        let name = format!("{name}-{:016x}", u64::from_le_bytes(random));
+        let path = std::env::temp_dir().join(name);
         std::fs::create_dir(&path)
             .map_err(|error| format!("{} cannot be made: {error}", path.display()))?;
         Ok(TempDir(path))
