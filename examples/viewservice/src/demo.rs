@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use oncewire::{Client, ClientOptions, Runtime, Server, SmolRuntime, UnixAcceptor, UnixConnector};
@@ -10,7 +11,8 @@ use smol::future::poll_fn;
 
 use crate::{Member, View, ViewService, ViewsClient, ViewsServer};
 
-const INTERVAL: Duration = Duration::from_millis(20);
+/// Long enough that a server which lives is not taken for dead on a busy machine.
+const INTERVAL: Duration = Duration::from_millis(100);
 /// How long a view may take to come. Only a claim that fails takes so long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -55,11 +57,13 @@ impl Drop for TempDir {
 
 /// A server that pings until it is dropped.
 struct Pinger {
+    /// How often it was answered.
+    answers: Arc<AtomicU32>,
     _task: Task<()>,
 }
 
-/// When a pinger acknowledges the views in which it is primary.
-#[derive(Clone, Copy)]
+/// When a primary acknowledges its views.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Acknowledges {
     AtOnce,
     Never,
@@ -68,6 +72,8 @@ enum Acknowledges {
 fn start(path: &Path, name: &str, start: u64, acknowledges: Acknowledges) -> Pinger {
     let views = ViewsClient(Client::new(UnixConnector::new(path), ClientOptions::default()));
     let member = Member { name: name.to_owned(), start };
+    let answers = Arc::new(AtomicU32::new(0));
+    let answered = answers.clone();
     let task = smol::spawn(async move {
         let runtime = SmolRuntime::global();
         let mut knows = 0;
@@ -77,11 +83,12 @@ fn start(path: &Path, name: &str, start: u64, acknowledges: Acknowledges) -> Pin
                     Acknowledges::Never if view.primary.as_ref() == Some(&member) => knows,
                     _ => view.number,
                 };
+                answered.fetch_add(1, Ordering::Relaxed);
             }
             sleep(&*runtime, INTERVAL).await;
         }
     });
-    Pinger { _task: task }
+    Pinger { answers, _task: task }
 }
 
 struct Demo {
@@ -90,47 +97,49 @@ struct Demo {
 }
 
 impl Demo {
-    /// Waits for a view, and says what came.
-    async fn expect(&mut self, what: &str, primary: &str, backup: Option<&str>) {
+    /// Waits for a view, and says what came. If its primary acknowledges it, for that too: a primary that dies earlier leaves a view
+    /// that no other may follow.
+    async fn expect(
+        &mut self,
+        what: &str,
+        primary: &str,
+        backup: Option<&str>,
+        acknowledges: Acknowledges,
+    ) -> View {
         let runtime = SmolRuntime::global();
         let started = runtime.now();
-        let is = |view: &View| {
-            view.primary.as_ref().is_some_and(|of| of.name == primary)
-                && view.backup.as_ref().map(|of| &*of.name) == backup
-        };
-        let view = loop {
+        let (view, is) = loop {
             let view = self.views.get().await.ok().unwrap_or_default();
-            if is(&view) || runtime.now().since(started) > PATIENCE {
-                break view;
+            let acknowledged = self.views.acknowledged().await.ok() == Ok(view.number);
+            let is = view.primary.as_ref().is_some_and(|of| of.name == primary)
+                && view.backup.as_ref().map(|of| &*of.name) == backup
+                && (acknowledged || acknowledges == Acknowledges::Never);
+            if is || runtime.now().since(started) > PATIENCE {
+                break (view, is);
             }
-            sleep(&*runtime, INTERVAL).await;
+            sleep(&*runtime, INTERVAL / 5).await;
         };
-        self.held &= is(&view);
-        println!("{what:<58}{view}{}", if is(&view) { "" } else { "  NOT AS IT SHOULD BE" });
+        self.held &= is;
+        println!("{what:<58}{view}{}", if is { "" } else { "  NOT AS IT SHOULD BE" });
+        view
     }
 
-    /// Waits until the primary has acknowledged the present view: a primary that dies earlier leaves a view that no other may follow.
-    async fn acknowledged(&mut self) {
+    /// Gives the service time to do what it must not: twice what it takes until a server is dead, by the pings of one that lives.
+    async fn expect_still(&mut self, what: &str, before: &View, alive: &Pinger) {
         let runtime = SmolRuntime::global();
         let started = runtime.now();
-        let number = self.views.get().await.ok().unwrap_or_default().number;
-        while !matches!(self.views.acknowledged().await.ok(), Ok(last) if last >= number) {
-            if runtime.now().since(started) > PATIENCE {
-                println!("view {number} is not acknowledged  NOT AS IT SHOULD BE");
-                self.held = false;
-                return;
+        let enough = alive.answers.load(Ordering::Relaxed) + 2 * crate::DEAD_PINGS;
+        let had_time = loop {
+            let had_time = alive.answers.load(Ordering::Relaxed) >= enough;
+            if had_time || runtime.now().since(started) > PATIENCE {
+                break had_time;
             }
-            sleep(&*runtime, INTERVAL).await;
-        }
-    }
-
-    /// Gives the service time to do what it must not.
-    async fn expect_still(&mut self, what: &str, before: &View) {
-        let runtime: Arc<dyn Runtime> = SmolRuntime::global();
-        sleep(&*runtime, INTERVAL * 3 * crate::DEAD_PINGS).await;
+            sleep(&*runtime, INTERVAL / 5).await;
+        };
         let view = self.views.get().await.ok().unwrap_or_default();
-        self.held &= view == *before;
-        println!("{what:<58}still {view}");
+        let is = had_time && view == *before;
+        self.held &= is;
+        println!("{what:<58}still {view}{}", if is { "" } else { "  NOT AS IT SHOULD BE" });
     }
 }
 
@@ -149,27 +158,28 @@ pub async fn run() -> Result<bool, String> {
     let client = Client::new(UnixConnector::new(&path), ClientOptions::default());
     let mut demo = Demo { views: ViewsClient(client), held: true };
 
-    let one = start(&path, "one", 1, Acknowledges::AtOnce);
-    demo.expect("server one starts", "one", None).await;
-    let two = start(&path, "two", 2, Acknowledges::AtOnce);
-    demo.expect("two starts", "one", Some("two")).await;
-    demo.acknowledged().await;
-    let three = start(&path, "three", 3, Acknowledges::AtOnce);
+    use Acknowledges::{AtOnce, Never};
+    let one = start(&path, "one", 1, AtOnce);
+    demo.expect("server one starts", "one", None, AtOnce).await;
+    let two = start(&path, "two", 2, AtOnce);
+    demo.expect("two starts", "one", Some("two"), AtOnce).await;
+    let three = start(&path, "three", 3, AtOnce);
     drop(one);
-    demo.expect("three starts, one dies", "two", Some("three")).await;
-    demo.acknowledged().await;
+    demo.expect("three starts, one dies", "two", Some("three"), AtOnce).await;
     // A new start with the same name: the memory of the first is gone, though it was never away for long.
     drop(two);
-    let two = start(&path, "two", 22, Acknowledges::Never);
-    demo.expect("two dies and is back at once, with nothing in memory", "three", Some("two")).await;
-    demo.acknowledged().await;
+    let two = start(&path, "two", 22, Never);
+    let what = "two dies and is back at once, with nothing in memory";
+    demo.expect(what, "three", Some("two"), AtOnce).await;
     drop(three);
-    demo.expect("three dies; two is primary, and acknowledges nothing", "two", None).await;
-    let four = start(&path, "four", 4, Acknowledges::AtOnce);
-    let before = demo.views.get().await.ok().map_err(|why| why.to_string())?;
-    demo.expect_still("four starts: no next view before this one is acknowledged", &before).await;
+    let what = "three dies; two is primary, and acknowledges nothing";
+    let before = demo.expect(what, "two", None, Never).await;
+    let four = start(&path, "four", 4, AtOnce);
+    let what = "four starts: no next view before this one is acknowledged";
+    demo.expect_still(what, &before, &four).await;
     drop(two);
-    demo.expect_still("two dies: four has nothing, and must not be primary", &before).await;
+    let what = "two dies: four has nothing, and must not be primary";
+    demo.expect_still(what, &before, &four).await;
     drop((four, serving));
     println!("{}", if demo.held { "All views were as they should be." } else { "WRONG" });
     Ok(demo.held)
