@@ -182,15 +182,20 @@ async fn run(len: u64) -> Result<(), AnyError> {
 }
 
 fn main() -> ExitCode {
-    let mib = std::env::args().nth(1).map_or(Ok(256), |mib| mib.parse());
-    let Ok(mib @ 51..=1_048_576) = mib else {
-        eprintln!("a number of MiB is expected, 51 at least");
+    let mut args = std::env::args_os().skip(1);
+    let mib = match (args.next(), args.next()) {
+        (None, _) => Some(256),
+        (Some(mib), None) => mib.to_str().and_then(|mib| mib.parse().ok()),
+        _ => None,
+    };
+    let Some(mib @ 51..=1_048_576) = mib else {
+        eprintln!("stream: expected is a number of MiB, 51 to 1048576, or nothing");
         return ExitCode::from(2);
     };
     match smol::block_on(run(mib * MIB)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error}");
+            eprintln!("stream: {error}");
             ExitCode::FAILURE
         }
     }
