@@ -99,7 +99,7 @@ pub(crate) async fn pause(time: Duration) {
     smol::Timer::after(time).await;
 }
 
-/// Hands out the first connection, which was made before; then dials.
+/// Returns the first connection, which was made before; then dials.
 struct First {
     stream: Mutex<Option<BoxStream>>,
     connector: Box<dyn Connect>,

@@ -37,7 +37,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Says who answers, and how fast: connects anew each time, so that two servers behind one name are seen.
+    /// Says who answers, and how fast: with a new connection each time, so that two servers behind one name are seen.
     Ping(PingArgs),
     /// Names the methods, with what they take and return.
     List(ListArgs),

@@ -12,7 +12,7 @@ use crate::say;
 /// A method that no server has: its refusal is a round trip.
 const NO_METHOD: MethodId = MethodId::of("oncewire/ping");
 
-/// Connects anew each time.
+/// Makes a new connection each time.
 pub(crate) async fn run(args: PingArgs) -> Result<(), Failure> {
     let mut answered: BTreeMap<String, u32> = BTreeMap::new();
     let mut failed = None;
