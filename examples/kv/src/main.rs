@@ -29,9 +29,9 @@ fn main() -> ExitCode {
             println!("{HELP}");
             Ok(true)
         }
-        [] => smol::block_on(demo::run(demo::KILLS)),
+        [] => Ok(show(demo::KILLS)),
         [kills] => match kills.parse() {
-            Ok(kills @ 1..=1_000) => smol::block_on(demo::run(kills)),
+            Ok(kills @ 1..=1_000) => Ok(show(kills)),
             _ => Err(format!("{kills:?} is no number of kills, 1 to 1000; see --help")),
         },
         ["serve", address] => serve(address, None),
@@ -72,6 +72,14 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Whether all was as it should be. A demonstration that comes to no end is not, and that is not the input's fault.
+fn show(kills: u64) -> bool {
+    smol::block_on(demo::run(kills)).unwrap_or_else(|why| {
+        eprintln!("kv: {why}");
+        false
+    })
 }
 
 fn serve(address: &str, ledger: Option<PathBuf>) -> Result<bool, String> {

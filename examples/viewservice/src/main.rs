@@ -25,7 +25,7 @@ fn main() -> ExitCode {
             println!("{HELP}");
             Ok(true)
         }
-        [] => smol::block_on(demo::run()),
+        [] => Ok(show()),
         ["serve", address] => serve(address, "100"),
         ["serve", address, interval] => serve(address, interval),
         ["get", address] => get(address),
@@ -39,6 +39,14 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Whether all was as it should be. A demonstration that cannot be made is not, and that is not the input's fault.
+fn show() -> bool {
+    smol::block_on(demo::run()).unwrap_or_else(|why| {
+        eprintln!("viewservice: {why}");
+        false
+    })
 }
 
 fn serve(address: &str, interval: &str) -> Result<bool, String> {
