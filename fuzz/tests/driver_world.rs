@@ -100,6 +100,12 @@ fn a_drain_ends_though_a_peer_takes_nothing() {
     run(3806);
 }
 
+/// A clock that made up for a stop ended a call that had begun while it stood, and the model took that for a lie.
+#[test]
+fn a_call_that_began_while_a_clock_stood_may_end_early() {
+    run(908);
+}
+
 /// What is said of a broken promise, and not of a world that merely did not come to its end.
 const PROMISES: [&str; 3] = ["runs a second time", "but it ran", "it is the reply of operation"];
 

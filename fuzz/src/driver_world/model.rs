@@ -78,7 +78,7 @@ pub struct Model {
     pub runs: u64,
     /// What runs where.
     pub load: Load,
-    /// How far clocks have jumped forward, in all.
+    /// How far clocks have jumped forward, in all, with the jumps that make up for a stop.
     pub clocks_ahead: u64,
     /// How long they have stood still, in all.
     pub clocks_stood: u64,
