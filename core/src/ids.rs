@@ -69,7 +69,7 @@ impl SessionId {
     }
 }
 
-/// A name for a session that is no secret: for logs, errors and records, and for whoever has to tell the calls of one client from
+/// A name for a session that is no secret: for logs, errors and records, and for those who have to tell the calls of one client from
 /// another's. It is the same in every process, and for the life of the session.
 ///
 /// It is 64 bits that follow from the session's 128: a peer that knows it has as many bits still to guess, one attempt a

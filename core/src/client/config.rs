@@ -103,7 +103,7 @@ pub enum OnDialFailure {
 pub enum DialFailure {
     /// A later attempt may succeed by itself: nothing listens yet, or the server has no room.
     Transient,
-    /// No later attempt will succeed before somebody changes something: there is no such host or program, or what answers
+    /// No later attempt will succeed before something is changed: there is no such host or program, or what answers
     /// does not speak the protocol.
     Permanent,
 }

@@ -187,8 +187,14 @@ impl Comparisons {
         };
     }
 
-    /// Decides about the calls that are held, as far as that can be done, and asks the server for the rest; at most so long.
-    pub(super) fn decide(&mut self, machine: &mut Machine<Heap>, now: Instant, patience: Duration) {
+    /// Decides about the calls that are held, as far as that can be done, and asks the server for the rest,
+    /// which has `answer_timeout` to say it.
+    pub(super) fn decide(
+        &mut self,
+        machine: &mut Machine<Heap>,
+        now: Instant,
+        answer_timeout: Duration,
+    ) {
         self.is_due = false;
         if let Question::Answered { .. } = self.question
             && let Question::Answered { call, signatures, outcome, is_sent } =
@@ -217,7 +223,7 @@ impl Comparisons {
             }
         }
         if matches!(self.question, Question::None) && !wanted.is_empty() {
-            self.ask(machine, now, patience, wanted);
+            self.ask(machine, now, answer_timeout, wanted);
         }
     }
 
@@ -262,7 +268,7 @@ impl Comparisons {
         &mut self,
         machine: &mut Machine<Heap>,
         now: Instant,
-        patience: Duration,
+        answer_timeout: Duration,
         mut wanted: Vec<u32>,
     ) {
         let services: Vec<_> =
@@ -281,7 +287,7 @@ impl Comparisons {
             (MethodId::of(known.method.name).number(), known.hash)
         });
         let Some(mut call) = signatures::question(&asked.collect()) else { return };
-        call.timeout = patience;
+        call.timeout = answer_timeout;
         if let Some(call) = machine.call_ahead(now, call) {
             self.question = Question::Asked { call, signatures: wanted };
         }

@@ -52,7 +52,7 @@ pub(super) struct State {
     /// What client and server mean by the methods that are called.
     pub(super) comparisons: Comparisons,
     /// How long the server may take to say what it means by a method.
-    patience: Duration,
+    answer_timeout: Duration,
     pub(super) reader: Reader,
     /// Whether replies come so soon that spinning pays.
     pub(super) spin: SpinPolicy,
@@ -77,7 +77,7 @@ impl State {
         journal: Option<Box<JournalState>>,
         notes: Option<Box<Notes>>,
         deadline_timer: DeadlineTimer,
-        patience: Duration,
+        answer_timeout: Duration,
     ) -> State {
         State {
             machine,
@@ -85,7 +85,7 @@ impl State {
             pending: PendingCalls::default(),
             journal,
             comparisons: Comparisons::default(),
-            patience,
+            answer_timeout,
             reader: Reader::default(),
             spin: SpinPolicy::default(),
             lifecycle: Lifecycle::default(),
@@ -339,7 +339,7 @@ impl State {
     /// Decides about calls whose methods must be compared, and has sent what can leave by that.
     #[cold]
     fn compare(&mut self, now: Instant) {
-        self.comparisons.decide(&mut self.machine, now, self.patience);
+        self.comparisons.decide(&mut self.machine, now, self.answer_timeout);
         if self.link.is_up() {
             self.request_flush();
         }

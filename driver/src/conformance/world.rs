@@ -19,7 +19,7 @@ use crate::transport::{Accept, BoxFuture, BoxStream, Connect, Subject};
 
 /// How long a test waits for anything, in real time. Only a case that hangs gets there: on a machine whose cores others
 /// want, a case that takes a second alone has taken a minute.
-const PATIENCE: Duration = Duration::from_secs(120);
+const GIVE_UP_AFTER: Duration = Duration::from_secs(120);
 /// How long a whole case may take, in real time.
 const CASE_PATIENCE: Duration = Duration::from_secs(600);
 
@@ -129,7 +129,7 @@ impl World {
         progress: impl Fn() -> u64,
         future: impl Future<Output = T>,
     ) -> T {
-        self.bounded(PATIENCE, what, progress, future).await
+        self.bounded(GIVE_UP_AFTER, what, progress, future).await
     }
 
     async fn bounded<T>(

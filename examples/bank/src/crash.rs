@@ -29,7 +29,7 @@ const LIFE_MS: u64 = 60;
 /// Bytes in a journal that show that its client moves money.
 const UNDER_WAY_LEN: u64 = 300;
 /// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
 
 /// Runs the test; whether the books agree with every outcome that clients saw.
 ///
@@ -59,7 +59,8 @@ pub(crate) async fn run(args: &CrashTestArgs, seed: u64) -> Result<bool, String>
         findings: Findings::default(),
         tally: Tally::default(),
     };
-    let agree = within(PATIENCE + PATIENCE * args.kills as u32 / 50, test.run(args.kills)).await;
+    let agree =
+        within(GIVE_UP_AFTER + GIVE_UP_AFTER * args.kills as u32 / 50, test.run(args.kills)).await;
     let agree = agree.unwrap_or_else(|| Err("something hangs".to_owned()));
     agree.map_err(|why| format!("{why} (seed {seed})"))
 }
@@ -155,7 +156,7 @@ impl CrashTest {
             }
         };
         let late = || "a client does not get under way".to_owned();
-        within(PATIENCE, under_way).await.ok_or_else(late)?;
+        within(GIVE_UP_AFTER, under_way).await.ok_or_else(late)?;
         self.clients.push(Running { child, journal, number });
         Ok(())
     }
@@ -281,5 +282,5 @@ async fn when_quiet(auditor: &Client) -> Result<(), String> {
         }
     };
     let late = || Err("the server keeps connections of clients that are gone".to_owned());
-    within(PATIENCE, quiet).await.unwrap_or_else(late)
+    within(GIVE_UP_AFTER, quiet).await.unwrap_or_else(late)
 }

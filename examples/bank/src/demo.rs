@@ -28,7 +28,7 @@ const SURVIVORS: u64 = 3;
 const CLIENTS: u64 = 2;
 const IN_FLIGHT: u64 = 8;
 /// How long most calls wait for their outcome.
-const PATIENCE: Duration = Duration::from_secs(20);
+const GIVE_UP_AFTER: Duration = Duration::from_secs(20);
 /// When a client that is there to be killed is killed.
 const VICTIM_LIFE_MS: std::ops::Range<u64> = 20..400;
 /// Calls that a victim never comes to the end of.
@@ -232,7 +232,7 @@ impl Part<'_> {
             clients: CLIENTS,
             in_flight: IN_FLIGHT,
             seed: seed.wrapping_add(index),
-            call_timeout: PATIENCE,
+            call_timeout: GIVE_UP_AFTER,
             journal: Some(journal),
             at_least_once: false,
             durable: false,

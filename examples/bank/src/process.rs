@@ -15,7 +15,7 @@ use crate::client::Load;
 use crate::report::Report;
 
 /// How long a server may take to be ready, and to end.
-const PATIENCE: Duration = Duration::from_secs(10);
+const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
 
 /// What a server waits at its end for clients that were killed, in seconds.
 const GRACE_SECS: &str = "1";
@@ -85,7 +85,7 @@ impl ServerProcess {
         let stdout = child.stdout.take().ok_or("a server without stdout")?;
         let mut line = String::new();
         let mut lines = BufReader::new(stdout);
-        let ready = within(PATIENCE, lines.read_line(&mut line)).await;
+        let ready = within(GIVE_UP_AFTER, lines.read_line(&mut line)).await;
         let listening = line.strip_prefix("listening on ").and_then(|rest| rest.split_once(", "));
         match (ready, listening) {
             (Some(Ok(_)), Some((address, _))) => {
@@ -106,7 +106,7 @@ impl ServerProcess {
     /// Asks it to drain, and waits until it has ended.
     pub(crate) async fn stop(mut self) -> Result<(), String> {
         terminate(&self.child);
-        match within(PATIENCE, self.child.status()).await {
+        match within(GIVE_UP_AFTER, self.child.status()).await {
             Some(Ok(status)) if status.success() => Ok(()),
             Some(Ok(status)) => Err(format!("the server at {} ended with {status}", self.address)),
             _ => Err(format!("the server at {} did not end", self.address)),

@@ -21,7 +21,7 @@ const LANES: u32 = 16;
 /// Answers between two kills.
 const BETWEEN: u64 = 400;
 /// No call of this program needs it.
-const PATIENCE: Duration = Duration::from_secs(60);
+const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
 
 /// What the outcomes imply: cents and changes of each account, and the other results.
 #[derive(Debug, Default)]
@@ -94,15 +94,15 @@ async fn lane(bank: BankClient, shared: &Shared, lane: u32) -> Result<(), String
         match round >> 28 {
             0 => notice(&bank, shared, round).await?,
             1 => {
-                let outcome = bank.balance(account).timeout(PATIENCE).await;
+                let outcome = bank.balance(account).timeout(GIVE_UP_AFTER).await;
                 outcome.ok().map_err(|failure| format!("a balance: {failure}"))?;
             }
             2..=7 => {
-                let outcome = bank.withdraw(account, 4 * cents).timeout(PATIENCE).await;
+                let outcome = bank.withdraw(account, 4 * cents).timeout(GIVE_UP_AFTER).await;
                 book(shared, account, -4 * cents, outcome)?;
             }
             _ => {
-                let outcome = bank.deposit(account, cents).timeout(PATIENCE).await;
+                let outcome = bank.deposit(account, cents).timeout(GIVE_UP_AFTER).await;
                 book(shared, account, cents, outcome)?;
             }
         }
@@ -126,7 +126,7 @@ fn book(shared: &Shared, account: u32, cents: i64, outcome: Outcome<i64>) -> Res
 
 /// A recorded call is never run again: one that the kill interrupted is unknown.
 async fn notice(bank: &BankClient, shared: &Shared, number: u32) -> Result<(), String> {
-    match bank.notice(number).timeout(PATIENCE).await {
+    match bank.notice(number).timeout(GIVE_UP_AFTER).await {
         Outcome::Reply(written) if written == number => shared.book(|books| books.notices += 1),
         Outcome::Unknown(Unknown::Interrupted, _) => shared.book(|books| books.interrupted += 1),
         other => return Err(format!("a recorded call ended as {other:?}")),

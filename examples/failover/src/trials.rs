@@ -12,7 +12,7 @@ use crate::backup::BackupClient;
 /// The primary's own deadline for a forward: how long one waits who does nothing else.
 const DEADLINE: Duration = Duration::from_secs(2);
 /// That of one that fails fast, which the end of the connection must come before on a busy machine too.
-const PATIENCE: Duration = Duration::from_secs(60);
+const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
 /// After so long without a byte a peer is dead. By default it is 10 s.
 pub(crate) const KEEPALIVE: Duration = Duration::from_millis(500);
 
@@ -135,7 +135,7 @@ fn expect(lines: &mut Lines, wanted: &str) -> Result<(), String> {
 /// How long the primary waits from the fault on, and what it learns.
 pub(crate) async fn measure(trial: &Trial) -> Result<(Duration, String), String> {
     let (mut process, mut lines) = Process::start()?;
-    let deadline = if trial.fail_fast { PATIENCE } else { DEADLINE };
+    let deadline = if trial.fail_fast { GIVE_UP_AFTER } else { DEADLINE };
     let options = ClientOptions::default().with_timeout(deadline);
     let connector = UnixConnector::new(socket(&process.dir));
     let backup = BackupClient(Client::new(connector, options));

@@ -26,7 +26,7 @@ const CALLS_BETWEEN: u64 = 40;
 /// A connection is cut before so many bytes have come back.
 const CUT_BELOW: u64 = 1_500;
 /// How long anything may take. Only what fails takes so long.
-const PATIENCE: Duration = Duration::from_secs(60);
+const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
 
 async fn sleep(time: Duration) {
     let runtime = SmolRuntime::global();
@@ -145,7 +145,7 @@ async fn calls_reach(history: &History, total: u64) -> Result<(), String> {
     let runtime = SmolRuntime::global();
     let begun = runtime.now();
     while history.outcomes().replied < total {
-        if runtime.now().since(begun) > PATIENCE {
+        if runtime.now().since(begun) > GIVE_UP_AFTER {
             return Err("no call is answered any more".to_owned());
         }
         sleep(Duration::from_millis(1)).await;
@@ -173,7 +173,7 @@ pub async fn run(kills: u64) -> Result<bool, String> {
         .map(|client| {
             let (history, stop) = (history.clone(), stop.clone());
             let options = ClientOptions::default()
-                .with_timeout(PATIENCE * 2)
+                .with_timeout(GIVE_UP_AFTER * 2)
                 .with_backoff_max(Duration::from_millis(50));
             let kv = KvClient(Client::new(TcpConnector::new(relayed), options));
             smol::spawn(async move {

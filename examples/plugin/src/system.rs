@@ -7,7 +7,7 @@ use oncewire::{Runtime, SmolRuntime};
 use smol::future::poll_fn;
 
 /// How long a condition may take to come true. Only a claim that fails takes so long.
-const PATIENCE: Duration = Duration::from_secs(20);
+const GIVE_UP_AFTER: Duration = Duration::from_secs(20);
 
 /// The time since the first call.
 pub(crate) fn now() -> oncewire::Instant {
@@ -24,7 +24,7 @@ pub(crate) async fn sleep(time: Duration) {
 pub(crate) async fn until(mut condition: impl FnMut() -> bool) -> bool {
     let started = now();
     while !condition() {
-        if now().since(started) > PATIENCE {
+        if now().since(started) > GIVE_UP_AFTER {
             return false;
         }
         sleep(Duration::from_millis(1)).await;

@@ -160,7 +160,7 @@ impl Node {
             replica: self.replica.clone(),
             inputs: receiver,
             acknowledged: self.acknowledged.clone(),
-            patience: self.interval * DEAD_PINGS,
+            forward_timeout: self.interval * DEAD_PINGS,
             view: View::default(),
             backup: None,
         };

@@ -57,7 +57,7 @@ pub(crate) struct Primary {
     /// The last view of which all is done that it asks for: the next ping says so.
     pub(crate) acknowledged: Arc<AtomicU64>,
     /// How long a forward may take before the view service is asked.
-    pub(crate) patience: Duration,
+    pub(crate) forward_timeout: Duration,
     pub(crate) view: View,
     /// The backup of `view`, once it has the whole state.
     pub(crate) backup: Option<Backup>,
@@ -107,7 +107,7 @@ impl Primary {
             let state = self.replica.with_state(|state| state.clone());
             let Some(state) = state else { return Err(Stopped::Closed) };
             let call = backup.replica.transfer(self.view.clone(), state);
-            match call.fail_fast(true).timeout(self.patience).await {
+            match call.fail_fast(true).timeout(self.forward_timeout).await {
                 Outcome::Reply(Ok(())) => {
                     self.net.log(&format!("{} has the whole state", backup.member));
                     self.backup = Some(backup);
@@ -122,8 +122,8 @@ impl Primary {
 
     fn reach(&self, member: Member) -> Backup {
         let options = ClientOptions::default()
-            .with_connect_timeout(self.patience)
-            .with_backoff_max(self.patience);
+            .with_connect_timeout(self.forward_timeout)
+            .with_backoff_max(self.forward_timeout);
         let connector = self.net.replica(&member.name);
         let client = Client::with_runtime(connector, options, self.net.runtime());
         Backup { member, replica: ReplicasClient(client) }
@@ -157,7 +157,7 @@ impl Primary {
     async fn forward(&self, shipment: &Shipment) -> Option<Option<View>> {
         let backup = self.backup.as_ref()?;
         let call = backup.replica.forward(self.view.clone(), shipment.clone());
-        let why = match call.fail_fast(true).timeout(self.patience).await {
+        let why = match call.fail_fast(true).timeout(self.forward_timeout).await {
             Outcome::Reply(Ok(())) => return None,
             Outcome::Reply(Err(Refused::Newer(view))) => return Some(Some(view)),
             Outcome::Reply(Err(Refused::NotInSync)) => "it has no state of this view".to_owned(),

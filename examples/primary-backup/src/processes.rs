@@ -17,7 +17,7 @@ use viewservice::{Address, ViewsClient};
 use crate::node::Net;
 
 /// How long anything may take. Only what fails takes so long.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
 
 /// A process of this program, which dies with its handle.
 pub(crate) struct Child {
@@ -53,7 +53,7 @@ impl Child {
     /// Waits for a line.
     pub(crate) fn line(&self, wanted: &str) -> Result<(), String> {
         loop {
-            match self.lines.recv_timeout(PATIENCE) {
+            match self.lines.recv_timeout(GIVE_UP_AFTER) {
                 Ok(line) if line == wanted => return Ok(()),
                 Ok(_) => {}
                 Err(RecvTimeoutError::Timeout) => return Err(format!("{wanted:?} did not come")),

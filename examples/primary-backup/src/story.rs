@@ -13,7 +13,7 @@ use viewservice::demo::sleep;
 use viewservice::{Address, View, ViewService, ViewsClient, ViewsServer};
 
 use crate::KvClient;
-use crate::processes::{PATIENCE, ServerProcess, TempDir, client};
+use crate::processes::{GIVE_UP_AFTER, ServerProcess, TempDir, client};
 
 /// Between two pings.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -77,7 +77,7 @@ impl Story {
             if view.backup.is_some() && acknowledged == Ok(view.number) {
                 return Ok(view);
             }
-            if now().since(begun) > PATIENCE {
+            if now().since(begun) > GIVE_UP_AFTER {
                 return Err(format!("no backup gets in sync: {view}"));
             }
             sleep(&*SmolRuntime::global(), INTERVAL / 4).await;
@@ -100,7 +100,7 @@ impl Story {
                 }
             }
             self.servers.iter_mut().try_for_each(ServerProcess::keep)?;
-            if now().since(begun) > PATIENCE {
+            if now().since(begun) > GIVE_UP_AFTER {
                 return Err("a client is not answered any more".to_owned());
             }
             sleep(&*SmolRuntime::global(), INTERVAL / 20).await;
@@ -202,7 +202,7 @@ pub async fn run(kills: u64) -> Result<bool, String> {
     let seen = Shared::default();
     let mut story = Story { views, servers, lines, seen: seen.clone() };
     let options = ClientOptions::default()
-        .with_timeout(PATIENCE * 2)
+        .with_timeout(GIVE_UP_AFTER * 2)
         .with_backoff_max(INTERVAL)
         .with_connect_timeout(INTERVAL * 10);
     story.in_sync().await?;

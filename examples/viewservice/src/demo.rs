@@ -14,7 +14,7 @@ use crate::{Member, View, ViewService, ViewsClient, ViewsServer};
 /// Long enough that a server which lives is not taken for dead on a busy machine.
 const INTERVAL: Duration = Duration::from_millis(100);
 /// How long a view may take to come. Only a claim that fails takes so long.
-const PATIENCE: Duration = Duration::from_secs(20);
+const GIVE_UP_AFTER: Duration = Duration::from_secs(20);
 
 /// A pause on a runtime's clock.
 pub async fn sleep(runtime: &dyn Runtime, time: Duration) {
@@ -114,7 +114,7 @@ impl Demo {
             let is = view.primary.as_ref().is_some_and(|of| of.name == primary)
                 && view.backup.as_ref().map(|of| &*of.name) == backup
                 && (acknowledged || acknowledges == Acknowledges::Never);
-            if is || runtime.now().since(started) > PATIENCE {
+            if is || runtime.now().since(started) > GIVE_UP_AFTER {
                 break (view, is);
             }
             sleep(&*runtime, INTERVAL / 5).await;
@@ -131,7 +131,7 @@ impl Demo {
         let enough = alive.answers.load(Ordering::Relaxed) + 2 * crate::DEAD_PINGS;
         let had_time = loop {
             let had_time = alive.answers.load(Ordering::Relaxed) >= enough;
-            if had_time || runtime.now().since(started) > PATIENCE {
+            if had_time || runtime.now().since(started) > GIVE_UP_AFTER {
                 break had_time;
             }
             sleep(&*runtime, INTERVAL / 5).await;

@@ -14,7 +14,7 @@ use super::{Failure, Kills, Options, Report, Transport};
 use crate::rng::Rng;
 
 /// If no process is stopped and no reply comes for this long, the run has failed.
-const PATIENCE: Duration = Duration::from_secs(20);
+const GIVE_UP_AFTER: Duration = Duration::from_secs(20);
 /// The longest time that a run may take for each kill, and once more for its end.
 const KILL_TIME_MAX: Duration = Duration::from_secs(3);
 /// The most replies between two kills.
@@ -72,7 +72,7 @@ pub fn run(options: &Options) -> Result<Report, Failure> {
     let mut run = Run {
         chance: Rng::new(options.seed),
         options: options.clone(),
-        end: runtime.now() + PATIENCE + KILL_TIME_MAX.saturating_mul(options.kills as u32 + 1),
+        end: runtime.now() + GIVE_UP_AFTER + KILL_TIME_MAX.saturating_mul(options.kills as u32 + 1),
         runtime,
         kills: Kills::default(),
         server,
@@ -101,11 +101,11 @@ impl Run {
     /// Waits until clients had so many replies, and lets those go on who were stopped for long enough.
     fn await_replies(&mut self, replies: u64) -> Result<(), Failure> {
         let mut left = replies;
-        let mut until = self.runtime.now() + PATIENCE;
+        let mut until = self.runtime.now() + GIVE_UP_AFTER;
         while left > 0 {
             if let Some(What::Progress) = self.next(until)? {
                 left -= 1;
-                until = self.runtime.now() + PATIENCE;
+                until = self.runtime.now() + GIVE_UP_AFTER;
             }
         }
         Ok(())
@@ -118,7 +118,7 @@ impl Run {
             return Err(Failure::Wedged(format!("too slow, after {:?}", self.kills)));
         }
         if now >= until {
-            let why = format!("no reply for {} s after {:?}", PATIENCE.as_secs(), self.kills);
+            let why = format!("no reply for {} s after {:?}", GIVE_UP_AFTER.as_secs(), self.kills);
             return Err(Failure::Wedged(why));
         }
         let soonest = self.stops.iter().map(|(at, ..)| *at).fold(until, Instant::min);
@@ -260,7 +260,7 @@ impl Run {
 
     /// Lets all processes continue and finish, and waits for them.
     fn finish(&mut self) -> Result<(), Failure> {
-        let until = self.runtime.now() + PATIENCE;
+        let until = self.runtime.now() + GIVE_UP_AFTER;
         let joined = |run: &Run| run.clients.iter().all(|client| client.line.is_some());
         while !self.stops.is_empty() || !joined(self) {
             self.next(until)?;
@@ -268,7 +268,7 @@ impl Run {
         for client in &mut self.clients {
             client.quit()?;
         }
-        let until = self.runtime.now() + PATIENCE;
+        let until = self.runtime.now() + GIVE_UP_AFTER;
         while self.done < self.clients.len() {
             self.next(until)?;
         }
@@ -279,7 +279,7 @@ impl Run {
         }
         self.server.kill()?;
         self.server.life = 0;
-        let until = self.runtime.now() + PATIENCE;
+        let until = self.runtime.now() + GIVE_UP_AFTER;
         while !self.relays.is_empty() {
             self.next(until)?;
         }

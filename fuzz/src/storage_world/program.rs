@@ -27,7 +27,7 @@ use crate::driver_world::profile::{MS, SECOND};
 use crate::rng::Rng;
 
 /// How long the calls that are left may take when nothing goes wrong any more.
-const PATIENCE: u64 = 200 * SECOND;
+const GIVE_UP_AFTER: u64 = 200 * SECOND;
 
 /// A program, which outlives its processes.
 pub struct Program {
@@ -229,7 +229,7 @@ impl Program {
     /// Every outcome is delivered and confirmed, and the session ends cleanly.
     async fn finish(&self, client: &DurableClient) {
         let world = &self.world;
-        let due = world.sim.now() + PATIENCE;
+        let due = world.sim.now() + GIVE_UP_AFTER;
         let name = format!("what the program of client {} has begun", self.client);
         let awaited = Awaited::new(&world.sim, due, name);
         // Its callers need some time to begin.
