@@ -5,12 +5,8 @@
 
 mod neighbour;
 
-use std::process::exit;
-
 use bytes::Bytes;
-use oncewire_driver::{Client, ClientOptions, Method, Server};
-use oncewire_tcp::{TcpAcceptor, TcpConnector};
-use oncewire_unix::{UnixAcceptor, UnixConnector};
+use oncewire_driver::{Client, Method, Server};
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
@@ -19,7 +15,7 @@ use crate::cells::median;
 use crate::cli::Cli;
 use crate::clock::{Duration, now, sleep};
 use crate::goals::Goal;
-use crate::place::Place;
+use crate::parties::{self, Setting, Waits};
 use crate::process::{LINE_TIMEOUT, Process};
 use crate::{subjects, sys};
 use neighbour::Neighbour;
@@ -43,14 +39,6 @@ pub(crate) enum Part {
     Call { transport: Transport, address: String, sample_ms: u64 },
 }
 
-/// What the honest client saw.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-struct Waits {
-    p50_us: f64,
-    p99_us: f64,
-    calls: usize,
-}
-
 /// One measurement.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct FairnessRow {
@@ -62,54 +50,28 @@ pub(crate) struct FairnessRow {
 }
 
 pub(crate) fn all(cli: &Cli) -> Result<Vec<FairnessRow>> {
-    let cores = sys::cores()?;
     let mut rows = Vec::new();
-    for round in 0..cli.rounds {
-        for (server_cores, transport) in
-            [(1, Transport::Tcp), (1, Transport::Unix), (2, Transport::Tcp), (2, Transport::Unix)]
-        {
-            let skip = cli.cores.is_some_and(|only| only != server_cores)
-                || cli.transport.is_some_and(|only| only != transport);
-            if skip || server_cores as usize > cores.len() {
-                continue;
-            }
-            measure(cli, round, transport, server_cores, &cores, &mut rows)?;
-        }
-    }
-    sys::pin(&cores)?;
-    crate::run::progress("");
+    parties::each_setting(cli, |setting| measure(cli, setting, &mut rows))?;
     Ok(rows)
 }
 
 /// One server, and the honest client beside each neighbour in turn.
-fn measure(
-    cli: &Cli,
-    round: u32,
-    transport: Transport,
-    server_cores: u32,
-    cores: &[usize],
-    rows: &mut Vec<FairnessRow>,
-) -> Result<()> {
-    let client_core = *cores.last().ok_or("no core")?;
-    let server_core = if server_cores == 1 { client_core } else { cores[0] };
-    let place = Place::of(transport);
-    sys::pin(&[server_core])?;
-    let server = start(&Part::Serve { transport, address: place.address() })?;
-    let line = server.line(LINE_TIMEOUT)?;
-    let address = line.strip_prefix("ready ").ok_or("it is not ready")?.to_owned();
-    sys::pin(&[client_core])?;
+fn measure(cli: &Cli, setting: Setting, rows: &mut Vec<FairnessRow>) -> Result<()> {
+    let Setting { round, transport, cores, .. } = setting;
+    let server = setting.serve(|address| start(&Part::Serve { transport, address }))?;
     for neighbour in Neighbour::ALL {
-        crate::run::progress(&format!("W9/{server_cores} {} {neighbour:?}", transport.name()));
+        crate::run::progress(&format!("W9/{cores} {} {neighbour:?}", transport.name()));
+        let address = server.address.clone();
         let mut beside = start(&Part::Beside { neighbour, transport, address: address.clone() })?;
         beside.line(LINE_TIMEOUT)?;
         let sample_ms = cli.sample_ms * u64::from(SAMPLES);
-        let client = start(&Part::Call { transport, address: address.clone(), sample_ms })?;
+        let client = start(&Part::Call { transport, address, sample_ms })?;
         let line = client.line(LINE_TIMEOUT + Duration::from_millis(sample_ms))?;
         let waits = serde_json::from_str(&line)?;
         if beside.has_ended()? {
             return Err(format!("{neighbour:?} did not stay to the end").into());
         }
-        rows.push(FairnessRow { round, transport, cores: server_cores, neighbour, waits });
+        rows.push(FairnessRow { round, transport, cores, neighbour, waits });
     }
     Ok(())
 }
@@ -125,7 +87,7 @@ pub(crate) fn play(part: &Part) -> Result<()> {
         Part::Beside { neighbour, transport, address } => neighbour.run(*transport, address),
         Part::Call { transport, address, sample_ms } => {
             subjects::end_with_parent();
-            let client = client(*transport, address);
+            let client = parties::client(*transport, address);
             let waits = smol::block_on(call(&client, Duration::from_millis(*sample_ms)))?;
             println!("{}", serde_json::to_string(&waits)?);
             Ok(())
@@ -145,24 +107,7 @@ async fn serve(transport: Transport, address: &str) -> Result<()> {
             async move { n }
         })
         .build()?;
-    if transport == Transport::Tcp {
-        let acceptor = TcpAcceptor::bind(address).await?.insecure();
-        subjects::ready(&acceptor.local_addr().to_string())?;
-        smol::spawn(async move { server.serve(acceptor).await }).await?;
-    } else {
-        let acceptor = UnixAcceptor::bind(address)?;
-        subjects::ready(address)?;
-        smol::spawn(async move { server.serve(acceptor).await }).await?;
-    }
-    exit(0)
-}
-
-fn client(transport: Transport, address: &str) -> Client {
-    let options = ClientOptions::default();
-    match transport {
-        Transport::Tcp => Client::new(TcpConnector::new(address), options),
-        _ => Client::new(UnixConnector::new(address), options),
-    }
+    parties::serve(server, transport, address).await
 }
 
 /// The honest client: one call after the other, with pauses.
@@ -177,9 +122,7 @@ async fn call(client: &Client, sample: Duration) -> Result<Waits> {
         client.call(&ECHO, &1).await.ok()?;
         waits.push(before.elapsed().as_nanos() as f64 / 1e3);
     }
-    waits.sort_unstable_by(f64::total_cmp);
-    let quantile = |q: f64| waits[((waits.len() - 1) as f64 * q) as usize];
-    Ok(Waits { p50_us: quantile(0.5), p99_us: quantile(0.99), calls: waits.len() })
+    Waits::of(waits)
 }
 
 /// The rounds of one measurement: what it was, p50 and p99 in µs, and the latter as a ratio to that alone.

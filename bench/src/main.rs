@@ -16,6 +16,7 @@ mod ledger;
 mod load;
 mod machine;
 mod meter;
+mod parties;
 mod place;
 mod process;
 mod report;

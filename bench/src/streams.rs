@@ -2,15 +2,11 @@
 //!
 //! Server and client are two processes; with `/1` they share a core. Each figure of a client is of the same connection.
 
-use std::process::exit;
-
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use oncewire_core::{MethodId, MethodSpec};
 use oncewire_driver::stream::{Incoming, StreamMethod, UploadMethod};
-use oncewire_driver::{Client, ClientOptions, Method, Server};
-use oncewire_tcp::{TcpAcceptor, TcpConnector};
-use oncewire_unix::{UnixAcceptor, UnixConnector};
+use oncewire_driver::{Client, Method, Server};
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
@@ -19,7 +15,7 @@ use crate::cells::median;
 use crate::cli::Cli;
 use crate::clock::{Duration, now, sleep};
 use crate::goals::Goal;
-use crate::place::Place;
+use crate::parties::{self, Setting, Waits};
 use crate::process::{LINE_TIMEOUT, Process};
 use crate::{subjects, sys};
 
@@ -61,13 +57,6 @@ struct Figures {
     beside_up: Waits,
 }
 
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-struct Waits {
-    p50_us: f64,
-    p99_us: f64,
-    calls: usize,
-}
-
 /// One measurement.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct StreamRow {
@@ -78,44 +67,22 @@ pub(crate) struct StreamRow {
 }
 
 pub(crate) fn all(cli: &Cli) -> Result<Vec<StreamRow>> {
-    let cores = sys::cores()?;
     let mut rows = Vec::new();
-    for round in 0..cli.rounds {
-        for (server_cores, transport) in
-            [(1, Transport::Tcp), (1, Transport::Unix), (2, Transport::Tcp), (2, Transport::Unix)]
-        {
-            let skip = cli.cores.is_some_and(|only| only != server_cores)
-                || cli.transport.is_some_and(|only| only != transport);
-            if !skip && server_cores as usize <= cores.len() {
-                rows.push(measure(cli, round, transport, server_cores, &cores)?);
-            }
-        }
-    }
-    sys::pin(&cores)?;
-    crate::run::progress("");
+    parties::each_setting(cli, |setting| {
+        rows.push(measure(cli, setting)?);
+        Ok(())
+    })?;
     Ok(rows)
 }
 
-fn measure(
-    cli: &Cli,
-    round: u32,
-    transport: Transport,
-    server_cores: u32,
-    cores: &[usize],
-) -> Result<StreamRow> {
-    crate::run::progress(&format!("streams/{server_cores} {}", transport.name()));
-    let client_core = *cores.last().ok_or("no core")?;
-    let server_core = if server_cores == 1 { client_core } else { cores[0] };
-    let place = Place::of(transport);
-    sys::pin(&[server_core])?;
-    let server = start(&Part::Serve { transport, address: place.address() })?;
-    let line = server.line(LINE_TIMEOUT)?;
-    let address = line.strip_prefix("ready ").ok_or("it is not ready")?.to_owned();
-    sys::pin(&[client_core])?;
+fn measure(cli: &Cli, setting: Setting) -> Result<StreamRow> {
+    let Setting { round, transport, cores, .. } = setting;
+    crate::run::progress(&format!("streams/{cores} {}", transport.name()));
+    let server = setting.serve(|address| start(&Part::Serve { transport, address }))?;
+    let address = server.address.clone();
     let client = start(&Part::Call { transport, address, sample_ms: cli.sample_ms })?;
-    let line = client.line(10 * LINE_TIMEOUT)?;
-    let figures = serde_json::from_str(&line)?;
-    Ok(StreamRow { round, transport, cores: server_cores, figures })
+    let figures = serde_json::from_str(&client.line(10 * LINE_TIMEOUT)?)?;
+    Ok(StreamRow { round, transport, cores, figures })
 }
 
 fn start(part: &Part) -> Result<Process> {
@@ -128,7 +95,7 @@ pub(crate) fn play(part: &Part) -> Result<()> {
         Part::Serve { transport, address } => smol::block_on(serve(*transport, address)),
         Part::Call { transport, address, sample_ms } => {
             subjects::end_with_parent();
-            let client = client(*transport, address);
+            let client = parties::client(*transport, address);
             let figures = smol::block_on(call(&client, Duration::from_millis(*sample_ms)))?;
             println!("{}", serde_json::to_string(&figures)?);
             Ok(())
@@ -146,16 +113,7 @@ async fn serve(transport: Transport, address: &str) -> Result<()> {
         .stream(&DOWN, move |_, len, _| std::future::ready(pieces(piece.clone(), len)))
         .upload(&UP, |_, (), body| count(body))
         .build()?;
-    if transport == Transport::Tcp {
-        let acceptor = TcpAcceptor::bind(address).await?.insecure();
-        subjects::ready(&acceptor.local_addr().to_string())?;
-        smol::spawn(async move { server.serve(acceptor).await }).await?;
-    } else {
-        let acceptor = UnixAcceptor::bind(address)?;
-        subjects::ready(address)?;
-        smol::spawn(async move { server.serve(acceptor).await }).await?;
-    }
-    exit(0)
+    parties::serve(server, transport, address).await
 }
 
 fn pieces(piece: Bytes, len: u64) -> impl smol::stream::Stream<Item = Bytes> + Send {
@@ -173,14 +131,6 @@ async fn count(mut body: Incoming<Bytes>) -> u64 {
         len += bytes.len() as u64;
     }
     len
-}
-
-fn client(transport: Transport, address: &str) -> Client {
-    let options = ClientOptions::default();
-    match transport {
-        Transport::Tcp => Client::new(TcpConnector::new(address), options),
-        _ => Client::new(UnixConnector::new(address), options),
-    }
 }
 
 async fn call(client: &Client, sample: Duration) -> Result<Figures> {
@@ -257,10 +207,7 @@ async fn small_calls<T>(client: &Client, beside: impl Future<Output = T>) -> Res
         }
     };
     smol::future::or(async { drop(beside.await) }, calls).await;
-    waits.sort_unstable_by(f64::total_cmp);
-    let last = waits.len().checked_sub(1).ok_or("no call was made")?;
-    let quantile = |q: f64| waits[(last as f64 * q) as usize];
-    Ok(Waits { p50_us: quantile(0.5), p99_us: quantile(0.99), calls: waits.len() })
+    Waits::of(waits)
 }
 
 /// What is asked of a stream's rate beside W4's, and of a small call's p99.

@@ -9,10 +9,11 @@ use oncewire_core::wire::{self, Frame, Role};
 use oncewire_core::{self as core, Heap, MethodId, Xid};
 use serde::{Deserialize, Serialize};
 
-use super::{COMPUTE, ECHO, MEASURE, client};
+use super::{COMPUTE, ECHO, MEASURE};
 use crate::Result;
 use crate::case::Transport;
 use crate::clock::now;
+use crate::parties::client;
 use crate::{subjects, sys};
 
 /// What the connection beside the honest client's does, as fast as it can.
