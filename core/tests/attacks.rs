@@ -155,27 +155,6 @@ fn s24_a_client_that_says_anything_in_any_order_runs_no_xid_twice_and_leaks_noth
     }
 }
 
-fn welcome() -> Welcome {
-    Welcome {
-        version: wire::VERSION,
-        features: 0,
-        server: ServerId::from_bytes([1; 16]),
-        service: service("test"),
-        session: SessionId::from_bytes([1; 16]),
-        seen: 0,
-        commit: 0,
-        grants: wire::Grants {
-            slots: 4,
-            request_len_max: 1_000,
-            reply_len_max: 1_000,
-            lease_ms: 300_000,
-            keepalive_ms: 10_000,
-        },
-        instance: Instance::UNNAMED,
-        schemas: Schemas::EMPTY,
-    }
-}
-
 #[test]
 fn s24_a_welcome_that_cannot_be_ends_the_connection() {
     let good = welcome();

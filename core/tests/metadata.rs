@@ -173,27 +173,7 @@ fn c214_metadata_goes_to_no_server_that_takes_none() {
     let mut pair = Pair::unconnected();
     let number = pair.connect_by_hand(0);
     pair.drive();
-    pair.send_down(
-        number,
-        &Frame::Welcome(wire::Welcome {
-            version: wire::VERSION,
-            features: 0,
-            server: ServerId::from_bytes([1; 16]),
-            service: service("test"),
-            session: SessionId::from_bytes([1; 16]),
-            seen: 0,
-            commit: 0,
-            grants: wire::Grants {
-                slots: 4,
-                request_len_max: 1_000,
-                reply_len_max: 1_000,
-                lease_ms: 300_000,
-                keepalive_ms: 10_000,
-            },
-            instance: Instance::UNNAMED,
-            schemas: Schemas::EMPTY,
-        }),
-    );
+    pair.send_down(number, &Frame::Welcome(welcome()));
     pair.drive();
     assert!(pair.client().is_connected());
     let body = with_tenant("acme", b"hello");

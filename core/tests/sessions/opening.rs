@@ -276,24 +276,7 @@ fn c10_a_server_that_does_not_judge_is_judged_by_the_client_before_anything_leav
     pair.drive();
     let OwnedFrame::Hello(said) = pair.got_up(link)[0] else { panic!("no hello") };
     assert_eq!(said.service, Some(service("jobs")));
-    let welcome = wire::Welcome {
-        version: wire::VERSION,
-        features: 0,
-        server: ServerId::from_bytes([1; 16]),
-        service: service("mail"),
-        session: SessionId::from_bytes([1; 16]),
-        seen: 0,
-        commit: 0,
-        grants: wire::Grants {
-            slots: 1,
-            request_len_max: 100,
-            reply_len_max: 100,
-            lease_ms: 1,
-            keepalive_ms: 1,
-        },
-        instance: Instance::UNNAMED,
-        schemas: Schemas::EMPTY,
-    };
+    let welcome = wire::Welcome { service: service("mail"), ..welcome() };
     pair.send_down(link, &Frame::Welcome(welcome));
     assert_eq!(pair.outcome(call), not_executed(NotExecuted::SessionRefused));
     assert_eq!(pair.got_up(link), []);

@@ -133,3 +133,25 @@ pub(super) fn frames(bytes: Vec<u8>, from: Role) -> Vec<OwnedFrame> {
     }
     all
 }
+
+/// What a server says that opens a session without any feature.
+pub fn welcome() -> wire::Welcome {
+    wire::Welcome {
+        version: wire::VERSION,
+        features: 0,
+        server: ServerId::from_bytes([1; 16]),
+        service: super::service("test"),
+        session: SessionId::from_bytes([1; 16]),
+        seen: 0,
+        commit: 0,
+        grants: wire::Grants {
+            slots: 4,
+            request_len_max: 1_000,
+            reply_len_max: 1_000,
+            lease_ms: 300_000,
+            keepalive_ms: 10_000,
+        },
+        instance: Instance::UNNAMED,
+        schemas: Schemas::EMPTY,
+    }
+}
