@@ -20,3 +20,8 @@ struct Programs;
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/VALUES.md")]
 struct Values;
+
+/// A recipe for each thing that services need.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/COOKBOOK.md")]
+struct Cookbook;
