@@ -32,7 +32,8 @@
 //! Do not put back a copy of a journal in place of a later one. The server shows that it is old, by a number or an answer that
 //! the copy does not know: the session ends, calls that the copy has unfinished end as `Unknown`, though the later run may
 //! have learned their outcomes, and new calls continue in a new session. No call gets the reply of another. Calls that the copy
-//! does not have are not heard of again.
+//! does not have are not heard of again. Only what the server does not know cannot be shown: a call that was refused after the
+//! copy was made, by a server that has been started again since, is sent from the copy, and executed once (S32).
 
 mod thread;
 

@@ -51,6 +51,12 @@ fn c127_a_client_on_an_old_journal_is_found_out_and_nothing_runs_twice() {
     }
 }
 
+/// A call that was refused was sent again from an old copy of its journal, to a server that had been started again since.
+#[test]
+fn a_refusal_that_neither_side_remembers_does_not_bind() {
+    run(584);
+}
+
 /// What is said of a broken promise, and not of a file that the store has noticed to be corrupt: that is the end of a
 /// ledger that was believed after a failed sync, and not of others.
 const PROMISES: [&str; 6] = [

@@ -78,7 +78,7 @@ impl World {
             (host.group, host.server.take())
         };
         self.sim.note(|| format!("the server dies: {death:?}"));
-        lock(&self.model).died = true;
+        lock(&self.model).deaths += 1;
         self.disk_survives(death);
         self.sim.kill(group);
         drop(server);
@@ -120,7 +120,7 @@ impl World {
             Err(error) if failed => {
                 self.sim.note(|| format!("the ledger cannot be opened: {error}"));
                 lock(&self.host).failed_openings += 1;
-                lock(&self.model).died = true;
+                lock(&self.model).deaths += 1;
                 self.disk_survives(Death::Kill);
                 return Ok(None);
             }
@@ -228,7 +228,7 @@ impl World {
         self.sim.kill(group);
         drop(server);
         self.disk_survives(Death::Kill);
-        lock(&self.model).died = true;
+        lock(&self.model).deaths += 1;
         lock(&self.host).operator.take().into_iter().for_each(Waker::wake);
     }
 

@@ -43,6 +43,8 @@ struct Op {
     /// Executions of a recorded operation, in all lives of the server.
     runs: Vec<End>,
     observed: Option<Observed>,
+    /// How often a server had died by then.
+    deaths: u64,
 }
 
 /// Everything that is known.
@@ -63,8 +65,8 @@ pub struct Model {
     pub commit: u64,
     /// A disk or a commit has failed: calls may be refused for it.
     pub ledger_failed: bool,
-    /// A server has died.
-    pub died: bool,
+    /// How often a server has died.
+    pub deaths: u64,
     /// Outcomes reported, by kind: replies, without reply, not executed, unknown.
     pub outcomes: [u64; 4],
     /// Executions of recorded operations, and runs of transactional ones.
@@ -89,7 +91,18 @@ impl Model {
     fn push(&mut self, now: u64, kind: Kind, timeout: u64, durable: Option<usize>) -> u64 {
         let (name, runs, observed) = (None, Vec::new(), None);
         let done = false;
-        self.ops.push(Op { kind, begun_at: now, timeout, durable, name, done, runs, observed });
+        let deaths = self.deaths;
+        self.ops.push(Op {
+            kind,
+            begun_at: now,
+            timeout,
+            durable,
+            name,
+            done,
+            runs,
+            observed,
+            deaths,
+        });
         self.ops.len() as u64 - 1
     }
 
@@ -150,7 +163,7 @@ impl Model {
             return Err(format!("operation {op} runs a second time"));
         }
         match known.observed {
-            Some(observed) if !leaves_open(known, observed, &self.put_back) => {
+            Some(observed) if !leaves_open(known, observed, &self.put_back, self.deaths) => {
                 return Err(format!("operation {op} runs after its caller saw {observed:?}"));
             }
             _ => {}
@@ -191,7 +204,7 @@ impl Model {
             return Err(format!("operation {op} is executed a second time"));
         }
         match known.observed {
-            Some(observed) if !leaves_open(known, observed, &self.put_back) => {
+            Some(observed) if !leaves_open(known, observed, &self.put_back, self.deaths) => {
                 Err(format!("operation {op} is executed after its caller saw {observed:?}"))
             }
             _ => self.check_session(op, name),
@@ -247,6 +260,7 @@ impl Model {
         self.outcomes[at] += 1;
         let known = &mut self.ops[op as usize];
         let before = known.observed.replace(observed);
+        known.deaths = self.deaths;
         let put_back = known.durable.is_some_and(|client| self.put_back.contains(&client));
         // Until it is confirmed, in every life.
         let again = known.durable.is_some() && before == Some(observed);
@@ -341,7 +355,7 @@ impl Model {
     fn judge_unknown(&self, now: u64, op: &Op, why: Unknown) -> Check {
         let possible = match why {
             Unknown::DeadlinePassed => now >= op.begun_at + op.timeout,
-            Unknown::Interrupted => op.kind == Kind::Note && self.died,
+            Unknown::Interrupted => op.kind == Kind::Note && self.deaths > 0,
             Unknown::Repeated => matches!(op.kind, Kind::Peek(_)),
             // S30: sessions survive, but those that were opened only to learn that the ledger has failed.
             Unknown::SessionEnded => {
@@ -353,12 +367,15 @@ impl Model {
     }
 }
 
-/// Whether an operation may run after its caller learned this: of a ticket something may come yet, and a server that has
-/// read a call of a client on an old journal knows nothing of that.
-fn leaves_open(op: &Op, observed: Observed, put_back: &BTreeSet<usize>) -> bool {
+/// Whether an operation may run after its caller learned this. Of a ticket something may come yet. On an old journal a client
+/// forgets what it has learned since: then a server that has read a call knows nothing of that, and a refusal is forgotten at both
+/// ends once its server has died (S32).
+fn leaves_open(op: &Op, observed: Observed, put_back: &BTreeSet<usize>, deaths: u64) -> bool {
+    let put_back = || op.durable.is_some_and(|client| put_back.contains(&client));
     match observed {
         Observed::Unknown(_, true) => true,
-        Observed::Unknown(..) => op.durable.is_some_and(|client| put_back.contains(&client)),
+        Observed::Unknown(..) => put_back(),
+        Observed::NotExecuted(_) => put_back() && deaths > op.deaths,
         _ => false,
     }
 }
