@@ -81,6 +81,7 @@ fn every_program_that_a_document_runs_exists() {
                 "transport-pipe/tests",
                 "examples/primary-backup/tests",
                 "examples/viewservice/tests",
+                "examples/jobs/tests",
             ],
         ),
     ];
