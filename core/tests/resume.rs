@@ -342,3 +342,39 @@ fn s25_a_request_after_the_clients_goodbye_is_a_protocol_error() {
     assert_eq!(pair.server_errors, [ProtocolError::AfterGoodbye]);
     assert_eq!(pair.ran(b"b"), 0);
 }
+
+#[test]
+fn c280_a_server_that_knows_sessions_by_a_hash_is_resumed_by_their_ids_only() {
+    fn hash(id: SessionId) -> SessionId {
+        SessionId::from_bytes(id.to_bytes().map(|byte| byte.wrapping_mul(5) ^ 0x33))
+    }
+    let (now, id) = (Instant::ZERO, SessionId::from_bytes([9; 16]));
+    let mut config = default_server_config();
+    config.session_hash = Some(hash);
+    config.records_sessions = true;
+    let mut server: Server<Heap> = Server::new(config, &methods()).unwrap();
+    let welcomed = |server: &mut Server<Heap>, resume| {
+        let conn = server.handle_connected(now, ALICE, id).unwrap();
+        let said = bytes_of(&hello(resume));
+        assert!(server.handle_data(now, conn, &said).unwrap().item.is_none());
+        server.confirm_session(conn);
+        let mut out = [0; 512];
+        let len = server.poll_transmit(now, conn, &mut out).map_or(0, |len| len.get());
+        match wire::decode(&out[..len], Role::Server, 4096) {
+            Ok(wire::Decoded::Frame(Frame::Welcome(welcome), _)) => Some((conn, welcome.session)),
+            _ => None,
+        }
+    };
+    let (conn, opened) = welcomed(&mut server, None).unwrap();
+    assert_eq!(opened, id);
+    let key = server.session_of(conn).unwrap();
+    let record = server.session_record(key).unwrap();
+    assert_eq!((record.id, server.session_tag(conn)), (hash(id), Some(id.tag())));
+    // Another run of the server, which has only the record.
+    let mut server: Server<Heap> = Server::new(config, &methods()).unwrap();
+    let key = server.restore_session(now, record).unwrap();
+    assert_eq!(welcomed(&mut server, Some((hash(id), 0))), None, "a hash resumes nothing");
+    let (conn, resumed) = welcomed(&mut server, Some((id, 0))).unwrap();
+    assert_eq!((resumed, server.session_of(conn)), (id, Some(key)));
+    assert_eq!(server.session_tag(conn), Some(id.tag()));
+}

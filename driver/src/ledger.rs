@@ -33,7 +33,7 @@ pub(crate) mod entry;
 mod records;
 mod thread;
 
-use oncewire_core::ServerId;
+use oncewire_core::{ServerId, SessionId};
 
 pub use crate::server::batch::{Batch, Entry, Transactional};
 pub use crate::server::restore::Restore;
@@ -54,6 +54,14 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Whose records these are, and how far they have come.
     fn identity(&self) -> Identity;
+
+    /// What entries name sessions by in place of their ids: a one-way function of an id, always the same one for this ledger's records.
+    ///
+    /// An id is a secret, and a store that others can read, such as a database and its backups, should hold none: then every
+    /// [`SessionId`] that this ledger gets and gives back is a hash. `None`: they are the ids themselves.
+    fn session_hash(&self) -> Option<fn(SessionId) -> SessionId> {
+        None
+    }
 
     /// Gives back all that is kept: each session, and then its calls. Called once, before the first commit.
     ///

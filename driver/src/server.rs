@@ -47,6 +47,7 @@ pub(crate) mod restore;
 mod state;
 mod stateful;
 mod status;
+mod tags;
 mod timer_task;
 mod transactional;
 mod waiting;

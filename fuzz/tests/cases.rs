@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 /// Where numbered tests are.
-const FOLDERS: [&str; 13] = [
+const FOLDERS: [&str; 14] = [
     "core",
     "driver",
     "oncewire",
@@ -14,6 +14,7 @@ const FOLDERS: [&str; 13] = [
     "transport-pipe",
     "transport-tls",
     "ledger-redb",
+    "ledger-postgres",
     "cli",
     "observe",
     "sim",

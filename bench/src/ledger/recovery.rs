@@ -37,7 +37,8 @@ pub(super) fn fill(path: &Path, records: u64) -> Result<()> {
         for session in 0..u128::from(records / u64::from(SLOTS)) {
             let id = session.wrapping_mul(0x9e37_79b9_7f4a_7c15_d6e8_feb8_6659_fd93).to_be_bytes();
             let id = SessionId::from_bytes(id);
-            let entry = SessionEntry { id, subject: Subject::Anonymous, grants, seen: 0 };
+            let entry =
+                SessionEntry { id, tag: id.tag(), subject: Subject::Anonymous, grants, seen: 0 };
             sessions.insert(&id.to_bytes(), &entry.encode()[..])?;
             for slot in 0..SLOTS {
                 let xid = Xid::new(u64::from(slot) + 1024).ok_or("an xid")?;

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use crate::ids::{MethodId, ServerId};
+use crate::ids::{MethodId, ServerId, SessionId};
 use crate::instance::{Instance, Schemas};
 use crate::text::ServiceName;
 
@@ -79,6 +79,9 @@ pub struct ServerConfig {
     /// Whether a ledger keeps sessions: the `Welcome` of a new one waits for
     /// [`confirm_session`](crate::Server::confirm_session) (S30).
     pub records_sessions: bool,
+    /// A one-way function of a session's id, if records are not to hold the id itself: then the server knows sessions by what it
+    /// returns, also in records and events, and only clients have their ids. `None`: it knows them by their ids.
+    pub session_hash: Option<fn(SessionId) -> SessionId>,
     /// Whether the owner says of each new call if its caller may make it: every admission must go through
     /// [`authorize`](crate::Server::authorize) before it is started, and until then nothing is set aside for it.
     pub authorizes: bool,
@@ -130,6 +133,7 @@ impl ServerConfig {
             lossy: false,
             commit: 0,
             records_sessions: false,
+            session_hash: None,
             authorizes: false,
             notices: false,
         }

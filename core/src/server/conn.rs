@@ -17,7 +17,7 @@ pub(crate) struct Conn<B> {
     pub(super) features: u32,
     /// The share in which it is counted, by index; `NIL` if in none.
     pub(super) quota: u32,
-    /// Random bits for the session that it may open.
+    /// The id of its session; before there is one, random bits for that which it may open.
     pub(super) secret: SessionId,
     /// The session that it is bound to, by index.
     pub(super) session: Option<u32>,

@@ -5,7 +5,7 @@ use super::event::Notice;
 use super::session::{Reach, Session, SessionState, Slots};
 use super::{Conn, Server, dedup};
 use crate::error::{CloseReason, ProtocolError};
-use crate::ids::{Principal, SessionId, SessionKey};
+use crate::ids::{ConnId, Principal, SessionId, SessionKey, SessionTag};
 use crate::keepalive;
 use crate::storage::list::NIL;
 use crate::storage::{Array, Body, Index, Places, ServerStorage, Table};
@@ -15,7 +15,8 @@ use crate::wire::{self, Grants, Hello, Refuse, Resume, Welcome};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "_explore", derive(Hash))]
 pub struct SessionRecord {
-    /// Its id.
+    /// Its id, or the hash of it where sessions are known by that
+    /// ([`ServerConfig::session_hash`](crate::ServerConfig::session_hash)).
     pub id: SessionId,
     /// Whose it is.
     pub principal: Principal,
@@ -83,9 +84,21 @@ impl<T: ServerStorage> Server<T> {
         })
     }
 
+    /// The name for logs of the session that this connection is bound to: the same as at its client, also where the server knows
+    /// sessions by a hash.
+    pub fn session_tag(&self, conn: ConnId) -> Option<SessionTag> {
+        let conn = self.conns.get(conn.0).filter(|conn| conn.session.is_some())?;
+        Some(conn.secret.tag())
+    }
+
+    /// What sessions are known by here: their id, or a hash of it.
+    fn known_by(&self, id: SessionId) -> SessionId {
+        self.config.session_hash.map_or(id, |hash| hash(id))
+    }
+
     /// The record of the session that was opened on this connection is stable: its `Welcome` may leave. Nothing happens
     /// if the connection is gone: its client never learned the session's id.
-    pub fn confirm_session(&mut self, conn: crate::ids::ConnId) {
+    pub fn confirm_session(&mut self, conn: ConnId) {
         let Some(live) = self.conns.get_mut(conn.0) else { return };
         if !matches!(live.phase, Phase::AwaitingRecord { .. }) {
             return;
@@ -152,7 +165,9 @@ impl<T: ServerStorage> Server<T> {
             return Err(ProtocolError::SecondHello);
         };
         match hello.resume {
-            Some(resume) if resume.session != session.id => return Err(ProtocolError::SecondHello),
+            Some(resume) if resume.session != conn.secret => {
+                return Err(ProtocolError::SecondHello);
+            }
             None if session.reach == Reach::Used => {
                 if conn.late_hellos == LATE_HELLOS_MAX {
                     return Err(ProtocolError::SecondHello);
@@ -188,7 +203,7 @@ impl<T: ServerStorage> Server<T> {
             self.close_conn(index, CloseReason::Refused(Refuse::PrincipalFull));
             return;
         }
-        match self.insert_session(conn.secret, conn.principal, grants) {
+        match self.insert_session(self.known_by(conn.secret), conn.principal, grants) {
             Ok(session) if self.config.records_sessions => {
                 self.bind(index, session, Phase::AwaitingRecord { asked: false });
             }
@@ -260,10 +275,11 @@ impl<T: ServerStorage> Server<T> {
     fn resume(&mut self, index: u32, resume: &Resume) -> Result<(), ProtocolError> {
         let Some(conn) = self.conns.live(index) else { return Ok(()) };
         let principal = conn.principal;
-        let found = self.session_index.find(resume.session.prefix());
+        let id = self.known_by(resume.session);
+        let found = self.session_index.find(id.prefix());
         let known = found.and_then(|at| self.sessions.live(at).map(|session| (at, session)));
         let Some((at, session)) = known.filter(|(_, session)| {
-            session.id == resume.session
+            session.id == id
                 && session.state.may_resume()
                 // It ends with its connection: to bind it to this one would bring an ended session back.
                 && self.conns.at(session.conn).is_none_or(|conn| !conn.phase.owes_first_welcome())
@@ -281,6 +297,9 @@ impl<T: ServerStorage> Server<T> {
             view.release_if_idle();
         }
         self.counters.resumes += 1;
+        if let Some(conn) = self.conns.live_mut(index) {
+            conn.secret = resume.session;
+        }
         self.bind(index, at, Phase::WelcomeDue { opened: false });
         Ok(())
     }
@@ -322,7 +341,7 @@ impl<T: ServerStorage> Server<T> {
             features: conn.features,
             server: self.config.server,
             service: self.config.service,
-            session: session.id,
+            session: conn.secret,
             seen: session.seen,
             commit: self.config.commit,
             grants: session.grants(),

@@ -12,6 +12,7 @@ use crate::wire::Grants;
 /// One session. What an idle one does not need is in `calls`, which comes and goes.
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub(crate) struct Session<T: ServerStorage> {
+    /// Its id, or the hash of it: see [`ServerConfig::session_hash`](super::ServerConfig::session_hash).
     pub(super) id: SessionId,
     pub(super) calls: Option<T::Boxed<Calls<T>>>,
     /// Everything up to here is acknowledged (S9).

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use oncewire_core::wire::Grants;
-use oncewire_core::{CallRecord, NoReply, RecordState, SessionId, Status, Xid};
+use oncewire_core::{CallRecord, NoReply, RecordState, SessionId, SessionTag, Status, Xid};
 use serde::{Deserialize, Serialize};
 
 use crate::transport::Subject;
@@ -93,8 +93,12 @@ impl<'a> CallEntry<'a> {
 /// What survives of a session (S30).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionEntry {
-    /// Its id: a secret.
+    /// Its id: a secret. Or the hash of it, which is none, in a ledger that says so:
+    /// [`Ledger::session_hash`](super::Ledger::session_hash).
     pub id: SessionId,
+    /// The name for logs of its id, which is no secret. [`encode`](SessionEntry::encode) leaves it out: a ledger that holds hashes
+    /// keeps it beside.
+    pub tag: SessionTag,
     /// Whose it is.
     pub subject: Subject,
     /// What it was granted.
@@ -124,7 +128,7 @@ impl SessionEntry {
         postcard::to_allocvec(&bytes).expect("numbers and text can be encoded")
     }
 
-    /// What [`encode`](SessionEntry::encode) wrote; `None` if it did not write this.
+    /// What [`encode`](SessionEntry::encode) wrote; `None` if it did not write this. The tag is that of `id`.
     pub fn decode(id: SessionId, bytes: &[u8]) -> Option<SessionEntry> {
         let (bytes, rest): (SessionBytes<'_>, _) = postcard::take_from_bytes(bytes).ok()?;
         let subject = match (bytes.uid, bytes.name) {
@@ -133,7 +137,8 @@ impl SessionEntry {
             (None, Some(name)) => Subject::Name(name.into()),
             (Some(_), Some(_)) => return None,
         };
-        let entry = SessionEntry { id, subject, grants: bytes.grants, seen: bytes.seen };
+        let SessionBytes { grants, seen, .. } = bytes;
+        let entry = SessionEntry { id, tag: id.tag(), subject, grants, seen };
         rest.is_empty().then_some(entry)
     }
 }
@@ -176,7 +181,7 @@ mod tests {
         let grants =
             Grants { slots: 9, request_len_max: 1, reply_len_max: 2, lease_ms: 3, keepalive_ms: 4 };
         for subject in [Subject::Anonymous, Subject::Uid(1000), Subject::Name("alice".into())] {
-            let entry = SessionEntry { id: ID, subject, grants, seen: 1 << 40 };
+            let entry = SessionEntry { id: ID, tag: ID.tag(), subject, grants, seen: 1 << 40 };
             let bytes = entry.encode();
             assert_eq!(SessionEntry::decode(ID, &bytes), Some(entry));
             assert_eq!(SessionEntry::decode(ID, &bytes[1..]), None);

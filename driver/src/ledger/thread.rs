@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use oncewire_core::SessionId;
+
 use super::{Batch, Identity, Ledger, LedgerError, Restore};
 use crate::commit_thread::CommitThread;
 
@@ -12,6 +14,11 @@ pub trait Store: Send + 'static {
 
     /// See [`Ledger::identity`].
     fn identity(&self) -> Identity;
+
+    /// See [`Ledger::session_hash`].
+    fn session_hash(&self) -> Option<fn(SessionId) -> SessionId> {
+        None
+    }
 
     /// See [`Ledger::recover`].
     ///
@@ -29,6 +36,7 @@ pub trait Store: Send + 'static {
 /// A [`Ledger`] of a [`Store`]: batches are committed on its own thread, which ends with it.
 pub struct LedgerThread<S: Store> {
     identity: Identity,
+    session_hash: Option<fn(SessionId) -> SessionId>,
     thread: CommitThread<S, Batch<S::Transaction>>,
 }
 
@@ -41,7 +49,8 @@ impl<S: Store> fmt::Debug for LedgerThread<S> {
 impl<S: Store> LedgerThread<S> {
     /// Of this store.
     pub fn new(store: S) -> LedgerThread<S> {
-        LedgerThread { identity: store.identity(), thread: CommitThread::new("ledger", store) }
+        let (identity, session_hash) = (store.identity(), store.session_hash());
+        LedgerThread { identity, session_hash, thread: CommitThread::new("ledger", store) }
     }
 }
 
@@ -55,6 +64,10 @@ impl<S: Store> Ledger for LedgerThread<S> {
 
     fn identity(&self) -> Identity {
         self.identity
+    }
+
+    fn session_hash(&self) -> Option<fn(SessionId) -> SessionId> {
+        self.session_hash
     }
 
     fn recover(&self, restore: &mut Restore<'_>) -> Result<(), LedgerError> {

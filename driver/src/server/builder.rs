@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use oncewire_core::{
     Instance, MethodId, Schemas, Server as Machine, ServerConfig, ServerError, ServerId,
-    ServiceName,
+    ServiceName, SessionId,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -26,6 +26,7 @@ use super::observed::Observed;
 use super::principals::PrincipalTable;
 use super::restore::Restore;
 use super::state::{Parts, Shared};
+use super::tags::Tags;
 use super::timer_task::TimerTask;
 use super::transactional::TypedTransactional;
 use crate::faults::Planted;
@@ -106,6 +107,7 @@ impl<L: Ledger> Submit for L {
 /// A ledger of any kind.
 trait AnyLedger: Submit {
     fn identity(&self) -> crate::ledger::Identity;
+    fn session_hash(&self) -> Option<fn(SessionId) -> SessionId>;
     fn recover(&self, restore: &mut Restore<'_>) -> Result<(), LedgerError>;
     fn into_submit(self: Box<Self>) -> Box<dyn Submit>;
 }
@@ -113,6 +115,10 @@ trait AnyLedger: Submit {
 impl<L: Ledger> AnyLedger for L {
     fn identity(&self) -> crate::ledger::Identity {
         Ledger::identity(self)
+    }
+
+    fn session_hash(&self) -> Option<fn(SessionId) -> SessionId> {
+        Ledger::session_hash(self)
     }
 
     fn recover(&self, restore: &mut Restore<'_>) -> Result<(), LedgerError> {
@@ -390,6 +396,7 @@ impl<L> ServerBuilder<L> {
         config.notices = !self.observers.is_empty();
         if let Some(ledger) = &self.ledger {
             let identity = ledger.identity();
+            config.session_hash = ledger.session_hash();
             let (configured, ledger) = (config.server, identity.server);
             if configured != UNNAMED && configured != ledger {
                 return Err(BuildError::OtherServerId { configured, ledger });
@@ -439,6 +446,7 @@ impl<L> ServerBuilder<L> {
                     now: runtime.now(),
                     sessions: HashMap::new(),
                     lost: Vec::new(),
+                    tags: Tags::default(),
                 };
                 ledger.recover(&mut restore).map_err(BuildError::Ledger)?;
                 let records = Box::new(restore.into_queue());

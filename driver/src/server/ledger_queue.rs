@@ -17,6 +17,7 @@ use super::context::Context;
 use super::handler::{Ran, ReplyFuture, Work};
 use super::limits::Permit;
 use super::observed::{self, Observed};
+use super::tags::Tags;
 use crate::caught::Guarded;
 use crate::ledger::entry::{CallName, LedgerError, SessionEntry};
 use crate::method::MethodOptions;
@@ -121,6 +122,7 @@ pub(super) struct LedgerQueue {
     pub(super) unanswered: HashSet<CallKey>,
     pub(super) watched: BTreeMap<[u8; 16], Watch>,
     pub(super) next_sweep: Instant,
+    pub(super) tags: Tags,
 }
 
 /// How often the ledger learns what it may forget.

@@ -13,6 +13,7 @@ use oncewire_core::{
 };
 
 use super::state::{Shared, State};
+use super::tags::Tags;
 use crate::client::CallFailure;
 use crate::observe::{
     CallEnd, CallInfo, ConnectionEnd, Event, MethodName, Queue, ROUNDS_MAX, Round,
@@ -32,6 +33,7 @@ pub(super) struct Observed {
     /// Numbers given out.
     connections: u64,
     calls: u64,
+    tags: Tags,
 }
 
 /// A connection.
@@ -57,6 +59,7 @@ impl Observed {
             running: HashMap::new(),
             connections: 0,
             calls: 0,
+            tags: Tags::default(),
         }
     }
 
@@ -71,7 +74,7 @@ impl Observed {
 
     fn call(&mut self, machine: &Machine<Heap>, key: CallKey, method: MethodName) -> CallInfo {
         self.calls += 1;
-        let session = machine.session_record(key.session()).map(|record| record.id.tag());
+        let session = machine.session_record(key.session()).map(|record| self.tags.of(record.id));
         CallInfo::new(self.calls, method, session, Some(key.xid()))
     }
 
@@ -125,7 +128,9 @@ impl Observed {
                 let (Some(record), Some(line)) = (record, self.conns.get_mut(&conn)) else {
                     return;
                 };
-                let (connection, session) = (line.number, record.id.tag());
+                let Some(session) = machine.session_tag(conn) else { return };
+                self.tags.note(record.id, session);
+                let connection = line.number;
                 line.session = Some(session);
                 let (server, instance) = self.identity;
                 match notice {
@@ -137,7 +142,7 @@ impl Observed {
             }
             Notice::Duplicate { call, method, verdict } => {
                 let record = machine.session_record(call.session());
-                let session = record.map(|record| record.id.tag());
+                let session = record.map(|record| self.tags.of(record.id));
                 let method = method.map(|id| self.named(id));
                 Event::Duplicate { session, xid: call.xid(), method, verdict }
             }
@@ -337,7 +342,11 @@ impl State {
     }
 
     pub(super) fn observe_session_end(&mut self, session: SessionId, why: SessionOver) {
-        self.observe(|| Event::SessionEnded { session: session.tag(), why });
+        if let Some(observed) = &mut self.observed {
+            let tag = observed.tags.of(session);
+            observed.tags.forget(session);
+            observed.push(Event::SessionEnded { session: tag, why });
+        }
     }
 
     /// What the machine has decided by itself.

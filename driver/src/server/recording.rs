@@ -17,7 +17,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use oncewire_core::{
     Admission, CallKey, ConnId, Instant, NoReply, NotExecuted, Running, SessionId, SessionRecord,
-    Unknown, Xid,
+    SessionTag, Unknown, Xid,
 };
 
 use super::batch::BatchOwner;
@@ -40,11 +40,13 @@ impl State {
     /// S30: a session was opened on a connection, and must be recorded.
     pub(super) fn record_session(&mut self, conn: ConnId) {
         let record = self.machine.session_of(conn).and_then(|key| self.machine.session_record(key));
-        match (&mut self.ledger_queue, record) {
-            (Some(queue), Some(record)) if queue.error.is_none() => {
+        let tag = self.machine.session_tag(conn);
+        match (&mut self.ledger_queue, record.zip(tag)) {
+            (Some(queue), Some((record, tag))) if queue.error.is_none() => {
                 let SessionRecord { id, principal, grants, seen, .. } = record;
                 let subject = self.principals.subject(principal);
-                let session = SessionEntry { id, subject, grants, seen };
+                queue.tags.note(id, tag);
+                let session = SessionEntry { id, tag, subject, grants, seen };
                 queue.push(Item::Opened { conn, session });
             }
             // All its calls will be refused: nothing of it needs to survive.
@@ -52,7 +54,18 @@ impl State {
         }
     }
 
+    /// The name for logs of a session that the machine knows by this.
+    pub(super) fn tag_of(&self, known_by: SessionId) -> SessionTag {
+        match &self.ledger_queue {
+            Some(queue) => queue.tags.of(known_by),
+            None => known_by.tag(),
+        }
+    }
+
     pub(super) fn record_session_end(&mut self, session: SessionId) {
+        if let Some(queue) = &mut self.ledger_queue {
+            queue.tags.forget(session);
+        }
         if let Some(queue) = self.ledger_queue.as_mut().filter(|queue| queue.error.is_none()) {
             queue.watched.remove(&session.to_bytes());
             queue.push(Item::Ended(session));

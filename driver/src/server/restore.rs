@@ -6,6 +6,7 @@ use oncewire_core::{Heap, Instant, Server as Machine, SessionId, SessionKey, Ses
 
 use super::ledger_queue::{Item, LedgerQueue, Watch};
 use super::principals::PrincipalTable;
+use super::tags::Tags;
 use crate::ledger::entry::{CallEntry, SessionEntry};
 
 /// Takes back what a ledger has kept.
@@ -17,6 +18,7 @@ pub struct Restore<'a> {
     pub(super) sessions: HashMap<[u8; 16], SessionKey>,
     /// Sessions that cannot be honoured (C67).
     pub(super) lost: Vec<SessionId>,
+    pub(super) tags: Tags,
 }
 
 impl Restore<'_> {
@@ -29,10 +31,13 @@ impl Restore<'_> {
         }
         let machine = &*self.machine;
         let principal = self.principals.principal(&entry.subject, |of| machine.knows(of));
-        let SessionEntry { id, grants, seen, .. } = *entry;
+        let SessionEntry { id, tag, grants, seen, .. } = *entry;
         let record = SessionRecord { id, principal, grants, seen, acked: 0 };
         match self.machine.restore_session(self.now, record) {
-            Some(key) => drop(self.sessions.insert(id.to_bytes(), key)),
+            Some(key) => {
+                self.tags.note(id, tag);
+                self.sessions.insert(id.to_bytes(), key);
+            }
             None => self.lost.push(id),
         }
     }
@@ -56,6 +61,6 @@ impl Restore<'_> {
                 watched.insert(id, Watch { key, held, fresh: false });
             }
         }
-        LedgerQueue { items, watched, ..LedgerQueue::default() }
+        LedgerQueue { items, watched, tags: self.tags, ..LedgerQueue::default() }
     }
 }

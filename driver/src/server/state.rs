@@ -284,8 +284,10 @@ impl CallWatch for Shared {
     }
 
     fn session(&self, call: CallKey) -> Option<SessionTag> {
-        let record = self.with_quietly(|state| state.machine.session_record(call.session()));
-        Some(record?.id.tag())
+        self.with_quietly(|state| {
+            let record = state.machine.session_record(call.session())?;
+            Some(state.tag_of(record.id))
+        })
     }
 
     fn spawn(&self, task: BoxFuture<'static, ()>) {

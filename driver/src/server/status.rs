@@ -101,7 +101,7 @@ impl State {
     fn status_sessions(&self) -> Vec<SessionStatus> {
         let sessions = self.machine.sessions(PLACES_MAX).take(SESSIONS_MAX);
         let status = sessions.map(|session| SessionStatus {
-            session: session.id.tag().to_string(),
+            session: self.tag_of(session.id).to_string(),
             caller: self.principals.subject(session.principal).to_string(),
             connected: session.connected,
             running: session.running,

@@ -1,0 +1,173 @@
+//! Which database, and how it is used.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use oncewire_driver::ledger::LedgerError;
+use postgres::tls::{MakeTlsConnect, TlsConnect};
+use postgres::{Client, Config, IsolationLevel, NoTls, Socket};
+
+use crate::error::explain;
+use crate::sql::{Sql, Warnings};
+use crate::{PostgresLedger, PostgresStore};
+
+type Dial = Arc<dyn Fn(&Config) -> Result<Client, postgres::Error> + Send + Sync>;
+
+/// Which database holds the ledger, and how it is used.
+#[derive(Clone)]
+pub struct PostgresOptions {
+    config: Config,
+    dial: Dial,
+    pub(crate) tables: String,
+    pub(crate) isolation: IsolationLevel,
+    pub(crate) lock_timeout: Duration,
+    pub(crate) readers_max: usize,
+    pub(crate) checks_fsync: bool,
+}
+
+impl fmt::Debug for PostgresOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresOptions").field("database", &self.place()).finish_non_exhaustive()
+    }
+}
+
+impl PostgresOptions {
+    /// The database that a connection string names, as libpq and the crate `postgres` write it: `host=/run/postgresql
+    /// dbname=bank`, or `postgres://bank:secret@db1,db2/bank?target_session_attrs=read-write`.
+    ///
+    /// With several hosts and `target_session_attrs=read-write` the one that takes writes is found, after a fail-over too.
+    ///
+    /// # Errors
+    /// What is wrong with the string. It is not repeated, since it may hold a password.
+    pub fn new(connection: &str) -> Result<PostgresOptions, LedgerError> {
+        let config: Config = connection.parse().map_err(|error| {
+            LedgerError::new(format!(
+                "the connection string of the ledger in PostgreSQL is wrong: {error}; it has the form \
+                 host=… dbname=… user=…, or postgres://user@host/dbname"
+            ))
+        })?;
+        Ok(PostgresOptions {
+            config,
+            dial: Arc::new(|config| config.connect(NoTls)),
+            tables: String::new(),
+            isolation: IsolationLevel::Serializable,
+            lock_timeout: Duration::from_secs(10),
+            readers_max: 8,
+            checks_fsync: true,
+        })
+    }
+
+    /// The service's own tables: a script that is run in a transaction before each start of a server, and changes nothing where they
+    /// are already there, as `CREATE TABLE IF NOT EXISTS` does.
+    pub fn with_tables(mut self, script: impl Into<String>) -> Self {
+        self.tables = script.into();
+        self
+    }
+
+    /// Connects with TLS, where the connection string's `sslmode` asks for it, by any connector of the crate `postgres`: those of
+    /// `postgres-native-tls`, `postgres-openssl` or `tokio-postgres-rustls`.
+    pub fn with_tls<T>(mut self, connector: T) -> Self
+    where
+        T: MakeTlsConnect<Socket> + Clone + Send + Sync + 'static,
+        T::TlsConnect: Send,
+        T::Stream: Send,
+        <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
+    {
+        self.dial = Arc::new(move |config| config.connect(connector.clone()));
+        self
+    }
+
+    /// How far handlers are kept from other writers of their tables. The default, serializable, is right whatever they do; a
+    /// batch that another transaction got in the way of is begun again. Read committed costs less, and is enough where only this
+    /// server writes what its handlers read.
+    pub fn with_isolation(mut self, isolation: IsolationLevel) -> Self {
+        self.isolation = isolation;
+        self
+    }
+
+    /// How long a statement of a handler waits for a row or a table that another transaction has locked: 10 seconds unless said
+    /// otherwise. Then the statement fails, and with it the call, which is rolled back. Meanwhile all other calls wait, too.
+    pub fn with_lock_timeout(mut self, timeout: Duration) -> Self {
+        self.lock_timeout = timeout;
+        self
+    }
+
+    /// Most connections that [`Reads`](crate::Reads) makes: 8 unless said otherwise, and one at least.
+    pub fn with_readers_max(mut self, readers: usize) -> Self {
+        self.readers_max = readers.max(1);
+        self
+    }
+
+    /// Uses a database that does not sync what it writes (`fsync = off`), for tests of services. A power cut loses what was answered.
+    pub fn without_fsync_check(mut self) -> Self {
+        self.checks_fsync = false;
+        self
+    }
+
+    /// Opens the ledger, and makes its tables if there are none. While another server has it this waits, as a stand-by, and takes
+    /// over when that one is gone.
+    ///
+    /// Blocks its thread. Where the connection is lost while it waits, it is made again for up to a minute.
+    ///
+    /// # Errors
+    /// Why the database cannot be used, and what to do about it.
+    pub fn open(self) -> Result<PostgresLedger, LedgerError> {
+        Ok(PostgresLedger::new(PostgresStore::open(self)?))
+    }
+
+    /// The same, but an error where another server has the ledger: it names that one's connection.
+    ///
+    /// # Errors
+    /// As [`open`](PostgresOptions::open).
+    pub fn try_open(self) -> Result<PostgresLedger, LedgerError> {
+        Ok(PostgresLedger::new(PostgresStore::try_open(self)?))
+    }
+
+    /// The same, but ends the connection of the server that has the ledger, which can commit nothing any more: for one that hangs,
+    /// or is cut off and still holds its connection.
+    ///
+    /// # Errors
+    /// As [`open`](PostgresOptions::open).
+    pub fn take_over(self) -> Result<PostgresLedger, LedgerError> {
+        Ok(PostgresLedger::new(PostgresStore::take_over(self)?))
+    }
+
+    /// The database's name and hosts, without secrets.
+    pub(crate) fn place(&self) -> String {
+        let hosts = self.config.get_hosts().iter().map(|host| match host {
+            postgres::config::Host::Tcp(name) => name.clone(),
+            #[cfg(unix)]
+            postgres::config::Host::Unix(path) => path.display().to_string(),
+        });
+        let hosts = hosts.collect::<Vec<_>>().join(",");
+        let user = self.config.get_user().unwrap_or("the default user");
+        let name = self.config.get_dbname().unwrap_or(user);
+        format!("database {name:?} at {hosts} as {user}")
+    }
+
+    /// A connection on which nothing of the server's defaults ends a wait.
+    pub(crate) fn connect(&self, name: &str) -> Result<Sql, postgres::Error> {
+        let mut config = self.config.clone();
+        if config.get_application_name().is_none() {
+            config.application_name(name);
+        }
+        let warnings = Warnings::default();
+        let noted = warnings.clone();
+        config.notice_callback(move |said| noted.note(&said));
+        let mut sql = Sql::new((self.dial)(&config)?, warnings);
+        // A server whose machine has vanished must not keep the lock: the database finds out within some 15 seconds.
+        sql.script(
+            "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_session_timeout = 0; \
+             SET idle_in_transaction_session_timeout = 0; SET tcp_keepalives_idle = 5; \
+             SET tcp_keepalives_interval = 3; SET tcp_keepalives_count = 3; \
+             SET client_connection_check_interval = '2s'",
+        )?;
+        Ok(sql)
+    }
+
+    pub(crate) fn connect_or_explain(&self, name: &str) -> Result<Sql, LedgerError> {
+        let doing = format!("connect to {}", self.place());
+        self.connect(name).map_err(|error| explain(&doing, &error))
+    }
+}

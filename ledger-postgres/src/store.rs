@@ -1,0 +1,408 @@
+//! The store of a ledger: a batch becomes one transaction.
+//!
+//! It is tried without savepoints. Only where a call was rolled back, or one of its statements failed, is the transaction given up,
+//! and run again with each call in a savepoint. `call.run` may be called again for that, and what the last run said counts.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use oncewire_driver::ledger::{
+    Batch, CallEntry, Entry, Identity, LedgerError, Restore, SessionEntry, Store, Transactional,
+};
+use oncewire_driver::protocol::{SessionId, SessionTag};
+use postgres::IsolationLevel;
+use sha2::{Digest, Sha256};
+
+use crate::error::{Verdict, explain, text_of, verdict};
+use crate::options::PostgresOptions;
+use crate::reads::Reads;
+use crate::schema::{self, Opened, Turn, Undone, commit_durably};
+use crate::sql::Sql;
+use crate::staged::{Staged, TOP};
+use crate::transaction::{Pass, Transaction, Trouble};
+
+/// How often a batch is begun again because another transaction was first, before that is the ledger's error.
+const AGAIN_MAX: u32 = 1_000;
+
+/// A ledger's tables in PostgreSQL. Its commits block; [`PostgresLedger`](crate::PostgresLedger) gives it a thread.
+pub struct PostgresStore {
+    transaction: Transaction,
+    identity: Identity,
+    epoch: i64,
+    schema: String,
+    begin: String,
+    finish: String,
+    synchronous_commit: String,
+    reads: Reads,
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore")
+            .field("identity", &self.identity)
+            .field("epoch", &self.epoch)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why an attempt to commit a batch has ended.
+enum Stop {
+    /// Another transaction was first.
+    Again,
+    /// Something must be kept apart.
+    Apart(Pass),
+    /// This entry's call broke a constraint that is checked at its end.
+    Broke(usize, String),
+    /// The ledger's error.
+    Failed(LedgerError),
+}
+
+/// What is known of a batch's calls after the attempts so far.
+struct Attempt {
+    pass: Pass,
+    /// Calls that broke a constraint at their end.
+    broken: BTreeMap<usize, String>,
+}
+
+impl PostgresStore {
+    /// Opens the ledger, and waits for its turn; see [`PostgresOptions::open`].
+    ///
+    /// # Errors
+    /// Why the database cannot be used, and what to do about it.
+    pub fn open(options: PostgresOptions) -> Result<PostgresStore, LedgerError> {
+        PostgresStore::of(options, Turn::Wait)
+    }
+
+    /// Opens the ledger if no other server has it; see [`PostgresOptions::try_open`].
+    ///
+    /// # Errors
+    /// As [`open`](PostgresStore::open).
+    pub fn try_open(options: PostgresOptions) -> Result<PostgresStore, LedgerError> {
+        PostgresStore::of(options, Turn::Try)
+    }
+
+    /// Opens the ledger, and ends the connection of the server that has it; see [`PostgresOptions::take_over`].
+    ///
+    /// # Errors
+    /// As [`open`](PostgresStore::open).
+    pub fn take_over(options: PostgresOptions) -> Result<PostgresStore, LedgerError> {
+        PostgresStore::of(options, Turn::TakeOver)
+    }
+
+    fn of(options: PostgresOptions, turn: Turn) -> Result<PostgresStore, LedgerError> {
+        let Opened { sql, identity, epoch, synchronous_commit, schema } =
+            schema::open(&options, turn)?;
+        let isolation = match options.isolation {
+            IsolationLevel::ReadUncommitted | IsolationLevel::ReadCommitted => "READ COMMITTED",
+            IsolationLevel::RepeatableRead => "REPEATABLE READ",
+            _ => "SERIALIZABLE",
+        };
+        // The record of each call, and the number of the commit; which is only there to be written while no other server has
+        // taken the next epoch. A handler may have called a function that sets how commits are made durable: here it is set back.
+        let finish = format!(
+            "WITH fence AS (UPDATE {schema}.oncewire_server SET commit_number = $1 \
+                 WHERE epoch = $2 AND commit_number = $3 RETURNING 1), \
+             put AS (INSERT INTO {schema}.oncewire_calls AS c (session, slot, xid, record) \
+                 SELECT * FROM unnest($4::bytea[], $5::int[], $6::bigint[], $7::bytea[]) \
+                 ON CONFLICT (session, slot) DO UPDATE SET xid = excluded.xid, record = excluded.record \
+                 WHERE (c.xid # {TOP}) <= (excluded.xid # {TOP})) \
+             SELECT (SELECT count(*) FROM fence), set_config('synchronous_commit', $8, true)"
+        );
+        Ok(PostgresStore {
+            transaction: Transaction::new(sql),
+            identity,
+            epoch,
+            schema,
+            begin: format!("BEGIN ISOLATION LEVEL {isolation} READ WRITE"),
+            finish,
+            synchronous_commit,
+            reads: Reads::new(options),
+        })
+    }
+
+    /// Where idempotent methods read.
+    pub fn reads(&self) -> Reads {
+        self.reads.clone()
+    }
+
+    fn sql(&mut self) -> Result<&mut Sql, LedgerError> {
+        self.transaction.sql().ok_or_else(|| {
+            LedgerError::new(
+                "the ledger's connection was closed after an earlier error: open it again",
+            )
+        })
+    }
+
+    fn try_commit(&mut self, batch: &mut Batch<Transaction>) -> Result<u64, LedgerError> {
+        let mut attempt = Attempt { pass: Pass::Plain, broken: BTreeMap::new() };
+        let mut again = 0;
+        loop {
+            let stop = match self.attempt(batch, &attempt) {
+                Ok(commit) => return Ok(commit),
+                Err(stop) => stop,
+            };
+            match stop {
+                Stop::Failed(error) => return Err(error),
+                Stop::Apart(pass) if pass > attempt.pass => attempt.pass = pass,
+                Stop::Broke(index, why) if !attempt.broken.contains_key(&index) => {
+                    attempt.broken.insert(index, why);
+                }
+                Stop::Apart(_) | Stop::Broke(..) | Stop::Again if again == AGAIN_MAX => {
+                    return Err(LedgerError::new(format!(
+                        "the ledger in PostgreSQL cannot commit: other transactions got in the way {AGAIN_MAX} times; see who \
+                         writes the tables of the handlers"
+                    )));
+                }
+                Stop::Apart(_) | Stop::Broke(..) | Stop::Again => again += 1,
+            }
+            let undo = self.sql()?.script("ROLLBACK");
+            undo.map_err(|error| explain("roll back", &error))?;
+        }
+    }
+
+    /// One transaction.
+    fn attempt(&mut self, batch: &mut Batch<Transaction>, attempt: &Attempt) -> Result<u64, Stop> {
+        let begin = std::mem::take(&mut self.begin);
+        let begun = self.sql().map_err(Stop::Failed)?.script(&begin);
+        self.begin = begin;
+        begun.map_err(stop)?;
+        self.transaction.pass = attempt.pass;
+        let mut staged = Staged::default();
+        for (index, entry) in batch.entries().enumerate() {
+            match entry {
+                Entry::Transaction(call) => {
+                    let broke = attempt.broken.get(&index).cloned();
+                    if let Some(record) = self.run(call, index, broke)? {
+                        staged.put(record);
+                    }
+                }
+                Entry::SessionOpened(session) => staged.open(session),
+                Entry::SessionEnded(session) => staged.end(session),
+                Entry::Call(record) => staged.put(record),
+                Entry::Withdrawn(name) => staged.withdraw(name),
+                Entry::Settled { session, seen, held } => {
+                    staged.settle(session, seen, held.iter().map(|xid| xid.get()).collect());
+                }
+            }
+        }
+        self.finish(staged, attempt.pass)
+    }
+
+    /// Runs a transactional call, and leaves nothing of it where it was rolled back.
+    fn run<'a>(
+        &mut self,
+        call: Transactional<'a, Transaction>,
+        index: usize,
+        broke: Option<String>,
+    ) -> Result<Option<CallEntry<'a>>, Stop> {
+        let apart = self.transaction.pass > Pass::Plain;
+        if apart {
+            self.script("SAVEPOINT oncewire_call")?;
+        }
+        self.transaction.trouble = broke.map(Trouble::Broke);
+        let record = call.run(&mut self.transaction);
+        match (self.transaction.trouble.take(), record) {
+            (Some(Trouble::Ledger(error)), _) => Err(Stop::Failed(error)),
+            (Some(Trouble::Again), _) => Err(Stop::Again),
+            // It has done nothing, and this is what it says to that.
+            (Some(Trouble::Broke(_)), Some(record)) => {
+                self.script("RELEASE oncewire_call")?;
+                Ok(Some(record))
+            }
+            (Some(Trouble::Failed) | None, None) | (Some(Trouble::Broke(_)), None) if apart => {
+                self.script("ROLLBACK TO oncewire_call; RELEASE oncewire_call")?;
+                Ok(None)
+            }
+            (_, None) => Err(Stop::Apart(Pass::Calls)),
+            // It has gone on after a statement that failed: so must what it did before.
+            (Some(Trouble::Failed), Some(_)) => Err(Stop::Apart(Pass::Statements)),
+            (None, Some(record)) => {
+                if apart {
+                    self.check_constraints(index)?;
+                }
+                Ok(Some(record))
+            }
+        }
+    }
+
+    /// Finds out whether the call that has just run breaks a constraint that would be checked at the commit only, and then for all
+    /// calls of the batch.
+    fn check_constraints(&mut self, index: usize) -> Result<(), Stop> {
+        // Taken back, so that the next call's constraints are deferred as they were.
+        let check = "SAVEPOINT oncewire_check; SET CONSTRAINTS ALL IMMEDIATE; \
+                     ROLLBACK TO oncewire_check; RELEASE oncewire_check; RELEASE oncewire_call";
+        let sql = self.sql().map_err(Stop::Failed)?;
+        match sql.script(check) {
+            Ok(()) => Ok(()),
+            Err(error) if verdict(&error) == Verdict::OfTheCall => {
+                Err(Stop::Broke(index, text_of(&error)))
+            }
+            Err(error) => Err(stop(error)),
+        }
+    }
+
+    /// Writes the records, and commits.
+    fn finish(&mut self, mut staged: Staged, pass: Pass) -> Result<u64, Stop> {
+        let (last, epoch) = (self.identity.commit as i64, self.epoch);
+        let next = last + 1;
+        let sql = self.transaction.sql().ok_or_else(|| Stop::Failed(LedgerError::new("closed")))?;
+        let columns = staged.write(sql, &self.schema).map_err(stop)?;
+        let written = sql.row(
+            &self.finish,
+            &[
+                &next,
+                &epoch,
+                &last,
+                &columns.sessions,
+                &columns.slots,
+                &columns.xids,
+                &columns.records,
+                &self.synchronous_commit,
+            ],
+        );
+        if written.map_err(stop)?.get::<_, i64>(0) != 1 {
+            return Err(Stop::Failed(LedgerError::new(
+                "another server has taken over the ledger in PostgreSQL: this one commits nothing any more, and answers nothing that \
+                 has no record; end it, or open the ledger again to wait for its turn",
+            )));
+        }
+        match commit_durably(sql) {
+            Ok(()) => {}
+            Err(Undone::NotReplicated(error)) => return Err(Stop::Failed(error)),
+            Err(Undone::Database(error)) => {
+                let is_constraint = error.code().is_some_and(|code| code.code().starts_with("23"));
+                return Err(match verdict(&error) {
+                    Verdict::Again => Stop::Again,
+                    // One that is checked at the commit: whose it is shows where calls are apart.
+                    Verdict::OfTheCall if is_constraint && pass == Pass::Plain => {
+                        Stop::Apart(Pass::Calls)
+                    }
+                    _ => Stop::Failed(explain("commit", &error)),
+                });
+            }
+        }
+        self.identity.commit = next as u64;
+        Ok(next as u64)
+    }
+
+    fn script(&mut self, sql: &str) -> Result<(), Stop> {
+        self.sql().map_err(Stop::Failed)?.script(sql).map_err(stop)
+    }
+}
+
+/// What an error of the ledger's own statements means.
+fn stop(error: postgres::Error) -> Stop {
+    match verdict(&error) {
+        Verdict::Again => Stop::Again,
+        _ => Stop::Failed(explain("be written", &error)),
+    }
+}
+
+/// The first half of the SHA-256 of a session's id: it names the session in the tables, and no one who reads it can resume it.
+fn hash(id: SessionId) -> SessionId {
+    let whole: [u8; 32] = Sha256::digest(id.to_bytes()).into();
+    let mut half = [0; 16];
+    half.copy_from_slice(&whole[..16]);
+    SessionId::from_bytes(half)
+}
+
+impl Store for PostgresStore {
+    type Transaction = Transaction;
+
+    fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    fn session_hash(&self) -> Option<fn(SessionId) -> SessionId> {
+        Some(hash)
+    }
+
+    fn recover(&mut self, restore: &mut Restore<'_>) -> Result<(), LedgerError> {
+        let schema = self.schema.clone();
+        let sql = self.sql()?;
+        let mut damaged = None;
+        for_each(sql, &schema, |kept| match kept {
+            Kept::Session(entry) => restore.session(entry),
+            Kept::Call(entry) => restore.call(entry),
+            Kept::Broken(what) => damaged = Some(what),
+        })?;
+        damaged.map_or(Ok(()), |what| Err(broken(what)))
+    }
+
+    fn commit(&mut self, batch: &mut Batch<Transaction>) -> Result<u64, LedgerError> {
+        let result = self.try_commit(batch);
+        if result.is_err() {
+            // No other batch comes. What the database has of this one is settled by the end of its connection, and a
+            // stand-by need not wait until this process has ended.
+            self.transaction.close();
+        }
+        result
+    }
+}
+
+/// What the tables hold.
+pub(crate) enum Kept<'a> {
+    Session(&'a SessionEntry),
+    Call(CallEntry<'a>),
+    /// What it was, before its bytes were damaged.
+    Broken(&'static str),
+}
+
+/// Reads every session, and then every call.
+pub(crate) fn for_each(
+    sql: &mut Sql,
+    schema: &str,
+    mut each: impl FnMut(Kept<'_>),
+) -> Result<(), LedgerError> {
+    use postgres::fallible_iterator::FallibleIterator;
+    let read = |error| explain("be read", &error);
+    let of = format!("SELECT session, tag, seen, entry FROM {schema}.oncewire_sessions");
+    let mut rows = sql.rows(&of).map_err(read)?;
+    while let Some(row) = rows.next().map_err(read)? {
+        let mut entry = session_of(row.get(0)).and_then(|id| SessionEntry::decode(id, row.get(3)));
+        if let Some(entry) = &mut entry {
+            entry.tag = SessionTag::from_number(row.get::<_, i64>(1) as u64);
+            entry.seen = entry.seen.max(row.get::<_, i64>(2) as u64);
+        }
+        each(match &entry {
+            Some(entry) => Kept::Session(entry),
+            None => Kept::Broken("a session"),
+        });
+    }
+    drop(rows);
+    let of = format!("SELECT session, slot, xid, record FROM {schema}.oncewire_calls");
+    let mut rows = sql.rows(&of).map_err(read)?;
+    while let Some(row) = rows.next().map_err(read)? {
+        let name = session_of(row.get(0)).zip(u16::try_from(row.get::<_, i32>(1)).ok());
+        let entry = name.and_then(|(id, slot)| CallEntry::decode(id, slot, row.get(3)));
+        // The number stands beside its record, for statements to compare.
+        let is_right =
+            |entry: &CallEntry<'_>| entry.record.xid.get() == row.get::<_, i64>(2) as u64;
+        each(entry.filter(is_right).map_or(Kept::Broken("a call"), Kept::Call));
+    }
+    Ok(())
+}
+
+fn session_of(bytes: &[u8]) -> Option<SessionId> {
+    bytes.try_into().map(SessionId::from_bytes).ok()
+}
+
+fn broken(what: &str) -> LedgerError {
+    LedgerError::new(format!(
+        "the ledger in PostgreSQL is corrupt: {what} in it cannot be decoded; restore a backup, and give it a new id with \
+         `oncewire-ledger-postgres restore`"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// SHA-256 of sixteen zeros begins so; RFC 6234 has the algorithm.
+    #[test]
+    fn sessions_are_named_by_the_first_half_of_a_sha256() {
+        let zeros = hash(SessionId::from_bytes([0; 16])).to_bytes();
+        let text: String = zeros.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(text, "374708fff7719dd5979ec875d56cd228");
+    }
+}

@@ -1,0 +1,8 @@
+//! Databases that tests start by themselves, and services on them.
+#![allow(dead_code, unreachable_pub)]
+
+mod cluster;
+mod service;
+
+pub use cluster::*;
+pub use service::*;
