@@ -140,8 +140,7 @@ impl Node {
     async fn keep_lease<T>(&self) -> T {
         loop {
             let asked = now();
-            let call = self.runner.acquire(self.instance.clone()).timeout(RETRY * 20);
-            match call.result().await {
+            match self.runner.acquire(self.instance.clone()).result().await {
                 Ok(Ok(lease)) => match self.own(&lease, asked).await {
                     Ok(()) => self.renew(&lease).await,
                     Err(why) => self.say(why),

@@ -26,7 +26,8 @@ impl Spool {
         for part in ["new", "waiting", "done"] {
             tolerate(ErrorKind::AlreadyExists, fs::create_dir(dir.join(part)))?;
         }
-        Ok(Spool { dir: dir.to_owned(), written: AtomicU64::new(0) })
+        let spool = Spool { dir: dir.to_owned(), written: AtomicU64::new(0) };
+        spool.sync(".").map(|()| spool)
     }
 
     fn path(&self, part: &str, name: &str) -> PathBuf {
@@ -139,4 +140,50 @@ impl Spool {
 /// All is well also if this has gone wrong.
 fn tolerate(kind: ErrorKind, result: io::Result<()>) -> io::Result<()> {
     result.or_else(|error| if error.kind() == kind { Ok(()) } else { Err(error) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::processes::TempDir;
+
+    fn job(name: &str, text: &str) -> Job {
+        Job { name: name.to_owned(), text: text.to_owned() }
+    }
+
+    #[test]
+    fn a_job_is_taken_once_and_known_by_its_name_when_it_is_done() {
+        let dir = TempDir::new().unwrap();
+        let spool = Spool::open(dir.path()).unwrap();
+        let one = job("one", "echo");
+        for _ in 0..2 {
+            assert_eq!(spool.take(&one, "me").unwrap().by, "me");
+            assert_eq!(spool.waiting(9).unwrap(), std::slice::from_ref(&one));
+            assert!(spool.take(&job("one", "other"), "me").unwrap_err().for_good);
+        }
+        assert!(spool.put_away("one").unwrap() && !spool.put_away("one").unwrap());
+        spool.take(&one, "me").unwrap();
+        assert!(spool.take(&job("one", "other"), "me").unwrap_err().for_good);
+        assert!(spool.waiting(9).unwrap().is_empty() && spool.is_done("one").unwrap());
+        for bad in ["", "a/b", "..", &"n".repeat(65)] {
+            assert!(spool.take(&job(bad, ""), "me").unwrap_err().for_good, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_an_owner_of_the_past_or_a_person_has_left_holds_nothing_up() {
+        let dir = TempDir::new().unwrap();
+        let spool = Spool::open(dir.path()).unwrap();
+        spool.take(&job("done", "echo"), "me").unwrap();
+        spool.put_away("done").unwrap();
+        fs::write(spool.path("waiting", "done"), "echo").unwrap();
+        fs::write(spool.path("waiting", "no-text"), [0xff]).unwrap();
+        fs::create_dir(spool.path("waiting", "folder")).unwrap();
+        fs::write(spool.path("new", "half.1.0"), "ec").unwrap();
+        spool.take(&job("next", "echo"), "me").unwrap();
+        assert_eq!(spool.waiting(9).unwrap(), [job("next", "echo")]);
+        assert!(!spool.path("waiting", "done").exists(), "it was late");
+        spool.clean().unwrap();
+        assert!(!spool.path("new", "half.1.0").exists());
+    }
 }
