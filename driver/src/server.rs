@@ -63,6 +63,7 @@ use oncewire_core::{Instance, NotExecuted, ServerCounters, ServerId};
 use crate::ledger::entry::LedgerError;
 use crate::observe::Event;
 use crate::transport::{Accept, BoxStream, Subject};
+pub(crate) use authorization::allows;
 pub use builder::{BuildError, ServerBuilder};
 pub use context::Context;
 use state::Shared;

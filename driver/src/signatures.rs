@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
-use oncewire_core::{Call as CoreCall, MethodId, Schemas};
+use oncewire_core::{Call as CoreCall, MethodId, Schemas, ServerConfig};
 use oncewire_schema::{Signature, SignatureTable, service_hash};
 
 use crate::client::{Call, CallFailure, Client};
 use crate::decode::decode;
 use crate::method::Method;
-use crate::server::{Context, ServerBuilder};
+use crate::server::{Context, ServerBuilder, allows};
 
 /// For the numbers of methods, or for none of all: the name and the signature of each that has one.
 const SIGNATURES: Method<Vec<u64>, Vec<(String, SignatureTable)>> =
@@ -33,6 +33,9 @@ const ASKED_MAX: usize = 256;
 const ASKED_LEN_MAX: usize = 20;
 /// Bytes of the longest answer.
 const ANSWER_LEN_MAX: usize = 32 << 10;
+/// The same where next to nothing may be kept: enough for one method that differs. Where more of them do not fit into an answer, its
+/// client asks for one after the other.
+const ANSWER_LEN_MIN: usize = 64;
 /// Bytes of a signature in it: what is longer is cut.
 const TEXT_LEN_MAX: usize = 2 << 10;
 
@@ -47,6 +50,14 @@ pub(crate) fn question(asked: &Asked) -> Option<CoreCall<'static>> {
 /// How many methods fit into one question, by the longest request; one at least.
 pub(crate) fn asked_max(request_len_max: u32) -> usize {
     (request_len_max as usize / ASKED_LEN_MAX).saturating_sub(1).clamp(1, ASKED_MAX)
+}
+
+/// Bytes of this server's longest answer. It is reserved beside the replies of calls, and where there was no room for it no call was
+/// sent that had to be compared.
+fn answer_len(config: &ServerConfig) -> usize {
+    let ServerConfig { kept_per_session_max, kept_per_principal_max, kept_max, .. } = *config;
+    let kept = kept_per_session_max.min(kept_per_principal_max).min(kept_max);
+    usize::try_from(kept / 8).unwrap_or(usize::MAX).clamp(ANSWER_LEN_MIN, ANSWER_LEN_MAX)
 }
 
 /// The server's answer.
@@ -72,6 +83,20 @@ pub struct SignatureMismatch {
     pub client: String,
     /// Its signature at the server, which may be cut; empty if the server has not said which.
     pub server: String,
+}
+
+impl SignatureMismatch {
+    /// `server`: what it says of itself, whatever that is.
+    pub(crate) fn new(method: MethodSignature, server: String) -> SignatureMismatch {
+        let MethodSignature { name, signature } = method;
+        // It may be printed on a terminal.
+        let escaped = |letter: char| match letter.is_control() {
+            true => letter.escape_default().to_string(),
+            false => letter.to_string(),
+        };
+        let server = cut(server).chars().map(escaped).collect();
+        SignatureMismatch { method: name, client: signature.to_string(), server }
+    }
 }
 
 impl fmt::Display for SignatureMismatch {
@@ -145,11 +170,12 @@ impl<L> ServerBuilder<L> {
             (*number, (name.clone(), table.hash(), cut(table.to_string())))
         });
         let described: HashMap<u64, (String, u64, String)> = described.collect();
-        self.method(&COMPARE, move |context: Context, asked: Asked| {
-            let mut left = ANSWER_LEN_MAX / 2;
+        let len = answer_len(&self.config);
+        self.method(&COMPARE.reply_len_max(len as u32), move |context: Context, asked: Asked| {
+            let mut left = len / 2;
             let differs = |(at, (number, hash)): (usize, &(u64, u64))| {
                 let (name, _, text) = described.get(number).filter(|(_, own, _)| own != hash)?;
-                if authorize.as_ref().is_some_and(|allows| !allows(&context.caller, name)) {
+                if authorize.as_ref().is_some_and(|it| !allows(it, &context.caller, name)) {
                     return None;
                 }
                 // Where so many differ, it is enough to say of the first ones how.
@@ -180,7 +206,7 @@ impl<L> ServerBuilder<L> {
 }
 
 /// A text for people, of bounded length.
-fn cut(text: String) -> String {
+pub(crate) fn cut(text: String) -> String {
     if text.len() <= TEXT_LEN_MAX {
         return text;
     }
@@ -235,8 +261,7 @@ impl Client {
                 Err(failure) => return Err(failure),
             };
             found.extend(differs.into_iter().filter_map(|(at, server)| {
-                let MethodSignature { name, signature } = methods.get(at as usize)?;
-                Some(SignatureMismatch { method: name, client: signature.to_string(), server })
+                Some(SignatureMismatch::new(*methods.get(at as usize)?, server))
             }));
         }
         Ok(found)

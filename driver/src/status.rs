@@ -60,7 +60,7 @@ pub struct Status {
 pub struct MethodStatus {
     /// Its full name, or its number if it has no name.
     pub name: String,
-    /// What it takes and returns; empty if that is not known.
+    /// What it takes and returns, which may be cut; empty if that is not known.
     pub signature: String,
     /// Whether it may run more than once (S22).
     pub idempotent: bool,

@@ -42,8 +42,10 @@
 //! A stream that nothing reads so comes to rest: it holds no slot, and the function at the server is not polled. Between two chunks
 //! other calls of the connection pass, so that a small call waits for the credit's bytes at most and not for the whole body.
 //!
-//! All streams of a method hold at most 256 MiB at a server, and a session has at most 64 of them and as many as are left for
-//! others: one more is not opened, and ends as [`NotExecuted(Overloaded)`](crate::NotExecuted::Overloaded).
+//! All streams of a method hold at most 256 MiB of chunks at a server, and as much of arguments: those of one may take as much
+//! memory as its chunks, 64 KiB at least, and are [`BadArguments`](crate::NotExecuted::BadArguments) beyond that. A session has at
+//! most 64 streams of a method, and as many as are left for others: one more is not opened, and ends as
+//! [`NotExecuted(Overloaded)`](crate::NotExecuted::Overloaded).
 //!
 //! # How a stream ends
 //!

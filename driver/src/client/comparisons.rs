@@ -29,7 +29,7 @@ pub(super) struct Comparisons {
     question: Question,
     /// The most signatures in one question.
     asked_max: usize,
-    /// Something has happened that may decide about calls, or calls were begun that nothing is known of.
+    /// Something has happened that may decide about calls, or one was begun by whose signature none waits yet.
     pub(super) is_due: bool,
 }
 
@@ -39,6 +39,8 @@ struct KnownSignature {
     /// That of its service, if the program knows all methods of it.
     service: Option<u64>,
     comparison: Comparison,
+    /// Calls wait for it, and it is asked for, or will be when the question has its answer.
+    is_awaited: bool,
     /// What was found last.
     mismatch: Option<SignatureMismatch>,
 }
@@ -85,8 +87,14 @@ impl Comparisons {
             Some(&number) if self.known(number).method.signature.ptr_eq(&typed.signature) => number,
             _ => self.find(call.method, name, typed),
         };
-        (call.signature, call.comparison) = (number, self.known(number).comparison);
-        self.is_due |= call.comparison != Comparison::Same;
+        let known = self.known(number);
+        call.signature = number;
+        call.comparison = match (known.comparison, &self.question) {
+            (Comparison::Pending, Question::Late { .. }) => Comparison::Failed,
+            (comparison, _) => comparison,
+        };
+        // To decide visits all calls: not for each that joins those that wait.
+        self.is_due |= call.comparison == Comparison::Pending && !known.is_awaited;
     }
 
     fn known(&self, number: u32) -> &KnownSignature {
@@ -125,7 +133,8 @@ impl Comparisons {
             return number;
         }
         let comparison = self.said_of(service);
-        self.known.push(KnownSignature { method, hash, service, comparison, mismatch: None });
+        let (is_awaited, mismatch) = (false, None);
+        self.known.push(KnownSignature { method, hash, service, comparison, is_awaited, mismatch });
         let number = self.known.len() as u32;
         self.by_method.entry(id).or_default().push(number);
         number
@@ -157,9 +166,11 @@ impl Comparisons {
 
     /// The connection is gone, and with it the question: it would be answered by another server.
     pub(super) fn disconnected(&mut self, machine: &mut Machine<Heap>, now: Instant) {
-        let question = std::mem::take(&mut self.question);
-        if let Question::Asked { call, .. } | Question::Late { call, .. } = question {
-            machine.forget(now, call);
+        match std::mem::take(&mut self.question) {
+            Question::Asked { call, .. } | Question::Late { call, .. } => machine.forget(now, call),
+            // A durable client's call occupied its slot for good when its answer came with the connection's end.
+            Question::Answered { call, .. } => machine.settle(now, call),
+            Question::None => {}
         }
     }
 
@@ -217,13 +228,17 @@ impl Comparisons {
             comparison => comparison,
         });
         for known in &mut self.known {
+            known.is_awaited = false;
             if known.comparison == Comparison::Failed {
                 // The next call asks again.
                 known.comparison = Comparison::Pending;
             }
         }
         if matches!(self.question, Question::None) && !wanted.is_empty() {
-            self.ask(machine, now, answer_timeout, wanted);
+            self.ask(machine, now, answer_timeout, wanted.clone());
+        }
+        if let Question::Asked { .. } = self.question {
+            wanted.iter().for_each(|number| self.known_mut(*number).is_awaited = true);
         }
     }
 
@@ -257,9 +272,7 @@ impl Comparisons {
             let Some(number) = asked.get(at as usize) else { continue };
             let known = self.known_mut(*number);
             known.comparison = Comparison::Differs;
-            let MethodSignature { name, signature } = known.method;
-            known.mismatch =
-                Some(SignatureMismatch { method: name, client: signature.to_string(), server });
+            known.mismatch = Some(SignatureMismatch::new(known.method, server));
         }
     }
 
@@ -302,5 +315,69 @@ impl Comparisons {
     pub(super) fn mismatches(&self) -> Vec<SignatureMismatch> {
         let differing = self.known.iter().filter(|known| known.comparison == Comparison::Differs);
         differing.filter_map(|known| known.mismatch.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use oncewire_core::{
+        ClientConfig, Principal, Schemas, Server, ServerConfig, ServerId, ServiceName, SessionId,
+    };
+
+    use super::*;
+    use crate::method::Method;
+
+    const NOW: Instant = Instant::ZERO;
+    const PAY: Method<(u64, u64), u64> = Method::new("shop/pay").parameters(&["cents", "to"]);
+    const ASK: Method<(u64,), u64> = Method::new("shop/ask").parameters(&["what"]);
+
+    /// Connected to a server that has types, and others.
+    fn connected() -> Machine<Heap> {
+        let mut config = ServerConfig::new(ServerId::from_bytes([7; 16]), ServiceName::EMPTY);
+        config.schemas = Schemas::EMPTY.with(7).unwrap();
+        let mut server = Server::<Heap>::new(config, &[]).unwrap();
+        let secret = SessionId::from_bytes([8; 16]);
+        let conn = server.handle_connected(NOW, Principal::ANONYMOUS, secret).unwrap();
+        let mut client = Machine::new(ClientConfig::default());
+        client.handle_connected(NOW);
+        let mut frames = [0; 1024];
+        let len = client.poll_transmit(NOW, &mut frames).unwrap().get();
+        server.handle_data(NOW, conn, &frames[..len]).unwrap();
+        let len = server.poll_transmit(NOW, conn, &mut frames).unwrap().get();
+        client.handle_data(NOW, &frames[..len]).unwrap();
+        assert!(client.is_connected());
+        client
+    }
+
+    /// Each decision visits all calls: with one for each that began, a thousand that waited cost a million visits.
+    #[test]
+    fn c297_calls_that_join_those_that_wait_for_a_comparison_are_not_all_looked_at_again() {
+        let mut machine = connected();
+        let mut comparisons = Comparisons::default();
+        comparisons.connected(machine.server_info().copied());
+        let mut decisions = 0;
+        for n in 0..100 {
+            let (id, name, typed) = match n % 2 {
+                0 => (PAY.id(), PAY.name(), PAY.typed()),
+                _ => (ASK.id(), ASK.name(), ASK.typed()),
+            };
+            let mut call = Call::new(id, &[]);
+            comparisons.describe(&mut call, name, &typed.unwrap());
+            machine.call(NOW, call).unwrap();
+            if comparisons.is_due {
+                decisions += 1;
+                comparisons.decide(&mut machine, NOW, Duration::from_secs(1));
+            }
+        }
+        assert_eq!(decisions, 2, "one for each method");
+        // Both are asked for, one after the other; then nothing waits.
+        for _ in 0..2 {
+            assert!(comparisons.question().is_some());
+            let nothing_differs = RawOutcome::Reply(crate::reply::ReplyBody::new(&[0], None));
+            comparisons.answer(nothing_differs, true);
+            comparisons.decide(&mut machine, NOW, Duration::from_secs(1));
+        }
+        assert!(comparisons.question().is_none());
+        assert!(comparisons.known.iter().all(|known| known.comparison == Comparison::Same));
     }
 }

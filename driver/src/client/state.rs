@@ -16,8 +16,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use oncewire_core::{
-    Call, CallError, CallId, Client as Machine, ClientEvent, DialFailure, Heap, Instant,
-    NotExecuted, SessionEnd, Xid,
+    Call, CallError, CallId, Client as Machine, ClientEvent, Comparison, DialFailure, Heap,
+    Instant, NotExecuted, SessionEnd, Xid,
 };
 
 use super::call::CalledMethod;
@@ -113,9 +113,10 @@ impl State {
             return Err(NotExecuted::NotBegun(CallError::Closed));
         }
         self.describe(&mut call, method);
+        let may_leave = matches!(call.comparison, Comparison::NotNeeded | Comparison::Same);
         let call = self.machine.call(now, call).map_err(NotExecuted::NotBegun)?;
         let id = self.pending.insert(call);
-        if !self.link.is_up() || self.comparisons.is_due {
+        if !self.link.is_up() || !may_leave {
             // A call that fails fast has ended already; and one that is not compared, or differs, is not sent.
             self.deliver(now);
         }

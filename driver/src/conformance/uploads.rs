@@ -307,9 +307,13 @@ pub async fn c241_an_upload_is_resumed_where_it_is_and_its_old_writer_is_refused
         sent => sent,
     };
     assert_eq!(sent, Err(broken(123_456, UploadBreak::Lost)));
+    // One that was replaced does not close it, but the one that continues it does.
     drop(before);
-    // Its drop closes the upload for all, as whoever closes a file does.
-    let mut gone = other.upload(&RESUMABLE_BODY, &()).resume(upload.id());
+    expect_reply(&world, client.call(&ADD_ONE, &1), 2).await;
+    assert_eq!(seen.get(|seen| &seen.alive), 1);
+    let id = upload.id();
+    drop(upload);
+    let mut gone = other.upload(&RESUMABLE_BODY, &()).resume(id);
     world.until("the upload to be closed", || seen.get(|seen| &seen.alive) == 0).await;
     let error = world.within("an error", gone.ready()).await;
     assert_eq!(error, Err(broken(0, UploadBreak::Lost)));

@@ -34,7 +34,7 @@ use crate::ledger::{Ledger, LedgerError, NoLedger, Rollback};
 use crate::method::{Method, RawMethod};
 use crate::observe::{MethodName, Observer, ObserverList, Observers, Source};
 use crate::runtime::{Runtime, SmolRuntime};
-use crate::signatures::{MethodSignature, schemas};
+use crate::signatures::{MethodSignature, cut, schemas};
 use crate::status::{About, host_name};
 use crate::transport::Subject;
 
@@ -134,7 +134,7 @@ impl<L: Ledger> AnyLedger for L {
 pub struct ServerBuilder<L = NoLedger> {
     service: String,
     methods: Vec<(oncewire_core::MethodSpec, MethodEntry)>,
-    config: ServerConfig,
+    pub(crate) config: ServerConfig,
     runtime: Option<Arc<dyn Runtime>>,
     instance: Option<String>,
     ledger: Option<Box<dyn AnyLedger>>,
@@ -461,7 +461,8 @@ impl<L> ServerBuilder<L> {
             let observed = Observed::new(runtime.clone(), (server, instance), names);
             (Observers::new(source, self.observers), Box::new(observed))
         });
-        let text = |method: MethodSignature| (method.name, method.signature.to_string());
+        // Long ones, of many methods, would make a status that fits into no reply.
+        let text = |method: MethodSignature| (method.name, cut(method.signature.to_string()));
         let signatures = self.signatures.into_iter().map(text).collect();
         let about = About { config, started: runtime.now(), signatures };
         let planted = self.planted;

@@ -21,6 +21,9 @@ use crate::decode::{ValueLimits, decode};
 
 /// How long a call for a chunk waits at the server for the first item.
 pub(super) const WAIT: Duration = Duration::from_secs(2);
+/// A stream that is not resumable begins at 0.
+const NO_POSITION: StreamBreak =
+    StreamBreak::NotOpened(CallFailure::NotExecuted(NotExecuted::BadArguments));
 /// A stream is opened again so often without an item in between.
 const REOPENS_MAX: u32 = 5;
 
@@ -159,10 +162,10 @@ impl<T> ServerStream<T> {
 
     /// Opens it at the present position.
     fn begin_open(&mut self) -> Result<Step, StreamBreak> {
-        let not_begun = |why| StreamBreak::NotOpened(CallFailure::NotExecuted(why));
-        let unencodable = || not_begun(NotExecuted::NotBegun(CallError::Unencodable));
+        let not_begun = NotExecuted::NotBegun(CallError::Unencodable);
+        let unencodable = || StreamBreak::NotOpened(CallFailure::NotExecuted(not_begun));
         if self.position > 0 && !self.shape.resumable {
-            return Err(not_begun(NotExecuted::BadArguments));
+            return Err(NO_POSITION);
         }
         let stream = self.client.random();
         let mut body = self.arguments.clone().ok_or_else(unencodable)?;
@@ -189,6 +192,7 @@ impl<T> ServerStream<T> {
                     let why = CallFailure::NotExecuted(NotExecuted::Overloaded);
                     Err(StreamBreak::NotOpened(why))
                 }
+                Some(Opened::NotResumable) => Err(NO_POSITION),
                 None => Err(StreamBreak::Undecodable),
             },
             Err(why) => self.reopen_if(has_lost(why), StreamBreak::NotOpened(why)),
@@ -240,7 +244,7 @@ impl<T> ServerStream<T> {
     fn take_item(&mut self) -> Result<T, StreamError> {
         match self.codec.take(&mut self.chunk) {
             Some(taken) => {
-                self.position += taken.advance;
+                self.position = self.position.saturating_add(taken.advance);
                 Ok(taken.item)
             }
             None => Err(self.fail(StreamBreak::Undecodable)),

@@ -19,6 +19,8 @@ pub(super) enum Opened {
     Yes,
     /// The session, or the server, has as many as it may; the function was not called.
     TooMany,
+    /// The method is not resumable, and the position is not 0; the function was not called.
+    NotResumable,
 }
 
 /// Asks for a chunk.

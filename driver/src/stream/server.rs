@@ -26,6 +26,8 @@ pub(super) const PER_SESSION_MAX: usize = 64;
 const KEPT_MAX: usize = 256 << 20;
 /// Streams of one method that may be open, however small their chunks.
 const OPEN_MAX: usize = 16_384;
+/// What the arguments of a stream may take in memory, however small its chunks.
+const ARGUMENTS_LEN: usize = 64 << 10;
 /// A call for a chunk waits no longer, whatever its client asks for: it keeps its session alive.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long a stream may outlive its session.
@@ -51,14 +53,23 @@ impl<L> ServerBuilder<L> {
             let table = Arc::new(StreamTable::new(shape));
             (table.clone(), table.clone(), table)
         };
-        let open: Method<(A, u64, StreamId), Opened> =
-            Method::new(name).reply_len_max(1).drop_on_cancel();
+        let open: Method<(A, u64, StreamId), Opened> = Method::new(name)
+            .reply_len_max(1)
+            .memory_max(arguments_max(shape.chunk_len, shape.credit))
+            .drop_on_cancel();
         let open_function = move |context: Context, (arguments, position, id)| {
-            let place = opens.reserve(&context, id);
+            // Its client looks at that too, and a stranger does not.
+            let place = match position > 0 && !shape.resumable {
+                true => Err(Opened::NotResumable),
+                false => opens.reserve(&context, id).ok_or(Opened::TooMany),
+            };
             // Nothing of the function runs if there is no place.
             let opened = place.map(|place| (place, function(context.clone(), arguments, position)));
             async move {
-                let Some((place, function)) = opened else { return Opened::TooMany };
+                let (place, function) = match opened {
+                    Ok(opened) => opened,
+                    Err(why) => return why,
+                };
                 let stream = Box::pin(function.await);
                 place.open(Box::new(Producer { stream, codec }), position, shape);
                 Opened::Yes
@@ -126,11 +137,20 @@ pub(super) async fn waited<T>(
     .await
 }
 
+/// Bytes of chunks that one stream may hold: the credit, and the one in the making.
+fn chunks_max(chunk_len: u32, credit: u32) -> usize {
+    (credit as usize + 1).saturating_mul(chunk_len as usize)
+}
+
+/// Bytes of memory that the arguments of one stream may take: the function may hold them for as long as it is open, and no
+/// budget of requests counts them then.
+pub(super) fn arguments_max(chunk_len: u32, credit: u32) -> usize {
+    chunks_max(chunk_len, credit).max(ARGUMENTS_LEN)
+}
+
 /// How many streams of one method may be open.
 pub(super) fn open_max(chunk_len: u32, credit: u32) -> usize {
-    // The credit, and the chunk in the making.
-    let each = (credit as usize + 1).saturating_mul(chunk_len as usize);
-    (KEPT_MAX / each).clamp(1, OPEN_MAX)
+    (KEPT_MAX / arguments_max(chunk_len, credit)).clamp(1, OPEN_MAX)
 }
 
 /// The open streams of one method.

@@ -113,9 +113,9 @@ impl Draft {
         Filled::Pending
     }
 
-    /// The position behind its last item.
+    /// The position behind its last item. A client may have begun at any number.
     fn end(&self) -> u64 {
-        self.position + self.advance
+        self.position.saturating_add(self.advance)
     }
 
     /// The items so far as a reply; `None` if there are none. The next chunk begins.

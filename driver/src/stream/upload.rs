@@ -53,7 +53,7 @@
 //!
 //! A connection that breaks costs nothing but time. A server that was started again, or the end of the session, loses the upload;
 //! one of a [`resumable`](UploadMethod::resumable) method survives its session for a minute, and [`resume`](Upload::resume)
-//! continues it from another client, or another process.
+//! continues it from another client, or another process. The writer that it had before can then neither commit nor drop it.
 //!
 //! | file | what it does |
 //! |---|---|

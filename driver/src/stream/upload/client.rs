@@ -12,7 +12,9 @@ use oncewire_core::{CallError, NotExecuted};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::messages::{Commit, Committed, HEADER_LEN, Open, Opened, Put, Taken, UploadId};
+use super::messages::{
+    Close, Commit, Committed, HEADER_LEN, Open, Opened, Progress, Put, Taken, UploadId,
+};
 use super::{Shape, UploadBreak, UploadError, UploadMethod};
 use crate::buffer::Encoded;
 use crate::client::{Call, CallFailure, Client, Outcome, Ticket};
@@ -219,8 +221,9 @@ impl<T, R: DeserializeOwned + 'static> Upload<T, R> {
         Err(UploadError { position: self.position, why })
     }
 
-    /// Leaves it at the server, uncommitted, for another client to [`resume`](Upload::resume) it by this id: what is in no chunk
-    /// yet, and chunks that are on their way, may not be in it. Of a method that is not resumable it is gone soon.
+    /// Leaves it at the server, uncommitted, for another client to [`resume`](Upload::resume) it by this id, also after it broke:
+    /// what is in no chunk yet, and chunks that are on their way, may not be in it. Of a method that is not resumable it is gone
+    /// soon.
     pub fn detach(mut self) -> u64 {
         self.sender.forget();
         self.sender.id
@@ -296,11 +299,15 @@ impl<T, R: DeserializeOwned + 'static> Upload<T, R> {
         self.sender.poll_arrived(cx)
     }
 
-    /// It is over, unless the function has only stopped to read.
+    /// It is over, unless the function has only stopped to read. What can be resumed is left at the server until this is
+    /// dropped.
     fn fail(&mut self, why: UploadBreak) -> UploadError {
         if why != UploadBreak::Stopped {
             self.end = End::Over(why);
-            self.sender.close();
+            match self.sender.shape.resumable {
+                true => self.sender.puts.clear(),
+                false => self.sender.close(),
+            }
         }
         UploadError { position: self.position, why }
     }
@@ -333,6 +340,12 @@ impl Sender {
     fn handle_opened(&mut self, reply: Result<Bytes, CallFailure>) -> Result<u64, UploadBreak> {
         let reply = reply.map_err(UploadBreak::NotOpened)?;
         match decode(&reply, ValueLimits::DEFAULT).ok_or(UploadBreak::Undecodable)? {
+            Opened::Yes(progress)
+                if !progress.is_possible(self.shape.credit)
+                    || !self.resumes && progress != Progress::NONE =>
+            {
+                Err(UploadBreak::Undecodable)
+            }
             Opened::Yes(progress) => {
                 self.phase = Phase::Open;
                 (self.next, self.read) = (progress.arrived, progress.read);
@@ -428,7 +441,8 @@ impl Sender {
         if let Phase::Fresh = std::mem::replace(&mut self.phase, Phase::Fresh) {
             return;
         }
-        if let Ok(body) = crate::buffer::encode(&self.id) {
+        let close = Close { id: self.id, writer: self.writer };
+        if let Ok(body) = crate::buffer::encode(&close) {
             // A client that is closed ends its session, and the uploads of that.
             let _closed = self.client.send_one_way(self.shape.close, true, body);
         }

@@ -5,7 +5,7 @@
 //! | open | the method's arguments, [`Open`] | [`Opened`] |
 //! | put | [`Put`] | [`Taken`] |
 //! | commit | [`Commit`] | [`Committed`] |
-//! | close | the id | none: it is one-way |
+//! | close | [`Close`] | none: it is one-way |
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -41,6 +41,22 @@ pub(super) struct Progress {
     pub(super) read: u64,
     /// The position behind those that have arrived.
     pub(super) position: u64,
+}
+
+/// Chunks and positions of an upload are below this: a server that says more is not believed.
+const COUNT_MAX: u64 = 1 << 62;
+
+impl Progress {
+    /// None yet.
+    pub(super) const NONE: Progress = Progress { arrived: 0, read: 0, position: 0 };
+
+    /// Whether an upload that may have this much credit can have come so far.
+    pub(super) fn is_possible(&self, credit: u32) -> bool {
+        let Progress { arrived, read, position } = *self;
+        let unread = arrived.checked_sub(read);
+        unread.is_some_and(|unread| unread <= u64::from(credit))
+            && arrived.max(position) < COUNT_MAX
+    }
 }
 
 /// A chunk. Without items it asks whether an earlier one was read.
@@ -107,6 +123,13 @@ pub(super) enum Refused {
     Panicked,
     /// What came is no item of the function's type.
     Undecodable,
+}
+
+/// Drops an upload, unless another writer has it.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct Close {
+    pub(super) id: UploadId,
+    pub(super) writer: u64,
 }
 
 /// Commits an upload of so many chunks.

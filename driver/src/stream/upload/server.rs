@@ -11,7 +11,9 @@ use oncewire_core::{Instant, MethodSpec, SessionTag};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::messages::{Commit, Committed, Open, Opened, Put, Refused, Taken, UploadId};
+use super::messages::{
+    Close, Commit, Committed, Open, Opened, Progress, Put, Refused, Taken, UploadId,
+};
 use super::queue::Queue;
 use super::staging::{Claimed, Staging};
 use super::{Incoming, Shape, UploadMethod};
@@ -19,7 +21,7 @@ use crate::decode::{ValueLimits, decode};
 use crate::faults::Planted;
 use crate::method::{Method, MethodOptions, RawMethod};
 use crate::server::{Context, ServerBuilder};
-use crate::stream::server::{PER_SESSION_MAX, SWEEP_INTERVAL, open_max, waited};
+use crate::stream::server::{PER_SESSION_MAX, SWEEP_INTERVAL, arguments_max, open_max, waited};
 use crate::sync::Lock;
 
 /// How long an upload of a resumable method outlives its session.
@@ -50,8 +52,11 @@ impl<L> ServerBuilder<L> {
             let table = Arc::new(UploadTable::new(shape, self.planted));
             [(); 4].map(|()| table.clone())
         };
-        let open: Method<(A, Open), Opened> =
-            Method::new(name).numbered(shape.open).reply_len_max(40).drop_on_cancel();
+        let open: Method<(A, Open), Opened> = Method::new(name)
+            .numbered(shape.open)
+            .reply_len_max(40)
+            .memory_max(arguments_max(shape.chunk_len, shape.credit))
+            .drop_on_cancel();
         let function = Arc::new(function);
         let builder = self.method(&open, move |context: Context, (arguments, open): (A, Open)| {
             let make = |incoming| {
@@ -72,8 +77,8 @@ impl<L> ServerBuilder<L> {
             commit(commits.clone(), context, message)
         });
         builder.method_raw(close_method(name, shape), move |context: Context, body: Bytes| {
-            if let Some(id) = decode::<UploadId>(&body, ValueLimits::DEFAULT) {
-                closes.close(&context, id);
+            if let Some(close) = decode(&body, ValueLimits::DEFAULT) {
+                closes.close(&context, close);
             }
             std::future::ready(Bytes::new())
         })
@@ -133,7 +138,8 @@ async fn commit<R: Send + 'static>(
     message: Commit,
 ) -> Committed<R> {
     let Commit { id, writer, chunks } = message;
-    let Some(upload) = table.take(&context, id, writer) else {
+    // It is in no table from now on, so no one but this call ends it.
+    let Some(Entry { upload, .. }) = table.take(&context, id, writer) else {
         return Committed::No(Refused::Lost);
     };
     drop(table);
@@ -234,7 +240,7 @@ impl<R: Send + 'static> UploadTable<R> {
             context.spawn(self.clone().sweep(context.clone()));
         }
         context.spawn(upload.run());
-        Opened::Yes(super::messages::Progress { arrived: 0, read: 0, position: 0 })
+        Opened::Yes(Progress::NONE)
     }
 
     /// The upload of this caller's, which is its session's from now on.
@@ -256,26 +262,21 @@ impl<R: Send + 'static> UploadTable<R> {
         Some(entry.upload.clone())
     }
 
-    /// Takes it out for the commit.
-    fn take(&self, context: &Context, id: UploadId, writer: u64) -> Option<Arc<Staging<R>>> {
+    /// Takes it out, if it is the caller's, and the writer's.
+    fn take(&self, context: &Context, id: UploadId, writer: u64) -> Option<Entry<R>> {
         let mut state = self.state.lock();
         let entry = state.uploads.get(&id)?;
         if !entry.is_of(context) || !entry.upload.queue.is_written_by(writer) {
             return None;
         }
-        state.remove(id).map(|entry| entry.upload)
+        state.remove(id)
     }
 
-    /// It is not wanted any more.
-    fn close(&self, context: &Context, id: UploadId) {
-        let entry = {
-            let mut state = self.state.lock();
-            match state.uploads.get(&id) {
-                Some(entry) if entry.is_of(context) => state.remove(id),
-                _ => None,
-            }
-        };
-        entry.into_iter().for_each(|entry| entry.upload.close());
+    /// It is not wanted any more. A writer that was replaced does not say so for the one that continues.
+    fn close(&self, context: &Context, Close { id, writer }: Close) {
+        if let Some(entry) = self.take(context, id, writer) {
+            entry.upload.close();
+        }
     }
 
     /// Closes the uploads whose sessions have ended, until none is open.
