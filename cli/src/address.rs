@@ -62,8 +62,7 @@ impl Address {
             Address::Unix(path) => Box::new(UnixConnector::new(path)),
             Address::Pipe(command) => {
                 let mut shell = Command::new("/bin/sh");
-                // Without `exec` the shell may stay, and stand between us and the program.
-                shell.arg("-c").arg(format!("exec {command}"));
+                shell.arg("-c").arg(command);
                 Box::new(ChildConnector::new(shell))
             }
         }

@@ -41,9 +41,25 @@ pub(crate) async fn run(args: CallArgs) -> Result<(), Failure> {
         executed: Executed::Yes,
         why: format!("{name}: executed, but its reply is not what its signature says: {error}"),
     })?;
-    say(format_args!("{json}"));
+    // A status of 0 says that the reply is there.
+    say(&shown(&json)).map_err(|error| Failure::NoReply {
+        executed: Executed::Yes,
+        why: format!("{name}: executed, but its reply was not shown: {error}"),
+    })?;
     session.client.close().await;
     Ok(())
+}
+
+/// The same JSON, without what a terminal obeys. Control characters are in strings only.
+fn shown(json: &str) -> String {
+    let mut shown = String::with_capacity(json.len());
+    for char in json.chars() {
+        match char.is_control() {
+            true => shown.push_str(&format!("\\u{:04x}", u32::from(char))),
+            false => shown.push(char),
+        }
+    }
+    shown
 }
 
 /// `bank.deduct` is `bank/deduct`.

@@ -1,6 +1,7 @@
 //! Exit statuses, and the line on stderr that goes with each.
 
 use std::fmt;
+use std::io;
 use std::process::ExitCode;
 
 use oncewire::{CallFailure, Executed};
@@ -24,6 +25,8 @@ pub(crate) enum Failure {
     NotOffered(&'static str),
     /// A call brought no reply: what it ended as, and a line about it.
     NoReply { executed: Executed, why: String },
+    /// What was found cannot be written to stdout.
+    Unwritable(io::Error),
 }
 
 impl Failure {
@@ -38,6 +41,7 @@ impl Failure {
             Failure::NoReply { executed: Executed::No, .. } => 20,
             Failure::NoReply { executed: Executed::Unknown, .. } => 21,
             Failure::NoReply { executed: Executed::Yes, .. } => 22,
+            Failure::Unwritable(_) => 23,
         })
     }
 
@@ -78,6 +82,7 @@ impl fmt::Display for Failure {
             Failure::Refused { address, why } => write!(f, "no session at {address}: {why}"),
             Failure::NotOffered(wants) => write!(f, "the server was built without {wants}"),
             Failure::NoReply { why, .. } => f.write_str(why),
+            Failure::Unwritable(why) => write!(f, "stdout cannot be written: {why}"),
         }
     }
 }

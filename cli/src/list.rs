@@ -8,14 +8,14 @@ use oncewire::schema::SignatureTable;
 use crate::address::Address;
 use crate::connect::connect;
 use crate::exit::Failure;
-use crate::say;
+use crate::{plain, say};
 
 /// One line for each method.
 pub(crate) async fn run(address: &Address, timeout: Duration) -> Result<(), Failure> {
     let session = connect(address, timeout).await?;
     let methods = methods(&session.client, timeout).await?;
     for (name, signature) in &methods {
-        say(format_args!("{name}{signature}"));
+        say(&plain(&format!("{name}{signature}")))?;
     }
     session.client.close().await;
     Ok(())

@@ -17,17 +17,19 @@ mod list;
 mod ping;
 mod top;
 
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
 use address::Address;
+use exit::Failure;
 
 /// Talks to Oncewire servers.
 ///
 /// An address is tcp:HOST:PORT, unix:PATH or pipe:COMMAND. Exit status: 0 done; 2 wrong command line; 10 to 15 and 20 not
-/// executed; 21 unknown whether executed; 22 executed without a reply to show.
+/// executed; 21 unknown whether executed; 22 executed without a reply to show; 23 nowhere to write to.
 #[derive(Debug, Parser)]
 #[command(name = "oncewire", version)]
 struct Cli {
@@ -99,7 +101,7 @@ struct TopArgs {
     #[arg(long, default_value = "1s", value_parser = duration)]
     interval: Duration,
     /// So many looks; without it, until it is interrupted.
-    #[arg(short = 'n', long)]
+    #[arg(short = 'n', long, value_parser = clap::value_parser!(u32).range(1..))]
     count: Option<u32>,
     /// How long one look may take.
     #[arg(long, default_value = "5s", value_parser = duration)]
@@ -118,8 +120,11 @@ fn main() -> ExitCode {
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        // Its reader has what it wanted.
+        Err(Failure::Unwritable(why)) if why.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("oncewire: {failure}");
+            // Where stderr is closed, the status still says it.
+            let _ = writeln!(std::io::stderr(), "oncewire: {}", plain(&failure.to_string()));
             failure.code()
         }
     }
@@ -139,11 +144,19 @@ fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|_| wrong())
 }
 
-/// Writes a line; a reader that has closed its end is not our concern.
-fn say(line: std::fmt::Arguments<'_>) {
-    use std::io::Write;
+/// Writes a line.
+fn say(line: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(Failure::Unwritable)
+}
+
+/// A text that a server may have written, without what a terminal obeys.
+fn plain(text: &str) -> String {
+    let escaped = |letter: char| match letter.is_control() {
+        true => letter.escape_default().to_string(),
+        false => letter.to_string(),
+    };
+    text.chars().map(escaped).collect()
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use oncewire::{CallFailure, MethodId, NotExecuted};
 use crate::PingArgs;
 use crate::connect::{Session, connect, now, pause};
 use crate::exit::Failure;
-use crate::say;
+use crate::{plain, say};
 
 /// A method that no server has: its refusal is a round trip.
 const NO_METHOD: MethodId = MethodId::of("oncewire/ping");
@@ -22,9 +22,10 @@ pub(crate) async fn run(args: PingArgs) -> Result<(), Failure> {
         }
         match ping(&args).await {
             Ok(instance) => *answered.entry(instance).or_default() += 1,
+            Err(failure @ Failure::Unwritable(_)) => return Err(failure),
             Err(failure) => {
                 if args.count > 1 {
-                    say(format_args!("{failure}"));
+                    say(&plain(&failure.to_string()))?;
                 }
                 failed = Some(failure);
             }
@@ -33,7 +34,7 @@ pub(crate) async fn run(args: PingArgs) -> Result<(), Failure> {
     if answered.len() > 1 {
         let times = |(instance, times): (&String, &u32)| format!("{instance} {times}x");
         let instances: Vec<_> = answered.iter().map(times).collect();
-        say(format_args!("{} instances answer: {}", answered.len(), instances.join(", ")));
+        say(&plain(&format!("{} instances answer: {}", answered.len(), instances.join(", "))))?;
     }
     failed.map_or(Ok(()), Err)
 }
@@ -54,10 +55,10 @@ async fn ping(args: &PingArgs) -> Result<String, Failure> {
     let service = report.and_then(|report| report.service);
     let service = service.map_or_else(String::new, |service| service.as_str().to_owned());
     let Session { client, took: connected, instance } = session;
-    say(format_args!(
+    say(&plain(&format!(
         "{service} at {}: {instance}, connected in {connected:.0?}, answered in {took:.0?}",
         args.address
-    ));
+    )))?;
     client.close().await;
     Ok(instance.to_string())
 }

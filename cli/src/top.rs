@@ -10,7 +10,7 @@ use oncewire::Status;
 use crate::TopArgs;
 use crate::connect::{connect, now, pause};
 use crate::exit::Failure;
-use crate::say;
+use crate::{plain, say};
 
 /// Clears the screen, and goes to its first line.
 const CLEAR: &str = "\x1b[2J\x1b[H";
@@ -30,7 +30,7 @@ pub(crate) async fn run(args: TopArgs) -> Result<(), Failure> {
         let Some(status) = status else { return Ok(()) };
         let at = now();
         let before = last.as_ref().map(|(before, status)| (at - *before, status));
-        say(format_args!("{clear}{}", page(&status, before)));
+        say(&format!("{clear}{}", page(&status, before)))?;
         last = Some((at, status));
         looks += 1;
         if args.count.is_some_and(|count| looks >= count) {
@@ -43,7 +43,9 @@ pub(crate) async fn run(args: TopArgs) -> Result<(), Failure> {
 
 /// What is shown at once. Counters that grow are shown with what they grow by in a second.
 fn page(status: &Status, before: Option<(Duration, &Status)>) -> String {
-    let Status { service, server, instance, host, pid, version, health, .. } = status;
+    let Status { pid, health, .. } = status;
+    let texts = [&status.service, &status.server, &status.instance, &status.host, &status.version];
+    let [service, server, instance, host, version] = texts.map(|text| plain(text));
     let mut page = format!(
         "{service}: {health}, instance {instance}\nserver {server}, host {host}, pid {pid}, version {version}, up {:?}\n",
         Duration::from_millis(status.uptime_ms)
@@ -53,7 +55,7 @@ fn page(status: &Status, before: Option<(Duration, &Status)>) -> String {
         .flat_map(|(_, status)| status.counters.iter().map(|(name, n)| (&**name, *n)))
         .collect();
     for (name, number) in &status.counters {
-        let _ = write!(page, "{name:>20} {number:>12}");
+        let _ = write!(page, "{:>20} {number:>12}", plain(name));
         if let (Some((time, _)), Some(earlier)) = (before, earlier.get(&**name)) {
             let rate = number.saturating_sub(*earlier) as f64 / time.as_secs_f64().max(0.001);
             if rate > 0.0 {
@@ -67,7 +69,10 @@ fn page(status: &Status, before: Option<(Duration, &Status)>) -> String {
         let _ = writeln!(
             page,
             "session {} of {}: {connection}, {} running, {} bytes kept",
-            session.session, session.caller, session.running, session.kept_bytes
+            plain(&session.session),
+            plain(&session.caller),
+            session.running,
+            session.kept_bytes
         );
     }
     let more = status.sessions.len().saturating_sub(SESSIONS_MAX);

@@ -1,10 +1,12 @@
-//! The command line against a real bank: C260 to C264.
+//! The command line against a real bank, and against servers that mean harm: C260 to C264, C300 and C301.
 #![allow(missing_docs)]
 #![cfg(unix)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::process::{Child, Command, Output, Stdio};
+
+use oncewire::{Method, Server, TcpAcceptor};
 
 /// The program under test.
 const ONCEWIRE: &str = env!("CARGO_BIN_EXE_oncewire");
@@ -142,6 +144,8 @@ fn c262_a_server_that_is_not_there_or_speaks_something_else_is_said_to() {
     run(&["list", &address]).failed(13, "refused");
     run(&["call", "unix:/nonexistent/socket", "a.b"]).failed(13, "/nonexistent/socket");
     run(&["call", "pipe:true", "a.b"]).failed(14, "");
+    // For the shell: not only a program and its arguments.
+    run(&["call", "pipe:NAME=value true && exit 3", "a.b"]).failed(14, "");
 }
 
 #[test]
@@ -196,4 +200,75 @@ fn c264_methods_are_listed_and_a_server_is_watched() {
     );
     drop(bank);
     std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn c300_what_cannot_be_shown_is_no_success_and_a_reader_that_goes_ends_the_watching() {
+    let bank = Bank::tcp();
+    let full = || Stdio::from(std::fs::File::options().write(true).open("/dev/full").unwrap());
+    let to = |out: Stdio, arguments: &[&str]| {
+        let mut command = Command::new("timeout");
+        command.arg("100").arg(ONCEWIRE).args(arguments).stdin(Stdio::null()).stdout(out);
+        command.stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let ended = |child: Child| {
+        let output = child.wait_with_output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (status, why) = ended(to(full(), &["call", &bank.address, "bank.open", OPEN]));
+    assert!(status == Some(22) && why.contains("executed, but its reply was not shown"), "{why}");
+    let (status, why) = ended(to(full(), &["list", &bank.address]));
+    assert!(status == Some(23) && why.contains("stdout cannot be written"), "{why}");
+    // As `head -1` does.
+    for arguments in [&["list"][..], &["top", "--interval", "1ms"], &["ping", "--interval", "1ms"]]
+    {
+        let mut child =
+            to(Stdio::piped(), &[&arguments[..1], &[&*bank.address], &arguments[1..]].concat());
+        let mut first = [0; 1];
+        child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+        assert_eq!(ended(child), (Some(0), String::new()), "{arguments:?}");
+    }
+    // A stderr that takes nothing changes no status.
+    let mut command = Command::new(ONCEWIRE);
+    let status = command.args(["list", "unix:/nonexistent"]).stderr(full()).status().unwrap();
+    assert_eq!(status.code(), Some(13));
+}
+
+#[test]
+fn c301_what_a_server_says_does_not_reach_the_terminal_as_it_is() {
+    const SAY: Method<(), String> =
+        Method::new("say/it\u{1b}[2J\n").reply_len_max(1 << 10).parameters(&[]);
+    let (sender, address) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        smol::block_on(async {
+            let server = Server::builder("bank\u{1b}[31m\r")
+                .method(&SAY, |_, ()| async { "\u{9b}31m\u{7f}\n\u{e9}".to_owned() })
+                .signatures()
+                .status()
+                .build()
+                .unwrap();
+            let acceptor = TcpAcceptor::bind("127.0.0.1:0").await.unwrap();
+            sender.send(format!("tcp:{}", acceptor.local_addr())).unwrap();
+            server.serve(acceptor).await.ok();
+        });
+    });
+    let address = address.recv().unwrap();
+    let name = SAY.name();
+    for arguments in [
+        &["ping", &address, "-n", "1"][..],
+        &["list", &address],
+        &["top", &address, "-n", "1"],
+        &["call", &address, name],
+        &["call", &address, "say/nothing"],
+    ] {
+        let ended = run(arguments);
+        let is_control =
+            |text: &str| text.contains(|letter: char| letter.is_control() && letter != '\n');
+        assert!(!is_control(&ended.out) && !is_control(&ended.err), "{ended:?}");
+        let lines = ended.out.lines().count() + ended.err.lines().count();
+        assert!(lines == 1 || arguments[0] == "top", "{ended:?}");
+        if arguments[2..] == [name] {
+            assert_eq!(ended.replied(), "\u{9b}31m\u{7f}\n\u{e9}");
+        }
+    }
 }
