@@ -78,7 +78,7 @@ pub struct CallCounters {
 }
 
 impl CallCounters {
-    /// Calls that are on their way.
+    /// Calls that are on their way, and those whose ends were among the [lost events](Counters::events_lost).
     pub fn in_flight(&self) -> u64 {
         let ended: u64 = self.ended.values().map(|durations| durations.count()).sum();
         self.started.saturating_sub(ended)

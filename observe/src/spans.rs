@@ -71,6 +71,19 @@ impl Tracing {
         spans.insert(Tracing::key(source, call), span);
     }
 
+    /// Events of a server were lost, and the ends of its calls may be among them: no span is kept for an end that never comes.
+    /// A client's observers see its calls as they begin and end, and lose none.
+    fn forget(&self, source: &Source) {
+        if source.is_server() {
+            let at = std::ptr::from_ref(source).addr();
+            let mut spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
+            let lost: Vec<_> = spans.extract_if(|(of, _), _| *of == at).collect();
+            drop(spans);
+            // The subscriber may look at what is kept.
+            drop(lost);
+        }
+    }
+
     fn end(&self, source: &Source, call: &CallInfo, end: &CallEnd, reconnects: u64) {
         let key = Tracing::key(source, call);
         let span = self.spans.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
@@ -102,14 +115,17 @@ impl Observer for Tracing {
                     warn!(target: "oncewire", at = %source, "{event}");
                 }
             }
+            Event::EventsLost { .. } => {
+                self.forget(source);
+                warn!(target: "oncewire", at = %source, "{event}");
+            }
             // What someone must look at.
             Event::LedgerFailed { .. } => error!(target: "oncewire", at = %source, "{event}"),
             Event::HandlerPanicked { .. }
             | Event::SessionRefused { .. }
             | Event::SessionLost { .. }
             | Event::ConnectionRefused { .. }
-            | Event::DialFailed { .. }
-            | Event::EventsLost { .. } => warn!(target: "oncewire", at = %source, "{event}"),
+            | Event::DialFailed { .. } => warn!(target: "oncewire", at = %source, "{event}"),
             Event::SessionOpened { .. }
             | Event::SessionResumed { .. }
             | Event::SessionEnded { .. }
@@ -118,5 +134,61 @@ impl Observer for Tracing {
             | Event::Drained => info!(target: "oncewire", at = %source, "{event}"),
             event => debug!(target: "oncewire", at = %source, "{event}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use oncewire_driver::{Client, ClientOptions, Method, Server};
+    use oncewire_pipe::memory;
+
+    use super::*;
+
+    /// Passes on the starts of calls. Their ends are lost.
+    #[derive(Clone)]
+    struct Lossy(Arc<Tracing>);
+
+    impl Lossy {
+        fn kept(&self) -> usize {
+            self.0.spans.lock().unwrap().len()
+        }
+    }
+
+    impl Observer for Lossy {
+        fn observe(&self, source: &Source, event: &Event) {
+            match event {
+                Event::CallStarted { .. } => {
+                    self.0.observe(source, event);
+                    assert!(self.kept() > 0, "a span is kept until its call has ended");
+                }
+                Event::CallEnded { .. } => self.0.forget(source),
+                _ => {}
+            }
+        }
+    }
+
+    #[test]
+    fn c298_no_span_is_kept_for_a_call_whose_end_was_lost() {
+        const ADD: Method<u64, u64> = Method::new("sum/add");
+        smol::block_on(async {
+            let lossy = Lossy(Arc::default());
+            let (connector, acceptor) = memory::listener();
+            let server = Server::builder("sum")
+                .method(&ADD, |_, n: u64| async move { n + 1 })
+                .observe(lossy.clone())
+                .build()
+                .unwrap();
+            let serving = server.clone();
+            smol::spawn(async move { serving.serve(acceptor).await }).detach();
+            let client = Client::new(connector, ClientOptions::default());
+            for n in 0..3 {
+                assert_eq!(client.call(&ADD, &n).await.ok(), Ok(n + 1));
+            }
+            client.close().await;
+            server.drain(std::time::Duration::from_secs(10)).await;
+            assert_eq!(lossy.kept(), 0);
+        });
     }
 }

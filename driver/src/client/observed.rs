@@ -4,6 +4,7 @@
 //! and sessions is noted under the lock, and delivered when it is free.
 
 use std::collections::HashMap;
+use std::sync::Weak;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use oncewire_core::{CloseReason, Instant, NotExecuted, SessionEnd};
@@ -27,6 +28,8 @@ pub(super) struct Observed {
     /// By the names of pending calls.
     calls: Lock<HashMap<u64, Begun>>,
     next: AtomicU64,
+    /// For a task that delivers what a turn had no time for.
+    pub(super) shared: Weak<Shared>,
 }
 
 /// A call that was seen to begin.
@@ -57,7 +60,7 @@ impl Observed {
         let address = caught(|| connector.address()).unwrap_or_default();
         let observers = Observers::new(Source::Client { address }, list.clone());
         let (calls, next) = (Lock::default(), AtomicU64::new(0));
-        Some(Box::new(Observed { observers, calls, next }))
+        Some(Box::new(Observed { observers, calls, next, shared: Weak::new() }))
     }
 }
 
@@ -196,9 +199,15 @@ impl Shared {
         }
         if let Round::Deliver(events) = round {
             events.iter().for_each(|event| observed.observers.tell(event));
-            self.with_quietly(|state| {
+            let hand_over = |state: &mut State| {
                 state.notes.as_mut().is_some_and(|notes| notes.queue.hand_over())
-            });
+            };
+            // Nothing else may happen to this client that would deliver them.
+            if self.with_quietly(hand_over)
+                && let Some(shared) = observed.shared.upgrade()
+            {
+                self.runtime.spawn(Box::pin(async move { shared.tell_notes() }));
+            }
         }
     }
 }

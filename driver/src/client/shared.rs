@@ -81,8 +81,9 @@ impl Shared {
         journal: Option<Box<JournalState>>,
     ) -> Arc<Shared> {
         let timer = runtime.timer();
-        let observed = Observed::new(&options.observers, &*connector);
+        let mut observed = Observed::new(&options.observers, &*connector);
         let make = |shared: &Weak<Shared>| {
+            observed.iter_mut().for_each(|observed| observed.shared = shared.clone());
             let waker = Waker::from(Arc::new(DeadlineWaker(shared.clone())));
             let notes = Notes::new(&observed);
             let state = State::new(

@@ -295,6 +295,7 @@ impl CallEnd {
                 NotExecuted::LedgerFailed => "LEDGER_FAILED",
                 NotExecuted::PermissionDenied => "PERMISSION_DENIED",
                 NotExecuted::SignatureMismatch => "SIGNATURE_MISMATCH",
+                NotExecuted::NotCompared => "NOT_COMPARED",
                 NotExecuted::BadMetadata => "BAD_METADATA",
                 NotExecuted::MetadataUnsupported => "METADATA_UNSUPPORTED",
                 NotExecuted::RequestTooLarge => "REQUEST_TOO_LARGE",
