@@ -1,12 +1,13 @@
 //! `tcp:HOST:PORT`, `unix:PATH`, `pipe:COMMAND`: where a server is.
 
 use std::fmt;
+use std::io;
 use std::process::Command;
 use std::str::FromStr;
 
+use oncewire::{Accept, ChildConnector, Connect, TcpAcceptor, TcpConnector};
 #[cfg(unix)]
-use oncewire::UnixConnector;
-use oncewire::{ChildConnector, Connect, TcpConnector};
+use oncewire::{UnixAcceptor, UnixConnector};
 
 /// Where a server is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +55,19 @@ impl fmt::Display for Address {
 }
 
 impl Address {
+    /// Listens there.
+    pub(crate) async fn acceptor(&self) -> io::Result<Box<dyn Accept>> {
+        Ok(match self {
+            Address::Tcp(address) => Box::new(TcpAcceptor::bind(address).await?),
+            #[cfg(unix)]
+            Address::Unix(path) => Box::new(UnixAcceptor::bind(path)?),
+            Address::Pipe(_) => {
+                let why = "no clients come to a command; listen on tcp: or unix:";
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+            }
+        })
+    }
+
     /// Dials there.
     pub(crate) fn connector(&self) -> Box<dyn Connect> {
         match self {

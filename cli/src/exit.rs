@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use oncewire::{CallFailure, Executed};
@@ -21,6 +22,10 @@ pub(crate) enum Failure {
     Unreachable { address: Address, why: String },
     /// What answers refuses the session, or is no Oncewire server.
     Refused { address: Address, why: String },
+    /// Clients cannot connect here.
+    Listen { address: Address, why: String },
+    /// A file cannot be read or written, or is not what it should be.
+    File { path: PathBuf, why: String },
     /// The server does not offer what the command needs.
     NotOffered(&'static str),
     /// A call brought no reply: what it ended as, and a line about it.
@@ -35,14 +40,19 @@ impl Failure {
             Failure::NoJson(_) => 10,
             Failure::WrongType { .. } => 11,
             Failure::NoSuchMethod { .. } => 12,
-            Failure::Unreachable { .. } => 13,
+            Failure::Unreachable { .. } | Failure::Listen { .. } => 13,
             Failure::Refused { .. } => 14,
             Failure::NotOffered(_) => 15,
+            Failure::File { .. } => 16,
             Failure::NoReply { executed: Executed::No, .. } => 20,
             Failure::NoReply { executed: Executed::Unknown, .. } => 21,
             Failure::NoReply { executed: Executed::Yes, .. } => 22,
             Failure::Unwritable(_) => 23,
         })
+    }
+
+    pub(crate) fn file(path: &Path, why: impl fmt::Display) -> Failure {
+        Failure::File { path: path.to_owned(), why: why.to_string() }
     }
 
     /// A call of a built-in method had no reply.
@@ -79,6 +89,8 @@ impl fmt::Display for Failure {
             Failure::Unreachable { address, why } => {
                 write!(f, "cannot connect to {address}: {why}")
             }
+            Failure::Listen { address, why } => write!(f, "cannot listen on {address}: {why}"),
+            Failure::File { path, why } => write!(f, "{}: {why}", path.display()),
             Failure::Refused { address, why } => write!(f, "no session at {address}: {why}"),
             Failure::NotOffered(wants) => write!(f, "the server was built without {wants}"),
             Failure::NoReply { why, .. } => f.write_str(why),

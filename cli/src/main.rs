@@ -1,4 +1,4 @@
-//! The command line of Oncewire: `oncewire ping|list|call|top ADDR`.
+//! The command line of Oncewire: `oncewire ping|list|call|top ADDR`, `oncewire record|replay FILE`.
 //!
 //! | file | what it does |
 //! |---|---|
@@ -6,7 +6,7 @@
 //! | `address.rs` | where a server is |
 //! | `exit.rs` | exit statuses, and the lines that go with them |
 //! | `connect.rs` | one session, or why there is none |
-//! | `ping.rs`, `list.rs`, `call.rs`, `top.rs` | the commands |
+//! | `ping.rs`, `list.rs`, `call.rs`, `top.rs`, `record.rs`, `replay.rs` | the commands |
 #![forbid(unsafe_code)]
 
 mod address;
@@ -15,9 +15,12 @@ mod connect;
 mod exit;
 mod list;
 mod ping;
+mod record;
+mod replay;
 mod top;
 
 use std::io::{ErrorKind, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -28,7 +31,7 @@ use exit::Failure;
 
 /// Talks to Oncewire servers.
 ///
-/// An address is tcp:HOST:PORT, unix:PATH or pipe:COMMAND. Exit status: 0 done; 2 wrong command line; 10 to 15 and 20 not
+/// An address is tcp:HOST:PORT, unix:PATH or pipe:COMMAND. Exit status: 0 done; 2 wrong command line; 10 to 16 and 20 not
 /// executed; 21 unknown whether executed; 22 executed without a reply to show; 23 nowhere to write to.
 #[derive(Debug, Parser)]
 #[command(name = "oncewire", version)]
@@ -47,6 +50,12 @@ enum Command {
     Call(CallArgs),
     /// Shows what a server holds and does, again and again.
     Top(TopArgs),
+    /// Relays connections to a server, and records what passes: without session ids, and without bodies unless asked for.
+    ///
+    /// What is encrypted cannot be recorded. The server sees the relay's user and address, not the client's.
+    Record(RecordArgs),
+    /// Runs a recording through the real machines: prints the conversation step by step, and writes a page with a diagram.
+    Replay(ReplayArgs),
 }
 
 #[derive(Debug, Args)]
@@ -108,6 +117,42 @@ struct TopArgs {
     timeout: Duration,
 }
 
+#[derive(Debug, Args)]
+struct RecordArgs {
+    /// The recording: a file that is not there yet.
+    file: PathBuf,
+    /// Where clients connect: tcp:HOST:PORT or unix:PATH.
+    #[arg(long)]
+    listen: Address,
+    /// Where the server is.
+    #[arg(long)]
+    to: Address,
+    /// Record bodies and metadata as they are. They may be secrets; without this they are replaced under a key that is lost.
+    #[arg(long)]
+    bodies: bool,
+    /// End when so many connections have ended; without it, when it is interrupted.
+    #[arg(short = 'n', long)]
+    connections: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+struct ReplayArgs {
+    /// The recording.
+    file: PathBuf,
+    /// Where the page goes; FILE.html if it is not said.
+    #[arg(long, conflicts_with = "no_html")]
+    html: Option<PathBuf>,
+    /// Write no page.
+    #[arg(long)]
+    no_html: bool,
+    /// Print acknowledgements, Pings and Pongs, too.
+    #[arg(long)]
+    all: bool,
+    /// The full name of a method, such as bank/deduct, where the recording does not know it; may be repeated.
+    #[arg(long = "method", value_name = "NAME")]
+    methods: Vec<String>,
+}
+
 fn main() -> ExitCode {
     let command = Cli::parse().command;
     let result = smol::block_on(async {
@@ -116,6 +161,8 @@ fn main() -> ExitCode {
             Command::List(args) => list::run(&args.address, args.timeout).await,
             Command::Call(args) => call::run(args).await,
             Command::Top(args) => top::run(args).await,
+            Command::Record(args) => record::run(args).await,
+            Command::Replay(args) => replay::run(&args),
         }
     });
     match result {

@@ -1,9 +1,11 @@
-//! The command line against a real bank, and against servers that mean harm: C260 to C264, C300 and C301.
+//! The command line against a real bank, and against servers that mean harm: C260 to
+//! C264, C300, C301, C315 and C316.
 #![allow(missing_docs)]
 #![cfg(unix)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 use oncewire::{Method, Server, TcpAcceptor};
@@ -271,4 +273,85 @@ fn c301_what_a_server_says_does_not_reach_the_terminal_as_it_is() {
             assert_eq!(ended.replied(), "\u{9b}31m\u{7f}\n\u{e9}");
         }
     }
+}
+
+/// A relay that records; killed in the end.
+struct Relay {
+    child: Child,
+    address: String,
+}
+
+impl Relay {
+    fn start(file: &Path, to: &str, more: &[&str]) -> Relay {
+        let mut command = Command::new(ONCEWIRE);
+        command.arg("record").arg(file).args(["--listen", "tcp:127.0.0.1:0", "--to", to]);
+        let mut child = command.args(more).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let ready = |line: String| {
+            let address = line.strip_prefix("listening on ")?.split_once(',')?.0;
+            Some(address.to_owned())
+        };
+        let address = lines.map_while(Result::ok).find_map(ready).expect("it listens");
+        Relay { child, address }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        self.child.wait().unwrap();
+    }
+}
+
+#[test]
+fn c315_what_passes_a_relay_is_recorded_and_told_again_with_a_page() {
+    let dir = std::env::temp_dir().join(format!("oncewire-record-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let file = dir.join("recording");
+    let bank = Bank::tcp();
+    let mut relay = Relay::start(&file, &bank.address, &["-n", "2"]);
+    let opened = run(&["call", &relay.address, "bank.open", OPEN]).replied();
+    let arguments = deduct(opened.as_u64().unwrap(), "100");
+    run(&["call", &relay.address, "bank.deduct", &arguments]).replied();
+    // Two connections have ended, and so does the relay.
+    assert!(relay.child.wait().unwrap().success());
+    let name = file.to_str().unwrap();
+    let replayed = run(&["replay", name]);
+    assert_eq!((replayed.status, &*replayed.err), (0, ""), "{replayed:?}");
+    for expected in [
+        "#1   ----  connected: anonymous",
+        "--->  Request 2048: bank/open, ",
+        "<---  Reply 2048: executed, ",
+        "   |  call 2048: starts",
+        "+     call 2048: its caller learns: executed: a reply of ",
+        "#2   --->  Request 2048: bank/deduct, ",
+    ] {
+        assert!(replayed.out.contains(expected), "{expected:?} is not in\n{}", replayed.out);
+    }
+    assert!(!replayed.out.contains("!!"), "the machines do not agree\n{}", replayed.out);
+    let page = std::fs::read_to_string(dir.join("recording.html")).unwrap();
+    assert!(page.contains("bank/deduct") && page.trim_end().ends_with("</html>"));
+    // A recording is not written over.
+    let again = ["record", name, "--listen", "tcp:127.0.0.1:0", "--to", &bank.address];
+    run(&again).failed(16, "File exists");
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn c316_what_is_no_recording_or_cannot_be_recorded_is_one_line() {
+    let dir = std::env::temp_dir().join(format!("oncewire-records-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let file = dir.join("none");
+    let name = file.to_str().unwrap();
+    run(&["replay", name]).failed(16, "No such file");
+    std::fs::write(&file, "a text").unwrap();
+    run(&["replay", name]).failed(16, "no recording");
+    std::fs::write(&file, b"1wirrec\x09 of a later version").unwrap();
+    run(&["replay", name]).failed(16, "version 9");
+    let new = dir.join("new");
+    let new = new.to_str().unwrap();
+    let to = ["--to", "tcp:127.0.0.1:1"];
+    run(&[&["record", new, "--listen", "pipe:cat"][..], &to].concat()).failed(13, "listen on tcp:");
+    run(&[&["record", new, "--listen", "tcp:0.0.0.0:0"][..], &to].concat()).failed(13, "TLS");
+    std::fs::remove_dir_all(&dir).unwrap();
 }

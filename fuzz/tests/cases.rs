@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 /// Where numbered tests are.
-const FOLDERS: [&str; 14] = [
+const FOLDERS: [&str; 15] = [
     "core",
     "driver",
     "oncewire",
@@ -17,6 +17,7 @@ const FOLDERS: [&str; 14] = [
     "ledger-postgres",
     "cli",
     "observe",
+    "recorder",
     "sim",
     "fuzz",
     "examples",

@@ -83,6 +83,7 @@ fn every_program_that_a_document_runs_exists() {
                 "examples/primary-backup/tests",
                 "examples/viewservice/tests",
                 "examples/jobs/tests",
+                "recorder/tests",
             ],
         ),
     ];
@@ -117,6 +118,7 @@ fn every_published_crate_says_what_it_is() {
         "macros",
         "observe",
         "oncewire",
+        "recorder",
         "schema",
         "sim",
         "transport-pipe",

@@ -8,6 +8,7 @@ mod golden;
 mod handshake;
 mod json;
 mod pair;
+mod recording;
 mod script;
 mod seeds;
 mod server;
@@ -19,6 +20,7 @@ pub use golden::golden;
 pub use handshake::handshake;
 pub use json::json;
 pub use pair::{pair, pair_traced};
+pub use recording::recording;
 pub use seeds::seeds;
 pub use server::server;
 pub use typed::typed;
@@ -34,6 +36,7 @@ pub const ALL: &[Target] = &[
     ("handshake", handshake),
     ("json", json),
     ("pair", pair),
+    ("recording", recording),
     ("server", server),
     ("typed", typed),
 ];

@@ -28,6 +28,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "pair" => (0..16u64)
             .map(|seed| [(seed << 57 | seed).to_le_bytes(), [seed as u8 * 13; 8]].concat())
             .collect(),
+        "recording" => super::recording::recording_seeds(),
         "server" => SERVER.iter().map(|script| script.concat()).collect(),
         "typed" => typed(),
         _ => Vec::new(),
