@@ -67,7 +67,15 @@ fn every_file_that_a_document_cites_exists() {
 fn every_program_that_a_document_runs_exists() {
     let kinds = [
         ("--bin ", &["fuzz/src/bin", "ledger-redb/src/bin", "bench/src/bin"][..]),
-        ("--example ", &["examples/examples", "examples/bank/examples", "ledger-redb/examples"]),
+        (
+            "--example ",
+            &[
+                "examples/examples",
+                "examples/bank/examples",
+                "ledger-redb/examples",
+                "ledger-postgres/examples",
+            ],
+        ),
         (
             "--test ",
             &[

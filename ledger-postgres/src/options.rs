@@ -8,7 +8,7 @@ use oncewire_driver::ledger::LedgerError;
 use postgres::tls::{MakeTlsConnect, TlsConnect};
 use postgres::{Client, Config, IsolationLevel, NoTls, Socket};
 
-use crate::error::explain;
+use crate::error::{explain, is_lost};
 use crate::sql::{Sql, Warnings};
 use crate::{PostgresLedger, PostgresStore};
 
@@ -160,9 +160,13 @@ impl PostgresOptions {
         sql.script(
             "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_session_timeout = 0; \
              SET idle_in_transaction_session_timeout = 0; SET tcp_keepalives_idle = 5; \
-             SET tcp_keepalives_interval = 3; SET tcp_keepalives_count = 3; \
-             SET client_connection_check_interval = '2s'",
+             SET tcp_keepalives_interval = 3; SET tcp_keepalives_count = 3",
         )?;
+        // During a statement too, where the database's system can tell.
+        match sql.script("SET client_connection_check_interval = '2s'") {
+            Err(error) if is_lost(&error) => return Err(error),
+            _ => {}
+        }
         Ok(sql)
     }
 

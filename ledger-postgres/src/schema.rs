@@ -37,6 +37,9 @@ const MIGRATIONS: [&str; 1] = [
 /// The format that this version reads and writes.
 pub(crate) const FORMAT: i32 = MIGRATIONS.len() as i32;
 
+/// Whatever the user's default is: what another server has committed meanwhile must be seen.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
+
 /// Held while tables are made: "once" in ASCII. In the upper half of the locks that servers hold, too.
 const LOCK: i64 = 0x6f6e_6365;
 
@@ -198,7 +201,7 @@ fn create(found: &mut Found) -> Result<(), LedgerError> {
     let sql = &mut found.sql;
     // Before the transaction, which might not see what was made while it waits. An error ends the connection, and so the lock.
     sql.row("SELECT pg_advisory_lock($1)", &[&LOCK]).map_err(explained)?;
-    sql.script("BEGIN").map_err(explained)?;
+    sql.script(BEGIN).map_err(explained)?;
     // Another one may have been faster.
     match count(sql).map_err(explained)? {
         0 => {
@@ -338,7 +341,7 @@ fn begin(mut found: Found, options: &PostgresOptions) -> Result<Opened, LedgerEr
     let doing = |error| explain("be taken over", &error);
     let server = found.table("server");
     let Found { mut sql, synchronous_commit, schema } = found;
-    sql.script("BEGIN").map_err(doing)?;
+    sql.script(BEGIN).map_err(doing)?;
     for (at, migration) in MIGRATIONS.iter().enumerate().skip(format as usize) {
         sql.script(migration).map_err(doing)?;
         let note = format!("UPDATE {server} SET format = $1");

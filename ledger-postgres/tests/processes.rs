@@ -184,21 +184,21 @@ fn c289_servers_and_the_database_are_killed_and_the_books_are_exact() {
     active.until_it_serves();
     let mut passive = Process::start(&connection, addresses[1]);
     let payers = Payers::start(&addresses);
-    payers.until_paid(50);
+    payers.until_paid(25);
     for round in 0..3 {
         active.kill();
         // The stand-by takes over with all sessions, and the one that was killed comes back as a stand-by.
         passive.until_it_serves();
-        payers.until_paid(50);
+        payers.until_paid(25);
         active = std::mem::replace(&mut passive, Process::start(&connection, addresses[round % 2]));
         if round == 1 {
             cluster.end("KILL");
             cluster.resume();
-            payers.until_paid(50);
+            payers.until_paid(25);
         }
     }
     drop(active);
-    payers.until_paid(50);
+    payers.until_paid(25);
     payers.compare(&connection);
 }
 
@@ -225,12 +225,12 @@ fn c290_the_primary_is_lost_and_its_synchronous_stand_by_has_all_that_was_answer
     let mut process = Process::start(&both, address);
     process.until_it_serves();
     let payers = Payers::start(&[address]);
-    payers.until_paid(100);
+    payers.until_paid(50);
     let mut primary = primary;
     primary.end("KILL");
     stand_by.promote();
     process.until_it_serves();
-    payers.until_paid(100);
+    payers.until_paid(50);
     payers.compare(&stand_by.connection(name));
 }
 
@@ -248,7 +248,7 @@ fn c291_a_commit_that_was_not_replicated_is_no_commit_of_the_ledgers() {
         admin.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'absent'").unwrap();
         admin.batch_execute("SELECT pg_reload_conf()").unwrap();
         let waits = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND application_name = 'oncewire ledger'";
-        let (call, pid): (_, i32) = loop {
+        let (mut call, pid): (_, i32) = loop {
             let call = client.call(&PAY, &(1, 1)).start();
             // It is answered, or it waits.
             let pid = smol::unblock({
@@ -267,7 +267,7 @@ fn c291_a_commit_that_was_not_replicated_is_no_commit_of_the_ledgers() {
             }
         };
         admin.query("SELECT pg_cancel_backend($1)", &[&pid]).unwrap();
-        until_it_fails(&server).await;
+        until_it_fails(&server, &mut call).await;
         let error = server.ledger_error().unwrap().to_string();
         assert!(error.contains("may be in no stand-by"), "{error}");
         // The next one waits with its epoch, and reads nothing before that is in a stand-by.

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use oncewire_driver::ledger::Ledger;
 use oncewire_driver::{Client, ClientOptions, NotExecuted, Outcome};
-use oncewire_ledger_postgres::PostgresOptions;
+use oncewire_ledger_postgres::postgres::error::SqlState;
+use oncewire_ledger_postgres::{PostgresOptions, SqlError};
 use util::*;
 
 #[test]
@@ -125,6 +126,33 @@ fn a_record_that_cannot_be_decoded_keeps_the_server_from_starting() {
     });
 }
 
+#[test]
+fn reads_write_nothing_and_survive_the_end_of_their_connection() {
+    let Some(cluster) = shared() else { return };
+    let connection = cluster.database();
+    let ledger = options(&connection).with_readers_max(1).open().unwrap();
+    let reads = ledger.reads();
+    let count = "SELECT * FROM customers WHERE id = $1";
+    assert_eq!(reads.query(count, &[&1]).unwrap().len(), 1);
+    let error = reads.query("INSERT INTO customers VALUES (1000)", &[]).unwrap_err();
+    assert_eq!(error.code(), Some(&SqlState::READ_ONLY_SQL_TRANSACTION), "{error}");
+    let mut beside = connect(&connection);
+    let end = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity \
+               WHERE application_name = 'oncewire reads' AND datname = current_database()";
+    assert_eq!(beside.query(end, &[]).unwrap().len(), 1);
+    assert_eq!(reads.query(count, &[&1]).unwrap().len(), 1, "on another connection");
+    // The statement is prepared, and its table changes.
+    beside.batch_execute("ALTER TABLE customers ADD COLUMN name text").unwrap();
+    assert_eq!(reads.query_one(count, &[&1]).unwrap().len(), 2);
+    // More threads than connections: each has its turn.
+    let threads = [1, 2, 3, 4].map(|id| {
+        let reads = reads.clone();
+        std::thread::spawn(move || (0..20).all(|_| reads.query_one(count, &[&id]).is_ok()))
+    });
+    assert!(threads.into_iter().all(|thread| thread.join().unwrap()));
+    assert!(matches!(reads.query_one(count, &[&1000]), Err(SqlError::RowCount(0))));
+}
+
 /// What a call of each kind ends as while the ledger's commits fail, and how the server says why; then all continues at the next
 /// server, where nothing has run that was not answered, or is.
 fn fails_and_goes_on(cluster: &Cluster, break_it: &str, mend_it: &str, says: &str) {
@@ -136,8 +164,8 @@ fn fails_and_goes_on(cluster: &Cluster, break_it: &str, mend_it: &str, says: &st
         let client = Client::new(place.clone(), ClientOptions::default());
         assert_eq!(client.call(&PAY, &(1, 100)).await.ok(), Ok(100));
         beside.batch_execute(break_it).unwrap();
-        let in_doubt = client.call(&PAY, &(1, 1)).start();
-        until_it_fails(&old).await;
+        let mut in_doubt = client.call(&PAY, &(1, 1)).start();
+        until_it_fails(&old, &mut in_doubt).await;
         for _ in 0..2 {
             let refused = client.call(&COUNT, &()).await;
             assert!(

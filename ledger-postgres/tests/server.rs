@@ -45,8 +45,8 @@ fn c281_a_server_that_was_replaced_commits_nothing_and_answers_nothing() {
         assert_eq!(client.call(&PAY, &(1, 100)).await.ok(), Ok(100));
         // As the next server does, but this one's connection lives: no lock, only the number keeps it away.
         beside.execute("UPDATE oncewire_server SET epoch = epoch + 1", &[]).unwrap();
-        let in_doubt = client.call(&PAY, &(1, 1)).start();
-        until_it_fails(&old).await;
+        let mut in_doubt = client.call(&PAY, &(1, 1)).start();
+        until_it_fails(&old, &mut in_doubt).await;
         let refused = client.call(&PAY, &(1, 1)).await;
         assert!(matches!(refused, Outcome::NotExecuted(NotExecuted::LedgerFailed)), "{refused:?}");
         let error = old.ledger_error().expect("it says so").to_string();
@@ -107,6 +107,23 @@ fn c282_a_handler_that_continues_after_a_failed_statement_loses_only_that() {
         assert_eq!(client.call(&BALANCE, &1).await.ok(), Ok(2));
         client.close().await;
     });
+}
+
+#[test]
+fn a_table_that_changes_under_a_prepared_statement_stops_no_call() {
+    let Some(cluster) = shared() else { return };
+    let (connection, place) = (cluster.database(), Place::default());
+    let server = open(&connection, &Arc::default());
+    place.set(Some(server.clone()));
+    smol::block_on(async {
+        let client = Client::new(place.clone(), ClientOptions::default());
+        let statement = "SELECT * FROM customers".to_owned();
+        assert!(client.call(&STATEMENT, &statement).await.ok().is_ok());
+        connect(&connection).batch_execute("ALTER TABLE customers ADD COLUMN name text").unwrap();
+        assert!(client.call(&STATEMENT, &statement).await.ok().is_ok());
+        client.close().await;
+    });
+    assert_eq!(server.handler_faults().rollbacks, 0);
 }
 
 #[test]

@@ -87,11 +87,21 @@ pub fn open(connection: &str, runs: &Arc<AtomicU32>) -> Server {
     server(options(connection).open().unwrap(), runs)
 }
 
-/// Waits until the server's ledger can commit no more.
-pub async fn until_it_fails(server: &Server) {
-    while server.ledger_error().is_none() {
-        smol::future::yield_now().await;
-    }
+/// Waits until the server's ledger can commit no more. This call must have no answer by then.
+pub async fn until_it_fails<C>(server: &Server, call: &mut C)
+where
+    C: Future<Output: std::fmt::Debug> + Unpin,
+{
+    let fails = async {
+        while server.ledger_error().is_none() {
+            smol::future::yield_now().await;
+        }
+    };
+    let answered = async {
+        let outcome = call.await;
+        panic!("the call was answered: {outcome:?}");
+    };
+    smol::future::or(fails, answered).await;
 }
 
 /// Why a ledger is refused.
