@@ -215,6 +215,8 @@ pub enum CallError {
     BadMetadata(MetadataError),
     /// The process was forked since the client was made: the threads that drive it are the parent's. Drivers say so.
     Forked,
+    /// A hook of the program's that sees calls before they begin has panicked. Drivers say so.
+    HookPanicked,
     /// The call is one-way and the client is [durable](crate::ClientConfig::durable): a journal keeps a call until its
     /// outcome is written, and nothing is reported of this one.
     OneWay,
@@ -244,6 +246,9 @@ impl fmt::Display for CallError {
                 f.write_str("call not begun: its arguments cannot be encoded")
             }
             CallError::BadMetadata(why) => write!(f, "call not begun: {why}"),
+            CallError::HookPanicked => {
+                f.write_str("call not begun: a hook around the client's calls has panicked")
+            }
             CallError::OneWay => {
                 f.write_str("call not begun: a durable client makes no one-way calls")
             }

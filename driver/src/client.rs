@@ -5,6 +5,7 @@
 //! | `client.rs` | the handle |
 //! | `client/options.rs` | how a client behaves, and its status |
 //! | `client/with_options.rs` | the same, set one by one |
+//! | `client/around.rs` | hooks that see calls before they begin, and what a handle gives to its calls |
 //! | `client/call.rs` | a call, described and then awaited |
 //! | `client/outcome.rs` | its outcome, decoded, and the ticket that may be left of it |
 //! | `client/resolve.rs` | tickets, waited for |
@@ -24,6 +25,7 @@
 //! | `client/durable.rs` | clients whose calls outlive their process |
 //! | `client/journal_state.rs` | which of their calls is journaled, and what waits for which write |
 
+mod around;
 mod backoff;
 mod call;
 mod comparisons;
@@ -48,6 +50,7 @@ mod with_options;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use oncewire_core::{CallError, MethodId};
@@ -59,6 +62,9 @@ use crate::metadata::Metadata;
 use crate::method::Method;
 use crate::runtime::{Runtime, SmolRuntime};
 use crate::transport::Connect;
+use around::CallDefaults;
+pub use around::NewCall;
+use around::Surroundings;
 pub use call::Call;
 use call::CalledMethod;
 pub use durable::{Delivery, DurableCall, DurableClient, Receipt, RecoveredCall};
@@ -94,6 +100,8 @@ pub use unreplied::{CallResult, Unreplied};
 #[derive(Clone)]
 pub struct Client {
     handle: Arc<Handle>,
+    /// What calls through this clone have, unless they say otherwise.
+    defaults: Option<Arc<CallDefaults>>,
 }
 
 /// Ends the client when the last clone is gone.
@@ -127,7 +135,46 @@ impl Client {
     ) -> Client {
         let shared = Shared::new(Box::new(connector), options, runtime.clone());
         runtime.spawn(Box::pin(task::ClientTask::new(shared.clone())));
-        Client { handle: Arc::new(Handle { shared }) }
+        Client { handle: Arc::new(Handle { shared }), defaults: None }
+    }
+
+    /// A clone whose calls carry this metadata, instead of what the calls of this one carry. It is of the same session: what needs other
+    /// metadata for each caller makes such a clone for each, and a typed client of it.
+    ///
+    /// ```
+    /// use oncewire_driver::{Client, Metadata, MetadataKey, Method};
+    ///
+    /// const TENANT: MetadataKey<String> = MetadataKey::new("tenant");
+    /// const NOTE: Method<String, ()> = Method::new("bank/note");
+    ///
+    /// fn note(client: &Client, text: String) -> Result<(), oncewire_driver::CallError> {
+    ///     // In front of a client that the attribute `service` wrote: BankClient(acme).note(text)
+    ///     let acme = client.with_metadata(Metadata::new().with(&TENANT, "acme"));
+    ///     acme.send(&NOTE, &text)
+    /// }
+    /// ```
+    ///
+    /// One-way calls carry it too, and so do streams and uploads where they are opened and committed. A call may say otherwise, or add to
+    /// it: [`Call::with_metadata`], [`Call::metadata`].
+    #[must_use = "it is another handle of the client that carries the metadata"]
+    pub fn with_metadata(&self, metadata: Metadata) -> Client {
+        let defaults = CallDefaults::with_metadata(self.defaults.as_ref(), metadata);
+        Client { handle: self.handle.clone(), defaults }
+    }
+
+    /// A clone whose calls wait this long, unless they say otherwise, instead of [`ClientOptions::timeout`].
+    #[must_use = "it is another handle of the client that has the timeout"]
+    pub fn with_timeout(&self, timeout: Duration) -> Client {
+        let defaults = CallDefaults::with_timeout(self.defaults.as_ref(), timeout);
+        Client { handle: self.handle.clone(), defaults }
+    }
+
+    #[inline]
+    fn with_defaults<R>(&self, call: Call<R>) -> Call<R> {
+        match &self.defaults {
+            None => call,
+            Some(defaults) => defaults.apply(call),
+        }
     }
 
     /// A call of a typed method: await it, or set its options first. It may run more than once if the method is
@@ -141,7 +188,10 @@ impl Client {
         let called = CalledMethod::of(method);
         let shared = &self.handle.shared;
         match crate::buffer::encode(arguments) {
-            Ok(body) => Call::new(shared, called, method.spec().idempotent, body, decode),
+            Ok(body) => {
+                let idempotent = method.spec().idempotent;
+                self.with_defaults(Call::new(shared, called, idempotent, body, decode))
+            }
             Err(_) => Call::refused(shared, called, CallError::Unencodable, decode),
         }
     }
@@ -151,20 +201,22 @@ impl Client {
     pub fn call_raw(&self, method: MethodId, body: impl Into<Bytes>) -> Call<Bytes> {
         let called = CalledMethod::of_bytes(method);
         let body = Encoded::Shared(body.into());
-        Call::new(&self.handle.shared, called, false, body, Decode::raw())
+        self.with_defaults(Call::new(&self.handle.shared, called, false, body, Decode::raw()))
     }
 
-    /// [`call_raw`](Client::call_raw) with a body that may be short enough to lie where it is.
+    /// [`call_raw`](Client::call_raw) with a body that may be short enough to lie where it is, for a part of a stream: hooks have
+    /// seen that when it was opened, and it has the metadata.
     #[cfg(feature = "stream")]
     pub(crate) fn call_encoded(&self, method: MethodId, body: Encoded) -> Call<Bytes> {
         let called = CalledMethod::of_bytes(method);
-        Call::new(&self.handle.shared, called, false, body, Decode::raw())
+        Call::new(&self.handle.shared, called, false, body, Decode::raw()).unseen()
     }
 
     /// How long calls of this client wait, unless they say otherwise.
     #[cfg(feature = "stream")]
-    pub(crate) fn timeout(&self) -> std::time::Duration {
-        self.handle.shared.options.timeout
+    pub(crate) fn timeout(&self) -> Duration {
+        let own = self.defaults.as_ref().and_then(|defaults| defaults.timeout);
+        own.unwrap_or(self.handle.shared.options.timeout)
     }
 
     /// Unpredictable bits, of the client's runtime.
@@ -186,7 +238,7 @@ impl Client {
         arguments: &A,
     ) -> Result<(), CallError> {
         let body = crate::buffer::encode(arguments).map_err(|_| CallError::Unencodable)?;
-        self.send_call(&CalledMethod::of(method), method.spec().idempotent, body, false)
+        self.send_call(&CalledMethod::of(method), method.spec().idempotent, body, None)
     }
 
     /// A one-way call with metadata: see [`Call::metadata`].
@@ -200,8 +252,7 @@ impl Client {
         metadata: &Metadata,
     ) -> Result<(), CallError> {
         let body = crate::buffer::encode(arguments).map_err(|_| CallError::Unencodable)?;
-        let (body, metadata) = metadata.join(body)?;
-        self.send_call(&CalledMethod::of(method), method.spec().idempotent, body, metadata)
+        self.send_call(&CalledMethod::of(method), method.spec().idempotent, body, Some(metadata))
     }
 
     /// A one-way call with bytes for arguments.
@@ -209,27 +260,64 @@ impl Client {
     /// # Errors
     /// Why it was not begun.
     pub fn send_raw(&self, method: MethodId, body: impl Into<Bytes>) -> Result<(), CallError> {
-        self.send_one_way(method, false, Encoded::Shared(body.into()))
+        let body = Encoded::Shared(body.into());
+        self.send_call(&CalledMethod::of_bytes(method), false, body, None)
     }
 
+    /// One that is a part of a stream, like [`call_encoded`](Client::call_encoded).
+    #[cfg(feature = "stream")]
     pub(crate) fn send_one_way(
         &self,
         method: MethodId,
         idempotent: bool,
         body: Encoded,
     ) -> Result<(), CallError> {
-        self.send_call(&CalledMethod::of_bytes(method), idempotent, body, false)
+        let timeout = self.handle.shared.options.timeout;
+        self.send_body(&CalledMethod::of_bytes(method), idempotent, timeout, (body, false))
     }
 
     fn send_call(
         &self,
         method: &CalledMethod,
         idempotent: bool,
-        mut body: Encoded,
-        metadata: bool,
+        body: Encoded,
+        metadata: Option<&Metadata>,
+    ) -> Result<(), CallError> {
+        let options = &self.handle.shared.options;
+        if metadata.is_none() && self.defaults.is_none() && options.hooks.is_empty() {
+            return self.send_body(method, idempotent, options.timeout, (body, false));
+        }
+        let (timeout, body) = self.complete(method, body, metadata)?;
+        self.send_body(method, idempotent, timeout, body)
+    }
+
+    /// Shows a one-way call to the hooks, and puts its metadata before its arguments.
+    #[cold]
+    fn complete(
+        &self,
+        method: &CalledMethod,
+        arguments: Encoded,
+        metadata: Option<&Metadata>,
+    ) -> Result<(Duration, (Encoded, bool)), CallError> {
+        let shared = &self.handle.shared;
+        let defaults = self.defaults.as_deref();
+        let timeout = defaults.and_then(|defaults| defaults.timeout);
+        let timeout = timeout.unwrap_or(shared.options.timeout);
+        let metadata = metadata.or(defaults.and_then(|defaults| defaults.metadata.as_ref()));
+        let metadata = metadata.cloned().map(Box::new);
+        let around = Surroundings { timeout, one_way: true, metadata };
+        around.join(shared, method, None, arguments)
+    }
+
+    fn send_body(
+        &self,
+        method: &CalledMethod,
+        idempotent: bool,
+        timeout: Duration,
+        (mut body, metadata): (Encoded, bool),
     ) -> Result<(), CallError> {
         let mut call = oncewire_core::Call::new(method.id, body.take_payload());
-        call.timeout = self.handle.shared.options.timeout;
+        call.timeout = timeout;
         call.idempotent = idempotent;
         call.one_way = true;
         call.metadata = metadata;
@@ -303,7 +391,7 @@ mod tests {
         let failure = CallFailure::NotExecuted(forked);
         assert_eq!(client.call(&CALL, &()).block().ok(), Err(failure));
         assert_eq!(client.call(&CALL, &()).result().block().unwrap_err().failure(), failure);
-        let retry = Retry::within(std::time::Duration::from_secs(1000));
+        let retry = Retry::within(Duration::from_secs(1000));
         assert_eq!(retry.block(|| client.call(&CALL, &())).unwrap_err().failure(), failure);
         assert!(!client.close_blocking().in_good_order);
     }

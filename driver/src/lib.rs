@@ -104,8 +104,8 @@ mod transport;
 pub use bytes::Bytes;
 pub use client::{
     Call, CallFailure, CallReport, CallResult, Client, ClientOptions, ClientStatus, CloseReport,
-    Delivery, DurableCall, DurableClient, Outcome, Receipt, RecoveredCall, Resolve, Retry, Ticket,
-    Unreplied,
+    Delivery, DurableCall, DurableClient, NewCall, Outcome, Receipt, RecoveredCall, Resolve, Retry,
+    Ticket, Unreplied,
 };
 pub use metadata::{Metadata, MetadataError, MetadataKey, MetadataType, MetadataValue};
 pub use method::{Method, RawMethod};
@@ -122,7 +122,8 @@ pub use oncewire_schema as schema;
 pub use oncewire_schema::Schema;
 pub use runtime::{Runtime, SmolRuntime, Timer};
 pub use server::{
-    BuildError, Context, HandlerFaults, Load, Server, ServerBuilder, StateHandler, StatefulBuilder,
+    BuildError, Context, Handled, HandlerFaults, Load, Next, NextTransactional, Refusal, Server,
+    ServerBuilder, StateHandler, StatefulBuilder,
 };
 #[doc(hidden)]
 pub use service::__private;

@@ -250,6 +250,8 @@ pub(crate) struct MethodOptions {
     pub(crate) concurrency: Option<usize>,
     pub(crate) queue_max: Option<usize>,
     pub(crate) drop_on_cancel: bool,
+    /// Its calls are parts of a stream, which was opened by another one: no hook sees them.
+    pub(crate) carries_chunks: bool,
 }
 
 impl MethodOptions {
@@ -258,11 +260,17 @@ impl MethodOptions {
         concurrency: None,
         queue_max: None,
         drop_on_cancel: false,
+        carries_chunks: false,
     };
+
+    /// Of a method whose calls are parts of a stream.
+    #[cfg(feature = "stream")]
+    pub(crate) const CHUNKS: MethodOptions =
+        MethodOptions { carries_chunks: true, ..MethodOptions::NONE };
 
     /// The first of them that makes no sense for a transactional method.
     pub(crate) fn not_transactional(&self) -> Option<&'static str> {
-        let Self { time_limit, concurrency, queue_max, drop_on_cancel } = *self;
+        let Self { time_limit, concurrency, queue_max, drop_on_cancel, .. } = *self;
         [
             (time_limit.is_some(), "time_limit"),
             (concurrency.is_some(), "concurrency"),

@@ -132,13 +132,17 @@ impl fmt::Debug for ObserverList {
 /// They, and what they observe.
 #[derive(Debug)]
 pub(crate) struct Observers {
-    source: Source,
+    source: Arc<Source>,
     list: ObserverList,
 }
 
 impl Observers {
     pub(crate) fn new(source: Source, list: ObserverList) -> Observers {
-        Observers { source, list }
+        Observers { source: Arc::new(source), list }
+    }
+
+    pub(crate) fn source(&self) -> &Arc<Source> {
+        &self.source
     }
 
     /// Calls each of them. Not under a lock: they are the user's code.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `server.rs` | the handle |
 //! | `server/builder.rs` | how a server is described |
+//! | `server/build_error.rs` | why one cannot be built |
 //! | `server/state.rs` | what all tasks share: the machine, and which task to wake |
 //! | `server/principals.rs` | the numbers of callers |
 //! | `server/conn.rs` | the task of one connection |
@@ -13,6 +14,7 @@
 //! | `server/waiting.rs` | calls that cannot run at once: their turn comes, or they are refused |
 //! | `server/context.rs` | what a handler can know of its call |
 //! | `server/handler.rs` | from a request's bytes to a future or a transaction |
+//! | `server/around.rs` | hooks that wrap handlers |
 //! | `server/stateful.rs` | handlers that share a state |
 //! | `server/blocking.rs` | handlers that block their thread |
 //! | `server/transactional.rs` | handlers that run in the ledger's transaction |
@@ -27,9 +29,11 @@
 //! | `server/restore.rs` | takes back what a ledger has kept |
 //! | `server/timer_task.rs` | the task that keeps time |
 
+mod around;
 mod authorization;
 pub(crate) mod batch;
 mod blocking;
+mod build_error;
 mod builder;
 mod cancels;
 mod conn;
@@ -63,8 +67,10 @@ use oncewire_core::{Instance, NotExecuted, ServerCounters, ServerId};
 use crate::ledger::entry::LedgerError;
 use crate::observe::Event;
 use crate::transport::{Accept, BoxStream, Subject};
+pub use around::{Handled, Next, NextTransactional, Refusal};
 pub(crate) use authorization::allows;
-pub use builder::{BuildError, ServerBuilder};
+pub use build_error::BuildError;
+pub use builder::ServerBuilder;
 pub use context::Context;
 use state::Shared;
 pub use stateful::{StateHandler, StatefulBuilder};

@@ -10,6 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use oncewire_core::{self as core, CallError, MethodId, NotExecuted, Unknown};
 
+use super::around::Surroundings;
+use super::observed::Begun;
 use super::outcome::{CallFailure, Decode, Outcome, Ticket};
 use super::pending::{PendingId, Trace};
 use super::report::CallReport;
@@ -87,14 +89,21 @@ struct Description {
     call: core::Call<'static>,
     arguments: Encoded,
     metadata: Option<Box<Metadata>>,
+    /// The client's hooks see it before it begins.
+    hooked: bool,
 }
 
 impl Description {
     /// What the machine takes: once.
     #[inline]
-    fn take_call(&mut self) -> Result<core::Call<'_>, NotExecuted> {
-        if self.metadata.is_some() {
-            self.join_metadata()?;
+    fn take_call(
+        &mut self,
+        shared: &Shared,
+        method: &CalledMethod,
+        begun: Option<&Begun>,
+    ) -> Result<core::Call<'_>, NotExecuted> {
+        if self.hooked || self.metadata.is_some() {
+            self.complete(shared, method, begun)?;
         }
         let core::Call { method, timeout, idempotent, fail_fast, metadata, .. } = self.call;
         let mut call = core::Call::new(method, self.arguments.take_payload());
@@ -103,15 +112,25 @@ impl Description {
         Ok(call)
     }
 
-    /// Puts the metadata before the arguments.
+    /// Shows the call to the client's hooks, and puts the metadata before the arguments.
     #[cold]
     #[inline(never)]
-    fn join_metadata(&mut self) -> Result<(), NotExecuted> {
-        if let Some(metadata) = self.metadata.take() {
-            let arguments = std::mem::replace(&mut self.arguments, Encoded::Shared(Bytes::new()));
-            let joined = metadata.join(arguments).map_err(NotExecuted::NotBegun)?;
-            (self.arguments, self.call.metadata) = joined;
-        }
+    fn complete(
+        &mut self,
+        shared: &Shared,
+        method: &CalledMethod,
+        begun: Option<&Begun>,
+    ) -> Result<(), NotExecuted> {
+        let arguments = std::mem::replace(&mut self.arguments, Encoded::Shared(Bytes::new()));
+        let (timeout, metadata) = (self.call.timeout, self.metadata.take());
+        let around = Surroundings { timeout, one_way: false, metadata };
+        let joined = match self.hooked {
+            true => around.join(shared, method, begun, arguments),
+            false => around.join_unseen(arguments),
+        };
+        let (timeout, body) = joined.map_err(NotExecuted::NotBegun)?;
+        self.call.timeout = timeout;
+        (self.arguments, self.call.metadata) = body;
         Ok(())
     }
 }
@@ -130,7 +149,8 @@ impl<R> Call<R> {
         call.timeout = shared.options.timeout;
         call.fail_fast = shared.options.fail_fast;
         call.idempotent = idempotent;
-        let state = State::Fresh(Ok(Description { call, arguments, metadata: None }));
+        let hooked = !shared.options.hooks.is_empty();
+        let state = State::Fresh(Ok(Description { call, arguments, metadata: None, hooked }));
         Call { shared: shared.clone(), state, decode, method }
     }
 
@@ -192,6 +212,12 @@ impl<R> Call<R> {
     /// ```
     pub fn timeout_at_most(self, timeout: Duration) -> Self {
         self.described(|call| call.timeout = call.timeout.min(timeout))
+    }
+
+    /// A part of something that hooks have seen as a whole.
+    #[cfg(feature = "stream")]
+    pub(super) fn unseen(self) -> Self {
+        self.changed(|call| call.hooked = false)
     }
 
     pub(super) fn runtime(&self) -> &Arc<dyn Runtime> {
@@ -297,7 +323,9 @@ impl<R> Call<R> {
         let Call { shared, method, .. } = self;
         let begun = shared.observe_start(method).filter(|_| call.is_ok());
         let on_begun = |id, connections| shared.observe_begun(id, begun, connections);
-        let result = call.and_then(|mut call| shared.begin(call.take_call()?, method, on_begun));
+        let result = call.and_then(|mut call| {
+            shared.begin(call.take_call(shared, method, begun.as_ref())?, method, on_begun)
+        });
         result.inspect_err(|why| shared.observe_not_begun(begun, *why))
     }
 
@@ -319,8 +347,10 @@ impl<R> Call<R> {
             *state = State::Waiting(id);
             shared.observe_begun(id, begun, connections);
         };
-        let begin =
-            |mut call: Description| shared.begin_and_poll(call.take_call()?, method, cx, on_begun);
+        let begin = |mut call: Description| {
+            let call = call.take_call(shared, method, begun.as_ref())?;
+            shared.begin_and_poll(call, method, cx, on_begun)
+        };
         let result = call.and_then(begin);
         result.inspect_err(|why| shared.observe_not_begun(begun, *why))
     }
@@ -346,7 +376,8 @@ impl<R> Call<R> {
                         let Call { shared, state, method, .. } = self;
                         let on_begun = |id, _| *state = State::Waiting(id);
                         call.and_then(|mut call| {
-                            shared.begin_and_poll(call.take_call()?, method, cx, on_begun)
+                            let call = call.take_call(shared, method, None)?;
+                            shared.begin_and_poll(call, method, cx, on_begun)
                         })
                     }
                     Some(_) => self.begin_and_poll_observed(call, cx),

@@ -21,6 +21,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Handle;
+use super::around::{CallDefaults, Surroundings};
 use super::call::CalledMethod;
 use super::journal_state::{Delivered, JournalState, Recovered};
 use super::options::{ClientOptions, ClientStatus, CloseReport};
@@ -85,6 +86,8 @@ use crate::transport::Connect;
 #[derive(Clone)]
 pub struct DurableClient {
     handle: Arc<Handle>,
+    /// What calls through this clone have.
+    defaults: Option<Arc<CallDefaults>>,
 }
 
 impl fmt::Debug for DurableClient {
@@ -127,10 +130,24 @@ impl DurableClient {
             Shared::with_machine(Box::new(connector), options, runtime.clone(), machine, journal);
         runtime.spawn(Box::pin(ClientTask::new(shared.clone())));
         let left = left.into_iter().map(|left| RecoveredCall::new(&shared, left)).collect();
-        Ok((DurableClient { handle: Arc::new(Handle { shared }) }, left))
+        Ok((DurableClient { handle: Arc::new(Handle { shared }), defaults: None }, left))
     }
 
-    /// Begins a call of a typed method, with the client's timeout. `tag` is what the caller will know it by after a
+    /// A clone whose calls carry this metadata, which the journal keeps with the arguments: see [`Client::with_metadata`](crate::Client::with_metadata).
+    #[must_use = "it is another handle of the client that carries the metadata"]
+    pub fn with_metadata(&self, metadata: Metadata) -> DurableClient {
+        let defaults = CallDefaults::with_metadata(self.defaults.as_ref(), metadata);
+        DurableClient { handle: self.handle.clone(), defaults }
+    }
+
+    /// A clone whose calls have this timeout, instead of [`ClientOptions::timeout`].
+    #[must_use = "it is another handle of the client that has the timeout"]
+    pub fn with_timeout(&self, timeout: Duration) -> DurableClient {
+        let defaults = CallDefaults::with_timeout(self.defaults.as_ref(), timeout);
+        DurableClient { handle: self.handle.clone(), defaults }
+    }
+
+    /// Begins a call of a typed method, with the client's timeout, or that of this [clone](DurableClient::with_timeout). `tag` is what the caller will know it by after a
     /// restart: an order's number, say.
     pub fn call<A: Serialize, R: DeserializeOwned + 'static>(
         &self,
@@ -138,10 +155,11 @@ impl DurableClient {
         method: &Method<A, R>,
         arguments: &A,
     ) -> DurableCall<R> {
-        self.call_with_metadata(tag, method, arguments, &Metadata::new())
+        self.call_typed(tag.into(), method, arguments, None)
     }
 
-    /// The same with metadata, which the journal keeps with the arguments: see [`Call::metadata`](crate::Call::metadata).
+    /// The same with metadata, which the journal keeps with the arguments: see [`Call::metadata`](crate::Call::metadata). It is sent
+    /// instead of that of this [clone](DurableClient::with_metadata).
     pub fn call_with_metadata<A: Serialize, R: DeserializeOwned + 'static>(
         &self,
         tag: impl Into<Bytes>,
@@ -149,11 +167,27 @@ impl DurableClient {
         arguments: &A,
         metadata: &Metadata,
     ) -> DurableCall<R> {
+        self.call_typed(tag.into(), method, arguments, Some(metadata))
+    }
+
+    fn call_typed<A: Serialize, R: DeserializeOwned + 'static>(
+        &self,
+        tag: Bytes,
+        method: &Method<A, R>,
+        arguments: &A,
+        metadata: Option<&Metadata>,
+    ) -> DurableCall<R> {
         let body = crate::buffer::encode(arguments).map_err(|_| CallError::Unencodable);
-        let body = body.and_then(|arguments| metadata.join(arguments));
-        let timeout = self.handle.shared.options.timeout;
+        let timeout = self.defaults.as_ref().and_then(|defaults| defaults.timeout);
+        let timeout = timeout.unwrap_or(self.handle.shared.options.timeout);
         let decode = Decode::postcard(method.values());
-        self.begin(tag.into(), CalledMethod::of(method), body, timeout, decode)
+        self.begin(tag, CalledMethod::of(method), body, self.around(timeout, metadata), decode)
+    }
+
+    fn around(&self, timeout: Duration, metadata: Option<&Metadata>) -> Surroundings {
+        let own = self.defaults.as_ref().and_then(|defaults| defaults.metadata.as_ref());
+        let metadata = metadata.or(own).cloned().map(Box::new);
+        Surroundings { timeout, one_way: false, metadata }
     }
 
     /// Begins a call with bytes for arguments and bytes for a reply, and its own timeout (S17).
@@ -165,21 +199,23 @@ impl DurableClient {
         timeout: Duration,
     ) -> DurableCall<Bytes> {
         let method = CalledMethod::of_bytes(method);
-        let body = Ok((Encoded::Shared(body.into()), false));
-        self.begin(tag.into(), method, body, timeout, Decode::raw())
+        let body = Ok(Encoded::Shared(body.into()));
+        self.begin(tag.into(), method, body, self.around(timeout, None), Decode::raw())
     }
 
     fn begin<R>(
         &self,
         tag: Bytes,
         method: CalledMethod,
-        body: Result<(Encoded, bool), CallError>,
-        timeout: Duration,
+        body: Result<Encoded, CallError>,
+        around: Surroundings,
         decode: Decode<R>,
     ) -> DurableCall<R> {
         let shared = self.handle.shared.clone();
         let seen = shared.observe_start(&method);
-        let begun = body.map_err(NotExecuted::NotBegun).and_then(|(body, metadata)| {
+        let join = |arguments| around.join(&shared, &method, seen.as_ref(), arguments);
+        let joined = body.and_then(join).map_err(NotExecuted::NotBegun);
+        let begun = joined.and_then(|(timeout, (body, metadata))| {
             shared.begin_durable(tag, &method, (body.into_bytes(), metadata), timeout)
         });
         let state = match begun {

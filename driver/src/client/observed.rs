@@ -4,8 +4,8 @@
 //! and sessions is noted under the lock, and delivered when it is free.
 
 use std::collections::HashMap;
-use std::sync::Weak;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use oncewire_core::{CloseReason, Instant, NotExecuted, SessionEnd};
 
@@ -172,6 +172,12 @@ impl Shared {
         if let Some(begun) = begun.filter(|begun| !begun.in_doubt) {
             observed.observers.tell(&begun.ended(self.runtime.now(), CallEnd::Dropped));
         }
+    }
+
+    /// How the client's observers know a call that they have seen begin.
+    pub(super) fn observed_as(&self, begun: &Begun) -> Option<(Arc<Source>, u64)> {
+        let observed = self.observed.as_ref()?;
+        Some((observed.observers.source().clone(), begun.call.number))
     }
 
     /// A one-way call was begun.

@@ -7,6 +7,7 @@ use oncewire_core::{
     SessionTag,
 };
 
+use super::around::{Hooks, NewCall};
 use crate::observe::{Observer, ObserverList};
 use crate::signatures::SignatureMismatch;
 
@@ -58,6 +59,7 @@ pub struct ClientOptions {
     /// How long [`Client::close`](crate::Client::close), and the drop of the last handle, wait for what is pending.
     pub close_timeout: Duration,
     pub(crate) observers: ObserverList,
+    pub(crate) hooks: Hooks,
 }
 
 impl Default for ClientOptions {
@@ -79,6 +81,7 @@ impl Default for ClientOptions {
             backoff_max: Duration::from_secs(5),
             close_timeout: Duration::from_secs(5),
             observers: ObserverList::default(),
+            hooks: Hooks::default(),
         }
     }
 }
@@ -87,6 +90,31 @@ impl ClientOptions {
     /// Tells an observer what happens: see [`observe`](crate::observe). There may be several.
     pub fn with_observer(mut self, observer: impl Observer) -> Self {
         self.observers.add(observer);
+        self
+    }
+
+    /// Has `hook` see each call before it begins: it may add metadata, for whatever reads that at the server, and shorten the
+    /// timeout. Several are called in the order in which they were given.
+    ///
+    /// ```
+    /// use oncewire_driver::{ClientOptions, MetadataKey, NewCall};
+    ///
+    /// const TENANT: MetadataKey<String> = MetadataKey::new("tenant");
+    ///
+    /// let options = ClientOptions::default().with_around(|call: &mut NewCall| {
+    ///     if call.method().name.starts_with("bank/") {
+    ///         call.set_metadata(&TENANT, "acme");
+    ///     }
+    /// });
+    /// # drop(options);
+    /// ```
+    ///
+    /// It is called once for each call, before that gets its number, in the thread that begins it: a request that is sent again
+    /// carries the same. For a [`DurableClient`](crate::DurableClient) that is before the call is journaled; what an earlier run has
+    /// left behind goes on as it is. One-way calls are seen too, and a stream or an upload where it is opened, and an upload where it is
+    /// committed, but not the calls that carry chunks. If it panics the call is not begun. Without one, a call costs a branch.
+    pub fn with_around(mut self, hook: impl Fn(&mut NewCall) + Send + Sync + 'static) -> Self {
+        self.hooks.add(hook);
         self
     }
 

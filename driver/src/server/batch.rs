@@ -200,7 +200,7 @@ impl<'a, X: 'static> Transactional<'a, X> {
         }
         match call.ran.insert(ran) {
             Ran::Done(body) => Some(call_entry(call.name, call.digest, reply_state(Ok(body), max))),
-            Ran::RolledBack { .. } => None,
+            Ran::RolledBack { .. } | Ran::Refused(_) => None,
         }
     }
 }

@@ -8,15 +8,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use oncewire_core::{
-    Instance, MethodId, Schemas, Server as Machine, ServerConfig, ServerError, ServerId,
-    ServiceName, SessionId,
+    Instance, MethodId, Schemas, Server as Machine, ServerConfig, ServerId, ServiceName, SessionId,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Server;
+use super::around::Hooks;
 use super::authorization::{Authorization, Authorize};
 use super::batch::{Batch, BatchOwner, Submit};
+use super::build_error::BuildError;
 use super::context::Context;
 use super::handler::{MethodEntry, Raw, Typed};
 use super::ledger_queue::Item;
@@ -37,63 +38,6 @@ use crate::runtime::{Runtime, SmolRuntime};
 use crate::signatures::{MethodSignature, cut, schemas};
 use crate::status::{About, host_name};
 use crate::transport::Subject;
-
-/// Why a server could not be built.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum BuildError {
-    /// The service's name has more than 64 bytes.
-    ServiceNameTooLong {
-        /// Its bytes.
-        len: usize,
-    },
-    /// The methods do not go together.
-    Methods(ServerError),
-    /// A transactional method is declared idempotent: what may run twice needs no record, and what has a record does not
-    /// run twice.
-    TransactionalIdempotent(MethodId),
-    /// A transactional method has an option that would be without effect: its function runs in the ledger's transaction,
-    /// one call at a time, and cannot be dropped half-way.
-    TransactionalOption {
-        /// Which method.
-        method: MethodId,
-        /// Which option.
-        option: &'static str,
-    },
-    /// The configuration names a server id, and the ledger has another.
-    OtherServerId {
-        /// That of the configuration.
-        configured: ServerId,
-        /// The ledger's.
-        ledger: ServerId,
-    },
-    /// The ledger could not be read.
-    Ledger(LedgerError),
-}
-
-impl fmt::Display for BuildError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            BuildError::ServiceNameTooLong { len } => {
-                write!(f, "the service's name has {len} bytes, 64 are allowed")
-            }
-            BuildError::Methods(error) => error.fmt(f),
-            BuildError::TransactionalIdempotent(method) => {
-                write!(f, "the transactional method {method} is declared idempotent")
-            }
-            BuildError::TransactionalOption { method, option } => {
-                write!(f, "{option} cannot be had for the transactional method {method}")
-            }
-            BuildError::OtherServerId { configured, ledger } => write!(
-                f,
-                "the configuration names the server {configured}, the ledger belongs to {ledger}"
-            ),
-            BuildError::Ledger(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for BuildError {}
 
 /// The server id of a description that gives none: a random one takes its place.
 const UNNAMED: ServerId = ServerId::from_bytes([0; 16]);
@@ -133,12 +77,13 @@ impl<L: Ledger> AnyLedger for L {
 /// Describes a server: its methods, its limits, its ledger, its runtime.
 pub struct ServerBuilder<L = NoLedger> {
     service: String,
-    methods: Vec<(oncewire_core::MethodSpec, MethodEntry)>,
+    pub(super) methods: Vec<(oncewire_core::MethodSpec, MethodEntry)>,
     pub(crate) config: ServerConfig,
     runtime: Option<Arc<dyn Runtime>>,
     instance: Option<String>,
     ledger: Option<Box<dyn AnyLedger>>,
-    transactional: Vec<MethodId>,
+    pub(super) transactional: Vec<MethodId>,
+    pub(super) hooks: Hooks,
     pub(crate) signatures: Vec<MethodSignature>,
     pub(crate) offers_signatures: bool,
     pub(crate) offers_status: bool,
@@ -176,6 +121,7 @@ impl ServerBuilder {
             instance: None,
             ledger: None,
             transactional: Vec::new(),
+            hooks: Hooks::default(),
             signatures: Vec::new(),
             offers_signatures: false,
             offers_status: false,
@@ -229,6 +175,7 @@ impl ServerBuilder<NoLedger> {
             instance: self.instance,
             ledger,
             transactional: self.transactional,
+            hooks: self.hooks,
             signatures: self.signatures,
             offers_signatures: self.offers_signatures,
             offers_status: self.offers_status,
@@ -380,7 +327,7 @@ impl<L> ServerBuilder<L> {
     /// # Errors
     /// What is wrong with its description.
     pub fn build(self) -> Result<Server, BuildError> {
-        self.with_status_methods().with_signature_methods().build_as_it_is()
+        self.with_hooks()?.with_status_methods().with_signature_methods().build_as_it_is()
     }
 
     /// The configuration, with what the ledger, the methods and the system say of what its owner left open.

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use oncewire_core::{Admission, CallKey, Instant, NoReply, NotExecuted, Request, Running};
 
 use super::context::{CallWatch, Context};
-use super::handler::{Begun, Body, Reply, ReplyFuture, Unencodable};
+use super::handler::{Begun, Body, Failure, Reply, ReplyFuture};
 use super::limits::Permit;
 use super::state::{Shared, State};
 use crate::buffer::{Encoded, Spares};
@@ -135,7 +135,7 @@ enum End {
     /// Likewise: it took too long, or its outcome was not needed any more, or its task was dropped.
     Dropped,
     /// Executed (S15).
-    Unencodable(Unencodable),
+    Unencodable(String),
     /// Not executed.
     Refused(NotExecuted),
 }
@@ -145,7 +145,17 @@ impl End {
     fn of(reply: Reply) -> End {
         match reply {
             Ok(body) => End::Replied(body),
-            Err(why) => End::Unencodable(why),
+            Err(failure) => End::failed(failure),
+        }
+    }
+
+    #[cold]
+    fn failed(failure: Failure) -> End {
+        match failure {
+            Failure::Unencodable(why) => End::Unencodable(why),
+            Failure::Refused(why) => End::Refused(why),
+            Failure::Panicked => End::Panicked,
+            Failure::Dropped => End::Dropped,
         }
     }
 }
@@ -225,7 +235,7 @@ impl State {
                 Err(NoReply::Aborted)
             }
             End::Dropped => Err(NoReply::Aborted),
-            End::Unencodable(Unencodable(why)) => {
+            End::Unencodable(why) => {
                 self.unencodable += 1;
                 self.last_unencodable = Some(why);
                 Err(NoReply::Unencodable)

@@ -182,7 +182,12 @@ pub(super) trait Work: Send {
 /// How a run of a transactional handler ended.
 pub(super) enum Ran {
     Done(Bytes),
-    RolledBack { why: String, panicked: bool },
+    RolledBack {
+        why: String,
+        panicked: bool,
+    },
+    /// A hook did not let it run.
+    Refused(NotExecuted),
 }
 
 impl Ran {
@@ -192,14 +197,23 @@ impl Ran {
 }
 
 /// The bytes of a reply.
-pub(super) type Reply = Result<Encoded, Unencodable>;
+pub(super) type Reply = Result<Encoded, Failure>;
 
 /// A reply to come. Wherever it is dropped, a panic in that ends there.
 pub(super) type ReplyFuture = Guarded<BoxFuture<'static, Reply>>;
 
-/// The call was executed, and its reply cannot be encoded: which method's, and why.
+/// Why a handler has no reply to show.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Unencodable(pub(super) String);
+pub(super) enum Failure {
+    /// It was executed, and its reply cannot be encoded: which method's, and why.
+    Unencodable(String),
+    /// A hook did not let it run.
+    Refused(NotExecuted),
+    /// It was executed, perhaps in part: it, or a hook around it, has panicked.
+    Panicked,
+    /// Likewise: a hook around it has not said how it ended.
+    Dropped,
+}
 
 /// A typed handler.
 pub(super) struct Typed<F, A, R> {
@@ -257,7 +271,9 @@ pub(super) fn decode_arguments<A: DeserializeOwned + 'static>(
 #[inline]
 fn encoded<R: Serialize>(reply: &R, method: &'static str) -> Reply {
     let encoded = crate::buffer::encode(reply);
-    encoded.map_err(|error| Unencodable(format!("{method}: the reply cannot be encoded: {error}")))
+    encoded.map_err(|error| {
+        Failure::Unencodable(format!("{method}: the reply cannot be encoded: {error}"))
+    })
 }
 
 /// A handler of bytes.

@@ -128,6 +128,7 @@ impl State {
                     let key = running.key();
                     match ran {
                         Ran::Done(body) => self.reply(now, running, body),
+                        Ran::Refused(why) => self.roll_back(now, running, why),
                         Ran::RolledBack { why, panicked } => {
                             self.panics += u64::from(panicked);
                             self.rollbacks += 1;

@@ -9,7 +9,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Server;
-use super::builder::{BuildError, ServerBuilder};
+use super::build_error::BuildError;
+use super::builder::ServerBuilder;
 use super::context::Context;
 use crate::ledger::{Ledger, Rollback};
 use crate::method::Method;

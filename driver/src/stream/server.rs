@@ -93,7 +93,7 @@ fn next_method(name: &'static str, shape: Shape) -> RawMethod {
     let mut spec = MethodSpec::new(shape.next);
     spec.idempotent = true;
     spec.reply_len_max = shape.chunk_len.saturating_add(HEADER_LEN as u32);
-    let options = MethodOptions { drop_on_cancel: true, ..MethodOptions::NONE };
+    let options = MethodOptions { drop_on_cancel: true, ..MethodOptions::CHUNKS };
     RawMethod { name, spec, options, described: None }
 }
 
@@ -101,7 +101,7 @@ fn close_method(name: &'static str, shape: Shape) -> RawMethod {
     let mut spec = MethodSpec::new(shape.close);
     spec.idempotent = true;
     spec.reply_len_max = 0;
-    RawMethod { name, spec, options: MethodOptions::NONE, described: None }
+    RawMethod { name, spec, options: MethodOptions::CHUNKS, described: None }
 }
 
 async fn next(table: Arc<StreamTable>, context: Context, body: Bytes) -> Bytes {

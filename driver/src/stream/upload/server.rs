@@ -90,7 +90,7 @@ fn put_method(name: &'static str, shape: Shape) -> RawMethod {
     let mut spec = MethodSpec::new(shape.put);
     spec.idempotent = true;
     spec.reply_len_max = TAKEN_LEN_MAX;
-    let options = MethodOptions { drop_on_cancel: true, ..MethodOptions::NONE };
+    let options = MethodOptions { drop_on_cancel: true, ..MethodOptions::CHUNKS };
     RawMethod { name, spec, options, described: None }
 }
 
@@ -98,7 +98,7 @@ fn close_method(name: &'static str, shape: Shape) -> RawMethod {
     let mut spec = MethodSpec::new(shape.close);
     spec.idempotent = true;
     spec.reply_len_max = 0;
-    RawMethod { name, spec, options: MethodOptions::NONE, described: None }
+    RawMethod { name, spec, options: MethodOptions::CHUNKS, described: None }
 }
 
 async fn put<R: Send + 'static>(

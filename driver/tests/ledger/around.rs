@@ -1,0 +1,184 @@
+//! Hooks around calls that are recorded or run in a transaction, and around durable calls: C272 to C274.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use oncewire_driver::{
+    BuildError, ClientOptions, DurableClient, Metadata, MetadataKey, Method, Refusal, Server,
+    ServerBuilder,
+};
+
+use super::disk::{Accounts, Mode, TestLedger};
+use super::journal::TestJournal;
+use super::sim::lock;
+use super::world::*;
+
+const REQUEST: MetadataKey<u64> = MetadataKey::new("request");
+
+fn bank(world: &Ledgered) -> ServerBuilder<TestLedger> {
+    let runs = world.runs.clone();
+    Server::builder("test")
+        .ledger(world.ledger.clone())
+        .method(&ADD, move |_, n: i32| {
+            lock(&runs).push(n);
+            async move { 1 }
+        })
+        .transactional(&PAY, |accounts: &mut Accounts, _, (account, amount): (u32, i64)| {
+            let balance = accounts.entry(account).or_default();
+            *balance += amount;
+            Ok(*balance)
+        })
+        .runtime(world.sim.runtime(&world.group))
+}
+
+fn start(world: &Ledgered, builder: ServerBuilder<TestLedger>) {
+    *lock(&world.place.0) = Some(builder.build().expect("the server is built"));
+    world.sim.run();
+}
+
+#[test]
+fn c272_a_transactional_method_needs_a_hook_of_its_own_kind() {
+    let world = Ledgered::default();
+    let error = bank(&world).around(|_, next| next.run()).build().unwrap_err();
+    let (method, name) = (PAY.id(), "test/pay");
+    let missing = "around_transactional";
+    assert_eq!(error, BuildError::WithoutHook { method, name, missing });
+}
+
+#[test]
+fn c273_a_recorded_call_that_a_hook_refuses_leaves_no_record() {
+    let world = Ledgered::default();
+    let builder = bank(&world)
+        .around(|context, next| async move {
+            match context.metadata(&REQUEST) {
+                Some(_) => next.run().await,
+                None => next.refuse(Refusal::BadMetadata),
+            }
+        })
+        .around_transactional(|_, next| next.run());
+    start(&world, builder);
+    let client = world.client();
+    let refused = world.call(&client, &ADD, 1);
+    assert_eq!(refused.outcome(), text("not executed: BadMetadata"));
+    assert_eq!((world.ran(), world.ledger.disk().calls.len()), (vec![], 0));
+    let call = world.begin(client.call(&ADD, &2).metadata(&REQUEST, 7_u64).start());
+    assert_eq!((call.outcome(), world.ran()), (reply(1), vec![2]));
+}
+
+#[test]
+fn c273_a_hook_around_transactions_is_part_of_each() {
+    const BOTH: Method<(u32, i64), i64> = Method::new("test/both");
+    let world = Ledgered::default();
+    let seen: Arc<Mutex<Vec<String>>> = Arc::default();
+    let notes = seen.clone();
+    let builder = bank(&world)
+        .transactional(&BOTH, |_: &mut Accounts, _, _: (u32, i64)| {
+            Err::<i64, _>(oncewire_driver::ledger::Rollback::new("as it says"))
+        })
+        .around(|_, next| next.run())
+        .around_transactional(move |context, next| match context.metadata(&REQUEST) {
+            Some(1) => next.refuse(Refusal::PermissionDenied),
+            Some(2) => panic!("a hook that panics before the function"),
+            Some(3) => {
+                let _handled = next.run();
+                panic!("a hook that panics after the function")
+            }
+            _ => {
+                let method = next.method();
+                let handled = next.run();
+                lock(&notes).push(format!("{method} {}", handled.end().status()));
+                handled
+            }
+        })
+        .around_transactional(|_, next| next.run());
+    start(&world, builder);
+    let client = world.client();
+    let pay = |n: u64| {
+        let call = client.call(&PAY, &(1, 5)).metadata(&REQUEST, n);
+        world.begin(call.start()).outcome()
+    };
+    let balance = || world.ledger.disk().accounts.get(&1).copied().unwrap_or_default();
+    assert_eq!(pay(1), text("not executed: PermissionDenied"));
+    assert_eq!(pay(2), text("not executed: Aborted"));
+    assert_eq!(pay(3), text("not executed: Aborted"));
+    assert_eq!((balance(), world.ledger.disk().calls.len()), (0, 0), "all of it was rolled back");
+    assert_eq!((pay(4), balance()), (reply(5), 5));
+    assert_eq!(world.call(&client, &BOTH, (1, 1)).outcome(), text("not executed: Aborted"));
+    let mut ends = lock(&seen).clone();
+    // This ledger runs what it has rolled back once more.
+    ends.dedup();
+    assert_eq!(ends, ["test/pay OK", "test/both ROLLED_BACK"]);
+    let faults = world.server().handler_faults();
+    assert_eq!((faults.rollbacks, faults.panics), (3, 2), "a refusal is no rollback");
+}
+
+#[test]
+fn c273_the_end_of_one_run_is_not_taken_for_that_of_another() {
+    let world = Ledgered::default();
+    let kept = Arc::new(Mutex::new(None));
+    let builder = bank(&world).around(|_, next| next.run()).around_transactional(move |_, next| {
+        let mine = next.run();
+        match lock(&kept).replace(mine) {
+            Some(other) => other,
+            None => panic!("the first"),
+        }
+    });
+    start(&world, builder);
+    let client = world.client();
+    for _ in 0..2 {
+        let call = world.call(&client, &PAY, (1, 5));
+        assert_eq!(call.outcome(), text("not executed: Aborted"));
+    }
+    assert!(world.ledger.disk().accounts.is_empty());
+    assert!(world.server().last_rollback().unwrap().contains("another call"));
+}
+
+#[test]
+fn c274_a_durable_call_passes_the_hook_before_it_is_journaled_and_never_again() {
+    let world = Ledgered::default();
+    let seen: Arc<Mutex<Vec<Option<u64>>>> = Arc::default();
+    let notes = seen.clone();
+    let builder =
+        bank(&world).around(|_, next| next.run()).around_transactional(move |context, next| {
+            lock(&notes).push(context.metadata(&REQUEST));
+            next.run()
+        });
+    start(&world, builder);
+    let passed = Arc::new(AtomicUsize::new(0));
+    let options = || {
+        let passed = passed.clone();
+        ClientOptions::default().with_around(move |call| {
+            let number = passed.fetch_add(1, Ordering::SeqCst) as u64;
+            let own = call.metadata().get(&REQUEST).unwrap_or_default();
+            call.set_metadata(&REQUEST, own + number);
+        })
+    };
+    let open = |journal: &TestJournal, group| {
+        let runtime = world.sim.runtime(group);
+        DurableClient::with_runtime(world.place.clone(), options(), journal.clone(), runtime)
+            .expect("the journal can be read")
+    };
+    let (journal, group) = (TestJournal::default(), Arc::default());
+    let (client, _) = open(&journal, &group);
+    journal.mode(Mode::Hold);
+    let first = client.call("first", &PAY, &(1, 5));
+    let hundred = client.with_metadata(Metadata::new().with(&REQUEST, 100_u64));
+    let second = hundred.call("second", &PAY, &(1, 6));
+    world.sim.run();
+    assert_eq!(passed.load(Ordering::SeqCst), 2);
+    assert!(lock(&seen).is_empty(), "not journaled, and not sent");
+    journal.write();
+    let pages = journal.pages();
+    drop((first, second, hundred, client));
+    let held = journal.crash();
+    group.kill();
+    drop(held);
+    world.sim.run();
+    // The next run of the program continues both, with what they had.
+    let (_client, left) = open(&TestJournal::on(pages), &Arc::default());
+    world.sim.run();
+    assert_eq!((left.len(), passed.load(Ordering::SeqCst)), (2, 2));
+    let mut all = lock(&seen).clone();
+    all.sort();
+    assert_eq!(all, [Some(0), Some(101)]);
+}
