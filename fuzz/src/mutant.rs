@@ -49,16 +49,19 @@ pub enum Mutant {
     Starved,
     /// A server reads a chunk of an upload again that comes again.
     Repeats,
+    /// A client that sends calls without comparing what it means by their methods with what their server does.
+    GateOpen,
 }
 
 /// Those that only the driver world has.
-pub const OF_DRIVER_WORLD: [Mutant; 6] = [
+pub const OF_DRIVER_WORLD: [Mutant; 7] = [
     Mutant::Greedy,
     Mutant::Mute,
     Mutant::LostCancel,
     Mutant::Leak,
     Mutant::Starved,
     Mutant::Repeats,
+    Mutant::GateOpen,
 ];
 
 /// All mutants that callers can notice.

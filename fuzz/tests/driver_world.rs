@@ -14,7 +14,7 @@ fn run(seed: u64) -> driver_world::Report {
 }
 
 /// Every kind of thing that may happen to a world of this simulation, by its name in the summary.
-const KINDS: [&str; 25] = [
+const KINDS: [&str; 27] = [
     "cancel heard",
     "client flooded by answers",
     "client flooded by pings",
@@ -29,9 +29,11 @@ const KINDS: [&str; 25] = [
     "flood of pings",
     "handler dropped",
     "hanging dial",
+    "not compared",
     "queued",
     "refused dial",
     "refused hello",
+    "signature differs",
     "stream broke",
     "stream dropped",
     "stream ended",
@@ -155,6 +157,11 @@ fn c137_a_permit_that_leaks_is_found_out() {
 #[test]
 fn c246_a_chunk_that_is_read_twice_is_found_out() {
     is_caught(Mutant::Repeats, 0..100, "was its turn");
+}
+
+#[test]
+fn c299_a_client_that_compares_nothing_is_found_out() {
+    is_caught(Mutant::GateOpen, 0..100, "means something else");
 }
 
 #[test]

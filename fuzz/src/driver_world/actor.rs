@@ -184,6 +184,7 @@ impl Actor {
         let request: Request = (op, handlers::pad(op, len));
         let starts = self.rng.one_in(4);
         let begun = Begun { metadata: handlers::metadata_of(op), kind, starts };
+        let meant = |method| handlers::meant(world, method);
         let call = match kind.method {
             handlers::RAW_PLACE => {
                 let mut body = op.to_le_bytes().to_vec();
@@ -194,15 +195,15 @@ impl Actor {
                 begin_call(client.call_raw(handlers::ECHO.id(), vec![0x80]), begun, raw)
             }
             handlers::ABSENT => begin_call(client.call(&handlers::NOWHERE, &request), begun, typed),
-            0 => begin_call(client.call(&handlers::ECHO, &request), begun, typed),
-            1 => begin_call(client.call(&handlers::LIMITED, &request), begun, typed),
+            0 => begin_call(client.call(&meant(handlers::ECHO), &request), begun, typed),
+            1 => begin_call(client.call(&meant(handlers::LIMITED), &request), begun, typed),
             handlers::LISTENS_PLACE => {
                 begin_call(client.call(&handlers::LISTENS, &request), begun, typed)
             }
             handlers::DROPPED_PLACE => {
                 begin_call(client.call(&handlers::DROPPED, &request), begun, typed)
             }
-            _ => begin_call(client.call(&handlers::IDEM, &request), begun, typed),
+            _ => begin_call(client.call(&meant(handlers::IDEM), &request), begun, typed),
         };
         Pending { op, begun: starts, kind, due: self.due(now, op, kind), call }
     }
@@ -228,6 +229,7 @@ impl Actor {
     fn observe(&self, op: u64, observed: Observed) {
         let now = self.world.sim.now();
         self.world.sim.note(|| format!("actor {} sees {op} end as {observed:?}", self.number));
+        handlers::count_comparison(&self.world, observed);
         if let Err(what) = lock(&self.world.model).observe(&self.world.profile, now, op, observed) {
             self.world.sim.fail(what);
         }
@@ -385,6 +387,7 @@ impl Actor {
         let len = self.rng.index(100);
         let request: Request = (op, handlers::pad(op, len));
         let method = [handlers::ECHO, handlers::LIMITED, handlers::IDEM][method];
+        let method = handlers::meant(&self.world, method);
         let metadata = handlers::metadata_of(op);
         let sent = match metadata.is_empty() {
             true => self.client().send(&method, &request),

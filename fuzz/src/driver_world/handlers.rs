@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use oncewire_driver::protocol::{MethodId, MethodSpec};
+use oncewire_driver::protocol::{MethodId, MethodSpec, NotExecuted};
 use oncewire_driver::{Bytes, Context, Metadata, MetadataKey, Method, Server};
 
 use super::World;
 use super::clocks::Clock;
 use super::executor::{Group, Sleep, lock};
-use super::model::End;
-use super::profile::{MS, SECOND};
+use super::model::{End, Observed};
+use super::profile::{MS, Profile, SECOND};
 use crate::mutant::Mutant;
 use crate::rng::{Rng, mix};
 
@@ -92,6 +92,38 @@ pub fn raw_reply(op: u64, run: u64, len: usize) -> Bytes {
     body.extend(run.to_le_bytes());
     body.extend(pad(op ^ run, len));
     body.into()
+}
+
+/// What callers mean by a typed method, where methods are compared (S33): its signature has the names of its parameters.
+pub fn meant(world: &World, method: Method<Request, Reply>) -> Method<Request, Reply> {
+    match world.profile.compares && world.mutant != Some(Mutant::GateOpen) {
+        true => method.parameters(&["op", "pad"]),
+        false => method,
+    }
+}
+
+/// Whether a server means something else by the methods that are compared. Where nothing goes wrong, none does.
+fn means_another(world: &World, server: Group) -> bool {
+    let Profile { seed, compares, brisk, .. } = world.profile;
+    compares && !brisk && Rng::apart(seed, (u64::from(server) << 8) | 0x79).one_in(3)
+}
+
+/// What a server means by a method that is compared.
+fn offered(world: &World, server: Group, method: Method<Request, Reply>) -> Method<Request, Reply> {
+    match (world.profile.compares, means_another(world, server)) {
+        (false, _) => method,
+        (true, false) => method.parameters(&["op", "pad"]),
+        (true, true) => method.parameters(&["pad", "op"]),
+    }
+}
+
+/// Counts what comparisons did to calls.
+pub fn count_comparison(world: &World, observed: Observed) {
+    match observed {
+        Observed::NotExecuted(NotExecuted::SignatureMismatch) => world.count("signature differs"),
+        Observed::NotExecuted(NotExecuted::NotCompared) => world.count("not compared"),
+        _ => {}
+    }
 }
 
 /// What a raw reply says.
@@ -294,6 +326,9 @@ pub fn server(world: &Arc<World>, group: Group, clock: &Arc<Clock>) -> Server {
                 if bytes != pad(op, bytes.len()) {
                     world.sim.fail(format!("operation {op} came with other bytes"));
                 }
+                if method <= IDEM_PLACE && means_another(&world, group) {
+                    world.sim.fail(format!("operation {op} runs where it means something else"));
+                }
                 let (run, len) = match method {
                     LISTENS_PLACE | DROPPED_PLACE => wait(world, group, context, method, op).await,
                     _ => execute(world, group, context, method, op).await,
@@ -323,6 +358,7 @@ pub fn server(world: &Arc<World>, group: Group, clock: &Arc<Clock>) -> Server {
         Some(limits) => method.concurrency(limits.method).queue_max(limits.method_queue),
         None => method,
     };
+    let offered = |method| offered(world, group, limited(method));
     if let Some(limits) = &world.profile.limits {
         builder = builder.concurrency(limits.server).queue_max(limits.server_queue);
     }
@@ -332,9 +368,9 @@ pub fn server(world: &Arc<World>, group: Group, clock: &Arc<Clock>) -> Server {
     super::streams::offer(builder, world, group)
         .runtime(world.sim.runtime_with(group, clock.clone()))
         .configure(|config| world.profile.configure(config))
-        .method(&limited(ECHO), typed(world, 0))
-        .method(&limited(LIMITED), typed(world, 1))
-        .method(&limited(IDEM), typed(world, IDEM_PLACE))
+        .method(&offered(ECHO), typed(world, 0))
+        .method(&offered(LIMITED), typed(world, 1))
+        .method(&offered(IDEM), typed(world, IDEM_PLACE))
         .method(&LISTENS, typed(world, LISTENS_PLACE))
         .method(&DROPPED, typed(world, DROPPED_PLACE))
         .method_raw(MethodSpec::new(FLOODED), |_, _| std::future::ready(Bytes::new()))

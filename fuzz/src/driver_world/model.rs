@@ -232,6 +232,10 @@ impl Model {
             NotExecuted::NotIdempotent => op.kind.idempotent,
             NotExecuted::Disconnected => op.kind.fail_fast,
             NotExecuted::Closed => self.closing[op.client],
+            NotExecuted::SignatureMismatch | NotExecuted::NotCompared => {
+                let compared = op.kind.method <= super::handlers::IDEM_PLACE;
+                profile.compares && !profile.brisk && compared
+            }
             NotExecuted::NotBegun(_) => true,
             _ => false,
         };

@@ -59,6 +59,8 @@ pub struct Profile {
     pub limits: Option<Limits>,
     /// Clocks of processes jump forward and stand.
     pub clocks: bool,
+    /// Clients compare what they mean by the typed methods, and some servers mean something else.
+    pub compares: bool,
     /// How links behave.
     pub link: LinkStyle,
     /// How tasks are scheduled.
@@ -121,6 +123,7 @@ impl Profile {
             waits: Rng::apart(seed, 0x73).one_in(5),
             limits: None,
             clocks: false,
+            compares: Rng::apart(seed, 0x78).one_in(4),
             link: link_style(&mut rng),
             schedule: schedule(&mut rng),
             options,
