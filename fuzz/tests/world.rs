@@ -1,7 +1,9 @@
 //! The simulated world: a few hundred seeds, the broken machines, and that a seed replays.
 #![allow(missing_docs)]
 
+use oncewire_fuzz::world::profile::Profile;
 use oncewire_fuzz::world::{Broken, Kind, Report, Trace, Violation, memory, run};
+use oncewire_recorder::{About, Film, Key, Source, StepKind, Story, Transcript};
 
 /// What servers hold is compared with what it counts.
 #[global_allocator]
@@ -110,4 +112,39 @@ fn a_broken_machines_failure_replays_too() {
     let (seed, message) = caught(Broken::Forgetful);
     let again = world(seed, 1_000, Broken::Forgetful);
     assert_eq!(again, Err(Violation(message.into())));
+}
+
+/// The recordings of worlds are run through the machines, whose servers judge and answer as they did. Where frames are lost and
+/// doubled without a break, what arrived for a second time cannot always be told from what left twice.
+#[test]
+fn c319_a_world_is_recorded_and_its_replay_agrees_with_it() {
+    let (mut steps, mut verdicts, mut outcomes) = (0, 0, 0);
+    for seed in 0..40 {
+        let mut trace = Trace::filming(Film::new(Key::from_bytes([0; 16]), true));
+        run(seed, 200, Broken::No, &mut trace).unwrap();
+        let about = About {
+            source: Source::World,
+            plain_bodies: true,
+            lossy: Profile::of(seed, Broken::No).lossy,
+            unix_ms: 0,
+            what: format!("seed {seed}"),
+        };
+        let mut file = Vec::new();
+        trace.film.take().unwrap().write(&mut file, &about).unwrap();
+        let story = Story::read(&file[..], &[]).unwrap();
+        let count = |test: fn(&StepKind) -> bool| {
+            story.steps.iter().filter(|step| test(&step.kind)).count()
+        };
+        if !about.lossy {
+            let differs = count(|kind| matches!(kind, StepKind::Differs(_)));
+            assert_eq!(differs, 0, "seed {seed}\n{}", Transcript { story: &story, all: true });
+        }
+        steps += story.steps.len();
+        verdicts += count(|kind| matches!(kind, StepKind::Verdict { .. }));
+        outcomes += count(|kind| matches!(kind, StepKind::Outcome { .. }));
+    }
+    assert!(
+        steps > 10_000 && verdicts > 100 && outcomes > 1_000,
+        "{steps} steps, {verdicts} verdicts, {outcomes} outcomes"
+    );
 }

@@ -79,6 +79,14 @@ impl Tap {
         }
     }
 
+    /// Bytes of one direction were left out: the next one is the first of a frame.
+    pub(crate) fn restart(&mut self, from: Role) {
+        match from {
+            Role::Client => self.client.stage = Stage::Head(Vec::new()),
+            Role::Server => self.server.stage = Stage::Head(Vec::new()),
+        }
+    }
+
     /// The connection is gone.
     pub fn disconnected(&self, by: EndedBy) -> What {
         let (client_rest, server_rest) = (self.client.rest(), self.server.rest());

@@ -10,9 +10,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use rustix::time::{ClockId, clock_gettime};
 
-use oncewire_fuzz::cli::Worlds;
+use oncewire_fuzz::cli::{Worlds, planted};
 use oncewire_fuzz::targets::pair_traced;
-use oncewire_fuzz::world::{self, Broken, Fault, Kind, Report, Trace, Violation, memory};
+use oncewire_fuzz::world::{self, Broken, Fault, Kind, Report, Trace, Violation, memory, profile};
+use oncewire_recorder::{About, Film, Key, Source};
 
 /// What servers hold is compared with what it counts.
 #[global_allocator]
@@ -34,6 +35,9 @@ struct Options {
     /// Plants a bug for the model to find.
     #[arg(long)]
     mutant: Option<Broken>,
+    /// Writes a recording of one world, for `oncewire replay`.
+    #[arg(long, value_name = "FILE", requires = "seed")]
+    record: Option<PathBuf>,
     /// Runs and prints the world of an input of the fuzz target `pair` instead.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["seeds", "seed", "calls", "mutant"])]
     input: Option<PathBuf>,
@@ -45,6 +49,32 @@ fn run(seed: u64, options: &Options, trace: &mut Trace) -> Result<Report, Violat
         world::run(seed, options.calls, options.mutant.unwrap_or_default(), trace)
     });
     catch_unwind(body).unwrap_or_else(|_| Err(Violation("a panic".into())))
+}
+
+/// An empty recording, the same for the same seed.
+fn film(seed: u64) -> Film {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&seed.to_le_bytes());
+    let mut film = Film::new(Key::from_bytes(key), true);
+    for name in ["plain", "long", "idem", "transaction", "absent"] {
+        film.method(&format!("world/{name}"));
+    }
+    film
+}
+
+/// Writes what passed in the world of a seed.
+fn write_recording(seed: u64, options: &Options, trace: &Trace, to: &Path) -> std::io::Result<()> {
+    let Some(film) = &trace.film else { return Ok(()) };
+    let planted = planted(options.mutant.as_ref());
+    let about = About {
+        source: Source::World,
+        // A world has no secrets.
+        plain_bodies: true,
+        lossy: profile::Profile::of(seed, options.mutant.unwrap_or_default()).lossy,
+        unix_ms: 0,
+        what: format!("world --calls {} --seed {seed}{planted}", options.calls),
+    };
+    film.write(std::io::BufWriter::new(std::fs::File::create(to)?), &about)
 }
 
 fn fail(seed: u64, options: &Options, violation: &Violation) -> ExitCode {
@@ -59,6 +89,11 @@ fn fail(seed: u64, options: &Options, violation: &Violation) -> ExitCode {
     }
     let again = Worlds::again(seed, options.mutant.as_ref());
     println!("to see all of it: world --calls {} {again}", options.calls);
+    let planted = planted(options.mutant.as_ref());
+    println!(
+        "to see a diagram of it: world --calls {} --seed {seed}{planted} --record FILE, then oncewire replay FILE",
+        options.calls
+    );
     ExitCode::from(1)
 }
 
@@ -141,7 +176,15 @@ fn main() -> ExitCode {
     for seed in seeds {
         let mut trace =
             if options.worlds.trace { Trace::keeping(usize::MAX) } else { Trace::default() };
-        match run(seed, &options, &mut trace) {
+        trace.film = options.record.as_ref().map(|_| film(seed));
+        let result = run(seed, &options, &mut trace);
+        if let Some(to) = &options.record
+            && let Err(error) = write_recording(seed, &options, &trace, to)
+        {
+            eprintln!("{}: {error}", to.display());
+            return ExitCode::from(2);
+        }
+        match result {
             Ok(report) => sum.add(&report),
             Err(violation) => return fail(seed, &options, &violation),
         }

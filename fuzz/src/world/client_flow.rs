@@ -32,6 +32,7 @@ impl World {
             };
             let mut len = len.get();
             self.trace.count(len as u64);
+            self.trace.sent(self.now, link.number, Role::Client, &link.up.room(out_len)[..len]);
             if self.profile.doubles && !self.calm {
                 self.kinds[Kind::OldNotSeen as usize] += link.note_asks(len);
             }
@@ -48,6 +49,7 @@ impl World {
                     && let Some(rest) = self.peers[p].client.take_shared_tail()
                 {
                     self.kinds[Kind::SharedRest as usize] += 1;
+                    self.trace.sent(self.now, link.number, Role::Client, &rest);
                     link.up.push(&rest);
                 }
                 if self.profile.doubles && !self.calm {
@@ -189,6 +191,7 @@ impl World {
                 }
                 Ok(received) => {
                     let consumed = received.consumed;
+                    self.trace.arrived(self.now, link.number, Role::Server, &data[..consumed]);
                     if !peer.tainted {
                         self.trace.frames(l, &'c', Role::Server, &data[..consumed]);
                     }

@@ -1,6 +1,7 @@
 //! Connections: how they begin, who is called dead, and how each end learns of its end.
 
 use oncewire_core::Instant;
+use oncewire_recorder::EndedBy;
 
 use super::kinds::Kind;
 use super::profile::{session_id, session_number};
@@ -65,6 +66,7 @@ impl World {
             self.links.push(Default::default());
         }
         self.links[l].open(p, h, conn);
+        self.links[l].number = self.trace.connected(self.now, || format!("c{p} to s{h}"));
         // To a machine whose clock went back, time stops for a while, and its peer may call it dead.
         let (ours, theirs) = (&self.peers[p].clock, &self.hosts[h].clock);
         self.links[l].disturbed = ours.is_behind(self.now) || theirs.is_behind(self.now);
@@ -142,6 +144,7 @@ impl World {
         let h = link.host;
         if let Some(conn) = link.conn.take() {
             let now = self.host_now(h);
+            self.trace.disconnected(self.now, self.links[l].number, EndedBy::Network);
             self.unbound(l);
             self.hosts[h].server.handle_disconnected(now, conn);
             self.pump_host(h)?;

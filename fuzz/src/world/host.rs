@@ -4,6 +4,7 @@ use oncewire_core::{
     Admission, CallKey, CallRecord, Heap, Instant, NoReply, NotExecuted, RecordState, Running,
     Server,
 };
+use oncewire_recorder::EndedBy;
 
 use super::kinds::Kind;
 use super::model::{How, Record, Recorded};
@@ -183,6 +184,7 @@ impl World {
         {
             let now = self.host_now(h);
             self.hosts[h].server.refuse(now, admission, NotExecuted::BadArguments);
+            self.film_finished(call);
             self.finished(call, 0)?;
             return Ok(false);
         }
@@ -290,6 +292,7 @@ impl World {
                 kept = len;
             }
         }
+        self.film_finished(call);
         self.finished(call, kept as u32)
     }
 
@@ -372,7 +375,9 @@ impl World {
         for l in 0..self.links.len() {
             if self.links[l].used && self.links[l].host == h {
                 let link = &mut self.links[l];
-                link.conn = None;
+                if link.conn.take().is_some() {
+                    self.trace.disconnected(self.now, link.number, EndedBy::Network);
+                }
                 link.server_open = false;
                 link.up.clear();
                 if self.rng.one_in(2) {
@@ -397,6 +402,7 @@ impl World {
             self.ids[h] = profile::server_id(h, host.life);
         }
         config.server = self.ids[h];
+        config.instance = profile::instance(h, host.life);
         config.commit = host.commit;
         let server = Server::new(config, &profile::methods()).expect("methods differ");
         self.measure_dead(h, server)?;

@@ -129,6 +129,8 @@ pub fn lose_frames(bytes: &mut [u8], mut lost: impl FnMut() -> bool) -> (usize, 
 /// One connection.
 #[derive(Debug, Default)]
 pub struct Link {
+    /// Its number among all connections that were ever made.
+    pub number: u64,
     /// Which client dialled.
     pub peer: usize,
     /// Which server answered.

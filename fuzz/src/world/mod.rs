@@ -25,6 +25,7 @@ mod broken;
 mod client_flow;
 pub mod doubled;
 mod faults;
+mod filmed;
 mod flow;
 pub mod host;
 pub mod journal;
@@ -169,6 +170,7 @@ impl World {
         let hosts = (0..profile.hosts).map(|h| {
             let mut config = profile.server;
             config.server = ids[h];
+            config.instance = profile::instance(h, 0);
             Host {
                 server: Server::new(config, &profile::methods()).expect("methods differ"),
                 clock: clock(&mut rng),

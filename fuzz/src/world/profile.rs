@@ -297,6 +297,11 @@ impl Profile {
     }
 }
 
+/// The process that a server is in its `life`.
+pub fn instance(h: usize, life: u32) -> oncewire_core::Instance {
+    oncewire_core::Instance::new((h as u64 + 1) << 32 | u64::from(life), "")
+}
+
 /// The id of the session that a connection may open: unguessable enough, and its number can be read from it.
 pub fn session_id(seed: u64, number: u32) -> SessionId {
     let mut bytes = [0; 16];

@@ -2,6 +2,7 @@
 
 use oncewire_core::wire::{self, Role};
 use oncewire_core::{Incoming, ProtocolError, ServerEvent};
+use oncewire_recorder::EndedBy;
 
 use super::host::{self, Call, Step};
 use super::kinds::Kind;
@@ -84,10 +85,14 @@ impl World {
         let tainted = self.peers[link.peer].tainted;
         let received = match host.server.handle_data(now, conn, data) {
             Ok(received) => received,
-            Err(error) => return Ok(Got::Error(error)),
+            Err(error) => {
+                self.trace.arrived(self.now, link.number, Role::Client, data);
+                return Ok(Got::Error(error));
+            }
         };
         let consumed = received.consumed;
         self.trace.count(consumed as u64);
+        self.trace.arrived(self.now, link.number, Role::Client, &data[..consumed]);
         if !tainted && consumed > 0 {
             self.trace.frames(l, &link.host, Role::Client, &data[..consumed]);
             let bound = link.session.is_none();
@@ -186,6 +191,7 @@ impl World {
                     }
                     self.links[l].conn = None;
                     self.links[l].server_open = false;
+                    self.trace.disconnected(self.now, self.links[l].number, EndedBy::Server);
                     self.unbound(l);
                 }
                 ServerEvent::SessionEnded(id, _) => {
@@ -233,6 +239,7 @@ impl World {
         while let Some(len) = host.server.poll_transmit(now, conn, link.down.room(out_len)) {
             let mut len = len.get();
             self.trace.count(len as u64);
+            self.trace.sent(self.now, link.number, Role::Server, &link.down.room(out_len)[..len]);
             if let Some(number) = link.session {
                 let holes = self.model.wrote(number, &link.down.room(out_len)[..len]);
                 self.kinds[Kind::Hole as usize] += holes;
@@ -252,6 +259,7 @@ impl World {
                 && !link.silent
             {
                 self.kinds[Kind::SharedRest as usize] += 1;
+                self.trace.sent(self.now, link.number, Role::Server, &rest);
                 link.down.push(&rest);
             }
             if reads_slowly && len > out_len / 2 {

@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 
 use oncewire_core::wire::{self, Decoded, Frame, Role};
+use oncewire_core::{SessionId, Status, Xid};
+use oncewire_recorder::{EndedBy, Film};
 
 use super::profile::session_number;
 use crate::rng::mix;
@@ -33,6 +35,10 @@ pub struct Trace {
     pub lines: VecDeque<String>,
     /// How many to keep.
     pub lines_max: usize,
+    /// A recording of what passes, if it is wanted.
+    pub film: Option<Film>,
+    /// Connections that were made.
+    conns: u64,
     hash: u64,
 }
 
@@ -40,6 +46,11 @@ impl Trace {
     /// Keeps the last `lines_max` lines.
     pub fn keeping(lines_max: usize) -> Trace {
         Trace { on: true, lines_max, ..Trace::default() }
+    }
+
+    /// Records what passes.
+    pub fn filming(film: Film) -> Trace {
+        Trace { film: Some(film), ..Trace::default() }
     }
 
     /// Notes a line, if lines are kept.
@@ -62,6 +73,45 @@ impl Trace {
     /// A hash of everything that was counted: the same for the same run.
     pub fn hash(&self) -> u64 {
         mix(self.hash)
+    }
+
+    /// A connection is made; returns its number.
+    pub fn connected(&mut self, now: u64, peer: impl FnOnce() -> String) -> u64 {
+        self.conns += 1;
+        if let Some(film) = &mut self.film {
+            film.connected(now, self.conns, peer());
+        }
+        self.conns
+    }
+
+    /// Bytes leave one end of a connection.
+    #[inline]
+    pub fn sent(&mut self, now: u64, conn: u64, from: Role, bytes: &[u8]) {
+        if let Some(film) = &mut self.film {
+            film.sent(now, conn, from, bytes);
+        }
+    }
+
+    /// Bytes are read at the other end.
+    #[inline]
+    pub fn arrived(&mut self, now: u64, conn: u64, from: Role, bytes: &[u8]) {
+        if let Some(film) = &mut self.film {
+            film.arrived(now, conn, from, bytes);
+        }
+    }
+
+    /// The server's end of a connection is gone.
+    pub fn disconnected(&mut self, now: u64, conn: u64, by: EndedBy) {
+        if let Some(film) = &mut self.film {
+            film.disconnected(now, conn, by);
+        }
+    }
+
+    /// A call has finished at its server.
+    pub fn finished(&mut self, now: u64, session: SessionId, xid: Xid, status: Status) {
+        if let Some(film) = &mut self.film {
+            film.finished(now, session, xid, status);
+        }
     }
 
     /// Notes whole frames that one side has read.

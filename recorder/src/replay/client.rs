@@ -110,8 +110,14 @@ impl ClientReplay {
 
     fn lose(&mut self, xid: u64) {
         self.is_lost = true;
-        let text = "the client's machine would not send this now; its outcomes are not known";
-        self.done.push((Some(xid), StepKind::Differs(text.to_owned())));
+        // What its caller cancelled or gave up before anything was sent, or which calls waited when, is not in a recording.
+        let text = if self.calls.len() <= 1 {
+            "the recording begins later than the session: outcomes are not known here"
+        } else {
+            "what the client did before this is not all in the recording: outcomes are not known from here on"
+        };
+        let kind = StepKind::Event(Role::Client, text.to_owned());
+        self.done.push((Some(xid), kind));
     }
 
     /// A frame of the server has arrived.

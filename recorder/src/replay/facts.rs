@@ -38,6 +38,8 @@ pub(super) struct ConnFacts {
     refused_by: Option<Instance>,
     /// How often the server had been started again.
     era: usize,
+    /// When its client got something for the last time, as a place among the moments.
+    pub(super) last_down: Option<usize>,
 }
 
 /// One process that answers.
@@ -172,8 +174,11 @@ impl Facts {
                     (Some(one), Some(other)) => one.server == other.server,
                     _ => true,
                 };
-                let same_instance = instance.is_none_or(|id| id == server.instance);
-                server.era == conn.era && same_instance && same_id
+                match instance {
+                    // One that says which process it is needs no other sign.
+                    Some(id) if id != 0 => id == server.instance && same_id,
+                    _ => server.era == conn.era && same_id,
+                }
             };
             // Without a word of who it is, the last one that said it.
             let found = servers.iter().rposition(is_it);
@@ -198,7 +203,23 @@ impl Facts {
             }
         }
         self.servers = servers;
+        self.place_silent();
         Ok(())
+    }
+
+    /// A connection that was never answered goes to where its session was before.
+    fn place_silent(&mut self) {
+        let mut homes = BTreeMap::new();
+        for conn in self.conns.values_mut() {
+            let resumed = conn.hello.and_then(|hello| hello.resume).map(|resume| resume.session);
+            let session = conn.welcome.map(|welcome| welcome.session).or(resumed);
+            let Some(session) = session.map(|session| session.to_bytes()) else { continue };
+            if conn.welcome.is_some() {
+                homes.insert(session, conn.server);
+            } else if let (None, Some(home)) = (conn.refused_by, homes.get(&session)) {
+                conn.server = *home;
+            }
+        }
     }
 
     fn tell_clients_apart(&mut self) -> Result<(), ReadError> {
@@ -228,6 +249,11 @@ impl Facts {
         for (moment, (_, what)) in self.moments.iter().enumerate() {
             let Some(record) = records.get(what.record()) else { continue };
             match (&record.what, what) {
+                (What::Frame(frame), Moment::Happened(_)) if frame.from == Role::Server => {
+                    if let Some(conn) = self.conns.get_mut(&frame.conn) {
+                        conn.last_down = Some(moment);
+                    }
+                }
                 (What::Frame(frame), Moment::Sent(index)) => {
                     let Some(conn) = self.conns.get(&frame.conn) else { continue };
                     let Some(session) = self.clients.get(conn.client).copied().flatten() else {
@@ -268,6 +294,19 @@ impl Facts {
                 (method.known, method.idempotent) = (true, method.asked_idempotent);
             }
         }
+    }
+
+    /// Whether the next answer to a question about a call says that it is known.
+    pub(super) fn is_known(
+        &self,
+        server: usize,
+        session: SessionBits,
+        xid: u64,
+        moment: usize,
+    ) -> bool {
+        let answers = self.answers.get(&(server, session, xid));
+        let next = answers.into_iter().flatten().find(|answer| answer.moment >= moment);
+        next.is_some_and(|answer| !matches!(answer.status, Status::NotSeen { .. }))
     }
 
     /// The next answer to a call at or after a moment: what the server was going to say.

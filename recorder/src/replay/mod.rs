@@ -116,6 +116,8 @@ struct Replay<'r> {
     clients: BTreeMap<usize, ClientReplay>,
     /// Which connection a client has.
     bound: BTreeMap<usize, u64>,
+    /// Connections that the server has left and whose last bytes are on their way to the client.
+    closing: BTreeSet<u64>,
     /// When machines want to be called: servers by even numbers, clients by odd ones.
     timeouts: BinaryHeap<Reverse<(Instant, usize)>>,
     /// Requests that were sent, by client.
@@ -135,6 +137,7 @@ impl<'r> Replay<'r> {
             servers: servers.collect(),
             clients: BTreeMap::new(),
             bound: BTreeMap::new(),
+            closing: BTreeSet::new(),
             timeouts: BinaryHeap::new(),
             sent: BTreeSet::new(),
             steps: Vec::new(),
@@ -241,7 +244,11 @@ impl<'r> Replay<'r> {
                 let rests = (*client_rest, *server_rest);
                 self.tell(now, Some(*conn), None, StepKind::Disconnected { by: *by, rests });
                 self.with_server(now, *conn, |server| server.disconnected(now, *conn));
-                self.with_client(now, *conn, |client| client.disconnected(now));
+                if self.facts.conns.get(conn).and_then(|conn| conn.last_down) > Some(moment) {
+                    self.closing.insert(*conn);
+                } else {
+                    self.with_client(now, *conn, |client| client.disconnected(now));
+                }
             }
             What::Note(text) => self.tell(now, None, None, StepKind::Note(text.clone())),
             What::Restarted => self.tell(now, None, None, StepKind::Restarted),
@@ -311,6 +318,15 @@ impl<'r> Replay<'r> {
     }
 
     fn frame_arrived(&mut self, now: Instant, moment: usize, frame: &RecordedFrame) {
+        self.take_arrived(now, moment, frame);
+        let is_last =
+            self.facts.conns.get(&frame.conn).is_some_and(|c| c.last_down == Some(moment));
+        if is_last && self.closing.remove(&frame.conn) {
+            self.with_client(now, frame.conn, |client| client.disconnected(now));
+        }
+    }
+
+    fn take_arrived(&mut self, now: Instant, moment: usize, frame: &RecordedFrame) {
         if frame.delivery == Delivery::Lost {
             return;
         }

@@ -46,8 +46,8 @@ pub(super) struct ServerReplay {
     open: BTreeMap<(SessionBits, u64), Open>,
     /// Sessions that it has.
     sessions: BTreeSet<SessionBits>,
-    /// Sessions of which the recording does not have the beginning.
-    restored: BTreeSet<SessionBits>,
+    /// The last connection of each session.
+    homes: BTreeMap<SessionBits, u64>,
     /// Requests that came, by what they were: for the digests of calls that are restored.
     digests: BTreeMap<(SessionBits, u64), u64>,
     done: Vec<Done>,
@@ -110,7 +110,7 @@ impl ServerReplay {
             conns: BTreeMap::new(),
             open: BTreeMap::new(),
             sessions: BTreeSet::new(),
-            restored: BTreeSet::new(),
+            homes: BTreeMap::new(),
             digests: BTreeMap::new(),
             done: Vec::new(),
         })
@@ -203,11 +203,11 @@ impl ServerReplay {
                 self.digests.insert((session, header.xid.get()), digest);
             }
             Frame::Ask(xid, _) => {
-                let Some(session) = session.filter(|session| self.restored.contains(session))
-                else {
-                    return;
-                };
-                self.restore_call(at, conn, session, *xid);
+                let Some(session) = session else { return };
+                let is_new = !self.digests.contains_key(&(session, xid.get()));
+                if is_new && at.facts.is_known(self.index, session, xid.get(), at.moment) {
+                    self.restore_call(at, conn, session, *xid);
+                }
             }
             _ => {}
         }
@@ -224,7 +224,6 @@ impl ServerReplay {
         if self.server.restore_session(at.now, record).is_some() {
             let session = welcome.session.to_bytes();
             self.sessions.insert(session);
-            self.restored.insert(session);
         }
     }
 
@@ -244,7 +243,7 @@ impl ServerReplay {
             Status::Interrupted => RecordState::Started,
             _ => return,
         };
-        let digest = self.digests.get(&key).copied().unwrap_or(0);
+        let digest = *self.digests.entry(key).or_insert(0);
         self.server.restore_call(session_key, CallRecord { xid, digest, state });
     }
 
@@ -337,12 +336,13 @@ impl ServerReplay {
         let session = self.server.session_record(key).map(|record| record.id.to_bytes());
         state.session = session;
         self.sessions.extend(session);
+        self.homes.extend(session.map(|session| (session, conn)));
     }
 
     /// The recorded server finished a call, or answered it for the first time.
     pub(super) fn finished(&mut self, at: &At<'_>, session: SessionBits, xid: u64, status: Status) {
         let Some(open) = self.open.remove(&(session, xid)) else { return };
-        let now = at.now;
+        let (now, conn) = (at.now, self.homes.get(&session).copied());
         match (open, status) {
             (open, Status::NotSeen { .. }) => {
                 self.open.insert((session, xid), open);
@@ -354,7 +354,7 @@ impl ServerReplay {
             (Open::Running(running), Status::Done) => {
                 let body = self.body_of(at, (session, xid)).unwrap_or_default();
                 if let Err(error) = self.server.reply(now, running, &body[..]) {
-                    self.say(None, Some(xid), StepKind::Differs(error.to_string()));
+                    self.say(conn, Some(xid), StepKind::Differs(error.to_string()));
                 }
             }
             (Open::Running(running), Status::NoReply(why)) => {
@@ -371,7 +371,7 @@ impl ServerReplay {
             }
         }
         let text = describe(status);
-        self.say(None, Some(xid), StepKind::Finished(text));
+        self.say(conn, Some(xid), StepKind::Finished(text));
         self.settle(now);
     }
 
@@ -380,9 +380,14 @@ impl ServerReplay {
         let session = self.conns.get(&conn).and_then(|conn| conn.session);
         let expected = match frame {
             Frame::Reply(header, body) => {
-                if let Some(session) = session {
-                    self.finished(at, session, header.xid.get(), header.status);
+                let Some(session) = session else { return };
+                if !self.digests.contains_key(&(session, header.xid.get()))
+                    && !matches!(header.status, Status::NotSeen { .. })
+                {
+                    // Its request was before the recording.
+                    return;
                 }
+                self.finished(at, session, header.xid.get(), header.status);
                 Answer::Reply(header.xid.get(), header.status, body.to_vec())
             }
             Frame::Welcome(welcome) => Answer::Welcome(welcome.seen),
@@ -428,8 +433,9 @@ impl ServerReplay {
                 }
                 ServerEvent::SessionEnded(id, over) => {
                     self.sessions.remove(&id.to_bytes());
+                    let conn = self.homes.remove(&id.to_bytes());
                     let text = format!("session {} is over: {over}", id.tag());
-                    self.say(None, None, StepKind::Event(Role::Server, text));
+                    self.say(conn, None, StepKind::Event(Role::Server, text));
                 }
                 _ => {}
             }
