@@ -5,7 +5,7 @@ use oncewire::schema::json::Limits;
 use oncewire::{Executed, MethodId};
 
 use crate::CallArgs;
-use crate::connect::connect;
+use crate::connect::{Target, connect};
 use crate::exit::Failure;
 use crate::list::methods;
 use crate::say;
@@ -15,7 +15,8 @@ pub(crate) async fn run(args: CallArgs) -> Result<(), Failure> {
     if let Err(error) = serde_json::from_str::<serde_json::Value>(&args.arguments) {
         return Err(Failure::NoJson(error.to_string()));
     }
-    let session = connect(&args.address, args.timeout).await?;
+    let target = Target::new(args.address, &args.identity)?;
+    let session = connect(&target, args.timeout).await?;
     let methods = methods(&session.client, args.timeout).await?;
     let name = full_name(&args.method);
     let Some((_, signature)) = methods.iter().find(|(known, _)| *known == name) else {

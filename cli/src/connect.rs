@@ -7,11 +7,47 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use oncewire::observe::{Event, Source};
-use oncewire::{BoxFuture, BoxStream, Client, ClientOptions, Connect, Instance};
+use oncewire::tokens::read_token;
+use oncewire::{BoxFuture, BoxStream, Client, ClientOptions, Connect, Instance, Token};
 use smol::channel::unbounded;
 
+use crate::IdentityArgs;
 use crate::address::Address;
 use crate::exit::Failure;
+
+/// Where a server is, and who calls it.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) address: Address,
+    token: Option<Token>,
+    insecure: bool,
+}
+
+impl Target {
+    /// Without a token.
+    pub(crate) fn anonymous(address: Address) -> Target {
+        Target { address, token: None, insecure: false }
+    }
+
+    /// Reads the token.
+    pub(crate) fn new(address: Address, identity: &IdentityArgs) -> Result<Target, Failure> {
+        let read = |path| read_token(path).map_err(|error| Failure::Usage(error.to_string()));
+        let token = identity.token_file.as_ref().map(read).transpose()?;
+        let target = Target { address, token, insecure: identity.insecure };
+        if target.token.is_some() && !target.connector().may_carry_token() {
+            let address = &target.address;
+            let why = format!(
+                "others may read what passes at {address}: the token is sent there with --insecure only"
+            );
+            return Err(Failure::Usage(why));
+        }
+        Ok(target)
+    }
+
+    fn connector(&self) -> Box<dyn Connect> {
+        self.address.connector(self.insecure)
+    }
+}
 
 /// An open session.
 pub(crate) struct Session {
@@ -28,13 +64,14 @@ enum Progress {
 }
 
 /// Opens a session within the time.
-pub(crate) async fn connect(address: &Address, timeout: Duration) -> Result<Session, Failure> {
+pub(crate) async fn connect(target: &Target, timeout: Duration) -> Result<Session, Failure> {
     let began = now();
+    let address = &target.address;
     let late = || Failure::Unreachable {
         address: address.clone(),
         why: format!("nothing answered within {timeout:?}"),
     };
-    let connector = address.connector();
+    let connector = target.connector();
     let dialled = within(timeout, connector.connect()).await.ok_or_else(late)?;
     let stream = dialled.map_err(|error| {
         let why = error.to_string();
@@ -50,10 +87,11 @@ pub(crate) async fn connect(address: &Address, timeout: Duration) -> Result<Sess
         };
         let _ = progress.try_send(what);
     };
-    let options = ClientOptions::default()
+    let mut options = ClientOptions::default()
         .with_connect_timeout(timeout)
         .with_close_timeout(Duration::from_secs(1))
         .with_observer(observer);
+    options.token = target.token;
     let client = Client::new(First::new(stream, connector), options);
     let left = timeout.saturating_sub(began.elapsed());
     match within(left, news.recv()).await.and_then(Result::ok) {
@@ -126,5 +164,9 @@ impl Connect for First {
 
     fn is_permanent(&self, error: &io::Error) -> bool {
         self.connector.is_permanent(error)
+    }
+
+    fn may_carry_token(&self) -> bool {
+        self.connector.may_carry_token()
     }
 }

@@ -12,6 +12,8 @@ use crate::address::Address;
 /// Why a command did not do what it was asked.
 #[derive(Debug)]
 pub(crate) enum Failure {
+    /// The command line asks for what cannot be.
+    Usage(String),
     /// The arguments are no JSON.
     NoJson(String),
     /// They are no arguments of this method.
@@ -37,6 +39,7 @@ pub(crate) enum Failure {
 impl Failure {
     pub(crate) fn code(&self) -> ExitCode {
         ExitCode::from(match self {
+            Failure::Usage(_) => 2,
             Failure::NoJson(_) => 10,
             Failure::WrongType { .. } => 11,
             Failure::NoSuchMethod { .. } => 12,
@@ -69,6 +72,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Failure::Usage(why) => f.write_str(why),
             Failure::NoJson(why) => write!(f, "not executed: the arguments are no JSON: {why}"),
             Failure::WrongType { method, signature, why } => {
                 write!(f, "not executed: wrong arguments: {why}; it is {method}{signature}")

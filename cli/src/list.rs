@@ -5,15 +5,16 @@ use std::time::Duration;
 use oncewire::Client;
 use oncewire::schema::SignatureTable;
 
-use crate::address::Address;
-use crate::connect::connect;
+use crate::ListArgs;
+use crate::connect::{Target, connect};
 use crate::exit::Failure;
 use crate::{plain, say};
 
 /// One line for each method.
-pub(crate) async fn run(address: &Address, timeout: Duration) -> Result<(), Failure> {
-    let session = connect(address, timeout).await?;
-    let methods = methods(&session.client, timeout).await?;
+pub(crate) async fn run(args: ListArgs) -> Result<(), Failure> {
+    let target = Target::new(args.address, &args.identity)?;
+    let session = connect(&target, args.timeout).await?;
+    let methods = methods(&session.client, args.timeout).await?;
     for (name, signature) in &methods {
         say(&plain(&format!("{name}{signature}")))?;
     }

@@ -58,10 +58,23 @@ enum Command {
     Replay(ReplayArgs),
 }
 
+/// Who calls.
+#[derive(Debug, Args)]
+struct IdentityArgs {
+    /// A file with the token that says who you are, which other users cannot read.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Send the token over plain TCP too, where others may read it.
+    #[arg(long, requires = "token_file")]
+    insecure: bool,
+}
+
 #[derive(Debug, Args)]
 struct PingArgs {
     /// Where the server is.
     address: Address,
+    #[command(flatten)]
+    identity: IdentityArgs,
     /// How often.
     #[arg(short = 'n', long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
     count: u32,
@@ -77,6 +90,8 @@ struct PingArgs {
 struct ListArgs {
     /// Where the server is.
     address: Address,
+    #[command(flatten)]
+    identity: IdentityArgs,
     /// How long it may take.
     #[arg(long, default_value = "5s", value_parser = duration)]
     timeout: Duration,
@@ -86,6 +101,8 @@ struct ListArgs {
 struct CallArgs {
     /// Where the server is.
     address: Address,
+    #[command(flatten)]
+    identity: IdentityArgs,
     /// The method: service/method, or service.method.
     method: String,
     /// Its arguments: an object by the names of its parameters, or an array of them.
@@ -106,6 +123,8 @@ struct CallArgs {
 struct TopArgs {
     /// Where the server is.
     address: Address,
+    #[command(flatten)]
+    identity: IdentityArgs,
     /// The pause between two looks.
     #[arg(long, default_value = "1s", value_parser = duration)]
     interval: Duration,
@@ -158,7 +177,7 @@ fn main() -> ExitCode {
     let result = smol::block_on(async {
         match command {
             Command::Ping(args) => ping::run(args).await,
-            Command::List(args) => list::run(&args.address, args.timeout).await,
+            Command::List(args) => list::run(args).await,
             Command::Call(args) => call::run(args).await,
             Command::Top(args) => top::run(args).await,
             Command::Record(args) => record::run(args).await,

@@ -1,11 +1,12 @@
 //! Who answers, and how fast.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use oncewire::{CallFailure, MethodId, NotExecuted};
 
 use crate::PingArgs;
-use crate::connect::{Session, connect, now, pause};
+use crate::connect::{Session, Target, connect, now, pause};
 use crate::exit::Failure;
 use crate::{plain, say};
 
@@ -14,13 +15,14 @@ const NO_METHOD: MethodId = MethodId::of("oncewire/ping");
 
 /// Makes a new connection each time.
 pub(crate) async fn run(args: PingArgs) -> Result<(), Failure> {
+    let target = Target::new(args.address, &args.identity)?;
     let mut answered: BTreeMap<String, u32> = BTreeMap::new();
     let mut failed = None;
     for at in 0..args.count {
         if at > 0 {
             pause(args.interval).await;
         }
-        match ping(&args).await {
+        match ping(&target, args.timeout).await {
             Ok(instance) => *answered.entry(instance).or_default() += 1,
             Err(failure @ Failure::Unwritable(_)) => return Err(failure),
             Err(failure) => {
@@ -40,11 +42,10 @@ pub(crate) async fn run(args: PingArgs) -> Result<(), Failure> {
 }
 
 /// Returns which instance has answered.
-async fn ping(args: &PingArgs) -> Result<String, Failure> {
-    let session = connect(&args.address, args.timeout).await?;
+async fn ping(target: &Target, timeout: Duration) -> Result<String, Failure> {
+    let session = connect(target, timeout).await?;
     let began = now();
-    let answer =
-        session.client.call_raw(NO_METHOD, Vec::new()).timeout(args.timeout).result().await;
+    let answer = session.client.call_raw(NO_METHOD, Vec::new()).timeout(timeout).result().await;
     let took = began.elapsed();
     let unreplied = answer.err();
     if let Some(unreplied) = unreplied.as_ref().filter(|why| !is_answer(why.failure())) {
@@ -57,7 +58,7 @@ async fn ping(args: &PingArgs) -> Result<String, Failure> {
     let Session { client, took: connected, instance } = session;
     say(&plain(&format!(
         "{service} at {}: {instance}, connected in {connected:.0?}, answered in {took:.0?}",
-        args.address
+        target.address
     )))?;
     client.close().await;
     Ok(instance.to_string())

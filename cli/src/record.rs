@@ -16,7 +16,7 @@ use smol::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::RecordArgs;
 use crate::address::Address;
-use crate::connect::{connect, now, pause};
+use crate::connect::{Target, connect, now, pause};
 use crate::exit::Failure;
 use crate::list::methods;
 use crate::say;
@@ -70,7 +70,7 @@ pub(crate) async fn run(args: RecordArgs) -> Result<(), Failure> {
         began,
         key: Key::random().map_err(|error| Failure::file(&args.file, error))?,
         plain_bodies: args.bodies,
-        to: args.to.connector(),
+        to: args.to.connector(false),
         failed,
     };
     let recording = Rc::new(recording);
@@ -131,7 +131,9 @@ async fn names(to: &Address) -> Vec<String> {
     if matches!(to, Address::Pipe(_)) {
         return Vec::new();
     }
-    let Ok(session) = connect(to, NAMES_TIMEOUT).await else { return Vec::new() };
+    let Ok(session) = connect(&Target::anonymous(to.clone()), NAMES_TIMEOUT).await else {
+        return Vec::new();
+    };
     let methods = methods(&session.client, NAMES_TIMEOUT).await.unwrap_or_default();
     session.client.close().await;
     methods.into_iter().map(|(name, _)| name).collect()

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use oncewire::Status;
 
 use crate::TopArgs;
-use crate::connect::{connect, now, pause};
+use crate::connect::{Target, connect, now, pause};
 use crate::exit::Failure;
 use crate::{plain, say};
 
@@ -19,7 +19,8 @@ const SESSIONS_MAX: usize = 20;
 
 /// Looks again and again.
 pub(crate) async fn run(args: TopArgs) -> Result<(), Failure> {
-    let session = connect(&args.address, args.timeout).await?;
+    let target = Target::new(args.address, &args.identity)?;
+    let session = connect(&target, args.timeout).await?;
     let clear = if std::io::stdout().is_terminal() { CLEAR } else { "" };
     let mut last: Option<(Instant, Status)> = None;
     let mut looks = 0;

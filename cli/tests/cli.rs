@@ -1,5 +1,5 @@
 //! The command line against a real bank, and against servers that mean harm: C260 to
-//! C264, C300, C301, C315 and C316.
+//! C264, C300, C301, C315 and C316. With a token: C184.
 #![allow(missing_docs)]
 #![cfg(unix)]
 
@@ -354,4 +354,53 @@ fn c316_what_is_no_recording_or_cannot_be_recorded_is_one_line() {
     run(&[&["record", new, "--listen", "pipe:cat"][..], &to].concat()).failed(13, "listen on tcp:");
     run(&[&["record", new, "--listen", "tcp:0.0.0.0:0"][..], &to].concat()).failed(13, "TLS");
     std::fs::remove_dir_all(&dir).unwrap();
+}
+
+/// A server in this process, which knows alice by her token.
+fn serve_alice(directory: &std::path::Path) -> (String, String) {
+    const TOKEN: &str = "alices-token-0123456789";
+    let table = oncewire::tokens::Tokens::parse(&format!("alice {TOKEN}")).unwrap();
+    let server = oncewire::Server::builder("vault").signatures().status().tokens(&table);
+    let server = server.build().unwrap();
+    let socket = directory.join("vault");
+    let local = oncewire::UnixAcceptor::bind(&socket).unwrap();
+    let tcp = smol::block_on(oncewire::TcpAcceptor::bind("127.0.0.1:0")).unwrap();
+    let addresses = (format!("unix:{}", socket.display()), format!("tcp:{}", tcp.local_addr()));
+    let too = server.clone();
+    smol::spawn(async move { server.serve(local).await }).detach();
+    smol::spawn(async move { too.serve(tcp).await }).detach();
+    for (name, token, mode) in
+        [("alice", TOKEN, 0o600), ("open", TOKEN, 0o604), ("short", "token", 0o600)]
+    {
+        let path = directory.join(name);
+        std::fs::write(&path, format!("{token}\n")).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(&path, mode).unwrap();
+    }
+    addresses
+}
+
+#[test]
+fn c184_the_command_line_shows_the_token_that_is_in_a_file() {
+    let directory = std::env::temp_dir().join(format!("oncewire-cli-token-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let file = |name: &str| directory.join(name).display().to_string();
+    let (local, tcp) = serve_alice(&directory);
+    for command in ["ping", "list", "top"] {
+        let count: &[&str] = if command == "list" { &[] } else { &["-n", "1"] };
+        let with = |more: &[&str]| run(&[&[command, &local][..], count, more].concat());
+        let done = with(&["--token-file", &file("alice")]);
+        assert_eq!((done.status, &*done.err), (0, ""), "{done:?}");
+        with(&[]).failed(14, "the server demands a token, and none was sent");
+        with(&["--token-file", &file("open")]).failed(2, "its mode 0604 lets every user read");
+        with(&["--token-file", &file("short")]).failed(2, "a token has 16 to 128 bytes");
+        with(&["--token-file", &file("absent")]).failed(2, "absent");
+    }
+    let call = |address: &str, more: &[&str]| {
+        run(&[&["call", address, "vault.open", "--token-file", &file("alice")], more].concat())
+    };
+    call(&local, &[]).failed(12, "no method vault/open");
+    call(&tcp, &[]).failed(2, "the token is sent there with --insecure only");
+    call(&tcp, &["--insecure"]).failed(12, "no method vault/open");
+    std::fs::remove_dir_all(&directory).unwrap();
 }

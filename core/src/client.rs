@@ -439,7 +439,7 @@ impl<S: ClientStorage> Client<S> {
         let was_greeting = matches!(self.phase, Phase::Greeting { .. });
         self.disconnect();
         if was_greeting {
-            self.note_dial_failed(DialFailure::Transient);
+            self.note_dial_failed(DialFailure::of_refusal(&reason));
         }
         self.pending_events.disconnect = Some(reason);
     }

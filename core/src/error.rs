@@ -266,6 +266,8 @@ impl fmt::Display for Refuse {
             Refuse::TooSlow => {
                 f.write_str("the server found that the handshake or a frame took too long")
             }
+            Refuse::TokenMissing => f.write_str("the server demands a token, and none was sent"),
+            Refuse::TokenUnknown => f.write_str("the server does not know the token that was sent"),
         }
     }
 }

@@ -79,6 +79,7 @@ mod server;
 mod storage;
 mod text;
 mod time;
+mod token;
 pub mod wire;
 #[cfg(all(test, feature = "alloc"))]
 mod work;
@@ -105,4 +106,5 @@ pub use storage::Heap;
 pub use storage::{ClientStorage, InlineClient, InlineServer, Payload, ServerStorage};
 pub use text::{ServiceName, Text};
 pub use time::Instant;
+pub use token::{TOKEN_LEN_MAX, TOKEN_LEN_MIN, Token};
 pub use wire::Refuse;

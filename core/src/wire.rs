@@ -25,6 +25,7 @@ pub use crate::text::{SERVICE_NAME_LEN_MAX, ServiceName};
 
 use crate::ids::{MethodId, ServerId, SessionId, Xid};
 use crate::outcome::Status;
+use crate::token::Token;
 
 /// The one protocol version that this crate speaks.
 pub const VERSION: u8 = 1;
@@ -56,8 +57,11 @@ pub const FEATURE_DURABLE: u32 = 0x01;
 pub const FEATURE_PATIENT: u32 = 0x02;
 /// Feature: requests may carry [`Metadata`].
 pub const FEATURE_METADATA: u32 = 0x04;
+/// Feature: the `Hello` ends with a [`Token`], and the server takes its principal from that.
+pub const FEATURE_TOKEN: u32 = 0x08;
 /// All features of this version.
-pub(crate) const FEATURES: u32 = FEATURE_DURABLE | FEATURE_PATIENT | FEATURE_METADATA;
+pub(crate) const FEATURES: u32 =
+    FEATURE_DURABLE | FEATURE_PATIENT | FEATURE_METADATA | FEATURE_TOKEN;
 
 /// Which of the two machines sent a frame (S26).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -91,6 +95,9 @@ pub struct Hello {
     pub service: Option<ServiceName>,
     /// The server that the client demands.
     pub server: Option<ServerId>,
+    /// Who the client is: there if `features` has [`FEATURE_TOKEN`], and only then.
+    #[serde(skip)]
+    pub token: Option<Token>,
 }
 
 /// What a client says of the session it resumes.
@@ -177,6 +184,10 @@ pub enum Refuse {
     Superseded,
     /// The handshake, or one frame, took too long.
     TooSlow,
+    /// The server demands a token, and none was sent.
+    TokenMissing,
+    /// The server does not know the token that was sent.
+    TokenUnknown,
 }
 
 /// A settled-slots report (W25): `acked`, and one bit for each of 64 slots.

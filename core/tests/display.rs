@@ -64,6 +64,8 @@ fn every_error_of_one_scope_says_something_of_its_own() {
         &CloseReason::Refused(Refuse::WrongPrincipal),
         &CloseReason::Refused(Refuse::SessionsFull),
         &CloseReason::Refused(Refuse::PrincipalFull),
+        &CloseReason::Refused(Refuse::TokenMissing),
+        &CloseReason::Refused(Refuse::TokenUnknown),
         &CloseReason::WrongService { wanted: name("jobs"), found: name("mail") },
         &CloseReason::WrongServer { wanted, found },
     ]);

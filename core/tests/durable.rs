@@ -69,7 +69,7 @@ fn c82_the_session_that_follows_a_lost_one_is_asked_for_in_the_same_way() {
 #[test]
 fn c82_only_a_client_that_asks_for_it_has_the_full_lease_before_its_first_request() {
     let known = FEATURE_DURABLE | FEATURE_PATIENT | wire::FEATURE_METADATA;
-    for (features, sessions) in [(0, 0), (FEATURE_DURABLE, 1), (8, 0), (!0, 1)] {
+    for (features, sessions) in [(0, 0), (FEATURE_DURABLE, 1), (16, 0), (!wire::FEATURE_TOKEN, 1)] {
         let mut pair = Pair::unconnected();
         let raw = pair.raw(ALICE);
         let Frame::Hello(plain) = hello(None) else { panic!("a hello") };

@@ -53,7 +53,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use oncewire_core::{CallError, MethodId};
+use oncewire_core::{CallError, MethodId, Token};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -346,6 +346,12 @@ impl Client {
     /// What the client is doing.
     pub fn status(&self) -> ClientStatus {
         self.handle.shared.status()
+    }
+
+    /// Changes the [token](ClientOptions::token) by which the client says who it is when it connects next. The connection that
+    /// exists lives on, and so does the session, if the new token is one of the same name.
+    pub fn set_token(&self, token: Token) {
+        self.handle.shared.with(|state, _| state.lifecycle.next_token = Some(token));
     }
 
     /// Waits until the session is open, or the server has refused it for good, or the client is closed; says whether

@@ -100,6 +100,9 @@ pub mod streams;
 pub mod time;
 #[allow(missing_docs)]
 #[doc(hidden)]
+pub mod tokens;
+#[allow(missing_docs)]
+#[doc(hidden)]
 pub mod uploads;
 mod world;
 
@@ -325,6 +328,10 @@ macro_rules! conformance_tests {
                 c243_a_commit_in_doubt_is_asked_for_and_never_made_twice,
                 c244_an_upload_outlives_its_session_only_if_it_is_resumable,
                 c245_no_session_has_more_uploads_than_it_may,
+            ]
+            tokens: [
+                c182_a_client_without_a_known_token_is_refused_and_its_calls_end_at_once,
+                c184_a_token_names_its_caller_whatever_the_transport_says,
             ]
             bad_input: [
                 garbage_is_refused_as_another_protocol,

@@ -99,6 +99,7 @@ mod status;
 #[cfg(feature = "stream")]
 pub mod stream;
 mod sync;
+pub mod tokens;
 mod transport;
 
 pub use bytes::Bytes;
@@ -114,7 +115,7 @@ pub use oncewire_core as protocol;
 pub use oncewire_core::{
     CallError, ClientCounters, CloseReason, Executed, Instance, Instant, MethodId, MethodSpec,
     NEVER, NoReply, NotExecuted, OnDialFailure, ServerConfig, ServerCounters, ServerError,
-    ServerId, ServiceName, SessionId, SessionTag, Unknown, Xid,
+    ServerId, ServiceName, SessionId, SessionTag, Token, Unknown, Xid,
 };
 #[cfg(feature = "macros")]
 pub use oncewire_macros::service;

@@ -56,6 +56,12 @@ pub trait Connect: Send + Sync + 'static {
     fn is_permanent(&self, error: &io::Error) -> bool {
         matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
     }
+    /// Whether a client may send its [token](crate::ClientOptions::token) over what this dials: others cannot read what passes,
+    /// or the program's owner has said that it does not matter. False unless a transport says otherwise, and then no
+    /// connection is made for a client that has a token.
+    fn may_carry_token(&self) -> bool {
+        false
+    }
 }
 
 /// Accepts connections, one a call.
@@ -90,6 +96,10 @@ macro_rules! through_pointers {
 
             fn is_permanent(&self, error: &io::Error) -> bool {
                 (**self).is_permanent(error)
+            }
+
+            fn may_carry_token(&self) -> bool {
+                (**self).may_carry_token()
             }
         }
 

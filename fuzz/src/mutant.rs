@@ -115,6 +115,10 @@ impl Connect for MutantConnector {
     fn address(&self) -> String {
         format!("{} broken by {}", self.proxy.inner.address(), self.proxy.mutant.name())
     }
+
+    fn may_carry_token(&self) -> bool {
+        self.proxy.inner.may_carry_token()
+    }
 }
 
 /// A connector of any kind.
@@ -165,6 +169,10 @@ impl Connect for AnyConnector {
 
     fn address(&self) -> String {
         self.0.address()
+    }
+
+    fn may_carry_token(&self) -> bool {
+        self.0.may_carry_token()
     }
 }
 

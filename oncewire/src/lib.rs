@@ -27,8 +27,8 @@ pub use oncewire_driver::{
     Outcome, RawMethod, Receipt, RecoveredCall, Refusal, Resolve, Retry, Runtime, Schema, Server,
     ServerBuilder, ServerConfig, ServerCounters, ServerError, ServerId, Service, ServiceName,
     SessionId, SessionStatus, SessionTag, SignatureMismatch, SmolRuntime, StateHandler,
-    StatefulBuilder, Status, Subject, Ticket, Timer, Unknown, Unreplied, Xid, files, journal,
-    ledger, observe, schema,
+    StatefulBuilder, Status, Subject, Ticket, Timer, Token, Unknown, Unreplied, Xid, files,
+    journal, ledger, observe, schema, tokens,
 };
 #[cfg(feature = "redb")]
 pub use oncewire_ledger_redb as redb;

@@ -2,8 +2,8 @@
 
 use oncewire_core::ProtocolError;
 use oncewire_core::wire::{
-    self, CONTROL_LEN_MAX, Decoded, FLAG_METADATA, Frame, LEN_FIELD_LEN, METADATA_LEN_MAX,
-    REPLY_HEADER_LEN, REQUEST_HEADER_LEN, Role,
+    self, CONTROL_LEN_MAX, Decoded, FEATURE_TOKEN, FLAG_METADATA, Frame, LEN_FIELD_LEN,
+    METADATA_LEN_MAX, REPLY_HEADER_LEN, REQUEST_HEADER_LEN, Role,
 };
 
 use crate::format::{
@@ -30,13 +30,23 @@ struct Direction {
     stage: Stage,
 }
 
-#[derive(Debug)]
 enum Stage {
     /// The front of a frame.
     Head(Vec<u8>),
     Body(BodyStage),
     /// No frames come any more.
     Garbage(u8),
+}
+
+/// What is held of a frame may be a secret.
+impl std::fmt::Debug for Stage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Stage::Head(head) => write!(f, "the first {} bytes of a frame", head.len()),
+            Stage::Body(body) => body.fmt(f),
+            Stage::Garbage(code) => write!(f, "no frames: error {code}"),
+        }
+    }
 }
 
 struct BodyStage {
@@ -280,7 +290,7 @@ fn check_head(head: &[u8], body_len: usize, from: Role) -> Result<(), ProtocolEr
     }
 }
 
-/// A control frame with the session's pseudonym in it. What a later version appends to a frame is left out: what it is
+/// A control frame with the session's pseudonym in it, and without a token. What a later version appends to a frame is left out: what it is
 /// cannot be known.
 fn rewrite(head: &[u8], from: Role, key: &Key) -> Vec<u8> {
     let Ok(Decoded::Frame(mut frame, _)) = wire::decode(head, from, BODY_LEN_MAX) else {
@@ -291,8 +301,14 @@ fn rewrite(head: &[u8], from: Role, key: &Key) -> Vec<u8> {
             if let Some(resume) = &mut hello.resume {
                 resume.session = key.session(resume.session);
             }
+            hello.token = None;
+            hello.features &= !FEATURE_TOKEN;
         }
-        Frame::Welcome(welcome) => welcome.session = key.session(welcome.session),
+        Frame::Welcome(welcome) => {
+            welcome.session = key.session(welcome.session);
+            // As for a client that has shown none.
+            welcome.features &= !FEATURE_TOKEN;
+        }
         _ => {}
     }
     let mut out = [0; CONTROL_LEN_MAX];

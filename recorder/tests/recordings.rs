@@ -269,6 +269,28 @@ fn c310_no_session_id_and_no_body_is_in_a_recording() {
 }
 
 #[test]
+fn c187_no_token_is_in_a_recording() {
+    let token = Token::new(SECRET).unwrap();
+    for pieces in [usize::MAX, 7] {
+        let mut line = Line::new(false);
+        line.pieces = pieces;
+        line.client.set_token(token);
+        line.connect();
+        assert!(holds(&line.up(), SECRET), "it was sent");
+        assert!(!format!("{:?}", line.tap).contains("104, 117"), "{:?}", line.tap);
+        line.turn();
+        line.call(b"a body");
+        line.turn();
+        let story = line.story();
+        agrees(&story);
+        let text = Transcript { story: &story, all: true }.to_string();
+        for shown in [&line.file()[..], text.as_bytes(), Page(&story).to_string().as_bytes()] {
+            assert!(!holds(shown, b"hunter2"));
+        }
+    }
+}
+
+#[test]
 fn c311_a_recording_is_judged_as_the_conversation_was() {
     for plain in [false, true] {
         let story = conversation(plain, usize::MAX).story();

@@ -389,6 +389,10 @@ impl Connect for Dialler {
     fn address(&self) -> String {
         self.server.name.clone()
     }
+
+    fn may_carry_token(&self) -> bool {
+        true
+    }
 }
 
 /// How long a pause takes, at random.

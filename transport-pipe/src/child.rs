@@ -130,6 +130,10 @@ impl Connect for ChildConnector {
         use io::ErrorKind::{InvalidInput, NotADirectory, NotFound, PermissionDenied};
         matches!(error.kind(), InvalidInput | NotADirectory | NotFound | PermissionDenied)
     }
+
+    fn may_carry_token(&self) -> bool {
+        true
+    }
 }
 
 /// The child's stdout and stdin as one stream.

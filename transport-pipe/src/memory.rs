@@ -71,6 +71,10 @@ impl Connect for MemoryConnector {
     fn address(&self) -> String {
         "memory".to_owned()
     }
+
+    fn may_carry_token(&self) -> bool {
+        true
+    }
 }
 
 /// Accepts what its [`MemoryConnector`]s dial; [`ErrorKind::BrokenPipe`] when the last of them is gone.

@@ -65,6 +65,10 @@ impl Connect for PipeConnector {
     fn address(&self) -> String {
         "pipe".to_owned()
     }
+
+    fn may_carry_token(&self) -> bool {
+        true
+    }
 }
 
 /// Accepts what its [`PipeConnector`]s dial; [`ErrorKind::BrokenPipe`] when the last of them is gone.

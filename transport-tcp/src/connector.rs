@@ -31,6 +31,7 @@ pub struct TcpConnector {
     target: Target,
     /// The address that connected last: the next dial begins with it.
     last: Mutex<Option<SocketAddr>>,
+    insecure: bool,
 }
 
 #[derive(Debug)]
@@ -61,8 +62,23 @@ impl TcpConnector {
         TcpConnector::to(Target::Addresses(addresses.into_iter().collect()))
     }
 
+    /// Lets a client send its [token](crate::ClientOptions::token) though there is no TLS: those who can read what passes can then
+    /// call in its name, and on a machine with other users, so can one who listens at the port first. For networks and machines
+    /// on which all are trusted, or a tunnel.
+    ///
+    /// ```
+    /// use oncewire_tcp::{Connect, TcpConnector};
+    ///
+    /// assert!(!TcpConnector::new("localhost:7000").may_carry_token());
+    /// assert!(TcpConnector::new("localhost:7000").insecure().may_carry_token());
+    /// ```
+    pub fn insecure(mut self) -> TcpConnector {
+        self.insecure = true;
+        self
+    }
+
     fn to(target: Target) -> TcpConnector {
-        TcpConnector { target, last: Mutex::new(None) }
+        TcpConnector { target, last: Mutex::new(None), insecure: false }
     }
 
     async fn dial(&self) -> io::Result<Nonblocking<TcpStream>> {
@@ -114,5 +130,10 @@ impl Connect for TcpConnector {
     /// A name that does not exist, or no name at all. That it could not be looked up may pass.
     fn is_permanent(&self, error: &io::Error) -> bool {
         matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput)
+    }
+
+    /// Only where it was made [`insecure`](TcpConnector::insecure).
+    fn may_carry_token(&self) -> bool {
+        self.insecure
     }
 }

@@ -112,6 +112,7 @@ impl Victim {
                 reply_len_max: 16 << 20,
                 service: None,
                 server: None,
+                token: None,
             }),
         );
         let mut len = [0; 4];

@@ -69,4 +69,8 @@ impl<C: Connect> Connect for TlsConnector<C> {
     fn is_permanent(&self, error: &io::Error) -> bool {
         is_verdict(error) || self.inner.is_permanent(error)
     }
+
+    fn may_carry_token(&self) -> bool {
+        true
+    }
 }

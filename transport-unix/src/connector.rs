@@ -97,6 +97,10 @@ impl Connect for UnixConnector {
             ErrorKind::InvalidInput | ErrorKind::PermissionDenied | ErrorKind::Unsupported
         )
     }
+
+    fn may_carry_token(&self) -> bool {
+        true
+    }
 }
 
 /// Connects at once or not at all: a unix socket never has a connection on the way.

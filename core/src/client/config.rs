@@ -2,11 +2,12 @@
 
 use core::time::Duration;
 
-use crate::error::ProtocolError;
+use crate::error::{CloseReason, ProtocolError};
 use crate::ids::{MethodId, ServerId};
 use crate::storage::Payload;
 use crate::text::ServiceName;
-use crate::wire;
+use crate::token::Token;
+use crate::wire::{self, Refuse};
 
 /// What a client wants, and its limits.
 ///
@@ -23,6 +24,8 @@ pub struct ClientConfig {
     pub service: Option<ServiceName>,
     /// The server that must answer; any if `None`.
     pub server: Option<ServerId>,
+    /// Who the client is, for servers that demand a token. Its owner connects only where others cannot read it (W29).
+    pub token: Option<Token>,
     /// Slots to ask for: calls unsettled at once. At most 65,536.
     pub slots: u32,
     /// Bytes of the longest request body to ask for.
@@ -67,6 +70,7 @@ impl Default for ClientConfig {
         ClientConfig {
             service: None,
             server: None,
+            token: None,
             slots: 1024,
             request_len_max: 64 << 20,
             reply_len_max: 64 << 20,
@@ -117,6 +121,17 @@ impl DialFailure {
             | ProtocolError::FrameTooShort { .. }
             | ProtocolError::UnknownKind(_)
             | ProtocolError::Malformed { .. } => DialFailure::Permanent,
+            _ => DialFailure::Transient,
+        }
+    }
+
+    /// The same of a server's reason to refuse a session. One that does not know the client's token will not learn it by
+    /// itself; that others are refused now says nothing of later.
+    pub(crate) fn of_refusal(reason: &CloseReason) -> DialFailure {
+        match reason {
+            CloseReason::Refused(Refuse::TokenMissing | Refuse::TokenUnknown) => {
+                DialFailure::Permanent
+            }
             _ => DialFailure::Transient,
         }
     }

@@ -5,6 +5,7 @@ use super::{Client, Phase, recovery};
 use crate::client::config::DialFailure;
 use crate::storage::ClientStorage;
 use crate::time::Instant;
+use crate::token::Token;
 
 impl<S: ClientStorage> Client<S> {
     /// No connection could be made: like [`handle_disconnected`](Client::handle_disconnected), and says whether another
@@ -13,6 +14,17 @@ impl<S: ClientStorage> Client<S> {
     pub fn handle_dial_failed(&mut self, now: Instant, failure: DialFailure) {
         self.handle_disconnected(now);
         self.note_dial_failed(failure);
+    }
+
+    /// Changes the token by which `Hello`s say who the client is. A session stays its principal's (S5). Call it before
+    /// [`handle_connected`](Client::handle_connected): a `Hello` that waits to be sent would have the new one.
+    pub fn set_token(&mut self, token: Token) {
+        self.config.token = Some(token);
+    }
+
+    /// Whether its `Hello`s have a token.
+    pub fn has_token(&self) -> bool {
+        self.config.token.is_some()
     }
 
     /// An attempt to connect failed. Visits the calls that wait when it is the first such failure since a connection was made.

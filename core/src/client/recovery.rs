@@ -467,7 +467,9 @@ pub(crate) fn refused(config: &ClientConfig, refuse: Refuse) -> Refusal {
         | Refuse::PrincipalFull
         | Refuse::ShuttingDown
         | Refuse::Superseded
-        | Refuse::TooSlow => Refusal::Disconnect(reason),
+        | Refuse::TooSlow
+        | Refuse::TokenMissing
+        | Refuse::TokenUnknown => Refusal::Disconnect(reason),
     }
 }
 

@@ -148,6 +148,7 @@ impl<S: ClientStorage> Client<S> {
             reply_len_max: self.config.reply_len_max,
             service: self.config.service,
             server: self.config.server,
+            token: self.config.token,
         };
         if !out.control(&Frame::Hello(hello)) {
             return Step::Stop;
@@ -163,7 +164,8 @@ impl<S: ClientStorage> Client<S> {
     pub(super) fn features(&self) -> u32 {
         let durable = if self.config.durable { wire::FEATURE_DURABLE } else { 0 };
         let patient = if self.config.keepalive == NEVER { wire::FEATURE_PATIENT } else { 0 };
-        durable | patient | wire::FEATURE_METADATA
+        let token = if self.config.token.is_some() { wire::FEATURE_TOKEN } else { 0 };
+        durable | patient | token | wire::FEATURE_METADATA
     }
 
     pub(super) fn slots_max(&self) -> u32 {

@@ -85,6 +85,9 @@ pub struct ServerConfig {
     /// Whether the owner says of each new call if its caller may make it: every admission must go through
     /// [`authorize`](crate::Server::authorize) before it is started, and until then nothing is set aside for it.
     pub authorizes: bool,
+    /// Whether clients must show a token: a `Hello` on a connection that was not
+    /// [identified](crate::Server::identify) by its owner is refused.
+    pub demands_tokens: bool,
     /// Whether the machine says what it decides by itself, as [`Incoming::Notice`](crate::Incoming::Notice): for logs.
     pub notices: bool,
 }
@@ -135,6 +138,7 @@ impl ServerConfig {
             records_sessions: false,
             session_hash: None,
             authorizes: false,
+            demands_tokens: false,
             notices: false,
         }
     }

@@ -13,6 +13,8 @@ use crate::wire::REPLY_HEADER_LEN;
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub(crate) struct Conn<B> {
     pub(super) principal: Principal,
+    /// Its owner knows the principal by a token, and not from the transport.
+    pub(super) identified: bool,
     /// What its `Hello` offered that this version knows.
     pub(super) features: u32,
     /// The share in which it is counted, by index; `NIL` if in none.
@@ -127,6 +129,7 @@ impl<B> Conn<B> {
     pub(super) fn new(principal: Principal, secret: SessionId, now: Instant) -> Conn<B> {
         Conn {
             principal,
+            identified: false,
             features: 0,
             quota: NIL,
             secret,

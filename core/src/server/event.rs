@@ -147,6 +147,8 @@ pub struct ServerCounters {
     pub resumes_of_others: u64,
     /// Handshakes refused because the client demanded another service, server or protocol version (S7).
     pub hellos_mismatched: u64,
+    /// Handshakes refused because the client sent no token that the server knows.
+    pub hellos_unidentified: u64,
     /// Handshakes refused because the table of sessions, or the principal's part of it, was full (S6).
     pub hellos_without_room: u64,
     /// Connections refused because there were too many, in all or of their principal.
@@ -169,6 +171,9 @@ impl ServerCounters {
             | CloseReason::WrongServer { .. }
             | CloseReason::Refused(Refuse::VersionUnsupported { .. }) => {
                 &mut self.hellos_mismatched
+            }
+            CloseReason::Refused(Refuse::TokenMissing | Refuse::TokenUnknown) => {
+                &mut self.hellos_unidentified
             }
             CloseReason::Refused(Refuse::SessionsFull | Refuse::PrincipalFull) => {
                 &mut self.hellos_without_room

@@ -28,6 +28,14 @@ pub struct SessionRecord {
     pub acked: u64,
 }
 
+/// W29: why a client is refused whose token its owner does not know.
+fn not_identified(hello: &Hello) -> CloseReason {
+    CloseReason::Refused(match hello.token {
+        Some(_) => Refuse::TokenUnknown,
+        None => Refuse::TokenMissing,
+    })
+}
+
 /// Second copies of `Hello`s that are dropped on one connection of a lossy link.
 const LATE_HELLOS_MAX: u8 = 8;
 
@@ -133,12 +141,19 @@ impl<T: ServerStorage> Server<T> {
             self.close_conn(index, CloseReason::Refused(Refuse::VersionUnsupported { min, max }));
             return Ok(());
         }
+        // W29: a stranger learns nothing of the rest.
+        let unidentified = self.config.demands_tokens && !conn.identified;
+        if let Some(reason) = unidentified.then(|| not_identified(hello)) {
+            self.close_conn(index, reason);
+            return Ok(());
+        }
         if let Some(reason) = self.mismatch(hello) {
             self.close_conn(index, reason);
             return Ok(());
         }
         if let Some(conn) = self.conns.live_mut(index) {
-            conn.features = hello.features & wire::FEATURES;
+            let token = if conn.identified { wire::FEATURE_TOKEN } else { 0 };
+            conn.features = hello.features & (wire::FEATURES & !wire::FEATURE_TOKEN | token);
         }
         match hello.resume {
             Some(resume) => self.resume(index, &resume)?,

@@ -1,10 +1,13 @@
 //! Each principal's share of connections and sessions.
 
+use super::conn::Phase;
 use super::{Conn, Quotas, Server};
 use crate::budget;
-use crate::ids::{Key, Principal, SessionId};
+use crate::error::CloseReason;
+use crate::ids::{ConnId, Key, Principal, SessionId};
 use crate::storage::list::NIL;
 use crate::storage::{Index, Places, ServerStorage, Table};
+use crate::wire::Refuse;
 
 /// A smaller table of shares may be full: inline storage has one for each session, and so few connections that they are
 /// not counted.
@@ -31,12 +34,7 @@ impl<T: ServerStorage> Server<T> {
         }
         let mut conn = Conn::new(principal, secret, self.now);
         if Quotas::<T>::CAPACITY >= SHARES_MIN {
-            conn.quota = self.quota_of(principal)?;
-            let quota = self.quotas.live_mut(conn.quota)?;
-            if !budget::may_have_another(quota.conns, free) {
-                return None;
-            }
-            quota.conns += 1;
+            conn.quota = self.join_quota(principal, free)?;
         }
         let quota = conn.quota;
         let key = self.conns.insert(conn);
@@ -44,6 +42,43 @@ impl<T: ServerStorage> Server<T> {
             self.leave_quota(quota);
         }
         key
+    }
+
+    /// Counts a connection in a principal's share; `None` if it has none for another, where there is room for `free` in all.
+    fn join_quota(&mut self, principal: Principal, free: usize) -> Option<u32> {
+        let index = self.quota_of(principal)?;
+        let quota = self.quotas.live_mut(index)?;
+        if !budget::may_have_another(quota.conns, free) {
+            return None;
+        }
+        quota.conns += 1;
+        Some(index)
+    }
+
+    /// The owner knows by the token of its `Hello`, which the machine was not given yet, whose connection it is (W29). It
+    /// counts in that principal's share from now on, and what the transport said is forgotten. Without a place in that
+    /// share it is closed.
+    ///
+    /// A connection is identified once: later, and where a `Hello` has come, nothing happens.
+    pub fn identify(&mut self, conn: ConnId, principal: Principal) {
+        let index = conn.0.index;
+        let Some(live) = self.conns.get(conn.0) else { return };
+        if live.identified || live.phase != Phase::AwaitingHello {
+            return;
+        }
+        let (before, mut quota) = (live.principal, live.quota);
+        if quota != NIL && principal != before {
+            // Its own place is free for it.
+            let free = self.config.conns_max.saturating_sub(self.conns.len() - 1);
+            let Some(joined) = self.join_quota(principal, free) else {
+                return self.close_conn(index, CloseReason::Refused(Refuse::PrincipalFull));
+            };
+            self.leave_quota(quota);
+            quota = joined;
+        }
+        if let Some(conn) = self.conns.live_mut(index) {
+            (conn.principal, conn.quota, conn.identified) = (principal, quota, true);
+        }
     }
 
     /// A connection that was counted in a share is gone.

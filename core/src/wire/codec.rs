@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CONTROL_LEN_MAX, FLAG_METADATA, FLAGS, Frame, Hello, LEN_FIELD_LEN, MAGIC, REPLY_HEADER_LEN,
-    REQUEST_HEADER_LEN, ReplyHeader, RequestHeader, Role,
+    CONTROL_LEN_MAX, FEATURE_TOKEN, FLAG_METADATA, FLAGS, Frame, Hello, LEN_FIELD_LEN, MAGIC,
+    REPLY_HEADER_LEN, REQUEST_HEADER_LEN, ReplyHeader, RequestHeader, Role,
 };
 use crate::error::ProtocolError;
 use crate::ids::{MethodId, Xid};
@@ -189,7 +189,7 @@ fn decode_control(kind: u8, fields: &[u8], from: Role) -> Result<Frame<'_>, Prot
                 return Err(ProtocolError::BadMagic);
             }
             // W20: at least one slot.
-            let hello = open_fields::<Hello>(fields).filter(|hello| hello.slots > 0);
+            let hello = hello_fields(fields).filter(|hello| hello.slots > 0);
             hello.map(Frame::Hello).ok_or(malformed)
         }
         (KIND_WELCOME, Role::Server) => open_fields(fields).map(Frame::Welcome).ok_or(malformed),
@@ -204,6 +204,15 @@ fn decode_control(kind: u8, fields: &[u8], from: Role) -> Result<Frame<'_>, Prot
         _ if kind == KIND_GOODBYE | from.bit() => empty(Frame::Goodbye(from)),
         _ => Err(ProtocolError::UnknownKind(kind)),
     }
+}
+
+/// W29: the token is there if its feature is.
+fn hello_fields(fields: &[u8]) -> Option<Hello> {
+    let (mut hello, rest) = postcard::take_from_bytes::<Hello>(fields).ok()?;
+    if hello.features & FEATURE_TOKEN != 0 {
+        hello.token = Some(open_fields(rest)?);
+    }
+    Some(hello)
 }
 
 /// Fields that a later version may append to (W4): what follows the known ones is ignored.
@@ -320,7 +329,12 @@ pub fn encode(frame: &Frame<'_>, out: &mut [u8]) -> Option<usize> {
             rest.copy_from_slice(body);
             Some(len)
         }
-        Frame::Hello(hello) => control(KIND_HELLO, hello, out),
+        Frame::Hello(hello) => match hello.token {
+            Some(token) if hello.features & FEATURE_TOKEN != 0 => {
+                control(KIND_HELLO, &(hello, token), out)
+            }
+            _ => control(KIND_HELLO, hello, out),
+        },
         Frame::Welcome(welcome) => control(KIND_WELCOME, welcome, out),
         Frame::Refuse(refuse, instance) => control(KIND_REFUSE, &(refuse, instance), out),
         Frame::Ask(xid, number) => control(KIND_ASK, &(xid.get(), number), out),

@@ -45,6 +45,7 @@ impl Full {
             reply_len_max: 64,
             service: None,
             server: None,
+            token: None,
         };
         self.take(&Frame::Hello(hello)).map(drop)
     }

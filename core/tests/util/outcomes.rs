@@ -106,6 +106,7 @@ pub fn hello(resume: Option<(SessionId, u64)>) -> Frame<'static> {
         reply_len_max: 1 << 20,
         service: None,
         server: None,
+        token: None,
     })
 }
 

@@ -44,9 +44,11 @@ fn refuse_number(refuse: &Refuse) -> usize {
         Refuse::ShuttingDown => 7,
         Refuse::Superseded => 8,
         Refuse::TooSlow => 9,
+        Refuse::TokenMissing => 10,
+        Refuse::TokenUnknown => 11,
     }
 }
-const REFUSALS: usize = 10;
+const REFUSALS: usize = 12;
 
 fn assert_all_occur(what: &str, count: usize, found: &BTreeSet<usize>) {
     let missing: Vec<usize> = (0..count).filter(|number| !found.contains(number)).collect();

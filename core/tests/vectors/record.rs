@@ -128,6 +128,7 @@ pub(crate) fn described<'d>(record: &Record, body: &'d [u8]) -> Frame<'d> {
             reply_len_max: record.number("reply_len_max"),
             service: record.option("service", Record::service),
             server: record.option("server", |r, key| ServerId::from_bytes(r.id(key))),
+            token: record.has("token").then(|| Token::new(&record.bytes("token")).unwrap()),
         }),
         "Welcome" => Frame::Welcome(Welcome {
             version: record.number("version"),
@@ -210,6 +211,8 @@ fn described_refuse(record: &Record) -> Refuse {
         "ShuttingDown" => Refuse::ShuttingDown,
         "Superseded" => Refuse::Superseded,
         "TooSlow" => Refuse::TooSlow,
+        "TokenMissing" => Refuse::TokenMissing,
+        "TokenUnknown" => Refuse::TokenUnknown,
         other => panic!("{}: refuse = {other}", record.name()),
     }
 }

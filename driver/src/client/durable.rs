@@ -16,7 +16,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use oncewire_core::{CallError, MethodId, NotExecuted, Unknown};
+use oncewire_core::{CallError, MethodId, NotExecuted, Token, Unknown};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -252,6 +252,11 @@ impl DurableClient {
     /// What the client is doing.
     pub fn status(&self) -> ClientStatus {
         self.handle.shared.status()
+    }
+
+    /// Changes the token by which the client says who it is: [`Client::set_token`](crate::Client::set_token).
+    pub fn set_token(&self, token: Token) {
+        self.handle.shared.with(|state, _| state.lifecycle.next_token = Some(token));
     }
 
     /// Why the journal cannot write, if it cannot: no call is taken any more.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::Waker;
 
-use oncewire_core::{ClientSession, CloseReason, Instance, Instant};
+use oncewire_core::{ClientSession, CloseReason, Instance, Instant, Token};
 
 use super::report::SessionInfo;
 
@@ -30,6 +30,8 @@ pub(super) struct Lifecycle {
     pub(super) address: String,
     /// Handshakes that went through.
     pub(super) connections: u64,
+    /// The token of the connections to come, if it is another one.
+    pub(super) next_token: Option<Token>,
     /// The session, or the last one.
     pub(super) session: Option<Arc<SessionInfo>>,
     /// The current connection, or the last one.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use oncewire_core::{
     ClientConfig, ClientCounters, CloseReason, Instance, OnDialFailure, ServerId, ServiceName,
-    SessionTag,
+    SessionTag, Token,
 };
 
 use super::around::{Hooks, NewCall};
@@ -19,6 +19,12 @@ pub struct ClientOptions {
     pub service: Option<ServiceName>,
     /// The server that must answer; any if `None`.
     pub server: Option<ServerId>,
+    /// Who this client is, for servers that [demand](crate::ServerBuilder::tokens) a token. It is sent with each handshake, where
+    /// the [transport](crate::Connect::may_carry_token) says that others cannot read it; over another one there is no
+    /// connection, and calls end at once as [`NeverConnected`](oncewire_core::NotExecuted::NeverConnected). They do so as well where
+    /// the server does not know the token, unless [`on_dial_failure`](ClientOptions::on_dial_failure) says otherwise; the
+    /// client continues to dial. [`Client::set_token`](crate::Client::set_token) changes it.
+    pub token: Option<Token>,
     /// Time until a call gives up, unless it says otherwise. It never gives up early; where this is a second or more, it may
     /// by 10 ms late.
     pub timeout: Duration,
@@ -67,6 +73,7 @@ impl Default for ClientOptions {
         ClientOptions {
             service: None,
             server: None,
+            token: None,
             timeout: Duration::from_secs(30),
             fail_fast: false,
             on_dial_failure: OnDialFailure::default(),
@@ -123,6 +130,7 @@ impl ClientOptions {
         let mut config = ClientConfig::default();
         config.service = self.service;
         config.server = self.server;
+        config.token = self.token;
         config.on_dial_failure = self.on_dial_failure;
         config.slots = self.slots;
         config.calls_max = self.calls_max;

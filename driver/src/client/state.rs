@@ -270,6 +270,9 @@ impl State {
         self.lifecycle.connected();
         self.note_connection();
         self.reader.lead_as_task(&mut self.pending);
+        if let Some(token) = self.lifecycle.next_token.take() {
+            self.machine.set_token(token);
+        }
         self.machine.handle_connected(now);
         self.deliver(now);
     }

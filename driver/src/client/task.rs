@@ -206,7 +206,13 @@ impl ClientTask {
         }
         if self.dial.is_none() && self.dial_at <= now {
             let address = caught(|| shared.connector.address()).unwrap_or_default();
-            shared.with(|state, _| state.lifecycle.address = address);
+            let has_token = shared.with(|state, _| {
+                state.lifecycle.address = address;
+                has_token(state)
+            });
+            if has_token && !self.may_carry_token() {
+                return self.refuse_to_dial(now);
+            }
             let attempt: BoxFuture<'static, _> =
                 Box::pin(async move { shared.connector.connect().await });
             let attempt = Guarded::new(attempt);
@@ -223,8 +229,19 @@ impl ClientTask {
         self.dial = None;
         match result {
             Ok(stream) => {
-                self.was_connected = true;
-                self.shared.with(|state, now| state.gain_connection(now, stream));
+                let may_carry_token = self.may_carry_token();
+                let is_refused = self.shared.with(|state, now| {
+                    // It may have come while we dialled.
+                    let is_refused = has_token(state) && !may_carry_token;
+                    if !is_refused {
+                        state.gain_connection(now, stream);
+                    }
+                    is_refused
+                });
+                match is_refused {
+                    true => self.refuse_to_dial(now),
+                    false => self.was_connected = true,
+                }
             }
             Err(error) => {
                 let is_permanent = caught(|| self.shared.connector.is_permanent(&error));
@@ -237,6 +254,24 @@ impl ClientTask {
             }
         }
     }
+
+    fn may_carry_token(&self) -> bool {
+        caught(|| self.shared.connector.may_carry_token()).unwrap_or(false)
+    }
+
+    /// There is a token, and it must not be sent there.
+    fn refuse_to_dial(&mut self, now: Instant) {
+        self.back_off(now, Ended::Unconnected(None));
+        let why = "others may read what passes there, so the client's token is not sent: put it in TLS (oncewire-tls), or make \
+                   the connector insecure";
+        let error = io::Error::new(io::ErrorKind::InvalidInput, why);
+        self.shared.with(|state, now| state.fail_dial(now, &error, DialFailure::Permanent));
+    }
+}
+
+/// Whether the next `Hello` has a token.
+fn has_token(state: &State) -> bool {
+    state.lifecycle.next_token.is_some() || state.machine.has_token()
 }
 
 impl Future for ClientTask {

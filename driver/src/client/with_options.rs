@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use oncewire_core::{OnDialFailure, ServerId, ServiceName};
+use oncewire_core::{OnDialFailure, ServerId, ServiceName, Token};
 
 use super::options::ClientOptions;
 
@@ -34,6 +34,8 @@ with! {
     with_service: service = ServiceName;
     /// The server that must answer: [`server`](ClientOptions::server).
     with_server: server = ServerId;
+    /// Who this client is: [`token`](ClientOptions::token).
+    with_token: token = Token;
     /// Time until a call gives up: [`timeout`](ClientOptions::timeout).
     with_timeout: timeout = Duration;
     /// Whether calls end when the connection breaks: [`fail_fast`](ClientOptions::fail_fast).

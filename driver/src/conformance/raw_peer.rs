@@ -50,6 +50,7 @@ pub(crate) fn hello(resume: Option<Resume>) -> Hello {
         reply_len_max: BODY_LEN_MAX,
         service: None,
         server: None,
+        token: None,
     }
 }
 

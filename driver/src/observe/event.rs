@@ -30,6 +30,14 @@ pub enum Event {
         /// Who has connected.
         caller: Subject,
     },
+    /// A caller has shown a token that the server knows: it is this one, whatever the transport said of it.
+    #[non_exhaustive]
+    CallerIdentified {
+        /// On which connection.
+        connection: u64,
+        /// Who calls.
+        caller: Subject,
+    },
     /// A connection is over.
     #[non_exhaustive]
     ConnectionClosed {
@@ -380,6 +388,9 @@ impl fmt::Display for Event {
             }
             Event::ConnectionRefused { caller } => {
                 write!(f, "too many connections: one from {caller} closed")
+            }
+            Event::CallerIdentified { connection, caller } => {
+                write!(f, "connection {connection} is of {caller}, by its token")
             }
             Event::ConnectionClosed { connection, why, .. } => {
                 write!(f, "connection {connection} closed: {why}")

@@ -37,6 +37,7 @@ use crate::observe::{MethodName, Observer, ObserverList, Observers, Source};
 use crate::runtime::{Runtime, SmolRuntime};
 use crate::signatures::{MethodSignature, cut, schemas};
 use crate::status::{About, host_name};
+use crate::tokens::Tokens;
 use crate::transport::Subject;
 
 /// The server id of a description that gives none: a random one takes its place.
@@ -90,6 +91,7 @@ pub struct ServerBuilder<L = NoLedger> {
     concurrency: usize,
     queue_max: Option<usize>,
     pub(crate) authorize: Option<Authorize>,
+    tokens: Option<Tokens>,
     observers: ObserverList,
     pub(crate) planted: Planted,
     types: PhantomData<fn() -> L>,
@@ -128,6 +130,7 @@ impl ServerBuilder {
             concurrency: CONCURRENCY,
             queue_max: None,
             authorize: None,
+            tokens: None,
             observers: ObserverList::default(),
             planted: Planted::default(),
             types: PhantomData,
@@ -182,6 +185,7 @@ impl ServerBuilder<NoLedger> {
             concurrency: self.concurrency,
             queue_max: self.queue_max,
             authorize: self.authorize,
+            tokens: self.tokens,
             observers: self.observers,
             planted: self.planted,
             types: PhantomData,
@@ -288,6 +292,16 @@ impl<L> ServerBuilder<L> {
         self
     }
 
+    /// Serves only clients that show a token of this table: they are the callers that it names, whatever the transport
+    /// says of them. Others are refused, and their calls end at once. See [`tokens`](crate::tokens).
+    ///
+    /// A client sends its token where others cannot read it. That of a server on plain TCP must be made
+    /// [insecure](crate::Connect::may_carry_token).
+    pub fn tokens(mut self, tokens: &Tokens) -> Self {
+        self.tokens = Some(tokens.clone());
+        self
+    }
+
     /// Tells an observer what happens: see [`observe`](crate::observe). There may be several.
     pub fn observe(mut self, observer: impl Observer) -> Self {
         self.observers.add(observer);
@@ -340,6 +354,7 @@ impl<L> ServerBuilder<L> {
             config.schemas = schemas(&self.signatures);
         }
         config.authorizes = self.authorize.is_some();
+        config.demands_tokens = self.tokens.is_some();
         config.notices = !self.observers.is_empty();
         if let Some(ledger) = &self.ledger {
             let identity = ledger.identity();
@@ -412,9 +427,18 @@ impl<L> ServerBuilder<L> {
         let text = |method: MethodSignature| (method.name, cut(method.signature.to_string()));
         let signatures = self.signatures.into_iter().map(text).collect();
         let about = About { config, started: runtime.now(), signatures };
-        let planted = self.planted;
-        let parts =
-            Parts { methods, authorization, limits, principals, ledger, observers, about, planted };
+        let (tokens, planted) = (self.tokens, self.planted);
+        let parts = Parts {
+            methods,
+            authorization,
+            tokens,
+            limits,
+            principals,
+            ledger,
+            observers,
+            about,
+            planted,
+        };
         let shared = Shared::new(machine, runtime.clone(), parts);
         if shared.ledger.is_some() {
             runtime.spawn(Box::pin(LedgerTask { shared: Arc::downgrade(&shared) }));

@@ -32,6 +32,8 @@ pub(super) struct ConnTask {
     shared: Arc<Shared>,
     id: ConnId,
     subject: Subject,
+    /// Its `Hello` has to say who calls, and was not read yet.
+    awaits_token: bool,
     stream: BoxStream,
     /// A frame that has not come whole, or what an earlier turn had no time for.
     read: ReadBuffer,
@@ -94,6 +96,7 @@ impl ConnTask {
         stream: BoxStream,
     ) -> ConnTask {
         ConnTask {
+            awaits_token: shared.tokens.is_some(),
             shared,
             id,
             subject,
@@ -279,13 +282,18 @@ impl ConnTask {
 
     /// Gives the machine what was received, and runs what it admits, until the turn is over. Returns how much it took.
     fn take_data(
-        &self,
+        &mut self,
         pace: &mut Pace,
         data: &[u8],
         large: Option<&Bytes>,
         spares: &mut Spares,
     ) -> (usize, Rest) {
         let shared = &self.shared;
+        if self.awaits_token
+            && let Some(subject) = shared.identify(self.id, data)
+        {
+            (self.subject, self.awaits_token) = (subject, false);
+        }
         let mut consumed = 0;
         let mut window = buffer::window(data);
         // A call that was executed at once: the machine learns of it under the lock that the next call needs anyway.

@@ -334,6 +334,16 @@ impl State {
         observed.queue.push(Event::ConnectionOpened { connection: number, caller });
     }
 
+    /// A caller has said by a token who it is.
+    pub(super) fn observe_caller(&mut self, conn: ConnId, caller: &Subject) {
+        if let Some(observed) = &mut self.observed
+            && let Some(line) = observed.conns.get(&conn)
+        {
+            let connection = line.number;
+            observed.queue.push(Event::CallerIdentified { connection, caller: caller.clone() });
+        }
+    }
+
     /// A connection is over: the machine has closed it, or its stream.
     pub(super) fn observe_close(&mut self, conn: ConnId, reason: Option<CloseReason>) {
         if let Some(observed) = &mut self.observed {

@@ -25,6 +25,7 @@ use crate::observe::{Event, Observers};
 use crate::runtime::Runtime;
 use crate::status::{About, Status};
 use crate::sync::Lock;
+use crate::tokens::Tokens;
 use crate::transport::{BoxFuture, Subject};
 
 /// What all connections, handlers and handles of a server have in common.
@@ -34,6 +35,7 @@ pub(crate) struct Shared {
     pub(super) methods: Vec<MethodEntry>,
     pub(super) ledger: Option<Box<dyn Submit>>,
     pub(super) authorization: Option<Authorization>,
+    pub(super) tokens: Option<Tokens>,
     pub(super) observers: Option<Observers>,
     pub(super) about: About,
     state: Lock<State>,
@@ -91,6 +93,7 @@ impl Later {
 pub(super) struct Parts {
     pub(super) methods: Vec<MethodEntry>,
     pub(super) authorization: Option<Authorization>,
+    pub(super) tokens: Option<Tokens>,
     pub(super) limits: Limits,
     pub(super) principals: PrincipalTable,
     pub(super) ledger: Option<(Box<dyn Submit>, Box<LedgerQueue>)>,
@@ -131,8 +134,17 @@ impl Shared {
         runtime: Arc<dyn Runtime>,
         parts: Parts,
     ) -> Arc<Shared> {
-        let Parts { methods, authorization, limits, principals, ledger, observers, about, planted } =
-            parts;
+        let Parts {
+            methods,
+            authorization,
+            tokens,
+            limits,
+            principals,
+            ledger,
+            observers,
+            about,
+            planted,
+        } = parts;
         let (ledger, ledger_queue) = ledger.unzip();
         let (observers, observed) = observers.unzip();
         let state = State {
@@ -159,7 +171,16 @@ impl Shared {
             planted,
         };
         let state = Lock::new(state);
-        Arc::new(Shared { runtime, methods, ledger, authorization, observers, about, state })
+        Arc::new(Shared {
+            runtime,
+            methods,
+            ledger,
+            authorization,
+            tokens,
+            observers,
+            about,
+            state,
+        })
     }
 
     /// Runs `f` under the lock, passes the machine's events on, then wakes whom they concern.
@@ -236,6 +257,19 @@ impl Shared {
             state.conns[index] = ConnEntry { id: Some(id), ..ConnEntry::default() };
             Some(id)
         })
+    }
+
+    /// What has come on a connection that has said nothing before: who calls, if it shows a token that is known.
+    #[cold]
+    pub(super) fn identify(self: &Arc<Self>, conn: ConnId, data: &[u8]) -> Option<Subject> {
+        let subject = self.tokens.as_ref()?.identify(data)?;
+        self.with_quietly(|state| {
+            let State { machine, principals, .. } = state;
+            let principal = principals.principal(&subject, |of| machine.knows(of));
+            machine.identify(conn, principal);
+            state.observe_caller(conn, &subject);
+        });
+        Some(subject)
     }
 
     pub(super) fn disconnect(self: &Arc<Self>, conn: ConnId) {

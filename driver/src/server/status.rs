@@ -80,6 +80,7 @@ impl State {
             ("resumes_unknown", counters.resumes_unknown),
             ("resumes_of_others", counters.resumes_of_others),
             ("hellos_mismatched", counters.hellos_mismatched),
+            ("hellos_unidentified", counters.hellos_unidentified),
             ("hellos_without_room", counters.hellos_without_room),
             ("conns_refused", counters.conns_refused),
             ("protocol_errors", counters.protocol_errors),

@@ -30,6 +30,9 @@ impl Connect for Dialler {
     fn address(&self) -> String {
         "a socket pair".to_owned()
     }
+    fn may_carry_token(&self) -> bool {
+        true
+    }
 }
 
 impl Accept for Listener {

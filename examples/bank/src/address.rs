@@ -113,6 +113,10 @@ impl Connect for Dial {
     fn address(&self) -> String {
         self.connector.address()
     }
+
+    fn may_carry_token(&self) -> bool {
+        self.connector.may_carry_token()
+    }
 }
 
 /// An acceptor of any transport.

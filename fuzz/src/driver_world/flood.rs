@@ -113,6 +113,7 @@ fn hello() -> Vec<u8> {
         reply_len_max: 1 << 10,
         service: None,
         server: None,
+        token: None,
     }))
 }
 

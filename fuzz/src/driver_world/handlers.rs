@@ -362,6 +362,9 @@ pub fn server(world: &Arc<World>, group: Group, clock: &Arc<Clock>) -> Server {
     if let Some(limits) = &world.profile.limits {
         builder = builder.concurrency(limits.server).queue_max(limits.server_queue);
     }
+    if world.profile.tokens {
+        builder = builder.tokens(&super::profile::tokens());
+    }
     if let Some(fault) = world.mutant.and_then(Mutant::fault) {
         builder = builder.fault(fault);
     }

@@ -258,6 +258,10 @@ impl Connect for SimConnector {
     fn address(&self) -> String {
         "the simulated address".to_owned()
     }
+
+    fn may_carry_token(&self) -> bool {
+        true
+    }
 }
 
 struct SimAcceptor {

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use oncewire_driver::ClientOptions;
 use oncewire_driver::protocol::{ServerConfig, ServerCounters};
+use oncewire_driver::tokens::Tokens;
+use oncewire_driver::{ClientOptions, Token};
 pub use oncewire_sim::parts::{MS, SECOND};
 
 use super::executor::{Policy, Schedule};
@@ -53,6 +54,8 @@ pub struct Profile {
     pub floods: bool,
     /// Servers send to their clients without end.
     pub flooded_clients: bool,
+    /// Servers demand a token of their clients: of two names, each of which has two.
+    pub tokens: bool,
     /// Some handlers wait until their callers give up.
     pub waits: bool,
     /// How many calls may run and wait, if there are so few that some wait or find no place.
@@ -77,6 +80,25 @@ pub struct Profile {
     pub kept_max: u64,
     /// Bytes of requests in all, if there are so few that long ones are dropped as they come.
     pub requests_max: Option<u64>,
+}
+
+/// Names and their tokens.
+const TOKENS: [(&str, &str); 4] = [
+    ("alice", "alices first token"),
+    ("alice", "alices second token"),
+    ("bob", "bobs first token"),
+    ("bob", "bobs second token"),
+];
+
+/// The table that servers have.
+///
+/// # Panics
+/// If there is something wrong with it.
+pub fn tokens() -> Tokens {
+    let entry = |(name, token): (&'static str, &str)| {
+        (name, Token::new(token.as_bytes()).expect("of a length that tokens have"))
+    };
+    Tokens::new(TOKENS.map(entry)).expect("a sound table")
 }
 
 /// How many calls may run and wait at a server.
@@ -120,6 +142,7 @@ impl Profile {
             large: false,
             floods: Rng::apart(seed, 0x6d).one_in(5),
             flooded_clients: Rng::apart(seed, 0x72).one_in(7),
+            tokens: Rng::apart(seed, 0x76).one_in(6),
             waits: Rng::apart(seed, 0x73).one_in(5),
             limits: None,
             clocks: false,
@@ -147,6 +170,12 @@ impl Profile {
             profile.limit(&mut Rng::apart(seed, 0x75));
         }
         profile.stay_possible();
+        // Those who flood show none.
+        profile.tokens &= !profile.floods;
+        if profile.tokens {
+            let shown = Rng::apart(seed, 0x77).below(TOKENS.len() as u64) as usize;
+            profile.options.token = Token::new(TOKENS[shown].1.as_bytes());
+        }
         // Small pieces would take more polls than a world has.
         profile.large = (profile.slow || Rng::apart(seed, 0x6e).one_in(3))
             && !brisk

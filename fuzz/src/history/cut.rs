@@ -89,6 +89,10 @@ impl Connect for Switch {
     fn address(&self) -> String {
         format!("{}, with cuts", self.with(|inner| inner.target.address()))
     }
+
+    fn may_carry_token(&self) -> bool {
+        self.with(|inner| inner.target.may_carry_token())
+    }
 }
 
 impl Cord {

@@ -61,6 +61,7 @@ fn opening(world: &World, rng: &mut Rng) -> Vec<u8> {
         reply_len_max: 1 << 16,
         service: None,
         server: None,
+        token: None,
     };
     let mut bytes = frame(&Frame::Hello(hello));
     for xid in 1..=rng.range(1, 4) {

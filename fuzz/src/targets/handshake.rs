@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use oncewire_core::wire::{self, Frame, Grants, Hello, Refuse, Resume, Welcome};
+use oncewire_core::wire::{
+    self, Decoded, FEATURE_TOKEN, Frame, Grants, Hello, Refuse, Resume, Role, Welcome,
+};
 use oncewire_core::*;
 
 use super::script::{Script, bytes_of};
@@ -33,27 +35,47 @@ fn id(script: &mut Script<'_>) -> [u8; 16] {
 fn hello(script: &mut Script<'_>) -> Hello {
     let resume = (script.byte() & 1 == 1)
         .then(|| Resume { session: SessionId::from_bytes(id(script)), acked: script.number() });
+    let features = u32::from(script.byte());
+    let token = Token::new(&[script.byte() % 4; 16]).filter(|_| features & FEATURE_TOKEN != 0);
     Hello {
         magic: if script.byte() == 255 { *b"1wix" } else { wire::MAGIC },
         version_min: script.byte() % 3,
         version_max: script.byte() % 3,
-        features: u32::from(script.byte()),
+        features,
         resume,
         slots: script.number() as u32,
         request_len_max: script.number() as u32,
         reply_len_max: script.number() as u32,
         service: name(script),
         server: (script.byte() & 3 == 0).then(|| ServerId::from_bytes(id(script))),
+        token,
     }
 }
 
-/// No session without an accepted `Hello`, none for the wrong principal, at most one a connection.
+/// Whose token a `Hello` shows, if anyone's.
+fn known(bytes: &[u8]) -> Option<Principal> {
+    match wire::decode(bytes, Role::Client, 0) {
+        Ok(Decoded::Frame(Frame::Hello(Hello { token: Some(token), .. }), _)) => {
+            match token.as_bytes().first() {
+                Some(0) => Some(ALICE),
+                Some(1) => Some(BOB),
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+/// No session without an accepted `Hello`, none for the wrong principal or without a token that is known where one is
+/// demanded, at most one a connection.
 fn server_reads(script: &mut Script<'_>) {
     let mut config =
         ServerConfig::new(ServerId::from_bytes([1; 16]), ServiceName::new("fuzz").expect("short"));
     config.sessions_max = 3;
     config.sessions_per_principal_max = 2;
-    config.lossy = script.byte() & 1 == 1;
+    let switches = script.byte();
+    config.lossy = switches & 1 == 1;
+    config.demands_tokens = switches & 2 == 2;
     let mut server: Server<Heap> = Server::new(config, &[]).expect("no methods");
     let now = Instant::from_millis(5);
     let grants =
@@ -73,8 +95,12 @@ fn server_reads(script: &mut Script<'_>) {
             1 => bytes.extend_from_slice(script.bytes(raw)),
             _ => {}
         }
+        let known = known(&bytes).filter(|_| config.demands_tokens);
+        known.into_iter().for_each(|principal| server.identify(conn, principal));
+        let principal = known.unwrap_or(principal);
         let accepted = server.handle_data(now, conn, &bytes).is_ok();
         let bound = server.session_of(conn);
+        assert!(bound.is_none() || known.is_some() || !config.demands_tokens, "W29");
         if bound == Some(restored) {
             assert!(principal == ALICE, "S5: another principal resumed the session");
         }
@@ -106,6 +132,7 @@ fn client_reads(script: &mut Script<'_>) {
     config.slots = 4;
     config.service = name(script);
     config.server = (script.byte() & 3 == 0).then(|| ServerId::from_bytes(id(script)));
+    config.token = Token::new(&[script.byte(); 16]).filter(|token| token.as_bytes()[0] & 1 == 1);
     if script.byte() & 1 == 1 {
         config.resend_after = Some(Duration::from_millis(100));
     }
@@ -172,7 +199,7 @@ fn welcome(script: &mut Script<'_>) -> Welcome {
 }
 
 fn refuse(script: &mut Script<'_>) -> Refuse {
-    match script.byte() % 10 {
+    match script.byte() % 12 {
         0 => Refuse::Protocol(script.byte()),
         1 => Refuse::VersionUnsupported { min: script.byte(), max: script.byte() },
         2 => Refuse::SessionUnknown,
@@ -185,6 +212,8 @@ fn refuse(script: &mut Script<'_>) -> Refuse {
         },
         7 => Refuse::ShuttingDown,
         8 => Refuse::Superseded,
+        9 => Refuse::TokenMissing,
+        10 => Refuse::TokenUnknown,
         _ => Refuse::TooSlow,
     }
 }

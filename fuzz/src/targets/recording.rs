@@ -79,6 +79,7 @@ pub(super) fn recording_seeds() -> Vec<Vec<u8>> {
         reply_len_max: 1000,
         service: None,
         server: None,
+        token: None,
     };
     let mut pieces = piece(&bytes_of(&Frame::Hello(hello)));
     let mut seeds = Vec::new();

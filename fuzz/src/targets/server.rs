@@ -142,6 +142,7 @@ impl Game<'_> {
             reply_len_max: 200,
             service: None,
             server: None,
+            token: None,
         };
         self.receive(&bytes_of(&Frame::Hello(hello)));
     }

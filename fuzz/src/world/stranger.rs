@@ -61,6 +61,7 @@ impl World {
             reply_len_max: 4_096,
             service: None,
             server: None,
+            token: None,
         };
         self.say(l, &Frame::Hello(hello));
     }

@@ -323,6 +323,10 @@ impl Connect for PluginConnector {
     fn address(&self) -> String {
         format!("plugin {}", self.0.name)
     }
+
+    fn may_carry_token(&self) -> bool {
+        true
+    }
 }
 
 #[cfg(test)]
