@@ -89,6 +89,7 @@ mod method;
 mod nonblocking;
 pub mod observe;
 mod pool;
+pub mod probe;
 mod reply;
 mod runtime;
 mod server;

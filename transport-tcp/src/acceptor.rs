@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
 use async_io::Async;
+use oncewire_driver::probe::who_listens;
 use oncewire_driver::{Accept, BoxFuture, BoxStream, Subject};
 
 use crate::resolve::{all_failed, resolve};
@@ -30,6 +31,9 @@ impl TcpAcceptor {
     /// that can be had is taken. On Linux, as many connections may wait to be accepted as the system allows
     /// (`net.core.somaxconn`).
     ///
+    /// Where another server has the address, the error says which, as far as that says within a second: an Oncewire server its
+    /// service and its instance.
+    ///
     /// ```
     /// # smol::block_on(async {
     /// let acceptor = oncewire_tcp::TcpAcceptor::bind("127.0.0.1:0").await?;
@@ -42,6 +46,9 @@ impl TcpAcceptor {
         for address in resolve(&name).await? {
             match socket::listen(address) {
                 Ok(listener) => return TcpAcceptor::from_listener(listener),
+                Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
+                    tried.push((address, in_use(address, &e).await));
+                }
                 Err(e) => tried.push((address, e)),
             }
         }
@@ -91,6 +98,25 @@ impl TcpAcceptor {
     pub fn local_addr(&self) -> SocketAddr {
         self.local
     }
+}
+
+/// The error of the server that comes second: what has the address.
+async fn in_use(address: SocketAddr, error: &io::Error) -> io::Error {
+    let mut dialled = address;
+    if address.ip().is_unspecified() {
+        let loopback = if address.is_ipv4() {
+            IpAddr::from(Ipv4Addr::LOCALHOST)
+        } else {
+            IpAddr::from(Ipv6Addr::LOCALHOST)
+        };
+        dialled.set_ip(loopback);
+    }
+    let dial = async {
+        let stream = socket::connect(dialled).await?;
+        Ok(Box::new(connected(stream)) as BoxStream)
+    };
+    let listener = who_listens(dial).await;
+    io::Error::new(io::ErrorKind::AddrInUse, format!("{error}: {listener}"))
 }
 
 impl Accept for TcpAcceptor {

@@ -65,9 +65,11 @@ impl fmt::Debug for UnixAcceptor {
 impl UnixAcceptor {
     /// Listens on a path that only this user can connect to, or on the abstract name `@name`. [`BindOptions`] has more.
     ///
-    /// Fails with [`io::ErrorKind::AddrInUse`] if a server lives there, [`io::ErrorKind::AlreadyExists`] if something
-    /// that is not a socket, or not a lock of ours, is there, [`io::ErrorKind::PermissionDenied`] if what a dead server
-    /// left belongs to another user, and [`io::ErrorKind::InvalidInput`] if the path is too long.
+    /// Fails with [`io::ErrorKind::AddrInUse`] if a server lives there. The error says which process it is, and what it says of
+    /// itself if it is another one and answers within a second: an Oncewire server its service and its instance. Fails with
+    /// [`io::ErrorKind::AlreadyExists`] if something that is not a socket, or not a lock of ours, is there,
+    /// [`io::ErrorKind::PermissionDenied`] if what a dead server left belongs to another user, and
+    /// [`io::ErrorKind::InvalidInput`] if the path is too long.
     ///
     /// ```
     /// # let path = std::env::temp_dir().join(format!("oncewire-doc-{}.sock", std::process::id()));

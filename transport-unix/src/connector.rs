@@ -104,7 +104,7 @@ impl Connect for UnixConnector {
 }
 
 /// Connects at once or not at all: a unix socket never has a connection on the way.
-fn dial(name: &Name) -> io::Result<UnixStream> {
+pub(crate) fn dial(name: &Name) -> io::Result<UnixStream> {
     let address = name.to_address()?;
     let socket = stream_socket()?;
     match net::connect(&socket, &address) {

@@ -7,14 +7,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_io::Async;
+use oncewire_driver::BoxStream;
+use oncewire_driver::probe::who_listens;
 use rustix::io::Errno;
 use rustix::net;
 
 use crate::acceptor::UnixAcceptor;
 use crate::bound::Bound;
+use crate::connector::dial;
 use crate::lock::Lock;
 use crate::name::Name;
-use crate::socket::stream_socket;
+use crate::socket::{Peer, connected, peer, stream_socket};
 use crate::socket_file::{Owner, SocketFile, clear, in_use, owner};
 
 /// What happened to a socket's file while its server lived.
@@ -121,10 +124,14 @@ impl BindOptions {
     }
 
     pub(crate) fn bind_name(&self, name: Name) -> io::Result<UnixAcceptor> {
-        match &name {
+        let bound = match &name {
             Name::Path(path) => self.bind_path(path, &name),
             Name::Abstract(_) => self.bind_abstract(&name),
-        }
+        };
+        bound.map_err(|error| match error.kind() {
+            io::ErrorKind::AddrInUse => explain_in_use(&name, error),
+            _ => error,
+        })
     }
 
     fn bind_path(&self, path: &Path, name: &Name) -> io::Result<UnixAcceptor> {
@@ -170,4 +177,17 @@ impl BindOptions {
         net::listen(&listener, self.backlog)?;
         Ok(UnixAcceptor::of(Bound::unwatched(Async::new(listener)?), name.clone()))
     }
+}
+
+/// The error of the server that comes second, with what the first one says of itself. One in this process is not asked: its
+/// task may wait for this thread.
+fn explain_in_use(name: &Name, error: io::Error) -> io::Error {
+    let Ok(socket) = dial(name) else { return error };
+    let own = std::process::id();
+    if matches!(peer(&socket), Ok(Some(Peer { pid: Some(pid), .. })) if pid == own) {
+        return error;
+    }
+    let dialled = async { Ok(Box::new(connected(socket)?) as BoxStream) };
+    let listener = async_io::block_on(who_listens(dialled));
+    io::Error::new(error.kind(), format!("{error}: {listener}"))
 }

@@ -186,6 +186,21 @@ fn what_cannot_be_tried_ends_with_2_and_a_reason() {
     }
 }
 
+#[test]
+fn c188_the_second_bank_at_an_address_names_the_first() {
+    for address in [socket("taken"), "tcp:127.0.0.1:0".to_owned()] {
+        let first = Listening::start(&["serve", &address]);
+        let second = run(&["serve", &first.address]);
+        let words = String::from_utf8_lossy(&second.stderr);
+        assert_eq!(second.status.code(), Some(2), "{words}");
+        assert_eq!(words.lines().count(), 1, "{words}");
+        assert!(
+            words.contains("an Oncewire server has it: service \"bank\", instance "),
+            "{words}"
+        );
+    }
+}
+
 /// A few kills of everything that a crash test starts.
 fn crash_test(kills: &str, arguments: &[&str]) -> (Option<i32>, String) {
     let output = run(&[&["crash-test", "--kills", kills, "--seed", "3"], arguments].concat());
