@@ -101,6 +101,44 @@ fn c106_a_flood_of_asks_takes_no_more_than_its_turns() {
     flooder.check_flood_goes_on();
 }
 
+/// Frames that a client may send again and again, and that are not answered one by one.
+#[test]
+fn c106_a_flood_of_any_other_frame_takes_no_more_than_its_turns() {
+    let number = |number| core::Xid::new(number).unwrap();
+    let ack = wire::Ack { acked: 0, last: 0, base: 0, settled: 0 };
+    let header = wire::RequestHeader {
+        flags: 0,
+        method: ECHO.id(),
+        remaining_ms: 30_000,
+        xid: number(1 << 32),
+        acked: 0,
+    };
+    let floods = [
+        Frame::Pong(Role::Client),
+        Frame::Ack(ack),
+        Frame::Cancel(number(1 << 32)),
+        // One call, and its duplicates.
+        Frame::Request(header, &[1]),
+        // One that the server does not offer, and its duplicates.
+        Frame::Request(wire::RequestHeader { method: core::MethodId::of("a/b"), ..header }, &[1]),
+    ];
+    for frame in floods {
+        let world = World::new();
+        let (server, _) = server(&world);
+        let mut honest = Peer::connect(&world, &server);
+        let flooders: Vec<_> = (0..3).map(|_| Peer::connect(&world, &server)).collect();
+        flooders.iter().for_each(|flooder| flooder.flood(&frame));
+        for _ in 0..5 {
+            let time = honest.round_trip();
+            assert!(time <= 2 * 4 * POLL_MAX, "{frame:?}: {time:?}");
+        }
+        assert_eq!(server.counters().conns, 4, "{frame:?} may be said again");
+        assert!(server.counters().admitted <= 5 + 3, "{frame:?} runs once");
+        let answers = flooders.iter().map(|flooder| lock(&flooder.stream.input).bytes.len());
+        assert!(answers.sum::<usize>() < 1 << 20, "{frame:?}: answers that no one reads");
+    }
+}
+
 #[test]
 fn c107_a_thousand_calls_in_flight_leave_others_their_turns() {
     let world = World::new();

@@ -1,5 +1,8 @@
 //! Who may connect, to what name, and who each end takes the other for.
 
+use oncewire_unix::SessionId;
+use oncewire_unix::protocol::wire::{self, Decoded, Frame};
+
 use super::*;
 
 #[test]
@@ -223,4 +226,86 @@ fn c193_only_users_and_groups_on_the_lists_are_accepted() {
         let name = nobody.address().replace("unix:", "");
         assert!(!is_let_in(&nobody, Path::new(&name)).await, "an empty list lets no one in");
     });
+}
+
+/// What a thief is given: the socket, and the id of a session of someone else's, in hexadecimal digits.
+const THEFT: &str = "ONCEWIRE_TEST_THEFT";
+
+/// A `Hello` that opens a session, or resumes one.
+fn hello(session: Option<SessionId>) -> Vec<u8> {
+    let hello = wire::Hello {
+        magic: wire::MAGIC,
+        version_min: wire::VERSION,
+        version_max: wire::VERSION,
+        features: 0,
+        resume: session.map(|session| wire::Resume { session, acked: 0 }),
+        slots: 1,
+        request_len_max: 64,
+        reply_len_max: 64,
+        service: None,
+        server: None,
+        token: None,
+    };
+    let mut out = vec![0; wire::CONTROL_LEN_MAX];
+    let len = wire::encode(&Frame::Hello(hello), &mut out).unwrap();
+    out.truncate(len);
+    out
+}
+
+/// Says `Hello` on a new connection; the connection and the session, or why there is none.
+async fn greet(
+    socket: &Path,
+    session: Option<SessionId>,
+) -> (BoxStream, Result<SessionId, String>) {
+    let mut stream = UnixConnector::new(socket).connect().await.unwrap();
+    stream.write_all(&hello(session)).await.unwrap();
+    let (mut answer, mut len) = ([0; wire::CONTROL_LEN_MAX], 0);
+    loop {
+        match wire::decode(&answer[..len], wire::Role::Server, 0).unwrap() {
+            Decoded::Frame(Frame::Welcome(welcome), _) => return (stream, Ok(welcome.session)),
+            Decoded::Frame(Frame::Refuse(refuse, _), _) => {
+                return (stream, Err(format!("{refuse:?}")));
+            }
+            Decoded::Frame(frame, _) => panic!("{frame:?}"),
+            Decoded::Incomplete(_) => len += stream.read(&mut answer[len..]).await.unwrap(),
+        }
+    }
+}
+
+/// Not a test: what another user's process runs.
+#[test]
+fn steals_when_asked_to() {
+    let Ok(theft) = std::env::var(THEFT) else { return };
+    let (id, socket) = theft.split_once(' ').unwrap();
+    let id = u128::from_str_radix(id, 16).unwrap().to_be_bytes();
+    let stolen = block_on(greet(Path::new(socket), Some(SessionId::from_bytes(id)))).1;
+    println!("\nstolen: {stolen:?}");
+}
+
+#[test]
+fn c04_a_process_of_another_user_that_knows_the_id_does_not_get_the_session() {
+    let Some(other) = another_user() else { return };
+    let dir = Dir::new();
+    fs::set_permissions(&dir.0, fs::Permissions::from_mode(0o777)).unwrap();
+    // All users may connect.
+    let acceptor = BindOptions::new().mode(0o666).bind(dir.socket()).unwrap();
+    let server = oncewire_unix::Server::builder("vault").build().unwrap();
+    let serving = server.clone();
+    smol::spawn(async move { serving.serve(acceptor).await }).detach();
+    let (_stream, session) = block_on(greet(&dir.socket(), None));
+    let session = session.unwrap();
+    let id = u128::from_be_bytes(session.to_bytes());
+    let mut thief = Command::new(std::env::current_exe().unwrap());
+    thief.args(["--exact", "callers::steals_when_asked_to", "--nocapture"]).uid(other).gid(other);
+    thief.env(THEFT, format!("{id:032x} {}", dir.socket().display()));
+    let Ok(output) = thief.output() else {
+        eprintln!("skipped: another user cannot run this program");
+        return;
+    };
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains(r#"stolen: Err("WrongPrincipal")"#), "{said}");
+    assert_eq!(server.counters().resumes_of_others, 1);
+    assert_eq!((server.counters().sessions, server.counters().resumes), (1, 0), "it is unharmed");
+    // Its owner may.
+    assert_eq!(block_on(greet(&dir.socket(), Some(session))).1, Ok(session));
 }
