@@ -1,4 +1,4 @@
-//! Strangers, and servers that mean harm, against what services and streams add to calls: C290 to C296, C302 and C303.
+//! Strangers, and servers that mean harm, against what services and streams add to calls: C293 to C296, C302 to C306.
 #![allow(missing_docs, unreachable_pub)]
 
 use std::sync::Arc;
@@ -144,7 +144,7 @@ fn done(xid: Xid, body: &[u8]) -> Frame<'_> {
 }
 
 #[test]
-fn c290_a_question_that_is_answered_as_its_connection_ends_keeps_no_slot_of_a_durable_client() {
+fn c304_a_question_that_is_answered_as_its_connection_ends_keeps_no_slot_of_a_durable_client() {
     smol::block_on(async {
         let folder = std::env::temp_dir().join(format!("oncewire-attacks-{}", std::process::id()));
         std::fs::create_dir(&folder).unwrap();
@@ -193,7 +193,7 @@ fn counting() -> (ServerBuilder, Arc<AtomicU64>) {
 }
 
 #[test]
-fn c291_no_stranger_opens_a_stream_at_a_position_that_its_method_does_not_have() {
+fn c305_no_stranger_opens_a_stream_at_a_position_that_its_method_does_not_have() {
     smol::block_on(async {
         let (builder, calls) = counting();
         let client = serve(builder, ClientOptions::default());
@@ -212,7 +212,7 @@ fn postcard(value: &impl serde::Serialize) -> Vec<u8> {
 }
 
 #[test]
-fn c292_a_position_at_the_end_of_the_numbers_overflows_nowhere() {
+fn c306_a_position_at_the_end_of_the_numbers_overflows_nowhere() {
     smol::block_on(async {
         let (builder, _) = counting();
         let client = serve(builder, ClientOptions::default());
