@@ -12,9 +12,9 @@ const NO_SESSION: u8 = 6;
 const SECRET: SessionId = SessionId::from_bytes([9; 16]);
 
 /// A server, and a connection that has said nothing.
-fn server(records: bool) -> (Server<Heap>, ConnId) {
+fn server(records: bool, notices: bool) -> (Server<Heap>, ConnId) {
     let mut config = default_server_config();
-    config.records_sessions = records;
+    (config.records_sessions, config.notices) = (records, notices);
     let mut server: Server<Heap> = Server::new(config, &methods()).unwrap();
     let conn = server.handle_connected(Instant::ZERO, ALICE, SECRET).unwrap();
     (server, conn)
@@ -49,9 +49,9 @@ fn said(server: &mut Server<Heap>, conn: ConnId) -> Vec<OwnedFrame> {
 #[test]
 fn c87_what_comes_in_one_write_with_the_hello_is_not_taken() {
     for frame in of_a_session() {
-        for records in [false, true] {
+        for (records, notices) in [(false, false), (true, false), (false, true), (true, true)] {
             for (whole, together) in [(true, true), (true, false), (false, true)] {
-                let (mut server, conn) = server(records);
+                let (mut server, conn) = server(records, notices);
                 let mut bytes = bytes_of(&hello(None));
                 let behind = bytes_of(&frame);
                 let behind = if whole { &behind[..] } else { &behind[..5] };
@@ -60,9 +60,11 @@ fn c87_what_comes_in_one_write_with_the_hello_is_not_taken() {
                     server.handle_data(Instant::ZERO, conn, &bytes).map(drop)
                 } else {
                     server.handle_data(Instant::ZERO, conn, &bytes).unwrap();
+                    assert_eq!(server.take_notice().is_some(), notices);
                     server.handle_data(Instant::ZERO, conn, behind).map(drop)
                 };
                 assert_eq!(result, Err(ProtocolError::NoSession), "{frame:?}");
+                assert_eq!(server.take_notice(), None, "of a session that has ended");
                 assert_eq!(
                     said(&mut server, conn),
                     [OwnedFrame::Refuse(Refuse::Protocol(NO_SESSION))]
@@ -81,7 +83,7 @@ fn c87_what_comes_in_one_write_with_the_hello_is_not_taken() {
 /// executed and recorded in a session that no record knew.
 #[test]
 fn c87_a_request_that_comes_while_the_session_is_being_recorded_is_not_taken() {
-    let (mut server, conn) = server(true);
+    let (mut server, conn) = server(true, false);
     server.handle_data(Instant::ZERO, conn, &bytes_of(&hello(None))).unwrap();
     assert_eq!(server.poll_event(), Some(ServerEvent::SessionOpened(conn)));
     let request = bytes_of(&request(1, 0, b"a"));
@@ -227,7 +229,7 @@ fn c88_a_whole_frame_ends_its_time_and_the_oldest_incomplete_one_is_judged_first
 /// While its session's record is on its way, the server is what takes long.
 #[test]
 fn c88_a_client_that_waits_for_a_slow_ledger_is_not_called_silent() {
-    let (mut server, conn) = server(true);
+    let (mut server, conn) = server(true, false);
     server.handle_data(Instant::ZERO, conn, &bytes_of(&hello(None))).unwrap();
     for second in 1..40 {
         server.handle_timeout(Instant::from_millis(second * 1_000));
@@ -288,7 +290,7 @@ fn c144_a_read_of_nothing_keeps_no_peer_alive_and_no_frame_in_time() {
 fn c155_a_session_whose_welcome_has_not_left_cannot_be_resumed() {
     for records in [false, true] {
         for asked in [false, true] {
-            let (mut server, opening) = server(records);
+            let (mut server, opening) = server(records, false);
             server.handle_data(Instant::ZERO, opening, &bytes_of(&hello(None))).unwrap();
             while asked && server.poll_event().is_some() {}
             let other = SessionId::from_bytes([8; 16]);

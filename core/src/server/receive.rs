@@ -116,6 +116,7 @@ impl<T: ServerStorage> Server<T> {
             let (len, next) = match self.take_front::<METADATA>(conn, rest) {
                 Ok(taken) => taken,
                 Err(error) => {
+                    self.notice = None;
                     self.close_for(conn.0.index, error);
                     return Err(error);
                 }
@@ -123,6 +124,11 @@ impl<T: ServerStorage> Server<T> {
             consumed += len;
             match next {
                 Next::More => {}
+                // S2: what is behind a `Hello` is judged before its owner has a turn, in which the `Welcome` may leave.
+                Next::Item(Incoming::Notice) if consumed < data.len() && !self.is_up(conn) => {}
+                Next::Wanted(_) if self.notice.is_some() => {
+                    return Ok(Received { consumed, item: Some(Incoming::Notice), wanted: 0 });
+                }
                 Next::Wanted(wanted) => return Ok(Received { consumed, item: None, wanted }),
                 Next::Item(item) => {
                     return Ok(Received { consumed, item: Some(item), wanted: 0 });
@@ -191,6 +197,11 @@ impl<T: ServerStorage> Server<T> {
 
     /// After a frame that brought nothing to do.
     #[inline]
+    #[cold]
+    fn is_up(&self, conn: ConnId) -> bool {
+        self.conns.get(conn.0).is_none_or(|conn| conn.phase == Phase::Up)
+    }
+
     fn next_notice<'d>(&self) -> Next<'d> {
         if self.notice.is_none() { Next::More } else { Next::Item(Incoming::Notice) }
     }
