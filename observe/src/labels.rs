@@ -20,7 +20,10 @@ pub(crate) fn verdict(verdict: Verdict) -> &'static str {
     }
 }
 
-#[cfg_attr(not(feature = "tracing"), expect(dead_code, reason = "a field of spans"))]
+#[cfg_attr(
+    not(any(feature = "tracing", feature = "trace-context")),
+    expect(dead_code, reason = "a field of spans")
+)]
 pub(crate) fn executed(executed: Executed) -> &'static str {
     match executed {
         Executed::Yes => "yes",
