@@ -205,13 +205,23 @@ impl Tools {
 
     /// A short path, since it holds a unix socket.
     fn make_folder(&self, name: &str) -> PathBuf {
-        let folder = std::env::temp_dir().join(format!("owpg-{}-{name}", std::process::id()));
+        let folder = place().join(format!("owpg-{}-{name}", std::process::id()));
         std::fs::create_dir(&folder).unwrap();
         if let Some((uid, gid)) = self.user {
             chown(&folder, Some(uid), Some(gid)).unwrap();
         }
         folder
     }
+}
+
+/// Where databases lie: in memory where there is room, since a busy disk can take a minute for what they sync.
+fn place() -> PathBuf {
+    let memory = "/dev/shm";
+    let free = Command::new("df").args(["-Pk", memory]).output().ok().and_then(|output| {
+        let text = String::from_utf8(output.stdout).ok()?;
+        text.lines().nth(1)?.split_whitespace().nth(3)?.parse::<u64>().ok()
+    });
+    if free.is_some_and(|kib| kib > 1 << 20) { memory.into() } else { std::env::temp_dir() }
 }
 
 /// The user `postgres`, or another one that owns nothing.
