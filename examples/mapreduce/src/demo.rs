@@ -78,7 +78,7 @@ impl Process {
         self.line("holds ", |_| ()).map(|line| line.trim_start_matches("holds ").to_owned())
     }
 
-    /// Lets a worker do the job that it holds.
+    /// Writes a line to it: a worker does the job that it holds.
     ///
     /// # Errors
     /// That it has ended.
@@ -86,10 +86,13 @@ impl Process {
         self.stdin.write_all(b"\n").map_err(|error| error.to_string())
     }
 
-    fn signal(&self, signal: &str) -> Result<(), String> {
-        let status = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
-        let is_done = status.map_err(|error| format!("kill: {error}"))?.success();
-        if is_done { Ok(()) } else { Err(format!("kill {signal} failed")) }
+    /// Stops it until what is returned is released; or until this process dies, so that nothing is left that is stopped for ever.
+    fn stop(&self) -> Result<Process, String> {
+        let script = "kill -STOP $0 && echo stopped && { read line; kill -CONT $0; }";
+        let pid = self.child.id().to_string();
+        let guard = Process::start(Path::new("sh"), &["-c", script, &pid])?;
+        guard.line("stopped", |_| ())?;
+        Ok(guard)
     }
 
     /// `kill -9`.
@@ -171,7 +174,7 @@ impl<'a> Stage<'a> {
         let at_b = b.holds()?;
         let mut c = self.worker("c", true, &["map", "reduce"])?;
         let at_c = c.holds()?;
-        a.signal("-STOP")?;
+        let mut stopped = a.stop()?;
         b.kill();
         say(&format!(
             "  a is stopped in {at_a}, b is killed in {at_b}, c is slow in {at_c}; d joins late"
@@ -181,7 +184,8 @@ impl<'a> Stage<'a> {
         d.line(&format!("holds {at_c}"), |_| ())?;
         self.until(&format!("{at_c} goes to d"))?;
         say("  d has done all other jobs, a's and b's too; a continues, and does its job as well");
-        a.signal("-CONT")?;
+        stopped.release()?;
+        stopped.end(|_| ())?;
         a.release()?;
         self.until(&format!("{at_a}: a's result"))?;
         say("  c does its job, and then d does it too");

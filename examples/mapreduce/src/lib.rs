@@ -19,8 +19,11 @@
 //! 2. The master takes **the first result of each job**, and no other: the files of that attempt are what the next phase reads. The
 //!    master itself publishes the whole result, by a rename.
 
-use oncewire::{Context, ServerId};
+use std::net::SocketAddr;
+
+use oncewire::{Accept, Context, ServerId};
 use serde::{Deserialize, Serialize};
+use viewservice::Address;
 
 mod app;
 pub mod demo;
@@ -41,6 +44,24 @@ pub enum Failure {
     Input(String),
     /// With what was tried.
     Trial(String),
+}
+
+/// Listens; returns where that is, as other processes know it: with the port that it has got, or with the whole path.
+///
+/// # Errors
+/// That it cannot, or that other machines could reach it.
+pub async fn listen(at: &Address) -> Result<(Box<dyn Accept>, String), Failure> {
+    let cannot = |error| Failure::Input(format!("cannot listen at {at}: {error}"));
+    let acceptor = at.bind().await.map_err(cannot)?;
+    let address = match at {
+        Address::Unix(path) => std::path::absolute(path).map_err(cannot)?.display().to_string(),
+        Address::Tcp(_) => acceptor.address().trim_start_matches("tcp:").to_owned(),
+    };
+    // The transport would refuse each caller: here before anything is done.
+    if address.parse().is_ok_and(|address: SocketAddr| !address.ip().is_loopback()) {
+        return Err(Failure::Input(format!("{address}: other machines can reach it, without TLS")));
+    }
+    Ok((acceptor, address))
 }
 
 /// What workers call.

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use mapreduce::{App, Failure, Plan, Screen, demo, sequential, serve};
+use mapreduce::{App, Failure, Plan, Screen, demo, listen, sequential, serve};
 use viewservice::Address;
 
 const HELP: &str = "\
@@ -108,12 +108,10 @@ fn master(name: &str, at: &str, dir: &str, rest: &[&str]) -> Result<bool, Failur
         return Err(Failure::Input("there is no FILE; see --help".to_owned()));
     }
     smol::block_on(async {
-        let cannot = |error| Failure::Input(format!("cannot listen at {at}: {error}"));
-        let acceptor = at.bind().await.map_err(cannot)?;
+        let (acceptor, address) = listen(&at).await?;
         let prepared = plan.prepare().map_err(Failure::Input)?;
         let mut screen = Screen::default();
-        let address = acceptor.address();
-        screen.line(&format!("listening at {}", address.split_once(':').map_or("", |it| it.1)));
+        screen.line(&format!("listening at {address}"));
         let summary = plan.run(prepared, acceptor, &mut screen).await.map_err(Failure::Trial)?;
         screen.line(&summary);
         Ok(true)

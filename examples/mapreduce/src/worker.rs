@@ -100,13 +100,7 @@ pub async fn serve(
     name: Option<&str>,
     holds: Vec<String>,
 ) -> Result<(), Failure> {
-    let cannot = |error| Failure::Input(format!("cannot listen at {listen}: {error}"));
-    let acceptor = listen.bind().await.map_err(cannot)?;
-    let address = match listen {
-        Address::Unix(path) => std::path::absolute(path).map_err(cannot)?.display().to_string(),
-        // With the port that it has got.
-        Address::Tcp(_) => acceptor.address().trim_start_matches("tcp:").to_owned(),
-    };
+    let (acceptor, address) = crate::listen(listen).await?;
     let (shutdown, is_shut_down) = smol::channel::bounded(1);
     let lines = (!holds.is_empty()).then(lines);
     let executor =

@@ -104,7 +104,9 @@ fn bad_input_gets_one_line_and_exit_status_2() {
         &["master", "wordcount", &at, &out, "/nowhere/at/all"],
         &["master", "wordcount", &at, &out, &file, "--reduces", "0"],
         &["master", "wordcount", &at, &out, &file, "--nonsense"],
+        &["master", "wordcount", "0.0.0.0:0", &out, &file],
         &["worker", "nowhere", &at],
+        &["worker", &at, "0.0.0.0:0"],
         &["worker", &at, &taken],
         &["worker", "/nowhere/at/all", &at],
         &["worker", "no.such.host.invalid:1", &at],
@@ -119,5 +121,6 @@ fn bad_input_gets_one_line_and_exit_status_2() {
         assert_eq!(text.lines().count(), 1, "{args:?}: {text}");
         assert!(output.stdout.is_empty(), "{args:?}");
     }
+    assert!(!Path::new(&out).exists(), "nothing was begun");
     assert!(run(&["--help"]).status.success());
 }
