@@ -181,15 +181,26 @@ async fn run(len: u64) -> Result<(), AnyError> {
     Ok(())
 }
 
+const USAGE: &str =
+    "Reads a large body, and sends one, over connections that break: every byte comes, in order.
+
+Usage: stream [MIB]     51 to 1048576 MiB, 256 unless said
+
+Exit status 0: all bytes came; 1: they did not; 2: bad input, with a line that says what.";
+
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
     let mib = match (args.next(), args.next()) {
+        (Some(help), None) if help == "--help" || help == "-h" => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
         (None, _) => Some(256),
         (Some(mib), None) => mib.to_str().and_then(|mib| mib.parse().ok()),
         _ => None,
     };
     let Some(mib @ 51..=1_048_576) = mib else {
-        eprintln!("stream: expected is a number of MiB, 51 to 1048576, or nothing");
+        eprintln!("stream: expected is a number of MiB, 51 to 1048576, or nothing; see --help");
         return ExitCode::from(2);
     };
     match smol::block_on(run(mib * MIB)) {
