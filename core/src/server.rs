@@ -12,6 +12,7 @@
 //! | `server/dedup.rs` | what happens to a call: every decision, as pure functions |
 //! | `server/handshake.rs` | opening, resuming, restoring and ending sessions |
 //! | `server/receive.rs` | frames that come |
+//! | `server/incoming.rs` | what they bring for the owner |
 //! | `server/metadata.rs` | requests with metadata |
 //! | `server/long.rs` | long requests while they come |
 //! | `server/execute.rs` | from admission to reply |
@@ -28,6 +29,7 @@ mod event;
 mod execute;
 mod handshake;
 mod held;
+mod incoming;
 mod inspect;
 mod long;
 mod metadata;
@@ -47,9 +49,9 @@ use conn::Conn;
 pub use event::{Notice, ServerCounters, ServerEvent, SessionOver, Verdict};
 pub use execute::{Admission, CallKey, CallRecord, RecordState, Refused, ReplyTooLarge, Running};
 pub use handshake::SessionRecord;
+pub use incoming::{Incoming, Request};
 pub use inspect::SessionSummary;
 use quota::PrincipalQuota;
-pub use receive::{Incoming, Request};
 use session::{Calls, Session};
 use slot::Slot;
 

@@ -1,6 +1,6 @@
 //! Requests with metadata (W17): split, or refused.
 
-use super::receive::Incoming;
+use super::incoming::Incoming;
 use super::{ConnId, Server};
 use crate::client::Received;
 use crate::error::ProtocolError;

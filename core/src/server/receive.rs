@@ -6,6 +6,7 @@ use super::dedup::{
 };
 use super::event::{Notice, Verdict};
 use super::execute::{Admission, CallKey};
+use super::incoming::{Incoming, Request};
 use super::long::Coming;
 use super::notice::arrival_verdict;
 use super::replies::SessionView;
@@ -24,50 +25,6 @@ use crate::wire::{self, Ack, Control, Frame, Metadata, Parsed, RequestHeader, Ro
 
 /// Bytes by which an incomplete frame must grow within the frame timeout.
 const FRAME_PROGRESS_LEN: usize = 64 << 10;
-
-/// What a connection brought for the driver.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Incoming<'d> {
-    /// A call to execute.
-    Request(Request<'d>),
-    /// A call that runs is no longer wanted: its handler may stop, or not (S19).
-    Cancel(CallKey),
-    /// A call that was admitted and has not been started is no longer wanted. An owner that keeps its admission for later
-    /// can refuse it now; otherwise [`Server::start`] will.
-    Withdrawn(CallKey),
-    /// The machine has decided something by itself: [`Server::take_notice`] says what. Only with
-    /// [`ServerConfig::notices`](super::ServerConfig::notices).
-    Notice,
-}
-
-/// A call that was admitted: to be started or refused.
-#[derive(Debug)]
-pub struct Request<'d> {
-    /// The right to start it. Losing it pins a slot.
-    pub admission: Admission,
-    /// Which procedure.
-    pub method: MethodId,
-    /// Its place among [`Server::methods`].
-    pub method_index: usize,
-    /// What it carries for middleware.
-    pub metadata: Metadata<'d>,
-    /// Its arguments, borrowed from the received bytes.
-    pub body: &'d [u8],
-    /// When it may no longer be started, on this machine's clock (S17).
-    pub deadline: Instant,
-    /// Whether it may run more than once (S22).
-    pub idempotent: bool,
-    /// Whether its caller does not wait for the reply's body (S23).
-    pub one_way: bool,
-}
-
-impl Request<'_> {
-    /// Bytes that count for it in the budgets: its metadata and its arguments.
-    pub fn counted_len(&self) -> usize {
-        self.metadata.block_len() + self.body.len()
-    }
-}
 
 /// What follows the bytes that were taken.
 enum Next<'d> {
@@ -334,18 +291,17 @@ impl<T: ServerStorage> Server<T> {
         let (draining, ledger_failed) = (self.drain.is_some(), self.ledger_failed);
         let Some(mut view) = self.view(index) else { return Ok(None) };
         debug_assert!(view.session.state.is_open() && view.session.conn != NIL, "it is bound");
-        let xid = header.xid;
-        let slot_number = view.session.slot_of(xid.get());
+        let (xid, slot_number) = (header.xid, view.session.slot_of(header.xid.get()));
         let idempotent = header.flags & wire::FLAG_IDEMPOTENT != 0;
         let request = RequestFacts { xid: xid.get(), acked: header.acked, digest, idempotent };
         let found = view.slot(slot_number).map(Slot::view);
         let slot = found.unwrap_or(SlotView::UNUSED);
         let arrival = dedup::classify_request(&view.facts(), &slot, &request)?;
         view.acknowledge(header.acked)?;
+        let key = CallKey { session: view.key, slot: slot_number, xid };
         if !view.note_arrival(arrival, slot_number) {
-            let call = CallKey { session: view.key, slot: slot_number, xid };
             let verdict = arrival_verdict(arrival, &slot);
-            self.note(Notice::Duplicate { call, method: Some(header.method), verdict });
+            self.note(Notice::Duplicate { call: key, method: Some(header.method), verdict });
             return Ok(None);
         }
         if found.is_none() && !view.make_slot(slot_number) {
@@ -357,7 +313,6 @@ impl<T: ServerStorage> Server<T> {
             // S9: a later xid on its slot.
             view.discard(slot_number);
         }
-        let key = CallKey { session: view.key, slot: slot_number, xid };
         let one_way = header.flags & wire::FLAG_ONE_WAY != 0;
         // S11: memory for it and for its reply is set aside, or it is refused. Where its owner must allow it first, then.
         let waits = view.config.authorizes;

@@ -120,10 +120,12 @@ impl ConnTask {
             state.begin_turn(self.id, cx);
             state.planted.is(ServerFault::Greedy)
         });
-        let reads_max = if endless { usize::MAX } else { READS_MAX };
-        if endless {
+        let reads_max = if endless {
             pace.go_on();
-        }
+            usize::MAX
+        } else {
+            READS_MAX
+        };
         // Set to spin for the next request.
         let mut budget: Option<Duration> = None;
         for _ in 0..reads_max {
@@ -132,12 +134,8 @@ impl ConnTask {
                 None => self.read_once(pace, cx, scratch),
             };
             let written = self.write_all(pace.now, cx, scratch);
-            match (read, &written) {
-                (Poll::Ready(Err(error)), _) => {
-                    shared.note_lost(self.id, || error.to_string());
-                    return Turn::End;
-                }
-                (_, Poll::Ready(Err(error))) => {
+            match (&read, &written) {
+                (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => {
                     shared.note_lost(self.id, || error.to_string());
                     return Turn::End;
                 }
