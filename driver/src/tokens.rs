@@ -80,7 +80,7 @@ pub enum TokensError {
     TooMany,
     /// A name is empty, has more than 256 bytes, or has control characters.
     Name,
-    /// One token stands for two names.
+    /// One token has two names.
     Ambiguous {
         /// The one.
         first: Arc<str>,

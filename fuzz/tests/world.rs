@@ -115,7 +115,7 @@ fn a_broken_machines_failure_replays_too() {
 }
 
 /// The recordings of worlds are run through the machines, whose servers judge and answer as they did. Where frames are lost and
-/// doubled without a break, what arrived for a second time cannot always be told from what left twice.
+/// doubled without a break, what arrived for a second time cannot always be distinguished from what left twice.
 #[test]
 fn c319_a_world_is_recorded_and_its_replay_agrees_with_it() {
     let (mut steps, mut verdicts, mut outcomes) = (0, 0, 0);

@@ -375,7 +375,7 @@ pub(crate) fn for_each(
     while let Some(row) = rows.next().map_err(read)? {
         let name = session_of(row.get(0)).zip(u16::try_from(row.get::<_, i32>(1)).ok());
         let entry = name.and_then(|(id, slot)| CallEntry::decode(id, slot, row.get(3)));
-        // The number stands beside its record, for statements to compare.
+        // The number has a column beside its record, for statements to compare.
         let is_right =
             |entry: &CallEntry<'_>| entry.record.xid.get() == row.get::<_, i64>(2) as u64;
         each(entry.filter(is_right).map_or(Kept::Broken("a call"), Kept::Call));

@@ -82,7 +82,7 @@ fn c277_a_trace_goes_through_all_services_and_its_parents_are_right() {
             back.send(&NOTE, &n).unwrap();
             let _aborted = (back.call(&PANIC, &()).await, back.call(&SLOW, &()).await);
             let n = back.call(&BLOCK, &n).await.ok().unwrap();
-            // A call in a task of its own, which is told what it belongs to.
+            // A call in a task of its own, which is given what it belongs to.
             let call = back.call(&BACK, &n);
             let current = TraceContext::current().unwrap();
             smol::spawn(current.within(call)).await.ok().unwrap()

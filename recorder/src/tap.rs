@@ -74,7 +74,7 @@ impl Tap {
         Tap { key, plain_bodies, conn, client, server }
     }
 
-    /// Bytes have passed; `what` gets what is to be recorded of them.
+    /// Bytes have passed; `what` gets what the recording holds of them.
     pub fn push(&mut self, from: Role, mut data: &[u8], mut what: impl FnMut(What)) {
         while !data.is_empty() {
             let direction = match from {

@@ -118,7 +118,7 @@ impl ClientOptions {
     ///
     /// It is called once for each call, before that gets its number, in the thread that begins it: a request that is sent again
     /// carries the same. For a [`DurableClient`](crate::DurableClient) that is before the call is journaled; what an earlier run has
-    /// left behind goes on as it is. One-way calls are seen too, and a stream or an upload where it is opened, and an upload where it is
+    /// left behind continues as it is. One-way calls are seen too, and a stream or an upload where it is opened, and an upload where it is
     /// committed, but not the calls that carry chunks. If it panics the call is not begun. Without one, a call costs a branch.
     pub fn with_around(mut self, hook: impl Fn(&mut NewCall) + Send + Sync + 'static) -> Self {
         self.hooks.add(hook);

@@ -43,7 +43,7 @@ pub use client::{NotTaken, Submitter};
 pub use runner::{RUNS_PAGE, Rules, runner};
 pub use server::serve;
 
-/// What is to be run. A name is used for one job only, ever: it is how a job that comes twice is found.
+/// A program to run. A name is used for one job only, ever: it is how a job that comes twice is found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
     /// 1 to 64 letters, digits, `-` and `_`: it is the job's file, too.

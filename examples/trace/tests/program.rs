@@ -39,8 +39,8 @@ fn c279_one_trace_joins_three_processes() {
         let number = |name: &str| span[name].as_str().unwrap().parse::<u64>().unwrap();
         let (begin, end) = (number("startTimeUnixNano"), number("endTimeUnixNano"));
         let of_span = |name: &str| span[name].as_str().map(str::to_owned);
-        let told = (service, span["kind"].as_u64().unwrap(), of_span("name").unwrap());
-        spans.insert(of_span("spanId").unwrap(), (told, of_span("parentSpanId"), begin, end));
+        let name = (service, span["kind"].as_u64().unwrap(), of_span("name").unwrap());
+        spans.insert(of_span("spanId").unwrap(), (name, of_span("parentSpanId"), begin, end));
         assert_eq!(span["status"], serde_json::json!({}), "nothing failed");
     }
     assert_eq!(traces.len(), 1);
