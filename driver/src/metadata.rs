@@ -129,13 +129,44 @@ impl Value {
     }
 }
 
+/// A block that was received.
+fn read(block: &[u8]) -> wire::Metadata<'_> {
+    wire::Metadata::split(block).map_or(wire::Metadata::EMPTY, |(metadata, _)| metadata)
+}
+
 /// The metadata of a call: at most 32 pairs, and 1,024 bytes with 5 for each pair and 2 for all.
 ///
 /// They are part of the call like its arguments: a request that is sent again carries the same, and they count in every
 /// limit of requests.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Metadata {
-    pairs: BTreeMap<Box<str>, Value>,
+#[derive(Clone, Default)]
+pub struct Metadata(Pairs);
+
+#[derive(Clone)]
+enum Pairs {
+    Set(BTreeMap<Box<str>, Value>),
+    /// The block of a request, as it was received: it takes the memory that the budgets of requests count. As values of their
+    /// own, 32 pairs of 194 bytes took three kilobytes for as long as a call waited or ran.
+    Received(Box<[u8]>),
+}
+
+impl Default for Pairs {
+    fn default() -> Pairs {
+        Pairs::Set(BTreeMap::new())
+    }
+}
+
+impl PartialEq for Metadata {
+    fn eq(&self, other: &Metadata) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Metadata {}
+
+impl fmt::Debug for Metadata {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
 }
 
 impl Metadata {
@@ -152,24 +183,37 @@ impl Metadata {
 
     /// Sets this pair, in the place of one of the same key.
     pub fn set<T: MetadataType>(&mut self, key: &MetadataKey<T>, value: impl Into<T>) {
-        if let Some(value) = Value::of(value.into().to_value()) {
-            self.pairs.insert(key.name.into(), value);
+        let Some(value) = Value::of(value.into().to_value()) else { return };
+        if let Pairs::Received(_) = self.0 {
+            let own = |(key, value): (&str, _)| Some((key.into(), Value::of(value)?));
+            self.0 = Pairs::Set(self.iter().filter_map(own).collect());
+        }
+        if let Pairs::Set(pairs) = &mut self.0 {
+            pairs.insert(key.name.into(), value);
         }
     }
 
     /// The value of a key; `None` too if it is of another type.
     pub fn get<T: MetadataType>(&self, key: &MetadataKey<T>) -> Option<T> {
-        self.pairs.get(key.name).and_then(|value| T::from_value(value.borrow()))
+        match &self.0 {
+            Pairs::Set(pairs) => T::from_value(pairs.get(key.name)?.borrow()),
+            Pairs::Received(block) => T::from_value(read(block).get(key.name)?),
+        }
     }
 
     /// All pairs, by key.
     pub fn iter(&self) -> impl Iterator<Item = (&str, MetadataValue<'_>)> {
-        self.pairs.iter().map(|(key, value)| (&**key, value.borrow()))
+        let (set, received) = match &self.0 {
+            Pairs::Set(pairs) => (Some(pairs), None),
+            Pairs::Received(block) => (None, Some(read(block))),
+        };
+        let set = set.into_iter().flatten().map(|(key, value)| (&**key, value.borrow()));
+        set.chain(received.into_iter().flat_map(|metadata| metadata.iter()))
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.pairs.is_empty()
+        self.iter().next().is_none()
     }
 
     /// What a request brought; `None` for none.
@@ -180,8 +224,14 @@ impl Metadata {
 
     #[cold]
     fn copied(metadata: wire::Metadata<'_>) -> Arc<Metadata> {
-        let own = |(key, value): (&str, _)| Some((key.into(), Value::of(value)?));
-        Arc::new(Metadata { pairs: metadata.iter().filter_map(own).collect() })
+        let mut block = [0; METADATA_LEN_MAX];
+        let mut writer = MetadataWriter::new(&mut block);
+        for (key, value) in metadata.iter() {
+            let pushed = writer.push(key, value);
+            debug_assert_eq!(pushed, Ok(()), "what was received keeps the limits");
+        }
+        let len = writer.finish();
+        Arc::new(Metadata(Pairs::Received(block[..len].into())))
     }
 
     /// A request's body, and whether it begins with a block of metadata, which it does unless there are no pairs.
@@ -199,5 +249,39 @@ impl Metadata {
         }
         let len = writer.finish();
         Ok((Encoded::Shared([&block[..len], arguments.as_slice()].concat().into()), true))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAME: MetadataKey<String> = MetadataKey::new("name");
+    const NUMBER: MetadataKey<u64> = MetadataKey::new("number");
+
+    #[test]
+    fn c307_what_was_received_takes_the_memory_that_it_counts_for_and_is_what_was_sent() {
+        let keys: Vec<String> = (b'!'..b'!' + 32).map(|key| char::from(key).to_string()).collect();
+        let mut block = [0; METADATA_LEN_MAX];
+        let mut writer = MetadataWriter::new(&mut block);
+        for key in &keys {
+            writer.push(key, MetadataValue::Text("")).unwrap();
+        }
+        let len = writer.finish();
+        let received = Metadata::received(read(&block[..len])).unwrap();
+        assert!(matches!(&received.0, Pairs::Received(kept) if **kept == block[..len]));
+        assert_eq!(received.iter().count(), 32);
+
+        let sent = Metadata::new().with(&NUMBER, 7_u64).with(&NAME, "acme");
+        let (body, has_metadata) = sent.join(Encoded::Shared(Bytes::new())).unwrap();
+        let received = Metadata::received(read(body.as_slice())).unwrap();
+        assert!(has_metadata && *received == sent);
+        assert_eq!(format!("{received:?}"), format!("{sent:?}"));
+        assert_eq!((received.get(&NUMBER), received.get(&NAME)), (Some(7), Some("acme".into())));
+        // A handler that passes them on may change them.
+        let mut changed = (*received).clone();
+        changed.set(&NUMBER, 8_u64);
+        assert_eq!((changed.get(&NUMBER), changed.get(&NAME)), (Some(8), Some("acme".into())));
+        assert!(changed != sent && !changed.is_empty());
     }
 }
