@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use oncewire_driver::ledger::LedgerError;
-use oncewire_driver::protocol::{NoReply, RecordState, ServerId, SessionTag, Xid};
+pub use oncewire_driver::ledger::CallFound;
+use oncewire_driver::ledger::{LedgerError, SessionEntry};
+use oncewire_driver::protocol::{RecordState, ServerId, SessionTag, Xid};
 
 use crate::error::explain;
 use crate::options::PostgresOptions;
@@ -95,53 +96,6 @@ pub fn verify(options: &PostgresOptions) -> Result<Inspection, LedgerError> {
     Ok(found)
 }
 
-/// What a ledger knows of one call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum CallFound {
-    /// It was executed, and its reply is kept.
-    Done {
-        /// Bytes of the reply.
-        reply_len: usize,
-    },
-    /// It was executed, perhaps in part, and there is no reply to keep.
-    NoReply(NoReply),
-    /// It was started, and no end of it is recorded: it runs, or was interrupted.
-    Started,
-    /// There is no record of it: it was not executed, if it is recorded or transactional; or its client has acknowledged its outcome.
-    NoRecord,
-    /// A later call has its slot: the client has learned its outcome.
-    Settled {
-        /// The later call.
-        by: Xid,
-    },
-    /// The ledger has no such session: it has ended, or was of another ledger.
-    NoSession,
-}
-
-impl fmt::Display for CallFound {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            CallFound::Done { reply_len } => {
-                write!(f, "executed; a reply of {reply_len} bytes is kept")
-            }
-            CallFound::NoReply(why) => why.fmt(f),
-            CallFound::Started => f.write_str(
-                "started: it runs, or was interrupted and may have been executed, wholly or in part; look at the data that it works on",
-            ),
-            CallFound::NoRecord => f.write_str(
-                "no record: not executed, unless it is idempotent or its outcome was acknowledged",
-            ),
-            CallFound::Settled { by } => {
-                write!(f, "settled: its client has learned its outcome, and call {by} has its place")
-            }
-            CallFound::NoSession => f.write_str(
-                "no such session: it has ended, or was of another ledger; nothing is known of its calls",
-            ),
-        }
-    }
-}
-
 /// What the ledger knows of a call, by what a client's error says of it.
 ///
 /// # Errors
@@ -152,25 +106,16 @@ pub fn call(
     xid: Xid,
 ) -> Result<CallFound, LedgerError> {
     let mut ledger = schema::look(options)?;
-    let mut found = None;
+    let mut found: Option<SessionEntry> = None;
     let mut result = CallFound::NoSession;
     each(&mut ledger, |kept| match kept {
         Kept::Session(entry) if entry.tag == session => {
-            found = Some((entry.id, u64::from(entry.grants.slots.max(1))));
+            found = Some(entry.clone());
             result = CallFound::NoRecord;
         }
-        Kept::Call(call) if found.is_some_and(|(id, _)| id == call.session) => {
-            let slots = found.map_or(1, |(_, slots)| slots);
-            let there = call.record.xid;
-            if there == xid {
-                result = match call.record.state {
-                    RecordState::Started => CallFound::Started,
-                    RecordState::NoReply(why) => CallFound::NoReply(why),
-                    RecordState::Done(body) => CallFound::Done { reply_len: body.len() },
-                };
-            } else if there > xid && there.get() % slots == xid.get() % slots {
-                result = CallFound::Settled { by: there };
-            }
+        Kept::Call(call) => {
+            let said = found.as_ref().and_then(|found| CallFound::in_record(xid, found, &call));
+            result = said.unwrap_or(result);
         }
         _ => {}
     })?;

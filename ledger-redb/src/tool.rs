@@ -12,7 +12,8 @@ use redb::{CompactionError, Database, ReadableDatabase, ReadableTable};
 
 use crate::file::{self, CALLS, OpenFile, SESSIONS};
 use crate::store::call_name;
-pub use call::{CallFound, call};
+pub use call::call;
+pub use oncewire_driver::ledger::CallFound;
 
 /// What a ledger holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
