@@ -23,6 +23,13 @@ pub struct Faults {
     pub kills: bool,
     /// The power of processes fails: what they had not synced is lost or torn. They start again.
     pub power_cuts: bool,
+    /// A disk of a process has errors for some time: reads, writes and syncs fail. A process whose ledger has failed ends,
+    /// and starts again when it can.
+    pub disk_errors: bool,
+    /// A disk of a process is full for some time.
+    pub full_disks: bool,
+    /// The clock of a process jumps forward, by up to 400 s.
+    pub clock_jumps: bool,
     /// The process dies within a commit, or between it and the replies, once in so many commits; 0 for never.
     pub dies_in_commit: u64,
     /// A connection breaks by itself, after some byte of some frame, once in so many; 0 for never.
@@ -46,6 +53,9 @@ impl Faults {
         partitions: false,
         kills: false,
         power_cuts: false,
+        disk_errors: false,
+        full_disks: false,
+        clock_jumps: false,
         dies_in_commit: 0,
         cut_in: 0,
         downtime: Duration::from_millis(1),
@@ -64,6 +74,7 @@ impl Faults {
         let (pause, until) = (millis(&[20, 100, 500]), millis(&[1_000, 4_000, 15_000]));
         let (downtime, delay) = (millis(&[1, 300, 3_000]), millis(&[1, 5, 40]));
         let slowness = millis(&[0, 0, 1, 10]);
+        let mut machines = Rng::apart(seed, 0x6d_63);
         Faults {
             pause,
             until,
@@ -74,6 +85,9 @@ impl Faults {
             partitions: rng.one_in(3),
             kills: rng.one_in(2),
             power_cuts: rng.one_in(2),
+            disk_errors: machines.one_in(4),
+            full_disks: machines.one_in(4),
+            clock_jumps: machines.one_in(3),
             dies_in_commit: rng.pick(&[0, 4, 12, 40]),
             cut_in: rng.pick(&[0, 2, 6]),
             piece_max: rng.pick(&[7, 100, 64 << 10]),

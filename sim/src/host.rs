@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use oncewire_driver::journal::JournalError;
 use oncewire_driver::ledger::{LedgerError, NoLedger};
@@ -11,7 +12,7 @@ use oncewire_ledger_redb::RedbJournalStore;
 use crate::AnyError;
 use crate::checks::Disks;
 use crate::ledger::{SimJournal, SimLedger};
-use crate::parts::disk::{Death, Handle};
+use crate::parts::disk::{Death, Faults as DiskFaults, Handle};
 use crate::parts::executor::Group;
 use crate::ports::PortAcceptor;
 use crate::process::Process;
@@ -131,6 +132,24 @@ impl ServerHandle {
     /// It dies when it has read so many frames more. Then it starts again after a while.
     pub fn crash_at_frame(&self, frames: u64, death: Death) {
         self.0.set_death_at(frames, death);
+    }
+
+    /// This is wrong with the disk of this name from now on; `ledger` is the ledger's, `journal` the journal's. A server whose
+    /// ledger fails ends, and starts again when its disk lets it.
+    pub fn break_disk(&self, disk: &str, faults: DiskFaults) {
+        self.0.break_disk(disk, faults);
+    }
+
+    /// Its disks are in order again. If one of them had errors in this life, the process is killed, as an operator would do:
+    /// what has seen an error of its disk need not recover from it.
+    pub fn mend_disks(&self) {
+        self.0.mend_disks();
+    }
+
+    /// Its clock jumps forward, as when its machine was suspended: leases end, and deadlines pass. Its next life has another
+    /// clock.
+    pub fn jump_clock(&self, by: Duration) {
+        self.0.jump_clock(by);
     }
 
     /// It dies now, and stays down until [`restart`](ServerHandle::restart).

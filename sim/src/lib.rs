@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+mod chaos;
 mod checks;
 mod counted;
 mod faults;
@@ -18,7 +19,7 @@ pub use checks::Disks;
 pub use faults::Faults;
 pub use host::{Host, ServerHandle};
 pub use ledger::{SimJournal, SimLedger};
-pub use parts::disk::Death;
+pub use parts::disk::{Death, Faults as DiskFaults};
 pub use parts::rng::Rng;
 pub use ports::PortAcceptor;
 pub use run::{Failure, Report, run, trace, try_run};

@@ -1,20 +1,21 @@
-//! Processes: how one starts, how it dies, and what comes after.
+//! Processes: how one starts, how it dies, and what comes after. `process/disks.rs` is about their disks.
+
+mod disks;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
-use oncewire_driver::ledger::LedgerError;
-use oncewire_driver::protocol::ServerId;
 use oncewire_driver::protocol::wire::Role;
 use oncewire_driver::{BoxFuture, BoxStream, Server, Subject};
-use oncewire_ledger_redb::RedbStore;
 
 use crate::AnyError;
 use crate::checks::Disks;
 use crate::counted::{Counted, Nowhere};
 use crate::host::Host;
+use crate::parts::MS;
 use crate::parts::clocks::Clock;
 use crate::parts::disk::{Death, Disk};
 use crate::parts::executor::{Group, Sleep, lock};
@@ -27,6 +28,9 @@ type Build = dyn Fn(&Host) -> Result<Server, AnyError> + Send + Sync;
 type Program = dyn Fn(Host) -> BoxFuture<'static, Result<(), AnyError>> + Send + Sync;
 pub(crate) type Effects = dyn Fn(&Disks<'_>) -> Result<Vec<String>, AnyError> + Send + Sync;
 pub(crate) type Check = dyn Fn(&Disks<'_>) -> Result<(), AnyError> + Send + Sync;
+
+/// Between two attempts to start a process whose disk has errors.
+const START_PAUSE: u64 = 100 * MS;
 
 /// What a process runs.
 pub(crate) enum Job {
@@ -51,6 +55,10 @@ enum Life {
 struct State {
     life: Life,
     server: Option<Server>,
+    /// Of the life that is, or was last.
+    clock: Arc<Clock>,
+    /// Operations of its disks that had failed when this life began.
+    failures: u64,
     /// Where it listens beside.
     ports: BTreeMap<String, Port>,
     /// Who waits for a change of `life`.
@@ -86,6 +94,8 @@ impl Process {
         let state = State {
             life: Life::Down,
             server: None,
+            clock: Arc::default(),
+            failures: 0,
             ports: BTreeMap::new(),
             wakers: Vec::new(),
             links: Vec::new(),
@@ -102,25 +112,6 @@ impl Process {
             effects: Mutex::default(),
             checks: Mutex::default(),
         })
-    }
-
-    pub(crate) fn disk(&self, name: &str) -> Disk {
-        let mut disks = lock(&self.disks);
-        let number = disks.len() as u64;
-        let seed = Rng::apart(self.world.seed, self.number << 16 | number << 8 | 3).next_u64();
-        let slowness = self.world.faults().slowness.as_nanos() as u64;
-        disks.entry(name.to_owned()).or_insert_with(|| Disk::new(seed, slowness)).clone()
-    }
-
-    pub(crate) fn open_ledger(&self) -> Result<RedbStore, LedgerError> {
-        let id = Rng::apart(self.world.seed, self.number << 8 | 4).next_u64();
-        let mut bytes = [9; 16];
-        bytes[..8].copy_from_slice(&id.to_le_bytes());
-        RedbStore::with_backend(self.disk("ledger").handle(), ServerId::from_bytes(bytes))
-    }
-
-    pub(crate) fn has_effects(&self) -> bool {
-        !lock(&self.effects).is_empty()
     }
 
     fn set_life(&self, life: Life) {
@@ -187,41 +178,12 @@ impl Process {
         self.set_life(next);
     }
 
-    /// The world is over: it ends as by a power cut, so that only what was durable is left.
-    pub(crate) fn end_for_good(&self) -> Result<(), String> {
-        self.end(Death::PowerCut, "the world ends", Life::Ended);
-        self.audit(true)
-    }
-
-    /// Compares what its disks hold with the outcomes that callers have, and checks what is always true.
-    fn audit(&self, ends: bool) -> Result<(), String> {
-        let disks = Disks::new(self);
-        let failed = |what: &dyn std::fmt::Display| format!("{}: {what}", self.name);
-        let result = (|| {
-            let effects = lock(&self.effects);
-            if !effects.is_empty() {
-                let mut keys = Vec::new();
-                for of in effects.iter() {
-                    keys.extend(of(&disks).map_err(|error| failed(&error))?);
-                }
-                self.world
-                    .exec
-                    .note(|| format!("{}: {} effects on its disks", self.name, keys.len()));
-                let mut book = lock(&self.world.book);
-                book.audit(&self.name, keys).map_err(|error| failed(&error))?;
-                if ends || self.world.is_only_one_with_effects(self) {
-                    book.check_replied().map_err(|error| failed(&error))?;
-                }
-            }
-            for (name, check) in lock(&self.checks).iter() {
-                check(&disks).map_err(|error| failed(&format!("{name}: {error}")))?;
-            }
-            Ok(())
-        })();
-        drop(disks);
-        // Handles of the audit are dead now.
-        lock(&self.disks).values().for_each(|disk| disk.end_life(Death::Kill, true));
-        result
+    pub(crate) fn jump_clock(&self, by: Duration) {
+        self.world.exec.note(|| format!("{}: its clock jumps by {by:?}", self.name));
+        self.world.count("clock jumps");
+        lock(&self.state).clock.jump(by.as_nanos() as u64);
+        // Timers were armed for when the clock was to show something.
+        self.world.exec.wake_all();
     }
 
     /// Starts it, and again after each of its deaths.
@@ -237,18 +199,35 @@ impl Process {
             {
                 return exec.fail(what);
             }
-            if let Err(error) = self.start(&mut rng) {
-                return exec.fail(format!("{} does not start: {error}", self.name));
+            let failures = self.disk_failures();
+            lock(&self.state).failures = failures;
+            let group = self.world.new_group();
+            if let Err(error) = self.start(group, &mut rng) {
+                let what = format!("{} does not start: {error}", self.name);
+                if self.disk_failures() == failures {
+                    return exec.fail(what);
+                }
+                self.give_up_start(group, &what);
+                Sleep::new(exec, START_PAUSE).await;
+                continue;
             }
             self.until(|life| !matches!(life, Life::Up(_))).await;
             Sleep::new(exec, rng.delay(self.world.faults().downtime.as_nanos() as u64)).await;
         }
     }
 
-    fn start(self: &Arc<Self>, rng: &mut Rng) -> Result<(), AnyError> {
+    /// Its disk has errors: it is tried again.
+    fn give_up_start(&self, group: Group, what: &str) {
+        self.world.exec.note(|| format!("{what}: its disk has errors"));
+        self.world.count("failed starts");
+        self.world.exec.kill(group);
+        lock(&self.disks).values().for_each(|disk| disk.end_life(Death::Kill, true));
+    }
+
+    fn start(self: &Arc<Self>, group: Group, rng: &mut Rng) -> Result<(), AnyError> {
         let world = &self.world;
-        let group = world.new_group();
         let clock = Clock::behind(rng.below(world.exec.now()));
+        lock(&self.state).clock = clock.clone();
         let runtime = world.exec.runtime_with(group, clock);
         let host = Host::new(self.clone(), group, runtime);
         world.exec.note(|| format!("{} starts", self.name));
@@ -271,6 +250,10 @@ impl Process {
                 world.exec.spawn(group, async move {
                     match future.await {
                         Ok(()) => process.set_life(Life::Ended),
+                        Err(error) if process.has_bad_disk() => {
+                            let why = format!("it has ended: {error}, its disk has errors");
+                            process.die_in(group, Death::Kill, &why);
+                        }
                         Err(error) => process.world.exec.fail(format!("{}: {error}", process.name)),
                     }
                 });

@@ -141,6 +141,7 @@ where
     exec.note(|| format!("seed {seed}: {:?}", world.faults()));
     exec.spawn(USERS, test(sim.clone()));
     exec.spawn(CHAOS, sim.clone().chaos());
+    exec.spawn(CHAOS, sim.clone().bad_machines());
     let result = play(&sim).inspect_err(|what| exec.note(|| format!("FAILED {what}")));
     let report = Report {
         worlds: 1,

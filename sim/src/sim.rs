@@ -15,7 +15,6 @@ use crate::AnyError;
 use crate::checks::Book;
 use crate::faults::Faults;
 use crate::host::{Host, ServerHandle};
-use crate::parts::disk::Death;
 use crate::parts::executor::{Group, Sim as Executor, Sleep, lock};
 use crate::parts::rng::Rng;
 use crate::ports::PortDialler;
@@ -88,6 +87,19 @@ impl World {
             check().map_err(|error| format!("{name}: {error}"))?;
         }
         Ok(())
+    }
+
+    /// Nothing goes wrong from now on.
+    pub(crate) fn end_faults(&self) {
+        lock(&self.partitions).clear();
+        let processes = lock(&self.processes).clone();
+        processes.iter().for_each(|process| process.mend_disks());
+        self.exec.calm_down();
+    }
+
+    /// Clients, programs and daemons: whoever dials.
+    pub(crate) fn clients(&self) -> Vec<String> {
+        lock(&self.clients).clone()
     }
 
     pub(crate) fn forget(&self) {
@@ -299,64 +311,10 @@ impl Sim {
         lock(&self.0.partitions).remove(&(client.to_owned(), server.0.name.clone()));
     }
 
-    /// Faults are over: what follows in the test must go well.
+    /// Faults are over: what follows in the test must go well. A process whose disk had errors is started again.
     pub fn calm(&self) {
         self.0.exec.kill(CHAOS);
-        lock(&self.0.partitions).clear();
-        self.0.exec.calm_down();
-    }
-
-    /// What goes wrong, until it is over.
-    pub(crate) async fn chaos(self) {
-        let world = &self.0;
-        let mut rng = Rng::apart(world.seed, 0x63_68);
-        loop {
-            let faults = world.faults();
-            if faults.pause.is_zero() {
-                return;
-            }
-            Sleep::new(&world.exec, pause(&mut rng, faults.pause)).await;
-            // The test may have said more meanwhile: it is polled after this task in half of the worlds.
-            let faults = world.faults();
-            if faults.pause.is_zero() {
-                return;
-            }
-            if world.exec.now() >= faults.until.as_nanos() as u64 {
-                break;
-            }
-            let process = {
-                let processes = lock(&world.processes);
-                if processes.is_empty() {
-                    continue;
-                }
-                processes[rng.index(processes.len())].clone()
-            };
-            match rng.below(6) {
-                0..=2 if faults.cuts => process.cut_some(&mut rng),
-                3 if faults.partitions => self.partition_some(&process, &mut rng),
-                4 if faults.kills => process.die(Death::Kill, "by the seed"),
-                5 if faults.power_cuts => process.die(Death::PowerCut, "by the seed"),
-                _ => {}
-            }
-        }
-        lock(&world.partitions).clear();
-        world.exec.calm_down();
-    }
-
-    /// For a few seconds.
-    fn partition_some(&self, process: &Arc<Process>, rng: &mut Rng) {
-        let clients = lock(&self.0.clients).clone();
-        if clients.is_empty() {
-            return;
-        }
-        let (sim, server) = (self.clone(), ServerHandle(process.clone()));
-        let client = clients[rng.index(clients.len())].clone();
-        let time = Duration::from_millis(rng.pick(&[100, 2_000, 15_000]));
-        self.partition(&client, &server);
-        self.0.exec.spawn(CHAOS, async move {
-            sim.sleep(time).await;
-            sim.heal(&client, &server);
-        });
+        self.0.end_faults();
     }
 }
 
@@ -393,9 +351,4 @@ impl Connect for Dialler {
     fn may_carry_token(&self) -> bool {
         true
     }
-}
-
-/// How long a pause takes, at random.
-fn pause(rng: &mut Rng, average: Duration) -> u64 {
-    rng.below(2 * average.as_nanos() as u64 + 1)
 }

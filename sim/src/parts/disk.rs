@@ -35,6 +35,14 @@ pub struct Faults {
     pub room: Option<u64>,
 }
 
+impl Faults {
+    /// Whether anything is wrong.
+    pub fn any(&self) -> bool {
+        let Faults { sync_in, write_in, read_in, room } = *self;
+        sync_in > 0 || write_in > 0 || read_in > 0 || room.is_some()
+    }
+}
+
 /// What happened to the disk.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counters {
@@ -152,6 +160,11 @@ impl Disk {
     /// From now on this is wrong with it.
     pub fn set_faults(&self, faults: Faults) {
         lock(&self.0).faults = faults;
+    }
+
+    /// What is wrong with it.
+    pub fn faults(&self) -> Faults {
+        lock(&self.0).faults
     }
 
     /// Whether syncs lie from now on. What they did not write is written by the first honest one.
