@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 /// Where numbered tests are.
-const FOLDERS: [&str; 15] = [
+const FOLDERS: [&str; 16] = [
     "core",
     "driver",
     "oncewire",
@@ -15,6 +15,7 @@ const FOLDERS: [&str; 15] = [
     "transport-tls",
     "ledger-redb",
     "ledger-postgres",
+    "registry-etcd",
     "cli",
     "observe",
     "recorder",

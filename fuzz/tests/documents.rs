@@ -127,6 +127,7 @@ fn every_published_crate_says_what_it_is() {
         "observe",
         "oncewire",
         "recorder",
+        "registry-etcd",
         "schema",
         "sim",
         "transport-pipe",

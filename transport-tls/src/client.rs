@@ -87,6 +87,7 @@ pub(crate) mod files {
         #[cfg(feature = "system-roots")]
         system: bool,
         identity: Option<(PathBuf, PathBuf)>,
+        without_alpn: bool,
     }
 
     impl ClientTls {
@@ -121,6 +122,13 @@ pub(crate) mod files {
             self
         }
 
+        /// Names no protocol in the handshake: for servers that speak another one than Oncewire's, and refuse what they do not
+        /// know, such as etcd.
+        pub fn without_alpn(mut self) -> Self {
+            self.without_alpn = true;
+            self
+        }
+
         /// Reads the files.
         ///
         /// # Errors
@@ -144,7 +152,9 @@ pub(crate) mod files {
                     builder.with_client_auth_cert(chain, key).map_err(invalid)?
                 }
             };
-            config.alpn_protocols = vec![ALPN.to_vec()];
+            if !self.without_alpn {
+                config.alpn_protocols = vec![ALPN.to_vec()];
+            }
             Ok(safe(&config))
         }
 

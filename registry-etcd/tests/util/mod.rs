@@ -1,0 +1,6 @@
+//! Clusters of etcd that tests start by themselves.
+#![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
+
+mod cluster;
+
+pub use cluster::*;
