@@ -29,6 +29,7 @@
 
 #[doc = include_str!("../LEDGERS.md")]
 pub mod writing {}
+mod changes;
 pub(crate) mod entry;
 mod lookup;
 mod records;
@@ -38,6 +39,7 @@ use oncewire_core::{ServerId, SessionId};
 
 pub use crate::server::batch::{Batch, Entry, Transactional};
 pub use crate::server::restore::Restore;
+pub use changes::{ChangeSource, Changed, Changes};
 pub use entry::{CallEntry, CallName, LedgerError, SessionEntry};
 pub use lookup::CallFound;
 pub use records::{RecordChange, Records};

@@ -102,6 +102,7 @@ pub mod stream;
 mod sync;
 pub mod tokens;
 mod transport;
+mod waiters;
 
 pub use bytes::Bytes;
 pub use client::{

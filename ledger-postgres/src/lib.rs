@@ -63,7 +63,9 @@ mod transaction;
 
 pub use postgres;
 
-use oncewire_driver::ledger::{Batch, Identity, Ledger, LedgerError, LedgerThread, Restore};
+use oncewire_driver::ledger::{
+    Batch, Changes, Identity, Ledger, LedgerError, LedgerThread, Restore,
+};
 use oncewire_driver::protocol::SessionId;
 
 pub use error::SqlError;
@@ -77,18 +79,50 @@ pub use transaction::Transaction;
 pub struct PostgresLedger {
     thread: LedgerThread<PostgresStore>,
     reads: Reads,
+    changes: Changes,
 }
 
 impl PostgresLedger {
     /// The ledger of a store.
     pub fn new(store: PostgresStore) -> PostgresLedger {
-        let reads = store.reads();
-        PostgresLedger { thread: LedgerThread::new(store), reads }
+        let (reads, changes) = (store.reads(), store.changes());
+        PostgresLedger { thread: LedgerThread::new(store), reads, changes }
     }
 
     /// Where idempotent methods read.
     pub fn reads(&self) -> Reads {
         self.reads.clone()
+    }
+
+    /// The commits of this server that wrote effects: what an idempotent method waits for that answers when something has changed.
+    ///
+    /// Only one server at a time has the ledger, so these are the effects of all calls as long as this one has it. What others write
+    /// into the same tables is not seen, nor are the commits of a server that has taken over: this one learns of that when it
+    /// commits next, and then the wait ends with the error. So give such a method a time limit. A transactional handler that has run a statement
+    /// counts as one that wrote.
+    ///
+    /// ```no_run
+    /// use oncewire_driver::ledger::{Changes, LedgerError};
+    /// use oncewire_ledger_postgres::Reads;
+    ///
+    /// /// Waits until the account holds as much.
+    /// async fn until_paid(reads: &Reads, changes: &Changes, account: i32, cents: i64) -> Result<(), LedgerError> {
+    ///     loop {
+    ///         // Before the read: what commits after it is seen by the wait.
+    ///         let seen = changes.last();
+    ///         let reads = reads.clone();
+    ///         let sql = "SELECT 1 FROM accounts WHERE id = $1 AND cents >= $2";
+    ///         // It blocks, so it has a thread of its own; the wait has none.
+    ///         let row = smol::unblock(move || reads.query_opt(sql, &[&account, &cents])).await;
+    ///         if row.map_err(|error| LedgerError::new(error.to_string()))?.is_some() {
+    ///             return Ok(());
+    ///         }
+    ///         changes.after(seen).await?;
+    ///     }
+    /// }
+    /// ```
+    pub fn changes(&self) -> Changes {
+        self.changes.clone()
     }
 }
 

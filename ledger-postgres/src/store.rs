@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use oncewire_driver::ledger::{
-    Batch, CallEntry, Entry, Identity, LedgerError, Restore, SessionEntry, Store, Transactional,
+    Batch, CallEntry, ChangeSource, Changes, Entry, Identity, LedgerError, Restore, SessionEntry,
+    Store, Transactional,
 };
 use oncewire_driver::protocol::{SessionId, SessionTag};
 use postgres::IsolationLevel;
@@ -34,6 +35,7 @@ pub struct PostgresStore {
     finish: String,
     synchronous_commit: String,
     reads: Reads,
+    changes: ChangeSource,
 }
 
 impl fmt::Debug for PostgresStore {
@@ -117,12 +119,18 @@ impl PostgresStore {
             finish,
             synchronous_commit,
             reads: Reads::new(options),
+            changes: ChangeSource::new(identity.commit),
         })
     }
 
     /// Where idempotent methods read.
     pub fn reads(&self) -> Reads {
         self.reads.clone()
+    }
+
+    /// The commits of this store that wrote effects.
+    pub fn changes(&self) -> Changes {
+        self.changes.changes()
     }
 
     fn sql(&mut self) -> Result<&mut Sql, LedgerError> {
@@ -168,12 +176,14 @@ impl PostgresStore {
         begun.map_err(stop)?;
         self.transaction.pass = attempt.pass;
         let mut staged = Staged::default();
+        let mut effects = false;
         for (index, entry) in batch.entries().enumerate() {
             match entry {
                 Entry::Transaction(call) => {
                     let broke = attempt.broken.get(&index).cloned();
                     if let Some(record) = self.run(call, index, broke)? {
                         staged.put(record);
+                        effects |= self.transaction.ran;
                     }
                 }
                 Entry::SessionOpened(session) => staged.open(session),
@@ -185,7 +195,11 @@ impl PostgresStore {
                 }
             }
         }
-        self.finish(staged, attempt.pass)
+        let commit = self.finish(staged, attempt.pass)?;
+        if effects {
+            self.changes.committed(commit);
+        }
+        Ok(commit)
     }
 
     /// Runs a transactional call, and leaves nothing of it where it was rolled back.
@@ -200,6 +214,7 @@ impl PostgresStore {
             self.script("SAVEPOINT oncewire_call")?;
         }
         self.transaction.trouble = broke.map(Trouble::Broke);
+        self.transaction.ran = false;
         let record = call.run(&mut self.transaction);
         match (self.transaction.trouble.take(), record) {
             (Some(Trouble::Ledger(error)), _) => Err(Stop::Failed(error)),
@@ -331,7 +346,8 @@ impl Store for PostgresStore {
 
     fn commit(&mut self, batch: &mut Batch<Transaction>) -> Result<u64, LedgerError> {
         let result = self.try_commit(batch);
-        if result.is_err() {
+        if let Err(error) = &result {
+            self.changes.fail(error.clone());
             // No other batch comes. What the database has of this one is settled by the end of its connection, and a
             // stand-by need not wait until this process has ended.
             self.transaction.close();

@@ -19,6 +19,8 @@ pub struct Transaction {
     pub(crate) pass: Pass,
     /// What has gone wrong in it.
     pub(crate) trouble: Option<Trouble>,
+    /// A statement of a handler has succeeded: it may have written.
+    pub(crate) ran: bool,
 }
 
 /// How much of a batch is kept apart by savepoints: as little as will do.
@@ -53,7 +55,7 @@ impl fmt::Debug for Transaction {
 
 impl Transaction {
     pub(crate) fn new(sql: Sql) -> Transaction {
-        Transaction { sql: Some(sql), pass: Pass::Plain, trouble: None }
+        Transaction { sql: Some(sql), pass: Pass::Plain, trouble: None, ran: false }
     }
 
     /// Runs a statement, and returns how many rows it has changed.
@@ -113,7 +115,10 @@ impl Transaction {
             Pass::Statements => in_savepoint(sql, run),
         };
         let (error, is_undone) = match result {
-            Ok(result) => return Ok(result),
+            Ok(result) => {
+                self.ran = true;
+                return Ok(result);
+            }
             Err(Failed { error, is_undone }) => (error, is_undone),
         };
         match verdict(&error) {

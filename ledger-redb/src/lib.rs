@@ -25,6 +25,7 @@
 //! |---|---|
 //! | `file.rs` | opens, creates and locks files; says what is wrong with them |
 //! | `store.rs` | makes a batch one durable commit, and records bytes |
+//! | `snapshots.rs` | what is durable, to be read, and waited for |
 //! | `journal.rs` | the other side: what a client has asked for survives its crash |
 //! | `faults.rs` | what a simulator lets go wrong inside a commit |
 //! | `tool.rs` | what the program `oncewire-ledger` does |
@@ -49,19 +50,21 @@
 pub mod faults;
 mod file;
 mod journal;
+mod snapshots;
 mod store;
 pub mod tool;
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use redb;
 
 use oncewire_driver::ledger::{Batch, Identity, Ledger, LedgerError, LedgerThread, Restore};
 use redb::{Key, TableError, Value};
-use redb::{MultimapTable, MultimapTableDefinition, ReadTransaction, Table, TableDefinition};
+use redb::{MultimapTable, MultimapTableDefinition, Table, TableDefinition};
 
 pub use journal::{RedbJournal, RedbJournalStore};
+pub use snapshots::{Snapshot, Snapshots};
 pub use store::RedbStore;
 
 /// A ledger in a file of redb, on its own thread.
@@ -111,50 +114,12 @@ impl Ledger for RedbLedger {
     }
 }
 
-/// What is durable, to be read while commits go on. Cheap to clone.
-///
-/// redb's own read transactions would show commits that are not durable yet, and a reply made of them could contradict
-/// what is there after a crash (S29).
-#[derive(Clone, Debug)]
-pub struct Snapshots(Arc<Mutex<Arc<Snapshot>>>);
-
-/// One durable state. The file cannot reuse what it holds while it is kept: drop it soon.
-pub struct Snapshot(ReadTransaction);
-
-impl std::fmt::Debug for Snapshot {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Snapshot")
-    }
-}
-
-impl std::ops::Deref for Snapshot {
-    type Target = ReadTransaction;
-
-    fn deref(&self) -> &ReadTransaction {
-        &self.0
-    }
-}
-
-impl Snapshots {
-    /// The last durable state.
-    pub fn latest(&self) -> Arc<Snapshot> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn first(transaction: ReadTransaction) -> Snapshots {
-        Snapshots(Arc::new(Mutex::new(Arc::new(Snapshot(transaction)))))
-    }
-
-    fn set(&self, transaction: ReadTransaction) {
-        let next = Arc::new(Snapshot(transaction));
-        let last =
-            std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), next);
-        drop(last);
-    }
-}
-
 /// In which a transactional handler reads and writes its own tables.
-pub struct Transaction(redb::WriteTransaction);
+pub struct Transaction {
+    inner: redb::WriteTransaction,
+    /// A handler has opened a table: it may have written.
+    opened: AtomicBool,
+}
 
 impl std::fmt::Debug for Transaction {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -166,6 +131,15 @@ impl std::fmt::Debug for Transaction {
 const OWN: &str = "oncewire.";
 
 impl Transaction {
+    fn new(inner: redb::WriteTransaction) -> Transaction {
+        Transaction { inner, opened: AtomicBool::new(false) }
+    }
+
+    /// Whether it may hold effects of handlers.
+    fn has_effects(&self) -> bool {
+        self.opened.load(Ordering::Relaxed)
+    }
+
     /// Opens a table, and makes it if there is none.
     ///
     /// # Errors
@@ -175,7 +149,8 @@ impl Transaction {
         table: TableDefinition<'_, K, V>,
     ) -> Result<Table<'_, K, V>, TableError> {
         not_our_own(redb::TableHandle::name(&table))?;
-        self.0.open_table(table)
+        self.opened.store(true, Ordering::Relaxed);
+        self.inner.open_table(table)
     }
 
     /// The same of a table with several values a key.
@@ -187,7 +162,8 @@ impl Transaction {
         table: MultimapTableDefinition<'_, K, V>,
     ) -> Result<MultimapTable<'_, K, V>, TableError> {
         not_our_own(redb::MultimapTableHandle::name(&table))?;
-        self.0.open_multimap_table(table)
+        self.opened.store(true, Ordering::Relaxed);
+        self.inner.open_multimap_table(table)
     }
 }
 

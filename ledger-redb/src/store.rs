@@ -9,7 +9,7 @@ use std::path::Path;
 
 use oncewire_driver::files::LockFile;
 use oncewire_driver::ledger::{
-    Batch, CallEntry, Entry, Identity, LedgerError, Restore, SessionEntry, Store,
+    Batch, CallEntry, ChangeSource, Entry, Identity, LedgerError, Restore, SessionEntry, Store,
 };
 use oncewire_driver::protocol::{ServerId, SessionId};
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, Table};
@@ -22,6 +22,7 @@ pub struct RedbStore {
     database: Database,
     identity: Identity,
     snapshots: Snapshots,
+    changes: ChangeSource,
     writes: Vec<Write>,
     /// The bytes of `writes`.
     bytes: Vec<u8>,
@@ -73,11 +74,13 @@ impl RedbStore {
     fn of(open: OpenFile) -> Result<RedbStore, LedgerError> {
         let OpenFile { database, identity, lock } = open;
         let snapshot = database.begin_read().map_err(cannot_read)?;
-        let snapshots = Snapshots::first(snapshot);
+        let changes = ChangeSource::new(identity.commit);
+        let snapshots = Snapshots::first(snapshot, &changes);
         Ok(RedbStore {
             database,
             identity,
             snapshots,
+            changes,
             writes: Vec::new(),
             bytes: Vec::new(),
             #[cfg(any(test, feature = "_faults"))]
@@ -121,7 +124,10 @@ impl RedbStore {
     /// call, and all that the batch says before it: whatever part of a batch becomes durable is one that S28 and S29
     /// allow. The records were once written in the last transaction only; an error before it left effects without records,
     /// and those calls ran twice.
-    fn run_separately(&mut self, batch: &mut Batch<Transaction>) -> Result<(), redb::Error> {
+    ///
+    /// Says whether any of them may have left effects.
+    fn run_separately(&mut self, batch: &mut Batch<Transaction>) -> Result<bool, redb::Error> {
+        let mut effects = false;
         for entry in batch.entries() {
             let Entry::Transaction(call) = entry else {
                 self.stage(entry);
@@ -130,19 +136,21 @@ impl RedbStore {
             self.may_stop()?;
             let mut inner = self.database.begin_write()?;
             inner.set_durability(Durability::None)?;
-            let mut transaction = Transaction(inner);
+            let mut transaction = Transaction::new(inner);
             match call.run(&mut transaction) {
                 Some(record) => {
                     self.put_call(record);
                     if !self.keeps_records_apart() {
                         self.write_staged(&transaction)?;
                     }
-                    transaction.0.commit()?;
+                    effects |= transaction.has_effects();
+                    transaction.inner.commit()?;
                 }
-                None => transaction.0.abort()?,
+                None => transaction.inner.abort()?,
             }
         }
-        self.may_stop()
+        self.may_stop()?;
+        Ok(effects)
     }
 
     fn stage(&mut self, entry: Entry<'_, Transaction>) {
@@ -178,15 +186,15 @@ impl RedbStore {
 
     /// Writes what is staged, in the order in which it was.
     fn write_staged(&mut self, transaction: &Transaction) -> Result<(), redb::Error> {
-        let mut calls = transaction.0.open_table(CALLS)?;
+        let mut calls = transaction.inner.open_table(CALLS)?;
         for write in &self.writes {
             match write {
                 Write::PutSession(id, bytes) => {
-                    let mut sessions = transaction.0.open_table(SESSIONS)?;
+                    let mut sessions = transaction.inner.open_table(SESSIONS)?;
                     sessions.insert(id, &self.bytes[bytes.clone()])?;
                 }
                 Write::RemoveSession(id) => {
-                    transaction.0.open_table(SESSIONS)?.remove(id)?;
+                    transaction.inner.open_table(SESSIONS)?.remove(id)?;
                     let (first, last) = all_calls(*id);
                     calls.retain_in::<&[u8; 18], _>(&first..=&last, |_, _| false)?;
                 }
@@ -201,7 +209,7 @@ impl RedbStore {
                 }
                 Write::Settle { session, seen, held } => {
                     settle(&mut calls, *session, *seen, held)?;
-                    note_seen(&mut transaction.0.open_table(SESSIONS)?, *session, *seen)?;
+                    note_seen(&mut transaction.inner.open_table(SESSIONS)?, *session, *seen)?;
                 }
             }
         }
@@ -220,23 +228,30 @@ impl RedbStore {
             self.writes.is_empty() && self.bytes.is_empty(),
             "nothing is left for the next"
         );
-        file::write_commit(&transaction.0, commit)?;
-        Ok(transaction.0.commit()?)
+        file::write_commit(&transaction.inner, commit)?;
+        Ok(transaction.inner.commit()?)
     }
 
     fn try_commit(&mut self, batch: &mut Batch<Transaction>) -> Result<u64, redb::Error> {
         let commit = self.identity.commit + 1;
         self.clear_staged();
-        let mut transaction = Transaction(self.database.begin_write()?);
-        if let Err(RolledBack) = self.run_together(batch, &mut transaction) {
-            transaction.0.abort()?;
-            self.clear_staged();
-            self.run_separately(batch)?;
-            transaction = Transaction(self.database.begin_write()?);
-        }
+        let mut transaction = Transaction::new(self.database.begin_write()?);
+        let effects = match self.run_together(batch, &mut transaction) {
+            Ok(()) => transaction.has_effects(),
+            Err(RolledBack) => {
+                transaction.inner.abort()?;
+                self.clear_staged();
+                let effects = self.run_separately(batch)?;
+                transaction = Transaction::new(self.database.begin_write()?);
+                effects
+            }
+        };
         self.finish(transaction, commit)?;
         self.identity.commit = commit;
-        self.snapshots.set(self.database.begin_read()?);
+        self.snapshots.set(self.database.begin_read()?, effects.then_some(commit));
+        if effects {
+            self.changes.committed(commit);
+        }
         Ok(commit)
     }
 
@@ -290,10 +305,12 @@ impl Store for RedbStore {
 
     fn commit(&mut self, batch: &mut Batch<Transaction>) -> Result<u64, LedgerError> {
         self.try_commit(batch).map_err(|error| {
-            LedgerError::new(format!(
+            let error = LedgerError::new(format!(
                 "the ledger cannot be written: {error}; what has no record is not answered: see that \
                  the disk has room and is healthy, then start the server again"
-            ))
+            ));
+            self.changes.fail(error.clone());
+            error
         })
     }
 }

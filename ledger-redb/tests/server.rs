@@ -3,10 +3,9 @@
 
 mod util;
 
-use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use oncewire_driver::ledger::Rollback;
@@ -14,10 +13,10 @@ use oncewire_driver::protocol::ServerId;
 use oncewire_driver::{
     CallFailure, Client, ClientOptions, Method, Outcome, Server, SessionTag, Unknown, Xid,
 };
-use oncewire_ledger_redb::redb::{ReadableTable, StorageBackend, TableDefinition};
+use oncewire_ledger_redb::redb::{ReadableTable, TableDefinition};
 use oncewire_ledger_redb::tool::CallFound;
 use oncewire_ledger_redb::{RedbLedger, RedbStore, Snapshots, Transaction, tool};
-use util::{Folder, Place};
+use util::{Disk, Folder, Place};
 
 const ACCOUNTS: TableDefinition<'_, u32, i64> = TableDefinition::new("accounts");
 /// Transactional: adds, and says what is there. Rolls back what leaves less than nothing, and panics at 13.
@@ -207,45 +206,6 @@ fn c161_what_a_client_could_not_learn_of_a_call_is_looked_up_by_what_its_error_s
     assert_eq!(look_up(session, Xid::new(77).unwrap()), CallFound::NoRecord);
     let stranger = SessionTag::from_number(session.number() ^ 1);
     assert_eq!(look_up(stranger, xid), CallFound::NoSession);
-}
-
-/// A disk in memory whose syncs can be made to fail.
-#[derive(Clone, Debug, Default)]
-struct Disk {
-    bytes: Arc<Mutex<Vec<u8>>>,
-    full: Arc<AtomicBool>,
-}
-
-impl StorageBackend for Disk {
-    fn len(&self) -> io::Result<u64> {
-        Ok(self.bytes.lock().unwrap().len() as u64)
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let at = offset as usize;
-        let bytes = self.bytes.lock().unwrap();
-        let from = bytes.get(at..at + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
-        out.copy_from_slice(from);
-        Ok(())
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.bytes.lock().unwrap().resize(len as usize, 0);
-        Ok(())
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        if self.full.load(Ordering::SeqCst) {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        Ok(())
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let at = offset as usize;
-        self.bytes.lock().unwrap()[at..at + data.len()].copy_from_slice(data);
-        Ok(())
-    }
 }
 
 #[test]

@@ -4,9 +4,9 @@ use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use oncewire_driver::ledger::{LedgerError, Rollback};
+use oncewire_driver::ledger::{Changes, LedgerError, Rollback};
 use oncewire_driver::{BoxFuture, BoxStream, Connect, Method, Server, Subject};
-use oncewire_ledger_postgres::{PostgresLedger, PostgresOptions, SqlError, Transaction};
+use oncewire_ledger_postgres::{PostgresLedger, PostgresOptions, Reads, SqlError, Transaction};
 use smol::net::unix::UnixStream;
 
 /// Transactional: adds, and says what is there. Rolls back what leaves less than nothing, and panics at 13.
@@ -21,6 +21,10 @@ pub const STATEMENT: Method<String, ()> = Method::new("test/statement");
 pub const COUNT: Method<(), u32> = Method::new("test/count");
 /// Idempotent, on a connection of its own.
 pub const BALANCE: Method<i32, i64> = Method::new("test/balance").idempotent();
+
+/// A long poll: what an account holds, once it is more than this.
+pub const WATCH: Method<(i32, i64), Result<i64, String>> =
+    Method::new("test/watch").idempotent().drop_on_cancel();
 
 pub const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS accounts (id int PRIMARY KEY, cents bigint NOT NULL, changes bigint NOT NULL);
@@ -41,8 +45,25 @@ fn pay(transaction: &mut Transaction, account: i32, cents: i64) -> Result<i64, S
     Ok(row.get(0))
 }
 
+fn balance(reads: &Reads, account: i32) -> i64 {
+    let row = reads.query_opt("SELECT cents FROM accounts WHERE id = $1", &[&account]);
+    row.ok().flatten().map_or(0, |row| row.get(0))
+}
+
+async fn watch(reads: Reads, changes: Changes, account: i32, more: i64) -> Result<i64, String> {
+    loop {
+        let (seen, reads) = (changes.last(), reads.clone());
+        let cents = smol::unblock(move || balance(&reads, account)).await;
+        if cents > more {
+            return Ok(cents);
+        }
+        changes.after(seen).await.map_err(|error| error.to_string())?;
+    }
+}
+
 pub fn server(ledger: PostgresLedger, runs: &Arc<AtomicU32>) -> Server {
     let (reads, runs) = (ledger.reads(), runs.clone());
+    let (watched, changes) = (reads.clone(), ledger.changes());
     Server::builder("test")
         .ledger(ledger)
         .transactional(&PAY, |transaction: &mut Transaction, _, (account, cents)| {
@@ -75,9 +96,9 @@ pub fn server(ledger: PostgresLedger, runs: &Arc<AtomicU32>) -> Server {
             let run = runs.fetch_add(1, Ordering::SeqCst) + 1;
             async move { run }
         })
-        .blocking(&BALANCE, move |_, account: i32| {
-            let row = reads.query_opt("SELECT cents FROM accounts WHERE id = $1", &[&account]);
-            row.ok().flatten().map_or(0, |row| row.get(0))
+        .blocking(&BALANCE, move |_, account: i32| balance(&reads, account))
+        .method(&WATCH, move |_, (account, more)| {
+            watch(watched.clone(), changes.clone(), account, more)
         })
         .build()
         .unwrap()

@@ -1,11 +1,13 @@
-//! A folder of its own for each test, and a way to dial whatever server runs.
+//! A folder of its own for each test, a disk that can be full, and a way to dial whatever server runs.
 #![allow(dead_code, unreachable_pub)]
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use oncewire_driver::{BoxFuture, BoxStream, Connect, Server, Subject};
+use oncewire_ledger_redb::redb::StorageBackend;
 use smol::net::unix::UnixStream;
 
 /// A folder that is removed with it.
@@ -59,5 +61,44 @@ impl Connect for Place {
 
     fn address(&self) -> String {
         "a socket pair".to_owned()
+    }
+}
+
+/// A disk in memory whose syncs can be made to fail.
+#[derive(Clone, Debug, Default)]
+pub struct Disk {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    pub full: Arc<AtomicBool>,
+}
+
+impl StorageBackend for Disk {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.bytes.lock().unwrap().len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let at = offset as usize;
+        let bytes = self.bytes.lock().unwrap();
+        let from = bytes.get(at..at + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        out.copy_from_slice(from);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.bytes.lock().unwrap().resize(len as usize, 0);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        if self.full.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let at = offset as usize;
+        self.bytes.lock().unwrap()[at..at + data.len()].copy_from_slice(data);
+        Ok(())
     }
 }
