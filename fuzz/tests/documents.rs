@@ -74,6 +74,7 @@ fn every_program_that_a_document_runs_exists() {
                 "examples/bank/examples",
                 "ledger-redb/examples",
                 "ledger-postgres/examples",
+                "registry-etcd/examples",
             ],
         ),
         (

@@ -29,6 +29,7 @@ const IDLE_MAX: usize = 2;
 #[derive(Clone)]
 pub struct Etcd {
     shared: Arc<Shared>,
+    attempt_timeout: Duration,
 }
 
 struct Shared {
@@ -38,7 +39,6 @@ struct Shared {
     user: Option<(String, String)>,
     token: Mutex<Option<String>>,
     idle: Mutex<Vec<(usize, HttpStream)>>,
-    attempt_timeout: Duration,
     runtime: Arc<dyn Runtime>,
 }
 
@@ -146,10 +146,9 @@ impl EtcdBuilder {
             user: self.user,
             token: Mutex::default(),
             idle: Mutex::default(),
-            attempt_timeout: self.attempt_timeout,
             runtime: self.runtime,
         };
-        Ok(Etcd { shared: Arc::new(shared) })
+        Ok(Etcd { shared: Arc::new(shared), attempt_timeout: self.attempt_timeout })
     }
 
     #[cfg(feature = "tls")]
@@ -221,6 +220,16 @@ impl Etcd {
         &self.shared.runtime
     }
 
+    /// The same client, which gives an endpoint so long at most.
+    pub(crate) fn hurried(&self, timeout: Duration) -> Etcd {
+        Etcd { shared: self.shared.clone(), attempt_timeout: self.attempt_timeout.min(timeout) }
+    }
+
+    /// The longest time that a request can take: each endpoint once, and a token.
+    pub(crate) fn request_time_max(&self) -> Duration {
+        self.attempt_timeout.saturating_mul(2 * self.shared.endpoints.len() as u32)
+    }
+
     /// Sends a request and returns its answer.
     pub(crate) async fn request(
         &self,
@@ -244,12 +253,12 @@ impl Etcd {
         })
     }
 
-    /// Opens a request whose answer has no end.
+    /// Opens a request whose answer has no end, and returns it with its endpoint.
     pub(crate) async fn open(
         &self,
         path: &str,
         body: &Value,
-    ) -> Result<(HttpStream, Head), EtcdError> {
+    ) -> Result<(usize, HttpStream, Head), EtcdError> {
         let body = body.to_string();
         let body = &body;
         let open = |at| -> Attempt<'_, _> {
@@ -258,10 +267,15 @@ impl Etcd {
                 if head.status != 200 {
                     return Err(self.refused(at, &mut http, &mut head).await);
                 }
-                Ok((http, head))
+                Ok((at, http, head))
             })
         };
         self.failing_over(Repeat::Yes, open).await
+    }
+
+    /// The endpoint that is asked first.
+    pub(crate) fn preferred(&self) -> usize {
+        self.shared.preferred.load(Ordering::Relaxed)
     }
 
     /// Asks one endpoint after the other, each once, and where its token was refused once more.
@@ -271,7 +285,7 @@ impl Etcd {
         attempt: impl Fn(usize) -> Attempt<'a, T>,
     ) -> Result<T, EtcdError> {
         let count = self.shared.endpoints.len();
-        let first = self.shared.preferred.load(Ordering::Relaxed);
+        let first = self.preferred();
         let (mut failures, mut in_doubt) = (Vec::new(), false);
         let mut kind = EtcdErrorKind::Unavailable;
         for at in (0..count).map(|step| (first + step) % count) {
@@ -303,7 +317,7 @@ impl Etcd {
         attempt: &impl Fn(usize) -> Attempt<'a, T>,
         at: usize,
     ) -> Result<T, Failed> {
-        let limit = self.shared.attempt_timeout;
+        let limit = self.attempt_timeout;
         time::within(&**self.runtime(), limit, attempt(at)).await.unwrap_or_else(|| {
             let message = format!("no answer in {limit:?}");
             Err(Failed::sent(EtcdError::new(EtcdErrorKind::Unavailable, message)))

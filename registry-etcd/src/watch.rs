@@ -26,6 +26,7 @@ pub enum Change {
 pub struct Watch {
     http: HttpStream,
     head: Head,
+    endpoint: usize,
     buf: Vec<u8>,
 }
 
@@ -52,12 +53,17 @@ impl Etcd {
             "range_end": base64::encode(&end_of(prefix)),
             "start_revision": from_revision.to_string(),
         }});
-        let (http, head) = self.open("/v3/watch", &body).await?;
-        Ok(Watch { http, head, buf: Vec::new() })
+        let (endpoint, http, head) = self.open("/v3/watch", &body).await?;
+        Ok(Watch { http, head, endpoint, buf: Vec::new() })
     }
 }
 
 impl Watch {
+    /// The endpoint that it is at.
+    pub(crate) fn endpoint(&self) -> usize {
+        self.endpoint
+    }
+
     /// The next changes, of one revision or several; at least one. May be dropped before it is ready without losing any.
     ///
     /// # Errors

@@ -127,6 +127,11 @@ impl Cluster {
         drop(self.members[at].keeper.take().expect("it runs"));
     }
 
+    /// Removes the files of a member that was killed.
+    pub fn forget(&self, at: usize) {
+        std::fs::remove_dir_all(self.folder.join(at.to_string())).unwrap();
+    }
+
     pub fn signal(&self, at: usize, signal: Signal) {
         let keeper = self.members[at].keeper.as_ref().expect("it runs");
         kill_process(keeper.pid, signal).unwrap();

@@ -2,5 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
 
 mod cluster;
+pub mod process;
+pub mod relay;
 
 pub use cluster::*;
