@@ -40,8 +40,9 @@ pub use oncewire_pipe::{ChildConnector, StdioAcceptor, memory, os, relay};
 pub use oncewire_tcp::{TcpAcceptor, TcpConnector};
 #[cfg(feature = "tls")]
 pub use oncewire_tls::{
-    ClientTls, ClientTlsBuilder, HandshakeCounters, PeerCertificate, ServerTls, ServerTlsBuilder,
-    TlsAcceptor, TlsConnector, certificate_name, rustls,
+    CertificateDetails, ClientTls, ClientTlsBuilder, Examination, HandshakeCounters,
+    PeerCertificate, ServerTls, ServerTlsBuilder, TlsAcceptor, TlsConnector, certificate_name,
+    rustls,
 };
 #[cfg(all(unix, feature = "unix"))]
 pub use oncewire_unix::{BindOptions, SocketEvent, UnixAcceptor, UnixConnector};

@@ -4,6 +4,8 @@ use std::io;
 
 use rustls::pki_types::CertificateDer;
 
+use crate::der::Der;
+
 /// Longer names are refused: they are kept for each client, and some authorities sign what they are asked to.
 const NAME_LEN_MAX: usize = 256;
 
@@ -63,37 +65,6 @@ fn common_name(subject: &[u8]) -> Option<&str> {
         }
     }
     found
-}
-
-/// DER that is left to read.
-struct Der<'a>(&'a [u8]);
-
-impl<'a> Der<'a> {
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The next element, which must have this tag.
-    fn take(&mut self, tag: u8) -> Option<&'a [u8]> {
-        let (found, value) = self.next()?;
-        (found == tag).then_some(value)
-    }
-
-    /// The next element: its tag and its value of at most 65,535 bytes.
-    fn next(&mut self) -> Option<(u8, &'a [u8])> {
-        let (len, rest) = match *self.0 {
-            [_, len @ ..=0x7f, ref rest @ ..] => (usize::from(len), rest),
-            [_, 0x81, len, ref rest @ ..] => (usize::from(len), rest),
-            [_, 0x82, high, low, ref rest @ ..] => {
-                (usize::from(u16::from_be_bytes([high, low])), rest)
-            }
-            _ => return None,
-        };
-        let tag = *self.0.first()?;
-        let (value, after) = rest.split_at_checked(len)?;
-        self.0 = after;
-        Some((tag, value))
-    }
 }
 
 #[cfg(test)]

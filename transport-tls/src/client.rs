@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 use rustls::client::Resumption;
+use rustls::client::danger::ServerCertVerifier;
 
 use crate::reload::Reloadable;
 
@@ -24,7 +25,21 @@ use crate::reload::Reloadable;
 /// ```
 #[derive(Clone)]
 pub struct ClientTls {
-    config: Arc<Reloadable<ClientConfig>>,
+    config: Arc<Reloadable<Current>>,
+}
+
+/// What connections use now.
+pub(crate) struct Current {
+    pub(crate) config: Arc<ClientConfig>,
+    /// What judges servers, where the configuration is not the program's own.
+    pub(crate) verifier: Option<Arc<dyn ServerCertVerifier>>,
+}
+
+impl Current {
+    /// Of the program's own configuration.
+    fn own(config: &ClientConfig) -> Current {
+        Current { config: safe(config), verifier: None }
+    }
 }
 
 impl fmt::Debug for ClientTls {
@@ -45,7 +60,7 @@ fn safe(config: &ClientConfig) -> Arc<ClientConfig> {
 impl From<Arc<ClientConfig>> for ClientTls {
     /// A configuration of the program's own. Early data and resumption are turned off in it.
     fn from(config: Arc<ClientConfig>) -> ClientTls {
-        ClientTls { config: Arc::new(Reloadable::fixed(safe(&config))) }
+        ClientTls { config: Arc::new(Reloadable::fixed(Arc::new(Current::own(&config)))) }
     }
 }
 
@@ -62,10 +77,10 @@ impl ClientTls {
 
     /// Connections from now on use this configuration, without its early data and resumption.
     pub fn replace(&self, config: Arc<ClientConfig>) {
-        self.config.replace(safe(&config));
+        self.config.replace(Arc::new(Current::own(&config)));
     }
 
-    pub(crate) fn current(&self) -> Arc<ClientConfig> {
+    pub(crate) fn current(&self) -> Arc<Current> {
         self.config.current()
     }
 }
@@ -76,6 +91,7 @@ pub(crate) mod files {
     use std::path::PathBuf;
 
     use rustls::RootCertStore;
+    use rustls::client::WebPkiServerVerifier;
 
     use super::*;
     use crate::provider::{self, ALPN, provider};
@@ -138,12 +154,16 @@ pub(crate) mod files {
             Ok(ClientTls { config: Arc::new(config) })
         }
 
-        fn config(&self) -> io::Result<Arc<ClientConfig>> {
+        fn config(&self) -> io::Result<Arc<Current>> {
             let invalid = |e: rustls::Error| io::Error::new(io::ErrorKind::InvalidInput, e);
+            let roots = Arc::new(self.roots()?);
+            let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider())
+                .build()
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
             let builder = ClientConfig::builder_with_provider(provider())
                 .with_safe_default_protocol_versions()
                 .map_err(invalid)?
-                .with_root_certificates(self.roots()?);
+                .with_webpki_verifier(verifier.clone());
             let mut config = match &self.identity {
                 None => builder.with_no_client_auth(),
                 Some((certificate, key)) => {
@@ -155,7 +175,7 @@ pub(crate) mod files {
             if !self.without_alpn {
                 config.alpn_protocols = vec![ALPN.to_vec()];
             }
-            Ok(safe(&config))
+            Ok(Arc::new(Current { config: safe(&config), verifier: Some(verifier) }))
         }
 
         fn roots(&self) -> io::Result<RootCertStore> {

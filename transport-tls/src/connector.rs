@@ -8,6 +8,7 @@ use rustls::pki_types::ServerName;
 
 use crate::client::ClientTls;
 use crate::error::{Side, explain, is_verdict};
+use crate::examine::{Examination, examine};
 use crate::tls_stream::{Paced, Stream};
 
 /// Dials by another connector, and speaks TLS on what that connects to.
@@ -43,6 +44,29 @@ impl<C: Connect> TlsConnector<C> {
         })?;
         Ok(TlsConnector { inner, tls: tls.into(), name: server })
     }
+
+    /// Dials, makes a handshake and ends it; says what the server has shown, also where it is not accepted. Nothing else is
+    /// sent, and what is accepted is what [`connect`](Connect::connect) accepts.
+    ///
+    /// A configuration of the program's own judges by itself: of it, certificates are shown only if they were accepted.
+    ///
+    /// ```no_run
+    /// # async fn f(connector: oncewire_tls::TlsConnector<impl oncewire_tls::Connect>) -> std::io::Result<()> {
+    /// let examination = connector.examine().await?;
+    /// for certificate in &examination.certificates {
+    ///     println!("{:?}", oncewire_tls::CertificateDetails::read(certificate)?);
+    /// }
+    /// println!("{:?}", examination.verdict);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// There is no connection on which to make a handshake. What the handshake ends with is in the
+    /// [verdict](Examination::verdict).
+    pub async fn examine(&self) -> io::Result<Examination> {
+        let stream = self.inner.connect().await?;
+        Ok(examine(&self.tls.current(), self.name.clone(), stream).await)
+    }
 }
 
 impl<C> fmt::Debug for TlsConnector<C> {
@@ -55,7 +79,7 @@ impl<C: Connect> Connect for TlsConnector<C> {
     fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
         Box::pin(async {
             let stream = Paced::new(self.inner.connect().await?);
-            let tls = futures_rustls::TlsConnector::from(self.tls.current());
+            let tls = futures_rustls::TlsConnector::from(self.tls.current().config.clone());
             let stream = tls.connect(self.name.clone(), stream).await;
             let stream = stream.map_err(|error| explain(Side::Client, true, error))?;
             Ok(Box::new(Stream::new(stream.into(), Side::Client)) as BoxStream)

@@ -45,8 +45,13 @@ impl std::error::Error for TlsError {
 /// [`Unsupported`](io::ErrorKind::Unsupported) for ends that have nothing in common, mean that it cannot. Other errors stay.
 pub(crate) fn explain(side: Side, handshaking: bool, error: io::Error) -> io::Error {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
-    let Some(source) = inner.cloned() else { return error };
     let peer = side.peer();
+    let Some(source) = inner.cloned() else {
+        let cut = handshaking && error.kind() == io::ErrorKind::UnexpectedEof;
+        let text =
+            || format!("the {peer} ends the connection in the handshake; it may not speak TLS");
+        return if cut { io::Error::new(error.kind(), text()) } else { error };
+    };
     let (kind, text) = match &source {
         Error::InvalidCertificate(why) => {
             (io::ErrorKind::PermissionDenied, format!("the {peer}'s certificate {}", bad(why)))
