@@ -3,49 +3,48 @@
 //! A client would try again until its calls' deadlines. Here the first failure is the answer.
 
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use oncewire::observe::{Event, Source};
 use oncewire::tokens::read_token;
 use oncewire::{BoxFuture, BoxStream, Client, ClientOptions, Connect, Instance, Token};
 use smol::channel::unbounded;
+use smol::io::{AsyncRead, AsyncWrite};
 
-use crate::IdentityArgs;
 use crate::address::Address;
+use crate::args::{IdentityArgs, TrustArgs};
 use crate::exit::Failure;
+use crate::tls::Problem;
 
 /// Where a server is, and who calls it.
-#[derive(Debug)]
 pub(crate) struct Target {
     pub(crate) address: Address,
-    token: Option<Token>,
-    insecure: bool,
+    pub(crate) connector: Arc<dyn Connect>,
+    pub(crate) token: Option<Token>,
 }
 
 impl Target {
     /// Without a token.
-    pub(crate) fn anonymous(address: Address) -> Target {
-        Target { address, token: None, insecure: false }
+    pub(crate) fn anonymous(address: Address, trust: &TrustArgs) -> Result<Target, Failure> {
+        let connector = address.connector(false, trust)?;
+        Ok(Target { address, connector, token: None })
     }
 
-    /// Reads the token.
+    /// Reads the token, and the files of TLS.
     pub(crate) fn new(address: Address, identity: &IdentityArgs) -> Result<Target, Failure> {
         let read = |path| read_token(path).map_err(|error| Failure::Usage(error.to_string()));
         let token = identity.token_file.as_ref().map(read).transpose()?;
-        let target = Target { address, token, insecure: identity.insecure };
-        if target.token.is_some() && !target.connector().may_carry_token() {
-            let address = &target.address;
+        let connector = address.connector(identity.insecure, &identity.trust)?;
+        if token.is_some() && !connector.may_carry_token() {
             let why = format!(
                 "others may read what passes at {address}: the token is sent there with --insecure only"
             );
             return Err(Failure::Usage(why));
         }
-        Ok(target)
-    }
-
-    fn connector(&self) -> Box<dyn Connect> {
-        self.address.connector(self.insecure)
+        Ok(Target { address, connector, token })
     }
 }
 
@@ -71,12 +70,10 @@ pub(crate) async fn connect(target: &Target, timeout: Duration) -> Result<Sessio
         address: address.clone(),
         why: format!("nothing answered within {timeout:?}"),
     };
-    let connector = target.connector();
-    let dialled = within(timeout, connector.connect()).await.ok_or_else(late)?;
-    let stream = dialled.map_err(|error| {
-        let why = error.to_string();
-        Failure::Unreachable { address: address.clone(), why: without(&why, address) }
-    })?;
+    let dialled = within(timeout, target.connector.connect()).await.ok_or_else(late)?;
+    let stream = dialled.map_err(|error| not_connected(address, &error))?;
+    let refusal = Arc::default();
+    let stream = Box::new(Watched { stream, refusal: Arc::clone(&refusal) });
     let (progress, news) = unbounded();
     let observer = move |_: &Source, event: &Event| {
         let what = match event {
@@ -92,15 +89,32 @@ pub(crate) async fn connect(target: &Target, timeout: Duration) -> Result<Sessio
         .with_close_timeout(Duration::from_secs(1))
         .with_observer(observer);
     options.token = target.token;
-    let client = Client::new(First::new(stream, connector), options);
+    let client = Client::new(First::new(stream, target.connector.clone()), options);
     let left = timeout.saturating_sub(began.elapsed());
     match within(left, news.recv()).await.and_then(Result::ok) {
         Some(Progress::Opened(instance)) => {
             let took = began.elapsed();
             Ok(Session { client, took, instance })
         }
-        Some(Progress::Refused(why)) => Err(Failure::Refused { address: address.clone(), why }),
+        Some(Progress::Refused(why)) => {
+            let problem = refusal.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let address = address.clone();
+            Err(match problem {
+                Some(problem) => Failure::Tls { address, problem, why },
+                None => Failure::Refused { address, why },
+            })
+        }
         None => Err(late()),
+    }
+}
+
+/// Why a dial has failed.
+pub(crate) fn not_connected(address: &Address, error: &io::Error) -> Failure {
+    let why = without(&error.to_string(), address);
+    let address = address.clone();
+    match Problem::of_dial(&address, error) {
+        Some(problem) => Failure::Tls { address, problem, why },
+        None => Failure::Unreachable { address, why },
     }
 }
 
@@ -140,11 +154,11 @@ pub(crate) async fn pause(time: Duration) {
 /// Returns the first connection, which was made before; then dials.
 struct First {
     stream: Mutex<Option<BoxStream>>,
-    connector: Box<dyn Connect>,
+    connector: Arc<dyn Connect>,
 }
 
 impl First {
-    fn new(stream: BoxStream, connector: Box<dyn Connect>) -> First {
+    fn new(stream: BoxStream, connector: Arc<dyn Connect>) -> First {
         First { stream: Mutex::new(Some(stream)), connector }
     }
 }
@@ -168,5 +182,54 @@ impl Connect for First {
 
     fn may_carry_token(&self) -> bool {
         self.connector.may_carry_token()
+    }
+}
+
+/// A connection that notes what TLS says when a read fails: whether this side's certificate is accepted, a client learns by its
+/// first read.
+struct Watched {
+    stream: BoxStream,
+    refusal: Arc<Mutex<Option<Problem>>>,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if let Poll::Ready(Err(error)) = &read
+            && let Some(problem) = Problem::of(error)
+        {
+            *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_close(cx)
     }
 }

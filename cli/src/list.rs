@@ -5,7 +5,7 @@ use std::time::Duration;
 use oncewire::Client;
 use oncewire::schema::SignatureTable;
 
-use crate::ListArgs;
+use crate::args::ListArgs;
 use crate::connect::{Target, connect};
 use crate::exit::Failure;
 use crate::{plain, say};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use oncewire::{CallFailure, MethodId, NotExecuted};
 
-use crate::PingArgs;
+use crate::args::PingArgs;
 use crate::connect::{Session, Target, connect, now, pause};
 use crate::exit::Failure;
 use crate::{plain, say};
@@ -42,7 +42,7 @@ pub(crate) async fn run(args: PingArgs) -> Result<(), Failure> {
 }
 
 /// Returns which instance has answered.
-async fn ping(target: &Target, timeout: Duration) -> Result<String, Failure> {
+pub(crate) async fn ping(target: &Target, timeout: Duration) -> Result<String, Failure> {
     let session = connect(target, timeout).await?;
     let began = now();
     let answer = session.client.call_raw(NO_METHOD, Vec::new()).timeout(timeout).result().await;

@@ -5,6 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter};
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use oncewire::protocol::wire::Role;
@@ -14,8 +15,8 @@ use smol::LocalExecutor;
 use smol::channel::{Sender, unbounded};
 use smol::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::RecordArgs;
 use crate::address::Address;
+use crate::args::RecordArgs;
 use crate::connect::{Target, connect, now, pause};
 use crate::exit::Failure;
 use crate::list::methods;
@@ -34,7 +35,7 @@ struct Recording {
     began: Instant,
     key: Key,
     plain_bodies: bool,
-    to: Box<dyn Connect>,
+    to: Arc<dyn Connect>,
     /// Gets the reason why nothing more can be recorded.
     failed: Sender<io::Error>,
 }
@@ -56,11 +57,12 @@ impl Recording {
 
 /// Relays and records until it is killed, or so many connections have ended.
 pub(crate) async fn run(args: RecordArgs) -> Result<(), Failure> {
+    let target = Target::anonymous(args.to.clone(), &args.trust)?;
     let acceptor = args.listen.acceptor().await.map_err(|error| Failure::Listen {
         address: args.listen.clone(),
         why: error.to_string(),
     })?;
-    let names = names(&args.to).await;
+    let names = names(&target).await;
     let (failed, failure) = unbounded();
     let began = now();
     let recording = Recording {
@@ -70,7 +72,7 @@ pub(crate) async fn run(args: RecordArgs) -> Result<(), Failure> {
         began,
         key: Key::random().map_err(|error| Failure::file(&args.file, error))?,
         plain_bodies: args.bodies,
-        to: args.to.connector(false),
+        to: target.connector,
         failed,
     };
     let recording = Rc::new(recording);
@@ -127,11 +129,11 @@ fn is_permanent(error: &io::Error) -> bool {
 
 /// The names of the server's methods, if it says them: requests have numbers only. A server behind a pipe is one process
 /// for each connection, and is not started for this.
-async fn names(to: &Address) -> Vec<String> {
-    if matches!(to, Address::Pipe(_)) {
+async fn names(to: &Target) -> Vec<String> {
+    if matches!(to.address, Address::Pipe(_)) {
         return Vec::new();
     }
-    let Ok(session) = connect(&Target::anonymous(to.clone()), NAMES_TIMEOUT).await else {
+    let Ok(session) = connect(to, NAMES_TIMEOUT).await else {
         return Vec::new();
     };
     let methods = methods(&session.client, NAMES_TIMEOUT).await.unwrap_or_default();

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use oncewire_recorder::{Page, Story, Transcript};
 
-use crate::ReplayArgs;
+use crate::args::ReplayArgs;
 use crate::exit::Failure;
 use crate::{plain, say};
 

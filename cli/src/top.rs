@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use oncewire::Status;
 
-use crate::TopArgs;
+use crate::args::TopArgs;
 use crate::connect::{Target, connect, now, pause};
 use crate::exit::Failure;
 use crate::{plain, say};

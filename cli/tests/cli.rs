@@ -1,109 +1,16 @@
 //! The command line against a real bank, and against servers that mean harm: C260 to
-//! C264, C300, C301, C315 and C316. With a token: C184.
+//! C264, C300, C301, C315 and C316. With a token: C184. In TLS: `tls.rs`; durable calls: `durable.rs`; help: `shell.rs`.
 #![allow(missing_docs)]
 #![cfg(unix)]
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use oncewire::{Method, Server, TcpAcceptor};
+use util::{Bank, ONCEWIRE, OPEN, Recorder, deduct, run};
 
-/// The program under test.
-const ONCEWIRE: &str = env!("CARGO_BIN_EXE_oncewire");
-/// Asks this test program to be a bank at an address.
-const BANK: &str = "ONCEWIRE_TEST_BANK";
-
-/// `bank serve`, in a process of its own: this program, started again.
-#[test]
-#[ignore = "is started by the other tests"]
-fn bank() {
-    if let Ok(address) = std::env::var(BANK) {
-        let status = oncewire_bank::main_with(&["bank", "serve", &address]);
-        assert_eq!(format!("{status:?}"), format!("{:?}", std::process::ExitCode::SUCCESS));
-    }
-}
-
-/// Killed in the end.
-struct Bank {
-    child: Child,
-    address: String,
-}
-
-impl Bank {
-    fn start(address: &str) -> Bank {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--ignored", "--exact", "--nocapture", "bank"]).env(BANK, address);
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        // The test program has a line of its own before it, or in front of it.
-        let ready = |line: String| {
-            let line = line.split_once("listening on ")?.1.to_owned();
-            Some(line.split_once(',')?.0.to_owned())
-        };
-        let address = lines.map_while(Result::ok).find_map(ready).expect("it serves");
-        Bank { child, address }
-    }
-
-    fn tcp() -> Bank {
-        Bank::start("tcp:127.0.0.1:0")
-    }
-
-    fn run(&self, command: &str, arguments: &[&str]) -> Ended {
-        run(&[&[command, &*self.address], arguments].concat())
-    }
-
-    fn call(&self, method: &str, arguments: &str) -> Ended {
-        self.run("call", &[method, arguments])
-    }
-}
-
-impl Drop for Bank {
-    fn drop(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-#[derive(Debug)]
-struct Ended {
-    status: i32,
-    out: String,
-    err: String,
-}
-
-impl Ended {
-    /// Its status, and whether the one line that it has on stderr says this.
-    fn failed(&self, status: i32, says: &str) {
-        assert_eq!(self.status, status, "{self:?}");
-        assert_eq!(self.err.lines().count(), 1, "{self:?}");
-        assert!(self.err.starts_with("oncewire: ") && self.err.contains(says), "{self:?}");
-    }
-
-    fn replied(&self) -> serde_json::Value {
-        assert_eq!((self.status, &*self.err), (0, ""), "{self:?}");
-        serde_json::from_str(&self.out).unwrap()
-    }
-}
-
-fn run(arguments: &[&str]) -> Ended {
-    // A hang is a failure, not a wait for ever.
-    let mut command = Command::new("timeout");
-    command.arg("100").arg(ONCEWIRE).args(arguments).stdin(Stdio::null());
-    let Output { status, stdout, stderr } = command.output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    Ended { status: status.code().unwrap(), out: text(stdout), err: text(stderr) }
-}
-
-const OPEN: &str = r#"{"open": {"operation": {"client": 1, "number": 1}, "opening": 500}}"#;
-
-/// A deduction from an account.
-fn deduct(account: u64, amount: &str) -> String {
-    format!(
-        r#"{{"change": {{"operation": {{"client": 1, "number": 2}}, "account": {account}, "amount": {amount}}}}}"#
-    )
-}
+mod util;
 
 #[test]
 fn c260_a_call_from_the_command_line_is_made_once_and_its_reply_is_json() {
@@ -275,41 +182,13 @@ fn c301_what_a_server_says_does_not_reach_the_terminal_as_it_is() {
     }
 }
 
-/// A relay that records; killed in the end.
-struct Relay {
-    child: Child,
-    address: String,
-}
-
-impl Relay {
-    fn start(file: &Path, to: &str, more: &[&str]) -> Relay {
-        let mut command = Command::new(ONCEWIRE);
-        command.arg("record").arg(file).args(["--listen", "tcp:127.0.0.1:0", "--to", to]);
-        let mut child = command.args(more).stdout(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let ready = |line: String| {
-            let address = line.strip_prefix("listening on ")?.split_once(',')?.0;
-            Some(address.to_owned())
-        };
-        let address = lines.map_while(Result::ok).find_map(ready).expect("it listens");
-        Relay { child, address }
-    }
-}
-
-impl Drop for Relay {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        self.child.wait().unwrap();
-    }
-}
-
 #[test]
 fn c315_what_passes_a_relay_is_recorded_and_told_again_with_a_page() {
     let dir = std::env::temp_dir().join(format!("oncewire-record-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
     let file = dir.join("recording");
     let bank = Bank::tcp();
-    let mut relay = Relay::start(&file, &bank.address, &["-n", "2"]);
+    let mut relay = Recorder::start(&file, "tcp:127.0.0.1:0", &bank.address, &["-n", "2"]);
     let opened = run(&["call", &relay.address, "bank.open", OPEN]).replied();
     let arguments = deduct(opened.as_u64().unwrap(), "100");
     run(&["call", &relay.address, "bank.deduct", &arguments]).replied();
