@@ -178,7 +178,7 @@ impl Payers {
 
 #[test]
 fn c289_servers_and_the_database_are_killed_and_the_books_are_exact() {
-    let Some(mut cluster) = Cluster::start("kills", "") else { return };
+    let Some(mut cluster) = start("kills") else { return };
     let connection = cluster.database();
     let addresses = [free_address(), free_address()];
     let mut active = Process::start(&connection, addresses[0]);
@@ -196,8 +196,8 @@ fn c289_servers_and_the_database_are_killed_and_the_books_are_exact() {
         payers.until_paid(25);
         active = std::mem::replace(&mut passive, Process::start(&connection, addresses[round % 2]));
         if round == 1 {
-            cluster.end("KILL");
-            cluster.resume();
+            cluster.end("KILL").unwrap();
+            cluster.resume().unwrap();
             payers.until_paid(25);
         }
     }
@@ -208,9 +208,9 @@ fn c289_servers_and_the_database_are_killed_and_the_books_are_exact() {
 
 #[test]
 fn c290_the_primary_is_lost_and_its_synchronous_stand_by_has_all_that_was_answered() {
-    let Some(primary) = Cluster::start("primary", "") else { return };
+    let Some(primary) = start("primary") else { return };
     let connection = primary.database();
-    let stand_by = primary.stand_by("standby");
+    let stand_by = primary.stand_by("standby").unwrap();
     let mut admin = primary.admin();
     admin.batch_execute("ALTER SYSTEM SET synchronous_standby_names = '*'").unwrap();
     admin.batch_execute("SELECT pg_reload_conf()").unwrap();
@@ -231,9 +231,9 @@ fn c290_the_primary_is_lost_and_its_synchronous_stand_by_has_all_that_was_answer
     let payers = Payers::start(&[address]);
     payers.until_paid(50);
     let mut primary = primary;
-    primary.end("KILL");
+    primary.end("KILL").unwrap();
     let lost = Instant::now();
-    stand_by.promote();
+    stand_by.promote().unwrap();
     process.until_it_serves();
     payers.until_paid(1);
     println!("{:?} with the promotion", lost.elapsed());
@@ -243,7 +243,7 @@ fn c290_the_primary_is_lost_and_its_synchronous_stand_by_has_all_that_was_answer
 
 #[test]
 fn c291_a_commit_that_was_not_replicated_is_no_commit_of_the_ledgers() {
-    let Some(cluster) = Cluster::start("unreplicated", "") else { return };
+    let Some(cluster) = start("unreplicated") else { return };
     let (connection, place) = (cluster.database(), Place::default());
     let server = open(&connection, &Arc::default());
     place.set(Some(server.clone()));

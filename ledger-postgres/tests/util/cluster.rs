@@ -1,17 +1,14 @@
-//! A PostgreSQL of the tests' own, in a temporary folder, on a unix socket only.
+//! A PostgreSQL of one's own, in a temporary folder, on a unix socket only: for tests, and for programs that kill it.
 
-use std::ffi::OsString;
-use std::io::{BufRead, BufReader, Write};
+use std::fmt;
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
 
-use oncewire_ledger_postgres::postgres::{self, NoTls};
-
-/// A database server that ends with it, or with the test's process, however that ends.
+/// A database server that ends with it, or with its process, however that ends.
+#[derive(Debug)]
 pub struct Cluster {
     folder: PathBuf,
     tools: Tools,
@@ -19,13 +16,13 @@ pub struct Cluster {
 }
 
 /// Where PostgreSQL's programs are, and who may run them: not root.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Tools {
     folder: PathBuf,
     user: Option<(u32, u32)>,
 }
 
-/// Starts the server in `$1`, says so, and waits on its stdin: for the signal that is to end it, or for the end of the test's
+/// Starts the server in `$1`, says so, and waits on its stdin: for the signal that is to end it, or for the end of our
 /// process, after which nothing is left of it.
 const KEEPER: &str = r#"
 trap '' INT TERM HUP
@@ -45,84 +42,108 @@ else
 fi
 "#;
 
-/// The one of all tests of a program that do not harm it; `None`, and said so, where there is no PostgreSQL.
-pub fn shared() -> Option<&'static Cluster> {
-    static SHARED: OnceLock<Option<Cluster>> = OnceLock::new();
-    SHARED.get_or_init(|| Cluster::start("shared", "")).as_ref()
+/// Why there is no database server.
+#[derive(Debug)]
+pub enum StartError {
+    /// This machine has no PostgreSQL, or no user to run it.
+    Absent,
+    /// What went wrong.
+    Failed(String),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Absent => f.write_str(
+                "PostgreSQL's initdb was not found (Debian: apt-get install postgresql), or there is no user but root to run it",
+            ),
+            StartError::Failed(why) => f.write_str(why),
+        }
+    }
+}
+
+impl From<String> for StartError {
+    fn from(why: String) -> StartError {
+        StartError::Failed(why)
+    }
 }
 
 impl Cluster {
-    /// A new one; `None`, and said so, where there is no PostgreSQL. `settings` are lines of its postgresql.conf.
-    pub fn start(name: &str, settings: &str) -> Option<Cluster> {
-        let Some(tools) = Tools::find() else {
-            eprintln!(
-                "skipped: PostgreSQL's initdb was not found (Debian: apt-get install postgresql), or there is no \
-                 user but root to run it"
-            );
-            return None;
-        };
-        let folder = tools.make_folder(name);
-        let data = folder.join("data");
-        let mut init = tools.command("initdb");
+    /// A new one. `settings` are lines of its postgresql.conf.
+    pub fn start(name: &str, settings: &str) -> Result<Cluster, StartError> {
+        let tools = Tools::find().ok_or(StartError::Absent)?;
+        // From here on its drop removes what there is.
+        let mut cluster = Cluster { folder: tools.make_folder(name)?, tools, keeper: None };
+        let data = cluster.folder.join("data");
+        let mut init = cluster.tools.command("initdb");
         init.args(["-A", "trust", "-U", "postgres", "-N", "-E", "UTF8", "--locale=C", "-D"]);
-        run(init.arg(&data));
-        append(
-            &data.join("postgresql.conf"),
-            &format!(
-                "listen_addresses = ''\nunix_socket_directories = '{}'\nport = 5432\nshared_buffers = 16MB\n\
-                 max_connections = 60\nlogging_collector = off\n{settings}\n",
-                folder.display()
-            ),
+        run(init.arg(&data))?;
+        let settings = format!(
+            "listen_addresses = ''\nunix_socket_directories = '{}'\nport = 5432\nshared_buffers = 16MB\n\
+             max_connections = 60\nlogging_collector = off\n{settings}\n",
+            cluster.folder.display()
         );
-        let hba = std::fs::read_to_string(data.join("pg_hba.conf")).unwrap();
-        std::fs::write(data.join("pg_hba.conf"), format!("local all guarded scram-sha-256\n{hba}"))
-            .unwrap();
-        let mut cluster = Cluster { folder, tools, keeper: None };
-        cluster.resume();
-        Some(cluster)
+        append(&data.join("postgresql.conf"), &settings)?;
+        // A user who has to give a password.
+        let hba = data.join("pg_hba.conf");
+        std::fs::read_to_string(&hba)
+            .and_then(|all| std::fs::write(&hba, format!("local all guarded scram-sha-256\n{all}")))
+            .map_err(|error| failed(&hba, &error))?;
+        cluster.resume()?;
+        Ok(cluster)
     }
 
     /// A copy of this one that follows it, and takes no writes until it is promoted.
-    pub fn stand_by(&self, name: &str) -> Cluster {
-        let folder = self.tools.make_folder(name);
-        let mut copy = self.tools.command("pg_basebackup");
+    pub fn stand_by(&self, name: &str) -> Result<Cluster, String> {
+        let tools = self.tools.clone();
+        let mut cluster = Cluster { folder: tools.make_folder(name)?, tools, keeper: None };
+        let data = cluster.folder.join("data");
+        let mut copy = cluster.tools.command("pg_basebackup");
         copy.args(["-R", "-c", "fast", "-U", "postgres", "-h"]).arg(&self.folder);
-        run(copy.arg("-D").arg(folder.join("data")));
-        append(
-            &folder.join("data/postgresql.conf"),
-            &format!("unix_socket_directories = '{}'\n", folder.display()),
-        );
-        let mut cluster = Cluster { folder, tools: self.tools.clone(), keeper: None };
-        cluster.resume();
-        cluster
+        run(copy.arg("-D").arg(&data))?;
+        let socket = format!("unix_socket_directories = '{}'\n", cluster.folder.display());
+        append(&data.join("postgresql.conf"), &socket)?;
+        cluster.resume()?;
+        Ok(cluster)
     }
 
     /// Makes a stand-by a primary.
-    pub fn promote(&self) {
-        run(self
-            .tools
-            .command("pg_ctl")
-            .args(["promote", "-w", "-D"])
-            .arg(self.folder.join("data")));
+    pub fn promote(&self) -> Result<(), String> {
+        let mut promote = self.tools.command("pg_ctl");
+        run(promote.args(["promote", "-w", "-D"]).arg(self.folder.join("data")))
     }
 
     /// Ends it by this signal, and leaves its files.
-    pub fn end(&mut self, signal: &str) {
-        let mut keeper = self.keeper.take().expect("it runs");
-        let mut stdin = keeper.stdin.take().expect("it is piped");
-        writeln!(stdin, "{signal}").unwrap();
-        assert!(keeper.wait().unwrap().success());
+    pub fn end(&mut self, signal: &str) -> Result<(), String> {
+        let explain = |error: io::Error| failed(&self.folder, &error);
+        let mut keeper = self.keeper.take().ok_or("the database does not run")?;
+        // Its end is the end of what the keeper reads.
+        let mut stdin = keeper.stdin.take().ok_or("the database's keeper has no stdin")?;
+        writeln!(stdin, "{signal}").map_err(explain)?;
+        match keeper.wait().map_err(explain)? {
+            status if status.success() => Ok(()),
+            status => Err(format!("the database's keeper ended with {status}")),
+        }
     }
 
     /// Starts it again after [`end`](Cluster::end).
-    pub fn resume(&mut self) {
+    pub fn resume(&mut self) -> Result<(), String> {
+        let explain = |error: io::Error| failed(&self.folder, &error);
         let mut command = self.tools.shell();
         command.arg("-c").arg(KEEPER).arg(&self.tools.folder).arg(&self.folder).arg("");
-        let mut keeper = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut keeper = command.spawn().map_err(explain)?;
+        let stdout = keeper.stdout.take().ok_or("the database's keeper has no stdout")?;
         let mut said = String::new();
-        BufReader::new(keeper.stdout.take().unwrap()).read_line(&mut said).unwrap();
-        assert_eq!(said, "ready\n", "see {}", self.folder.join("log").display());
+        BufReader::new(stdout).read_line(&mut said).map_err(explain)?;
         self.keeper = Some(keeper);
+        if said != "ready\n" {
+            return Err(format!(
+                "PostgreSQL does not start: see {}",
+                self.folder.join("log").display()
+            ));
+        }
+        Ok(())
     }
 
     /// How to connect to a database of it.
@@ -134,24 +155,6 @@ impl Cluster {
     pub fn host(&self) -> String {
         self.folder.display().to_string()
     }
-
-    /// How to connect to a new database of it.
-    pub fn database(&self) -> String {
-        static NUMBER: AtomicU32 = AtomicU32::new(1);
-        let name = format!("test{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        self.admin().batch_execute(&format!("CREATE DATABASE {name}")).unwrap();
-        self.connection(&name)
-    }
-
-    /// A connection of the superuser.
-    pub fn admin(&self) -> postgres::Client {
-        connect(&self.connection("postgres"))
-    }
-}
-
-/// A connection beside the ledger's.
-pub fn connect(connection: &str) -> postgres::Client {
-    postgres::Client::connect(connection, NoTls).unwrap()
 }
 
 impl Drop for Cluster {
@@ -204,13 +207,14 @@ impl Tools {
     }
 
     /// A short path, since it holds a unix socket.
-    fn make_folder(&self, name: &str) -> PathBuf {
+    fn make_folder(&self, name: &str) -> Result<PathBuf, String> {
         let folder = place().join(format!("owpg-{}-{name}", std::process::id()));
-        std::fs::create_dir(&folder).unwrap();
+        let explain = |error: io::Error| failed(&folder, &error);
+        std::fs::create_dir(&folder).map_err(explain)?;
         if let Some((uid, gid)) = self.user {
-            chown(&folder, Some(uid), Some(gid)).unwrap();
+            chown(&folder, Some(uid), Some(gid)).map_err(explain)?;
         }
-        folder
+        Ok(folder)
     }
 }
 
@@ -235,13 +239,21 @@ fn unprivileged() -> Option<(u32, u32)> {
     ids("postgres").or_else(|| ids("nobody"))
 }
 
-fn run(command: &mut Command) {
-    let output = command.output().unwrap();
-    let name: OsString = command.get_program().to_owned();
-    assert!(output.status.success(), "{name:?}: {}", String::from_utf8_lossy(&output.stderr));
+fn run(command: &mut Command) -> Result<(), String> {
+    let program = PathBuf::from(command.get_program());
+    let output = command.output().map_err(|error| failed(&program, &error))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(format!("{} ended with {}: {}", program.display(), output.status, said.trim()))
 }
 
-fn append(path: &Path, text: &str) {
-    let mut file = std::fs::OpenOptions::new().append(true).open(path).unwrap();
-    file.write_all(text.as_bytes()).unwrap();
+fn append(path: &Path, text: &str) -> Result<(), String> {
+    let file = std::fs::OpenOptions::new().append(true).open(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|error| failed(path, &error))
+}
+
+fn failed(path: &Path, error: &io::Error) -> String {
+    format!("{}: {error}", path.display())
 }

@@ -2,7 +2,9 @@
 #![allow(dead_code, unreachable_pub)]
 
 mod cluster;
+mod databases;
 mod service;
 
 pub use cluster::*;
+pub use databases::*;
 pub use service::*;
