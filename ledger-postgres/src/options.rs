@@ -24,6 +24,8 @@ pub struct PostgresOptions {
     pub(crate) lock_timeout: Duration,
     pub(crate) readers_max: usize,
     pub(crate) checks_fsync: bool,
+    /// It waits for its turn, and commits only while the epoch is its own.
+    pub(crate) is_fenced: bool,
 }
 
 impl fmt::Debug for PostgresOptions {
@@ -55,6 +57,7 @@ impl PostgresOptions {
             lock_timeout: Duration::from_secs(10),
             readers_max: 8,
             checks_fsync: true,
+            is_fenced: true,
         })
     }
 
@@ -102,6 +105,14 @@ impl PostgresOptions {
     /// Uses a database that does not sync what it writes (`fsync = off`), for tests of services. A power cut loses what was answered.
     pub fn without_fsync_check(mut self) -> Self {
         self.checks_fsync = false;
+        self
+    }
+
+    /// Plants a bug: the server does not wait for its turn, and commits although another one has taken over. A test that kills servers
+    /// must fail with it.
+    #[cfg(feature = "faults")]
+    pub fn without_fence(mut self) -> Self {
+        self.is_fenced = false;
         self
     }
 

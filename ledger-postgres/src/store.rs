@@ -101,9 +101,13 @@ impl PostgresStore {
         };
         // The record of each call, and the number of the commit; which is only there to be written while no other server has
         // taken the next epoch. A handler may have called a function that sets how commits are made durable: here it is set back.
+        let fence = match options.is_fenced {
+            true => "epoch = $2 AND commit_number = $3",
+            false => "$2::bigint IS NOT NULL AND $3::bigint IS NOT NULL",
+        };
         let finish = format!(
             "WITH fence AS (UPDATE {schema}.oncewire_server SET commit_number = $1 \
-                 WHERE epoch = $2 AND commit_number = $3 RETURNING 1), \
+                 WHERE {fence} RETURNING 1), \
              put AS (INSERT INTO {schema}.oncewire_calls AS c (session, slot, xid, record) \
                  SELECT * FROM unnest($4::bytea[], $5::int[], $6::bigint[], $7::bytea[]) \
                  ON CONFLICT (session, slot) DO UPDATE SET xid = excluded.xid, record = excluded.record \

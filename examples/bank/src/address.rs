@@ -1,7 +1,9 @@
-//! `tcp:HOST:PORT`, `unix:PATH`, `pipe:COMMAND`: where a bank is.
+//! `tcp:HOST:PORT`, `unix:PATH`, `pipe:COMMAND`: where a bank is. To clients also `tcp:IP:PORT,IP:PORT`: of several servers the one
+//! that has the ledger.
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::str::FromStr;
@@ -17,6 +19,8 @@ use oncewire::{UnixAcceptor, UnixConnector};
 pub(crate) enum Address {
     /// `host:port`.
     Tcp(String),
+    /// Servers that take over from each other.
+    AnyOf(Vec<SocketAddr>),
     /// A socket's path.
     Unix(PathBuf),
     /// A command for the shell, whose stdin and stdout are the connection. To a server, `-`: its own.
@@ -35,6 +39,11 @@ impl FromStr for Address {
             return Err(format!("there is nothing after {kind}:"));
         }
         Ok(match kind {
+            "tcp" if rest.contains(',') => {
+                let all: Result<_, _> = rest.split(',').map(str::parse).collect();
+                let why = |_| "tcp: with several addresses wants IP:PORT,IP:PORT".to_owned();
+                Address::AnyOf(all.map_err(why)?)
+            }
             "tcp" => match rest.rsplit_once(':') {
                 Some((_, port)) if port.parse::<u16>().is_ok() => Address::Tcp(rest.to_owned()),
                 _ => return Err("tcp: wants HOST:PORT, the port a number".to_owned()),
@@ -49,6 +58,10 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Address::Tcp(address) => write!(f, "tcp:{address}"),
+            Address::AnyOf(all) => {
+                let all: Vec<String> = all.iter().map(SocketAddr::to_string).collect();
+                write!(f, "tcp:{}", all.join(","))
+            }
             Address::Unix(path) => write!(f, "unix:{}", path.display()),
             Address::Pipe(command) => write!(f, "pipe:{command}"),
         }
@@ -60,6 +73,7 @@ impl Address {
     pub(crate) fn connector(&self) -> Dial {
         let connector: Box<dyn Connect> = match self {
             Address::Tcp(address) => Box::new(TcpConnector::new(address)),
+            Address::AnyOf(all) => Box::new(TcpConnector::any_of(all.iter().copied())),
             Address::Unix(path) => Box::new(UnixConnector::new(path)),
             Address::Pipe(command) => {
                 let mut shell = Command::new("/bin/sh");
@@ -76,6 +90,10 @@ impl Address {
         Ok(Listen(match self {
             Address::Tcp(address) => Box::new(TcpAcceptor::bind(address).await?),
             Address::Unix(path) => Box::new(UnixAcceptor::bind(path)?),
+            Address::AnyOf(_) => {
+                let text = "a server takes one address";
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+            }
             Address::Pipe(own) if own == "-" => Box::new(StdioAcceptor::new()?),
             Address::Pipe(_) => {
                 let text = "a server takes pipe:- only, which is its stdin and stdout";

@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -63,13 +64,59 @@ pub(crate) struct ServeArgs {
 pub(crate) enum Mutant {
     /// The ledger says that it has written what it writes later: replies leave before they are durable.
     HastyLedger,
+    /// In a cluster: a server neither waits for its turn nor finds out that another one has taken over.
+    NoFence,
+}
+
+/// What is said where PostgreSQL is asked for and was not built in.
+#[cfg(not(feature = "postgres"))]
+pub(crate) const WITHOUT_POSTGRES: &str = "this bank was built without PostgreSQL: \
+    cargo run --release -p oncewire-bank --features postgres -- …";
+
+/// Where a ledger is.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    File(PathBuf),
+    /// A connection string.
+    #[cfg(feature = "postgres")]
+    Postgres(String),
+}
+
+impl FromStr for Place {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Place, String> {
+        let is_url = text.starts_with("postgres://") || text.starts_with("postgresql://");
+        match text.strip_prefix("postgres:") {
+            _ if is_url => Place::of_postgres(text),
+            Some(connection) => Place::of_postgres(connection),
+            None => Ok(Place::File(text.into())),
+        }
+    }
+}
+
+impl Place {
+    #[cfg(feature = "postgres")]
+    fn of_postgres(connection: &str) -> Result<Place, String> {
+        Ok(Place::Postgres(connection.to_owned()))
+    }
+
+    #[cfg(not(feature = "postgres"))]
+    fn of_postgres(_: &str) -> Result<Place, String> {
+        Err(WITHOUT_POSTGRES.to_owned())
+    }
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct LedgerArgs {
-    /// Keeps sessions, calls and accounts in this file, so that they survive a crash.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) ledger: Option<PathBuf>,
+    /// Keeps sessions, calls and accounts in this file, so that they survive a crash; or in the database of
+    /// postgres:'host=… dbname=…' (built with the feature `postgres`): then money moves in its transactions, and of several servers
+    /// one serves while the others wait for their turn.
+    #[arg(long, value_name = "FILE|postgres:CONNECTION")]
+    pub(crate) ledger: Option<Place>,
+    /// With PostgreSQL: ends the connection of the server whose turn it is, which hangs or is cut off.
+    #[arg(long, requires = "ledger")]
+    pub(crate) take_over: bool,
     /// Money moves in the ledger's own transactions: exactly once, whenever the crash comes.
     #[arg(long, requires = "ledger")]
     pub(crate) transactional: bool,
@@ -86,6 +133,10 @@ pub(crate) struct CrashTestArgs {
     /// Money moves in the ledger's own transactions, instead of in handlers whose calls it records.
     #[arg(long)]
     pub(crate) transactional: bool,
+    /// Three servers on one ledger in PostgreSQL, a primary with a synchronous stand-by, all of which it starts: kills and pauses
+    /// servers, kills clients, and kills the primary. Says how long no server answered. Built with the feature `postgres`.
+    #[arg(long)]
+    pub(crate) cluster: bool,
     /// Clients keep their calls on disk too: those that were killed are started again, and learn what became of each.
     #[arg(long)]
     pub(crate) durable: bool,
@@ -99,7 +150,8 @@ pub(crate) struct CrashTestArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ClientArgs {
-    /// tcp:HOST:PORT, unix:PATH, or pipe:COMMAND, a command for the shell.
+    /// tcp:HOST:PORT, unix:PATH, or pipe:COMMAND, a command for the shell; tcp:IP:PORT,IP:PORT for servers that take over from each
+    /// other.
     pub(crate) address: Address,
     /// Calls to make, in all.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(0..=10_000_000))]

@@ -96,8 +96,7 @@ struct Tally {
 struct Worker {
     client: Client,
     book: Book,
-    seed: u64,
-    call_timeout: Duration,
+    load: Load,
     index: u64,
     calls: u64,
     /// The server that has the accounts.
@@ -105,7 +104,6 @@ struct Worker {
     next: AtomicU64,
     /// The server is gone or going: no more calls are begun.
     gone: AtomicBool,
-    at_least_once: bool,
     tally: Mutex<Tally>,
 }
 
@@ -159,13 +157,11 @@ impl Worker {
             server: client.status().server,
             client,
             book: Book::new(journal),
-            seed: load.seed,
-            call_timeout: load.call_timeout,
+            load: load.clone(),
             index,
             calls: share,
             next: AtomicU64::new(0),
             gone: AtomicBool::new(false),
-            at_least_once: load.at_least_once,
             tally: Mutex::default(),
         })
     }
@@ -222,10 +218,10 @@ impl Worker {
 
     /// The call of this number: what it is depends on the seed and on nothing else.
     async fn run_call(&self, call: u64, accounts: [AccountId; 2]) {
-        let mut rng = Rng::new(self.seed, (self.index << 40) | (call + 1));
+        let mut rng = Rng::new(self.load.seed, (self.index << 40) | (call + 1));
         let number = OPENINGS + 2 * call;
         let account = accounts[usize::from(rng.percent(20))];
-        let manner = Manner::draw(&mut rng, self.call_timeout);
+        let manner = Manner::draw(&mut rng, &self.load);
         let amount = 1 + rng.below(100);
         match rng.below(100) {
             0..55 => self.change(Kind::Deduct, (number, account, amount), manner).await,
@@ -256,7 +252,7 @@ impl Worker {
                 bank.deposit(change)
             })
         };
-        let settled = if self.at_least_once {
+        let settled = if self.load.at_least_once {
             let (reply, attempts) = naive::retry(make).await;
             self.count(|tally| tally.attempts += attempts);
             self.count(|tally| tally.replied += 1);
@@ -285,7 +281,7 @@ impl Worker {
             Settled::NotExecuted(_) => !ending.0.tells_the_end(manner),
         };
         if again {
-            ending = settle(call().timeout(self.call_timeout)).await;
+            ending = settle(call().timeout(self.load.call_timeout)).await;
         }
         self.tally(&ending, manner);
     }

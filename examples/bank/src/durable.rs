@@ -50,7 +50,7 @@ pub(crate) fn server(
 
 /// [`Bank`](crate::service::Bank) on the wire; in the program its money moves in a transaction.
 #[oncewire::service(name = "bank")]
-trait TransactionalBank {
+pub(crate) trait TransactionalBank {
     #[rpc(transactional, reply_len_max = 16)]
     fn open(&self, tx: &mut Transaction, _: &Context, open: Open) -> Result<AccountId, Rollback>;
     #[rpc(transactional, reply_len_max = 32)]

@@ -10,7 +10,8 @@
 //! | `settle.rs`, `audit.rs`, `report.rs` | how one call is made and ends, what the bank says of all, and the numbers |
 //! | `check.rs`, `book.rs`, `journal.rs` | what outcomes imply, and how it is kept |
 //! | `durable.rs`, `books_file.rs` | the same bank with a ledger |
-//! | `crash.rs` | kills it while money moves |
+//! | `crash.rs`, `clients.rs` | kills it and its clients while money moves |
+//! | `sql.rs`, `cluster.rs`, `instance.rs` | the same bank in PostgreSQL, and what kills its servers and its databases |
 //! | `persistent.rs` | a client whose calls outlive it |
 //! | `naive.rs` | the same calls with plain retries |
 //! | `fault.rs` | cuts, swallows and delays between the two |
@@ -25,10 +26,18 @@ mod chance;
 mod check;
 mod cli;
 mod client;
+mod clients;
+#[cfg(feature = "postgres")]
+mod cluster;
 mod crash;
+#[cfg(feature = "postgres")]
+#[path = "../../../ledger-postgres/tests/util/cluster.rs"]
+mod database;
 mod demo;
 mod durable;
 mod fault;
+#[cfg(feature = "postgres")]
+mod instance;
 mod journal;
 mod naive;
 mod persistent;
@@ -38,6 +47,8 @@ mod report;
 mod serve;
 mod service;
 mod settle;
+#[cfg(feature = "postgres")]
+mod sql;
 mod table;
 
 use std::io::Write;
@@ -46,7 +57,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use cli::{Cli, ClientArgs, Command};
+use cli::{Cli, ClientArgs, Command, CrashTestArgs, Mutant};
 use client::Load;
 use demo::Demo;
 use report::Report;
@@ -65,11 +76,11 @@ fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Some(Command::Serve(args)) => {
             let grace = Duration::from_secs(args.grace);
-            smol::block_on(serve::run(&args.address, grace, &args.ledger)).map(|()| true)
+            smol::block_on(serve::run(&args.address, grace, args.ledger)).map(|()| true)
         }
         Some(Command::CrashTest(args)) => {
             let seed = args.seed.unwrap_or_else(chance::unique);
-            smol::block_on(crash::run(&args, seed))
+            smol::block_on(crash_test(&args, seed))
         }
         Some(Command::Client(args)) => smol::block_on(run_client(args)),
         Some(Command::Faults(args)) => {
@@ -90,6 +101,22 @@ fn run(cli: Cli) -> ExitCode {
             eprintln!("bank: {why}");
             ExitCode::from(2)
         }
+    }
+}
+
+async fn crash_test(args: &CrashTestArgs, seed: u64) -> Result<bool, String> {
+    match (args.cluster, args.mutant) {
+        (true, Some(Mutant::HastyLedger)) => {
+            Err("hasty-ledger is no mutant of a cluster".to_owned())
+        }
+        (false, Some(Mutant::NoFence)) => {
+            Err("no-fence is a mutant of a cluster: --cluster".to_owned())
+        }
+        (false, _) => crash::run(args, seed).await,
+        #[cfg(feature = "postgres")]
+        (true, _) => cluster::run(args, seed).await,
+        #[cfg(not(feature = "postgres"))]
+        (true, _) => Err(cli::WITHOUT_POSTGRES.to_owned()),
     }
 }
 

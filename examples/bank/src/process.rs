@@ -15,23 +15,25 @@ use crate::client::Load;
 use crate::report::Report;
 
 /// How long a server may take to be ready, and to end.
-const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
+pub(crate) const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
 
 /// What a server waits at its end for clients that were killed, in seconds.
-const GRACE_SECS: &str = "1";
+pub(crate) const GRACE_SECS: &str = "1";
 
 /// This program.
 pub(crate) fn program() -> Result<PathBuf, String> {
     std::env::current_exe().map_err(|error| format!("cannot find this program: {error}"))
 }
 
-fn command(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Result<Command, String> {
+pub(crate) fn command(
+    arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+) -> Result<Command, String> {
     let mut command = Command::new(program()?);
     command.args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
     Ok(command)
 }
 
-fn cannot_start(error: std::io::Error) -> String {
+pub(crate) fn cannot_start(error: std::io::Error) -> String {
     format!("cannot start a process: {error}")
 }
 
@@ -114,10 +116,15 @@ impl ServerProcess {
     }
 }
 
-fn terminate(child: &Child) {
-    if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
-        // It fails only if the process has ended by itself, which is noticed anyway.
-        let _ = kill_process(pid, Signal::TERM);
+pub(crate) fn terminate(child: &Child) {
+    // It fails only if the process has ended by itself, which is noticed anyway.
+    let _ = signal(child, Signal::TERM);
+}
+
+pub(crate) fn signal(child: &Child, signal: Signal) -> rustix::io::Result<()> {
+    match i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+        Some(pid) => kill_process(pid, signal),
+        None => Err(rustix::io::Errno::SRCH),
     }
 }
 

@@ -5,7 +5,9 @@ use std::time::Duration;
 use oncewire::protocol::{NotExecuted, Unknown};
 use oncewire::{Call, Outcome};
 
+use crate::address::Address;
 use crate::chance::{Rng, within};
+use crate::client::Load;
 
 /// How long a ticket is waited for.
 const TICKET_WAIT: Duration = Duration::from_secs(30);
@@ -26,7 +28,9 @@ impl<R> Settled<R> {
         use NotExecuted::{Closed, DeadlinePassed, SessionRefused, ShuttingDown};
         match self {
             Settled::Reply(_) | Settled::Interrupted => false,
-            Settled::NotExecuted(Closed | SessionRefused | ShuttingDown) => true,
+            Settled::NotExecuted(Closed | SessionRefused) => true,
+            // Another server takes over, where there are several.
+            Settled::NotExecuted(ShuttingDown) => !manner.has_stand_bys,
             Settled::NotExecuted(DeadlinePassed) => manner.patient,
             Settled::NotExecuted(_) => false,
             // Without a ticket, or even after its ticket was waited for.
@@ -41,12 +45,15 @@ pub(crate) struct Manner {
     patient: bool,
     timeout: Duration,
     fail_fast: bool,
+    has_stand_bys: bool,
 }
 
 impl Manner {
     /// Most are patient; some give up at a break, some after a few milliseconds: these end as `Unknown` now and then.
-    pub(crate) fn draw(rng: &mut Rng, call_timeout: Duration) -> Manner {
-        let patient = Manner { patient: true, timeout: call_timeout, fail_fast: false };
+    pub(crate) fn draw(rng: &mut Rng, load: &Load) -> Manner {
+        let has_stand_bys = matches!(load.address, Address::AnyOf(_));
+        let timeout = load.call_timeout;
+        let patient = Manner { patient: true, timeout, fail_fast: false, has_stand_bys };
         let short = Duration::from_millis(1 + rng.below(8));
         match rng.below(100) {
             0..70 => patient,

@@ -170,10 +170,16 @@ fn what_cannot_be_tried_ends_with_2_and_a_reason() {
     let taken = Listening::start(&["serve", "tcp:127.0.0.1:0"]);
     let absent = socket("absent");
     let (not_there, not_here) = (["client", &absent], ["serve", &taken.address]);
-    let cases: [(&[&str], &str); 5] = [
+    let cases: [(&[&str], &str); 8] = [
         (&["client", "carrier-pigeon:home"], "tcp:HOST:PORT, unix:PATH or pipe:COMMAND"),
         (&["serve", "tcp:127.0.0.1"], "HOST:PORT"),
         (&["client", "tcp:127.0.0.1:1"], "refused"),
+        (&["crash-test", "--mutant=no-fence"], "--cluster"),
+        (&["crash-test", "--cluster", "--mutant=hasty-ledger"], "no mutant of a cluster"),
+        (
+            &["serve", "tcp:127.0.0.1:0", "--ledger", "file", "--take-over"],
+            "only a ledger in PostgreSQL",
+        ),
         (&not_there, "No such file"),
         (&not_here, "in use"),
     ];
@@ -184,6 +190,32 @@ fn what_cannot_be_tried_ends_with_2_and_a_reason() {
         assert!(words.contains(reason), "{arguments:?}: {words}");
         assert!(output.stdout.is_empty(), "{arguments:?}");
     }
+}
+
+#[test]
+#[cfg(not(feature = "postgres"))]
+fn a_bank_that_was_built_without_postgresql_says_how_to_build_it_with() {
+    let ledger = ["serve", "tcp:127.0.0.1:0", "--ledger", "postgres:dbname=bank"];
+    for arguments in [&ledger[..], &["crash-test", "--cluster"]] {
+        let output = run(arguments);
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {words}");
+        assert!(words.contains("--features postgres"), "{arguments:?}: {words}");
+    }
+}
+
+/// Left out, and said so, where there is no PostgreSQL.
+#[test]
+#[cfg(feature = "postgres")]
+fn in_a_cluster_balances_are_exact_and_without_the_fence_they_are_not() {
+    let (code, text) = crash_test("8", &["--cluster"]);
+    if text.contains("initdb was not found") {
+        return eprintln!("skipped: {text}");
+    }
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("executed more than once: 0"), "{text}");
+    let (code, text) = crash_test("15", &["--cluster", "--mutant=no-fence"]);
+    assert_eq!(code, Some(1), "{text}");
 }
 
 #[test]
