@@ -74,6 +74,8 @@ pub use builder::ServerBuilder;
 pub use context::Context;
 use state::Shared;
 pub use stateful::{StateHandler, StatefulBuilder};
+#[cfg(feature = "stream")]
+pub(crate) use transactional::InTransaction;
 
 /// A server: executes calls of many sessions over many connections, each call once.
 ///

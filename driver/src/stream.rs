@@ -90,7 +90,7 @@ use crate::client::CallFailure;
 pub use client::ServerStream;
 use item::Codec;
 pub use outgoing::Outgoing;
-pub use upload::{Incoming, Upload, UploadBreak, UploadError, UploadMethod};
+pub use upload::{Commit, Incoming, Upload, UploadBreak, UploadError, UploadMethod};
 
 /// A method that returns a stream of items: its name, the types of its arguments and its items, and what it may cost.
 ///

@@ -11,6 +11,7 @@ use syn::{
 use crate::attributes::MethodOptions;
 use crate::errors::Errors;
 use crate::model::Method;
+use crate::streams::is_incoming;
 
 /// The trait as a whole.
 pub(crate) fn definition(definition: &ItemTrait, errors: &mut Errors) {
@@ -90,6 +91,17 @@ pub(crate) fn signature(signature: &Signature, options: &MethodOptions, errors: 
     }
     if let Some(abi) = &signature.abi {
         errors.at(abi, "a method is an ordinary function");
+    }
+    let takes_stream =
+        |input: &FnArg| matches!(input, FnArg::Typed(input) if is_incoming(&input.ty));
+    if let Some(span) = options.transactional
+        && signature.inputs.iter().any(takes_stream)
+    {
+        return errors.at_span(
+            span,
+            "a method that takes a stream is not `transactional`: its commit may be. Write an `async fn` without this property that \
+             returns a `Commit<Self::Transaction, R>`",
+        );
     }
     asyncness(signature, options, errors);
     let Some(first) = signature.inputs.first() else {

@@ -60,6 +60,7 @@ fn stream_constant(method: &Method, service: &Service) -> TokenStream {
     };
     let new = Ident::new(if streams::is_bytes(item) { "bytes" } else { "new" }, Span::call_site());
     let resumable = options.resumable.map(|_| quote!(.resumable()));
+    let transactional = method.kind.commits_in_transaction().then(|| quote!(.transactional()));
     let values = [
         ("reply_len_max", &options.reply_len_max),
         ("chunk_len", &options.chunk_len),
@@ -80,6 +81,6 @@ fn stream_constant(method: &Method, service: &Service) -> TokenStream {
         #(#attributes)*
         #[doc = ""]
         #[doc = #doc]
-        #visibility const #name: #of_type = #of::#new(#wire_name) #resumable #(#values)*;
+        #visibility const #name: #of_type = #of::#new(#wire_name) #resumable #transactional #(#values)*;
     }
 }

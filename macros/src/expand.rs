@@ -154,7 +154,9 @@ fn client(service: &Service, names: &Names) -> TokenStream {
         }
         let (returned, call) = match &method.kind {
             Kind::Outgoing { .. } => (quote!(#library::stream::ServerStream<#reply>), "stream"),
-            Kind::Incoming(item) => (quote!(#library::stream::Upload<#item, #reply>), "upload"),
+            Kind::Incoming { item, .. } => {
+                (quote!(#library::stream::Upload<#item, #reply>), "upload")
+            }
             _ => (quote!(#library::Call<#reply>), "call"),
         };
         let call = Ident::new(call, Span::call_site());
@@ -239,7 +241,10 @@ fn server(service: &Service, names: &Names) -> TokenStream {
     let mut transactions: Vec<TokenStream> = methods
         .iter()
         .filter_map(|method| match &method.kind {
-            Kind::Transactional(transaction) => Some(in_service(transaction, trait_name)),
+            Kind::Transactional(transaction)
+            | Kind::Incoming { transaction: Some(transaction), .. } => {
+                Some(in_service(transaction, trait_name))
+            }
             _ => None,
         })
         .collect();
@@ -352,10 +357,12 @@ fn offer(
                 })
             }
         }
-        Kind::Incoming(_) => {
+        Kind::Incoming { transaction, .. } => {
             let incoming = local("incoming");
+            let upload = if transaction.is_some() { "upload_transactional" } else { "upload" };
+            let upload = Ident::new(upload, Span::call_site());
             quote! {
-                #builder.upload(&#constants::#constant, move |#received, #values, #incoming| {
+                #builder.#upload(&#constants::#constant, move |#received, #values, #incoming| {
                     let #state = ::std::clone::Clone::clone(&#state);
                     async move {
                         #function(
@@ -395,12 +402,17 @@ fn offer(
 
 impl Kind {
     pub(crate) fn is_stream(&self) -> bool {
-        matches!(self, Kind::Outgoing { .. } | Kind::Incoming(_))
+        matches!(self, Kind::Outgoing { .. } | Kind::Incoming { .. })
     }
 
     /// The items that it takes.
     pub(crate) fn incoming(&self) -> Option<&syn::Type> {
-        if let Kind::Incoming(item) = self { Some(item) } else { None }
+        if let Kind::Incoming { item, .. } = self { Some(item) } else { None }
+    }
+
+    /// Whether it takes items that are committed in a transaction.
+    pub(crate) fn commits_in_transaction(&self) -> bool {
+        matches!(self, Kind::Incoming { transaction: Some(_), .. })
     }
 }
 
@@ -433,7 +445,10 @@ impl Method {
         let properties = [
             (options.idempotent.is_some(), "idempotent"),
             (options.one_way.is_some(), "one-way"),
-            (options.transactional.is_some(), "transactional"),
+            (
+                options.transactional.is_some() || self.kind.commits_in_transaction(),
+                "transactional",
+            ),
             (options.blocking.is_some(), "blocking"),
             (options.resumable.is_some(), "resumable"),
         ];

@@ -49,7 +49,11 @@ pub(crate) enum Kind {
         position: Option<Ident>,
     },
     /// It takes a stream of this type.
-    Incoming(Box<Type>),
+    Incoming {
+        item: Box<Type>,
+        /// In which it is committed, if it is.
+        transaction: Option<Box<Type>>,
+    },
 }
 
 impl Service {
@@ -136,6 +140,7 @@ impl Method {
         let streams = Streams::take(&mut arguments, &output, &options, errors);
         let reply = match &streams {
             Streams::Outgoing { item, .. } => item.clone(),
+            Streams::Incoming { commit: Some(commit), .. } => commit.1.clone(),
             _ if is_transactional => reply_in(&output, library),
             _ => output,
         };
@@ -146,7 +151,10 @@ impl Method {
         }
         let kind = match (streams, transaction, options.blocking) {
             (Streams::Outgoing { position, .. }, _, _) => Kind::Outgoing { position },
-            (Streams::Incoming { item }, _, _) => Kind::Incoming(Box::new(item)),
+            (Streams::Incoming { item, commit }, _, _) => {
+                let transaction = commit.map(|commit| Box::new(commit.0));
+                Kind::Incoming { item: Box::new(item), transaction }
+            }
             (Streams::Neither, Some(transaction), _) => {
                 Kind::Transactional(Box::new(referred(&transaction.ty)))
             }

@@ -16,6 +16,8 @@ pub(crate) enum Streams {
     /// Its last argument is an `Incoming` of this.
     Incoming {
         item: Type,
+        /// It returns a `Commit` in this transaction, with this reply.
+        commit: Option<Box<(Type, Type)>>,
     },
 }
 
@@ -50,7 +52,7 @@ impl Streams {
             }
             exclude(options, "takes a stream", false, errors);
             let item = item_of(&of, "Incoming").unwrap_or(of);
-            return Streams::Incoming { item };
+            return Streams::Incoming { item, commit: commit_of(output).map(Box::new) };
         }
         let Some(item) = outgoing else {
             only_for_streams(options, errors);
@@ -89,6 +91,25 @@ fn item_of(of: &Type, name: &str) -> Option<Type> {
     }
 }
 
+/// `X` and `R` of `Commit<X, R>`, whatever is before the name.
+fn commit_of(of: &Type) -> Option<(Type, Type)> {
+    let Type::Path(path) = of else { return None };
+    let last = path.path.segments.last().filter(|last| last.ident == "Commit")?;
+    let PathArguments::AngleBracketed(generic) = &last.arguments else { return None };
+    let mut types = generic.args.iter();
+    match (types.next(), types.next(), types.next()) {
+        (Some(GenericArgument::Type(transaction)), Some(GenericArgument::Type(reply)), None) => {
+            Some((transaction.clone(), reply.clone()))
+        }
+        _ => None,
+    }
+}
+
+/// Whether this is what a method takes a stream by.
+pub(crate) fn is_incoming(of: &Type) -> bool {
+    item_of(of, "Incoming").is_some()
+}
+
 /// Whether the last part of a path is this.
 pub(crate) fn is_named(of: &Type, name: &str) -> bool {
     matches!(of, Type::Path(path) if path.path.segments.last().is_some_and(|last| last.ident == name))
@@ -103,7 +124,8 @@ fn exclude(options: &MethodOptions, does: &str, without_reply: bool, errors: &mu
         (options.idempotent, "idempotent", calls),
         (options.one_way, "one_way", "it is many calls, and their replies are needed"),
         (
-            options.transactional,
+            // Of one that takes a stream `check::signature` has said more.
+            options.transactional.filter(|_| without_reply),
             "transactional",
             "it would hold the ledger's transaction while it waits for its peer",
         ),

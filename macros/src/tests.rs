@@ -129,7 +129,8 @@ fn streams_say_what_they_cannot_be() {
         #[rpc(resumable, chunk_len = 9, credit = 2)]
         async fn tail(&self, c: Context, from: u64, name: String) -> stream::Outgoing<Vec<u8>>;
         #[rpc(resumable, reply_len_max = 9, name = \"write.v2\")]
-        async fn write(&self, c: Context, name: String, items: Incoming<Bytes>) -> u64;",
+        async fn write(&self, c: Context, name: String, items: Incoming<Bytes>) -> u64;
+        async fn keep(&self, c: Context, items: Incoming<u8>) -> stream::Commit<Self::Transaction, u8>;",
     );
     assert_eq!(said, [] as [String; 0]);
     let properties = "idempotent one_way transactional blocking drop_on_cancel";
@@ -143,6 +144,16 @@ fn streams_say_what_they_cannot_be() {
         "#[rpc(time_limit = T)] async fn a(&self, c: Context, i: Incoming<u8>) -> u8;",
         "time_limit",
         "a method that takes a stream is not `time_limit`",
+    );
+    one(
+        "#[rpc(transactional)] async fn a(&self, c: Context, i: Incoming<u8>) -> u8;",
+        "transactional",
+        "returns a `Commit<Self::Transaction, R>`",
+    );
+    one(
+        "async fn a(&self, c: Context, i: Incoming<u8>) -> Commit<X, &str>;",
+        "&str",
+        "`String` instead of `&str`",
     );
     one(
         "#[rpc(reply_len_max = 1)] async fn a(&self, c: Context) -> Outgoing<u8>;",

@@ -3,13 +3,13 @@
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
-use oncewire_driver::Outcome;
 use oncewire_ledger_redb::redb::{Key, ReadOnlyTable, TableDefinition, TableError, Value};
 use oncewire_ledger_redb::{RedbJournalStore, RedbStore};
 
 use crate::AnyError;
 use crate::parts::disk::Handle;
 use crate::process::Process;
+use crate::recordable::RecordedEnd;
 
 /// What the disks of a dead process hold, for [`ServerHandle::effects`](crate::ServerHandle::effects) and
 /// [`ServerHandle::check`](crate::ServerHandle::check).
@@ -93,21 +93,16 @@ impl Book {
     }
 
     /// A call has ended; `None`: it was dropped.
-    pub(crate) fn end<R>(&mut self, key: &str, outcome: Option<&Outcome<R>>) {
+    pub(crate) fn end(&mut self, key: &str, end: Option<RecordedEnd>) {
         let operation = self.operations.entry(key.to_owned()).or_default();
         operation.open = operation.open.saturating_sub(1);
-        match outcome {
-            Some(Outcome::Reply(_)) => operation.replied = true,
-            Some(Outcome::NotExecuted(_)) => {}
-            _ => operation.doubtful = true,
+        let end = end.unwrap_or(RecordedEnd::Unknown);
+        match end {
+            RecordedEnd::Replied => operation.replied = true,
+            RecordedEnd::NotExecuted => {}
+            RecordedEnd::NoReply | RecordedEnd::Unknown => operation.doubtful = true,
         }
-        let kind = match outcome {
-            Some(Outcome::Reply(_)) => 0,
-            Some(Outcome::NoReply(_)) => 1,
-            Some(Outcome::NotExecuted(_)) => 2,
-            _ => 3,
-        };
-        self.outcomes[kind] += 1;
+        self.outcomes[end as usize] += 1;
     }
 
     /// Something happened that no crash takes back.

@@ -9,6 +9,7 @@ mod host;
 mod ledger;
 mod ports;
 mod process;
+mod recordable;
 mod run;
 mod sim;
 
@@ -22,6 +23,7 @@ pub use ledger::{SimJournal, SimLedger};
 pub use parts::disk::{Death, Faults as DiskFaults};
 pub use parts::rng::Rng;
 pub use ports::PortAcceptor;
+pub use recordable::{Recordable, RecordedEnd};
 pub use run::{Failure, Report, run, trace, try_run};
 pub use sim::Sim;
 

@@ -7,9 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use oncewire_driver::{
-    BoxFuture, BoxStream, Client, ClientOptions, Connect, Outcome, Runtime, Server,
-};
+use oncewire_driver::{BoxFuture, BoxStream, Client, ClientOptions, Connect, Runtime, Server};
 
 use crate::AnyError;
 use crate::checks::Book;
@@ -19,6 +17,7 @@ use crate::parts::executor::{Group, Sim as Executor, Sleep, lock};
 use crate::parts::rng::Rng;
 use crate::ports::PortDialler;
 use crate::process::{Job, Process, begin};
+use crate::recordable::Recordable;
 
 /// The group of the test and its tasks.
 pub(crate) const USERS: Group = 0;
@@ -211,23 +210,19 @@ impl Sim {
     /// An operation is what a caller wants once, in however many calls: if any of them is answered it took effect once, if all
     /// of them were not executed never, and otherwise at most once. What took effect is said by
     /// [`effects`](ServerHandle::effects) and [`effect`](Sim::effect).
-    pub async fn record<R>(
+    ///
+    /// What is recorded is a call, a future that makes one and returns its outcome, or an upload's commit: see [`Recordable`].
+    pub async fn record<O: Recordable>(
         &self,
         key: impl ToString,
-        call: impl Future<Output = Outcome<R>>,
-    ) -> Outcome<R> {
+        call: impl Future<Output = O>,
+    ) -> O {
         let mut recording = Recording { sim: self.clone(), key: key.to_string(), ended: false };
         lock(&self.0.book).begin(&recording.key);
         self.0.exec.note(|| format!("operation {} is called", recording.key));
         let outcome = call.await;
-        let outcome_text = match &outcome {
-            Outcome::Reply(_) => "a reply".to_owned(),
-            Outcome::NoReply(why) => format!("no reply: {why:?}"),
-            Outcome::NotExecuted(why) => format!("not executed: {why:?}"),
-            Outcome::Unknown(why, _) => format!("unknown: {why:?}"),
-        };
-        self.0.exec.note(|| format!("operation {}: {outcome_text}", recording.key));
-        lock(&self.0.book).end(&recording.key, Some(&outcome));
+        self.0.exec.note(|| format!("operation {}: {}", recording.key, outcome.text()));
+        lock(&self.0.book).end(&recording.key, Some(outcome.end()));
         recording.ended = true;
         outcome
     }
@@ -328,7 +323,7 @@ struct Recording {
 impl Drop for Recording {
     fn drop(&mut self) {
         if !self.ended {
-            lock(&self.sim.0.book).end::<()>(&self.key, None);
+            lock(&self.sim.0.book).end(&self.key, None);
         }
     }
 }

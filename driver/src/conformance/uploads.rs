@@ -316,7 +316,7 @@ pub async fn c241_an_upload_is_resumed_where_it_is_and_its_old_writer_is_refused
     let mut gone = other.upload(&RESUMABLE_BODY, &()).resume(id);
     world.until("the upload to be closed", || seen.get(|seen| &seen.alive) == 0).await;
     let error = world.within("an error", gone.ready()).await;
-    assert_eq!(error, Err(broken(0, UploadBreak::Lost)));
+    assert_eq!(error, Err(broken(0, UploadBreak::NothingToResume)));
     // One that is left to be continued is not closed.
     let mut before = client.upload(&RESUMABLE_BODY, &());
     assert_eq!(world.within("bytes", send_until(&mut before, 123_456)).await, Ok(()));
@@ -416,7 +416,7 @@ pub async fn c244_an_upload_outlives_its_session_only_if_it_is_resumable(world: 
     let client = world.connected(&link).await;
     let mut lost = client.upload(&BODY, &()).resume(ids[0]);
     let error = world.within("an error", lost.ready()).await;
-    assert_eq!(error, Err(broken(0, UploadBreak::Lost)));
+    assert_eq!(error, Err(broken(0, UploadBreak::NothingToResume)));
     // It is this session's from now on, and does not end while that lives.
     let mut upload = client.upload(&RESUMABLE_BODY, &()).resume(ids[1]);
     assert_eq!(world.within("the position", upload.ready()).await, Ok(upload.position()));

@@ -28,6 +28,15 @@ pub enum BuildError {
         /// Which option.
         option: &'static str,
     },
+    /// A method that takes an upload is declared [transactional](crate::stream::UploadMethod::transactional) and not offered so, or the
+    /// other way round: its clients would never get it committed.
+    #[cfg(feature = "stream")]
+    UploadCommit {
+        /// The method's name.
+        method: &'static str,
+        /// The function that offers it.
+        offer: &'static str,
+    },
     /// Hooks wrap handlers, and none of them is for this method: it would run without what they check.
     /// [`around`](crate::ServerBuilder::around) is not for transactional methods, and
     /// [`around_transactional`](crate::ServerBuilder::around_transactional) is for no others.
@@ -62,6 +71,10 @@ impl fmt::Display for BuildError {
             }
             BuildError::TransactionalOption { method, option } => {
                 write!(f, "{option} cannot be had for the transactional method {method}")
+            }
+            #[cfg(feature = "stream")]
+            BuildError::UploadCommit { method, offer } => {
+                write!(f, "the upload {method} is to be offered by `{offer}`, as it is declared")
             }
             BuildError::WithoutHook { method, name, missing } => {
                 write!(

@@ -94,6 +94,8 @@ pub struct ServerBuilder<L = NoLedger> {
     tokens: Option<Tokens>,
     observers: ObserverList,
     pub(crate) planted: Planted,
+    /// What was found to be wrong with it first, before it is built.
+    pub(crate) wrong: Option<BuildError>,
     types: PhantomData<fn() -> L>,
 }
 
@@ -133,6 +135,7 @@ impl ServerBuilder {
             tokens: None,
             observers: ObserverList::default(),
             planted: Planted::default(),
+            wrong: None,
             types: PhantomData,
         }
     }
@@ -188,6 +191,7 @@ impl ServerBuilder<NoLedger> {
             tokens: self.tokens,
             observers: self.observers,
             planted: self.planted,
+            wrong: self.wrong,
             types: PhantomData,
         }
     }
@@ -341,6 +345,9 @@ impl<L> ServerBuilder<L> {
     /// # Errors
     /// What is wrong with its description.
     pub fn build(self) -> Result<Server, BuildError> {
+        if let Some(wrong) = self.wrong {
+            return Err(wrong);
+        }
         self.with_hooks()?.with_status_methods().with_signature_methods().build_as_it_is()
     }
 

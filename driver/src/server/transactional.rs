@@ -12,12 +12,20 @@ use oncewire_core::NotExecuted;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+#[cfg(feature = "stream")]
+use super::builder::ServerBuilder;
 use super::context::Context;
+#[cfg(feature = "stream")]
+use super::handler::MethodEntry;
 use super::handler::{Begun, Body, Handle, Plan, Ran, Work, decode_arguments};
 use crate::buffer::Spare;
-use crate::caught::{Guarded, caught};
+use crate::caught::{Guarded, Panicked, caught};
 use crate::decode::ValueLimits;
+#[cfg(feature = "stream")]
+use crate::ledger::Ledger;
 use crate::ledger::Rollback;
+#[cfg(feature = "stream")]
+use crate::method::Method;
 
 /// A typed handler of transactions `X`.
 pub(super) struct TypedTransactional<X, F, A, R> {
@@ -69,6 +77,15 @@ struct TransactionalCall<X, F, A, R> {
     types: PhantomData<fn(&mut X) -> R>,
 }
 
+/// How a run of what was called in a transaction has ended.
+fn ran(result: Result<Result<Bytes, Rollback>, Panicked>) -> Ran {
+    match result {
+        Ok(Ok(body)) => Ran::Done(body),
+        Ok(Err(rollback)) => Ran::rolled_back(rollback.why()),
+        Err(_) => Ran::RolledBack { why: "the handler panicked".to_owned(), panicked: true },
+    }
+}
+
 impl<X, F, A, R> Work for TransactionalCall<X, F, A, R>
 where
     X: 'static,
@@ -89,10 +106,83 @@ where
             let reply = function(transaction, context, arguments)?;
             Ok::<_, Rollback>(crate::buffer::encode(&reply)?.into_bytes())
         };
-        match caught(run) {
-            Ok(Ok(body)) => Ran::Done(body),
-            Ok(Err(rollback)) => Ran::rolled_back(rollback.why()),
-            Err(_) => Ran::RolledBack { why: "the handler panicked".to_owned(), panicked: true },
+        ran(caught(run))
+    }
+}
+
+/// A call in a transaction that keeps something from one of its runs to the next.
+#[cfg(feature = "stream")]
+pub(crate) trait InTransaction<X>: Send + 'static {
+    /// Runs it, and returns its reply, encoded. What it did is rolled back if it fails or panics.
+    fn run(&mut self, transaction: &mut X, context: &Context) -> Result<Bytes, Rollback>;
+}
+
+/// A handler of such calls of transactions `X`: `make` has no effect.
+#[cfg(feature = "stream")]
+struct EachTransactional<X, F, A> {
+    make: F,
+    types: PhantomData<fn(&mut X, A)>,
+}
+
+#[cfg(feature = "stream")]
+impl<X, F, A, C> Handle for EachTransactional<X, F, A>
+where
+    X: 'static,
+    F: Fn(A) -> C + Send + Sync + 'static,
+    A: DeserializeOwned + Send + 'static,
+    C: InTransaction<X>,
+{
+    fn plan(&self, context: Context, body: Body<'_>) -> Result<Plan, NotExecuted> {
+        let call = (self.make)(decode_arguments(body, ValueLimits::DEFAULT)?);
+        let work = TypedWork { call, types: PhantomData::<fn(&mut X)> };
+        Ok(Plan::Transaction(Guarded::new(Box::new(work)), context))
+    }
+
+    // See above.
+    fn begin(
+        &self,
+        _: Context,
+        _: Body<'_>,
+        _: &mut Spare,
+        _: &mut bool,
+    ) -> Result<Begun, NotExecuted> {
+        Err(NotExecuted::LedgerFailed)
+    }
+}
+
+#[cfg(feature = "stream")]
+struct TypedWork<X, C> {
+    call: C,
+    types: PhantomData<fn(&mut X)>,
+}
+
+#[cfg(feature = "stream")]
+impl<X: 'static, C: InTransaction<X>> Work for TypedWork<X, C> {
+    fn run(&mut self, transaction: &mut dyn Any, context: &Context) -> Ran {
+        match transaction.downcast_mut::<X>() {
+            Some(transaction) => ran(caught(|| self.call.run(transaction, context))),
+            None => Ran::rolled_back("the transaction is not of the ledger that the server has"),
         }
+    }
+}
+
+#[cfg(feature = "stream")]
+impl<L: Ledger> ServerBuilder<L> {
+    /// Offers a method whose calls `make` turns into what runs in the ledger's transaction.
+    pub(crate) fn each_transactional<A, R, C>(
+        mut self,
+        method: &Method<A, R>,
+        make: impl Fn(A) -> C + Send + Sync + 'static,
+    ) -> Self
+    where
+        A: DeserializeOwned + Send + 'static,
+        C: InTransaction<L::Transaction>,
+    {
+        let types = PhantomData::<fn(&mut L::Transaction, A)>;
+        let handler = Box::new(EachTransactional { make, types });
+        let entry = MethodEntry { name: method.name(), handler, options: method.options() };
+        self.methods.push((method.spec(), entry));
+        self.transactional.push(method.id());
+        self
     }
 }

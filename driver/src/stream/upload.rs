@@ -32,7 +32,8 @@
 //! |---|---|---|
 //! | open | at most once | its function begins to read |
 //! | chunks | idempotent: each has its number | the server takes each once |
-//! | commit | at most once; with a ledger it is recorded | the function reads `None`, and what it returns is the reply |
+//! | end, of a transactional method | idempotent | the function reads `None`, and returns its [`Commit`] |
+//! | commit | at most once; with a ledger it is recorded, or [transactional](#a-commit-in-a-transaction) | the function reads `None`, and what it returns is the reply |
 //!
 //! The function runs while chunks arrive, and so needs no memory for all of them. It reads `None` only when the commit's call was
 //! started: what it does before that must have no effect that lasts (a temporary file, a hash), and what it does after it is done
@@ -49,26 +50,65 @@
 //! | `Ok` | the function has returned this |
 //! | an error whose [`executed`](UploadError::executed) is `No` | the function has not read `None` and never will: the upload was lost, or the commit was not started |
 //! | one for which it is `Yes` | it has, and there is no reply: it has panicked, say |
-//! | one for which it is `Unknown` | the connection or the session was lost during the commit; `commit` may be awaited again if the answer may still come |
+//! | one for which it is `Unknown` | the connection or the session was lost during the commit: `commit` may be awaited again if the answer may still come. Or there was nothing to [`resume`](Upload::resume): it may have been committed before |
 //!
 //! A connection that breaks costs nothing but time. A server that was started again, or the end of the session, loses the upload;
 //! one of a [`resumable`](UploadMethod::resumable) method survives its session for a minute, and [`resume`](Upload::resume)
 //! continues it from another client, or another process. The writer that it had before can then neither commit nor drop it.
+//!
+//! # A commit in a transaction
+//!
+//! With a ledger, the commit of a [`transactional`](UploadMethod::transactional) method is one transaction: what it writes and the
+//! record of its reply become durable together, or not at all. Its function returns what is to be done, a [`Commit`]:
+//!
+//! ```
+//! use oncewire_driver::ledger::Ledger;
+//! use oncewire_driver::stream::{Commit, Incoming, UploadMethod};
+//! use oncewire_driver::{Context, ServerBuilder};
+//! # struct Transaction;
+//! # impl Transaction { fn insert(&mut self, _: &str, _: u64) -> std::io::Result<()> { Ok(()) } }
+//!
+//! /// Keeps the sum of numbers under a name.
+//! const KEEP: UploadMethod<String, u64, u64> = UploadMethod::new("toy/keep").transactional();
+//!
+//! async fn keep(_: Context, name: String, mut numbers: Incoming<u64>) -> Commit<Transaction, u64> {
+//!     let mut sum = 0;
+//!     while let Some(number) = numbers.next().await {
+//!         sum += number;
+//!     }
+//!     Commit::new(move |transaction: &mut Transaction, _| {
+//!         transaction.insert(&name, sum)?;
+//!         Ok(sum)
+//!     })
+//! }
+//!
+//! fn offer<L: Ledger<Transaction = Transaction>>(builder: ServerBuilder<L>) -> ServerBuilder<L> {
+//!     builder.upload_transactional(&KEEP, keep)
+//! }
+//! ```
+//!
+//! The function reads `None` when the client has sent all, before the commit's call: what it does then must have no effect that lasts
+//! either. A crash before the commit's record loses the upload, and the commit ends as not executed; behind it the client gets the
+//! reply that was kept. A commit that was rolled back may be made again.
 //!
 //! | file | what it does |
 //! |---|---|
 //! | `upload.rs` | a method that takes an upload, and why one breaks |
 //! | `upload/messages.rs` | what the calls of an upload say |
 //! | `upload/client.rs` | the client's end |
+//! | `upload/sender.rs` | the calls that carry its chunks |
 //! | `upload/server.rs` | how a server offers one, and which are open |
 //! | `upload/queue.rs` | chunks that have arrived and were not read yet |
 //! | `upload/incoming.rs` | the items in them, for the function |
+//! | `upload/commit.rs` | a commit in the ledger's transaction |
 //! | `upload/staging.rs` | the function, until the commit's call takes it over |
 
 mod client;
+mod commit;
 mod incoming;
 mod messages;
 mod queue;
+mod sender;
 mod server;
 mod staging;
 
@@ -83,13 +123,14 @@ use super::item::Codec;
 use super::{CHUNK_LEN, CREDIT, beside, chunk_len, credit};
 use crate::client::CallFailure;
 pub use client::Upload;
+pub use commit::Commit;
 pub use incoming::Incoming;
 use messages::Refused;
 
 /// A method that takes an upload: its name, the types of its arguments, its items and its reply, and what it may cost.
 ///
-/// Client and server use the same constant. Its commit has the number of the method of the same name; there are three more, of
-/// `NAME#open`, `NAME#put` and `NAME#close`. A server's [`authorize`](crate::ServerBuilder::authorize) is asked for each by `NAME`.
+/// Client and server use the same constant. Its commit has the number of the method of the same name; there are more, of
+/// `NAME#open`, `NAME#put`, `NAME#close` and, if it is transactional, `NAME#end`. A server's [`authorize`](crate::ServerBuilder::authorize) is asked for each by `NAME`.
 pub struct UploadMethod<A, T, R> {
     name: &'static str,
     shape: Shape,
@@ -103,10 +144,12 @@ struct Shape {
     open: MethodId,
     put: MethodId,
     close: MethodId,
+    end: MethodId,
     chunk_len: u32,
     credit: u32,
     reply_len_max: Option<u32>,
     resumable: bool,
+    transactional: bool,
 }
 
 impl<A, T: Serialize + DeserializeOwned + 'static, R> UploadMethod<A, T, R> {
@@ -130,10 +173,12 @@ impl<A, T, R> UploadMethod<A, T, R> {
             open: beside(commit, b"#open"),
             put: beside(commit, b"#put"),
             close: beside(commit, b"#close"),
+            end: beside(commit, b"#end"),
             chunk_len: CHUNK_LEN,
             credit: CREDIT,
             reply_len_max: None,
             resumable: false,
+            transactional: false,
         };
         UploadMethod { name, shape, codec, types: std::marker::PhantomData }
     }
@@ -142,6 +187,13 @@ impl<A, T, R> UploadMethod<A, T, R> {
     /// drops it some seconds after the session has ended.
     pub const fn resumable(mut self) -> Self {
         self.shape.resumable = true;
+        self
+    }
+
+    /// Its commit runs in the ledger's transaction: see [`upload`](crate::stream::upload#a-commit-in-a-transaction). A server offers it
+    /// by [`upload_transactional`](crate::ServerBuilder::upload_transactional).
+    pub const fn transactional(mut self) -> Self {
+        self.shape.transactional = true;
         self
     }
 
@@ -204,10 +256,11 @@ pub struct UploadError {
 }
 
 impl UploadError {
-    /// Whether the upload was committed.
+    /// Whether the upload was committed: by this client, or by one that had it before.
     pub fn executed(&self) -> Executed {
         match self.why {
             UploadBreak::Commit(why) => why.executed(),
+            UploadBreak::NothingToResume => Executed::Unknown,
             _ => Executed::No,
         }
     }
@@ -223,6 +276,8 @@ pub enum UploadBreak {
     NoAnswer(CallFailure),
     /// The server knows nothing of it any more: it was started again, or the session is over. Nothing was committed.
     Lost,
+    /// The server knows of no upload to [`resume`](Upload::resume) by this id: it was committed before, or dropped, or lost.
+    NothingToResume,
     /// The function panicked before the commit.
     Panicked,
     /// The function has returned without reading all items: [`commit`](Upload::commit) brings what it has returned.
@@ -259,6 +314,9 @@ impl fmt::Display for UploadError {
             UploadBreak::Lost => {
                 f.write_str("not committed: the server knows nothing of it any more")
             }
+            UploadBreak::NothingToResume => {
+                f.write_str("there is none to resume: it was committed before, or is lost")
+            }
             UploadBreak::Panicked => {
                 f.write_str("not committed: the function panicked at the server")
             }
@@ -276,3 +334,18 @@ impl fmt::Display for UploadError {
 }
 
 impl std::error::Error for UploadError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{BuildError, Context, Server};
+
+    #[test]
+    fn an_upload_that_is_offered_in_another_way_than_it_is_declared_is_not_built() {
+        const KEEP: UploadMethod<(), u64, ()> = UploadMethod::new("toy/keep").transactional();
+        let keep = |_: Context, (): (), _: Incoming<u64>| async {};
+        let built = Server::builder("toy").upload(&KEEP, keep).build();
+        let (method, offer) = ("toy/keep", "upload_transactional");
+        assert_eq!(built.err(), Some(BuildError::UploadCommit { method, offer }));
+    }
+}

@@ -1,26 +1,19 @@
 //! The client's end of an upload.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
-use oncewire_core::{CallError, NotExecuted};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::messages::{
-    Close, Commit, Committed, HEADER_LEN, Open, Opened, Progress, Put, Taken, UploadId,
-};
-use super::{Shape, UploadBreak, UploadError, UploadMethod};
-use crate::buffer::Encoded;
+use super::messages::{Commit, Committed, HEADER_LEN};
+use super::sender::{Phase, Sender};
+use super::{UploadBreak, UploadError, UploadMethod};
 use crate::client::{Call, CallFailure, Client, Outcome, Ticket};
-use crate::decode::{ValueLimits, decode};
 use crate::method::Method;
-use crate::stream::client::WAIT;
 use crate::stream::item::{Codec, Piece, put};
 
 impl Client {
@@ -33,20 +26,7 @@ impl Client {
     ) -> Upload<T, R> {
         let UploadMethod { name, shape, codec, .. } = *method;
         Upload {
-            sender: Sender {
-                client: self.clone(),
-                shape,
-                arguments: postcard::to_allocvec(arguments).ok(),
-                timeout: self.timeout(),
-                id: self.random(),
-                writer: self.random(),
-                resumes: false,
-                next: 0,
-                read: 0,
-                puts: VecDeque::new(),
-                at_once: 0,
-                phase: Phase::Fresh,
-            },
+            sender: Sender::new(self, shape, postcard::to_allocvec(arguments).ok()),
             codec,
             position: 0,
             draft: vec![0; HEADER_LEN],
@@ -84,43 +64,12 @@ enum End<R> {
     Over(UploadBreak),
 }
 
-/// The calls that carry chunks, whatever is in them.
-struct Sender {
-    client: Client,
-    shape: Shape,
-    /// `None`: they cannot be encoded.
-    arguments: Option<Vec<u8>>,
-    timeout: Duration,
-    id: UploadId,
-    writer: u64,
-    resumes: bool,
-    /// The number of the next chunk.
-    next: u64,
-    /// Chunks of which it is known that the function has read them.
-    read: u64,
-    /// In order.
-    puts: VecDeque<Call<Bytes>>,
-    /// Chunks for which there was credit whenever they were sent.
-    at_once: u32,
-    phase: Phase,
-}
-
-enum Phase {
-    Fresh,
-    Opening(Box<Call<Bytes>>),
-    Open,
-    /// The function has returned.
-    Stopped,
-}
-
 impl<T, R: DeserializeOwned + 'static> Upload<T, R> {
     /// Continues the upload with this [`id`](Upload::id), of a [`resumable`](UploadMethod::resumable) method, instead of a new one;
     /// the arguments are those of the first. [`ready`](Upload::ready) says at which position. For an upload that has begun it has
     /// no effect.
     pub fn resume(mut self, id: u64) -> Self {
-        if let Phase::Fresh = self.sender.phase {
-            (self.sender.id, self.sender.resumes) = (id, true);
-        }
+        self.sender.resume(id);
         self
     }
 
@@ -282,6 +231,9 @@ impl<T, R: DeserializeOwned + 'static> Upload<T, R> {
                 Ok(()) | Err(UploadBreak::Stopped) => {}
                 Err(why) => return Poll::Ready(Err(why)),
             }
+            if self.sender.shape.transactional {
+                ready!(self.sender.poll_ended(cx))?;
+            }
             let Sender { id, writer, next, timeout, ref client, .. } = self.sender;
             let message = Commit { id, writer, chunks: next };
             self.end = End::Committing(client.call(&self.commit, &message).timeout(timeout));
@@ -305,153 +257,11 @@ impl<T, R: DeserializeOwned + 'static> Upload<T, R> {
         if why != UploadBreak::Stopped {
             self.end = End::Over(why);
             match self.sender.shape.resumable {
-                true => self.sender.puts.clear(),
+                true => self.sender.end_calls(),
                 false => self.sender.close(),
             }
         }
         UploadError { position: self.position, why }
-    }
-}
-
-impl Sender {
-    /// Opens it. The position at which it continues, if it was not open before.
-    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<u64>, UploadBreak>> {
-        loop {
-            match &mut self.phase {
-                Phase::Open | Phase::Stopped => return Poll::Ready(Ok(None)),
-                Phase::Fresh => self.phase = Phase::Opening(Box::new(self.open()?)),
-                Phase::Opening(call) => {
-                    let reply = ready!(Pin::new(call).poll(cx)).ok();
-                    return Poll::Ready(self.handle_opened(reply).map(Some));
-                }
-            }
-        }
-    }
-
-    fn open(&self) -> Result<Call<Bytes>, UploadBreak> {
-        let not_begun = NotExecuted::NotBegun(CallError::Unencodable);
-        let unencodable = || UploadBreak::NotOpened(CallFailure::NotExecuted(not_begun));
-        let open = Open { id: self.id, writer: self.writer, resumes: self.resumes };
-        let mut body = self.arguments.clone().ok_or_else(unencodable)?;
-        body.extend(postcard::to_allocvec(&open).map_err(|_| unencodable())?);
-        Ok(self.client.call_raw(self.shape.open, body).timeout(self.timeout))
-    }
-
-    fn handle_opened(&mut self, reply: Result<Bytes, CallFailure>) -> Result<u64, UploadBreak> {
-        let reply = reply.map_err(UploadBreak::NotOpened)?;
-        match decode(&reply, ValueLimits::DEFAULT).ok_or(UploadBreak::Undecodable)? {
-            Opened::Yes(progress)
-                if !progress.is_possible(self.shape.credit)
-                    || !self.resumes && progress != Progress::NONE =>
-            {
-                Err(UploadBreak::Undecodable)
-            }
-            Opened::Yes(progress) => {
-                self.phase = Phase::Open;
-                (self.next, self.read) = (progress.arrived, progress.read);
-                Ok(progress.position)
-            }
-            Opened::TooMany => {
-                let why = CallFailure::NotExecuted(NotExecuted::Overloaded);
-                Err(UploadBreak::NotOpened(why))
-            }
-            Opened::Lost => Err(UploadBreak::Lost),
-        }
-    }
-
-    /// Waits until one more chunk may be sent.
-    fn poll_credit(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UploadBreak>> {
-        // Others of its thread have their turn, though it never has to wait.
-        if self.at_once >= self.shape.credit {
-            self.at_once = 0;
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        loop {
-            self.handle_taken(cx)?;
-            if self.next < self.read + u64::from(self.shape.credit) {
-                return Poll::Ready(Ok(()));
-            }
-            if !self.puts.is_empty() {
-                self.at_once = 0;
-                return Poll::Pending;
-            }
-            // All chunks have arrived, and the first of them was not read for long.
-            let ask = self.call(self.read, 0, vec![0; HEADER_LEN]);
-            self.puts.push_back(ask);
-        }
-    }
-
-    /// Waits until all chunks have arrived.
-    fn poll_arrived(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UploadBreak>> {
-        self.handle_taken(cx)?;
-        if self.puts.is_empty() { Poll::Ready(Ok(())) } else { Poll::Pending }
-    }
-
-    /// Takes the replies that have come.
-    fn handle_taken(&mut self, cx: &mut Context<'_>) -> Result<(), UploadBreak> {
-        if let Phase::Stopped = self.phase {
-            return Err(UploadBreak::Stopped);
-        }
-        while let Some(call) = self.puts.front_mut() {
-            let Poll::Ready(outcome) = Pin::new(call).poll(cx) else { return Ok(()) };
-            self.puts.pop_front();
-            let reply = outcome.ok().map_err(UploadBreak::NoAnswer)?;
-            match decode(&reply, ValueLimits::DEFAULT).ok_or(UploadBreak::Undecodable)? {
-                // The server has no more than was sent.
-                Taken::Yes { read } => self.read = self.read.max(read.min(self.next)),
-                Taken::Stopped => {
-                    self.phase = Phase::Stopped;
-                    self.puts.clear();
-                    return Err(UploadBreak::Stopped);
-                }
-                Taken::No(why) => return Err(why.into()),
-            }
-        }
-        Ok(())
-    }
-
-    /// Sends a chunk, for which there is credit.
-    fn send(&mut self, chunk: Vec<u8>, end: u64) {
-        let call = self.call(self.next, end, chunk);
-        self.puts.push_back(call);
-        self.next += 1;
-        self.at_once += 1;
-    }
-
-    fn call(&self, chunk: u64, end: u64, mut body: Vec<u8>) -> Call<Bytes> {
-        let wait_ms = WAIT.min(self.timeout / 2).as_millis() as u32;
-        let (id, writer) = (self.id, self.writer);
-        let header = Put { id, writer, chunk, end, wait_ms, items: Bytes::new() }.header();
-        body[..HEADER_LEN].copy_from_slice(&header);
-        let body = Encoded::Shared(Bytes::from(body));
-        let call = self.client.call_encoded(self.shape.put, body);
-        call.idempotent().timeout(self.timeout).start()
-    }
-
-    /// Ends its calls, and leaves what the server holds.
-    fn forget(&mut self) {
-        self.puts.clear();
-        self.phase = Phase::Fresh;
-    }
-
-    /// Ends its calls, and lets the server drop what it holds.
-    fn close(&mut self) {
-        self.puts.clear();
-        if let Phase::Fresh = std::mem::replace(&mut self.phase, Phase::Fresh) {
-            return;
-        }
-        let close = Close { id: self.id, writer: self.writer };
-        if let Ok(body) = crate::buffer::encode(&close) {
-            // A client that is closed ends its session, and the uploads of that.
-            let _closed = self.client.send_one_way(self.shape.close, true, body);
-        }
-    }
-}
-
-impl Drop for Sender {
-    fn drop(&mut self) {
-        self.close();
     }
 }
 

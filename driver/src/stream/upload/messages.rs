@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | open | the method's arguments, [`Open`] | [`Opened`] |
 //! | put | [`Put`] | [`Taken`] |
+//! | end, of a transactional method | [`End`] | [`Taken`] |
 //! | commit | [`Commit`] | [`Committed`] |
 //! | close | [`Close`] | none: it is one-way |
 
@@ -123,6 +124,16 @@ pub(super) enum Refused {
     Panicked,
     /// What came is no item of the function's type.
     Undecodable,
+}
+
+/// Says that there are no more than so many chunks, and asks whether the function has returned.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct End {
+    pub(super) id: UploadId,
+    pub(super) writer: u64,
+    pub(super) chunks: u64,
+    /// Milliseconds that the call may wait for that.
+    pub(super) wait_ms: u32,
 }
 
 /// Drops an upload, unless another writer has it.

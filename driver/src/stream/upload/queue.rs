@@ -75,7 +75,7 @@ impl Queue {
     pub(super) fn resume(&self, writer: u64) -> Option<Progress> {
         let (progress, puts) = {
             let mut state = self.state.lock();
-            if !matches!(state.phase, Phase::Open | Phase::Stopped) {
+            if let Phase::Over(_) = state.phase {
                 return None;
             }
             state.writer = writer;
@@ -98,6 +98,10 @@ impl Queue {
         };
         // A client that sends more than its credit, or than a chunk, is not served.
         if at >= self.credit as u64 || put.items.len() > self.chunk_len {
+            return Err(Taken::No(Refused::Lost));
+        }
+        if state.phase == Phase::Ended && put.chunk >= state.arrived && !put.items.is_empty() {
+            // Another writer has said that there are no more.
             return Err(Taken::No(Refused::Lost));
         }
         if put.items.is_empty() || state.phase == Phase::Ended {
@@ -184,6 +188,17 @@ impl Queue {
         }
         state.phase = Phase::Ended;
         Ok(())
+    }
+
+    /// The same before the commit, and maybe again. The waker of the function that waits for more.
+    pub(super) fn finish(&self, writer: u64, chunks: u64) -> Result<Option<Waker>, Taken> {
+        let mut state = self.state.lock();
+        state.check(writer)?;
+        if state.arrived != chunks {
+            return Err(Taken::No(Refused::Lost));
+        }
+        state.phase = Phase::Ended;
+        Ok(state.reader.take())
     }
 
     /// The function has returned: nothing is read any more.

@@ -11,16 +11,18 @@ use oncewire_core::{Instant, MethodSpec, SessionTag};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::commit::CommitCall;
 use super::messages::{
-    Close, Commit, Committed, Open, Opened, Progress, Put, Refused, Taken, UploadId,
+    Close, Commit, Committed, End, Open, Opened, Progress, Put, Refused, Taken, UploadId,
 };
 use super::queue::Queue;
 use super::staging::{Claimed, Staging};
 use super::{Incoming, Shape, UploadMethod};
 use crate::decode::{ValueLimits, decode};
 use crate::faults::Planted;
+use crate::ledger::Ledger;
 use crate::method::{Method, MethodOptions, RawMethod};
-use crate::server::{Context, ServerBuilder};
+use crate::server::{BuildError, Context, ServerBuilder};
 use crate::stream::server::{PER_SESSION_MAX, SWEEP_INTERVAL, arguments_max, open_max, waited};
 use crate::sync::Lock;
 
@@ -47,11 +49,61 @@ impl<L> ServerBuilder<L> {
         R: Serialize + Send + 'static,
         Fut: Future<Output = R> + Send + 'static,
     {
+        let (builder, table) = self.without_commit(method, function, false);
+        builder.method(&commit_method::<A, T, R>(method), move |context: Context, message| {
+            commit(table.clone(), context, message)
+        })
+    }
+
+    /// Offers a [transactional](UploadMethod::transactional) method that takes an upload: `function` is called as that of
+    /// [`upload`](ServerBuilder::upload), but reads `None` when the client has sent all, and returns what the client's commit does in
+    /// the ledger's transaction (S29). See [`upload`](crate::stream::upload#a-commit-in-a-transaction). Feature `stream`.
+    pub fn upload_transactional<A, T, R, F, Fut>(
+        self,
+        method: &UploadMethod<A, T, R>,
+        function: F,
+    ) -> Self
+    where
+        // Not on the `impl`, as for `transactional`.
+        L: Ledger,
+        F: Fn(Context, A, Incoming<T>) -> Fut + Send + Sync + 'static,
+        A: DeserializeOwned + Send + 'static,
+        T: 'static,
+        R: Serialize + 'static,
+        Fut: Future<Output = super::Commit<L::Transaction, R>> + Send + 'static,
+    {
+        let UploadMethod { name, shape, .. } = *method;
+        let (builder, table) = self.without_commit(method, function, true);
+        let ends = table.clone();
+        let builder = builder.method_raw(end_method(name, shape), move |context, body: Bytes| {
+            end(ends.clone(), context, body)
+        });
+        builder.each_transactional(&commit_method::<A, T, R>(method), move |message: Commit| {
+            CommitCall::new(table.clone(), message)
+        })
+    }
+
+    /// All but what commits. `S` is what the function returns.
+    fn without_commit<A, T, R, S, F, Fut>(
+        mut self,
+        method: &UploadMethod<A, T, R>,
+        function: F,
+        transactional: bool,
+    ) -> (Self, Arc<UploadTable<S>>)
+    where
+        F: Fn(Context, A, Incoming<T>) -> Fut + Send + Sync + 'static,
+        A: DeserializeOwned + Send + 'static,
+        T: 'static,
+        S: Send + 'static,
+        Fut: Future<Output = S> + Send + 'static,
+    {
         let UploadMethod { name, shape, codec, .. } = *method;
-        let [opens, puts, commits, closes] = {
-            let table = Arc::new(UploadTable::new(shape, self.planted));
-            [(); 4].map(|()| table.clone())
-        };
+        if shape.transactional != transactional {
+            let offer = if shape.transactional { "upload_transactional" } else { "upload" };
+            self.wrong.get_or_insert(BuildError::UploadCommit { method: name, offer });
+        }
+        let table = Arc::new(UploadTable::new(shape, self.planted));
+        let [opens, puts, closes] = [(); 3].map(|()| table.clone());
         let open: Method<(A, Open), Opened> = Method::new(name)
             .numbered(shape.open)
             .reply_len_max(40)
@@ -69,19 +121,21 @@ impl<L> ServerBuilder<L> {
         let builder = builder.method_raw(put_method(name, shape), move |context, body: Bytes| {
             put(puts.clone(), context, body)
         });
-        let commit_method: Method<Commit, Committed<R>> = match shape.reply_len_max {
-            Some(len) => Method::new(name).reply_len_max(len.saturating_add(COMMITTED_LEN)),
-            None => Method::new(name),
-        };
-        let builder = builder.method(&commit_method, move |context: Context, message| {
-            commit(commits.clone(), context, message)
-        });
-        builder.method_raw(close_method(name, shape), move |context: Context, body: Bytes| {
+        let close = close_method(name, shape);
+        let builder = builder.method_raw(close, move |context: Context, body: Bytes| {
             if let Some(close) = decode(&body, ValueLimits::DEFAULT) {
                 closes.close(&context, close);
             }
             std::future::ready(Bytes::new())
-        })
+        });
+        (builder, table)
+    }
+}
+
+fn commit_method<A, T, R>(method: &UploadMethod<A, T, R>) -> Method<Commit, Committed<R>> {
+    match method.shape.reply_len_max {
+        Some(len) => Method::new(method.name).reply_len_max(len.saturating_add(COMMITTED_LEN)),
+        None => Method::new(method.name),
     }
 }
 
@@ -92,6 +146,13 @@ fn put_method(name: &'static str, shape: Shape) -> RawMethod {
     spec.reply_len_max = TAKEN_LEN_MAX;
     let options = MethodOptions { drop_on_cancel: true, ..MethodOptions::CHUNKS };
     RawMethod { name, spec, options, described: None }
+}
+
+/// The call that says that there are no more chunks.
+fn end_method(name: &'static str, shape: Shape) -> RawMethod {
+    let mut end = put_method(name, shape);
+    end.spec.id = shape.end;
+    end
 }
 
 fn close_method(name: &'static str, shape: Shape) -> RawMethod {
@@ -106,11 +167,43 @@ async fn put<R: Send + 'static>(
     context: Context,
     body: Bytes,
 ) -> Bytes {
-    let taken = match Put::parse(body) {
+    encoded(match Put::parse(body) {
         Some(put) => take_chunk(table, &context, put).await,
         None => Taken::No(Refused::Lost),
-    };
+    })
+}
+
+async fn end<S: Send + 'static>(
+    table: Arc<UploadTable<S>>,
+    context: Context,
+    body: Bytes,
+) -> Bytes {
+    encoded(match decode(&body, ValueLimits::DEFAULT) {
+        Some(end) => take_end(table, &context, end).await,
+        None => Taken::No(Refused::Lost),
+    })
+}
+
+fn encoded(taken: Taken) -> Bytes {
     crate::buffer::encode(&taken).map_or_else(|_| Bytes::new(), |taken| taken.into_bytes())
+}
+
+/// Waits until the function has read the end and has returned.
+async fn take_end<S: Send + 'static>(
+    table: Arc<UploadTable<S>>,
+    context: &Context,
+    End { id, writer, chunks, wait_ms }: End,
+) -> Taken {
+    let Some(upload) = table.find(context, id) else { return Taken::No(Refused::Lost) };
+    drop(table);
+    match upload.queue.finish(writer, chunks) {
+        Ok(Some(reader)) => upload.wake(reader),
+        Ok(None) => {}
+        Err(why) => return why,
+    }
+    let queue = upload.queue.clone();
+    drop(upload);
+    waited(context, wait_ms, |expired, cx| queue.poll_read(writer, chunks, expired, cx)).await
 }
 
 async fn take_chunk<R: Send + 'static>(
@@ -166,7 +259,7 @@ async fn commit<R: Send + 'static>(
 }
 
 /// The open uploads of one method.
-struct UploadTable<R> {
+pub(super) struct UploadTable<R> {
     open_max: usize,
     /// How long one outlives its session.
     linger: Duration,
@@ -181,8 +274,8 @@ struct TableState<R> {
     sweeps: bool,
 }
 
-struct Entry<R> {
-    upload: Arc<Staging<R>>,
+pub(super) struct Entry<R> {
+    pub(super) upload: Arc<Staging<R>>,
     /// Of the last call: asks whether the session has ended.
     context: Context,
     session: SessionTag,
@@ -263,13 +356,33 @@ impl<R: Send + 'static> UploadTable<R> {
     }
 
     /// Takes it out, if it is the caller's, and the writer's.
-    fn take(&self, context: &Context, id: UploadId, writer: u64) -> Option<Entry<R>> {
+    pub(super) fn take(&self, context: &Context, id: UploadId, writer: u64) -> Option<Entry<R>> {
         let mut state = self.state.lock();
         let entry = state.uploads.get(&id)?;
         if !entry.is_of(context) || !entry.upload.queue.is_written_by(writer) {
             return None;
         }
         state.remove(id)
+    }
+
+    /// A commit that was rolled back gives it back.
+    pub(super) fn put_back(self: &Arc<Self>, id: UploadId, entry: Entry<R>) {
+        let context = entry.context.clone();
+        let sweeps = {
+            let mut state = self.state.lock();
+            *state.by_session.entry(entry.session).or_default() += 1;
+            if let Some(other) = state.uploads.insert(id, entry) {
+                // Another one has been opened by this id meanwhile, by a client that does not draw them.
+                uncount(&mut state.by_session, other.session);
+                drop(state);
+                other.upload.close();
+                return;
+            }
+            std::mem::replace(&mut state.sweeps, true)
+        };
+        if !sweeps {
+            context.spawn(self.clone().sweep(context.clone()));
+        }
     }
 
     /// It is not wanted any more. A writer that was replaced does not say so for the one that continues.

@@ -137,10 +137,7 @@ impl<R: Send + 'static> Staging<R> {
             }
         };
         drop(function);
-        match &after {
-            Function::Gone(why) => self.queue.refuse(*why),
-            _ => self.queue.stop(),
-        }
+        let refused = if let Function::Gone(why) = &after { Some(*why) } else { None };
         let (closed, commit) = {
             let mut state = self.state.lock();
             let closed = match state.function {
@@ -149,6 +146,11 @@ impl<R: Send + 'static> Staging<R> {
             };
             (closed, state.commit.take())
         };
+        // Only now: whoever learns of it by the queue finds it here.
+        match refused {
+            Some(why) => self.queue.refuse(why),
+            None => self.queue.stop(),
+        }
         // What it has returned is the user's too.
         drop(closed);
         wake_all(commit.into_iter().collect());
@@ -179,6 +181,17 @@ impl<R: Send + 'static> Staging<R> {
             Function::Gone(why) => Claimed::Refused(why),
             Function::Polled { .. } => unreachable!("it is resting"),
         })
+    }
+
+    /// A commit that was rolled back gives back what it has claimed; says whether it had claimed anything.
+    pub(super) fn give_back(&self, mut value: Guarded<Option<R>>) -> bool {
+        let is_there = value.get_mut().is_some_and(|value| value.is_some());
+        if is_there {
+            let before =
+                std::mem::replace(&mut self.state.lock().function, Function::Returned(value));
+            drop(before);
+        }
+        is_there
     }
 
     /// The upload is over, and was not committed: drops the function. Calls that wait learn that it is lost.
