@@ -74,7 +74,7 @@ impl Setting {
 /// The server's process: serves, and says where, until its parent ends it.
 pub(crate) async fn serve(server: Server, transport: Transport, address: &str) -> Result<()> {
     if transport == Transport::Tcp {
-        let acceptor = TcpAcceptor::bind(address).await?.insecure();
+        let acceptor = TcpAcceptor::bind_insecure(address).await?;
         subjects::ready(&acceptor.local_addr().to_string())?;
         smol::spawn(async move { server.serve(acceptor).await }).await?;
     } else {

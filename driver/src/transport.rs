@@ -62,6 +62,10 @@ pub trait Connect: Send + Sync + 'static {
     fn may_carry_token(&self) -> bool {
         false
     }
+    /// The connection that was made last has come to no handshake: the server behind it said nothing for
+    /// [`ClientOptions::connect_timeout`](crate::ClientOptions::connect_timeout), ended it, or refused the client. Called before
+    /// the next dial, which begins with another address where there are several. A transport with one has nothing to do.
+    fn handshake_failed(&self) {}
 }
 
 /// Accepts connections, one a call.
@@ -100,6 +104,10 @@ macro_rules! through_pointers {
 
             fn may_carry_token(&self) -> bool {
                 (**self).may_carry_token()
+            }
+
+            fn handshake_failed(&self) {
+                (**self).handshake_failed();
             }
         }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use oncewire_driver::{BoxFuture, BoxStream, Connect, Nonblocking};
 
@@ -15,7 +15,9 @@ use crate::socket::{self, connected};
 ///
 /// Several addresses are raced as RFC 8305 has it: the next one is tried when the one before it has failed, or has been
 /// silent for 250 ms, and the first that connects wins. So an address that swallows packets delays those behind it by a
-/// quarter of a second, not by the driver's whole timeout. A dial begins with the address that connected last.
+/// quarter of a second, not by the driver's whole timeout. A dial begins with the address that connected last. If a server there
+/// says nothing until the handshake's time is over, ends the connection, or refuses the client, the next dial begins with another
+/// address.
 ///
 /// ```
 /// use oncewire_tcp::{Connect, TcpConnector};
@@ -29,9 +31,29 @@ use crate::socket::{self, connected};
 #[derive(Debug)]
 pub struct TcpConnector {
     target: Target,
-    /// The address that connected last: the next dial begins with it.
-    last: Mutex<Option<SocketAddr>>,
+    order: Mutex<Order>,
     insecure: bool,
+}
+
+/// Which addresses a dial begins with.
+#[derive(Debug, Default)]
+struct Order {
+    /// The one that connected last comes first.
+    last: Option<SocketAddr>,
+    /// Those that connected and came to no handshake come last, until there is no other one.
+    unwelcome: Vec<SocketAddr>,
+}
+
+impl Order {
+    fn apply(&mut self, addresses: &mut [SocketAddr]) {
+        if addresses.iter().all(|address| self.unwelcome.contains(address)) {
+            self.unwelcome.clear();
+        }
+        let rank =
+            |address: &SocketAddr| (self.unwelcome.contains(address), Some(*address) != self.last);
+        addresses.sort_by_key(rank);
+        self.unwelcome.retain(|address| addresses.contains(address));
+    }
 }
 
 #[derive(Debug)]
@@ -47,8 +69,6 @@ impl TcpConnector {
     }
 
     /// Dials one of these addresses, the first that answers; earlier ones have 250 ms of advantage over the next.
-    ///
-    /// An address that is reached counts as one that answers, whatever the server behind it does then.
     ///
     /// ```
     /// use oncewire_tcp::{Connect, TcpConnector};
@@ -78,7 +98,11 @@ impl TcpConnector {
     }
 
     fn to(target: Target) -> TcpConnector {
-        TcpConnector { target, last: Mutex::new(None), insecure: false }
+        TcpConnector { target, order: Mutex::default(), insecure: false }
+    }
+
+    fn order(&self) -> MutexGuard<'_, Order> {
+        self.order.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn dial(&self) -> io::Result<Nonblocking<TcpStream>> {
@@ -86,15 +110,12 @@ impl TcpConnector {
             Target::Name(name) => interleave(resolve(name).await?),
             Target::Addresses(addresses) => addresses.clone(),
         };
-        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(first) = addresses.iter().position(|address| Some(*address) == last) {
-            addresses[..=first].rotate_right(1);
-        }
+        self.order().apply(&mut addresses);
         let result = match addresses[..] {
             [only] => dial_one(only).await.map_err(|error| vec![(only, error)]),
             _ => Race::new(addresses, |address| Box::pin(dial_one(address))).await.map(
                 |(address, socket)| {
-                    *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
+                    self.order().last = Some(address);
                     socket
                 },
             ),
@@ -135,5 +156,14 @@ impl Connect for TcpConnector {
     /// Only where it was made [`insecure`](TcpConnector::insecure).
     fn may_carry_token(&self) -> bool {
         self.insecure
+    }
+
+    fn handshake_failed(&self) {
+        let mut order = self.order();
+        if let Some(address) = order.last.take()
+            && !order.unwelcome.contains(&address)
+        {
+            order.unwelcome.push(address);
+        }
     }
 }

@@ -339,16 +339,21 @@ fn c194_what_other_machines_can_reach_is_not_served_without_tls_unless_its_owner
     block_on(async {
         let server = Server::builder("open").build().unwrap();
         for address in ["0.0.0.0:0", "[::]:0"] {
-            let Ok(acceptor) = TcpAcceptor::bind(address).await else {
+            let Ok(acceptor) = TcpAcceptor::bind_for_tls(address).await else {
                 eprintln!("skipped: {address} cannot be had here");
                 continue;
             };
-            let error = server.serve(acceptor).await.unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::InvalidInput);
-            let error = error.to_string();
-            assert!(error.contains("oncewire-tls") && error.contains("insecure"), "{error}");
+            // Where it is not meant for TLS, nothing is listened on; where it is, there is no serving without.
+            let bound = TcpAcceptor::bind(address).await.map(|_| ()).unwrap_err();
+            let served = server.serve(acceptor).await.unwrap_err();
+            for error in [bound, served] {
+                assert_eq!(error.kind(), ErrorKind::InvalidInput);
+                let error = error.to_string();
+                assert!(error.contains("oncewire-tls") && error.contains("insecure"), "{error}");
+                assert!(error.starts_with("tcp:"), "{error}");
+            }
         }
-        let acceptor = TcpAcceptor::bind("0.0.0.0:0").await.unwrap().insecure();
+        let acceptor = TcpAcceptor::bind_insecure("0.0.0.0:0").await.unwrap();
         let address = std::net::SocketAddr::from(([127, 0, 0, 1], acceptor.local_addr().port()));
         let connector = TcpConnector::new(address);
         let (client, accepted) = zip(connector.connect(), acceptor.accept()).await;

@@ -79,9 +79,12 @@ impl<C: Connect> Connect for TlsConnector<C> {
     fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
         Box::pin(async {
             let stream = Paced::new(self.inner.connect().await?);
+            // Also where this is dropped because the handshake takes too long.
+            let unfinished = Unfinished(&self.inner);
             let tls = futures_rustls::TlsConnector::from(self.tls.current().config.clone());
             let stream = tls.connect(self.name.clone(), stream).await;
             let stream = stream.map_err(|error| explain(Side::Client, true, error))?;
+            std::mem::forget(unfinished);
             Ok(Box::new(Stream::new(stream.into(), Side::Client)) as BoxStream)
         })
     }
@@ -96,5 +99,18 @@ impl<C: Connect> Connect for TlsConnector<C> {
 
     fn may_carry_token(&self) -> bool {
         true
+    }
+
+    fn handshake_failed(&self) {
+        self.inner.handshake_failed();
+    }
+}
+
+/// Says to the connector beneath that the handshake on its connection has failed.
+struct Unfinished<'c, C: Connect>(&'c C);
+
+impl<C: Connect> Drop for Unfinished<'_, C> {
+    fn drop(&mut self) {
+        self.0.handshake_failed();
     }
 }

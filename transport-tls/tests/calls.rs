@@ -1,7 +1,8 @@
-//! What a caller learns whose connection is refused, and one whose connection is not: C191.
+//! What a caller learns whose connection is refused, and one whose connection is not: C191, C360.
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use oncewire_pipe::memory::{self, MemoryAcceptor, MemoryConnector};
 use oncewire_tcp::{TcpAcceptor, TcpConnector};
@@ -58,6 +59,26 @@ fn c191_a_call_ends_at_once_when_a_certificate_is_not_accepted() {
         let alice = authority.client("alice").asks().authorities_file(authority.file());
         let client = client(alice.build().unwrap(), server().build().unwrap()).await;
         assert_eq!(client.call(&WHO, &()).await.ok().unwrap(), "alice");
+        client.close().await;
+    });
+}
+
+#[test]
+fn c360_a_server_that_never_answers_the_tls_handshake_is_left_for_the_next_address() {
+    smol::block_on(async {
+        let authority = Authority::new();
+        let hung = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let acceptor = TcpAcceptor::bind("127.0.0.1:0").await.unwrap();
+        let tcp = TcpConnector::any_of([hung.local_addr().unwrap(), acceptor.local_addr()]);
+        let tls = authority.server().serves().build().unwrap();
+        let offered = Server::builder("test").method(&WHO, |_, ()| async { "here".to_owned() });
+        let offered = offered.build().unwrap();
+        smol::spawn(async move { offered.serve(TlsAcceptor::new(acceptor, tls)).await }).detach();
+        let tls = ClientTls::builder().authorities_file(authority.file()).build().unwrap();
+        let options = ClientOptions::default().with_connect_timeout(Duration::from_secs(1));
+        let client = Client::new(TlsConnector::new(tcp, tls, SERVER).unwrap(), options);
+        let call = client.call(&WHO, &()).timeout(Duration::from_secs(60));
+        assert_eq!(call.await.ok().unwrap(), "here");
         client.close().await;
     });
 }

@@ -267,7 +267,7 @@ fn c194_in_tls_every_address_may_be_listened_on() {
     smol::block_on(async {
         let authority = Authority::new();
         let tls = authority.server().serves().build().unwrap();
-        let acceptor = TcpAcceptor::bind("0.0.0.0:0").await.unwrap();
+        let acceptor = TcpAcceptor::bind_for_tls("0.0.0.0:0").await.unwrap();
         let port = acceptor.local_addr().port();
         // Through pointers, too, as a program has it that takes its transport from its configuration.
         let acceptor: Box<dyn Accept> = Box::new(acceptor);

@@ -58,7 +58,7 @@ fn typed_server(case: &Case) -> Result<Server> {
 async fn listen(case: Case, server: Server) -> Result<()> {
     match case.transport {
         Transport::Tcp => {
-            let acceptor = TcpAcceptor::bind(&case.address).await?.insecure();
+            let acceptor = TcpAcceptor::bind_insecure(&case.address).await?;
             ready(&acceptor.local_addr().to_string())?;
             server.serve(acceptor).await?;
         }

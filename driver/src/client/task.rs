@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use oncewire_core::{DialFailure, Instant};
+use oncewire_core::{CloseReason, DialFailure, Instant, Refuse};
 
 use super::backoff::{Backoff, Ended};
 use super::reader::{Flush, LEAD_AFTER, Leader};
@@ -37,6 +37,8 @@ pub(super) struct ClientTask {
     dial_at: Instant,
     /// Whether there was a connection in the last turn.
     was_connected: bool,
+    /// It came to no handshake, which the connector does not know yet.
+    is_unwelcome: bool,
 }
 
 /// What the task does after a turn.
@@ -68,6 +70,7 @@ impl ClientTask {
             backoff,
             dial_at: Instant::ZERO,
             was_connected: false,
+            is_unwelcome: false,
         }
     }
 
@@ -178,7 +181,10 @@ impl ClientTask {
         let connection = &mut state.lifecycle.connection;
         let (reason, answered) = (connection.reason.take(), connection.answered);
         let ended = match connection.since {
-            None => Ended::Unconnected(reason),
+            None => {
+                self.is_unwelcome = is_of_server(reason);
+                Ended::Unconnected(reason)
+            }
             Some(since) => Ended::Connected { lasted: now.since(since), answered, reason },
         };
         self.back_off(now, ended);
@@ -205,6 +211,10 @@ impl ClientTask {
             return;
         }
         if self.dial.is_none() && self.dial_at <= now {
+            if std::mem::take(&mut self.is_unwelcome) {
+                // What the program's connector does with it is its own affair, a panic too.
+                let _ = caught(|| shared.connector.handshake_failed());
+            }
             let address = caught(|| shared.connector.address()).unwrap_or_default();
             let has_token = shared.with(|state, _| {
                 state.lifecycle.address = address;
@@ -267,6 +277,13 @@ impl ClientTask {
         let error = io::Error::new(io::ErrorKind::InvalidInput, why);
         self.shared.with(|state, now| state.fail_dial(now, &error, DialFailure::Permanent));
     }
+}
+
+/// Whether what ended a connection without a handshake is its server, and not the session that was asked for: the next attempt
+/// opens another one.
+fn is_of_server(reason: Option<CloseReason>) -> bool {
+    let session = [Refuse::SessionUnknown, Refuse::WrongPrincipal].map(CloseReason::Refused);
+    reason.is_none_or(|reason| !session.contains(&reason))
 }
 
 /// Whether the next `Hello` has a token.

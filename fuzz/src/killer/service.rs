@@ -99,7 +99,7 @@ pub(super) fn play_server(
     smol::block_on(async {
         match place.split_once(':') {
             Some(("tcp", address)) => {
-                let acceptor = TcpAcceptor::bind(address).await?.insecure();
+                let acceptor = TcpAcceptor::bind_insecure(address).await?;
                 control.say(READY)?;
                 server.serve(acceptor).await?;
             }
