@@ -8,18 +8,21 @@ use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{self, FuturesUnordered};
 use oncewire_core::{Instant, MethodId, MethodSpec};
+use oncewire_driver::observe::{Event, Source};
 use oncewire_driver::{
-    BoxFuture, BoxStream, Client, ClientOptions, Connect, Method, Nonblocking, Outcome, Runtime,
-    Server, Subject, Timer,
+    Accept, BoxFuture, BoxStream, Client, ClientOptions, Connect, Method, Nonblocking, Outcome,
+    Runtime, Server, Subject, Timer,
 };
+use oncewire_observe::Counting;
+use oncewire_recorder::FlightRecorder;
 use serde::{Deserialize, Serialize};
 use smol::{Async, Executor};
 
@@ -32,6 +35,8 @@ use crate::subject::Way;
 const ECHO: MethodId = MethodId::of("bench/echo");
 const TYPED_ECHO: Method<Bytes, Bytes> = Method::new("bench/echo").reply_len_max((1 << 20) + 64);
 
+/// A flight recorder's ring.
+const RING_LEN: usize = 64 << 10;
 /// Bytes on the wire of a typed body of 32: its length goes before it.
 const TYPED_LEN: usize = 33;
 
@@ -42,6 +47,22 @@ pub(crate) struct Setup {
     typed: bool,
     outstanding: usize,
     body_len: usize,
+    watched: Watched,
+}
+
+/// Who looks on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Watched {
+    /// No one.
+    No,
+    /// A flight recorder of this many bytes around each connection of the client.
+    Client(usize),
+    /// The same around each connection of the server.
+    Server(usize),
+    /// An observer at each end, which does nothing with what it gets.
+    Unheard,
+    /// `Counting` at each end.
+    Counted,
 }
 
 /// What it gave.
@@ -52,7 +73,14 @@ pub(crate) struct BothRow {
 }
 
 fn setups() -> Vec<Setup> {
-    let setup = |way, typed, outstanding| Setup { way, typed, outstanding, body_len: 32 };
+    let setup = |way, typed, outstanding| Setup {
+        way,
+        typed,
+        outstanding,
+        body_len: 32,
+        watched: Watched::No,
+    };
+    let watched = |watched| Setup { watched, ..setup(Way::Loops, false, 64) };
     vec![
         setup(Way::Loops, false, 1),
         setup(Way::Loops, true, 1),
@@ -64,6 +92,10 @@ fn setups() -> Vec<Setup> {
         setup(Way::Tasks, true, 1024),
         Setup { body_len: 1 << 20, ..setup(Way::Loops, false, 4) },
         Setup { body_len: 1 << 20, ..setup(Way::Loops, true, 4) },
+        watched(Watched::Client(RING_LEN)),
+        watched(Watched::Server(RING_LEN)),
+        watched(Watched::Unheard),
+        watched(Watched::Counted),
     ]
 }
 
@@ -87,15 +119,19 @@ pub(crate) fn print(rows: &[BothRow]) {
         return;
     }
     println!("\nBoth ends with their driver, over a pair of sockets: instructions a call");
-    println!("  {:>9}{:>8}{:>10}{:>8}{:>12}", "body", "flight", "way", "bodies", "instr.");
+    println!("  {:>9}{:>8}{:>10}{:>8}{:>12}  watched", "body", "flight", "way", "bodies", "instr.");
     for BothRow { setup, instructions } in rows {
         println!(
-            "  {:>9}{:>8}{:>10}{:>8}{:>12.0}",
+            "  {:>9}{:>8}{:>10}{:>8}{:>12.0}  {}",
             setup.body_len,
             setup.outstanding,
             format!("{:?}", setup.way),
             if setup.typed { "typed" } else { "raw" },
-            instructions
+            instructions,
+            match setup.watched {
+                Watched::No => String::new(),
+                watched => format!("{watched:?}"),
+            }
         );
     }
     for goal in goals(rows) {
@@ -105,18 +141,24 @@ pub(crate) fn print(rows: &[BothRow]) {
 
 /// What is promised of a call in W2.
 pub(crate) fn goals(rows: &[BothRow]) -> Vec<Goal> {
-    let w2 = |typed, body_len| {
-        let setup = Setup { way: Way::Loops, typed, outstanding: 64, body_len };
+    let w2_watched = |typed, body_len, watched| {
+        let setup = Setup { way: Way::Loops, typed, outstanding: 64, body_len, watched };
         rows.iter().find(|row| row.setup == setup).map(|row| row.instructions)
     };
+    let w2 = |typed, body_len| w2_watched(typed, body_len, Watched::No);
     let (raw, typed) = (w2(false, 32), w2(true, 32));
     let most =
         |name, figure: f64, bound| Goal::most(&format!("both ends, W2 {name}"), figure, bound);
     let ratio = typed.zip(w2(false, TYPED_LEN)).map(|(typed, raw)| typed / raw);
+    let recorded = |watched| Some(w2_watched(false, 32, watched)? / w2(false, 32)?);
     [
         raw.map(|raw| most("raw, instructions", raw, 3200.0)),
         typed.map(|typed| most("typed, instructions", typed, 3350.0)),
         ratio.map(|ratio| most("typed × raw of the same bytes", ratio, 1.05)),
+        recorded(Watched::Client(RING_LEN))
+            .map(|ratio| most("with a client's flight recorder × without", ratio, 1.02)),
+        recorded(Watched::Server(RING_LEN))
+            .map(|ratio| most("with a server's flight recorder × without", ratio, 1.02)),
     ]
     .into_iter()
     .flatten()
@@ -127,7 +169,19 @@ pub(crate) fn goals(rows: &[BothRow]) -> Vec<Goal> {
 pub(crate) fn make_calls(setup: Setup, calls: u64) -> Result<()> {
     let executor: Arc<Executor<'static>> = Arc::default();
     let runtime = Arc::new(CountedRuntime { executor: executor.clone(), now: AtomicU64::new(1) });
-    let builder = Server::builder("bench").runtime(runtime.clone());
+    let mut builder = Server::builder("bench").runtime(runtime.clone());
+    let mut options = ClientOptions::default();
+    match setup.watched {
+        Watched::Unheard => {
+            (builder, options) = (builder.observe(ignore), options.with_observer(ignore));
+        }
+        Watched::Counted => {
+            let counting = Arc::new(Counting::new());
+            (builder, options) =
+                (builder.observe(counting.clone()), options.with_observer(counting));
+        }
+        Watched::No | Watched::Client(_) | Watched::Server(_) => {}
+    }
     let builder = if setup.typed {
         builder.method(&TYPED_ECHO, |_, body| async move { body })
     } else {
@@ -135,8 +189,18 @@ pub(crate) fn make_calls(setup: Setup, calls: u64) -> Result<()> {
         spec.reply_len_max = setup.body_len as u32;
         builder.method_raw(spec, |_, body: Bytes| std::future::ready(body))
     };
-    let dial = Dial(builder.build()?);
-    let client = Client::with_runtime(dial, ClientOptions::default(), runtime);
+    let server = builder.build()?;
+    let client = match setup.watched {
+        Watched::Client(len) => {
+            let dial = FlightRecorder::ring(len)?.connector(Dial { server, recorder: None });
+            Client::with_runtime(dial, options, runtime)
+        }
+        Watched::Server(len) => {
+            let recorder = Some(FlightRecorder::ring(len)?);
+            Client::with_runtime(Dial { server, recorder }, options, runtime)
+        }
+        _ => Client::with_runtime(Dial { server, recorder: None }, options, runtime),
+    };
     let caller = Caller { client, setup, body: Bytes::from(vec![7; setup.body_len]) };
     let each = calls / setup.outstanding as u64;
     smol::block_on(executor.run(async {
@@ -193,16 +257,42 @@ impl Caller {
     }
 }
 
+/// An observer that does nothing.
+fn ignore(_: &Source, _: &Event) {}
+
 /// Dials by making a pair of sockets.
-struct Dial(Server);
+struct Dial {
+    server: Server,
+    recorder: Option<FlightRecorder>,
+}
 
 impl Connect for Dial {
     fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
         Box::pin(async {
             let (ours, theirs) = UnixStream::pair()?;
-            self.0.serve_stream(stream(theirs)?, Subject::Anonymous);
+            let mut theirs = stream(theirs)?;
+            if let Some(recorder) = &self.recorder {
+                let accepted = recorder.acceptor(One(Mutex::new(Some(theirs)))).accept().await?;
+                theirs = accepted.0;
+            }
+            self.server.serve_stream(theirs, Subject::Anonymous);
             stream(ours)
         })
+    }
+
+    fn address(&self) -> String {
+        "a socket pair".to_owned()
+    }
+}
+
+/// Accepts one connection.
+struct One(Mutex<Option<BoxStream>>);
+
+impl Accept for One {
+    fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>> {
+        let stream = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let accepted = stream.ok_or_else(|| io::ErrorKind::BrokenPipe.into());
+        Box::pin(std::future::ready(accepted.map(|stream| (stream, Subject::Anonymous))))
     }
 
     fn address(&self) -> String {

@@ -1,12 +1,16 @@
 //! The command line that all simulators share: which worlds are run, how much is printed, and which bug is planted.
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
 
 use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
+use crate::driver_world::executor::lock;
 use crate::driver_world::{Failure, Report};
+use crate::filmed::{SharedFilm, film, write};
 
 /// Lines of a failure's trace that are printed if `--trace` does not ask for all.
 const LINES_MAX: usize = 120;
@@ -23,6 +27,9 @@ pub struct Worlds {
     /// Prints everything that happens.
     #[arg(long)]
     pub trace: bool,
+    /// Writes a recording of one world, for `oncewire replay`.
+    #[arg(long, value_name = "FILE", requires = "seed")]
+    pub record: Option<PathBuf>,
 }
 
 fn range(text: &str) -> Result<Range<u64>, String> {
@@ -63,13 +70,22 @@ impl Worlds {
         format!("--seed {seed} --trace{}", planted(mutant))
     }
 
-    /// Runs all worlds with `world`, which takes a seed, the lines of trace to keep, and the planted bug. Prints the sum, or
-    /// the first failure and the command of the binary `program` that repeats it.
+    /// The line that says how a failure is drawn.
+    pub fn picture(program: &str, again: &str) -> String {
+        format!(
+            "to see a diagram of it: {program} {again} --record FILE, then oncewire replay FILE"
+        )
+    }
+
+    /// Runs all worlds with `world`, which takes a seed, the lines of trace to keep, the planted bug, and a recording to be
+    /// made. Prints the sum, or the first failure and the command of the binary `program` that repeats it. `methods` are those
+    /// of its services.
     pub fn run<M: ValueEnum + Copy>(
         &self,
         program: &str,
+        methods: &[&str],
         mutant: Option<M>,
-        world: impl Fn(u64, usize, Option<M>) -> Result<Report, Failure>,
+        world: impl Fn(u64, usize, Option<M>, Option<&SharedFilm>) -> Result<Report, Failure>,
     ) -> ExitCode {
         #[expect(
             clippy::disallowed_methods,
@@ -79,11 +95,24 @@ impl Worlds {
         let lines_max = if self.trace { usize::MAX } else { 0 };
         let (mut worlds, mut sum) = (0_u64, Report::default());
         for seed in self.seeds() {
-            match world(seed, lines_max, mutant) {
+            let again = format!("--seed {seed}{}", planted(mutant.as_ref()));
+            let film = self.record.as_ref().map(|_| Arc::new(Mutex::new(film(seed, methods))));
+            let ended = world(seed, lines_max, mutant, film.as_ref());
+            if let (Some(to), Some(film)) = (&self.record, &film)
+                && let Err(error) = write(&lock(film), format!("{program} {again}"), false, to)
+            {
+                eprintln!("{}: {error}", to.display());
+                return ExitCode::from(2);
+            }
+            match ended {
                 Ok(report) => sum.add(&report),
                 Err(failure) => {
                     // Once more for its trace, unless that was kept: it is the same run.
-                    match if self.trace { Err(failure) } else { world(seed, LINES_MAX, mutant) } {
+                    let traced = match self.trace {
+                        true => Err(failure),
+                        false => world(seed, LINES_MAX, mutant, None),
+                    };
+                    match traced {
                         Err(failure) => println!("{failure}"),
                         Ok(_) => {
                             println!("seed {seed} failed, and not again: it is not deterministic")
@@ -93,6 +122,7 @@ impl Worlds {
                         "to see all of it: {program} {}",
                         Worlds::again(seed, mutant.as_ref())
                     );
+                    println!("{}", Worlds::picture(program, &again));
                     return ExitCode::FAILURE;
                 }
             }

@@ -37,6 +37,7 @@ use std::time::Duration;
 use oncewire_driver::{Client, Runtime};
 pub use oncewire_sim::parts::{awaited, executor, net, trace};
 
+use crate::filmed::{Camera, SharedFilm};
 use crate::mutant::{self, Mutant, OF_DRIVER_WORLD};
 use crate::rng::Rng;
 use actor::Actor;
@@ -75,6 +76,8 @@ pub struct World {
     pub mutant: Option<Mutant>,
     /// The world holds a handle of each client beside its actors.
     pub keeps_handles: bool,
+    /// Records what passes.
+    pub camera: Option<Camera>,
 }
 
 /// A broken promise.
@@ -112,11 +115,25 @@ pub fn run(seed: u64, lines_max: usize) -> Result<Report, Failure> {
 /// # Errors
 /// The first broken promise.
 pub fn run_mutant(seed: u64, lines_max: usize, mutant: Option<Mutant>) -> Result<Report, Failure> {
+    run_filmed(seed, lines_max, mutant, None)
+}
+
+/// The same, and records what passes.
+///
+/// # Errors
+/// The first broken promise.
+pub fn run_filmed(
+    seed: u64,
+    lines_max: usize,
+    mutant: Option<Mutant>,
+    film: Option<&SharedFilm>,
+) -> Result<Report, Failure> {
     let profile = Profile::of(seed);
     let sim = Sim::new(seed, profile.schedule, Trace::keeping(lines_max));
     sim.note(|| format!("{profile:#?}"));
     let world = Arc::new(World {
         keeps_handles: !seed.is_multiple_of(3),
+        camera: film.map(|film| Camera::new(film.clone(), sim.clone())),
         sim: sim.clone(),
         mutant,
         profile,

@@ -13,11 +13,13 @@
 //! | [`killer`] | binary; real processes, killed at random moments, whose journals must agree |
 //! | [`mutant`] | planted bugs that the checkers must find |
 //! | [`rng`] | random numbers from a seed |
+//! | [`filmed`] | recordings of worlds |
 //! | [`cli`] | the command line that the simulators share |
 
 pub mod cli;
 pub mod driver_world;
 pub mod explore;
+pub mod filmed;
 pub mod history;
 pub mod killer;
 pub mod mutant;

@@ -37,6 +37,7 @@ use crate::driver_world::executor::{Group, Sim, lock};
 use crate::driver_world::profile::{MS, SECOND};
 use crate::driver_world::trace::Trace;
 use crate::driver_world::{Failure, Report};
+use crate::filmed::{Camera, SharedFilm};
 use caller::Caller;
 use disk::{Death, Disk};
 use host::{Host, SimConnector};
@@ -89,6 +90,8 @@ pub struct World {
     pub disk: Disk,
     /// Its server.
     pub host: Mutex<Host>,
+    /// Records what passes.
+    pub camera: Option<Camera>,
     /// What is broken on purpose.
     pub broken: Option<Broken>,
 }
@@ -100,6 +103,19 @@ type Check = Result<(), String>;
 /// # Errors
 /// The first broken promise.
 pub fn run(seed: u64, lines_max: usize, broken: Option<Broken>) -> Result<Report, Failure> {
+    run_filmed(seed, lines_max, broken, None)
+}
+
+/// The same, and records what passes.
+///
+/// # Errors
+/// The first broken promise.
+pub fn run_filmed(
+    seed: u64,
+    lines_max: usize,
+    broken: Option<Broken>,
+    film: Option<&SharedFilm>,
+) -> Result<Report, Failure> {
     let profile = Profile::of(seed);
     let sim = Sim::new(seed, profile.schedule, Trace::keeping(lines_max));
     sim.note(|| format!("{profile:#?}"));
@@ -108,6 +124,7 @@ pub fn run(seed: u64, lines_max: usize, broken: Option<Broken>) -> Result<Report
         model: Mutex::default(),
         disk: Disk::new(seed, profile.slowness),
         host: Mutex::default(),
+        camera: film.map(|film| Camera::new(film.clone(), sim.clone())),
         profile,
         broken,
     });

@@ -1,7 +1,13 @@
-//! The driver in simulated worlds. To see what happened: `driver_world --seed S --trace`.
+//! The driver in simulated worlds; recordings of them and of the worlds of the ledger (C362). To see what happened: `driver_world --seed S --trace`.
 
-use oncewire_fuzz::driver_world;
+use std::sync::{Arc, Mutex};
+
+use oncewire_fuzz::driver_world::Report;
+use oncewire_fuzz::driver_world::profile::Profile;
+use oncewire_fuzz::filmed::{self, SharedFilm};
 use oncewire_fuzz::mutant::{ALL, Mutant};
+use oncewire_fuzz::{driver_world, storage_world};
+use oncewire_recorder::{StepKind, Story, Transcript};
 
 /// Worlds in a debug build.
 const SEEDS: u64 = 360;
@@ -167,4 +173,61 @@ fn c299_a_client_that_compares_nothing_is_found_out() {
 #[test]
 fn c137_a_stream_that_forgets_to_wake_its_reader_is_found_out() {
     is_caught(Mutant::Starved, 0..40, "has not ended");
+}
+
+/// What a replay says of a world that was recorded. It agrees with the recording where servers say only what they mean: in
+/// some worlds other frames are slipped in.
+fn replayed(
+    run: impl Fn(Option<&SharedFilm>) -> Report,
+    seed: u64,
+    methods: &[&str],
+    agrees: bool,
+) -> Story {
+    let film = Arc::new(Mutex::new(filmed::film(seed, methods)));
+    let recorded = run(Some(&film));
+    assert_eq!(recorded.hash, run(None).hash, "seed {seed}: recorded, it is another run");
+    let path = std::env::temp_dir().join(format!("oncewire-film-{}-{seed}", std::process::id()));
+    filmed::write(&film.lock().unwrap(), format!("seed {seed}"), false, &path).unwrap();
+    let file = std::fs::read(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let story = Story::read(&file[..], &[]).unwrap();
+    let differ = story.steps.iter().any(|step| matches!(step.kind, StepKind::Differs(_)));
+    if differ == agrees {
+        let text = Transcript { story: &story, all: true }.to_string();
+        let at = text.lines().position(|line| line.contains("!!")).unwrap_or_default();
+        let lines = text.lines().take(at + 10).skip(at.saturating_sub(60)).collect::<Vec<_>>();
+        panic!("seed {seed}: agrees: {agrees}\n{}", lines.join("\n"));
+    }
+    story
+}
+
+#[test]
+fn c362_worlds_of_the_driver_are_recorded_and_their_replays_agree() {
+    let (mut kinds, driver, storage) =
+        ([0; 4], driver_world::handlers::METHODS, storage_world::service::METHODS);
+    for seed in 0..9 {
+        let of_driver = |film: Option<&SharedFilm>| {
+            driver_world::run_filmed(seed, 0, None, film).unwrap_or_else(|e| panic!("{e}"))
+        };
+        let of_storage = |film: Option<&SharedFilm>| {
+            storage_world::run_filmed(seed, 0, None, film).unwrap_or_else(|e| panic!("{e}"))
+        };
+        let agrees = !Profile::of(seed).flooded_clients;
+        let stories = [
+            replayed(of_driver, seed, &driver, agrees),
+            replayed(of_storage, seed, &storage, true),
+        ];
+        for story in stories {
+            for step in &story.steps {
+                match step.kind {
+                    StepKind::Frame(_) => kinds[0] += 1,
+                    StepKind::Verdict { .. } => kinds[1] += 1,
+                    StepKind::Finished(_) => kinds[2] += 1,
+                    StepKind::Outcome { .. } => kinds[3] += 1,
+                    _ => {}
+                }
+            }
+        }
+    }
+    assert!(kinds.iter().zip([8_000, 10, 800, 800]).all(|(n, least)| *n > least), "{kinds:?}");
 }

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Write};
 
 use oncewire_core::wire::Role;
-use oncewire_core::{MethodId, SessionId, Status, Xid};
+use oncewire_core::{Instance, MethodId, SessionId, SessionTag, Status, Xid};
+use oncewire_driver::CallFailure;
+use oncewire_driver::observe::{CallEnd, CallInfo};
 
 use crate::format::{About, Delivery, EndedBy, Record, RecordedFrame, What, Writer};
 use crate::hide::Key;
@@ -18,6 +20,8 @@ pub struct Film {
     key: Key,
     plain_bodies: bool,
     conns: BTreeMap<u64, Conn>,
+    /// Pseudonyms of the sessions that were opened, by what observers call them.
+    sessions: BTreeMap<SessionTag, SessionId>,
     records: Vec<Record>,
 }
 
@@ -38,6 +42,16 @@ fn place(from: Role) -> usize {
     }
 }
 
+/// What a server answers to a call that has ended so for its observers.
+pub(crate) fn status_of(end: &CallEnd) -> Option<Status> {
+    match end {
+        CallEnd::Replied => Some(Status::Done),
+        CallEnd::Failed(CallFailure::NoReply(why)) => Some(Status::NoReply(*why)),
+        CallEnd::Failed(CallFailure::NotExecuted(why)) => Some(Status::Refused(*why)),
+        _ => None,
+    }
+}
+
 /// A frame that left and did not arrive.
 fn lost_frame(left_at: u64, at: u64, mut frame: RecordedFrame) -> Record {
     (frame.delivery, frame.under_way) = (Delivery::Lost, at.saturating_sub(left_at));
@@ -47,7 +61,8 @@ fn lost_frame(left_at: u64, at: u64, mut frame: RecordedFrame) -> Record {
 impl Film {
     /// An empty one. With a `key` of the world's own, the same world gives the same film.
     pub fn new(key: Key, plain_bodies: bool) -> Film {
-        Film { key, plain_bodies, conns: BTreeMap::new(), records: Vec::new() }
+        let (conns, sessions) = (BTreeMap::new(), BTreeMap::new());
+        Film { key, plain_bodies, conns, sessions, records: Vec::new() }
     }
 
     /// Gives a method's full name: requests have numbers only.
@@ -77,6 +92,7 @@ impl Film {
                 under_way[place(from)].push_back((at, frame));
             }
         });
+        self.sessions.extend(senders.session());
     }
 
     /// Bytes are read at the other end.
@@ -119,6 +135,19 @@ impl Film {
     pub fn finished(&mut self, at: u64, session: SessionId, xid: Xid, status: Status) {
         let session = self.key.session(session);
         self.put(at, What::Finished { session, xid, status });
+    }
+
+    /// The same, as a server's observer sees it: [`CallEnded`](oncewire_driver::observe::Event::CallEnded).
+    pub fn observed(&mut self, at: u64, call: &CallInfo, end: &CallEnd) {
+        let session = call.session.and_then(|tag| self.sessions.get(&tag).copied());
+        if let (Some(session), Some(xid), Some(status)) = (session, call.xid, status_of(end)) {
+            self.put(at, What::Finished { session, xid, status });
+        }
+    }
+
+    /// A server begins to drain, as its observer sees it.
+    pub fn drain_began(&mut self, at: u64, instance: Instance) {
+        self.put(at, What::DrainBegan { instance: instance.id() });
     }
 
     /// The server was started again.

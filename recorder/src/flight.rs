@@ -7,17 +7,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use futures_io::{AsyncRead, AsyncWrite};
-use oncewire_core::Instant;
 use oncewire_core::wire::Role;
+use oncewire_core::{Instant, SessionId, SessionTag, Status, Xid};
+use oncewire_driver::observe::{Event, Observer, Source};
 use oncewire_driver::{Accept, BoxFuture, BoxStream, Connect, Runtime, SmolRuntime, Subject};
 
-use crate::format::{About, EndedBy, Record, Source, What, Writer};
+use crate::film::status_of;
+use crate::format::{self, About, EndedBy, Record, What, Writer};
 use crate::hide::Key;
 use crate::ring::Ring;
 use crate::tap::Tap;
 
 /// Connections that have ended and whose rings are kept.
 const ENDED_MAX: usize = 16;
+/// Events that are kept where connections have rings, and sessions that are known where everything is written.
+const SEEN_MAX: usize = 16_384;
 /// The least that a ring holds: a handshake.
 const RING_LEN_MIN: usize = 4096;
 
@@ -25,6 +29,9 @@ const RING_LEN_MIN: usize = 4096;
 ///
 /// It works on bytes, below the driver and above encryption: wrap a TLS connector or acceptor, not what is in it. A connection
 /// that is not wrapped costs nothing.
+///
+/// At a server it is an observer as well, if it is given to `ServerBuilder::observe`: the recording then says when calls ended, which
+/// bytes cannot say of a reply that was never sent, and when it began to drain. That costs what observing costs, for each call.
 ///
 /// ```
 /// use oncewire_driver::Connect;
@@ -52,6 +59,27 @@ struct Shared {
 struct Conns {
     next: u64,
     sink: Sink,
+    /// Pseudonyms of sessions, by what observers call them; where everything is written.
+    sessions: BTreeMap<SessionTag, SessionId>,
+}
+
+/// What a server's observer has seen.
+#[derive(Clone, Copy, Debug)]
+enum Seen {
+    CallEnded(SessionTag, Xid, Status),
+    DrainBegan(u64),
+}
+
+impl Seen {
+    fn record(self, at: u64, sessions: &BTreeMap<SessionTag, SessionId>) -> Option<Record> {
+        let what = match self {
+            Seen::CallEnded(session, xid, status) => {
+                What::Finished { session: *sessions.get(&session)?, xid, status }
+            }
+            Seen::DrainBegan(instance) => What::DrainBegan { instance },
+        };
+        Some(Record { at, what })
+    }
 }
 
 enum Sink {
@@ -59,6 +87,8 @@ enum Sink {
         len_max: usize,
         open: BTreeMap<u64, Arc<Mutex<Ring>>>,
         ended: VecDeque<(u64, Arc<Mutex<Ring>>)>,
+        /// What was observed, and when.
+        seen: VecDeque<(u64, Seen)>,
     },
     Writer(Box<Writer<Box<dyn Write + Send>>>),
     /// The writer has failed, and nothing more is recorded.
@@ -83,7 +113,8 @@ impl FlightRecorder {
     /// If the operating system has no random bits for the key.
     pub fn ring(len_max: usize) -> io::Result<FlightRecorder> {
         let len_max = len_max.clamp(RING_LEN_MIN, u32::MAX as usize);
-        let sink = Sink::Rings { len_max, open: BTreeMap::new(), ended: VecDeque::new() };
+        let (ended, seen) = (VecDeque::new(), VecDeque::new());
+        let sink = Sink::Rings { len_max, open: BTreeMap::new(), ended, seen };
         Ok(FlightRecorder::with(sink, Key::random()?, false))
     }
 
@@ -101,7 +132,7 @@ impl FlightRecorder {
     fn with(sink: Sink, key: Key, plain_bodies: bool) -> FlightRecorder {
         let runtime: Arc<dyn Runtime> = SmolRuntime::global();
         let began = runtime.now();
-        let conns = Mutex::new(Conns { next: 1, sink });
+        let conns = Mutex::new(Conns { next: 1, sink, sessions: BTreeMap::new() });
         FlightRecorder { shared: Arc::new(Shared { key, plain_bodies, runtime, began, conns }) }
     }
 
@@ -120,18 +151,22 @@ impl FlightRecorder {
     /// # Errors
     /// Those of `out`; [`Unsupported`](io::ErrorKind::Unsupported) if everything is written as it happens.
     pub fn dump(&self, out: impl Write, what: &str) -> io::Result<()> {
-        let rings: Vec<_> = match &lock(&self.shared.conns).sink {
-            Sink::Rings { open, ended, .. } => {
+        let (rings, seen): (Vec<_>, _) = match &lock(&self.shared.conns).sink {
+            Sink::Rings { open, ended, seen, .. } => {
                 let ended = ended.iter().map(|(conn, ring)| (*conn, ring.clone()));
-                ended.chain(open.iter().map(|(conn, ring)| (*conn, ring.clone()))).collect()
+                let open = open.iter().map(|(conn, ring)| (*conn, ring.clone()));
+                (ended.chain(open).collect(), seen.clone())
             }
             _ => return Err(io::ErrorKind::Unsupported.into()),
         };
         let shared = &self.shared;
-        let mut records = Vec::new();
+        let (mut records, mut sessions) = (Vec::new(), BTreeMap::new());
         for (conn, ring) in rings {
-            records.extend(lock(&ring).records(&shared.key, shared.plain_bodies, conn));
+            let (of_ring, session) = lock(&ring).records(&shared.key, shared.plain_bodies, conn);
+            records.extend(of_ring);
+            sessions.extend(session);
         }
+        records.extend(seen.iter().filter_map(|(at, seen)| seen.record(*at, &sessions)));
         records.sort_by_key(|record| record.at);
         let mut writer = Writer::new(out, &about(what, shared.plain_bodies))?;
         records.iter().try_for_each(|record| writer.write(record))?;
@@ -143,6 +178,21 @@ impl FlightRecorder {
         match &lock(&self.shared.conns).sink {
             Sink::Failed(error) => Some(error.to_string()),
             _ => None,
+        }
+    }
+
+    /// Its server's observer has seen something.
+    fn see(&self, seen: Seen) {
+        let at = self.now();
+        let conns = &mut *lock(&self.shared.conns);
+        match &mut conns.sink {
+            Sink::Rings { seen: all, .. } => {
+                if all.len() == SEEN_MAX {
+                    all.pop_front();
+                }
+                all.push_back((at, seen));
+            }
+            sink => sink.write(seen.record(at, &conns.sessions)),
         }
     }
 
@@ -175,8 +225,36 @@ impl FlightRecorder {
 }
 
 fn about(what: &str, plain_bodies: bool) -> About {
-    let (source, what) = (Source::Relay, what.to_owned());
+    let (source, what) = (format::Source::Relay, what.to_owned());
     About { source, plain_bodies, lossy: false, unix_ms: 0, what }
+}
+
+/// A server's recorder also learns when calls end, and when it drains: a reply that could not be sent is known to the recording then.
+/// It takes no notice of anything else, and none of clients.
+impl Observer for FlightRecorder {
+    fn observe(&self, source: &Source, event: &Event) {
+        let Source::Server { instance, .. } = source else { return };
+        let (call, status) = match event {
+            Event::DrainBegan => return self.see(Seen::DrainBegan(instance.id())),
+            Event::CallEnded { call, end, .. } => (call, status_of(end)),
+            Event::CallRefused { call, why, .. } => (call, Some(Status::Refused(*why))),
+            _ => return,
+        };
+        if let (Some(session), Some(xid), Some(status)) = (call.session, call.xid, status) {
+            self.see(Seen::CallEnded(session, xid, status));
+        }
+    }
+}
+
+impl Conns {
+    /// What the recording calls a session.
+    fn learn_session(&mut self, session: Option<(SessionTag, SessionId)>) {
+        let Some((tag, pseudonym)) = session else { return };
+        if self.sessions.len() == SEEN_MAX && !self.sessions.contains_key(&tag) {
+            self.sessions.pop_first();
+        }
+        self.sessions.insert(tag, pseudonym);
+    }
 }
 
 impl Sink {
@@ -213,6 +291,14 @@ impl<C: Connect> Connect for RecordedConnector<C> {
 
     fn is_permanent(&self, error: &io::Error) -> bool {
         self.connector.is_permanent(error)
+    }
+
+    fn may_carry_token(&self) -> bool {
+        self.connector.may_carry_token()
+    }
+
+    fn handshake_failed(&self) {
+        self.connector.handshake_failed();
     }
 }
 
@@ -278,7 +364,9 @@ impl RecordedStream {
                     tap.push(from, part, |what| records.push(Record { at, what }));
                 }
                 if !records.is_empty() {
-                    lock(&self.recorder.shared.conns).sink.write(records);
+                    let mut conns = lock(&self.recorder.shared.conns);
+                    conns.learn_session(tap.session());
+                    conns.sink.write(records);
                 }
             }
         }

@@ -22,6 +22,7 @@
 //! | 7 | note | time, text |
 //! | 8 | finished | time, session (16 bytes), xid varint, status `u8` (W12) |
 //! | 9 | restarted | time |
+//! | 10 | drain began | time, instance (8 bytes, little-endian) |
 //!
 //! A head is a whole control frame, or a request up to the end of its metadata, or a reply up to its body; the length in
 //! its first bytes counts the body. Readers skip kinds that they do not know, and bytes behind the fields that they do.
@@ -244,6 +245,11 @@ pub enum What {
     },
     /// The server was stopped, or killed, and what answers from here on is another process.
     Restarted,
+    /// A server has begun to drain, as its observer saw it.
+    DrainBegan {
+        /// The bits of its [`Instance`](oncewire_core::Instance).
+        instance: u64,
+    },
 }
 
 /// One record.

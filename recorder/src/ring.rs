@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use oncewire_core::wire::{CONTROL_LEN_MAX, LEN_FIELD_LEN, Role};
+use oncewire_core::{SessionId, SessionTag};
 
 use crate::format::{EndedBy, Record, What};
 use crate::hide::Key;
@@ -28,6 +29,19 @@ impl Framing {
     fn pass(&mut self, data: &[u8]) -> u32 {
         let (mut at, mut first) = (0, NOWHERE);
         while at < data.len() {
+            if self.left == 0 && self.have == 0 {
+                // Most of what passes is whole frames, so this is what recording costs.
+                let begin = at;
+                while let Some(end) = frame_end(data, at) {
+                    at = end;
+                }
+                if at > begin && first == NOWHERE {
+                    first = begin as u32;
+                }
+                if at == data.len() {
+                    break;
+                }
+            }
             let skipped = self.left.min(data.len() - at);
             (self.left, at) = (self.left - skipped, at + skipped);
             if at == data.len() {
@@ -46,6 +60,14 @@ impl Framing {
         }
         first
     }
+}
+
+/// Where the frame ends that begins there, if all of it is there.
+#[inline]
+fn frame_end(data: &[u8], at: usize) -> Option<usize> {
+    let rest = data.get(at..)?;
+    let len = u32::from_le_bytes(*rest.first_chunk()?) as usize;
+    (len <= rest.len() - LEN_FIELD_LEN).then(|| at + LEN_FIELD_LEN + len)
 }
 
 /// The ring.
@@ -132,9 +154,14 @@ impl Ring {
         self.ended.get_or_insert((at, by));
     }
 
-    /// What it holds, as records of the connection with this number.
-    pub(crate) fn records(&self, key: &Key, plain_bodies: bool, conn: u64) -> Vec<Record> {
-        let mut records = Vec::new();
+    /// What it holds, as records of the connection with this number, and the connection's session.
+    pub(crate) fn records(
+        &self,
+        key: &Key,
+        plain_bodies: bool,
+        conn: u64,
+    ) -> (Vec<Record>, Option<(SessionTag, SessionId)>) {
+        let (mut records, mut session) = (Vec::new(), None);
         let mut put = |at, what| records.push(Record { at, what });
         put(self.opened_at, What::Connected { conn, peer: self.peer.clone() });
         let mut tap = Tap::new(key.clone(), plain_bodies, conn);
@@ -150,6 +177,7 @@ impl Ring {
                         put(*at, what);
                     }
                 });
+                session = hello.session().or(session);
             }
             let text = format!("connection {conn}: {} older bytes were not kept", self.dropped);
             put(self.opened_at, What::Note(text));
@@ -175,7 +203,7 @@ impl Ring {
         if let Some((at, by)) = self.ended {
             put(at, tap.disconnected(by));
         }
-        records
+        (records, tap.session().or(session))
     }
 }
 

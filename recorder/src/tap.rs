@@ -1,10 +1,10 @@
 //! From the bytes of a connection to what is recorded of them: frames are cut out, and secrets replaced.
 
-use oncewire_core::ProtocolError;
 use oncewire_core::wire::{
     self, CONTROL_LEN_MAX, Decoded, FEATURE_TOKEN, FLAG_METADATA, Frame, LEN_FIELD_LEN,
     METADATA_LEN_MAX, REPLY_HEADER_LEN, REQUEST_HEADER_LEN, Role,
 };
+use oncewire_core::{ProtocolError, SessionId, SessionTag};
 
 use crate::format::{
     BODY_LEN_MAX, Body, Delivery, EndedBy, PLAIN_BODY_LEN_MAX, RecordedFrame, What,
@@ -22,12 +22,16 @@ pub struct Tap {
     conn: u64,
     client: Direction,
     server: Direction,
+    /// The short name of the session that was opened or resumed, and its pseudonym.
+    session: Option<(SessionTag, SessionId)>,
 }
 
 #[derive(Debug)]
 struct Direction {
     from: Role,
     stage: Stage,
+    /// That of a `Welcome` that has just passed.
+    session: Option<(SessionTag, SessionId)>,
 }
 
 enum Stage {
@@ -69,9 +73,9 @@ impl Tap {
     /// For the connection with this number. `plain_bodies` says whether bodies and metadata are recorded as they are;
     /// session ids never are.
     pub fn new(key: Key, plain_bodies: bool, conn: u64) -> Tap {
-        let direction = |from| Direction { from, stage: Stage::Head(Vec::new()) };
+        let direction = |from| Direction { from, stage: Stage::Head(Vec::new()), session: None };
         let (client, server) = (direction(Role::Client), direction(Role::Server));
-        Tap { key, plain_bodies, conn, client, server }
+        Tap { key, plain_bodies, conn, client, server, session: None }
     }
 
     /// Bytes have passed; `what` gets what the recording holds of them.
@@ -82,11 +86,17 @@ impl Tap {
                 Role::Server => &mut self.server,
             };
             let (taken, item) = direction.take(data, &self.key, self.plain_bodies, self.conn);
+            self.session = direction.session.take().or(self.session);
             data = &data[taken..];
             if let Some(item) = item {
                 what(item);
             }
         }
+    }
+
+    /// What observers call the session of this connection, and what the recording calls it.
+    pub(crate) fn session(&self) -> Option<(SessionTag, SessionId)> {
+        self.session
     }
 
     /// Bytes of one direction were left out: the next one is the first of a frame.
@@ -167,6 +177,11 @@ impl Direction {
         }
         if !has_body(&head, from) {
             self.stage = Stage::Head(Vec::new());
+            if let Ok(Decoded::Frame(Frame::Welcome(welcome), _)) =
+                wire::decode(&head, from, BODY_LEN_MAX)
+            {
+                self.session = Some((welcome.session.tag(), key.session(welcome.session)));
+            }
             let head = rewrite(&head, from, key);
             return Some(self.frame(conn, (head, Body::EMPTY)));
         }

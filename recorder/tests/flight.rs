@@ -1,12 +1,19 @@
-//! The flight recorder around real clients and servers: C317 and C318.
+//! The flight recorder around real clients and servers: C317, C318, C361.
 #![allow(missing_docs)]
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
-use oncewire_driver::{Accept, Client, ClientOptions, Connect, Method, Server};
+use oncewire_driver::observe::{Event, Source};
+use oncewire_driver::{
+    Accept, BoxFuture, BoxStream, Client, ClientOptions, Connect, Method, Server, Subject,
+};
 use oncewire_pipe::memory;
-use oncewire_recorder::{Delivery, FlightRecorder, Reader, StepKind, Story, Transcript, What};
+use oncewire_recorder::{
+    Decision, Delivery, FlightRecorder, Reader, StepKind, Story, Transcript, What,
+};
+use smol::channel::{Receiver, unbounded};
+use smol::net::unix::UnixStream;
 
 const ECHO: Method<String, String> = Method::new("test/echo");
 const SECRET: &str = "hunter2-and-more-of-it";
@@ -113,6 +120,112 @@ fn c318_everything_is_written_and_a_disk_that_is_full_harms_no_call() {
     let (connector, acceptor) = memory::listener();
     converse(recorder.connector(connector), acceptor, 50);
     assert!(recorder.error().is_some());
+}
+
+/// Dials, when it may, over lines that the test can cut and whose server's ends are recorded.
+struct Cut {
+    server: Server,
+    recorder: FlightRecorder,
+    lines: Arc<Mutex<Vec<UnixStream>>>,
+    may_dial: Receiver<()>,
+}
+
+impl Connect for Cut {
+    fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
+        Box::pin(async {
+            let _closed = self.may_dial.recv().await;
+            let (ours, theirs) = UnixStream::pair()?;
+            let (stream, caller) = self.recorder.acceptor(One(theirs)).accept().await?;
+            self.server.serve_stream(stream, caller);
+            self.lines.lock().unwrap().push(ours.clone());
+            Ok(Box::new(ours) as BoxStream)
+        })
+    }
+
+    fn address(&self) -> String {
+        "a line that is cut".to_owned()
+    }
+}
+
+struct One(UnixStream);
+
+impl Accept for One {
+    fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>> {
+        let stream: BoxStream = Box::new(self.0.clone());
+        Box::pin(async { Ok((stream, Subject::Anonymous)) })
+    }
+
+    fn address(&self) -> String {
+        "a line that is cut".to_owned()
+    }
+}
+
+/// A call whose connection breaks while it runs, and whose handler ends before its client is back.
+fn call_across_a_cut(recorder: &FlightRecorder, observes: bool) {
+    let (begun, begins) = unbounded::<()>();
+    let (go_on, gate) = unbounded::<()>();
+    let (seen, sees) = unbounded::<&'static str>();
+    let (dial, may_dial) = unbounded::<()>();
+    let builder = Server::builder("test").method(&ECHO, move |_, text: String| {
+        let (begun, gate) = (begun.clone(), gate.clone());
+        async move {
+            begun.send(()).await.unwrap();
+            gate.recv().await.unwrap();
+            text
+        }
+    });
+    let builder = match observes {
+        true => builder.observe(recorder.clone()),
+        false => builder,
+    };
+    let builder = builder.observe(move |_: &Source, event: &Event| match event {
+        Event::ConnectionClosed { .. } => drop(seen.send_blocking("closed")),
+        Event::CallEnded { .. } => drop(seen.send_blocking("ended")),
+        _ => {}
+    });
+    let (server, lines) = (builder.build().unwrap(), Arc::<Mutex<Vec<UnixStream>>>::default());
+    let cut = Cut { server, recorder: recorder.clone(), lines: lines.clone(), may_dial };
+    let client = Client::new(cut, ClientOptions::default());
+    smol::block_on(async {
+        dial.send(()).await.unwrap();
+        let call = smol::spawn(client.call(&ECHO, &SECRET.to_owned()));
+        begins.recv().await.unwrap();
+        lines.lock().unwrap()[0].shutdown(std::net::Shutdown::Both).unwrap();
+        assert_eq!(sees.recv().await, Ok("closed"));
+        go_on.send(()).await.unwrap();
+        assert_eq!(sees.recv().await, Ok("ended"));
+        dial.send(()).await.unwrap();
+        assert_eq!(call.await.ok().unwrap(), SECRET);
+        client.close().await;
+    });
+}
+
+#[test]
+fn c361_a_recorder_that_observes_its_server_knows_of_an_end_that_could_not_be_sent() {
+    let verdict = |recording: &[u8]| {
+        let (story, text) = story(recording);
+        let verdicts = story.steps.iter().filter_map(|step| match step.kind {
+            StepKind::Verdict { verdict, .. } => Some(verdict),
+            _ => None,
+        });
+        let verdicts: Vec<_> = verdicts.collect();
+        assert_eq!(verdicts.len(), 1, "{text}");
+        verdicts[0]
+    };
+    for observes in [true, false] {
+        let ring = FlightRecorder::ring(RING_LEN).unwrap();
+        call_across_a_cut(&ring, observes);
+        let mut recording = Vec::new();
+        ring.dump(&mut recording, "a server").unwrap();
+        // What its bytes alone say is that the handler ended when the question was answered.
+        let expected = if observes { Decision::Kept } else { Decision::WhenDone };
+        assert_eq!(verdict(&recording), expected);
+    }
+    let disk = Disk(Arc::default(), usize::MAX);
+    let recorder = FlightRecorder::writer(disk.clone(), "a server").unwrap();
+    call_across_a_cut(&recorder, true);
+    assert_eq!(recorder.error(), None);
+    assert_eq!(verdict(&disk.0.lock().unwrap()), Decision::Kept);
 }
 
 /// What a ring costs: `RING=1 perf stat -e instructions:u` on this, against `RING=0`.

@@ -22,5 +22,6 @@ struct Options {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    options.worlds.run("driver_world", options.mutant, driver_world::run_mutant)
+    let methods = driver_world::handlers::METHODS;
+    options.worlds.run("driver_world", &methods, options.mutant, driver_world::run_filmed)
 }

@@ -20,5 +20,6 @@ struct Options {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    options.worlds.run("storage_world", options.mutant, storage_world::run)
+    let methods = storage_world::service::METHODS;
+    options.worlds.run("storage_world", &methods, options.mutant, storage_world::run_filmed)
 }

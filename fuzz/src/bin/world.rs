@@ -11,14 +11,17 @@ use clap::Parser;
 use rustix::time::{ClockId, clock_gettime};
 
 use oncewire_fuzz::cli::{Worlds, planted};
+use oncewire_fuzz::filmed;
 use oncewire_fuzz::targets::pair_traced;
 use oncewire_fuzz::world::{self, Broken, Fault, Kind, Report, Trace, Violation, memory, profile};
-use oncewire_recorder::{About, Film, Key, Source};
 
 /// What servers hold is compared with what it counts.
 #[global_allocator]
 static ALLOCATOR: memory::Counting = memory::Counting;
 
+/// The methods of the worlds' servers.
+const METHODS: [&str; 5] =
+    ["world/plain", "world/long", "world/idem", "world/transaction", "world/absent"];
 /// So many worlds meet every kind.
 const ALL_KINDS: u64 = 1_000;
 /// Lines of the trace that are printed of a failure.
@@ -35,11 +38,8 @@ struct Options {
     /// Plants a bug for the model to find.
     #[arg(long)]
     mutant: Option<Broken>,
-    /// Writes a recording of one world, for `oncewire replay`.
-    #[arg(long, value_name = "FILE", requires = "seed")]
-    record: Option<PathBuf>,
     /// Runs and prints the world of an input of the fuzz target `pair` instead.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["seeds", "seed", "calls", "mutant"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["seeds", "seed", "calls", "mutant", "record"])]
     input: Option<PathBuf>,
 }
 
@@ -51,49 +51,31 @@ fn run(seed: u64, options: &Options, trace: &mut Trace) -> Result<Report, Violat
     catch_unwind(body).unwrap_or_else(|_| Err(Violation("a panic".into())))
 }
 
-/// An empty recording, the same for the same seed.
-fn film(seed: u64) -> Film {
-    let mut key = [0; 16];
-    key[..8].copy_from_slice(&seed.to_le_bytes());
-    let mut film = Film::new(Key::from_bytes(key), true);
-    for name in ["plain", "long", "idem", "transaction", "absent"] {
-        film.method(&format!("world/{name}"));
-    }
-    film
-}
-
 /// Writes what passed in the world of a seed.
 fn write_recording(seed: u64, options: &Options, trace: &Trace, to: &Path) -> std::io::Result<()> {
     let Some(film) = &trace.film else { return Ok(()) };
-    let planted = planted(options.mutant.as_ref());
-    let about = About {
-        source: Source::World,
-        // A world has no secrets.
-        plain_bodies: true,
-        lossy: profile::Profile::of(seed, options.mutant.unwrap_or_default()).lossy,
-        unix_ms: 0,
-        what: format!("world --calls {} --seed {seed}{planted}", options.calls),
-    };
-    film.write(std::io::BufWriter::new(std::fs::File::create(to)?), &about)
+    let lossy = profile::Profile::of(seed, options.mutant.unwrap_or_default()).lossy;
+    filmed::write(film, format!("world {}", again(seed, options)), lossy, to)
+}
+
+/// The arguments that run the world of a seed again.
+fn again(seed: u64, options: &Options) -> String {
+    format!("--calls {} --seed {seed}{}", options.calls, planted(options.mutant.as_ref()))
 }
 
 fn fail(seed: u64, options: &Options, violation: &Violation) -> ExitCode {
     let mut trace = Trace::keeping(if options.worlds.trace { usize::MAX } else { LINES_MAX });
-    let again = run(seed, options, &mut trace);
+    let second = run(seed, options, &mut trace);
     for line in &trace.lines {
         println!("{line}");
     }
     println!("seed {seed} failed: {}", violation.0);
-    if again.as_ref() != Err(violation) {
-        println!("and it does not replay: {again:?}");
+    if second.as_ref() != Err(violation) {
+        println!("and it does not replay: {second:?}");
     }
-    let again = Worlds::again(seed, options.mutant.as_ref());
-    println!("to see all of it: world --calls {} {again}", options.calls);
-    let planted = planted(options.mutant.as_ref());
-    println!(
-        "to see a diagram of it: world --calls {} --seed {seed}{planted} --record FILE, then oncewire replay FILE",
-        options.calls
-    );
+    let all = Worlds::again(seed, options.mutant.as_ref());
+    println!("to see all of it: world --calls {} {all}", options.calls);
+    println!("{}", Worlds::picture("world", &again(seed, options)));
     ExitCode::from(1)
 }
 
@@ -176,9 +158,9 @@ fn main() -> ExitCode {
     for seed in seeds {
         let mut trace =
             if options.worlds.trace { Trace::keeping(usize::MAX) } else { Trace::default() };
-        trace.film = options.record.as_ref().map(|_| film(seed));
+        trace.film = options.worlds.record.as_ref().map(|_| filmed::film(seed, &METHODS));
         let result = run(seed, &options, &mut trace);
-        if let Some(to) = &options.record
+        if let Some(to) = &options.worlds.record
             && let Err(error) = write_recording(seed, &options, &trace, to)
         {
             eprintln!("{}: {error}", to.display());

@@ -45,6 +45,18 @@ pub const RAW: MethodId = MethodId::of("driver_world/raw");
 /// Is not offered.
 pub const NOWHERE: Method<Request, Reply> = Method::new("driver_world/nowhere");
 
+/// Their names, for recordings.
+pub const METHODS: [&str; 8] = [
+    "driver_world/echo",
+    "driver_world/limited",
+    "driver_world/idem",
+    "driver_world/listens",
+    "driver_world/dropped",
+    "driver_world/flooded",
+    "driver_world/raw",
+    "driver_world/nowhere",
+];
+
 /// The place of [`RAW`], as the model knows it.
 pub const RAW_PLACE: usize = 3;
 /// The place of [`IDEM`].
@@ -354,6 +366,9 @@ pub fn server(world: &Arc<World>, group: Group, clock: &Arc<Clock>) -> Server {
     let mut spec = MethodSpec::new(RAW);
     spec.reply_len_max = if world.profile.large { 2 * LARGE_MAX as u32 } else { 2_000 };
     let mut builder = Server::builder("driver_world").instance("simulated");
+    if let Some(camera) = &world.camera {
+        builder = builder.observe(camera.clone());
+    }
     let limited = |method: Method<Request, Reply>| match &world.profile.limits {
         Some(limits) => method.concurrency(limits.method).queue_max(limits.method_queue),
         None => method,

@@ -17,6 +17,7 @@ use super::executor::{Group, Sleep, lock};
 use super::flooded::{FloodedStream, MuteStream};
 use super::net::{CUTS, Link, SimStream};
 use super::profile::MS;
+use crate::filmed;
 use crate::mutant::Mutant;
 use crate::rng::Rng;
 
@@ -38,7 +39,7 @@ pub enum Dials {
 /// Connections that were not accepted yet.
 #[derive(Default)]
 struct Queue {
-    streams: VecDeque<SimStream>,
+    streams: VecDeque<BoxStream>,
     acceptor: Option<Waker>,
 }
 
@@ -162,10 +163,12 @@ impl World {
             Dials::Turned => {
                 *lock(&self.place).faults.entry("refused hello").or_default() += 1;
                 lock(&self.model).servers_changed = true;
-                let (_link, ours, theirs) =
+                let (link, ours, theirs) =
                     Link::new(&self.sim, self.profile.link, self.profile.seed);
+                let peer = || "a server without sessions".to_owned();
+                let [ours, theirs] = self.filmed(link.id, peer, Box::new(ours), theirs);
                 self.sim.spawn(MUTANTS, refuse(theirs));
-                return Ok(Box::new(ours));
+                return Ok(ours);
             }
             Dials::Refused => {
                 *lock(&self.place).faults.entry("refused dial").or_default() += 1;
@@ -190,24 +193,38 @@ impl World {
         let (link, ours, theirs) = Link::new(&self.sim, style, self.profile.seed);
         let mut rng = Rng::apart(self.profile.seed, (link.id << 8) | 0x76);
         self.sim.note(|| format!("link {} to server {}", link.id, place.hosts[at].group));
+        let (number, group) = (link.id, place.hosts[at].group);
         place.links.push(link);
-        let mut queue = lock(&place.hosts[at].queue);
-        queue.streams.push_back(theirs);
-        queue.acceptor.take().into_iter().for_each(Waker::wake);
-        drop(queue);
+        let queue = place.hosts[at].queue.clone();
         drop(place);
-        Ok(match self.mutant {
+        let ours: BoxStream = match self.mutant {
             Some(Mutant::Mute) => Box::new(MuteStream::new(ours)),
             _ if self.profile.flooded_clients && rng.one_in(2) => {
                 Box::new(FloodedStream::new(self, ours, &mut rng))
             }
             _ => Box::new(ours),
-        })
+        };
+        let [ours, theirs] = self.filmed(number, || format!("server {group}"), ours, theirs);
+        let mut queue = lock(&queue);
+        queue.streams.push_back(theirs);
+        queue.acceptor.take().into_iter().for_each(Waker::wake);
+        drop(queue);
+        Ok(ours)
+    }
+
+    fn filmed(
+        &self,
+        link: u64,
+        peer: impl FnOnce() -> String,
+        ours: BoxStream,
+        theirs: SimStream,
+    ) -> [BoxStream; 2] {
+        filmed::ends(self.camera.as_ref(), link, peer, [ours, Box::new(theirs)])
     }
 }
 
 /// A server that has no session, whatever it is asked for.
-async fn refuse(mut client: SimStream) {
+async fn refuse(mut client: BoxStream) {
     let mut bytes = [0; wire::CONTROL_LEN_MAX];
     let len = wire::encode(&Frame::Refuse(Refuse::SessionUnknown, Instance::UNNAMED), &mut bytes)
         .unwrap_or(0);
@@ -286,7 +303,7 @@ impl Accept for SimAcceptor {
                 }
                 return Poll::Ready(Err(io::ErrorKind::Other.into()));
             }
-            Poll::Ready(Ok((Box::new(stream) as BoxStream, Subject::Anonymous)))
+            Poll::Ready(Ok((stream, Subject::Anonymous)))
         }))
     }
 

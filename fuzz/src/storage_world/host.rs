@@ -17,6 +17,7 @@ use super::{Broken, GROUPS, World, service};
 use crate::driver_world::executor::{Group, Sleep, lock};
 use crate::driver_world::net::{CUTS, Link};
 use crate::driver_world::profile::MS;
+use crate::filmed;
 use crate::rng::Rng;
 
 /// The server's process.
@@ -241,11 +242,15 @@ impl World {
         };
         let (link, ours, theirs) = Link::new(&self.sim, self.profile.link, self.profile.seed);
         self.sim.note(|| format!("link {} of client {client}", link.id));
+        let number = link.id;
         host.links.push(link.clone());
         host.last_links.insert(client, link);
         drop(host);
-        server.serve_stream(Box::new(theirs), Subject::Name(client.to_string().into()));
-        Ok(Box::new(ours))
+        let peer = || format!("client {client}");
+        let ends: [BoxStream; 2] = [Box::new(ours), Box::new(theirs)];
+        let [ours, theirs] = filmed::ends(self.camera.as_ref(), number, peer, ends);
+        server.serve_stream(theirs, Subject::Name(client.to_string().into()));
+        Ok(ours)
     }
 
     fn cut_some(&self, rng: &mut Rng) {

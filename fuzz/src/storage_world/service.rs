@@ -173,6 +173,9 @@ fn peek(snapshots: &Snapshots, op: u64, paid: u64) -> Reply {
     (op, u64::from(there), pad(op ^ u64::from(there), 5))
 }
 
+/// The methods' names, for recordings.
+pub const METHODS: [&str; 3] = ["storage_world/pay", "storage_world/note", "storage_world/peek"];
+
 /// A server of the world on this ledger, whose tasks are `group`.
 pub fn server(world: &Arc<World>, group: Group, ledger: SimLedger) -> Result<Server, BuildError> {
     let snapshots = ledger.snapshots();
@@ -180,7 +183,11 @@ pub fn server(world: &Arc<World>, group: Group, ledger: SimLedger) -> Result<Ser
     // The clock of a process that starts again may be behind that of the last one.
     let behind =
         Rng::apart(world.profile.seed, u64::from(group) << 8 | 0x71).below(world.sim.now());
-    Server::builder("storage_world")
+    let mut builder = Server::builder("storage_world");
+    if let Some(camera) = &world.camera {
+        builder = builder.observe(camera.clone());
+    }
+    builder
         .instance("simulated")
         .runtime(world.sim.runtime_with(group, Clock::behind(behind)))
         .ledger(ledger)

@@ -63,7 +63,7 @@ impl<R: Read> Reader<R> {
     #[expect(clippy::should_implement_trait, reason = "an error is the end of it")]
     pub fn next(&mut self) -> Result<Option<Record>, ReadError> {
         while let Some((kind, fields)) = self.raw()? {
-            if (2..=9).contains(&kind) {
+            if (2..=10).contains(&kind) {
                 let record = Fields(&fields).record(kind);
                 return record.map(Some).ok_or(ReadError::Malformed { kind });
             }
@@ -212,6 +212,7 @@ impl<'d> Fields<'d> {
             },
             7 => What::Note(self.text()?),
             9 => What::Restarted,
+            10 => What::DrainBegan { instance: u64::from_le_bytes(self.take(8)?.try_into().ok()?) },
             _ => What::Finished {
                 session: SessionId::from_bytes(self.take(16)?.try_into().ok()?),
                 xid: Xid::new(self.number()?)?,

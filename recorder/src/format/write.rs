@@ -119,6 +119,10 @@ fn encode(record: &Record) -> (u8, Vec<u8>) {
             8
         }
         What::Restarted => 9,
+        What::DrainBegan { instance } => {
+            out.extend_from_slice(&instance.to_le_bytes());
+            10
+        }
     };
     (kind, fields)
 }

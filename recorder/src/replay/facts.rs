@@ -11,7 +11,7 @@ use crate::error::ReadError;
 use crate::format::{BODY_LEN_MAX, Delivery, Record, RecordedFrame, What};
 
 /// Servers in a recording.
-const SERVERS_MAX: usize = 64;
+const SERVERS_MAX: usize = 1024;
 /// Clients in a recording.
 const CLIENTS_MAX: usize = 10_000;
 

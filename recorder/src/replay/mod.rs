@@ -26,7 +26,7 @@ use crate::format::{About, BODY_LEN_MAX as FRAME_BODY_LEN_MAX, Body, Delivery};
 use crate::format::{Reader, Record, RecordedFrame, What};
 use answer::describe;
 use client::ClientReplay;
-use facts::{Facts, Moment, head, reaches_server};
+use facts::{Facts, Moment, ServerFacts, head, reaches_server};
 use server::{At, ServerReplay};
 
 pub use step::{Decision, FrameKind, FrameStep, Step, StepKind};
@@ -252,6 +252,14 @@ impl<'r> Replay<'r> {
             }
             What::Note(text) => self.tell(now, None, None, StepKind::Note(text.clone())),
             What::Restarted => self.tell(now, None, None, StepKind::Restarted),
+            What::DrainBegan { instance } => {
+                let is_it = |server: &ServerFacts| server.instance == *instance;
+                let Some(index) = self.facts.servers.iter().position(is_it) else { return };
+                if let Some(server) = self.servers.get_mut(&index) {
+                    server.drain(now);
+                }
+                self.collect_server(now, index);
+            }
             What::Finished { session, xid, status } => {
                 let session = session.to_bytes();
                 let indexes: Vec<usize> = self.servers.keys().copied().collect();

@@ -50,6 +50,7 @@ pub(super) struct ServerReplay {
     homes: BTreeMap<SessionBits, u64>,
     /// Requests that came, by what they were: for the digests of calls that are restored.
     digests: BTreeMap<(SessionBits, u64), u64>,
+    is_draining: bool,
     done: Vec<Done>,
 }
 
@@ -112,6 +113,7 @@ impl ServerReplay {
             sessions: BTreeSet::new(),
             homes: BTreeMap::new(),
             digests: BTreeMap::new(),
+            is_draining: false,
             done: Vec::new(),
         })
     }
@@ -375,6 +377,16 @@ impl ServerReplay {
         self.settle(now);
     }
 
+    /// The recorded server drains. How long it waits for its clients, the recording says.
+    pub(super) fn drain(&mut self, now: Instant) {
+        if !std::mem::replace(&mut self.is_draining, true) {
+            let text = "the server drains".to_owned();
+            self.say(None, None, StepKind::Event(Role::Server, text));
+            self.server.drain(now, NEVER);
+        }
+        self.settle(now);
+    }
+
     /// A frame of the recorded server has left.
     pub(super) fn sent(&mut self, at: &At<'_>, conn: u64, frame: &Frame<'_>) {
         let session = self.conns.get(&conn).and_then(|conn| conn.session);
@@ -392,11 +404,7 @@ impl ServerReplay {
             }
             Frame::Welcome(welcome) => Answer::Welcome(welcome.seen),
             Frame::Refuse(why, _) => Answer::Refuse(*why),
-            Frame::Goodbye(_) => {
-                self.server.drain(at.now, NEVER);
-                self.settle(at.now);
-                return;
-            }
+            Frame::Goodbye(_) => return self.drain(at.now),
             _ => return,
         };
         let Some(state) = self.conns.get_mut(&conn).filter(|state| state.id.is_some()) else {
