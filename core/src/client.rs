@@ -319,7 +319,7 @@ impl<S: ClientStorage> Client<S> {
 
     /// Whether calls may begin on this connection: neither side has said `Goodbye` (S25).
     #[inline]
-    fn may_begin_calls(&self) -> bool {
+    pub fn may_begin_calls(&self) -> bool {
         matches!(self.phase, Phase::Up { goodbye: Goodbye::NotSaid, .. })
     }
 

@@ -7,6 +7,7 @@
 //! | `client/with_options.rs` | the same, set one by one |
 //! | `client/around.rs` | hooks that see calls before they begin, and what a handle gives to its calls |
 //! | `client/call.rs` | a call, described and then awaited |
+//! | `client/description.rs` | what is called, until it begins |
 //! | `client/outcome.rs` | its outcome, decoded, and the ticket that may be left of it |
 //! | `client/resolve.rs` | tickets, waited for |
 //! | `client/unreplied.rs` | outcomes as `Result`s |
@@ -22,6 +23,7 @@
 //! | `client/task.rs` | the task behind a client: dials, keeps time, reads when no call does |
 //! | `client/backoff.rs` | how long it pauses before it dials again |
 //! | `client/observed.rs` | what observers learn |
+//! | `client/servers.rs` | one client for several servers |
 //! | `client/durable.rs` | clients whose calls outlive their process |
 //! | `client/journal_state.rs` | which of their calls is journaled, and what waits for which write |
 
@@ -29,6 +31,7 @@ mod around;
 mod backoff;
 mod call;
 mod comparisons;
+mod description;
 mod durable;
 mod journal_state;
 mod lifecycle;
@@ -41,6 +44,7 @@ mod reader;
 mod report;
 mod resolve;
 mod retry;
+mod servers;
 mod shared;
 mod state;
 mod task;
@@ -71,9 +75,11 @@ pub use durable::{Delivery, DurableCall, DurableClient, Receipt, RecoveredCall};
 pub use options::{ClientOptions, ClientStatus, CloseReport};
 use outcome::Decode;
 pub use outcome::{CallFailure, Outcome, Ticket};
-pub use report::CallReport;
+pub use report::{CallReport, EarlierAttempt};
 pub use resolve::Resolve;
 pub use retry::Retry;
+use servers::Group;
+pub use servers::{NoServers, ServerStatus, Servers};
 use shared::Shared;
 pub use unreplied::{CallResult, Unreplied};
 
@@ -106,12 +112,28 @@ pub struct Client {
 
 /// Ends the client when the last clone is gone.
 struct Handle {
+    /// With several servers, that of the first: what all have in common can be asked of it.
     shared: Arc<Shared>,
+    /// The clients of several servers, which end themselves.
+    group: Option<Arc<Group>>,
+}
+
+impl Handle {
+    /// The client that has the session.
+    #[inline]
+    fn session(self: &Arc<Self>) -> &Arc<Handle> {
+        match &self.group {
+            None => self,
+            Some(group) => group.session(),
+        }
+    }
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.shared.close(false);
+        if self.group.is_none() {
+            self.shared.close(false);
+        }
     }
 }
 
@@ -135,7 +157,7 @@ impl Client {
     ) -> Client {
         let shared = Shared::new(Box::new(connector), options, runtime.clone());
         runtime.spawn(Box::pin(task::ClientTask::new(shared.clone())));
-        Client { handle: Arc::new(Handle { shared }), defaults: None }
+        Client { handle: Arc::new(Handle { shared, group: None }), defaults: None }
     }
 
     /// A clone whose calls carry this metadata, instead of what the calls of this one carry. It is of the same session: what needs other
@@ -171,6 +193,17 @@ impl Client {
 
     #[inline]
     fn with_defaults<R>(&self, call: Call<R>) -> Call<R> {
+        match (&self.handle.group, &self.defaults) {
+            (None, None) => call,
+            _ => self.described(call),
+        }
+    }
+
+    #[cold]
+    fn described<R>(&self, mut call: Call<R>) -> Call<R> {
+        if let Some(group) = &self.handle.group {
+            call = call.at_any(group.clone());
+        }
         match &self.defaults {
             None => call,
             Some(defaults) => defaults.apply(call),
@@ -321,14 +354,21 @@ impl Client {
         call.idempotent = idempotent;
         call.one_way = true;
         call.metadata = metadata;
-        self.handle.shared.send(call, method)?;
-        self.handle.shared.observe_one_way(method);
+        let shared = &self.handle.session().shared;
+        shared.send(call, method)?;
+        shared.observe_one_way(method);
         Ok(())
     }
 
     /// Takes no more calls, waits for those pending, and ends the session cleanly; at most
     /// [`ClientOptions::close_timeout`]. Says what could not be delivered.
+    ///
+    /// With several [`Servers`] it ends the sessions at all of them; the report is of all together, and names the server that had the
+    /// session.
     pub async fn close(&self) -> CloseReport {
+        if let Some(group) = &self.handle.group {
+            return group.close().await;
+        }
         self.handle.shared.close(true);
         std::future::poll_fn(|cx| self.handle.shared.poll_closed(cx)).await
     }
@@ -343,20 +383,41 @@ impl Client {
         self.handle.shared.schemas()
     }
 
-    /// What the client is doing.
+    /// What the client is doing. With several [`Servers`]: at the one that has the session; [`servers`](Client::servers) says it of all.
     pub fn status(&self) -> ClientStatus {
-        self.handle.shared.status()
+        match &self.handle.group {
+            None => self.handle.shared.status(),
+            Some(group) => group.home().status(),
+        }
+    }
+
+    /// The servers of a client of several, in the order of their list; none of any other client.
+    pub fn servers(&self) -> Vec<ServerStatus> {
+        self.handle.group.as_ref().map(|group| group.statuses()).unwrap_or_default()
+    }
+
+    /// The client of the server that has the session: for what consists of several calls.
+    pub(crate) fn at_session(&self) -> Client {
+        Client { handle: self.handle.session().clone(), defaults: self.defaults.clone() }
     }
 
     /// Changes the [token](ClientOptions::token) by which the client says who it is when it connects next. The connection that
     /// exists lives on, and so does the session, if the new token is one of the same name.
     pub fn set_token(&self, token: Token) {
+        if let Some(group) = &self.handle.group {
+            return group.set_token(token);
+        }
         self.handle.shared.with(|state, _| state.lifecycle.next_token = Some(token));
     }
 
     /// Waits until the session is open, or the server has refused it for good, or the client is closed; says whether
     /// it is open. Calls do not need it: they wait by themselves.
+    ///
+    /// With several [`Servers`]: until it is open at one of them.
     pub async fn connected(&self) -> bool {
+        if let Some(group) = &self.handle.group {
+            return group.connected().await;
+        }
         std::future::poll_fn(|cx| self.handle.shared.poll_connected(cx)).await
     }
 }
@@ -366,6 +427,7 @@ const _: () = {
     const fn assert_send<T: Send + Future>() {}
     assert_send_sync::<Client>();
     assert_send_sync::<Ticket<Vec<u8>>>();
+    assert_send_sync::<Call<Vec<u8>>>();
     assert_send::<Call<Vec<u8>>>();
 };
 

@@ -3,6 +3,7 @@
 //! | to | use |
 //! |---|---|
 //! | make calls | [`Client`], [`Method`], [`Outcome`], [`Ticket`] |
+//! | make them at several servers | [`Servers`] |
 //! | execute them | [`Server`], [`ServerBuilder`], [`Context`] |
 //! | write a transport | [`Connect`], [`Accept`], [`ByteStream`] |
 //! | survive a crash of the server | [`ledger`], [`ServerBuilder::ledger`] |
@@ -107,8 +108,8 @@ mod waiters;
 pub use bytes::Bytes;
 pub use client::{
     Call, CallFailure, CallReport, CallResult, Client, ClientOptions, ClientStatus, CloseReport,
-    Delivery, DurableCall, DurableClient, NewCall, Outcome, Receipt, RecoveredCall, Resolve, Retry,
-    Ticket, Unreplied,
+    Delivery, DurableCall, DurableClient, EarlierAttempt, NewCall, NoServers, Outcome, Receipt,
+    RecoveredCall, Resolve, Retry, ServerStatus, Servers, Ticket, Unreplied,
 };
 pub use metadata::{Metadata, MetadataError, MetadataKey, MetadataType, MetadataValue};
 pub use method::{Method, RawMethod};

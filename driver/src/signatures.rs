@@ -219,7 +219,7 @@ impl Client {
     ///
     /// A server that was built without [`ServerBuilder::signatures`] answers `NotExecuted(UnknownMethod)`.
     pub fn signatures(&self) -> Call<Vec<(String, SignatureTable)>> {
-        self.call(&SIGNATURES, &Vec::new())
+        self.at_session().call(&SIGNATURES, &Vec::new())
     }
 
     /// The methods among these that the server means something else by. A method that the server does not have, or has no
@@ -241,8 +241,10 @@ impl Client {
         if methods.is_empty() {
             return Ok(Vec::new());
         }
+        // One server, whichever is asked.
+        let client = self.at_session();
         let means_the_same = || {
-            let said = self.schemas();
+            let said = client.schemas();
             service_hashes(methods).all(|hash| said.contains(hash))
         };
         if means_the_same() {
@@ -253,13 +255,13 @@ impl Client {
         };
         let mut found = Vec::new();
         for methods in methods.chunks(ASKED_MAX) {
-            let differs = match self.call(&COMPARE, &methods.iter().map(asked).collect()).await.ok()
-            {
-                Ok(differs) => differs,
-                // It was not connected before.
-                Err(_) if means_the_same() => return Ok(Vec::new()),
-                Err(failure) => return Err(failure),
-            };
+            let differs =
+                match client.call(&COMPARE, &methods.iter().map(asked).collect()).await.ok() {
+                    Ok(differs) => differs,
+                    // It was not connected before.
+                    Err(_) if means_the_same() => return Ok(Vec::new()),
+                    Err(failure) => return Err(failure),
+                };
             found.extend(differs.into_iter().filter_map(|(at, server)| {
                 Some(SignatureMismatch::new(*methods.get(at as usize)?, server))
             }));

@@ -4,7 +4,7 @@
 use std::sync::Mutex;
 
 use oncewire::stream::{Incoming, Outgoing, StreamBreak, UploadBreak};
-use oncewire::{Bytes, Client, ClientOptions, Context, Executed, Server};
+use oncewire::{Bytes, Client, ClientOptions, Context, Executed, Server, Servers};
 use oncewire_pipe::memory;
 use serde::{Deserialize, Serialize};
 use smol::stream;
@@ -140,4 +140,30 @@ fn what_has_no_stream_is_described_as_before() {
     assert_eq!(FileMethods::WRITE.id(), oncewire::MethodId::of("file/write"));
     let described: Vec<_> = FileMethods::signatures().iter().map(|of| of.name).collect();
     assert_eq!(described, ["file/len"]);
+}
+
+#[test]
+fn streams_of_a_client_of_several_servers_are_where_its_session_is() {
+    smol::block_on(async {
+        let serve = || {
+            let server = Server::builder("file").service(FileServer(InMemory::default()));
+            let (connector, acceptor) = memory::listener();
+            let server = server.build().unwrap();
+            smol::spawn(async move { server.serve(acceptor).await }).detach();
+            connector
+        };
+        let client = Servers::new([serve(), serve(), serve()]).client(ClientOptions::default());
+        let client = client.unwrap();
+        assert!(client.connected().await);
+        let file = FileClient(client.clone());
+        for len in 1..=10 {
+            let mut upload = file.write("the only one".to_owned());
+            upload.send(Bytes::from(vec![b'a'; len])).await.unwrap();
+            assert_eq!(upload.commit().await, Ok(len as u64));
+            assert_eq!(file.len().await.ok(), Ok(len as u64));
+            let read = file.read(len as u64).next().await;
+            assert_eq!(read.unwrap().unwrap().len(), len);
+        }
+        assert!(client.close().await.in_good_order);
+    });
 }

@@ -7,14 +7,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use oncewire_core::{self as core, CallError, MethodId, NotExecuted, Unknown};
 
-use super::around::Surroundings;
-use super::observed::Begun;
+use super::description::Description;
 use super::outcome::{CallFailure, Decode, Outcome, Ticket};
 use super::pending::{PendingId, Trace};
 use super::report::CallReport;
+use super::servers::{Group, Moving};
 use super::shared::Shared;
 use super::unreplied::CallResult;
 use crate::buffer::Encoded;
@@ -45,7 +44,7 @@ use crate::runtime::Runtime;
 #[must_use = "a call begins when it is awaited, and is cancelled when it is dropped"]
 pub struct Call<R> {
     shared: Arc<Shared>,
-    state: State,
+    state: State<R>,
     decode: Decode<R>,
     method: CalledMethod,
 }
@@ -74,64 +73,20 @@ impl CalledMethod {
 /// The error of a call that was never tried.
 const UNENCODABLE: NotExecuted = NotExecuted::NotBegun(CallError::Unencodable);
 
-enum State {
+enum State<R> {
     /// Begins when it is first polled; or why it cannot.
     Fresh(Result<Description, NotExecuted>),
+    /// Of a client of several servers: each attempt is a call of its own.
+    Moving(Box<Moving<R>>),
     Waiting(PendingId),
     /// Begun before this process was forked: only the parent can learn its outcome.
     Forked,
     Done,
 }
 
-/// A call that has not begun.
-struct Description {
-    /// With empty arguments.
-    call: core::Call<'static>,
-    arguments: Encoded,
-    metadata: Option<Box<Metadata>>,
-    /// The client's hooks see it before it begins.
-    hooked: bool,
-}
-
-impl Description {
-    /// What the machine takes: once.
-    #[inline]
-    fn take_call(
-        &mut self,
-        shared: &Shared,
-        method: &CalledMethod,
-        begun: Option<&Begun>,
-    ) -> Result<core::Call<'_>, NotExecuted> {
-        if self.hooked || self.metadata.is_some() {
-            self.complete(shared, method, begun)?;
-        }
-        let core::Call { method, timeout, idempotent, fail_fast, metadata, .. } = self.call;
-        let mut call = core::Call::new(method, self.arguments.take_payload());
-        (call.timeout, call.idempotent, call.fail_fast) = (timeout, idempotent, fail_fast);
-        call.metadata = metadata;
-        Ok(call)
-    }
-
-    /// Shows the call to the client's hooks, and puts the metadata before the arguments.
-    #[cold]
-    #[inline(never)]
-    fn complete(
-        &mut self,
-        shared: &Shared,
-        method: &CalledMethod,
-        begun: Option<&Begun>,
-    ) -> Result<(), NotExecuted> {
-        let arguments = std::mem::replace(&mut self.arguments, Encoded::Shared(Bytes::new()));
-        let (timeout, metadata) = (self.call.timeout, self.metadata.take());
-        let around = Surroundings { timeout, one_way: false, metadata };
-        let joined = match self.hooked {
-            true => around.join(shared, method, begun, arguments),
-            false => around.join_unseen(arguments),
-        };
-        let (timeout, body) = joined.map_err(NotExecuted::NotBegun)?;
-        self.call.timeout = timeout;
-        (self.arguments, self.call.metadata) = body;
-        Ok(())
+impl<R> State<R> {
+    fn take(&mut self) -> State<R> {
+        std::mem::replace(self, State::Done)
     }
 }
 
@@ -150,8 +105,32 @@ impl<R> Call<R> {
         call.fail_fast = shared.options.fail_fast;
         call.idempotent = idempotent;
         let hooked = !shared.options.hooks.is_empty();
-        let state = State::Fresh(Ok(Description { call, arguments, metadata: None, hooked }));
-        Call { shared: shared.clone(), state, decode, method }
+        let description = Description { call, arguments, metadata: None, hooked };
+        Call::of(shared, method, description, decode)
+    }
+
+    /// The call of a description.
+    #[inline]
+    pub(super) fn of(
+        shared: &Arc<Shared>,
+        method: CalledMethod,
+        description: Description,
+        decode: Decode<R>,
+    ) -> Call<R> {
+        Call { shared: shared.clone(), state: State::Fresh(Ok(description)), decode, method }
+    }
+
+    /// The same call, made at one of several servers, and at another one if that is lost.
+    #[cold]
+    pub(super) fn at_any(mut self, group: Arc<Group>) -> Call<R> {
+        self.state = match self.state.take() {
+            State::Fresh(Ok(description)) => {
+                let moving = Moving::new(group, self.method, self.decode, description);
+                State::Moving(Box::new(moving))
+            }
+            other => other,
+        };
+        self
     }
 
     /// One that cannot begin.
@@ -250,21 +229,27 @@ impl<R> Call<R> {
 
     #[inline]
     fn changed(mut self, change: impl FnOnce(&mut Description)) -> Self {
-        if let State::Fresh(Ok(description)) = &mut self.state {
-            change(description);
+        match &mut self.state {
+            State::Fresh(Ok(description)) => change(description),
+            State::Moving(moving) => moving.description().map_or((), change),
+            _ => {}
         }
         self
     }
 
     /// Begins the call now, before it is awaited.
     pub fn start(mut self) -> Call<R> {
-        if let State::Fresh(call) = &mut self.state {
-            let call = std::mem::replace(call, Err(NotExecuted::Closed));
-            self.state = match self.begin(call) {
-                Ok(id) => State::Waiting(id),
-                Err(why) => State::Fresh(Err(why)),
-            };
-            self.shared.ensure_sent();
+        match &mut self.state {
+            State::Fresh(call) => {
+                let call = std::mem::replace(call, Err(NotExecuted::Closed));
+                self.state = match self.begin(call) {
+                    Ok(id) => State::Waiting(id),
+                    Err(why) => State::Fresh(Err(why)),
+                };
+                self.shared.ensure_sent();
+            }
+            State::Moving(moving) => moving.start(),
+            State::Waiting(_) | State::Forked | State::Done => {}
         }
         self
     }
@@ -282,11 +267,14 @@ impl<R> Call<R> {
     /// In a fork of the client's process nothing would end the call, so it ends before it begins.
     pub(super) fn unless_forked(mut self) -> Self {
         if self.shared.is_forked() {
-            self.state = match self.state {
+            self.state = match self.state.take() {
                 State::Waiting(_) | State::Forked => State::Forked,
+                State::Moving(moving) if moving.has_begun() => State::Forked,
                 State::Done => State::Done,
                 State::Fresh(Err(why)) => State::Fresh(Err(why)),
-                State::Fresh(Ok(_)) => State::Fresh(Err(NotExecuted::NotBegun(CallError::Forked))),
+                State::Fresh(Ok(_)) | State::Moving(_) => {
+                    State::Fresh(Err(NotExecuted::NotBegun(CallError::Forked)))
+                }
             };
         }
         self
@@ -315,6 +303,9 @@ impl<R> Call<R> {
 
     /// What is known of the call.
     pub(super) fn report(&self, failure: CallFailure, trace: Option<Trace>) -> CallReport {
+        if let State::Moving(moving) = &self.state {
+            return moving.report(failure, trace);
+        }
         self.shared.report(self.method, failure, trace)
     }
 
@@ -364,6 +355,7 @@ impl<R> Call<R> {
     ) -> Poll<Outcome<R>> {
         let (id, poll) = match &mut self.state {
             State::Waiting(id) => (*id, self.shared.poll_outcome(*id, cx)),
+            State::Moving(moving) => return moving.poll(cx, trace),
             State::Done => return Poll::Pending,
             State::Forked => {
                 self.state = State::Done;
@@ -433,6 +425,7 @@ impl<R> fmt::Debug for Call<R> {
                 .field("fail_fast", &call.fail_fast)
                 .field("idempotent", &call.idempotent),
             State::Fresh(Err(why)) => debug.field("not_executed", why),
+            State::Moving(moving) => debug.field("begun", &moving.has_begun()),
             State::Waiting(_) | State::Forked => debug.field("begun", &true),
             State::Done => debug.field("done", &true),
         };

@@ -130,7 +130,10 @@ impl DurableClient {
             Shared::with_machine(Box::new(connector), options, runtime.clone(), machine, journal);
         runtime.spawn(Box::pin(ClientTask::new(shared.clone())));
         let left = left.into_iter().map(|left| RecoveredCall::new(&shared, left)).collect();
-        Ok((DurableClient { handle: Arc::new(Handle { shared }), defaults: None }, left))
+        Ok((
+            DurableClient { handle: Arc::new(Handle { shared, group: None }), defaults: None },
+            left,
+        ))
     }
 
     /// A clone whose calls carry this metadata, which the journal keeps with the arguments: see [`Client::with_metadata`](crate::Client::with_metadata).

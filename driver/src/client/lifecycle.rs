@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::Waker;
 
-use oncewire_core::{ClientSession, CloseReason, Instance, Instant, Token};
+use oncewire_core::{ClientSession, CloseReason, DialFailure, Instance, Instant, Token};
 
 use super::report::SessionInfo;
 
@@ -26,6 +26,10 @@ pub(super) struct Lifecycle {
     pub(super) last_error: Option<String>,
     /// Attempts to connect that failed since the last handshake that went through.
     pub(super) failed_attempts: u32,
+    /// The last of them will fail again until a person changes something.
+    pub(super) dial_is_hopeless: bool,
+    /// Woken when calls may begin, and when an attempt to connect has failed; kept.
+    pub(super) watcher: Option<Waker>,
     /// What was dialled last.
     pub(super) address: String,
     /// Handshakes that went through.
@@ -63,7 +67,14 @@ impl Lifecycle {
     }
 
     /// An attempt to connect failed.
-    pub(super) fn dial_failed(&mut self, why: impl fmt::Display) {
+    pub(super) fn dial_failed(
+        &mut self,
+        why: impl fmt::Display,
+        failure: DialFailure,
+        wake: &mut Vec<Waker>,
+    ) {
+        self.dial_is_hopeless = failure == DialFailure::Permanent;
+        wake.extend(self.watcher.clone());
         self.failed_attempts = self.failed_attempts.saturating_add(1);
         let why = why.to_string();
         let why = without_address(&why, &self.address);
@@ -71,9 +82,9 @@ impl Lifecycle {
     }
 
     /// The connection is gone.
-    pub(super) fn disconnected(&mut self, why: impl fmt::Display) {
+    pub(super) fn disconnected(&mut self, why: impl fmt::Display, wake: &mut Vec<Waker>) {
         match self.connection.since {
-            None => self.dial_failed(why),
+            None => self.dial_failed(why, DialFailure::Transient, wake),
             Some(_) => self.last_error = Some(why.to_string()),
         }
     }
@@ -91,12 +102,14 @@ impl Lifecycle {
         self.failed_attempts = 0;
         self.connection.since = Some(now);
         wake.append(&mut self.connect_wakers);
+        wake.extend(self.watcher.clone());
     }
 
     /// Wakes all that wait for the client to be connected or closed.
     pub(super) fn wake_all(&mut self, wake: &mut Vec<Waker>) {
         wake.append(&mut self.close_wakers);
         wake.append(&mut self.connect_wakers);
+        wake.extend(self.watcher.clone());
     }
 }
 

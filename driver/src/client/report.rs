@@ -60,6 +60,20 @@ pub struct CallReport {
     pub last_error: Option<String>,
     /// What client and server mean by the method, if the call was not sent because they differ (S33).
     pub mismatch: Option<SignatureMismatch>,
+    /// The attempts before this one, at other servers: a client of [`Servers`](crate::Servers) makes them. All else here is of the last.
+    pub earlier: Vec<EarlierAttempt>,
+}
+
+/// An attempt of a call that was made again at another server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EarlierAttempt {
+    /// What its client dials.
+    pub address: String,
+    /// Which process answered there, if one did.
+    pub instance: Option<Instance>,
+    /// What it came to.
+    pub failure: CallFailure,
 }
 
 impl CallReport {
@@ -90,6 +104,7 @@ impl CallReport {
             failed_attempts: client.failed_attempts,
             last_error: client.last_error.clone(),
             mismatch: None,
+            earlier: Vec::new(),
         }
     }
 
@@ -128,6 +143,14 @@ impl CallReport {
                 write!(f, ", {} attempts", self.failed_attempts)?;
             }
         }
+        self.write_known_by(f)?;
+        for EarlierAttempt { address, failure, .. } in &self.earlier {
+            write!(f, "; before that at {address}: {failure}")?;
+        }
+        Ok(())
+    }
+
+    fn write_known_by(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let (Some(server), Some(session)) = (self.server, self.session) {
             write!(f, " (")?;
             write_known_by(f, server, self.instance, session)?;

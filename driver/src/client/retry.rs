@@ -46,8 +46,31 @@ pub struct Retry {
     attempts_max: u32,
     pause_min: Duration,
     pause_max: Duration,
-    /// In thousandths.
-    tokens: Arc<AtomicU32>,
+    tokens: RetryBudget,
+}
+
+/// A budget of calls that are made again, which replies fill. Its clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct RetryBudget(Arc<AtomicU32>);
+
+impl Default for RetryBudget {
+    fn default() -> RetryBudget {
+        RetryBudget(Arc::new(AtomicU32::new(TOKENS_MAX)))
+    }
+}
+
+impl RetryBudget {
+    /// There was a reply.
+    pub(super) fn earn(&self) {
+        let earned = |tokens: u32| Some((tokens + REPLY_EARNS).min(TOKENS_MAX));
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, earned);
+    }
+
+    /// Takes a token, if there is one.
+    pub(super) fn spend(&self) -> bool {
+        let spent = |tokens: u32| tokens.checked_sub(RETRY_COST);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spent).is_ok()
+    }
 }
 
 impl Retry {
@@ -59,7 +82,7 @@ impl Retry {
             attempts_max: 10,
             pause_min: Duration::from_millis(50),
             pause_max: Duration::from_secs(5),
-            tokens: Arc::new(AtomicU32::new(TOKENS_MAX)),
+            tokens: RetryBudget::default(),
         }
     }
 
@@ -88,7 +111,7 @@ impl Retry {
             let until = *until.get_or_insert(now + self.budget);
             let unreplied = match call.timeout_at_most(until.since(now)).result().await {
                 Ok(reply) => {
-                    self.earn();
+                    self.tokens.earn();
                     return Ok(reply);
                 }
                 Err(unreplied) => unreplied,
@@ -98,7 +121,7 @@ impl Retry {
             if attempt >= self.attempts_max
                 || !is_worth_another(unreplied.failure())
                 || pause >= until.since(now)
-                || !self.spend()
+                || !self.tokens.spend()
             {
                 return Err(unreplied);
             }
@@ -124,17 +147,6 @@ impl Retry {
         runtime.random(&mut random);
         let nanos = (u128::from(u64::from_le_bytes(random)) * span.as_nanos()) >> 64;
         Duration::from_nanos(nanos as u64)
-    }
-
-    fn earn(&self) {
-        let earned = |tokens: u32| Some((tokens + REPLY_EARNS).min(TOKENS_MAX));
-        let _ = self.tokens.fetch_update(Ordering::Relaxed, Ordering::Relaxed, earned);
-    }
-
-    /// Takes a token, if there is one.
-    fn spend(&self) -> bool {
-        let spent = |tokens: u32| tokens.checked_sub(RETRY_COST);
-        self.tokens.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spent).is_ok()
     }
 }
 
@@ -195,11 +207,11 @@ mod tests {
     #[test]
     fn retries_have_a_budget_that_replies_fill() {
         let retry = Retry::within(Duration::ZERO);
-        let clone = retry.clone();
+        let (budget, clone) = (&retry.tokens, retry.clone().tokens);
         assert_eq!((0..20).filter(|_| clone.spend()).count(), 10);
-        (0..9).for_each(|_| retry.earn());
-        assert!(!retry.spend());
-        retry.earn();
-        assert!(retry.spend() && !clone.spend());
+        (0..9).for_each(|_| budget.earn());
+        assert!(!budget.spend());
+        budget.earn();
+        assert!(budget.spend() && !clone.spend());
     }
 }

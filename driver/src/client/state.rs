@@ -279,7 +279,7 @@ impl State {
 
     /// No connection could be made.
     pub(super) fn fail_dial(&mut self, now: Instant, why: &io::Error, failure: DialFailure) {
-        self.lifecycle.dial_failed(why);
+        self.lifecycle.dial_failed(why, failure, &mut self.to_wake);
         self.note(|state| Event::DialFailed {
             address: state.lifecycle.address.clone(),
             why: why.to_string(),
@@ -299,7 +299,7 @@ impl State {
             return self.lose_connection(now, error.to_string());
         }
         self.note_close(|| ConnectionEnd::Lost(error.to_string()));
-        self.lifecycle.disconnected(error);
+        self.lifecycle.dial_failed(error, DialFailure::Permanent, &mut self.to_wake);
         self.machine.handle_dial_failed(now, DialFailure::Permanent);
         self.drop_stream(now);
         self.deliver(now);
@@ -308,7 +308,7 @@ impl State {
     /// The connection is gone.
     pub(super) fn lose_connection(&mut self, now: Instant, why: String) {
         self.note_close(|| ConnectionEnd::Lost(why.clone()));
-        self.lifecycle.disconnected(why);
+        self.lifecycle.disconnected(why, &mut self.to_wake);
         self.machine.handle_disconnected(now);
         self.drop_stream(now);
         self.deliver(now);
@@ -364,7 +364,7 @@ impl State {
                     self.lifecycle.connection.reason = Some(reason);
                     let why = self.with_instance(&reason);
                     self.note_close(|| ConnectionEnd::Closed(reason));
-                    self.lifecycle.disconnected(why);
+                    self.lifecycle.disconnected(why, &mut self.to_wake);
                     self.drop_stream(now);
                 }
                 // It was said when the connection ended, with the reason.

@@ -36,7 +36,7 @@ impl Client {
     ) -> ServerStream<T> {
         let StreamMethod { shape, codec, .. } = *method;
         ServerStream {
-            client: self.clone(),
+            client: self.at_session(),
             shape,
             codec,
             arguments: postcard::to_allocvec(arguments).ok(),

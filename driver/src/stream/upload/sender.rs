@@ -49,7 +49,7 @@ pub(super) enum Phase {
 impl Sender {
     pub(super) fn new(client: &Client, shape: Shape, arguments: Option<Vec<u8>>) -> Sender {
         Sender {
-            client: client.clone(),
+            client: client.at_session(),
             shape,
             arguments,
             timeout: client.timeout(),

@@ -1,0 +1,411 @@
+//! One client for several servers: where calls go, and what becomes of them when a server is lost.
+#![allow(missing_docs)]
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use oncewire_driver::{
+    BoxFuture, BoxStream, CallFailure, Client, ClientOptions, Connect, Context, Executed, Method,
+    NEVER, NoServers, NotExecuted, OnDialFailure, Outcome, Server, Servers, Subject, Unknown,
+};
+use smol::net::unix::UnixStream;
+
+/// Which server answers: may run at any.
+const WHO: Method<(), u32> = Method::new("test/who").idempotent();
+/// The same, once the gate of its server is open.
+const HOLD: Method<(), u32> = Method::new("test/hold").idempotent();
+/// Which server answers, and counts: at most once.
+const COUNT: Method<(), u32> = Method::new("test/count");
+/// The same, once the gate of its server is open.
+const SLOW: Method<(), u32> = Method::new("test/slow");
+const NOTE: Method<(), ()> = Method::new("test/note");
+/// At most one at a time, and none waits: may run at any.
+const NARROW: Method<(), u32> = Method::new("test/narrow").idempotent().concurrency(1).queue_max(0);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Serves,
+    Refuses,
+    /// Accepts, and never says anything.
+    IsSilent,
+}
+
+/// A server at an address, as its clients find it.
+#[derive(Clone)]
+struct Site(Arc<Inner>);
+
+struct Inner {
+    number: u32,
+    server: Mutex<Server>,
+    mode: Mutex<Mode>,
+    streams: Mutex<Vec<UnixStream>>,
+    counts: Arc<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    runs: AtomicU32,
+    waiting: AtomicU32,
+    gate: AtomicBool,
+}
+
+async fn until(mut condition: impl FnMut() -> bool) {
+    while !condition() {
+        smol::future::yield_now().await;
+    }
+}
+
+impl Counts {
+    async fn pass(&self) {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        until(|| self.gate.load(Ordering::SeqCst)).await;
+    }
+}
+
+fn server(number: u32, counts: &Arc<Counts>) -> Server {
+    let [hold, count, slow, narrow] = [(); 4].map(|()| counts.clone());
+    Server::builder("test")
+        .method(&WHO, move |_: Context, ()| async move { number })
+        .method(&HOLD, move |_, ()| {
+            let counts = hold.clone();
+            async move {
+                counts.pass().await;
+                number
+            }
+        })
+        .method(&COUNT, move |_, ()| {
+            count.runs.fetch_add(1, Ordering::SeqCst);
+            async move { number }
+        })
+        .method(&SLOW, move |_, ()| {
+            let counts = slow.clone();
+            async move {
+                counts.runs.fetch_add(1, Ordering::SeqCst);
+                counts.pass().await;
+                number
+            }
+        })
+        .method(&NARROW, move |_, ()| {
+            let counts = narrow.clone();
+            async move {
+                counts.pass().await;
+                number
+            }
+        })
+        .method(&NOTE, |_, ()| async {})
+        .build()
+        .unwrap()
+}
+
+impl Site {
+    fn new(number: u32) -> Site {
+        let counts = Arc::default();
+        Site(Arc::new(Inner {
+            number,
+            server: Mutex::new(server(number, &counts)),
+            mode: Mutex::new(Mode::Serves),
+            streams: Mutex::default(),
+            counts,
+        }))
+    }
+
+    fn set(&self, mode: Mode) {
+        *self.0.mode.lock().unwrap() = mode;
+    }
+
+    /// Breaks its connections.
+    fn cut(&self) {
+        for stream in self.0.streams.lock().unwrap().drain(..) {
+            let _gone = stream.shutdown(std::net::Shutdown::Both);
+        }
+    }
+
+    /// Cannot be reached any more.
+    fn lose(&self) {
+        self.set(Mode::Refuses);
+        self.cut();
+    }
+
+    /// As after a crash: it knows nothing of what it did.
+    fn restart(&self) {
+        *self.0.server.lock().unwrap() = server(self.0.number, &self.0.counts);
+        self.set(Mode::Serves);
+    }
+
+    fn runs(&self) -> u32 {
+        self.0.counts.runs.load(Ordering::SeqCst)
+    }
+
+    fn waiting(&self) -> u32 {
+        self.0.counts.waiting.load(Ordering::SeqCst)
+    }
+
+    fn open_gate(&self) {
+        self.0.counts.gate.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Connect for Site {
+    fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
+        Box::pin(async {
+            let mode = *self.0.mode.lock().unwrap();
+            if mode == Mode::Refuses {
+                return Err(io::ErrorKind::ConnectionRefused.into());
+            }
+            let (ours, theirs) = UnixStream::pair()?;
+            let mut streams = self.0.streams.lock().unwrap();
+            streams.push(ours.clone());
+            match mode {
+                Mode::Serves => {
+                    let server = self.0.server.lock().unwrap().clone();
+                    server.serve_stream(Box::new(theirs), Subject::Anonymous);
+                }
+                _ => streams.push(theirs),
+            }
+            Ok(Box::new(ours) as BoxStream)
+        })
+    }
+
+    fn address(&self) -> String {
+        format!("test:{}", self.0.number)
+    }
+}
+
+fn options() -> ClientOptions {
+    let pause = Duration::from_millis(1);
+    ClientOptions::default().with_backoff_min(pause).with_backoff_max(pause)
+}
+
+fn sites<const N: usize>() -> [Site; N] {
+    std::array::from_fn(|number| Site::new(number as u32))
+}
+
+fn client(sites: &[Site]) -> Client {
+    Servers::new(sites.iter().cloned()).client(options()).unwrap()
+}
+
+async fn until_healthy(client: &Client, count: usize) {
+    until(|| client.servers().iter().filter(|server| server.healthy).count() == count).await;
+}
+
+/// The number of the server that has the session.
+fn home(client: &Client) -> Option<usize> {
+    client.servers().iter().position(|server| server.has_session)
+}
+
+#[test]
+fn c326_idempotent_calls_are_spread_and_all_others_stay_where_the_session_is() {
+    let sites = sites::<3>();
+    smol::block_on(async {
+        let client = client(&sites);
+        until_healthy(&client, 3).await;
+        assert_eq!(home(&client), None);
+        let mut answers = BTreeMap::<u32, u32>::new();
+        for _ in 0..10 {
+            let calls: Vec<_> = (0..60).map(|_| client.call(&WHO, &()).start()).collect();
+            for call in calls {
+                *answers.entry(call.await.ok().unwrap()).or_default() += 1;
+            }
+        }
+        assert!(answers.len() == 3 && answers.values().all(|count| *count > 100), "{answers:?}");
+
+        let first = client.call(&COUNT, &()).await.ok().unwrap();
+        for _ in 0..30 {
+            assert_eq!(client.call(&COUNT, &()).await.ok(), Ok(first));
+            // One that says so for once.
+            assert_eq!(client.call(&WHO, &()).at_most_once().await.ok(), Ok(first));
+            client.send(&NOTE, &()).unwrap();
+        }
+        assert_eq!(home(&client), Some(first as usize));
+        assert_eq!(sites.iter().map(Site::runs).sum::<u32>(), 31);
+
+        // A connection that breaks and comes back moves nothing.
+        sites[first as usize].cut();
+        assert_eq!(client.call(&COUNT, &()).await.ok(), Ok(first));
+        let report = client.close().await;
+        assert!(report.in_good_order && report.one_way_unconfirmed == 0, "{report}");
+        assert_eq!(report.server, Some(sites[first as usize].0.server.lock().unwrap().id()));
+        let closed = client.call(&WHO, &()).await;
+        assert!(matches!(closed, Outcome::NotExecuted(NotExecuted::NotBegun(_))), "{closed:?}");
+    });
+}
+
+#[test]
+fn c327_a_call_at_a_server_that_is_lost_is_made_elsewhere_if_it_is_idempotent_and_only_then() {
+    let sites = sites::<2>();
+    smol::block_on(async {
+        let client = client(&sites);
+        until_healthy(&client, 2).await;
+        let first = client.call(&COUNT, &()).await.ok().unwrap() as usize;
+        let (lost, other) = (&sites[first], &sites[1 - first]);
+        // As many as make sure that each server has some.
+        let mut holds: Vec<_> = (0..20).map(|_| client.call(&HOLD, &()).start()).collect();
+        let mut in_doubt = client.call(&SLOW, &()).timeout(Duration::from_millis(400)).start();
+        until(|| lost.waiting() > 1 && other.waiting() > 0 && lost.runs() == 2).await;
+        lost.lose();
+        other.open_gate();
+        for hold in holds.drain(..) {
+            assert_eq!(hold.await.ok(), Ok(other.0.number));
+        }
+        // New calls have another server; what is in doubt stays, and its ticket waits for its server.
+        assert_eq!(client.call(&COUNT, &()).await.ok(), Ok(other.0.number));
+        assert_eq!(home(&client), Some(1 - first));
+        let ticket = match (&mut in_doubt).await {
+            Outcome::Unknown(Unknown::DeadlinePassed, Some(ticket)) => ticket,
+            outcome => panic!("{outcome:?}"),
+        };
+        assert_eq!((lost.runs(), other.runs()), (2, 1));
+        lost.open_gate();
+        lost.set(Mode::Serves);
+        assert_eq!(ticket.resolve(NEVER).await.ok(), Ok(lost.0.number), "it was executed there");
+        assert_eq!((lost.runs(), other.runs()), (2, 1));
+        assert_eq!(
+            client.call(&COUNT, &()).await.ok(),
+            Ok(other.0.number),
+            "the session has moved"
+        );
+        assert!(client.close().await.in_good_order);
+    });
+}
+
+#[test]
+fn c327_a_server_that_forgot_leaves_an_unknown_outcome_and_no_second_execution() {
+    let sites = sites::<2>();
+    smol::block_on(async {
+        let client = client(&sites);
+        until_healthy(&client, 2).await;
+        let first = client.call(&COUNT, &()).await.ok().unwrap() as usize;
+        let in_doubt = client.call(&SLOW, &()).result();
+        let in_doubt = smol::spawn(in_doubt);
+        until(|| sites[first].waiting() == 1).await;
+        sites[first].lose();
+        sites[first].restart();
+        let unreplied = in_doubt.await.unwrap_err();
+        assert_eq!(unreplied.failure(), CallFailure::Unknown(Unknown::SessionEnded));
+        let report = unreplied.report().unwrap();
+        assert_eq!((&*report.address, report.earlier.len()), (&*format!("test:{first}"), 0));
+        assert_eq!(sites[0].runs() + sites[1].runs(), 2);
+        client.close().await;
+    });
+}
+
+#[test]
+fn c328_servers_that_hang_or_refuse_or_are_twice_in_the_list_stop_no_call() {
+    assert_eq!(Servers::new(Vec::<Site>::new()).client(options()).err(), Some(NoServers));
+    let sites = sites::<4>();
+    sites[0].set(Mode::IsSilent);
+    sites[1].set(Mode::Refuses);
+    smol::block_on(async {
+        let twice = [0, 1, 2, 3, 2].map(|site| sites[site].clone());
+        let client = client(&twice);
+        // Before any connection was made.
+        let first = [client.call(&WHO, &()), client.call(&COUNT, &())];
+        for call in first {
+            assert!([2, 3].contains(&call.await.ok().unwrap()));
+        }
+        until_healthy(&client, 3).await;
+        for _ in 0..100 {
+            assert!([2, 3].contains(&client.call(&WHO, &()).await.ok().unwrap()));
+        }
+        // One that hangs while it runs the call is not waited for.
+        client.close().await;
+        let hangs = [2, 3].map(|site| sites[site].clone());
+        let client = Servers::new(hangs).try_next_after(Duration::from_millis(50));
+        let client = client.client(options()).unwrap();
+        until_healthy(&client, 2).await;
+        sites[3].open_gate();
+        for _ in 0..20 {
+            assert_eq!(client.call(&HOLD, &()).await.ok(), Ok(3));
+        }
+        assert!(sites[2].waiting() <= 2, "it is avoided once it has failed a call");
+        // And if all do, the deadline holds, and the truth is that it may have run.
+        sites[3].0.counts.gate.store(false, Ordering::SeqCst);
+        let hold = client.call(&HOLD, &()).timeout(Duration::from_millis(300)).result().await;
+        let unreplied = hold.unwrap_err();
+        assert_eq!(unreplied.failure(), CallFailure::Unknown(Unknown::DeadlinePassed));
+        let earlier = &unreplied.report().unwrap().earlier;
+        assert_eq!(earlier.len(), 2, "{unreplied}");
+        assert!(unreplied.to_string().contains("; before that at test:"), "{unreplied}");
+        sites.iter().for_each(Site::open_gate);
+        client.close().await;
+    });
+}
+
+#[test]
+fn c328_while_all_servers_are_down_calls_wait_or_end_as_they_are_meant_to() {
+    let sites = sites::<2>();
+    sites.iter().for_each(|site| site.set(Mode::Refuses));
+    let outcome = |client: &Client, method| {
+        client.call(method, &()).timeout(Duration::from_millis(100)).block().ok().unwrap_err()
+    };
+    let not = CallFailure::NotExecuted;
+    let client = client(&sites);
+    for method in [&WHO, &COUNT] {
+        assert_eq!(outcome(&client, method), not(NotExecuted::DeadlinePassed));
+        let at_once = client.call(method, &()).timeout(NEVER).fail_fast(true).block().ok();
+        assert_eq!(at_once, Err(not(NotExecuted::Disconnected)));
+        let end = options().with_on_dial_failure(OnDialFailure::End).with_timeout(NEVER);
+        let ends = Servers::new(sites.clone()).client(end).unwrap();
+        let end = ends.call(method, &()).block().ok();
+        assert_eq!(end, Err(not(NotExecuted::NeverConnected)));
+        assert!(ends.close_blocking().in_good_order);
+    }
+    // What waits is made when one of them comes.
+    let calls = [&WHO, &COUNT].map(|method| smol::spawn(client.call(method, &()).timeout(NEVER)));
+    sites[1].set(Mode::Serves);
+    for call in calls {
+        assert_eq!(smol::block_on(call).ok(), Ok(1));
+    }
+    // And what still waits at the close learns that it was not executed.
+    sites[1].lose();
+    smol::block_on(async {
+        until_healthy(&client, 0).await;
+        let mut waits = client.call(&WHO, &()).timeout(NEVER).start();
+        assert!(smol::future::poll_once(&mut waits).await.is_none());
+        let report = client.close().await;
+        assert_eq!(report.unfinished, 1, "{report}");
+        assert_eq!(waits.await.executed(), Executed::No);
+    });
+}
+
+#[test]
+fn c329_a_server_that_drains_or_is_full_loses_no_call_to_another() {
+    let sites = sites::<2>();
+    smol::block_on(async {
+        let client = client(&sites);
+        until_healthy(&client, 2).await;
+        let first = client.call(&COUNT, &()).await.ok().unwrap() as usize;
+        let (drained, other) = (&sites[first], &sites[1 - first]);
+        // One of each is full: all further calls of this method are refused there.
+        let full = [(); 2].map(|()| client.call(&NARROW, &()).start());
+        until(|| drained.waiting() == 1 && other.waiting() == 1).await;
+        let refused = client.call(&NARROW, &()).result().await.unwrap_err();
+        assert_eq!(refused.failure(), CallFailure::NotExecuted(NotExecuted::Overloaded));
+        assert_eq!(refused.report().unwrap().earlier.len(), 1, "both were asked: {refused}");
+
+        // Calls go on while one server is drained.
+        let server = drained.0.server.lock().unwrap().clone();
+        let draining = smol::spawn(async move { server.drain(NEVER).await });
+        let mut moved = false;
+        while !moved {
+            let count = client.call(&COUNT, &()).await.ok().unwrap();
+            moved = count == other.0.number;
+            client.call(&WHO, &()).await.ok().unwrap();
+        }
+        drained.set(Mode::Refuses);
+        sites.iter().for_each(Site::open_gate);
+        for call in full {
+            call.await.ok().unwrap();
+        }
+        draining.await;
+        for _ in 0..20 {
+            let answers = (client.call(&COUNT, &()).await.ok(), client.call(&WHO, &()).await.ok());
+            assert_eq!(answers, (Ok(other.0.number), Ok(other.0.number)));
+        }
+        let report = client.close().await;
+        assert_eq!(report.unfinished, 0, "{report}");
+    });
+}
