@@ -118,10 +118,17 @@ pub(crate) fn print(rows: &[BothRow]) {
     if rows.is_empty() {
         return;
     }
-    println!("\nBoth ends with their driver, over a pair of sockets: instructions a call");
-    println!("  {:>9}{:>8}{:>10}{:>8}{:>12}  watched", "body", "flight", "way", "bodies", "instr.");
+    output::show!("\nBoth ends with their driver, over a pair of sockets: instructions a call");
+    output::show!(
+        "  {:>9}{:>8}{:>10}{:>8}{:>12}  watched",
+        "body",
+        "flight",
+        "way",
+        "bodies",
+        "instr."
+    );
     for BothRow { setup, instructions } in rows {
-        println!(
+        output::show!(
             "  {:>9}{:>8}{:>10}{:>8}{:>12.0}  {}",
             setup.body_len,
             setup.outstanding,
@@ -135,7 +142,7 @@ pub(crate) fn print(rows: &[BothRow]) {
         );
     }
     for goal in goals(rows) {
-        println!("  {}", goal.shown());
+        output::show!("  {}", goal.shown());
     }
 }
 

@@ -54,15 +54,23 @@ fn instructions(setup: Setup) -> Result<f64> {
 }
 
 pub(crate) fn print(rows: &[CoreRow]) {
-    println!("\nThe core in memory: a whole call, and the heap of an idle session");
-    println!(
+    output::show!("\nThe core in memory: a whole call, and the heap of an idle session");
+    output::show!(
         "  {:>9}{:>10}{:>8}{:>8}{:>10}{:>10}{:>8}{:>11}{:>11}",
-        "sessions", "body", "slots", "flight", "ns", "instr.", "alloc.", "connected", "no conn."
+        "sessions",
+        "body",
+        "slots",
+        "flight",
+        "ns",
+        "instr.",
+        "alloc.",
+        "connected",
+        "no conn."
     );
     for row in rows {
         let Setup { slots, sessions, body_len, window } = row.setup;
         let shown = |value: Option<f64>| value.map_or(String::new(), |value| format!("{value:.0}"));
-        println!(
+        output::show!(
             "  {sessions:>9}{body_len:>10}{slots:>8}{:>8}{:>10.1}{:>10}{:>8.3}{:>11}{:>11}",
             if window { slots } else { 1 },
             row.ns,
@@ -73,6 +81,6 @@ pub(crate) fn print(rows: &[CoreRow]) {
         );
     }
     for goal in crate::goals::of_core(rows) {
-        println!("  {}", goal.shown());
+        output::show!("  {}", goal.shown());
     }
 }

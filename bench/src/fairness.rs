@@ -89,7 +89,7 @@ pub(crate) fn play(part: &Part) -> Result<()> {
             subjects::end_with_parent();
             let client = parties::client(*transport, address);
             let waits = smol::block_on(call(&client, Duration::from_millis(*sample_ms)))?;
-            println!("{}", serde_json::to_string(&waits)?);
+            output::show!("{}", serde_json::to_string(&waits)?);
             Ok(())
         }
     }
@@ -177,13 +177,18 @@ pub(crate) fn print(rows: &[FairnessRow]) {
     if rows.is_empty() {
         return;
     }
-    println!("\nW9  a client that makes a call each millisecond, beside another connection");
-    println!(
+    output::show!("\nW9  a client that makes a call each millisecond, beside another connection");
+    output::show!(
         "  {:<24}{:<6}{:>6}{:>10}{:>10}{:>9}  goals",
-        "beside", "", "cores", "p50 µs", "p99 µs", "× alone"
+        "beside",
+        "",
+        "cores",
+        "p50 µs",
+        "p99 µs",
+        "× alone"
     );
     for cell in cells(rows) {
-        println!(
+        output::show!(
             "  {:<24}{:<6}{:>6}{:>10.1}{:>10.1}{:>9.2}  {}",
             cell.neighbour.name(),
             cell.transport.name(),

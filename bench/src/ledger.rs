@@ -295,7 +295,7 @@ pub(crate) fn print(rows: &[LedgerRow]) {
         let row = group[0];
         if row.part != part {
             part = row.part;
-            println!("\n{}", title(part));
+            output::show!("\n{}", title(part));
         }
         let goal = goal(&group).map(|goal| goal.shown()).unwrap_or_default();
         let name = match row.in_flight {
@@ -303,10 +303,10 @@ pub(crate) fn print(rows: &[LedgerRow]) {
             many => format!("{many:>5} {}", row.name),
         };
         if part == "L3" {
-            println!("  {name:<32}{:>10.2}  {goal}", middle(&group, |row| row.seconds));
+            output::show!("  {name:<32}{:>10.2}  {goal}", middle(&group, |row| row.seconds));
             continue;
         }
-        println!(
+        output::show!(
             "  {name:<32}{:>10.0}{:>10.0}{:>10.0}{:>9.2}{:>9.2}  {goal}",
             middle(&group, |row| row.calls_per_s),
             middle(&group, |row| row.p50_us),

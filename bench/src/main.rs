@@ -56,7 +56,7 @@ fn main() -> ExitCode {
         None => measure(&cli),
     };
     if let Err(error) = done {
-        eprintln!("oncewire-bench: {error}");
+        output::note!("oncewire-bench: {error}");
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
@@ -65,7 +65,7 @@ fn main() -> ExitCode {
 fn drive(case: &str) -> Result<()> {
     subjects::end_with_parent();
     let figures = subjects::drive(&serde_json::from_str(case)?)?;
-    println!("{}", serde_json::to_string(&figures)?);
+    output::show!("{}", serde_json::to_string(&figures)?);
     Ok(())
 }
 
@@ -85,7 +85,7 @@ fn measure(cli: &Cli) -> Result<()> {
     fairness::print(&fairness);
     streams::print(&streams);
     if !cfg!(feature = "peers") && !rows.is_empty() {
-        println!("\nWithout the peers in Rust: they need a build with `--features peers`.");
+        output::show!("\nWithout the peers in Rust: they need a build with `--features peers`.");
     }
     ledger::print(&ledger);
     let cells = cells::cells(&rows);

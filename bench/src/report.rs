@@ -11,8 +11,8 @@ pub(crate) fn print(rows: &[Row]) {
     for cell in &cells {
         if block != Some((cell.workload, cell.cores)) {
             block = Some((cell.workload, cell.cores));
-            println!("\n{:?}/{}  {}", cell.workload, cell.cores, cell.workload.title());
-            println!(
+            output::show!("\n{:?}/{}  {}", cell.workload, cell.cores, cell.workload.title());
+            output::show!(
                 "  {:<16}{:<6}{:>12}{:>7}{:>8}{:>10}  {}",
                 "",
                 "",
@@ -27,7 +27,7 @@ pub(crate) fn print(rows: &[Row]) {
         let ratio = bare.map_or(f64::NAN, |bare| cell.ratio_to(bare));
         let goals = goals::of_cell(&cells, cell);
         let goals: Vec<String> = goals.iter().map(goals::Goal::shown).collect();
-        println!(
+        output::show!(
             "  {:<16}{:<6}{:>12}{:>6.0}%{:>8.2}{:>10.2}  {}  {}",
             cell.subject.name(),
             cell.transport.name(),

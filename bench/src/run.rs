@@ -31,7 +31,7 @@ pub(crate) fn all(cli: &Cli) -> Result<Vec<Row>> {
                     figures,
                     load: sys::load_average(),
                 }),
-                Err(error) => eprintln!("\r{}: {error}", name(case)),
+                Err(error) => output::note!("\r{}: {error}", name(case)),
             }
         }
     }

@@ -97,7 +97,7 @@ pub(crate) fn play(part: &Part) -> Result<()> {
             subjects::end_with_parent();
             let client = parties::client(*transport, address);
             let figures = smol::block_on(call(&client, Duration::from_millis(*sample_ms)))?;
-            println!("{}", serde_json::to_string(&figures)?);
+            output::show!("{}", serde_json::to_string(&figures)?);
             Ok(())
         }
     }
@@ -248,12 +248,19 @@ pub(crate) fn print(rows: &[StreamRow]) {
     if rows.is_empty() {
         return;
     }
-    println!(
+    output::show!(
         "\nStreams: MiB a second beside W4's calls; small calls beside 1 GiB on the same connection, µs"
     );
-    println!(
+    output::show!(
         "  {:<6}{:>6}{:>8}{:>8}{:>8}{:>14}{:>16}{:>16}",
-        "", "cores", "W4", "down", "up", "alone p50/p99", "down p50/p99", "up p50/p99"
+        "",
+        "cores",
+        "W4",
+        "down",
+        "up",
+        "alone p50/p99",
+        "down p50/p99",
+        "up p50/p99"
     );
     for (first, rounds) in cells(rows) {
         let of = |figure: &dyn Fn(&Figures) -> f64| {
@@ -262,7 +269,7 @@ pub(crate) fn print(rows: &[StreamRow]) {
         let waits = |waits: &dyn Fn(&Figures) -> Waits| {
             format!("{:.0}/{:.0}", of(&|f| waits(f).p50_us), of(&|f| waits(f).p99_us))
         };
-        println!(
+        output::show!(
             "  {:<6}{:>6}{:>8.0}{:>8.0}{:>8.0}{:>14}{:>16}{:>16}",
             first.transport.name(),
             first.cores,
@@ -274,7 +281,7 @@ pub(crate) fn print(rows: &[StreamRow]) {
             waits(&|f| f.beside_up),
         );
         for goal in goals_of(first, &rounds) {
-            println!("    {}", goal.shown());
+            output::show!("    {}", goal.shown());
         }
     }
 }

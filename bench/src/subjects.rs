@@ -79,7 +79,7 @@ fn go_program() -> Option<&'static PathBuf> {
 /// The server listens: says so, and ends when its parent does.
 pub(crate) fn ready(address: &str) -> Result<()> {
     sys::use_cubic()?;
-    println!("ready {address}");
+    output::show!("ready {address}");
     std::io::stdout().flush()?;
     end_with_parent();
     Ok(())

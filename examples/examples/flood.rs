@@ -73,7 +73,7 @@ fn serve(path: &str) -> Result<()> {
 
 /// Tells the parent that we have begun, and ends with it.
 fn ready() -> Result<()> {
-    println!("ready");
+    output::show!("ready");
     std::io::stdout().flush()?;
     std::thread::spawn(|| {
         let mut nothing = [0];
@@ -223,12 +223,12 @@ fn measure(attacks: &[(&str, usize)]) -> Result<()> {
     let place = Place::new("server");
     let _server = Process::start(&["serve", place.text()?])?;
     let alone = honest(&place.0)?;
-    println!("alone: {alone}");
+    output::show!("alone: {alone}");
     let mut broken = Vec::new();
     for (kind, count) in attacks {
         let _attack = Process::start(&["attack", place.text()?, kind, &count.to_string()])?;
         let waits = honest(&place.0)?;
-        println!("beside {count} × {kind}: {waits}");
+        output::show!("beside {count} × {kind}: {waits}");
         if waits.p99 > HONEST_MAX.max(FACTOR_MAX * alone.p99) && *count == 1 {
             broken.push(format!("beside {count} × {kind}: {:?}", waits.p99));
         }
@@ -298,7 +298,7 @@ fn flooded_client(kind: &'static str, honest_path: &Path) -> Result<Duration> {
     let late = begun.elapsed().saturating_sub(TIMEOUT);
     let (neighbour, answered) = beside.join().map_err(|_| "the neighbour panicked")?;
     let status = watcher.join().map_err(|_| "the watcher panicked")?;
-    println!(
+    output::show!(
         "a client flooded with {kind}: {outcome:?} {late:?} after its deadline; status() took {status:?}, \
          a call of another client {neighbour:?} ({answered})"
     );

@@ -50,7 +50,7 @@ fn main() -> Result<()> {
 fn serve(path: &str) -> Result<()> {
     let server = Server::builder("footprint").service(FootprintServer(Measured)).build()?;
     let acceptor = UnixAcceptor::bind(path)?;
-    println!("ready");
+    output::show!("ready");
     std::io::stdout().flush()?;
     // Ends when the parent does.
     std::thread::spawn(|| {
@@ -112,8 +112,8 @@ impl Drop for ServerProcess {
 fn measure() -> Result<()> {
     let connection = smol::block_on(connection_bytes())?;
     let fail_fast = smol::block_on(fail_fast_micros())?;
-    println!("{CONNECTIONS} idle connections: {connection} bytes of resident memory each");
-    println!("a fail_fast call after kill -9: {fail_fast} µs at the most of {KILLS}");
+    output::show!("{CONNECTIONS} idle connections: {connection} bytes of resident memory each");
+    output::show!("a fail_fast call after kill -9: {fail_fast} µs at the most of {KILLS}");
     if connection > CONNECTION_BYTES_MAX {
         return Err(format!("more than {CONNECTION_BYTES_MAX} bytes a connection").into());
     }

@@ -61,7 +61,7 @@ async fn log(log: Log, context: Context, next: Next) -> Handled {
     let method = next.method();
     let handled = next.run().await;
     let line = format!("request {request} for {tenant}: {method} {}", handled.end());
-    println!("{line}");
+    output::show!("{line}");
     if let Ok(mut log) = log.lock() {
         log.push(line);
     }

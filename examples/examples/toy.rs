@@ -21,6 +21,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let arguments = Bytes::copy_from_slice(&100_i32.to_le_bytes());
         client.call_raw(ADD_ONE, arguments).await.ok()
     })?;
-    println!("Call(22, 100) -> {}", i32::from_le_bytes(reply[..].try_into()?));
+    output::show!("Call(22, 100) -> {}", i32::from_le_bytes(reply[..].try_into()?));
     Ok(())
 }

@@ -101,7 +101,7 @@ async fn show(board: BoardClient, watcher: BoardClient) -> Result<(), Box<dyn Er
         board.set(name(), format!("{price} a pound")).await.ok()?;
         let watched = watch.await.ok()??;
         let followed = follow.next().await.ok_or("the stream ends too early")??;
-        println!("watched: {watched:?}; followed: {followed:?}");
+        output::show!("watched: {watched:?}; followed: {followed:?}");
         assert_eq!(watched, (price, format!("{price} a pound")));
         assert_eq!(followed, watched);
     }

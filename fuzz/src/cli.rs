@@ -101,7 +101,7 @@ impl Worlds {
             if let (Some(to), Some(film)) = (&self.record, &film)
                 && let Err(error) = write(&lock(film), format!("{program} {again}"), false, to)
             {
-                eprintln!("{}: {error}", to.display());
+                output::note!("{}: {error}", to.display());
                 return ExitCode::from(2);
             }
             match ended {
@@ -113,23 +113,25 @@ impl Worlds {
                         false => world(seed, LINES_MAX, mutant, None),
                     };
                     match traced {
-                        Err(failure) => println!("{failure}"),
+                        Err(failure) => output::show!("{failure}"),
                         Ok(_) => {
-                            println!("seed {seed} failed, and not again: it is not deterministic")
+                            output::show!(
+                                "seed {seed} failed, and not again: it is not deterministic"
+                            )
                         }
                     }
-                    println!(
+                    output::show!(
                         "to see all of it: {program} {}",
                         Worlds::again(seed, mutant.as_ref())
                     );
-                    println!("{}", Worlds::picture(program, &again));
+                    output::show!("{}", Worlds::picture(program, &again));
                     return ExitCode::FAILURE;
                 }
             }
             worlds += 1;
         }
-        println!("worlds        {worlds}");
-        print!("{}", sum.lines(start.elapsed().as_secs_f64()));
+        output::show!("worlds        {worlds}");
+        output::print(format_args!("{}", sum.lines(start.elapsed().as_secs_f64())));
         ExitCode::SUCCESS
     }
 }

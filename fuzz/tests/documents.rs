@@ -148,3 +148,31 @@ fn every_published_crate_says_what_it_is() {
         }
     }
 }
+
+/// A test's output is libtest's, a build script speaks to cargo, and what simulators find wrong is said in a test.
+#[test]
+fn c358_no_program_prints_by_a_macro_that_panics_when_its_reader_leaves() {
+    let is_program = |path: &&String| {
+        let elsewhere = ["tests/", "core/freestanding/", "sim/src/run.rs", "examples/output/"];
+        path.ends_with(".rs")
+            && !path.ends_with("build.rs")
+            && !elsewhere.iter().any(|part| path.contains(part))
+    };
+    let panics = |line: &str| {
+        let code = line.split("//").next().unwrap_or_default();
+        let call = |at: usize| {
+            !code[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+                && !code[..at].ends_with("::")
+        };
+        ["println!", "eprintln!", "print!", "eprint!"]
+            .iter()
+            .any(|print| code.match_indices(print).any(|(at, _)| call(at)))
+    };
+    let mut found = Vec::new();
+    for path in files().iter().filter(is_program) {
+        for (at, line) in read(path).lines().enumerate().filter(|(_, line)| panics(line)) {
+            found.push(format!("{path}:{}: {}", at + 1, line.trim()));
+        }
+    }
+    assert!(found.is_empty(), "use `output::show!` or `output::note!`: {found:#?}");
+}

@@ -31,13 +31,13 @@ type Failed = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
     let Some(connection) = std::env::args().nth(1) else {
-        eprintln!("usage: postgres_figures CONNECTION");
+        output::note!("usage: postgres_figures CONNECTION");
         return ExitCode::from(2);
     };
     match measure(&connection) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("postgres_figures: {error}");
+            output::note!("postgres_figures: {error}");
             ExitCode::FAILURE
         }
     }
@@ -79,10 +79,10 @@ fn in_schema(connection: &str, database: &mut postgres::Client) -> Result<(), Fa
         rates[rates.len() / 2]
     };
     let insert = median(&mut rows[0].1);
-    println!("{:<36} {:>9} {:>22}", "", "calls/s", "in the time of 1 insert");
+    output::show!("{:<36} {:>9} {:>22}", "", "calls/s", "in the time of 1 insert");
     for (name, rates) in &mut rows {
         let rate = median(rates);
-        println!("{name:<36} {rate:>9.0} {:>22.2}", rate / insert);
+        output::show!("{name:<36} {rate:>9.0} {:>22.2}", rate / insert);
     }
     Ok(())
 }

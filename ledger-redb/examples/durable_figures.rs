@@ -91,14 +91,14 @@ fn measure(folder: &Path) -> Result<()> {
     let mut one_durable = || Ok(smol::block_on(pay_durably(1))?);
     let [commit_took, plain_took, durable_took] =
         medians([&mut commit, &mut one_plain, &mut one_durable])?;
-    println!("one redb commit   {commit_took:7.0} µs");
+    output::show!("one redb commit   {commit_took:7.0} µs");
     for (name, took) in [("plain", plain_took), ("durable", durable_took)] {
-        println!("one {name:7} call  {took:7.0} µs  {:5.2} redb commits", took / commit_took);
+        output::show!("one {name:7} call  {took:7.0} µs  {:5.2} redb commits", took / commit_took);
     }
     for in_flight in [1, 16, 256, 1024] {
         let [plain, durable] = [rate(in_flight, pay_plainly)?, rate(in_flight, pay_durably)?];
         let ratio = durable / plain;
-        println!(
+        output::show!(
             "{in_flight:4} in flight: {plain:7.0} /s plain, {durable:7.0} /s durable, {ratio:.2}"
         );
     }

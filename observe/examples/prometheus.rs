@@ -27,7 +27,7 @@ fn main() -> io::Result<()> {
 
         let page = TcpListener::bind(if once { "127.0.0.1:0" } else { "127.0.0.1:9185" }).await?;
         let scraped = page.local_addr()?;
-        println!("toy at {address}, its counters at http://{scraped}/metrics");
+        output::show!("toy at {address}, its counters at http://{scraped}/metrics");
         let pages = smol::spawn(async move {
             loop {
                 let (stream, _) = page.accept().await?;
@@ -46,7 +46,7 @@ fn main() -> io::Result<()> {
         stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await?;
         let mut text = String::new();
         stream.read_to_string(&mut text).await?;
-        println!("{text}");
+        output::show!("{text}");
         let counted = "rpc_server_call_duration_seconds_count{rpc_system_name=\"oncewire\",\
                        rpc_method=\"toy/add_one\",rpc_response_status_code=\"OK\"} 10";
         match text.lines().any(|line| line == counted) {

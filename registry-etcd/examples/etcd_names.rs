@@ -88,7 +88,7 @@ async fn run(etcd: Etcd) -> Result<(), Box<dyn Error>> {
     connector.instances().first_list().await?;
     let client = |_| Client::new(connector.clone(), ClientOptions::default());
     let clients: Vec<Client> = (0..12).map(client).collect();
-    println!("clients of each instance: {}", greet_all(&clients).await?);
+    output::show!("clients of each instance: {}", greet_all(&clients).await?);
     let anna = registrations.remove(0);
     let drained = smol::spawn(anna.drain(Duration::from_secs(10)));
     let moved = loop {
@@ -98,22 +98,22 @@ async fn run(etcd: Etcd) -> Result<(), Box<dyn Error>> {
         }
     };
     drained.await?;
-    println!("after anna has drained:   {moved}");
+    output::show!("after anna has drained:   {moved}");
 
     let election = registry.election("greeter")?;
     let (first, second) = (election.stand("bert"), election.stand("cleo"));
     for _ in 0..2 {
         let leadership = smol::future::or(first.elected(), second.elected()).await;
         let leader = election.leader().await?.map(|leader| leader.value).unwrap_or_default();
-        println!(
+        output::show!(
             "leads: {}, with the token {}",
             String::from_utf8_lossy(&leader),
             leadership.token()
         );
         let next = Txn::new().when(leadership.fence()).then(Op::put("example/plan", "next", None));
-        println!("its effect happens: {}", etcd.transact(&next).await?.succeeded);
+        output::show!("its effect happens: {}", etcd.transact(&next).await?.succeeded);
         leadership.resign().await?;
-        println!("after it has resigned: {}", etcd.transact(&next).await?.succeeded);
+        output::show!("after it has resigned: {}", etcd.transact(&next).await?.succeeded);
     }
     etcd.delete("example/plan").await?;
     Ok(())
@@ -129,7 +129,9 @@ fn main() -> ExitCode {
                 endpoints.push(endpoint);
             }
             Err(error) => {
-                eprintln!("etcd cannot be started (Debian: apt-get install etcd-server): {error}");
+                output::note!(
+                    "etcd cannot be started (Debian: apt-get install etcd-server): {error}"
+                );
                 return ExitCode::from(2);
             }
         }
@@ -142,7 +144,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error}");
+            output::note!("{error}");
             ExitCode::from(2)
         }
     }

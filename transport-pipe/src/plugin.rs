@@ -62,6 +62,7 @@ mod stream;
 mod thread;
 
 use std::fmt;
+use std::io::Write;
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -95,7 +96,10 @@ impl Plugin {
             policy: RestartPolicy::default(),
             stop_grace: Duration::from_secs(2),
             keeps_sessions: false,
-            on_stderr: Arc::new(|line| eprintln!("{line}")),
+            on_stderr: Arc::new(|line| {
+                // `eprintln!` panics where the host's own stderr has no reader any more.
+                let _ = writeln!(std::io::stderr(), "{line}");
+            }),
             options,
         }
     }

@@ -206,13 +206,13 @@ impl Clients {
         let Tally { killed, started, calls, unknown, resolved, resends, asks } = &self.tally;
         let seed = self.plan.seed;
         if self.plan.durable {
-            println!(
+            output::show!(
                 "{servers} and clients {killed} times (seed {seed})\n\
                  {started} clients made {calls} calls: {unknown} unknown for good, {resolved} learned after their \
                  client's death"
             );
         } else {
-            println!(
+            output::show!(
                 "{servers} and {killed} of {started} clients (seed {seed})\n\
                  the others made {calls} calls: {unknown} unknown for good, {resolved} for a while; {resends} requests \
                  sent again, {asks} asked about"
@@ -220,13 +220,13 @@ impl Clients {
         }
         let Findings { expected_min, expected_max, actual, executed_twice, faults, .. } =
             &self.findings;
-        println!("balances: expected {expected_min} to {expected_max}, actual {actual}");
-        println!("executed more than once: {executed_twice}");
+        output::show!("balances: expected {expected_min} to {expected_max}, actual {actual}");
+        output::show!("executed more than once: {executed_twice}");
         for fault in faults.iter().take(FAULTS_MAX) {
-            println!("  {fault}");
+            output::show!("  {fault}");
         }
         let agree = self.findings.agree();
-        println!("{}", if agree { "everything agrees" } else { "WRONG" });
+        output::show!("{}", if agree { "everything agrees" } else { "WRONG" });
         agree
     }
 }

@@ -142,8 +142,11 @@ impl Test {
                 Ok(()) => {}
                 Err(Trouble::Untried(why)) => return Err(format!("{blow}: {why}")),
                 Err(Trouble::NoneServes(why)) => {
-                    println!("{blow}: then none served for {} s: {why}", GIVE_UP_AFTER.as_secs());
-                    println!("WRONG");
+                    output::show!(
+                        "{blow}: then none served for {} s: {why}",
+                        GIVE_UP_AFTER.as_secs()
+                    );
+                    output::show!("WRONG");
                     return Ok(false);
                 }
             }
@@ -157,10 +160,10 @@ impl Test {
         for server in self.servers.drain(..) {
             server.stop().await?;
         }
-        println!("without an answer, at the longest, after");
+        output::show!("without an answer, at the longest, after");
         for (blow, count) in &self.blows {
             let longest = longest.get(blow).copied().unwrap_or_default();
-            println!("  {:>6.3} s  {blow} ({count} times)", longest.as_secs_f64());
+            output::show!("  {:>6.3} s  {blow} ({count} times)", longest.as_secs_f64());
         }
         let count = |of: &[Blow]| of.iter().filter_map(|blow| self.blows.get(blow)).sum::<u64>();
         let killed = count(&[Blow::Kill, Blow::KillWaiting]);

@@ -81,16 +81,19 @@ pub(crate) async fn run(demo: Demo) -> Result<bool, String> {
     };
     // Whichever way it ends, the processes and files of the other future go with it.
     let columns = smol::future::or(run_all(demo), stopped).await?;
-    print!("{}", tabulate(&columns));
+    output::print(format_args!("{}", tabulate(&columns)));
     for Column { transport, faults, .. } in &columns {
-        faults.iter().take(FAULTS_MAX).for_each(|fault| println!("{}: {fault}", transport.name()));
+        faults
+            .iter()
+            .take(FAULTS_MAX)
+            .for_each(|fault| output::show!("{}: {fault}", transport.name()));
         if let Some(more) = faults.len().checked_sub(FAULTS_MAX).filter(|more| *more > 0) {
-            println!("{}: and {more} more", transport.name());
+            output::show!("{}: and {more} more", transport.name());
         }
     }
     let exact = columns.iter().all(|column| column.exact);
     let verdict = if exact { "Every balance is exact" } else { "NOT every balance is exact" };
-    println!("{verdict} (seed {}).", demo.seed);
+    output::show!("{verdict} (seed {}).", demo.seed);
     Ok(exact)
 }
 

@@ -98,7 +98,7 @@ fn run(cli: Cli) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(why) => {
-            eprintln!("bank: {why}");
+            output::note!("bank: {why}");
             ExitCode::from(2)
         }
     }

@@ -67,7 +67,7 @@ pub fn execute(machine: &mut Server<Heap>, conn: ConnId, input: &mut Vec<u8>) ->
         let sum = u32::from_le_bytes([a, b, c, d]).wrapping_add(1);
         cut |= EXECUTED.fetch_add(1, Ordering::Relaxed) == 2;
         if let Err(error) = machine.reply(now(), running, &sum.to_le_bytes()) {
-            eprintln!("{error}");
+            output::note!("{error}");
         }
     }
     input.drain(..at);
@@ -109,10 +109,10 @@ pub fn answer(outcome: Outcome<'_>) -> Answer {
 /// Says what happened. Right are five calls, a lost reply among them, and five runs.
 pub fn judge(answers: &[Answer], client: ClientCounters) -> ExitCode {
     let executed = EXECUTED.load(Ordering::Relaxed);
-    println!("{} calls, {executed} executed: {answers:?}", answers.len());
-    println!("connections resumed: {}, replies asked for: {}", client.resumes, client.asks);
+    output::show!("{} calls, {executed} executed: {answers:?}", answers.len());
+    output::show!("connections resumed: {}, replies asked for: {}", client.resumes, client.asks);
     let replies = [101, 102, 103, 104, 105].map(Ok);
     let once = answers == replies && executed == 5 && (client.resumes, client.asks) == (1, 1);
-    println!("{}", if once { "every call ran once" } else { "that is wrong" });
+    output::show!("{}", if once { "every call ran once" } else { "that is wrong" });
     if once { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error}");
+            output::note!("{error}");
             ExitCode::FAILURE
         }
     }
@@ -47,7 +47,7 @@ fn serve(database: &Path, socket: &Path) -> Result<(), Error> {
     let server = bank::server(database)?;
     smol::block_on(async {
         let acceptor = UnixAcceptor::bind(socket)?;
-        println!("listening");
+        output::show!("listening");
         std::io::stdout().flush()?;
         Ok(server.serve(acceptor).await?)
     })

@@ -152,9 +152,10 @@ pub fn run(kills: u64) -> Result<(), Error> {
     let expected: Vec<(u32, i64, i64)> =
         told.accounts.iter().map(|(id, (cents, changes))| (*id, *cents, *changes)).collect();
     for ((id, cents, changes), told) in found.iter().zip(&expected) {
-        println!(
+        output::show!(
             "account {id}: {cents:7} cents after {changes:5} changes; told {} after {}",
-            told.1, told.2
+            told.1,
+            told.2
         );
     }
     if found != expected {
@@ -162,7 +163,7 @@ pub fn run(kills: u64) -> Result<(), Error> {
             format!("the database holds {found:?}, and callers were told {expected:?}").into()
         );
     }
-    println!(
+    output::show!(
         "{kills} kills, {} calls rolled back alone, {} notices, {} of them interrupted: every balance is exact",
         told.refused,
         told.notices + told.interrupted,

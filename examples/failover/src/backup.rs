@@ -18,7 +18,7 @@ struct Slow;
 
 impl Backup for Slow {
     async fn forward(&self, _: Context, _: String) {
-        println!("in call");
+        output::show!("in call");
         std::future::pending().await
     }
 }
@@ -31,7 +31,7 @@ pub(crate) fn serve(socket: &str) -> Result<(), String> {
         .build()
         .map_err(|error| error.to_string())?;
     let acceptor = UnixAcceptor::bind(socket).map_err(|error| format!("{socket}: {error}"))?;
-    println!("listening");
+    output::show!("listening");
     smol::spawn(async move { server.serve(acceptor).await }).detach();
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
     Ok(())

@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match args[..] {
         ["--help" | "-h"] => {
-            println!("{HELP}");
+            output::show!("{HELP}");
             Ok(true)
         }
         ["backup", socket] => backup::serve(socket).map(|()| true),
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(text) => {
-            eprintln!("failover: {text}");
+            output::note!("failover: {text}");
             ExitCode::from(2)
         }
     }
@@ -60,9 +60,11 @@ fn run(rounds: &str, file: Option<&str>) -> Result<bool, String> {
     }
     let mut held = true;
     let mut medians = Vec::new();
-    println!(
+    output::show!(
         "{:<46}{:>10}{:>10}   the primary learns",
-        "from the fault to the primary's answer", "median", "longest"
+        "from the fault to the primary's answer",
+        "median",
+        "longest"
     );
     for trial in &TRIALS {
         let mut waits: Vec<Duration> = Vec::new();
@@ -72,7 +74,7 @@ fn run(rounds: &str, file: Option<&str>) -> Result<bool, String> {
                 Ok(measured) => measured,
                 // Not the input's fault.
                 Err(why) => {
-                    eprintln!("failover: {why}");
+                    output::note!("failover: {why}");
                     return Ok(false);
                 }
             };
@@ -82,14 +84,14 @@ fn run(rounds: &str, file: Option<&str>) -> Result<bool, String> {
         }
         waits.sort();
         let (median, longest) = (waits[waits.len() / 2], waits[waits.len() - 1]);
-        println!("{:<46}{:>10}{:>10}   {learned}", trial.name, text(median), text(longest));
+        output::show!("{:<46}{:>10}{:>10}   {learned}", trial.name, text(median), text(longest));
         medians.push((trial, median));
     }
     if let Some(file) = file {
         std::fs::write(file, chart::svg(&medians))
             .map_err(|error| format!("{file} cannot be written: {error}"))?;
     }
-    println!("{}", if held { "Each wait ended as it should." } else { "WRONG" });
+    output::show!("{}", if held { "Each wait ended as it should." } else { "WRONG" });
     Ok(held)
 }
 

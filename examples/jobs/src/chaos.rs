@@ -131,14 +131,14 @@ async fn under_attack(world: &mut World, jobs: u64, seed: u64) -> Result<bool, S
     world.spool_is_empty().await?;
     let token = world.owner().await?.token.0;
     world.servers.clear();
-    println!("seed {seed}:");
-    dealt.iter().for_each(|(blow, times)| println!("{times:>4} times {blow}"));
-    println!(
+    output::show!("seed {seed}:");
+    dealt.iter().for_each(|(blow, times)| output::show!("{times:>4} times {blow}"));
+    output::show!(
         "the spool has had {token} owners, of which {} were fenced",
         world.lines.count("", "fenced")
     );
-    println!("the clients made {attempts} attempts to submit {jobs} jobs");
+    output::show!("the clients made {attempts} attempts to submit {jobs} jobs");
     let held = check(&all, &world.runs().await?);
-    println!("{}", if held { "Each job ran exactly once." } else { "WRONG" });
+    output::show!("{}", if held { "Each job ran exactly once." } else { "WRONG" });
     Ok(held)
 }

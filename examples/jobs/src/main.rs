@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err((status, text)) => {
-            eprintln!("jobs: {text}");
+            output::note!("jobs: {text}");
             ExitCode::from(status)
         }
     }
@@ -49,7 +49,7 @@ async fn run(args: &[&str]) -> Result<bool, Failure> {
             Box::pin(run(args)).await
         }
         ["--help" | "-h"] => {
-            println!("{HELP}");
+            output::show!("{HELP}");
             Ok(true)
         }
         ["--story"] => story::run().await.map_err(|why| (1, why)),
@@ -102,7 +102,7 @@ async fn runner(address: &str, ledger: &str, millis: &str, rules: Rules) -> Resu
     let server = jobs::runner(Path::new(ledger), &instance, lease, rules).map_err(bad_input)?;
     let cannot = |error| bad_input(format!("cannot listen at {address}: {error}"));
     let acceptor = TcpAcceptor::bind(&address).await.map_err(cannot)?;
-    println!("{instance}: serving at {}", acceptor.local_addr());
+    output::show!("{instance}: serving at {}", acceptor.local_addr());
     server.serve(acceptor).await.map_err(|error| (1, error.to_string()))?;
     Ok(true)
 }
@@ -113,7 +113,7 @@ async fn submit(servers: &str, name: &str, text: &str) -> Result<bool, Failure> 
     let taken = Submitter::new(servers?).submit(&job, Duration::from_secs(5)).await;
     let taken =
         taken.map_err(|why| (if why.is_worth_another { 1 } else { 2 }, why.said.join("; ")))?;
-    println!("{}: has taken job {name}", taken.by);
+    output::show!("{}: has taken job {name}", taken.by);
     Ok(true)
 }
 
@@ -129,7 +129,7 @@ async fn runs(address: &str) -> Result<bool, Failure> {
         }
         for started in page {
             let (job, token) = (&started.job, started.token.0);
-            println!("{run} {} {token} {} {:?}", job.name, started.owner, job.text);
+            output::show!("{run} {} {token} {} {:?}", job.name, started.owner, job.text);
             run += 1;
         }
     }

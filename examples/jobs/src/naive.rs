@@ -14,7 +14,7 @@ pub(crate) struct Naive(pub(crate) Arc<Spool>);
 
 impl Jobs for Naive {
     fn submit(&self, _: Context, job: Job) -> Result<Taken, Refused> {
-        println!("job {}: accepted", job.name);
+        output::show!("job {}: accepted", job.name);
         self.0.take(&job, "jobs")
     }
 }
@@ -29,7 +29,7 @@ pub(crate) async fn work<T>(spool: &Arc<Spool>, runner: &RunnerClient) -> T {
             there.put_away(&job.name).ok()?.then_some(job)
         };
         if let Some(job) = smol::unblock(take).await {
-            println!("job {}: submitted", job.name);
+            output::show!("job {}: submitted", job.name);
             let call = runner.start(Token(0), job);
             // What the library says here is what was missing in the story.
             smol::spawn(async move { drop(call.await) }).detach();

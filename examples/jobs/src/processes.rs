@@ -102,7 +102,7 @@ impl Lines {
         lines
             .iter()
             .skip(lines.len().saturating_sub(40))
-            .for_each(|(_, line)| println!("  {line}"));
+            .for_each(|(_, line)| output::show!("  {line}"));
     }
 }
 
@@ -281,7 +281,7 @@ pub(crate) fn check(jobs: &[Job], runs: &[Run]) -> bool {
         jobs.iter().filter(of).count()
     };
     let (never, once, again) = (count(|n| n == 0), count(|n| n == 1), count(|n| n > 1));
-    println!(
+    output::show!(
         "{} jobs were taken: {once} ran once, {again} more than once, {never} never",
         jobs.len()
     );

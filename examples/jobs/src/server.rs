@@ -54,7 +54,7 @@ pub async fn serve(
     let server = built.map_err(|error| error.to_string())?;
     let cannot = |error| format!("cannot listen at {address}: {error}");
     let acceptor = TcpAcceptor::bind(address).await.map_err(cannot)?;
-    println!("{}: serving at {}", node.instance, acceptor.local_addr());
+    output::show!("{}: serving at {}", node.instance, acceptor.local_addr());
     let serving = async { server.serve(acceptor).await.map_err(|error| error.to_string()) };
     match naive {
         true => or(serving, naive::work(&node.spool, &node.runner)).await,
@@ -94,7 +94,7 @@ impl Node {
     /// A line of the log, which names this instance.
     fn say(&self, line: String) {
         if self.state().said != line {
-            println!("{}: {line}", self.instance);
+            output::show!("{}: {line}", self.instance);
             self.state().said = line;
         }
     }

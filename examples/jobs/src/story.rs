@@ -18,7 +18,7 @@ async fn submit(world: &World, jobs: &[Job]) -> Result<(), String> {
         let taken = client.submit(job, TIME_MAX).await.map_err(|why| why.said.join("; "))?;
         *by.entry(taken.by).or_default() += 1;
     }
-    by.iter().for_each(|(by, count)| println!("  {count} jobs were taken by {by:?}"));
+    by.iter().for_each(|(by, count)| output::show!("  {count} jobs were taken by {by:?}"));
     Ok(())
 }
 
@@ -27,12 +27,12 @@ async fn submit(world: &World, jobs: &[Job]) -> Result<(), String> {
 /// # Errors
 /// Why it could not be tried, or came to no end.
 pub async fn run() -> Result<bool, String> {
-    println!(
+    output::show!(
         "As it was. Two servers on one spool: one is configured for the runner; two is a replacement"
     );
-    println!("that was forgotten, and the runner that it is configured for does not exist.");
+    output::show!("that was forgotten, and the runner that it is configured for does not exist.");
     let vanished = as_it_was().await?;
-    println!("\nAs it is here. The same two, and three, a stand-by that is configured well.");
+    output::show!("\nAs it is here. The same two, and three, a stand-by that is configured well.");
     Ok(as_it_is().await? && vanished)
 }
 
@@ -48,12 +48,14 @@ async fn as_it_was() -> Result<bool, String> {
     until("all runs", all_ran).await?;
     let (one, two) = (submitted("one"), submitted("two"));
     for (who, count) in [("one", one), ("two", two)] {
-        println!("  the log of {who} says of {count} jobs that they were submitted:");
-        lines.with(who, "submitted").iter().take(2).for_each(|line| println!("    {line}"));
+        output::show!("  the log of {who} says of {count} jobs that they were submitted:");
+        lines.with(who, "submitted").iter().take(2).for_each(|line| output::show!("    {line}"));
     }
-    println!("Together that is all of them. But at the runner:");
+    output::show!("Together that is all of them. But at the runner:");
     check(&jobs, &world.runs().await?);
-    println!("Two took {two} jobs out of the spool, and did not look at what became of its calls.");
+    output::show!(
+        "Two took {two} jobs out of the spool, and did not look at what became of its calls."
+    );
     Ok(one > 0 && two > 0)
 }
 
@@ -68,28 +70,28 @@ async fn as_it_is() -> Result<bool, String> {
     let jobs = jobs();
     let (early, late) = jobs.split_at(jobs.len() / 2);
     submit(&world, early).await?;
-    println!("One is paused for longer than its lease.");
+    output::show!("One is paused for longer than its lease.");
     world.server("one")?.pause()?;
     let second = world.owner_after(first.token.0).await?;
     submit(&world, late).await?;
-    println!("One wakes up, and does not know that it has slept.");
+    output::show!("One wakes up, and does not know that it has slept.");
     world.server("one")?.wake()?;
     until("one is fenced", async || lines.count("one", "fenced") > 0).await?;
-    println!("Three is killed.");
+    output::show!("Three is killed.");
     world.server("three")?.kill();
     world.owner_after(second.token.0).await?;
     world.spool_is_empty().await?;
-    println!("What the logs say:");
+    output::show!("What the logs say:");
     for who in ["two", "one", "three"] {
         let mut jobs = 0;
         for line in lines.with(who, "") {
             jobs += u64::from(line.contains(": job "));
             if jobs <= 1 || !line.contains(": job ") {
-                println!("  {line}");
+                output::show!("  {line}");
             }
         }
-        println!("  … {who} has submitted {jobs} jobs");
+        output::show!("  … {who} has submitted {jobs} jobs");
     }
-    println!("At the runner:");
+    output::show!("At the runner:");
     Ok(check(&jobs, &world.runs().await?))
 }

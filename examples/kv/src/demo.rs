@@ -202,15 +202,15 @@ pub async fn run(kills: u64) -> Result<bool, String> {
     }
     drop((server, relaying));
     let Outcomes { replied, not_executed, unknown } = history.outcomes();
-    println!(
+    output::show!(
         "the server was killed {kills} times, and connections were cut {} times",
         cuts.load(Ordering::Relaxed)
     );
-    println!("{replied} calls were answered, {not_executed} not executed, {unknown} unknown");
+    output::show!("{replied} calls were answered, {not_executed} not executed, {unknown} unknown");
     match history.check() {
-        Ok(()) => println!("what {CLIENTS} clients saw is linearizable"),
+        Ok(()) => output::show!("what {CLIENTS} clients saw is linearizable"),
         Err(why) => {
-            println!("WRONG: {why}");
+            output::show!("WRONG: {why}");
             return Ok(false);
         }
     }

@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match args[..] {
         ["--help" | "-h"] => {
-            println!("{HELP}");
+            output::show!("{HELP}");
             Ok(true)
         }
         [] => Ok(show(demo::KILLS)),
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
         }),
         ["get", address, key] => call(address, async |kv| {
             let value = kv.get(key.to_owned()).await.ok()?;
-            value.iter().for_each(|value| println!("{value}"));
+            value.iter().for_each(|value| output::show!("{value}"));
             Ok(value.is_some())
         }),
         ["cas", address, key, expected, value] => call(address, async |kv| {
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
             match call.await.ok()? {
                 Ok(()) => Ok(true),
                 Err(there) => {
-                    println!("{}", there.as_deref().unwrap_or("-"));
+                    output::show!("{}", there.as_deref().unwrap_or("-"));
                     Ok(false)
                 }
             }
@@ -68,7 +68,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(text) => {
-            eprintln!("kv: {text}");
+            output::note!("kv: {text}");
             ExitCode::from(2)
         }
     }
@@ -77,7 +77,7 @@ fn main() -> ExitCode {
 /// Whether all was as it should be. A demonstration that comes to no end is not, and that is not the input's fault.
 fn show(kills: u64) -> bool {
     smol::block_on(demo::run(kills)).unwrap_or_else(|why| {
-        eprintln!("kv: {why}");
+        output::note!("kv: {why}");
         false
     })
 }
@@ -96,7 +96,7 @@ fn serve(address: &str, ledger: Option<PathBuf>) -> Result<bool, String> {
     smol::block_on(async {
         let cannot = |error| format!("cannot listen at {address}: {error}");
         let acceptor = TcpAcceptor::bind(address).await.map_err(cannot)?;
-        println!("serving at {}", acceptor.local_addr());
+        output::show!("serving at {}", acceptor.local_addr());
         server.serve(acceptor).await.map_err(|error| error.to_string())?;
         Ok(true)
     })

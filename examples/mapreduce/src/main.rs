@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match &words[..] {
         ["--help" | "-h"] => {
-            println!("{HELP}");
+            output::show!("{HELP}");
             Ok(true)
         }
         [] => demo::run().map_err(Failure::Trial),
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
         ["sequential", name, input @ ..] if !input.is_empty() => app(name).and_then(|app| {
             let input: Vec<String> = input.iter().copied().map(str::to_owned).collect();
             let (result, _) = sequential(app, &input).map_err(Failure::Input)?;
-            print!("{result}");
+            output::print(format_args!("{result}"));
             Ok(true)
         }),
         _ => Err(Failure::Input("what is asked for is not clear; see --help".to_owned())),
@@ -51,7 +51,7 @@ fn main() -> ExitCode {
         Err(Failure::Trial(text)) => (1, text),
         Err(Failure::Input(text)) => (2, text),
     };
-    eprintln!("mapreduce: {text}");
+    output::note!("mapreduce: {text}");
     ExitCode::from(status)
 }
 

@@ -33,9 +33,9 @@ fn main() -> ExitCode {
         std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
     match args.as_slice() {
         [help] if help == "--help" || help == "-h" => {
-            println!("{HELP}");
+            output::show!("{HELP}");
             for case in CASES {
-                println!("  {:12}the plugin {}", case.name, case.does);
+                output::show!("  {:12}the plugin {}", case.name, case.does);
             }
             ExitCode::SUCCESS
         }
@@ -51,7 +51,7 @@ fn main() -> ExitCode {
 }
 
 fn complain(text: &str) -> ExitCode {
-    eprintln!("plugin: {text}");
+    output::note!("plugin: {text}");
     ExitCode::from(2)
 }
 
@@ -72,32 +72,32 @@ fn run(cases: &[&Case]) -> ExitCode {
     for case in cases {
         held += u32::from(smol::block_on(run_one(case)));
     }
-    println!("{held} of {} cases were as they should be.", cases.len());
+    output::show!("{held} of {} cases were as they should be.", cases.len());
     if held as usize == cases.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Runs a case and prints what it found; whether all of that was as it should be.
 async fn run_one(case: &Case) -> bool {
-    println!("{}: the plugin {}", case.name, case.does);
+    output::show!("{}: the plugin {}", case.name, case.does);
     let groups = Groups::default();
     let finding = match (case.run)(groups.clone()).await {
         Ok(finding) => finding,
         Err(failure) => {
-            println!("    a call failed that should not have: {failure}\n");
+            output::show!("    a call failed that should not have: {failure}\n");
             return false;
         }
     };
     // The case has dropped its plugin.
     let is_clean = system::until(|| system::left_of(&groups.borrow()) == 0).await;
     let Finding { seen, took, then, held } = finding;
-    println!("    the caller sees after {:.3} s: {seen}", took.as_secs_f64());
+    output::show!("    the caller sees after {:.3} s: {seen}", took.as_secs_f64());
     if !then.is_empty() {
-        println!("    {then}");
+        output::show!("    {then}");
     }
     match is_clean {
-        true => println!("    left running: nothing"),
-        false => println!("    left running: {} processes", system::left_of(&groups.borrow())),
+        true => output::show!("    left running: nothing"),
+        false => output::show!("    left running: {} processes", system::left_of(&groups.borrow())),
     }
-    println!("{}", if held && is_clean { "" } else { "    THIS IS NOT AS IT SHOULD BE\n" });
+    output::show!("{}", if held && is_clean { "" } else { "    THIS IS NOT AS IT SHOULD BE\n" });
     held && is_clean
 }

@@ -35,7 +35,7 @@ impl Words for Counter {
     }
 
     async fn exit(&self, _: Context, status: u8, last_words: String) {
-        eprintln!("{last_words}");
+        output::note!("{last_words}");
         std::process::exit(i32::from(status))
     }
 
@@ -49,7 +49,7 @@ impl Words for Counter {
 
     async fn complain(&self, _: Context, lines: u64) {
         for line in 0..lines {
-            eprintln!("{:99}", format!("complaint {line}"));
+            output::note!("{:99}", format!("complaint {line}"));
         }
     }
 }
@@ -92,25 +92,25 @@ impl Role {
 pub(crate) fn main(role: Role) -> ExitCode {
     match role {
         Role::Good => {}
-        Role::Banner => println!("words 1.0 (c) 2026\nReady."),
+        Role::Banner => output::show!("words 1.0 (c) 2026\nReady."),
         Role::Stranger => {
-            println!("{{\"jsonrpc\":\"2.0\",\"method\":\"initialize\"}}");
+            output::show!("{{\"jsonrpc\":\"2.0\",\"method\":\"initialize\"}}");
             let mut text = String::new();
             let _ = std::io::stdin().read_line(&mut text);
         }
         Role::Broken => {
-            eprintln!("words: cannot open its dictionary");
+            output::note!("words: cannot open its dictionary");
             return ExitCode::from(1);
         }
         Role::Parent => match Command::new("sleep").arg("1000").spawn() {
             Ok(_) => {}
-            Err(error) => eprintln!("words: cannot start sleep: {error}"),
+            Err(error) => output::note!("words: cannot start sleep: {error}"),
         },
     }
     match serve() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("words: {error}");
+            output::note!("words: {error}");
             ExitCode::FAILURE
         }
     }

@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match args[..] {
         ["--help" | "-h"] => {
-            println!("{HELP}");
+            output::show!("{HELP}");
             Ok(true)
         }
         [] => smol::block_on(story::run(story::KILLS)).map_err(Failure::Trial),
@@ -61,7 +61,7 @@ fn main() -> ExitCode {
         Err(Failure::Trial(text)) => (1, text),
         Err(Failure::Input(text)) => (2, text),
     };
-    eprintln!("primary-backup: {text}");
+    output::note!("primary-backup: {text}");
     ExitCode::from(status)
 }
 
@@ -110,7 +110,9 @@ fn call(views: &str, dir: &str, request: Request<'_>) -> Result<bool, Failure> {
     let done = match request {
         Request::Put(key, value) => kv.put(key.to_owned(), value.to_owned()).block().ok(),
         Request::Append(key, value) => kv.append(key.to_owned(), value.to_owned()).block().ok(),
-        Request::Get(key) => kv.get(key.to_owned()).block().ok().map(|value| println!("{value}")),
+        Request::Get(key) => {
+            kv.get(key.to_owned()).block().ok().map(|value| output::show!("{value}"))
+        }
     };
     kv.0.close_blocking();
     done.map(|()| true).map_err(|why| Failure::Trial(why.to_string()))

@@ -59,7 +59,7 @@ pub fn backup(socket: &str, killed: &str) -> Result<(), String> {
     let killed = Killed::ALL.into_iter().find(|of| of.name() == killed);
     let killed = killed.ok_or("there is no such place to be killed at")?;
     let listener = UnixListener::bind(socket).map_err(|error| format!("{socket}: {error}"))?;
-    println!("listening");
+    output::show!("listening");
     let run = || -> io::Result<()> {
         let (mut stream, _) = listener.accept()?;
         let mut request = vec![0; APPEND.len()];
@@ -75,7 +75,7 @@ pub fn backup(socket: &str, killed: &str) -> Result<(), String> {
             }
             Killed::NotAtAll => {}
         }
-        println!("here");
+        output::show!("here");
         loop {
             std::thread::park();
         }
@@ -143,7 +143,7 @@ fn one(dir: &Path, killed: Killed) -> Result<bool, String> {
     primary.append().map_err(say)?;
     calls += 1;
     let times = primary.value.matches("[a]").count();
-    println!(
+    output::show!(
         "{:<10}the primary sees: {seen:<45}{calls} {} asked for, {times} executed",
         killed.name(),
         if calls == 1 { "append" } else { "appends" },
@@ -157,14 +157,14 @@ fn one(dir: &Path, killed: Killed) -> Result<bool, String> {
 /// Why it could not be tried.
 pub fn run() -> Result<bool, String> {
     let dir = TempDir::new("oncewire-naive")?;
-    println!(
+    output::show!(
         "A primary forwards to its backup over a plain socket, and waits. The backup is killed in mid call:"
     );
     let mut shown = true;
     for killed in Killed::ALL {
         shown &= one(dir.path(), killed)?;
     }
-    println!(
+    output::show!(
         "Each error leaves open whether the operation was executed, the client tries again as it must, and nothing recognises \
          the second attempt.\nWithout --naive you see the same kills, and each operation executed once."
     );

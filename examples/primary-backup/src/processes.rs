@@ -167,7 +167,7 @@ impl Net for UnixNet {
     }
 
     fn log(&self, line: &str) {
-        println!("{}: {line}", self.name);
+        output::show!("{}: {line}", self.name);
     }
 }
 

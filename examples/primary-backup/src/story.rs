@@ -121,14 +121,19 @@ impl Story {
         }
         self.all_answered().await?;
         let took = now().since(begun).as_millis();
-        println!("{view}: the {role} was killed; all clients were answered again after {took} ms");
+        output::show!(
+            "{view}: the {role} was killed; all clients were answered again after {took} ms"
+        );
         Ok(())
     }
 
     /// What the servers said last.
     fn show_lines(&self) {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.iter().skip(lines.len().saturating_sub(30)).for_each(|line| println!("  {line}"));
+        lines
+            .iter()
+            .skip(lines.len().saturating_sub(30))
+            .for_each(|line| output::show!("  {line}"));
     }
 
     /// How forwards failed, as the primaries saw it.
@@ -164,13 +169,13 @@ impl Story {
                 seen.appends[&client].saturating_sub(next.get(&client).copied().unwrap_or(0))
             })
             .sum::<u64>();
-        println!(
+        output::show!(
             "{asked} appends were answered: {twice} are there twice, {lost} are missing, {}; longest wait {} ms",
             if in_order { "all are in order" } else { "SOME ARE OUT OF ORDER" },
             seen.longest.as_millis(),
         );
         let held = twice == 0 && lost == 0 && in_order && next == seen.appends;
-        println!("{}", if held { "Each was executed exactly once." } else { "WRONG" });
+        output::show!("{}", if held { "Each was executed exactly once." } else { "WRONG" });
         held
     }
 }
@@ -224,9 +229,9 @@ pub async fn run(kills: u64) -> Result<bool, String> {
     }
     let kv = client(&address, dir.path(), options);
     let log = kv.get("log".to_owned()).await.ok().map_err(|why| why.to_string())?;
-    println!("How forwards ended that had no answer, as the primaries saw it:");
+    output::show!("How forwards ended that had no answer, as the primaries saw it:");
     for (why, times) in story.forwards() {
-        println!("  {times:>3} times: {why}");
+        output::show!("  {times:>3} times: {why}");
     }
     let held = story.check(&log);
     drop(serving);

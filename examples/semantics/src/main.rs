@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match args[..] {
         ["--help" | "-h"] => {
-            println!("{HELP}");
+            output::show!("{HELP}");
             Ok(true)
         }
         ["serve", ref args @ ..] => {
@@ -58,7 +58,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(text) => {
-            eprintln!("semantics: {text}");
+            output::note!("semantics: {text}");
             ExitCode::from(2)
         }
     }
@@ -70,7 +70,7 @@ fn show(part: &str) -> bool {
         let mut wrong = 0;
         for (fault, name, what) in Fault::ALL {
             if part.is_empty() || part == name {
-                println!("{}: {what}", name.replace('-', " ").to_uppercase());
+                output::show!("{}: {what}", name.replace('-', " ").to_uppercase());
                 wrong += column(fault, name).await;
             }
         }
@@ -80,8 +80,8 @@ fn show(part: &str) -> bool {
         wrong
     });
     match wrong {
-        0 => println!("Each came out as it claims."),
-        wrong => println!("NOT AS CLAIMED: {wrong}"),
+        0 => output::show!("Each came out as it claims."),
+        wrong => output::show!("NOT AS CLAIMED: {wrong}"),
     }
     wrong == 0
 }
@@ -89,7 +89,7 @@ fn show(part: &str) -> bool {
 /// Runs all rows with one fault, and prints them; how many cells were not as they claim.
 async fn column(fault: Fault, name: &str) -> usize {
     let heads = ("", "deduct $10 of $100, then $1", "put 10, put 20, copy");
-    println!("{:<45}{:<38}{:<27}rules", heads.0, heads.1, heads.2);
+    output::show!("{:<45}{:<38}{:<27}rules", heads.0, heads.1, heads.2);
     let run = |row, acts| smol::spawn(cell::in_time(cell::run(row, fault, acts)));
     let runs = Row::ALL.map(|(row, title)| (title, STORIES.map(|acts| (acts, run(row, acts)))));
     let mut wrong = Vec::new();
@@ -105,9 +105,9 @@ async fn column(fault: Fault, name: &str) -> usize {
             line += &printed;
             wrong.extend(contradiction.map(|what| format!("{}: {what}", title.trim())));
         }
-        println!("{line}{}\n      {}", claim.rules(), claim.why);
+        output::show!("{line}{}\n      {}", claim.rules(), claim.why);
     }
-    wrong.iter().for_each(|what| println!("NOT AS CLAIMED: {what}"));
-    println!();
+    wrong.iter().for_each(|what| output::show!("NOT AS CLAIMED: {what}"));
+    output::show!();
     wrong.len()
 }

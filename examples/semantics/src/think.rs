@@ -24,7 +24,7 @@ type Thoughts = Result<Vec<(&'static str, String)>, Failure>;
 
 /// Runs and prints all; how many were not as they should be.
 pub(crate) async fn show() -> usize {
-    println!("THINGS TO THINK ABOUT");
+    output::show!("THINGS TO THINK ABOUT");
     let thoughts = [
         cell::in_time(not_one_by_one()).await,
         cell::in_time(one_way()).await,
@@ -33,14 +33,14 @@ pub(crate) async fn show() -> usize {
     let mut wrong = 0;
     for thoughts in thoughts {
         match thoughts {
-            Ok(lines) => lines.iter().for_each(|(what, seen)| println!("{what:<30}{seen}")),
+            Ok(lines) => lines.iter().for_each(|(what, seen)| output::show!("{what:<30}{seen}")),
             Err(why) => {
-                println!("NOT AS CLAIMED: {why}");
+                output::show!("NOT AS CLAIMED: {why}");
                 wrong += 1;
             }
         }
     }
-    println!();
+    output::show!();
     wrong
 }
 

@@ -154,8 +154,8 @@ async fn beside_small_calls(
     times.sort();
     let at = |percent| times.get(times.len() * percent / 100).copied().unwrap_or_default();
     let (mib, cuts) = (len / MIB, cuts.load(Ordering::Relaxed) - cuts_before);
-    println!("{mib} MiB {what} in {took:.1?} through {cuts} cuts: every byte came, in order");
-    println!("{} small calls beside it: p50 {:.1?}, p99 {:.1?}", times.len(), at(50), at(99));
+    output::show!("{mib} MiB {what} in {took:.1?} through {cuts} cuts: every byte came, in order");
+    output::show!("{} small calls beside it: p50 {:.1?}, p99 {:.1?}", times.len(), at(50), at(99));
     if cuts > 0 { Ok(()) } else { Err("nothing was cut".into()) }
 }
 
@@ -192,7 +192,7 @@ fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
     let mib = match (args.next(), args.next()) {
         (Some(help), None) if help == "--help" || help == "-h" => {
-            println!("{USAGE}");
+            output::show!("{USAGE}");
             return ExitCode::SUCCESS;
         }
         (None, _) => Some(256),
@@ -200,13 +200,13 @@ fn main() -> ExitCode {
         _ => None,
     };
     let Some(mib @ 51..=1_048_576) = mib else {
-        eprintln!("stream: expected is a number of MiB, 51 to 1048576, or nothing; see --help");
+        output::note!("stream: expected is a number of MiB, 51 to 1048576, or nothing; see --help");
         return ExitCode::from(2);
     };
     match smol::block_on(run(mib * MIB)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("stream: {error}");
+            output::note!("stream: {error}");
             ExitCode::FAILURE
         }
     }

@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match args[..] {
         ["--help" | "-h"] => {
-            println!("{HELP}");
+            output::show!("{HELP}");
             Ok(())
         }
         [] => show(None),
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("trace: {error}");
+            output::note!("trace: {error}");
             ExitCode::FAILURE
         }
     }
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
 type Failure = Box<dyn std::error::Error>;
 
 fn bad_input(text: &str) -> ExitCode {
-    eprintln!("trace: {text}");
+    output::note!("trace: {text}");
     ExitCode::from(2)
 }
 
@@ -70,7 +70,7 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir_all(&self.0) {
-            eprintln!("trace: cannot remove {}: {error}", self.0.display());
+            output::note!("trace: cannot remove {}: {error}", self.0.display());
         }
     }
 }
@@ -114,10 +114,10 @@ fn show(file: Option<&Path>) -> Result<(), Failure> {
     back.end()?;
     let text = fs::read_to_string(file)?;
     let text = text.get(usize::try_from(before)?..).unwrap_or_default();
-    println!("{answer}\n");
+    output::show!("{answer}\n");
     tree::show(text)?;
     if file != own {
-        println!("\nThe spans are in {}.", file.display());
+        output::show!("\nThe spans are in {}.", file.display());
     }
     Ok(())
 }

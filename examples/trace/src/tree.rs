@@ -71,7 +71,7 @@ pub(crate) fn show(lines: &str) -> Result<(), String> {
     below.reverse();
     let mut stack: Vec<(usize, &Span<'_>)> = below.into_iter().map(|span| (0, span)).collect();
     while let Some((depth, span)) = stack.pop() {
-        println!(
+        output::show!(
             "{:indent$}{} {}, in {}",
             "",
             span.kind,

@@ -120,7 +120,7 @@ impl Demo {
             sleep(&*runtime, INTERVAL / 5).await;
         };
         self.held &= is;
-        println!("{what:<58}{view}{}", if is { "" } else { "  NOT AS IT SHOULD BE" });
+        output::show!("{what:<58}{view}{}", if is { "" } else { "  NOT AS IT SHOULD BE" });
         view
     }
 
@@ -139,7 +139,7 @@ impl Demo {
         let view = self.views.get().await.ok().unwrap_or_default();
         let is = had_time && view == *before;
         self.held &= is;
-        println!("{what:<58}still {view}{}", if is { "" } else { "  NOT AS IT SHOULD BE" });
+        output::show!("{what:<58}still {view}{}", if is { "" } else { "  NOT AS IT SHOULD BE" });
     }
 }
 
@@ -181,6 +181,6 @@ pub async fn run() -> Result<bool, String> {
     let what = "two dies: four has nothing, and must not be primary";
     demo.expect_still(what, &before, &four).await;
     drop((four, serving));
-    println!("{}", if demo.held { "All views were as they should be." } else { "WRONG" });
+    output::show!("{}", if demo.held { "All views were as they should be." } else { "WRONG" });
     Ok(demo.held)
 }

@@ -22,7 +22,7 @@ fn main() -> ExitCode {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match args[..] {
         ["--help" | "-h"] => {
-            println!("{HELP}");
+            output::show!("{HELP}");
             Ok(true)
         }
         [] => Ok(show()),
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(text) => {
-            eprintln!("viewservice: {text}");
+            output::note!("viewservice: {text}");
             ExitCode::from(2)
         }
     }
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
 /// Whether all was as it should be. A demonstration that cannot be made is not, and that is not the input's fault.
 fn show() -> bool {
     smol::block_on(demo::run()).unwrap_or_else(|why| {
-        eprintln!("viewservice: {why}");
+        output::note!("viewservice: {why}");
         false
     })
 }
@@ -61,7 +61,7 @@ fn serve(address: &str, interval: &str) -> Result<bool, String> {
     smol::block_on(async {
         let cannot = |error| format!("cannot listen at {address}: {error}");
         let acceptor = address.bind().await.map_err(cannot)?;
-        println!("serving at {address}");
+        output::show!("serving at {address}");
         server.serve(acceptor).await.map_err(|error| error.to_string())?;
         Ok(true)
     })
@@ -74,6 +74,6 @@ fn get(address: &str) -> Result<bool, String> {
         .with_on_dial_failure(OnDialFailure::End);
     let views = ViewsClient(Client::new(address.connector(), options));
     let view = views.get().block().ok();
-    println!("{}", view.map_err(|why| format!("no view from {address}: {why}"))?);
+    output::show!("{}", view.map_err(|why| format!("no view from {address}: {why}"))?);
     Ok(true)
 }

@@ -35,18 +35,18 @@ fn names(scenes: &[Scene]) -> PossibleValuesParser {
 }
 
 fn fail(scene: &'static Scene, found: &explore::Found, limits: Limits) {
-    println!("{}: {}", scene.name, found.violation.0);
-    println!("{:?}", found.schedule);
+    output::show!("{}: {}", scene.name, found.violation.0);
+    output::show!("{:?}", found.schedule);
     // A shorter schedule says the same, and is soon found if it is short.
     let limits = Limits { states: limits.states.min(5_000_000), ..limits };
     let shortest = explore::shortest(scene, limits);
     let found = shortest.as_deref().unwrap_or(found);
-    println!("the shortest schedule found, of {} steps:", found.schedule.len());
+    output::show!("the shortest schedule found, of {} steps:", found.schedule.len());
     for line in explore::narrate(scene, &found.schedule) {
-        println!("  {line}");
+        output::show!("  {line}");
     }
-    println!("{:?}", found.schedule);
-    println!("{}", found.violation.0);
+    output::show!("{:?}", found.schedule);
+    output::show!("{}", found.violation.0);
 }
 
 fn main() -> ExitCode {
@@ -63,7 +63,7 @@ fn main() -> ExitCode {
     let mut code = ExitCode::SUCCESS;
     for scene in scenes {
         if options.list {
-            println!("{:16} {}", scene.name, scene.about);
+            output::show!("{:16} {}", scene.name, scene.about);
             continue;
         }
         #[expect(clippy::disallowed_methods, reason = "measures; nothing in a world reads a clock")]
@@ -75,7 +75,7 @@ fn main() -> ExitCode {
             }
             Ok(report) => {
                 let seconds = start.elapsed().as_secs_f64();
-                println!(
+                output::show!(
                     "{:16} {:>10} states {:>11} transitions {:>9} rests, depth {:>3}, {seconds:>6.1} s, {}",
                     scene.name,
                     report.states,

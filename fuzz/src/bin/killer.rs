@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     if let Some((first, rest)) = arguments.split_first().filter(|(first, _)| *first == ROLE) {
         let played = play(rest);
         if let Err(error) = &played {
-            eprintln!("{} {}: {error}", first.display(), rest[0].display());
+            output::note!("{} {}: {error}", first.display(), rest[0].display());
         }
         return ExitCode::from(u8::from(played.is_err()));
     }
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
     let seed = arguments.seed.unwrap_or_else(|| u64::from(std::process::id()));
     let only = arguments.transport.or(arguments.netns.then_some(Transport::Tcp));
     if arguments.netns && only != Some(Transport::Tcp) {
-        eprintln!("--netns is for TCP");
+        output::note!("--netns is for TCP");
         return ExitCode::from(2);
     }
     for &transport in Transport::value_variants() {
@@ -67,23 +67,23 @@ fn main() -> ExitCode {
             keep: arguments.keep,
         };
         match run(&options) {
-            Ok(report) => println!("{report}"),
+            Ok(report) => output::show!("{report}"),
             Err(failure @ Failure::NotAllowed(_)) => {
-                eprintln!("{failure}");
+                output::note!("{failure}");
                 return ExitCode::from(3);
             }
             Err(failure) => {
                 let (transport, kills) = (name(&transport), options.kills);
-                eprintln!("{transport}: {failure}");
+                output::note!("{transport}: {failure}");
                 let netns = if arguments.netns { " --netns" } else { "" };
                 let planted = planted(arguments.mutant.as_ref());
-                eprintln!(
+                output::note!(
                     "again: killer --transport {transport} --kills {kills} --seed {seed}{netns}{planted}"
                 );
                 return ExitCode::FAILURE;
             }
         }
     }
-    println!("seed {seed}: every outcome was true");
+    output::show!("seed {seed}: every outcome was true");
     ExitCode::SUCCESS
 }

@@ -67,15 +67,15 @@ fn fail(seed: u64, options: &Options, violation: &Violation) -> ExitCode {
     let mut trace = Trace::keeping(if options.worlds.trace { usize::MAX } else { LINES_MAX });
     let second = run(seed, options, &mut trace);
     for line in &trace.lines {
-        println!("{line}");
+        output::show!("{line}");
     }
-    println!("seed {seed} failed: {}", violation.0);
+    output::show!("seed {seed} failed: {}", violation.0);
     if second.as_ref() != Err(violation) {
-        println!("and it does not replay: {second:?}");
+        output::show!("and it does not replay: {second:?}");
     }
     let all = Worlds::again(seed, options.mutant.as_ref());
-    println!("to see all of it: world --calls {} {all}", options.calls);
-    println!("{}", Worlds::picture("world", &again(seed, options)));
+    output::show!("to see all of it: world --calls {} {all}", options.calls);
+    output::show!("{}", Worlds::picture("world", &again(seed, options)));
     ExitCode::from(1)
 }
 
@@ -84,13 +84,13 @@ fn show(input: &Path) -> ExitCode {
     let bytes = match std::fs::read(input) {
         Ok(bytes) => bytes,
         Err(error) => {
-            eprintln!("{}: {error}", input.display());
+            output::note!("{}: {error}", input.display());
             return ExitCode::from(2);
         }
     };
     let mut trace = Trace::keeping(usize::MAX);
     let result = pair_traced(&bytes, &mut trace);
-    trace.lines.iter().for_each(|line| println!("{line}"));
+    trace.lines.iter().for_each(|line| output::show!("{line}"));
     if result.is_err() { ExitCode::from(1) } else { ExitCode::SUCCESS }
 }
 
@@ -114,7 +114,7 @@ fn print(sum: &Report, seconds: f64, early: Option<(u64, u64)>) {
     let processor = processor_seconds();
     let per_second = |number: u64| number as f64 / processor;
     let faults = sum.faults.iter().sum::<u64>();
-    println!(
+    output::show!(
         "{} calls, {} executions, {} frames, {} turns; {:.0} s simulated in {seconds:.1} s",
         sum.calls,
         sum.runs,
@@ -122,7 +122,7 @@ fn print(sum: &Report, seconds: f64, early: Option<(u64, u64)>) {
         sum.turns,
         sum.simulated as f64 / 1e9
     );
-    println!(
+    output::show!(
         "{:.0} calls and {:.0} frames a second of one core; a fault in {:.1} calls; hash {:016x}",
         per_second(sum.calls),
         per_second(sum.frames),
@@ -130,16 +130,18 @@ fn print(sum: &Report, seconds: f64, early: Option<(u64, u64)>) {
         sum.hash
     );
     let [reply, no_reply, not_executed, ticket, unknown] = sum.outcomes;
-    println!(
+    output::show!(
         "outcomes: reply {reply}, no reply {no_reply}, not executed {not_executed}, \
          unknown with a ticket {ticket}, unknown for good {unknown}"
     );
     let faults = Fault::NAMES.iter().zip(sum.faults).map(|(name, count)| format!("{name} {count}"));
-    println!("faults: {}", faults.collect::<Vec<_>>().join(", "));
+    output::show!("faults: {}", faults.collect::<Vec<_>>().join(", "));
     let kinds = Kind::NAMES.iter().zip(sum.kinds).map(|(name, count)| format!("{name} {count}"));
-    println!("met: {}", kinds.collect::<Vec<_>>().join(", "));
+    output::show!("met: {}", kinds.collect::<Vec<_>>().join(", "));
     if let (Some((early, _)), Some((now, most))) = (early, resident()) {
-        println!("memory: {early} MB after a tenth of the worlds, {now} MB now, {most} MB at most");
+        output::show!(
+            "memory: {early} MB after a tenth of the worlds, {now} MB now, {most} MB at most"
+        );
     }
 }
 
@@ -163,7 +165,7 @@ fn main() -> ExitCode {
         if let Some(to) = &options.worlds.record
             && let Err(error) = write_recording(seed, &options, &trace, to)
         {
-            eprintln!("{}: {error}", to.display());
+            output::note!("{}: {error}", to.display());
             return ExitCode::from(2);
         }
         match result {
@@ -171,7 +173,7 @@ fn main() -> ExitCode {
             Err(violation) => return fail(seed, &options, &violation),
         }
         for line in &trace.lines {
-            println!("{line}");
+            output::show!("{line}");
         }
         if seed == tenth {
             early = resident();
@@ -181,7 +183,7 @@ fn main() -> ExitCode {
     let never = Kind::NAMES.iter().zip(sum.kinds).filter(|(_, count)| *count == 0);
     let never: Vec<_> = never.map(|(name, _)| *name).collect();
     if !never.is_empty() {
-        println!("never met: {}", never.join(", "));
+        output::show!("never met: {}", never.join(", "));
     }
     let many = worlds >= ALL_KINDS;
     if never.is_empty() || !many { ExitCode::SUCCESS } else { ExitCode::from(3) }

@@ -188,9 +188,9 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         if self.options.keep {
-            eprintln!("the journals are in {}", self.dir.display());
+            output::note!("the journals are in {}", self.dir.display());
         } else if let Err(error) = fs::remove_dir_all(&self.dir) {
-            eprintln!("{} stays: {error}", self.dir.display());
+            output::note!("{} stays: {error}", self.dir.display());
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Inspects and restores ledgers of Oncewire servers in PostgreSQL: `oncewire-ledger-postgres --help`.
 #![allow(missing_docs)]
 
+use std::io::{ErrorKind, Write, stderr, stdout};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -62,14 +63,18 @@ impl From<LedgerError> for Failure {
 
 fn main() -> ExitCode {
     let (status, error) = match run(&Arguments::parse().command) {
-        Ok(text) => {
-            println!("{text}");
-            return ExitCode::SUCCESS;
-        }
-        Err(Failure::Input(error)) => (2, error),
-        Err(Failure::Ledger(error)) => (1, error),
+        // What a reader that has gone has not read, it does not want.
+        Ok(text) => match writeln!(stdout(), "{text}") {
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+                (1, format!("stdout cannot be written: {error}"))
+            }
+            _ => return ExitCode::SUCCESS,
+        },
+        Err(Failure::Input(error)) => (2, error.to_string()),
+        Err(Failure::Ledger(error)) => (1, error.to_string()),
     };
-    eprintln!("oncewire-ledger-postgres: {error}");
+    // Where stderr cannot be written, the status still says it.
+    let _ = writeln!(stderr(), "oncewire-ledger-postgres: {error}");
     ExitCode::from(status)
 }
 

@@ -1,6 +1,7 @@
 //! Inspects and copies ledgers of Oncewire servers: `oncewire-ledger --help`.
 #![allow(missing_docs)]
 
+use std::io::{ErrorKind, Write, stderr, stdout};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -56,16 +57,19 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse().command) {
-        Ok(text) => {
-            println!("{text}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("oncewire-ledger: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    let failure = match run(&Arguments::parse().command) {
+        // What a reader that has gone has not read, it does not want.
+        Ok(text) => match writeln!(stdout(), "{text}") {
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+                format!("stdout cannot be written: {error}")
+            }
+            _ => return ExitCode::SUCCESS,
+        },
+        Err(error) => error.to_string(),
+    };
+    // Where stderr cannot be written, the status still says it.
+    let _ = writeln!(stderr(), "oncewire-ledger: {failure}");
+    ExitCode::FAILURE
 }
 
 fn run(command: &Command) -> Result<String, LedgerError> {
