@@ -146,6 +146,17 @@ impl Book {
         }
     }
 
+    /// Where no effect is known.
+    pub(crate) fn check_none_replied(&self) -> Result<(), String> {
+        match self.operations.iter().find(|(_, operation)| operation.replied) {
+            Some((key, _)) => Err(format!(
+                "operation {key}: its caller got a reply, and nothing in the test says what takes effect: call `Sim::effect` \
+                 where it does, or `ServerHandle::effects`"
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// What was answered has taken effect: where all effects are known.
     pub(crate) fn check_replied(&self) -> Result<(), String> {
         for (key, operation) in &self.operations {

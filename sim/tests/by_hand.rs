@@ -136,6 +136,20 @@ fn a_test_that_hangs_or_asserts_fails_with_its_seed() {
     assert!(failure.seed == 5 && failure.what.contains("five"), "{failure}");
 }
 
+#[test]
+fn a_test_in_which_nothing_says_what_takes_effect_fails() {
+    let silent = oncewire_sim::try_run(0..1, |sim| async move {
+        sim.set_faults(Faults::NONE);
+        let bank = sim.server("bank", server);
+        let client = sim.client("teller", &bank);
+        let _ = sim.record(1, client.call(&PAY, &1)).await;
+    });
+    let failure = silent.expect_err("it checks nothing");
+    assert!(failure.what.contains("nothing in the test says what takes effect"), "{failure}");
+    let shown = failure.to_string();
+    assert!(shown.ends_with("cargo test a_test_in_which_nothing_says_what_takes_effect_fails"));
+}
+
 const COUNT: Method<(), u64> = Method::new("count/next").idempotent();
 
 /// Counts to three, and ends.

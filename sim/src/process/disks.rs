@@ -114,6 +114,8 @@ impl Process {
     /// The world is over: it ends as by a power cut, so that only what was durable is left.
     pub(crate) fn end_for_good(&self) -> Result<(), String> {
         self.end(Death::PowerCut, "the world ends", Life::Ended);
+        // Of one that was down, too.
+        lock(&self.disks).values().for_each(|disk| disk.end_life(Death::PowerCut, true));
         self.audit(true)
     }
 }
