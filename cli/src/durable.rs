@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use oncewire::files::{LockError, LockFile};
 use oncewire::journal::JournalError;
 use oncewire::observe::{Event, Source};
 use oncewire::redb::RedbJournal;
@@ -23,12 +24,15 @@ use smol::channel::{Receiver, Sender, bounded};
 use crate::address::Address;
 use crate::args::CallArgs;
 use crate::call::{Prepared, full_name, prepare, show};
-use crate::connect::{Target, within};
+use crate::connect::{Target, pause, within};
 use crate::exit::Failure;
 use crate::note;
 
 /// How much longer than the call's own deadline its outcome is waited for.
 const GRACE: Duration = Duration::from_secs(1);
+/// How often the journal's lock is looked at, and the pause between two looks.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 /// The version of tags.
 const TAG_VERSION: u64 = 1;
 
@@ -39,6 +43,7 @@ pub(crate) async fn run(args: &CallArgs, file: &Path, target: &Target) -> Result
         return Err(Failure::Usage(why.to_owned()));
     }
     let unusable = |error: JournalError| Failure::Journal(error.to_string());
+    await_lock(file).await;
     let journal = RedbJournal::open(file).map_err(unusable)?;
     let news = Arc::new(Mutex::new(None));
     let (gate, opened) = bounded(1);
@@ -53,6 +58,18 @@ pub(crate) async fn run(args: &CallArgs, file: &Path, target: &Target) -> Result
         (Some(_), Some(_)) => {
             let why = "it is the journal of another program: it holds more than one call";
             Err(Failure::file(file, why))
+        }
+    }
+}
+
+/// Waits, but not for long, until no other process has the journal: one that was killed a moment ago may still be on its way out.
+async fn await_lock(file: &Path) {
+    let mut lock = file.as_os_str().to_owned();
+    lock.push(".lock");
+    for _ in 0..LOCK_TRIES {
+        match LockFile::take(Path::new(&lock)) {
+            Err(LockError::Held(_)) => pause(LOCK_PAUSE).await,
+            _ => return,
         }
     }
 }

@@ -169,7 +169,10 @@ pub(crate) mod files {
                 Some((certificate, key)) => {
                     let chain = provider::certificates(certificate)?;
                     let key = provider::private_key(key)?;
-                    builder.with_client_auth_cert(chain, key).map_err(invalid)?
+                    builder.with_client_auth_cert(chain, key).map_err(|error| {
+                        let message = format!("{}: {error}", certificate.display());
+                        io::Error::new(io::ErrorKind::InvalidInput, message)
+                    })?
                 }
             };
             if !self.without_alpn {

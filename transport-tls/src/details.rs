@@ -119,7 +119,7 @@ fn alternative_name(kind: u8, value: &[u8]) -> String {
             Some(name) => format!("directory {name}"),
             None => "directory, not readable".to_owned(),
         },
-        _ => format!("of kind {:#04x}, {}", kind, hexadecimal(value)),
+        _ => format!("other ({kind:#04x}) {}", hexadecimal(value)),
     }
 }
 

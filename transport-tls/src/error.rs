@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use rustls::{AlertDescription, CertificateError, Error};
+use rustls::{AlertDescription, CertificateError, Error, OtherError};
 
 /// Which end of a connection we are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +105,16 @@ fn bad(why: &CertificateError) -> String {
         CertificateError::NotValidForName => "is for another name".to_owned(),
         CertificateError::Revoked => "was revoked".to_owned(),
         CertificateError::ApplicationVerificationFailure => "is not admitted".to_owned(),
+        CertificateError::Other(OtherError(why)) => match why.downcast_ref::<webpki::Error>() {
+            Some(webpki::Error::CaUsedAsEndEntity) => {
+                "is an authority's own, not one that it has signed for an end of a connection"
+                    .to_owned()
+            }
+            Some(webpki::Error::UnsupportedCertVersion) => {
+                "is of version 1: it has no extensions, which say what it is for".to_owned()
+            }
+            _ => format!("is not accepted: {why}"),
+        },
         other => format!("is not accepted: {other}"),
     }
 }
@@ -129,8 +139,13 @@ fn alert_received(peer: &str, alert: AlertDescription) -> (io::ErrorKind, String
         Alert::BadCertificate | Alert::UnsupportedCertificate | Alert::CertificateUnknown => {
             refused(&format!("{alert:?}"))
         }
-        Alert::HandshakeFailure
-        | Alert::ProtocolVersion
+        Alert::HandshakeFailure => {
+            let text = format!(
+                "the {peer} refuses the handshake: no parameters in common, or, in TLS 1.2, no certificate of this side"
+            );
+            (io::ErrorKind::Unsupported, text)
+        }
+        Alert::ProtocolVersion
         | Alert::InsufficientSecurity
         | Alert::UnrecognisedName
         | Alert::NoApplicationProtocol => {

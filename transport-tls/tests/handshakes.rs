@@ -105,6 +105,12 @@ fn c191_a_server_that_is_not_trusted_is_not_connected_to_and_the_error_says_why(
             (other.server(), "is of an authority that is not trusted here"),
             (expired, "has expired"),
             (early, "is not valid yet"),
+            (
+                authority.issue_with("authority", vec![dns(SERVER)], |params| {
+                    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+                }),
+                "is an authority's own",
+            ),
             (authority.issue("a", vec![dns("a.example.org")]), "not for server.example.org"),
         ];
         for (server, why) in cases {
@@ -380,6 +386,10 @@ fn files_that_cannot_be_used_are_named() {
     assert!(no_certificate.to_string().contains("no certificate"), "{no_certificate}");
     let no_roots = ClientTls::builder().build().unwrap_err();
     assert!(no_roots.to_string().contains("no authority"), "{no_roots}");
+    let other = authority.server();
+    let mixed = util::Identity { key: other.key, ..identity.clone() };
+    let mixed = mixed.asks().authorities_file(authority.file()).build().unwrap_err();
+    assert!(mixed.to_string().contains(".pem: "), "{mixed}");
     let no_names = identity.serves().admit(|_| true).build().unwrap_err();
     assert!(no_names.to_string().contains("no names"), "{no_names}");
     let (connector, _acceptor) = memory::listener();
