@@ -40,7 +40,13 @@ use exit::Failure;
 fn main() -> ExitCode {
     let command = match Cli::try_parse() {
         Ok(cli) => cli.command,
-        Err(error) if is_help(&error) => error.exit(),
+        Err(error) if !error.use_stderr() => {
+            return end(write_out(error.render().to_string().as_bytes()));
+        }
+        // Help where there is no command at all.
+        Err(error) if error.kind() == Parsed::DisplayHelpOnMissingArgumentOrSubcommand => {
+            error.exit()
+        }
         Err(error) => return end(Err(Failure::Usage(one_line(&error.to_string())))),
     };
     let result = smol::block_on(async {
@@ -57,11 +63,6 @@ fn main() -> ExitCode {
         }
     });
     end(result)
-}
-
-fn is_help(error: &clap::Error) -> bool {
-    use Parsed::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
-    matches!(error.kind(), DisplayHelp | DisplayHelpOnMissingArgumentOrSubcommand | DisplayVersion)
 }
 
 /// What is wrong with a command line, without the usage that clap writes behind it.

@@ -128,6 +128,8 @@ fn c300_what_cannot_be_shown_is_no_success_and_a_reader_that_goes_ends_the_watch
     assert!(status == Some(22) && why.contains("executed, but its reply was not shown"), "{why}");
     let (status, why) = ended(to(full(), &["list", &bank.address]));
     assert!(status == Some(23) && why.contains("stdout cannot be written"), "{why}");
+    let (status, why) = ended(to(full(), &["--help"]));
+    assert!(status == Some(23) && why.contains("stdout cannot be written"), "{why}");
     // As `head -1` does.
     for arguments in [&["list"][..], &["top", "--interval", "1ms"], &["ping", "--interval", "1ms"]]
     {

@@ -52,7 +52,7 @@ fn start(name: &'static str, acceptor: impl Accept) -> Result<Running, Box<dyn E
     let serving = server.clone();
     let task = smol::spawn(async move {
         if let Err(error) = serving.serve(acceptor).await {
-            eprintln!("{name}: {error}");
+            output::note!("{name}: {error}");
         }
     });
     Ok(Running { name, server, stored, task })
@@ -67,7 +67,7 @@ async fn read(index: &IndexClient) -> Result<BTreeMap<String, u32>, Box<dyn Erro
             *answers.entry(call.result().await?).or_default() += 1;
         }
     }
-    println!("reads: {answers:?}");
+    output::show!("reads: {answers:?}");
     Ok(answers)
 }
 
@@ -77,7 +77,7 @@ async fn write(index: &IndexClient) -> Result<String, Box<dyn Error>> {
     for _ in 0..20 {
         *answers.entry(index.store("word".to_owned()).result().await?).or_default() += 1;
     }
-    println!("writes: {answers:?}");
+    output::show!("writes: {answers:?}");
     match answers.pop_first() {
         Some((name, 20)) => Ok(name),
         _ => Err("one session is at one server".into()),
@@ -96,7 +96,7 @@ async fn show(client: &Client, mut running: Vec<Running>) -> Result<(), Box<dyn 
     assert_eq!(read(&index).await?.len(), 3);
     let first = write(&index).await?;
 
-    println!("{first} is stopped");
+    output::show!("{first} is stopped");
     let at = running.iter().position(|one| one.name == first).ok_or("no such server")?;
     let stopped = running.remove(at);
     stopped.server.drain(Duration::from_secs(5)).await;
@@ -107,9 +107,14 @@ async fn show(client: &Client, mut running: Vec<Running>) -> Result<(), Box<dyn 
     assert_ne!(first, second);
 
     for server in client.servers() {
-        println!("{}: healthy {}, session {}", server.address, server.healthy, server.has_session);
+        output::show!(
+            "{}: healthy {}, session {}",
+            server.address,
+            server.healthy,
+            server.has_session
+        );
     }
-    println!("{}", client.close().await);
+    output::show!("{}", client.close().await);
     let stored = running.iter().map(|one| one.stored.load(Ordering::Relaxed)).sum::<u64>();
     assert_eq!((stopped.stored.load(Ordering::Relaxed), stored), (20, 20));
     Ok(())
