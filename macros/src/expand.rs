@@ -320,83 +320,101 @@ fn offer(
     builder: &Ident,
     state: &Ident,
 ) -> TokenStream {
-    let Service { trait_name, library, .. } = service;
-    let Method { name, context, arguments, .. } = method;
     let (cfg, constant, constants) = (method.conditions(), method.constant(), &names.methods);
-    let values = method.values();
-    let arguments: Vec<&Ident> = arguments.iter().map(|(name, _)| name).collect();
-    let local = |name| Ident::new(name, Span::mixed_site());
-    let (received, transaction) = (local("context"), local("transaction"));
-    let function = quote!(<__OncewireService as #trait_name>::#name);
-    // At the type's place: what is not a context is reported there.
-    let as_context = quote_spanned!(context.span()=> <#context as #library::__private::IsContext>);
-    let call = match &method.kind {
-        Kind::Async => quote! {
-            #builder.method(&#constants::#constant, move |#received, #values| {
-                let #state = ::std::clone::Clone::clone(&#state);
-                async move {
-                    #function(&*#state, #as_context::owned(#received), #(#arguments),*).await
-                }
-            })
-        },
-        Kind::Outgoing { position } => {
-            let from = local("from");
-            let position = position.iter().map(|_| &from);
-            quote! {
-                #builder.stream(&#constants::#constant, move |#received, #values, #from| {
-                    let #state = ::std::clone::Clone::clone(&#state);
-                    async move {
-                        let _ = #from;
-                        #function(
-                            &*#state,
-                            #as_context::owned(#received),
-                            #(#position,)*
-                            #(#arguments),*
-                        ).await
-                    }
-                })
-            }
-        }
-        Kind::Incoming { transaction, .. } => {
-            let incoming = local("incoming");
-            let upload = if transaction.is_some() { "upload_transactional" } else { "upload" };
-            let upload = Ident::new(upload, Span::call_site());
-            quote! {
-                #builder.#upload(&#constants::#constant, move |#received, #values, #incoming| {
-                    let #state = ::std::clone::Clone::clone(&#state);
-                    async move {
-                        #function(
-                            &*#state,
-                            #as_context::owned(#received),
-                            #(#arguments,)*
-                            #incoming
-                        ).await
-                    }
-                })
-            }
-        }
-        Kind::Blocking => quote! {
-            #builder.blocking(&#constants::#constant, move |#received, #values| {
-                #function(&*#state, #as_context::owned(#received), #(#arguments),*)
-            })
-        },
-        Kind::Transactional(_) => quote! {
-            #builder.transactional(&#constants::#constant, move |#transaction, #received, #values| {
-                #function(
-                    &*#state,
-                    #transaction,
-                    #as_context::borrowed(#received),
-                    #(#arguments),*
-                )
-            })
-        },
-    };
+    let offered = offered(method, service, state);
+    let function = offered.function();
+    let verb = Ident::new(offered.verb, Span::call_site());
     quote! {
         #(#cfg)*
         let #builder = {
             let #state = ::std::clone::Clone::clone(&#state);
-            #call
+            #builder.#verb(&#constants::#constant, #function)
         };
+    }
+}
+
+/// How a method is offered at a builder.
+struct Offered<'a> {
+    /// The builder's function.
+    verb: &'static str,
+    /// Parameters of the closure that calls the implementation.
+    parameters: TokenStream,
+    /// The call of the implementation.
+    call: TokenStream,
+    /// What holds the implementation, if the call is a future, which must own it.
+    held: Option<&'a Ident>,
+}
+
+impl Offered<'_> {
+    fn function(&self) -> TokenStream {
+        let Offered { parameters, call, .. } = self;
+        match self.held {
+            None => quote!(move |#parameters| { #call }),
+            Some(state) => quote! {
+                move |#parameters| {
+                    let #state = ::std::clone::Clone::clone(&#state);
+                    async move { #call.await }
+                }
+            },
+        }
+    }
+}
+
+fn offered<'a>(method: &Method, service: &Service, state: &'a Ident) -> Offered<'a> {
+    let Service { trait_name, library, .. } = service;
+    let Method { name, context, .. } = method;
+    let local = |name| Ident::new(name, Span::mixed_site());
+    let received = local("context");
+    let (values, names) = (method.values(), method.arguments.iter().map(|(name, _)| name));
+    let function = quote!(<__OncewireService as #trait_name>::#name);
+    // At the type's place: what is not a context is reported there.
+    let as_context = quote_spanned!(context.span()=> <#context as #library::__private::IsContext>);
+    let owned = quote!(&*#state, #as_context::owned(#received));
+    match &method.kind {
+        Kind::Async => Offered {
+            verb: "method",
+            parameters: quote!(#received, #values),
+            call: quote!(#function(#owned, #(#names),*)),
+            held: Some(state),
+        },
+        Kind::Outgoing { position } => {
+            let from = local("from");
+            let (parameter, position) = match position {
+                Some(_) => (quote!(#from), quote!(#from,)),
+                None => (quote!(_), TokenStream::new()),
+            };
+            Offered {
+                verb: "stream",
+                parameters: quote!(#received, #values, #parameter),
+                call: quote!(#function(#owned, #position #(#names),*)),
+                held: Some(state),
+            }
+        }
+        Kind::Incoming { transaction, .. } => {
+            let incoming = local("incoming");
+            Offered {
+                verb: if transaction.is_some() { "upload_transactional" } else { "upload" },
+                parameters: quote!(#received, #values, #incoming),
+                call: quote!(#function(#owned, #(#names,)* #incoming)),
+                held: Some(state),
+            }
+        }
+        Kind::Blocking => Offered {
+            verb: "blocking",
+            parameters: quote!(#received, #values),
+            call: quote!(#function(#owned, #(#names),*)),
+            held: None,
+        },
+        Kind::Transactional(_) => {
+            let transaction = local("transaction");
+            let borrowed = quote!(&*#state, #transaction, #as_context::borrowed(#received));
+            Offered {
+                verb: "transactional",
+                parameters: quote!(#transaction, #received, #values),
+                call: quote!(#function(#borrowed, #(#names),*)),
+                held: None,
+            }
+        }
     }
 }
 

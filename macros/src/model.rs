@@ -111,28 +111,7 @@ impl Method {
         }
         check::options(&options, errors);
         let before = errors.count();
-        check::signature(&function.sig, &options, errors);
-        function.sig.inputs.iter().for_each(|input| check::unconditional(input, errors));
-        let mut inputs = function.sig.inputs.iter().skip(1).filter_map(|input| match input {
-            FnArg::Typed(typed) => Some(typed),
-            FnArg::Receiver(_) => None,
-        });
-        let is_transactional = options.transactional.is_some();
-        let transaction = if is_transactional { inputs.next() } else { None };
-        let context = inputs.next();
-        let mut arguments = Vec::new();
-        for input in inputs {
-            check::argument_type(&input.ty, errors);
-            match &*input.pat {
-                Pat::Ident(pattern) if pattern.subpat.is_none() && pattern.by_ref.is_none() => {
-                    arguments.push((pattern.ident.clone(), (*input.ty).clone()));
-                }
-                other => errors.at(
-                    other,
-                    "an argument has a plain name: it is the name in the client's function too",
-                ),
-            }
-        }
+        let Inputs { transaction, context, mut arguments } = inputs(function, &options, errors);
         let output: Type = match &function.sig.output {
             ReturnType::Default => parse_quote!(()),
             ReturnType::Type(_, output) => (**output).clone(),
@@ -141,7 +120,7 @@ impl Method {
         let reply = match &streams {
             Streams::Outgoing { item, .. } => item.clone(),
             Streams::Incoming { commit: Some(commit), .. } => commit.1.clone(),
-            _ if is_transactional => reply_in(&output, library),
+            _ if options.transactional.is_some() => reply_in(&output, library),
             _ => output,
         };
         check::argument_count(&arguments, errors);
@@ -155,34 +134,65 @@ impl Method {
                 let transaction = commit.map(|commit| Box::new(commit.0));
                 Kind::Incoming { item: Box::new(item), transaction }
             }
-            (Streams::Neither, Some(transaction), _) => {
-                Kind::Transactional(Box::new(referred(&transaction.ty)))
-            }
+            (Streams::Neither, Some(transaction), _) => Kind::Transactional(Box::new(transaction)),
             (Streams::Neither, None, Some(_)) => Kind::Blocking,
             (Streams::Neither, None, None) => Kind::Async,
         };
         let name = function.sig.ident.clone();
         let on_wire = options.name.as_ref().map(syn::LitStr::value);
         let on_wire = on_wire.unwrap_or_else(|| name.unraw().to_string());
-        let passed_on = ["doc", "cfg", "deprecated", "allow"];
-        let passed_on =
-            |attribute: &&Attribute| passed_on.iter().any(|name| attribute.path().is_ident(name));
-        Some(Method {
-            name,
-            wire_name: format!("{service}/{on_wire}"),
-            attributes: function.attrs.iter().filter(passed_on).cloned().collect(),
-            kind,
-            options,
-            context: referred(&context?.ty),
-            arguments,
-            reply,
-        })
+        let wire_name = format!("{service}/{on_wire}");
+        let attributes = attributes_to_pass_on(function);
+        let context = context?;
+        Some(Method { name, wire_name, attributes, kind, options, context, arguments, reply })
     }
 
     pub(crate) fn constant(&self) -> Ident {
         let name = self.name.unraw().to_string().to_uppercase();
         Ident::new(&name, self.name.span())
     }
+}
+
+/// The inputs of a method, behind `&self`.
+struct Inputs {
+    /// The type of the transaction, if it is transactional.
+    transaction: Option<Type>,
+    /// `None` is an error, which was reported.
+    context: Option<Type>,
+    arguments: Vec<(Ident, Type)>,
+}
+
+fn inputs(function: &TraitItemFn, options: &MethodOptions, errors: &mut Errors) -> Inputs {
+    check::signature(&function.sig, options, errors);
+    function.sig.inputs.iter().for_each(|input| check::unconditional(input, errors));
+    let mut inputs = function.sig.inputs.iter().skip(1).filter_map(|input| match input {
+        FnArg::Typed(typed) => Some(typed),
+        FnArg::Receiver(_) => None,
+    });
+    let transaction = if options.transactional.is_some() { inputs.next() } else { None };
+    let transaction = transaction.map(|transaction| referred(&transaction.ty));
+    let context = inputs.next().map(|context| referred(&context.ty));
+    let mut arguments = Vec::new();
+    for input in inputs {
+        check::argument_type(&input.ty, errors);
+        match &*input.pat {
+            Pat::Ident(pattern) if pattern.subpat.is_none() && pattern.by_ref.is_none() => {
+                arguments.push((pattern.ident.clone(), (*input.ty).clone()));
+            }
+            other => errors.at(
+                other,
+                "an argument has a plain name: it is the name in the client's function too",
+            ),
+        }
+    }
+    Inputs { transaction, context, arguments }
+}
+
+/// Those that hold for what is generated too.
+fn attributes_to_pass_on(function: &TraitItemFn) -> Vec<Attribute> {
+    let names = ["doc", "cfg", "deprecated", "allow"];
+    let is_one = |attribute: &&Attribute| names.iter().any(|name| attribute.path().is_ident(name));
+    function.attrs.iter().filter(is_one).cloned().collect()
 }
 
 /// `T` of `&T` and `&mut T`, and of `T`.
