@@ -66,6 +66,8 @@ pub(crate) enum Encoded {
 }
 
 impl Encoded {
+    pub(crate) const EMPTY: Encoded = Encoded::Short { len: 0, bytes: [0; SHORT_LEN_MAX] };
+
     /// The bytes for a machine, which shares them if they are long: nothing is left here then.
     #[inline]
     pub(crate) fn take_payload(&mut self) -> Payload<'_> {
@@ -96,64 +98,118 @@ impl Encoded {
 /// If it has parts that cannot be encoded.
 #[inline(always)]
 pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> postcard::Result<Encoded> {
-    let mut encoder = Encoder { front: [0; ENCODED_LEN], len: 0, long: Vec::new() };
+    let mut encoded = Encoded::EMPTY;
+    encode_into(value, &mut encoded)?;
+    Ok(encoded)
+}
+
+/// The same where the bytes are to lie, in place of what is there: a short value is not moved.
+///
+/// # Errors
+/// Likewise; `place` is empty then.
+#[inline(always)]
+pub(crate) fn encode_into<T: Serialize + ?Sized>(
+    value: &T,
+    place: &mut Encoded,
+) -> postcard::Result<()> {
+    *place = Encoded::EMPTY;
+    let Encoded::Short { len, bytes } = place else { return Ok(()) };
+    let mut encoder = Encoder { short: bytes, len: 0, long: Long::None };
     // Not by `serialize_with_flavor`, which is not inlined.
     value.serialize(&mut postcard::Serializer { output: &mut encoder })?;
-    Ok(encoder.take())
+    if encoder.len <= SHORT_LEN_MAX {
+        *len = encoder.len as u8;
+    } else {
+        *place = encoder.long.take();
+    }
+    Ok(())
 }
 
-/// A value that fits into this is encoded on the stack, and then takes one allocation of its exact length, or none.
-const ENCODED_LEN: usize = 128;
+/// A value that fits into this is encoded on the stack, and then takes one allocation of its exact length.
+const FRONT_LEN: usize = 128;
 
 /// What postcard writes a value into.
-struct Encoder {
+struct Encoder<'a> {
     /// The bytes, as long as they fit.
-    front: [u8; ENCODED_LEN],
+    short: &'a mut [u8; SHORT_LEN_MAX],
     /// How many they are; more than fit once all of them are in `long`.
     len: usize,
-    long: Vec<u8>,
+    long: Long,
 }
 
-impl Encoder {
-    #[inline(always)]
-    fn take(&mut self) -> Encoded {
-        if self.len > SHORT_LEN_MAX {
-            return self.take_long();
-        }
-        let mut bytes = [0; SHORT_LEN_MAX];
-        bytes.copy_from_slice(&self.front[..SHORT_LEN_MAX]);
-        Encoded::Short { len: self.len as u8, bytes }
-    }
+/// The bytes of a value that is not short.
+enum Long {
+    None,
+    Front(usize, [u8; FRONT_LEN]),
+    Heap(Vec<u8>),
+}
 
-    fn take_long(&mut self) -> Encoded {
-        if let Some(bytes) = self.front.get(..self.len) {
-            return Encoded::Shared(Bytes::copy_from_slice(bytes));
-        }
-        let mut long = std::mem::take(&mut self.long);
-        // A reply may be kept for long, and counts by its length.
-        long.shrink_to_fit();
-        Encoded::Shared(Bytes::from(long))
-    }
-
+impl Encoder<'_> {
     /// More than fits.
     #[cold]
     fn extend_long(&mut self, data: &[u8]) {
-        if let Some(front) = self.front.get(..self.len) {
-            // A long value is mostly one piece of text or bytes, which comes last.
-            self.long.reserve_exact((front.len() + data.len()).max(2 * ENCODED_LEN));
-            self.long.extend_from_slice(front);
-            self.len = ENCODED_LEN + 1;
+        if let Some(short) = self.short.get(..self.len) {
+            self.long = Long::new(short, data);
+            self.len = SHORT_LEN_MAX + 1;
+        } else {
+            self.long.extend(data);
         }
-        self.long.extend_from_slice(data);
     }
 }
 
-impl Flavor for &mut Encoder {
+impl Long {
+    fn new(short: &[u8], data: &[u8]) -> Long {
+        let end = short.len() + data.len();
+        if end > FRONT_LEN {
+            return Long::heap(short, data);
+        }
+        let mut front = [0; FRONT_LEN];
+        front[..short.len()].copy_from_slice(short);
+        front[short.len()..end].copy_from_slice(data);
+        Long::Front(end, front)
+    }
+
+    fn heap(front: &[u8], data: &[u8]) -> Long {
+        // A long value is mostly one piece of text or bytes, which comes last.
+        let mut heap = Vec::with_capacity((front.len() + data.len()).max(2 * FRONT_LEN));
+        heap.extend_from_slice(front);
+        heap.extend_from_slice(data);
+        Long::Heap(heap)
+    }
+
+    fn extend(&mut self, data: &[u8]) {
+        match self {
+            Long::None => *self = Long::new(&[], data),
+            Long::Front(len, front) => match front.get_mut(*len..*len + data.len()) {
+                Some(place) => {
+                    place.copy_from_slice(data);
+                    *len += data.len();
+                }
+                None => *self = Long::heap(&front[..*len], data),
+            },
+            Long::Heap(heap) => heap.extend_from_slice(data),
+        }
+    }
+
+    fn take(self) -> Encoded {
+        Encoded::Shared(match self {
+            Long::None => Bytes::new(),
+            Long::Front(len, front) => Bytes::copy_from_slice(&front[..len]),
+            Long::Heap(mut heap) => {
+                // A reply may be kept for long, and counts by its length.
+                heap.shrink_to_fit();
+                Bytes::from(heap)
+            }
+        })
+    }
+}
+
+impl Flavor for &mut Encoder<'_> {
     type Output = ();
 
     #[inline]
     fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
-        match self.front.get_mut(self.len) {
+        match self.short.get_mut(self.len) {
             Some(place) => {
                 *place = byte;
                 self.len += 1;
@@ -170,7 +226,7 @@ impl Flavor for &mut Encoder {
             return self.try_push(*byte);
         }
         let end = self.len.saturating_add(data.len());
-        match self.front.get_mut(self.len..end) {
+        match self.short.get_mut(self.len..end) {
             Some(place) => {
                 place.copy_from_slice(data);
                 self.len = end;

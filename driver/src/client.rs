@@ -191,22 +191,22 @@ impl Client {
         Client { handle: self.handle.clone(), defaults }
     }
 
+    /// What this handle gives to a call that is made through it.
     #[inline]
-    fn with_defaults<R>(&self, call: Call<R>) -> Call<R> {
-        match (&self.handle.group, &self.defaults) {
-            (None, None) => call,
-            _ => self.described(call),
+    fn describe<R>(&self, call: &mut Call<R>) {
+        if self.handle.group.is_some() || self.defaults.is_some() {
+            self.describe_more(call);
         }
     }
 
     #[cold]
-    fn described<R>(&self, mut call: Call<R>) -> Call<R> {
+    #[inline(never)]
+    fn describe_more<R>(&self, call: &mut Call<R>) {
         if let Some(group) = &self.handle.group {
-            call = call.at_any(group.clone());
+            call.make_at_any(group.clone());
         }
-        match &self.defaults {
-            None => call,
-            Some(defaults) => defaults.apply(call),
+        if let Some(defaults) = &self.defaults {
+            defaults.apply(call);
         }
     }
 
@@ -217,24 +217,17 @@ impl Client {
         method: &Method<A, R>,
         arguments: &A,
     ) -> Call<R> {
-        let decode = Decode::postcard(method.values());
-        let called = CalledMethod::of(method);
-        let shared = &self.handle.shared;
-        match crate::buffer::encode(arguments) {
-            Ok(body) => {
-                let idempotent = method.spec().idempotent;
-                self.with_defaults(Call::new(shared, called, idempotent, body, decode))
-            }
-            Err(_) => Call::refused(shared, called, CallError::Unencodable, decode),
-        }
+        let (called, decode) = (CalledMethod::of(method), Decode::postcard(method.values()));
+        let mut call = Call::new(&self.handle.shared, called, method.spec().idempotent, decode);
+        call.encode(arguments);
+        self.describe(&mut call);
+        call
     }
 
     /// A call with bytes for arguments and bytes for a reply. It runs at most once, unless it says
     /// [`idempotent`](Call::idempotent).
     pub fn call_raw(&self, method: MethodId, body: impl Into<Bytes>) -> Call<Bytes> {
-        let called = CalledMethod::of_bytes(method);
-        let body = Encoded::Shared(body.into());
-        self.with_defaults(Call::new(&self.handle.shared, called, false, body, Decode::raw()))
+        self.call_bytes(CalledMethod::of_bytes(method), body.into())
     }
 
     /// [`call_raw`](Client::call_raw) with a body that may be short enough to lie where it is, for a part of a stream: hooks have
@@ -242,7 +235,16 @@ impl Client {
     #[cfg(feature = "stream")]
     pub(crate) fn call_encoded(&self, method: MethodId, body: Encoded) -> Call<Bytes> {
         let called = CalledMethod::of_bytes(method);
-        Call::new(&self.handle.shared, called, false, body, Decode::raw()).unseen()
+        let mut call = Call::new(&self.handle.shared, called, false, Decode::raw());
+        call.set_arguments(body);
+        call.unseen()
+    }
+
+    fn call_bytes(&self, called: CalledMethod, body: Bytes) -> Call<Bytes> {
+        let mut call = Call::new(&self.handle.shared, called, false, Decode::raw());
+        call.set_arguments(Encoded::Shared(body));
+        self.describe(&mut call);
+        call
     }
 
     /// How long calls of this client wait, unless they say otherwise.

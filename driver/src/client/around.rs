@@ -174,13 +174,13 @@ impl CallDefaults {
     }
 
     #[cold]
-    pub(super) fn apply<R>(&self, mut call: Call<R>) -> Call<R> {
+    #[inline(never)]
+    pub(super) fn apply<R>(&self, call: &mut Call<R>) {
         if let Some(metadata) = &self.metadata {
-            call = call.with_metadata(metadata.clone());
+            call.set_metadata(metadata.clone());
         }
-        match self.timeout {
-            Some(timeout) => call.timeout(timeout),
-            None => call,
+        if let Some(timeout) = self.timeout {
+            call.set_timeout(timeout);
         }
     }
 }

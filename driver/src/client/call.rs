@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use oncewire_core::{self as core, CallError, MethodId, NotExecuted, Unknown};
+use serde::Serialize;
 
 use super::description::Description;
 use super::outcome::{CallFailure, Decode, Outcome, Ticket};
@@ -91,13 +92,12 @@ impl<R> State<R> {
 }
 
 impl<R> Call<R> {
-    /// `idempotent`: what the method says of itself; calls of bytes have no method to ask.
+    /// Without arguments yet. `idempotent`: what the method says of itself; calls of bytes have no method to ask.
     #[inline]
     pub(super) fn new(
         shared: &Arc<Shared>,
         method: CalledMethod,
         idempotent: bool,
-        arguments: Encoded,
         decode: Decode<R>,
     ) -> Call<R> {
         let mut call = core::Call::new(method.id, &[]);
@@ -105,8 +105,8 @@ impl<R> Call<R> {
         call.fail_fast = shared.options.fail_fast;
         call.idempotent = idempotent;
         let hooked = !shared.options.hooks.is_empty();
-        let description = Description { call, arguments, metadata: None, hooked };
-        Call::of(shared, method, description, decode)
+        let (arguments, metadata) = (Encoded::EMPTY, None);
+        Call::of(shared, method, Description { call, arguments, metadata, hooked }, decode)
     }
 
     /// The call of a description.
@@ -120,9 +120,9 @@ impl<R> Call<R> {
         Call { shared: shared.clone(), state: State::Fresh(Ok(description)), decode, method }
     }
 
-    /// The same call, made at one of several servers, and at another one if that is lost.
+    /// Makes it at one of several servers, and at another one if that is lost.
     #[cold]
-    pub(super) fn at_any(mut self, group: Arc<Group>) -> Call<R> {
+    pub(super) fn make_at_any(&mut self, group: Arc<Group>) {
         self.state = match self.state.take() {
             State::Fresh(Ok(description)) => {
                 let moving = Moving::new(group, self.method, self.decode, description);
@@ -130,19 +130,27 @@ impl<R> Call<R> {
             }
             other => other,
         };
-        self
     }
 
-    /// One that cannot begin.
+    #[inline]
+    pub(super) fn set_arguments(&mut self, arguments: Encoded) {
+        self.change(|call| call.arguments = arguments);
+    }
+
+    /// Encodes its arguments, where they stay until it begins. If they cannot be, it does not.
+    #[inline(always)]
+    pub(super) fn encode<A: Serialize>(&mut self, arguments: &A) {
+        if let State::Fresh(Ok(call)) = &mut self.state
+            && crate::buffer::encode_into(arguments, &mut call.arguments).is_err()
+        {
+            self.refuse_to_begin();
+        }
+    }
+
     #[cold]
-    pub(super) fn refused(
-        shared: &Arc<Shared>,
-        method: CalledMethod,
-        why: CallError,
-        decode: Decode<R>,
-    ) -> Call<R> {
-        let state = State::Fresh(Err(NotExecuted::NotBegun(why)));
-        Call { shared: shared.clone(), state, decode, method }
+    #[inline(never)]
+    fn refuse_to_begin(&mut self) {
+        self.state = State::Fresh(Err(UNENCODABLE));
     }
 
     /// Sends a value beside the arguments, for whatever reads it at the server
@@ -170,6 +178,14 @@ impl<R> Call<R> {
     /// ```
     pub fn with_metadata(self, metadata: Metadata) -> Self {
         self.changed(|call| call.metadata = Some(Box::new(metadata)))
+    }
+
+    pub(super) fn set_metadata(&mut self, metadata: Metadata) {
+        self.change(|call| call.metadata = Some(Box::new(metadata)));
+    }
+
+    pub(super) fn set_timeout(&mut self, timeout: Duration) {
+        self.change(|call| call.call.timeout = timeout);
     }
 
     /// Time until the caller gives up (S17).
@@ -229,12 +245,17 @@ impl<R> Call<R> {
 
     #[inline]
     fn changed(mut self, change: impl FnOnce(&mut Description)) -> Self {
+        self.change(change);
+        self
+    }
+
+    #[inline]
+    fn change(&mut self, change: impl FnOnce(&mut Description)) {
         match &mut self.state {
             State::Fresh(Ok(description)) => change(description),
             State::Moving(moving) => moving.description().map_or((), change),
             _ => {}
         }
-        self
     }
 
     /// Begins the call now, before it is awaited.
