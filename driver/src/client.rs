@@ -64,6 +64,8 @@ use serde::de::DeserializeOwned;
 use crate::buffer::Encoded;
 use crate::metadata::Metadata;
 use crate::method::Method;
+#[cfg(feature = "stream")]
+use crate::method::Typed;
 use crate::runtime::{Runtime, SmolRuntime};
 use crate::transport::Connect;
 use around::CallDefaults;
@@ -238,6 +240,17 @@ impl Client {
         let mut call = Call::new(&self.handle.shared, called, false, Decode::raw());
         call.set_arguments(body);
         call.unseen()
+    }
+
+    /// A call of bytes that opens a stream or an upload: it is compared by the signature of that.
+    #[cfg(feature = "stream")]
+    pub(crate) fn call_opening(
+        &self,
+        (id, name): (MethodId, &'static str),
+        typed: Option<Typed>,
+        body: Vec<u8>,
+    ) -> Call<Bytes> {
+        self.call_bytes(CalledMethod { id, name, typed }, body.into())
     }
 
     fn call_bytes(&self, called: CalledMethod, body: Bytes) -> Call<Bytes> {

@@ -48,6 +48,8 @@ pub struct Method<A, R> {
 /// What calls of a method with a signature are compared by.
 #[derive(Clone, Copy)]
 pub(crate) struct Typed {
+    /// The number of the method whose signature it is. What opens an upload has another one.
+    pub(crate) id: MethodId,
     pub(crate) signature: Signature,
     /// All methods of its service, if the program knows them.
     pub(crate) service: Option<fn() -> Vec<MethodSignature>>,
@@ -185,7 +187,8 @@ impl<A, R> Method<A, R> {
     }
 
     pub(crate) fn typed(&self) -> Option<Typed> {
-        self.signature.map(|signature| Typed { signature, service: self.service })
+        let (id, service) = (self.id(), self.service);
+        self.signature.map(|signature| Typed { id, signature, service })
     }
 
     /// What it takes and returns, if all its types have a [`Schema`]: of a constant that the attribute `service` wrote, or

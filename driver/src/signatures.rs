@@ -78,8 +78,8 @@ pub struct MethodSignature {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignatureMismatch {
     /// Its full name on the wire.
-    pub method: &'static str,
-    /// Its signature at this client.
+    pub method: String,
+    /// Its signature at this client, or at the earlier run of it that made the call; it may be cut.
     pub client: String,
     /// Its signature at the server, which may be cut; empty if the server has not said which.
     pub server: String,
@@ -87,15 +87,14 @@ pub struct SignatureMismatch {
 
 impl SignatureMismatch {
     /// `server`: what it says of itself, whatever that is.
-    pub(crate) fn new(method: MethodSignature, server: String) -> SignatureMismatch {
-        let MethodSignature { name, signature } = method;
+    pub(crate) fn new(method: &str, client: String, server: String) -> SignatureMismatch {
         // It may be printed on a terminal.
         let escaped = |letter: char| match letter.is_control() {
             true => letter.escape_default().to_string(),
             false => letter.to_string(),
         };
         let server = cut(server).chars().map(escaped).collect();
-        SignatureMismatch { method: name, client: signature.to_string(), server }
+        SignatureMismatch { method: method.to_owned(), client, server }
     }
 }
 
@@ -133,9 +132,18 @@ pub(crate) fn schemas(methods: &[MethodSignature]) -> Schemas {
     service_hashes(methods).fold(Schemas::EMPTY, |all, hash| all.with(hash).unwrap_or(all))
 }
 
+/// Names and signatures, by the methods' numbers.
+fn tables(methods: &[MethodSignature]) -> BTreeMap<u64, (String, SignatureTable)> {
+    let table = |method: &MethodSignature| {
+        let number = MethodId::of(method.name).number();
+        (number, (method.name.to_owned(), method.signature.table()))
+    };
+    methods.iter().map(table).collect()
+}
+
 impl<L> ServerBuilder<L> {
     /// Offers every client the names and signatures of all methods that have a [`signature`](Method::signature): for tools
-    /// without types. Without it a server answers them `NotExecuted(UnknownMethod)`.
+    /// without types, which make plain calls; so without those that send or take streams. Without it a server answers them `NotExecuted(UnknownMethod)`.
     ///
     /// That client and server mean the same by a method is compared without it (S33): a client that names a method learns the
     /// server's signature of it, if that is another one than its own.
@@ -146,15 +154,17 @@ impl<L> ServerBuilder<L> {
 
     /// Adds the methods that compare and tell them.
     pub(crate) fn with_signature_methods(self) -> Self {
-        let all = self.signatures.clone().into_iter().map(|method| {
-            let table = method.signature.table();
-            (MethodId::of(method.name).number(), (method.name.to_owned(), table))
-        });
-        let all: BTreeMap<u64, (String, SignatureTable)> = all.collect();
-        if all.is_empty() && !self.offers_signatures {
+        let compared = tables(&self.compared());
+        if compared.is_empty() && !self.offers_signatures {
             return self;
         }
-        self.with_comparison(&all).with_signatures(all)
+        let shown = tables(&self.signatures);
+        self.with_comparison(&compared).with_signatures(shown)
+    }
+
+    /// All that clients compare with theirs.
+    pub(crate) fn compared(&self) -> Vec<MethodSignature> {
+        [&self.signatures[..], &self.stream_signatures[..]].concat()
     }
 
     /// It may be called by all, whatever [`authorize`](ServerBuilder::authorize) says of its name; a caller learns nothing of a
@@ -263,7 +273,8 @@ impl Client {
                     Err(failure) => return Err(failure),
                 };
             found.extend(differs.into_iter().filter_map(|(at, server)| {
-                Some(SignatureMismatch::new(*methods.get(at as usize)?, server))
+                let MethodSignature { name, signature } = methods.get(at as usize)?;
+                Some(SignatureMismatch::new(name, signature.to_string(), server))
             }));
         }
         Ok(found)

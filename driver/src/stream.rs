@@ -83,10 +83,13 @@ use std::fmt;
 
 use bytes::Bytes;
 use oncewire_core::MethodId;
+use oncewire_schema::{self as schema, Field, Fields, Link, Named, Schema, Signature, Type};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::client::CallFailure;
+use crate::method::Typed;
+use crate::signatures::MethodSignature;
 pub use client::ServerStream;
 use item::Codec;
 pub use outgoing::Outgoing;
@@ -100,6 +103,7 @@ pub struct StreamMethod<A, T> {
     name: &'static str,
     shape: Shape,
     codec: Codec<T>,
+    typed: Option<Typed>,
     types: std::marker::PhantomData<fn(A) -> T>,
 }
 
@@ -142,7 +146,26 @@ impl<A, T> StreamMethod<A, T> {
         let (next, close) = (beside(open, b"#next"), beside(open, b"#close"));
         let shape =
             Shape { open, next, close, chunk_len: CHUNK_LEN, credit: CREDIT, resumable: false };
-        StreamMethod { name, shape, codec, types: std::marker::PhantomData }
+        StreamMethod { name, shape, codec, typed: None, types: std::marker::PhantomData }
+    }
+
+    /// Its opens are compared with the server's by this, as calls are (S33). A chunk is asked for where the stream was opened.
+    #[doc(hidden)]
+    pub const fn with_signature(mut self, signature: Option<Signature>) -> Self {
+        self.typed = typed(self.shape.open, signature);
+        self
+    }
+
+    /// See [`Method::in_service`](crate::Method::in_service).
+    #[doc(hidden)]
+    pub const fn in_service(mut self, methods: fn() -> Vec<MethodSignature>) -> Self {
+        self.typed = typed_in(self.typed, methods);
+        self
+    }
+
+    /// Its name and its signature, if it has one: see [`Method::described`](crate::Method::described).
+    pub const fn described(&self) -> Option<MethodSignature> {
+        described(self.name, self.typed)
     }
 
     /// It can be opened at any position: the same arguments give the same items, and the function begins at the position that it
@@ -175,6 +198,53 @@ impl<A, T> StreamMethod<A, T> {
     pub const fn id(&self) -> MethodId {
         self.shape.open
     }
+}
+
+const fn typed(id: MethodId, signature: Option<Signature>) -> Option<Typed> {
+    match signature {
+        Some(signature) => Some(Typed { id, signature, service: None }),
+        None => None,
+    }
+}
+
+const fn typed_in(typed: Option<Typed>, methods: fn() -> Vec<MethodSignature>) -> Option<Typed> {
+    match typed {
+        Some(Typed { id, signature, .. }) => Some(Typed { id, signature, service: Some(methods) }),
+        None => None,
+    }
+}
+
+const fn described(name: &'static str, typed: Option<Typed>) -> Option<MethodSignature> {
+    match typed {
+        Some(Typed { signature, .. }) => Some(MethodSignature { name, signature }),
+        None => None,
+    }
+}
+
+/// How a stream of items stands in a signature: as nothing that a value could be, since what opens a stream is no plain call.
+struct StreamOf<T>(std::marker::PhantomData<fn() -> T>);
+
+impl<T: Schema> StreamOf<T> {
+    const PARAMETERS: &[Link] = &[T::LINK];
+    const FIELDS: &[Field] = &[Field { name: "each item", of: T::LINK }];
+
+    const fn named(name: &'static str) -> Type {
+        let shape = schema::Shape::Struct(Fields::Named(Self::FIELDS));
+        Type::Named(Named { name, parameters: Self::PARAMETERS, shape })
+    }
+}
+
+/// What stands for [`Bytes`] there: the pieces of a body, which are no values.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub enum BodyBytes {}
+
+impl Schema for BodyBytes {
+    const TYPE: Type = {
+        const FIELDS: &[Field] = &[Field { name: "of a body", of: <Vec<u8> as Schema>::LINK }];
+        let shape = schema::Shape::Struct(Fields::Named(FIELDS));
+        Type::Named(Named { name: "Bytes", parameters: &[], shape })
+    };
 }
 
 const fn chunk_len(len: u32) -> u32 {

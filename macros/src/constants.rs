@@ -31,22 +31,33 @@ pub(crate) fn constant(method: &Method, service: &Service) -> TokenStream {
         let name = Ident::new(name, *span);
         Some(quote!(.#name(#value)))
     });
-    let parameters = method.arguments.iter().map(|(name, _)| name.unraw().to_string());
-    // Of types that all have a schema. It is asked for and not required, so that it is no error where one has none.
-    let signature = quote! {
-        .with_signature(#library::__private::signature(&[#(#parameters),*], {
-            #[allow(unused_imports, reason = "it is for a type without a schema")]
-            use #library::__private::WithoutSchema as _;
-            #library::__private::Probe::<#types, #reply>::LINKS
-        }))
-    };
+    let signature = signature(method, library, &types, &quote!(#reply));
     quote! {
         #(#attributes)*
         #[doc = ""]
         #[doc = #doc]
         #visibility const #name: #library::Method<#types, #reply> =
-            #library::Method::new(#wire_name) #idempotent #drop_on_cancel #(#values)* #signature
-            .in_service(Self::signatures);
+            #library::Method::new(#wire_name) #idempotent #drop_on_cancel #(#values)* #signature;
+    }
+}
+
+/// Of types that all have a schema. It is asked for and not required, so that it is no error where one has none.
+fn signature(
+    method: &Method,
+    library: &TokenStream,
+    arguments: &TokenStream,
+    reply: &TokenStream,
+) -> TokenStream {
+    let names = method.arguments.iter().map(|(name, _)| name.unraw().to_string());
+    let streamed = method.kind.incoming().map(|_| "stream".to_owned());
+    let names = names.chain(streamed);
+    quote! {
+        .with_signature(#library::__private::signature(&[#(#names),*], {
+            #[allow(unused_imports, reason = "it is for a type without a schema")]
+            use #library::__private::WithoutSchema as _;
+            #library::__private::Probe::<#arguments, #reply>::LINKS
+        }))
+        .in_service(Self::signatures)
     }
 }
 
@@ -54,9 +65,24 @@ fn stream_constant(method: &Method, service: &Service) -> TokenStream {
     let Service { visibility, library, .. } = service;
     let Method { attributes, wire_name, reply, options, .. } = method;
     let (name, types) = (method.constant(), method.types());
-    let (item, of) = match method.kind.incoming() {
-        Some(item) => (item, quote!(#library::stream::UploadMethod::<#types, #item, #reply>)),
-        None => (reply, quote!(#library::stream::StreamMethod::<#types, #reply>)),
+    let stream = quote!(#library::stream);
+    let item = method.kind.incoming().unwrap_or(reply);
+    let described = match streams::is_bytes(item) {
+        true => quote!(#stream::BodyBytes),
+        false => quote!(#item),
+    };
+    let (of, signature) = match method.kind.incoming() {
+        Some(item) => {
+            let all = method.arguments.iter().map(|(_, of)| of);
+            let all = quote!((#(#all,)* #stream::Incoming<#described>,));
+            let signature = signature(method, library, &all, &quote!(#reply));
+            (quote!(#stream::UploadMethod<#types, #item, #reply>), signature)
+        }
+        None => {
+            let sent = quote!(#stream::Outgoing<#described>);
+            let signature = signature(method, library, &types, &sent);
+            (quote!(#stream::StreamMethod<#types, #reply>), signature)
+        }
     };
     let new = Ident::new(if streams::is_bytes(item) { "bytes" } else { "new" }, Span::call_site());
     let resumable = options.resumable.map(|_| quote!(.resumable()));
@@ -73,14 +99,11 @@ fn stream_constant(method: &Method, service: &Service) -> TokenStream {
     });
     let does = if method.kind.incoming().is_some() { "takes a stream" } else { "sends a stream" };
     let doc = format!("`{wire_name}`, {does}{}.", method.properties());
-    let of_type = match method.kind.incoming() {
-        Some(item) => quote!(#library::stream::UploadMethod<#types, #item, #reply>),
-        None => quote!(#library::stream::StreamMethod<#types, #reply>),
-    };
     quote! {
         #(#attributes)*
         #[doc = ""]
         #[doc = #doc]
-        #visibility const #name: #of_type = #of::#new(#wire_name) #resumable #transactional #(#values)*;
+        #visibility const #name: #of =
+            <#of>::#new(#wire_name) #resumable #transactional #(#values)* #signature;
     }
 }

@@ -68,7 +68,7 @@ fn methods(service: &Service, names: &Names) -> TokenStream {
     );
     let constants = methods.iter().map(|method| constant(method, service));
     let checks = methods.iter().map(|method| check_types(method, library));
-    let described = methods.iter().filter(|method| !method.kind.is_stream()).map(|method| {
+    let described = methods.iter().map(|method| {
         let (cfg, constant) = (method.conditions(), method.constant());
         quote!(#(#cfg)* Self::#constant.described())
     });

@@ -162,7 +162,7 @@ fn c236_a_call_whose_arguments_changed_places_is_not_executed_and_its_error_name
         assert_eq!(till.executed(), 1);
         let found = client.status().mismatches;
         assert_eq!(
-            found.iter().map(|found| found.method).collect::<Vec<_>>(),
+            found.iter().map(|found| found.method.as_str()).collect::<Vec<_>>(),
             ["shop/pay", "shop/note"]
         );
         let report = client.close().await;

@@ -134,7 +134,7 @@ fn a_server_tells_all_signatures_only_if_it_is_said_and_compares_without_it() {
         let refused = Err(CallFailure::NotExecuted(NotExecuted::UnknownMethod));
         assert_eq!(client.signatures().await.ok(), refused);
         let differ = client.mismatches(&changed::BankMethods::signatures()).await.unwrap();
-        let differ: Vec<_> = differ.iter().map(|differs| differs.method).collect();
+        let differ: Vec<_> = differ.iter().map(|differs| differs.method.as_str()).collect();
         assert_eq!(differ, ["bank/deduct"]);
         assert_eq!(client.mismatches(&[]).await, Ok(vec![]));
     });

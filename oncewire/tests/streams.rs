@@ -139,7 +139,11 @@ fn what_has_no_stream_is_described_as_before() {
     assert_eq!(FileMethods::WRITE.name(), "file/write");
     assert_eq!(FileMethods::WRITE.id(), oncewire::MethodId::of("file/write"));
     let described: Vec<_> = FileMethods::signatures().iter().map(|of| of.name).collect();
-    assert_eq!(described, ["file/len"]);
+    assert_eq!(described, ["file/read", "file/write", "file/len"], "a `Line` has no schema");
+    let text = |of: Option<oncewire::MethodSignature>| of.unwrap().signature.to_string();
+    assert!(text(FileMethods::READ.described()).starts_with("(to: u64) -> Outgoing<Bytes>"));
+    let write = text(FileMethods::WRITE.described());
+    assert!(write.starts_with("(name: String, stream: Incoming<Bytes>) -> u64"), "{write}");
 }
 
 #[test]

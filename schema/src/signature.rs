@@ -59,6 +59,7 @@ impl Signature {
     }
 
     /// Whether both are surely the same, by the addresses of what they are made of: costs next to nothing. False says nothing.
+    #[inline]
     pub fn ptr_eq(&self, other: &Signature) -> bool {
         core::ptr::eq(self.parameters, other.parameters)
             && self.arguments.ptr_eq(other.arguments)

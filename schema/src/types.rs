@@ -146,6 +146,7 @@ impl Link {
     }
 
     /// Whether both surely lead to the same type: the function names it.
+    #[inline]
     pub(crate) fn ptr_eq(self, other: Link) -> bool {
         core::ptr::fn_addr_eq(self.0, other.0)
     }

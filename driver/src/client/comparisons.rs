@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
 use std::time::Duration;
 
 use oncewire_core::{
@@ -14,7 +15,8 @@ use oncewire_core::{
 
 use crate::method::Typed;
 use crate::reply::RawOutcome;
-use crate::signatures::{self, MethodSignature, SignatureMismatch};
+use crate::schema::Signature;
+use crate::signatures::{self, MethodSignature, SignatureMismatch, cut};
 
 /// What is known of each signature that calls were made with. Its number is its index here, and one more.
 #[derive(Default)]
@@ -22,6 +24,8 @@ pub(super) struct Comparisons {
     known: Vec<KnownSignature>,
     /// The numbers of the signatures of a method: one, but where a program has two definitions of it.
     by_method: HashMap<MethodId, Vec<u32>, BuildHasherDefault<MethodHasher>>,
+    /// The numbers that were found last, each where its method's number leads: nearly all calls find theirs here. 0 is none.
+    recent: [u32; RECENT],
     /// The server that this is known of.
     server: Option<ServerInfo>,
     /// It cannot be asked: what its hashes do not say is not compared.
@@ -33,9 +37,14 @@ pub(super) struct Comparisons {
     pub(super) is_due: bool,
 }
 
+/// A power of two.
+const RECENT: usize = 16;
+
 struct KnownSignature {
-    method: MethodSignature,
-    hash: u64,
+    id: MethodId,
+    compared: Arc<Compared>,
+    /// `None` if only calls of an earlier run have it.
+    signature: Option<Signature>,
     /// That of its service, if the program knows all methods of it.
     service: Option<u64>,
     comparison: Comparison,
@@ -43,6 +52,24 @@ struct KnownSignature {
     is_awaited: bool,
     /// What was found last.
     mismatch: Option<SignatureMismatch>,
+}
+
+/// What calls are compared by, as a journal keeps it: a later run of the program may mean something else by the method.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Compared {
+    pub(super) hash: u64,
+    /// The method's full name.
+    pub(super) name: String,
+    /// The signature as a text, which may be cut.
+    pub(super) text: String,
+}
+
+impl KnownSignature {
+    /// Whether a method certainly has this signature, which costs next to nothing; false says nothing.
+    #[inline]
+    fn is_surely(&self, typed: &Typed) -> bool {
+        self.id == typed.id && self.signature.is_some_and(|own| own.ptr_eq(&typed.signature))
+    }
 }
 
 /// What the server is asked.
@@ -82,11 +109,33 @@ impl Comparisons {
     /// Says what is known of a call's method.
     #[inline]
     pub(super) fn describe(&mut self, call: &mut Call<'_>, name: &'static str, typed: &Typed) {
-        let first = self.by_method.get(&call.method).and_then(|numbers| numbers.first());
+        let recent = self.recent[typed.id.number() as usize % RECENT];
+        match self.known.get((recent as usize).wrapping_sub(1)) {
+            Some(known) if known.is_surely(typed) => self.describe_as(call, recent),
+            _ => self.describe_other(call, name, typed),
+        }
+    }
+
+    #[inline(never)]
+    fn describe_other(&mut self, call: &mut Call<'_>, name: &'static str, typed: &Typed) {
+        let first = self.by_method.get(&typed.id).and_then(|numbers| numbers.first());
         let number = match first {
-            Some(&number) if self.known(number).method.signature.ptr_eq(&typed.signature) => number,
-            _ => self.find(call.method, name, typed),
+            Some(&number) if self.known(number).is_surely(typed) => number,
+            _ => self.find(name, typed),
         };
+        self.recent[typed.id.number() as usize % RECENT] = number;
+        self.describe_as(call, number);
+    }
+
+    /// Says what is known of a call that an earlier run made.
+    pub(super) fn restore(&mut self, call: &mut Call<'_>, compared: &Arc<Compared>) {
+        let known = self.number_of(call.method, compared.hash);
+        let number = known.unwrap_or_else(|| self.push(call.method, compared.clone()));
+        self.describe_as(call, number);
+    }
+
+    #[inline]
+    fn describe_as(&mut self, call: &mut Call<'_>, number: u32) {
         let known = self.known(number);
         call.signature = number;
         call.comparison = match (known.comparison, &self.question) {
@@ -105,11 +154,19 @@ impl Comparisons {
         &mut self.known[number as usize - 1]
     }
 
+    /// What a journal keeps of a call that was described.
+    pub(super) fn of(&self, call: &Call<'_>) -> Option<Arc<Compared>> {
+        let is_compared = call.comparison != Comparison::NotNeeded;
+        is_compared.then(|| self.known(call.signature).compared.clone())
+    }
+
     /// The number of a signature, which it has from now on.
     #[cold]
-    fn find(&mut self, id: MethodId, name: &'static str, typed: &Typed) -> u32 {
-        let hash = typed.signature.hash();
-        if let Some(number) = self.number_of(id, hash) {
+    fn find(&mut self, name: &'static str, typed: &Typed) -> u32 {
+        let (id, hash) = (typed.id, typed.signature.hash());
+        if let Some(number) = self.number_of(id, hash)
+            && self.known(number).signature.is_some()
+        {
             return number;
         }
         let methods = typed.service.map_or_else(Vec::new, |service| service());
@@ -118,23 +175,40 @@ impl Comparisons {
             self.add(method, method.signature.hash(), service);
         }
         // It may be one of them.
-        let method = MethodSignature { name, signature: typed.signature };
-        self.number_of(id, hash).unwrap_or_else(|| self.add(method, hash, None))
+        self.add(MethodSignature { name, signature: typed.signature }, hash, None)
     }
 
     fn number_of(&self, id: MethodId, hash: u64) -> Option<u32> {
         let numbers = self.by_method.get(&id)?;
-        numbers.iter().copied().find(|number| self.known(*number).hash == hash)
+        numbers.iter().copied().find(|number| self.known(*number).compared.hash == hash)
     }
 
     fn add(&mut self, method: MethodSignature, hash: u64, service: Option<u64>) -> u32 {
-        let id = MethodId::of(method.name);
-        if let Some(number) = self.number_of(id, hash) {
-            return number;
+        let MethodSignature { name, signature } = method;
+        let id = MethodId::of(name);
+        let number = self.number_of(id, hash).unwrap_or_else(|| {
+            let (name, text) = (name.to_owned(), cut(signature.to_string()));
+            self.push(id, Arc::new(Compared { hash, name, text }))
+        });
+        if self.known(number).signature.is_none() {
+            let said = self.said_of(service);
+            let known = self.known_mut(number);
+            (known.signature, known.service) = (Some(signature), service);
+            if known.comparison == Comparison::Pending && said != Comparison::Pending {
+                known.comparison = said;
+                self.is_due = true;
+            }
         }
-        let comparison = self.said_of(service);
-        let (is_awaited, mismatch) = (false, None);
-        self.known.push(KnownSignature { method, hash, service, comparison, is_awaited, mismatch });
+        number
+    }
+
+    /// A signature that was not known.
+    fn push(&mut self, id: MethodId, compared: Arc<Compared>) -> u32 {
+        let comparison = self.said_of(None);
+        let (signature, service, is_awaited, mismatch) = (None, None, false, None);
+        let known =
+            KnownSignature { id, compared, signature, service, comparison, is_awaited, mismatch };
+        self.known.push(known);
         let number = self.known.len() as u32;
         self.by_method.entry(id).or_default().push(number);
         number
@@ -271,8 +345,9 @@ impl Comparisons {
         for (at, server) in differs {
             let Some(number) = asked.get(at as usize) else { continue };
             let known = self.known_mut(*number);
+            let Compared { name, text, .. } = &*known.compared;
+            known.mismatch = Some(SignatureMismatch::new(name, text.clone(), server));
             known.comparison = Comparison::Differs;
-            known.mismatch = Some(SignatureMismatch::new(known.method, server));
         }
     }
 
@@ -297,7 +372,7 @@ impl Comparisons {
         wanted.truncate(self.asked_max.min(signatures::asked_max(granted)));
         let asked = wanted.iter().map(|number| {
             let known = self.known(*number);
-            (MethodId::of(known.method.name).number(), known.hash)
+            (known.id.number(), known.compared.hash)
         });
         let Some(mut call) = signatures::question(&asked.collect()) else { return };
         call.timeout = answer_timeout;
@@ -307,8 +382,8 @@ impl Comparisons {
     }
 
     /// What client and server were last found to mean by a method.
-    pub(super) fn mismatch(&self, id: MethodId, typed: &Typed) -> Option<SignatureMismatch> {
-        self.known(self.number_of(id, typed.signature.hash())?).mismatch.clone()
+    pub(super) fn mismatch(&self, typed: &Typed) -> Option<SignatureMismatch> {
+        self.known(self.number_of(typed.id, typed.signature.hash())?).mismatch.clone()
     }
 
     /// What is known of the server that the client is or was connected to.

@@ -23,10 +23,11 @@ use serde::de::DeserializeOwned;
 use super::Handle;
 use super::around::{CallDefaults, Surroundings};
 use super::call::CalledMethod;
+use super::comparisons::Comparisons;
 use super::journal_state::{Delivered, JournalState, Recovered};
 use super::options::{ClientOptions, ClientStatus, CloseReport};
 use super::outcome::{Decode, Outcome};
-use super::shared::Shared;
+use super::shared::{Restored, Shared};
 use super::task::ClientTask;
 use crate::buffer::Encoded;
 use crate::journal::{Journal, JournalError};
@@ -123,11 +124,12 @@ impl DurableClient {
         runtime: Arc<dyn Runtime>,
     ) -> Result<(DurableClient, Vec<RecoveredCall>), JournalError> {
         let config = options.machine_config();
+        let mut comparisons = Comparisons::default();
+        let (now, timeout) = (runtime.now(), options.timeout);
         let (journal, machine, left) =
-            JournalState::open(Arc::new(journal), config, runtime.now(), options.timeout)?;
-        let journal = Some(Box::new(journal));
-        let shared =
-            Shared::with_machine(Box::new(connector), options, runtime.clone(), machine, journal);
+            JournalState::open(Arc::new(journal), config, now, timeout, &mut comparisons)?;
+        let restored = Restored { machine, journal: Some(Box::new(journal)), comparisons };
+        let shared = Shared::restored(Box::new(connector), options, runtime.clone(), restored);
         runtime.spawn(Box::pin(ClientTask::new(shared.clone())));
         let left = left.into_iter().map(|left| RecoveredCall::new(&shared, left)).collect();
         Ok((

@@ -15,12 +15,11 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use oncewire_core::{
-    Call, CallId, Client as Machine, ClientConfig, Heap, Instant, MethodId, NotExecuted, SessionId,
-    Unknown, Xid,
+    Call, CallId, Client as Machine, Heap, Instant, MethodId, NotExecuted, SessionId, Unknown, Xid,
 };
 
+use super::comparisons::Compared;
 use codec::{CallRow, SessionRow};
-use recovery::{Found, broken};
 
 use crate::journal::{Journal, JournalError, JournalKey, JournalWrite};
 use crate::reply::RawOutcome;
@@ -65,6 +64,8 @@ struct JournaledCall {
     tag: Bytes,
     method: MethodId,
     body: Bytes,
+    /// What it is compared by, if its method has a signature.
+    compared: Option<Arc<Compared>>,
     /// While the machine has it.
     call: Option<CallId>,
     stage: Stage,
@@ -102,65 +103,6 @@ pub(super) struct Recovered {
 }
 
 impl JournalState {
-    /// Reads a journal, and makes the machine that continues where the one before was.
-    pub(super) fn open(
-        journal: Arc<dyn Journal>,
-        mut config: ClientConfig,
-        now: Instant,
-        timeout: std::time::Duration,
-    ) -> Result<(JournalState, Machine<Heap>, Vec<Recovered>), JournalError> {
-        config.durable = true;
-        let found = Found::read(&*journal)?;
-        let mut machine = match found.session {
-            None => Machine::new(config),
-            Some(row) => Machine::restore(config, row.session, row.xid_last)
-                .ok_or_else(|| broken("the session"))?,
-        };
-        let session = found.session.map(|row| row.session.id);
-        let mut journal = JournalState {
-            journal,
-            calls: BTreeMap::new(),
-            by_call: Vec::new(),
-            next_number: found.calls.keys().next_back().map_or(1, |last| last + 1),
-            left: found.calls.len() as u64,
-            session,
-            next: Batch::default(),
-            in_flight: None,
-            error: None,
-            idle_wakers: Vec::new(),
-        };
-        let mut unfinished = Vec::new();
-        let mut left = Vec::new();
-        for (number, (row, outcome)) in found.calls {
-            let CallRow { tag, method, .. } = row.clone();
-            left.push(Recovered { number, tag: tag.clone(), method });
-            let ready = |outcome| {
-                let delivered = Delivered { outcome, stable: true };
-                Stage::Ready { delivered, written: true }
-            };
-            let stage = match outcome {
-                Some(outcome) => ready(outcome),
-                None if Some(row.session) == session => {
-                    unfinished.push((row.xid, number, row));
-                    Stage::Written
-                }
-                // Its session was over before. The journal does not say whether a byte of it was sent.
-                None => ready(RawOutcome::Unknown(Unknown::SessionEnded, false)),
-            };
-            journal.calls.insert(number, JournaledCall::new(tag, method, Bytes::new(), stage));
-        }
-        unfinished.sort_by_key(|(xid, ..)| *xid);
-        for (xid, number, row) in unfinished {
-            let call = call_of(row.method, row.body.clone(), row.metadata, timeout);
-            let call = machine.restore_call(now, xid, call).ok_or_else(|| broken("a call"))?;
-            journal.number_call(call, number);
-            if let Some(entry) = journal.calls.get_mut(&number) {
-                entry.body = row.body;
-            }
-        }
-        Ok((journal, machine, left))
-    }
-
     pub(super) fn journal(&self) -> Arc<dyn Journal> {
         self.journal.clone()
     }
@@ -177,6 +119,7 @@ impl JournalState {
         tag: Bytes,
         call: Call<'static>,
         body: Bytes,
+        compared: Option<Arc<Compared>>,
     ) -> Result<u64, NotExecuted> {
         if self.error.is_some() {
             return Err(NotExecuted::JournalFailed);
@@ -185,7 +128,8 @@ impl JournalState {
         let call = machine.call(now, call).map_err(NotExecuted::NotBegun)?;
         let number = self.next_number;
         self.next_number += 1;
-        self.calls.insert(number, JournaledCall::new(tag, method, body, Stage::Unwritten));
+        let entry = JournaledCall::new(tag, method, body, compared, Stage::Unwritten);
+        self.calls.insert(number, entry);
         self.number_call(call, number);
         Ok(number)
     }
@@ -303,7 +247,8 @@ impl JournalState {
             entry.stage = Stage::Written;
             let (tag, body) = (entry.tag.clone(), entry.body.clone());
             let (session, method) = (session.id, entry.method);
-            let row = CallRow { session, xid, method, metadata, tag, body };
+            let compared = entry.compared.clone();
+            let row = CallRow { session, xid, method, metadata, tag, body, compared };
             let value = Some(row.encode());
             self.next.writes.push(JournalWrite { key: JournalKey::Call(number), value });
         }
@@ -464,8 +409,15 @@ impl JournalState {
 }
 
 impl JournaledCall {
-    fn new(tag: Bytes, method: MethodId, body: Bytes, stage: Stage) -> JournaledCall {
-        JournaledCall { tag, method, body, call: None, stage, caller_gone: false, waker: None }
+    fn new(
+        tag: Bytes,
+        method: MethodId,
+        body: Bytes,
+        compared: Option<Arc<Compared>>,
+        stage: Stage,
+    ) -> JournaledCall {
+        let (call, caller_gone, waker) = (None, false, None);
+        JournaledCall { tag, method, body, compared, call, stage, caller_gone, waker }
     }
 }
 

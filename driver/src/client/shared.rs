@@ -11,6 +11,7 @@ use std::time::Duration;
 use oncewire_core::{Call, CallError, Client as Machine, Heap, Instant, NotExecuted};
 
 use super::call::CalledMethod;
+use super::comparisons::Comparisons;
 use super::journal_state::JournalState;
 use super::observed::{Notes, Observed};
 use super::options::{ClientOptions, ClientStatus, CloseReport};
@@ -63,6 +64,13 @@ impl Wake for DeadlineWaker {
     }
 }
 
+/// What a client begins with.
+pub(super) struct Restored {
+    pub(super) machine: Machine<Heap>,
+    pub(super) journal: Option<Box<JournalState>>,
+    pub(super) comparisons: Comparisons,
+}
+
 impl Shared {
     pub(super) fn new(
         connector: Box<dyn Connect>,
@@ -70,15 +78,15 @@ impl Shared {
         runtime: Arc<dyn Runtime>,
     ) -> Arc<Shared> {
         let machine = Machine::new(options.machine_config());
-        Shared::with_machine(connector, options, runtime, machine, None)
+        let restored = Restored { machine, journal: None, comparisons: Comparisons::default() };
+        Shared::restored(connector, options, runtime, restored)
     }
 
-    pub(super) fn with_machine(
+    pub(super) fn restored(
         connector: Box<dyn Connect>,
         options: ClientOptions,
         runtime: Arc<dyn Runtime>,
-        machine: Machine<Heap>,
-        journal: Option<Box<JournalState>>,
+        restored: Restored,
     ) -> Arc<Shared> {
         let timer = runtime.timer();
         let mut observed = Observed::new(&options.observers, &*connector);
@@ -86,13 +94,8 @@ impl Shared {
             observed.iter_mut().for_each(|observed| observed.shared = shared.clone());
             let waker = Waker::from(Arc::new(DeadlineWaker(shared.clone())));
             let notes = Notes::new(&observed);
-            let state = State::new(
-                machine,
-                journal,
-                notes,
-                DeadlineTimer::new(timer, waker),
-                options.connect_timeout,
-            );
+            let timer = DeadlineTimer::new(timer, waker);
+            let state = State::new(restored, notes, timer, options.connect_timeout);
             let pid = AtomicU32::new(std::process::id());
             Shared { options, runtime, connector, observed, pid, state: Lock::new(state) }
         };
@@ -275,8 +278,7 @@ impl Shared {
         let mut report =
             CallReport::new(method.id, method.name, trace, &state.lifecycle, last_heard);
         if failure == CallFailure::NotExecuted(NotExecuted::SignatureMismatch) {
-            report.mismatch =
-                method.typed.and_then(|typed| state.comparisons.mismatch(method.id, &typed));
+            report.mismatch = method.typed.and_then(|typed| state.comparisons.mismatch(&typed));
         }
         report
     }

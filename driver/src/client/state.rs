@@ -28,6 +28,7 @@ use super::link::{Link, TURN_LEN};
 use super::observed::Notes;
 use super::pending::{PendingCalls, PendingId, Trace};
 use super::reader::{Flush, Leader, Reader};
+use super::shared::Restored;
 use crate::observe::{ConnectionEnd, Event};
 use crate::reply::RawOutcome;
 use crate::spin::SpinPolicy;
@@ -73,18 +74,18 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn new(
-        machine: Machine<Heap>,
-        journal: Option<Box<JournalState>>,
+        restored: Restored,
         notes: Option<Box<Notes>>,
         deadline_timer: DeadlineTimer,
         answer_timeout: Duration,
     ) -> State {
+        let Restored { machine, journal, comparisons } = restored;
         State {
             machine,
             link: Link::default(),
             pending: PendingCalls::default(),
             journal,
-            comparisons: Comparisons::default(),
+            comparisons,
             answer_timeout,
             reader: Reader::default(),
             spin: SpinPolicy::default(),

@@ -86,6 +86,8 @@ pub struct ServerBuilder<L = NoLedger> {
     pub(super) transactional: Vec<MethodId>,
     pub(super) hooks: Hooks,
     pub(crate) signatures: Vec<MethodSignature>,
+    /// Compared with clients', and not shown to tools: what is called by these names is more than one call.
+    pub(crate) stream_signatures: Vec<MethodSignature>,
     pub(crate) offers_signatures: bool,
     pub(crate) offers_status: bool,
     concurrency: usize,
@@ -127,6 +129,7 @@ impl ServerBuilder {
             transactional: Vec::new(),
             hooks: Hooks::default(),
             signatures: Vec::new(),
+            stream_signatures: Vec::new(),
             offers_signatures: false,
             offers_status: false,
             concurrency: CONCURRENCY,
@@ -183,6 +186,7 @@ impl ServerBuilder<NoLedger> {
             transactional: self.transactional,
             hooks: self.hooks,
             signatures: self.signatures,
+            stream_signatures: self.stream_signatures,
             offers_signatures: self.offers_signatures,
             offers_status: self.offers_status,
             concurrency: self.concurrency,
@@ -358,7 +362,7 @@ impl<L> ServerBuilder<L> {
         let mut config = self.config;
         config.service = ServiceName::new(&self.service).ok_or(too_long)?;
         if config.schemas == Schemas::EMPTY {
-            config.schemas = schemas(&self.signatures);
+            config.schemas = schemas(&self.compared());
         }
         config.authorizes = self.authorize.is_some();
         config.demands_tokens = self.tokens.is_some();

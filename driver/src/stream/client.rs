@@ -18,6 +18,7 @@ use super::{Shape, StreamBreak, StreamError, StreamMethod};
 use crate::buffer::Encoded;
 use crate::client::{Call, CallFailure, Client, Outcome};
 use crate::decode::{ValueLimits, decode};
+use crate::method::Typed;
 
 /// How long a call for a chunk waits at the server for the first item.
 pub(super) const WAIT: Duration = Duration::from_secs(2);
@@ -34,9 +35,11 @@ impl Client {
         method: &StreamMethod<A, T>,
         arguments: &A,
     ) -> ServerStream<T> {
-        let StreamMethod { shape, codec, .. } = *method;
+        let StreamMethod { name, shape, codec, typed, .. } = *method;
         ServerStream {
             client: self.at_session(),
+            name,
+            typed,
             shape,
             codec,
             arguments: postcard::to_allocvec(arguments).ok(),
@@ -57,6 +60,8 @@ impl Client {
 #[must_use = "a stream is opened when it is first polled"]
 pub struct ServerStream<T> {
     client: Client,
+    name: &'static str,
+    typed: Option<Typed>,
     shape: Shape,
     codec: Codec<T>,
     /// `None`: they cannot be encoded.
@@ -171,7 +176,8 @@ impl<T> ServerStream<T> {
         let mut body = self.arguments.clone().ok_or_else(unencodable)?;
         let behind = postcard::to_allocvec(&(self.position, stream)).map_err(|_| unencodable())?;
         body.extend(behind);
-        let call = self.client.call_raw(self.shape.open, body).timeout(self.timeout);
+        let call = self.client.call_opening((self.shape.open, self.name), self.typed, body);
+        let call = call.timeout(self.timeout);
         self.phase = Phase::Opening(stream, call);
         Ok(Step::Continue)
     }

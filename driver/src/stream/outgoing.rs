@@ -5,6 +5,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures_core::Stream;
+use oncewire_schema::{Schema, Type};
+
+use super::StreamOf;
 
 /// The items that a function sends: any stream, without its type. For methods of a `service`, and others that must name what they
 /// return.
@@ -25,6 +28,10 @@ impl<T> Outgoing<T> {
     pub fn new(stream: impl Stream<Item = T> + Send + 'static) -> Outgoing<T> {
         Outgoing(Box::pin(stream))
     }
+}
+
+impl<T: Schema> Schema for Outgoing<T> {
+    const TYPE: Type = StreamOf::<T>::named("Outgoing");
 }
 
 impl<T> Stream for Outgoing<T> {

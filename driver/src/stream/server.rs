@@ -75,7 +75,8 @@ impl<L> ServerBuilder<L> {
                 Opened::Yes
             }
         };
-        let builder = self.method(&open, open_function);
+        let mut builder = self.method(&open, open_function);
+        builder.stream_signatures.extend(method.described());
         let builder = builder.method_raw(next_method(name, shape), move |context, body: Bytes| {
             next(pulls.clone(), context, body)
         });

@@ -116,12 +116,15 @@ use std::fmt;
 
 use bytes::Bytes;
 use oncewire_core::{Executed, MethodId};
+use oncewire_schema::Signature;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::item::Codec;
-use super::{CHUNK_LEN, CREDIT, beside, chunk_len, credit};
+use super::{CHUNK_LEN, CREDIT, beside, chunk_len, credit, described, typed, typed_in};
 use crate::client::CallFailure;
+use crate::method::{Method, Typed};
+use crate::signatures::MethodSignature;
 pub use client::Upload;
 pub use commit::Commit;
 pub use incoming::Incoming;
@@ -135,6 +138,7 @@ pub struct UploadMethod<A, T, R> {
     name: &'static str,
     shape: Shape,
     codec: Codec<T>,
+    typed: Option<Typed>,
     types: std::marker::PhantomData<fn(A, T) -> R>,
 }
 
@@ -180,7 +184,42 @@ impl<A, T, R> UploadMethod<A, T, R> {
             resumable: false,
             transactional: false,
         };
-        UploadMethod { name, shape, codec, types: std::marker::PhantomData }
+        UploadMethod { name, shape, codec, typed: None, types: std::marker::PhantomData }
+    }
+
+    /// What opens and what commits it is compared with the server's by this, as calls are (S33). A chunk is sent to where the
+    /// upload was opened.
+    #[doc(hidden)]
+    pub const fn with_signature(mut self, signature: Option<Signature>) -> Self {
+        self.typed = typed(self.id(), signature);
+        self
+    }
+
+    /// See [`Method::in_service`](crate::Method::in_service).
+    #[doc(hidden)]
+    pub const fn in_service(mut self, methods: fn() -> Vec<MethodSignature>) -> Self {
+        self.typed = typed_in(self.typed, methods);
+        self
+    }
+
+    /// Its name and its signature, if it has one: see [`Method::described`](crate::Method::described).
+    pub const fn described(&self) -> Option<MethodSignature> {
+        described(self.name, self.typed)
+    }
+
+    /// Its commit, as a method that is compared.
+    const fn commit<C, K>(&self) -> Method<C, K> {
+        let commit = Method::new(self.name);
+        match self.typed {
+            None => commit,
+            Some(Typed { signature, service, .. }) => {
+                let commit = commit.with_signature(Some(signature));
+                match service {
+                    Some(methods) => commit.in_service(methods),
+                    None => commit,
+                }
+            }
+        }
     }
 
     /// An upload survives its client's session for a minute, so that it can be [resumed](Upload::resume). Without this the server

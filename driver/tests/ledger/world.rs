@@ -34,6 +34,8 @@ pub struct Ledgered {
     clients: Arc<Group>,
     /// What recorded handlers were run with.
     pub runs: Arc<Mutex<Vec<i32>>>,
+    /// What its servers mean by [`PAY`], if they have types.
+    pub pay: Option<Method<(u32, i64), i64>>,
     /// Slots that the server grants.
     pub slots: Option<u32>,
     /// What its observer sees.
@@ -88,6 +90,13 @@ impl Ledgered {
         world
     }
 
+    /// Its servers have types.
+    pub fn meaning(pay: Method<(u32, i64), i64>) -> Ledgered {
+        let mut world = Ledgered { pay: Some(pay), ..Ledgered::default() };
+        world.start(Disk::default());
+        world
+    }
+
     /// Starts a server on what is on the disk.
     pub fn start(&mut self, disk: Disk) {
         self.ledger = TestLedger::on(disk);
@@ -119,15 +128,18 @@ impl Ledgered {
                 let counted = counted.clone();
                 async move { lock(&counted).len() }
             })
-            .transactional(&PAY, |accounts: &mut Accounts, _, (account, amount)| {
-                let balance = accounts.entry(account).or_default();
-                *balance += amount;
-                assert_ne!(amount, 13, "a transactional handler that panics");
-                if *balance < 0 {
-                    return Err(Rollback::new("nothing is left"));
-                }
-                Ok(*balance)
-            })
+            .transactional(
+                &self.pay.unwrap_or(PAY),
+                |accounts: &mut Accounts, _, (account, amount)| {
+                    let balance = accounts.entry(account).or_default();
+                    *balance += amount;
+                    assert_ne!(amount, 13, "a transactional handler that panics");
+                    if *balance < 0 {
+                        return Err(Rollback::new("nothing is left"));
+                    }
+                    Ok(*balance)
+                },
+            )
             .configure(|config| config.slots = slots.unwrap_or(config.slots))
             .observe(move |_: &Source, event: &Event| lock(&seen).push(seen_as(event)))
             .runtime(self.sim.runtime(&self.group))

@@ -38,7 +38,9 @@ impl Shared {
             let mut call = call_of(method.id, body.clone(), metadata, timeout);
             state.describe(&mut call, method);
             let journal = state.journal.as_mut().ok_or(closed)?;
-            let number = journal.begin(&mut state.machine, now, tag, call, body)?;
+            let compared = state.comparisons.of(&call);
+            let machine = &mut state.machine;
+            let number = journal.begin(machine, now, tag, call, body, compared)?;
             state.deliver(now);
             state.wake_task();
             Ok(number)

@@ -1,5 +1,7 @@
 //! The rows of a journal, and their bytes.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use oncewire_core::wire::{Grants, ServiceName};
 use oncewire_core::{
@@ -7,6 +9,7 @@ use oncewire_core::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::client::comparisons::Compared;
 use crate::reply::{RawOutcome, ReplyBody};
 
 /// The session, and the highest xid that was journaled in it.
@@ -50,10 +53,15 @@ pub(super) struct CallRow {
     pub(super) metadata: bool,
     pub(super) tag: Bytes,
     pub(super) body: Bytes,
+    /// What it is compared by, if its method has a signature.
+    pub(super) compared: Option<Arc<Compared>>,
 }
 
-/// Behind the row of a call whose body begins with a block of metadata: rows of builds that knew none end before it.
+/// What is said behind a row in a byte, unless that is 0: rows of builds that knew nothing of it end before it. The body begins with
+/// a block of metadata.
 const HAS_METADATA: u8 = 1;
+/// What it is compared by comes behind that byte.
+const IS_COMPARED: u8 = 2;
 
 #[derive(Serialize, Deserialize)]
 struct CallBytes<'a> {
@@ -64,29 +72,56 @@ struct CallBytes<'a> {
     body: &'a [u8],
 }
 
+#[derive(Serialize, Deserialize)]
+struct ComparedBytes<'a> {
+    hash: u64,
+    name: &'a str,
+    text: &'a str,
+}
+
 impl CallRow {
     pub(super) fn encode(&self) -> Bytes {
-        let CallRow { session, xid, method, metadata, tag, body } = self;
+        let CallRow { session, xid, method, metadata, tag, body, compared } = self;
         let (xid, method) = (xid.get(), method.number());
         let call = CallBytes { session: *session, xid, method, tag, body };
-        if *metadata { encode(&(call, HAS_METADATA)) } else { encode(&call) }
+        let flags = if *metadata { HAS_METADATA } else { 0 };
+        match compared.as_deref() {
+            Some(Compared { hash, name, text }) => {
+                let compared = ComparedBytes { hash: *hash, name, text };
+                encode(&(call, flags | IS_COMPARED, compared))
+            }
+            None if flags != 0 => encode(&(call, flags)),
+            None => encode(&call),
+        }
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Option<CallRow> {
         let (call, rest) = postcard::take_from_bytes::<CallBytes<'_>>(bytes).ok()?;
-        let metadata = match rest {
-            [] => false,
-            [HAS_METADATA] => true,
-            _ => return None,
+        let (flags, rest) = match rest {
+            [] => (0, rest),
+            [0, ..] => return None,
+            [flags, rest @ ..] => (*flags, rest),
+        };
+        if flags & !(HAS_METADATA | IS_COMPARED) != 0 {
+            return None;
+        }
+        let compared = match flags & IS_COMPARED != 0 {
+            true => {
+                let ComparedBytes { hash, name, text } = decode(rest)?;
+                Some(Arc::new(Compared { hash, name: name.to_owned(), text: text.to_owned() }))
+            }
+            false if rest.is_empty() => None,
+            false => return None,
         };
         let CallBytes { session, xid, method, tag, body } = call;
         Some(CallRow {
             session,
             xid: Xid::new(xid)?,
             method: MethodId::from_number(method),
-            metadata,
+            metadata: flags & HAS_METADATA != 0,
             tag: Bytes::copy_from_slice(tag),
             body: Bytes::copy_from_slice(body),
+            compared,
         })
     }
 }
@@ -189,6 +224,7 @@ mod tests {
             metadata: true,
             tag: Bytes::from_static(b"order 5"),
             body: Bytes::new(),
+            compared: None,
         };
         let bytes = row.encode();
         let (without, last) = bytes.split_at(bytes.len() - 1);
@@ -198,6 +234,21 @@ mod tests {
         assert_eq!(CallRow::decode(without), Some(plain));
         assert_eq!(CallRow::decode(&without[..without.len() - 1]), None);
         assert_eq!(CallRow::decode(&[without, &[9]].concat()), None, "{last:?} is the only one");
+        let (name, text) = ("bank/deposit".to_owned(), "(cents: u64) -> u64".to_owned());
+        let compared = Some(Arc::new(Compared { hash: u64::MAX, name, text }));
+        for metadata in [false, true] {
+            let row = CallRow { metadata, compared: compared.clone(), ..row_of(without) };
+            let bytes = row.encode();
+            assert_eq!(CallRow::decode(&bytes), Some(row));
+            for len in without.len() + 1..bytes.len() {
+                assert_eq!(CallRow::decode(&bytes[..len]), None, "{len} bytes of it");
+            }
+            assert_eq!(CallRow::decode(&[&bytes[..], &[0]].concat()), None);
+        }
+    }
+
+    fn row_of(bytes: &[u8]) -> CallRow {
+        CallRow::decode(bytes).unwrap()
     }
 
     #[test]

@@ -24,14 +24,14 @@ impl Client {
         method: &UploadMethod<A, T, R>,
         arguments: &A,
     ) -> Upload<T, R> {
-        let UploadMethod { name, shape, codec, .. } = *method;
+        let UploadMethod { name, shape, codec, typed, .. } = *method;
         Upload {
-            sender: Sender::new(self, shape, postcard::to_allocvec(arguments).ok()),
+            sender: Sender::new(self, (name, typed), shape, postcard::to_allocvec(arguments).ok()),
             codec,
             position: 0,
             draft: vec![0; HEADER_LEN],
             rest: None,
-            commit: Method::new(name),
+            commit: method.commit(),
             end: End::Open,
         }
     }

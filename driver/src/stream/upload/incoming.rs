@@ -8,9 +8,11 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_core::Stream;
+use oncewire_schema::{Schema, Type};
 
 use super::messages::Refused;
 use super::queue::Queue;
+use crate::stream::StreamOf;
 use crate::stream::item::Codec;
 
 /// The items that a client uploads: in order, each once, and then `None`, when the client has committed.
@@ -22,6 +24,10 @@ pub struct Incoming<T> {
     /// Items that were not taken yet.
     chunk: Bytes,
     is_over: bool,
+}
+
+impl<T: Schema> Schema for Incoming<T> {
+    const TYPE: Type = StreamOf::<T>::named("Incoming");
 }
 
 impl<T> Incoming<T> {

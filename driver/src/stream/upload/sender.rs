@@ -13,11 +13,14 @@ use super::{Shape, UploadBreak};
 use crate::buffer::Encoded;
 use crate::client::{Call, CallFailure, Client};
 use crate::decode::{ValueLimits, decode};
+use crate::method::Typed;
 use crate::stream::client::WAIT;
 
 /// The calls that carry chunks, whatever is in them.
 pub(super) struct Sender {
     pub(super) client: Client,
+    /// The method's name, and what its opens are compared by.
+    method: (&'static str, Option<Typed>),
     pub(super) shape: Shape,
     /// `None`: they cannot be encoded.
     arguments: Option<Vec<u8>>,
@@ -47,9 +50,15 @@ pub(super) enum Phase {
 }
 
 impl Sender {
-    pub(super) fn new(client: &Client, shape: Shape, arguments: Option<Vec<u8>>) -> Sender {
+    pub(super) fn new(
+        client: &Client,
+        method: (&'static str, Option<Typed>),
+        shape: Shape,
+        arguments: Option<Vec<u8>>,
+    ) -> Sender {
         Sender {
             client: client.at_session(),
+            method,
             shape,
             arguments,
             timeout: client.timeout(),
@@ -95,7 +104,9 @@ impl Sender {
         let open = Open { id: self.id, writer: self.writer, resumes: self.resumes };
         let mut body = self.arguments.clone().ok_or_else(unencodable)?;
         body.extend(postcard::to_allocvec(&open).map_err(|_| unencodable())?);
-        Ok(self.client.call_raw(self.shape.open, body).timeout(self.timeout))
+        let (name, typed) = self.method;
+        let call = self.client.call_opening((self.shape.open, name), typed, body);
+        Ok(call.timeout(self.timeout))
     }
 
     fn handle_opened(&mut self, reply: Result<Bytes, CallFailure>) -> Result<u64, UploadBreak> {

@@ -110,7 +110,7 @@ impl<L> ServerBuilder<L> {
             .memory_max(arguments_max(shape.chunk_len, shape.credit))
             .drop_on_cancel();
         let function = Arc::new(function);
-        let builder = self.method(&open, move |context: Context, (arguments, open): (A, Open)| {
+        let mut builder = self.method(&open, move |context: Context, (arguments, open): (A, Open)| {
             let make = |incoming| {
                 let (function, context) = (function.clone(), context.clone());
                 // Nothing of the function runs before there is a place.
@@ -118,6 +118,7 @@ impl<L> ServerBuilder<L> {
             };
             std::future::ready(opens.open(&context, open, shape, make))
         });
+        builder.stream_signatures.extend(method.described());
         let builder = builder.method_raw(put_method(name, shape), move |context, body: Bytes| {
             put(puts.clone(), context, body)
         });
