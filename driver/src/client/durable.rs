@@ -16,7 +16,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use oncewire_core::{CallError, MethodId, NotExecuted, Token, Unknown};
+use oncewire_core::{CallError, MethodId, NotExecuted, Token};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -350,12 +350,7 @@ impl<R> DurableCall<R> {
 
     /// Blocks this thread until the call has its outcome: see [`Call::block`](crate::Call::block). In a fork of the process that made
     /// the client it ends as `Unknown` if the parent has begun it: the parent, or the next run, learns its outcome.
-    pub fn block(mut self) -> Delivery<R> {
-        if self.shared.is_forked() && matches!(self.state, CallState::Waiting(_)) {
-            self.state = CallState::Done;
-            let outcome = RawOutcome::Unknown(Unknown::Closed, false);
-            return self.delivery(Delivered { outcome, stable: false }, 0);
-        }
+    pub fn block(self) -> Delivery<R> {
         smol::block_on(self)
     }
 
@@ -453,6 +448,8 @@ const _: () = {
 
 #[cfg(test)]
 mod tests {
+    use oncewire_core::Unknown;
+
     use super::*;
     use crate::journal::{JournalBatch, JournalKey};
     use crate::transport::{BoxFuture, BoxStream};

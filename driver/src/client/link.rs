@@ -63,6 +63,13 @@ impl Link {
         self.backlog = false;
     }
 
+    /// Leaves the stream as it is: to the process that this one is a fork of. To drop it would take the socket from the reactor's
+    /// list of that, too, where the two share it.
+    pub(super) fn forget(&mut self) {
+        std::mem::forget(self.stream.take());
+        self.backlog = false;
+    }
+
     /// Reads once, and says how many bytes came; `Ready(Ok(0))` at the end of the stream, pending without one.
     #[inline]
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {

@@ -110,6 +110,7 @@ impl Shared {
     #[cfg(test)]
     pub(super) fn pretend_forked(&self) {
         self.pid.fetch_xor(1, Ordering::Relaxed);
+        self.with_quietly(|state| state.process.pretend_forked());
     }
 
     /// Runs `f` under the lock, then calls the wakers that it has collected.
@@ -123,6 +124,7 @@ impl Shared {
         let mut state = self.state.lock();
         // A stream that panicked has left it there.
         state.pending.polled = None;
+        state.process.begin_poll();
         let result = f(&mut state, now);
         let overran = std::mem::take(&mut state.reader.overran);
         let must_tell = state.must_tell();
@@ -202,6 +204,9 @@ impl Shared {
     /// Begins a one-way call, and has it sent.
     pub(super) fn send(&self, mut call: Call<'_>, method: &CalledMethod) -> Result<(), CallError> {
         self.with(|state, now| {
+            if state.begins_in_fork() {
+                return Err(CallError::Forked);
+            }
             if state.lifecycle.task_gone {
                 return Err(CallError::Closed);
             }
@@ -240,6 +245,7 @@ impl Shared {
         let step = match budget {
             Some(budget) => spin::spin(runtime, runtime.now(), budget, |now, spin| {
                 self.with_at(now, |state, now| {
+                    state.process.continue_poll();
                     let reads = state.link.reads();
                     let step = state.poll_outcome(id, now, cx, false);
                     // Others may have read its outcome.
@@ -354,6 +360,9 @@ impl Shared {
 
     pub(super) fn poll_connected(&self, cx: &mut Context<'_>) -> Poll<bool> {
         self.with(|state, _| {
+            if state.is_forked() {
+                return Poll::Ready(false);
+            }
             if state.machine.is_connected() {
                 return Poll::Ready(true);
             }

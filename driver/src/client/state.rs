@@ -3,11 +3,15 @@
 //! | file | what it does |
 //! |---|---|
 //! | `state.rs` | the parts; bytes and events between stream, machine and calls |
+//! | `state/connection.rs` | a connection begins and ends |
 //! | `state/polls.rs` | a call is polled: it reads for all, or follows |
 //! | `state/turns.rs` | the task's part: it reads for all, says goodbye |
 //! | `state/deadlines.rs` | calls end on time, whatever the executor does |
+//! | `state/fork.rs` | nothing is done in a fork of the process |
 
+mod connection;
 mod deadlines;
+mod fork;
 mod polls;
 mod turns;
 
@@ -16,8 +20,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use oncewire_core::{
-    Call, CallError, CallId, Client as Machine, ClientEvent, Comparison, DialFailure, Heap,
-    Instant, NotExecuted, SessionEnd, Xid,
+    Call, CallError, CallId, Client as Machine, ClientEvent, Comparison, Heap, Instant,
+    NotExecuted, SessionEnd, Xid,
 };
 
 use super::call::CalledMethod;
@@ -32,8 +36,8 @@ use super::shared::Restored;
 use crate::observe::{ConnectionEnd, Event};
 use crate::reply::RawOutcome;
 use crate::spin::SpinPolicy;
-use crate::transport::BoxStream;
 pub(super) use deadlines::DeadlineTimer;
+use fork::Process;
 pub(super) use polls::Step;
 
 /// Bytes that are read before deadlines are judged: as much as sockets usually hold.
@@ -58,6 +62,7 @@ pub(super) struct State {
     /// Whether replies come so soon that spinning pays.
     pub(super) spin: SpinPolicy,
     pub(super) lifecycle: Lifecycle,
+    pub(super) process: Process,
     deadline_timer: DeadlineTimer,
     /// For the observers, if there are any.
     pub(super) notes: Option<Box<Notes>>,
@@ -90,6 +95,7 @@ impl State {
             reader: Reader::default(),
             spin: SpinPolicy::default(),
             lifecycle: Lifecycle::default(),
+            process: Process::default(),
             deadline_timer,
             notes,
             task: None,
@@ -109,6 +115,9 @@ impl State {
     ) -> Result<PendingId, NotExecuted> {
         if self.machine.refusal().is_some() {
             return Err(NotExecuted::SessionRefused);
+        }
+        if self.begins_in_fork() {
+            return Err(NotExecuted::NotBegun(CallError::Forked));
         }
         if self.lifecycle.task_gone {
             return Err(NotExecuted::NotBegun(CallError::Closed));
@@ -175,6 +184,9 @@ impl State {
         if self.link.has_backlog() {
             return Poll::Ready(self.take_data(now));
         }
+        if self.moves_in_fork() {
+            return Poll::Pending;
+        }
         match std::task::ready!(self.link.poll_fill(cx)) {
             Ok(0) => self.lose_connection(now, "the server closed the connection".to_owned()),
             Ok(len) => return Poll::Ready(self.take_data(now).max(len.min(TURN_LEN / 2))),
@@ -222,7 +234,7 @@ impl State {
 
     fn write(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
         let mut wrote = false;
-        while self.link.is_up() {
+        while self.link.is_up() && !self.moves_in_fork() {
             if !self.link.is_flushed() {
                 match self.link.poll_write(&mut self.machine, now, cx) {
                     Poll::Pending => return wrote,
@@ -263,72 +275,6 @@ impl State {
                 _ => return self.lose_connection(now, message),
             }
         }
-    }
-
-    /// There is a connection. The task leads until the handshake is complete and the calls that waited for it have left.
-    pub(super) fn gain_connection(&mut self, now: Instant, stream: BoxStream) {
-        self.link.connect(stream);
-        self.lifecycle.connected();
-        self.note_connection();
-        self.reader.lead_as_task(&mut self.pending);
-        if let Some(token) = self.lifecycle.next_token.take() {
-            self.machine.set_token(token);
-        }
-        self.machine.handle_connected(now);
-        self.deliver(now);
-    }
-
-    /// No connection could be made.
-    pub(super) fn fail_dial(&mut self, now: Instant, why: &io::Error, failure: DialFailure) {
-        self.lifecycle.dial_failed(why, failure, &mut self.to_wake);
-        self.note(|state| Event::DialFailed {
-            address: state.lifecycle.address.clone(),
-            why: why.to_string(),
-            attempts: state.lifecycle.failed_attempts,
-            permanent: failure == DialFailure::Permanent,
-        });
-        self.machine.handle_dial_failed(now, failure);
-        self.deliver(now);
-    }
-
-    /// The stream cannot be read. Before there was a session on it, that may be the server's verdict on this client's
-    /// certificate, which in TLS 1.3 comes after the handshake: then it is as if the dial had failed.
-    fn fail_stream(&mut self, now: Instant, error: &io::Error) {
-        use io::ErrorKind::{PermissionDenied, Unsupported};
-        let is_verdict = matches!(error.kind(), PermissionDenied | Unsupported);
-        if self.lifecycle.connection.since.is_some() || !is_verdict {
-            return self.lose_connection(now, error.to_string());
-        }
-        self.note_close(|| ConnectionEnd::Lost(error.to_string()));
-        self.lifecycle.dial_failed(error, DialFailure::Permanent, &mut self.to_wake);
-        self.machine.handle_dial_failed(now, DialFailure::Permanent);
-        self.drop_stream(now);
-        self.deliver(now);
-    }
-
-    /// The connection is gone.
-    pub(super) fn lose_connection(&mut self, now: Instant, why: String) {
-        self.note_close(|| ConnectionEnd::Lost(why.clone()));
-        self.lifecycle.disconnected(why, &mut self.to_wake);
-        self.machine.handle_disconnected(now);
-        self.drop_stream(now);
-        self.deliver(now);
-    }
-
-    /// An error, and which process answered on its connection.
-    fn with_instance(&self, error: &dyn std::fmt::Display) -> String {
-        match self.machine.server_info() {
-            Some(info) => format!("{error}; instance {}", info.instance),
-            None => error.to_string(),
-        }
-    }
-
-    /// Closes the stream, which the machine knows of. The task makes another one.
-    fn drop_stream(&mut self, now: Instant) {
-        self.link.disconnect();
-        self.comparisons.disconnected(&mut self.machine, now);
-        self.reader.stop(&mut self.pending);
-        self.wake_task();
     }
 
     /// Passes the machine's events on.

@@ -297,10 +297,15 @@ impl Future for ClientTask {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         let shared = this.shared.clone();
+        if shared.is_forked() {
+            // In a fork whose owner drives the executor that it was given a copy of: the session is the parent's.
+            return Poll::Pending;
+        }
         let mut spins = 0;
         for _ in 0..TURNS_MAX {
             this.poll_dial(cx);
             let next = shared.with(|state, now| {
+                state.process.continue_poll();
                 let next = this.turn(state, now, cx, spins < SPINS_MAX);
                 state.armed = match next {
                     Next::End => Instant::FAR_FUTURE,
@@ -320,7 +325,10 @@ impl Future for ClientTask {
                     spins += 1;
                     let runtime = &*shared.runtime;
                     spin::spin(runtime, runtime.now(), Duration::ZERO, |now, spin| {
-                        shared.with_at(now, |state, now| state.spin_as_task(now, cx, spin))
+                        shared.with_at(now, |state, now| {
+                            state.process.continue_poll();
+                            state.spin_as_task(now, cx, spin)
+                        })
                     });
                 }
                 Next::Sleep(until) => {
@@ -341,6 +349,9 @@ impl Future for ClientTask {
 
 impl Drop for ClientTask {
     fn drop(&mut self) {
+        if self.shared.is_forked() {
+            return;
+        }
         self.shared.end();
         self.shared.submit();
     }

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use oncewire_core::{CallError, Instant, NotExecuted};
+use oncewire_core::{CallError, Instant, NotExecuted, Unknown};
 
 use crate::caught::caught;
 use crate::client::call::CalledMethod;
@@ -14,6 +14,7 @@ use crate::client::options::CloseReport;
 use crate::client::shared::Shared;
 use crate::client::state::State;
 use crate::journal::{BatchOwner, Journal, JournalBatch, JournalError, JournalWrite};
+use crate::reply::RawOutcome;
 
 /// Durable calls on the shared state. In a fork of the process they do nothing: calls and journal are the parent's (C163).
 impl Shared {
@@ -48,6 +49,11 @@ impl Shared {
     }
 
     pub(super) fn poll_durable(&self, number: u64, cx: &mut Context<'_>) -> Poll<Delivered> {
+        if self.is_forked() {
+            // The parent, or the next run, learns its outcome.
+            let outcome = RawOutcome::Unknown(Unknown::Closed, false);
+            return Poll::Ready(Delivered { outcome, stable: false });
+        }
         self.with(|state, _| match &mut state.journal {
             Some(journal) => {
                 let poll = journal.poll(number, cx, &mut state.dropped);

@@ -57,10 +57,16 @@ impl State {
                 self.follow(id, now, cx);
             }
             // It took the lead because calls take long, and keeps it until a new call comes.
-            Leader::Task if self.pending.follows(id) => {}
+            Leader::Task if self.pending.follows(id) => {
+                // In a fork there is no task.
+                self.is_forked();
+            }
             _ if self.link.is_up() => spin = self.lead(id, now, cx, may_spin),
             // When there is a connection again, one of the followers must lead.
-            _ => self.reader.add_follower(id, &mut self.pending),
+            _ => {
+                self.reader.add_follower(id, &mut self.pending);
+                self.is_forked();
+            }
         }
         // The stream may have more without end, and the task that keeps time may not be polled meanwhile.
         self.keep_deadlines(now);

@@ -1,0 +1,192 @@
+//! A fork of the client's process: its calls, its session and its socket are the parent's, and nothing drives the client there (C163).
+//!
+//! Bytes that the child wrote would be calls of the parent's session, and bytes that it read would be missing in the parent. So
+//! the process is looked at before bytes move, once a poll, since no fork comes between two steps of one. That is a system call. When a
+//! call begins it is made only if bytes have moved since the last one did: of many that begin together one pays.
+
+use super::super::reader::Leader;
+use super::State;
+
+/// The process that made the client.
+pub(in super::super) struct Process {
+    id: u32,
+    /// It was looked at in this poll.
+    looked: bool,
+    /// It was looked at when a call began, and no bytes have moved since.
+    began: bool,
+    is_forked: bool,
+}
+
+impl Default for Process {
+    fn default() -> Process {
+        Process { id: std::process::id(), looked: false, began: false, is_forked: false }
+    }
+}
+
+impl Process {
+    /// A poll begins: it may be in another process than the last one.
+    #[inline]
+    pub(in super::super) fn begin_poll(&mut self) {
+        self.looked = false;
+    }
+
+    /// It is still the poll that has looked.
+    #[inline]
+    pub(in super::super) fn continue_poll(&mut self) {
+        self.looked = true;
+    }
+
+    fn look(&mut self) -> bool {
+        if !self.looked {
+            self.looked = true;
+            self.is_forked |= std::process::id() != self.id;
+        }
+        self.is_forked
+    }
+
+    #[cfg(test)]
+    pub(in super::super) fn pretend_forked(&mut self) {
+        (self.id, self.looked, self.began) = (!self.id, false, false);
+    }
+}
+
+impl State {
+    /// Whether a call must not begin, because this process is a fork of the client's.
+    #[inline]
+    pub(in super::super) fn begins_in_fork(&mut self) -> bool {
+        if !self.process.began {
+            self.process.began = true;
+            self.is_forked();
+        }
+        self.process.is_forked
+    }
+
+    /// Whether bytes must not move, for the same reason.
+    #[inline]
+    pub(super) fn moves_in_fork(&mut self) -> bool {
+        self.process.began = false;
+        self.is_forked()
+    }
+
+    /// Whether this process is a fork of the client's. If so, the stream is left to the parent, and calls here have ended.
+    pub(in super::super) fn is_forked(&mut self) -> bool {
+        let is_forked = self.process.look();
+        if is_forked && !self.lifecycle.task_gone {
+            self.leave_to_parent();
+        }
+        is_forked
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn leave_to_parent(&mut self) {
+        self.lifecycle.task_gone = true;
+        self.link.forget();
+        self.reader.stop(&mut self.pending);
+        debug_assert_eq!(self.reader.leader, Leader::None);
+        // The parent has begun them, or this process before it was looked at: what becomes of them is not known here.
+        self.pending.end_all(&mut self.to_wake);
+        self.lifecycle.wake_all(&mut self.to_wake);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::os::unix::net::UnixStream;
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::task::{Context, Waker};
+
+    use oncewire_core::{CallError, NotExecuted, Unknown};
+
+    use crate::client::{CallFailure, Client, ClientOptions, Outcome};
+    use crate::transport::{BoxFuture, BoxStream, Connect, Subject};
+    use crate::{Method, Server};
+
+    const ADD: Method<u64, u64> = Method::new("test/add");
+    const HANG: Method<(), ()> = Method::new("test/hang");
+    const FORKED: NotExecuted = NotExecuted::NotBegun(CallError::Forked);
+
+    /// Dials by making a pair of sockets.
+    struct Dial(Server);
+
+    impl Connect for Dial {
+        fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
+            Box::pin(async {
+                let (ours, theirs) = UnixStream::pair()?;
+                self.0.serve_stream(Box::new(smol::Async::new(theirs)?), Subject::Anonymous);
+                Ok(Box::new(smol::Async::new(ours)?) as BoxStream)
+            })
+        }
+
+        fn address(&self) -> String {
+            "a pair of sockets".to_owned()
+        }
+    }
+
+    /// A client that has a connection, and what its server has added up.
+    async fn connected() -> (Client, Arc<AtomicU64>) {
+        let sum = Arc::new(AtomicU64::new(0));
+        let adds = sum.clone();
+        let add = move |_, n| {
+            let before = adds.fetch_add(n, Ordering::Relaxed);
+            std::future::ready(before + n)
+        };
+        let server = Server::builder("test").method(&ADD, add);
+        let server = server.method(&HANG, |_, ()| std::future::pending()).build().unwrap();
+        let client = Client::new(Dial(server), ClientOptions::default());
+        assert_eq!(client.call(&ADD, &1).await.ok(), Ok(1));
+        (client, sum)
+    }
+
+    #[test]
+    fn c345_an_async_call_in_a_fork_of_the_clients_process_ends_at_once() {
+        smol::block_on(async {
+            let (client, sum) = connected().await;
+            client.handle.shared.pretend_forked();
+            assert_eq!(client.call(&ADD, &1).await.ok(), Err(CallFailure::NotExecuted(FORKED)));
+            let started = client.call(&ADD, &1).start();
+            assert_eq!(started.await.ok(), Err(CallFailure::NotExecuted(FORKED)));
+            assert_eq!(client.send(&ADD, &1), Err(CallError::Forked));
+            assert!(!client.connected().await);
+            assert_eq!(sum.load(Ordering::Relaxed), 1, "nothing was sent");
+        });
+    }
+
+    #[test]
+    fn c345_a_call_that_the_parent_has_begun_ends_as_unknown_in_a_fork_which_takes_no_byte() {
+        smol::block_on(async {
+            let (client, _) = connected().await;
+            let mut call = pin!(client.call(&HANG, &()));
+            let mut cx = Context::from_waker(Waker::noop());
+            assert!(call.as_mut().poll(&mut cx).is_pending());
+            client.handle.shared.pretend_forked();
+            assert!(matches!(call.await, Outcome::Unknown(Unknown::Closed, None)));
+        });
+    }
+
+    #[test]
+    fn c345_a_client_without_a_connection_makes_none_in_a_fork() {
+        struct Nowhere;
+
+        impl Connect for Nowhere {
+            fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
+                Box::pin(std::future::pending())
+            }
+
+            fn address(&self) -> String {
+                "nowhere".to_owned()
+            }
+        }
+
+        let client = Client::new(Nowhere, ClientOptions::default());
+        let mut begun = client.call(&ADD, &1).start();
+        client.handle.shared.pretend_forked();
+        smol::block_on(async {
+            assert!(matches!((&mut begun).await, Outcome::Unknown(Unknown::Closed, None)));
+            assert_eq!(client.call(&ADD, &1).await.ok(), Err(CallFailure::NotExecuted(FORKED)));
+        });
+    }
+}
