@@ -67,6 +67,12 @@ pub trait Ledger: Send + Sync + 'static {
         None
     }
 
+    /// Bytes of the longest reply that can be recorded, if there is a limit: a server with a method that declares longer ones is not
+    /// built, unless the method is idempotent and so has no record.
+    fn reply_len_max(&self) -> Option<u32> {
+        None
+    }
+
     /// Gives back all that is kept: each session, and then its calls. Called once, before the first commit.
     ///
     /// # Errors

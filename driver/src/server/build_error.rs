@@ -55,6 +55,15 @@ pub enum BuildError {
         /// The ledger's.
         ledger: ServerId,
     },
+    /// A method may reply with more than the ledger can record.
+    ReplyTooLongForLedger {
+        /// Which method.
+        method: MethodId,
+        /// Bytes of its longest reply.
+        len: u32,
+        /// Bytes of the longest that the ledger can record.
+        max: u32,
+    },
     /// The ledger could not be read.
     Ledger(LedgerError),
 }
@@ -87,6 +96,11 @@ impl fmt::Display for BuildError {
             BuildError::OtherServerId { configured, ledger } => write!(
                 f,
                 "the configuration names the server {configured}, the ledger belongs to {ledger}"
+            ),
+            BuildError::ReplyTooLongForLedger { method, len, max } => write!(
+                f,
+                "the method {method} declares replies of {len} bytes, and the ledger can record {max}: \
+                 declare fewer (`Method::reply_len_max`), or make it idempotent"
             ),
             BuildError::Ledger(error) => error.fmt(f),
         }

@@ -53,6 +53,7 @@ impl<L: Ledger> Submit for L {
 trait AnyLedger: Submit {
     fn identity(&self) -> crate::ledger::Identity;
     fn session_hash(&self) -> Option<fn(SessionId) -> SessionId>;
+    fn reply_len_max(&self) -> Option<u32>;
     fn recover(&self, restore: &mut Restore<'_>) -> Result<(), LedgerError>;
     fn into_submit(self: Box<Self>) -> Box<dyn Submit>;
 }
@@ -64,6 +65,10 @@ impl<L: Ledger> AnyLedger for L {
 
     fn session_hash(&self) -> Option<fn(SessionId) -> SessionId> {
         Ledger::session_hash(self)
+    }
+
+    fn reply_len_max(&self) -> Option<u32> {
+        Ledger::reply_len_max(self)
     }
 
     fn recover(&self, restore: &mut Restore<'_>) -> Result<(), LedgerError> {
@@ -370,12 +375,16 @@ impl<L> ServerBuilder<L> {
         if let Some(ledger) = &self.ledger {
             let identity = ledger.identity();
             config.session_hash = ledger.session_hash();
+            let reply_len_max = ledger.reply_len_max();
             let (configured, ledger) = (config.server, identity.server);
             if configured != UNNAMED && configured != ledger {
                 return Err(BuildError::OtherServerId { configured, ledger });
             }
             (config.server, config.commit) = (ledger, identity.commit);
             config.records_sessions = true;
+            if let Some(max) = reply_len_max {
+                check_recorded(&self.methods, max)?;
+            }
         }
         if config.server == UNNAMED {
             let mut id = [0; 16];
@@ -482,4 +491,16 @@ fn check_transactional(
         }
     }
     Ok(())
+}
+
+fn check_recorded(
+    methods: &[(oncewire_core::MethodSpec, MethodEntry)],
+    max: u32,
+) -> Result<(), BuildError> {
+    let mut recorded = methods.iter().map(|(spec, _)| spec).filter(|spec| !spec.idempotent);
+    let too_long = |spec: &oncewire_core::MethodSpec| {
+        let (method, len) = (spec.id, spec.reply_len_max);
+        BuildError::ReplyTooLongForLedger { method, len, max }
+    };
+    recorded.find(|spec| spec.reply_len_max > max).map_or(Ok(()), |spec| Err(too_long(spec)))
 }
