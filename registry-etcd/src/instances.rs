@@ -98,14 +98,18 @@ impl Instances {
         looked.await
     }
 
-    /// Waits until the list is other than this says, and returns it.
+    /// Waits until the list is another one than that of `version`, which is set to the new one's, and returns it. 0 is no list's: with
+    /// that it waits until they were read once.
     pub async fn changed(&self, version: &mut u64) -> Vec<RegisteredInstance> {
         let shared = &self.shared;
-        *version = shared
-            .changed
-            .until(|| Some(lock(&shared.state).version).filter(|now| now != version))
-            .await;
-        self.list()
+        let changed = shared.changed.until(|| {
+            let state = lock(&shared.state);
+            let list = state.list.as_ref().filter(|_| state.version != *version)?;
+            Some((state.version, list.values().cloned().collect()))
+        });
+        let (now, list) = changed.await;
+        *version = now;
+        list
     }
 
     /// Why etcd could not be followed, if it cannot be now: the list may be old.

@@ -1,5 +1,6 @@
 //! Names, and what stands under them.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use oncewire_driver::{Server, ServerId};
@@ -55,7 +56,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`InvalidInput`](crate::EtcdErrorKind::InvalidInput): the name is empty, longer than 64 bytes, or has a `/`; the address is
-    /// empty or longer than 512 bytes.
+    /// empty, longer than 512 bytes, or `0.0.0.0` or `[::]`.
     pub fn register(
         &self,
         server: &Server,
@@ -63,13 +64,13 @@ impl Registry {
         address: &str,
     ) -> Result<Registration, EtcdError> {
         let folder = self.folder("services", service)?;
-        if address.is_empty()
-            || address.len() > ADDRESS_LEN_MAX
-            || address.contains(char::is_control)
-        {
-            return Err(EtcdError::invalid(
-                "an address has 1 to 512 bytes without control characters",
-            ));
+        if !is_address(address) {
+            let message = "an address has 1 to 512 bytes and no control characters";
+            return Err(EtcdError::invalid(message));
+        }
+        if address.parse().is_ok_and(|of: SocketAddr| of.ip().is_unspecified()) {
+            let message = format!("{address} is where to listen, and no address to dial");
+            return Err(EtcdError::invalid(message));
         }
         Ok(Registration::begin(self.etcd.clone(), self.lease, folder, server.clone(), address))
     }
@@ -110,6 +111,10 @@ impl Registry {
         }
         Ok(format!("{}{kind}/{name}/", self.prefix))
     }
+}
+
+fn is_address(text: &str) -> bool {
+    (1..=ADDRESS_LEN_MAX).contains(&text.len()) && !text.contains(char::is_control)
 }
 
 /// Whether an instance takes calls, as it says itself.
@@ -163,19 +168,20 @@ impl RegisteredInstance {
         }
         let value: Value = serde_json::from_slice(value).ok()?;
         let text = |field: &str| value[field].as_str();
-        let address = text("address")?;
+        let address = text("address").filter(|address| is_address(address))?;
+        // It is shown to people, and is a stranger's.
+        let name = text("name").unwrap_or_default().replace(char::is_control, "");
         let server = text("server").filter(|digits| digits.len() == 32)?;
         let state = match text("state")? {
             "serving" => InstanceState::Serving,
             "draining" => InstanceState::Draining,
             _ => InstanceState::Unready,
         };
-        (!address.is_empty() && address.len() <= ADDRESS_LEN_MAX).then_some(())?;
         Some(RegisteredInstance {
             address: address.to_owned(),
             server: ServerId::from_bytes(u128::from_str_radix(server, 16).ok()?.to_be_bytes()),
             instance: u64::from_str_radix(text("instance")?, 16).ok()?,
-            name: text("name").unwrap_or_default().to_owned(),
+            name,
             state,
             key: key.to_owned(),
         })

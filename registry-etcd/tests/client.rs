@@ -9,9 +9,10 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use oncewire_driver::Executed;
-use oncewire_etcd::{Change, Compare, Etcd, EtcdErrorKind, Op, Txn};
+use oncewire_etcd::{Change, Compare, Etcd, EtcdErrorKind, Op, Registry, Txn};
 use rustix::process::Signal;
 use smol::block_on;
+use util::relay::losing_answers;
 use util::*;
 
 /// What is at a key is written, read, compared, watched, and goes with its lease.
@@ -262,35 +263,10 @@ fn c370_whatever_answers_in_the_place_of_etcd_is_an_error_and_nothing_panics() {
     });
 }
 
-/// Passes requests on to etcd, and loses the answer to each that holds this text.
-fn loses_answers(etcd: &str, text: &'static str) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (address, etcd) = (listener.local_addr().unwrap(), etcd.replace("http://", ""));
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let (mut near, etcd) = (stream.unwrap(), etcd.clone());
-            std::thread::spawn(move || {
-                let mut far = std::net::TcpStream::connect(etcd).unwrap();
-                let mut request = vec![0; 4096];
-                while let Ok(len @ 1..) = near.read(&mut request) {
-                    far.write_all(&request[..len]).unwrap();
-                    let mut answer = vec![0; 4096];
-                    let Ok(answered) = far.read(&mut answer) else { return };
-                    if String::from_utf8_lossy(&request[..len]).contains(text) {
-                        return;
-                    }
-                    let _sent = near.write_all(&answer[..answered]);
-                }
-            });
-        }
-    });
-    address.to_string()
-}
-
 #[test]
 fn c373_a_transaction_whose_answer_is_lost_is_in_doubt_and_not_sent_again() {
     let Some(cluster) = Cluster::start(1) else { return };
-    let lossy = loses_answers(&cluster.endpoint(0), "/v3/kv/txn");
+    let lossy = losing_answers(&cluster.endpoint(0), "/v3/kv/txn", 1).0;
     // The second endpoint would answer, and is not asked.
     let endpoints = [lossy, cluster.endpoint(0).replace("http://", "")];
     block_on(async {
@@ -312,5 +288,20 @@ fn c373_a_transaction_whose_answer_is_lost_is_in_doubt_and_not_sent_again() {
             assert_eq!(etcd.get(&key).await.unwrap().unwrap().value, b"mine");
         }
         assert!(in_doubt > 0, "each began at the other endpoint");
+    });
+}
+
+#[test]
+fn a_candidate_whose_answer_is_lost_finds_out_that_it_leads() {
+    let Some(cluster) = Cluster::start(1) else { return };
+    let lossy = losing_answers(&cluster.endpoint(0), "/v3/kv/txn", 1).0;
+    let election = |endpoint: String| {
+        Registry::new(Etcd::builder([endpoint]).build().unwrap()).election("test").unwrap()
+    };
+    block_on(async {
+        let leadership = election(lossy).campaign("first").await.unwrap();
+        let leader = election(cluster.endpoint(0)).leader().await.unwrap().unwrap();
+        assert_eq!((&leader.value[..], leader.token), (&b"first"[..], leadership.token()));
+        assert!(leadership.is_held());
     });
 }

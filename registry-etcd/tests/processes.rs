@@ -44,7 +44,7 @@ fn a_server_of_its_own() {
 
 /// Waits until so many are registered.
 async fn until_count(instances: &Instances, count: usize) {
-    let mut version = u64::MAX;
+    let mut version = 0;
     while instances.changed(&mut version).await.len() != count {}
 }
 
@@ -141,7 +141,7 @@ fn c378_a_leader_is_stopped_another_one_leads_and_the_first_has_no_effect_any_mo
         fence.admit(second.token()).unwrap();
         assert!(fence.admit(first).is_err());
         // It ends by itself before etcd ends it.
-        assert!(second.is_held() && second.remaining() <= Duration::from_secs(1));
+        assert!(second.is_held() && second.remaining() <= Duration::from_millis(800));
         second.resign().await.unwrap();
         assert_eq!(election.leader().await.unwrap(), None);
     });

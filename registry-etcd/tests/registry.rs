@@ -10,25 +10,42 @@ use std::time::Duration;
 use oncewire_driver::{
     Client, ClientOptions, Method, NotExecuted, Outcome, Server, ServiceName, Unknown,
 };
-use oncewire_etcd::{InstanceState, Registry};
+use oncewire_etcd::{Etcd, InstanceState, Registry};
 use oncewire_tcp::TcpAcceptor;
 use smol::block_on;
+use smol::channel::Receiver;
 use util::relay::Relay;
 use util::*;
 
 /// Says which instance has answered.
 const WHO: Method<(), u64> = Method::new("test/who");
-/// Answers when it is cancelled, or never.
+/// Answers when it is cancelled, or the gate opens.
 const HANG: Method<(), ()> = Method::new("test/hang");
 
 /// A server in this process, and where it listens.
 async fn serve() -> (Server, String) {
+    serve_gated(None).await
+}
+
+/// The same, whose hanging calls end when this channel is closed.
+async fn serve_gated(gate: Option<Receiver<()>>) -> (Server, String) {
     let server = Server::builder("test");
     let id = std::sync::Arc::new(std::sync::OnceLock::new());
     let own = id.clone();
     let server = server
         .method(&WHO, move |_, ()| std::future::ready(own.get().copied().unwrap_or(0)))
-        .method(&HANG, |context, ()| async move { context.cancelled().await })
+        .method(&HANG, move |context, ()| {
+            let gate = gate.clone();
+            async move {
+                let open = async {
+                    match gate {
+                        Some(gate) => drop(gate.recv().await),
+                        None => std::future::pending().await,
+                    }
+                };
+                smol::future::or(open, context.cancelled()).await;
+            }
+        })
         .build()
         .unwrap();
     id.set(server.instance().id()).unwrap();
@@ -52,20 +69,20 @@ async fn who(client: &Client) -> u64 {
 /// Waits until so many are registered.
 async fn until_count(registry: &Registry, count: usize) {
     let instances = registry.instances("test").unwrap();
-    let mut version = u64::MAX;
+    let mut version = 0;
     while instances.changed(&mut version).await.len() != count {}
 }
 
 #[test]
 fn names_and_addresses_that_are_none_are_refused() {
-    let etcd = oncewire_etcd::Etcd::builder(["127.0.0.1:1"]).build().unwrap();
+    let etcd = Etcd::builder(["127.0.0.1:1"]).build().unwrap();
     let registry = Registry::new(etcd);
     let server = Server::builder("test").build().unwrap();
     for name in ["", "a/b", "a\n", &"a".repeat(65)] {
         assert!(registry.register(&server, name, "10.0.0.1:1").is_err(), "{name:?}");
         assert!(registry.connector(name).is_err() && registry.election(name).is_err());
     }
-    for address in ["", "a\n", &"a".repeat(513)] {
+    for address in ["", "a\n", &"a".repeat(513), "0.0.0.0:7000", "[::]:7000"] {
         assert!(registry.register(&server, "test", address).is_err(), "{address:?}");
     }
     // Without etcd a call says why it has ended.
@@ -141,7 +158,7 @@ fn c374_an_instance_that_drains_is_withdrawn_first_and_no_outcome_is_unknown() {
         let instances = registry.instances("test").unwrap();
         let draining = first_registration.drain(Duration::from_secs(20));
         let withdrawn = async {
-            let mut version = u64::MAX;
+            let mut version = 0;
             let drains =
                 |of: &oncewire_etcd::RegisteredInstance| of.state == InstanceState::Draining;
             while !instances.changed(&mut version).await.iter().any(drains) {}
@@ -205,8 +222,8 @@ fn c376_a_session_stays_with_its_instance_and_what_is_in_doubt_is_answered_there
     let Some(cluster) = Cluster::start(1) else { return };
     let registry = Registry::new(cluster.etcd());
     block_on(async {
-        let (first, address) = serve().await;
-        let line = Relay::start(address);
+        let (first, address_of_first) = serve().await;
+        let line = Relay::start(address_of_first.clone());
         let first_registration = registry.register(&first, "test", &line.address()).unwrap();
         first_registration.until_registered().await;
         let client = Client::new(registry.connector("test").unwrap(), options());
@@ -222,12 +239,120 @@ fn c376_a_session_stays_with_its_instance_and_what_is_in_doubt_is_answered_there
         }
         assert_eq!(who(&client).await, first.instance().id());
         assert!(client.status().reconnects >= 5);
+        // Its line is down for a while: no other one is dialled, though it would answer.
+        line.close();
+        while client.status().failed_attempts < 3 {
+            smol::future::yield_now().await;
+        }
+        let line = Relay::start_at(line.socket(), address_of_first);
+        assert_eq!(who(&client).await, first.instance().id());
         // It leaves, and its line is cut: the other one does not know the session.
         let left = first_registration.remove().await;
         left.unwrap();
         line.close();
         let outcome = hanging.await;
         assert!(matches!(outcome, Outcome::Unknown(Unknown::SessionEnded, None)), "{outcome:?}");
+        assert_eq!(who(&client).await, second.instance().id());
+    });
+}
+
+/// A client of a cluster with one member, that reaches it by a line and, if `beside`, by another way as well. It began by the line.
+async fn by_line(cluster: &Cluster, beside: bool) -> (Relay, Etcd) {
+    loop {
+        let direct = cluster.endpoint(0).replace("http://", "");
+        let line = Relay::start(direct.clone());
+        let endpoints = std::iter::once(line.address()).chain(beside.then_some(direct));
+        let timeout = Duration::from_millis(500);
+        let etcd = Etcd::builder(endpoints).attempt_timeout(timeout).build().unwrap();
+        etcd.get("a").await.unwrap();
+        if line.connections() > 0 {
+            return (line, etcd);
+        }
+    }
+}
+
+#[test]
+fn a_watch_at_a_member_that_hangs_is_followed_by_one_elsewhere() {
+    let Some(cluster) = Cluster::start(1) else { return };
+    block_on(async {
+        let (line, etcd) = by_line(&cluster, true).await;
+        let instances = Registry::new(etcd).instances("test").unwrap();
+        let mut version = 0;
+        assert!(instances.changed(&mut version).await.is_empty());
+        while line.connections() < 2 {
+            smol::future::yield_now().await;
+        }
+        line.freeze();
+        let (server, address) = serve().await;
+        let registry = Registry::new(cluster.etcd());
+        let registration = registry.register(&server, "test", &address).unwrap();
+        assert_eq!(instances.changed(&mut version).await[0].address, address);
+        // From now on it hears of changes as they happen.
+        registration.remove().await.unwrap();
+        assert!(instances.changed(&mut version).await.is_empty());
+        assert!(instances.last_error().is_none());
+    });
+}
+
+#[test]
+fn a_leader_that_is_cut_off_from_etcd_ends_before_etcd_ends_its_lease() {
+    let Some(cluster) = Cluster::start(1) else { return };
+    block_on(async {
+        let (line, etcd) = by_line(&cluster, false).await;
+        let election = |etcd| {
+            let registry = Registry::new(etcd).with_lease(Duration::from_secs(5));
+            registry.election("test").unwrap()
+        };
+        let leadership = election(etcd).campaign("first").await.unwrap();
+        line.freeze();
+        leadership.ended().await;
+        assert!(!leadership.is_held() && leadership.check().is_err());
+        let seen = election(cluster.etcd());
+        assert_eq!(seen.leader().await.unwrap().unwrap().token, leadership.token());
+        let next = seen.campaign("second").await.unwrap();
+        assert!(next.token() > leadership.token());
+    });
+}
+
+#[test]
+fn an_answer_in_doubt_is_fetched_from_an_instance_that_drains() {
+    let Some(cluster) = Cluster::start(1) else { return };
+    let registry = Registry::new(cluster.etcd());
+    block_on(async {
+        let (gate, opened) = smol::channel::bounded(1);
+        let (first, address) = serve_gated(Some(opened)).await;
+        let line = Relay::start(address);
+        let draining = registry.register(&first, "test", &line.address()).unwrap();
+        draining.until_registered().await;
+        let client = Client::new(registry.connector("test").unwrap(), options());
+        assert_eq!(who(&client).await, first.instance().id());
+        let (second, address) = serve().await;
+        let registration = registry.register(&second, "test", &address).unwrap();
+        registration.until_registered().await;
+        until_count(&registry, 2).await;
+        let hanging = client.call(&HANG, &()).start();
+        while first.load().running == 0 {
+            smol::future::yield_now().await;
+        }
+        let instances = registry.instances("test").unwrap();
+        let cut = async {
+            let mut version = 0;
+            let drains =
+                |of: &oncewire_etcd::RegisteredInstance| of.state == InstanceState::Draining;
+            while !instances.changed(&mut version).await.iter().any(drains) {}
+            line.cut();
+        };
+        let drained = draining.drain(Duration::from_secs(60));
+        let answered = async {
+            cut.await;
+            while client.status().reconnects == 0 {
+                smol::future::yield_now().await;
+            }
+            drop(gate);
+            assert!(matches!(hanging.await, Outcome::Reply(())));
+        };
+        let ((), drained) = smol::future::zip(answered, drained).await;
+        drained.unwrap();
         assert_eq!(who(&client).await, second.instance().id());
     });
 }

@@ -31,6 +31,8 @@ impl Process {
     pub fn start(task: &str, endpoint: &str) -> Process {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", task, "--nocapture"]).env(TASK, task).env(ENDPOINT, endpoint);
+        // A backtrace takes seconds to print, longer than some leases.
+        command.env_remove("RUST_BACKTRACE");
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -1,12 +1,15 @@
 //! A line to a server that tests can cut.
 
+use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Passes connections on to a server.
 pub struct Relay {
     address: SocketAddr,
     state: Arc<Mutex<State>>,
+    frozen: Arc<AtomicBool>,
 }
 
 #[derive(Default)]
@@ -17,9 +20,15 @@ struct State {
 
 impl Relay {
     pub fn start(to: String) -> Relay {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let relay = Relay { address: listener.local_addr().unwrap(), state: Arc::default() };
-        let state = relay.state.clone();
+        Relay::start_at("127.0.0.1:0".parse().unwrap(), to)
+    }
+
+    /// At this address: that of one that was closed.
+    pub fn start_at(address: SocketAddr, to: String) -> Relay {
+        let listener = TcpListener::bind(address).unwrap();
+        let address = listener.local_addr().unwrap();
+        let relay = Relay { address, state: Arc::default(), frozen: Arc::default() };
+        let (state, frozen) = (relay.state.clone(), relay.frozen.clone());
         std::thread::spawn(move || {
             for near in listener.incoming() {
                 let near = near.unwrap();
@@ -27,12 +36,19 @@ impl Relay {
                 if state.closed {
                     return;
                 }
-                let far = TcpStream::connect(&to).unwrap();
+                let Ok(far) = TcpStream::connect(&to) else { continue };
                 for (from, into) in [(&near, &far), (&far, &near)] {
                     let (mut from, mut into) =
                         (from.try_clone().unwrap(), into.try_clone().unwrap());
+                    let frozen = frozen.clone();
                     std::thread::spawn(move || {
-                        let _cut = std::io::copy(&mut from, &mut into);
+                        let mut buf = vec![0; 16 << 10];
+                        while let Ok(len @ 1..) = from.read(&mut buf) {
+                            let is_lost = frozen.load(Ordering::SeqCst);
+                            if !is_lost && into.write_all(&buf[..len]).is_err() {
+                                break;
+                            }
+                        }
                         let _gone = into.shutdown(Shutdown::Both);
                     });
                 }
@@ -42,8 +58,22 @@ impl Relay {
         relay
     }
 
+    pub fn socket(&self) -> SocketAddr {
+        self.address
+    }
+
     pub fn address(&self) -> String {
         self.address.to_string()
+    }
+
+    /// From now on nothing passes, and nothing breaks.
+    pub fn freeze(&self) {
+        self.frozen.store(true, Ordering::SeqCst);
+    }
+
+    /// Connections that were made.
+    pub fn connections(&self) -> usize {
+        self.state.lock().unwrap().streams.len() / 2
     }
 
     /// Breaks all connections; others can be made.
@@ -57,7 +87,40 @@ impl Relay {
     pub fn close(&self) {
         self.state.lock().unwrap().closed = true;
         // It waits for a connection.
-        drop(TcpStream::connect(self.address));
+        while TcpStream::connect(self.address).is_ok() {
+            std::thread::yield_now();
+        }
         self.cut();
     }
+}
+
+/// Passes requests on to etcd, and loses the answer to one in so many of those that hold this text. Returns where it listens, and how many it
+/// has lost.
+pub fn losing_answers(etcd: &str, text: &'static str, every: u32) -> (String, Arc<AtomicU32>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, etcd) = (listener.local_addr().unwrap(), etcd.replace("http://", ""));
+    let (count, lost) = (Arc::<AtomicU32>::default(), Arc::<AtomicU32>::default());
+    let losses = lost.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut near, etcd) = (stream.unwrap(), etcd.clone());
+            let (count, lost) = (count.clone(), lost.clone());
+            std::thread::spawn(move || {
+                let mut far = TcpStream::connect(etcd).unwrap();
+                let (mut request, mut answer) = (vec![0; 64 << 10], vec![0; 64 << 10]);
+                while let Ok(len @ 1..) = near.read(&mut request) {
+                    far.write_all(&request[..len]).unwrap();
+                    let Ok(answered @ 1..) = far.read(&mut answer) else { return };
+                    if String::from_utf8_lossy(&request[..len]).contains(text)
+                        && (count.fetch_add(1, Ordering::SeqCst) + 1).is_multiple_of(every)
+                    {
+                        lost.fetch_add(1, Ordering::SeqCst);
+                        return;
+                    }
+                    let _sent = near.write_all(&answer[..answered]);
+                }
+            });
+        }
+    });
+    (address.to_string(), losses)
 }
