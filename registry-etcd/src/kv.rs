@@ -224,9 +224,19 @@ impl Etcd {
         entries_max: u32,
     ) -> Result<Found, EtcdError> {
         let prefix = prefix.as_ref();
+        self.get_range(prefix, &end_of(prefix), entries_max).await
+    }
+
+    /// The same of the keys from one on and below another.
+    pub(crate) async fn get_range(
+        &self,
+        from: &[u8],
+        end: &[u8],
+        entries_max: u32,
+    ) -> Result<Found, EtcdError> {
         let body = json!({
-            "key": base64::encode(prefix),
-            "range_end": base64::encode(&end_of(prefix)),
+            "key": base64::encode(from),
+            "range_end": base64::encode(end),
             "limit": entries_max.to_string(),
         });
         Found::parse(&self.request("/v3/kv/range", &body, Repeat::Yes).await?)

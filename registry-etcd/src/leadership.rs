@@ -166,7 +166,19 @@ impl Leadership {
 
     /// Waits until it is over.
     pub async fn ended(&self) {
-        self.shared.changed.until(|| lock(&self.shared.state).ended.then_some(())).await;
+        self.until_ended().await;
+    }
+
+    /// The same, without holding it.
+    pub(crate) fn until_ended(&self) -> impl Future<Output = ()> + Send + use<> {
+        let shared = self.shared.clone();
+        async move { shared.changed.until(|| lock(&shared.state).ended.then_some(())).await }
+    }
+
+    /// The key whose lease makes the leader.
+    #[cfg(feature = "ledger")]
+    pub(crate) fn key(&self) -> &str {
+        &self.shared.key
     }
 
     /// Ends it for all clones, and the lease soon.

@@ -12,6 +12,8 @@ mod instances;
 mod json;
 mod kv;
 mod leadership;
+#[cfg(feature = "ledger")]
+pub mod ledger;
 mod plan;
 mod registration;
 mod registry;

@@ -101,8 +101,13 @@ impl Registry {
         Ok(Election::new(self.etcd.clone(), key, self.lease))
     }
 
+    #[cfg(feature = "ledger")]
+    pub(crate) fn etcd(&self) -> &Etcd {
+        &self.etcd
+    }
+
     /// The beginning of all keys that belong to a name.
-    fn folder(&self, kind: &str, name: &str) -> Result<String, EtcdError> {
+    pub(crate) fn folder(&self, kind: &str, name: &str) -> Result<String, EtcdError> {
         let is_sound = (1..=NAME_LEN_MAX).contains(&name.len())
             && !name.contains(|char: char| char == '/' || char.is_control());
         if !is_sound {
