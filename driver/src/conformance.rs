@@ -88,6 +88,9 @@ mod raw_peer;
 #[allow(missing_docs)]
 #[doc(hidden)]
 pub mod restarts;
+#[allow(missing_docs)]
+#[doc(hidden)]
+pub mod servers;
 mod service;
 #[allow(missing_docs)]
 #[doc(hidden)]
@@ -298,6 +301,9 @@ macro_rules! conformance_tests {
                 c63_a_call_of_which_one_byte_left_is_unknown_at_its_deadline,
                 c65_calls_that_expire_while_disconnected_leave_all_slots_free,
                 c70_handlers_that_hang_end_as_aborted_and_other_sessions_never_notice,
+            ]
+            servers: [
+                c327_calls_of_a_lost_server_are_made_at_another_but_for_those_in_doubt,
             ]
             restarts: [
                 c52_after_a_restart_calls_in_doubt_are_unknown_and_new_ones_go_on,

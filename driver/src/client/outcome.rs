@@ -141,11 +141,20 @@ pub struct Ticket<R> {
     shared: Arc<Shared>,
     id: Option<PendingId>,
     decode: Decode<R>,
+    /// An earlier attempt, at another server, may have run: no answer here says that the call was not executed.
+    may_have_run: bool,
 }
 
 impl<R> Ticket<R> {
     pub(super) fn new(shared: Arc<Shared>, id: PendingId, decode: Decode<R>) -> Ticket<R> {
-        Ticket { shared, id: Some(id), decode }
+        Ticket { shared, id: Some(id), decode, may_have_run: false }
+    }
+
+    /// That of the last of several attempts, of which an earlier one may have run (S22).
+    pub(super) fn of_last_attempt(self) -> Ticket<R> {
+        let mut ticket = self;
+        ticket.may_have_run = true;
+        ticket
     }
 
     pub(super) fn shared(&self) -> &Shared {
@@ -173,7 +182,12 @@ impl<R> Ticket<R> {
         };
         let outcome = self.decode.outcome(raw, None);
         self.shared.observe_outcome(id.name(), &outcome, trace, None);
-        Poll::Ready(outcome)
+        Poll::Ready(match outcome {
+            Outcome::NotExecuted(_) if self.may_have_run => {
+                Outcome::Unknown(Unknown::Repeated, None)
+            }
+            outcome => outcome,
+        })
     }
 
     /// It is not polled for now: another call must read in its place.

@@ -62,6 +62,8 @@ pub(super) use moving::Moving;
 ///   drains, has lost its ledger or is overloaded and another one is healthy; [`attempts_max`](Servers::attempts_max) times in all.
 ///   A server that is connected and silent is noticed by its [`keepalive`](ClientOptions::keepalive), or sooner with
 ///   [`try_next_after`](Servers::try_next_after).
+///   The session of a server that hangs moves when that no longer answers dials either: after the keepalive and
+///   [`connect_timeout`](ClientOptions::connect_timeout), 20 s by default.
 /// - Any other call that was truthfully not executed, because it had not left or was refused by a server that drains, is made at the
 ///   server that has the session then.
 /// - **One in doubt is never sent elsewhere.** It stays with its session: it is asked for when that server is back, and its ticket
@@ -177,7 +179,7 @@ pub struct ServerStatus {
     pub has_session: bool,
     /// Whether calls may begin there: its session is open, and it is not draining.
     pub healthy: bool,
-    /// Calls of this client that have no outcome yet.
+    /// Calls of this client that wait there, or that it has not answered: also those that were given up, or made elsewhere since.
     pub pending: usize,
     /// The rest.
     pub client: ClientStatus,

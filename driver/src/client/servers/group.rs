@@ -9,7 +9,10 @@ use oncewire_core::{CallError, Instant, NotExecuted, OnDialFailure, Token};
 use super::{NoServers, Plan, ServerStatus};
 use crate::caught::{caught, wake_all};
 use crate::client::Handle;
+use crate::client::call::CalledMethod;
 use crate::client::options::{ClientOptions, CloseReport};
+use crate::client::outcome::CallFailure;
+use crate::client::report::CallReport;
 use crate::client::retry::RetryBudget;
 use crate::client::shared::Shared;
 use crate::client::task::ClientTask;
@@ -298,6 +301,24 @@ impl Group {
             Away::Soon => false,
         };
         (!may_have_run && all.all(ends)).then_some(NotExecuted::NeverConnected)
+    }
+
+    /// What is known of a call of which there was no attempt: why no server was healthy.
+    pub(super) fn report(&self, method: CalledMethod, failure: CallFailure) -> CallReport {
+        let reports = self.members.iter().map(|one| one.shared().report(method, failure, None));
+        let together = reports.reduce(|mut together, report| {
+            together.address = format!("{},{}", together.address, report.address);
+            together.last_error = match (together.last_error, report.last_error) {
+                (Some(one), Some(other)) => Some(format!("{one}; {other}")),
+                (one, other) => one.or(other),
+            };
+            together.connections += report.connections;
+            together.failed_attempts =
+                together.failed_attempts.saturating_add(report.failed_attempts);
+            together
+        });
+        // There is at least one.
+        together.unwrap_or_else(|| self.first().report(method, failure, None))
     }
 
     /// Calls that wait for a server to be healthy.

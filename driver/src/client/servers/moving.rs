@@ -19,6 +19,9 @@ use crate::runtime::Timer;
 /// Attempts and looks in one poll: then other tasks get their turn.
 const TURNS_MAX: u32 = 16;
 
+/// Attempts in a report, the last ones.
+const EARLIER_MAX: usize = 16;
+
 pub(in crate::client) struct Moving<R> {
     group: Arc<Group>,
     method: CalledMethod,
@@ -144,7 +147,7 @@ impl<R> Moving<R> {
     ) -> CallReport {
         let report = match &self.last {
             Some(call) => call.report(failure, trace),
-            None => self.group.first().report(self.method, failure, trace),
+            None => self.group.report(self.method, failure),
         };
         CallReport { earlier: self.earlier.clone(), ..report }
     }
@@ -220,6 +223,9 @@ impl<R> Moving<R> {
         if was_seen {
             self.attempts += 1;
             let CallReport { address, instance, .. } = call.report(failure, trace.take());
+            if self.earlier.len() == EARLIER_MAX {
+                self.earlier.remove(0);
+            }
             self.earlier.push(EarlierAttempt { address, instance, failure });
         }
         *trace = None;
@@ -254,12 +260,20 @@ impl<R> Moving<R> {
         self.is_over = true;
         self.arrival = None;
         self.timer = None;
+        if let (Outcome::NotExecuted(why), None) = (&outcome, &self.last) {
+            // No attempt was observed.
+            let first = self.group.first();
+            first.observe_not_begun(first.observe_start(&self.method), *why);
+        }
         Poll::Ready(match outcome {
             Outcome::NotExecuted(NotExecuted::DeadlinePassed) if self.may_have_run => {
                 Outcome::Unknown(Unknown::DeadlinePassed, None)
             }
             Outcome::NotExecuted(_) if self.may_have_run => {
                 Outcome::Unknown(Unknown::Repeated, None)
+            }
+            Outcome::Unknown(why, Some(ticket)) if self.may_have_run => {
+                Outcome::Unknown(why, Some(ticket.of_last_attempt()))
             }
             outcome => outcome,
         })

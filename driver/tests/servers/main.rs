@@ -1,178 +1,21 @@
 //! One client for several servers: where calls go, and what becomes of them when a server is lost.
 #![allow(missing_docs)]
 
+mod lost;
+mod site;
+
 use std::collections::BTreeMap;
-use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use oncewire_driver::observe::{CallEnd, Event, Source};
 use oncewire_driver::{
-    BoxFuture, BoxStream, CallFailure, Client, ClientOptions, Connect, Context, Executed, Method,
-    NEVER, NoServers, NotExecuted, OnDialFailure, Outcome, Server, Servers, Subject, Unknown,
+    CallFailure, Client, ClientOptions, Executed, NEVER, NoServers, NotExecuted, OnDialFailure,
+    Outcome, Servers, Unknown,
 };
-use smol::net::unix::UnixStream;
-
-/// Which server answers: may run at any.
-const WHO: Method<(), u32> = Method::new("test/who").idempotent();
-/// The same, once the gate of its server is open.
-const HOLD: Method<(), u32> = Method::new("test/hold").idempotent();
-/// Which server answers, and counts: at most once.
-const COUNT: Method<(), u32> = Method::new("test/count");
-/// The same, once the gate of its server is open.
-const SLOW: Method<(), u32> = Method::new("test/slow");
-const NOTE: Method<(), ()> = Method::new("test/note");
-/// At most one at a time, and none waits: may run at any.
-const NARROW: Method<(), u32> = Method::new("test/narrow").idempotent().concurrency(1).queue_max(0);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
-    Serves,
-    Refuses,
-    /// Accepts, and never says anything.
-    IsSilent,
-}
-
-/// A server at an address, as its clients find it.
-#[derive(Clone)]
-struct Site(Arc<Inner>);
-
-struct Inner {
-    number: u32,
-    server: Mutex<Server>,
-    mode: Mutex<Mode>,
-    streams: Mutex<Vec<UnixStream>>,
-    counts: Arc<Counts>,
-}
-
-#[derive(Default)]
-struct Counts {
-    runs: AtomicU32,
-    waiting: AtomicU32,
-    gate: AtomicBool,
-}
-
-async fn until(mut condition: impl FnMut() -> bool) {
-    while !condition() {
-        smol::future::yield_now().await;
-    }
-}
-
-impl Counts {
-    async fn pass(&self) {
-        self.waiting.fetch_add(1, Ordering::SeqCst);
-        until(|| self.gate.load(Ordering::SeqCst)).await;
-    }
-}
-
-fn server(number: u32, counts: &Arc<Counts>) -> Server {
-    let [hold, count, slow, narrow] = [(); 4].map(|()| counts.clone());
-    Server::builder("test")
-        .method(&WHO, move |_: Context, ()| async move { number })
-        .method(&HOLD, move |_, ()| {
-            let counts = hold.clone();
-            async move {
-                counts.pass().await;
-                number
-            }
-        })
-        .method(&COUNT, move |_, ()| {
-            count.runs.fetch_add(1, Ordering::SeqCst);
-            async move { number }
-        })
-        .method(&SLOW, move |_, ()| {
-            let counts = slow.clone();
-            async move {
-                counts.runs.fetch_add(1, Ordering::SeqCst);
-                counts.pass().await;
-                number
-            }
-        })
-        .method(&NARROW, move |_, ()| {
-            let counts = narrow.clone();
-            async move {
-                counts.pass().await;
-                number
-            }
-        })
-        .method(&NOTE, |_, ()| async {})
-        .build()
-        .unwrap()
-}
-
-impl Site {
-    fn new(number: u32) -> Site {
-        let counts = Arc::default();
-        Site(Arc::new(Inner {
-            number,
-            server: Mutex::new(server(number, &counts)),
-            mode: Mutex::new(Mode::Serves),
-            streams: Mutex::default(),
-            counts,
-        }))
-    }
-
-    fn set(&self, mode: Mode) {
-        *self.0.mode.lock().unwrap() = mode;
-    }
-
-    /// Breaks its connections.
-    fn cut(&self) {
-        for stream in self.0.streams.lock().unwrap().drain(..) {
-            let _gone = stream.shutdown(std::net::Shutdown::Both);
-        }
-    }
-
-    /// Cannot be reached any more.
-    fn lose(&self) {
-        self.set(Mode::Refuses);
-        self.cut();
-    }
-
-    /// As after a crash: it knows nothing of what it did.
-    fn restart(&self) {
-        *self.0.server.lock().unwrap() = server(self.0.number, &self.0.counts);
-        self.set(Mode::Serves);
-    }
-
-    fn runs(&self) -> u32 {
-        self.0.counts.runs.load(Ordering::SeqCst)
-    }
-
-    fn waiting(&self) -> u32 {
-        self.0.counts.waiting.load(Ordering::SeqCst)
-    }
-
-    fn open_gate(&self) {
-        self.0.counts.gate.store(true, Ordering::SeqCst);
-    }
-}
-
-impl Connect for Site {
-    fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
-        Box::pin(async {
-            let mode = *self.0.mode.lock().unwrap();
-            if mode == Mode::Refuses {
-                return Err(io::ErrorKind::ConnectionRefused.into());
-            }
-            let (ours, theirs) = UnixStream::pair()?;
-            let mut streams = self.0.streams.lock().unwrap();
-            streams.push(ours.clone());
-            match mode {
-                Mode::Serves => {
-                    let server = self.0.server.lock().unwrap().clone();
-                    server.serve_stream(Box::new(theirs), Subject::Anonymous);
-                }
-                _ => streams.push(theirs),
-            }
-            Ok(Box::new(ours) as BoxStream)
-        })
-    }
-
-    fn address(&self) -> String {
-        format!("test:{}", self.0.number)
-    }
-}
+use site::*;
 
 fn options() -> ClientOptions {
     let pause = Duration::from_millis(1);
@@ -407,5 +250,58 @@ fn c329_a_server_that_drains_or_is_full_loses_no_call_to_another() {
         }
         let report = client.close().await;
         assert_eq!(report.unfinished, 0, "{report}");
+    });
+}
+
+#[test]
+fn what_is_made_at_no_server_is_seen_too_and_its_report_names_all_of_them() {
+    let sites = sites::<2>();
+    sites.iter().for_each(|site| site.set(Mode::Refuses));
+    let ends: Arc<Mutex<Vec<CallEnd>>> = Arc::default();
+    let seen = ends.clone();
+    let observer = move |_: &Source, event: &Event| {
+        if let Event::CallEnded { end, .. } = event {
+            seen.lock().unwrap().push(*end);
+        }
+    };
+    let options = options().with_on_dial_failure(OnDialFailure::End).with_observer(observer);
+    let client = Servers::new(sites.clone()).client(options).unwrap();
+    let unreplied = client.call(&WHO, &()).result().block().unwrap_err();
+    let failure = CallFailure::NotExecuted(NotExecuted::NeverConnected);
+    assert_eq!(unreplied.failure(), failure);
+    let text = unreplied.to_string();
+    for part in ["test/who at test:0,test:1: ", "connect to test:0: ", "connect to test:1: "] {
+        assert!(text.contains(part), "{text}");
+    }
+    assert_eq!(*ends.lock().unwrap(), [CallEnd::Failed(failure)]);
+}
+
+#[test]
+fn a_server_of_another_service_is_left_out_and_calls_outlive_their_client() {
+    let [stranger, ours] = sites::<2>();
+    let other = oncewire_driver::Server::builder("another").build().unwrap();
+    *stranger.0.server.lock().unwrap() = other;
+    let list = [stranger, ours.clone()];
+    let service = |name| options().with_service(oncewire_driver::ServiceName::new(name).unwrap());
+    let client = Servers::new(list.clone()).client(service("test")).unwrap();
+    smol::block_on(async {
+        for _ in 0..20 {
+            assert_eq!(client.call(&WHO, &()).await.ok(), Ok(1));
+            assert_eq!(client.call(&COUNT, &()).await.ok(), Ok(1));
+        }
+        let [hold, slow] =
+            [client.call(&HOLD, &()), client.call(&SLOW, &())].map(|call| call.start());
+        until(|| ours.waiting() == 2).await;
+        drop(client);
+        ours.open_gate();
+        assert_eq!((hold.await.ok(), slow.await.ok()), (Ok(1), Ok(1)));
+
+        let client = Servers::new(list).client(service("a third")).unwrap();
+        assert!(!client.connected().await);
+        let refused = client.call(&WHO, &()).await;
+        assert!(
+            matches!(refused, Outcome::NotExecuted(NotExecuted::SessionRefused)),
+            "{refused:?}"
+        );
     });
 }
