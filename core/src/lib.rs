@@ -97,7 +97,7 @@ pub use instance::{Instance, Schemas};
 pub use keepalive::NEVER;
 pub use outcome::{CallError, Executed, NoReply, NotExecuted, Outcome, Status, Unknown};
 pub use server::{
-    Admission, CallKey, CallRecord, Incoming, MethodSpec, Notice, RecordState, Refused,
+    Admission, CallKey, CallRecord, Claimed, Incoming, MethodSpec, Notice, RecordState, Refused,
     ReplyTooLarge, Request, Running, Server, ServerConfig, ServerCounters, ServerError,
     ServerEvent, SessionOver, SessionRecord, SessionSummary, Verdict,
 };

@@ -11,6 +11,7 @@
 //! | `server/timers.rs` | what happens when time passes |
 //! | `server/dedup.rs` | what happens to a call: every decision, as pure functions |
 //! | `server/handshake.rs` | opening, resuming, restoring and ending sessions |
+//! | `server/sharing.rs` | sessions that move between servers with the same records |
 //! | `server/receive.rs` | frames that come |
 //! | `server/incoming.rs` | what they bring for the owner |
 //! | `server/metadata.rs` | requests with metadata |
@@ -38,6 +39,7 @@ mod quota;
 mod receive;
 mod replies;
 mod session;
+mod sharing;
 mod slot;
 mod timers;
 mod transmit;
@@ -53,6 +55,7 @@ pub use incoming::{Incoming, Request};
 pub use inspect::SessionSummary;
 use quota::PrincipalQuota;
 use session::{Calls, Session};
+pub use sharing::Claimed;
 use slot::Slot;
 
 use crate::error::CloseReason;

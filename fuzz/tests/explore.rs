@@ -85,8 +85,29 @@ fn c238_a_client_that_compares_no_signatures_is_found_out() {
 }
 
 #[test]
+fn c385_a_server_that_trusts_the_session_that_it_has_is_found_out() {
+    let (what, steps) = found("shared-trusting");
+    assert!(what.contains("and ran") && steps <= 30, "{what}, in {steps} steps");
+}
+
+#[test]
+fn c385_a_server_that_writes_records_of_a_session_that_it_has_lost_is_found_out() {
+    let (what, steps) = found("shared-unfenced");
+    assert!(what.contains("ran twice") && steps <= 20, "{what}, in {steps} steps");
+}
+
+#[test]
+fn c385_a_server_that_deletes_the_records_of_a_session_that_it_has_lost_is_found_out() {
+    let (what, steps) = found("shared-deleting");
+    assert!(
+        what.contains("is unknown, and could be known") && steps <= 20,
+        "{what}, in {steps} steps"
+    );
+}
+
+#[test]
 fn every_broken_world_has_its_test() {
-    assert_eq!(BROKEN.len(), 6);
+    assert_eq!(BROKEN.len(), 9);
 }
 
 /// A `NotSeen` to an `Ask` from before a request was taken for the answer to one from after it, and a call that ran was

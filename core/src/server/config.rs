@@ -79,6 +79,9 @@ pub struct ServerConfig {
     /// Whether a ledger keeps sessions: the `Welcome` of a new one waits for
     /// [`confirm_session`](crate::Server::confirm_session) (S30).
     pub records_sessions: bool,
+    /// Whether other servers have the same records at the same time: then the owner is asked for each session that a client
+    /// resumes, by [`ServerEvent::SessionWanted`](crate::ServerEvent::SessionWanted) (S34).
+    pub shares_records: bool,
     /// A one-way function of a session's id, if records are not to hold the id itself: then the server knows sessions by what it
     /// returns, also in records and events, and only clients have their ids. `None`: it knows them by their ids.
     pub session_hash: Option<fn(SessionId) -> SessionId>,
@@ -136,6 +139,7 @@ impl ServerConfig {
             lossy: false,
             commit: 0,
             records_sessions: false,
+            shares_records: false,
             session_hash: None,
             authorizes: false,
             demands_tokens: false,

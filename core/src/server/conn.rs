@@ -185,8 +185,10 @@ impl<B> Conn<B> {
 /// ```text
 ///                  opens, with a ledger
 ///  AwaitingHello ───────────────────────► AwaitingRecord
-///        │ opens without one, or resumes        │ the record is stable
-///        ▼                                      ▼
+///        │    │ resumes, with shared records    │ the record is stable
+///        │    └─────► AwaitingSession           │
+///        │ otherwise         │ it is found      │
+///        ▼                   ▼                  ▼
 ///   WelcomeDue ◄─────────────────────────────────
 ///        │ the Welcome has left
 ///        ▼
@@ -199,13 +201,24 @@ impl<B> Conn<B> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "_explore", derive(Hash))]
 pub(super) enum Phase {
-    /// It was made. Its `Hello` opens a session (`AwaitingRecord`, `WelcomeDue`), resumes one (`WelcomeDue`), or is refused.
+    /// It was made. Its `Hello` opens a session (`AwaitingRecord`, `WelcomeDue`), resumes one (`AwaitingSession`,
+    /// `WelcomeDue`), or is refused.
     AwaitingHello,
     /// It has opened a session whose record must be stable before the `Welcome` leaves (S30): then `WelcomeDue`. If it
     /// closes before, the session ends with it.
     AwaitingRecord {
         /// Whether the event that asks for the record was polled. Before, not even a ledger has heard of the session.
         asked: bool,
+    },
+    /// It resumes a session that may be at another server, and its owner finds out (S34): then `WelcomeDue`, or it is refused. Its
+    /// `secret` is the session's id.
+    AwaitingSession {
+        /// Whether the event that asks for the session was polled.
+        asked: bool,
+        /// What the client has acknowledged.
+        acked: u64,
+        /// The number of the session's connection when this one came; 0 if the session was not here.
+        epoch: u32,
     },
     /// The `Welcome` waits to be sent: then `Up`.
     WelcomeDue {

@@ -18,11 +18,15 @@ pub enum ServerEvent {
     /// A session was opened on this connection: record it, then call
     /// [`confirm_session`](crate::Server::confirm_session). Only with [`ServerConfig::records_sessions`](crate::ServerConfig::records_sessions).
     SessionOpened(ConnId),
+    /// The client of this connection resumes a session, which may be at another server: find out, claim
+    /// [it](crate::Server::wanted_session), and call [`answer_wanted`](crate::Server::answer_wanted). Only with
+    /// [`ServerConfig::shares_records`](crate::ServerConfig::shares_records).
+    SessionWanted(ConnId),
     /// The lease of a session is over, or it was ended for cause, and calls of it run that are not wanted any more
     /// ([`is_wanted`](crate::Server::is_wanted)). Their handlers may stop, or not: only when they have finished is the session
     /// gone (S6), and until then its client may be back, unless it was ended for cause.
     Abandoned(SessionKey),
-    /// A session is over: a ledger may forget it.
+    /// A session is over: a ledger may forget it, unless it was [taken](SessionOver::Taken).
     SessionEnded(SessionId, SessionOver),
     /// The drain is complete: nothing runs, nothing is kept, no connection is left.
     Drained,
@@ -39,6 +43,8 @@ pub enum SessionOver {
     Lease,
     /// Its client repeated an xid with other arguments (S10).
     FalseRetry,
+    /// Another server with the same records has claimed it, and continues it (S34).
+    Taken,
 }
 
 impl core::fmt::Display for SessionOver {
@@ -47,6 +53,7 @@ impl core::fmt::Display for SessionOver {
             SessionOver::Goodbye => "its client ended it",
             SessionOver::Lease => "its client did not come back within the lease",
             SessionOver::FalseRetry => "its client repeated an xid with other arguments",
+            SessionOver::Taken => "another server with the same records continues it",
         })
     }
 }

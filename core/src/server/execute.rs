@@ -200,7 +200,7 @@ impl<T: ServerStorage> Server<T> {
         if session.state.is_ended() {
             return Err(gone);
         }
-        let aborting = session.state == SessionState::Aborting;
+        let aborting = session.state.is_aborting();
         let calls = session.calls.as_deref_mut().ok_or(gone)?;
         let slot = calls.slots.at_mut(key.slot).ok_or(gone)?;
         if slot.xid != key.xid.get() || slot.state != SlotState::Admitted {

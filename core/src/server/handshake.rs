@@ -100,7 +100,7 @@ impl<T: ServerStorage> Server<T> {
     }
 
     /// What sessions are known by here: their id, or a hash of it.
-    fn known_by(&self, id: SessionId) -> SessionId {
+    pub(super) fn known_by(&self, id: SessionId) -> SessionId {
         self.config.session_hash.map_or(id, |hash| hash(id))
     }
 
@@ -132,6 +132,9 @@ impl<T: ServerStorage> Server<T> {
         if let Some(session) = conn.session {
             return self.handle_hello_again(index, session, hello);
         }
+        if let Phase::AwaitingSession { .. } = conn.phase {
+            return self.want_again(index, hello);
+        }
         debug_assert!(
             conn.phase == Phase::AwaitingHello,
             "it has neither session nor reason to close"
@@ -156,14 +159,27 @@ impl<T: ServerStorage> Server<T> {
             conn.features = hello.features & (wire::FEATURES & !wire::FEATURE_TOKEN | token);
         }
         match hello.resume {
-            Some(resume) => self.resume(index, &resume)?,
-            None => self.open(index, hello),
-        }
-        let opened = if hello.resume.is_some() { Notice::Resumed } else { Notice::Opened };
-        if self.conns.live(index).is_some_and(|conn| conn.session.is_some()) {
-            self.note(opened);
+            Some(resume) if self.config.shares_records => self.want_session(index, &resume),
+            Some(resume) => {
+                self.resume(index, &resume)?;
+                self.note_resumed(index);
+            }
+            None => {
+                self.open(index, hello);
+                self.note_bound(index, Notice::Opened);
+            }
         }
         Ok(())
+    }
+
+    pub(super) fn note_resumed(&mut self, index: u32) {
+        self.note_bound(index, Notice::Resumed);
+    }
+
+    fn note_bound(&mut self, index: u32, notice: Notice) {
+        if self.conns.live(index).is_some_and(|conn| conn.session.is_some()) {
+            self.note(notice);
+        }
     }
 
     /// S27: on a lossy link the answer to a `Hello` may be lost, and the `Hello` come again; or it is delivered twice. A
@@ -287,7 +303,7 @@ impl<T: ServerStorage> Server<T> {
         }
     }
 
-    fn resume(&mut self, index: u32, resume: &Resume) -> Result<(), ProtocolError> {
+    pub(super) fn resume(&mut self, index: u32, resume: &Resume) -> Result<(), ProtocolError> {
         let Some(conn) = self.conns.live(index) else { return Ok(()) };
         let principal = conn.principal;
         let id = self.known_by(resume.session);
@@ -377,13 +393,13 @@ impl<T: ServerStorage> Server<T> {
         }
     }
 
-    /// S10: ends a session for cause: it cannot be resumed, but what runs in it finishes first.
-    pub(super) fn abort_session(&mut self, index: u32) {
+    /// S10, S34: ends a session that cannot be resumed here; what runs in it finishes first.
+    pub(super) fn abort_session(&mut self, index: u32, state: SessionState) {
         self.unlink_lease(index);
         let Some(session) = self.sessions.live_mut(index) else { return };
         debug_assert!(session.state.may_resume(), "it is ended for cause once");
         self.session_index.remove(session.id.prefix());
-        session.state = SessionState::Aborting;
+        session.state = state;
         if session.running() > 0 {
             self.abandoned.push_back(&mut self.sessions, index);
         } else {
@@ -395,7 +411,9 @@ impl<T: ServerStorage> Server<T> {
         let Some(session) = self.sessions.live(index) else { return };
         let list = match session.state {
             SessionState::Ended(_) => return,
-            SessionState::Expired | SessionState::Aborting => &mut self.abandoned,
+            SessionState::Expired | SessionState::Aborting | SessionState::Yielded => {
+                &mut self.abandoned
+            }
             SessionState::Open | SessionState::Closing if session.reach.has_full_lease() => {
                 &mut self.leases
             }
@@ -434,7 +452,7 @@ impl<T: ServerStorage> Server<T> {
         if session.state.is_ended() {
             return;
         }
-        if session.state != SessionState::Aborting {
+        if !session.state.is_aborting() {
             self.session_index.remove(session.id.prefix());
         }
         debug_assert!(session.conn == NIL && session.running() == 0, "nothing runs or is bound");

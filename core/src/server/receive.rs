@@ -198,7 +198,7 @@ impl<T: ServerStorage> Server<T> {
         let session = self.conns.live(index).and_then(|conn| conn.session);
         self.close_conn(index, CloseReason::Protocol(error));
         if let (ProtocolError::FalseRetry { .. }, Some(session)) = (error, session) {
-            self.abort_session(session);
+            self.abort_session(session, SessionState::Aborting);
         }
     }
 

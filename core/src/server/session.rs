@@ -72,7 +72,7 @@ struct Limits {
 ///    │  ▲ ◄────────────┘ resume                         ▼
 ///    │  └── resume ── Expired ────────────────────► Ended ─► (removed)
 ///    ├─ lease over ─────▲        last call finishes     ▲
-///    └─ ended for cause ─► Aborting ────────────────────┘
+///    └─ for cause, taken ► Aborting, Yielded ───────────┘
 /// ```
 ///
 /// A lease that is over, or a cause, ends a session in which nothing runs at once.
@@ -90,6 +90,8 @@ pub(super) enum SessionState {
     /// It was ended for cause (S10), and one of its calls runs. It ends when the last one has finished, and cannot be
     /// resumed: its id is forgotten.
     Aborting,
+    /// The same because another server has it (S34).
+    Yielded,
     /// It is over, and holds nothing; its place is freed when its event was polled.
     Ended(SessionOver),
 }
@@ -100,13 +102,18 @@ impl SessionState {
     pub(super) fn may_resume(self) -> bool {
         match self {
             SessionState::Open | SessionState::Closing | SessionState::Expired => true,
-            SessionState::Aborting | SessionState::Ended(_) => false,
+            SessionState::Aborting | SessionState::Yielded | SessionState::Ended(_) => false,
         }
     }
 
     /// Whether its client may still ask for what is kept, and what runs in it is wanted.
     pub(super) fn is_open(self) -> bool {
         matches!(self, SessionState::Open | SessionState::Closing)
+    }
+
+    /// Whether it cannot be resumed, and waits for what runs.
+    pub(super) fn is_aborting(self) -> bool {
+        matches!(self, SessionState::Aborting | SessionState::Yielded)
     }
 
     pub(super) fn is_ended(self) -> bool {
@@ -119,6 +126,7 @@ impl SessionState {
             SessionState::Open | SessionState::Expired => SessionOver::Lease,
             SessionState::Closing => SessionOver::Goodbye,
             SessionState::Aborting => SessionOver::FalseRetry,
+            SessionState::Yielded => SessionOver::Taken,
             SessionState::Ended(over) => over,
         }
     }
@@ -128,7 +136,7 @@ impl SessionState {
         match self {
             SessionState::Open | SessionState::Ended(_) => false,
             SessionState::Closing => running == 0 && !owes,
-            SessionState::Expired | SessionState::Aborting => running == 0,
+            SessionState::Expired | SessionState::Aborting | SessionState::Yielded => running == 0,
         }
     }
 }

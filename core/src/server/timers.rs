@@ -187,7 +187,9 @@ impl<T: ServerStorage> Server<T> {
         let Some(conn) = self.conns.live_mut(index) else { return };
         let verdict = match conn.phase {
             // There is nothing to ask, and the handshake's own time judges; or it waits for us.
-            Phase::AwaitingHello | Phase::AwaitingRecord { .. } => Verdict::Alive,
+            Phase::AwaitingHello | Phase::AwaitingRecord { .. } | Phase::AwaitingSession { .. } => {
+                Verdict::Alive
+            }
             Phase::WelcomeDue { .. } | Phase::Up | Phase::Finishing(_) | Phase::Closing(_) => {
                 conn.keepalive.check(keepalive, self.check_period)
             }

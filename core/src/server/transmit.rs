@@ -30,6 +30,9 @@ impl<T: ServerStorage> Server<T> {
                 self.wake(index);
                 return Some(ServerEvent::SessionOpened(ConnId(key)));
             }
+            if conn.takes_claim() {
+                return Some(ServerEvent::SessionWanted(ConnId(key)));
+            }
             if has_to_send::<T>(conn, &self.sessions) {
                 return Some(ServerEvent::Transmit(ConnId(key)));
             }
@@ -105,7 +108,7 @@ impl<T: ServerStorage> Server<T> {
     fn transmit_step(&mut self, index: u32, out: &mut FrameWriter<'_>) -> Step {
         let Some(conn) = self.conns.live_mut(index) else { return Step::Stop };
         match conn.phase {
-            Phase::AwaitingRecord { .. } => return Step::Stop,
+            Phase::AwaitingRecord { .. } | Phase::AwaitingSession { .. } => return Step::Stop,
             Phase::WelcomeDue { .. } => return self.send_welcome(index, out),
             _ => {}
         }
@@ -277,8 +280,8 @@ impl<T: ServerStorage> Server<T> {
 #[inline]
 pub(super) fn has_to_send<T: ServerStorage>(conn: &Conn<T::Body>, sessions: &Sessions<T>) -> bool {
     match conn.phase {
-        // S30.
-        Phase::AwaitingRecord { .. } => return false,
+        // S30, S34.
+        Phase::AwaitingRecord { .. } | Phase::AwaitingSession { .. } => return false,
         Phase::WelcomeDue { .. } => return true,
         _ => {}
     }

@@ -120,7 +120,7 @@ pub fn header(number: u64, acked: u64) -> RequestHeader {
 }
 
 /// All frames of bytes that hold nothing else.
-pub(super) fn frames(bytes: Vec<u8>, from: Role) -> Vec<OwnedFrame> {
+pub fn frames(bytes: Vec<u8>, from: Role) -> Vec<OwnedFrame> {
     let mut all = Vec::new();
     let mut rest = &bytes[..];
     while !rest.is_empty() {

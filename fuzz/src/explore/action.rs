@@ -26,6 +26,10 @@ pub enum Action {
     Step(usize, usize),
     /// The record of a server's oldest new session becomes stable.
     Record(usize),
+    /// A server's claim of a session that a connection wants is answered.
+    Claim(usize, usize),
+    /// A server cannot reach the records of a session that a connection wants.
+    Unreachable(usize, usize),
     /// The connection breaks, and the client learns of it.
     CutClient(u32),
     /// The connection breaks, and the server learns of it.
@@ -83,6 +87,8 @@ impl fmt::Display for Action {
             Action::Stale(n) => write!(f, "the client of link {n} reads what the older one had"),
             Action::Step(h, _) => write!(f, "s{h} takes a call further"),
             Action::Record(h) => write!(f, "s{h} has recorded a session"),
+            Action::Claim(h, _) => write!(f, "s{h} claims a session"),
+            Action::Unreachable(h, _) => write!(f, "s{h} cannot reach the records"),
             Action::CutClient(n) => write!(f, "link {n} breaks, its client learns of it"),
             Action::CutServer(n) => write!(f, "link {n} breaks, its server learns of it"),
             Action::EndClient(n) => write!(f, "the client of link {n} learns of its end"),
@@ -142,6 +148,7 @@ impl World {
             if !host.opened.is_empty() && !host.disk_full {
                 out.push(Action::Record(h));
             }
+            out.extend((0..host.wanted.len()).map(|at| Action::Claim(h, at)));
             if host.drained || host.disk_full {
                 out.push(Action::Restart(h));
             }
@@ -164,8 +171,13 @@ impl World {
         for h in 0..self.hosts.len() {
             // A draining server opens no sessions, and a drained one does not listen: a client that tried again would
             // meet the same refusal without end.
-            let refused = self.hosts[h].draining && session.is_none() || self.hosts[h].drained;
-            let home = session.is_none_or(|session| session.server.to_bytes()[0] == h as u8 + 1);
+            let server = &self.hosts[h].server;
+            let known = session.is_some_and(|session| {
+                !self.scene.shared || server.find_session(session.id).is_some()
+            });
+            let refused = self.hosts[h].draining && !known || self.hosts[h].drained;
+            let home = self.scene.shared
+                || session.is_none_or(|session| session.server.to_bytes()[0] == h as u8 + 1);
             if !refused && (home || self.left.strays > 0) {
                 out.push(Action::Dial(p, h));
             }
@@ -249,6 +261,9 @@ impl World {
             }
             if left.leases > 0 {
                 out.push(Action::Lease(h));
+            }
+            if left.unreachable > 0 {
+                out.extend((0..host.wanted.len()).map(|at| Action::Unreachable(h, at)));
             }
             if left.half_leases > 0 {
                 out.push(Action::HalfLease(h));

@@ -21,6 +21,8 @@ impl World {
             | Action::Copy(number, _) => self.apply_to_link(action, number)?,
             Action::Step(..)
             | Action::Record(_)
+            | Action::Claim(..)
+            | Action::Unreachable(..)
             | Action::Restart(_)
             | Action::Lease(_)
             | Action::HalfLease(_)
@@ -37,6 +39,11 @@ impl World {
         match action {
             Action::Step(h, at) => self.step(h, at)?,
             Action::Record(h) => self.record_session(h)?,
+            Action::Claim(h, at) => self.claim(h, at)?,
+            Action::Unreachable(h, at) => {
+                self.left.unreachable -= 1;
+                self.cannot_claim(h, at)?;
+            }
             Action::Restart(h) => {
                 if !self.hosts[h].drained && !self.hosts[h].disk_full {
                     self.left.restarts = self.left.restarts.saturating_sub(1);
@@ -46,7 +53,8 @@ impl World {
             }
             Action::Lease(h) => {
                 self.left.leases -= 1;
-                self.excused = true;
+                // With shared records it may be over where the session is not any more.
+                self.excused |= !self.scene.shared;
                 self.pass_at_host(h, LEASE)?;
             }
             Action::HalfLease(h) => {
@@ -84,7 +92,8 @@ impl World {
             Action::Call(p) => self.make_call(p)?,
             Action::Dial(p, h) => {
                 let session = self.peers[p].client.session();
-                if session.is_some_and(|session| session.server.to_bytes()[0] != h as u8 + 1) {
+                let stray = |id: oncewire_core::ServerId| id.to_bytes()[0] != h as u8 + 1;
+                if !self.scene.shared && session.is_some_and(|session| stray(session.server)) {
                     self.left.strays = self.left.strays.saturating_sub(1);
                     self.excused = true;
                 }

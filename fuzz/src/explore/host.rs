@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use oncewire_core::wire::{self, Decoded, Frame, Grants, Role};
 use oncewire_core::{
-    CallRecord, Incoming, NoReply, NotExecuted, ProtocolError, RecordState, Request, SessionRecord,
-    Xid,
+    CallRecord, ConnId, Incoming, NoReply, NotExecuted, ProtocolError, RecordState, Request,
+    SessionRecord, Xid,
 };
 
 use super::scene::{Broken, End, Pace};
@@ -48,19 +48,11 @@ impl World {
             };
             let (read, more) = rest.split_at(received.consumed);
             rest = more;
-            if self.links[at].session.is_none()
-                && let Some(key) = self.hosts[h].server.session_of(conn)
-                && let Some(record) = self.hosts[h].server.session_record(key)
-            {
-                let session = session_number(record.id);
-                self.links[at].session = Some(session);
-                self.model.bound(session, h, number as usize, record.grants.slots);
-                // C82: its lease is the full one.
-                self.model.sessions[session as usize].used |= self.scene.durable;
-                // S33: calls pass one that waits for its comparison, which comes behind them once it was not seen.
-                self.model.sessions[session as usize].doubted |= self.scene.is_typed();
+            if self.scene.shared && self.links[at].session.is_none() {
+                self.links[at].hello = Some(read.into());
             }
-            if let Some(session) = self.links[at].session {
+            self.note_bound(at, conn);
+            if let Some(session) = self.links[at].session.filter(|at| !self.is_lost(h, *at)) {
                 self.model.read(session, read);
             }
             match received.item {
@@ -70,6 +62,25 @@ impl World {
             }
         }
         self.pump_host(h)
+    }
+
+    /// Notes which session a connection is bound to, if it is now.
+    pub(super) fn note_bound(&mut self, at: usize, conn: ConnId) {
+        let (h, number) = (self.links[at].host, self.links[at].number);
+        let server = &self.hosts[h].server;
+        let record = server.session_of(conn).and_then(|key| server.session_record(key));
+        let Some(record) = record.filter(|_| self.links[at].session.is_none()) else { return };
+        let session = session_number(record.id);
+        self.links[at].session = Some(session);
+        self.model.bound(session, h, number as usize, record.grants.slots);
+        // What was opened here; what was claimed is owned already.
+        if self.scene.shared && self.model.sessions[session as usize].page.is_none() {
+            self.hosts[h].owned.insert(session);
+        }
+        // C82: its lease is the full one.
+        self.model.sessions[session as usize].used |= self.scene.durable;
+        // S33: calls pass one that waits for its comparison, which comes behind them once it was not seen.
+        self.model.sessions[session as usize].doubted |= self.scene.is_typed();
     }
 
     fn admitted(&mut self, at: usize, request: Request<'_>) -> Check {
@@ -83,7 +94,9 @@ impl World {
         let same = caller == p && kind.idempotent == request.idempotent;
         ensure!(same && kind.method == request.method, "link of c{p} brought op {op}");
         let room = if kind.one_way { 0 } else { REPLY_HEAD as u32 };
-        self.model.admitted(session, key.xid().get(), kind.idempotent, room)?;
+        if !self.is_lost(h, session) {
+            self.model.admitted(session, key.xid().get(), kind.idempotent, room)?;
+        }
         let digest = self.hosts[h].server.record_of(key).map_or(0, |(_, digest)| digest);
         let mut call = Handling {
             step: Step::Admitted,
@@ -95,6 +108,7 @@ impl World {
             run: 0,
             kind,
             digest,
+            host: h,
         };
         let steps = match self.scene.pace {
             Pace::AtOnce => 4,
@@ -156,7 +170,9 @@ impl World {
                     if self.hosts[h].disk_full {
                         return self.refuse_unwritten(h, call);
                     }
-                    self.write_record(h, call, Recorded::Started);
+                    if !self.write_record(h, call, Recorded::Started) {
+                        return self.lose(h, call);
+                    }
                 }
                 call.step = Step::Recorded;
             }
@@ -179,7 +195,9 @@ impl World {
                     // S31: it is never answered, and pins its slot until the server is replaced.
                     return Ok(true);
                 }
-                self.complete(h, call)?;
+                if !self.complete(h, call)? {
+                    return self.lose(h, call);
+                }
                 call.step = Step::Completed;
             }
             Step::Completed => {
@@ -203,11 +221,18 @@ impl World {
         self.tell(|_| format!("    s{h} executes op {op}"));
         let same = !call.kind.typed || self.host_means_the_same(h);
         ensure!(same, "S33: s{h} executes op {op}, and means something else by its method");
-        call.run = self.model.executed(op, call.session, call.key.xid().get())?;
+        call.run = match self.is_stale(call) {
+            true => self.model.executed_elsewhere(op)?,
+            false => self.model.executed(op, call.session, call.key.xid().get())?,
+        };
         Ok(())
     }
 
-    fn complete(&mut self, h: usize, call: &mut Handling) -> Check {
+    /// False if another server has the session, and so nothing is written.
+    fn complete(&mut self, h: usize, call: &mut Handling) -> Result<bool, Violation> {
+        if self.is_recorded(call) && self.is_fenced(call) {
+            return Ok(false);
+        }
         if call.kind.transaction && call.kind.end != End::RollBack {
             self.execute(h, call)?;
         }
@@ -224,9 +249,9 @@ impl World {
                 How::TooLarge => Recorded::NoReply(NoReply::ReplyTooLarge),
                 How::Running | How::Replied(_) => Recorded::Done(call.op, call.run, len),
             };
-            self.write_record(h, call, state);
+            return Ok(self.write_record(h, call, state));
         }
-        Ok(())
+        Ok(true)
     }
 
     fn answer(&mut self, h: usize, call: &mut Handling) -> Check {
@@ -272,16 +297,21 @@ impl World {
         self.pump_host(h)
     }
 
-    fn write_record(&mut self, h: usize, call: &Handling, state: Recorded) {
+    /// False if another server has the session, and so nothing is written.
+    fn write_record(&mut self, h: usize, call: &Handling, state: Recorded) -> bool {
+        if self.is_fenced(call) {
+            return false;
+        }
+        let commit = self.last_commit(h) + 1;
         let host = &mut self.hosts[h];
-        let Some(session) = host.server.session_record(call.key.session()) else { return };
-        host.commit += 1;
-        let commit = host.commit;
+        let Some(session) = host.server.session_record(call.key.session()) else { return true };
+        host.commit = commit;
         host.server.set_commit(commit);
         let xid = call.key.xid().get();
         self.tell(|_| format!("    the ledger of s{h} has xid {xid}: {state:?}"));
         let record = Record { xid, digest: call.digest, state };
         self.model.sessions[call.session as usize].write(session, record);
+        true
     }
 
     /// The process dies, and another one starts: with what its ledger has, or with nothing.
@@ -294,11 +324,13 @@ impl World {
             }
         }
         self.model.died(h);
-        let (life, commit) = (self.hosts[h].life + 1, self.hosts[h].commit);
+        let (life, commit) = (self.hosts[h].life + 1, self.last_commit(h));
         let host = &mut self.hosts[h];
         host.server = World::machine(self.scene, h, life, commit);
         host.calls.clear();
         host.opened.clear();
+        host.wanted.clear();
+        host.owned.clear();
         host.life = life;
         (host.draining, host.drained, host.disk_full) = (false, false, false);
         let now = self.host_now(h);
@@ -311,33 +343,42 @@ impl World {
     }
 
     fn restore(&mut self, h: usize) -> Check {
-        let now = self.host_now(h);
         for number in 0..self.model.sessions.len() as u32 {
             let session = &self.model.sessions[number as usize];
-            let Some(page) = session.page.clone().filter(|_| usize::from(session.host) == h) else {
-                continue;
-            };
-            let Some(key) = self.hosts[h].server.restore_session(now, page.session) else {
-                return Err(Violation(format!("session {number} was not restored").into()));
-            };
-            self.model.restored(number, page.session.acked, self.hosts[h].clock);
-            for record in page.records.iter().flatten() {
-                let mut reply = [0; REPLY_HEAD];
-                let mut len = 0;
-                let state = match record.state {
-                    Recorded::Started => RecordState::Started,
-                    Recorded::NoReply(why) => RecordState::NoReply(why),
-                    Recorded::Done(op, run, bytes) => {
-                        len = usize::from(bytes);
-                        body::write_reply(op, run, 0, &mut reply);
-                        RecordState::Done(&reply[..len])
-                    }
-                };
-                let Some(xid) = Xid::new(record.xid) else { continue };
-                let call = CallRecord { xid, digest: record.digest, state };
-                if self.hosts[h].server.restore_call(key, call) {
-                    self.model.restored_call(number, record.xid, len as u32);
+            if session.page.is_some() && usize::from(session.host) == h {
+                self.restore_one(h, number)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A server takes back what its ledger has of a session.
+    pub(super) fn restore_one(&mut self, h: usize, number: u32) -> Check {
+        let now = self.host_now(h);
+        let Some(page) = self.model.sessions[number as usize].page.clone() else { return Ok(()) };
+        let Some(key) = self.hosts[h].server.restore_session(now, page.session) else {
+            return Err(Violation(format!("session {number} was not restored").into()));
+        };
+        if self.scene.shared {
+            self.hosts[h].owned.insert(number);
+        }
+        self.model.restored(number, page.session.acked, self.hosts[h].clock);
+        for record in page.records.iter().flatten() {
+            let mut reply = [0; REPLY_HEAD];
+            let mut len = 0;
+            let state = match record.state {
+                Recorded::Started => RecordState::Started,
+                Recorded::NoReply(why) => RecordState::NoReply(why),
+                Recorded::Done(op, run, bytes) => {
+                    len = usize::from(bytes);
+                    body::write_reply(op, run, 0, &mut reply);
+                    RecordState::Done(&reply[..len])
                 }
+            };
+            let Some(xid) = Xid::new(record.xid) else { continue };
+            let call = CallRecord { xid, digest: record.digest, state };
+            if self.hosts[h].server.restore_call(key, call) {
+                self.model.restored_call(number, record.xid, len as u32);
             }
         }
         Ok(())
@@ -368,7 +409,12 @@ impl World {
                 }
                 Ok(Some(frame))
             }
-            Broken::No | Broken::Unread | Broken::GateOpen => Ok(Some(frame)),
+            Broken::No
+            | Broken::Unread
+            | Broken::GateOpen
+            | Broken::Trusting
+            | Broken::Unfenced
+            | Broken::Deleting => Ok(Some(frame)),
         }
     }
 

@@ -23,6 +23,7 @@
 
 mod action;
 mod apply;
+mod broken;
 mod digest;
 mod host;
 mod journal;
@@ -30,11 +31,13 @@ mod peer;
 pub mod scene;
 mod scenes;
 mod settle;
+mod sharing;
 mod world;
 
 pub use action::Action;
+pub use broken::BROKEN;
 pub use scene::{Broken, Scene};
-pub use scenes::{BROKEN, SCENES};
+pub use scenes::SCENES;
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;

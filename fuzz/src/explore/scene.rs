@@ -101,6 +101,12 @@ pub enum Broken {
     Unread,
     /// The client compares no signatures.
     GateOpen,
+    /// S34: a server takes the session that it has for the latest, also when its client was at another one.
+    Trusting,
+    /// S34: a server that has lost a session still writes its records.
+    Unfenced,
+    /// S34: a server that has lost a session has its records deleted when it gives it up.
+    Deleting,
     /// An earlier form of S3: to resume a session that a server does not have opens it there, under the same server id.
     ResumeOpens,
 }
@@ -140,6 +146,8 @@ pub struct Budget {
     pub deaths: u8,
     /// A durable client's journal is copied; once the copy is put back when its process dies.
     pub old_copies: u8,
+    /// A server cannot reach the records that it shares.
+    pub unreachable: u8,
     /// A server's clock passes half a lease: all that a session gets whose `Welcome` its client may not have.
     pub half_leases: u8,
 }
@@ -162,6 +170,7 @@ pub(super) const NONE: Budget = Budget {
     deaths: 0,
     old_copies: 0,
     half_leases: 0,
+    unreachable: 0,
 };
 
 /// A small world.
@@ -176,6 +185,8 @@ pub struct Scene {
     pub(super) slots: u32,
     pub(super) hosts: usize,
     pub(super) ledger: bool,
+    /// All servers have the same records (S34).
+    pub(super) shared: bool,
     pub(super) lossy: bool,
     /// Clients keep journals.
     pub(super) durable: bool,
@@ -208,6 +219,7 @@ pub(super) const SCENE: Scene = Scene {
     slots: 2,
     hosts: 1,
     ledger: false,
+    shared: false,
     lossy: false,
     durable: false,
     pace: Pace::Runs,

@@ -358,6 +358,79 @@ pub static SCENES: &[Scene] = &[
         ..SCENE
     },
     Scene {
+        name: "shared",
+        about: "two servers with the same records: a client moves with a call in flight, what it left is read late",
+        hosts: 2,
+        ledger: true,
+        shared: true,
+        pace: Pace::Slow,
+        budget: Budget { cuts: 1, late: 1, cancels: 1, ..NONE },
+        quick: true,
+        ..SCENE
+    },
+    Scene {
+        name: "shared transaction",
+        about: "the same with a transaction, and claims that find the records out of reach",
+        calls: &[&[ATOMIC]],
+        hosts: 2,
+        ledger: true,
+        shared: true,
+        pace: Pace::Slow,
+        budget: Budget { cuts: 1, late: 1, cancels: 1, unreachable: 1, ..NONE },
+        quick: true,
+        ..SCENE
+    },
+    Scene {
+        name: "shared back",
+        about: "two servers with the same records: a client moves there and back, what it left is read late",
+        calls: &[&[CALL]],
+        hosts: 2,
+        ledger: true,
+        shared: true,
+        pace: Pace::Slow,
+        budget: Budget { cuts: 2, late: 1, cancels: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "shared slots",
+        about: "the same with two calls on one slot, the second a transaction",
+        calls: &[&[CALL, ATOMIC]],
+        slots: 1,
+        hosts: 2,
+        ledger: true,
+        shared: true,
+        budget: Budget { cuts: 2, late: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "shared copies",
+        about: "claims that race: a copy of what resumed a session comes to either server, once more",
+        hosts: 2,
+        ledger: true,
+        shared: true,
+        pace: Pace::AtOnce,
+        budget: Budget { cuts: 1, copies: 1, late: 1, unreachable: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "shared restarts",
+        about: "two servers with the same records, one of which dies; a drain",
+        hosts: 2,
+        ledger: true,
+        shared: true,
+        budget: Budget { cuts: 1, late: 1, restarts: 1, drains: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
+        name: "shared lease",
+        about: "two servers with the same records, and a lease that is over at either",
+        hosts: 2,
+        ledger: true,
+        shared: true,
+        budget: Budget { cuts: 2, leases: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
         name: "room",
         about: "two clients at a server with room for one reply; a cut",
         calls: &[&[CALL, CALL], &[CALL]],
@@ -386,61 +459,6 @@ pub static SCENES: &[Scene] = &[
         calls: &[&[CALL, CALL, CALL], &[CALL, CALL, CALL]],
         pace: Pace::AtOnce,
         budget: Budget { cuts: 1, ..NONE },
-        ..SCENE
-    },
-];
-
-/// Worlds whose machines are broken on purpose: the explorer must find each.
-pub static BROKEN: &[Scene] = &[
-    Scene {
-        name: "no-dedup",
-        about: "a server that knows no duplicates",
-        broken: Broken::NoDedup,
-        budget: Budget { cuts: 1, ..NONE },
-        ..SCENE
-    },
-    Scene {
-        name: "forgetful",
-        about: "a server that forgets kept replies",
-        broken: Broken::Forgetful,
-        pace: Pace::AtOnce,
-        budget: Budget { cuts: 1, ..NONE },
-        ..SCENE
-    },
-    Scene {
-        name: "reuse",
-        about: "a client that uses an xid twice",
-        calls: &[&[CALL, CALL]],
-        broken: Broken::Reuse,
-        slots: 1,
-        ..SCENE
-    },
-    Scene {
-        name: "unread",
-        about: "a client that reads what its older connection still had (an earlier form of S4, C62)",
-        calls: &[&[CALL, REFUSED_FIRST]],
-        ledger: true,
-        pace: Pace::AtOnce,
-        broken: Broken::Unread,
-        budget: Budget { restarts: 1, ..NONE },
-        ..SCENE
-    },
-    Scene {
-        name: "gate-open",
-        about: "a client that compares no signatures (before S33)",
-        calls: &[&[TYPED]],
-        ledger: true,
-        broken: Broken::GateOpen,
-        budget: Budget { restarts: 1, ..NONE },
-        ..SCENE
-    },
-    Scene {
-        name: "resume-opens",
-        about: "a server that opens a session which it does not have, by the number that its client names (an earlier \
-                form of S3)",
-        broken: Broken::ResumeOpens,
-        pace: Pace::AtOnce,
-        budget: Budget { restarts: 1, ..NONE },
         ..SCENE
     },
 ];

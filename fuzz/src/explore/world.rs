@@ -1,5 +1,6 @@
 //! One state of a small world, with everything that decides what may happen next.
 
+use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use oncewire_core::wire;
 use oncewire_core::{
     Admission, CallId, CallKey, Client, ClientConfig, ConnId, InlineClient, InlineServer, Instance,
-    Instant, Principal, Running, Server, ServerConfig, ServerEvent, ServiceName,
+    Instant, Principal, Running, Server, ServerConfig, ServerEvent, ServiceName, SessionOver,
 };
 
 use super::digest::Shared;
@@ -74,6 +75,8 @@ pub(super) struct Handling {
     pub(super) kind: Kind,
     /// What `record_of` said when it was admitted, for a ledger that writes late.
     pub(super) digest: u64,
+    /// At which server it is.
+    pub(super) host: usize,
 }
 
 impl Clone for Handling {
@@ -108,6 +111,10 @@ pub(super) struct Host {
     pub(super) disk_full: bool,
     /// Connections whose new sessions are being recorded.
     pub(super) opened: Vec<ConnId>,
+    /// Connections that wait for the sessions which they resume (S34).
+    pub(super) wanted: Vec<ConnId>,
+    /// Sessions that it has, and that no other server has claimed since.
+    pub(super) owned: BTreeSet<u32>,
 }
 
 /// How far the server's end of a connection has come.
@@ -138,6 +145,8 @@ pub(super) struct Link {
     pub(super) broken: bool,
     /// All that went up, where copies of it may arrive.
     pub(super) sent: Vec<Wire>,
+    /// Its `Hello`, while the session that it resumes is waited for.
+    pub(super) hello: Option<Wire>,
     /// What an unread older connection still had for the client, where the client is broken so.
     pub(super) stale: Vec<Wire>,
 }
@@ -198,6 +207,8 @@ impl World {
                 drained: false,
                 disk_full: false,
                 opened: Vec::new(),
+                wanted: Vec::new(),
+                owned: BTreeSet::new(),
             })
         };
         World {
@@ -228,7 +239,8 @@ impl World {
         let same = scene.ledger || scene.broken == Broken::ResumeOpens;
         let life = if same { 0 } else { life };
         let service = ServiceName::new("small").expect("short");
-        let mut config = ServerConfig::new(server_id(h, life), service);
+        let place = if scene.shared { 0 } else { h };
+        let mut config = ServerConfig::new(server_id(place, life), service);
         config.slots = scene.slots;
         config.request_len_max = REQUEST_HEAD as u32;
         config.reply_len_max = REPLY_HEAD as u32;
@@ -240,6 +252,7 @@ impl World {
         config.kept_max = scene.kept_max;
         config.lossy = scene.lossy;
         config.records_sessions = scene.ledger;
+        config.shares_records = scene.shared;
         config.commit = commit;
         if scene.is_typed() {
             config.instance = instance;
@@ -314,6 +327,7 @@ impl World {
                 client_open: false,
                 broken: false,
                 sent: Vec::new(),
+                hello: None,
                 stale: Vec::new(),
             },
         );
@@ -330,13 +344,20 @@ impl World {
                         self.unbind(at);
                     }
                 }
-                ServerEvent::SessionEnded(id, _) => {
+                ServerEvent::SessionEnded(id, why) => {
                     let number = session_number(id);
                     self.tell(|_| format!("    s{h} ends session {number}"));
+                    if why == SessionOver::Taken || self.is_lost(h, number) {
+                        self.ended_elsewhere(h, number);
+                        continue;
+                    }
+                    self.hosts[h].owned.remove(&number);
+                    self.excused |= self.scene.shared && why == SessionOver::Lease;
                     let leases = (LEASE.as_nanos() as u64, LEASE.as_nanos() as u64 / 2);
                     self.model.session_ended(number, self.hosts[h].clock, leases)?;
                 }
                 ServerEvent::SessionOpened(conn) => self.hosts[h].opened.push(conn),
+                ServerEvent::SessionWanted(conn) => self.hosts[h].wanted.push(conn),
                 ServerEvent::Drained => self.hosts[h].drained = true,
                 _ => {}
             }
@@ -344,7 +365,7 @@ impl World {
         Ok(())
     }
 
-    fn link_at(&self, h: usize, conn: ConnId) -> Option<usize> {
+    pub(super) fn link_at(&self, h: usize, conn: ConnId) -> Option<usize> {
         let open = Accepted::Open(conn);
         self.links.iter().position(|link| link.host == h && link.accepted == open)
     }
@@ -424,7 +445,9 @@ impl World {
             }
         }
         for (h, host) in self.hosts.iter().enumerate() {
-            self.model.check_held(h, &host.server.counters(), self.scene.kept_max, true)?;
+            // What a server has of sessions that it has lost, the model does not know.
+            let (held, exact) = (host.server.counters(), !self.scene.shared);
+            self.model.check_held(h, &held, self.scene.kept_max, exact)?;
         }
         Ok(())
     }
@@ -437,6 +460,9 @@ impl World {
     }
 
     pub(super) fn finished(&mut self, call: &Handling, kept: u32) -> Check {
+        if self.is_stale(call) {
+            return Ok(());
+        }
         self.model.finished(call.session, call.key.xid().get(), call.kind.idempotent, kept)
     }
 

@@ -256,6 +256,34 @@ impl Model {
         Ok(op_now.run)
     }
 
+    /// The same at a server that has lost the session (S34), and goes on with what it has started.
+    pub fn executed_elsewhere(&mut self, op: u32) -> Result<u32, Violation> {
+        let op_now = &mut self.ops[op as usize];
+        self.runs += 1;
+        ensure!(op_now.stage != Stage::Never, "op {op} ran; its client knows that it never does");
+        ensure!(op_now.runs == 0 || op_now.idempotent, "op {op} ran twice");
+        op_now.runs = op_now.runs.saturating_add(1);
+        op_now.run = u32::from(op_now.runs);
+        op_now.how = How::Running;
+        Ok(op_now.run)
+    }
+
+    /// Another server has claimed a session (S34): what the one before has of it does not count any more.
+    pub fn moved(&mut self, number: u32, to: usize) {
+        let session = &mut self.sessions[number as usize];
+        let holds = &mut self.holds[usize::from(session.host)];
+        for slot in &mut session.slots {
+            if slot.held == Held::Running {
+                holds.hard -= u64::from(slot.bytes);
+                holds.running -= 1;
+            }
+            Model::drop_slot(holds, slot);
+            *slot = Slot { executed: slot.executed, ..Slot::default() };
+        }
+        holds.sessions -= usize::from(session.alive);
+        (session.alive, session.link, session.host) = (false, None, to as u8);
+    }
+
     /// A server has a session, bound to this connection.
     pub fn bound(&mut self, number: u32, host: usize, link: usize, slots: u32) {
         let session = &mut self.sessions[number as usize];
