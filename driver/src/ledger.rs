@@ -30,6 +30,7 @@
 #[doc = include_str!("../LEDGERS.md")]
 pub mod writing {}
 mod changes;
+pub(crate) mod claim;
 pub(crate) mod entry;
 mod lookup;
 mod records;
@@ -40,6 +41,7 @@ use oncewire_core::{ServerId, SessionId};
 pub use crate::server::batch::{Batch, Entry, Transactional};
 pub use crate::server::restore::Restore;
 pub use changes::{ChangeSource, Changed, Changes};
+pub use claim::Claim;
 pub use entry::{CallEntry, CallName, LedgerError, SessionEntry};
 pub use lookup::CallFound;
 pub use records::{RecordChange, Records};
@@ -47,7 +49,8 @@ pub use thread::{LedgerThread, Store};
 
 /// A durable store of completion records.
 ///
-/// One ledger belongs to one server at a time: an implementation must refuse to be opened twice.
+/// One ledger belongs to one server at a time, and an implementation must refuse to be opened twice; unless it is
+/// [shared](Ledger::shared).
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a ledger",
     note = "transactional methods need one: write `.ledger(…)` before them, or before the `.service(…)` that has them"
@@ -78,6 +81,28 @@ pub trait Ledger: Send + Sync + 'static {
     /// # Errors
     /// What cannot be read, and what to do about it. The server is not built then.
     fn recover(&self, restore: &mut Restore<'_>) -> Result<(), LedgerError>;
+
+    /// Whether several servers may have it open at the same time, so that a client finds its session at each of them (S34). Then
+    ///
+    /// - each session is one server's, and a batch writes no entry of one that is another's: [`Batch::taken`]. Whose it is must
+    ///   be decided in the batch's own transaction;
+    /// - [`claim`](Ledger::claim) makes a session this server's;
+    /// - all servers have one [`Identity::server`], and the numbers of commits grow through all of them: a claim knows of each
+    ///   number that any server has reported;
+    /// - [`recover`](Ledger::recover) gives back sessions of servers that have ended, and makes them this one's; or none,
+    ///   and then their leases run only once they are claimed.
+    fn shared(&self) -> bool {
+        false
+    }
+
+    /// Finds out whose a session is, whose client has come here; and unless it is this server's already, makes it that, durably,
+    /// and reads what is recorded of it. Called only if it is [`shared`](Ledger::shared). Does not block; claims of other
+    /// sessions, and batches with nothing of this one, may come before it is answered.
+    ///
+    /// From then on, no other server's batch may write anything of the session, late as it may come.
+    fn claim(&self, claim: Claim) {
+        claim.unavailable(LedgerError::new("this ledger is not shared"));
+    }
 
     /// Makes a batch durable, in order and as a whole, and then calls [`Batch::finish`]. Does not block; the next batch
     /// comes after the finish of this one.

@@ -26,9 +26,12 @@
 //! | `server/ledger_queue.rs` | what is on its way to the ledger |
 //! | `server/batch.rs` | a batch of it, as the ledger sees it |
 //! | `server/ledger_task.rs` | the task that does what waited for the ledger |
+//! | `server/any_ledger.rs` | a ledger whose kind is forgotten |
 //! | `server/restore.rs` | takes back what a ledger has kept |
+//! | `server/sharing.rs` | sessions that move between servers with the same ledger |
 //! | `server/timer_task.rs` | the task that keeps time |
 
+mod any_ledger;
 mod around;
 mod authorization;
 pub(crate) mod batch;
@@ -48,6 +51,7 @@ mod pace;
 mod principals;
 mod recording;
 pub(crate) mod restore;
+mod sharing;
 mod state;
 mod stateful;
 mod status;

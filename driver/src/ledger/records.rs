@@ -185,6 +185,24 @@ impl Records {
         }
     }
 
+    /// What is kept of one session: for [`Claim::found`](super::Claim::found). `None` if it is not here.
+    ///
+    /// # Errors
+    /// A record that cannot be decoded.
+    pub fn session(
+        &self,
+        session: SessionId,
+    ) -> Result<Option<(SessionEntry, Vec<CallEntry<'_>>)>, LedgerError> {
+        let Some(kept) = self.sessions.get(&session.to_bytes()) else { return Ok(None) };
+        let broken = || LedgerError::new("a record of the copy cannot be decoded");
+        let entry = SessionEntry::decode(session, &kept.entry).ok_or_else(broken)?;
+        let calls = kept
+            .calls
+            .iter()
+            .map(|(slot, record)| CallEntry::decode(session, *slot, record).ok_or_else(broken));
+        Ok(Some((entry, calls.collect::<Result<_, _>>()?)))
+    }
+
     /// Gives all of it back to a server that starts: for [`Ledger::recover`](super::Ledger::recover).
     ///
     /// # Errors

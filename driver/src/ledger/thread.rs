@@ -4,7 +4,7 @@ use std::fmt;
 
 use oncewire_core::SessionId;
 
-use super::{Batch, Identity, Ledger, LedgerError, Restore};
+use super::{Batch, Claim, Identity, Ledger, LedgerError, Restore};
 use crate::commit_thread::CommitThread;
 
 /// A store whose commits block, as those of files do: [`LedgerThread`] makes a [`Ledger`] of it.
@@ -18,6 +18,16 @@ pub trait Store: Send + 'static {
     /// See [`Ledger::session_hash`].
     fn session_hash(&self) -> Option<fn(SessionId) -> SessionId> {
         None
+    }
+
+    /// See [`Ledger::shared`].
+    fn shared(&self) -> bool {
+        false
+    }
+
+    /// See [`Ledger::claim`]; batches wait for it.
+    fn claim(&mut self, claim: Claim) {
+        claim.unavailable(LedgerError::new("this ledger is not shared"));
     }
 
     /// See [`Ledger::recover`].
@@ -37,7 +47,14 @@ pub trait Store: Send + 'static {
 pub struct LedgerThread<S: Store> {
     identity: Identity,
     session_hash: Option<fn(SessionId) -> SessionId>,
-    thread: CommitThread<S, Batch<S::Transaction>>,
+    shared: bool,
+    thread: CommitThread<S, Job<S::Transaction>>,
+}
+
+/// What the thread does.
+enum Job<X> {
+    Batch(Batch<X>),
+    Claim(Claim),
 }
 
 impl<S: Store> fmt::Debug for LedgerThread<S> {
@@ -49,14 +66,30 @@ impl<S: Store> fmt::Debug for LedgerThread<S> {
 impl<S: Store> LedgerThread<S> {
     /// Of this store.
     pub fn new(store: S) -> LedgerThread<S> {
-        let (identity, session_hash) = (store.identity(), store.session_hash());
-        LedgerThread { identity, session_hash, thread: CommitThread::new("ledger", store) }
+        let (identity, session_hash, shared) =
+            (store.identity(), store.session_hash(), store.shared());
+        LedgerThread { identity, session_hash, shared, thread: CommitThread::new("ledger", store) }
     }
 }
 
-fn commit<S: Store>(store: &mut S, mut batch: Batch<S::Transaction>) {
-    let result = store.commit(&mut batch);
-    batch.finish(result);
+impl<S: Store> LedgerThread<S> {
+    fn give(&self, job: Job<S::Transaction>) {
+        match self.thread.commit(job, work) {
+            Ok(()) => {}
+            Err((Job::Batch(batch), why)) => batch.finish(Err(LedgerError::new(why))),
+            Err((Job::Claim(claim), why)) => claim.unavailable(LedgerError::new(why)),
+        }
+    }
+}
+
+fn work<S: Store>(store: &mut S, job: Job<S::Transaction>) {
+    match job {
+        Job::Batch(mut batch) => {
+            let result = store.commit(&mut batch);
+            batch.finish(result);
+        }
+        Job::Claim(claim) => store.claim(claim),
+    }
 }
 
 impl<S: Store> Ledger for LedgerThread<S> {
@@ -76,8 +109,14 @@ impl<S: Store> Ledger for LedgerThread<S> {
     }
 
     fn commit(&self, batch: Batch<S::Transaction>) {
-        if let Err((batch, why)) = self.thread.commit(batch, commit) {
-            batch.finish(Err(LedgerError::new(why)));
-        }
+        self.give(Job::Batch(batch));
+    }
+
+    fn shared(&self) -> bool {
+        self.shared
+    }
+
+    fn claim(&self, claim: Claim) {
+        self.give(Job::Claim(claim));
     }
 }

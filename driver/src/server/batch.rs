@@ -1,6 +1,7 @@
 //! A batch as a ledger sees it.
 
 use std::any::Any;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use oncewire_core::{CallRecord, NoReply, RecordState, Running, SessionId, Xid};
 use super::handler::Ran;
 use super::ledger_queue::{Item, Transact};
 use crate::ledger::RecordChange;
+use crate::ledger::claim::Claim;
 use crate::ledger::entry::{CallEntry, CallName, LedgerError, SessionEntry};
 
 /// Entries that a ledger must make durable together, in this order.
@@ -17,6 +19,8 @@ use crate::ledger::entry::{CallEntry, CallName, LedgerError, SessionEntry};
 /// A batch that is dropped instead of finished has failed.
 pub struct Batch<X> {
     items: Vec<Item>,
+    /// Sessions that another server has.
+    taken: HashSet<[u8; 16]>,
     owner: Arc<dyn BatchOwner>,
     types: PhantomData<fn(&mut X)>,
 }
@@ -24,19 +28,26 @@ pub struct Batch<X> {
 /// The server that a batch belongs to.
 pub(super) trait BatchOwner: Send + Sync {
     /// The batch is durable, and this is the number of its commit; or it may not be, and why.
-    fn conclude(self: Arc<Self>, items: Vec<Item>, result: Result<u64, LedgerError>);
+    fn conclude(
+        self: Arc<Self>,
+        items: Vec<Item>,
+        result: Result<u64, LedgerError>,
+        taken: &HashSet<[u8; 16]>,
+    );
 }
 
 /// A ledger, whatever its transactions are.
 pub(super) trait Submit: Send + Sync {
     /// Gives the ledger a batch, which may be finished before this returns.
     fn submit(&self, owner: Arc<dyn BatchOwner>, items: Vec<Item>);
+    /// Gives it a session to claim, which may be answered before this returns.
+    fn claim(&self, claim: Claim);
 }
 
 impl<X> Batch<X> {
     pub(super) fn new(items: Vec<Item>, owner: Arc<dyn BatchOwner>) -> Batch<X> {
         debug_assert!(!items.is_empty(), "there is something to write");
-        Batch { items, owner, types: PhantomData }
+        Batch { items, taken: HashSet::new(), owner, types: PhantomData }
     }
 }
 
@@ -58,10 +69,32 @@ impl<X: 'static> Batch<X> {
         self.items.iter().filter(|item| matches!(item, Item::Transaction(_))).count()
     }
 
-    /// The entries. A transactional call can be run again in another pass, after all that it did was rolled back: what
-    /// the last run said counts.
+    /// The entries, without those of sessions that were [taken](Batch::taken). A transactional call can be run again in another
+    /// pass, after all that it did was rolled back: what the last run said counts.
     pub fn entries(&mut self) -> impl Iterator<Item = Entry<'_, X>> {
-        self.items.iter_mut().map(entry)
+        let taken = &self.taken;
+        let stays =
+            |item: &&mut Item| taken.is_empty() || !taken.contains(&item.session().to_bytes());
+        self.items.iter_mut().filter(stays).map(entry)
+    }
+
+    /// The sessions of its entries, each once and in order, without those that are opened in it: whose they are decides what may be
+    /// written, where several servers have the ledger ([`Ledger::shared`](crate::ledger::Ledger::shared)).
+    pub fn sessions(&self) -> Vec<SessionId> {
+        let opened = |item: &Item| matches!(item, Item::Opened { .. });
+        let ids = |is_opened: bool| {
+            let items = self.items.iter().filter(move |item| opened(item) == is_opened);
+            items.map(|item| item.session().to_bytes())
+        };
+        let mut sessions: BTreeSet<[u8; 16]> = ids(false).collect();
+        sessions.retain(|id| !ids(true).any(|opened| opened == *id));
+        sessions.into_iter().map(SessionId::from_bytes).collect()
+    }
+
+    /// Another server has this session, or none has: none of its entries may be in this commit. Say so before [`entries`](Batch::entries),
+    /// which leaves them out. Its calls here end unheard, and its client is told that it is superseded.
+    pub fn taken(&mut self, session: SessionId) {
+        self.taken.insert(session.to_bytes());
     }
 
     /// What the batch makes of the records, in order: to be applied to [`Records`](crate::ledger::Records), here and in
@@ -88,15 +121,20 @@ impl<X> Batch<X> {
     /// and would keep its slot and its client for ever (C190).
     pub fn finish(mut self, result: Result<u64, LedgerError>) {
         let items = std::mem::take(&mut self.items);
-        let was_left_out =
-            |item: &Item| matches!(item, Item::Transaction(call) if call.ran.is_none());
+        let taken = std::mem::take(&mut self.taken);
+        let was_left_out = |item: &Item| match item {
+            Item::Transaction(call) => {
+                call.ran.is_none() && !taken.contains(&item.session().to_bytes())
+            }
+            _ => false,
+        };
         let result = match result {
             Ok(_) if items.iter().any(was_left_out) => Err(LedgerError::new(
                 "the ledger has finished a batch without running its transactional calls",
             )),
             result => result,
         };
-        self.owner.clone().conclude(items, result);
+        self.owner.clone().conclude(items, result, &taken);
     }
 }
 
@@ -105,7 +143,7 @@ impl<X> Drop for Batch<X> {
         let items = std::mem::take(&mut self.items);
         if !items.is_empty() {
             let dropped = LedgerError::new("the ledger has let go of a batch without writing it");
-            self.owner.clone().conclude(items, Err(dropped));
+            self.owner.clone().conclude(items, Err(dropped), &HashSet::new());
         }
     }
 }

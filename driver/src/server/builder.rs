@@ -8,19 +8,18 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use oncewire_core::{
-    Instance, MethodId, Schemas, Server as Machine, ServerConfig, ServerId, ServiceName, SessionId,
+    Instance, MethodId, Schemas, Server as Machine, ServerConfig, ServerId, ServiceName,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Server;
+use super::any_ledger::AnyLedger;
 use super::around::Hooks;
 use super::authorization::{Authorization, Authorize};
-use super::batch::{Batch, BatchOwner, Submit};
 use super::build_error::BuildError;
 use super::context::Context;
 use super::handler::{MethodEntry, Raw, Typed};
-use super::ledger_queue::Item;
 use super::ledger_task::LedgerTask;
 use super::limits::{Bounds, Limits};
 use super::observed::Observed;
@@ -31,7 +30,7 @@ use super::tags::Tags;
 use super::timer_task::TimerTask;
 use super::transactional::TypedTransactional;
 use crate::faults::Planted;
-use crate::ledger::{Ledger, LedgerError, NoLedger, Rollback};
+use crate::ledger::{Ledger, NoLedger, Rollback};
 use crate::method::{Method, RawMethod};
 use crate::observe::{MethodName, Observer, ObserverList, Observers, Source};
 use crate::runtime::{Runtime, SmolRuntime};
@@ -42,43 +41,6 @@ use crate::transport::Subject;
 
 /// The server id of a description that gives none: a random one takes its place.
 const UNNAMED: ServerId = ServerId::from_bytes([0; 16]);
-
-impl<L: Ledger> Submit for L {
-    fn submit(&self, owner: Arc<dyn BatchOwner>, items: Vec<Item>) {
-        self.commit(Batch::new(items, owner));
-    }
-}
-
-/// A ledger of any kind.
-trait AnyLedger: Submit {
-    fn identity(&self) -> crate::ledger::Identity;
-    fn session_hash(&self) -> Option<fn(SessionId) -> SessionId>;
-    fn reply_len_max(&self) -> Option<u32>;
-    fn recover(&self, restore: &mut Restore<'_>) -> Result<(), LedgerError>;
-    fn into_submit(self: Box<Self>) -> Box<dyn Submit>;
-}
-
-impl<L: Ledger> AnyLedger for L {
-    fn identity(&self) -> crate::ledger::Identity {
-        Ledger::identity(self)
-    }
-
-    fn session_hash(&self) -> Option<fn(SessionId) -> SessionId> {
-        Ledger::session_hash(self)
-    }
-
-    fn reply_len_max(&self) -> Option<u32> {
-        Ledger::reply_len_max(self)
-    }
-
-    fn recover(&self, restore: &mut Restore<'_>) -> Result<(), LedgerError> {
-        Ledger::recover(self, restore)
-    }
-
-    fn into_submit(self: Box<Self>) -> Box<dyn Submit> {
-        self
-    }
-}
 
 /// Describes a server: its methods, its limits, its ledger, its runtime.
 pub struct ServerBuilder<L = NoLedger> {
@@ -376,6 +338,7 @@ impl<L> ServerBuilder<L> {
             let identity = ledger.identity();
             config.session_hash = ledger.session_hash();
             let reply_len_max = ledger.reply_len_max();
+            let shares = ledger.shared();
             let (configured, ledger) = (config.server, identity.server);
             if configured != UNNAMED && configured != ledger {
                 return Err(BuildError::OtherServerId { configured, ledger });
@@ -385,6 +348,7 @@ impl<L> ServerBuilder<L> {
             if let Some(max) = reply_len_max {
                 check_recorded(&self.methods, max)?;
             }
+            config.shares_records = shares;
         }
         if config.server == UNNAMED {
             let mut id = [0; 16];
@@ -431,7 +395,8 @@ impl<L> ServerBuilder<L> {
                     tags: Tags::default(),
                 };
                 ledger.recover(&mut restore).map_err(BuildError::Ledger)?;
-                let records = Box::new(restore.into_queue());
+                let mut records = Box::new(restore.into_queue());
+                records.sharing = ledger.shared().then(Box::default);
                 Some((ledger.into_submit(), records))
             }
         };

@@ -17,6 +17,7 @@ use super::context::Context;
 use super::handler::{Ran, ReplyFuture, Work};
 use super::limits::Permit;
 use super::observed::{self, Observed};
+use super::sharing::Sharing;
 use super::tags::Tags;
 use crate::caught::Guarded;
 use crate::ledger::entry::{CallName, LedgerError, SessionEntry};
@@ -31,6 +32,19 @@ pub(super) enum Item {
     Finished(Finished),
     Settled { session: SessionId, seen: u64, held: Vec<Xid> },
     Transaction(Box<Transact>),
+}
+
+impl Item {
+    pub(super) fn session(&self) -> SessionId {
+        match self {
+            Item::Opened { session, .. } => session.id,
+            Item::Ended(session) | Item::Settled { session, .. } => *session,
+            Item::Started(call) => call.name.session,
+            Item::Withdrawn(name) => name.session,
+            Item::Finished(call) => call.name.session,
+            Item::Transaction(call) => call.name.session,
+        }
+    }
 }
 
 /// A call that is started when its record is stable.
@@ -123,6 +137,8 @@ pub(super) struct LedgerQueue {
     pub(super) watched: BTreeMap<[u8; 16], Watch>,
     pub(super) next_sweep: Instant,
     pub(super) tags: Tags,
+    /// If other servers have the same ledger.
+    pub(super) sharing: Option<Box<Sharing>>,
 }
 
 /// How often the ledger learns what it may forget.
@@ -131,7 +147,11 @@ pub(super) const SWEEP: Duration = Duration::from_secs(1);
 impl LedgerQueue {
     pub(super) fn push(&mut self, item: Item) {
         debug_assert!(self.error.is_none(), "S31: after an error nothing is written");
-        self.items.push(item);
+        let item = match self.sharing.as_deref_mut() {
+            Some(sharing) => sharing.hold_back(item),
+            None => Some(item),
+        };
+        self.items.extend(item);
     }
 
     /// Whether a batch can be given to the ledger.
@@ -141,13 +161,17 @@ impl LedgerQueue {
 
     /// The task to wake, if there is a batch for it.
     pub(super) fn take_ledger_task(&mut self) -> Option<Waker> {
-        if self.ready() { self.ledger_task.take() } else { None }
+        let has_claims = self.sharing.as_deref().is_some_and(|sharing| sharing.has_due);
+        if has_claims || self.ready() { self.ledger_task.take() } else { None }
     }
 
     /// S31: nothing is written any more. What has not run is refused; what has is never answered.
     pub(super) fn fail(&mut self, error: LedgerError) {
         debug_assert!(!self.in_flight, "what was in flight has come back");
-        let items = std::mem::take(&mut self.items);
+        let mut items = std::mem::take(&mut self.items);
+        if let Some(sharing) = self.sharing.as_deref_mut() {
+            items.extend(sharing.release_all());
+        }
         self.concluded.push(Concluded { items, result: Err(error.clone()) });
         self.error.get_or_insert(error);
     }

@@ -95,6 +95,7 @@ impl State {
         match item {
             Item::Opened { conn, .. } => self.machine.confirm_session(conn),
             Item::Started(started) => {
+                let key = started.admission.key();
                 match self.start(now, started.admission, started.call.permit.method()) {
                     Ok(running) => {
                         let Prepared { future, permit, one_way, options } = started.call;
@@ -104,7 +105,9 @@ impl State {
                     // The machine has refused it. Its record must go, or after a crash the client would learn that it was
                     // interrupted.
                     Err(_) => {
-                        self.record_withdrawal(started.name);
+                        if !self.is_lost(key, started.name.session) {
+                            self.record_withdrawal(started.name);
+                        }
                         self.drop_later(started.call.future);
                         self.release(started.call.permit);
                     }
@@ -150,7 +153,7 @@ impl State {
     }
 
     /// S31: an entry that may not be durable. What has not run is refused; what has is not answered.
-    fn give_up(&mut self, now: Instant, item: Item) {
+    pub(super) fn give_up(&mut self, now: Instant, item: Item) {
         match item {
             // Its calls learn why they are refused.
             Item::Opened { conn, .. } => self.machine.confirm_session(conn),

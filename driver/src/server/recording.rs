@@ -12,12 +12,13 @@
 //!
 //! A call of an idempotent method is not recorded (S22): after a crash it may run again.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use oncewire_core::{
-    Admission, CallKey, ConnId, Instant, NoReply, NotExecuted, Running, SessionId, SessionRecord,
-    SessionTag, Unknown, Xid,
+    Admission, CallKey, ConnId, Instant, NoReply, NotExecuted, Running, SessionId, SessionOver,
+    SessionRecord, SessionTag, Unknown, Xid,
 };
 
 use super::batch::BatchOwner;
@@ -34,7 +35,7 @@ use crate::ledger::entry::{CallName, LedgerError, SessionEntry};
 use crate::observe::{CallEnd, Event};
 
 /// S31: whether a call was executed that is not answered, the next run of the server says.
-const UNANSWERED: CallEnd = CallEnd::Failed(CallFailure::Unknown(Unknown::Interrupted));
+pub(super) const UNANSWERED: CallEnd = CallEnd::Failed(CallFailure::Unknown(Unknown::Interrupted));
 
 impl State {
     /// S30: a session was opened on a connection, and must be recorded.
@@ -62,7 +63,11 @@ impl State {
         }
     }
 
-    pub(super) fn record_session_end(&mut self, session: SessionId) {
+    pub(super) fn record_session_end(&mut self, session: SessionId, why: SessionOver) {
+        if why == SessionOver::Taken {
+            // Its records are another server's, and its name may be that of a session which has come back.
+            return;
+        }
         if let Some(queue) = &mut self.ledger_queue {
             queue.tags.forget(session);
         }
@@ -74,6 +79,9 @@ impl State {
 
     pub(super) fn name_of(&self, key: CallKey) -> Option<(CallName, u64)> {
         let (session, digest) = self.machine.record_of(key)?;
+        if self.is_lost(key, session) {
+            return None;
+        }
         Some((CallName { session, slot: key.slot() as u16, xid: key.xid() }, digest))
     }
 
@@ -185,7 +193,11 @@ impl State {
         }
         queue.next_sweep = now + SWEEP;
         let (machine, items) = (&self.machine, &mut queue.items);
+        let sharing = queue.sharing.as_deref();
         queue.watched.retain(|id, watch| {
+            if sharing.is_some_and(|sharing| sharing.is_wanted(id)) {
+                return true;
+            }
             let Some(record) = machine.session_record(watch.key) else { return false };
             let held: Vec<Xid> = machine.held_calls(watch.key).collect();
             debug_assert!(held.is_sorted(), "ledgers search it by halves");
@@ -227,6 +239,12 @@ impl State {
             self.drop_later(item);
         }
         let queue = self.ledger_queue.as_deref_mut()?;
+        if let Some(sharing) = queue.sharing.as_deref_mut() {
+            match items.is_empty() {
+                true => sharing.has_landed(),
+                false => sharing.takes_off(&items),
+            }
+        }
         if items.is_empty() {
             return None;
         }
@@ -241,6 +259,7 @@ impl Shared {
     /// Gives the ledger what is due, if no batch is in flight.
     pub(super) fn submit(self: &Arc<Self>) {
         let Some(ledger) = &self.ledger else { return };
+        self.submit_claims();
         let mut next = self.with(|state, now| state.take_batch(now));
         while let Some(items) = next {
             // A batch that is dropped in a panic has failed.
@@ -256,12 +275,27 @@ impl Shared {
     }
 
     /// A batch has come back: the next one goes, and the ledger task does what waited for this one.
-    fn conclude_batch(self: &Arc<Self>, items: Vec<Item>, result: Result<u64, LedgerError>) {
+    fn conclude_batch(
+        self: &Arc<Self>,
+        mut items: Vec<Item>,
+        result: Result<u64, LedgerError>,
+        taken: &HashSet<[u8; 16]>,
+    ) {
         self.with(|state, now| {
             let Some(queue) = &mut state.ledger_queue else { return };
             debug_assert!(queue.in_flight, "a batch comes back once");
             queue.in_flight = false;
+            if let Some(sharing) = queue.sharing.as_deref_mut() {
+                sharing.has_landed();
+            }
             let error = result.as_ref().err().cloned();
+            if error.is_none() && !taken.is_empty() {
+                // Now, and not in the ledger task: a claim may bring a session back before that has its turn.
+                let lost = queue.part_taken(&mut items, taken);
+                taken.iter().for_each(|id| state.lose(now, SessionId::from_bytes(*id), Vec::new()));
+                lost.into_iter().for_each(|item| state.give_up_lost(now, item));
+            }
+            let Some(queue) = &mut state.ledger_queue else { return };
             queue.concluded.push(Concluded { items, result });
             if let Some(error) = error {
                 let why = error.to_string();
@@ -282,7 +316,12 @@ impl Shared {
 }
 
 impl BatchOwner for Shared {
-    fn conclude(self: Arc<Self>, items: Vec<Item>, result: Result<u64, LedgerError>) {
-        self.conclude_batch(items, result);
+    fn conclude(
+        self: Arc<Self>,
+        items: Vec<Item>,
+        result: Result<u64, LedgerError>,
+        taken: &HashSet<[u8; 16]>,
+    ) {
+        self.conclude_batch(items, result, taken);
     }
 }

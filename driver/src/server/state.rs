@@ -457,13 +457,15 @@ impl State {
                     self.to_wake.extend(self.timer_task.take());
                 }
                 ServerEvent::SessionOpened(conn) => self.record_session(conn),
+                // The machine's own time is what counts here.
+                ServerEvent::SessionWanted(conn) => self.want_session(Instant::ZERO, conn),
                 ServerEvent::Abandoned(session) => {
                     self.cancels.wake_session(session, &mut self.to_wake);
                     self.withdraw_all(session);
                 }
                 ServerEvent::SessionEnded(session, why) => {
                     self.observe_session_end(session, why);
-                    self.record_session_end(session);
+                    self.record_session_end(session, why);
                 }
                 _ => {}
             }

@@ -1,4 +1,5 @@
-//! Servers with a ledger, crashed between any two steps: C52 to C61, C67, C72, C73, C76, C180, C181, C272 to C274, C340 to C342 where the driver shows them.
+//! Servers with a ledger, crashed between any two steps: C52 to C61, C67, C72, C73, C76, C180, C181, C272 to C274, C340 to
+//! C342, C386 to C389 where the driver shows them.
 //!
 //! Everything runs on one thread and in virtual time; the ledger's disk is the test's, and so are its commits.
 #![allow(missing_docs, unreachable_pub)]
@@ -18,6 +19,8 @@ mod observed;
 mod process;
 mod records;
 mod replicated;
+mod shared;
+mod shared_store;
 mod sim;
 mod tickets;
 mod world;

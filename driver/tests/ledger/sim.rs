@@ -249,3 +249,43 @@ impl Connect for Place {
         "memory".to_owned()
     }
 }
+
+/// Two servers, of which clients dial one, and the pipes of the last connection.
+#[derive(Clone, Default)]
+pub struct Places {
+    pub servers: [Arc<Mutex<Option<Server>>>; 2],
+    /// Which one is dialled.
+    pub target: Arc<AtomicU64>,
+    last: Arc<Mutex<Vec<Arc<Mutex<Pipe>>>>>,
+}
+
+impl Places {
+    /// Breaks the last connection at both its ends.
+    pub fn cut(&self) {
+        for pipe in lock(&self.last).drain(..) {
+            let mut pipe = lock(&pipe);
+            pipe.closed = true;
+            let reader = pipe.reader.take();
+            drop(pipe);
+            reader.into_iter().for_each(Waker::wake);
+        }
+    }
+}
+
+impl Connect for Places {
+    fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
+        Box::pin(async {
+            let at = self.target.load(Ordering::SeqCst) as usize;
+            let server = lock(&self.servers[at]).clone().ok_or(io::ErrorKind::ConnectionRefused)?;
+            let (up, down) = (Arc::<Mutex<Pipe>>::default(), Arc::<Mutex<Pipe>>::default());
+            *lock(&self.last) = vec![up.clone(), down.clone()];
+            let theirs = Stream { incoming: up.clone(), outgoing: down.clone() };
+            server.serve_stream(Box::new(theirs), Subject::Name("alice".into()));
+            Ok(Box::new(Stream { incoming: down, outgoing: up }) as BoxStream)
+        })
+    }
+
+    fn address(&self) -> String {
+        "memory".to_owned()
+    }
+}

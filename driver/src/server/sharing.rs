@@ -1,0 +1,300 @@
+//! Sessions that other servers with the same ledger may claim, and that this one claims (S34).
+//!
+//! | what happens | what follows |
+//! |---|---|
+//! | a client resumes a session | the ledger is asked whose it is, also of one that is here |
+//! | another server had it meanwhile | what is here of it is given up, and what the ledger has is restored |
+//! | a batch comes back with a session taken | what is here of it is given up |
+//!
+//! While a session is claimed, nothing of it is in a batch: a claim waits for what is in flight or queued before it, and
+//! what is queued after it waits for the claim. So nothing that this server had in mind before another one had the session
+//! is written under its new claim: a withdrawal from before removed a record from after, and the call ran twice.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use oncewire_core::{
+    CallKey, Claimed, ConnId, Instant, NotExecuted, Principal, Running, SessionId, SessionRecord,
+    Xid,
+};
+
+use super::ledger_queue::{Item, LedgerQueue, Watch};
+use super::recording::UNANSWERED;
+use super::state::{Shared, State};
+use crate::ledger::claim::{Answer, Claim, ClaimOwner};
+use crate::ledger::entry::{CallEntry, SessionEntry};
+use crate::transport::Subject;
+
+type Id = [u8; 16];
+
+/// Claims, and what waits for them.
+#[derive(Default)]
+pub(super) struct Sharing {
+    /// By session.
+    wanted: BTreeMap<Id, Wanted>,
+    /// Some of them may be given to the ledger.
+    pub(super) has_due: bool,
+    /// Sessions of which something is in the batch that is in flight.
+    flying: HashSet<Id>,
+}
+
+/// A session that clients resume.
+#[derive(Default)]
+struct Wanted {
+    /// Connections that wait, the newest last.
+    conns: Vec<ConnId>,
+    /// The ledger has the claim, for this caller.
+    asked_for: Option<Principal>,
+    /// What happened in it since it is wanted.
+    held_back: Vec<Item>,
+}
+
+impl Sharing {
+    /// Keeps back what belongs to a session that is claimed; returns what does not.
+    pub(super) fn hold_back(&mut self, item: Item) -> Option<Item> {
+        match self.wanted.get_mut(&item.session().to_bytes()) {
+            Some(wanted) => {
+                wanted.held_back.push(item);
+                None
+            }
+            None => Some(item),
+        }
+    }
+
+    pub(super) fn is_wanted(&self, session: &Id) -> bool {
+        self.wanted.contains_key(session)
+    }
+
+    pub(super) fn takes_off(&mut self, items: &[Item]) {
+        self.flying = items.iter().map(|item| item.session().to_bytes()).collect();
+    }
+
+    pub(super) fn has_landed(&mut self) {
+        self.flying.clear();
+        self.has_due = !self.wanted.is_empty();
+    }
+
+    /// After an error nothing is written any more.
+    pub(super) fn release_all(&mut self) -> Vec<Item> {
+        let wanted = self.wanted.values_mut();
+        wanted.flat_map(|wanted| std::mem::take(&mut wanted.held_back)).collect()
+    }
+}
+
+impl LedgerQueue {
+    /// Parts what belongs to sessions that were taken from what does not, in a batch that has come back and in what is queued.
+    pub(super) fn part_taken(&mut self, items: &mut Vec<Item>, taken: &HashSet<Id>) -> Vec<Item> {
+        let is_lost = |item: &mut Item| taken.contains(&item.session().to_bytes());
+        let mut lost: Vec<Item> = items.extract_if(.., is_lost).collect();
+        lost.extend(self.items.extract_if(.., is_lost));
+        if let Some(sharing) = self.sharing.as_deref_mut() {
+            let wanted = sharing.wanted.iter_mut().filter(|(id, _)| taken.contains(*id));
+            wanted.for_each(|(_, wanted)| lost.append(&mut wanted.held_back));
+        }
+        lost
+    }
+}
+
+impl State {
+    /// Whether what is left of a call belongs to what this server had of its session before it was taken.
+    pub(super) fn is_lost(&self, key: CallKey, session: SessionId) -> bool {
+        let shares = self.ledger_queue.as_deref().is_some_and(|queue| queue.sharing.is_some());
+        shares && self.machine.find_session(session) != Some(key.session())
+    }
+
+    /// A client resumes a session.
+    pub(super) fn want_session(&mut self, now: Instant, conn: ConnId) {
+        let Some(session) = self.machine.wanted_session(conn) else { return };
+        let queue = self.ledger_queue.as_deref_mut().filter(|queue| queue.error.is_none());
+        match queue.and_then(|queue| queue.sharing.as_deref_mut()) {
+            Some(sharing) => {
+                sharing.wanted.entry(session.to_bytes()).or_default().conns.push(conn);
+                sharing.has_due = true;
+            }
+            // S31: another server may be able to.
+            None => self.machine.answer_wanted(now, conn, Claimed::Unavailable),
+        }
+    }
+
+    /// Claims that the ledger may be given now: nothing of their sessions is on its way to it.
+    fn take_claims(&mut self) -> Vec<(SessionId, Subject, bool)> {
+        let Some(queue) = self.ledger_queue.as_deref_mut() else { return Vec::new() };
+        let Some(sharing) = queue.sharing.as_deref_mut().filter(|sharing| sharing.has_due) else {
+            return Vec::new();
+        };
+        sharing.has_due = false;
+        let machine = &self.machine;
+        let mut due = Vec::new();
+        sharing.wanted.retain(|id, wanted| {
+            wanted.conns.retain(|conn| machine.wanted_session(*conn).is_some());
+            let Some(caller) = wanted.conns.last().and_then(|conn| machine.principal_of(*conn))
+            else {
+                // All have gone; what was held back goes its way, if the ledger does not have the claim.
+                let is_over = wanted.asked_for.is_none();
+                if is_over {
+                    queue.items.append(&mut wanted.held_back);
+                }
+                return !is_over;
+            };
+            let session = SessionId::from_bytes(*id);
+            let on_its_way = sharing.flying.contains(id)
+                || queue.items.iter().any(|item| item.session() == session);
+            if wanted.asked_for.is_none() && !on_its_way {
+                wanted.asked_for = Some(caller);
+                let is_held = machine.find_session(session).is_some();
+                due.push((session, self.principals.subject(caller), is_held));
+            }
+            true
+        });
+        due
+    }
+
+    /// The ledger has answered.
+    fn take_answer(&mut self, now: Instant, session: SessionId, answer: Answer) {
+        let Some(queue) = self.ledger_queue.as_deref_mut() else { return };
+        let failed = queue.error.is_some();
+        let Some(sharing) = queue.sharing.as_deref_mut() else { return };
+        let Some(mut wanted) = sharing.wanted.remove(&session.to_bytes()) else { return };
+        let claimed = match answer {
+            _ if failed => Claimed::Unavailable,
+            Answer::Unchanged { commit } => {
+                self.machine.set_commit(commit);
+                Claimed::Found
+            }
+            Answer::Found { entry, calls, commit } => {
+                self.machine.set_commit(commit);
+                let lost = std::mem::take(&mut wanted.held_back);
+                self.lose(now, session, lost);
+                self.restore_claimed(now, &entry, &calls)
+            }
+            Answer::Unknown => {
+                let lost = std::mem::take(&mut wanted.held_back);
+                self.lose(now, session, lost);
+                Claimed::Unknown
+            }
+            Answer::NotTheirs => Claimed::WrongPrincipal,
+            Answer::Unavailable => Claimed::Unavailable,
+        };
+        let others = self.answer_all(now, claimed, wanted.asked_for, wanted.conns);
+        let Some(queue) = self.ledger_queue.as_deref_mut() else { return };
+        if queue.error.is_none() {
+            queue.items.append(&mut wanted.held_back);
+        } else {
+            wanted.held_back.into_iter().for_each(|item| self.give_up(now, item));
+        }
+        others.into_iter().for_each(|conn| self.want_session(now, conn));
+    }
+
+    /// Answers the connections that wait for a session, the newest first: it has it (S4). Returns those of other
+    /// callers than the one who asked for what is not theirs.
+    fn answer_all(
+        &mut self,
+        now: Instant,
+        claimed: Claimed,
+        asked_for: Option<Principal>,
+        mut conns: Vec<ConnId>,
+    ) -> Vec<ConnId> {
+        let mut others = Vec::new();
+        while let Some(conn) = conns.pop() {
+            let is_other = self.machine.principal_of(conn) != asked_for;
+            if claimed == Claimed::WrongPrincipal && is_other {
+                others.insert(0, conn);
+                continue;
+            }
+            self.machine.answer_wanted(now, conn, claimed);
+            self.observe_notice(conn);
+        }
+        others
+    }
+
+    fn restore_claimed(
+        &mut self,
+        now: Instant,
+        entry: &SessionEntry,
+        calls: &[(u16, Vec<u8>)],
+    ) -> Claimed {
+        let machine = &self.machine;
+        let principal = self.principals.principal(&entry.subject, |of| machine.knows(of));
+        let SessionEntry { id, tag, grants, seen, .. } = *entry;
+        let record = SessionRecord { id, principal, grants, seen, acked: 0 };
+        let Some(key) = self.machine.restore_session(now, record) else {
+            // There is no room: perhaps there is elsewhere, or later.
+            return Claimed::Unavailable;
+        };
+        for (slot, bytes) in calls {
+            if let Some(call) = CallEntry::decode(id, *slot, bytes) {
+                let _stale = self.machine.restore_call(key, call.record);
+            }
+        }
+        let held: Vec<Xid> = self.machine.held_calls(key).collect();
+        if let Some(queue) = self.ledger_queue.as_deref_mut() {
+            queue.tags.note(id, tag);
+            if !held.is_empty() {
+                queue.watched.insert(id.to_bytes(), Watch { key, held, fresh: false });
+            }
+        }
+        Claimed::Found
+    }
+
+    /// Another server has a session, or none has: gives up what is here of it.
+    pub(super) fn lose(&mut self, now: Instant, session: SessionId, lost: Vec<Item>) {
+        if let Some(key) = self.machine.find_session(session) {
+            self.machine.yield_session(now, key);
+        }
+        if let Some(queue) = self.ledger_queue.as_deref_mut() {
+            queue.watched.remove(&session.to_bytes());
+            queue.tags.forget(session);
+        }
+        lost.into_iter().for_each(|item| self.give_up_lost(now, item));
+    }
+
+    /// An entry of a session that another server has: its record is that server's. Nothing of it is answered here.
+    pub(super) fn give_up_lost(&mut self, now: Instant, item: Item) {
+        match item {
+            Item::Started(started) => {
+                let method = started.call.permit.method();
+                self.refuse(now, started.admission, method, NotExecuted::Cancelled);
+                self.drop_later(started.call.future);
+                self.release(started.call.permit);
+            }
+            Item::Transaction(mut call) => {
+                if let Some(admission) = call.admission.take() {
+                    self.refuse(now, admission, call.method, NotExecuted::Cancelled);
+                }
+                if let Some(running) = call.running.take() {
+                    self.end_lost(now, running);
+                }
+                self.release_transaction(&mut call);
+                self.drop_later(call);
+            }
+            Item::Finished(finished) => self.end_lost(now, finished.running),
+            Item::Opened { .. } | Item::Ended(_) | Item::Withdrawn(_) | Item::Settled { .. } => {}
+        }
+    }
+
+    /// What became of the call, its client learns from the other server.
+    fn end_lost(&mut self, now: Instant, running: Running) {
+        let key = running.key();
+        self.observe_end(key, UNANSWERED);
+        self.machine.abort(now, running);
+        self.note_cancel(key);
+    }
+}
+
+impl Shared {
+    /// Gives the ledger the claims that are due.
+    pub(super) fn submit_claims(self: &Arc<Self>) {
+        let Some(ledger) = &self.ledger else { return };
+        for (session, subject, is_held) in self.with(|state, _| state.take_claims()) {
+            let claim = Claim::new(session, subject, is_held, self.clone());
+            // One that is dropped in a panic was not reached.
+            let _panicked = crate::caught::caught(|| ledger.claim(claim));
+        }
+    }
+}
+
+impl ClaimOwner for Shared {
+    fn claimed(self: Arc<Self>, session: SessionId, answer: Answer) {
+        self.with(|state, now| state.take_answer(now, session, answer));
+    }
+}

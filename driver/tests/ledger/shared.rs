@@ -1,0 +1,337 @@
+//! Two servers with one ledger at once (S34): a client moves between them with calls under way, batches of the one that it left come
+//! late, claims are held, the store is away, servers die. C386 to C389.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use oncewire_driver::ledger::Rollback;
+use oncewire_driver::observe::{Event, Source};
+use oncewire_driver::{Client, ClientOptions, Method, Server};
+
+use super::disk::Accounts;
+use super::shared_store::{Shared, Store};
+use super::sim::{Group, Places, Sim, lock};
+use super::world::{Ledgered, Made, reply, text};
+
+/// Transactional: adds 1 to an account, and says what is on it.
+const PAY: Method<u32, i64> = Method::new("test/pay");
+/// Recorded: notes that it ran, and ends when the test says so.
+const RUN: Method<u32, u32> = Method::new("test/run");
+
+/// Two servers and a client.
+struct Two {
+    sim: Arc<Sim>,
+    places: Places,
+    store: Arc<Mutex<Store>>,
+    ledgers: [Shared; 2],
+    groups: [Arc<Group>; 2],
+    client: Client,
+    calls: Ledgered,
+    /// How often each recorded call ran.
+    runs: Arc<Mutex<BTreeMap<u32, u32>>>,
+    /// Recorded calls hang while this is set, until they are not wanted.
+    hangs: Arc<Mutex<bool>>,
+    seen: Arc<Mutex<Vec<String>>>,
+}
+
+impl Two {
+    fn new() -> Two {
+        let calls = Ledgered::default();
+        let (sim, places, store) = (calls.sim.clone(), Places::default(), Store::new());
+        let runtime = sim.runtime(&Arc::default());
+        let options = ClientOptions::default().with_backoff_max(Duration::from_millis(200));
+        let client = Client::with_runtime(places.clone(), options, runtime);
+        let ledgers = [Shared::new(&store), Shared::new(&store)];
+        let two = Two {
+            sim,
+            places,
+            store,
+            ledgers,
+            groups: Default::default(),
+            client,
+            calls,
+            runs: Arc::default(),
+            hangs: Arc::default(),
+            seen: Arc::default(),
+        };
+        (0..2).for_each(|at| two.serve(at));
+        two
+    }
+
+    fn serve(&self, at: usize) {
+        let (runs, hangs, seen) = (self.runs.clone(), self.hangs.clone(), self.seen.clone());
+        let server = Server::builder("test")
+            .ledger(self.ledgers[at].clone())
+            .transactional(&PAY, |accounts: &mut Accounts, _, account| {
+                let balance = accounts.entry(account).or_default();
+                *balance += 1;
+                if account.is_multiple_of(7) {
+                    return Err(Rollback::new("it is the seventh"));
+                }
+                Ok(*balance)
+            })
+            .method(&RUN, move |context, op| {
+                *lock(&runs).entry(op).or_default() += 1;
+                let hangs = *lock(&hangs);
+                async move {
+                    if hangs {
+                        context.cancelled().await;
+                    }
+                    op
+                }
+            })
+            .observe(move |_: &Source, event: &Event| {
+                lock(&seen).push(format!("s{at}: {event}"));
+            })
+            .runtime(self.sim.runtime(&self.groups[at]))
+            .build()
+            .expect("the records can be read");
+        *lock(&self.places.servers[at]) = Some(server);
+        self.sim.run();
+    }
+
+    /// The server's process dies, and another one takes its place.
+    fn restart(&mut self, at: usize) {
+        let server = lock(&self.places.servers[at]).take();
+        self.groups[at].kill();
+        self.ledgers[at].die();
+        drop(server);
+        self.sim.run();
+        self.groups[at] = Arc::default();
+        self.ledgers[at] = Shared::new(&self.store);
+        self.serve(at);
+    }
+
+    fn server(&self, at: usize) -> Server {
+        lock(&self.places.servers[at]).clone().expect("it runs")
+    }
+
+    /// The client loses its connection, and dials the other server, or this one again.
+    fn move_to(&self, at: usize) {
+        self.places.target.store(at as u64, Ordering::SeqCst);
+        self.places.cut();
+        self.sim.advance(Duration::from_secs(1));
+    }
+
+    fn pay(&self, account: u32) -> Made<i64> {
+        self.calls.call(&self.client, &PAY, account)
+    }
+
+    fn run(&self, op: u32) -> Made<u32> {
+        self.calls.call(&self.client, &RUN, op)
+    }
+
+    fn ran(&self, op: u32) -> u32 {
+        lock(&self.runs).get(&op).copied().unwrap_or_default()
+    }
+
+    fn balance(&self, account: u32) -> i64 {
+        lock(&self.store).accounts.get(&account).copied().unwrap_or_default()
+    }
+
+    fn saw(&self, what: &str) -> bool {
+        lock(&self.seen).iter().any(|line| line.contains(what))
+    }
+}
+
+#[test]
+fn c386_a_transactional_call_whose_client_moves_runs_once_though_the_loser_comes_late() {
+    let two = Two::new();
+    assert_eq!(two.pay(1).outcome(), reply(1));
+    // The batch of the first server waits, and its client is at the second one before it is written.
+    two.ledgers[0].hold();
+    let made = two.pay(1);
+    two.move_to(1);
+    assert_eq!((made.outcome(), two.balance(1)), (reply(2), 2));
+    two.ledgers[0].release();
+    two.sim.run();
+    assert_eq!((two.balance(1), lock(&two.store).taken), (2, 1), "the loser's batch is fenced");
+    assert_eq!(two.server(0).counters().sessions, 0, "it has yielded");
+    assert!(two.saw("another server"), "{:?}", lock(&two.seen));
+    // The client continues, and comes back.
+    two.move_to(0);
+    assert_eq!(two.pay(1).outcome(), reply(3));
+}
+
+#[test]
+fn c386_a_call_that_the_loser_has_written_is_answered_by_the_winner() {
+    let two = Two::new();
+    two.hold_replies();
+    let made = two.pay(1);
+    two.places.target.store(1, Ordering::SeqCst);
+    two.ledgers[0].release();
+    two.places.cut();
+    two.sim.advance(Duration::from_secs(1));
+    assert_eq!((made.outcome(), two.balance(1)), (reply(1), 1));
+}
+
+impl Two {
+    /// A session is open, and batches of the first server wait.
+    fn hold_replies(&self) {
+        assert_eq!(self.pay(2).outcome(), reply(1));
+        self.ledgers[0].hold();
+    }
+}
+
+#[test]
+fn c387_a_recorded_call_that_runs_at_the_loser_is_interrupted_at_the_winner_and_runs_once() {
+    let two = Two::new();
+    *lock(&two.hangs) = true;
+    let made = two.run(5);
+    assert_eq!((made.outcome(), two.ran(5)), (None, 1));
+    two.move_to(1);
+    assert_eq!((made.outcome(), two.ran(5)), (text("unknown: Interrupted, false"), 1));
+    *lock(&two.hangs) = false;
+    assert_eq!(two.run(6).outcome(), reply(6));
+    // It comes back: what the first server remembers is not what counts.
+    two.move_to(0);
+    assert_eq!((two.run(7).outcome(), two.ran(5), two.ran(6)), (reply(7), 1, 1));
+    two.sim.advance(Duration::from_secs(2));
+    let counters = two.server(0).counters();
+    assert_eq!(
+        (counters.sessions, counters.running),
+        (1, 0),
+        "its handler has seen it, and has ended"
+    );
+}
+
+#[test]
+fn c387_a_recorded_call_that_had_not_started_at_the_loser_runs_at_the_winner() {
+    let two = Two::new();
+    two.hold_replies();
+    let made = two.run(5);
+    two.move_to(1);
+    assert_eq!((made.outcome(), two.ran(5)), (reply(5), 1));
+    two.ledgers[0].release();
+    two.sim.advance(Duration::from_secs(2));
+    assert_eq!(two.ran(5), 1, "its start was not recorded, so it does not start");
+}
+
+#[test]
+fn c388_a_session_whose_records_are_out_of_reach_is_kept_and_another_claim_succeeds() {
+    let two = Two::new();
+    assert_eq!(two.pay(1).outcome(), reply(1));
+    lock(&two.store).is_away = true;
+    let made = two.pay(1);
+    two.move_to(1);
+    assert_eq!(made.outcome(), reply(2), "it was answered before");
+    let made = two.pay(1);
+    two.sim.advance(Duration::from_secs(3));
+    assert_eq!((made.outcome(), two.balance(1)), (None, 2));
+    lock(&two.store).is_away = false;
+    two.sim.advance(Duration::from_secs(3));
+    assert_eq!((made.outcome(), two.balance(1)), (reply(3), 3));
+    assert_eq!(two.server(1).counters().resumes_unknown, 0);
+}
+
+#[test]
+fn c388_a_lease_that_is_over_where_a_session_was_ends_it_nowhere_else() {
+    let two = Two::new();
+    assert_eq!(two.pay(1).outcome(), reply(1));
+    // The client has acknowledged: nothing more is written of the session here.
+    two.sim.advance(Duration::from_secs(5));
+    two.move_to(1);
+    assert_eq!(two.pay(1).outcome(), reply(2));
+    assert_eq!(two.server(0).counters().sessions, 1, "it does not know yet");
+    for _ in 0..40 {
+        two.sim.advance(Duration::from_secs(10));
+    }
+    assert_eq!(two.server(0).counters().sessions, 0);
+    assert_eq!(lock(&two.store).sizes().0, 1, "its records stay");
+    two.move_to(0);
+    assert_eq!(two.pay(1).outcome(), reply(3));
+}
+
+/// A small generator.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % end
+    }
+}
+
+/// One world of a seed: what broke in it, if anything.
+fn world(seed: u64, unfenced: bool) -> Result<(u64, u64), String> {
+    let mut two = Two::new();
+    lock(&two.store).unfenced = unfenced;
+    let mut chance = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let (mut paid, mut ran, mut op) = (Vec::new(), Vec::new(), 0);
+    for _ in 0..60 {
+        let at = chance.below(2) as usize;
+        match chance.below(12) {
+            0..=2 => {
+                op += 1;
+                paid.push((op, two.pay(op)));
+            }
+            3 | 4 => {
+                op += 1;
+                *lock(&two.hangs) = chance.below(2) == 0;
+                ran.push((op, two.run(op)));
+            }
+            5 | 6 => {
+                two.places.target.store(at as u64, Ordering::SeqCst);
+                two.places.cut();
+            }
+            7 => two.ledgers[at].hold(),
+            8 => two.ledgers[at].release(),
+            9 => two.ledgers[at].release_claim(),
+            10 => two.restart(at),
+            _ => lock(&two.store).is_away = chance.below(2) == 0,
+        }
+        two.sim.advance(Duration::from_millis(chance.below(500)));
+    }
+    lock(&two.store).is_away = false;
+    for at in 0..2 {
+        two.ledgers[at].release();
+    }
+    for _ in 0..20 {
+        two.sim.advance(Duration::from_secs(2));
+    }
+    for (op, made) in &paid {
+        let (outcome, balance) = (made.outcome().unwrap_or_default(), two.balance(*op));
+        let is_true = match outcome.as_str() {
+            "reply 1" => balance == 1,
+            "not executed: Aborted" => balance == 0 && op % 7 == 0,
+            "unknown: DeadlinePassed, true" => balance <= 1,
+            other => other.starts_with("not executed") && balance == 0,
+        };
+        if !is_true {
+            return Err(format!("op {op} ended as {outcome:?}, and paid {balance}"));
+        }
+    }
+    for (op, made) in &ran {
+        let (outcome, runs) = (made.outcome().unwrap_or_default(), two.ran(*op));
+        let is_true = match outcome.as_str() {
+            "unknown: Interrupted, false" | "unknown: DeadlinePassed, true" => runs <= 1,
+            other if other.starts_with("not executed") => runs == 0,
+            other => other.starts_with("reply") && runs == 1,
+        };
+        if !is_true {
+            return Err(format!("op {op} ended as {outcome:?}, and ran {runs} times"));
+        }
+    }
+    let store = lock(&two.store);
+    Ok((store.moved, store.taken))
+}
+
+#[test]
+fn c389_in_no_world_of_two_servers_does_anything_run_twice_or_a_session_wedge() {
+    let mut all = (0, 0);
+    for seed in 0..150 {
+        let (moved, taken) =
+            world(seed, false).unwrap_or_else(|what| panic!("seed {seed}: {what}"));
+        all = (all.0 + moved, all.1 + taken);
+    }
+    assert!(all.0 > 150 && all.1 > 50, "sessions move, and batches come late: {all:?}");
+}
+
+#[test]
+fn c389_a_store_that_takes_late_batches_is_found_out() {
+    let found = (0..150).find_map(|seed| world(seed, true).err());
+    assert!(found.is_some());
+}
