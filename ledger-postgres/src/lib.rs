@@ -29,6 +29,7 @@
 //! |---|---|
 //! | `options.rs` | which database, and how it is used |
 //! | `schema.rs` | makes the tables, waits for our turn, takes the next epoch |
+//! | `shared.rs` | several servers at once: whose each session is |
 //! | `store.rs` | makes a batch one transaction |
 //! | `staged.rs` | what a batch makes of the tables, in few statements |
 //! | `transaction.rs` | what handlers are given: SQL that cannot commit |
@@ -43,6 +44,9 @@
 //! what guarantees that two never commit is a number, the epoch: each server takes the next one before it reads anything, and a commit
 //! with an older one writes nothing.
 //!
+//! Opened [together with others](PostgresOptions::open_shared), each session has an owner and an epoch of its own: a claim raises it, and a
+//! batch writes nothing of sessions whose epoch is not the one that it knows.
+//!
 //! # Group commit
 //!
 //! Calls that are ready together run in one transaction, and share its commit. If one of them is rolled back, the transaction is given
@@ -55,6 +59,7 @@ mod error;
 mod options;
 mod reads;
 mod schema;
+mod shared;
 mod sql;
 mod staged;
 mod store;
@@ -64,7 +69,7 @@ mod transaction;
 pub use postgres;
 
 use oncewire_driver::ledger::{
-    Batch, Changes, Identity, Ledger, LedgerError, LedgerThread, Restore,
+    Batch, Changes, Claim, Identity, Ledger, LedgerError, LedgerThread, Restore,
 };
 use oncewire_driver::protocol::SessionId;
 
@@ -96,8 +101,8 @@ impl PostgresLedger {
 
     /// The commits of this server that wrote effects: what an idempotent method waits for that answers when something has changed.
     ///
-    /// Only one server at a time has the ledger, so these are the effects of all calls as long as this one has it. What others write
-    /// into the same tables is not seen, nor are the commits of a server that has taken over: this one learns of that when it
+    /// Where one server at a time has the ledger, these are the effects of all calls as long as this one has it; where several
+    /// share it, those of this one's. What others write into the same tables is not seen, nor are the commits of a server that has taken over: this one learns of that when it
     /// commits next, and then the wait ends with the error. So give such a method a time limit. A transactional handler that has run a statement
     /// counts as one that wrote.
     ///
@@ -139,6 +144,14 @@ impl Ledger for PostgresLedger {
 
     fn recover(&self, restore: &mut Restore<'_>) -> Result<(), LedgerError> {
         self.thread.recover(restore)
+    }
+
+    fn shared(&self) -> bool {
+        self.thread.shared()
+    }
+
+    fn claim(&self, claim: Claim) {
+        self.thread.claim(claim);
     }
 
     fn commit(&self, batch: Batch<Transaction>) {

@@ -144,6 +144,19 @@ impl PostgresOptions {
         Ok(PostgresLedger::new(PostgresStore::take_over(self)?))
     }
 
+    /// Opens the ledger together with other servers that open it so: all of them serve at once, and a client that moves between them finds
+    /// its session at each (S34). While a server has it for itself ([`open`](PostgresOptions::open)), this waits, and the other way round.
+    ///
+    /// A session is that server's whose client it has. Where another server's batch has it locked, its client tries again; a batch
+    /// that stands still for as long as [`with_lock_timeout`](PostgresOptions::with_lock_timeout) says, because its process is
+    /// stopped, say, has its connection ended.
+    ///
+    /// # Errors
+    /// As [`open`](PostgresOptions::open).
+    pub fn open_shared(self) -> Result<PostgresLedger, LedgerError> {
+        Ok(PostgresLedger::new(PostgresStore::open_shared(self)?))
+    }
+
     /// The database's name and hosts, without secrets.
     pub(crate) fn place(&self) -> String {
         let hosts = self.config.get_hosts().iter().map(|host| match host {

@@ -10,7 +10,7 @@ use crate::options::PostgresOptions;
 use crate::sql::Sql;
 
 /// What brings the tables from one format to the next; the first makes them. Each runs in the transaction that notes the new format.
-const MIGRATIONS: [&str; 1] = [
+const MIGRATIONS: [&str; 2] = [
     // 1. `session` is the first half of the SHA-256 of a session's id. Numbers of calls are 64 bits without a sign in bigint.
     "CREATE TABLE oncewire_server (
         one int PRIMARY KEY CHECK (one = 1),
@@ -32,13 +32,18 @@ const MIGRATIONS: [&str; 1] = [
         record bytea NOT NULL,
         PRIMARY KEY (session, slot)
     )",
+    // 2. Several servers at once: whose each session is, and how often it was claimed.
+    "ALTER TABLE oncewire_server ADD COLUMN shared boolean NOT NULL DEFAULT false;
+    ALTER TABLE oncewire_sessions ADD COLUMN owner bigint NOT NULL DEFAULT 0, ADD COLUMN epoch bigint NOT NULL DEFAULT 0;
+    CREATE SEQUENCE oncewire_commits;
+    CREATE SEQUENCE oncewire_owners MAXVALUE 2147483647",
 ];
 
 /// The format that this version reads and writes.
 pub(crate) const FORMAT: i32 = MIGRATIONS.len() as i32;
 
 /// Whatever the user's default is: what another server has committed meanwhile must be seen.
-const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
+pub(crate) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 
 /// Held while tables are made: "once" in ASCII. In the upper half of the locks that servers hold, too.
 const LOCK: i64 = 0x6f6e_6365;
@@ -55,6 +60,8 @@ pub(crate) enum Turn {
     Try,
     /// End its connection.
     TakeOver,
+    /// Have it together with others that want that, too.
+    Share,
 }
 
 /// A ledger that is ours.
@@ -82,10 +89,10 @@ pub(crate) fn open(options: &PostgresOptions, turn: Turn) -> Result<Opened, Ledg
     let mut attempts = 0;
     loop {
         if !options.is_fenced {
-            return begin(found, options);
+            return begin(found, options, turn);
         }
         match wait_for_turn(&mut found, options, turn) {
-            Ok(()) => return begin(found, options),
+            Ok(()) => return begin(found, options, turn),
             Err(Waited::Failed(error)) => return Err(error),
             // A stand-by waits for long, and the database may fail over meanwhile.
             Err(Waited::Lost(error)) => found = reconnect(options, &mut attempts, error)?,
@@ -246,8 +253,15 @@ pub(crate) fn look(options: &PostgresOptions) -> Result<Looked, LedgerError> {
     let schema: Option<String> = row.get(0);
     let mut found =
         Found { sql, synchronous_commit: String::new(), schema: schema.unwrap_or_default() };
-    check_format(&mut found)?;
-    let of = format!("SELECT id, commit_number, epoch FROM {}", found.table("server"));
+    let format = check_format(&mut found)?;
+    // The number of the last commit is a sequence's, where the ledger is shared.
+    let commits = match format {
+        1 => "commit_number".to_owned(),
+        _ => {
+            format!("greatest(commit_number, (SELECT last_value FROM {}))", found.table("commits"))
+        }
+    };
+    let of = format!("SELECT id, {commits}, epoch FROM {}", found.table("server"));
     let rows = found.sql.query(&of, &[]).map_err(read)?;
     let (identity, epoch) = identity_of(rows.first())?;
     Ok(Looked { sql: found.sql, identity, epoch, schema: found.schema })
@@ -304,6 +318,10 @@ fn wait_for_turn(found: &mut Found, options: &PostgresOptions, turn: Turn) -> Re
                    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
         sql.query(end, &[&LOCK, &table]).map_err(sort)?;
     }
+    if turn == Turn::Share {
+        sql.row("SELECT pg_advisory_lock_shared($1)", &[&lock]).map_err(sort)?;
+        return Ok(());
+    }
     if turn == Turn::Try {
         let is_ours: bool =
             sql.row("SELECT pg_try_advisory_lock($1)", &[&lock]).map_err(sort)?.get(0);
@@ -338,11 +356,13 @@ fn in_use(sql: &mut Sql, options: &PostgresOptions, table: i64) -> LedgerError {
 ///
 /// This is a commit, and it is durable, in the stand-bys too, before anything is read: what a primary shows after a restart may
 /// never have reached them.
-fn begin(mut found: Found, options: &PostgresOptions) -> Result<Opened, LedgerError> {
-    // Another version may have been here while we waited.
-    let format = check_format(&mut found)?;
+fn begin(mut found: Found, options: &PostgresOptions, turn: Turn) -> Result<Opened, LedgerError> {
     let doing = |error| explain("be taken over", &error);
     let server = found.table("server");
+    // Those that share it may begin at the same time.
+    found.sql.row("SELECT pg_advisory_lock($1)", &[&LOCK]).map_err(doing)?;
+    // Another version may have been here while we waited.
+    let format = check_format(&mut found)?;
     let Found { mut sql, synchronous_commit, schema } = found;
     sql.script(BEGIN).map_err(doing)?;
     for (at, migration) in MIGRATIONS.iter().enumerate().skip(format as usize) {
@@ -354,14 +374,41 @@ fn begin(mut found: Found, options: &PostgresOptions) -> Result<Opened, LedgerEr
         sql.script(&options.tables)
             .map_err(|error| explain("make the service's own tables", &error))?;
     }
-    let next = format!("UPDATE {server} SET epoch = epoch + 1 RETURNING id, commit_number, epoch");
-    let rows = sql.query(&next, &[]).map_err(doing)?;
-    let (identity, epoch) = identity_of(rows.first())?;
+    let (identity, epoch) = take_epoch(&mut sql, &schema, turn).map_err(doing)??;
     sql.script(&format!("SET LOCAL synchronous_commit = {synchronous_commit}")).map_err(doing)?;
     commit_durably(&mut sql).map_err(|error| error.unwrap_or_else(doing))?;
+    sql.row("SELECT pg_advisory_unlock($1)", &[&LOCK]).map_err(doing)?;
     let timeout = options.lock_timeout.as_millis().clamp(1, i32::MAX as u128);
     sql.script(&format!("SET lock_timeout = {timeout}")).map_err(doing)?;
     Ok(Opened { sql, identity, epoch, synchronous_commit, schema })
+}
+
+/// The next epoch; or the one of those that share the ledger, if it is shared. The number of the last commit is a sequence's then, for
+/// which no commit waits for another.
+fn take_epoch(
+    sql: &mut Sql,
+    schema: &str,
+    turn: Turn,
+) -> Result<Result<(Identity, i64), LedgerError>, postgres::Error> {
+    let shares = turn == Turn::Share;
+    let of = format!(
+        "SELECT shared, greatest(commit_number, (SELECT last_value FROM {schema}.oncewire_commits)) \
+         FROM {schema}.oncewire_server FOR UPDATE"
+    );
+    let rows = sql.query(&of, &[])?;
+    let Some(row) = rows.first() else { return Ok(Err(no_identity())) };
+    let (was_shared, last): (bool, i64) = (row.get(0), row.get(1));
+    if shares && !was_shared && last > 0 {
+        let set = "SELECT setval(($1::text)::regclass, $2)";
+        sql.row(set, &[&format!("{schema}.oncewire_commits"), &last])?;
+    }
+    let grows = i64::from(!(shares && was_shared));
+    let next = format!(
+        "UPDATE {schema}.oncewire_server SET epoch = epoch + $1, shared = $2, commit_number = $3 \
+         RETURNING id, commit_number, epoch"
+    );
+    let rows = sql.query(&next, &[&grows, &shares, &last])?;
+    Ok(identity_of(rows.first()))
 }
 
 /// Why a commit is not known to be durable.
@@ -373,7 +420,10 @@ pub(crate) enum Undone {
 }
 
 impl Undone {
-    fn unwrap_or_else(self, explain: impl FnOnce(postgres::Error) -> LedgerError) -> LedgerError {
+    pub(crate) fn unwrap_or_else(
+        self,
+        explain: impl FnOnce(postgres::Error) -> LedgerError,
+    ) -> LedgerError {
         match self {
             Undone::Database(error) => explain(error),
             Undone::NotReplicated(error) => error,

@@ -8,7 +8,7 @@ use oncewire_driver::protocol::{SessionId, SessionTag};
 use crate::sql::Sql;
 
 /// A session as the tables name it.
-type Hash = [u8; 16];
+pub(crate) type Hash = [u8; 16];
 
 /// What will be written. What is removed goes first, then sessions, then records of calls: each step in memory leaves out what a
 /// later entry makes void, so that the order of the entries is kept.
@@ -72,11 +72,17 @@ impl Staged {
         self.settled.insert(hash, (seen, held));
     }
 
-    /// Writes all but the records of calls, and returns those. `schema` is where the tables are.
+    /// Sessions that are opened, and that are ended.
+    pub(crate) fn opened_and_ended(&self) -> (Vec<Hash>, Vec<Hash>) {
+        (self.opened.keys().copied().collect(), self.ended.iter().copied().collect())
+    }
+
+    /// Writes all but the records of calls, and returns those. `schema` is where the tables are, `owner` whose new sessions are.
     pub(crate) fn write(
         &mut self,
         sql: &mut Sql,
         schema: &str,
+        owner: i64,
     ) -> Result<Columns, postgres::Error> {
         if !self.ended.is_empty() {
             let hashes: Vec<Vec<u8>> = self.ended.iter().map(|hash| hash.to_vec()).collect();
@@ -111,11 +117,11 @@ impl Staged {
                 entries.push(&entry[..]);
             }
             let open = format!(
-                "INSERT INTO {schema}.oncewire_sessions (session, tag, seen, entry) \
-                 SELECT session, tag, 0, entry FROM unnest($1::bytea[], $2::bigint[], $3::bytea[]) AS o (session, tag, entry) \
-                 ON CONFLICT (session) DO UPDATE SET entry = excluded.entry"
+                "INSERT INTO {schema}.oncewire_sessions (session, tag, seen, entry, owner, epoch) \
+                 SELECT session, tag, 0, entry, $4, 1 FROM unnest($1::bytea[], $2::bigint[], $3::bytea[]) AS o (session, tag, entry) \
+                 ON CONFLICT (session) DO UPDATE SET entry = excluded.entry, owner = excluded.owner, epoch = 1"
             );
-            sql.execute(&open, &[&sessions, &tags, &entries])?;
+            sql.execute(&open, &[&sessions, &tags, &entries, &owner])?;
         }
         let mut columns = Columns::default();
         for ((hash, slot), (xid, record)) in std::mem::take(&mut self.calls) {

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use oncewire_driver::ledger::{
-    Batch, CallEntry, ChangeSource, Changes, Entry, Identity, LedgerError, Restore, SessionEntry,
-    Store, Transactional,
+    Batch, CallEntry, ChangeSource, Changes, Claim, Entry, Identity, LedgerError, Restore,
+    SessionEntry, Store, Transactional,
 };
 use oncewire_driver::protocol::{SessionId, SessionTag};
 use postgres::IsolationLevel;
@@ -18,6 +18,7 @@ use crate::error::{Verdict, explain, text_of, verdict};
 use crate::options::PostgresOptions;
 use crate::reads::Reads;
 use crate::schema::{self, Opened, Turn, Undone, commit_durably};
+use crate::shared::Sharing;
 use crate::sql::Sql;
 use crate::staged::{Staged, TOP};
 use crate::transaction::{Pass, Transaction, Trouble};
@@ -36,6 +37,8 @@ pub struct PostgresStore {
     synchronous_commit: String,
     reads: Reads,
     changes: ChangeSource,
+    /// If other servers may have it at the same time.
+    sharing: Option<Sharing>,
 }
 
 impl fmt::Debug for PostgresStore {
@@ -91,9 +94,21 @@ impl PostgresStore {
         PostgresStore::of(options, Turn::TakeOver)
     }
 
+    /// Opens the ledger together with other servers; see [`PostgresOptions::open_shared`].
+    ///
+    /// # Errors
+    /// As [`open`](PostgresStore::open).
+    pub fn open_shared(options: PostgresOptions) -> Result<PostgresStore, LedgerError> {
+        PostgresStore::of(options, Turn::Share)
+    }
+
     fn of(options: PostgresOptions, turn: Turn) -> Result<PostgresStore, LedgerError> {
-        let Opened { sql, identity, epoch, synchronous_commit, schema } =
-            schema::open(&options, turn)?;
+        let mut opened = schema::open(&options, turn)?;
+        let sharing = match turn {
+            Turn::Share => Some(Sharing::new(&mut opened, options.lock_timeout)?),
+            Turn::Wait | Turn::Try | Turn::TakeOver => None,
+        };
+        let Opened { sql, identity, epoch, synchronous_commit, schema } = opened;
         let isolation = match options.isolation {
             IsolationLevel::ReadUncommitted | IsolationLevel::ReadCommitted => "READ COMMITTED",
             IsolationLevel::RepeatableRead => "REPEATABLE READ",
@@ -101,18 +116,28 @@ impl PostgresStore {
         };
         // The record of each call, and the number of the commit; which is only there to be written while no other server has
         // taken the next epoch. A handler may have called a function that sets how commits are made durable: here it is set back.
-        let fence = match options.is_fenced {
-            true => "epoch = $2 AND commit_number = $3",
-            false => "$2::bigint IS NOT NULL AND $3::bigint IS NOT NULL",
+        // Where it is shared, no commit waits for another one's number.
+        let fence = match (&sharing, options.is_fenced) {
+            (None, true) => format!(
+                "UPDATE {schema}.oncewire_server SET commit_number = $1 \
+                 WHERE epoch = $2 AND commit_number = $3 RETURNING commit_number AS number"
+            ),
+            (None, false) => format!(
+                "UPDATE {schema}.oncewire_server SET commit_number = $1 \
+                 WHERE $2::bigint IS NOT NULL AND $3::bigint IS NOT NULL RETURNING commit_number AS number"
+            ),
+            (Some(_), _) => format!(
+                "SELECT nextval('{schema}.oncewire_commits') AS number FROM (SELECT 1 FROM {schema}.oncewire_server \
+                 WHERE epoch = $2 AND shared AND $1::bigint >= 0 AND $3::bigint >= 0 FOR SHARE) AS server"
+            ),
         };
         let finish = format!(
-            "WITH fence AS (UPDATE {schema}.oncewire_server SET commit_number = $1 \
-                 WHERE {fence} RETURNING 1), \
+            "WITH fence AS ({fence}), \
              put AS (INSERT INTO {schema}.oncewire_calls AS c (session, slot, xid, record) \
                  SELECT * FROM unnest($4::bytea[], $5::int[], $6::bigint[], $7::bytea[]) \
                  ON CONFLICT (session, slot) DO UPDATE SET xid = excluded.xid, record = excluded.record \
                  WHERE (c.xid # {TOP}) <= (excluded.xid # {TOP})) \
-             SELECT (SELECT count(*) FROM fence), set_config('synchronous_commit', $8, true)"
+             SELECT (SELECT number FROM fence), set_config('synchronous_commit', $8, true)"
         );
         Ok(PostgresStore {
             transaction: Transaction::new(sql),
@@ -124,6 +149,7 @@ impl PostgresStore {
             synchronous_commit,
             reads: Reads::new(options),
             changes: ChangeSource::new(identity.commit),
+            sharing,
         })
     }
 
@@ -138,11 +164,7 @@ impl PostgresStore {
     }
 
     fn sql(&mut self) -> Result<&mut Sql, LedgerError> {
-        self.transaction.sql().ok_or_else(|| {
-            LedgerError::new(
-                "the ledger's connection was closed after an earlier error: open it again",
-            )
-        })
+        self.transaction.sql().ok_or_else(closed)
     }
 
     fn try_commit(&mut self, batch: &mut Batch<Transaction>) -> Result<u64, LedgerError> {
@@ -179,6 +201,10 @@ impl PostgresStore {
         self.begin = begin;
         begun.map_err(stop)?;
         self.transaction.pass = attempt.pass;
+        if let Some(sharing) = &mut self.sharing {
+            let sql = self.transaction.sql().ok_or_else(|| Stop::Failed(closed()))?;
+            sharing.fence(sql, batch).map_err(stop)?;
+        }
         let mut staged = Staged::default();
         let mut effects = false;
         for (index, entry) in batch.entries().enumerate() {
@@ -264,8 +290,10 @@ impl PostgresStore {
     fn finish(&mut self, mut staged: Staged, pass: Pass) -> Result<u64, Stop> {
         let (last, epoch) = (self.identity.commit as i64, self.epoch);
         let next = last + 1;
-        let sql = self.transaction.sql().ok_or_else(|| Stop::Failed(LedgerError::new("closed")))?;
-        let columns = staged.write(sql, &self.schema).map_err(stop)?;
+        let sql = self.transaction.sql().ok_or_else(|| Stop::Failed(closed()))?;
+        let owner = self.sharing.as_ref().map_or(0, |sharing| sharing.owner);
+        let (opened, ended) = staged.opened_and_ended();
+        let columns = staged.write(sql, &self.schema, owner).map_err(stop)?;
         let written = sql.row(
             &self.finish,
             &[
@@ -279,12 +307,12 @@ impl PostgresStore {
                 &self.synchronous_commit,
             ],
         );
-        if written.map_err(stop)?.get::<_, i64>(0) != 1 {
+        let Some(number) = written.map_err(stop)?.get::<_, Option<i64>>(0) else {
             return Err(Stop::Failed(LedgerError::new(
                 "another server has taken over the ledger in PostgreSQL: this one commits nothing any more, and answers nothing that \
                  has no record; end it, or open the ledger again to wait for its turn",
             )));
-        }
+        };
         match commit_durably(sql) {
             Ok(()) => {}
             Err(Undone::NotReplicated(error)) => return Err(Stop::Failed(error)),
@@ -300,13 +328,20 @@ impl PostgresStore {
                 });
             }
         }
-        self.identity.commit = next as u64;
-        Ok(next as u64)
+        if let Some(sharing) = &mut self.sharing {
+            sharing.note(&opened, &ended);
+        }
+        self.identity.commit = number as u64;
+        Ok(number as u64)
     }
 
     fn script(&mut self, sql: &str) -> Result<(), Stop> {
         self.sql().map_err(Stop::Failed)?.script(sql).map_err(stop)
     }
+}
+
+fn closed() -> LedgerError {
+    LedgerError::new("the ledger's connection was closed after an earlier error: open it again")
 }
 
 /// What an error of the ledger's own statements means.
@@ -336,11 +371,29 @@ impl Store for PostgresStore {
         Some(hash)
     }
 
+    fn shared(&self) -> bool {
+        self.sharing.is_some()
+    }
+
+    fn claim(&mut self, claim: Claim) {
+        match (self.transaction.sql(), &mut self.sharing) {
+            (Some(sql), Some(sharing)) => sharing.claim(sql, claim),
+            _ => claim.unavailable(closed()),
+        }
+    }
+
     fn recover(&mut self, restore: &mut Restore<'_>) -> Result<(), LedgerError> {
         let schema = self.schema.clone();
-        let sql = self.sql()?;
+        let sql = self.transaction.sql().ok_or_else(closed)?;
+        let owner = match &mut self.sharing {
+            Some(sharing) => {
+                sharing.adopt(sql)?;
+                Some(sharing.owner)
+            }
+            None => None,
+        };
         let mut damaged = None;
-        for_each(sql, &schema, |kept| match kept {
+        for_each(sql, &schema, owner, |kept| match kept {
             Kept::Session(entry) => restore.session(entry),
             Kept::Call(entry) => restore.call(entry),
             Kept::Broken(what) => damaged = Some(what),
@@ -368,15 +421,17 @@ pub(crate) enum Kept<'a> {
     Broken(&'static str),
 }
 
-/// Reads every session, and then every call.
+/// Reads every session, and then every call; of one owner, if one is named.
 pub(crate) fn for_each(
     sql: &mut Sql,
     schema: &str,
+    owner: Option<i64>,
     mut each: impl FnMut(Kept<'_>),
 ) -> Result<(), LedgerError> {
     use postgres::fallible_iterator::FallibleIterator;
     let read = |error| explain("be read", &error);
-    let of = format!("SELECT session, tag, seen, entry FROM {schema}.oncewire_sessions");
+    let own = owner.map_or_else(String::new, |owner| format!(" WHERE owner = {owner}"));
+    let of = format!("SELECT session, tag, seen, entry FROM {schema}.oncewire_sessions{own}");
     let mut rows = sql.rows(&of).map_err(read)?;
     while let Some(row) = rows.next().map_err(read)? {
         let mut entry = session_of(row.get(0)).and_then(|id| SessionEntry::decode(id, row.get(3)));
@@ -390,7 +445,10 @@ pub(crate) fn for_each(
         });
     }
     drop(rows);
-    let of = format!("SELECT session, slot, xid, record FROM {schema}.oncewire_calls");
+    let own = owner.map_or_else(String::new, |owner| {
+        format!(" JOIN {schema}.oncewire_sessions USING (session) WHERE owner = {owner}")
+    });
+    let of = format!("SELECT session, slot, xid, record FROM {schema}.oncewire_calls{own}");
     let mut rows = sql.rows(&of).map_err(read)?;
     while let Some(row) = rows.next().map_err(read)? {
         let name = session_of(row.get(0)).zip(u16::try_from(row.get::<_, i32>(1)).ok());

@@ -124,7 +124,7 @@ pub fn call(
 
 fn each(ledger: &mut Looked, each: impl FnMut(Kept<'_>)) -> Result<(), LedgerError> {
     let schema = ledger.schema.clone();
-    for_each(&mut ledger.sql, &schema, each)
+    for_each(&mut ledger.sql, &schema, None, each)
 }
 
 /// Makes a database that was restored from a backup or copied a ledger of its own: with a new server id, without sessions and their

@@ -92,7 +92,7 @@ fn c287_databases_that_cannot_be_used_are_refused_with_what_to_do() {
     beside.batch_execute("UPDATE oncewire_server SET format = 7").unwrap();
     let later = refused(options(&connection));
     assert!(later.contains("has format 7") && later.contains("use the version"), "{later}");
-    beside.batch_execute("UPDATE oncewire_server SET format = 1").unwrap();
+    beside.batch_execute("UPDATE oncewire_server SET format = 2").unwrap();
     drop(options(&connection).open().unwrap());
 
     beside.batch_execute("ALTER TABLE oncewire_calls RENAME TO gone").unwrap();

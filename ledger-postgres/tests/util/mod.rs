@@ -3,6 +3,7 @@
 
 mod cluster;
 mod databases;
+pub mod processes;
 mod service;
 
 pub use cluster::*;

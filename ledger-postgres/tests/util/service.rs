@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use oncewire_driver::ledger::{Changes, LedgerError, Rollback};
-use oncewire_driver::{BoxFuture, BoxStream, Connect, Method, Server, Subject};
+use oncewire_driver::{BoxFuture, BoxStream, Connect, Method, Server, ServerConfig, Subject};
 use oncewire_ledger_postgres::{PostgresLedger, PostgresOptions, Reads, SqlError, Transaction};
 use smol::net::unix::UnixStream;
 
@@ -62,6 +62,15 @@ async fn watch(reads: Reads, changes: Changes, account: i32, more: i64) -> Resul
 }
 
 pub fn server(ledger: PostgresLedger, runs: &Arc<AtomicU32>) -> Server {
+    server_with(ledger, runs, |_| {})
+}
+
+/// The same with other limits.
+pub fn server_with(
+    ledger: PostgresLedger,
+    runs: &Arc<AtomicU32>,
+    change: impl FnOnce(&mut ServerConfig),
+) -> Server {
     let (reads, runs) = (ledger.reads(), runs.clone());
     let (watched, changes) = (reads.clone(), ledger.changes());
     Server::builder("test")
@@ -100,6 +109,7 @@ pub fn server(ledger: PostgresLedger, runs: &Arc<AtomicU32>) -> Server {
         .method(&WATCH, move |_, (account, more)| {
             watch(watched.clone(), changes.clone(), account, more)
         })
+        .configure(change)
         .build()
         .unwrap()
 }

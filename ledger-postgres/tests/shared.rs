@@ -1,0 +1,155 @@
+//! Several servers on one PostgreSQL at once: clients move between them with calls under way, and servers are stopped and killed.
+#![cfg(unix)]
+#![allow(missing_docs)]
+
+mod util;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use oncewire_driver::{Client, ClientOptions, Server};
+use oncewire_ledger_postgres::tool;
+use util::processes::*;
+use util::*;
+
+#[test]
+fn serve_in_a_process_of_its_own() {
+    serve_as_a_process();
+}
+
+fn open_shared(connection: &str, runs: &Arc<AtomicU32>) -> Server {
+    server(options(connection).open_shared().unwrap(), runs)
+}
+
+#[test]
+fn c390_a_client_moves_between_two_servers_on_one_database_and_finds_its_session_at_both() {
+    let Some(cluster) = shared() else { return };
+    let (connection, place, runs) = (cluster.database(), Place::default(), Arc::default());
+    let servers = [open_shared(&connection, &runs), open_shared(&connection, &runs)];
+    assert_eq!(servers[0].id(), servers[1].id());
+    smol::block_on(async {
+        let client = Client::new(place.clone(), ClientOptions::default());
+        for round in 0..6 {
+            place.set(Some(servers[round % 2].clone()));
+            if round > 0 {
+                place.cut();
+            }
+            let paid = round as i64 * 10 + 10;
+            assert_eq!(client.call(&PAY, &(1, 10)).await.ok(), Ok(paid));
+            assert_eq!(client.call(&COUNT, &()).await.ok(), Ok(round as u32 + 1));
+        }
+        let counters = servers.each_ref().map(Server::counters);
+        assert_eq!(counters[0].resumes + counters[1].resumes, 5, "one session all the way");
+        let found = tool::inspect(&options(&connection)).unwrap();
+        assert_eq!((found.sessions, found.broken), (1, 0));
+        assert!(found.commit >= 12, "{found}");
+        client.close().await;
+    });
+    assert_eq!(runs.load(Ordering::SeqCst), 6);
+    // Alone, no server has it while others share it.
+    let refused = refused(options(&connection));
+    assert!(refused.contains("is in use by"), "{refused}");
+}
+
+#[test]
+fn c391_a_ledger_is_shared_after_it_was_one_servers_and_the_other_way_round() {
+    let Some(cluster) = shared() else { return };
+    let (connection, place) = (cluster.database(), Place::default());
+    let client = Client::new(place.clone(), ClientOptions::default());
+    let pay = async |server: Server, first: bool| {
+        place.set(Some(server));
+        if !first {
+            place.cut();
+        }
+        client.call(&PAY, &(1, 10)).await.ok()
+    };
+    smol::block_on(async {
+        let runs = Arc::default();
+        let alone = open(&connection, &runs);
+        assert_eq!(pay(alone.clone(), true).await, Ok(10));
+        place.set(None);
+        place.cut();
+        drop(alone);
+        // The sessions of a server that has ended are the next one's.
+        let shared = open_shared(&connection, &runs);
+        assert_eq!(shared.counters().sessions, 1);
+        place.set(Some(shared.clone()));
+        assert_eq!(client.call(&PAY, &(1, 10)).await.ok(), Ok(20));
+        let second = open_shared(&connection, &runs);
+        assert_eq!(second.counters().sessions, 0, "this one's owner lives");
+        assert_eq!(pay(second.clone(), false).await, Ok(30));
+        place.set(None);
+        place.cut();
+        drop((shared, second));
+        let alone = open(&connection, &runs);
+        place.set(Some(alone));
+        assert_eq!(client.call(&PAY, &(1, 10)).await.ok(), Ok(40));
+        client.close().await;
+    });
+}
+
+#[test]
+fn c392_servers_that_share_a_ledger_are_stopped_and_killed_and_the_books_are_exact() {
+    let Some(cluster) = start("sharing") else { return };
+    let connection = cluster.database();
+    let addresses = [free_address(), free_address()];
+    let mut processes = addresses.map(|address| Process::start_as(&connection, address, true));
+    processes.iter_mut().for_each(Process::until_it_serves);
+    let payers = Payers::start(&addresses);
+    payers.until_paid(25);
+    for round in 0..4 {
+        // One of them has the client: it stands still, with a batch in its transaction as like as not.
+        processes[round % 2].signal("STOP");
+        payers.until_paid(25);
+        processes[round % 2].signal("CONT");
+    }
+    for at in [0, 1, 0] {
+        processes[at].kill();
+        payers.until_paid(25);
+        processes[at] = Process::start_as(&connection, addresses[at], true);
+        processes[at].until_it_serves();
+        payers.until_paid(5);
+    }
+    payers.compare(&connection);
+}
+
+#[test]
+fn c393_another_callers_session_is_not_claimed_and_a_lost_one_is_not_written() {
+    let Some(cluster) = shared() else { return };
+    let (connection, place, runs) = (cluster.database(), Place::default(), Arc::default());
+    let servers = [open_shared(&connection, &runs), open_shared(&connection, &runs)];
+    let mut beside = connect(&connection);
+    smol::block_on(async {
+        let client = Client::new(place.clone(), ClientOptions::default());
+        place.set(Some(servers[0].clone()));
+        assert_eq!(client.call(&PAY, &(1, 10)).await.ok(), Ok(10));
+        // As if another server had claimed it: what this one writes is fenced, and its client comes back for it.
+        beside.batch_execute("UPDATE oncewire_sessions SET owner = 77, epoch = epoch + 1").unwrap();
+        let paid = client.call(&PAY, &(1, 10)).timeout(Duration::from_secs(20)).await.ok();
+        assert_eq!(paid, Ok(20));
+        let row =
+            beside.query_one("SELECT owner <> 77, epoch FROM oncewire_sessions", &[]).unwrap();
+        assert_eq!((row.get::<_, bool>(0), row.get::<_, i64>(1)), (true, 3), "claimed again");
+        // Of another caller's session, nothing is changed.
+        let entry: Vec<u8> =
+            beside.query_one("SELECT entry FROM oncewire_sessions", &[]).unwrap().get(0);
+        let id = oncewire_driver::protocol::SessionId::from_bytes([0; 16]);
+        let mut other = oncewire_driver::ledger::SessionEntry::decode(id, &entry).unwrap();
+        other.subject = oncewire_driver::Subject::Name("mallory".into());
+        beside.execute("UPDATE oncewire_sessions SET entry = $1", &[&other.encode()]).unwrap();
+        place.set(Some(servers[1].clone()));
+        place.cut();
+        // It may have left on the connection that broke: then its session ends with it in doubt.
+        let _in_doubt = client.call(&PAY, &(1, 10)).await;
+        assert!(client.call(&PAY, &(1, 10)).await.ok().is_ok(), "in a new session");
+        let epochs: Vec<i64> = beside
+            .query("SELECT epoch FROM oncewire_sessions ORDER BY epoch", &[])
+            .unwrap()
+            .iter()
+            .map(|row| row.get(0))
+            .collect();
+        assert_eq!(epochs, [1, 3], "the session of the other one was not claimed");
+        client.close().await;
+    });
+}
