@@ -197,6 +197,7 @@ fn c375_etcd_is_gone_for_longer_than_the_lease_and_instances_come_back_by_themse
         let connector = registry.connector("test").unwrap();
         let client = Client::new(connector.clone(), options());
         assert_eq!(who(&client).await, server.instance().id());
+        let before = registration.status().registrations;
         cluster.kill(0);
         while registration.status().registered {
             // Clients continue with what they know, new ones too.
@@ -209,7 +210,7 @@ fn c375_etcd_is_gone_for_longer_than_the_lease_and_instances_come_back_by_themse
         cluster.forget(0);
         cluster.resume(0);
         registration.until_registered().await;
-        assert_eq!(registration.status().registrations, 2);
+        assert!(registration.status().registrations > before);
         until_count(&registry, 1).await;
         // By hand, while the lease lives.
         cluster.ctl(&["del", "--prefix", "oncewire/services/"]).unwrap();
