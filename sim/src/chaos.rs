@@ -96,7 +96,7 @@ impl World {
         }
         Sleep::new(&self.exec, rng.below(2 * average.as_nanos() as u64 + 1)).await;
         let faults = self.faults();
-        let is_over = self.exec.now() >= faults.until.as_nanos() as u64;
+        let is_over = self.exec.elapsed() >= faults.until.as_nanos() as u64;
         (!faults.pause.is_zero() && !is_over).then_some(faults)
     }
 

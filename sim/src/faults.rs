@@ -45,7 +45,16 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Nothing goes wrong.
+    /// Nothing goes wrong. For some kinds and no others say when, too:
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use oncewire_sim::Faults;
+    ///
+    /// let mut faults = Faults::NONE;
+    /// (faults.pause, faults.until) = (Duration::from_millis(100), Duration::from_secs(4));
+    /// (faults.kills, faults.disk_errors) = (true, true);
+    /// ```
     pub const NONE: Faults = Faults {
         pause: Duration::ZERO,
         until: Duration::ZERO,
@@ -92,6 +101,15 @@ impl Faults {
             cut_in: rng.pick(&[0, 2, 6]),
             piece_max: rng.pick(&[7, 100, 64 << 10]),
         }
+    }
+
+    /// Whether there are some that wait for a pause which never is.
+    pub(crate) fn never_come(&self) -> bool {
+        let Faults { cuts, partitions, kills, power_cuts, .. } = *self;
+        let Faults { disk_errors, full_disks, clock_jumps, .. } = *self;
+        let paused =
+            cuts | partitions | kills | power_cuts | disk_errors | full_disks | clock_jumps;
+        paused && (self.pause.is_zero() || self.until.is_zero())
     }
 
     pub(crate) fn link(&self) -> LinkStyle {

@@ -264,7 +264,7 @@ impl Sim {
 
     /// The time since the world began.
     pub fn now(&self) -> Duration {
-        Duration::from_nanos(self.0.exec.now())
+        Duration::from_nanos(self.0.exec.elapsed())
     }
 
     /// The seed.
@@ -287,8 +287,12 @@ impl Sim {
         self.0.exec.note(line);
     }
 
-    /// What goes wrong, instead of what the seed selects. Call it before anything else.
+    /// What goes wrong, instead of what the seed selects. Call it before anything else. Faults that never come, because
+    /// [`pause`](Faults::pause) or [`until`](Faults::until) is zero, fail the test.
     pub fn set_faults(&self, faults: Faults) {
+        if faults.never_come() {
+            self.fail("`set_faults`: these faults never come, since `pause` or `until` is zero");
+        }
         *lock(&self.0.faults) = faults;
     }
 

@@ -137,6 +137,27 @@ fn a_test_that_hangs_or_asserts_fails_with_its_seed() {
 }
 
 #[test]
+fn faults_that_never_come_fail_the_test_and_those_of_a_second_do_come() {
+    let never = oncewire_sim::try_run(0..1, |sim| async move {
+        let mut faults = Faults::NONE;
+        faults.kills = true;
+        sim.set_faults(faults);
+    });
+    assert!(never.is_err_and(|failure| failure.what.contains("never come")));
+    let report = oncewire_sim::run(0..20, |sim| async move {
+        assert!(sim.now() < Duration::from_millis(1));
+        let mut faults = Faults::NONE;
+        (faults.pause, faults.until) = (Duration::from_millis(100), Duration::from_secs(1));
+        faults.kills = true;
+        sim.set_faults(faults);
+        let bank = sim.server("bank", server);
+        sim.sleep(Duration::from_secs(2)).await;
+        assert!(bank.is_up());
+    });
+    assert!(report.faults["crashes"] > 20, "{report:?}");
+}
+
+#[test]
 fn a_test_in_which_nothing_says_what_takes_effect_fails() {
     let silent = oncewire_sim::try_run(0..1, |sim| async move {
         sim.set_faults(Faults::NONE);

@@ -131,12 +131,14 @@ impl std::fmt::Debug for Sim {
 
 /// Polls at one moment above which something spins.
 const POLLS_AT_ONCE_MAX: u64 = 200_000;
+/// What a world's clock shows at its start: those of its processes may be behind it.
+const START: u64 = 1_000_000_000;
 
 impl Sim {
     /// A world's clock at zero.
     pub fn new(seed: u64, schedule: Schedule, trace: Trace) -> Arc<Sim> {
         Arc::new(Sim {
-            now: AtomicU64::new(1_000_000_000),
+            now: AtomicU64::new(START),
             schedule,
             ready: Arc::default(),
             tasks: Mutex::default(),
@@ -158,6 +160,11 @@ impl Sim {
         self.now.load(Ordering::Relaxed)
     }
 
+    /// Nanoseconds since the world began.
+    pub fn elapsed(&self) -> u64 {
+        self.now().saturating_sub(START)
+    }
+
     /// From now on nothing goes wrong any more.
     pub fn calm_down(&self) {
         self.note(|| "no more faults".to_owned());
@@ -176,7 +183,7 @@ impl Sim {
 
     /// Notes a line, if the trace is on, and its words in the hash.
     pub fn note(&self, line: impl FnOnce() -> String) {
-        lock(&self.trace).note(self.now(), line);
+        lock(&self.trace).note(self.elapsed(), line);
     }
 
     /// Notes a number in the hash.
