@@ -35,14 +35,18 @@ pub struct Tls {
     pub key: PathBuf,
 }
 
-/// Starts the program, says its process id, and waits on stdin: then nothing is left of it. Stopped processes can be killed too.
+/// Starts the program, says its process id, and waits on stdin: for a line, after which its files stay, or for the end of the test's
+/// process, after which nothing is left of it. Stopped processes can be killed too.
 const KEEPER: &str = r#"
 trap '' INT TERM HUP
+folder=$1
+shift
 "$@" >>"$0" 2>&1 </dev/null &
 echo $!
-read -r _
+if read -r _; then files=stay; else files=go; fi
 kill -KILL $! 2>/dev/null
 wait
+[ $files = stay ] || rm -rf "$folder"
 "#;
 
 /// An address that nothing listens on.
@@ -102,7 +106,12 @@ impl Cluster {
             .join(",");
         let (client, peer) = (self.endpoint(at), format!("http://{}", self.members[at].peer));
         let mut command = Command::new("/bin/sh");
-        command.arg("-c").arg(KEEPER).arg(self.folder.join(format!("log{at}"))).arg("etcd");
+        command
+            .arg("-c")
+            .arg(KEEPER)
+            .arg(self.folder.join(format!("log{at}")))
+            .arg(&self.folder)
+            .arg("etcd");
         command
             .args(["--name", &format!("m{at}"), "--data-dir"])
             .arg(self.folder.join(at.to_string()));
@@ -162,7 +171,9 @@ impl Cluster {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        drop(self.shell.stdin.take());
+        if let Some(mut stdin) = self.shell.stdin.take() {
+            let _gone = stdin.write_all(b"\n");
+        }
         let _status = self.shell.wait();
     }
 }
