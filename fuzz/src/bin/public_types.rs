@@ -16,11 +16,11 @@ fn main() -> ExitCode {
     match run(&args) {
         Ok(found) if found.is_empty() => ExitCode::SUCCESS,
         Ok(found) => {
-            found.iter().for_each(|found| eprintln!("{found}"));
+            found.iter().for_each(|found| output::note!("{found}"));
             ExitCode::FAILURE
         }
         Err(why) => {
-            eprintln!("public_types: {why}");
+            output::note!("public_types: {why}");
             ExitCode::from(2)
         }
     }
