@@ -19,7 +19,7 @@ use oncewire_core::{Instant, MethodId, MethodSpec};
 use oncewire_driver::observe::{Event, Source};
 use oncewire_driver::{
     Accept, BoxFuture, BoxStream, Client, ClientOptions, Connect, Method, Nonblocking, Outcome,
-    Runtime, Server, Subject, Timer,
+    Runtime, Server, Subject, Timer, schema::Signature,
 };
 use oncewire_observe::Counting;
 use oncewire_recorder::FlightRecorder;
@@ -35,6 +35,10 @@ use crate::subject::Way;
 const ECHO: MethodId = MethodId::of("bench/echo");
 const TYPED_ECHO: Method<Bytes, Bytes> = Method::new("bench/echo").reply_len_max((1 << 20) + 64);
 
+/// The same with a signature, as the attribute `service` gives one: each call looks up whether it was compared (S33).
+const COMPARED_ECHO: Method<Bytes, Bytes> =
+    TYPED_ECHO.with_signature(Some(Signature::of::<Vec<u8>, Vec<u8>>(&[])));
+
 /// A flight recorder's ring.
 const RING_LEN: usize = 64 << 10;
 /// Bytes on the wire of a typed body of 32: its length goes before it.
@@ -45,6 +49,8 @@ const TYPED_LEN: usize = 33;
 pub(crate) struct Setup {
     way: Way,
     typed: bool,
+    /// Its method has a signature.
+    compared: bool,
     outstanding: usize,
     body_len: usize,
     watched: Watched,
@@ -72,10 +78,17 @@ pub(crate) struct BothRow {
     instructions: f64,
 }
 
+impl Setup {
+    fn method(&self) -> &'static Method<Bytes, Bytes> {
+        if self.compared { &COMPARED_ECHO } else { &TYPED_ECHO }
+    }
+}
+
 fn setups() -> Vec<Setup> {
     let setup = |way, typed, outstanding| Setup {
         way,
         typed,
+        compared: false,
         outstanding,
         body_len: 32,
         watched: Watched::No,
@@ -86,6 +99,7 @@ fn setups() -> Vec<Setup> {
         setup(Way::Loops, true, 1),
         setup(Way::Loops, false, 64),
         setup(Way::Loops, true, 64),
+        Setup { compared: true, ..setup(Way::Loops, true, 64) },
         Setup { body_len: TYPED_LEN, ..setup(Way::Loops, false, 64) },
         setup(Way::Tasks, true, 64),
         setup(Way::Buffered, true, 64),
@@ -120,7 +134,7 @@ pub(crate) fn print(rows: &[BothRow]) {
     }
     output::show!("\nBoth ends with their driver, over a pair of sockets: instructions a call");
     output::show!(
-        "  {:>9}{:>8}{:>10}{:>8}{:>12}  watched",
+        "  {:>9}{:>8}{:>10}{:>10}{:>12}  watched",
         "body",
         "flight",
         "way",
@@ -133,7 +147,11 @@ pub(crate) fn print(rows: &[BothRow]) {
             setup.body_len,
             setup.outstanding,
             format!("{:?}", setup.way),
-            if setup.typed { "typed" } else { "raw" },
+            match (setup.typed, setup.compared) {
+                (false, _) => "raw",
+                (true, false) => "typed",
+                (true, true) => "compared",
+            },
             instructions,
             match setup.watched {
                 Watched::No => String::new(),
@@ -148,23 +166,27 @@ pub(crate) fn print(rows: &[BothRow]) {
 
 /// What is promised of a call in W2.
 pub(crate) fn goals(rows: &[BothRow]) -> Vec<Goal> {
-    let w2_watched = |typed, body_len, watched| {
-        let setup = Setup { way: Way::Loops, typed, outstanding: 64, body_len, watched };
+    let counted = |typed, body_len, change: fn(&mut Setup)| {
+        let (way, watched) = (Way::Loops, Watched::No);
+        let mut setup = Setup { way, typed, compared: false, outstanding: 64, body_len, watched };
+        change(&mut setup);
         rows.iter().find(|row| row.setup == setup).map(|row| row.instructions)
     };
-    let w2 = |typed, body_len| w2_watched(typed, body_len, Watched::No);
+    let w2 = |typed, body_len| counted(typed, body_len, |_| ());
     let (raw, typed) = (w2(false, 32), w2(true, 32));
     let most =
         |name, figure: f64, bound| Goal::most(&format!("both ends, W2 {name}"), figure, bound);
-    let ratio = typed.zip(w2(false, TYPED_LEN)).map(|(typed, raw)| typed / raw);
-    let recorded = |watched| Some(w2_watched(false, 32, watched)? / w2(false, 32)?);
+    let compared = counted(true, 32, |setup| setup.compared = true);
+    let beside_raw = |typed: Option<f64>| Some(typed? / w2(false, TYPED_LEN)?);
+    let recorded = |watch: fn(&mut Setup)| Some(counted(false, 32, watch)? / w2(false, 32)?);
     [
         raw.map(|raw| most("raw, instructions", raw, 3200.0)),
         typed.map(|typed| most("typed, instructions", typed, 3350.0)),
-        ratio.map(|ratio| most("typed × raw of the same bytes", ratio, 1.05)),
-        recorded(Watched::Client(RING_LEN))
+        beside_raw(typed).map(|ratio| most("typed × raw of the same bytes", ratio, 1.05)),
+        beside_raw(compared).map(|ratio| most("compared × raw of the same bytes", ratio, 1.05)),
+        recorded(|setup| setup.watched = Watched::Client(RING_LEN))
             .map(|ratio| most("with a client's flight recorder × without", ratio, 1.02)),
-        recorded(Watched::Server(RING_LEN))
+        recorded(|setup| setup.watched = Watched::Server(RING_LEN))
             .map(|ratio| most("with a server's flight recorder × without", ratio, 1.02)),
     ]
     .into_iter()
@@ -190,7 +212,7 @@ pub(crate) fn make_calls(setup: Setup, calls: u64) -> Result<()> {
         Watched::No | Watched::Client(_) | Watched::Server(_) => {}
     }
     let builder = if setup.typed {
-        builder.method(&TYPED_ECHO, |_, body| async move { body })
+        builder.method(setup.method(), |_, body| async move { body })
     } else {
         let mut spec = MethodSpec::new(ECHO);
         spec.reply_len_max = setup.body_len as u32;
@@ -247,7 +269,7 @@ struct Caller {
 impl Caller {
     async fn call(&self) -> Result<()> {
         let call = match self.setup.typed {
-            true => self.client.call(&TYPED_ECHO, &self.body),
+            true => self.client.call(self.setup.method(), &self.body),
             false => self.client.call_raw(ECHO, self.body.clone()),
         };
         match call.await {
