@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{self, FuturesUnordered};
 use oncewire_core::{Instant, MethodId, MethodSpec};
-use oncewire_driver::observe::{Event, Source};
+use oncewire_driver::observe::{Event, Observer, Source};
 use oncewire_driver::{
     Accept, BoxFuture, BoxStream, Client, ClientOptions, Connect, Method, Nonblocking, Outcome,
     Runtime, Server, Subject, Timer, schema::Signature,
@@ -66,6 +66,8 @@ enum Watched {
     /// The same around each connection of the server.
     Server(usize),
     /// An observer at each end, which does nothing with what it gets.
+    Ignored,
+    /// One that says so.
     Unheard,
     /// `Counting` at each end.
     Counted,
@@ -109,6 +111,7 @@ fn setups() -> Vec<Setup> {
         watched(Watched::Client(RING_LEN)),
         watched(Watched::Server(RING_LEN)),
         watched(Watched::Unheard),
+        watched(Watched::Ignored),
         watched(Watched::Counted),
     ]
 }
@@ -179,6 +182,8 @@ pub(crate) fn goals(rows: &[BothRow]) -> Vec<Goal> {
     let compared = counted(true, 32, |setup| setup.compared = true);
     let beside_raw = |typed: Option<f64>| Some(typed? / w2(false, TYPED_LEN)?);
     let recorded = |watch: fn(&mut Setup)| Some(counted(false, 32, watch)? / w2(false, 32)?);
+    let unheard = counted(false, 32, |setup| setup.watched = Watched::Unheard);
+    let unheard = unheard.zip(raw).map(|(with, raw)| with - raw);
     [
         raw.map(|raw| most("raw, instructions", raw, 3200.0)),
         typed.map(|typed| most("typed, instructions", typed, 3350.0)),
@@ -188,6 +193,8 @@ pub(crate) fn goals(rows: &[BothRow]) -> Vec<Goal> {
             .map(|ratio| most("with a client's flight recorder × without", ratio, 1.02)),
         recorded(|setup| setup.watched = Watched::Server(RING_LEN))
             .map(|ratio| most("with a server's flight recorder × without", ratio, 1.02)),
+        unheard
+            .map(|more| most("with observers that are not heard, instructions more", more, 32.0)),
     ]
     .into_iter()
     .flatten()
@@ -201,8 +208,11 @@ pub(crate) fn make_calls(setup: Setup, calls: u64) -> Result<()> {
     let mut builder = Server::builder("bench").runtime(runtime.clone());
     let mut options = ClientOptions::default();
     match setup.watched {
-        Watched::Unheard => {
+        Watched::Ignored => {
             (builder, options) = (builder.observe(ignore), options.with_observer(ignore));
+        }
+        Watched::Unheard => {
+            (builder, options) = (builder.observe(Unheard), options.with_observer(Unheard));
         }
         Watched::Counted => {
             let counting = Arc::new(Counting::new());
@@ -288,6 +298,17 @@ impl Caller {
 
 /// An observer that does nothing.
 fn ignore(_: &Source, _: &Event) {}
+
+/// An observer that does nothing with calls, and says so.
+struct Unheard;
+
+impl Observer for Unheard {
+    fn observe(&self, _: &Source, _: &Event) {}
+
+    fn is_heard(&self) -> bool {
+        false
+    }
+}
 
 /// Dials by making a pair of sockets.
 struct Dial {

@@ -45,6 +45,7 @@ mod queue;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use oncewire_core::{Instance, ServerId, ServiceName};
 
@@ -56,6 +57,11 @@ pub(crate) use queue::{Queue, ROUNDS_MAX, Round};
 pub trait Observer: Send + Sync + 'static {
     /// Something has happened at `source`.
     fn observe(&self, source: &Source, event: &Event);
+    /// Whether it would do anything now with the start of a call. While no observer of a server or client would, calls that start
+    /// there are not observed, neither then nor when they end, and cost next to nothing. It is asked often, and must be quick.
+    fn is_heard(&self) -> bool {
+        true
+    }
 }
 
 impl<F: Fn(&Source, &Event) + Send + Sync + 'static> Observer for F {
@@ -68,6 +74,10 @@ impl<F: Fn(&Source, &Event) + Send + Sync + 'static> Observer for F {
 impl<T: Observer + ?Sized> Observer for Arc<T> {
     fn observe(&self, source: &Source, event: &Event) {
         (**self).observe(source, event);
+    }
+
+    fn is_heard(&self) -> bool {
+        (**self).is_heard()
     }
 }
 
@@ -121,6 +131,12 @@ impl ObserverList {
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    #[inline]
+    fn are_heard(&self) -> bool {
+        // One that panics is not silenced by that.
+        caught(|| self.0.iter().any(|observer| observer.is_heard())).unwrap_or(true)
+    }
 }
 
 impl fmt::Debug for ObserverList {
@@ -134,11 +150,25 @@ impl fmt::Debug for ObserverList {
 pub(crate) struct Observers {
     source: Arc<Source>,
     list: ObserverList,
+    heard: Arc<AtomicBool>,
 }
 
 impl Observers {
     pub(crate) fn new(source: Source, list: ObserverList) -> Observers {
-        Observers { source: Arc::new(source), list }
+        Observers { source: Arc::new(source), list, heard: Arc::new(AtomicBool::new(true)) }
+    }
+
+    /// Asks whether calls that start from now on are to be observed. Not under a lock: it calls the user's code.
+    #[inline]
+    pub(crate) fn ask(&self) -> bool {
+        let heard = self.list.are_heard();
+        self.heard.store(heard, Ordering::Relaxed);
+        heard
+    }
+
+    /// What was answered last, for those who hold a lock.
+    pub(crate) fn heard(&self) -> &Arc<AtomicBool> {
+        &self.heard
     }
 
     pub(crate) fn source(&self) -> &Arc<Source> {

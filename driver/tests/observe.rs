@@ -1,4 +1,4 @@
-//! What observers learn: C251 to C254.
+//! What observers learn: C251 to C254, C365.
 #![allow(missing_docs)]
 #![cfg(unix)]
 
@@ -7,11 +7,11 @@ mod socket_pair;
 
 use std::io;
 use std::net::Shutdown;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use oncewire_driver::observe::{CallEnd, Event, Source, Verdict};
+use oncewire_driver::observe::{CallEnd, Event, Observer, Source, Verdict};
 use oncewire_driver::{
     BoxFuture, BoxStream, CallFailure, Client, ClientOptions, Connect, Executed, Method,
     NotExecuted, Outcome, Server, ServerBuilder, ServiceName,
@@ -373,4 +373,65 @@ fn c253_a_session_that_is_refused_is_seen_at_both_sides() {
         // The call may have its outcome before its client's observer has the event.
         assert_eq!(at_client.wait(refused).await, said);
     });
+}
+
+/// Does nothing with calls while it is off; counts their starts and ends at clients and at servers.
+#[derive(Clone, Default)]
+struct Switched {
+    on: Arc<AtomicBool>,
+    client: Arc<[AtomicUsize; 2]>,
+    server: Arc<[AtomicUsize; 2]>,
+}
+
+impl Switched {
+    fn counts(&self) -> [[usize; 2]; 2] {
+        [&self.client, &self.server].map(|side| [0, 1].map(|at| side[at].load(Ordering::SeqCst)))
+    }
+}
+
+impl Observer for Switched {
+    fn observe(&self, source: &Source, event: &Event) {
+        let side = if source.is_server() { &self.server } else { &self.client };
+        match event {
+            Event::CallStarted { .. } => side[0].fetch_add(1, Ordering::SeqCst),
+            Event::CallEnded { .. } => side[1].fetch_add(1, Ordering::SeqCst),
+            _ => 0,
+        };
+    }
+
+    fn is_heard(&self) -> bool {
+        self.on.load(Ordering::SeqCst)
+    }
+}
+
+#[test]
+fn c365_calls_that_start_while_no_observer_is_heard_are_not_observed() {
+    let switched = Switched::default();
+    let builder = Server::builder("sum").method(&ADD, |_, n: u64| async move { n + 1 });
+    let (server, dialler) = serve(builder.observe(switched.clone()));
+    let options = ClientOptions::default().with_observer(switched.clone());
+    let client = Client::new(dialler, options);
+    smol::block_on(async {
+        let call = async |n: u64| assert_eq!(client.call(&ADD, &n).await.ok(), Ok(n + 1));
+        call(1).await;
+        assert_eq!(switched.counts(), [[0; 2]; 2]);
+        switched.on.store(true, Ordering::SeqCst);
+        call(2).await;
+        call(3).await;
+        // Off again in the middle of a call: what was seen to start is seen to end.
+        let mut begun = Box::pin(client.call(&ADD, &4));
+        let polled = smol::future::poll_once(begun.as_mut()).await;
+        switched.on.store(false, Ordering::SeqCst);
+        match polled {
+            Some(outcome) => assert_eq!(outcome.ok(), Ok(5)),
+            None => assert_eq!(begun.await.ok(), Ok(5)),
+        }
+        call(5).await;
+        client.close().await;
+        server.drain(Duration::from_secs(10)).await;
+    });
+    let [client, [starts, ends]] = switched.counts();
+    assert_eq!(client, [3, 3]);
+    // A server asks when its turn begins, which may have been before the switch.
+    assert!(starts == ends && (1..=4).contains(&starts), "{starts} {ends}");
 }

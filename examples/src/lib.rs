@@ -25,3 +25,22 @@ struct Values;
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/COOKBOOK.md")]
 struct Cookbook;
+
+/// Recordings, and the flight recorder.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/RECORDING.md")]
+struct Recording;
+
+/// Large bodies.
+#[cfg(doctest)]
+#[doc = include_str!("../stream/README.md")]
+struct Streams;
+
+/// What programs show of themselves.
+#[cfg(doctest)]
+mod programs {
+    #[doc = include_str!("../plugin/README.md")]
+    struct Plugin;
+    #[doc = include_str!("../viewservice/README.md")]
+    struct Viewservice;
+}

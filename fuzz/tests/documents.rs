@@ -176,3 +176,49 @@ fn c358_no_program_prints_by_a_macro_that_panics_when_its_reader_leaves() {
     }
     assert!(found.is_empty(), "use `output::show!` or `output::note!`: {found:#?}");
 }
+
+#[test]
+fn the_book_leads_to_every_page() {
+    let files = files();
+    let book = read("docs/README.md");
+    let links: Vec<PathBuf> = book
+        .split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split([')', '#']).next())
+        .map(|link| root().join("docs").join(link).canonicalize().unwrap_or_default())
+        .collect();
+    for document in documents(&files).filter(|path| *path != "docs/README.md") {
+        let path = root().join(document).canonicalize().expect("it exists");
+        assert!(links.contains(&path), "docs/README.md does not lead to {document}");
+    }
+    if !files.is_empty() {
+        assert!(read("README.md").contains("](docs/README.md)"), "README.md leads to the book");
+    }
+}
+
+/// Of a page with blocks of Rust, a crate's documentation or doctests are made; no block is left out of that.
+#[test]
+fn every_block_of_rust_in_a_document_is_compiled() {
+    let files = files();
+    let sources: Vec<&String> = files.iter().filter(|path| path.ends_with(".rs")).collect();
+    let included: Vec<PathBuf> = sources
+        .iter()
+        .flat_map(|source| {
+            let folder = root().join(source).parent().expect("a file").to_owned();
+            let text = read(source);
+            let paths = text.split("include_str!(\"").skip(1);
+            let paths: Vec<_> = paths
+                .filter_map(|rest| folder.join(rest.split('"').next()?).canonicalize().ok())
+                .collect();
+            paths
+        })
+        .collect();
+    for document in documents(&files) {
+        let text = read(document);
+        let blocks = || text.lines().filter(|line| line.starts_with("```rust"));
+        let path = root().join(document).canonicalize().expect("it exists");
+        assert!(blocks().count() == 0 || included.contains(&path), "{document} is not compiled");
+        let ignored = blocks().find(|line| line.contains("ignore"));
+        assert_eq!(ignored, None, "{document} has a block that is not compiled");
+    }
+}

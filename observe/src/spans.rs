@@ -6,15 +6,21 @@ use std::sync::{Mutex, PoisonError};
 use oncewire_driver::Executed;
 use oncewire_driver::observe::{CallEnd, CallInfo, Event, Observer, Source};
 use tracing::field::Empty;
+use tracing::level_filters::LevelFilter;
 use tracing::{Span, debug, error, info, info_span, warn};
 
 use crate::labels;
+#[cfg(feature = "trace-context")]
+use crate::traces::Traces;
 
 /// Makes a span of each call and an event of each other thing, in the target `oncewire`.
 #[derive(Debug, Default)]
 pub struct Tracing {
     /// The calls that are on their way, by their source and number.
     spans: Mutex<HashMap<(usize, u64), Span>>,
+    /// Those who know the ids of the same calls.
+    #[cfg(feature = "trace-context")]
+    traces: Option<Traces>,
 }
 
 impl Tracing {
@@ -22,6 +28,28 @@ impl Tracing {
     pub fn new() -> Tracing {
         Tracing::default()
     }
+
+    /// With the ids of the spans that `traces` makes of the same calls, as `trace_id`, `span_id` and `trace_flags`: what is logged in a
+    /// span is then found from its trace, and the other way round. Both watch the same clients and servers, in any order.
+    #[cfg(feature = "trace-context")]
+    pub fn joined(traces: &Traces) -> Tracing {
+        traces.remember_handlers();
+        Tracing { traces: Some(traces.clone()), ..Tracing::default() }
+    }
+
+    /// Gives a span its ids, if they are known by now.
+    #[cfg(feature = "trace-context")]
+    fn join(&self, span: &Span, source: &Source, call: &CallInfo) {
+        let context = self.traces.as_ref().and_then(|traces| traces.context_of(source, call));
+        if let Some(context) = context {
+            span.record("trace_id", tracing::field::display(context.trace()));
+            span.record("span_id", tracing::field::display(context.span()));
+            span.record("trace_flags", if context.is_sampled() { "01" } else { "00" });
+        }
+    }
+
+    #[cfg(not(feature = "trace-context"))]
+    fn join(&self, _: &Span, _: &Source, _: &CallInfo) {}
 
     /// A source is at the same place for as long as its observers are called with it.
     fn key(source: &Source, call: &CallInfo) -> (usize, u64) {
@@ -35,6 +63,9 @@ impl Tracing {
                 target: "oncewire",
                 parent: None,
                 "rpc.server.call",
+                trace_id = Empty,
+                span_id = Empty,
+                trace_flags = Empty,
                 otel.kind = "server",
                 otel.name = method,
                 rpc.system.name = "oncewire",
@@ -49,6 +80,9 @@ impl Tracing {
             Source::Client { address, .. } => info_span!(
                 target: "oncewire",
                 "rpc.client.call",
+                trace_id = Empty,
+                span_id = Empty,
+                trace_flags = Empty,
                 otel.kind = "client",
                 otel.name = method,
                 rpc.system.name = "oncewire",
@@ -67,6 +101,7 @@ impl Tracing {
         if method == labels::OTHER {
             span.record("rpc.method_original", call.method.to_string());
         }
+        self.join(&span, source, call);
         let mut spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
         spans.insert(Tracing::key(source, call), span);
     }
@@ -79,6 +114,8 @@ impl Tracing {
             let mut spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
             let lost: Vec<_> = spans.extract_if(|(of, _), _| *of == at).collect();
             drop(spans);
+            #[cfg(feature = "trace-context")]
+            self.traces.iter().for_each(Traces::forget_handlers);
             // The subscriber may look at what is kept.
             drop(lost);
         }
@@ -88,6 +125,7 @@ impl Tracing {
         let key = Tracing::key(source, call);
         let span = self.spans.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
         let Some(span) = span else { return };
+        self.join(&span, source, call);
         span.record("rpc.response.status_code", end.status());
         if *end != CallEnd::Replied {
             span.record("error.type", end.status());
@@ -106,6 +144,11 @@ impl Tracing {
 }
 
 impl Observer for Tracing {
+    /// Not where no subscriber wants anything.
+    fn is_heard(&self) -> bool {
+        LevelFilter::current() != LevelFilter::OFF
+    }
+
     fn observe(&self, source: &Source, event: &Event) {
         match event {
             Event::CallStarted { call, .. } => self.start(source, call),

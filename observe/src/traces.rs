@@ -85,7 +85,12 @@ struct Inner {
 struct Open {
     clients: HashMap<(usize, u64), FinishedSpan>,
     servers: HashMap<(SessionTag, Xid), FinishedSpan>,
+    /// Contexts of handlers, until an observer has seen their calls' ends; if one wants them.
+    handlers: Option<HashMap<(SessionTag, Xid), TraceContext>>,
 }
+
+/// Contexts of handlers that are remembered; of more none is.
+const HANDLERS_MAX: usize = 65_536;
 
 impl fmt::Debug for Traces {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -233,6 +238,28 @@ impl Traces {
         FinishedSpan::begin(context, parent.map(|parent| parent.span()), name, kind, start)
     }
 
+    /// From now on the contexts of handlers are kept until they are asked for.
+    #[cfg(feature = "tracing")]
+    pub(crate) fn remember_handlers(&self) {
+        self.open().handlers.get_or_insert_default();
+    }
+
+    /// Some are never asked for, because what an observer was to see was lost.
+    #[cfg(feature = "tracing")]
+    pub(crate) fn forget_handlers(&self) {
+        self.open().handlers.iter_mut().for_each(HashMap::clear);
+    }
+
+    /// The context of a call's span, at its client, or of its handler's, once.
+    #[cfg(feature = "tracing")]
+    pub(crate) fn context_of(&self, source: &Source, call: &CallInfo) -> Option<TraceContext> {
+        let mut open = self.open();
+        if source.is_server() {
+            return open.handlers.as_mut()?.remove(&(call.session?, call.xid?));
+        }
+        open.clients.get(&key(source, call.number)).map(|span| span.context.clone())
+    }
+
     fn begin_call(
         &self,
         parent: Option<TraceContext>,
@@ -303,7 +330,14 @@ impl Traces {
         };
         span.set("oncewire.session", session.to_string());
         let key = (session, context.xid);
-        self.open().servers.insert(key, span);
+        let mut open = self.open();
+        open.servers.insert(key, span);
+        if let Some(handlers) = &mut open.handlers
+            && handlers.len() < HANDLERS_MAX
+        {
+            handlers.insert(key, entered.clone());
+        }
+        drop(open);
         (Running { traces: self, key: Some(key), span: None }, entered)
     }
 

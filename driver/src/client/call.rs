@@ -384,8 +384,8 @@ impl<R> Call<R> {
             }
             State::Fresh(call) => {
                 let call = std::mem::replace(call, Err(NotExecuted::Closed));
-                let begun = match self.shared.observed {
-                    None => {
+                let begun = match self.shared.is_heard() {
+                    false => {
                         let Call { shared, state, method, .. } = self;
                         let on_begun = |id, _| *state = State::Waiting(id);
                         call.and_then(|mut call| {
@@ -393,7 +393,7 @@ impl<R> Call<R> {
                             shared.begin_and_poll(call, method, cx, on_begun)
                         })
                     }
-                    Some(_) => self.begin_and_poll_observed(call, cx),
+                    true => self.begin_and_poll_observed(call, cx),
                 };
                 match begun {
                     Ok(polled) => polled,

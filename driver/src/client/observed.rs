@@ -4,7 +4,7 @@
 //! and sessions is noted under the lock, and delivered when it is free.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use oncewire_core::{CloseReason, Instant, NotExecuted, SessionEnd};
@@ -27,6 +27,8 @@ pub(super) struct Observed {
     observers: Observers,
     /// By the names of pending calls.
     calls: Lock<HashMap<u64, Begun>>,
+    /// How many these are, for those who do not take the lock.
+    seen: AtomicUsize,
     next: AtomicU64,
     /// For a task that delivers what a turn had no time for.
     pub(super) shared: Weak<Shared>,
@@ -60,7 +62,16 @@ impl Observed {
         let address = caught(|| connector.address()).unwrap_or_default();
         let observers = Observers::new(Source::Client { address }, list.clone());
         let (calls, next) = (Lock::default(), AtomicU64::new(0));
-        Some(Box::new(Observed { observers, calls, next, shared: Weak::new() }))
+        let seen = AtomicUsize::new(0);
+        Some(Box::new(Observed { observers, calls, seen, next, shared: Weak::new() }))
+    }
+
+    /// The calls that were seen to begin, and their number after `change`.
+    fn change_calls<T>(&self, change: impl FnOnce(&mut HashMap<u64, Begun>) -> T) -> T {
+        let mut calls = self.calls.lock();
+        let changed = change(&mut calls);
+        self.seen.store(calls.len(), Ordering::Relaxed);
+        changed
     }
 }
 
@@ -89,8 +100,21 @@ impl Shared {
     /// A call is about to begin.
     #[inline]
     pub(super) fn observe_start(&self, method: &CalledMethod) -> Option<Begun> {
-        let observed = self.observed.as_ref()?;
+        let observed = self.observed.as_ref().filter(|observed| observed.observers.ask())?;
         Some(self.begun(observed, method))
+    }
+
+    /// Whether a call that begins now is observed.
+    #[inline]
+    pub(super) fn is_heard(&self) -> bool {
+        self.observed.as_ref().is_some_and(|observed| observed.observers.ask())
+    }
+
+    /// Whether a call is on its way that was seen to begin.
+    #[inline]
+    pub(super) fn has_seen_calls(&self) -> bool {
+        let seen = |observed: &Observed| observed.seen.load(Ordering::Relaxed) > 0;
+        self.observed.as_deref().is_some_and(seen)
     }
 
     #[cold]
@@ -111,7 +135,7 @@ impl Shared {
 
     fn note_begun(&self, name: u64, begun: Option<Begun>, connections: u64) {
         if let (Some(observed), Some(begun)) = (&self.observed, begun) {
-            observed.calls.lock().insert(name, Begun { connections, ..begun });
+            observed.change_calls(|calls| calls.insert(name, Begun { connections, ..begun }));
         }
     }
 
@@ -141,18 +165,23 @@ impl Shared {
         trace: Option<Trace>,
         method: Option<CalledMethod>,
     ) {
-        let Some(observed) = &self.observed else { return };
+        let Some(observed) = self.observed.as_ref().filter(|_| self.has_seen_calls()) else {
+            return;
+        };
         let end = end_of(outcome);
-        let mut calls = observed.calls.lock();
-        let Some(mut begun) = calls.remove(&name) else { return };
-        if let Some(Trace { xid, session }) = &trace {
-            begun.call.xid = *xid;
-            begun.call.session = session.as_deref().map(|session| session.tag);
-        }
-        if let Outcome::Unknown(_, Some(_)) = outcome {
-            calls.insert(name, Begun { in_doubt: true, ..begun });
-        }
-        drop(calls);
+        let Some(begun) = observed.change_calls(|calls| {
+            let mut begun = calls.remove(&name)?;
+            if let Some(Trace { xid, session }) = &trace {
+                begun.call.xid = *xid;
+                begun.call.session = session.as_deref().map(|session| session.tag);
+            }
+            if let Outcome::Unknown(_, Some(_)) = outcome {
+                calls.insert(name, Begun { in_doubt: true, ..begun });
+            }
+            Some(begun)
+        }) else {
+            return;
+        };
         let mut event = begun.ended(self.runtime.now(), end);
         if let Event::CallEnded { reconnects, report, .. } = &mut event {
             let connections = self.with_quietly(|state| state.lifecycle.connections);
@@ -168,7 +197,7 @@ impl Shared {
     #[cold]
     pub(super) fn observe_drop(&self, name: u64) {
         let Some(observed) = &self.observed else { return };
-        let begun = observed.calls.lock().remove(&name);
+        let begun = observed.change_calls(|calls| calls.remove(&name));
         if let Some(begun) = begun.filter(|begun| !begun.in_doubt) {
             observed.observers.tell(&begun.ended(self.runtime.now(), CallEnd::Dropped));
         }

@@ -294,7 +294,7 @@ impl Shared {
         if self.is_forked() {
             return;
         }
-        if self.observed.is_some() {
+        if self.has_seen_calls() {
             self.observe_drop(id.name());
         }
         self.with(|state, now| {

@@ -405,8 +405,10 @@ impl<L> ServerBuilder<L> {
             let source = Source::Server { service, server, instance };
             let names = machine.methods().iter().zip(&methods);
             let names = names.map(|(spec, entry)| MethodName::new(spec.id, entry.name)).collect();
-            let observed = Observed::new(runtime.clone(), (server, instance), names);
-            (Observers::new(source, self.observers), Box::new(observed))
+            let observers = Observers::new(source, self.observers);
+            let heard = observers.heard().clone();
+            let observed = Observed::new(runtime.clone(), (server, instance), names, heard);
+            (observers, Box::new(observed))
         });
         // Long ones, of many methods, would make a status that fits into no reply.
         let text = |method: MethodSignature| (method.name, cut(method.signature.to_string()));

@@ -317,7 +317,7 @@ impl ConnTask {
             match next {
                 Next::Run(running, permit, call) => {
                     ended = shared.execute(running, permit, call, &self.subject, spares);
-                    if shared.observers.is_some() {
+                    if shared.is_heard() {
                         // Its end is to be seen at once.
                         shared.with_at(pace.now, |state, now| {
                             ended.take().into_iter().for_each(|ended| state.finish(now, ended));
@@ -481,6 +481,7 @@ impl Future for ConnTask {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.shared.ask_observers();
         let mut scratch = Scratch::take();
         let mut pace = self.pace;
         let turn = self.turn(&mut pace, cx, &mut scratch);

@@ -180,7 +180,7 @@ impl Shared {
     ) -> Option<Ended> {
         debug_assert!(self.ledger.is_none(), "S28: a call is recorded before it is started");
         let method = self.methods.get(call.method_index)?;
-        if self.observers.is_some() {
+        if self.is_heard() {
             // Its start is seen before it runs.
             self.report();
         }

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use oncewire_core::{
     Admission, CallKey, CloseReason, ConnId, Heap, Instance, Instant, MethodId, NoReply,
@@ -16,7 +17,7 @@ use super::state::{Shared, State};
 use super::tags::Tags;
 use crate::client::CallFailure;
 use crate::observe::{
-    CallEnd, CallInfo, ConnectionEnd, Event, MethodName, Queue, ROUNDS_MAX, Round,
+    CallEnd, CallInfo, ConnectionEnd, Event, MethodName, Observers, Queue, ROUNDS_MAX, Round,
 };
 use crate::runtime::Runtime;
 use crate::transport::Subject;
@@ -30,6 +31,8 @@ pub(super) struct Observed {
     methods: Vec<MethodName>,
     conns: HashMap<ConnId, Line>,
     running: HashMap<CallKey, (CallInfo, Instant)>,
+    /// Whether calls that start now are observed.
+    heard: Arc<AtomicBool>,
     /// Numbers given out.
     connections: u64,
     calls: u64,
@@ -49,6 +52,7 @@ impl Observed {
         runtime: Arc<dyn Runtime>,
         identity: (ServerId, Instance),
         methods: Vec<MethodName>,
+        heard: Arc<AtomicBool>,
     ) -> Observed {
         Observed {
             queue: Queue::default(),
@@ -57,6 +61,7 @@ impl Observed {
             methods,
             conns: HashMap::new(),
             running: HashMap::new(),
+            heard,
             connections: 0,
             calls: 0,
             tags: Tags::default(),
@@ -115,6 +120,9 @@ impl Observed {
     }
 
     fn ended(&mut self, key: CallKey, end: CallEnd) {
+        if self.running.is_empty() {
+            return;
+        }
         let Some((call, at)) = self.running.remove(&key) else { return };
         let elapsed = self.runtime.now().since(at);
         self.queue.push(Event::CallEnded { call, end, elapsed, reconnects: 0, report: None });
@@ -198,8 +206,10 @@ pub(super) fn start(
     method: usize,
 ) -> Result<Running, Refused> {
     match observed {
-        None => machine.start(now, admission),
-        Some(observed) => observed.start(machine, now, admission, method),
+        Some(observed) if observed.heard.load(Ordering::Relaxed) => {
+            observed.start(machine, now, admission, method)
+        }
+        _ => machine.start(now, admission),
     }
 }
 
@@ -265,7 +275,7 @@ impl State {
         running: Running,
         body: impl Into<Payload<'a>>,
     ) {
-        if self.observed.is_some() {
+        if self.observed.as_ref().is_some_and(|observed| !observed.running.is_empty()) {
             return self.reply_observed(now, running, body.into());
         }
         if self.machine.reply(now, running, body).is_err() {
@@ -375,6 +385,21 @@ impl State {
 }
 
 impl Shared {
+    /// Asks the observers whether calls that start in this turn are to be observed.
+    #[inline]
+    pub(super) fn ask_observers(&self) {
+        if let Some(observers) = &self.observers {
+            observers.ask();
+        }
+    }
+
+    /// What they said.
+    #[inline]
+    pub(super) fn is_heard(&self) -> bool {
+        let heard = |observers: &Observers| observers.heard().load(Ordering::Relaxed);
+        self.observers.as_ref().is_some_and(heard)
+    }
+
     /// A connection's stream broke.
     pub(super) fn note_lost(&self, conn: ConnId, why: impl FnOnce() -> String) {
         if self.observers.is_some() {
