@@ -74,10 +74,13 @@ impl Claim {
     }
 
     /// No other server has claimed it since this one did: only if [`is_held`](Claim::is_held). `commit` is the number of the
-    /// last durable commit of any server.
+    /// last durable commit of any server. Said of a session that the server does not have, it is as if the records were out of reach.
     pub fn unchanged(self, commit: u64) {
-        debug_assert!(self.is_held, "what a server does not have, it must be given");
-        self.answer(Answer::Unchanged { commit });
+        let answer = match self.is_held {
+            true => Answer::Unchanged { commit },
+            false => Answer::Unavailable,
+        };
+        self.answer(answer);
     }
 
     /// It is this server's from now on, durably, and this is what is recorded of it. `commit` is the number of the last

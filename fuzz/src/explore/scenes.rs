@@ -422,6 +422,16 @@ pub static SCENES: &[Scene] = &[
         ..SCENE
     },
     Scene {
+        name: "shared again",
+        about: "a call that may run again moves there and back, beside a refusal that its server does not outlive; what it left is read late",
+        calls: &[&[AGAIN, REFUSED_FIRST]],
+        hosts: 2,
+        ledger: true,
+        shared: true,
+        budget: Budget { cuts: 2, late: 1, ..NONE },
+        ..SCENE
+    },
+    Scene {
         name: "shared lease",
         about: "two servers with the same records, and a lease that is over at either",
         hosts: 2,
