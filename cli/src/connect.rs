@@ -183,6 +183,10 @@ impl Connect for First {
     fn may_carry_token(&self) -> bool {
         self.connector.may_carry_token()
     }
+
+    fn handshake_failed(&self) {
+        self.connector.handshake_failed();
+    }
 }
 
 /// A connection that notes what TLS says when a read fails: whether this side's certificate is accepted, a client learns by its

@@ -258,4 +258,8 @@ impl Connect for Gated {
     fn may_carry_token(&self) -> bool {
         self.connector.may_carry_token()
     }
+
+    fn handshake_failed(&self) {
+        self.connector.handshake_failed();
+    }
 }

@@ -135,6 +135,10 @@ impl Connect for Dial {
     fn may_carry_token(&self) -> bool {
         self.connector.may_carry_token()
     }
+
+    fn handshake_failed(&self) {
+        self.connector.handshake_failed();
+    }
 }
 
 /// An acceptor of any transport.
