@@ -14,7 +14,7 @@ use oncewire_driver::ledger::{Batch, CallEntry, Claim, LedgerError, SessionEntry
 use oncewire_driver::protocol::SessionTag;
 use postgres::error::SqlState;
 
-use crate::error::explain;
+use crate::error::{Verdict, explain, verdict};
 use crate::schema::{BEGIN, commit_durably};
 use crate::sql::Sql;
 
@@ -53,7 +53,20 @@ enum Found {
 enum Trouble {
     /// A batch of this owner has its row locked.
     Locked(i64),
+    /// Of this session, or now.
+    Unavailable(LedgerError),
+    /// The ledger can do no more.
     Failed(LedgerError),
+}
+
+impl From<postgres::Error> for Trouble {
+    fn from(error: postgres::Error) -> Trouble {
+        let why = explain("be claimed", &error);
+        match verdict(&error) {
+            Verdict::Again => Trouble::Unavailable(why),
+            Verdict::OfTheCall | Verdict::OfTheLedger => Trouble::Failed(why),
+        }
+    }
 }
 
 impl Sharing {
@@ -99,7 +112,7 @@ impl Sharing {
             }
         }
         self.commit(sql).map_err(|trouble| match trouble {
-            Trouble::Failed(error) => error,
+            Trouble::Failed(error) | Trouble::Unavailable(error) => error,
             Trouble::Locked(_) => LedgerError::new("a session is locked"),
         })
     }
@@ -141,21 +154,43 @@ impl Sharing {
     }
 
     /// Answers a claim.
-    pub(crate) fn claim(&mut self, sql: &mut Sql, claim: Claim) {
+    ///
+    /// # Errors
+    /// The ledger can do no more, and the claim says so.
+    pub(crate) fn claim(&mut self, sql: &mut Sql, claim: Claim) -> Result<(), LedgerError> {
+        let mut trouble = None;
         for _ in 0..2 {
             match self.attempt(sql, &claim) {
-                Ok(found) => return self.answer(claim, found),
+                Ok(found) => {
+                    self.answer(claim, found);
+                    return Ok(());
+                }
                 Err(Trouble::Locked(owner)) => match self.end_stuck(sql, owner) {
                     Ok(true) => {}
-                    Ok(false) => {
-                        let why = "a batch of another server has the session's row";
-                        return claim.unavailable(LedgerError::new(why));
+                    Ok(false) => break,
+                    Err(error) => {
+                        trouble = Some(Trouble::from(error));
+                        break;
                     }
-                    Err(error) => return claim.unavailable(explain("be claimed", &error)),
                 },
-                Err(Trouble::Failed(error)) => return claim.unavailable(error),
+                Err(other) => {
+                    trouble = Some(other);
+                    break;
+                }
             }
         }
+        match trouble {
+            Some(Trouble::Failed(error)) => {
+                claim.failed(error.clone());
+                return Err(error);
+            }
+            Some(Trouble::Unavailable(error)) => claim.unavailable(error),
+            Some(Trouble::Locked(_)) | None => {
+                let why = "a batch of another server has the session's row";
+                claim.unavailable(LedgerError::new(why));
+            }
+        }
+        Ok(())
     }
 
     fn answer(&mut self, claim: Claim, found: Found) {
@@ -182,44 +217,42 @@ impl Sharing {
     }
 
     fn attempt(&mut self, sql: &mut Sql, claim: &Claim) -> Result<Found, Trouble> {
-        let failed = |error| Trouble::Failed(explain("be claimed", &error));
-        sql.script(BEGIN).map_err(failed)?;
+        sql.script(BEGIN)?;
         let found = self.attempt_in(sql, claim);
         match &found {
             Ok(Found::Moved { .. }) => self.commit(sql)?,
-            _ => sql.script("ROLLBACK").map_err(failed)?,
+            _ => sql.script("ROLLBACK")?,
         }
         found
     }
 
     fn attempt_in(&self, sql: &mut Sql, claim: &Claim) -> Result<Found, Trouble> {
-        let failed = |error| Trouble::Failed(explain("be claimed", &error));
         let (hash, schema) = (claim.session().to_bytes(), &self.schema);
         let of = format!(
             "SELECT tag, seen, entry, owner, epoch FROM {schema}.oncewire_sessions WHERE session = $1"
         );
-        let Some(row) = sql.query(&of, &[&&hash[..]]).map_err(failed)?.into_iter().next() else {
+        let Some(row) = sql.query(&of, &[&&hash[..]])?.into_iter().next() else {
             return Ok(Found::Unknown);
         };
         let Some(mut entry) = SessionEntry::decode(claim.session(), row.get(2)) else {
-            return Err(Trouble::Failed(LedgerError::new("its session cannot be decoded")));
+            return Err(Trouble::Unavailable(LedgerError::new("its session cannot be decoded")));
         };
         if !claim.is_theirs(&entry) {
             return Ok(Found::NotTheirs);
         }
         let (owner, epoch): (i64, i64) = (row.get(3), row.get(4));
         let commit = format!("SELECT last_value FROM {schema}.oncewire_commits");
-        let commit = |sql: &mut Sql| Ok(sql.row(&commit, &[]).map_err(failed)?.get::<_, i64>(0));
+        let commit = |sql: &mut Sql| sql.row(&commit, &[]).map(|row| row.get::<_, i64>(0));
         if claim.is_held() && owner == self.owner && self.epochs.get(&hash) == Some(&epoch) {
             return Ok(Found::Unchanged { commit: commit(sql)? as u64 });
         }
         // A server that has taken the whole ledger for itself keeps all others from writing.
         let fence =
             format!("SELECT 1 FROM {schema}.oncewire_server WHERE epoch = $1 AND shared FOR SHARE");
-        if sql.query(&fence, &[&self.server_epoch]).map_err(failed)?.is_empty() {
+        if sql.query(&fence, &[&self.server_epoch])?.is_empty() {
             return Err(Trouble::Failed(LedgerError::new("another server has it for itself")));
         }
-        sql.script(&format!("SET LOCAL lock_timeout = {CLAIM_WAIT_MS}")).map_err(failed)?;
+        sql.script(&format!("SET LOCAL lock_timeout = {CLAIM_WAIT_MS}"))?;
         let take = format!(
             "UPDATE {schema}.oncewire_sessions SET owner = $2, epoch = epoch + 1 WHERE session = $1 \
              RETURNING epoch, tag, seen"
@@ -227,7 +260,7 @@ impl Sharing {
         let taken = sql.query(&take, &[&&hash[..], &self.owner]).map_err(|error| {
             match error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) {
                 true => Trouble::Locked(owner),
-                false => failed(error),
+                false => Trouble::from(error),
             }
         })?;
         // Another one may have ended it while this waited.
@@ -235,15 +268,14 @@ impl Sharing {
         entry.tag = SessionTag::from_number(row.get::<_, i64>(1) as u64);
         entry.seen = entry.seen.max(row.get::<_, i64>(2) as u64);
         let of = format!("SELECT slot, record FROM {schema}.oncewire_calls WHERE session = $1");
-        let rows = sql.query(&of, &[&&hash[..]]).map_err(failed)?;
+        let rows = sql.query(&of, &[&&hash[..]])?;
         let calls = rows.iter().map(|row| (row.get::<_, i32>(0) as u16, row.get(1))).collect();
         Ok(Found::Moved { entry, calls, epoch: row.get(0), commit: commit(sql)? as u64 })
     }
 
     fn commit(&self, sql: &mut Sql) -> Result<(), Trouble> {
-        let failed = |error| Trouble::Failed(explain("be claimed", &error));
         let how = format!("SET LOCAL synchronous_commit = {}", self.synchronous_commit);
-        sql.script(&how).map_err(failed)?;
+        sql.script(&how)?;
         commit_durably(sql).map_err(|undone| {
             Trouble::Failed(undone.unwrap_or_else(|error| explain("be claimed", &error)))
         })

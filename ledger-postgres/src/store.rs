@@ -377,8 +377,14 @@ impl Store for PostgresStore {
 
     fn claim(&mut self, claim: Claim) {
         match (self.transaction.sql(), &mut self.sharing) {
-            (Some(sql), Some(sharing)) => sharing.claim(sql, claim),
-            _ => claim.unavailable(closed()),
+            (Some(sql), Some(sharing)) => {
+                if let Err(error) = sharing.claim(sql, claim) {
+                    // As after a batch: see `commit`.
+                    self.changes.fail(error);
+                    self.transaction.close();
+                }
+            }
+            _ => claim.failed(closed()),
         }
     }
 

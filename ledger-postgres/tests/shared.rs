@@ -115,6 +115,30 @@ fn c392_servers_that_share_a_ledger_are_stopped_and_killed_and_the_books_are_exa
 }
 
 #[test]
+fn c394_a_server_that_learns_by_a_claim_that_its_database_was_lost_says_so() {
+    let Some(mut cluster) = start("claims") else { return };
+    let (connection, place, runs) = (cluster.database(), Place::default(), Arc::default());
+    let servers = [open_shared(&connection, &runs), open_shared(&connection, &runs)];
+    smol::block_on(async {
+        let client = Client::new(place.clone(), ClientOptions::default());
+        place.set(Some(servers[0].clone()));
+        assert_eq!(client.call(&PAY, &(1, 10)).await.ok(), Ok(10));
+        cluster.end("KILL").unwrap();
+        cluster.resume().unwrap();
+        // Nothing is written here: the client comes with its session.
+        place.set(Some(servers[1].clone()));
+        place.cut();
+        let mut call = client.call(&PAY, &(1, 10)).start();
+        until_it_fails(&servers[1], &mut call).await;
+        // A server whose ledger is open answers it.
+        place.set(Some(open_shared(&connection, &runs)));
+        servers[1].drain(Duration::ZERO).await;
+        assert_eq!(call.await.ok(), Ok(20));
+        client.close().await;
+    });
+}
+
+#[test]
 fn c393_another_callers_session_is_not_claimed_and_a_lost_one_is_not_written() {
     let Some(cluster) = shared() else { return };
     let (connection, place, runs) = (cluster.database(), Place::default(), Arc::default());

@@ -37,6 +37,7 @@ pub(crate) enum Answer {
     Unknown,
     NotTheirs,
     Unavailable,
+    Failed(LedgerError),
 }
 
 impl fmt::Debug for Claim {
@@ -111,9 +112,17 @@ impl Claim {
         self.answer(Answer::NotTheirs);
     }
 
-    /// The records cannot be read or written now, or it is not known whether they were. Its client tries again, here or at another server.
+    /// This session's records cannot be read or written now, or it is not known whether they were. Its client tries again, here or at
+    /// another server. The ledger must be able to write others: see [`failed`](Claim::failed).
     pub fn unavailable(self, _why: LedgerError) {
         self.answer(Answer::Unavailable);
+    }
+
+    /// The ledger can do no more, as after a batch that has failed (S31): its server refuses new calls and
+    /// [`Server::serve`](crate::Server::serve) ends. The session's client tries again, here or at another server. Batches that come
+    /// later must fail, too.
+    pub fn failed(self, why: LedgerError) {
+        self.answer(Answer::Failed(why));
     }
 
     fn answer(mut self, answer: Answer) {

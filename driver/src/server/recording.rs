@@ -253,6 +253,24 @@ impl State {
         queue.submitting = true;
         Some(items)
     }
+
+    /// S31: the ledger can write no more. If a batch is in flight, that fails as well, and then this has its turn.
+    pub(super) fn fail_ledger(&mut self, now: Instant, error: &LedgerError) {
+        let Some(queue) = self.ledger_queue.as_deref_mut() else { return };
+        if queue.in_flight {
+            return;
+        }
+        if queue.error.is_none() {
+            queue.fail(error.clone());
+            if let Some(observed) = &mut self.observed {
+                observed.push(Event::LedgerFailed { why: error.to_string() });
+            }
+            self.machine.fail_ledger();
+            self.to_wake.append(&mut queue.error_wakers);
+            self.to_wake.extend(queue.ledger_task.take());
+        }
+        self.refuse_waiting(now, NotExecuted::LedgerFailed);
+    }
 }
 
 impl Shared {
@@ -297,18 +315,10 @@ impl Shared {
             }
             let Some(queue) = &mut state.ledger_queue else { return };
             queue.concluded.push(Concluded { items, result });
-            if let Some(error) = error {
-                let why = error.to_string();
-                queue.fail(error);
-                if let Some(observed) = &mut state.observed {
-                    observed.push(Event::LedgerFailed { why });
-                }
-                state.machine.fail_ledger();
-                state.to_wake.append(&mut queue.error_wakers);
-            }
             state.to_wake.extend(queue.ledger_task.take());
-            if queue.error.is_some() {
-                state.refuse_waiting(now, NotExecuted::LedgerFailed);
+            let error = error.or_else(|| queue.error.clone());
+            if let Some(error) = error {
+                state.fail_ledger(now, &error);
             }
         });
         self.submit();

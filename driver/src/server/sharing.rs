@@ -173,7 +173,7 @@ impl State {
                 Claimed::Unknown
             }
             Answer::NotTheirs => Claimed::WrongPrincipal,
-            Answer::Unavailable => Claimed::Unavailable,
+            Answer::Unavailable | Answer::Failed(_) => Claimed::Unavailable,
         };
         let others = self.answer_all(now, claimed, wanted.asked_for, wanted.conns);
         let Some(queue) = self.ledger_queue.as_deref_mut() else { return };
@@ -295,6 +295,11 @@ impl Shared {
 
 impl ClaimOwner for Shared {
     fn claimed(self: Arc<Self>, session: SessionId, answer: Answer) {
-        self.with(|state, now| state.take_answer(now, session, answer));
+        self.with(|state, now| {
+            if let Answer::Failed(error) = &answer {
+                state.fail_ledger(now, error);
+            }
+            state.take_answer(now, session, answer);
+        });
     }
 }

@@ -227,6 +227,28 @@ fn c388_a_session_whose_records_are_out_of_reach_is_kept_and_another_claim_succe
 }
 
 #[test]
+fn c394_a_claim_that_finds_the_ledger_lost_fails_it_as_a_batch_does() {
+    for batch_in_flight in [false, true] {
+        let two = Two::new();
+        assert_eq!(two.pay(1).outcome(), reply(1));
+        if batch_in_flight {
+            two.ledgers[1].hold();
+        }
+        lock(&two.store).is_lost = true;
+        let made = two.pay(2);
+        two.move_to(1);
+        assert_eq!(two.server(1).ledger_error().is_some(), !batch_in_flight);
+        two.ledgers[1].release();
+        two.sim.run();
+        let why = two.server(1).ledger_error().expect("the ledger has failed");
+        assert_eq!(why.to_string(), "the store is lost");
+        assert_eq!(made.outcome(), None, "it is in doubt still");
+        let failed = |said: &&String| said.starts_with("s1: ledger failed");
+        assert_eq!(lock(&two.seen).iter().filter(failed).count(), 1, "{:?}", lock(&two.seen));
+    }
+}
+
+#[test]
 fn c388_a_lease_that_is_over_where_a_session_was_ends_it_nowhere_else() {
     let two = Two::new();
     assert_eq!(two.pay(1).outcome(), reply(1));

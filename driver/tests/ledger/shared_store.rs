@@ -26,6 +26,8 @@ pub struct Store {
     pub unfenced: bool,
     /// It cannot be reached.
     pub is_away: bool,
+    /// No claim and no batch succeeds any more.
+    pub is_lost: bool,
     /// Sessions that moved, and those of which a batch came late.
     pub moved: u64,
     pub taken: u64,
@@ -41,6 +43,7 @@ impl Store {
             lives: 0,
             unfenced: false,
             is_away: false,
+            is_lost: false,
             moved: 0,
             taken: 0,
         }))
@@ -118,6 +121,10 @@ impl Shared {
     fn write(&self, mut batch: Batch<Accounts>) {
         let mut guard = lock(&self.store);
         let store = &mut *guard;
+        if store.is_lost {
+            drop(guard);
+            return batch.finish(Err(LedgerError::new("the store is lost")));
+        }
         for session in batch.sessions() {
             let is_ours = self.is_ours(store, &session.to_bytes());
             if !is_ours {
@@ -161,6 +168,10 @@ impl Shared {
         if store.is_away {
             drop(guard);
             return claim.unavailable(LedgerError::new("the store is away"));
+        }
+        if store.is_lost {
+            drop(guard);
+            return claim.failed(LedgerError::new("the store is lost"));
         }
         let (id, commit) = (claim.session().to_bytes(), store.records.identity().commit);
         let records = store.records.clone();
