@@ -69,6 +69,16 @@ impl fmt::Display for Address {
 }
 
 impl Address {
+    /// Of several addresses another one first, so that clients are spread.
+    pub(crate) fn rotated(&self, by: usize) -> Address {
+        let mut address = self.clone();
+        if let Address::AnyOf(all) = &mut address {
+            let by = by % all.len().max(1);
+            all.rotate_left(by);
+        }
+        address
+    }
+
     /// Dials here.
     pub(crate) fn connector(&self) -> Dial {
         let connector: Box<dyn Connect> = match self {

@@ -117,6 +117,9 @@ pub(crate) struct LedgerArgs {
     /// With PostgreSQL: ends the connection of the server whose turn it is, which hangs or is cut off.
     #[arg(long, requires = "ledger")]
     pub(crate) take_over: bool,
+    /// With PostgreSQL: serves at the same time as others that are started so, instead of in turns.
+    #[arg(long, requires = "ledger", conflicts_with_all = ["take_over", "mutant"])]
+    pub(crate) shared: bool,
     /// Money moves in the ledger's own transactions: exactly once, whenever the crash comes.
     #[arg(long, requires = "ledger")]
     pub(crate) transactional: bool,
@@ -137,6 +140,9 @@ pub(crate) struct CrashTestArgs {
     /// servers, kills clients, and kills the primary. Says how long no server answered. Built with the feature `postgres`.
     #[arg(long)]
     pub(crate) cluster: bool,
+    /// The servers of the cluster serve at once, instead of in turns.
+    #[arg(long, requires = "cluster", conflicts_with = "mutant")]
+    pub(crate) shared: bool,
     /// Clients keep their calls on disk too: those that were killed are started again, and learn what became of each.
     #[arg(long)]
     pub(crate) durable: bool,

@@ -94,7 +94,7 @@ impl Clients {
     async fn start_number(&mut self, number: u64) -> Result<(), String> {
         let journal = self.dir.file(&format!("client-{number}"));
         let load = Load {
-            address: self.plan.address.clone(),
+            address: self.plan.address.rotated(number as usize),
             calls: CALLS,
             clients: 1,
             in_flight: 8,

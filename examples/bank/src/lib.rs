@@ -11,7 +11,7 @@
 //! | `check.rs`, `book.rs`, `journal.rs` | what outcomes imply, and how it is kept |
 //! | `durable.rs`, `books_file.rs` | the same bank with a ledger |
 //! | `crash.rs`, `clients.rs` | kills it and its clients while money moves |
-//! | `sql.rs`, `cluster.rs`, `instance.rs` | the same bank in PostgreSQL, and what kills its servers and its databases |
+//! | `sql.rs`, `cluster.rs`, `cluster`, `instance.rs` | the same bank in PostgreSQL, and what kills its servers and its databases |
 //! | `persistent.rs` | a client whose calls outlive it |
 //! | `naive.rs` | the same calls with plain retries |
 //! | `fault.rs` | cuts, swallows and delays between the two |

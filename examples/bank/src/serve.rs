@@ -9,6 +9,8 @@ use smol::stream::StreamExt;
 
 use crate::address::Address;
 use crate::cli::{LedgerArgs, Place};
+#[cfg(feature = "postgres")]
+use crate::{cli::Mutant, sql::How};
 use crate::{durable, service};
 
 /// Serves until `SIGTERM` or `SIGINT` comes, then drains; a server on its stdin and stdout also ends with these.
@@ -22,8 +24,9 @@ pub(crate) async fn run(
 ) -> Result<(), String> {
     let mut signals = Signals::new([Signal::Term, Signal::Int])
         .map_err(|error| format!("cannot wait for signals: {error}"))?;
-    if ledger.take_over && matches!(ledger.ledger, None | Some(Place::File(_))) {
-        return Err("only a ledger in PostgreSQL is taken over".to_owned());
+    let is_postgres = !matches!(ledger.ledger, None | Some(Place::File(_)));
+    if (ledger.take_over || ledger.shared) && !is_postgres {
+        return Err("only a ledger in PostgreSQL is taken over, or shared".to_owned());
     }
     // First of all: two banks with one ledger do not get as far as to listen.
     let server = match ledger.ledger {
@@ -31,7 +34,12 @@ pub(crate) async fn run(
         Some(Place::File(path)) => durable::server(&path, ledger.transactional, ledger.mutant)?,
         #[cfg(feature = "postgres")]
         Some(Place::Postgres(connection)) => {
-            let turns = turns::Turns { connection, mutant: ledger.mutant };
+            let how = match (ledger.mutant, ledger.shared) {
+                (Some(Mutant::NoFence), _) => How::WithoutFence,
+                (_, true) => How::Shared,
+                (_, false) => How::InTurns,
+            };
+            let turns = turns::Turns { connection, how };
             return turns.run(address, grace, ledger.take_over, &mut signals).await;
         }
     };
@@ -75,13 +83,12 @@ fn tell(out: &mut impl Write, line: &str) {
     let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
 }
 
-/// Of several servers on one ledger one serves, and the others wait for their turn.
+/// Several servers on one ledger: one serves, and the others wait for their turn; or all serve at once.
 #[cfg(feature = "postgres")]
 mod turns {
     use super::*;
     use crate::chance::pause;
-    use crate::cli::Mutant;
-    use crate::sql::{Turn, open};
+    use crate::sql::{How, Turn, open};
 
     /// Attempts to open a ledger that was lost, a second apart.
     const ATTEMPTS_MAX: u32 = 60;
@@ -89,7 +96,7 @@ mod turns {
     #[derive(Clone)]
     pub(super) struct Turns {
         pub(super) connection: String,
-        pub(super) mutant: Option<Mutant>,
+        pub(super) how: How,
     }
 
     impl Turns {
@@ -126,10 +133,9 @@ mod turns {
             signals: &mut Signals,
         ) -> Result<Option<Turn>, String> {
             tell(&mut io::stdout(), "waiting for its turn\n");
-            let Turns { connection, mutant } = self.clone();
-            let opened = async {
-                smol::unblock(move || open(&connection, take_over, mutant)).await.map(Some)
-            };
+            let Turns { connection, how } = self.clone();
+            let how = if take_over { How::TakeOver } else { how };
+            let opened = async { smol::unblock(move || open(&connection, how)).await.map(Some) };
             let ended = async {
                 signals.next().await;
                 Ok(None)

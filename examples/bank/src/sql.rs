@@ -9,7 +9,6 @@ use oncewire::{Context, Server};
 use oncewire_ledger_postgres::postgres::{IsolationLevel, Row};
 use oncewire_ledger_postgres::{PostgresLedger, PostgresOptions, Reads, SqlError, Transaction};
 
-use crate::cli::Mutant;
 use crate::durable::TransactionalBankMethods as Methods;
 use crate::service::{
     AUDIT_PAGE_LEN_MAX, AccountId, AuditPage, BankError, Change, Executions, LEASE, Note, Open,
@@ -24,6 +23,19 @@ CREATE TABLE IF NOT EXISTS log (
 
 /// How long a read waits until it tries again to reach the database.
 const AGAIN_AFTER: Duration = Duration::from_millis(50);
+
+/// How several banks have one ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum How {
+    /// Each waits until the one before is gone.
+    InTurns,
+    /// It is gone now.
+    TakeOver,
+    /// All at once.
+    Shared,
+    /// In turns that are not waited for: a bug.
+    WithoutFence,
+}
 
 /// A bank whose turn it is.
 pub(crate) struct Turn {
@@ -42,29 +54,22 @@ impl Drop for Turn {
 }
 
 /// Waits for the turn of this server and makes its bank; blocks the thread.
-pub(crate) fn open(
-    connection: &str,
-    take_over: bool,
-    mutant: Option<Mutant>,
-) -> Result<Turn, String> {
-    ledger(connection, take_over, mutant)
+pub(crate) fn open(connection: &str, how: How) -> Result<Turn, String> {
+    ledger(connection, how)
         .map_err(|error| error.to_string())
         .and_then(|ledger| build(ledger).map_err(|error| error.to_string()))
 }
 
-fn ledger(
-    connection: &str,
-    take_over: bool,
-    mutant: Option<Mutant>,
-) -> Result<PostgresLedger, LedgerError> {
-    // Nothing but the bank whose turn it is writes these tables.
+fn ledger(connection: &str, how: How) -> Result<PostgresLedger, LedgerError> {
+    // Enough also where several banks write the same tables: what a call does to an account is one statement.
     let options = PostgresOptions::new(connection)?
         .with_tables(TABLES)
         .with_isolation(IsolationLevel::ReadCommitted);
-    match (mutant, take_over) {
-        (Some(Mutant::NoFence), _) => options.without_fence().open(),
-        (_, true) => options.take_over(),
-        (_, false) => options.open(),
+    match how {
+        How::InTurns => options.open(),
+        How::TakeOver => options.take_over(),
+        How::Shared => options.open_shared(),
+        How::WithoutFence => options.without_fence().open(),
     }
 }
 

@@ -178,7 +178,7 @@ fn what_cannot_be_tried_ends_with_2_and_a_reason() {
         (&["crash-test", "--cluster", "--mutant=hasty-ledger"], "no mutant of a cluster"),
         (
             &["serve", "tcp:127.0.0.1:0", "--ledger", "file", "--take-over"],
-            "only a ledger in PostgreSQL",
+            "only a ledger in PostgreSQL is taken over",
         ),
         (&not_there, "No such file"),
         (&not_here, "in use"),
@@ -212,6 +212,9 @@ fn in_a_cluster_balances_are_exact_and_without_the_fence_they_are_not() {
     if text.contains("initdb was not found") {
         return eprintln!("skipped: {text}");
     }
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("executed more than once: 0"), "{text}");
+    let (code, text) = crash_test("8", &["--cluster", "--shared"]);
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("executed more than once: 0"), "{text}");
     let (code, text) = crash_test("15", &["--cluster", "--mutant=no-fence"]);
