@@ -96,7 +96,7 @@ impl World {
         self.exec.calm_down();
     }
 
-    /// Clients, programs and daemons: whoever dials.
+    /// Clients, programs and daemons: all that dial.
     pub(crate) fn clients(&self) -> Vec<String> {
         lock(&self.clients).clone()
     }

@@ -92,7 +92,7 @@ impl<X: 'static> Batch<X> {
     }
 
     /// Another server has this session, or none has: none of its entries may be in this commit. Say so before [`entries`](Batch::entries),
-    /// which leaves them out. Its calls here end unheard, and its client is told that it is superseded.
+    /// which leaves them out. Its calls here end unheard, and its client learns that it is superseded.
     pub fn taken(&mut self, session: SessionId) {
         self.taken.insert(session.to_bytes());
     }

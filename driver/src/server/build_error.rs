@@ -83,7 +83,7 @@ impl fmt::Display for BuildError {
             }
             #[cfg(feature = "stream")]
             BuildError::UploadCommit { method, offer } => {
-                write!(f, "the upload {method} is to be offered by `{offer}`, as it is declared")
+                write!(f, "the upload {method} must be offered by `{offer}`, as it is declared")
             }
             BuildError::WithoutHook { method, name, missing } => {
                 write!(

@@ -59,7 +59,7 @@
 //! # A commit in a transaction
 //!
 //! With a ledger, the commit of a [`transactional`](UploadMethod::transactional) method is one transaction: what it writes and the
-//! record of its reply become durable together, or not at all. Its function returns what is to be done, a [`Commit`]:
+//! record of its reply become durable together, or not at all. Its function returns what to do, a [`Commit`]:
 //!
 //! ```
 //! use oncewire_driver::ledger::Ledger;

@@ -212,7 +212,7 @@ impl Test {
         }
     }
 
-    /// A server hangs. One that waits takes over, as whoever watches them would have it; where all serve, they see to that by
+    /// A server hangs. One that waits takes over, as an operator would have it; where all serve, they see to that by
     /// themselves. Then the first continues where it was, and must not get through with anything.
     async fn pause(&mut self) -> Result<(), Trouble> {
         let serving = self.serving().await?;

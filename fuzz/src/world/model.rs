@@ -256,7 +256,7 @@ impl Model {
         Ok(op_now.run)
     }
 
-    /// The same at a server that has lost the session (S34), and goes on with what it has started.
+    /// The same at a server that has lost the session (S34), and continues with what it has started.
     pub fn executed_elsewhere(&mut self, op: u32) -> Result<u32, Violation> {
         let op_now = &mut self.ops[op as usize];
         self.runs += 1;

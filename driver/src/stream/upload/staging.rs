@@ -146,7 +146,7 @@ impl<R: Send + 'static> Staging<R> {
             };
             (closed, state.commit.take())
         };
-        // Only now: whoever learns of it by the queue finds it here.
+        // Only now: who learns of it by the queue finds it here.
         match refused {
             Some(why) => self.queue.refuse(why),
             None => self.queue.stop(),
