@@ -81,7 +81,10 @@ impl Clients {
         for _ in 0..CLIENTS {
             clients.start_next().await?;
         }
-        Ok(clients)
+        match clients.findings.faults.pop() {
+            Some(why) => Err(why),
+            None => Ok(clients),
+        }
     }
 
     async fn start_next(&mut self) -> Result<(), String> {
@@ -104,21 +107,28 @@ impl Clients {
             at_least_once: false,
             durable: self.plan.durable,
         };
-        let child = start_client(&load)?;
+        let mut child = start_client(&load)?;
         // Before its accounts are open there is nothing to be learned from a kill.
         let under_way = async {
             while size(&journal) < UNDER_WAY_LEN {
                 pause(Duration::from_millis(1)).await;
             }
         };
-        let late = || "a client does not get under way".to_owned();
-        within(GIVE_UP_AFTER, under_way).await.ok_or_else(late)?;
-        self.running.push(Running { child, journal, number });
-        Ok(())
+        if within(GIVE_UP_AFTER, under_way).await.is_some() {
+            self.running.push(Running { child, journal, number });
+            return Ok(());
+        }
+        // Nothing that is done here keeps a client waiting for so long.
+        let seed = load.seed;
+        self.findings.faults.push(format!("the client of seed {seed} does not get under way"));
+        child.kill().map_err(|error| format!("a client cannot be killed: {error}"))
     }
 
     /// Kills one, and starts it or another again.
     pub(crate) async fn kill_one(&mut self, rng: &mut Rng) -> Result<(), String> {
+        if self.running.is_empty() {
+            return self.start_next().await;
+        }
         self.tally.killed += 1;
         let at = rng.below(self.running.len() as u64) as usize;
         let mut client = self.running.swap_remove(at);
