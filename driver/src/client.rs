@@ -7,6 +7,7 @@
 //! | `client/with_options.rs` | the same, set one by one |
 //! | `client/around.rs` | hooks that see calls before they begin, and what a handle gives to its calls |
 //! | `client/call.rs` | a call, described and then awaited |
+//! | `client/one_way.rs` | calls whose outcome is not reported |
 //! | `client/description.rs` | what is called, until it begins |
 //! | `client/outcome.rs` | its outcome, decoded, and the ticket that may be left of it |
 //! | `client/resolve.rs` | tickets, waited for |
@@ -37,6 +38,7 @@ mod journal_state;
 mod lifecycle;
 mod link;
 mod observed;
+mod one_way;
 mod options;
 mod outcome;
 mod pending;
@@ -57,7 +59,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use oncewire_core::{CallError, MethodId, Token};
+use oncewire_core::{MethodId, Token};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -70,7 +72,6 @@ use crate::runtime::{Runtime, SmolRuntime};
 use crate::transport::Connect;
 use around::CallDefaults;
 pub use around::NewCall;
-use around::Surroundings;
 pub use call::Call;
 use call::CalledMethod;
 pub use durable::{Delivery, DurableCall, DurableClient, Receipt, RecoveredCall};
@@ -275,106 +276,6 @@ impl Client {
         u64::from_le_bytes(bytes)
     }
 
-    /// A one-way call: its outcome is not reported. It is still executed at most once, unless the method is idempotent, and
-    /// sent again if the connection breaks before the server has read it (S23).
-    ///
-    /// # Errors
-    /// Why it was not begun.
-    pub fn send<A: Serialize, R>(
-        &self,
-        method: &Method<A, R>,
-        arguments: &A,
-    ) -> Result<(), CallError> {
-        let body = crate::buffer::encode(arguments).map_err(|_| CallError::Unencodable)?;
-        self.send_call(&CalledMethod::of(method), method.spec().idempotent, body, None)
-    }
-
-    /// A one-way call with metadata: see [`Call::metadata`].
-    ///
-    /// # Errors
-    /// Why it was not begun.
-    pub fn send_with_metadata<A: Serialize, R>(
-        &self,
-        method: &Method<A, R>,
-        arguments: &A,
-        metadata: &Metadata,
-    ) -> Result<(), CallError> {
-        let body = crate::buffer::encode(arguments).map_err(|_| CallError::Unencodable)?;
-        self.send_call(&CalledMethod::of(method), method.spec().idempotent, body, Some(metadata))
-    }
-
-    /// A one-way call with bytes for arguments.
-    ///
-    /// # Errors
-    /// Why it was not begun.
-    pub fn send_raw(&self, method: MethodId, body: impl Into<Bytes>) -> Result<(), CallError> {
-        let body = Encoded::Shared(body.into());
-        self.send_call(&CalledMethod::of_bytes(method), false, body, None)
-    }
-
-    /// One that is a part of a stream, like [`call_encoded`](Client::call_encoded).
-    #[cfg(feature = "stream")]
-    pub(crate) fn send_one_way(
-        &self,
-        method: MethodId,
-        idempotent: bool,
-        body: Encoded,
-    ) -> Result<(), CallError> {
-        let timeout = self.handle.shared.options.timeout;
-        self.send_body(&CalledMethod::of_bytes(method), idempotent, timeout, (body, false))
-    }
-
-    fn send_call(
-        &self,
-        method: &CalledMethod,
-        idempotent: bool,
-        body: Encoded,
-        metadata: Option<&Metadata>,
-    ) -> Result<(), CallError> {
-        let options = &self.handle.shared.options;
-        if metadata.is_none() && self.defaults.is_none() && options.hooks.is_empty() {
-            return self.send_body(method, idempotent, options.timeout, (body, false));
-        }
-        let (timeout, body) = self.complete(method, body, metadata)?;
-        self.send_body(method, idempotent, timeout, body)
-    }
-
-    /// Shows a one-way call to the hooks, and puts its metadata before its arguments.
-    #[cold]
-    fn complete(
-        &self,
-        method: &CalledMethod,
-        arguments: Encoded,
-        metadata: Option<&Metadata>,
-    ) -> Result<(Duration, (Encoded, bool)), CallError> {
-        let shared = &self.handle.shared;
-        let defaults = self.defaults.as_deref();
-        let timeout = defaults.and_then(|defaults| defaults.timeout);
-        let timeout = timeout.unwrap_or(shared.options.timeout);
-        let metadata = metadata.or(defaults.and_then(|defaults| defaults.metadata.as_ref()));
-        let metadata = metadata.cloned().map(Box::new);
-        let around = Surroundings { timeout, one_way: true, metadata };
-        around.join(shared, method, None, arguments)
-    }
-
-    fn send_body(
-        &self,
-        method: &CalledMethod,
-        idempotent: bool,
-        timeout: Duration,
-        (mut body, metadata): (Encoded, bool),
-    ) -> Result<(), CallError> {
-        let mut call = oncewire_core::Call::new(method.id, body.take_payload());
-        call.timeout = timeout;
-        call.idempotent = idempotent;
-        call.one_way = true;
-        call.metadata = metadata;
-        let shared = &self.handle.session().shared;
-        shared.send(call, method)?;
-        shared.observe_one_way(method);
-        Ok(())
-    }
-
     /// Takes no more calls, waits for those pending, and ends the session cleanly; at most
     /// [`ClientOptions::close_timeout`]. Says what could not be delivered.
     ///
@@ -445,58 +346,3 @@ const _: () = {
     assert_send_sync::<Call<Vec<u8>>>();
     assert_send::<Call<Vec<u8>>>();
 };
-
-#[cfg(test)]
-mod tests {
-    use oncewire_core::{NotExecuted, Unknown};
-
-    use super::*;
-    use crate::transport::{BoxFuture, BoxStream};
-
-    struct Nowhere;
-
-    impl Connect for Nowhere {
-        fn connect(&self) -> BoxFuture<'_, std::io::Result<BoxStream>> {
-            Box::pin(std::future::pending())
-        }
-
-        fn address(&self) -> String {
-            "nowhere".to_owned()
-        }
-    }
-
-    #[test]
-    fn c163_a_call_in_a_fork_of_the_clients_process_ends_at_once() {
-        const CALL: Method<(), ()> = Method::new("test/call");
-        let client = Client::new(Nowhere, ClientOptions::default());
-        client.handle.shared.pretend_forked();
-        let forked = NotExecuted::NotBegun(CallError::Forked);
-        let failure = CallFailure::NotExecuted(forked);
-        assert_eq!(client.call(&CALL, &()).block().ok(), Err(failure));
-        assert_eq!(client.call(&CALL, &()).result().block().unwrap_err().failure(), failure);
-        let retry = Retry::within(Duration::from_secs(1000));
-        assert_eq!(retry.block(|| client.call(&CALL, &())).unwrap_err().failure(), failure);
-        assert!(!client.close_blocking().in_good_order);
-    }
-
-    #[test]
-    fn c163_what_the_parent_has_begun_is_unknown_in_a_fork_and_its_session_stays() {
-        let client = Client::new(Nowhere, ClientOptions::default());
-        let shared = client.handle.shared.clone();
-        let method = MethodId::of("test/call");
-        let [call, result] = [(); 2].map(|()| client.call_raw(method, Vec::new()).start());
-        let of_bytes = CalledMethod::of_bytes(method);
-        let ticket =
-            shared.begin(oncewire_core::Call::new(method, &[]), &of_bytes, |_, _| ()).unwrap();
-        let mut ticket = Ticket::new(shared.clone(), ticket, Decode::raw());
-        shared.pretend_forked();
-        let unknown = Some(CallFailure::Unknown(Unknown::Closed));
-        assert_eq!(call.block().ok().err(), unknown);
-        assert_eq!(result.result().block().err().map(CallFailure::from), unknown);
-        assert_eq!(ticket.block().ok().err(), unknown);
-        drop((ticket, client));
-        let (is_closing, pending) =
-            shared.with(|state, _| (state.machine.is_closing(), state.machine.pending()));
-        assert!(!is_closing && pending == 3, "the session, and its calls, are the parent's");
-    }
-}

@@ -151,3 +151,18 @@ impl fmt::Display for Subject {
         }
     }
 }
+
+/// For tests: a dial never ends.
+#[cfg(test)]
+pub(crate) struct Nowhere;
+
+#[cfg(test)]
+impl Connect for Nowhere {
+    fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
+        Box::pin(std::future::pending())
+    }
+
+    fn address(&self) -> String {
+        "nowhere".to_owned()
+    }
+}

@@ -452,19 +452,7 @@ mod tests {
 
     use super::*;
     use crate::journal::{JournalBatch, JournalKey};
-    use crate::transport::{BoxFuture, BoxStream};
-
-    struct Nowhere;
-
-    impl Connect for Nowhere {
-        fn connect(&self) -> BoxFuture<'_, std::io::Result<BoxStream>> {
-            Box::pin(std::future::pending())
-        }
-
-        fn address(&self) -> String {
-            "nowhere".to_owned()
-        }
-    }
+    use crate::transport::Nowhere;
 
     /// Holds nothing: no call here gets that far.
     struct Empty;

@@ -322,20 +322,7 @@ mod tests {
     use super::*;
     use crate::client::servers::Servers;
     use crate::client::{Client, ClientOptions};
-    use crate::transport::{BoxFuture, BoxStream, Connect};
-
-    /// Accepts nothing, and refuses nothing.
-    struct Nowhere;
-
-    impl Connect for Nowhere {
-        fn connect(&self) -> BoxFuture<'_, std::io::Result<BoxStream>> {
-            Box::pin(std::future::pending())
-        }
-
-        fn address(&self) -> String {
-            "nowhere".to_owned()
-        }
-    }
+    use crate::transport::Nowhere;
 
     #[test]
     fn calls_that_wait_for_a_server_leave_nothing_when_they_are_dropped() {

@@ -98,11 +98,14 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::task::{Context, Waker};
+    use std::time::Duration;
 
-    use oncewire_core::{CallError, NotExecuted, Unknown};
+    use oncewire_core::{CallError, MethodId, NotExecuted, Unknown};
 
-    use crate::client::{CallFailure, Client, ClientOptions, Outcome};
-    use crate::transport::{BoxFuture, BoxStream, Connect, Subject};
+    use crate::client::call::CalledMethod;
+    use crate::client::outcome::Decode;
+    use crate::client::{CallFailure, Client, ClientOptions, Outcome, Retry, Ticket};
+    use crate::transport::{BoxFuture, BoxStream, Connect, Nowhere, Subject};
     use crate::{Method, Server};
 
     const ADD: Method<u64, u64> = Method::new("test/add");
@@ -169,18 +172,6 @@ mod tests {
 
     #[test]
     fn c345_a_client_without_a_connection_makes_none_in_a_fork() {
-        struct Nowhere;
-
-        impl Connect for Nowhere {
-            fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
-                Box::pin(std::future::pending())
-            }
-
-            fn address(&self) -> String {
-                "nowhere".to_owned()
-            }
-        }
-
         let client = Client::new(Nowhere, ClientOptions::default());
         let mut begun = client.call(&ADD, &1).start();
         client.handle.shared.pretend_forked();
@@ -188,5 +179,39 @@ mod tests {
             assert!(matches!((&mut begun).await, Outcome::Unknown(Unknown::Closed, None)));
             assert_eq!(client.call(&ADD, &1).await.ok(), Err(CallFailure::NotExecuted(FORKED)));
         });
+    }
+
+    #[test]
+    fn c163_a_call_in_a_fork_of_the_clients_process_ends_at_once() {
+        const CALL: Method<(), ()> = Method::new("test/call");
+        let client = Client::new(Nowhere, ClientOptions::default());
+        client.handle.shared.pretend_forked();
+        let failure = CallFailure::NotExecuted(FORKED);
+        assert_eq!(client.call(&CALL, &()).block().ok(), Err(failure));
+        assert_eq!(client.call(&CALL, &()).result().block().unwrap_err().failure(), failure);
+        let retry = Retry::within(Duration::from_secs(1000));
+        assert_eq!(retry.block(|| client.call(&CALL, &())).unwrap_err().failure(), failure);
+        assert!(!client.close_blocking().in_good_order);
+    }
+
+    #[test]
+    fn c163_what_the_parent_has_begun_is_unknown_in_a_fork_and_its_session_stays() {
+        let client = Client::new(Nowhere, ClientOptions::default());
+        let shared = client.handle.shared.clone();
+        let method = MethodId::of("test/call");
+        let [call, result] = [(); 2].map(|()| client.call_raw(method, Vec::new()).start());
+        let of_bytes = CalledMethod::of_bytes(method);
+        let ticket =
+            shared.begin(oncewire_core::Call::new(method, &[]), &of_bytes, |_, _| ()).unwrap();
+        let mut ticket = Ticket::new(shared.clone(), ticket, Decode::raw());
+        shared.pretend_forked();
+        let unknown = Some(CallFailure::Unknown(Unknown::Closed));
+        assert_eq!(call.block().ok().err(), unknown);
+        assert_eq!(result.result().block().err().map(CallFailure::from), unknown);
+        assert_eq!(ticket.block().ok().err(), unknown);
+        drop((ticket, client));
+        let (is_closing, pending) =
+            shared.with(|state, _| (state.machine.is_closing(), state.machine.pending()));
+        assert!(!is_closing && pending == 3, "the session, and its calls, are the parent's");
     }
 }

@@ -1,0 +1,116 @@
+//! One-way calls: their outcome is not reported.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use oncewire_core::{CallError, MethodId};
+use serde::Serialize;
+
+use super::Client;
+use super::around::Surroundings;
+use super::call::CalledMethod;
+use crate::buffer::Encoded;
+use crate::metadata::Metadata;
+use crate::method::Method;
+
+impl Client {
+    /// A one-way call: its outcome is not reported. It is still executed at most once, unless the method is idempotent, and
+    /// sent again if the connection breaks before the server has read it (S23).
+    ///
+    /// # Errors
+    /// Why it was not begun.
+    pub fn send<A: Serialize, R>(
+        &self,
+        method: &Method<A, R>,
+        arguments: &A,
+    ) -> Result<(), CallError> {
+        let body = crate::buffer::encode(arguments).map_err(|_| CallError::Unencodable)?;
+        self.send_call(&CalledMethod::of(method), method.spec().idempotent, body, None)
+    }
+
+    /// A one-way call with metadata: see [`Call::metadata`].
+    ///
+    /// # Errors
+    /// Why it was not begun.
+    pub fn send_with_metadata<A: Serialize, R>(
+        &self,
+        method: &Method<A, R>,
+        arguments: &A,
+        metadata: &Metadata,
+    ) -> Result<(), CallError> {
+        let body = crate::buffer::encode(arguments).map_err(|_| CallError::Unencodable)?;
+        self.send_call(&CalledMethod::of(method), method.spec().idempotent, body, Some(metadata))
+    }
+
+    /// A one-way call with bytes for arguments.
+    ///
+    /// # Errors
+    /// Why it was not begun.
+    pub fn send_raw(&self, method: MethodId, body: impl Into<Bytes>) -> Result<(), CallError> {
+        let body = Encoded::Shared(body.into());
+        self.send_call(&CalledMethod::of_bytes(method), false, body, None)
+    }
+
+    /// One that is a part of a stream, like [`call_encoded`](Client::call_encoded).
+    #[cfg(feature = "stream")]
+    pub(crate) fn send_one_way(
+        &self,
+        method: MethodId,
+        idempotent: bool,
+        body: Encoded,
+    ) -> Result<(), CallError> {
+        let timeout = self.handle.shared.options.timeout;
+        self.send_body(&CalledMethod::of_bytes(method), idempotent, timeout, (body, false))
+    }
+
+    fn send_call(
+        &self,
+        method: &CalledMethod,
+        idempotent: bool,
+        body: Encoded,
+        metadata: Option<&Metadata>,
+    ) -> Result<(), CallError> {
+        let options = &self.handle.shared.options;
+        if metadata.is_none() && self.defaults.is_none() && options.hooks.is_empty() {
+            return self.send_body(method, idempotent, options.timeout, (body, false));
+        }
+        let (timeout, body) = self.complete(method, body, metadata)?;
+        self.send_body(method, idempotent, timeout, body)
+    }
+
+    /// Shows a one-way call to the hooks, and puts its metadata before its arguments.
+    #[cold]
+    fn complete(
+        &self,
+        method: &CalledMethod,
+        arguments: Encoded,
+        metadata: Option<&Metadata>,
+    ) -> Result<(Duration, (Encoded, bool)), CallError> {
+        let shared = &self.handle.shared;
+        let defaults = self.defaults.as_deref();
+        let timeout = defaults.and_then(|defaults| defaults.timeout);
+        let timeout = timeout.unwrap_or(shared.options.timeout);
+        let metadata = metadata.or(defaults.and_then(|defaults| defaults.metadata.as_ref()));
+        let metadata = metadata.cloned().map(Box::new);
+        let around = Surroundings { timeout, one_way: true, metadata };
+        around.join(shared, method, None, arguments)
+    }
+
+    fn send_body(
+        &self,
+        method: &CalledMethod,
+        idempotent: bool,
+        timeout: Duration,
+        (mut body, metadata): (Encoded, bool),
+    ) -> Result<(), CallError> {
+        let mut call = oncewire_core::Call::new(method.id, body.take_payload());
+        call.timeout = timeout;
+        call.idempotent = idempotent;
+        call.one_way = true;
+        call.metadata = metadata;
+        let shared = &self.handle.session().shared;
+        shared.send(call, method)?;
+        shared.observe_one_way(method);
+        Ok(())
+    }
+}
