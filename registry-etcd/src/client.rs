@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,9 +23,9 @@ const IDLE_MAX: usize = 2;
 
 /// A client of an etcd cluster, over its JSON gateway. Clones are the same client.
 ///
-/// An endpoint that does not answer is followed by the next one; the one that answered last is asked first. Only requests that change
-/// nothing, or nothing that counts, are sent again so. Of the others the error says that they [may have taken
-/// effect](EtcdError::executed).
+/// An endpoint that does not answer is followed by the next one; the one that answered last is asked first. Of what was sent, only
+/// requests that change nothing, or nothing that counts, are sent again so. Of the others the error says that they [may have taken
+/// effect](EtcdError::executed), and the next request begins at another endpoint.
 #[derive(Clone)]
 pub struct Etcd {
     shared: Arc<Shared>,
@@ -34,7 +34,7 @@ pub struct Etcd {
 
 struct Shared {
     endpoints: Vec<Endpoint>,
-    /// Which one answered last.
+    /// Which one is asked first: the one that answered last, or the one after it if that has left a request in doubt.
     preferred: AtomicUsize,
     user: Option<(String, String)>,
     token: Mutex<Option<String>>,
@@ -67,6 +67,9 @@ pub(crate) enum Repeat {
 
 /// An attempt at one endpoint.
 type Attempt<'a, T> = BoxFuture<'a, Result<T, Failed>>;
+
+/// Whether an attempt has begun to send its request: set before the first byte. Until then there is nothing to be in doubt about.
+type Sent = Arc<AtomicBool>;
 
 /// How an attempt at one endpoint failed.
 struct Failed {
@@ -244,7 +247,9 @@ impl Etcd {
             return Err(EtcdError::invalid(message));
         }
         let body = &body;
-        let attempt = |at| -> Attempt<'_, _> { Box::pin(self.attempt(at, path, body, repeat)) };
+        let attempt = |at, sent: Sent| -> Attempt<'_, _> {
+            Box::pin(async move { self.attempt(at, &sent, path, body, repeat).await })
+        };
         let answer = self.failing_over(repeat, attempt).await?;
         let first = answer.split(|byte| *byte == b'\n').next().unwrap_or_default();
         serde_json::from_slice(first).map_err(|error| {
@@ -261,9 +266,9 @@ impl Etcd {
     ) -> Result<(usize, HttpStream, Head), EtcdError> {
         let body = body.to_string();
         let body = &body;
-        let open = |at| -> Attempt<'_, _> {
+        let open = |at, sent: Sent| -> Attempt<'_, _> {
             Box::pin(async move {
-                let (mut http, mut head) = self.send(at, None, path, body).await?;
+                let (mut http, mut head) = self.send(at, &sent, None, path, body).await?;
                 if head.status != 200 {
                     return Err(self.refused(at, &mut http, &mut head).await);
                 }
@@ -282,7 +287,7 @@ impl Etcd {
     async fn failing_over<'a, T>(
         &'a self,
         repeat: Repeat,
-        attempt: impl Fn(usize) -> Attempt<'a, T>,
+        attempt: impl Fn(usize, Sent) -> Attempt<'a, T>,
     ) -> Result<T, EtcdError> {
         let count = self.shared.endpoints.len();
         let first = self.preferred();
@@ -298,11 +303,15 @@ impl Etcd {
                 self.shared.preferred.store(at, Ordering::Relaxed);
                 return result.map_err(|failed| failed.error);
             };
-            if !failed.not_executed && repeat == Repeat::No {
-                return Err(failed.error.in_doubt());
-            }
             if failed.is_final {
+                self.shared.preferred.store(at, Ordering::Relaxed);
                 return Err(failed.error);
+            }
+            if !failed.not_executed && repeat == Repeat::No {
+                // A member that hangs would leave each write in doubt. Another request may have moved on already.
+                let (next, order) = ((at + 1) % count, Ordering::Relaxed);
+                let _moved = self.shared.preferred.compare_exchange(at, next, order, order);
+                return Err(failed.error.in_doubt());
             }
             in_doubt |= !failed.not_executed;
             kind = failed.error.kind();
@@ -314,13 +323,16 @@ impl Etcd {
 
     async fn timed<'a, T>(
         &'a self,
-        attempt: &impl Fn(usize) -> Attempt<'a, T>,
+        attempt: &impl Fn(usize, Sent) -> Attempt<'a, T>,
         at: usize,
     ) -> Result<T, Failed> {
-        let limit = self.attempt_timeout;
-        time::within(&**self.runtime(), limit, attempt(at)).await.unwrap_or_else(|| {
+        let (limit, sent) = (self.attempt_timeout, Sent::default());
+        let result = time::within(&**self.runtime(), limit, attempt(at, sent.clone())).await;
+        result.unwrap_or_else(|| {
             let message = format!("no answer in {limit:?}");
-            Err(Failed::sent(EtcdError::new(EtcdErrorKind::Unavailable, message)))
+            let error = EtcdError::new(EtcdErrorKind::Unavailable, message);
+            let not_executed = !sent.load(Ordering::Relaxed);
+            Err(Failed { not_executed, is_final: false, error })
         })
     }
 
@@ -328,6 +340,7 @@ impl Etcd {
     async fn attempt(
         &self,
         at: usize,
+        sent: &AtomicBool,
         path: &str,
         body: &str,
         repeat: Repeat,
@@ -335,8 +348,8 @@ impl Etcd {
         // One that was kept may have been closed meanwhile, and then it would not be known what became of the request.
         let kept = if repeat == Repeat::Yes { self.take_idle(at) } else { None };
         let was_kept = kept.is_some();
-        let (mut http, mut head) = match self.send(at, kept, path, body).await {
-            Err(_) if was_kept => self.send(at, None, path, body).await?,
+        let (mut http, mut head) = match self.send(at, sent, kept, path, body).await {
+            Err(_) if was_kept => self.send(at, sent, None, path, body).await?,
             result => result?,
         };
         if head.status != 200 {
@@ -351,6 +364,7 @@ impl Etcd {
     async fn send(
         &self,
         at: usize,
+        sent: &AtomicBool,
         kept: Option<HttpStream>,
         path: &str,
         body: &str,
@@ -363,8 +377,9 @@ impl Etcd {
                 HttpStream::new(endpoint.connector.connect().await.map_err(|e| Failed::dial(&e))?)
             }
         };
-        let sent = http.post(&endpoint.host, path, token.as_deref(), body).await;
-        sent.map_err(|e| Failed::read(&e))?;
+        sent.store(true, Ordering::Relaxed);
+        let posted = http.post(&endpoint.host, path, token.as_deref(), body).await;
+        posted.map_err(|e| Failed::read(&e))?;
         let head = http.head().await.map_err(|e| Failed::read(&e))?;
         Ok((http, head))
     }

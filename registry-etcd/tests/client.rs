@@ -6,10 +6,13 @@ mod util;
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use oncewire_driver::Executed;
+use oncewire_driver::{BoxFuture, BoxStream, Connect, Executed};
 use oncewire_etcd::{Change, Compare, Etcd, EtcdErrorKind, Op, Registry, Txn};
+use oncewire_tcp::TcpConnector;
 use rustix::process::Signal;
 use smol::block_on;
 use util::relay::losing_answers;
@@ -289,6 +292,62 @@ fn c373_a_transaction_whose_answer_is_lost_is_in_doubt_and_not_sent_again() {
         }
         assert!(in_doubt > 0, "each began at the other endpoint");
     });
+}
+
+/// A member that never answers; without an address a machine that is lost, from which no packet comes back.
+#[derive(Clone, Default)]
+struct Silent {
+    address: Option<String>,
+    dials: Arc<AtomicU32>,
+}
+
+impl Connect for Silent {
+    fn connect(&self) -> BoxFuture<'_, std::io::Result<BoxStream>> {
+        self.dials.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async {
+            match &self.address {
+                Some(address) => TcpConnector::new(address).connect().await,
+                None => std::future::pending().await,
+            }
+        })
+    }
+
+    fn address(&self) -> String {
+        "silent".to_owned()
+    }
+}
+
+/// What becomes of the writes of a client that begins at such a member, and has another one beside.
+async fn writes_beside(cluster: &Cluster, silent: Silent) -> Vec<Result<(), Executed>> {
+    loop {
+        let builder = Etcd::builder(cluster.endpoints()).endpoint("silent:1", silent.clone());
+        let etcd = builder.attempt_timeout(Duration::from_secs(1)).build().unwrap();
+        let mut writes = Vec::new();
+        for _ in 0..3 {
+            let written = etcd.put("a", "1", None).await;
+            writes.push(written.map(drop).map_err(|error| error.executed()));
+        }
+        if silent.dials.load(Ordering::SeqCst) > 0 {
+            return writes;
+        }
+    }
+}
+
+#[test]
+fn a_write_that_was_not_sent_in_time_is_sent_to_the_next_endpoint() {
+    let Some(cluster) = Cluster::start(1) else { return };
+    let writes = block_on(writes_beside(&cluster, Silent::default()));
+    assert_eq!(writes, [Ok(()), Ok(()), Ok(())]);
+}
+
+#[test]
+fn a_member_that_hangs_leaves_one_write_in_doubt_and_not_the_next() {
+    let Some(cluster) = Cluster::start(1) else { return };
+    // It takes connections, and reads nothing.
+    let hangs = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = Some(hangs.local_addr().unwrap().to_string());
+    let writes = block_on(writes_beside(&cluster, Silent { address, ..Silent::default() }));
+    assert_eq!(writes, [Err(Executed::Unknown), Ok(()), Ok(())]);
 }
 
 #[test]
