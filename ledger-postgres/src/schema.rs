@@ -391,23 +391,32 @@ fn take_epoch(
     turn: Turn,
 ) -> Result<Result<(Identity, i64), LedgerError>, postgres::Error> {
     let shares = turn == Turn::Share;
-    let of = format!(
-        "SELECT shared, greatest(commit_number, (SELECT last_value FROM {schema}.oncewire_commits)) \
-         FROM {schema}.oncewire_server FOR UPDATE"
-    );
+    let last =
+        format!("greatest(commit_number, (SELECT last_value FROM {schema}.oncewire_commits))");
+    if shares {
+        // Nothing changes. The lock makes this a commit, and unlike one for an update it need not wait for a moment in which no other
+        // server commits: among many busy ones there is none.
+        let of = format!(
+            "SELECT id, {last}, epoch FROM {schema}.oncewire_server WHERE shared FOR SHARE"
+        );
+        let rows = sql.query(&of, &[])?;
+        if !rows.is_empty() {
+            return Ok(identity_of(rows.first()));
+        }
+    }
+    let of = format!("SELECT {last} FROM {schema}.oncewire_server FOR UPDATE");
     let rows = sql.query(&of, &[])?;
     let Some(row) = rows.first() else { return Ok(Err(no_identity())) };
-    let (was_shared, last): (bool, i64) = (row.get(0), row.get(1));
-    if shares && !was_shared && last > 0 {
+    let last: i64 = row.get(0);
+    if shares && last > 0 {
         let set = "SELECT setval(($1::text)::regclass, $2)";
         sql.row(set, &[&format!("{schema}.oncewire_commits"), &last])?;
     }
-    let grows = i64::from(!(shares && was_shared));
     let next = format!(
-        "UPDATE {schema}.oncewire_server SET epoch = epoch + $1, shared = $2, commit_number = $3 \
+        "UPDATE {schema}.oncewire_server SET epoch = epoch + 1, shared = $1, commit_number = $2 \
          RETURNING id, commit_number, epoch"
     );
-    let rows = sql.query(&next, &[&grows, &shares, &last])?;
+    let rows = sql.query(&next, &[&shares, &last])?;
     Ok(identity_of(rows.first()))
 }
 

@@ -177,3 +177,17 @@ fn c393_another_callers_session_is_not_claimed_and_a_lost_one_is_not_written() {
         client.close().await;
     });
 }
+
+#[test]
+fn a_server_joins_others_without_waiting_for_their_commits() {
+    let Some(cluster) = shared() else { return };
+    let (connection, runs) = (cluster.database(), Arc::default());
+    let first = open_shared(&connection, &runs);
+    // As busy servers are: whenever one of them has committed, another one has this lock.
+    let mut busy = connect(&connection);
+    let mut commit = busy.transaction().unwrap();
+    commit.query_one("SELECT epoch FROM oncewire_server FOR SHARE", &[]).unwrap();
+    let second = open_shared(&connection, &runs);
+    assert_eq!(first.id(), second.id());
+    commit.commit().unwrap();
+}
