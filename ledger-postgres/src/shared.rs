@@ -98,15 +98,22 @@ impl Sharing {
         let doing = |error| explain("be taken over", &error);
         let schema = &self.schema;
         sql.script(BEGIN).map_err(doing)?;
-        let adopt = format!(
-            "UPDATE {schema}.oncewire_sessions s SET owner = $1, epoch = epoch + 1 \
-             WHERE s.owner <> $1 AND NOT EXISTS (SELECT 1 FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted \
-                 AND l.objsubid = 2 AND l.classid::int8 = $2 AND l.objid::int8 = s.owner \
-                 AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())) \
-             RETURNING session, epoch"
+        let ended = format!(
+            "SELECT DISTINCT owner FROM {schema}.oncewire_sessions s WHERE NOT EXISTS (SELECT 1 FROM pg_locks l \
+                 WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.classid::int8 = $1 AND l.objid::int8 = s.owner \
+                 AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))"
         );
         let table = i64::from(self.table as u32);
-        for row in sql.query(&adopt, &[&self.owner, &table]).map_err(doing)? {
+        let ended = sql.query(&ended, &[&table]).map_err(doing)?;
+        let ended: Vec<i64> = ended.iter().map(|row| row.get(0)).collect();
+        // By their numbers, which are not used again: a session that another server takes meanwhile is compared once more when its row
+        // is free, and stays that server's. Locked in the order in which batches lock them.
+        let adopt = format!(
+            "WITH left_over AS (SELECT session FROM {schema}.oncewire_sessions WHERE owner = ANY($2) ORDER BY session FOR UPDATE) \
+             UPDATE {schema}.oncewire_sessions s SET owner = $1, epoch = epoch + 1 FROM left_over l \
+             WHERE s.session = l.session RETURNING s.session, s.epoch"
+        );
+        for row in sql.query(&adopt, &[&self.owner, &ended]).map_err(doing)? {
             if let Ok(hash) = row.get::<_, &[u8]>(0).try_into() {
                 self.epochs.insert(hash, row.get(1));
             }

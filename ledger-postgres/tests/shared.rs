@@ -191,3 +191,42 @@ fn a_server_joins_others_without_waiting_for_their_commits() {
     assert_eq!(first.id(), second.id());
     commit.commit().unwrap();
 }
+
+#[test]
+fn a_session_that_one_server_takes_is_not_taken_by_another_one_that_starts() {
+    let Some(cluster) = shared() else { return };
+    let (connection, place, runs) = (cluster.database(), Place::default(), Arc::default());
+    smol::block_on(async {
+        let client = Client::new(place.clone(), ClientOptions::default());
+        place.set(Some(open_shared(&connection, &runs)));
+        assert_eq!(client.call(&PAY, &(1, 10)).await.ok(), Ok(10));
+        place.set(None);
+        place.cut();
+        let (mut watch, mut beside) = (connect(&connection), connect(&connection));
+        let owners = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND database = \
+                      (SELECT oid FROM pg_database WHERE datname = current_database())";
+        while watch.query_one(owners, &[]).unwrap().get::<_, i64>(0) > 0 {
+            smol::future::yield_now().await;
+        }
+        // Its server has ended, and another one claims it: here, one whose number the test has the lock of.
+        beside
+            .batch_execute(
+                "SELECT pg_advisory_lock('oncewire_server'::regclass::oid::int8::int4, 77);
+                 BEGIN; UPDATE oncewire_sessions SET owner = 77, epoch = epoch + 1",
+            )
+            .unwrap();
+        let starts = smol::unblock({
+            let (connection, runs) = (connection.clone(), runs.clone());
+            move || open_shared(&connection, &runs)
+        });
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                     AND wait_event_type = 'Lock' AND query LIKE '%left_over%'";
+        while watch.query_one(waits, &[]).unwrap().get::<_, i64>(0) == 0 {
+            smol::future::yield_now().await;
+        }
+        beside.batch_execute("COMMIT").unwrap();
+        assert_eq!(starts.await.counters().sessions, 0);
+        let row = watch.query_one("SELECT owner, epoch FROM oncewire_sessions", &[]).unwrap();
+        assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (77, 2));
+    });
+}
