@@ -210,15 +210,17 @@ impl Sharing {
             Found::NotTheirs => claim.not_theirs(),
             Found::Unchanged { commit } => claim.unchanged(commit),
             Found::Moved { entry, calls, epoch, commit } => {
-                self.epochs.insert(hash, epoch);
                 let id = claim.session();
                 let decoded: Option<Vec<CallEntry<'_>>> =
                     calls.iter().map(|(slot, bytes)| CallEntry::decode(id, *slot, bytes)).collect();
-                match decoded {
-                    Some(calls) => claim.found(entry, calls, commit),
-                    // A record that is skipped is a call that runs twice.
-                    None => claim.unavailable(LedgerError::new("a record of it cannot be decoded")),
-                }
+                // A record that is skipped is a call that runs twice. Nor is the session ours as it is known here, though the row
+                // says so: the next claim would be answered with what the server had of it before it moved.
+                let Some(calls) = decoded else {
+                    self.epochs.remove(&hash);
+                    return claim.unavailable(LedgerError::new("a record of it cannot be decoded"));
+                };
+                self.epochs.insert(hash, epoch);
+                claim.found(entry, calls, commit);
             }
         }
     }

@@ -230,3 +230,36 @@ fn a_session_that_one_server_takes_is_not_taken_by_another_one_that_starts() {
         assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (77, 2));
     });
 }
+
+#[test]
+fn a_session_whose_records_are_damaged_is_not_continued_by_what_a_server_had_of_it_before() {
+    let Some(cluster) = shared() else { return };
+    let (connection, place, runs) = (cluster.database(), Place::default(), Arc::default());
+    let servers = [open_shared(&connection, &runs), open_shared(&connection, &runs)];
+    let mut beside = connect(&connection);
+    smol::block_on(async {
+        let client = Client::new(place.clone(), ClientOptions::default());
+        for (server, paid) in servers.iter().zip([10, 20]) {
+            place.set(Some(server.clone()));
+            if paid > 10 {
+                place.cut();
+            }
+            assert_eq!(client.call(&PAY, &(1, 10)).await.ok(), Ok(paid));
+        }
+        let damage = "UPDATE oncewire_calls SET record = '\\x00'::bytea || record";
+        assert!(beside.execute(damage, &[]).unwrap() > 0, "the last call has its record");
+        // Back at the first one, which has the session as it was before the second one had it.
+        place.set(Some(servers[0].clone()));
+        place.cut();
+        let mut call = client.call(&PAY, &(1, 10)).start();
+        let of = "SELECT epoch FROM oncewire_sessions";
+        while beside.query_one(of, &[]).unwrap().get::<_, i64>(0) < 5 {
+            let answered = smol::future::poll_once(&mut call).await;
+            assert!(answered.is_none(), "by what was true before: {answered:?}");
+        }
+        let mend = "UPDATE oncewire_calls SET record = substr(record, 2)";
+        beside.execute(mend, &[]).unwrap();
+        assert_eq!(call.await.ok(), Ok(30));
+        client.close().await;
+    });
+}
