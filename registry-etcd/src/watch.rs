@@ -28,6 +28,8 @@ pub struct Watch {
     head: Head,
     endpoint: usize,
     buf: Vec<u8>,
+    /// So much of `buf` has no end of a message: it is not looked through again for each piece.
+    searched: usize,
 }
 
 impl std::fmt::Debug for Watch {
@@ -54,7 +56,7 @@ impl Etcd {
             "start_revision": from_revision.to_string(),
         }});
         let (endpoint, http, head) = self.open("/v3/watch", &body).await?;
-        Ok(Watch { http, head, endpoint, buf: Vec::new() })
+        Ok(Watch { http, head, endpoint, buf: Vec::new(), searched: 0 })
     }
 }
 
@@ -71,7 +73,8 @@ impl Watch {
     /// because etcd refuses it.
     pub async fn next(&mut self) -> Result<Vec<Change>, EtcdError> {
         loop {
-            while let Some(end) = self.buf.iter().position(|byte| *byte == b'\n') {
+            while let Some(len) = self.buf[self.searched..].iter().position(|byte| *byte == b'\n') {
+                let end = std::mem::take(&mut self.searched) + len;
                 let changes = parse_message(&self.buf[..end]);
                 self.buf.drain(..=end);
                 let changes = changes?;
@@ -79,6 +82,7 @@ impl Watch {
                     return Ok(changes);
                 }
             }
+            self.searched = self.buf.len();
             if self.buf.len() > ANSWER_LEN_MAX {
                 return Err(EtcdError::malformed("a message of etcd's is too long"));
             }
