@@ -228,11 +228,6 @@ impl Etcd {
         Etcd { shared: self.shared.clone(), attempt_timeout: self.attempt_timeout.min(timeout) }
     }
 
-    /// The longest time that a request can take: each endpoint once, and a token.
-    pub(crate) fn request_time_max(&self) -> Duration {
-        self.attempt_timeout.saturating_mul(2 * self.shared.endpoints.len() as u32)
-    }
-
     /// Sends a request and returns its answer.
     pub(crate) async fn request(
         &self,

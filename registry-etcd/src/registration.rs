@@ -21,6 +21,7 @@ use crate::time::{self, Pauses};
 pub struct Registration {
     shared: Arc<Shared>,
     server: Server,
+    lease_len: Duration,
 }
 
 /// How a registration is.
@@ -107,7 +108,7 @@ impl Registration {
             server: server.clone(),
         };
         runtime.spawn(Box::pin(keeper.run()));
-        Registration { shared, server }
+        Registration { shared, server, lease_len }
     }
 
     /// How it is.
@@ -131,7 +132,8 @@ impl Registration {
     /// [drains](Server::drain), while those that have a session here can come back to it; then the entry is removed.
     ///
     /// # Errors
-    /// etcd could not be reached. The server has drained all the same, and the entry goes with its lease.
+    /// etcd could not be reached: each of the two changes is waited for as long as the lease is. The server has drained all the same,
+    /// and the entry goes with its lease.
     pub async fn drain(self, grace: Duration) -> Result<(), EtcdError> {
         self.wish(Wish::Draining);
         let withdrawn = self.until(|state| {
@@ -146,7 +148,7 @@ impl Registration {
     /// Removes the entry and leaves the server as it is: clients that have a session continue, others find it no more.
     ///
     /// # Errors
-    /// etcd could not be reached. The entry goes with its lease.
+    /// etcd could not be reached for the length of the lease. The entry goes with it.
     pub async fn remove(self) -> Result<(), EtcdError> {
         self.wish(Wish::Removed);
         self.until(|state| state.ended.then(|| state.written.is_none())).await.and_then(|removed| {
@@ -160,12 +162,11 @@ impl Registration {
         self.shared.wish(wish);
     }
 
-    /// Waits until this is so, for as long as requests can take.
+    /// Waits until this is so; for the length of the lease at most, since by then the entry has gone without us.
     async fn until<T>(&self, mut look: impl FnMut(&State) -> Option<T>) -> Result<T, EtcdError> {
         let etcd = &self.shared.etcd;
         let found = self.shared.changed.until(|| look(&lock(&self.shared.state)));
-        let limit = etcd.request_time_max().saturating_mul(3);
-        time::within(&**etcd.runtime(), limit, found).await.ok_or_else(|| {
+        time::within(&**etcd.runtime(), self.lease_len, found).await.ok_or_else(|| {
             let last = lock(&self.shared.state).last_error.clone();
             let silent = || EtcdError::new(EtcdErrorKind::Unavailable, "etcd does not answer");
             last.unwrap_or_else(silent)

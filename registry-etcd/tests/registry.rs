@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use oncewire_driver::{
-    Client, ClientOptions, Method, NotExecuted, Outcome, Server, ServiceName, Unknown,
+    Client, ClientOptions, Health, Method, NotExecuted, Outcome, Server, ServiceName, Unknown,
 };
-use oncewire_etcd::{Etcd, InstanceState, Registry};
+use oncewire_etcd::{Etcd, EtcdErrorKind, InstanceState, Registry};
 use oncewire_tcp::TcpAcceptor;
 use smol::block_on;
 use smol::channel::Receiver;
@@ -215,6 +215,22 @@ fn c375_etcd_is_gone_for_longer_than_the_lease_and_instances_come_back_by_themse
         // By hand, while the lease lives.
         cluster.ctl(&["del", "--prefix", "oncewire/services/"]).unwrap();
         until_count(&registry, 1).await;
+    });
+}
+
+#[test]
+fn a_drain_does_not_wait_for_an_etcd_that_hangs() {
+    let hangs = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    // To ask each of them once takes most of an hour.
+    let endpoints = vec![hangs.local_addr().unwrap().to_string(); 10_000];
+    let etcd = Etcd::builder(endpoints).build().unwrap();
+    let registry = Registry::new(etcd).with_lease(Duration::from_secs(1));
+    block_on(async {
+        let (server, address) = serve().await;
+        let registration = registry.register(&server, "test", &address).unwrap();
+        let error = registration.drain(Duration::ZERO).await.unwrap_err();
+        assert_eq!(error.kind(), EtcdErrorKind::Unavailable, "{error}");
+        assert_eq!(server.health(), Health::Draining);
     });
 }
 
