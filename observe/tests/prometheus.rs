@@ -7,9 +7,8 @@ use std::net::SocketAddr;
 use smol::io::{AsyncReadExt, AsyncWriteExt};
 use smol::net::{TcpListener, TcpStream};
 
-#[path = "../examples/prometheus.rs"]
-#[allow(dead_code)]
-mod example;
+#[path = "../examples/prometheus/page.rs"]
+mod page;
 
 /// Samples by their names and labels, after all that the text format asks of them was looked at.
 fn parse(text: &str) -> BTreeMap<String, f64> {
@@ -81,12 +80,12 @@ async fn scrape(page: SocketAddr) -> String {
 #[test]
 fn c364_the_example_serves_counters_that_a_scraper_reads() {
     smol::block_on(async {
-        let page = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let scraped = page.local_addr().unwrap();
-        let (toy, pages) = example::serve(page).await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let scraped = listener.local_addr().unwrap();
+        let (toy, pages) = page::serve(listener).await.unwrap();
         smol::spawn(pages).detach();
         for calls in [10.0, 20.0] {
-            example::call(&toy).await.unwrap();
+            page::call(&toy).await.unwrap();
             let labels = "{rpc_system_name=\"oncewire\",rpc_method=\"toy/add_one\",\
                           rpc_response_status_code=\"OK\"}";
             let count = format!("rpc_server_call_duration_seconds_count{labels}");
