@@ -8,14 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_io::{AsyncRead, AsyncWrite};
 use oncewire_driver::BoxStream;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{
-    CipherSuite, ClientConnection, DigitallySignedStruct, DistinguishedName, Error,
-    ProtocolVersion, SignatureScheme,
-};
+use rustls::{CipherSuite, ClientConnection, DistinguishedName, Error, ProtocolVersion};
 
 use crate::client::Current;
+use crate::delegate::signatures_are_verified_by;
 use crate::error::{Side, explain};
 
 /// What a server has shown in a handshake: see [`TlsConnector::examine`](crate::TlsConnector::examine).
@@ -147,31 +145,7 @@ impl ServerCertVerifier for Recording {
         self.inner.verify_server_cert(certificate, intermediates, name, ocsp_response, now)
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
-    }
-
-    fn requires_raw_public_keys(&self) -> bool {
-        self.inner.requires_raw_public_keys()
-    }
+    signatures_are_verified_by!(inner);
 
     fn root_hint_subjects(&self) -> Option<&[DistinguishedName]> {
         self.inner.root_hint_subjects()

@@ -6,6 +6,7 @@ mod acceptor;
 mod certificate;
 mod client;
 mod connector;
+mod delegate;
 mod der;
 mod details;
 mod error;
