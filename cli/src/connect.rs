@@ -110,7 +110,7 @@ pub(crate) async fn connect(target: &Target, timeout: Duration) -> Result<Sessio
 
 /// Why a dial has failed.
 pub(crate) fn not_connected(address: &Address, error: &io::Error) -> Failure {
-    let why = without(&error.to_string(), address);
+    let why = without(&error.to_string(), address).to_owned();
     let address = address.clone();
     match Problem::of_dial(&address, error) {
         Some(problem) => Failure::Tls { address, problem, why },
@@ -118,17 +118,16 @@ pub(crate) fn not_connected(address: &Address, error: &io::Error) -> Failure {
     }
 }
 
-/// An error without the address at its front, which transports name as well.
-fn without(why: &str, address: &Address) -> String {
+/// An error without the address at its front, which each of the transports names, that under TLS too.
+pub(crate) fn without<'w>(mut why: &'w str, address: &Address) -> &'w str {
     let full = address.to_string();
     let bare = full.split_once(':').map_or(&*full, |(_, bare)| bare);
-    let mut why = why;
-    while let Some(rest) = why.strip_prefix(&*full).or_else(|| why.strip_prefix(bare))
-        && let Some(rest) = rest.strip_prefix(": ")
+    let names = [&*full, &*format!("tcp:{bare}"), bare];
+    while let Some(rest) = names.iter().find_map(|name| why.strip_prefix(name)?.strip_prefix(": "))
     {
         why = rest;
     }
-    why.to_owned()
+    why
 }
 
 /// The future's output, if it comes in time.
@@ -235,5 +234,23 @@ impl AsyncWrite for Watched {
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_close(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_named_once() {
+        for (address, why) in [
+            ("tcp:[::1]:1", "tcp:[::1]:1: [::1]:1: refused"),
+            ("tls:a.b:1", "tcp:a.b:1: a.b:1: refused"),
+            ("unix:/a", "/a: refused"),
+            ("unix:/a", "refused"),
+        ] {
+            let address: Address = address.parse().unwrap();
+            assert_eq!(without(why, &address), "refused", "{address}");
+        }
     }
 }

@@ -24,7 +24,7 @@ use smol::channel::{Receiver, Sender, bounded};
 use crate::address::Address;
 use crate::args::CallArgs;
 use crate::call::{Prepared, full_name, prepare, show};
-use crate::connect::{Target, pause, within};
+use crate::connect::{Target, pause, within, without};
 use crate::exit::Failure;
 use crate::note;
 
@@ -75,11 +75,14 @@ async fn await_lock(file: &Path) {
 }
 
 fn options(args: &CallArgs, target: &Target, news: &Arc<Mutex<Option<String>>>) -> ClientOptions {
-    let news = Arc::clone(news);
+    let (news, dialled) = (Arc::clone(news), args.address.clone());
     let observer = move |_: &Source, event: &Event| {
         let what = match event {
-            Event::DialFailed { .. }
-            | Event::SessionRefused { .. }
+            Event::DialFailed { why, attempts, .. } => {
+                let why = without(why, &dialled);
+                Some(format!("cannot connect to {dialled}: {why}, attempt {attempts}"))
+            }
+            Event::SessionRefused { .. }
             | Event::SessionLost { .. }
             | Event::ConnectionClosed { .. } => Some(event.to_string()),
             Event::SessionOpened { .. } | Event::SessionResumed { .. } => None,
