@@ -175,7 +175,7 @@ pub(crate) struct TlsCheckArgs {
     pub(crate) address: Address,
     #[command(flatten)]
     pub(crate) identity: IdentityArgs,
-    /// Fail as if it had expired when a certificate that is shown ends within so many days.
+    /// Fail as if it had expired when a certificate that is shown ends within so many days; and if it cannot be read.
     #[arg(long, value_name = "DAYS")]
     pub(crate) min_days: Option<u32>,
     /// How long the handshake may take, and then the session.

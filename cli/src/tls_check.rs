@@ -37,7 +37,7 @@ pub(crate) async fn run(args: TlsCheckArgs) -> Result<(), Failure> {
     }
     examined.verdict.as_ref().map_err(|error| not_connected(address, error))?;
     say(&plain(&accepted(&args.identity.trust)))?;
-    lasts(&examined, now, &args)?;
+    lasts(&examined.certificates, now, &args)?;
     ping(&target, args.timeout).await.map(drop)
 }
 
@@ -49,19 +49,23 @@ fn accepted(trust: &TrustArgs) -> String {
     }
 }
 
-/// Whether all that was shown is valid for long enough.
-fn lasts(examined: &Examination, now: i64, args: &TlsCheckArgs) -> Result<(), Failure> {
+/// Whether all that was shown is valid for long enough. One that cannot be read may end at any time.
+fn lasts(shown: &[CertificateDer<'_>], now: i64, args: &TlsCheckArgs) -> Result<(), Failure> {
     let Some(min) = args.min_days else { return Ok(()) };
-    let details = examined.certificates.iter().filter_map(|der| CertificateDetails::read(der).ok());
-    let ends = details.map(|details| details.not_after).min();
-    match ends.map(|ends| (ends - now).div_euclid(DAY)) {
-        Some(days) if days < i64::from(min) => Err(Failure::Tls {
-            address: args.address.clone(),
-            problem: Problem::Time,
-            why: format!("a certificate ends in {days} days, and --min-days is {min}"),
-        }),
-        _ => Ok(()),
+    let failed = |problem, why| Failure::Tls { address: args.address.clone(), problem, why };
+    for (at, der) in shown.iter().enumerate() {
+        let number = at + 1;
+        let details = CertificateDetails::read(der).map_err(|error| {
+            let why = format!("when certificate {number} ends is not known: {error}");
+            failed(Problem::Other, why)
+        })?;
+        let days = (details.not_after - now).div_euclid(DAY);
+        if days < i64::from(min) {
+            let why = format!("certificate {number} ends in {days} days, and --min-days is {min}");
+            return Err(failed(Problem::Time, why));
+        }
     }
+    Ok(())
 }
 
 /// One line for the connection, and some for each certificate.
@@ -130,7 +134,18 @@ fn unix_seconds() -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+    use crate::args::{Cli, Command};
+
+    #[test]
+    fn a_certificate_that_cannot_be_read_does_not_last() {
+        let line = ["oncewire", "tls-check", "tls:a:1", "--min-days", "14"];
+        let Command::TlsCheck(args) = Cli::parse_from(line).command else { panic!("{line:?}") };
+        let failed = lasts(&[CertificateDer::from(&[0x30, 0][..])], 0, &args).unwrap_err();
+        assert!(matches!(failed, Failure::Tls { problem: Problem::Other, .. }), "{failed}");
+    }
 
     #[test]
     fn dates_are_those_of_the_calendar() {
