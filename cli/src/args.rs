@@ -138,16 +138,16 @@ pub(crate) struct CallArgs {
     pub(crate) idempotent: bool,
     /// Keep the session and the call in FILE, so that this command line, run again, learns what became of the call.
     ///
-    /// FILE stands for one call: run the same command line as often as you like, and the call is made once. Killed at any
-    /// moment and run again, it makes the call if it was never sent, and else resumes the session and asks the server. What was
+    /// FILE is for one call: run the same command line as often as you like, and the call is made once. Killed at any moment
+    /// and run again, it makes the call if it was never sent, and else resumes the session and asks the server. What was
     /// executed, or is unknown for good, stays in FILE: every later run prints the same reply with the same status, and says on
     /// stderr that the call was not made again. A call that was not executed (status 20) is removed from FILE, and the next run
-    /// makes it. Where it is not known yet (status 24), run it again. Another method or other arguments with the same FILE are refused. Remove FILE (and FILE.lock) when you have acted
-    /// on the outcome, not before.
+    /// makes it. Where it is not known yet (status 24), run it again. Another method or other arguments with the same FILE are
+    /// refused. Remove FILE (and FILE.lock) when you have acted on the outcome, not before.
     ///
     /// A server keeps the session for its lease, five minutes unless it says otherwise. Run later than that, or after a
-    /// restart of a server without a ledger, the outcome of a call that may have been sent is unknown, for good. FILE holds the
-    /// session's id, the arguments and the reply: it is made for this user alone.
+    /// restart of a server without a ledger, or at the address of another server, the outcome of a call that may have been sent
+    /// is unknown, for good. FILE holds the session's id, the arguments and the reply: it is made for this user alone.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["fail_fast", "idempotent"])]
     pub(crate) durable: Option<PathBuf>,
 }

@@ -54,7 +54,7 @@ pub(crate) async fn run(args: &CallArgs, file: &Path, target: &Target) -> Result
     let mut left = left.into_iter();
     match (left.next(), left.next()) {
         (None, _) => durable.make(target).await,
-        (Some(call), None) => durable.go_on(call).await,
+        (Some(call), None) => durable.learn(call).await,
         (Some(_), Some(_)) => {
             let why = "it is the journal of another program: it holds more than one call";
             Err(Failure::file(file, why))
@@ -121,7 +121,7 @@ impl Durable<'_> {
     }
 
     /// FILE holds a call: it is this one, or the command line is refused.
-    async fn go_on(self, left: RecoveredCall) -> Result<(), Failure> {
+    async fn learn(self, left: RecoveredCall) -> Result<(), Failure> {
         let tag = Tag::decode(left.tag()).ok_or_else(|| {
             let why = "it is the journal of another program, or of a later version of this one";
             Failure::file(self.file, why)
