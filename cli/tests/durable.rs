@@ -246,7 +246,7 @@ fn c354_what_a_server_without_a_ledger_has_forgotten_is_unknown_for_good() {
         match away.status {
             // The outcome was in the file, or nothing was.
             0 => assert!(away.err.contains("made before"), "{away:?}"),
-            13 => away.failed(13, "refused"),
+            13 => away.failed(13, "cannot connect"),
             _ => away.failed(24, "run the same command line again to learn it"),
         }
         bank = Bank::start(&address);
