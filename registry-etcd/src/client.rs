@@ -391,7 +391,7 @@ impl Etcd {
             (Some(text), Some(code)) => {
                 let error = EtcdError::answered(code, text);
                 let is_final = error.kind() != EtcdErrorKind::Unavailable;
-                Failed { not_executed: is_final, is_final, error }
+                Failed { not_executed: is_final || error.was_dropped(), is_final, error }
             }
             // A proxy without a server behind it.
             _ if head.status >= 500 => {

@@ -66,8 +66,9 @@ impl EtcdError {
     pub(crate) fn answered(code: i64, text: &str) -> EtcdError {
         use EtcdErrorKind::{Compacted, Denied, LeaseNotFound, Refused, Unavailable};
         let kind = match code {
-            // Canceled, DeadlineExceeded, Unavailable: the member, not the request.
-            1 | 4 | 14 => Unavailable,
+            // Canceled, DeadlineExceeded, Unavailable: the member, not the request. So are Unknown and Internal, which etcd does not
+            // choose: it has no status for the error, as for a proposal that was dropped while the leader changed.
+            1 | 2 | 4 | 13 | 14 => Unavailable,
             5 if text.contains("lease") => LeaseNotFound,
             7 | 16 => Denied,
             3 if text.contains("user name is empty")
@@ -83,6 +84,11 @@ impl EtcdError {
         let mut text: String = text.chars().take(TEXT_LEN_MAX).collect();
         text.retain(|char| !char.is_control());
         EtcdError::new(kind, format!("etcd: {}", text.trim_start_matches("etcdserver: ")))
+    }
+
+    /// Whether the member says that the request went no further: the leader gives way to another one just now.
+    pub(crate) fn was_dropped(&self) -> bool {
+        self.message.contains("raft proposal dropped")
     }
 
     /// Whether a new token may help: that of before was forgotten by a member that restarted, or has run out.

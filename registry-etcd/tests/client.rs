@@ -135,6 +135,26 @@ fn c371_members_are_killed_and_stopped_and_others_are_asked() {
 }
 
 #[test]
+fn what_a_member_could_not_do_is_no_refusal() {
+    let answer = |code: u8, text: &str| {
+        let body = format!("{{\"error\":\"{text}\",\"code\":{code}}}");
+        format!("HTTP/1.1 500 X\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+    };
+    for (code, text, kind, executed) in [
+        // While the leader gives way to another one.
+        (2, "raft proposal dropped", EtcdErrorKind::Unavailable, Executed::No),
+        (2, "etcdserver: something else", EtcdErrorKind::Unavailable, Executed::Unknown),
+        (13, "transport", EtcdErrorKind::Unavailable, Executed::Unknown),
+        (14, "etcdserver: request timed out", EtcdErrorKind::Unavailable, Executed::Unknown),
+        (8, "etcdserver: mvcc: database space exceeded", EtcdErrorKind::Refused, Executed::No),
+    ] {
+        let etcd = Etcd::builder([answers(vec![answer(code, text)])]).build().unwrap();
+        let error = block_on(etcd.put("a", "1", None)).unwrap_err();
+        assert_eq!((error.kind(), error.executed()), (kind, executed), "{error}");
+    }
+}
+
+#[test]
 fn c372_a_wrong_password_is_said_and_a_token_that_was_forgotten_is_fetched_again() {
     let Some(mut cluster) = Cluster::start(1) else { return };
     let made = [&["user", "add", "root:right"][..], &["user", "grant-role", "root", "root"]];
