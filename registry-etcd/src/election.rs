@@ -1,4 +1,4 @@
-//! One leader at a time, as far as a lease can see to that, and a number that tells its effects from those of the next.
+//! One leader at a time, as far as a lease can see to that, and a number that sets its effects apart from those of the next.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -16,7 +16,7 @@ use crate::watch::Change;
 
 /// An election: made by [`Registry::election`](crate::Registry::election). Cheap to clone.
 ///
-/// The leader is whose lease is on the key `oncewire/elections/NAME`; its fencing token is the revision that made the key.
+/// The leader is the program whose lease is on the key `oncewire/elections/NAME`; its fencing token is the revision that made the key.
 #[derive(Clone, Debug)]
 pub struct Election {
     etcd: Etcd,

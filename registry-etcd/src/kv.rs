@@ -20,7 +20,7 @@ impl std::fmt::Display for LeaseId {
     }
 }
 
-/// A key, what stands there, and since when.
+/// A key, its value, and since when it is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeyValue {
@@ -49,7 +49,7 @@ impl KeyValue {
     }
 }
 
-/// What stands at the keys that were asked for.
+/// The entries of the keys that were asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Found {
@@ -99,7 +99,7 @@ impl Compare {
         Compare::new(key, "MOD", "mod_revision", revision.to_string().into())
     }
 
-    /// This stands at the key.
+    /// The key has this value.
     pub fn value(key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Compare {
         Compare::new(key, "VALUE", "value", base64::encode(value.as_ref()).into())
     }
@@ -207,7 +207,7 @@ pub struct Granted {
 const TTL_MAX: Duration = Duration::from_secs(3600);
 
 impl Etcd {
-    /// What stands at a key.
+    /// The entry of a key; `None` if there is none.
     ///
     /// # Errors
     /// As [`EtcdErrorKind`] has them; this holds for all requests.
@@ -217,7 +217,7 @@ impl Etcd {
         Ok(Found::parse(&answer)?.entries.into_iter().next())
     }
 
-    /// What stands at the keys that begin so, up to so many of them. An answer of more than 4 MiB is an error.
+    /// The entries of the keys that begin so, up to so many of them. An answer of more than 4 MiB is an error.
     pub async fn get_prefix(
         &self,
         prefix: impl AsRef<[u8]>,

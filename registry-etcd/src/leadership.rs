@@ -24,7 +24,7 @@ impl FencingToken {
         NonZeroU64::new(number).map(FencingToken)
     }
 
-    /// The number. It fits into an `i64`.
+    /// The number. One of an election fits into an `i64`: revisions of etcd do.
     pub fn get(self) -> u64 {
         self.0.get()
     }
@@ -42,7 +42,7 @@ impl fmt::Display for FencingToken {
 /// It is over, by this program's clock, a fifth of the lease before etcd would end it, and then for good.
 ///
 /// **That is not enough.** Between the moment at which a program has looked and the moment of its effect it may be stopped for as long
-/// as the machine likes, and a clock that stands or lags lies to it. So the place where the effect happens must refuse a token that is
+/// as the machine likes, and a clock that stops or lags lies to it. So the place where the effect happens must refuse a token that is
 /// lower than one that it has seen: [`fence`](Leadership::fence) for effects in etcd, [`Fence`] elsewhere.
 #[derive(Clone)]
 pub struct Leadership {

@@ -197,12 +197,12 @@ impl Reads {
         Reads { data: Arc::new(Mutex::new(data)) }
     }
 
-    /// What stands at a key.
+    /// The value of a key; `None` if there is none.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Option<Vec<u8>> {
         lock(&self.data).get(key.as_ref()).cloned()
     }
 
-    /// The keys that begin so and what stands there, in their order.
+    /// The keys that begin so and their values, in their order.
     pub fn scan(&self, prefix: impl AsRef<[u8]>) -> Vec<(Vec<u8>, Vec<u8>)> {
         let prefix = prefix.as_ref();
         let data = lock(&self.data);

@@ -83,21 +83,21 @@ impl Memory {
         let Some(last) = &self.last else {
             return Plan { candidates: self.ordered(list.iter(), now, random) };
         };
-        let standing = list.iter().find(|instance| instance.key == last.key);
+        let registered = list.iter().find(|instance| instance.key == last.key);
         let others = || list.iter().filter(|instance| instance.key != last.key);
         // S3: only these can resume the session.
         let twins = others().filter(|instance| instance.server == last.server);
         let strangers = others().filter(|instance| instance.server != last.server);
-        let has_left = match standing.map(|instance| instance.state) {
+        let has_left = match registered.map(|instance| instance.state) {
             None => true,
             Some(InstanceState::Draining) => {
                 self.dials_while_draining >= DIALS_WHILE_DRAINING_MAX || self.silent_since.is_some()
             }
             Some(_) => self.silent_since.is_some_and(|since| now.since(since) >= stay_max),
         };
-        let is_draining = standing.is_some_and(|of| of.state == InstanceState::Draining);
+        let is_draining = registered.is_some_and(|of| of.state == InstanceState::Draining);
         let mut candidates = Vec::new();
-        candidates.extend(standing.filter(|_| !(is_draining && has_left)).cloned());
+        candidates.extend(registered.filter(|_| !(is_draining && has_left)).cloned());
         candidates.extend(self.ordered(twins, now, random));
         if has_left {
             candidates.extend(self.ordered(strangers, now, random));

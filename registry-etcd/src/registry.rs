@@ -1,4 +1,4 @@
-//! Names, and what stands under them.
+//! Names, and the instances under them.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -148,7 +148,7 @@ pub struct RegisteredInstance {
     pub name: String,
     /// Whether it takes calls.
     pub state: InstanceState,
-    /// What stands for it in etcd.
+    /// The key of its entry in etcd.
     pub(crate) key: Vec<u8>,
 }
 

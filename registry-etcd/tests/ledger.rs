@@ -180,7 +180,7 @@ fn a_bank_of_its_own() {
             let registration = registry.register(&server, "bank", &address).unwrap();
             println!("serving");
             smol::future::or(async { drop(server.serve(acceptor).await) }, ended).await;
-            // Its clients go on at the next one; what is in doubt here would wait for ever.
+            // Its clients continue at the next one; what is in doubt here would wait for ever.
             server.drain(Duration::ZERO).await;
             drop(registration);
         }
@@ -268,7 +268,7 @@ fn servers_and_members_are_killed_and_stopped_and_the_books_are_exact() {
         let payers = Payers::start(&registry);
         payers.until_answered(20).await;
         for round in 0..3 {
-            // The one that is stopped would go on where it stood.
+            // The one that is stopped would continue where it was.
             active.signal(if round == 1 { Signal::STOP } else { Signal::KILL });
             passive.until_it_says("serving");
             let was_active =

@@ -131,7 +131,7 @@ fn c378_a_leader_is_stopped_another_one_leads_and_the_first_has_no_effect_any_mo
         assert!(second.token() > first);
         assert_eq!(election.leader().await.unwrap().unwrap().token, second.token());
         stopped.signal(Signal::CONT);
-        // It stood between its check and its effect, or before its check: no effect follows that of the second.
+        // It was between its check and its effect, or before its check: no effect follows that of the second.
         while stopped.until_it_says("effect") != "false false" {}
         let etcd = Etcd::builder(&endpoints).build().unwrap();
         let effects = etcd.get_prefix("effects/", 0).await.unwrap().entries;

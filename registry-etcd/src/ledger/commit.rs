@@ -131,7 +131,7 @@ impl Writer {
         }
     }
 
-    /// Whether an earlier copy of the transaction has taken effect: while our leadership's key stands, no one else writes.
+    /// Whether an earlier copy of the transaction has taken effect: while our leadership's key is there, no one else writes.
     fn was_first(&self, done: &TxnDone, identity: &[u8]) -> bool {
         let [Some(found), Some(leader)] = &done.found[..] else { return false };
         leader.create_revision == self.leadership.token().get() && found.value == identity

@@ -56,7 +56,7 @@ impl Keys {
         }
     }
 
-    /// What stands at [`identity`](Keys::identity). Commits compare it byte for byte, so no library decides on its form.
+    /// The value of [`identity`](Keys::identity). Commits compare it byte for byte, so no library decides on its form.
     pub(super) fn identity_value(identity: Identity) -> String {
         let Identity { server, commit } = identity;
         format!(r#"{{"format":{FORMAT},"server":"{server}","commit":{commit}}}"#)

@@ -8,7 +8,7 @@ use oncewire_driver::protocol::{SessionId, Xid};
 use super::encode_session;
 use super::transaction::Effects;
 
-/// Where something stands, in the ledger's terms.
+/// Where something is kept, in the ledger's terms.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Place {
     Session([u8; 16]),

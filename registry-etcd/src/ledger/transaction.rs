@@ -76,7 +76,7 @@ impl Transaction {
         effects
     }
 
-    /// What stands at a key.
+    /// The value of a key; `None` if there is none.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Option<Vec<u8>> {
         let key = key.as_ref();
         match self.call.get(key).or_else(|| self.batch.get(key)) {
@@ -85,7 +85,7 @@ impl Transaction {
         }
     }
 
-    /// The keys that begin so and what stands there, in their order.
+    /// The keys that begin so and their values, in their order.
     pub fn scan(&self, prefix: impl AsRef<[u8]>) -> Vec<(Vec<u8>, Vec<u8>)> {
         let prefix = prefix.as_ref();
         let mut found: BTreeMap<_, _> = self.committed.scan(prefix).into_iter().collect();
