@@ -47,11 +47,15 @@ struct Member {
 
 /// Calls that wait until a server is healthy. It is each member's watcher.
 #[derive(Default)]
-pub(super) struct Arrivals(Lock<Waiters>);
+pub(super) struct Arrivals {
+    wakers: Lock<Waiters>,
+    /// How many calls wait, also those that were woken and not polled since.
+    calls: AtomicUsize,
+}
 
 impl Wake for Arrivals {
     fn wake(self: Arc<Self>) {
-        let waiting = self.0.lock().take();
+        let waiting = self.wakers.lock().take();
         wake_all(waiting);
     }
 }
@@ -65,19 +69,16 @@ pub(super) struct Arrival {
 impl Arrival {
     /// Has `cx` woken when something has changed. What has changed before was not seen by it: look afterwards.
     pub(super) fn wait(&mut self, cx: &Context<'_>) {
-        let dropped = self.arrivals.0.lock().wait(&mut self.place, cx);
-        drop(dropped);
-    }
-
-    pub(super) fn leave(&mut self) {
-        let dropped = self.arrivals.0.lock().leave(&mut self.place);
+        let dropped = self.arrivals.wakers.lock().wait(&mut self.place, cx);
         drop(dropped);
     }
 }
 
 impl Drop for Arrival {
     fn drop(&mut self) {
-        self.leave();
+        self.arrivals.calls.fetch_sub(1, Ordering::Relaxed);
+        let dropped = self.arrivals.wakers.lock().leave(&mut self.place);
+        drop(dropped);
     }
 }
 
@@ -187,6 +188,11 @@ impl Group {
         self.members[member].shared()
     }
 
+    #[cfg(test)]
+    pub(in crate::client) fn pretend_forked(&self) {
+        self.members.iter().for_each(|member| member.shared().pretend_forked());
+    }
+
     pub(super) fn plan(&self) -> Plan {
         self.plan
     }
@@ -196,6 +202,7 @@ impl Group {
     }
 
     pub(super) fn arrival(&self) -> Arrival {
+        self.arrivals.calls.fetch_add(1, Ordering::Relaxed);
         Arrival { arrivals: self.arrivals.clone(), place: None }
     }
 
@@ -323,7 +330,7 @@ impl Group {
 
     /// Calls that wait for a server to be healthy.
     pub(super) fn waiting(&self) -> usize {
-        self.arrivals.0.lock().len()
+        self.arrivals.calls.load(Ordering::Relaxed)
     }
 
     /// Ends all sessions, and says how that went: together, and for the rest of the server that had the session.

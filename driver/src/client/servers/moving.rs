@@ -126,8 +126,14 @@ impl<R> Moving<R> {
                 }
                 continue;
             }
+            let had_begun = self.has_begun();
             let now = self.begin(self.now());
-            if let Some(member) = self.choose(now) {
+            let member = self.choose(now);
+            // An attempt of one that has just begun looks for itself.
+            if (had_begun || member.is_none()) && self.group.first().is_forked() {
+                return self.end(in_fork(had_begun));
+            }
+            if let Some(member) = member {
                 self.attempt_at(member, now, false);
                 continue;
             }
@@ -277,6 +283,14 @@ impl<R> Moving<R> {
             }
             outcome => outcome,
         })
+    }
+}
+
+/// The outcome in a fork of the client's process, which learns of no server. `had_begun`: maybe in the parent, which continues it.
+fn in_fork<R>(had_begun: bool) -> Outcome<R> {
+    match had_begun {
+        true => Outcome::Unknown(Unknown::Closed, None),
+        false => Outcome::NotExecuted(NotExecuted::NotBegun(CallError::Forked)),
     }
 }
 

@@ -92,19 +92,20 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::future::Future;
     use std::io;
     use std::os::unix::net::UnixStream;
-    use std::pin::pin;
+    use std::pin::{Pin, pin};
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
-    use std::task::{Context, Waker};
+    use std::task::{Context, Poll, Waker};
     use std::time::Duration;
 
-    use oncewire_core::{CallError, MethodId, NotExecuted, Unknown};
+    use oncewire_core::{CallError, MethodId, NEVER, NotExecuted, Unknown};
 
     use crate::client::call::CalledMethod;
     use crate::client::outcome::Decode;
-    use crate::client::{CallFailure, Client, ClientOptions, Outcome, Retry, Ticket};
+    use crate::client::{CallFailure, Client, ClientOptions, Outcome, Retry, Servers, Ticket};
     use crate::transport::{BoxFuture, BoxStream, Connect, Nowhere, Subject};
     use crate::{Method, Server};
 
@@ -179,6 +180,31 @@ mod tests {
             assert!(matches!((&mut begun).await, Outcome::Unknown(Unknown::Closed, None)));
             assert_eq!(client.call(&ADD, &1).await.ok(), Err(CallFailure::NotExecuted(FORKED)));
         });
+    }
+
+    #[test]
+    fn c345_a_call_that_waits_for_one_of_several_servers_ends_in_a_fork() {
+        let client = Servers::new([Nowhere, Nowhere]).client(ClientOptions::default()).unwrap();
+        let mut cx = Context::from_waker(Waker::noop());
+        for idempotent in [false, true] {
+            let call = || match idempotent {
+                false => client.call(&ADD, &1).timeout(NEVER),
+                true => client.call(&ADD, &1).timeout(NEVER).idempotent(),
+            };
+            let [mut polled, started] = [call(), call().start()];
+            assert!(Pin::new(&mut polled).poll(&mut cx).is_pending());
+            client.handle.group.as_ref().unwrap().pretend_forked();
+            let outcomes = [polled, started, call()].map(|mut call| {
+                let Poll::Ready(outcome) = Pin::new(&mut call).poll(&mut cx) else {
+                    panic!("nothing will end it");
+                };
+                outcome.ok()
+            });
+            let unknown = Err(CallFailure::Unknown(Unknown::Closed));
+            assert_eq!(outcomes, [unknown, unknown, Err(CallFailure::NotExecuted(FORKED))]);
+            // And back.
+            client.handle.group.as_ref().unwrap().pretend_forked();
+        }
     }
 
     #[test]
