@@ -119,15 +119,17 @@ struct Handle {
     shared: Arc<Shared>,
     /// The clients of several servers, which end themselves.
     group: Option<Arc<Group>>,
+    /// Which of them all calls of this handle get: those of a stream, say.
+    member: Option<usize>,
 }
 
 impl Handle {
     /// The client that has the session.
     #[inline]
-    fn session(self: &Arc<Self>) -> &Arc<Handle> {
-        match &self.group {
-            None => self,
-            Some(group) => group.session(),
+    fn session(&self) -> &Arc<Shared> {
+        match (&self.group, self.member) {
+            (Some(group), None) => group.session(),
+            _ => &self.shared,
         }
     }
 }
@@ -160,7 +162,7 @@ impl Client {
     ) -> Client {
         let shared = Shared::new(Box::new(connector), options, runtime.clone());
         runtime.spawn(Box::pin(task::ClientTask::new(shared.clone())));
-        Client { handle: Arc::new(Handle { shared, group: None }), defaults: None }
+        Client { handle: Arc::new(Handle { shared, group: None, member: None }), defaults: None }
     }
 
     /// A clone whose calls carry this metadata, instead of what the calls of this one carry. It is of the same session: what needs other
@@ -206,7 +208,7 @@ impl Client {
     #[inline(never)]
     fn describe_more<R>(&self, call: &mut Call<R>) {
         if let Some(group) = &self.handle.group {
-            call.make_at_any(group.clone());
+            call.make_at_any(group.clone(), self.handle.member);
         }
         if let Some(defaults) = &self.defaults {
             defaults.apply(call);
@@ -240,6 +242,9 @@ impl Client {
         let called = CalledMethod::of_bytes(method);
         let mut call = Call::new(&self.handle.shared, called, false, Decode::raw());
         call.set_arguments(body);
+        if let Some(group) = &self.handle.group {
+            call.make_at_any(group.clone(), self.handle.member);
+        }
         call.unseen()
     }
 
@@ -312,9 +317,16 @@ impl Client {
         self.handle.group.as_ref().map(|group| group.statuses()).unwrap_or_default()
     }
 
-    /// The client of the server that has the session: for what consists of several calls.
-    pub(crate) fn at_session(&self) -> Client {
-        Client { handle: self.handle.session().clone(), defaults: self.defaults.clone() }
+    /// The client of the server at which this call of it was made: for what consists of several calls.
+    pub(crate) fn at_server_of<R>(&self, call: &Call<R>) -> Client {
+        let handle = match (&self.handle.group, call.member()) {
+            (Some(group), member @ Some(at)) => {
+                let (shared, group) = (group.shared(at).clone(), Some(group.clone()));
+                Arc::new(Handle { shared, group, member })
+            }
+            _ => self.handle.clone(),
+        };
+        Client { handle, defaults: self.defaults.clone() }
     }
 
     /// Changes the [token](ClientOptions::token) by which the client says who it is when it connects next. The connection that

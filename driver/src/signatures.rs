@@ -229,7 +229,7 @@ impl Client {
     ///
     /// A server that was built without [`ServerBuilder::signatures`] answers `NotExecuted(UnknownMethod)`.
     pub fn signatures(&self) -> Call<Vec<(String, SignatureTable)>> {
-        self.at_session().call(&SIGNATURES, &Vec::new())
+        self.call(&SIGNATURES, &Vec::new())
     }
 
     /// The methods among these that the server means something else by. A method that the server does not have, or has no
@@ -251,13 +251,13 @@ impl Client {
         if methods.is_empty() {
             return Ok(Vec::new());
         }
-        // One server, whichever is asked.
-        let client = self.at_session();
-        let means_the_same = || {
+        let means_the_same = |client: &Client| {
             let said = client.schemas();
             service_hashes(methods).all(|hash| said.contains(hash))
         };
-        if means_the_same() {
+        // One server, whichever is asked.
+        let mut client = self.clone();
+        if means_the_same(&client) {
             return Ok(Vec::new());
         }
         let asked = |method: &MethodSignature| {
@@ -265,13 +265,15 @@ impl Client {
         };
         let mut found = Vec::new();
         for methods in methods.chunks(ASKED_MAX) {
-            let differs =
-                match client.call(&COMPARE, &methods.iter().map(asked).collect()).await.ok() {
-                    Ok(differs) => differs,
-                    // It was not connected before.
-                    Err(_) if means_the_same() => return Ok(Vec::new()),
-                    Err(failure) => return Err(failure),
-                };
+            let mut call = client.call(&COMPARE, &methods.iter().map(asked).collect());
+            let outcome = (&mut call).await;
+            client = client.at_server_of(&call);
+            let differs = match outcome.ok() {
+                Ok(differs) => differs,
+                // It was not connected before.
+                Err(_) if means_the_same(&client) => return Ok(Vec::new()),
+                Err(failure) => return Err(failure),
+            };
             found.extend(differs.into_iter().filter_map(|(at, server)| {
                 let MethodSignature { name, signature } = methods.get(at as usize)?;
                 Some(SignatureMismatch::new(name, signature.to_string(), server))

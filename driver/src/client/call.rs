@@ -120,12 +120,12 @@ impl<R> Call<R> {
         Call { shared: shared.clone(), state: State::Fresh(Ok(description)), decode, method }
     }
 
-    /// Makes it at one of several servers, and at another one if that is lost.
+    /// Makes it at one of several servers, and at another one if that is lost; or at this member of them only.
     #[cold]
-    pub(super) fn make_at_any(&mut self, group: Arc<Group>) {
+    pub(super) fn make_at_any(&mut self, group: Arc<Group>, only: Option<usize>) {
         self.state = match self.state.take() {
             State::Fresh(Ok(description)) => {
-                let moving = Moving::new(group, self.method, self.decode, description);
+                let moving = Moving::new(group, only, self.method, self.decode, description);
                 State::Moving(Box::new(moving))
             }
             other => other,
@@ -328,6 +328,14 @@ impl<R> Call<R> {
             return moving.report(failure, trace);
         }
         self.shared.report(self.method, failure, trace)
+    }
+
+    /// Which of several servers was called last.
+    pub(super) fn member(&self) -> Option<usize> {
+        match &self.state {
+            State::Moving(moving) => moving.member(),
+            _ => None,
+        }
     }
 
     /// Begins the call before it is polled.

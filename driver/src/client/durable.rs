@@ -133,7 +133,10 @@ impl DurableClient {
         runtime.spawn(Box::pin(ClientTask::new(shared.clone())));
         let left = left.into_iter().map(|left| RecoveredCall::new(&shared, left)).collect();
         Ok((
-            DurableClient { handle: Arc::new(Handle { shared, group: None }), defaults: None },
+            DurableClient {
+                handle: Arc::new(Handle { shared, group: None, member: None }),
+                defaults: None,
+            },
             left,
         ))
     }

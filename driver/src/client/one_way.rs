@@ -108,7 +108,7 @@ impl Client {
         call.idempotent = idempotent;
         call.one_way = true;
         call.metadata = metadata;
-        let shared = &self.handle.session().shared;
+        let shared = self.handle.session();
         shared.send(call, method)?;
         shared.observe_one_way(method);
         Ok(())

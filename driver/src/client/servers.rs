@@ -49,12 +49,13 @@ pub(super) use moving::Moving;
 ///   this client has fewer calls pending. One that has just failed a call comes last for a second ([`avoid_for`](Servers::avoid_for)).
 /// - **Every other call** goes to the server that *has the session*: the first that was chosen for such a call. It stays there
 ///   until that server drains, or cannot be dialled; then new calls go to another healthy one, and stay there. The same server has
-///   one-way calls, streams and uploads.
+///   one-way calls, and streams and uploads are opened there.
 ///
 /// While no server is healthy, calls wait, as those of any client do: until their deadlines, or as
 /// [`fail_fast`](ClientOptions::fail_fast) and [`on_dial_failure`](ClientOptions::on_dial_failure) say. The latter looks at the list as
 /// a whole: calls end when no dial of any server can help. One that was [started](crate::Call::start) meanwhile leaves when it
-/// is awaited.
+/// is awaited. A one-way call cannot wait for any of them: then the server that has the session gets it, or the first of the list, once that
+/// is connected.
 ///
 /// # When a server is lost
 ///
@@ -66,6 +67,8 @@ pub(super) use moving::Moving;
 ///   [`connect_timeout`](ClientOptions::connect_timeout), 20 s by default.
 /// - Any other call that was truthfully not executed, because it had not left or was refused by a server that drains, is made at the
 ///   server that has the session then.
+/// - A stream or an upload stays at the server that has opened it, and lasts as long as with one server. A resumable stream that
+///   was lost is opened again where the session is then.
 /// - **One in doubt is never sent elsewhere.** It stays with its session: it is asked for when that server is back, and its ticket
 ///   waits for that.
 ///
@@ -143,7 +146,7 @@ impl Servers {
     ) -> Result<Client, NoServers> {
         let group = Group::new(self.connectors, self.plan, options, runtime)?;
         let shared = group.first().clone();
-        let handle = Handle { shared, group: Some(group) };
+        let handle = Handle { shared, group: Some(group), member: None };
         Ok(Client { handle: Arc::new(handle), defaults: None })
     }
 }

@@ -37,7 +37,7 @@ impl Client {
     ) -> ServerStream<T> {
         let StreamMethod { name, shape, codec, typed, .. } = *method;
         ServerStream {
-            client: self.at_session(),
+            client: self.clone(),
             name,
             typed,
             shape,
@@ -87,6 +87,8 @@ enum Phase {
 
 /// The calls for chunks.
 struct Pulls {
+    /// Of the server that has opened it.
+    client: Client,
     stream: StreamId,
     /// The chunk that comes next; those before it were received.
     received: u64,
@@ -132,11 +134,12 @@ impl<T> ServerStream<T> {
                 Phase::Over => return Poll::Ready(None),
                 Phase::Fresh => self.begin_open(),
                 Phase::Opening(stream, call) => {
-                    let (stream, outcome) = (*stream, ready!(Pin::new(call).poll(cx)));
-                    self.handle_opened(stream, outcome)
+                    let outcome = ready!(Pin::new(&mut *call).poll(cx));
+                    let (stream, client) = (*stream, self.client.at_server_of(call));
+                    self.handle_opened(client, stream, outcome)
                 }
                 Phase::Open(pulls) => {
-                    pulls.fill(&self.client, self.shape, self.timeout);
+                    pulls.fill(self.shape, self.timeout);
                     // Others of its thread have their turn, though it never has to wait.
                     if self.at_once >= self.shape.credit {
                         self.at_once = 0;
@@ -184,6 +187,7 @@ impl<T> ServerStream<T> {
 
     fn handle_opened(
         &mut self,
+        client: Client,
         stream: StreamId,
         outcome: Outcome<Bytes>,
     ) -> Result<Step, StreamBreak> {
@@ -191,7 +195,8 @@ impl<T> ServerStream<T> {
             Ok(reply) => match decode(&reply, ValueLimits::DEFAULT) {
                 Some(Opened::Yes) => {
                     let calls = VecDeque::new();
-                    self.phase = Phase::Open(Pulls { stream, received: 0, calls, window: 1 });
+                    let pulls = Pulls { client, stream, received: 0, calls, window: 1 };
+                    self.phase = Phase::Open(pulls);
                     Ok(Step::Continue)
                 }
                 Some(Opened::TooMany) => {
@@ -222,7 +227,7 @@ impl<T> ServerStream<T> {
                 Ok(Step::Continue)
             }
             Chunk::Empty => {
-                let again = pulls.call(&self.client, self.shape, self.timeout, pulls.received);
+                let again = pulls.call(self.shape, self.timeout, pulls.received);
                 pulls.calls.push_front(again);
                 pulls.window = 1;
                 Ok(Step::Continue)
@@ -265,13 +270,14 @@ impl<T> ServerStream<T> {
 
     /// Ends its calls, and lets the server drop what it holds.
     fn close(&mut self) {
-        let stream = match std::mem::replace(&mut self.phase, Phase::Over) {
+        let (client, stream) = match std::mem::replace(&mut self.phase, Phase::Over) {
             Phase::Fresh | Phase::Over => return,
-            Phase::Opening(stream, _) | Phase::Open(Pulls { stream, .. }) => stream,
+            Phase::Opening(stream, call) => (self.client.at_server_of(&call), stream),
+            Phase::Open(Pulls { client, stream, .. }) => (client, stream),
         };
         if let Ok(body) = crate::buffer::encode(&stream) {
             // A client that is closed ends its session, and the streams of that.
-            let _closed = self.client.send_one_way(self.shape.close, true, body);
+            let _closed = client.send_one_way(self.shape.close, true, body);
         }
     }
 }
@@ -293,20 +299,20 @@ fn has_lost(why: CallFailure) -> bool {
 
 impl Pulls {
     /// Asks for as many chunks as it may.
-    fn fill(&mut self, client: &Client, shape: Shape, timeout: Duration) {
+    fn fill(&mut self, shape: Shape, timeout: Duration) {
         while self.calls.len() < self.window {
             let chunk = self.received + self.calls.len() as u64;
-            let call = self.call(client, shape, timeout, chunk);
+            let call = self.call(shape, timeout, chunk);
             self.calls.push_back(call);
         }
     }
 
-    fn call(&self, client: &Client, shape: Shape, timeout: Duration, chunk: u64) -> Call<Bytes> {
+    fn call(&self, shape: Shape, timeout: Duration, chunk: u64) -> Call<Bytes> {
         let wait = WAIT.min(timeout / 2);
         let wait_ms = wait.as_millis() as u32;
         let pull = Pull { stream: self.stream, chunk, received: self.received, wait_ms };
         let body = crate::buffer::encode(&pull).unwrap_or_else(|_| Encoded::Shared(Bytes::new()));
-        client.call_encoded(shape.next, body).idempotent().timeout(timeout).start()
+        self.client.call_encoded(shape.next, body).idempotent().timeout(timeout).start()
     }
 }
 

@@ -2,6 +2,8 @@
 #![allow(missing_docs)]
 
 mod lost;
+#[cfg(feature = "stream")]
+mod parts;
 mod site;
 
 use std::collections::BTreeMap;
@@ -303,5 +305,20 @@ fn a_server_of_another_service_is_left_out_and_calls_outlive_their_client() {
             matches!(refused, Outcome::NotExecuted(NotExecuted::SessionRefused)),
             "{refused:?}"
         );
+    });
+}
+
+#[test]
+fn a_one_way_call_that_no_server_can_take_yet_leaves_later() {
+    let sites = sites::<2>();
+    sites.iter().for_each(|site| site.set(Mode::Refuses));
+    let client = client(&sites);
+    smol::block_on(async {
+        client.send(&NOTE, &()).unwrap();
+        until(|| client.servers()[0].client.failed_attempts > 0).await;
+        sites.iter().for_each(|site| site.set(Mode::Serves));
+        until_healthy(&client, 2).await;
+        let report = client.close().await;
+        assert!(report.in_good_order && report.one_way_unconfirmed == 0, "{report}");
     });
 }

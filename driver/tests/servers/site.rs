@@ -78,7 +78,7 @@ impl Counts {
 
 fn server(number: u32, counts: &Arc<Counts>) -> Server {
     let [hold, count, slow, narrow, once, again] = [(); 6].map(|()| counts.clone());
-    Server::builder("test")
+    let server = Server::builder("test")
         .method(&WHO, move |_: Context, ()| async move { number })
         .method(&HOLD, move |_, ()| {
             let counts = hold.clone();
@@ -114,9 +114,10 @@ fn server(number: u32, counts: &Arc<Counts>) -> Server {
             let counts = again.clone();
             async move { counts.execute(id).await }
         })
-        .method(&NOTE, |_, ()| async {})
-        .build()
-        .unwrap()
+        .method(&NOTE, |_, ()| async {});
+    #[cfg(feature = "stream")]
+    let server = super::parts::offer(server, number);
+    server.build().unwrap()
 }
 
 impl Site {

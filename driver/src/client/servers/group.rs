@@ -40,7 +40,7 @@ pub(in crate::client) struct Group {
 }
 
 struct Member {
-    handle: Arc<Handle>,
+    handle: Handle,
     /// Until this moment, in nanoseconds, it comes last: it has failed a call.
     avoid_until: AtomicU64,
 }
@@ -163,7 +163,7 @@ impl Group {
             let watcher = Waker::from(arrivals.clone());
             shared.with(|state, _| state.lifecycle.watcher = Some(watcher));
             runtime.spawn(Box::pin(ClientTask::new(shared.clone())));
-            let handle = Arc::new(Handle { shared, group: None });
+            let handle = Handle { shared, group: None, member: None };
             Member { handle, avoid_until: AtomicU64::new(0) }
         };
         let members: Box<[Member]> = connectors.into_iter().map(member).collect();
@@ -184,7 +184,7 @@ impl Group {
         self.members[0].shared()
     }
 
-    pub(super) fn shared(&self, member: usize) -> &Arc<Shared> {
+    pub(in crate::client) fn shared(&self, member: usize) -> &Arc<Shared> {
         self.members[member].shared()
     }
 
@@ -204,6 +204,10 @@ impl Group {
     pub(super) fn arrival(&self) -> Arrival {
         self.arrivals.calls.fetch_add(1, Ordering::Relaxed);
         Arrival { arrivals: self.arrivals.clone(), place: None }
+    }
+
+    pub(super) fn is_healthy(&self, member: usize) -> bool {
+        self.members[member].load().is_some()
     }
 
     /// A healthy member that is none of `tried`: of two, the one with fewer calls pending; one that has just failed a call only if
@@ -261,9 +265,9 @@ impl Group {
     }
 
     /// The same for what cannot wait: if no server is healthy, the one that has the session, or the first.
-    pub(in crate::client) fn session(&self) -> &Arc<Handle> {
+    pub(in crate::client) fn session(&self) -> &Arc<Shared> {
         let member = self.pick_home(self.first().runtime.now(), &[]);
-        &self.members[member.unwrap_or_else(|| self.last_home())].handle
+        self.shared(member.unwrap_or_else(|| self.last_home()))
     }
 
     /// The client that has the session, or will have it if no server becomes healthy before.
@@ -286,10 +290,19 @@ impl Group {
         self.members.len() > 1
     }
 
-    /// Why a call that has not left need not wait for a server; `None` if one may become healthy in time. `may_have_run`: an
-    /// attempt of it may have been executed, so that it waits as calls in doubt do.
-    pub(super) fn verdict(&self, fail_fast: bool, may_have_run: bool) -> Option<NotExecuted> {
-        let mut all = self.members.iter().map(Member::away);
+    /// Why a call that has not left need not wait for a server, or for the `only` one that it may be made at; `None` if one may
+    /// become healthy in time. `may_have_run`: an attempt of it may have been executed, so that it waits as calls in doubt do.
+    pub(super) fn verdict(
+        &self,
+        only: Option<usize>,
+        fail_fast: bool,
+        may_have_run: bool,
+    ) -> Option<NotExecuted> {
+        let members = match only {
+            Some(member) => &self.members[member..=member],
+            None => &self.members,
+        };
+        let mut all = members.iter().map(Member::away);
         let is_over = |away| matches!(away, Away::Refused | Away::Closed);
         if all.clone().all(is_over) {
             let refused = all.any(|away| away == Away::Refused);

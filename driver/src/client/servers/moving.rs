@@ -24,6 +24,8 @@ const EARLIER_MAX: usize = 16;
 
 pub(in crate::client) struct Moving<R> {
     group: Arc<Group>,
+    /// The member that it may be made at, if it may be at no other.
+    only: Option<usize>,
     method: CalledMethod,
     decode: Decode<R>,
     /// What each attempt is a copy of.
@@ -32,6 +34,8 @@ pub(in crate::client) struct Moving<R> {
     until: Option<Instant>,
     /// The attempt under way.
     attempt: Option<Attempt<R>>,
+    /// Where the last attempt was made.
+    member: Option<usize>,
     /// The last one that has ended, for the report.
     last: Option<Call<R>>,
     /// Attempts that a server may have seen, without the one under way.
@@ -68,17 +72,20 @@ enum Follows {
 impl<R> Moving<R> {
     pub(in crate::client) fn new(
         group: Arc<Group>,
+        only: Option<usize>,
         method: CalledMethod,
         decode: Decode<R>,
         description: Description,
     ) -> Moving<R> {
         Moving {
             group,
+            only,
             method,
             decode,
             description,
             until: None,
             attempt: None,
+            member: None,
             last: None,
             attempts: 0,
             earlier: Vec::new(),
@@ -97,6 +104,11 @@ impl<R> Moving<R> {
 
     pub(in crate::client) fn has_begun(&self) -> bool {
         self.until.is_some()
+    }
+
+    /// Where the last attempt was made.
+    pub(in crate::client) fn member(&self) -> Option<usize> {
+        self.member
     }
 
     /// Begins it before it is polled, if a server is healthy. Its time runs in any case.
@@ -169,6 +181,9 @@ impl<R> Moving<R> {
     }
 
     fn choose(&self, now: Instant) -> Option<usize> {
+        if let Some(only) = self.only {
+            return Some(only).filter(|it| !self.tried.contains(it) && self.group.is_healthy(*it));
+        }
         match self.description.is_idempotent() {
             true => self.group.pick(now, &self.tried),
             false => self.group.pick_home(now, &self.tried),
@@ -180,7 +195,8 @@ impl<R> Moving<R> {
         self.timer = None;
         let plan = self.group.plan();
         let left = self.until.map(|until| until.since(now)).unwrap_or_default();
-        let is_last = self.attempts + 1 >= plan.attempts_max || !self.group.has_others();
+        let has_others = self.only.is_none() && self.group.has_others();
+        let is_last = self.attempts + 1 >= plan.attempts_max || !has_others;
         let may_move = self.description.is_idempotent() && !is_last;
         let has_next = || may_move && self.group.pick(now, &[member]).is_some();
         let cut = plan.try_next_after.filter(|time| *time < left && has_next());
@@ -188,6 +204,7 @@ impl<R> Moving<R> {
         let description = self.description.attempt(cut.unwrap_or(left), fail_fast);
         let call = Call::of(self.group.shared(member), self.method, description, self.decode);
         let call = if starts { call.start() } else { call };
+        self.member = Some(member);
         self.attempt = Some(Attempt { member, call, was_cut: cut.is_some() });
     }
 
@@ -245,7 +262,8 @@ impl<R> Moving<R> {
         if self.choose(now).is_some() {
             return Poll::Ready(None);
         }
-        if let Some(why) = self.group.verdict(self.description.fails_fast(), self.may_have_run) {
+        let fail_fast = self.description.fails_fast();
+        if let Some(why) = self.group.verdict(self.only, fail_fast, self.may_have_run) {
             return Poll::Ready(Some(Outcome::NotExecuted(why)));
         }
         let until = self.until.unwrap_or(now);

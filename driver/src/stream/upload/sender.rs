@@ -18,6 +18,7 @@ use crate::stream::client::WAIT;
 
 /// The calls that carry chunks, whatever is in them.
 pub(super) struct Sender {
+    /// Of the server that has opened it, once one has.
     pub(super) client: Client,
     /// The method's name, and what its opens are compared by.
     method: (&'static str, Option<Typed>),
@@ -57,7 +58,7 @@ impl Sender {
         arguments: Option<Vec<u8>>,
     ) -> Sender {
         Sender {
-            client: client.at_session(),
+            client: client.clone(),
             method,
             shape,
             arguments,
@@ -91,7 +92,8 @@ impl Sender {
                 Phase::Open | Phase::Stopped => return Poll::Ready(Ok(None)),
                 Phase::Fresh => self.phase = Phase::Opening(Box::new(self.open()?)),
                 Phase::Opening(call) => {
-                    let reply = ready!(Pin::new(call).poll(cx)).ok();
+                    let reply = ready!(Pin::new(&mut **call).poll(cx)).ok();
+                    self.client = self.client.at_server_of(call);
                     return Poll::Ready(self.handle_opened(reply).map(Some));
                 }
             }
@@ -249,8 +251,10 @@ impl Sender {
     /// Ends its calls, and lets the server drop what it holds.
     pub(super) fn close(&mut self) {
         self.end_calls();
-        if let Phase::Fresh = std::mem::replace(&mut self.phase, Phase::Fresh) {
-            return;
+        match std::mem::replace(&mut self.phase, Phase::Fresh) {
+            Phase::Fresh => return,
+            Phase::Opening(call) => self.client = self.client.at_server_of(&call),
+            Phase::Open | Phase::Stopped => {}
         }
         let close = Close { id: self.id, writer: self.writer };
         if let Ok(body) = crate::buffer::encode(&close) {
