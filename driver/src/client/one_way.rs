@@ -28,7 +28,7 @@ impl Client {
         self.send_call(&CalledMethod::of(method), method.spec().idempotent, body, None)
     }
 
-    /// A one-way call with metadata: see [`Call::metadata`].
+    /// A one-way call with metadata: see [`Call::metadata`](crate::Call::metadata).
     ///
     /// # Errors
     /// Why it was not begun.
