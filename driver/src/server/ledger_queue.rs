@@ -132,6 +132,8 @@ pub(super) struct LedgerQueue {
     /// Woken when there is an error.
     pub(super) error_wakers: Vec<Waker>,
     pub(super) error: Option<LedgerError>,
+    /// The error once the batch that is in flight has come back: a claim has found it.
+    pub(super) fails_next: Option<LedgerError>,
     /// Calls that have ended and are never answered, because of the error: to the machine they still run.
     pub(super) unanswered: HashSet<CallKey>,
     pub(super) watched: BTreeMap<[u8; 16], Watch>,

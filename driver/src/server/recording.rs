@@ -254,10 +254,11 @@ impl State {
         Some(items)
     }
 
-    /// S31: the ledger can write no more. If a batch is in flight, that fails as well, and then this has its turn.
+    /// S31: the ledger can write no more. If a batch is in flight, that comes back first: it may be durable.
     pub(super) fn fail_ledger(&mut self, now: Instant, error: &LedgerError) {
         let Some(queue) = self.ledger_queue.as_deref_mut() else { return };
         if queue.in_flight {
+            queue.fails_next.get_or_insert_with(|| error.clone());
             return;
         }
         if queue.error.is_none() {
@@ -316,7 +317,7 @@ impl Shared {
             let Some(queue) = &mut state.ledger_queue else { return };
             queue.concluded.push(Concluded { items, result });
             state.to_wake.extend(queue.ledger_task.take());
-            let error = error.or_else(|| queue.error.clone());
+            let error = error.or_else(|| queue.fails_next.take());
             if let Some(error) = error {
                 state.fail_ledger(now, &error);
             }

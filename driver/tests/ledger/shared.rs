@@ -1,5 +1,5 @@
 //! Two servers with one ledger at once (S34): a client moves between them with calls under way, batches of the one that it left come
-//! late, claims are held, the store is away, servers die. C386 to C389.
+//! late, claims are held, the store is away, servers die. C386 to C389, C394.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -102,6 +102,14 @@ impl Two {
         self.groups[at] = Arc::default();
         self.ledgers[at] = Shared::new(&self.store);
         self.serve(at);
+    }
+
+    /// One more client, with connections of its own, which dial where those of the first one do.
+    fn another_client(&self) -> (Client, Places) {
+        let places = self.places.for_another_client();
+        let options = ClientOptions::default().with_backoff_max(Duration::from_millis(200));
+        let runtime = self.sim.runtime(&Arc::default());
+        (Client::with_runtime(places.clone(), options, runtime), places)
     }
 
     fn server(&self, at: usize) -> Server {
@@ -228,24 +236,48 @@ fn c388_a_session_whose_records_are_out_of_reach_is_kept_and_another_claim_succe
 
 #[test]
 fn c394_a_claim_that_finds_the_ledger_lost_fails_it_as_a_batch_does() {
-    for batch_in_flight in [false, true] {
+    let two = Two::new();
+    assert_eq!(two.pay(1).outcome(), reply(1));
+    lock(&two.store).is_lost = true;
+    let made = two.pay(2);
+    two.move_to(1);
+    assert_has_failed(&two, 1);
+    assert_eq!(made.outcome(), None, "it is in doubt still");
+}
+
+#[test]
+fn c394_a_claim_that_finds_the_ledger_lost_fails_it_after_the_batch_that_is_in_flight() {
+    for batch_succeeds in [false, true] {
         let two = Two::new();
+        let (other, places) = two.another_client();
+        assert_eq!(two.calls.call(&other, &PAY, 2).outcome(), reply(1));
         assert_eq!(two.pay(1).outcome(), reply(1));
-        if batch_in_flight {
-            two.ledgers[1].hold();
-        }
+        two.ledgers[0].hold();
+        let made = two.pay(1);
+        places.cut();
+        let of_other = two.calls.call(&other, &PAY, 2);
+        two.sim.advance(Duration::from_secs(1));
+        assert_eq!(two.ledgers[0].claims_held(), 1);
         lock(&two.store).is_lost = true;
-        let made = two.pay(2);
-        two.move_to(1);
-        assert_eq!(two.server(1).ledger_error().is_some(), !batch_in_flight);
-        two.ledgers[1].release();
+        two.ledgers[0].release_claim();
+        assert!(two.server(0).ledger_error().is_none(), "a batch is in flight");
+        assert_eq!((made.outcome(), two.balance(1)), (None, 1));
+        lock(&two.store).is_lost = !batch_succeeds;
+        two.ledgers[0].release();
         two.sim.run();
-        let why = two.server(1).ledger_error().expect("the ledger has failed");
-        assert_eq!(why.to_string(), "the store is lost");
-        assert_eq!(made.outcome(), None, "it is in doubt still");
-        let failed = |said: &&String| said.starts_with("s1: ledger failed");
-        assert_eq!(lock(&two.seen).iter().filter(failed).count(), 1, "{:?}", lock(&two.seen));
+        assert_has_failed(&two, 0);
+        let paid = batch_succeeds.then(|| reply(2)).flatten();
+        assert_eq!((made.outcome(), two.balance(1)), (paid, 1 + i64::from(batch_succeeds)));
+        assert_eq!((of_other.outcome(), two.balance(2)), (None, 1));
     }
+}
+
+fn assert_has_failed(two: &Two, at: usize) {
+    let why = two.server(at).ledger_error().expect("the ledger has failed");
+    assert_eq!(why.to_string(), "the store is lost");
+    let line = format!("s{at}: ledger failed");
+    let lines = lock(&two.seen).iter().filter(|said| said.starts_with(&line)).count();
+    assert_eq!(lines, 1, "{:?}", lock(&two.seen));
 }
 
 #[test]

@@ -106,6 +106,10 @@ impl Shared {
         claim.into_iter().for_each(|claim| self.answer(claim));
     }
 
+    pub fn claims_held(&self) -> usize {
+        lock(&self.held).claims.len()
+    }
+
     /// Its server's process is dead.
     pub fn die(&self) {
         lock(&self.store).alive.remove(&self.life);

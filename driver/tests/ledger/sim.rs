@@ -260,6 +260,11 @@ pub struct Places {
 }
 
 impl Places {
+    /// The same places, with connections of its own.
+    pub fn for_another_client(&self) -> Places {
+        Places { last: Arc::default(), ..self.clone() }
+    }
+
     /// Breaks the last connection at both its ends.
     pub fn cut(&self) {
         for pipe in lock(&self.last).drain(..) {
