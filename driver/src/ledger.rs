@@ -96,7 +96,7 @@ pub trait Ledger: Send + Sync + 'static {
     }
 
     /// Finds out whose a session is, whose client has come here; and unless it is this server's already, makes it that, durably,
-    /// and reads what is recorded of it. Called only if it is [`shared`](Ledger::shared). Does not block; claims of other
+    /// and reads what is recorded of it. Called only if it is [`shared`](Ledger::shared). Does not block; a few claims of other
     /// sessions, and batches with nothing of this one, may come before it is answered.
     ///
     /// From then on, no other server's batch may write anything of the session, late as it may come.

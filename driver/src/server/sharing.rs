@@ -6,11 +6,13 @@
 //! | another server had it meanwhile | what is here of it is given up, and what the ledger has is restored |
 //! | a batch comes back with a session taken | what is here of it is given up |
 //!
+//! The ledger has a few claims at a time; the others wait, the oldest first, and are forgotten when their connections go.
+//!
 //! While a session is claimed, nothing of it is in a batch: a claim waits for what is in flight or queued before it, and
 //! what is queued after it waits for the claim. So nothing that this server had in mind before another one had the session
 //! is written under its new claim: a withdrawal from before removed a record from after, and the call ran twice.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use oncewire_core::{
@@ -27,13 +29,24 @@ use crate::transport::Subject;
 
 type Id = [u8; 16];
 
+/// How many claims the ledger has at most. Batches wait behind them where a ledger has one thread, and a stranger can ask for as many
+/// sessions as there are ids.
+const CLAIMS_MAX: usize = 8;
+
 /// Claims, and what waits for them.
 #[derive(Default)]
 pub(super) struct Sharing {
     /// By session.
     wanted: BTreeMap<Id, Wanted>,
-    /// Some of them may be given to the ledger.
+    /// Those of them that the ledger does not have yet, the oldest first.
+    waiting: VecDeque<Id>,
+    /// How many the ledger has.
+    asked: usize,
+    /// Some may be given to the ledger.
     pub(super) has_due: bool,
+    /// Connections that have come since those that had gone were last dropped, and those that stayed then.
+    came: usize,
+    stayed: usize,
     /// Sessions of which something is in the batch that is in flight.
     flying: HashSet<Id>,
 }
@@ -71,7 +84,36 @@ impl Sharing {
 
     pub(super) fn has_landed(&mut self) {
         self.flying.clear();
-        self.has_due = !self.wanted.is_empty();
+        self.has_due = !self.waiting.is_empty();
+    }
+
+    fn want(&mut self, session: SessionId, conn: ConnId) {
+        let id = session.to_bytes();
+        let waiting = &mut self.waiting;
+        let wanted = self.wanted.entry(id).or_insert_with(|| {
+            waiting.push_back(id);
+            Wanted::default()
+        });
+        wanted.conns.push(conn);
+        self.came += 1;
+        self.has_due = true;
+    }
+
+    /// Forgets connections that have gone, and sessions for which none waits any more. Returns what was held back of those.
+    fn drop_gone(&mut self, is_there: impl Fn(ConnId) -> bool) -> Vec<Item> {
+        let mut released = Vec::new();
+        (self.came, self.stayed) = (0, 0);
+        self.wanted.retain(|_, wanted| {
+            wanted.conns.retain(|conn| is_there(*conn));
+            self.stayed += wanted.conns.len();
+            let stays = !wanted.conns.is_empty() || wanted.asked_for.is_some();
+            if !stays {
+                released.append(&mut wanted.held_back);
+            }
+            stays
+        });
+        self.waiting.retain(|id| self.wanted.contains_key(id));
+        released
     }
 
     /// After an error nothing is written any more.
@@ -107,10 +149,7 @@ impl State {
         let Some(session) = self.machine.wanted_session(conn) else { return };
         let queue = self.ledger_queue.as_deref_mut().filter(|queue| queue.error.is_none());
         match queue.and_then(|queue| queue.sharing.as_deref_mut()) {
-            Some(sharing) => {
-                sharing.wanted.entry(session.to_bytes()).or_default().conns.push(conn);
-                sharing.has_due = true;
-            }
+            Some(sharing) => sharing.want(session, conn),
             // S31: another server may be able to.
             None => self.machine.answer_wanted(now, conn, Claimed::Unavailable),
         }
@@ -124,28 +163,40 @@ impl State {
         };
         sharing.has_due = false;
         let machine = &self.machine;
-        let mut due = Vec::new();
-        sharing.wanted.retain(|id, wanted| {
-            wanted.conns.retain(|conn| machine.wanted_session(*conn).is_some());
-            let Some(caller) = wanted.conns.last().and_then(|conn| machine.principal_of(*conn))
-            else {
-                // All have gone; what was held back goes its way, if the ledger does not have the claim.
-                let is_over = wanted.asked_for.is_none();
-                if is_over {
-                    queue.items.append(&mut wanted.held_back);
-                }
-                return !is_over;
+        let is_there = |conn: ConnId| machine.wanted_session(conn).is_some();
+        // Not each time: thousands may wait.
+        if sharing.came > sharing.stayed + CLAIMS_MAX {
+            queue.items.extend(sharing.drop_gone(is_there));
+        }
+        let (mut due, mut rest) = (Vec::new(), Vec::new());
+        let queued: HashSet<Id> = match sharing.waiting.is_empty() {
+            true => HashSet::new(),
+            false => queue.items.iter().map(|item| item.session().to_bytes()).collect(),
+        };
+        while sharing.asked < CLAIMS_MAX
+            && let Some(id) = sharing.waiting.pop_front()
+        {
+            let Some(wanted) = sharing.wanted.get_mut(&id) else { continue };
+            wanted.conns.retain(|conn| is_there(*conn));
+            // The oldest one's caller: another one who knows the id, and comes again and again, is not asked for each time.
+            let caller = wanted.conns.first().and_then(|conn| machine.principal_of(*conn));
+            let Some(caller) = caller else {
+                // All have gone; what was held back goes its way.
+                queue.items.append(&mut wanted.held_back);
+                sharing.wanted.remove(&id);
+                continue;
             };
-            let session = SessionId::from_bytes(*id);
-            let on_its_way = sharing.flying.contains(id)
-                || queue.items.iter().any(|item| item.session() == session);
-            if wanted.asked_for.is_none() && !on_its_way {
-                wanted.asked_for = Some(caller);
-                let is_held = machine.find_session(session).is_some();
-                due.push((session, self.principals.subject(caller), is_held));
+            if queued.contains(&id) || sharing.flying.contains(&id) {
+                rest.push(id);
+                continue;
             }
-            true
-        });
+            wanted.asked_for = Some(caller);
+            sharing.asked += 1;
+            let session = SessionId::from_bytes(id);
+            let is_held = machine.find_session(session).is_some();
+            due.push((session, self.principals.subject(caller), is_held));
+        }
+        rest.into_iter().rev().for_each(|id| sharing.waiting.push_front(id));
         due
     }
 
@@ -155,6 +206,8 @@ impl State {
         let failed = queue.error.is_some();
         let Some(sharing) = queue.sharing.as_deref_mut() else { return };
         let Some(mut wanted) = sharing.wanted.remove(&session.to_bytes()) else { return };
+        sharing.asked -= 1;
+        sharing.has_due = !sharing.waiting.is_empty();
         let claimed = match answer {
             _ if failed => Claimed::Unavailable,
             Answer::Unchanged { commit } => {

@@ -1,5 +1,5 @@
 //! Two servers with one ledger at once (S34): a client moves between them with calls under way, batches of the one that it left come
-//! late, claims are held, the store is away, servers die. C386 to C389, C394.
+//! late, claims are held, the store is away, servers die. C386 to C389, C394, C395.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -278,6 +278,30 @@ fn assert_has_failed(two: &Two, at: usize) {
     let line = format!("s{at}: ledger failed");
     let lines = lock(&two.seen).iter().filter(|said| said.starts_with(&line)).count();
     assert_eq!(lines, 1, "{:?}", lock(&two.seen));
+}
+
+#[test]
+fn c395_a_ledger_has_a_few_claims_at_a_time_and_none_for_clients_that_have_gone() {
+    let two = Two::new();
+    let mut others: Vec<_> = (0..40).map(|_| two.another_client()).collect();
+    for (at, (client, _)) in others.iter().enumerate() {
+        assert_eq!(two.calls.call(client, &PAY, 7 * at as u32 + 1).outcome(), reply(1));
+    }
+    two.ledgers[1].hold();
+    two.places.target.store(1, Ordering::SeqCst);
+    others.iter().for_each(|(_, places)| places.cut());
+    two.sim.advance(Duration::from_secs(1));
+    assert_eq!(two.ledgers[1].claims_held(), 8);
+    // Half of them leave.
+    others.truncate(20);
+    two.sim.run();
+    two.ledgers[1].release();
+    two.sim.advance(Duration::from_secs(1));
+    let moved = lock(&two.store).moved;
+    assert!((20..=28).contains(&moved), "{moved}");
+    for (at, (client, _)) in others.iter().enumerate() {
+        assert_eq!(two.calls.call(client, &PAY, 7 * at as u32 + 1).outcome(), reply(2));
+    }
 }
 
 #[test]
