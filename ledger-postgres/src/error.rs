@@ -140,7 +140,10 @@ pub(crate) fn explain(doing: &str, error: &postgres::Error) -> LedgerError {
     let text = text_of(error);
     let code = error.code().map(SqlState::code).unwrap_or_default();
     let remedy = match code {
-        "28P01" | "28000" => "check the user and the password, and the server's pg_hba.conf",
+        "28P01" => "check the user and the password, and the server's pg_hba.conf",
+        "28000" => {
+            "check the user, and the server's pg_hba.conf: where it takes connections with TLS only, say sslmode=require"
+        }
         "3D000" => "create the database, or name another one",
         "42501" => {
             "the user needs the right to create tables in its schema, and to use those that are there"
@@ -151,10 +154,31 @@ pub(crate) fn explain(doing: &str, error: &postgres::Error) -> LedgerError {
         "53100" => "its disk is full: make room there, then start the server again",
         "53300" => "it has no connection left: raise max_connections, or end others",
         "57P03" => "it starts or stops: try again soon",
+        _ if text.starts_with(TLS_FAILED) => of_tls(&text),
         _ if is_lost(error) => {
             "the connection was lost, or there is no database there: what became of the last batch, the next server finds out"
         }
         _ => "see the database's own log",
     };
     LedgerError::new(format!("the ledger in PostgreSQL cannot {doing}: {text}; {remedy}"))
+}
+
+/// How the crate `postgres` begins the text of an error of TLS, which it has no other name for.
+const TLS_FAILED: &str = "error performing TLS handshake";
+
+/// What to do about an error of TLS.
+fn of_tls(text: &str) -> &'static str {
+    if text.contains("no TLS implementation") {
+        return "the connection string asks for TLS: turn on the feature `tls` of oncewire-ledger-postgres, or give with_tls a connector";
+    }
+    if text.contains("does not support TLS") {
+        return "set ssl = on there, with a certificate; or say sslmode=disable, if no one else can read what passes on the way";
+    }
+    if text.contains("UnknownIssuer") || text.contains("BadSignature") {
+        return "name the file of the authority that has signed the database's certificate: sslrootcert=FILE";
+    }
+    if text.contains("not valid for name") || text.contains("NotValidForName") {
+        return "name the host as its certificate does";
+    }
+    "see the database's certificate, and its log"
 }

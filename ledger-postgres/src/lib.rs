@@ -28,6 +28,8 @@
 //! | file | what it does |
 //! |---|---|
 //! | `options.rs` | which database, and how it is used |
+//! | `connection.rs` | what a connection string says of TLS |
+//! | `tls.rs` | connects so, with the feature `tls` |
 //! | `schema.rs` | makes the tables, waits for our turn, takes the next epoch |
 //! | `shared.rs` | several servers at once: whose each session is |
 //! | `store.rs` | makes a batch one transaction |
@@ -55,6 +57,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+mod connection;
 mod error;
 mod options;
 mod reads;
@@ -63,6 +66,8 @@ mod shared;
 mod sql;
 mod staged;
 mod store;
+#[cfg(feature = "tls")]
+mod tls;
 pub mod tool;
 mod transaction;
 

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oncewire_driver::ledger::LedgerError;
+use postgres::config::{Host, SslMode};
 use postgres::tls::{MakeTlsConnect, TlsConnect};
 use postgres::{Client, Config, IsolationLevel, NoTls, Socket};
 
+use crate::connection::{TlsWords, take_tls_words};
 use crate::error::{explain, is_lost};
 use crate::sql::{Sql, Warnings};
 use crate::{PostgresLedger, PostgresStore};
@@ -40,18 +42,44 @@ impl PostgresOptions {
     ///
     /// With several hosts and `target_session_attrs=read-write` the one that takes writes is found, after a fail-over too.
     ///
+    /// # TLS
+    /// With the feature `tls`, or [`with_tls`](PostgresOptions::with_tls), `sslmode=require` connects with TLS only. So do
+    /// `verify-full` and `verify-ca`, which are the same here: with the feature, the database's certificate is always checked, and must be
+    /// for the host that the string names. `sslrootcert=FILE` names the file (PEM) of the authority that has signed it, where that is
+    /// none that the system trusts; `sslcert=FILE` and `sslkey=FILE` are for a database that asks for a certificate. The files are
+    /// read for each connection. Without `sslmode`, and with `prefer`, there is TLS only by `with_tls`, or where files are named. Over a unix
+    /// socket there is none, as in libpq.
+    ///
     /// # Errors
     /// What is wrong with the string. It is not repeated, since it may hold a password.
     pub fn new(connection: &str) -> Result<PostgresOptions, LedgerError> {
-        let config: Config = connection.parse().map_err(|error| {
+        let wrong = |why: String| {
             LedgerError::new(format!(
-                "the connection string of the ledger in PostgreSQL is wrong: {error}; it has the form \
-                 host=… dbname=… user=…, or postgres://user@host/dbname"
+                "the connection string of the ledger in PostgreSQL is wrong: {why}"
+            ))
+        };
+        let (rest, mut words) = take_tls_words(connection);
+        if words.has_unknown_mode {
+            let modes = "sslmode is disable, prefer, require, verify-ca or verify-full";
+            return Err(wrong(modes.to_owned()));
+        }
+        let mut config: Config = rest.parse().map_err(|error| {
+            wrong(format!(
+                "{error}; it has the form host=… dbname=… user=…, or postgres://user@host/dbname"
             ))
         })?;
+        if words.certificate.is_some() != words.key.is_some() {
+            return Err(wrong("sslcert and sslkey go together".to_owned()));
+        }
+        if is_local(&config) {
+            config.ssl_mode(SslMode::Disable);
+            words = TlsWords::default();
+        } else if words.is_required {
+            config.ssl_mode(SslMode::Require);
+        }
         Ok(PostgresOptions {
             config,
-            dial: Arc::new(|config| config.connect(NoTls)),
+            dial: dial_by(words).map_err(wrong)?,
             tables: String::new(),
             isolation: IsolationLevel::Serializable,
             lock_timeout: Duration::from_secs(10),
@@ -69,7 +97,8 @@ impl PostgresOptions {
     }
 
     /// Connects with TLS, where the connection string's `sslmode` asks for it, by any connector of the crate `postgres`: those of
-    /// `postgres-native-tls`, `postgres-openssl` or `tokio-postgres-rustls`.
+    /// `postgres-native-tls`, `postgres-openssl` or `tokio-postgres-rustls`. It takes the place of what the feature `tls` does, and
+    /// knows its certificates itself.
     pub fn with_tls<T>(mut self, connector: T) -> Self
     where
         T: MakeTlsConnect<Socket> + Clone + Send + Sync + 'static,
@@ -160,9 +189,9 @@ impl PostgresOptions {
     /// The database's name and hosts, without secrets.
     pub(crate) fn place(&self) -> String {
         let hosts = self.config.get_hosts().iter().map(|host| match host {
-            postgres::config::Host::Tcp(name) => name.clone(),
+            Host::Tcp(name) => name.clone(),
             #[cfg(unix)]
-            postgres::config::Host::Unix(path) => path.display().to_string(),
+            Host::Unix(path) => path.display().to_string(),
         });
         let hosts = hosts.collect::<Vec<_>>().join(",");
         let user = self.config.get_user().unwrap_or("the default user");
@@ -198,4 +227,34 @@ impl PostgresOptions {
         let doing = format!("connect to {}", self.place());
         self.connect(name).map_err(|error| explain(&doing, &error))
     }
+}
+
+/// How connections are made that the program has no connector for.
+#[cfg(feature = "tls")]
+fn dial_by(words: TlsWords) -> Result<Dial, String> {
+    if !words.is_required {
+        return Ok(Arc::new(|config| config.connect(NoTls)));
+    }
+    let connector = crate::tls::ByWords(words);
+    Ok(Arc::new(move |config| config.connect(connector.clone())))
+}
+
+#[cfg(not(feature = "tls"))]
+fn dial_by(words: TlsWords) -> Result<Dial, String> {
+    match words.first_file() {
+        Some(name) if words.is_required => Err(format!(
+            "{name} needs the feature `tls` of oncewire-ledger-postgres; a connector that is given to with_tls knows its certificates itself"
+        )),
+        _ => Ok(Arc::new(|config| config.connect(NoTls))),
+    }
+}
+
+/// Over unix sockets only.
+fn is_local(config: &Config) -> bool {
+    let is_unix = |host: &Host| match host {
+        Host::Tcp(_) => false,
+        #[cfg(unix)]
+        Host::Unix(_) => true,
+    };
+    !config.get_hosts().is_empty() && config.get_hosts().iter().all(is_unix)
 }

@@ -80,6 +80,11 @@ impl ClientTls {
         self.config.replace(Arc::new(Current::own(&config)));
     }
 
+    /// What connections from now on are made with: for a client of another protocol that checks servers in the same way.
+    pub fn config(&self) -> Arc<ClientConfig> {
+        self.current().config.clone()
+    }
+
     pub(crate) fn current(&self) -> Arc<Current> {
         self.config.current()
     }

@@ -11,8 +11,9 @@ use oncewire_ledger_postgres::{PostgresOptions, tool};
 
 /// Inspects the ledger of a server in PostgreSQL, and makes a restored one usable.
 ///
-/// CONNECTION names the database: "host=/run/postgresql dbname=bank user=bank", or postgres://user@host/bank. Without TLS: run it where the
-/// database can be reached without, or through a unix socket.
+/// CONNECTION names the database: "host=/run/postgresql dbname=bank user=bank", or postgres://user@host/bank. With sslmode=require it is
+/// reached with TLS only, and its certificate is checked: sslrootcert=FILE names the authority's file (PEM), unless the system trusts that.
+/// TLS is there where this program was built with the feature `tls`.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
