@@ -8,6 +8,7 @@
 //! | `server/state.rs` | what all tasks share: the machine, and which task to wake |
 //! | `server/principals.rs` | the numbers of callers |
 //! | `server/conn.rs` | the task of one connection |
+//! | `server/provided.rs` | what hooks give to handlers |
 //! | `server/pace.rs` | how long its turns are |
 //! | `server/authorization.rs` | which callers may call which methods |
 //! | `server/limits.rs` | how many handlers run, and the queues before them |
@@ -49,6 +50,7 @@ mod limits;
 mod observed;
 mod pace;
 mod principals;
+mod provided;
 mod recording;
 pub(crate) mod restore;
 mod sharing;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use oncewire_driver::Runtime;
+use oncewire_driver::{BoxFuture, Context, Handled, Next, NextTransactional, Refusal, Runtime};
 
 use crate::client::{Etcd, lock};
 use crate::error::{EtcdError, EtcdErrorKind};
@@ -245,8 +245,64 @@ impl fmt::Debug for Candidate {
 impl Candidate {
     /// The leadership, if it is held now: what a handler asks before it does what only the leader may.
     pub fn leadership(&self) -> Option<Leadership> {
-        let leadership = lock(&self.shared.state).leadership.clone();
-        leadership.filter(|leadership| leadership.is_held())
+        self.shared.leadership()
+    }
+
+    /// A hook for [`ServerBuilder::around`](oncewire_driver::ServerBuilder::around): while this program leads, handlers find the
+    /// [`Leadership`] in their [`Context`]; otherwise their calls are refused, for this reason. A client's
+    /// [`Retry`](oncewire_driver::Retry) makes a call again that was refused as [`Refusal::Overloaded`].
+    ///
+    /// That a handler was begun is not enough: it does its effect with the leadership's [`token`](Leadership::token) or
+    /// [`fence`](Leadership::fence), and the place where it happens checks that.
+    ///
+    /// ```
+    /// use oncewire_driver::{Context, Method, Refusal, Server, ServerBuilder};
+    /// use oncewire_etcd::{Candidate, Etcd, Leadership, Op, Txn};
+    ///
+    /// const PLAN: Method<String, bool> = Method::new("planner/plan");
+    ///
+    /// fn planner(etcd: Etcd, candidate: &Candidate) -> ServerBuilder {
+    ///     let plan = move |context: Context, next: String| {
+    ///         let etcd = etcd.clone();
+    ///         async move {
+    ///             let Some(leadership) = context.provided::<Leadership>() else { return false };
+    ///             let txn = Txn::new().when(leadership.fence()).then(Op::put("plan", next, None));
+    ///             etcd.transact(&txn).await.is_ok_and(|done| done.succeeded)
+    ///         }
+    ///     };
+    ///     Server::builder("planner").method(&PLAN, plan).around(candidate.guard(Refusal::Overloaded))
+    /// }
+    /// ```
+    ///
+    /// All methods are guarded. Where some are not for the leader alone, write the hook, with
+    /// [`leadership`](Candidate::leadership) and [`Next::provide`], and look at [`Next::method`].
+    pub fn guard(
+        &self,
+        refusal: Refusal,
+    ) -> impl Fn(Context, Next) -> BoxFuture<'static, Handled> + Send + Sync + use<> {
+        let shared = self.shared.clone();
+        move |_context, next| {
+            let leadership = shared.leadership();
+            Box::pin(async move {
+                match leadership {
+                    Some(leadership) => next.provide(leadership).run().await,
+                    None => next.refuse(refusal),
+                }
+            })
+        }
+    }
+
+    /// The same for transactional methods, which
+    /// [`ServerBuilder::around_transactional`](oncewire_driver::ServerBuilder::around_transactional) takes.
+    pub fn guard_transactional(
+        &self,
+        refusal: Refusal,
+    ) -> impl Fn(&Context, NextTransactional<'_>) -> Handled + Send + Sync + use<> {
+        let shared = self.shared.clone();
+        move |_context, next| match shared.leadership() {
+            Some(leadership) => next.provide(leadership).run(),
+            None => next.refuse(refusal),
+        }
     }
 
     /// Waits until this program leads.
@@ -261,6 +317,11 @@ impl Candidate {
 }
 
 impl CandidateShared {
+    fn leadership(&self) -> Option<Leadership> {
+        let leadership = lock(&self.state).leadership.clone();
+        leadership.filter(|leadership| leadership.is_held())
+    }
+
     async fn stand(&self, election: &Election, value: &str) {
         let runtime: Arc<dyn Runtime> = election.etcd.runtime().clone();
         let mut pauses = Pauses::up_to(election.lease);

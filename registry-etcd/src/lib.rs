@@ -34,3 +34,8 @@ pub use oncewire_tls::{ClientTls, ClientTlsBuilder};
 pub use registration::{Registration, RegistrationStatus};
 pub use registry::{InstanceState, RegisteredInstance, Registry};
 pub use watch::{Change, Watch};
+
+/// The code of a page of the book is compiled, in the repository.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/NAMES.md")]
+struct FindingServers;

@@ -6,9 +6,11 @@ mod util;
 
 use std::time::Duration;
 
-use oncewire_driver::{Client, ClientOptions, Executed, Method, Outcome, Server};
-use oncewire_etcd::{Compare, Etcd, Fence, FencingToken, Instances, Op, Registry, Txn};
-use oncewire_tcp::TcpAcceptor;
+use oncewire_driver::{
+    Client, ClientOptions, Context, Executed, Method, NotExecuted, Outcome, Refusal, Server,
+};
+use oncewire_etcd::{Compare, Etcd, Fence, FencingToken, Instances, Leadership, Op, Registry, Txn};
+use oncewire_tcp::{TcpAcceptor, TcpConnector};
 use rustix::process::Signal;
 use smol::block_on;
 use util::process::{Process, endpoint_of_task};
@@ -144,6 +146,80 @@ fn c378_a_leader_is_stopped_another_one_leads_and_the_first_has_no_effect_any_mo
         assert!(second.is_held() && second.remaining() <= Duration::from_millis(1600));
         second.resign().await.unwrap();
         assert_eq!(election.leader().await.unwrap(), None);
+    });
+}
+
+/// What only the leader does: writes under this name, once `go` is in etcd.
+const PLAN: Method<String, bool> = Method::new("test/plan");
+
+/// No test: what [`Process`] starts. Its handler has what it is to check before a pause, and its effect after it.
+#[test]
+fn a_guarded_server_of_its_own() {
+    let Some(endpoint) = endpoint_of_task("a_guarded_server_of_its_own") else { return };
+    block_on(async {
+        let candidate =
+            registry(std::slice::from_ref(&endpoint)).election("test").unwrap().stand("server");
+        let etcd = Etcd::builder([endpoint]).build().unwrap();
+        let plan = move |context: Context, name: String| {
+            let etcd = etcd.clone();
+            async move {
+                let leadership = context.provided::<Leadership>().unwrap();
+                assert!(leadership.is_held());
+                println!("begins {}", leadership.token());
+                while etcd.get("go").await.unwrap().is_none() {}
+                let effect = Txn::new().when(leadership.fence()).then(Op::put(name, "", None));
+                etcd.transact(&effect).await.unwrap().succeeded
+            }
+        };
+        let server = Server::builder("test")
+            .method(&PLAN, plan)
+            .around(candidate.guard(Refusal::Overloaded))
+            .build()
+            .unwrap();
+        candidate.elected().await;
+        let acceptor = TcpAcceptor::bind("127.0.0.1:0").await.unwrap();
+        println!("serves {}", acceptor.local_addr());
+        server.serve(acceptor).await.unwrap();
+    });
+}
+
+#[test]
+fn c413_a_handler_of_a_leader_that_was_stopped_has_its_token_and_no_effect_with_it() {
+    let Some(cluster) = Cluster::start(1) else { return };
+    let endpoints = cluster.endpoints();
+    let etcd = Etcd::builder(&endpoints).build().unwrap();
+    let election = registry(&endpoints).election("test").unwrap();
+    let mut leader = Process::start("a_guarded_server_of_its_own", &endpoints[0]);
+    let address = leader.until_it_says("serves");
+    block_on(async {
+        let connector = TcpConnector::new(address);
+        let client = Client::new(connector, ClientOptions::default());
+        let late = client.call(&PLAN, &"effects/late".to_owned()).start();
+        let token = leader.until_it_says("begins");
+        assert_eq!(election.leader().await.unwrap().unwrap().token.to_string(), token);
+        leader.signal(Signal::STOP);
+        let second = election.campaign("another").await.unwrap();
+        let higher = second.token();
+        assert!(higher.to_string() != token);
+        etcd.put("go", "", None).await.unwrap();
+        leader.signal(Signal::CONT);
+        assert_eq!(late.await.ok(), Ok(false), "its token is refused where the effect happens");
+        // It has learned that it does not lead.
+        let refused = client.call(&PLAN, &"effects/after".to_owned()).await;
+        assert!(matches!(refused, Outcome::NotExecuted(NotExecuted::Overloaded)), "{refused:?}");
+        second.resign().await.unwrap();
+        // It leads again, with a token of its own, and the next call has that.
+        let again = loop {
+            match client.call(&PLAN, &"effects/again".to_owned()).await {
+                Outcome::NotExecuted(NotExecuted::Overloaded) => {}
+                other => break other,
+            }
+        };
+        assert_eq!(again.ok(), Ok(true));
+        assert!(leader.until_it_says("begins").parse::<u64>().unwrap() > higher.get());
+        let effects = etcd.get_prefix("effects/", 0).await.unwrap().entries;
+        let names: Vec<&[u8]> = effects.iter().map(|effect| &effect.key[..]).collect();
+        assert_eq!(names, [b"effects/again"]);
     });
 }
 

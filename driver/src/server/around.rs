@@ -137,6 +137,35 @@ impl Next {
         self.method
     }
 
+    /// Gives this value to the handler, and to the hooks that are nearer to it: [`Context::provided`] returns a clone of it there. Of each
+    /// type there is one, the last that was given.
+    ///
+    /// ```
+    /// use oncewire_driver::{Context, Method, Refusal, Server, Subject};
+    ///
+    /// const WHOAMI: Method<(), String> = Method::new("toy/whoami");
+    ///
+    /// #[derive(Clone)]
+    /// struct Account(String);
+    ///
+    /// let server = Server::builder("toy")
+    ///     .method(&WHOAMI, |context: Context, ()| async move {
+    ///         context.provided().map_or_else(String::new, |Account(name)| name)
+    ///     })
+    ///     .around(|context, next| async move {
+    ///         match context.caller {
+    ///             Subject::Anonymous => next.refuse(Refusal::PermissionDenied),
+    ///             caller => next.provide(Account(caller.to_string())).run().await,
+    ///         }
+    ///     })
+    ///     .build();
+    /// # server.unwrap();
+    /// ```
+    pub fn provide<T: Any + Clone + Send + Sync>(self, value: T) -> Self {
+        self.context.provide(value);
+        self
+    }
+
     /// Runs the handler, and says how the call has ended. A panic ends here. If the future is dropped before it is ready, the
     /// handler is dropped where it waits.
     pub async fn run(mut self) -> Handled {
@@ -200,6 +229,12 @@ impl NextTransactional<'_> {
         self.method
     }
 
+    /// Gives this value to the function, as [`Next::provide`] does to a handler.
+    pub fn provide<T: Any + Clone + Send + Sync>(self, value: T) -> Self {
+        self.context.provide(value);
+        self
+    }
+
     /// Runs the function in the transaction, and says how it has ended. A panic ends here.
     pub fn run(self) -> Handled {
         let (run, context) = (self.run, self.context);
@@ -250,6 +285,7 @@ impl Around {
 
 impl Handle for Around {
     fn plan(&self, context: Context, body: Body<'_>) -> Result<Plan, NotExecuted> {
+        let context = context.with_provided();
         Ok(match self.handler.plan(context.clone(), body)? {
             Plan::Future(handler) => Plan::Future(self.wrap(context, handler)),
             Plan::Transaction(work, context) => {

@@ -1,5 +1,6 @@
 //! What a handler can know of its call.
 
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, Weak};
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use oncewire_core::{CallKey, Instant, SessionTag, Xid};
 
+use super::provided::Provided;
 use crate::caught::{Guarded, caught};
 use crate::metadata::{Metadata, MetadataKey, MetadataType};
 use crate::status::Status;
@@ -49,6 +51,8 @@ pub struct Context {
     server: Weak<dyn CallWatch>,
     key: CallKey,
     metadata: Option<Arc<Metadata>>,
+    /// `None` where no hooks are around the handler.
+    provided: Option<Arc<Provided>>,
 }
 
 impl fmt::Debug for Context {
@@ -69,7 +73,25 @@ impl Context {
         caller: Subject,
         metadata: Option<Arc<Metadata>>,
     ) -> Context {
-        Context { caller, xid: key.xid(), deadline, server, key, metadata }
+        Context { caller, xid: key.xid(), deadline, server, key, metadata, provided: None }
+    }
+
+    /// One that hooks can give values to; so can its clones from now on.
+    pub(super) fn with_provided(mut self) -> Context {
+        self.provided = Some(Arc::default());
+        self
+    }
+
+    pub(super) fn provide<T: Any + Send + Sync>(&self, value: T) {
+        if let Some(provided) = &self.provided {
+            provided.put(value);
+        }
+    }
+
+    /// What a hook around the handler has given it ([`Next::provide`](crate::Next::provide)): a request's principal in the program's own
+    /// terms, or a leader's fencing token. `None` if no hook has given one of this type.
+    pub fn provided<T: Any + Clone + Send + Sync>(&self) -> Option<T> {
+        self.provided.as_ref()?.get()
     }
 
     /// Time until the caller gives up, for the timeout of a call to another service, say. Zero when it has, or the server is

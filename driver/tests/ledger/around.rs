@@ -1,4 +1,4 @@
-//! Hooks around calls that are recorded or run in a transaction, and around durable calls: C272 to C274.
+//! Hooks around calls that are recorded or run in a transaction, and around durable calls: C272 to C274, C412.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -43,6 +43,55 @@ fn c272_a_transactional_method_needs_a_hook_of_its_own_kind() {
     let (method, name) = (PAY.id(), "test/pay");
     let missing = "around_transactional";
     assert_eq!(error, BuildError::WithoutHook { method, name, missing });
+}
+
+#[test]
+fn c412_a_handler_is_given_what_its_own_calls_hooks_have_for_it_and_nothing_else() {
+    #[derive(Clone, Debug, PartialEq)]
+    struct Tenant(u64);
+    const WHO: Method<(), (Option<u64>, Option<String>)> = Method::new("test/who");
+    const WHO_PAYS: Method<(), Option<u64>> = Method::new("test/who_pays");
+    let world = Ledgered::default();
+    let of = |context: &oncewire_driver::Context| context.provided().map(|Tenant(id)| id);
+    let given = |context: &oncewire_driver::Context| context.metadata(&REQUEST).map(Tenant);
+    let builder = bank(&world)
+        .method(&WHO, move |context, ()| {
+            std::future::ready((of(&context), context.provided::<String>()))
+        })
+        .transactional(&WHO_PAYS, move |_: &mut Accounts, context, ()| Ok(of(context)))
+        .around(move |context, next| async move {
+            assert_eq!(context.provided::<Tenant>(), None);
+            match given(&context) {
+                Some(tenant) => next.provide(Tenant(0)).provide(tenant).run().await,
+                None => next.run().await,
+            }
+        })
+        // It is nearer, and sees what the one outside has given.
+        .around(|context, next| async move {
+            match context.provided() {
+                Some(Tenant(id)) => next.provide(format!("tenant {id}")).run().await,
+                None => next.run().await,
+            }
+        })
+        .around_transactional(move |context, next| match given(context) {
+            Some(tenant) => next.provide(tenant).run(),
+            None => next.run(),
+        });
+    start(&world, builder);
+    let client = world.client();
+    let who = |id: Option<u64>| {
+        let (who, pays) = (client.call(&WHO, &()), client.call(&WHO_PAYS, &()));
+        let (who, pays) = match id {
+            Some(id) => (who.metadata(&REQUEST, id), pays.metadata(&REQUEST, id)),
+            None => (who, pays),
+        };
+        let (who, pays) = (world.begin(who.start()), world.begin(pays.start()));
+        assert_eq!(pays.outcome(), reply(id));
+        who.outcome()
+    };
+    assert_eq!(who(Some(7)), reply((Some(7), Some("tenant 7".to_owned()))));
+    assert_eq!(who(None), reply((None::<u64>, None::<String>)));
+    assert_eq!(who(Some(8)), reply((Some(8), Some("tenant 8".to_owned()))));
 }
 
 #[test]
