@@ -1,5 +1,6 @@
-//! Three servers on one ledger in PostgreSQL, which has a synchronous stand-by, one of them at a time or all at once: kills and pauses servers, kills clients, kills the
-//! primary and promotes the stand-by while money moves, and holds every balance and every outcome against the bank's books.
+//! Three servers on one ledger in PostgreSQL, which has a synchronous stand-by, one of them at a time or all at once: kills and
+//! pauses servers, kills clients, kills the primary and promotes the stand-by while money moves, and holds every balance and every
+//! outcome against the bank's books.
 
 mod databases;
 mod probe;

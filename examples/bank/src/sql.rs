@@ -9,6 +9,7 @@ use oncewire::{Context, Server};
 use oncewire_ledger_postgres::postgres::{IsolationLevel, Row};
 use oncewire_ledger_postgres::{PostgresLedger, PostgresOptions, Reads, SqlError, Transaction};
 
+use crate::chance::within;
 use crate::durable::TransactionalBankMethods as Methods;
 use crate::service::{
     AUDIT_PAGE_LEN_MAX, AccountId, AuditPage, BankError, Change, Executions, LEASE, Note, Open,
@@ -199,15 +200,18 @@ fn read_stats(reads: &Reads, context: &Context, server: Option<&Server>) -> Stat
     }
 }
 
-/// Reads, again where the database cannot be reached: as long as the call's caller waits.
-#[expect(clippy::disallowed_methods, reason = "a thread of its own that has nothing else to do")]
+/// Reads, again where the database cannot be reached: as long as the outcome is needed.
 fn insist<T>(context: &Context, read: impl Fn() -> Result<T, SqlError>) -> T {
     loop {
-        match read() {
+        let error = match read() {
             Ok(read) => return read,
-            Err(_) if context.remaining() > AGAIN_AFTER => std::thread::sleep(AGAIN_AFTER),
+            Err(error) => error,
+        };
+        let pause = AGAIN_AFTER.min(context.remaining());
+        let unwanted = smol::block_on(within(pause, context.cancelled())).is_some();
+        if unwanted || context.remaining().is_zero() {
             // Its caller takes that for no reply, which is true.
-            Err(error) => panic!("the bank cannot read: {error}"),
+            panic!("the bank cannot read: {error}");
         }
     }
 }
