@@ -21,7 +21,7 @@ const SCHEMA_COMMITTED: &str = "oncewire_figures_committed";
 const TABLES: &str = "CREATE TABLE IF NOT EXISTS accounts (id int PRIMARY KEY, cents bigint NOT NULL); \
     CREATE TABLE IF NOT EXISTS keys (key bigint PRIMARY KEY, reply bigint NOT NULL); \
     CREATE TABLE IF NOT EXISTS lines (line bigint)";
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 15;
 const IN_FLIGHT: [i32; 4] = [1, 16, 64, 256];
 
 fn main() -> ExitCode {

@@ -37,6 +37,7 @@
 //! | `transaction.rs` | what handlers are given: SQL that cannot commit |
 //! | `reads.rs` | connections of idempotent methods |
 //! | `sql.rs` | a connection with its prepared statements, and what it is warned of |
+//! | `link.rs` | waits for the database, and for two answers at once |
 //! | `tool.rs` | what the program `oncewire-ledger-postgres` does |
 //! | `error.rs` | what an error means for a call, a batch, a person |
 //!
@@ -57,8 +58,13 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+#[cfg(all(test, unix))]
+#[allow(dead_code, unreachable_pub)]
+#[path = "../tests/util/cluster.rs"]
+mod cluster;
 mod connection;
 mod error;
+mod link;
 mod options;
 mod reads;
 mod schema;

@@ -5,16 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oncewire_driver::ledger::LedgerError;
-use postgres::config::{Host, SslMode};
 use postgres::tls::{MakeTlsConnect, TlsConnect};
-use postgres::{Client, Config, IsolationLevel, NoTls, Socket};
+use postgres::{IsolationLevel, NoTls, Socket};
+use tokio::runtime::Runtime;
+use tokio_postgres::Config;
+use tokio_postgres::config::{Host, SslMode};
 
 use crate::connection::{TlsWords, take_tls_words};
 use crate::error::{explain, is_lost};
+use crate::link::{Dialling, Link, dial};
 use crate::sql::{Sql, Warnings};
 use crate::{PostgresLedger, PostgresStore};
 
-type Dial = Arc<dyn Fn(&Config) -> Result<Client, postgres::Error> + Send + Sync>;
+type Dial = Arc<dyn for<'c> Fn(&'c Config) -> Dialling<'c> + Send + Sync>;
 
 /// Which database holds the ledger, and how it is used.
 #[derive(Clone)]
@@ -106,7 +109,7 @@ impl PostgresOptions {
         T::Stream: Send,
         <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
     {
-        self.dial = Arc::new(move |config| config.connect(connector.clone()));
+        self.dial = Arc::new(move |config| dial(config, connector.clone()));
         self
     }
 
@@ -200,15 +203,13 @@ impl PostgresOptions {
     }
 
     /// A connection on which nothing of the server's defaults ends a wait.
-    pub(crate) fn connect(&self, name: &str) -> Result<Sql, postgres::Error> {
+    fn connect(&self, runtime: Runtime, name: &str) -> Result<Sql, postgres::Error> {
         let mut config = self.config.clone();
         if config.get_application_name().is_none() {
             config.application_name(name);
         }
-        let warnings = Warnings::default();
-        let noted = warnings.clone();
-        config.notice_callback(move |said| noted.note(&said));
-        let mut sql = Sql::new((self.dial)(&config)?, warnings);
+        let link = Link::connect(runtime, (self.dial)(&config), Warnings::default())?;
+        let mut sql = Sql::new(link);
         // A server whose machine has vanished must not keep the lock: the database finds out within some 15 seconds.
         sql.script(
             "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_session_timeout = 0; \
@@ -224,8 +225,14 @@ impl PostgresOptions {
     }
 
     pub(crate) fn connect_or_explain(&self, name: &str) -> Result<Sql, LedgerError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| {
+            LedgerError::new(format!(
+                "the ledger in PostgreSQL cannot wait for a connection: {error}; see the limit of open files"
+            ))
+        })?;
         let doing = format!("connect to {}", self.place());
-        self.connect(name).map_err(|error| explain(&doing, &error))
+        self.connect(runtime, name).map_err(|error| explain(&doing, &error))
     }
 }
 
@@ -233,10 +240,10 @@ impl PostgresOptions {
 #[cfg(feature = "tls")]
 fn dial_by(words: TlsWords) -> Result<Dial, String> {
     if !words.is_required {
-        return Ok(Arc::new(|config| config.connect(NoTls)));
+        return Ok(Arc::new(|config| dial(config, NoTls)));
     }
     let connector = crate::tls::ByWords(words);
-    Ok(Arc::new(move |config| config.connect(connector.clone())))
+    Ok(Arc::new(move |config| dial(config, connector.clone())))
 }
 
 #[cfg(not(feature = "tls"))]
@@ -245,7 +252,7 @@ fn dial_by(words: TlsWords) -> Result<Dial, String> {
         Some(name) if words.is_required => Err(format!(
             "{name} needs the feature `tls` of oncewire-ledger-postgres; a connector that is given to with_tls knows its certificates itself"
         )),
-        _ => Ok(Arc::new(|config| config.connect(NoTls))),
+        _ => Ok(Arc::new(|config| dial(config, NoTls))),
     }
 }
 

@@ -105,7 +105,7 @@ impl Pool {
     fn connect(&self) -> Result<Sql, SqlError> {
         let sql = self.options.connect_or_explain("oncewire reads");
         let mut sql = sql.map_err(SqlError::Unreachable)?;
-        sql.script("SET default_transaction_read_only = on")?;
+        sql.only_reads_by_default()?;
         Ok(sql)
     }
 }

@@ -443,7 +443,16 @@ impl Undone {
 /// Commits, and takes a warning for what it is: the wait for a stand-by was given up.
 pub(crate) fn commit_durably(sql: &mut Sql) -> Result<(), Undone> {
     let _earlier = sql.warnings().take();
-    sql.script("COMMIT").map_err(Undone::Database)?;
+    let committed = sql.script("COMMIT");
+    is_durable(committed, sql)
+}
+
+/// What a commit's end means, by what was warned of meanwhile.
+pub(crate) fn is_durable(
+    committed: Result<(), postgres::Error>,
+    sql: &mut Sql,
+) -> Result<(), Undone> {
+    committed.map_err(Undone::Database)?;
     match sql.warnings().take() {
         None => Ok(()),
         Some(said) => Err(Undone::NotReplicated(LedgerError::new(format!(

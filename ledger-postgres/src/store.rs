@@ -12,12 +12,13 @@ use oncewire_driver::ledger::{
 };
 use oncewire_driver::protocol::{SessionId, SessionTag};
 use postgres::IsolationLevel;
+use postgres::error::SqlState;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Verdict, explain, text_of, verdict};
 use crate::options::PostgresOptions;
 use crate::reads::Reads;
-use crate::schema::{self, Opened, Turn, Undone, commit_durably};
+use crate::schema::{self, Opened, Turn, Undone, is_durable};
 use crate::shared::Sharing;
 use crate::sql::Sql;
 use crate::staged::{Staged, TOP};
@@ -108,7 +109,8 @@ impl PostgresStore {
             Turn::Share => Some(Sharing::new(&mut opened, options.lock_timeout)?),
             Turn::Wait | Turn::Try | Turn::TakeOver => None,
         };
-        let Opened { sql, identity, epoch, synchronous_commit, schema } = opened;
+        let Opened { mut sql, identity, epoch, synchronous_commit, schema } = opened;
+        sql.only_reads_by_default().map_err(|error| explain("be opened", &error))?;
         let isolation = match options.isolation {
             IsolationLevel::ReadUncommitted | IsolationLevel::ReadCommitted => "READ COMMITTED",
             IsolationLevel::RepeatableRead => "REPEATABLE READ",
@@ -116,7 +118,8 @@ impl PostgresStore {
         };
         // The record of each call, and the number of the commit; which is only there to be written while no other server has
         // taken the next epoch. A handler may have called a function that sets how commits are made durable: here it is set back.
-        // Where it is shared, no commit waits for another one's number.
+        // Where it is shared, no commit waits for another one's number. It is sent together with the COMMIT, so it must fail where the
+        // fence does not hold: it divides by the fence's rows.
         let fence = match (&sharing, options.is_fenced) {
             (None, true) => format!(
                 "UPDATE {schema}.oncewire_server SET commit_number = $1 \
@@ -137,7 +140,7 @@ impl PostgresStore {
                  SELECT * FROM unnest($4::bytea[], $5::int[], $6::bigint[], $7::bytea[]) \
                  ON CONFLICT (session, slot) DO UPDATE SET xid = excluded.xid, record = excluded.record \
                  WHERE (c.xid # {TOP}) <= (excluded.xid # {TOP})) \
-             SELECT (SELECT number FROM fence), set_config('synchronous_commit', $8, true)"
+             SELECT (SELECT number FROM fence), 1 / (SELECT count(*) FROM fence), set_config('synchronous_commit', $8, true)"
         );
         Ok(PostgresStore {
             transaction: Transaction::new(sql),
@@ -189,17 +192,15 @@ impl PostgresStore {
                 }
                 Stop::Apart(_) | Stop::Broke(..) | Stop::Again => again += 1,
             }
-            let undo = self.sql()?.script("ROLLBACK");
+            let undo = self.sql()?.roll_back();
             undo.map_err(|error| explain("roll back", &error))?;
         }
     }
 
     /// One transaction.
     fn attempt(&mut self, batch: &mut Batch<Transaction>, attempt: &Attempt) -> Result<u64, Stop> {
-        let begin = std::mem::take(&mut self.begin);
-        let begun = self.sql().map_err(Stop::Failed)?.script(&begin);
-        self.begin = begin;
-        begun.map_err(stop)?;
+        let sql = self.transaction.sql().ok_or_else(|| Stop::Failed(closed()))?;
+        sql.begin_with_next(&self.begin);
         self.transaction.pass = attempt.pass;
         if let Some(sharing) = &mut self.sharing {
             let sql = self.transaction.sql().ok_or_else(|| Stop::Failed(closed()))?;
@@ -294,7 +295,7 @@ impl PostgresStore {
         let owner = self.sharing.as_ref().map_or(0, |sharing| sharing.owner);
         let (opened, ended) = staged.opened_and_ended();
         let columns = staged.write(sql, &self.schema, owner).map_err(stop)?;
-        let written = sql.row(
+        let written = sql.row_and_commit(
             &self.finish,
             &[
                 &next,
@@ -307,13 +308,15 @@ impl PostgresStore {
                 &self.synchronous_commit,
             ],
         );
-        let Some(number) = written.map_err(stop)?.get::<_, Option<i64>>(0) else {
-            return Err(Stop::Failed(LedgerError::new(
+        let written = written.map_err(|error| match error.code() {
+            Some(&SqlState::DIVISION_BY_ZERO) => Stop::Failed(LedgerError::new(
                 "another server has taken over the ledger in PostgreSQL: this one commits nothing any more, and answers nothing that \
                  has no record; end it, or open the ledger again to wait for its turn",
-            )));
-        };
-        match commit_durably(sql) {
+            )),
+            _ => stop(error),
+        })?;
+        let number: i64 = written.row.get(0);
+        match is_durable(written.committed, sql) {
             Ok(()) => {}
             Err(Undone::NotReplicated(error)) => return Err(Stop::Failed(error)),
             Err(Undone::Database(error)) => {
@@ -434,7 +437,6 @@ pub(crate) fn for_each(
     owner: Option<i64>,
     mut each: impl FnMut(Kept<'_>),
 ) -> Result<(), LedgerError> {
-    use postgres::fallible_iterator::FallibleIterator;
     let read = |error| explain("be read", &error);
     let own = owner.map_or_else(String::new, |owner| format!(" WHERE owner = {owner}"));
     let of = format!("SELECT session, tag, seen, entry FROM {schema}.oncewire_sessions{own}");

@@ -121,6 +121,10 @@ impl Transaction {
             }
             Err(Failed { error, is_undone }) => (error, is_undone),
         };
+        if let Some(why) = sql.take_not_begun() {
+            self.trouble = Some(Trouble::Ledger(why));
+            return Err(SqlError::Database(error));
+        }
         match verdict(&error) {
             Verdict::OfTheCall if is_undone => {}
             Verdict::OfTheCall => self.trouble = Some(Trouble::Failed),

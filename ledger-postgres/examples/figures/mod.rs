@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 pub type Failed = Box<dyn std::error::Error + Send + Sync>;
 
 /// How long something is done before the next has its turn.
-pub const TURN: Duration = Duration::from_secs(1);
+pub const TURN: Duration = Duration::from_millis(300);
 
 /// How something went in its turn.
 #[derive(Debug)]
