@@ -15,6 +15,8 @@ pub enum ServerFault {
     LeakedPermits,
     /// A chunk of an upload that comes again, and was read, is read again.
     RepeatedChunks,
+    /// Several lanes of the ledger may have one session.
+    SharedLanes,
 }
 
 /// The fault of a server, if it has one.

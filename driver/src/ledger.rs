@@ -11,7 +11,7 @@
 //!    │  welcomes and replies leave, calls are started    │
 //! ```
 //!
-//! At most one batch is in flight. No reply or welcome leaves before the [`Batch::finish`] of the batch that records it, and
+//! At most one batch is in flight in each [lane](Ledger::lanes), of which there is one unless the ledger says otherwise. No reply or welcome leaves before the [`Batch::finish`] of the batch that records it, and
 //! after an error none does any more: the server refuses new calls and [`Server::serve`](crate::Server::serve) ends with the
 //! error (S31).
 //!
@@ -104,8 +104,26 @@ pub trait Ledger: Send + Sync + 'static {
         claim.unavailable(LedgerError::new("this ledger is not shared"));
     }
 
-    /// Makes a batch durable, in order and as a whole, and then calls [`Batch::finish`]. Does not block; the next batch
+    /// How many batches may be under way at once, each in a [lane](Batch::lane) of its own: one unless said otherwise.
+    ///
+    /// All entries of a session that are under way are in one batch, so those of two batches may become durable in any order, and no
+    /// claim is under way with a batch that has entries of its session. But transactional calls of different sessions then run at the
+    /// same time, and what keeps them apart is the store.
+    fn lanes(&self) -> usize {
+        1
+    }
+
+    /// Most transactional calls of a batch, where there are several [lanes](Ledger::lanes): no limit unless said otherwise. Two batches of
+    /// several calls that lock the same rows, each in its own order, end as a deadlock; those of one call do no more than
+    /// that call does.
+    fn batch_calls_max(&self) -> usize {
+        usize::MAX
+    }
+
+    /// Makes a batch durable, in order and as a whole, and then calls [`Batch::finish`]. Does not block; the next batch of its lane
     /// comes after the finish of this one.
+    ///
+    /// After an error no other batch comes (S31), but those in the other lanes may still become durable, and are finished as they end.
     fn commit(&self, batch: Batch<Self::Transaction>);
 }
 

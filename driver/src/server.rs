@@ -44,6 +44,7 @@ mod conn;
 mod context;
 mod execution;
 mod handler;
+mod lanes;
 mod ledger_queue;
 mod ledger_task;
 mod limits;

@@ -1,7 +1,7 @@
 //! Planted bugs that the checkers of [`history`](crate::history), [`killer`](crate::killer) and
 //! [`driver_world`](crate::driver_world) must find.
 //!
-//! The product has no switch to break it, but for four faults that only a server can have ([`ServerFault`], behind a
+//! The product has no switch to break it, but for five faults that only a server can have ([`ServerFault`], behind a
 //! feature). A mutant is in front of it: a proxy that reads the frames between a
 //! client and its server and tampers with them, or a caller that does what the outcome forbids. The world of the core
 //! has broken machines of its own ([`Broken`](crate::world::Broken)).

@@ -75,6 +75,8 @@ pub enum Broken {
     HastyJournal,
     /// Clients say `Goodbye` to a server that drains, whatever is unsettled.
     HastyGoodbye,
+    /// Several lanes of the ledger may have one session.
+    SharedLanes,
 }
 
 /// One world.

@@ -59,13 +59,14 @@ fn a_refusal_that_neither_side_remembers_does_not_bind() {
 
 /// What is said of a broken promise, and not of a file that the store has noticed to be corrupt: that is the end of a
 /// ledger that was believed after a failed sync, and not of others.
-const PROMISES: [&str; 6] = [
+const PROMISES: [&str; 7] = [
     "a second time",
     "was durable, and is gone",
     "but it ran",
     "was reported, and it has",
     "without cause",
     " and then ",
+    "is in two batches",
 ];
 
 #[test]

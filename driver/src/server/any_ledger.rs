@@ -5,13 +5,14 @@ use std::sync::Arc;
 use oncewire_core::SessionId;
 
 use super::batch::{Batch, BatchOwner, Submit};
+use super::lanes::Lanes;
 use super::ledger_queue::Item;
 use super::restore::Restore;
 use crate::ledger::{Claim, Identity, Ledger, LedgerError};
 
 impl<L: Ledger> Submit for L {
-    fn submit(&self, owner: Arc<dyn BatchOwner>, items: Vec<Item>) {
-        self.commit(Batch::new(items, owner));
+    fn submit(&self, owner: Arc<dyn BatchOwner>, lane: usize, items: Vec<Item>) {
+        self.commit(Batch::new(lane, items, owner));
     }
 
     fn claim(&self, claim: Claim) {
@@ -25,6 +26,7 @@ pub(super) trait AnyLedger: Submit {
     fn session_hash(&self) -> Option<fn(SessionId) -> SessionId>;
     fn reply_len_max(&self) -> Option<u32>;
     fn shared(&self) -> bool;
+    fn lanes(&self) -> Lanes;
     fn recover(&self, restore: &mut Restore<'_>) -> Result<(), LedgerError>;
     fn into_submit(self: Box<Self>) -> Box<dyn Submit>;
 }
@@ -44,6 +46,10 @@ impl<L: Ledger> AnyLedger for L {
 
     fn shared(&self) -> bool {
         Ledger::shared(self)
+    }
+
+    fn lanes(&self) -> Lanes {
+        Lanes::new(Ledger::lanes(self), Ledger::batch_calls_max(self))
     }
 
     fn recover(&self, restore: &mut Restore<'_>) -> Result<(), LedgerError> {

@@ -18,6 +18,7 @@ use crate::ledger::entry::{CallEntry, CallName, LedgerError, SessionEntry};
 ///
 /// A batch that is dropped instead of finished has failed.
 pub struct Batch<X> {
+    lane: usize,
     items: Vec<Item>,
     /// Sessions that another server has.
     taken: HashSet<[u8; 16]>,
@@ -30,6 +31,7 @@ pub(super) trait BatchOwner: Send + Sync {
     /// The batch is durable, and this is the number of its commit; or it may not be, and why.
     fn conclude(
         self: Arc<Self>,
+        lane: usize,
         items: Vec<Item>,
         result: Result<u64, LedgerError>,
         taken: &HashSet<[u8; 16]>,
@@ -39,15 +41,15 @@ pub(super) trait BatchOwner: Send + Sync {
 /// A ledger, whatever its transactions are.
 pub(super) trait Submit: Send + Sync {
     /// Gives the ledger a batch, which may be finished before this returns.
-    fn submit(&self, owner: Arc<dyn BatchOwner>, items: Vec<Item>);
+    fn submit(&self, owner: Arc<dyn BatchOwner>, lane: usize, items: Vec<Item>);
     /// Gives it a session to claim, which may be answered before this returns.
     fn claim(&self, claim: Claim);
 }
 
 impl<X> Batch<X> {
-    pub(super) fn new(items: Vec<Item>, owner: Arc<dyn BatchOwner>) -> Batch<X> {
+    pub(super) fn new(lane: usize, items: Vec<Item>, owner: Arc<dyn BatchOwner>) -> Batch<X> {
         debug_assert!(!items.is_empty(), "there is something to write");
-        Batch { items, taken: HashSet::new(), owner, types: PhantomData }
+        Batch { lane, items, taken: HashSet::new(), owner, types: PhantomData }
     }
 }
 
@@ -62,6 +64,11 @@ impl<X: 'static> Batch<X> {
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
         self.items.len()
+    }
+
+    /// Which lane it is in, from 0. No other batch that is under way is in the same one.
+    pub fn lane(&self) -> usize {
+        self.lane
     }
 
     /// How many of them are transactional calls.
@@ -134,7 +141,7 @@ impl<X> Batch<X> {
             )),
             result => result,
         };
-        self.owner.clone().conclude(items, result, &taken);
+        self.owner.clone().conclude(self.lane, items, result, &taken);
     }
 }
 
@@ -143,7 +150,7 @@ impl<X> Drop for Batch<X> {
         let items = std::mem::take(&mut self.items);
         if !items.is_empty() {
             let dropped = LedgerError::new("the ledger has let go of a batch without writing it");
-            self.owner.clone().conclude(items, Err(dropped), &HashSet::new());
+            self.owner.clone().conclude(self.lane, items, Err(dropped), &HashSet::new());
         }
     }
 }

@@ -397,6 +397,7 @@ impl<L> ServerBuilder<L> {
                 ledger.recover(&mut restore).map_err(BuildError::Ledger)?;
                 let mut records = Box::new(restore.into_queue());
                 records.sharing = ledger.shared().then(Box::default);
+                records.lanes = ledger.lanes();
                 Some((ledger.into_submit(), records))
             }
         };

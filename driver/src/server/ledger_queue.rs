@@ -1,6 +1,6 @@
 //! What is on its way to the ledger: collected under the machine's lock, committed outside of it.
 //!
-//! Entries are queued in the order in which things happened, and one batch is in flight at most. So a ledger sees a
+//! Entries are queued in the order in which things happened, and those of one session are in one batch at a time. So a ledger sees a
 //! session before its calls, and the calls of a slot in the order of their xids.
 
 use std::collections::{BTreeMap, HashSet};
@@ -15,6 +15,7 @@ use oncewire_core::{
 
 use super::context::Context;
 use super::handler::{Ran, ReplyFuture, Work};
+use super::lanes::Lanes;
 use super::limits::Permit;
 use super::observed::{self, Observed};
 use super::sharing::Sharing;
@@ -119,12 +120,13 @@ pub(super) struct Watch {
 
 /// Between the machine and its ledger.
 ///
-/// Invariants: one batch is in flight at most, and `items` keep the order in which things happened. After an error
-/// nothing is written any more.
+/// Invariants: no more batches are in flight than there are lanes, and `items` keep the order in which things happened. After an
+/// error nothing is written any more.
 #[derive(Default)]
 pub(super) struct LedgerQueue {
+    /// What was queued since the last batch was taken.
     pub(super) items: Vec<Item>,
-    pub(super) in_flight: bool,
+    pub(super) lanes: Lanes,
     /// A batch is being given to the ledger, which may finish it at once.
     pub(super) submitting: bool,
     pub(super) concluded: Vec<Concluded>,
@@ -132,7 +134,7 @@ pub(super) struct LedgerQueue {
     /// Woken when there is an error.
     pub(super) error_wakers: Vec<Waker>,
     pub(super) error: Option<LedgerError>,
-    /// The error once the batch that is in flight has come back: a claim has found it.
+    /// The error once what is in flight has come back: a claim has found it, or a batch in another lane.
     pub(super) fails_next: Option<LedgerError>,
     /// Calls that have ended and are never answered, because of the error: to the machine they still run.
     pub(super) unanswered: HashSet<CallKey>,
@@ -158,7 +160,8 @@ impl LedgerQueue {
 
     /// Whether a batch can be given to the ledger.
     pub(super) fn ready(&self) -> bool {
-        !self.items.is_empty() && !self.in_flight && !self.submitting
+        let waits = !self.items.is_empty() || self.lanes.has_ready();
+        waits && self.lanes.has_free() && !self.submitting && self.fails_next.is_none()
     }
 
     /// The task to wake, if there is a batch for it.
@@ -169,8 +172,9 @@ impl LedgerQueue {
 
     /// S31: nothing is written any more. What has not run is refused; what has is never answered.
     pub(super) fn fail(&mut self, error: LedgerError) {
-        debug_assert!(!self.in_flight, "what was in flight has come back");
-        let mut items = std::mem::take(&mut self.items);
+        debug_assert!(self.lanes.is_idle(), "what was in flight has come back");
+        let mut items = self.lanes.clear();
+        items.append(&mut self.items);
         if let Some(sharing) = self.sharing.as_deref_mut() {
             items.extend(sharing.release_all());
         }

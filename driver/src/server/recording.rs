@@ -31,6 +31,7 @@ use super::limits::Permit;
 use super::state::{Shared, State};
 use crate::caught::{Guarded, caught};
 use crate::client::CallFailure;
+use crate::faults::ServerFault;
 use crate::ledger::entry::{CallName, LedgerError, SessionEntry};
 use crate::observe::{CallEnd, Event};
 
@@ -219,13 +220,34 @@ impl State {
         }
     }
 
-    /// The next batch, if one is due.
-    fn take_batch(&mut self, now: Instant) -> Option<Vec<Item>> {
-        let queue = self.ledger_queue.as_deref_mut()?;
-        if !queue.ready() || queue.error.is_some() {
-            return None;
+    /// The next batch and its lane, if one is due.
+    fn take_batch(&mut self, now: Instant) -> Option<(usize, Vec<Item>)> {
+        let overlaps = self.planted.is(ServerFault::SharedLanes);
+        loop {
+            let queue = self.ledger_queue.as_deref_mut()?;
+            if !queue.ready() || queue.error.is_some() {
+                return None;
+            }
+            let (lane, mut items) = queue.lanes.take(&mut queue.items, overlaps)?;
+            self.start_transactions(now, &mut items);
+            let queue = self.ledger_queue.as_deref_mut()?;
+            if !items.is_empty() {
+                if let Some(sharing) = queue.sharing.as_deref_mut() {
+                    sharing.takes_off(&items);
+                }
+                queue.submitting = true;
+                return Some((lane, items));
+            }
+            // Other sessions may have something.
+            queue.lanes.land(lane);
+            if let Some(sharing) = queue.sharing.as_deref_mut() {
+                sharing.has_landed(&[]);
+            }
         }
-        let mut items = std::mem::take(&mut queue.items);
+    }
+
+    /// Starts the transactional calls of a batch. Those that are refused are not in it.
+    fn start_transactions(&mut self, now: Instant, items: &mut Vec<Item>) {
         let (machine, observed) = (&mut self.machine, &mut self.observed);
         let refused = |item: &mut Item| match item {
             Item::Transaction(call) => !call.start(machine, observed, now),
@@ -238,26 +260,12 @@ impl State {
             }
             self.drop_later(item);
         }
-        let queue = self.ledger_queue.as_deref_mut()?;
-        if let Some(sharing) = queue.sharing.as_deref_mut() {
-            match items.is_empty() {
-                true => sharing.has_landed(),
-                false => sharing.takes_off(&items),
-            }
-        }
-        if items.is_empty() {
-            return None;
-        }
-        debug_assert!(!queue.in_flight && !queue.submitting, "one batch is in flight at most");
-        queue.in_flight = true;
-        queue.submitting = true;
-        Some(items)
     }
 
-    /// S31: the ledger can write no more. If a batch is in flight, that comes back first: it may be durable.
+    /// S31: the ledger can write no more. What is in flight comes back first: it may be durable.
     pub(super) fn fail_ledger(&mut self, now: Instant, error: &LedgerError) {
         let Some(queue) = self.ledger_queue.as_deref_mut() else { return };
-        if queue.in_flight {
+        if !queue.lanes.is_idle() {
             queue.fails_next.get_or_insert_with(|| error.clone());
             return;
         }
@@ -275,14 +283,14 @@ impl State {
 }
 
 impl Shared {
-    /// Gives the ledger what is due, if no batch is in flight.
+    /// Gives the ledger what is due, in the lanes that are free.
     pub(super) fn submit(self: &Arc<Self>) {
         let Some(ledger) = &self.ledger else { return };
         self.submit_claims();
         let mut next = self.with(|state, now| state.take_batch(now));
-        while let Some(items) = next {
+        while let Some((lane, items)) = next {
             // A batch that is dropped in a panic has failed.
-            let _panicked = caught(|| ledger.submit(self.clone(), items));
+            let _panicked = caught(|| ledger.submit(self.clone(), lane, items));
             // It may have come back already.
             next = self.with(|state, now| {
                 if let Some(queue) = &mut state.ledger_queue {
@@ -296,16 +304,16 @@ impl Shared {
     /// A batch has come back: the next one goes, and the ledger task does what waited for this one.
     fn conclude_batch(
         self: &Arc<Self>,
+        lane: usize,
         mut items: Vec<Item>,
         result: Result<u64, LedgerError>,
         taken: &HashSet<[u8; 16]>,
     ) {
         self.with(|state, now| {
             let Some(queue) = &mut state.ledger_queue else { return };
-            debug_assert!(queue.in_flight, "a batch comes back once");
-            queue.in_flight = false;
+            queue.lanes.land(lane);
             if let Some(sharing) = queue.sharing.as_deref_mut() {
-                sharing.has_landed();
+                sharing.has_landed(&items);
             }
             let error = result.as_ref().err().cloned();
             if error.is_none() && !taken.is_empty() {
@@ -317,7 +325,7 @@ impl Shared {
             let Some(queue) = &mut state.ledger_queue else { return };
             queue.concluded.push(Concluded { items, result });
             state.to_wake.extend(queue.ledger_task.take());
-            let error = error.or_else(|| queue.fails_next.take());
+            let error = queue.fails_next.take().or(error);
             if let Some(error) = error {
                 state.fail_ledger(now, &error);
             }
@@ -329,10 +337,11 @@ impl Shared {
 impl BatchOwner for Shared {
     fn conclude(
         self: Arc<Self>,
+        lane: usize,
         items: Vec<Item>,
         result: Result<u64, LedgerError>,
         taken: &HashSet<[u8; 16]>,
     ) {
-        self.conclude_batch(items, result, taken);
+        self.conclude_batch(lane, items, result, taken);
     }
 }

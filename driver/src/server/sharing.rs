@@ -47,7 +47,7 @@ pub(super) struct Sharing {
     /// Connections that have come since those that had gone were last dropped, and those that stayed then.
     came: usize,
     stayed: usize,
-    /// Sessions of which something is in the batch that is in flight.
+    /// Sessions of which something is in a batch that is in flight.
     flying: HashSet<Id>,
 }
 
@@ -79,11 +79,13 @@ impl Sharing {
     }
 
     pub(super) fn takes_off(&mut self, items: &[Item]) {
-        self.flying = items.iter().map(|item| item.session().to_bytes()).collect();
+        self.flying.extend(items.iter().map(|item| item.session().to_bytes()));
     }
 
-    pub(super) fn has_landed(&mut self) {
-        self.flying.clear();
+    pub(super) fn has_landed(&mut self, items: &[Item]) {
+        for item in items {
+            self.flying.remove(&item.session().to_bytes());
+        }
         self.has_due = !self.waiting.is_empty();
     }
 
@@ -128,6 +130,7 @@ impl LedgerQueue {
     pub(super) fn part_taken(&mut self, items: &mut Vec<Item>, taken: &HashSet<Id>) -> Vec<Item> {
         let is_lost = |item: &mut Item| taken.contains(&item.session().to_bytes());
         let mut lost: Vec<Item> = items.extract_if(.., is_lost).collect();
+        lost.extend(self.lanes.remove(taken));
         lost.extend(self.items.extract_if(.., is_lost));
         if let Some(sharing) = self.sharing.as_deref_mut() {
             let wanted = sharing.wanted.iter_mut().filter(|(id, _)| taken.contains(*id));
@@ -171,7 +174,10 @@ impl State {
         let (mut due, mut rest) = (Vec::new(), Vec::new());
         let queued: HashSet<Id> = match sharing.waiting.is_empty() {
             true => HashSet::new(),
-            false => queue.items.iter().map(|item| item.session().to_bytes()).collect(),
+            false => {
+                let since = queue.items.iter().map(|item| item.session().to_bytes());
+                since.chain(queue.lanes.sessions()).collect()
+            }
         };
         while sharing.asked < CLAIMS_MAX
             && let Some(id) = sharing.waiting.pop_front()

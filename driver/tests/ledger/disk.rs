@@ -1,6 +1,6 @@
 //! A ledger whose disk outlives its server, and whose commits the test holds in its hand.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use oncewire_driver::ledger::{
@@ -24,6 +24,8 @@ pub struct Disk {
     pub log: Vec<String>,
     /// Each session is given back twice.
     pub repeats_sessions: bool,
+    /// Lanes, and calls of a batch; one lane if it is not said.
+    pub lanes: Option<(usize, usize)>,
 }
 
 /// What becomes of a batch.
@@ -83,6 +85,20 @@ impl TestLedger {
         lock(&self.0).batches.clone()
     }
 
+    /// Another batch is the next one to be written.
+    pub fn turn(&self, by: usize) {
+        let held = &mut lock(&self.0).held;
+        let by = by % held.len().max(1);
+        held.rotate_left(by);
+    }
+
+    /// A batch fails; the disk is full from now on.
+    pub fn fail(&self) {
+        self.mode(Mode::Fail);
+        let batch = lock(&self.0).held.pop_front().expect("a batch is held");
+        batch.finish(Err(LedgerError::new("no space left on the disk")));
+    }
+
     /// Writes the batch that is held, without telling.
     pub fn write(&self) {
         let mut batch = lock(&self.0).held.pop_front().expect("a batch is held");
@@ -104,6 +120,18 @@ impl TestLedger {
         drop(held);
     }
 
+    /// No two batches that are under way have a lane or a session in common.
+    fn check_lanes(&self, batch: &mut Batch<Accounts>) {
+        let sessions = sessions_of(batch);
+        let mut state = lock(&self.0);
+        let (lanes, calls) = state.disk.lanes.unwrap_or((1, usize::MAX));
+        assert!(batch.lane() < lanes && batch.transactions() <= calls, "{batch:?}");
+        for held in &mut state.held {
+            assert_ne!(held.lane(), batch.lane());
+            assert!(sessions_of(held).is_disjoint(&sessions), "a session is in two batches");
+        }
+    }
+
     /// As real ones do: all in one transaction first, and each call in its own after a rollback.
     fn apply(&self, batch: &mut Batch<Accounts>) {
         let before = self.disk();
@@ -120,6 +148,17 @@ impl TestLedger {
         disk.commit += 1;
         lock(&self.0).disk = disk;
     }
+}
+
+/// The sessions of a batch, those that are opened in it, too.
+pub fn sessions_of(batch: &mut Batch<Accounts>) -> BTreeSet<[u8; 16]> {
+    let mut sessions: BTreeSet<_> = batch.sessions().iter().map(|id| id.to_bytes()).collect();
+    for entry in batch.entries() {
+        if let Entry::SessionOpened(opened) = entry {
+            sessions.insert(opened.id.to_bytes());
+        }
+    }
+    sessions
 }
 
 fn put(disk: &mut Disk, entry: CallEntry<'_>) {
@@ -195,7 +234,16 @@ impl Ledger for TestLedger {
         Ok(())
     }
 
+    fn lanes(&self) -> usize {
+        self.disk().lanes.map_or(1, |(lanes, _)| lanes)
+    }
+
+    fn batch_calls_max(&self) -> usize {
+        self.disk().lanes.map_or(usize::MAX, |(_, calls)| calls)
+    }
+
     fn commit(&self, mut batch: Batch<Accounts>) {
+        self.check_lanes(&mut batch);
         lock(&self.0).batches.push(batch.len());
         let mode = lock(&self.0).mode;
         match mode {

@@ -38,8 +38,13 @@ struct Two {
 
 impl Two {
     fn new() -> Two {
+        Two::with_lanes(1)
+    }
+
+    fn with_lanes(lanes: usize) -> Two {
         let calls = Ledgered::default();
         let (sim, places, store) = (calls.sim.clone(), Places::default(), Store::new());
+        lock(&store).lanes = lanes;
         let runtime = sim.runtime(&Arc::default());
         let options = ClientOptions::default().with_backoff_max(Duration::from_millis(200));
         let client = Client::with_runtime(places.clone(), options, runtime);
@@ -334,28 +339,38 @@ impl Chance {
 }
 
 /// One world of a seed: what broke in it, if anything.
-fn world(seed: u64, unfenced: bool) -> Result<(u64, u64), String> {
-    let mut two = Two::new();
+fn world(seed: u64, unfenced: bool, lanes: usize) -> Result<(u64, u64), String> {
+    let mut two = Two::with_lanes(lanes);
     lock(&two.store).unfenced = unfenced;
+    let mut clients = vec![(two.client.clone(), two.places.clone())];
+    // One session is in one lane.
+    clients.extend((1..lanes).map(|_| two.another_client()));
     let mut chance = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let (mut paid, mut ran, mut op) = (Vec::new(), Vec::new(), 0);
     for _ in 0..60 {
         let at = chance.below(2) as usize;
+        let (client, places) = match lanes {
+            1 => &clients[0],
+            lanes => &clients[chance.below(lanes as u64) as usize],
+        };
         match chance.below(12) {
             0..=2 => {
                 op += 1;
-                paid.push((op, two.pay(op)));
+                paid.push((op, two.calls.call(client, &PAY, op)));
             }
             3 | 4 => {
                 op += 1;
                 *lock(&two.hangs) = chance.below(2) == 0;
-                ran.push((op, two.run(op)));
+                ran.push((op, two.calls.call(client, &RUN, op)));
             }
             5 | 6 => {
                 two.places.target.store(at as u64, Ordering::SeqCst);
-                two.places.cut();
+                places.cut();
             }
             7 => two.ledgers[at].hold(),
+            8 if lanes > 1 && chance.below(3) > 0 => {
+                two.ledgers[at].release_batch(op as usize);
+            }
             8 => two.ledgers[at].release(),
             9 => two.ledgers[at].release_claim(),
             10 => two.restart(at),
@@ -402,7 +417,7 @@ fn c389_in_no_world_of_two_servers_does_anything_run_twice_or_a_session_wedge() 
     let mut all = (0, 0);
     for seed in 0..150 {
         let (moved, taken) =
-            world(seed, false).unwrap_or_else(|what| panic!("seed {seed}: {what}"));
+            world(seed, false, 1).unwrap_or_else(|what| panic!("seed {seed}: {what}"));
         all = (all.0 + moved, all.1 + taken);
     }
     assert!(all.0 > 150 && all.1 > 50, "sessions move, and batches come late: {all:?}");
@@ -410,6 +425,17 @@ fn c389_in_no_world_of_two_servers_does_anything_run_twice_or_a_session_wedge() 
 
 #[test]
 fn c389_a_store_that_takes_late_batches_is_found_out() {
-    let found = (0..150).find_map(|seed| world(seed, true).err());
+    let found = (0..150).find_map(|seed| world(seed, true, 1).err());
     assert!(found.is_some());
+}
+
+#[test]
+fn c403_nor_does_it_where_each_server_has_lanes_that_end_in_any_order() {
+    let mut all = (0, 0);
+    for seed in 0..150 {
+        let (moved, taken) =
+            world(seed, false, 4).unwrap_or_else(|what| panic!("seed {seed}: {what}"));
+        all = (all.0 + moved, all.1 + taken);
+    }
+    assert!(all.0 > 300 && all.1 > 50, "sessions move, and batches come late: {all:?}");
 }

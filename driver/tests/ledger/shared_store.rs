@@ -8,7 +8,7 @@ use oncewire_driver::ledger::{
 };
 use oncewire_driver::protocol::ServerId;
 
-use super::disk::Accounts;
+use super::disk::{Accounts, sessions_of};
 use super::sim::lock;
 
 type Id = [u8; 16];
@@ -24,6 +24,8 @@ pub struct Store {
     lives: u32,
     /// A broken one: late batches are written, whosever the session is.
     pub unfenced: bool,
+    /// Lanes of each server.
+    pub lanes: usize,
     /// It cannot be reached.
     pub is_away: bool,
     /// No claim and no batch succeeds any more.
@@ -42,6 +44,7 @@ impl Store {
             alive: BTreeSet::new(),
             lives: 0,
             unfenced: false,
+            lanes: 1,
             is_away: false,
             is_lost: false,
             moved: 0,
@@ -98,6 +101,16 @@ impl Shared {
             claim.into_iter().for_each(|claim| self.answer(claim));
             batch.into_iter().for_each(|batch| self.write(batch));
         }
+    }
+
+    /// One batch that is held is written, whichever came first.
+    pub fn release_batch(&self, by: usize) {
+        let mut held = lock(&self.held);
+        let by = by % held.batches.len().max(1);
+        held.batches.rotate_left(by);
+        let batch = held.batches.pop_front();
+        drop(held);
+        batch.into_iter().for_each(|batch| self.write(batch));
     }
 
     /// The oldest claim that is held is answered, before batches that came earlier.
@@ -230,8 +243,23 @@ impl Ledger for Shared {
         Ok(())
     }
 
-    fn commit(&self, batch: Batch<Accounts>) {
+    fn lanes(&self) -> usize {
+        lock(&self.store).lanes
+    }
+
+    fn batch_calls_max(&self) -> usize {
+        1
+    }
+
+    fn commit(&self, mut batch: Batch<Accounts>) {
+        let sessions = sessions_of(&mut batch);
         let mut held = lock(&self.held);
+        for other in &mut held.batches {
+            assert_ne!(other.lane(), batch.lane());
+            assert!(sessions_of(other).is_disjoint(&sessions), "a session is in two batches");
+        }
+        let is_claimed = |claim: &Claim| sessions.contains(&claim.session().to_bytes());
+        assert!(!held.claims.iter().any(is_claimed), "a session is claimed and in a batch");
         if held.holds {
             return held.batches.push_back(batch);
         }

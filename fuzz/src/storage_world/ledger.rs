@@ -1,6 +1,6 @@
 //! The real store in the simulated world: its commits run where the seed says, and the process may die inside them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use oncewire_driver::Subject;
@@ -34,7 +34,16 @@ pub struct SimLedger {
     rng: Mutex<Rng>,
     /// For what goes wrong between the transactions of a commit.
     stop_rng: Mutex<Rng>,
+    /// The server knows that it has failed.
     failed: Arc<Mutex<bool>>,
+    /// By lane, the sessions of the batch that is under way, and how it will end: after an error no other one is written.
+    under_way: Arc<Mutex<UnderWay>>,
+}
+
+#[derive(Default)]
+struct UnderWay {
+    sessions: BTreeMap<usize, BTreeSet<[u8; 16]>>,
+    broken: bool,
 }
 
 impl SimLedger {
@@ -51,6 +60,23 @@ impl SimLedger {
             rng: rng(0x75),
             stop_rng: rng(0x79),
             failed: Arc::default(),
+            under_way: Arc::default(),
+        }
+    }
+
+    /// A session is in one batch at a time.
+    fn take_off(&self, batch: &mut Batch<Transaction>) {
+        let mut sessions: BTreeSet<_> = batch.sessions().iter().map(|id| id.to_bytes()).collect();
+        sessions.extend(batch.entries().filter_map(|entry| match entry {
+            Entry::SessionOpened(opened) => Some(opened.id.to_bytes()),
+            _ => None,
+        }));
+        let under_way = &mut lock(&self.under_way).sessions;
+        if !under_way.values().all(|others| others.is_disjoint(&sessions)) {
+            self.world.sim.fail("a session is in two batches");
+        }
+        if under_way.insert(batch.lane(), sessions).is_some() {
+            self.world.sim.fail("two batches are in one lane");
         }
     }
 
@@ -72,7 +98,16 @@ impl Ledger for SimLedger {
         lock(&self.store).as_mut().ok_or_else(closed)?.recover(restore)
     }
 
-    fn commit(&self, batch: Batch<Transaction>) {
+    fn lanes(&self) -> usize {
+        self.world.profile.lanes.0
+    }
+
+    fn batch_calls_max(&self) -> usize {
+        self.world.profile.lanes.1
+    }
+
+    fn commit(&self, mut batch: Batch<Transaction>) {
+        self.take_off(&mut batch);
         if *lock(&self.failed) {
             self.world.sim.fail("a batch was passed on after an error of the ledger");
         }
@@ -83,13 +118,19 @@ impl Ledger for SimLedger {
         let fuse = dies.then(|| (rng.below(profile.fuse_max), death));
         let stop = Stop::of(&self.world, &mut lock(&self.stop_rng));
         let (world, store, failed) = (self.world.clone(), self.store.clone(), self.failed.clone());
+        let under_way = self.under_way.clone();
         self.world.sim.spawn(self.group, async move {
             Sleep::new(&world.sim, first).await;
+            if lock(&under_way).broken {
+                return batch.finish(Err(LedgerError::new("another lane has failed")));
+            }
             let done = commit(&world, &store, batch, fuse, stop);
             let Some((batch, result)) = done else { return };
+            lock(&under_way).broken |= result.is_err();
             // It may be on the disk long before it is reported, and the process may die in between.
             Sleep::new(&world.sim, world.disk.take_owed()).await;
-            *lock(&failed) = result.is_err();
+            *lock(&failed) |= result.is_err();
+            lock(&under_way).sessions.remove(&batch.lane());
             if let Ok(number) = &result {
                 let mut model = lock(&world.model);
                 model.commit = model.commit.max(*number);

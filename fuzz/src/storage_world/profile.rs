@@ -54,6 +54,8 @@ pub struct Profile {
     pub options: ClientOptions,
     /// Slots granted.
     pub slots: u32,
+    /// Batches of the ledger that are under way at once, and transactional calls of each.
+    pub lanes: (usize, usize),
 }
 
 /// The server's lease: longer than any server is away.
@@ -107,6 +109,7 @@ impl Profile {
             },
             options,
             slots: rng.pick(&[1, 2, 8, 1024]),
+            lanes: Rng::apart(seed, 0x81).pick(&[(1, 1), (1, 1), (2, 1), (4, 1), (3, usize::MAX)]),
         }
     }
 }

@@ -5,15 +5,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use oncewire_driver::faults::ServerFault;
 use oncewire_driver::ledger::Rollback;
 use oncewire_driver::{BuildError, Context, Method, Server, Subject};
 use oncewire_ledger_redb::redb::{ReadableTable, TableDefinition};
 use oncewire_ledger_redb::{Snapshots, Transaction};
 
-use super::World;
 use super::ledger::SimLedger;
 use super::model::{End, Name};
 use super::profile::LEASE;
+use super::{Broken, World};
 use crate::driver_world::clocks::Clock;
 use crate::driver_world::executor::{Group, Sleep, lock};
 use crate::driver_world::handlers::{pad, yield_now};
@@ -186,6 +187,9 @@ pub fn server(world: &Arc<World>, group: Group, ledger: SimLedger) -> Result<Ser
     let mut builder = Server::builder("storage_world");
     if let Some(camera) = &world.camera {
         builder = builder.observe(camera.clone());
+    }
+    if world.broken == Some(Broken::SharedLanes) {
+        builder = builder.fault(ServerFault::SharedLanes);
     }
     builder
         .instance("simulated")
