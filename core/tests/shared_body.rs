@@ -192,6 +192,22 @@ fn s22_of_an_idempotent_reply_nothing_is_kept_once_its_rest_was_taken() {
 }
 
 #[test]
+fn s16_what_a_server_has_forgotten_is_not_acknowledged_for_its_length() {
+    for idempotent in [false, true] {
+        let mut both = Both::new();
+        let mut call = Call::new(IDEM, large(100_000));
+        call.idempotent = idempotent;
+        both.client.call(NOW, call).unwrap();
+        let admitted = both.up();
+        both.answer_all(admitted);
+        assert_eq!(both.down().len(), 1);
+        // With a reply that is kept, that would be an `Ack` of its own for each chunk of a stream.
+        assert_eq!(both.sent_up().is_empty(), idempotent);
+        assert!(both.client.poll_timeout().is_some(), "later it is acknowledged like all others");
+    }
+}
+
+#[test]
 fn there_is_no_rest_of_what_is_not_shared_or_has_not_begun() {
     let mut both = Both::new();
     let body = large(100_000);

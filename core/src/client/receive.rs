@@ -130,7 +130,8 @@ impl<S: ClientStorage> Client<S> {
             server_leaving: goodbye == Goodbye::ServerSaid,
         };
         let caller = entry.caller;
-        match recovery::answer(entry.known(), heard, header.status, body) {
+        let known = entry.known();
+        match recovery::answer(known, heard, header.status, body) {
             Answer::Unexpected => Err(unexpected),
             Answer::Stale => Ok(None),
             Answer::Late => {
@@ -159,7 +160,8 @@ impl<S: ClientStorage> Client<S> {
                     self.note_unreported(index, &outcome);
                 }
                 let call = self.table.settle(index);
-                self.note_settled(body.len());
+                let is_kept = recovery::is_kept_until_acked(known.idempotent, heard.lossy);
+                self.note_settled(if is_kept { body.len() } else { 0 });
                 Ok(call.map(|call| Reply { call, xid, outcome }))
             }
         }

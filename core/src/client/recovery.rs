@@ -231,6 +231,13 @@ pub(crate) enum Answer<'d> {
     Unexpected,
 }
 
+/// S22: whether the server keeps the reply of a call until it is acknowledged. That of an idempotent call is forgotten once it has
+/// left, but on a lossy link.
+#[inline]
+pub(crate) fn is_kept_until_acked(idempotent: bool, lossy: bool) -> bool {
+    !idempotent || lossy
+}
+
 /// S9, S14, S15, S21, S22, S27, S28: what an answer to the call's xid means.
 ///
 /// A `NotSeen` ends a call, or has it sent again, only if it answers an `Ask` that was sent on this connection, and since
