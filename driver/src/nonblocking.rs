@@ -40,6 +40,8 @@ pub struct Nonblocking<T> {
     waits: bool,
     close: fn(&T) -> io::Result<()>,
     send: Option<SendVectored<T>>,
+    /// Until it was full for the first time.
+    grow: Option<fn(&T) -> io::Result<()>>,
 }
 
 /// Sends the bytes of several buffers by one system call.
@@ -48,13 +50,20 @@ type SendVectored<T> = fn(&T, &[IoSlice<'_>]) -> io::Result<usize>;
 impl<T> Nonblocking<T> {
     /// `close` ends the direction that is written.
     pub fn new(io: Async<T>, close: fn(&T) -> io::Result<()>) -> Nonblocking<T> {
-        Nonblocking { io, drained: false, bell: Arc::default(), waits: false, close, send: None }
+        let (bell, send, grow) = (Arc::default(), None, None);
+        Nonblocking { io, drained: false, bell, waits: false, close, send, grow }
     }
 
     /// Writes several buffers by `send`. Without it they are written one by one: the standard library's `write_vectored`
     /// on a socket raises SIGPIPE where a program has restored that signal's default, which ends its process.
     pub fn with_send(self, send: fn(&T, &[IoSlice<'_>]) -> io::Result<usize>) -> Nonblocking<T> {
         Nonblocking { send: Some(send), ..self }
+    }
+
+    /// Calls `grow` when the system has taken no more bytes for the first time: it may ask for a longer buffer, so that this happens
+    /// less often. What it cannot have it does without: an error is ignored.
+    pub fn with_growth(self, grow: fn(&T) -> io::Result<()>) -> Nonblocking<T> {
+        Nonblocking { grow: Some(grow), ..self }
     }
 
     /// The descriptor itself.
@@ -128,7 +137,10 @@ impl<T> Nonblocking<T> {
     ) -> Poll<io::Result<usize>> {
         loop {
             match write(self.io.get_ref()) {
-                Err(e) if e.kind() == ErrorKind::WouldBlock => ready!(self.io.poll_writable(cx))?,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => match self.grow.take() {
+                    Some(grow) => drop(grow(self.io.get_ref())),
+                    None => ready!(self.io.poll_writable(cx))?,
+                },
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 result => return Poll::Ready(result),
             }
@@ -323,5 +335,23 @@ mod tests {
         theirs.write_all(&[1]).unwrap();
         channels[1].1.recv().unwrap();
         assert!(channels[0].1.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_full_socket_grows_once_before_its_writer_waits() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        static GROWN: AtomicUsize = AtomicUsize::new(0);
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let stream = Nonblocking::new(Async::new(ours).unwrap(), |_| Ok(()));
+        let mut stream = stream.with_growth(|_| {
+            GROWN.fetch_add(1, Ordering::Relaxed);
+            Err(ErrorKind::Unsupported.into())
+        });
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(Pin::new(&mut stream).poll_write(&mut cx, &[0; 8]).is_ready());
+        assert_eq!(GROWN.load(Ordering::Relaxed), 0);
+        while Pin::new(&mut stream).poll_write(&mut cx, &[0; 1 << 16]).is_ready() {}
+        assert!(Pin::new(&mut stream).poll_write(&mut cx, &[0; 1 << 16]).is_pending());
+        assert_eq!(GROWN.load(Ordering::Relaxed), 1);
     }
 }

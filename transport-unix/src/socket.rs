@@ -14,10 +14,18 @@ pub(crate) fn stream_socket<T: From<rustix::fd::OwnedFd>>() -> io::Result<T> {
     Ok(socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?.into())
 }
 
+/// What a socket may hold of what was written, from the moment on at which it was full: what streams have under way, twice 128 KiB,
+/// with the system's own share. Linux wakes a writer only when three quarters of it have been read, and its default is 208 KiB: the
+/// rest of every second chunk would wait until the reader has next to nothing left.
+const SEND_BUFFER_LEN: usize = 256 << 10;
+
 /// A connected stream of a socket that does not block already.
 pub(crate) fn connected(socket: UnixStream) -> io::Result<Nonblocking<UnixStream>> {
     let stream = Async::new_nonblocking(socket)?;
     let stream = Nonblocking::new(stream, |stream| stream.shutdown(Shutdown::Write));
+    let stream = stream.with_growth(|socket| {
+        Ok(rustix::net::sockopt::set_socket_send_buffer_size(socket, SEND_BUFFER_LEN)?)
+    });
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let stream = stream.with_send(send);
     Ok(stream)

@@ -259,7 +259,18 @@ impl<R> Call<R> {
     }
 
     /// Begins the call now, before it is awaited.
-    pub fn start(mut self) -> Call<R> {
+    pub fn start(self) -> Call<R> {
+        self.start_and(Shared::ensure_sent)
+    }
+
+    /// The same for a call that leaves by itself: this thread writes it at once, so that the client's task need not wake for it.
+    #[cfg(feature = "stream")]
+    pub(crate) fn start_now(self) -> Call<R> {
+        self.start_and(Shared::write_now)
+    }
+
+    /// Begins it, unless it has begun; `send` has it sent.
+    fn start_and(mut self, send: impl FnOnce(&Shared)) -> Call<R> {
         match &mut self.state {
             State::Fresh(call) => {
                 let call = std::mem::replace(call, Err(NotExecuted::Closed));
@@ -267,7 +278,7 @@ impl<R> Call<R> {
                     Ok(id) => State::Waiting(id),
                     Err(why) => State::Fresh(Err(why)),
                 };
-                self.shared.ensure_sent();
+                send(&self.shared);
             }
             State::Moving(moving) => moving.start(),
             State::Waiting(_) | State::Forked | State::Done => {}

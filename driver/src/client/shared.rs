@@ -201,6 +201,12 @@ impl Shared {
         self.with(|state, _| state.request_flush());
     }
 
+    /// Writes what was begun on this thread.
+    #[cfg(feature = "stream")]
+    pub(super) fn write_now(&self) {
+        self.with(|state, now| state.flush_for_task(now));
+    }
+
     /// Begins a one-way call, and has it sent.
     pub(super) fn send(&self, mut call: Call<'_>, method: &CalledMethod) -> Result<(), CallError> {
         self.with(|state, now| {

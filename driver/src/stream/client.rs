@@ -312,7 +312,7 @@ impl Pulls {
         let wait_ms = wait.as_millis() as u32;
         let pull = Pull { stream: self.stream, chunk, received: self.received, wait_ms };
         let body = crate::buffer::encode(&pull).unwrap_or_else(|_| Encoded::Shared(Bytes::new()));
-        self.client.call_encoded(shape.next, body).idempotent().timeout(timeout).start()
+        self.client.call_encoded(shape.next, body).idempotent().timeout(timeout).start_now()
     }
 }
 

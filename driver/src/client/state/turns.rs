@@ -7,6 +7,8 @@ use std::time::Duration;
 use oncewire_core::Instant;
 
 use super::super::link::TURN_LEN;
+#[cfg(feature = "stream")]
+use super::super::reader::Flush;
 use super::super::reader::Leader;
 use super::{OVERDUE_LEN, State};
 use crate::spin::Spin;
@@ -75,6 +77,22 @@ impl State {
         self.lifecycle.connection.is_fresh = false;
         self.pass_lead(now);
         true
+    }
+
+    /// Writes what there is to write in the task's place, without waking it. It is left what the stream does not take.
+    #[cfg(feature = "stream")]
+    pub(in super::super) fn flush_for_task(&mut self, now: Instant) {
+        let is_free =
+            self.reader.flush == Flush::None && self.link.is_up() && self.link.is_flushed();
+        let Some(task) = self.task.clone().filter(|_| is_free) else {
+            return self.request_flush();
+        };
+        self.flush(now, &mut Context::from_waker(&task));
+        if self.link.is_up() && !self.link.is_flushed() {
+            // The stream wakes the task when it takes more.
+            self.reader.flush = Flush::ByTask;
+        }
+        self.dropped.push(task);
     }
 
     /// Sends Goodbye at once if nothing else is pending, without waking the task; it wakes when the server has ended the

@@ -234,7 +234,7 @@ impl Sender {
         body[..HEADER_LEN].copy_from_slice(&header);
         let body = Encoded::Shared(Bytes::from(body));
         let call = self.client.call_encoded(self.shape.put, body);
-        call.idempotent().timeout(self.timeout).start()
+        call.idempotent().timeout(self.timeout).start_now()
     }
 
     pub(super) fn end_calls(&mut self) {
