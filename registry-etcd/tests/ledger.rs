@@ -12,7 +12,7 @@ use std::time::Duration;
 use oncewire_driver::ledger::Rollback;
 use oncewire_driver::{BuildError, Client, ClientOptions, Method, NotExecuted, Outcome, Server};
 use oncewire_etcd::ledger::{EtcdLedger, Reads, Transaction};
-use oncewire_etcd::{Etcd, Registry};
+use oncewire_etcd::{Etcd, Op, Registry, Txn};
 use oncewire_tcp::{TcpAcceptor, TcpConnector};
 use rustix::process::Signal;
 use smol::block_on;
@@ -155,6 +155,32 @@ fn a_method_whose_replies_are_too_long_for_the_ledger_is_refused_at_build() {
         cluster.ctl(&["put", "oncewire/ledgers/bank/d/x", "y"]).unwrap();
         let lost = EtcdLedger::open(&registry(&cluster.endpoints()), "bank").await.unwrap_err();
         assert!(lost.to_string().contains("identity"), "{lost}");
+    });
+}
+
+#[test]
+fn c399_a_ledger_of_many_short_entries_and_long_ones_behind_them_is_read_whole() {
+    const SHORT: usize = 2400;
+    const LONG: usize = 40;
+    let Some(cluster) = Cluster::start(1) else { return };
+    block_on(async {
+        drop(EtcdLedger::open(&registry(&cluster.endpoints()), "bank").await.unwrap());
+        let (etcd, folder) = (cluster.etcd(), "oncewire/ledgers/bank/d/");
+        for page in 0..SHORT / 120 {
+            let keys = (0..120).map(|at| format!("{folder}a/{:06}", page * 120 + at));
+            let put = |txn: Txn, key| txn.then(Op::put(key, "a short one", None));
+            assert!(etcd.transact(&keys.fold(Txn::new(), put)).await.unwrap().succeeded);
+        }
+        for at in 0..LONG {
+            etcd.put(format!("{folder}b/{at:06}"), vec![at as u8; 128 << 10], None).await.unwrap();
+        }
+        let line = Relay::start(cluster.endpoint(0).replace("http://", ""));
+        let registry = Registry::new(Etcd::builder([line.address()]).build().unwrap());
+        let reads = EtcdLedger::open(&registry, "bank").await.unwrap().reads();
+        assert_eq!((reads.scan("a/").len(), reads.scan("b/").len()), (SHORT, LONG));
+        assert!(reads.scan("b/").iter().all(|(_, value)| value.len() == 128 << 10));
+        // 16, 32, … 1024 entries at once, and the long ones by 16; 16 at once would be more than 150.
+        assert!(line.requests() < 40, "{} requests", line.requests());
     });
 }
 

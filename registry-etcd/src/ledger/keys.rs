@@ -9,12 +9,17 @@ use serde_json::Value;
 use super::staged::Place;
 use super::{broken, failed};
 use crate::client::Etcd;
+use crate::error::EtcdErrorKind;
 use crate::kv::{KeyValue, end_of};
 
 /// What the bytes below mean. A later number means something else.
 const FORMAT: u64 = 1;
 /// Entries that are read at once: of the longest ones as many as an answer has room for.
 const PAGE: u32 = 16;
+/// The same of short ones.
+const PAGE_MAX: u32 = 1024;
+/// Bytes of a page behind which twice as many entries are read.
+const PAGE_BYTES: usize = 128 << 10;
 
 pub(super) struct Keys {
     folder: String,
@@ -78,12 +83,22 @@ impl Keys {
     pub(super) async fn read_all(&self, etcd: &Etcd) -> Result<Kept, LedgerError> {
         let mut kept = Kept::default();
         let (mut from, end) = (self.folder.clone().into_bytes(), end_of(self.folder.as_bytes()));
+        let mut entries_max = PAGE;
         loop {
-            let page = etcd.get_range(&from, &end, PAGE).await;
-            let page = page.map_err(|error| failed("be read", &error))?;
+            let page = match etcd.get_range(&from, &end, entries_max).await {
+                // Behind short entries come long ones, too many for one answer.
+                Err(error) if error.kind() == EtcdErrorKind::Malformed && entries_max > PAGE => {
+                    entries_max = PAGE;
+                    continue;
+                }
+                page => page.map_err(|error| failed("be read", &error))?,
+            };
+            let mut bytes = 0;
             for entry in &page.entries {
+                bytes += entry.key.len() + entry.value.len();
                 self.keep(entry, &mut kept)?;
             }
+            entries_max = if bytes < PAGE_BYTES { PAGE_MAX.min(entries_max * 2) } else { PAGE };
             match page.entries.last() {
                 // The key that comes next after this one.
                 Some(last) => from = [&last.key[..], &[0]].concat(),

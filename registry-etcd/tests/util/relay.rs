@@ -10,6 +10,7 @@ pub struct Relay {
     address: SocketAddr,
     state: Arc<Mutex<State>>,
     frozen: Arc<AtomicBool>,
+    requests: Arc<AtomicU32>,
 }
 
 #[derive(Default)]
@@ -27,8 +28,14 @@ impl Relay {
     pub fn start_at(address: SocketAddr, to: String) -> Relay {
         let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
-        let relay = Relay { address, state: Arc::default(), frozen: Arc::default() };
-        let (state, frozen) = (relay.state.clone(), relay.frozen.clone());
+        let (state, frozen) = (Arc::<Mutex<State>>::default(), Arc::<AtomicBool>::default());
+        let requests = Arc::<AtomicU32>::default();
+        let relay = Relay {
+            address,
+            state: state.clone(),
+            frozen: frozen.clone(),
+            requests: requests.clone(),
+        };
         std::thread::spawn(move || {
             for near in listener.incoming() {
                 let near = near.unwrap();
@@ -40,10 +47,13 @@ impl Relay {
                 for (from, into) in [(&near, &far), (&far, &near)] {
                     let (mut from, mut into) =
                         (from.try_clone().unwrap(), into.try_clone().unwrap());
-                    let frozen = frozen.clone();
+                    let (frozen, requests) = (frozen.clone(), requests.clone());
                     std::thread::spawn(move || {
                         let mut buf = vec![0; 16 << 10];
                         while let Ok(len @ 1..) = from.read(&mut buf) {
+                            if buf.starts_with(b"POST ") {
+                                requests.fetch_add(1, Ordering::SeqCst);
+                            }
                             let is_lost = frozen.load(Ordering::SeqCst);
                             if !is_lost && into.write_all(&buf[..len]).is_err() {
                                 break;
@@ -74,6 +84,11 @@ impl Relay {
     /// Connections that were made.
     pub fn connections(&self) -> usize {
         self.state.lock().unwrap().streams.len() / 2
+    }
+
+    /// Requests of HTTP that were passed on.
+    pub fn requests(&self) -> u32 {
+        self.requests.load(Ordering::SeqCst)
     }
 
     /// Breaks all connections; others can be made.
