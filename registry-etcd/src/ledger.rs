@@ -49,6 +49,7 @@
 //!
 //! | | |
 //! |---|---|
+//! | a name | 57 bytes |
 //! | a value | 128 KiB, a key 1 KiB |
 //! | what one call writes | 100 keys, 512 KiB |
 //! | a reply | 128 KiB: a method that declares more is refused when the server is built |
@@ -80,12 +81,15 @@ use sha2::{Digest, Sha256};
 
 use crate::client::{Etcd, lock};
 use crate::error::EtcdError;
+use crate::leadership::Leadership;
 use crate::registry::Registry;
 use commit::Writer;
 use keys::{Kept, Keys};
 use staged::Staged;
 pub use transaction::{LimitExceeded, Transaction};
 
+/// Bytes of the longest name: with what the election's has in front of it, 64.
+const NAME_LEN_MAX: usize = 57;
 /// Bytes of the longest reply.
 const REPLY_LEN_MAX: u32 = 128 << 10;
 
@@ -128,16 +132,45 @@ impl EtcdLedger {
     /// Opens the ledger of this name, and waits for its turn while another server has it. It is made where there is none.
     ///
     /// # Errors
-    /// etcd refuses it, or what is there cannot be read.
+    /// etcd refuses it, what is there cannot be read, or the name is too long.
     pub async fn open(registry: &Registry, name: &str) -> Result<EtcdLedger, LedgerError> {
-        let etcd = registry.etcd().clone();
-        let keys =
-            Keys::new(registry.folder("ledgers", name).map_err(|e| failed("be opened", &e))?);
+        if name.len() > NAME_LEN_MAX {
+            let text = format!("the name of a ledger in etcd has {NAME_LEN_MAX} bytes at most");
+            return Err(LedgerError::new(text));
+        }
         let election = registry.election(&format!("ledger-{name}"));
         let election = election.map_err(|error| failed("be opened", &error))?;
         let leadership = election.campaign("a ledger").await;
         let leadership = leadership.map_err(|error| failed("be opened", &error))?;
         // From here on no other server's transaction takes effect.
+        EtcdLedger::read(registry, name, Some(leadership)).await
+    }
+
+    /// Plants a bug: opens the ledger without waiting for its turn, and commits although another server has it. A test that kills
+    /// servers must fail with it.
+    ///
+    /// # Errors
+    /// As [`open`](EtcdLedger::open)'s.
+    #[cfg(feature = "faults")]
+    pub async fn open_without_fence(
+        registry: &Registry,
+        name: &str,
+    ) -> Result<EtcdLedger, LedgerError> {
+        match EtcdLedger::read(registry, name, None).await {
+            // Another one may have made it meanwhile.
+            Err(_) => EtcdLedger::read(registry, name, None).await,
+            opened => opened,
+        }
+    }
+
+    async fn read(
+        registry: &Registry,
+        name: &str,
+        leadership: Option<Leadership>,
+    ) -> Result<EtcdLedger, LedgerError> {
+        let etcd = registry.etcd().clone();
+        let keys =
+            Keys::new(registry.folder("ledgers", name).map_err(|e| failed("be opened", &e))?);
         let kept = keys.read_all(&etcd).await?;
         let Kept { identity, sessions, calls, data } = kept;
         let mut random = [0; 16];

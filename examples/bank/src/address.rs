@@ -1,5 +1,5 @@
 //! `tcp:HOST:PORT`, `unix:PATH`, `pipe:COMMAND`: where a bank is. To clients also `tcp:IP:PORT,IP:PORT`: of several servers the one
-//! that has the ledger.
+//! that has the ledger; and `etcd:HOST:PORT,HOST:PORT/NAME`: the one that is registered there.
 
 use std::fmt;
 use std::io;
@@ -8,11 +8,21 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use oncewire::{Accept, BoxFuture, BoxStream, Connect, Subject};
 use oncewire::{ChildConnector, StdioAcceptor};
 use oncewire::{TcpAcceptor, TcpConnector};
 use oncewire::{UnixAcceptor, UnixConnector};
+
+#[cfg(feature = "etcd")]
+use crate::etcd_place::EtcdPlace;
+
+/// How long a client tries to reach its server at first.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same where the next server has to wait for the end of the turn before its own.
+#[cfg(feature = "etcd")]
+const TURN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where a bank is, or will be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +31,9 @@ pub(crate) enum Address {
     Tcp(String),
     /// Servers that take over from each other.
     AnyOf(Vec<SocketAddr>),
+    /// Where the server that has its turn is registered.
+    #[cfg(feature = "etcd")]
+    Etcd(EtcdPlace),
     /// A socket's path.
     Unix(PathBuf),
     /// A command for the shell, whose stdin and stdout are the connection. To a server, `-`: its own.
@@ -32,8 +45,10 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Address, String> {
         let (kind, rest) = text.split_once(':').unwrap_or((text, ""));
-        if !matches!(kind, "tcp" | "unix" | "pipe") {
-            return Err("an address is tcp:HOST:PORT, unix:PATH or pipe:COMMAND".to_owned());
+        if !matches!(kind, "tcp" | "unix" | "pipe" | "etcd") {
+            let text =
+                "an address is tcp:HOST:PORT, unix:PATH, pipe:COMMAND or etcd:HOST:PORT/NAME";
+            return Err(text.to_owned());
         }
         if rest.is_empty() {
             return Err(format!("there is nothing after {kind}:"));
@@ -49,6 +64,10 @@ impl FromStr for Address {
                 _ => return Err("tcp: wants HOST:PORT, the port a number".to_owned()),
             },
             "unix" => Address::Unix(rest.into()),
+            #[cfg(feature = "etcd")]
+            "etcd" => Address::Etcd(rest.parse()?),
+            #[cfg(not(feature = "etcd"))]
+            "etcd" => return Err(crate::cli::WITHOUT_ETCD.to_owned()),
             _ => Address::Pipe(rest.to_owned()),
         })
     }
@@ -62,6 +81,8 @@ impl fmt::Display for Address {
                 let all: Vec<String> = all.iter().map(SocketAddr::to_string).collect();
                 write!(f, "tcp:{}", all.join(","))
             }
+            #[cfg(feature = "etcd")]
+            Address::Etcd(place) => place.fmt(f),
             Address::Unix(path) => write!(f, "unix:{}", path.display()),
             Address::Pipe(command) => write!(f, "pipe:{command}"),
         }
@@ -79,11 +100,41 @@ impl Address {
         address
     }
 
+    /// Whether another server takes over from the one that clients reach.
+    pub(crate) fn has_stand_bys(&self) -> bool {
+        match self {
+            Address::AnyOf(_) => true,
+            #[cfg(feature = "etcd")]
+            Address::Etcd(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether there may be no server for a moment, so that a first dial that fails says nothing.
+    pub(crate) fn is_a_name(&self) -> bool {
+        match self {
+            #[cfg(feature = "etcd")]
+            Address::Etcd(_) => true,
+            _ => false,
+        }
+    }
+
+    /// How long a client tries to reach it at first.
+    pub(crate) fn connect_timeout(&self) -> Duration {
+        match self {
+            #[cfg(feature = "etcd")]
+            Address::Etcd(_) => TURN_TIMEOUT,
+            _ => CONNECT_TIMEOUT,
+        }
+    }
+
     /// Dials here.
-    pub(crate) fn connector(&self) -> Dial {
+    pub(crate) fn connector(&self) -> Result<Dial, String> {
         let connector: Box<dyn Connect> = match self {
             Address::Tcp(address) => Box::new(TcpConnector::new(address)),
             Address::AnyOf(all) => Box::new(TcpConnector::any_of(all.iter().copied())),
+            #[cfg(feature = "etcd")]
+            Address::Etcd(place) => Box::new(place.connector().map_err(|error| error.to_string())?),
             Address::Unix(path) => Box::new(UnixConnector::new(path)),
             Address::Pipe(command) => {
                 let mut shell = Command::new("/bin/sh");
@@ -92,7 +143,7 @@ impl Address {
                 Box::new(ChildConnector::new(shell))
             }
         };
-        Dial { connector, first: Mutex::new(None) }
+        Ok(Dial { connector, first: Mutex::new(None) })
     }
 
     /// Listens here.
@@ -102,6 +153,12 @@ impl Address {
             Address::Unix(path) => Box::new(UnixAcceptor::bind(path)?),
             Address::AnyOf(_) => {
                 let text = "a server takes one address";
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+            }
+            #[cfg(feature = "etcd")]
+            Address::Etcd(_) => {
+                let text =
+                    "a server listens at tcp:HOST:PORT; etcd: is where its clients look for it";
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
             }
             Address::Pipe(own) if own == "-" => Box::new(StdioAcceptor::new()?),

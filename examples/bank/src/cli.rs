@@ -6,6 +6,8 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand};
 
 use crate::address::Address;
+#[cfg(feature = "etcd")]
+use crate::etcd_place::EtcdPlace;
 use crate::fault;
 
 /// A bank that is called over connections that break.
@@ -68,10 +70,21 @@ pub(crate) enum Mutant {
     NoFence,
 }
 
+/// What the servers of a cluster have their ledger in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Store {
+    Postgres,
+    Etcd,
+}
+
 /// What is said where PostgreSQL is asked for and was not built in.
 #[cfg(not(feature = "postgres"))]
 pub(crate) const WITHOUT_POSTGRES: &str = "this bank was built without PostgreSQL: \
     cargo run --release -p oncewire-bank --features postgres -- …";
+/// The same of etcd.
+#[cfg(not(feature = "etcd"))]
+pub(crate) const WITHOUT_ETCD: &str = "this bank was built without etcd: \
+    cargo run --release -p oncewire-bank --features etcd -- …";
 
 /// Where a ledger is.
 #[derive(Clone, Debug)]
@@ -80,6 +93,8 @@ pub(crate) enum Place {
     /// A connection string.
     #[cfg(feature = "postgres")]
     Postgres(String),
+    #[cfg(feature = "etcd")]
+    Etcd(EtcdPlace),
 }
 
 impl FromStr for Place {
@@ -90,6 +105,7 @@ impl FromStr for Place {
         match text.strip_prefix("postgres:") {
             _ if is_url => Place::of_postgres(text),
             Some(connection) => Place::of_postgres(connection),
+            None if text.starts_with("etcd:") => Place::of_etcd(&text["etcd:".len()..]),
             None => Ok(Place::File(text.into())),
         }
     }
@@ -105,14 +121,25 @@ impl Place {
     fn of_postgres(_: &str) -> Result<Place, String> {
         Err(WITHOUT_POSTGRES.to_owned())
     }
+
+    #[cfg(feature = "etcd")]
+    fn of_etcd(place: &str) -> Result<Place, String> {
+        place.parse().map(Place::Etcd)
+    }
+
+    #[cfg(not(feature = "etcd"))]
+    fn of_etcd(_: &str) -> Result<Place, String> {
+        Err(WITHOUT_ETCD.to_owned())
+    }
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct LedgerArgs {
     /// Keeps sessions, calls and accounts in this file, so that they survive a crash; or in the database of
     /// postgres:'host=… dbname=…' (built with the feature `postgres`): then money moves in its transactions, and of several servers
-    /// one serves while the others wait for their turn.
-    #[arg(long, value_name = "FILE|postgres:CONNECTION")]
+    /// one serves while the others wait for their turn; or in that of etcd:HOST:PORT,HOST:PORT/NAME (feature `etcd`), in turns too,
+    /// and registered there by that name, "bank" unless it is given, so that clients of etcd:HOST:PORT/NAME find the one that serves.
+    #[arg(long, value_name = "FILE|postgres:CONNECTION|etcd:HOST:PORT/NAME")]
     pub(crate) ledger: Option<Place>,
     /// With PostgreSQL: ends the connection of the server whose turn it is, which hangs or is cut off.
     #[arg(long, requires = "ledger")]
@@ -120,6 +147,9 @@ pub(crate) struct LedgerArgs {
     /// With PostgreSQL: serves at the same time as others that are started so, instead of in turns.
     #[arg(long, requires = "ledger", conflicts_with_all = ["take_over", "mutant"])]
     pub(crate) shared: bool,
+    /// With etcd: how long a server keeps its turn when it has died or etcd does not answer, in seconds. 5 unless this says otherwise.
+    #[arg(long, value_name = "SECONDS", requires = "ledger", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) lease: Option<u64>,
     /// Money moves in the ledger's own transactions: exactly once, whenever the crash comes.
     #[arg(long, requires = "ledger")]
     pub(crate) transactional: bool,
@@ -136,11 +166,12 @@ pub(crate) struct CrashTestArgs {
     /// Money moves in the ledger's own transactions, instead of in handlers whose calls it records.
     #[arg(long)]
     pub(crate) transactional: bool,
-    /// Three servers on one ledger in PostgreSQL, a primary with a synchronous stand-by, all of which it starts: kills and pauses
-    /// servers, kills clients, and kills the primary. Says how long no server answered. Built with the feature `postgres`.
-    #[arg(long)]
-    pub(crate) cluster: bool,
-    /// The servers of the cluster serve at once, instead of in turns.
+    /// Three servers on one ledger, and what that is in, all of which it starts: a primary of PostgreSQL with a synchronous stand-by, or
+    /// three members of etcd, where clients find the servers by name. Kills and pauses servers, kills clients, kills the primary, or
+    /// kills and pauses members. Says how long no server answered. Built with the feature of the same name.
+    #[arg(long, value_name = "STORE", num_args = 0..=1, default_missing_value = "postgres")]
+    pub(crate) cluster: Option<Store>,
+    /// The servers of the cluster serve at once, instead of in turns: on PostgreSQL.
     #[arg(long, requires = "cluster", conflicts_with = "mutant")]
     pub(crate) shared: bool,
     /// Clients keep their calls on disk too: those that were killed are started again, and learn what became of each.
@@ -157,7 +188,7 @@ pub(crate) struct CrashTestArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ClientArgs {
     /// tcp:HOST:PORT, unix:PATH, or pipe:COMMAND, a command for the shell; tcp:IP:PORT,IP:PORT for servers that take over from each
-    /// other.
+    /// other; etcd:HOST:PORT,HOST:PORT/NAME for those that are registered there.
     pub(crate) address: Address,
     /// Calls to make, in all.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(0..=10_000_000))]

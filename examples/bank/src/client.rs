@@ -18,8 +18,6 @@ use crate::report::{Report, tell_findings};
 use crate::service::{AccountId, BankClient, Change, Note, Open, SERVICE};
 use crate::settle::{Manner, Settled, settle};
 
-/// How long a client tries to reach its server at first.
-pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the bank is given to tell what it has in its books, each time it is asked.
 pub(crate) const AUDIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same for a bank that seems to be gone.
@@ -118,8 +116,11 @@ pub(crate) fn options() -> ClientOptions {
 
 /// A client whose session is open.
 pub(crate) async fn connect(address: &Address) -> Result<Client, String> {
-    let connector = address.connector();
-    match within(CONNECT_TIMEOUT, connector.dial_first()).await {
+    if address.is_a_name() {
+        return connect_again(address).await;
+    }
+    let connector = address.connector()?;
+    match within(address.connect_timeout(), connector.dial_first()).await {
         Some(Ok(())) => {}
         Some(Err(error)) => return Err(format!("cannot connect: {error}")),
         None => return Err(format!("cannot connect: no bank answers at {address}")),
@@ -129,12 +130,12 @@ pub(crate) async fn connect(address: &Address) -> Result<Client, String> {
 
 /// The same, of a server that was there before and may be down for a moment.
 pub(crate) async fn connect_again(address: &Address) -> Result<Client, String> {
-    opened(address.connector(), address).await
+    opened(address.connector()?, address).await
 }
 
 async fn opened(connector: Dial, address: &Address) -> Result<Client, String> {
     let client = Client::new(connector, options());
-    match within(CONNECT_TIMEOUT, client.connected()).await {
+    match within(address.connect_timeout(), client.connected()).await {
         Some(true) => Ok(client),
         Some(false) | None => {
             let status = client.status();

@@ -200,13 +200,13 @@ impl Clients {
     }
 
     /// The bank.
-    #[cfg(feature = "postgres")]
+    #[cfg(any(feature = "postgres", feature = "etcd"))]
     pub(crate) fn address(&self) -> &Address {
         &self.plan.address
     }
 
     /// A fault that no client has seen.
-    #[cfg(feature = "postgres")]
+    #[cfg(any(feature = "postgres", feature = "etcd"))]
     pub(crate) fn add_fault(&mut self, why: String) {
         self.findings.faults.push(why);
     }

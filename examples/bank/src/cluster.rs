@@ -1,9 +1,21 @@
-//! Three servers on one ledger in PostgreSQL, which has a synchronous stand-by, one of them at a time or all at once: kills and
-//! pauses servers, kills clients, kills the primary and promotes the stand-by while money moves, and holds every balance and every
-//! outcome against the bank's books.
+//! Three servers on one ledger, in PostgreSQL with a synchronous stand-by, or in etcd with three members: kills and pauses servers, kills
+//! clients, and kills and pauses what the ledger is in while money moves; and holds every balance and every outcome against the
+//! bank's books.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `cluster.rs` | the test, and what is done to servers |
+//! | `cluster/blow.rs` | what can be done, and how often it is |
+//! | `cluster/store.rs`, `databases.rs`, `quorum.rs` | what the ledger is in, and what is done to that |
+//! | `cluster/probe.rs` | a client that finds out how long no server answers |
 
+mod blow;
+#[cfg(feature = "postgres")]
 mod databases;
 mod probe;
+#[cfg(feature = "etcd")]
+mod quorum;
+mod store;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,43 +25,33 @@ use rustix::process::Signal;
 
 use crate::address::Address;
 use crate::chance::{Rng, pause, within};
-use crate::cli::{CrashTestArgs, Mutant};
+use crate::cli::{self, CrashTestArgs, Mutant};
 use crate::client::connect;
 use crate::clients::{Clients, GIVE_UP_AFTER, Plan};
 use crate::instance::Instance;
-use databases::Databases;
+use blow::Blow;
 use probe::Probe;
+use store::Store;
 
 /// Servers.
 const SERVERS: usize = 3;
 /// Longest time between two kills, in milliseconds.
 const LIFE_MS: u64 = 300;
-/// Longest time that a server is paused, in milliseconds.
+/// Longest time that something is paused, or down when it need not be, in milliseconds.
 const PAUSE_MS: u64 = 1500;
 /// How often it is looked whether a condition holds.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
-
-/// What is done to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Blow {
-    /// A server that serves is killed.
-    Kill,
-    /// One that serves is paused, and continues when another one has taken over.
-    Pause,
-    /// One that waits for its turn is killed.
-    KillWaiting,
-    KillClient,
-    /// The primary is killed, and started again.
-    Restart,
-    /// The primary is killed, its stand-by is promoted and gets a stand-by of its own.
-    FailOver,
-}
+/// Of a hundred blows on etcd, those after which money has to move before the next one.
+#[cfg(feature = "etcd")]
+const ALONE_PERCENT: u64 = 70;
+/// What a test takes for each kill, at most.
+const KILL_TAKES: Duration = Duration::from_secs(10);
 
 /// Why a test ends early.
 enum Trouble {
     /// It could not be tried.
     Untried(String),
-    /// There is a database, and no server serves: what they say.
+    /// There is what the ledger is in, and no server serves: what they say.
     NoneServes(String),
 }
 
@@ -59,39 +61,17 @@ impl From<String> for Trouble {
     }
 }
 
-impl Blow {
-    fn draw(rng: &mut Rng, shared: bool) -> Blow {
-        match rng.below(100) {
-            0..45 => Blow::Kill,
-            45..65 => Blow::Pause,
-            // Where all serve, none waits.
-            65..75 if shared => Blow::Kill,
-            65..75 => Blow::KillWaiting,
-            75..88 => Blow::KillClient,
-            88..94 => Blow::Restart,
-            _ => Blow::FailOver,
-        }
-    }
-
-    fn describe(self) -> &'static str {
-        match self {
-            Blow::Kill => "a serving server killed",
-            Blow::Pause => "a serving server paused",
-            Blow::KillWaiting => "a waiting server killed",
-            Blow::KillClient => "a client killed",
-            Blow::Restart => "the primary killed and started again",
-            Blow::FailOver => "the primary killed, its stand-by promoted",
-        }
-    }
-}
-
 /// Runs the test; whether the books agree with every outcome that clients saw.
 ///
 /// # Errors
 /// Why it could not be tried.
-pub(crate) async fn run(args: &CrashTestArgs, seed: u64) -> Result<bool, String> {
-    let test = async { Test::start(args, seed).await?.run(args.kills).await };
-    let limit = GIVE_UP_AFTER + Duration::from_secs(5) * args.kills as u32;
+pub(crate) async fn run(
+    args: &CrashTestArgs,
+    store: cli::Store,
+    seed: u64,
+) -> Result<bool, String> {
+    let test = async { Test::start(args, store, seed).await?.run(args.kills).await };
+    let limit = GIVE_UP_AFTER + KILL_TAKES * args.kills as u32;
     let agree = within(limit, test).await.unwrap_or_else(|| {
         output::show!("WRONG: something hangs (seed {seed})");
         Ok(false)
@@ -104,7 +84,7 @@ struct Test {
     clients: Clients,
     probe: Probe,
     servers: Vec<Instance>,
-    databases: Databases,
+    store: Store,
     /// Of every server.
     arguments: Vec<String>,
     /// All serve at once.
@@ -114,10 +94,9 @@ struct Test {
 }
 
 impl Test {
-    async fn start(args: &CrashTestArgs, seed: u64) -> Result<Test, String> {
-        let databases = Databases::start()?;
-        let mut arguments =
-            vec!["--ledger".to_owned(), format!("postgres:{}", databases.connection())];
+    async fn start(args: &CrashTestArgs, store: cli::Store, seed: u64) -> Result<Test, String> {
+        let store = Store::start(store)?;
+        let mut arguments = store.arguments();
         arguments.extend(args.shared.then(|| "--shared".to_owned()));
         if args.mutant == Some(Mutant::NoFence) {
             arguments.push("--mutant=no-fence".to_owned());
@@ -130,23 +109,22 @@ impl Test {
         let all = |of: &[Instance]| of.iter().all(Instance::serves);
         let enough = |of: &[Instance]| of.iter().any(Instance::serves) && (!args.shared || all(of));
         until("no server serves", || enough(&servers)).await?;
-        let address = Address::AnyOf(addresses);
+        let address = store.address(addresses);
         let probe = Probe::start(&address).await?;
         let plan = Plan { address, durable: args.durable, is_exact: true, seed };
         let clients = Clients::start(plan).await?;
         let (rng, blows) = (Rng::new(seed, 0), BTreeMap::new());
         let shared = args.shared;
-        Ok(Test { clients, probe, servers, databases, arguments, shared, rng, blows })
+        Ok(Test { clients, probe, servers, store, arguments, shared, rng, blows })
     }
 
     async fn run(mut self, kills: u64) -> Result<bool, String> {
         for _ in 0..kills {
             pause(Duration::from_millis(self.rng.below(LIFE_MS))).await;
             keep_running(&mut self.servers, &self.arguments)?;
-            let blow = Blow::draw(&mut self.rng, self.shared);
+            let blow = self.store.draw(&mut self.rng, self.shared);
             *self.blows.entry(blow).or_default() += 1;
-            self.probe.note(blow);
-            match self.strike(blow).await {
+            match self.strike_and_look(blow).await {
                 Ok(()) => {}
                 Err(Trouble::Untried(why)) => return Err(format!("{}: {why}", blow.describe())),
                 Err(Trouble::NoneServes(why)) => {
@@ -180,54 +158,94 @@ impl Test {
         }
         let count = |of: &[Blow]| of.iter().filter_map(|blow| self.blows.get(blow)).sum::<u64>();
         let killed = count(&[Blow::Kill, Blow::KillWaiting]);
-        let (paused, primaries) = (count(&[Blow::Pause]), count(&[Blow::Restart, Blow::FailOver]));
-        let servers = format!(
-            "killed servers {killed} times, paused them {paused} times, killed the primary {primaries} times,"
-        );
+        let paused = count(&[Blow::Pause, Blow::PauseShortly]);
+        let what = self.store.describe(count);
+        let servers = format!("killed servers {killed} times, paused them {paused} times, {what},");
         Ok(self.clients.tell(&servers))
+    }
+
+    /// On etcd most blows come alone, so that the time without an answer is theirs; the others fall while the one before is felt.
+    async fn strike_and_look(&mut self, blow: Blow) -> Result<(), Trouble> {
+        self.strike(blow).await?;
+        #[cfg(feature = "etcd")]
+        if matches!(self.store, Store::Etcd(_)) && self.rng.percent(ALONE_PERCENT) {
+            self.until_answered().await?;
+        }
+        Ok(())
     }
 
     async fn strike(&mut self, blow: Blow) -> Result<(), Trouble> {
         match blow {
-            Blow::KillClient => Ok(self.clients.kill_one(&mut self.rng).await?),
+            Blow::KillClient => {
+                self.probe.note(blow);
+                Ok(self.clients.kill_one(&mut self.rng).await?)
+            }
             Blow::Kill => {
                 let serving = self.serving().await?;
                 self.servers[serving].kill().await?;
+                self.probe.note(blow);
                 self.until_served().await?;
                 Ok(self.servers[serving].start_again(&self.arguments)?)
             }
             Blow::KillWaiting => {
                 let waiting = self.waiting().await?;
                 self.servers[waiting].kill().await?;
+                self.probe.note(blow);
                 Ok(self.servers[waiting].start_again(&self.arguments)?)
             }
             Blow::Pause => self.pause().await,
-            Blow::Restart => {
-                self.none_serves();
-                self.databases.restart()?;
-                self.until_served().await
+            Blow::PauseShortly => {
+                let serving = self.serving().await?;
+                self.servers[serving].signal(Signal::STOP)?;
+                self.probe.note(blow);
+                pause(Duration::from_millis(self.rng.below(PAUSE_MS))).await;
+                Ok(self.servers[serving].signal(Signal::CONT)?)
             }
-            Blow::FailOver => {
-                self.none_serves();
-                self.databases.fail_over()?;
+            other => self.strike_store(other).await,
+        }
+    }
+
+    /// What the ledger is in is struck. Each time the servers have to answer before it is whole again, where it can be used.
+    async fn strike_store(&mut self, blow: Blow) -> Result<(), Trouble> {
+        match &mut self.store {
+            #[cfg(feature = "postgres")]
+            Store::Postgres(databases) => {
+                self.servers.iter().for_each(Instance::serves_no_more);
+                self.probe.note(blow);
+                databases.strike(blow)?;
                 self.until_served().await?;
-                Ok(self.databases.renew_stand_by()?)
+                Ok(self.store.mend().await?)
+            }
+            #[cfg(feature = "etcd")]
+            Store::Etcd(quorum) => {
+                let pause_for = Duration::from_millis(self.rng.below(PAUSE_MS));
+                quorum.strike(blow, &mut self.rng).await?;
+                self.probe.note(blow);
+                if quorum.takes_writes() {
+                    self.until_answered().await?;
+                }
+                pause(pause_for).await;
+                self.store.mend().await?;
+                self.until_answered().await
             }
         }
     }
 
-    /// A server hangs. One that waits takes over, as an operator would have it; where all serve, they see to that by
-    /// themselves. Then the first continues where it was, and must not get through with anything.
+    /// A server hangs. One that waits takes over, as an operator would have it, or when its lease has ended; where all serve, they see
+    /// to that by themselves. Then the first continues where it was, and must not get through with anything.
     async fn pause(&mut self) -> Result<(), Trouble> {
         let serving = self.serving().await?;
         let waiting = if self.shared { None } else { Some(self.waiting().await?) };
         self.servers[serving].signal(Signal::STOP)?;
+        self.probe.note(Blow::Pause);
         if let Some(waiting) = waiting {
             self.servers[serving].serves_no_more();
-            self.servers[waiting].kill().await?;
-            let mut arguments = self.arguments.clone();
-            arguments.push("--take-over".to_owned());
-            self.servers[waiting].start_again(&arguments)?;
+            if let Some(take_over) = self.store.take_over() {
+                self.servers[waiting].kill().await?;
+                let mut arguments = self.arguments.clone();
+                arguments.push(take_over.to_owned());
+                self.servers[waiting].start_again(&arguments)?;
+            }
         }
         let served = self.until_served().await;
         pause(Duration::from_millis(self.rng.below(PAUSE_MS))).await;
@@ -235,12 +253,24 @@ impl Test {
         served
     }
 
+    /// Waits until money has moved since now.
+    #[cfg(feature = "etcd")]
+    async fn until_answered(&self) -> Result<(), Trouble> {
+        let answers = self.probe.answers();
+        // The first may have been on its way.
+        let answered = until("", || self.probe.answers() >= answers + 2).await;
+        answered.map_err(|_| self.none_serves())
+    }
+
+    /// What the servers say, none of which answers.
+    fn none_serves(&self) -> Trouble {
+        let errors: Vec<_> = self.servers.iter().map(Instance::error).collect();
+        Trouble::NoneServes(errors.join("; "))
+    }
+
     async fn until_served(&self) -> Result<(), Trouble> {
         let served = until("", || self.servers.iter().any(Instance::serves)).await;
-        served.map_err(|_| {
-            let errors: Vec<_> = self.servers.iter().map(Instance::error).collect();
-            Trouble::NoneServes(errors.join("; "))
-        })
+        served.map_err(|_| self.none_serves())
     }
 
     /// A server that serves.
@@ -258,11 +288,6 @@ impl Test {
         let serving = self.serving().await?;
         let others: Vec<_> = (0..SERVERS).filter(|at| *at != serving).collect();
         Ok(others[self.rng.below(others.len() as u64) as usize])
-    }
-
-    /// What they say of their turn from now on counts.
-    fn none_serves(&self) {
-        self.servers.iter().for_each(Instance::serves_no_more);
     }
 }
 

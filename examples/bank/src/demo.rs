@@ -221,7 +221,7 @@ impl Part<'_> {
                 Address::Pipe(format!("'{}' relay '{entrance}'", program()?.display()))
             }
         };
-        let injector = Injector::start(acceptor, &server.address, self.demo.seed, FRAMES_MAX);
+        let injector = Injector::start(acceptor, &server.address, self.demo.seed, FRAMES_MAX)?;
         let auditor = client::connect(&server.address).await?;
         Ok(Arena { server, injector, address, auditor })
     }

@@ -21,6 +21,7 @@ use crate::service::{
     AUDIT_PAGE_LEN_MAX, AccountId, AuditPage, BankError, Change, Executions, LEASE, Note, Open,
     Operation, SERVICE, Stats, recorded_server,
 };
+use crate::transactional::{self, Tables};
 
 const ACCOUNTS: TableDefinition<'_, AccountId, u64> = TableDefinition::new("accounts");
 /// How often each operation was executed, and applied.
@@ -95,7 +96,7 @@ impl TransactionalBank for Reader {
         _: &Context,
         arguments: Open,
     ) -> Result<AccountId, Rollback> {
-        open(tx, &arguments)
+        transactional::open(tx, &arguments)
     }
 
     fn deduct(
@@ -104,7 +105,7 @@ impl TransactionalBank for Reader {
         _: &Context,
         arguments: Change,
     ) -> Result<Result<u64, BankError>, Rollback> {
-        change(transaction, &arguments, u64::checked_sub)
+        transactional::deduct(transaction, &arguments)
     }
 
     fn deposit(
@@ -113,7 +114,7 @@ impl TransactionalBank for Reader {
         _: &Context,
         arguments: Change,
     ) -> Result<Result<u64, BankError>, Rollback> {
-        change(transaction, &arguments, u64::checked_add)
+        transactional::deposit(transaction, &arguments)
     }
 
     async fn balance(&self, _: Context, account: AccountId) -> Result<u64, BankError> {
@@ -121,8 +122,7 @@ impl TransactionalBank for Reader {
     }
 
     fn note(&self, tx: &mut Transaction, _: &Context, note: Note) -> Result<(), Rollback> {
-        let known = tx.open_table(ACCOUNTS)?.get(note.account)?.is_some();
-        log(tx, note.operation, known)
+        transactional::note(tx, &note)
     }
 
     fn audit(
@@ -131,7 +131,7 @@ impl TransactionalBank for Reader {
         _: &Context,
         page: AuditPage,
     ) -> Result<Vec<Executions>, Rollback> {
-        audit(transaction, &page)
+        transaction.audit(&page)
     }
 
     async fn stats(&self, _: Context) -> Stats {
@@ -155,52 +155,41 @@ fn transactional_server(ledger: RedbLedger) -> Result<Server, String> {
     Ok(server)
 }
 
-fn log(transaction: &Transaction, operation: Operation, applied: bool) -> Result<(), Rollback> {
-    let mut log = transaction.open_table(LOG)?;
-    let key = (operation.client, operation.number);
-    let (executed, before) = log.get(key)?.map_or((0, 0), |entry| entry.value());
-    log.insert(key, (executed + 1, before + u32::from(applied)))?;
-    Ok(())
-}
-
-fn open(transaction: &Transaction, open: &Open) -> Result<AccountId, Rollback> {
-    let mut accounts = transaction.open_table(ACCOUNTS)?;
-    let id = accounts.len()? + 1;
-    accounts.insert(id, open.opening)?;
-    log(transaction, open.operation, true)?;
-    Ok(id)
-}
-
-fn change(
-    transaction: &Transaction,
-    change: &Change,
-    new_balance: impl FnOnce(u64, u64) -> Option<u64>,
-) -> Result<Result<u64, BankError>, Rollback> {
-    let mut accounts = transaction.open_table(ACCOUNTS)?;
-    let before = accounts.get(change.account)?.map(|balance| balance.value());
-    let result = match before {
-        None => Err(BankError::NoSuchAccount),
-        Some(balance) => {
-            new_balance(balance, change.amount).ok_or(BankError::Insufficient { balance })
-        }
-    };
-    if let Ok(balance) = result {
-        accounts.insert(change.account, balance)?;
+impl Tables for Transaction {
+    fn insert_account(&mut self, balance: u64) -> Result<AccountId, Rollback> {
+        let mut accounts = self.open_table(ACCOUNTS)?;
+        let id = accounts.len()? + 1;
+        accounts.insert(id, balance)?;
+        Ok(id)
     }
-    // Declined is an answer, not a rollback: it is logged and recorded like any other.
-    log(transaction, change.operation, result.is_ok())?;
-    Ok(result)
-}
 
-fn audit(transaction: &Transaction, page: &AuditPage) -> Result<Vec<Executions>, Rollback> {
-    let log = transaction.open_table(LOG)?;
-    let numbers = (page.first..).take(page.count.min(AUDIT_PAGE_LEN_MAX) as usize);
-    let entries = numbers.map(|number| {
-        let entry = log.get((page.client, number))?;
-        let (executed, applied) = entry.map_or((0, 0), |entry| entry.value());
-        Ok(Executions { executed, applied })
-    });
-    entries.collect()
+    fn balance(&self, account: AccountId) -> Result<Option<u64>, Rollback> {
+        Ok(self.open_table(ACCOUNTS)?.get(account)?.map(|balance| balance.value()))
+    }
+
+    fn set_balance(&mut self, account: AccountId, balance: u64) -> Result<(), Rollback> {
+        self.open_table(ACCOUNTS)?.insert(account, balance)?;
+        Ok(())
+    }
+
+    fn log(&mut self, operation: Operation, applied: bool) -> Result<(), Rollback> {
+        let mut log = self.open_table(LOG)?;
+        let key = (operation.client, operation.number);
+        let (executed, before) = log.get(key)?.map_or((0, 0), |entry| entry.value());
+        log.insert(key, (executed + 1, before + u32::from(applied)))?;
+        Ok(())
+    }
+
+    fn audit(&self, page: &AuditPage) -> Result<Vec<Executions>, Rollback> {
+        let log = self.open_table(LOG)?;
+        let numbers = (page.first..).take(page.count.min(AUDIT_PAGE_LEN_MAX) as usize);
+        let entries = numbers.map(|number| {
+            let entry = log.get((page.client, number))?;
+            let (executed, applied) = entry.map_or((0, 0), |entry| entry.value());
+            Ok(Executions { executed, applied })
+        });
+        entries.collect()
+    }
 }
 
 fn balance(snapshot: &Snapshot, account: AccountId) -> Result<u64, BankError> {

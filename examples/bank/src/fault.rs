@@ -71,9 +71,9 @@ impl Injector {
         target: &Address,
         seed: u64,
         frames_max: u64,
-    ) -> Injector {
+    ) -> Result<Injector, String> {
         let counts = Arc::new(Counts::default());
-        let (counted, target) = (counts.clone(), Arc::new(target.connector()));
+        let (counted, target) = (counts.clone(), Arc::new(target.connector()?));
         let accepting = smol::spawn(async move {
             // A listener that fails once may do better the next time; the clients will tell.
             loop {
@@ -86,7 +86,7 @@ impl Injector {
                 smol::spawn(treat(client, target.clone(), plans, counted.clone())).detach();
             }
         });
-        Injector { counts, accepting }
+        Ok(Injector { counts, accepting })
     }
 
     /// Closes its listener; when this is complete a unix socket's file is gone.
@@ -111,7 +111,7 @@ pub(crate) async fn run(
     // A reader that has gone is not the injector's concern.
     let ready = format!("listening on {}, seed {seed}", acceptor.address());
     let _ = writeln!(std::io::stdout(), "{ready}");
-    let injector = Injector::start(acceptor, server, seed, frames_max);
+    let injector = Injector::start(acceptor, server, seed, frames_max)?;
     signals.next().await;
     let counts = injector.counts.clone();
     injector.stop().await;

@@ -11,7 +11,9 @@
 //! | `check.rs`, `book.rs`, `journal.rs` | what outcomes imply, and how it is kept |
 //! | `durable.rs`, `books_file.rs` | the same bank with a ledger |
 //! | `crash.rs`, `clients.rs` | kills it and its clients while money moves |
-//! | `sql.rs`, `cluster.rs`, `cluster`, `instance.rs` | the same bank in PostgreSQL, and what kills its servers and its databases |
+//! | `transactional.rs`, `turn.rs` | what its methods do in any ledger's transactions; a server that has the ledger for a while |
+//! | `sql.rs`, `etcd.rs`, `etcd_place.rs` | the same bank in PostgreSQL and in etcd |
+//! | `cluster.rs`, `cluster`, `instance.rs` | several servers on such a ledger, and what kills them and what the ledger is in |
 //! | `persistent.rs` | a client whose calls outlive it |
 //! | `naive.rs` | the same calls with plain retries |
 //! | `fault.rs` | cuts, swallows and delays between the two |
@@ -27,7 +29,7 @@ mod check;
 mod cli;
 mod client;
 mod clients;
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "postgres", feature = "etcd"))]
 mod cluster;
 mod crash;
 #[cfg(feature = "postgres")]
@@ -35,10 +37,18 @@ mod crash;
 mod database;
 mod demo;
 mod durable;
+#[cfg(feature = "etcd")]
+mod etcd;
+#[cfg(feature = "etcd")]
+mod etcd_place;
 mod fault;
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "postgres", feature = "etcd"))]
 mod instance;
 mod journal;
+#[cfg(feature = "etcd")]
+#[allow(dead_code, reason = "tests of the ledger in etcd use the rest")]
+#[path = "../../../registry-etcd/tests/util/members.rs"]
+mod members;
 mod naive;
 mod persistent;
 mod process;
@@ -50,6 +60,8 @@ mod settle;
 #[cfg(feature = "postgres")]
 mod sql;
 mod table;
+mod transactional;
+mod turn;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -57,7 +69,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use cli::{Cli, ClientArgs, Command, CrashTestArgs, Mutant};
+use cli::{Cli, ClientArgs, Command, CrashTestArgs, Mutant, Store};
 use client::Load;
 use demo::Demo;
 use report::Report;
@@ -106,17 +118,22 @@ fn run(cli: Cli) -> ExitCode {
 
 async fn crash_test(args: &CrashTestArgs, seed: u64) -> Result<bool, String> {
     match (args.cluster, args.mutant) {
-        (true, Some(Mutant::HastyLedger)) => {
+        (Some(_), Some(Mutant::HastyLedger)) => {
             Err("hasty-ledger is no mutant of a cluster".to_owned())
         }
-        (false, Some(Mutant::NoFence)) => {
+        (None, Some(Mutant::NoFence)) => {
             Err("no-fence is a mutant of a cluster: --cluster".to_owned())
         }
-        (false, _) => crash::run(args, seed).await,
-        #[cfg(feature = "postgres")]
-        (true, _) => cluster::run(args, seed).await,
+        (Some(Store::Etcd), _) if args.shared => {
+            Err("a ledger in etcd has one server at a time: --shared is PostgreSQL's".to_owned())
+        }
+        (None, _) => crash::run(args, seed).await,
         #[cfg(not(feature = "postgres"))]
-        (true, _) => Err(cli::WITHOUT_POSTGRES.to_owned()),
+        (Some(Store::Postgres), _) => Err(cli::WITHOUT_POSTGRES.to_owned()),
+        #[cfg(not(feature = "etcd"))]
+        (Some(Store::Etcd), _) => Err(cli::WITHOUT_ETCD.to_owned()),
+        #[cfg(any(feature = "postgres", feature = "etcd"))]
+        (Some(store), _) => cluster::run(args, store, seed).await,
     }
 }
 

@@ -18,9 +18,7 @@ use crate::audit::ask;
 use crate::book::Book;
 use crate::chance::{Rng, within};
 use crate::check::{Doubt, Findings, Kind, Verdict, check, unchecked};
-use crate::client::{
-    AUDIT_TIMEOUT, CONNECT_TIMEOUT, Load, POOR_OPENING, RICH_OPENING, connect_again, options,
-};
+use crate::client::{AUDIT_TIMEOUT, Load, POOR_OPENING, RICH_OPENING, connect_again, options};
 use crate::journal::{self, Journal};
 use crate::report::{FAULTS_MAX, Report, tell_findings};
 use crate::service::{
@@ -37,7 +35,7 @@ const CANCEL_PERCENT: u64 = 5;
 pub(crate) async fn run(load: &Load) -> Result<Report, String> {
     let path = load.journal.as_ref().ok_or("a durable client wants --journal FILE")?;
     let (client, left) = open(load, path)?;
-    let connected = within(CONNECT_TIMEOUT, client.connected()).await;
+    let connected = within(load.address.connect_timeout(), client.connected()).await;
     if connected != Some(true) {
         return Err(format!("no bank at {}: {:?}", load.address, client.status().last_error));
     }
@@ -71,7 +69,7 @@ fn open(load: &Load, path: &Path) -> Result<(DurableClient, Vec<RecoveredCall>),
     let journal = RedbJournal::open(PathBuf::from(calls)).map_err(|error| error.to_string())?;
     let mut options = options();
     options.timeout = load.call_timeout;
-    DurableClient::open(load.address.connector(), options, journal)
+    DurableClient::open(load.address.connector()?, options, journal)
         .map_err(|error| error.to_string())
 }
 

@@ -5,7 +5,6 @@ use std::time::Duration;
 use oncewire::protocol::{NotExecuted, Unknown};
 use oncewire::{Call, Outcome};
 
-use crate::address::Address;
 use crate::chance::{Rng, within};
 use crate::client::Load;
 
@@ -51,7 +50,7 @@ pub(crate) struct Manner {
 impl Manner {
     /// Most are patient; some give up at a break, some after a few milliseconds: these end as `Unknown` now and then.
     pub(crate) fn draw(rng: &mut Rng, load: &Load) -> Manner {
-        let has_stand_bys = matches!(load.address, Address::AnyOf(_));
+        let has_stand_bys = load.address.has_stand_bys();
         let timeout = load.call_timeout;
         let patient = Manner { patient: true, timeout, fail_fast: false, has_stand_bys };
         let short = Duration::from_millis(1 + rng.below(8));

@@ -1,7 +1,6 @@
 //! The bank in PostgreSQL: accounts, the log of executions and the records of calls in one database, changed in one
 //! transaction. Whichever server's turn it is, it finds all of it there.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use oncewire::ledger::{LedgerError, Rollback};
@@ -15,6 +14,7 @@ use crate::service::{
     AUDIT_PAGE_LEN_MAX, AccountId, AuditPage, BankError, Change, Executions, LEASE, Note, Open,
     SERVICE, Stats,
 };
+use crate::turn::{This, Turn, server_of};
 
 const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS accounts (id bigserial PRIMARY KEY, balance bigint NOT NULL);
@@ -36,22 +36,6 @@ pub(crate) enum How {
     Shared,
     /// In turns that are not waited for: a bug.
     WithoutFence,
-}
-
-/// A bank whose turn it is.
-pub(crate) struct Turn {
-    pub(crate) server: Server,
-    this: This,
-}
-
-/// The server for its own methods.
-type This = Arc<Mutex<Option<Server>>>;
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        // Its handlers know the server, and the server has its handlers.
-        self.this.lock().unwrap_or_else(PoisonError::into_inner).take();
-    }
 }
 
 /// Waits for the turn of this server and makes its bank; blocks the thread.
@@ -97,14 +81,12 @@ fn build(ledger: PostgresLedger) -> Result<Turn, oncewire::BuildError> {
             balance(&balances, &context, account)
         })
         .blocking(&Methods::STATS, move |context, ()| {
-            let server = server.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            read_stats(&stats, &context, server.as_ref())
+            read_stats(&stats, &context, server_of(&server).as_ref())
         })
         .signatures()
         .status()
         .build()?;
-    *this.lock().unwrap_or_else(PoisonError::into_inner) = Some(server.clone());
-    Ok(Turn { server, this })
+    Ok(Turn::new(server, this))
 }
 
 /// Amounts and numbers of accounts are small; what names a client is 64 bits of chance.

@@ -1,59 +1,12 @@
 //! The bank as a newcomer runs it: the built program, over every transport.
 #![allow(missing_docs)]
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Output, Stdio};
+mod util;
 
-use rustix::process::{Pid, Signal, kill_process};
+use std::process::Stdio;
+
 use serde_json::Value;
-
-/// The program under test.
-const BANK: &str = env!("CARGO_BIN_EXE_bank");
-
-fn bank(arguments: &[&str]) -> Command {
-    // A hang is a failure, not a wait for ever.
-    let mut command = Command::new("timeout");
-    command.arg("--kill-after=5").arg("100").arg(BANK).args(arguments).stdin(Stdio::null());
-    command
-}
-
-fn run(arguments: &[&str]) -> Output {
-    bank(arguments).output().unwrap()
-}
-
-/// A process that says where it listens; killed in the end.
-struct Listening {
-    child: Child,
-    address: String,
-    line: String,
-}
-
-impl Listening {
-    fn start(arguments: &[&str]) -> Listening {
-        let mut command = Command::new(BANK);
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let rest = line.strip_prefix("listening on ").expect("a ready line");
-        let address = rest.split_once(',').unwrap().0.to_owned();
-        Listening { child, address, line }
-    }
-
-    /// Ends it cleanly.
-    fn terminate(mut self) -> Option<i32> {
-        let pid = Pid::from_raw(self.child.id() as i32).unwrap();
-        kill_process(pid, Signal::TERM).unwrap();
-        self.child.wait().unwrap().code()
-    }
-}
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use util::*;
 
 fn socket(name: &str) -> String {
     let name = format!("oncewire-bank-test-{}-{name}.sock", std::process::id());
@@ -65,20 +18,6 @@ fn remove_lock(address: &str) {
     let path = address.strip_prefix("unix:").unwrap();
     assert!(!std::path::Path::new(path).exists(), "the server left its socket behind");
     let _ = std::fs::remove_file(format!("{path}.lock"));
-}
-
-/// Runs a client whose balances must be exact, and returns its report.
-fn exact(address: &str, more: &[&str]) -> Value {
-    let arguments = ["client", address, "--calls", "300", "--clients", "2", "--in-flight", "8"];
-    let output = run(&[&arguments[..], &["--json"], more].concat());
-    let words = String::from_utf8_lossy(&output.stderr).into_owned();
-    let report: Value = serde_json::from_slice(&output.stdout).expect(&words);
-    assert_eq!(output.status.code(), Some(0), "{report} {words}");
-    assert_eq!(report["exact"], true, "{report}");
-    assert_eq!(report["expected"], report["actual"], "{report}");
-    let sum = ["replied", "not_executed", "unknown"].map(|key| report[key].as_u64().unwrap());
-    assert_eq!(report["calls"].as_u64(), Some(sum.iter().sum()), "{report}");
-    report
 }
 
 #[test]
@@ -171,7 +110,7 @@ fn what_cannot_be_tried_ends_with_2_and_a_reason() {
     let absent = socket("absent");
     let (not_there, not_here) = (["client", &absent], ["serve", &taken.address]);
     let cases: [(&[&str], &str); 8] = [
-        (&["client", "carrier-pigeon:home"], "tcp:HOST:PORT, unix:PATH or pipe:COMMAND"),
+        (&["client", "carrier-pigeon:home"], "tcp:HOST:PORT, unix:PATH, pipe:COMMAND or etcd:"),
         (&["serve", "tcp:127.0.0.1"], "HOST:PORT"),
         (&["client", "tcp:127.0.0.1:1"], "refused"),
         (&["crash-test", "--mutant=no-fence"], "--cluster"),
@@ -192,16 +131,29 @@ fn what_cannot_be_tried_ends_with_2_and_a_reason() {
     }
 }
 
-#[test]
-#[cfg(not(feature = "postgres"))]
-fn a_bank_that_was_built_without_postgresql_says_how_to_build_it_with() {
-    let ledger = ["serve", "tcp:127.0.0.1:0", "--ledger", "postgres:dbname=bank"];
-    for arguments in [&ledger[..], &["crash-test", "--cluster"]] {
+/// That it was not built in is said in one line, which names the feature.
+#[cfg(not(all(feature = "postgres", feature = "etcd")))]
+fn needs_feature(feature: &str, ledger: &str, crash_test: &[&str]) {
+    let serve = ["serve", "tcp:127.0.0.1:0", "--ledger", ledger];
+    for arguments in [&serve[..], crash_test] {
         let output = run(arguments);
         let words = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {words}");
-        assert!(words.contains("--features postgres"), "{arguments:?}: {words}");
+        assert!(words.contains(&format!("--features {feature}")), "{arguments:?}: {words}");
     }
+}
+
+#[test]
+#[cfg(not(feature = "postgres"))]
+fn a_bank_that_was_built_without_postgresql_says_how_to_build_it_with() {
+    needs_feature("postgres", "postgres:dbname=bank", &["crash-test", "--cluster"]);
+}
+
+#[test]
+#[cfg(not(feature = "etcd"))]
+fn a_bank_that_was_built_without_etcd_says_how_to_build_it_with() {
+    needs_feature("etcd", "etcd:127.0.0.1:2379", &["crash-test", "--cluster", "etcd"]);
+    needs_feature("etcd", "etcd:127.0.0.1:2379", &["client", "etcd:127.0.0.1:2379/bank"]);
 }
 
 /// Left out, and said so, where there is no PostgreSQL.
@@ -234,17 +186,6 @@ fn c188_the_second_bank_at_an_address_names_the_first() {
             "{words}"
         );
     }
-}
-
-/// A few kills of everything that a crash test starts.
-fn crash_test(kills: &str, arguments: &[&str]) -> (Option<i32>, String) {
-    let output = run(&[&["crash-test", "--kills", kills, "--seed", "3"], arguments].concat());
-    let text = format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    (output.status.code(), text)
 }
 
 #[test]

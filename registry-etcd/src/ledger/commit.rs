@@ -24,7 +24,8 @@ const PAUSE_MAX: Duration = Duration::from_millis(200);
 pub(super) struct Writer {
     etcd: Etcd,
     keys: Keys,
-    leadership: Leadership,
+    /// `None` is a planted bug: it writes whatever others have done.
+    leadership: Option<Leadership>,
     identity: Identity,
     data: Reads,
 }
@@ -35,7 +36,7 @@ impl Writer {
     pub(super) fn new(
         etcd: Etcd,
         keys: Keys,
-        leadership: Leadership,
+        leadership: Option<Leadership>,
         identity: Identity,
         data: Reads,
     ) -> Writer {
@@ -47,13 +48,19 @@ impl Writer {
     }
 
     pub(super) fn leadership_ended(&self) -> impl Future<Output = ()> + Send + use<> {
-        self.leadership.until_ended()
+        let ended = self.leadership.as_ref().map(Leadership::until_ended);
+        async move {
+            match ended {
+                Some(ended) => ended.await,
+                None => std::future::pending().await,
+            }
+        }
     }
 
     /// Writes the identity of a new ledger.
     pub(super) async fn create(&mut self) -> Result<(), LedgerError> {
         let none = Compare::create_revision(self.keys.identity(), 0);
-        self.transact(Changes::new(), none).await
+        self.transact(Changes::new(), Some(none)).await
     }
 
     /// Writes all steps, and returns the number of the last commit.
@@ -81,19 +88,28 @@ impl Writer {
     async fn next(&mut self, changes: Changes) -> Result<(), LedgerError> {
         let before = Keys::identity_value(self.identity);
         let unchanged = Compare::value(self.keys.identity(), before);
+        let unchanged = self.leadership.is_some().then_some(unchanged);
         self.transact(changes, unchanged).await
     }
 
     /// One transaction, which takes effect once: only while we lead, and only behind the commit before.
-    async fn transact(&mut self, changes: Changes, unchanged: Compare) -> Result<(), LedgerError> {
+    async fn transact(
+        &mut self,
+        changes: Changes,
+        unchanged: Option<Compare>,
+    ) -> Result<(), LedgerError> {
         let next = Identity { commit: self.identity.commit + 1, ..self.identity };
         let (identity_key, identity) = (self.keys.identity(), Keys::identity_value(next));
-        let mut txn = Txn::new()
-            .when(self.leadership.fence())
-            .when(unchanged)
-            .then(Op::put(&identity_key, &identity, None))
-            .otherwise(Op::get(&identity_key))
-            .otherwise(Op::get(self.leadership.key()));
+        let mut txn = Txn::new().then(Op::put(&identity_key, &identity, None));
+        if let Some(leadership) = &self.leadership {
+            txn = txn
+                .when(leadership.fence())
+                .otherwise(Op::get(&identity_key))
+                .otherwise(Op::get(leadership.key()));
+        }
+        if let Some(unchanged) = unchanged {
+            txn = txn.when(unchanged);
+        }
         for (place, value) in &changes {
             let key = self.keys.of(place);
             txn = txn.then(match value {
@@ -123,7 +139,7 @@ impl Writer {
                     ));
                 }
                 // A second copy does no harm.
-                Err(error) if may_pass(&error) && self.leadership.is_held() => {
+                Err(error) if may_pass(&error) && self.is_held() => {
                     pauses.pause(&**self.etcd.runtime()).await;
                 }
                 Err(error) => return Err(failed("be written", &error)),
@@ -131,10 +147,15 @@ impl Writer {
         }
     }
 
+    fn is_held(&self) -> bool {
+        self.leadership.as_ref().is_none_or(Leadership::is_held)
+    }
+
     /// Whether an earlier copy of the transaction has taken effect: while our leadership's key is there, no one else writes.
     fn was_first(&self, done: &TxnDone, identity: &[u8]) -> bool {
         let [Some(found), Some(leader)] = &done.found[..] else { return false };
-        leader.create_revision == self.leadership.token().get() && found.value == identity
+        let token = self.leadership.as_ref().map(|leadership| leadership.token().get());
+        token == Some(leader.create_revision) && found.value == identity
     }
 }
 

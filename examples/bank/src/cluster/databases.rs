@@ -2,6 +2,7 @@
 
 use oncewire_ledger_postgres::postgres::{Client, NoTls};
 
+use super::blow::Blow;
 use crate::database::Cluster;
 
 /// A primary and its synchronous stand-by.
@@ -47,13 +48,21 @@ impl Databases {
         Ok(())
     }
 
-    pub(super) fn restart(&mut self) -> Result<(), String> {
+    pub(super) fn strike(&mut self, blow: Blow) -> Result<(), String> {
+        match blow {
+            Blow::Restart => self.restart(),
+            Blow::FailOver => self.fail_over(),
+            other => Err(format!("{other:?} is nothing that is done to a database")),
+        }
+    }
+
+    fn restart(&mut self) -> Result<(), String> {
         self.primary.end("KILL")?;
         self.primary.resume()
     }
 
     /// The stand-by is the primary, and commits alone until it has a stand-by: what was answered before is in it.
-    pub(super) fn fail_over(&mut self) -> Result<(), String> {
+    fn fail_over(&mut self) -> Result<(), String> {
         self.primary.end("KILL")?;
         let stand_by = self.stand_by.take().ok_or("there is no stand-by")?;
         stand_by.promote()?;
@@ -63,7 +72,11 @@ impl Databases {
         Ok(())
     }
 
+    /// Gives the primary a stand-by, if it has none any more.
     pub(super) fn renew_stand_by(&mut self) -> Result<(), String> {
+        if self.stand_by.is_some() {
+            return Ok(());
+        }
         self.stand_by = Some(self.primary.stand_by(NAMES[1 - self.at])?);
         self.replicate()
     }

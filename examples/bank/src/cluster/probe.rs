@@ -1,13 +1,13 @@
 //! A client that finds out how long no server answers.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use oncewire::{Outcome, Runtime, SmolRuntime};
 
-use super::Blow;
+use super::blow::Blow;
 use crate::address::Address;
 use crate::chance::unique;
 use crate::client::connect;
@@ -23,12 +23,13 @@ pub(super) struct Probe {
 #[derive(Default)]
 struct Shared {
     stop: AtomicBool,
+    answers: AtomicU64,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    /// What was done first since the last answer.
+    /// What was done first since the last payment that was both begun and answered behind a blow.
     blow: Option<Blow>,
     longest: BTreeMap<Blow, Duration>,
     faults: Vec<String>,
@@ -55,6 +56,12 @@ impl Probe {
         self.shared.state().blow.get_or_insert(blow);
     }
 
+    /// Payments that were answered.
+    #[cfg(feature = "etcd")]
+    pub(super) fn answers(&self) -> u64 {
+        self.shared.answers.load(Ordering::SeqCst)
+    }
+
     /// Ends it; the longest times without an answer.
     pub(super) async fn finish(self, clients: &mut Clients) -> BTreeMap<Blow, Duration> {
         self.shared.stop.store(true, Ordering::SeqCst);
@@ -70,6 +77,8 @@ async fn pay_in(bank: BankClient, account: AccountId, first: Operation, shared: 
     let mut answered = runtime.now();
     while !shared.stop.load(Ordering::SeqCst) {
         operation.number += 1;
+        // One that was on its way when the blow fell says nothing.
+        let struck = shared.state().blow;
         let change = Change { operation, account, amount: 1 };
         match bank.deposit(change).timeout(GIVE_UP_AFTER).await {
             Outcome::Reply(Ok(after)) => {
@@ -81,11 +90,15 @@ async fn pay_in(bank: BankClient, account: AccountId, first: Operation, shared: 
                 }
                 let now = runtime.now();
                 let mut state = shared.state();
-                if let Some(blow) = state.blow.take() {
+                if let Some(blow) = state.blow {
                     let longest = state.longest.entry(blow).or_default();
                     *longest = now.since(answered).max(*longest);
                 }
+                if struck.is_some() {
+                    state.blow = None;
+                }
                 answered = now;
+                shared.answers.fetch_add(1, Ordering::SeqCst);
             }
             // By a server that was losing its ledger.
             Outcome::NotExecuted(_) => {}
