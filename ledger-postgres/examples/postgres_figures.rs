@@ -46,20 +46,25 @@ fn measure(connection: &str) -> Result<(), Failed> {
     }
     let result = in_schemas(connection);
     for schema in schemas {
+        // Its turn comes when the server that had it writes nothing any more.
+        drop(PostgresOptions::new(&at(connection, schema))?.open()?);
         database.batch_execute(&format!("DROP SCHEMA {schema} CASCADE"))?;
     }
     result
 }
 
+fn at(connection: &str, schema: &str) -> String {
+    format!("{connection} options=-csearch_path={schema}")
+}
+
 fn in_schemas(connection: &str) -> Result<(), Failed> {
-    let place = |schema: &str| format!("{connection} options=-csearch_path={schema}");
     let options = |schema: &str| -> Result<PostgresOptions, Failed> {
-        Ok(PostgresOptions::new(&place(schema))?.with_tables(TABLES))
+        Ok(PostgresOptions::new(&at(connection, schema))?.with_tables(TABLES))
     };
     let serializable = Calls::start(options(SCHEMA)?.open()?)?;
     let committed = options(SCHEMA_COMMITTED)?.with_isolation(IsolationLevel::ReadCommitted);
     let committed = Calls::start(committed.open()?)?;
-    let mut by_hand = ByHand::connect(&place(SCHEMA), 16)?;
+    let mut by_hand = ByHand::connect(&at(connection, SCHEMA), 16)?;
     let mut table = Table::default();
     for _ in 0..ROUNDS {
         for connections in [1, 16] {

@@ -2,11 +2,11 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use oncewire_ledger_postgres::postgres::{Client, NoTls};
 
-use super::{Failed, Turn, again};
+use super::{Failed, TURN, Turn};
 
 pub const PAY: &str = "INSERT INTO accounts VALUES ($1, $2) \
     ON CONFLICT (id) DO UPDATE SET cents = accounts.cents + $2 RETURNING cents";
@@ -59,7 +59,7 @@ impl ByHand {
     fn on_each(
         &mut self,
         connections: usize,
-        work: fn(&mut Client, Instant, &AtomicI64) -> Result<Vec<std::time::Duration>, Failed>,
+        work: fn(&mut Client, Instant, &AtomicI64) -> Result<Vec<Duration>, Failed>,
     ) -> Result<Turn, Failed> {
         let (begun, key) = (Instant::now(), &self.key);
         let times = thread::scope(|scope| {
@@ -73,4 +73,18 @@ impl ByHand {
         })?;
         Ok(Turn::of(begun, times))
     }
+}
+
+/// Does something again and again until a turn is over.
+fn again(
+    begun: Instant,
+    mut once: impl FnMut() -> Result<(), Failed>,
+) -> Result<Vec<Duration>, Failed> {
+    let mut times = Vec::new();
+    while begun.elapsed() < TURN {
+        let from = Instant::now();
+        once()?;
+        times.push(from.elapsed());
+    }
+    Ok(times)
 }
