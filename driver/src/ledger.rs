@@ -113,7 +113,8 @@ pub trait Ledger: Send + Sync + 'static {
         1
     }
 
-    /// Most transactional calls of a batch, where there are several [lanes](Ledger::lanes): no limit unless said otherwise. Two batches of
+    /// Most transactional calls of a batch, where there are several [lanes](Ledger::lanes): no limit unless said otherwise. A batch has either
+    /// such calls or other entries then. Two batches of
     /// several calls that lock the same rows, each in its own order, end as a deadlock; those of one call do no more than
     /// that call does.
     fn batch_calls_max(&self) -> usize {

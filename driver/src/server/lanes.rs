@@ -98,21 +98,29 @@ impl Lanes {
         queue.items.push_back(item);
     }
 
+    /// Either transactional calls or what is recorded of others: a store can keep apart from each other only what must be.
     fn collect(&mut self, lane: usize, overlaps: bool) -> Vec<Item> {
-        let (mut items, mut calls) = (Vec::new(), 0);
-        while calls < self.calls_max
+        let is_call = |item: &Item| matches!(item, Item::Transaction(_));
+        let (mut items, mut of_calls, mut passed) = (Vec::new(), None, Vec::new());
+        let calls_max = self.calls_max;
+        let is_full =
+            |items: &[Item]| items.len() >= calls_max && items.first().is_some_and(is_call);
+        while !is_full(&items)
             && let Some(id) = self.ready.pop_front()
         {
             // What waited of it may have been removed meanwhile, and more have come.
             let Some(queue) = self.queues.get_mut(&id).filter(|queue| !queue.is_under_way) else {
                 continue;
             };
-            while let Some(item) = queue.items.front() {
-                let is_call = matches!(item, Item::Transaction(_));
-                if is_call && calls == self.calls_max {
-                    break;
-                }
-                calls += usize::from(is_call);
+            let Some(first) = queue.items.front() else { continue };
+            let of_calls = *of_calls.get_or_insert(is_call(first));
+            if is_call(first) != of_calls {
+                passed.push(id);
+                continue;
+            }
+            while queue.items.front().is_some_and(|item| is_call(item) == of_calls)
+                && !is_full(&items)
+            {
                 items.extend(queue.items.pop_front());
             }
             queue.is_under_way = !overlaps;
@@ -121,6 +129,7 @@ impl Lanes {
             }
             self.under_way[lane].push(id);
         }
+        passed.into_iter().rev().for_each(|id| self.ready.push_front(id));
         items
     }
 
