@@ -31,6 +31,8 @@
 //! | `connection.rs` | what a connection string says of TLS |
 //! | `tls.rs` | connects so, with the feature `tls` |
 //! | `schema.rs` | makes the tables, waits for our turn, takes the next epoch |
+//! | `kept.rs` | what the tables hold, read whole |
+//! | `lanes.rs` | the connections of one server, and what they have in common |
 //! | `shared.rs` | several servers at once: whose each session is |
 //! | `store.rs` | makes a batch one transaction |
 //! | `staged.rs` | what a batch makes of the tables, in few statements |
@@ -64,6 +66,8 @@
 mod cluster;
 mod connection;
 mod error;
+mod kept;
+mod lanes;
 mod link;
 mod options;
 mod reads;
@@ -90,19 +94,24 @@ pub use reads::Reads;
 pub use store::PostgresStore;
 pub use transaction::Transaction;
 
-/// A ledger in PostgreSQL, on its own thread.
+/// A ledger in PostgreSQL, with a thread for each of its [lanes](PostgresOptions::with_lanes).
 #[derive(Debug)]
 pub struct PostgresLedger {
-    thread: LedgerThread<PostgresStore>,
+    /// One at least.
+    threads: Vec<LedgerThread<PostgresStore>>,
+    batch_calls_max: usize,
     reads: Reads,
     changes: Changes,
 }
 
 impl PostgresLedger {
     /// The ledger of a store.
-    pub fn new(store: PostgresStore) -> PostgresLedger {
+    pub fn new(mut store: PostgresStore) -> PostgresLedger {
         let (reads, changes) = (store.reads(), store.changes());
-        PostgresLedger { thread: LedgerThread::new(store), reads, changes }
+        let batch_calls_max = store.batch_calls_max();
+        let others = store.take_others();
+        let threads = std::iter::once(store).chain(others).map(LedgerThread::new).collect();
+        PostgresLedger { threads, batch_calls_max, reads, changes }
     }
 
     /// Where idempotent methods read.
@@ -146,27 +155,37 @@ impl Ledger for PostgresLedger {
     type Transaction = Transaction;
 
     fn identity(&self) -> Identity {
-        self.thread.identity()
+        self.threads[0].identity()
     }
 
     fn session_hash(&self) -> Option<fn(SessionId) -> SessionId> {
-        self.thread.session_hash()
+        self.threads[0].session_hash()
     }
 
     fn recover(&self, restore: &mut Restore<'_>) -> Result<(), LedgerError> {
-        self.thread.recover(restore)
+        self.threads[0].recover(restore)
     }
 
     fn shared(&self) -> bool {
-        self.thread.shared()
+        self.threads[0].shared()
     }
 
     fn claim(&self, claim: Claim) {
-        self.thread.claim(claim);
+        // By turns, as ids are random. Its batches wait behind it, those of the other lanes do not.
+        let lane = usize::from(claim.session().to_bytes()[0]);
+        self.threads[lane % self.threads.len()].claim(claim);
+    }
+
+    fn lanes(&self) -> usize {
+        self.threads.len()
+    }
+
+    fn batch_calls_max(&self) -> usize {
+        self.batch_calls_max
     }
 
     fn commit(&self, batch: Batch<Transaction>) {
-        self.thread.commit(batch);
+        self.threads[batch.lane() % self.threads.len()].commit(batch);
     }
 }
 

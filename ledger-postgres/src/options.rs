@@ -28,6 +28,8 @@ pub struct PostgresOptions {
     pub(crate) isolation: IsolationLevel,
     pub(crate) lock_timeout: Duration,
     pub(crate) readers_max: usize,
+    pub(crate) lanes: usize,
+    pub(crate) batch_calls_max: usize,
     pub(crate) checks_fsync: bool,
     /// It waits for its turn, and commits only while the epoch is its own.
     pub(crate) is_fenced: bool,
@@ -87,6 +89,8 @@ impl PostgresOptions {
             isolation: IsolationLevel::Serializable,
             lock_timeout: Duration::from_secs(10),
             readers_max: 8,
+            lanes: 1,
+            batch_calls_max: 1,
             checks_fsync: true,
             is_fenced: true,
         })
@@ -125,6 +129,25 @@ impl PostgresOptions {
     /// otherwise. Then the statement fails, and with it the call, which is rolled back. Meanwhile all other calls wait, too.
     pub fn with_lock_timeout(mut self, timeout: Duration) -> Self {
         self.lock_timeout = timeout;
+        self
+    }
+
+    /// Connections on which calls are committed: 1 unless said otherwise.
+    ///
+    /// With several, calls of different clients run and commit at the same time, and the database's own group commit has one sync for
+    /// many of them. Those of one session stay in their order, one after another: it is for services with many clients. Handlers
+    /// get in each other's way as those of several servers do: with [read committed](PostgresOptions::with_isolation), a
+    /// handler that reads what it writes later must lock it (`SELECT … FOR UPDATE`).
+    pub fn with_lanes(mut self, lanes: usize) -> Self {
+        self.lanes = lanes.max(1);
+        self
+    }
+
+    /// Most transactional calls of one transaction, where there are [lanes](PostgresOptions::with_lanes): 1 unless said otherwise. More make
+    /// fewer transactions; but two of them whose calls lock the same rows, each in its own order, end as a deadlock, which costs the
+    /// database's `deadlock_timeout`. So it is for calls that lock no rows of each other's.
+    pub fn with_batch_calls_max(mut self, calls: usize) -> Self {
+        self.batch_calls_max = calls.max(1);
         self
     }
 

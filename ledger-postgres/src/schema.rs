@@ -6,6 +6,7 @@ use oncewire_driver::ledger::{Identity, LedgerError};
 use oncewire_driver::protocol::ServerId;
 
 use crate::error::{explain, is_lost};
+use crate::lanes::end_lanes;
 use crate::options::PostgresOptions;
 use crate::sql::Sql;
 
@@ -325,10 +326,23 @@ fn wait_for_turn(found: &mut Found, options: &PostgresOptions, turn: Turn) -> Re
     if turn == Turn::Try {
         let is_ours: bool =
             sql.row("SELECT pg_try_advisory_lock($1)", &[&lock]).map_err(sort)?.get(0);
-        return if is_ours { Ok(()) } else { Err(Waited::Failed(in_use(sql, options, table))) };
+        if !is_ours {
+            return Err(Waited::Failed(in_use(sql, options, table)));
+        }
+        return end_lanes(sql, table).map_err(sort);
     }
     sql.row("SELECT pg_advisory_lock($1)", &[&lock]).map_err(sort)?;
+    end_lanes(sql, table).map_err(sort)?;
     Ok(())
+}
+
+/// How long statements wait for what others have locked.
+pub(crate) fn wait_for_locks(
+    sql: &mut Sql,
+    options: &PostgresOptions,
+) -> Result<(), postgres::Error> {
+    let timeout = options.lock_timeout.as_millis().clamp(1, i32::MAX as u128);
+    sql.script(&format!("SET lock_timeout = {timeout}"))
 }
 
 /// Who has it.
@@ -378,8 +392,7 @@ fn begin(mut found: Found, options: &PostgresOptions, turn: Turn) -> Result<Open
     sql.script(&format!("SET LOCAL synchronous_commit = {synchronous_commit}")).map_err(doing)?;
     commit_durably(&mut sql).map_err(|error| error.unwrap_or_else(doing))?;
     sql.row("SELECT pg_advisory_unlock($1)", &[&LOCK]).map_err(doing)?;
-    let timeout = options.lock_timeout.as_millis().clamp(1, i32::MAX as u128);
-    sql.script(&format!("SET lock_timeout = {timeout}")).map_err(doing)?;
+    wait_for_locks(&mut sql, options).map_err(doing)?;
     Ok(Opened { sql, identity, epoch, synchronous_commit, schema })
 }
 
@@ -408,7 +421,7 @@ fn take_epoch(
     let rows = sql.query(&of, &[])?;
     let Some(row) = rows.first() else { return Ok(Err(no_identity())) };
     let last: i64 = row.get(0);
-    if shares && last > 0 {
+    if last > 0 {
         let set = "SELECT setval(($1::text)::regclass, $2)";
         sql.row(set, &[&format!("{schema}.oncewire_commits"), &last])?;
     }

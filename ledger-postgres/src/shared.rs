@@ -4,10 +4,11 @@
 //! runs anything, and leaves out those that are not its server's any more; a claim changes the row, and so waits for batches that run,
 //! and is seen by all that begin later.
 //!
-//! An owner is a number that no other server gets. Its server holds an advisory lock on it for as long as its connection lives: sessions of
-//! owners that are gone are the next server's that starts.
+//! An owner is a number that no other server gets. Each connection of its server holds an advisory lock on it for as long as it lives:
+//! sessions of owners that are gone are the next server's that starts.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use oncewire_driver::ledger::{Batch, CallEntry, Claim, LedgerError, SessionEntry};
@@ -24,13 +25,13 @@ type Hash = [u8; 16];
 /// wait meanwhile.
 const CLAIM_WAIT_MS: u32 = 100;
 
-/// One of the servers that have the ledger.
-#[derive(Debug)]
+/// One of the servers that have the ledger; each of its lanes has one.
+#[derive(Clone, Debug)]
 pub(crate) struct Sharing {
     /// Its number.
     pub(crate) owner: i64,
-    /// Its sessions, as of their last claims.
-    epochs: HashMap<Hash, i64>,
+    /// Its sessions, as of their last claims. No two lanes have one at the same time.
+    epochs: Arc<Mutex<HashMap<Hash, i64>>>,
     /// How long a batch of another server may stand still in its transaction before its connection is ended for a claim.
     stuck_after: Duration,
     /// The number of this ledger's locks.
@@ -69,6 +70,17 @@ impl From<postgres::Error> for Trouble {
     }
 }
 
+/// The number of a ledger's locks, of which a database may hold several in schemas.
+pub(crate) fn table_of(sql: &mut Sql, schema: &str) -> Result<i32, postgres::Error> {
+    let of = format!("SELECT ('{schema}.oncewire_server'::regclass::oid::int8)::int8");
+    Ok(sql.row(&of, &[])?.get::<_, i64>(0) as u32 as i32)
+}
+
+/// This connection is one of this owner's from now on.
+pub(crate) fn hold_owner(sql: &mut Sql, table: i32, owner: i64) -> Result<(), postgres::Error> {
+    sql.row("SELECT pg_advisory_lock_shared($1, $2)", &[&table, &(owner as i32)]).map(drop)
+}
+
 impl Sharing {
     pub(crate) fn new(
         opened: &mut crate::schema::Opened,
@@ -77,20 +89,23 @@ impl Sharing {
         let doing = |error| explain("be shared", &error);
         let schema = opened.schema.clone();
         let sql = &mut opened.sql;
-        let of = format!("SELECT ('{schema}.oncewire_server'::regclass::oid::int8)::int8");
-        let table = sql.row(&of, &[]).map_err(doing)?.get::<_, i64>(0) as u32 as i32;
+        let table = table_of(sql, &schema).map_err(doing)?;
         let next = format!("SELECT nextval('{schema}.oncewire_owners')");
         let owner: i64 = sql.row(&next, &[]).map_err(doing)?.get(0);
-        sql.row("SELECT pg_advisory_lock($1, $2)", &[&table, &(owner as i32)]).map_err(doing)?;
+        hold_owner(sql, table, owner).map_err(doing)?;
         Ok(Sharing {
             owner,
-            epochs: HashMap::new(),
+            epochs: Arc::default(),
             stuck_after,
             table,
             schema,
             synchronous_commit: opened.synchronous_commit.clone(),
             server_epoch: opened.epoch,
         })
+    }
+
+    fn epochs(&self) -> MutexGuard<'_, HashMap<Hash, i64>> {
+        self.epochs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes the sessions of servers that have ended.
@@ -115,7 +130,7 @@ impl Sharing {
         );
         for row in sql.query(&adopt, &[&self.owner, &ended]).map_err(doing)? {
             if let Ok(hash) = row.get::<_, &[u8]>(0).try_into() {
-                self.epochs.insert(hash, row.get(1));
+                self.epochs().insert(hash, row.get(1));
             }
         }
         self.commit(sql).map_err(|trouble| match trouble {
@@ -143,11 +158,12 @@ impl Sharing {
         let rows = sql.query(&lock, &[&hashes])?;
         let found: HashMap<&[u8], (i64, i64)> =
             rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect();
+        let mut epochs = self.epochs();
         for session in sessions {
             let hash = session.to_bytes();
-            let ours = self.epochs.get(&hash).map(|epoch| (self.owner, *epoch));
+            let ours = epochs.get(&hash).map(|epoch| (self.owner, *epoch));
             if ours.is_none() || found.get(&hash[..]).copied() != ours {
-                self.epochs.remove(&hash);
+                epochs.remove(&hash);
                 batch.taken(session);
             }
         }
@@ -156,8 +172,9 @@ impl Sharing {
 
     /// A batch is durable that opened and ended these sessions.
     pub(crate) fn note(&mut self, opened: &[Hash], ended: &[Hash]) {
-        self.epochs.retain(|hash, _| !ended.contains(hash));
-        self.epochs.extend(opened.iter().map(|hash| (*hash, 1)));
+        let mut epochs = self.epochs();
+        epochs.retain(|hash, _| !ended.contains(hash));
+        epochs.extend(opened.iter().map(|hash| (*hash, 1)));
     }
 
     /// Answers a claim.
@@ -204,7 +221,7 @@ impl Sharing {
         let hash = claim.session().to_bytes();
         match found {
             Found::Unknown => {
-                self.epochs.remove(&hash);
+                self.epochs().remove(&hash);
                 claim.unknown();
             }
             Found::NotTheirs => claim.not_theirs(),
@@ -216,10 +233,10 @@ impl Sharing {
                 // A record that is skipped is a call that runs twice. Nor is the session ours as it is known here, though the row
                 // says so: the next claim would be answered with what the server had of it before it moved.
                 let Some(calls) = decoded else {
-                    self.epochs.remove(&hash);
+                    self.epochs().remove(&hash);
                     return claim.unavailable(LedgerError::new("a record of it cannot be decoded"));
                 };
-                self.epochs.insert(hash, epoch);
+                self.epochs().insert(hash, epoch);
                 claim.found(entry, calls, commit);
             }
         }
@@ -252,7 +269,7 @@ impl Sharing {
         let (owner, epoch): (i64, i64) = (row.get(3), row.get(4));
         let commit = format!("SELECT last_value FROM {schema}.oncewire_commits");
         let commit = |sql: &mut Sql| sql.row(&commit, &[]).map(|row| row.get::<_, i64>(0));
-        if claim.is_held() && owner == self.owner && self.epochs.get(&hash) == Some(&epoch) {
+        if claim.is_held() && owner == self.owner && self.epochs().get(&hash) == Some(&epoch) {
             return Ok(Found::Unchanged { commit: commit(sql)? as u64 });
         }
         // A server that has taken the whole ledger for itself keeps all others from writing.

@@ -5,20 +5,22 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use oncewire_driver::ledger::{
-    Batch, CallEntry, ChangeSource, Changes, Claim, Entry, Identity, LedgerError, Restore,
-    SessionEntry, Store, Transactional,
+    Batch, CallEntry, Changes, Claim, Entry, Identity, LedgerError, Restore, Store, Transactional,
 };
-use oncewire_driver::protocol::{SessionId, SessionTag};
+use oncewire_driver::protocol::SessionId;
 use postgres::IsolationLevel;
 use postgres::error::SqlState;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Verdict, explain, text_of, verdict};
+use crate::kept::{Kept, broken, for_each};
+use crate::lanes::{Lanes, open_lane};
 use crate::options::PostgresOptions;
 use crate::reads::Reads;
-use crate::schema::{self, Opened, Turn, Undone, is_durable};
+use crate::schema::{self, BEGIN, Opened, Turn, Undone, is_durable};
 use crate::shared::Sharing;
 use crate::sql::Sql;
 use crate::staged::{Staged, TOP};
@@ -37,7 +39,12 @@ pub struct PostgresStore {
     finish: String,
     synchronous_commit: String,
     reads: Reads,
-    changes: ChangeSource,
+    lanes: Arc<Lanes>,
+    /// Which of them this is.
+    lane: usize,
+    batch_calls_max: usize,
+    /// Of the first lane, until they get their threads: those of the other ones.
+    others: Vec<PostgresStore>,
     /// If other servers may have it at the same time.
     sharing: Option<Sharing>,
 }
@@ -109,51 +116,52 @@ impl PostgresStore {
             Turn::Share => Some(Sharing::new(&mut opened, options.lock_timeout)?),
             Turn::Wait | Turn::Try | Turn::TakeOver => None,
         };
-        let Opened { mut sql, identity, epoch, synchronous_commit, schema } = opened;
-        sql.only_reads_by_default().map_err(|error| explain("be opened", &error))?;
+        let owner = sharing.as_ref().map(|sharing| sharing.owner);
+        let others = (1..options.lanes).map(|_| open_lane(&options, &opened, owner));
+        let others = others.collect::<Result<Vec<Sql>, LedgerError>>()?;
+        let Opened { sql, identity, epoch, synchronous_commit, schema } = opened;
+        let finish = finish(&schema, sharing.is_some() || !others.is_empty(), options.is_fenced);
         let isolation = match options.isolation {
             IsolationLevel::ReadUncommitted | IsolationLevel::ReadCommitted => "READ COMMITTED",
             IsolationLevel::RepeatableRead => "REPEATABLE READ",
             _ => "SERIALIZABLE",
         };
-        // The record of each call, and the number of the commit; which is only there to be written while no other server has
-        // taken the next epoch. A handler may have called a function that sets how commits are made durable: here it is set back.
-        // Where it is shared, no commit waits for another one's number. It is sent together with the COMMIT, so it must fail where the
-        // fence does not hold: it divides by the fence's rows.
-        let fence = match (&sharing, options.is_fenced) {
-            (None, true) => format!(
-                "UPDATE {schema}.oncewire_server SET commit_number = $1 \
-                 WHERE epoch = $2 AND commit_number = $3 RETURNING commit_number AS number"
-            ),
-            (None, false) => format!(
-                "UPDATE {schema}.oncewire_server SET commit_number = $1 \
-                 WHERE $2::bigint IS NOT NULL AND $3::bigint IS NOT NULL RETURNING commit_number AS number"
-            ),
-            (Some(_), _) => format!(
-                "SELECT nextval('{schema}.oncewire_commits') AS number FROM (SELECT 1 FROM {schema}.oncewire_server \
-                 WHERE epoch = $2 AND shared AND $1::bigint >= 0 AND $3::bigint >= 0 FOR SHARE) AS server"
-            ),
-        };
-        let finish = format!(
-            "WITH fence AS ({fence}), \
-             put AS (INSERT INTO {schema}.oncewire_calls AS c (session, slot, xid, record) \
-                 SELECT * FROM unnest($4::bytea[], $5::int[], $6::bigint[], $7::bytea[]) \
-                 ON CONFLICT (session, slot) DO UPDATE SET xid = excluded.xid, record = excluded.record \
-                 WHERE (c.xid # {TOP}) <= (excluded.xid # {TOP})) \
-             SELECT (SELECT number FROM fence), 1 / (SELECT count(*) FROM fence), set_config('synchronous_commit', $8, true)"
-        );
-        Ok(PostgresStore {
-            transaction: Transaction::new(sql),
+        let begin = format!("BEGIN ISOLATION LEVEL {isolation} READ WRITE");
+        let batch_calls_max = options.batch_calls_max;
+        let reads = Reads::new(options);
+        let mut connections: Vec<Sql> = std::iter::once(sql).chain(others).collect();
+        for sql in &mut connections {
+            sql.only_reads_by_default().map_err(|error| explain("be opened", &error))?;
+        }
+        let count = connections.len();
+        let lanes = Arc::new(Lanes::new(connections, identity.commit));
+        let store = |lane| PostgresStore {
+            transaction: Transaction::new(),
             identity,
             epoch,
-            schema,
-            begin: format!("BEGIN ISOLATION LEVEL {isolation} READ WRITE"),
-            finish,
-            synchronous_commit,
-            reads: Reads::new(options),
-            changes: ChangeSource::new(identity.commit),
-            sharing,
-        })
+            schema: schema.clone(),
+            begin: begin.clone(),
+            finish: finish.clone(),
+            synchronous_commit: synchronous_commit.clone(),
+            reads: reads.clone(),
+            lanes: lanes.clone(),
+            lane,
+            batch_calls_max,
+            others: Vec::new(),
+            sharing: sharing.clone(),
+        };
+        let mut first = store(0);
+        first.others = (1..count).map(store).collect();
+        Ok(first)
+    }
+
+    /// The stores of the other lanes.
+    pub(crate) fn take_others(&mut self) -> Vec<PostgresStore> {
+        std::mem::take(&mut self.others)
+    }
+
+    pub(crate) fn batch_calls_max(&self) -> usize {
+        self.batch_calls_max
     }
 
     /// Where idempotent methods read.
@@ -163,7 +171,7 @@ impl PostgresStore {
 
     /// The commits of this store that wrote effects.
     pub fn changes(&self) -> Changes {
-        self.changes.changes()
+        self.lanes.changes.changes()
     }
 
     fn sql(&mut self) -> Result<&mut Sql, LedgerError> {
@@ -200,7 +208,9 @@ impl PostgresStore {
     /// One transaction.
     fn attempt(&mut self, batch: &mut Batch<Transaction>, attempt: &Attempt) -> Result<u64, Stop> {
         let sql = self.transaction.sql().ok_or_else(|| Stop::Failed(closed()))?;
-        sql.begin_with_next(&self.begin);
+        // Rows of one session are written by one batch at a time: only calls need more.
+        let begin = if batch.transactions() == 0 { BEGIN } else { &self.begin };
+        sql.begin_with_next(begin);
         self.transaction.pass = attempt.pass;
         if let Some(sharing) = &mut self.sharing {
             let sql = self.transaction.sql().ok_or_else(|| Stop::Failed(closed()))?;
@@ -227,9 +237,7 @@ impl PostgresStore {
             }
         }
         let commit = self.finish(staged, attempt.pass)?;
-        if effects {
-            self.changes.committed(commit);
-        }
+        self.lanes.committed(effects);
         Ok(commit)
     }
 
@@ -347,6 +355,40 @@ fn closed() -> LedgerError {
     LedgerError::new("the ledger's connection was closed after an earlier error: open it again")
 }
 
+/// Writes the record of each call, and the number of the commit; which is only there to be written while no other server has
+/// taken the next epoch. A handler may have called a function that sets how commits are made durable: here it is set back.
+///
+/// Where other transactions of the ledger are under way, those of other lanes or servers, none waits for another one's number. It is sent
+/// together with the COMMIT, so it must fail where the fence does not hold: it divides by the fence's rows.
+fn finish(schema: &str, has_others: bool, is_fenced: bool) -> String {
+    let fence = match (has_others, is_fenced) {
+        (false, true) => format!(
+            "UPDATE {schema}.oncewire_server SET commit_number = $1 \
+             WHERE epoch = $2 AND commit_number = $3 RETURNING commit_number AS number"
+        ),
+        (false, false) => format!(
+            "UPDATE {schema}.oncewire_server SET commit_number = $1 \
+             WHERE $2::bigint IS NOT NULL AND $3::bigint IS NOT NULL RETURNING commit_number AS number"
+        ),
+        (true, true) => format!(
+            "SELECT nextval('{schema}.oncewire_commits') AS number FROM (SELECT 1 FROM {schema}.oncewire_server \
+             WHERE epoch = $2 AND $1::bigint >= 0 AND $3::bigint >= 0 FOR SHARE) AS server"
+        ),
+        (true, false) => format!(
+            "SELECT nextval('{schema}.oncewire_commits') AS number \
+             WHERE $1::bigint >= 0 AND $2::bigint >= 0 AND $3::bigint >= 0"
+        ),
+    };
+    format!(
+        "WITH fence AS ({fence}), \
+         put AS (INSERT INTO {schema}.oncewire_calls AS c (session, slot, xid, record) \
+             SELECT * FROM unnest($4::bytea[], $5::int[], $6::bigint[], $7::bytea[]) \
+             ON CONFLICT (session, slot) DO UPDATE SET xid = excluded.xid, record = excluded.record \
+             WHERE (c.xid # {TOP}) <= (excluded.xid # {TOP})) \
+         SELECT (SELECT number FROM fence), 1 / (SELECT count(*) FROM fence), set_config('synchronous_commit', $8, true)"
+    )
+}
+
 /// What an error of the ledger's own statements means.
 fn stop(error: postgres::Error) -> Stop {
     match verdict(&error) {
@@ -379,105 +421,66 @@ impl Store for PostgresStore {
     }
 
     fn claim(&mut self, claim: Claim) {
-        match (self.transaction.sql(), &mut self.sharing) {
-            (Some(sql), Some(sharing)) => {
-                if let Err(error) = sharing.claim(sql, claim) {
-                    // As after a batch: see `commit`.
-                    self.changes.fail(error);
-                    self.transaction.close();
+        match self.lanes.take(self.lane) {
+            Ok(mut sql) => {
+                match self.sharing.as_mut().map(|sharing| sharing.claim(&mut sql, claim)) {
+                    Some(Ok(())) | None => self.lanes.give_back(self.lane, Some(sql)),
+                    // As after a batch: see `connected`.
+                    Some(Err(error)) => {
+                        drop(sql);
+                        self.lanes.fail(&error);
+                    }
                 }
             }
-            _ => claim.failed(closed()),
+            Err(error) => claim.failed(error),
         }
     }
 
     fn recover(&mut self, restore: &mut Restore<'_>) -> Result<(), LedgerError> {
-        let schema = self.schema.clone();
-        let sql = self.transaction.sql().ok_or_else(closed)?;
-        let owner = match &mut self.sharing {
-            Some(sharing) => {
-                sharing.adopt(sql)?;
-                Some(sharing.owner)
-            }
-            None => None,
-        };
-        let mut damaged = None;
-        for_each(sql, &schema, owner, |kept| match kept {
-            Kept::Session(entry) => restore.session(entry),
-            Kept::Call(entry) => restore.call(entry),
-            Kept::Broken(what) => damaged = Some(what),
-        })?;
-        damaged.map_or(Ok(()), |what| Err(broken(what)))
+        self.connected(|store| {
+            let schema = store.schema.clone();
+            let sql = store.transaction.sql().ok_or_else(closed)?;
+            let owner = match &mut store.sharing {
+                Some(sharing) => {
+                    sharing.adopt(sql)?;
+                    Some(sharing.owner)
+                }
+                None => None,
+            };
+            let mut damaged = None;
+            for_each(sql, &schema, owner, |kept| match kept {
+                Kept::Session(entry) => restore.session(entry),
+                Kept::Call(entry) => restore.call(entry),
+                Kept::Broken(what) => damaged = Some(what),
+            })?;
+            damaged.map_or(Ok(()), |what| Err(broken(what)))
+        })
     }
 
     fn commit(&mut self, batch: &mut Batch<Transaction>) -> Result<u64, LedgerError> {
-        let result = self.try_commit(batch);
-        if let Err(error) = &result {
-            self.changes.fail(error.clone());
-            // No other batch comes. What the database has of this one is settled by the end of its connection, and a
-            // stand-by need not wait until this process has ended.
-            self.transaction.close();
+        self.connected(|store| store.try_commit(batch))
+    }
+}
+
+impl PostgresStore {
+    /// Does something on the connection. After an error no other batch comes. What the database has of this one is settled by the end of
+    /// the connection, and with the other ones closed, too, a stand-by need not wait until this process has ended.
+    fn connected<T>(
+        &mut self,
+        run: impl FnOnce(&mut PostgresStore) -> Result<T, LedgerError>,
+    ) -> Result<T, LedgerError> {
+        self.transaction.set_sql(self.lanes.take(self.lane)?);
+        let result = run(self);
+        let sql = self.transaction.take_sql();
+        match &result {
+            Ok(_) => self.lanes.give_back(self.lane, sql),
+            Err(error) => {
+                drop(sql);
+                self.lanes.fail(error);
+            }
         }
         result
     }
-}
-
-/// What the tables hold.
-pub(crate) enum Kept<'a> {
-    Session(&'a SessionEntry),
-    Call(CallEntry<'a>),
-    /// What it was, before its bytes were damaged.
-    Broken(&'static str),
-}
-
-/// Reads every session, and then every call; of one owner, if one is named.
-pub(crate) fn for_each(
-    sql: &mut Sql,
-    schema: &str,
-    owner: Option<i64>,
-    mut each: impl FnMut(Kept<'_>),
-) -> Result<(), LedgerError> {
-    let read = |error| explain("be read", &error);
-    let own = owner.map_or_else(String::new, |owner| format!(" WHERE owner = {owner}"));
-    let of = format!("SELECT session, tag, seen, entry FROM {schema}.oncewire_sessions{own}");
-    let mut rows = sql.rows(&of).map_err(read)?;
-    while let Some(row) = rows.next().map_err(read)? {
-        let mut entry = session_of(row.get(0)).and_then(|id| SessionEntry::decode(id, row.get(3)));
-        if let Some(entry) = &mut entry {
-            entry.tag = SessionTag::from_number(row.get::<_, i64>(1) as u64);
-            entry.seen = entry.seen.max(row.get::<_, i64>(2) as u64);
-        }
-        each(match &entry {
-            Some(entry) => Kept::Session(entry),
-            None => Kept::Broken("a session"),
-        });
-    }
-    drop(rows);
-    let own = owner.map_or_else(String::new, |owner| {
-        format!(" JOIN {schema}.oncewire_sessions USING (session) WHERE owner = {owner}")
-    });
-    let of = format!("SELECT session, slot, xid, record FROM {schema}.oncewire_calls{own}");
-    let mut rows = sql.rows(&of).map_err(read)?;
-    while let Some(row) = rows.next().map_err(read)? {
-        let name = session_of(row.get(0)).zip(u16::try_from(row.get::<_, i32>(1)).ok());
-        let entry = name.and_then(|(id, slot)| CallEntry::decode(id, slot, row.get(3)));
-        // The number has a column beside its record, for statements to compare.
-        let is_right =
-            |entry: &CallEntry<'_>| entry.record.xid.get() == row.get::<_, i64>(2) as u64;
-        each(entry.filter(is_right).map_or(Kept::Broken("a call"), Kept::Call));
-    }
-    Ok(())
-}
-
-fn session_of(bytes: &[u8]) -> Option<SessionId> {
-    bytes.try_into().map(SessionId::from_bytes).ok()
-}
-
-fn broken(what: &str) -> LedgerError {
-    LedgerError::new(format!(
-        "the ledger in PostgreSQL is corrupt: {what} in it cannot be decoded; restore a backup, and give it a new id with \
-         `oncewire-ledger-postgres restore`"
-    ))
 }
 
 #[cfg(test)]

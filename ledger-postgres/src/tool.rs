@@ -7,9 +7,9 @@ use oncewire_driver::ledger::{LedgerError, SessionEntry};
 use oncewire_driver::protocol::{RecordState, ServerId, SessionTag, Xid};
 
 use crate::error::explain;
+use crate::kept::{Kept, for_each};
 use crate::options::PostgresOptions;
 use crate::schema::{self, Looked};
-use crate::store::{Kept, for_each};
 
 /// What is in a ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use crate::sql::{Params, Sql};
 /// Each statement is prepared once and kept; give it the same text each time, with `$1` where its parameters go. A statement that
 /// fails does nothing, and the error says what is wrong: give it back with `?`, and the call is rolled back; or go on without it.
 pub struct Transaction {
-    /// None after an error of the ledger: the connection is closed, so that another server may have its turn.
+    /// While a batch is written.
     sql: Option<Sql>,
     /// How the call that runs is kept apart from its neighbours.
     pub(crate) pass: Pass,
@@ -54,8 +54,8 @@ impl fmt::Debug for Transaction {
 }
 
 impl Transaction {
-    pub(crate) fn new(sql: Sql) -> Transaction {
-        Transaction { sql: Some(sql), pass: Pass::Plain, trouble: None, ran: false }
+    pub(crate) fn new() -> Transaction {
+        Transaction { sql: None, pass: Pass::Plain, trouble: None, ran: false }
     }
 
     /// Runs a statement, and returns how many rows it has changed.
@@ -146,9 +146,13 @@ impl Transaction {
         self.sql.as_mut()
     }
 
-    /// Another server may have its turn.
-    pub(crate) fn close(&mut self) {
-        self.sql = None;
+    /// Uses this connection until it is taken back.
+    pub(crate) fn set_sql(&mut self, sql: Sql) {
+        self.sql = Some(sql);
+    }
+
+    pub(crate) fn take_sql(&mut self) -> Option<Sql> {
+        self.sql.take()
     }
 }
 
