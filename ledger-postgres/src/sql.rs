@@ -236,7 +236,7 @@ mod tests {
     fn c414_what_leaves_together_with_a_begin_or_a_commit_is_in_the_transaction_or_nowhere() {
         let cluster = match Cluster::start("sql", "") {
             Ok(cluster) => cluster,
-            Err(StartError::Absent) => return eprintln!("skipped: {}", StartError::Absent),
+            Err(StartError::Absent) => return output::note!("skipped: {}", StartError::Absent),
             Err(error) => panic!("{error}"),
         };
         let options = PostgresOptions::new(&cluster.connection("postgres")).unwrap();
