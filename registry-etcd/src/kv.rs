@@ -224,20 +224,22 @@ impl Etcd {
         entries_max: u32,
     ) -> Result<Found, EtcdError> {
         let prefix = prefix.as_ref();
-        self.get_range(prefix, &end_of(prefix), entries_max).await
+        self.get_range(prefix, &end_of(prefix), entries_max, 0).await
     }
 
-    /// The same of the keys from one on and below another.
+    /// The same of the keys from one on and below another, as they were at a revision; 0: as they are.
     pub(crate) async fn get_range(
         &self,
         from: &[u8],
         end: &[u8],
         entries_max: u32,
+        at: u64,
     ) -> Result<Found, EtcdError> {
         let body = json!({
             "key": base64::encode(from),
             "range_end": base64::encode(end),
             "limit": entries_max.to_string(),
+            "revision": at.to_string(),
         });
         Found::parse(&self.request("/v3/kv/range", &body, Repeat::Yes).await?)
     }

@@ -62,10 +62,13 @@
 //! | `ledger/staged.rs` | what a batch makes of the keys, and in which steps |
 //! | `ledger/keys.rs` | what is where in etcd, and reads all of it |
 //! | `ledger/commit.rs` | writes, and finds out what became of it |
+//! | `ledger/tool.rs` | what the program `oncewire-etcd-ledger` does |
 
 mod commit;
 mod keys;
 mod staged;
+#[cfg(feature = "tool")]
+pub mod tool;
 mod transaction;
 
 use std::collections::BTreeMap;
@@ -80,11 +83,12 @@ use oncewire_driver::protocol::{SessionId, SessionTag};
 use sha2::{Digest, Sha256};
 
 use crate::client::{Etcd, lock};
+use crate::election::Election;
 use crate::error::EtcdError;
 use crate::leadership::Leadership;
 use crate::registry::Registry;
 use commit::Writer;
-use keys::{Kept, Keys};
+use keys::{Beside, Kept, Keys};
 use staged::Staged;
 pub use transaction::{LimitExceeded, Transaction};
 
@@ -134,13 +138,7 @@ impl EtcdLedger {
     /// # Errors
     /// etcd refuses it, what is there cannot be read, or the name is too long.
     pub async fn open(registry: &Registry, name: &str) -> Result<EtcdLedger, LedgerError> {
-        if name.len() > NAME_LEN_MAX {
-            let text = format!("the name of a ledger in etcd has {NAME_LEN_MAX} bytes at most");
-            return Err(LedgerError::new(text));
-        }
-        let election = registry.election(&format!("ledger-{name}"));
-        let election = election.map_err(|error| failed("be opened", &error))?;
-        let leadership = election.campaign("a ledger").await;
+        let leadership = election(registry, name)?.campaign("a ledger").await;
         let leadership = leadership.map_err(|error| failed("be opened", &error))?;
         // From here on no other server's transaction takes effect.
         EtcdLedger::read(registry, name, Some(leadership)).await
@@ -168,10 +166,8 @@ impl EtcdLedger {
         name: &str,
         leadership: Option<Leadership>,
     ) -> Result<EtcdLedger, LedgerError> {
-        let etcd = registry.etcd().clone();
-        let keys =
-            Keys::new(registry.folder("ledgers", name).map_err(|e| failed("be opened", &e))?);
-        let kept = keys.read_all(&etcd).await?;
+        let (etcd, keys) = (registry.etcd().clone(), keys(registry, name)?);
+        let kept = keys.read_all(&etcd, Beside::NoOne).await?;
         let Kept { identity, sessions, calls, data } = kept;
         let mut random = [0; 16];
         etcd.runtime().random(&mut random);
@@ -351,6 +347,20 @@ fn hash(id: SessionId) -> SessionId {
     let mut half = [0; 16];
     half.copy_from_slice(&whole[..16]);
     SessionId::from_bytes(half)
+}
+
+/// What decides whose turn it is.
+fn election(registry: &Registry, name: &str) -> Result<Election, LedgerError> {
+    if name.len() > NAME_LEN_MAX {
+        let text = format!("the name of a ledger in etcd has {NAME_LEN_MAX} bytes at most");
+        return Err(LedgerError::new(text));
+    }
+    registry.election(&format!("ledger-{name}")).map_err(|error| failed("be opened", &error))
+}
+
+fn keys(registry: &Registry, name: &str) -> Result<Keys, LedgerError> {
+    let folder = registry.folder("ledgers", name);
+    folder.map(Keys::new).map_err(|error| failed("be opened", &error))
 }
 
 fn broken(what: &str) -> LedgerError {

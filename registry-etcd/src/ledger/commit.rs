@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use oncewire_driver::ServerId;
 use oncewire_driver::ledger::{Identity, LedgerError};
 
 use super::keys::Keys;
@@ -63,6 +64,23 @@ impl Writer {
         self.transact(Changes::new(), Some(none)).await
     }
 
+    /// Makes it the ledger of another server.
+    #[cfg(feature = "tool")]
+    pub(super) async fn rename(&mut self, server: ServerId) -> Result<(), LedgerError> {
+        let before = Keys::identity_value(self.identity);
+        let unchanged = Compare::value(self.keys.identity(), before);
+        self.transact_as(server, Changes::new(), Some(unchanged)).await
+    }
+
+    /// Lets another one have the ledger at once.
+    #[cfg(feature = "tool")]
+    pub(super) async fn resign(self) {
+        if let Some(leadership) = self.leadership {
+            // Else it ends with its lease.
+            let _resigned = leadership.resign().await;
+        }
+    }
+
     /// Writes all steps, and returns the number of the last commit.
     pub(super) async fn write(&mut self, steps: Vec<Step>) -> Result<u64, LedgerError> {
         let (mut changes, mut bytes) = (Changes::new(), 0);
@@ -98,7 +116,16 @@ impl Writer {
         changes: Changes,
         unchanged: Option<Compare>,
     ) -> Result<(), LedgerError> {
-        let next = Identity { commit: self.identity.commit + 1, ..self.identity };
+        self.transact_as(self.identity.server, changes, unchanged).await
+    }
+
+    async fn transact_as(
+        &mut self,
+        server: ServerId,
+        changes: Changes,
+        unchanged: Option<Compare>,
+    ) -> Result<(), LedgerError> {
+        let next = Identity { server, commit: self.identity.commit + 1 };
         let (identity_key, identity) = (self.keys.identity(), Keys::identity_value(next));
         let mut txn = Txn::new().then(Op::put(&identity_key, &identity, None));
         if let Some(leadership) = &self.leadership {

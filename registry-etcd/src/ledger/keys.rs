@@ -25,6 +25,22 @@ pub(super) struct Keys {
     folder: String,
 }
 
+/// Who may write while all is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Beside {
+    /// No one: the reader leads.
+    NoOne,
+    /// The server that has the ledger, so that all is read as it was at one revision.
+    #[cfg(feature = "tool")]
+    Server,
+}
+
+impl Beside {
+    fn is_server(self) -> bool {
+        self != Beside::NoOne
+    }
+}
+
 /// All that is kept.
 #[derive(Default)]
 pub(super) struct Kept {
@@ -79,13 +95,13 @@ impl Keys {
         Ok(Identity { server: ServerId::from_bytes(server), commit })
     }
 
-    /// Reads all of it. Nothing may be written meanwhile.
-    pub(super) async fn read_all(&self, etcd: &Etcd) -> Result<Kept, LedgerError> {
+    /// Reads all of it.
+    pub(super) async fn read_all(&self, etcd: &Etcd, beside: Beside) -> Result<Kept, LedgerError> {
         let mut kept = Kept::default();
         let (mut from, end) = (self.folder.clone().into_bytes(), end_of(self.folder.as_bytes()));
-        let mut entries_max = PAGE;
+        let (mut entries_max, mut at) = (PAGE, 0);
         loop {
-            let page = match etcd.get_range(&from, &end, entries_max).await {
+            let page = match etcd.get_range(&from, &end, entries_max, at).await {
                 // Behind short entries come long ones, too many for one answer.
                 Err(error) if error.kind() == EtcdErrorKind::Malformed && entries_max > PAGE => {
                     entries_max = PAGE;
@@ -93,6 +109,9 @@ impl Keys {
                 }
                 page => page.map_err(|error| failed("be read", &error))?,
             };
+            if beside.is_server() && at == 0 {
+                at = page.revision;
+            }
             let mut bytes = 0;
             for entry in &page.entries {
                 bytes += entry.key.len() + entry.value.len();
