@@ -23,7 +23,7 @@ fn start(count: usize) -> Option<Members> {
 }
 
 #[test]
-fn c396_on_etcd_balances_are_exact_whatever_is_killed_and_without_the_fence_they_are_not() {
+fn c398_on_etcd_balances_are_exact_whatever_is_killed_and_without_the_fence_they_are_not() {
     let (code, text) = crash_test("6", &["--cluster=etcd"]);
     if text.contains("etcdctl were not found") {
         return eprintln!("skipped: {text}");
@@ -59,7 +59,7 @@ fn c397_clients_find_the_bank_whose_turn_it_is_by_its_name() {
 }
 
 #[test]
-fn c398_what_cannot_be_a_ledger_in_etcd_is_said_in_one_line() {
+fn what_cannot_be_a_ledger_in_etcd_is_said_in_one_line() {
     let serve = |ledger: &str, more: &[&str]| {
         let output = run(&[&["serve", "tcp:127.0.0.1:0", "--ledger", ledger], more].concat());
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
