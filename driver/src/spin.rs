@@ -11,6 +11,7 @@ use std::time::Duration;
 use oncewire_core::Instant;
 
 use crate::runtime::{PREEMPTED_AFTER, Runtime};
+use crate::sync::Lock;
 
 thread_local! {
     static FORCE_READ: Cell<bool> = const { Cell::new(false) };
@@ -142,9 +143,83 @@ impl SpinPolicy {
     }
 }
 
+/// What the spins of a server's new connections have brought, of all of them together: each lasts perhaps for one call, and has no
+/// experience of its own.
+#[derive(Default)]
+pub(crate) struct Newcomers(Lock<SpinPolicy>);
+
+/// When a connection spins: as those before it should have, at first, and then by what its own spins have brought.
+#[derive(Debug, Default)]
+pub(crate) struct ConnSpinPolicy {
+    own: SpinPolicy,
+    /// Opportunities that it has had, until it is no newcomer any more.
+    opportunities: u32,
+}
+
+/// Opportunities of a connection that is new. One that makes a single call has two or three.
+const NEW_MAX: u32 = 4;
+
+impl ConnSpinPolicy {
+    /// As [`SpinPolicy::should_spin`].
+    pub(crate) fn should_spin(&mut self, newcomers: &Newcomers) -> bool {
+        self.opportunities = (self.opportunities + 1).min(NEW_MAX + 1);
+        match self.is_new() {
+            true => newcomers.0.lock().should_spin(),
+            false => self.own.should_spin(),
+        }
+    }
+
+    /// As [`SpinPolicy::is_over`].
+    pub(crate) fn is_over(
+        &mut self,
+        newcomers: &Newcomers,
+        spin: &mut Spin,
+        now: Instant,
+        hit: bool,
+    ) -> bool {
+        let Some(result) = spin.judge(now, hit) else { return false };
+        self.own.record(result);
+        if self.is_new() {
+            newcomers.0.lock().record(result);
+        }
+        true
+    }
+
+    fn is_new(&self) -> bool {
+        self.opportunities <= NEW_MAX
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn c415_connections_of_one_call_learn_from_those_before_them() {
+        let newcomers = Newcomers::default();
+        let at = Instant::from_nanos;
+        let spins = |hit| {
+            let connection = |_| {
+                let mut policy = ConnSpinPolicy::default();
+                let mut spins = || {
+                    let takes = policy.should_spin(&newcomers);
+                    let mut spin = Spin::new(at(0), Duration::ZERO);
+                    // It yields twice at least, unless it hits.
+                    while takes && !policy.is_over(&newcomers, &mut spin, at(1), hit) {}
+                    usize::from(takes)
+                };
+                spins() + spins()
+            };
+            (0..1_000).map(connection).sum::<usize>()
+        };
+        let (missed, after_missed) = (spins(false), spins(true));
+        assert!((60..75).contains(&missed) && after_missed > 1_900, "{missed}, {after_missed}");
+        // One that stays has its own experience, whatever comes of others.
+        let mut stays = ConnSpinPolicy::default();
+        spins(false);
+        let taken = (0..100).filter(|_| stays.should_spin(&newcomers)).count();
+        assert!(taken >= 96, "{taken}");
+    }
 
     #[test]
     fn a_spin_yields_twice_at_least_and_no_longer_than_its_budget() {

@@ -25,7 +25,7 @@ use super::state::{ConnWork, Shared, State};
 use crate::buffer::{self, ReadBuffer, Scratch, Spares, WriteBuffer};
 use crate::faults::ServerFault;
 use crate::runtime::Timer;
-use crate::spin::{self, SpinPolicy};
+use crate::spin::{self, ConnSpinPolicy};
 use crate::transport::{BoxStream, Subject};
 
 pub(super) struct ConnTask {
@@ -45,7 +45,7 @@ pub(super) struct ConnTask {
     /// Ends the wait for a peer that does not take the last frame.
     linger: Option<Box<dyn Timer>>,
     /// Whether the next request comes so soon after a reply that spinning pays.
-    spin: SpinPolicy,
+    spin: ConnSpinPolicy,
 }
 
 /// Whether a connection's task continues.
@@ -106,7 +106,7 @@ impl ConnTask {
             pace: Pace::default(),
             write: WriteBuffer::default(),
             linger: None,
-            spin: SpinPolicy::default(),
+            spin: ConnSpinPolicy::default(),
         }
     }
 
@@ -192,7 +192,8 @@ impl ConnTask {
     /// How long to spin for the next request, if at all: not where handlers wait for this thread.
     fn spin_budget(&mut self) -> Option<Duration> {
         let shared = &self.shared;
-        if !self.spin.should_spin() || shared.with_quietly(|state| state.machine.is_busy()) {
+        let is_busy = || shared.with_quietly(|state| state.machine.is_busy());
+        if !self.spin.should_spin(&shared.newcomers) || is_busy() {
             return None;
         }
         shared.runtime.spin_budget(std::ptr::from_ref(self).addr())
@@ -210,7 +211,8 @@ impl ConnTask {
         spin::spin(&*shared.runtime, pace.now, budget, |now, spin| {
             pace.now = now;
             let read = self.read_once(pace, cx, scratch);
-            self.spin.is_over(spin, now, read.is_ready()).then_some(read)
+            let is_over = self.spin.is_over(&shared.newcomers, spin, now, read.is_ready());
+            is_over.then_some(read)
         })
     }
 

@@ -23,6 +23,7 @@ use crate::faults::{Planted, ServerFault};
 use crate::ledger::entry::LedgerError;
 use crate::observe::{Event, Observers};
 use crate::runtime::Runtime;
+use crate::spin::Newcomers;
 use crate::status::{About, Status};
 use crate::sync::Lock;
 use crate::tokens::Tokens;
@@ -38,6 +39,7 @@ pub(crate) struct Shared {
     pub(super) tokens: Option<Tokens>,
     pub(super) observers: Option<Observers>,
     pub(super) about: About,
+    pub(super) newcomers: Newcomers,
     state: Lock<State>,
 }
 
@@ -170,7 +172,6 @@ impl Shared {
             observed,
             planted,
         };
-        let state = Lock::new(state);
         Arc::new(Shared {
             runtime,
             methods,
@@ -179,7 +180,8 @@ impl Shared {
             tokens,
             observers,
             about,
-            state,
+            newcomers: Newcomers::default(),
+            state: Lock::new(state),
         })
     }
 
