@@ -61,7 +61,7 @@ fn server(executor: &Arc<Executor<'static>>, first: Sender<usize>) -> Server {
 }
 
 #[test]
-fn c396_a_chunk_leaves_whole_though_its_sender_is_not_polled_again() {
+fn c416_a_chunk_leaves_whole_though_its_sender_is_not_polled_again() {
     let executor = Arc::new(Executor::new());
     let (sender, first) = channel();
     let client = Client::new(Dial(server(&executor, sender)), ClientOptions::default());
