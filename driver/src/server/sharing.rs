@@ -8,6 +8,10 @@
 //!
 //! The ledger has a few claims at a time; the others wait, the oldest first, and are forgotten when their connections go.
 //!
+//! What a claim finds is answered to the connections that were there when the ledger got it, and not to one that has come
+//! since: its client may have been at another server in between. Where it was answered alike, the client lost its session,
+//! and could not learn any more what had become of a call that had run.
+//!
 //! While a session is claimed, nothing of it is in a batch: a claim waits for what is in flight or queued before it, and
 //! what is queued after it waits for the claim. So nothing that this server had in mind before another one had the session
 //! is written under its new claim: a withdrawal from before removed a record from after, and the call ran twice.
@@ -56,8 +60,9 @@ pub(super) struct Sharing {
 struct Wanted {
     /// Connections that wait, the newest last.
     conns: Vec<ConnId>,
-    /// The ledger has the claim, for this caller.
+    /// The ledger has the claim, for this caller, and for these connections.
     asked_for: Option<Principal>,
+    asking: Vec<ConnId>,
     /// What happened in it since it is wanted.
     held_back: Vec<Item>,
 }
@@ -197,6 +202,7 @@ impl State {
                 continue;
             }
             wanted.asked_for = Some(caller);
+            wanted.asking = std::mem::take(&mut wanted.conns);
             sharing.asked += 1;
             let session = SessionId::from_bytes(id);
             let is_held = machine.find_session(session).is_some();
@@ -234,7 +240,8 @@ impl State {
             Answer::NotTheirs => Claimed::WrongPrincipal,
             Answer::Unavailable | Answer::Failed(_) => Claimed::Unavailable,
         };
-        let others = self.answer_all(now, claimed, wanted.asked_for, wanted.conns);
+        let mut others = self.answer_all(now, claimed, wanted.asked_for, wanted.asking);
+        others.append(&mut wanted.conns);
         let Some(queue) = self.ledger_queue.as_deref_mut() else { return };
         if queue.error.is_none() {
             queue.items.append(&mut wanted.held_back);

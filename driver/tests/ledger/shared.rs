@@ -1,5 +1,5 @@
 //! Two servers with one ledger at once (S34): a client moves between them with calls under way, batches of the one that it left come
-//! late, claims are held, the store is away, servers die. C386 to C389, C394, C395.
+//! late, claims are held, the store is away, servers die. C386 to C389, C394, C395, C422.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -325,6 +325,32 @@ fn c388_a_lease_that_is_over_where_a_session_was_ends_it_nowhere_else() {
     assert_eq!(lock(&two.store).sizes().0, 1, "its records stay");
     two.move_to(0);
     assert_eq!(two.pay(1).outcome(), reply(3));
+}
+
+#[test]
+fn c422_what_a_claim_found_is_not_answered_to_a_connection_that_came_after_it() {
+    let two = Two::new();
+    assert_eq!(two.pay(1).outcome(), reply(1));
+    // The second server claims the session; before it learns so, the client is at the first one again.
+    two.ledgers[1].hold_answers();
+    two.move_to(1);
+    two.move_to(0);
+    // A call is given up there, and runs.
+    two.ledgers[0].hold();
+    let second = Duration::from_secs(1);
+    let made = two.calls.begin(two.client.call(&PAY, &1).timeout(second).start());
+    two.sim.advance(2 * second);
+    let ticket = made.ticket().expect("unknown, with a ticket");
+    two.places.target.store(1, Ordering::SeqCst);
+    two.places.cut();
+    two.sim.advance(second);
+    two.ledgers[0].release();
+    assert_eq!(two.balance(1), 2);
+    // What the second server learns now is older than that.
+    two.ledgers[1].release_answers();
+    let learned = two.calls.begin(async move { ticket.resolve(9 * second).await });
+    two.sim.advance(2 * second);
+    assert_eq!((learned.outcome(), two.balance(1)), (reply(2), 2));
 }
 
 /// A small generator.

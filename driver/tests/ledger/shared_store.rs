@@ -13,6 +13,9 @@ use super::sim::lock;
 
 type Id = [u8; 16];
 
+/// Answers a claim.
+type Answer = Box<dyn FnOnce() + Send>;
+
 /// What all servers have.
 pub struct Store {
     records: Records,
@@ -72,6 +75,8 @@ struct Held {
     holds: bool,
     batches: VecDeque<Batch<Accounts>>,
     claims: VecDeque<Claim>,
+    holds_answers: bool,
+    answers: Vec<Answer>,
 }
 
 impl Shared {
@@ -117,6 +122,18 @@ impl Shared {
     pub fn release_claim(&self) {
         let claim = lock(&self.held).claims.pop_front();
         claim.into_iter().for_each(|claim| self.answer(claim));
+    }
+
+    /// From now on claims take effect, and are not answered.
+    pub fn hold_answers(&self) {
+        lock(&self.held).holds_answers = true;
+    }
+
+    /// Answers those claims, and all others at once.
+    pub fn release_answers(&self) {
+        lock(&self.held).holds_answers = false;
+        let answers = std::mem::take(&mut lock(&self.held).answers);
+        answers.into_iter().for_each(|answer| answer());
     }
 
     pub fn claims_held(&self) -> usize {
@@ -180,36 +197,46 @@ impl Shared {
     }
 
     fn answer(&self, claim: Claim) {
+        let answer = self.judge(claim);
+        let mut held = lock(&self.held);
+        if held.holds_answers {
+            return held.answers.push(answer);
+        }
+        drop(held);
+        answer();
+    }
+
+    /// A claim takes effect.
+    fn judge(&self, claim: Claim) -> Answer {
         let mut guard = lock(&self.store);
         let store = &mut *guard;
         if store.is_away {
-            drop(guard);
-            return claim.unavailable(LedgerError::new("the store is away"));
+            let why = LedgerError::new("the store is away");
+            return Box::new(move || claim.unavailable(why));
         }
         if store.is_lost {
-            drop(guard);
-            return claim.failed(LedgerError::new("the store is lost"));
+            let why = LedgerError::new("the store is lost");
+            return Box::new(move || claim.failed(why));
         }
         let (id, commit) = (claim.session().to_bytes(), store.records.identity().commit);
         let records = store.records.clone();
-        let Some((entry, calls)) = records.session(claim.session()).unwrap() else {
-            drop(guard);
-            return claim.unknown();
+        let Some((entry, _)) = records.session(claim.session()).unwrap() else {
+            return Box::new(move || claim.unknown());
         };
         if !claim.is_theirs(&entry) {
-            drop(guard);
-            return claim.not_theirs();
+            return Box::new(move || claim.not_theirs());
         }
         if claim.is_held() && self.is_ours(store, &id) {
-            drop(guard);
-            return claim.unchanged(commit);
+            return Box::new(move || claim.unchanged(commit));
         }
         let epoch = store.owners.get(&id).map_or(1, |(_, epoch)| epoch + 1);
         store.owners.insert(id, (self.life, epoch));
         store.moved += 1;
         lock(&self.epochs).insert(id, epoch);
-        drop(guard);
-        claim.found(entry, calls, commit);
+        Box::new(move || {
+            let (_, calls) = records.session(claim.session()).unwrap().unwrap();
+            claim.found(entry, calls, commit);
+        })
     }
 }
 
