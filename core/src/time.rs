@@ -105,9 +105,10 @@ impl Timer {
         Timer(self.0.min(other.0))
     }
 
-    /// How long until it is due: 580 years if it is off.
+    /// Milliseconds until it is due, rounded up; as many as there are if it is off.
     #[inline]
-    pub(crate) fn time_left(self, now: Instant) -> core::time::Duration {
-        self.0.since(now)
+    pub(crate) fn millis_left(self, now: Instant) -> u32 {
+        let nanos = self.0.as_nanos().saturating_sub(now.as_nanos());
+        u32::try_from(nanos.div_ceil(1_000_000)).unwrap_or(u32::MAX)
     }
 }

@@ -11,8 +11,8 @@ pub(crate) mod writer;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use codec::{
-    Control, KIND_REQUEST, Parsed, first_frame_error, is_not_hello, may_be_pong, may_have_metadata,
-    parse, peek_request, reply_header, request_header,
+    Control, KIND_REQUEST, Parsed, first_frame_error, is_not_hello, may_be_pong, parse,
+    peek_request, plain_reply, plain_request, reply_header, request_header,
 };
 pub use codec::{Decoded, FrameInfo, decode, encode, peek};
 pub use metadata::{

@@ -196,6 +196,7 @@ pub(crate) struct KnownCall {
 
 impl KnownCall {
     /// Why it must not be executed any more: timed out, cancelled, failed fast or forgotten. `None` while it is wanted.
+    #[inline]
     pub(super) fn abandoned(self) -> Option<NotExecuted> {
         let CallState::InFlight(sent) = self.state else { return None };
         sent.abandoned.map(|abandoned| abandoned.reason.not_executed())

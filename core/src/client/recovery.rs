@@ -28,6 +28,7 @@ mod tests;
 impl KnownCall {
     /// Why it must not be sent any more: it was abandoned, or the server means something else by its method. `None` while it
     /// may be, or may be later.
+    #[inline]
     fn unsendable(self) -> Option<NotExecuted> {
         self.abandoned().or(match compared(self.comparison) {
             Compared::Refuse(why) => Some(why),
@@ -49,6 +50,7 @@ pub(crate) enum Compared {
 
 /// S33: no request of a method leaves to a server that may mean something else by it. A server that had renamed nothing, and
 /// had swapped two arguments of one type, executed calls with each in the other's place.
+#[inline]
 pub(crate) fn compared(comparison: Comparison) -> Compared {
     match comparison {
         Comparison::NotNeeded | Comparison::Same => Compared::Send,
@@ -246,7 +248,7 @@ pub(crate) fn is_kept_until_acked(idempotent: bool, lossy: bool) -> bool {
 ///
 /// What a draining server has not seen is not sent again, only to be refused (S25): the connection on which it was asked
 /// for is the only one that could still carry it, and keeps the order, so no copy of the request is on its way.
-#[inline]
+#[inline(always)]
 pub(crate) fn answer(call: KnownCall, heard: Heard, status: Status, body: &[u8]) -> Answer<'_> {
     let sent = match call.state {
         CallState::InFlight(sent) => sent,
@@ -280,6 +282,7 @@ pub(crate) fn answer(call: KnownCall, heard: Heard, status: Status, body: &[u8])
 }
 
 /// `NotExecuted`, unless an earlier copy of an idempotent call may have run (S22, C73).
+#[inline]
 pub(crate) fn not_executed(call: KnownCall, why: NotExecuted) -> Outcome<'static> {
     if call.idempotent && call.may_have_run {
         Outcome::Unknown { why: Unknown::Repeated, ticket: false }

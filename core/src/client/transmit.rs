@@ -307,11 +307,10 @@ impl<S: ClientStorage> Client<S> {
         entry.note_sent(xid, NextFrame::Request);
         self.counters.sent += 1;
         self.counters.resends += u64::from(entry.may_have_run);
-        let remaining = entry.deadline.time_left(self.now).as_nanos().div_ceil(1_000_000);
         let header = RequestHeader {
             flags: entry.flags,
             method: entry.method,
-            remaining_ms: u32::try_from(remaining).unwrap_or(u32::MAX),
+            remaining_ms: entry.deadline.millis_left(self.now),
             xid,
             acked,
         };
@@ -421,10 +420,11 @@ impl<S: ClientStorage> Client<S> {
         if at_once {
             self.output.ack_owed.get_or_insert(0);
             self.timers.ack = Timer::at(self.now);
-        } else if self.output.ack_owed.is_some() {
-            // Never later than "never": a session cannot end while something in it is unacknowledged.
+        } else if self.output.ack_owed.is_some() && self.timers.ack == Timer::OFF {
+            // While it is on, it is due by then. Never later than "never": a session cannot end while something in it is
+            // unacknowledged.
             let later = (self.now + self.config.ack_delay).min(Instant::LAST);
-            self.timers.ack = self.timers.ack.earlier(Timer::at(later));
+            self.timers.ack = Timer::at(later);
         }
     }
 

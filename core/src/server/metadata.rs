@@ -1,8 +1,6 @@
 //! Requests with metadata (W17): split, or refused.
 
-use super::incoming::Incoming;
-use super::{ConnId, Server};
-use crate::client::Received;
+use super::Server;
 use crate::error::ProtocolError;
 use crate::outcome::NotExecuted;
 use crate::storage::{Places, ServerStorage};
@@ -12,26 +10,16 @@ use crate::wire::{self, Metadata, RequestHeader};
 pub(super) type Content<'d> = (Metadata<'d>, &'d [u8], Result<(), NotExecuted>);
 
 impl<T: ServerStorage> Server<T> {
-    /// Requests with metadata have this copy of the code to themselves: where one copy served all, a call without cost
-    /// 80 instructions more.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn take_frames_with_metadata<'d>(
-        &mut self,
-        conn: ConnId,
-        data: &'d [u8],
-        consumed: usize,
-    ) -> Result<Received<Incoming<'d>>, ProtocolError> {
-        self.take_frames::<true>(conn, data, consumed)
-    }
-
     /// W17. A block that is broken costs its call; that there is one where none was agreed on, the connection.
-    pub(super) fn split_metadata<'d>(
+    pub(super) fn content<'d>(
         &self,
         index: u32,
         header: &RequestHeader,
         body: &'d [u8],
     ) -> Result<Content<'d>, ProtocolError> {
+        if header.flags & wire::FLAG_METADATA == 0 {
+            return Ok((Metadata::EMPTY, body, Ok(())));
+        }
         self.check_flags(index, header)?;
         Ok(match Metadata::split(body) {
             Ok((metadata, body)) => (metadata, body, Ok(())),

@@ -8,6 +8,7 @@ use super::event::{Notice, Verdict};
 use super::execute::{Admission, CallKey};
 use super::incoming::{Incoming, Request};
 use super::long::Coming;
+use super::metadata::Content;
 use super::notice::arrival_verdict;
 use super::replies::SessionView;
 use super::session::{Reach, SessionState};
@@ -53,12 +54,48 @@ impl<T: ServerStorage> Server<T> {
         data: &'d [u8],
     ) -> Result<Received<Incoming<'d>>, ProtocolError> {
         self.advance_clock(now);
-        self.take_frames::<false>(conn, data, 0)
+        // As nearly always: the next call, and nothing else to see to.
+        let Some((session, header, body)) = self.find_plain_request(conn, data) else {
+            return self.take_frames(conn, data, 0);
+        };
+        let consumed = wire::REQUEST_HEADER_LEN + body.len();
+        match self.handle_request(session, &header, body, (Metadata::EMPTY, body, Ok(()))) {
+            Ok(Some(request)) => {
+                Ok(Received { consumed, item: Some(Incoming::Request(request)), wanted: 0 })
+            }
+            Ok(None) if self.notice.is_none() => self.take_frames(conn, data, consumed),
+            Ok(None) => Ok(Received { consumed, item: Some(Incoming::Notice), wanted: 0 }),
+            Err(error) => Err(self.close_for(conn.0.index, error)),
+        }
     }
 
-    /// `METADATA`: whether there may be requests with metadata among them.
-    #[inline]
-    pub(super) fn take_frames<'d, const METADATA: bool>(
+    /// The request at the front of `data`, and its session, if it is a plain one and no incomplete frame was noted before.
+    /// [`take_front`](Server::take_front) finds the same, but looks for whatever may come.
+    #[inline(always)]
+    fn find_plain_request<'d>(
+        &mut self,
+        conn: ConnId,
+        data: &'d [u8],
+    ) -> Option<(u32, RequestHeader, &'d [u8])> {
+        let conn = self.conns.get_mut(conn.0)?;
+        let index = conn.session.filter(|_| conn.phase == Phase::Up && conn.incoming.is_none())?;
+        debug_assert!(matches!(conn.coming, Coming::Nothing), "it is an incomplete frame's");
+        let session = self.sessions.live(index)?;
+        let (header, body) = wire::plain_request(data, session.grants().request_len_max)?;
+        debug_assert!(
+            matches!(
+                wire::parse(data, Role::Client, session.grants().request_len_max),
+                Ok(Parsed::Request(parsed, whole, _)) if parsed == header && whole.len() == body.len()
+            ),
+            "both ways find the same"
+        );
+        conn.keepalive.on_progress();
+        Some((index, header, body))
+    }
+
+    /// Takes the frames behind `consumed`, up to the first one that is for the owner.
+    #[inline(never)]
+    fn take_frames<'d>(
         &mut self,
         conn: ConnId,
         data: &'d [u8],
@@ -66,17 +103,9 @@ impl<T: ServerStorage> Server<T> {
     ) -> Result<Received<Incoming<'d>>, ProtocolError> {
         // Where nothing came, or all was taken, an incomplete frame whose bytes are elsewhere keeps its time.
         while consumed < data.len() {
-            let rest = &data[consumed..];
-            if !METADATA && wire::may_have_metadata(rest) {
-                return self.take_frames_with_metadata(conn, data, consumed);
-            }
-            let (len, next) = match self.take_front::<METADATA>(conn, rest) {
+            let (len, next) = match self.take_front(conn, &data[consumed..]) {
                 Ok(taken) => taken,
-                Err(error) => {
-                    self.notice = None;
-                    self.close_for(conn.0.index, error);
-                    return Err(error);
-                }
+                Err(error) => return Err(self.close_for(conn.0.index, error)),
             };
             consumed += len;
             match next {
@@ -96,8 +125,7 @@ impl<T: ServerStorage> Server<T> {
     }
 
     /// Takes what is at the front of `data`, which is not empty; returns how much.
-    #[inline]
-    fn take_front<'d, const METADATA: bool>(
+    fn take_front<'d>(
         &mut self,
         conn: ConnId,
         data: &'d [u8],
@@ -129,7 +157,8 @@ impl<T: ServerStorage> Server<T> {
         match parsed {
             Parsed::Request(header, body, len) => {
                 let session = session.ok_or(ProtocolError::NoSession)?;
-                let request = self.handle_request::<METADATA>(session, &header, body)?;
+                let content = self.content(session, &header, body)?;
+                let request = self.handle_request(session, &header, body, content)?;
                 let item = request.map(|request| Next::Item(Incoming::Request(request)));
                 Ok((len, item.unwrap_or_else(|| self.next_notice())))
             }
@@ -152,13 +181,13 @@ impl<T: ServerStorage> Server<T> {
         }
     }
 
-    /// After a frame that brought nothing to do.
-    #[inline]
     #[cold]
     fn is_up(&self, conn: ConnId) -> bool {
         self.conns.get(conn.0).is_none_or(|conn| conn.phase == Phase::Up)
     }
 
+    /// After a frame that brought nothing to do.
+    #[inline]
     fn next_notice<'d>(&self) -> Next<'d> {
         if self.notice.is_none() { Next::More } else { Next::Item(Incoming::Notice) }
     }
@@ -193,13 +222,16 @@ impl<T: ServerStorage> Server<T> {
         }
     }
 
+    /// The client broke the protocol.
     #[cold]
-    fn close_for(&mut self, index: u32, error: ProtocolError) {
+    fn close_for(&mut self, index: u32, error: ProtocolError) -> ProtocolError {
+        self.notice = None;
         let session = self.conns.live(index).and_then(|conn| conn.session);
         self.close_conn(index, CloseReason::Protocol(error));
         if let (ProtocolError::FalseRetry { .. }, Some(session)) = (error, session) {
             self.abort_session(session, SessionState::Aborting);
         }
+        error
     }
 
     fn handle_control<'d>(
@@ -247,23 +279,18 @@ impl<T: ServerStorage> Server<T> {
     }
 
     /// S10. Nothing is changed before it is certain that the client keeps the rules.
-    #[inline]
-    fn handle_request<'d, const METADATA: bool>(
+    #[inline(always)]
+    fn handle_request<'d>(
         &mut self,
         index: u32,
         header: &RequestHeader,
-        body: &'d [u8],
+        whole: &[u8],
+        (metadata, body, content): Content<'d>,
     ) -> Result<Option<Request<'d>>, ProtocolError> {
-        let digest = digest(header.method, header.flags, body);
-        let len = body.len();
-        let has_metadata = header.flags & wire::FLAG_METADATA != 0;
-        debug_assert!(METADATA || !has_metadata, "its flags were looked at before");
-        let (metadata, body, content) = match METADATA && has_metadata {
-            false => (Metadata::EMPTY, body, Ok(())),
-            true => self.split_metadata(index, header, body)?,
-        };
+        let digest = digest(header.method, header.flags, whole);
         let deadline = self.now.after_millis(header.remaining_ms);
-        let admitted = self.admit_request(index, header, (digest, deadline), len, content)?;
+        let admitted =
+            self.admit_request(index, header, (digest, deadline), whole.len(), content)?;
         Ok(admitted.map(|(key, method_index)| Request {
             admission: Admission { key },
             method: header.method,

@@ -21,6 +21,8 @@ const KIND_GOODBYE: u8 = 0x08;
 const KIND_WELCOME: u8 = 0x41;
 const KIND_REPLY: u8 = 0x42;
 const KIND_REFUSE: u8 = 0x43;
+/// The status of a reply that has come whole: that of [`Status::Done`].
+const DONE: u8 = 0x00;
 /// Bit of a kind that only a server sends.
 const FROM_SERVER: u8 = 0x40;
 
@@ -63,12 +65,6 @@ pub fn peek(data: &[u8]) -> Option<FrameInfo> {
 #[inline]
 pub(crate) fn may_be_pong(data: &[u8]) -> bool {
     data.get(LEN_FIELD_LEN).is_none_or(|kind| kind & !FROM_SERVER == KIND_PONG)
-}
-
-/// Whether what is at the front of `data`, if it is a frame, is a request with metadata.
-#[inline]
-pub(crate) fn may_have_metadata(data: &[u8]) -> bool {
-    matches!(data, [_, _, _, _, KIND_REQUEST, flags, ..] if flags & FLAG_METADATA != 0)
 }
 
 /// A decoded frame and its length, or how many bytes are needed before it can be decoded.
@@ -157,6 +153,34 @@ pub(crate) fn parse(
             .map(|(header, body)| Parsed::Reply(header, body, whole)),
         _ => Ok(Parsed::Control(Control { kind, fields }, whole)),
     }
+}
+
+/// The request at the front of `data`, if all of it is there, it has no metadata, and nothing is wrong with it: what [`parse`]
+/// finds of it, in half the steps.
+#[inline(always)]
+pub(crate) fn plain_request(data: &[u8], body_len_max: u32) -> Option<(RequestHeader, &[u8])> {
+    let (head, rest) = data.split_first_chunk::<REQUEST_HEADER_LEN>()?;
+    let len = u32_at(head, 0).checked_sub((REQUEST_HEADER_LEN - LEN_FIELD_LEN) as u32)?;
+    let (kind, flags) = (head[LEN_FIELD_LEN], head[LEN_FIELD_LEN + 1]);
+    if kind != KIND_REQUEST || flags & (FLAG_METADATA | !FLAGS) != 0 || len > body_len_max {
+        return None;
+    }
+    let body = rest.get(..len as usize)?;
+    let (header, _) = decode_request(&head[LEN_FIELD_LEN + 1..], 0).ok()?;
+    Some((header, body))
+}
+
+/// The same for a reply to a call that is done, of which the body comes with it.
+#[inline(always)]
+pub(crate) fn plain_reply(data: &[u8], body_len_max: u32) -> Option<(Xid, &[u8])> {
+    let (head, rest) = data.split_first_chunk::<REPLY_HEADER_LEN>()?;
+    let len = u32_at(head, 0).checked_sub((REPLY_HEADER_LEN - LEN_FIELD_LEN) as u32)?;
+    let done = u32::from_le_bytes([KIND_REPLY, DONE, 0, 0]);
+    if u32_at(head, LEN_FIELD_LEN) != done || len > body_len_max {
+        return None;
+    }
+    let body = rest.get(..len as usize)?;
+    Some((Xid::new(u64_at(head, 8))?, body))
 }
 
 /// What is wrong with a first frame that does not decode: a peer of another protocol learns that, and so does a client
@@ -250,7 +274,7 @@ pub(crate) fn peek_request(data: &[u8]) -> Result<Option<RequestHeader>, Protoco
     decode_request(fields, 0).map(|(header, _)| Some(header))
 }
 
-#[inline]
+#[inline(always)]
 fn decode_request(
     fields: &[u8],
     body_len_max: u32,
