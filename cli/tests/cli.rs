@@ -117,7 +117,7 @@ fn c300_what_cannot_be_shown_is_no_success_and_a_reader_that_goes_ends_the_watch
     let full = || Stdio::from(std::fs::File::options().write(true).open("/dev/full").unwrap());
     let to = |out: Stdio, arguments: &[&str]| {
         let mut command = Command::new("timeout");
-        command.arg("100").arg(ONCEWIRE).args(arguments).stdin(Stdio::null()).stdout(out);
+        command.arg("600").arg(ONCEWIRE).args(arguments).stdin(Stdio::null()).stdout(out);
         command.stderr(Stdio::piped()).spawn().unwrap()
     };
     let ended = |child: Child| {

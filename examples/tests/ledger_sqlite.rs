@@ -80,7 +80,7 @@ fn the_program_proves_itself_under_kills() {
     let examples = test.parent().and_then(|deps| deps.parent()).unwrap().join("examples");
     // A hang is a failure, not a wait for ever.
     let mut command = Command::new("timeout");
-    command.arg("100").arg(examples.join("ledger_sqlite")).arg("6").stdin(Stdio::null());
+    command.arg("600").arg(examples.join("ledger_sqlite")).arg("6").stdin(Stdio::null());
     let output = command.output().unwrap();
     let words = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{words}{}", String::from_utf8_lossy(&output.stderr));

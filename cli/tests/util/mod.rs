@@ -95,7 +95,7 @@ impl Ended {
 pub(crate) fn run(arguments: &[&str]) -> Ended {
     // A hang is a failure, not a wait for ever.
     let mut command = Command::new("timeout");
-    command.arg("100").arg(ONCEWIRE).args(arguments).stdin(Stdio::null());
+    command.arg("600").arg(ONCEWIRE).args(arguments).stdin(Stdio::null());
     ended(command.output().unwrap())
 }
 

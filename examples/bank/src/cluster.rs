@@ -89,6 +89,8 @@ struct Test {
     arguments: Vec<String>,
     /// All serve at once.
     shared: bool,
+    /// Late effects are not kept out.
+    is_unfenced: bool,
     rng: Rng,
     blows: BTreeMap<Blow, u64>,
 }
@@ -98,9 +100,8 @@ impl Test {
         let store = Store::start(store)?;
         let mut arguments = store.arguments();
         arguments.extend(args.shared.then(|| "--shared".to_owned()));
-        if args.mutant == Some(Mutant::NoFence) {
-            arguments.push("--mutant=no-fence".to_owned());
-        }
+        let is_unfenced = args.mutant == Some(Mutant::NoFence);
+        arguments.extend(is_unfenced.then(|| "--mutant=no-fence".to_owned()));
         let addresses = free_addresses()?;
         let mut servers = Vec::new();
         for address in &addresses {
@@ -115,14 +116,18 @@ impl Test {
         let clients = Clients::start(plan).await?;
         let (rng, blows) = (Rng::new(seed, 0), BTreeMap::new());
         let shared = args.shared;
-        Ok(Test { clients, probe, servers, store, arguments, shared, rng, blows })
+        Ok(Test { clients, probe, servers, store, arguments, shared, is_unfenced, rng, blows })
     }
 
     async fn run(mut self, kills: u64) -> Result<bool, String> {
         for _ in 0..kills {
             pause(Duration::from_millis(self.rng.below(LIFE_MS))).await;
             keep_running(&mut self.servers, &self.arguments)?;
-            let blow = self.store.draw(&mut self.rng, self.shared);
+            // Only a server that continues while another one serves has late effects.
+            let blow = match self.is_unfenced {
+                true => Blow::Pause,
+                false => self.store.draw(&mut self.rng, self.shared),
+            };
             *self.blows.entry(blow).or_default() += 1;
             match self.strike_and_look(blow).await {
                 Ok(()) => {}

@@ -11,9 +11,9 @@ use serde_json::Value;
 pub const BANK: &str = env!("CARGO_BIN_EXE_bank");
 
 pub fn bank(arguments: &[&str]) -> Command {
-    // A hang is a failure, not a wait for ever.
+    // A hang is a failure, not a wait for ever; on a busy machine all of it takes minutes.
     let mut command = Command::new("timeout");
-    command.arg("--kill-after=5").arg("100").arg(BANK).args(arguments).stdin(Stdio::null());
+    command.arg("--kill-after=5").arg("600").arg(BANK).args(arguments).stdin(Stdio::null());
     command
 }
 
