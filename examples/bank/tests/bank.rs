@@ -169,8 +169,7 @@ fn in_a_cluster_balances_are_exact_and_without_the_fence_they_are_not() {
     let (code, text) = crash_test("8", &["--cluster", "--shared"]);
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("executed more than once: 0"), "{text}");
-    let (code, text) = crash_test("8", &["--cluster", "--mutant=no-fence"]);
-    assert_eq!(code, Some(1), "{text}");
+    finds_no_fence(&["--cluster"]);
 }
 
 #[test]
