@@ -17,6 +17,10 @@ pub enum ServerFault {
     RepeatedChunks,
     /// Several lanes of the ledger may have one session.
     SharedLanes,
+    /// A session that is here is resumed without asking the ledger whether its client was at another server (S34).
+    TrustedSessions,
+    /// A session is claimed while something of it is on its way to the ledger.
+    OvertakingClaims,
 }
 
 /// The fault of a server, if it has one.

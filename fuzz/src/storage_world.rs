@@ -5,6 +5,7 @@
 //! | [`disk`] | tears what was not synced, fails, fills up, is slow, and lies, if a mutant asks for it |
 //! | [`ledger`] | the real store on that disk; its commits end where the seed says; what is found on the disk |
 //! | [`host`] | the lives of the server, the connections to it, and faults |
+//! | [`shared`] | several servers on one ledger: sessions move, claims race, batches are late |
 //! | [`program`] | durable clients: they die anywhere, and go on from their journals |
 //! | [`journal`] | the real journal on a disk of its own |
 //! | [`stranger`] | peers that send calls before they are welcome |
@@ -25,12 +26,14 @@ pub mod model;
 pub mod profile;
 pub mod program;
 pub mod service;
+pub mod shared;
 pub mod stranger;
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use oncewire_driver::Client;
+use oncewire_driver::faults::ServerFault;
 pub use oncewire_sim::parts::disk;
 
 use crate::driver_world::executor::{Group, Sim, lock};
@@ -44,6 +47,7 @@ use host::{Host, SimConnector};
 use model::Model;
 use profile::Profile;
 use program::Program;
+use shared::Database;
 
 /// The group of the callers' tasks.
 const USERS: Group = 0;
@@ -51,7 +55,7 @@ const USERS: Group = 0;
 const CLIENTS: Group = 1;
 /// The group of what goes wrong.
 const CHAOS: Group = 2;
-/// Servers' groups come after this one.
+/// Servers' groups come after this one, which is that of a database.
 const GROUPS: Group = 3;
 /// Groups of programs come after this one.
 const PROGRAMS: Group = 1 << 20;
@@ -77,6 +81,32 @@ pub enum Broken {
     HastyGoodbye,
     /// Several lanes of the ledger may have one session.
     SharedLanes,
+    /// A ledger that servers share takes late batches, whosever the session is.
+    Unfenced,
+    /// A claim is answered with what was recorded before the last batch of the server that had the session.
+    EarlyClaim,
+    /// A server takes the session that it has for the latest, though its client was at another one.
+    Trusting,
+    /// A server claims a session while something of it is on its way to the ledger.
+    Overtaking,
+}
+
+impl Broken {
+    /// Whether only servers that share a ledger show it.
+    pub fn is_shared(self) -> bool {
+        use Broken::{EarlyClaim, Overtaking, Trusting, Unfenced};
+        matches!(self, Unfenced | EarlyClaim | Trusting | Overtaking)
+    }
+
+    /// What is broken in servers.
+    fn of_server(self) -> Option<ServerFault> {
+        match self {
+            Broken::SharedLanes => Some(ServerFault::SharedLanes),
+            Broken::Trusting => Some(ServerFault::TrustedSessions),
+            Broken::Overtaking => Some(ServerFault::OvertakingClaims),
+            _ => None,
+        }
+    }
 }
 
 /// One world.
@@ -90,8 +120,10 @@ pub struct World {
     pub model: Mutex<Model>,
     /// Its disk.
     pub disk: Disk,
-    /// Its server.
+    /// Its servers.
     pub host: Mutex<Host>,
+    /// The ledger that they share, if they do.
+    pub database: Option<Database>,
     /// Records what passes.
     pub camera: Option<Camera>,
     /// What is broken on purpose.
@@ -125,16 +157,20 @@ pub fn run_filmed(
         sim: sim.clone(),
         model: Mutex::default(),
         disk: Disk::new(seed, profile.slowness),
-        host: Mutex::default(),
+        host: Mutex::new(Host::new(profile.sharing.as_ref().map_or(1, |all| all.servers))),
+        database: profile.sharing.as_ref().map(|sharing| Database::new(seed, sharing)),
         camera: film.map(|film| Camera::new(film.clone(), sim.clone())),
         profile,
         broken,
     });
     let ended = world.run();
     let report = world.report();
-    let server = lock(&world.host).server.take();
-    drop(server);
+    let seats = std::mem::take(&mut lock(&world.host).seats);
+    drop(seats);
     sim.end();
+    if let Some(database) = &world.database {
+        database.set_store(None);
+    }
     ended.map(|()| report).map_err(|what| Failure {
         seed,
         step: sim.polls.load(Ordering::Relaxed),
@@ -160,12 +196,22 @@ impl World {
             ("journals put back", host.put_back),
             ("failed openings", host.failed_openings),
         ];
+        let shared = self.database.as_ref().map(Database::counters).unwrap_or_default();
+        let shared = [
+            ("sessions that moved", model.moves),
+            ("batches of a server that had lost the session", shared.late),
+            ("batches of a dead server that were written", shared.posthumous),
+            ("claims answered when the session had moved again", shared.raced),
+            ("claims that were not answered", shared.unanswered),
+            ("batches whose answer was lost", shared.lost),
+            ("databases out of reach", shared.away),
+        ];
         let strangers = self.profile.strangers.then_some(("strangers", host.strangers));
         Report {
             calls: model.ops(),
             runs: model.runs,
             outcomes: model.outcomes,
-            faults: faults.into_iter().chain(strangers).collect(),
+            faults: faults.into_iter().chain(shared).chain(strangers).collect(),
             polls: self.sim.polls.load(Ordering::Relaxed),
             syncs: disk.syncs,
             virtual_time: self.sim.now(),
@@ -195,8 +241,7 @@ impl World {
         if self.profile.strangers {
             self.sim.spawn(USERS, stranger::run(self.clone()));
         }
-        self.sim.spawn(CHAOS, host::operate(self.clone()));
-        self.sim.spawn(USERS, host::chaos(self.clone()));
+        self.begin_service()?;
         self.run_until(END_MAX, || self.sim.living(USERS) == 0)?;
         for client in clients {
             self.sim.spawn(USERS, async move {
@@ -204,8 +249,28 @@ impl World {
             });
         }
         self.run_until(END_MAX, || self.sim.living(USERS) == 0)?;
+        if self.database.is_some() {
+            self.pass(10 * SECOND)?;
+            self.sim.kill(CHAOS);
+            self.leave_one()?;
+        }
         self.pass(10 * SECOND + profile::LEASE.as_nanos() as u64)?;
         self.check_end()
+    }
+
+    /// Servers run from now on, and things go wrong.
+    fn begin_service(self: &Arc<Self>) -> Check {
+        let Some(database) = &self.database else {
+            self.sim.spawn(CHAOS, host::operate(self.clone()));
+            self.sim.spawn(USERS, host::chaos(self.clone()));
+            return Ok(());
+        };
+        database.set_store(Some(self.look()?));
+        for at in 0..lock(&self.host).seats.len() {
+            self.sim.spawn(CHAOS, shared::operate(self.clone(), at));
+        }
+        self.sim.spawn(USERS, shared::chaos(self.clone()));
+        Ok(())
     }
 
     fn client(self: &Arc<Self>, client: usize) -> Client {
@@ -215,12 +280,16 @@ impl World {
 
     /// All clients are gone and all leases are over: the power fails once more, and the file is looked at.
     fn check_end(&self) -> Check {
-        let error = lock(&self.host).server.as_ref().and_then(|server| server.ledger_error());
-        if let Some(error) = error {
+        let server = lock(&self.host).seats[0].server.clone();
+        if let Some(error) = server.and_then(|server| server.ledger_error()) {
             return Err(format!("in peace, the ledger has failed: {error}"));
         }
         self.sim.kill(CHAOS);
-        self.end_life(Death::PowerCut);
+        self.end_life(0, Death::PowerCut);
+        if let Some(database) = &self.database {
+            database.set_store(None);
+            self.disk.end_life(Death::PowerCut, true);
+        }
         let left = ledger::leftovers(&self.look()?)?;
         match left {
             (0, 0) => Ok(()),

@@ -3,10 +3,12 @@
 //! What a seed does changes with the world; each mechanism has its own test beside the code it was found in, named here.
 #![allow(missing_docs)]
 
+use oncewire_fuzz::world::profile::Profile;
 use oncewire_fuzz::world::{Broken, Trace, run};
 
 #[track_caller]
 fn passes(seed: u64, calls: u64) {
+    assert!(!Profile::of(seed, Broken::No).shares, "seed {seed} had one ledger a server");
     let result = run(seed, calls, Broken::No, &mut Trace::default());
     assert!(result.is_ok(), "seed {seed} with {calls} calls: {result:?}");
 }

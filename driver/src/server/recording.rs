@@ -319,7 +319,12 @@ impl Shared {
             if error.is_none() && !taken.is_empty() {
                 // Now, and not in the ledger task: a claim may bring a session back before that has its turn.
                 let lost = queue.part_taken(&mut items, taken);
-                taken.iter().for_each(|id| state.lose(now, SessionId::from_bytes(*id), Vec::new()));
+                // In order: simulated worlds repeat exactly.
+                let mut taken: Vec<_> = taken.iter().copied().collect();
+                taken.sort_unstable();
+                for id in taken {
+                    state.lose(now, SessionId::from_bytes(id), Vec::new());
+                }
                 lost.into_iter().for_each(|item| state.give_up_lost(now, item));
             }
             let Some(queue) = &mut state.ledger_queue else { return };

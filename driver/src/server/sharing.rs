@@ -27,6 +27,7 @@ use oncewire_core::{
 use super::ledger_queue::{Item, LedgerQueue, Watch};
 use super::recording::UNANSWERED;
 use super::state::{Shared, State};
+use crate::faults::ServerFault;
 use crate::ledger::claim::{Answer, Claim, ClaimOwner};
 use crate::ledger::entry::{CallEntry, SessionEntry};
 use crate::transport::Subject;
@@ -155,6 +156,11 @@ impl State {
     /// A client resumes a session.
     pub(super) fn want_session(&mut self, now: Instant, conn: ConnId) {
         let Some(session) = self.machine.wanted_session(conn) else { return };
+        if self.planted.is(ServerFault::TrustedSessions)
+            && self.machine.find_session(session).is_some()
+        {
+            return self.machine.answer_wanted(now, conn, Claimed::Found);
+        }
         let queue = self.ledger_queue.as_deref_mut().filter(|queue| queue.error.is_none());
         match queue.and_then(|queue| queue.sharing.as_deref_mut()) {
             Some(sharing) => sharing.want(session, conn),
@@ -197,7 +203,8 @@ impl State {
                 sharing.wanted.remove(&id);
                 continue;
             };
-            if queued.contains(&id) || sharing.flying.contains(&id) {
+            let overtakes = self.planted.is(ServerFault::OvertakingClaims);
+            if !overtakes && (queued.contains(&id) || sharing.flying.contains(&id)) {
                 rest.push(id);
                 continue;
             }

@@ -1,4 +1,6 @@
-//! The lives of the server, the connections to it, and faults.
+//! The lives of the servers, the connections to them, and faults.
+//!
+//! A world has one server with the ledger on the disk, or several that share one: then see [`shared`](super::shared).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,7 +10,7 @@ use std::time::Duration;
 
 use oncewire_driver::protocol::ServerId;
 use oncewire_driver::protocol::wire::{self, Frame, Role};
-use oncewire_driver::{Accept, BoxFuture, BoxStream, Connect, Server, Subject};
+use oncewire_driver::{Accept, BoxFuture, BoxStream, BuildError, Connect, Server, Subject};
 use oncewire_ledger_redb::RedbStore;
 
 use super::disk::{Death, Faults};
@@ -20,9 +22,9 @@ use crate::driver_world::profile::MS;
 use crate::filmed;
 use crate::rng::Rng;
 
-/// The server's process.
+/// A server's place: one process of it after another.
 #[derive(Default)]
-pub struct Host {
+pub struct Seat {
     /// It runs.
     pub server: Option<Server>,
     group: Group,
@@ -31,6 +33,21 @@ pub struct Host {
     /// It drains.
     draining: bool,
     operator: Option<Waker>,
+}
+
+impl std::fmt::Debug for Seat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Seat").field("group", &self.group).finish_non_exhaustive()
+    }
+}
+
+/// The servers' processes.
+#[derive(Default)]
+pub struct Host {
+    /// One for each server.
+    pub seats: Vec<Seat>,
+    /// Which of several servers each client dials.
+    pub homes: BTreeMap<usize, usize>,
     links: Vec<Link>,
     /// The last link of each client.
     pub last_links: BTreeMap<usize, Link>,
@@ -66,27 +83,39 @@ enum Next {
     Failed,
 }
 
+impl Host {
+    /// So many servers.
+    pub fn new(servers: usize) -> Host {
+        let seats = (0..servers).map(|_| Seat::default()).collect();
+        Host { seats, ..Host::default() }
+    }
+}
+
 impl World {
     /// Whose ledger it is.
     pub fn server_id(&self) -> ServerId {
         ServerId::from_bytes([9; 16])
     }
 
-    /// The server's process dies.
-    pub fn end_life(&self, death: Death) {
+    /// A server's process dies.
+    pub fn end_life(&self, at: usize, death: Death) {
         let (group, server) = {
-            let mut host = lock(&self.host);
-            (host.group, host.server.take())
+            let seat = &mut lock(&self.host).seats[at];
+            (seat.group, seat.server.take())
         };
         self.sim.note(|| format!("the server dies: {death:?}"));
         lock(&self.model).deaths += 1;
-        self.disk_survives(death);
+        self.disk_survives(group, death);
         self.sim.kill(group);
         drop(server);
-        lock(&self.host).operator.take().into_iter().for_each(Waker::wake);
+        lock(&self.host).seats[at].operator.take().into_iter().for_each(Waker::wake);
     }
 
-    fn disk_survives(&self, death: Death) {
+    fn disk_survives(&self, group: Group, death: Death) {
+        if let Some(database) = &self.database {
+            // It is another process.
+            return database.end_of(group);
+        }
         // A process that opens a file drops what the cache holds of it: see `file.rs` of the ledger.
         self.disk.end_life(death, self.broken != Some(Broken::Cached));
         if self.broken == Some(Broken::Fresh) && death == Death::PowerCut {
@@ -111,7 +140,7 @@ impl World {
             drop(store);
             lock(&self.host).deaths_in_openings += 1;
             self.sim.note(|| format!("the server dies in its recovery: {death:?}"));
-            self.disk_survives(death);
+            self.disk_survives(0, death);
             return Ok(None);
         }
         let after = self.disk.failures();
@@ -122,7 +151,7 @@ impl World {
                 self.sim.note(|| format!("the ledger cannot be opened: {error}"));
                 lock(&self.host).failed_openings += 1;
                 lock(&self.model).deaths += 1;
-                self.disk_survives(Death::Kill);
+                self.disk_survives(0, Death::Kill);
                 return Ok(None);
             }
             Err(error) => return Err(format!("a sound disk, and {error}")),
@@ -142,56 +171,76 @@ impl World {
         self.open()?.ok_or_else(|| "the ledger cannot be opened in peace".to_owned())
     }
 
-    async fn died(&self) -> Next {
+    async fn died(&self, at: usize) -> Next {
         std::future::poll_fn(|cx| {
-            let mut host = lock(&self.host);
-            if host.server.is_none() {
+            let seat = &mut lock(&self.host).seats[at];
+            if seat.server.is_none() {
                 return Poll::Ready(Next::Died);
             }
-            if host.failed {
+            if seat.failed {
                 return Poll::Ready(Next::Failed);
             }
-            host.operator = Some(cx.waker().clone());
+            seat.operator = Some(cx.waker().clone());
             Poll::Pending
         })
         .await
     }
 
     fn start(self: &Arc<Self>, store: RedbStore) {
-        let group = {
-            let mut host = lock(&self.host);
-            host.lives += 1;
-            GROUPS + host.lives as Group
-        };
+        let group = self.next_group();
+        let snapshots = store.snapshots();
         let ledger = SimLedger::new(self, group, store);
-        let server = match service::server(self, group, ledger) {
+        self.serve(0, group, service::server(self, group, ledger, snapshots));
+    }
+
+    /// The group of a server's next process.
+    pub(super) fn next_group(&self) -> Group {
+        let mut host = lock(&self.host);
+        host.lives += 1;
+        GROUPS + host.lives as Group
+    }
+
+    pub(super) fn serve(
+        self: &Arc<Self>,
+        at: usize,
+        group: Group,
+        server: Result<Server, BuildError>,
+    ) {
+        let server = match server {
             Ok(server) => server,
             // The disk may fail while it is read.
             Err(error) if lock(&self.model).ledger_failed => {
                 self.sim.note(|| format!("no server: {error}"));
-                return self.disk_survives(Death::Kill);
+                return self.disk_survives(group, Death::Kill);
             }
             Err(error) => return self.sim.fail(format!("no server: {error}")),
         };
         let (serving, world) = (server.clone(), self.clone());
         let mut host = lock(&self.host);
-        (host.server, host.group, host.failed) = (Some(server), group, false);
-        host.draining = false;
+        let seat = &mut host.seats[at];
+        (seat.server, seat.group, seat.failed) = (Some(server), group, false);
+        seat.draining = false;
         drop(host);
         self.sim.spawn(group, async move {
             let ended = serving.serve(Nobody).await;
             world.sim.note(|| format!("serving ended: {ended:?}"));
-            let mut host = lock(&world.host);
-            host.failed = !host.draining;
-            host.operator.take().into_iter().for_each(Waker::wake);
+            let seat = &mut lock(&world.host).seats[at];
+            seat.failed = !seat.draining;
+            seat.operator.take().into_iter().for_each(Waker::wake);
         });
     }
 
+    /// Whether a server runs.
+    pub(super) fn runs(&self, at: usize) -> bool {
+        lock(&self.host).seats[at].server.is_some()
+    }
+
     /// The server drains, and its process ends cleanly, unless it dies before.
-    fn drain(self: &Arc<Self>, grace: u64) {
+    pub(super) fn drain(self: &Arc<Self>, at: usize, grace: u64) {
         let mut host = lock(&self.host);
-        let (group, server) = (host.group, host.server.clone());
-        let Some(server) = server.filter(|_| !std::mem::replace(&mut host.draining, true)) else {
+        let seat = &mut host.seats[at];
+        let (group, server) = (seat.group, seat.server.clone());
+        let Some(server) = server.filter(|_| !std::mem::replace(&mut seat.draining, true)) else {
             return;
         };
         drop(host);
@@ -206,7 +255,7 @@ impl World {
             drop(server);
             lock(&world.host).drains += 1;
             world.sim.note(|| "the server is drained".to_owned());
-            world.end_in_order();
+            world.end_in_order(at);
         });
     }
 
@@ -221,27 +270,31 @@ impl World {
     }
 
     /// A drained server is dropped, and its ledger closed, before its process ends.
-    fn end_in_order(&self) {
+    fn end_in_order(&self, at: usize) {
         let (group, server) = {
-            let mut host = lock(&self.host);
-            (host.group, host.server.take())
+            let seat = &mut lock(&self.host).seats[at];
+            (seat.group, seat.server.take())
         };
         self.sim.kill(group);
         drop(server);
-        self.disk_survives(Death::Kill);
+        self.disk_survives(group, Death::Kill);
         lock(&self.model).deaths += 1;
-        lock(&self.host).operator.take().into_iter().for_each(Waker::wake);
+        lock(&self.host).seats[at].operator.take().into_iter().for_each(Waker::wake);
     }
 
     /// A connection of this client.
     pub async fn dial(&self, client: usize) -> io::Result<BoxStream> {
         Sleep::new(&self.sim, self.profile.link.delay_max).await;
+        let at = self.seat_for(client);
         let mut host = lock(&self.host);
-        let Some(server) = host.server.clone() else {
+        let Some(server) = host.seats[at].server.clone() else {
             return Err(io::ErrorKind::ConnectionRefused.into());
         };
         let (link, ours, theirs) = Link::new(&self.sim, self.profile.link, self.profile.seed);
-        self.sim.note(|| format!("link {} of client {client}", link.id));
+        self.sim.note(|| match host.seats.len() {
+            1 => format!("link {} of client {client}", link.id),
+            _ => format!("link {} of client {client} to server {at}", link.id),
+        });
         let number = link.id;
         host.links.push(link.clone());
         host.last_links.insert(client, link);
@@ -253,7 +306,7 @@ impl World {
         Ok(ours)
     }
 
-    fn cut_some(&self, rng: &mut Rng) {
+    pub(super) fn cut_some(&self, rng: &mut Rng) {
         let mut host = lock(&self.host);
         let from = host.links.len().saturating_sub(4);
         host.links.drain(..from);
@@ -281,14 +334,21 @@ pub async fn operate(world: Arc<World>) {
             Ok(None) => Sleep::new(&world.sim, rng.delay(400 * MS)).await,
             Err(what) => return world.sim.fail(what),
         }
-        if let Next::Failed = world.died().await {
+        world.await_end(0, &mut rng).await;
+    }
+}
+
+impl World {
+    /// Waits until a server's process is over, and then as long as the server stays away.
+    pub(super) async fn await_end(&self, at: usize, rng: &mut Rng) {
+        if let Next::Failed = self.died(at).await {
             // Meanwhile it refuses.
-            Sleep::new(&world.sim, rng.delay(world.profile.downtime)).await;
-            if lock(&world.host).server.is_some() {
-                world.end_life(rng.pick(&[Death::Kill, Death::PowerCut]));
+            Sleep::new(&self.sim, rng.delay(self.profile.downtime)).await;
+            if self.runs(at) {
+                self.end_life(at, rng.pick(&[Death::Kill, Death::PowerCut]));
             }
         }
-        Sleep::new(&world.sim, rng.delay(world.profile.downtime)).await;
+        Sleep::new(&self.sim, rng.delay(self.profile.downtime)).await;
     }
 }
 
@@ -301,20 +361,25 @@ pub async fn chaos(world: Arc<World>) {
         let pause = profile.fault_pause / 4 + rng.delay(profile.fault_pause);
         Sleep::new(&world.sim, pause).await;
         if profile.rolling && kinds.one_in(4) {
-            world.drain(kinds.pick(&[0, 20, 500, 10_000]) * MS);
+            world.drain(0, kinds.pick(&[0, 20, 500, 10_000]) * MS);
             continue;
         }
         match rng.below(10) {
             0 | 1 => world.cut_some(&mut rng),
-            2 | 3 if lock(&world.host).server.is_some() => world.end_life(Death::Kill),
-            4 | 5 if lock(&world.host).server.is_some() => world.end_life(Death::PowerCut),
+            2 | 3 if world.runs(0) => world.end_life(0, Death::Kill),
+            4 | 5 if world.runs(0) => world.end_life(0, Death::PowerCut),
             6..=8 if profile.disk_fails => break_disk(&world, &mut rng),
             _ => world.disk.set_faults(Faults::default()),
         }
     }
     world.disk.set_faults(Faults::default());
+    end_faults(&world).await;
+}
+
+/// Nothing goes wrong any more.
+pub(super) async fn end_faults(world: &World) {
     // A drain may outlast the faults, and all leases start again after it.
-    while lock(&world.host).draining {
+    while lock(&world.host).seats.iter().any(|seat| seat.draining) {
         Sleep::new(&world.sim, 50 * MS).await;
     }
     world.sim.calm_down();

@@ -20,8 +20,10 @@ use crate::driver_world::executor::{Group, Sleep, lock};
 use crate::driver_world::profile::MS;
 use crate::rng::Rng;
 
-const SESSIONS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("oncewire.sessions");
-const CALLS: TableDefinition<'_, &[u8; 18], &[u8]> = TableDefinition::new("oncewire.calls");
+pub(super) const SESSIONS: TableDefinition<'_, &[u8; 16], &[u8]> =
+    TableDefinition::new("oncewire.sessions");
+pub(super) const CALLS: TableDefinition<'_, &[u8; 18], &[u8]> =
+    TableDefinition::new("oncewire.calls");
 
 /// A ledger whose commits are tasks of the simulated world.
 pub struct SimLedger {
@@ -30,7 +32,6 @@ pub struct SimLedger {
     /// Until it is closed.
     store: Arc<Mutex<Option<RedbStore>>>,
     identity: Identity,
-    snapshots: Snapshots,
     rng: Mutex<Rng>,
     /// For what goes wrong between the transactions of a commit.
     stop_rng: Mutex<Rng>,
@@ -49,14 +50,13 @@ struct UnderWay {
 impl SimLedger {
     /// Of this store, for the server whose tasks are `group`.
     pub fn new(world: &Arc<World>, group: Group, store: RedbStore) -> SimLedger {
-        let (identity, snapshots) = (Store::identity(&store), store.snapshots());
+        let identity = Store::identity(&store);
         let rng = |key| Mutex::new(Rng::apart(world.profile.seed, u64::from(group) << 8 | key));
         SimLedger {
             world: world.clone(),
             group,
             store: Arc::new(Mutex::new(Some(store))),
             identity,
-            snapshots,
             rng: rng(0x75),
             stop_rng: rng(0x79),
             failed: Arc::default(),
@@ -78,11 +78,6 @@ impl SimLedger {
         if under_way.insert(batch.lane(), sessions).is_some() {
             self.world.sim.fail("two batches are in one lane");
         }
-    }
-
-    /// Where idempotent methods read.
-    pub fn snapshots(&self) -> Snapshots {
-        self.snapshots.clone()
     }
 }
 
@@ -187,18 +182,23 @@ fn commit(
         *lock(store) = Some(open);
     }
     if let Some(death) = blown {
-        world.end_life(death);
+        world.end_life(0, death);
         return None;
     }
     let result = world.answer_of_disk(result);
     if result.is_ok() {
-        note_stable(world, &mut batch, store);
+        let snapshots = lock(store).as_ref().map(RedbStore::snapshots);
+        note_stable(world, &mut batch, snapshots.as_ref());
     }
     Some((batch, result))
 }
 
 /// What is durable now. A transactional call's record is in the table, if it was not rolled back.
-fn note_stable(world: &World, batch: &mut Batch<Transaction>, store: &Mutex<Option<RedbStore>>) {
+pub(super) fn note_stable(
+    world: &World,
+    batch: &mut Batch<Transaction>,
+    snapshots: Option<&Snapshots>,
+) {
     let mut model = lock(&world.model);
     if model.looks_away {
         return;
@@ -223,8 +223,7 @@ fn note_stable(world: &World, batch: &mut Batch<Transaction>, store: &Mutex<Opti
         }
     }
     if batch.transactions() > 0 {
-        let snapshots = lock(store).as_ref().map(RedbStore::snapshots);
-        let found = snapshots.and_then(|snapshots| find_records(&snapshots).ok());
+        let found = snapshots.and_then(|snapshots| find_records(snapshots).ok());
         for record in found.unwrap_or_default() {
             if let Some(name) = record.name(&model.sessions) {
                 model.note_stable(name, record.stage, record.reply.map(|(op, _)| op));

@@ -67,6 +67,8 @@ pub struct Model {
     pub ledger_failed: bool,
     /// How often a server has died.
     pub deaths: u64,
+    /// How often a session has moved to another server.
+    pub moves: u64,
     /// Outcomes reported, by kind: replies, without reply, not executed, unknown.
     pub outcomes: [u64; 4],
     /// Executions of recorded operations, and runs of transactional ones.
@@ -163,6 +165,8 @@ impl Model {
             return Err(format!("operation {op} runs a second time"));
         }
         match known.observed {
+            // A server that has lost a session may learn of it when it has started what another one calls interrupted.
+            Some(Observed::Unknown(Unknown::Interrupted, _)) if self.moves > 0 => {}
             Some(observed) if !leaves_open(known, observed, &self.put_back, self.deaths) => {
                 return Err(format!("operation {op} runs after its caller saw {observed:?}"));
             }
@@ -218,7 +222,9 @@ impl Model {
             if *times != 1 || known.kind != Kind::Pay {
                 return Err(format!("payment {op} was executed {times} times"));
             }
-            if let Some(Observed::NotExecuted(why)) = known.observed {
+            if let Some(observed @ Observed::NotExecuted(why)) = known.observed
+                && !leaves_open(known, observed, &self.put_back, self.deaths)
+            {
                 return Err(format!("payment {op} is there, and its caller saw {why:?}"));
             }
         }
@@ -355,7 +361,7 @@ impl Model {
     fn judge_unknown(&self, now: u64, op: &Op, why: Unknown) -> Check {
         let possible = match why {
             Unknown::DeadlinePassed => now >= op.begun_at + op.timeout,
-            Unknown::Interrupted => op.kind == Kind::Note && self.deaths > 0,
+            Unknown::Interrupted => op.kind == Kind::Note && self.deaths + self.moves > 0,
             Unknown::Repeated => matches!(op.kind, Kind::Peek(_)),
             // S30: sessions survive, but those that were opened only to learn that the ledger has failed.
             Unknown::SessionEnded => {

@@ -56,6 +56,40 @@ pub struct Profile {
     pub slots: u32,
     /// Batches of the ledger that are under way at once, and transactional calls of each.
     pub lanes: (usize, usize),
+    /// Several servers share the ledger, whose disk is sound.
+    pub sharing: Option<Sharing>,
+}
+
+/// How servers share a ledger: see [`shared`](super::shared).
+#[derive(Clone, Debug)]
+pub struct Sharing {
+    /// How many.
+    pub servers: usize,
+    /// A client dials another server once in so many times.
+    pub moves_in: u64,
+    /// A batch, a claim, or the answer to one is late once in so many.
+    pub late_in: u64,
+    /// Longest time that they take then.
+    pub late_max: u64,
+    /// A batch or a claim fails once in so many; 0 for never.
+    pub fails_in: u64,
+}
+
+/// Seeds that tests keep for what a server did that had the ledger for itself.
+const ALONE: [u64; 2] = [70, 584];
+
+impl Sharing {
+    /// Drawn apart from the rest, so that the other worlds stay what they were.
+    fn of(seed: u64) -> Option<Sharing> {
+        let mut rng = Rng::apart(seed, 0x80);
+        (rng.one_in(4) && !ALONE.contains(&seed)).then(|| Sharing {
+            servers: rng.pick(&[2, 2, 3]),
+            moves_in: rng.pick(&[2, 4]),
+            late_in: rng.pick(&[2, 4, 12]),
+            late_max: rng.pick(&[100, 1_000, 6_000]) * MS,
+            fails_in: rng.pick(&[0, 60, 300]),
+        })
+    }
 }
 
 /// The server's lease: longer than any server is away.
@@ -110,6 +144,7 @@ impl Profile {
             options,
             slots: rng.pick(&[1, 2, 8, 1024]),
             lanes: Rng::apart(seed, 0x81).pick(&[(1, 1), (1, 1), (2, 1), (4, 1), (3, usize::MAX)]),
+            sharing: Sharing::of(seed),
         }
     }
 }

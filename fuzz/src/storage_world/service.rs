@@ -5,13 +5,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use oncewire_driver::faults::ServerFault;
-use oncewire_driver::ledger::Rollback;
+use oncewire_driver::ledger::{Ledger, Rollback};
 use oncewire_driver::{BuildError, Context, Method, Server, Subject};
 use oncewire_ledger_redb::redb::{ReadableTable, TableDefinition};
 use oncewire_ledger_redb::{Snapshots, Transaction};
 
-use super::ledger::SimLedger;
 use super::model::{End, Name};
 use super::profile::LEASE;
 use super::{Broken, World};
@@ -177,9 +175,13 @@ fn peek(snapshots: &Snapshots, op: u64, paid: u64) -> Reply {
 /// The methods' names, for recordings.
 pub const METHODS: [&str; 3] = ["storage_world/pay", "storage_world/note", "storage_world/peek"];
 
-/// A server of the world on this ledger, whose tasks are `group`.
-pub fn server(world: &Arc<World>, group: Group, ledger: SimLedger) -> Result<Server, BuildError> {
-    let snapshots = ledger.snapshots();
+/// A server of the world on this ledger, whose tasks are `group`; its idempotent method reads `snapshots`.
+pub fn server(
+    world: &Arc<World>,
+    group: Group,
+    ledger: impl Ledger<Transaction = Transaction>,
+    snapshots: Snapshots,
+) -> Result<Server, BuildError> {
     let (payer, noter) = (world.clone(), world.clone());
     // The clock of a process that starts again may be behind that of the last one.
     let behind =
@@ -188,8 +190,8 @@ pub fn server(world: &Arc<World>, group: Group, ledger: SimLedger) -> Result<Ser
     if let Some(camera) = &world.camera {
         builder = builder.observe(camera.clone());
     }
-    if world.broken == Some(Broken::SharedLanes) {
-        builder = builder.fault(ServerFault::SharedLanes);
+    if let Some(fault) = world.broken.and_then(Broken::of_server) {
+        builder = builder.fault(fault);
     }
     builder
         .instance("simulated")

@@ -210,7 +210,7 @@ impl World {
             return Ok(());
         }
         let h = self.rng.below(self.hosts.len() as u64) as usize;
-        let with_ledger = self.profile.ledger && !self.rng.one_in(8);
+        let with_ledger = self.profile.ledger && (!self.rng.one_in(8) || self.profile.shares);
         self.restart(h, with_ledger)?;
         if self.rng.one_in(8) {
             // C57: and once more.

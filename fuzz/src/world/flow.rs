@@ -25,10 +25,14 @@ impl World {
             // Mostly where its session is.
             let home = self.peers[p].client.session().map(|session| session.server);
             h = usize::from(home == Some(self.ids[1]));
-            if self.rng.one_in(6) {
+            if self.profile.shares {
+                h = self.peers[p].home;
+            }
+            if self.rng.one_in(if self.profile.shares { 3 } else { 6 }) {
                 h = 1 - h;
                 self.faults[Fault::OtherServer as usize] += 1;
             }
+            self.peers[p].home = h;
         }
         let number = self.model.sessions.len() as u32;
         self.model.sessions.push(Default::default());

@@ -1,15 +1,12 @@
 //! A server of the world: what its handlers do, when, and what its ledger writes.
 
-use oncewire_core::{
-    Admission, CallKey, CallRecord, Heap, Instant, NoReply, NotExecuted, RecordState, Running,
-    Server,
-};
-use oncewire_recorder::EndedBy;
+use oncewire_core::{Admission, CallKey, Heap, Instant, NoReply, NotExecuted, Running, Server};
 
 use super::kinds::Kind;
-use super::model::{How, Record, Recorded};
+use super::model::{How, Recorded};
 use super::peer::Clock;
-use super::profile::{self, MS, session_number};
+use super::profile::{self, MS};
+use super::sharing::Shared;
 use super::trace::{Check, ensure};
 use super::{Fault, World, body};
 use crate::rng::mix;
@@ -110,6 +107,8 @@ pub struct Host {
     pub drained: bool,
     /// What the model says of its kept bytes is exact.
     pub exact: bool,
+    /// Its sessions, if another server has the same ledger.
+    pub shared: Shared,
 }
 
 impl std::fmt::Debug for Host {
@@ -185,11 +184,12 @@ impl World {
             let now = self.host_now(h);
             self.hosts[h].server.refuse(now, admission, NotExecuted::BadArguments);
             self.film_finished(call);
-            self.finished(call, 0)?;
+            self.finished(h, call, 0)?;
             return Ok(false);
         }
-        if self.is_recorded(call) && !call.transaction {
-            self.write_record(h, call, Recorded::Started);
+        let records = self.is_recorded(call) && !call.transaction;
+        if records && !self.write_record(h, call, Recorded::Started) {
+            return self.lose(h, call);
         }
         call.step = Step::Recorded;
         Ok(true)
@@ -200,21 +200,24 @@ impl World {
         let now = self.host_now(h);
         match self.hosts[h].server.start(now, admission) {
             Err(_) => {
-                self.finished(call, 0)?;
+                self.finished(h, call, 0)?;
                 return Ok(false);
             }
             Ok(running) => call.running = Some(running),
         }
         if !call.transaction {
-            self.execute(call)?;
+            self.execute(h, call)?;
         }
         call.step = Step::Running;
         Ok(true)
     }
 
-    fn execute(&mut self, call: &mut Call) -> Check {
+    fn execute(&mut self, h: usize, call: &mut Call) -> Check {
         let Some(op) = call.op else { return Ok(()) };
-        call.run = self.model.executed(op, call.session, call.key.xid().get())?;
+        call.run = match self.is_stale(h, call) {
+            true => self.model.executed_elsewhere(op)?,
+            false => self.model.executed(op, call.session, call.key.xid().get())?,
+        };
         self.trace.count(u64::from(op));
         self.trace.note(|| format!("  op {op} runs, execution {}", call.run));
         Ok(())
@@ -225,8 +228,11 @@ impl World {
     }
 
     fn call_complete(&mut self, h: usize, call: &mut Call) -> Result<bool, super::Violation> {
+        if self.is_recorded(call) && self.is_fenced(h, call) {
+            return self.lose(h, call);
+        }
         if call.transaction && call.plan.end != End::RollBack {
-            self.execute(call)?;
+            self.execute(h, call)?;
         }
         if !call.transaction && call.plan.end == End::RollBack {
             call.plan.end = End::Reply;
@@ -293,11 +299,11 @@ impl World {
             }
         }
         self.film_finished(call);
-        self.finished(call, kept as u32)
+        self.finished(h, call, kept as u32)
     }
 
-    fn finished(&mut self, call: &Call, kept: u32) -> Check {
-        if call.op.is_none() {
+    fn finished(&mut self, h: usize, call: &Call, kept: u32) -> Check {
+        if call.op.is_none() || self.is_stale(h, call) {
             return Ok(());
         }
         self.model.finished(call.session, call.key.xid().get(), call.idempotent, kept)
@@ -308,6 +314,7 @@ impl World {
         if !self.hosts[h].opened.is_empty() {
             self.confirm_opened(h, self.now)?;
         }
+        self.answer_due_claims(h)?;
         let mut at = 0;
         while at < self.hosts[h].calls.len() {
             if self.hosts[h].calls[at].due <= self.now {
@@ -320,155 +327,6 @@ impl World {
             }
         }
         Ok(())
-    }
-
-    // The ledger.
-
-    /// S30: a session was opened; its record is on its way to the ledger.
-    pub(super) fn record_session(&mut self, h: usize, conn: oncewire_core::ConnId) {
-        let slow = !self.calm && self.rng.one_in(4);
-        let takes = if slow { self.rng.delay(self.profile.delay_max) } else { 0 };
-        self.hosts[h].opened.push((self.now + takes, conn));
-    }
-
-    /// The records of new sessions are stable, as far as that was due: their `Welcome`s may leave.
-    pub(super) fn confirm_opened(&mut self, h: usize, by: u64) -> Check {
-        let mut at = 0;
-        while let Some((due, conn)) = self.hosts[h].opened.get(at).copied() {
-            if due > by {
-                at += 1;
-                continue;
-            }
-            self.hosts[h].opened.swap_remove(at);
-            let server = &mut self.hosts[h].server;
-            let record = server.session_of(conn).and_then(|key| server.session_record(key));
-            if let Some(session) = record {
-                let number = session_number(session.id);
-                self.trace.note(|| format!("  the ledger of s{h} has session {number}"));
-                self.kinds[Kind::Recorded as usize] += 1;
-                self.model.sessions[number as usize].record(session);
-            }
-            server.confirm_session(conn);
-        }
-        self.pump_host(h)
-    }
-
-    fn write_record(&mut self, h: usize, call: &Call, state: Recorded) {
-        if call.op.is_none() {
-            return;
-        }
-        let host = &mut self.hosts[h];
-        let Some(session) = host.server.session_record(call.key.session()) else { return };
-        let Some((_, digest)) = host.server.record_of(call.key) else { return };
-        host.commit += 1;
-        host.server.set_commit(host.commit);
-        let record = Record { xid: call.key.xid().get(), digest, state };
-        self.model.sessions[call.session as usize].write(session, record);
-        self.trace
-            .note(|| format!("  the ledger of s{h} has {record:?} of session {}", call.session));
-    }
-
-    /// The process of a server dies, and another one starts, with its ledger or with nothing.
-    pub(super) fn restart(&mut self, h: usize, with_ledger: bool) -> Check {
-        self.trace.note(|| format!("s{h} dies; ledger kept: {with_ledger}"));
-        self.faults[if with_ledger { Fault::RestartLedger } else { Fault::Restart } as usize] += 1;
-        for l in 0..self.links.len() {
-            if self.links[l].used && self.links[l].host == h {
-                let link = &mut self.links[l];
-                if link.conn.take().is_some() {
-                    self.trace.disconnected(self.now, link.number, EndedBy::Network);
-                }
-                link.server_open = false;
-                link.up.clear();
-                if self.rng.one_in(2) {
-                    let lost = self.rng.below(link.down.on_the_way() as u64 + 1) as usize;
-                    link.down.lose(lost);
-                }
-                link.held &= self.rng.one_in(2);
-            }
-        }
-        self.model.died(h);
-        let host = &mut self.hosts[h];
-        host.calls.clear();
-        host.opened.clear();
-        (host.judged, host.half_sent) = (0, 0);
-        host.life += 1;
-        // The new process has seen no newer time.
-        host.clock.latest.set(0);
-        (host.draining, host.drained) = (false, false);
-        let mut config = self.profile.server;
-        if !with_ledger {
-            host.commit = 0;
-            self.ids[h] = profile::server_id(h, host.life);
-        }
-        config.server = self.ids[h];
-        config.instance = profile::instance(h, host.life);
-        config.commit = host.commit;
-        let server = Server::new(config, &profile::methods()).expect("methods differ");
-        self.measure_dead(h, server)?;
-        if with_ledger {
-            self.restore(h)?;
-        } else {
-            for session in &mut self.model.sessions {
-                if usize::from(session.host) == h {
-                    session.page = None;
-                    session.excused = true;
-                }
-            }
-        }
-        self.model.kept_floor[h] = self.hosts[h].server.counters().kept_bytes;
-        Ok(())
-    }
-
-    fn restore(&mut self, h: usize) -> Check {
-        let now = self.host_now(h);
-        self.hosts[h].server.handle_timeout(now);
-        for number in 0..self.model.sessions.len() {
-            let session = &self.model.sessions[number];
-            if usize::from(session.host) != h {
-                continue;
-            }
-            let Some(page) = session.page.clone() else {
-                self.model.sessions[number].excused = true;
-                continue;
-            };
-            let key = self.hosts[h].server.restore_session(now, page.session);
-            ensure!(key.is_some(), "session {number} could not be restored");
-            let Some(key) = key else { continue };
-            let number = session_number(page.session.id);
-            let since = self.hosts[h].clock.latest.get();
-            self.model.restored(number, page.session.acked, since);
-            for record in page.records.iter().flatten() {
-                self.restore_record(h, number, key, record);
-            }
-        }
-        Ok(())
-    }
-
-    fn restore_record(
-        &mut self,
-        h: usize,
-        number: u32,
-        key: oncewire_core::SessionKey,
-        record: &Record,
-    ) {
-        let mut len = 0;
-        let state = match record.state {
-            Recorded::Started => RecordState::Started,
-            Recorded::NoReply(why) => RecordState::NoReply(why),
-            Recorded::Done(op, run, bytes) => {
-                len = usize::from(bytes);
-                if len > 0 {
-                    body::write_reply(op, run, len - body::REPLY_HEAD, &mut self.scratch);
-                }
-                RecordState::Done(&self.scratch[..len])
-            }
-        };
-        let Some(xid) = oncewire_core::Xid::new(record.xid) else { return };
-        let call = CallRecord { xid, digest: record.digest, state };
-        if self.hosts[h].server.restore_call(key, call) {
-            self.model.restored_call(number, record.xid, len as u32);
-        }
     }
 
     /// What a server's clock shows.

@@ -58,4 +58,12 @@ kinds! {
     Left "leaves without waiting",
     /// A frame took longer than the keepalive to arrive.
     SlowFrame "frames slower than the keepalive",
+    /// A session was claimed by another server than the one that had it.
+    Moved "sessions that moved",
+    /// Two servers wanted one session at the same time.
+    Raced "claims that raced",
+    /// A server that had lost a session wanted to write a record of it.
+    Fenced "late records of a loser",
+    /// A server could not reach the ledger that it shares.
+    Unreachable "claims out of reach",
 }

@@ -169,6 +169,8 @@ pub struct Link {
     pub partial_since: [Option<u64>; 2],
     /// Who dialled, if no client did.
     pub stranger: Option<Stranger>,
+    /// Its `Hello`, while its session is claimed.
+    pub hello: Vec<u8>,
 }
 
 /// Who connects beside the clients.

@@ -35,8 +35,10 @@ pub mod memory;
 pub mod model;
 pub mod peer;
 pub mod profile;
+mod records;
 mod server_flow;
 mod settle;
+mod sharing;
 mod stranger;
 pub mod trace;
 
@@ -160,7 +162,8 @@ impl World {
             profile.shrink();
         }
         let mut rng = Rng::choosing(seed, choices);
-        let ids = [profile::server_id(0, 0), profile::server_id(1, 0)];
+        let second = usize::from(!profile.shares);
+        let ids = [profile::server_id(0, 0), profile::server_id(second, 0)];
         let clock = |rng: &mut Rng| Clock {
             ahead: rng.below(3_600_000 * MS) as i64,
             drift: if profile.drift { rng.below(5) as i64 - 2 } else { 0 },
@@ -185,6 +188,7 @@ impl World {
                 drained: false,
                 sessions_most: 0,
                 exact: !profile.corrupt,
+                shared: Default::default(),
             }
         });
         let hosts = hosts.collect();
@@ -265,7 +269,9 @@ impl World {
                 let keep = self.profile.ledger;
                 self.restart(h, keep)?;
             }
-            if !self.hosts[h].calls.is_empty() || !self.hosts[h].opened.is_empty() {
+            let host = &self.hosts[h];
+            let waits = !host.opened.is_empty() || !host.shared.wanted.is_empty();
+            if waits || !host.calls.is_empty() {
                 self.run_due_calls(h)?;
                 self.pump_host(h)?;
             }
@@ -321,7 +327,9 @@ impl World {
     fn check(&mut self) -> Check {
         for (h, host) in self.hosts.iter_mut().enumerate() {
             let (counters, kept_max) = (host.server.counters(), self.profile.server.kept_max);
-            self.model.check_held(h, &counters, kept_max, host.exact)?;
+            // What it holds of sessions that it has lost, the model does not know.
+            let exact = host.exact && host.shared.stale.is_empty();
+            self.model.check_held(h, &counters, kept_max, exact)?;
             if counters.half_sent_bytes > host.half_sent {
                 self.kinds[Kind::HalfSent as usize] += 1;
             }

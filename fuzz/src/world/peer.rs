@@ -109,6 +109,8 @@ pub struct Peer {
     pub journal: Journal,
     /// Its session's number.
     pub session: Option<u32>,
+    /// Which of the servers that have one ledger it dialled last.
+    pub home: usize,
 }
 
 impl Peer {
@@ -127,6 +129,7 @@ impl Peer {
             durable: config.durable,
             journal: Journal::default(),
             session: None,
+            home: 0,
         }
     }
 

@@ -73,6 +73,22 @@ pub enum Broken {
     StaleAck,
     /// A server whose digest of a request leaves the metadata out.
     BareDigest,
+    /// A server takes the session that it has for the latest, though its client was at another one with the same ledger.
+    Trusting,
+    /// A server that has lost a session still writes its records.
+    Unfenced,
+    /// A server that has lost a session has its records deleted when it gives that up.
+    Deleting,
+    /// A claim is answered with what the ledger had when it was made, not when the session became its server's.
+    EarlyClaim,
+}
+
+impl Broken {
+    /// Whether it is one of servers that share a ledger.
+    fn shares(self) -> bool {
+        use Broken::{Deleting, EarlyClaim, Trusting, Unfenced};
+        matches!(self, Trusting | Unfenced | Deleting | EarlyClaim)
+    }
 }
 
 /// The kind of a world.
@@ -84,6 +100,8 @@ pub struct Profile {
     pub hosts: usize,
     /// Whether servers keep a ledger.
     pub ledger: bool,
+    /// Two servers have one ledger (S34).
+    pub shares: bool,
     /// Slots granted to a session.
     pub slots: u32,
     /// Bytes of the slices that the machines write to.
@@ -167,6 +185,7 @@ impl Profile {
             clients: rng.range(1, 8) as usize,
             hosts: 1 + usize::from(rng.one_in(6)),
             ledger: rng.one_in(3),
+            shares: false,
             slots,
             out_len: [wire::CONTROL_LEN_MAX, 700, 4096, 16 << 10][rng.below(4) as usize],
             fault_in: [5, 8, 8, 12][rng.below(4) as usize],
@@ -201,6 +220,7 @@ impl Profile {
             profile.fault_in = 600;
         }
         profile.add_kinds(Rng::apart(seed, 0x6b69_6e64));
+        profile.share(Rng::apart(seed, 0x7368_6172).one_in(8));
         profile.break_it();
         profile.doubles &= profile.lossy;
         if profile.lossy {
@@ -248,6 +268,16 @@ impl Profile {
         }
     }
 
+    /// Drawn apart from the rest, so that the other worlds stay what they were.
+    fn share(&mut self, chosen: bool) {
+        self.shares = self.broken.shares() || chosen && self.broken == Broken::No;
+        if self.shares {
+            (self.hosts, self.ledger, self.corrupt) = (2, true, false);
+            self.server.records_sessions = true;
+            self.server.shares_records = true;
+        }
+    }
+
     /// Whether a peer may be silent for so long that a link on which nothing passes is not found.
     pub fn is_patient(&self) -> bool {
         let long = Duration::from_secs(60);
@@ -276,6 +306,7 @@ impl Profile {
                 (self.odd_in, self.fault_in, self.delay_max) = (4, 5, 4_000 * MS);
             }
             Broken::OldJournal => (self.durable_from, self.old_journals) = (0, true),
+            Broken::Trusting | Broken::Unfenced | Broken::Deleting | Broken::EarlyClaim => {}
             Broken::Lazy => {
                 self.strangers = true;
                 self.server.keepalive = Duration::from_secs(3_600);

@@ -95,20 +95,6 @@ impl World {
         self.trace.arrived(self.now, link.number, Role::Client, &data[..consumed]);
         if !tainted && consumed > 0 {
             self.trace.frames(l, &link.host, Role::Client, &data[..consumed]);
-            let bound = link.session.is_none();
-            if bound && let Some(key) = host.server.session_of(conn) {
-                let record = host.server.session_record(key);
-                let record = record.ok_or_else(|| super::Violation("no record".into()))?;
-                let number = session_number(record.id);
-                link.session = Some(number);
-                self.model.bound(number, link.host, l, record.grants.slots);
-                // C82: a client's journal may know it.
-                let durable = self.peers[link.peer].durable && link.stranger.is_none();
-                self.model.sessions[number as usize].used |= durable;
-            }
-            if let Some(number) = link.session {
-                self.model.read(number, &data[..consumed]);
-            }
         }
         let item = match received.item {
             Some(Incoming::Request(request)) => {
@@ -126,11 +112,52 @@ impl World {
             Some(_) => Got::Again,
             None => Got::Nothing,
         };
-        if let (Got::Call(_), Some(Stranger::Early)) = (&item, link.stranger) {
+        if !tainted && consumed > 0 {
+            self.note_read(l, consumed)?;
+        }
+        if let (Got::Call(_), Some(Stranger::Early)) = (&item, self.links[l].stranger) {
             ensure!(false, "S2: a call behind a Hello was taken on link {l}");
         }
-        link.up.take(consumed);
+        self.links[l].up.take(consumed);
         Ok(item)
+    }
+
+    /// A server has taken so many bytes of what has arrived.
+    fn note_read(&mut self, l: usize, consumed: usize) -> Check {
+        if self.links[l].session.is_none() && !self.note_bound(l)? && self.profile.shares {
+            // It is read once its session is here; of a second one nothing comes (S27).
+            let link = &mut self.links[l];
+            if link.hello.is_empty() {
+                link.hello.extend_from_slice(&link.up.arrived()[..consumed]);
+            }
+        }
+        let link = &self.links[l];
+        if let Some(number) = link.session.filter(|at| !self.is_lost(link.host, *at)) {
+            self.model.read(number, &link.up.arrived()[..consumed]);
+        }
+        Ok(())
+    }
+
+    /// Notes to which session a connection is bound now, if it is.
+    pub(super) fn note_bound(&mut self, l: usize) -> Result<bool, super::Violation> {
+        let link = &mut self.links[l];
+        let host = &mut self.hosts[link.host];
+        let Some(key) = link.conn.and_then(|conn| host.server.session_of(conn)) else {
+            return Ok(false);
+        };
+        let record = host.server.session_record(key);
+        let record = record.ok_or_else(|| super::Violation("no record".into()))?;
+        let number = session_number(record.id);
+        link.session = Some(number);
+        // What was claimed is owned already.
+        if self.model.sessions[number as usize].page.is_none() {
+            host.shared.owned.insert(number);
+        }
+        self.model.bound(number, link.host, l, record.grants.slots);
+        // C82: a client's journal may know it.
+        let durable = self.peers[link.peer].durable && link.stranger.is_none();
+        self.model.sessions[number as usize].used |= durable;
+        Ok(true)
     }
 
     /// A call was admitted.
@@ -143,7 +170,9 @@ impl World {
         let spec = methods[arrived.method];
         if let Some(op) = arrived.op {
             let bytes = if arrived.one_way { 0 } else { spec.reply_len_max };
-            self.model.admitted(number, key.xid().get(), arrived.idempotent, bytes)?;
+            if !self.is_lost(h, number) {
+                self.model.admitted(number, key.xid().get(), arrived.idempotent, bytes)?;
+            }
             let known = self.model.ops.get(op as usize).map(|op| (op.peer, op.idempotent));
             ensure!(
                 known == Some((link.peer as u8, arrived.idempotent)),
@@ -194,9 +223,12 @@ impl World {
                     self.trace.disconnected(self.now, self.links[l].number, EndedBy::Server);
                     self.unbound(l);
                 }
-                ServerEvent::SessionEnded(id, _) => {
+                ServerEvent::SessionEnded(id, why) => {
                     let number = session_number(id);
                     self.trace.note(|| format!("s{h} ends session {number}"));
+                    if self.ended_elsewhere(h, number, why) {
+                        continue;
+                    }
                     let now = self.hosts[h].clock.latest.get();
                     let config = &self.profile.server;
                     // Where a clock shows an earlier time now and then, the machine may have been shown one.
@@ -208,6 +240,7 @@ impl World {
                     }
                 }
                 ServerEvent::SessionOpened(conn) => self.record_session(h, conn),
+                ServerEvent::SessionWanted(conn) => self.want(h, conn),
                 ServerEvent::Drained => self.hosts[h].drained = true,
                 _ => {}
             }

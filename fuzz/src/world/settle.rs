@@ -23,7 +23,9 @@ impl World {
         let calls = self.hosts.iter().flat_map(|host| host.calls.iter().map(|call| call.due));
         let opened = self.hosts.iter().flat_map(|host| host.opened.iter().map(|(due, _)| *due));
         let journals = self.peers.iter().filter_map(|peer| peer.journal.due());
-        timers.chain(calls).chain(opened).chain(journals).min().unwrap_or(u64::MAX)
+        let wanted = |host: &super::Host| host.shared.wanted.iter().map(|wanted| wanted.due).min();
+        let wanted = self.hosts.iter().filter_map(wanted);
+        timers.chain(calls).chain(opened).chain(wanted).chain(journals).min().unwrap_or(u64::MAX)
     }
 
     /// Tells every machine the time whose moment has come.
@@ -127,6 +129,10 @@ impl World {
                 !peer.client.is_closing() || peer.closed,
                 "c{p} is closing and never closed: {peer:?}"
             );
+        }
+        if self.profile.shares {
+            let left = self.model.sessions.iter().position(|session| session.page.is_some());
+            ensure!(left.is_none(), "all is over, and the ledger has session {left:?}");
         }
         for h in 0..self.hosts.len() {
             self.measure(h)?;
