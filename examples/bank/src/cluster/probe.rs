@@ -62,6 +62,12 @@ impl Probe {
         self.shared.answers.load(Ordering::SeqCst)
     }
 
+    /// Whether it has met with a fault, and pays no more.
+    #[cfg(feature = "etcd")]
+    pub(super) fn has_ended(&self) -> bool {
+        self.task.is_finished()
+    }
+
     /// Ends it; the longest times without an answer.
     pub(super) async fn finish(self, clients: &mut Clients) -> BTreeMap<Blow, Duration> {
         self.shared.stop.store(true, Ordering::SeqCst);
