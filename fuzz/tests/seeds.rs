@@ -49,3 +49,13 @@ fn a_lease_that_ends_after_the_clock_went_back() {
 fn a_session_named_by_a_damaged_welcome() {
     passes(48_988, 2_000);
 }
+
+/// The world's mistake: what a server had of a session before that went to another server and came back was taken for a part of what
+/// came back, once that had ended as well.
+#[test]
+fn a_call_from_before_its_session_left_and_came_back() {
+    let seed = 17_813;
+    assert!(Profile::of(seed, Broken::No).shares, "two servers have one ledger");
+    let result = run(seed, 2_000, Broken::No, &mut Trace::default());
+    assert!(result.is_ok(), "{result:?}");
+}

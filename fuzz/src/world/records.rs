@@ -138,7 +138,7 @@ impl World {
         let now = self.host_now(h);
         let restored = self.hosts[h].server.restore_session(now, page.session);
         let Some(key) = restored else { return false };
-        self.hosts[h].shared.owned.insert(number);
+        self.hosts[h].shared.owned.insert(number, Some(key));
         let since = self.hosts[h].clock.latest.get();
         self.model.restored(number, page.session.acked, since);
         for record in page.records.iter().flatten() {

@@ -151,7 +151,7 @@ impl World {
         link.session = Some(number);
         // What was claimed is owned already.
         if self.model.sessions[number as usize].page.is_none() {
-            host.shared.owned.insert(number);
+            host.shared.owned.insert(number, Some(key));
         }
         self.model.bound(number, link.host, l, record.grants.slots);
         // C82: a client's journal may know it.

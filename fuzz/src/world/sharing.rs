@@ -3,22 +3,22 @@
 //! A claim takes effect and is answered in one moment, some time after it was made; a step of a call that is due later
 //! writes its record only if the session is still its server's. The driver has more ways to be late: see `storage_world`.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
-use oncewire_core::{Claimed, ConnId, NotExecuted, SessionOver};
+use oncewire_core::{Claimed, ConnId, NotExecuted, SessionKey, SessionOver};
 
 use super::host::Call;
 use super::kinds::Kind;
 use super::model::Page;
-use super::profile::{Broken, session_id, session_number};
+use super::profile::{Broken, session_number};
 use super::trace::Check;
 use super::{Violation, World};
 
 /// A server's sessions, if another server has the same ledger.
 #[derive(Debug, Default)]
 pub struct Shared {
-    /// Those that are its own.
-    pub owned: BTreeSet<u32>,
+    /// Those that are its own, and what it has of each since it was opened here or came here; `None` if it had no room for it.
+    pub owned: BTreeMap<u32, Option<SessionKey>>,
     /// Those that it has lost and still holds something of, once for each time.
     pub stale: Vec<u32>,
     /// Connections that want a session.
@@ -38,16 +38,13 @@ pub struct Wanted {
 impl World {
     /// Whether another server has claimed a session that this one has, or had.
     pub(super) fn is_lost(&self, h: usize, number: u32) -> bool {
-        self.profile.shares && !self.hosts[h].shared.owned.contains(&number)
+        self.profile.shares && !self.hosts[h].shared.owned.contains_key(&number)
     }
 
     /// Whether a call is one of what a server had of its session before that was claimed elsewhere.
     pub(super) fn is_stale(&self, h: usize, call: &Call) -> bool {
-        if !self.profile.shares {
-            return false;
-        }
-        let current = self.hosts[h].server.find_session(session_id(self.seed, call.session));
-        self.is_lost(h, call.session) || current.is_some_and(|key| key != call.key.session())
+        let current = self.hosts[h].shared.owned.get(&call.session).copied().flatten();
+        self.profile.shares && current != Some(call.key.session())
     }
 
     /// Whether the ledger takes nothing of a call.
@@ -160,7 +157,9 @@ impl World {
             self.trace.note(|| format!("  session {number} comes to s{h}"));
             self.kinds[Kind::Moved as usize] += 1;
             for host in &mut self.hosts {
-                if host.shared.owned.remove(&number) && host.server.find_session(id).is_some() {
+                if host.shared.owned.remove(&number).is_some()
+                    && host.server.find_session(id).is_some()
+                {
                     host.shared.stale.push(number);
                 }
             }
@@ -171,7 +170,7 @@ impl World {
                 self.pump_host(h)?;
             }
             if !self.restore_one(h, number, &early.unwrap_or(page)) {
-                self.hosts[h].shared.owned.insert(number);
+                self.hosts[h].shared.owned.insert(number, None);
                 return Ok(Claimed::Unavailable);
             }
             let kept = self.hosts[h].server.counters().kept_bytes;
