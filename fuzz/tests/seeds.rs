@@ -50,6 +50,13 @@ fn a_session_named_by_a_damaged_welcome() {
     passes(48_988, 2_000);
 }
 
+/// The world's mistake: a journal that was put back gives the number of an idempotent call again, of which a restarted server has no
+/// record. The new call runs, once.
+#[test]
+fn a_number_that_an_old_journal_gives_again() {
+    passes(51_603, 2_000);
+}
+
 /// The world's mistake: what a server had of a session before that went to another server and came back was taken for a part of what
 /// came back, once that had ended as well.
 #[test]

@@ -244,9 +244,12 @@ impl Model {
         let slot = &mut session.slots[at];
         let op_now = &mut self.ops[op as usize];
         self.runs += 1;
-        let first = if op_now.idempotent { xid >= slot.executed } else { xid > slot.executed };
+        // An old journal gives a number again, and a server that was restarted may know nothing of it (S32).
+        let given_again = slot.unrecorded && session.restored && session.excused;
+        let may_repeat = op_now.idempotent || given_again;
+        let first = if may_repeat { xid >= slot.executed } else { xid > slot.executed };
         ensure!(first, "xid {xid} ran after xid {} on its slot", slot.executed);
-        slot.executed = xid;
+        (slot.executed, slot.unrecorded) = (xid, op_now.idempotent);
         ensure!(op_now.stage != Stage::Never, "op {op} ran; its client knows that it never does");
         ensure!(op_now.runs == 0 || op_now.idempotent, "op {op} ran twice");
         op_now.runs = op_now.runs.saturating_add(1);
@@ -278,7 +281,7 @@ impl Model {
                 holds.running -= 1;
             }
             Model::drop_slot(holds, slot);
-            *slot = Slot { executed: slot.executed, ..Slot::default() };
+            *slot = slot.emptied();
         }
         holds.sessions -= usize::from(session.alive);
         (session.alive, session.link, session.host) = (false, None, to as u8);
@@ -360,7 +363,7 @@ impl Model {
             session.alive = false;
             session.link = None;
             for slot in &mut session.slots {
-                *slot = Slot { executed: slot.executed, ..Slot::default() };
+                *slot = slot.emptied();
             }
         }
     }
@@ -378,8 +381,8 @@ impl Model {
         let session = &mut self.sessions[number as usize];
         let holds = &mut self.holds[usize::from(session.host)];
         let at = session.slot(xid);
-        let executed = session.slots[at].executed;
-        session.slots[at] = Slot { xid, executed, bytes, held: Held::Kept };
+        let emptied = session.slots[at].emptied();
+        session.slots[at] = Slot { xid, bytes, held: Held::Kept, ..emptied };
         holds.hard += u64::from(bytes);
     }
 }

@@ -24,8 +24,18 @@ pub(super) struct Slot {
     pub(super) xid: u64,
     /// The last xid executed on it, in any life of the server.
     pub(super) executed: u64,
+    /// That was of an idempotent operation, of which no ledger has a record.
+    pub(super) unrecorded: bool,
     pub(super) bytes: u32,
     pub(super) held: Held,
+}
+
+impl Slot {
+    /// Nothing is kept of its call; what was executed is not forgotten.
+    pub(super) fn emptied(&self) -> Slot {
+        let (executed, unrecorded) = (self.executed, self.unrecorded);
+        Slot { executed, unrecorded, ..Slot::default() }
+    }
 }
 
 /// How far a recorded call had come.
