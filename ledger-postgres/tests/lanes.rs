@@ -24,13 +24,25 @@ fn lanes(connection: &str) -> oncewire_ledger_postgres::PostgresOptions {
 struct Clients(Vec<(Client, Place)>);
 
 impl Clients {
-    fn new(server: &Server) -> Clients {
+    /// Each has a session, of which the ledger has a record: they find it again wherever they go.
+    async fn new(server: &Server) -> Clients {
         let clients = (0..CLIENTS).map(|_| {
             let place = Place::default();
             place.set(Some(server.clone()));
             (Client::new(place.clone(), ClientOptions::default()), place)
         });
-        Clients(clients.collect())
+        let clients = Clients(clients.collect());
+        clients.come_to(server).await;
+        clients
+    }
+
+    /// Waits until all are connected to this server.
+    async fn come_to(&self, server: &Server) {
+        for (client, _) in &self.0 {
+            while client.status().instance != Some(server.instance()) {
+                smol::future::yield_now().await;
+            }
+        }
     }
 
     fn set(&self, server: Option<&Server>) {
@@ -100,7 +112,7 @@ fn c405_calls_of_many_clients_commit_on_several_connections_and_each_once() {
         let server = server(ledger, &runs);
         assert_eq!(lane_pids(&connection).len(), LANES - 1, "beside the first connection");
         smol::block_on(async {
-            let clients = Clients::new(&server);
+            let clients = Clients::new(&server).await;
             all(clients.pay(10)).await;
             assert_exact(&connection, 10);
             let counts = clients.0.iter().map(|(client, _)| client.call(&COUNT, &()).start());
@@ -153,7 +165,7 @@ fn c406_calls_in_two_lanes_that_lock_each_other_out_both_succeed_and_once() {
             .build()
             .unwrap();
         smol::block_on(async {
-            let clients = Clients::new(&server);
+            let clients = Clients::new(&server).await;
             let calls = [(1, 2), (2, 1)];
             let calls = calls.iter().zip(&clients.0);
             let calls = calls.map(|(accounts, (client, _))| client.call(&BOTH, accounts).start());
@@ -181,7 +193,7 @@ fn c407_a_lane_whose_connection_is_lost_ends_all_and_the_next_server_continues()
         move || util::server(options.open().unwrap(), &runs)
     });
     smol::block_on(async {
-        let clients = Clients::new(&server);
+        let clients = Clients::new(&server).await;
         let paying = clients.pay(20);
         let pids = lane_pids(&connection);
         assert!(pids.len() >= LANES - 1);
@@ -205,7 +217,7 @@ fn c407_a_server_that_takes_over_ends_all_lanes_of_the_one_before() {
     let (connection, runs) = (cluster.database(), Arc::default());
     let mut server = server(lanes(&connection).open().unwrap(), &runs);
     smol::block_on(async {
-        let clients = Clients::new(&server);
+        let clients = Clients::new(&server).await;
         let paying = clients.pay(60);
         for _ in 0..2 {
             let (options, runs) = (lanes(&connection), runs.clone());
@@ -213,6 +225,8 @@ fn c407_a_server_that_takes_over_ends_all_lanes_of_the_one_before() {
             let next = next.await;
             clients.set(Some(&next));
             server.drain(Duration::ZERO).await;
+            // One that begins a session at a server whose ledger has failed does not find it at the next one.
+            clients.come_to(&next).await;
             server = next;
         }
         all(paying).await;
@@ -228,7 +242,7 @@ fn c408_servers_with_lanes_share_a_ledger_and_clients_move_between_them() {
     let open = || server(lanes(&connection).open_shared().unwrap(), &runs);
     let servers = [open(), open()];
     smol::block_on(async {
-        let clients = Clients::new(&servers[0]);
+        let clients = Clients::new(&servers[0]).await;
         let paying = clients.pay(30);
         for round in 0..24 {
             let (_, place) = &clients.0[round % CLIENTS];
@@ -257,7 +271,7 @@ fn c409_a_watch_misses_no_change_of_any_lane() {
         };
         let server = server(ledger, &runs);
         smol::block_on(async {
-            let clients = Clients::new(&server);
+            let clients = Clients::new(&server).await;
             let watches = clients.0.iter().enumerate().map(|(at, (client, _))| {
                 let account = if at % 2 == 0 { 99 } else { at as i32 };
                 let all = if at % 2 == 0 { 15 * CLIENTS as i64 } else { 15 };
