@@ -11,9 +11,9 @@
 //!    │  welcomes and replies leave, calls are started    │
 //! ```
 //!
-//! At most one batch is in flight in each [lane](Ledger::lanes), of which there is one unless the ledger says otherwise. No reply or welcome leaves before the [`Batch::finish`] of the batch that records it, and
-//! after an error none does any more: the server refuses new calls and [`Server::serve`](crate::Server::serve) ends with the
-//! error (S31).
+//! At most one batch is in flight in each [lane](Ledger::lanes), of which there is one unless the ledger says otherwise. No reply or
+//! welcome leaves before the [`Batch::finish`] of the batch that records it, and after an error none does any more: the server
+//! refuses new calls and [`Server::serve`](crate::Server::serve) ends with the error (S31).
 //!
 //! # Two kinds of handlers
 //!

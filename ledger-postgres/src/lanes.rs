@@ -85,7 +85,7 @@ impl Lanes {
         if let Some(idle) = self.idle.get(lane) {
             *lock(idle) = sql;
         }
-        // Whoever has failed meanwhile could not close this one.
+        // A lane that has failed meanwhile could not close this one.
         if lock(&self.failed).is_some() {
             self.close();
         }
@@ -105,8 +105,8 @@ impl Lanes {
         }
     }
 
-    /// A commit is durable, and whoever reads from now on sees its effects, if it has any. Counted then, and not in its transaction, so
-    /// that a change with a higher number is not seen before it.
+    /// A commit is durable, and reads that begin from now on see its effects, if it has any. Counted then, and not in its transaction,
+    /// so that a change with a higher number is not seen before it.
     pub(crate) fn committed(&self, effects: bool) {
         let position = self.position.fetch_add(1, Ordering::SeqCst) + 1;
         if effects {
