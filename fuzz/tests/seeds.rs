@@ -50,6 +50,13 @@ fn a_session_named_by_a_damaged_welcome() {
     passes(48_988, 2_000);
 }
 
+/// The world's mistake: a server that drains closes a silent link at once, and its client, whose `Goodbye` was lost, waits for the end of
+/// its keepalive.
+#[test]
+fn a_client_that_waits_on_a_silent_link_when_all_servers_are_idle() {
+    passes(322_205, 2_000);
+}
+
 /// The world's mistake: a journal that was put back gives the number of an idempotent call again, of which a restarted server has no
 /// record. The new call runs, once.
 #[test]
