@@ -4,10 +4,13 @@
 //! that the compiler checks that each combination has one.
 
 use super::*;
+use crate::client::ClientSession;
 use crate::client::call::{Abandoned, Cancel, InFlight as Sent};
-use crate::ids::{SessionId, Xid};
+use crate::error::{CloseReason, SessionEnd};
+use crate::ids::{ServerId, SessionId, Xid};
 use crate::instance::{Instance, Schemas};
-use crate::wire::Grants;
+use crate::text::ServiceName;
+use crate::wire::{Grants, Refuse, Welcome};
 use CallState::{Answered, Held, InFlight, Leaving, Numbered, Over, Waiting as Waits};
 
 mod each;
