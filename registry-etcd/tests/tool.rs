@@ -111,7 +111,7 @@ fn the_tool_says_what_is_in_a_ledger_in_etcd_and_makes_a_restored_one_another_se
     for (arguments, reason) in [
         (["inspect", "no-port", "kv", "--prefix=a/"], "host:port"),
         (["inspect", &endpoint, "a/b", "--prefix=a/"], "no `/`"),
-        (["inspect", &endpoint, "kv", "--user=somebody"], "ETCD_PASSWORD"),
+        (["inspect", &endpoint, "kv", "--user=bert"], "ETCD_PASSWORD"),
     ] {
         let (status, error) = run(&arguments);
         assert!(status == Some(2) && error.contains(reason), "{arguments:?}: {error}");
