@@ -2,20 +2,19 @@
 //! `cargo run --release -p oncewire-ledger-postgres --example postgres_lanes -- CONNECTION`.
 //!
 //! In rounds, by turns, and as ratios within a round: rates of one disk say little about another. It makes a schema of its own and removes it.
-#![allow(missing_docs)]
+#![allow(missing_docs, unreachable_pub)]
 #![allow(clippy::disallowed_methods, reason = "it measures time")]
 
-use std::io;
+#[path = "figures/place.rs"]
+mod place;
+
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use oncewire_driver::{
-    BoxFuture, BoxStream, Client, ClientOptions, Connect, Method, Server, Subject,
-};
+use oncewire_driver::{Client, ClientOptions, Method, Server};
 use oncewire_ledger_postgres::postgres::{self, IsolationLevel, NoTls};
 use oncewire_ledger_postgres::{PostgresOptions, Transaction};
-use smol::net::unix::UnixStream;
+use place::Place;
 
 const DEPOSIT: Method<(i32, i64), i64> = Method::new("lanes/deposit");
 const SCHEMA: &str = "oncewire_lanes";
@@ -146,6 +145,7 @@ fn hand(
 struct Bench {
     clients: Vec<Client>,
     server: Server,
+    place: Place,
 }
 
 impl Bench {
@@ -156,9 +156,9 @@ impl Bench {
                 Ok(transaction.query_one(PAY, &[&account, &cents])?.get(0))
             })
             .build()?;
-        let place = Place(Arc::new(Mutex::new(Some(server.clone()))));
+        let place = Place::of(&server);
         let clients = (0..CLIENTS).map(|_| Client::new(place.clone(), ClientOptions::default()));
-        let bench = Bench { clients: clients.collect(), server };
+        let bench = Bench { clients: clients.collect(), server, place: place.clone() };
         // Their sessions are open, and the statements prepared.
         smol::block_on(bench.call_all(None));
         Ok(bench)
@@ -193,30 +193,12 @@ impl Bench {
 
 impl Drop for Bench {
     fn drop(&mut self) {
+        self.place.close();
         smol::block_on(async {
             for client in &self.clients {
                 client.close().await;
             }
             self.server.drain(Duration::ZERO).await;
         });
-    }
-}
-
-#[derive(Clone)]
-struct Place(Arc<Mutex<Option<Server>>>);
-
-impl Connect for Place {
-    fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
-        Box::pin(async {
-            let server = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let server = server.ok_or(io::ErrorKind::ConnectionRefused)?;
-            let (ours, theirs) = UnixStream::pair()?;
-            server.serve_stream(Box::new(theirs), Subject::Anonymous);
-            Ok(Box::new(ours) as BoxStream)
-        })
-    }
-
-    fn address(&self) -> String {
-        "a socket pair".to_owned()
     }
 }

@@ -1,16 +1,12 @@
 //! Transactional calls, from a client in this process.
 
-use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use oncewire_driver::{
-    BoxFuture, BoxStream, Client, ClientOptions, Connect, Method, Server, Subject,
-};
+use oncewire_driver::{Client, ClientOptions, Method, Server};
 use oncewire_ledger_postgres::{PostgresLedger, Transaction};
-use smol::net::unix::UnixStream;
 
 use super::by_hand::{ACCOUNTS, PAY};
+use super::place::Place;
 use super::{Failed, TURN, Turn};
 
 const DEPOSIT: Method<(i32, i64), i64> = Method::new("figures/deposit");
@@ -30,7 +26,7 @@ impl Calls {
                 Ok(transaction.query_one(PAY, &[&account, &cents])?.get(0))
             })
             .build()?;
-        let place = Place(Arc::new(Mutex::new(Some(server.clone()))));
+        let place = Place::of(&server);
         let client = Client::new(place.clone(), ClientOptions::default());
         Ok(Calls { client, server, place })
     }
@@ -66,29 +62,10 @@ impl Calls {
 
 impl Drop for Calls {
     fn drop(&mut self) {
-        *self.place.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.place.close();
         smol::block_on(async {
             self.client.close().await;
             self.server.drain(Duration::ZERO).await;
         });
-    }
-}
-
-#[derive(Clone)]
-struct Place(Arc<Mutex<Option<Server>>>);
-
-impl Connect for Place {
-    fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
-        Box::pin(async {
-            let server = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let server = server.ok_or(io::ErrorKind::ConnectionRefused)?;
-            let (ours, theirs) = UnixStream::pair()?;
-            server.serve_stream(Box::new(theirs), Subject::Anonymous);
-            Ok(Box::new(ours) as BoxStream)
-        })
-    }
-
-    fn address(&self) -> String {
-        "a socket pair".to_owned()
     }
 }

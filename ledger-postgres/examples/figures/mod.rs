@@ -2,6 +2,7 @@
 
 pub mod by_hand;
 pub mod calls;
+mod place;
 mod table;
 
 pub use table::{Failed, TURN, Table, Turn};
