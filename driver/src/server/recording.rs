@@ -51,7 +51,7 @@ impl State {
                 let session = SessionEntry { id, tag, subject, grants, seen };
                 queue.push(Item::Opened { conn, session });
             }
-            // All its calls will be refused: nothing of it needs to survive.
+            // All its calls will be refused, with the reason. Nothing of it survives, so a call whose refusal is lost ends as unknown.
             _ => self.machine.confirm_session(conn),
         }
     }
