@@ -28,7 +28,7 @@ use crate::chance::{Rng, pause, within};
 use crate::cli::{self, CrashTestArgs, Mutant};
 use crate::client::connect;
 use crate::clients::{Clients, GIVE_UP_AFTER, Plan};
-use crate::instance::Instance;
+use crate::instance::{Instance, comes_true};
 use blow::Blow;
 use probe::Probe;
 use store::Store;
@@ -39,8 +39,6 @@ const SERVERS: usize = 3;
 const LIFE_MS: u64 = 300;
 /// Longest time that something is paused, or down when it need not be, in milliseconds.
 const PAUSE_MS: u64 = 1500;
-/// How often it is looked whether a condition holds.
-const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// Of a hundred blows on etcd, those after which money has to move before the next one.
 #[cfg(feature = "etcd")]
 const ALONE_PERCENT: u64 = 70;
@@ -314,10 +312,8 @@ fn free_addresses() -> Result<Vec<SocketAddr>, String> {
 }
 
 async fn until(otherwise: &str, condition: impl Fn() -> bool) -> Result<(), String> {
-    let holds = async {
-        while !condition() {
-            pause(LOOK_EVERY).await;
-        }
-    };
-    within(GIVE_UP_AFTER, holds).await.ok_or_else(|| otherwise.to_owned())
+    match comes_true(GIVE_UP_AFTER, condition).await {
+        true => Ok(()),
+        false => Err(otherwise.to_owned()),
+    }
 }

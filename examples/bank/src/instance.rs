@@ -3,6 +3,7 @@
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use smol::io::{AsyncBufReadExt, BufReader};
@@ -10,8 +11,11 @@ use smol::process::Child;
 use smol::stream::StreamExt;
 
 use crate::address::Address;
-use crate::chance::within;
+use crate::chance::{pause, within};
 use crate::process::{GIVE_UP_AFTER, GRACE_SECS, cannot_start, command, signal, terminate};
+
+/// How often it is looked whether a condition holds.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// A server that serves whenever it is its turn.
 #[derive(Debug)]
@@ -19,6 +23,8 @@ pub(crate) struct Instance {
     child: Child,
     address: Address,
     serves: Arc<AtomicBool>,
+    /// It has said something: from then on signals are waited for.
+    is_up: Arc<AtomicBool>,
     /// Reads what it says of its turn.
     listener: smol::Task<()>,
     /// What has gone wrong there last.
@@ -38,10 +44,12 @@ impl Instance {
         let stdout = child.stdout.take().ok_or("a server without stdout")?;
         let stderr = child.stderr.take().ok_or("a server without stderr")?;
         let serves = Arc::new(AtomicBool::new(false));
-        let now = serves.clone();
+        let is_up = Arc::new(AtomicBool::new(false));
+        let (now, up) = (serves.clone(), is_up.clone());
         let listener = smol::spawn(async move {
             let mut lines = BufReader::new(stdout).lines();
             while let Some(Ok(line)) = lines.next().await {
+                up.store(true, Ordering::SeqCst);
                 now.store(line.starts_with("listening on "), Ordering::SeqCst);
             }
         });
@@ -54,7 +62,7 @@ impl Instance {
             }
         });
         let address = address.clone();
-        Ok(Instance { child, address, serves, listener, error, _errors: errors })
+        Ok(Instance { child, address, serves, is_up, listener, error, _errors: errors })
     }
 
     /// The same one again, after it was killed.
@@ -101,8 +109,13 @@ impl Instance {
         Ok(())
     }
 
-    /// Asks it to drain, and waits until it has ended.
+    /// Asks it to drain, and waits until it has ended. One that has only been started is asked when it can be: a signal before it waits
+    /// for signals would kill it.
     pub(crate) async fn stop(mut self) -> Result<(), String> {
+        let up = || self.is_up.load(Ordering::SeqCst) || self.listener.is_finished();
+        if !comes_true(GIVE_UP_AFTER, up).await {
+            return Err(format!("the server at {} does not start", self.address));
+        }
         terminate(&self.child);
         let address = &self.address;
         match within(GIVE_UP_AFTER, self.child.status()).await {
@@ -114,4 +127,14 @@ impl Instance {
             _ => Err(format!("the server at {address} did not end")),
         }
     }
+}
+
+/// Waits for a condition; whether it held in time.
+pub(crate) async fn comes_true(limit: Duration, condition: impl Fn() -> bool) -> bool {
+    let held = async {
+        while !condition() {
+            pause(LOOK_EVERY).await;
+        }
+    };
+    within(limit, held).await.is_some()
 }

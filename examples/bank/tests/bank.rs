@@ -221,3 +221,14 @@ fn a_second_bank_on_the_same_ledger_names_the_first_and_ends() {
         std::fs::remove_file(format!("{ledger}{ending}")).unwrap();
     }
 }
+
+/// The last thing that happens to this cluster is that a server is started, which is asked to end at once.
+#[test]
+#[cfg(feature = "postgres")]
+fn a_server_that_has_just_been_started_ends_when_it_can_be_asked() {
+    let (code, text) = crash_test_of("9318350779303039335", "5", &["--cluster"]);
+    if text.contains("initdb was not found") {
+        return eprintln!("skipped: {text}");
+    }
+    assert_eq!(code, Some(0), "{text}");
+}

@@ -78,7 +78,7 @@ pub fn crash_test(kills: &str, arguments: &[&str]) -> (Option<i32>, String) {
     crash_test_of("3", kills, arguments)
 }
 
-fn crash_test_of(seed: &str, kills: &str, arguments: &[&str]) -> (Option<i32>, String) {
+pub fn crash_test_of(seed: &str, kills: &str, arguments: &[&str]) -> (Option<i32>, String) {
     let output = run(&[&["crash-test", "--kills", kills, "--seed", seed], arguments].concat());
     let text = format!(
         "{}{}",
