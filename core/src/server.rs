@@ -283,9 +283,17 @@ impl<T: ServerStorage> Server<T> {
         Some(lost.max()? + self.config.keepalive)
     }
 
-    /// S31: the ledger cannot write. From now on new calls are refused; the driver leaves the others unanswered.
+    /// S31: the ledger cannot write. From now on new calls are refused; the driver leaves the others unanswered. New sessions, which no
+    /// record would know, are refused too, as are those whose record was not [confirmed](Server::confirm_session): their clients go to
+    /// another server, or wait for one.
     pub fn fail_ledger(&mut self) {
         self.ledger_failed = true;
+        for index in 0..self.conns.high_water() {
+            let unrecorded = |conn: &Conn<_>| matches!(conn.phase, Phase::AwaitingRecord { .. });
+            if self.conns.at(index).is_some_and(unrecorded) {
+                self.close_conn(index, CloseReason::Refused(Refuse::ShuttingDown));
+            }
+        }
     }
 
     /// How far the ledger has come, for the `Welcome`s to come (S32).

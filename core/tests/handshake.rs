@@ -96,6 +96,25 @@ fn c87_a_request_that_comes_while_the_session_is_being_recorded_is_not_taken() {
     assert!(events.contains(&ended), "its record, which comes first, is forgotten: {events:?}");
 }
 
+/// It was welcome without a record, so that its calls would be refused with the reason. One whose refusal was lost ended as unknown at the
+/// next server, which did not know the session.
+#[test]
+fn c425_where_the_ledger_has_failed_no_session_begins_without_its_record() {
+    let (mut server, waits) = server(true, false);
+    server.handle_data(Instant::ZERO, waits, &bytes_of(&hello(None))).unwrap();
+    assert_eq!(server.poll_event(), Some(ServerEvent::SessionOpened(waits)));
+    server.fail_ledger();
+    assert_eq!(said(&mut server, waits), [OwnedFrame::Refuse(Refuse::ShuttingDown)]);
+    server.confirm_session(waits);
+    let other = SessionId::from_bytes([8; 16]);
+    let late = server.handle_connected(Instant::ZERO, ALICE, other).unwrap();
+    server.handle_data(Instant::ZERO, late, &bytes_of(&hello(None))).unwrap();
+    assert_eq!(said(&mut server, late), [OwnedFrame::Refuse(Refuse::ShuttingDown)]);
+    let events: Vec<_> = std::iter::from_fn(|| server.poll_event()).collect();
+    assert!(events.contains(&ServerEvent::SessionEnded(SECRET, SessionOver::Lease)));
+    assert_eq!(server.counters().sessions, 0);
+}
+
 #[test]
 fn c87_the_same_bytes_on_another_connection_execute_nothing() {
     let mut pair = Pair::unconnected();

@@ -224,7 +224,9 @@ impl<T: ServerStorage> Server<T> {
     }
 
     fn open(&mut self, index: u32, hello: &Hello) {
-        if self.drain.is_some() {
+        // Without its record the next server would not know the session (S31).
+        let unrecorded = self.ledger_failed && self.config.records_sessions;
+        if self.drain.is_some() || unrecorded {
             self.close_conn(index, CloseReason::Refused(Refuse::ShuttingDown));
             return;
         }

@@ -155,8 +155,6 @@ impl State {
     /// S31: an entry that may not be durable. What has not run is refused; what has is not answered.
     pub(super) fn give_up(&mut self, now: Instant, item: Item) {
         match item {
-            // Its calls learn why they are refused.
-            Item::Opened { conn, .. } => self.machine.confirm_session(conn),
             Item::Started(started) => {
                 // Refused: the machine knows that the ledger has failed.
                 let method = started.call.permit.method();
@@ -175,7 +173,8 @@ impl State {
                 self.drop_later(call);
             }
             Item::Finished(finished) => self.leave_unanswered(finished.running),
-            Item::Ended(_) | Item::Withdrawn(_) | Item::Settled { .. } => {}
+            // A session without a record was refused when the ledger failed.
+            Item::Opened { .. } | Item::Ended(_) | Item::Withdrawn(_) | Item::Settled { .. } => {}
         }
     }
 }

@@ -51,8 +51,8 @@ impl State {
                 let session = SessionEntry { id, tag, subject, grants, seen };
                 queue.push(Item::Opened { conn, session });
             }
-            // All its calls will be refused, with the reason. Nothing of it survives, so a call whose refusal is lost ends as unknown.
-            _ => self.machine.confirm_session(conn),
+            // The connection is gone, or the ledger has failed: then the machine has refused the session (S31).
+            _ => {}
         }
     }
 

@@ -27,10 +27,6 @@ fn c58_a_ledger_that_cannot_write_stops_the_server_from_answering() {
     assert_eq!(pays.outcome(), None);
     assert_eq!(world.call(&client, &ADD, 3).outcome(), text("not executed: LedgerFailed"));
     assert_eq!(world.call(&client, &COUNT, ()).outcome(), text("not executed: LedgerFailed"));
-    let newcomer = world.client();
-    let made = world.call(&newcomer, &PAY, (1, 5));
-    world.sim.advance(SECOND);
-    assert_eq!(made.outcome(), text("not executed: LedgerFailed"));
     let error = world.server().ledger_error().expect("the error is loud");
     assert_eq!(error.to_string(), "no space left on the disk");
     assert_eq!(world.ran(), [1]);
@@ -51,6 +47,27 @@ fn c58_a_completion_that_cannot_be_recorded_is_not_answered() {
     assert_eq!((made.outcome(), world.ran()), (None, vec![1]));
     world.restart();
     assert_eq!(made.outcome(), text("unknown: Interrupted, false"));
+}
+
+#[test]
+fn c425_who_comes_to_a_server_whose_ledger_has_failed_is_answered_by_the_next_one() {
+    let mut world = Ledgered::new();
+    // The records of two sessions are to be written when the disk turns out to be full, and one client comes later.
+    world.ledger.mode(Mode::Hold);
+    let clients = [world.client(), world.client()];
+    let mut made: Vec<_> = clients.iter().map(|client| world.call(client, &PAY, (1, 5))).collect();
+    world.ledger.fail();
+    world.sim.run();
+    let newcomer = world.client();
+    made.push(world.call(&newcomer, &PAY, (1, 5)));
+    world.sim.advance(SECOND);
+    assert!(made.iter().all(|made| made.outcome().is_none()), "none has begun");
+    world.restart();
+    world.sim.advance(60 * SECOND);
+    let mut replies: Vec<_> = made.iter().map(|made| made.outcome()).collect();
+    replies.sort();
+    assert_eq!(replies, [reply(10), reply(15), reply(5)]);
+    assert_eq!(world.ledger.disk().accounts[&1], 15);
 }
 
 #[test]

@@ -132,15 +132,14 @@ fn c117_when_the_ledger_fails_what_waits_is_refused() {
     let mut world = Ledgered::default();
     start(&mut world);
     let client = connected(&world);
+    assert_eq!(world.call(&client, &QUICK, 0).outcome(), Some("reply 0".to_owned()));
     world.ledger.mode(Mode::Fail);
-    let first = world.client();
-    let made: Vec<_> = (0..3).map(|n| world.call(&first, &SLOW, n)).collect();
+    let made: Vec<_> = (0..3).map(|n| world.call(&client, &SLOW, n)).collect();
     world.sim.run();
     for made in made {
         assert_eq!(made.outcome(), Some("not executed: LedgerFailed".to_owned()));
     }
     assert_eq!((world.server().load().running, world.server().load().waiting), (0, 0));
-    drop(client);
 }
 
 /// Handlers that leave clones of their contexts behind, which wait for their calls' ends.

@@ -145,7 +145,7 @@ impl World {
                     out.push(Action::Step(h, at));
                 }
             }
-            if !host.opened.is_empty() && !host.disk_full {
+            if !host.opened.is_empty() {
                 out.push(Action::Record(h));
             }
             out.extend((0..host.wanted.len()).map(|at| Action::Claim(h, at)));

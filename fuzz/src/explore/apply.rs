@@ -81,6 +81,9 @@ impl World {
                 self.left.disks -= 1;
                 self.hosts[h].disk_full = true;
                 self.hosts[h].server.fail_ledger();
+                // Their connections are refused.
+                self.hosts[h].opened.clear();
+                self.pump_host(h)?;
             }
             _ => unreachable!("{action} is none of these"),
         }
