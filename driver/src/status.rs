@@ -131,10 +131,11 @@ impl Client {
         self.call(&STATUS, &())
     }
 
-    /// Asks the server whether it takes calls: a probe of all that a call goes through. Its refusal is an answer.
+    /// Asks the server whether it takes calls: a probe of all that a call goes through. Its refusal is an answer, which a client with a
+    /// session gets: a server that drains, or whose ledger has failed, refuses new sessions.
     ///
     /// # Errors
-    /// There is no server, or none that was built with [`ServerBuilder::status`].
+    /// There is no server, or none that takes new sessions, or none that was built with [`ServerBuilder::status`].
     pub async fn health(&self) -> Result<Health, CallFailure> {
         match self.call(&HEALTH, &()).await.ok() {
             Ok(()) => Ok(Health::Serving),
