@@ -196,23 +196,32 @@ impl Client {
         Client { handle: self.handle.clone(), defaults }
     }
 
-    /// What this handle gives to a call that is made through it.
-    #[inline]
-    fn describe<R>(&self, call: &mut Call<R>) {
+    /// A call, with what this handle gives to it. It is made where it is returned: a call is large, and moving it costs.
+    #[inline(always)]
+    fn make<R>(
+        &self,
+        called: CalledMethod,
+        idempotent: bool,
+        arguments: Encoded,
+        decode: Decode<R>,
+    ) -> Call<R> {
+        let shared = &self.handle.shared;
         if self.handle.group.is_some() || self.defaults.is_some() {
-            self.describe_more(call);
+            return self.described(Call::new(shared, called, idempotent, arguments, decode));
         }
+        Call::new(shared, called, idempotent, arguments, decode)
     }
 
     #[cold]
     #[inline(never)]
-    fn describe_more<R>(&self, call: &mut Call<R>) {
+    fn described<R>(&self, mut call: Call<R>) -> Call<R> {
         if let Some(group) = &self.handle.group {
             call.make_at_any(group.clone(), self.handle.member);
         }
         if let Some(defaults) = &self.defaults {
-            defaults.apply(call);
+            defaults.apply(&mut call);
         }
+        call
     }
 
     /// A call of a typed method: await it, or set its options first. It may run more than once if the method is
@@ -223,10 +232,11 @@ impl Client {
         arguments: &A,
     ) -> Call<R> {
         let (called, decode) = (CalledMethod::of(method), Decode::postcard(method.values()));
-        let mut call = Call::new(&self.handle.shared, called, method.spec().idempotent, decode);
-        call.encode(arguments);
-        self.describe(&mut call);
-        call
+        let mut encoded = Encoded::EMPTY;
+        if crate::buffer::encode_into(arguments, &mut encoded).is_err() {
+            return Call::unencodable(&self.handle.shared, called, decode);
+        }
+        self.make(called, method.spec().idempotent, encoded, decode)
     }
 
     /// A call with bytes for arguments and bytes for a reply. It runs at most once, unless it says
@@ -240,8 +250,7 @@ impl Client {
     #[cfg(feature = "stream")]
     pub(crate) fn call_encoded(&self, method: MethodId, body: Encoded) -> Call<Bytes> {
         let called = CalledMethod::of_bytes(method);
-        let mut call = Call::new(&self.handle.shared, called, false, Decode::raw());
-        call.set_arguments(body);
+        let mut call = Call::new(&self.handle.shared, called, false, body, Decode::raw());
         if let Some(group) = &self.handle.group {
             call.make_at_any(group.clone(), self.handle.member);
         }
@@ -260,10 +269,7 @@ impl Client {
     }
 
     fn call_bytes(&self, called: CalledMethod, body: Bytes) -> Call<Bytes> {
-        let mut call = Call::new(&self.handle.shared, called, false, Decode::raw());
-        call.set_arguments(Encoded::Shared(body));
-        self.describe(&mut call);
-        call
+        self.make(called, false, Encoded::Shared(body), Decode::raw())
     }
 
     /// How long calls of this client wait, unless they say otherwise.

@@ -30,9 +30,11 @@ impl ReplyBody {
         if body.len() > SMALL_LEN_MAX {
             return ReplyBody::Shared(crate::buffer::share(body, large));
         }
-        let mut bytes = [0; SMALL_LEN_MAX];
-        bytes[..body.len()].copy_from_slice(body);
-        ReplyBody::Small { len: body.len() as u8, bytes }
+        let mut small = ReplyBody::Small { len: body.len() as u8, bytes: [0; SMALL_LEN_MAX] };
+        if let ReplyBody::Small { bytes, .. } = &mut small {
+            bytes[..body.len()].copy_from_slice(body);
+        }
+        small
     }
 
     #[inline]
@@ -52,23 +54,38 @@ impl ReplyBody {
         }
     }
 
+    /// The bytes; what is shared is taken out.
     #[inline]
-    pub(crate) fn into_bytes(self) -> Bytes {
+    pub(crate) fn take_bytes(&mut self) -> Bytes {
         match self {
-            ReplyBody::Small { .. } => Bytes::copy_from_slice(self.as_slice()),
-            ReplyBody::Shared(bytes) => bytes,
+            ReplyBody::Small { len, bytes } => Bytes::copy_from_slice(&bytes[..usize::from(*len)]),
+            ReplyBody::Shared(bytes) => std::mem::take(bytes),
         }
     }
 }
 
 const _: () = assert!(size_of::<ReplyBody>() == size_of::<Bytes>() + size_of::<usize>());
 
-impl RawOutcome {
-    /// `large`: the buffer that the reply is a part of, if it can be shared instead of copied.
+/// An outcome as the machine gives it, which is to be kept.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Received<'a> {
+    pub(crate) outcome: Outcome<'a>,
+    /// The buffer that the reply is a part of, if it can be shared instead of copied.
+    pub(crate) large: Option<&'a Bytes>,
+}
+
+impl Received<'_> {
+    /// Whether a later outcome will follow.
     #[inline]
-    pub(crate) fn new(outcome: Outcome<'_>, large: Option<&Bytes>) -> RawOutcome {
-        match outcome {
-            Outcome::Reply(body) => RawOutcome::Reply(ReplyBody::new(body, large)),
+    pub(crate) fn leaves_ticket(&self) -> bool {
+        matches!(self.outcome, Outcome::Unknown { ticket: true, .. })
+    }
+
+    /// The same, kept.
+    #[inline]
+    pub(crate) fn keep(self) -> RawOutcome {
+        match self.outcome {
+            Outcome::Reply(body) => RawOutcome::Reply(ReplyBody::new(body, self.large)),
             Outcome::NoReply(why) => RawOutcome::NoReply(why),
             Outcome::NotExecuted(why) => RawOutcome::NotExecuted(why),
             Outcome::Unknown { why, ticket } => RawOutcome::Unknown(why, ticket),

@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use oncewire_core::{self as core, CallError, MethodId, NotExecuted, Unknown};
-use serde::Serialize;
+use oncewire_core::{CallError, MethodId, NotExecuted, Unknown};
 
 use super::description::Description;
 use super::outcome::{CallFailure, Decode, Outcome, Ticket};
@@ -46,6 +45,8 @@ use crate::runtime::Runtime;
 pub struct Call<R> {
     shared: Arc<Shared>,
     state: State<R>,
+    /// Until it has begun.
+    description: Description,
     decode: Decode<R>,
     method: CalledMethod,
 }
@@ -75,8 +76,10 @@ impl CalledMethod {
 const UNENCODABLE: NotExecuted = NotExecuted::NotBegun(CallError::Unencodable);
 
 enum State<R> {
-    /// Begins when it is first polled; or why it cannot.
-    Fresh(Result<Description, NotExecuted>),
+    /// Begins when it is first polled.
+    Fresh,
+    /// Why it cannot begin.
+    Refused(NotExecuted),
     /// Of a client of several servers: each attempt is a call of its own.
     Moving(Box<Moving<R>>),
     Waiting(PendingId),
@@ -92,65 +95,50 @@ impl<R> State<R> {
 }
 
 impl<R> Call<R> {
-    /// Without arguments yet. `idempotent`: what the method says of itself; calls of bytes have no method to ask.
-    #[inline]
+    /// `idempotent`: what the method says of itself; calls of bytes have no method to ask.
+    #[inline(always)]
     pub(super) fn new(
         shared: &Arc<Shared>,
         method: CalledMethod,
         idempotent: bool,
+        arguments: Encoded,
         decode: Decode<R>,
     ) -> Call<R> {
-        let mut call = core::Call::new(method.id, &[]);
-        call.timeout = shared.options.timeout;
-        call.fail_fast = shared.options.fail_fast;
-        call.idempotent = idempotent;
-        let hooked = !shared.options.hooks.is_empty();
-        let (arguments, metadata) = (Encoded::EMPTY, None);
-        Call::of(shared, method, Description { call, arguments, metadata, hooked }, decode)
+        Call::of(shared, method, Description::new(&shared.options, idempotent, arguments), decode)
     }
 
     /// The call of a description.
-    #[inline]
+    #[inline(always)]
     pub(super) fn of(
         shared: &Arc<Shared>,
         method: CalledMethod,
         description: Description,
         decode: Decode<R>,
     ) -> Call<R> {
-        Call { shared: shared.clone(), state: State::Fresh(Ok(description)), decode, method }
+        Call { shared: shared.clone(), state: State::Fresh, description, decode, method }
     }
 
     /// Makes it at one of several servers, and at another one if that is lost; or at this member of them only.
     #[cold]
     pub(super) fn make_at_any(&mut self, group: Arc<Group>, only: Option<usize>) {
-        self.state = match self.state.take() {
-            State::Fresh(Ok(description)) => {
-                let moving = Moving::new(group, only, self.method, self.decode, description);
-                State::Moving(Box::new(moving))
-            }
-            other => other,
-        };
-    }
-
-    #[inline]
-    pub(super) fn set_arguments(&mut self, arguments: Encoded) {
-        self.change(|call| call.arguments = arguments);
-    }
-
-    /// Encodes its arguments, where they stay until it begins. If they cannot be, it does not.
-    #[inline(always)]
-    pub(super) fn encode<A: Serialize>(&mut self, arguments: &A) {
-        if let State::Fresh(Ok(call)) = &mut self.state
-            && crate::buffer::encode_into(arguments, &mut call.arguments).is_err()
-        {
-            self.refuse_to_begin();
+        if let State::Fresh = self.state {
+            let description = self.description.take();
+            let moving = Moving::new(group, only, self.method, self.decode, description);
+            self.state = State::Moving(Box::new(moving));
         }
     }
 
+    /// One whose arguments cannot be encoded: it does not begin.
     #[cold]
     #[inline(never)]
-    fn refuse_to_begin(&mut self) {
-        self.state = State::Fresh(Err(UNENCODABLE));
+    pub(super) fn unencodable(
+        shared: &Arc<Shared>,
+        method: CalledMethod,
+        decode: Decode<R>,
+    ) -> Call<R> {
+        let mut call = Call::new(shared, method, false, Encoded::EMPTY, decode);
+        call.state = State::Refused(UNENCODABLE);
+        call
     }
 
     /// Sends a value beside the arguments, for whatever reads it at the server
@@ -185,12 +173,12 @@ impl<R> Call<R> {
     }
 
     pub(super) fn set_timeout(&mut self, timeout: Duration) {
-        self.change(|call| call.call.timeout = timeout);
+        self.change(|call| call.timeout = timeout);
     }
 
     /// Time until the caller gives up (S17).
     pub fn timeout(self, timeout: Duration) -> Self {
-        self.described(|call| call.timeout = timeout)
+        self.changed(|call| call.timeout = timeout)
     }
 
     /// The same, if that is sooner: for a call that is part of something that has a deadline of its own.
@@ -206,7 +194,7 @@ impl<R> Call<R> {
     /// }
     /// ```
     pub fn timeout_at_most(self, timeout: Duration) -> Self {
-        self.described(|call| call.timeout = call.timeout.min(timeout))
+        self.changed(|call| call.timeout = call.timeout.min(timeout))
     }
 
     /// A part of something that hooks have seen as a whole.
@@ -221,7 +209,7 @@ impl<R> Call<R> {
 
     /// Whether it ends when the connection breaks, instead of waiting for the resume (S21).
     pub fn fail_fast(self, fail_fast: bool) -> Self {
-        self.described(|call| call.fail_fast = fail_fast)
+        self.changed(|call| call.fail_fast = fail_fast)
     }
 
     /// Allows the call to run more than once: it is repeated, on another server too, until it is answered. The server
@@ -229,18 +217,13 @@ impl<R> Call<R> {
     ///
     /// For calls of bytes: those of a [`Method`](crate::Method) that is declared idempotent are so without it.
     pub fn idempotent(self) -> Self {
-        self.described(|call| call.idempotent = true)
+        self.changed(|call| call.idempotent = true)
     }
 
     /// The call runs at most once though its method is idempotent: its reply is kept, and with a ledger recorded. If its
     /// server is replaced meanwhile it ends as `Unknown` instead of running again.
     pub fn at_most_once(self) -> Self {
-        self.described(|call| call.idempotent = false)
-    }
-
-    #[inline]
-    fn described(self, change: impl FnOnce(&mut core::Call<'static>)) -> Self {
-        self.changed(|description| change(&mut description.call))
+        self.changed(|call| call.idempotent = false)
     }
 
     #[inline]
@@ -252,7 +235,7 @@ impl<R> Call<R> {
     #[inline]
     fn change(&mut self, change: impl FnOnce(&mut Description)) {
         match &mut self.state {
-            State::Fresh(Ok(description)) => change(description),
+            State::Fresh => change(&mut self.description),
             State::Moving(moving) => moving.description().map_or((), change),
             _ => {}
         }
@@ -272,11 +255,10 @@ impl<R> Call<R> {
     /// Begins it, unless it has begun; `send` has it sent.
     fn start_and(mut self, send: impl FnOnce(&Shared)) -> Call<R> {
         match &mut self.state {
-            State::Fresh(call) => {
-                let call = std::mem::replace(call, Err(NotExecuted::Closed));
-                self.state = match self.begin(call) {
+            State::Fresh | State::Refused(_) => {
+                self.state = match self.begin() {
                     Ok(id) => State::Waiting(id),
-                    Err(why) => State::Fresh(Err(why)),
+                    Err(why) => State::Refused(why),
                 };
                 send(&self.shared);
             }
@@ -303,9 +285,9 @@ impl<R> Call<R> {
                 State::Waiting(_) | State::Forked => State::Forked,
                 State::Moving(moving) if moving.has_begun() => State::Forked,
                 State::Done => State::Done,
-                State::Fresh(Err(why)) => State::Fresh(Err(why)),
-                State::Fresh(Ok(_)) | State::Moving(_) => {
-                    State::Fresh(Err(NotExecuted::NotBegun(CallError::Forked)))
+                State::Refused(why) => State::Refused(why),
+                State::Fresh | State::Moving(_) => {
+                    State::Refused(NotExecuted::NotBegun(CallError::Forked))
                 }
             };
         }
@@ -350,13 +332,19 @@ impl<R> Call<R> {
     }
 
     /// Begins the call before it is polled.
-    fn begin(&self, call: Result<Description, NotExecuted>) -> Result<PendingId, NotExecuted> {
-        let Call { shared, method, .. } = self;
-        let begun = shared.observe_start(method).filter(|_| call.is_ok());
+    ///
+    /// Whatever panics before it has begun, here and below: it will not begin later, when its arguments are gone.
+    fn begin(&mut self) -> Result<PendingId, NotExecuted> {
+        let Call { shared, state, description, method, .. } = self;
+        if let State::Refused(why) = state {
+            return Err(*why);
+        }
+        *state = State::Refused(NotExecuted::Closed);
+        let begun = shared.observe_start(method);
         let on_begun = |id, connections| shared.observe_begun(id, begun, connections);
-        let result = call.and_then(|mut call| {
-            shared.begin(call.take_call(shared, method, begun.as_ref())?, method, on_begun)
-        });
+        let prepared = description.prepare(shared, method, begun.as_ref());
+        let result =
+            prepared.and_then(|()| shared.begin(description.take_call(method), method, on_begun));
         result.inspect_err(|why| shared.observe_not_begun(begun, *why))
     }
 
@@ -365,25 +353,52 @@ impl<R> Call<R> {
     #[inline(never)]
     fn begin_and_poll_observed(
         &mut self,
-        call: Result<Description, NotExecuted>,
         cx: &mut Context<'_>,
-    ) -> Result<(PendingId, Poll<RawOutcome>), NotExecuted> {
-        let Call { shared, state, method, .. } = self;
-        let begun = match &call {
-            // One that failed in `start` has been observed there.
-            Ok(_) | Err(UNENCODABLE) => shared.observe_start(method),
-            Err(_) => None,
+        outcome: &mut Option<RawOutcome>,
+    ) -> Result<PendingId, NotExecuted> {
+        let Call { shared, state, description, method, .. } = self;
+        let refused = match state {
+            State::Refused(why) => Some(*why),
+            _ => None,
         };
+        let begun = match refused {
+            None | Some(UNENCODABLE) => shared.observe_start(method),
+            // It has failed in `start`, and was observed there.
+            Some(_) => None,
+        };
+        *state = State::Refused(NotExecuted::Closed);
         let on_begun = |id, connections| {
             *state = State::Waiting(id);
             shared.observe_begun(id, begun, connections);
         };
-        let begin = |mut call: Description| {
-            let call = call.take_call(shared, method, begun.as_ref())?;
-            shared.begin_and_poll(call, method, cx, on_begun)
+        let prepared = match refused {
+            Some(why) => Err(why),
+            None => description.prepare(shared, method, begun.as_ref()),
         };
-        let result = call.and_then(begin);
+        let result = prepared.and_then(|()| {
+            shared.begin_and_poll(description.take_call(method), method, cx, on_begun, outcome)
+        });
         result.inspect_err(|why| shared.observe_not_begun(begun, *why))
+    }
+
+    /// Begins the call and polls it for the first time. What comes of it at once is in `outcome`.
+    #[inline]
+    fn begin_and_poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        outcome: &mut Option<RawOutcome>,
+    ) -> Result<PendingId, NotExecuted> {
+        if self.shared.is_heard() {
+            return self.begin_and_poll_observed(cx, outcome);
+        }
+        let Call { shared, state, description, method, .. } = self;
+        if let State::Refused(why) = state {
+            return Err(*why);
+        }
+        *state = State::Refused(NotExecuted::Closed);
+        description.prepare(shared, method, None)?;
+        let on_begun = |id, _| *state = State::Waiting(id);
+        shared.begin_and_poll(description.take_call(method), method, cx, on_begun, outcome)
     }
 
     /// The outcome; and in `trace` where the call was, if that is no reply.
@@ -393,37 +408,27 @@ impl<R> Call<R> {
         cx: &mut Context<'_>,
         trace: &mut Option<Trace>,
     ) -> Poll<Outcome<R>> {
-        let (id, poll) = match &mut self.state {
-            State::Waiting(id) => (*id, self.shared.poll_outcome(*id, cx)),
+        let mut outcome = None;
+        let id = match &mut self.state {
+            State::Waiting(id) => {
+                self.shared.poll_outcome(*id, cx, &mut outcome);
+                *id
+            }
             State::Moving(moving) => return moving.poll(cx, trace),
             State::Done => return Poll::Pending,
             State::Forked => {
                 self.state = State::Done;
                 return Poll::Ready(Outcome::Unknown(Unknown::Closed, None));
             }
-            State::Fresh(call) => {
-                let call = std::mem::replace(call, Err(NotExecuted::Closed));
-                let begun = match self.shared.is_heard() {
-                    false => {
-                        let Call { shared, state, method, .. } = self;
-                        let on_begun = |id, _| *state = State::Waiting(id);
-                        call.and_then(|mut call| {
-                            let call = call.take_call(shared, method, None)?;
-                            shared.begin_and_poll(call, method, cx, on_begun)
-                        })
-                    }
-                    true => self.begin_and_poll_observed(call, cx),
-                };
-                match begun {
-                    Ok(polled) => polled,
-                    Err(why) => {
-                        self.state = State::Done;
-                        return Poll::Ready(Outcome::NotExecuted(why));
-                    }
+            State::Fresh | State::Refused(_) => match self.begin_and_poll(cx, &mut outcome) {
+                Ok(id) => id,
+                Err(why) => {
+                    self.state = State::Done;
+                    return Poll::Ready(Outcome::NotExecuted(why));
                 }
-            }
+            },
         };
-        let raw = std::task::ready!(poll);
+        let Some(raw) = &mut outcome else { return Poll::Pending };
         self.state = State::Done;
         if let RawOutcome::Reply(_) = raw
             && self.shared.observed.is_none()
@@ -459,12 +464,12 @@ impl<R> fmt::Debug for Call<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Call");
         match &self.state {
-            State::Fresh(Ok(Description { call, .. })) => debug
-                .field("method", &call.method)
-                .field("timeout", &call.timeout)
-                .field("fail_fast", &call.fail_fast)
-                .field("idempotent", &call.idempotent),
-            State::Fresh(Err(why)) => debug.field("not_executed", why),
+            State::Fresh => debug
+                .field("method", &self.method.id)
+                .field("timeout", &self.description.timeout)
+                .field("fail_fast", &self.description.fail_fast)
+                .field("idempotent", &self.description.idempotent),
+            State::Refused(why) => debug.field("not_executed", why),
             State::Moving(moving) => debug.field("begun", &moving.has_begun()),
             State::Waiting(_) | State::Forked => debug.field("begun", &true),
             State::Done => debug.field("done", &true),

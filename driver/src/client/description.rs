@@ -8,58 +8,72 @@ use oncewire_core::{self as core, NotExecuted};
 use super::around::Surroundings;
 use super::call::CalledMethod;
 use super::observed::Begun;
+use super::options::ClientOptions;
 use super::shared::Shared;
 use crate::buffer::Encoded;
 use crate::metadata::Metadata;
 
-/// A call that has not begun.
+/// A call that has not begun, apart from its method.
 pub(super) struct Description {
-    /// With empty arguments.
-    pub(super) call: core::Call<'static>,
     pub(super) arguments: Encoded,
     pub(super) metadata: Option<Box<Metadata>>,
+    /// Time until the caller gives up (S17).
+    pub(super) timeout: Duration,
+    /// It may run more than once (S22).
+    pub(super) idempotent: bool,
+    /// It ends when the connection breaks (S21).
+    pub(super) fail_fast: bool,
     /// The client's hooks see it before it begins.
     pub(super) hooked: bool,
+    /// The arguments begin with metadata.
+    joined: bool,
 }
 
 impl Description {
+    /// What a client's calls are, unless they say otherwise.
+    #[inline(always)]
+    pub(super) fn new(options: &ClientOptions, idempotent: bool, arguments: Encoded) -> Self {
+        let (timeout, fail_fast) = (options.timeout, options.fail_fast);
+        let hooked = !options.hooks.is_empty();
+        let (metadata, joined) = (None, false);
+        Description { arguments, metadata, timeout, idempotent, fail_fast, hooked, joined }
+    }
+
+    /// All of it; what is left begins no call.
+    pub(super) fn take(&mut self) -> Description {
+        let arguments = std::mem::replace(&mut self.arguments, Encoded::EMPTY);
+        Description { arguments, metadata: self.metadata.take(), ..*self }
+    }
+
     /// The same call once more, with another timeout.
     pub(super) fn attempt(&self, timeout: Duration, fail_fast: bool) -> Description {
-        let mut call = core::Call::new(self.call.method, &[]);
-        (call.timeout, call.idempotent, call.fail_fast) =
-            (timeout, self.call.idempotent, fail_fast);
         let (arguments, metadata) = (self.arguments.clone(), self.metadata.clone());
-        Description { call, arguments, metadata, hooked: self.hooked }
+        Description { arguments, metadata, timeout, fail_fast, ..*self }
     }
 
-    pub(super) fn timeout(&self) -> Duration {
-        self.call.timeout
-    }
-
-    pub(super) fn is_idempotent(&self) -> bool {
-        self.call.idempotent
-    }
-
-    pub(super) fn fails_fast(&self) -> bool {
-        self.call.fail_fast
-    }
-
-    /// What the machine takes: once.
+    /// Shows it to hooks and joins its metadata, if there are any: before [`Description::take_call`].
     #[inline]
-    pub(super) fn take_call(
+    pub(super) fn prepare(
         &mut self,
         shared: &Shared,
         method: &CalledMethod,
         begun: Option<&Begun>,
-    ) -> Result<core::Call<'_>, NotExecuted> {
-        if self.hooked || self.metadata.is_some() {
-            self.complete(shared, method, begun)?;
+    ) -> Result<(), NotExecuted> {
+        match self.hooked || self.metadata.is_some() {
+            true => self.complete(shared, method, begun),
+            false => Ok(()),
         }
-        let core::Call { method, timeout, idempotent, fail_fast, metadata, .. } = self.call;
-        let mut call = core::Call::new(method, self.arguments.take_payload());
-        (call.timeout, call.idempotent, call.fail_fast) = (timeout, idempotent, fail_fast);
-        call.metadata = metadata;
-        Ok(call)
+    }
+
+    /// What the machine takes: once.
+    #[inline]
+    pub(super) fn take_call(&mut self, method: &CalledMethod) -> core::Call<'_> {
+        let mut call = core::Call::new(method.id, self.arguments.take_payload());
+        call.timeout = self.timeout;
+        call.idempotent = self.idempotent;
+        call.fail_fast = self.fail_fast;
+        call.metadata = self.joined;
+        call
     }
 
     /// Shows the call to the client's hooks, and puts the metadata before the arguments.
@@ -72,15 +86,15 @@ impl Description {
         begun: Option<&Begun>,
     ) -> Result<(), NotExecuted> {
         let arguments = std::mem::replace(&mut self.arguments, Encoded::Shared(Bytes::new()));
-        let (timeout, metadata) = (self.call.timeout, self.metadata.take());
+        let (timeout, metadata) = (self.timeout, self.metadata.take());
         let around = Surroundings { timeout, one_way: false, metadata };
         let joined = match self.hooked {
             true => around.join(shared, method, begun, arguments),
             false => around.join_unseen(arguments),
         };
         let (timeout, body) = joined.map_err(NotExecuted::NotBegun)?;
-        self.call.timeout = timeout;
-        (self.arguments, self.call.metadata) = body;
+        self.timeout = timeout;
+        (self.arguments, self.joined) = body;
         Ok(())
     }
 }

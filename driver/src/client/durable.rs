@@ -365,7 +365,8 @@ impl<R> DurableCall<R> {
     fn delivery(&self, delivered: Delivered, number: u64) -> Delivery<R> {
         let number = delivered.stable.then_some(number);
         let receipt = Receipt { shared: self.shared.clone(), number };
-        Delivery { outcome: self.decode.outcome(delivered.outcome, None), receipt }
+        let mut outcome = delivered.outcome;
+        Delivery { outcome: self.decode.outcome(&mut outcome, None), receipt }
     }
 }
 

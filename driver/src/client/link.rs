@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use oncewire_core::{CallId, Client as Machine, Heap, Instant, ProtocolError, Xid};
 
 use crate::buffer::{self, ReadBuffer, WriteBuffer};
-use crate::reply::RawOutcome;
+use crate::reply::Received;
 use crate::transport::BoxStream;
 
 /// Bytes that are read in one turn, under one lock: at 20 ns for the smallest frame, a few hundred microseconds at most.
@@ -93,7 +93,7 @@ impl Link {
         &mut self,
         machine: &mut Machine<Heap>,
         now: Instant,
-        mut on_reply: impl FnMut(&Machine<Heap>, CallId, Xid, RawOutcome),
+        mut on_reply: impl FnMut(&Machine<Heap>, CallId, Xid, Received<'_>),
     ) -> (usize, Result<(), ProtocolError>) {
         let read = &mut self.read;
         let (mut taken, mut window) = (0, 0);
@@ -118,7 +118,7 @@ impl Link {
             let (consumed, wanted) = (received.consumed, received.wanted);
             let more = received.item.is_some() || window < data.len();
             if let Some(reply) = received.item {
-                let outcome = RawOutcome::new(reply.outcome, large.as_ref());
+                let outcome = Received { outcome: reply.outcome, large: large.as_ref() };
                 on_reply(machine, reply.call, reply.xid, outcome);
             }
             taken += consumed;

@@ -90,7 +90,7 @@ impl std::error::Error for CallFailure {}
 ///
 /// A function pointer, so that calls need no bound on their reply's type.
 pub(crate) struct Decode<R> {
-    decode: fn(ReplyBody, ValueLimits) -> Outcome<R>,
+    decode: fn(&mut ReplyBody, ValueLimits) -> Outcome<R>,
     limits: ValueLimits,
     types: PhantomData<fn() -> R>,
 }
@@ -105,30 +105,34 @@ impl<R> Copy for Decode<R> {}
 
 impl<R: DeserializeOwned + 'static> Decode<R> {
     pub(crate) fn postcard(limits: ValueLimits) -> Decode<R> {
-        let decode =
-            |body: ReplyBody, limits| match decode_shared(body.as_slice(), body.shared(), limits) {
-                Some(reply) => Outcome::Reply(reply),
-                None => Outcome::NoReply(NoReply::Undecodable),
-            };
+        let decode = |body: &mut ReplyBody, limits| match decode_shared(
+            body.as_slice(),
+            body.shared(),
+            limits,
+        ) {
+            Some(reply) => Outcome::Reply(reply),
+            None => Outcome::NoReply(NoReply::Undecodable),
+        };
         Decode { decode, limits, types: PhantomData }
     }
 }
 
 impl Decode<Bytes> {
     pub(crate) fn raw() -> Decode<Bytes> {
-        let decode = |body: ReplyBody, _| Outcome::Reply(body.into_bytes());
+        let decode = |body: &mut ReplyBody, _| Outcome::Reply(body.take_bytes());
         Decode { decode, limits: ValueLimits::DEFAULT, types: PhantomData }
     }
 }
 
 impl<R> Decode<R> {
+    /// The outcome; the body of a reply is taken out of `raw`, if it is not copied.
     #[inline]
-    pub(crate) fn outcome(self, raw: RawOutcome, ticket: Option<Ticket<R>>) -> Outcome<R> {
+    pub(crate) fn outcome(self, raw: &mut RawOutcome, ticket: Option<Ticket<R>>) -> Outcome<R> {
         match raw {
             RawOutcome::Reply(body) => (self.decode)(body, self.limits),
-            RawOutcome::NoReply(why) => Outcome::NoReply(why),
-            RawOutcome::NotExecuted(why) => Outcome::NotExecuted(why),
-            RawOutcome::Unknown(why, _) => Outcome::Unknown(why, ticket),
+            RawOutcome::NoReply(why) => Outcome::NoReply(*why),
+            RawOutcome::NotExecuted(why) => Outcome::NotExecuted(*why),
+            RawOutcome::Unknown(why, _) => Outcome::Unknown(*why, ticket),
         }
     }
 }
@@ -173,7 +177,9 @@ impl<R> Ticket<R> {
 
     pub(super) fn poll_final(&mut self, cx: &mut Context<'_>) -> Poll<Outcome<R>> {
         let Some(id) = self.id else { return Poll::Pending };
-        let raw = std::task::ready!(self.shared.poll_outcome(id, cx));
+        let mut outcome = None;
+        self.shared.poll_outcome(id, cx, &mut outcome);
+        let Some(raw) = &mut outcome else { return Poll::Pending };
         self.stop_waiting();
         self.id = None;
         let trace = match raw {

@@ -10,7 +10,7 @@ use oncewire_core::{CallId, NotExecuted, Unknown, Xid};
 
 use super::report::SessionInfo;
 use crate::caught::register;
-use crate::reply::RawOutcome;
+use crate::reply::{RawOutcome, Received};
 
 /// A pending call; a later one with the same index has another serial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +41,9 @@ pub(super) struct PendingCalls {
     /// The call that is being polled: it takes its outcome itself and need not be woken.
     pub(super) polled: Option<PendingId>,
 }
+
+/// Memory for as many wakers is made when the first outcome of a read is there.
+const WAKERS_RESERVED_MAX: usize = 64;
 
 /// What a call was known by at its server.
 #[derive(Clone, Debug)]
@@ -160,15 +163,17 @@ impl PendingCalls {
         self.get(id).is_some_and(|entry| entry.outcome.is_some())
     }
 
-    /// The outcome, once. The call is pending no more, unless a ticket is left of it.
+    /// Puts the outcome into `place`, which is empty, if it is there: once. The call is pending no more, unless a ticket is left
+    /// of it.
     #[inline]
-    pub(super) fn take_outcome(&mut self, id: PendingId) -> Option<RawOutcome> {
-        let entry = self.get_mut(id)?;
-        // Not by `take` alone, which moves what is not there, too.
-        entry.outcome.as_ref()?;
-        let outcome = entry.outcome.take()?;
+    pub(super) fn take_outcome(&mut self, id: PendingId, place: &mut Option<RawOutcome>) -> bool {
+        let Some(entry) = self.get_mut(id).filter(|entry| entry.outcome.is_some()) else {
+            return false;
+        };
+        debug_assert!(place.is_none(), "an outcome is taken once");
+        std::mem::swap(place, &mut entry.outcome);
         // `complete` has taken it out of `by_call`.
-        let is_last = !matches!(outcome, RawOutcome::Unknown(_, true));
+        let is_last = !matches!(place, Some(RawOutcome::Unknown(_, true)));
         let trace = entry.trace.take();
         if is_last {
             entry.release();
@@ -178,7 +183,7 @@ impl PendingCalls {
             self.traces.push((id, trace));
         }
         self.ready -= 1;
-        Some(outcome)
+        true
     }
 
     /// Notes where a call is that has not ended.
@@ -232,23 +237,31 @@ impl PendingCalls {
     pub(super) fn complete(
         &mut self,
         call: CallId,
-        outcome: RawOutcome,
+        outcome: Received<'_>,
         trace: Option<Trace>,
         wake: &mut Vec<Waker>,
     ) {
         let polled = self.polled;
-        let leaves_ticket = matches!(outcome, RawOutcome::Unknown(_, true));
+        let leaves_ticket = outcome.leaves_ticket();
         let Some(of_call) = self.by_call.get_mut(call.index()) else { return };
         // `None` for a one-way call, and for one that was abandoned.
         let Some(id) = *of_call else { return };
         if !leaves_ticket {
             *of_call = None;
         }
+        let pending = self.entries.len() - self.free.len();
         if let Some(entry) = self.get_mut(id).filter(|entry| entry.call == Some(call)) {
-            let is_first = entry.outcome.replace(outcome).is_none();
+            let is_first = entry.outcome.is_none();
+            entry.outcome = Some(outcome.keep());
             entry.trace = trace;
-            if polled != Some(id) {
-                wake.extend(entry.waker.take());
+            if polled != Some(id)
+                && let Some(waker) = entry.waker.take()
+            {
+                if wake.capacity() == 0 {
+                    // As many as may follow, so that it does not grow in steps.
+                    wake.reserve(pending.min(WAKERS_RESERVED_MAX));
+                }
+                wake.push(waker);
             }
             self.ready += usize::from(is_first);
         }

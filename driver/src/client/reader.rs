@@ -109,15 +109,17 @@ impl Reader {
         self.leader = Leader::None;
     }
 
+    /// A call waits while another one leads; whether it did not before.
     #[inline]
-    pub(super) fn add_follower(&mut self, id: PendingId, pending: &mut PendingCalls) {
+    pub(super) fn add_follower(&mut self, id: PendingId, pending: &mut PendingCalls) -> bool {
         if !pending.set_follows(id, true) {
-            return;
+            return false;
         }
         self.followers.push_back(id);
         if self.followers.len() > 2 * pending.len() + 64 {
             self.followers.retain(|id| pending.contains(*id));
         }
+        true
     }
 
     /// The leader gives the lead up. Returns the waker of the follower that should take it, if there is one.

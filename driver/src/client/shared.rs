@@ -187,13 +187,17 @@ impl Shared {
         method: &CalledMethod,
         cx: &mut Context<'_>,
         on_begun: impl FnOnce(PendingId, u64),
-    ) -> Result<(PendingId, Poll<RawOutcome>), NotExecuted> {
+        outcome: &mut Option<RawOutcome>,
+    ) -> Result<PendingId, NotExecuted> {
         let (id, step) = self.with_at(self.begins_at(&mut call), |state, now| {
             let id = state.begin(now, call, method)?;
             on_begun(id, state.lifecycle.connections);
-            Ok((id, state.poll_waiting(id, now, cx, true)))
+            Ok((id, state.poll_waiting(id, now, cx, true, outcome)))
         })?;
-        Ok((id, self.finish_poll(id, step, cx)))
+        if let Step::Spin = step {
+            self.spin(id, cx, outcome);
+        }
+        Ok(id)
     }
 
     /// Has a call sent that is not polled yet.
@@ -224,52 +228,45 @@ impl Shared {
         })
     }
 
-    /// The outcome of a call, once it is there. Meanwhile the call may read the socket for all.
+    /// Puts the outcome of a call into `outcome`, once it is there. Meanwhile the call may read the socket for all.
     #[inline]
-    pub(super) fn poll_outcome(&self, id: PendingId, cx: &mut Context<'_>) -> Poll<RawOutcome> {
-        if let Some(outcome) = self.state.lock().take_outcome_as_follower(id) {
-            return Poll::Ready(outcome);
+    pub(super) fn poll_outcome(
+        &self,
+        id: PendingId,
+        cx: &mut Context<'_>,
+        outcome: &mut Option<RawOutcome>,
+    ) {
+        if self.state.lock().take_outcome_as_follower(id, outcome) {
+            return;
         }
-        let step = self.with(|state, now| state.poll_outcome(id, now, cx, true));
-        self.finish_poll(id, step, cx)
-    }
-
-    /// The rest of a poll, after the lock was released.
-    #[inline]
-    fn finish_poll(&self, id: PendingId, step: Step, cx: &mut Context<'_>) -> Poll<RawOutcome> {
-        match step {
-            Step::Done(outcome) => Poll::Ready(outcome),
-            Step::Sleep => Poll::Pending,
-            Step::Spin => self.spin(id, cx),
+        let step = self.with(|state, now| state.poll_outcome(id, now, cx, true, outcome));
+        if let Step::Spin = step {
+            self.spin(id, cx, outcome);
         }
     }
 
     /// Spins for the reply to what a call has written.
-    fn spin(&self, id: PendingId, cx: &mut Context<'_>) -> Poll<RawOutcome> {
+    fn spin(&self, id: PendingId, cx: &mut Context<'_>, outcome: &mut Option<RawOutcome>) {
         let runtime = &*self.runtime;
         let budget = runtime.spin_budget(std::ptr::from_ref(self).addr());
-        let step = match budget {
+        match budget {
             Some(budget) => spin::spin(runtime, runtime.now(), budget, |now, spin| {
                 self.with_at(now, |state, now| {
                     state.process.continue_poll();
                     let reads = state.link.reads();
-                    let step = state.poll_outcome(id, now, cx, false);
+                    state.poll_outcome(id, now, cx, false, outcome);
                     // Others may have read its outcome.
-                    let hit = state.link.reads() > reads || matches!(step, Step::Done(_));
+                    let hit = state.link.reads() > reads || outcome.is_some();
                     if !state.spin.is_over(spin, now, hit) {
                         return None;
                     }
                     state.reader.hits += 1;
-                    Some(step)
+                    Some(())
                 })
             }),
             None => self.with(|state, now| {
-                spin::with_forced_reads(|| state.poll_outcome(id, now, cx, false))
+                spin::with_forced_reads(|| state.poll_outcome(id, now, cx, false, outcome));
             }),
-        };
-        match step {
-            Step::Done(outcome) => Poll::Ready(outcome),
-            Step::Spin | Step::Sleep => Poll::Pending,
         }
     }
 

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use oncewire_core::{
     Call, CallError, CallId, Client as Machine, ClientEvent, Comparison, Heap, Instant,
-    NotExecuted, SessionEnd, Xid,
+    NotExecuted, Outcome, SessionEnd, Xid,
 };
 
 use super::call::CalledMethod;
@@ -34,7 +34,7 @@ use super::pending::{PendingCalls, PendingId, Trace};
 use super::reader::{Flush, Leader, Reader};
 use super::shared::Restored;
 use crate::observe::{ConnectionEnd, Event};
-use crate::reply::RawOutcome;
+use crate::reply::Received;
 use crate::spin::SpinPolicy;
 pub(super) use deadlines::DeadlineTimer;
 use fork::Process;
@@ -204,7 +204,7 @@ impl State {
         let mut answered = 0;
         let (taken, result) = link.take_data(machine, now, |machine, call, xid, outcome| {
             if comparisons.question() == Some(call) {
-                return comparisons.answer(outcome, true);
+                return comparisons.answer(outcome.keep(), true);
             }
             answered += 1;
             let trace = trace(lifecycle, Some(xid), &outcome, is_observed);
@@ -323,9 +323,9 @@ impl State {
                     self.lifecycle.last_error = Some(self.with_instance(&end));
                 }
                 ClientEvent::Ended { call, xid, outcome } => {
-                    let outcome = RawOutcome::new(outcome, None);
+                    let outcome = Received { outcome, large: None };
                     if self.comparisons.question() == Some(call) {
-                        self.comparisons.answer(outcome, xid.is_some());
+                        self.comparisons.answer(outcome.keep(), xid.is_some());
                         continue;
                     }
                     let State { machine, pending, journal, lifecycle, to_wake, notes, .. } = self;
@@ -419,11 +419,11 @@ impl State {
 fn trace(
     lifecycle: &Lifecycle,
     xid: Option<Xid>,
-    outcome: &RawOutcome,
+    outcome: &Received<'_>,
     is_observed: bool,
 ) -> Option<Trace> {
-    match outcome {
-        RawOutcome::Reply(_) if !is_observed => None,
+    match outcome.outcome {
+        Outcome::Reply(_) if !is_observed => None,
         _ => Some(Trace { xid, session: lifecycle.session.clone() }),
     }
 }
@@ -435,12 +435,14 @@ fn complete(
     pending: &mut PendingCalls,
     journal: &mut Option<Box<JournalState>>,
     call: CallId,
-    outcome: RawOutcome,
+    outcome: Received<'_>,
     trace: Option<Trace>,
     wake: &mut Vec<Waker>,
 ) {
     match journal {
         None => pending.complete(call, outcome, trace, wake),
-        Some(journal) => journal.complete(call, outcome, machine.refusal().is_some(), wake),
+        Some(journal) => {
+            journal.complete(call, outcome.keep(), machine.refusal().is_some(), wake);
+        }
     }
 }

@@ -19,7 +19,7 @@ use super::build_error::BuildError;
 use super::builder::ServerBuilder;
 use super::context::Context;
 use super::handler::{Begun, Body, Failure, Handle, Plan, Ran, Reply, ReplyFuture, Work};
-use crate::buffer::Spare;
+use crate::buffer::{Encoded, Spare};
 use crate::caught::{Guarded, caught};
 use crate::client::CallFailure;
 use crate::observe::{CallEnd, MethodName};
@@ -304,6 +304,7 @@ impl Handle for Around {
         body: Body<'_>,
         _: &mut Spare,
         decoded: &mut bool,
+        reply: &mut Encoded,
     ) -> Result<Begun, NotExecuted> {
         // There are no transactions without a ledger, and with one no call is started before its plan.
         let Plan::Future(mut handler) = self.plan(context, body)? else {
@@ -314,7 +315,7 @@ impl Handle for Around {
         let poll =
             handler.get_mut().map_or(Poll::Pending, |handler| handler.as_mut().poll(&mut cx));
         Ok(match poll {
-            Poll::Ready(reply) => Begun::Ready(reply),
+            Poll::Ready(result) => Begun::Ready(result.map(|bytes| *reply = bytes)),
             Poll::Pending => Begun::Pending(handler),
         })
     }

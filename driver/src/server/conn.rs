@@ -22,7 +22,7 @@ use super::execution::Call;
 use super::limits::{Permit, Waiting};
 use super::pace::Pace;
 use super::state::{ConnWork, Shared, State};
-use crate::buffer::{self, ReadBuffer, Scratch, Spares, WriteBuffer};
+use crate::buffer::{self, Encoded, ReadBuffer, Scratch, Spares, WriteBuffer};
 use crate::faults::ServerFault;
 use crate::runtime::Timer;
 use crate::spin::{self, ConnSpinPolicy};
@@ -62,7 +62,7 @@ enum Next<'d> {
     /// A new call, if its caller may make it.
     Authorize(Request<'d>),
     /// A call was admitted and started.
-    Run(Running, Permit, Call<'d>),
+    Run((Running, Permit), Call<'d>),
     /// A call was admitted, and waits for its record.
     Record(Admission, Permit, Call<'d>),
     /// There may be more.
@@ -294,16 +294,13 @@ impl ConnTask {
         {
             (self.subject, self.awaits_token) = (subject, false);
         }
-        let mut consumed = 0;
-        let mut window = buffer::window(data);
-        // A call that was executed at once: the machine learns of it under the lock that the next call needs anyway.
-        let mut ended = None;
+        let (mut consumed, mut window) = (0, buffer::window(data));
+        // A call that was executed at once, and its reply: the machine gets it under the lock that the next call needs anyway.
+        let (mut replied, mut reply) = (None, Encoded::EMPTY);
         loop {
             // Events wait for the end of the turn.
             let mut next = shared.with_quietly(|state| {
-                if let Some(ended) = ended.take() {
-                    state.finish(pace.now, ended);
-                }
+                state.finish_replied(pace.now, &mut replied, &mut reply);
                 match state.machine.handle_data(pace.now, self.id, &data[consumed..window]) {
                     Ok(received) => {
                         consumed += received.consumed;
@@ -317,12 +314,15 @@ impl ConnTask {
                 next = self.authorize(pace.now, request, large);
             }
             match next {
-                Next::Run(running, permit, call) => {
-                    ended = shared.execute(running, permit, call, &self.subject, spares);
+                Next::Run(started, call) => {
+                    match shared.execute(started, call, &self.subject, spares, &mut reply) {
+                        Ok(with_reply) => replied = with_reply,
+                        Err(ended) => shared.with_quietly(|state| state.finish(pace.now, ended)),
+                    }
                     if shared.is_heard() {
                         // Its end is to be seen at once.
                         shared.with_at(pace.now, |state, now| {
-                            ended.take().into_iter().for_each(|ended| state.finish(now, ended));
+                            state.finish_replied(now, &mut replied, &mut reply);
                         });
                     }
                 }
@@ -341,9 +341,9 @@ impl ConnTask {
                 Next::Lost => return (data.len(), Rest::Needs(0)),
             }
             if pace.is_due() && pace.check(shared.runtime.now()) {
-                if let Some(ended) = ended.take() {
-                    shared.with_quietly(|state| state.finish(pace.now, ended));
-                }
+                shared.with_quietly(|state| {
+                    state.finish_replied(pace.now, &mut replied, &mut reply);
+                });
                 return (consumed, Rest::Later);
             }
         }
@@ -422,7 +422,7 @@ impl ConnTask {
         }
         let now = self.shared.time_near(call.deadline);
         match state.start(now, admission, call.method_index) {
-            Ok(running) => Next::Run(running, permit, call),
+            Ok(running) => Next::Run((running, permit), call),
             // The machine has refused it (S17).
             Err(_) => {
                 state.release(permit);

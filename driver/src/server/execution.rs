@@ -127,6 +127,13 @@ impl Ended {
     }
 }
 
+/// The same of one that has a reply, which lies elsewhere.
+#[must_use = "a call whose end is not reported pins its slot"]
+pub(super) struct Replied {
+    running: Running,
+    permit: Permit,
+}
+
 /// How a call that was started has ended.
 enum End {
     Replied(Encoded),
@@ -168,18 +175,21 @@ impl Shared {
         weak
     }
 
-    /// Executes a call that was started, as far as it goes without waiting.
+    /// Executes a call that was started, as far as it goes without waiting. If it has a reply, that is in `reply`.
+    ///
+    /// # Errors
+    /// How it has ended, if that is not with a reply.
     #[inline]
     pub(super) fn execute(
         self: &Arc<Self>,
-        running: Running,
-        permit: Permit,
+        (running, permit): (Running, Permit),
         call: Call<'_>,
         caller: &Subject,
         spares: &mut Spares,
-    ) -> Option<Ended> {
+        reply: &mut Encoded,
+    ) -> Result<Option<Replied>, Ended> {
         debug_assert!(self.ledger.is_none(), "S28: a call is recorded before it is started");
-        let method = self.methods.get(call.method_index)?;
+        let Some(method) = self.methods.get(call.method_index) else { return Ok(None) };
         if self.is_heard() {
             // Its start is seen before it runs.
             self.report();
@@ -188,20 +198,21 @@ impl Shared {
         let context = Context::new(self.watch(), call.key, call.deadline, caller, call.metadata);
         let spare = spares.of_method(call.method_index);
         let mut decoded = false;
-        match caught(|| method.handler.begin(context, call.body, spare, &mut decoded)) {
-            Ok(Ok(Begun::Ready(reply))) => {
-                Some(Ended { running, permit, recorded: None, end: End::of(reply) })
+        match caught(|| method.handler.begin(context, call.body, spare, &mut decoded, reply)) {
+            Ok(Ok(Begun::Ready(Ok(())))) => Ok(Some(Replied { running, permit })),
+            Ok(Ok(Begun::Ready(Err(failure)))) => {
+                Err(Ended { running, permit, recorded: None, end: End::failed(failure) })
             }
             Ok(Ok(Begun::Pending(future))) => {
                 Execution::new(running, permit, future).go_on(self, &method.options);
-                None
+                Ok(None)
             }
-            Ok(Err(why)) => Some(Ended::refused(running, permit, why)),
-            Err(_) if !decoded => Some(Ended::refused(running, permit, NotExecuted::BadArguments)),
+            Ok(Err(why)) => Err(Ended::refused(running, permit, why)),
+            Err(_) if !decoded => Err(Ended::refused(running, permit, NotExecuted::BadArguments)),
             Err(_) => {
                 // What has panicked may be in it.
                 drop(Guarded::new(spare.take()));
-                Some(Ended::panicked(running, permit))
+                Err(Ended::panicked(running, permit))
             }
         }
     }
@@ -220,12 +231,25 @@ impl State {
         }
     }
 
-    /// A call has ended.
+    /// Takes the end of a call that has a reply, without a ledger, if there is one.
     #[inline]
+    pub(super) fn finish_replied(
+        &mut self,
+        at: Instant,
+        replied: &mut Option<Replied>,
+        reply: &mut Encoded,
+    ) {
+        let Some(Replied { running, permit }) = replied.take() else { return };
+        self.release(permit);
+        // Clones of its context may still wait for its cancel.
+        self.note_cancel(running.key());
+        self.reply(at, running, reply.take_payload());
+    }
+
+    /// A call has ended.
     pub(super) fn finish(&mut self, at: Instant, ended: Ended) {
         let Ended { running, permit, recorded, end } = ended;
         self.release(permit);
-        // Clones of its context may still wait for its cancel.
         self.note_cancel(running.key());
         let reply = match end {
             End::Replied(body) => Ok(body),

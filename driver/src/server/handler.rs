@@ -38,7 +38,8 @@ pub(super) trait Handle: Send + Sync + 'static {
     /// If decoding does.
     fn plan(&self, context: Context, body: Body<'_>) -> Result<Plan, NotExecuted>;
 
-    /// The same for a call that was started already: it may begin to be executed. `decoded` is set before it does.
+    /// The same for a call that was started already: it may begin to be executed. `decoded` is set before it does. What it replies
+    /// at once is put into `reply`.
     ///
     /// # Panics
     /// If decoding does, or the function: `decoded` says which.
@@ -48,12 +49,14 @@ pub(super) trait Handle: Send + Sync + 'static {
         body: Body<'_>,
         spare: &mut Spare,
         decoded: &mut bool,
+        reply: &mut Encoded,
     ) -> Result<Begun, NotExecuted>;
 }
 
 /// How far a call has come that was begun.
 pub(super) enum Begun {
-    Ready(Reply),
+    /// Its reply is where it was to be put.
+    Ready(Result<(), Failure>),
     /// It was polled once.
     Pending(ReplyFuture),
 }
@@ -249,12 +252,13 @@ where
         body: Body<'_>,
         spare: &mut Spare,
         decoded: &mut bool,
+        reply: &mut Encoded,
     ) -> Result<Begun, NotExecuted> {
         let arguments = decode_arguments(body, self.limits)?;
         *decoded = true;
         let name = self.name;
         Ok(match poll_once(spare, (self.function)(context, arguments)) {
-            Ok(reply) => Begun::Ready(encoded(&reply, name)),
+            Ok(value) => Begun::Ready(encode_reply(&value, reply, name)),
             Err(future) => Begun::pending(async move { encoded(&future.await, name) }),
         })
     }
@@ -269,11 +273,22 @@ pub(super) fn decode_arguments<A: DeserializeOwned + 'static>(
 }
 
 #[inline]
-fn encoded<R: Serialize>(reply: &R, method: &'static str) -> Reply {
-    let encoded = crate::buffer::encode(reply);
-    encoded.map_err(|error| {
-        Failure::Unencodable(format!("{method}: the reply cannot be encoded: {error}"))
-    })
+fn encode_reply<R: Serialize>(
+    value: &R,
+    place: &mut Encoded,
+    method: &'static str,
+) -> Result<(), Failure> {
+    crate::buffer::encode_into(value, place).map_err(|error| unencodable(method, &error))
+}
+
+#[cold]
+fn unencodable(method: &'static str, error: &postcard::Error) -> Failure {
+    Failure::Unencodable(format!("{method}: the reply cannot be encoded: {error}"))
+}
+
+fn encoded<R: Serialize>(value: &R, method: &'static str) -> Reply {
+    let mut reply = Encoded::EMPTY;
+    encode_reply(value, &mut reply, method).map(|()| reply)
 }
 
 /// A handler of bytes.
@@ -304,11 +319,15 @@ where
         body: Body<'_>,
         spare: &mut Spare,
         decoded: &mut bool,
+        reply: &mut Encoded,
     ) -> Result<Begun, NotExecuted> {
         *decoded = true;
         let buffer = body.buffer();
         Ok(match poll_once(spare, (self.function)(context, body.keep())) {
-            Ok(reply) => Begun::Ready(Ok(apart(reply, &buffer))),
+            Ok(bytes) => {
+                *reply = apart(bytes, &buffer);
+                Begun::Ready(Ok(()))
+            }
             Err(future) => Begun::pending(async move { Ok(apart(future.await, &buffer)) }),
         })
     }

@@ -18,7 +18,7 @@ use super::context::Context;
 #[cfg(feature = "stream")]
 use super::handler::MethodEntry;
 use super::handler::{Begun, Body, Handle, Plan, Ran, Work, decode_arguments};
-use crate::buffer::Spare;
+use crate::buffer::{Encoded, Spare};
 use crate::caught::{Guarded, Panicked, caught};
 use crate::decode::ValueLimits;
 #[cfg(feature = "stream")]
@@ -63,6 +63,7 @@ where
         _: Body<'_>,
         _: &mut Spare,
         _: &mut bool,
+        _: &mut Encoded,
     ) -> Result<Begun, NotExecuted> {
         Err(NotExecuted::LedgerFailed)
     }
@@ -145,6 +146,7 @@ where
         _: Body<'_>,
         _: &mut Spare,
         _: &mut bool,
+        _: &mut Encoded,
     ) -> Result<Begun, NotExecuted> {
         Err(NotExecuted::LedgerFailed)
     }

@@ -18,7 +18,7 @@ use super::handler::{Body, Plan};
 use super::ledger_queue::Prepared;
 use super::limits::{Permit, Waiting};
 use super::state::{Shared, State};
-use crate::buffer::Spares;
+use crate::buffer::{Encoded, Spares};
 use crate::caught::caught;
 use crate::metadata::Metadata;
 use crate::transport::Subject;
@@ -243,9 +243,13 @@ impl Shared {
         };
         match self.with(start) {
             Some(running) => {
-                let mut spares = Spares::default();
-                if let Some(ended) = self.execute(running, permit, call, &caller, &mut spares) {
-                    self.with(|state, now| state.finish(now, ended));
+                let (mut spares, mut reply) = (Spares::default(), Encoded::EMPTY);
+                let started = (running, permit);
+                match self.execute(started, call, &caller, &mut spares, &mut reply) {
+                    Ok(mut replied) => self.with(|state, now| {
+                        state.finish_replied(now, &mut replied, &mut reply);
+                    }),
+                    Err(ended) => self.with(|state, now| state.finish(now, ended)),
                 }
             }
             None => self.with(|state, _| state.release(permit)),

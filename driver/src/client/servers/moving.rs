@@ -176,7 +176,7 @@ impl<R> Moving<R> {
 
     /// Its time runs from here on, if it does not yet.
     fn begin(&mut self, now: Instant) -> Instant {
-        self.until.get_or_insert(now + self.description.timeout());
+        self.until.get_or_insert(now + self.description.timeout);
         now
     }
 
@@ -184,7 +184,7 @@ impl<R> Moving<R> {
         if let Some(only) = self.only {
             return Some(only).filter(|it| !self.tried.contains(it) && self.group.is_healthy(*it));
         }
-        match self.description.is_idempotent() {
+        match self.description.idempotent {
             true => self.group.pick(now, &self.tried),
             false => self.group.pick_home(now, &self.tried),
         }
@@ -197,10 +197,10 @@ impl<R> Moving<R> {
         let left = self.until.map(|until| until.since(now)).unwrap_or_default();
         let has_others = self.only.is_none() && self.group.has_others();
         let is_last = self.attempts + 1 >= plan.attempts_max || !has_others;
-        let may_move = self.description.is_idempotent() && !is_last;
+        let may_move = self.description.idempotent && !is_last;
         let has_next = || may_move && self.group.pick(now, &[member]).is_some();
         let cut = plan.try_next_after.filter(|time| *time < left && has_next());
-        let fail_fast = self.description.fails_fast() || may_move;
+        let fail_fast = self.description.fail_fast || may_move;
         let description = self.description.attempt(cut.unwrap_or(left), fail_fast);
         let call = Call::of(self.group.shared(member), self.method, description, self.decode);
         let call = if starts { call.start() } else { call };
@@ -220,7 +220,7 @@ impl<R> Moving<R> {
             Outcome::NotExecuted(why) => CallFailure::NotExecuted(*why),
             Outcome::Unknown(why, _) => CallFailure::Unknown(*why),
         };
-        let follows = follows(failure, self.description.is_idempotent(), was_cut);
+        let follows = follows(failure, self.description.idempotent, was_cut);
         // One that had no connection to leave on has cost no server anything.
         let was_seen = !matches!(
             failure,
@@ -262,7 +262,7 @@ impl<R> Moving<R> {
         if self.choose(now).is_some() {
             return Poll::Ready(None);
         }
-        let fail_fast = self.description.fails_fast();
+        let fail_fast = self.description.fail_fast;
         if let Some(why) = self.group.verdict(self.only, fail_fast, self.may_have_run) {
             return Poll::Ready(Some(Outcome::NotExecuted(why)));
         }

@@ -15,15 +15,17 @@ use crate::reply::RawOutcome;
 const WRITE_ALONE_MAX: usize = 4;
 
 /// What follows in a poll of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum Step {
-    Done(RawOutcome),
+    /// Its outcome was taken.
+    Done,
     /// A request was written, and the reply may come within microseconds.
     Spin,
     Sleep,
 }
 
 impl State {
-    /// `may_spin`: whether the caller can spin, if that is worth while.
+    /// `may_spin`: whether the caller can spin, if that is worth while. The outcome is put into `outcome`.
     #[inline]
     pub(in super::super) fn poll_outcome(
         &mut self,
@@ -31,10 +33,11 @@ impl State {
         now: Instant,
         cx: &mut Context<'_>,
         may_spin: bool,
+        outcome: &mut Option<RawOutcome>,
     ) -> Step {
-        match self.take_outcome(id, now) {
-            Some(outcome) => Step::Done(outcome),
-            None => self.poll_waiting(id, now, cx, may_spin),
+        match self.take_outcome(id, now, outcome) {
+            true => Step::Done,
+            false => self.poll_waiting(id, now, cx, may_spin, outcome),
         }
     }
 
@@ -46,6 +49,7 @@ impl State {
         now: Instant,
         cx: &mut Context<'_>,
         may_spin: bool,
+        outcome: &mut Option<RawOutcome>,
     ) -> Step {
         self.pending.register(id, cx, &mut self.dropped);
         self.pending.polled = Some(id);
@@ -72,32 +76,37 @@ impl State {
         self.keep_deadlines(now);
         self.pending.polled = None;
         self.wake_task_if_due_earlier();
-        match self.take_outcome(id, now) {
-            Some(outcome) => Step::Done(outcome),
-            None if spin => Step::Spin,
-            None => Step::Sleep,
+        if self.pending.has_outcome(id) && self.take_outcome(id, now, outcome) {
+            return Step::Done;
         }
+        if spin { Step::Spin } else { Step::Sleep }
     }
 
-    /// The outcome that another call has read, if it has. Needs no time, since the lead stays where it is.
+    /// Takes the outcome that another call has read, if it has. Needs no time, since the lead stays where it is.
     #[inline]
     pub(in super::super) fn take_outcome_as_follower(
         &mut self,
         id: PendingId,
-    ) -> Option<RawOutcome> {
+        outcome: &mut Option<RawOutcome>,
+    ) -> bool {
         match self.reader.leader {
-            Leader::Call(leader) if leader == id => None,
-            _ => self.pending.take_outcome(id),
+            Leader::Call(leader) if leader == id => false,
+            _ => self.pending.take_outcome(id, outcome),
         }
     }
 
     #[inline]
-    fn take_outcome(&mut self, id: PendingId, now: Instant) -> Option<RawOutcome> {
-        let outcome = self.pending.take_outcome(id)?;
-        if self.reader.leader == Leader::Call(id) {
+    fn take_outcome(
+        &mut self,
+        id: PendingId,
+        now: Instant,
+        outcome: &mut Option<RawOutcome>,
+    ) -> bool {
+        let is_taken = self.pending.take_outcome(id, outcome);
+        if is_taken && self.reader.leader == Leader::Call(id) {
             self.pass_lead(now);
         }
-        Some(outcome)
+        is_taken
     }
 
     /// A call reads for all. Whether it should spin for the reply to what it wrote.
@@ -121,8 +130,7 @@ impl State {
     /// Another call reads: this one waits, and its request leaves at once or with others'.
     #[inline]
     fn follow(&mut self, id: PendingId, now: Instant, cx: &mut Context<'_>) {
-        let is_new = !self.pending.follows(id);
-        self.reader.add_follower(id, &mut self.pending);
+        let is_new = self.reader.add_follower(id, &mut self.pending);
         // Calls whose outcomes are ready may be followed by others: then all of them leave together.
         let is_alone = self.machine.pending() < WRITE_ALONE_MAX
             && !self.pending.has_ready()
