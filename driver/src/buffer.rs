@@ -54,6 +54,15 @@ pub(crate) fn share(bytes: &[u8], large: Option<&Bytes>) -> Bytes {
     large.map_or_else(|| Bytes::copy_from_slice(bytes), |large| large.slice_ref(bytes))
 }
 
+/// The same, to be kept where a few bytes need no memory of their own.
+#[inline]
+pub(crate) fn keep(bytes: &[u8], large: Option<&Bytes>) -> Encoded {
+    match Encoded::short(bytes) {
+        Some(short) => short,
+        None => Encoded::Shared(share(bytes, large)),
+    }
+}
+
 /// Values up to this length need no memory of their own. A longer one would make [`Encoded`] larger than [`Bytes`] make it.
 const SHORT_LEN_MAX: usize = 38;
 const _: () = assert!(size_of::<Encoded>() == size_of::<Bytes>() + size_of::<usize>());
@@ -67,6 +76,14 @@ pub(crate) enum Encoded {
 
 impl Encoded {
     pub(crate) const EMPTY: Encoded = Encoded::Short { len: 0, bytes: [0; SHORT_LEN_MAX] };
+
+    /// A copy of these bytes, if they are few.
+    #[inline]
+    fn short(bytes: &[u8]) -> Option<Encoded> {
+        let mut short = [0; SHORT_LEN_MAX];
+        short.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        Some(Encoded::Short { len: bytes.len() as u8, bytes: short })
+    }
 
     /// The bytes for a machine, which shares them if they are long: nothing is left here then.
     #[inline]

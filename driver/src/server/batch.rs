@@ -10,6 +10,7 @@ use oncewire_core::{CallRecord, NoReply, RecordState, Running, SessionId, Xid};
 
 use super::handler::Ran;
 use super::ledger_queue::{Item, Transact};
+use crate::buffer::Encoded;
 use crate::ledger::RecordChange;
 use crate::ledger::claim::Claim;
 use crate::ledger::entry::{CallEntry, CallName, LedgerError, SessionEntry};
@@ -241,10 +242,13 @@ impl<'a, X: 'static> Transactional<'a, X> {
         };
         if let (Ran::Done(body), true) = (&mut ran, call.one_way) {
             // S23: a one-way call has no reply.
-            body.clear();
+            *body = Encoded::EMPTY;
         }
         match call.ran.insert(ran) {
-            Ran::Done(body) => Some(call_entry(call.name, call.digest, reply_state(Ok(body), max))),
+            Ran::Done(body) => {
+                let state = reply_state(Ok(body.as_slice()), max);
+                Some(call_entry(call.name, call.digest, state))
+            }
             Ran::RolledBack { .. } | Ran::Refused(_) => None,
         }
     }

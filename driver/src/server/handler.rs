@@ -135,8 +135,12 @@ pub(super) struct Body<'d> {
 
 impl<'d> Body<'d> {
     /// One that was kept.
-    pub(super) fn kept(bytes: &'d Bytes) -> Body<'d> {
-        Body { bytes, large: Some(bytes) }
+    pub(super) fn kept(kept: &'d Encoded) -> Body<'d> {
+        let large = match kept {
+            Encoded::Shared(bytes) => Some(bytes),
+            Encoded::Short { .. } => None,
+        };
+        Body { bytes: kept.as_slice(), large }
     }
 
     #[inline]
@@ -184,7 +188,7 @@ pub(super) trait Work: Send {
 
 /// How a run of a transactional handler ended.
 pub(super) enum Ran {
-    Done(Bytes),
+    Done(Encoded),
     RolledBack {
         why: String,
         panicked: bool,

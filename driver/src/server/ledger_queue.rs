@@ -126,6 +126,8 @@ pub(super) struct Watch {
 pub(super) struct LedgerQueue {
     /// What was queued since the last batch was taken.
     pub(super) items: Vec<Item>,
+    /// The memory of a batch that has come back, for the next ones to queue in.
+    pub(super) spare: Vec<Item>,
     pub(super) lanes: Lanes,
     /// A batch is being given to the ledger, which may finish it at once.
     pub(super) submitting: bool,
@@ -145,6 +147,9 @@ pub(super) struct LedgerQueue {
     pub(super) sharing: Option<Box<Sharing>>,
 }
 
+/// Entries of which the memory is kept.
+const SPARE_MAX: usize = 1_024;
+
 /// How often the ledger learns what it may forget.
 pub(super) const SWEEP: Duration = Duration::from_secs(1);
 
@@ -156,6 +161,23 @@ impl LedgerQueue {
             None => Some(item),
         };
         self.items.extend(item);
+    }
+
+    /// The entries of the next batch and its lane: see [`Lanes::take`].
+    pub(super) fn take_items(&mut self, overlaps: bool) -> Option<(usize, Vec<Item>)> {
+        let taken = self.lanes.take(&mut self.items, overlaps);
+        if self.items.capacity() == 0 {
+            self.items = std::mem::take(&mut self.spare);
+        }
+        taken
+    }
+
+    /// Keeps the memory of a batch that is over. One large batch does not cost its memory for ever.
+    pub(super) fn keep_spare(&mut self, mut items: Vec<Item>) {
+        items.clear();
+        if items.capacity() <= SPARE_MAX {
+            self.spare = items;
+        }
     }
 
     /// Whether a batch can be given to the ledger.

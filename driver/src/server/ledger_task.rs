@@ -13,7 +13,7 @@ use oncewire_core::{Instant, NotExecuted};
 
 use super::execution::{Ended, Execution};
 use super::handler::Ran;
-use super::ledger_queue::{Item, Prepared};
+use super::ledger_queue::{Concluded, Item, Prepared, Transact};
 use super::state::{Shared, State};
 use crate::method::MethodOptions;
 use crate::observe::Event;
@@ -26,29 +26,42 @@ pub(super) struct LedgerTask {
 /// A call whose started record is stable, and how it is run.
 type Start = (Execution, MethodOptions);
 
+/// What is to be done without the lock when batches have come back.
+#[derive(Default)]
+struct Unlocked {
+    starts: Vec<Start>,
+    /// Their drop is the user's code. They come in their boxes.
+    #[allow(clippy::vec_box)]
+    over: Vec<Box<Transact>>,
+}
+
 impl Future for LedgerTask {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
         let Some(shared) = self.shared.upgrade() else { return Poll::Ready(()) };
-        let mut starts = Vec::new();
+        let mut unlocked = Unlocked::default();
         shared.with(|state, now| {
             let Some(queue) = &mut state.ledger_queue else { return };
             queue.ledger_task = Some(cx.waker().clone());
-            for concluded in std::mem::take(&mut queue.concluded) {
-                match concluded.result {
+            for Concluded { mut items, result } in std::mem::take(&mut queue.concluded) {
+                match result {
                     Ok(commit) => {
                         state.machine.set_commit(commit);
-                        for item in concluded.items {
-                            state.conclude(now, item, &mut starts);
+                        unlocked.over.reserve(items.len());
+                        for item in items.drain(..) {
+                            state.conclude(now, item, &mut unlocked);
                         }
                     }
-                    Err(_) => {
-                        concluded.items.into_iter().for_each(|item| state.give_up(now, item));
-                    }
+                    Err(_) => items.drain(..).for_each(|item| state.give_up(now, item)),
+                }
+                if let Some(queue) = &mut state.ledger_queue {
+                    queue.keep_spare(items);
                 }
             }
         });
+        let Unlocked { starts, over } = unlocked;
+        drop(over);
         if !starts.is_empty() {
             shared.runtime.spawn(Box::pin(StartAll { shared: shared.clone(), starts }));
         }
@@ -91,7 +104,7 @@ impl Drop for StartAll {
 
 impl State {
     /// What waited for an entry that is durable now.
-    fn conclude(&mut self, now: Instant, item: Item, starts: &mut Vec<Start>) {
+    fn conclude(&mut self, now: Instant, item: Item, unlocked: &mut Unlocked) {
         match item {
             Item::Opened { conn, .. } => self.machine.confirm_session(conn),
             Item::Started(started) => {
@@ -100,7 +113,7 @@ impl State {
                     Ok(running) => {
                         let Prepared { future, permit, one_way, options } = started.call;
                         let execution = Execution::new(running, permit, future).recorded(one_way);
-                        starts.push((execution, options));
+                        unlocked.starts.push((execution, options));
                     }
                     // The machine has refused it. Its record must go, or after a crash the client would learn that it was
                     // interrupted.
@@ -130,7 +143,7 @@ impl State {
                 if let (Some(running), Some(ran)) = (call.running.take(), call.ran.take()) {
                     let key = running.key();
                     match ran {
-                        Ran::Done(body) => self.reply(now, running, body),
+                        Ran::Done(mut body) => self.reply(now, running, body.take_payload()),
                         Ran::Refused(why) => self.roll_back(now, running, why),
                         Ran::RolledBack { why, panicked } => {
                             self.panics += u64::from(panicked);
@@ -146,7 +159,7 @@ impl State {
                     self.note_cancel(key);
                 }
                 self.release_transaction(&mut call);
-                self.drop_later(call);
+                unlocked.over.push(call);
             }
             Item::Ended(_) | Item::Withdrawn(_) | Item::Settled { .. } => {}
         }

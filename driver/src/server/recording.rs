@@ -228,7 +228,7 @@ impl State {
             if !queue.ready() || queue.error.is_some() {
                 return None;
             }
-            let (lane, mut items) = queue.lanes.take(&mut queue.items, overlaps)?;
+            let (lane, mut items) = queue.take_items(overlaps)?;
             self.start_transactions(now, &mut items);
             let queue = self.ledger_queue.as_deref_mut()?;
             if !items.is_empty() {

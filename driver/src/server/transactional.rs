@@ -7,6 +7,7 @@ use std::any::Any;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+#[cfg(feature = "stream")]
 use bytes::Bytes;
 use oncewire_core::NotExecuted;
 use serde::Serialize;
@@ -49,7 +50,8 @@ where
 {
     fn plan(&self, context: Context, body: Body<'_>) -> Result<Plan, NotExecuted> {
         let arguments = decode_arguments(body, self.limits)?;
-        let (function, body) = (self.function.clone(), body.keep());
+        let body = crate::buffer::keep(body.bytes, body.large);
+        let function = self.function.clone();
         let types = PhantomData::<fn(&mut X) -> R>;
         let limits = self.limits;
         let call = TransactionalCall { function, body, limits, arguments: Some(arguments), types };
@@ -72,14 +74,14 @@ where
 struct TransactionalCall<X, F, A, R> {
     function: Arc<F>,
     /// The arguments again, for another run.
-    body: Bytes,
+    body: Encoded,
     limits: ValueLimits,
     arguments: Option<A>,
     types: PhantomData<fn(&mut X) -> R>,
 }
 
 /// How a run of what was called in a transaction has ended.
-fn ran(result: Result<Result<Bytes, Rollback>, Panicked>) -> Ran {
+fn ran(result: Result<Result<Encoded, Rollback>, Panicked>) -> Ran {
     match result {
         Ok(Ok(body)) => Ran::Done(body),
         Ok(Err(rollback)) => Ran::rolled_back(rollback.why()),
@@ -105,7 +107,7 @@ where
             let again = || decode_arguments::<A>(Body::kept(body), limits);
             let arguments = arguments.map_or_else(again, Ok)?;
             let reply = function(transaction, context, arguments)?;
-            Ok::<_, Rollback>(crate::buffer::encode(&reply)?.into_bytes())
+            Ok::<_, Rollback>(crate::buffer::encode(&reply)?)
         };
         ran(caught(run))
     }
@@ -162,7 +164,9 @@ struct TypedWork<X, C> {
 impl<X: 'static, C: InTransaction<X>> Work for TypedWork<X, C> {
     fn run(&mut self, transaction: &mut dyn Any, context: &Context) -> Ran {
         match transaction.downcast_mut::<X>() {
-            Some(transaction) => ran(caught(|| self.call.run(transaction, context))),
+            Some(transaction) => {
+                ran(caught(|| self.call.run(transaction, context).map(Encoded::Shared)))
+            }
             None => Ran::rolled_back("the transaction is not of the ledger that the server has"),
         }
     }
