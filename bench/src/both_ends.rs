@@ -204,7 +204,7 @@ pub(crate) fn goals(rows: &[BothRow]) -> Vec<Goal> {
 /// Makes calls: what callgrind counts.
 pub(crate) fn make_calls(setup: Setup, calls: u64) -> Result<()> {
     let executor: Arc<Executor<'static>> = Arc::default();
-    let runtime = Arc::new(CountedRuntime { executor: executor.clone(), now: AtomicU64::new(1) });
+    let runtime = Arc::new(CountedRuntime::new(executor.clone()));
     let mut builder = Server::builder("bench").runtime(runtime.clone());
     let mut options = ClientOptions::default();
     match setup.watched {
@@ -311,9 +311,9 @@ impl Observer for Unheard {
 }
 
 /// Dials by making a pair of sockets.
-struct Dial {
-    server: Server,
-    recorder: Option<FlightRecorder>,
+pub(crate) struct Dial {
+    pub(crate) server: Server,
+    pub(crate) recorder: Option<FlightRecorder>,
 }
 
 impl Connect for Dial {
@@ -358,9 +358,16 @@ fn stream(socket: UnixStream) -> io::Result<BoxStream> {
 /// How far the clock moves with each reading: the driver reads it about twice a call, and a call takes some 0.3 µs a side.
 const READING: u64 = 150;
 
-struct CountedRuntime {
+/// On one thread, with the clock that is made here.
+pub(crate) struct CountedRuntime {
     executor: Arc<Executor<'static>>,
     now: AtomicU64,
+}
+
+impl CountedRuntime {
+    pub(crate) fn new(executor: Arc<Executor<'static>>) -> CountedRuntime {
+        CountedRuntime { executor, now: AtomicU64::new(1) }
+    }
 }
 
 impl Runtime for CountedRuntime {

@@ -8,8 +8,8 @@ use crate::case::{Transport, Workload};
 use crate::subject::{Kind, Subject};
 use crate::subjects;
 
-/// The parts of the ledger for `--workload`: one call at a time, many at once, recovery.
-pub(crate) const LEDGER_PARTS: [&str; 3] = ["L1", "L2", "L3"];
+/// The parts of the ledger for `--workload`: one call at a time, many at once, recovery, instructions.
+pub(crate) const LEDGER_PARTS: [&str; 4] = ["L1", "L2", "L3", "L4"];
 
 /// The parts that have tables of their own.
 const OTHER_PARTS: [&str; 4] = ["W9", "streams", "core", "both"];
@@ -19,7 +19,7 @@ const OTHER_PARTS: [&str; 4] = ["W9", "streams", "core", "both"];
 #[derive(Debug, Parser)]
 #[command(name = "oncewire-bench")]
 pub(crate) struct Cli {
-    /// Only these parts: W1 to W8, W9 (fairness), streams, core, both (instructions of both ends), L1 to L3 (the ledger).
+    /// Only these parts: W1 to W8, W9 (fairness), streams, core, both (instructions of both ends), L1 to L4 (the ledger).
     #[arg(long, value_delimiter = ',')]
     pub(crate) workload: Vec<String>,
     /// Only these peers, or "none"; needs the feature `peers`.
@@ -40,7 +40,7 @@ pub(crate) struct Cli {
     /// Milliseconds of a sample, after a warm-up of a quarter of it.
     #[arg(long, default_value_t = 700)]
     pub(crate) sample_ms: u64,
-    /// Where the ledger's files are while L1 to L3 run; the system's directory for temporary files by default.
+    /// Where the ledger's files are while L1 to L4 run; the system's directory for temporary files by default.
     #[arg(long)]
     pub(crate) dir: Option<PathBuf>,
     /// Writes every figure to this file.
@@ -65,6 +65,8 @@ pub(crate) enum RoleCommand {
     #[command(hide = true)]
     BothEndsCalls { setup: String, calls: u64 },
     #[command(hide = true)]
+    LedgerCalls { setup: String, calls: u64 },
+    #[command(hide = true)]
     Fairness { part: String },
     #[command(hide = true)]
     Streams { part: String },
@@ -85,7 +87,7 @@ impl Cli {
         };
         if let Some(name) = self.workload.iter().find(|name| !known(name)) {
             return Err(format!(
-                "--workload {name}: there are W1 to W9, streams, core, both, and L1 to L3"
+                "--workload {name}: there are W1 to W9, streams, core, both, and L1 to L4"
             ));
         }
         let peer = |name: &String| name == "none" || Subject::all().any(|s| is(s, name));

@@ -3,6 +3,7 @@
 //! Rates differ from disk to disk, so figures are ratios to what the same disk did by itself in the same round. Server
 //! and clients are one process here, over a pair of sockets: the disk is what is measured.
 
+mod counted;
 mod disk;
 mod recovery;
 mod service;
@@ -20,6 +21,7 @@ use crate::cells::median;
 use crate::cli::Cli;
 use crate::clock::{Duration, Instant, now};
 use crate::goals::Goal;
+pub(crate) use counted::make_calls;
 use disk::Bare;
 use service::{Kind, Service};
 
@@ -45,6 +47,29 @@ pub(crate) struct LedgerRow {
     to_commit: f64,
     /// Seconds of L3.
     seconds: f64,
+    /// Instructions of a call of L4.
+    instructions: f64,
+}
+
+impl LedgerRow {
+    /// Of what is not measured in calls a second.
+    fn of(part: &'static str, round: u32, name: String) -> LedgerRow {
+        let [calls_per_s, p50_us, p99_us, to_sync, to_commit, seconds, instructions] = [0.0; 7];
+        let in_flight = 0;
+        LedgerRow {
+            part,
+            round,
+            name,
+            in_flight,
+            calls_per_s,
+            p50_us,
+            p99_us,
+            to_sync,
+            to_commit,
+            seconds,
+            instructions,
+        }
+    }
 }
 
 /// A folder that is removed in the end.
@@ -81,6 +106,9 @@ pub(crate) fn all(cli: &Cli) -> Result<Vec<LedgerRow>> {
     }
     if wanted("L3") {
         recover(&mut rows, cli.rounds, &folder.0)?;
+    }
+    if wanted("L4") && crate::callgrind::is_there() {
+        count(&mut rows, &folder.0)?;
     }
     Ok(rows)
 }
@@ -129,16 +157,13 @@ fn one_at_a_time(
     for (((name, _), times), (to_sync, to_commit)) in steps.iter().zip(&mut times).zip(ratios) {
         let p50_us = quantile(times, 0.5);
         rows.push(LedgerRow {
-            part: "L1",
-            round,
-            name: name.clone(),
             in_flight: 1,
             calls_per_s: 1e6 / p50_us,
             p50_us,
             p99_us: quantile(times, 0.99),
             to_sync,
             to_commit,
-            seconds: 0.0,
+            ..LedgerRow::of("L1", round, name.clone())
         });
     }
     Ok(())
@@ -158,16 +183,13 @@ fn many_at_once(
             let after = bare.medians(sample / 8)?;
             let [sync_us, commit_us] = [0, 1].map(|at| (before[at] + after[at]) / 2.0);
             rows.push(LedgerRow {
-                part: "L2",
-                round,
-                name: kind.name().into(),
                 in_flight,
                 calls_per_s: rate,
                 p50_us: quantile(&mut times, 0.5),
                 p99_us: quantile(&mut times, 0.99),
                 to_sync: rate * sync_us / 1e6,
                 to_commit: rate * commit_us / 1e6,
-                seconds: 0.0,
+                ..LedgerRow::of("L2", round, kind.name().into())
             });
         }
     }
@@ -214,20 +236,19 @@ fn recover(rows: &mut Vec<LedgerRow>, rounds: u32, folder: &Path) -> Result<()> 
     recovery::fill(&path, RECORDS)?;
     for round in 0..rounds {
         for (name, seconds) in recovery::measure(&path, folder)? {
-            let (in_flight, part) = (0, "L3");
-            let [calls_per_s, p50_us, p99_us, to_sync, to_commit] = [0.0; 5];
-            rows.push(LedgerRow {
-                part,
-                round,
-                name,
-                in_flight,
-                calls_per_s,
-                p50_us,
-                p99_us,
-                to_sync,
-                to_commit,
-                seconds,
-            });
+            rows.push(LedgerRow { seconds, ..LedgerRow::of("L3", round, name) });
+        }
+    }
+    Ok(())
+}
+
+/// Counts repeat, so once is enough.
+fn count(rows: &mut Vec<LedgerRow>, folder: &Path) -> Result<()> {
+    for kind in [Kind::Transactional, Kind::Recorded] {
+        for in_flight in [1, 256] {
+            let instructions = counted::instructions(folder, kind, in_flight)?;
+            let row = LedgerRow::of("L4", 0, kind.name().into());
+            rows.push(LedgerRow { in_flight, instructions, ..row });
         }
     }
     Ok(())
@@ -299,11 +320,15 @@ pub(crate) fn print(rows: &[LedgerRow]) {
         }
         let goal = goal(&group).map(|goal| goal.shown()).unwrap_or_default();
         let name = match row.in_flight {
-            0 | 1 if part != "L2" => row.name.clone(),
+            0 | 1 if part != "L2" && part != "L4" => row.name.clone(),
             many => format!("{many:>5} {}", row.name),
         };
         if part == "L3" {
             output::show!("  {name:<32}{:>10.2}  {goal}", middle(&group, |row| row.seconds));
+            continue;
+        }
+        if part == "L4" {
+            output::show!("  {name:<32}{:>10.0}", middle(&group, |row| row.instructions));
             continue;
         }
         output::show!(
@@ -324,6 +349,9 @@ fn title(part: &str) -> String {
     match part {
         "L1" => columns("L1  one at a time, by turns", "syncs", "commits"),
         "L2" => columns("L2  in flight; calls in the time of", "a sync", "a commit"),
-        _ => format!("L3  recovery of {RECORDS} records of 32 bytes, seconds"),
+        "L3" => format!("L3  recovery of {RECORDS} records of 32 bytes, seconds"),
+        _ => {
+            "L4  in flight, with commits on the server's own thread; instructions a call".to_owned()
+        }
     }
 }

@@ -47,6 +47,9 @@ fn main() -> ExitCode {
         Some(RoleCommand::BothEndsCalls { setup, calls }) => serde_json::from_str(setup)
             .map_err(Into::into)
             .and_then(|setup| both_ends::make_calls(setup, *calls)),
+        Some(RoleCommand::LedgerCalls { setup, calls }) => serde_json::from_str(setup)
+            .map_err(Into::into)
+            .and_then(|setup| ledger::make_calls(&setup, *calls)),
         Some(RoleCommand::Fairness { part }) => {
             serde_json::from_str(part).map_err(Into::into).and_then(|part| fairness::play(&part))
         }

@@ -144,9 +144,9 @@ impl RedbStore {
                         self.write_staged(&transaction)?;
                     }
                     effects |= transaction.has_effects();
-                    transaction.inner.commit()?;
+                    transaction.into_inner()?.commit()?;
                 }
-                None => transaction.inner.abort()?,
+                None => transaction.into_inner()?.abort()?,
             }
         }
         self.may_stop()?;
@@ -229,7 +229,7 @@ impl RedbStore {
             "nothing is left for the next"
         );
         file::write_commit(&transaction.inner, commit)?;
-        Ok(transaction.inner.commit()?)
+        Ok(transaction.into_inner()?.commit()?)
     }
 
     fn try_commit(&mut self, batch: &mut Batch<Transaction>) -> Result<u64, redb::Error> {
@@ -239,7 +239,7 @@ impl RedbStore {
         let effects = match self.run_together(batch, &mut transaction) {
             Ok(()) => transaction.has_effects(),
             Err(RolledBack) => {
-                transaction.inner.abort()?;
+                transaction.into_inner()?.abort()?;
                 self.clear_staged();
                 let effects = self.run_separately(batch)?;
                 transaction = Transaction::new(self.database.begin_write()?);

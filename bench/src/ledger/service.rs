@@ -5,12 +5,14 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use oncewire_driver::ledger::Ledger;
 use oncewire_driver::{
-    BoxFuture, BoxStream, Client, ClientOptions, Connect, Method, Server, Subject,
+    BoxFuture, BoxStream, Client, ClientOptions, Connect, Method, Server, ServerBuilder, Subject,
 };
 use oncewire_ledger_redb::redb::{ReadableTable, TableDefinition};
 use oncewire_ledger_redb::{RedbLedger, Transaction};
 use rusqlite::{Connection, OptionalExtension};
+use serde::{Deserialize, Serialize};
 use smol::net::unix::UnixStream;
 
 use crate::Result;
@@ -26,7 +28,7 @@ static NOTE: Pay = Method::new("bench/note");
 static BY_HAND: Pay = Method::new("bench/by_hand").idempotent();
 
 /// How a call is made safe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Kind {
     Transactional,
     Recorded,
@@ -95,13 +97,22 @@ impl Service {
 
 /// A server on a ledger of redb.
 pub(super) fn ledgered(ledger: RedbLedger) -> Result<Server> {
-    let builder = Server::builder("ledgered")
+    on_ledger(Server::builder("ledgered"), ledger)
+}
+
+/// The same on any runtime, and on anything that commits to redb.
+pub(super) fn on_ledger(
+    builder: ServerBuilder,
+    ledger: impl Ledger<Transaction = Transaction>,
+) -> Result<Server> {
+    let builder = builder
         .ledger(ledger)
         .transactional(&PAY, |transaction: &mut Transaction, _, (account, _key)| {
-            let mut accounts = transaction.open_table(ACCOUNTS)?;
-            let balance = accounts.get(account)?.map_or(0, |balance| balance.value()) + 1;
-            accounts.insert(account, balance)?;
-            Ok(balance)
+            transaction.with_table(ACCOUNTS, move |accounts| {
+                let balance = accounts.get(account)?.map_or(0, |balance| balance.value()) + 1;
+                accounts.insert(account, balance)?;
+                Ok(balance)
+            })
         })
         .method(&NOTE, |_, _| async { 0 });
     Ok(builder.build()?)

@@ -106,11 +106,13 @@ fn pay(
     }
     payments.insert(op, times + 1)?;
     drop(payments);
-    let mut accounts = transaction.open_table(ACCOUNTS)?;
     let account = op % ACCOUNTS_LEN;
-    let balance = accounts.get(account)?.map_or(0, |balance| balance.value()) + 1;
-    accounts.insert(account, balance)?;
-    drop(accounts);
+    // It stays open for the calls behind this one.
+    let balance = transaction.with_table(ACCOUNTS, move |accounts| {
+        let balance = accounts.get(account)?.map_or(0, |balance| balance.value()) + 1;
+        accounts.insert(account, balance)?;
+        Ok::<_, Rollback>(balance)
+    })?;
     if plan.end == End::Panicked {
         // Without a word from the panic hook.
         std::panic::resume_unwind(Box::new("planned"));
