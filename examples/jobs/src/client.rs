@@ -23,7 +23,7 @@ pub struct Submitter {
 /// Why no server has taken a job.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NotTaken {
-    /// What each server said, in the last round.
+    /// What each server said, in the last round in which one answered, if one did.
     pub said: Vec<String>,
     /// A server has answered, and may take the job later.
     pub is_worth_another: bool,
@@ -45,6 +45,7 @@ impl Submitter {
     /// What the servers have said, if none takes it within this time.
     pub async fn submit(&mut self, job: &Job, within: Duration) -> Result<Taken, NotTaken> {
         let begun = now();
+        let mut said = NotTaken::default();
         loop {
             let mut failed = NotTaken::default();
             for _ in 0..self.servers.len() {
@@ -62,8 +63,11 @@ impl Submitter {
                 }
                 self.last = (self.last + 1) % self.servers.len();
             }
+            if failed.is_worth_another || !said.is_worth_another {
+                said = failed;
+            }
             if now().since(begun) > within {
-                return Err(failed);
+                return Err(said);
             }
             sleep(PAUSE).await;
         }

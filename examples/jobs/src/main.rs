@@ -14,8 +14,8 @@ Usage: jobs [JOBS [SEED]]                       shows it: servers and runner are
        jobs --story                             shows how half of the jobs vanish, and then how none does
        jobs runner HOST:PORT LEDGER [MS]        runs the runner, whose leases last MS milliseconds, 1000 unless said
        jobs serve NAME HOST:PORT SPOOL RUNNER   runs a server on a spool directory; RUNNER is the runner's HOST:PORT
-       jobs submit HOST:PORT[,HOST:PORT] NAME TEXT
-                                                submits a job to whichever of these servers takes it
+       jobs submit HOST:PORT[,HOST:PORT] NAME TEXT [SECONDS]
+                                                submits a job to whichever of these servers takes it, within 5 seconds unless said
        jobs runs RUNNER                         prints what was started: run, job, token, server, text
 
 Exit status 0: done, or all was as it should be; 1: no server has taken the job, or something was not as it should be; 2: bad input,
@@ -67,7 +67,8 @@ async fn run(args: &[&str]) -> Result<bool, Failure> {
             let served = serve(name, &address, Path::new(spool), &runner, kind == "naive").await;
             served.map_err(bad_input).map(|()| true)
         }
-        ["submit", servers, name, text] => submit(servers, name, text).await,
+        ["submit", servers, name, text] => submit(servers, name, text, "5").await,
+        ["submit", servers, name, text, seconds] => submit(servers, name, text, seconds).await,
         ["runs", runner] => runs(runner).await,
         [] => show(chaos::JOBS, chaos::SEED, &[]).await,
         [jobs] => show(number(jobs, 1..=10_000)?, chaos::SEED, &[]).await,
@@ -107,10 +108,11 @@ async fn runner(address: &str, ledger: &str, millis: &str, rules: Rules) -> Resu
     Ok(true)
 }
 
-async fn submit(servers: &str, name: &str, text: &str) -> Result<bool, Failure> {
+async fn submit(servers: &str, name: &str, text: &str, seconds: &str) -> Result<bool, Failure> {
+    let within = Duration::from_secs(number(seconds, 0..=3_600)?);
     let servers: Result<Vec<_>, _> = servers.split(',').map(host_and_port).collect();
     let job = Job { name: name.to_owned(), text: text.to_owned() };
-    let taken = Submitter::new(servers?).submit(&job, Duration::from_secs(5)).await;
+    let taken = Submitter::new(servers?).submit(&job, within).await;
     let taken =
         taken.map_err(|why| (if why.is_worth_another { 1 } else { 2 }, why.said.join("; ")))?;
     output::show!("{}: has taken job {name}", taken.by);
