@@ -28,7 +28,7 @@ pub(crate) fn has_room(held: Bytes, limits: Bytes, wanted: u64) -> bool {
     let session = held.session.saturating_add(wanted);
     let principal = held.principal.saturating_add(wanted);
     let fits = session <= limits.session && principal <= limits.principal && session <= free;
-    fits && (principal <= free.saturating_mul(PRINCIPAL_WEIGHT) || session <= free / SMALL_PART)
+    fits && (session <= free / SMALL_PART || principal <= free.saturating_mul(PRINCIPAL_WEIGHT))
 }
 
 /// Whether a principal that has `held` sessions, or connections, may have one more, while there is room for `free` more

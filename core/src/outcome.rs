@@ -45,6 +45,7 @@ impl<'d> Outcome<'d> {
     }
 
     /// Whether the call was executed.
+    #[inline]
     pub fn executed(&self) -> Executed {
         match self {
             Outcome::Reply(_) | Outcome::NoReply(_) => Executed::Yes,

@@ -109,7 +109,7 @@ pub trait Places<T> {
 
     /// The entry at an index that the machine has kept, and so is there: `None` is a bug, which tests and simulators
     /// find here. An index of a stranger's, such as that of a key, is looked up by `at` or `get`.
-    #[inline]
+    #[inline(always)]
     fn live(&self, index: u32) -> Option<&T> {
         let entry = self.at(index);
         debug_assert!(entry.is_some(), "a machine keeps no index of an entry that is gone");
@@ -117,7 +117,7 @@ pub trait Places<T> {
     }
 
     /// The same, to change it.
-    #[inline]
+    #[inline(always)]
     fn live_mut(&mut self, index: u32) -> Option<&mut T> {
         let entry = self.at_mut(index);
         debug_assert!(entry.is_some(), "a machine keeps no index of an entry that is gone");

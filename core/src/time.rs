@@ -109,6 +109,7 @@ impl Timer {
     #[inline]
     pub(crate) fn millis_left(self, now: Instant) -> u32 {
         let nanos = self.0.as_nanos().saturating_sub(now.as_nanos());
-        u32::try_from(nanos.div_ceil(1_000_000)).unwrap_or(u32::MAX)
+        // Not `div_ceil`, which looks at the remainder. What saturates is more than is returned.
+        u32::try_from(nanos.saturating_add(999_999) / 1_000_000).unwrap_or(u32::MAX)
     }
 }

@@ -135,6 +135,15 @@ impl<S: ClientStorage> CallTable<S> {
         self.first_waiting.is_none() && self.held.is_empty()
     }
 
+    /// Whether no call has anything to send now.
+    #[inline(always)]
+    pub(super) fn has_nothing_to_send(&self) -> bool {
+        self.first_waiting.is_none()
+            && self.todo.is_empty()
+            && self.resume_at.is_none()
+            && self.partial.is_none()
+    }
+
     /// Whether nothing is pending; events not yet polled count as ended.
     pub(super) fn is_idle(&self) -> bool {
         self.queue.is_empty() && self.held.is_empty()
@@ -205,7 +214,7 @@ impl<S: ClientStorage> CallTable<S> {
 
     /// Gives the first waiting call its xid, on the lowest free slot (S8): it is unsettled from now on, and the caller says in
     /// which state. `None` if no slot is free, or if the session has run out of numbers.
-    #[inline]
+    #[inline(always)]
     pub(super) fn assign_xid(&mut self) -> Option<Xid> {
         let index = self.first_waiting?;
         if self.exhausted {

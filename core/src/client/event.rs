@@ -21,6 +21,11 @@ pub struct Received<T> {
     pub wanted: usize,
 }
 
+impl<T> Received<T> {
+    /// What is taken where there are no bytes.
+    pub(crate) const NOTHING: Received<T> = Received { consumed: 0, item: None, wanted: 0 };
+}
+
 /// The answer to a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reply<'d> {
@@ -130,10 +135,13 @@ impl<S: ClientStorage> Client<S> {
         if self.closing != Closing::No || !self.pending_events.is_empty() {
             return self.poll_rare_event();
         }
+        if self.table.events.is_empty() {
+            // As nearly always: outcomes come with replies.
+            return None;
+        }
         self.poll_ended()
     }
 
-    #[inline]
     fn poll_ended(&mut self) -> Option<ClientEvent> {
         let (call, CallEvent { outcome, xid }) = self.table.poll_event()?;
         Some(ClientEvent::Ended { call, xid, outcome })

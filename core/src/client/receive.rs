@@ -7,7 +7,7 @@ use super::timers::ConnTimers;
 use super::{Client, ClientSession, Goodbye, Phase, Received, Reply, ServerInfo};
 use crate::error::{CloseReason, ProtocolError};
 use crate::instance::{Instance, Schemas};
-use crate::outcome::{Executed, Outcome, Status};
+use crate::outcome::{Executed, Status};
 use crate::storage::{ClientStorage, Places};
 use crate::time::Instant;
 use crate::wire::{self, Control, Frame, Parsed, Refuse, ReplyHeader, Role, VERSION, Welcome};
@@ -27,6 +27,11 @@ impl<S: ClientStorage> Client<S> {
         data: &'d [u8],
     ) -> Result<Received<Reply<'d>>, ProtocolError> {
         self.advance_clock(now);
+        if data.is_empty() { Ok(Received::NOTHING) } else { self.take_first(data) }
+    }
+
+    /// Takes what is at the front of `data`, and what is behind it if it is no answer.
+    fn take_first<'d>(&mut self, data: &'d [u8]) -> Result<Received<Reply<'d>>, ProtocolError> {
         // As nearly always: the reply to a call, and nothing else to see to.
         let plain = wire::plain_reply(data, self.config.reply_len_max);
         let Some((xid, body)) = plain.filter(|_| self.is_connected()) else {
@@ -185,7 +190,7 @@ impl<S: ClientStorage> Client<S> {
             }
             Answer::Settle(outcome) => {
                 if caller == Caller::Gone {
-                    self.note_unreported(index, &outcome);
+                    self.note_unreported(index, outcome.executed());
                 }
                 let call = self.table.settle(index);
                 let is_kept = recovery::is_kept_until_acked(known.idempotent, heard.lossy);
@@ -198,10 +203,10 @@ impl<S: ClientStorage> Client<S> {
     /// A call is settled of which nothing is reported: it is one-way, or was forgotten.
     #[cold]
     #[inline(never)]
-    fn note_unreported(&mut self, index: u32, outcome: &Outcome<'_>) {
+    fn note_unreported(&mut self, index: u32, executed: Executed) {
         let one_way =
             self.table.calls.live(index).is_some_and(|entry| entry.has(wire::FLAG_ONE_WAY));
-        if one_way && outcome.executed() == Executed::Yes {
+        if one_way && executed == Executed::Yes {
             self.counters.one_way_executed += 1;
         }
     }

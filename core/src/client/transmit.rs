@@ -68,6 +68,18 @@ impl<S: ClientStorage> Client<S> {
     #[inline]
     pub fn poll_transmit(&mut self, now: Instant, out: &mut [u8]) -> Option<NonZeroUsize> {
         self.advance_clock(now);
+        if self.has_nothing_to_send() { None } else { self.transmit(out) }
+    }
+
+    /// Whether nothing is due on a connection that is up: what is found after all has been sent.
+    #[inline(always)]
+    fn has_nothing_to_send(&self) -> bool {
+        let is_quiet = self.table.has_nothing_to_send() && !self.output.has_control();
+        is_quiet && self.is_connected() && !self.wants_ack() && !self.wants_goodbye()
+    }
+
+    #[inline(never)]
+    fn transmit(&mut self, out: &mut [u8]) -> Option<NonZeroUsize> {
         let mut writer = FrameWriter::new(out);
         while let Step::More = self.transmit_step(&mut writer) {}
         let written = NonZeroUsize::new(writer.written());
@@ -296,7 +308,7 @@ impl<S: ClientStorage> Client<S> {
     }
 
     /// Begins to send a request for whose beginning there is room.
-    #[inline]
+    #[inline(always)]
     fn write_request(&mut self, index: u32, xid: Xid, out: &mut FrameWriter<'_>) -> bool {
         debug_assert!(
             self.is_connected() && !self.has_said_goodbye() && self.table.partial.is_none()
@@ -382,7 +394,7 @@ impl<S: ClientStorage> Client<S> {
     }
 
     /// S27: on a link that loses messages, an unanswered request or question is sent again.
-    #[inline]
+    #[inline(always)]
     pub(super) fn arm_resend(&mut self, index: u32) {
         let Some(after) = self.config.resend_after else { return };
         if let Some(entry) = self.table.calls.live_mut(index)

@@ -73,7 +73,7 @@ pub(super) struct PendingControl {
 
 impl PendingControl {
     pub(super) fn is_empty(&self) -> bool {
-        !self.welcome_again && !self.refuse && !self.pong && !self.ping && !self.goodbye
+        !(self.welcome_again | self.refuse | self.pong | self.ping | self.goodbye)
     }
 }
 

@@ -69,7 +69,7 @@ impl Held {
     }
 
     /// Takes in a call that was just admitted.
-    #[inline]
+    #[inline(always)]
     pub(super) fn insert<B>(&mut self, slots: &mut impl Places<Slot<B>>, index: u32, xid: u64) {
         self.len += 1;
         let order = &mut self.calls.0;

@@ -54,6 +54,15 @@ impl<T: ServerStorage> Server<T> {
         data: &'d [u8],
     ) -> Result<Received<Incoming<'d>>, ProtocolError> {
         self.advance_clock(now);
+        if data.is_empty() { Ok(Received::NOTHING) } else { self.take_first(conn, data) }
+    }
+
+    /// Takes what is at the front of `data`, and what is behind it if it is nothing for the owner.
+    fn take_first<'d>(
+        &mut self,
+        conn: ConnId,
+        data: &'d [u8],
+    ) -> Result<Received<Incoming<'d>>, ProtocolError> {
         // As nearly always: the next call, and nothing else to see to.
         let Some((session, header, body)) = self.find_plain_request(conn, data) else {
             return self.take_frames(conn, data, 0);
@@ -305,7 +314,7 @@ impl<T: ServerStorage> Server<T> {
 
     /// The same for a request of which no more is known than its header, its digest and its length; `content` says what is
     /// wrong with the rest. One right to start it may be made of the key, with which the index of its method comes.
-    #[inline]
+    #[inline(always)]
     pub(super) fn admit_request(
         &mut self,
         index: u32,
@@ -336,8 +345,8 @@ impl<T: ServerStorage> Server<T> {
             self.close_when_sent(conn, CloseReason::NoRoom);
             return Ok(None);
         }
-        if let SlotState::Kept(_) = slot.state {
-            // S9: a later xid on its slot.
+        if matches!(slot.state, SlotState::Kept(_)) && slot.xid > header.acked {
+            // S9: a later xid on its slot. What is acknowledged is discarded already.
             view.discard(slot_number);
         }
         let one_way = header.flags & wire::FLAG_ONE_WAY != 0;

@@ -99,7 +99,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
 
     /// Puts a new call on its slot, on which nothing is kept. It is held as one that is admitted, and that many bytes are set
     /// aside for its reply and its request (S11).
-    #[inline]
+    #[inline(always)]
     pub(super) fn admit(
         &mut self,
         slot_number: u32,
@@ -204,16 +204,21 @@ impl<T: ServerStorage> SessionView<'_, T> {
             return Err(ProtocolError::AckAhead { acked });
         }
         self.session.acked = acked;
-        while let Some(number) = self.first_held_up_to(acked) {
-            self.discard(number);
-        }
+        self.discard_up_to(acked);
         Ok(())
     }
 
-    #[inline]
-    fn first_held_up_to(&self, acked: u64) -> Option<u32> {
-        let calls = self.session.calls.as_deref()?;
-        calls.held.kept_up_to(&calls.slots, acked)
+    /// Discards all that is kept up to an xid. Apart, so that admission has the registers.
+    #[inline(never)]
+    fn discard_up_to(&mut self, acked: u64) {
+        let Some(calls) = self.session.calls.as_deref_mut() else { return };
+        let conn = self.conns.at_mut(self.session.conn);
+        let mut partial = conn.and_then(|conn| conn.partial.as_mut());
+        let mut freed = Freed::default();
+        while let Some(number) = calls.held.kept_up_to(&calls.slots, acked) {
+            calls.discard(number, partial.as_deref_mut(), &mut freed);
+        }
+        self.count_freed(freed);
     }
 
     /// S10: an `Ack` must not cover a slot whose call runs.
@@ -241,35 +246,21 @@ impl<T: ServerStorage> SessionView<'_, T> {
     /// Forgets what is kept on a slot; its xid stays. Nothing happens if nothing is kept.
     #[inline]
     pub(super) fn discard(&mut self, slot_number: u32) {
-        let session = &mut *self.session;
-        let Some(calls) = session.calls.as_deref_mut() else { return };
-        let Some(slot) = calls.slots.at_mut(slot_number) else { return };
-        if !matches!(slot.state, SlotState::Kept(_)) {
-            return;
-        }
-        slot.state = SlotState::Discarded;
-        let out = core::mem::take(&mut slot.out_links);
-        let bytes = core::mem::take(&mut slot.bytes);
-        // A frame that has begun to leave is finished, whatever becomes of its slot, and counted until it has left.
-        let partial = self.conns.at_mut(session.conn).and_then(|conn| conn.partial.as_mut());
-        if partial.is_some_and(|partial| partial.outlive(slot_number, &mut slot.body, bytes)) {
-            self.counters.half_sent_bytes += u64::from(bytes);
-        } else {
-            calls.kept_bytes -= u64::from(bytes);
-            self.quota.kept_bytes -= u64::from(bytes);
-            self.counters.kept_bytes -= u64::from(bytes);
-        }
-        slot.body.release();
-        if slot.is_late.0 {
-            calls.held.remove_late(&mut calls.slots, slot_number);
-        } else {
-            let links = core::mem::take(&mut slot.held_links.0);
-            calls.held.remove(&mut calls.slots, slot_number, links);
-        }
-        if out.is_linked() {
-            calls.out.join(&mut calls.slots, out.prev, out.next);
-        }
-        *self.held -= 1;
+        let Some(calls) = self.session.calls.as_deref_mut() else { return };
+        let conn = self.conns.at_mut(self.session.conn);
+        let partial = conn.and_then(|conn| conn.partial.as_mut());
+        let mut freed = Freed::default();
+        calls.discard(slot_number, partial, &mut freed);
+        self.count_freed(freed);
+    }
+
+    /// What was discarded is not counted any more, but for a frame that is finished all the same.
+    #[inline]
+    fn count_freed(&mut self, freed: Freed) {
+        let Freed { calls, bytes, half_sent } = freed;
+        *self.held -= calls;
+        self.counters.half_sent_bytes += half_sent;
+        self.give_back(bytes);
     }
 
     /// A reply that was leaving has left, or its connection is gone.
@@ -281,7 +272,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
             PartialBody::Detached { bytes, .. } | PartialBody::TakenDetached { bytes } => {
                 debug_assert!(u64::from(bytes) <= self.counters.half_sent_bytes);
                 self.counters.half_sent_bytes -= u64::from(bytes);
-                self.give_back(bytes);
+                self.give_back(u64::from(bytes));
                 self.release_if_idle();
             }
         }
@@ -289,8 +280,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
 
     /// These bytes are no longer kept.
     #[inline]
-    fn give_back(&mut self, bytes: u32) {
-        let bytes = u64::from(bytes);
+    fn give_back(&mut self, bytes: u64) {
         if let Some(calls) = self.session.calls.as_deref_mut() {
             calls.kept_bytes -= bytes;
         }
@@ -300,7 +290,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
 
     /// Records the end of a call that was admitted or ran, and sends it if its client listens. `end` says what is kept, or
     /// that it is another call, to which nothing happens.
-    #[inline]
+    #[inline(always)]
     pub(super) fn finish<'a>(
         &mut self,
         slot_number: u32,
@@ -378,7 +368,53 @@ impl<T: ServerStorage> SessionView<'_, T> {
             slot.state = SlotState::Kept(Status::NoReply(NoReply::NotKept));
             slot.body.release();
             let freed = core::mem::take(&mut slot.bytes);
-            self.give_back(freed);
+            self.give_back(u64::from(freed));
+        }
+    }
+}
+
+/// What was discarded, and is still counted.
+#[derive(Clone, Copy, Debug, Default)]
+struct Freed {
+    calls: u64,
+    bytes: u64,
+    /// Bytes of a reply that is leaving, which stay counted until it has left.
+    half_sent: u64,
+}
+
+impl<T: ServerStorage> Calls<T> {
+    /// Forgets what is kept on a slot; its xid stays. Nothing happens if nothing is kept. `partial` is the frame that is leaving
+    /// on the session's connection.
+    #[inline(always)]
+    fn discard(
+        &mut self,
+        slot_number: u32,
+        partial: Option<&mut PartialFrame<T::Body>>,
+        freed: &mut Freed,
+    ) {
+        let Some(slot) = self.slots.at_mut(slot_number) else { return };
+        if !matches!(slot.state, SlotState::Kept(_)) {
+            return;
+        }
+        slot.state = SlotState::Discarded;
+        let out = core::mem::take(&mut slot.out_links);
+        let bytes = core::mem::take(&mut slot.bytes);
+        // A frame that has begun to leave is finished, whatever becomes of its slot, and counted until it has left.
+        if partial.is_some_and(|partial| partial.outlive(slot_number, &mut slot.body, bytes)) {
+            freed.half_sent += u64::from(bytes);
+        } else {
+            freed.bytes += u64::from(bytes);
+        }
+        freed.calls += 1;
+        slot.body.release();
+        if slot.is_late.0 {
+            self.held.remove_late(&mut self.slots, slot_number);
+        } else {
+            let links = core::mem::take(&mut slot.held_links.0);
+            self.held.remove(&mut self.slots, slot_number, links);
+        }
+        if out.is_linked() {
+            self.out.join(&mut self.slots, out.prev, out.next);
         }
     }
 }

@@ -3,6 +3,7 @@
 use core::num::NonZeroUsize;
 
 use super::conn::{PartialBody, PartialFrame, Phase};
+use super::session::SessionState;
 use super::slot::SlotState;
 use super::{Conn, Server, ServerEvent, Sessions};
 use crate::ids::{ConnId, SessionKey, Xid};
@@ -18,12 +19,22 @@ enum Step {
     More,
     /// Nothing to send, or no room for it.
     Stop,
+    /// Nothing to send in a session that is open: it does not wait for that.
+    Idle,
 }
 
 impl<T: ServerStorage> Server<T> {
     /// The next event. Poll until `None` after every other `&mut self` call.
     #[inline]
     pub fn poll_event(&mut self) -> Option<ServerEvent> {
+        let none = self.conn_events.is_empty()
+            && self.abandoned.is_empty()
+            && self.ended.is_empty()
+            && self.drain.is_none();
+        if none { None } else { self.next_event() }
+    }
+
+    fn next_event(&mut self) -> Option<ServerEvent> {
         while let Some(index) = self.conn_events.pop_front(&mut self.conns) {
             let Some((key, conn)) = self.conns.keyed_mut(index) else { continue };
             if conn.takes_record() {
@@ -79,7 +90,14 @@ impl<T: ServerStorage> Server<T> {
         let mut out = FrameWriter::new(out);
         // As nearly always: there are replies to send, or nothing.
         let mut step = match live.session.filter(|_| live.sends_replies()) {
-            Some(session) => self.send_replies(index, session, &mut out),
+            Some(session) => {
+                let step = self.send_replies(index, session, &mut out);
+                if matches!(step, Step::Idle) && out.written() == 0 {
+                    // The connection is up, and does not wait for that either.
+                    return None;
+                }
+                step
+            }
             None => Step::More,
         };
         while let Step::More = step {
@@ -214,7 +232,7 @@ impl<T: ServerStorage> Server<T> {
                 return Step::More;
             }
         }
-        Step::Stop
+        if session.state == SessionState::Open { Step::Idle } else { Step::Stop }
     }
 
     fn continue_reply(&mut self, index: u32, out: &mut FrameWriter<'_>) -> Step {

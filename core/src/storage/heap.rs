@@ -60,7 +60,7 @@ impl Default for HeapBody {
 impl Body for HeapBody {
     const LEN_MAX: usize = u32::MAX as usize / 2;
 
-    #[inline]
+    #[inline(always)]
     fn store(&mut self, payload: Payload<'_>) -> bool {
         if let HeapBody::Small { len, bytes } = self
             && let slice = payload.as_slice()
@@ -74,7 +74,7 @@ impl Body for HeapBody {
         self.store_long(payload)
     }
 
-    #[inline]
+    #[inline(always)]
     fn as_slice(&self) -> &[u8] {
         match self {
             HeapBody::Small { len, bytes } => &bytes[..usize::from(*len)],
@@ -111,7 +111,7 @@ impl Body for HeapBody {
         self.store(payload)
     }
 
-    #[inline]
+    #[inline(always)]
     fn leave_in(&mut self, spare: &mut Self) {
         if let HeapBody::Own(vec) = self
             && vec.capacity() <= RETAIN_LEN_MAX
@@ -156,23 +156,29 @@ pub struct Chunks<T> {
     behind: Vec<Box<[T; CHUNK_LEN]>>,
 }
 
+/// The chunk behind the front in which an entry lies; for one of the front, a number that no chunk has.
+#[inline]
+fn chunk_behind(index: usize) -> usize {
+    (index / CHUNK_LEN).wrapping_sub(1)
+}
+
 impl<T> Places<T> for Chunks<T> {
     #[inline]
     fn at(&self, index: u32) -> Option<&T> {
         let index = index as usize;
-        if index < CHUNK_LEN {
-            return self.front.get(index);
+        match self.front.get(index) {
+            Some(entry) => Some(entry),
+            None => Some(&self.behind.get(chunk_behind(index))?[index % CHUNK_LEN]),
         }
-        Some(&self.behind.get(index / CHUNK_LEN - 1)?[index % CHUNK_LEN])
     }
 
     #[inline]
     fn at_mut(&mut self, index: u32) -> Option<&mut T> {
         let index = index as usize;
-        if index < CHUNK_LEN {
+        if index < self.front.len() {
             return self.front.get_mut(index);
         }
-        Some(&mut self.behind.get_mut(index / CHUNK_LEN - 1)?[index % CHUNK_LEN])
+        Some(&mut self.behind.get_mut(chunk_behind(index))?[index % CHUNK_LEN])
     }
 }
 

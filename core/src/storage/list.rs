@@ -81,13 +81,13 @@ impl<const L: u8> List<L> {
         self.head == NIL
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn next<T: Linked<L>>(&self, places: &impl Places<T>, index: u32) -> Option<u32> {
         let next = places.at(index)?.links().next;
         (next != NIL).then_some(next)
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push_back<T: Linked<L>>(&mut self, places: &mut impl Places<T>, index: u32) {
         let links = Links { prev: self.tail, next: NIL };
         if !link(places, index, links) {

@@ -83,7 +83,7 @@ pub(super) fn filled<T: Default, const N: usize>() -> Box<[T; N]> {
 }
 
 impl<T> Places<T> for Pages<T> {
-    #[inline]
+    #[inline(always)]
     fn at(&self, index: u32) -> Option<&T> {
         let index = index as usize;
         match self.front.get(index) {
@@ -92,7 +92,7 @@ impl<T> Places<T> for Pages<T> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn at_mut(&mut self, index: u32) -> Option<&mut T> {
         let index = index as usize;
         if index < self.front.len() {

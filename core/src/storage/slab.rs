@@ -21,6 +21,17 @@ impl<T> Default for Place<T> {
     }
 }
 
+impl<T> Place<T> {
+    /// It is empty now: its next tenant has another key. It is the first of the free places, if those are listed.
+    #[inline(always)]
+    fn vacate(&mut self, index: u32, first_free: Option<&mut u32>) {
+        self.generation = self.generation.wrapping_add(1);
+        if let Some(first_free) = first_free {
+            self.next_free = core::mem::replace(first_free, index);
+        }
+    }
+}
+
 /// Up to this many places are searched for the lowest free one. So machines with the same entries look the same, whatever
 /// was freed in which order, and the explorer has fewer to visit.
 const SEARCHED_MAX: usize = 64;
@@ -43,30 +54,14 @@ impl<A: Default> Default for Slab<A> {
 }
 
 impl<T, A: Array<Place<T>>> Places<T> for Slab<A> {
-    #[inline]
+    #[inline(always)]
     fn at(&self, index: u32) -> Option<&T> {
         self.places.at(index)?.value.as_ref()
     }
 
-    #[inline]
+    #[inline(always)]
     fn at_mut(&mut self, index: u32) -> Option<&mut T> {
         self.places.at_mut(index)?.value.as_mut()
-    }
-}
-
-impl<A> Slab<A> {
-    /// The place at `index` is empty now.
-    #[inline(always)]
-    fn give_back<T>(&mut self, index: u32)
-    where
-        A: Array<Place<T>>,
-    {
-        let Some(place) = self.places.live_mut(index) else { return };
-        place.generation = place.generation.wrapping_add(1);
-        if A::CAPACITY > SEARCHED_MAX {
-            place.next_free = core::mem::replace(&mut self.first_free, index);
-        }
-        self.len -= 1;
     }
 }
 
@@ -92,19 +87,23 @@ impl<T, A: Array<Place<T>>> Table<T> for Slab<A> {
 
     #[inline]
     fn remove(&mut self, index: u32) -> Option<T> {
-        let value = self.places.at_mut(index)?.value.take()?;
-        self.give_back(index);
+        let place = self.places.at_mut(index)?;
+        let value = place.value.take()?;
+        place.vacate(index, (A::CAPACITY > SEARCHED_MAX).then_some(&mut self.first_free));
+        self.len -= 1;
         Some(value)
     }
 
     #[inline]
     fn free(&mut self, index: u32) {
         let Some(place) = self.places.at_mut(index) else { return };
-        if place.value.is_some() {
-            // Not by `remove`: that moves the entry.
-            place.value = None;
-            self.give_back(index);
+        if place.value.is_none() {
+            return;
         }
+        // Not by `remove`: that moves the entry.
+        place.value = None;
+        place.vacate(index, (A::CAPACITY > SEARCHED_MAX).then_some(&mut self.first_free));
+        self.len -= 1;
     }
 
     #[inline]
@@ -117,7 +116,7 @@ impl<T, A: Array<Place<T>>> Table<T> for Slab<A> {
         self.used
     }
 
-    #[inline]
+    #[inline(always)]
     fn keyed_mut(&mut self, index: u32) -> Option<(Key, &mut T)> {
         let place = self.places.at_mut(index)?;
         let generation = place.generation;

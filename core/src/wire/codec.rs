@@ -406,8 +406,12 @@ pub(crate) fn reply_header(
     let len = u32::try_from(body_len + REPLY_HEADER_LEN - LEN_FIELD_LEN).ok()?;
     out[0..4].copy_from_slice(&len.to_le_bytes());
     out[4] = KIND_REPLY;
-    out[5] = header.status.to_byte()?;
-    out[6..8].copy_from_slice(&header.status.ask().to_le_bytes());
+    if header.status == Status::Done {
+        out[5] = DONE;
+    } else {
+        out[5] = header.status.to_byte()?;
+        out[6..8].copy_from_slice(&header.status.ask().to_le_bytes());
+    }
     out[8..16].copy_from_slice(&header.xid.get().to_le_bytes());
     Some(out)
 }

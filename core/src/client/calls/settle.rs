@@ -179,7 +179,7 @@ impl<S: ClientStorage> CallTable<S> {
     }
 
     /// A call does not occupy the slot of its xid any more.
-    #[inline]
+    #[inline(always)]
     pub(super) fn free_slot(&mut self, index: u32, xid: Xid) {
         let slot = self.slot_of(xid);
         let place = self.slots.live_mut(slot);

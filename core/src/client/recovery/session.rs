@@ -123,5 +123,5 @@ pub(crate) struct KnownSession {
 /// executed (C78, C79).
 pub(crate) fn may_say_goodbye(known: KnownSession) -> bool {
     let ends = known.server_leaving || known.exhausted || known.closing && known.nothing_waits;
-    ends && known.nothing_unsettled
+    known.nothing_unsettled && ends
 }
