@@ -169,13 +169,14 @@ impl World {
     fn dials(&self, p: usize, out: &mut Vec<Action>) {
         let session = self.peers[p].client.session();
         for h in 0..self.hosts.len() {
-            // A draining server opens no sessions, and a drained one does not listen: a client that tried again would
-            // meet the same refusal without end.
+            // A server that drains or whose ledger has failed opens no sessions, and a drained one does not listen: a client
+            // that tried again would meet the same refusal without end.
             let server = &self.hosts[h].server;
             let known = session.is_some_and(|session| {
                 !self.scene.shared || server.find_session(session.id).is_some()
             });
-            let refused = self.hosts[h].draining && !known || self.hosts[h].drained;
+            let host = &self.hosts[h];
+            let refused = (host.draining || host.disk_full) && !known || host.drained;
             let home = self.scene.shared
                 || session.is_none_or(|session| session.server.to_bytes()[0] == h as u8 + 1);
             if !refused && (home || self.left.strays > 0) {
