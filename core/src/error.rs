@@ -261,7 +261,9 @@ impl fmt::Display for Refuse {
             Refuse::WrongServer { service, server } => {
                 write!(f, "another server was demanded than {server} of service {service}")
             }
-            Refuse::ShuttingDown => f.write_str("the server is shutting down"),
+            Refuse::ShuttingDown => f.write_str(
+                "the server takes no new sessions: it is shutting down, or its ledger has failed",
+            ),
             Refuse::Superseded => f.write_str("a newer connection resumed the session"),
             Refuse::TooSlow => {
                 f.write_str("the server found that the handshake or a frame took too long")

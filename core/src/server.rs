@@ -285,7 +285,7 @@ impl<T: ServerStorage> Server<T> {
 
     /// S31: the ledger cannot write. From now on new calls are refused; the driver leaves the others unanswered. New sessions, which no
     /// record would know, are refused too, as are those whose record was not [confirmed](Server::confirm_session): their clients go to
-    /// another server, or wait for one.
+    /// another server, or wait for one. Visits every connection.
     pub fn fail_ledger(&mut self) {
         self.ledger_failed = true;
         for index in 0..self.conns.high_water() {

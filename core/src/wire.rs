@@ -178,7 +178,7 @@ pub enum Refuse {
         /// The server's id.
         server: ServerId,
     },
-    /// The server is draining.
+    /// The server is draining, or its ledger has failed and no session can begin.
     ShuttingDown,
     /// A newer connection resumed the session.
     Superseded,

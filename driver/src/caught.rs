@@ -41,6 +41,12 @@ impl<T> Guarded<T> {
 
     /// The value; `None` never, as long as it was not dropped.
     #[inline]
+    pub(crate) fn get(&self) -> Option<&T> {
+        self.0.as_ref()
+    }
+
+    /// The same, to change it.
+    #[inline]
     pub(crate) fn get_mut(&mut self) -> Option<&mut T> {
         self.0.as_mut()
     }

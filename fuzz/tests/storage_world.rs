@@ -45,10 +45,10 @@ fn the_same_seed_gives_the_same_run() {
     }
 }
 
-/// A call on a session that was opened only to learn that the ledger has failed, and whose connection broke before: unknown,
-/// and never run.
+/// A session was opened only to learn that the ledger had failed, and its connection broke before that: its call was unknown, and had never
+/// run. Now such a session is refused.
 #[test]
-fn a_session_opened_after_the_failure_does_not_survive() {
+fn a_call_at_a_server_whose_ledger_has_failed_is_not_unknown() {
     run_alone(70);
 }
 

@@ -225,7 +225,7 @@ fn c407_a_server_that_takes_over_ends_all_lanes_of_the_one_before() {
             let next = next.await;
             clients.set(Some(&next));
             server.drain(Duration::ZERO).await;
-            // One that begins a session at a server whose ledger has failed does not find it at the next one.
+            // The next take-over meets calls of all of them.
             clients.come_to(&next).await;
             server = next;
         }

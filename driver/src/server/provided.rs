@@ -4,8 +4,10 @@ use std::any::{Any, TypeId};
 use std::fmt;
 use std::sync::Arc;
 
+use crate::caught::Guarded;
 use crate::sync::Lock;
 
+/// A [`Guarded`] one: its drop is the program's code, and may come in a task that all calls need.
 type Value = Arc<dyn Any + Send + Sync>;
 
 /// What hooks have given to a call, one value of each type.
@@ -21,7 +23,7 @@ impl fmt::Debug for Provided {
 impl Provided {
     /// Takes the place of a value of the same type.
     pub(super) fn put<T: Any + Send + Sync>(&self, value: T) {
-        let (id, value): (_, Value) = (TypeId::of::<T>(), Arc::new(value));
+        let (id, value): (_, Value) = (TypeId::of::<T>(), Arc::new(Guarded::new(value)));
         let mut values = self.0.lock();
         let before = match values.iter_mut().find(|(of, _)| *of == id) {
             Some((_, there)) => Some(std::mem::replace(there, value)),
@@ -30,7 +32,7 @@ impl Provided {
                 None
             }
         };
-        // Its drop is the program's code.
+        // Not with the lock.
         drop(values);
         drop(before);
     }
@@ -41,6 +43,6 @@ impl Provided {
             let values = self.0.lock();
             values.iter().find(|(of, _)| *of == id).map(|(_, value)| value.clone())
         };
-        value?.downcast_ref::<T>().cloned()
+        value?.downcast_ref::<Guarded<T>>()?.get().cloned()
     }
 }

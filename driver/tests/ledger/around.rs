@@ -1,4 +1,4 @@
-//! Hooks around calls that are recorded or run in a transaction, and around durable calls: C272 to C274, C412.
+//! Hooks around calls that are recorded or run in a transaction, and around durable calls: C272 to C274, C412, C426.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -92,6 +92,30 @@ fn c412_a_handler_is_given_what_its_own_calls_hooks_have_for_it_and_nothing_else
     assert_eq!(who(Some(7)), reply((Some(7), Some("tenant 7".to_owned()))));
     assert_eq!(who(None), reply((None::<u64>, None::<String>)));
     assert_eq!(who(Some(8)), reply((Some(8), Some("tenant 8".to_owned()))));
+}
+
+#[test]
+fn c426_a_value_for_a_handler_whose_drop_panics_disturbs_no_other_call() {
+    #[derive(Clone)]
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("a bomb is dropped");
+        }
+    }
+    let world = Ledgered::default();
+    let builder = bank(&world)
+        .around(|_, next| async move { next.provide(Bomb).run().await })
+        .around_transactional(|_, next| next.provide(Bomb).run());
+    start(&world, builder);
+    let client = world.client();
+    // Several in one batch: the end of each is dropped with the others'.
+    for round in 1..=3 {
+        let made: Vec<_> = (0..3).map(|_| world.call(&client, &PAY, (1, 1))).collect();
+        assert_eq!(made[2].outcome(), reply(3 * round));
+        assert_eq!(world.call(&client, &ADD, 1).outcome(), reply(1));
+    }
+    assert_eq!(world.server().load().running, 0);
 }
 
 #[test]

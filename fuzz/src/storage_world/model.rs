@@ -363,10 +363,8 @@ impl Model {
             Unknown::DeadlinePassed => now >= op.begun_at + op.timeout,
             Unknown::Interrupted => op.kind == Kind::Note && self.deaths + self.moves > 0,
             Unknown::Repeated => matches!(op.kind, Kind::Peek(_)),
-            // S30: sessions survive, but those that were opened only to learn that the ledger has failed.
-            Unknown::SessionEnded => {
-                self.is_put_back(op) || (self.ledger_failed && op.name.is_none())
-            }
+            // S30, S31: sessions survive, and none begins without its record.
+            Unknown::SessionEnded => self.is_put_back(op),
             _ => false,
         };
         possible.then_some(()).ok_or("without cause".into())
