@@ -125,7 +125,8 @@ fn c378_a_leader_is_stopped_another_one_leads_and_the_first_has_no_effect_any_mo
     let endpoints = cluster.endpoints();
     let election = registry(&endpoints).election("test").unwrap();
     let mut stopped = Process::start("a_leader_of_its_own", &endpoints[0]);
-    assert!(stopped.until_it_says("leads").ends_with("true"));
+    // One effect before it is stopped, at the least.
+    assert_eq!(stopped.until_it_says("effect"), "true true");
     block_on(async {
         let first = election.leader().await.unwrap().unwrap().token;
         stopped.signal(Signal::STOP);
@@ -138,7 +139,7 @@ fn c378_a_leader_is_stopped_another_one_leads_and_the_first_has_no_effect_any_mo
         let etcd = Etcd::builder(&endpoints).build().unwrap();
         let effects = etcd.get_prefix("effects/", 0).await.unwrap().entries;
         let later = effects.iter().filter(|effect| effect.create_revision > second.token().get());
-        assert!(!effects.is_empty() && later.count() == 0);
+        assert_eq!((effects.is_empty(), later.count()), (false, 0));
         let mut fence = Fence::default();
         fence.admit(second.token()).unwrap();
         assert!(fence.admit(first).is_err());

@@ -346,7 +346,7 @@ impl<T: ServerStorage> Server<T> {
             return Ok(None);
         }
         if matches!(slot.state, SlotState::Kept(_)) && slot.xid > header.acked {
-            // S9: a later xid on its slot. What is acknowledged is discarded already.
+            // S9: a later xid on its slot. What `acked` covers was discarded when it was taken: nothing kept is at or below it.
             view.discard(slot_number);
         }
         let one_way = header.flags & wire::FLAG_ONE_WAY != 0;

@@ -19,7 +19,7 @@ enum Step {
     More,
     /// Nothing to send, or no room for it.
     Stop,
-    /// Nothing to send in a session that is open: it does not wait for that.
+    /// Nothing to send in a session that is open, whose end does not wait for all to be sent.
     Idle,
 }
 
@@ -93,7 +93,7 @@ impl<T: ServerStorage> Server<T> {
             Some(session) => {
                 let step = self.send_replies(index, session, &mut out);
                 if matches!(step, Step::Idle) && out.written() == 0 {
-                    // The connection is up, and does not wait for that either.
+                    // Nor does the end of its connection, which is up.
                     return None;
                 }
                 step
