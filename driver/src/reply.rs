@@ -66,7 +66,7 @@ impl ReplyBody {
 
 const _: () = assert!(size_of::<ReplyBody>() == size_of::<Bytes>() + size_of::<usize>());
 
-/// An outcome as the machine gives it, which is to be kept.
+/// An outcome as the machine gives it, to keep.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Received<'a> {
     pub(crate) outcome: Outcome<'a>,

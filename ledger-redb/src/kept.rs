@@ -168,7 +168,7 @@ impl<K, V> Slot<K, V> {
     }
 }
 
-/// What is to be done with a table.
+/// A job for a table, of whatever types its arguments and result are.
 trait Job<K: 'static, V: 'static>: Send {
     fn run(&mut self, table: &mut Table<'_, K, V>)
     where

@@ -26,7 +26,7 @@ pub(super) struct LedgerTask {
 /// A call whose started record is stable, and how it is run.
 type Start = (Execution, MethodOptions);
 
-/// What is to be done without the lock when batches have come back.
+/// What is left to do without the lock when batches have come back.
 #[derive(Default)]
 struct Unlocked {
     starts: Vec<Start>,
