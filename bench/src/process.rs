@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 
 use serde::Serialize;
@@ -60,8 +60,12 @@ impl Process {
 
     /// The next line that it prints.
     pub(crate) fn line(&self, limit: Duration) -> Result<String> {
-        let none = |_| format!("process {} said nothing for {limit:?}, or has ended", self.pid());
-        Ok(self.lines.recv_timeout(limit).map_err(none)?)
+        self.lines.recv_timeout(limit).map_err(|error| match error {
+            RecvTimeoutError::Timeout => {
+                format!("process {} said nothing for {limit:?}", self.pid()).into()
+            }
+            RecvTimeoutError::Disconnected => format!("process {} has ended", self.pid()).into(),
+        })
     }
 }
 

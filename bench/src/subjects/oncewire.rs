@@ -24,7 +24,7 @@ use crate::subject::{Host, Subject};
 pub(super) use hosts::{drive, serve};
 
 const ECHO: MethodId = MethodId::of("bench/echo");
-const TYPED_ECHO: Method<Bytes, Bytes> = Method::new("bench/echo").reply_len_max((1 << 20) + 64);
+const TYPED_ECHO: Method<Bytes, Bytes> = Method::new("bench/echo");
 
 /// A server whose methods take and give raw bodies.
 fn raw_server(case: &Case, runtime: Arc<dyn Runtime>) -> Result<Server> {
@@ -44,10 +44,12 @@ fn raw_server(case: &Case, runtime: Arc<dyn Runtime>) -> Result<Server> {
 
 /// A server with typed methods on the default runtime, as in the README.
 fn typed_server(case: &Case) -> Result<Server> {
+    // With its length before it. As much is set aside for the reply of each call that runs.
+    let echo = TYPED_ECHO.reply_len_max(case.body_len as u32 + 8);
     let builder = Server::builder("bench");
     let builder = match case.workload.wait() {
-        None => builder.method(&TYPED_ECHO, |_, body| async move { body }),
-        Some(wait) => builder.method(&TYPED_ECHO, move |_, body| async move {
+        None => builder.method(&echo, |_, body| async move { body }),
+        Some(wait) => builder.method(&echo, move |_, body| async move {
             sleep(wait).await;
             body
         }),
