@@ -333,6 +333,7 @@ impl Connect for PluginConnector {
 mod tests {
     use smol::io::AsyncReadExt;
 
+    use super::super::stream::CLOSED_GRACE;
     use super::*;
 
     fn host(script: &str, policy: RestartPolicy) -> Arc<Host> {
@@ -354,6 +355,32 @@ mod tests {
             };
             let _ = changed.recv().await;
         }
+    }
+
+    #[test]
+    fn a_program_whose_end_is_seen_late_has_ended_by_itself() {
+        thread::start().unwrap();
+        // Ends are seen on one thread, which comes late.
+        let (go_on, late) = std::sync::mpsc::channel::<()>();
+        let (begun, begins) = std::sync::mpsc::channel();
+        thread::spawn(async move {
+            begun.send(()).unwrap();
+            let _ = late.recv();
+        });
+        begins.recv().unwrap();
+        smol::block_on(async {
+            let host = host("exit 3", RestartPolicy::NEVER);
+            let mut stream = PluginConnector(host.clone()).connect().await.unwrap();
+            // For longer than a program that lives may have its stdout closed.
+            let passed = async {
+                sleep(2 * CLOSED_GRACE).await;
+                Ok(0)
+            };
+            or(stream.read(&mut [0]), passed).await.unwrap();
+            drop(go_on);
+            let end = first_end(&host).await;
+            assert_eq!((end.why, end.status.unwrap().code()), (EndReason::Ended, Some(3)));
+        });
     }
 
     #[test]

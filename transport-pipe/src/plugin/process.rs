@@ -10,7 +10,9 @@ use std::sync::{Mutex, OnceLock};
 
 use async_io::Async;
 use async_signal::{Signal as Caught, Signals};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid,
+};
 
 use super::lock;
 use crate::os::PipeStream;
@@ -67,6 +69,13 @@ impl Process {
     pub(super) async fn ended(&self) {
         // Without its reactor's help nothing could be waited for; the wait for the process then blocks.
         let _ = self.pidfd.readable().await;
+    }
+
+    /// Whether it has ended, waited for or not.
+    pub(super) fn has_ended(&self) -> bool {
+        let child = lock(&self.child);
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        child.is_none() || matches!(waitid(WaitId::Pid(self.pid), look), Ok(Some(_)))
     }
 
     /// Waits for it, after [`ended`](Process::ended), and kills what is left of its group.

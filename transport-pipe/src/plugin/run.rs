@@ -1,11 +1,14 @@
 //! One run of a plugin: from the start of its program until that was waited for.
 
 use std::io::{self, ErrorKind};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use oncewire_driver::{Runtime, SmolRuntime};
+use rustix::process::Signal;
 use smol::channel::{Receiver, Sender, bounded};
 use smol::future::{or, pending, poll_fn};
 
@@ -55,7 +58,8 @@ impl Run {
     ) {
         or(self.process.ended(), stderr.read()).await;
         let status = self.process.reap().ok();
-        let why = lock(&self.killed_for).take().unwrap_or(EndReason::Ended);
+        let why = lock(&self.killed_for).take().filter(|why| !ended_before(why, status));
+        let why = why.unwrap_or(EndReason::Ended);
         let end = PluginEnd { why, status, stderr: stderr.finish() };
         *lock(&self.end) = Some(end.clone());
         report(&self, end);
@@ -86,7 +90,10 @@ impl Run {
     pub(super) async fn ended_within(self: Arc<Run>, grace: Duration, why: EndReason) {
         let kill = async {
             sleep(grace).await;
-            self.kill(why);
+            // It may have ended, and only its watch be late.
+            if !self.process.has_ended() {
+                self.kill(why);
+            }
             pending().await
         };
         or(self.clone().ended(), kill).await;
@@ -105,6 +112,12 @@ impl Run {
         let end = lock(&self.end).as_ref().map(ToString::to_string);
         io::Error::new(ErrorKind::BrokenPipe, end.unwrap_or_default())
     }
+}
+
+/// Whether a program ended by itself before it could be killed because it seemed to live on.
+fn ended_before(why: &EndReason, status: Option<ExitStatus>) -> bool {
+    let killed = status.is_none_or(|status| status.signal() == Some(Signal::KILL.as_raw()));
+    matches!(why, EndReason::ClosedPipe | EndReason::Disconnected) && !killed
 }
 
 pub(super) async fn sleep(time: Duration) {

@@ -17,7 +17,7 @@ use super::run::Run;
 use crate::os::PipeStream;
 
 /// How long a program that has closed its stdin or stdout may live on.
-const CLOSED_GRACE: Duration = Duration::from_secs(1);
+pub(super) const CLOSED_GRACE: Duration = Duration::from_secs(1);
 
 /// The stream of a run. Instead of an end of file it has an error, which says how the program ended.
 pub(super) struct PluginStream {

@@ -52,10 +52,11 @@ fn a_plugin_that_a_signal_ends_says_which() {
         let text = plugin.explain(failure).to_string();
         assert!(text.contains("the program was killed by signal: 6 (SIGABRT)"), "{text}");
         let pid = plugin.client().call(&PID, &()).await.ok().unwrap();
-        signal("-9", pid);
+        // Not the one by which its host kills it.
+        signal("-TERM", pid);
         until(|| plugin.status().starts == 3).await;
         let end = plugin.status().last_end.unwrap();
-        assert_eq!(end.to_string(), "the program was killed by signal: 9 (SIGKILL)");
+        assert_eq!(end.to_string(), "the program was killed by signal: 15 (SIGTERM)");
     });
 }
 
