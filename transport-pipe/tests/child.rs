@@ -31,7 +31,8 @@ async fn read_all(stream: &mut BoxStream) -> String {
 
 /// Waits until a process is no more, not even as a zombie, and says how its connector saw it end.
 async fn gone(connector: &ChildConnector, pid: u32) -> ExitStatus {
-    while Path::new(&format!("/proc/{pid}")).exists() || connector.pid() == Some(pid) {
+    let is_there = || Path::new(&format!("/proc/{pid}")).exists();
+    while is_there() || connector.pid() == Some(pid) || connector.last_exit().is_none() {
         yield_now().await;
     }
     connector.last_exit().unwrap()

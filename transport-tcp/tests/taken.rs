@@ -7,9 +7,24 @@ use std::net::{SocketAddr, TcpListener};
 use oncewire_tcp::probe::{Listener, who_listens};
 use oncewire_tcp::tokens::Tokens;
 use oncewire_tcp::{BoxStream, Connect, Server, TcpAcceptor, TcpConnector};
+use rustix::net;
 
-/// The error of a second server there.
+/// Times that a listener is asked, which has a second each time: on a busy machine it may need more than one.
+const TRIES: usize = 60;
+
+/// The error of a second server there, when the first one was quick enough to say what it is.
 async fn second_at(address: SocketAddr) -> String {
+    for _ in 1..TRIES {
+        let error = second_at_once(address).await;
+        if !error.contains("does not answer within") {
+            return error;
+        }
+    }
+    second_at_once(address).await
+}
+
+/// The error of a second server there, whatever the first one has time to say.
+async fn second_at_once(address: SocketAddr) -> String {
     let error = TcpAcceptor::bind(address).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AddrInUse, "{error}");
     let error = error.to_string();
@@ -25,15 +40,17 @@ async fn serve(server: Server) -> (SocketAddr, String) {
     (address, instance)
 }
 
-/// A server of another protocol, that says this and then waits for the other end to leave.
+/// A server of another protocol, that says this on each connection and then waits for the other end to leave.
 fn other(says: &'static [u8]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        stream.read_exact(&mut [0; 9]).unwrap();
-        stream.write_all(says).unwrap();
-        let _ = stream.read_to_end(&mut Vec::new());
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            // Who asks may have left.
+            let _ = stream.read_exact(&mut [0; 9]).and_then(|()| stream.write_all(says));
+            let _ = stream.read_to_end(&mut Vec::new());
+        }
     });
     address
 }
@@ -47,7 +64,7 @@ fn c188_the_second_server_at_a_port_names_the_first() {
         let named = format!("an Oncewire server has it: service \"bank\", instance {instance}");
         assert!(error.contains(&named), "{error}");
         assert_eq!(server.counters().sessions, 0, "the question opens none");
-        assert_eq!(server.counters().hellos_mismatched, 1);
+        assert!(server.counters().hellos_mismatched >= 1);
 
         let tokens = Tokens::parse("").unwrap();
         let (address, instance) =
@@ -68,7 +85,7 @@ fn c188_what_speaks_no_oncewire_at_a_port_is_said_to_and_silence_is_not_waited_f
             assert!(error.contains(named), "{error}");
         }
         let silent = TcpAcceptor::bind("127.0.0.1:0").await.unwrap();
-        let error = second_at(silent.local_addr()).await;
+        let error = second_at_once(silent.local_addr()).await;
         assert!(error.contains("does not answer within 1s"), "{error}");
     });
 }
@@ -76,9 +93,10 @@ fn c188_what_speaks_no_oncewire_at_a_port_is_said_to_and_silence_is_not_waited_f
 #[test]
 fn c188_an_address_that_cannot_be_dialled_is_said_to_be_so() {
     smol::block_on(async {
-        let held = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = held.local_addr().unwrap();
-        drop(held);
+        // Its port is taken, so that no one else gets it, and no socket listens there.
+        let held = net::socket(net::AddressFamily::INET, net::SocketType::STREAM, None).unwrap();
+        net::bind(&held, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let address: SocketAddr = net::getsockname(&held).unwrap().try_into().unwrap();
         let connector = TcpConnector::new(address);
         let listener = who_listens(async { connector.connect().await }).await;
         assert!(matches!(listener, Listener::Unreachable(_)), "{listener:?}");

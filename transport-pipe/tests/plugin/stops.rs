@@ -18,7 +18,11 @@ crate::tests! {
 
 fn a_stop_lets_a_plugin_end_by_itself() {
     smol::block_on(async {
-        let plugin = plugin("serve").stop_grace(Duration::from_secs(3600)).start();
+        let long = Duration::from_secs(3600);
+        let plugin = plugin("serve")
+            .stop_grace(long)
+            .client_options(move |options| options.with_close_timeout(long))
+            .start();
         let pid = plugin.client().call(&PID, &()).await.ok().unwrap();
         let child = plugin.client().call(&LEAVE, &()).await.ok().unwrap();
         let call = plugin.client().call(&ECHO, &vec![0; 1 << 20]).start();
@@ -85,7 +89,9 @@ fn calls_of_a_client_that_outlives_its_plugin_end() {
         let plugin: Plugin = plugin("serve").start();
         let client = plugin.client();
         client.call(&PID, &()).await.ok().unwrap();
-        let call = client.call(&crate::roles::HANG, &()).timeout(Duration::from_secs(3600)).start();
+        let mut call = client.call(&crate::roles::HANG, &()).timeout(Duration::from_secs(3600));
+        // This has it sent.
+        assert!(smol::future::poll_once(&mut call).await.is_none());
         drop(plugin);
         let failure = call.await.ok().unwrap_err();
         assert_eq!(
