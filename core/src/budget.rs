@@ -27,8 +27,9 @@ pub(crate) fn has_room(held: Bytes, limits: Bytes, wanted: u64) -> bool {
     let free = limits.server.saturating_sub(held.server);
     let session = held.session.saturating_add(wanted);
     let principal = held.principal.saturating_add(wanted);
-    let fits = session <= limits.session && principal <= limits.principal && session <= free;
-    fits && (session <= free / SMALL_PART || principal <= free.saturating_mul(PRINCIPAL_WEIGHT))
+    let within = session <= limits.session && principal <= limits.principal;
+    let is_small = session <= free / SMALL_PART;
+    within && (is_small || session <= free && principal <= free.saturating_mul(PRINCIPAL_WEIGHT))
 }
 
 /// Whether a principal that has `held` sessions, or connections, may have one more, while there is room for `free` more

@@ -5,6 +5,7 @@
 //! program. The traits below are the machines' own business: use them as bounds, do not implement them. They know
 //! nothing of what a machine puts into a table.
 
+pub(crate) mod copy;
 #[cfg(all(test, feature = "alloc"))]
 pub(crate) mod counted;
 #[cfg(feature = "alloc")]

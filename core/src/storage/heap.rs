@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use bytes::Bytes;
 
+use super::copy::copy;
 use super::list::INDEX_MAX;
 use super::pages::{Pages, filled};
 use super::*;
@@ -68,7 +69,7 @@ impl Body for HeapBody {
         {
             // As for most calls.
             *len = slice.len() as u8;
-            place.copy_from_slice(slice);
+            copy(slice, place);
             return true;
         }
         self.store_long(payload)

@@ -161,12 +161,19 @@ pub(crate) fn parse(
 pub(crate) fn plain_request(data: &[u8], body_len_max: u32) -> Option<(RequestHeader, &[u8])> {
     let (head, rest) = data.split_first_chunk::<REQUEST_HEADER_LEN>()?;
     let len = u32_at(head, 0).checked_sub((REQUEST_HEADER_LEN - LEN_FIELD_LEN) as u32)?;
-    let (kind, flags) = (head[LEN_FIELD_LEN], head[LEN_FIELD_LEN + 1]);
-    if kind != KIND_REQUEST || flags & (FLAG_METADATA | !FLAGS) != 0 || len > body_len_max {
+    let of_call = u32::from_le_bytes([0, FLAGS & !FLAG_METADATA, 0, 0]);
+    let plain = u32::from_le_bytes([KIND_REQUEST, 0, 0, 0]);
+    if u32_at(head, LEN_FIELD_LEN) & !of_call != plain || len > body_len_max {
         return None;
     }
     let body = rest.get(..len as usize)?;
-    let (header, _) = decode_request(&head[LEN_FIELD_LEN + 1..], 0).ok()?;
+    let header = RequestHeader {
+        flags: head[LEN_FIELD_LEN + 1],
+        method: MethodId::from_number(u64_at(head, 8)),
+        remaining_ms: u32_at(head, 32),
+        xid: Xid::new(u64_at(head, 16))?,
+        acked: u64_at(head, 24),
+    };
     Some((header, body))
 }
 

@@ -1,5 +1,6 @@
 //! Filling the caller's output slice with frames.
 
+use crate::storage::copy::copy;
 use crate::wire::{self, CONTROL_LEN_MAX, Frame};
 
 /// Shared bodies at least this long are not copied behind their headers: they leave from where they lie.
@@ -60,7 +61,7 @@ impl<'o> FrameWriter<'o> {
         {
             // As nearly always.
             *head = *header;
-            rest.copy_from_slice(body);
+            copy(body, rest);
             self.at += whole;
             return whole;
         }
