@@ -68,22 +68,36 @@ impl Held {
         self.len == 0
     }
 
-    /// Takes in a call that was just admitted.
+    /// Takes in a call that is being admitted, and returns the links of its slot. They are none if it comes late: then it is to
+    /// be [put in](Held::insert_late) once its slot has its xid.
     #[inline(always)]
-    pub(super) fn insert<B>(&mut self, slots: &mut impl Places<Slot<B>>, index: u32, xid: u64) {
+    pub(super) fn insert<B>(
+        &mut self,
+        slots: &mut impl Places<Slot<B>>,
+        index: u32,
+        xid: u64,
+    ) -> Links {
         self.len += 1;
         let order = &mut self.calls.0;
-        let last = order.in_order.back().and_then(|last| slots.at(last));
-        if last.is_some_and(|last| last.xid > xid) {
-            order.late_running.insert(slots, index);
-            mark_late(slots, index, true);
-            return;
+        let links = order.in_order.links_at_end();
+        let is_in_order = order.in_order.append(slots, index, |last: &Slot<B>| {
+            debug_assert!(last.xid != xid, "no xid is held twice");
+            last.xid < xid
+        });
+        if !is_in_order {
+            return Links::default();
         }
-        debug_assert!(last.is_none_or(|last| last.xid < xid), "no xid is held twice");
-        order.in_order.push_back(slots, index);
         if order.running_from == NIL {
             order.running_from = index;
         }
+        links
+    }
+
+    /// Puts in a call that comes later than one with a higher xid.
+    #[cold]
+    pub(super) fn insert_late<B>(&mut self, slots: &mut impl Places<Slot<B>>, index: u32) {
+        self.calls.0.late_running.insert(slots, index);
+        mark_late(slots, index, true);
     }
 
     /// A call that came late is finished, and kept.
@@ -130,13 +144,34 @@ impl Held {
         late.is_some_and(|slot| slot.xid <= xid)
     }
 
-    /// A call up to this xid, if one is held and none up to it runs.
+    /// The first of the calls that came in the order of their xids, or [`NIL`].
     #[inline]
-    pub(super) fn kept_up_to<B>(&self, slots: &impl Places<Slot<B>>, xid: u64) -> Option<u32> {
-        let order = &self.calls.0;
+    pub(super) fn first_in_order(&self) -> u32 {
+        self.calls.0.in_order.front().unwrap_or(NIL)
+    }
+
+    /// Lets go of that call, whose links are gone; `next` is the one behind it, with which the list begins once
+    /// [`begin_at`](Held::begin_at) was called.
+    #[inline(always)]
+    pub(super) fn pass(&mut self, index: u32, next: u32) {
+        self.len -= 1;
+        let order = &mut self.calls.0;
+        if order.running_from == index {
+            order.running_from = next;
+        }
+    }
+
+    /// The calls that came in order begin here: all before it are gone.
+    #[inline]
+    pub(super) fn begin_at<B>(&mut self, slots: &mut impl Places<Slot<B>>, index: u32) {
+        self.calls.0.in_order.join(slots, NIL, index);
+    }
+
+    /// A call up to this xid that came late and is kept, if there is one.
+    #[inline]
+    pub(super) fn late_up_to<B>(&self, slots: &impl Places<Slot<B>>, xid: u64) -> Option<u32> {
         let covered = |index: &u32| slots.at(*index).is_some_and(|slot| slot.xid <= xid);
-        let in_order = order.in_order.front().filter(covered);
-        in_order.or_else(|| order.late_kept.first(slots).filter(covered))
+        self.calls.0.late_kept.first(slots).filter(covered)
     }
 
     /// The xids, in order.

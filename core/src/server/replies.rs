@@ -11,7 +11,7 @@ use crate::budget::{self, Bytes};
 use crate::error::ProtocolError;
 use crate::ids::Key;
 use crate::outcome::{NoReply, Status};
-use crate::storage::list::{List, NIL};
+use crate::storage::list::{Links, List, NIL};
 use crate::storage::{Array, Body, Payload, Places, ServerStorage, Table};
 use crate::wire::Ack;
 
@@ -110,14 +110,19 @@ impl<T: ServerStorage> SessionView<'_, T> {
         let session = &mut *self.session;
         session.seen = session.seen.max(xid);
         let Some(calls) = session.calls.as_deref_mut() else { return };
+        let links = calls.held.insert(&mut calls.slots, slot_number, xid);
         let Some(slot) = calls.slots.live_mut(slot_number) else { return };
         debug_assert!(slot.state == SlotState::Discarded && slot.bytes == 0);
+        debug_assert!(!slot.held_links.0.is_linked() && !slot.is_late.0);
         debug_assert!(slot.xid <= xid && slot.request_bytes == 0);
         slot.xid = xid;
         slot.state = SlotState::Admitted;
         (slot.bytes, slot.request_bytes) = (reply, request);
+        slot.held_links.0 = links;
         fill(slot);
-        calls.held.insert(&mut calls.slots, slot_number, xid);
+        if !links.is_linked() {
+            calls.held.insert_late(&mut calls.slots, slot_number);
+        }
         calls.running += 1;
         *self.held += 1;
         self.counters.running += 1;
@@ -215,7 +220,8 @@ impl<T: ServerStorage> SessionView<'_, T> {
         let conn = self.conns.at_mut(self.session.conn);
         let mut partial = conn.and_then(|conn| conn.partial.as_mut());
         let mut freed = Freed::default();
-        while let Some(number) = calls.held.kept_up_to(&calls.slots, acked) {
+        calls.discard_in_order(acked, partial.as_deref_mut(), &mut freed);
+        while let Some(number) = calls.held.late_up_to(&calls.slots, acked) {
             calls.discard(number, partial.as_deref_mut(), &mut freed);
         }
         self.count_freed(freed);
@@ -309,7 +315,11 @@ impl<T: ServerStorage> SessionView<'_, T> {
         debug_assert!(len <= slot.bytes, "room was set aside for all that is kept");
         slot.state = SlotState::Kept(status);
         let late = slot.is_late.0;
-        let due = slot.is_due(epoch);
+        let due = slot.is_due(epoch) && conn != NIL;
+        let joins = due && !slot.out_links.is_linked();
+        if joins {
+            slot.out_links = calls.out.links_at_end();
+        }
         let freed = slot.bytes.saturating_sub(len);
         slot.bytes -= freed;
         let request = u64::from(core::mem::take(&mut slot.request_bytes));
@@ -325,9 +335,11 @@ impl<T: ServerStorage> SessionView<'_, T> {
         self.counters.kept_bytes -= u64::from(freed);
         self.counters.running -= 1;
         self.counters.refused += u64::from(matches!(status, Status::Refused(_)));
-        if due && conn != NIL {
-            calls.out.push_back(&mut calls.slots, slot_number);
-            self.conn_events.push_back(self.conns, conn);
+        if joins {
+            calls.out.append(&mut calls.slots, slot_number, |_| true);
+        }
+        if due {
+            self.wake(conn);
         } else {
             self.forget_idempotent(slot_number);
         }
@@ -340,6 +352,15 @@ impl<T: ServerStorage> SessionView<'_, T> {
         let Some(calls) = self.session.calls.as_deref_mut() else { return };
         if conn != NIL && calls.slots.live(slot_number).is_some_and(|slot| slot.is_due(epoch)) {
             calls.out.push_back(&mut calls.slots, slot_number);
+            self.wake(conn);
+        }
+    }
+
+    /// Puts the session's connection on the list of those with an event, unless that ends with it, as behind the first of several
+    /// replies.
+    #[inline]
+    fn wake(&mut self, conn: u32) {
+        if self.conn_events.back() != Some(conn) {
             self.conn_events.push_back(self.conns, conn);
         }
     }
@@ -382,6 +403,29 @@ struct Freed {
     half_sent: u64,
 }
 
+impl Freed {
+    /// Takes what is kept on a slot, and the slot's links among those with something to send.
+    #[inline(always)]
+    fn take<B: Body>(
+        &mut self,
+        slot_number: u32,
+        slot: &mut Slot<B>,
+        partial: Option<&mut PartialFrame<B>>,
+    ) -> Links {
+        slot.state = SlotState::Discarded;
+        let bytes = core::mem::take(&mut slot.bytes);
+        // A frame that has begun to leave is finished, whatever becomes of its slot, and counted until it has left.
+        if partial.is_some_and(|partial| partial.outlive(slot_number, &mut slot.body, bytes)) {
+            self.half_sent += u64::from(bytes);
+        } else {
+            self.bytes += u64::from(bytes);
+        }
+        self.calls += 1;
+        slot.body.release();
+        core::mem::take(&mut slot.out_links)
+    }
+}
+
 impl<T: ServerStorage> Calls<T> {
     /// Forgets what is kept on a slot; its xid stays. Nothing happens if nothing is kept. `partial` is the frame that is leaving
     /// on the session's connection.
@@ -396,17 +440,7 @@ impl<T: ServerStorage> Calls<T> {
         if !matches!(slot.state, SlotState::Kept(_)) {
             return;
         }
-        slot.state = SlotState::Discarded;
-        let out = core::mem::take(&mut slot.out_links);
-        let bytes = core::mem::take(&mut slot.bytes);
-        // A frame that has begun to leave is finished, whatever becomes of its slot, and counted until it has left.
-        if partial.is_some_and(|partial| partial.outlive(slot_number, &mut slot.body, bytes)) {
-            freed.half_sent += u64::from(bytes);
-        } else {
-            freed.bytes += u64::from(bytes);
-        }
-        freed.calls += 1;
-        slot.body.release();
+        let out = freed.take(slot_number, slot, partial);
         if slot.is_late.0 {
             self.held.remove_late(&mut self.slots, slot_number);
         } else {
@@ -416,6 +450,31 @@ impl<T: ServerStorage> Calls<T> {
         if out.is_linked() {
             self.out.join(&mut self.slots, out.prev, out.next);
         }
+    }
+
+    /// The same for all calls up to an xid, but those that came late. None of them runs.
+    #[inline(always)]
+    fn discard_in_order(
+        &mut self,
+        acked: u64,
+        mut partial: Option<&mut PartialFrame<T::Body>>,
+        freed: &mut Freed,
+    ) {
+        let mut number = self.held.first_in_order();
+        while number != NIL
+            && let Some(slot) = self.slots.live_mut(number)
+            && slot.xid <= acked
+        {
+            debug_assert!(matches!(slot.state, SlotState::Kept(_)) && !slot.is_late.0);
+            let next = core::mem::take(&mut slot.held_links.0).next;
+            let out = freed.take(number, slot, partial.as_deref_mut());
+            if out.is_linked() {
+                self.out.join(&mut self.slots, out.prev, out.next);
+            }
+            self.held.pass(number, next);
+            number = next;
+        }
+        self.held.begin_at(&mut self.slots, number);
     }
 }
 

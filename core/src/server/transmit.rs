@@ -191,8 +191,13 @@ impl<T: ServerStorage> Server<T> {
         let Some(session) = self.sessions.live_mut(session_index) else { return Step::Stop };
         debug_assert!(session.conn == index, "a session's replies leave on its connection");
         let Some(calls) = session.calls.as_deref_mut() else { return Step::Stop };
-        while let Some(number) = calls.out.front() {
-            let Some(slot) = calls.slots.live_mut(number) else { return Step::Stop };
+        let mut number = calls.out.front().unwrap_or(NIL);
+        let mut forgotten = None;
+        let step = loop {
+            if number == NIL {
+                break if session.state == SessionState::Open { Step::Idle } else { Step::Stop };
+            }
+            let Some(slot) = calls.slots.live_mut(number) else { break Step::Stop };
             let (status, xid) = match slot.state {
                 SlotState::Kept(status) => (status, slot.xid),
                 _ => (Status::NotSeen { ask: slot.ask }, slot.not_seen),
@@ -201,12 +206,12 @@ impl<T: ServerStorage> Server<T> {
             let header = Xid::new(xid)
                 .and_then(|xid| wire::reply_header(&ReplyHeader { status, xid }, body.len()));
             let Some(header) = header else {
-                calls.out.unlink(&mut calls.slots, number);
+                number = core::mem::take(&mut slot.out_links).next;
                 continue;
             };
             let len = REPLY_HEADER_LEN + body.len();
             if !out.has_room_for(len, REPLY_HEADER_LEN) {
-                return Step::Stop;
+                break Step::Stop;
             }
             // Where a link loses messages, a frame is one of them (S27), and does not leave in pieces.
             let apart = body.len() >= APART_LEN_MIN && slot.body.is_shared() && !self.config.lossy;
@@ -214,25 +219,27 @@ impl<T: ServerStorage> Server<T> {
                 true => out.write_header(&header),
                 false => out.write_partial(&header, body, 0),
             };
-            let idempotent = slot.idempotent;
-            let links = core::mem::take(&mut slot.out_links);
-            calls.out.join(&mut calls.slots, links.prev, links.next);
+            let sent = core::mem::replace(&mut number, core::mem::take(&mut slot.out_links).next);
             self.counters.replies += 1;
             if at < len {
                 if let Some(conn) = self.conns.live_mut(index) {
-                    conn.partial =
-                        Some(PartialFrame { header, at, body: PartialBody::Slot(number) });
+                    conn.partial = Some(PartialFrame { header, at, body: PartialBody::Slot(sent) });
                 }
-                return Step::Stop;
+                break Step::Stop;
             }
-            if idempotent {
-                if let Some(mut view) = self.view(session_index) {
-                    view.forget_idempotent(number);
-                }
-                return Step::More;
+            if slot.idempotent {
+                forgotten = Some(sent);
+                break Step::More;
             }
+        };
+        // All before this one have left.
+        calls.out.join(&mut calls.slots, NIL, number);
+        if let Some(sent) = forgotten
+            && let Some(mut view) = self.view(session_index)
+        {
+            view.forget_idempotent(sent);
         }
-        if session.state == SessionState::Open { Step::Idle } else { Step::Stop }
+        step
     }
 
     fn continue_reply(&mut self, index: u32, out: &mut FrameWriter<'_>) -> Step {

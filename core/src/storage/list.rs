@@ -89,16 +89,36 @@ impl<const L: u8> List<L> {
 
     #[inline(always)]
     pub(crate) fn push_back<T: Linked<L>>(&mut self, places: &mut impl Places<T>, index: u32) {
-        let links = Links { prev: self.tail, next: NIL };
-        if !link(places, index, links) {
-            return;
+        if link(places, index, self.links_at_end()) {
+            self.append(places, index, |_| true);
+        }
+    }
+
+    /// The links of an entry that is put at the end.
+    #[inline(always)]
+    pub(crate) fn links_at_end(&self) -> Links {
+        Links { prev: self.tail, next: NIL }
+    }
+
+    /// Puts an entry at the end that has, or gets, [these links](List::links_at_end), where `may_follow` says that it may be behind
+    /// the last one. Returns whether it may.
+    #[inline(always)]
+    pub(crate) fn append<T: Linked<L>>(
+        &mut self,
+        places: &mut impl Places<T>,
+        index: u32,
+        may_follow: impl FnOnce(&T) -> bool,
+    ) -> bool {
+        if self.tail == NIL {
+            self.head = index;
+        } else if let Some(last) = places.live_mut(self.tail) {
+            if !may_follow(last) {
+                return false;
+            }
+            last.links_mut().next = index;
         }
         self.tail = index;
-        if links.prev == NIL {
-            self.head = index;
-        } else if let Some(entry) = places.live_mut(links.prev) {
-            entry.links_mut().next = index;
-        }
+        true
     }
 
     /// Puts an entry in front of another one that is on the list.
