@@ -19,8 +19,6 @@ enum Step {
     More,
     /// Nothing to send, or no room for it.
     Stop,
-    /// Nothing to send in a session that is open, whose end does not wait for all to be sent.
-    Idle,
 }
 
 impl<T: ServerStorage> Server<T> {
@@ -86,18 +84,29 @@ impl<T: ServerStorage> Server<T> {
     ) -> Option<NonZeroUsize> {
         self.advance_clock(now);
         let live = self.conns.get(conn.0)?;
-        let index = conn.0.index;
-        let mut out = FrameWriter::new(out);
         // As nearly always: there are replies to send, or nothing.
-        let mut step = match live.session.filter(|_| live.sends_replies()) {
-            Some(session) => {
-                let step = self.send_replies(index, session, &mut out);
-                if matches!(step, Step::Idle) && out.written() == 0 {
-                    // Nor does the end of its connection, which is up.
-                    return None;
-                }
-                step
-            }
+        let session = live.session.filter(|_| live.sends_replies());
+        if let Some(session) = session.and_then(|session| self.sessions.live(session))
+            && session.state == SessionState::Open
+            && session.calls.as_deref().is_none_or(|calls| calls.out.is_empty())
+        {
+            // Nor does the end of the session, which is open, or of its connection, which is up, wait for it.
+            return None;
+        }
+        self.transmit(conn.0.index, session, out)
+    }
+
+    /// Writes what is due on a connection, whose replies come first if it is their session's turn.
+    #[inline(never)]
+    fn transmit(
+        &mut self,
+        index: u32,
+        replies_of: Option<u32>,
+        out: &mut [u8],
+    ) -> Option<NonZeroUsize> {
+        let mut out = FrameWriter::new(out);
+        let mut step = match replies_of {
+            Some(session) => self.send_replies(index, session, &mut out),
             None => Step::More,
         };
         while let Step::More = step {
@@ -195,7 +204,7 @@ impl<T: ServerStorage> Server<T> {
         let mut forgotten = None;
         let step = loop {
             if number == NIL {
-                break if session.state == SessionState::Open { Step::Idle } else { Step::Stop };
+                break Step::Stop;
             }
             let Some(slot) = calls.slots.live_mut(number) else { break Step::Stop };
             let (status, xid) = match slot.state {
