@@ -248,6 +248,17 @@ impl ConnId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionKey(pub(crate) Key);
 
+/// How far behind `number` the next one on `slot` is, in a session of `slots` slots; 0 if it is on that slot itself.
+#[inline]
+pub(crate) fn steps_to_slot(number: u64, slot: u32, slots: u32) -> u64 {
+    let (slot, slots) = (u64::from(slot), u64::from(slots.max(1)));
+    if slots & (slots - 1) == 0 {
+        return slot.wrapping_sub(number) & (slots - 1);
+    }
+    let at = number % slots;
+    if slot >= at { slot - at } else { slots + slot - at }
+}
+
 /// The slot of an xid in a session of `slots` slots (S8).
 #[inline]
 pub(crate) fn slot_of(xid: u64, slots: u32) -> u32 {

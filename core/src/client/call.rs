@@ -4,7 +4,7 @@ use super::Comparison;
 use crate::ids::{MethodId, Xid};
 use crate::outcome::{NotExecuted, Outcome};
 use crate::storage::ClientStorage;
-use crate::storage::list::{Links, linked};
+use crate::storage::list::{Links, NIL, linked};
 use crate::time::{Instant, Timer};
 use crate::wire;
 
@@ -279,6 +279,13 @@ impl<B> CallEntry<B> {
     #[inline]
     pub(super) fn neighbours(&self) -> Links {
         self.queue
+    }
+
+    /// The call behind it in the queue.
+    #[inline]
+    pub(super) fn behind(&self) -> Option<u32> {
+        let next = self.queue.next;
+        (next != NIL).then_some(next)
     }
 
     /// Whether it is on the list of calls with something to do on this connection.

@@ -6,7 +6,7 @@ use super::Call;
 use super::call::{CallEntry, CallState, Calls, Cancel, EVENT, InFlight, QUEUE, TODO};
 use super::recovery::{self, SessionLost};
 use super::timers::{NextDue, Timers};
-use crate::ids::{CallId, Xid, slot_of};
+use crate::ids::{CallId, Xid, slot_of, steps_to_slot};
 use crate::outcome::NotExecuted;
 use crate::storage::list::{List, NIL};
 use crate::storage::{Array, Body, ClientStorage, FreeSlots, Places, Table};
@@ -213,19 +213,16 @@ impl<S: ClientStorage> CallTable<S> {
     }
 
     /// Gives the first waiting call its xid, on the lowest free slot (S8): it is unsettled from now on, and the caller says in
-    /// which state. `None` if no slot is free, or if the session has run out of numbers.
+    /// which state. `behind` is the call behind it. `None` if no slot is free, or if the session has run out of numbers.
     #[inline(always)]
-    pub(super) fn assign_xid(&mut self) -> Option<Xid> {
-        let index = self.first_waiting?;
+    pub(super) fn assign_xid(&mut self, index: u32, behind: Option<u32>) -> Option<Xid> {
         if self.exhausted {
             return None;
         }
         let slot = self.lowest_free_slot()?;
-        let slots = u64::from(self.granted);
         // The smallest number above all others that falls on the slot.
         let next = self.last_xid.checked_add(1)?;
-        let (slot_number, next_slot) = (u64::from(slot), u64::from(slot_of(next, self.granted)));
-        let ahead = if slot_number >= next_slot { 0 } else { slots } + slot_number - next_slot;
+        let ahead = steps_to_slot(next, slot, self.granted);
         let Some(xid) = next.checked_add(ahead).and_then(Xid::new) else {
             self.exhausted = true;
             return None;
@@ -237,14 +234,15 @@ impl<S: ClientStorage> CallTable<S> {
         } else {
             self.journaled_up_to = xid.get();
         }
-        self.occupy_slot(index, slot)?;
+        self.occupy_slot(index, slot, behind)?;
         Some(xid)
     }
 
     /// The first call that waits is unsettled from now on, and has the highest xid.
     #[inline(always)]
-    pub(super) fn occupy_slot(&mut self, index: u32, slot: u32) -> Option<()> {
+    pub(super) fn occupy_slot(&mut self, index: u32, slot: u32, behind: Option<u32>) -> Option<()> {
         debug_assert_eq!(self.first_waiting, Some(index));
+        debug_assert_eq!(self.queue.next(&self.calls, index), behind);
         let place = match self.slots.at_mut(slot) {
             Some(place) => place,
             None => self.slots.at_or_grow(slot)?,
@@ -252,7 +250,7 @@ impl<S: ClientStorage> CallTable<S> {
         debug_assert!(place.is_free(), "a slot has one call");
         *place = CallIndex(index);
         self.free_slots.note_taken(slot);
-        self.first_waiting = self.queue.next(&self.calls, index);
+        self.first_waiting = behind;
         self.unsettled_len += 1;
         Some(())
     }

@@ -105,7 +105,8 @@ impl<S: ClientStorage> Client<S> {
                 self.table.end(index, outcome);
                 continue;
             }
-            let xid = self.table.assign_xid()?;
+            let behind = entry.behind();
+            let xid = self.table.assign_xid(index, behind)?;
             let (key, entry) = self.table.calls.keyed_mut(index)?;
             entry.state = CallState::Numbered { xid };
             let (idempotent, metadata) =
@@ -164,7 +165,7 @@ impl<S: ClientStorage> CallTable<S> {
         }
         let id = self.admit(call, deadline)?;
         let index = id.0.index;
-        self.occupy_slot(index, slot)?;
+        self.occupy_slot(index, slot, None)?;
         let entry = self.calls.live_mut(index)?;
         entry.state = CallState::InFlight(InFlight::new(xid));
         entry.may_have_run = true;

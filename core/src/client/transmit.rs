@@ -279,7 +279,8 @@ impl<S: ClientStorage> Client<S> {
         if !out.has_room_for(REQUEST_HEADER_LEN + len, REQUEST_HEADER_LEN) {
             return Step::Stop;
         }
-        let Some(xid) = self.table.assign_xid() else { return Step::Stop };
+        let behind = entry.behind();
+        let Some(xid) = self.table.assign_xid(index, behind) else { return Step::Stop };
         if self.write_request(index, xid, out) { Step::More } else { Step::Stop }
     }
 

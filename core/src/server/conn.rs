@@ -1,6 +1,7 @@
 //! A connection at a server: its phase, what waits to be sent on it, and the reply that is leaving.
 
 use super::long::Coming;
+use super::slot::Derived;
 use crate::error::CloseReason;
 use crate::ids::{Principal, SessionId};
 use crate::keepalive::Keepalive;
@@ -23,6 +24,8 @@ pub(crate) struct Conn<B> {
     pub(super) secret: SessionId,
     /// The session that it is bound to, by index.
     pub(super) session: Option<u32>,
+    /// The longest request that this session was granted, so that what comes is cut out without a look at it.
+    pub(super) request_len_max: Derived<u32>,
     /// How far it has come.
     pub(super) phase: Phase,
     /// When it was made.
@@ -134,6 +137,7 @@ impl<B> Conn<B> {
             quota: NIL,
             secret,
             session: None,
+            request_len_max: Derived::default(),
             phase: Phase::AwaitingHello,
             since: now,
             incoming: None,

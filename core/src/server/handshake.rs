@@ -354,9 +354,11 @@ impl<T: ServerStorage> Server<T> {
         session.conn = conn_index;
         session.epoch = session.epoch.wrapping_add(1);
         session.state = SessionState::Open;
+        let request_len_max = session.grants().request_len_max;
         self.stop_timer(conn_index);
         let Some(conn) = self.conns.live_mut(conn_index) else { return };
         conn.session = Some(session_index);
+        conn.request_len_max.0 = request_len_max;
         conn.phase = phase;
         conn.send.goodbye = draining;
         let durable = conn.features & wire::FEATURE_DURABLE != 0;

@@ -89,11 +89,11 @@ impl<T: ServerStorage> Server<T> {
         let conn = self.conns.get_mut(conn.0)?;
         let index = conn.session.filter(|_| conn.phase == Phase::Up && conn.incoming.is_none())?;
         debug_assert!(matches!(conn.coming, Coming::Nothing), "it is an incomplete frame's");
-        let session = self.sessions.live(index)?;
-        let (header, body) = wire::plain_request(data, session.grants().request_len_max)?;
+        let len_max = conn.request_len_max.0;
+        let (header, body) = wire::plain_request(data, len_max)?;
         debug_assert!(
             matches!(
-                wire::parse(data, Role::Client, session.grants().request_len_max),
+                wire::parse(data, Role::Client, len_max),
                 Ok(Parsed::Request(parsed, whole, _)) if parsed == header && whole.len() == body.len()
             ),
             "both ways find the same"
@@ -155,8 +155,7 @@ impl<T: ServerStorage> Server<T> {
         let was_partial = live.incoming.is_some();
         // S2: until its `Welcome` has left, a session takes nothing.
         let session = live.session.filter(|_| live.phase == Phase::Up);
-        let bound = session.and_then(|index| self.sessions.live(index));
-        let body_len_max = bound.map_or(0, |session| session.grants().request_len_max);
+        let body_len_max = session.map_or(0, |_| live.request_len_max.0);
         let parsed = wire::parse(data, Role::Client, body_len_max).map_err(|error| {
             if session.is_some() { error } else { wire::first_frame_error(data, error) }
         })?;
