@@ -9,6 +9,7 @@
 //! | `client/receive.rs` | frames that come |
 //! | `client/recovery.rs` | what happens to a call, and to the session: every decision, as pure functions |
 //! | `client/transmit.rs` | frames that go |
+//! | `client/transmit/acks.rs` | what is acknowledged, and when |
 //! | `client/config.rs` | configuration, and a call to be made |
 //! | `client/event.rs` | replies, events, the session, counters |
 //! | `client/timers.rs` | what happens when time passes |

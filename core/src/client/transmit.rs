@@ -1,5 +1,7 @@
 //! Frames that a client sends, in the order in which they must leave.
 
+mod acks;
+
 use core::num::NonZeroUsize;
 use core::time::Duration;
 
@@ -13,7 +15,7 @@ use crate::outcome::Outcome;
 use crate::storage::{Body, ClientStorage, Places};
 use crate::time::{Instant, Timer};
 use crate::wire::writer::{APART_LEN_MIN, FrameWriter};
-use crate::wire::{self, Ack, Frame, Hello, REQUEST_HEADER_LEN, RequestHeader, Resume, Role};
+use crate::wire::{self, Frame, Hello, REQUEST_HEADER_LEN, RequestHeader, Resume, Role};
 
 /// A shorter time would come again at once, for ever.
 const RESEND_AFTER_MIN: Duration = Duration::from_millis(1);
@@ -68,7 +70,11 @@ impl<S: ClientStorage> Client<S> {
     #[inline]
     pub fn poll_transmit(&mut self, now: Instant, out: &mut [u8]) -> Option<NonZeroUsize> {
         self.advance_clock(now);
-        if self.has_nothing_to_send() { None } else { self.transmit(out) }
+        if !self.has_nothing_to_send() {
+            return self.transmit(out);
+        }
+        debug_assert!(self.step_sends_nothing(), "both ways find the same");
+        None
     }
 
     /// Whether nothing is due on a connection that is up: what is found after all has been sent.
@@ -76,6 +82,14 @@ impl<S: ClientStorage> Client<S> {
     fn has_nothing_to_send(&self) -> bool {
         let is_quiet = self.table.has_nothing_to_send() && !self.output.has_control();
         is_quiet && self.is_connected() && !self.wants_ack() && !self.wants_goodbye()
+    }
+
+    /// Whether a step would have nothing to send either; then it changes nothing.
+    #[cold]
+    fn step_sends_nothing(&mut self) -> bool {
+        let mut scratch = [0; 64];
+        let mut out = FrameWriter::new(&mut scratch);
+        matches!(self.transmit_step(&mut out), Step::Stop) && out.written() == 0
     }
 
     #[inline(never)]
@@ -404,83 +418,6 @@ impl<S: ClientStorage> Client<S> {
             let after = after.max(RESEND_AFTER_MIN).saturating_mul(1 << sent.resends);
             sent.resend = Timer::at(self.now + after);
             self.table.rearm(index);
-        }
-    }
-
-    /// A frame that carries `acked` is being sent.
-    fn note_acked(&mut self, acked: u64) {
-        if !self.table.settled_above(acked) {
-            self.output.ack_owed = None;
-            self.timers.ack = Timer::OFF;
-        }
-    }
-
-    /// A call was settled whose reply had `len` bytes: S16.
-    #[inline]
-    pub(super) fn note_settled(&mut self, len: usize) {
-        debug_assert!(self.session.is_some(), "a call was unsettled in it");
-        let owed = self.output.ack_owed.unwrap_or(0).saturating_add(len);
-        self.output.ack_owed = Some(owed);
-        self.schedule_ack(owed >= self.config.ack_bytes || self.has_said_goodbye());
-    }
-
-    /// Sees to it that an `Ack` is sent, at once or in time, if one is owed or must be sent at once. Without a session on
-    /// this connection, its `Welcome` sees to that.
-    pub(super) fn schedule_ack(&mut self, at_once: bool) {
-        if !self.is_connected() {
-            return;
-        }
-        if at_once {
-            self.output.ack_owed.get_or_insert(0);
-            self.timers.ack = Timer::at(self.now);
-        } else if self.output.ack_owed.is_some() && self.timers.ack == Timer::OFF {
-            // While it is on, it is due by then. Never later than "never": a session cannot end while something in it is
-            // unacknowledged.
-            let later = (self.now + self.config.ack_delay).min(Instant::LAST);
-            self.timers.ack = Timer::at(later);
-        }
-    }
-
-    /// S27: on a link that loses messages, acknowledges and says `Goodbye` again, since the last one may be lost. Done at
-    /// each Ping of either side: the side that looks at a silent link more often is the only one that sends any.
-    pub(super) fn repeat_if_lossy(&mut self) {
-        if self.config.resend_after.is_some() {
-            self.output.goodbye_again = true;
-            self.schedule_ack(true);
-        }
-    }
-
-    fn wants_ack(&self) -> bool {
-        debug_assert_eq!(self.output.ack_owed.is_some(), self.timers.ack.get().is_some());
-        self.output.ack_round.is_some()
-            || self.timers.ack.is_due(self.now)
-            || (self.output.ack_owed.is_some() && self.wants_goodbye())
-    }
-
-    /// S9: `acked`, and a bit for each slot of which everything is settled; 64 slots a frame.
-    fn send_ack(&mut self, out: &mut FrameWriter<'_>) -> Step {
-        let acked = self.table.acked();
-        let above = self.table.settled_above(acked);
-        loop {
-            let begun = self.output.ack_round;
-            let base = begun.unwrap_or(0);
-            let bits = if above { self.table.settled_bits(base) } else { None };
-            if begun.is_none() || bits.is_some_and(|(_, settled)| settled != 0) {
-                let (base, settled) = bits.unwrap_or((base, 0));
-                let last = self.table.journaled_up_to;
-                if !out.control(&Frame::Ack(Ack { acked, last, base, settled })) {
-                    return Step::Stop;
-                }
-            }
-            if begun.is_none() {
-                // What is settled from here on may be on a slot that the round has passed: it is owed another one.
-                self.output.ack_owed = None;
-                self.timers.ack = Timer::OFF;
-            }
-            self.output.ack_round = bits.map(|(base, _)| base + 64);
-            if self.output.ack_round.is_none() {
-                return Step::More;
-            }
         }
     }
 
