@@ -13,6 +13,7 @@
 //! | `server/handshake.rs` | opening, resuming, restoring and ending sessions |
 //! | `server/sharing.rs` | sessions that move between servers with the same records |
 //! | `server/receive.rs` | frames that come |
+//! | `server/admit.rs` | requests that are known, admitted or refused |
 //! | `server/incoming.rs` | what they bring for the owner |
 //! | `server/metadata.rs` | requests with metadata |
 //! | `server/long.rs` | long requests while they come |
@@ -23,6 +24,7 @@
 //! | `server/inspect.rs` | what it has, for people to look at |
 //! | `server/transmit.rs` | what it asks of its owner: events, and frames to send |
 
+mod admit;
 mod config;
 mod conn;
 mod dedup;

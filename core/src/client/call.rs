@@ -281,6 +281,13 @@ impl<B> CallEntry<B> {
         self.queue
     }
 
+    /// It is put at the end of the queue, which has these links for it.
+    #[inline]
+    pub(super) fn put_behind(&mut self, links: Links) {
+        debug_assert!(!self.queue.is_linked());
+        self.queue = links;
+    }
+
     /// The call behind it in the queue.
     #[inline]
     pub(super) fn behind(&self) -> Option<u32> {

@@ -206,7 +206,8 @@ impl<S: ClientStorage> CallTable<S> {
             return None;
         }
         self.bytes += len;
-        self.queue.push_back(&mut self.calls, key.index);
+        entry.put_behind(self.queue.links_at_end());
+        self.queue.append(&mut self.calls, key.index, |_: &CallEntry<S::Body>| true);
         self.first_waiting.get_or_insert(key.index);
         self.timers.set(key.index, Timer::at(deadline));
         Some(CallId(key))

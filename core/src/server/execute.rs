@@ -334,7 +334,7 @@ impl<T: ServerStorage> Server<T> {
             view.grow(slot_number);
         }
         // What was kept before the restart is kept after it, whatever the budget says now (S11).
-        view.admit(slot_number, number, (body.len() as u32, 0), |slot| {
+        view.hold(slot_number, number, (body.len() as u32, 0), |slot| {
             slot.digest = record.digest;
             slot.idempotent = false;
             slot.one_way = false;

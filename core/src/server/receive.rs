@@ -1,26 +1,20 @@
 //! Frames that come to a server.
 
 use super::conn::{IncomingFrame, Phase};
-use super::dedup::{
-    self, AdmissionFacts, Arrival, AskAnswer, CancelEffect, RequestFacts, SessionFacts,
-};
+use super::dedup::{self, AskAnswer, CancelEffect, SessionFacts};
 use super::event::{Notice, Verdict};
-use super::execute::{Admission, CallKey};
-use super::incoming::{Incoming, Request};
+use super::execute::CallKey;
+use super::incoming::Incoming;
 use super::long::Coming;
-use super::metadata::Content;
-use super::notice::arrival_verdict;
 use super::replies::SessionView;
-use super::session::{Reach, SessionState};
+use super::session::SessionState;
 use super::slot::{SlotState, SlotView};
-use super::{MethodSpec, Server, Slot};
+use super::{Server, Slot};
 use crate::client::Received;
-use crate::digest::digest;
 use crate::error::{CloseReason, ProtocolError};
-use crate::ids::{ConnId, MethodId, SessionKey, Xid};
-use crate::outcome::{NotExecuted, Status};
+use crate::ids::{ConnId, SessionKey, Xid};
 use crate::storage::list::NIL;
-use crate::storage::{Payload, Places, ServerStorage, Table};
+use crate::storage::{Places, ServerStorage, Table};
 use crate::time::Instant;
 use crate::wire::{self, Ack, Control, Frame, Metadata, Parsed, RequestHeader, Role};
 
@@ -286,113 +280,6 @@ impl<T: ServerStorage> Server<T> {
         Ok(None)
     }
 
-    /// S10. Nothing is changed before it is certain that the client keeps the rules.
-    #[inline(always)]
-    fn handle_request<'d>(
-        &mut self,
-        index: u32,
-        header: &RequestHeader,
-        whole: &[u8],
-        (metadata, body, content): Content<'d>,
-    ) -> Result<Option<Request<'d>>, ProtocolError> {
-        let digest = digest(header.method, header.flags, whole);
-        let deadline = self.now.after_millis(header.remaining_ms);
-        let admitted =
-            self.admit_request(index, header, (digest, deadline), whole.len(), content)?;
-        Ok(admitted.map(|(key, method_index)| Request {
-            admission: Admission { key },
-            method: header.method,
-            method_index,
-            metadata,
-            body,
-            deadline,
-            idempotent: header.flags & wire::FLAG_IDEMPOTENT != 0,
-            one_way: header.flags & wire::FLAG_ONE_WAY != 0,
-        }))
-    }
-
-    /// The same for a request of which no more is known than its header, its digest and its length; `content` says what is
-    /// wrong with the rest. One right to start it may be made of the key, with which the index of its method comes.
-    #[inline(always)]
-    pub(super) fn admit_request(
-        &mut self,
-        index: u32,
-        header: &RequestHeader,
-        (digest, deadline): (u64, Instant),
-        len: usize,
-        content: Result<(), NotExecuted>,
-    ) -> Result<Option<(CallKey, usize)>, ProtocolError> {
-        let method = self.find_method(header.method);
-        let (draining, ledger_failed) = (self.drain.is_some(), self.ledger_failed);
-        let Some(mut view) = self.view(index) else { return Ok(None) };
-        debug_assert!(view.session.state.is_open() && view.session.conn != NIL, "it is bound");
-        let (xid, slot_number) = (header.xid, view.session.slot_of(header.xid.get()));
-        let idempotent = header.flags & wire::FLAG_IDEMPOTENT != 0;
-        let request = RequestFacts { xid: xid.get(), acked: header.acked, digest, idempotent };
-        let found = view.slot(slot_number).map(Slot::view);
-        let slot = found.unwrap_or(SlotView::UNUSED);
-        let arrival = dedup::classify_request(&view.facts(), &slot, &request)?;
-        view.acknowledge(header.acked)?;
-        let key = CallKey { session: view.key, slot: slot_number, xid };
-        if !view.note_arrival(arrival, slot_number) {
-            let verdict = arrival_verdict(arrival, &slot);
-            self.note(Notice::Duplicate { call: key, method: Some(header.method), verdict });
-            return Ok(None);
-        }
-        if found.is_none() && !view.make_slot(slot_number) {
-            let conn = view.session.conn;
-            self.close_when_sent(conn, CloseReason::NoRoom);
-            return Ok(None);
-        }
-        if matches!(slot.state, SlotState::Kept(_)) && slot.xid > header.acked {
-            // S9: a later xid on its slot. What `acked` covers was discarded when it was taken: nothing kept is at or below it.
-            view.discard(slot_number);
-        }
-        let one_way = header.flags & wire::FLAG_ONE_WAY != 0;
-        // S11: memory for it and for its reply is set aside, or it is refused. Where its owner must allow it first, then.
-        let waits = view.config.authorizes;
-        let reply = match method {
-            Some((_, method)) if !one_way && !waits => view.reply_max(&method),
-            _ => 0,
-        };
-        let request_len = if waits { 0 } else { len as u32 };
-        let facts = AdmissionFacts {
-            content,
-            method: method.map(|(_, method)| method),
-            idempotent,
-            draining,
-            ledger_failed,
-            fits: view.fits(reply, request_len),
-        };
-        let verdict = dedup::may_admit(&facts);
-        view.session.reach = Reach::Used;
-        let epoch = view.session.epoch;
-        let bytes = if verdict.is_ok() { (reply, request_len) } else { (0, 0) };
-        view.admit(slot_number, xid.get(), bytes, |slot| {
-            slot.fill(header, digest, deadline, epoch)
-        });
-        match (verdict, method) {
-            (Ok(()), Some((method_index, _))) => {
-                view.counters.admitted += 1;
-                Ok(Some((key, method_index)))
-            }
-            (refusal, _) => {
-                let why = refusal.err().unwrap_or(NotExecuted::UnknownMethod);
-                self.finish(index, slot_number, Status::Refused(why), Payload::EMPTY);
-                self.note(Notice::Refused { call: key, method: header.method, why });
-                Ok(None)
-            }
-        }
-    }
-
-    /// A method that is offered, and its index.
-    #[inline]
-    fn find_method(&self, id: MethodId) -> Option<(usize, MethodSpec)> {
-        let methods = &self.methods;
-        let at = methods.binary_search_by_key(&id, |method| method.id).ok()?;
-        Some((at, methods[at]))
-    }
-
     /// S21.
     fn handle_ask(&mut self, index: u32, xid: Xid, ask: u16) -> Result<(), ProtocolError> {
         let number = xid.get();
@@ -472,22 +359,8 @@ impl<T: ServerStorage> SessionView<'_, T> {
         }
     }
 
-    /// Counts what is not to run, and answers a duplicate; true for what is to run.
-    #[inline]
-    fn note_arrival(&mut self, arrival: Arrival, slot_number: u32) -> bool {
-        match arrival {
-            Arrival::New | Arrival::Rerun => return true,
-            Arrival::Stale => self.counters.stale += 1,
-            Arrival::Duplicate => {
-                self.route_answer(slot_number);
-                self.counters.duplicates += 1;
-            }
-        }
-        false
-    }
-
     /// S4: a call was sent again or asked for on this connection, so its answer goes there: now, if it is kept.
-    fn route_answer(&mut self, slot_number: u32) {
+    pub(super) fn route_answer(&mut self, slot_number: u32) {
         let epoch = self.session.epoch;
         let Some(slot) = self.slot_mut(slot_number) else { return };
         slot.epoch = epoch;

@@ -100,7 +100,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
     /// Puts a new call on its slot, on which nothing is kept. It is held as one that is admitted, and that many bytes are set
     /// aside for its reply and its request (S11).
     #[inline(always)]
-    pub(super) fn admit(
+    pub(super) fn hold(
         &mut self,
         slot_number: u32,
         xid: u64,
@@ -358,7 +358,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
 
     /// Puts the session's connection on the list of those with an event, unless that ends with it, as behind the first of several
     /// replies.
-    #[inline]
+    #[inline(always)]
     fn wake(&mut self, conn: u32) {
         if self.conn_events.back() != Some(conn) {
             self.conn_events.push_back(self.conns, conn);
