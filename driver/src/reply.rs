@@ -75,6 +75,11 @@ pub(crate) struct Received<'a> {
 }
 
 impl Received<'_> {
+    #[inline]
+    pub(crate) fn is_reply(&self) -> bool {
+        matches!(self.outcome, Outcome::Reply(_))
+    }
+
     /// Whether a later outcome will follow.
     #[inline]
     pub(crate) fn leaves_ticket(&self) -> bool {

@@ -341,7 +341,7 @@ impl<R> Call<R> {
         }
         *state = State::Refused(NotExecuted::Closed);
         let begun = shared.observe_start(method);
-        let on_begun = |id, connections| shared.observe_begun(id, begun, connections);
+        let on_begun = |state: &mut _, id| shared.observe_begun(state, id, begun);
         let prepared = description.prepare(shared, method, begun.as_ref());
         let result =
             prepared.and_then(|()| shared.begin(description.take_call(method), method, on_begun));
@@ -367,9 +367,9 @@ impl<R> Call<R> {
             Some(_) => None,
         };
         *state = State::Refused(NotExecuted::Closed);
-        let on_begun = |id, connections| {
+        let on_begun = |client: &mut _, id| {
             *state = State::Waiting(id);
-            shared.observe_begun(id, begun, connections);
+            shared.observe_begun(client, id, begun);
         };
         let prepared = match refused {
             Some(why) => Err(why),
@@ -397,7 +397,7 @@ impl<R> Call<R> {
         }
         *state = State::Refused(NotExecuted::Closed);
         description.prepare(shared, method, None)?;
-        let on_begun = |id, _| *state = State::Waiting(id);
+        let on_begun = |_: &mut _, id| *state = State::Waiting(id);
         shared.begin_and_poll(description.take_call(method), method, cx, on_begun, outcome)
     }
 
@@ -431,7 +431,7 @@ impl<R> Call<R> {
         let Some(raw) = &mut outcome else { return Poll::Pending };
         self.state = State::Done;
         if let RawOutcome::Reply(_) = raw
-            && self.shared.observed.is_none()
+            && !self.shared.has_seen_calls()
         {
             return Poll::Ready(self.decode.outcome(raw, None));
         }

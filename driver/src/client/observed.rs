@@ -129,8 +129,11 @@ impl Shared {
 
     /// It has begun, by this name.
     #[cold]
-    pub(super) fn observe_begun(&self, id: PendingId, begun: Option<Begun>, connections: u64) {
-        self.note_begun(id.name(), begun, connections);
+    pub(super) fn observe_begun(&self, state: &mut State, id: PendingId, begun: Option<Begun>) {
+        if begun.is_some() {
+            state.pending.set_observed(id);
+            self.note_begun(id.name(), begun, state.lifecycle.connections);
+        }
     }
 
     fn note_begun(&self, name: u64, begun: Option<Begun>, connections: u64) {

@@ -183,7 +183,7 @@ impl<R> Ticket<R> {
         self.stop_waiting();
         self.id = None;
         let trace = match raw {
-            RawOutcome::Reply(_) if self.shared.observed.is_none() => None,
+            RawOutcome::Reply(_) if !self.shared.has_seen_calls() => None,
             _ => self.shared.take_trace(id),
         };
         let outcome = self.decode.outcome(raw, None);

@@ -34,7 +34,7 @@ pub(super) struct PendingCalls {
     free: Vec<u32>,
     /// By [`CallId::index`].
     by_call: Vec<Option<PendingId>>,
-    /// Where calls were whose outcomes have just been taken, and are no replies, or are observed.
+    /// Where calls were whose outcomes have just been taken, and are no replies, or whose calls are observed.
     traces: Vec<(PendingId, Trace)>,
     /// Outcomes that have not been taken.
     ready: usize,
@@ -60,10 +60,12 @@ struct PendingCall {
     call: Option<CallId>,
     waker: Option<Waker>,
     outcome: Option<RawOutcome>,
-    /// Of an outcome that is no reply, or is observed.
+    /// Of an outcome that is no reply, or whose call is observed.
     trace: Option<Trace>,
     /// It is among the followers: see [`Reader`](super::reader::Reader).
     follows: bool,
+    /// An observer has seen it begin.
+    is_observed: bool,
     /// [`Reader::leads`](super::reader::Reader) when it was last polled; 0 if it never was.
     polled_at: u64,
 }
@@ -77,6 +79,7 @@ impl PendingCall {
         self.waker = None;
         self.outcome = None;
         self.follows = false;
+        self.is_observed = false;
         self.polled_at = 0;
     }
 }
@@ -186,6 +189,13 @@ impl PendingCalls {
         true
     }
 
+    /// An observer has seen it begin: where it was is kept beside its reply, too.
+    pub(super) fn set_observed(&mut self, id: PendingId) {
+        if let Some(entry) = self.get_mut(id) {
+            entry.is_observed = true;
+        }
+    }
+
     /// Notes where a call is that has not ended.
     pub(super) fn set_trace(&mut self, call: CallId, trace: Trace) {
         let id = self.by_call.get(call.index()).copied().flatten();
@@ -232,17 +242,17 @@ impl PendingCalls {
         std::mem::replace(&mut entry.follows, follows) != follows
     }
 
-    /// A call has an outcome: wakes its task, unless it is being polled. `trace` unless it is a reply.
+    /// A call has an outcome: wakes its task, unless it is being polled. `trace` says where it was.
     #[inline]
     pub(super) fn complete(
         &mut self,
         call: CallId,
         outcome: Received<'_>,
-        trace: Option<Trace>,
+        trace: impl FnOnce() -> Trace,
         wake: &mut Vec<Waker>,
     ) {
         let polled = self.polled;
-        let leaves_ticket = outcome.leaves_ticket();
+        let (is_reply, leaves_ticket) = (outcome.is_reply(), outcome.leaves_ticket());
         let Some(of_call) = self.by_call.get_mut(call.index()) else { return };
         // `None` for a one-way call, and for one that was abandoned.
         let Some(id) = *of_call else { return };
@@ -253,7 +263,7 @@ impl PendingCalls {
         if let Some(entry) = self.get_mut(id).filter(|entry| entry.call == Some(call)) {
             let is_first = entry.outcome.is_none();
             entry.outcome = Some(outcome.keep());
-            entry.trace = trace;
+            entry.trace = (!is_reply || entry.is_observed).then(trace);
             if polled != Some(id)
                 && let Some(waker) = entry.waker.take()
             {

@@ -152,17 +152,17 @@ impl Shared {
         f(&mut self.state.lock())
     }
 
-    /// Begins a call. It leaves when it is first polled. `on_begun` gets its name, and the connections that the client has had.
+    /// Begins a call. It leaves when it is first polled. `on_begun` gets its name.
     #[inline]
     pub(super) fn begin(
         &self,
         mut call: Call<'_>,
         method: &CalledMethod,
-        on_begun: impl FnOnce(PendingId, u64),
+        on_begun: impl FnOnce(&mut State, PendingId),
     ) -> Result<PendingId, NotExecuted> {
         self.with_at(self.begins_at(&mut call), |state, now| {
             let id = state.begin(now, call, method)?;
-            on_begun(id, state.lifecycle.connections);
+            on_begun(state, id);
             Ok(id)
         })
     }
@@ -186,12 +186,12 @@ impl Shared {
         mut call: Call<'_>,
         method: &CalledMethod,
         cx: &mut Context<'_>,
-        on_begun: impl FnOnce(PendingId, u64),
+        on_begun: impl FnOnce(&mut State, PendingId),
         outcome: &mut Option<RawOutcome>,
     ) -> Result<PendingId, NotExecuted> {
         let (id, step) = self.with_at(self.begins_at(&mut call), |state, now| {
             let id = state.begin(now, call, method)?;
-            on_begun(id, state.lifecycle.connections);
+            on_begun(state, id);
             Ok((id, state.poll_waiting(id, now, cx, true, outcome)))
         })?;
         if let Step::Spin = step {

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use oncewire_core::{
     Call, CallError, CallId, Client as Machine, ClientEvent, Comparison, Heap, Instant,
-    NotExecuted, Outcome, SessionEnd, Xid,
+    NotExecuted, SessionEnd,
 };
 
 use super::call::CalledMethod;
@@ -197,17 +197,14 @@ impl State {
 
     /// Gives the machine what was received, or half a turn's worth of it; says how many bytes it took.
     fn take_data(&mut self, now: Instant) -> usize {
-        let State {
-            machine, link, pending, journal, comparisons, lifecycle, to_wake, notes, ..
-        } = self;
-        let is_observed = notes.is_some();
+        let State { machine, link, pending, journal, comparisons, lifecycle, to_wake, .. } = self;
         let mut answered = 0;
         let (taken, result) = link.take_data(machine, now, |machine, call, xid, outcome| {
             if comparisons.question() == Some(call) {
                 return comparisons.answer(outcome.keep(), true);
             }
             answered += 1;
-            let trace = trace(lifecycle, Some(xid), &outcome, is_observed);
+            let trace = || Trace { xid: Some(xid), session: lifecycle.session.clone() };
             complete(machine, pending, journal, call, outcome, trace, to_wake);
         });
         if answered > 0 {
@@ -328,8 +325,8 @@ impl State {
                         self.comparisons.answer(outcome.keep(), xid.is_some());
                         continue;
                     }
-                    let State { machine, pending, journal, lifecycle, to_wake, notes, .. } = self;
-                    let trace = trace(lifecycle, xid, &outcome, notes.is_some());
+                    let State { machine, pending, journal, lifecycle, to_wake, .. } = self;
+                    let trace = || Trace { xid, session: lifecycle.session.clone() };
                     complete(machine, pending, journal, call, outcome, trace, to_wake);
                 }
                 ClientEvent::Closed => {
@@ -414,21 +411,7 @@ impl State {
     }
 }
 
-/// Where a call was whose outcome is no reply, or is observed.
-#[inline]
-fn trace(
-    lifecycle: &Lifecycle,
-    xid: Option<Xid>,
-    outcome: &Received<'_>,
-    is_observed: bool,
-) -> Option<Trace> {
-    match outcome.outcome {
-        Outcome::Reply(_) if !is_observed => None,
-        _ => Some(Trace { xid, session: lifecycle.session.clone() }),
-    }
-}
-
-/// A call has an outcome.
+/// A call has an outcome. `trace` says where it was.
 #[inline]
 fn complete(
     machine: &Machine<Heap>,
@@ -436,7 +419,7 @@ fn complete(
     journal: &mut Option<Box<JournalState>>,
     call: CallId,
     outcome: Received<'_>,
-    trace: Option<Trace>,
+    trace: impl FnOnce() -> Trace,
     wake: &mut Vec<Waker>,
 ) {
     match journal {
