@@ -65,9 +65,9 @@ impl<T> Drop for Guarded<T> {
 /// Wakes all of them: a waker that panics keeps none from being woken that come after it.
 #[inline]
 pub(crate) fn wake_all(wakers: Vec<Waker>) {
-    for waker in wakers {
-        let _panicked = caught(|| waker.wake());
-    }
+    let mut wakers = wakers.into_iter();
+    // The one that has panicked was taken out.
+    while caught(|| wakers.by_ref().for_each(Waker::wake)).is_err() {}
 }
 
 /// Registers the waker that polls. The waker that was there before may be all that is left of its task, whose drop is the

@@ -111,7 +111,13 @@ impl Comparisons {
     pub(super) fn describe(&mut self, call: &mut Call<'_>, name: &'static str, typed: &Typed) {
         let recent = self.recent[typed.id.number() as usize % RECENT];
         match self.known.get((recent as usize).wrapping_sub(1)) {
-            Some(known) if known.is_surely(typed) => self.describe_as(call, recent),
+            Some(known) if known.is_surely(typed) => match known.comparison {
+                // As nearly always: nothing else is to be known then.
+                Comparison::Same => {
+                    (call.signature, call.comparison) = (recent, Comparison::Same);
+                }
+                _ => self.describe_as(call, recent),
+            },
             _ => self.describe_other(call, name, typed),
         }
     }

@@ -42,6 +42,18 @@ pub(super) struct PendingCalls {
     pub(super) polled: Option<PendingId>,
 }
 
+/// How a call is polled.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Polled {
+    /// No other call leads. Whether it is among the followers.
+    First(bool),
+    /// It is among the followers of another one. Whether it was not before.
+    Behind(bool),
+    /// The leader has not been polled since this call was last polled: its future may be stalled, or its task may have polled this
+    /// one instead.
+    Stalled,
+}
+
 /// Memory for as many wakers is made when the first outcome of a read is there.
 const WAKERS_RESERVED_MAX: usize = 64;
 
@@ -148,16 +160,26 @@ impl PendingCalls {
         self.get(id).is_some()
     }
 
-    /// Registers the waker that is called when the outcome is there.
+    /// A call is polled: registers the waker that is called when the outcome is there. `leads`, if another call leads, is how often
+    /// leading calls were polled.
     #[inline]
-    pub(super) fn register(
+    pub(super) fn note_poll(
         &mut self,
         id: PendingId,
         cx: &mut Context<'_>,
+        leads: Option<u64>,
         dropped: &mut Vec<Waker>,
-    ) {
-        if let Some(entry) = self.get_mut(id) {
-            register(&mut entry.waker, cx, dropped);
+    ) -> Polled {
+        let Some(entry) = self.get_mut(id) else {
+            return leads.map_or(Polled::First(false), |_| Polled::Behind(false));
+        };
+        register(&mut entry.waker, cx, dropped);
+        match leads {
+            None => Polled::First(entry.follows),
+            Some(leads) if std::mem::replace(&mut entry.polled_at, leads) == leads => {
+                Polled::Stalled
+            }
+            Some(_) => Polled::Behind(!std::mem::replace(&mut entry.follows, true)),
         }
     }
 
@@ -216,30 +238,18 @@ impl PendingCalls {
         self.get(id).filter(|entry| entry.outcome.is_none())?.waker.as_ref()
     }
 
-    /// The same, taken out.
+    /// The same of a follower, taken out. It follows no more.
     #[inline]
-    pub(super) fn take_waker(&mut self, id: PendingId) -> Option<Waker> {
-        self.get_mut(id).filter(|entry| entry.outcome.is_none())?.waker.take()
+    pub(super) fn take_follower(&mut self, id: PendingId) -> Option<Waker> {
+        let entry = self.get_mut(id)?;
+        entry.follows = false;
+        if entry.outcome.is_none() { entry.waker.take() } else { None }
     }
 
-    #[inline]
-    pub(super) fn follows(&self, id: PendingId) -> bool {
-        self.get(id).is_some_and(|entry| entry.follows)
-    }
-
-    /// Notes that a call is polled, after leading calls were polled `leads` times. Whether one was since this call was
-    /// last polled.
-    #[inline]
-    pub(super) fn note_poll(&mut self, id: PendingId, leads: u64) -> bool {
-        let Some(entry) = self.get_mut(id) else { return true };
-        std::mem::replace(&mut entry.polled_at, leads) != leads
-    }
-
-    /// Notes whether a call is among the followers; whether that is a change.
-    #[inline]
-    pub(super) fn set_follows(&mut self, id: PendingId, follows: bool) -> bool {
+    /// Notes that a call is among the followers; whether that is a change.
+    pub(super) fn set_follows(&mut self, id: PendingId) -> bool {
         let Some(entry) = self.get_mut(id) else { return false };
-        std::mem::replace(&mut entry.follows, follows) != follows
+        !std::mem::replace(&mut entry.follows, true)
     }
 
     /// A call has an outcome: wakes its task, unless it is being polled. `trace` says where it was.

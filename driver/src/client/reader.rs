@@ -109,17 +109,20 @@ impl Reader {
         self.leader = Leader::None;
     }
 
-    /// A call waits while another one leads; whether it did not before.
-    #[inline]
-    pub(super) fn add_follower(&mut self, id: PendingId, pending: &mut PendingCalls) -> bool {
-        if !pending.set_follows(id, true) {
-            return false;
+    /// A call waits while another one leads, if it did not before.
+    pub(super) fn add_follower(&mut self, id: PendingId, pending: &mut PendingCalls) {
+        if pending.set_follows(id) {
+            self.enqueue(id, pending);
         }
+    }
+
+    /// A call is among the followers, and was not before.
+    #[inline]
+    pub(super) fn enqueue(&mut self, id: PendingId, pending: &PendingCalls) {
         self.followers.push_back(id);
         if self.followers.len() > 2 * pending.len() + 64 {
             self.followers.retain(|id| pending.contains(*id));
         }
-        true
     }
 
     /// The leader gives the lead up. Returns the waker of the follower that should take it, if there is one.
@@ -128,8 +131,7 @@ impl Reader {
         self.led_at = now;
         self.leads += 1;
         while let Some(id) = self.followers.pop_front() {
-            pending.set_follows(id, false);
-            let waker = pending.take_waker(id);
+            let waker = pending.take_follower(id);
             if waker.is_some() {
                 return waker;
             }
@@ -137,11 +139,13 @@ impl Reader {
         None
     }
 
-    /// Notes that a follower is polled. True if the leader has not been polled since this call was last polled: its future
-    /// may be stalled, or its task may have polled us instead.
+    /// How often leading calls were polled, if another call leads than this one.
     #[inline]
-    pub(super) fn leader_is_stalled(&self, id: PendingId, pending: &mut PendingCalls) -> bool {
-        !pending.note_poll(id, self.leads)
+    pub(super) fn leads_of_another(&self, id: PendingId) -> Option<u64> {
+        match self.leader {
+            Leader::Call(leader) if leader != id => Some(self.leads),
+            _ => None,
+        }
     }
 
     /// True if it is time for the task to read, because no call does.

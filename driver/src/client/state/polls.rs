@@ -5,7 +5,7 @@ use std::task::Context;
 use oncewire_core::Instant;
 
 use super::super::link::TURN_LEN;
-use super::super::pending::PendingId;
+use super::super::pending::{PendingId, Polled};
 use super::super::reader::{Flush, LEAD_AFTER, Leader};
 use super::State;
 use crate::reply::RawOutcome;
@@ -51,17 +51,14 @@ impl State {
         may_spin: bool,
         outcome: &mut Option<RawOutcome>,
     ) -> Step {
-        self.pending.register(id, cx, &mut self.dropped);
+        let leads = self.reader.leads_of_another(id);
+        let polled = self.pending.note_poll(id, cx, leads, &mut self.dropped);
         self.pending.polled = Some(id);
         let mut spin = false;
-        match self.reader.leader {
-            Leader::Call(leader)
-                if leader != id && !self.reader.leader_is_stalled(id, &mut self.pending) =>
-            {
-                self.follow(id, now, cx);
-            }
+        match polled {
+            Polled::Behind(is_new) => self.follow(id, is_new, now, cx),
             // It took the lead because calls take long, and keeps it until a new call comes.
-            Leader::Task if self.pending.follows(id) => {
+            Polled::First(true) if self.reader.leader == Leader::Task => {
                 // In a fork there is no task.
                 self.is_forked();
             }
@@ -129,8 +126,10 @@ impl State {
 
     /// Another call reads: this one waits, and its request leaves at once or with others'.
     #[inline]
-    fn follow(&mut self, id: PendingId, now: Instant, cx: &mut Context<'_>) {
-        let is_new = self.reader.add_follower(id, &mut self.pending);
+    fn follow(&mut self, id: PendingId, is_new: bool, now: Instant, cx: &mut Context<'_>) {
+        if is_new {
+            self.reader.enqueue(id, &self.pending);
+        }
         // Calls whose outcomes are ready may be followed by others: then all of them leave together.
         let is_alone = self.machine.pending() < WRITE_ALONE_MAX
             && !self.pending.has_ready()
