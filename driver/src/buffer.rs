@@ -90,7 +90,12 @@ impl Encoded {
     pub(crate) fn take_payload(&mut self) -> Payload<'_> {
         match self {
             Encoded::Short { len, bytes } => Payload::Slice(&bytes[..usize::from(*len)]),
-            Encoded::Shared(bytes) => Payload::Shared(std::mem::take(bytes)),
+            Encoded::Shared(bytes) => {
+                let shared = std::mem::take(bytes);
+                // Without bytes of its own there is nothing to drop.
+                *self = Encoded::EMPTY;
+                Payload::Shared(shared)
+            }
         }
     }
 

@@ -62,7 +62,7 @@ enum Next<'d> {
     /// A new call, if its caller may make it.
     Authorize(Request<'d>),
     /// A call was admitted and started.
-    Run((Running, Permit), Call<'d>),
+    Run(Option<(Running, Permit)>, Call<'d>),
     /// A call was admitted, and waits for its record.
     Record(Admission, Permit, Call<'d>),
     /// There may be more.
@@ -313,24 +313,22 @@ impl ConnTask {
             if let Next::Authorize(request) = next {
                 next = self.authorize(pace.now, request, large);
             }
-            match next {
-                Next::Run(started, call) => {
-                    match shared.execute(started, call, &self.subject, spares, &mut reply) {
-                        Ok(with_reply) => replied = with_reply,
-                        Err(ended) => shared.with_quietly(|state| state.finish(pace.now, ended)),
-                    }
-                    if shared.is_heard() {
-                        // Its end is to be seen at once.
-                        shared.with_at(pace.now, |state, now| {
-                            state.finish_replied(now, &mut replied, &mut reply);
-                        });
-                    }
+            if let Next::Run(started, call) = &mut next
+                && let Some(started) = started.take()
+            {
+                // It stays where it is: it is large.
+                match shared.execute(started, call, &self.subject, spares, &mut reply) {
+                    Ok(with_reply) => replied = with_reply,
+                    Err(ended) => shared.with_quietly(|state| state.finish(pace.now, ended)),
                 }
+                shared.finish_seen(pace.now, &mut replied, &mut reply);
+            }
+            match next {
                 Next::Record(admission, permit, call) => {
                     shared.record(admission, permit, call, &self.subject);
                 }
-                // What was asked has its answer.
-                Next::Authorize(_) | Next::Nothing => {}
+                // It was run, or what was asked has its answer.
+                Next::Run(..) | Next::Authorize(_) | Next::Nothing => {}
                 Next::Wait(wanted) if window == data.len() => {
                     return (consumed, Rest::Needs(wanted));
                 }
@@ -422,7 +420,7 @@ impl ConnTask {
         }
         let now = self.shared.time_near(call.deadline);
         match state.start(now, admission, call.method_index) {
-            Ok(running) => Next::Run((running, permit), call),
+            Ok(running) => Next::Run(Some((running, permit)), call),
             // The machine has refused it (S17).
             Err(_) => {
                 state.release(permit);

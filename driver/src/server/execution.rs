@@ -183,7 +183,7 @@ impl Shared {
     pub(super) fn execute(
         self: &Arc<Self>,
         (running, permit): (Running, Permit),
-        call: Call<'_>,
+        call: &mut Call<'_>,
         caller: &Subject,
         spares: &mut Spares,
         reply: &mut Encoded,
@@ -194,11 +194,15 @@ impl Shared {
             // Its start is seen before it runs.
             self.report();
         }
-        let caller = caller.clone();
-        let context = Context::new(self.watch(), call.key, call.deadline, caller, call.metadata);
         let spare = spares.of_method(call.method_index);
         let mut decoded = false;
-        match caught(|| method.handler.begin(context, call.body, spare, &mut decoded, reply)) {
+        let begin = || {
+            // Made where it is passed on: it is large.
+            let (caller, metadata) = (caller.clone(), call.metadata.take());
+            let context = Context::new(self.watch(), call.key, call.deadline, caller, metadata);
+            method.handler.begin(context, call.body, spare, &mut decoded, reply)
+        };
+        match caught(begin) {
             Ok(Ok(Begun::Ready(Ok(())))) => Ok(Some(Replied { running, permit })),
             Ok(Ok(Begun::Ready(Err(failure)))) => {
                 Err(Ended { running, permit, recorded: None, end: End::failed(failure) })
@@ -214,6 +218,19 @@ impl Shared {
                 drop(Guarded::new(spare.take()));
                 Err(Ended::panicked(running, permit))
             }
+        }
+    }
+
+    /// Takes the end of a call that has a reply, if it is to be seen at once.
+    #[inline]
+    pub(super) fn finish_seen(
+        self: &Arc<Self>,
+        now: Instant,
+        replied: &mut Option<Replied>,
+        reply: &mut Encoded,
+    ) {
+        if self.is_heard() {
+            self.with_at(now, |state, now| state.finish_replied(now, replied, reply));
         }
     }
 }

@@ -226,7 +226,7 @@ impl Shared {
         let (body, metadata) = (waiting.body, waiting.metadata);
         let key = admission.key();
         let body = Body { bytes: &body, large: Some(&body) };
-        let call = Call { key, method_index, body, metadata, deadline, idempotent, one_way };
+        let mut call = Call { key, method_index, body, metadata, deadline, idempotent, one_way };
         if self.ledger.is_some() {
             let admission =
                 self.with(|state, now| state.still_wanted(now, admission, method_index, deadline));
@@ -245,7 +245,7 @@ impl Shared {
             Some(running) => {
                 let (mut spares, mut reply) = (Spares::default(), Encoded::EMPTY);
                 let started = (running, permit);
-                match self.execute(started, call, &caller, &mut spares, &mut reply) {
+                match self.execute(started, &mut call, &caller, &mut spares, &mut reply) {
                     Ok(mut replied) => self.with(|state, now| {
                         state.finish_replied(now, &mut replied, &mut reply);
                     }),
