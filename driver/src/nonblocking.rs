@@ -16,7 +16,8 @@ use crate::spin;
 ///
 /// A read that did not fill its buffer has emptied the descriptor: the next one waits for more before it asks the system
 /// again. That saves one system call for each message, which would only return `WouldBlock`. Clients and servers that spin
-/// for an answer ask all the same.
+/// for an answer ask all the same, and wait for an event only when the spin is over: one that came while they spin would wake the
+/// reactor's thread for what they have read themselves.
 ///
 /// After a wake-up from the reactor, the next read always asks the system. It must not ask `Async::poll_readable` instead:
 /// async-io 2.6 discards an event if its thread was already waiting when the descriptor was registered. If the executor
@@ -94,6 +95,10 @@ impl<T> Nonblocking<T> {
             match read(self.io.get_ref()) {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
                     self.drained = true;
+                    if spin::force_read() {
+                        // Who spins has what it waits for, or polls again.
+                        return Poll::Pending;
+                    }
                     ready!(self.poll_bell(cx))?;
                 }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
@@ -335,6 +340,32 @@ mod tests {
         theirs.write_all(&[1]).unwrap();
         channels[1].1.recv().unwrap();
         assert!(channels[0].1.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_spin_waits_for_no_event_until_it_is_over() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut stream = Nonblocking::new(Async::new(ours).unwrap(), |_| Ok(()));
+        let (sender, woken) = channel();
+        let waker = Waker::from(Arc::new(Signal(sender)));
+        let mut cx = Context::from_waker(&waker);
+        let mut read =
+            |stream: &mut Nonblocking<_>| Pin::new(stream).poll_read(&mut cx, &mut [0; 8]);
+        for _ in 0..10 {
+            for _ in 0..3 {
+                assert!(spin::with_forced_reads(|| read(&mut stream)).is_pending());
+                assert!(!stream.waits);
+            }
+            theirs.write_all(&[1]).unwrap();
+            assert!(matches!(spin::with_forced_reads(|| read(&mut stream)), Poll::Ready(Ok(1))));
+            // What comes between the last look and the poll behind the spin is an event.
+            assert!(spin::with_forced_reads(|| read(&mut stream)).is_pending());
+            theirs.write_all(&[1]).unwrap();
+            if read(&mut stream).is_pending() {
+                woken.recv().unwrap();
+                assert!(matches!(read(&mut stream), Poll::Ready(Ok(1))));
+            }
+        }
     }
 
     #[test]

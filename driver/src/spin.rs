@@ -17,12 +17,13 @@ thread_local! {
     static FORCE_READ: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether this thread spins: then a read asks the system, although no event says that there is something to read.
+/// Whether this thread spins: then a read asks the system, although no event says that there is something to read, and does not
+/// wait for one.
 pub(crate) fn force_read() -> bool {
     FORCE_READ.get()
 }
 
-/// Runs `f`, whose reads ask the system.
+/// Runs `f`, whose reads ask the system. What finds nothing is not woken: the caller polls it again afterwards.
 pub(crate) fn with_forced_reads<T>(f: impl FnOnce() -> T) -> T {
     struct Guard;
     impl Drop for Guard {
@@ -35,7 +36,8 @@ pub(crate) fn with_forced_reads<T>(f: impl FnOnce() -> T) -> T {
     f()
 }
 
-/// Yields and calls `attempt`, until that returns something: which it must as soon as [`SpinPolicy::is_over`] says so.
+/// Yields and calls `attempt`, until that returns something: which it must as soon as [`SpinPolicy::is_over`] says so. If what was
+/// waited for has not come by then, the caller polls for it again, to be woken.
 ///
 /// `since` is about the present; `budget` is what [`Runtime::spin_budget`] said.
 pub(crate) fn spin<T>(

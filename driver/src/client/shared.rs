@@ -249,12 +249,15 @@ impl Shared {
     fn spin(&self, id: PendingId, cx: &mut Context<'_>, outcome: &mut Option<RawOutcome>) {
         let runtime = &*self.runtime;
         let budget = runtime.spin_budget(std::ptr::from_ref(self).addr());
+        let mut poll = |state: &mut State, now, outcome: &mut _| {
+            state.poll_outcome(id, now, cx, false, outcome);
+        };
         match budget {
             Some(budget) => spin::spin(runtime, runtime.now(), budget, |now, spin| {
                 self.with_at(now, |state, now| {
                     state.process.continue_poll();
                     let reads = state.link.reads();
-                    state.poll_outcome(id, now, cx, false, outcome);
+                    poll(state, now, outcome);
                     // Others may have read its outcome.
                     let hit = state.link.reads() > reads || outcome.is_some();
                     if !state.spin.is_over(spin, now, hit) {
@@ -264,9 +267,10 @@ impl Shared {
                     Some(())
                 })
             }),
-            None => self.with(|state, now| {
-                spin::with_forced_reads(|| state.poll_outcome(id, now, cx, false, outcome));
-            }),
+            None => self.with(|state, now| spin::with_forced_reads(|| poll(state, now, outcome))),
+        }
+        if outcome.is_none() {
+            self.with(|state, now| poll(state, now, outcome));
         }
     }
 

@@ -5,8 +5,7 @@
 //! (`pace.rs`). When it went on for as long as there was something to read, a peer that sent Pings without end kept
 //! others waiting for seconds (C106).
 //!
-//! No read follows another without an attempt to write. Two peers that each wrote 64 MiB before they read anything would
-//! wait for each other for ever (C40).
+//! No read follows another without an attempt to write: two peers that write 64 MiB each before they read would wait for ever (C40).
 
 use std::future::Future;
 use std::io;
@@ -208,12 +207,13 @@ impl ConnTask {
         cx: &mut Context<'_>,
         scratch: &mut Scratch,
     ) -> Poll<io::Result<usize>> {
-        spin::spin(&*shared.runtime, pace.now, budget, |now, spin| {
+        let read = spin::spin(&*shared.runtime, pace.now, budget, |now, spin| {
             pace.now = now;
             let read = self.read_once(pace, cx, scratch);
             let is_over = self.spin.is_over(&shared.newcomers, spin, now, read.is_ready());
             is_over.then_some(read)
-        })
+        });
+        if read.is_pending() { self.read_once(pace, cx, scratch) } else { read }
     }
 
     /// Ready when the last frame has taken too long.
