@@ -144,6 +144,7 @@ impl Server {
     /// The error after which the transport can accept no more, or the ledger's (S31): what has no record is not
     /// answered, and new calls are refused. End the process then, and start again when the cause is mended.
     pub async fn serve(&self, acceptor: impl Accept) -> io::Result<()> {
+        let mut failed = 0_u32;
         for accepts in 1_usize.. {
             if accepts.is_multiple_of(ACCEPTS_MAX) {
                 yield_now().await;
@@ -164,13 +165,20 @@ impl Server {
             };
             match accepted {
                 None => return Ok(()),
-                Some(Ok((stream, subject))) => self.serve_stream(stream, subject),
+                Some(Ok((stream, subject))) => {
+                    failed = 0;
+                    self.serve_stream(stream, subject);
+                }
                 Some(Err(Stop::Ledger(error))) => return Err(io::Error::other(error)),
                 Some(Err(Stop::Transport(error))) if error.kind() == io::ErrorKind::BrokenPipe => {
                     return Ok(());
                 }
                 Some(Err(Stop::Transport(error))) if is_final(&error) => return Err(error),
-                Some(Err(Stop::Transport(_))) => self.pause(ACCEPT_PAUSE).await,
+                Some(Err(Stop::Transport(error))) => {
+                    failed = failed.saturating_add(1);
+                    self.shared.note_accept_failed(|| acceptor.address(), &error, failed);
+                    self.pause(ACCEPT_PAUSE).await;
+                }
             }
         }
         Ok(())

@@ -37,6 +37,8 @@ pub struct SideCounters {
     pub connections_closed: u64,
     /// Connections that a server had no room for.
     pub connections_refused: u64,
+    /// Connections that a server could not accept, counted at each attempt: the process had too many open files, say.
+    pub accepts_failed: u64,
     /// Dials that failed.
     pub dials_failed: u64,
     /// Sessions opened.
@@ -164,6 +166,7 @@ impl Observer for Counting {
             Event::ConnectionOpened { .. } => &mut side.connections_opened,
             Event::ConnectionClosed { .. } => &mut side.connections_closed,
             Event::ConnectionRefused { .. } => &mut side.connections_refused,
+            Event::AcceptFailed { .. } => &mut side.accepts_failed,
             Event::DialFailed { .. } => &mut side.dials_failed,
             Event::SessionOpened { .. } => &mut side.sessions_opened,
             Event::SessionResumed { .. } => &mut side.sessions_resumed,

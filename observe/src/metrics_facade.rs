@@ -99,6 +99,7 @@ impl Observer for Metrics {
             Event::ConnectionOpened { .. } => by_side!(source, "connections.opened"),
             Event::ConnectionClosed { .. } => by_side!(source, "connections.closed"),
             Event::ConnectionRefused { .. } => by_side!(source, "connections.refused"),
+            Event::AcceptFailed { .. } => by_side!(source, "accepts.failed"),
             Event::DialFailed { .. } => by_side!(source, "dials.failed"),
             Event::SessionOpened { .. } => by_side!(source, "sessions.opened"),
             Event::SessionResumed { .. } => by_side!(source, "sessions.resumed"),

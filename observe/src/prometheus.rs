@@ -32,11 +32,12 @@ fn write(counters: &Counters, out: &mut String) -> fmt::Result {
     writeln!(out, "oncewire_events_lost_total {}", counters.events_lost)
 }
 
-fn numbers(side: &SideCounters) -> [(&'static str, u64); 15] {
+fn numbers(side: &SideCounters) -> [(&'static str, u64); 16] {
     [
         ("connections_opened", side.connections_opened),
         ("connections_closed", side.connections_closed),
         ("connections_refused", side.connections_refused),
+        ("accepts_failed", side.accepts_failed),
         ("dials_failed", side.dials_failed),
         ("sessions_opened", side.sessions_opened),
         ("sessions_resumed", side.sessions_resumed),

@@ -168,6 +168,7 @@ impl Observer for Tracing {
             | Event::SessionRefused { .. }
             | Event::SessionLost { .. }
             | Event::ConnectionRefused { .. }
+            | Event::AcceptFailed { .. }
             | Event::DialFailed { .. } => warn!(target: "oncewire", at = %source, "{event}"),
             Event::SessionOpened { .. }
             | Event::SessionResumed { .. }

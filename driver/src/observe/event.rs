@@ -30,6 +30,16 @@ pub enum Event {
         /// Who has connected.
         caller: Subject,
     },
+    /// A server could not accept a connection that waits: the process has too many open files, say. It tries again in a moment.
+    #[non_exhaustive]
+    AcceptFailed {
+        /// Where it listens.
+        address: String,
+        /// Why.
+        why: String,
+        /// Attempts that failed since the last connection that was accepted there, with this one.
+        attempts: u32,
+    },
     /// A caller has shown a token that the server knows: it is this one, whatever the transport said of it.
     #[non_exhaustive]
     CallerIdentified {
@@ -388,6 +398,9 @@ impl fmt::Display for Event {
             }
             Event::ConnectionRefused { caller } => {
                 write!(f, "too many connections: one from {caller} closed")
+            }
+            Event::AcceptFailed { address, why, attempts } => {
+                write!(f, "cannot accept at {address}: {why}, attempt {attempts}")
             }
             Event::CallerIdentified { connection, caller } => {
                 write!(f, "connection {connection} is of {caller}, by its token")

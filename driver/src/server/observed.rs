@@ -412,6 +412,20 @@ impl Shared {
         }
     }
 
+    /// A transport could not accept a connection. Its address is its own code: the lock is free.
+    #[cold]
+    pub(super) fn note_accept_failed(
+        self: &Arc<Self>,
+        address: impl FnOnce() -> String,
+        why: &std::io::Error,
+        attempts: u32,
+    ) {
+        if self.observers.is_some() {
+            let event = Event::AcceptFailed { address: address(), why: why.to_string(), attempts };
+            self.with(|state, _| state.observe(|| event));
+        }
+    }
+
     /// Delivers the events that wait.
     #[cold]
     pub(super) fn report(self: &Arc<Self>) {
