@@ -21,6 +21,7 @@
 //! | `client/pending.rs` | the calls that wait for their outcomes |
 //! | `client/reader.rs` | which of them reads the socket for all: leader and followers |
 //! | `client/lifecycle.rs` | connected, closing, closed, and who waits for that |
+//! | `client/connected.rs` | one that waits for the session |
 //! | `client/task.rs` | the task behind a client: dials, keeps time, reads when no call does |
 //! | `client/backoff.rs` | how long it pauses before it dials again |
 //! | `client/observed.rs` | what observers learn |
@@ -32,6 +33,7 @@ mod around;
 mod backoff;
 mod call;
 mod comparisons;
+mod connected;
 mod description;
 mod durable;
 mod journal_state;
@@ -74,6 +76,7 @@ use around::CallDefaults;
 pub use around::NewCall;
 pub use call::Call;
 use call::CalledMethod;
+use connected::Connected;
 pub use durable::{Delivery, DurableCall, DurableClient, Receipt, RecoveredCall};
 pub use options::{ClientOptions, ClientStatus, CloseReport};
 use outcome::Decode;
@@ -352,7 +355,7 @@ impl Client {
         if let Some(group) = &self.handle.group {
             return group.connected().await;
         }
-        std::future::poll_fn(|cx| self.handle.shared.poll_connected(cx)).await
+        Connected::new(&self.handle.shared).await
     }
 }
 

@@ -61,8 +61,7 @@ impl Backoff {
         }
         let span = self.min.saturating_mul(1 << self.failures.min(16)).min(self.max);
         self.failures = self.failures.saturating_add(1);
-        let nanos = (u128::from(random) * (span.as_nanos())) >> 64;
-        Duration::from_nanos(nanos as u64)
+        random_part(span, random)
     }
 
     fn forgive(&mut self, lasted: Duration, answered: bool, reason: Option<CloseReason>) {
@@ -74,6 +73,13 @@ impl Backoff {
             _ => {}
         }
     }
+}
+
+/// A part of `span`: all of it is hit alike by a `random` that is spread over all of `u64`. Of spans beyond 584 years, of those.
+pub(super) fn random_part(span: Duration, random: u64) -> Duration {
+    let nanos = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+    let part = (u128::from(random) * u128::from(nanos)) >> 64;
+    Duration::from_nanos(part as u64)
 }
 
 #[cfg(test)]
@@ -120,6 +126,15 @@ mod tests {
     fn a_server_that_answers_and_breaks_at_once_is_dialled_a_few_times_a_second_at_most() {
         let pauses = total(100, |_| connected(5, true, None));
         assert!((Duration::from_secs(10)..Duration::from_secs(20)).contains(&pauses), "{pauses:?}");
+    }
+
+    #[test]
+    fn pauses_of_any_length_are_no_overflow() {
+        let mut backoff = Backoff::new(Duration::MAX, Duration::MAX);
+        for _ in 0..3 {
+            assert!(backoff.pause(Ended::Unconnected(None), u64::MAX) > MAX);
+        }
+        assert_eq!(random_part(Duration::from_secs(4), 1 << 63), Duration::from_secs(2));
     }
 
     #[test]

@@ -24,6 +24,7 @@ use super::Handle;
 use super::around::{CallDefaults, Surroundings};
 use super::call::CalledMethod;
 use super::comparisons::Comparisons;
+use super::connected::Connected;
 use super::journal_state::{Delivered, JournalState, Recovered};
 use super::options::{ClientOptions, ClientStatus, CloseReport};
 use super::outcome::{Decode, Outcome};
@@ -275,7 +276,7 @@ impl DurableClient {
     /// Waits until the session is open, or the server has refused it for good, or the client is closed; says whether
     /// it is open. Calls do not need it: they wait by themselves.
     pub async fn connected(&self) -> bool {
-        std::future::poll_fn(|cx| self.handle.shared.poll_connected(cx)).await
+        Connected::new(&self.handle.shared).await
     }
 }
 

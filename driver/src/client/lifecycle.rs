@@ -7,6 +7,7 @@ use std::task::Waker;
 use oncewire_core::{ClientSession, CloseReason, DialFailure, Instance, Instant, Token};
 
 use super::report::SessionInfo;
+use crate::waiters::Waiters;
 
 /// Invariants: `ended` and `task_gone` never become false again. After either, no more is sent or received, and no one is
 /// left in the wakers.
@@ -21,7 +22,7 @@ pub(super) struct Lifecycle {
     /// The client's task has ended, or was dropped.
     pub(super) task_gone: bool,
     pub(super) close_wakers: Vec<Waker>,
-    pub(super) connect_wakers: Vec<Waker>,
+    pub(super) connect_waiters: Waiters,
     /// Why the last connection ended or could not be made.
     pub(super) last_error: Option<String>,
     /// Attempts to connect that failed since the last handshake that went through.
@@ -101,14 +102,14 @@ impl Lifecycle {
         self.session = session.map(|session| Arc::new(SessionInfo::new(session, instance)));
         self.failed_attempts = 0;
         self.connection.since = Some(now);
-        wake.append(&mut self.connect_wakers);
+        wake.extend(self.connect_waiters.take());
         wake.extend(self.watcher.clone());
     }
 
     /// Wakes all that wait for the client to be connected or closed.
     pub(super) fn wake_all(&mut self, wake: &mut Vec<Waker>) {
         wake.append(&mut self.close_wakers);
-        wake.append(&mut self.connect_wakers);
+        wake.extend(self.connect_waiters.take());
         wake.extend(self.watcher.clone());
     }
 }

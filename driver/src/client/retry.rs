@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use oncewire_core::{CallError, Instant, NotExecuted};
 
+use super::backoff::random_part;
 use super::call::Call;
 use super::outcome::CallFailure;
 use super::unreplied::Unreplied;
@@ -145,8 +146,7 @@ impl Retry {
         let span = self.pause_min.saturating_mul(1 << doublings).min(self.pause_max);
         let mut random = [0; 8];
         runtime.random(&mut random);
-        let nanos = (u128::from(u64::from_le_bytes(random)) * span.as_nanos()) >> 64;
-        Duration::from_nanos(nanos as u64)
+        random_part(span, u64::from_le_bytes(random))
     }
 }
 

@@ -27,6 +27,7 @@ use crate::runtime::Runtime;
 use crate::spin;
 use crate::sync::Lock;
 use crate::transport::Connect;
+use crate::waiters::Place;
 
 /// Calls with a shorter timeout begin at the exact time.
 const COARSE_TIMEOUT_MIN: Duration = Duration::from_secs(1);
@@ -365,7 +366,7 @@ impl Shared {
         })
     }
 
-    pub(super) fn poll_connected(&self, cx: &mut Context<'_>) -> Poll<bool> {
+    pub(super) fn poll_connected(&self, place: &mut Place, cx: &mut Context<'_>) -> Poll<bool> {
         self.with(|state, _| {
             if state.is_forked() {
                 return Poll::Ready(false);
@@ -376,9 +377,19 @@ impl Shared {
             if state.lifecycle.is_closed() || state.machine.refusal().is_some() {
                 return Poll::Ready(false);
             }
-            crate::caught::add_waker(&mut state.lifecycle.connect_wakers, cx);
+            let before = state.lifecycle.connect_waiters.wait(place, cx);
+            state.dropped.extend(before);
             Poll::Pending
         })
+    }
+
+    /// Who has waited by [`Shared::poll_connected`] waits no more.
+    pub(super) fn leave_connected(&self, place: &mut Place) {
+        if place.is_none() || self.is_forked() {
+            return;
+        }
+        let dropped = self.with_quietly(|state| state.lifecycle.connect_waiters.leave(place));
+        drop(dropped);
     }
 
     pub(super) fn schemas(&self) -> oncewire_core::Schemas {

@@ -342,7 +342,7 @@ impl State {
             }
         }
         if self.machine.refusal().is_some() {
-            self.to_wake.append(&mut self.lifecycle.connect_wakers);
+            self.to_wake.extend(self.lifecycle.connect_waiters.take());
         }
     }
 

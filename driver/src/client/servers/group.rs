@@ -1,5 +1,7 @@
 //! The clients of several servers: which of them gets a call, which has the session, their close.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
@@ -10,6 +12,7 @@ use super::{NoServers, Plan, ServerStatus};
 use crate::caught::{caught, wake_all};
 use crate::client::Handle;
 use crate::client::call::CalledMethod;
+use crate::client::connected::Connected;
 use crate::client::options::{ClientOptions, CloseReport};
 use crate::client::outcome::CallFailure;
 use crate::client::report::CallReport;
@@ -371,10 +374,12 @@ impl Group {
 
     /// Waits until the session at one of the servers is open; false if none ever will be.
     pub(in crate::client) async fn connected(&self) -> bool {
+        let mut waits: Vec<_> =
+            self.members.iter().map(|member| Connected::new(member.shared())).collect();
         std::future::poll_fn(|cx| {
             let mut is_over = true;
-            for member in &self.members {
-                match member.shared().poll_connected(cx) {
+            for wait in &mut waits {
+                match Pin::new(wait).poll(cx) {
                     Poll::Ready(true) => return Poll::Ready(true),
                     Poll::Ready(false) => {}
                     Poll::Pending => is_over = false,
