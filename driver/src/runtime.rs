@@ -25,7 +25,8 @@ pub trait Runtime: Send + Sync + 'static {
     fn timer(&self) -> Box<dyn Timer>;
     /// Fills `bytes` with unpredictable bits: session ids are made of them.
     fn random(&self, bytes: &mut [u8]);
-    /// Runs a task to its end, beside the caller.
+    /// Runs a task to its end, beside the caller. It is called on any thread: the executor's, a ledger's, one that runs a `blocking`
+    /// handler, or the program's own. It must not panic.
     fn spawn(&self, task: BoxFuture<'static, ()>);
     /// Yields the CPU once (`sched_yield`). Called after a write, when a reply is expected within microseconds. A no-op is
     /// allowed.
@@ -79,7 +80,8 @@ impl SmolRuntime {
         GLOBAL.get_or_init(make).clone()
     }
 
-    /// On any executor.
+    /// On any executor. `spawner` is called on any thread, also on one that is not the executor's: for tokio it is the `spawn` of a
+    /// `Handle`, because `tokio::spawn` panics elsewhere.
     ///
     /// ```
     /// use std::sync::Arc;

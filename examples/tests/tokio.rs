@@ -1,15 +1,16 @@
-//! A client inside tokio's runtimes: its calls are futures like any other there, and its timeouts are kept. `docs/PROGRAMS.md`
-//! says how.
+//! Clients and servers inside tokio's runtimes: calls are futures like any other there, timeouts are kept, and handlers may use
+//! tokio. `docs/PROGRAMS.md` says how.
 #![allow(missing_docs)]
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use oncewire::{
-    CallFailure, Client, ClientOptions, Context, Executed, Runtime, Server, SmolRuntime, Unknown,
-    memory,
+    CallFailure, Client, ClientOptions, Context, Executed, NoReply, Runtime, Server, SmolRuntime,
+    Unknown, memory,
 };
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 #[oncewire::service(name = "toy")]
 trait Toy {
@@ -35,7 +36,8 @@ fn beside() -> Arc<dyn Runtime> {
 
 /// The client's own task on the runtime that it is made in.
 fn inside() -> Arc<dyn Runtime> {
-    SmolRuntime::with_spawner(|task| drop(tokio::spawn(task)))
+    let tokio = Handle::current();
+    SmolRuntime::with_spawner(move |task| drop(tokio.spawn(task)))
 }
 
 fn connect(runtime: Arc<dyn Runtime>) -> ToyClient {
@@ -61,7 +63,7 @@ async fn calls(runtime: Arc<dyn Runtime>) {
 fn calls_are_made_on_one_thread_of_tokio() {
     let tokio = Builder::new_current_thread().build().unwrap();
     tokio.block_on(calls(beside()));
-    tokio.block_on(calls(inside()));
+    tokio.block_on(async { calls(inside()).await });
 }
 
 #[test]
@@ -96,5 +98,60 @@ fn deadlines_are_kept_though_every_thread_of_tokio_is_blocked() {
         drop(unreplied);
         free.send(()).unwrap();
         assert!(toy.0.close_blocking().in_good_order);
+    }
+}
+
+/// A service whose handlers use tokio.
+#[oncewire::service(name = "nap")]
+trait Nap {
+    async fn nap(&self, _: Context);
+    /// Leaves a task behind, from a thread of the pool.
+    #[rpc(blocking)]
+    fn nap_later(&self, context: Context);
+}
+
+struct Naps(UnboundedSender<()>);
+
+impl Nap for Naps {
+    async fn nap(&self, _: Context) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
+    fn nap_later(&self, context: Context) {
+        let ended = self.0.clone();
+        context.spawn(async move {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let _ = ended.send(());
+        });
+    }
+}
+
+#[test]
+fn c429_handlers_that_need_tokio_run_at_a_server_that_runs_on_it() {
+    let one = Builder::new_current_thread().enable_time().build().unwrap();
+    let several = Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
+    for tokio in [one, several] {
+        tokio.block_on(async {
+            for (runtime, on_tokio) in [(inside(), true), (beside(), false)] {
+                let (ended, mut naps) = unbounded_channel();
+                let builder = Server::builder("nap").service(NapServer(Naps(ended)));
+                let server = builder.runtime(runtime).build().unwrap();
+                let (connector, acceptor) = memory::listener();
+                let serving = server.clone();
+                tokio::spawn(async move { serving.serve(acceptor).await });
+                let nap = NapClient(Client::new(connector, ClientOptions::default()));
+                if on_tokio {
+                    assert_eq!(nap.nap().await.ok(), Ok(()));
+                    assert_eq!(nap.nap_later().await.ok(), Ok(()));
+                    assert_eq!(naps.recv().await, Some(()));
+                } else {
+                    let aborted = CallFailure::NoReply(NoReply::Aborted);
+                    assert_eq!(nap.nap().await.ok(), Err(aborted));
+                    assert_eq!(nap.nap().await.ok(), Err(aborted), "the server lives on");
+                    assert_eq!(server.handler_faults().panics, 2);
+                }
+                assert!(nap.0.close().await.in_good_order);
+            }
+        });
     }
 }
