@@ -11,6 +11,7 @@
 //! | `client/transmit.rs` | frames that go |
 //! | `client/transmit/acks.rs` | what is acknowledged, and when |
 //! | `client/config.rs` | configuration, and a call to be made |
+//! | `client/dial.rs` | attempts to connect that fail, and the calls that end by that |
 //! | `client/event.rs` | replies, events, the session, counters |
 //! | `client/timers.rs` | what happens when time passes |
 //! | `client/compare.rs` | calls that wait until signatures were compared |

@@ -15,6 +15,7 @@
 //! | `server/receive.rs` | frames that come |
 //! | `server/admit.rs` | requests that are known, admitted or refused |
 //! | `server/incoming.rs` | what they bring for the owner |
+//! | `server/notice.rs` | what was decided about the frame that is handled, for logs |
 //! | `server/metadata.rs` | requests with metadata |
 //! | `server/long.rs` | long requests while they come |
 //! | `server/execute.rs` | from admission to reply |

@@ -13,7 +13,7 @@
 //! | see what happens | [`observe`] |
 //! | choose the executor, or simulate | [`Runtime`], [`SmolRuntime`] |
 //!
-//! The rules S1 to S33 that comments cite are stated in the core's `PROTOCOL.md`. Nothing here decides what happens to a
+//! The rules S1 to S34 that comments cite are stated in the core's `PROTOCOL.md`. Nothing here decides what happens to a
 //! call: the core does.
 //!
 //! # A transport in a few lines, a client and a server

@@ -21,10 +21,12 @@
 //! | `server/transactional.rs` | handlers that run in the ledger's transaction |
 //! | `server/execution.rs` | a call runs, and ends |
 //! | `server/observed.rs` | what observers learn; the verbs that start, refuse and end calls |
+//! | `server/tags.rs` | the names of sessions for logs |
 //! | `server/status.rs` | what a server says of itself |
 //! | `server/cancels.rs` | handlers that wait for their calls' cancels |
 //! | `server/recording.rs` | what is recorded, and when |
 //! | `server/ledger_queue.rs` | what is on its way to the ledger |
+//! | `server/lanes.rs` | makes batches of it: which entries go together, and in which lane |
 //! | `server/batch.rs` | a batch of it, as the ledger sees it |
 //! | `server/ledger_task.rs` | the task that does what waited for the ledger |
 //! | `server/any_ledger.rs` | a ledger whose kind is forgotten |
