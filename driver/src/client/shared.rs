@@ -96,8 +96,9 @@ impl Shared {
             let waker = Waker::from(Arc::new(DeadlineWaker(shared.clone())));
             let notes = Notes::new(&observed);
             let timer = DeadlineTimer::new(timer, waker);
-            let state = State::new(restored, notes, timer, options.connect_timeout);
-            let pid = AtomicU32::new(std::process::id());
+            let pid = std::process::id();
+            let state = State::new(restored, notes, timer, options.connect_timeout, pid);
+            let pid = AtomicU32::new(pid);
             Shared { options, runtime, connector, observed, pid, state: Lock::new(state) }
         };
         Arc::new_cyclic(make)
@@ -333,6 +334,7 @@ impl Shared {
             return;
         }
         self.with(|state, now| {
+            state.process.continue_poll();
             state.machine.close(now);
             state.lifecycle.closing_since.get_or_insert(now);
             state.deliver(now);

@@ -83,6 +83,7 @@ impl State {
         notes: Option<Box<Notes>>,
         deadline_timer: DeadlineTimer,
         answer_timeout: Duration,
+        process_id: u32,
     ) -> State {
         let Restored { machine, journal, comparisons } = restored;
         State {
@@ -95,7 +96,7 @@ impl State {
             reader: Reader::default(),
             spin: SpinPolicy::default(),
             lifecycle: Lifecycle::default(),
-            process: Process::default(),
+            process: Process::new(process_id),
             deadline_timer,
             notes,
             task: None,

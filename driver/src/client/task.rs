@@ -39,6 +39,8 @@ pub(super) struct ClientTask {
     was_connected: bool,
     /// It came to no handshake, which the connector does not know yet.
     is_unwelcome: bool,
+    /// The client has ended with it.
+    is_over: bool,
 }
 
 /// What the task does after a turn.
@@ -71,7 +73,15 @@ impl ClientTask {
             dial_at: Instant::ZERO,
             was_connected: false,
             is_unwelcome: false,
+            is_over: false,
         }
+    }
+
+    /// The client ends.
+    fn end(&mut self) {
+        self.is_over = true;
+        self.shared.end();
+        self.shared.submit();
     }
 
     /// One turn under the lock.
@@ -200,11 +210,12 @@ impl ClientTask {
     fn poll_dial(&mut self, cx: &mut Context<'_>) {
         let shared = self.shared.clone();
         let (now, wants_stream) = shared.with(|state, now| {
-            if !state.link.is_up() {
+            let wants_stream = !state.link.is_up() && state.machine.wants_connection();
+            if wants_stream {
                 // A call that read for all may have noticed.
                 self.note_loss(state, now);
             }
-            (now, !state.link.is_up() && state.machine.wants_connection())
+            (now, wants_stream)
         });
         if !wants_stream {
             self.dial = None;
@@ -319,8 +330,10 @@ impl Future for ClientTask {
                 shared.submit();
             }
             match next {
-                // `Shared::end` does the rest when this is dropped.
-                Next::End => return Poll::Ready(()),
+                Next::End => {
+                    this.end();
+                    return Poll::Ready(());
+                }
                 Next::Spin => {
                     spins += 1;
                     let runtime = &*shared.runtime;
@@ -349,10 +362,8 @@ impl Future for ClientTask {
 
 impl Drop for ClientTask {
     fn drop(&mut self) {
-        if self.shared.is_forked() {
-            return;
+        if !self.is_over && !self.shared.is_forked() {
+            self.end();
         }
-        self.shared.end();
-        self.shared.submit();
     }
 }
