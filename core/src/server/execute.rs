@@ -357,11 +357,11 @@ impl<T: ServerStorage> Server<T> {
         if view.key != key.session || view.session.state.is_ended() {
             return;
         }
-        view.finish(key.slot, |slot| {
+        let is_unsent = view.finish(key.slot, |slot| {
             (slot.xid == key.xid.get() && slot.state == state).then(|| end(slot))
         });
-        if view.session.state != SessionState::Open {
-            self.end_if_due(index);
+        if is_unsent || view.session.state != SessionState::Open {
+            self.finish_unsent(index, key.slot, is_unsent);
         }
     }
 
@@ -374,7 +374,18 @@ impl<T: ServerStorage> Server<T> {
         body: Payload<'_>,
     ) {
         let Some(mut view) = self.view(index) else { return };
-        view.finish(slot_number, |_| Some((status, body)));
+        let is_unsent = view.finish(slot_number, |_| Some((status, body)));
+        self.finish_unsent(index, slot_number, is_unsent);
+    }
+
+    /// What is left to do for a call that has ended and whose client does not listen, or whose session may be over. Apart, so that a
+    /// view of the session need not lie in memory for it.
+    #[cold]
+    fn finish_unsent(&mut self, index: u32, slot_number: u32, is_unsent: bool) {
+        let Some(mut view) = self.view(index) else { return };
+        if is_unsent {
+            view.forget_idempotent(slot_number);
+        }
         if view.session.state != SessionState::Open {
             self.end_if_due(index);
         }

@@ -295,17 +295,19 @@ impl<T: ServerStorage> SessionView<'_, T> {
     }
 
     /// Records the end of a call that was admitted or ran, and sends it if its client listens. `end` says what is kept, or
-    /// that it is another call, to which nothing happens.
+    /// that it is another call, to which nothing happens. Returns whether it has ended and is not sent: then it may be to be
+    /// [forgotten](SessionView::forget_idempotent).
     #[inline(always)]
+    #[must_use]
     pub(super) fn finish<'a>(
         &mut self,
         slot_number: u32,
         end: impl FnOnce(&Slot<T::Body>) -> Option<(Status, Payload<'a>)>,
-    ) {
+    ) -> bool {
         let (conn, epoch) = (self.session.conn, self.session.epoch);
-        let Some(calls) = self.session.calls.as_deref_mut() else { return };
-        let Some(slot) = calls.slots.at_mut(slot_number) else { return };
-        let Some((status, body)) = end(slot) else { return };
+        let Some(calls) = self.session.calls.as_deref_mut() else { return false };
+        let Some(slot) = calls.slots.at_mut(slot_number) else { return false };
+        let Some((status, body)) = end(slot) else { return false };
         debug_assert!(slot.state.is_running() && calls.running > 0, "a call ends once");
         let len = body.as_slice().len();
         let (status, len) = match slot.body.store(body) {
@@ -340,9 +342,8 @@ impl<T: ServerStorage> SessionView<'_, T> {
         }
         if due {
             self.wake(conn);
-        } else {
-            self.forget_idempotent(slot_number);
         }
+        !due
     }
 
     /// Puts a slot among those with something to send, if its session has a connection and the slot's request or

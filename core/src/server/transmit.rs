@@ -75,7 +75,7 @@ impl<T: ServerStorage> Server<T> {
     /// [`take_shared_tail`](Server::take_shared_tail) has the body. Polled again without that, it is copied.
     ///
     /// `out` must hold at least [`wire::CONTROL_LEN_MAX`] bytes: in a shorter one, some frames never fit.
-    #[inline]
+    #[inline(always)]
     pub fn poll_transmit(
         &mut self,
         now: Instant,

@@ -22,7 +22,10 @@ impl<S: ClientStorage> Client<S> {
         debug_assert!(self.session.is_some(), "a call was unsettled in it");
         let owed = self.output.ack_owed.unwrap_or(0).saturating_add(len);
         self.output.ack_owed = Some(owed);
-        self.schedule_ack(owed >= self.config.ack_bytes || self.has_said_goodbye());
+        let at_once = owed >= self.config.ack_bytes || self.has_said_goodbye();
+        if at_once || self.timers.ack == Timer::OFF {
+            self.schedule_ack(at_once);
+        }
     }
 
     /// Sees to it that an `Ack` is sent, at once or in time, if one is owed or must be sent at once. Without a session on
