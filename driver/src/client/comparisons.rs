@@ -241,8 +241,7 @@ impl Comparisons {
                 self.known[at].comparison = self.said_of(self.known[at].service);
             }
         }
-        // Where no method is known no call waits, and the client's task would be woken for nothing.
-        self.is_due = !self.known.is_empty();
+        self.is_due = true;
     }
 
     /// The connection is gone, and with it the question: it would be answered by another server.

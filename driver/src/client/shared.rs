@@ -96,9 +96,8 @@ impl Shared {
             let waker = Waker::from(Arc::new(DeadlineWaker(shared.clone())));
             let notes = Notes::new(&observed);
             let timer = DeadlineTimer::new(timer, waker);
-            let pid = std::process::id();
-            let state = State::new(restored, notes, timer, options.connect_timeout, pid);
-            let pid = AtomicU32::new(pid);
+            let state = State::new(restored, notes, timer, options.connect_timeout);
+            let pid = AtomicU32::new(std::process::id());
             Shared { options, runtime, connector, observed, pid, state: Lock::new(state) }
         };
         Arc::new_cyclic(make)
@@ -334,7 +333,6 @@ impl Shared {
             return;
         }
         self.with(|state, now| {
-            state.process.continue_poll();
             state.machine.close(now);
             state.lifecycle.closing_since.get_or_insert(now);
             state.deliver(now);

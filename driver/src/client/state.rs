@@ -83,7 +83,6 @@ impl State {
         notes: Option<Box<Notes>>,
         deadline_timer: DeadlineTimer,
         answer_timeout: Duration,
-        process_id: u32,
     ) -> State {
         let Restored { machine, journal, comparisons } = restored;
         State {
@@ -96,7 +95,7 @@ impl State {
             reader: Reader::default(),
             spin: SpinPolicy::default(),
             lifecycle: Lifecycle::default(),
-            process: Process::new(process_id),
+            process: Process::default(),
             deadline_timer,
             notes,
             task: None,

@@ -39,8 +39,6 @@ pub(super) struct ClientTask {
     was_connected: bool,
     /// It came to no handshake, which the connector does not know yet.
     is_unwelcome: bool,
-    /// The client has ended with it.
-    is_over: bool,
 }
 
 /// What the task does after a turn.
@@ -73,15 +71,7 @@ impl ClientTask {
             dial_at: Instant::ZERO,
             was_connected: false,
             is_unwelcome: false,
-            is_over: false,
         }
-    }
-
-    /// The client ends.
-    fn end(&mut self) {
-        self.is_over = true;
-        self.shared.end();
-        self.shared.submit();
     }
 
     /// One turn under the lock.
@@ -210,12 +200,11 @@ impl ClientTask {
     fn poll_dial(&mut self, cx: &mut Context<'_>) {
         let shared = self.shared.clone();
         let (now, wants_stream) = shared.with(|state, now| {
-            let wants_stream = !state.link.is_up() && state.machine.wants_connection();
-            if wants_stream {
+            if !state.link.is_up() {
                 // A call that read for all may have noticed.
                 self.note_loss(state, now);
             }
-            (now, wants_stream)
+            (now, !state.link.is_up() && state.machine.wants_connection())
         });
         if !wants_stream {
             self.dial = None;
@@ -330,10 +319,8 @@ impl Future for ClientTask {
                 shared.submit();
             }
             match next {
-                Next::End => {
-                    this.end();
-                    return Poll::Ready(());
-                }
+                // `Shared::end` does the rest when this is dropped.
+                Next::End => return Poll::Ready(()),
                 Next::Spin => {
                     spins += 1;
                     let runtime = &*shared.runtime;
@@ -362,8 +349,10 @@ impl Future for ClientTask {
 
 impl Drop for ClientTask {
     fn drop(&mut self) {
-        if !self.is_over && !self.shared.is_forked() {
-            self.end();
+        if self.shared.is_forked() {
+            return;
         }
+        self.shared.end();
+        self.shared.submit();
     }
 }

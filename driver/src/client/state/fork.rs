@@ -17,18 +17,20 @@ pub(in super::super) struct Process {
     is_forked: bool,
 }
 
-impl Process {
-    pub(in super::super) fn new(id: u32) -> Process {
-        Process { id, looked: false, began: false, is_forked: false }
+impl Default for Process {
+    fn default() -> Process {
+        Process { id: std::process::id(), looked: false, began: false, is_forked: false }
     }
+}
 
+impl Process {
     /// A poll begins: it may be in another process than the last one.
     #[inline]
     pub(in super::super) fn begin_poll(&mut self) {
         self.looked = false;
     }
 
-    /// It is still the poll that has looked, or its caller has looked just before.
+    /// It is still the poll that has looked.
     #[inline]
     pub(in super::super) fn continue_poll(&mut self) {
         self.looked = true;
