@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use async_io::Async;
 use futures_io::{AsyncRead, AsyncWrite};
 use oncewire_driver::{Accept, BoxFuture, BoxStream, Connect, Nonblocking, Subject};
+use smol::channel::Sender;
 
 use crate::accept_queue::{DialReceiver, DialSender, accept_queue};
 
@@ -96,6 +97,8 @@ impl Accept for PipeAcceptor {
 pub struct PipeStream {
     reader: Nonblocking<PipeReader>,
     writer: Option<Nonblocking<PipeWriter>>,
+    /// Dropped with it, and last.
+    _held: Option<Sender<()>>,
 }
 
 impl PipeStream {
@@ -109,7 +112,12 @@ impl PipeStream {
     pub fn join(reader: PipeReader, writer: PipeWriter) -> io::Result<PipeStream> {
         let reader = Nonblocking::new(Async::new(reader)?, |_| Ok(()));
         let writer = Nonblocking::new(Async::new(writer)?, |_| Ok(()));
-        Ok(PipeStream { reader, writer: Some(writer) })
+        Ok(PipeStream { reader, writer: Some(writer), _held: None })
+    }
+
+    /// Keeps a channel open for as long as it lives.
+    pub(crate) fn holding(self, channel: Sender<()>) -> PipeStream {
+        PipeStream { _held: Some(channel), ..self }
     }
 
     /// Has the next read ask the system at once: see [`Nonblocking::assume_readable`].

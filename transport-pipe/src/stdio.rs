@@ -13,6 +13,8 @@ use oncewire_driver::{Accept, BoxFuture, BoxStream, Subject};
 use smol::Unblock;
 use smol::channel::{Receiver, Sender, bounded};
 
+use crate::os::PipeStream;
+
 /// The bytes that may be on their way between a stream and the thread that reads or writes for it.
 const BUFFER_LEN_MAX: usize = 64 * 1024;
 
@@ -42,7 +44,7 @@ const BUFFER_LEN_MAX: usize = 64 * 1024;
 /// ```
 #[derive(Debug)]
 pub struct StdioAcceptor {
-    stream: Mutex<Option<StdioStream>>,
+    stream: Mutex<Option<Stdio>>,
     /// Closed when the stream has ended.
     ended: Receiver<()>,
 }
@@ -55,19 +57,54 @@ impl StdioAcceptor {
             let text = "stdin and stdout are taken already";
             return Err(io::Error::new(ErrorKind::AlreadyExists, text));
         }
-        let input = copy_of(io::stdin().as_fd())?;
-        let output = copy_of(io::stdout().as_fd())?;
-        // The copies must be the only ones, or the peer would not see the end when we close.
+        let (open, ended) = bounded(1);
+        let stream = match reopened() {
+            Some(pipes) => Stdio::Pipes(pipes.holding(open)),
+            None => {
+                let input = copy_of(io::stdin().as_fd())?;
+                let output = copy_of(io::stdout().as_fd())?;
+                Stdio::Threads(StdioStream {
+                    reader: Unblock::with_capacity(BUFFER_LEN_MAX, input),
+                    writer: Some(Unblock::with_capacity(BUFFER_LEN_MAX, output)),
+                    open: Some(open),
+                })
+            }
+        };
+        // What we have taken must be all there is, or the peer would not see the end when we close.
         rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
         rustix::stdio::dup2_stdout(io::stderr())?;
-        let (open, ended) = bounded(1);
-        let stream = StdioStream {
-            reader: Unblock::with_capacity(BUFFER_LEN_MAX, input),
-            writer: Some(Unblock::with_capacity(BUFFER_LEN_MAX, output)),
-            open: Some(open),
-        };
         Ok(StdioAcceptor { stream: Mutex::new(Some(stream)), ended })
     }
+}
+
+/// Stdin and stdout, taken.
+#[derive(Debug)]
+enum Stdio {
+    Pipes(PipeStream),
+    Threads(StdioStream),
+}
+
+/// Stdin and stdout, opened once more, if both are pipes: so opened they can be read and written without blocking, and stay as they
+/// are for others that share them. `None` for what cannot be opened so: a socket, or what another user made.
+#[cfg(target_os = "linux")]
+fn reopened() -> Option<PipeStream> {
+    use std::fs::OpenOptions;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+
+    fn open(path: &str, options: &mut OpenOptions) -> Option<OwnedFd> {
+        let is_pipe = std::fs::metadata(path).ok()?.file_type().is_fifo();
+        let options = options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32);
+        is_pipe.then(|| options.open(path)).and_then(Result::ok).map(OwnedFd::from)
+    }
+    let input = open("/proc/self/fd/0", File::options().read(true))?;
+    let output = open("/proc/self/fd/1", File::options().write(true))?;
+    PipeStream::join(input.into(), output.into()).ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn reopened() -> Option<PipeStream> {
+    None
 }
 
 /// A file of its own for a descriptor, without the standard library's buffers, that blocks: it is for threads.
@@ -81,12 +118,16 @@ impl Accept for StdioAcceptor {
     fn accept(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>> {
         Box::pin(async {
             let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(stream) = stream {
-                return Ok((Box::new(stream) as BoxStream, Subject::Anonymous));
-            }
-            // Nothing is ever sent.
-            let _ = self.ended.recv().await;
-            Err(ErrorKind::BrokenPipe.into())
+            let stream: BoxStream = match stream {
+                Some(Stdio::Pipes(stream)) => Box::new(stream),
+                Some(Stdio::Threads(stream)) => Box::new(stream),
+                None => {
+                    // Nothing is ever sent.
+                    let _ = self.ended.recv().await;
+                    return Err(ErrorKind::BrokenPipe.into());
+                }
+            };
+            Ok((stream, Subject::Anonymous))
         })
     }
 
@@ -95,6 +136,7 @@ impl Accept for StdioAcceptor {
     }
 }
 
+/// Files that are read and written by threads, since they may block.
 #[derive(Debug)]
 struct StdioStream {
     reader: Unblock<File>,

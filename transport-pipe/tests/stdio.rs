@@ -2,10 +2,14 @@
 //! the name of a role it is the child, otherwise it runs the tests.
 
 use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 
 use oncewire_driver::conformance::exchange;
 use oncewire_pipe::{Accept, BoxStream, ChildConnector, Connect, StdioAcceptor, Subject};
+use rustix::fs::{OFlags, fcntl_getfl};
 use smol::future::poll_once;
 use smol::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -27,6 +31,8 @@ const TESTS: &[Test] = &[
     ("a_write_to_a_peer_that_is_gone_fails", a_write_to_a_peer_that_is_gone_fails),
     ("stray_prints_go_to_stderr", stray_prints_go_to_stderr),
     ("stdin_and_stdout_can_be_taken_once", stdin_and_stdout_can_be_taken_once),
+    ("sockets_in_their_place_are_served_by_threads", sockets_in_their_place_are_served_by_threads),
+    ("pipes_that_others_share_block_them_as_before", pipes_that_others_share_block_them_as_before),
 ];
 
 const BURST_LEN: usize = 1 << 20;
@@ -162,6 +168,57 @@ fn round_trips(role: &str, count: usize) {
             assert_eq!(got, [i as u8]);
         }
     });
+}
+
+/// Two sockets as the stdin and stdout of a child, which cannot be opened once more.
+fn sockets_in_their_place_are_served_by_threads() {
+    let start = |role: &str| {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut command = program(role);
+        let stdin = OwnedFd::from(theirs.try_clone().unwrap());
+        command.stdin(stdin).stdout(OwnedFd::from(theirs)).stderr(Stdio::piped());
+        (ours, command.spawn().unwrap())
+    };
+    let (mut ours, child) = start("echo-and-flush");
+    for n in 0..200 {
+        let mut got = [0];
+        ours.write_all(&[n]).unwrap();
+        ours.read_exact(&mut got).unwrap();
+        assert_eq!(got, [n]);
+    }
+    ours.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(ours.read(&mut [0]).unwrap(), 0);
+    ended(child);
+    for role in ["burst", "burst-and-exit"] {
+        let (mut ours, child) = start(role);
+        let mut got = Vec::new();
+        ours.read_to_end(&mut got).unwrap();
+        assert!(got == vec![7; BURST_LEN]);
+        ended(child);
+    }
+    let (mut ours, child) = start("write-on");
+    ours.read_exact(&mut [0; 5000]).unwrap();
+    drop(ours);
+    assert_eq!(ended(child), "broken");
+}
+
+/// Whatever else has the child's ends of its pipes, its parent here, finds them as they were.
+fn pipes_that_others_share_block_them_as_before() {
+    let (their_stdin, mut to_child) = std::io::pipe().unwrap();
+    let (mut from_child, their_stdout) = std::io::pipe().unwrap();
+    let mut command = program("echo-and-flush");
+    command.stdin(their_stdin.try_clone().unwrap()).stdout(their_stdout.try_clone().unwrap());
+    let child = command.stderr(Stdio::piped()).spawn().unwrap();
+    drop(command);
+    let mut got = [0];
+    to_child.write_all(&[1]).unwrap();
+    from_child.read_exact(&mut got).unwrap();
+    assert_eq!(got, [1]);
+    for shared in [their_stdin.as_fd(), their_stdout.as_fd()] {
+        assert!(!fcntl_getfl(shared).unwrap().contains(OFlags::NONBLOCK));
+    }
+    drop((to_child, their_stdin, their_stdout));
+    ended(child);
 }
 
 /// What a child said until its stdout ended, and that it ended well.
