@@ -382,6 +382,7 @@ pub async fn attempts_to_connect_come_less_and_less_often(world: World) {
     let hours = async {
         for _ in 0..100 {
             world.advance(Duration::from_secs(36));
+            world.settle().await;
             world.moment().await;
             world.moment().await;
         }

@@ -20,6 +20,8 @@ use crate::transport::{Accept, BoxFuture, BoxStream, Connect, Subject};
 /// How long a test waits for anything, in real time. Only a case that hangs gets there: on a machine whose cores others
 /// want, a case that takes a second alone has taken a minute.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(120);
+/// How often a case's tasks have their turn before a step of time is over: a timer wakes a task, which may wake another one.
+const TURNS: usize = 4;
 /// How long a whole case may take, in real time.
 const CASE_PATIENCE: Duration = Duration::from_secs(600);
 
@@ -167,6 +169,14 @@ impl World {
         self.within(what, poll).await;
     }
 
+    /// Lets the tasks that are ready run, and those that they wake: also where their thread is late.
+    pub(crate) async fn settle(&self) {
+        for _ in 0..TURNS {
+            // Behind all that is ready now.
+            self.spawn(async {}).await;
+        }
+    }
+
     /// Moves time forward step by step until a condition holds: what is due at one moment is done before the next.
     pub(crate) async fn advance_until(
         &self,
@@ -177,6 +187,7 @@ impl World {
         let advance = async {
             while !holds() {
                 self.advance(step);
+                self.settle().await;
                 self.moment().await;
                 self.moment().await;
             }
