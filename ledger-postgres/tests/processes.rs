@@ -96,22 +96,15 @@ fn c291_a_commit_that_was_not_replicated_is_no_commit_of_the_ledgers() {
         admin.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'absent'").unwrap();
         admin.batch_execute("SELECT pg_reload_conf()").unwrap();
         let waits = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND application_name = 'oncewire ledger'";
-        let (call, pid): (_, i32) = loop {
-            let call = client.call(&PAY, &(1, 1)).start();
-            // It is answered, or it waits.
-            let pid = smol::unblock({
-                let waits = waits.to_owned();
-                let connection = connection.clone();
-                move || {
-                    let mut beside = connect(&connection);
-                    (0..500)
-                        .find_map(|_| beside.query_opt(&waits, &[]).unwrap().map(|row| row.get(0)))
-                }
-            })
-            .await;
-            match pid {
-                Some(pid) => break (call, pid),
-                None => assert!(call.await.ok().is_ok(), "the setting was not there yet"),
+        let mut call = client.call(&PAY, &(1, 1)).start();
+        let pid: i32 = loop {
+            // It waits, or it is answered.
+            if let Some(row) = admin.query_opt(waits, &[]).unwrap() {
+                break row.get(0);
+            }
+            if let Some(outcome) = smol::future::poll_once(&mut call).await {
+                assert!(outcome.ok().is_ok(), "the setting was not there yet");
+                call = client.call(&PAY, &(1, 1)).start();
             }
         };
         admin.query("SELECT pg_cancel_backend($1)", &[&pid]).unwrap();

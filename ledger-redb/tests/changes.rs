@@ -219,7 +219,9 @@ fn c323_a_ledger_that_fails_or_ends_wakes_its_watchers_with_an_error() {
         world.until_watched_by(1).await;
         let waits = world.snapshots.latest().changed();
         world.disk.full.store(true, Ordering::SeqCst);
-        let in_doubt = client.call(&ADD, &(1, 1)).timeout(Duration::from_millis(500)).start();
+        let mut in_doubt = client.call(&ADD, &(1, 1)).timeout(Duration::from_millis(500));
+        // Sent by this, however late the client's task comes.
+        assert!(smol::future::poll_once(&mut in_doubt).await.is_none());
         let error = waits.await.unwrap_err().to_string();
         assert!(error.contains("cannot be written"), "{error}");
         let ended = watch.await.ok().unwrap().unwrap_err();

@@ -223,6 +223,10 @@ fn c58_a_sync_that_fails_stops_the_server_from_answering() {
         let wait = std::time::Duration::from_millis(500);
         let in_doubt = client.call(&PAY, &(1, 1)).timeout(wait).await;
         assert!(matches!(in_doubt, Outcome::Unknown(_, Some(_))), "{in_doubt:?}");
+        // The disk is asked on a thread of its own.
+        while server.ledger_error().is_none() {
+            smol::future::yield_now().await;
+        }
         let refused = client.call(&PAY, &(1, 1)).await;
         assert!(matches!(refused, Outcome::NotExecuted(_)), "{refused:?}");
         let error = server.ledger_error().expect("the error is loud").to_string();

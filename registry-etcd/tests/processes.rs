@@ -44,6 +44,9 @@ fn a_server_of_its_own() {
     });
 }
 
+/// The lease of a leader in this process: one that no pause of the machine outlasts.
+const LONG: Duration = Duration::from_secs(60);
+
 /// Waits until so many are registered.
 async fn until_count(instances: &Instances, count: usize) {
     let mut version = 0;
@@ -123,12 +126,14 @@ fn a_leader_of_its_own() {
 fn c378_a_leader_is_stopped_another_one_leads_and_the_first_has_no_effect_any_more() {
     let Some(cluster) = Cluster::start(1) else { return };
     let endpoints = cluster.endpoints();
-    let election = registry(&endpoints).election("test").unwrap();
+    let election = registry(&endpoints).with_lease(LONG).election("test").unwrap();
     let mut stopped = Process::start("a_leader_of_its_own", &endpoints[0]);
+    let leads = stopped.until_it_says("leads");
+    let first = leads.split(' ').next().unwrap().parse().unwrap();
+    let first = FencingToken::new(first).unwrap();
     // One effect before it is stopped, at the least.
     while stopped.until_it_says("effect") != "true true" {}
     block_on(async {
-        let first = election.leader().await.unwrap().unwrap().token;
         stopped.signal(Signal::STOP);
         let second = election.campaign("another").await.unwrap();
         assert!(second.token() > first);
@@ -144,7 +149,7 @@ fn c378_a_leader_is_stopped_another_one_leads_and_the_first_has_no_effect_any_mo
         fence.admit(second.token()).unwrap();
         assert!(fence.admit(first).is_err());
         // It ends by itself before etcd ends it.
-        assert!(second.is_held() && second.remaining() <= Duration::from_millis(1600));
+        assert!(second.is_held() && second.remaining() <= LONG * 4 / 5);
         second.resign().await.unwrap();
         assert_eq!(election.leader().await.unwrap(), None);
     });
@@ -153,13 +158,17 @@ fn c378_a_leader_is_stopped_another_one_leads_and_the_first_has_no_effect_any_mo
 /// What only the leader does: writes under this name, once `go` is in etcd.
 const PLAN: Method<String, bool> = Method::new("test/plan");
 
+/// The next one leads when this has passed.
+const LEASE_OF_SERVER: Duration = Duration::from_secs(6);
+
 /// No test: what [`Process`] starts. Its handler has what it is to check before a pause, and its effect after it.
 #[test]
 fn a_guarded_server_of_its_own() {
     let Some(endpoint) = endpoint_of_task("a_guarded_server_of_its_own") else { return };
     block_on(async {
-        let candidate =
-            registry(std::slice::from_ref(&endpoint)).election("test").unwrap().stand("server");
+        // It leads from its election to its handler's first line, also on a busy machine.
+        let registry = registry(std::slice::from_ref(&endpoint)).with_lease(LEASE_OF_SERVER);
+        let candidate = registry.election("test").unwrap().stand("server");
         let etcd = Etcd::builder([endpoint]).build().unwrap();
         let plan = move |context: Context, name: String| {
             let etcd = etcd.clone();
@@ -189,7 +198,7 @@ fn c413_a_handler_of_a_leader_that_was_stopped_has_its_token_and_no_effect_with_
     let Some(cluster) = Cluster::start(1) else { return };
     let endpoints = cluster.endpoints();
     let etcd = Etcd::builder(&endpoints).build().unwrap();
-    let election = registry(&endpoints).election("test").unwrap();
+    let election = registry(&endpoints).with_lease(LONG).election("test").unwrap();
     let mut leader = Process::start("a_guarded_server_of_its_own", &endpoints[0]);
     let address = leader.until_it_says("serves");
     block_on(async {
@@ -197,11 +206,10 @@ fn c413_a_handler_of_a_leader_that_was_stopped_has_its_token_and_no_effect_with_
         let client = Client::new(connector, ClientOptions::default());
         let late = client.call(&PLAN, &"effects/late".to_owned()).start();
         let token = leader.until_it_says("begins");
-        assert_eq!(election.leader().await.unwrap().unwrap().token.to_string(), token);
         leader.signal(Signal::STOP);
         let second = election.campaign("another").await.unwrap();
         let higher = second.token();
-        assert!(higher.to_string() != token);
+        assert!(higher.get() > token.parse::<u64>().unwrap());
         etcd.put("go", "", None).await.unwrap();
         leader.signal(Signal::CONT);
         assert_eq!(late.await.ok(), Ok(false), "its token is refused where the effect happens");
@@ -240,7 +248,9 @@ fn c379_leaders_follow_each_other_while_members_of_etcd_are_killed_and_no_token_
             let elected = candidates.each_ref().map(|candidate| candidate.elected());
             let [a, b, c] = elected;
             let leadership = smol::future::or(a, smol::future::or(b, c)).await;
-            let held = candidates.iter().filter(|candidate| candidate.leadership().is_some());
+            let held: Vec<_> = candidates.iter().filter_map(|of| of.leadership()).collect();
+            // Once more, since one may have ended before the next one was looked at.
+            let held = held.iter().filter(|leadership| leadership.is_held());
             assert!(held.count() <= 1, "two lead by their own clocks");
             // The same one may lead still.
             assert!(highest.is_none_or(|highest| leadership.token() >= highest));

@@ -93,7 +93,13 @@ fn names_and_addresses_that_are_none_are_refused() {
             matches!(outcome, Outcome::NotExecuted(NotExecuted::DeadlinePassed)),
             "{outcome:?}"
         );
-        let error = client.status().last_error.unwrap();
+        let error = loop {
+            // The dial may be later than the deadline.
+            match client.status().last_error {
+                Some(error) => break error,
+                None => smol::future::yield_now().await,
+            }
+        };
         assert!(error.contains("127.0.0.1:1") && error.contains("refused"), "{error}");
     });
 }
@@ -281,8 +287,8 @@ async fn by_line(cluster: &Cluster, beside: bool) -> (Relay, Etcd) {
         let endpoints = std::iter::once(line.address()).chain(beside.then_some(direct));
         let timeout = Duration::from_millis(500);
         let etcd = Etcd::builder(endpoints).attempt_timeout(timeout).build().unwrap();
-        etcd.get("a").await.unwrap();
-        if line.connections() > 0 {
+        let answers = etcd.get("a").await.is_ok();
+        if answers && line.connections() > 0 {
             return (line, etcd);
         }
     }
@@ -315,19 +321,22 @@ fn a_watch_at_a_member_that_hangs_is_followed_by_one_elsewhere() {
 fn a_leader_that_is_cut_off_from_etcd_ends_before_etcd_ends_its_lease() {
     let Some(cluster) = Cluster::start(1) else { return };
     block_on(async {
-        let (line, etcd) = by_line(&cluster, false).await;
-        let election = |etcd| {
-            let registry = Registry::new(etcd).with_lease(Duration::from_secs(5));
-            registry.election("test").unwrap()
-        };
-        let leadership = election(etcd).campaign("first").await.unwrap();
-        line.freeze();
-        leadership.ended().await;
-        assert!(!leadership.is_held() && leadership.check().is_err());
-        let seen = election(cluster.etcd());
-        assert_eq!(seen.leader().await.unwrap().unwrap().token, leadership.token());
-        let next = seen.campaign("second").await.unwrap();
-        assert!(next.token() > leadership.token());
+        for lease in [5, 20, 80].map(Duration::from_secs) {
+            let (line, etcd) = by_line(&cluster, false).await;
+            let election = |etcd| Registry::new(etcd).with_lease(lease).election("test").unwrap();
+            let leadership = election(etcd).campaign("first").await.unwrap();
+            line.freeze();
+            leadership.ended().await;
+            assert!(!leadership.is_held() && leadership.check().is_err());
+            let seen = election(cluster.etcd());
+            // A fifth of the lease is left. A busy machine may need longer to look.
+            let Some(leader) = seen.leader().await.unwrap() else { continue };
+            assert_eq!(leader.token, leadership.token());
+            let next = seen.campaign("second").await.unwrap();
+            assert!(next.token() > leadership.token());
+            return;
+        }
+        panic!("etcd ended each lease before its leader did");
     });
 }
 

@@ -137,6 +137,8 @@ impl Payers {
     pub fn start(addresses: &[SocketAddr]) -> Payers {
         let mut options = ClientOptions::default().with_backoff_max(Duration::from_millis(50));
         options.connect_timeout = Duration::from_secs(2);
+        // Each call has an outcome that is certain, however long a fail-over takes on a busy machine.
+        options.timeout = Duration::from_secs(600);
         let client = Client::new(TcpConnector::any_of(addresses.iter().copied()), options);
         let books = Arc::<Mutex<Books>>::default();
         let (answers, stop) = (Arc::default(), Arc::default());
