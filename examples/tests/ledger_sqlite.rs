@@ -54,7 +54,8 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        std::fs::remove_dir_all(&self.0).unwrap();
+        // A server's tasks may still have files open in it.
+        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
@@ -126,9 +127,12 @@ fn a_handler_that_ends_the_transaction_ends_the_ledger_and_is_not_answered() {
         let wait = std::time::Duration::from_millis(300);
         let told = client.call(&MEDDLE, &()).timeout(wait).await;
         assert!(matches!(told, Outcome::Unknown(_, Some(_))), "{told:?}");
+        // The database is asked on a thread of its own.
+        while server.ledger_error().is_none() {
+            smol::future::yield_now().await;
+        }
         let told = client.call(&ADD, &1).await;
         assert!(matches!(told, Outcome::NotExecuted(_)), "{told:?}");
-        assert!(server.ledger_error().is_some());
     });
 }
 

@@ -176,7 +176,14 @@ fn in_a_cluster_balances_are_exact_and_without_the_fence_they_are_not() {
 fn c188_the_second_bank_at_an_address_names_the_first() {
     for address in [socket("taken"), "tcp:127.0.0.1:0".to_owned()] {
         let first = Listening::start(&["serve", &address]);
-        let second = run(&["serve", &first.address]);
+        let mut second = run(&["serve", &first.address]);
+        // It asks the first one who that is, which on a busy machine may need more than the second that it has.
+        for _ in 0..60 {
+            if !String::from_utf8_lossy(&second.stderr).contains("does not answer within") {
+                break;
+            }
+            second = run(&["serve", &first.address]);
+        }
         let words = String::from_utf8_lossy(&second.stderr);
         assert_eq!(second.status.code(), Some(2), "{words}");
         assert_eq!(words.lines().count(), 1, "{words}");
