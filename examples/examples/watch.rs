@@ -68,10 +68,11 @@ impl Board for OnLedger {
         name: String,
         text: String,
     ) -> Result<u64, Rollback> {
-        let mut values = transaction.open_table(VALUES)?;
-        let set = values.get(&name)?.map_or(0, |value| value.value().0) + 1;
-        values.insert(name, (set, text))?;
-        Ok(set)
+        transaction.with_table(VALUES, move |values| {
+            let set = values.get(&name)?.map_or(0, |value| value.value().0) + 1;
+            values.insert(name, (set, text))?;
+            Ok(set)
+        })
     }
 
     async fn watch(&self, _: Context, name: String, seen: u64) -> Result<Value, String> {

@@ -137,10 +137,11 @@ where
 
 fn server(ledger: RedbLedger) -> Result<Server> {
     let pay = |transaction: &mut Transaction, _: &_, account: u32| {
-        let mut accounts = transaction.open_table(ACCOUNTS)?;
-        let balance = accounts.get(account)?.map_or(0, |balance| balance.value()) + 1;
-        accounts.insert(account, balance)?;
-        Ok(balance)
+        transaction.with_table(ACCOUNTS, move |accounts| {
+            let balance = accounts.get(account)?.map_or(0, |balance| balance.value()) + 1;
+            accounts.insert(account, balance)?;
+            Ok(balance)
+        })
     };
     Ok(Server::builder("figures").ledger(ledger).transactional(&PAY, pay).build()?)
 }

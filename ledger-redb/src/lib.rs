@@ -12,10 +12,11 @@
 //!     .ledger(ledger)
 //!     // Executed exactly once: the deposit and the record of its reply become durable together, or not at all.
 //!     .transactional(&DEPOSIT, |transaction: &mut Transaction, _context, (account, cents)| {
-//!         let mut accounts = transaction.open_table(ACCOUNTS)?;
-//!         let balance = accounts.get(account)?.map_or(0, |balance| balance.value()) + cents;
-//!         accounts.insert(account, balance)?;
-//!         Ok(balance)
+//!         transaction.with_table(ACCOUNTS, move |accounts| {
+//!             let balance = accounts.get(account)?.map_or(0, |balance| balance.value()) + cents;
+//!             accounts.insert(account, balance)?;
+//!             Ok(balance)
+//!         })
 //!     })
 //!     .build()?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())

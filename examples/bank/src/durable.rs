@@ -157,38 +157,46 @@ fn transactional_server(ledger: RedbLedger) -> Result<Server, String> {
 
 impl Tables for Transaction {
     fn insert_account(&mut self, balance: u64) -> Result<AccountId, Rollback> {
-        let mut accounts = self.open_table(ACCOUNTS)?;
-        let id = accounts.len()? + 1;
-        accounts.insert(id, balance)?;
-        Ok(id)
+        self.with_table(ACCOUNTS, move |accounts| {
+            let id = accounts.len()? + 1;
+            accounts.insert(id, balance)?;
+            Ok(id)
+        })
     }
 
-    fn balance(&self, account: AccountId) -> Result<Option<u64>, Rollback> {
-        Ok(self.open_table(ACCOUNTS)?.get(account)?.map(|balance| balance.value()))
+    fn balance(&mut self, account: AccountId) -> Result<Option<u64>, Rollback> {
+        self.with_table(ACCOUNTS, move |accounts| {
+            Ok(accounts.get(account)?.map(|balance| balance.value()))
+        })
     }
 
     fn set_balance(&mut self, account: AccountId, balance: u64) -> Result<(), Rollback> {
-        self.open_table(ACCOUNTS)?.insert(account, balance)?;
-        Ok(())
+        self.with_table(ACCOUNTS, move |accounts| {
+            accounts.insert(account, balance)?;
+            Ok(())
+        })
     }
 
     fn log(&mut self, operation: Operation, applied: bool) -> Result<(), Rollback> {
-        let mut log = self.open_table(LOG)?;
-        let key = (operation.client, operation.number);
-        let (executed, before) = log.get(key)?.map_or((0, 0), |entry| entry.value());
-        log.insert(key, (executed + 1, before + u32::from(applied)))?;
-        Ok(())
+        self.with_table(LOG, move |log| {
+            let key = (operation.client, operation.number);
+            let (executed, before) = log.get(key)?.map_or((0, 0), |entry| entry.value());
+            log.insert(key, (executed + 1, before + u32::from(applied)))?;
+            Ok(())
+        })
     }
 
-    fn audit(&self, page: &AuditPage) -> Result<Vec<Executions>, Rollback> {
-        let log = self.open_table(LOG)?;
+    fn audit(&mut self, page: &AuditPage) -> Result<Vec<Executions>, Rollback> {
+        let client = page.client;
         let numbers = (page.first..).take(page.count.min(AUDIT_PAGE_LEN_MAX) as usize);
-        let entries = numbers.map(|number| {
-            let entry = log.get((page.client, number))?;
-            let (executed, applied) = entry.map_or((0, 0), |entry| entry.value());
-            Ok(Executions { executed, applied })
-        });
-        entries.collect()
+        self.with_table(LOG, move |log| {
+            let entries = numbers.map(|number| {
+                let entry = log.get((client, number))?;
+                let (executed, applied) = entry.map_or((0, 0), |entry| entry.value());
+                Ok(Executions { executed, applied })
+            });
+            entries.collect()
+        })
     }
 }
 

@@ -104,7 +104,7 @@ impl Tables for Transaction {
         Ok(id)
     }
 
-    fn balance(&self, account: AccountId) -> Result<Option<u64>, Rollback> {
+    fn balance(&mut self, account: AccountId) -> Result<Option<u64>, Rollback> {
         number(self.get(account_key(account)))
     }
 
@@ -124,7 +124,7 @@ impl Tables for Transaction {
         Ok(self.put(key, serde_json::to_vec(&page)?)?)
     }
 
-    fn audit(&self, page: &AuditPage) -> Result<Vec<Executions>, Rollback> {
+    fn audit(&mut self, page: &AuditPage) -> Result<Vec<Executions>, Rollback> {
         let end = page.first.saturating_add(page.count.min(AUDIT_PAGE_LEN_MAX));
         let mut all = Vec::new();
         let mut next = page.first;

@@ -9,13 +9,13 @@ pub(crate) trait Tables {
     /// Opens an account, and returns its number.
     fn insert_account(&mut self, balance: u64) -> Result<AccountId, Rollback>;
     /// What an account holds; `None` if there is none.
-    fn balance(&self, account: AccountId) -> Result<Option<u64>, Rollback>;
+    fn balance(&mut self, account: AccountId) -> Result<Option<u64>, Rollback>;
     /// Changes what an account holds that is there.
     fn set_balance(&mut self, account: AccountId, balance: u64) -> Result<(), Rollback>;
     /// Notes an execution.
     fn log(&mut self, operation: Operation, applied: bool) -> Result<(), Rollback>;
     /// How often operations of a client were executed.
-    fn audit(&self, page: &AuditPage) -> Result<Vec<Executions>, Rollback>;
+    fn audit(&mut self, page: &AuditPage) -> Result<Vec<Executions>, Rollback>;
 }
 
 pub(crate) fn open(tables: &mut impl Tables, open: &Open) -> Result<AccountId, Rollback> {

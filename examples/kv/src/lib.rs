@@ -138,8 +138,10 @@ impl KvOnLedger for OnLedger {
         key: String,
         value: String,
     ) -> Result<(), Rollback> {
-        transaction.open_table(VALUES)?.insert(&*key, &*value)?;
-        Ok(())
+        transaction.with_table(VALUES, move |values| {
+            values.insert(&*key, &*value)?;
+            Ok(())
+        })
     }
 
     fn append(
@@ -149,11 +151,12 @@ impl KvOnLedger for OnLedger {
         key: String,
         value: String,
     ) -> Result<String, Rollback> {
-        let mut values = transaction.open_table(VALUES)?;
-        let there = values.get(&*key)?.map(|there| there.value().to_owned());
-        let whole = there.unwrap_or_default() + &value;
-        values.insert(&*key, &*whole)?;
-        Ok(whole)
+        transaction.with_table(VALUES, move |values| {
+            let there = values.get(&*key)?.map(|there| there.value().to_owned());
+            let whole = there.unwrap_or_default() + &value;
+            values.insert(&*key, &*whole)?;
+            Ok(whole)
+        })
     }
 
     fn compare_and_set(
@@ -164,13 +167,14 @@ impl KvOnLedger for OnLedger {
         expected: Option<String>,
         value: String,
     ) -> Result<Compared, Rollback> {
-        let mut values = transaction.open_table(VALUES)?;
-        let there = values.get(&*key)?.map(|there| there.value().to_owned());
-        if there != expected {
-            return Ok(Err(there));
-        }
-        values.insert(&*key, &*value)?;
-        Ok(Ok(()))
+        transaction.with_table(VALUES, move |values| {
+            let there = values.get(&*key)?.map(|there| there.value().to_owned());
+            if there != expected {
+                return Ok(Err(there));
+            }
+            values.insert(&*key, &*value)?;
+            Ok(Ok(()))
+        })
     }
 
     async fn get(&self, _: Context, key: String) -> Option<String> {
