@@ -175,8 +175,12 @@ impl LedgerQueue {
     /// Keeps the memory of a batch that is over. One large batch does not cost its memory for ever.
     pub(super) fn keep_spare(&mut self, mut items: Vec<Item>) {
         items.clear();
-        if items.capacity() <= SPARE_MAX {
-            self.spare = items;
+        if items.capacity() > SPARE_MAX {
+            return;
+        }
+        match self.items.capacity() {
+            0 => self.items = items,
+            _ => self.spare = items,
         }
     }
 

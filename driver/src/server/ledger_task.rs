@@ -40,32 +40,18 @@ impl Future for LedgerTask {
 
     fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
         let Some(shared) = self.shared.upgrade() else { return Poll::Ready(()) };
-        let mut unlocked = Unlocked::default();
-        shared.with(|state, now| {
-            let Some(queue) = &mut state.ledger_queue else { return };
-            queue.ledger_task = Some(cx.waker().clone());
-            for Concluded { mut items, result } in std::mem::take(&mut queue.concluded) {
-                match result {
-                    Ok(commit) => {
-                        state.machine.set_commit(commit);
-                        unlocked.over.reserve(items.len());
-                        for item in items.drain(..) {
-                            state.conclude(now, item, &mut unlocked);
-                        }
-                    }
-                    Err(_) => items.drain(..).for_each(|item| state.give_up(now, item)),
-                }
-                if let Some(queue) = &mut state.ledger_queue {
-                    queue.keep_spare(items);
-                }
+        // First, so that the ledger works on the next batch while the last one is answered.
+        shared.submit();
+        let Unlocked { starts, over } = shared.with(|state, now| {
+            if let Some(queue) = &mut state.ledger_queue {
+                queue.ledger_task = Some(cx.waker().clone());
             }
+            state.conclude_all(now)
         });
-        let Unlocked { starts, over } = unlocked;
         drop(over);
         if !starts.is_empty() {
             shared.runtime.spawn(Box::pin(StartAll { shared: shared.clone(), starts }));
         }
-        shared.submit();
         Poll::Pending
     }
 }
@@ -103,6 +89,28 @@ impl Drop for StartAll {
 }
 
 impl State {
+    /// What waited for the batches that have come back.
+    fn conclude_all(&mut self, now: Instant) -> Unlocked {
+        let mut unlocked = Unlocked::default();
+        let Some(queue) = &mut self.ledger_queue else { return unlocked };
+        for Concluded { mut items, result } in std::mem::take(&mut queue.concluded) {
+            match result {
+                Ok(commit) => {
+                    self.machine.set_commit(commit);
+                    unlocked.over.reserve(items.len());
+                    for item in items.drain(..) {
+                        self.conclude(now, item, &mut unlocked);
+                    }
+                }
+                Err(_) => items.drain(..).for_each(|item| self.give_up(now, item)),
+            }
+            if let Some(queue) = &mut self.ledger_queue {
+                queue.keep_spare(items);
+            }
+        }
+        unlocked
+    }
+
     /// What waited for an entry that is durable now.
     fn conclude(&mut self, now: Instant, item: Item, unlocked: &mut Unlocked) {
         match item {
