@@ -17,13 +17,14 @@ thread_local! {
     static FORCE_READ: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether this thread spins: then a read asks the system, although no event says that there is something to read, and does not
+/// Whether a read is part of a spin: then it asks the system, although no event says that there is something to read, and does not
 /// wait for one.
 pub(crate) fn force_read() -> bool {
     FORCE_READ.get()
 }
 
-/// Runs `f`, whose reads ask the system. What finds nothing is not woken: the caller polls it again afterwards.
+/// Runs `f`, whose reads ask the system. What finds nothing is not woken: the caller polls it again afterwards. So `f` must run
+/// nothing but reads that the caller knows: a handler's would be lost.
 pub(crate) fn with_forced_reads<T>(f: impl FnOnce() -> T) -> T {
     struct Guard;
     impl Drop for Guard {
@@ -36,8 +37,13 @@ pub(crate) fn with_forced_reads<T>(f: impl FnOnce() -> T) -> T {
     f()
 }
 
-/// Yields and calls `attempt`, until that returns something: which it must as soon as [`SpinPolicy::is_over`] says so. If what was
-/// waited for has not come by then, the caller polls for it again, to be woken.
+/// Reads: by force, or as ever.
+pub(crate) fn read<T>(force: bool, read: impl FnOnce() -> T) -> T {
+    if force { with_forced_reads(read) } else { read() }
+}
+
+/// Yields and calls `attempt`, which reads [by force](with_forced_reads), until that returns something: which it must as soon as
+/// [`SpinPolicy::is_over`] says so. If what was waited for has not come by then, the caller polls for it again, to be woken.
 ///
 /// `since` is about the present; `budget` is what [`Runtime::spin_budget`] said.
 pub(crate) fn spin<T>(
@@ -50,7 +56,7 @@ pub(crate) fn spin<T>(
     loop {
         runtime.yield_now();
         let now = runtime.now();
-        if let Some(result) = with_forced_reads(|| attempt(now, &mut spin)) {
+        if let Some(result) = attempt(now, &mut spin) {
             return result;
         }
         debug_assert!(spin.yields < YIELDS_MAX, "a spin ends");

@@ -258,7 +258,7 @@ impl Shared {
                 self.with_at(now, |state, now| {
                     state.process.continue_poll();
                     let reads = state.link.reads();
-                    poll(state, now, outcome);
+                    spin::with_forced_reads(|| poll(state, now, outcome));
                     // Others may have read its outcome.
                     let hit = state.link.reads() > reads || outcome.is_some();
                     if !state.spin.is_over(spin, now, hit) {

@@ -130,7 +130,7 @@ impl ConnTask {
         for _ in 0..reads_max {
             let read = match budget.take() {
                 Some(budget) => self.spin(&shared, budget, pace, cx, scratch),
-                None => self.read_once(pace, cx, scratch),
+                None => self.read_once(false, pace, cx, scratch),
             };
             let written = self.write_all(pace.now, cx, scratch);
             match (&read, &written) {
@@ -209,11 +209,11 @@ impl ConnTask {
     ) -> Poll<io::Result<usize>> {
         let read = spin::spin(&*shared.runtime, pace.now, budget, |now, spin| {
             pace.now = now;
-            let read = self.read_once(pace, cx, scratch);
+            let read = self.read_once(true, pace, cx, scratch);
             let is_over = self.spin.is_over(&shared.newcomers, spin, now, read.is_ready());
             is_over.then_some(read)
         });
-        if read.is_pending() { self.read_once(pace, cx, scratch) } else { read }
+        if read.is_pending() { self.read_once(false, pace, cx, scratch) } else { read }
     }
 
     /// Ready when the last frame has taken too long.
@@ -230,6 +230,7 @@ impl ConnTask {
     /// Reads once and runs what came; `Ready(Ok(0))` at the end of the stream. What an earlier turn left comes first.
     fn read_once(
         &mut self,
+        force: bool,
         pace: &mut Pace,
         cx: &mut Context<'_>,
         scratch: &mut Scratch,
@@ -237,7 +238,7 @@ impl ConnTask {
         if !self.read.is_empty() {
             let result = match self.backlog {
                 true => Poll::Ready(Ok(1)),
-                false => self.read.poll_fill(&mut self.stream, cx),
+                false => spin::read(force, || self.read.poll_fill(&mut self.stream, cx)),
             };
             if let Poll::Ready(Ok(1..)) = result {
                 let mut read = std::mem::take(&mut self.read);
@@ -264,7 +265,7 @@ impl ConnTask {
         }
         let Scratch { read, spares, .. } = scratch;
         let stream = Pin::new(&mut self.stream);
-        let result = futures_io::AsyncRead::poll_read(stream, cx, read);
+        let result = spin::read(force, || futures_io::AsyncRead::poll_read(stream, cx, read));
         if let Poll::Ready(Ok(len @ 1..)) = result {
             let data = &read[..len];
             let (consumed, rest) = self.take_data(pace, data, None, spares);

@@ -23,6 +23,7 @@ use smol::io::{AsyncReadExt, AsyncWriteExt};
 mod callers;
 mod ends;
 mod files;
+mod spins;
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     smol::block_on(future)

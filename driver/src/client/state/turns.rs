@@ -11,7 +11,7 @@ use super::super::link::TURN_LEN;
 use super::super::reader::Flush;
 use super::super::reader::Leader;
 use super::{OVERDUE_LEN, State};
-use crate::spin::Spin;
+use crate::spin::{Spin, with_forced_reads};
 
 impl State {
     /// The task reads for all, as much as sockets hold.
@@ -60,7 +60,7 @@ impl State {
     ) -> Option<()> {
         self.reader.lead_as_task(&mut self.pending);
         self.flush(now, cx);
-        let read = self.read_once(now, cx);
+        let read = with_forced_reads(|| self.read_once(now, cx));
         if read.is_ready() {
             self.pass_fresh_lead(now);
         }
