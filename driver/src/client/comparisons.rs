@@ -112,7 +112,7 @@ impl Comparisons {
         let recent = self.recent[typed.id.number() as usize % RECENT];
         match self.known.get((recent as usize).wrapping_sub(1)) {
             Some(known) if known.is_surely(typed) => match known.comparison {
-                // As nearly always: nothing else is to be known then.
+                // As nearly always: then no more is needed.
                 Comparison::Same => {
                     (call.signature, call.comparison) = (recent, Comparison::Same);
                 }

@@ -56,7 +56,7 @@ mod tests {
         let waker = Waker::from(task.clone());
         let mut connected = std::pin::pin!(client.connected());
         assert!(connected.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-        assert!(Arc::strong_count(&task) > 2, "it is to be woken");
+        assert!(Arc::strong_count(&task) > 2, "it will be woken");
         task
     }
 

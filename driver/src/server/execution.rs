@@ -221,7 +221,7 @@ impl Shared {
         }
     }
 
-    /// Takes the end of a call that has a reply, if it is to be seen at once.
+    /// Takes the end of a call that has a reply at once, where an observer sees it.
     #[inline]
     pub(super) fn finish_seen(
         self: &Arc<Self>,
