@@ -176,7 +176,8 @@ fn a_guarded_server_of_its_own() {
                 let leadership = context.provided::<Leadership>().unwrap();
                 assert!(leadership.is_held());
                 println!("begins {}", leadership.token());
-                while etcd.get("go").await.unwrap().is_none() {}
+                // One that was under way when the process was stopped may be too late.
+                while !etcd.get("go").await.is_ok_and(|go| go.is_some()) {}
                 let effect = Txn::new().when(leadership.fence()).then(Op::put(name, "", None));
                 etcd.transact(&effect).await.unwrap().succeeded
             }

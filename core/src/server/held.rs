@@ -68,8 +68,8 @@ impl Held {
         self.len == 0
     }
 
-    /// Takes in a call that is being admitted, and returns the links of its slot. They are none if it comes late: then it is to
-    /// be [put in](Held::insert_late) once its slot has its xid.
+    /// Takes in a call that is being admitted, and returns the links of its slot. They are none if it comes late: then
+    /// [`insert_late`](Held::insert_late) puts it in, once its slot has its xid.
     #[inline(always)]
     pub(super) fn insert<B>(
         &mut self,
