@@ -51,7 +51,13 @@ fn first_frames(data: &[u8]) -> usize {
 /// Bytes that were received, to be kept: shared with `large` if they are part of it, and copied otherwise.
 #[inline]
 pub(crate) fn share(bytes: &[u8], large: Option<&Bytes>) -> Bytes {
-    large.map_or_else(|| Bytes::copy_from_slice(bytes), |large| large.slice_ref(bytes))
+    large.map_or_else(|| copied(bytes), |large| large.slice_ref(bytes))
+}
+
+/// [`Bytes::copy_from_slice`], which is not inlined and goes by way of a `Vec`.
+#[inline]
+pub(crate) fn copied(bytes: &[u8]) -> Bytes {
+    Bytes::from(Box::<[u8]>::from(bytes))
 }
 
 /// The same, to be kept where a few bytes need no memory of their own.

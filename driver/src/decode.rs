@@ -65,24 +65,22 @@ pub(crate) fn decode<'de, T: Deserialize<'de>>(bytes: &'de [u8], limits: ValueLi
 }
 
 /// The same of bytes that are a part of `large`, if that is there: a value that is [`Bytes`] and nothing else, as
-/// arguments also in a tuple of its own, shares it instead of being copied.
+/// arguments also in a tuple of its own, shares it instead of being copied; and is copied at once if it is not.
 #[inline(always)]
 pub(crate) fn decode_shared<T: DeserializeOwned + 'static>(
     bytes: &[u8],
     large: Option<&Bytes>,
     limits: ValueLimits,
 ) -> Option<T> {
-    if let Some(large) = large {
-        let mut shared: Option<T> = None;
-        let place: &mut dyn Any = &mut shared;
-        if let Some(place) = place.downcast_mut::<Option<Bytes>>() {
-            *place = Some(large.slice_ref(decode::<&[u8]>(bytes, limits)?));
-            return shared;
-        }
-        if let Some(place) = place.downcast_mut::<Option<(Bytes,)>>() {
-            *place = Some((large.slice_ref(decode::<&[u8]>(bytes, limits)?),));
-            return shared;
-        }
+    let mut value: Option<T> = None;
+    let place: &mut dyn Any = &mut value;
+    if let Some(place) = place.downcast_mut::<Option<Bytes>>() {
+        *place = Some(crate::buffer::share(decode(bytes, limits)?, large));
+        return value;
+    }
+    if let Some(place) = place.downcast_mut::<Option<(Bytes,)>>() {
+        *place = Some((crate::buffer::share(decode(bytes, limits)?, large),));
+        return value;
     }
     decode(bytes, limits)
 }

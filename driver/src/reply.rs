@@ -58,7 +58,7 @@ impl ReplyBody {
     #[inline]
     pub(crate) fn take_bytes(&mut self) -> Bytes {
         match self {
-            ReplyBody::Small { len, bytes } => Bytes::copy_from_slice(&bytes[..usize::from(*len)]),
+            ReplyBody::Small { len, bytes } => crate::buffer::copied(&bytes[..usize::from(*len)]),
             ReplyBody::Shared(bytes) => std::mem::take(bytes),
         }
     }
