@@ -86,6 +86,23 @@ impl Received<'_> {
         matches!(self.outcome, Outcome::Unknown { ticket: true, .. })
     }
 
+    /// The same, kept in this place: a small reply is not moved there.
+    #[inline]
+    pub(crate) fn keep_in(self, place: &mut Option<RawOutcome>) {
+        if let Outcome::Reply(body) = self.outcome
+            && body.len() <= SMALL_LEN_MAX
+        {
+            let small = ReplyBody::Small { len: body.len() as u8, bytes: [0; SMALL_LEN_MAX] };
+            if let RawOutcome::Reply(ReplyBody::Small { bytes, .. }) =
+                place.insert(RawOutcome::Reply(small))
+            {
+                bytes[..body.len()].copy_from_slice(body);
+            }
+            return;
+        }
+        *place = Some(self.keep());
+    }
+
     /// The same, kept.
     #[inline]
     pub(crate) fn keep(self) -> RawOutcome {

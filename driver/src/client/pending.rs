@@ -272,7 +272,7 @@ impl PendingCalls {
         let pending = self.entries.len() - self.free.len();
         if let Some(entry) = self.get_mut(id).filter(|entry| entry.call == Some(call)) {
             let is_first = entry.outcome.is_none();
-            entry.outcome = Some(outcome.keep());
+            outcome.keep_in(&mut entry.outcome);
             entry.trace = (!is_reply || entry.is_observed).then(trace);
             if polled != Some(id)
                 && let Some(waker) = entry.waker.take()
