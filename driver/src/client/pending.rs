@@ -38,6 +38,8 @@ pub(super) struct PendingCalls {
     traces: Vec<(PendingId, Trace)>,
     /// Outcomes that have not been taken.
     ready: usize,
+    /// How often all followers were forgotten.
+    rounds: u64,
     /// The call that is being polled: it takes its outcome itself and need not be woken.
     pub(super) polled: Option<PendingId>,
 }
@@ -74,8 +76,8 @@ struct PendingCall {
     outcome: Option<RawOutcome>,
     /// Of an outcome that is no reply, or whose call is observed.
     trace: Option<Trace>,
-    /// It is among the followers: see [`Reader`](super::reader::Reader).
-    follows: bool,
+    /// [`PendingCalls::round`] if it is among the followers: see [`Reader`](super::reader::Reader).
+    follows: u64,
     /// An observer has seen it begin.
     is_observed: bool,
     /// [`Reader::leads`](super::reader::Reader) when it was last polled; 0 if it never was.
@@ -90,7 +92,7 @@ impl PendingCall {
         self.call = None;
         self.waker = None;
         self.outcome = None;
-        self.follows = false;
+        self.follows = 0;
         self.is_observed = false;
         self.polled_at = 0;
     }
@@ -156,6 +158,12 @@ impl PendingCalls {
         self.ready > 0
     }
 
+    /// Whether there are calls without an outcome.
+    #[inline]
+    pub(super) fn has_waiting(&self) -> bool {
+        self.ready < self.len()
+    }
+
     pub(super) fn contains(&self, id: PendingId) -> bool {
         self.get(id).is_some()
     }
@@ -170,16 +178,17 @@ impl PendingCalls {
         leads: Option<u64>,
         dropped: &mut Vec<Waker>,
     ) -> Polled {
+        let round = self.round();
         let Some(entry) = self.get_mut(id) else {
             return leads.map_or(Polled::First(false), |_| Polled::Behind(false));
         };
         register(&mut entry.waker, cx, dropped);
         match leads {
-            None => Polled::First(entry.follows),
+            None => Polled::First(entry.follows == round),
             Some(leads) if std::mem::replace(&mut entry.polled_at, leads) == leads => {
                 Polled::Stalled
             }
-            Some(_) => Polled::Behind(!std::mem::replace(&mut entry.follows, true)),
+            Some(_) => Polled::Behind(std::mem::replace(&mut entry.follows, round) != round),
         }
     }
 
@@ -242,14 +251,27 @@ impl PendingCalls {
     #[inline]
     pub(super) fn take_follower(&mut self, id: PendingId) -> Option<Waker> {
         let entry = self.get_mut(id)?;
-        entry.follows = false;
+        entry.follows = 0;
         if entry.outcome.is_none() { entry.waker.take() } else { None }
     }
 
     /// Notes that a call is among the followers; whether that is a change.
     pub(super) fn set_follows(&mut self, id: PendingId) -> bool {
+        let round = self.round();
         let Some(entry) = self.get_mut(id) else { return false };
-        !std::mem::replace(&mut entry.follows, true)
+        std::mem::replace(&mut entry.follows, round) != round
+    }
+
+    /// No call is among the followers any more.
+    #[inline]
+    pub(super) fn forget_followers(&mut self) {
+        self.rounds += 1;
+    }
+
+    /// What those have that are among the followers now; never 0.
+    #[inline]
+    fn round(&self) -> u64 {
+        self.rounds + 1
     }
 
     /// A call has an outcome: wakes its task, unless it is being polled. `trace` says where it was.

@@ -8,7 +8,6 @@
 //! The leader also writes. Outcomes that one read has brought lead to new calls, and these should leave in one write. So the
 //! first of them, which leads, lets the others run once before it writes; what they begin joins.
 
-use std::collections::VecDeque;
 use std::task::Waker;
 use std::time::Duration;
 
@@ -32,7 +31,7 @@ const HITS_MAX: u32 = 64;
 pub(super) struct Reader {
     pub(super) leader: Leader,
     /// Calls that wait while another one leads.
-    followers: VecDeque<PendingId>,
+    followers: Followers,
     /// When a leading call was last polled, or passed the lead on.
     led_at: Instant,
     /// How often leading calls were polled, or passed the lead on.
@@ -48,6 +47,41 @@ pub(super) struct Reader {
     answered: usize,
     /// The call that has let others act before it.
     yielded: Option<PendingId>,
+}
+
+/// Calls in the order in which they began to follow. Those before `start` have been taken out.
+#[derive(Debug, Default)]
+struct Followers {
+    ids: Vec<PendingId>,
+    start: usize,
+}
+
+impl Followers {
+    #[inline]
+    fn is_empty(&self) -> bool {
+        self.start == self.ids.len()
+    }
+
+    #[inline]
+    fn push(&mut self, id: PendingId, pending: &PendingCalls) {
+        self.ids.push(id);
+        if self.ids.len() > 2 * pending.len() + 64 {
+            self.ids.drain(..std::mem::take(&mut self.start));
+            self.ids.retain(|id| pending.contains(*id));
+        }
+    }
+
+    fn pop(&mut self) -> Option<PendingId> {
+        let id = *self.ids.get(self.start)?;
+        self.start += 1;
+        Some(id)
+    }
+
+    #[inline]
+    fn clear(&mut self) {
+        self.ids.clear();
+        self.start = 0;
+    }
 }
 
 /// Who reads the socket for all.
@@ -119,10 +153,7 @@ impl Reader {
     /// A call is among the followers, and was not before.
     #[inline]
     pub(super) fn enqueue(&mut self, id: PendingId, pending: &PendingCalls) {
-        self.followers.push_back(id);
-        if self.followers.len() > 2 * pending.len() + 64 {
-            self.followers.retain(|id| pending.contains(*id));
-        }
+        self.followers.push(id, pending);
     }
 
     /// The leader gives the lead up. Returns the waker of the follower that should take it, if there is one.
@@ -130,12 +161,17 @@ impl Reader {
         self.leader = Leader::None;
         self.led_at = now;
         self.leads += 1;
-        while let Some(id) = self.followers.pop_front() {
-            let waker = pending.take_follower(id);
-            if waker.is_some() {
-                return waker;
+        if pending.has_waiting() {
+            while let Some(id) = self.followers.pop() {
+                let waker = pending.take_follower(id);
+                if waker.is_some() {
+                    return waker;
+                }
             }
         }
+        // What is left of them has its outcome.
+        self.followers.clear();
+        pending.forget_followers();
         None
     }
 
