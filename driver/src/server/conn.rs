@@ -17,11 +17,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use oncewire_core::{Admission, ConnId, Incoming, Instant, Received, Request, Running};
 
-use super::execution::Call;
+use super::execution::{Call, Replied};
 use super::limits::{Permit, Waiting};
 use super::pace::Pace;
 use super::state::{ConnWork, Shared, State};
-use crate::buffer::{self, Encoded, ReadBuffer, Scratch, Spares, WriteBuffer};
+use crate::buffer::{self, ReadBuffer, Scratch, Spares, WriteBuffer};
 use crate::faults::ServerFault;
 use crate::runtime::Timer;
 use crate::spin::{self, ConnSpinPolicy};
@@ -296,16 +296,25 @@ impl ConnTask {
             (self.subject, self.awaits_token) = (subject, false);
         }
         let (mut consumed, mut window) = (0, buffer::window(data));
-        // A call that was executed at once, and its reply: the machine gets it under the lock that the next call needs anyway.
-        let (mut replied, mut reply) = (None, Encoded::EMPTY);
+        // The machine gets a reply under the lock that the next call needs anyway.
+        let mut replied = Replied::none();
         loop {
             // Events wait for the end of the turn.
             let mut next = shared.with_quietly(|state| {
-                state.finish_replied(pace.now, &mut replied, &mut reply);
+                state.finish_replied(pace.now, &mut replied);
                 match state.machine.handle_data(pace.now, self.id, &data[consumed..window]) {
+                    // As nearly always.
+                    Ok(Received {
+                        consumed: taken,
+                        item: Some(Incoming::Request(request)),
+                        ..
+                    }) if shared.authorization.is_none() => {
+                        consumed += taken;
+                        self.admitted(state, pace.now, request, large)
+                    }
                     Ok(received) => {
                         consumed += received.consumed;
-                        self.next(state, pace.now, received, large)
+                        self.next(state, pace.now, received)
                     }
                     // The machine closes the connection when its last frame has left.
                     Err(_) => Next::Lost,
@@ -318,11 +327,11 @@ impl ConnTask {
                 && let Some(started) = started.take()
             {
                 // It stays where it is: it is large.
-                match shared.execute(started, call, &self.subject, spares, &mut reply) {
-                    Ok(with_reply) => replied = with_reply,
-                    Err(ended) => shared.with_quietly(|state| state.finish(pace.now, ended)),
+                let caller = &self.subject;
+                if let Err(ended) = shared.execute(started, call, caller, spares, &mut replied) {
+                    shared.with_quietly(|state| state.finish(pace.now, ended));
                 }
-                shared.finish_seen(pace.now, &mut replied, &mut reply);
+                shared.finish_seen(pace.now, &mut replied);
             }
             match next {
                 Next::Record(admission, permit, call) => {
@@ -341,43 +350,29 @@ impl ConnTask {
             }
             if pace.is_due() && pace.check(shared.runtime.now()) {
                 shared.with_quietly(|state| {
-                    state.finish_replied(pace.now, &mut replied, &mut reply);
+                    state.finish_replied(pace.now, &mut replied);
                 });
                 return (consumed, Rest::Later);
             }
         }
     }
 
-    /// What to do with what the machine has found. Without a ledger a call is admitted and started under one lock.
-    #[inline]
+    /// What to do with what the machine has found, if that is no call that may run.
     fn next<'d>(
         &self,
         state: &mut State,
         now: Instant,
         received: Received<Incoming<'d>>,
-        large: Option<&'d Bytes>,
     ) -> Next<'d> {
-        let request = match received.item {
-            Some(Incoming::Request(request)) => request,
-            Some(Incoming::Cancel(call)) => {
-                state.cancel(call);
-                return Next::Nothing;
-            }
-            Some(Incoming::Withdrawn(call)) => {
-                state.withdraw(now, call);
-                return Next::Nothing;
-            }
-            Some(Incoming::Notice) => {
-                state.observe_notice(self.id);
-                return Next::Nothing;
-            }
-            Some(_) => return Next::Nothing,
+        match received.item {
+            Some(Incoming::Request(request)) => return Next::Authorize(request),
+            Some(Incoming::Cancel(call)) => state.cancel(call),
+            Some(Incoming::Withdrawn(call)) => state.withdraw(now, call),
+            Some(Incoming::Notice) => state.observe_notice(self.id),
+            Some(_) => {}
             None => return Next::Wait(received.wanted),
-        };
-        if self.shared.authorization.is_some() {
-            return Next::Authorize(request);
         }
-        self.admitted(state, now, request, large)
+        Next::Nothing
     }
 
     /// Asks whether the caller may make a new call: without the lock, since it is the program that is asked.
@@ -402,7 +397,7 @@ impl ConnTask {
         })
     }
 
-    /// What to do with a call that its caller may make.
+    /// What to do with a call that its caller may make. Without a ledger it is admitted and started under one lock.
     #[inline]
     fn admitted<'d>(
         &self,
@@ -415,13 +410,13 @@ impl ConnTask {
             state.enqueue(now, Waiting::new(request, large, self.subject.clone()));
             return Next::Nothing;
         };
-        let (admission, call) = Call::new(request, large);
+        let (method, deadline) = (request.method_index, request.deadline);
+        let (admission, call) = Call::split(request, large);
         if self.shared.ledger.is_some() {
-            return Next::Record(admission, permit, call);
+            return Next::Record(admission, permit, call());
         }
-        let now = self.shared.time_near(call.deadline);
-        match state.start(now, admission, call.method_index) {
-            Ok(running) => Next::Run(Some((running, permit)), call),
+        match state.start(self.shared.time_near(deadline), admission, method) {
+            Ok(running) => Next::Run(Some((running, permit)), call()),
             // The machine has refused it (S17).
             Err(_) => {
                 state.release(permit);

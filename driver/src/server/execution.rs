@@ -37,13 +37,20 @@ pub(super) struct Call<'d> {
 }
 
 impl<'d> Call<'d> {
-    /// `large`: the buffer that the request is a part of, if it can be shared instead of copied.
+    /// The right to start it, and what makes the rest where it is to lie: it is large. `large`: the buffer that the request is a
+    /// part of, if it can be shared instead of copied.
     #[inline]
-    pub(super) fn new(request: Request<'d>, large: Option<&'d Bytes>) -> (Admission, Call<'d>) {
+    pub(super) fn split(
+        request: Request<'d>,
+        large: Option<&'d Bytes>,
+    ) -> (Admission, impl FnOnce() -> Call<'d>) {
         let Request { admission, deadline, idempotent, one_way, body, method_index, .. } = request;
-        let metadata = Metadata::received(request.metadata);
-        let (key, body) = (admission.key(), Body { bytes: body, large });
-        (admission, Call { key, method_index, body, metadata, deadline, idempotent, one_way })
+        let (key, metadata) = (admission.key(), request.metadata);
+        let make = move || {
+            let (body, metadata) = (Body { bytes: body, large }, Metadata::received(metadata));
+            Call { key, method_index, body, metadata, deadline, idempotent, one_way }
+        };
+        (admission, make)
     }
 }
 
@@ -127,11 +134,17 @@ impl Ended {
     }
 }
 
-/// The same of one that has a reply, which lies elsewhere.
-#[must_use = "a call whose end is not reported pins its slot"]
+/// The last call that was executed at once and has a reply, until the machine has that. It is used again for the next one.
 pub(super) struct Replied {
-    running: Running,
-    permit: Permit,
+    call: Option<(Running, Permit)>,
+    reply: Encoded,
+}
+
+impl Replied {
+    /// No call.
+    pub(super) fn none() -> Replied {
+        Replied { call: None, reply: Encoded::EMPTY }
+    }
 }
 
 /// How a call that was started has ended.
@@ -175,7 +188,7 @@ impl Shared {
         weak
     }
 
-    /// Executes a call that was started, as far as it goes without waiting. If it has a reply, that is in `reply`.
+    /// Executes a call that was started, as far as it goes without waiting. If it has a reply, it is in `replied` then.
     ///
     /// # Errors
     /// How it has ended, if that is not with a reply.
@@ -186,10 +199,10 @@ impl Shared {
         call: &mut Call<'_>,
         caller: &Subject,
         spares: &mut Spares,
-        reply: &mut Encoded,
-    ) -> Result<Option<Replied>, Ended> {
+        replied: &mut Replied,
+    ) -> Result<(), Ended> {
         debug_assert!(self.ledger.is_none(), "S28: a call is recorded before it is started");
-        let Some(method) = self.methods.get(call.method_index) else { return Ok(None) };
+        let Some(method) = self.methods.get(call.method_index) else { return Ok(()) };
         if self.is_heard() {
             // Its start is seen before it runs.
             self.report();
@@ -200,16 +213,19 @@ impl Shared {
             // Made where it is passed on: it is large.
             let (caller, metadata) = (caller.clone(), call.metadata.take());
             let context = Context::new(self.watch(), call.key, call.deadline, caller, metadata);
-            method.handler.begin(context, call.body, spare, &mut decoded, reply)
+            method.handler.begin(context, call.body, spare, &mut decoded, &mut replied.reply)
         };
         match caught(begin) {
-            Ok(Ok(Begun::Ready(Ok(())))) => Ok(Some(Replied { running, permit })),
+            Ok(Ok(Begun::Ready(Ok(())))) => {
+                replied.call = Some((running, permit));
+                Ok(())
+            }
             Ok(Ok(Begun::Ready(Err(failure)))) => {
                 Err(Ended { running, permit, recorded: None, end: End::failed(failure) })
             }
             Ok(Ok(Begun::Pending(future))) => {
                 Execution::new(running, permit, future).go_on(self, &method.options);
-                Ok(None)
+                Ok(())
             }
             Ok(Err(why)) => Err(Ended::refused(running, permit, why)),
             Err(_) if !decoded => Err(Ended::refused(running, permit, NotExecuted::BadArguments)),
@@ -223,14 +239,9 @@ impl Shared {
 
     /// Takes the end of a call that has a reply at once, where an observer sees it.
     #[inline]
-    pub(super) fn finish_seen(
-        self: &Arc<Self>,
-        now: Instant,
-        replied: &mut Option<Replied>,
-        reply: &mut Encoded,
-    ) {
+    pub(super) fn finish_seen(self: &Arc<Self>, now: Instant, replied: &mut Replied) {
         if self.is_heard() {
-            self.with_at(now, |state, now| state.finish_replied(now, replied, reply));
+            self.with_at(now, |state, now| state.finish_replied(now, replied));
         }
     }
 }
@@ -250,17 +261,12 @@ impl State {
 
     /// Takes the end of a call that has a reply, without a ledger, if there is one.
     #[inline]
-    pub(super) fn finish_replied(
-        &mut self,
-        at: Instant,
-        replied: &mut Option<Replied>,
-        reply: &mut Encoded,
-    ) {
-        let Some(Replied { running, permit }) = replied.take() else { return };
+    pub(super) fn finish_replied(&mut self, at: Instant, replied: &mut Replied) {
+        let Some((running, permit)) = replied.call.take() else { return };
         self.release(permit);
         // Clones of its context may still wait for its cancel.
         self.note_cancel(running.key());
-        self.reply(at, running, reply.take_payload());
+        self.reply(at, running, replied.reply.take_payload());
     }
 
     /// A call has ended.

@@ -13,12 +13,12 @@ use bytes::Bytes;
 use oncewire_core::{Admission, CallKey, Instant, NotExecuted, Request, SessionKey};
 
 use super::context::Context;
-use super::execution::{Call, Execution};
+use super::execution::{Call, Execution, Replied};
 use super::handler::{Body, Plan};
 use super::ledger_queue::Prepared;
 use super::limits::{Permit, Waiting};
 use super::state::{Shared, State};
-use crate::buffer::{Encoded, Spares};
+use crate::buffer::Spares;
 use crate::caught::caught;
 use crate::metadata::Metadata;
 use crate::transport::Subject;
@@ -243,12 +243,10 @@ impl Shared {
         };
         match self.with(start) {
             Some(running) => {
-                let (mut spares, mut reply) = (Spares::default(), Encoded::EMPTY);
+                let (mut spares, mut replied) = (Spares::default(), Replied::none());
                 let started = (running, permit);
-                match self.execute(started, &mut call, &caller, &mut spares, &mut reply) {
-                    Ok(mut replied) => self.with(|state, now| {
-                        state.finish_replied(now, &mut replied, &mut reply);
-                    }),
+                match self.execute(started, &mut call, &caller, &mut spares, &mut replied) {
+                    Ok(()) => self.with(|state, now| state.finish_replied(now, &mut replied)),
                     Err(ended) => self.with(|state, now| state.finish(now, ended)),
                 }
             }
