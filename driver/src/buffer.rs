@@ -17,15 +17,16 @@ use oncewire_core::{Payload, wire};
 use postcard::ser_flavors::Flavor;
 use serde::Serialize;
 
+use crate::pool::NEAR_LEN;
 pub(crate) use read::ReadBuffer;
 pub(crate) use write::WriteBuffer;
 
 /// Bytes asked of a stream at once.
-const READ_LEN: usize = 64 << 10;
+const READ_LEN: usize = NEAR_LEN;
 /// See [`window`].
 const WINDOW_LEN: usize = 4 << 10;
 /// Bytes that a machine writes at once.
-const WRITE_LEN: usize = 64 << 10;
+const WRITE_LEN: usize = NEAR_LEN;
 
 /// Where the first few frames of `data` end: about [`WINDOW_LEN`] bytes, to the end of a frame; or all of `data`, if it is
 /// no more or they are not whole.

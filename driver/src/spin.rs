@@ -120,6 +120,8 @@ pub(crate) struct SpinPolicy {
 const MISS_SKIP_MAX: u32 = 31;
 /// The same after preemptions, which cost more.
 const PREEMPTED_SKIP_MAX: u32 = 1023;
+/// Opportunities skipped where the thread had other tasks.
+const CROWDED_SKIP: u32 = 7;
 
 impl SpinPolicy {
     /// Counts an opportunity, and says whether to take it.
@@ -131,6 +133,11 @@ impl SpinPolicy {
             }
             None => true,
         }
+    }
+
+    /// There was no time for a spin that should be: the thread has other tasks, and will probably have some the next few times.
+    pub(crate) fn skip_some(&mut self) {
+        self.skip = self.skip.max(CROWDED_SKIP);
     }
 
     /// Counts an attempt of a spin that began at `now`; whether the spin is over.

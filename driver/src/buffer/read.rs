@@ -15,8 +15,6 @@ use crate::transport::BoxStream;
 const EAGER: usize = 32;
 /// See [`EAGER`].
 const LARGE_PART_MIN: usize = READ_LEN / 2;
-/// A buffer in more memory than this gives it back when it is empty.
-const RETAIN_LEN_MAX: usize = 256 << 10;
 /// The front of a frame that is no longer than this waits for the rest in memory of its exact length, and each read
 /// copies it.
 const PARKED_LEN_MAX: usize = LARGE_PART_MIN;
@@ -99,7 +97,8 @@ impl ReadBuffer {
         Some(bytes.share(len))
     }
 
-    /// Makes room for a frame of `wanted` bytes, of which some are here.
+    /// Makes room for a frame of `wanted` bytes, of which some are here. Where nothing is here, the memory is given back: the next read
+    /// borrows some.
     ///
     /// Grows no faster than the bytes come: a peer that announces much and sends little costs little. A large frame of
     /// which enough is here gets the buffer for itself.
@@ -109,18 +108,18 @@ impl ReadBuffer {
             self.bytes.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, len);
         }
-        if len == 0 && self.bytes.memory_len() > RETAIN_LEN_MAX {
-            self.bytes = Buffer::default();
-        }
         if self.large != 0 {
             return;
+        }
+        if len == 0 {
+            return self.release_if_empty();
         }
         if is_large(len, wanted) {
             let front = std::mem::take(&mut self.bytes);
             self.take_in_large(&front[..len], wanted);
             return;
         }
-        if len > 0 && len <= PARKED_LEN_MAX && self.bytes.len() > len {
+        if len <= PARKED_LEN_MAX && self.bytes.len() > len {
             let front = std::mem::take(&mut self.bytes);
             self.park(&front[..len]);
         }
@@ -130,11 +129,7 @@ impl ReadBuffer {
     /// Room to read into, behind what is here, unless that is parked.
     fn make_room(&mut self, wanted: usize) {
         let len = self.end - self.start;
-        if len == 0 {
-            if self.bytes.is_empty() {
-                self.bytes = Buffer::take(READ_LEN);
-            }
-        } else if len > PARKED_LEN_MAX {
+        if len > PARKED_LEN_MAX {
             // Twice what is here, or what the frame needs.
             let room = wanted.saturating_sub(len).clamp(PARKED_LEN_MAX, len.max(PARKED_LEN_MAX));
             if self.bytes.len() < len + room {
@@ -177,7 +172,8 @@ impl ReadBuffer {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         let here = self.end - self.start;
-        let mut longer = Buffer::take(here.max(PARKED_LEN_MAX) + READ_LEN);
+        let front = if here == 0 { 0 } else { here.max(PARKED_LEN_MAX) };
+        let mut longer = Buffer::take(front + READ_LEN);
         let result = Pin::new(stream).poll_read(cx, &mut longer[here..]);
         if let Poll::Ready(Ok(len @ 1..)) = result {
             longer[..here].copy_from_slice(self.unread());

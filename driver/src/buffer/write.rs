@@ -49,7 +49,7 @@ impl WriteBuffer {
         std::mem::take(&mut self.progress)
     }
 
-    /// Has `transmit` write into the buffer, which must be empty; whether it wrote anything.
+    /// Has `transmit` write into the buffer, which must be empty; whether it wrote anything. If not, the memory is given back.
     pub(crate) fn fill(&mut self, transmit: impl FnOnce(&mut [u8]) -> usize) -> bool {
         debug_assert!(self.is_empty(), "what it holds would be lost");
         if self.bytes.is_empty() {
@@ -57,7 +57,11 @@ impl WriteBuffer {
         }
         self.start = 0;
         self.end = transmit(&mut self.bytes);
-        self.end > 0
+        let filled = self.end > 0;
+        if !filled {
+            self.release();
+        }
+        filled
     }
 
     /// The rest of a frame, behind what is here.

@@ -52,7 +52,6 @@ impl Link {
     pub(super) fn connect(&mut self, stream: BoxStream) {
         self.stream = Some(stream);
         self.read = ReadBuffer::default();
-        self.read.prepare(0);
         self.backlog = false;
         self.write = WriteBuffer::default();
     }

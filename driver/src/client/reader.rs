@@ -18,6 +18,13 @@ use super::pending::{PendingCalls, PendingId};
 /// If no call has read for this long, the client's task reads the socket.
 pub(super) const LEAD_AFTER: Duration = Duration::from_millis(50);
 
+/// While calls read all the time, the task looks less and less often whether they still do: at last at this interval. It is no longer
+/// than the usual `ack_delay`, by whose timer the task would be woken otherwise.
+const LOOK_INTERVAL_MAX: Duration = Duration::from_millis(100);
+/// Such looks come at multiples of this, so that those of a process's clients come together. Each is a timer, and may wake a thread
+/// that then waits for sockets, and takes the core from the one that calls.
+const LOOK_GRID: Duration = Duration::from_millis(25);
+
 /// A leader's future may be polled once and then forgotten by its owner. While others depend on it, or what it has not
 /// written yet, the task checks at this interval that a leader was polled, and reads itself if none was.
 const WATCH_INTERVAL: Duration = Duration::from_micros(400);
@@ -37,6 +44,7 @@ pub(super) struct Reader {
     /// How often leading calls were polled, or passed the lead on.
     leads: u64,
     watch: Option<Watch>,
+    look: Look,
     /// Who was asked to write what there is to write.
     pub(super) flush: Flush,
     /// The leader had its turn, and the stream had more.
@@ -113,6 +121,17 @@ struct Watch {
     leads: u64,
 }
 
+/// The task looks now and then whether calls still read, though none depends on another.
+#[derive(Debug, Default)]
+struct Look {
+    /// When it does so next.
+    at: Instant,
+    /// How long that was after the look before it; zero at first.
+    interval: Duration,
+    /// [`Reader::leads`] at the last look.
+    leads: u64,
+}
+
 impl Reader {
     /// A call leads. If another call did, that becomes a follower.
     #[inline]
@@ -133,6 +152,7 @@ impl Reader {
             self.add_follower(id, pending);
         }
         self.leader = Leader::Task;
+        self.look = Look::default();
     }
 
     /// There is nothing to read from any more.
@@ -202,9 +222,7 @@ impl Reader {
     pub(super) fn watch(&mut self, now: Instant) -> Instant {
         let until = match self.leader {
             Leader::Task => Instant::FAR_FUTURE,
-            Leader::None | Leader::Call(_) if !self.is_depended_on() => {
-                (self.led_at + LEAD_AFTER).max(now + Duration::from_millis(1))
-            }
+            Leader::None | Leader::Call(_) if !self.is_depended_on() => self.next_look(now),
             Leader::None | Leader::Call(_) => {
                 let watch = Watch { until: now + WATCH_INTERVAL, leads: self.leads };
                 return self.watch.get_or_insert(watch).until;
@@ -212,6 +230,23 @@ impl Reader {
         };
         self.watch = None;
         until
+    }
+
+    /// When the task should look next whether calls still read, where none depends on another.
+    fn next_look(&mut self, now: Instant) -> Instant {
+        if self.look.at <= now {
+            let interval = match self.look.leads == self.leads {
+                true => LEAD_AFTER,
+                false => (2 * self.look.interval).clamp(LEAD_AFTER, LOOK_INTERVAL_MAX),
+            };
+            let at = match interval == LEAD_AFTER {
+                true => self.led_at + LEAD_AFTER,
+                false => on_grid(now + interval),
+            };
+            let at = at.max(now + Duration::from_millis(1));
+            self.look = Look { at, interval, leads: self.leads };
+        }
+        self.look.at
     }
 
     /// Whether calls depend on a leading call, and the task does not watch it yet.
@@ -260,5 +295,51 @@ impl Reader {
         self.hits = 0;
         self.flush = Flush::ByLeader;
         true
+    }
+}
+
+/// The last moment of the grid that is not later.
+fn on_grid(at: Instant) -> Instant {
+    let grid = LOOK_GRID.as_nanos() as u64;
+    Instant::from_nanos(at.as_nanos() / grid * grid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Times in milliseconds.
+    fn at(millis: u64) -> Instant {
+        Instant::from_nanos(millis * 1_000_000)
+    }
+
+    /// The looks of the task of a client whose calls read until `until`, every millisecond, and when it takes the lead then.
+    fn looks(begins: u64, until: u64) -> (Vec<u64>, u64) {
+        let (mut reader, mut pending) = (Reader::default(), PendingCalls::default());
+        reader.lead_as_task(&mut pending);
+        let (mut looks, mut next) = (Vec::new(), at(begins));
+        for now in begins.. {
+            if now <= until {
+                reader.pass(at(now), &mut pending);
+            }
+            if next > at(now) {
+                continue;
+            }
+            if reader.task_should_lead(at(now)) {
+                return (looks, now);
+            }
+            looks.push(now);
+            next = reader.watch(at(now));
+        }
+        unreachable!("it never took the lead");
+    }
+
+    #[test]
+    fn while_calls_read_the_task_looks_less_often_and_at_moments_that_clients_share() {
+        let (rare, leads_at) = looks(1_003, 1_500);
+        assert_eq!(rare, [1_003, 1_053, 1_150, 1_250, 1_350, 1_450]);
+        assert_eq!(leads_at, 1_550, "50 ms after the last call");
+        assert_eq!(looks(1_017, 1_220).0, [1_017, 1_067, 1_150, 1_250]);
+        assert_eq!(looks(1_003, 1_003), (vec![1_003], 1_053), "a lone call");
     }
 }

@@ -253,23 +253,27 @@ impl Shared {
         let mut poll = |state: &mut State, now, outcome: &mut _| {
             state.poll_outcome(id, now, cx, false, outcome);
         };
-        match budget {
-            Some(budget) => spin::spin(runtime, runtime.now(), budget, |now, spin| {
-                self.with_at(now, |state, now| {
-                    state.process.continue_poll();
-                    let reads = state.link.reads();
-                    spin::with_forced_reads(|| poll(state, now, outcome));
-                    // Others may have read its outcome.
-                    let hit = state.link.reads() > reads || outcome.is_some();
-                    if !state.spin.is_over(spin, now, hit) {
-                        return None;
-                    }
-                    state.reader.hits += 1;
-                    Some(())
-                })
-            }),
-            None => self.with(|state, now| spin::with_forced_reads(|| poll(state, now, outcome))),
-        }
+        let Some(budget) = budget else {
+            return self.with(|state, now| {
+                state.process.continue_poll();
+                state.spin.skip_some();
+                poll(state, now, outcome);
+            });
+        };
+        spin::spin(runtime, runtime.now(), budget, |now, spin| {
+            self.with_at(now, |state, now| {
+                state.process.continue_poll();
+                let reads = state.link.reads();
+                spin::with_forced_reads(|| poll(state, now, outcome));
+                // Others may have read its outcome.
+                let hit = state.link.reads() > reads || outcome.is_some();
+                if !state.spin.is_over(spin, now, hit) {
+                    return None;
+                }
+                state.reader.hits += 1;
+                Some(())
+            })
+        });
         if outcome.is_none() {
             self.with(|state, now| poll(state, now, outcome));
         }
