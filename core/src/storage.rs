@@ -24,7 +24,7 @@ pub use inline::{InlineClient, InlineServer};
 use core::ops::DerefMut;
 
 use crate::ids::Key;
-use slab::{Place, Slab};
+use slab::{Occupied, Place, Slab};
 
 /// A payload on its way into a machine.
 #[derive(Clone, Debug)]
@@ -164,7 +164,14 @@ pub trait Table<T>: Places<T> + Default {
     fn insert_with(&mut self, make: impl FnOnce() -> T) -> Option<(Key, &mut T)>;
     fn remove(&mut self, index: u32) -> Option<T>;
     /// The same, without returning the entry.
-    fn free(&mut self, index: u32);
+    #[inline]
+    fn free(&mut self, index: u32) {
+        if let Some(entry) = self.occupied(index) {
+            entry.free();
+        }
+    }
+    /// The entry at `index`, to be looked at and freed by one look-up.
+    fn occupied(&mut self, index: u32) -> Option<Occupied<'_, T>>;
     fn len(&self) -> usize;
     /// One more than the highest index that was ever used.
     fn high_water(&self) -> u32;

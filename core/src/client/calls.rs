@@ -298,7 +298,7 @@ impl<S: ClientStorage> CallTable<S> {
             && let CallState::Leaving { xid } = entry.state
         {
             entry.state = CallState::Over;
-            self.free_slot(index, xid);
+            self.free_slot(index, self.slot_of(xid));
             self.release(index);
         }
     }
@@ -375,7 +375,7 @@ impl<S: ClientStorage> CallTable<S> {
                     entry.state = CallState::Waiting;
                     self.unsettled_len -= 1;
                     if let Some(xid) = xid {
-                        self.free_slot(index, xid);
+                        self.free_slot(index, self.slot_of(xid));
                     }
                 }
                 SessionLost::Settle(outcome) => self.settle_at_once(index, outcome),

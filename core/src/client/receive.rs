@@ -7,7 +7,7 @@ use super::timers::ConnTimers;
 use super::{Client, ClientSession, Goodbye, Phase, Received, Reply, ServerInfo};
 use crate::error::{CloseReason, ProtocolError};
 use crate::instance::{Instance, Schemas};
-use crate::outcome::{Executed, Status};
+use crate::outcome::{Executed, Outcome, Status};
 use crate::storage::{ClientStorage, Places};
 use crate::time::Instant;
 use crate::wire::{self, Control, Frame, Parsed, Refuse, ReplyHeader, Role, VERSION, Welcome};
@@ -34,7 +34,7 @@ impl<S: ClientStorage> Client<S> {
     fn take_first<'d>(&mut self, data: &'d [u8]) -> Result<Received<Reply<'d>>, ProtocolError> {
         // As nearly always: the reply to a call, and nothing else to see to.
         let plain = wire::plain_reply(data, self.config.reply_len_max);
-        let Some((xid, body)) = plain.filter(|_| self.is_connected()) else {
+        let (Some((xid, body)), Phase::Up { goodbye, .. }) = (plain, self.phase) else {
             return self.take_frames(data, 0);
         };
         debug_assert!(
@@ -45,13 +45,18 @@ impl<S: ClientStorage> Client<S> {
             ),
             "both ways find the same"
         );
+        let heard = self.heard(goodbye);
+        let mut is_kept = true;
+        let settled = self.table.settle_plain(xid, |known| {
+            is_kept = recovery::is_kept_until_acked(known.idempotent, heard.lossy);
+            let answer = recovery::answer(known, heard, Status::Done, body);
+            matches!(answer, Answer::Settle(Outcome::Reply(_)))
+        });
+        let Some(call) = settled else { return self.take_frames(data, 0) };
         self.keepalive.on_progress();
-        let consumed = wire::REPLY_HEADER_LEN + body.len();
-        match self.handle_reply(ReplyHeader { status: Status::Done, xid }, body) {
-            Ok(Some(reply)) => Ok(Received { consumed, item: Some(reply), wanted: 0 }),
-            Ok(None) => self.take_frames(data, consumed),
-            Err(error) => Err(self.handle_broken(error)),
-        }
+        self.note_settled(if is_kept { body.len() } else { 0 });
+        let reply = Reply { call, xid, outcome: Outcome::Reply(body) };
+        Ok(Received { consumed: wire::REPLY_HEADER_LEN + body.len(), item: Some(reply), wanted: 0 })
     }
 
     /// Takes the frames behind `consumed`, up to the first answer.
@@ -142,7 +147,15 @@ impl<S: ClientStorage> Client<S> {
         Ok(None)
     }
 
-    #[inline(always)]
+    /// What an answer on this connection is judged by.
+    #[inline]
+    fn heard(&self, goodbye: Goodbye) -> Heard {
+        Heard {
+            lossy: self.config.resend_after.is_some(),
+            server_leaving: goodbye == Goodbye::ServerSaid,
+        }
+    }
+
     fn handle_reply<'d>(
         &mut self,
         header: ReplyHeader,
@@ -154,13 +167,10 @@ impl<S: ClientStorage> Client<S> {
         if !self.table.was_given(xid) {
             return Err(unexpected);
         }
+        let heard = self.heard(goodbye);
         let Some((index, entry)) = self.table.find(xid) else {
             self.counters.late_answers += 1;
             return Ok(None);
-        };
-        let heard = Heard {
-            lossy: self.config.resend_after.is_some(),
-            server_leaving: goodbye == Goodbye::ServerSaid,
         };
         let caller = entry.caller;
         let known = entry.known();

@@ -32,6 +32,35 @@ impl<T> Place<T> {
     }
 }
 
+/// A place that is taken, and what changes when it is freed.
+#[derive(Debug)]
+pub struct Occupied<'t, T> {
+    index: u32,
+    place: &'t mut Place<T>,
+    first_free: Option<&'t mut u32>,
+    len: &'t mut u32,
+}
+
+impl<T> Occupied<'_, T> {
+    #[inline(always)]
+    pub(crate) fn key(&self) -> Key {
+        Key { index: self.index, generation: self.place.generation }
+    }
+
+    #[inline(always)]
+    pub(crate) fn get_mut(&mut self) -> Option<&mut T> {
+        self.place.value.as_mut()
+    }
+
+    /// Not by moving the entry, as [`remove`](Table::remove) does.
+    #[inline(always)]
+    pub(crate) fn free(self) {
+        self.place.value = None;
+        self.place.vacate(self.index, self.first_free);
+        *self.len -= 1;
+    }
+}
+
 /// Up to this many places are searched for the lowest free one. So machines with the same entries look the same, whatever
 /// was freed in which order, and the explorer has fewer to visit.
 const SEARCHED_MAX: usize = 64;
@@ -94,16 +123,11 @@ impl<T, A: Array<Place<T>>> Table<T> for Slab<A> {
         Some(value)
     }
 
-    #[inline]
-    fn free(&mut self, index: u32) {
-        let Some(place) = self.places.at_mut(index) else { return };
-        if place.value.is_none() {
-            return;
-        }
-        // Not by `remove`: that moves the entry.
-        place.value = None;
-        place.vacate(index, (A::CAPACITY > SEARCHED_MAX).then_some(&mut self.first_free));
-        self.len -= 1;
+    #[inline(always)]
+    fn occupied(&mut self, index: u32) -> Option<Occupied<'_, T>> {
+        let place = self.places.at_mut(index).filter(|place| place.value.is_some())?;
+        let first_free = (A::CAPACITY > SEARCHED_MAX).then_some(&mut self.first_free);
+        Some(Occupied { index, place, first_free, len: &mut self.len })
     }
 
     #[inline]

@@ -1,7 +1,7 @@
 //! How a call leaves the table: settled, ended while it waited, reported; and when its slot and its entry are free again.
 
 use super::{CallIndex, CallTable};
-use crate::client::call::{CallEvent, CallState, Caller};
+use crate::client::call::{CallEvent, CallState, Caller, InFlight, KnownCall};
 use crate::ids::{CallId, Xid};
 use crate::outcome::{Outcome, Unknown};
 use crate::storage::{Body, ClientStorage, FreeSlots, Places, Table};
@@ -10,6 +10,41 @@ impl<S: ClientStorage> CallTable<S> {
     /// Whether a call's owner settles it, once it has an outcome: not if it has forgotten it.
     pub(in crate::client) fn owner_settles(&self, caller: Caller) -> bool {
         self.durable && caller != Caller::Gone
+    }
+
+    /// S9: takes the answer of a call that waits for nothing else, as nearly every call does: its caller waits for the outcome,
+    /// and beside that only the queue and its slot know of it. So it is looked up once, and its place is free at once. `None`,
+    /// and nothing done, if it is another one, or if `is_settled` says that it is not settled by it.
+    #[inline(always)]
+    pub(in crate::client) fn settle_plain(
+        &mut self,
+        xid: Xid,
+        is_settled: impl FnOnce(KnownCall) -> bool,
+    ) -> Option<CallId> {
+        if self.durable || self.partial.is_some() || self.resume_at.is_some() {
+            return None;
+        }
+        let slot = self.slot_of(xid);
+        let index = self.slots.at(slot)?.0;
+        let mut place = self.calls.occupied(index)?;
+        let key = place.key();
+        let entry = place.get_mut()?;
+        let CallState::InFlight(InFlight { xid: own, .. }) = entry.state else { return None };
+        let is_plain = own == xid && entry.caller == Caller::Waiting && !entry.is_on_todo();
+        if !is_plain || !is_settled(entry.known()) {
+            return None;
+        }
+        debug_assert!(entry.event.is_none(), "nothing was reported of it");
+        debug_assert!(self.first_unjournaled.is_none(), "that is of durable calls");
+        let neighbours = entry.neighbours();
+        self.bytes -= entry.body.as_slice().len();
+        entry.body.leave_in(&mut self.spare);
+        place.free();
+        self.queue.join(&mut self.calls, neighbours.prev, neighbours.next);
+        self.settled_high = self.settled_high.max(xid.get());
+        self.unsettled_len -= 1;
+        self.free_slot(index, slot);
+        Some(CallId(key))
     }
 
     /// S9: takes an unsettled call's answer. Returns its id if its caller waits for the outcome.
@@ -41,7 +76,6 @@ impl<S: ClientStorage> CallTable<S> {
 
     /// Settles an unsettled call. What is reported of it is decided by whether a caller waits, and by what was to be reported
     /// and was not polled. Returns its id if a caller waits.
-    #[inline(always)]
     fn settle_reporting(
         &mut self,
         index: u32,
@@ -92,7 +126,7 @@ impl<S: ClientStorage> CallTable<S> {
             self.events.push_back(&mut self.calls, index);
         }
         if !is_leaving {
-            self.free_slot(index, xid);
+            self.free_slot(index, self.slot_of(xid));
         }
         if is_done {
             self.calls.free(index);
@@ -178,10 +212,9 @@ impl<S: ClientStorage> CallTable<S> {
         }
     }
 
-    /// A call does not occupy the slot of its xid any more.
+    /// A call does not occupy its slot any more.
     #[inline(always)]
-    pub(super) fn free_slot(&mut self, index: u32, xid: Xid) {
-        let slot = self.slot_of(xid);
+    pub(super) fn free_slot(&mut self, index: u32, slot: u32) {
         let place = self.slots.live_mut(slot);
         debug_assert!(place.as_ref().is_some_and(|call| call.0 == index), "the slot is another's");
         if let Some(call) = place {
