@@ -68,7 +68,7 @@ use crate::storage::list::{List, NIL};
 use crate::storage::{Array, Index, Places, ServerStorage, Table};
 use crate::time::Instant;
 use crate::wire::Refuse;
-use conn::{CONN_EVENT, KEEPALIVE, Phase, TIMER};
+use conn::{KEEPALIVE, Phase, TIMER, Woken};
 use session::LEASE;
 use transmit::has_to_send;
 
@@ -131,7 +131,7 @@ pub struct Server<T: ServerStorage> {
     /// Connections with an incomplete frame, by when it last got on.
     receiving: List<TIMER>,
     /// Connections with an event to poll.
-    conn_events: List<CONN_EVENT>,
+    woken: Woken,
     /// Sessions without a connection, by the end of their lease.
     leases: List<LEASE>,
     /// The same for those that never carried a request.
@@ -179,7 +179,7 @@ impl<T: ServerStorage> Server<T> {
             keepalives: List::default(),
             greeting: List::default(),
             receiving: List::default(),
-            conn_events: List::default(),
+            woken: Woken::default(),
             leases: List::default(),
             leases_unused: List::default(),
             abandoned: List::default(),
@@ -339,7 +339,7 @@ impl<T: ServerStorage> Server<T> {
 
     /// Puts a connection on the list of those with an event.
     fn wake(&mut self, index: u32) {
-        self.conn_events.push_back(&mut self.conns, index);
+        self.woken.push(&mut self.conns, index);
     }
 
     /// What a client reads of why its connection is closed.
@@ -389,7 +389,7 @@ impl<T: ServerStorage> Server<T> {
     fn remove_conn(&mut self, index: u32) {
         self.keepalives.unlink(&mut self.conns, index);
         self.stop_timer(index);
-        self.conn_events.unlink(&mut self.conns, index);
+        self.woken.remove(&mut self.conns, index);
         if let Some(conn) = self.conns.remove(index) {
             self.leave_quota(conn.quota);
         }

@@ -5,7 +5,8 @@ use super::slot::Derived;
 use crate::error::CloseReason;
 use crate::ids::{Principal, SessionId};
 use crate::keepalive::Keepalive;
-use crate::storage::list::{Links, NIL, linked};
+use crate::storage::Places;
+use crate::storage::list::{Links, List, NIL, linked};
 use crate::time::Instant;
 use crate::wire::REPLY_HEADER_LEN;
 
@@ -45,7 +46,7 @@ pub(crate) struct Conn<B> {
     keepalive_links: Links,
     /// On the list of those that have not said `Hello`, or of those with an incomplete frame.
     timer_links: Links,
-    /// On the list of those with an event.
+    /// Among those with an event, behind the first.
     event_links: Links,
 }
 
@@ -245,8 +246,56 @@ impl Phase {
     }
 }
 
+/// The connections with an event to poll, in the order in which they got it. The first one is held apart: nearly always it is the
+/// only one, and then no connection is looked at.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "_explore", derive(Hash))]
+pub(super) struct Woken {
+    /// `NIL` if there is none.
+    first: u32,
+    behind: List<CONN_EVENT>,
+}
+
+impl Default for Woken {
+    fn default() -> Self {
+        Woken { first: NIL, behind: List::default() }
+    }
+}
+
+impl Woken {
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.first == NIL
+    }
+
+    /// Puts a connection behind the others, unless it is among them.
+    #[inline(always)]
+    pub(super) fn push<B>(&mut self, conns: &mut impl Places<Conn<B>>, index: u32) {
+        if self.first == NIL {
+            self.first = index;
+        } else if self.first != index && self.behind.back() != Some(index) {
+            self.behind.push_back(conns, index);
+        }
+    }
+
+    #[inline]
+    pub(super) fn pop<B>(&mut self, conns: &mut impl Places<Conn<B>>) -> Option<u32> {
+        let first = self.first;
+        self.first = self.behind.pop_front(conns).unwrap_or(NIL);
+        (first != NIL).then_some(first)
+    }
+
+    pub(super) fn remove<B>(&mut self, conns: &mut impl Places<Conn<B>>, index: u32) {
+        if self.first == index {
+            self.pop(conns);
+        } else {
+            self.behind.unlink(conns, index);
+        }
+    }
+}
+
 pub(super) const KEEPALIVE: u8 = 10;
-pub(super) const CONN_EVENT: u8 = 11;
+const CONN_EVENT: u8 = 11;
 pub(super) const TIMER: u8 = 15;
 
 linked!(Conn<B>, KEEPALIVE, keepalive_links);

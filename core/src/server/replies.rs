@@ -1,6 +1,6 @@
 //! Memory for calls and their replies, and their discard (S9, S11).
 
-use super::conn::{CONN_EVENT, PartialBody, PartialFrame};
+use super::conn::{PartialBody, PartialFrame, Woken};
 use super::dedup::{self, AckEffect};
 use super::session::Slots;
 use super::slot::{SlotState, SlotView};
@@ -11,7 +11,7 @@ use crate::budget::{self, Bytes};
 use crate::error::ProtocolError;
 use crate::ids::Key;
 use crate::outcome::{NoReply, Status};
-use crate::storage::list::{Links, List, NIL};
+use crate::storage::list::{Links, NIL};
 use crate::storage::{Array, Body, Payload, Places, ServerStorage, Table};
 use crate::wire::Ack;
 
@@ -24,7 +24,7 @@ pub(super) struct SessionView<'s, T: ServerStorage> {
     pub(super) config: &'s ServerConfig,
     held: &'s mut u64,
     conns: &'s mut Conns<T>,
-    conn_events: &'s mut List<CONN_EVENT>,
+    woken: &'s mut Woken,
 }
 
 impl<T: ServerStorage> Server<T> {
@@ -40,7 +40,7 @@ impl<T: ServerStorage> Server<T> {
             config: &self.config,
             held: &mut self.held,
             conns: &mut self.conns,
-            conn_events: &mut self.conn_events,
+            woken: &mut self.woken,
         })
     }
 }
@@ -357,13 +357,10 @@ impl<T: ServerStorage> SessionView<'_, T> {
         }
     }
 
-    /// Puts the session's connection on the list of those with an event, unless that ends with it, as behind the first of several
-    /// replies.
+    /// Puts the session's connection among those with an event.
     #[inline(always)]
     fn wake(&mut self, conn: u32) {
-        if self.conn_events.back() != Some(conn) {
-            self.conn_events.push_back(self.conns, conn);
-        }
+        self.woken.push(self.conns, conn);
     }
 
     /// The connection is gone: nothing can be sent on it. What is kept stays until it is asked for (S4).

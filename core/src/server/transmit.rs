@@ -25,7 +25,7 @@ impl<T: ServerStorage> Server<T> {
     /// The next event. Poll until `None` after every other `&mut self` call.
     #[inline]
     pub fn poll_event(&mut self) -> Option<ServerEvent> {
-        let none = self.conn_events.is_empty()
+        let none = self.woken.is_empty()
             && self.abandoned.is_empty()
             && self.ended.is_empty()
             && self.drain.is_none();
@@ -33,7 +33,7 @@ impl<T: ServerStorage> Server<T> {
     }
 
     fn next_event(&mut self) -> Option<ServerEvent> {
-        while let Some(index) = self.conn_events.pop_front(&mut self.conns) {
+        while let Some(index) = self.woken.pop(&mut self.conns) {
             let Some((key, conn)) = self.conns.keyed_mut(index) else { continue };
             if conn.takes_record() {
                 self.wake(index);
@@ -104,21 +104,29 @@ impl<T: ServerStorage> Server<T> {
         replies_of: Option<u32>,
         out: &mut [u8],
     ) -> Option<NonZeroUsize> {
-        let mut out = FrameWriter::new(out);
-        let mut step = match replies_of {
-            Some(session) => self.send_replies(index, session, &mut out),
+        let mut writer = FrameWriter::new(out);
+        let step = match replies_of {
+            Some(session) => self.send_replies(index, session, &mut writer),
             None => Step::More,
         };
-        while let Step::More = step {
-            step = self.transmit_step(index, &mut out);
+        let mut written = writer.written();
+        if let Step::More = step {
+            written = self.transmit_more(index, FrameWriter::behind(out, written));
         }
-        let written = NonZeroUsize::new(out.written());
+        let written = NonZeroUsize::new(written);
         if written.is_none() {
             self.all_sent(index);
         } else if let Some(conn) = self.conns.live_mut(index) {
             conn.keepalive.on_sent();
         }
         written
+    }
+
+    /// Writes what else is due. Apart, so that for replies the writer need not lie in memory.
+    #[cold]
+    fn transmit_more(&mut self, index: u32, mut out: FrameWriter<'_>) -> usize {
+        while let Step::More = self.transmit_step(index, &mut out) {}
+        out.written()
     }
 
     /// Nothing is left to send on a connection: closes it if it was waiting for that, and ends its session likewise.
@@ -195,7 +203,7 @@ impl<T: ServerStorage> Server<T> {
     }
 
     /// Writes the replies that wait, as far as there is room.
-    #[inline]
+    #[inline(always)]
     fn send_replies(&mut self, index: u32, session_index: u32, out: &mut FrameWriter<'_>) -> Step {
         let Some(session) = self.sessions.live_mut(session_index) else { return Step::Stop };
         debug_assert!(session.conn == index, "a session's replies leave on its connection");

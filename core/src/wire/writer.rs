@@ -18,6 +18,11 @@ impl<'o> FrameWriter<'o> {
         FrameWriter { out, at: 0 }
     }
 
+    /// One that continues behind the first `at` bytes.
+    pub(crate) fn behind(out: &'o mut [u8], at: usize) -> FrameWriter<'o> {
+        FrameWriter { out, at }
+    }
+
     pub(crate) fn written(&self) -> usize {
         self.at
     }
