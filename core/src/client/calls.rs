@@ -138,10 +138,13 @@ impl<S: ClientStorage> CallTable<S> {
     /// Whether no call has anything to send now.
     #[inline(always)]
     pub(super) fn has_nothing_to_send(&self) -> bool {
-        self.first_waiting.is_none()
-            && self.todo.is_empty()
-            && self.resume_at.is_none()
-            && self.partial.is_none()
+        self.first_waiting.is_none() && self.only_waits()
+    }
+
+    /// The same but for calls that wait.
+    #[inline(always)]
+    pub(super) fn only_waits(&self) -> bool {
+        self.todo.is_empty() && self.resume_at.is_none() && self.partial.is_none()
     }
 
     /// Whether nothing is pending; events not yet polled count as ended.

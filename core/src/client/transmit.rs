@@ -94,16 +94,31 @@ impl<S: ClientStorage> Client<S> {
 
     #[inline(never)]
     fn transmit(&mut self, out: &mut [u8]) -> Option<NonZeroUsize> {
-        let mut writer = FrameWriter::new(out);
-        while let Step::More = self.transmit_step(&mut writer) {}
-        let written = NonZeroUsize::new(writer.written());
+        let mut written = 0;
+        // As nearly always: there are calls that wait, and nothing goes before them. What goes behind them, the next poll finds.
+        if self.may_begin_calls() && self.table.only_waits() && !self.output.has_control() {
+            let mut writer = FrameWriter::new(out);
+            self.send_all_waiting(&mut writer);
+            written = writer.written();
+        }
+        if written == 0 {
+            written = self.transmit_any(out);
+        }
+        let written = NonZeroUsize::new(written);
         if written.is_some() {
             self.keepalive.on_sent();
         }
         written
     }
 
-    #[inline]
+    /// Writes whatever is due. Apart, so that for calls that wait the writer need not lie in memory.
+    #[cold]
+    fn transmit_any(&mut self, out: &mut [u8]) -> usize {
+        let mut writer = FrameWriter::new(out);
+        while let Step::More = self.transmit_step(&mut writer) {}
+        writer.written()
+    }
+
     fn transmit_step(&mut self, out: &mut FrameWriter<'_>) -> Step {
         if self.table.partial.is_some() {
             return self.continue_request(out);
@@ -122,12 +137,7 @@ impl<S: ClientStorage> Client<S> {
             return self.do_for_call(index, out);
         }
         if self.may_begin_calls() {
-            while let Some(index) = self.table.first_waiting {
-                match self.send_waiting(index, out) {
-                    Step::More => {}
-                    Step::Stop => break,
-                }
-            }
+            self.send_all_waiting(out);
             if self.table.partial.is_some() {
                 return Step::Stop;
             }
@@ -277,8 +287,23 @@ impl<S: ClientStorage> Client<S> {
         }
     }
 
-    #[inline]
-    fn send_waiting(&mut self, index: u32, out: &mut FrameWriter<'_>) -> Step {
+    /// Sends calls that wait, as far as there are slots for them, and room.
+    #[inline(always)]
+    fn send_all_waiting(&mut self, out: &mut FrameWriter<'_>) {
+        // All acknowledge what the first one does, since none of those that it leaves unsettled is settled meanwhile.
+        let mut acked = None;
+        while let Some(index) = self.table.first_waiting
+            && let Step::More = self.send_waiting(index, &mut acked, out)
+        {}
+    }
+
+    #[inline(always)]
+    fn send_waiting(
+        &mut self,
+        index: u32,
+        acked: &mut Option<u64>,
+        out: &mut FrameWriter<'_>,
+    ) -> Step {
         if self.config.durable {
             // Its owner takes it from `poll_unjournaled`.
             return Step::Stop;
@@ -295,7 +320,11 @@ impl<S: ClientStorage> Client<S> {
         }
         let behind = entry.behind();
         let Some(xid) = self.table.assign_xid(index, behind) else { return Step::Stop };
-        if self.write_request(index, xid, out) { Step::More } else { Step::Stop }
+        let acked = match *acked {
+            Some(acked) => acked,
+            None => *acked.insert(self.acknowledge_with(index, xid)),
+        };
+        if self.write_request(index, xid, acked, out) { Step::More } else { Step::Stop }
     }
 
     /// How a call that waits ends instead of being sent, if it does.
@@ -317,19 +346,26 @@ impl<S: ClientStorage> Client<S> {
         let len = entry.body.as_slice().len();
         let has_room = out.has_room_for(REQUEST_HEADER_LEN + len, REQUEST_HEADER_LEN);
         if has_room {
-            self.write_request(index, xid, out);
+            let acked = self.acknowledge_with(index, xid);
+            self.write_request(index, xid, acked, out);
         }
         has_room
     }
 
     /// Begins to send a request for whose beginning there is room.
     #[inline(always)]
-    fn write_request(&mut self, index: u32, xid: Xid, out: &mut FrameWriter<'_>) -> bool {
+    fn write_request(
+        &mut self,
+        index: u32,
+        xid: Xid,
+        acked: u64,
+        out: &mut FrameWriter<'_>,
+    ) -> bool {
         debug_assert!(
             self.is_connected() && !self.has_said_goodbye() && self.table.partial.is_none()
         );
         debug_assert!(self.table.was_given(xid), "S8: no byte leaves of what is not journaled");
-        let acked = self.table.acked_with(index, xid);
+        debug_assert_eq!(acked, self.table.acked_with(index, xid));
         let Some(entry) = self.table.calls.live_mut(index) else { return true };
         entry.note_sent(xid, NextFrame::Request);
         self.counters.sent += 1;
@@ -358,7 +394,6 @@ impl<S: ClientStorage> Client<S> {
             self.table.partial = Some(PartialRequest { index, header, at });
         }
         self.arm_resend(index);
-        self.note_acked(acked);
         is_whole
     }
 

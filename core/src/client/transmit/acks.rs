@@ -2,18 +2,22 @@
 
 use super::Step;
 use crate::client::Client;
+use crate::ids::Xid;
 use crate::storage::ClientStorage;
 use crate::time::{Instant, Timer};
 use crate::wire::writer::FrameWriter;
 use crate::wire::{Ack, Frame};
 
 impl<S: ClientStorage> Client<S> {
-    /// A frame that carries `acked` is being sent.
-    pub(super) fn note_acked(&mut self, acked: u64) {
+    /// What the request of a call acknowledges, which is about to leave.
+    #[inline(always)]
+    pub(super) fn acknowledge_with(&mut self, index: u32, xid: Xid) -> u64 {
+        let acked = self.table.acked_with(index, xid);
         if !self.table.settled_above(acked) {
             self.output.ack_owed = None;
             self.timers.ack = Timer::OFF;
         }
+        acked
     }
 
     /// A call was settled whose reply had `len` bytes: S16.
