@@ -1,15 +1,18 @@
 //! Calls as futures, from threads and as `Result`s; a state that is passed once.
 #![allow(missing_docs)]
 
+#[path = "util/longer.rs"]
+mod longer;
 #[path = "util/socket_pair.rs"]
 mod socket_pair;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use longer::longer;
 use oncewire_driver::{
     CallFailure, Client, ClientOptions, Context, Executed, Method, NotExecuted, Outcome, Server,
-    ServiceName,
+    ServiceName, Unreplied,
 };
 use socket_pair::link;
 
@@ -41,6 +44,19 @@ fn client(options: ClientOptions) -> Client {
     Client::new(dialler, options)
 }
 
+/// What a call comes to whose time is over while it runs. On a busy machine that may be before it is sent: then it is made again, with
+/// twice the time.
+fn in_doubt<R>(mut call: impl FnMut(Duration) -> Result<R, Unreplied<R>>) -> Unreplied<R> {
+    let mut timeout = Duration::from_millis(20);
+    loop {
+        let Err(unreplied) = call(timeout) else { panic!("a reply") };
+        if unreplied.executed() == Executed::Unknown {
+            return unreplied;
+        }
+        timeout = longer(timeout);
+    }
+}
+
 #[test]
 fn a_call_is_a_future_that_can_be_spawned_and_joined() {
     let client = client(ClientOptions::default());
@@ -59,17 +75,8 @@ fn a_thread_blocks_on_calls_and_tickets_and_timeouts_are_kept() {
     let client = client(ClientOptions::default().with_close_timeout(Duration::from_millis(10)));
     assert_eq!(client.call(&ADD, &5).block().ok(), Ok(5));
     assert_eq!(client.call(&READ, &()).block().ok(), Ok(5));
-    // On a busy machine its time may be over before it is sent: then it is made again, with twice the time.
-    let mut timeout = Duration::from_millis(20);
-    let unreplied = loop {
-        let hang = client.call(&HANG, &()).timeout(timeout).block();
-        let unreplied = hang.into_result().unwrap_err();
-        if unreplied.executed() == Executed::Unknown {
-            break unreplied;
-        }
-        timeout *= 2;
-    };
-    let mut ticket = unreplied.into_ticket().expect("it can be asked again");
+    let hang = |timeout| client.call(&HANG, &()).timeout(timeout).block().into_result();
+    let mut ticket = in_doubt(hang).into_ticket().expect("it can be asked again");
     smol::block_on(client.close());
     assert_eq!(ticket.block().executed(), Executed::Unknown, "the session is over");
 }
@@ -106,15 +113,7 @@ fn c161_an_error_says_which_method_of_which_server_and_what_the_call_is_known_by
         )
     );
     // Of an unknown outcome, first with a ticket; and of what the ticket brings, the same call.
-    let mut timeout = Duration::from_millis(20);
-    let unreplied = loop {
-        let unreplied = client.call(&HANG, &()).timeout(timeout).result().block().unwrap_err();
-        // A busy machine may not have sent it before.
-        if unreplied.executed() == Executed::Unknown {
-            break unreplied;
-        }
-        timeout *= 2;
-    };
+    let unreplied = in_doubt(|timeout| client.call(&HANG, &()).timeout(timeout).result().block());
     assert!(unreplied.report().unwrap().xid > Some(xid));
     assert!(unreplied.into_ticket().is_some());
     assert_eq!(client.call(&ADD, &5).result().block().unwrap(), 5);

@@ -56,6 +56,7 @@ async fn calls(runtime: Arc<dyn Runtime>) {
     let mut timeout = TIMEOUT;
     // Where a busy machine has not sent it before, it is made again with twice the time.
     while toy.hang().timeout(timeout).await.executed() != Executed::Unknown {
+        assert!(timeout < Duration::from_secs(20), "it was not sent within {timeout:?}");
         timeout *= 2;
     }
     assert!(toy.0.close().await.in_good_order);

@@ -119,7 +119,13 @@ fn a_service_is_called_through_its_client() {
             match bank.wait().timeout(timeout).await {
                 Outcome::Unknown(..) => break,
                 // A busy machine has not sent it before.
-                Outcome::NotExecuted(NotExecuted::DeadlinePassed) => timeout *= 2,
+                Outcome::NotExecuted(NotExecuted::DeadlinePassed) => {
+                    assert!(
+                        timeout < Duration::from_secs(20),
+                        "it was not sent within {timeout:?}"
+                    );
+                    timeout *= 2;
+                }
                 other => panic!("{other:?}"),
             }
         }

@@ -8,6 +8,7 @@ use oncewire_driver::{
 use smol::channel::{Receiver, Sender, unbounded};
 
 use crate::link::{client, serve};
+use crate::longer::longer;
 
 const LISTENS: Method<u32, u32> = Method::new("test/listens");
 const DROPPED: Method<u32, u32> = Method::new("test/dropped").drop_on_cancel();
@@ -145,7 +146,7 @@ async fn timed_out_while_it_runs(
                 return ticket;
             }
         }
-        timeout *= 2;
+        timeout = longer(timeout);
     }
 }
 

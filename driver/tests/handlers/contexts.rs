@@ -7,6 +7,7 @@ use oncewire_driver::{Client, Context, Method, NotExecuted, Outcome, Server, Ses
 use smol::channel::bounded;
 
 use crate::link::{client, serve};
+use crate::longer::longer;
 
 const WHO: Method<(), (u64, u64)> = Method::new("test/who");
 const LATER: Method<(), ()> = Method::new("test/later");
@@ -90,6 +91,6 @@ fn c164_a_call_to_another_service_takes_no_longer_than_the_caller_waits() {
             Outcome::Reply(None) | Outcome::NotExecuted(NotExecuted::DeadlinePassed) => {}
             other => panic!("{other:?}"),
         }
-        timeout *= 2;
+        timeout = longer(timeout);
     }
 }

@@ -11,6 +11,7 @@ use oncewire_driver::{Bytes, Call, CallFailure, Method, Outcome, Server, ServerB
 use smol::channel::{Receiver, Sender, unbounded};
 
 use crate::link::{client, serve};
+use crate::longer::longer;
 
 /// Handlers that run until they are released.
 #[derive(Clone)]
@@ -162,7 +163,9 @@ fn c117_a_call_whose_deadline_passes_while_it_waits_is_not_started_and_makes_roo
         let mut ticket = loop {
             match client.call(&ONE, &1).timeout(timeout).await {
                 Outcome::Unknown(Unknown::DeadlinePassed, Some(ticket)) => break ticket,
-                Outcome::NotExecuted(NotExecuted::DeadlinePassed) => timeout *= 2,
+                Outcome::NotExecuted(NotExecuted::DeadlinePassed) => {
+                    timeout = longer(timeout);
+                }
                 other => panic!("{other:?}"),
             }
         };

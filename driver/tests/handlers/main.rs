@@ -6,5 +6,7 @@ mod cancel;
 mod contexts;
 mod limits;
 mod link;
+#[path = "../util/longer.rs"]
+mod longer;
 mod panics;
 mod values;
