@@ -81,6 +81,8 @@ pub enum NoReply {
     Unencodable,
     /// A reply came, but its bytes are not what the caller expected: client and server disagree about the method.
     Undecodable,
+    /// A ticket was asked again after it had given the reply, which it can give once.
+    AlreadyGiven,
 }
 
 impl fmt::Display for NoReply {
@@ -96,6 +98,7 @@ impl fmt::Display for NoReply {
             NoReply::Undecodable => {
                 "executed, but the reply cannot be decoded: client and server disagree about the method's types"
             }
+            NoReply::AlreadyGiven => "executed, and the ticket has already given the reply",
         })
     }
 }
@@ -329,7 +332,7 @@ impl Status {
             Status::NoReply(NoReply::ReplyTooLarge) => 0x02,
             Status::NoReply(NoReply::NotKept) => 0x03,
             Status::NoReply(NoReply::Unencodable) => 0x04,
-            Status::NoReply(NoReply::Undecodable) => return None,
+            Status::NoReply(NoReply::Undecodable | NoReply::AlreadyGiven) => return None,
             Status::Refused(why) => match why {
                 NotExecuted::Overloaded => 0x10,
                 NotExecuted::UnknownMethod => 0x11,

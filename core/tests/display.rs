@@ -94,6 +94,7 @@ fn every_outcome_says_something_of_its_own() {
         &NoReply::NotKept,
         &NoReply::Unencodable,
         &NoReply::Undecodable,
+        &NoReply::AlreadyGiven,
         &N::Overloaded,
         &N::UnknownMethod,
         &N::BadArguments,

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use longer::longer;
 use oncewire_driver::{
-    CallFailure, Client, ClientOptions, Context, Executed, Method, NotExecuted, Outcome, Server,
-    ServiceName, Unreplied,
+    CallFailure, Client, ClientOptions, Context, Executed, Method, NoReply, NotExecuted, Outcome,
+    Server, ServiceName, Unreplied,
 };
 use socket_pair::link;
 
@@ -79,6 +79,38 @@ fn a_thread_blocks_on_calls_and_tickets_and_timeouts_are_kept() {
     let mut ticket = in_doubt(hang).into_ticket().expect("it can be asked again");
     smol::block_on(client.close());
     assert_eq!(ticket.block().executed(), Executed::Unknown, "the session is over");
+}
+
+#[test]
+fn c431_a_ticket_that_is_asked_again_says_at_once_what_it_has_said() {
+    const WAIT: Method<(), u64> = Method::new("sum/wait");
+    let (open, gate) = smol::channel::bounded::<()>(1);
+    let (dialler, listener) = link();
+    let builder = Server::builder("sum").method(&WAIT, move |_, ()| {
+        let gate = gate.clone();
+        async move { gate.recv().await.map_or(0, |()| 7) }
+    });
+    let server = builder.build().unwrap();
+    smol::spawn(async move { server.serve(listener).await }).detach();
+    let options = ClientOptions::default().with_close_timeout(Duration::from_millis(10));
+    let client = Client::new(dialler, options);
+    let ticket = || {
+        let call = |timeout| client.call(&WAIT, &()).timeout(timeout).block().into_result();
+        in_doubt(call).into_ticket().expect("it can be asked again")
+    };
+    let (mut answered, mut lost) = (ticket(), ticket());
+    open.send_blocking(()).unwrap();
+    assert_eq!(answered.block().ok(), Ok(7));
+    let given = CallFailure::NoReply(NoReply::AlreadyGiven);
+    assert_eq!(answered.block().failure(), Some(given), "executed, as it has said");
+    assert_eq!(smol::block_on(answered.wait()).failure(), Some(given));
+    assert_eq!(answered.resolve(Duration::MAX).block().failure(), Some(given));
+    // One that is in doubt for good.
+    smol::block_on(client.close());
+    let in_doubt = lost.block().failure();
+    assert!(matches!(in_doubt, Some(CallFailure::Unknown(_))), "{in_doubt:?}");
+    assert_eq!(lost.block().failure(), in_doubt);
+    assert_eq!(lost.resolve(Duration::MAX).block().failure(), in_doubt);
 }
 
 #[test]

@@ -139,6 +139,7 @@ fn reasons_that_only_a_client_gives_have_no_byte() {
         assert_eq!(wire::encode(&Frame::Reply(header, b""), &mut [0; 64]), None, "{why:?}");
     }
     assert_eq!(Status::NoReply(NoReply::Undecodable).to_byte(), None);
+    assert_eq!(Status::NoReply(NoReply::AlreadyGiven).to_byte(), None);
 }
 
 #[test]

@@ -88,12 +88,7 @@ impl Begun {
 
 /// How a call has ended, as its caller sees it.
 fn end_of<R>(outcome: &Outcome<R>) -> CallEnd {
-    match outcome {
-        Outcome::Reply(_) => CallEnd::Replied,
-        Outcome::NoReply(why) => CallEnd::Failed(CallFailure::NoReply(*why)),
-        Outcome::NotExecuted(why) => CallEnd::Failed(CallFailure::NotExecuted(*why)),
-        Outcome::Unknown(why, _) => CallEnd::Failed(CallFailure::Unknown(*why)),
-    }
+    outcome.failure().map_or(CallEnd::Replied, CallEnd::Failed)
 }
 
 impl Shared {

@@ -50,6 +50,16 @@ impl<R> Outcome<R> {
             Outcome::Unknown(why, _) => Err(CallFailure::Unknown(why)),
         }
     }
+
+    /// Why there is no reply, if there is none: what to branch on, without taking the outcome.
+    pub fn failure(&self) -> Option<CallFailure> {
+        match self {
+            Outcome::Reply(_) => None,
+            Outcome::NoReply(why) => Some(CallFailure::NoReply(*why)),
+            Outcome::NotExecuted(why) => Some(CallFailure::NotExecuted(*why)),
+            Outcome::Unknown(why, _) => Some(CallFailure::Unknown(*why)),
+        }
+    }
 }
 
 /// Why a call has no reply, as an error to pass on.
@@ -85,6 +95,17 @@ impl fmt::Display for CallFailure {
 }
 
 impl std::error::Error for CallFailure {}
+
+impl<R> From<CallFailure> for Outcome<R> {
+    /// Without a ticket.
+    fn from(failure: CallFailure) -> Outcome<R> {
+        match failure {
+            CallFailure::NoReply(why) => Outcome::NoReply(why),
+            CallFailure::NotExecuted(why) => Outcome::NotExecuted(why),
+            CallFailure::Unknown(why) => Outcome::Unknown(why, None),
+        }
+    }
+}
 
 /// How the bytes of a reply become a value.
 ///
@@ -143,15 +164,22 @@ impl<R> Decode<R> {
 /// the call's outcome is not needed any more.
 pub struct Ticket<R> {
     shared: Arc<Shared>,
-    id: Option<PendingId>,
+    state: TicketState,
     decode: Decode<R>,
     /// An earlier attempt, at another server, may have run: no answer here says that the call was not executed.
     may_have_run: bool,
 }
 
+#[derive(Clone, Copy, Debug)]
+enum TicketState {
+    Waiting(PendingId),
+    /// Its outcome was taken: what it answers from then on.
+    Spent(CallFailure),
+}
+
 impl<R> Ticket<R> {
     pub(super) fn new(shared: Arc<Shared>, id: PendingId, decode: Decode<R>) -> Ticket<R> {
-        Ticket { shared, id: Some(id), decode, may_have_run: false }
+        Ticket { shared, state: TicketState::Waiting(id), decode, may_have_run: false }
     }
 
     /// That of the last of several attempts, of which an earlier one may have run (S22).
@@ -169,43 +197,56 @@ impl<R> Ticket<R> {
     /// there is nothing left to ask. May take as long as the server does; dropping this future loses nothing.
     /// [`resolve`](Ticket::resolve) waits no longer than it is told.
     ///
-    /// Once it has returned the outcome, it waits for ever.
+    /// A ticket that is asked again after that answers the same at once; in the place of a reply, which it gives once,
+    /// `NoReply(`[`AlreadyGiven`](NoReply::AlreadyGiven)`)`.
     pub async fn wait(&mut self) -> Outcome<R> {
         let wait = TicketWait(self);
         std::future::poll_fn(|cx| wait.0.poll_final(cx)).await
     }
 
     pub(super) fn poll_final(&mut self, cx: &mut Context<'_>) -> Poll<Outcome<R>> {
-        let Some(id) = self.id else { return Poll::Pending };
+        let id = match self.state {
+            TicketState::Waiting(id) => id,
+            TicketState::Spent(answer) => return Poll::Ready(answer.into()),
+        };
         let mut outcome = None;
         self.shared.poll_outcome(id, cx, &mut outcome);
         let Some(raw) = &mut outcome else { return Poll::Pending };
         self.stop_waiting();
-        self.id = None;
+        // Whatever panics below has taken it all the same.
+        self.state = TicketState::Spent(CallFailure::NoReply(NoReply::AlreadyGiven));
         let trace = match raw {
             RawOutcome::Reply(_) if !self.shared.has_seen_calls() => None,
             _ => self.shared.take_trace(id),
         };
         let outcome = self.decode.outcome(raw, None);
         self.shared.observe_outcome(id.name(), &outcome, trace, None);
-        Poll::Ready(match outcome {
+        let outcome = match outcome {
             Outcome::NotExecuted(_) if self.may_have_run => {
                 Outcome::Unknown(Unknown::Repeated, None)
             }
             outcome => outcome,
-        })
+        };
+        if let Some(failure) = outcome.failure() {
+            self.state = TicketState::Spent(failure);
+        }
+        Poll::Ready(outcome)
     }
 
     /// It is not polled for now: another call must read in its place.
     pub(super) fn stop_waiting(&self) {
-        if let Some(id) = self.id {
+        if let TicketState::Waiting(id) = self.state {
             self.shared.stop_waiting(id);
         }
     }
 
-    /// Whether its outcome was taken.
-    pub(super) fn is_spent(&self) -> bool {
-        self.id.is_none()
+    fn is_spent(&self) -> bool {
+        matches!(self.state, TicketState::Spent(_))
+    }
+
+    /// Whether it waits in a fork of the client's process, where nothing would end it.
+    pub(super) fn is_left_in_fork(&self) -> bool {
+        !self.is_spent() && self.shared.is_forked()
     }
 }
 
@@ -220,7 +261,7 @@ impl<R> Drop for TicketWait<'_, R> {
 
 impl<R> Drop for Ticket<R> {
     fn drop(&mut self) {
-        if let Some(id) = self.id {
+        if let TicketState::Waiting(id) = self.state {
             self.shared.abandon(id);
         }
     }
@@ -228,6 +269,6 @@ impl<R> Drop for Ticket<R> {
 
 impl<R> fmt::Debug for Ticket<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ticket").field("done", &self.id.is_none()).finish_non_exhaustive()
+        f.debug_struct("Ticket").field("done", &self.is_spent()).finish_non_exhaustive()
     }
 }

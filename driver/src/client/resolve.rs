@@ -40,7 +40,7 @@ impl<R> Ticket<R> {
 
     /// Blocks this thread until the final outcome is there: see [`wait`](Ticket::wait) and [`Call::block`](crate::Call::block).
     pub fn block(&mut self) -> Outcome<R> {
-        if self.shared().is_forked() {
+        if self.is_left_in_fork() {
             return Outcome::Unknown(Unknown::Closed, None);
         }
         smol::block_on(self.wait())
@@ -57,7 +57,7 @@ pub struct Resolve<R> {
 impl<R> Resolve<R> {
     /// Blocks this thread until there is an outcome, or the time has passed: see [`Call::block`](crate::Call::block).
     pub fn block(self) -> Outcome<R> {
-        if self.ticket.as_ref().is_some_and(|ticket| ticket.shared().is_forked()) {
+        if self.ticket.as_ref().is_some_and(Ticket::is_left_in_fork) {
             return Outcome::Unknown(Unknown::Closed, None);
         }
         smol::block_on(self)
@@ -76,8 +76,7 @@ impl<R> Future for Resolve<R> {
         }
         std::task::ready!(timer.poll(cx));
         waiting.stop_waiting();
-        let ticket = ticket.take().filter(|ticket| !ticket.is_spent());
-        Poll::Ready(Outcome::Unknown(Unknown::DeadlinePassed, ticket))
+        Poll::Ready(Outcome::Unknown(Unknown::DeadlinePassed, ticket.take()))
     }
 }
 

@@ -299,6 +299,7 @@ impl CallEnd {
                 NoReply::NotKept => "NOT_KEPT",
                 NoReply::Unencodable => "UNENCODABLE",
                 NoReply::Undecodable => "UNDECODABLE",
+                NoReply::AlreadyGiven => "ALREADY_GIVEN",
                 _ => "NO_REPLY",
             },
             CallEnd::Failed(CallFailure::NotExecuted(why)) => match why {
