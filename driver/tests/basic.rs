@@ -7,7 +7,10 @@ mod socket_pair;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use oncewire_driver::{Client, ClientOptions, Method, Outcome, Server};
+use oncewire_driver::tokens::Tokens;
+use oncewire_driver::{
+    BuildError, Client, ClientOptions, Method, Outcome, Server, ServerBuilder, SmolRuntime,
+};
 use socket_pair::{Listener, link};
 
 const ADD_ONE: Method<i32, i32> = Method::new("toy/add_one");
@@ -72,4 +75,27 @@ fn many_calls_from_many_tasks_are_each_executed_once() {
         server.drain(std::time::Duration::from_secs(5)).await;
         assert_eq!(server.counters().kept_bytes, 0);
     });
+}
+
+#[test]
+fn c432_who_may_call_is_said_once_and_not_replaced_silently() {
+    type Given = fn(ServerBuilder) -> ServerBuilder;
+    let given: [(&str, Given); 2] = [
+        ("authorize", |builder| builder.authorize(|_, _| true)),
+        ("tokens", |builder| builder.tokens(&Tokens::parse("").unwrap())),
+    ];
+    for (option, give) in given {
+        assert!(give(Server::builder("toy")).build().is_ok(), "{option}");
+        let error = give(give(Server::builder("toy"))).build().unwrap_err();
+        assert_eq!(error, BuildError::GivenTwice { option });
+        assert!(error.to_string().contains(&format!("`{option}`")), "{error}");
+    }
+    // All else may be given again.
+    let preset = Server::builder("toy").instance("a").runtime(SmolRuntime::global()).concurrency(1);
+    let builder = preset.instance("b").runtime(SmolRuntime::global()).concurrency(2);
+    assert_eq!(builder.build().unwrap().instance().name(), "b");
+    // The first mistake is the one that is reported.
+    let [(_, authorize), (_, tokens)] = given;
+    let builder = tokens(tokens(authorize(authorize(Server::builder("toy")))));
+    assert_eq!(builder.build().err(), Some(BuildError::GivenTwice { option: "authorize" }));
 }

@@ -113,6 +113,7 @@ pub(crate) mod files {
         key: PathBuf,
         clients: Vec<PathBuf>,
         admit: Option<Admit>,
+        admits_twice: bool,
     }
 
     impl fmt::Debug for ServerTlsBuilder {
@@ -136,6 +137,7 @@ pub(crate) mod files {
                 key: key.into(),
                 clients: Vec::new(),
                 admit: None,
+                admits_twice: false,
             }
         }
     }
@@ -154,6 +156,7 @@ pub(crate) mod files {
             mut self,
             admit: impl Fn(&PeerCertificate<'_>) -> bool + Send + Sync + 'static,
         ) -> Self {
+            self.admits_twice |= self.admit.is_some();
             self.admit = Some(Arc::new(admit));
             self
         }
@@ -162,8 +165,12 @@ pub(crate) mod files {
         ///
         /// # Errors
         /// [`InvalidInput`](io::ErrorKind::InvalidInput): what is wrong with which file, or that [`admit`](Self::admit) was
-        /// said without an authority for clients.
+        /// said twice, or without an authority for clients.
         pub fn build(self) -> io::Result<ServerTls> {
+            if self.admits_twice {
+                let message = "`admit` was said twice, and only one of the two can hold";
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+            }
             if self.admit.is_some() && self.clients.is_empty() {
                 let message = "without an authority for clients there are no names to admit";
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, message));

@@ -392,6 +392,9 @@ fn files_that_cannot_be_used_are_named() {
     assert!(mixed.to_string().contains(".pem: "), "{mixed}");
     let no_names = identity.serves().admit(|_| true).build().unwrap_err();
     assert!(no_names.to_string().contains("no names"), "{no_names}");
+    let twice = identity.serves().client_authorities_file(authority.file());
+    let twice = twice.admit(|_| false).admit(|_| true).build().unwrap_err();
+    assert!(twice.to_string().contains("`admit` was said twice"), "{twice}");
     let (connector, _acceptor) = memory::listener();
     let name = TlsConnector::new(connector, client_of(&authority), "not a name").unwrap_err();
     assert_eq!(name.kind(), ErrorKind::InvalidInput);

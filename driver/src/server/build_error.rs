@@ -15,6 +15,11 @@ pub enum BuildError {
         /// Its bytes.
         len: usize,
     },
+    /// Who may call was said twice.
+    GivenTwice {
+        /// The function of the builder.
+        option: &'static str,
+    },
     /// The methods do not go together.
     Methods(ServerError),
     /// A transactional method is declared idempotent: what may run twice needs no record, and what has a record does not
@@ -73,6 +78,9 @@ impl fmt::Display for BuildError {
         match self {
             BuildError::ServiceNameTooLong { len } => {
                 write!(f, "the service's name has {len} bytes, 64 are allowed")
+            }
+            BuildError::GivenTwice { option } => {
+                write!(f, "`{option}` was given twice, and only one of the two can hold")
             }
             BuildError::Methods(error) => error.fmt(f),
             BuildError::TransactionalIdempotent(method) => {

@@ -43,6 +43,10 @@ use crate::transport::Subject;
 const UNNAMED: ServerId = ServerId::from_bytes([0; 16]);
 
 /// Describes a server: its methods, its limits, its ledger, its runtime.
+///
+/// Methods, observers and hooks add up. Who may call, [`authorize`](ServerBuilder::authorize) and [`tokens`](ServerBuilder::tokens), is
+/// said once: [`build`](ServerBuilder::build) reports a second one, since it would silently replace the first. All else may be given
+/// again, and the last one counts: so a builder that comes with a runtime, a name or limits can be given others.
 pub struct ServerBuilder<L = NoLedger> {
     service: String,
     pub(super) methods: Vec<(oncewire_core::MethodSpec, MethodEntry)>,
@@ -263,6 +267,7 @@ impl<L> ServerBuilder<L> {
         mut self,
         allows: impl Fn(&Subject, &str) -> bool + Send + Sync + 'static,
     ) -> Self {
+        self.check_first(self.authorize.is_some(), "authorize");
         self.authorize = Some(Arc::new(allows));
         self
     }
@@ -273,6 +278,7 @@ impl<L> ServerBuilder<L> {
     /// A client sends its token where others cannot read it. That of a server on plain TCP must be made
     /// [insecure](crate::Connect::may_carry_token).
     pub fn tokens(mut self, tokens: &Tokens) -> Self {
+        self.check_first(self.tokens.is_some(), "tokens");
         self.tokens = Some(tokens.clone());
         self
     }
@@ -301,6 +307,12 @@ impl<L> ServerBuilder<L> {
     pub fn runtime(mut self, runtime: Arc<dyn Runtime>) -> Self {
         self.runtime = Some(runtime);
         self
+    }
+
+    fn check_first(&mut self, is_given: bool, option: &'static str) {
+        if is_given {
+            self.wrong.get_or_insert(BuildError::GivenTwice { option });
+        }
     }
 
     /// Breaks it on purpose.
