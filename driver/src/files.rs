@@ -5,6 +5,12 @@
 //! whatever the umask, and checked when they are opened, as ssh checks its keys: a regular file, of this user, under one
 //! name, with no bits for anyone else. A file that fails is left as it is, and the error says what it is and whose.
 //!
+//! Who may write in a file's folder can put another file in its place. So that folder must not be writable by its group, nor by all
+//! users, as sshd demands it of the folders on the way to keys. Two kinds are allowed: those with the sticky bit, like `/tmp`,
+//! where only a file's owner may replace it; and those that are writable by a user's private group, whose number is the user's own
+//! and which nobody else is in: where `umask` is 002, users' folders are so. The folder's owner, and who can write further up,
+//! are trusted.
+//!
 //! On systems that are not unix nothing is checked.
 
 use std::fs::File;
@@ -30,10 +36,11 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
     system::open(path, true)
 }
 
-/// Checks that a file opened at `path` belongs to this user alone, and that other users cannot replace it.
+/// Checks that a file opened at `path` belongs to this user alone, and that its folder's group and all other users cannot replace
+/// it.
 ///
 /// # Errors
-/// [`ErrorKind::PermissionDenied`]: what is wrong with it, and what to do.
+/// [`ErrorKind::PermissionDenied`]: what is wrong with the file or its folder, and what to do.
 pub fn check_private(path: &Path, file: &File) -> io::Result<()> {
     system::check_file(file)?;
     system::check_folder(path)
@@ -262,15 +269,31 @@ mod system {
         let Some(folder) = fs::canonicalize(path)?.parent().map(Path::to_owned) else {
             return Ok(());
         };
-        let mode = fs::metadata(&folder)?.mode() & 0o7777;
-        if mode & 0o002 != 0 && mode & 0o1000 == 0 {
+        let there = fs::metadata(&folder)?;
+        let (mode, folder) = (there.mode() & 0o7777, folder.display());
+        if mode & 0o1000 != 0 {
+            return Ok(());
+        }
+        if mode & 0o002 != 0 {
             return Err(denied(format!(
-                "every user may put another file in its place (the mode of {} is {mode:04o}): \
-                 `chmod o-w` that folder",
-                folder.display()
+                "every user may put another file in its place (the mode of {folder} is {mode:04o}): \
+                 `chmod go-w` that folder"
+            )));
+        }
+        let gid = there.gid();
+        if mode & 0o020 != 0 && !is_private_group(there.uid(), gid) {
+            return Err(denied(format!(
+                "the group {gid} may put another file in its place (the mode of {folder} is {mode:04o}): \
+                 `chmod g-w` that folder"
             )));
         }
         Ok(())
+    }
+
+    /// Whether a group is a user's own: it has the same number then, which is how `pam_umask` knows it. Root's group has other
+    /// members on some systems.
+    fn is_private_group(uid: u32, gid: u32) -> bool {
+        uid == gid && uid != 0
     }
 
     fn check_kind(there: &Metadata) -> io::Result<()> {

@@ -158,7 +158,7 @@ impl Tokens {
         Tokens::new(entries)
     }
 
-    /// The same from a file, which other users must not be able to read.
+    /// The same from a file, which other users must not be able to read or write, nor its group to write.
     ///
     /// # Errors
     /// What is wrong with the file or, as [`InvalidData`](ErrorKind::InvalidData), with the table in it.
@@ -216,7 +216,8 @@ impl fmt::Debug for Tokens {
     }
 }
 
-/// A token that is all there is in a file, but for blanks around it. Other users must not be able to read the file.
+/// A token that is all there is in a file, but for blanks around it. Other users must not be able to read or write the file, nor its group
+/// to write it.
 ///
 /// # Errors
 /// What is wrong with the file; [`InvalidData`](ErrorKind::InvalidData) if what is in it is no token.
@@ -231,7 +232,7 @@ pub fn read_token(path: impl AsRef<Path>) -> io::Result<Token> {
     })
 }
 
-/// The text of a file that other users cannot read.
+/// The text of a file that other users cannot read, and only its owner can write.
 fn read_secret(path: &Path) -> io::Result<String> {
     let named =
         |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
@@ -251,14 +252,14 @@ fn read_secret(path: &Path) -> io::Result<String> {
 fn check_mode(metadata: &std::fs::Metadata) -> io::Result<()> {
     use std::os::unix::fs::MetadataExt;
     let mode = metadata.mode() & 0o777;
-    // Its group may be the one that is to have it, as for secrets that a cluster mounts.
-    if metadata.is_file() && mode & 0o006 != 0 {
-        let text = format!(
-            "its mode {mode:04o} lets every user read or change the tokens in it; chmod o-rw"
-        );
-        return Err(io::Error::new(ErrorKind::PermissionDenied, text));
-    }
-    Ok(())
+    // Its group may be the one that is to read it, as for secrets that a cluster mounts. Who can write it can name callers.
+    let what = match mode {
+        _ if !metadata.is_file() || mode & 0o026 == 0 => return Ok(()),
+        _ if mode & 0o006 != 0 => "every user read or change",
+        _ => "its group change",
+    };
+    let text = format!("its mode {mode:04o} lets {what} the tokens in it; chmod g-w,o-rw");
+    Err(io::Error::new(ErrorKind::PermissionDenied, text))
 }
 
 #[cfg(not(unix))]
@@ -272,6 +273,33 @@ mod tests {
 
     const ONE: &str = "0123456789abcdef";
     const TWO: &str = "0123456789abcdeg";
+
+    #[cfg(unix)]
+    #[test]
+    fn c433_a_file_of_tokens_that_others_can_read_or_its_group_can_write_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let path = std::env::temp_dir().join(format!("oncewire-tokens-{}", std::process::id()));
+        std::fs::write(&path, format!("alice {ONE}\n")).unwrap();
+        let read = |mode| {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            (Tokens::read(&path).map(drop), read_token(&path).map(drop))
+        };
+        for mode in [0o600, 0o400, 0o640, 0o440] {
+            assert!(read(mode).0.is_ok(), "{mode:04o}");
+        }
+        for (mode, who) in
+            [(0o620, "its group change"), (0o660, "its group"), (0o604, "every user")]
+        {
+            let (table, token) = read(mode);
+            for error in [table.unwrap_err(), token.unwrap_err()] {
+                assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+                let text = error.to_string();
+                assert!(text.contains(&format!("{mode:04o} lets {who}")), "{text}");
+                assert!(text.contains("chmod g-w,o-rw"), "{text}");
+            }
+        }
+        std::fs::remove_file(&path).unwrap();
+    }
 
     fn named(tokens: &Tokens, token: &str) -> Option<String> {
         tokens.find(&Token::new(token.as_bytes()).unwrap()).map(|subject| subject.to_string())

@@ -4,7 +4,7 @@
 
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, ErrorKind};
-use std::os::unix::fs::{PermissionsExt, chown, lchown, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -259,9 +259,41 @@ fn c120_a_folder_writable_by_all_without_the_sticky_bit_is_refused() {
     private(&path, "");
     set_mode(&folder.0, 0o777);
     let error = opened(&path).unwrap_err().to_string();
-    assert!(error.contains("0777") && error.contains("chmod o-w"), "{error}");
+    assert!(error.contains("0777") && error.contains("chmod go-w"), "{error}");
     set_mode(&folder.0, 0o1777);
     opened(&path).unwrap();
+}
+
+#[test]
+fn c433_a_folder_writable_by_a_group_of_several_users_without_the_sticky_bit_is_refused() {
+    let folder = Folder::new();
+    let path = folder.path("a");
+    private(&path, "");
+    let there = fs::metadata(&folder.0).unwrap();
+    for bits in [0o770, 0o775, 0o2770] {
+        set_mode(&folder.0, bits);
+        if there.uid() == there.gid() && there.uid() != 0 {
+            opened(&path).unwrap();
+            continue;
+        }
+        let error = opened(&path).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+        let (text, group) = (error.to_string(), format!("the group {}", there.gid()));
+        assert!(text.contains(&group) && text.contains(&format!("{bits:04o}")), "{text}");
+        assert!(text.contains("chmod g-w"), "{text}");
+    }
+    for bits in [0o1770, 0o755, 0o700] {
+        set_mode(&folder.0, bits);
+        opened(&path).unwrap();
+    }
+    // A user's private group has the user's number.
+    if is_root() {
+        for (owner, group, is_refused) in [(NOBODY, NOBODY, false), (NOBODY, 0, true)] {
+            chown(&folder.0, Some(owner), Some(group)).unwrap();
+            set_mode(&folder.0, 0o770);
+            assert_eq!(opened(&path).is_err(), is_refused, "{owner}:{group}");
+        }
+    }
 }
 
 #[test]
