@@ -283,6 +283,8 @@ macro_rules! conformance_tests {
                 c71_the_first_answer_settles_and_a_second_one_is_dropped,
                 c71_a_reply_that_crosses_a_cancel_is_dropped,
                 c75_what_is_kept_when_a_draining_servers_connection_breaks_comes_after_the_resume,
+                c434_a_client_that_shuts_down_its_write_side_learns_what_it_missed_by_asking,
+                c434_a_server_that_shuts_down_its_write_side_leaves_calls_in_doubt_and_is_asked,
                 a_fail_fast_call_ends_with_its_connection_though_no_timer_fires,
                 a_one_way_call_runs_once_though_its_connection_breaks,
                 c37_a_broken_frame_closes_its_connection_and_the_session_survives,

@@ -13,6 +13,11 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// One ordered byte stream in both directions. Dropping it closes the connection.
 ///
+/// The end of what can be read (`Ok(0)`) is the end of the connection in both directions, at either end: there is no half-closed
+/// connection (W65). A server that reads it writes what the stream takes at once of the replies that are ready, and drops the stream;
+/// what it has not sent, and what still runs, is kept as after any break, until the client comes back and asks. A client makes another
+/// connection, and asks. So a stream must not report an end while its other direction is to be used on.
+///
 /// Implemented for everything that qualifies.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 

@@ -370,6 +370,58 @@ pub async fn a_fail_fast_call_ends_with_its_connection_though_no_timer_fires(wor
     }
 }
 
+pub async fn c434_a_client_that_shuts_down_its_write_side_learns_what_it_missed_by_asking(
+    world: World,
+) {
+    let host = world.host().await;
+    let mut peer = world.raw_peer(&host.connector).await;
+    let session = peer.open().await.session;
+    peer.request(1, 0, WAIT.id(), &arguments(&1u64)).await;
+    world.waiting(1).await;
+    peer.request(2, 0, ADD_ONE.id(), &arguments(&2u64)).await;
+    peer.shut_down().await;
+    // The connection ends, though a call runs. What is ready leaves before, where the stream takes it at once.
+    for (frame, body) in peer.rest().await {
+        assert!(matches!(frame, Frame::Reply(header, _) if header.xid.get() == 2), "{frame:?}");
+        assert_eq!(body, arguments(&3u64));
+    }
+    world.counted(&host, "the end", |counters| counters.conns == 0).await;
+    world.service.let_go(1);
+    let mut peer = world.raw_peer(&host.connector).await;
+    assert_eq!(peer.resume(session, 0).await.seen, 2);
+    for (xid, reply) in [(1, 1u64), (2, 3)] {
+        peer.ask(xid).await;
+        assert_eq!(peer.answer(xid).await, (Status::Done, arguments(&reply)));
+    }
+    assert_eq!(world.service.runs(), 2);
+}
+
+pub async fn c434_a_server_that_shuts_down_its_write_side_leaves_calls_in_doubt_and_is_asked(
+    world: World,
+) {
+    let (connector, acceptor) = world.listen().await;
+    let client = world.client(&FaultyLink::to(connector));
+    let waits = client.call(&ADD_ONE, &1).start();
+    let fails = client.call(&ADD_ONE, &2).fail_fast(true).start();
+    let mut server = world.accept(&acceptor).await;
+    server.take_in([1; 16], 0).await;
+    let numbers = [server.requested().await.0.xid.get(), server.requested().await.0.xid.get()];
+    server.shut_down().await;
+    let outcome = world.within("an end at the break", fails).await;
+    let Outcome::Unknown(Unknown::Disconnected, Some(mut ticket)) = outcome else {
+        panic!("Unknown with a ticket was expected, this came: {outcome:?}")
+    };
+    let mut server = world.accept(&acceptor).await;
+    server.take_in([1; 16], numbers[1]).await;
+    for (xid, reply) in numbers.into_iter().zip([2u64, 3]) {
+        let asked = server.next_of_call().await;
+        assert!(matches!(asked, Some((Frame::Ask(of, _), _)) if of.get() == xid), "{asked:?}");
+        server.reply(xid, Status::Done, &arguments(&reply)).await;
+    }
+    expect_reply(&world, waits, 2).await;
+    assert_eq!(world.within("the ticket's outcome", ticket.wait()).await.ok(), Ok(3));
+}
+
 pub async fn a_one_way_call_runs_once_though_its_connection_breaks(world: World) {
     let host = world.host().await;
     let link = FaultyLink::to(host.connector.clone());

@@ -97,6 +97,13 @@ impl RawPeer {
         self.world.within("bytes to be taken by the stream", write).await;
     }
 
+    /// Shuts down its write side: it still reads.
+    pub(crate) async fn shut_down(&mut self) {
+        let stream = &mut self.stream;
+        let close = async move { drop(stream.close().await) };
+        self.world.within("the write side to be shut down", close).await;
+    }
+
     pub(crate) async fn send(&mut self, frame: &Frame<'_>) {
         self.send_bytes(&encode(frame)).await;
     }
