@@ -142,6 +142,10 @@ impl Server {
     /// Accepts connections and serves them, until a drain is complete or the transport says that there will be no
     /// more. Several transports can be served at once. Dropping the future stops accepting; connections live on.
     ///
+    /// Each connection takes a descriptor, of which a process often has 1,024: see
+    /// [`conns_max`](oncewire_core::ServerConfig::conns_max). Where none is free, those that wait to be accepted wait on, observers learn
+    /// it ([`AcceptFailed`](crate::observe::Event::AcceptFailed)), and it is tried again soon.
+    ///
     /// # Errors
     /// The error after which the transport can accept no more, or the ledger's (S31): what has no record is not
     /// answered, and new calls are refused. End the process then, and start again when the cause is mended.

@@ -51,7 +51,10 @@ pub struct ServerConfig {
     pub handshake_timeout: Duration,
     /// How long an incomplete frame may take to grow by 64 KiB or to be whole (C42).
     pub frame_timeout: Duration,
-    /// Connections at once. A principal has at most three times as many as it leaves free; so with sessions.
+    /// Connections at once, 1,048,576 by default. A principal has at most three times as many as it leaves free; so with sessions.
+    ///
+    /// Set it below the number of files that the process may open (`ulimit -n`, often 1,024), less what the program opens itself, or
+    /// raise that number: above it the system's limit comes first, which knows no shares, so that one peer can take all descriptors.
     pub conns_max: usize,
     /// Sessions at once.
     pub sessions_max: usize,
