@@ -165,7 +165,7 @@ impl World {
                 lock(&self.model).servers_changed = true;
                 let (link, ours, theirs) =
                     Link::new(&self.sim, self.profile.link, self.profile.seed);
-                let peer = || "a server without sessions".to_owned();
+                let peer = || WITHOUT_SESSIONS.to_owned();
                 let [ours, theirs] = self.filmed(link.id, peer, Box::new(ours), theirs);
                 self.sim.spawn(MUTANTS, refuse(theirs));
                 return Ok(ours);
@@ -223,7 +223,10 @@ impl World {
     }
 }
 
-/// A server that has no session, whatever it is asked for.
+/// What the recording of a world calls a server that has no session, whatever it is asked for: no recording knows that of it.
+pub const WITHOUT_SESSIONS: &str = "a server without sessions";
+
+/// Such a server.
 async fn refuse(mut client: BoxStream) {
     let mut bytes = [0; wire::CONTROL_LEN_MAX];
     let len = wire::encode(&Frame::Refuse(Refuse::SessionUnknown, Instance::UNNAMED), &mut bytes)
