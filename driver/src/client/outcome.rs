@@ -15,6 +15,16 @@ use crate::decode::{ValueLimits, decode_shared};
 use crate::reply::{RawOutcome, ReplyBody};
 
 /// The one truthful outcome of a call.
+///
+/// | to | use |
+/// |---|---|
+/// | tell all outcomes apart | `match` |
+/// | go on with the reply, by `?` | [`ok`](Outcome::ok); [`Call::result`](crate::Call::result) says more in its error |
+/// | do so, and keep the ticket | [`into_result`](Outcome::into_result) |
+/// | make again what was not executed | [`or_not_executed`](Outcome::or_not_executed), [`Retry`](crate::Retry) |
+/// | look, and keep the outcome | [`failure`](Outcome::failure), [`executed`](Outcome::executed) |
+///
+/// There is no `map`: a ticket gives the reply that the method has, later. Map the `Result`.
 #[derive(Debug)]
 #[must_use = "the call may not have been executed: this says whether it was"]
 pub enum Outcome<R> {
