@@ -46,7 +46,9 @@ pub struct ClientOptions {
     pub pending_bytes_max: usize,
     /// Bytes of the longest request.
     pub request_len_max: u32,
-    /// Bytes of the longest reply.
+    /// Bytes of the longest reply, 16 MiB by default. An honest server answers a call whose reply is longer with
+    /// [`NoReply::ReplyTooLarge`](oncewire_core::NoReply::ReplyTooLarge); a hostile one can make the client hold that much for each call
+    /// whose outcome was not taken yet, whatever its method declares.
     pub reply_len_max: u32,
     /// How long dialling may take, and the handshake after it. A server that is asked what it means by a method has as long to
     /// answer (S33); then the calls that wait for it end as [`NotCompared`](oncewire_core::NotExecuted::NotCompared).
