@@ -8,7 +8,7 @@
 //! Who may write in a file's folder can put another file in its place. So that folder must not be writable by its group, nor by all
 //! users, as sshd demands it of the folders on the way to keys. Two kinds are allowed: those with the sticky bit, like `/tmp`,
 //! where only a file's owner may replace it; and those that are writable by a user's private group, whose number is the user's own
-//! and which nobody else is in: where `umask` is 002, users' folders are so. The folder's owner, and who can write further up,
+//! and which has no other member: where `umask` is 002, users' folders are so. The folder's owner, and who can write further up,
 //! are trusted.
 //!
 //! On systems that are not unix nothing is checked.
