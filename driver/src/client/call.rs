@@ -401,6 +401,24 @@ impl<R> Call<R> {
         shared.begin_and_poll(description.take_call(method), method, cx, on_begun, outcome)
     }
 
+    /// [`Call::poll_traced`] where there is no call of this client to wait for.
+    #[cold]
+    #[inline(never)]
+    fn poll_other(
+        &mut self,
+        cx: &mut Context<'_>,
+        trace: &mut Option<Trace>,
+    ) -> Poll<Outcome<R>> {
+        match &mut self.state {
+            State::Moving(moving) => moving.poll(cx, trace),
+            State::Forked => {
+                self.state = State::Done;
+                Poll::Ready(Outcome::Unknown(Unknown::Closed, None))
+            }
+            _ => Poll::Pending,
+        }
+    }
+
     /// The outcome; and in `trace` where the call was, if that is no reply.
     #[inline]
     pub(super) fn poll_traced(
@@ -409,16 +427,10 @@ impl<R> Call<R> {
         trace: &mut Option<Trace>,
     ) -> Poll<Outcome<R>> {
         let mut outcome = None;
-        let id = match &mut self.state {
+        let id = match self.state {
             State::Waiting(id) => {
-                self.shared.poll_outcome(*id, cx, &mut outcome);
-                *id
-            }
-            State::Moving(moving) => return moving.poll(cx, trace),
-            State::Done => return Poll::Pending,
-            State::Forked => {
-                self.state = State::Done;
-                return Poll::Ready(Outcome::Unknown(Unknown::Closed, None));
+                self.shared.poll_outcome(id, cx, &mut outcome);
+                id
             }
             State::Fresh | State::Refused(_) => match self.begin_and_poll(cx, &mut outcome) {
                 Ok(id) => id,
@@ -427,13 +439,14 @@ impl<R> Call<R> {
                     return Poll::Ready(Outcome::NotExecuted(why));
                 }
             },
+            State::Moving(_) | State::Forked | State::Done => return self.poll_other(cx, trace),
         };
         let Some(raw) = &mut outcome else { return Poll::Pending };
         self.state = State::Done;
-        if let RawOutcome::Reply(_) = raw
+        if let RawOutcome::Reply(body) = raw
             && !self.shared.has_seen_calls()
         {
-            return Poll::Ready(self.decode.outcome(raw, None));
+            return Poll::Ready(self.decode.reply(body));
         }
         *trace = self.shared.take_trace(id);
         let ticket = matches!(raw, RawOutcome::Unknown(_, true))

@@ -121,7 +121,7 @@ impl<R> From<CallFailure> for Outcome<R> {
 ///
 /// A function pointer, so that calls need no bound on their reply's type.
 pub(crate) struct Decode<R> {
-    decode: fn(&mut ReplyBody, ValueLimits) -> Outcome<R>,
+    decode: fn(&mut ReplyBody, &ValueLimits) -> Outcome<R>,
     limits: ValueLimits,
     types: PhantomData<fn() -> R>,
 }
@@ -136,10 +136,10 @@ impl<R> Copy for Decode<R> {}
 
 impl<R: DeserializeOwned + 'static> Decode<R> {
     pub(crate) fn postcard(limits: ValueLimits) -> Decode<R> {
-        let decode = |body: &mut ReplyBody, limits| match decode_shared(
+        let decode = |body: &mut ReplyBody, limits: &ValueLimits| match decode_shared(
             body.as_slice(),
             body.shared(),
-            limits,
+            *limits,
         ) {
             Some(reply) => Outcome::Reply(reply),
             None => Outcome::NoReply(NoReply::Undecodable),
@@ -150,17 +150,22 @@ impl<R: DeserializeOwned + 'static> Decode<R> {
 
 impl Decode<Bytes> {
     pub(crate) fn raw() -> Decode<Bytes> {
-        let decode = |body: &mut ReplyBody, _| Outcome::Reply(body.take_bytes());
+        let decode = |body: &mut ReplyBody, _: &_| Outcome::Reply(body.take_bytes());
         Decode { decode, limits: ValueLimits::DEFAULT, types: PhantomData }
     }
 }
 
 impl<R> Decode<R> {
-    /// The outcome; the body of a reply is taken out of `raw`, if it is not copied.
+    /// The outcome of a call with this reply, which is taken out of `body` if it is not copied.
     #[inline]
-    pub(crate) fn outcome(self, raw: &mut RawOutcome, ticket: Option<Ticket<R>>) -> Outcome<R> {
+    pub(crate) fn reply(&self, body: &mut ReplyBody) -> Outcome<R> {
+        (self.decode)(body, &self.limits)
+    }
+
+    /// The outcome; the body of a reply is taken out of `raw`, if it is not copied.
+    pub(crate) fn outcome(&self, raw: &mut RawOutcome, ticket: Option<Ticket<R>>) -> Outcome<R> {
         match raw {
-            RawOutcome::Reply(body) => (self.decode)(body, self.limits),
+            RawOutcome::Reply(body) => self.reply(body),
             RawOutcome::NoReply(why) => Outcome::NoReply(*why),
             RawOutcome::NotExecuted(why) => Outcome::NotExecuted(*why),
             RawOutcome::Unknown(why, _) => Outcome::Unknown(*why, ticket),

@@ -204,20 +204,30 @@ impl PendingCalls {
         let Some(entry) = self.get_mut(id).filter(|entry| entry.outcome.is_some()) else {
             return false;
         };
-        debug_assert!(place.is_none(), "an outcome is taken once");
-        std::mem::swap(place, &mut entry.outcome);
+        let before = std::mem::replace(place, entry.outcome.take());
+        debug_assert!(before.is_none(), "an outcome is taken once");
+        // So there is nothing to drop.
+        std::mem::forget(before);
+        let is_traced = entry.trace.is_some();
         // `complete` has taken it out of `by_call`.
         let is_last = !matches!(place, Some(RawOutcome::Unknown(_, true)));
-        let trace = entry.trace.take();
         if is_last {
             entry.release();
             self.free.push(id.index);
         }
-        if let Some(trace) = trace {
-            self.traces.push((id, trace));
+        if is_traced {
+            self.keep_trace(id);
         }
         self.ready -= 1;
         true
+    }
+
+    /// Keeps where a call was whose outcome is being taken.
+    #[cold]
+    fn keep_trace(&mut self, id: PendingId) {
+        let entry = self.entries.get_mut(id.index as usize);
+        let trace = entry.and_then(|entry| entry.trace.take());
+        self.traces.extend(trace.map(|trace| (id, trace)));
     }
 
     /// An observer has seen it begin: where it was is kept beside its reply, too.
