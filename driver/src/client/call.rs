@@ -343,8 +343,7 @@ impl<R> Call<R> {
         let begun = shared.observe_start(method);
         let on_begun = |state: &mut _, id| shared.observe_begun(state, id, begun);
         let prepared = description.prepare(shared, method, begun.as_ref());
-        let result =
-            prepared.and_then(|()| shared.begin(description.take_call(method), method, on_begun));
+        let result = prepared.and_then(|()| shared.begin(description, method, on_begun));
         result.inspect_err(|why| shared.observe_not_begun(begun, *why))
     }
 
@@ -375,9 +374,8 @@ impl<R> Call<R> {
             Some(why) => Err(why),
             None => description.prepare(shared, method, begun.as_ref()),
         };
-        let result = prepared.and_then(|()| {
-            shared.begin_and_poll(description.take_call(method), method, cx, on_begun, outcome)
-        });
+        let result = prepared
+            .and_then(|()| shared.begin_and_poll(description, method, cx, on_begun, outcome));
         result.inspect_err(|why| shared.observe_not_begun(begun, *why))
     }
 
@@ -398,17 +396,13 @@ impl<R> Call<R> {
         *state = State::Refused(NotExecuted::Closed);
         description.prepare(shared, method, None)?;
         let on_begun = |_: &mut _, id| *state = State::Waiting(id);
-        shared.begin_and_poll(description.take_call(method), method, cx, on_begun, outcome)
+        shared.begin_and_poll(description, method, cx, on_begun, outcome)
     }
 
     /// [`Call::poll_traced`] where there is no call of this client to wait for.
     #[cold]
     #[inline(never)]
-    fn poll_other(
-        &mut self,
-        cx: &mut Context<'_>,
-        trace: &mut Option<Trace>,
-    ) -> Poll<Outcome<R>> {
+    fn poll_other(&mut self, cx: &mut Context<'_>, trace: &mut Option<Trace>) -> Poll<Outcome<R>> {
         match &mut self.state {
             State::Moving(moving) => moving.poll(cx, trace),
             State::Forked => {

@@ -67,9 +67,9 @@ impl Description {
 
     /// What the machine takes: once.
     #[inline]
-    pub(super) fn take_call(&mut self, method: &CalledMethod) -> core::Call<'_> {
+    pub(super) fn take_call(&mut self, method: &CalledMethod, timeout: Duration) -> core::Call<'_> {
         let mut call = core::Call::new(method.id, self.arguments.take_payload());
-        call.timeout = self.timeout;
+        call.timeout = timeout;
         call.idempotent = self.idempotent;
         call.fail_fast = self.fail_fast;
         call.metadata = self.joined;

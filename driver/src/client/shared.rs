@@ -12,6 +12,7 @@ use oncewire_core::{Call, CallError, Client as Machine, Heap, Instant, NotExecut
 
 use super::call::CalledMethod;
 use super::comparisons::Comparisons;
+use super::description::Description;
 use super::journal_state::JournalState;
 use super::observed::{Notes, Observed};
 use super::options::{ClientOptions, ClientStatus, CloseReport};
@@ -157,41 +158,43 @@ impl Shared {
     #[inline]
     pub(super) fn begin(
         &self,
-        mut call: Call<'_>,
+        description: &mut Description,
         method: &CalledMethod,
         on_begun: impl FnOnce(&mut State, PendingId),
     ) -> Result<PendingId, NotExecuted> {
-        self.with_at(self.begins_at(&mut call), |state, now| {
-            let id = state.begin(now, call, method)?;
+        let (now, timeout) = self.begins_at(description.timeout);
+        self.with_at(now, |state, now| {
+            let id = state.begin(now, description.take_call(method, timeout), method)?;
             on_begun(state, id);
             Ok(id)
         })
     }
 
-    /// When a call begins. Where the timeout is long a coarse timestamp will do. The timeout is then longer by its
+    /// When a call begins, and its timeout. Where that is long a coarse timestamp will do. The timeout is then longer by its
     /// staleness, so that no call gives up early.
     #[inline]
-    fn begins_at(&self, call: &mut Call<'_>) -> Instant {
-        if call.timeout < COARSE_TIMEOUT_MIN {
-            return self.runtime.now();
+    fn begins_at(&self, timeout: Duration) -> (Instant, Duration) {
+        if timeout < COARSE_TIMEOUT_MIN {
+            return (self.runtime.now(), timeout);
         }
         let (now, staleness) = self.runtime.coarse_now();
-        call.timeout = call.timeout.saturating_add(staleness);
-        now
+        (now, timeout.saturating_add(staleness))
     }
 
     /// Begins a call, and polls it for the first time. That may panic, in the stream or the waker, when the call has begun
     /// and `on_begun` was called: a call that has begun must not end as one that has not (C177).
     pub(super) fn begin_and_poll(
         &self,
-        mut call: Call<'_>,
+        description: &mut Description,
         method: &CalledMethod,
         cx: &mut Context<'_>,
         on_begun: impl FnOnce(&mut State, PendingId),
         outcome: &mut Option<RawOutcome>,
     ) -> Result<PendingId, NotExecuted> {
-        let (id, step) = self.with_at(self.begins_at(&mut call), |state, now| {
-            let id = state.begin(now, call, method)?;
+        let (now, timeout) = self.begins_at(description.timeout);
+        let (id, step) = self.with_at(now, |state, now| {
+            // Made where the machine takes it: it is large.
+            let id = state.begin(now, description.take_call(method, timeout), method)?;
             on_begun(state, id);
             Ok((id, state.poll_waiting(id, now, cx, true, outcome)))
         })?;

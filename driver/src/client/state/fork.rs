@@ -103,7 +103,9 @@ mod tests {
 
     use oncewire_core::{CallError, MethodId, NEVER, NotExecuted, Unknown};
 
+    use crate::buffer::Encoded;
     use crate::client::call::CalledMethod;
+    use crate::client::description::Description;
     use crate::client::outcome::Decode;
     use crate::client::{CallFailure, Client, ClientOptions, Outcome, Retry, Servers, Ticket};
     use crate::transport::{BoxFuture, BoxStream, Connect, Nowhere, Subject};
@@ -227,8 +229,8 @@ mod tests {
         let method = MethodId::of("test/call");
         let [call, result] = [(); 2].map(|()| client.call_raw(method, Vec::new()).start());
         let of_bytes = CalledMethod::of_bytes(method);
-        let ticket =
-            shared.begin(oncewire_core::Call::new(method, &[]), &of_bytes, |_, _| ()).unwrap();
+        let mut described = Description::new(&shared.options, false, Encoded::EMPTY);
+        let ticket = shared.begin(&mut described, &of_bytes, |_, _| ()).unwrap();
         let mut ticket = Ticket::new(shared.clone(), ticket, Decode::raw());
         shared.pretend_forked();
         let unknown = Some(CallFailure::Unknown(Unknown::Closed));
