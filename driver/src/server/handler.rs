@@ -149,6 +149,7 @@ impl<'d> Body<'d> {
     }
 
     /// Where the buffer lies that it shares; empty if it shares none.
+    #[inline]
     fn buffer(&self) -> Range<usize> {
         let of = |large: &Bytes| {
             let start = large.as_ptr().addr();
@@ -326,8 +327,9 @@ where
         reply: &mut Encoded,
     ) -> Result<Begun, NotExecuted> {
         *decoded = true;
-        let buffer = body.buffer();
-        Ok(match poll_once(spare, (self.function)(context, body.keep())) {
+        let (buffer, body) = (body.buffer(), body.keep());
+        // Behind that, so that the context is not moved before it.
+        Ok(match poll_once(spare, (self.function)(context, body)) {
             Ok(bytes) => {
                 *reply = apart(bytes, &buffer);
                 Begun::Ready(Ok(()))
