@@ -6,6 +6,13 @@
 //! others waiting for seconds (C106).
 //!
 //! No read follows another without an attempt to write: two peers that write 64 MiB each before they read would wait for ever (C40).
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `conn.rs` | the task and its turns: what is read and written, and when |
+//! | `conn/calls.rs` | what the machine has found in what was read: a call is admitted, started and run |
+
+mod calls;
 
 use std::future::Future;
 use std::io;
@@ -15,17 +22,17 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use oncewire_core::{Admission, ConnId, Incoming, Instant, Received, Request, Running};
+use oncewire_core::{ConnId, Instant};
 
-use super::execution::{Call, Replied};
-use super::limits::{Permit, Waiting};
+use super::execution::Replied;
 use super::pace::Pace;
-use super::state::{ConnWork, Shared, State};
+use super::state::{ConnWork, Shared};
 use crate::buffer::{self, ReadBuffer, Scratch, Spares, WriteBuffer};
 use crate::faults::ServerFault;
 use crate::runtime::Timer;
 use crate::spin::{self, ConnSpinPolicy};
 use crate::transport::{BoxStream, Subject};
+use calls::Next;
 
 pub(super) struct ConnTask {
     shared: Arc<Shared>,
@@ -54,22 +61,6 @@ enum Turn {
     Sleep,
     /// The stream broke, or the machine has closed it.
     End,
-}
-
-/// What to do with what was received.
-enum Next<'d> {
-    /// A new call, if its caller may make it.
-    Authorize(Request<'d>),
-    /// A call was admitted and started.
-    Run(Option<(Running, Permit)>, Call<'d>),
-    /// A call was admitted, and waits for its record.
-    Record(Admission, Permit, Call<'d>),
-    /// There may be more.
-    Nothing,
-    /// The frame at the front needs this many bytes.
-    Wait(usize),
-    /// The machine closes the connection.
-    Lost,
 }
 
 /// What is left of received bytes.
@@ -302,23 +293,7 @@ impl ConnTask {
             // Events wait for the end of the turn.
             let mut next = shared.with_quietly(|state| {
                 state.finish_replied(pace.now, &mut replied);
-                match state.machine.handle_data(pace.now, self.id, &data[consumed..window]) {
-                    // As nearly always.
-                    Ok(Received {
-                        consumed: taken,
-                        item: Some(Incoming::Request(request)),
-                        ..
-                    }) if shared.authorization.is_none() => {
-                        consumed += taken;
-                        self.admitted(state, pace.now, request, large)
-                    }
-                    Ok(received) => {
-                        consumed += received.consumed;
-                        self.next(state, pace.now, received)
-                    }
-                    // The machine closes the connection when its last frame has left.
-                    Err(_) => Next::Lost,
-                }
+                self.find(state, pace.now, &data[..window], &mut consumed, large)
             });
             if let Next::Authorize(request) = next {
                 next = self.authorize(pace.now, request, large);
@@ -326,12 +301,8 @@ impl ConnTask {
             if let Next::Run(started, call) = &mut next
                 && let Some(started) = started.take()
             {
-                // It stays where it is: it is large.
-                let caller = &self.subject;
-                if let Err(ended) = shared.execute(started, call, caller, spares, &mut replied) {
-                    shared.with_quietly(|state| state.finish(pace.now, ended));
-                }
-                shared.finish_seen(pace.now, &mut replied);
+                // The call stays where it is: it is large.
+                self.run(pace.now, started, call, spares, &mut replied);
             }
             match next {
                 Next::Record(admission, permit, call) => {
@@ -353,74 +324,6 @@ impl ConnTask {
                     state.finish_replied(pace.now, &mut replied);
                 });
                 return (consumed, Rest::Later);
-            }
-        }
-    }
-
-    /// What to do with what the machine has found, if that is no call that may run.
-    fn next<'d>(
-        &self,
-        state: &mut State,
-        now: Instant,
-        received: Received<Incoming<'d>>,
-    ) -> Next<'d> {
-        match received.item {
-            Some(Incoming::Request(request)) => return Next::Authorize(request),
-            Some(Incoming::Cancel(call)) => state.cancel(call),
-            Some(Incoming::Withdrawn(call)) => state.withdraw(now, call),
-            Some(Incoming::Notice) => state.observe_notice(self.id),
-            Some(_) => {}
-            None => return Next::Wait(received.wanted),
-        }
-        Next::Nothing
-    }
-
-    /// Asks whether the caller may make a new call: without the lock, since it is the program that is asked.
-    #[cold]
-    fn authorize<'d>(
-        &self,
-        now: Instant,
-        request: Request<'d>,
-        large: Option<&'d Bytes>,
-    ) -> Next<'d> {
-        let method = request.method_index;
-        let authorization = self.shared.authorization.as_ref();
-        let allowed = authorization.is_none_or(|it| it.allows(&self.subject, method));
-        self.shared.with_quietly(|state| {
-            let len = request.counted_len();
-            let Request { admission, .. } = request;
-            match state.authorize(now, admission, method, len, allowed) {
-                Ok(admission) => self.admitted(state, now, Request { admission, ..request }, large),
-                // The machine has refused it.
-                Err(_) => Next::Nothing,
-            }
-        })
-    }
-
-    /// What to do with a call that its caller may make. Without a ledger it is admitted and started under one lock.
-    #[inline]
-    fn admitted<'d>(
-        &self,
-        state: &mut State,
-        now: Instant,
-        request: Request<'d>,
-        large: Option<&'d Bytes>,
-    ) -> Next<'d> {
-        let Some(permit) = state.limits.enter(request.method_index) else {
-            state.enqueue(now, Waiting::new(request, large, self.subject.clone()));
-            return Next::Nothing;
-        };
-        let (method, deadline) = (request.method_index, request.deadline);
-        let (admission, call) = Call::split(request, large);
-        if self.shared.ledger.is_some() {
-            return Next::Record(admission, permit, call());
-        }
-        match state.start(self.shared.time_near(deadline), admission, method) {
-            Ok(running) => Next::Run(Some((running, permit)), call()),
-            // The machine has refused it (S17).
-            Err(_) => {
-                state.release(permit);
-                Next::Nothing
             }
         }
     }

@@ -203,10 +203,6 @@ impl Shared {
     ) -> Result<(), Ended> {
         debug_assert!(self.ledger.is_none(), "S28: a call is recorded before it is started");
         let Some(method) = self.methods.get(call.method_index) else { return Ok(()) };
-        if self.is_heard() {
-            // Its start is seen before it runs.
-            self.report();
-        }
         let spare = spares.of_method(call.method_index);
         let mut decoded = false;
         let begin = || {
@@ -234,14 +230,6 @@ impl Shared {
                 drop(Guarded::new(spare.take()));
                 Err(Ended::panicked(running, permit))
             }
-        }
-    }
-
-    /// Takes the end of a call that has a reply at once, where an observer sees it.
-    #[inline]
-    pub(super) fn finish_seen(self: &Arc<Self>, now: Instant, replied: &mut Replied) {
-        if self.is_heard() {
-            self.with_at(now, |state, now| state.finish_replied(now, replied));
         }
     }
 }
