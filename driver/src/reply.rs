@@ -87,7 +87,7 @@ impl Received<'_> {
     }
 
     /// The same, kept in this place: a small reply is not moved there.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn keep_in(self, place: &mut Option<RawOutcome>) {
         if let Outcome::Reply(body) = self.outcome
             && body.len() <= SMALL_LEN_MAX
