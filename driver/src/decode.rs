@@ -38,6 +38,8 @@ const MEMORY_BASE: usize = 64 << 10;
 const MEMORY_FACTOR: usize = 32;
 /// What an allocation costs beside its bytes.
 const ALLOCATION_LEN: usize = 16;
+/// The longest length of which postcard makes one byte.
+const LEN_BYTE_MAX: u8 = 0x7f;
 /// Maps have room for more entries than they hold.
 const MAP_FACTOR: usize = 2;
 
@@ -75,14 +77,31 @@ pub(crate) fn decode_shared<T: DeserializeOwned + 'static>(
     let mut value: Option<T> = None;
     let place: &mut dyn Any = &mut value;
     if let Some(place) = place.downcast_mut::<Option<Bytes>>() {
-        *place = Some(crate::buffer::share(decode(bytes, limits)?, large));
+        *place = Some(crate::buffer::share(decode_bytes(bytes, limits)?, large));
         return value;
     }
-    if let Some(place) = place.downcast_mut::<Option<(Bytes,)>>() {
-        *place = Some((crate::buffer::share(decode(bytes, limits)?, large),));
+    // A tuple is a level.
+    if limits.depth_max > 0
+        && let Some(place) = place.downcast_mut::<Option<(Bytes,)>>()
+    {
+        *place = Some((crate::buffer::share(decode_bytes(bytes, limits)?, large),));
         return value;
     }
     decode(bytes, limits)
+}
+
+/// The same of a value that is bytes. Nearly all of them are few: their length is one byte.
+#[inline(always)]
+fn decode_bytes(bytes: &[u8], limits: ValueLimits) -> Option<&[u8]> {
+    match bytes {
+        // By default a value of no parts may have as much memory.
+        [len @ ..=LEN_BYTE_MAX, value @ ..]
+            if value.len() == usize::from(*len) && limits.memory_max.is_none() =>
+        {
+            Some(value)
+        }
+        _ => decode(bytes, limits),
+    }
 }
 
 /// What a value may still cost.
@@ -404,6 +423,26 @@ mod tests {
             assert_eq!(decode_shared::<Bytes>(body, large, small), None);
             assert_eq!(decode_shared::<(Bytes,)>(&body[..LEN], large, limits), None);
             assert_eq!(decode_shared::<Vec<u8>>(body, large, limits), Some(vec![7; LEN]));
+        }
+    }
+
+    #[test]
+    fn few_bytes_have_the_bounds_of_many() {
+        let limits = ValueLimits::DEFAULT;
+        for len in [0, 1, 127, 128, 300] {
+            let bytes = Bytes::from(vec![7; len]);
+            let mut encoded = postcard::to_allocvec(&bytes).unwrap();
+            assert_eq!(decode_shared(&encoded, None, limits), Some(bytes.clone()));
+            assert_eq!(decode_shared(&encoded, None, limits), Some((bytes.clone(),)));
+            let small = ValueLimits { memory_max: Some(len), ..limits };
+            let within = (len == 0).then_some(bytes);
+            assert_eq!(decode_shared::<Bytes>(&encoded, None, small), within);
+            let flat = ValueLimits { depth_max: 0, ..limits };
+            assert_eq!(decode_shared::<(Bytes,)>(&encoded, None, flat), None);
+            let cut = &encoded[..encoded.len() - 1];
+            assert_eq!(decode_shared::<Bytes>(cut, None, limits), None);
+            encoded.push(7);
+            assert_eq!(decode_shared::<Bytes>(&encoded, None, limits), None);
         }
     }
 }
