@@ -68,6 +68,8 @@ pub(crate) fn spin<T>(
 pub(crate) struct Spin {
     since: Instant,
     until: Instant,
+    /// When the last attempt began.
+    last: Instant,
     yields: u32,
 }
 
@@ -87,20 +89,31 @@ enum SpinResult {
 const YIELDS_MIN: u32 = 2;
 /// And no more often than this, even if the clock does not move.
 const YIELDS_MAX: u32 = 256;
+/// If a yield takes longer, others had the core. That time does not count, since the spin did not cost it: on a core with a
+/// process of four threads the peer is often not the first that runs.
+const AWAY_MIN: Duration = Duration::from_micros(3);
+/// But the spin lasts no longer than this in all, because other tasks wait for its thread.
+const LASTS_MAX: Duration = Duration::from_micros(200);
+
 impl Spin {
     fn new(since: Instant, budget: Duration) -> Spin {
-        Spin { since, until: since + budget, yields: 0 }
+        Spin { since, until: since + budget, last: since, yields: 0 }
     }
 
     /// Counts an attempt that began at `now`; `None` if another one should follow.
     fn judge(&mut self, now: Instant, hit: bool) -> Option<SpinResult> {
         self.yields += 1;
-        if now.since(self.since) >= PREEMPTED_AFTER {
+        let (lasts, away) = (now.since(self.since), now.since(self.last));
+        self.last = now;
+        if lasts >= PREEMPTED_AFTER {
             Some(SpinResult::Preempted)
         } else if hit {
             Some(SpinResult::Hit)
         } else {
-            let is_over = now >= self.until || self.yields >= YIELDS_MAX;
+            if away > AWAY_MIN {
+                self.until = self.until + away;
+            }
+            let is_over = now >= self.until || lasts >= LASTS_MAX || self.yields >= YIELDS_MAX;
             (self.yields >= YIELDS_MIN && is_over).then_some(SpinResult::Miss)
         }
     }
@@ -250,7 +263,14 @@ mod tests {
         let mut spin = Spin::new(at(0), Duration::from_nanos(20));
         assert_eq!(spin.judge(at(1), true), Some(SpinResult::Hit));
         let mut spin = Spin::new(at(0), Duration::from_nanos(20));
-        assert_eq!(spin.judge(at(200_000), true), Some(SpinResult::Preempted));
+        assert_eq!(spin.judge(at(500_000), true), Some(SpinResult::Preempted));
+        // While others have the core it does not spin, but it ends.
+        let mut spin = Spin::new(at(0), Duration::from_nanos(20));
+        let judged: Vec<_> = [10_000, 10_010, 10_020].map(|now| spin.judge(at(now), false)).into();
+        assert_eq!(judged, [None, None, Some(SpinResult::Miss)]);
+        let mut spin = Spin::new(at(0), Duration::from_nanos(20));
+        let judged = [100_000, 200_000].map(|now| spin.judge(at(now), false));
+        assert_eq!(judged, [None, Some(SpinResult::Miss)]);
         let mut spin = Spin::new(at(0), Duration::from_nanos(20));
         let stopped_clock = (0..).find_map(|_| spin.judge(at(0), false));
         assert_eq!(stopped_clock, Some(SpinResult::Miss));
