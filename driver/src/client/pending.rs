@@ -152,10 +152,10 @@ impl PendingCalls {
         None
     }
 
-    /// Whether there are outcomes that have not been taken.
+    /// Outcomes that have not been taken.
     #[inline]
-    pub(super) fn has_ready(&self) -> bool {
-        self.ready > 0
+    pub(super) fn ready(&self) -> usize {
+        self.ready
     }
 
     /// Whether there are calls without an outcome.

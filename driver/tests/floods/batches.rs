@@ -178,3 +178,86 @@ fn c175_what_is_sent_behind_a_call_that_reads_and_is_left_leaves_soon_all_the_sa
         assert!(time <= Duration::from_millis(1), "{what} left after {time:?}");
     }
 }
+
+/// Counts wake-ups.
+#[derive(Default)]
+struct Bell(AtomicUsize);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Calls of a client that others read the outcomes of, as many as `N`; no one has taken them yet.
+fn answered<const N: usize>(world: &Arc<World>, client: &Client) -> [Call<u32>; N] {
+    let mut calls = std::array::from_fn(|n| client.call(&ECHO, &(n as u32)).into_future());
+    let mut cx = Context::from_waker(Waker::noop());
+    calls.iter_mut().for_each(|call| assert!(Pin::new(call).poll(&mut cx).is_pending()));
+    // None of them is polled any more, so the client's task writes them, and reads for them.
+    let until = world.now() + Duration::from_millis(5);
+    world.run_until(|| world.now() >= until);
+    calls
+}
+
+#[test]
+fn c437_a_call_that_is_polled_before_the_others_of_its_batch_writes_when_they_have_called_again() {
+    const N: usize = 8;
+    let world = World::new();
+    let dial = Dial::new(&world);
+    let client = dial.client();
+    for round in 0..10 {
+        let mut calls = answered::<N>(&world, &client);
+        let (writes, bell) = (dial.writes(), Arc::new(Bell::default()));
+        let waker = Waker::from(bell.clone());
+        let mut cx = Context::from_waker(&waker);
+        let mut first = client.call(&ECHO, &0).into_future();
+        assert!(Pin::new(&mut first).poll(&mut cx).is_pending());
+        assert_eq!(bell.0.load(Ordering::SeqCst), 1, "it lets others act: round {round}");
+        // Their threads may not run yet.
+        (0..3).for_each(|_| assert!(Pin::new(&mut first).poll(&mut cx).is_pending()));
+        let mut again = Vec::new();
+        for call in &mut calls {
+            assert_eq!((dial.writes(), bell.0.load(Ordering::SeqCst)), (writes, 1));
+            let mut cx = Context::from_waker(Waker::noop());
+            let outcome = Pin::new(call).poll(&mut cx);
+            assert!(matches!(outcome, Poll::Ready(Outcome::Reply(_))), "{outcome:?}");
+            let mut next = client.call(&ECHO, &0).into_future();
+            assert!(Pin::new(&mut next).poll(&mut cx).is_pending());
+            again.push(next);
+        }
+        assert_eq!((dial.writes(), bell.0.load(Ordering::SeqCst)), (writes, 2), "round {round}");
+        assert!(Pin::new(&mut first).poll(&mut cx).is_pending());
+        assert_eq!(dial.writes(), writes + 1, "round {round}");
+        world.run_until(|| Pin::new(&mut first).poll(&mut cx).is_ready());
+    }
+}
+
+#[test]
+fn c438_a_call_that_waits_for_others_of_its_batch_in_vain_leaves_soon_and_the_next_does_not_wait() {
+    for is_polled_on in [false, true] {
+        let world = World::new();
+        let dial = Dial::new(&world);
+        let client = dial.client();
+        let _left = answered::<8>(&world, &client);
+        let (writes, begun) = (dial.writes(), world.now());
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut first = client.call(&ECHO, &0).into_future();
+        (0..3).for_each(|_| assert!(Pin::new(&mut first).poll(&mut cx).is_pending()));
+        assert_eq!(dial.writes(), writes);
+        world.run_until(|| {
+            assert!(!is_polled_on || Pin::new(&mut first).poll(&mut cx).is_pending());
+            dial.writes() > writes
+        });
+        let time = world.now().since(begun);
+        assert!(time <= Duration::from_millis(1), "{time:?}, polled on: {is_polled_on}");
+        world.run_until(|| Pin::new(&mut first).poll(&mut cx).is_ready());
+        for _ in 0..10 {
+            let writes = dial.writes();
+            let mut next = client.call(&ECHO, &0).into_future();
+            (0..2).for_each(|_| assert!(Pin::new(&mut next).poll(&mut cx).is_pending()));
+            assert_eq!(dial.writes(), writes + 1);
+            world.run_until(|| Pin::new(&mut next).poll(&mut cx).is_ready());
+        }
+    }
+}
