@@ -1,7 +1,9 @@
 //! Time, chance and tasks: everything that the driver takes from outside, in one trait.
 //!
-//! This is the one file of the driver that may read a clock. A simulation passes its own runtime, and every run of
-//! it can be repeated.
+//! This is the one file of the driver, with its part `runtime/alarms.rs`, that may read a clock. A simulation passes its
+//! own runtime, and every run of it can be repeated.
+
+mod alarms;
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +14,7 @@ use std::time::Duration;
 use oncewire_core::Instant;
 
 use crate::transport::BoxFuture;
+use alarms::Alarm;
 
 /// A clock, timers, random bits, and an executor.
 pub trait Runtime: Send + Sync + 'static {
@@ -151,7 +154,7 @@ impl Runtime for SmolRuntime {
     }
 
     fn timer(&self) -> Box<dyn Timer> {
-        Box::new(SmolTimer { at: Instant::FAR_FUTURE, timer: async_io::Timer::never() })
+        Box::new(Alarm::new())
     }
 
     fn random(&self, bytes: &mut [u8]) {
@@ -187,32 +190,3 @@ impl Runtime for SmolRuntime {
 
 /// An answer over loopback from another core takes less; to fall asleep and be woken takes more.
 const SPIN_MAX: Duration = Duration::from_micros(20);
-
-struct SmolTimer {
-    at: Instant,
-    timer: async_io::Timer,
-}
-
-impl Timer for SmolTimer {
-    fn set(&mut self, at: Instant) {
-        if at == self.at {
-            return;
-        }
-        self.at = at;
-        if at == Instant::FAR_FUTURE {
-            self.timer = async_io::Timer::never();
-        } else {
-            self.timer.set_after(at.since(clock::now()));
-        }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        use std::future::Future;
-        let fired = std::pin::Pin::new(&mut self.timer).poll(cx).is_ready();
-        if fired {
-            self.at = Instant::FAR_FUTURE;
-            return Poll::Ready(());
-        }
-        Poll::Pending
-    }
-}

@@ -1,0 +1,277 @@
+//! Many timers on one of async-io's.
+//!
+//! To set one of async-io's timers wakes the thread that waits in its reactor, or ends its next wait at once, which costs half a dozen
+//! system calls. Most timers of ours are set, put off and dropped without having fired: each client has two. So they share one of
+//! async-io's, which is set only when another must fire earlier than that.
+//!
+//! Wakers are called, and dropped, when no lock is held here.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use oncewire_core::Instant;
+
+use super::{Timer, clock};
+use crate::caught::wake_all;
+
+/// An alarm that has come while it was set rings after this time: who sets it may hold locks that wakers need.
+const RING_AFTER_MIN: Duration = Duration::from_micros(20);
+/// Attempts of an alarm that is dropped to get the lock. In a fork of the process it may never be free.
+const DROP_TRIES: u32 = 100;
+
+/// When an alarm rings, and its number.
+type Key = (Instant, u64);
+
+struct Alarms {
+    set: Mutex<Set>,
+    /// Fires when `Set::armed` says. Locked before that.
+    timer: Mutex<async_io::Timer>,
+}
+
+struct Set {
+    wakers: BTreeMap<Key, Waker>,
+    /// No later than the first of them, when no lock is held.
+    armed: Instant,
+}
+
+fn alarms() -> &'static Arc<Alarms> {
+    static ALARMS: LazyLock<Arc<Alarms>> = LazyLock::new(|| {
+        let set = Set { wakers: BTreeMap::new(), armed: Instant::FAR_FUTURE };
+        Arc::new(Alarms { set: Mutex::new(set), timer: Mutex::new(async_io::Timer::never()) })
+    });
+    &ALARMS
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Alarms {
+    /// Has `waker` called at a moment.
+    fn put(self: &Arc<Self>, key: Key, waker: Waker) {
+        let (replaced, is_earlier) = {
+            let mut set = lock(&self.set);
+            let is_earlier = key.0 < set.armed;
+            set.armed = set.armed.min(key.0);
+            (set.wakers.insert(key, waker), is_earlier)
+        };
+        drop(replaced);
+        if is_earlier {
+            self.set_timer();
+        }
+    }
+
+    /// The timer is left as it is: when it fires, the next one is looked for.
+    fn remove(&self, key: Key) {
+        let removed = lock(&self.set).wakers.remove(&key);
+        drop(removed);
+    }
+
+    /// The same if the lock is free, or soon: if not, its waker is called once for nothing.
+    fn try_remove(&self, key: Key) {
+        for _ in 0..DROP_TRIES {
+            if let Ok(mut set) = self.set.try_lock() {
+                let removed = set.wakers.remove(&key);
+                drop(set);
+                drop(removed);
+                return;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Sets the timer for what `armed` says by now: another thread may have set it for something later meanwhile.
+    fn set_timer(self: &Arc<Self>) {
+        let mut timer = lock(&self.timer);
+        let at = lock(&self.set).armed;
+        if at == Instant::FAR_FUTURE {
+            return;
+        }
+        let waker = Waker::from(self.clone());
+        let mut rest = at.since(clock::now()).max(RING_AFTER_MIN);
+        loop {
+            timer.set_after(rest);
+            if Pin::new(&mut *timer).poll(&mut Context::from_waker(&waker)).is_pending() {
+                return;
+            }
+            rest = RING_AFTER_MIN;
+        }
+    }
+}
+
+/// The timer has fired.
+impl Wake for Alarms {
+    fn wake(self: Arc<Self>) {
+        let mut due = Vec::new();
+        {
+            let now = clock::now();
+            let mut set = lock(&self.set);
+            while let Some(first) = set.wakers.first_entry()
+                && first.key().0 <= now
+            {
+                due.push(first.remove());
+            }
+            let next = set.wakers.first_key_value().map(|(key, _)| key.0);
+            set.armed = next.unwrap_or(Instant::FAR_FUTURE);
+        }
+        self.set_timer();
+        wake_all(due);
+    }
+}
+
+/// One of the timers that share one.
+pub(super) struct Alarm {
+    at: Instant,
+    /// Under which its waker is to be found, and a copy of that: since the last poll.
+    set: Option<(Key, Waker)>,
+}
+
+impl Alarm {
+    /// It was never set.
+    pub(super) fn new() -> Alarm {
+        Alarm { at: Instant::FAR_FUTURE, set: None }
+    }
+}
+
+impl Timer for Alarm {
+    fn set(&mut self, at: Instant) {
+        if at == self.at {
+            return;
+        }
+        self.at = at;
+        if let Some((key, _)) = self.set.take() {
+            alarms().remove(key);
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        if self.at == Instant::FAR_FUTURE {
+            return Poll::Pending;
+        }
+        if self.at <= clock::now() {
+            self.set(Instant::FAR_FUTURE);
+            return Poll::Ready(());
+        }
+        let key = match &self.set {
+            // It has not rung yet, or it would have come.
+            Some((_, waker)) if waker.will_wake(cx.waker()) => return Poll::Pending,
+            Some((key, _)) => *key,
+            None => (self.at, NUMBER.fetch_add(1, Ordering::Relaxed)),
+        };
+        let [waker, copy] = [(); 2].map(|()| cx.waker().clone());
+        alarms().put(key, waker);
+        self.set = Some((key, copy));
+        Poll::Pending
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if let Some((key, _)) = self.set.take() {
+            alarms().try_remove(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Sender, channel};
+    use std::thread;
+
+    use super::*;
+
+    /// Says who was woken.
+    struct Signal(u64, Sender<u64>);
+
+    impl Wake for Signal {
+        fn wake(self: Arc<Self>) {
+            // The last one may come after the test has ended.
+            let _ = self.1.send(self.0);
+        }
+    }
+
+    /// Far enough away for all alarms of a test to be set before.
+    fn begin() -> Instant {
+        clock::now() + Duration::from_millis(500)
+    }
+
+    fn millis(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn alarms_ring_in_the_order_of_their_moments_and_not_before_whoever_set_them_first() {
+        let ((sender, woken), begin) = (channel(), begin());
+        let mut alarms = [3, 1, 5, 2, 4].map(|number| {
+            let mut alarm = Alarm::new();
+            alarm.set(begin + millis(number));
+            let waker = Waker::from(Arc::new(Signal(number, sender.clone())));
+            assert!(alarm.poll(&mut Context::from_waker(&waker)).is_pending());
+            (alarm, number)
+        });
+        for number in 1..=5 {
+            assert_eq!(woken.recv().unwrap(), number);
+            assert!(clock::now() >= begin + millis(number));
+            let (alarm, _) = alarms.iter_mut().find(|alarm| alarm.1 == number).unwrap();
+            assert!(alarm.poll(&mut Context::from_waker(Waker::noop())).is_ready());
+            assert!(alarm.poll(&mut Context::from_waker(Waker::noop())).is_pending(), "once");
+        }
+    }
+
+    #[test]
+    fn an_alarm_wakes_who_polled_it_last_for_when_it_was_set_last_and_no_one_when_it_is_dropped() {
+        let ((sender, woken), begin) = (channel(), begin());
+        let poll = |alarm: &mut Alarm, number| {
+            let waker = Waker::from(Arc::new(Signal(number, sender.clone())));
+            alarm.poll(&mut Context::from_waker(&waker))
+        };
+        let [mut put_off, mut advanced, mut dropped, mut last] = [(); 4].map(|()| Alarm::new());
+        put_off.set(begin + millis(5));
+        assert!(poll(&mut put_off, 1).is_pending());
+        put_off.set(begin + millis(30));
+        assert!(poll(&mut put_off, 2).is_pending());
+        assert!(poll(&mut put_off, 3).is_pending());
+        advanced.set(begin + millis(10_000));
+        assert!(poll(&mut advanced, 4).is_pending());
+        advanced.set(begin + millis(15));
+        assert!(poll(&mut advanced, 5).is_pending());
+        dropped.set(begin + millis(10));
+        assert!(poll(&mut dropped, 6).is_pending());
+        drop(dropped);
+        last.set(begin + millis(60));
+        assert!(poll(&mut last, 7).is_pending());
+        assert_eq!([(); 3].map(|()| woken.recv().unwrap()), [5, 3, 7]);
+        put_off.set(Instant::ZERO);
+        assert!(poll(&mut put_off, 8).is_ready(), "long past");
+    }
+
+    #[test]
+    fn alarms_that_many_threads_set_at_once_all_ring() {
+        let threads: Vec<_> = (0..8)
+            .map(|thread| {
+                thread::spawn(move || {
+                    let (sender, woken) = channel();
+                    let waker = Waker::from(Arc::new(Signal(thread, sender)));
+                    for round in 0..100 {
+                        let mut alarm = Alarm::new();
+                        alarm.set(clock::now() + Duration::from_micros(1 + 37 * (round % 11)));
+                        while alarm.poll(&mut Context::from_waker(&waker)).is_pending() {
+                            let waited = woken.recv_timeout(Duration::from_secs(20));
+                            assert!(waited.is_ok(), "alarm {round} of thread {thread} is lost");
+                        }
+                        // It may have come between two looks, and rung as well.
+                        drop(alarm);
+                        while woken.try_recv().is_ok() {}
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    }
+}
