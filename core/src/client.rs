@@ -170,8 +170,23 @@ impl<S: ClientStorage> Client<S> {
     /// Why nothing was begun.
     #[inline]
     pub fn call(&mut self, now: Instant, call: Call<'_>) -> Result<CallId, CallError> {
+        if call.with_len { self.call_with_len(now, call) } else { self.queue::<false>(now, call) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn call_with_len(&mut self, now: Instant, call: Call<'_>) -> Result<CallId, CallError> {
+        self.queue::<true>(now, call)
+    }
+
+    #[inline(always)]
+    fn queue<const WITH_LEN: bool>(
+        &mut self,
+        now: Instant,
+        call: Call<'_>,
+    ) -> Result<CallId, CallError> {
         self.advance_clock(now);
-        let len = call.body.as_slice().len();
+        let len = call.len::<WITH_LEN>();
         let max = self.request_len_max();
         if self.closing != Closing::No || matches!(self.phase, Phase::Refused(_)) {
             return Err(CallError::Closed);
@@ -189,13 +204,14 @@ impl<S: ClientStorage> Client<S> {
             return Err(CallError::OneWay);
         }
         if call.metadata {
-            Metadata::split(call.body.as_slice()).map_err(CallError::BadMetadata)?;
+            let begin = if WITH_LEN { &[] } else { call.body.as_slice() };
+            Metadata::split(begin).map_err(CallError::BadMetadata)?;
         }
         let (deadline, one_way) = (self.now + call.timeout, call.one_way);
         let sendable = matches!(call.comparison, Comparison::NotNeeded | Comparison::Same);
         let id = self
             .table
-            .admit(call, deadline)
+            .admit::<WITH_LEN>(call, deadline)
             .ok_or(CallError::TooManyCalls { max: Calls::<S>::CAPACITY })?;
         self.counters.one_way += u64::from(one_way);
         if matches!(self.phase, Phase::Down | Phase::Unreachable) {

@@ -40,6 +40,12 @@ pub enum Payload<'a> {
 impl Payload<'_> {
     pub(crate) const EMPTY: Payload<'static> = Payload::Slice(&[]);
 
+    /// Whether it is shared.
+    #[inline(always)]
+    pub(crate) fn is_shared(&self) -> bool {
+        !matches!(self, Payload::Slice(_))
+    }
+
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
         match self {
@@ -82,16 +88,37 @@ pub trait Body: Default {
     const LEN_MAX: usize;
     /// Keeps `payload`; false, and nothing of use kept, if it is too long.
     fn store(&mut self, payload: Payload<'_>) -> bool;
-    /// What is kept.
-    fn as_slice(&self) -> &[u8];
-    /// The same, if it is shared.
-    #[cfg(feature = "alloc")]
-    fn shared(&self) -> Option<&bytes::Bytes> {
-        None
-    }
-    /// Whether what is kept is shared.
-    fn is_shared(&self) -> bool {
+    /// The same behind its length.
+    fn store_with_len(&mut self, payload: Payload<'_>) -> bool;
+    /// What is kept, but for a length in front of shared bytes: not all of it, and [`len`](Body::len) is not its length.
+    fn last_piece(&self) -> &[u8];
+    /// Whether that is there.
+    fn has_len(&self) -> bool {
         false
+    }
+    /// What is kept, unless it is shared.
+    #[inline(always)]
+    fn own(&self) -> Option<&[u8]> {
+        Some(self.last_piece())
+    }
+    /// Bytes of all that is shared, with its length.
+    fn shared_len(&self) -> usize {
+        0
+    }
+    /// Bytes of all that is kept.
+    #[inline(always)]
+    fn len(&self) -> usize {
+        match self.own() {
+            Some(own) => own.len(),
+            None => self.shared_len(),
+        }
+    }
+    /// Puts all that is kept in one piece.
+    fn join(&mut self) {}
+    /// What is kept, from this byte on, if all of that is shared.
+    #[cfg(feature = "alloc")]
+    fn shared_from(&self, _at: usize) -> Option<bytes::Bytes> {
+        None
     }
     /// Keeps nothing, and no memory either.
     fn release(&mut self);

@@ -6,6 +6,7 @@
 
 mod codec;
 mod metadata;
+mod varint;
 pub(crate) mod writer;
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,7 @@ pub use metadata::{
     METADATA_KEY_LEN_MAX, METADATA_LEN_MAX, METADATA_PAIRS_MAX, Metadata, MetadataError,
     MetadataValue, MetadataWriter,
 };
+pub(crate) use varint::{Varint, len_with_len};
 
 pub use crate::instance::{INSTANCE_NAME_LEN_MAX, Instance, SCHEMAS_MAX, Schemas};
 pub use crate::text::{SERVICE_NAME_LEN_MAX, ServiceName};

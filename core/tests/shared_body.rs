@@ -21,8 +21,13 @@ fn secret(number: u8) -> SessionId {
 
 impl Both {
     fn new() -> Both {
+        Both::with(ClientConfig::default(), false)
+    }
+
+    fn with(client: ClientConfig, lossy: bool) -> Both {
         let service = ServiceName::new("test").unwrap();
-        let config = ServerConfig::new(ServerId::from_bytes([7; 16]), service);
+        let mut config = ServerConfig::new(ServerId::from_bytes([7; 16]), service);
+        config.lossy = lossy;
         let mut idempotent = MethodSpec::new(IDEM);
         idempotent.idempotent = true;
         let specs = [MethodSpec::new(ECHO), idempotent].map(|spec| {
@@ -31,7 +36,7 @@ impl Both {
             spec
         });
         let mut server: Server<Heap> = Server::new(config, &specs).unwrap();
-        let mut client: Client<Heap> = Client::new(ClientConfig::default());
+        let mut client: Client<Heap> = Client::new(client);
         client.handle_connected(NOW);
         let conn = server.handle_connected(NOW, Principal::ANONYMOUS, secret(1)).unwrap();
         let mut both = Both { client, server, conn, rests: 0 };
@@ -258,4 +263,174 @@ fn a_long_body_that_is_not_taken_is_copied_behind_its_header() {
     let received = both.server.handle_data(NOW, both.conn, &bytes).unwrap();
     let Some(Incoming::Request(request)) = received.item else { panic!("{received:?}") };
     assert_eq!(request.body, body);
+}
+
+/// What such bytes are on the wire behind their length.
+fn behind_len(body: &Bytes) -> Vec<u8> {
+    let (mut bytes, mut left) = (Vec::new(), body.len());
+    while left >= 0x80 {
+        bytes.push(left as u8 | 0x80);
+        left >>= 7;
+    }
+    bytes.push(left as u8);
+    bytes.extend(body);
+    bytes
+}
+
+fn call_with_len<'a>(method: MethodId, body: impl Into<Payload<'a>>) -> Call<'a> {
+    let mut call = Call::new(method, body);
+    call.with_len = true;
+    call
+}
+
+#[test]
+fn a_body_behind_its_length_is_one_on_the_wire_whether_it_is_shared_or_not() {
+    let mut both = Both::new();
+    for len in [0, 1, 61, 62, 63, 127, 128, 1_023, 1_024, 5_000, 65_533, 65_536, 200_000] {
+        let body = large(len);
+        let whole = behind_len(&body);
+        for shared in [false, true] {
+            let call = match shared {
+                true => call_with_len(ECHO, body.clone()),
+                false => call_with_len(ECHO, &body[..]),
+            };
+            let call = both.client.call(NOW, call).unwrap();
+            let small = both.client.call(NOW, Call::new(ECHO, large(3))).unwrap();
+            let mut admitted = both.up();
+            assert!(admitted.len() == 2 && admitted[0].1 == whole && admitted[1].1 == large(3));
+            let (admission, _) = admitted.remove(0);
+            let (_, kept) = both.server.record_of(admission.key()).unwrap();
+            assert_eq!(kept, digest(ECHO, 0, &whole), "the digest of the same bytes in one piece");
+            let running = both.server.start(NOW, admission).unwrap();
+            both.server.reply_with_len(NOW, running, body.clone()).unwrap();
+            both.answer_all(admitted);
+            assert!(both.down() == [(call, whole.clone()), (small, large(3).to_vec())]);
+        }
+    }
+    assert_eq!(both.client.pending(), 0);
+    both.client.close(NOW);
+    assert!(both.up().is_empty());
+    assert_eq!(both.server.counters().kept_bytes, 0, "all of it was counted, and given back");
+}
+
+#[test]
+fn what_is_shared_behind_its_length_leaves_from_where_it_lies_and_counts_until_it_has() {
+    let mut both = Both::new();
+    let (body, mut out) = (large(70_000), vec![0; 1 << 20]);
+    let whole = behind_len(&body).len();
+    both.client.call(NOW, call_with_len(ECHO, body.clone())).unwrap();
+    let written = both.client.poll_transmit(NOW, &mut out).unwrap().get();
+    assert_eq!(written, wire::REQUEST_HEADER_LEN + 3);
+    let rest = both.client.take_shared_tail().unwrap();
+    assert_eq!((rest.as_ptr(), rest.len()), (body.as_ptr(), body.len()), "no copy");
+    let frame = [&out[..written], &rest].concat();
+    let received = both.server.handle_data(NOW, both.conn, &frame).unwrap();
+    let Some(Incoming::Request(request)) = received.item else { panic!("{received:?}") };
+    let running = both.server.start(NOW, request.admission).unwrap();
+    both.server.reply_with_len(NOW, running, body.clone()).unwrap();
+    assert_eq!(both.server.counters().kept_bytes, whole as u64);
+    let written = both.server.poll_transmit(NOW, both.conn, &mut out).unwrap().get();
+    assert_eq!(written, wire::REPLY_HEADER_LEN + 3);
+    let rest = both.server.take_shared_tail(both.conn).unwrap();
+    assert_eq!((rest.as_ptr(), rest.len()), (body.as_ptr(), body.len()), "no copy");
+    assert_eq!(both.server.counters().kept_bytes, whole as u64);
+}
+
+#[test]
+fn what_is_behind_its_length_is_sent_again_whole_wherever_it_was_cut() {
+    let body = large(100_000);
+    for room in wire::REQUEST_HEADER_LEN..wire::REQUEST_HEADER_LEN + 6 {
+        let mut both = Both::new();
+        let call = both.client.call(NOW, call_with_len(ECHO, body.clone())).unwrap();
+        let mut out = [0; 4096];
+        let written = both.client.poll_transmit(NOW, &mut out[..room]).unwrap().get();
+        let mut bytes = out[..written].to_vec();
+        match both.client.take_shared_tail() {
+            Some(rest) => bytes.extend(&rest),
+            None => bytes.extend(both.sent_up()),
+        }
+        assert!(bytes[wire::REQUEST_HEADER_LEN..] == behind_len(&body));
+        // All of that is lost.
+        both.reconnect(2);
+        assert!(both.up().is_empty() && both.down().is_empty());
+        let mut admitted = both.up();
+        assert!(admitted.len() == 1 && admitted[0].1 == behind_len(&body), "it is sent again");
+        let running = both.server.start(NOW, admitted.remove(0).0).unwrap();
+        both.server.reply_with_len(NOW, running, body.clone()).unwrap();
+        let mut out = [0; wire::REPLY_HEADER_LEN + 2];
+        assert!(both.server.poll_transmit(NOW, both.conn, &mut out).is_some());
+        both.reconnect(3);
+        assert!(both.up().is_empty() && both.down().is_empty());
+        assert!(both.up().is_empty(), "asked for, not sent again");
+        assert!(both.down() == [(call, behind_len(&body))]);
+    }
+}
+
+#[test]
+fn s15_and_s23_a_reply_behind_its_length_is_kept_within_its_bounds_and_not_for_one_way_calls() {
+    let mut both = Both::new();
+    // With its length it is one byte too long.
+    let body = large((1 << 20) - 2);
+    both.client.call(NOW, Call::new(ECHO, large(3))).unwrap();
+    let mut admitted = both.up();
+    let running = both.server.start(NOW, admitted.remove(0).0).unwrap();
+    let len = behind_len(&body).len();
+    let too_large = both.server.reply_with_len(NOW, running, body.clone());
+    assert_eq!(too_large, Err(ReplyTooLarge { len, max: 1 << 20 }));
+    let mut call = Call::new(IDEM, large(3));
+    call.one_way = true;
+    both.client.call(NOW, call).unwrap();
+    let mut admitted = both.up();
+    let running = both.server.start(NOW, admitted.remove(0).0).unwrap();
+    assert_eq!(both.server.reply_with_len(NOW, running, large(5_000)), Ok(()));
+    assert_eq!(both.server.counters().kept_bytes, 0);
+    // Metadata is first in a body.
+    let mut call = call_with_len(ECHO, large(5_000));
+    call.metadata = true;
+    assert!(matches!(both.client.call(NOW, call), Err(CallError::BadMetadata(_))));
+}
+
+#[test]
+fn s27_where_messages_are_lost_a_body_behind_its_length_is_in_one_frame_and_is_known_again() {
+    let after = core::time::Duration::from_millis(10);
+    let mut config = ClientConfig::default();
+    config.resend_after = Some(after);
+    let mut both = Both::with(config, true);
+    let (body, mut out) = (large(100_000), vec![0; 1 << 20]);
+    let whole = behind_len(&body).len();
+    both.client.call(NOW, call_with_len(ECHO, body.clone())).unwrap();
+    let (mut now, mut frames) = (NOW, Vec::new());
+    for _ in 0..2 {
+        let written = both.client.poll_transmit(now, &mut out).unwrap().get();
+        assert_eq!(written, wire::REQUEST_HEADER_LEN + whole);
+        assert!(both.client.take_shared_tail().is_none(), "it left in one piece");
+        frames.push(out[..written].to_vec());
+        now = now + after;
+        both.client.handle_timeout(now);
+    }
+    let received = both.server.handle_data(now, both.conn, &frames[0]).unwrap();
+    let Some(Incoming::Request(request)) = received.item else { panic!("{received:?}") };
+    let running = both.server.start(now, request.admission).unwrap();
+    let again = both.server.handle_data(now, both.conn, &frames[1]).unwrap();
+    assert!(again.item.is_none(), "it is known by its digest, and runs once");
+    both.server.reply_with_len(now, running, body.clone()).unwrap();
+    let written = both.server.poll_transmit(now, both.conn, &mut out).unwrap().get();
+    assert_eq!(written, wire::REPLY_HEADER_LEN + whole);
+    assert!(both.server.take_shared_tail(both.conn).is_none());
+}
+
+#[test]
+fn the_bytes_of_calls_behind_their_length_are_given_back_to_the_last_one() {
+    let body = large(100_000);
+    let mut config = ClientConfig::default();
+    config.pending_bytes_max = behind_len(&body).len();
+    let mut both = Both::with(config, false);
+    for _ in 0..5 {
+        let call = both.client.call(NOW, call_with_len(ECHO, body.clone()));
+        let call = call.expect("nothing of the calls before it is counted any more");
+        let mut admitted = both.up();
+        let running = both.server.start(NOW, admitted.remove(0).0).unwrap();
+        both.server.reply_with_len(NOW, running, body.clone()).unwrap();
+        assert!(both.down() == [(call, behind_len(&body))]);
+    }
 }

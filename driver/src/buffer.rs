@@ -3,10 +3,12 @@
 //! | file | what it does |
 //! |---|---|
 //! | `buffer.rs` | windows of frames, encoded values, a thread's scratch buffers |
+//! | `buffer/whole.rs` | the same of values that are long bytes and nothing else, which are not copied |
 //! | `buffer/read.rs` | received bytes that the machine has not taken yet |
 //! | `buffer/write.rs` | bytes that the stream has not taken yet |
 
 mod read;
+mod whole;
 mod write;
 
 use std::any::Any;
@@ -19,7 +21,10 @@ use serde::Serialize;
 
 use crate::pool::NEAR_LEN;
 pub(crate) use read::ReadBuffer;
+pub(crate) use whole::{encode_arguments, encode_reply, is_small_part};
 pub(crate) use write::WriteBuffer;
+
+use whole::behind_len;
 
 /// Bytes asked of a stream at once.
 const READ_LEN: usize = NEAR_LEN;
@@ -66,7 +71,7 @@ pub(crate) fn copied(bytes: &[u8]) -> Bytes {
 pub(crate) fn keep(bytes: &[u8], large: Option<&Bytes>) -> Encoded {
     match Encoded::short(bytes) {
         Some(short) => short,
-        None => Encoded::Shared(share(bytes, large)),
+        None => Encoded::from(share(bytes, large)),
     }
 }
 
@@ -77,8 +82,15 @@ const _: () = assert!(size_of::<Encoded>() == size_of::<Bytes>() + size_of::<usi
 /// A value's bytes.
 #[derive(Clone, Debug)]
 pub(crate) enum Encoded {
-    Short { len: u8, bytes: [u8; SHORT_LEN_MAX] },
-    Shared(Bytes),
+    Short {
+        len: u8,
+        bytes: [u8; SHORT_LEN_MAX],
+    },
+    Shared {
+        /// Behind their length, which postcard writes before bytes: only of long ones on their way out, and never of what was kept.
+        with_len: bool,
+        bytes: Bytes,
+    },
 }
 
 impl Encoded {
@@ -92,32 +104,53 @@ impl Encoded {
         Some(Encoded::Short { len: bytes.len() as u8, bytes: short })
     }
 
-    /// The bytes for a machine, which shares them if they are long: nothing is left here then.
+    /// The bytes for a machine, which shares them if they are long: nothing is left here then. The flag says whether they are
+    /// sent behind their length.
     #[inline]
-    pub(crate) fn take_payload(&mut self) -> Payload<'_> {
+    pub(crate) fn take_payload(&mut self) -> (Payload<'_>, bool) {
         match self {
-            Encoded::Short { len, bytes } => Payload::Slice(&bytes[..usize::from(*len)]),
-            Encoded::Shared(bytes) => {
-                let shared = std::mem::take(bytes);
+            Encoded::Short { len, bytes } => (Payload::Slice(&bytes[..usize::from(*len)]), false),
+            Encoded::Shared { with_len, bytes } => {
+                let (shared, with_len) = (std::mem::take(bytes), *with_len);
                 // Without bytes of its own there is nothing to drop.
                 *self = Encoded::EMPTY;
-                Payload::Shared(shared)
+                (Payload::Shared(shared), with_len)
             }
         }
     }
 
-    pub(crate) fn as_slice(&self) -> &[u8] {
+    /// The bytes, in one piece.
+    pub(crate) fn as_slice(&mut self) -> &[u8] {
+        if let Encoded::Shared { with_len: true, bytes } = self {
+            *self = Encoded::from(behind_len(bytes));
+        }
+        self.as_kept()
+    }
+
+    /// The bytes of what was kept, which is in one piece.
+    pub(crate) fn as_kept(&self) -> &[u8] {
         match self {
             Encoded::Short { len, bytes } => &bytes[..usize::from(*len)],
-            Encoded::Shared(bytes) => bytes,
+            Encoded::Shared { with_len, bytes } => {
+                debug_assert!(!with_len, "its length is not there yet");
+                bytes
+            }
         }
     }
 
     pub(crate) fn into_bytes(self) -> Bytes {
         match self {
             Encoded::Short { len, bytes } => Bytes::copy_from_slice(&bytes[..usize::from(len)]),
-            Encoded::Shared(bytes) => bytes,
+            Encoded::Shared { with_len: false, bytes } => bytes,
+            Encoded::Shared { with_len: true, bytes } => behind_len(&bytes),
         }
+    }
+}
+
+impl From<Bytes> for Encoded {
+    #[inline]
+    fn from(bytes: Bytes) -> Encoded {
+        Encoded::Shared { with_len: false, bytes }
     }
 }
 
@@ -137,10 +170,7 @@ pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> postcard::Result<Encod
 /// # Errors
 /// Likewise; `place` is empty then.
 #[inline(always)]
-pub(crate) fn encode_into<T: Serialize + ?Sized>(
-    value: &T,
-    place: &mut Encoded,
-) -> postcard::Result<()> {
+fn encode_into<T: Serialize + ?Sized>(value: &T, place: &mut Encoded) -> postcard::Result<()> {
     *place = Encoded::EMPTY;
     let Encoded::Short { len, bytes } = place else { return Ok(()) };
     let mut encoder = Encoder { short: bytes, len: 0, long: Long::None };
@@ -221,7 +251,7 @@ impl Long {
     }
 
     fn take(self) -> Encoded {
-        Encoded::Shared(match self {
+        Encoded::from(match self {
             Long::None => Bytes::new(),
             Long::Front(len, front) => Bytes::copy_from_slice(&front[..len]),
             Long::Heap(mut heap) => {

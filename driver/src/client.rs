@@ -229,14 +229,16 @@ impl Client {
 
     /// A call of a typed method: await it, or set its options first. It may run more than once if the method is
     /// [`idempotent`](Method::idempotent), unless the call says [`at_most_once`](Call::at_most_once).
-    pub fn call<A: Serialize, R: DeserializeOwned + 'static>(
+    ///
+    /// Arguments that are [`Bytes`] and nothing else, 64 KiB or more, are sent from where they lie.
+    pub fn call<A: Serialize + 'static, R: DeserializeOwned + 'static>(
         &self,
         method: &Method<A, R>,
         arguments: &A,
     ) -> Call<R> {
         let (called, decode) = (CalledMethod::of(method), Decode::postcard(method.values()));
         let mut encoded = Encoded::EMPTY;
-        if crate::buffer::encode_into(arguments, &mut encoded).is_err() {
+        if crate::buffer::encode_arguments(arguments, &mut encoded).is_err() {
             return Call::unencodable(&self.handle.shared, called, decode);
         }
         self.make(called, method.spec().idempotent, encoded, decode)
@@ -272,7 +274,7 @@ impl Client {
     }
 
     fn call_bytes(&self, called: CalledMethod, body: Bytes) -> Call<Bytes> {
-        self.make(called, false, Encoded::Shared(body), Decode::raw())
+        self.make(called, false, Encoded::from(body), Decode::raw())
     }
 
     /// How long calls of this client wait, unless they say otherwise.

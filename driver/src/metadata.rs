@@ -238,7 +238,7 @@ impl Metadata {
     ///
     /// # Errors
     /// They break a limit: the call is not begun.
-    pub(crate) fn join(&self, arguments: Encoded) -> Result<(Encoded, bool), CallError> {
+    pub(crate) fn join(&self, mut arguments: Encoded) -> Result<(Encoded, bool), CallError> {
         if self.is_empty() {
             return Ok((arguments, false));
         }
@@ -248,7 +248,7 @@ impl Metadata {
             writer.push(key, value).map_err(CallError::BadMetadata)?;
         }
         let len = writer.finish();
-        Ok((Encoded::Shared([&block[..len], arguments.as_slice()].concat().into()), true))
+        Ok((Encoded::from(Bytes::from([&block[..len], arguments.as_slice()].concat())), true))
     }
 }
 
@@ -273,7 +273,7 @@ mod tests {
         assert_eq!(received.iter().count(), 32);
 
         let sent = Metadata::new().with(&NUMBER, 7_u64).with(&NAME, "acme");
-        let (body, has_metadata) = sent.join(Encoded::Shared(Bytes::new())).unwrap();
+        let (mut body, has_metadata) = sent.join(Encoded::from(Bytes::new())).unwrap();
         let received = Metadata::received(read(body.as_slice())).unwrap();
         assert!(has_metadata && *received == sent);
         assert_eq!(format!("{received:?}"), format!("{sent:?}"));

@@ -199,12 +199,29 @@ impl<S: ClientStorage> CallTable<S> {
     }
 
     /// Puts a new call at the end of those that wait; `None` when there is no room.
+    #[cold]
+    pub(super) fn admit_any(&mut self, call: Call<'_>, deadline: Instant) -> Option<CallId> {
+        match call.with_len {
+            true => self.admit::<true>(call, deadline),
+            false => self.admit::<false>(call, deadline),
+        }
+    }
+
+    /// The same, where it is known whether its length precedes its body.
     #[inline]
-    pub(super) fn admit(&mut self, call: Call<'_>, deadline: Instant) -> Option<CallId> {
+    pub(super) fn admit<const WITH_LEN: bool>(
+        &mut self,
+        call: Call<'_>,
+        deadline: Instant,
+    ) -> Option<CallId> {
         let make = || CallEntry::new(&call, S::Body::default(), deadline);
         let (key, entry) = self.calls.insert_with(make)?;
-        let len = call.body.as_slice().len();
-        if !entry.body.store_in(call.body, &mut self.spare) {
+        let len = call.len::<WITH_LEN>();
+        let stored = match WITH_LEN {
+            true => entry.body.store_with_len(call.body),
+            false => entry.body.store_in(call.body, &mut self.spare),
+        };
+        if !stored {
             self.calls.free(key.index);
             return None;
         }

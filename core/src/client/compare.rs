@@ -84,7 +84,7 @@ impl<S: ClientStorage> Client<S> {
         }
         let deadline = self.now + call.timeout;
         let first = self.table.first_waiting;
-        let id = self.table.admit(call, deadline)?;
+        let id = self.table.admit_any(call, deadline)?;
         self.table.move_ahead(id.0.index, first);
         Some(id)
     }

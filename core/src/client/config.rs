@@ -144,6 +144,9 @@ pub struct Call<'a> {
     pub method: MethodId,
     /// Its arguments, behind its metadata if it has any.
     pub body: Payload<'a>,
+    /// The body is sent behind its length, a varint, which is a part of it for the server: what most encodings write of bytes. So
+    /// these need not be copied to be encoded. Not with `metadata`, which is first in a body.
+    pub with_len: bool,
     /// Time until the caller gives up (S17).
     pub timeout: Duration,
     /// The call may run more than once (S22).
@@ -187,6 +190,7 @@ impl<'a> Call<'a> {
         Call {
             method,
             body: body.into(),
+            with_len: false,
             timeout: Duration::from_secs(30),
             idempotent: false,
             one_way: false,
@@ -195,6 +199,14 @@ impl<'a> Call<'a> {
             signature: 0,
             metadata: false,
         }
+    }
+
+    /// Bytes of its request's body. `WITH_LEN` says what `with_len` does, so that most calls need not ask again.
+    #[inline(always)]
+    pub(super) fn len<const WITH_LEN: bool>(&self) -> usize {
+        debug_assert_eq!(WITH_LEN, self.with_len);
+        let len = self.body.as_slice().len();
+        if WITH_LEN { wire::len_with_len(len) } else { len }
     }
 
     /// Those of its request (W13).

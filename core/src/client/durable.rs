@@ -111,8 +111,10 @@ impl<S: ClientStorage> Client<S> {
             entry.state = CallState::Numbered { xid };
             let (idempotent, metadata) =
                 (entry.has(wire::FLAG_IDEMPOTENT), entry.has(wire::FLAG_METADATA));
+            // A journal has it in one piece.
+            entry.body.join();
             let CallEntry { method, ref body, .. } = *entry;
-            let (call, body) = (CallId(key), body.as_slice());
+            let (call, body) = (CallId(key), body.last_piece());
             return Some(UnjournaledCall { call, xid, method, idempotent, metadata, body });
         }
     }
@@ -163,7 +165,7 @@ impl<S: ClientStorage> CallTable<S> {
         if !in_order || !free || xid.get() > self.last_xid || self.first_waiting.is_some() {
             return None;
         }
-        let id = self.admit(call, deadline)?;
+        let id = self.admit_any(call, deadline)?;
         let index = id.0.index;
         self.occupy_slot(index, slot, None)?;
         let entry = self.calls.live_mut(index)?;

@@ -14,7 +14,7 @@ use crate::keepalive::NEVER;
 use crate::outcome::Outcome;
 use crate::storage::{Body, ClientStorage, Places};
 use crate::time::{Instant, Timer};
-use crate::wire::writer::{APART_LEN_MIN, FrameWriter};
+use crate::wire::writer::FrameWriter;
 use crate::wire::{self, Frame, Hello, REQUEST_HEADER_LEN, RequestHeader, Resume, Role};
 
 /// A shorter time would come again at once, for ever.
@@ -309,7 +309,7 @@ impl<S: ClientStorage> Client<S> {
             return Step::Stop;
         }
         let Some(entry) = self.table.calls.live(index) else { return Step::Stop };
-        let len = entry.body.as_slice().len();
+        let len = entry.body.len();
         if let Some(outcome) = self.refuse_to_send(entry) {
             self.table.end(index, outcome);
             return Step::More;
@@ -333,7 +333,7 @@ impl<S: ClientStorage> Client<S> {
         let granted = self.session.map_or(0, |session| session.grants.request_len_max);
         let waiting = recovery::Waiting {
             deadline_passed: entry.deadline.is_due(self.now),
-            fits: entry.body.as_slice().len() <= granted as usize,
+            fits: entry.body.len() <= granted as usize,
             metadata_unsupported: entry.has(self.flags_refused),
         };
         recovery::refuse_to_send(entry.known(), waiting)
@@ -343,7 +343,7 @@ impl<S: ClientStorage> Client<S> {
     fn send_request(&mut self, index: u32, out: &mut FrameWriter<'_>) -> bool {
         let Some(entry) = self.table.calls.live(index) else { return false };
         let Some(xid) = entry.state.xid() else { return false };
-        let len = entry.body.as_slice().len();
+        let len = entry.body.len();
         let has_room = out.has_room_for(REQUEST_HEADER_LEN + len, REQUEST_HEADER_LEN);
         if has_room {
             let acked = self.acknowledge_with(index, xid);
@@ -377,19 +377,17 @@ impl<S: ClientStorage> Client<S> {
             xid,
             acked,
         };
-        let body = entry.body.as_slice();
-        let header = wire::request_header(&header, body.len());
+        let own = entry.body.own();
+        let len = own.map_or_else(|| entry.body.shared_len(), <[u8]>::len);
+        let header = wire::request_header(&header, len);
         debug_assert!(header.is_some(), "a body is no longer than the session's grant");
         let Some(header) = header else { return true };
-        // Where a link loses messages, a frame is one of them (S27), and does not leave in pieces.
-        let apart = body.len() >= APART_LEN_MIN
-            && entry.body.is_shared()
-            && self.config.resend_after.is_none();
-        let at = match apart {
-            true => out.write_header(&header),
-            false => out.write_partial(&header, body, 0),
+        let at = match own {
+            Some(body) => out.write(&header, body),
+            // Where a link loses messages, a frame is one of them (S27), and does not leave in pieces.
+            None => out.write_shared(&header, &entry.body, self.config.resend_after.is_none()),
         };
-        let is_whole = at == REQUEST_HEADER_LEN + body.len();
+        let is_whole = at == REQUEST_HEADER_LEN + len;
         if !is_whole {
             self.table.partial = Some(PartialRequest { index, header, at });
         }
@@ -402,9 +400,8 @@ impl<S: ClientStorage> Client<S> {
     fn continue_request(&mut self, out: &mut FrameWriter<'_>) -> Step {
         let Some(partial) = &mut self.table.partial else { return Step::More };
         let Some(entry) = self.table.calls.live(partial.index) else { return Step::Stop };
-        let body = entry.body.as_slice();
-        partial.at = out.write_partial(&partial.header, body, partial.at);
-        if partial.at < REQUEST_HEADER_LEN + body.len() {
+        partial.at = out.write_rest(&partial.header, &entry.body, partial.at);
+        if partial.at < REQUEST_HEADER_LEN + entry.body.len() {
             return Step::Stop;
         }
         self.table.transmit_finished();
@@ -417,7 +414,7 @@ impl<S: ClientStorage> Client<S> {
     pub fn take_shared_tail(&mut self) -> Option<bytes::Bytes> {
         let partial = self.table.partial.as_ref()?;
         let from = partial.at.checked_sub(REQUEST_HEADER_LEN)?;
-        let rest = self.table.calls.live(partial.index)?.body.shared()?.slice(from..);
+        let rest = self.table.calls.live(partial.index)?.body.shared_from(from)?;
         self.table.transmit_finished();
         Some(rest)
     }

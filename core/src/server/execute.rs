@@ -244,11 +244,41 @@ impl<T: ServerStorage> Server<T> {
         running: Running,
         body: impl Into<Payload<'a>>,
     ) -> Result<(), ReplyTooLarge> {
-        self.advance_clock(now);
         let body = body.into();
-        let (len, max) = (body.as_slice().len(), running.reply_len_max());
+        self.answer(now, running, body.as_slice().len(), false, body)
+    }
+
+    /// [`reply`](Server::reply) with a body that is sent behind its length, a varint, which is a part of it for the client: what
+    /// most encodings write of bytes. So these need not be copied to be encoded.
+    ///
+    /// # Errors
+    /// Likewise.
+    #[cfg(feature = "alloc")]
+    #[cold]
+    pub fn reply_with_len(
+        &mut self,
+        now: Instant,
+        running: Running,
+        body: bytes::Bytes,
+    ) -> Result<(), ReplyTooLarge> {
+        let len = crate::wire::len_with_len(body.len());
+        self.answer(now, running, len, true, body.into())
+    }
+
+    /// Keeps a reply of `len` bytes.
+    #[inline(always)]
+    fn answer(
+        &mut self,
+        now: Instant,
+        running: Running,
+        len: usize,
+        with_len: bool,
+        body: Payload<'_>,
+    ) -> Result<(), ReplyTooLarge> {
+        self.advance_clock(now);
+        let max = running.reply_len_max();
         let mut result = Ok(());
-        self.conclude(running.key, SlotState::Running, |slot| {
+        self.conclude_as(with_len, running.key, SlotState::Running, |slot| {
             let status = dedup::status_of_reply(slot.one_way, len, max);
             if status != Status::Done {
                 result = Err(ReplyTooLarge { len, max });
@@ -345,9 +375,21 @@ impl<T: ServerStorage> Server<T> {
 
     /// Ends a call that is in `state`, as `end` says; nothing happens if it, or its session, is not there any more
     /// (C30).
-    #[inline]
+    #[inline(always)]
     fn conclude<'a>(
         &mut self,
+        key: CallKey,
+        state: SlotState,
+        end: impl FnOnce(&Slot<T::Body>) -> (Status, Payload<'a>),
+    ) {
+        self.conclude_as(false, key, state, end);
+    }
+
+    /// The same of one whose body, if that is shared, may be kept behind its length.
+    #[inline]
+    fn conclude_as<'a>(
+        &mut self,
+        with_len: bool,
         key: CallKey,
         state: SlotState,
         end: impl FnOnce(&Slot<T::Body>) -> (Status, Payload<'a>),
@@ -357,7 +399,7 @@ impl<T: ServerStorage> Server<T> {
         if view.key != key.session || view.session.state.is_ended() {
             return;
         }
-        let is_unsent = view.finish(key.slot, |slot| {
+        let is_unsent = view.finish(key.slot, with_len, |slot| {
             (slot.xid == key.xid.get() && slot.state == state).then(|| end(slot))
         });
         if is_unsent || view.session.state != SessionState::Open {
@@ -374,7 +416,7 @@ impl<T: ServerStorage> Server<T> {
         body: Payload<'_>,
     ) {
         let Some(mut view) = self.view(index) else { return };
-        let is_unsent = view.finish(slot_number, |_| Some((status, body)));
+        let is_unsent = view.finish(slot_number, false, |_| Some((status, body)));
         self.finish_unsent(index, slot_number, is_unsent);
     }
 

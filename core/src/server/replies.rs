@@ -13,7 +13,7 @@ use crate::ids::Key;
 use crate::outcome::{NoReply, Status};
 use crate::storage::list::{Links, NIL};
 use crate::storage::{Array, Body, Payload, Places, ServerStorage, Table};
-use crate::wire::Ack;
+use crate::wire::{Ack, len_with_len};
 
 /// One session, and what the replies kept in it count against: on the path of a call each of them is looked up once.
 pub(super) struct SessionView<'s, T: ServerStorage> {
@@ -295,13 +295,14 @@ impl<T: ServerStorage> SessionView<'_, T> {
     }
 
     /// Records the end of a call that was admitted or ran, and sends it if its client listens. `end` says what is kept, or
-    /// that it is another call, to which nothing happens. Returns whether it has ended and is not sent: then it may be to be
-    /// [forgotten](SessionView::forget_idempotent).
+    /// that it is another call, to which nothing happens; `with_len` says that a shared body is kept behind its length. Returns
+    /// whether it has ended and is not sent: then it may be to be [forgotten](SessionView::forget_idempotent).
     #[inline(always)]
     #[must_use]
     pub(super) fn finish<'a>(
         &mut self,
         slot_number: u32,
+        with_len: bool,
         end: impl FnOnce(&Slot<T::Body>) -> Option<(Status, Payload<'a>)>,
     ) -> bool {
         let (conn, epoch) = (self.session.conn, self.session.epoch);
@@ -309,8 +310,14 @@ impl<T: ServerStorage> SessionView<'_, T> {
         let Some(slot) = calls.slots.at_mut(slot_number) else { return false };
         let Some((status, body)) = end(slot) else { return false };
         debug_assert!(slot.state.is_running() && calls.running > 0, "a call ends once");
-        let len = body.as_slice().len();
-        let (status, len) = match slot.body.store(body) {
+        let mut len = body.as_slice().len();
+        let stored = if with_len && body.is_shared() {
+            len = len_with_len(len);
+            slot.body.store_with_len(body)
+        } else {
+            slot.body.store(body)
+        };
+        let (status, len) = match stored {
             true => (status, len as u32),
             false => (Status::NoReply(NoReply::ReplyTooLarge), 0),
         };

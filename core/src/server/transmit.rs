@@ -11,7 +11,7 @@ use crate::outcome::Status;
 use crate::storage::list::NIL;
 use crate::storage::{Body, Places, ServerStorage, Table};
 use crate::time::Instant;
-use crate::wire::writer::{APART_LEN_MIN, FrameWriter};
+use crate::wire::writer::FrameWriter;
 use crate::wire::{self, Frame, REPLY_HEADER_LEN, ReplyHeader, Role};
 
 /// Whether there may be more to send.
@@ -219,22 +219,22 @@ impl<T: ServerStorage> Server<T> {
                 SlotState::Kept(status) => (status, slot.xid),
                 _ => (Status::NotSeen { ask: slot.ask }, slot.not_seen),
             };
-            let body = if status == Status::Done { slot.body.as_slice() } else { &[] };
+            let own = if status == Status::Done { slot.body.own() } else { Some(&[][..]) };
+            let body_len = own.map_or_else(|| slot.body.shared_len(), <[u8]>::len);
             let header = Xid::new(xid)
-                .and_then(|xid| wire::reply_header(&ReplyHeader { status, xid }, body.len()));
+                .and_then(|xid| wire::reply_header(&ReplyHeader { status, xid }, body_len));
             let Some(header) = header else {
                 number = core::mem::take(&mut slot.out_links).next;
                 continue;
             };
-            let len = REPLY_HEADER_LEN + body.len();
+            let len = REPLY_HEADER_LEN + body_len;
             if !out.has_room_for(len, REPLY_HEADER_LEN) {
                 break Step::Stop;
             }
-            // Where a link loses messages, a frame is one of them (S27), and does not leave in pieces.
-            let apart = body.len() >= APART_LEN_MIN && slot.body.is_shared() && !self.config.lossy;
-            let at = match apart {
-                true => out.write_header(&header),
-                false => out.write_partial(&header, body, 0),
+            let at = match own {
+                Some(body) => out.write(&header, body),
+                // Where a link loses messages, a frame is one of them (S27), and does not leave in pieces.
+                None => out.write_shared(&header, &slot.body, !self.config.lossy),
             };
             let sent = core::mem::replace(&mut number, core::mem::take(&mut slot.out_links).next);
             self.counters.replies += 1;
@@ -269,17 +269,23 @@ impl<T: ServerStorage> Server<T> {
                 self.end_reply(index, session_index);
                 return Step::More;
             }
-            PartialBody::Detached { body, .. } => body.as_slice(),
+            PartialBody::Detached { body, .. } => Some(body),
             PartialBody::Slot(number) => self
                 .sessions
                 .live(session_index)
                 .and_then(|session| session.calls.as_deref()?.slots.at(*number))
-                .map_or(&[][..], |slot| slot.body.as_slice()),
+                .map(|slot| &slot.body),
         };
-        debug_assert!(partial.at <= REPLY_HEADER_LEN + body.len(), "it is the reply that began");
-        partial.at = out.write_partial(&partial.header, body, partial.at);
-        if partial.at < REPLY_HEADER_LEN + body.len() {
-            return Step::Stop;
+        debug_assert!(body.is_some(), "what is leaving outlives its slot");
+        if let Some(body) = body {
+            debug_assert!(
+                partial.at <= REPLY_HEADER_LEN + body.len(),
+                "it is the reply that began"
+            );
+            partial.at = out.write_rest(&partial.header, body, partial.at);
+            if partial.at < REPLY_HEADER_LEN + body.len() {
+                return Step::Stop;
+            }
         }
         self.end_reply(index, session_index);
         Step::More
@@ -304,11 +310,11 @@ impl<T: ServerStorage> Server<T> {
         let from = partial.at.checked_sub(REPLY_HEADER_LEN)?;
         let (rest, taken) = match &partial.body {
             PartialBody::Detached { body, bytes } => {
-                (body.shared()?.slice(from..), PartialBody::TakenDetached { bytes: *bytes })
+                (body.shared_from(from)?, PartialBody::TakenDetached { bytes: *bytes })
             }
             PartialBody::Slot(number) => {
                 let calls = self.sessions.live(session_index)?.calls.as_deref()?;
-                let rest = calls.slots.at(*number)?.body.shared()?.slice(from..);
+                let rest = calls.slots.at(*number)?.body.shared_from(from)?;
                 (rest, PartialBody::Taken(*number))
             }
             PartialBody::Taken(_) | PartialBody::TakenDetached { .. } => return None,

@@ -10,6 +10,7 @@ use super::copy::copy;
 use super::list::INDEX_MAX;
 use super::pages::{Pages, filled};
 use super::*;
+use crate::wire::{Varint, len_with_len};
 
 /// Storage on the heap, for clients and servers; the machines' configurations set the limits.
 #[derive(Debug, Default)]
@@ -46,9 +47,16 @@ const SMALL_LEN_MAX: usize = 62;
 #[derive(Debug)]
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 pub enum HeapBody {
-    Small { len: u8, bytes: [u8; SMALL_LEN_MAX] },
+    Small {
+        len: u8,
+        bytes: [u8; SMALL_LEN_MAX],
+    },
     Own(Vec<u8>),
-    Shared(Bytes),
+    Shared {
+        /// Behind their length.
+        with_len: bool,
+        bytes: Bytes,
+    },
 }
 
 impl Default for HeapBody {
@@ -75,32 +83,74 @@ impl Body for HeapBody {
         self.store_long(payload)
     }
 
+    #[cold]
+    #[inline(never)]
+    fn store_with_len(&mut self, payload: Payload<'_>) -> bool {
+        *self = match payload {
+            Payload::Shared(bytes) if bytes.len() >= SHARE_LEN_MIN => {
+                HeapBody::Shared { with_len: true, bytes }
+            }
+            ref other => {
+                let bytes = other.as_slice();
+                HeapBody::Own([Varint::of(bytes.len()).as_slice(), bytes].concat())
+            }
+        };
+        self.len() <= Self::LEN_MAX
+    }
+
     #[inline(always)]
-    fn as_slice(&self) -> &[u8] {
+    fn last_piece(&self) -> &[u8] {
         match self {
             HeapBody::Small { len, bytes } => &bytes[..usize::from(*len)],
             HeapBody::Own(vec) => vec,
-            HeapBody::Shared(bytes) => bytes,
+            HeapBody::Shared { bytes, .. } => bytes,
         }
     }
 
-    fn shared(&self) -> Option<&Bytes> {
+    fn has_len(&self) -> bool {
+        matches!(self, HeapBody::Shared { with_len: true, .. })
+    }
+
+    #[inline(always)]
+    fn own(&self) -> Option<&[u8]> {
         match self {
-            HeapBody::Shared(bytes) => Some(bytes),
+            HeapBody::Small { len, bytes } => Some(&bytes[..usize::from(*len)]),
+            HeapBody::Own(vec) => Some(vec),
+            HeapBody::Shared { .. } => None,
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn shared_len(&self) -> usize {
+        match self {
+            HeapBody::Shared { with_len: true, bytes } => len_with_len(bytes.len()),
+            HeapBody::Shared { with_len: false, bytes } => bytes.len(),
+            HeapBody::Small { .. } | HeapBody::Own(_) => 0,
+        }
+    }
+
+    fn join(&mut self) {
+        if let HeapBody::Shared { with_len: true, bytes } = self {
+            *self = HeapBody::Own([Varint::of(bytes.len()).as_slice(), bytes].concat());
+        }
+    }
+
+    fn shared_from(&self, at: usize) -> Option<Bytes> {
+        match self {
+            HeapBody::Shared { bytes, .. } => {
+                let at = at.checked_sub(self.len() - bytes.len())?;
+                Some(bytes.slice(at..))
+            }
             HeapBody::Small { .. } | HeapBody::Own(_) => None,
         }
-    }
-
-    #[inline]
-    fn is_shared(&self) -> bool {
-        matches!(self, HeapBody::Shared(_))
     }
 
     #[inline]
     fn release(&mut self) {
         match self {
             HeapBody::Small { len, .. } => *len = 0,
-            HeapBody::Own(_) | HeapBody::Shared(_) => *self = HeapBody::default(),
+            HeapBody::Own(_) | HeapBody::Shared { .. } => *self = HeapBody::default(),
         }
     }
 
@@ -128,8 +178,8 @@ impl HeapBody {
     fn store_long(&mut self, payload: Payload<'_>) -> bool {
         let slice = match payload {
             Payload::Shared(bytes) if bytes.len() >= SHARE_LEN_MIN => {
-                *self = HeapBody::Shared(bytes);
-                return self.as_slice().len() <= Self::LEN_MAX;
+                *self = HeapBody::Shared { with_len: false, bytes };
+                return self.len() <= Self::LEN_MAX;
             }
             ref other => other.as_slice(),
         };
@@ -138,7 +188,9 @@ impl HeapBody {
                 vec.clear();
                 vec.extend_from_slice(slice);
             }
-            HeapBody::Small { .. } | HeapBody::Shared(_) => *self = HeapBody::Own(slice.to_vec()),
+            HeapBody::Small { .. } | HeapBody::Shared { .. } => {
+                *self = HeapBody::Own(slice.to_vec())
+            }
         }
         slice.len() <= Self::LEN_MAX
     }

@@ -3,6 +3,7 @@
 use core::ops::Deref;
 
 use super::*;
+use crate::wire::Varint;
 
 /// Storage of a client without an allocator: at most `CALLS` calls pending, `SLOTS` of them unsettled, each with a
 /// request of at most `BODY` bytes.
@@ -62,7 +63,14 @@ impl<const N: usize> Body for heapless::Vec<u8, N> {
         self.extend_from_slice(payload.as_slice()).is_ok()
     }
 
-    fn as_slice(&self) -> &[u8] {
+    fn store_with_len(&mut self, payload: Payload<'_>) -> bool {
+        let bytes = payload.as_slice();
+        self.clear();
+        self.extend_from_slice(Varint::of(bytes.len()).as_slice()).is_ok()
+            && self.extend_from_slice(bytes).is_ok()
+    }
+
+    fn last_piece(&self) -> &[u8] {
         self
     }
 

@@ -1,7 +1,8 @@
 //! Filling the caller's output slice with frames.
 
+use crate::storage::Body;
 use crate::storage::copy::copy;
-use crate::wire::{self, CONTROL_LEN_MAX, Frame};
+use crate::wire::{self, CONTROL_LEN_MAX, Frame, Varint};
 
 /// Shared bodies at least this long are not copied behind their headers: they leave from where they lie.
 pub(crate) const APART_LEN_MIN: usize = 64 << 10;
@@ -50,18 +51,11 @@ impl<'o> FrameWriter<'o> {
         }
     }
 
-    /// Writes what fits of the frame made of `header` and `body`, from its byte `at` on; returns the byte to go on
-    /// from.
+    /// Writes what fits of the frame made of `header` and a body in one piece; returns the byte to go on from.
     #[inline]
-    pub(crate) fn write_partial<const N: usize>(
-        &mut self,
-        header: &[u8; N],
-        body: &[u8],
-        at: usize,
-    ) -> usize {
+    pub(crate) fn write<const N: usize>(&mut self, header: &[u8; N], body: &[u8]) -> usize {
         let whole = N + body.len();
-        if at == 0
-            && let Some(out) = self.out.get_mut(self.at..self.at + whole)
+        if let Some(out) = self.out.get_mut(self.at..self.at + whole)
             && let Some((head, rest)) = out.split_first_chunk_mut::<N>()
         {
             // As nearly always.
@@ -70,23 +64,35 @@ impl<'o> FrameWriter<'o> {
             self.at += whole;
             return whole;
         }
-        self.write_what_fits(header, body, at)
+        self.write_pieces([header, &[], body], 0)
     }
 
-    /// Writes the header of a frame whose body leaves from where it lies, as far as it fits; returns the byte to go on from.
+    /// The same of a body that is shared. If it is long and may leave `apart`, what is shared of it is not copied.
     #[cold]
-    pub(crate) fn write_header(&mut self, header: &[u8]) -> usize {
-        self.copy(header)
+    pub(crate) fn write_shared(&mut self, header: &[u8], body: &impl Body, apart: bool) -> usize {
+        let is_apart = apart && body.len() >= APART_LEN_MIN;
+        self.write_body(header, body, if is_apart { &[] } else { body.last_piece() }, 0)
+    }
+
+    /// Writes what fits of a frame, from its byte `at` on; returns the byte to go on from.
+    #[cold]
+    pub(crate) fn write_rest(&mut self, header: &[u8], body: &impl Body, at: usize) -> usize {
+        self.write_body(header, body, body.last_piece(), at)
+    }
+
+    fn write_body(&mut self, header: &[u8], of: &impl Body, bytes: &[u8], at: usize) -> usize {
+        let len = if of.has_len() { Varint::of(of.last_piece().len()) } else { Varint::default() };
+        self.write_pieces([header, len.as_slice(), bytes], at)
     }
 
     #[cold]
-    fn write_what_fits(&mut self, header: &[u8], body: &[u8], at: usize) -> usize {
-        let mut at = at;
-        if let Some(rest) = header.get(at..) {
-            at += self.copy(rest);
-        }
-        if let Some(rest) = at.checked_sub(header.len()).and_then(|from| body.get(from..)) {
-            at += self.copy(rest);
+    fn write_pieces(&mut self, pieces: [&[u8]; 3], mut at: usize) -> usize {
+        let mut begin = 0;
+        for piece in pieces {
+            if let Some(rest) = at.checked_sub(begin).and_then(|from| piece.get(from..)) {
+                at += self.copy(rest);
+            }
+            begin += piece.len();
         }
         at
     }

@@ -68,7 +68,9 @@ impl Description {
     /// What the machine takes: once.
     #[inline]
     pub(super) fn take_call(&mut self, method: &CalledMethod, timeout: Duration) -> core::Call<'_> {
-        let mut call = core::Call::new(method.id, self.arguments.take_payload());
+        let (payload, with_len) = self.arguments.take_payload();
+        let mut call = core::Call::new(method.id, payload);
+        call.with_len = with_len;
         call.timeout = timeout;
         call.idempotent = self.idempotent;
         call.fail_fast = self.fail_fast;
@@ -85,7 +87,7 @@ impl Description {
         method: &CalledMethod,
         begun: Option<&Begun>,
     ) -> Result<(), NotExecuted> {
-        let arguments = std::mem::replace(&mut self.arguments, Encoded::Shared(Bytes::new()));
+        let arguments = std::mem::replace(&mut self.arguments, Encoded::from(Bytes::new()));
         let (timeout, metadata) = (self.timeout, self.metadata.take());
         let around = Surroundings { timeout, one_way: false, metadata };
         let joined = match self.hooked {

@@ -208,7 +208,8 @@ impl DurableClient {
         timeout: Duration,
     ) -> DurableCall<Bytes> {
         let method = CalledMethod::of_bytes(method);
-        let body = Ok(Encoded::Shared(body.into()));
+        let body: Bytes = body.into();
+        let body = Ok(Encoded::from(body));
         self.begin(tag.into(), method, body, self.around(timeout, None), Decode::raw())
     }
 

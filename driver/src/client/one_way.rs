@@ -19,12 +19,12 @@ impl Client {
     ///
     /// # Errors
     /// Why it was not begun.
-    pub fn send<A: Serialize, R>(
+    pub fn send<A: Serialize + 'static, R>(
         &self,
         method: &Method<A, R>,
         arguments: &A,
     ) -> Result<(), CallError> {
-        let body = crate::buffer::encode(arguments).map_err(|_| CallError::Unencodable)?;
+        let body = encode(arguments)?;
         self.send_call(&CalledMethod::of(method), method.spec().idempotent, body, None)
     }
 
@@ -32,13 +32,13 @@ impl Client {
     ///
     /// # Errors
     /// Why it was not begun.
-    pub fn send_with_metadata<A: Serialize, R>(
+    pub fn send_with_metadata<A: Serialize + 'static, R>(
         &self,
         method: &Method<A, R>,
         arguments: &A,
         metadata: &Metadata,
     ) -> Result<(), CallError> {
-        let body = crate::buffer::encode(arguments).map_err(|_| CallError::Unencodable)?;
+        let body = encode(arguments)?;
         self.send_call(&CalledMethod::of(method), method.spec().idempotent, body, Some(metadata))
     }
 
@@ -47,7 +47,8 @@ impl Client {
     /// # Errors
     /// Why it was not begun.
     pub fn send_raw(&self, method: MethodId, body: impl Into<Bytes>) -> Result<(), CallError> {
-        let body = Encoded::Shared(body.into());
+        let body: Bytes = body.into();
+        let body = Encoded::from(body);
         self.send_call(&CalledMethod::of_bytes(method), false, body, None)
     }
 
@@ -103,7 +104,9 @@ impl Client {
         timeout: Duration,
         (mut body, metadata): (Encoded, bool),
     ) -> Result<(), CallError> {
-        let mut call = oncewire_core::Call::new(method.id, body.take_payload());
+        let (payload, with_len) = body.take_payload();
+        let mut call = oncewire_core::Call::new(method.id, payload);
+        call.with_len = with_len;
         call.timeout = timeout;
         call.idempotent = idempotent;
         call.one_way = true;
@@ -112,5 +115,14 @@ impl Client {
         shared.send(call, method)?;
         shared.observe_one_way(method);
         Ok(())
+    }
+}
+
+#[inline(always)]
+fn encode<A: Serialize + 'static>(arguments: &A) -> Result<Encoded, CallError> {
+    let mut encoded = Encoded::EMPTY;
+    match crate::buffer::encode_arguments(arguments, &mut encoded) {
+        Ok(()) => Ok(encoded),
+        Err(_) => Err(CallError::Unencodable),
     }
 }

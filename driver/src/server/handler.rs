@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::context::Context;
-use crate::buffer::{Encoded, Spare};
+use crate::buffer::{Encoded, Spare, is_small_part};
 use crate::caught::{Guarded, caught};
 use crate::decode::{ValueLimits, decode_shared};
 use crate::method::{Method, MethodOptions};
@@ -137,10 +137,10 @@ impl<'d> Body<'d> {
     /// One that was kept.
     pub(super) fn kept(kept: &'d Encoded) -> Body<'d> {
         let large = match kept {
-            Encoded::Shared(bytes) => Some(bytes),
+            Encoded::Shared { bytes, .. } => Some(bytes),
             Encoded::Short { .. } => None,
         };
-        Body { bytes: kept.as_slice(), large }
+        Body { bytes: kept.as_kept(), large }
     }
 
     #[inline]
@@ -163,9 +163,8 @@ impl<'d> Body<'d> {
 /// hold all of the request's memory.
 #[inline]
 fn apart(reply: Bytes, buffer: &Range<usize>) -> Encoded {
-    let is_part = buffer.contains(&reply.as_ptr().addr());
-    let copied = is_part && reply.len() < buffer.len() / 2;
-    Encoded::Shared(if copied { Bytes::copy_from_slice(&reply) } else { reply })
+    let copied = is_small_part(&reply, buffer);
+    Encoded::from(if copied { Bytes::copy_from_slice(&reply) } else { reply })
 }
 
 /// How a call is executed.
@@ -247,8 +246,8 @@ where
 {
     fn plan(&self, context: Context, body: Body<'_>) -> Result<Plan, NotExecuted> {
         let arguments = decode_arguments(body, self.limits)?;
-        let (function, name) = (self.function.clone(), self.name);
-        Ok(Plan::future(async move { encoded(&function(context, arguments).await, name) }))
+        let (function, name, buffer) = (self.function.clone(), self.name, body.buffer());
+        Ok(Plan::future(async move { encoded(&function(context, arguments).await, buffer, name) }))
     }
 
     fn begin(
@@ -263,8 +262,11 @@ where
         *decoded = true;
         let name = self.name;
         Ok(match poll_once(spare, (self.function)(context, arguments)) {
-            Ok(value) => Begun::Ready(encode_reply(&value, reply, name)),
-            Err(future) => Begun::pending(async move { encoded(&future.await, name) }),
+            Ok(value) => Begun::Ready(encode_reply(&value, reply, move || body.buffer(), name)),
+            Err(future) => {
+                let buffer = body.buffer();
+                Begun::pending(async move { encoded(&future.await, buffer, name) })
+            }
         })
     }
 }
@@ -278,12 +280,14 @@ pub(super) fn decode_arguments<A: DeserializeOwned + 'static>(
 }
 
 #[inline]
-fn encode_reply<R: Serialize>(
+fn encode_reply<R: Serialize + 'static>(
     value: &R,
     place: &mut Encoded,
+    request: impl FnOnce() -> Range<usize>,
     method: &'static str,
 ) -> Result<(), Failure> {
-    crate::buffer::encode_into(value, place).map_err(|error| unencodable(method, &error))
+    let encoded = crate::buffer::encode_reply(value, place, request);
+    encoded.map_err(|error| unencodable(method, &error))
 }
 
 #[cold]
@@ -291,9 +295,13 @@ fn unencodable(method: &'static str, error: &postcard::Error) -> Failure {
     Failure::Unencodable(format!("{method}: the reply cannot be encoded: {error}"))
 }
 
-fn encoded<R: Serialize>(value: &R, method: &'static str) -> Reply {
+fn encoded<R: Serialize + 'static>(
+    value: &R,
+    request: Range<usize>,
+    method: &'static str,
+) -> Reply {
     let mut reply = Encoded::EMPTY;
-    encode_reply(value, &mut reply, method).map(|()| reply)
+    encode_reply(value, &mut reply, || request, method).map(|()| reply)
 }
 
 /// A handler of bytes.

@@ -137,7 +137,7 @@ impl State {
             Item::Finished(finished) => {
                 let call = finished.running.key();
                 match finished.reply {
-                    Ok(body) => self.reply(now, finished.running, body),
+                    Ok(body) => self.reply(now, finished.running, (body.into(), false)),
                     Err(why) => self.no_reply(now, finished.running, why),
                 }
                 // Clones of its context may still wait for its cancel.

@@ -269,14 +269,15 @@ impl State {
 
     /// Answers a call, and counts what it should not have been.
     #[inline]
-    pub(super) fn reply<'a>(
+    pub(super) fn reply(
         &mut self,
         now: Instant,
         running: Running,
-        body: impl Into<Payload<'a>>,
+        (body, with_len): (Payload<'_>, bool),
     ) {
-        if self.observed.as_ref().is_some_and(|observed| !observed.running.is_empty()) {
-            return self.reply_observed(now, running, body.into());
+        let is_heard = self.observed.as_ref().is_some_and(|observed| !observed.running.is_empty());
+        if is_heard | with_len {
+            return self.reply_observed(now, running, body, with_len);
         }
         if self.machine.reply(now, running, body).is_err() {
             self.replies_too_large += 1;
@@ -285,10 +286,20 @@ impl State {
 
     #[cold]
     #[inline(never)]
-    fn reply_observed(&mut self, now: Instant, running: Running, body: Payload<'_>) {
+    fn reply_observed(
+        &mut self,
+        now: Instant,
+        running: Running,
+        body: Payload<'_>,
+        with_len: bool,
+    ) {
         let key = running.key();
         let mut end = CallEnd::Replied;
-        if self.machine.reply(now, running, body).is_err() {
+        let replied = match body {
+            Payload::Shared(bytes) if with_len => self.machine.reply_with_len(now, running, bytes),
+            body => self.machine.reply(now, running, body),
+        };
+        if replied.is_err() {
             self.replies_too_large += 1;
             end = CallEnd::Failed(CallFailure::NoReply(NoReply::ReplyTooLarge));
         }

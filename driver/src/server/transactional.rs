@@ -165,7 +165,7 @@ impl<X: 'static, C: InTransaction<X>> Work for TypedWork<X, C> {
     fn run(&mut self, transaction: &mut dyn Any, context: &Context) -> Ran {
         match transaction.downcast_mut::<X>() {
             Some(transaction) => {
-                ran(caught(|| self.call.run(transaction, context).map(Encoded::Shared)))
+                ran(caught(|| self.call.run(transaction, context).map(Encoded::from)))
             }
             None => Ran::rolled_back("the transaction is not of the ledger that the server has"),
         }

@@ -311,7 +311,7 @@ impl Pulls {
         let wait = WAIT.min(timeout / 2);
         let wait_ms = wait.as_millis() as u32;
         let pull = Pull { stream: self.stream, chunk, received: self.received, wait_ms };
-        let body = crate::buffer::encode(&pull).unwrap_or_else(|_| Encoded::Shared(Bytes::new()));
+        let body = crate::buffer::encode(&pull).unwrap_or_else(|_| Encoded::from(Bytes::new()));
         self.client.call_encoded(shape.next, body).idempotent().timeout(timeout).start_now()
     }
 }

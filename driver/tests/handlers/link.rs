@@ -1,7 +1,7 @@
 //! Servers and clients that are joined by pairs of sockets.
 
 #[path = "../util/socket_pair.rs"]
-mod socket_pair;
+pub(crate) mod socket_pair;
 
 use oncewire_driver::{Client, ClientOptions, Server, ServerBuilder};
 pub(crate) use socket_pair::Dialler;

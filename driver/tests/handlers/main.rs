@@ -6,6 +6,7 @@ mod cancel;
 mod contexts;
 mod limits;
 mod link;
+mod long_bytes;
 #[path = "../util/longer.rs"]
 mod longer;
 mod panics;

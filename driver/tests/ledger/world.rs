@@ -188,7 +188,7 @@ impl Ledgered {
     /// Makes a call beside the test.
     pub fn call<A, R>(&self, client: &Client, method: &Method<A, R>, arguments: A) -> Made<R>
     where
-        A: serde::Serialize,
+        A: serde::Serialize + 'static,
         R: DeserializeOwned + Send + 'static,
     {
         self.begin(client.call(method, &arguments).start())

@@ -259,7 +259,7 @@ impl Run {
     }
 
     /// Makes a call and bears with it for as long as chance wants.
-    async fn call<A: Serialize, R: DeserializeOwned + 'static>(
+    async fn call<A: Serialize + 'static, R: DeserializeOwned + 'static>(
         &self,
         client: &Client,
         chance: &mut Rng,

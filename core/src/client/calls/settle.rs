@@ -37,7 +37,7 @@ impl<S: ClientStorage> CallTable<S> {
         debug_assert!(entry.event.is_none(), "nothing was reported of it");
         debug_assert!(self.first_unjournaled.is_none(), "that is of durable calls");
         let neighbours = entry.neighbours();
-        self.bytes -= entry.body.as_slice().len();
+        self.bytes -= entry.body.len();
         entry.body.leave_in(&mut self.spare);
         place.free();
         self.queue.join(&mut self.calls, neighbours.prev, neighbours.next);
@@ -96,7 +96,7 @@ impl<S: ClientStorage> CallTable<S> {
         let is_done = !is_leaving && !is_on_events;
         entry.state = if is_leaving { CallState::Leaving { xid } } else { CallState::Over };
         if is_done {
-            self.bytes -= entry.body.as_slice().len();
+            self.bytes -= entry.body.len();
             entry.body.leave_in(&mut self.spare);
         }
         self.settled_high = self.settled_high.max(xid.get());
@@ -206,7 +206,7 @@ impl<S: ClientStorage> CallTable<S> {
             && matches!(entry.state, CallState::Over)
             && entry.event.is_none()
         {
-            self.bytes -= entry.body.as_slice().len();
+            self.bytes -= entry.body.len();
             entry.body.leave_in(&mut self.spare);
             self.calls.free(index);
         }

@@ -232,7 +232,7 @@ impl Sender {
         let (id, writer) = (self.id, self.writer);
         let header = Put { id, writer, chunk, end, wait_ms, items: Bytes::new() }.header();
         body[..HEADER_LEN].copy_from_slice(&header);
-        let body = Encoded::Shared(Bytes::from(body));
+        let body = Encoded::from(Bytes::from(body));
         let call = self.client.call_encoded(self.shape.put, body);
         call.idempotent().timeout(self.timeout).start_now()
     }
