@@ -230,7 +230,9 @@ impl Client {
     /// A call of a typed method: await it, or set its options first. It may run more than once if the method is
     /// [`idempotent`](Method::idempotent), unless the call says [`at_most_once`](Call::at_most_once).
     ///
-    /// Arguments that are [`Bytes`] and nothing else, 64 KiB or more, are sent from where they lie.
+    /// Arguments that are [`Bytes`] and nothing else, 64 KiB or more, are sent from where they lie. The client keeps a clone of them until
+    /// the call is settled, and drops it under its lock: if they have an owner of their own (`Bytes::from_owner`), that must not call
+    /// the client, nor panic, when it is dropped. A part of longer `Bytes` keeps all of these in memory meanwhile.
     pub fn call<A: Serialize + 'static, R: DeserializeOwned + 'static>(
         &self,
         method: &Method<A, R>,
@@ -245,7 +247,8 @@ impl Client {
     }
 
     /// A call with bytes for arguments and bytes for a reply. It runs at most once, unless it says
-    /// [`idempotent`](Call::idempotent).
+    /// [`idempotent`](Call::idempotent). A body of any length may be dropped under the
+    /// client's lock, as [long arguments](Client::call) are.
     pub fn call_raw(&self, method: MethodId, body: impl Into<Bytes>) -> Call<Bytes> {
         self.call_bytes(CalledMethod::of_bytes(method), body.into())
     }

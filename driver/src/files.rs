@@ -6,10 +6,9 @@
 //! name, with no bits for anyone else. A file that fails is left as it is, and the error says what it is and whose.
 //!
 //! Who may write in a file's folder can put another file in its place. So that folder must not be writable by its group, nor by all
-//! users, as sshd demands it of the folders on the way to keys. Two kinds are allowed: those with the sticky bit, like `/tmp`,
-//! where only a file's owner may replace it; and those that are writable by a user's private group, whose number is the user's own
-//! and which has no other member: where `umask` is 002, users' folders are so. The folder's owner, and who can write further up,
-//! are trusted.
+//! users. Two kinds are allowed: those with the sticky bit, like `/tmp`, where only a file's owner may replace it; and those that are
+//! writable by a user's private group, whose number is the user's own: where `umask` is 002, users' folders are so. Such a group is taken to have no other member, which is not checked: where a service's
+//! group has some, `chmod g-w` its folders. The folder's owner, and who can write further up, are trusted.
 //!
 //! On systems that are not unix nothing is checked.
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 /// Memory shorter than this is not worth the search.
 const LEN_MIN: usize = 32 << 10;
-/// Bytes of idle memory kept in all, in a process.
+/// Bytes of idle memory kept in all, in a process, beside one piece a thread ([`NEAR_LEN`]).
 const IDLE_MAX: usize = 16 << 20;
 /// Memory up to this many times as long as what is wanted is taken; more of it would lie unused.
 const LONGER_MAX: usize = 2;

@@ -131,3 +131,20 @@ fn c109_blocking_on_a_call_in_a_handler_ends_with_its_deadline() {
     let outcome = receiver.recv_timeout(LIMIT).expect("the handler ends");
     assert!(matches!(outcome, Outcome::Reply(5)), "{outcome:?}");
 }
+
+#[test]
+fn a_call_leaves_though_those_that_were_answered_with_it_are_blocked_with_the_executor() {
+    let (executor, own) = runtime();
+    let (_servers, servers) = runtime();
+    let client = Client::with_runtime(Dial(Some(server(servers))), ClientOptions::default(), own);
+    assert!(smol::block_on(client.connected()));
+    // They are answered in order, and only the last of them takes its outcome.
+    let mut others: Vec<_> = (0..9).map(|n| client.call(&ECHO, &n).start()).collect();
+    let last = smol::block_on(others.remove(8).into_future());
+    assert!(matches!(last, Outcome::Reply(8)), "{last:?}");
+    let blocked = block(&executor);
+    // It is polled by this thread, and the server answers.
+    let outcome = smol::block_on(client.call(&ECHO, &7).timeout(LIMIT).into_future());
+    assert!(matches!(outcome, Outcome::Reply(7)), "{outcome:?}");
+    drop((blocked, others));
+}

@@ -15,7 +15,8 @@ use crate::method::Method;
 
 impl Client {
     /// A one-way call: its outcome is not reported. It is still executed at most once, unless the method is idempotent, and
-    /// sent again if the connection breaks before the server has read it (S23).
+    /// sent again if the connection breaks before the server has read it (S23). For long [`Bytes`] holds what
+    /// [`call`](Client::call) says.
     ///
     /// # Errors
     /// Why it was not begun.

@@ -34,6 +34,10 @@ const WATCH_INTERVAL: Duration = Duration::from_micros(400);
 /// Calls in a row that are answered within a spin: then other tasks get their turn.
 const HITS_MAX: u32 = 64;
 
+/// The task that ends a wait for others needs a thread of its executor, and all of them may be blocked, by those others too. Then a timer
+/// ends it, which is not set more often than this.
+pub(super) const GATHER_MAX: Duration = Duration::from_millis(10);
+
 /// Fewer callers than this are not waited for: to fall asleep costs more than a write.
 const GATHER_MIN: usize = 4;
 
@@ -360,6 +364,11 @@ impl Reader {
     #[inline]
     pub(super) fn has_gathered(&self, pending: &PendingCalls) -> bool {
         self.gathers && pending.ready() <= self.left
+    }
+
+    /// Until when a call that leads gathers, if it does.
+    pub(super) fn gathers_until(&self) -> Option<Instant> {
+        self.gathers.then_some(self.gathers_until)
     }
 
     /// It is woken to write.

@@ -21,6 +21,9 @@ use crate::caught::wake_all;
 
 /// An alarm that has come while it was set rings after this time: who sets it may hold locks that wakers need.
 const RING_AFTER_MIN: Duration = Duration::from_micros(20);
+/// If the timer has not fired for so long after its moment, it is set again. To set it may have panicked, as async-io's reactor does where no
+/// file is free for it: no alarm would ring any more.
+const LATE_MAX: Duration = Duration::from_millis(50);
 /// Attempts of an alarm that is dropped to get the lock. In a fork of the process it may never be free.
 const DROP_TRIES: u32 = 100;
 
@@ -53,10 +56,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Alarms {
     /// Has `waker` called at a moment.
-    fn put(self: &Arc<Self>, key: Key, waker: Waker) {
+    fn put(self: &Arc<Self>, now: Instant, key: Key, waker: Waker) {
         let (replaced, is_earlier) = {
             let mut set = lock(&self.set);
-            let is_earlier = key.0 < set.armed;
+            let is_earlier = key.0 < set.armed || set.armed + LATE_MAX < now;
             set.armed = set.armed.min(key.0);
             (set.wakers.insert(key, waker), is_earlier)
         };
@@ -154,7 +157,8 @@ impl Timer for Alarm {
         if self.at == Instant::FAR_FUTURE {
             return Poll::Pending;
         }
-        if self.at <= clock::now() {
+        let now = clock::now();
+        if self.at <= now {
             self.set(Instant::FAR_FUTURE);
             return Poll::Ready(());
         }
@@ -165,7 +169,7 @@ impl Timer for Alarm {
             None => (self.at, NUMBER.fetch_add(1, Ordering::Relaxed)),
         };
         let [waker, copy] = [(); 2].map(|()| cx.waker().clone());
-        alarms().put(key, waker);
+        alarms().put(now, key, waker);
         self.set = Some((key, copy));
         Poll::Pending
     }
@@ -249,6 +253,17 @@ mod tests {
         assert_eq!([(); 3].map(|()| woken.recv().unwrap()), [5, 3, 7]);
         put_off.set(Instant::ZERO);
         assert!(poll(&mut put_off, 8).is_ready(), "long past");
+    }
+
+    #[test]
+    fn an_alarm_rings_though_the_timer_was_not_set_for_the_one_before_it() {
+        let ((sender, woken), now) = (channel(), clock::now());
+        let set = Set { wakers: BTreeMap::new(), armed: now };
+        let timer = Mutex::new(async_io::Timer::never());
+        let alarms = Arc::new(Alarms { set: Mutex::new(set), timer });
+        let later = now + LATE_MAX + millis(1);
+        alarms.put(later, (later, 0), Waker::from(Arc::new(Signal(1, sender))));
+        assert_eq!(woken.recv_timeout(Duration::from_secs(20)), Ok(1));
     }
 
     #[test]

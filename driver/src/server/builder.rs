@@ -179,6 +179,11 @@ impl<L> ServerBuilder<L> {
     /// await delays other calls of its connection. A panic, or more time than the method's limit, ends the call as
     /// aborted (S14).
     ///
+    /// A reply that is [`Bytes`] and nothing else, 64 KiB or more, is sent from where it lies. It is kept and dropped by the server under its
+    /// lock: if it has an owner of its own (`Bytes::from_owner`), that must not call the server, nor panic, when it is dropped. A part
+    /// of longer `Bytes` keeps all of these in memory until its client has acknowledged it, and is counted as the part only: copy it
+    /// (`Bytes::copy_from_slice`) if they may go away before.
+    ///
     /// # What blocks whom
     ///
     /// A handler that blocks its thread (a lock, a file, `block_on`) blocks everything else that would run on that thread of

@@ -6,7 +6,7 @@ use oncewire_core::Instant;
 
 use super::super::link::TURN_LEN;
 use super::super::pending::{PendingId, Polled};
-use super::super::reader::{Company, Flush, LEAD_AFTER, Leader};
+use super::super::reader::{Company, Flush, GATHER_MAX, LEAD_AFTER, Leader};
 use super::State;
 use crate::reply::RawOutcome;
 
@@ -119,7 +119,10 @@ impl State {
                 cx.waker().wake_by_ref();
                 return false;
             }
-            Company::Gather => return false,
+            Company::Gather => {
+                self.keep_gathering(now + GATHER_MAX);
+                return false;
+            }
         }
         if self.flush(now, cx) && may_spin && self.link.is_flushed() && self.spin.should_spin() {
             return true;
