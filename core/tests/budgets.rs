@@ -115,6 +115,38 @@ fn c99_tables_are_bounded_and_what_finds_no_room_is_not_read() {
     assert_eq!(bare.server.counters().sessions, 1, "the session lives, and its client may resume");
 }
 
+/// It was closed in the middle of them where they filled the output and the rest of that was polled with, as drivers do.
+#[test]
+fn c99_answers_that_wait_leave_before_what_finds_no_room_closes_the_connection() {
+    let mut bare = Bare::with(|config| {
+        config.slots = 65_536;
+        config.requests_max = 64 << 10;
+    });
+    let conn = bare.open(Principal::ANONYMOUS, 65_536);
+    for number in 1..=3 {
+        let running = bare.start(conn, &Frame::Request(header(number, 0), b"x")).unwrap();
+        bare.server.reply(NOW, running, &[7; 3_000][..]).unwrap();
+    }
+    for page in 1..1_000 {
+        let header = wire::RequestHeader { method: ABSENT, ..header(page * 8 + 16, 0) };
+        bare.server.handle_data(NOW, conn, &bytes_of(&Frame::Request(header, b"x"))).unwrap();
+    }
+    let refused = bare.server.counters().refused as usize;
+    let (mut sent, mut out) = (0, [0; 4096]);
+    loop {
+        let mut len = 0;
+        while let Some(more) = bare.server.poll_transmit(NOW, conn, &mut out[len..]) {
+            len += more.get();
+        }
+        if len == 0 {
+            break;
+        }
+        sent += len;
+    }
+    assert_eq!(sent, 3 * 3_000 + (3 + refused) * wire::REPLY_HEADER_LEN);
+    assert_eq!(bare.server.poll_event(), Some(ServerEvent::Close(conn, CloseReason::NoRoom)));
+}
+
 /// A slot was made for it first, and where there was no memory for one, its client was not called faulty.
 #[test]
 fn an_ask_for_what_is_settled_makes_no_slot() {

@@ -134,7 +134,12 @@ impl<T: ServerStorage> Server<T> {
         let Some(conn) = self.conns.live(index) else { return };
         match (conn.phase, conn.session) {
             (Phase::Closing(_), _) => self.wake(index),
-            (Phase::Finishing(reason), _) => self.close_conn(index, reason),
+            (Phase::Finishing(reason), _) => {
+                // Or there was no room for the rest of it.
+                if !has_to_send::<T>(conn, &self.sessions) {
+                    self.close_conn(index, reason);
+                }
+            }
             (_, Some(session)) => self.end_if_due(session),
             (_, None) => {}
         }
