@@ -160,16 +160,6 @@ impl SpinPolicy {
         true
     }
 
-    /// The same of another kind of wait: it was for something.
-    pub(crate) fn note_hit(&mut self) {
-        self.record(SpinResult::Hit);
-    }
-
-    /// It was for nothing, and cost more than a spin does.
-    pub(crate) fn note_loss(&mut self) {
-        self.record(SpinResult::Preempted);
-    }
-
     fn record(&mut self, result: SpinResult) {
         let worse = 2 * self.penalty + 1;
         self.penalty = match result {

@@ -152,10 +152,10 @@ impl PendingCalls {
         None
     }
 
-    /// Outcomes that have not been taken.
+    /// Whether there are outcomes that have not been taken.
     #[inline]
-    pub(super) fn ready(&self) -> usize {
-        self.ready
+    pub(super) fn has_ready(&self) -> bool {
+        self.ready > 0
     }
 
     /// Whether there are calls without an outcome.

@@ -6,8 +6,7 @@
 //! not polled any more, the client's task reads.
 //!
 //! The leader also writes. Outcomes that one read has brought lead to new calls, and these should leave in one write. So the
-//! first of them, which leads, lets the others run once before it writes; what they begin joins. Where callers have several
-//! threads, it may run again before the others have come. Then it gathers: it sleeps until the last of the outcomes is taken.
+//! first of them, which leads, lets the others run once before it writes; what they begin joins.
 
 use std::task::Waker;
 use std::time::Duration;
@@ -15,7 +14,6 @@ use std::time::Duration;
 use oncewire_core::Instant;
 
 use super::pending::{PendingCalls, PendingId};
-use crate::spin::SpinPolicy;
 
 /// If no call has read for this long, the client's task reads the socket.
 pub(super) const LEAD_AFTER: Duration = Duration::from_millis(50);
@@ -33,13 +31,6 @@ const WATCH_INTERVAL: Duration = Duration::from_micros(400);
 
 /// Calls in a row that are answered within a spin: then other tasks get their turn.
 const HITS_MAX: u32 = 64;
-
-/// The task that ends a wait for others needs a thread of its executor, and all of them may be blocked, by those others too. Then a timer
-/// ends it, which is not set more often than this.
-pub(super) const GATHER_MAX: Duration = Duration::from_millis(10);
-
-/// Fewer callers than this are not waited for: to fall asleep costs more than a write.
-const GATHER_MIN: usize = 4;
 
 /// Invariants: a leading call is not among the followers, or it has lost the lead since. Followers may have ended; they
 /// are skipped. Without a connection there is no leader.
@@ -64,16 +55,6 @@ pub(super) struct Reader {
     answered: usize,
     /// The call that has let others act before it.
     yielded: Option<PendingId>,
-    /// Outcomes that were not taken when it last did so.
-    awaited: usize,
-    /// A call that leads writes when the last outcome but these is taken.
-    gathers: bool,
-    /// Or then, if it is polled.
-    gathers_until: Instant,
-    /// Outcomes that no one came for in time. They are not waited for again.
-    left: usize,
-    /// Whether gathering pays.
-    gathering: SpinPolicy,
 }
 
 /// Calls in the order in which they began to follow. Those before `start` have been taken out.
@@ -119,17 +100,6 @@ pub(super) enum Leader {
     None,
     Task,
     Call(PendingId),
-}
-
-/// What a call that leads does before it writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Company {
-    /// Nothing: no others are about to call.
-    None,
-    /// It lets other tasks run, and looks again.
-    Yield,
-    /// It sleeps until [`Reader::has_gathered`].
-    Gather,
 }
 
 /// Who will write: it was woken for that.
@@ -191,7 +161,6 @@ impl Reader {
             self.add_follower(id, pending);
         }
         self.leader = Leader::None;
-        self.gathers = false;
     }
 
     /// A call waits while another one leads, if it did not before.
@@ -300,89 +269,32 @@ impl Reader {
 
     /// What there was to write was written, if there was something.
     #[inline]
-    pub(super) fn note_flush(&mut self, wrote: bool, pending: &PendingCalls) {
+    pub(super) fn note_flush(&mut self, wrote: bool) {
         self.flush = Flush::None;
-        if self.gathers {
-            self.give_up_gathering(pending);
-        }
         if wrote {
             self.answered = 0;
         }
     }
 
-    /// Whether a call should let others act before it writes, so that their calls leave with it: several were answered together,
-    /// and their callers may issue new ones. A caller that keeps calls in flight takes all outcomes before it polls the first new
-    /// call; so it is not enough to look whether outcomes are left. The same if calls have been answered without a sleep for
-    /// long: a caller that is always answered at once would keep the others from being polled.
-    ///
-    /// Once a call, since those futures may never be polled; and again while others come. If they do not, but are still expected,
-    /// they may need another thread, or the core that this one has: then it gathers.
+    /// True, once a call, if its task should yield before it writes, so that the calls of others leave with it: several were
+    /// answered together, and their callers may issue new ones. A caller that keeps calls in flight takes all outcomes
+    /// before it polls the first new call; so it is not enough to look whether outcomes are left. The same if calls have
+    /// been answered without a sleep for long: a caller that is always answered at once would keep the others from being
+    /// polled. At most once a call, since those futures may never be polled.
     #[inline]
-    pub(super) fn company(
+    pub(super) fn should_yield_before_write(
         &mut self,
         id: PendingId,
-        now: Instant,
         pending: &PendingCalls,
-    ) -> Company {
-        let ready = pending.ready();
-        if self.yielded == Some(id) || self.gathers {
-            self.left = self.left.min(ready);
-            let is_worth_it = self.gathers || ready >= self.left + GATHER_MIN;
-            if ready == self.left || !is_worth_it || self.flush != Flush::ByLeader {
-                return Company::None;
-            }
-            if self.gathers || ready >= self.awaited {
-                return self.gather(now, ready);
-            }
-        } else if ready == 0 && self.answered <= 1 && self.hits < HITS_MAX {
-            return Company::None;
+    ) -> bool {
+        let has_company = pending.has_ready() || self.answered > 1;
+        if !has_company && self.hits < HITS_MAX || self.yielded == Some(id) {
+            return false;
         }
         self.yielded = Some(id);
-        self.awaited = ready;
         self.hits = 0;
         self.flush = Flush::ByLeader;
-        Company::Yield
-    }
-
-    /// The same where others are expected, and none has come since the call let them act.
-    #[cold]
-    fn gather(&mut self, now: Instant, ready: usize) -> Company {
-        if self.gathers {
-            // It may be polled for other reasons, and then the task does not take its place.
-            return if now < self.gathers_until { Company::Gather } else { Company::None };
-        }
-        if !self.gathering.should_spin() {
-            self.left = ready;
-            return Company::None;
-        }
-        self.gathers = true;
-        self.gathers_until = now + WATCH_INTERVAL;
-        Company::Gather
-    }
-
-    /// Whether a call that gathers should write now.
-    #[inline]
-    pub(super) fn has_gathered(&self, pending: &PendingCalls) -> bool {
-        self.gathers && pending.ready() <= self.left
-    }
-
-    /// Until when a call that leads gathers, if it does.
-    pub(super) fn gathers_until(&self) -> Option<Instant> {
-        self.gathers.then_some(self.gathers_until)
-    }
-
-    /// It is woken to write.
-    pub(super) fn end_gathering(&mut self) {
-        self.gathers = false;
-        self.gathering.note_hit();
-    }
-
-    /// Others write, or it was too long.
-    #[cold]
-    fn give_up_gathering(&mut self, pending: &PendingCalls) {
-        self.gathers = false;
-        self.left = pending.ready();
-        self.gathering.note_loss();
+        true
     }
 }
 

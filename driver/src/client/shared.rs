@@ -130,9 +130,6 @@ impl Shared {
         let result = f(&mut state, now);
         let overran = std::mem::take(&mut state.reader.overran);
         let must_tell = state.must_tell();
-        if let Some(leader) = state.end_gathering() {
-            state.to_wake.push(leader);
-        }
         if !state.to_wake.is_empty() || !state.dropped.is_empty() {
             let to_wake = std::mem::take(&mut state.to_wake);
             let dropped = std::mem::take(&mut state.dropped);
@@ -243,16 +240,9 @@ impl Shared {
         cx: &mut Context<'_>,
         outcome: &mut Option<RawOutcome>,
     ) {
-        let mut state = self.state.lock();
-        if state.take_outcome_as_follower(id, outcome) {
-            let leader = state.end_gathering();
-            drop(state);
-            if let Some(leader) = leader {
-                wake_all(vec![leader]);
-            }
+        if self.state.lock().take_outcome_as_follower(id, outcome) {
             return;
         }
-        drop(state);
         let step = self.with(|state, now| state.poll_outcome(id, now, cx, true, outcome));
         if let Step::Spin = step {
             self.spin(id, cx, outcome);

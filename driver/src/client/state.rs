@@ -225,7 +225,7 @@ impl State {
     /// Takes what the machine wants to send, and writes it; whether anything was written.
     pub(super) fn flush(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
         let wrote = self.write(now, cx);
-        self.reader.note_flush(wrote, &self.pending);
+        self.reader.note_flush(wrote);
         wrote
     }
 
@@ -398,20 +398,6 @@ impl State {
                 }
             }
             None => self.ask_task_to_flush(),
-        }
-    }
-
-    /// The waker of the call that leads, if it gathers, and the last that it waits for has come: it writes.
-    #[inline]
-    pub(super) fn end_gathering(&mut self) -> Option<Waker> {
-        if !self.reader.has_gathered(&self.pending) {
-            return None;
-        }
-        self.reader.end_gathering();
-        match self.reader.leader {
-            Leader::Call(id) => self.pending.waker(id).cloned(),
-            // Who reads now writes, too.
-            Leader::None | Leader::Task => None,
         }
     }
 

@@ -46,26 +46,6 @@ impl State {
         }
     }
 
-    /// A call that leads gathers: has that looked at at this moment, or before.
-    pub(super) fn keep_gathering(&mut self, at: Instant) {
-        if at < self.deadline_timer.at {
-            self.set_deadline_timer_at(at);
-        }
-    }
-
-    /// Wakes a call that gathers for too long, whatever the executor does.
-    fn end_long_gathering(&mut self, now: Instant) {
-        match self.reader.gathers_until() {
-            Some(until) if until > now => self.keep_gathering(until),
-            Some(_) => {
-                if let Leader::Call(id) = self.reader.leader {
-                    self.to_wake.extend(self.pending.waker(id).cloned());
-                }
-            }
-            None => {}
-        }
-    }
-
     fn set_deadline_timer_at(&mut self, at: Instant) {
         let timer = &mut self.deadline_timer;
         timer.at = at;
@@ -92,7 +72,6 @@ impl State {
             return true;
         }
         self.set_deadline_timer();
-        self.end_long_gathering(now);
         false
     }
 

@@ -6,7 +6,7 @@ use oncewire_core::Instant;
 
 use super::super::link::TURN_LEN;
 use super::super::pending::{PendingId, Polled};
-use super::super::reader::{Company, Flush, GATHER_MAX, LEAD_AFTER, Leader};
+use super::super::reader::{Flush, LEAD_AFTER, Leader};
 use super::State;
 use crate::reply::RawOutcome;
 
@@ -113,16 +113,9 @@ impl State {
             self.wake_task();
         }
         self.reader.lead_as(id, now, &mut self.pending);
-        match self.reader.company(id, now, &self.pending) {
-            Company::None => {}
-            Company::Yield => {
-                cx.waker().wake_by_ref();
-                return false;
-            }
-            Company::Gather => {
-                self.keep_gathering(now + GATHER_MAX);
-                return false;
-            }
+        if self.reader.should_yield_before_write(id, &self.pending) {
+            cx.waker().wake_by_ref();
+            return false;
         }
         if self.flush(now, cx) && may_spin && self.link.is_flushed() && self.spin.should_spin() {
             return true;
@@ -139,7 +132,7 @@ impl State {
         }
         // Calls whose outcomes are ready may be followed by others: then all of them leave together.
         let is_alone = self.machine.pending() < WRITE_ALONE_MAX
-            && self.pending.ready() == 0
+            && !self.pending.has_ready()
             && self.reader.flush == Flush::None;
         if is_alone || !self.link.is_flushed() {
             self.flush(now, cx);
