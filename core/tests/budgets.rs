@@ -90,13 +90,19 @@ fn c99_the_last_slot_costs_no_more_than_a_page_and_nothing_when_the_session_is_i
     assert_eq!(counters.table_bytes, 0, "nothing is kept in any of {} sessions", counters.sessions);
 }
 
-#[test]
-fn c99_tables_are_bounded_and_what_finds_no_room_is_not_read() {
+/// A server with more slots than it has memory for, and a connection that may use all of them.
+fn with_little_room() -> (Bare, ConnId) {
     let mut bare = Bare::with(|config| {
         config.slots = 65_536;
         config.requests_max = 64 << 10;
     });
     let conn = bare.open(Principal::ANONYMOUS, 65_536);
+    (bare, conn)
+}
+
+#[test]
+fn c99_tables_are_bounded_and_what_finds_no_room_is_not_read() {
+    let (mut bare, conn) = with_little_room();
     let mut refused = 0;
     for page in 0..1_000 {
         // Of a method that does not exist: it is refused, and the refusal kept.
@@ -118,11 +124,7 @@ fn c99_tables_are_bounded_and_what_finds_no_room_is_not_read() {
 /// It was closed in the middle of them where they filled the output and the rest of that was polled with, as drivers do.
 #[test]
 fn c99_answers_that_wait_leave_before_what_finds_no_room_closes_the_connection() {
-    let mut bare = Bare::with(|config| {
-        config.slots = 65_536;
-        config.requests_max = 64 << 10;
-    });
-    let conn = bare.open(Principal::ANONYMOUS, 65_536);
+    let (mut bare, conn) = with_little_room();
     for number in 1..=3 {
         let running = bare.start(conn, &Frame::Request(header(number, 0), b"x")).unwrap();
         bare.server.reply(NOW, running, &[7; 3_000][..]).unwrap();

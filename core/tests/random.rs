@@ -128,11 +128,16 @@ impl Walk {
         let number = self.made.len() as u32;
         let mut body = number.to_le_bytes().to_vec();
         if self.rng.one_in(6) {
-            body.resize(4 + self.rng.below(1_000) as usize, 7);
+            // From 1 KiB on it is shared.
+            body.resize(4 + self.rng.below(2_000) as usize, 7);
         }
         let idempotent = self.rng.one_in(4);
         let mut call =
             Call::new(if idempotent { IDEM } else { ECHO }, bytes::Bytes::from(body.clone()));
+        call.with_len = self.rng.one_in(4);
+        if call.with_len {
+            body = behind_len(&body);
+        }
         call.idempotent = idempotent;
         call.one_way = self.rng.one_in(8);
         call.fail_fast = self.rng.one_in(6);

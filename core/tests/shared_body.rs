@@ -1,7 +1,10 @@
 //! Frames whose rest is passed on in shared memory, without a copy.
 
+mod util;
+
 use bytes::Bytes;
 use oncewire_core::*;
+use util::behind_len;
 
 const ECHO: MethodId = MethodId::of("test/echo");
 const IDEM: MethodId = MethodId::of("test/idem");
@@ -265,22 +268,21 @@ fn a_long_body_that_is_not_taken_is_copied_behind_its_header() {
     assert_eq!(request.body, body);
 }
 
-/// What such bytes are on the wire behind their length.
-fn behind_len(body: &Bytes) -> Vec<u8> {
-    let (mut bytes, mut left) = (Vec::new(), body.len());
-    while left >= 0x80 {
-        bytes.push(left as u8 | 0x80);
-        left >>= 7;
-    }
-    bytes.push(left as u8);
-    bytes.extend(body);
-    bytes
-}
-
 fn call_with_len<'a>(method: MethodId, body: impl Into<Payload<'a>>) -> Call<'a> {
     let mut call = Call::new(method, body);
     call.with_len = true;
     call
+}
+
+#[test]
+fn metadata_behind_a_length_are_refused() {
+    let mut both = Both::new();
+    let mut call = call_with_len(ECHO, large(70_000));
+    call.metadata = true;
+    let refused = both.client.call(NOW, call.clone());
+    assert!(matches!(refused, Err(CallError::BadMetadata(_))), "{refused:?}");
+    assert_eq!(both.client.call_ahead(NOW, call), None);
+    assert_eq!(both.client.pending(), 0);
 }
 
 #[test]

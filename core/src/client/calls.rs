@@ -198,16 +198,19 @@ impl<S: ClientStorage> CallTable<S> {
         self.settled_high > acked
     }
 
-    /// Puts a new call at the end of those that wait; `None` when there is no room.
+    /// Puts a new call at the end of those that wait; `None` when there is no room, or if its metadata are behind a length.
     #[cold]
     pub(super) fn admit_any(&mut self, call: Call<'_>, deadline: Instant) -> Option<CallId> {
+        if call.with_len && call.metadata {
+            return None;
+        }
         match call.with_len {
             true => self.admit::<true>(call, deadline),
             false => self.admit::<false>(call, deadline),
         }
     }
 
-    /// The same, where it is known whether its length precedes its body.
+    /// The same of one that was checked, where it is known whether its length precedes its body.
     #[inline]
     pub(super) fn admit<const WITH_LEN: bool>(
         &mut self,

@@ -76,7 +76,7 @@ impl<S: ClientStorage> Client<S> {
     /// [configuration](super::ClientConfig) keeps it from being made, and it may be made while the client closes. In a durable
     /// client it must be journaled like every call.
     ///
-    /// `None` without a connection, and if the storage has no room.
+    /// `None` without a connection, if its metadata are behind a length (`with_len`), and if the storage has no room.
     pub fn call_ahead(&mut self, now: Instant, call: Call<'_>) -> Option<CallId> {
         self.advance_clock(now);
         if !self.is_connected() {

@@ -73,8 +73,8 @@ impl<S: ClientStorage> Client<S> {
     /// doubt until the session is resumed. Its method, flags and body must be those that were recorded (S10); its timeout
     /// counts from now.
     ///
-    /// `None` if it cannot be: it comes too late, behind a new call or out of order, its slot is taken, it is one-way, or
-    /// there is no room.
+    /// `None` if it cannot be: it comes too late, behind a new call or out of order, its slot is taken, it is one-way, its
+    /// metadata are behind a length (`with_len`), or there is no room.
     pub fn restore_call(&mut self, now: Instant, xid: Xid, call: Call<'_>) -> Option<CallId> {
         self.advance_clock(now);
         let early = self.phase == Phase::Start && self.session.is_some();

@@ -51,7 +51,7 @@ impl<'o> FrameWriter<'o> {
         }
     }
 
-    /// Writes what fits of the frame made of `header` and a body in one piece; returns the byte to go on from.
+    /// Writes what fits of the frame made of `header` and a body in one piece; returns the byte to continue from.
     #[inline]
     pub(crate) fn write<const N: usize>(&mut self, header: &[u8; N], body: &[u8]) -> usize {
         let whole = N + body.len();
@@ -74,7 +74,7 @@ impl<'o> FrameWriter<'o> {
         self.write_body(header, body, if is_apart { &[] } else { body.last_piece() }, 0)
     }
 
-    /// Writes what fits of a frame, from its byte `at` on; returns the byte to go on from.
+    /// Writes what fits of a frame, from its byte `at` on; returns the byte to continue from.
     #[cold]
     pub(crate) fn write_rest(&mut self, header: &[u8], body: &impl Body, at: usize) -> usize {
         self.write_body(header, body, body.last_piece(), at)

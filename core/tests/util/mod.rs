@@ -62,6 +62,18 @@ pub fn echo(body: &[u8]) -> Vec<u8> {
     [b"re:", body].concat()
 }
 
+/// A body that is sent behind its length, as the server gets it.
+pub fn behind_len(body: &[u8]) -> Vec<u8> {
+    let (mut bytes, mut left) = (Vec::new(), body.len());
+    while left >= 0x80 {
+        bytes.push(left as u8 | 0x80);
+        left >>= 7;
+    }
+    bytes.push(left as u8);
+    bytes.extend(body);
+    bytes
+}
+
 /// A small generator whose whole state is its seed (splitmix64).
 #[derive(Clone, Debug)]
 pub struct Rng(pub u64);

@@ -112,6 +112,7 @@ impl Game<'_> {
         call.idempotent = flags & 1 != 0;
         call.one_way = flags & 2 != 0;
         call.fail_fast = flags & 4 != 0;
+        call.with_len = flags & 16 != 0;
         if flags & 8 != 0 {
             call.timeout = Duration::from_millis(u64::from(self.script.byte()));
         }

@@ -217,8 +217,11 @@ impl Game<'_> {
                 self.server.roll_back(self.now, running, NotExecuted::Aborted);
             }
             Right::Running(running) => {
-                let len = usize::from(what).min(120);
-                let _ = self.server.reply(self.now, running, &[5; 120][..len]);
+                let body = &[5; 120][..usize::from(what & 0x7f).min(120)];
+                let _ = match what < 0x80 {
+                    true => self.server.reply(self.now, running, body),
+                    false => self.server.reply_with_len(self.now, running, body.to_vec().into()),
+                };
             }
         }
     }
