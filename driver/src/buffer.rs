@@ -140,7 +140,7 @@ impl Encoded {
 
     pub(crate) fn into_bytes(self) -> Bytes {
         match self {
-            Encoded::Short { len, bytes } => Bytes::copy_from_slice(&bytes[..usize::from(len)]),
+            Encoded::Short { len, bytes } => copied(&bytes[..usize::from(len)]),
             Encoded::Shared { with_len: false, bytes } => bytes,
             Encoded::Shared { with_len: true, bytes } => behind_len(&bytes),
         }
@@ -253,7 +253,7 @@ impl Long {
     fn take(self) -> Encoded {
         Encoded::from(match self {
             Long::None => Bytes::new(),
-            Long::Front(len, front) => Bytes::copy_from_slice(&front[..len]),
+            Long::Front(len, front) => copied(&front[..len]),
             Long::Heap(mut heap) => {
                 // A reply may be kept for long, and counts by its length.
                 heap.shrink_to_fit();

@@ -23,7 +23,7 @@ pub struct Failure {
     pub seed: u64,
     /// In words.
     pub what: String,
-    /// What happened before, oldest first.
+    /// What happened before, oldest first: the last hundred lines. [`trace`] has all of them.
     pub trace: Vec<String>,
 }
 

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{Encoded, encode_into};
 
-/// Shorter ones are copied: that costs less than a piece of its own.
+/// Shorter ones are copied: that costs less than a piece of its own. The core's writer copies shorter ones all the same.
 const LONG_LEN_MIN: usize = 64 << 10;
 
 /// The long bytes of a value that is these and nothing else, as arguments also in a tuple of its own.
@@ -34,7 +34,7 @@ pub(crate) fn encode_arguments<A: Serialize + 'static>(
 ) -> postcard::Result<()> {
     match long_bytes(arguments) {
         Some(bytes) => {
-            *place = share(bytes, || 0..0);
+            *place = shared(bytes, || 0..0);
             Ok(())
         }
         None => encode_into(arguments, place),
@@ -54,7 +54,7 @@ pub(crate) fn encode_reply<R: Serialize + 'static>(
 ) -> postcard::Result<()> {
     match long_bytes(reply) {
         Some(bytes) => {
-            *place = share(bytes, request);
+            *place = shared(bytes, request);
             Ok(())
         }
         None => encode_into(reply, place),
@@ -69,7 +69,7 @@ pub(crate) fn is_small_part(bytes: &Bytes, request: &Range<usize>) -> bool {
 
 #[cold]
 #[inline(never)]
-fn share(bytes: &Bytes, request: impl FnOnce() -> Range<usize>) -> Encoded {
+fn shared(bytes: &Bytes, request: impl FnOnce() -> Range<usize>) -> Encoded {
     match is_small_part(bytes, &request()) {
         true => Encoded::from(behind_len(bytes)),
         false => Encoded::Shared { with_len: true, bytes: bytes.clone() },

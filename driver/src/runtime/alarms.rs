@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn alarms_ring_in_the_order_of_their_moments_and_not_before_whoever_set_them_first() {
+    fn alarms_ring_in_the_order_of_their_moments_and_not_in_which_they_were_set() {
         let ((sender, woken), begin) = (channel(), begin());
         let mut alarms = [3, 1, 5, 2, 4].map(|number| {
             let mut alarm = Alarm::new();

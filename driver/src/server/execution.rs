@@ -37,8 +37,8 @@ pub(super) struct Call<'d> {
 }
 
 impl<'d> Call<'d> {
-    /// The right to start it, and what makes the rest where it is to lie: it is large. `large`: the buffer that the request is a
-    /// part of, if it can be shared instead of copied.
+    /// The right to start it, and what makes the call: it is large, and a call that is made in its last place is not moved. `large`:
+    /// the buffer that the request is a part of, if it can be shared instead of copied.
     #[inline]
     pub(super) fn split(
         request: Request<'d>,
