@@ -85,7 +85,7 @@ pub enum ProtocolError {
 }
 
 impl ProtocolError {
-    /// The number of this error in a `Refuse` frame (PROTOCOL.md, "Refuse").
+    /// The number of this error in a `Refuse` frame (PROTOCOL.md, W28).
     pub const fn code(&self) -> u8 {
         match self {
             ProtocolError::FrameTooLong { .. } => 1,

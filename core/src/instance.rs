@@ -66,7 +66,7 @@ impl fmt::Debug for Instance {
     }
 }
 
-/// Numbers whose bits are all as likely are shorter as they are.
+/// Random numbers are shorter at a fixed width than as varints.
 mod fixed {
     use serde::{Deserialize, Serialize};
 

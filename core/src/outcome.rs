@@ -109,7 +109,7 @@ impl core::error::Error for NoReply {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum NotExecuted {
-    /// The server had no room to keep the reply (S11), or too many calls at once.
+    /// The server had no room for the request or to keep the reply (S11), or too many calls at once.
     Overloaded,
     /// The server has no such method.
     UnknownMethod,
@@ -160,7 +160,9 @@ impl fmt::Display for NotExecuted {
         f.write_str("not executed: ")?;
         f.write_str(match self {
             NotExecuted::NotBegun(error) => return error.fmt(f),
-            NotExecuted::Overloaded => "the server had no room to keep the reply",
+            NotExecuted::Overloaded => {
+                "the server had no room for the call: for its bytes or its reply, or too many calls at once"
+            }
             NotExecuted::UnknownMethod => "the server has no such method",
             NotExecuted::BadArguments => "the server could not decode the arguments",
             NotExecuted::DeadlinePassed => "the deadline passed before the call was started",
@@ -324,7 +326,7 @@ pub enum Status {
 }
 
 impl Status {
-    /// The byte on the wire (PROTOCOL.md, "Status"). Reasons that only a client can give have none.
+    /// The byte on the wire (PROTOCOL.md, W12). Reasons that only a client can give have none.
     pub const fn to_byte(self) -> Option<u8> {
         Some(match self {
             Status::Done => 0x00,

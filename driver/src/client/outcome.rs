@@ -19,7 +19,7 @@ use crate::reply::{RawOutcome, ReplyBody};
 /// | to | use |
 /// |---|---|
 /// | tell all outcomes apart | `match` |
-/// | go on with the reply, by `?` | [`ok`](Outcome::ok); [`Call::result`](crate::Call::result) says more in its error |
+/// | take the reply, by `?` | [`ok`](Outcome::ok); [`Call::result`](crate::Call::result) says more in its error |
 /// | do so, and keep the ticket | [`into_result`](Outcome::into_result) |
 /// | make again what was not executed | [`or_not_executed`](Outcome::or_not_executed), [`Retry`](crate::Retry) |
 /// | look, and keep the outcome | [`failure`](Outcome::failure), [`executed`](Outcome::executed) |

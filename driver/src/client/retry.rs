@@ -17,10 +17,20 @@ const RETRY_COST: u32 = 1000;
 const REPLY_EARNS: u32 = 100;
 const TOKENS_MAX: u32 = 10 * RETRY_COST;
 
-/// Makes a call again as long as it was truthfully not executed, and another attempt may do better: the server had no room, was
-/// shutting down or could not be reached, or the client had too much pending. What was executed, or may have been, is never made
-/// again here; that is what tickets are for. Nor is what will end so every time: unknown methods, bad arguments, a transaction
-/// that was rolled back.
+/// Makes a call again as long as it was truthfully not executed, and another attempt may do better:
+///
+/// | it ended as | because |
+/// |---|---|
+/// | `Overloaded` | the server had no room for it |
+/// | `ShuttingDown` | the server was draining |
+/// | `LedgerFailed` | the server's ledger could not write |
+/// | `NeverConnected`, `Disconnected` | there was no connection |
+/// | `NotCompared` | the server did not say in time which signature the method has |
+/// | `DeadlinePassed` | its own timeout passed before it was started; the budget is what bounds the attempts |
+/// | `NotBegun` with `TooManyCalls` or `TooManyBytes` | the client had too much pending |
+///
+/// What was executed, or may have been, is never made again here; that is what tickets are for. Nor is what will end so every time:
+/// unknown methods, bad arguments, a transaction that was rolled back.
 ///
 /// Between two attempts it pauses, each time for longer and at random, so that clients do not come back together. All of it, the
 /// attempts' own time included, takes no longer than the budget: the last attempts' timeouts are cut to what is left of it.
