@@ -104,6 +104,19 @@ impl Encoded {
         Some(Encoded::Short { len: bytes.len() as u8, bytes: short })
     }
 
+    /// Bytes behind their length, as postcard writes them, in place of what is there. They are few enough, with the one byte that
+    /// their length takes.
+    #[inline(always)]
+    fn put_short_behind_len(&mut self, value: &[u8]) {
+        *self = Encoded::EMPTY;
+        if let Encoded::Short { len, bytes: [first, rest @ ..] } = self
+            && let Some(place) = rest.get_mut(..value.len())
+        {
+            place.copy_from_slice(value);
+            (*first, *len) = (value.len() as u8, value.len() as u8 + 1);
+        }
+    }
+
     /// The bytes for a machine, which shares them if they are long: nothing is left here then. The flag says whether they are
     /// sent behind their length.
     #[inline]

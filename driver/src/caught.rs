@@ -77,7 +77,9 @@ pub(crate) fn register(slot: &mut Option<Waker>, cx: &Context<'_>, dropped: &mut
     if slot.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
         return;
     }
-    dropped.extend(slot.replace(cx.waker().clone()));
+    if let Some(before) = slot.replace(cx.waker().clone()) {
+        dropped.push(before);
+    }
 }
 
 /// Adds the waker that polls to those that are woken later, once.

@@ -58,7 +58,10 @@ pub trait Observer: Send + Sync + 'static {
     /// Something has happened at `source`.
     fn observe(&self, source: &Source, event: &Event);
     /// Whether it would do anything now with the start of a call. While no observer of a server or client would, calls that start
-    /// there are not observed, neither then nor when they end, and cost next to nothing. It is asked often, and must be quick.
+    /// there are not observed, neither then nor when they end, and cost next to nothing.
+    ///
+    /// It is asked often, and must be quick: by a server once in each turn of a connection, by a client once for the calls that leave
+    /// together. So one that begins to be heard sees no call that begins in the same turn, and every call behind that.
     fn is_heard(&self) -> bool {
         true
     }

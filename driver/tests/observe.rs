@@ -448,3 +448,40 @@ fn c365_calls_that_start_while_no_observer_is_heard_are_not_observed() {
     // A server asks when its turn begins, which may have been before the switch.
     assert!(starts == ends && (1..=4).contains(&starts), "{starts} {ends}");
 }
+
+/// One that is not heard, and counts how often it is asked.
+struct Asked(Arc<AtomicUsize>);
+
+impl Observer for Asked {
+    fn observe(&self, _: &Source, _: &Event) {}
+
+    fn is_heard(&self) -> bool {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        false
+    }
+}
+
+#[test]
+fn calls_that_leave_together_share_a_question_to_the_observers() {
+    let builder = Server::builder("sum")
+        .method(&HANG, |context, ()| async move { context.cancelled().await })
+        .method(&ADD, |_, n: u64| async move { n + 1 });
+    let (_server, dialler) = serve(builder);
+    let asked = Arc::<AtomicUsize>::default();
+    let options = ClientOptions::default().with_observer(Asked(asked.clone()));
+    let client = Client::new(dialler, options);
+    smol::block_on(async {
+        for n in 0..5 {
+            let before = asked.load(Ordering::SeqCst);
+            assert_eq!(client.call(&ADD, &n).await.ok(), Ok(n + 1));
+            assert_eq!(asked.load(Ordering::SeqCst), before + 1, "one that leaves alone");
+        }
+        let mut calls: Vec<_> = (0..256).map(|_| Box::pin(client.call(&HANG, &()))).collect();
+        let before = asked.load(Ordering::SeqCst);
+        for call in &mut calls {
+            assert!(smol::future::poll_once(call.as_mut()).await.is_none(), "it hangs");
+        }
+        let questions = asked.load(Ordering::SeqCst) - before;
+        assert!((1..64).contains(&questions), "{questions} for 256 calls");
+    });
+}

@@ -9,18 +9,17 @@ use std::ops::Range;
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::{Encoded, encode_into};
+use super::{Encoded, SHORT_LEN_MAX, encode_into};
 
 /// Shorter ones are copied: that costs less than a piece of its own. The core's writer copies shorter ones all the same.
 const LONG_LEN_MIN: usize = 64 << 10;
 
-/// The long bytes of a value that is these and nothing else, as arguments also in a tuple of its own.
+/// The bytes of a value that is these and nothing else, as arguments also in a tuple of its own.
 #[inline(always)]
-fn long_bytes<T: 'static>(value: &T) -> Option<&Bytes> {
+fn only_bytes<T: 'static>(value: &T) -> Option<&Bytes> {
     let value: &dyn Any = value;
     let in_tuple = || value.downcast_ref().map(|(bytes,): &(Bytes,)| bytes);
-    let bytes = value.downcast_ref().or_else(in_tuple)?;
-    (bytes.len() >= LONG_LEN_MIN).then_some(bytes)
+    value.downcast_ref().or_else(in_tuple)
 }
 
 /// Encodes a call's arguments into `place`, in place of what is there. They are shared if they are long [`Bytes`].
@@ -32,13 +31,7 @@ pub(crate) fn encode_arguments<A: Serialize + 'static>(
     arguments: &A,
     place: &mut Encoded,
 ) -> postcard::Result<()> {
-    match long_bytes(arguments) {
-        Some(bytes) => {
-            *place = shared(bytes, || 0..0);
-            Ok(())
-        }
-        None => encode_into(arguments, place),
-    }
+    encode_with(arguments, place, || 0..0)
 }
 
 /// The same of a reply. One that is a small part of the request's memory, which lies where `request` says, is copied: a reply may be kept
@@ -52,13 +45,21 @@ pub(crate) fn encode_reply<R: Serialize + 'static>(
     place: &mut Encoded,
     request: impl FnOnce() -> Range<usize>,
 ) -> postcard::Result<()> {
-    match long_bytes(reply) {
-        Some(bytes) => {
-            *place = shared(bytes, request);
-            Ok(())
-        }
-        None => encode_into(reply, place),
+    encode_with(reply, place, request)
+}
+
+#[inline(always)]
+fn encode_with<T: Serialize + 'static>(
+    value: &T,
+    place: &mut Encoded,
+    request: impl FnOnce() -> Range<usize>,
+) -> postcard::Result<()> {
+    match only_bytes(value) {
+        Some(bytes) if bytes.len() < SHORT_LEN_MAX => place.put_short_behind_len(bytes),
+        Some(bytes) if bytes.len() >= LONG_LEN_MIN => *place = shared(bytes, request),
+        _ => return encode_into(value, place),
     }
+    Ok(())
 }
 
 /// Whether these bytes are less than half of the request's memory.

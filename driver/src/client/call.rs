@@ -430,6 +430,7 @@ impl<R> Call<R> {
                 Ok(id) => id,
                 Err(why) => {
                     self.state = State::Done;
+                    self.shared.ask_again();
                     return Poll::Ready(Outcome::NotExecuted(why));
                 }
             },

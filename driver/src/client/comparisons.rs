@@ -106,50 +106,48 @@ impl Hasher for MethodHasher {
 }
 
 impl Comparisons {
-    /// Says what is known of a call's method.
+    /// The number of a method's signature, and what is known of it.
     #[inline]
-    pub(super) fn describe(&mut self, call: &mut Call<'_>, name: &'static str, typed: &Typed) {
+    pub(super) fn describe(&mut self, name: &'static str, typed: &Typed) -> (u32, Comparison) {
         let recent = self.recent[typed.id.number() as usize % RECENT];
         match self.known.get((recent as usize).wrapping_sub(1)) {
             Some(known) if known.is_surely(typed) => match known.comparison {
                 // As nearly always: then no more is needed.
-                Comparison::Same => {
-                    (call.signature, call.comparison) = (recent, Comparison::Same);
-                }
-                _ => self.describe_as(call, recent),
+                Comparison::Same => (recent, Comparison::Same),
+                _ => self.describe_as(recent),
             },
-            _ => self.describe_other(call, name, typed),
+            _ => self.describe_other(name, typed),
         }
     }
 
     #[inline(never)]
-    fn describe_other(&mut self, call: &mut Call<'_>, name: &'static str, typed: &Typed) {
+    fn describe_other(&mut self, name: &'static str, typed: &Typed) -> (u32, Comparison) {
         let first = self.by_method.get(&typed.id).and_then(|numbers| numbers.first());
         let number = match first {
             Some(&number) if self.known(number).is_surely(typed) => number,
             _ => self.find(name, typed),
         };
         self.recent[typed.id.number() as usize % RECENT] = number;
-        self.describe_as(call, number);
+        self.describe_as(number)
     }
 
     /// Says what is known of a call that an earlier run made.
     pub(super) fn restore(&mut self, call: &mut Call<'_>, compared: &Arc<Compared>) {
         let known = self.number_of(call.method, compared.hash);
         let number = known.unwrap_or_else(|| self.push(call.method, compared.clone()));
-        self.describe_as(call, number);
+        (call.signature, call.comparison) = self.describe_as(number);
     }
 
-    #[inline]
-    fn describe_as(&mut self, call: &mut Call<'_>, number: u32) {
+    #[cold]
+    fn describe_as(&mut self, number: u32) -> (u32, Comparison) {
         let known = self.known(number);
-        call.signature = number;
-        call.comparison = match (known.comparison, &self.question) {
+        let comparison = match (known.comparison, &self.question) {
             (Comparison::Pending, Question::Late { .. }) => Comparison::Failed,
             (comparison, _) => comparison,
         };
         // To decide visits all calls: not for each that joins those that wait.
-        self.is_due |= call.comparison == Comparison::Pending && !known.is_awaited;
+        self.is_due |= comparison == Comparison::Pending && !known.is_awaited;
+        (number, comparison)
     }
 
     fn known(&self, number: u32) -> &KnownSignature {
@@ -443,7 +441,7 @@ mod tests {
                 _ => (ASK.id(), ASK.name(), ASK.typed()),
             };
             let mut call = Call::new(id, &[]);
-            comparisons.describe(&mut call, name, &typed.unwrap());
+            (call.signature, call.comparison) = comparisons.describe(name, &typed.unwrap());
             machine.call(NOW, call).unwrap();
             if comparisons.is_due {
                 decisions += 1;

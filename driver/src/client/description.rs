@@ -66,16 +66,26 @@ impl Description {
     }
 
     /// What the machine takes: once.
-    #[inline]
-    pub(super) fn take_call(&mut self, method: &CalledMethod, timeout: Duration) -> core::Call<'_> {
-        let (payload, with_len) = self.arguments.take_payload();
-        let mut call = core::Call::new(method.id, payload);
-        call.with_len = with_len;
-        call.timeout = timeout;
-        call.idempotent = self.idempotent;
-        call.fail_fast = self.fail_fast;
-        call.metadata = self.joined;
-        call
+    #[inline(always)]
+    pub(super) fn take_call(
+        &mut self,
+        method: &CalledMethod,
+        timeout: Duration,
+        (signature, comparison): (u32, core::Comparison),
+    ) -> core::Call<'_> {
+        let (body, with_len) = self.arguments.take_payload();
+        core::Call {
+            method: method.id,
+            body,
+            with_len,
+            timeout,
+            idempotent: self.idempotent,
+            one_way: false,
+            fail_fast: self.fail_fast,
+            comparison,
+            signature,
+            metadata: self.joined,
+        }
     }
 
     /// Shows the call to the client's hooks, and puts the metadata before the arguments.

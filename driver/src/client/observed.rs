@@ -4,7 +4,7 @@
 //! and sessions is noted under the lock, and delivered when it is free.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use oncewire_core::{CloseReason, Instant, NotExecuted, SessionEnd};
@@ -30,6 +30,10 @@ pub(super) struct Observed {
     /// How many these are, for those who do not take the lock.
     seen: AtomicUsize,
     next: AtomicU64,
+    /// [`Notes::batches`].
+    batches: Arc<AtomicU32>,
+    /// How many these were when the observers were last asked.
+    asked_at: AtomicU32,
     /// For a task that delivers what a turn had no time for.
     pub(super) shared: Weak<Shared>,
 }
@@ -46,9 +50,11 @@ pub(super) struct Begun {
 }
 
 /// What is noted under a client's lock.
-#[derive(Default)]
 pub(super) struct Notes {
     queue: Queue,
+    /// How often there was a chance to send calls: those that begin between two of them leave together, and the observers are
+    /// asked once for all. Written under the lock, and read without it.
+    batches: Arc<AtomicU32>,
     /// Connections made, and whether the last one is open.
     connections: u64,
     open: bool,
@@ -63,7 +69,28 @@ impl Observed {
         let observers = Observers::new(Source::Client { address }, list.clone());
         let (calls, next) = (Lock::default(), AtomicU64::new(0));
         let seen = AtomicUsize::new(0);
-        Some(Box::new(Observed { observers, calls, seen, next, shared: Weak::new() }))
+        let (batches, asked_at) = (Arc::new(AtomicU32::new(1)), AtomicU32::new(0));
+        let shared = Weak::new();
+        Some(Box::new(Observed { observers, calls, seen, next, batches, asked_at, shared }))
+    }
+
+    /// Whether a call that begins now is observed. Not under the lock: it may ask.
+    #[inline]
+    fn is_heard(&self) -> bool {
+        let batches = self.batches.load(Ordering::Relaxed);
+        match self.asked_at.load(Ordering::Acquire) == batches {
+            true => self.observers.heard().load(Ordering::Relaxed),
+            false => self.ask(batches),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn ask(&self, batches: u32) -> bool {
+        let heard = self.observers.ask();
+        // Behind the answer: who finds this number finds an answer that is as new.
+        self.asked_at.store(batches, Ordering::Release);
+        heard
     }
 
     /// The calls that were seen to begin, and their number after `change`.
@@ -95,14 +122,14 @@ impl Shared {
     /// A call is about to begin.
     #[inline]
     pub(super) fn observe_start(&self, method: &CalledMethod) -> Option<Begun> {
-        let observed = self.observed.as_ref().filter(|observed| observed.observers.ask())?;
+        let observed = self.observed.as_ref().filter(|observed| observed.is_heard())?;
         Some(self.begun(observed, method))
     }
 
     /// Whether a call that begins now is observed.
     #[inline]
     pub(super) fn is_heard(&self) -> bool {
-        self.observed.as_ref().is_some_and(|observed| observed.observers.ask())
+        self.observed.as_ref().is_some_and(|observed| observed.is_heard())
     }
 
     /// Whether a call is on its way that was seen to begin.
@@ -145,9 +172,19 @@ impl Shared {
         }
     }
 
+    /// A call did not begin, so nothing of it leaves: the next one asks the observers again.
+    #[cold]
+    pub(super) fn ask_again(&self) {
+        if let Some(observed) = &self.observed {
+            let batches = observed.batches.load(Ordering::Relaxed);
+            observed.asked_at.store(batches.wrapping_sub(1), Ordering::Relaxed);
+        }
+    }
+
     /// It did not begin.
     #[cold]
     pub(super) fn observe_not_begun(&self, begun: Option<Begun>, why: NotExecuted) {
+        self.ask_again();
         if let (Some(observed), Some(begun)) = (&self.observed, begun) {
             let end = CallEnd::Failed(CallFailure::NotExecuted(why));
             observed.observers.tell(&begun.ended(self.runtime.now(), end));
@@ -247,11 +284,21 @@ impl Shared {
 
 impl Notes {
     pub(super) fn new(observed: &Option<Box<Observed>>) -> Option<Box<Notes>> {
-        observed.as_ref().map(|_| Box::default())
+        let batches = observed.as_ref()?.batches.clone();
+        Some(Box::new(Notes { queue: Queue::default(), batches, connections: 0, open: false }))
     }
 }
 
 impl State {
+    /// Calls that begin from now on do not leave with those before them.
+    #[inline]
+    pub(super) fn begin_batch(&self) {
+        if let Some(notes) = &self.notes {
+            let batches = notes.batches.load(Ordering::Relaxed);
+            notes.batches.store(batches.wrapping_add(1), Ordering::Relaxed);
+        }
+    }
+
     /// Whether something was noted that must be delivered when the lock is free.
     #[inline]
     pub(super) fn must_tell(&self) -> bool {

@@ -32,8 +32,8 @@ impl PendingId {
 pub(super) struct PendingCalls {
     entries: Vec<PendingCall>,
     free: Vec<u32>,
-    /// By [`CallId::index`].
-    by_call: Vec<Option<PendingId>>,
+    /// Indices of entries by [`CallId::index`], or [`NONE`].
+    by_call: Vec<u32>,
     /// Where calls were whose outcomes have just been taken, and are no replies, or whose calls are observed.
     traces: Vec<(PendingId, Trace)>,
     /// Outcomes that have not been taken.
@@ -44,9 +44,14 @@ pub(super) struct PendingCalls {
     pub(super) polled: Option<PendingId>,
 }
 
+/// No entry.
+const NONE: u32 = u32::MAX;
+
 /// How a call is polled.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Polled {
+    /// Its outcome is there: it was begun under the same lock, and has ended at once.
+    Ended,
     /// No other call leads. Whether it is among the followers.
     First(bool),
     /// It is among the followers of another one. Whether it was not before.
@@ -110,10 +115,10 @@ impl PendingCalls {
         entry.call = Some(call);
         let id = PendingId { index, serial: entry.serial };
         if self.by_call.len() <= call.index() {
-            self.by_call.resize(call.index() + 1, None);
+            self.by_call.resize(call.index() + 1, NONE);
         }
-        debug_assert!(self.by_call[call.index()].is_none(), "the machine's last call has ended");
-        self.by_call[call.index()] = Some(id);
+        debug_assert_eq!(self.by_call[call.index()], NONE, "the machine's last call has ended");
+        self.by_call[call.index()] = index;
         id
     }
 
@@ -124,13 +129,13 @@ impl PendingCalls {
 
     #[inline]
     fn get(&self, id: PendingId) -> Option<&PendingCall> {
-        self.entries.get(id.index as usize).filter(|e| e.serial == id.serial && e.call.is_some())
+        self.entries.get(id.index as usize).filter(|entry| entry.serial == id.serial)
     }
 
     #[inline]
     fn get_mut(&mut self, id: PendingId) -> Option<&mut PendingCall> {
-        let entry = self.entries.get_mut(id.index as usize);
-        entry.filter(|e| e.serial == id.serial && e.call.is_some())
+        // That of a free entry is no one's yet.
+        self.entries.get_mut(id.index as usize).filter(|entry| entry.serial == id.serial)
     }
 
     /// Removes a call; its [`CallId`] if it has not ended.
@@ -145,8 +150,8 @@ impl PendingCalls {
         self.ready -= usize::from(was_ready);
         self.free.push(id.index);
         let of_call = self.by_call.get_mut(call.index())?;
-        if *of_call == Some(id) {
-            *of_call = None;
+        if *of_call == id.index {
+            *of_call = NONE;
             return Some(call);
         }
         None
@@ -182,6 +187,9 @@ impl PendingCalls {
         let Some(entry) = self.get_mut(id) else {
             return leads.map_or(Polled::First(false), |_| Polled::Behind(false));
         };
+        if entry.outcome.is_some() {
+            return Polled::Ended;
+        }
         register(&mut entry.waker, cx, dropped);
         match leads {
             None => Polled::First(entry.follows == round),
@@ -239,8 +247,8 @@ impl PendingCalls {
 
     /// Notes where a call is that has not ended.
     pub(super) fn set_trace(&mut self, call: CallId, trace: Trace) {
-        let id = self.by_call.get(call.index()).copied().flatten();
-        if let Some(entry) = id.and_then(|id| self.get_mut(id)) {
+        let index = self.by_call.get(call.index()).copied().unwrap_or(NONE);
+        if let Some(entry) = self.entries.get_mut(index as usize) {
             entry.trace = Some(trace);
         }
     }
@@ -296,19 +304,19 @@ impl PendingCalls {
         let polled = self.polled;
         let (is_reply, leaves_ticket) = (outcome.is_reply(), outcome.leaves_ticket());
         let Some(of_call) = self.by_call.get_mut(call.index()) else { return };
-        // `None` for a one-way call, and for one that was abandoned.
-        let Some(id) = *of_call else { return };
+        let index = *of_call;
         if !leaves_ticket {
-            *of_call = None;
+            *of_call = NONE;
         }
         let pending = self.entries.len() - self.free.len();
-        if let Some(entry) = self.get_mut(id).filter(|entry| entry.call == Some(call)) {
+        // None of a one-way call, and of one that was abandoned.
+        let entry = self.entries.get_mut(index as usize);
+        if let Some(entry) = entry.filter(|entry| entry.call == Some(call)) {
+            let is_polled = polled == Some(PendingId { index, serial: entry.serial });
             let is_first = entry.outcome.is_none();
             outcome.keep_in(&mut entry.outcome);
             entry.trace = (!is_reply || entry.is_observed).then(trace);
-            if polled != Some(id)
-                && let Some(waker) = entry.waker.take()
-            {
+            if !is_polled && let Some(waker) = entry.waker.take() {
                 if wake.capacity() == 0 {
                     // As many as may follow, so that it does not grow in steps.
                     wake.reserve(pending.min(WAKERS_RESERVED_MAX));
@@ -321,8 +329,7 @@ impl PendingCalls {
 
     /// The calls that have not ended.
     pub(super) fn calls(&self) -> Vec<CallId> {
-        let pending = self.by_call.iter().flatten();
-        pending.filter_map(|id| self.get(*id)?.call).collect()
+        self.by_call.iter().filter_map(|index| self.entries.get(*index as usize)?.call).collect()
     }
 
     /// The client is gone: every call without an outcome gets the truest one there is.

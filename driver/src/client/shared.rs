@@ -164,7 +164,7 @@ impl Shared {
     ) -> Result<PendingId, NotExecuted> {
         let (now, timeout) = self.begins_at(description.timeout);
         self.with_at(now, |state, now| {
-            let id = state.begin(now, description.take_call(method, timeout), method)?;
+            let id = state.begin(now, description, method, timeout)?;
             on_begun(state, id);
             Ok(id)
         })
@@ -193,8 +193,7 @@ impl Shared {
     ) -> Result<PendingId, NotExecuted> {
         let (now, timeout) = self.begins_at(description.timeout);
         let (id, step) = self.with_at(now, |state, now| {
-            // Made where the machine takes it: it is large.
-            let id = state.begin(now, description.take_call(method, timeout), method)?;
+            let id = state.begin(now, description, method, timeout)?;
             on_begun(state, id);
             Ok((id, state.poll_waiting(id, now, cx, true, outcome)))
         })?;

@@ -26,6 +26,7 @@ use oncewire_core::{
 
 use super::call::CalledMethod;
 use super::comparisons::Comparisons;
+use super::description::Description;
 use super::journal_state::JournalState;
 use super::lifecycle::Lifecycle;
 use super::link::{Link, TURN_LEN};
@@ -110,8 +111,9 @@ impl State {
     pub(super) fn begin(
         &mut self,
         now: Instant,
-        mut call: Call<'_>,
+        description: &mut Description,
         method: &CalledMethod,
+        timeout: Duration,
     ) -> Result<PendingId, NotExecuted> {
         if self.machine.refusal().is_some() {
             return Err(NotExecuted::SessionRefused);
@@ -122,22 +124,31 @@ impl State {
         if self.lifecycle.task_gone {
             return Err(NotExecuted::NotBegun(CallError::Closed));
         }
-        self.describe(&mut call, method);
-        let may_leave = matches!(call.comparison, Comparison::NotNeeded | Comparison::Same);
-        let call = self.machine.call(now, call).map_err(NotExecuted::NotBegun)?;
+        let described = self.described(method);
+        let may_leave = matches!(described.1, Comparison::NotNeeded | Comparison::Same);
+        // Made where the machine takes it: it is large.
+        let call = self.machine.call(now, description.take_call(method, timeout, described));
+        let call = call.map_err(NotExecuted::NotBegun)?;
         let id = self.pending.insert(call);
         if !self.link.is_up() || !may_leave {
             // A call that fails fast has ended already; and one that is not compared, or differs, is not sent.
             self.deliver(now);
+            self.begin_batch();
         }
         Ok(id)
     }
 
-    /// Says of a call what is known of its method's signature, if it has one.
-    #[inline]
+    /// Says of a call what is known of its method's signature.
     pub(super) fn describe(&mut self, call: &mut Call<'_>, method: &CalledMethod) {
-        if let Some(typed) = &method.typed {
-            self.comparisons.describe(call, method.name, typed);
+        (call.signature, call.comparison) = self.described(method);
+    }
+
+    /// The number of a method's signature, and what is known of it.
+    #[inline]
+    fn described(&mut self, method: &CalledMethod) -> (u32, Comparison) {
+        match &method.typed {
+            Some(typed) => self.comparisons.describe(method.name, typed),
+            None => (0, Comparison::NotNeeded),
         }
     }
 
@@ -226,6 +237,7 @@ impl State {
     pub(super) fn flush(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
         let wrote = self.write(now, cx);
         self.reader.note_flush(wrote);
+        self.begin_batch();
         wrote
     }
 

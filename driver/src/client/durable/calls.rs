@@ -29,6 +29,8 @@ impl Shared {
             return Err(NotExecuted::NotBegun(CallError::Forked));
         }
         self.with(|state, now| {
+            // It leaves when it is in the journal.
+            state.begin_batch();
             if state.machine.refusal().is_some() {
                 return Err(NotExecuted::SessionRefused);
             }

@@ -9,6 +9,7 @@ use std::task::{Context, Waker};
 
 use oncewire_core::Instant;
 
+use super::super::pending::PendingId;
 use super::super::reader::Leader;
 use super::{OVERDUE_LEN, State};
 use crate::runtime::Timer;
@@ -29,14 +30,18 @@ impl DeadlineTimer {
 }
 
 impl State {
-    /// A call was polled, or read for all: ends what is overdue, and sets the timer for an earlier deadline.
+    /// A call is polled, or has read for all: ends what is overdue, and sets the timer for an earlier deadline. Whether calls may
+    /// have ended by that.
     #[inline]
-    pub(super) fn keep_deadlines(&mut self, now: Instant) {
+    pub(super) fn keep_deadlines(&mut self, polled: PendingId, now: Instant) -> bool {
         let earlier = self.deadline_timer.at;
-        if self.machine.poll_deadline().is_some_and(|at| at <= now || at < earlier) {
+        let is_due = self.machine.poll_deadline().is_some_and(|at| at <= now || at < earlier);
+        if is_due {
+            self.pending.polled = Some(polled);
             self.end_overdue(now);
             self.set_deadline_timer();
         }
+        is_due
     }
 
     /// Sets the timer for a deadline that comes before the one that it was set for.

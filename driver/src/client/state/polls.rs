@@ -53,15 +53,21 @@ impl State {
     ) -> Step {
         let leads = self.reader.leads_of_another(id);
         let polled = self.pending.note_poll(id, cx, leads, &mut self.dropped);
-        self.pending.polled = Some(id);
         let mut spin = false;
         match polled {
-            Polled::Behind(is_new) => self.follow(id, is_new, now, cx),
+            Polled::Behind(is_new) => {
+                if !self.follow(id, is_new, now, cx) && !self.keep_deadlines(id, now) {
+                    // No bytes have moved, and no call has ended: no timer but its own can have come closer.
+                    self.wake_task_if_due_before(self.machine.poll_deadline());
+                    return Step::Sleep;
+                }
+            }
             // It took the lead because calls take long, and keeps it until a new call comes.
             Polled::First(true) if self.reader.leader == Leader::Task => {
                 // In a fork there is no task.
                 self.is_forked();
             }
+            Polled::Ended => {}
             _ if self.link.is_up() => spin = self.lead(id, now, cx, may_spin),
             // When there is a connection again, one of the followers must lead.
             _ => {
@@ -70,7 +76,7 @@ impl State {
             }
         }
         // The stream may have more without end, and the task that keeps time may not be polled meanwhile.
-        self.keep_deadlines(now);
+        self.keep_deadlines(id, now);
         self.pending.polled = None;
         self.wake_task_if_due_earlier();
         if self.pending.has_outcome(id) && self.take_outcome(id, now, outcome) {
@@ -112,6 +118,7 @@ impl State {
             // It has to keep time for us, and to watch the connection when we are gone.
             self.wake_task();
         }
+        self.pending.polled = Some(id);
         self.reader.lead_as(id, now, &mut self.pending);
         if self.reader.should_yield_before_write(id, &self.pending) {
             cx.waker().wake_by_ref();
@@ -124,9 +131,9 @@ impl State {
         false
     }
 
-    /// Another call reads: this one waits, and its request leaves at once or with others'.
+    /// Another call reads: this one waits, and its request leaves at once or with others'. Whether it wrote what there was.
     #[inline]
-    fn follow(&mut self, id: PendingId, is_new: bool, now: Instant, cx: &mut Context<'_>) {
+    fn follow(&mut self, id: PendingId, is_new: bool, now: Instant, cx: &mut Context<'_>) -> bool {
         if is_new {
             self.reader.enqueue(id, &self.pending);
         }
@@ -135,11 +142,15 @@ impl State {
             && !self.pending.has_ready()
             && self.reader.flush == Flush::None;
         if is_alone || !self.link.is_flushed() {
+            self.pending.polled = Some(id);
             self.flush(now, cx);
-        } else if is_new {
+            return true;
+        }
+        if is_new {
             // Only once: the leader may be of the same task, and would wake us in turn.
             self.request_flush();
         }
+        false
     }
 
     /// Whether calls depend on a leading call, and the task does not watch it yet.
@@ -149,8 +160,14 @@ impl State {
     }
 
     #[inline]
-    fn wake_task_if_due_earlier(&mut self) {
-        if self.wants_watch() || self.machine.poll_timeout().is_some_and(|at| at < self.armed) {
+    pub(super) fn wake_task_if_due_earlier(&mut self) {
+        self.wake_task_if_due_before(self.machine.poll_timeout());
+    }
+
+    /// The same where this is the first timer that may have come closer.
+    #[inline]
+    fn wake_task_if_due_before(&mut self, timeout: Option<Instant>) {
+        if self.wants_watch() || timeout.is_some_and(|at| at < self.armed) {
             self.wake_task();
         }
     }

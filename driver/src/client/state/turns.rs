@@ -92,6 +92,7 @@ impl State {
             // The stream wakes the task when it takes more.
             self.reader.flush = Flush::ByTask;
         }
+        self.wake_task_if_due_earlier();
         self.dropped.push(task);
     }
 
