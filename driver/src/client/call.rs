@@ -441,7 +441,7 @@ impl<R> Call<R> {
         if let RawOutcome::Reply(body) = raw
             && !self.shared.has_seen_calls()
         {
-            return Poll::Ready(self.decode.reply(body));
+            return self.decode.poll_reply(body);
         }
         *trace = self.shared.take_trace(id);
         let ticket = matches!(raw, RawOutcome::Unknown(_, true))

@@ -121,7 +121,8 @@ impl<R> From<CallFailure> for Outcome<R> {
 ///
 /// A function pointer, so that calls need no bound on their reply's type.
 pub(crate) struct Decode<R> {
-    decode: fn(&mut ReplyBody, &ValueLimits) -> Outcome<R>,
+    /// Always ready. See [`Decode::poll_reply`].
+    decode: fn(&mut ReplyBody, &ValueLimits) -> Poll<Outcome<R>>,
     limits: ValueLimits,
     types: PhantomData<fn() -> R>,
 }
@@ -141,8 +142,8 @@ impl<R: DeserializeOwned + 'static> Decode<R> {
             body.shared(),
             *limits,
         ) {
-            Some(reply) => Outcome::Reply(reply),
-            None => Outcome::NoReply(NoReply::Undecodable),
+            Some(reply) => Poll::Ready(Outcome::Reply(reply)),
+            None => Poll::Ready(Outcome::NoReply(NoReply::Undecodable)),
         };
         Decode { decode, limits, types: PhantomData }
     }
@@ -150,16 +151,24 @@ impl<R: DeserializeOwned + 'static> Decode<R> {
 
 impl Decode<Bytes> {
     pub(crate) fn raw() -> Decode<Bytes> {
-        let decode = |body: &mut ReplyBody, _: &_| Outcome::Reply(body.take_bytes());
+        let decode = |body: &mut ReplyBody, _: &_| Poll::Ready(Outcome::Reply(body.take_bytes()));
         Decode { decode, limits: ValueLimits::DEFAULT, types: PhantomData }
     }
 }
 
 impl<R> Decode<R> {
-    /// The outcome of a call with this reply, which is taken out of `body` if it is not copied.
+    /// The outcome of a call with this reply, which is taken out of `body` if it is not copied: ready, as a poll returns it. To wrap it
+    /// there would move it as soon as it is written, and the processor waits for that longer than it takes to decode it.
     #[inline]
-    pub(crate) fn reply(&self, body: &mut ReplyBody) -> Outcome<R> {
+    pub(crate) fn poll_reply(&self, body: &mut ReplyBody) -> Poll<Outcome<R>> {
         (self.decode)(body, &self.limits)
+    }
+
+    fn reply(&self, body: &mut ReplyBody) -> Outcome<R> {
+        match self.poll_reply(body) {
+            Poll::Ready(outcome) => outcome,
+            Poll::Pending => Outcome::NoReply(NoReply::Undecodable),
+        }
     }
 
     /// The outcome; the body of a reply is taken out of `raw`, if it is not copied.
