@@ -23,6 +23,7 @@
 //! | `client/lifecycle.rs` | connected, closing, closed, and who waits for that |
 //! | `client/connected.rs` | one that waits for the session |
 //! | `client/task.rs` | the task behind a client: dials, keeps time, reads when no call does |
+//! | `client/parked.rs` | where it is until the runtime has it: a first call dials by it on its own thread |
 //! | `client/backoff.rs` | how long it pauses before it dials again |
 //! | `client/observed.rs` | what observers learn |
 //! | `client/servers.rs` | one client for several servers |
@@ -43,6 +44,7 @@ mod observed;
 mod one_way;
 mod options;
 mod outcome;
+mod parked;
 mod pending;
 mod reader;
 mod report;
@@ -81,6 +83,7 @@ pub use durable::{Delivery, DurableCall, DurableClient, Receipt, RecoveredCall};
 pub use options::{ClientOptions, ClientStatus, CloseReport};
 use outcome::Decode;
 pub use outcome::{CallFailure, Outcome, Ticket};
+use parked::Parked;
 pub use report::{CallReport, EarlierAttempt};
 pub use resolve::Resolve;
 pub use retry::Retry;
@@ -152,7 +155,8 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// A client on the default runtime. Connects in the background; calls wait for it.
+    /// A client on the default runtime. Connects in the background; calls wait for it. Where its first call follows within
+    /// milliseconds, that dials on its own thread, if the connector [allows it](Connect::dials_anywhere).
     pub fn new(connector: impl Connect, options: ClientOptions) -> Client {
         Client::with_runtime(connector, options, SmolRuntime::global())
     }
@@ -164,7 +168,11 @@ impl Client {
         runtime: Arc<dyn Runtime>,
     ) -> Client {
         let shared = Shared::new(Box::new(connector), options, runtime.clone());
-        runtime.spawn(Box::pin(task::ClientTask::new(shared.clone())));
+        let task = task::ClientTask::new(shared.clone());
+        match shared.connector.dials_anywhere() && runtime.parks_client() {
+            true => Parked::park(&shared, task),
+            false => runtime.spawn(Box::pin(task)),
+        }
         Client { handle: Arc::new(Handle { shared, group: None, member: None }), defaults: None }
     }
 

@@ -70,6 +70,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+mod accept_policy;
 mod buffer;
 mod caught;
 mod client;
@@ -105,6 +106,7 @@ pub mod tokens;
 mod transport;
 mod waiters;
 
+pub use accept_policy::AcceptPolicy;
 pub use bytes::Bytes;
 pub use client::{
     Call, CallFailure, CallReport, CallResult, Client, ClientOptions, ClientStatus, CloseReport,

@@ -33,7 +33,7 @@ use crate::spin;
 /// }
 /// ```
 pub struct Nonblocking<T> {
-    io: Async<T>,
+    io: Io<T>,
     /// The last read emptied it: the next one waits for an event first.
     drained: bool,
     bell: Arc<Bell>,
@@ -45,12 +45,73 @@ pub struct Nonblocking<T> {
     grow: Option<fn(&T) -> io::Result<()>>,
 }
 
+/// A descriptor, and whether the reactor knows of it.
+enum Io<T> {
+    /// Not yet: so one that is closed before it is waited for never costs its two system calls.
+    Unregistered(T, fn(T) -> io::Result<Async<T>>),
+    Registered(Async<T>),
+    /// It could not be made known, and is closed.
+    Lost,
+}
+
+impl<T> Io<T> {
+    fn get(&self) -> io::Result<&T> {
+        match self {
+            Io::Unregistered(io, _) => Ok(io),
+            Io::Registered(io) => Ok(io.get_ref()),
+            Io::Lost => Err(ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// The descriptor, which the reactor knows from now on at the latest.
+    fn registered(&mut self) -> io::Result<&Async<T>> {
+        if let Io::Unregistered(..) = self
+            && let Io::Unregistered(io, register) = std::mem::replace(self, Io::Lost)
+        {
+            *self = Io::Registered(register(io)?);
+        }
+        match self {
+            Io::Registered(io) => Ok(io),
+            Io::Unregistered(..) | Io::Lost => Err(ErrorKind::NotConnected.into()),
+        }
+    }
+}
+
 /// Sends the bytes of several buffers by one system call.
 type SendVectored<T> = fn(&T, &[IoSlice<'_>]) -> io::Result<usize>;
 
 impl<T> Nonblocking<T> {
     /// `close` ends the direction that is written.
     pub fn new(io: Async<T>, close: fn(&T) -> io::Result<()>) -> Nonblocking<T> {
+        Nonblocking::of(Io::Registered(io), close)
+    }
+
+    /// The same of a descriptor that does not block already. The reactor learns of it by `register`, which is
+    /// [`Async::new_nonblocking`], when it must be waited for the first time: a connection whose answers come within spins saves that.
+    ///
+    /// Where the reactor does not take it, the read or write that would have waited fails with its error, the descriptor is closed,
+    /// and what follows fails with [`NotConnected`](ErrorKind::NotConnected).
+    ///
+    /// ```
+    /// # use std::{io, net::{Shutdown, TcpStream}};
+    /// use async_io::Async;
+    /// use oncewire_driver::{BoxStream, Nonblocking};
+    ///
+    /// fn stream(socket: TcpStream) -> io::Result<BoxStream> {
+    ///     socket.set_nonblocking(true)?;
+    ///     let close = |s: &TcpStream| s.shutdown(Shutdown::Write);
+    ///     Ok(Box::new(Nonblocking::unregistered(socket, Async::new_nonblocking, close)))
+    /// }
+    /// ```
+    pub fn unregistered(
+        io: T,
+        register: fn(T) -> io::Result<Async<T>>,
+        close: fn(&T) -> io::Result<()>,
+    ) -> Nonblocking<T> {
+        Nonblocking::of(Io::Unregistered(io, register), close)
+    }
+
+    fn of(io: Io<T>, close: fn(&T) -> io::Result<()>) -> Nonblocking<T> {
         let (bell, send, grow) = (Arc::default(), None, None);
         Nonblocking { io, drained: false, bell, waits: false, close, send, grow }
     }
@@ -67,9 +128,9 @@ impl<T> Nonblocking<T> {
         Nonblocking { grow: Some(grow), ..self }
     }
 
-    /// The descriptor itself.
-    pub fn get_ref(&self) -> &T {
-        self.io.get_ref()
+    /// The descriptor itself; `None` if it is closed, because the reactor did not take it.
+    pub fn get_ref(&self) -> Option<&T> {
+        self.io.get().ok()
     }
 
     /// Has the next read ask the system at once, though the last one emptied the descriptor: for a caller that learns by other
@@ -92,7 +153,7 @@ impl<T> Nonblocking<T> {
             ready!(self.poll_bell(cx))?;
         }
         loop {
-            match read(self.io.get_ref()) {
+            match self.io.get().and_then(&mut read) {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
                     self.drained = true;
                     if spin::force_read() {
@@ -116,14 +177,15 @@ impl<T> Nonblocking<T> {
             self.waits = self.bell.waits(cx);
             return if self.waits { Poll::Pending } else { Poll::Ready(Ok(())) };
         }
+        let io = self.io.registered()?;
         self.bell.set(cx);
         self.waits = true;
         let waker = Waker::from(self.bell.clone());
         let mut cx = Context::from_waker(&waker);
         // The first answer may be about an event before the read that emptied the descriptor; the second never is.
-        if let Poll::Ready(result) = self.io.poll_readable(&mut cx) {
+        if let Poll::Ready(result) = io.poll_readable(&mut cx) {
             result?;
-            if let Poll::Ready(result) = self.io.poll_readable(&mut cx) {
+            if let Poll::Ready(result) = io.poll_readable(&mut cx) {
                 self.waits = false;
                 return Poll::Ready(result);
             }
@@ -141,10 +203,10 @@ impl<T> Nonblocking<T> {
         mut write: impl FnMut(&T) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         loop {
-            match write(self.io.get_ref()) {
+            match self.io.get().and_then(&mut write) {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => match self.grow.take() {
-                    Some(grow) => drop(grow(self.io.get_ref())),
-                    None => ready!(self.io.poll_writable(cx))?,
+                    Some(grow) => drop(self.io.get().and_then(grow)),
+                    None => ready!(self.io.registered()?.poll_writable(cx))?,
                 },
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 result => return Poll::Ready(result),
@@ -228,7 +290,7 @@ impl Wake for Bell {
 
 impl<T: fmt::Debug> fmt::Debug for Nonblocking<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Nonblocking").field(self.io.get_ref()).finish()
+        f.debug_tuple("Nonblocking").field(&self.io.get()).finish()
     }
 }
 
@@ -283,7 +345,7 @@ where
     }
 
     fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(match (self.close)(self.io.get_ref()) {
+        Poll::Ready(match self.io.get().and_then(self.close) {
             // The other side was faster.
             Err(e) if e.kind() == ErrorKind::NotConnected => Ok(()),
             result => result,

@@ -34,6 +34,11 @@ pub trait Runtime: Send + Sync + 'static {
     /// Yields the CPU once (`sched_yield`). Called after a write, when a reply is expected within microseconds. A no-op is
     /// allowed.
     fn yield_now(&self) {}
+    /// Whether the task of a client that is made now may be parked: its first call then polls it on its own thread, and makes the
+    /// connection there. It is spawned when something else wakes it, or after a few milliseconds. If not, it is spawned at once.
+    fn parks_client(&self) -> bool {
+        false
+    }
     /// How long a task may spin for an answer, [yielding](Runtime::yield_now) between reads, before it sleeps. It reads at
     /// least twice, whatever the time. `None`: sleep at once.
     ///
@@ -180,6 +185,15 @@ impl Runtime for SmolRuntime {
         }
     }
 
+    fn parks_client(&self) -> bool {
+        thread_local! {
+            static CLIENTS: Cell<u32> = const { Cell::new(0) };
+        }
+        let clients = CLIENTS.get() + 1;
+        CLIENTS.set(clients % CLIENTS_IN_ROW);
+        clients < CLIENTS_IN_ROW
+    }
+
     fn spin_budget(&self, task: usize) -> Option<Duration> {
         thread_local! {
             static LAST: Cell<usize> = const { Cell::new(0) };
@@ -187,6 +201,10 @@ impl Runtime for SmolRuntime {
         (LAST.replace(task) == task).then_some(SPIN_MAX)
     }
 }
+
+/// Of so many clients that a thread makes, one has its task spawned at once: each that is not may be made, called and dropped in the
+/// same poll, and other tasks must get their turn.
+const CLIENTS_IN_ROW: u32 = 32;
 
 /// An answer over loopback from another core takes less; to fall asleep and be woken takes more.
 const SPIN_MAX: Duration = Duration::from_micros(20);

@@ -50,6 +50,21 @@ impl<T> Lock<T> {
         guard
     }
 
+    /// Whether it is free now, or soon. It never is where this thread holds it.
+    pub(crate) fn is_free_soon(&self) -> bool {
+        // The model's threads do not wait by looking again.
+        if cfg!(shuttle) {
+            return true;
+        }
+        for _ in 0..YIELDS_MAX {
+            match self.mutex.try_lock() {
+                Err(TryLockError::WouldBlock) => std::thread::yield_now(),
+                Ok(_) | Err(TryLockError::Poisoned(_)) => return true,
+            }
+        }
+        false
+    }
+
     /// Yields to threads that wait for the lock. Called between two turns of the same task.
     pub(crate) fn let_others(&self) {
         for _ in 0..YIELDS_MAX {

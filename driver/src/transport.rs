@@ -71,6 +71,12 @@ pub trait Connect: Send + Sync + 'static {
     /// [`ClientOptions::connect_timeout`](crate::ClientOptions::connect_timeout), ended it, or refused the client. Called before
     /// the next dial, which begins with another address where there are several. A transport with one has nothing to do.
     fn handshake_failed(&self) {}
+    /// Whether what [`connect`](Connect::connect) returns may be polled on any thread, also on one that is not the runtime's and moves on
+    /// to others. Then the call that finds a new client without a connection dials on its own thread. False unless a transport says
+    /// otherwise: a dial may need the surroundings of its executor, as tokio's sockets do, or take long to compute.
+    fn dials_anywhere(&self) -> bool {
+        false
+    }
 }
 
 /// Accepts connections, one a call.
@@ -113,6 +119,10 @@ macro_rules! through_pointers {
 
             fn handshake_failed(&self) {
                 (**self).handshake_failed();
+            }
+
+            fn dials_anywhere(&self) -> bool {
+                (**self).dials_anywhere()
             }
         }
 

@@ -6,10 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
 use async_io::Async;
 use oncewire_driver::probe::who_listens;
-use oncewire_driver::{Accept, BoxFuture, BoxStream, Subject};
+use oncewire_driver::{Accept, AcceptPolicy, BoxFuture, BoxStream, Subject};
 
 use crate::resolve::{all_failed, resolve};
-use crate::socket::{self, connected};
+use crate::socket;
 
 /// Listens on a TCP address.
 ///
@@ -21,6 +21,7 @@ use crate::socket::{self, connected};
 #[derive(Debug)]
 pub struct TcpAcceptor {
     listener: Async<TcpListener>,
+    policy: AcceptPolicy,
     local: SocketAddr,
     insecure: bool,
 }
@@ -92,7 +93,8 @@ impl TcpAcceptor {
     /// ```
     pub fn from_listener(listener: TcpListener) -> io::Result<TcpAcceptor> {
         let local = listener.local_addr()?;
-        Ok(TcpAcceptor { listener: Async::new(listener)?, local, insecure: false })
+        let (listener, policy) = (Async::new(listener)?, AcceptPolicy::default());
+        Ok(TcpAcceptor { listener, policy, local, insecure: false })
     }
 
     /// Accepts without TLS, as [`bind_insecure`](TcpAcceptor::bind_insecure): for a listener that was made elsewhere.
@@ -153,7 +155,7 @@ async fn in_use(address: SocketAddr, error: &io::Error) -> io::Error {
     }
     let dial = async {
         let stream = socket::connect(dialled).await?;
-        Ok(Box::new(connected(stream)) as BoxStream)
+        Ok(Box::new(stream) as BoxStream)
     };
     let listener = who_listens(dial).await;
     io::Error::new(io::ErrorKind::AddrInUse, format!("{error}: {listener}"))
@@ -173,8 +175,8 @@ impl Accept for TcpAcceptor {
 
     fn accept_protected(&self) -> BoxFuture<'_, io::Result<(BoxStream, Subject)>> {
         Box::pin(async {
-            let stream = socket::accept(&self.listener).await?;
-            Ok((Box::new(connected(stream)) as BoxStream, Subject::Anonymous))
+            let stream = socket::accept(&self.policy, &self.listener).await?;
+            Ok((Box::new(stream) as BoxStream, Subject::Anonymous))
         })
     }
 

@@ -9,7 +9,7 @@ use oncewire_driver::{BoxFuture, BoxStream, Connect, Nonblocking};
 
 use crate::race::{Race, interleave};
 use crate::resolve::{all_failed, resolve};
-use crate::socket::{self, connected};
+use crate::socket;
 
 /// Dials a TCP address, or several until one answers.
 ///
@@ -127,10 +127,12 @@ impl TcpConnector {
 async fn dial_one(address: SocketAddr) -> io::Result<Nonblocking<TcpStream>> {
     let stream = socket::connect(address).await?;
     // If no one listens on a local port of the ephemeral range, TCP may connect the socket to itself.
-    if stream.get_ref().local_addr()? == stream.get_ref().peer_addr()? {
-        return Err(io::ErrorKind::ConnectionRefused.into());
+    match stream.get_ref() {
+        Some(socket) if socket.local_addr()? == socket.peer_addr()? => {
+            Err(io::ErrorKind::ConnectionRefused.into())
+        }
+        _ => Ok(stream),
     }
-    Ok(connected(stream))
 }
 
 impl Connect for TcpConnector {
@@ -156,6 +158,10 @@ impl Connect for TcpConnector {
     /// Only where it was made [`insecure`](TcpConnector::insecure).
     fn may_carry_token(&self) -> bool {
         self.insecure
+    }
+
+    fn dials_anywhere(&self) -> bool {
+        true
     }
 
     fn handshake_failed(&self) {

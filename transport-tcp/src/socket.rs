@@ -4,14 +4,25 @@ use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 
 use async_io::Async;
-use oncewire_driver::Nonblocking;
+use oncewire_driver::{AcceptPolicy, Nonblocking};
 
-/// A connected stream, from now on without Nagle's delay.
-pub(crate) fn connected(stream: Async<TcpStream>) -> Nonblocking<TcpStream> {
+/// A connected stream that the reactor knows, from now on without Nagle's delay.
+fn registered(stream: Async<TcpStream>) -> Nonblocking<TcpStream> {
+    set_nodelay(stream.get_ref());
+    with_send(Nonblocking::new(stream, close))
+}
+
+fn close(stream: &TcpStream) -> io::Result<()> {
+    stream.shutdown(Shutdown::Write)
+}
+
+fn set_nodelay(stream: &TcpStream) {
     // Where this fails the connection is gone already, and the stream says so. On macOS the error would be of a kind,
     // `InvalidInput`, that ends a server, and a caller can bring it about by a reset.
-    let _ = stream.get_ref().set_nodelay(true);
-    let stream = Nonblocking::new(stream, |stream| stream.shutdown(Shutdown::Write));
+    let _ = stream.set_nodelay(true);
+}
+
+fn with_send(stream: Nonblocking<TcpStream>) -> Nonblocking<TcpStream> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let stream = stream.with_send(quick::send);
     stream
@@ -53,28 +64,39 @@ mod quick {
         Ok(net::socket_with(family, SocketType::STREAM, FLAGS, Some(net::ipproto::TCP))?)
     }
 
-    pub(crate) async fn connect(address: SocketAddr) -> io::Result<Async<TcpStream>> {
+    /// The same of a socket that does not block, which the reactor does not know before it must be waited for.
+    fn unregistered(stream: TcpStream) -> Nonblocking<TcpStream> {
+        set_nodelay(&stream);
+        with_send(Nonblocking::unregistered(stream, Async::new_nonblocking, close))
+    }
+
+    pub(crate) async fn connect(address: SocketAddr) -> io::Result<Nonblocking<TcpStream>> {
         let socket = new_socket(address)?;
         match net::connect(&socket, &address) {
             // A connect that was interrupted continues.
             Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => {}
             Err(e) => return Err(e.into()),
         }
-        let stream = Async::new_nonblocking(TcpStream::from(socket))?;
+        let stream = TcpStream::from(socket);
         // Within a machine the connection is made by now, though the system said that it was in progress.
-        if stream.get_ref().peer_addr().is_err() {
-            stream.writable().await?;
-            if let Some(error) = stream.get_ref().take_error()? {
-                return Err(error);
-            }
+        if stream.peer_addr().is_ok() {
+            return Ok(unregistered(stream));
         }
-        Ok(stream)
+        let stream = Async::new_nonblocking(stream)?;
+        stream.writable().await?;
+        match stream.get_ref().take_error()? {
+            Some(error) => Err(error),
+            None => Ok(registered(stream)),
+        }
     }
 
-    pub(crate) async fn accept(listener: &Async<TcpListener>) -> io::Result<Async<TcpStream>> {
+    pub(crate) async fn accept(
+        policy: &AcceptPolicy,
+        listener: &Async<TcpListener>,
+    ) -> io::Result<Nonblocking<TcpStream>> {
         let accept = |listener: &TcpListener| net::accept_with(listener, FLAGS);
-        let accepted = listener.read_with(|listener| Ok(retry_on_intr(|| accept(listener))?));
-        Async::new_nonblocking(accepted.await?.into())
+        let accept = |listener: &_| Ok(retry_on_intr(|| accept(listener))?);
+        Ok(unregistered(policy.accept(listener, accept).await?.into()))
     }
 
     /// Sends several buffers, and no SIGPIPE.
@@ -85,13 +107,16 @@ mod quick {
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) async fn connect(address: SocketAddr) -> io::Result<Async<TcpStream>> {
-    Async::<TcpStream>::connect(address).await
+pub(crate) async fn connect(address: SocketAddr) -> io::Result<Nonblocking<TcpStream>> {
+    Ok(registered(Async::<TcpStream>::connect(address).await?))
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) async fn accept(listener: &Async<TcpListener>) -> io::Result<Async<TcpStream>> {
-    Ok(listener.accept().await?.0)
+pub(crate) async fn accept(
+    _: &AcceptPolicy,
+    listener: &Async<TcpListener>,
+) -> io::Result<Nonblocking<TcpStream>> {
+    Ok(registered(listener.accept().await?.0))
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]

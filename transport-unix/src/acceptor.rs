@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use async_io::Async;
-use oncewire_driver::{Accept, BoxFuture, BoxStream, Subject};
+use oncewire_driver::{Accept, AcceptPolicy, BoxFuture, BoxStream, Subject};
 use rustix::io::retry_on_intr;
 use rustix::net;
 
@@ -33,6 +33,7 @@ pub struct UnixAcceptor {
     bound: Mutex<Bound>,
     name: Name,
     allowed: Option<Allowed>,
+    policy: AcceptPolicy,
     refused: AtomicU64,
 }
 
@@ -175,7 +176,8 @@ impl UnixAcceptor {
     }
 
     pub(crate) fn of(bound: Bound, name: Name) -> UnixAcceptor {
-        UnixAcceptor { bound: Mutex::new(bound), name, allowed: None, refused: AtomicU64::new(0) }
+        let (bound, policy) = (Mutex::new(bound), AcceptPolicy::default());
+        UnixAcceptor { bound, name, allowed: None, policy, refused: AtomicU64::new(0) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Bound> {
@@ -186,7 +188,7 @@ impl UnixAcceptor {
     async fn accept_next(&self) -> io::Result<UnixStream> {
         loop {
             let listener = self.lock().listener();
-            let mut accept = pin!(listener.read_with(accept_one));
+            let mut accept = pin!(self.policy.accept(&listener, accept_one));
             let accepted = poll_fn(|cx| match accept.as_mut().poll(cx) {
                 Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
                 // Those who have connected are admitted before it is asked whether others can.

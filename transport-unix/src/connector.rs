@@ -101,6 +101,10 @@ impl Connect for UnixConnector {
     fn may_carry_token(&self) -> bool {
         true
     }
+
+    fn dials_anywhere(&self) -> bool {
+        true
+    }
 }
 
 /// Connects at once or not at all: a unix socket never has a connection on the way.

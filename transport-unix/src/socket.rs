@@ -21,8 +21,8 @@ const SEND_BUFFER_LEN: usize = 256 << 10;
 
 /// A connected stream of a socket that does not block already.
 pub(crate) fn connected(socket: UnixStream) -> io::Result<Nonblocking<UnixStream>> {
-    let stream = Async::new_nonblocking(socket)?;
-    let stream = Nonblocking::new(stream, |stream| stream.shutdown(Shutdown::Write));
+    let close = |stream: &UnixStream| stream.shutdown(Shutdown::Write);
+    let stream = Nonblocking::unregistered(socket, Async::new_nonblocking, close);
     let stream = stream.with_growth(|socket| {
         Ok(rustix::net::sockopt::set_socket_send_buffer_size(socket, SEND_BUFFER_LEN)?)
     });

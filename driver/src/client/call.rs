@@ -271,9 +271,9 @@ impl<R> Call<R> {
     /// Blocks this thread until the call has its outcome. For threads that run nothing else: not inside an `async` function or a
     /// handler, where it would block the executor.
     ///
-    /// The timeout is kept, because deadlines are the client's. The client's own task, which dials, runs on the client's
-    /// runtime: with the default one, on smol's global threads. In a fork of the process that made the client there are no such
-    /// threads: there it ends as [`NotBegun`](NotExecuted::NotBegun), or, if the parent has begun it, as `Unknown`.
+    /// The timeout is kept, because deadlines are the client's. The client's own task, which dials unless the
+    /// [first call does](crate::Connect::dials_anywhere), runs on the client's runtime: with the default one, on smol's global
+    /// threads. In a fork of the process that made the client there are no such threads: there it ends as [`NotBegun`](NotExecuted::NotBegun), or, if the parent has begun it, as `Unknown`.
     pub fn block(self) -> Outcome<R> {
         smol::block_on(self.unless_forked())
     }

@@ -97,9 +97,10 @@ impl Shared {
             let waker = Waker::from(Arc::new(DeadlineWaker(shared.clone())));
             let notes = Notes::new(&observed);
             let timer = DeadlineTimer::new(timer, waker);
-            let state = State::new(restored, notes, timer, options.connect_timeout);
-            let pid = AtomicU32::new(std::process::id());
-            Shared { options, runtime, connector, observed, pid, state: Lock::new(state) }
+            let pid = std::process::id();
+            let state = State::new(restored, notes, timer, options.connect_timeout, pid);
+            let (pid, state) = (AtomicU32::new(pid), Lock::new(state));
+            Shared { options, runtime, connector, observed, pid, state }
         };
         Arc::new_cyclic(make)
     }
@@ -125,7 +126,7 @@ impl Shared {
     pub(super) fn with_at<T>(&self, now: Instant, f: impl FnOnce(&mut State, Instant) -> T) -> T {
         let mut state = self.state.lock();
         // A stream that panicked has left it there.
-        state.pending.polled = None;
+        state.pending.polled = state.driver;
         state.process.begin_poll();
         let result = f(&mut state, now);
         let overran = std::mem::take(&mut state.reader.overran);
@@ -197,9 +198,7 @@ impl Shared {
             on_begun(state, id);
             Ok((id, state.poll_waiting(id, now, cx, true, outcome)))
         })?;
-        if let Step::Spin = step {
-            self.spin(id, cx, outcome);
-        }
+        self.follow_up(step, id, cx, outcome);
         Ok(id)
     }
 
@@ -243,8 +242,22 @@ impl Shared {
             return;
         }
         let step = self.with(|state, now| state.poll_outcome(id, now, cx, true, outcome));
-        if let Step::Spin = step {
-            self.spin(id, cx, outcome);
+        self.follow_up(step, id, cx, outcome);
+    }
+
+    /// What a poll of a call does without the lock.
+    #[inline]
+    fn follow_up(
+        &self,
+        step: Step,
+        id: PendingId,
+        cx: &mut Context<'_>,
+        outcome: &mut Option<RawOutcome>,
+    ) {
+        match step {
+            Step::Spin => self.spin(id, cx, outcome),
+            Step::Dial => self.dial(id, cx, outcome),
+            Step::Done | Step::Sleep => {}
         }
     }
 
@@ -338,7 +351,10 @@ impl Shared {
         if self.is_forked() {
             return;
         }
-        self.with(|state, now| {
+        let (parked, has_ended) = self.with(|state, now| {
+            state.process.continue_poll();
+            // What wakes it here need not have it spawned.
+            let parked = state.parked.clone().and_then(|parked| Some((parked.take()?, parked)));
             state.machine.close(now);
             state.lifecycle.closing_since.get_or_insert(now);
             state.deliver(now);
@@ -346,7 +362,13 @@ impl Shared {
                 state.request_flush();
                 state.wake_task();
             }
+            (parked, state.lifecycle.ended)
         });
+        match parked {
+            Some((task, parked)) if has_ended => parked.end(task),
+            Some((task, parked)) => parked.put_back(task),
+            None => {}
+        }
     }
 
     pub(super) fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<CloseReport> {
@@ -385,6 +407,9 @@ impl Shared {
             }
             let before = state.lifecycle.connect_waiters.wait(place, cx);
             state.dropped.extend(before);
+            if state.parked.take().is_some() {
+                state.wake_task();
+            }
             Poll::Pending
         })
     }
@@ -419,7 +444,13 @@ impl Shared {
     }
 
     /// The task has ended, cleanly or not: nothing is sent or received any more.
+    ///
+    /// A runtime that has been shut down may drop a parked task when it is spawned, and what wakes that may hold the lock. Then the calls
+    /// end by their deadlines.
     pub(super) fn end(&self) {
+        if !self.state.is_free_soon() {
+            return;
+        }
         self.with(|state, now| {
             state.lifecycle.task_gone = true;
             state.note_close(|| ConnectionEnd::Lost("the client has ended".to_owned()));

@@ -16,6 +16,7 @@ mod polls;
 mod turns;
 
 use std::io;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ use super::journal_state::JournalState;
 use super::lifecycle::Lifecycle;
 use super::link::{Link, TURN_LEN};
 use super::observed::Notes;
+use super::parked::Parked;
 use super::pending::{PendingCalls, PendingId, Trace};
 use super::reader::{Flush, Leader, Reader};
 use super::shared::Restored;
@@ -69,6 +71,10 @@ pub(super) struct State {
     pub(super) notes: Option<Box<Notes>>,
     /// The client's task.
     pub(super) task: Option<Waker>,
+    /// Where it is, unless the runtime is known to have it.
+    pub(super) parked: Option<Arc<Parked>>,
+    /// The call that polls it: that need not be woken.
+    pub(super) driver: Option<PendingId>,
     /// When the task's timer fires.
     pub(super) armed: Instant,
     /// Woken when the lock is free again.
@@ -84,6 +90,7 @@ impl State {
         notes: Option<Box<Notes>>,
         deadline_timer: DeadlineTimer,
         answer_timeout: Duration,
+        pid: u32,
     ) -> State {
         let Restored { machine, journal, comparisons } = restored;
         State {
@@ -96,10 +103,12 @@ impl State {
             reader: Reader::default(),
             spin: SpinPolicy::default(),
             lifecycle: Lifecycle::default(),
-            process: Process::default(),
+            process: Process::new(pid),
             deadline_timer,
             notes,
             task: None,
+            parked: None,
+            driver: None,
             armed: Instant::ZERO,
             to_wake: Vec::new(),
             dropped: Vec::new(),

@@ -74,6 +74,18 @@ impl ClientTask {
         }
     }
 
+    /// Sets its timer, and says whether it has fired at once.
+    pub(super) fn set_timer(&mut self, until: Instant, cx: &mut Context<'_>) -> bool {
+        if self.armed.replace(until) != Some(until) {
+            self.timer.set(until);
+        }
+        let is_due = self.timer.poll(cx).is_ready();
+        if is_due {
+            self.armed = Some(Instant::FAR_FUTURE);
+        }
+        is_due
+    }
+
     /// One turn under the lock.
     fn turn(
         &mut self,
@@ -187,7 +199,9 @@ impl ClientTask {
             }
             Some(since) => Ended::Connected { lasted: now.since(since), answered, reason },
         };
-        self.back_off(now, ended);
+        if state.machine.wants_connection() {
+            self.back_off(now, ended);
+        }
     }
 
     fn back_off(&mut self, now: Instant, ended: Ended) {
@@ -332,13 +346,9 @@ impl Future for ClientTask {
                     });
                 }
                 Next::Sleep(until) => {
-                    if this.armed.replace(until) != Some(until) {
-                        this.timer.set(until);
-                    }
-                    if this.timer.poll(cx).is_pending() {
+                    if !this.set_timer(until, cx) {
                         return Poll::Pending;
                     }
-                    this.armed = Some(Instant::FAR_FUTURE);
                 }
             }
         }
@@ -353,6 +363,8 @@ impl Drop for ClientTask {
             return;
         }
         self.shared.end();
-        self.shared.submit();
+        if self.is_durable {
+            self.shared.submit();
+        }
     }
 }

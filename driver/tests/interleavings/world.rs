@@ -107,6 +107,10 @@ impl Runtime for Frozen {
     fn yield_now(&self) {
         shuttle::thread::yield_now();
     }
+
+    fn parks_client(&self) -> bool {
+        thread_rng().r#gen()
+    }
 }
 
 struct Never {
@@ -263,6 +267,10 @@ impl Connect for Address {
 
     fn address(&self) -> String {
         "the model's address".to_owned()
+    }
+
+    fn dials_anywhere(&self) -> bool {
+        true
     }
 }
 

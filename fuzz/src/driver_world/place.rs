@@ -282,6 +282,10 @@ impl Connect for SimConnector {
     fn may_carry_token(&self) -> bool {
         true
     }
+
+    fn dials_anywhere(&self) -> bool {
+        Rng::apart(self.world.profile.seed, 0x7b).one_in(2)
+    }
 }
 
 struct SimAcceptor {

@@ -404,6 +404,11 @@ impl Runtime for SimRuntime {
     fn spawn(&self, task: BoxFuture<'static, ()>) {
         self.sim.spawn_boxed(self.group, task);
     }
+
+    /// Where the connector allows it.
+    fn parks_client(&self) -> bool {
+        true
+    }
 }
 
 /// A timer on the virtual clock: fires once after each `set`, and wakes only the task that polled last.

@@ -17,13 +17,12 @@ pub(in super::super) struct Process {
     is_forked: bool,
 }
 
-impl Default for Process {
-    fn default() -> Process {
-        Process { id: std::process::id(), looked: false, began: false, is_forked: false }
-    }
-}
-
 impl Process {
+    /// The present one, whose id this is.
+    pub(in super::super) fn new(id: u32) -> Process {
+        Process { id, looked: false, began: false, is_forked: false }
+    }
+
     /// A poll begins: it may be in another process than the last one.
     #[inline]
     pub(in super::super) fn begin_poll(&mut self) {

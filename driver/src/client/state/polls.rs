@@ -21,6 +21,8 @@ pub(in super::super) enum Step {
     Done,
     /// A request was written, and the reply may come within microseconds.
     Spin,
+    /// There is no connection, and the caller may poll the task, which makes one.
+    Dial,
     Sleep,
 }
 
@@ -53,7 +55,7 @@ impl State {
     ) -> Step {
         let leads = self.reader.leads_of_another(id);
         let polled = self.pending.note_poll(id, cx, leads, &mut self.dropped);
-        let mut spin = false;
+        let mut next = Step::Sleep;
         match polled {
             Polled::Behind(is_new) => {
                 if !self.follow(id, is_new, now, cx) && !self.keep_deadlines(id, now) {
@@ -68,11 +70,17 @@ impl State {
                 self.is_forked();
             }
             Polled::Ended => {}
-            _ if self.link.is_up() => spin = self.lead(id, now, cx, may_spin),
+            _ if self.link.is_up() => {
+                if self.lead(id, now, cx, may_spin) {
+                    next = Step::Spin;
+                }
+            }
             // When there is a connection again, one of the followers must lead.
             _ => {
                 self.reader.add_follower(id, &mut self.pending);
-                self.is_forked();
+                if !self.is_forked() && self.parked.is_some() {
+                    next = Step::Dial;
+                }
             }
         }
         // The stream may have more without end, and the task that keeps time may not be polled meanwhile.
@@ -82,7 +90,7 @@ impl State {
         if self.pending.has_outcome(id) && self.take_outcome(id, now, outcome) {
             return Step::Done;
         }
-        if spin { Step::Spin } else { Step::Sleep }
+        next
     }
 
     /// Takes the outcome that another call has read, if it has. Needs no time, since the lead stays where it is.
