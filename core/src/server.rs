@@ -143,6 +143,8 @@ pub struct Server<T: ServerStorage> {
     /// The longest lease ever granted to a session that lives: leases end in the order in which they began.
     lease: Duration,
     drain: Option<Drain>,
+    /// `Hello`s that wanted a session to be claimed (S34).
+    hellos: u64,
     /// Slots held in all sessions.
     held: u64,
     ledger_failed: bool,
@@ -186,6 +188,7 @@ impl<T: ServerStorage> Server<T> {
             ended: List::default(),
             lease: config.lease,
             drain: None,
+            hellos: 0,
             held: 0,
             ledger_failed: false,
             notice: None,

@@ -1,5 +1,5 @@
 //! Servers that have the same records at the same time (S34): sessions are claimed where their clients come, and yielded
-//! where they were. C380 to C384.
+//! where they were. C380 to C384, C435.
 #![allow(missing_docs)]
 
 mod util;
@@ -230,18 +230,70 @@ fn c382_a_session_moves_with_what_is_known_of_its_calls_and_nothing_runs_again()
 }
 
 #[test]
-fn c383_of_two_connections_that_wait_for_one_session_one_has_it() {
+fn c383_of_two_connections_that_wait_for_one_session_the_newer_has_it() {
     let (source, _) = One::with_session();
-    for order in [[0, 1], [1, 0]] {
+    for newer_first in [true, false] {
         let mut one = One::new();
-        let waiting = [one.resume(ALICE, 0), one.resume(ALICE, 0)];
-        let [first, second] = order.map(|at: usize| waiting[at]);
+        let (older, newer) = (one.resume(ALICE, 0), one.resume(ALICE, 0));
         one.restore(&source, None);
-        one.server.answer_wanted(NOW, first, Claimed::Found);
-        one.server.answer_wanted(NOW, second, Claimed::Found);
-        assert_eq!(one.welcomed(first).session, SESSION);
-        assert_eq!(one.read(second), [OwnedFrame::Refuse(Refuse::Superseded)]);
+        let order = if newer_first { [newer, older] } else { [older, newer] };
+        for conn in order {
+            one.server.answer_wanted(NOW, conn, Claimed::Found);
+        }
+        assert_eq!(one.welcomed(newer).session, SESSION, "newer first: {newer_first}");
+        assert_eq!(one.read(older), [OwnedFrame::Refuse(Refuse::Superseded)]);
     }
+}
+
+/// A server that had the session, and from which another one has claimed it since.
+fn left_behind() -> (One, One) {
+    let (mut one, first) = One::with_session();
+    one.server.handle_disconnected(NOW, first);
+    let mut other = One::new();
+    other.restore(&one, None);
+    (one, other)
+}
+
+#[test]
+fn c435_the_newest_handshake_wins_in_a_session_that_was_here_before() {
+    for newer_first in [true, false] {
+        let (mut one, other) = left_behind();
+        let (older, newer) = (one.resume(ALICE, 0), one.resume(ALICE, 0));
+        let key = one.server.find_session(SESSION).unwrap();
+        one.server.yield_session(NOW, key);
+        one.restore(&other, None);
+        let order = if newer_first { [newer, older] } else { [older, newer] };
+        for conn in order {
+            one.server.answer_wanted(NOW, conn, Claimed::Found);
+        }
+        assert_eq!(one.welcomed(newer).session, SESSION, "newer first: {newer_first}");
+        assert_eq!(one.read(older), [OwnedFrame::Refuse(Refuse::Superseded)]);
+    }
+}
+
+#[test]
+fn c435_a_connection_that_comes_while_an_older_one_is_answered_takes_its_place() {
+    let (mut one, first) = One::with_session();
+    one.server.handle_disconnected(NOW, first);
+    let older = one.resume(ALICE, 0);
+    let newer = one.resume(ALICE, 0);
+    one.server.answer_wanted(NOW, older, Claimed::Found);
+    assert_eq!(one.welcomed(older).session, SESSION);
+    // Its session is claimed once more.
+    one.server.answer_wanted(NOW, newer, Claimed::Found);
+    assert_eq!(one.read(older), [OwnedFrame::Refuse(Refuse::Superseded)]);
+    assert_eq!(one.welcomed(newer).session, SESSION);
+}
+
+#[test]
+fn c435_who_is_not_the_sessions_principal_learns_nothing_of_its_newer_connection() {
+    let (mut one, first) = One::with_session();
+    one.server.handle_disconnected(NOW, first);
+    let (strange, newer) = (one.resume(BOB, 0), one.resume(ALICE, 0));
+    one.server.answer_wanted(NOW, newer, Claimed::Found);
+    one.server.answer_wanted(NOW, strange, Claimed::Found);
+    assert_eq!(one.read(strange), [OwnedFrame::Refuse(Refuse::WrongPrincipal)]);
+    assert_eq!(one.welcomed(newer).session, SESSION);
 }
 
 #[test]

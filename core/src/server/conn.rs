@@ -25,6 +25,9 @@ pub(crate) struct Conn<B> {
     pub(super) secret: SessionId,
     /// The session that it is bound to, by index.
     pub(super) session: Option<u32>,
+    /// The number of its `Hello` among those that resume sessions, where they are claimed; else 0. The session has none of
+    /// it: what is restored after a claim would not know it, and an older connection took the place of a newer one.
+    pub(super) hello: u64,
     /// The longest request that this session was granted, so that what comes is cut out without a look at it.
     pub(super) request_len_max: Derived<u32>,
     /// How far it has come.
@@ -138,6 +141,7 @@ impl<B> Conn<B> {
             quota: NIL,
             secret,
             session: None,
+            hello: 0,
             request_len_max: Derived::default(),
             phase: Phase::AwaitingHello,
             since: now,
@@ -222,8 +226,6 @@ pub(super) enum Phase {
         asked: bool,
         /// What the client has acknowledged.
         acked: u64,
-        /// The number of the session's connection when this one came; 0 if the session was not here.
-        epoch: u32,
     },
     /// The `Welcome` waits to be sent: then `Up`.
     WelcomeDue {

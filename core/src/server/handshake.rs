@@ -324,6 +324,11 @@ impl<T: ServerStorage> Server<T> {
             self.close_conn(index, CloseReason::Refused(Refuse::WrongPrincipal));
             return Ok(());
         }
+        if self.conns.at(session.conn).is_some_and(|bound| bound.hello > conn.hello) {
+            // S4: while this one waited for the claim, a newer handshake was answered.
+            self.close_conn(index, CloseReason::Refused(Refuse::Superseded));
+            return Ok(());
+        }
         if let Some(mut view) = self.view(at) {
             view.acknowledge(resume.acked)?;
             view.session.seen = dedup::seen_by_resume(&view.facts(), resume.acked);

@@ -12,7 +12,8 @@
 //! ```
 //!
 //! A server asks of every session that a client resumes, also of one that it has: since its client left, it may have been
-//! at another server, and back again.
+//! at another server, and back again. Several connections may wait for the answer, and get it in any order: the one whose
+//! `Hello` came last has the session in the end (S4).
 
 use super::Server;
 use super::conn::{Conn, Phase};
@@ -72,10 +73,10 @@ impl<T: ServerStorage> Server<T> {
     pub fn answer_wanted(&mut self, now: Instant, conn: ConnId, claimed: Claimed) {
         self.advance_clock(now);
         let Some(live) = self.conns.get(conn.0) else { return };
-        let Phase::AwaitingSession { acked, epoch, .. } = live.phase else { return };
+        let Phase::AwaitingSession { acked, .. } = live.phase else { return };
         let (index, resume) = (conn.0.index, Resume { session: live.secret, acked });
         let refuse = match claimed {
-            Claimed::Found => return self.resume_claimed(index, &resume, epoch),
+            Claimed::Found => return self.resume_claimed(index, &resume),
             Claimed::Unknown => Refuse::SessionUnknown,
             Claimed::WrongPrincipal => Refuse::WrongPrincipal,
             Claimed::Unavailable => Refuse::ShuttingDown,
@@ -83,13 +84,7 @@ impl<T: ServerStorage> Server<T> {
         self.close_conn(index, CloseReason::Refused(refuse));
     }
 
-    fn resume_claimed(&mut self, index: u32, resume: &Resume, epoch: u32) {
-        let session = self.find_session(self.known_by(resume.session));
-        let bound = session.and_then(|key| self.sessions.live(key.0.index));
-        if bound.is_some_and(|session| session.conn != NIL && session.epoch != epoch) {
-            // While this one waited, another handshake of its client was answered.
-            return self.close_conn(index, CloseReason::Refused(Refuse::Superseded));
-        }
+    fn resume_claimed(&mut self, index: u32, resume: &Resume) {
         match self.resume(index, resume) {
             Ok(()) => self.note_resumed(index),
             Err(error) => self.close_conn(index, CloseReason::Protocol(error)),
@@ -103,12 +98,12 @@ impl<T: ServerStorage> Server<T> {
             // Another server takes it, and need not take it back.
             return self.close_conn(index, CloseReason::Refused(Refuse::ShuttingDown));
         }
-        let known = known.and_then(|key| self.sessions.live(key.0.index));
-        let epoch = known.map_or(0, |session| session.epoch);
         self.stop_timer(index);
+        self.hellos += 1;
         let Some(conn) = self.conns.live_mut(index) else { return };
         conn.secret = resume.session;
-        conn.phase = Phase::AwaitingSession { asked: false, acked: resume.acked, epoch };
+        conn.hello = self.hellos;
+        conn.phase = Phase::AwaitingSession { asked: false, acked: resume.acked };
         self.wake(index);
     }
 
