@@ -98,9 +98,10 @@ pub(crate) struct InFlight {
     pub(super) xid: Xid,
     /// When what was sent last is sent again on a link that loses messages (S27).
     pub(super) resend: Timer,
-    /// The number of the last `Ask`. A `NotSeen` to one from before the request was last sent is older than that (S27).
+    /// The number of the last `Ask`. A `NotSeen` to one from before the request was last sent, or from before this
+    /// connection, is older than what the server knows now (S27).
     ask_last: u16,
-    /// The number of the first `Ask` since the request was last sent.
+    /// The number of the first `Ask` on this connection since the request last was sent.
     ask_first: u16,
     /// How often it was sent again on this connection.
     pub(super) resends: u8,
@@ -394,6 +395,7 @@ impl InFlight {
     pub(super) fn note_disconnected(&mut self) {
         self.last_sent = LastSent::Earlier;
         self.next = None;
+        self.ask_first = self.next_ask();
         self.repeat_cancel();
         self.resend = Timer::OFF;
         self.resends = 0;

@@ -4,29 +4,30 @@ use oncewire_core::*;
 
 use crate::util::*;
 
+fn welcome(seen: u64) -> wire::Frame<'static> {
+    wire::Frame::Welcome(wire::Welcome {
+        version: wire::VERSION,
+        features: 0,
+        server: ServerId::from_bytes([7; 16]),
+        service: ServiceName::new("toy").unwrap(),
+        session: SessionId::from_bytes([1; 16]),
+        seen,
+        commit: 0,
+        grants: wire::Grants {
+            slots: 1,
+            request_len_max: 16,
+            reply_len_max: 16,
+            lease_ms: 300_000,
+            keepalive_ms: 300_000,
+        },
+        instance: Instance::UNNAMED,
+        schemas: Schemas::EMPTY,
+    })
+}
+
 /// A client on a lossy link that has asked twice for a call which its server never read, has had one `NotSeen`, has sent
 /// the call again, cancelled it, and asked for it once more.
 fn asked_before_and_after() -> (Client<Heap>, CallId, Instant) {
-    let welcome = |seen| {
-        wire::Frame::Welcome(wire::Welcome {
-            version: wire::VERSION,
-            features: 0,
-            server: ServerId::from_bytes([7; 16]),
-            service: ServiceName::new("toy").unwrap(),
-            session: SessionId::from_bytes([1; 16]),
-            seen,
-            commit: 0,
-            grants: wire::Grants {
-                slots: 1,
-                request_len_max: 16,
-                reply_len_max: 16,
-                lease_ms: 300_000,
-                keepalive_ms: 300_000,
-            },
-            instance: Instance::UNNAMED,
-            schemas: Schemas::EMPTY,
-        })
-    };
     let mut config = ClientConfig::default();
     config.resend_after = Some(secs(1));
     let mut client: Client<Heap> = Client::new(config);
@@ -95,6 +96,18 @@ fn a_not_seen_to_an_ask_from_before_the_request_is_not_the_answer_to_one_from_af
 fn a_not_seen_to_the_ask_from_after_the_request_counts_whatever_was_lost_before() {
     let (mut client, call, now) = asked_before_and_after();
     assert_eq!(answer(&mut client, now, &not_seen(3)), Some((call, true)));
+}
+
+/// It was taken for the answer to the `Ask` of this connection, and a call that had run was reported as not executed.
+#[test]
+fn a_not_seen_to_an_ask_from_before_the_connection_is_ignored() {
+    let (mut client, call, now) = asked_before_and_after();
+    client.handle_connected(now);
+    kinds_sent(&mut client, now);
+    assert!(answer(&mut client, now, &welcome(1)).is_none());
+    assert_eq!(kinds_sent(&mut client, now), [3, 5], "an Ask, the fourth, and a Cancel");
+    assert_eq!(answer(&mut client, now, &not_seen(3)), None, "its request has come since");
+    assert_eq!(answer(&mut client, now, &not_seen(4)), Some((call, true)));
 }
 
 #[test]
