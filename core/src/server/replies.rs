@@ -126,13 +126,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
         calls.running += 1;
         *self.held += 1;
         self.counters.running += 1;
-        let (reply, request) = (u64::from(reply), u64::from(request));
-        calls.kept_bytes += reply;
-        calls.request_bytes += request;
-        self.quota.kept_bytes += reply;
-        self.quota.request_bytes += request;
-        self.counters.kept_bytes += reply;
-        self.counters.request_bytes += request;
+        calls.count_set_aside(self.quota, self.counters, (reply, request));
     }
 
     /// Sets so many bytes aside for a call that was admitted without any.
@@ -142,13 +136,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
         debug_assert!(slot.state == SlotState::Admitted);
         debug_assert!(slot.bytes == 0 && slot.request_bytes == 0, "nothing was set aside");
         (slot.bytes, slot.request_bytes) = (reply, request);
-        let (reply, request) = (u64::from(reply), u64::from(request));
-        calls.kept_bytes += reply;
-        calls.request_bytes += request;
-        self.quota.kept_bytes += reply;
-        self.quota.request_bytes += request;
-        self.counters.kept_bytes += reply;
-        self.counters.request_bytes += request;
+        calls.count_set_aside(self.quota, self.counters, (reply, request));
     }
 
     /// S11: bytes of the longest reply that a call of this method may give.
@@ -432,6 +420,23 @@ impl Freed {
 }
 
 impl<T: ServerStorage> Calls<T> {
+    /// S11: counts what is set aside for a call's reply and its request in its session, its principal's share, and in all.
+    #[inline(always)]
+    fn count_set_aside(
+        &mut self,
+        quota: &mut PrincipalQuota,
+        counters: &mut ServerCounters,
+        (reply, request): (u32, u32),
+    ) {
+        let (reply, request) = (u64::from(reply), u64::from(request));
+        self.kept_bytes += reply;
+        self.request_bytes += request;
+        quota.kept_bytes += reply;
+        quota.request_bytes += request;
+        counters.kept_bytes += reply;
+        counters.request_bytes += request;
+    }
+
     /// Forgets what is kept on a slot; its xid stays. Nothing happens if nothing is kept. `partial` is the frame that is leaving
     /// on the session's connection.
     #[inline(always)]
