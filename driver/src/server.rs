@@ -56,6 +56,7 @@ mod principals;
 mod provided;
 mod recording;
 pub(crate) mod restore;
+mod runner;
 mod sharing;
 mod state;
 mod stateful;

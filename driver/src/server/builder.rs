@@ -134,7 +134,7 @@ impl<L> ServerBuilder<L> {
     {
         let handler =
             Box::new(TypedTransactional::<L::Transaction, F, A, R>::new(function, method.values()));
-        let entry = MethodEntry { name: method.name(), handler, options: method.options() };
+        let entry = MethodEntry::new(method.name(), handler, method.options());
         self.methods.push((method.spec(), entry));
         self.signatures.extend(method.described());
         self.transactional.push(method.id());
@@ -203,7 +203,7 @@ impl<L> ServerBuilder<L> {
         Fut: Future<Output = R> + Send + 'static,
     {
         let handler = Box::new(Typed::<F, A, R>::new(function, method));
-        let entry = MethodEntry { name: method.name(), handler, options: method.options() };
+        let entry = MethodEntry::new(method.name(), handler, method.options());
         self.methods.push((method.spec(), entry));
         self.signatures.extend(method.described());
         self
@@ -230,7 +230,7 @@ impl<L> ServerBuilder<L> {
     {
         let RawMethod { name, spec, options, described } = method.into();
         let handler = Box::new(Raw::new(function));
-        self.methods.push((spec, MethodEntry { name, handler, options }));
+        self.methods.push((spec, MethodEntry::new(name, handler, options)));
         self.signatures.extend(described);
         self
     }

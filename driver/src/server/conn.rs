@@ -1,7 +1,7 @@
 //! The task of one connection: reads, runs what it can at once, writes.
 //!
 //! A handler that is ready at its first poll runs within the connection's turn, without a task, a timer or a wake-up of
-//! its own; one that is not becomes a task (`execution.rs`). So a turn may take any time, and ends by the clock
+//! its own; one that is not continues in a task (`runner.rs`). So a turn may take any time, and ends by the clock
 //! (`pace.rs`). When it went on for as long as there was something to read, a peer that sent Pings without end kept
 //! others waiting for seconds (C106).
 //!

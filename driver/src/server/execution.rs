@@ -5,8 +5,6 @@
 //! and its session for good, as once after a panic whose payload panicked when it was dropped (C115). Therefore
 //! the futures here are [`Guarded`](crate::caught::Guarded), and the task reports an end in its `Drop` as well.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context as TaskContext, Poll, Waker};
 
@@ -22,7 +20,6 @@ use crate::caught::{Guarded, caught};
 use crate::metadata::Metadata;
 use crate::method::MethodOptions;
 use crate::observe::Event;
-use crate::runtime::Timer;
 use crate::transport::Subject;
 
 /// What a request says, apart from the right to start it.
@@ -79,37 +76,36 @@ impl Execution {
 
     /// Ends it before it was polled.
     pub(super) fn refuse(self, why: NotExecuted) -> Ended {
-        let Execution { running, permit, recorded, future } = self;
-        drop(future);
-        Ended { running, permit, recorded, end: End::Refused(why) }
+        self.ended(End::Refused(why))
     }
 
     /// Polls it once, and returns how it ended, if it did; otherwise it becomes a task.
     pub(super) fn run(mut self, shared: &Arc<Shared>, options: &MethodOptions) -> Option<Ended> {
         let mut cx = TaskContext::from_waker(Waker::noop());
-        match poll_caught(&mut self.future, &mut cx) {
-            Poll::Ready(end) => {
-                let Execution { running, permit, recorded, future } = self;
-                drop(future);
-                Some(Ended { running, permit, recorded, end })
-            }
+        match self.poll(&mut cx) {
+            Poll::Ready(end) => Some(self.ended(end)),
             Poll::Pending => {
-                self.go_on(shared, options);
+                shared.run_apart(self, options);
                 None
             }
         }
     }
 
-    /// It has been polled, and becomes a task.
-    fn go_on(self, shared: &Arc<Shared>, options: &MethodOptions) {
-        let limit = options.time_limit.map(|limit| {
-            let mut timer = shared.runtime.timer();
-            timer.set(shared.runtime.now() + limit);
-            timer
-        });
-        let drop_on_cancel = options.drop_on_cancel;
-        let task = Task { execution: Some(self), limit, drop_on_cancel, shared: shared.clone() };
-        shared.runtime.spawn(Box::pin(task));
+    pub(super) fn key(&self) -> CallKey {
+        self.running.key()
+    }
+
+    /// Polls it.
+    #[inline]
+    pub(super) fn poll(&mut self, cx: &mut TaskContext<'_>) -> Poll<End> {
+        poll_caught(&mut self.future, cx)
+    }
+
+    /// It has ended: drops what is left of it.
+    pub(super) fn ended(self, end: End) -> Ended {
+        let Execution { running, permit, recorded, future } = self;
+        drop(future);
+        Ended { running, permit, recorded, end }
     }
 }
 
@@ -148,7 +144,7 @@ impl Replied {
 }
 
 /// How a call that was started has ended.
-enum End {
+pub(super) enum End {
     Replied(Encoded),
     /// Executed, perhaps in part (S14).
     Panicked,
@@ -220,7 +216,8 @@ impl Shared {
                 Err(Ended { running, permit, recorded: None, end: End::failed(failure) })
             }
             Ok(Ok(Begun::Pending(future))) => {
-                Execution::new(running, permit, future).go_on(self, &method.options);
+                method.waits.note(true);
+                self.run_apart(Execution::new(running, permit, future), &method.options);
                 Ok(())
             }
             Ok(Err(why)) => Err(Ended::refused(running, permit, why)),
@@ -289,56 +286,6 @@ impl State {
             (Some(true), Ok(_)) => self.record_finish(at, running, Ok(Bytes::new())),
             (Some(_), reply) => self.record_finish(at, running, reply.map(Encoded::into_bytes)),
         }
-    }
-}
-
-/// The task of a handler that was not ready at once: catches its panics and watches its time limit. Dropped before it
-/// has ended, the call ends as aborted.
-struct Task {
-    execution: Option<Execution>,
-    limit: Option<Box<dyn Timer>>,
-    drop_on_cancel: bool,
-    shared: Arc<Shared>,
-}
-
-impl Task {
-    /// Whether its call must be dropped: it has taken too long, or its outcome is not needed any more.
-    fn is_over(&mut self, cx: &mut TaskContext<'_>) -> bool {
-        let Some(execution) = &self.execution else { return false };
-        let key = execution.running.key();
-        let unwanted = self.drop_on_cancel && self.shared.clone().poll_unwanted(key, cx).is_ready();
-        unwanted || self.limit.as_mut().is_some_and(|limit| limit.poll(cx).is_ready())
-    }
-
-    fn end(&mut self, end: End) {
-        let Some(Execution { running, permit, recorded, future }) = self.execution.take() else {
-            return;
-        };
-        drop(future);
-        let ended = Ended { running, permit, recorded, end };
-        self.shared.with(|state, now| state.finish(now, ended));
-    }
-}
-
-impl Future for Task {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
-        let this = &mut *self;
-        let Some(execution) = &mut this.execution else { return Poll::Ready(()) };
-        let end = match poll_caught(&mut execution.future, cx) {
-            Poll::Ready(end) => end,
-            Poll::Pending if this.is_over(cx) => End::Dropped,
-            Poll::Pending => return Poll::Pending,
-        };
-        this.end(end);
-        Poll::Ready(())
-    }
-}
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.end(End::Dropped);
     }
 }
 

@@ -16,6 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::context::Context;
+use super::runner::Waits;
 use crate::buffer::{Encoded, Spare, is_small_part};
 use crate::caught::{Guarded, caught};
 use crate::decode::{ValueLimits, decode_shared};
@@ -28,6 +29,17 @@ pub(super) struct MethodEntry {
     pub(super) name: &'static str,
     pub(super) handler: Box<dyn Handle>,
     pub(super) options: MethodOptions,
+    pub(super) waits: Waits,
+}
+
+impl MethodEntry {
+    pub(super) fn new(
+        name: &'static str,
+        handler: Box<dyn Handle>,
+        options: MethodOptions,
+    ) -> MethodEntry {
+        MethodEntry { name, handler, options, waits: Waits::default() }
+    }
 }
 
 /// The erased form of a handler.

@@ -13,8 +13,9 @@ use oncewire_core::{Instant, NotExecuted};
 
 use super::execution::{Ended, Execution};
 use super::handler::Ran;
-use super::ledger_queue::{Concluded, Item, Prepared, Transact};
+use super::ledger_queue::{Concluded, Item, LedgerQueue, Prepared, Transact};
 use super::state::{Shared, State};
+use crate::ledger::entry::LedgerError;
 use crate::method::MethodOptions;
 use crate::observe::Event;
 
@@ -53,6 +54,26 @@ impl Future for LedgerTask {
             shared.runtime.spawn(Box::pin(StartAll { shared: shared.clone(), starts }));
         }
         Poll::Pending
+    }
+}
+
+impl Shared {
+    /// Ready with the error after which the ledger can write no more.
+    pub(super) fn poll_ledger_failed(
+        self: &Arc<Self>,
+        cx: &mut TaskContext<'_>,
+    ) -> Poll<LedgerError> {
+        if self.ledger.is_none() {
+            return Poll::Pending;
+        }
+        self.with(|state, _| match state.ledger_queue.as_deref_mut() {
+            Some(LedgerQueue { error: Some(error), .. }) => Poll::Ready(error.clone()),
+            Some(queue) => {
+                crate::caught::add_waker(&mut queue.error_wakers, cx);
+                Poll::Pending
+            }
+            None => Poll::Pending,
+        })
     }
 }
 

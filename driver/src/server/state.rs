@@ -18,9 +18,9 @@ use super::ledger_queue::LedgerQueue;
 use super::limits::{Limits, Permit, Waiting};
 use super::observed::Observed;
 use super::principals::PrincipalTable;
+use super::runner::IdleRunners;
 use crate::caught::wake_all;
 use crate::faults::{Planted, ServerFault};
-use crate::ledger::entry::LedgerError;
 use crate::observe::{Event, Observers};
 use crate::runtime::Runtime;
 use crate::spin::Newcomers;
@@ -67,6 +67,7 @@ pub(super) struct State {
     pub(super) limits: Limits,
     /// Which of them wait for their calls' cancels.
     cancels: Cancels,
+    pub(super) idle_runners: IdleRunners,
     /// Calls refused because too many waited.
     pub(super) overloaded: u64,
     /// For the observers, if there are any.
@@ -168,6 +169,7 @@ impl Shared {
             later: Later::default(),
             limits,
             cancels: Cancels::default(),
+            idle_runners: IdleRunners::default(),
             overloaded: 0,
             observed,
             planted,
@@ -275,28 +277,16 @@ impl Shared {
     }
 
     pub(super) fn disconnect(self: &Arc<Self>, conn: ConnId) {
-        self.with(|state, now| {
+        let unused = self.with(|state, now| {
             state.machine.handle_disconnected(now, conn);
             state.observe_close(conn, None);
             if let Some(entry) = state.entry(conn) {
                 *entry = ConnEntry::default();
             }
+            let is_last = state.machine.counters().conns == 0;
+            is_last.then(|| state.idle_runners.take_all())
         });
-    }
-
-    /// Ready with the error after which the ledger can write no more.
-    pub(super) fn poll_ledger_failed(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<LedgerError> {
-        if self.ledger.is_none() {
-            return Poll::Pending;
-        }
-        self.with(|state, _| match state.ledger_queue.as_deref_mut() {
-            Some(LedgerQueue { error: Some(error), .. }) => Poll::Ready(error.clone()),
-            Some(queue) => {
-                crate::caught::add_waker(&mut queue.error_wakers, cx);
-                Poll::Pending
-            }
-            None => Poll::Pending,
-        })
+        drop(unused);
     }
 
     pub(super) fn poll_drained(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -478,7 +468,7 @@ impl State {
     }
 
     /// Wakes the task that keeps time if the machine has something to do before its timer fires.
-    fn wake_timer_if_due_earlier(&mut self) {
+    pub(super) fn wake_timer_if_due_earlier(&mut self) {
         if self.machine.poll_timeout().is_some_and(|at| at < self.armed) {
             self.to_wake.extend(self.timer_task.take());
         }

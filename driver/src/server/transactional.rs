@@ -186,7 +186,7 @@ impl<L: Ledger> ServerBuilder<L> {
     {
         let types = PhantomData::<fn(&mut L::Transaction, A)>;
         let handler = Box::new(EachTransactional { make, types });
-        let entry = MethodEntry { name: method.name(), handler, options: method.options() };
+        let entry = MethodEntry::new(method.name(), handler, method.options());
         self.methods.push((method.spec(), entry));
         self.transactional.push(method.id());
         self

@@ -11,3 +11,4 @@ mod long_bytes;
 mod longer;
 mod panics;
 mod values;
+mod waits;

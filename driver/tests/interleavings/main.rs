@@ -177,6 +177,31 @@ fn a_connection_that_breaks_under_its_leader_is_resumed_for_all() {
 }
 
 #[test]
+fn handlers_that_wait_in_tasks_used_before_are_woken() {
+    explore(|| {
+        let world = World::new();
+        let first = world.client.call(&HELD, &0).start();
+        block_on(async {
+            world.has_run(0).await;
+            world.open_gate();
+            world.judge(0, &first.await);
+        });
+        world.close_gate();
+        let waits = beside(&world, |world| async move {
+            world.judge(1, &world.client.call(&HELD, &1).await);
+        });
+        // It begins now, and may wait already.
+        let opens = beside(&world, |world| async move {
+            world.has_run(1).await;
+            world.open_gate();
+        });
+        all_end([waits, opens]);
+        assert_eq!(world.runs(1), 1);
+        close(&world);
+    });
+}
+
+#[test]
 fn a_call_that_fails_fast_leaves_a_ticket_that_tells_the_rest() {
     explore(|| {
         let world = World::new();

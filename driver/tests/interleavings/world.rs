@@ -404,6 +404,11 @@ impl World {
         self.gate.change(|open| *open = true);
     }
 
+    /// What begins from now on waits for it once more.
+    pub(crate) fn close_gate(&self) {
+        self.gate.change(|open| *open = false);
+    }
+
     /// The connection breaks, if there is one; what is on its way is lost.
     pub(crate) fn cut(&self) {
         let halves = self.address.queue.lock().expect("no panic under the lock").halves.clone();

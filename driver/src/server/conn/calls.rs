@@ -5,6 +5,7 @@ use oncewire_core::{Admission, Incoming, Instant, Received, Request, Running};
 
 use super::super::execution::{Call, Replied};
 use super::super::limits::{Permit, Waiting};
+use super::super::runner::Idle;
 use super::super::state::State;
 use super::ConnTask;
 use crate::buffer::Spares;
@@ -14,7 +15,7 @@ pub(super) enum Next<'d> {
     /// A new call, if its caller may make it.
     Authorize(Request<'d>),
     /// A call was admitted and started.
-    Run(Option<(Running, Permit)>, Call<'d>),
+    Run(Option<Started>, Call<'d>),
     /// A call was admitted, and waits for its record.
     Record(Admission, Permit, Call<'d>),
     /// There may be more.
@@ -23,6 +24,13 @@ pub(super) enum Next<'d> {
     Wait(usize),
     /// The machine closes the connection.
     Lost,
+}
+
+/// The right to run a call, and the runner that is idle, if the call is likely to wait.
+pub(super) struct Started {
+    running: Running,
+    permit: Permit,
+    idle: Option<Idle>,
 }
 
 impl ConnTask {
@@ -58,7 +66,7 @@ impl ConnTask {
     pub(super) fn run(
         &self,
         now: Instant,
-        started: (Running, Permit),
+        Started { running, permit, idle }: Started,
         call: &mut Call<'_>,
         spares: &mut Spares,
         replied: &mut Replied,
@@ -69,7 +77,10 @@ impl ConnTask {
             // Its start is seen before it runs.
             shared.report();
         }
-        if let Err(ended) = shared.execute(started, call, &self.subject, spares, replied) {
+        let started = (running, permit);
+        if let Some(idle) = idle {
+            shared.execute_in(idle, now, started, call, &self.subject);
+        } else if let Err(ended) = shared.execute(started, call, &self.subject, spares, replied) {
             shared.with_quietly(|state| state.finish(now, ended));
         }
         if is_heard {
@@ -137,7 +148,10 @@ impl ConnTask {
             return Next::Record(admission, permit, call());
         }
         match state.start(self.shared.time_near(deadline), admission, method) {
-            Ok(running) => Next::Run(Some((running, permit)), call()),
+            Ok(running) => {
+                let idle = state.idle_runner(&self.shared, method);
+                Next::Run(Some(Started { running, permit, idle }), call())
+            }
             // The machine has refused it (S17).
             Err(_) => {
                 state.release(permit);
