@@ -1,16 +1,23 @@
-//! Who gets how much of the server's memory (S11): pure decisions.
+//! Who gets how much of what a server has (S11): pure decisions.
+//!
+//! One rule shares memory between calls, and the places of a queue between calls that wait. The machine asks it for memory; a driver
+//! whose handlers have queues before them asks it for their places.
 //!
 //! Static limits cannot do it. Where the transport gives no names, a stranger opens as many sessions as it likes, and
 //! seventeen of them with the default grants once reserved all of it. So besides the limits there is a rule
 //! that depends on what is free: the more is taken, the less a claimant that holds much may still take, while one that
 //! holds little gets its first calls in, and greedy ones always leave something free.
 
-/// Bytes of one kind, held by a session, by its principal, and by the whole server; or the limits of each.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Bytes {
-    pub(crate) session: u64,
-    pub(crate) principal: u64,
-    pub(crate) server: u64,
+/// What is held of one kind, as bytes of kept replies or places of a queue: by a session, by its principal, and by the whole
+/// server; or the limits of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Amounts {
+    /// Of the session.
+    pub session: u64,
+    /// Of all sessions of its principal.
+    pub principal: u64,
+    /// Of all sessions.
+    pub server: u64,
 }
 
 /// A principal holds at most this multiple of what it leaves free: alone, three quarters of the budget.
@@ -18,12 +25,22 @@ const PRINCIPAL_WEIGHT: u64 = 3;
 /// A session that holds no more than this part of what is free may take it even where its principal holds its share.
 const SMALL_PART: u64 = 16;
 
-/// Whether a session may take `wanted` bytes more.
+/// Whether a session may take `wanted` more.
 ///
-/// A session holds at most as much as it leaves free: alone, half of all there is. A session of a principal that
-/// holds its share already is not shut out by its neighbours, as long as it holds little.
+/// A session holds at most as much as it leaves free: alone, half of all there is. A principal holds at most three times what it leaves
+/// free. A session of a principal that holds its share already is not shut out by its neighbours, as long as it holds no more than
+/// a sixteenth of what is free.
+///
+/// ```
+/// use oncewire_core::budget::{Amounts, has_room};
+///
+/// let limits = Amounts { session: 64, principal: 64, server: 64 };
+/// // One principal has three quarters, in two sessions: neither gets more, and a stranger does.
+/// assert!(!has_room(Amounts { session: 32, principal: 48, server: 48 }, limits, 1));
+/// assert!(has_room(Amounts { session: 0, principal: 0, server: 48 }, limits, 1));
+/// ```
 #[inline]
-pub(crate) fn has_room(held: Bytes, limits: Bytes, wanted: u64) -> bool {
+pub fn has_room(held: Amounts, limits: Amounts, wanted: u64) -> bool {
     let free = limits.server.saturating_sub(held.server);
     let session = held.session.saturating_add(wanted);
     let principal = held.principal.saturating_add(wanted);
@@ -47,7 +64,7 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: Bytes = Bytes { session: 256 << 20, principal: 1 << 30, server: 1 << 30 };
+    const LIMITS: Amounts = Amounts { session: 256 << 20, principal: 1 << 30, server: 1 << 30 };
 
     /// What each of `sessions` sessions of each of `principals` principals gets when all take calls of 64 KiB in turn; and
     /// what a session of another principal, and one more of the same, get after that.
@@ -57,7 +74,7 @@ mod tests {
         let room = |held: &[Vec<u64>], p: usize, session: u64| {
             let principal = held.get(p).map_or(session, |sessions| sessions.iter().sum());
             let server = held.iter().flatten().sum::<u64>();
-            has_room(Bytes { session, principal, server }, LIMITS, CALL)
+            has_room(Amounts { session, principal, server }, LIMITS, CALL)
         };
         loop {
             let before = held.clone();
@@ -99,18 +116,18 @@ mod tests {
     #[test]
     fn a_principal_that_holds_its_share_does_not_shut_out_its_small_sessions() {
         // Others have come since, and its share has become less than it holds.
-        let held = Bytes { session: 0, principal: 700 << 20, server: 900 << 20 };
+        let held = Amounts { session: 0, principal: 700 << 20, server: 900 << 20 };
         assert!(has_room(held, LIMITS, 1 << 20));
-        assert!(!has_room(Bytes { session: 10 << 20, ..held }, LIMITS, 1 << 20));
+        assert!(!has_room(Amounts { session: 10 << 20, ..held }, LIMITS, 1 << 20));
     }
 
     #[test]
     fn what_fits_at_all_fits_when_nothing_is_held() {
-        let none = Bytes { session: 0, principal: 0, server: 0 };
-        let limits = Bytes { session: 100, principal: 100, server: 100 };
+        let none = Amounts { session: 0, principal: 0, server: 0 };
+        let limits = Amounts { session: 100, principal: 100, server: 100 };
         assert!(has_room(none, limits, 100));
         assert!(!has_room(none, limits, 101));
-        assert!(!has_room(none, Bytes { session: 99, ..limits }, 100));
-        assert!(!has_room(none, Bytes { principal: 99, ..limits }, 100));
+        assert!(!has_room(none, Amounts { session: 99, ..limits }, 100));
+        assert!(!has_room(none, Amounts { principal: 99, ..limits }, 100));
     }
 }

@@ -65,7 +65,7 @@
 #[cfg(feature = "alloc")]
 extern crate alloc;
 
-mod budget;
+pub mod budget;
 mod client;
 mod digest;
 mod error;

@@ -93,9 +93,9 @@ impl<A, R> Method<A, R> {
         self
     }
 
-    /// The greatest number of its calls that run at once at a server, of all clients; 0 counts as 1. Others wait in a queue, in
-    /// order ([`queue_max`](Method::queue_max)). One that is cancelled leaves the queue at once, and one whose deadline passes is
-    /// refused then (S17).
+    /// The greatest number of its calls that run at once at a server, of all clients; 0 counts as 1. Others wait in a queue
+    /// ([`queue_max`](Method::queue_max)), where principals take turns, then the sessions of each, and a session's calls come in order. One
+    /// that is cancelled leaves the queue at once, and one whose deadline passes is refused then (S17).
     ///
     /// A handler that calls a method with such a limit at its own server may wait for itself. Not for transactional
     /// methods: of those one runs at a time.
@@ -105,8 +105,8 @@ impl<A, R> Method<A, R> {
     }
 
     /// The number of calls that may wait for those that run, instead of four for each of
-    /// [`concurrency`](Method::concurrency), 4,096 at least and 65,536 at most; with 0 none waits. One session has no more
-    /// than half of the queue. A call that finds no place ends as `NotExecuted(Overloaded)`.
+    /// [`concurrency`](Method::concurrency), 4,096 at least and 65,536 at most; with 0 none waits. One session
+    /// has no more than half of the queue, and one principal about three quarters (S11). A call that finds no place ends as `NotExecuted(Overloaded)`.
     pub const fn queue_max(mut self, calls: usize) -> Method<A, R> {
         self.options.queue_max = Some(calls);
         self

@@ -12,6 +12,7 @@
 //! | `server/pace.rs` | how long its turns are |
 //! | `server/authorization.rs` | which callers may call which methods |
 //! | `server/limits.rs` | how many handlers run, and the queues before them |
+//! | `server/turns.rs` | whose turn it is in a queue |
 //! | `server/waiting.rs` | calls that cannot run at once: their turn comes, or they are refused |
 //! | `server/context.rs` | what a handler can know of its call |
 //! | `server/handler.rs` | from a request's bytes to a future or a transaction |
@@ -64,6 +65,7 @@ mod status;
 mod tags;
 mod timer_task;
 mod transactional;
+mod turns;
 mod waiting;
 
 use std::fmt;

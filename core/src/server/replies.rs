@@ -7,7 +7,7 @@ use super::slot::{SlotState, SlotView};
 use super::{
     Calls, Conns, MethodSpec, PrincipalQuota, Server, ServerConfig, ServerCounters, Session, Slot,
 };
-use crate::budget::{self, Bytes};
+use crate::budget::{self, Amounts};
 use crate::error::ProtocolError;
 use crate::ids::Key;
 use crate::outcome::{NoReply, Status};
@@ -153,12 +153,12 @@ impl<T: ServerStorage> SessionView<'_, T> {
 
     #[inline(always)]
     fn fits_kept(&self, bytes: u32) -> bool {
-        let held = Bytes {
+        let held = Amounts {
             session: self.session.calls.as_deref().map_or(0, |calls| calls.kept_bytes),
             principal: self.quota.kept_bytes,
             server: self.counters.kept_bytes,
         };
-        let limits = Bytes {
+        let limits = Amounts {
             session: self.config.kept_per_session_max,
             principal: self.config.kept_per_principal_max,
             server: self.config.kept_max,
@@ -168,14 +168,14 @@ impl<T: ServerStorage> SessionView<'_, T> {
 
     #[inline(always)]
     pub(super) fn fits_requests(&self, bytes: u32) -> bool {
-        let held = Bytes {
+        let held = Amounts {
             session: self.session.calls.as_deref().map_or(0, Calls::request_and_table_bytes),
             principal: self.quota.request_bytes,
             server: self.counters.request_bytes
                 + self.counters.coming_bytes
                 + self.counters.table_bytes,
         };
-        let limits = Bytes {
+        let limits = Amounts {
             session: self.config.requests_per_session_max,
             principal: self.config.requests_per_principal_max,
             server: self.config.requests_max,

@@ -245,7 +245,7 @@ impl<L> ServerBuilder<L> {
     }
 
     /// So many calls wait for one that runs, instead of four for each of [`concurrency`](ServerBuilder::concurrency), 4,096
-    /// at least and 65,536 at most; with 0 none waits. A call that finds no place ends as `NotExecuted(Overloaded)`.
+    /// at least and 65,536 at most; with 0 none waits. They are shared as [`Method::queue_max`] says. A call that finds no place ends as `NotExecuted(Overloaded)`.
     pub fn queue_max(mut self, calls: usize) -> Self {
         self.queue_max = Some(calls);
         self

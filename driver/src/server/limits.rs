@@ -1,15 +1,17 @@
 //! How many handlers run at once, and the queues before them.
 //!
 //! A call takes a [`Permit`] before its handler begins, and gives it back when it has ended. Without one it waits in its
-//! method's queue, in order. One that was cancelled leaves the queue at once, and one whose deadline passes at its deadline:
-//! its client needs the slot, and others its place. Whether a call may still run is checked once more when its turn has come
-//! (S17).
+//! method's queue. There principals take turns, and none has so many places that others are left without: by the rule that
+//! shares memory (S11). One that was cancelled leaves the queue at once, and one whose deadline passes at its deadline: its client
+//! needs the slot, and others its place. Whether a call may still run is checked once more when its turn has come (S17).
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use oncewire_core::{Admission, CallKey, Instant, SessionKey, Xid};
+use oncewire_core::budget::{Amounts, has_room};
+use oncewire_core::{Admission, CallKey, Instant, Principal, SessionKey, Xid};
 
+use super::turns::{Place, Queue};
 use crate::transport::Subject;
 
 /// The right of one call to run. Give it to [`Limits::release`]: what is lost is taken from its method for good.
@@ -60,20 +62,25 @@ impl Bounds {
     }
 }
 
-/// The queue before one handler. Four clients with the slots that they have by default fill it, not one.
+/// The queue before one handler. It takes several clients with the slots that they have by default to fill it, of more than one
+/// principal.
 const QUEUE_MIN: usize = 4096;
 const QUEUE_MAX: usize = 65_536;
 
 struct Gate {
     bounds: Bounds,
     running: usize,
-    /// By their places in the order of all that came.
-    queue: BTreeMap<u64, Waiting>,
+    queue: Queue<SessionKey, Waiting>,
 }
 
 impl Gate {
     fn has_room(&self) -> bool {
         self.running < self.bounds.running
+    }
+
+    /// Whether calls wait that its own bound does not keep from running.
+    fn is_ready(&self) -> bool {
+        self.has_room() && !self.queue.is_empty()
     }
 }
 
@@ -85,22 +92,26 @@ pub(super) struct Limits {
     methods: Vec<Gate>,
     /// Calls that wait, in all queues.
     waiting: usize,
-    /// The same by session, with their methods and places: none has more than half of a queue.
-    by_session: BTreeMap<SessionKey, BTreeMap<Xid, (usize, u64)>>,
-    /// The same by deadline and place, with their methods.
-    by_deadline: BTreeMap<(Instant, u64), usize>,
+    /// The same by session, with their methods and places.
+    by_session: BTreeMap<SessionKey, BTreeMap<Xid, (usize, Place<SessionKey>)>>,
+    /// How many they are of each principal.
+    by_principal: BTreeMap<Principal, usize>,
+    /// The same by deadline and number, with their methods and places.
+    by_deadline: BTreeMap<(Instant, u64), (usize, Place<SessionKey>)>,
+    /// The number of the next call that waits, or has its turn.
     next: u64,
 }
 
 impl Limits {
     pub(super) fn new(bounds: Bounds, methods: impl Iterator<Item = Bounds>) -> Limits {
-        let gate = |bounds| Gate { bounds, running: 0, queue: BTreeMap::new() };
+        let gate = |bounds| Gate { bounds, running: 0, queue: Queue::new() };
         Limits {
             bounds,
             running: 0,
             methods: methods.map(gate).collect(),
             waiting: 0,
             by_session: BTreeMap::new(),
+            by_principal: BTreeMap::new(),
             by_deadline: BTreeMap::new(),
             next: 0,
         }
@@ -119,23 +130,30 @@ impl Limits {
         Some(Permit { method })
     }
 
-    /// Puts a call at the end of its method's queue.
+    /// Puts a call at the end of its session's, in its method's queue.
     ///
     /// # Errors
-    /// The call again, if there is no room for it, or if its session has its share of it.
-    pub(super) fn wait(&mut self, call: Waiting) -> Result<(), Waiting> {
+    /// The call again, if there is no room for it, or if its session or its principal has its share of that.
+    pub(super) fn wait(&mut self, principal: Principal, call: Waiting) -> Result<(), Waiting> {
         let (session, xid) = (call.key().session(), call.key().xid());
-        let of_session = self.by_session.get(&session).map_or(0, BTreeMap::len);
         let method = call.method_index;
+        let in_all = Amounts {
+            session: self.by_session.get(&session).map_or(0, BTreeMap::len) as u64,
+            principal: self.by_principal.get(&principal).map_or(0, |count| *count as u64),
+            server: self.waiting as u64,
+        };
         let Some(gate) = self.methods.get_mut(method) else { return Err(call) };
         let length = gate.bounds.queue.min(self.bounds.queue);
-        let full = gate.queue.len() >= length || self.waiting >= self.bounds.queue;
-        if full || of_session >= length.div_ceil(2) {
+        let has_room = has_place(gate.queue.held(principal, session), length)
+            && has_place(in_all, self.bounds.queue);
+        if !has_room {
             return Err(call);
         }
-        self.by_deadline.insert((call.deadline, self.next), method);
-        gate.queue.insert(self.next, call);
-        self.by_session.entry(session).or_default().insert(xid, (method, self.next));
+        let place = Place { principal, session, number: self.next };
+        self.by_deadline.insert((call.deadline, self.next), (method, place));
+        gate.queue.push(place, call);
+        self.by_session.entry(session).or_default().insert(xid, (method, place));
+        *self.by_principal.entry(principal).or_default() += 1;
         self.next += 1;
         self.waiting += 1;
         self.debug_check();
@@ -157,20 +175,35 @@ impl Limits {
         self.waiting > 0
     }
 
-    /// The call that waits longest among those that may run now, with its permit. It looks at each method: queues are the
+    /// The call whose turn it is among those that may run now, with its permit. It looks at each method: queues are the
     /// exception, and a server has few methods.
+    ///
+    /// A turn counts in all queues from which a call could be taken now, so that who waits in many has no more turns. In the others
+    /// it does not: who has turns all the time in a quick one would never have one there.
     pub(super) fn next(&mut self) -> Option<(Waiting, Permit)> {
         if self.running >= self.bounds.running {
             return None;
         }
-        let gates = self.methods.iter().enumerate();
-        let ready = gates.filter(|(_, gate)| gate.has_room());
-        let first = ready.filter_map(|(at, gate)| Some((*gate.queue.first_key_value()?.0, at)));
-        let (_, method) = first.min()?;
-        let call = self.pop(method)?;
-        self.methods[method].running += 1;
+        let ((_, principal), _) = self.first_ready(|queue| queue.next_principal())?;
+        let ((_, session), _) = self.first_ready(|queue| queue.next_session(principal))?;
+        let (place, method) = self.first_ready(|queue| queue.next_call(principal, session))?;
+        let call = self.take_out(method, place)?;
+        for gate in self.methods.iter_mut().filter(|gate| gate.is_ready()) {
+            gate.queue.had_turn(principal, session, self.next);
+        }
+        self.next += 1;
+        self.methods.get_mut(method)?.running += 1;
         self.running += 1;
         Some((call, Permit { method }))
+    }
+
+    /// The least of what `look` finds in the queues whose calls may run now, with the method.
+    fn first_ready<K: Ord>(
+        &self,
+        look: impl Fn(&Queue<SessionKey, Waiting>) -> Option<K>,
+    ) -> Option<(K, usize)> {
+        let gates = self.methods.iter().enumerate().filter(|(_, gate)| gate.is_ready());
+        gates.filter_map(|(method, gate)| Some((look(&gate.queue)?, method))).min()
     }
 
     /// The earliest deadline of the calls that wait.
@@ -180,20 +213,15 @@ impl Limits {
 
     /// The call that waits and has the earliest deadline, taken out, if that is past.
     pub(super) fn take_overdue(&mut self, now: Instant) -> Option<Waiting> {
-        let ((deadline, place), method) = self.by_deadline.first_key_value()?;
-        let (deadline, place, method) = (*deadline, *place, *method);
+        let ((deadline, _), (method, place)) = self.by_deadline.first_key_value()?;
+        let (deadline, method, place) = (*deadline, *method, *place);
         if deadline > now { None } else { self.take_out(method, place) }
     }
 
-    /// Any call that waits.
+    /// Any call that waits, taken out.
     pub(super) fn pop_any(&mut self) -> Option<Waiting> {
-        let method = self.methods.iter().position(|gate| !gate.queue.is_empty())?;
-        self.pop(method)
-    }
-
-    /// The call that waits longest for a method, taken out.
-    fn pop(&mut self, method: usize) -> Option<Waiting> {
-        let place = *self.methods.get(method)?.queue.first_key_value()?.0;
+        let mut gates = self.methods.iter().enumerate();
+        let (method, place) = gates.find_map(|(at, gate)| Some((at, gate.queue.any()?)))?;
         self.take_out(method, place)
     }
 
@@ -209,16 +237,21 @@ impl Limits {
         self.take_out(*method, *place)
     }
 
-    fn take_out(&mut self, method: usize, place: u64) -> Option<Waiting> {
-        let call = self.methods.get_mut(method)?.queue.remove(&place)?;
+    fn take_out(&mut self, method: usize, place: Place<SessionKey>) -> Option<Waiting> {
+        let call = self.methods.get_mut(method)?.queue.remove(place)?;
         self.waiting -= 1;
-        let by_deadline = self.by_deadline.remove(&(call.deadline, place));
-        debug_assert_eq!(by_deadline, Some(method), "a call is in all three orders, or in none");
-        let (session, xid) = (call.key().session(), call.key().xid());
-        if let Some(of_session) = self.by_session.get_mut(&session) {
-            of_session.remove(&xid);
+        let by_deadline = self.by_deadline.remove(&(call.deadline, place.number));
+        debug_assert!(by_deadline.is_some(), "a call is in all orders, or in none");
+        if let Some(of_session) = self.by_session.get_mut(&place.session) {
+            of_session.remove(&call.key().xid());
             if of_session.is_empty() {
-                self.by_session.remove(&session);
+                self.by_session.remove(&place.session);
+            }
+        }
+        if let Some(count) = self.by_principal.get_mut(&place.principal) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_principal.remove(&place.principal);
             }
         }
         self.debug_check();
@@ -238,4 +271,10 @@ impl Limits {
     pub(super) fn counts(&self) -> (usize, usize) {
         (self.running, self.waiting)
     }
+}
+
+/// Whether a session that holds so many places may have another one of `length`, so that others are not left without (S11).
+fn has_place(held: Amounts, length: usize) -> bool {
+    let length = length as u64;
+    has_room(held, Amounts { session: length, principal: length, server: length }, 1)
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
 use bytes::Bytes;
-use oncewire_core::{Admission, CallKey, Instant, NotExecuted, Request, SessionKey};
+use oncewire_core::{Admission, CallKey, Instant, NotExecuted, Principal, Request, SessionKey};
 
 use super::context::Context;
 use super::execution::{Call, Execution, Replied};
@@ -39,10 +39,13 @@ impl State {
     /// A call cannot run now: it waits for its turn, or is refused.
     pub(super) fn enqueue(&mut self, now: Instant, call: Waiting) {
         let deadline = call.deadline;
-        if let Err(call) = self.limits.wait(call) {
+        // Without a session it is over, and is withdrawn whoever it is of.
+        let record = self.machine.session_record(call.key().session());
+        let principal = record.map_or(Principal::ANONYMOUS, |record| record.principal);
+        if let Err(call) = self.limits.wait(principal, call) {
             // The timer task may be late: those that are overdue make room.
             self.refuse_overdue(now);
-            if let Err(call) = self.limits.wait(call) {
+            if let Err(call) = self.limits.wait(principal, call) {
                 self.overloaded += 1;
                 self.refuse_waiting_call(now, call, NotExecuted::Overloaded);
                 return;

@@ -10,5 +10,6 @@ mod long_bytes;
 #[path = "../util/longer.rs"]
 mod longer;
 mod panics;
+mod turns;
 mod values;
 mod waits;
