@@ -29,7 +29,8 @@ pub trait Runtime: Send + Sync + 'static {
     /// Fills `bytes` with unpredictable bits: session ids are made of them.
     fn random(&self, bytes: &mut [u8]);
     /// Runs a task to its end, beside the caller. It is called on any thread: the executor's, a ledger's, one that runs a `blocking`
-    /// handler, or the program's own. It must not panic.
+    /// handler, the program's own, or one on which a timer fires or a stream wakes. It must not panic, nor poll the task before it
+    /// returns: locks may be held.
     fn spawn(&self, task: BoxFuture<'static, ()>);
     /// Yields the CPU once (`sched_yield`). Called after a write, when a reply is expected within microseconds. A no-op is
     /// allowed.
