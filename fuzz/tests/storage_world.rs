@@ -32,8 +32,11 @@ fn every_world_keeps_its_promises_whatever_its_disk_does() {
         }
     }
     assert!(calls > 60 * SEEDS, "worlds have become empty: {calls} calls");
-    // Few claims are made.
-    let is_rare = |name: &str, count: u64| count <= if name.starts_with("claims") { 0 } else { 10 };
+    // Few claims are made, and of those that come too late C420 has worlds enough.
+    let is_rare = |name: &str, count: u64| match name {
+        MOVED_AGAIN => false,
+        _ => count <= if name.starts_with("claims") { 0 } else { 10 },
+    };
     let rare = faults.iter().find(|(name, count)| is_rare(name, **count));
     assert!(rare.is_none(), "some fault hardly happens: {faults:?}");
 }
@@ -68,8 +71,9 @@ fn a_refusal_that_neither_side_remembers_does_not_bind() {
 
 /// What is said of a broken promise, and not of a file that the store has noticed to be corrupt: that is the end of a
 /// ledger that was believed after a failed sync, and not of others.
-const PROMISES: [&str; 8] = [
+const PROMISES: [&str; 9] = [
     "a second time",
+    "is executed after its caller saw",
     "was durable, and is gone",
     "but it ran",
     ", and its caller saw",
@@ -78,6 +82,9 @@ const PROMISES: [&str; 8] = [
     " and then ",
     "is in two batches",
 ];
+
+/// A fault that needs two claims of a session at once.
+const MOVED_AGAIN: &str = "claims answered when the session had moved again";
 
 /// Seeds of worlds whose servers share a ledger.
 fn shared(seeds: std::ops::Range<u64>) -> impl Iterator<Item = u64> {
@@ -95,6 +102,7 @@ fn c420_servers_that_share_a_ledger_keep_every_promise_while_sessions_move() {
     for name in ["sessions that moved", "batches of a server that had lost the session"] {
         assert!(faults[name] > 50, "{name}: {faults:?}");
     }
+    assert!(faults[MOVED_AGAIN] > 0, "{MOVED_AGAIN}: {faults:?}");
 }
 
 /// The first seed that shows each, from 0.

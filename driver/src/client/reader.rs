@@ -26,8 +26,12 @@ const LOOK_INTERVAL_MAX: Duration = Duration::from_millis(100);
 const LOOK_GRID: Duration = Duration::from_millis(25);
 
 /// A leader's future may be polled once and then forgotten by its owner. While others depend on it, or what it has not
-/// written yet, the task checks at this interval that a leader was polled, and reads itself if none was.
-const WATCH_INTERVAL: Duration = Duration::from_micros(400);
+/// written yet, a [timer](super::state::WatchTimer) checks at this interval that a leader was polled.
+const WATCH_INTERVAL: Duration = Duration::from_micros(325);
+/// If none was, it is woken, and has this time to be polled before the task reads.
+const NUDGE_INTERVAL: Duration = Duration::from_micros(100);
+/// Leaders woken like that, one after another, before calls are answered: then answers take long, and the task reads.
+const NUDGES_MAX: u32 = 3;
 
 /// Calls in a row that are answered within a spin: then other tasks get their turn.
 const HITS_MAX: u32 = 64;
@@ -44,6 +48,12 @@ pub(super) struct Reader {
     /// How often leading calls were polled, or passed the lead on.
     leads: u64,
     watch: Option<Watch>,
+    /// Leaders that were [nudged](NUDGES_MAX) since calls were last answered.
+    nudges: u32,
+    /// [`Reader::leads`] when the leader was woken, since it had not been polled.
+    nudged_at: Option<u64>,
+    /// The same when the task was woken to read, because no leader had been polled.
+    stalled_at: Option<u64>,
     look: Look,
     /// Who was asked to write what there is to write.
     pub(super) flush: Flush,
@@ -113,15 +123,27 @@ pub(super) enum Flush {
     ByTask,
 }
 
-/// The task watches over the followers.
-#[derive(Debug)]
+/// The followers are watched over.
+#[derive(Clone, Copy, Debug)]
 struct Watch {
-    until: Instant,
     /// [`Reader::leads`] when it began.
     leads: u64,
+    /// The leader was woken then, since it had not been polled.
+    nudged: bool,
 }
 
-/// The task looks now and then whether calls still read, though none depends on another.
+/// What a watch has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Watched {
+    /// Leading calls are polled, or none is needed.
+    Well,
+    /// This leader was not polled, and is to be woken.
+    Idle(PendingId),
+    /// Nor was it after that: the task must read.
+    Stalled,
+}
+
+/// The task looks now and then whether calls still read, though none may depend on another.
 #[derive(Debug, Default)]
 struct Look {
     /// When it does so next.
@@ -211,29 +233,42 @@ impl Reader {
             Leader::None | Leader::Call(_) if !self.is_depended_on() => {
                 self.led_at + LEAD_AFTER <= now
             }
+            Leader::None | Leader::Call(_) => self.stalled_at.take() == Some(self.leads),
+        }
+    }
+
+    /// A watch over the followers begins. Returns when it ends.
+    pub(super) fn begin_watch(&mut self, now: Instant) -> Instant {
+        let nudged = self.nudged_at.take() == Some(self.leads);
+        self.watch = Some(Watch { leads: self.leads, nudged });
+        now + if nudged { NUDGE_INTERVAL } else { WATCH_INTERVAL }
+    }
+
+    /// It is over.
+    pub(super) fn end_watch(&mut self) -> Watched {
+        let Some(watch) = self.watch.take() else { return Watched::Well };
+        if watch.leads != self.leads || !self.is_depended_on() {
+            return Watched::Well;
+        }
+        match self.leader {
+            Leader::Task => Watched::Well,
+            Leader::Call(id) if !watch.nudged && self.nudges < NUDGES_MAX => {
+                self.nudges += 1;
+                self.nudged_at = Some(self.leads);
+                Watched::Idle(id)
+            }
             Leader::None | Leader::Call(_) => {
-                let watch = self.watch.take_if(|watch| watch.until <= now);
-                watch.is_some_and(|watch| watch.leads == self.leads)
+                self.stalled_at = Some(self.leads);
+                Watched::Stalled
             }
         }
     }
 
-    /// When the task should check next whether a call reads.
-    pub(super) fn watch(&mut self, now: Instant) -> Instant {
-        let until = match self.leader {
-            Leader::Task => Instant::FAR_FUTURE,
-            Leader::None | Leader::Call(_) if !self.is_depended_on() => self.next_look(now),
-            Leader::None | Leader::Call(_) => {
-                let watch = Watch { until: now + WATCH_INTERVAL, leads: self.leads };
-                return self.watch.get_or_insert(watch).until;
-            }
-        };
-        self.watch = None;
-        until
-    }
-
-    /// When the task should look next whether calls still read, where none depends on another.
-    fn next_look(&mut self, now: Instant) -> Instant {
+    /// When the task should look next whether calls still read.
+    pub(super) fn next_look(&mut self, now: Instant) -> Instant {
+        if self.leader == Leader::Task {
+            return Instant::FAR_FUTURE;
+        }
         if self.look.at <= now {
             let interval = match self.look.leads == self.leads {
                 true => LEAD_AFTER,
@@ -249,7 +284,7 @@ impl Reader {
         self.look.at
     }
 
-    /// Whether calls depend on a leading call, and the task does not watch it yet.
+    /// Whether calls depend on a leading call, and it is not watched yet.
     #[inline]
     pub(super) fn wants_watch(&self) -> bool {
         self.watch.is_none() && self.leader != Leader::Task && self.is_depended_on()
@@ -265,6 +300,7 @@ impl Reader {
     #[inline]
     pub(super) fn note_answers(&mut self, count: usize) {
         self.answered += count;
+        self.nudges = 0;
     }
 
     /// What there was to write was written, if there was something.
@@ -329,7 +365,7 @@ mod tests {
                 return (looks, now);
             }
             looks.push(now);
-            next = reader.watch(at(now));
+            next = reader.next_look(at(now));
         }
         unreachable!("it never took the lead");
     }

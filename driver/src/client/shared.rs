@@ -20,7 +20,7 @@ use super::outcome::CallFailure;
 use super::pending::{PendingId, Trace};
 use super::reader::Leader;
 use super::report::CallReport;
-use super::state::{DeadlineTimer, State, Step};
+use super::state::{DeadlineTimer, State, Step, WatchTimer};
 use crate::caught::wake_all;
 use crate::observe::ConnectionEnd;
 use crate::reply::RawOutcome;
@@ -90,15 +90,17 @@ impl Shared {
         runtime: Arc<dyn Runtime>,
         restored: Restored,
     ) -> Arc<Shared> {
-        let timer = runtime.timer();
+        let [timer, watch_timer] = [(); 2].map(|()| runtime.timer());
         let mut observed = Observed::new(&options.observers, &*connector);
         let make = |shared: &Weak<Shared>| {
             observed.iter_mut().for_each(|observed| observed.shared = shared.clone());
             let waker = Waker::from(Arc::new(DeadlineWaker(shared.clone())));
             let notes = Notes::new(&observed);
             let timer = DeadlineTimer::new(timer, waker);
+            let watch_timer = WatchTimer::new(watch_timer, shared.clone());
             let pid = std::process::id();
-            let state = State::new(restored, notes, timer, options.connect_timeout, pid);
+            let state =
+                State::new(restored, notes, timer, watch_timer, options.connect_timeout, pid);
             let (pid, state) = (AtomicU32::new(pid), Lock::new(state));
             Shared { options, runtime, connector, observed, pid, state }
         };
@@ -129,6 +131,9 @@ impl Shared {
         state.pending.polled = state.driver;
         state.process.begin_poll();
         let result = f(&mut state, now);
+        if state.wants_watch() {
+            self.begin_watch(&mut state);
+        }
         let overran = std::mem::take(&mut state.reader.overran);
         let must_tell = state.must_tell();
         if !state.to_wake.is_empty() || !state.dropped.is_empty() {
@@ -148,6 +153,14 @@ impl Shared {
             self.state.let_others();
         }
         result
+    }
+
+    /// Calls have begun to depend on one that leads.
+    #[cold]
+    #[inline(never)]
+    fn begin_watch(&self, state: &mut State) {
+        // The time of a poll may be in the past.
+        state.begin_watch(self.runtime.now());
     }
 
     /// Runs `f` under the lock, where it changes nothing that others wait for.
@@ -184,6 +197,7 @@ impl Shared {
 
     /// Begins a call, and polls it for the first time. That may panic, in the stream or the waker, when the call has begun
     /// and `on_begun` was called: a call that has begun must not end as one that has not (C177).
+    #[inline]
     pub(super) fn begin_and_poll(
         &self,
         description: &mut Description,

@@ -7,6 +7,7 @@
 //! | `state/polls.rs` | a call is polled: it reads for all, or follows |
 //! | `state/turns.rs` | the task's part: it reads for all, says goodbye |
 //! | `state/deadlines.rs` | calls end on time, whatever the executor does |
+//! | `state/watch.rs` | calls that depend on another one's polls are watched over |
 //! | `state/fork.rs` | nothing is done in a fork of the process |
 
 mod connection;
@@ -14,6 +15,7 @@ mod deadlines;
 mod fork;
 mod polls;
 mod turns;
+mod watch;
 
 use std::io;
 use std::sync::Arc;
@@ -42,6 +44,7 @@ use crate::spin::SpinPolicy;
 pub(super) use deadlines::DeadlineTimer;
 use fork::Process;
 pub(super) use polls::Step;
+pub(super) use watch::WatchTimer;
 
 /// Bytes that are read before deadlines are judged: as much as sockets usually hold.
 const OVERDUE_LEN: usize = 256 << 10;
@@ -67,6 +70,7 @@ pub(super) struct State {
     pub(super) lifecycle: Lifecycle,
     pub(super) process: Process,
     deadline_timer: DeadlineTimer,
+    watch_timer: WatchTimer,
     /// For the observers, if there are any.
     pub(super) notes: Option<Box<Notes>>,
     /// The client's task.
@@ -89,6 +93,7 @@ impl State {
         restored: Restored,
         notes: Option<Box<Notes>>,
         deadline_timer: DeadlineTimer,
+        watch_timer: WatchTimer,
         answer_timeout: Duration,
         pid: u32,
     ) -> State {
@@ -105,6 +110,7 @@ impl State {
             lifecycle: Lifecycle::default(),
             process: Process::new(pid),
             deadline_timer,
+            watch_timer,
             notes,
             task: None,
             parked: None,
@@ -412,11 +418,8 @@ impl State {
         match leader {
             Some(waker) => {
                 self.to_wake.push(waker.clone());
+                // Its future may have been forgotten: it is watched over from now on (C175).
                 self.reader.flush = Flush::ByLeader;
-                if self.reader.wants_watch() {
-                    // Its future may have been forgotten (C175).
-                    self.wake_task();
-                }
             }
             None => self.ask_task_to_flush(),
         }

@@ -130,8 +130,8 @@ impl ClientTask {
         if !state.link.is_up() {
             self.note_loss(state, now);
         }
-        let watch = state.reader.watch(now);
-        Next::Sleep(self.timer_for(self.next_timeout(state).max(soonest).min(watch), now))
+        let look = state.reader.next_look(now);
+        Next::Sleep(self.timer_for(self.next_timeout(state).max(soonest).min(look), now))
     }
 
     /// Handles a timeout of the machine that is due. Returns when the next one may be handled.

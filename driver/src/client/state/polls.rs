@@ -161,12 +161,6 @@ impl State {
         false
     }
 
-    /// Whether calls depend on a leading call, and the task does not watch it yet.
-    #[inline]
-    fn wants_watch(&self) -> bool {
-        self.link.is_up() && self.reader.wants_watch()
-    }
-
     #[inline]
     pub(super) fn wake_task_if_due_earlier(&mut self) {
         self.wake_task_if_due_before(self.machine.poll_timeout());
@@ -175,7 +169,7 @@ impl State {
     /// The same where this is the first timer that may have come closer.
     #[inline]
     fn wake_task_if_due_before(&mut self, timeout: Option<Instant>) {
-        if self.wants_watch() || timeout.is_some_and(|at| at < self.armed) {
+        if timeout.is_some_and(|at| at < self.armed) {
             self.wake_task();
         }
     }
