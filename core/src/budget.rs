@@ -25,7 +25,7 @@ const PRINCIPAL_WEIGHT: u64 = 3;
 /// A session that holds no more than this part of what is free may take it even where its principal holds its share.
 const SMALL_PART: u64 = 16;
 
-/// Whether a session may take `wanted` more.
+/// Whether a session may take `wanted` more. It may always take none.
 ///
 /// A session holds at most as much as it leaves free: alone, half of all there is. A principal holds at most three times what it leaves
 /// free. A session of a principal that holds its share already is not shut out by its neighbours, as long as it holds no more than
@@ -46,7 +46,9 @@ pub fn has_room(held: Amounts, limits: Amounts, wanted: u64) -> bool {
     let principal = held.principal.saturating_add(wanted);
     let within = session <= limits.session && principal <= limits.principal;
     let is_small = session <= free / SMALL_PART;
-    within && (is_small || session <= free && principal <= free.saturating_mul(PRINCIPAL_WEIGHT))
+    let has_share = session <= free && principal <= free.saturating_mul(PRINCIPAL_WEIGHT);
+    // Last, since it is rarely asked for.
+    within && (is_small || has_share) || wanted == 0
 }
 
 /// Whether a principal that has `held` sessions, or connections, may have one more, while there is room for `free` more
@@ -119,6 +121,14 @@ mod tests {
         let held = Amounts { session: 0, principal: 700 << 20, server: 900 << 20 };
         assert!(has_room(held, LIMITS, 1 << 20));
         assert!(!has_room(Amounts { session: 10 << 20, ..held }, LIMITS, 1 << 20));
+    }
+
+    #[test]
+    fn nothing_fits_whoever_holds_how_much() {
+        // It holds more than is free, since others have come.
+        let held = Amounts { session: 200 << 20, principal: 900 << 20, server: 1 << 30 };
+        assert!(has_room(held, LIMITS, 0));
+        assert!(!has_room(held, LIMITS, 1));
     }
 
     #[test]

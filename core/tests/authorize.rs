@@ -1,4 +1,4 @@
-//! Calls that a server does not let their caller make: C192.
+//! Calls that a server does not let their caller make: C192, C437.
 #![allow(missing_docs)]
 
 mod util;
@@ -104,6 +104,22 @@ fn c192_a_server_without_room_denies_what_is_not_allowed_and_refuses_what_is() {
     assert_eq!(asking.verdict(1, false).unwrap_err(), Refused(NotExecuted::PermissionDenied));
     assert_eq!(asking.verdict(2, true).unwrap_err(), Refused(NotExecuted::Overloaded));
     assert_eq!(asking.set_aside(), (0, 0));
+}
+
+#[test]
+fn c437_what_is_not_allowed_is_denied_however_much_its_session_holds() {
+    let mut asking = Asking::with(|config| config.kept_max = 4 * MIB);
+    let first = asking.conn;
+    assert!(asking.verdict(1, true).is_ok() && asking.verdict(2, true).is_ok());
+    let secret = SessionId::from_bytes([8; 16]);
+    asking.conn = asking.server.handle_connected(NOW, BOB, secret).unwrap();
+    assert!(asking.say(&hello(None)).is_none());
+    asking.answer();
+    assert!(asking.verdict(1, true).is_ok());
+    // Now it holds more than is free.
+    asking.conn = first;
+    assert_eq!(asking.verdict(3, false).unwrap_err(), Refused(NotExecuted::PermissionDenied));
+    assert_eq!(asking.verdict(4, true).unwrap_err(), Refused(NotExecuted::Overloaded));
 }
 
 #[test]

@@ -1,11 +1,11 @@
-//! What is counted is what memory really holds, and no client gets more than a share of it: S11, C98 to C105.
+//! What is counted is what memory really holds, and no client gets more than a share of it: S11, C98 to C105, C437.
 #![allow(missing_docs)]
 
 mod util;
 
 use oncewire_core::wire::{self, Ack, Frame};
 use oncewire_core::*;
-use util::bare::{Bare, MIB, NOW};
+use util::bare::{Bare, MIB, NOW, big};
 use util::*;
 
 #[test]
@@ -215,6 +215,18 @@ fn c101_a_client_that_reserves_all_it_can_leaves_room_for_others() {
             }
         }
     }
+}
+
+/// It was refused: the session holds more than is free, though the call asks for none of that.
+#[test]
+fn c437_a_one_way_call_needs_no_room_for_a_reply_however_much_its_session_holds() {
+    let mut bare = Bare::with(|config| config.kept_max = 4 * MIB);
+    let (first, second) = (bare.open(ALICE, 4), bare.open(BOB, 4));
+    let calls = [(first, 1), (first, 2), (second, 1)];
+    let running = calls.map(|(conn, number)| bare.start(conn, &big(number, b"x")).unwrap());
+    assert!(bare.start(first, &big(3, b"x")).is_none(), "there is no room for its reply");
+    assert!(bare.start(first, &one_way(4, b"x")).is_some());
+    running.into_iter().for_each(|running| bare.server.abort(NOW, running));
 }
 
 #[test]
