@@ -5,17 +5,19 @@
 //! keeps anything. The rule numbers (W1 …) are those of `PROTOCOL.md`.
 
 mod codec;
+mod control;
 mod metadata;
 mod varint;
 pub(crate) mod writer;
 
 use serde::{Deserialize, Serialize};
 
+pub use codec::{Decoded, FrameInfo, decode, encode, peek};
 pub(crate) use codec::{
-    Control, KIND_REQUEST, Parsed, first_frame_error, is_not_hello, may_be_pong, parse,
+    KIND_REQUEST, Parsed, first_frame_error, is_not_hello, may_be_pong, parse_client, parse_server,
     peek_request, plain_reply, plain_request, reply_header, request_header,
 };
-pub use codec::{Decoded, FrameInfo, decode, encode, peek};
+pub(crate) use control::{ClientControl, Control, ServerControl};
 pub use metadata::{
     METADATA_KEY_LEN_MAX, METADATA_LEN_MAX, METADATA_PAIRS_MAX, Metadata, MetadataError,
     MetadataValue, MetadataWriter,

@@ -10,7 +10,7 @@ use crate::instance::{Instance, Schemas};
 use crate::outcome::{Executed, Outcome, Status};
 use crate::storage::{ClientStorage, Places};
 use crate::time::Instant;
-use crate::wire::{self, Control, Frame, Parsed, Refuse, ReplyHeader, Role, VERSION, Welcome};
+use crate::wire::{self, Control, Parsed, Refuse, ReplyHeader, ServerControl, VERSION, Welcome};
 
 impl<S: ClientStorage> Client<S> {
     /// Takes received bytes, up to the first answer among them.
@@ -39,8 +39,8 @@ impl<S: ClientStorage> Client<S> {
         };
         debug_assert!(
             matches!(
-                wire::parse(data, Role::Server, self.config.reply_len_max),
-                Ok(Parsed::Reply(ReplyHeader { status: Status::Done, xid: parsed }, whole, _))
+                wire::parse_server(data, self.config.reply_len_max),
+                Ok(Parsed::OfCall(ReplyHeader { status: Status::Done, xid: parsed }, whole, _))
                     if parsed == xid && whole.len() == body.len()
             ),
             "both ways find the same"
@@ -74,15 +74,13 @@ impl<S: ClientStorage> Client<S> {
                 return Ok(Received { consumed, item, wanted });
             }
             self.keepalive.on_bytes(rest);
-            let (step, len) = match wire::parse(rest, Role::Server, self.config.reply_len_max) {
+            let (step, len) = match wire::parse_server(rest, self.config.reply_len_max) {
                 Ok(Parsed::Incomplete(len)) => {
                     wanted = len;
                     return Ok(Received { consumed, item, wanted });
                 }
-                Ok(Parsed::Reply(header, body, len)) => (self.handle_reply(header, body), len),
+                Ok(Parsed::OfCall(header, body, len)) => (self.handle_reply(header, body), len),
                 Ok(Parsed::Control(control, len)) => (self.handle_control(control), len),
-                // A client's frames are never cut out as a server's.
-                Ok(Parsed::Request(..)) => (Err(ProtocolError::NoSession), 0),
                 Err(error) => (Err(error), 0),
             };
             consumed += len;
@@ -109,40 +107,30 @@ impl<S: ClientStorage> Client<S> {
         &mut self,
         control: Control<'_>,
     ) -> Result<Option<Reply<'d>>, ProtocolError> {
-        match (control.decode(Role::Server)?, &mut self.phase) {
-            (Frame::Welcome(welcome), Phase::Greeting { server_leaving }) => {
+        match (control.decode_server()?, &mut self.phase) {
+            (ServerControl::Welcome(welcome), Phase::Greeting { server_leaving }) => {
                 let server_leaving = *server_leaving;
                 self.handle_welcome(&welcome, server_leaving)?;
             }
-            (Frame::Welcome(welcome), _) => {
+            (ServerControl::Welcome(welcome), _) => {
                 // S27: the answer to a `Hello` that was sent twice.
                 let again = self.session.is_some_and(|session| session.id == welcome.session);
                 if self.config.resend_after.is_none() || !again {
                     return Err(ProtocolError::UnexpectedWelcome);
                 }
             }
-            (Frame::Refuse(refuse, instance), _) => self.handle_refuse(refuse, instance),
-            (Frame::Ping(_), _) => {
+            (ServerControl::Refuse(refuse, instance), _) => self.handle_refuse(refuse, instance),
+            (ServerControl::Ping, _) => {
                 self.output.pong = true;
                 self.repeat_if_lossy();
             }
-            (Frame::Pong(_), _) => {}
+            (ServerControl::Pong, _) => {}
             // S25: the server drains; no new call leaves on this connection.
-            (Frame::Goodbye(_), Phase::Greeting { server_leaving }) => *server_leaving = true,
-            (Frame::Goodbye(_), Phase::Up { goodbye: goodbye @ Goodbye::NotSaid, .. }) => {
+            (ServerControl::Goodbye, Phase::Greeting { server_leaving }) => *server_leaving = true,
+            (ServerControl::Goodbye, Phase::Up { goodbye: goodbye @ Goodbye::NotSaid, .. }) => {
                 *goodbye = Goodbye::ServerSaid;
             }
-            (Frame::Goodbye(_), _) => {}
-            // A client's frames, and those with a body, are no control frames of a server.
-            (
-                Frame::Hello(_)
-                | Frame::Request(..)
-                | Frame::Reply(..)
-                | Frame::Ask(..)
-                | Frame::Ack(_)
-                | Frame::Cancel(_),
-                _,
-            ) => return Err(ProtocolError::UnexpectedWelcome),
+            (ServerControl::Goodbye, _) => {}
         }
         Ok(None)
     }

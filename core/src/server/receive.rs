@@ -16,7 +16,7 @@ use crate::ids::{ConnId, SessionKey, Xid};
 use crate::storage::list::NIL;
 use crate::storage::{Places, ServerStorage, Table};
 use crate::time::Instant;
-use crate::wire::{self, Ack, Control, Frame, Metadata, Parsed, RequestHeader, Role};
+use crate::wire::{self, Ack, ClientControl, Control, Metadata, Parsed, RequestHeader};
 
 /// Bytes by which an incomplete frame must grow within the frame timeout.
 const FRAME_PROGRESS_LEN: usize = 64 << 10;
@@ -87,8 +87,8 @@ impl<T: ServerStorage> Server<T> {
         let (header, body) = wire::plain_request(data, len_max)?;
         debug_assert!(
             matches!(
-                wire::parse(data, Role::Client, len_max),
-                Ok(Parsed::Request(parsed, whole, _)) if parsed == header && whole.len() == body.len()
+                wire::parse_client(data, len_max),
+                Ok(Parsed::OfCall(parsed, whole, _)) if parsed == header && whole.len() == body.len()
             ),
             "both ways find the same"
         );
@@ -150,14 +150,14 @@ impl<T: ServerStorage> Server<T> {
         // S2: until its `Welcome` has left, a session takes nothing.
         let session = live.session.filter(|_| live.phase == Phase::Up);
         let body_len_max = session.map_or(0, |_| live.request_len_max.0);
-        let parsed = wire::parse(data, Role::Client, body_len_max).map_err(|error| {
+        let parsed = wire::parse_client(data, body_len_max).map_err(|error| {
             if session.is_some() { error } else { wire::first_frame_error(data, error) }
         })?;
         if was_partial && !matches!(parsed, Parsed::Incomplete(_)) {
             self.note_whole(index);
         }
         match parsed {
-            Parsed::Request(header, body, len) => {
+            Parsed::OfCall(header, body, len) => {
                 let session = session.ok_or(ProtocolError::NoSession)?;
                 let content = self.content(session, &header, body)?;
                 let request = self.handle_request(session, &header, body, content)?;
@@ -178,8 +178,6 @@ impl<T: ServerStorage> Server<T> {
                     len => (len, Next::More),
                 })
             }
-            // A server's frames are never cut out as a client's.
-            Parsed::Reply(..) => Err(ProtocolError::NoSession),
         }
     }
 
@@ -243,17 +241,17 @@ impl<T: ServerStorage> Server<T> {
         control: Control<'_>,
         data: &[u8],
     ) -> Result<Option<Incoming<'d>>, ProtocolError> {
-        let frame = control.decode(Role::Client).map_err(|error| match session {
+        let frame = control.decode_client().map_err(|error| match session {
             Some(_) => error,
             None => wire::first_frame_error(data, error),
         })?;
         let bound = session.ok_or(ProtocolError::NoSession);
         match frame {
-            Frame::Hello(hello) => self.handle_hello(conn, &hello)?,
-            Frame::Ask(xid, ask) => self.handle_ask(bound?, xid, ask)?,
-            Frame::Ack(ack) => self.handle_ack(bound?, ack)?,
-            Frame::Cancel(xid) => return Ok(self.handle_cancel(bound?, xid)),
-            Frame::Ping(_) => {
+            ClientControl::Hello(hello) => self.handle_hello(conn, &hello)?,
+            ClientControl::Ask(xid, ask) => self.handle_ask(bound?, xid, ask)?,
+            ClientControl::Ack(ack) => self.handle_ack(bound?, ack)?,
+            ClientControl::Cancel(xid) => return Ok(self.handle_cancel(bound?, xid)),
+            ClientControl::Ping => {
                 bound?;
                 let goodbye = self.repeats_goodbye();
                 if let Some(conn) = self.conns.live_mut(conn) {
@@ -262,19 +260,15 @@ impl<T: ServerStorage> Server<T> {
                 }
                 self.wake(conn);
             }
-            Frame::Pong(_) => {
+            ClientControl::Pong => {
                 bound?;
             }
-            Frame::Goodbye(_) => {
+            ClientControl::Goodbye => {
                 let index = bound?;
                 if let Some(session) = self.sessions.live_mut(index) {
                     session.state = SessionState::Closing;
                 }
                 self.end_if_due(index);
-            }
-            // A server's frames, and those with a body, are no control frames of a client.
-            Frame::Welcome(_) | Frame::Refuse(..) | Frame::Request(..) | Frame::Reply(..) => {
-                return Err(ProtocolError::NoSession);
             }
         }
         Ok(None)

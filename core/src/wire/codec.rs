@@ -1,30 +1,31 @@
-//! Decoding and encoding of frames.
+//! Decoding and encoding of frames; `control.rs` decodes the fields of control frames.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use super::control::Control;
 use super::{
-    CONTROL_LEN_MAX, FEATURE_TOKEN, FLAG_METADATA, FLAGS, Frame, Hello, LEN_FIELD_LEN, MAGIC,
-    REPLY_HEADER_LEN, REQUEST_HEADER_LEN, ReplyHeader, RequestHeader, Role,
+    CONTROL_LEN_MAX, FEATURE_TOKEN, FLAG_METADATA, FLAGS, Frame, LEN_FIELD_LEN, REPLY_HEADER_LEN,
+    REQUEST_HEADER_LEN, ReplyHeader, RequestHeader, Role,
 };
 use crate::error::ProtocolError;
 use crate::ids::{MethodId, Xid};
 use crate::outcome::Status;
 
-const KIND_HELLO: u8 = 0x01;
+pub(super) const KIND_HELLO: u8 = 0x01;
 pub(crate) const KIND_REQUEST: u8 = 0x02;
-const KIND_ASK: u8 = 0x03;
-const KIND_ACK: u8 = 0x04;
-const KIND_CANCEL: u8 = 0x05;
-const KIND_PING: u8 = 0x06;
-const KIND_PONG: u8 = 0x07;
-const KIND_GOODBYE: u8 = 0x08;
-const KIND_WELCOME: u8 = 0x41;
+pub(super) const KIND_ASK: u8 = 0x03;
+pub(super) const KIND_ACK: u8 = 0x04;
+pub(super) const KIND_CANCEL: u8 = 0x05;
+pub(super) const KIND_PING: u8 = 0x06;
+pub(super) const KIND_PONG: u8 = 0x07;
+pub(super) const KIND_GOODBYE: u8 = 0x08;
+pub(super) const KIND_WELCOME: u8 = 0x41;
 const KIND_REPLY: u8 = 0x42;
-const KIND_REFUSE: u8 = 0x43;
+pub(super) const KIND_REFUSE: u8 = 0x43;
 /// The status of a reply that has come whole: that of [`Status::Done`].
 const DONE: u8 = 0x00;
 /// Bit of a kind that only a server sends.
-const FROM_SERVER: u8 = 0x40;
+pub(super) const FROM_SERVER: u8 = 0x40;
 
 impl Role {
     const fn bit(self) -> u8 {
@@ -86,44 +87,55 @@ pub enum Decoded<'d> {
 /// What is wrong with the frame. A length is judged as soon as it is there, so that a receiver does not wait for, or make
 /// room for, a frame that will be refused.
 pub fn decode(data: &[u8], from: Role, body_len_max: u32) -> Result<Decoded<'_>, ProtocolError> {
-    Ok(match parse(data, from, body_len_max)? {
-        Parsed::Incomplete(wanted) => Decoded::Incomplete(wanted),
-        Parsed::Request(header, body, len) => Decoded::Frame(Frame::Request(header, body), len),
-        Parsed::Reply(header, body, len) => Decoded::Frame(Frame::Reply(header, body), len),
-        Parsed::Control(control, len) => Decoded::Frame(control.decode(from)?, len),
+    Ok(match from {
+        Role::Client => match parse_client(data, body_len_max)? {
+            Parsed::Incomplete(wanted) => Decoded::Incomplete(wanted),
+            Parsed::OfCall(header, body, len) => Decoded::Frame(Frame::Request(header, body), len),
+            Parsed::Control(control, len) => Decoded::Frame(control.decode_client()?.into(), len),
+        },
+        Role::Server => match parse_server(data, body_len_max)? {
+            Parsed::Incomplete(wanted) => Decoded::Incomplete(wanted),
+            Parsed::OfCall(header, body, len) => Decoded::Frame(Frame::Reply(header, body), len),
+            Parsed::Control(control, len) => Decoded::Frame(control.decode_server()?.into(), len),
+        },
     })
 }
 
-/// The frame at the front of received bytes, as far as it takes to find it. The two frames of every call are decoded and
-/// are small values; a control frame, which may be a large one, is not yet.
+/// The frame at the front of received bytes, as far as it takes to find it. The frame of every call, with a header `H`, is
+/// decoded and is a small value; a control frame, which may be a large one, is not yet.
 #[derive(Debug)]
-pub(crate) enum Parsed<'d> {
+pub(crate) enum Parsed<'d, H> {
     Incomplete(usize),
-    Request(RequestHeader, &'d [u8], usize),
-    Reply(ReplyHeader, &'d [u8], usize),
+    OfCall(H, &'d [u8], usize),
     Control(Control<'d>, usize),
 }
 
-/// A control frame that was not decoded.
-#[derive(Debug)]
-pub(crate) struct Control<'d> {
-    kind: u8,
-    fields: &'d [u8],
-}
-
-impl<'d> Control<'d> {
-    pub(crate) fn decode(self, from: Role) -> Result<Frame<'d>, ProtocolError> {
-        decode_control(self.kind, self.fields, from)
-    }
-}
-
-/// [`decode`], but for the fields of control frames.
+/// [`decode`] of what a client sends, but for the fields of control frames.
 #[inline]
-pub(crate) fn parse(
+pub(crate) fn parse_client(
     data: &[u8],
-    from: Role,
     body_len_max: u32,
-) -> Result<Parsed<'_>, ProtocolError> {
+) -> Result<Parsed<'_, RequestHeader>, ProtocolError> {
+    parse(data, KIND_REQUEST, body_len_max, decode_request)
+}
+
+/// The same of what a server sends.
+#[inline]
+pub(crate) fn parse_server(
+    data: &[u8],
+    body_len_max: u32,
+) -> Result<Parsed<'_, ReplyHeader>, ProtocolError> {
+    parse(data, KIND_REPLY, body_len_max, decode_reply)
+}
+
+/// Finds the frame at the front of what one side sends, whose frames of one kind have a body.
+#[inline(always)]
+fn parse<'d, H>(
+    data: &'d [u8],
+    with_body: u8,
+    body_len_max: u32,
+    decode_of_call: impl FnOnce(&'d [u8], u32) -> Result<(H, &'d [u8]), ProtocolError>,
+) -> Result<Parsed<'d, H>, ProtocolError> {
     let Some((&len_field, after)) = data.split_first_chunk::<LEN_FIELD_LEN>() else {
         return Ok(Parsed::Incomplete(LEN_FIELD_LEN));
     };
@@ -136,7 +148,7 @@ pub(crate) fn parse(
     }
     // A control frame is short, whatever a request may be.
     let control_max = (CONTROL_LEN_MAX - LEN_FIELD_LEN) as u32;
-    if len > control_max && after.first().is_some_and(|kind| !has_body(*kind, from)) {
+    if len > control_max && after.first().is_some_and(|kind| *kind != with_body) {
         return Err(ProtocolError::FrameTooLong { len, max: control_max });
     }
     let whole = (len as usize).saturating_add(LEN_FIELD_LEN);
@@ -146,16 +158,13 @@ pub(crate) fn parse(
     let Some((&kind, fields)) = payload.split_first() else {
         return Err(ProtocolError::FrameTooShort { kind: 0, len });
     };
-    match (kind, from) {
-        (KIND_REQUEST, Role::Client) => decode_request(fields, body_len_max)
-            .map(|(header, body)| Parsed::Request(header, body, whole)),
-        (KIND_REPLY, Role::Server) => decode_reply(fields, body_len_max)
-            .map(|(header, body)| Parsed::Reply(header, body, whole)),
-        _ => Ok(Parsed::Control(Control { kind, fields }, whole)),
+    if kind != with_body {
+        return Ok(Parsed::Control(Control { kind, fields }, whole));
     }
+    decode_of_call(fields, body_len_max).map(|(header, body)| Parsed::OfCall(header, body, whole))
 }
 
-/// The request at the front of `data`, if all of it is there, it has no metadata, and nothing is wrong with it: what [`parse`]
+/// The request at the front of `data`, if all of it is there, it has no metadata, and nothing is wrong with it: what [`parse_client`]
 /// finds of it, in half the steps.
 #[inline(always)]
 pub(crate) fn plain_request(data: &[u8], body_len_max: u32) -> Option<(RequestHeader, &[u8])> {
@@ -203,70 +212,6 @@ pub(crate) fn first_frame_error(data: &[u8], error: ProtocolError) -> ProtocolEr
 /// Whether the frame at the front is of a kind that only a client with a session sends; false while its kind is not here.
 pub(crate) fn is_not_hello(data: &[u8]) -> bool {
     matches!(data.get(LEN_FIELD_LEN), Some(&(KIND_REQUEST..=KIND_GOODBYE)))
-}
-
-/// Whether frames of this kind have a body, which may be long.
-const fn has_body(kind: u8, from: Role) -> bool {
-    matches!((kind, from), (KIND_REQUEST, Role::Client) | (KIND_REPLY, Role::Server))
-}
-
-fn decode_control(kind: u8, fields: &[u8], from: Role) -> Result<Frame<'_>, ProtocolError> {
-    let malformed = ProtocolError::Malformed { kind };
-    let empty = |frame| if fields.is_empty() { Ok(frame) } else { Err(malformed) };
-    match (kind, from) {
-        (KIND_HELLO, Role::Client) => {
-            // Checked first, so that a peer of another protocol learns just that.
-            if !fields.starts_with(&MAGIC) {
-                return Err(ProtocolError::BadMagic);
-            }
-            // W20: at least one slot.
-            let hello = hello_fields(fields).filter(|hello| hello.slots > 0);
-            hello.map(Frame::Hello).ok_or(malformed)
-        }
-        (KIND_WELCOME, Role::Server) => open_fields(fields).map(Frame::Welcome).ok_or(malformed),
-        (KIND_REFUSE, Role::Server) => open_fields(fields)
-            .map(|(refuse, instance)| Frame::Refuse(refuse, instance))
-            .ok_or(malformed),
-        (KIND_ASK, Role::Client) => ask_fields(fields, malformed),
-        (KIND_CANCEL, Role::Client) => xid_field(fields, malformed).map(Frame::Cancel),
-        (KIND_ACK, Role::Client) => closed_fields(fields).map(Frame::Ack).ok_or(malformed),
-        _ if kind == KIND_PING | from.bit() => empty(Frame::Ping(from)),
-        _ if kind == KIND_PONG | from.bit() => empty(Frame::Pong(from)),
-        _ if kind == KIND_GOODBYE | from.bit() => empty(Frame::Goodbye(from)),
-        _ => Err(ProtocolError::UnknownKind(kind)),
-    }
-}
-
-/// W29: the token is there if its feature is.
-fn hello_fields(fields: &[u8]) -> Option<Hello> {
-    let (mut hello, rest) = postcard::take_from_bytes::<Hello>(fields).ok()?;
-    if hello.features & FEATURE_TOKEN != 0 {
-        hello.token = Some(open_fields(rest)?);
-    }
-    Some(hello)
-}
-
-/// Fields that a later version may append to (W4): what follows the known ones is ignored.
-fn open_fields<'d, T: Deserialize<'d>>(fields: &'d [u8]) -> Option<T> {
-    postcard::take_from_bytes(fields).ok().map(|(value, _)| value)
-}
-
-/// Fields that no version appends to (W4).
-fn closed_fields<'d, T: Deserialize<'d>>(fields: &'d [u8]) -> Option<T> {
-    match postcard::take_from_bytes(fields) {
-        Ok((value, [])) => Some(value),
-        _ => None,
-    }
-}
-
-fn ask_fields(fields: &[u8], malformed: ProtocolError) -> Result<Frame<'_>, ProtocolError> {
-    let (xid, number) = closed_fields(fields).ok_or(malformed)?;
-    Xid::new(xid).map(|xid| Frame::Ask(xid, number)).ok_or(ProtocolError::XidOutOfRange)
-}
-
-fn xid_field(fields: &[u8], malformed: ProtocolError) -> Result<Xid, ProtocolError> {
-    let number = closed_fields(fields).ok_or(malformed)?;
-    Xid::new(number).ok_or(ProtocolError::XidOutOfRange)
 }
 
 /// The header of a request of which not all has come; `None` if it is another frame, or the header is not all there.
