@@ -75,6 +75,7 @@ use transmit::has_to_send;
 #[derive(Debug)]
 #[cfg_attr(feature = "_explore", derive(Clone, Hash))]
 struct Drain {
+    began: Instant,
     until: Instant,
     /// The grace is over: what still runs is not waited for.
     over: bool,
@@ -250,7 +251,8 @@ impl<T: ServerStorage> Server<T> {
 
     /// Says `Goodbye` to every client, refuses what is not started, and waits for clients to acknowledge what is
     /// kept for them, but no longer than `grace` (S25). Clients that lost their connection less than a keepalive's time ago
-    /// are waited for as well, unless a ledger keeps their sessions. [`ServerEvent::Drained`] tells when it is over.
+    /// are waited for as well, unless a ledger keeps their sessions; and while there is a session, so is the `Hello` of a connection
+    /// that has said nothing, for the time of a handshake. [`ServerEvent::Drained`] tells when it is over.
     ///
     /// Visits all connections: once now, and once more if the grace ends.
     pub fn drain(&mut self, now: Instant, grace: Duration) {
@@ -258,16 +260,29 @@ impl<T: ServerStorage> Server<T> {
         if self.drain.is_some() {
             return;
         }
-        self.drain = Some(Drain { until: self.now + grace, over: false, reported: false });
+        let (began, until) = (self.now, self.now + grace);
+        self.drain = Some(Drain { began, until, over: false, reported: false });
         for index in 0..self.conns.high_water() {
             let Some(conn) = self.conns.at_mut(index) else { continue };
             if conn.session.is_some() {
                 conn.send.goodbye = true;
                 self.wake(index);
-            } else {
+            } else if !self.may_still_resume(index) {
                 self.close_conn(index, CloseReason::Refused(Refuse::ShuttingDown));
             }
         }
+    }
+
+    /// Whether a connection without a session may get one at a server that drains: its client may come back to one that is
+    /// here (W36).
+    fn may_still_resume(&self, index: u32) -> bool {
+        self.conns.at(index).is_some_and(|conn| match conn.phase {
+            Phase::AwaitingHello => true,
+            Phase::AwaitingSession { .. } => {
+                self.find_session(self.known_by(conn.secret)).is_some()
+            }
+            _ => false,
+        })
     }
 
     /// Whether a drain was begun and nothing is left to do.

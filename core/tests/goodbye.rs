@@ -1,10 +1,11 @@
-//! The clean end of a session: nothing that can be known is given up by a goodbye (S6, S25). C78 to C81.
+//! The clean end of a session: nothing that can be known is given up by a goodbye (S6, S25). C78 to C81, C438.
 #![allow(missing_docs)]
 
 mod util;
 
-use oncewire_core::wire::{Ack, Frame, Role};
+use oncewire_core::wire::{Ack, Frame, Refuse, Role};
 use oncewire_core::*;
+use util::bare::{Bare, NOW};
 use util::durable::*;
 use util::*;
 
@@ -273,4 +274,72 @@ fn c80_when_the_grace_of_a_drain_is_over_no_connection_is_taken() {
     assert_eq!(pair.server.handle_connected(now + secs(5), BOB, stranger), None);
     pair.drive();
     assert!(pair.server_events.contains(&ServerEvent::Drained));
+}
+
+/// A server with a session whose connection is gone, and that begins to drain while a connection is there which has
+/// said nothing yet.
+fn drained_before_the_hello() -> (Bare, SessionId, ConnId) {
+    let mut bare = Bare::with(|_| {});
+    let first = bare.open(ALICE, 4);
+    let key = bare.server.session_of(first).unwrap();
+    let session = bare.server.session_record(key).unwrap().id;
+    bare.server.handle_disconnected(NOW, first);
+    let conn = bare.server.handle_connected(NOW, ALICE, SessionId::from_bytes([9; 16])).unwrap();
+    bare.server.drain(NOW, secs(60));
+    while bare.server.poll_event().is_some() {}
+    (bare, session, conn)
+}
+
+fn sent(bare: &mut Bare, conn: ConnId) -> Vec<OwnedFrame> {
+    let (mut out, mut bytes) = ([0; 4096], Vec::new());
+    while let Some(len) = bare.server.poll_transmit(NOW, conn, &mut out) {
+        bytes.extend_from_slice(&out[..len.get()]);
+    }
+    while bare.server.poll_event().is_some() {}
+    frames(bytes, Role::Server)
+}
+
+#[test]
+fn c438_a_client_whose_hello_is_on_its_way_when_a_drain_begins_resumes() {
+    let (mut bare, session, conn) = drained_before_the_hello();
+    assert_eq!(sent(&mut bare, conn), []);
+    bare.say(conn, &hello(Some((session, 0))));
+    let frames = sent(&mut bare, conn);
+    assert!(matches!(frames[..], [OwnedFrame::Welcome(_), OwnedFrame::Goodbye]), "{frames:?}");
+    bare.say(conn, &Frame::Goodbye(Role::Client));
+    assert!(bare.server.is_drained());
+}
+
+#[test]
+fn c438_one_that_would_open_a_session_is_refused() {
+    let (mut bare, _, conn) = drained_before_the_hello();
+    bare.say(conn, &hello(None));
+    assert_eq!(sent(&mut bare, conn), [OwnedFrame::Refuse(Refuse::ShuttingDown)]);
+}
+
+#[test]
+fn c438_a_silent_connection_holds_a_drain_up_for_a_handshake_and_only_while_there_is_a_session() {
+    let timeout = default_server_config().handshake_timeout;
+    let (mut bare, _, conn) = drained_before_the_hello();
+    bare.server.handle_timeout(NOW + (timeout - ms(1)));
+    assert!(bare.server.principal_of(conn).is_some() && !bare.server.is_drained());
+    bare.server.handle_timeout(NOW + timeout);
+    while bare.server.poll_event().is_some() {}
+    assert_eq!(sent(&mut bare, conn), [OwnedFrame::Refuse(Refuse::TooSlow)]);
+    assert!(bare.server.is_drained());
+
+    let mut bare = Bare::with(|_| {});
+    let first = bare.open(ALICE, 4);
+    let silent = [1, 2].map(|id| {
+        bare.server.handle_connected(NOW, ALICE, SessionId::from_bytes([id; 16])).unwrap()
+    });
+    bare.server.drain(NOW + ms(1), secs(60));
+    sent(&mut bare, first);
+    assert_eq!(sent(&mut bare, silent[0]), []);
+    // The last session ends.
+    bare.say(first, &Frame::Goodbye(Role::Client));
+    for conn in silent {
+        assert_eq!(sent(&mut bare, conn), [OwnedFrame::Refuse(Refuse::ShuttingDown)]);
+    }
+    assert!(bare.server.is_drained());
 }

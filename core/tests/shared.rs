@@ -1,5 +1,5 @@
 //! Servers that have the same records at the same time (S34): sessions are claimed where their clients come, and yielded
-//! where they were. C380 to C384, C435.
+//! where they were. C380 to C384, C435, C438.
 #![allow(missing_docs)]
 
 mod util;
@@ -316,4 +316,15 @@ fn c384_a_server_that_drains_claims_nothing_and_says_goodbye_in_what_it_has() {
     late.server.drain(NOW, secs(5));
     late.server.answer_wanted(NOW, conn, Claimed::Found);
     assert_eq!(late.read(conn), [OwnedFrame::Refuse(Refuse::ShuttingDown)]);
+}
+
+#[test]
+fn c438_a_session_that_is_here_and_claimed_when_a_drain_begins_is_resumed() {
+    let (mut one, first) = One::with_session();
+    one.server.handle_disconnected(NOW, first);
+    let conn = one.resume(ALICE, 0);
+    one.server.drain(NOW, secs(5));
+    assert_eq!(one.read(conn), []);
+    one.server.answer_wanted(NOW, conn, Claimed::Found);
+    assert!(matches!(one.read(conn)[..], [OwnedFrame::Welcome(_), OwnedFrame::Goodbye]));
 }

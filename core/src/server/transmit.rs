@@ -6,13 +6,14 @@ use super::conn::{PartialBody, PartialFrame, Phase};
 use super::session::SessionState;
 use super::slot::SlotState;
 use super::{Conn, Server, ServerEvent, Sessions};
+use crate::error::CloseReason;
 use crate::ids::{ConnId, SessionKey, Xid};
 use crate::outcome::Status;
 use crate::storage::list::NIL;
 use crate::storage::{Body, Places, ServerStorage, Table};
 use crate::time::Instant;
 use crate::wire::writer::FrameWriter;
-use crate::wire::{self, Frame, REPLY_HEADER_LEN, ReplyHeader, Role};
+use crate::wire::{self, Frame, REPLY_HEADER_LEN, Refuse, ReplyHeader, Role};
 
 /// Whether there may be more to send.
 enum Step {
@@ -57,14 +58,23 @@ impl<T: ServerStorage> Server<T> {
             let session = self.sessions.remove(index)?;
             return Some(ServerEvent::SessionEnded(session.id, session.state.over()));
         }
-        if self.drain.is_some()
-            && self.is_drained()
-            && let Some(drain) = &mut self.drain
-            && !core::mem::replace(&mut drain.reported, true)
-        {
-            return Some(ServerEvent::Drained);
+        let began = self.drain.as_ref().filter(|drain| !drain.reported)?.began;
+        if let Some(index) = self.vain_greeting(began) {
+            self.close_conn(index, CloseReason::Refused(Refuse::ShuttingDown));
+            return self.next_event();
         }
-        None
+        let drained = self.is_drained();
+        if let Some(drain) = &mut self.drain {
+            drain.reported = drained;
+        }
+        drained.then_some(ServerEvent::Drained)
+    }
+
+    /// A connection from before a drain whose `Hello` is not waited for: no session is left that it could resume. Those that
+    /// came since are judged by their `Hello`s.
+    fn vain_greeting(&self, began: Instant) -> Option<u32> {
+        let index = self.greeting.front().filter(|_| self.sessions.len() == 0)?;
+        (self.conns.live(index)?.since < began).then_some(index)
     }
 
     /// Writes what is due on a connection at the front of `out` and returns its length; `None` when there is
