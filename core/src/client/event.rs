@@ -75,7 +75,7 @@ pub struct ClientSession {
     pub service: ServiceName,
     /// What the session may use.
     pub grants: Grants,
-    /// The highest commit number seen (S32).
+    /// The highest commit number seen (S32). It grows with a resume at most: a journal has the session written again then.
     pub commit: u64,
 }
 

@@ -37,8 +37,8 @@ pub(super) struct JournalState {
     next_number: u64,
     /// Calls that the journal holds when all is written: the next run is given them.
     left: u64,
-    /// The session that was last written, or is being written.
-    session: Option<SessionId>,
+    /// The row of the session that was last written, or is being written.
+    session: Option<SessionRow>,
     next: Batch,
     in_flight: Option<Vec<Effect>>,
     error: Option<JournalError>,
@@ -221,7 +221,11 @@ impl JournalState {
         Some(writes)
     }
 
-    /// Gives calls that can be sent their xids, and stages their rows.
+    /// Gives calls that can be sent their xids, and stages their rows and the session's.
+    ///
+    /// The session's row is written again without a call where a resume has shown a later commit of the server (S32): the next
+    /// run would else take an old copy of its ledger for the one that this run has seen. No answer of the new connection is
+    /// durable before that row.
     ///
     /// The client's own question of what the server means by its methods has no row. It takes a number as they do, which the
     /// session's row covers, so that the next run does not give it again; and that run has no use for the answer.
@@ -252,11 +256,13 @@ impl JournalState {
             let value = Some(row.encode());
             self.next.writes.push(JournalWrite { key: JournalKey::Call(number), value });
         }
-        if xid_last.is_none() && self.session == Some(session.id) {
+        let before = self.session.filter(|row| row.session.id == session.id);
+        let numbered = xid_last.map(Xid::get).or(before.map(|row| row.xid_last));
+        let row = SessionRow { session, xid_last: numbered.unwrap_or(0) };
+        if self.session == Some(row) {
             return;
         }
-        self.session = Some(session.id);
-        let row = SessionRow { session, xid_last: xid_last.map_or(0, Xid::get) };
+        self.session = Some(row);
         self.next.writes.push(JournalWrite { key: JournalKey::Session, value: Some(row.encode()) });
         if let Some(up_to) = xid_last {
             self.next.effects.push(Effect::Journaled { session: session.id, up_to });

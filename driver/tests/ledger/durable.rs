@@ -197,6 +197,48 @@ fn c83_an_old_copy_of_a_journal_gives_no_call_the_reply_of_another() {
     }
 }
 
+/// An old copy of the ledger is put back, from before a commit that the client has seen in a resume, and at nothing else.
+#[test]
+fn c436_a_commit_that_only_a_resume_has_shown_exposes_an_old_ledger_to_the_next_run() {
+    let (mut world, process) = begin();
+    process.pay(&world, 1, Then::Confirms);
+    let copy = world.ledger.disk();
+    let other = world.client();
+    assert_eq!(world.call(&other, &PAY, (2, 1)).outcome(), reply(1));
+    let later = world.ledger.disk().commit;
+    assert!(later > copy.commit);
+    let calls = process.journal.batches().len();
+    world.restart();
+    assert_eq!(process.journal.batches().len(), calls + 1, "the session is written once");
+    world.sim.advance(60 * SECOND);
+    assert_eq!(process.journal.batches().len(), calls + 1, "no later commit was seen");
+    let (pages, notes) = process.kill(&world);
+    drop(other);
+    world.crash();
+    world.start(copy);
+    let known = world.server().counters().sessions;
+    let process = Process::start(&world, pages, notes, Then::Confirms);
+    settle_down(&world);
+    assert_eq!(world.server().counters().sessions, known + 1, "the client opens a new session");
+    process.pay(&world, 1, Then::Confirms);
+    assert_eq!(process.learned("1"), ["reply 1", "reply 2"]);
+}
+
+/// The row that is written for the commit says of the numbers what the last one said.
+#[test]
+fn c436_a_session_that_is_written_for_its_commit_gives_no_number_twice() {
+    let (mut world, process) = begin();
+    process.pay(&world, 1, Then::Confirms);
+    let other = world.client();
+    assert_eq!(world.call(&other, &PAY, (2, 1)).outcome(), reply(1));
+    world.restart();
+    let process = start_again(&world, process, Then::Confirms);
+    process.pay(&world, 1, Then::Confirms);
+    assert_eq!(process.learned("1"), ["reply 1", "reply 2"]);
+    assert_eq!(balance(&world, 1), 2);
+    assert_eq!(world.server().counters().sessions, 2, "it has resumed");
+}
+
 #[test]
 fn calls_of_a_session_before_the_last_are_never_sent_in_it() {
     let (mut world, process) = begin();

@@ -29,7 +29,7 @@ impl JournalState {
             Some(row) => Machine::restore(config, row.session, row.xid_last)
                 .ok_or_else(|| broken("the session"))?,
         };
-        let session = found.session.map(|row| row.session.id);
+        let session = found.session;
         let mut journal = JournalState {
             journal,
             calls: BTreeMap::new(),
@@ -53,7 +53,7 @@ impl JournalState {
             };
             let stage = match outcome {
                 Some(outcome) => ready(outcome),
-                None if Some(row.session) == session => {
+                None if session.is_some_and(|last| last.session.id == row.session) => {
                     unfinished.push((row.xid, number, row));
                     Stage::Written
                 }
