@@ -136,4 +136,4 @@ pub use service::__private;
 pub use service::Service;
 pub use signatures::{MethodSignature, SignatureMismatch};
 pub use status::{Health, MethodStatus, SessionStatus, Status};
-pub use transport::{Accept, BoxFuture, BoxStream, ByteStream, Connect, Subject};
+pub use transport::{Accept, BoxFuture, BoxStream, ByteStream, Connect, Subject, yield_now};

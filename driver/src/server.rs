@@ -78,7 +78,7 @@ use oncewire_core::{Instance, NotExecuted, ServerCounters, ServerId};
 
 use crate::ledger::entry::LedgerError;
 use crate::observe::Event;
-use crate::transport::{Accept, BoxStream, Subject};
+use crate::transport::{Accept, BoxStream, Subject, yield_now};
 pub use around::{Handled, Next, NextTransactional, Refusal};
 pub(crate) use authorization::allows;
 pub use build_error::BuildError;
@@ -293,19 +293,6 @@ pub struct HandlerFaults {
 enum Stop {
     Transport(io::Error),
     Ledger(LedgerError),
-}
-
-/// Lets the tasks that are ready run before this one continues.
-async fn yield_now() {
-    let mut yielded = false;
-    std::future::poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 /// Whether accepting again would only fail again.

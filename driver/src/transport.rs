@@ -1,10 +1,11 @@
 //! What a transport supplies: dial once, accept once, and who is calling.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use futures_io::{AsyncRead, AsyncWrite};
 
@@ -165,6 +166,20 @@ impl fmt::Display for Subject {
             Subject::Name(name) => name.fmt(f),
         }
     }
+}
+
+/// Lets the tasks that are ready run before this one continues: for an acceptor that refuses one connection after another
+/// without having to wait for any.
+pub async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// For tests: a dial never ends.

@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use async_io::Async;
-use oncewire_driver::{Accept, AcceptPolicy, BoxFuture, BoxStream, Subject};
+use oncewire_driver::{Accept, AcceptPolicy, BoxFuture, BoxStream, Subject, yield_now};
 use rustix::io::retry_on_intr;
 use rustix::net;
 
@@ -217,19 +217,6 @@ impl Accept for UnixAcceptor {
     fn address(&self) -> String {
         format!("unix:{}", self.name)
     }
-}
-
-/// Lets other tasks run.
-async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 /// A connection that waits to be admitted. It does not block and is not inherited, by the same system call.
