@@ -199,6 +199,11 @@ impl Shared {
     ) -> Result<(), Ended> {
         debug_assert!(self.ledger.is_none(), "S28: a call is recorded before it is started");
         let Some(method) = self.methods.get(call.method_index) else { return Ok(()) };
+        if method.waits.is_likely()
+            && let Some(idle) = self.idle_runner()
+        {
+            return self.execute_in(idle, method, (running, permit), call, caller);
+        }
         let spare = spares.of_method(call.method_index);
         let mut decoded = false;
         let begin = || {

@@ -13,13 +13,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context as TaskContext, Poll, Waker};
 
-use oncewire_core::{Instant, NotExecuted, Running};
+use oncewire_core::{NotExecuted, Running};
 
 use super::context::{CallWatch, Context};
 use super::execution::{Call, End, Ended, Execution};
-use super::handler::Plan;
+use super::handler::{MethodEntry, Plan};
 use super::limits::Permit;
-use super::state::{Shared, State};
+use super::state::Shared;
 use crate::caught::caught;
 use crate::method::MethodOptions;
 use crate::runtime::Timer;
@@ -244,24 +244,11 @@ impl Drop for Job {
     }
 }
 
-impl State {
-    /// A runner for a call of this method, if the call is likely to wait, and one is idle.
-    #[inline]
-    pub(super) fn idle_runner(&mut self, shared: &Shared, method: usize) -> Option<Idle> {
-        if self.idle_runners.0.is_empty() {
-            return None;
-        }
-        shared.methods.get(method).filter(|method| method.waits.is_likely())?;
-        self.idle_runners.0.pop()
-    }
-}
-
 impl Shared {
     /// Runs a handler that is not ready in a task of its own.
     pub(super) fn run_apart(self: &Arc<Self>, execution: Execution, options: &MethodOptions) {
         let job = Job::new(execution, self, options);
-        let idle = self.with_quietly(|state| state.idle_runners.0.pop());
-        let given = match idle {
+        let given = match self.idle_runner() {
             Some(idle) => idle.give(job, false),
             None => Err(job),
         };
@@ -272,16 +259,25 @@ impl Shared {
         self.runtime.spawn(Box::pin(Runner { job: Some(job), inbox: None }));
     }
 
+    /// One that is idle, if there is one.
+    #[inline(never)]
+    pub(super) fn idle_runner(&self) -> Option<Idle> {
+        self.with_quietly(|state| state.idle_runners.0.pop())
+    }
+
     /// Executes a call that is likely to wait: it is polled with the waker of the task in which it continues then.
+    ///
+    /// # Errors
+    /// How it has ended, if it did not wait.
+    #[inline(never)]
     pub(super) fn execute_in(
         self: &Arc<Self>,
         idle: Idle,
-        now: Instant,
+        method: &MethodEntry,
         (running, permit): (Running, Permit),
         call: &mut Call<'_>,
         caller: &Subject,
-    ) {
-        let Some(method) = self.methods.get(call.method_index) else { return };
+    ) -> Result<(), Ended> {
         let (caller, metadata) = (caller.clone(), call.metadata.take());
         let context = Context::new(self.watch(), call.key, call.deadline, caller, metadata);
         let plan = caught(|| method.handler.plan(context, call.body))
@@ -292,7 +288,8 @@ impl Shared {
                 match execution.poll(&mut TaskContext::from_waker(&idle.waker)) {
                     Poll::Pending => {
                         let job = Job::new(execution, self, &method.options);
-                        return idle.give(job, true).unwrap_or_else(|job| self.spawn_runner(job));
+                        idle.give(job, true).unwrap_or_else(|job| self.spawn_runner(job));
+                        return Ok(());
                     }
                     Poll::Ready(end) => {
                         method.waits.note(false);
@@ -304,10 +301,8 @@ impl Shared {
             Ok(Plan::Transaction(..)) => Ended::refused(running, permit, NotExecuted::LedgerFailed),
             Err(why) => Ended::refused(running, permit, why),
         };
-        let surplus = self.with_quietly(|state| {
-            state.finish(now, ended);
-            state.idle_runners.keep(idle)
-        });
+        let surplus = self.with_quietly(|state| state.idle_runners.keep(idle));
         drop(surplus);
+        Err(ended)
     }
 }

@@ -242,17 +242,10 @@ impl Shared {
         }
         let start = |state: &mut State, now| {
             let admission = state.still_wanted(now, admission, method_index, deadline)?;
-            let running = state.start(now, admission, method_index).ok()?;
-            Some((running, state.idle_runner(self, method_index)))
+            state.start(now, admission, method_index).ok()
         };
         match self.with(start) {
-            Some((running, Some(idle))) => {
-                let now = self.runtime.now();
-                self.execute_in(idle, now, (running, permit), &mut call, &caller);
-                // Delivers what that has left.
-                self.with(|_, _| ());
-            }
-            Some((running, None)) => {
+            Some(running) => {
                 let (mut spares, mut replied) = (Spares::default(), Replied::none());
                 let started = (running, permit);
                 match self.execute(started, &mut call, &caller, &mut spares, &mut replied) {

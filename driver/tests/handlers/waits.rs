@@ -65,6 +65,8 @@ fn offer(runtime: Arc<Counted>) -> (Server, crate::link::socket_pair::Dialler, G
                 if n == 100 {
                     return n;
                 }
+                // So that it always waits, however soon it may end.
+                future::yield_now().await;
                 begun.send(n).await.unwrap();
                 go.recv().await.unwrap();
                 assert_ne!(n, 13, "on purpose");

@@ -5,7 +5,6 @@ use oncewire_core::{Admission, Incoming, Instant, Received, Request, Running};
 
 use super::super::execution::{Call, Replied};
 use super::super::limits::{Permit, Waiting};
-use super::super::runner::Idle;
 use super::super::state::State;
 use super::ConnTask;
 use crate::buffer::Spares;
@@ -15,7 +14,7 @@ pub(super) enum Next<'d> {
     /// A new call, if its caller may make it.
     Authorize(Request<'d>),
     /// A call was admitted and started.
-    Run(Option<Started>, Call<'d>),
+    Run(Option<(Running, Permit)>, Call<'d>),
     /// A call was admitted, and waits for its record.
     Record(Admission, Permit, Call<'d>),
     /// There may be more.
@@ -24,13 +23,6 @@ pub(super) enum Next<'d> {
     Wait(usize),
     /// The machine closes the connection.
     Lost,
-}
-
-/// The right to run a call, and the runner that is idle, if the call is likely to wait.
-pub(super) struct Started {
-    running: Running,
-    permit: Permit,
-    idle: Option<Idle>,
 }
 
 impl ConnTask {
@@ -66,7 +58,7 @@ impl ConnTask {
     pub(super) fn run(
         &self,
         now: Instant,
-        Started { running, permit, idle }: Started,
+        started: (Running, Permit),
         call: &mut Call<'_>,
         spares: &mut Spares,
         replied: &mut Replied,
@@ -77,10 +69,7 @@ impl ConnTask {
             // Its start is seen before it runs.
             shared.report();
         }
-        let started = (running, permit);
-        if let Some(idle) = idle {
-            shared.execute_in(idle, now, started, call, &self.subject);
-        } else if let Err(ended) = shared.execute(started, call, &self.subject, spares, replied) {
+        if let Err(ended) = shared.execute(started, call, &self.subject, spares, replied) {
             shared.with_quietly(|state| state.finish(now, ended));
         }
         if is_heard {
@@ -148,10 +137,7 @@ impl ConnTask {
             return Next::Record(admission, permit, call());
         }
         match state.start(self.shared.time_near(deadline), admission, method) {
-            Ok(running) => {
-                let idle = state.idle_runner(&self.shared, method);
-                Next::Run(Some(Started { running, permit, idle }), call())
-            }
+            Ok(running) => Next::Run(Some((running, permit)), call()),
             // The machine has refused it (S17).
             Err(_) => {
                 state.release(permit);
