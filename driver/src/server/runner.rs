@@ -19,7 +19,7 @@ use super::context::{CallWatch, Context};
 use super::execution::{Call, End, Ended, Execution};
 use super::handler::{MethodEntry, Plan};
 use super::limits::Permit;
-use super::state::Shared;
+use super::state::{Shared, State};
 use crate::caught::caught;
 use crate::method::MethodOptions;
 use crate::runtime::Timer;
@@ -51,8 +51,8 @@ impl Waits {
 #[derive(Default)]
 struct Inbox {
     job: Option<Job>,
-    /// The task was polled and found nothing.
-    missed: bool,
+    /// The task was polled and found nothing, with this waker: one that it was polled with before need not wake it any more.
+    missed: Option<Waker>,
     /// The task has ended, or must end.
     over: bool,
 }
@@ -79,10 +79,12 @@ impl Idle {
                 return Err(job);
             }
             inbox.job = Some(job);
-            std::mem::take(&mut inbox.missed)
+            inbox.missed.take()
         };
-        if missed || must_poll {
-            self.waker.wake_by_ref();
+        match missed {
+            Some(waker) => waker.wake(),
+            None if must_poll => self.waker.wake_by_ref(),
+            None => {}
         }
         Ok(())
     }
@@ -91,8 +93,12 @@ impl Idle {
 impl Drop for Idle {
     fn drop(&mut self) {
         let Some(inbox) = self.inbox.take() else { return };
-        inbox.lock().over = true;
-        let _panicked = caught(|| self.waker.wake_by_ref());
+        let missed = {
+            let mut inbox = inbox.lock();
+            inbox.over = true;
+            inbox.missed.take()
+        };
+        let _panicked = caught(|| missed.as_ref().unwrap_or(&self.waker).wake_by_ref());
     }
 }
 
@@ -127,7 +133,7 @@ struct Runner {
 
 impl Runner {
     /// Whether it has a handler, and if not, whether it is over.
-    fn find_job(&mut self) -> Result<(), Poll<()>> {
+    fn find_job(&mut self, cx: &TaskContext<'_>) -> Result<(), Poll<()>> {
         if self.job.is_some() {
             return Ok(());
         }
@@ -137,8 +143,13 @@ impl Runner {
         if self.job.is_some() {
             return Ok(());
         }
-        inbox.missed = true;
-        Err(if inbox.over { Poll::Ready(()) } else { Poll::Pending })
+        if inbox.over {
+            return Err(Poll::Ready(()));
+        }
+        let replaced = inbox.missed.replace(cx.waker().clone());
+        drop(inbox);
+        drop(replaced);
+        Err(Poll::Pending)
     }
 }
 
@@ -147,7 +158,7 @@ impl Future for Runner {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
         let this = &mut *self;
-        if let Err(nothing) = this.find_job() {
+        if let Err(nothing) = this.find_job(cx) {
             return nothing;
         }
         let Some(job) = &mut this.job else { return Poll::Ready(()) };
@@ -231,8 +242,7 @@ impl Job {
         let surplus = shared.with_at(now, |state, now| {
             state.finish(now, ended);
             state.wake_timer_if_due_earlier();
-            // Without connections none are needed.
-            if state.machine.counters().conns == 0 { idle } else { state.idle_runners.keep(idle?) }
+            state.keep_runner(idle?)
         });
         had_one && surplus.is_none()
     }
@@ -241,6 +251,14 @@ impl Job {
 impl Drop for Job {
     fn drop(&mut self) {
         self.end(End::Dropped, None);
+    }
+}
+
+impl State {
+    /// Keeps a runner for the next handler. Returns one that is not needed: without connections none are.
+    #[must_use = "it must be dropped without the lock"]
+    fn keep_runner(&mut self, idle: Idle) -> Option<Idle> {
+        if self.machine.counters().conns == 0 { Some(idle) } else { self.idle_runners.keep(idle) }
     }
 }
 
@@ -301,7 +319,7 @@ impl Shared {
             Ok(Plan::Transaction(..)) => Ended::refused(running, permit, NotExecuted::LedgerFailed),
             Err(why) => Ended::refused(running, permit, why),
         };
-        let surplus = self.with_quietly(|state| state.idle_runners.keep(idle));
+        let surplus = self.with_quietly(|state| state.keep_runner(idle));
         drop(surplus);
         Err(ended)
     }

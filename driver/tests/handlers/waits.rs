@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use oncewire_driver::protocol::Instant;
@@ -227,4 +228,79 @@ fn the_tasks_end_with_the_last_connection_and_with_the_server() {
         }
     };
     smol::block_on(executor.run(ends));
+}
+
+/// Polls its tasks with another waker each time, of which only the last one wakes: on more a future must not rely.
+struct Fickle(Arc<SmolRuntime>);
+
+struct OneOf {
+    number: usize,
+    last: Arc<AtomicUsize>,
+    waker: Waker,
+}
+
+impl Wake for OneOf {
+    fn wake(self: Arc<Self>) {
+        if self.last.load(Ordering::SeqCst) == self.number {
+            self.waker.wake_by_ref();
+        }
+    }
+}
+
+impl Runtime for Fickle {
+    fn now(&self) -> Instant {
+        self.0.now()
+    }
+
+    fn timer(&self) -> Box<dyn Timer> {
+        self.0.timer()
+    }
+
+    fn random(&self, bytes: &mut [u8]) {
+        self.0.random(bytes);
+    }
+
+    fn spawn(&self, mut task: BoxFuture<'static, ()>) {
+        let last = Arc::new(AtomicUsize::new(0));
+        self.0.spawn(Box::pin(future::poll_fn(move |cx| {
+            let number = last.fetch_add(1, Ordering::SeqCst) + 1;
+            let one = OneOf { number, last: last.clone(), waker: cx.waker().clone() };
+            task.as_mut().poll(&mut Context::from_waker(&Arc::new(one).into()))
+        })));
+    }
+}
+
+/// A handler that waits for its cancel, too, has its task polled once more when it has ended, before the next handler comes.
+#[test]
+fn only_the_last_waker_of_a_task_has_to_wake_it() {
+    let executor = Arc::new(Executor::new());
+    let spawner = executor.clone();
+    let runtime = Fickle(SmolRuntime::with_spawner(move |task| spawner.spawn(task).detach()));
+    let (go, went) = unbounded::<()>();
+    let builder = Server::builder("test").runtime(Arc::new(runtime)).method(
+        &WAIT,
+        move |context: oncewire_driver::Context, n| {
+            let went = went.clone();
+            async move {
+                let ended = async { went.recv().await.unwrap() };
+                future::or(context.cancelled(), ended).await;
+                n
+            }
+        },
+    );
+    let calls = async {
+        let (server, dialler) = serve(builder);
+        let client = client(&dialler);
+        for n in 0..20 {
+            let call = client.call(&WAIT, &n).timeout(Duration::from_secs(5)).start();
+            while server.load().running == 0 {
+                future::yield_now().await;
+            }
+            go.send(()).await.unwrap();
+            assert_eq!(call.await.ok(), Ok(n), "call {n}");
+            // The executor runs whatever is ready.
+            while executor.try_tick() {}
+        }
+    };
+    smol::block_on(executor.run(calls));
 }
