@@ -408,4 +408,31 @@ mod tests {
             smol::block_on(runtime.others.tick());
         }
     }
+
+    #[test]
+    fn c444_a_client_ends_though_another_thread_has_its_lock_for_long() {
+        let runtime = Arc::new(Still::default());
+        let (dial, _begun, _) = dial(SmolRuntime::global(), false);
+        let client = client(dial, &runtime);
+        let mut connected = pin!(client.connected());
+        assert!(connected.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        let task = runtime.take().pop().expect("it was woken");
+        let shared = client.handle.shared.clone();
+        let ((held, is_held), (_keep, never)) = (channel(), channel::<()>());
+        let holder = thread::spawn(move || {
+            shared.with_quietly(|_| {
+                held.send(()).unwrap();
+                assert!(never.recv_timeout(Duration::from_millis(300)).is_err());
+            });
+        });
+        is_held.recv().unwrap();
+        // As where its executor ends, or it has nothing more to do.
+        drop(task);
+        holder.join().unwrap();
+        let until = SmolRuntime::global().now() + Duration::from_secs(20);
+        while !client.handle.shared.with_quietly(|state| state.lifecycle.task_gone) {
+            assert!(SmolRuntime::global().now() < until, "it never ends");
+            thread::yield_now();
+        }
+    }
 }

@@ -459,12 +459,21 @@ impl Shared {
 
     /// The task has ended, cleanly or not: nothing is sent or received any more.
     ///
-    /// A runtime that has been shut down may drop a parked task when it is spawned, and what wakes that may hold the lock. Then the calls
-    /// end by their deadlines.
-    pub(super) fn end(&self) {
-        if !self.state.is_free_soon() {
-            return;
+    /// A runtime that has been shut down may drop a parked task when it is spawned, and what wakes that may hold the lock; or another
+    /// thread has it for long. Then a thread of its own waits for it: a client that did not end would let calls and closes hang.
+    pub(super) fn end(self: &Arc<Self>, is_durable: bool) {
+        if self.state.is_free_soon() {
+            return self.end_now(is_durable);
         }
+        let shared = self.clone();
+        let waits = std::thread::Builder::new().name("oncewire-end".to_owned());
+        if waits.spawn(move || shared.end_now(is_durable)).is_err() {
+            // Right but where this thread has the lock itself.
+            self.end_now(is_durable);
+        }
+    }
+
+    fn end_now(self: &Arc<Self>, is_durable: bool) {
         self.with(|state, now| {
             state.lifecycle.task_gone = true;
             state.note_close(|| ConnectionEnd::Lost("the client has ended".to_owned()));
@@ -485,5 +494,8 @@ impl Shared {
             }
             state.lifecycle.wake_all(&mut state.to_wake);
         });
+        if is_durable {
+            self.submit();
+        }
     }
 }

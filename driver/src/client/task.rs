@@ -362,9 +362,6 @@ impl Drop for ClientTask {
         if self.shared.is_forked() {
             return;
         }
-        self.shared.end();
-        if self.is_durable {
-            self.shared.submit();
-        }
+        self.shared.end(self.is_durable);
     }
 }
