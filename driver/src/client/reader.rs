@@ -175,6 +175,8 @@ impl Reader {
         }
         self.leader = Leader::Task;
         self.look = Look::default();
+        // A watch over the leader before it would find another one, and only then watch that. Its timer is set anew.
+        self.watch = None;
     }
 
     /// There is nothing to read from any more.
