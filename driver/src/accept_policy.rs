@@ -38,6 +38,8 @@ impl AcceptPolicy {
         let asks = alone < ALONE_MIN || alone.is_multiple_of(ASK_EVERY);
         let mut is_at_once = asks;
         if !asks {
+            // Who gives up waiting again and again, and asks for the next one, must find one that is there (C440).
+            self.alone.store(alone.wrapping_add(1).max(1), Ordering::Relaxed);
             first_event(listener).await?;
         }
         let accepted = listener
@@ -49,8 +51,10 @@ impl AcceptPolicy {
                 accepted
             })
             .await?;
-        let alone = if is_at_once { 0 } else { alone.wrapping_add(1).max(1) };
-        self.alone.store(alone, Ordering::Relaxed);
+        if asks {
+            let alone = if is_at_once { 0 } else { alone.wrapping_add(1).max(1) };
+            self.alone.store(alone, Ordering::Relaxed);
+        }
         Ok(accepted)
     }
 }
@@ -111,5 +115,24 @@ mod tests {
             );
         }
         std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn c440_one_that_is_polled_once_and_made_again_finds_what_waits() {
+        let path = std::env::temp_dir().join(format!("oncewire-once-{}", std::process::id()));
+        let listener = Async::new(UnixListener::bind(&path).unwrap()).unwrap();
+        let policy = AcceptPolicy::default();
+        let next = || policy.accept(&listener, UnixListener::accept);
+        let mut streams = Vec::new();
+        for _ in 0..5 {
+            let mut accepts = pin!(next());
+            assert!(accepts.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            streams.push(UnixStream::connect(&path).unwrap());
+            smol::block_on(accepts).unwrap();
+        }
+        streams.push(UnixStream::connect(&path).unwrap());
+        let polls = (1..100).find(|_| smol::block_on(smol::future::poll_once(next())).is_some());
+        std::fs::remove_file(&path).unwrap();
+        assert!(polls.is_some_and(|polls| polls <= 8), "{polls:?}");
     }
 }

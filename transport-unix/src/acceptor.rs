@@ -191,12 +191,10 @@ impl UnixAcceptor {
             let mut accept = pin!(self.policy.accept(&listener, accept_one));
             let accepted = poll_fn(|cx| match accept.as_mut().poll(cx) {
                 Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
-                // Those who have connected are admitted before it is asked whether others can.
-                Poll::Pending => match self.lock().poll_lost(cx, &listener, &self.name) {
-                    Poll::Ready(Ok(())) => Poll::Ready(None),
-                    Poll::Ready(Err(lost)) => Poll::Ready(Some(Err(lost))),
-                    Poll::Pending => Poll::Pending,
-                },
+                Poll::Pending => {
+                    let lost = self.lock().poll_lost(cx, &listener, &self.name);
+                    lost.map(io::Result::transpose)
+                }
             });
             if let Some(accepted) = accepted.await {
                 return accepted;
@@ -220,7 +218,7 @@ impl Accept for UnixAcceptor {
 }
 
 /// A connection that waits to be admitted. It does not block and is not inherited, by the same system call.
-fn accept_one(listener: &UnixListener) -> io::Result<UnixStream> {
+pub(crate) fn accept_one(listener: &UnixListener) -> io::Result<UnixStream> {
     let flags = net::SocketFlags::CLOEXEC | net::SocketFlags::NONBLOCK;
     Ok(retry_on_intr(|| net::accept_with(listener, flags))?.into())
 }

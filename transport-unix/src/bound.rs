@@ -1,7 +1,7 @@
 //! A socket that listens, with its file and its lock, and whether that file is still there.
 
 use std::io::{self, ErrorKind};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_io::Async;
 use oncewire_driver::{Runtime, SmolRuntime, Timer};
 
+use crate::acceptor::accept_one;
 use crate::lock::Lock;
 use crate::name::Name;
 use crate::options::{BindOptions, SocketEvent};
@@ -70,17 +71,17 @@ impl Bound {
     }
 
     /// Ready when there is nothing more to wait for at `listener`: another one has taken its place, or, as an error,
-    /// no client can reach it any more.
+    /// no client can reach it any more; or when a connection was found there instead.
     pub(crate) fn poll_lost(
         &mut self,
         cx: &mut Context<'_>,
         listener: &Arc<Async<UnixListener>>,
         name: &Name,
-    ) -> Poll<io::Result<()>> {
+    ) -> Poll<io::Result<Option<UnixStream>>> {
         let Some(watch) = &mut self.watch else { return Poll::Pending };
         loop {
             if !Arc::ptr_eq(&self.listener, listener) {
-                return Poll::Ready(Ok(()));
+                return Poll::Ready(Ok(None));
             }
             if matches!(self.file, FileState::Lost) && !watch.options.rebinds() {
                 let text =
@@ -89,6 +90,11 @@ impl Bound {
             }
             if watch.poll_time(cx).is_pending() {
                 return Poll::Pending;
+            }
+            // Those who have connected are admitted before it is asked whether others can.
+            match accept_one(listener.get_ref()) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                accepted => return Poll::Ready(accepted.map(Some)),
             }
             watch.check_file(&mut self.file, &mut self.listener);
             // Who has gone away meanwhile is forgotten; the others come again.

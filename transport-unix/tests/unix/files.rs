@@ -174,9 +174,19 @@ fn c123_a_listener_whose_socket_was_removed_lets_in_who_has_connected_and_then_s
     for remove in removals {
         let acceptor = UnixAcceptor::bind(dir.socket()).unwrap();
         block_on(async {
-            let _client = UnixConnector::new(dir.socket()).connect().await.unwrap();
+            let connector = UnixConnector::new(dir.socket());
+            let connects = || async { connector.connect().await.unwrap() };
+            // They come one by one, so that it is seldom asked for more than one, and then together.
+            for _ in 0..6 {
+                let accepts = within("one", acceptor.accept());
+                let (_client, accepted) = smol::future::zip(connects(), accepts).await;
+                accepted.unwrap();
+            }
+            let _clients = [connects().await, connects().await, connects().await];
             remove(&dir.socket());
-            within("the connection", acceptor.accept()).await.unwrap();
+            for _ in 0..3 {
+                within("the connection", acceptor.accept()).await.unwrap();
+            }
             for _ in 0..2 {
                 let error = within("the removal", acceptor.accept()).await.err().unwrap();
                 assert_eq!(error.kind(), ErrorKind::NotFound);
