@@ -106,7 +106,8 @@ impl<A, R> Method<A, R> {
 
     /// The number of calls that may wait for those that run, instead of four for each of
     /// [`concurrency`](Method::concurrency), 4,096 at least and 65,536 at most; with 0 none waits. One session
-    /// has no more than half of the queue, and one principal about three quarters (S11). A call that finds no place ends as `NotExecuted(Overloaded)`.
+    /// has no more than half of the queue, and two of one principal three quarters; each further one takes a sixteenth at most of what is left, so
+    /// that another principal always finds places (S11). A call that finds none ends as `NotExecuted(Overloaded)`.
     pub const fn queue_max(mut self, calls: usize) -> Method<A, R> {
         self.options.queue_max = Some(calls);
         self

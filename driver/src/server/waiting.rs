@@ -38,6 +38,10 @@ const OVERDUE_MAX: usize = 1_024;
 impl State {
     /// A call cannot run now: it waits for its turn, or is refused.
     pub(super) fn enqueue(&mut self, now: Instant, call: Waiting) {
+        // While its owner was asked whether its caller may make it (S5), it may have been cancelled on another connection.
+        if let Some(why) = self.is_over(now, call.key(), call.deadline) {
+            return self.refuse_waiting_call(now, call, why);
+        }
         let deadline = call.deadline;
         // Without a session it is over, and is withdrawn whoever it is of.
         let record = self.machine.session_record(call.key().session());
