@@ -43,7 +43,7 @@ impl State {
             return self.refuse_waiting_call(now, call, why);
         }
         let deadline = call.deadline;
-        // Without a session it is over, and is withdrawn whoever it is of.
+        // A call without a session is over, and is withdrawn wherever it waits.
         let record = self.machine.session_record(call.key().session());
         let principal = record.map_or(Principal::ANONYMOUS, |record| record.principal);
         if let Err(call) = self.limits.wait(principal, call) {

@@ -27,7 +27,7 @@ impl Gate {
         Gate { running: Arc::default(), most: Arc::default(), begun: unbounded(), go: unbounded() }
     }
 
-    async fn run(self, n: u32) -> u32 {
+    pub(crate) async fn run(self, n: u32) -> u32 {
         let now = self.running.fetch_add(1, Ordering::SeqCst) + 1;
         self.most.fetch_max(now, Ordering::SeqCst);
         self.begun.0.send(n).await.unwrap();

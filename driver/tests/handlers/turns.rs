@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use oncewire_driver::protocol::NotExecuted;
 use oncewire_driver::{
-    BoxFuture, BoxStream, Call, CallFailure, Client, ClientOptions, Connect, Method, Outcome,
-    Server,
+    BoxFuture, BoxStream, Call, CallFailure, Client, ClientOptions, Connect, Context, Method,
+    Outcome, Server,
 };
 use smol::net::unix::UnixStream;
 
@@ -270,5 +270,29 @@ fn c367_anonymous_peers_have_one_turn_together_and_who_leaves_makes_no_gap() {
             assert!(call.await.ok().is_ok());
         }
         assert_eq!((server.load().running, server.load().waiting), (0, 0));
+    });
+}
+
+/// 500 calls of a function that blocks have a thread each; the others wait in the queue, where callers take turns.
+#[test]
+fn c339_calls_that_wait_for_a_thread_take_turns_as_all_others() {
+    const BLOCKS: Method<u32, u32> = Method::new("test/blocks");
+    let gate = Gate::new();
+    let of_calls = gate.clone();
+    let blocks = move |_: Context, n| smol::block_on(of_calls.clone().run(n));
+    smol::block_on(async {
+        let (server, _) = serve(with_add_one(Server::builder("test").blocking(&BLOCKS, blocks)));
+        let (greedy, alice) = (client_named(&server, "greedy"), client_named(&server, "alice"));
+        let calls = begin(&greedy, &BLOCKS, 0..510);
+        arrive(&greedy).await;
+        let honest = begin(&alice, &BLOCKS, 1_000..1_001);
+        arrive(&alice).await;
+        assert_eq!((server.load().running, server.load().waiting), (500, 11));
+        for _ in 0..500 {
+            assert!(gate.begun().await < 500);
+        }
+        assert!(next(&gate).await < 510);
+        assert_eq!(next(&gate).await, 1_000);
+        all_end(&gate, calls.into_iter().chain(honest)).await;
     });
 }
