@@ -58,6 +58,13 @@ impl<T: ServerStorage> Server<T> {
             let session = self.sessions.remove(index)?;
             return Some(ServerEvent::SessionEnded(session.id, session.state.over()));
         }
+        if self.drain.is_some() { self.next_of_drain() } else { None }
+    }
+
+    /// What a drain has to do when nothing else is left, and that it is over.
+    #[cold]
+    #[inline(never)]
+    fn next_of_drain(&mut self) -> Option<ServerEvent> {
         let began = self.drain.as_ref().filter(|drain| !drain.reported)?.began;
         if let Some(index) = self.vain_greeting(began) {
             self.close_conn(index, CloseReason::Refused(Refuse::ShuttingDown));
