@@ -404,8 +404,9 @@ fn drain(server: &Server, grace: u64) -> impl Future<Output = ()> + Send + '_ {
 impl World {
     /// A drained server whose handles are gone leaves nothing behind but what still runs.
     async fn gone(self: Arc<Self>, group: Group) {
-        // The same for tasks that still write.
-        let longest = super::handlers::longest(&self) + 6_000 * MS;
+        // Tasks that still write may do so for five seconds, and those that sweep streams and uploads look every five seconds
+        // whether the server is gone (seed 414).
+        let longest = super::handlers::longest(&self) + 11_000 * MS;
         Sleep::new(&self.sim, longest).await;
         let stood = lock(&self.model).clocks_stood;
         Sleep::new(&self.sim, stood).await;
