@@ -37,6 +37,7 @@ mod comparisons;
 mod connected;
 mod description;
 mod durable;
+mod end;
 mod journal_state;
 mod lifecycle;
 mod link;
