@@ -5,10 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use oncewire_driver::protocol::Instant;
-use oncewire_driver::{
-    BoxFuture, Call, Client, Method, Outcome, Runtime, Server, SmolRuntime, Timer,
-};
+use oncewire_driver::{BoxFuture, Call, Client, Method, Outcome, Server, SmolRuntime};
 use smol::Executor;
 use smol::channel::{Receiver, Sender, bounded, unbounded};
 use smol::future;
@@ -19,43 +16,22 @@ const WAIT: Method<u32, u32> = Method::new("test/wait");
 const LIMITED: Method<u32, u32> = Method::new("test/limited").time_limit(Duration::from_millis(5));
 const DROPPED: Method<u32, u32> = Method::new("test/dropped").drop_on_cancel();
 
-/// Counts the tasks that are spawned.
-struct Counted(Arc<SmolRuntime>, AtomicUsize);
-
-impl Counted {
-    fn new(runtime: Arc<SmolRuntime>) -> Arc<Counted> {
-        Arc::new(Counted(runtime, AtomicUsize::new(0)))
-    }
-
-    fn spawned(&self) -> usize {
-        self.1.load(Ordering::SeqCst)
-    }
-}
-
-impl Runtime for Counted {
-    fn now(&self) -> Instant {
-        self.0.now()
-    }
-
-    fn timer(&self) -> Box<dyn Timer> {
-        self.0.timer()
-    }
-
-    fn random(&self, bytes: &mut [u8]) {
-        self.0.random(bytes);
-    }
-
-    fn spawn(&self, task: BoxFuture<'static, ()>) {
-        self.1.fetch_add(1, Ordering::SeqCst);
-        self.0.spawn(task);
-    }
+/// A runtime on smol's global executor, and how many tasks it has spawned.
+fn counted() -> (Arc<SmolRuntime>, impl Fn() -> usize) {
+    let spawned = Arc::new(AtomicUsize::new(0));
+    let count = spawned.clone();
+    let runtime = SmolRuntime::with_spawner(move |task| {
+        count.fetch_add(1, Ordering::SeqCst);
+        smol::spawn(task).detach();
+    });
+    (runtime, move || spawned.load(Ordering::SeqCst))
 }
 
 /// What lets handlers end, one message each, and what says that one has begun.
 type Gate = ((Sender<()>, Receiver<()>), (Sender<u32>, Receiver<u32>));
 
 /// Handlers of [`WAIT`] begin, and wait until one of them may end; argument 13 panics then. Those of 100 do not wait.
-fn offer(runtime: Arc<Counted>) -> (Server, crate::link::socket_pair::Dialler, Gate) {
+fn offer(runtime: Arc<SmolRuntime>) -> (Server, crate::link::socket_pair::Dialler, Gate) {
     let gate: Gate = (unbounded(), unbounded());
     let (go, begun) = (gate.0.1.clone(), gate.1.0.clone());
     let builder = Server::builder("test")
@@ -100,17 +76,17 @@ async fn round(client: &Client, gate: &Gate, calls: u32) {
 #[test]
 fn handlers_that_wait_run_in_the_tasks_of_those_before_them() {
     smol::block_on(async {
-        let runtime = Counted::new(SmolRuntime::global());
-        let (server, dialler, gate) = offer(runtime.clone());
+        let (runtime, spawned) = counted();
+        let (server, dialler, gate) = offer(runtime);
         let client = client(&dialler);
         round(&client, &gate, 8).await;
-        let before = runtime.spawned();
+        let before = spawned();
         for calls in [1, 8, 3, 8] {
             round(&client, &gate, calls).await;
         }
-        assert_eq!(runtime.spawned(), before);
+        assert_eq!(spawned(), before);
         round(&client, &gate, 9).await;
-        assert_eq!(runtime.spawned(), before + 1);
+        assert_eq!(spawned(), before + 1);
         assert_eq!((server.load().running, server.counters().running), (0, 0));
     });
 }
@@ -118,23 +94,23 @@ fn handlers_that_wait_run_in_the_tasks_of_those_before_them() {
 #[test]
 fn handlers_that_wait_now_and_then_use_tasks_again_too() {
     smol::block_on(async {
-        let runtime = Counted::new(SmolRuntime::global());
-        let (_server, dialler, gate) = offer(runtime.clone());
+        let (runtime, spawned) = counted();
+        let (_server, dialler, gate) = offer(runtime);
         let client = client(&dialler);
         round(&client, &gate, 1).await;
-        let before = runtime.spawned();
+        let before = spawned();
         for _ in 0..10 {
             assert_eq!(client.call(&WAIT, &100).await.ok(), Ok(100));
             round(&client, &gate, 1).await;
         }
-        assert_eq!(runtime.spawned(), before);
+        assert_eq!(spawned(), before);
     });
 }
 
 #[test]
 fn a_handler_in_the_task_of_another_panics_for_itself_alone() {
     smol::block_on(async {
-        let (server, dialler, gate) = offer(Counted::new(SmolRuntime::global()));
+        let (server, dialler, gate) = offer(SmolRuntime::global());
         let client = client(&dialler);
         round(&client, &gate, 2).await;
         let [panics, waits] = [13, 7].map(|n| client.call(&WAIT, &n).start());
@@ -152,8 +128,7 @@ fn a_handler_in_the_task_of_another_panics_for_itself_alone() {
 #[test]
 fn time_limits_and_cancels_end_handlers_in_the_tasks_of_others() {
     smol::block_on(async {
-        let runtime = Counted::new(SmolRuntime::global());
-        let (server, dialler, gate) = offer(runtime.clone());
+        let (server, dialler, gate) = offer(SmolRuntime::global());
         let client = client(&dialler);
         round(&client, &gate, 1).await;
         // The first call of a method is not known to wait.
@@ -217,7 +192,7 @@ fn the_tasks_end_with_the_last_connection_and_with_the_server() {
     let spawner = executor.clone();
     let runtime = SmolRuntime::with_spawner(move |task| spawner.spawn(task).detach());
     let ends = async {
-        let (server, dialler, gate) = offer(Counted::new(runtime));
+        let (server, dialler, gate) = offer(runtime);
         let client = client(&dialler);
         round(&client, &gate, 8).await;
         client.close().await;
@@ -230,9 +205,7 @@ fn the_tasks_end_with_the_last_connection_and_with_the_server() {
     smol::block_on(executor.run(ends));
 }
 
-/// Polls its tasks with another waker each time, of which only the last one wakes: on more a future must not rely.
-struct Fickle(Arc<SmolRuntime>);
-
+/// One of the wakers that a task was polled with, of which only the last one wakes: on more a future must not rely.
 struct OneOf {
     number: usize,
     last: Arc<AtomicUsize>,
@@ -247,27 +220,15 @@ impl Wake for OneOf {
     }
 }
 
-impl Runtime for Fickle {
-    fn now(&self) -> Instant {
-        self.0.now()
-    }
-
-    fn timer(&self) -> Box<dyn Timer> {
-        self.0.timer()
-    }
-
-    fn random(&self, bytes: &mut [u8]) {
-        self.0.random(bytes);
-    }
-
-    fn spawn(&self, mut task: BoxFuture<'static, ()>) {
-        let last = Arc::new(AtomicUsize::new(0));
-        self.0.spawn(Box::pin(future::poll_fn(move |cx| {
-            let number = last.fetch_add(1, Ordering::SeqCst) + 1;
-            let one = OneOf { number, last: last.clone(), waker: cx.waker().clone() };
-            task.as_mut().poll(&mut Context::from_waker(&Arc::new(one).into()))
-        })));
-    }
+/// The task, polled with another waker each time.
+async fn with_changing_wakers(mut task: BoxFuture<'static, ()>) {
+    let last = Arc::new(AtomicUsize::new(0));
+    future::poll_fn(|cx| {
+        let number = last.fetch_add(1, Ordering::SeqCst) + 1;
+        let one = OneOf { number, last: last.clone(), waker: cx.waker().clone() };
+        task.as_mut().poll(&mut Context::from_waker(&Arc::new(one).into()))
+    })
+    .await;
 }
 
 /// A handler that waits for its cancel, too, has its task polled once more when it has ended, before the next handler comes.
@@ -275,9 +236,10 @@ impl Runtime for Fickle {
 fn only_the_last_waker_of_a_task_has_to_wake_it() {
     let executor = Arc::new(Executor::new());
     let spawner = executor.clone();
-    let runtime = Fickle(SmolRuntime::with_spawner(move |task| spawner.spawn(task).detach()));
+    let runtime =
+        SmolRuntime::with_spawner(move |task| spawner.spawn(with_changing_wakers(task)).detach());
     let (go, went) = unbounded::<()>();
-    let builder = Server::builder("test").runtime(Arc::new(runtime)).method(
+    let builder = Server::builder("test").runtime(runtime).method(
         &WAIT,
         move |context: oncewire_driver::Context, n| {
             let went = went.clone();
