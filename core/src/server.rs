@@ -252,7 +252,7 @@ impl<T: ServerStorage> Server<T> {
     /// Says `Goodbye` to every client, refuses what is not started, and waits for clients to acknowledge what is
     /// kept for them, but no longer than `grace` (S25). Clients that lost their connection less than a keepalive's time ago
     /// are waited for as well, unless a ledger keeps their sessions; and while there is a session, so is the `Hello` of a connection
-    /// that has said nothing, for the time of a handshake. [`ServerEvent::Drained`] tells when it is over.
+    /// that has said nothing, for the time of a handshake. [`ServerEvent::Drained`] says when it is over.
     ///
     /// Visits all connections: once now, and once more if the grace ends.
     pub fn drain(&mut self, now: Instant, grace: Duration) {

@@ -38,7 +38,7 @@ impl AcceptPolicy {
         let asks = alone < ALONE_MIN || alone.is_multiple_of(ASK_EVERY);
         let mut is_at_once = asks;
         if !asks {
-            // Who gives up waiting again and again, and asks for the next one, must find one that is there (C440).
+            // A future that is dropped and made again, as in a loop over several events, must find a connection that waits (C440).
             self.alone.store(alone.wrapping_add(1).max(1), Ordering::Relaxed);
             first_event(listener).await?;
         }

@@ -152,7 +152,7 @@ impl Shared {
             if is_gone {
                 state.parked = None;
             }
-            // Whoever leads now, it has its outcome, or is woken when it has.
+            // Whichever call leads now, this one has its outcome, or is woken when it has.
             state.poll_outcome(id, now, cx, false, outcome);
         });
     }

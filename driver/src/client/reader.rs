@@ -137,7 +137,7 @@ struct Watch {
 pub(super) enum Watched {
     /// Leading calls are polled, or none is needed.
     Well,
-    /// This leader was not polled, and is to be woken.
+    /// This leader was not polled, and must be woken.
     Idle(PendingId),
     /// Nor was it after that: the task must read.
     Stalled,
@@ -175,7 +175,7 @@ impl Reader {
         }
         self.leader = Leader::Task;
         self.look = Look::default();
-        // A watch over the leader before it would find another one, and only then watch that. Its timer is set anew.
+        // A watch that began with the leader before would find another one, and only then watch that. The next sets the timer again.
         self.watch = None;
     }
 
