@@ -38,7 +38,7 @@ use core::time::Duration;
 use crate::error::{CloseReason, SessionEnd};
 use crate::ids::{CallId, Xid};
 use crate::keepalive::Keepalive;
-use crate::outcome::{CallError, NotExecuted, Outcome};
+use crate::outcome::{NotBegun, NotExecuted, Outcome};
 use crate::storage::{Body, ClientStorage, Places, Table};
 use crate::time::{Instant, Timer};
 use crate::wire::{self, Metadata};
@@ -169,13 +169,13 @@ impl<S: ClientStorage> Client<S> {
     /// # Errors
     /// Why nothing was begun.
     #[inline]
-    pub fn call(&mut self, now: Instant, call: Call<'_>) -> Result<CallId, CallError> {
+    pub fn call(&mut self, now: Instant, call: Call<'_>) -> Result<CallId, NotBegun> {
         if call.with_len { self.call_with_len(now, call) } else { self.queue::<false>(now, call) }
     }
 
     #[cold]
     #[inline(never)]
-    fn call_with_len(&mut self, now: Instant, call: Call<'_>) -> Result<CallId, CallError> {
+    fn call_with_len(&mut self, now: Instant, call: Call<'_>) -> Result<CallId, NotBegun> {
         self.queue::<true>(now, call)
     }
 
@@ -184,35 +184,35 @@ impl<S: ClientStorage> Client<S> {
         &mut self,
         now: Instant,
         call: Call<'_>,
-    ) -> Result<CallId, CallError> {
+    ) -> Result<CallId, NotBegun> {
         self.advance_clock(now);
         let len = call.len::<WITH_LEN>();
         let max = self.request_len_max();
         if self.closing != Closing::No || matches!(self.phase, Phase::Refused(_)) {
-            return Err(CallError::Closed);
+            return Err(NotBegun::Closed);
         }
         if len > max {
-            return Err(CallError::RequestTooLarge { len, max });
+            return Err(NotBegun::RequestTooLarge { len, max });
         }
         if self.table.pending() >= self.config.calls_max {
-            return Err(CallError::TooManyCalls { max: self.config.calls_max });
+            return Err(NotBegun::TooManyCalls { max: self.config.calls_max });
         }
         if self.table.pending_bytes().saturating_add(len) > self.config.pending_bytes_max {
-            return Err(CallError::TooManyBytes { max: self.config.pending_bytes_max });
+            return Err(NotBegun::TooManyBytes { max: self.config.pending_bytes_max });
         }
         if self.config.durable && call.one_way {
-            return Err(CallError::OneWay);
+            return Err(NotBegun::OneWay);
         }
         if call.metadata {
             let begin = if WITH_LEN { &[] } else { call.body.as_slice() };
-            Metadata::split(begin).map_err(CallError::BadMetadata)?;
+            Metadata::split(begin).map_err(NotBegun::BadMetadata)?;
         }
         let (deadline, one_way) = (self.now + call.timeout, call.one_way);
         let sendable = matches!(call.comparison, Comparison::NotNeeded | Comparison::Same);
         let id = self
             .table
             .admit::<WITH_LEN>(call, deadline)
-            .ok_or(CallError::TooManyCalls { max: Calls::<S>::CAPACITY })?;
+            .ok_or(NotBegun::TooManyCalls { max: Calls::<S>::CAPACITY })?;
         self.counters.one_way += u64::from(one_way);
         if matches!(self.phase, Phase::Down | Phase::Unreachable) {
             self.begin_unconnected(id);

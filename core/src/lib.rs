@@ -95,7 +95,7 @@ pub use ids::{
 };
 pub use instance::{Instance, Schemas};
 pub use keepalive::NEVER;
-pub use outcome::{CallError, Executed, NoReply, NotExecuted, Outcome, Status, Unknown};
+pub use outcome::{Executed, NoReply, NotBegun, NotExecuted, Outcome, Status, Unknown};
 pub use server::{
     Admission, CallKey, CallRecord, Claimed, Incoming, MethodSpec, Notice, RecordState, Refused,
     ReplyTooLarge, Request, Running, Server, ServerConfig, ServerCounters, ServerError,

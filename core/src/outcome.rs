@@ -151,8 +151,8 @@ pub enum NotExecuted {
     Closed,
     /// The client's journal cannot write, and nothing of the call is in it.
     JournalFailed,
-    /// The client did not even begin it.
-    NotBegun(CallError),
+    /// The client did not begin it: why.
+    NotBegun(NotBegun),
 }
 
 impl fmt::Display for NotExecuted {
@@ -192,10 +192,13 @@ impl fmt::Display for NotExecuted {
 
 impl core::error::Error for NotExecuted {}
 
-/// Why a call was not even begun. Nothing of it has left.
+/// Why a call was not begun: the client refused it before anything of it was sent.
+///
+/// [`Client::call`](crate::Client::call) returns it, and `send` of a driver, which makes one-way calls. The outcome of a driver's other
+/// calls is [`NotExecuted::NotBegun`] with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum CallError {
+pub enum NotBegun {
     /// The client was closed.
     Closed,
     /// As many calls are pending as the client's storage or its `calls_max` holds.
@@ -228,37 +231,37 @@ pub enum CallError {
     OneWay,
 }
 
-impl CallError {
+impl NotBegun {
     /// Always [`Executed::No`].
     pub fn executed(&self) -> Executed {
         Executed::No
     }
 }
 
-impl fmt::Display for CallError {
+impl fmt::Display for NotBegun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            CallError::Closed => f.write_str("call not begun: the client is closed"),
-            CallError::TooManyCalls { max } => {
+            NotBegun::Closed => f.write_str("call not begun: the client is closed"),
+            NotBegun::TooManyCalls { max } => {
                 write!(f, "call not begun: {max} calls are pending, which is the limit")
             }
-            CallError::RequestTooLarge { len, max } => {
+            NotBegun::RequestTooLarge { len, max } => {
                 write!(f, "call not begun: the request has {len} bytes, {max} are allowed")
             }
-            CallError::Forked => f.write_str(
+            NotBegun::Forked => f.write_str(
                 "call not begun: the process was forked since the client was made, whose threads are the parent's",
             ),
-            CallError::Unencodable => {
+            NotBegun::Unencodable => {
                 f.write_str("call not begun: its arguments cannot be encoded")
             }
-            CallError::BadMetadata(why) => write!(f, "call not begun: {why}"),
-            CallError::HookPanicked => {
+            NotBegun::BadMetadata(why) => write!(f, "call not begun: {why}"),
+            NotBegun::HookPanicked => {
                 f.write_str("call not begun: a hook around the client's calls has panicked")
             }
-            CallError::OneWay => {
+            NotBegun::OneWay => {
                 f.write_str("call not begun: a durable client makes no one-way calls")
             }
-            CallError::TooManyBytes { max } => write!(
+            NotBegun::TooManyBytes { max } => write!(
                 f,
                 "call not begun: pending requests fill the client's budget of {max} bytes"
             ),
@@ -266,7 +269,7 @@ impl fmt::Display for CallError {
     }
 }
 
-impl core::error::Error for CallError {}
+impl core::error::Error for NotBegun {}
 
 /// Why it is not known whether a call was executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

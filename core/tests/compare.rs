@@ -303,7 +303,7 @@ fn c239_the_owners_question_goes_before_what_waits_and_no_limit_keeps_it() {
     let now = pair.now;
     assert!(matches!(
         pair.client().call(now, Call::new(ECHO, b"4")),
-        Err(CallError::TooManyCalls { .. })
+        Err(NotBegun::TooManyCalls { .. })
     ));
     let question = pair.client().call_ahead(now, Call::new(ECHO, b"question")).unwrap();
     for (body, id) in [(&b"1"[..], running), (b"question", question), (b"2", waiting)] {

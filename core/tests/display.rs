@@ -24,11 +24,11 @@ fn all_differ(errors: &[&dyn Error]) {
 fn every_error_of_one_scope_says_something_of_its_own() {
     use ProtocolError as P;
     all_differ(&[
-        &CallError::Closed,
-        &CallError::TooManyCalls { max: 3 },
-        &CallError::RequestTooLarge { len: 9, max: 8 },
-        &CallError::TooManyBytes { max: 3 },
-        &CallError::Unencodable,
+        &NotBegun::Closed,
+        &NotBegun::TooManyCalls { max: 3 },
+        &NotBegun::RequestTooLarge { len: 9, max: 8 },
+        &NotBegun::TooManyBytes { max: 3 },
+        &NotBegun::Unencodable,
     ]);
     all_differ(&[
         &P::FrameTooLong { len: 9, max: 8 },
@@ -140,7 +140,7 @@ fn every_outcome_says_something_of_its_own() {
 
 #[test]
 fn what_errors_know_of_an_execution() {
-    assert_eq!(CallError::Closed.executed(), Executed::No);
+    assert_eq!(NotBegun::Closed.executed(), Executed::No);
     assert_eq!(SessionEnd::SessionUnknown.executed(), Executed::Unknown);
     assert!(CloseReason::Refused(Refuse::VersionUnsupported { min: 2, max: 2 }).is_final());
     assert!(

@@ -320,7 +320,7 @@ fn c89_a_plain_call_in_a_durable_client_is_refused() {
     for restored in [false, true] {
         let now = pair.now;
         let refused = pair.client().call(now, one_way.clone());
-        assert_eq!(refused, Err(CallError::OneWay), "restored: {restored}");
+        assert_eq!(refused, Err(NotBegun::OneWay), "restored: {restored}");
         // Whatever else is called waits for its record.
         let (runs, call) = (pair.runs.len(), pair.call(b"old"));
         assert_eq!((pair.outcome(call), pair.runs.len()), (None, runs));

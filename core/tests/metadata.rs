@@ -185,7 +185,7 @@ fn c214_metadata_goes_to_no_server_that_takes_none() {
     assert_eq!(pair.client().counters().sent, 0);
     assert_eq!(pair.outcome(id), not_executed(NotExecuted::MetadataUnsupported));
     // Before it has left, and by its limits: it is not begun.
-    let error = CallError::BadMetadata(MetadataError::Truncated);
+    let error = NotBegun::BadMetadata(MetadataError::Truncated);
     assert_eq!(pair.client().call(now, call(&[9, 0, 1])), Err(error));
     // At the server: it was not agreed on.
     let mut pair = Pair::new();

@@ -294,7 +294,7 @@ fn with_inline_storage_nothing_is_ever_allocated() {
         pair.call(argument, long);
     }
     let full = pair.client.call(pair.now, Call::new(ADD_ONE, &[0]));
-    assert_eq!(full, Err(CallError::TooManyCalls { max: 8 }));
+    assert_eq!(full, Err(NotBegun::TooManyCalls { max: 8 }));
     pair.drive();
     assert_eq!(pair.replies, 1008);
 

@@ -280,7 +280,7 @@ fn metadata_behind_a_length_are_refused() {
     let mut call = call_with_len(ECHO, large(70_000));
     call.metadata = true;
     let refused = both.client.call(NOW, call.clone());
-    assert!(matches!(refused, Err(CallError::BadMetadata(_))), "{refused:?}");
+    assert!(matches!(refused, Err(NotBegun::BadMetadata(_))), "{refused:?}");
     assert_eq!(both.client.call_ahead(NOW, call), None);
     assert_eq!(both.client.pending(), 0);
 }
@@ -389,7 +389,7 @@ fn s15_and_s23_a_reply_behind_its_length_is_kept_within_its_bounds_and_not_for_o
     // Metadata is first in a body.
     let mut call = call_with_len(ECHO, large(5_000));
     call.metadata = true;
-    assert!(matches!(both.client.call(NOW, call), Err(CallError::BadMetadata(_))));
+    assert!(matches!(both.client.call(NOW, call), Err(NotBegun::BadMetadata(_))));
 }
 
 #[test]

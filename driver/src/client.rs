@@ -186,7 +186,7 @@ impl Client {
     /// const TENANT: MetadataKey<String> = MetadataKey::new("tenant");
     /// const NOTE: Method<String, ()> = Method::new("bank/note");
     ///
-    /// fn note(client: &Client, text: String) -> Result<(), oncewire_driver::CallError> {
+    /// fn note(client: &Client, text: String) -> Result<(), oncewire_driver::NotBegun> {
     ///     // In front of a client that the attribute `service` wrote: BankClient(acme).note(text)
     ///     let acme = client.with_metadata(Metadata::new().with(&TENANT, "acme"));
     ///     acme.send(&NOTE, &text)

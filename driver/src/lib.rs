@@ -118,9 +118,9 @@ pub use method::{Method, RawMethod};
 pub use nonblocking::Nonblocking;
 pub use oncewire_core as protocol;
 pub use oncewire_core::{
-    CallError, ClientCounters, CloseReason, Executed, Instance, Instant, MethodId, MethodSpec,
-    NEVER, NoReply, NotExecuted, OnDialFailure, ServerConfig, ServerCounters, ServerError,
-    ServerId, ServiceName, SessionId, SessionTag, Token, Unknown, Xid,
+    ClientCounters, CloseReason, Executed, Instance, Instant, MethodId, MethodSpec, NEVER, NoReply,
+    NotBegun, NotExecuted, OnDialFailure, ServerConfig, ServerCounters, ServerError, ServerId,
+    ServiceName, SessionId, SessionTag, Token, Unknown, Xid,
 };
 #[cfg(feature = "macros")]
 pub use oncewire_macros::service;

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use oncewire_core::CallError;
+use oncewire_core::NotBegun;
 use oncewire_core::wire::{self, METADATA_KEY_LEN_MAX, METADATA_LEN_MAX, MetadataWriter};
 
 pub use oncewire_core::wire::{MetadataError, MetadataValue};
@@ -238,14 +238,14 @@ impl Metadata {
     ///
     /// # Errors
     /// They break a limit: the call is not begun.
-    pub(crate) fn join(&self, mut arguments: Encoded) -> Result<(Encoded, bool), CallError> {
+    pub(crate) fn join(&self, mut arguments: Encoded) -> Result<(Encoded, bool), NotBegun> {
         if self.is_empty() {
             return Ok((arguments, false));
         }
         let mut block = [0; METADATA_LEN_MAX];
         let mut writer = MetadataWriter::new(&mut block);
         for (key, value) in self.iter() {
-            writer.push(key, value).map_err(CallError::BadMetadata)?;
+            writer.push(key, value).map_err(NotBegun::BadMetadata)?;
         }
         let len = writer.finish();
         Ok((Encoded::from(Bytes::from([&block[..len], arguments.as_slice()].concat())), true))

@@ -327,12 +327,12 @@ fn c274_a_hook_that_panics_has_its_call_not_begun() {
     let client = Client::new(dialler, options);
     let with = |n: u64| client.call(&ADD, &10).metadata(&REQUEST, n);
     let not_begun = |why| Err(CallFailure::NotExecuted(NotExecuted::NotBegun(why)));
-    let panicked = CallError::HookPanicked;
+    let panicked = NotBegun::HookPanicked;
     assert_eq!(with(1).block().ok(), not_begun(panicked));
     assert_eq!(with(1).start().block().ok(), not_begun(panicked));
     let metadata = Metadata::new().with(&REQUEST, 1_u64);
     assert_eq!(client.send_with_metadata(&ADD, &1, &metadata), Err(panicked));
-    let too_long = CallError::BadMetadata(MetadataError::TooLong);
+    let too_long = NotBegun::BadMetadata(MetadataError::TooLong);
     assert_eq!(with(2).block().ok(), not_begun(too_long));
     assert_eq!(with(3).block().ok(), Ok(11));
     assert_eq!(take(&ends), ["NOT_BEGUN", "NOT_BEGUN", "NOT_BEGUN", "OK"]);

@@ -39,7 +39,7 @@ fn c215_metadata_goes_on_to_the_next_service() {
 
     let long: MetadataKey<Bytes> = MetadataKey::new("long");
     let call = first.call(&FRONT, &7).metadata(&long, vec![0; 2_000]);
-    let error = CallError::BadMetadata(MetadataError::TooLong);
+    let error = NotBegun::BadMetadata(MetadataError::TooLong);
     let failure = CallFailure::NotExecuted(NotExecuted::NotBegun(error));
     assert_eq!(call.block().ok(), Err(failure));
 }

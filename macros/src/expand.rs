@@ -146,7 +146,7 @@ fn client(service: &Service, names: &Names) -> TokenStream {
                 #[doc = ""]
                 #[doc = "One way: says only whether the call was begun."]
                 #visibility fn #name(&self, #(#parameters),*)
-                    -> ::core::result::Result<(), #library::CallError>
+                    -> ::core::result::Result<(), #library::NotBegun>
                 {
                     self.0.send(&#constants::#constant, &#arguments)
                 }

@@ -152,7 +152,7 @@ fn c68_close_waits_for_pending_calls_and_takes_no_more() {
     pair.close();
     assert!(!pair.client().is_closed());
     let now = pair.now;
-    assert_eq!(pair.client().call(now, Call::new(ECHO, b"b")), Err(CallError::Closed));
+    assert_eq!(pair.client().call(now, Call::new(ECHO, b"b")), Err(NotBegun::Closed));
     pair.finish(b"a");
     assert_eq!(pair.outcome(call), reply(b"a"));
     assert!(pair.client().is_closed());

@@ -250,7 +250,7 @@ fn c10_a_client_that_demands_another_service_learns_both_names_and_nothing_runs(
     assert!(!pair.client().wants_connection());
     assert_eq!((pair.server.counters().sessions, pair.runs.len()), (0, 0));
     let now = pair.now;
-    assert_eq!(pair.client().call(now, Call::new(ECHO, b"b")), Err(CallError::Closed));
+    assert_eq!(pair.client().call(now, Call::new(ECHO, b"b")), Err(NotBegun::Closed));
 }
 
 #[test]
@@ -294,7 +294,7 @@ fn s7_grants_are_the_smaller_of_what_both_want_and_hold_for_the_sessions_life() 
     assert_eq!((grants.slots, grants.request_len_max, grants.reply_len_max), (3, 100, 50));
     let now = pair.now;
     let too_large = Call::new(ECHO, &[0; 101]);
-    let error = CallError::RequestTooLarge { len: 101, max: 100 };
+    let error = NotBegun::RequestTooLarge { len: 101, max: 100 };
     assert_eq!(pair.client().call(now, too_large), Err(error));
     let call = pair.call(&[1; 48]);
     assert_eq!(pair.outcome(call), Some(OwnedOutcome::NoReply(NoReply::ReplyTooLarge)));

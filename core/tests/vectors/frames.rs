@@ -133,7 +133,7 @@ fn reasons_that_only_a_client_gives_have_no_byte() {
         NotExecuted::SessionRefused,
         NotExecuted::Closed,
         NotExecuted::MetadataUnsupported,
-        NotExecuted::NotBegun(CallError::Closed),
+        NotExecuted::NotBegun(NotBegun::Closed),
     ] {
         let header = ReplyHeader { status: Status::Refused(why), xid: Xid::new(1).unwrap() };
         assert_eq!(wire::encode(&Frame::Reply(header, b""), &mut [0; 64]), None, "{why:?}");

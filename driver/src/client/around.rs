@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oncewire_core::CallError;
+use oncewire_core::NotBegun;
 
 use super::call::{Call, CalledMethod};
 use super::observed::Begun;
@@ -109,7 +109,7 @@ impl Surroundings {
         shared: &Shared,
         method: &CalledMethod,
         begun: Option<&Begun>,
-    ) -> Result<Surroundings, CallError> {
+    ) -> Result<Surroundings, NotBegun> {
         let mut call = NewCall {
             method: MethodName::new(method.id, method.name),
             one_way: self.one_way,
@@ -118,7 +118,7 @@ impl Surroundings {
             observed: begun.and_then(|begun| shared.observed_as(begun)),
         };
         let pass = |call: &mut NewCall| shared.options.hooks.0.iter().for_each(|hook| hook(call));
-        caught(|| pass(&mut call)).map_err(|_| CallError::HookPanicked)?;
+        caught(|| pass(&mut call)).map_err(|_| NotBegun::HookPanicked)?;
         let NewCall { timeout, metadata, .. } = call;
         Ok(Surroundings { timeout, metadata: Some(Box::new(metadata)), ..self })
     }
@@ -127,7 +127,7 @@ impl Surroundings {
     pub(super) fn join_unseen(
         self,
         arguments: Encoded,
-    ) -> Result<(Duration, (Encoded, bool)), CallError> {
+    ) -> Result<(Duration, (Encoded, bool)), NotBegun> {
         let body = match self.metadata {
             Some(metadata) => metadata.join(arguments)?,
             None => (arguments, false),
@@ -144,7 +144,7 @@ impl Surroundings {
         method: &CalledMethod,
         begun: Option<&Begun>,
         arguments: Encoded,
-    ) -> Result<(Duration, (Encoded, bool)), CallError> {
+    ) -> Result<(Duration, (Encoded, bool)), NotBegun> {
         let passed = match shared.options.hooks.is_empty() {
             true => self,
             false => self.pass_hooks(shared, method, begun)?,

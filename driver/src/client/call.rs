@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use oncewire_core::{CallError, MethodId, NotExecuted, Unknown};
+use oncewire_core::{MethodId, NotBegun, NotExecuted, Unknown};
 
 use super::description::Description;
 use super::outcome::{CallFailure, Decode, Outcome, Ticket};
@@ -73,7 +73,7 @@ impl CalledMethod {
 }
 
 /// The error of a call that was never tried.
-const UNENCODABLE: NotExecuted = NotExecuted::NotBegun(CallError::Unencodable);
+const UNENCODABLE: NotExecuted = NotExecuted::NotBegun(NotBegun::Unencodable);
 
 enum State<R> {
     /// Begins when it is first polled.
@@ -287,7 +287,7 @@ impl<R> Call<R> {
                 State::Done => State::Done,
                 State::Refused(why) => State::Refused(why),
                 State::Fresh | State::Moving(_) => {
-                    State::Refused(NotExecuted::NotBegun(CallError::Forked))
+                    State::Refused(NotExecuted::NotBegun(NotBegun::Forked))
                 }
             };
         }

@@ -16,7 +16,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use oncewire_core::{CallError, MethodId, NotExecuted, Token};
+use oncewire_core::{MethodId, NotBegun, NotExecuted, Token};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -186,7 +186,7 @@ impl DurableClient {
         arguments: &A,
         metadata: Option<&Metadata>,
     ) -> DurableCall<R> {
-        let body = crate::buffer::encode(arguments).map_err(|_| CallError::Unencodable);
+        let body = crate::buffer::encode(arguments).map_err(|_| NotBegun::Unencodable);
         let timeout = self.defaults.as_ref().and_then(|defaults| defaults.timeout);
         let timeout = timeout.unwrap_or(self.handle.shared.options.timeout);
         let decode = Decode::postcard(method.values());
@@ -217,7 +217,7 @@ impl DurableClient {
         &self,
         tag: Bytes,
         method: CalledMethod,
-        body: Result<Encoded, CallError>,
+        body: Result<Encoded, NotBegun>,
         around: Surroundings,
         decode: Decode<R>,
     ) -> DurableCall<R> {
@@ -481,7 +481,7 @@ mod tests {
         let begun = client.call("begun", &CALL, &());
         client.handle.shared.pretend_forked();
         let in_fork = client.call("not begun", &CALL, &()).block();
-        let forked = NotExecuted::NotBegun(CallError::Forked);
+        let forked = NotExecuted::NotBegun(NotBegun::Forked);
         assert!(matches!(in_fork.outcome, Outcome::NotExecuted(why) if why == forked));
         let delivery = begun.block();
         assert!(matches!(delivery.outcome, Outcome::Unknown(Unknown::Closed, None)));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use oncewire_core::{CallError, MethodId};
+use oncewire_core::{MethodId, NotBegun};
 use serde::Serialize;
 
 use super::Client;
@@ -24,7 +24,7 @@ impl Client {
         &self,
         method: &Method<A, R>,
         arguments: &A,
-    ) -> Result<(), CallError> {
+    ) -> Result<(), NotBegun> {
         let body = encode(arguments)?;
         self.send_call(&CalledMethod::of(method), method.spec().idempotent, body, None)
     }
@@ -38,7 +38,7 @@ impl Client {
         method: &Method<A, R>,
         arguments: &A,
         metadata: &Metadata,
-    ) -> Result<(), CallError> {
+    ) -> Result<(), NotBegun> {
         let body = encode(arguments)?;
         self.send_call(&CalledMethod::of(method), method.spec().idempotent, body, Some(metadata))
     }
@@ -47,7 +47,7 @@ impl Client {
     ///
     /// # Errors
     /// Why it was not begun.
-    pub fn send_raw(&self, method: MethodId, body: impl Into<Bytes>) -> Result<(), CallError> {
+    pub fn send_raw(&self, method: MethodId, body: impl Into<Bytes>) -> Result<(), NotBegun> {
         let body: Bytes = body.into();
         let body = Encoded::from(body);
         self.send_call(&CalledMethod::of_bytes(method), false, body, None)
@@ -60,7 +60,7 @@ impl Client {
         method: MethodId,
         idempotent: bool,
         body: Encoded,
-    ) -> Result<(), CallError> {
+    ) -> Result<(), NotBegun> {
         let timeout = self.handle.shared.options.timeout;
         self.send_body(&CalledMethod::of_bytes(method), idempotent, timeout, (body, false))
     }
@@ -71,7 +71,7 @@ impl Client {
         idempotent: bool,
         body: Encoded,
         metadata: Option<&Metadata>,
-    ) -> Result<(), CallError> {
+    ) -> Result<(), NotBegun> {
         let options = &self.handle.shared.options;
         if metadata.is_none() && self.defaults.is_none() && options.hooks.is_empty() {
             return self.send_body(method, idempotent, options.timeout, (body, false));
@@ -87,7 +87,7 @@ impl Client {
         method: &CalledMethod,
         arguments: Encoded,
         metadata: Option<&Metadata>,
-    ) -> Result<(Duration, (Encoded, bool)), CallError> {
+    ) -> Result<(Duration, (Encoded, bool)), NotBegun> {
         let shared = &self.handle.shared;
         let defaults = self.defaults.as_deref();
         let timeout = defaults.and_then(|defaults| defaults.timeout);
@@ -104,7 +104,7 @@ impl Client {
         idempotent: bool,
         timeout: Duration,
         (mut body, metadata): (Encoded, bool),
-    ) -> Result<(), CallError> {
+    ) -> Result<(), NotBegun> {
         let (payload, with_len) = body.take_payload();
         let mut call = oncewire_core::Call::new(method.id, payload);
         call.with_len = with_len;
@@ -120,10 +120,10 @@ impl Client {
 }
 
 #[inline(always)]
-fn encode<A: Serialize + 'static>(arguments: &A) -> Result<Encoded, CallError> {
+fn encode<A: Serialize + 'static>(arguments: &A) -> Result<Encoded, NotBegun> {
     let mut encoded = Encoded::EMPTY;
     match crate::buffer::encode_arguments(arguments, &mut encoded) {
         Ok(()) => Ok(encoded),
-        Err(_) => Err(CallError::Unencodable),
+        Err(_) => Err(NotBegun::Unencodable),
     }
 }

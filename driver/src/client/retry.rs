@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use oncewire_core::{CallError, Instant, NotExecuted};
+use oncewire_core::{Instant, NotBegun, NotExecuted};
 
 use super::backoff::random_part;
 use super::call::Call;
@@ -178,9 +178,7 @@ fn is_worth_another(failure: CallFailure) -> bool {
             | NotExecuted::Disconnected
             | NotExecuted::NeverConnected
             | NotExecuted::NotCompared
-            | NotExecuted::NotBegun(
-                CallError::TooManyCalls { .. } | CallError::TooManyBytes { .. }
-            )
+            | NotExecuted::NotBegun(NotBegun::TooManyCalls { .. } | NotBegun::TooManyBytes { .. })
     )
 }
 
@@ -204,7 +202,7 @@ mod tests {
             CallFailure::NotExecuted(NotExecuted::Cancelled),
             CallFailure::NotExecuted(NotExecuted::SessionRefused),
             CallFailure::NotExecuted(NotExecuted::SignatureMismatch),
-            CallFailure::NotExecuted(NotExecuted::NotBegun(CallError::Closed)),
+            CallFailure::NotExecuted(NotExecuted::NotBegun(NotBegun::Closed)),
             CallFailure::NoReply(NoReply::Aborted),
             CallFailure::Unknown(Unknown::DeadlinePassed),
             CallFailure::Unknown(Unknown::Repeated),

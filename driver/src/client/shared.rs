@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use oncewire_core::{Call, CallError, Client as Machine, Heap, Instant, NotExecuted};
+use oncewire_core::{Call, Client as Machine, Heap, Instant, NotBegun, NotExecuted};
 
 use super::call::CalledMethod;
 use super::comparisons::Comparisons;
@@ -227,13 +227,13 @@ impl Shared {
     }
 
     /// Begins a one-way call, and has it sent.
-    pub(super) fn send(&self, mut call: Call<'_>, method: &CalledMethod) -> Result<(), CallError> {
+    pub(super) fn send(&self, mut call: Call<'_>, method: &CalledMethod) -> Result<(), NotBegun> {
         self.with(|state, now| {
             if state.begins_in_fork() {
-                return Err(CallError::Forked);
+                return Err(NotBegun::Forked);
             }
             if state.lifecycle.task_gone {
-                return Err(CallError::Closed);
+                return Err(NotBegun::Closed);
             }
             state.describe(&mut call, method);
             state.machine.call(now, call)?;

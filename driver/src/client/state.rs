@@ -23,8 +23,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use oncewire_core::{
-    Call, CallError, CallId, Client as Machine, ClientEvent, Comparison, Heap, Instant,
-    NotExecuted, SessionEnd,
+    Call, CallId, Client as Machine, ClientEvent, Comparison, Heap, Instant, NotBegun, NotExecuted,
+    SessionEnd,
 };
 
 use super::call::CalledMethod;
@@ -134,10 +134,10 @@ impl State {
             return Err(NotExecuted::SessionRefused);
         }
         if self.begins_in_fork() {
-            return Err(NotExecuted::NotBegun(CallError::Forked));
+            return Err(NotExecuted::NotBegun(NotBegun::Forked));
         }
         if self.lifecycle.task_gone {
-            return Err(NotExecuted::NotBegun(CallError::Closed));
+            return Err(NotExecuted::NotBegun(NotBegun::Closed));
         }
         let described = self.described(method);
         let may_leave = matches!(described.1, Comparison::NotNeeded | Comparison::Same);

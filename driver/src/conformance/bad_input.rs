@@ -1,7 +1,7 @@
 //! Cases of input that no right peer sends, and of calls that cannot be.
 
 use oncewire_core::wire::{Frame, Hello, Instance, Refuse, Role, VERSION};
-use oncewire_core::{CallError, Executed, MethodId, NoReply, NotExecuted, ProtocolError, Status};
+use oncewire_core::{Executed, MethodId, NoReply, NotBegun, NotExecuted, ProtocolError, Status};
 
 use super::expect_reply;
 use super::faulty_link::FaultyLink;
@@ -158,7 +158,7 @@ pub async fn arguments_larger_than_was_granted_are_not_begun_and_the_error_names
     let host = world.host_with(|config| config.request_len_max = 1000).await;
     let client = world.connected(&FaultyLink::to(host.connector.clone())).await;
     let outcome = world.within("the refusal", client.call_raw(ECHO, vec![1; 1001])).await;
-    let too_large = NotExecuted::NotBegun(CallError::RequestTooLarge { len: 1001, max: 1000 });
+    let too_large = NotExecuted::NotBegun(NotBegun::RequestTooLarge { len: 1001, max: 1000 });
     assert!(matches!(&outcome, Outcome::NotExecuted(why) if *why == too_large), "{outcome:?}");
     let message = too_large.to_string();
     assert!(message.contains("1001") && message.contains("1000"), "{message}");

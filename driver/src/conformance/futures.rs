@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_lite::future::poll_once;
-use oncewire_core::{CallError, Executed, NoReply, NotExecuted, OnDialFailure, Unknown};
+use oncewire_core::{Executed, NoReply, NotBegun, NotExecuted, OnDialFailure, Unknown};
 
 use super::faulty_link::{Action, FaultyLink, Mark};
 use super::service::{ADD_ONE, ECHO, PANIC, WAIT};
@@ -212,7 +212,7 @@ pub async fn close_waits_for_what_is_pending_and_ends_the_session(world: World) 
     let closing = async {
         loop {
             match client.call(&ADD_ONE, &1).await {
-                Outcome::NotExecuted(NotExecuted::NotBegun(CallError::Closed)) => return,
+                Outcome::NotExecuted(NotExecuted::NotBegun(NotBegun::Closed)) => return,
                 Outcome::Reply(_) => world.moment().await,
                 other => panic!("no call is begun once the client closes: {other:?}"),
             }

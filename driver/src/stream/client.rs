@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_core::Stream;
-use oncewire_core::{CallError, NotExecuted, Unknown};
+use oncewire_core::{NotBegun, NotExecuted, Unknown};
 use serde::Serialize;
 
 use super::item::Codec;
@@ -170,7 +170,7 @@ impl<T> ServerStream<T> {
 
     /// Opens it at the present position.
     fn begin_open(&mut self) -> Result<Step, StreamBreak> {
-        let not_begun = NotExecuted::NotBegun(CallError::Unencodable);
+        let not_begun = NotExecuted::NotBegun(NotBegun::Unencodable);
         let unencodable = || StreamBreak::NotOpened(CallFailure::NotExecuted(not_begun));
         if self.position > 0 && !self.shape.resumable {
             return Err(NO_POSITION);

@@ -14,7 +14,7 @@ mod world;
 use std::future::Future;
 
 use oncewire_driver::Outcome;
-use oncewire_driver::protocol::{CallError, NotExecuted, Unknown};
+use oncewire_driver::protocol::{NotBegun, NotExecuted, Unknown};
 use shuttle::future::block_on;
 use shuttle::rand::{Rng, thread_rng};
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
@@ -233,7 +233,7 @@ fn close_waits_for_those_who_wait_and_ends() {
         let world = World::new();
         let held = beside(&world, |world| async move {
             let outcome = world.client.call(&HELD, &0).await;
-            let closed = NotExecuted::NotBegun(CallError::Closed);
+            let closed = NotExecuted::NotBegun(NotBegun::Closed);
             let possible = match &outcome {
                 Outcome::Reply(_) => true,
                 Outcome::NotExecuted(why) => *why == closed,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use oncewire_driver::protocol::{CallError, NoReply, NotExecuted, Unknown};
+use oncewire_driver::protocol::{NoReply, NotBegun, NotExecuted, Unknown};
 
 use super::stranger;
 pub use crate::driver_world::model::{End, Observed};
@@ -129,7 +129,7 @@ impl Model {
                 return Err(format!("operation {number} ran, and was not in the journal: {op:?}"));
             }
             if !put_back {
-                let why = NotExecuted::NotBegun(CallError::Closed);
+                let why = NotExecuted::NotBegun(NotBegun::Closed);
                 op.observed = Some(Observed::NotExecuted(why));
             }
         }

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use oncewire_core::{CallError, Instant, NotExecuted, Unknown};
+use oncewire_core::{Instant, NotBegun, NotExecuted, Unknown};
 
 use crate::caught::caught;
 use crate::client::call::CalledMethod;
@@ -26,7 +26,7 @@ impl Shared {
         timeout: Duration,
     ) -> Result<u64, NotExecuted> {
         if self.is_forked() {
-            return Err(NotExecuted::NotBegun(CallError::Forked));
+            return Err(NotExecuted::NotBegun(NotBegun::Forked));
         }
         self.with(|state, now| {
             // It leaves when it is in the journal.
@@ -35,9 +35,9 @@ impl Shared {
                 return Err(NotExecuted::SessionRefused);
             }
             if state.lifecycle.task_gone {
-                return Err(NotExecuted::NotBegun(CallError::Closed));
+                return Err(NotExecuted::NotBegun(NotBegun::Closed));
             }
-            let closed = NotExecuted::NotBegun(CallError::Closed);
+            let closed = NotExecuted::NotBegun(NotBegun::Closed);
             let mut call = call_of(method.id, body.clone(), metadata, timeout);
             state.describe(&mut call, method);
             let journal = state.journal.as_mut().ok_or(closed)?;

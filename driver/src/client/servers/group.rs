@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-use oncewire_core::{CallError, Instant, NotExecuted, OnDialFailure, Token};
+use oncewire_core::{Instant, NotBegun, NotExecuted, OnDialFailure, Token};
 
 use super::{NoServers, Plan, ServerStatus};
 use crate::caught::{caught, wake_all};
@@ -309,7 +309,7 @@ impl Group {
         let is_over = |away| matches!(away, Away::Refused | Away::Closed);
         if all.clone().all(is_over) {
             let refused = all.any(|away| away == Away::Refused);
-            let closed = NotExecuted::NotBegun(CallError::Closed);
+            let closed = NotExecuted::NotBegun(NotBegun::Closed);
             return Some(if refused { NotExecuted::SessionRefused } else { closed });
         }
         if fail_fast {

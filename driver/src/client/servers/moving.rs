@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use oncewire_core::{CallError, Instant, NotExecuted, Unknown};
+use oncewire_core::{Instant, NotBegun, NotExecuted, Unknown};
 
 use super::group::{Arrival, Group};
 use crate::client::call::{Call, CalledMethod};
@@ -308,7 +308,7 @@ impl<R> Moving<R> {
 fn in_fork<R>(had_begun: bool) -> Outcome<R> {
     match had_begun {
         true => Outcome::Unknown(Unknown::Closed, None),
-        false => Outcome::NotExecuted(NotExecuted::NotBegun(CallError::Forked)),
+        false => Outcome::NotExecuted(NotExecuted::NotBegun(NotBegun::Forked)),
     }
 }
 
@@ -334,7 +334,7 @@ fn follows(failure: CallFailure, is_idempotent: bool, was_cut: bool) -> Follows 
         }
         NotExecuted::Overloaded
         | NotExecuted::NotCompared
-        | NotExecuted::NotBegun(CallError::TooManyCalls { .. } | CallError::TooManyBytes { .. })
+        | NotExecuted::NotBegun(NotBegun::TooManyCalls { .. } | NotBegun::TooManyBytes { .. })
             if is_idempotent =>
         {
             Follows::Elsewhere
@@ -401,7 +401,7 @@ mod tests {
                     NotExecuted::Aborted,
                     NotExecuted::PermissionDenied,
                     NotExecuted::SignatureMismatch,
-                    NotExecuted::NotBegun(CallError::Closed),
+                    NotExecuted::NotBegun(NotBegun::Closed),
                     NotExecuted::Closed,
                 ];
                 for why in for_good {

@@ -100,7 +100,7 @@ mod tests {
     use std::task::{Context, Poll, Waker};
     use std::time::Duration;
 
-    use oncewire_core::{CallError, MethodId, NEVER, NotExecuted, Unknown};
+    use oncewire_core::{MethodId, NEVER, NotBegun, NotExecuted, Unknown};
 
     use crate::buffer::Encoded;
     use crate::client::call::CalledMethod;
@@ -112,7 +112,7 @@ mod tests {
 
     const ADD: Method<u64, u64> = Method::new("test/add");
     const HANG: Method<(), ()> = Method::new("test/hang");
-    const FORKED: NotExecuted = NotExecuted::NotBegun(CallError::Forked);
+    const FORKED: NotExecuted = NotExecuted::NotBegun(NotBegun::Forked);
 
     /// Dials by making a pair of sockets.
     struct Dial(Server);
@@ -154,7 +154,7 @@ mod tests {
             assert_eq!(client.call(&ADD, &1).await.ok(), Err(CallFailure::NotExecuted(FORKED)));
             let started = client.call(&ADD, &1).start();
             assert_eq!(started.await.ok(), Err(CallFailure::NotExecuted(FORKED)));
-            assert_eq!(client.send(&ADD, &1), Err(CallError::Forked));
+            assert_eq!(client.send(&ADD, &1), Err(NotBegun::Forked));
             assert!(!client.connected().await);
             assert_eq!(sum.load(Ordering::Relaxed), 1, "nothing was sent");
         });

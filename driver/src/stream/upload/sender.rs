@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use oncewire_core::{CallError, NotExecuted};
+use oncewire_core::{NotBegun, NotExecuted};
 
 use super::messages::{Close, End, HEADER_LEN, Open, Opened, Progress, Put, Taken, UploadId};
 use super::{Shape, UploadBreak};
@@ -101,7 +101,7 @@ impl Sender {
     }
 
     fn open(&self) -> Result<Call<Bytes>, UploadBreak> {
-        let not_begun = NotExecuted::NotBegun(CallError::Unencodable);
+        let not_begun = NotExecuted::NotBegun(NotBegun::Unencodable);
         let unencodable = || UploadBreak::NotOpened(CallFailure::NotExecuted(not_begun));
         let open = Open { id: self.id, writer: self.writer, resumes: self.resumes };
         let mut body = self.arguments.clone().ok_or_else(unencodable)?;
