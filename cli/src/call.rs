@@ -25,9 +25,9 @@ pub(crate) async fn run(args: CallArgs) -> Result<(), Failure> {
     if args.idempotent {
         call = call.idempotent();
     }
-    let reply = call.result().await.map_err(|unreplied| Failure::NoReply {
-        executed: unreplied.executed(),
-        why: format!("{name}: {unreplied}"),
+    let reply = call.result().await.map_err(|failed| Failure::NoReply {
+        executed: failed.executed(),
+        why: format!("{name}: {failed}"),
     })?;
     show(&name, &signature, &reply)?;
     session.client.close().await;

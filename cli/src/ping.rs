@@ -47,12 +47,12 @@ pub(crate) async fn ping(target: &Target, timeout: Duration) -> Result<String, F
     let began = now();
     let answer = session.client.call_raw(NO_METHOD, Vec::new()).timeout(timeout).result().await;
     let took = began.elapsed();
-    let unreplied = answer.err();
-    if let Some(unreplied) = unreplied.as_ref().filter(|why| !is_answer(why.failure())) {
-        let (executed, why) = (unreplied.executed(), unreplied.to_string());
+    let failed = answer.err();
+    if let Some(failed) = failed.as_ref().filter(|failed| !is_answer(failed.failure())) {
+        let (executed, why) = (failed.executed(), failed.to_string());
         return Err(Failure::NoReply { executed, why });
     }
-    let report = unreplied.as_ref().and_then(|unreplied| unreplied.report());
+    let report = failed.as_ref().and_then(|failed| failed.report());
     let service = report.and_then(|report| report.service);
     let service = service.map_or_else(String::new, |service| service.as_str().to_owned());
     let Session { client, took: connected, instance } = session;

@@ -11,7 +11,7 @@
 //! | `client/description.rs` | what is called, until it begins |
 //! | `client/outcome.rs` | its outcome, decoded, and the ticket that may be left of it |
 //! | `client/resolve.rs` | tickets, waited for |
-//! | `client/unreplied.rs` | outcomes as `Result`s |
+//! | `client/result.rs` | outcomes as `Result`s |
 //! | `client/retry.rs` | makes calls again that were not executed |
 //! | `client/report.rs` | what is known of a call without a reply |
 //! | `client/shared.rs` | what the handles, the calls and the task of a client share, and the lock around it |
@@ -50,12 +50,12 @@ mod pending;
 mod reader;
 mod report;
 mod resolve;
+mod result;
 mod retry;
 mod servers;
 mod shared;
 mod state;
 mod task;
-mod unreplied;
 mod with_options;
 
 use std::fmt;
@@ -87,11 +87,11 @@ pub use outcome::{CallFailure, Outcome, Ticket};
 use parked::Parked;
 pub use report::{CallReport, EarlierAttempt};
 pub use resolve::Resolve;
+pub use result::{CallResult, FailedCall};
 pub use retry::Retry;
 use servers::Group;
 pub use servers::{NoServers, ServerStatus, Servers};
 use shared::Shared;
-pub use unreplied::{CallResult, Unreplied};
 
 /// A client: makes calls in one session at one server, over one connection after another.
 ///

@@ -110,8 +110,8 @@ pub use accept_policy::AcceptPolicy;
 pub use bytes::Bytes;
 pub use client::{
     Call, CallFailure, CallReport, CallResult, Client, ClientOptions, ClientStatus, CloseReport,
-    Delivery, DurableCall, DurableClient, EarlierAttempt, NewCall, NoServers, Outcome, Receipt,
-    RecoveredCall, Resolve, Retry, ServerStatus, Servers, Ticket, Unreplied,
+    Delivery, DurableCall, DurableClient, EarlierAttempt, FailedCall, NewCall, NoServers, Outcome,
+    Receipt, RecoveredCall, Resolve, Retry, ServerStatus, Servers, Ticket,
 };
 pub use metadata::{Metadata, MetadataError, MetadataKey, MetadataType, MetadataValue};
 pub use method::{Method, RawMethod};

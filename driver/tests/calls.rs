@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use longer::longer;
 use oncewire_driver::{
-    CallFailure, Client, ClientOptions, Context, Executed, Method, NoReply, NotExecuted, Outcome,
-    Server, ServiceName, Unreplied,
+    CallFailure, Client, ClientOptions, Context, Executed, FailedCall, Method, NoReply,
+    NotExecuted, Outcome, Server, ServiceName,
 };
 use socket_pair::link;
 
@@ -46,12 +46,12 @@ fn client(options: ClientOptions) -> Client {
 
 /// What a call comes to whose time is over while it runs. On a busy machine that may be before it is sent: then it is made again, with
 /// twice the time.
-fn in_doubt<R>(mut call: impl FnMut(Duration) -> Result<R, Unreplied<R>>) -> Unreplied<R> {
+fn in_doubt<R>(mut call: impl FnMut(Duration) -> Result<R, FailedCall<R>>) -> FailedCall<R> {
     let mut timeout = Duration::from_millis(20);
     loop {
-        let Err(unreplied) = call(timeout) else { panic!("a reply") };
-        if unreplied.executed() == Executed::Unknown {
-            return unreplied;
+        let Err(failed) = call(timeout) else { panic!("a reply") };
+        if failed.executed() == Executed::Unknown {
+            return failed;
         }
         timeout = longer(timeout);
     }
@@ -118,10 +118,10 @@ fn an_outcome_is_a_result_of_three_kinds() {
     let client = client(ClientOptions::default());
     let absent = || client.call(&ABSENT, &()).block();
     assert_eq!(absent().or_not_executed(), Ok(Err(NotExecuted::UnknownMethod)));
-    let unreplied = absent().into_result().unwrap_err();
-    assert_eq!(unreplied.to_string(), NotExecuted::UnknownMethod.to_string());
-    assert!(unreplied.report().is_none());
-    assert_eq!(CallFailure::from(unreplied), CallFailure::NotExecuted(NotExecuted::UnknownMethod));
+    let failed = absent().into_result().unwrap_err();
+    assert_eq!(failed.to_string(), NotExecuted::UnknownMethod.to_string());
+    assert!(failed.report().is_none());
+    assert_eq!(CallFailure::from(failed), CallFailure::NotExecuted(NotExecuted::UnknownMethod));
     assert_eq!(client.call(&ADD, &1).block().into_result().ok(), Some(1));
     assert_eq!(Outcome::Reply(7).or_not_executed(), Ok(Ok(7)));
 }
@@ -129,25 +129,25 @@ fn an_outcome_is_a_result_of_three_kinds() {
 #[test]
 fn c161_an_error_says_which_method_of_which_server_and_what_the_call_is_known_by() {
     let client = client(ClientOptions::default());
-    let unreplied = client.call(&ABSENT, &()).result().block().unwrap_err();
-    assert_eq!(unreplied.failure(), CallFailure::NotExecuted(NotExecuted::UnknownMethod));
-    let report = unreplied.report().unwrap();
+    let failed = client.call(&ABSENT, &()).result().block().unwrap_err();
+    assert_eq!(failed.failure(), CallFailure::NotExecuted(NotExecuted::UnknownMethod));
+    let report = failed.report().unwrap();
     assert_eq!((report.method_name, report.method), ("sum/absent", ABSENT.id()));
     assert_eq!((report.connections, report.failed_attempts), (1, 0));
     let server = report.server.unwrap();
     let instance = report.instance.unwrap();
     let (session, xid) = (report.session.unwrap(), report.xid.unwrap());
     assert_eq!(
-        unreplied.to_string(),
+        failed.to_string(),
         format!(
             "sum/absent of \"sum\" at a socket pair: not executed: the server has no such method \
              (server {server}, instance {instance}, session {session}, xid {xid})"
         )
     );
     // Of an unknown outcome, first with a ticket; and of what the ticket brings, the same call.
-    let unreplied = in_doubt(|timeout| client.call(&HANG, &()).timeout(timeout).result().block());
-    assert!(unreplied.report().unwrap().xid > Some(xid));
-    assert!(unreplied.into_ticket().is_some());
+    let failed = in_doubt(|timeout| client.call(&HANG, &()).timeout(timeout).result().block());
+    assert!(failed.report().unwrap().xid > Some(xid));
+    assert!(failed.into_ticket().is_some());
     assert_eq!(client.call(&ADD, &5).result().block().unwrap(), 5);
     let raw = client.call_raw(ABSENT.id(), Vec::new()).result().block().unwrap_err();
     assert!(raw.to_string().starts_with(&format!("method {} of \"sum\" at", ABSENT.id())), "{raw}");
@@ -190,13 +190,13 @@ fn c158_reports_name_the_process_that_was_heard_last_and_the_session() {
     let said = "closed in good order: 0 calls unfinished, 0 one-way calls unconfirmed";
     assert_eq!(closed.to_string(), format!("{said} {known_by}"));
     // Of a call of which no byte was sent.
-    let unreplied = client.call(&ADD, &1).result().block().unwrap_err();
-    let report = unreplied.report().unwrap();
+    let failed = client.call(&ADD, &1).result().block().unwrap_err();
+    let report = failed.report().unwrap();
     assert_eq!(
         (report.instance, report.session, report.xid),
         (Some(instance), Some(session), None)
     );
-    assert!(unreplied.to_string().ends_with(&known_by), "{unreplied}");
+    assert!(failed.to_string().ends_with(&known_by), "{failed}");
 }
 
 #[test]
@@ -207,15 +207,11 @@ fn c158_reports_name_the_process_that_refused_the_client() {
     smol::spawn(async move { server.serve(listener).await }).detach();
     let service = ServiceName::new("shop").unwrap();
     let client = Client::new(dialler, ClientOptions::default().with_service(service));
-    let unreplied = client.call(&ADD, &1).result().block().unwrap_err();
-    assert_eq!(
-        unreplied.failure(),
-        CallFailure::NotExecuted(NotExecuted::SessionRefused),
-        "{unreplied}"
-    );
-    let report = unreplied.report().unwrap();
+    let failed = client.call(&ADD, &1).result().block().unwrap_err();
+    assert_eq!(failed.failure(), CallFailure::NotExecuted(NotExecuted::SessionRefused), "{failed}");
+    let report = failed.report().unwrap();
     assert_eq!((report.instance, report.session, report.xid), (Some(instance), None, None));
-    assert_eq!(unreplied.to_string().matches(&instance.to_string()).count(), 1, "{unreplied}");
+    assert_eq!(failed.to_string().matches(&instance.to_string()).count(), 1, "{failed}");
     let closed = client.close_blocking();
     assert_eq!((closed.instance, closed.session), (Some(instance), None));
 }

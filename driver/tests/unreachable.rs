@@ -181,12 +181,12 @@ fn c161_a_passed_deadline_says_that_there_was_no_connection_and_why() {
         std::thread::yield_now();
     }
     let call = client.call(&ADD_ONE, &1).timeout(Duration::from_millis(1));
-    let unreplied = call.result().block().unwrap_err();
+    let failed = call.result().block().unwrap_err();
     assert_eq!(
-        unreplied.to_string(),
+        failed.to_string(),
         "toy/add_one at test:here: not executed: the deadline passed before the call was started: \
          cannot connect to test:here: it failed, 14 attempts"
     );
-    let report = unreplied.report().unwrap();
+    let report = failed.report().unwrap();
     assert_eq!((report.xid, report.session, report.connections), (None, None, 0));
 }

@@ -35,7 +35,7 @@ impl Shop for Front {
         let metadata = context.all_metadata().cloned().unwrap_or_default();
         let stock = StockClient(self.0.with_metadata(metadata).with_timeout(context.remaining()));
         stock.note(format!("{article} was asked for")).map_err(|error| error.to_string())?;
-        stock.take(article).result().await.map_err(|unreplied| unreplied.to_string())?
+        stock.take(article).result().await.map_err(|failed| failed.to_string())?
     }
 }
 

@@ -97,10 +97,10 @@ fn deadlines_are_kept_though_every_thread_of_tokio_is_blocked() {
         });
         is_blocked.recv().unwrap();
         // The call's deadline passes while tokio's only worker can poll nothing.
-        let unreplied = started.result().block().unwrap_err();
+        let failed = started.result().block().unwrap_err();
         let passed = CallFailure::Unknown(Unknown::DeadlinePassed);
-        assert_eq!(unreplied.failure(), passed);
-        drop(unreplied);
+        assert_eq!(failed.failure(), passed);
+        drop(failed);
         free.send(()).unwrap();
         assert!(toy.0.close_blocking().in_good_order);
     }

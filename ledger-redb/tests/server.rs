@@ -186,11 +186,11 @@ fn c161_what_a_client_could_not_learn_of_a_call_is_looked_up_by_what_its_error_s
         let call = smol::spawn(client.call(&HANG, &()).result());
         starts.recv().await.unwrap();
         client.close().await;
-        let unreplied = call.await.unwrap_err();
-        assert_eq!(unreplied.failure(), CallFailure::Unknown(Unknown::Closed));
-        let report = unreplied.report().unwrap().clone();
+        let failed = call.await.unwrap_err();
+        assert_eq!(failed.failure(), CallFailure::Unknown(Unknown::Closed));
+        let report = failed.report().unwrap().clone();
         let known_by = format!("session {}, xid {}", report.session.unwrap(), report.xid.unwrap());
-        let said = unreplied.to_string();
+        let said = failed.to_string();
         assert!(said.starts_with("test/hang of \"test\" at a socket pair: unknown"), "{said}");
         assert!(said.contains(&known_by), "{said}");
         report

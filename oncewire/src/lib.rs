@@ -21,14 +21,14 @@ pub use oncewire_driver::{
     Accept, AcceptPolicy, BoxFuture, BoxStream, BuildError, ByteStream, Bytes, Call, CallFailure,
     CallReport, CallResult, Client, ClientCounters, ClientOptions, ClientStatus, CloseReason,
     CloseReport, Connect, Context, Delivery, DurableCall, DurableClient, EarlierAttempt, Executed,
-    Handled, HandlerFaults, Health, Instance, Instant, Load, Metadata, MetadataError, MetadataKey,
-    MetadataType, MetadataValue, Method, MethodId, MethodSignature, MethodSpec, MethodStatus,
-    NEVER, NewCall, Next, NextTransactional, NoReply, NoServers, Nonblocking, NotBegun,
-    NotExecuted, OnDialFailure, Outcome, RawMethod, Receipt, RecoveredCall, Refusal, Resolve,
-    Retry, Runtime, Schema, Server, ServerBuilder, ServerConfig, ServerCounters, ServerError,
-    ServerId, ServerStatus, Servers, Service, ServiceName, SessionId, SessionStatus, SessionTag,
-    SignatureMismatch, SmolRuntime, StateHandler, StatefulBuilder, Status, Subject, Ticket, Timer,
-    Token, Unknown, Unreplied, Xid, files, journal, ledger, observe, schema, tokens,
+    FailedCall, Handled, HandlerFaults, Health, Instance, Instant, Load, Metadata, MetadataError,
+    MetadataKey, MetadataType, MetadataValue, Method, MethodId, MethodSignature, MethodSpec,
+    MethodStatus, NEVER, NewCall, Next, NextTransactional, NoReply, NoServers, Nonblocking,
+    NotBegun, NotExecuted, OnDialFailure, Outcome, RawMethod, Receipt, RecoveredCall, Refusal,
+    Resolve, Retry, Runtime, Schema, Server, ServerBuilder, ServerConfig, ServerCounters,
+    ServerError, ServerId, ServerStatus, Servers, Service, ServiceName, SessionId, SessionStatus,
+    SessionTag, SignatureMismatch, SmolRuntime, StateHandler, StatefulBuilder, Status, Subject,
+    Ticket, Timer, Token, Unknown, Xid, files, journal, ledger, observe, schema, tokens,
 };
 #[cfg(feature = "redb")]
 pub use oncewire_ledger_redb as redb;

@@ -13,9 +13,9 @@ use super::description::Description;
 use super::outcome::{CallFailure, Decode, Outcome, Ticket};
 use super::pending::{PendingId, Trace};
 use super::report::CallReport;
+use super::result::CallResult;
 use super::servers::{Group, Moving};
 use super::shared::Shared;
-use super::unreplied::CallResult;
 use crate::buffer::Encoded;
 use crate::metadata::{Metadata, MetadataKey, MetadataType};
 use crate::method::{Method, Typed};
@@ -190,7 +190,7 @@ impl<R> Call<R> {
     /// /// A handler that calls another service, for as long as its own caller waits.
     /// async fn add_two(context: Context, client: &Client, n: i32) -> Result<i32, String> {
     ///     let call = client.call(&ADD_ONE, &(n + 1)).timeout_at_most(context.remaining());
-    ///     call.result().await.map_err(|unreplied| unreplied.to_string())
+    ///     call.result().await.map_err(|failed| failed.to_string())
     /// }
     /// ```
     pub fn timeout_at_most(self, timeout: Duration) -> Self {
@@ -298,11 +298,11 @@ impl<R> Call<R> {
     /// called, why there is no reply, and by what session and number the server's records know the call.
     ///
     /// ```
-    /// use oncewire_driver::{Client, Method, Unreplied};
+    /// use oncewire_driver::{Client, FailedCall, Method};
     ///
     /// const ADD_ONE: Method<i32, i32> = Method::new("toy/add_one");
     ///
-    /// async fn add_two(client: &Client, n: i32) -> Result<i32, Unreplied<i32>> {
+    /// async fn add_two(client: &Client, n: i32) -> Result<i32, FailedCall<i32>> {
     ///     let n = client.call(&ADD_ONE, &n).result().await?;
     ///     client.call(&ADD_ONE, &n).result().await
     /// }

@@ -9,7 +9,7 @@ use oncewire_core::{Instant, NotBegun, NotExecuted};
 use super::backoff::random_part;
 use super::call::Call;
 use super::outcome::CallFailure;
-use super::unreplied::Unreplied;
+use super::result::FailedCall;
 use crate::runtime::Runtime;
 
 /// Thousandths of a token that a retry costs, and that a reply earns.
@@ -40,11 +40,11 @@ const TOKENS_MAX: u32 = 10 * RETRY_COST;
 ///
 /// ```
 /// use std::time::Duration;
-/// use oncewire_driver::{Client, Method, Retry, Unreplied};
+/// use oncewire_driver::{Client, FailedCall, Method, Retry};
 ///
 /// const ADD_ONE: Method<i32, i32> = Method::new("toy/add_one");
 ///
-/// async fn add_one(client: &Client, retry: &Retry, n: i32) -> Result<i32, Unreplied<i32>> {
+/// async fn add_one(client: &Client, retry: &Retry, n: i32) -> Result<i32, FailedCall<i32>> {
 ///     retry.call(|| client.call(&ADD_ONE, &n).timeout(Duration::from_secs(2))).await
 /// }
 ///
@@ -112,7 +112,7 @@ impl Retry {
     ///
     /// # Errors
     /// That of the last attempt, with its report and its ticket.
-    pub async fn call<R>(&self, mut make: impl FnMut() -> Call<R>) -> Result<R, Unreplied<R>> {
+    pub async fn call<R>(&self, mut make: impl FnMut() -> Call<R>) -> Result<R, FailedCall<R>> {
         let mut until = None;
         let mut attempt = 1;
         loop {
@@ -120,23 +120,23 @@ impl Retry {
             let runtime = call.runtime().clone();
             let now = runtime.now();
             let until = *until.get_or_insert(now + self.budget);
-            let unreplied = match call.timeout_at_most(until.since(now)).result().await {
+            let failed = match call.timeout_at_most(until.since(now)).result().await {
                 Ok(reply) => {
                     self.tokens.earn();
                     return Ok(reply);
                 }
-                Err(unreplied) => unreplied,
+                Err(failed) => failed,
             };
             let now = runtime.now();
             let pause = self.pause(attempt, &*runtime);
             if attempt >= self.attempts_max
-                || !is_worth_another(unreplied.failure())
+                || !is_worth_another(failed.failure())
                 || pause >= until.since(now)
                 || !self.tokens.spend()
             {
-                return Err(unreplied);
+                return Err(failed);
             }
-            drop(unreplied);
+            drop(failed);
             sleep_until(&*runtime, now + pause).await;
             attempt += 1;
         }
@@ -146,7 +146,7 @@ impl Retry {
     ///
     /// # Errors
     /// That of the last attempt.
-    pub fn block<R>(&self, mut make: impl FnMut() -> Call<R>) -> Result<R, Unreplied<R>> {
+    pub fn block<R>(&self, mut make: impl FnMut() -> Call<R>) -> Result<R, FailedCall<R>> {
         smol::block_on(self.call(|| make().unless_forked()))
     }
 

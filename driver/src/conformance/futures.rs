@@ -353,9 +353,9 @@ pub async fn c162_a_retry_makes_again_only_what_was_not_executed(world: World) {
     assert_eq!(world.within("the reply", task).await.unwrap(), 2);
     assert_eq!(world.service.runs(), 1);
     // It was executed, and is not made again.
-    let unreplied = retry.call(|| client.call(&PANIC, &()));
-    let unreplied = world.within("the outcome", unreplied).await.unwrap_err();
-    assert_eq!(unreplied.failure(), CallFailure::NoReply(NoReply::Aborted));
+    let failed = retry.call(|| client.call(&PANIC, &()));
+    let failed = world.within("the outcome", failed).await.unwrap_err();
+    assert_eq!(failed.failure(), CallFailure::NoReply(NoReply::Aborted));
     assert_eq!(world.service.runs(), 2);
     // The budget ends, with what the last attempt ended with.
     link.refuse_dials(true);

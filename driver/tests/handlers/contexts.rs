@@ -28,8 +28,8 @@ fn c164_a_session_and_an_xid_name_a_call_and_the_client_knows_the_same() {
         let (first, second) = (first.unwrap(), second.unwrap());
         assert_eq!(first.0, second.0, "one session");
         assert!(second.1 > first.1 && third.0 != first.0);
-        let unreplied = one.call(&HANG, &()).result().await.unwrap_err();
-        let report = unreplied.report().unwrap();
+        let failed = one.call(&HANG, &()).result().await.unwrap_err();
+        let report = failed.report().unwrap();
         assert_eq!(report.session, Some(SessionTag::from_number(first.0)));
         assert!(report.xid > Xid::new(second.1));
     });

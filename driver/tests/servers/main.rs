@@ -133,9 +133,9 @@ fn c327_a_server_that_forgot_leaves_an_unknown_outcome_and_no_second_execution()
         until(|| sites[first].waiting() == 1).await;
         sites[first].lose();
         sites[first].restart();
-        let unreplied = in_doubt.await.unwrap_err();
-        assert_eq!(unreplied.failure(), CallFailure::Unknown(Unknown::SessionEnded));
-        let report = unreplied.report().unwrap();
+        let failed = in_doubt.await.unwrap_err();
+        assert_eq!(failed.failure(), CallFailure::Unknown(Unknown::SessionEnded));
+        let report = failed.report().unwrap();
         assert_eq!((&*report.address, report.earlier.len()), (&*format!("test:{first}"), 0));
         assert_eq!(sites[0].runs() + sites[1].runs(), 2);
         client.close().await;
@@ -178,19 +178,19 @@ fn c328_servers_that_hang_or_refuse_or_are_twice_in_the_list_stop_no_call() {
         let client = servers.client(options()).unwrap();
         until_healthy(&client, 2).await;
         let mut timeout = Duration::from_secs(1);
-        let unreplied = loop {
+        let failed = loop {
             let hold = client.call(&HOLD, &()).timeout(timeout).result().await;
-            let unreplied = hold.unwrap_err();
+            let failed = hold.unwrap_err();
             // A busy machine may need more time to try all of them.
-            if unreplied.report().unwrap().earlier.len() == 2 || timeout > LONG {
-                break unreplied;
+            if failed.report().unwrap().earlier.len() == 2 || timeout > LONG {
+                break failed;
             }
             timeout *= 3;
         };
-        assert_eq!(unreplied.failure(), CallFailure::Unknown(Unknown::DeadlinePassed));
-        let earlier = &unreplied.report().unwrap().earlier;
-        assert_eq!(earlier.len(), 2, "{unreplied}");
-        assert!(unreplied.to_string().contains("; before that at test:"), "{unreplied}");
+        assert_eq!(failed.failure(), CallFailure::Unknown(Unknown::DeadlinePassed));
+        let earlier = &failed.report().unwrap().earlier;
+        assert_eq!(earlier.len(), 2, "{failed}");
+        assert!(failed.to_string().contains("; before that at test:"), "{failed}");
         sites.iter().for_each(Site::open_gate);
         client.close().await;
     });
@@ -285,10 +285,10 @@ fn what_is_made_at_no_server_is_seen_too_and_its_report_names_all_of_them() {
     };
     let options = options().with_on_dial_failure(OnDialFailure::End).with_observer(observer);
     let client = Servers::new(sites.clone()).client(options).unwrap();
-    let unreplied = client.call(&WHO, &()).result().block().unwrap_err();
+    let failed = client.call(&WHO, &()).result().block().unwrap_err();
     let failure = CallFailure::NotExecuted(NotExecuted::NeverConnected);
-    assert_eq!(unreplied.failure(), failure);
-    let text = unreplied.to_string();
+    assert_eq!(failed.failure(), failure);
+    let text = failed.to_string();
     for part in ["test/who at test:0,test:1: ", "connect to test:0: ", "connect to test:1: "] {
         assert!(text.contains(part), "{text}");
     }

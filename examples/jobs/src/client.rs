@@ -59,7 +59,7 @@ impl Submitter {
                             return Err(failed);
                         }
                     }
-                    Err(unreplied) => failed.said.push(unreplied.to_string()),
+                    Err(why) => failed.said.push(why.to_string()),
                 }
                 self.last = (self.last + 1) % self.servers.len();
             }

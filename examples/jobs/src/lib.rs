@@ -167,12 +167,12 @@ pub trait Jobs {
 
 /// The reply, however long it takes to know it; or why there is none, and then the call will do nothing any more (rule 3).
 async fn certain<R>(call: Call<R>) -> Result<R, String> {
-    let unreplied = match call.result().await {
+    let failed = match call.result().await {
         Ok(reply) => return Ok(reply),
-        Err(unreplied) => unreplied,
+        Err(failed) => failed,
     };
-    let why = unreplied.to_string();
-    match unreplied.into_ticket() {
+    let why = failed.to_string();
+    match failed.into_ticket() {
         Some(mut ticket) => ticket.wait().await.ok().map_err(|_| why),
         None => Err(why),
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use oncewire::{
-    Client, Context, Instant, OnDialFailure, Server, TcpAcceptor, TcpConnector, Unreplied,
+    Client, Context, FailedCall, Instant, OnDialFailure, Server, TcpAcceptor, TcpConnector,
 };
 use smol::future::or;
 
@@ -100,10 +100,10 @@ impl Node {
     }
 
     /// The same of a call that has failed, once as long as it fails alike.
-    fn say_failed<R>(&self, what: &str, unreplied: &Unreplied<R>) {
-        let kind = format!("{what}: {}", unreplied.failure());
+    fn say_failed<R>(&self, what: &str, failed: &FailedCall<R>) {
+        let kind = format!("{what}: {}", failed.failure());
         if self.state().said != kind {
-            self.say(format!("{what}: {unreplied}"));
+            self.say(format!("{what}: {failed}"));
             self.state().said = kind;
         }
     }
@@ -149,9 +149,9 @@ impl Node {
                     self.say(format!("stands by: {lease}"));
                     self.stand_by(lease.to_string());
                 }
-                Err(unreplied) => {
-                    self.say_failed("cannot become owner", &unreplied);
-                    self.stand_by(unreplied.to_string());
+                Err(failed) => {
+                    self.say_failed("cannot become owner", &failed);
+                    self.stand_by(failed.to_string());
                 }
             }
             sleep(RETRY).await;
@@ -179,7 +179,7 @@ impl Node {
                     }
                 }
                 Ok(Err(fenced)) => self.step_down(token, &fenced),
-                Err(unreplied) => self.say_failed("cannot renew its lease", &unreplied),
+                Err(failed) => self.say_failed("cannot renew its lease", &failed),
             }
         }
     }

@@ -27,8 +27,8 @@ impl Middle for Greeter {
         let back = BackClient(self.0.with_timeout(context.remaining()));
         // Two calls at once, both on behalf of this one.
         let (hello, name) = (back.spell("hello".to_owned()).start(), back.spell(name).start());
-        let hello = hello.result().await.map_err(|unreplied| unreplied.to_string())?;
-        let name = name.result().await.map_err(|unreplied| unreplied.to_string())?;
+        let hello = hello.result().await.map_err(|failed| failed.to_string())?;
+        let name = name.result().await.map_err(|failed| failed.to_string())?;
         Ok(format!("{hello} {name}"))
     }
 }
@@ -91,7 +91,7 @@ pub(crate) fn visit(folder: &Path, file: &Path) -> io::Result<String> {
     let greeting = smol::block_on(traces.span("visit", call.result()));
     let closed = middle.close_blocking();
     spans.error()?;
-    let greeting = greeting.map_err(|unreplied| io::Error::other(unreplied.to_string()))?;
+    let greeting = greeting.map_err(|failed| io::Error::other(failed.to_string()))?;
     if !closed.in_good_order {
         return Err(io::Error::other(format!("the client was not closed in good order: {closed}")));
     }

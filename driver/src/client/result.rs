@@ -11,36 +11,36 @@ use super::call::Call;
 use super::outcome::{CallFailure, Outcome, Ticket};
 use super::report::CallReport;
 
-/// A call that brought no reply: why, its ticket if there is one, and what is known of it.
+/// A call that brought no reply: why, which is its [`CallFailure`], its ticket if there is one, and what is known of it.
 ///
 /// [`Call::result`] gives it with its report, so that its text says which method of which server it was, why, and by what
 /// session and number the server's records know it. [`Outcome::into_result`] gives it without.
 ///
 /// ```
-/// use oncewire_driver::{CallFailure, Client, Method, NotExecuted, Unreplied};
+/// use oncewire_driver::{CallFailure, Client, FailedCall, Method, NotExecuted};
 ///
 /// const ADD_ONE: Method<i32, i32> = Method::new("toy/add_one");
 ///
-/// async fn add_one(client: &Client, n: i32) -> Result<i32, Unreplied<i32>> {
-///     let unreplied = match client.call(&ADD_ONE, &n).result().await {
+/// async fn add_one(client: &Client, n: i32) -> Result<i32, FailedCall<i32>> {
+///     let failed = match client.call(&ADD_ONE, &n).result().await {
 ///         Ok(sum) => return Ok(sum),
-///         Err(unreplied) => unreplied,
+///         Err(failed) => failed,
 ///     };
-///     match unreplied.failure() {
+///     match failed.failure() {
 ///         CallFailure::NotExecuted(NotExecuted::Overloaded) => println!("try again later"),
-///         _ => println!("{unreplied}"),
+///         _ => println!("{failed}"),
 ///     }
-///     Err(unreplied)
+///     Err(failed)
 /// }
 /// ```
 #[must_use = "the call may not have been executed: this says whether it was"]
-pub struct Unreplied<R> {
+pub struct FailedCall<R> {
     failure: CallFailure,
     ticket: Option<Ticket<R>>,
     report: Option<Box<CallReport>>,
 }
 
-impl<R> Unreplied<R> {
+impl<R> FailedCall<R> {
     /// Whether the call was executed.
     pub fn executed(&self) -> Executed {
         self.failure.executed()
@@ -61,12 +61,12 @@ impl<R> Unreplied<R> {
         self.ticket
     }
 
-    fn with_report(self, report: CallReport) -> Unreplied<R> {
-        Unreplied { report: Some(Box::new(report)), ..self }
+    fn with_report(self, report: CallReport) -> FailedCall<R> {
+        FailedCall { report: Some(Box::new(report)), ..self }
     }
 }
 
-impl<R> fmt::Display for Unreplied<R> {
+impl<R> fmt::Display for FailedCall<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.report {
             Some(report) => report.write(self.failure, f),
@@ -75,9 +75,9 @@ impl<R> fmt::Display for Unreplied<R> {
     }
 }
 
-impl<R> fmt::Debug for Unreplied<R> {
+impl<R> fmt::Debug for FailedCall<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Unreplied")
+        f.debug_struct("FailedCall")
             .field("failure", &self.failure)
             .field("ticket", &self.ticket)
             .field("report", &self.report)
@@ -85,12 +85,12 @@ impl<R> fmt::Debug for Unreplied<R> {
     }
 }
 
-impl<R> std::error::Error for Unreplied<R> {}
+impl<R> std::error::Error for FailedCall<R> {}
 
-impl<R> From<Unreplied<R>> for CallFailure {
+impl<R> From<FailedCall<R>> for CallFailure {
     /// Drops the ticket and the report.
-    fn from(unreplied: Unreplied<R>) -> CallFailure {
-        unreplied.failure
+    fn from(failed: FailedCall<R>) -> CallFailure {
+        failed.failure
     }
 }
 
@@ -100,14 +100,14 @@ impl<R> Outcome<R> {
     ///
     /// # Errors
     /// Everything but a reply.
-    pub fn into_result(self) -> Result<R, Unreplied<R>> {
+    pub fn into_result(self) -> Result<R, FailedCall<R>> {
         let (failure, ticket) = match self {
             Outcome::Reply(reply) => return Ok(reply),
             Outcome::NoReply(why) => (CallFailure::NoReply(why), None),
             Outcome::NotExecuted(why) => (CallFailure::NotExecuted(why), None),
             Outcome::Unknown(why, ticket) => (CallFailure::Unknown(why), ticket),
         };
-        Err(Unreplied { failure, ticket, report: None })
+        Err(FailedCall { failure, ticket, report: None })
     }
 
     /// The reply, or why the call was not executed, for those who make it again then; all else is an error.
@@ -149,21 +149,21 @@ impl<R> CallResult<R> {
     ///
     /// # Errors
     /// Everything but a reply.
-    pub fn block(self) -> Result<R, Unreplied<R>> {
+    pub fn block(self) -> Result<R, FailedCall<R>> {
         smol::block_on(CallResult(self.0.unless_forked()))
     }
 }
 
 impl<R> Future for CallResult<R> {
-    type Output = Result<R, Unreplied<R>>;
+    type Output = Result<R, FailedCall<R>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut trace = None;
         let outcome = std::task::ready!(self.0.poll_traced(cx, &mut trace));
         let result = outcome.into_result();
-        Poll::Ready(result.map_err(|unreplied| {
-            let report = self.0.report(unreplied.failure(), trace);
-            unreplied.with_report(report)
+        Poll::Ready(result.map_err(|failed| {
+            let report = self.0.report(failed.failure(), trace);
+            failed.with_report(report)
         }))
     }
 }
