@@ -3,8 +3,8 @@
 use std::io::{self, ErrorKind};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use async_io::Async;
@@ -41,9 +41,34 @@ struct Watch {
     /// Fires when the file must be checked. Not set before something waits for connections.
     timer: Box<dyn Timer>,
     is_set: bool,
-    /// The tasks that wait for connections.
-    waiting: Vec<Waker>,
+    waiting: Arc<Waiting>,
     lock: Lock,
+}
+
+/// The tasks that wait for connections. A timer keeps the last waker that it was polled with, and the task that this belongs to may
+/// have stopped waiting: so it gets this one, which wakes all.
+#[derive(Default)]
+struct Waiting(Mutex<Vec<Waker>>);
+
+impl Waiting {
+    fn add(&self, cx: &Context<'_>) {
+        let mut wakers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
+            wakers.push(cx.waker().clone());
+        }
+    }
+
+    /// All of them. Who has gone away meanwhile is forgotten; the others come again.
+    fn take(&self) -> Vec<Waker> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// It is time to check the file.
+impl Wake for Waiting {
+    fn wake(self: Arc<Self>) {
+        self.take().into_iter().for_each(Waker::wake);
+    }
 }
 
 impl Bound {
@@ -60,7 +85,7 @@ impl Bound {
         path: PathBuf,
     ) -> Bound {
         let timer = SmolRuntime::global().timer();
-        let waiting = Vec::new();
+        let waiting = Arc::default();
         let watch = Watch { options, path, timer, is_set: false, waiting, lock };
         let file = FileState::There(socket_file);
         Bound { file, listener: Arc::new(listener), watch: Some(watch) }
@@ -92,14 +117,19 @@ impl Bound {
                 return Poll::Pending;
             }
             // Those who have connected are admitted before it is asked whether others can.
-            match accept_one(listener.get_ref()) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                accepted => return Poll::Ready(accepted.map(Some)),
+            let accepted = match accept_one(listener.get_ref()) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    watch.check_file(&mut self.file, &mut self.listener);
+                    None
+                }
+                accepted => Some(accepted),
+            };
+            // The timer has fired for this task, and may not have woken the others.
+            let others = watch.waiting.take().into_iter();
+            others.filter(|waker| !waker.will_wake(cx.waker())).for_each(Waker::wake);
+            if let Some(accepted) = accepted {
+                return Poll::Ready(accepted.map(Some));
             }
-            watch.check_file(&mut self.file, &mut self.listener);
-            // Who has gone away meanwhile is forgotten; the others come again.
-            watch.waiting.retain(|waker| !waker.will_wake(cx.waker()));
-            watch.waiting.drain(..).for_each(Waker::wake);
         }
     }
 }
@@ -111,14 +141,14 @@ impl Watch {
             self.timer.set(SmolRuntime::global().now() + CHECK_EVERY);
             self.is_set = true;
         }
-        if self.timer.poll(cx).is_ready() {
-            self.is_set = false;
-            return Poll::Ready(());
+        // First, so that it is there when the timer fires.
+        self.waiting.add(cx);
+        let all = Waker::from(self.waiting.clone());
+        if self.timer.poll(&mut Context::from_waker(&all)).is_pending() {
+            return Poll::Pending;
         }
-        if !self.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-            self.waiting.push(cx.waker().clone());
-        }
-        Poll::Pending
+        self.is_set = false;
+        Poll::Ready(())
     }
 
     /// Checks that the file is still there; if not, makes it again, or reports that it is lost.

@@ -1,5 +1,11 @@
 //! Socket files and locks: who owns them, what is replaced, and what is left alone.
 
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::task::{Context, Poll, Wake, Waker};
+
+use oncewire_unix::BoxFuture;
+
 use super::*;
 
 #[test]
@@ -196,6 +202,55 @@ fn c123_a_listener_whose_socket_was_removed_lets_in_who_has_connected_and_then_s
         });
         drop(acceptor);
         let _ = fs::remove_file(dir.socket());
+    }
+}
+
+type Accepting<'a> = BoxFuture<'a, std::io::Result<(BoxStream, Subject)>>;
+
+/// Says that it was woken.
+struct Woken(Sender<()>);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        // It may be once more than is looked for.
+        let _gone = self.0.send(());
+    }
+}
+
+#[test]
+fn c452_of_several_that_wait_at_a_socket_that_is_removed_each_learns_it_though_one_has_left() {
+    let dir = Dir::new();
+    for leaves_last in [true, false] {
+        let acceptor = UnixAcceptor::bind(dir.socket()).unwrap();
+        let mut leaves = acceptor.accept();
+        let waits = |accept: &mut Accepting<'_>, waker: &Waker| {
+            assert!(accept.as_mut().poll(&mut Context::from_waker(waker)).is_pending());
+        };
+        if !leaves_last {
+            waits(&mut leaves, Waker::noop());
+        }
+        let mut stay = [(); 2].map(|()| {
+            let (woken, wakes) = channel();
+            let waker = Waker::from(Arc::new(Woken(woken)));
+            let mut accept = acceptor.accept();
+            waits(&mut accept, &waker);
+            (accept, waker, wakes)
+        });
+        if leaves_last {
+            waits(&mut leaves, Waker::noop());
+        }
+        drop(leaves);
+        fs::remove_file(dir.socket()).unwrap();
+        for (accept, waker, wakes) in &mut stay {
+            // Polled when it is woken, and only then.
+            let ended = loop {
+                wakes.recv_timeout(Duration::from_secs(20)).expect("it is woken");
+                if let Poll::Ready(ended) = accept.as_mut().poll(&mut Context::from_waker(waker)) {
+                    break ended;
+                }
+            };
+            assert_eq!(ended.err().unwrap().kind(), ErrorKind::NotFound);
+        }
     }
 }
 
