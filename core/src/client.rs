@@ -35,7 +35,7 @@ pub use event::{ClientCounters, ClientEvent, ClientSession, Received, Reply, Ser
 
 use core::time::Duration;
 
-use crate::error::{CloseReason, SessionEnd};
+use crate::error::{CloseReason, SessionLoss};
 use crate::ids::{CallId, Xid};
 use crate::keepalive::Keepalive;
 use crate::outcome::{NotBegun, NotExecuted, Outcome};
@@ -463,18 +463,18 @@ impl<S: ClientStorage> Client<S> {
     }
 
     /// S3: the session is over; what was sent in it is in doubt for good.
-    fn session_lost(&mut self, end: SessionEnd, reason: CloseReason) {
+    fn session_lost(&mut self, why: SessionLoss, reason: CloseReason) {
         self.disconnect();
         self.pending_events.disconnect = Some(reason);
         debug_assert!(!self.has_connection());
         self.table.session_lost();
         self.end_session();
-        self.pending_events.lost = Some(end);
+        self.pending_events.lost = Some(why);
     }
 
     /// S7: no connection of this client can do better.
     fn refuse_for_good(&mut self, reason: CloseReason) {
-        self.session_lost(SessionEnd::Refused, reason);
+        self.session_lost(SessionLoss::Refused, reason);
         self.phase = Phase::Refused(reason);
         self.table.end_waiting(NotExecuted::SessionRefused);
         debug_assert!(self.table.is_idle());

@@ -276,10 +276,10 @@ impl fmt::Display for Refuse {
 
 impl core::error::Error for CloseReason {}
 
-/// Why a session ended before its client ended it. Calls of it that were sent are `Unknown` for good.
+/// Why a client has lost its session: it ended before the client ended it. Calls of it that were sent are `Unknown` for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum SessionEnd {
+pub enum SessionLoss {
     /// The server no longer has it, or never had (S3).
     SessionUnknown,
     /// One end continues from an old copy: the server's ledger is older than what the client has seen (S32), or the client's
@@ -293,23 +293,23 @@ pub enum SessionEnd {
     Refused,
 }
 
-impl SessionEnd {
+impl SessionLoss {
     /// What it means for calls of the session that were sent.
     pub fn executed(&self) -> Executed {
         Executed::Unknown
     }
 }
 
-impl fmt::Display for SessionEnd {
+impl fmt::Display for SessionLoss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            SessionEnd::SessionUnknown => return Refuse::SessionUnknown.fmt(f),
-            SessionEnd::RolledBack => "the server's ledger or the client's journal is an old copy",
-            SessionEnd::GrantsChanged => "the server came back with other grants",
-            SessionEnd::FalseRetry => "the server found other arguments under a repeated xid",
-            SessionEnd::Refused => "the server refuses the client",
+            SessionLoss::SessionUnknown => return Refuse::SessionUnknown.fmt(f),
+            SessionLoss::RolledBack => "the server's ledger or the client's journal is an old copy",
+            SessionLoss::GrantsChanged => "the server came back with other grants",
+            SessionLoss::FalseRetry => "the server found other arguments under a repeated xid",
+            SessionLoss::Refused => "the server refuses the client",
         })
     }
 }
 
-impl core::error::Error for SessionEnd {}
+impl core::error::Error for SessionLoss {}

@@ -89,7 +89,7 @@ pub use client::{
     DialFailure, OnDialFailure, Received, Reply, ServerInfo, UnjournaledCall,
 };
 pub use digest::digest;
-pub use error::{CloseReason, ProtocolError, SessionEnd};
+pub use error::{CloseReason, ProtocolError, SessionLoss};
 pub use ids::{
     CallId, ConnId, MethodId, Principal, ServerId, SessionId, SessionKey, SessionTag, Xid,
 };

@@ -235,7 +235,7 @@ fn c60_a_commit_number_below_one_the_client_saw_loses_the_session() {
     pair.record(key, Some(b"of the old copy"));
     pair.server_config.commit = 9;
     crash(&mut pair);
-    assert_eq!(pair.sessions_lost(), [SessionEnd::RolledBack]);
+    assert_eq!(pair.sessions_lost(), [SessionLoss::RolledBack]);
     assert_eq!(pair.outcome(call), unknown(Unknown::SessionEnded));
     assert_eq!(pair.ran(b"a"), 0);
 }
@@ -261,7 +261,7 @@ fn c60_a_copy_restored_by_the_tool_has_a_new_server_id_and_ends_calls_as_unknown
     pair.server_config.server = ServerId::from_bytes([0xaa; 16]);
     crash(&mut pair);
     assert_eq!(pair.outcome(call), unknown(Unknown::SessionEnded));
-    assert_eq!(pair.sessions_lost(), [SessionEnd::SessionUnknown]);
+    assert_eq!(pair.sessions_lost(), [SessionLoss::SessionUnknown]);
     assert_eq!(pair.ran(b"a"), 0);
 }
 

@@ -70,11 +70,11 @@ fn every_error_of_one_scope_says_something_of_its_own() {
         &CloseReason::WrongServer { wanted, found },
     ]);
     all_differ(&[
-        &SessionEnd::SessionUnknown,
-        &SessionEnd::RolledBack,
-        &SessionEnd::GrantsChanged,
-        &SessionEnd::FalseRetry,
-        &SessionEnd::Refused,
+        &SessionLoss::SessionUnknown,
+        &SessionLoss::RolledBack,
+        &SessionLoss::GrantsChanged,
+        &SessionLoss::FalseRetry,
+        &SessionLoss::Refused,
     ]);
     all_differ(&[
         &ReplyTooLarge { len: 9, max: 8 },
@@ -141,7 +141,7 @@ fn every_outcome_says_something_of_its_own() {
 #[test]
 fn what_errors_know_of_an_execution() {
     assert_eq!(NotBegun::Closed.executed(), Executed::No);
-    assert_eq!(SessionEnd::SessionUnknown.executed(), Executed::Unknown);
+    assert_eq!(SessionLoss::SessionUnknown.executed(), Executed::Unknown);
     assert!(CloseReason::Refused(Refuse::VersionUnsupported { min: 2, max: 2 }).is_final());
     assert!(
         !CloseReason::PeerSilent.is_final()

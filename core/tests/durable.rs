@@ -178,7 +178,7 @@ fn c83_a_client_that_goes_on_from_an_old_copy_of_its_journal_ends_the_session_an
         let calls = restart(&mut pair, &old);
         let new = pair.call(b"new");
         pair.reconnect();
-        assert_eq!(pair.sessions_lost(), [SessionEnd::RolledBack]);
+        assert_eq!(pair.sessions_lost(), [SessionLoss::RolledBack]);
         if in_doubt {
             assert_eq!(
                 pair.outcomes(only(&calls)),
@@ -207,7 +207,7 @@ fn c83_a_clone_of_a_plain_client_is_found_out_like_that_too() {
     std::mem::swap(&mut pair.peers[0].client, &mut copy);
     pair.peers[0].link = None;
     pair.reconnect();
-    assert_eq!(pair.sessions_lost(), [SessionEnd::RolledBack]);
+    assert_eq!(pair.sessions_lost(), [SessionLoss::RolledBack]);
 }
 
 #[test]
@@ -258,7 +258,7 @@ fn c84_a_client_that_asks_for_what_another_run_of_it_has_settled_ends_the_sessio
         pair.advance(secs(1));
         let calls = restart(&mut pair, &old);
         pair.reconnect();
-        assert_eq!(pair.sessions_lost(), [SessionEnd::RolledBack]);
+        assert_eq!(pair.sessions_lost(), [SessionLoss::RolledBack]);
         for call in calls.values() {
             assert_eq!(pair.outcomes(*call), [OwnedOutcome::Unknown(Unknown::SessionEnded, false)]);
         }
@@ -288,7 +288,7 @@ fn c129_a_client_on_an_old_copy_whose_x_covers_what_another_run_has_running_ends
     let new = pair.call(b"new");
     pair.reconnect();
     assert_eq!(pair.disconnects(), [CloseReason::Refused(Refuse::Protocol(11))]);
-    assert_eq!(pair.sessions_lost(), [SessionEnd::RolledBack]);
+    assert_eq!(pair.sessions_lost(), [SessionLoss::RolledBack]);
     assert_eq!(pair.outcomes(new), [], "it waits for another session");
     pair.mode = Mode::Echo;
     pair.reconnect();
@@ -327,7 +327,7 @@ fn c125_a_client_on_an_old_copy_whose_calls_another_run_has_settled_unread_ends_
         pair.server_errors,
         [ProtocolError::AlreadySettled { xid: calls.keys().copied().next().unwrap() }]
     );
-    assert_eq!(pair.sessions_lost(), [SessionEnd::RolledBack]);
+    assert_eq!(pair.sessions_lost(), [SessionLoss::RolledBack]);
     assert_eq!(pair.outcome(only(&calls)), unknown(Unknown::SessionEnded));
     assert_eq!(pair.ran(b"a"), 0);
 }
@@ -357,7 +357,7 @@ fn c145_a_session_in_which_a_settled_call_still_runs_is_over() {
         }
         record(&mut pair, &mut disk);
         assert_eq!(pair.server_errors, [error]);
-        assert_eq!(pair.sessions_lost(), [SessionEnd::RolledBack]);
+        assert_eq!(pair.sessions_lost(), [SessionLoss::RolledBack]);
         let ended = unknown(Unknown::SessionEnded);
         assert_eq!(pair.outcome(only(&calls)), ended);
         pair.mode = Mode::Echo;

@@ -45,6 +45,6 @@ fn c152_a_refusal_names_its_instance() {
     pair.restart_server();
     pair.connect(0);
     pair.drive();
-    assert_eq!(pair.sessions_lost(), [SessionEnd::SessionUnknown]);
+    assert_eq!(pair.sessions_lost(), [SessionLoss::SessionUnknown]);
     assert_eq!(info(&mut pair), Some(ServerInfo { instance: two, schemas: Schemas::EMPTY }));
 }

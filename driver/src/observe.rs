@@ -50,7 +50,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use oncewire_core::{Instance, ServerId, ServiceName};
 
 use crate::caught::caught;
-pub use event::{CallEnd, CallInfo, ConnectionEnd, Event, MethodName, SessionOver, Verdict};
+pub use event::{
+    CallEnd, CallInfo, ConnectionEnd, Event, MethodName, SessionLoss, SessionOver, Verdict,
+};
 pub(crate) use queue::{Queue, ROUNDS_MAX, Round};
 
 /// Learns what happens at servers and clients.

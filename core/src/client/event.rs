@@ -2,7 +2,7 @@
 
 use super::call::CallEvent;
 use super::{Client, Closing, Phase};
-use crate::error::{CloseReason, SessionEnd};
+use crate::error::{CloseReason, SessionLoss};
 use crate::ids::{CallId, ServerId, SessionId, Xid};
 use crate::instance::{Instance, Schemas};
 use crate::outcome::Outcome;
@@ -49,7 +49,7 @@ pub enum ClientEvent {
     /// The machine has let go of the connection: close it. A later `handle_disconnected` for it is not needed.
     Disconnect(CloseReason),
     /// The session is over; what was sent in it is `Unknown` for good, the rest continues in a new one.
-    SessionLost(SessionEnd),
+    SessionLost(SessionLoss),
     /// A call has an outcome. Unless it is `Unknown` with a ticket, or the client is durable, the id is not valid any more.
     Ended {
         /// Which call.
@@ -117,7 +117,7 @@ pub struct ClientCounters {
 pub(super) struct PendingEvents {
     pub(super) connected: Option<bool>,
     pub(super) disconnect: Option<CloseReason>,
-    pub(super) lost: Option<SessionEnd>,
+    pub(super) lost: Option<SessionLoss>,
 }
 
 impl PendingEvents {

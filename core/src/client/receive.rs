@@ -275,8 +275,8 @@ impl<S: ClientStorage> Client<S> {
         }
         match recovery::refused(&self.config, refuse) {
             Refusal::Disconnect(reason) => self.drop_connection(reason),
-            Refusal::EndSession(end, reason) if self.session.is_some() => {
-                self.session_lost(end, reason);
+            Refusal::EndSession(why, reason) if self.session.is_some() => {
+                self.session_lost(why, reason);
             }
             Refusal::EndSession(_, reason) => self.drop_connection(reason),
             Refusal::ForGood(reason) => self.refuse_for_good(reason),

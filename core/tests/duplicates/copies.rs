@@ -201,6 +201,6 @@ fn c17_a_client_refused_for_a_false_retry_ends_its_calls_as_unknown() {
     pair.drive();
     assert_eq!(pair.outcome(one), unknown(Unknown::SessionEnded));
     assert_eq!(pair.outcome(two), unknown(Unknown::SessionEnded));
-    assert_eq!(pair.sessions_lost(), [SessionEnd::FalseRetry]);
+    assert_eq!(pair.sessions_lost(), [SessionLoss::FalseRetry]);
     assert_eq!(pair.client().unsettled(), 0);
 }

@@ -22,7 +22,7 @@ fn c05_calls_in_doubt_of_an_expired_session_are_unknown_and_never_sent_again() {
     pair.mode = Mode::Echo;
     pair.reconnect();
     assert_eq!(pair.outcomes(in_doubt), [OwnedOutcome::Unknown(Unknown::SessionEnded, false)]);
-    assert_eq!(pair.sessions_lost(), [SessionEnd::SessionUnknown]);
+    assert_eq!(pair.sessions_lost(), [SessionLoss::SessionUnknown]);
     assert_eq!(pair.ran(b"in doubt"), 0);
     pair.reconnect();
     assert_eq!(pair.ran(b"in doubt"), 0);

@@ -168,7 +168,7 @@ fn c04_session_unknown_ends_the_calls_in_doubt_as_unknown() {
     pair.drive();
     assert_eq!(pair.outcome(call), unknown(Unknown::SessionEnded));
     assert_eq!(pair.disconnects(), [CloseReason::Refused(Refuse::WrongPrincipal)]);
-    assert_eq!(pair.sessions_lost(), [SessionEnd::Refused]);
+    assert_eq!(pair.sessions_lost(), [SessionLoss::Refused]);
 }
 
 #[test]
@@ -324,6 +324,6 @@ fn s7_a_server_that_comes_back_with_other_grants_has_lost_the_session() {
     let mut welcome = pair.resuming_welcome(4);
     welcome.grants.slots = 2;
     pair.send_down(link, &Frame::Welcome(welcome));
-    assert_eq!(pair.sessions_lost(), [SessionEnd::GrantsChanged]);
+    assert_eq!(pair.sessions_lost(), [SessionLoss::GrantsChanged]);
     assert_eq!(pair.outcome(call), unknown(Unknown::SessionEnded));
 }

@@ -67,7 +67,7 @@ impl Pair {
         self.events().iter().filter_map(reason).collect()
     }
 
-    pub fn sessions_lost(&self) -> Vec<SessionEnd> {
+    pub fn sessions_lost(&self) -> Vec<SessionLoss> {
         let end = |event: &ClientEvent| match event {
             ClientEvent::SessionLost(end) => Some(*end),
             _ => None,

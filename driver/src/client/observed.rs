@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
-use oncewire_core::{CloseReason, Instant, NotExecuted, SessionEnd};
+use oncewire_core::{CloseReason, Instant, NotExecuted, SessionLoss};
 
 use super::call::CalledMethod;
 use super::outcome::{CallFailure, Outcome};
@@ -312,7 +312,7 @@ impl State {
     }
 
     /// The session is over. Without one there never was one, and its refusal was noted.
-    pub(super) fn note_session_lost(&mut self, why: SessionEnd) {
+    pub(super) fn note_session_lost(&mut self, why: SessionLoss) {
         if let Some(session) = self.lifecycle.session.as_deref().map(|session| session.tag) {
             self.note(|_| Event::SessionLost { session, why });
         }

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use oncewire_core::{
     Call, CallId, Client as Machine, ClientEvent, Comparison, Heap, Instant, NotBegun, NotExecuted,
-    SessionEnd,
+    SessionLoss,
 };
 
 use super::call::CalledMethod;
@@ -339,8 +339,8 @@ impl State {
                     self.drop_stream(now);
                 }
                 // It was said when the connection ended, with the reason.
-                ClientEvent::SessionLost(SessionEnd::Refused) => {
-                    self.note_session_lost(SessionEnd::Refused);
+                ClientEvent::SessionLost(SessionLoss::Refused) => {
+                    self.note_session_lost(SessionLoss::Refused);
                 }
                 ClientEvent::SessionLost(end) => {
                     self.note_session_lost(end);

@@ -4,10 +4,10 @@ use std::fmt;
 use std::time::Duration;
 
 use oncewire_core::{
-    CloseReason, Executed, Instance, MethodId, NoReply, NotExecuted, ServerId, SessionEnd,
-    SessionTag, Unknown, Xid,
+    CloseReason, Executed, Instance, MethodId, NoReply, NotExecuted, ServerId, SessionTag, Unknown,
+    Xid,
 };
-pub use oncewire_core::{SessionOver, Verdict};
+pub use oncewire_core::{SessionLoss, SessionOver, Verdict};
 
 use crate::client::{CallFailure, CallReport};
 use crate::transport::Subject;
@@ -116,7 +116,7 @@ pub enum Event {
         /// Its name.
         session: SessionTag,
         /// Why.
-        why: SessionEnd,
+        why: SessionLoss,
     },
     /// A client is closed in good order: all calls are settled, and the session is over.
     #[non_exhaustive]

@@ -1,7 +1,7 @@
 //! Whether a session, or its client, is over: decided here, of the session as a whole.
 
 use super::super::{ClientConfig, ClientSession};
-use crate::error::{CloseReason, ProtocolError, SessionEnd};
+use crate::error::{CloseReason, ProtocolError, SessionLoss};
 use crate::ids::ServerId;
 use crate::text::ServiceName;
 use crate::wire::{FEATURE_METADATA, Refuse, Welcome};
@@ -24,15 +24,15 @@ pub(crate) struct Resumable<'a> {
 ///
 /// A `seen` below what was answered says nothing: refusals, and acknowledged calls, do not survive a crash of a server with a
 /// ledger (S30). That the ledger is an old copy shows in its commit.
-pub(crate) fn check_resumed(known: Resumable<'_>, welcome: &Welcome) -> Option<SessionEnd> {
+pub(crate) fn check_resumed(known: Resumable<'_>, welcome: &Welcome) -> Option<SessionLoss> {
     let Resumable { session, sent, metadata_granted } = known;
     let takes_metadata = welcome.features & FEATURE_METADATA != 0;
     if welcome.session != session.id || welcome.server != session.server {
-        Some(SessionEnd::SessionUnknown)
+        Some(SessionLoss::SessionUnknown)
     } else if welcome.grants != session.grants || metadata_granted && !takes_metadata {
-        Some(SessionEnd::GrantsChanged)
+        Some(SessionLoss::GrantsChanged)
     } else if welcome.commit < session.commit || welcome.seen > sent {
-        Some(SessionEnd::RolledBack)
+        Some(SessionLoss::RolledBack)
     } else {
         None
     }
@@ -57,7 +57,7 @@ pub(crate) enum Refusal {
     /// The connection is over; another one may do better.
     Disconnect(CloseReason),
     /// The session, if there is one, is over as well.
-    EndSession(SessionEnd, CloseReason),
+    EndSession(SessionLoss, CloseReason),
     /// No connection of this client can do better (S7).
     ForGood(CloseReason),
 }
@@ -71,7 +71,7 @@ pub(crate) fn refused(config: &ClientConfig, refuse: Refuse) -> Refusal {
     let reason = CloseReason::Refused(refuse);
     match refuse {
         Refuse::Protocol(code) if code == false_retry => {
-            Refusal::EndSession(SessionEnd::FalseRetry, reason)
+            Refusal::EndSession(SessionLoss::FalseRetry, reason)
         }
         // S7: another run of this client has gone on with the session: it has settled what this one asks for, or has
         // running under a number what this one has settled. To dial again would be refused for as long as that runs.
@@ -82,11 +82,11 @@ pub(crate) fn refused(config: &ClientConfig, refuse: Refuse) -> Refusal {
         // - `seen` on a stream: what was not read by then is dropped.
         // - `NotSeen` to the last `Ask`: that was behind every copy of the request, and none had come (S27).
         Refuse::Protocol(code) if [settled, ahead, busy].contains(&code) => {
-            Refusal::EndSession(SessionEnd::RolledBack, reason)
+            Refusal::EndSession(SessionLoss::RolledBack, reason)
         }
         Refuse::VersionUnsupported { .. } => Refusal::ForGood(reason),
-        Refuse::SessionUnknown => Refusal::EndSession(SessionEnd::SessionUnknown, reason),
-        Refuse::WrongPrincipal => Refusal::EndSession(SessionEnd::Refused, reason),
+        Refuse::SessionUnknown => Refusal::EndSession(SessionLoss::SessionUnknown, reason),
+        Refuse::WrongPrincipal => Refusal::EndSession(SessionLoss::Refused, reason),
         Refuse::WrongServer { service, server } => match check_server(config, service, server) {
             Some(reason) => Refusal::ForGood(reason),
             // We demanded nothing that it is not: it is confused, and may recover.

@@ -6,7 +6,7 @@
 use super::*;
 use crate::client::ClientSession;
 use crate::client::call::{Abandoned, Cancel, InFlight as Sent};
-use crate::error::{CloseReason, SessionEnd};
+use crate::error::{CloseReason, SessionLoss};
 use crate::ids::{ServerId, SessionId, Xid};
 use crate::instance::{Instance, Schemas};
 use crate::text::ServiceName;
@@ -302,15 +302,15 @@ fn a_session_goes_on_only_if_it_is_the_same_one() {
                     };
                     let expected = match (id, server, granted.slots, commit, seen) {
                         (1, 2, 4, 5 | 6, 0..=7) => None,
-                        (1, 2, 4, _, _) => Some(SessionEnd::RolledBack),
-                        (1, 2, _, _, _) => Some(SessionEnd::GrantsChanged),
-                        (_, _, _, _, _) => Some(SessionEnd::SessionUnknown),
+                        (1, 2, 4, _, _) => Some(SessionLoss::RolledBack),
+                        (1, 2, _, _, _) => Some(SessionLoss::GrantsChanged),
+                        (_, _, _, _, _) => Some(SessionLoss::SessionUnknown),
                     };
                     assert_eq!(check_resumed(known(false), &welcome), expected, "{welcome:?}");
                     let lacks = check_resumed(known(true), &welcome);
                     let same = (id, server) == (1, 2);
                     let granted_less =
-                        if same { Some(SessionEnd::GrantsChanged) } else { expected };
+                        if same { Some(SessionLoss::GrantsChanged) } else { expected };
                     assert_eq!(lacks, granted_less, "{welcome:?}");
                     let features = crate::wire::FEATURE_METADATA;
                     let welcome = Welcome { features, ..welcome };
@@ -357,8 +357,8 @@ fn a_refusal_ends_no_more_than_it_says() {
         for code in 0..=u8::MAX {
             let reason = CloseReason::Refused(Refuse::Protocol(code));
             let expected = match code {
-                10 | 11 | 16 => Refusal::EndSession(SessionEnd::RolledBack, reason),
-                13 => Refusal::EndSession(SessionEnd::FalseRetry, reason),
+                10 | 11 | 16 => Refusal::EndSession(SessionLoss::RolledBack, reason),
+                13 => Refusal::EndSession(SessionLoss::FalseRetry, reason),
                 _ => Refusal::Disconnect(reason),
             };
             assert_eq!(refused(config, Refuse::Protocol(code)), expected);
@@ -371,14 +371,14 @@ fn a_refusal_ends_no_more_than_it_says() {
             (
                 Refuse::SessionUnknown,
                 Refusal::EndSession(
-                    SessionEnd::SessionUnknown,
+                    SessionLoss::SessionUnknown,
                     CloseReason::Refused(Refuse::SessionUnknown),
                 ),
             ),
             (
                 Refuse::WrongPrincipal,
                 Refusal::EndSession(
-                    SessionEnd::Refused,
+                    SessionLoss::Refused,
                     CloseReason::Refused(Refuse::WrongPrincipal),
                 ),
             ),
