@@ -99,7 +99,7 @@ pub use outcome::{Executed, NoReply, NotBegun, NotExecuted, Outcome, Status, Unk
 pub use server::{
     Admission, CallKey, CallRecord, Claimed, Incoming, MethodSpec, Notice, RecordState, Refused,
     ReplyTooLarge, Request, Running, Server, ServerConfig, ServerCounters, ServerError,
-    ServerEvent, SessionOver, SessionRecord, SessionSummary, Verdict,
+    ServerEvent, SessionEnd, SessionRecord, SessionSummary, Verdict,
 };
 #[cfg(feature = "alloc")]
 pub use storage::Heap;

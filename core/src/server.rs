@@ -51,7 +51,7 @@ use core::time::Duration;
 
 pub use config::{MethodSpec, ServerConfig, ServerError};
 use conn::Conn;
-pub use event::{Notice, ServerCounters, ServerEvent, SessionOver, Verdict};
+pub use event::{Notice, ServerCounters, ServerEvent, SessionEnd, Verdict};
 pub use execute::{Admission, CallKey, CallRecord, RecordState, Refused, ReplyTooLarge, Running};
 pub use handshake::SessionRecord;
 pub use incoming::{Incoming, Request};

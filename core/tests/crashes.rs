@@ -434,7 +434,7 @@ fn s30_a_session_whose_connection_breaks_before_it_is_recorded_ends_at_once() {
     server.handle_data(pair.now, conn, &bytes_of(&hello(None))).unwrap();
     assert_eq!(server.poll_event(), Some(ServerEvent::SessionOpened(conn)));
     server.handle_disconnected(pair.now, conn);
-    let ended = ServerEvent::SessionEnded(SessionId::from_bytes([9; 16]), SessionOver::Lease);
+    let ended = ServerEvent::SessionEnded(SessionId::from_bytes([9; 16]), SessionEnd::Lease);
     assert_eq!(server.poll_event(), Some(ended), "its client never learned its id");
     server.confirm_session(conn);
     assert_eq!(server.poll_event(), None);

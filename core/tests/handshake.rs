@@ -92,7 +92,7 @@ fn c87_a_request_that_comes_while_the_session_is_being_recorded_is_not_taken() {
     server.confirm_session(conn);
     assert_eq!(said(&mut server, conn), [OwnedFrame::Refuse(Refuse::Protocol(NO_SESSION))]);
     let events: Vec<_> = std::iter::from_fn(|| server.poll_event()).collect();
-    let ended = ServerEvent::SessionEnded(SECRET, SessionOver::Lease);
+    let ended = ServerEvent::SessionEnded(SECRET, SessionEnd::Lease);
     assert!(events.contains(&ended), "its record, which comes first, is forgotten: {events:?}");
 }
 
@@ -111,7 +111,7 @@ fn c425_where_the_ledger_has_failed_no_session_begins_without_its_record() {
     server.handle_data(Instant::ZERO, late, &bytes_of(&hello(None))).unwrap();
     assert_eq!(said(&mut server, late), [OwnedFrame::Refuse(Refuse::ShuttingDown)]);
     let events: Vec<_> = std::iter::from_fn(|| server.poll_event()).collect();
-    assert!(events.contains(&ServerEvent::SessionEnded(SECRET, SessionOver::Lease)));
+    assert!(events.contains(&ServerEvent::SessionEnded(SECRET, SessionEnd::Lease)));
     assert_eq!(server.counters().sessions, 0);
 }
 

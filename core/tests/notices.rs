@@ -13,7 +13,7 @@ struct Watched {
     server: Server<Heap>,
     conn: ConnId,
     notices: Vec<Notice>,
-    ended: Vec<SessionOver>,
+    ended: Vec<SessionEnd>,
 }
 
 impl Watched {
@@ -142,12 +142,12 @@ fn c250_a_session_that_is_over_says_why() {
     let goodbye = ended_by(|watched| {
         assert!(watched.say(&Frame::Goodbye(wire::Role::Client)).is_none());
     });
-    assert_eq!(goodbye, [SessionOver::Goodbye]);
+    assert_eq!(goodbye, [SessionEnd::Goodbye]);
     let unused = ended_by(|watched| {
         watched.server.handle_disconnected(NOW, watched.conn);
         watched.server.handle_timeout(NOW + secs(60));
     });
-    assert_eq!(unused, [SessionOver::Lease]);
+    assert_eq!(unused, [SessionEnd::Lease]);
     let false_retry = ended_by(|watched| {
         let admission = watched.say(&Frame::Request(header(1, 0), b"body")).unwrap();
         let running = watched.server.start(NOW, admission).unwrap();
@@ -156,7 +156,7 @@ fn c250_a_session_that_is_over_says_why() {
         let other = bytes_of(&Frame::Request(header(1, 0), b"other"));
         assert!(watched.server.handle_data(NOW, watched.conn, &other).is_err());
     });
-    assert_eq!(false_retry, [SessionOver::FalseRetry]);
+    assert_eq!(false_retry, [SessionEnd::FalseRetry]);
     let while_it_runs = ended_by(|watched| {
         let admission = watched.say(&Frame::Request(header(1, 0), b"body")).unwrap();
         let running = watched.server.start(NOW, admission).unwrap();
@@ -166,7 +166,7 @@ fn c250_a_session_that_is_over_says_why() {
         assert_eq!(watched.ended, [], "it runs");
         watched.server.abort(NOW, running);
     });
-    assert_eq!(while_it_runs, [SessionOver::FalseRetry]);
+    assert_eq!(while_it_runs, [SessionEnd::FalseRetry]);
 }
 
 #[test]

@@ -221,7 +221,7 @@ fn c382_a_session_moves_with_what_is_known_of_its_calls_and_nothing_runs_again()
     loser.server.answer_wanted(NOW, back, Claimed::Found);
     assert_eq!(loser.welcomed(back).session, SESSION);
     loser.server.reply(NOW, running, &b"late"[..]).unwrap();
-    assert_eq!(loser.events(), [ServerEvent::SessionEnded(SESSION, SessionOver::Taken)]);
+    assert_eq!(loser.events(), [ServerEvent::SessionEnded(SESSION, SessionEnd::Taken)]);
     assert_eq!(loser.read(back), [], "nothing is said of what the winner calls interrupted");
     assert_eq!((loser.server.counters().sessions, loser.server.counters().running), (1, 0));
     // A key of what it was before yields nothing of what it is.

@@ -51,7 +51,7 @@ use oncewire_core::{Instance, ServerId, ServiceName};
 
 use crate::caught::caught;
 pub use event::{
-    CallEnd, CallInfo, ConnectionEnd, Event, MethodName, SessionLoss, SessionOver, Verdict,
+    CallEnd, CallInfo, ConnectionEnd, Event, MethodName, SessionEnd, SessionLoss, Verdict,
 };
 pub(crate) use queue::{Queue, ROUNDS_MAX, Round};
 

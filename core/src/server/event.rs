@@ -26,16 +26,17 @@ pub enum ServerEvent {
     /// ([`is_wanted`](crate::Server::is_wanted)). Their handlers may stop, or not: only when they have finished is the session
     /// gone (S6), and until then its client may be back, unless it was ended for cause.
     Abandoned(SessionKey),
-    /// A session is over: a ledger may forget it, unless it was [taken](SessionOver::Taken).
-    SessionEnded(SessionId, SessionOver),
+    /// A session is over: a ledger may forget it, unless it was [taken](SessionEnd::Taken).
+    SessionEnded(SessionId, SessionEnd),
     /// The drain is complete: nothing runs, nothing is kept, no connection is left.
     Drained,
 }
 
-/// Why a session is over.
+/// Why a session has ended at its server. Its client, unless it has ended it, learns that it is lost: by a
+/// [`SessionLoss`](crate::SessionLoss).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum SessionOver {
+pub enum SessionEnd {
     /// Its client has ended it.
     Goodbye,
     /// It was without a connection for the length of its lease, or lost the one on which its client would have learned of it
@@ -47,13 +48,13 @@ pub enum SessionOver {
     Taken,
 }
 
-impl core::fmt::Display for SessionOver {
+impl core::fmt::Display for SessionEnd {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str(match self {
-            SessionOver::Goodbye => "its client ended it",
-            SessionOver::Lease => "its client did not come back within the lease",
-            SessionOver::FalseRetry => "its client repeated an xid with other arguments",
-            SessionOver::Taken => "another server with the same records continues it",
+            SessionEnd::Goodbye => "its client ended it",
+            SessionEnd::Lease => "its client did not come back within the lease",
+            SessionEnd::FalseRetry => "its client repeated an xid with other arguments",
+            SessionEnd::Taken => "another server with the same records continues it",
         })
     }
 }

@@ -465,7 +465,7 @@ impl<T: ServerStorage> Server<T> {
             self.session_index.remove(session.id.prefix());
         }
         debug_assert!(session.conn == NIL && session.running() == 0, "nothing runs or is bound");
-        session.state = SessionState::Ended(session.state.over());
+        session.state = SessionState::Ended(session.state.end());
         let (mut held, mut kept, mut requests, mut tables) = (0, 0, 0, 0);
         if let Some(calls) = session.calls.as_deref() {
             (kept, requests) = (calls.kept_bytes, calls.request_bytes);

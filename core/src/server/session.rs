@@ -1,6 +1,6 @@
 //! A session at a server: what an idle one keeps, its calls while it has some, and how far it has ended.
 
-use super::event::SessionOver;
+use super::event::SessionEnd;
 use super::held::Held;
 use super::slot::{OUT, Slot};
 use crate::ids::{SessionId, slot_of};
@@ -93,7 +93,7 @@ pub(super) enum SessionState {
     /// The same because another server has it (S34).
     Yielded,
     /// It is over, and holds nothing; its place is freed when its event was polled.
-    Ended(SessionOver),
+    Ended(SessionEnd),
 }
 
 impl SessionState {
@@ -120,14 +120,14 @@ impl SessionState {
         matches!(self, SessionState::Ended(_))
     }
 
-    /// Why a session that ends in this state is over.
-    pub(super) fn over(self) -> SessionOver {
+    /// Why a session that ends in this state has ended.
+    pub(super) fn end(self) -> SessionEnd {
         match self {
-            SessionState::Open | SessionState::Expired => SessionOver::Lease,
-            SessionState::Closing => SessionOver::Goodbye,
-            SessionState::Aborting => SessionOver::FalseRetry,
-            SessionState::Yielded => SessionOver::Taken,
-            SessionState::Ended(over) => over,
+            SessionState::Open | SessionState::Expired => SessionEnd::Lease,
+            SessionState::Closing => SessionEnd::Goodbye,
+            SessionState::Aborting => SessionEnd::FalseRetry,
+            SessionState::Yielded => SessionEnd::Taken,
+            SessionState::Ended(end) => end,
         }
     }
 

@@ -115,7 +115,7 @@ impl<T: ServerStorage> Server<T> {
     }
 
     /// Another server has claimed a session (S34): for its client here it is superseded. What runs in it finishes, unheard,
-    /// and [`ServerEvent::SessionEnded`](super::ServerEvent::SessionEnded) follows with [`SessionOver::Taken`](super::SessionOver::Taken): its records
+    /// and [`ServerEvent::SessionEnded`](super::ServerEvent::SessionEnded) follows with [`SessionEnd::Taken`](super::SessionEnd::Taken): its records
     /// are the other server's, and stay. It may be restored here again at once, under another key.
     pub fn yield_session(&mut self, now: Instant, key: SessionKey) {
         self.advance_clock(now);

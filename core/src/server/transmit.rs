@@ -56,7 +56,7 @@ impl<T: ServerStorage> Server<T> {
         }
         if let Some(index) = self.ended.pop_front(&mut self.sessions) {
             let session = self.sessions.remove(index)?;
-            return Some(ServerEvent::SessionEnded(session.id, session.state.over()));
+            return Some(ServerEvent::SessionEnded(session.id, session.state.end()));
         }
         if self.drain.is_some() { self.next_of_drain() } else { None }
     }

@@ -134,7 +134,7 @@ fn c03_a_client_that_restarts_has_a_new_session_and_the_old_one_ends_by_its_leas
     assert_eq!(pair.server.counters().sessions, 1);
     assert_eq!(pair.kept(), 0);
     assert!(
-        pair.server_events.contains(&ServerEvent::SessionEnded(old_session, SessionOver::Lease))
+        pair.server_events.contains(&ServerEvent::SessionEnded(old_session, SessionEnd::Lease))
     );
 }
 

@@ -7,7 +7,7 @@ use oncewire_core::{
     CloseReason, Executed, Instance, MethodId, NoReply, NotExecuted, ServerId, SessionTag, Unknown,
     Xid,
 };
-pub use oncewire_core::{SessionLoss, SessionOver, Verdict};
+pub use oncewire_core::{SessionEnd, SessionLoss, Verdict};
 
 use crate::client::{CallFailure, CallReport};
 use crate::transport::Subject;
@@ -108,7 +108,7 @@ pub enum Event {
         /// Its name.
         session: SessionTag,
         /// Why.
-        why: SessionOver,
+        why: SessionEnd,
     },
     /// A client's session is over, and not because the client has ended it: calls of it that were sent end as unknown.
     #[non_exhaustive]

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use oncewire_core::{
     Admission, CallKey, CloseReason, ConnId, Heap, Instance, Instant, MethodId, NoReply,
-    NotExecuted, Notice, Payload, Refused, Running, Server as Machine, ServerId, SessionId,
-    SessionOver, SessionTag,
+    NotExecuted, Notice, Payload, Refused, Running, Server as Machine, ServerId, SessionEnd,
+    SessionId, SessionTag,
 };
 
 use super::state::{Shared, State};
@@ -372,7 +372,7 @@ impl State {
         }
     }
 
-    pub(super) fn observe_session_end(&mut self, session: SessionId, why: SessionOver) {
+    pub(super) fn observe_session_end(&mut self, session: SessionId, why: SessionEnd) {
         if let Some(observed) = &mut self.observed {
             let tag = observed.tags.of(session);
             observed.tags.forget(session);

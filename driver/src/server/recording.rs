@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use oncewire_core::{
-    Admission, CallKey, ConnId, Instant, NoReply, NotExecuted, Running, SessionId, SessionOver,
+    Admission, CallKey, ConnId, Instant, NoReply, NotExecuted, Running, SessionEnd, SessionId,
     SessionRecord, SessionTag, Unknown, Xid,
 };
 
@@ -64,8 +64,8 @@ impl State {
         }
     }
 
-    pub(super) fn record_session_end(&mut self, session: SessionId, why: SessionOver) {
-        if why == SessionOver::Taken {
+    pub(super) fn record_session_end(&mut self, session: SessionId, why: SessionEnd) {
+        if why == SessionEnd::Taken {
             // Its records are another server's, and its name may be that of a session which has come back.
             return;
         }

@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::Duration;
 
-use oncewire::observe::{Event, SessionOver, Source};
+use oncewire::observe::{Event, SessionEnd, Source};
 use oncewire::protocol::Refuse;
 use oncewire::redb::RedbLedger;
 use oncewire::{CloseReason, Server, SessionTag, TcpAcceptor};
@@ -90,7 +90,7 @@ fn observe(first: &OnceLock<SessionTag>, event: &Event) {
         Event::SessionRefused { why: CloseReason::Refused(Refuse::SessionUnknown), .. } => {
             say("session unknown");
         }
-        Event::SessionEnded { session, why: SessionOver::Lease, .. }
+        Event::SessionEnded { session, why: SessionEnd::Lease, .. }
             if first.get() == Some(session) =>
         {
             say("lease over");

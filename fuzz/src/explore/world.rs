@@ -8,7 +8,7 @@ use std::time::Duration;
 use oncewire_core::wire;
 use oncewire_core::{
     Admission, CallId, CallKey, Client, ClientConfig, ConnId, InlineClient, InlineServer, Instance,
-    Instant, Principal, Running, Server, ServerConfig, ServerEvent, ServiceName, SessionOver,
+    Instant, Principal, Running, Server, ServerConfig, ServerEvent, ServiceName, SessionEnd,
 };
 
 use super::digest::Shared;
@@ -347,12 +347,12 @@ impl World {
                 ServerEvent::SessionEnded(id, why) => {
                     let number = session_number(id);
                     self.tell(|_| format!("    s{h} ends session {number}"));
-                    if why == SessionOver::Taken || self.is_lost(h, number) {
+                    if why == SessionEnd::Taken || self.is_lost(h, number) {
                         self.ended_elsewhere(h, number);
                         continue;
                     }
                     self.hosts[h].owned.remove(&number);
-                    self.excused |= self.scene.shared && why == SessionOver::Lease;
+                    self.excused |= self.scene.shared && why == SessionEnd::Lease;
                     let leases = (LEASE.as_nanos() as u64, LEASE.as_nanos() as u64 / 2);
                     self.model.session_ended(number, self.hosts[h].clock, leases)?;
                 }

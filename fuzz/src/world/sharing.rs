@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use oncewire_core::{Claimed, ConnId, NotExecuted, SessionKey, SessionOver};
+use oncewire_core::{Claimed, ConnId, NotExecuted, SessionEnd, SessionKey};
 
 use super::host::Call;
 use super::kinds::Kind;
@@ -75,8 +75,8 @@ impl World {
     }
 
     /// A server has ended a session that is another server's, or one that it had before it lost it.
-    pub(super) fn ended_elsewhere(&mut self, h: usize, number: u32, why: SessionOver) -> bool {
-        if !self.profile.shares || (why != SessionOver::Taken && !self.is_lost(h, number)) {
+    pub(super) fn ended_elsewhere(&mut self, h: usize, number: u32, why: SessionEnd) -> bool {
+        if !self.profile.shares || (why != SessionEnd::Taken && !self.is_lost(h, number)) {
             self.hosts[h].shared.owned.remove(&number);
             return false;
         }
@@ -84,7 +84,7 @@ impl World {
         if let Some(at) = stale.iter().position(|lost| *lost == number) {
             stale.swap_remove(at);
         }
-        if self.profile.broken == Broken::Deleting && why == SessionOver::Lease {
+        if self.profile.broken == Broken::Deleting && why == SessionEnd::Lease {
             self.model.sessions[number as usize].page = None;
         }
         true
