@@ -97,9 +97,9 @@ pub use instance::{Instance, Schemas};
 pub use keepalive::NEVER;
 pub use outcome::{Executed, NoReply, NotBegun, NotExecuted, Outcome, Status, Unknown};
 pub use server::{
-    Admission, CallKey, CallRecord, Claimed, Incoming, MethodSpec, Notice, RecordState, Refused,
-    ReplyTooLarge, Request, Running, Server, ServerConfig, ServerCounters, ServerError,
-    ServerEvent, SessionEnd, SessionRecord, SessionSummary, Verdict,
+    Admission, CallKey, CallRecord, CallRefused, Claimed, Incoming, MethodSpec, Notice,
+    RecordState, ReplyTooLarge, Request, Running, Server, ServerConfig, ServerCounters,
+    ServerError, ServerEvent, SessionEnd, SessionRecord, SessionSummary, Verdict,
 };
 #[cfg(feature = "alloc")]
 pub use storage::Heap;

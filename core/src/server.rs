@@ -52,7 +52,9 @@ use core::time::Duration;
 pub use config::{MethodSpec, ServerConfig, ServerError};
 use conn::Conn;
 pub use event::{Notice, ServerCounters, ServerEvent, SessionEnd, Verdict};
-pub use execute::{Admission, CallKey, CallRecord, RecordState, Refused, ReplyTooLarge, Running};
+pub use execute::{
+    Admission, CallKey, CallRecord, CallRefused, RecordState, ReplyTooLarge, Running,
+};
 pub use handshake::SessionRecord;
 pub use incoming::{Incoming, Request};
 pub use inspect::SessionSummary;

@@ -154,7 +154,8 @@ pub struct Grants {
     pub keepalive_ms: u32,
 }
 
-/// Why a server closes a connection (W22).
+/// Why a server refuses a connection or ends it: what the frame `Refuse` says (W22). A call is refused by a
+/// [`NotExecuted`](crate::NotExecuted) in its reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "_explore", derive(Hash))]
 pub enum Refuse {

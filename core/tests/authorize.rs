@@ -50,7 +50,7 @@ impl Asking {
         self.say(&Frame::Request(header, b"body"))
     }
 
-    fn verdict(&mut self, number: u64, allowed: bool) -> Result<Admission, Refused> {
+    fn verdict(&mut self, number: u64, allowed: bool) -> Result<Admission, CallRefused> {
         let (admission, method, len) = self.call(number).expect("it is new");
         self.server.authorize(NOW, admission, method, len, allowed)
     }
@@ -72,7 +72,7 @@ impl Asking {
 fn c192_a_call_that_is_not_allowed_is_refused_once_and_for_all() {
     let mut asking = Asking::with(|_| {});
     let denied = NotExecuted::PermissionDenied;
-    assert_eq!(asking.verdict(1, false).unwrap_err(), Refused(denied));
+    assert_eq!(asking.verdict(1, false).unwrap_err(), CallRefused(denied));
     assert_eq!(asking.answer(), Status::Refused(denied).to_byte());
     // A duplicate and an `Ask` are answered from what is kept: the owner, who may say otherwise now, is not asked.
     assert!(asking.call(1).is_none());
@@ -101,8 +101,8 @@ fn c192_nothing_is_set_aside_for_a_call_before_it_is_allowed() {
 #[test]
 fn c192_a_server_without_room_denies_what_is_not_allowed_and_refuses_what_is() {
     let mut asking = Asking::with(|config| config.kept_max = MIB / 2);
-    assert_eq!(asking.verdict(1, false).unwrap_err(), Refused(NotExecuted::PermissionDenied));
-    assert_eq!(asking.verdict(2, true).unwrap_err(), Refused(NotExecuted::Overloaded));
+    assert_eq!(asking.verdict(1, false).unwrap_err(), CallRefused(NotExecuted::PermissionDenied));
+    assert_eq!(asking.verdict(2, true).unwrap_err(), CallRefused(NotExecuted::Overloaded));
     assert_eq!(asking.set_aside(), (0, 0));
 }
 
@@ -118,8 +118,8 @@ fn c437_what_is_not_allowed_is_denied_however_much_its_session_holds() {
     assert!(asking.verdict(1, true).is_ok());
     // Now it holds more than is free.
     asking.conn = first;
-    assert_eq!(asking.verdict(3, false).unwrap_err(), Refused(NotExecuted::PermissionDenied));
-    assert_eq!(asking.verdict(4, true).unwrap_err(), Refused(NotExecuted::Overloaded));
+    assert_eq!(asking.verdict(3, false).unwrap_err(), CallRefused(NotExecuted::PermissionDenied));
+    assert_eq!(asking.verdict(4, true).unwrap_err(), CallRefused(NotExecuted::Overloaded));
 }
 
 #[test]
@@ -132,6 +132,6 @@ fn c192_a_verdict_that_comes_after_the_session_was_ended_starts_nothing() {
     assert!(asking.server.handle_data(NOW, asking.conn, &retry).is_err());
     let verdict = asking.server.authorize(NOW, admission, method, len, true);
     let started = verdict.and_then(|admission| asking.server.start(NOW, admission));
-    assert_eq!(started.unwrap_err(), Refused(NotExecuted::Cancelled));
+    assert_eq!(started.unwrap_err(), CallRefused(NotExecuted::Cancelled));
     assert_eq!(asking.set_aside(), (0, 0));
 }

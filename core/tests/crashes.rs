@@ -221,7 +221,7 @@ fn c58_with_a_ledger_that_cannot_write_new_calls_are_refused() {
     pair.server.fail_ledger();
     let new = pair.call(b"new");
     assert_eq!(pair.outcome(new), not_executed(NotExecuted::LedgerFailed));
-    assert_eq!(pair.start(b"admitted"), Err(Refused(NotExecuted::LedgerFailed)));
+    assert_eq!(pair.start(b"admitted"), Err(CallRefused(NotExecuted::LedgerFailed)));
     assert_eq!(pair.outcome(admitted), not_executed(NotExecuted::LedgerFailed));
     assert_eq!(pair.runs, []);
 }

@@ -78,8 +78,8 @@ fn every_error_of_one_scope_says_something_of_its_own() {
     ]);
     all_differ(&[
         &ReplyTooLarge { len: 9, max: 8 },
-        &Refused(NotExecuted::DeadlinePassed),
-        &Refused(NotExecuted::Cancelled),
+        &CallRefused(NotExecuted::DeadlinePassed),
+        &CallRefused(NotExecuted::Cancelled),
         &ServerError::TooManyMethods,
         &ServerError::DuplicateMethod(MethodId::of("a")),
     ]);

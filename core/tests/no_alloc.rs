@@ -194,7 +194,7 @@ impl<S: ClientStorage, T: ServerStorage> Pair<S, T> {
                         Ok(running) => {
                             assert_eq!(self.server.reply(self.now, running, &reply), Ok(()));
                         }
-                        Err(Refused(_)) => {}
+                        Err(CallRefused(_)) => {}
                     }
                 }
                 Some(Incoming::Cancel(_)) => self.cancels += 1,

@@ -65,7 +65,7 @@ fn c44_calls_on_their_way_to_a_draining_server_are_not_executed_and_running_ones
     pair.link().hold_up = false;
     pair.drive();
     assert_eq!(pair.outcome(on_its_way), not_executed(NotExecuted::ShuttingDown));
-    assert_eq!(pair.start(b"admitted"), Err(Refused(NotExecuted::ShuttingDown)));
+    assert_eq!(pair.start(b"admitted"), Err(CallRefused(NotExecuted::ShuttingDown)));
     assert_eq!(pair.outcome(admitted), not_executed(NotExecuted::ShuttingDown));
     assert_eq!(pair.outcome(after), None, "it was never sent, and may go elsewhere");
     assert!(!pair.server.is_drained(), "a call runs");

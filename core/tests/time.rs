@@ -22,7 +22,7 @@ fn c45_a_call_whose_deadline_passes_in_the_servers_queue_is_never_started() {
     let call = pair.call_with(0, within(b"a", secs(1)));
     assert_eq!(pair.admitted[0].deadline, pair.now + secs(1));
     pair.advance(secs(1));
-    assert_eq!(pair.start(b"a"), Err(Refused(NotExecuted::DeadlinePassed)));
+    assert_eq!(pair.start(b"a"), Err(CallRefused(NotExecuted::DeadlinePassed)));
     let outcomes = [
         OwnedOutcome::Unknown(Unknown::DeadlinePassed, true),
         OwnedOutcome::NotExecuted(NotExecuted::DeadlinePassed),
@@ -130,7 +130,7 @@ fn c47_a_now_that_goes_backwards_counts_as_the_newest_seen() {
     let call = pair.call_with(0, within(b"a", secs(1)));
     pair.advance(secs(1));
     pair.now = Instant::ZERO;
-    assert_eq!(pair.start(b"a"), Err(Refused(NotExecuted::DeadlinePassed)));
+    assert_eq!(pair.start(b"a"), Err(CallRefused(NotExecuted::DeadlinePassed)));
     assert_eq!(pair.outcome(call), not_executed(NotExecuted::DeadlinePassed));
 }
 
@@ -182,7 +182,7 @@ fn c48_a_cancel_while_disconnected_reaches_the_server_after_the_resume() {
     pair.cut();
     pair.cancel(call);
     pair.reconnect();
-    assert_eq!(pair.start(b"a"), Err(Refused(NotExecuted::Cancelled)));
+    assert_eq!(pair.start(b"a"), Err(CallRefused(NotExecuted::Cancelled)));
     assert_eq!(pair.outcomes(call), [OwnedOutcome::NotExecuted(NotExecuted::Cancelled)]);
 }
 
@@ -273,7 +273,7 @@ fn c61_a_deadline_between_admission_and_start_is_refused_with_one_answer() {
     let short = wire::RequestHeader { remaining_ms: 100, ..header(1, 0) };
     pair.send(raw, &Frame::Request(short, b"a"));
     pair.advance(ms(100));
-    assert_eq!(pair.start(b"a"), Err(Refused(NotExecuted::DeadlinePassed)));
+    assert_eq!(pair.start(b"a"), Err(CallRefused(NotExecuted::DeadlinePassed)));
     let refused = OwnedFrame::Reply(Status::Refused(NotExecuted::DeadlinePassed), 1, vec![]);
     assert_eq!(pair.got(raw), std::slice::from_ref(&refused));
     pair.send(raw, &Frame::Request(header(1, 0), b"a"));
@@ -289,7 +289,7 @@ fn c61_a_cancel_between_admission_and_start_is_refused_with_one_answer() {
     pair.cancel(call);
     assert_eq!(pair.cancels, [], "there is no handler to tell");
     assert_eq!(pair.withdrawn.len(), 1, "the holder of its admission may refuse it at once");
-    assert_eq!(pair.start(b"a"), Err(Refused(NotExecuted::Cancelled)));
+    assert_eq!(pair.start(b"a"), Err(CallRefused(NotExecuted::Cancelled)));
     assert_eq!(pair.outcomes(call), [OwnedOutcome::NotExecuted(NotExecuted::Cancelled)]);
     assert_eq!(pair.runs, []);
 }
@@ -304,7 +304,7 @@ fn s17_the_deadline_counts_from_the_first_admission() {
     pair.advance(ms(900));
     pair.send(raw, &Frame::Request(short, b"a"));
     pair.advance(ms(100));
-    assert_eq!(pair.start(b"a"), Err(Refused(NotExecuted::DeadlinePassed)));
+    assert_eq!(pair.start(b"a"), Err(CallRefused(NotExecuted::DeadlinePassed)));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::call::{CallState, Caller, NextFrame};
 use super::config::DialFailure;
-use super::recovery::{self, Answer, Heard, Refusal};
+use super::recovery::{self, AfterRefuse, Answer, Heard};
 use super::timers::ConnTimers;
 use super::{Client, ClientSession, Goodbye, Phase, Received, Reply, ServerInfo};
 use crate::error::{CloseReason, ProtocolError};
@@ -273,13 +273,13 @@ impl<S: ClientStorage> Client<S> {
         if self.server_info.is_none_or(|info| info.instance != instance) {
             self.server_info = Some(ServerInfo { instance, schemas: Schemas::EMPTY });
         }
-        match recovery::refused(&self.config, refuse) {
-            Refusal::Disconnect(reason) => self.drop_connection(reason),
-            Refusal::EndSession(why, reason) if self.session.is_some() => {
+        match recovery::after_refuse(&self.config, refuse) {
+            AfterRefuse::Disconnect(reason) => self.drop_connection(reason),
+            AfterRefuse::LoseSession(why, reason) if self.session.is_some() => {
                 self.session_lost(why, reason);
             }
-            Refusal::EndSession(_, reason) => self.drop_connection(reason),
-            Refusal::ForGood(reason) => self.refuse_for_good(reason),
+            AfterRefuse::LoseSession(_, reason) => self.drop_connection(reason),
+            AfterRefuse::GiveUp(reason) => self.refuse_for_good(reason),
         }
     }
 }

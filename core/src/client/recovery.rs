@@ -8,7 +8,7 @@
 //! | [`resumed`], [`repeated`], [`unanswered`] | what is sent again and what is asked for |
 //! | [`give_up`] | what a cancel, a passed deadline, a broken connection or a dropped caller does to a call |
 //! | [`ends_unsent`] | whether calls that have not left end when no connection can be made |
-//! | [`check_resumed`], [`refused`], [`check_server`] | whether the session, or the client, is over |
+//! | [`check_resumed`], [`after_refuse`], [`check_server`] | whether the session, or the client, is over |
 //! | [`session_lost`] | what of a lost session is repeated in the next one |
 //! | [`may_say_goodbye`] | whether the session may be ended |
 //!
@@ -23,7 +23,8 @@ mod session;
 mod tests;
 
 pub(crate) use session::{
-    KnownSession, Refusal, Resumable, check_resumed, check_server, may_say_goodbye, refused,
+    AfterRefuse, KnownSession, Resumable, after_refuse, check_resumed, check_server,
+    may_say_goodbye,
 };
 
 impl KnownCall {

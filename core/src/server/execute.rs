@@ -78,17 +78,18 @@ impl Running {
     }
 }
 
-/// [`Server::start`] has refused: the call will never run, and its client learns why.
+/// [`Server::start`] or [`Server::authorize`] has refused a call: it will never run, and its client learns why. A connection is
+/// refused by a [`Refuse`](crate::Refuse).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refused(pub NotExecuted);
+pub struct CallRefused(pub NotExecuted);
 
-impl fmt::Display for Refused {
+impl fmt::Display for CallRefused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
 }
 
-impl core::error::Error for Refused {}
+impl core::error::Error for CallRefused {}
 
 /// The reply was recorded as executed without a body (S15).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,11 +161,11 @@ impl<T: ServerStorage> Server<T> {
         method_index: usize,
         request_len: usize,
         allowed: bool,
-    ) -> Result<Admission, Refused> {
+    ) -> Result<Admission, CallRefused> {
         debug_assert!(self.config.authorizes, "memory was set aside when it was admitted");
         self.advance_clock(now);
         let key = admission.key;
-        let gone = Refused(NotExecuted::Cancelled);
+        let gone = CallRefused(NotExecuted::Cancelled);
         let method = self.methods.get(method_index).copied().ok_or(gone)?;
         let index = self.live_session(key.session()).ok_or(gone)?;
         let view = &mut self.view(index).ok_or(gone)?;
@@ -180,7 +181,7 @@ impl<T: ServerStorage> Server<T> {
             }
             Err(why) => {
                 self.finish(index, key.slot, Status::Refused(why), Payload::EMPTY);
-                Err(Refused(why))
+                Err(CallRefused(why))
             }
         }
     }
@@ -191,10 +192,10 @@ impl<T: ServerStorage> Server<T> {
     /// # Errors
     /// Why it will never run.
     #[inline]
-    pub fn start(&mut self, now: Instant, admission: Admission) -> Result<Running, Refused> {
+    pub fn start(&mut self, now: Instant, admission: Admission) -> Result<Running, CallRefused> {
         self.advance_clock(now);
         let key = admission.key;
-        let gone = Refused(NotExecuted::Cancelled);
+        let gone = CallRefused(NotExecuted::Cancelled);
         let (draining, ledger_failed, now) = (self.drain.is_some(), self.ledger_failed, self.now);
         let session = self.sessions.get_mut(key.session).ok_or(gone)?;
         if session.state.is_ended() {
@@ -215,7 +216,7 @@ impl<T: ServerStorage> Server<T> {
         };
         if let Err(why) = dedup::may_start(&facts) {
             self.finish(key.session.index, key.slot, Status::Refused(why), Payload::EMPTY);
-            return Err(Refused(why));
+            return Err(CallRefused(why));
         }
         debug_assert!(slot.not_seen == 0, "a request answers the question whether it came");
         slot.state = SlotState::Running;

@@ -146,7 +146,7 @@ fn a_lost_cancel_is_sent_again() {
     pair.cancel(call);
     lost.set(false);
     pair.advance(secs(1));
-    assert_eq!(pair.start(b"a"), Err(Refused(NotExecuted::Cancelled)));
+    assert_eq!(pair.start(b"a"), Err(CallRefused(NotExecuted::Cancelled)));
     assert_eq!(pair.outcome(call), not_executed(NotExecuted::Cancelled));
 }
 

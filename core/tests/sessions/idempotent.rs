@@ -133,7 +133,7 @@ fn c73_an_idempotent_call_whose_repetition_comes_too_late_is_unknown() {
     pair.mode = Mode::Hold;
     pair.reconnect();
     pair.advance(secs(5));
-    assert_eq!(pair.start(b"a"), Err(Refused(NotExecuted::DeadlinePassed)));
+    assert_eq!(pair.start(b"a"), Err(CallRefused(NotExecuted::DeadlinePassed)));
     let outcomes = [
         OwnedOutcome::Unknown(Unknown::DeadlinePassed, true),
         OwnedOutcome::Unknown(Unknown::Repeated, false),

@@ -97,7 +97,7 @@ impl Pair {
     }
 
     /// Starts a call that was admitted; the test answers it.
-    pub fn start(&mut self, body: &[u8]) -> Result<(), Refused> {
+    pub fn start(&mut self, body: &[u8]) -> Result<(), CallRefused> {
         let call = self.admitted(body);
         let key = call.admission.key();
         let session = self.server.record_of(key).map(|(session, _)| session);

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use oncewire_core::{
-    Admission, CallKey, CloseReason, ConnId, Heap, Instance, Instant, MethodId, NoReply,
-    NotExecuted, Notice, Payload, Refused, Running, Server as Machine, ServerId, SessionEnd,
+    Admission, CallKey, CallRefused, CloseReason, ConnId, Heap, Instance, Instant, MethodId,
+    NoReply, NotExecuted, Notice, Payload, Running, Server as Machine, ServerId, SessionEnd,
     SessionId, SessionTag,
 };
 
@@ -92,12 +92,12 @@ impl Observed {
         now: Instant,
         admission: Admission,
         method: usize,
-    ) -> Result<Running, Refused> {
+    ) -> Result<Running, CallRefused> {
         let key = admission.key();
         let result = machine.start(now, admission);
         match &result {
             Ok(_) => self.started(machine, key, method),
-            Err(Refused(why)) => self.refused(machine, key, self.method(method), *why),
+            Err(CallRefused(why)) => self.refused(machine, key, self.method(method), *why),
         }
         result
     }
@@ -204,7 +204,7 @@ pub(super) fn start(
     now: Instant,
     admission: Admission,
     method: usize,
-) -> Result<Running, Refused> {
+) -> Result<Running, CallRefused> {
     match observed {
         Some(observed) if observed.heard.load(Ordering::Relaxed) => {
             observed.start(machine, now, admission, method)
@@ -235,7 +235,7 @@ impl State {
         now: Instant,
         admission: Admission,
         method: usize,
-    ) -> Result<Running, Refused> {
+    ) -> Result<Running, CallRefused> {
         start(&mut self.machine, &mut self.observed, now, admission, method)
     }
 
@@ -258,10 +258,10 @@ impl State {
         method: usize,
         len: usize,
         allowed: bool,
-    ) -> Result<Admission, Refused> {
+    ) -> Result<Admission, CallRefused> {
         let key = admission.key();
         let result = self.machine.authorize(now, admission, method, len, allowed);
-        if let (Err(Refused(why)), Some(observed)) = (&result, &mut self.observed) {
+        if let (Err(CallRefused(why)), Some(observed)) = (&result, &mut self.observed) {
             observed.refused(&self.machine, key, observed.method(method), *why);
         }
         result

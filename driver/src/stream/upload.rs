@@ -128,7 +128,7 @@ use crate::signatures::MethodSignature;
 pub use client::Upload;
 pub use commit::Commit;
 pub use incoming::Incoming;
-use messages::Refused;
+use messages::ServerBreak;
 
 /// A method that takes an upload: its name, the types of its arguments, its items and its reply, and what it may cost.
 ///
@@ -331,12 +331,12 @@ pub enum UploadBreak {
     Over,
 }
 
-impl From<Refused> for UploadBreak {
-    fn from(why: Refused) -> UploadBreak {
+impl From<ServerBreak> for UploadBreak {
+    fn from(why: ServerBreak) -> UploadBreak {
         match why {
-            Refused::Lost => UploadBreak::Lost,
-            Refused::Panicked => UploadBreak::Panicked,
-            Refused::Undecodable => UploadBreak::Undecodable,
+            ServerBreak::Lost => UploadBreak::Lost,
+            ServerBreak::Panicked => UploadBreak::Panicked,
+            ServerBreak::Undecodable => UploadBreak::Undecodable,
         }
     }
 }

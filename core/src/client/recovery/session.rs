@@ -53,17 +53,17 @@ pub(crate) fn check_server(
 
 /// What a `Refuse` means for its client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub(crate) enum AfterRefuse {
     /// The connection is over; another one may do better.
     Disconnect(CloseReason),
     /// The session, if there is one, is over as well.
-    EndSession(SessionLoss, CloseReason),
+    LoseSession(SessionLoss, CloseReason),
     /// No connection of this client can do better (S7).
-    ForGood(CloseReason),
+    GiveUp(CloseReason),
 }
 
 /// S3, S5, S7, S10: what is over when a server refuses.
-pub(crate) fn refused(config: &ClientConfig, refuse: Refuse) -> Refusal {
+pub(crate) fn after_refuse(config: &ClientConfig, refuse: Refuse) -> AfterRefuse {
     let false_retry = ProtocolError::FalseRetry { xid: 0 }.code();
     let settled = ProtocolError::AlreadySettled { xid: 0 }.code();
     let ahead = ProtocolError::AckAhead { acked: 0 }.code();
@@ -71,7 +71,7 @@ pub(crate) fn refused(config: &ClientConfig, refuse: Refuse) -> Refusal {
     let reason = CloseReason::Refused(refuse);
     match refuse {
         Refuse::Protocol(code) if code == false_retry => {
-            Refusal::EndSession(SessionLoss::FalseRetry, reason)
+            AfterRefuse::LoseSession(SessionLoss::FalseRetry, reason)
         }
         // S7: another run of this client has gone on with the session: it has settled what this one asks for, or has
         // running under a number what this one has settled. To dial again would be refused for as long as that runs.
@@ -82,15 +82,15 @@ pub(crate) fn refused(config: &ClientConfig, refuse: Refuse) -> Refusal {
         // - `seen` on a stream: what was not read by then is dropped.
         // - `NotSeen` to the last `Ask`: that was behind every copy of the request, and none had come (S27).
         Refuse::Protocol(code) if [settled, ahead, busy].contains(&code) => {
-            Refusal::EndSession(SessionLoss::RolledBack, reason)
+            AfterRefuse::LoseSession(SessionLoss::RolledBack, reason)
         }
-        Refuse::VersionUnsupported { .. } => Refusal::ForGood(reason),
-        Refuse::SessionUnknown => Refusal::EndSession(SessionLoss::SessionUnknown, reason),
-        Refuse::WrongPrincipal => Refusal::EndSession(SessionLoss::Refused, reason),
+        Refuse::VersionUnsupported { .. } => AfterRefuse::GiveUp(reason),
+        Refuse::SessionUnknown => AfterRefuse::LoseSession(SessionLoss::SessionUnknown, reason),
+        Refuse::WrongPrincipal => AfterRefuse::LoseSession(SessionLoss::Refused, reason),
         Refuse::WrongServer { service, server } => match check_server(config, service, server) {
-            Some(reason) => Refusal::ForGood(reason),
+            Some(reason) => AfterRefuse::GiveUp(reason),
             // We demanded nothing that it is not: it is confused, and may recover.
-            None => Refusal::Disconnect(CloseReason::Refused(Refuse::Protocol(0))),
+            None => AfterRefuse::Disconnect(CloseReason::Refused(Refuse::Protocol(0))),
         },
         Refuse::Protocol(_)
         | Refuse::SessionsFull
@@ -99,7 +99,7 @@ pub(crate) fn refused(config: &ClientConfig, refuse: Refuse) -> Refusal {
         | Refuse::Superseded
         | Refuse::TooSlow
         | Refuse::TokenMissing
-        | Refuse::TokenUnknown => Refusal::Disconnect(reason),
+        | Refuse::TokenUnknown => AfterRefuse::Disconnect(reason),
     }
 }
 

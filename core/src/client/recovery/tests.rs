@@ -357,42 +357,48 @@ fn a_refusal_ends_no_more_than_it_says() {
         for code in 0..=u8::MAX {
             let reason = CloseReason::Refused(Refuse::Protocol(code));
             let expected = match code {
-                10 | 11 | 16 => Refusal::EndSession(SessionLoss::RolledBack, reason),
-                13 => Refusal::EndSession(SessionLoss::FalseRetry, reason),
-                _ => Refusal::Disconnect(reason),
+                10 | 11 | 16 => AfterRefuse::LoseSession(SessionLoss::RolledBack, reason),
+                13 => AfterRefuse::LoseSession(SessionLoss::FalseRetry, reason),
+                _ => AfterRefuse::Disconnect(reason),
             };
-            assert_eq!(refused(config, Refuse::Protocol(code)), expected);
+            assert_eq!(after_refuse(config, Refuse::Protocol(code)), expected);
         }
-        let confused = Refusal::Disconnect(CloseReason::Refused(Refuse::Protocol(0)));
+        let confused = AfterRefuse::Disconnect(CloseReason::Refused(Refuse::Protocol(0)));
         let (service, server) = found;
         let version = CloseReason::Refused(Refuse::VersionUnsupported { min: 2, max: 3 });
         for (refuse, expected) in [
-            (Refuse::VersionUnsupported { min: 2, max: 3 }, Refusal::ForGood(version)),
+            (Refuse::VersionUnsupported { min: 2, max: 3 }, AfterRefuse::GiveUp(version)),
             (
                 Refuse::SessionUnknown,
-                Refusal::EndSession(
+                AfterRefuse::LoseSession(
                     SessionLoss::SessionUnknown,
                     CloseReason::Refused(Refuse::SessionUnknown),
                 ),
             ),
             (
                 Refuse::WrongPrincipal,
-                Refusal::EndSession(
+                AfterRefuse::LoseSession(
                     SessionLoss::Refused,
                     CloseReason::Refused(Refuse::WrongPrincipal),
                 ),
             ),
-            (Refuse::WrongServer { service, server }, wrong.map_or(confused, Refusal::ForGood)),
-            (Refuse::SessionsFull, Refusal::Disconnect(CloseReason::Refused(Refuse::SessionsFull))),
+            (Refuse::WrongServer { service, server }, wrong.map_or(confused, AfterRefuse::GiveUp)),
+            (
+                Refuse::SessionsFull,
+                AfterRefuse::Disconnect(CloseReason::Refused(Refuse::SessionsFull)),
+            ),
             (
                 Refuse::PrincipalFull,
-                Refusal::Disconnect(CloseReason::Refused(Refuse::PrincipalFull)),
+                AfterRefuse::Disconnect(CloseReason::Refused(Refuse::PrincipalFull)),
             ),
-            (Refuse::ShuttingDown, Refusal::Disconnect(CloseReason::Refused(Refuse::ShuttingDown))),
-            (Refuse::Superseded, Refusal::Disconnect(CloseReason::Refused(Refuse::Superseded))),
-            (Refuse::TooSlow, Refusal::Disconnect(CloseReason::Refused(Refuse::TooSlow))),
+            (
+                Refuse::ShuttingDown,
+                AfterRefuse::Disconnect(CloseReason::Refused(Refuse::ShuttingDown)),
+            ),
+            (Refuse::Superseded, AfterRefuse::Disconnect(CloseReason::Refused(Refuse::Superseded))),
+            (Refuse::TooSlow, AfterRefuse::Disconnect(CloseReason::Refused(Refuse::TooSlow))),
         ] {
-            assert_eq!(refused(config, refuse), expected, "{refuse:?}");
+            assert_eq!(after_refuse(config, refuse), expected, "{refuse:?}");
         }
     });
 }

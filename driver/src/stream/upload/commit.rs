@@ -11,7 +11,7 @@ use std::task::{Context as TaskContext, Poll, Waker};
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::messages::{self, Committed, Refused};
+use super::messages::{self, Committed, ServerBreak};
 use super::server::{Entry, UploadTable};
 use super::staging::Claimed;
 use crate::buffer::encode;
@@ -57,9 +57,9 @@ impl<X: 'static, R: 'static> CommitCall<X, R> {
         CommitCall { table, message, claim: None }
     }
 
-    fn claim(&self, context: &Context) -> Result<Claim<X, R>, Refused> {
+    fn claim(&self, context: &Context) -> Result<Claim<X, R>, ServerBreak> {
         let messages::Commit { id, writer, .. } = self.message;
-        let entry = self.table.take(context, id, writer).ok_or(Refused::Lost)?;
+        let entry = self.table.take(context, id, writer).ok_or(ServerBreak::Lost)?;
         let table = self.table.clone();
         let mut claim =
             Claim { table, id, entry: Some(entry), commit: Guarded::new(None), succeeded: false };
@@ -97,20 +97,20 @@ struct Claim<X: 'static, R: 'static> {
 
 impl<X: 'static, R: 'static> Claim<X, R> {
     /// Takes what the function has returned.
-    fn take(&mut self) -> Result<(), Refused> {
-        let Some(entry) = &self.entry else { return Err(Refused::Lost) };
+    fn take(&mut self) -> Result<(), ServerBreak> {
+        let Some(entry) = &self.entry else { return Err(ServerBreak::Lost) };
         let mut cx = TaskContext::from_waker(Waker::noop());
         match entry.upload.poll_claim(&mut cx) {
             Poll::Ready(Claimed::Returned(commit)) => {
                 self.commit = Guarded::new(Some(commit));
                 return Ok(());
             }
-            Poll::Ready(Claimed::Refused(why)) => return Err(why),
+            Poll::Ready(Claimed::Broken(why)) => return Err(why),
             // A client that commits without having said that it has sent all has no commit.
             Poll::Ready(Claimed::Function(_)) | Poll::Pending => {}
         }
         entry.upload.close();
-        Err(Refused::Lost)
+        Err(ServerBreak::Lost)
     }
 
     fn run(&mut self, transaction: &mut X, context: &Context) -> Result<R, Rollback> {

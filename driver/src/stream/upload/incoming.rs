@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_core::Stream;
 use oncewire_schema::{Schema, Type};
 
-use super::messages::Refused;
+use super::messages::ServerBreak;
 use super::queue::Queue;
 use crate::stream::StreamOf;
 use crate::stream::item::Codec;
@@ -57,7 +57,7 @@ impl<T> Incoming<T> {
             Some(taken) => Poll::Ready(Some(taken.item)),
             None => {
                 // The function is dropped, and the client learns why.
-                self.queue.refuse(Refused::Undecodable);
+                self.queue.break_off(ServerBreak::Undecodable);
                 Poll::Pending
             }
         }

@@ -112,12 +112,13 @@ pub(super) enum Taken {
     },
     /// The function has returned.
     Stopped,
-    No(Refused),
+    No(ServerBreak),
 }
 
-/// Why an upload is not continued, and not committed.
+/// Why an upload is broken at its server, which neither continues nor commits it. Its client reports it as the
+/// [`UploadBreak`](super::UploadBreak) of the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Refused {
+pub(super) enum ServerBreak {
     /// The server does not know it, or another writer has it.
     Lost,
     /// The function panicked before the commit.
@@ -156,7 +157,7 @@ pub(super) enum Committed<R> {
     /// The function has read all, and has returned this.
     Done(R),
     /// It did not learn of the commit, and was dropped.
-    No(Refused),
+    No(ServerBreak),
 }
 
 #[cfg(test)]

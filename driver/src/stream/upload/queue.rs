@@ -5,7 +5,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
-use super::messages::{Progress, Put, Refused, Taken};
+use super::messages::{Progress, Put, ServerBreak, Taken};
 use crate::caught::{register, wake_all};
 use crate::faults::{Planted, ServerFault};
 use crate::sync::Lock;
@@ -50,7 +50,7 @@ enum Phase {
     Ended,
     /// The function has returned.
     Stopped,
-    Over(Refused),
+    Over(ServerBreak),
 }
 
 impl Queue {
@@ -98,11 +98,11 @@ impl Queue {
         };
         // A client that sends more than its credit, or than a chunk, is not served.
         if at >= self.credit as u64 || put.items.len() > self.chunk_len {
-            return Err(Taken::No(Refused::Lost));
+            return Err(Taken::No(ServerBreak::Lost));
         }
         if state.phase == Phase::Ended && put.chunk >= state.arrived && !put.items.is_empty() {
             // Another writer has said that there are no more.
-            return Err(Taken::No(Refused::Lost));
+            return Err(Taken::No(ServerBreak::Lost));
         }
         if put.items.is_empty() || state.phase == Phase::Ended {
             return Ok(None);
@@ -179,12 +179,12 @@ impl Queue {
     }
 
     /// No more will come, if all of these have arrived.
-    pub(super) fn end(&self, writer: u64, chunks: u64) -> Result<(), Refused> {
+    pub(super) fn end(&self, writer: u64, chunks: u64) -> Result<(), ServerBreak> {
         let mut state = self.state.lock();
         match state.phase {
             Phase::Over(why) => return Err(why),
             Phase::Open if state.writer == writer && state.arrived == chunks => {}
-            Phase::Open | Phase::Ended | Phase::Stopped => return Err(Refused::Lost),
+            Phase::Open | Phase::Ended | Phase::Stopped => return Err(ServerBreak::Lost),
         }
         state.phase = Phase::Ended;
         Ok(())
@@ -195,7 +195,7 @@ impl Queue {
         let mut state = self.state.lock();
         state.check(writer)?;
         if state.arrived != chunks {
-            return Err(Taken::No(Refused::Lost));
+            return Err(Taken::No(ServerBreak::Lost));
         }
         state.phase = Phase::Ended;
         Ok(state.reader.take())
@@ -207,7 +207,7 @@ impl Queue {
     }
 
     /// It is not continued. What was said first holds.
-    pub(super) fn refuse(&self, why: Refused) {
+    pub(super) fn break_off(&self, why: ServerBreak) {
         self.enter(Phase::Over(why));
     }
 
@@ -229,7 +229,7 @@ impl Queue {
     }
 
     /// Why it is not continued, if it is not.
-    pub(super) fn poll_refused(&self, cx: Option<&mut Context<'_>>) -> Poll<Refused> {
+    pub(super) fn poll_broken(&self, cx: Option<&mut Context<'_>>) -> Poll<ServerBreak> {
         let mut dropped = Vec::new();
         let mut state = self.state.lock();
         if let Phase::Over(why) = state.phase {
@@ -247,7 +247,7 @@ impl State {
         match self.phase {
             Phase::Over(why) => Err(Taken::No(why)),
             Phase::Open | Phase::Ended | Phase::Stopped if self.writer != writer => {
-                Err(Taken::No(Refused::Lost))
+                Err(Taken::No(ServerBreak::Lost))
             }
             Phase::Stopped => Err(Taken::Stopped),
             Phase::Open | Phase::Ended => Ok(()),

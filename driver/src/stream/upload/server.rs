@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 
 use super::commit::CommitCall;
 use super::messages::{
-    Close, Commit, Committed, End, Open, Opened, Progress, Put, Refused, Taken, UploadId,
+    Close, Commit, Committed, End, Open, Opened, Progress, Put, ServerBreak, Taken, UploadId,
 };
 use super::queue::Queue;
 use super::staging::{Claimed, Staging};
@@ -170,7 +170,7 @@ async fn put<R: Send + 'static>(
 ) -> Bytes {
     encoded(match Put::parse(body) {
         Some(put) => take_chunk(table, &context, put).await,
-        None => Taken::No(Refused::Lost),
+        None => Taken::No(ServerBreak::Lost),
     })
 }
 
@@ -181,7 +181,7 @@ async fn end<S: Send + 'static>(
 ) -> Bytes {
     encoded(match decode(&body, ValueLimits::DEFAULT) {
         Some(end) => take_end(table, &context, end).await,
-        None => Taken::No(Refused::Lost),
+        None => Taken::No(ServerBreak::Lost),
     })
 }
 
@@ -195,7 +195,7 @@ async fn take_end<S: Send + 'static>(
     context: &Context,
     End { id, writer, chunks, wait_ms }: End,
 ) -> Taken {
-    let Some(upload) = table.find(context, id) else { return Taken::No(Refused::Lost) };
+    let Some(upload) = table.find(context, id) else { return Taken::No(ServerBreak::Lost) };
     drop(table);
     match upload.queue.finish(writer, chunks) {
         Ok(Some(reader)) => upload.wake(reader),
@@ -212,7 +212,7 @@ async fn take_chunk<R: Send + 'static>(
     context: &Context,
     put: Put,
 ) -> Taken {
-    let Some(upload) = table.find(context, put.id) else { return Taken::No(Refused::Lost) };
+    let Some(upload) = table.find(context, put.id) else { return Taken::No(ServerBreak::Lost) };
     drop(table);
     match upload.queue.accept(&put) {
         Ok(Some(reader)) => upload.wake(reader),
@@ -234,12 +234,12 @@ async fn commit<R: Send + 'static>(
     let Commit { id, writer, chunks } = message;
     // It is in no table from now on, so no one but this call ends it.
     let Some(Entry { upload, .. }) = table.take(&context, id, writer) else {
-        return Committed::No(Refused::Lost);
+        return Committed::No(ServerBreak::Lost);
     };
     drop(table);
     let mut function = match poll_fn(|cx| upload.poll_claim(cx)).await {
         Claimed::Returned(reply) => return Committed::Done(reply),
-        Claimed::Refused(why) => return Committed::No(why),
+        Claimed::Broken(why) => return Committed::No(why),
         Claimed::Function(function) => function,
     };
     let queue = upload.queue.clone();
@@ -254,7 +254,7 @@ async fn commit<R: Send + 'static>(
         {
             return Poll::Ready(Committed::Done(reply));
         }
-        queue.poll_refused(Some(cx)).map(Committed::No)
+        queue.poll_broken(Some(cx)).map(Committed::No)
     })
     .await
 }

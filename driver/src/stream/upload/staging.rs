@@ -7,7 +7,7 @@ use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use super::messages::Refused;
+use super::messages::ServerBreak;
 use super::queue::Queue;
 use crate::caught::{Guarded, caught, register, wake_all};
 use crate::sync::Lock;
@@ -36,7 +36,7 @@ enum Function<R> {
     },
     Returned(Guarded<Option<R>>),
     /// It was dropped, or the commit has it.
-    Gone(Refused),
+    Gone(ServerBreak),
 }
 
 /// What the commit finds.
@@ -45,7 +45,7 @@ pub(super) enum Claimed<R> {
     Function(BoxFunction<R>),
     /// It has returned without reading all.
     Returned(R),
-    Refused(Refused),
+    Broken(ServerBreak),
 }
 
 impl<R: Send + 'static> Staging<R> {
@@ -116,8 +116,8 @@ impl<R: Send + 'static> Staging<R> {
         function: BoxFunction<R>,
         poll: Result<Poll<R>, crate::caught::Panicked>,
     ) -> bool {
-        let after = match (poll, self.queue.poll_refused(None)) {
-            (Err(_), _) => Function::Gone(Refused::Panicked),
+        let after = match (poll, self.queue.poll_broken(None)) {
+            (Err(_), _) => Function::Gone(ServerBreak::Panicked),
             (Ok(Poll::Ready(value)), _) => Function::Returned(Guarded::new(Some(value))),
             (Ok(Poll::Pending), Poll::Ready(why)) => Function::Gone(why),
             (Ok(Poll::Pending), Poll::Pending) => {
@@ -137,7 +137,7 @@ impl<R: Send + 'static> Staging<R> {
             }
         };
         drop(function);
-        let refused = if let Function::Gone(why) = &after { Some(*why) } else { None };
+        let broken = if let Function::Gone(why) = &after { Some(*why) } else { None };
         let (closed, commit) = {
             let mut state = self.state.lock();
             let closed = match state.function {
@@ -147,8 +147,8 @@ impl<R: Send + 'static> Staging<R> {
             (closed, state.commit.take())
         };
         // Only now: who learns of it by the queue finds it here.
-        match refused {
-            Some(why) => self.queue.refuse(why),
+        match broken {
+            Some(why) => self.queue.break_off(why),
             None => self.queue.stop(),
         }
         // What it has returned is the user's too.
@@ -168,7 +168,7 @@ impl<R: Send + 'static> Staging<R> {
                 drop(dropped);
                 return Poll::Pending;
             }
-            let gone = Function::Gone(Refused::Lost);
+            let gone = Function::Gone(ServerBreak::Lost);
             (std::mem::replace(&mut state.function, gone), state.task.take())
         };
         wake_all(task.into_iter().collect());
@@ -176,9 +176,9 @@ impl<R: Send + 'static> Staging<R> {
             Function::Resting(function) => Claimed::Function(function),
             Function::Returned(mut value) => match value.get_mut().and_then(Option::take) {
                 Some(value) => Claimed::Returned(value),
-                None => Claimed::Refused(Refused::Lost),
+                None => Claimed::Broken(ServerBreak::Lost),
             },
-            Function::Gone(why) => Claimed::Refused(why),
+            Function::Gone(why) => Claimed::Broken(why),
             Function::Polled { .. } => unreachable!("it is resting"),
         })
     }
@@ -196,10 +196,10 @@ impl<R: Send + 'static> Staging<R> {
 
     /// The upload is over, and was not committed: drops the function. Calls that wait learn that it is lost.
     pub(super) fn close(&self) {
-        self.queue.refuse(Refused::Lost);
+        self.queue.break_off(ServerBreak::Lost);
         let (function, task) = {
             let mut state = self.state.lock();
-            let gone = Function::Gone(Refused::Lost);
+            let gone = Function::Gone(ServerBreak::Lost);
             (std::mem::replace(&mut state.function, gone), state.task.take())
         };
         drop(function);
