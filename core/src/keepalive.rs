@@ -75,9 +75,9 @@ impl core::hash::Hash for Keepalive {
     }
 }
 
-/// What a check found.
+/// What a check found of the peer, and what is to do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum Liveness {
     /// The peer is there, and knows that we are.
     Alive,
     /// The peer is there, and has not heard from us for a while: send a Pong.
@@ -114,14 +114,14 @@ impl Keepalive {
     }
 
     /// Judges a peer that may be silent for `keepalive` and is checked four times per `check_period`.
-    pub(crate) fn check(&mut self, keepalive: Duration, check_period: Duration) -> Verdict {
+    pub(crate) fn check(&mut self, keepalive: Duration, check_period: Duration) -> Liveness {
         if core::mem::take(&mut self.heard) {
             self.silent_checks = 0;
-            return if self.owes { Verdict::Reassure } else { Verdict::Alive };
+            return if self.owes { Liveness::Reassure } else { Liveness::Alive };
         }
         self.silent_checks = self.silent_checks.saturating_add(1);
         let times = keepalive.as_nanos().div_ceil(check_period.as_nanos().max(1));
         let is_dead = keepalive != NEVER && u128::from(self.silent_checks) >= 3 * times.max(1);
-        if is_dead { Verdict::Dead } else { Verdict::Probe }
+        if is_dead { Liveness::Dead } else { Liveness::Probe }
     }
 }

@@ -6,7 +6,7 @@ use super::Client;
 use super::call::{CallEntry, CallState, Calls, LastSent, Reason};
 use super::recovery;
 use crate::error::CloseReason;
-use crate::keepalive::{self, Keepalive, NEVER, Verdict};
+use crate::keepalive::{self, Keepalive, Liveness, NEVER};
 use crate::storage::{Array, ClientStorage, Places, Table};
 use crate::time::{Instant, Timer};
 
@@ -27,13 +27,13 @@ impl<S: ClientStorage> Client<S> {
         } else if self.timers.keepalive.is_due(self.now) {
             self.schedule_check();
             match self.keepalive.check(self.silence_max(), self.check_period()) {
-                Verdict::Alive => {}
-                Verdict::Reassure => self.output.pong = true,
-                Verdict::Probe => {
+                Liveness::Alive => {}
+                Liveness::Reassure => self.output.pong = true,
+                Liveness::Probe => {
                     self.output.ping = true;
                     self.repeat_if_lossy();
                 }
-                Verdict::Dead => self.drop_connection(CloseReason::PeerSilent),
+                Liveness::Dead => self.drop_connection(CloseReason::PeerSilent),
             }
         }
     }

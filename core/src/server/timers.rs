@@ -6,7 +6,7 @@ use super::conn::{Conn, Phase};
 use super::session::{LEASE, Session};
 use super::{Drain, Server};
 use crate::error::CloseReason;
-use crate::keepalive::{self, Keepalive, Verdict};
+use crate::keepalive::{self, Keepalive, Liveness};
 use crate::storage::list::List;
 use crate::storage::{Places, ServerStorage};
 use crate::time::Instant;
@@ -185,25 +185,25 @@ impl<T: ServerStorage> Server<T> {
         let keepalive = self.silence_max(conn.session);
         let goodbye = self.repeats_goodbye();
         let Some(conn) = self.conns.live_mut(index) else { return };
-        let verdict = match conn.phase {
+        let liveness = match conn.phase {
             // There is nothing to ask, and the handshake's own time judges; or it waits for us.
             Phase::AwaitingHello | Phase::AwaitingRecord { .. } | Phase::AwaitingSession { .. } => {
-                Verdict::Alive
+                Liveness::Alive
             }
             Phase::WelcomeDue { .. } | Phase::Up | Phase::Finishing(_) | Phase::Closing(_) => {
                 conn.keepalive.check(keepalive, self.check_period)
             }
         };
-        if verdict == Verdict::Dead {
+        if liveness == Liveness::Dead {
             self.close_conn(index, CloseReason::PeerSilent);
         } else {
-            match verdict {
-                Verdict::Alive | Verdict::Dead => {}
-                Verdict::Reassure => {
+            match liveness {
+                Liveness::Alive | Liveness::Dead => {}
+                Liveness::Reassure => {
                     conn.send.pong = true;
                     self.wake(index);
                 }
-                Verdict::Probe => {
+                Liveness::Probe => {
                     conn.send.ping = true;
                     conn.send.goodbye |= goodbye;
                     self.wake(index);
