@@ -1,8 +1,12 @@
 //! Many timers on one of async-io's.
 //!
 //! To set one of async-io's timers wakes the thread that waits in its reactor, or ends its next wait at once, which costs half a dozen
-//! system calls. Most timers of ours are set, put off and dropped without having fired: each client has two. So they share one of
+//! system calls. Most timers of ours are set, put off and dropped without having fired: each client has three. So they share one of
 //! async-io's, which is set only when another must fire earlier than that.
+//!
+//! That costs least where the threads that make calls are in the reactor, too. Where they seldom are, async-io's own thread has it, and
+//! each time that a timer fires there comes back 50 µs later: ten switches between threads for each of the watches over calls in flight.
+//! So if it fires there often, a thread that does nothing else keeps the alarms for a while.
 //!
 //! Wakers are called, and dropped, when no lock is held here.
 
@@ -10,20 +14,29 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
 use std::time::Duration;
 
 use oncewire_core::Instant;
 
 use super::{Timer, clock};
-use crate::caught::wake_all;
+use crate::caught::{caught, wake_all};
 
 /// An alarm that has come while it was set rings after this time: who sets it may hold locks that wakers need.
 const RING_AFTER_MIN: Duration = Duration::from_micros(20);
 /// If the timer has not fired for so long after its moment, it is set again. To set it may have panicked, as async-io's reactor does where no
 /// file is free for it: no alarm would ring any more.
 const LATE_MAX: Duration = Duration::from_millis(50);
+/// What async-io calls the thread that has the reactor when no other one does.
+const REACTOR_THREAD: &str = "async-io";
+/// What we call ours.
+const KEEPER_THREAD: &str = "oncewire-timers";
+/// If the timer fires there again within this time, our thread keeps the alarms.
+const OFTEN_WITHIN: Duration = Duration::from_millis(2);
+/// For so long: then another thread may have the reactor.
+const KEEPS_FOR: Duration = Duration::from_millis(100);
 /// Attempts of an alarm that is dropped to get the lock. In a fork of the process it may never be free.
 const DROP_TRIES: u32 = 100;
 
@@ -32,21 +45,62 @@ type Key = (Instant, u64);
 
 struct Alarms {
     set: Mutex<Set>,
-    /// Fires when `Set::armed` says. Locked before that.
+    /// Fires when `Set::armed` says, if the reactor is the keeper. Locked before that.
     timer: Mutex<async_io::Timer>,
+    /// The thread is the keeper now, or `Set::armed` is earlier than it was.
+    changed: Condvar,
 }
 
 struct Set {
     wakers: BTreeMap<Key, Waker>,
     /// No later than the first of them, when no lock is held.
     armed: Instant,
+    keeper: Keeper,
+    /// When the timer last fired on async-io's own thread.
+    apart_at: Instant,
+    /// The process that has the thread, which a fork of it has not; 0 if none has.
+    thread_of: u32,
+}
+
+/// Who looks at `Set::armed`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keeper {
+    Reactor,
+    /// Our thread, until this moment.
+    Thread(Instant),
+}
+
+impl Set {
+    fn new(armed: Instant) -> Set {
+        let (wakers, keeper) = (BTreeMap::new(), Keeper::Reactor);
+        Set { wakers, armed, keeper, apart_at: Instant::ZERO, thread_of: 0 }
+    }
+
+    /// Whether the thread is the keeper, and is there: in a fork of the process it is not, and the reactor keeps the alarms again.
+    fn is_threads(&mut self) -> bool {
+        if matches!(self.keeper, Keeper::Thread(_)) && self.thread_of != std::process::id() {
+            self.keeper = Keeper::Reactor;
+        }
+        self.keeper != Keeper::Reactor
+    }
+
+    /// Takes out the wakers that are due.
+    fn take_due(&mut self, now: Instant) -> Vec<Waker> {
+        let mut due = Vec::new();
+        while let Some(first) = self.wakers.first_entry()
+            && first.key().0 <= now
+        {
+            due.push(first.remove());
+        }
+        let next = self.wakers.first_key_value().map(|(key, _)| key.0);
+        self.armed = next.unwrap_or(Instant::FAR_FUTURE);
+        due
+    }
 }
 
 fn alarms() -> &'static Arc<Alarms> {
-    static ALARMS: LazyLock<Arc<Alarms>> = LazyLock::new(|| {
-        let set = Set { wakers: BTreeMap::new(), armed: Instant::FAR_FUTURE };
-        Arc::new(Alarms { set: Mutex::new(set), timer: Mutex::new(async_io::Timer::never()) })
-    });
+    static ALARMS: LazyLock<Arc<Alarms>> =
+        LazyLock::new(|| Arc::new(Alarms::new(Set::new(Instant::FAR_FUTURE))));
     &ALARMS
 }
 
@@ -55,17 +109,34 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Alarms {
+    fn new(set: Set) -> Alarms {
+        let timer = Mutex::new(async_io::Timer::never());
+        Alarms { set: Mutex::new(set), timer, changed: Condvar::new() }
+    }
+
     /// Has `waker` called at a moment.
     fn put(self: &Arc<Self>, now: Instant, key: Key, waker: Waker) {
         let (replaced, is_earlier) = {
             let mut set = lock(&self.set);
-            let is_earlier = key.0 < set.armed || set.armed + LATE_MAX < now;
+            let before = set.keeper;
+            // By a thread that only the parent of this process has.
+            let is_left = !set.is_threads() && set.keeper != before;
+            let is_earlier = is_left || key.0 < set.armed || set.armed + LATE_MAX < now;
             set.armed = set.armed.min(key.0);
             (set.wakers.insert(key, waker), is_earlier)
         };
         drop(replaced);
         if is_earlier {
-            self.set_timer();
+            self.arm();
+        }
+    }
+
+    /// Has the keeper look at what `armed` says.
+    fn arm(self: &Arc<Self>) {
+        let is_threads = lock(&self.set).is_threads();
+        match is_threads {
+            true => self.changed.notify_one(),
+            false => self.set_timer(),
         }
     }
 
@@ -84,7 +155,51 @@ impl Alarms {
                 drop(removed);
                 return;
             }
-            std::thread::yield_now();
+            thread::yield_now();
+        }
+    }
+
+    /// Whether there is a thread; if not, it is made. Where the system has none, the reactor keeps the alarms.
+    fn has_thread(self: &Arc<Self>, set: &mut Set) -> bool {
+        let process = std::process::id();
+        if set.thread_of != process {
+            let alarms = self.clone();
+            let thread = thread::Builder::new().name(KEEPER_THREAD.to_owned());
+            if thread.spawn(move || alarms.keep()).is_err() {
+                return false;
+            }
+            set.thread_of = process;
+        }
+        true
+    }
+
+    /// What the thread does.
+    fn keep(self: &Arc<Self>) {
+        let mut set = lock(&self.set);
+        loop {
+            let Keeper::Thread(until) = set.keeper else {
+                set = self.changed.wait(set).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let now = clock::now();
+            let due = set.take_due(now);
+            if !due.is_empty() {
+                // It looks again afterwards: whatever is set meanwhile need not wake it.
+                set.armed = now;
+                drop(set);
+                wake_all(due);
+                set = lock(&self.set);
+            } else if until <= now {
+                set.keeper = Keeper::Reactor;
+                drop(set);
+                // If it panics, the timer is late, and is set by the next alarm.
+                let _panicked = caught(|| self.set_timer());
+                set = lock(&self.set);
+            } else {
+                let rest = set.armed.since(now);
+                let waited = self.changed.wait_timeout(set, rest);
+                set = waited.unwrap_or_else(PoisonError::into_inner).0;
+            }
         }
     }
 
@@ -110,19 +225,19 @@ impl Alarms {
 /// The timer has fired.
 impl Wake for Alarms {
     fn wake(self: Arc<Self>) {
-        let mut due = Vec::new();
-        {
+        let due = {
             let now = clock::now();
             let mut set = lock(&self.set);
-            while let Some(first) = set.wakers.first_entry()
-                && first.key().0 <= now
-            {
-                due.push(first.remove());
+            if thread::current().name() == Some(REACTOR_THREAD) {
+                let is_often = now.since(set.apart_at) < OFTEN_WITHIN;
+                set.apart_at = now;
+                if is_often && self.has_thread(&mut set) {
+                    set.keeper = Keeper::Thread(now + KEEPS_FOR);
+                }
             }
-            let next = set.wakers.first_key_value().map(|(key, _)| key.0);
-            set.armed = next.unwrap_or(Instant::FAR_FUTURE);
-        }
-        self.set_timer();
+            set.take_due(now)
+        };
+        self.arm();
         wake_all(due);
     }
 }
@@ -186,7 +301,6 @@ impl Drop for Alarm {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::{Sender, channel};
-    use std::thread;
 
     use super::*;
 
@@ -258,12 +372,70 @@ mod tests {
     #[test]
     fn an_alarm_rings_though_the_timer_was_not_set_for_the_one_before_it() {
         let ((sender, woken), now) = (channel(), clock::now());
-        let set = Set { wakers: BTreeMap::new(), armed: now };
-        let timer = Mutex::new(async_io::Timer::never());
-        let alarms = Arc::new(Alarms { set: Mutex::new(set), timer });
+        let alarms = Arc::new(Alarms::new(Set::new(now)));
         let later = now + LATE_MAX + millis(1);
         alarms.put(later, (later, 0), Waker::from(Arc::new(Signal(1, sender))));
         assert_eq!(woken.recv_timeout(Duration::from_secs(20)), Ok(1));
+    }
+
+    /// Says on which thread it was woken.
+    struct Where(Sender<Option<String>>);
+
+    impl Wake for Where {
+        fn wake(self: Arc<Self>) {
+            // The test has ended if it does not wait for this.
+            let _ = self.0.send(thread::current().name().map(str::to_owned));
+        }
+    }
+
+    /// Where an alarm rings that is set now.
+    fn rings_on(alarms: &Arc<Alarms>) -> Option<String> {
+        let ((sender, woken), now) = (channel(), clock::now());
+        let at = now + millis(10);
+        alarms.put(now, (at, 0), Waker::from(Arc::new(Where(sender))));
+        let name = woken.recv_timeout(Duration::from_secs(20)).expect("it rings");
+        assert!(clock::now() >= at);
+        name
+    }
+
+    #[test]
+    fn c449_if_the_timer_often_fires_on_the_reactors_own_thread_another_keeps_the_alarms_for_a_while()
+     {
+        let alarms = Arc::new(Alarms::new(Set::new(Instant::FAR_FUTURE)));
+        let thread_of = || lock(&alarms.set).thread_of;
+        let fire = |name: &str| {
+            let (alarms, thread) = (alarms.clone(), thread::Builder::new().name(name.to_owned()));
+            thread.spawn(move || alarms.wake()).unwrap().join().unwrap();
+        };
+        fire(REACTOR_THREAD);
+        assert_eq!(thread_of(), 0, "once is not often");
+        // However long the threads of this test take to begin.
+        lock(&alarms.set).apart_at = clock::now() + millis(100_000);
+        fire("a program's");
+        assert_eq!(thread_of(), 0);
+        fire(REACTOR_THREAD);
+        assert_eq!(thread_of(), std::process::id());
+        lock(&alarms.set).keeper = Keeper::Thread(Instant::FAR_FUTURE);
+        assert_eq!(rings_on(&alarms).as_deref(), Some(KEEPER_THREAD));
+        lock(&alarms.set).keeper = Keeper::Thread(Instant::ZERO);
+        alarms.changed.notify_one();
+        let until = clock::now() + Duration::from_secs(20);
+        while lock(&alarms.set).keeper != Keeper::Reactor {
+            assert!(clock::now() < until, "it keeps them for ever");
+            thread::yield_now();
+        }
+        assert_ne!(rings_on(&alarms).as_deref(), Some(KEEPER_THREAD));
+    }
+
+    #[test]
+    fn c450_alarms_ring_in_a_fork_of_a_process_whose_thread_kept_them() {
+        let now = clock::now();
+        // As they are when the parent's thread would be about to look, will look before the next alarm, and waits for none.
+        for armed in [now, now + millis(5), Instant::FAR_FUTURE] {
+            let (keeper, thread_of) = (Keeper::Thread(Instant::FAR_FUTURE), !std::process::id());
+            let set = Set { keeper, thread_of, ..Set::new(armed) };
+            rings_on(&Arc::new(Alarms::new(set)));
+        }
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! They wait for what it reads, or for what it has put off writing. The client's task could look whether it is still polled; but that
 //! is another thread's on the default runtime, and where many calls are in flight they depend on one of them all the time. So the
-//! watch has its own timer, whose waker belongs to no task, as deadlines have: the thread that calls it, the reactor's, looks,
-//! and wakes the task only if it must read. A leader that was not polled is woken first: it may wait for an answer that takes
+//! watch has its own timer, whose waker belongs to no task, as deadlines have: the thread that calls it, the reactor's or that of the
+//! alarms, looks, and wakes the task only if it must read. A leader that was not polled is woken first: it may wait for an answer that takes
 //! longer, and be polled on the thread that has called the waker, which async-io puts to sleep if it does nothing but wake others.
 
 use std::sync::{Arc, Weak};
