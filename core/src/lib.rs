@@ -1,21 +1,22 @@
 //! The Oncewire protocol as a sans-IO state machine: **every call has one truthful outcome**.
 //!
-//! It was executed and here is the reply; or it was not executed; or that is not known yet, and its id is a ticket to
-//! learn it later. A request that arrives twice runs once; a lost reply is sent again, not computed again; what is kept
-//! is bounded, and nothing that may still be asked for is forgotten. `PROTOCOL.md` beside this crate specifies the wire.
+//! A call was executed, and here is its reply, or why there is none; or it was not executed, and never will be; or that is
+//! not known yet, and the call's id is a ticket to learn it later. A request that arrives twice runs once, unless its method
+//! is declared idempotent; a lost reply is sent again, not computed again; what is kept is bounded, and nothing that may
+//! still be asked for is forgotten. `PROTOCOL.md` beside this crate specifies the wire.
 //!
 //! # Two machines
 //!
 //! [`Client`] makes calls, [`Server`] executes them. Neither does I/O, reads a clock, makes a random number, takes a lock
 //! or (with inline storage) allocates. Each has one owner, who runs this loop:
 //!
-//! 1. Tell it what happened: `handle_connected`, `handle_data`, `handle_disconnected`, `handle_timeout`.
-//! 2. Give it commands: [`Client::call`], [`Client::cancel`]; [`Server::start`], [`Server::reply`].
-//! 3. Ask what it wants: `poll_event` and `poll_transmit` until both return `None` (each may cause the other), then
+//! 1. Report what happened: `handle_connected`, `handle_data`, `handle_disconnected`, `handle_timeout`.
+//! 2. Give commands: [`Client::call`], [`Client::cancel`]; [`Server::start`], [`Server::reply`].
+//! 3. Ask what the machine wants: `poll_event` and `poll_transmit` until both return `None` (each may cause the other), then
 //!    `poll_timeout`.
 //!
-//! Received data is the return value of the `handle_data` that brought it, borrowed and uncopied. Any method may be
-//! called in any order at any time; none panics.
+//! What was received, a request or a reply, is returned by `handle_data`: it borrows from the caller's buffer, and is not
+//! copied. Methods may be called in any order and at any time; none panics.
 //!
 //! # A call, from end to end
 //!

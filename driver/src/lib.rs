@@ -13,8 +13,8 @@
 //! | see what happens | [`observe`] |
 //! | choose the executor, or simulate | [`Runtime`], [`SmolRuntime`] |
 //!
-//! The rules S1 to S34 that comments cite are stated in the core's `PROTOCOL.md`. Nothing here decides what happens to a
-//! call: the core does.
+//! The rules S1 to S34 that comments cite are stated in the core's `PROTOCOL.md`. What happens to a
+//! call is decided in the core, and nowhere here.
 //!
 //! # A transport in a few lines, a client and a server
 //!
@@ -24,7 +24,7 @@
 //! use smol::channel::{Receiver, Sender, unbounded};
 //! use smol::net::unix::UnixStream;
 //!
-//! /// Dials by making a pair of sockets and handing one of them over.
+//! /// Dials by making a pair of sockets: one end is ours, the other one is sent to the listener.
 //! struct Dial(Sender<UnixStream>);
 //! struct Listen(Receiver<UnixStream>);
 //!
