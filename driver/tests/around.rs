@@ -2,8 +2,8 @@
 #![cfg(unix)]
 #![allow(missing_docs)]
 
-#[path = "util/socket_pair.rs"]
-mod socket_pair;
+#[path = "util/served.rs"]
+mod served;
 
 use std::io;
 use std::net::Shutdown;
@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use oncewire_driver::observe::{Event, Source};
 use oncewire_driver::*;
+use served::{Dialler, serve};
 use smol::channel::{Receiver, Sender, unbounded};
 use smol::net::unix::UnixStream;
-use socket_pair::{Dialler, link};
 
 const TENANT: MetadataKey<String> = MetadataKey::new("tenant");
 const REQUEST: MetadataKey<u64> = MetadataKey::new("request");
@@ -31,14 +31,6 @@ fn note(notes: &Notes, line: impl Into<String>) {
 
 fn take(notes: &Notes) -> Vec<String> {
     std::mem::take(&mut *notes.lock().unwrap())
-}
-
-fn serve(builder: ServerBuilder) -> (Server, Dialler) {
-    let (dialler, listener) = link();
-    let server = builder.build().unwrap();
-    let serving = server.clone();
-    smol::spawn(async move { serving.serve(listener).await }).detach();
-    (server, dialler)
 }
 
 fn client(builder: ServerBuilder) -> Client {

@@ -2,8 +2,8 @@
 #![allow(missing_docs)]
 #![cfg(unix)]
 
-#[path = "util/socket_pair.rs"]
-mod socket_pair;
+#[path = "util/served.rs"]
+mod served;
 
 use std::io;
 use std::net::Shutdown;
@@ -16,9 +16,9 @@ use oncewire_driver::{
     BoxFuture, BoxStream, CallFailure, Client, ClientOptions, Connect, Executed, Method,
     NotExecuted, Outcome, Server, ServerBuilder, ServiceName,
 };
+use served::{Dialler, serve};
 use smol::channel::{Receiver, Sender, unbounded};
 use smol::net::unix::UnixStream;
-use socket_pair::{Dialler, link};
 
 const ADD: Method<u64, u64> = Method::new("sum/add");
 const HANG: Method<(), ()> = Method::new("sum/hang");
@@ -92,14 +92,6 @@ fn sum() -> ServerBuilder {
         .authorize(|_, method| method != "sum/denied")
 }
 
-fn serve(builder: ServerBuilder) -> (Server, Dialler) {
-    let (dialler, listener) = link();
-    let server = builder.build().unwrap();
-    let serving = server.clone();
-    smol::spawn(async move { serving.serve(listener).await }).detach();
-    (server, dialler)
-}
-
 fn is<T>(found: T) -> Option<T> {
     Some(found)
 }
@@ -161,22 +153,23 @@ fn c251_every_call_is_seen_to_start_and_to_end_at_both_sides() {
         assert_eq!(refused, [absent, denied]);
         assert_eq!(at_server.count(|event| matches!(event, Event::HandlerPanicked { .. })), 1);
 
-        // The same call is known by the same names at both ends.
-        let of_client = at_client.find(|event| match event {
-            Event::CallEnded { call, .. } => is((call.session, call.xid)),
-            _ => None,
-        });
-        let of_server = at_server.find(|event| match event {
-            Event::CallEnded { call, .. } => is((call.session, call.xid)),
-            _ => None,
-        });
-        assert_eq!(of_client, of_server);
-        assert!(of_client.unwrap().0.is_some());
+        check_names(&at_client, &at_server);
         client.close().await;
         server.drain(Duration::from_secs(10)).await;
         at_server.wait(|event| matches!(event, Event::Drained).then_some(())).await;
         check_order(&at_server);
     });
+}
+
+/// The same call is known by the same names at both ends.
+fn check_names(at_client: &Seen, at_server: &Seen) {
+    let names = |event: &Event| match event {
+        Event::CallEnded { call, .. } => is((call.session, call.xid)),
+        _ => None,
+    };
+    let of_client = at_client.find(names);
+    assert_eq!(of_client, at_server.find(names));
+    assert!(of_client.unwrap().0.is_some());
 }
 
 /// A server's events come in the order in which things happen.

@@ -2,15 +2,14 @@
 #![allow(missing_docs)]
 #![cfg(unix)]
 
-#[path = "util/socket_pair.rs"]
-mod socket_pair;
+#[path = "util/served.rs"]
+mod served;
 
 use std::time::Duration;
 
 use oncewire_driver::{
     CallFailure, Client, ClientOptions, Health, Method, NotExecuted, Server, ServerBuilder,
 };
-use socket_pair::link;
 
 const ADD: Method<(u64, u64), u64> = Method::new("sum/add").parameters(&["one", "other"]);
 const HANG: Method<(), ()> = Method::new("sum/hang").idempotent();
@@ -22,10 +21,7 @@ fn sum() -> ServerBuilder {
 }
 
 fn serve(builder: ServerBuilder) -> (Server, Client) {
-    let (dialler, listener) = link();
-    let server = builder.build().unwrap();
-    let serving = server.clone();
-    smol::spawn(async move { serving.serve(listener).await }).detach();
+    let (server, dialler) = served::serve(builder);
     (server, Client::new(dialler, ClientOptions::default()))
 }
 

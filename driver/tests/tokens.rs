@@ -2,8 +2,8 @@
 #![allow(missing_docs)]
 #![cfg(unix)]
 
-#[path = "util/socket_pair.rs"]
-mod socket_pair;
+#[path = "util/served.rs"]
+mod served;
 
 use std::future::Future;
 use std::io;
@@ -18,7 +18,7 @@ use oncewire_driver::{
     BoxFuture, BoxStream, Client, ClientOptions, Connect, Method, NotExecuted, OnDialFailure,
     Outcome, Runtime, Server, ServerBuilder, SmolRuntime, Subject, Token,
 };
-use socket_pair::{Dialler, link};
+use served::{Dialler, serve};
 
 const WHO: Method<(), String> = Method::new("test/who");
 const SECRET: Method<(), String> = Method::new("test/secret");
@@ -45,14 +45,6 @@ fn offer(tokens: &Tokens) -> ServerBuilder {
             method == "test/who" || *caller == Subject::Name("alice".into())
         })
         .tokens(tokens)
-}
-
-fn serve(builder: ServerBuilder) -> (Server, Dialler) {
-    let (dialler, listener) = link();
-    let server = builder.build().unwrap();
-    let serving = server.clone();
-    smol::spawn(async move { serving.serve(listener).await }).detach();
-    (server, dialler)
 }
 
 /// Calls would wait for a minute, if nothing ended them.

@@ -1,23 +1,13 @@
 //! Servers and clients that are joined by pairs of sockets.
 
-#[path = "../util/socket_pair.rs"]
-pub(crate) mod socket_pair;
+#[path = "../util/served.rs"]
+mod served;
 
 use std::io;
 
-use oncewire_driver::{
-    Accept, BoxFuture, BoxStream, Client, ClientOptions, Server, ServerBuilder, Subject,
-};
-pub(crate) use socket_pair::Dialler;
-
-/// Serves what was described.
-pub(crate) fn serve(builder: ServerBuilder) -> (Server, Dialler) {
-    let (dialler, listener) = socket_pair::link();
-    let server = builder.build().unwrap();
-    let serving = server.clone();
-    smol::spawn(async move { serving.serve(listener).await }).detach();
-    (server, dialler)
-}
+use oncewire_driver::{Accept, BoxFuture, BoxStream, Client, ClientOptions, Server, Subject};
+pub(crate) use served::socket_pair;
+pub(crate) use served::{Dialler, serve};
 
 pub(crate) fn client(dialler: &Dialler) -> Client {
     Client::new(dialler.clone(), ClientOptions::default())

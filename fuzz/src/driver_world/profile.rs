@@ -176,18 +176,23 @@ impl Profile {
             let shown = Rng::apart(seed, 0x77).below(TOKENS.len() as u64) as usize;
             profile.options.token = Token::new(TOKENS[shown].1.as_bytes());
         }
-        // Small pieces would take more polls than a world has.
-        profile.large = (profile.slow || Rng::apart(seed, 0x6e).one_in(3))
-            && !brisk
-            && !profile.tight
-            && profile.link.piece_max >= 1_000
-            && profile.link.capacity >= 1_000;
-        let mut scarce = Rng::apart(seed, 0x6f);
-        // A server without room for a refusal closes the connection: not where none may end.
-        if profile.large && !profile.slow && scarce.one_in(2) {
-            profile.requests_max = Some(scarce.range(100_000, 400_000));
-        }
+        profile.choose_bodies();
         profile
+    }
+
+    /// Whether bodies are large, and memory for them is scarce.
+    fn choose_bodies(&mut self) {
+        // Small pieces would take more polls than a world has.
+        self.large = (self.slow || Rng::apart(self.seed, 0x6e).one_in(3))
+            && !self.brisk
+            && !self.tight
+            && self.link.piece_max >= 1_000
+            && self.link.capacity >= 1_000;
+        let mut scarce = Rng::apart(self.seed, 0x6f);
+        // A server without room for a refusal closes the connection: not where none may end.
+        if self.large && !self.slow && scarce.one_in(2) {
+            self.requests_max = Some(scarce.range(100_000, 400_000));
+        }
     }
 
     /// On a link that is too slow for its timeouts, no client ever connects.
