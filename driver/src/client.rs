@@ -7,6 +7,7 @@
 //! | `client/with_options.rs` | the same, set one by one |
 //! | `client/around.rs` | hooks that see calls before they begin, and what a handle gives to its calls |
 //! | `client/call.rs` | a call, described and then awaited |
+//! | `client/untyped.rs` | the same apart from the type of its reply: it begins, and is polled |
 //! | `client/one_way.rs` | calls whose outcome is not reported |
 //! | `client/description.rs` | what is called, until it begins |
 //! | `client/outcome.rs` | its outcome, decoded, and the ticket that may be left of it |
@@ -56,6 +57,7 @@ mod servers;
 mod shared;
 mod state;
 mod task;
+mod untyped;
 mod with_options;
 
 use std::fmt;

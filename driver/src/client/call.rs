@@ -11,11 +11,12 @@ use oncewire_core::{MethodId, NotBegun, NotExecuted, Unknown};
 
 use super::description::Description;
 use super::outcome::{CallFailure, Decode, Outcome, Ticket};
-use super::pending::{PendingId, Trace};
+use super::pending::Trace;
 use super::report::CallReport;
 use super::result::CallResult;
 use super::servers::{Group, Moving};
 use super::shared::Shared;
+use super::untyped::{Polled, Progress, UNENCODABLE, UntypedCall};
 use crate::buffer::Encoded;
 use crate::metadata::{Metadata, MetadataKey, MetadataType};
 use crate::method::{Method, Typed};
@@ -43,12 +44,10 @@ use crate::runtime::Runtime;
 /// ```
 #[must_use = "a call begins when it is awaited, and is cancelled when it is dropped"]
 pub struct Call<R> {
-    shared: Arc<Shared>,
-    state: State<R>,
-    /// Until it has begun.
-    description: Description,
+    untyped: UntypedCall,
     decode: Decode<R>,
-    method: CalledMethod,
+    /// Of a client of several servers: each attempt is a call of its own.
+    moving: Option<Box<Moving<R>>>,
 }
 
 /// What is called, for reports.
@@ -69,28 +68,6 @@ impl CalledMethod {
     /// One that has a number only.
     pub(super) fn of_bytes(id: MethodId) -> CalledMethod {
         CalledMethod { id, name: "", typed: None }
-    }
-}
-
-/// The error of a call that was never tried.
-const UNENCODABLE: NotExecuted = NotExecuted::NotBegun(NotBegun::Unencodable);
-
-enum State<R> {
-    /// Begins when it is first polled.
-    Fresh,
-    /// Why it cannot begin.
-    Refused(NotExecuted),
-    /// Of a client of several servers: each attempt is a call of its own.
-    Moving(Box<Moving<R>>),
-    Waiting(PendingId),
-    /// Begun before this process was forked: only the parent can learn its outcome.
-    Forked,
-    Done,
-}
-
-impl<R> State<R> {
-    fn take(&mut self) -> State<R> {
-        std::mem::replace(self, State::Done)
     }
 }
 
@@ -115,16 +92,19 @@ impl<R> Call<R> {
         description: Description,
         decode: Decode<R>,
     ) -> Call<R> {
-        Call { shared: shared.clone(), state: State::Fresh, description, decode, method }
+        let (shared, progress) = (shared.clone(), Progress::Fresh);
+        let untyped = UntypedCall { shared, progress, description, method };
+        Call { untyped, decode, moving: None }
     }
 
     /// Makes it at one of several servers, and at another one if that is lost; or at this member of them only.
     #[cold]
     pub(super) fn make_at_any(&mut self, group: Arc<Group>, only: Option<usize>) {
-        if let State::Fresh = self.state {
-            let description = self.description.take();
-            let moving = Moving::new(group, only, self.method, self.decode, description);
-            self.state = State::Moving(Box::new(moving));
+        if let Progress::Fresh = self.untyped.progress {
+            let description = self.untyped.description.take();
+            let moving = Moving::new(group, only, self.untyped.method, self.decode, description);
+            self.moving = Some(Box::new(moving));
+            self.untyped.progress = Progress::Done;
         }
     }
 
@@ -137,7 +117,7 @@ impl<R> Call<R> {
         decode: Decode<R>,
     ) -> Call<R> {
         let mut call = Call::new(shared, method, false, Encoded::EMPTY, decode);
-        call.state = State::Refused(UNENCODABLE);
+        call.untyped.progress = Progress::Refused(UNENCODABLE);
         call
     }
 
@@ -204,7 +184,7 @@ impl<R> Call<R> {
     }
 
     pub(super) fn runtime(&self) -> &Arc<dyn Runtime> {
-        &self.shared.runtime
+        &self.untyped.shared.runtime
     }
 
     /// Whether it ends when the connection breaks, instead of waiting for the resume (S21).
@@ -234,9 +214,9 @@ impl<R> Call<R> {
 
     #[inline]
     fn change(&mut self, change: impl FnOnce(&mut Description)) {
-        match &mut self.state {
-            State::Fresh => change(&mut self.description),
-            State::Moving(moving) => moving.description().map_or((), change),
+        match (&self.untyped.progress, &mut self.moving) {
+            (Progress::Fresh, _) => change(&mut self.untyped.description),
+            (_, Some(moving)) => moving.description().map_or((), change),
             _ => {}
         }
     }
@@ -254,16 +234,16 @@ impl<R> Call<R> {
 
     /// Begins it, unless it has begun; `send` has it sent.
     fn start_and(mut self, send: impl FnOnce(&Shared)) -> Call<R> {
-        match &mut self.state {
-            State::Fresh | State::Refused(_) => {
-                self.state = match self.begin() {
-                    Ok(id) => State::Waiting(id),
-                    Err(why) => State::Refused(why),
-                };
-                send(&self.shared);
-            }
-            State::Moving(moving) => moving.start(),
-            State::Waiting(_) | State::Forked | State::Done => {}
+        if let Some(moving) = &mut self.moving {
+            moving.start();
+        }
+        let untyped = &mut self.untyped;
+        if let Progress::Fresh | Progress::Refused(_) = untyped.progress {
+            untyped.progress = match untyped.begin() {
+                Ok(id) => Progress::Waiting(id),
+                Err(why) => Progress::Refused(why),
+            };
+            send(&untyped.shared);
         }
         self
     }
@@ -280,15 +260,15 @@ impl<R> Call<R> {
 
     /// In a fork of the client's process nothing would end the call, so it ends before it begins.
     pub(super) fn unless_forked(mut self) -> Self {
-        if self.shared.is_forked() {
-            self.state = match self.state.take() {
-                State::Waiting(_) | State::Forked => State::Forked,
-                State::Moving(moving) if moving.has_begun() => State::Forked,
-                State::Done => State::Done,
-                State::Refused(why) => State::Refused(why),
-                State::Fresh | State::Moving(_) => {
-                    State::Refused(NotExecuted::NotBegun(NotBegun::Forked))
-                }
+        let untyped = &mut self.untyped;
+        if untyped.shared.is_forked() {
+            let forked = || Progress::Refused(NotExecuted::NotBegun(NotBegun::Forked));
+            untyped.progress = match (self.moving.take(), untyped.progress.take()) {
+                (Some(moving), _) if moving.has_begun() => Progress::Forked,
+                (Some(_), _) | (None, Progress::Fresh) => forked(),
+                (None, Progress::Waiting(_) | Progress::Forked) => Progress::Forked,
+                (None, Progress::Refused(why)) => Progress::Refused(why),
+                (None, Progress::Done) => Progress::Done,
             };
         }
         self
@@ -317,100 +297,47 @@ impl<R> Call<R> {
 
     /// What is known of the call.
     pub(super) fn report(&self, failure: CallFailure, trace: Option<Trace>) -> CallReport {
-        if let State::Moving(moving) = &self.state {
-            return moving.report(failure, trace);
+        match &self.moving {
+            Some(moving) => moving.report(failure, trace),
+            None => self.untyped.shared.report(self.untyped.method, failure, trace),
         }
-        self.shared.report(self.method, failure, trace)
     }
 
     /// Which of several servers was called last.
     pub(super) fn member(&self) -> Option<usize> {
-        match &self.state {
-            State::Moving(moving) => moving.member(),
-            _ => None,
-        }
+        self.moving.as_ref()?.member()
     }
 
-    /// Begins the call before it is polled.
-    ///
-    /// Whatever panics before it has begun, here and below: it will not begin later, when its arguments are gone.
-    fn begin(&mut self) -> Result<PendingId, NotExecuted> {
-        let Call { shared, state, description, method, .. } = self;
-        if let State::Refused(why) = state {
-            return Err(*why);
-        }
-        *state = State::Refused(NotExecuted::Closed);
-        let begun = shared.observe_start(method);
-        let on_begun = |state: &mut _, id| shared.observe_begun(state, id, begun);
-        let prepared = description.prepare(shared, method, begun.as_ref());
-        let result = prepared.and_then(|()| shared.begin(description, method, on_begun));
-        result.inspect_err(|why| shared.observe_not_begun(begun, *why))
-    }
-
-    /// Begins the call and polls it for the first time, where that is observed.
-    #[cold]
-    #[inline(never)]
-    fn begin_and_poll_observed(
-        &mut self,
-        cx: &mut Context<'_>,
-        outcome: &mut Option<RawOutcome>,
-    ) -> Result<PendingId, NotExecuted> {
-        let Call { shared, state, description, method, .. } = self;
-        let refused = match state {
-            State::Refused(why) => Some(*why),
-            _ => None,
-        };
-        let begun = match refused {
-            None | Some(UNENCODABLE) => shared.observe_start(method),
-            // It has failed in `start`, and was observed there.
-            Some(_) => None,
-        };
-        *state = State::Refused(NotExecuted::Closed);
-        let on_begun = |client: &mut _, id| {
-            *state = State::Waiting(id);
-            shared.observe_begun(client, id, begun);
-        };
-        let prepared = match refused {
-            Some(why) => Err(why),
-            None => description.prepare(shared, method, begun.as_ref()),
-        };
-        let result = prepared
-            .and_then(|()| shared.begin_and_poll(description, method, cx, on_begun, outcome));
-        result.inspect_err(|why| shared.observe_not_begun(begun, *why))
-    }
-
-    /// Begins the call and polls it for the first time. What comes of it at once is in `outcome`.
-    #[inline]
-    fn begin_and_poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        outcome: &mut Option<RawOutcome>,
-    ) -> Result<PendingId, NotExecuted> {
-        if self.shared.is_heard() {
-            return self.begin_and_poll_observed(cx, outcome);
-        }
-        let Call { shared, state, description, method, .. } = self;
-        if let State::Refused(why) = state {
-            return Err(*why);
-        }
-        *state = State::Refused(NotExecuted::Closed);
-        description.prepare(shared, method, None)?;
-        let on_begun = |_: &mut _, id| *state = State::Waiting(id);
-        shared.begin_and_poll(description, method, cx, on_begun, outcome)
-    }
-
-    /// [`Call::poll_traced`] where there is no call of this client to wait for.
+    /// [`Call::poll_traced`] where no outcome was found, and none is waited for here.
     #[cold]
     #[inline(never)]
     fn poll_other(&mut self, cx: &mut Context<'_>, trace: &mut Option<Trace>) -> Poll<Outcome<R>> {
-        match &mut self.state {
-            State::Moving(moving) => moving.poll(cx, trace),
-            State::Forked => {
-                self.state = State::Done;
-                Poll::Ready(Outcome::Unknown(Unknown::Closed, None))
+        if let Some(moving) = &mut self.moving {
+            return moving.poll(cx, trace);
+        }
+        match self.untyped.progress.take() {
+            Progress::Refused(why) => {
+                self.untyped.shared.ask_again();
+                Poll::Ready(Outcome::NotExecuted(why))
             }
+            Progress::Forked => Poll::Ready(Outcome::Unknown(Unknown::Closed, None)),
             _ => Poll::Pending,
         }
+    }
+
+    /// An outcome was taken that is no reply, or of a call that may be observed.
+    #[cold]
+    #[inline(never)]
+    fn end(&mut self, mut raw: RawOutcome, trace: &mut Option<Trace>) -> Poll<Outcome<R>> {
+        let untyped = &mut self.untyped;
+        let Progress::Waiting(id) = untyped.progress.take() else { return Poll::Pending };
+        *trace = untyped.shared.take_trace(id);
+        let ticket = matches!(raw, RawOutcome::Unknown(_, true))
+            .then(|| Ticket::new(untyped.shared.clone(), id, self.decode));
+        let outcome = self.decode.outcome(&mut raw, ticket);
+        let method = Some(untyped.method);
+        untyped.shared.observe_outcome(id.name(), &outcome, trace.clone(), method);
+        Poll::Ready(outcome)
     }
 
     /// The outcome; and in `trace` where the call was, if that is no reply.
@@ -421,34 +348,19 @@ impl<R> Call<R> {
         trace: &mut Option<Trace>,
     ) -> Poll<Outcome<R>> {
         let mut outcome = None;
-        let id = match self.state {
-            State::Waiting(id) => {
-                self.shared.poll_outcome(id, cx, &mut outcome);
-                id
-            }
-            State::Fresh | State::Refused(_) => match self.begin_and_poll(cx, &mut outcome) {
-                Ok(id) => id,
-                Err(why) => {
-                    self.state = State::Done;
-                    self.shared.ask_again();
-                    return Poll::Ready(Outcome::NotExecuted(why));
-                }
-            },
-            State::Moving(_) | State::Forked | State::Done => return self.poll_other(cx, trace),
-        };
-        let Some(raw) = &mut outcome else { return Poll::Pending };
-        self.state = State::Done;
-        if let RawOutcome::Reply(body) = raw
-            && !self.shared.has_seen_calls()
-        {
-            return self.decode.poll_reply(body);
+        match self.untyped.poll(cx, &mut outcome) {
+            Polled::Pending => return Poll::Pending,
+            Polled::Ended => {}
+            Polled::Refused | Polled::Other => return self.poll_other(cx, trace),
         }
-        *trace = self.shared.take_trace(id);
-        let ticket = matches!(raw, RawOutcome::Unknown(_, true))
-            .then(|| Ticket::new(self.shared.clone(), id, self.decode));
-        let outcome = self.decode.outcome(raw, ticket);
-        self.shared.observe_outcome(id.name(), &outcome, trace.clone(), Some(self.method));
-        Poll::Ready(outcome)
+        match &mut outcome {
+            Some(RawOutcome::Reply(body)) if !self.untyped.shared.has_seen_calls() => {
+                self.untyped.progress = Progress::Done;
+                self.decode.poll_reply(body)
+            }
+            Some(_) => outcome.map_or(Poll::Pending, |raw| self.end(raw, trace)),
+            None => Poll::Pending,
+        }
     }
 }
 
@@ -460,27 +372,20 @@ impl<R> Future for Call<R> {
     }
 }
 
-impl<R> Drop for Call<R> {
-    fn drop(&mut self) {
-        if let State::Waiting(id) = self.state {
-            self.shared.abandon(id);
-        }
-    }
-}
-
 impl<R> fmt::Debug for Call<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Call");
-        match &self.state {
-            State::Fresh => debug
-                .field("method", &self.method.id)
-                .field("timeout", &self.description.timeout)
-                .field("fail_fast", &self.description.fail_fast)
-                .field("idempotent", &self.description.idempotent),
-            State::Refused(why) => debug.field("not_executed", why),
-            State::Moving(moving) => debug.field("begun", &moving.has_begun()),
-            State::Waiting(_) | State::Forked => debug.field("begun", &true),
-            State::Done => debug.field("done", &true),
+        let UntypedCall { progress, description, method, .. } = &self.untyped;
+        match (&self.moving, progress) {
+            (Some(moving), _) => debug.field("begun", &moving.has_begun()),
+            (None, Progress::Fresh) => debug
+                .field("method", &method.id)
+                .field("timeout", &description.timeout)
+                .field("fail_fast", &description.fail_fast)
+                .field("idempotent", &description.idempotent),
+            (None, Progress::Refused(why)) => debug.field("not_executed", why),
+            (None, Progress::Waiting(_) | Progress::Forked) => debug.field("begun", &true),
+            (None, Progress::Done) => debug.field("done", &true),
         };
         debug.finish_non_exhaustive()
     }

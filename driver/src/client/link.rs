@@ -88,6 +88,7 @@ impl Link {
 
     /// Gives the machine what was received, or half a turn's worth of it. Returns how many bytes it took, and why it takes
     /// no more if the server has broken the protocol.
+    #[inline(always)]
     pub(super) fn take_data(
         &mut self,
         machine: &mut Machine<Heap>,

@@ -104,7 +104,7 @@ impl PendingCall {
 }
 
 impl PendingCalls {
-    #[inline]
+    #[inline(always)]
     pub(super) fn insert(&mut self, call: CallId) -> PendingId {
         let index = self.free.pop().unwrap_or_else(|| {
             self.entries.push(PendingCall::default());
@@ -175,7 +175,7 @@ impl PendingCalls {
 
     /// A call is polled: registers the waker that is called when the outcome is there. `leads`, if another call leads, is how often
     /// leading calls were polled.
-    #[inline]
+    #[inline(always)]
     pub(super) fn note_poll(
         &mut self,
         id: PendingId,

@@ -196,7 +196,7 @@ impl Shared {
 
     /// Begins a call, and polls it for the first time. That may panic, in the stream or the waker, when the call has begun
     /// and `on_begun` was called: a call that has begun must not end as one that has not (C177).
-    #[inline]
+    #[inline(always)]
     pub(super) fn begin_and_poll(
         &self,
         description: &mut Description,
@@ -204,15 +204,18 @@ impl Shared {
         cx: &mut Context<'_>,
         on_begun: impl FnOnce(&mut State, PendingId),
         outcome: &mut Option<RawOutcome>,
-    ) -> Result<PendingId, NotExecuted> {
+    ) -> Result<(), NotExecuted> {
         let (now, timeout) = self.begins_at(description.timeout);
-        let (id, step) = self.with_at(now, |state, now| {
-            let id = state.begin(now, description, method, timeout)?;
+        // Not what the closure returns: it would be moved.
+        let mut begun = Err(NotExecuted::Closed);
+        let step = self.with_at(now, |state, now| {
+            begun = state.begin(now, description, method, timeout);
+            let Ok(id) = begun else { return Step::Done };
             on_begun(state, id);
-            Ok((id, state.poll_waiting(id, now, cx, true, outcome)))
-        })?;
-        self.follow_up(step, id, cx, outcome);
-        Ok(id)
+            state.poll_waiting(id, now, cx, true, outcome)
+        });
+        self.follow_up(step, begun?, cx, outcome);
+        Ok(())
     }
 
     /// Has a call sent that is not polled yet.
@@ -267,10 +270,10 @@ impl Shared {
         cx: &mut Context<'_>,
         outcome: &mut Option<RawOutcome>,
     ) {
-        match step {
-            Step::Spin => self.spin(id, cx, outcome),
-            Step::Dial => self.dial(id, cx, outcome),
-            Step::Done | Step::Sleep => {}
+        if step == Step::Spin {
+            self.spin(id, cx, outcome);
+        } else if step == Step::Dial {
+            self.dial(id, cx, outcome);
         }
     }
 

@@ -122,7 +122,10 @@ impl State {
     }
 
     /// Takes a call. It leaves when it is first polled.
-    #[inline]
+    ///
+    /// It is a part of [`UntypedCall::poll`](super::untyped::UntypedCall::poll), and so is what it calls, of which only the usual
+    /// path is inlined.
+    #[inline(always)]
     pub(super) fn begin(
         &mut self,
         now: Instant,
@@ -407,10 +410,14 @@ impl State {
     }
 
     /// There is something to write. The leader does that, with whatever else there is by then.
+    #[inline]
     pub(super) fn request_flush(&mut self) {
-        if self.reader.flush != Flush::None {
-            return;
+        if self.reader.flush == Flush::None {
+            self.ask_to_flush();
         }
+    }
+
+    fn ask_to_flush(&mut self) {
         let leader = match self.reader.leader {
             Leader::Call(id) => self.pending.waker(id),
             Leader::None | Leader::Task => None,

@@ -28,7 +28,7 @@ pub(in super::super) enum Step {
 
 impl State {
     /// `may_spin`: whether the caller can spin, if that is worth while. The outcome is put into `outcome`.
-    #[inline]
+    #[inline(never)]
     pub(in super::super) fn poll_outcome(
         &mut self,
         id: PendingId,
@@ -44,7 +44,7 @@ impl State {
     }
 
     /// The same for a call that had no outcome when the lock was taken.
-    #[inline]
+    #[inline(always)]
     pub(in super::super) fn poll_waiting(
         &mut self,
         id: PendingId,
@@ -140,7 +140,7 @@ impl State {
     }
 
     /// Another call reads: this one waits, and its request leaves at once or with others'. Whether it wrote what there was.
-    #[inline]
+    #[inline(always)]
     fn follow(&mut self, id: PendingId, is_new: bool, now: Instant, cx: &mut Context<'_>) -> bool {
         if is_new {
             self.reader.enqueue(id, &self.pending);
