@@ -12,7 +12,7 @@ use std::task::{Context, Waker};
 pub(crate) struct Panicked;
 
 /// Calls `code`. What it leaves behind when it panics must not be used.
-#[inline]
+#[inline(always)]
 pub(crate) fn caught<T>(code: impl FnOnce() -> T) -> Result<T, Panicked> {
     catch_unwind(AssertUnwindSafe(code)).map_err(|payload| {
         bury(payload);

@@ -290,26 +290,17 @@ impl ConnTask {
         // The machine gets a reply under the lock that the next call needs anyway.
         let mut replied = Replied::none();
         loop {
-            // Events wait for the end of the turn.
-            let mut next = shared.with_quietly(|state| {
-                state.finish_replied(pace.now, &mut replied);
-                self.find(state, pace.now, &data[..window], &mut consumed, large)
-            });
+            let (now, found) = (pace.now, &data[..window]);
+            let mut next = self.take_next(now, found, &mut consumed, large, spares, &mut replied);
             if let Next::Authorize(request) = next {
-                next = self.authorize(pace.now, request, large);
-            }
-            if let Next::Run(started, call) = &mut next
-                && let Some(started) = started.take()
-            {
-                // The call stays where it is: it is large.
-                self.run(pace.now, started, call, spares, &mut replied);
+                next = self.authorize(now, request, large, spares, &mut replied);
             }
             match next {
                 Next::Record(admission, permit, call) => {
                     shared.record(admission, permit, call, &self.subject);
                 }
-                // It was run, or what was asked has its answer.
-                Next::Run(..) | Next::Authorize(_) | Next::Nothing => {}
+                // What was asked has its answer.
+                Next::Authorize(_) | Next::Nothing => {}
                 Next::Wait(wanted) if window == data.len() => {
                     return (consumed, Rest::Needs(wanted));
                 }

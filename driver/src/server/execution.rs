@@ -5,18 +5,18 @@
 //! and its session for good, as once after a panic whose payload panicked when it was dropped (C115). Therefore
 //! the futures here are [`Guarded`](crate::caught::Guarded), and the task reports an end in its `Drop` as well.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, Waker};
 
 use bytes::Bytes;
 use oncewire_core::{Admission, CallKey, Instant, NoReply, NotExecuted, Request, Running};
 
-use super::context::{CallWatch, Context};
-use super::handler::{Begun, Body, Failure, Reply, ReplyFuture};
+use super::context::Context;
+use super::handler::{Begun, Body, Failure, MethodEntry, Reply, ReplyFuture};
 use super::limits::Permit;
 use super::state::{Shared, State};
-use crate::buffer::{Encoded, Spares};
-use crate::caught::{Guarded, caught};
+use crate::buffer::{Encoded, Spare, Spares};
+use crate::caught::{Guarded, Panicked, caught};
 use crate::metadata::Metadata;
 use crate::method::MethodOptions;
 use crate::observe::Event;
@@ -34,20 +34,12 @@ pub(super) struct Call<'d> {
 }
 
 impl<'d> Call<'d> {
-    /// The right to start it, and what makes the call: it is large, and a call that is made in its last place is not moved. `large`:
-    /// the buffer that the request is a part of, if it can be shared instead of copied.
-    #[inline]
-    pub(super) fn split(
-        request: Request<'d>,
-        large: Option<&'d Bytes>,
-    ) -> (Admission, impl FnOnce() -> Call<'d>) {
+    /// The right to start it, and the call. `large`: the buffer that the request is a part of, if it can be shared instead of copied.
+    pub(super) fn split(request: Request<'d>, large: Option<&'d Bytes>) -> (Admission, Call<'d>) {
         let Request { admission, deadline, idempotent, one_way, body, method_index, .. } = request;
-        let (key, metadata) = (admission.key(), request.metadata);
-        let make = move || {
-            let (body, metadata) = (Body { bytes: body, large }, Metadata::received(metadata));
-            Call { key, method_index, body, metadata, deadline, idempotent, one_way }
-        };
-        (admission, make)
+        let (key, metadata) = (admission.key(), Metadata::received(request.metadata));
+        let body = Body { bytes: body, large };
+        (admission, Call { key, method_index, body, metadata, deadline, idempotent, one_way })
     }
 }
 
@@ -132,6 +124,7 @@ impl Ended {
 
 /// The last call that was executed at once and has a reply, until the machine has that. It is used again for the next one.
 pub(super) struct Replied {
+    /// While it is executed it has no reply yet.
     call: Option<(Running, Permit)>,
     reply: Encoded,
 }
@@ -177,43 +170,57 @@ impl End {
 }
 
 impl Shared {
-    /// For the contexts of calls.
-    #[inline]
-    pub(super) fn watch(self: &Arc<Self>) -> Weak<dyn CallWatch> {
-        let weak: Weak<Shared> = Arc::downgrade(self);
-        weak
-    }
-
-    /// Executes a call that was started, as far as it goes without waiting. If it has a reply, it is in `replied` then.
+    /// Executes a call that was started, as far as it goes without waiting. If it has a reply, it is in `replied` then. `call` makes
+    /// the call, which is large, where it is needed.
     ///
     /// # Errors
     /// How it has ended, if that is not with a reply.
-    #[inline]
-    pub(super) fn execute(
+    #[inline(always)]
+    pub(super) fn execute<'d>(
         self: &Arc<Self>,
         (running, permit): (Running, Permit),
-        call: &mut Call<'_>,
+        call: impl FnOnce() -> Call<'d>,
         caller: &Subject,
         spares: &mut Spares,
         replied: &mut Replied,
     ) -> Result<(), Ended> {
         debug_assert!(self.ledger.is_none(), "S28: a call is recorded before it is started");
-        let Some(method) = self.methods.get(call.method_index) else { return Ok(()) };
+        let Some(method) = self.methods.get(permit.method()) else { return Ok(()) };
         if method.waits.is_likely()
             && let Some(idle) = self.idle_runner()
         {
-            return self.execute_in(idle, method, (running, permit), call, caller);
+            return self.execute_in(idle, method, (running, permit), call(), caller);
         }
-        let spare = spares.of_method(call.method_index);
+        let spare = spares.of_method(permit.method());
+        // Put there in advance: it is moved once.
+        replied.call = Some((running, permit));
         let mut decoded = false;
         let begin = || {
-            // Made where it is passed on: it is large.
-            let (caller, metadata) = (caller.clone(), call.metadata.take());
-            let context = Context::new(self.watch(), call.key, call.deadline, caller, metadata);
-            method.handler.begin(context, call.body, spare, &mut decoded, &mut replied.reply)
+            let Call { key, deadline, metadata, body, .. } = call();
+            // Made where it is passed on: it is large, too.
+            let context = Context::new(self.watch.clone(), key, deadline, caller.clone(), metadata);
+            method.handler.begin(context, body, spare, &mut decoded, &mut replied.reply)
         };
         match caught(begin) {
+            Ok(Ok(Begun::Ready(Ok(())))) => Ok(()),
+            begun => self.continue_or_end(replied, method, begun, decoded, spare),
+        }
+    }
+
+    /// A call that has begun, and has no reply: it continues apart, or has ended.
+    #[inline(never)]
+    fn continue_or_end(
+        self: &Arc<Self>,
+        replied: &mut Replied,
+        method: &MethodEntry,
+        begun: Result<Result<Begun, NotExecuted>, Panicked>,
+        decoded: bool,
+        spare: &mut Spare,
+    ) -> Result<(), Ended> {
+        let Some((running, permit)) = replied.call.take() else { return Ok(()) };
+        match begun {
             Ok(Ok(Begun::Ready(Ok(())))) => {
+                // It has one, after all.
                 replied.call = Some((running, permit));
                 Ok(())
             }

@@ -293,11 +293,11 @@ impl Shared {
         idle: Idle,
         method: &MethodEntry,
         (running, permit): (Running, Permit),
-        call: &mut Call<'_>,
+        call: Call<'_>,
         caller: &Subject,
     ) -> Result<(), Ended> {
-        let (caller, metadata) = (caller.clone(), call.metadata.take());
-        let context = Context::new(self.watch(), call.key, call.deadline, caller, metadata);
+        let (caller, metadata) = (caller.clone(), call.metadata);
+        let context = Context::new(self.watch.clone(), call.key, call.deadline, caller, metadata);
         let plan = caught(|| method.handler.plan(context, call.body))
             .unwrap_or(Err(NotExecuted::BadArguments));
         let ended = match plan {

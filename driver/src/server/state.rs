@@ -4,7 +4,7 @@
 //! futures come after it, in [`Shared::with_at`]. A waker may poll, and a drop may make a call; either would find its own
 //! server locked (C115).
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 
 use oncewire_core::{CallKey, ConnId, Heap, Instant, Server as Machine, ServerEvent, SessionTag};
@@ -25,7 +25,7 @@ use crate::observe::{Event, Observers};
 use crate::runtime::Runtime;
 use crate::spin::Newcomers;
 use crate::status::{About, Status};
-use crate::sync::Lock;
+use crate::sync::{Lock, MutexGuard};
 use crate::tokens::Tokens;
 use crate::transport::{BoxFuture, Subject};
 
@@ -40,6 +40,8 @@ pub(crate) struct Shared {
     pub(super) observers: Option<Observers>,
     pub(super) about: About,
     pub(super) newcomers: Newcomers,
+    /// Itself, for the contexts of calls.
+    pub(super) watch: Weak<dyn CallWatch>,
     state: Lock<State>,
 }
 
@@ -174,7 +176,7 @@ impl Shared {
             observed,
             planted,
         };
-        Arc::new(Shared {
+        Arc::new_cyclic(|watch: &Weak<Shared>| Shared {
             runtime,
             methods,
             ledger,
@@ -183,6 +185,7 @@ impl Shared {
             observers,
             about,
             newcomers: Newcomers::default(),
+            watch: watch.clone(),
             state: Lock::new(state),
         })
     }
@@ -227,6 +230,12 @@ impl Shared {
     #[inline]
     pub(super) fn with_quietly<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
         f(&mut self.state.lock())
+    }
+
+    /// The same where the lock is released early.
+    #[inline]
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
     }
 
     /// At the end of a turn that another one follows at once.

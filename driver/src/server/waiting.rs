@@ -178,7 +178,8 @@ impl Shared {
     ) {
         let Some(method) = self.methods.get(call.method_index) else { return };
         let caller = caller.clone();
-        let context = Context::new(self.watch(), call.key, call.deadline, caller, call.metadata);
+        let context =
+            Context::new(self.watch.clone(), call.key, call.deadline, caller, call.metadata);
         // What panics is only the decoding.
         let plan = caught(|| method.handler.plan(context, call.body))
             .unwrap_or(Err(NotExecuted::BadArguments));
@@ -233,7 +234,7 @@ impl Shared {
         let (body, metadata) = (waiting.body, waiting.metadata);
         let key = admission.key();
         let body = Body { bytes: &body, large: Some(&body) };
-        let mut call = Call { key, method_index, body, metadata, deadline, idempotent, one_way };
+        let call = Call { key, method_index, body, metadata, deadline, idempotent, one_way };
         if self.ledger.is_some() {
             let admission =
                 self.with(|state, now| state.still_wanted(now, admission, method_index, deadline));
@@ -252,7 +253,7 @@ impl Shared {
             Some(running) => {
                 let (mut spares, mut replied) = (Spares::default(), Replied::none());
                 let started = (running, permit);
-                match self.execute(started, &mut call, &caller, &mut spares, &mut replied) {
+                match self.execute(started, || call, &caller, &mut spares, &mut replied) {
                     Ok(()) => self.with(|state, now| state.finish_replied(now, &mut replied)),
                     Err(ended) => self.with(|state, now| state.finish(now, ended)),
                 }

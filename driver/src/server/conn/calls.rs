@@ -1,20 +1,21 @@
 //! From what a connection brings to calls that run.
 
 use bytes::Bytes;
-use oncewire_core::{Admission, Incoming, Instant, Received, Request, Running};
+use oncewire_core::{Admission, Incoming, Instant, Received, Request};
 
 use super::super::execution::{Call, Replied};
+use super::super::handler::Body;
 use super::super::limits::{Permit, Waiting};
 use super::super::state::State;
 use super::ConnTask;
 use crate::buffer::Spares;
+use crate::metadata::Metadata;
+use crate::sync::MutexGuard;
 
-/// What to do with what was received.
+/// What to do with what was received, if that is no call that was started at once.
 pub(super) enum Next<'d> {
     /// A new call, if its caller may make it.
     Authorize(Request<'d>),
-    /// A call was admitted and started.
-    Run(Option<(Running, Permit)>, Call<'d>),
     /// A call was admitted, and waits for its record.
     Record(Admission, Permit, Call<'d>),
     /// There may be more.
@@ -26,49 +27,84 @@ pub(super) enum Next<'d> {
 }
 
 impl ConnTask {
-    /// Gives the machine what follows the bytes that were consumed, up to the next call among them.
+    /// Gives the machine what follows the bytes that were consumed, up to the next call among them, and runs that, as far as it goes
+    /// without waiting.
     #[inline(always)]
-    pub(super) fn find<'d>(
+    pub(super) fn take_next<'d>(
         &self,
-        state: &mut State,
         now: Instant,
         data: &'d [u8],
         consumed: &mut usize,
         large: Option<&'d Bytes>,
+        spares: &mut Spares,
+        replied: &mut Replied,
     ) -> Next<'d> {
+        // Events wait for the end of the turn.
+        let mut state = self.shared.lock();
+        state.finish_replied(now, replied);
         match state.machine.handle_data(now, self.id, &data[*consumed..]) {
             // As nearly always.
             Ok(Received { consumed: taken, item: Some(Incoming::Request(request)), .. })
                 if self.shared.authorization.is_none() =>
             {
                 *consumed += taken;
-                self.admitted(state, now, request, large)
+                self.run(state, now, request, large, spares, replied)
             }
             Ok(received) => {
                 *consumed += received.consumed;
-                self.next(state, now, received)
+                self.next(&mut state, now, received)
             }
             // The machine closes the connection when its last frame has left.
             Err(_) => Next::Lost,
         }
     }
 
-    /// Runs a call that was started, as far as it goes without waiting.
-    #[inline(always)]
-    pub(super) fn run(
+    /// Starts a call that its caller may make, and runs it, as far as it goes without waiting. With a ledger its record comes first.
+    ///
+    /// A request is large: what it consists of is read where it lies, and not moved before it is needed.
+    #[inline(never)]
+    fn run<'d>(
         &self,
+        mut state: MutexGuard<'_, State>,
         now: Instant,
-        started: (Running, Permit),
-        call: &mut Call<'_>,
+        request: Request<'d>,
+        large: Option<&'d Bytes>,
         spares: &mut Spares,
         replied: &mut Replied,
-    ) {
+    ) -> Next<'d> {
         let shared = &self.shared;
+        let method = request.method_index;
+        let Some(permit) = state.limits.enter(method) else {
+            state.enqueue(now, Waiting::new(request, large, self.subject.clone()));
+            return Next::Nothing;
+        };
+        if shared.ledger.is_some() {
+            let (admission, call) = Call::split(request, large);
+            return Next::Record(admission, permit, call);
+        }
+        let at = shared.time_near(request.deadline);
+        let Ok(running) = state.start(at, request.admission, method) else {
+            // The machine has refused it (S17).
+            state.release(permit);
+            return Next::Nothing;
+        };
+        drop(state);
         let is_heard = shared.is_heard();
         if is_heard {
             // Its start is seen before it runs.
             shared.report();
         }
+        let key = running.key();
+        let call = || Call {
+            key,
+            method_index: method,
+            body: Body { bytes: request.body, large },
+            metadata: Metadata::received(request.metadata),
+            deadline: request.deadline,
+            idempotent: request.idempotent,
+            one_way: request.one_way,
+        };
+        let started = (running, permit);
         if let Err(ended) = shared.execute(started, call, &self.subject, spares, replied) {
             shared.with_quietly(|state| state.finish(now, ended));
         }
@@ -76,6 +112,7 @@ impl ConnTask {
             // Its end is seen before the next one's start.
             shared.with_at(now, |state, now| state.finish_replied(now, replied));
         }
+        Next::Nothing
     }
 
     /// What to do with what the machine has found, if that is no call that may run.
@@ -96,53 +133,30 @@ impl ConnTask {
         Next::Nothing
     }
 
-    /// Asks whether the caller may make a new call: without the lock, since it is the program that is asked.
+    /// Asks whether the caller may make a new call: without the lock, since it is the program that is asked. If it may, the call
+    /// is run.
     #[cold]
     pub(super) fn authorize<'d>(
         &self,
         now: Instant,
         request: Request<'d>,
         large: Option<&'d Bytes>,
+        spares: &mut Spares,
+        replied: &mut Replied,
     ) -> Next<'d> {
         let method = request.method_index;
         let authorization = self.shared.authorization.as_ref();
         let allowed = authorization.is_none_or(|it| it.allows(&self.subject, method));
-        self.shared.with_quietly(|state| {
-            let len = request.counted_len();
-            let Request { admission, .. } = request;
-            match state.authorize(now, admission, method, len, allowed) {
-                Ok(admission) => self.admitted(state, now, Request { admission, ..request }, large),
-                // The machine has refused it.
-                Err(_) => Next::Nothing,
+        let mut state = self.shared.lock();
+        let len = request.counted_len();
+        let Request { admission, .. } = request;
+        match state.authorize(now, admission, method, len, allowed) {
+            Ok(admission) => {
+                let request = Request { admission, ..request };
+                self.run(state, now, request, large, spares, replied)
             }
-        })
-    }
-
-    /// What to do with a call that its caller may make. Without a ledger it is admitted and started under one lock.
-    #[inline]
-    fn admitted<'d>(
-        &self,
-        state: &mut State,
-        now: Instant,
-        request: Request<'d>,
-        large: Option<&'d Bytes>,
-    ) -> Next<'d> {
-        let Some(permit) = state.limits.enter(request.method_index) else {
-            state.enqueue(now, Waiting::new(request, large, self.subject.clone()));
-            return Next::Nothing;
-        };
-        let (method, deadline) = (request.method_index, request.deadline);
-        let (admission, call) = Call::split(request, large);
-        if self.shared.ledger.is_some() {
-            return Next::Record(admission, permit, call());
-        }
-        match state.start(self.shared.time_near(deadline), admission, method) {
-            Ok(running) => Next::Run(Some((running, permit)), call()),
-            // The machine has refused it (S17).
-            Err(_) => {
-                state.release(permit);
-                Next::Nothing
-            }
+            // The machine has refused it.
+            Err(_) => Next::Nothing,
         }
     }
 }
