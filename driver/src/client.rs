@@ -203,7 +203,8 @@ impl Client {
         Client { handle: self.handle.clone(), defaults }
     }
 
-    /// A clone whose calls wait this long, unless they say otherwise, instead of [`ClientOptions::timeout`].
+    /// A clone whose calls wait this long, unless they say otherwise, instead of [`ClientOptions::timeout`] and of what their methods say
+    /// ([`Method::timeout`]).
     #[must_use = "it is another handle of the client that has the timeout"]
     pub fn with_timeout(&self, timeout: Duration) -> Client {
         let defaults = CallDefaults::with_timeout(self.defaults.as_ref(), timeout);
@@ -216,14 +217,16 @@ impl Client {
         &self,
         called: CalledMethod,
         idempotent: bool,
+        timeout: Option<Duration>,
         arguments: Encoded,
         decode: Decode<R>,
     ) -> Call<R> {
         let shared = &self.handle.shared;
         if self.handle.group.is_some() || self.defaults.is_some() {
-            return self.described(Call::new(shared, called, idempotent, arguments, decode));
+            let call = Call::new(shared, called, idempotent, timeout, arguments, decode);
+            return self.described(call);
         }
-        Call::new(shared, called, idempotent, arguments, decode)
+        Call::new(shared, called, idempotent, timeout, arguments, decode)
     }
 
     #[cold]
@@ -254,7 +257,8 @@ impl Client {
         if crate::buffer::encode_arguments(arguments, &mut encoded).is_err() {
             return Call::unencodable(&self.handle.shared, called, decode);
         }
-        self.make(called, method.spec().idempotent, encoded, decode)
+        let (idempotent, timeout) = (method.spec().idempotent, method.own_timeout());
+        self.make(called, idempotent, timeout, encoded, decode)
     }
 
     /// A call with bytes for arguments and bytes for a reply. It runs at most once, unless it says
@@ -269,7 +273,7 @@ impl Client {
     #[cfg(feature = "stream")]
     pub(crate) fn call_encoded(&self, method: MethodId, body: Encoded) -> Call<Bytes> {
         let called = CalledMethod::of_bytes(method);
-        let mut call = Call::new(&self.handle.shared, called, false, body, Decode::raw());
+        let mut call = Call::new(&self.handle.shared, called, false, None, body, Decode::raw());
         if let Some(group) = &self.handle.group {
             call.make_at_any(group.clone(), self.handle.member);
         }
@@ -288,7 +292,7 @@ impl Client {
     }
 
     fn call_bytes(&self, called: CalledMethod, body: Bytes) -> Call<Bytes> {
-        self.make(called, false, Encoded::from(body), Decode::raw())
+        self.make(called, false, None, Encoded::from(body), Decode::raw())
     }
 
     /// How long calls of this client wait, unless they say otherwise.

@@ -40,6 +40,7 @@ pub struct Method<A, R> {
     spec: MethodSpec,
     options: MethodOptions,
     values: ValueLimits,
+    timeout: Option<Duration>,
     signature: Option<Signature>,
     service: Option<fn() -> Vec<MethodSignature>>,
     types: PhantomData<fn(A) -> R>,
@@ -63,6 +64,7 @@ impl<A, R> Method<A, R> {
             spec: MethodSpec::new(MethodId::of(name)),
             options: MethodOptions::NONE,
             values: ValueLimits::DEFAULT,
+            timeout: None,
             signature: None,
             service: None,
             types: PhantomData,
@@ -80,6 +82,28 @@ impl<A, R> Method<A, R> {
     /// Its replies have at most `len` bytes: that much memory is reserved before each call (S11).
     pub const fn reply_len_max(mut self, len: u32) -> Method<A, R> {
         self.spec.reply_len_max = len;
+        self
+    }
+
+    /// Callers of it wait this long, instead of [`ClientOptions::timeout`](crate::ClientOptions::timeout): for one that takes longer than
+    /// others, or that no one should wait for (S17). What is said nearer to the call counts before it:
+    /// [`Call::timeout`](crate::Call::timeout), and that of the client's handle, [`Client::with_timeout`](crate::Client::with_timeout).
+    ///
+    /// It is the client's affair, and a server is built with or without it: what a call may take there is its
+    /// [`time_limit`](Method::time_limit).
+    ///
+    /// ```
+    /// use oncewire_driver::{Client, Method, Outcome};
+    /// use std::time::Duration;
+    ///
+    /// const REPORT: Method<u32, String> = Method::new("bank/report").timeout(Duration::from_secs(300));
+    ///
+    /// async fn report(client: &Client, year: u32) -> Outcome<String> {
+    ///     client.call(&REPORT, &year).await
+    /// }
+    /// ```
+    pub const fn timeout(mut self, timeout: Duration) -> Method<A, R> {
+        self.timeout = Some(timeout);
         self
     }
 
@@ -240,6 +264,11 @@ impl<A, R> Method<A, R> {
 
     pub(crate) const fn values(&self) -> ValueLimits {
         self.values
+    }
+
+    /// How long its callers wait, unless they say otherwise: `None` for as long as the client says.
+    pub(crate) const fn own_timeout(&self) -> Option<Duration> {
+        self.timeout
     }
 
     pub(crate) const fn options(&self) -> MethodOptions {

@@ -1,4 +1,4 @@
-//! Hooks around handlers and calls: C270 to C272, C274, C275. With a ledger: `ledger/around.rs`.
+//! Hooks around handlers and calls, and what calls have from their client and their method: C270 to C272, C274, C275, C459. With a ledger: `ledger/around.rs`.
 #![cfg(unix)]
 #![allow(missing_docs)]
 
@@ -358,6 +358,51 @@ fn c275_a_clone_of_a_client_gives_its_metadata_and_its_timeout_to_its_calls() {
     // All are handles of one client.
     drop((plain, acme));
     assert!(short.close_blocking().in_good_order);
+}
+
+#[test]
+fn c459_a_timeout_is_that_of_the_call_else_of_its_handle_its_method_its_client() {
+    let of = |seconds| Duration::from_secs(seconds);
+    let slow = ADD.timeout(of(10_000));
+    let (seen, sees) = unbounded();
+    let builder = Server::builder("sum").method(&ADD, move |context: Context, n: u64| {
+        seen.send_blocking(context.remaining()).unwrap();
+        async move { n }
+    });
+    let options = ClientOptions::default().with_timeout(of(100_000));
+    let client = Client::new(serve(builder).1, options);
+    let handle = client.with_timeout(of(1_000));
+    // Each is ten times the one before, so that it does not matter how long the test takes, nor that clocks are read coarsely.
+    let seen = || match sees.recv_blocking().unwrap().as_secs() {
+        ..50 => "less",
+        50..500 => "call",
+        500..5_000 => "handle",
+        5_000..50_000 => "method",
+        _ => "client",
+    };
+    let replied = |call: Call<u64>| assert_eq!(call.block().ok(), Ok(1));
+    replied(client.call(&ADD, &1));
+    assert_eq!(seen(), "client");
+    replied(client.call(&slow, &1));
+    assert_eq!(seen(), "method");
+    replied(handle.call(&slow, &1));
+    assert_eq!(seen(), "handle");
+    replied(handle.call(&slow, &1).timeout(of(100)));
+    assert_eq!(seen(), "call");
+    replied(client.call(&slow, &1).timeout_at_most(of(100)));
+    assert_eq!(seen(), "call");
+    // No longer than the method says, by a caller that has more time.
+    replied(client.call(&slow, &1).timeout_at_most(of(50_000)));
+    assert_eq!(seen(), "method");
+    let metadata = Metadata::new().with(&REQUEST, 1_u64);
+    for (one_way, from) in [(&ADD, "client"), (&slow, "method")] {
+        client.send(one_way, &1).unwrap();
+        assert_eq!(seen(), from);
+        client.send_with_metadata(one_way, &1, &metadata).unwrap();
+        assert_eq!(seen(), from);
+        handle.send(one_way, &1).unwrap();
+        assert_eq!(seen(), "handle");
+    }
 }
 
 #[cfg(feature = "stream")]

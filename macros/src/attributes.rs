@@ -147,6 +147,7 @@ pub(crate) struct MethodOptions {
     pub(crate) blocking: Option<Span>,
     pub(crate) drop_on_cancel: Option<Span>,
     pub(crate) reply_len_max: Option<(Span, Expr)>,
+    pub(crate) timeout: Option<(Span, Expr)>,
     pub(crate) time_limit: Option<(Span, Expr)>,
     pub(crate) concurrency: Option<(Span, Expr)>,
     pub(crate) queue_max: Option<(Span, Expr)>,
@@ -159,13 +160,14 @@ pub(crate) struct MethodOptions {
     pub(crate) credit: Option<(Span, Expr)>,
 }
 
-const METHOD_PROPERTIES: [&str; 15] = [
+const METHOD_PROPERTIES: [&str; 16] = [
     "idempotent",
     "one_way",
     "transactional",
     "blocking",
     "drop_on_cancel",
     "reply_len_max",
+    "timeout",
     "time_limit",
     "concurrency",
     "queue_max",
@@ -236,6 +238,7 @@ impl MethodOptions {
             "blocking" => property.flag(&mut self.blocking, errors),
             "drop_on_cancel" => property.flag(&mut self.drop_on_cancel, errors),
             "reply_len_max" => property.expression(&mut self.reply_len_max, errors),
+            "timeout" => property.expression(&mut self.timeout, errors),
             "time_limit" => property.expression(&mut self.time_limit, errors),
             "concurrency" => property.expression(&mut self.concurrency, errors),
             "queue_max" => property.expression(&mut self.queue_max, errors),

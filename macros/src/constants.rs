@@ -20,6 +20,7 @@ pub(crate) fn constant(method: &Method, service: &Service) -> TokenStream {
     let drop_on_cancel = options.drop_on_cancel.map(|_| quote!(.drop_on_cancel()));
     let values = [
         ("reply_len_max", &options.reply_len_max),
+        ("timeout", &options.timeout),
         ("time_limit", &options.time_limit),
         ("concurrency", &options.concurrency),
         ("queue_max", &options.queue_max),

@@ -135,6 +135,7 @@ fn exclude(options: &MethodOptions, does: &str, without_reply: bool, errors: &mu
             "drop_on_cancel",
             "it is dropped when its client has dropped its end anyway",
         ),
+        (span(&options.timeout), "timeout", "its caller may say so of each one that is opened"),
         (span(&options.time_limit), "time_limit", calls),
         (span(&options.concurrency), "concurrency", calls),
         (span(&options.queue_max), "queue_max", calls),

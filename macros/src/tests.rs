@@ -55,7 +55,7 @@ fn what_is_right_has_no_errors() {
         #[rpc(idempotent, reply_len_max = 1 << 20, time_limit = Duration::from_secs(1), name = \"x.v2\")]
         async fn x(&self, _: Context);
         #[rpc(blocking, concurrency = 4, queue_max = 8)] fn y(&self, c: Ctx, a: u8) -> u8;
-        #[rpc(transactional, one_way)]
+        #[rpc(transactional, one_way, timeout = Duration::from_secs(1))]
         fn z(&self, t: &mut Self::Transaction, _: &Context, a: u8) -> Result<(), Rollback>;
         #[rpc(one_way, drop_on_cancel)] async fn note(&self, context: Context, text: String);",
     );
@@ -144,6 +144,11 @@ fn streams_say_what_they_cannot_be() {
         "#[rpc(time_limit = T)] async fn a(&self, c: Context, i: Incoming<u8>) -> u8;",
         "time_limit",
         "a method that takes a stream is not `time_limit`",
+    );
+    one(
+        "#[rpc(timeout = T)] async fn a(&self, c: Context) -> Outgoing<u8>;",
+        "timeout",
+        "each one that is opened",
     );
     one(
         "#[rpc(transactional)] async fn a(&self, c: Context, i: Incoming<u8>) -> u8;",

@@ -23,7 +23,7 @@ pub trait Bank {
     /// Takes cents from an account.
     async fn deduct(&self, context: Context, account: u64, cents: u64) -> Result<u64, Refused>;
     #[rpc(idempotent, reply_len_max = 16)]
-    #[rpc(time_limit = Duration::from_secs(5), concurrency = 4, queue_max = 9)]
+    #[rpc(time_limit = Duration::from_secs(5), concurrency = 4, queue_max = 9, timeout = NEVER)]
     async fn total(&self, context: Context) -> u64;
     #[rpc(one_way, name = "note.v2")]
     async fn note(&self, context: Context, text: String);
@@ -45,6 +45,8 @@ pub trait Bank {
 pub(crate) trait Mint {
     async fn remaining(&self, context: Context) -> Duration;
     async fn coin(&self, context: Context, cents: u64) -> (u64, String);
+    #[rpc(timeout = Duration::from_secs(2_000), name = "audit.v2")]
+    async fn audit(&self, context: Context) -> Duration;
 }
 
 /// Its name is a keyword.
@@ -85,6 +87,10 @@ impl Bank for InMemory {
 
 impl Mint for InMemory {
     async fn remaining(&self, context: Context) -> Duration {
+        context.remaining()
+    }
+
+    async fn audit(&self, context: Context) -> Duration {
         context.remaining()
     }
 
@@ -232,6 +238,16 @@ fn a_handler_knows_how_long_its_caller_waits() {
     assert!(Duration::ZERO < remaining && remaining < 2 * minute, "{remaining:?}");
     let remaining = mint.remaining().timeout(NEVER).block().ok().unwrap();
     assert!(remaining > 2 * minute, "{remaining:?}");
+}
+
+#[test]
+fn c459_a_method_of_a_service_says_how_long_its_callers_wait() {
+    let mint = MintClient(serve().0);
+    let minute = Duration::from_secs(60);
+    let remaining = mint.audit().block().ok().unwrap();
+    assert!(remaining > 2 * minute, "{remaining:?}");
+    let remaining = mint.audit().timeout(minute).block().ok().unwrap();
+    assert!(remaining < 2 * minute, "{remaining:?}");
 }
 
 /// Calls another service for its own callers.

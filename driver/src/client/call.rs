@@ -72,16 +72,18 @@ impl CalledMethod {
 }
 
 impl<R> Call<R> {
-    /// `idempotent`: what the method says of itself; calls of bytes have no method to ask.
+    /// `idempotent`, `timeout`: what the method says of itself; calls of bytes have no method to ask.
     #[inline(always)]
     pub(super) fn new(
         shared: &Arc<Shared>,
         method: CalledMethod,
         idempotent: bool,
+        timeout: Option<Duration>,
         arguments: Encoded,
         decode: Decode<R>,
     ) -> Call<R> {
-        Call::of(shared, method, Description::new(&shared.options, idempotent, arguments), decode)
+        let description = Description::new(&shared.options, idempotent, timeout, arguments);
+        Call::of(shared, method, description, decode)
     }
 
     /// The call of a description.
@@ -116,7 +118,7 @@ impl<R> Call<R> {
         method: CalledMethod,
         decode: Decode<R>,
     ) -> Call<R> {
-        let mut call = Call::new(shared, method, false, Encoded::EMPTY, decode);
+        let mut call = Call::new(shared, method, false, None, Encoded::EMPTY, decode);
         call.untyped.progress = Progress::Refused(UNENCODABLE);
         call
     }
@@ -156,7 +158,9 @@ impl<R> Call<R> {
         self.change(|call| call.timeout = timeout);
     }
 
-    /// Time until the caller gives up (S17).
+    /// Time until the caller gives up (S17), instead of what the client's handle, the method or the client says:
+    /// [`Client::with_timeout`](crate::Client::with_timeout), [`Method::timeout`],
+    /// [`ClientOptions::timeout`](crate::ClientOptions::timeout), the first of these that there is.
     pub fn timeout(self, timeout: Duration) -> Self {
         self.changed(|call| call.timeout = timeout)
     }

@@ -30,10 +30,15 @@ pub(super) struct Description {
 }
 
 impl Description {
-    /// What a client's calls are, unless they say otherwise.
+    /// What a client's calls are, unless they say otherwise. `timeout`: what their method says.
     #[inline(always)]
-    pub(super) fn new(options: &ClientOptions, idempotent: bool, arguments: Encoded) -> Self {
-        let (timeout, fail_fast) = (options.timeout, options.fail_fast);
+    pub(super) fn new(
+        options: &ClientOptions,
+        idempotent: bool,
+        timeout: Option<Duration>,
+        arguments: Encoded,
+    ) -> Self {
+        let (timeout, fail_fast) = (timeout.unwrap_or(options.timeout), options.fail_fast);
         let hooked = !options.hooks.is_empty();
         let (metadata, joined) = (None, false);
         Description { arguments, metadata, timeout, idempotent, fail_fast, hooked, joined }

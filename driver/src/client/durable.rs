@@ -149,15 +149,15 @@ impl DurableClient {
         DurableClient { handle: self.handle.clone(), defaults }
     }
 
-    /// A clone whose calls have this timeout, instead of [`ClientOptions::timeout`].
+    /// A clone whose calls have this timeout, instead of [`ClientOptions::timeout`] and of what their methods say ([`Method::timeout`]).
     #[must_use = "it is another handle of the client that has the timeout"]
     pub fn with_timeout(&self, timeout: Duration) -> DurableClient {
         let defaults = CallDefaults::with_timeout(self.defaults.as_ref(), timeout);
         DurableClient { handle: self.handle.clone(), defaults }
     }
 
-    /// Begins a call of a typed method, with the client's timeout, or that of this [clone](DurableClient::with_timeout). `tag` is what the caller will know it by after a
-    /// restart: an order's number, say.
+    /// Begins a call of a typed method, with the timeout of this [clone](DurableClient::with_timeout), of the method, or else of the client.
+    /// `tag` is what the caller will know it by after a restart: an order's number, say.
     pub fn call<A: Serialize, R: DeserializeOwned + 'static>(
         &self,
         tag: impl Into<Bytes>,
@@ -188,6 +188,7 @@ impl DurableClient {
     ) -> DurableCall<R> {
         let body = crate::buffer::encode(arguments).map_err(|_| NotBegun::Unencodable);
         let timeout = self.defaults.as_ref().and_then(|defaults| defaults.timeout);
+        let timeout = timeout.or(method.own_timeout());
         let timeout = timeout.unwrap_or(self.handle.shared.options.timeout);
         let decode = Decode::postcard(method.values());
         self.begin(tag, CalledMethod::of(method), body, self.around(timeout, metadata), decode)

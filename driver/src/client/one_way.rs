@@ -13,6 +13,21 @@ use crate::buffer::Encoded;
 use crate::metadata::Metadata;
 use crate::method::Method;
 
+/// What a method says of its one-way calls.
+struct OneWay {
+    idempotent: bool,
+    timeout: Option<Duration>,
+}
+
+impl OneWay {
+    /// Of bytes, which have no method to ask.
+    const BYTES: OneWay = OneWay { idempotent: false, timeout: None };
+
+    fn of<A, R>(method: &Method<A, R>) -> OneWay {
+        OneWay { idempotent: method.spec().idempotent, timeout: method.own_timeout() }
+    }
+}
+
 impl Client {
     /// A one-way call: its outcome is not reported. It is still executed at most once, unless the method is idempotent, and
     /// sent again if the connection breaks before the server has read it (S23). For long [`Bytes`] holds what
@@ -26,7 +41,7 @@ impl Client {
         arguments: &A,
     ) -> Result<(), NotBegun> {
         let body = encode(arguments)?;
-        self.send_call(&CalledMethod::of(method), method.spec().idempotent, body, None)
+        self.send_call(&CalledMethod::of(method), OneWay::of(method), body, None)
     }
 
     /// A one-way call with metadata: see [`Call::metadata`](crate::Call::metadata).
@@ -40,7 +55,7 @@ impl Client {
         metadata: &Metadata,
     ) -> Result<(), NotBegun> {
         let body = encode(arguments)?;
-        self.send_call(&CalledMethod::of(method), method.spec().idempotent, body, Some(metadata))
+        self.send_call(&CalledMethod::of(method), OneWay::of(method), body, Some(metadata))
     }
 
     /// A one-way call with bytes for arguments.
@@ -50,7 +65,7 @@ impl Client {
     pub fn send_raw(&self, method: MethodId, body: impl Into<Bytes>) -> Result<(), NotBegun> {
         let body: Bytes = body.into();
         let body = Encoded::from(body);
-        self.send_call(&CalledMethod::of_bytes(method), false, body, None)
+        self.send_call(&CalledMethod::of_bytes(method), OneWay::BYTES, body, None)
     }
 
     /// One that is a part of a stream, like [`call_encoded`](Client::call_encoded).
@@ -68,15 +83,16 @@ impl Client {
     fn send_call(
         &self,
         method: &CalledMethod,
-        idempotent: bool,
+        OneWay { idempotent, timeout }: OneWay,
         body: Encoded,
         metadata: Option<&Metadata>,
     ) -> Result<(), NotBegun> {
         let options = &self.handle.shared.options;
+        let timeout = timeout.unwrap_or(options.timeout);
         if metadata.is_none() && self.defaults.is_none() && options.hooks.is_empty() {
-            return self.send_body(method, idempotent, options.timeout, (body, false));
+            return self.send_body(method, idempotent, timeout, (body, false));
         }
-        let (timeout, body) = self.complete(method, body, metadata)?;
+        let (timeout, body) = self.complete(method, timeout, body, metadata)?;
         self.send_body(method, idempotent, timeout, body)
     }
 
@@ -85,13 +101,14 @@ impl Client {
     fn complete(
         &self,
         method: &CalledMethod,
+        timeout: Duration,
         arguments: Encoded,
         metadata: Option<&Metadata>,
     ) -> Result<(Duration, (Encoded, bool)), NotBegun> {
         let shared = &self.handle.shared;
         let defaults = self.defaults.as_deref();
-        let timeout = defaults.and_then(|defaults| defaults.timeout);
-        let timeout = timeout.unwrap_or(shared.options.timeout);
+        let own = defaults.and_then(|defaults| defaults.timeout);
+        let timeout = own.unwrap_or(timeout);
         let metadata = metadata.or(defaults.and_then(|defaults| defaults.metadata.as_ref()));
         let metadata = metadata.cloned().map(Box::new);
         let around = Surroundings { timeout, one_way: true, metadata };

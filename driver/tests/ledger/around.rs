@@ -1,7 +1,8 @@
-//! Hooks around calls that are recorded or run in a transaction, and around durable calls: C272 to C274, C412, C426.
+//! Hooks around calls that are recorded or run in a transaction, and around durable calls: C272 to C274, C412, C426, C459.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use oncewire_driver::{
     BuildError, ClientOptions, DurableClient, Metadata, MetadataKey, Method, Refusal, Server,
@@ -254,4 +255,29 @@ fn c274_a_durable_call_passes_the_hook_before_it_is_journaled_and_never_again() 
     let mut all = lock(&seen).clone();
     all.sort();
     assert_eq!(all, [Some(0), Some(101)]);
+}
+
+#[test]
+fn c459_a_durable_call_has_the_timeout_of_its_handle_else_of_its_method() {
+    let world = Ledgered::default();
+    start(&world, bank(&world));
+    let seen: Arc<Mutex<Vec<u64>>> = Arc::default();
+    let notes = seen.clone();
+    let options = ClientOptions::default()
+        .with_around(move |call| lock(&notes).push(call.timeout().as_secs()))
+        .with_timeout(Duration::from_secs(1));
+    let runtime = world.sim.runtime(&Arc::default());
+    let journal = TestJournal::default();
+    let (client, _) = DurableClient::with_runtime(world.place.clone(), options, journal, runtime)
+        .expect("the journal can be read");
+    let slow = PAY.timeout(Duration::from_secs(2));
+    let handle = client.with_timeout(Duration::from_secs(3));
+    let calls = [
+        client.call("plain", &PAY, &(1, 5)),
+        client.call("slow", &slow, &(1, 5)),
+        handle.call("handle", &slow, &(1, 5)),
+        client.call_with_metadata("tenant", &slow, &(1, 5), &Metadata::new()),
+    ];
+    assert_eq!(*lock(&seen), [1, 2, 3, 2]);
+    drop(calls);
 }

@@ -228,7 +228,7 @@ mod tests {
         let method = MethodId::of("test/call");
         let [call, result] = [(); 2].map(|()| client.call_raw(method, Vec::new()).start());
         let of_bytes = CalledMethod::of_bytes(method);
-        let mut described = Description::new(&shared.options, false, Encoded::EMPTY);
+        let mut described = Description::new(&shared.options, false, None, Encoded::EMPTY);
         let ticket = shared.begin(&mut described, &of_bytes, |_, _| ()).unwrap();
         let mut ticket = Ticket::new(shared.clone(), ticket, Decode::raw());
         shared.pretend_forked();
