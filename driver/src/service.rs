@@ -23,6 +23,10 @@ use crate::server::ServerBuilder;
 /// let server = Server::builder("toy").service(Toy).build()?;
 /// # Ok::<(), oncewire_driver::BuildError>(())
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a service that a server can offer",
+    note = "what implements a trait with the attribute `service` is wrapped in what that writes: `.service(BankServer(…))` for a trait `Bank`"
+)]
 pub trait Service<L> {
     /// Adds all its methods.
     fn offer(self, builder: ServerBuilder<L>) -> ServerBuilder<L>;

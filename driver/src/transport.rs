@@ -45,6 +45,10 @@ pub type BoxStream = Box<dyn ByteStream>;
 ///     }
 /// }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a connector",
+    note = "a transport makes one of an address: `TcpConnector::new(…)`, `UnixConnector::new(…)`"
+)]
 pub trait Connect: Send + Sync + 'static {
     /// Makes one connection, or says why it could not.
     fn connect(&self) -> BoxFuture<'_, io::Result<BoxStream>>;
@@ -81,6 +85,10 @@ pub trait Connect: Send + Sync + 'static {
 }
 
 /// Accepts connections, one a call.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an acceptor",
+    note = "a transport makes one of an address: `TcpAcceptor::bind(…).await?`, `UnixAcceptor::bind(…)?`"
+)]
 pub trait Accept: Send + Sync + 'static {
     /// Waits for the next connection and says who the peer is. An error is worth a message and a short pause;
     /// [`io::ErrorKind::BrokenPipe`] says that there will never be another connection, and

@@ -137,6 +137,18 @@ fn c160_what_does_not_speak_the_protocol_is_said_at_once() {
 }
 
 #[test]
+fn c160_what_answers_is_named_by_its_first_bytes() {
+    let answers: [(&[u8], &str); 2] = [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "protocol: what it says begins with \"HTTP\""),
+        (b"\x15\x03\x03\x00\x02\x02\x46", "protocol: it speaks TLS"),
+    ];
+    for (first, why) in answers {
+        let client = client(OnDialFailure::EndIfPermanent, [Dial::Reaches(first)]);
+        never_connected(&client, why);
+    }
+}
+
+#[test]
 fn c160_a_refusal_that_comes_after_the_dial_is_said_at_once() {
     // Whether our first words have left before it or not.
     for closes in [Closes::WhatItWrites, Closes::Both] {

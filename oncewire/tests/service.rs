@@ -158,7 +158,9 @@ fn what_a_method_is_called_and_says_of_itself_is_in_its_constant() {
 fn the_same_service_twice_is_an_error() {
     let twice = Server::builder("money").service(BankServer(InMemory::default()));
     let error = twice.service(BankServer(InMemory::default())).build().unwrap_err();
-    assert!(matches!(error, BuildError::Methods(_)), "{error}");
+    assert!(matches!(error, BuildError::DuplicateMethod { .. }), "{error}");
+    let says = error.to_string();
+    assert!(says.starts_with("the method bank/") && says.ends_with(" is offered twice"), "{says}");
 }
 
 /// Everything that generated code names is named absolutely.

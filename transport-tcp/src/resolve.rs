@@ -8,6 +8,11 @@ pub(crate) async fn resolve(name: &str) -> io::Result<Vec<SocketAddr>> {
     if let Ok(address) = name.parse() {
         return Ok(vec![address]);
     }
+    if !name.contains(':') {
+        let message =
+            format!("{name:?} has no port: an address is a host and a port, as in localhost:2626");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    }
     let owned = name.to_owned();
     let found = smol::unblock(move || owned.to_socket_addrs().map(Vec::from_iter)).await;
     let found = found.map_err(|e| io::Error::new(kind_of(&e), format!("{name}: {e}")))?;
@@ -33,7 +38,17 @@ fn kind_of(error: &io::Error) -> io::ErrorKind {
 /// The error of an attempt at several addresses: it names them all, and its kind is that of the last.
 pub(crate) fn all_failed(what: &str, tried: Vec<(SocketAddr, io::Error)>) -> io::Error {
     let kind = tried.last().map_or(io::ErrorKind::InvalidInput, |(_, e)| e.kind());
-    let list: Vec<String> = tried.iter().map(|(address, e)| format!("{address}: {e}")).collect();
-    let list = if list.is_empty() { "no address to try".to_owned() } else { list.join("; ") };
+    let list = match &tried[..] {
+        [] => "no address to try".to_owned(),
+        // Where the name is the address, it is not said twice.
+        [(address, error)] if what.strip_prefix("tcp:") == Some(&address.to_string()) => {
+            error.to_string()
+        }
+        _ => tried
+            .iter()
+            .map(|(address, e)| format!("{address}: {e}"))
+            .collect::<Vec<_>>()
+            .join("; "),
+    };
     io::Error::new(kind, format!("{what}: {list}"))
 }

@@ -171,13 +171,11 @@ pub(crate) mod files {
                 .with_webpki_verifier(verifier.clone());
             let mut config = match &self.identity {
                 None => builder.with_no_client_auth(),
-                Some((certificate, key)) => {
+                Some((certificate, key_file)) => {
                     let chain = provider::certificates(certificate)?;
-                    let key = provider::private_key(key)?;
-                    builder.with_client_auth_cert(chain, key).map_err(|error| {
-                        let message = format!("{}: {error}", certificate.display());
-                        io::Error::new(io::ErrorKind::InvalidInput, message)
-                    })?
+                    let key = provider::private_key(key_file)?;
+                    let unusable = |error| provider::bad_identity(certificate, key_file, &error);
+                    builder.with_client_auth_cert(chain, key).map_err(unusable)?
                 }
             };
             if !self.without_alpn {
@@ -200,7 +198,8 @@ pub(crate) mod files {
                 }
             }
             if roots.is_empty() {
-                let message = "no authority is trusted, so no server would be";
+                let message = "no authority is trusted, so no server would be: say which, by `authorities_file` or \
+                               `system_authorities`";
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
             }
             Ok(roots)

@@ -28,6 +28,18 @@ fn bad_file(path: &Path, error: impl Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, format!("{}: {error}", path.display()))
 }
 
+/// What is wrong with a certificate and its key.
+pub(crate) fn bad_identity(certificate: &Path, key: &Path, error: &rustls::Error) -> io::Error {
+    match error {
+        rustls::Error::InconsistentKeys(_) => {
+            let message =
+                format!("the key is not that of the certificate in {}", certificate.display());
+            bad_file(key, message)
+        }
+        error => bad_file(certificate, error),
+    }
+}
+
 /// The certificates of a PEM file, at least one.
 pub(crate) fn certificates(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
     let certificates: Result<Vec<_>, _> =

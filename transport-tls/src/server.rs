@@ -191,10 +191,8 @@ pub(crate) mod files {
             };
             let chain = provider::certificates(&self.certificate)?;
             let key = provider::private_key(&self.key)?;
-            let mut config = builder.with_single_cert(chain, key).map_err(|error| {
-                let message = format!("{}: {error}", self.certificate.display());
-                io::Error::new(io::ErrorKind::InvalidInput, message)
-            })?;
+            let unusable = |error| provider::bad_identity(&self.certificate, &self.key, &error);
+            let mut config = builder.with_single_cert(chain, key).map_err(unusable)?;
             config.alpn_protocols = vec![ALPN.to_vec()];
             Ok(safe(&config))
         }

@@ -22,6 +22,13 @@ impl Lock {
         match LockFile::take(&path) {
             Ok(file) => Ok(Lock { file, path }),
             Err(LockError::Held(pid)) => Err(in_use(socket.display(), pid)),
+            // It is made where it is not there: what is not there is its folder.
+            Err(LockError::Unusable(e)) if e.kind() == io::ErrorKind::NotFound => {
+                let folder = socket.parent().unwrap_or(socket).display();
+                let text =
+                    format!("{} cannot be made: there is no folder {folder}", socket.display());
+                Err(io::Error::new(e.kind(), text))
+            }
             Err(LockError::Unusable(e)) => {
                 Err(io::Error::new(e.kind(), format!("the lock file {}: {e}", path.display())))
             }

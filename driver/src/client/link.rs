@@ -170,3 +170,27 @@ impl Link {
         filled
     }
 }
+
+/// Why a connection on which no session was opened has ended: by the first bytes of what answers, where they say what that is.
+pub(super) fn no_server(error: &ProtocolError) -> String {
+    let why = match *error {
+        ProtocolError::FrameTooLong { len, .. } => begins_with(len.to_le_bytes()),
+        _ => None,
+    };
+    let why = why.unwrap_or_else(|| format!(" ({error})"));
+    format!("what answers is no server of this protocol{why}")
+}
+
+fn begins_with(first: [u8; 4]) -> Option<String> {
+    match first {
+        // A record: its type, and the first byte of its version.
+        [0x14..=0x17, 3, ..] => {
+            Some(": it speaks TLS, for which the connector goes into a `TlsConnector`".to_owned())
+        }
+        _ => {
+            let text = std::str::from_utf8(&first).ok()?;
+            let is_text = text.chars().all(|char| char.is_ascii_graphic() || char == ' ');
+            is_text.then(|| format!(": what it says begins with {text:?}"))
+        }
+    }
+}

@@ -121,6 +121,12 @@ impl CallReport {
         by_connection || self.failed_attempts > 0
     }
 
+    /// Whether its time has passed before a server was there at all: one that listens and does not accept, say, fails no attempt.
+    fn is_unanswered(&self, failure: CallFailure) -> bool {
+        let too_late = CallFailure::NotExecuted(NotExecuted::DeadlinePassed);
+        failure == too_late && self.connections == 0 && self.last_error.is_none()
+    }
+
     /// One line: which method of which server, the outcome, why, and what the call is known by.
     pub(super) fn write(&self, failure: CallFailure, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.method_name {
@@ -142,6 +148,8 @@ impl CallReport {
             if self.failed_attempts > 1 {
                 write!(f, ", {} attempts", self.failed_attempts)?;
             }
+        } else if self.is_unanswered(failure) {
+            write!(f, ": no server has answered there yet")?;
         }
         self.write_known_by(f)?;
         for EarlierAttempt { address, failure, .. } in &self.earlier {

@@ -32,7 +32,7 @@ use super::comparisons::Comparisons;
 use super::description::Description;
 use super::journal_state::JournalState;
 use super::lifecycle::Lifecycle;
-use super::link::{Link, TURN_LEN};
+use super::link::{Link, TURN_LEN, no_server};
 use super::observed::Notes;
 use super::parked::Parked;
 use super::pending::{PendingCalls, PendingId, Trace};
@@ -243,8 +243,7 @@ impl State {
         match result {
             Ok(()) => self.deliver(now),
             Err(error) if self.lifecycle.connection.since.is_none() => {
-                let why = format!("what answers is no server of this protocol ({error})");
-                self.lose_connection(now, why);
+                self.lose_connection(now, no_server(&error));
             }
             Err(error) => self.lose_connection(now, error.to_string()),
         }

@@ -17,7 +17,7 @@ use super::Server;
 use super::any_ledger::AnyLedger;
 use super::around::Hooks;
 use super::authorization::{Authorization, Authorize};
-use super::build_error::BuildError;
+use super::build_error::{BuildError, check_recorded, check_transactional, not_made};
 use super::context::Context;
 use super::handler::{MethodEntry, Raw, Typed};
 use super::ledger_task::LedgerTask;
@@ -386,7 +386,8 @@ impl<L> ServerBuilder<L> {
         let config = self.complete_config(&*runtime)?;
         let specs: Vec<_> = self.methods.iter().map(|(spec, _)| *spec).collect();
         check_transactional(&self.methods, &self.transactional)?;
-        let mut machine = Machine::new(config, &specs).map_err(BuildError::Methods)?;
+        let mut machine =
+            Machine::new(config, &specs).map_err(|error| not_made(error, &self.methods))?;
         let by_id = |(spec, entry): (oncewire_core::MethodSpec, MethodEntry)| (spec.id, entry);
         let mut entries: HashMap<MethodId, MethodEntry> =
             self.methods.into_iter().map(by_id).collect();
@@ -457,35 +458,4 @@ impl<L> ServerBuilder<L> {
 /// The name of an instance that gets none: `host:pid`, or what of it is known.
 fn host_and_process() -> String {
     format!("{}:{}", host_name(), std::process::id())
-}
-
-/// Checks that no transactional method asks for what it cannot have.
-fn check_transactional(
-    methods: &[(oncewire_core::MethodSpec, MethodEntry)],
-    transactional: &[MethodId],
-) -> Result<(), BuildError> {
-    let is_transactional = |id: MethodId| transactional.contains(&id);
-    if let Some((spec, _)) =
-        methods.iter().find(|(spec, _)| spec.idempotent && is_transactional(spec.id))
-    {
-        return Err(BuildError::TransactionalIdempotent(spec.id));
-    }
-    for (spec, entry) in methods.iter().filter(|(spec, _)| is_transactional(spec.id)) {
-        if let Some(option) = entry.options.not_transactional() {
-            return Err(BuildError::TransactionalOption { method: spec.id, option });
-        }
-    }
-    Ok(())
-}
-
-fn check_recorded(
-    methods: &[(oncewire_core::MethodSpec, MethodEntry)],
-    max: u32,
-) -> Result<(), BuildError> {
-    let mut recorded = methods.iter().map(|(spec, _)| spec).filter(|spec| !spec.idempotent);
-    let too_long = |spec: &oncewire_core::MethodSpec| {
-        let (method, len) = (spec.id, spec.reply_len_max);
-        BuildError::ReplyTooLongForLedger { method, len, max }
-    };
-    recorded.find(|spec| spec.reply_len_max > max).map_or(Ok(()), |spec| Err(too_long(spec)))
 }

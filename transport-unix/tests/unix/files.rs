@@ -106,6 +106,16 @@ fn what_is_not_a_socket_is_left_alone_and_named() {
 }
 
 #[test]
+fn a_folder_that_does_not_exist_is_named() {
+    let dir = Dir::new();
+    let folder = dir.0.join("none");
+    let error = UnixAcceptor::bind(folder.join("s.sock")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    let expected = format!("there is no folder {}", folder.display());
+    assert!(error.to_string().ends_with(&expected), "{error}");
+}
+
+#[test]
 fn a_lock_file_that_is_none_is_left_alone() {
     let dir = Dir::new();
     let lock = dir.0.join("s.lock");
