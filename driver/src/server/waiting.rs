@@ -38,7 +38,8 @@ const OVERDUE_MAX: usize = 1_024;
 impl State {
     /// A call cannot run now: it waits for its turn, or is refused.
     pub(super) fn enqueue(&mut self, now: Instant, call: Waiting) {
-        // While its owner was asked whether its caller may make it (S5), it may have been cancelled on another connection.
+        // While its owner was asked whether its caller may make it (S5), it may have been cancelled on another connection; and what
+        // a drain, or a failed ledger, has refused was what waited then.
         if let Some(why) = self.is_over(now, call.key(), call.deadline) {
             return self.refuse_waiting_call(now, call, why);
         }
@@ -109,6 +110,10 @@ impl State {
             Some(NotExecuted::DeadlinePassed)
         } else if !self.machine.is_wanted(call) {
             Some(NotExecuted::Cancelled)
+        } else if self.machine.is_draining() {
+            Some(NotExecuted::ShuttingDown)
+        } else if self.ledger_queue.as_ref().is_some_and(|queue| queue.error.is_some()) {
+            Some(NotExecuted::LedgerFailed)
         } else {
             None
         }

@@ -71,7 +71,7 @@ impl<L> ServerBuilder<L> {
                     Err(why) => return why,
                 };
                 let stream = Box::pin(function.await);
-                place.open(Box::new(Producer { stream, codec }), position, shape);
+                place.open(&context, Box::new(Producer { stream, codec }), position, shape);
                 Opened::Yes
             }
         };
@@ -281,7 +281,13 @@ struct Place {
 }
 
 impl Place {
-    fn open(mut self, producer: Box<dyn super::source::Produce>, position: u64, shape: Shape) {
+    fn open(
+        mut self,
+        context: &Context,
+        producer: Box<dyn super::source::Produce>,
+        position: u64,
+        shape: Shape,
+    ) {
         let (chunk_len, credit) = (shape.chunk_len as usize, shape.credit as usize);
         let source = Arc::new(Source::new(producer, position, chunk_len, credit));
         self.opened = true;
@@ -299,6 +305,10 @@ impl Place {
                 drop(state);
                 source.close();
             }
+        }
+        // With a ledger it begins when its record is stable: its client may have cancelled and closed it by then.
+        if context.is_cancelled() {
+            self.table.close(Some(self.session), self.id);
         }
     }
 }

@@ -5,6 +5,7 @@
 #![allow(missing_docs, unreachable_pub)]
 
 mod around;
+mod authorized;
 mod both_killed;
 mod compared;
 mod crashes;
@@ -23,5 +24,7 @@ mod replicated;
 mod shared;
 mod shared_store;
 mod sim;
+#[cfg(feature = "stream")]
+mod streams;
 mod tickets;
 mod world;

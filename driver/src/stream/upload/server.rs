@@ -334,6 +334,10 @@ impl<R: Send + 'static> UploadTable<R> {
             context.spawn(self.clone().sweep(context.clone()));
         }
         context.spawn(upload.run());
+        // With a ledger it begins when its record is stable: its client may have cancelled and closed it by then.
+        if context.is_cancelled() {
+            self.close(context, Close { id, writer });
+        }
         Opened::Yes(Progress::NONE)
     }
 
