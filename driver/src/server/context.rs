@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::fmt;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use crate::caught::{Guarded, caught};
 use crate::metadata::{Metadata, MetadataKey, MetadataType};
 use crate::status::Status;
 use crate::transport::{BoxFuture, Subject};
+use crate::waiters::Place;
 
 /// What a call's context asks of its server.
 pub(super) trait CallWatch: Send + Sync {
@@ -31,7 +33,14 @@ pub(super) trait CallWatch: Send + Sync {
     #[cfg(feature = "stream")]
     fn timer(&self) -> Box<dyn crate::runtime::Timer>;
     /// Ready when the call's outcome is not needed any more.
-    fn poll_unwanted(self: Arc<Self>, call: CallKey, cx: &mut TaskContext<'_>) -> Poll<()>;
+    fn poll_unwanted(
+        self: Arc<Self>,
+        call: CallKey,
+        place: &mut Place,
+        cx: &mut TaskContext<'_>,
+    ) -> Poll<()>;
+    /// Who has waited for that in this place waits no more.
+    fn leave_unwanted(&self, call: CallKey, place: &mut Place);
 }
 
 /// What a handler can know of its call.
@@ -173,10 +182,34 @@ impl Context {
     /// stay after its caller has died. [`Method::drop_on_cancel`](crate::Method::drop_on_cancel) does it for the whole
     /// handler.
     pub async fn cancelled(&self) {
-        std::future::poll_fn(|cx| match self.server.upgrade() {
-            Some(server) => server.poll_unwanted(self.key, cx),
+        Cancelled { context: self, place: None }.await;
+    }
+}
+
+/// A wait for a cancel, which leaves nothing behind when it is dropped.
+struct Cancelled<'a> {
+    context: &'a Context,
+    place: Place,
+}
+
+impl Future for Cancelled<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
+        let Cancelled { context, place } = &mut *self;
+        match context.server.upgrade() {
+            Some(server) => server.poll_unwanted(context.key, place, cx),
             None => Poll::Ready(()),
-        })
-        .await;
+        }
+    }
+}
+
+impl Drop for Cancelled<'_> {
+    fn drop(&mut self) {
+        if self.place.is_some()
+            && let Some(server) = self.context.server.upgrade()
+        {
+            server.leave_unwanted(self.context.key, &mut self.place);
+        }
     }
 }

@@ -25,6 +25,7 @@ use crate::method::MethodOptions;
 use crate::runtime::Timer;
 use crate::sync::Lock;
 use crate::transport::Subject;
+use crate::waiters::Place;
 
 /// Tasks that wait for a handler, at most. They take some 400 bytes each, until there is no connection any more.
 const IDLE_MAX: usize = 1_024;
@@ -193,6 +194,8 @@ struct Job {
     execution: Option<Execution>,
     limit: Option<Box<dyn Timer>>,
     drop_on_cancel: bool,
+    /// Where it waits for its cancel.
+    place: Place,
     shared: Arc<Shared>,
 }
 
@@ -204,7 +207,8 @@ impl Job {
             timer
         });
         let drop_on_cancel = options.drop_on_cancel;
-        Job { execution: Some(execution), limit, drop_on_cancel, shared: shared.clone() }
+        let (execution, place, shared) = (Some(execution), None, shared.clone());
+        Job { execution, limit, drop_on_cancel, place, shared }
     }
 
     /// Whether something else than the handler itself can end it.
@@ -226,7 +230,8 @@ impl Job {
     fn is_over(&mut self, cx: &mut TaskContext<'_>) -> bool {
         let Some(execution) = &self.execution else { return false };
         let key = execution.key();
-        let unwanted = self.drop_on_cancel && self.shared.clone().poll_unwanted(key, cx).is_ready();
+        let unwanted = self.drop_on_cancel
+            && self.shared.clone().poll_unwanted(key, &mut self.place, cx).is_ready();
         unwanted || self.limit.as_mut().is_some_and(|limit| limit.poll(cx).is_ready())
     }
 

@@ -28,6 +28,7 @@ use crate::status::{About, Status};
 use crate::sync::{Lock, MutexGuard};
 use crate::tokens::Tokens;
 use crate::transport::{BoxFuture, Subject};
+use crate::waiters::Place;
 
 /// What all connections, handlers and handles of a server have in common.
 pub(crate) struct Shared {
@@ -338,14 +339,23 @@ impl CallWatch for Shared {
         self.runtime.timer()
     }
 
-    fn poll_unwanted(self: Arc<Self>, call: CallKey, cx: &mut Context<'_>) -> Poll<()> {
-        self.with(|state, _| {
-            if !state.is_wanted(call) {
-                return Poll::Ready(());
-            }
-            state.cancels.wait(call, cx);
-            Poll::Pending
-        })
+    fn poll_unwanted(
+        self: Arc<Self>,
+        call: CallKey,
+        place: &mut Place,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        let (poll, before) = self.with(|state, _| match state.is_wanted(call) {
+            false => (Poll::Ready(()), None),
+            true => (Poll::Pending, state.cancels.wait(call, place, cx)),
+        });
+        drop(before);
+        poll
+    }
+
+    fn leave_unwanted(&self, call: CallKey, place: &mut Place) {
+        let waker = self.with_quietly(|state| state.cancels.leave(call, place));
+        drop(waker);
     }
 }
 

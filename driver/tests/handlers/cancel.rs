@@ -1,5 +1,9 @@
 //! Calls whose outcomes are not needed any more.
 
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Wake, Waker};
 use std::time::Duration;
 
 use oncewire_driver::{
@@ -308,4 +312,42 @@ fn c135_a_cancel_that_wakes_no_task_leaves_its_handlers_running() {
         assert_eq!(server.load().running, 2);
         assert!(said.is_empty(), "no handler has heard of it");
     }));
+}
+
+/// A task that waits for a moment.
+struct Task;
+
+impl Wake for Task {
+    fn wake(self: Arc<Self>) {}
+}
+
+#[test]
+fn c454_who_has_stopped_waiting_for_a_cancel_is_forgotten_and_the_others_are_woken() {
+    const RUNS: Method<(), ()> = Method::new("test/runs");
+    let (say, said) = unbounded();
+    let builder = Server::builder("test").method(&RUNS, move |context: Context, ()| {
+        say.try_send(context).unwrap();
+        std::future::pending()
+    });
+    smol::block_on(async {
+        let (_server, dialler) = serve(builder);
+        let client = client(&dialler);
+        let call = client.call(&RUNS, &()).start();
+        let context = said.recv().await.unwrap();
+        let stays = context.clone();
+        let stays = smol::spawn(async move { stays.cancelled().await });
+        for _ in 0..3 {
+            let task = Arc::new(Task);
+            let waker = Waker::from(task.clone());
+            {
+                let mut waits = pin!(context.cancelled());
+                assert!(waits.as_mut().poll(&mut TaskContext::from_waker(&waker)).is_pending());
+                assert!(Arc::strong_count(&task) > 2, "it will be woken");
+            }
+            drop(waker);
+            assert_eq!(Arc::strong_count(&task), 1, "nothing is left of it");
+        }
+        drop(call);
+        stays.await;
+    });
 }
