@@ -26,7 +26,6 @@ use super::observed::Observed;
 use super::principals::PrincipalTable;
 use super::restore::Restore;
 use super::state::{Parts, Shared};
-use super::tags::Tags;
 use super::timer_task::TimerTask;
 use super::transactional::TypedTransactional;
 use crate::faults::Planted;
@@ -404,19 +403,9 @@ impl<L> ServerBuilder<L> {
         let ledger = match self.ledger {
             None => None,
             Some(ledger) => {
-                let mut restore = Restore {
-                    machine: &mut machine,
-                    principals: &mut principals,
-                    now: runtime.now(),
-                    sessions: HashMap::new(),
-                    lost: Vec::new(),
-                    tags: Tags::default(),
-                };
-                ledger.recover(&mut restore).map_err(BuildError::Ledger)?;
-                let mut records = Box::new(restore.into_queue());
-                records.sharing = ledger.shared().then(Box::default);
-                records.lanes = ledger.lanes();
-                Some((ledger.into_submit(), records))
+                let restore = Restore::new(&mut machine, &mut principals, runtime.now());
+                let records = restore.recover(&*ledger).map_err(BuildError::Ledger)?;
+                Some((ledger.into_submit(), Box::new(records)))
             }
         };
         let observers = (!self.observers.is_empty()).then(|| {

@@ -147,36 +147,47 @@ impl ConnTask {
                 }
                 (Poll::Pending, _) => {}
             }
-            // The stream wakes us for both. Replies that came meanwhile must leave before we sleep.
-            let blocked = written.is_pending();
-            let work = shared.with_at(pace.now, |state, _| {
-                let work = state.next_work(self.id, blocked);
-                if blocked || matches!(work, ConnWork::Nothing) {
-                    state.end_turn(self.id);
-                }
-                work
-            });
-            match work {
-                // The last frame says why, so the connection lingers until the peer has taken it. Not behind the rest of
-                // a reply, which may be long, and whose memory is no longer counted.
-                ConnWork::Close
-                    if blocked && !self.write.holds_rest() && self.poll_linger(cx).is_pending() =>
-                {
-                    return Turn::Sleep;
-                }
-                ConnWork::Close => return Turn::End,
-                ConnWork::Transmit if !blocked => {
-                    if pace.check(shared.runtime.now()) {
-                        break;
-                    }
-                }
-                ConnWork::Transmit | ConnWork::Nothing => return Turn::Sleep,
+            if let Some(turn) = self.rest_of_turn(&shared, written.is_pending(), pace.now, cx) {
+                return turn;
+            }
+            if pace.check(shared.runtime.now()) {
+                break;
             }
         }
         shared.with_at(pace.now, |state, _| state.end_turn(self.id));
         shared.let_others();
         cx.waker().wake_by_ref();
         Turn::Sleep
+    }
+
+    /// What follows where nothing was read: `None` if replies that came meanwhile must leave first. `blocked`: the stream
+    /// takes nothing now. It wakes the task for what it has and for what it takes.
+    fn rest_of_turn(
+        &mut self,
+        shared: &Arc<Shared>,
+        blocked: bool,
+        now: Instant,
+        cx: &mut Context<'_>,
+    ) -> Option<Turn> {
+        let work = shared.with_at(now, |state, _| {
+            let work = state.next_work(self.id, blocked);
+            if blocked || matches!(work, ConnWork::Nothing) {
+                state.end_turn(self.id);
+            }
+            work
+        });
+        match work {
+            // The last frame says why, so the connection lingers until the peer has taken it. Not behind the rest of
+            // a reply, which may be long, and whose memory is no longer counted.
+            ConnWork::Close
+                if blocked && !self.write.holds_rest() && self.poll_linger(cx).is_pending() =>
+            {
+                Some(Turn::Sleep)
+            }
+            ConnWork::Close => Some(Turn::End),
+            ConnWork::Transmit if !blocked => None,
+            ConnWork::Transmit | ConnWork::Nothing => Some(Turn::Sleep),
+        }
     }
 
     /// How long to spin for the next request, if at all: not where handlers wait for this thread.

@@ -4,24 +4,35 @@ use std::collections::{BTreeMap, HashMap};
 
 use oncewire_core::{Heap, Instant, Server as Machine, SessionId, SessionKey, SessionRecord, Xid};
 
+use super::any_ledger::AnyLedger;
 use super::ledger_queue::{Item, LedgerQueue, Watch};
 use super::principals::PrincipalTable;
 use super::tags::Tags;
+use crate::ledger::LedgerError;
 use crate::ledger::entry::{CallEntry, SessionEntry};
 
 /// Takes back what a ledger has kept.
 #[derive(Debug)]
 pub struct Restore<'a> {
-    pub(super) machine: &'a mut Machine<Heap>,
-    pub(super) principals: &'a mut PrincipalTable,
-    pub(super) now: Instant,
-    pub(super) sessions: HashMap<[u8; 16], SessionKey>,
+    machine: &'a mut Machine<Heap>,
+    principals: &'a mut PrincipalTable,
+    now: Instant,
+    sessions: HashMap<[u8; 16], SessionKey>,
     /// Sessions that cannot be honoured (C67).
-    pub(super) lost: Vec<SessionId>,
-    pub(super) tags: Tags,
+    lost: Vec<SessionId>,
+    tags: Tags,
 }
 
-impl Restore<'_> {
+impl<'a> Restore<'a> {
+    pub(super) fn new(
+        machine: &'a mut Machine<Heap>,
+        principals: &'a mut PrincipalTable,
+        now: Instant,
+    ) -> Restore<'a> {
+        let (sessions, lost, tags) = (HashMap::new(), Vec::new(), Tags::default());
+        Restore { machine, principals, now, sessions, lost, tags }
+    }
+
     /// A session; its lease starts again. One that this server cannot honour is forgotten, and its client learns that when
     /// it resumes. One that is given again changes nothing.
     pub fn session(&mut self, entry: &SessionEntry) {
@@ -50,8 +61,17 @@ impl Restore<'_> {
         }
     }
 
+    /// Takes back what this ledger has kept. Returns the queue of what it will keep.
+    pub(super) fn recover(mut self, ledger: &dyn AnyLedger) -> Result<LedgerQueue, LedgerError> {
+        ledger.recover(&mut self)?;
+        let mut queue = self.into_queue();
+        queue.sharing = ledger.shared().then(Box::default);
+        queue.lanes = ledger.lanes();
+        Ok(queue)
+    }
+
     /// What cannot be honoured is forgotten by the ledger as well.
-    pub(super) fn into_queue(self) -> LedgerQueue {
+    fn into_queue(self) -> LedgerQueue {
         let items = self.lost.into_iter().map(Item::Ended).collect();
         // What is acknowledged after a restart is forgotten without waiting for the session's next call.
         let mut watched = BTreeMap::new();
