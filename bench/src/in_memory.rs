@@ -183,6 +183,7 @@ impl World {
             }
         }
         let mut data = &self.requests[..len];
+        let mut len = 0;
         loop {
             let received = self.server.handle_data(now, *conn, data)?;
             data = &data[received.consumed..];
@@ -192,10 +193,11 @@ impl World {
                 false => Payload::from(request.body),
             };
             let running = self.server.start(now, request.admission).map_err(|_| "refused")?;
-            self.server.reply(now, running, body).map_err(|_| "too large")?;
+            let out = &mut self.replies[len..];
+            len +=
+                self.server.reply_into(now, running, body, *conn, out).map_err(|_| "too large")?;
         }
         while self.server.poll_event().is_some() {}
-        let mut len = 0;
         while let Some(more) = self.server.poll_transmit(now, *conn, &mut self.replies[len..]) {
             len += more.get();
             if is_long {

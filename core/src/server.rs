@@ -19,6 +19,7 @@
 //! | `server/metadata.rs` | requests with metadata |
 //! | `server/long.rs` | long requests while they come |
 //! | `server/execute.rs` | from admission to reply |
+//! | `server/finish.rs` | how a call ends, and replies that leave at once |
 //! | `server/held.rs` | held calls in the order of their xids |
 //! | `server/replies.rs` | memory for calls and replies, and their discard |
 //! | `server/quota.rs` | each principal's share of connections and sessions |
@@ -31,6 +32,7 @@ mod conn;
 mod dedup;
 mod event;
 mod execute;
+mod finish;
 mod handshake;
 mod held;
 mod incoming;

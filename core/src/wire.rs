@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 pub use codec::{Decoded, FrameInfo, decode, encode, peek};
 pub(crate) use codec::{
-    KIND_REQUEST, Parsed, first_frame_error, is_not_hello, may_be_pong, parse_client, parse_server,
-    peek_request, plain_reply, plain_request, reply_header, request_header,
+    KIND_REQUEST, Parsed, done_header, first_frame_error, is_not_hello, may_be_pong, parse_client,
+    parse_server, peek_request, plain_reply, plain_request, reply_header, request_header,
 };
 pub(crate) use control::{ClientControl, Control, ServerControl};
 pub use metadata::{

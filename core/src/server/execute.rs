@@ -9,7 +9,7 @@ use super::dedup::{self, StartFacts};
 use super::session::SessionState;
 use super::slot::{SlotState, SlotView};
 use super::{Server, Session, Slot};
-use crate::ids::{Key, SessionId, SessionKey, Xid};
+use crate::ids::{ConnId, Key, SessionId, SessionKey, Xid};
 use crate::outcome::{NoReply, NotExecuted, Status};
 use crate::storage::{Payload, Places, ServerStorage, Table};
 use crate::time::Instant;
@@ -246,7 +246,30 @@ impl<T: ServerStorage> Server<T> {
         body: impl Into<Payload<'a>>,
     ) -> Result<(), ReplyTooLarge> {
         let body = body.into();
-        self.answer(now, running, body.as_slice().len(), false, body)
+        self.answer(now, running, body.as_slice().len(), false, body, None).map(|_| ())
+    }
+
+    /// [`reply`](Server::reply), where the connection that brought the request is at hand and has room for what it sends next: if the
+    /// reply may leave on `conn` now, it is written at the front of `out`, and its length returned. It has left the machine then, as
+    /// what [`poll_transmit`](Server::poll_transmit) writes: send it in its turn, in front of all that is polled later.
+    ///
+    /// Otherwise 0 is returned, and it leaves by [`poll_transmit`](Server::poll_transmit): where its client does not listen on `conn`
+    /// (S4), or other frames wait there; if `out` has no room for all of it; or if its body is shared. A lone reply needs no event and
+    /// no poll so. Where many calls end at once, it is as cheap to write all of them by one poll.
+    ///
+    /// # Errors
+    /// Likewise.
+    #[inline]
+    pub fn reply_into<'a>(
+        &mut self,
+        now: Instant,
+        running: Running,
+        body: impl Into<Payload<'a>>,
+        conn: ConnId,
+        out: &mut [u8],
+    ) -> Result<usize, ReplyTooLarge> {
+        let body = body.into();
+        self.answer(now, running, body.as_slice().len(), false, body, Some((conn.0, out)))
     }
 
     /// [`reply`](Server::reply) with a body that is sent behind its length, a varint, which is a part of it for the client: what
@@ -263,10 +286,10 @@ impl<T: ServerStorage> Server<T> {
         body: bytes::Bytes,
     ) -> Result<(), ReplyTooLarge> {
         let len = crate::wire::len_with_len(body.len());
-        self.answer(now, running, len, true, body.into())
+        self.answer(now, running, len, true, body.into(), None).map(|_| ())
     }
 
-    /// Keeps a reply of `len` bytes.
+    /// Keeps a reply of `len` bytes, and writes it to `out` if it may leave there now. Returns the bytes that were written.
     #[inline(always)]
     fn answer(
         &mut self,
@@ -275,19 +298,19 @@ impl<T: ServerStorage> Server<T> {
         len: usize,
         with_len: bool,
         body: Payload<'_>,
-    ) -> Result<(), ReplyTooLarge> {
+        out: Option<(Key, &mut [u8])>,
+    ) -> Result<usize, ReplyTooLarge> {
         self.advance_clock(now);
         let max = running.reply_len_max();
-        let mut result = Ok(());
-        self.conclude_as(with_len, running.key, SlotState::Running, |slot| {
+        let mut too_large = false;
+        let end = |slot: &Slot<T::Body>| {
             let status = dedup::status_of_reply(slot.one_way, len, max);
-            if status != Status::Done {
-                result = Err(ReplyTooLarge { len, max });
-            }
+            too_large = status != Status::Done;
             let is_kept = status == Status::Done && !slot.one_way;
             (status, if is_kept { body } else { Payload::EMPTY })
-        });
-        result
+        };
+        let sent = self.conclude_as(with_len, running.key, SlotState::Running, end, out);
+        if too_large { Err(ReplyTooLarge { len, max }) } else { Ok(sent) }
     }
 
     /// The handler panicked or passed its time limit: executed, perhaps in part, and never again (S14).
@@ -383,29 +406,33 @@ impl<T: ServerStorage> Server<T> {
         state: SlotState,
         end: impl FnOnce(&Slot<T::Body>) -> (Status, Payload<'a>),
     ) {
-        self.conclude_as(false, key, state, end);
+        self.conclude_as(false, key, state, end, None);
     }
 
-    /// The same of one whose body, if that is shared, may be kept behind its length.
-    #[inline]
+    /// The same of one whose body, if that is shared, may be kept behind its length, and whose reply may be written at once: see
+    /// [`finish`](SessionView::finish). Returns the bytes that were written.
+    #[inline(always)]
     fn conclude_as<'a>(
         &mut self,
         with_len: bool,
         key: CallKey,
         state: SlotState,
         end: impl FnOnce(&Slot<T::Body>) -> (Status, Payload<'a>),
-    ) {
+        out: Option<(Key, &mut [u8])>,
+    ) -> usize {
         let index = key.session.index;
-        let Some(mut view) = self.view(index) else { return };
+        let Some(mut view) = self.view(index) else { return 0 };
         if view.key != key.session || view.session.state.is_ended() {
-            return;
+            return 0;
         }
-        let is_unsent = view.finish(key.slot, with_len, |slot| {
+        let end = |slot: &Slot<T::Body>| {
             (slot.xid == key.xid.get() && slot.state == state).then(|| end(slot))
-        });
+        };
+        let (is_unsent, sent) = view.finish(key.slot, with_len, end, out);
         if is_unsent || view.session.state != SessionState::Open {
             self.finish_unsent(index, key.slot, is_unsent);
         }
+        sent
     }
 
     /// Records the end of a call that was admitted or ran, and sends it if its client listens.
@@ -417,7 +444,7 @@ impl<T: ServerStorage> Server<T> {
         body: Payload<'_>,
     ) {
         let Some(mut view) = self.view(index) else { return };
-        let is_unsent = view.finish(slot_number, false, |_| Some((status, body)));
+        let (is_unsent, _) = view.finish(slot_number, false, |_| Some((status, body)), None);
         self.finish_unsent(index, slot_number, is_unsent);
     }
 

@@ -12,8 +12,8 @@ use crate::error::ProtocolError;
 use crate::ids::Key;
 use crate::outcome::{NoReply, Status};
 use crate::storage::list::{Links, NIL};
-use crate::storage::{Array, Body, Payload, Places, ServerStorage, Table};
-use crate::wire::{Ack, len_with_len};
+use crate::storage::{Array, Body, Places, ServerStorage, Table};
+use crate::wire::Ack;
 
 /// One session, and what the replies kept in it count against: on the path of a call each of them is looked up once.
 pub(super) struct SessionView<'s, T: ServerStorage> {
@@ -23,7 +23,7 @@ pub(super) struct SessionView<'s, T: ServerStorage> {
     pub(super) counters: &'s mut ServerCounters,
     pub(super) config: &'s ServerConfig,
     held: &'s mut u64,
-    conns: &'s mut Conns<T>,
+    pub(super) conns: &'s mut Conns<T>,
     woken: &'s mut Woken,
 }
 
@@ -282,65 +282,6 @@ impl<T: ServerStorage> SessionView<'_, T> {
         self.counters.kept_bytes -= bytes;
     }
 
-    /// Records the end of a call that was admitted or ran, and sends it if its client listens. `end` says what is kept, or
-    /// that it is another call, to which nothing happens; `with_len` says that a shared body is kept behind its length. Returns
-    /// whether it has ended and is not sent: then it may be to be [forgotten](SessionView::forget_idempotent).
-    #[inline(always)]
-    #[must_use]
-    pub(super) fn finish<'a>(
-        &mut self,
-        slot_number: u32,
-        with_len: bool,
-        end: impl FnOnce(&Slot<T::Body>) -> Option<(Status, Payload<'a>)>,
-    ) -> bool {
-        let (conn, epoch) = (self.session.conn, self.session.epoch);
-        let Some(calls) = self.session.calls.as_deref_mut() else { return false };
-        let Some(slot) = calls.slots.at_mut(slot_number) else { return false };
-        let Some((status, body)) = end(slot) else { return false };
-        debug_assert!(slot.state.is_running() && calls.running > 0, "a call ends once");
-        let mut len = body.as_slice().len();
-        let stored = if with_len && body.is_shared() {
-            len = len_with_len(len);
-            slot.body.store_with_len(body)
-        } else {
-            slot.body.store(body)
-        };
-        let (status, len) = match stored {
-            true => (status, len as u32),
-            false => (Status::NoReply(NoReply::ReplyTooLarge), 0),
-        };
-        debug_assert!(len <= slot.bytes, "room was set aside for all that is kept");
-        slot.state = SlotState::Kept(status);
-        let late = slot.is_late.0;
-        let due = slot.is_due(epoch) && conn != NIL;
-        let joins = due && !slot.out_links.is_linked();
-        if joins {
-            slot.out_links = calls.out.links_at_end();
-        }
-        let freed = slot.bytes.saturating_sub(len);
-        slot.bytes -= freed;
-        let request = u64::from(core::mem::take(&mut slot.request_bytes));
-        if late {
-            calls.held.finish_late(&mut calls.slots, slot_number);
-        }
-        calls.request_bytes -= request;
-        calls.running -= 1;
-        calls.kept_bytes -= u64::from(freed);
-        self.quota.request_bytes -= request;
-        self.quota.kept_bytes -= u64::from(freed);
-        self.counters.request_bytes -= request;
-        self.counters.kept_bytes -= u64::from(freed);
-        self.counters.running -= 1;
-        self.counters.refused += u64::from(matches!(status, Status::Refused(_)));
-        if joins {
-            calls.out.append(&mut calls.slots, slot_number, |_| true);
-        }
-        if due {
-            self.wake(conn);
-        }
-        !due
-    }
-
     /// Puts a slot among those with something to send, if its session has a connection and the slot's request or
     /// `Ask` came on it (S4).
     pub(super) fn enqueue_reply(&mut self, slot_number: u32) {
@@ -354,7 +295,7 @@ impl<T: ServerStorage> SessionView<'_, T> {
 
     /// Puts the session's connection among those with an event.
     #[inline(always)]
-    fn wake(&mut self, conn: u32) {
+    pub(super) fn wake(&mut self, conn: u32) {
         self.woken.push(self.conns, conn);
     }
 

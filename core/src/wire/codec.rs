@@ -348,6 +348,17 @@ pub(crate) fn request_header(
     Some(out)
 }
 
+/// The header of a reply of a call that is done. Its body is no longer than a frame can be.
+#[inline(always)]
+pub(crate) fn done_header(xid: u64, body_len: usize) -> [u8; REPLY_HEADER_LEN] {
+    let len = (body_len + REPLY_HEADER_LEN - LEN_FIELD_LEN) as u32;
+    let first = u64::from(len) | u64::from(KIND_REPLY) << 32 | u64::from(DONE) << 40;
+    let mut out = [0; REPLY_HEADER_LEN];
+    out[..8].copy_from_slice(&first.to_le_bytes());
+    out[8..].copy_from_slice(&xid.to_le_bytes());
+    out
+}
+
 /// The bytes of a reply before its body; `None` for a status that has no byte, or a body too long.
 #[inline]
 pub(crate) fn reply_header(

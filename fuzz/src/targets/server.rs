@@ -218,10 +218,19 @@ impl Game<'_> {
             }
             Right::Running(running) => {
                 let body = &[5; 120][..usize::from(what & 0x7f).min(120)];
-                let _ = match what < 0x80 {
-                    true => self.server.reply(self.now, running, body),
-                    false => self.server.reply_with_len(self.now, running, body.to_vec().into()),
-                };
+                let conn = self.conns.get(at % self.conns.len().max(1)).copied();
+                match (what < 0x80, conn) {
+                    (true, Some(conn)) if what % 2 == 0 => {
+                        let mut out = [0; 100];
+                        let len = self.server.reply_into(self.now, running, body, conn, &mut out);
+                        check_frames(&out[..len.unwrap_or(0)]);
+                    }
+                    (true, _) => drop(self.server.reply(self.now, running, body)),
+                    (false, _) => {
+                        let body = body.to_vec().into();
+                        let _ = self.server.reply_with_len(self.now, running, body);
+                    }
+                }
             }
         }
     }
@@ -259,13 +268,7 @@ impl Game<'_> {
             self.out.extend_from_slice(&out[..len.get()]);
             assert!(self.out.len() < 100_000, "sends without end");
         }
-        let mut rest = &self.out[..];
-        while !rest.is_empty() {
-            match wire::decode(rest, Role::Server, 300) {
-                Ok(Decoded::Frame(_, len)) => rest = &rest[len..],
-                other => panic!("the server sends {rest:02x?}: {other:?}"),
-            }
-        }
+        check_frames(&self.out);
     }
 
     /// The connections break, handlers finish, leases end.
@@ -296,5 +299,15 @@ impl Game<'_> {
         let requests = counters.request_bytes + counters.coming_bytes;
         let bytes = (counters.half_sent_bytes, requests, counters.table_bytes);
         assert_eq!(bytes, (0, 0, 0), "{counters:?}");
+    }
+}
+
+/// A server sends whole frames.
+fn check_frames(mut rest: &[u8]) {
+    while !rest.is_empty() {
+        match wire::decode(rest, Role::Server, 300) {
+            Ok(Decoded::Frame(_, len)) => rest = &rest[len..],
+            other => panic!("the server sends {rest:02x?}: {other:?}"),
+        }
     }
 }

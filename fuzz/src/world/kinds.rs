@@ -48,6 +48,8 @@ kinds! {
     HalfSent "half-sent replies acknowledged",
     /// The rest of a frame left from shared memory.
     SharedRest "rests in shared memory",
+    /// A reply was written where its connection sends next as its call ended.
+    AtOnce "replies written at once",
     /// What a server holds was compared with the allocator.
     Measured "memory measured",
     /// A server with clients on a lossy link drained.

@@ -263,29 +263,16 @@ impl World {
 
     fn flush_conn(&mut self, h: usize, conn: oncewire_core::ConnId) -> Check {
         let now = self.host_now(h);
-        let host = &mut self.hosts[h];
-        let l = host.links[conn.index()];
-        let link = &mut self.links[l];
+        let l = self.hosts[h].links[conn.index()];
+        let link = &self.links[l];
         ensure!(link.conn == Some(conn), "s{h} sends on a connection that it has let go of");
         let reads_slowly = link.stranger == Some(Stranger::Hasty);
         let out_len = if reads_slowly { wire::CONTROL_LEN_MAX } else { self.profile.out_len };
-        while let Some(len) = host.server.poll_transmit(now, conn, link.down.room(out_len)) {
-            let mut len = len.get();
-            self.trace.count(len as u64);
-            self.trace.sent(self.now, link.number, Role::Server, &link.down.room(out_len)[..len]);
-            if let Some(number) = link.session {
-                let holes = self.model.wrote(number, &link.down.room(out_len)[..len]);
-                self.kinds[Kind::Hole as usize] += holes;
-            }
-            if self.profile.lossy && !self.calm {
-                let bytes = &mut link.down.room(out_len)[..len];
-                let lost = lose_frames(bytes, || self.rng.one_in(24));
-                len = lost.0;
-                self.faults[Fault::Loss as usize] += lost.1;
-            }
-            if link.client_open && !link.silent {
-                link.down.wrote(len);
-            }
+        loop {
+            let room = self.links[l].down.room(out_len);
+            let Some(len) = self.hosts[h].server.poll_transmit(now, conn, room) else { break };
+            let len = self.wrote_down(l, out_len, len.get());
+            let (host, link) = (&mut self.hosts[h], &mut self.links[l]);
             if self.profile.takes_rest
                 && let Some(rest) = host.server.take_shared_tail(conn)
                 && link.client_open
@@ -307,7 +294,28 @@ impl World {
                 return Ok(());
             }
         }
-        link.unsent = false;
+        self.links[l].unsent = false;
         Ok(())
+    }
+
+    /// A server has written so many bytes at the front of a link's room; returns how many of them were not lost at once.
+    pub(super) fn wrote_down(&mut self, l: usize, out_len: usize, mut len: usize) -> usize {
+        let link = &mut self.links[l];
+        self.trace.count(len as u64);
+        self.trace.sent(self.now, link.number, Role::Server, &link.down.room(out_len)[..len]);
+        if let Some(number) = link.session {
+            let holes = self.model.wrote(number, &link.down.room(out_len)[..len]);
+            self.kinds[Kind::Hole as usize] += holes;
+        }
+        if self.profile.lossy && !self.calm {
+            let bytes = &mut link.down.room(out_len)[..len];
+            let lost = lose_frames(bytes, || self.rng.one_in(24));
+            len = lost.0;
+            self.faults[Fault::Loss as usize] += lost.1;
+        }
+        if link.client_open && !link.silent {
+            link.down.wrote(len);
+        }
+        len
     }
 }
