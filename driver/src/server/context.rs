@@ -11,6 +11,7 @@ use std::time::Duration;
 use oncewire_core::{CallKey, Instant, SessionTag, Xid};
 
 use super::provided::Provided;
+use super::state::Shared;
 use crate::caught::{Guarded, caught};
 use crate::metadata::{Metadata, MetadataKey, MetadataType};
 use crate::status::Status;
@@ -39,8 +40,57 @@ pub(super) trait CallWatch: Send + Sync {
         place: &mut Place,
         cx: &mut TaskContext<'_>,
     ) -> Poll<()>;
-    /// Who has waited for that in this place waits no more.
+    /// The task that waited for that in this place has stopped.
     fn leave_unwanted(&self, call: CallKey, place: &mut Place);
+}
+
+impl CallWatch for Shared {
+    fn is_wanted(self: Arc<Self>, call: CallKey) -> bool {
+        self.with(|state, _| state.is_wanted(call))
+    }
+
+    fn now(&self) -> Instant {
+        self.runtime.now()
+    }
+
+    fn session(&self, call: CallKey) -> Option<SessionTag> {
+        self.with_quietly(|state| {
+            let record = state.machine.session_record(call.session())?;
+            Some(state.tag_of(record.id))
+        })
+    }
+
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        self.runtime.spawn(task);
+    }
+
+    fn status(&self) -> Status {
+        self.status()
+    }
+
+    #[cfg(feature = "stream")]
+    fn timer(&self) -> Box<dyn crate::runtime::Timer> {
+        self.runtime.timer()
+    }
+
+    fn poll_unwanted(
+        self: Arc<Self>,
+        call: CallKey,
+        place: &mut Place,
+        cx: &mut TaskContext<'_>,
+    ) -> Poll<()> {
+        let (poll, before) = self.with(|state, _| match state.is_wanted(call) {
+            false => (Poll::Ready(()), None),
+            true => (Poll::Pending, state.cancels.wait(call, place, cx)),
+        });
+        drop(before);
+        poll
+    }
+
+    fn leave_unwanted(&self, call: CallKey, place: &mut Place) {
+        let waker = self.with_quietly(|state| state.cancels.leave(call, place));
+        drop(waker);
+    }
 }
 
 /// What a handler can know of its call.

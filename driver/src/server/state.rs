@@ -7,7 +7,7 @@
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 
-use oncewire_core::{CallKey, ConnId, Heap, Instant, Server as Machine, ServerEvent, SessionTag};
+use oncewire_core::{CallKey, ConnId, Heap, Instant, Server as Machine, ServerEvent};
 
 use super::authorization::Authorization;
 use super::batch::Submit;
@@ -24,11 +24,10 @@ use crate::faults::{Planted, ServerFault};
 use crate::observe::{Event, Observers};
 use crate::runtime::Runtime;
 use crate::spin::Newcomers;
-use crate::status::{About, Status};
+use crate::status::About;
 use crate::sync::{Lock, MutexGuard};
 use crate::tokens::Tokens;
-use crate::transport::{BoxFuture, Subject};
-use crate::waiters::Place;
+use crate::transport::Subject;
 
 /// What all connections, handlers and handles of a server have in common.
 pub(crate) struct Shared {
@@ -69,7 +68,7 @@ pub(super) struct State {
     /// How many handlers run.
     pub(super) limits: Limits,
     /// Which of them wait for their calls' cancels.
-    cancels: Cancels,
+    pub(super) cancels: Cancels,
     pub(super) idle_runners: IdleRunners,
     /// Calls refused because too many waited.
     pub(super) overloaded: u64,
@@ -310,55 +309,6 @@ impl Shared {
     }
 }
 
-impl CallWatch for Shared {
-    fn is_wanted(self: Arc<Self>, call: CallKey) -> bool {
-        self.with(|state, _| state.is_wanted(call))
-    }
-
-    fn now(&self) -> Instant {
-        self.runtime.now()
-    }
-
-    fn session(&self, call: CallKey) -> Option<SessionTag> {
-        self.with_quietly(|state| {
-            let record = state.machine.session_record(call.session())?;
-            Some(state.tag_of(record.id))
-        })
-    }
-
-    fn spawn(&self, task: BoxFuture<'static, ()>) {
-        self.runtime.spawn(task);
-    }
-
-    fn status(&self) -> Status {
-        self.status()
-    }
-
-    #[cfg(feature = "stream")]
-    fn timer(&self) -> Box<dyn crate::runtime::Timer> {
-        self.runtime.timer()
-    }
-
-    fn poll_unwanted(
-        self: Arc<Self>,
-        call: CallKey,
-        place: &mut Place,
-        cx: &mut Context<'_>,
-    ) -> Poll<()> {
-        let (poll, before) = self.with(|state, _| match state.is_wanted(call) {
-            false => (Poll::Ready(()), None),
-            true => (Poll::Pending, state.cancels.wait(call, place, cx)),
-        });
-        drop(before);
-        poll
-    }
-
-    fn leave_unwanted(&self, call: CallKey, place: &mut Place) {
-        let waker = self.with_quietly(|state| state.cancels.leave(call, place));
-        drop(waker);
-    }
-}
-
 impl State {
     /// Drops the user's part of a call when the lock is free.
     pub(super) fn drop_later(&mut self, what: impl Send + 'static) {
@@ -372,7 +322,7 @@ impl State {
     }
 
     /// Whether the outcome of a call that runs is needed.
-    fn is_wanted(&self, call: CallKey) -> bool {
+    pub(super) fn is_wanted(&self, call: CallKey) -> bool {
         let ended = |queue: &LedgerQueue| queue.unanswered.contains(&call);
         self.machine.is_wanted(call) && !self.ledger_queue.as_deref().is_some_and(ended)
     }
