@@ -106,13 +106,15 @@ fn c445_a_reply_is_not_written_to_a_connection_that_its_session_has_left() {
     assert_eq!(bare.reply_at(running, b"reply", new, 64), []);
 }
 
+/// A call, by session and xid.
+type Name = (usize, u64);
+
 /// One of two servers that get the same; one is polled for all replies.
 struct Twin {
     bare: Bare,
     at_once: bool,
     conns: Vec<ConnId>,
-    /// By session and xid.
-    running: BTreeMap<(usize, u64), Running>,
+    running: BTreeMap<Name, Running>,
     written: usize,
 }
 
@@ -126,6 +128,61 @@ impl Twin {
         Twin { bare, at_once, conns, running: BTreeMap::new(), written: 0 }
     }
 
+    /// Whether any of these calls, or of those that run, is such a one.
+    fn has_any(&self, ended: &[Name], is_such: impl Fn(&Name) -> bool) -> bool {
+        self.running.keys().chain(ended).any(is_such)
+    }
+
+    /// A request of a session, unless its slot is busy.
+    fn request(&mut self, rng: &mut Rng, of: usize, number: u64, ended: &[Name]) {
+        let slot = |xid: u64| xid % u64::from(SLOTS);
+        if self.has_any(ended, |(session, xid)| *session == of && slot(*xid) == slot(number)) {
+            // S8: a client skips the number.
+            return;
+        }
+        let header = wire::RequestHeader {
+            flags: [0, 0, wire::FLAG_ONE_WAY, wire::FLAG_IDEMPOTENT][rng.below(4) as usize],
+            method: *rng.pick(&[ECHO, IDEM, BIG]),
+            ..header(number, 0)
+        };
+        if let Some(admission) = self.bare.say(self.conns[of], &Frame::Request(header, b"x")) {
+            let running = self.bare.server.start(NOW, admission).unwrap();
+            self.running.insert((of, number), running);
+        }
+    }
+
+    /// A call that runs ends. What is written at once is put behind what was sent on its connection.
+    fn end_one(&mut self, rng: &mut Rng, sent: &mut [Vec<u8>], ended: &mut Vec<Name>) {
+        let names: Vec<_> = self.running.keys().copied().collect();
+        let (len, room) = (rng.below(3_000) >> rng.below(12), rng.below(400) as usize);
+        let (to, chosen) = (rng.below(6) as usize, rng.next());
+        if names.is_empty() {
+            return;
+        }
+        let name = names[chosen as usize % names.len()];
+        let running = self.running.remove(&name).unwrap();
+        ended.push(name);
+        // Mostly where it came from.
+        let to = if to < SESSIONS { to } else { name.0 };
+        let body = &vec![7; len as usize][..];
+        let (server, mut out) = (&mut self.bare.server, vec![0; room]);
+        let written = match self.at_once {
+            true => server.reply_into(NOW, running, body, self.conns[to], &mut out),
+            false => server.reply(NOW, running, body).map(|()| 0),
+        };
+        let written = written.unwrap_or(0);
+        self.written += written;
+        sent[to].extend_from_slice(&out[..written]);
+    }
+
+    /// A client acknowledges what it has seen.
+    fn acknowledge(&mut self, of: usize, acked: u64, ended: &[Name]) {
+        if !self.has_any(ended, |(session, xid)| *session == of && *xid <= acked) {
+            let ack = Ack { acked, last: 0, base: 0, settled: 0 };
+            self.bare.say(self.conns[of], &Frame::Ack(ack));
+        }
+    }
+
     /// What it sends for one more step; by connection, and whatever the order of frames in it.
     fn step(&mut self, rng: &mut Rng, last: &mut [u64; SESSIONS]) -> Vec<Vec<String>> {
         let mut sent = vec![Vec::new(); SESSIONS];
@@ -133,70 +190,16 @@ impl Twin {
         let mut ended = Vec::new();
         for _ in 0..1 + rng.below(4) {
             let of = rng.below(SESSIONS as u64) as usize;
-            let (conn, acked) = (self.conns[of], last[of].saturating_sub(rng.below(12) + 4));
+            let acked = last[of].saturating_sub(rng.below(12) + 4);
             match rng.below(8) {
                 0..3 => {
                     last[of] += 1;
-                    let slot = |xid: u64| xid % u64::from(SLOTS);
-                    let is_busy = |(session, xid): &(usize, u64)| {
-                        *session == of && slot(*xid) == slot(last[of])
-                    };
-                    if self.running.keys().chain(&ended).any(is_busy) {
-                        // S8: a client skips the number.
-                        continue;
-                    }
-                    let header = wire::RequestHeader {
-                        flags: [0, 0, wire::FLAG_ONE_WAY, wire::FLAG_IDEMPOTENT]
-                            [rng.below(4) as usize],
-                        method: *rng.pick(&[ECHO, IDEM, BIG]),
-                        ..header(last[of], 0)
-                    };
-                    if let Some(admission) = self.bare.say(conn, &Frame::Request(header, b"x")) {
-                        let running = self.bare.server.start(NOW, admission).unwrap();
-                        self.running.insert((of, last[of]), running);
-                    }
+                    self.request(rng, of, last[of], &ended);
                 }
-                3..6 => {
-                    let names: Vec<_> = self.running.keys().copied().collect();
-                    let (len, room) = (rng.below(3_000) >> rng.below(12), rng.below(400) as usize);
-                    let (to, chosen) = (rng.below(6) as usize, rng.next());
-                    if names.is_empty() {
-                        continue;
-                    }
-                    let name = names[chosen as usize % names.len()];
-                    let running = self.running.remove(&name).unwrap();
-                    ended.push(name);
-                    // Mostly where it came from.
-                    let to = if to < SESSIONS { to } else { name.0 };
-                    let body = &vec![7; len as usize][..];
-                    let mut out = vec![0; room];
-                    let written = match self.at_once {
-                        true => self.bare.server.reply_into(
-                            NOW,
-                            running,
-                            body,
-                            self.conns[to],
-                            &mut out,
-                        ),
-                        false => self.bare.server.reply(NOW, running, body).map(|()| 0),
-                    };
-                    let written = written.unwrap_or(0);
-                    self.written += written;
-                    sent[to].extend_from_slice(&out[..written]);
-                }
-                6 => {
-                    let all = Ack { acked: acked.min(last[of]), last: 0, base: 0, settled: 0 };
-                    if self
-                        .running
-                        .keys()
-                        .chain(&ended)
-                        .all(|(session, xid)| *session != of || *xid > all.acked)
-                    {
-                        self.bare.say(conn, &Frame::Ack(all));
-                    }
-                }
+                3..6 => self.end_one(rng, &mut sent, &mut ended),
+                6 => self.acknowledge(of, acked, &ended),
                 _ => {
-                    self.bare.say(conn, &Frame::Ping(Role::Client));
+                    self.bare.say(self.conns[of], &Frame::Ping(Role::Client));
                 }
             }
         }
