@@ -276,7 +276,7 @@ impl fmt::Display for Refuse {
 
 impl core::error::Error for CloseReason {}
 
-/// Why a client has lost its session: it ended before the client ended it. Calls of it that were sent are `Unknown` for good.
+/// Why a client has lost its session, which it had not ended itself. Calls of the session that were sent are `Unknown` for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SessionLoss {

@@ -75,7 +75,7 @@ impl core::hash::Hash for Keepalive {
     }
 }
 
-/// What a check found of the peer, and what is to do about it.
+/// What a check found out about the peer, and what to do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Liveness {
     /// The peer is there, and knows that we are.

@@ -151,7 +151,7 @@ pub enum NotExecuted {
     Closed,
     /// The client's journal cannot write, and nothing of the call is in it.
     JournalFailed,
-    /// The client did not begin it: why.
+    /// The client did not begin it; this says why.
     NotBegun(NotBegun),
 }
 
@@ -194,8 +194,8 @@ impl core::error::Error for NotExecuted {}
 
 /// Why a call was not begun: the client refused it before anything of it was sent.
 ///
-/// [`Client::call`](crate::Client::call) returns it, and `send` of a driver, which makes one-way calls. The outcome of a driver's other
-/// calls is [`NotExecuted::NotBegun`] with it.
+/// [`Client::call`](crate::Client::call) returns it, and so does a driver's `send`, which makes one-way calls. A driver's other calls
+/// end with it as their outcome: [`NotExecuted::NotBegun`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum NotBegun {

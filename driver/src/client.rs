@@ -203,8 +203,7 @@ impl Client {
         Client { handle: self.handle.clone(), defaults }
     }
 
-    /// A clone whose calls wait this long, unless they say otherwise, instead of [`ClientOptions::timeout`] and of what their methods say
-    /// ([`Method::timeout`]).
+    /// A clone whose calls wait this long, unless they say otherwise. It overrides [`ClientOptions::timeout`] and [`Method::timeout`].
     #[must_use = "it is another handle of the client that has the timeout"]
     pub fn with_timeout(&self, timeout: Duration) -> Client {
         let defaults = CallDefaults::with_timeout(self.defaults.as_ref(), timeout);

@@ -85,12 +85,14 @@ impl<A, R> Method<A, R> {
         self
     }
 
-    /// Callers of it wait this long, instead of [`ClientOptions::timeout`](crate::ClientOptions::timeout): for one that takes longer than
-    /// others, or that no one should wait for (S17). What is said nearer to the call counts before it:
-    /// [`Call::timeout`](crate::Call::timeout), and that of the client's handle, [`Client::with_timeout`](crate::Client::with_timeout).
+    /// How long callers of this method wait (S17), instead of [`ClientOptions::timeout`](crate::ClientOptions::timeout): for a method
+    /// that takes longer than others, or for which no one should wait so long. [`NEVER`](crate::NEVER) is without a limit. It holds for
+    /// one-way and durable calls too.
     ///
-    /// It is the client's affair, and a server is built with or without it: what a call may take there is its
-    /// [`time_limit`](Method::time_limit).
+    /// [`Call::timeout`](crate::Call::timeout) overrides it, and so does the timeout of the client's handle,
+    /// [`Client::with_timeout`](crate::Client::with_timeout).
+    ///
+    /// Only clients use it; a server ignores it. [`time_limit`](Method::time_limit) bounds how long a call may run there.
     ///
     /// ```
     /// use oncewire_driver::{Client, Method, Outcome};
@@ -266,7 +268,7 @@ impl<A, R> Method<A, R> {
         self.values
     }
 
-    /// How long its callers wait, unless they say otherwise: `None` for as long as the client says.
+    /// How long its callers wait, unless they say otherwise; `None`: as long as the client says.
     pub(crate) const fn own_timeout(&self) -> Option<Duration> {
         self.timeout
     }

@@ -25,7 +25,7 @@ use crate::server::ServerBuilder;
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a service that a server can offer",
-    note = "what implements a trait with the attribute `service` is wrapped in what that writes: `.service(BankServer(…))` for a trait `Bank`"
+    note = "wrap the type that implements the trait: `.service(BankServer(…))` for a trait `Bank` with the attribute `service`"
 )]
 pub trait Service<L> {
     /// Adds all its methods.

@@ -47,7 +47,7 @@ pub type BoxStream = Box<dyn ByteStream>;
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a connector",
-    note = "a transport makes one of an address: `TcpConnector::new(…)`, `UnixConnector::new(…)`"
+    note = "a transport makes one from an address: `TcpConnector::new(…)`, `UnixConnector::new(…)`"
 )]
 pub trait Connect: Send + Sync + 'static {
     /// Makes one connection, or says why it could not.
@@ -87,7 +87,7 @@ pub trait Connect: Send + Sync + 'static {
 /// Accepts connections, one a call.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an acceptor",
-    note = "a transport makes one of an address: `TcpAcceptor::bind(…).await?`, `UnixAcceptor::bind(…)?`"
+    note = "a transport makes one from an address: `TcpAcceptor::bind(…).await?`, `UnixAcceptor::bind(…)?`"
 )]
 pub trait Accept: Send + Sync + 'static {
     /// Waits for the next connection and says who the peer is. An error is worth a message and a short pause;

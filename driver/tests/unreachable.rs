@@ -139,7 +139,7 @@ fn c160_what_does_not_speak_the_protocol_is_said_at_once() {
 #[test]
 fn c160_what_answers_is_named_by_its_first_bytes() {
     let answers: [(&[u8], &str); 2] = [
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "protocol: what it says begins with \"HTTP\""),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "protocol: its answer begins with \"HTTP\""),
         (b"\x15\x03\x03\x00\x02\x02\x46", "protocol: it speaks TLS"),
     ];
     for (first, why) in answers {

@@ -198,7 +198,7 @@ pub(crate) mod files {
                 }
             }
             if roots.is_empty() {
-                let message = "no authority is trusted, so no server would be: say which, by `authorities_file` or \
+                let message = "no authority is trusted, so no server would be: name some by `authorities_file` or \
                                `system_authorities`";
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
             }

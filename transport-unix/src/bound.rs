@@ -45,8 +45,8 @@ struct Watch {
     lock: Lock,
 }
 
-/// The tasks that wait for connections. A timer keeps the last waker that it was polled with, and the task that this belongs to may
-/// have stopped waiting: so it gets this one, which wakes all.
+/// The tasks that wait for connections, as one waker for the timer: a timer keeps only the last waker that it was polled with, and the
+/// task of that may have stopped waiting. This one wakes all.
 #[derive(Default)]
 struct Waiting(Mutex<Vec<Waker>>);
 
@@ -58,7 +58,7 @@ impl Waiting {
         }
     }
 
-    /// All of them. Who has gone away meanwhile is forgotten; the others come again.
+    /// All of them. Those that still wait register again; those that have left are forgotten.
     fn take(&self) -> Vec<Waker> {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }

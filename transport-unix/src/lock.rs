@@ -22,7 +22,7 @@ impl Lock {
         match LockFile::take(&path) {
             Ok(file) => Ok(Lock { file, path }),
             Err(LockError::Held(pid)) => Err(in_use(socket.display(), pid)),
-            // It is made where it is not there: what is not there is its folder.
+            // To open the lock makes its file, so what is missing is the folder.
             Err(LockError::Unusable(e)) if e.kind() == io::ErrorKind::NotFound => {
                 let folder = socket.parent().unwrap_or(socket).display();
                 let text =

@@ -32,8 +32,7 @@ pub enum ServerEvent {
     Drained,
 }
 
-/// Why a session has ended at its server. Its client, unless it has ended it, learns that it is lost: by a
-/// [`SessionLoss`](crate::SessionLoss).
+/// Why a session has ended at its server. A client that did not end it learns of that by a [`SessionLoss`](crate::SessionLoss).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SessionEnd {

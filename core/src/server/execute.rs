@@ -249,16 +249,20 @@ impl<T: ServerStorage> Server<T> {
         self.answer(now, running, body.as_slice().len(), false, body, None).map(|_| ())
     }
 
-    /// [`reply`](Server::reply), where the connection that brought the request is at hand and has room for what it sends next: if the
-    /// reply may leave on `conn` now, it is written at the front of `out`, and its length returned. It has left the machine then, as
-    /// what [`poll_transmit`](Server::poll_transmit) writes: send it in its turn, in front of all that is polled later.
+    /// Answers a call like [`reply`](Server::reply), and writes the reply to `out` at once if it may leave on `conn` now. `conn` is
+    /// the connection that brought the request, and `out` the free part of the buffer of what is sent on it next.
     ///
-    /// Otherwise 0 is returned, and it leaves by [`poll_transmit`](Server::poll_transmit): where its client does not listen on `conn`
-    /// (S4), or other frames wait there; if `out` has no room for all of it; or if its body is shared. A lone reply needs no event and
-    /// no poll so. Where many calls end at once, it is as cheap to write all of them by one poll.
+    /// Returns the length in bytes of the frame that was written at the front of `out`. The frame has left the machine, like one that
+    /// [`poll_transmit`](Server::poll_transmit) wrote: send it before anything that is polled later.
+    ///
+    /// Returns 0 if nothing was written. The reply then waits for [`poll_transmit`](Server::poll_transmit), as after `reply`. That is so
+    /// if its client does not listen on `conn` (S4), if other frames wait there, if `out` has no room for the whole frame, or if the
+    /// body is shared.
+    ///
+    /// It saves a lone reply its event and its poll. Where many calls end at once, one poll writes all their replies as cheaply.
     ///
     /// # Errors
-    /// Likewise.
+    /// If the reply is too large; the call is then recorded as executed without a body (S15), and nothing is written.
     #[inline]
     pub fn reply_into<'a>(
         &mut self,

@@ -11,12 +11,12 @@ use crate::storage::{Body, Payload, Places, ServerStorage, Table};
 use crate::wire::{self, REPLY_HEADER_LEN, len_with_len};
 
 impl<T: ServerStorage> SessionView<'_, T> {
-    /// Records the end of a call that was admitted or ran, and sends it if its client listens. `end` says what is kept, or
-    /// that it is another call, to which nothing happens; `with_len` says that a shared body is kept behind its length. Where `out` is
-    /// what its connection sends next, the reply is written there, if nothing is in front of it.
+    /// Records the end of a call that was admitted or ran, and has its answer sent if its client listens. `end` says what is kept; it
+    /// is `None` if the slot has another call by now, to which nothing happens. `with_len`: a shared body is kept behind its length.
+    /// `out`: a connection, and the room for what it sends next; the reply is written there if it is the next frame of that connection.
     ///
-    /// Returns whether it has ended and does not wait to be sent: then it may be to be [forgotten](SessionView::forget_idempotent); and
-    /// the bytes that were written.
+    /// Returns whether the call has ended with nothing that waits to be sent, so that it may have to be
+    /// [forgotten](SessionView::forget_idempotent); and how many bytes were written.
     #[inline(always)]
     #[must_use]
     pub(super) fn finish<'a>(

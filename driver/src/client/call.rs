@@ -158,9 +158,9 @@ impl<R> Call<R> {
         self.change(|call| call.timeout = timeout);
     }
 
-    /// Time until the caller gives up (S17), instead of what the client's handle, the method or the client says:
-    /// [`Client::with_timeout`](crate::Client::with_timeout), [`Method::timeout`],
-    /// [`ClientOptions::timeout`](crate::ClientOptions::timeout), the first of these that there is.
+    /// Time until the caller gives up (S17). Without it the first of these holds that was given: that of the client's handle
+    /// ([`Client::with_timeout`](crate::Client::with_timeout)), of the method ([`Method::timeout`]), of the client
+    /// ([`ClientOptions::timeout`](crate::ClientOptions::timeout)).
     pub fn timeout(self, timeout: Duration) -> Self {
         self.changed(|call| call.timeout = timeout)
     }

@@ -149,15 +149,15 @@ impl DurableClient {
         DurableClient { handle: self.handle.clone(), defaults }
     }
 
-    /// A clone whose calls have this timeout, instead of [`ClientOptions::timeout`] and of what their methods say ([`Method::timeout`]).
+    /// A clone whose calls have this timeout. It overrides [`ClientOptions::timeout`] and [`Method::timeout`].
     #[must_use = "it is another handle of the client that has the timeout"]
     pub fn with_timeout(&self, timeout: Duration) -> DurableClient {
         let defaults = CallDefaults::with_timeout(self.defaults.as_ref(), timeout);
         DurableClient { handle: self.handle.clone(), defaults }
     }
 
-    /// Begins a call of a typed method, with the timeout of this [clone](DurableClient::with_timeout), of the method, or else of the client.
-    /// `tag` is what the caller will know it by after a restart: an order's number, say.
+    /// Begins a call of a typed method, with the timeout of this [clone](DurableClient::with_timeout), or else of the method, or else of
+    /// the client. `tag` is what the caller will know the call by after a restart: an order's number, say.
     pub fn call<A: Serialize, R: DeserializeOwned + 'static>(
         &self,
         tag: impl Into<Bytes>,

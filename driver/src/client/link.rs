@@ -171,7 +171,7 @@ impl Link {
     }
 }
 
-/// Why a connection on which no session was opened has ended: by the first bytes of what answers, where they say what that is.
+/// Why a connection on which no session was opened has ended. Where the first bytes of the answer show what answers, it is named.
 pub(super) fn no_server(error: &ProtocolError) -> String {
     let why = match *error {
         ProtocolError::FrameTooLong { len, .. } => begins_with(len.to_le_bytes()),
@@ -185,12 +185,13 @@ fn begins_with(first: [u8; 4]) -> Option<String> {
     match first {
         // A record: its type, and the first byte of its version.
         [0x14..=0x17, 3, ..] => {
-            Some(": it speaks TLS, for which the connector goes into a `TlsConnector`".to_owned())
+            Some(": it speaks TLS: wrap the connector in a `TlsConnector`".to_owned())
         }
         _ => {
             let text = std::str::from_utf8(&first).ok()?;
             let is_text = text.chars().all(|char| char.is_ascii_graphic() || char == ' ');
-            is_text.then(|| format!(": what it says begins with {text:?}"))
+            is_text
+                .then(|| format!(": its answer begins with {text:?}: check the address and port"))
         }
     }
 }

@@ -26,7 +26,7 @@ pub struct ClientOptions {
     /// client continues to dial. [`Client::set_token`](crate::Client::set_token) changes it.
     pub token: Option<Token>,
     /// Time until a call gives up, unless it says otherwise, or its method does ([`Method::timeout`](crate::Method::timeout)): 30 s by
-    /// default. It never gives up early; where this is a second or more, it may by 10 ms late.
+    /// default. It never gives up early; if this is a second or more, it may give up 10 ms late.
     pub timeout: Duration,
     /// Whether calls end when the connection breaks, unless they say otherwise (S21).
     pub fail_fast: bool,

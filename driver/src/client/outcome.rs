@@ -72,8 +72,8 @@ impl<R> Outcome<R> {
     }
 }
 
-/// Why a call has no reply, whichever of the three outcomes without one it is: what to branch on, and an error to pass on.
-/// [`FailedCall`](crate::FailedCall) carries it, with the ticket and all else that is known of the call.
+/// Why a call has no reply, in any of the three outcomes without one: a value to branch on, and an error to pass on.
+/// [`FailedCall`](crate::FailedCall) carries it together with the call's ticket and report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CallFailure {
     /// Executed, perhaps in part.

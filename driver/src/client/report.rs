@@ -121,7 +121,8 @@ impl CallReport {
         by_connection || self.failed_attempts > 0
     }
 
-    /// Whether its time has passed before a server was there at all: one that listens and does not accept, say, fails no attempt.
+    /// Whether its deadline passed before any server had answered, though no attempt to dial has failed: a server that listens but
+    /// does not accept, say.
     fn is_unanswered(&self, failure: CallFailure) -> bool {
         let too_late = CallFailure::NotExecuted(NotExecuted::DeadlinePassed);
         failure == too_late && self.connections == 0 && self.last_error.is_none()

@@ -11,7 +11,7 @@ use super::call::Call;
 use super::outcome::{CallFailure, Outcome, Ticket};
 use super::report::CallReport;
 
-/// A call that brought no reply: why, which is its [`CallFailure`], its ticket if there is one, and what is known of it.
+/// A call without a reply: why there is none ([`CallFailure`]), its ticket if it has one, and what is known of it ([`CallReport`]).
 ///
 /// [`Call::result`] gives it with its report, so that its text says which method of which server it was, why, and by what
 /// session and number the server's records know it. [`Outcome::into_result`] gives it without.

@@ -123,8 +123,7 @@ impl State {
 
     /// Takes a call. It leaves when it is first polled.
     ///
-    /// It is a part of [`UntypedCall::poll`](super::untyped::UntypedCall::poll), and so is what it calls, of which only the usual
-    /// path is inlined.
+    /// It is inlined into [`UntypedCall::poll`](super::untyped::UntypedCall::poll), with the usual path of what it calls.
     #[inline(always)]
     pub(super) fn begin(
         &mut self,
@@ -344,9 +343,9 @@ impl State {
                 ClientEvent::SessionLost(SessionLoss::Refused) => {
                     self.note_session_lost(SessionLoss::Refused);
                 }
-                ClientEvent::SessionLost(end) => {
-                    self.note_session_lost(end);
-                    self.lifecycle.last_error = Some(self.with_instance(&end));
+                ClientEvent::SessionLost(why) => {
+                    self.note_session_lost(why);
+                    self.lifecycle.last_error = Some(self.with_instance(&why));
                 }
                 ClientEvent::Ended { call, xid, outcome } => {
                     let outcome = Received { outcome, large: None };

@@ -1,7 +1,7 @@
-//! A call apart from the type of its reply: begun, polled, dropped.
+//! A call without the type of its reply: how it begins, is polled and is dropped.
 //!
 //! [`Call`](super::Call) is compiled for each type of reply, in the program that makes the calls. What is here is compiled once,
-//! with the state of the client that it works on, so that its usual path is one function, however many types a program has.
+//! in this crate, so that the usual path of a call is one function, however many types of reply a program has.
 
 use std::sync::Arc;
 use std::task::Context;
@@ -45,7 +45,7 @@ impl Progress {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Polled {
     Pending,
-    /// Its outcome, which was put where it was to be put.
+    /// The outcome, which the caller has got in `outcome`.
     Ended,
     /// It has not begun: [`Progress::Refused`].
     Refused,
@@ -57,8 +57,8 @@ pub(super) enum Polled {
 pub(super) const UNENCODABLE: NotExecuted = NotExecuted::NotBegun(NotBegun::Unencodable);
 
 impl UntypedCall {
-    /// Polls the call, which begins by that. Its outcome is put into `outcome`, which is empty; then the caller must set
-    /// [`Progress::Done`].
+    /// Polls the call, which begins when it is first polled. Its outcome is put into `outcome`, which must be empty; the caller must
+    /// then set [`Progress::Done`].
     ///
     /// Not inlined, on purpose: it is compiled here, where all that it consists of is known.
     #[inline(never)]

@@ -4,9 +4,9 @@
 //! system calls. Most timers of ours are set, put off and dropped without having fired: each client has three. So they share one of
 //! async-io's, which is set only when another must fire earlier than that.
 //!
-//! That costs least where the threads that make calls are in the reactor, too. Where they seldom are, async-io's own thread has it, and
-//! each time that a timer fires there comes back 50 µs later: ten switches between threads for each of the watches over calls in flight.
-//! So if it fires there often, a thread that does nothing else keeps the alarms for a while.
+//! That costs least where the threads that make calls run the reactor, too. Where they seldom do, async-io's own thread runs it, and
+//! after each timer that fires there that thread wakes once more, 50 µs later: ten switches between threads for each check of the calls
+//! in flight. So if the timer often fires there, a thread that does nothing else keeps the alarms for a while.
 //!
 //! Wakers are called, and dropped, when no lock is held here.
 
@@ -29,13 +29,13 @@ const RING_AFTER_MIN: Duration = Duration::from_micros(20);
 /// If the timer has not fired for so long after its moment, it is set again. To set it may have panicked, as async-io's reactor does where no
 /// file is free for it: no alarm would ring any more.
 const LATE_MAX: Duration = Duration::from_millis(50);
-/// What async-io calls the thread that has the reactor when no other one does.
+/// What async-io calls the thread that runs the reactor when no other one does.
 const REACTOR_THREAD: &str = "async-io";
 /// What we call ours.
 const KEEPER_THREAD: &str = "oncewire-timers";
-/// If the timer fires there again within this time, our thread keeps the alarms.
+/// If the timer fires on async-io's thread again within this time, our thread keeps the alarms.
 const OFTEN_WITHIN: Duration = Duration::from_millis(2);
-/// For so long: then another thread may have the reactor.
+/// How long our thread keeps them at a time: later another thread may run the reactor.
 const KEEPS_FOR: Duration = Duration::from_millis(100);
 /// Attempts of an alarm that is dropped to get the lock. In a fork of the process it may never be free.
 const DROP_TRIES: u32 = 100;
@@ -119,7 +119,7 @@ impl Alarms {
         let (replaced, is_earlier) = {
             let mut set = lock(&self.set);
             let before = set.keeper;
-            // By a thread that only the parent of this process has.
+            // The thread that kept the alarms is one that only the parent of this process has.
             let is_left = !set.is_threads() && set.keeper != before;
             let is_earlier = is_left || key.0 < set.armed || set.armed + LATE_MAX < now;
             set.armed = set.armed.min(key.0);
@@ -184,7 +184,7 @@ impl Alarms {
             let now = clock::now();
             let due = set.take_due(now);
             if !due.is_empty() {
-                // It looks again afterwards: whatever is set meanwhile need not wake it.
+                // It checks again afterwards: what is set meanwhile need not wake it.
                 set.armed = now;
                 drop(set);
                 wake_all(due);

@@ -8,11 +8,11 @@ use oncewire_core::{CallKey, SessionKey, Xid};
 
 use crate::waiters::Place;
 
-/// By session and call: the wakers of contexts, each under the place of who waits.
+/// By session and call: the wakers of contexts, each under the place of the task that waits.
 ///
 /// Every end of a call wakes them, also one that no machine reports, such as a ledger's failure: a clone of a context may
-/// have left the handler, and its wait would last for ever (C147). Who stops waiting before takes its waker along: a call may run for
-/// days, and wait in a new task each time (C454).
+/// have left the handler, and its wait would last for ever (C147). A task that stops waiting earlier takes its waker out: a call may run
+/// for days, and wait in a new task each time (C454).
 #[derive(Default)]
 pub(super) struct Cancels {
     sessions: BTreeMap<SessionKey, BTreeMap<Xid, BTreeMap<u64, Waker>>>,
@@ -46,7 +46,7 @@ impl Cancels {
         }
     }
 
-    /// Who has waited in this place waits no more.
+    /// The task that waited in this place has stopped. Returns its waker.
     #[must_use = "it is dropped without the lock"]
     pub(super) fn leave(&mut self, call: CallKey, place: &mut Place) -> Option<Waker> {
         let place = place.take()?;

@@ -220,7 +220,7 @@ impl Shared {
         let Some((running, permit)) = replied.call.take() else { return Ok(()) };
         match begun {
             Ok(Ok(Begun::Ready(Ok(())))) => {
-                // It has one, after all.
+                // `execute` has taken this one itself.
                 replied.call = Some((running, permit));
                 Ok(())
             }

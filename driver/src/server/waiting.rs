@@ -38,8 +38,8 @@ const OVERDUE_MAX: usize = 1_024;
 impl State {
     /// A call cannot run now: it waits for its turn, or is refused.
     pub(super) fn enqueue(&mut self, now: Instant, call: Waiting) {
-        // While its owner was asked whether its caller may make it (S5), it may have been cancelled on another connection; and what
-        // a drain, or a failed ledger, has refused was what waited then.
+        // While the server's owner was asked whether its caller may make it (S5), it may have been cancelled on another connection; a
+        // drain may have begun, or the ledger failed, which refused only the calls that already waited (C451, C455).
         if let Some(why) = self.is_over(now, call.key(), call.deadline) {
             return self.refuse_waiting_call(now, call, why);
         }

@@ -61,7 +61,7 @@ impl ConnTask {
 
     /// Starts a call that its caller may make, and runs it, as far as it goes without waiting. With a ledger its record comes first.
     ///
-    /// A request is large: what it consists of is read where it lies, and not moved before it is needed.
+    /// A request is large, so its parts stay where they are until they are needed.
     #[inline(never)]
     fn run<'d>(
         &self,
