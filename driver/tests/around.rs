@@ -1,4 +1,5 @@
-//! Hooks around handlers and calls, and what calls have from their client and their method: C270 to C272, C274, C275, C459. With a ledger: `ledger/around.rs`.
+//! Hooks around handlers and calls, and what calls take over from their client and their method: C270 to C272, C274, C275, C459.
+//! With a ledger: `ledger/around.rs`.
 #![cfg(unix)]
 #![allow(missing_docs)]
 
