@@ -16,7 +16,7 @@ use crate::waiters::Place;
 #[derive(Default)]
 pub(super) struct Cancels {
     sessions: BTreeMap<SessionKey, BTreeMap<Xid, BTreeMap<u64, Waker>>>,
-    /// Places given out.
+    /// Places given out, to all calls: a session that was abandoned may come back, with tasks that were woken and still have theirs.
     last: u64,
 }
 
