@@ -318,7 +318,7 @@ impl World {
     /// sometimes any other one, and not for every call.
     fn link_at_hand(&self, h: usize, call: &Call) -> Option<usize> {
         let number = call.key.xid().get();
-        if number % 4 == 0 {
+        if number.is_multiple_of(4) {
             return None;
         }
         self.links.iter().position(|link| {
