@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
 use oncewire_driver::stream::{Incoming, StreamMethod, UploadMethod};
 use oncewire_driver::{Client, Context as CallContext, Server};
@@ -14,7 +14,7 @@ use super::sim::lock;
 use super::world::Ledgered;
 
 const COUNT: StreamMethod<u64, u64> = StreamMethod::new("test/count");
-const SUM: UploadMethod<u64, u64, u64> = UploadMethod::new("test/sum");
+const SUM: UploadMethod<u64, u64, u64> = UploadMethod::new("test/sum").resumable();
 
 /// What a function holds for as long as it is there.
 struct Held(Arc<AtomicUsize>);
@@ -101,4 +101,36 @@ fn c453_what_is_dropped_when_it_is_being_opened_is_not_left_open() {
         // That of the upload was not even begun.
         assert_eq!(functions.counts(), (nth, 0));
     }
+}
+
+/// Runs a future to its end, and releases what it waits for.
+fn end<T>(world: &Ledgered, future: impl Future<Output = T>) -> T {
+    let mut future = pin!(future);
+    for _ in 0..1_000 {
+        if let Poll::Ready(done) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            return done;
+        }
+        world.sim.run();
+        world.release_all();
+    }
+    panic!("it does not end");
+}
+
+#[test]
+fn c453_a_resume_that_is_dropped_when_it_is_being_opened_leaves_the_upload_to_its_writer() {
+    let (world, client, functions) = start();
+    let mut upload = client.upload(&SUM, &1);
+    end(&world, upload.send(10)).unwrap();
+    end(&world, upload.flush()).unwrap();
+    let mut resumed = client.upload(&SUM, &1).resume(upload.id());
+    begin(resumed.ready());
+    world.sim.run();
+    assert_eq!(world.ledger.held(), 1, "the open waits for its record");
+    drop(resumed);
+    world.ledger.release();
+    world.sim.run();
+    world.release_all();
+    end(&world, upload.send(100)).unwrap();
+    assert_eq!(end(&world, upload.commit()), Ok(111));
+    assert_eq!(functions.counts(), (1, 0));
 }

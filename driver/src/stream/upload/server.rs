@@ -308,6 +308,10 @@ impl<R: Send + 'static> UploadTable<R> {
     {
         let Open { id, writer, resumes } = open;
         if resumes {
+            // Its client has dropped it while its record was written: the writer that has the upload keeps it.
+            if context.is_cancelled() {
+                return Opened::Lost;
+            }
             let upload = self.find(context, id);
             let progress = upload.and_then(|upload| upload.queue.resume(writer));
             return progress.map_or(Opened::Lost, Opened::Yes);
