@@ -349,7 +349,7 @@ fn options_that_a_transactional_method_cannot_have_are_refused() {
             .transactional(&method, |_: &mut Accounts, _, n| Ok(n))
             .build();
         let expected = format!("the transactional method test/pay cannot have `{option}`");
-        let error = built.err().expect("it is not built");
+        let error = built.expect_err("it is not built");
         assert!(error.to_string().starts_with(&expected), "{error}");
     }
 }
