@@ -6,7 +6,7 @@ use oncewire_core::{ClientEvent, Outcome, ProtocolError, Unknown};
 use super::journal::Final;
 use super::kinds::Kind;
 use super::link::lose_frames;
-use super::profile::{self, session_number};
+use super::profile::{self, MS, session_number};
 use super::trace::{Check, ensure};
 use super::{Fault, World};
 
@@ -103,6 +103,10 @@ impl World {
                     let excused =
                         peer.tainted || peer.journal.rolled_back || peer.journal.lost && lost;
                     ensure!(!fault || excused, "c{p} is disconnected for {reason:?}");
+                    if self.calm && reason == CloseReason::Refused(Refuse::ShuttingDown) {
+                        // As drivers do. A drain that waits for a link that is silent was asked thousands of times.
+                        self.peers[p].away_until = self.now + 20 * MS;
+                    }
                     if let Some(l) = self.peers[p].link {
                         if reason == oncewire_core::CloseReason::PeerSilent {
                             self.check_dead(l)?;

@@ -306,11 +306,11 @@ impl World {
                 kept = len;
             }
         }
+        self.film_finished(call);
         if let Some((l, len)) = written.filter(|(_, len)| *len > 0) {
             self.kinds[Kind::AtOnce as usize] += 1;
             self.wrote_down(l, out_len, len);
         }
-        self.film_finished(call);
         self.finished(h, call, kept as u32)
     }
 

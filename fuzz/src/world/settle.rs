@@ -25,7 +25,10 @@ impl World {
         let journals = self.peers.iter().filter_map(|peer| peer.journal.due());
         let wanted = |host: &super::Host| host.shared.wanted.iter().map(|wanted| wanted.due).min();
         let wanted = self.hosts.iter().filter_map(wanted);
-        timers.chain(calls).chain(opened).chain(wanted).chain(journals).min().unwrap_or(u64::MAX)
+        let away = self.peers.iter().map(|peer| peer.away_until);
+        let away = away.filter(|until| self.calm && *until > self.now);
+        let others = calls.chain(opened).chain(wanted).chain(journals).chain(away);
+        timers.chain(others).min().unwrap_or(u64::MAX)
     }
 
     /// Tells every machine the time whose moment has come.
