@@ -86,8 +86,9 @@ impl<A, R> Method<A, R> {
     }
 
     /// How long callers of this method wait (S17), instead of [`ClientOptions::timeout`](crate::ClientOptions::timeout): for a method
-    /// that takes longer than others, or for which no one should wait so long. [`NEVER`](crate::NEVER) is without a limit. It holds for
-    /// one-way and durable calls too.
+    /// that takes longer than others, or whose reply is useless sooner. [`NEVER`](crate::NEVER) is without a limit. It holds for
+    /// one-way and durable calls too. A durable call that is restored from its journal waits as its client says: the journal keeps no
+    /// timeouts.
     ///
     /// [`Call::timeout`](crate::Call::timeout) overrides it, and so does the timeout of the client's handle,
     /// [`Client::with_timeout`](crate::Client::with_timeout).

@@ -172,7 +172,8 @@ impl<T, R: DeserializeOwned + 'static> Upload<T, R> {
 
     /// Leaves it at the server, uncommitted, for another client to [`resume`](Upload::resume) it by this id, also after it broke:
     /// what is in no chunk yet, and chunks that are on their way, may not be in it. Of a method that is not resumable it is gone
-    /// soon.
+    /// soon. An upload that the server has not answered yet may be gone too, since its open is cancelled: to resume it ends as
+    /// [`NothingToResume`](super::UploadBreak::NothingToResume).
     pub fn detach(mut self) -> u64 {
         self.sender.forget();
         self.sender.id
